@@ -1,0 +1,4 @@
+//! The embedded engine: a real trainer on the CPU behind the same HTTP API.
+
+mod kernel;
+mod nn;
