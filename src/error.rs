@@ -49,7 +49,12 @@ impl Error {
     #[cold]
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Error {
-            inner: Arc::new(Inner { kind, message: message.into(), context: Context::default(), cause: None }),
+            inner: Arc::new(Inner {
+                kind,
+                message: message.into(),
+                context: Context::default(),
+                cause: None,
+            }),
         }
     }
 
@@ -250,7 +255,7 @@ impl Error {
     }
 
     fn chain(&self) -> impl Iterator<Item = &Error> {
-        std::iter::successors(Some(self), |it| it.cause())
+        std::iter::successors(Some(self), |it| Error::cause(it))
     }
 
     /// The error that decides what can be done: the innermost one, except that being poisoned or closed is final
@@ -314,7 +319,7 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.cause().map(|it| it as _)
+        self.inner.cause.as_ref().map(|it| it as &(dyn StdError + 'static))
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod error;
 pub mod sync;
+pub mod types;
+mod wire;
 
 pub use error::{Category, Error, ErrorKind, Phase, Result, Sent, Violation};
 

@@ -1,0 +1,59 @@
+//! What sampling returns.
+
+/// The answers to one sampling request (PROTOCOL §6.7).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SampleResponse {
+    /// The answers, as many as were asked for.
+    pub sequences: Vec<SampledSequence>,
+    /// For each token of the prompt its log-probability, if asked for; `None` where it was not scored, as at the
+    /// first position.
+    pub prompt_logprobs: Option<Vec<Option<f32>>>,
+    /// For each token of the prompt the most likely tokens at its place, if asked for.
+    pub topk_prompt_logprobs: Option<Vec<Option<Vec<TokenLogprob>>>>,
+    /// How many tokens of the prompt the server had in its cache; counted once per prompt.
+    pub prompt_cache_hit_tokens: u32,
+}
+
+/// One answer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SampledSequence {
+    /// Why it ended.
+    pub stop_reason: StopReason,
+    /// The token ids.
+    pub tokens: Vec<i32>,
+    /// The log-probability of each token, if the server sent them.
+    pub logprobs: Option<Vec<f32>>,
+    /// For each token the most likely ones at its place, if asked for.
+    pub topk_logprobs: Option<Vec<Option<Vec<TokenLogprob>>>>,
+    /// The server's id of this answer, where it gives one.
+    pub sequence_id: Option<String>,
+}
+
+impl SampledSequence {
+    /// The model ended the answer itself.
+    pub fn is_complete(&self) -> bool {
+        self.stop_reason == StopReason::Stop
+    }
+}
+
+/// Why an answer ended. It is never made up: what a server sends is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// At a stop text or token, or at the end of the sequence.
+    #[default]
+    Stop,
+    /// At `max_tokens`, or at the end of the context.
+    Length,
+    /// Something that this version does not know.
+    Other(String),
+}
+
+/// A token and its log-probability.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TokenLogprob {
+    /// The token's id.
+    pub token: i32,
+    /// Its log-probability.
+    pub logprob: f32,
+}

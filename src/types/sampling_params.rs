@@ -1,0 +1,94 @@
+//! How to sample.
+
+use crate::error::{Error, Result};
+
+/// How an answer is drawn (PROTOCOL §6.6).
+///
+/// # Example: the most likely answer, up to the end of the line
+/// ```
+/// use tinkex::types::{SamplingParams, Stop};
+///
+/// let params = SamplingParams {
+///     max_tokens: Some(32),
+///     temperature: 0.0,
+///     stop: Some(Stop::from("\n")),
+///     ..Default::default()
+/// };
+/// assert_eq!((params.top_k, params.top_p), (-1, 1.0));
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplingParams {
+    /// The longest answer, in tokens. Some servers insist on it. Default none.
+    pub max_tokens: Option<u32>,
+    /// Makes the draw repeatable, for the whole request. Default none.
+    pub seed: Option<u64>,
+    /// Where to stop. `None` stops at the model's own end of sequence; an empty list never stops before
+    /// `max_tokens`. Default none.
+    pub stop: Option<Stop>,
+    /// Flattens (above 1) or sharpens (below 1) the distribution; 0 takes the most likely token. Default 1.
+    pub temperature: f32,
+    /// Draws among the k most likely tokens; −1 = all. Default −1.
+    pub top_k: i32,
+    /// Draws among the most likely tokens of this total probability. Default 1.
+    pub top_p: f32,
+}
+
+/// Where an answer ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// At any of these texts.
+    Strings(Vec<String>),
+    /// At any of these token ids.
+    Tokens(Vec<i32>),
+}
+
+impl From<&str> for Stop {
+    fn from(text: &str) -> Self {
+        Stop::Strings(vec![text.into()])
+    }
+}
+
+impl Default for SamplingParams {
+    fn default() -> Self {
+        SamplingParams { max_tokens: None, seed: None, stop: None, temperature: 1.0, top_k: -1, top_p: 1.0 }
+    }
+}
+
+impl SamplingParams {
+    pub(crate) fn validate(&self) -> Result<()> {
+        let fail =
+            |name: &str, problem: String| Err(Error::invalid(format!("sampling_params.{name}"), problem));
+        if self.max_tokens == Some(0) {
+            return fail("max_tokens", "must be at least 1".into());
+        }
+        if !(self.temperature.is_finite() && 0.0 <= self.temperature) {
+            return fail("temperature", format!("must be finite and at least 0, is {}", self.temperature));
+        }
+        if !(0.0 < self.top_p && self.top_p <= 1.0) {
+            return fail("top_p", format!("must be above 0 and at most 1, is {}", self.top_p));
+        }
+        if self.top_k == 0 || self.top_k < -1 {
+            return fail("top_k", format!("must be -1 (off) or at least 1, is {}", self.top_k));
+        }
+        match &self.stop {
+            Some(Stop::Strings(texts)) => match texts.iter().position(String::is_empty) {
+                Some(i) => fail(&format!("stop[{i}]"), "is empty".into()),
+                None => Ok(()),
+            },
+            Some(Stop::Tokens(ids)) => match ids.iter().position(|it| *it < 0) {
+                Some(i) => fail(&format!("stop[{i}]"), format!("token id {} is negative", ids[i])),
+                None => Ok(()),
+            },
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a sample reports besides the answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SampleOptions {
+    /// The log-probability of each token of the prompt. Default false.
+    pub include_prompt_logprobs: bool,
+    /// For each position of the prompt, the k most likely tokens. Default 0: none.
+    pub topk_prompt_logprobs: u32,
+}
