@@ -1,0 +1,273 @@
+//! Making models and sampling sessions: what a service's actor hands to the pool.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::client::Submitted;
+use crate::error::{Error, Result};
+use crate::http::{Call, Lane};
+use crate::session::{Promise, Session, Ticket, incomplete, is_not_offered, metadata};
+use crate::types::{LoraConfig, ModelInfo, SamplerPath, TrainingPath};
+use crate::wire::json;
+
+/// What to sample from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SamplingSource {
+    /// A base model, by name.
+    BaseModel(String),
+    /// Saved weights.
+    Weights(SamplerPath),
+}
+
+impl TryFrom<&str> for SamplingSource {
+    type Error = Error;
+
+    fn try_from(text: &str) -> Result<Self> {
+        match text {
+            "" => Err(Error::invalid("model", "is empty")),
+            path if path.contains("://") => Ok(SamplingSource::Weights(path.parse()?)),
+            name => Ok(SamplingSource::BaseModel(name.into())),
+        }
+    }
+}
+
+impl TryFrom<&String> for SamplingSource {
+    type Error = Error;
+
+    fn try_from(text: &String) -> Result<Self> {
+        text.as_str().try_into()
+    }
+}
+
+impl From<SamplerPath> for SamplingSource {
+    fn from(path: SamplerPath) -> Self {
+        SamplingSource::Weights(path)
+    }
+}
+
+impl From<&SamplerPath> for SamplingSource {
+    fn from(path: &SamplerPath) -> Self {
+        SamplingSource::Weights(path.clone())
+    }
+}
+
+impl From<Infallible> for Error {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+/// How a model begins.
+pub(super) enum Start {
+    New { base_model: String, lora: LoraConfig },
+    From { path: TrainingPath, optimizer: bool },
+}
+
+/// A model to be made.
+pub(super) struct Model {
+    pub(super) start: Start,
+    pub(super) ticket: Ticket<CreatedModel>,
+}
+
+/// A model that was made.
+pub(crate) struct CreatedModel {
+    pub(super) info: ModelInfo,
+    /// The sequence id of its first request.
+    pub(super) first_seq_id: u32,
+}
+
+/// A sampling session to be made.
+pub(super) struct Sampler {
+    pub(super) source: SamplingSource,
+    pub(super) ticket: Ticket<CreatedSampler>,
+}
+
+/// A sampling session that was made.
+#[derive(Clone)]
+pub(crate) struct CreatedSampler {
+    pub(super) sampling_session_id: String,
+    pub(super) base_model: Option<String>,
+}
+
+/// Makes a model, on a thread of the pool.
+pub(super) fn model(session: Arc<Session>, session_id: Arc<str>, job: Model) {
+    let seq_id = session.next_model_seq_id();
+    let pool = session.waiters.clone();
+    let Model { start, ticket } = job;
+    // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
+    let _answered_by_its_ticket = pool.spawn(move || {
+        let maker = Maker { session: &session, session_id: &session_id, ticket: &ticket };
+        let made = maker.model(start, seq_id);
+        ticket.answer(made);
+    });
+}
+
+/// Makes a sampling session, on a thread of the pool.
+pub(super) fn sampler(session: Arc<Session>, session_id: Arc<str>, job: Sampler) {
+    let seq_id = session.next_sampling_session_seq_id();
+    let pool = session.senders.clone();
+    let Sampler { source, ticket } = job;
+    let _answered_by_its_ticket = pool.spawn(move || {
+        let made = make_sampler(&session, &session_id, source, seq_id, &ticket);
+        ticket.answer(made);
+    });
+}
+
+struct Maker<'a> {
+    session: &'a Session,
+    session_id: &'a str,
+    ticket: &'a Ticket<CreatedModel>,
+}
+
+impl Maker<'_> {
+    fn model(&self, start: Start, seq_id: u64) -> Result<CreatedModel> {
+        let (model_id, first_seq_id) = match start {
+            Start::New { base_model, lora } => (self.create(base_model, lora, seq_id)?, 1),
+            Start::From { path, optimizer } => self.load(&path, optimizer, seq_id)?,
+        };
+        let request = json::GetInfoRequest { model_id: model_id.clone() };
+        let info: json::GetInfoResponse = self.ask("/api/v1/get_info", &request)?;
+        let info = ModelInfo { model_id, ..info.into() };
+        Ok(CreatedModel { info, first_seq_id })
+    }
+
+    fn create(&self, base_model: String, lora: LoraConfig, model_seq_id: u64) -> Result<String> {
+        let request = json::CreateModelRequest {
+            session_id: self.session_id.into(),
+            model_seq_id,
+            base_model,
+            user_metadata: metadata(&self.session.config.user_metadata).map(json::values),
+            lora_config: Some(lora),
+            optimizer_config: Default::default(),
+        };
+        let made: json::CreateModelResponse = self.future("/api/v1/create_model", &request, "CreateModel")?;
+        Ok(made.model_id)
+    }
+
+    /// Makes a model from a checkpoint in one step; on servers that cannot do that, in three (PROTOCOL §11).
+    fn load(&self, path: &TrainingPath, optimizer: bool, model_seq_id: u64) -> Result<(String, u32)> {
+        const PATH: &str = "/api/v1/load_weights";
+        let request = json::LoadWeightsRequest {
+            user_metadata: metadata(&self.session.config.user_metadata).map(json::values),
+            ..json::LoadWeightsRequest::create(self.session_id, model_seq_id, path.as_str(), optimizer)
+        };
+        match self.future::<json::LoadWeightsResponse>(PATH, &request, "LoadWeights") {
+            Ok(loaded) => {
+                let derived = || format!("{}:train:{model_seq_id}", self.session_id);
+                Ok((loaded.model_id.unwrap_or_else(derived), 1))
+            }
+            Err(error) if is_not_offered(&error) || error.http_status() == Some(422) => {
+                let (base_model, lora) = self.shape(path)?;
+                let model_id = self.create(base_model, lora, self.session.next_model_seq_id())?;
+                let request = json::LoadWeightsRequest::into_model(&model_id, 1, path.as_str(), optimizer);
+                let _loaded: json::LoadWeightsResponse = self.future(PATH, &request, "LoadWeights")?;
+                Ok((model_id, 2))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The base model and the adapter's shape of a checkpoint.
+    fn shape(&self, path: &TrainingPath) -> Result<(String, LoraConfig)> {
+        let request = json::WeightsInfoRequest { tinker_path: path.as_str().into() };
+        let info: json::WeightsInfoResponse = self.ask("/api/v1/weights_info", &request)?;
+        let default = LoraConfig::default();
+        let lora = LoraConfig {
+            rank: info.lora_rank.unwrap_or(default.rank),
+            seed: None,
+            train_unembed: info.train_unembed.unwrap_or(default.train_unembed),
+            train_mlp: info.train_mlp.unwrap_or(default.train_mlp),
+            train_attn: info.train_attn.unwrap_or(default.train_attn),
+        };
+        Ok((info.base_model.ok_or_else(|| incomplete("the checkpoint's base model"))?, lora))
+    }
+
+    fn ask<T: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> Result<T> {
+        self.session.ask(Lane::Train, path, request, "ServiceClient.create_training_client", &self.ticket.cancel)
+    }
+
+    /// Submits a request and waits for what it promises.
+    fn future<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+        request_type: &'static str,
+    ) -> Result<T> {
+        let progress = &self.ticket.progress;
+        progress.submitting();
+        progress.attempt();
+        let call = Call::post(Lane::Train, path, request)?.by("ServiceClient.create_training_client");
+        let started = self.session.clock.now();
+        let answer = self.session.http.send(&call, &self.ticket.cancel)?;
+        let born = self.session.clock.now();
+        progress.contact(born);
+        let promised = match Submitted::read(answer)? {
+            Submitted::Done(answer) => return json::response(&answer.body),
+            Submitted::Promised(it) => it,
+        };
+        progress.accepted(&promised.request_id);
+        let promise = promise(promised.request_id, request_type, started, born);
+        let retrieved = self.session.retrieve(&promise, progress, &self.ticket.cancel)?;
+        json::response(&retrieved.answer.body)
+    }
+}
+
+/// The promise of a JSON result.
+fn promise(request_id: String, request_type: &'static str, started: Instant, born: Instant) -> Promise {
+    let roundtrip = born.saturating_duration_since(started);
+    Promise { request_id, request_type, protobuf: false, born, roundtrip }
+}
+
+fn make_sampler(
+    session: &Session,
+    session_id: &str,
+    source: SamplingSource,
+    seq_id: u64,
+    ticket: &Ticket<CreatedSampler>,
+) -> Result<CreatedSampler> {
+    const METHOD: &str = "ServiceClient.create_sampling_client";
+    let (base_model, model_path) = match source {
+        SamplingSource::BaseModel(name) => (Some(name), None),
+        SamplingSource::Weights(path) => (None, Some(path.to_string())),
+    };
+    let request = json::CreateSamplingSessionRequest {
+        session_id: session_id.into(),
+        sampling_session_seq_id: seq_id,
+        base_model: base_model.clone(),
+        model_path,
+    };
+    ticket.progress.submitting();
+    let path = "/api/v1/create_sampling_session";
+    let made: json::CreateSamplingSessionResponse =
+        session.ask(Lane::Session, path, &request, METHOD, &ticket.cancel)?;
+    let id = made.sampling_session_id;
+    let base_model = match base_model {
+        Some(name) => Some(name),
+        // Also the moment at which a server that accepts any path says that this one does not exist.
+        None => {
+            let call = Call::get(Lane::Rest, format!("/api/v1/samplers/{id}")).by(METHOD);
+            let sampler: json::SamplerResponse = session.http.json(&call, &ticket.cancel)?;
+            sampler.base_model
+        }
+    };
+    Ok(CreatedSampler { sampling_session_id: id, base_model })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_a_path_or_the_name_of_a_base_model() {
+        let source = |text: &str| SamplingSource::try_from(text);
+        assert!(matches!(source("Qwen/Qwen3-8B"), Ok(SamplingSource::BaseModel(_))));
+        assert!(matches!(source("tinker://r/sampler_weights/x"), Ok(SamplingSource::Weights(_))));
+        for wrong in ["", "tinker://r/weights/x", "tinker://r", "http://h/sampler_weights/x"] {
+            assert!(source(wrong).expect_err("a refusal").is_user_error(), "{wrong}");
+        }
+    }
+}

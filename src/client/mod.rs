@@ -1,0 +1,47 @@
+//! The clients: handles that submit, and the actors that own their state.
+
+mod builder;
+mod create;
+mod sampling;
+mod service;
+mod training;
+
+pub use builder::ServiceClientBuilder;
+pub use create::SamplingSource;
+pub use sampling::SamplingClient;
+pub use service::ServiceClient;
+pub use training::TrainingClient;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::Value;
+
+use crate::error::Result;
+use crate::http::Answer;
+use crate::wire::json::{self, UntypedFuture};
+
+/// Messages that a client's mailbox holds. Whoever submits more waits until the actor has taken one: submitting is
+/// then as fast as the server accepts.
+const MAILBOX: usize = 1024;
+
+/// A name for a client's thread, within the 15 bytes that Linux shows.
+fn thread_name(kind: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("tk-{kind}-{}", COUNT.fetch_add(1, Ordering::Relaxed) % 10_000)
+}
+
+/// What a server answers to a submission: most promise a result, some send it at once.
+enum Submitted {
+    Promised(UntypedFuture),
+    Done(Answer),
+}
+
+impl Submitted {
+    fn read(answer: Answer) -> Result<Self> {
+        let value: Value = json::response(&answer.body)?;
+        match value.get("request_id") {
+            Some(Value::Null) | None => Ok(Submitted::Done(answer)),
+            Some(_) => Ok(Submitted::Promised(json::response_value(value)?)),
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! The client that makes the others.
+
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use crate::client::create::{self, SamplingSource};
+use crate::client::{MAILBOX, SamplingClient, ServiceClientBuilder, TrainingClient, thread_name};
+use crate::error::{Error, Result};
+use crate::http::{Call, Lane};
+use crate::session::{Child, CloseStatus, Owner, Session, Ticket};
+use crate::sync::actor::{Actor, Handle, Turn};
+use crate::types::{LoraConfig, ServerCapabilities, TrainingPath};
+use crate::wire::json::ServerCapabilitiesResponse;
+
+/// The entry to a server: opens a session there and makes the clients that train and sample in it.
+///
+/// Cheap to clone; all clones are the same client. The session is opened by the first call that needs it, is kept
+/// alive by heartbeats from a thread of its own, and ends with [`close`](Self::close) or with the last handle of it
+/// and of every client and pending operation made from it.
+///
+/// # Example: what does the server offer?
+/// ```
+/// # #[cfg(feature = "local")] {
+/// let server = tinkex::local::Server::start(Default::default())?;
+/// let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+/// let models = service.get_server_capabilities()?.supported_models;
+/// assert_eq!(models[0].model_name.as_deref(), Some("tinkex/nano"));
+/// # }
+/// # Ok::<(), tinkex::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct ServiceClient {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    actor: Arc<ServiceHandle>,
+    owner: Arc<Owner>,
+}
+
+struct ServiceHandle(Handle<Msg>);
+
+impl Child for ServiceHandle {
+    fn stop(&self) {
+        self.0.stop();
+    }
+
+    fn join(&self, deadline: Instant) {
+        self.0.join(deadline);
+    }
+}
+
+/// What the service's actor does: everything that must happen once and in order at the start of a session.
+enum Msg {
+    /// Learn the server's flags.
+    Flags(Ticket<()>),
+    /// Make a model.
+    CreateModel(Box<create::Model>),
+    /// Make a sampling session.
+    CreateSampler(Box<create::Sampler>),
+}
+
+struct ServiceActor {
+    session: Arc<Session>,
+}
+
+impl Actor for ServiceActor {
+    type Msg = Msg;
+
+    fn turn(&mut self, msg: Msg) -> Turn {
+        // Only the start of the session happens here. Making a client may take minutes and runs on the pool, so that
+        // it never holds up another.
+        match msg {
+            Msg::Flags(ticket) => ticket.answer(self.session.flags().map(|_| ())),
+            Msg::CreateModel(job) => match self.session.open() {
+                Ok(id) => create::model(self.session.clone(), id, *job),
+                Err(error) => job.ticket.answer(Err(error)),
+            },
+            Msg::CreateSampler(job) => match self.session.open() {
+                Ok(id) => create::sampler(self.session.clone(), id, *job),
+                Err(error) => job.ticket.answer(Err(error)),
+            },
+        }
+        Turn::Go
+    }
+}
+
+impl ServiceClient {
+    /// Sets up a client.
+    pub fn builder() -> ServiceClientBuilder {
+        ServiceClientBuilder::default()
+    }
+
+    /// A client with everything from the environment: `TINKER_API_KEY`, `TINKER_BASE_URL` and so on.
+    ///
+    /// # Errors
+    /// As for [`ServiceClientBuilder::build`].
+    pub fn from_env() -> Result<Self> {
+        Self::builder().build()
+    }
+
+    pub(super) fn start(session: Arc<Session>) -> Result<Self> {
+        // Made first, so that the session is ended if there is no thread.
+        let owner = Owner::new(session.clone());
+        let actor = ServiceActor { session: session.clone() };
+        let actor = Arc::new(ServiceHandle(Handle::spawn(thread_name("serv"), MAILBOX, actor)?));
+        let child: Weak<dyn Child> = Arc::downgrade(&(actor.clone() as Arc<dyn Child>));
+        session.adopt(child);
+        Ok(ServiceClient { inner: Arc::new(Inner { actor, owner }) })
+    }
+
+    /// What the server offers (PROTOCOL §3.1 #6).
+    ///
+    /// # Errors
+    /// No connection, a refused key, a closed client.
+    ///
+    /// # Blocking
+    /// For one request, repeated for at most `Timeouts::submit`; a server that was never reached is given up after
+    /// `Timeouts::connect`.
+    pub fn get_server_capabilities(&self) -> Result<ServerCapabilities> {
+        const VERB: &str = "get_server_capabilities";
+        let session = self.session();
+        session.check_open()?;
+        let (ticket, flags) = session.ticket(VERB, &session.cancel);
+        self.inner.actor.0.send(Msg::Flags(ticket))?;
+        flags.wait()?;
+        let call = Call::get(Lane::Rest, "/api/v1/get_server_capabilities")
+            .by("ServiceClient.get_server_capabilities");
+        let reply: Result<ServerCapabilitiesResponse> = session.http.json(&call, &session.cancel);
+        let named = |it: Error| session.as_ended(it).with(|it| it.operation = Some(VERB.into()));
+        Ok(reply.map_err(named)?.into())
+    }
+
+    /// Makes a model to train: a new LoRA adapter on a base model (PROTOCOL §3.3 #10).
+    ///
+    /// # Errors
+    /// A rank of zero or nothing to train (nothing is sent), an unknown base model, no connection.
+    ///
+    /// # Blocking
+    /// Until the server made the model, at most `Timeouts::operation`.
+    ///
+    /// # Example: a small adapter
+    /// ```
+    /// # #[cfg(feature = "local")] {
+    /// # let server = tinkex::local::Server::start(Default::default())?;
+    /// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+    /// use tinkex::types::LoraConfig;
+    ///
+    /// let lora = LoraConfig { rank: 8, ..Default::default() };
+    /// let training = service.create_lora_training_client("tinkex/nano", lora)?;
+    /// assert_eq!(training.get_info().lora_rank, Some(8));
+    /// # }
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn create_lora_training_client(&self, base_model: &str, lora: LoraConfig) -> Result<TrainingClient> {
+        const VERB: &str = "create_lora_training_client";
+        lora.validate()?;
+        if base_model.is_empty() {
+            return Err(Error::invalid("base_model", "is empty"));
+        }
+        self.create_training(VERB, create::Start::New { base_model: base_model.into(), lora })
+    }
+
+    /// Makes a model to train from the weights of a saved one; the optimizer starts afresh. The adapter has the shape
+    /// of the saved one.
+    ///
+    /// # Errors
+    /// A path that is not a training state (nothing is sent), a checkpoint that does not exist, no connection.
+    ///
+    /// # Blocking
+    /// As for [`create_lora_training_client`](Self::create_lora_training_client).
+    pub fn create_training_client_from_state<P>(&self, path: P) -> Result<TrainingClient>
+    where
+        P: TryInto<TrainingPath>,
+        Error: From<P::Error>,
+    {
+        const VERB: &str = "create_training_client_from_state";
+        self.create_training(VERB, create::Start::From { path: path.try_into()?, optimizer: false })
+    }
+
+    /// Makes a model to train from a saved one, with the state of its optimizer: training goes on as if it had never
+    /// stopped.
+    ///
+    /// # Errors
+    /// As for [`create_training_client_from_state`](Self::create_training_client_from_state).
+    ///
+    /// # Blocking
+    /// As for [`create_lora_training_client`](Self::create_lora_training_client).
+    pub fn create_training_client_from_state_with_optimizer<P>(&self, path: P) -> Result<TrainingClient>
+    where
+        P: TryInto<TrainingPath>,
+        Error: From<P::Error>,
+    {
+        const VERB: &str = "create_training_client_from_state_with_optimizer";
+        self.create_training(VERB, create::Start::From { path: path.try_into()?, optimizer: true })
+    }
+
+    /// Makes a client that samples, from a base model's name or from the `tinker://` path of saved weights.
+    ///
+    /// # Errors
+    /// A path that holds no weights to sample from (nothing is sent), an unknown model, no connection.
+    ///
+    /// # Blocking
+    /// For one or two requests, each repeated for at most `Timeouts::submit`.
+    pub fn create_sampling_client<M>(&self, model: M) -> Result<SamplingClient>
+    where
+        M: TryInto<SamplingSource>,
+        Error: From<M::Error>,
+    {
+        let source = model.try_into()?;
+        let session = self.session();
+        session.check_open()?;
+        let (ticket, pending) = session.ticket("create_sampling_client", &session.cancel);
+        self.inner.actor.0.send(Msg::CreateSampler(Box::new(create::Sampler { source, ticket })))?;
+        let sampler = pending.wait()?;
+        SamplingClient::start(self.inner.owner.clone(), sampler)
+    }
+
+    /// Ends the session on the server and everything here: every operation that is still in flight, of any client of
+    /// this service, returns an error. Closing again does nothing.
+    ///
+    /// # Errors
+    /// The server could not be told. The client is closed all the same.
+    ///
+    /// # Blocking
+    /// At most `Timeouts::close`.
+    pub fn close(&self, status: CloseStatus) -> Result<()> {
+        self.session().close(status, None)
+    }
+
+    fn create_training(&self, verb: &'static str, start: create::Start) -> Result<TrainingClient> {
+        let session = self.session();
+        session.check_open()?;
+        let (ticket, pending) = session.ticket(verb, &session.cancel);
+        self.inner.actor.0.send(Msg::CreateModel(Box::new(create::Model { start, ticket })))?;
+        let created = pending.wait()?;
+        TrainingClient::start(self.inner.owner.clone(), created)
+    }
+
+    fn session(&self) -> &Arc<Session> {
+        self.inner.owner.session()
+    }
+}
+
+impl std::fmt::Debug for ServiceClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("ServiceClient").field(self.session()).finish()
+    }
+}

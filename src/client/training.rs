@@ -1,0 +1,394 @@
+//! The client that trains a model.
+
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use crate::client::create::{CreatedModel, CreatedSampler};
+use crate::client::{MAILBOX, SamplingClient, thread_name};
+use crate::error::{Error, ErrorKind, Result};
+use crate::pending::Pending;
+use crate::session::{Child, Owner, Session, Ticket, incomplete};
+use crate::sync::CancelToken;
+use crate::sync::actor::{Actor, Handle, Turn};
+use crate::types::{
+    AdamParams, Datum, ForwardBackwardOutput, LoadStateOutput, Loss, ModelInfo, OptimStepOutput,
+    SaveStateOutput, SaveWeightsForSamplerOutput, TrainingPath, Ttl,
+};
+use crate::wire::json;
+
+mod pass;
+mod submit;
+
+use pass::Pass;
+use submit::{Ask, Sequencer};
+
+/// Trains one model. Operations run on the server in the order of the calls that submitted them, whichever threads
+/// made them.
+///
+/// Cheap to clone; all clones are the same client. Each verb submits and returns a [`Pending`] at once, so that the
+/// next operation can be submitted before the result of the last one is there.
+///
+/// # Example: one step
+/// ```
+/// # #[cfg(feature = "local")] {
+/// # let server = tinkex::local::Server::start(Default::default())?;
+/// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+/// use tinkex::types::{AdamParams, Datum, LossFn};
+///
+/// let training = service.create_lora_training_client("tinkex/nano", Default::default())?;
+/// let data = vec![Datum::cross_entropy(&[1, 2], &[3, 4])];
+/// let step = training.forward_backward(data, LossFn::CrossEntropy);
+/// let update = training.optim_step(AdamParams { learning_rate: 1e-3, ..Default::default() });
+/// let loss = step.wait()?.metrics["loss:sum"];
+/// update.wait()?;
+/// assert!(0.0 < loss);
+/// # }
+/// # Ok::<(), tinkex::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct TrainingClient {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    info: ModelInfo,
+    actor: Arc<TrainingHandle>,
+    // Below the actor: the session may end only after the client let go of its thread.
+    owner: Arc<Owner>,
+}
+
+/// What stops the client: with the session, or by its own `close`.
+struct TrainingHandle {
+    mailbox: Handle<Msg>,
+    cancel: CancelToken,
+}
+
+impl Child for TrainingHandle {
+    fn stop(&self) {
+        self.cancel.cancel();
+        self.mailbox.stop();
+    }
+
+    fn join(&self, deadline: Instant) {
+        self.mailbox.join(deadline);
+    }
+}
+
+/// Everything that a training client can be asked to do.
+enum Msg {
+    Pass(Box<Pass>),
+    OptimStep(Ask<OptimStepOutput>),
+    SaveState(Ask<SaveStateOutput>),
+    LoadState(Ask<LoadStateOutput>),
+    SaveWeights(Ask<json::SaveWeightsForSamplerResponse>),
+}
+
+struct TrainingActor {
+    sequencer: Sequencer,
+}
+
+impl Actor for TrainingActor {
+    type Msg = Msg;
+
+    fn turn(&mut self, msg: Msg) -> Turn {
+        match msg {
+            Msg::Pass(pass) => self.sequencer.pass(*pass),
+            Msg::OptimStep(ask) => self.sequencer.ask(ask),
+            Msg::SaveState(ask) => self.sequencer.ask(ask),
+            Msg::LoadState(ask) => self.sequencer.ask(ask),
+            Msg::SaveWeights(ask) => self.sequencer.ask(ask),
+        }
+        Turn::Go
+    }
+}
+
+impl TrainingClient {
+    pub(super) fn start(owner: Arc<Owner>, created: CreatedModel) -> Result<Self> {
+        let CreatedModel { info, first_seq_id } = created;
+        let session = owner.session();
+        let sequencer = Sequencer::new(session.clone(), info.model_id.clone(), first_seq_id);
+        let mailbox = Handle::spawn(thread_name("train"), MAILBOX, TrainingActor { sequencer })?;
+        let actor = Arc::new(TrainingHandle { mailbox, cancel: session.cancel.child() });
+        let child: Weak<dyn Child> = Arc::downgrade(&(actor.clone() as Arc<dyn Child>));
+        session.adopt(child);
+        Ok(TrainingClient { inner: Arc::new(Inner { info, actor, owner }) })
+    }
+
+    /// What the server knows of the model. Nothing is sent: it was asked when the client was made.
+    pub fn get_info(&self) -> &ModelInfo {
+        &self.inner.info
+    }
+
+    /// The model's id, which is also the id of its training run.
+    pub fn model_id(&self) -> &str {
+        &self.inner.info.model_id
+    }
+
+    /// Runs the model on data and reports the loss and the log-probabilities of the targets, without gradients
+    /// (PROTOCOL §3.3 #12). Large data is split into several requests and their results are joined.
+    ///
+    /// # Errors
+    /// Through the [`Pending`]: bad data with the path of the value (nothing is sent, the client stays usable), or
+    /// what the server says of it.
+    ///
+    /// # Blocking
+    /// Only while the mailbox is full, that is, while 1024 operations wait to be submitted.
+    pub fn forward(&self, data: Vec<Datum>, loss: impl Into<Loss>) -> Pending<ForwardBackwardOutput> {
+        self.pass("forward", data, loss.into(), true)
+    }
+
+    /// As [`forward`](Self::forward), and adds the gradients of the loss to those that the next
+    /// [`optim_step`](Self::optim_step) will use.
+    ///
+    /// # Errors
+    /// As for [`forward`](Self::forward). If data was split and only some parts were accepted, the error says how many
+    /// ([`Error::accepted_parts`]): their gradients stay on the server.
+    ///
+    /// # Blocking
+    /// As for [`forward`](Self::forward).
+    pub fn forward_backward(&self, data: Vec<Datum>, loss: impl Into<Loss>) -> Pending<ForwardBackwardOutput> {
+        self.pass("forward_backward", data, loss.into(), false)
+    }
+
+    /// Changes the weights by the gradients that were gathered, and clears those (PROTOCOL §3.3 #14).
+    ///
+    /// # Errors
+    /// Through the [`Pending`]: a parameter out of its range (nothing is sent), or what the server says.
+    ///
+    /// # Blocking
+    /// As for [`forward`](Self::forward).
+    pub fn optim_step(&self, adam: AdamParams) -> Pending<OptimStepOutput> {
+        const VERB: &str = "optim_step";
+        if let Err(error) = adam.validate() {
+            return Pending::failed(VERB, error);
+        }
+        self.ask(VERB, Msg::OptimStep, |ticket| Ask {
+            ticket,
+            path: "/api/v1/optim_step",
+            sdk_method: "TrainingClient.optim_step",
+            request_type: "OptimStep",
+            body: Box::new(|model_id, seq_id| json::encode(&json::OptimStepRequest::adam(model_id, seq_id, adam))),
+            read: |body| Ok(json::response::<json::OptimStepResponse>(body)?.into()),
+        })
+    }
+
+    /// Saves weights and optimizer state under a name (PROTOCOL §3.3 #15).
+    ///
+    /// # Errors
+    /// Through the [`Pending`]: an empty name or a time to live out of range (nothing is sent), a name that is taken
+    /// ([`ErrorKind::Conflict`]), or what the server says.
+    ///
+    /// # Blocking
+    /// As for [`forward`](Self::forward).
+    pub fn save_state(&self, name: &str, ttl: Ttl) -> Pending<SaveStateOutput> {
+        const VERB: &str = "save_state";
+        let ttl_seconds = match check_name(name).and_then(|()| ttl.seconds()) {
+            Ok(it) => it,
+            Err(error) => return Pending::failed(VERB, error),
+        };
+        let path = Some(name.to_string());
+        self.ask(VERB, Msg::SaveState, |ticket| Ask {
+            ticket,
+            path: "/api/v1/save_weights",
+            sdk_method: "TrainingClient.save_state",
+            request_type: "SaveWeights",
+            body: Box::new(move |model_id, seq_id| {
+                json::encode(&json::SaveWeightsRequest {
+                    model_id: model_id.into(),
+                    path,
+                    seq_id: Some(seq_id),
+                    ttl_seconds,
+                    ..Default::default()
+                })
+            }),
+            read: |body| {
+                let reply: json::SaveWeightsResponse = json::response(body)?;
+                Ok(SaveStateOutput { path: from_server(reply.path.parse())? })
+            },
+        })
+    }
+
+    /// Loads saved weights into this model; the optimizer starts afresh. Servers allow it only as a model's first
+    /// operation; `ServiceClient::create_training_client_from_state` is the better way.
+    ///
+    /// # Errors
+    /// Through the [`Pending`]: a path that is not a training state (nothing is sent), or what the server says.
+    ///
+    /// # Blocking
+    /// As for [`forward`](Self::forward).
+    pub fn load_state<P>(&self, path: P) -> Pending<LoadStateOutput>
+    where
+        P: TryInto<TrainingPath>,
+        Error: From<P::Error>,
+    {
+        self.load("load_state", path.try_into().map_err(Error::from), false)
+    }
+
+    /// As [`load_state`](Self::load_state), with the optimizer's state.
+    ///
+    /// # Errors
+    /// As for [`load_state`](Self::load_state).
+    ///
+    /// # Blocking
+    /// As for [`forward`](Self::forward).
+    pub fn load_state_with_optimizer<P>(&self, path: P) -> Pending<LoadStateOutput>
+    where
+        P: TryInto<TrainingPath>,
+        Error: From<P::Error>,
+    {
+        self.load("load_state_with_optimizer", path.try_into().map_err(Error::from), true)
+    }
+
+    /// Saves the weights under a name, to sample from (PROTOCOL §3.3 #17).
+    ///
+    /// # Errors
+    /// As for [`save_state`](Self::save_state).
+    ///
+    /// # Blocking
+    /// As for [`forward`](Self::forward).
+    pub fn save_weights_for_sampler(&self, name: &str, ttl: Ttl) -> Pending<SaveWeightsForSamplerOutput> {
+        const VERB: &str = "save_weights_for_sampler";
+        let ttl_seconds = match check_name(name).and_then(|()| ttl.seconds()) {
+            Ok(it) => it,
+            Err(error) => return Pending::failed(VERB, error),
+        };
+        let request = json::SaveWeightsForSamplerRequest {
+            path: Some(name.to_string()),
+            ttl_seconds,
+            ..Default::default()
+        };
+        self.save_for_sampler(VERB, request).map(|reply| {
+            let path = reply.path.ok_or_else(|| incomplete("the path of the weights"))?;
+            Ok(SaveWeightsForSamplerOutput { path: from_server(path.parse())? })
+        })
+    }
+
+    /// Freezes the weights as they are now, without a name, and makes a client that samples from them.
+    ///
+    /// # Errors
+    /// What the server says, no connection, a closed client.
+    ///
+    /// # Blocking
+    /// Until the server saved the weights, behind all operations submitted before; at most `Timeouts::operation`.
+    pub fn save_weights_and_get_sampling_client(&self) -> Result<SamplingClient> {
+        const VERB: &str = "save_weights_and_get_sampling_client";
+        let seq_id = self.session().next_sampling_session_seq_id();
+        let request =
+            json::SaveWeightsForSamplerRequest { sampling_session_seq_id: Some(seq_id), ..Default::default() };
+        let reply = self.save_for_sampler(VERB, request).wait()?;
+        let sampling_session_id =
+            reply.sampling_session_id.ok_or_else(|| incomplete("the id of the sampling session"))?;
+        let base_model = self.inner.info.base_model.clone();
+        SamplingClient::start(self.inner.owner.clone(), CreatedSampler { sampling_session_id, base_model })
+    }
+
+    /// Ends this client and nothing else: operations that are queued or in flight return an error, later calls
+    /// return one at once. The model stays on the server. Closing again does nothing.
+    ///
+    /// # Blocking
+    /// Until the client's thread ended, at most `Timeouts::close`.
+    pub fn close(&self) {
+        self.inner.actor.stop();
+        self.inner.actor.join(Instant::now() + self.session().config.timeouts.close);
+    }
+
+    fn session(&self) -> &Arc<Session> {
+        self.inner.owner.session()
+    }
+
+    fn pass(
+        &self,
+        verb: &'static str,
+        data: Vec<Datum>,
+        loss: Loss,
+        forward_only: bool,
+    ) -> Pending<ForwardBackwardOutput> {
+        if let Err(error) = check_data(&data).and_then(|()| loss.validate()) {
+            return Pending::failed(verb, error);
+        }
+        self.submit(verb, |ticket| Msg::Pass(Box::new(Pass { ticket, data, loss, forward_only })))
+    }
+
+    fn load(&self, verb: &'static str, path: Result<TrainingPath>, optimizer: bool) -> Pending<LoadStateOutput> {
+        let path = match path {
+            Ok(it) => it,
+            Err(error) => return Pending::failed(verb, error),
+        };
+        self.ask(verb, Msg::LoadState, |ticket| Ask {
+            ticket,
+            path: "/api/v1/load_weights",
+            sdk_method: "TrainingClient.load_state",
+            request_type: "LoadWeights",
+            body: Box::new(move |model_id, seq_id| {
+                json::encode(&json::LoadWeightsRequest::into_model(model_id, seq_id, path.as_str(), optimizer))
+            }),
+            read: |body| Ok(LoadStateOutput { path: json::response::<json::LoadWeightsResponse>(body)?.path }),
+        })
+    }
+
+    fn save_for_sampler(
+        &self,
+        verb: &'static str,
+        request: json::SaveWeightsForSamplerRequest,
+    ) -> Pending<json::SaveWeightsForSamplerResponse> {
+        self.ask(verb, Msg::SaveWeights, |ticket| Ask {
+            ticket,
+            path: "/api/v1/save_weights_for_sampler",
+            sdk_method: "TrainingClient.save_weights_for_sampler",
+            request_type: "SaveWeightsForSampler",
+            body: Box::new(move |model_id, seq_id| {
+                let (model_id, seq_id) = (model_id.into(), Some(seq_id));
+                json::encode(&json::SaveWeightsForSamplerRequest { model_id, seq_id, ..request })
+            }),
+            read: json::response,
+        })
+    }
+
+    fn ask<T: Send + 'static>(
+        &self,
+        verb: &'static str,
+        wrap: fn(Ask<T>) -> Msg,
+        ask: impl FnOnce(Ticket<T>) -> Ask<T>,
+    ) -> Pending<T> {
+        self.submit(verb, |ticket| wrap(ask(ticket)))
+    }
+
+    /// Puts a message into the mailbox. Whatever happens to it, its ticket answers.
+    fn submit<T: Send + 'static>(
+        &self,
+        verb: &'static str,
+        message: impl FnOnce(Ticket<T>) -> Msg,
+    ) -> Pending<T> {
+        let actor = &self.inner.actor;
+        let (ticket, pending) = self.session().ticket(verb, &actor.cancel);
+        match actor.mailbox.send(message(ticket)) {
+            Ok(()) => pending.keeping(self.inner.owner.clone()),
+            Err(error) => Pending::failed(verb, error),
+        }
+    }
+}
+
+impl std::fmt::Debug for TrainingClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TrainingClient").field("info", &self.inner.info).finish_non_exhaustive()
+    }
+}
+
+fn check_data(data: &[Datum]) -> Result<()> {
+    if data.is_empty() {
+        return Err(Error::invalid("data", "is empty"));
+    }
+    data.iter().enumerate().try_for_each(|(i, it)| it.validate(&format!("data[{i}]")))
+}
+
+fn check_name(name: &str) -> Result<()> {
+    match name.is_empty() || name.contains("://") {
+        true => Err(Error::invalid("name", "must be a name such as step-100, not a path")),
+        false => Ok(()),
+    }
+}
+
+/// A path in the server's answer that we do not understand is the server's fault, not the caller's.
+fn from_server<T>(path: Result<T>) -> Result<T> {
+    path.map_err(|it| Error::new(ErrorKind::Decode, format!("the server's answer: {}", it.message())))
+}

@@ -1,0 +1,214 @@
+//! Forward and backward passes: split, sent in order, waited for together, joined.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rayon::prelude::*;
+
+use super::submit::{Sequencer, no_more_ids};
+use crate::client::Submitted;
+use crate::error::{Error, Result};
+use crate::http::{Answer, Body, Call, Lane};
+use crate::policy::chunk::{ChunkLimits, split};
+use crate::policy::combine::combine;
+use crate::policy::turn::{Fate, fate, waves};
+use crate::session::{Promise, Session, Ticket};
+use crate::sync::CancelToken;
+use crate::types::{Datum, ForwardBackwardOutput, Loss};
+use crate::wire::{json, train};
+
+/// A pass over data.
+pub(super) struct Pass {
+    pub(super) ticket: Ticket<ForwardBackwardOutput>,
+    pub(super) data: Vec<Datum>,
+    pub(super) loss: Loss,
+    pub(super) forward_only: bool,
+}
+
+/// Parts of one call that are sent at the same time.
+const PARALLEL: usize = 8;
+
+/// A part that the server accepted.
+type Accepted = (Submitted, Instant);
+
+impl Sequencer {
+    /// Sends all parts of a pass, and leaves the wait for their results to the pool.
+    pub(super) fn pass(&mut self, pass: Pass) {
+        let Pass { ticket, data, loss, forward_only } = pass;
+        let accepted = match self.send(&ticket, data, loss, forward_only) {
+            Ok(it) => it,
+            Err(error) => return ticket.answer(Err(error)),
+        };
+        let session = self.session.clone();
+        // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
+        let _answered_by_its_ticket = self.session.waiters.spawn(move || {
+            let result = collect(&session, &ticket, accepted, forward_only);
+            ticket.answer(result);
+        });
+    }
+
+    fn send(
+        &mut self,
+        ticket: &Ticket<ForwardBackwardOutput>,
+        data: Vec<Datum>,
+        loss: Loss,
+        forward_only: bool,
+    ) -> Result<Vec<Accepted>> {
+        self.check(ticket)?;
+        ticket.progress.submitting();
+        let flags = self.session.known_flags();
+        let limits = ChunkLimits {
+            n_data: usize_of(flags.config.fwdbwd_max_chunk_len),
+            n_bytes: usize_of(flags.config.fwdbwd_max_chunk_bytes_count),
+        };
+        let sizes: Vec<usize> = data.iter().map(Datum::n_bytes).collect();
+        let parts = split(sizes.iter().copied(), limits);
+        let range = self.turns.reserve(parts.len()).ok_or_else(no_more_ids)?;
+        let job = Arc::new(Job {
+            session: self.session.clone(),
+            model_id: self.model_id.clone(),
+            cancel: ticket.cancel.clone(),
+            deadline: ticket.progress.deadline(),
+            compress: flags.config.proto_compress_fwdbwd,
+            data,
+            loss,
+            forward_only,
+            sizes,
+            parts,
+            first_seq_id: range.start,
+        });
+        let mut accepted: Vec<Option<Accepted>> = job.parts.iter().map(|_| None).collect();
+        let mut fates = vec![Fate::Unsent; job.parts.len()];
+        let mut failure: Option<(usize, Error)> = None;
+        for wave in waves(job.parts.len(), flags.config.parallel_fwdbwd_chunks) {
+            ticket.progress.attempt();
+            for (idx, result) in wave.iter().copied().zip(job.send(&wave)) {
+                match result {
+                    Ok(it) => {
+                        fates[idx] = Fate::Accepted;
+                        accepted[idx] = Some(it);
+                    }
+                    Err(error) => {
+                        fates[idx] = fate(&error);
+                        failure.get_or_insert((idx, error));
+                    }
+                }
+            }
+            if failure.is_some() {
+                break;
+            }
+        }
+        let now = self.session.clock.now();
+        if let Some((idx, error)) = failure {
+            let n = fates.iter().filter(|it| **it == Fate::Accepted).count();
+            let (total, first) = (fates.len(), range.start);
+            let error = error.with(|it| {
+                it.model_id = Some(self.model_id.clone());
+                it.seq_id = Some(u64::from(first) + idx as u64);
+                it.accepted_parts = (1 < total).then_some((n, total));
+            });
+            self.settle(range, &fates, &error);
+            return Err(error);
+        }
+        ticket.progress.contact(now);
+        if let Some(Some((Submitted::Promised(first), _))) = accepted.first() {
+            ticket.progress.accepted(&first.request_id);
+        }
+        Ok(accepted.into_iter().flatten().collect())
+    }
+}
+
+/// What the threads that send the parts share.
+struct Job {
+    session: Arc<Session>,
+    model_id: String,
+    cancel: CancelToken,
+    deadline: Option<Instant>,
+    compress: bool,
+    data: Vec<Datum>,
+    loss: Loss,
+    forward_only: bool,
+    sizes: Vec<usize>,
+    parts: Vec<Range<usize>>,
+    first_seq_id: u32,
+}
+
+impl Job {
+    /// Sends the parts of one wave at the same time.
+    fn send(self: &Arc<Self>, wave: &[usize]) -> Vec<Result<Accepted>> {
+        if let [idx] = wave {
+            return vec![self.send_part(*idx)];
+        }
+        let jobs = wave.iter().copied().map(|idx| {
+            let job = self.clone();
+            Box::new(move || job.send_part(idx)) as Box<dyn FnOnce() -> Result<Accepted> + Send>
+        });
+        self.session.senders.fan_out(jobs.collect(), PARALLEL)
+    }
+
+    fn send_part(&self, idx: usize) -> Result<Accepted> {
+        let part = self.parts[idx].clone();
+        // Its share of the budget, before memory is spent on its bytes and until the server took them.
+        let n_bytes = self.sizes[part.clone()].iter().sum();
+        let budget = self.session.dispatch.training_budget();
+        let _share = budget.acquire_deadline(n_bytes, self.deadline, &self.cancel)?;
+        // The parts of one call are few enough that the cast cannot lose anything: each has a reserved id.
+        let seq_id = self.first_seq_id + idx as u32;
+        let bytes =
+            train::encode_forward_backward(&self.model_id, seq_id, &self.data[part], &self.loss, self.forward_only)?;
+        let sdk_method =
+            if self.forward_only { "TrainingClient.forward" } else { "TrainingClient.forward_backward" };
+        let body = Body::protobuf(bytes, self.compress);
+        let call = Call::new(Lane::Train, "POST", "/api/v1/forward_backward", body).by(sdk_method);
+        let answer = self.session.http.send(&call, &self.cancel)?;
+        let submitted = Submitted::read(answer)?;
+        Ok((submitted, self.session.clock.now()))
+    }
+}
+
+/// Waits for the results of all parts at the same time and joins them.
+fn collect(
+    session: &Arc<Session>,
+    ticket: &Ticket<ForwardBackwardOutput>,
+    accepted: Vec<Accepted>,
+    forward_only: bool,
+) -> Result<ForwardBackwardOutput> {
+    let request_type = if forward_only { "Forward" } else { "ForwardBackward" };
+    let started = ticket.progress.submitted();
+    let jobs = accepted.into_iter().map(|(submitted, born)| {
+        let (session, progress, cancel) = (session.clone(), ticket.progress.clone(), ticket.cancel.clone());
+        Box::new(move || match submitted {
+            Submitted::Done(answer) => Ok(answer),
+            Submitted::Promised(promised) => {
+                let roundtrip = born.saturating_duration_since(started);
+                let request_id = promised.request_id;
+                let promise = Promise { request_id, request_type, protobuf: true, born, roundtrip };
+                session.retrieve(&promise, &progress, &cancel).map(|it| it.answer)
+            }
+        }) as Box<dyn FnOnce() -> Result<Answer> + Send>
+    });
+    let mut jobs: Vec<_> = jobs.collect();
+    let answers = match jobs.len() {
+        1 => vec![jobs.remove(0)()],
+        n => session.waiters.fan_out(jobs, n),
+    };
+    let answers = answers.into_iter().collect::<Result<Vec<Answer>>>()?;
+    let parts = match &answers[..] {
+        [one] => vec![read(one)?],
+        many => many.par_iter().map(read).collect::<Result<_>>()?,
+    };
+    Ok(combine(parts))
+}
+
+/// Protobuf or JSON, as the server chose.
+fn read(answer: &Answer) -> Result<ForwardBackwardOutput> {
+    match answer.is_protobuf() {
+        true => train::decode_forward_backward_output(&answer.body),
+        false => train::forward_backward_output_from_json(&json::response(&answer.body)?),
+    }
+}
+
+fn usize_of(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX).max(1)
+}

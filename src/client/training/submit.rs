@@ -1,0 +1,124 @@
+//! How a training client's requests reach the server in order.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::client::Submitted;
+use crate::error::{Error, ErrorKind, Result};
+use crate::http::{Body, Call, Lane};
+use crate::policy::turn::{Fate, Settled, Turns, fate};
+use crate::session::{Promise, Session, Ticket};
+
+/// A request of one part, with its result.
+pub(super) struct Ask<T: Send + 'static> {
+    pub(super) ticket: Ticket<T>,
+    pub(super) path: &'static str,
+    pub(super) sdk_method: &'static str,
+    pub(super) request_type: &'static str,
+    /// Writes the JSON body for a model and a sequence id.
+    pub(super) body: Box<dyn FnOnce(&str, u64) -> Result<Vec<u8>> + Send>,
+    /// Reads the JSON result.
+    pub(super) read: fn(&[u8]) -> Result<T>,
+}
+
+/// The state of a training client's actor: whose turn it is, and whether the order still holds.
+pub(super) struct Sequencer {
+    pub(super) session: Arc<Session>,
+    pub(super) model_id: String,
+    pub(super) turns: Turns,
+    /// Why no later request may be sent.
+    broken: Option<Error>,
+}
+
+impl Sequencer {
+    pub(super) fn new(session: Arc<Session>, model_id: String, first_seq_id: u32) -> Self {
+        Sequencer { session, model_id, turns: Turns::starting_at(first_seq_id), broken: None }
+    }
+
+    /// Whether a turn may begin. An operation that was given up while it was queued takes no turn at all.
+    pub(super) fn check<T: Send + 'static>(&self, ticket: &Ticket<T>) -> Result<()> {
+        if ticket.is_given_up() {
+            return Err(Error::cancelled());
+        }
+        match &self.broken {
+            Some(cause) => Err(Error::new(
+                ErrorKind::Poisoned,
+                "an earlier request of this client may or may not have arrived, so the order of training is lost; \
+                 make a new client from the last checkpoint",
+            )
+            .caused_by(cause.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends a turn whose requests had these fates.
+    pub(super) fn settle(&mut self, range: std::ops::Range<u32>, fates: &[Fate], cause: &Error) {
+        if self.turns.settle(range, fates) == Settled::Broken {
+            self.broken = Some(cause.clone());
+        }
+    }
+
+    /// Sends a request of one part and leaves the wait for its result to the pool.
+    pub(super) fn ask<T: Send + 'static>(&mut self, ask: Ask<T>) {
+        match self.submit(&ask.ticket, ask.path, ask.sdk_method, ask.body) {
+            Err(error) => ask.ticket.answer(Err(error)),
+            Ok((Submitted::Done(answer), _)) => ask.ticket.answer((ask.read)(&answer.body)),
+            Ok((Submitted::Promised(promised), born)) => {
+                let (session, ticket, read) = (self.session.clone(), ask.ticket, ask.read);
+                let roundtrip = born.saturating_duration_since(ticket.progress.submitted());
+                let promise = Promise {
+                    request_id: promised.request_id,
+                    request_type: ask.request_type,
+                    protobuf: false,
+                    born,
+                    roundtrip,
+                };
+                // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
+                let _answered_by_its_ticket = self.session.waiters.spawn(move || {
+                    let result = session
+                        .retrieve(&promise, &ticket.progress, &ticket.cancel)
+                        .and_then(|it| read(&it.answer.body));
+                    ticket.answer(result);
+                });
+            }
+        }
+    }
+
+    fn submit<T: Send + 'static>(
+        &mut self,
+        ticket: &Ticket<T>,
+        path: &str,
+        sdk_method: &'static str,
+        body: Box<dyn FnOnce(&str, u64) -> Result<Vec<u8>> + Send>,
+    ) -> Result<(Submitted, Instant)> {
+        self.check(ticket)?;
+        let range = self.turns.reserve(1).ok_or_else(no_more_ids)?;
+        ticket.progress.submitting();
+        let seq_id = u64::from(range.start);
+        let sent = body(&self.model_id, seq_id).and_then(|body| {
+            let call = Call::new(Lane::Train, "POST", path, Body::Json(body.into())).by(sdk_method);
+            ticket.progress.attempt();
+            self.session.http.send(&call, &ticket.cancel)
+        });
+        let born = self.session.clock.now();
+        let submitted = sent.and_then(Submitted::read);
+        match &submitted {
+            Ok(it) => {
+                ticket.progress.contact(born);
+                if let Submitted::Promised(promised) = it {
+                    ticket.progress.accepted(&promised.request_id);
+                }
+            }
+            Err(error) => self.settle(range, &[fate(error)], error),
+        }
+        let model_id = &self.model_id;
+        let placed = |it: Error| {
+            it.with(|it| (it.seq_id, it.model_id) = (Some(seq_id), Some(model_id.clone())))
+        };
+        submitted.map(|it| (it, born)).map_err(placed)
+    }
+}
+
+pub(super) fn no_more_ids() -> Error {
+    Error::new(ErrorKind::Poisoned, "the client used up all sequence ids of the protocol")
+}

@@ -1,0 +1,223 @@
+//! The settings of a client, checked once and then fixed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::secret::Secret;
+
+/// The address of the Tinker service.
+pub(crate) const DEFAULT_BASE_URL: &str = "https://tinker.thinkingmachines.dev/services/tinker-prod";
+
+/// The version of the official SDK whose protocol this crate speaks; servers choose flags by it.
+pub(crate) const SDK_VERSION: &str = "0.38.0";
+
+/// How long things may take. Every wait of the crate is bounded by one of these.
+///
+/// | field | default | bounds |
+/// |---|---|---|
+/// | `connect` | 5 s | connecting, TLS included; also the whole first contact with a server |
+/// | `exchange` | 60 s | one HTTP exchange, except those below |
+/// | `poll` | 45 s | one HTTP exchange that waits for a result |
+/// | `heartbeat` | 10 s | one heartbeat |
+/// | `submit` | 300 s | all attempts at one request together |
+/// | `silence` | 300 s | waiting for a result without any sign of life from the server |
+/// | `operation` | 2 h | a whole operation, from its submission to its result |
+/// | `close` | 2 s | `close` and dropping the last handle |
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Timeouts {
+    /// Connecting, TLS included; also the whole first contact with a server.
+    pub connect: Duration,
+    /// One HTTP exchange, unless it is of another class below.
+    pub exchange: Duration,
+    /// One HTTP exchange that waits for a result.
+    pub poll: Duration,
+    /// One heartbeat.
+    pub heartbeat: Duration,
+    /// All attempts at one request together.
+    pub submit: Duration,
+    /// Waiting for a result without any sign of life from the server.
+    pub silence: Duration,
+    /// A whole operation, from its submission to its result.
+    pub operation: Duration,
+    /// `close`, and dropping the last handle.
+    pub close: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let s = Duration::from_secs;
+        Timeouts {
+            connect: s(5),
+            exchange: s(60),
+            poll: s(45),
+            heartbeat: s(10),
+            submit: s(300),
+            silence: s(300),
+            operation: s(2 * 3600),
+            close: s(2),
+        }
+    }
+}
+
+/// The settings of a service client.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) api_key: Secret,
+    /// Without a slash at its end.
+    pub(crate) base_url: String,
+    pub(crate) project_id: Option<String>,
+    pub(crate) tags: Vec<String>,
+    pub(crate) user_metadata: BTreeMap<String, String>,
+    pub(crate) display_name: Option<String>,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) cloudflare: Option<(Secret, Secret)>,
+    pub(crate) max_in_flight: usize,
+}
+
+/// What a caller set; the rest comes from the environment or a default.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings {
+    pub(crate) api_key: Option<Secret>,
+    pub(crate) any_key: bool,
+    pub(crate) base_url: Option<String>,
+    pub(crate) project_id: Option<String>,
+    pub(crate) tags: Option<Vec<String>>,
+    pub(crate) user_metadata: BTreeMap<String, String>,
+    pub(crate) display_name: Option<String>,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) max_in_flight: Option<usize>,
+}
+
+/// Operations that one service client has in flight at the same time, each with a thread of its own while it waits.
+const DEFAULT_MAX_IN_FLIGHT: usize = 2048;
+
+impl Settings {
+    /// Explicit before environment before default.
+    pub(crate) fn resolve(self, env: &Env) -> Result<Config> {
+        let api_key = self.api_key.or_else(|| env.api_key().map(Secret::new)).ok_or_else(|| {
+            Error::config("no API key: set TINKER_API_KEY or call ServiceClientBuilder::api_key")
+        })?;
+        check_key(&api_key, self.any_key)?;
+        let base_url = match self.base_url.or_else(|| env.base_url()) {
+            Some(url) => check_url(&url)?,
+            None => DEFAULT_BASE_URL.into(),
+        };
+        self.timeouts.check()?;
+        Ok(Config {
+            api_key,
+            base_url,
+            project_id: self.project_id.or_else(|| env.project_id()),
+            tags: self.tags.or_else(|| env.tags()).unwrap_or_default(),
+            user_metadata: self.user_metadata,
+            display_name: self.display_name,
+            timeouts: self.timeouts,
+            cloudflare: env.cloudflare().map(|(id, secret)| (Secret::new(id), Secret::new(secret))),
+            max_in_flight: self.max_in_flight.unwrap_or(DEFAULT_MAX_IN_FLIGHT).max(1),
+        })
+    }
+}
+
+impl Timeouts {
+    fn check(&self) -> Result<()> {
+        let all = [
+            ("connect", self.connect),
+            ("exchange", self.exchange),
+            ("poll", self.poll),
+            ("heartbeat", self.heartbeat),
+            ("submit", self.submit),
+            ("silence", self.silence),
+            ("operation", self.operation),
+            ("close", self.close),
+        ];
+        match all.iter().find(|it| it.1.is_zero()) {
+            Some((name, _)) => Err(Error::config(format!("timeouts.{name} must be above zero"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// PROTOCOL §1.3: an API key or a JWT, told apart by their prefix.
+fn check_key(key: &Secret, any: bool) -> Result<()> {
+    let text = key.expose();
+    if text.chars().any(|it| it.is_control() || it.is_whitespace()) || text.is_empty() {
+        return Err(Error::config("the API key is empty or contains white space"));
+    }
+    match any || text.starts_with("tml-") || text.starts_with("eyJ") {
+        true => Ok(()),
+        false => Err(Error::config(
+            "the API key starts neither with tml- nor with eyJ; for a server that takes any key, \
+             call ServiceClientBuilder::allow_any_key",
+        )),
+    }
+}
+
+/// An absolute HTTP address, without the slashes at its end.
+fn check_url(url: &str) -> Result<String> {
+    let fail = |problem: &str| Err(Error::config(format!("base URL {url:?} {problem}")));
+    let lower = url.to_ascii_lowercase();
+    let Some(rest) = lower.strip_prefix("http://").or_else(|| lower.strip_prefix("https://")) else {
+        return fail("has no scheme: it must start with http:// or https://");
+    };
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if host.is_empty() || host.starts_with(':') {
+        return fail("has no host");
+    }
+    if url.contains(['?', '#']) || url.chars().any(|it| it.is_whitespace() || it.is_control()) {
+        return fail("must not contain a query, a fragment or white space");
+    }
+    if host.contains('@') {
+        return Err(Error::config("the base URL must not contain a user name or password"));
+    }
+    Ok(url.trim_end_matches('/').into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings { api_key: Some(Secret::new("tml-x")), ..Default::default() }
+    }
+
+    #[test]
+    fn what_is_set_explicitly_wins_over_the_environment_and_that_over_the_default() {
+        let env = Env::of(|name| Some(format!("{}-env", name.to_lowercase())));
+        let config = Settings { base_url: Some("http://h/p/".into()), ..settings() }.resolve(&env).expect("good");
+        assert_eq!(config.api_key.expose(), "tml-x");
+        assert_eq!(config.base_url, "http://h/p");
+        assert_eq!(config.project_id.as_deref(), Some("tinker_project_id-env"));
+        assert_eq!(config.tags, ["tinker_tags-env"]);
+        let config = settings().resolve(&Env::empty()).expect("good");
+        assert_eq!((config.base_url.as_str(), config.tags.len()), (DEFAULT_BASE_URL, 0));
+    }
+
+    #[test]
+    fn a_key_without_its_prefix_is_refused_unless_any_is_allowed() {
+        let with = |key: &str, any_key| Settings { api_key: Some(Secret::new(key)), any_key, ..settings() };
+        assert!(with("sk-1", false).resolve(&Env::empty()).is_err());
+        assert!(with("eyJx", false).resolve(&Env::empty()).is_ok());
+        assert!(with("sk-1", true).resolve(&Env::empty()).is_ok());
+        assert!(with("tml-a b", true).resolve(&Env::empty()).is_err());
+        let error = Settings::default().resolve(&Env::empty()).expect_err("no key");
+        assert!(error.to_string().contains("TINKER_API_KEY"));
+    }
+
+    #[test]
+    fn a_base_url_must_be_absolute() {
+        for url in ["localhost:8000", "ftp://x", "http://", "http:///x", "http://:80", "http://h?q", "http://u:p@h"] {
+            let settings = Settings { base_url: Some(url.into()), ..settings() };
+            assert!(settings.resolve(&Env::empty()).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn neither_debug_nor_an_error_shows_a_key() {
+        let config = settings().resolve(&Env::empty()).expect("good");
+        assert!(!format!("{config:?}").contains("tml-x"));
+        let bad = Settings { api_key: Some(Secret::new("hunter2")), ..settings() };
+        assert!(!format!("{:?}", bad.resolve(&Env::empty()).expect_err("bad")).contains("hunter2"));
+    }
+}

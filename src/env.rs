@@ -1,0 +1,84 @@
+//! The only reader of environment variables.
+//!
+//! Values are trimmed, and an empty value counts as unset (PROTOCOL §1.2).
+
+/// The environment, so that tests need not change the process's own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Env {
+    get: fn(&str) -> Option<String>,
+}
+
+impl Env {
+    /// The environment of the process.
+    pub(crate) fn process() -> Self {
+        Env { get: |name| std::env::var(name).ok() }
+    }
+
+    /// An environment without variables.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn empty() -> Self {
+        Env { get: |_| None }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(get: fn(&str) -> Option<String>) -> Self {
+        Env { get }
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        let value = (self.get)(name)?;
+        let value = value.trim();
+        (!value.is_empty()).then(|| value.to_string())
+    }
+
+    /// The credential.
+    pub(crate) fn api_key(&self) -> Option<String> {
+        self.text("TINKER_API_KEY")
+    }
+
+    /// The address of the service.
+    pub(crate) fn base_url(&self) -> Option<String> {
+        self.text("TINKER_BASE_URL")
+    }
+
+    /// The project that sessions and copies belong to.
+    pub(crate) fn project_id(&self) -> Option<String> {
+        self.text("TINKER_PROJECT_ID")
+    }
+
+    /// Tags of the session: a comma list, each once, in order.
+    pub(crate) fn tags(&self) -> Option<Vec<String>> {
+        let text = self.text("TINKER_TAGS")?;
+        let mut tags: Vec<String> = Vec::new();
+        for tag in text.split(',').map(str::trim).filter(|it| !it.is_empty()) {
+            if !tags.iter().any(|it| it == tag) {
+                tags.push(tag.into());
+            }
+        }
+        Some(tags)
+    }
+
+    /// The two values that Cloudflare Access wants on every request.
+    pub(crate) fn cloudflare(&self) -> Option<(String, String)> {
+        Some((self.text("CLOUDFLARE_ACCESS_CLIENT_ID")?, self.text("CLOUDFLARE_ACCESS_CLIENT_SECRET")?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_values_count_as_unset_and_tags_are_listed_once() {
+        let env = Env::of(|name| match name {
+            "TINKER_API_KEY" => Some("  ".into()),
+            "TINKER_BASE_URL" => Some(" http://x ".into()),
+            "TINKER_TAGS" => Some("a, b,,a".into()),
+            _ => None,
+        });
+        assert_eq!(env.api_key(), None);
+        assert_eq!(env.base_url().as_deref(), Some("http://x"));
+        assert_eq!(env.tags(), Some(vec!["a".into(), "b".into()]));
+        assert_eq!(Env::empty().tags(), None);
+    }
+}

@@ -1,0 +1,126 @@
+//! What every request carries besides its body (PROTOCOL §1.5).
+
+use std::time::Duration;
+
+use crate::config::{Config, SDK_VERSION};
+
+use super::{Answer, Body, Call};
+
+pub(super) const USER_AGENT: &str = concat!("tinkex/Rust ", env!("CARGO_PKG_VERSION"));
+
+/// A new key, under which a server can tell a repeated request from a new one.
+pub(crate) fn idempotency_key() -> String {
+    format!("tinkex-{}", uuid4())
+}
+
+/// A random UUID in its usual form.
+pub(crate) fn uuid4() -> String {
+    let bits = fastrand::u128(..);
+    let bits = (bits & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+    let hex = format!("{bits:032x}");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// All headers of one attempt.
+pub(super) fn all(
+    call: &Call,
+    config: &Config,
+    key: &str,
+    retry: u32,
+    timeout: Duration,
+    credential: &str,
+) -> Vec<(&'static str, String)> {
+    let accept = if call.protobuf { "application/x-protobuf" } else { "application/json" };
+    let mut all = vec![
+        ("X-API-Key", credential.to_string()),
+        ("Accept", accept.to_string()),
+        ("User-Agent", USER_AGENT.to_string()),
+        ("X-Stainless-Package-Version", SDK_VERSION.to_string()),
+        ("X-Stainless-OS", os().to_string()),
+        ("X-Stainless-Arch", arch().to_string()),
+        ("X-Stainless-Runtime", "tinkex".to_string()),
+        ("X-Stainless-Runtime-Version", env!("CARGO_PKG_VERSION").to_string()),
+        ("x-stainless-retry-count", retry.to_string()),
+        ("x-stainless-read-timeout", seconds(timeout)),
+    ];
+    if call.method != "GET" {
+        all.push(("X-Idempotency-Key", key.to_string()));
+        let content_type = match call.body {
+            Body::Protobuf { .. } => "application/x-protobuf",
+            Body::Json(_) | Body::Empty => "application/json",
+        };
+        all.push(("Content-Type", content_type.to_string()));
+    }
+    if let Body::Protobuf { zstd: true, .. } = call.body {
+        all.push(("Content-Encoding", "zstd".to_string()));
+    }
+    if let Some(method) = call.sdk_method {
+        all.push(("x-sdk-version", SDK_VERSION.to_string()));
+        all.push(("x-sdk-method", method.to_string()));
+    }
+    if let Some((id, secret)) = &config.cloudflare {
+        all.push(("CF-Access-Client-Id", id.expose().to_string()));
+        all.push(("CF-Access-Client-Secret", secret.expose().to_string()));
+    }
+    all.extend(call.headers.iter().cloned());
+    all
+}
+
+/// PROTOCOL §1.4: the server asks for a new token.
+pub(super) fn rejects_token(answer: &Answer) -> bool {
+    answer.status == 401
+        && answer.header("www-authenticate").is_some_and(|it| it.contains("error=\"invalid_token\""))
+}
+
+pub(super) fn log_deprecation(answer: &Answer, path: &str) {
+    if let Some(note) = answer.header("x-deprecation-note") {
+        let level = match answer.header("x-deprecation-level") {
+            Some("error") => log::Level::Error,
+            _ => log::Level::Warn,
+        };
+        log::log!(target: "tinkex", level, "{path}: {note}");
+    }
+}
+
+fn seconds(timeout: Duration) -> String {
+    let seconds = timeout.as_secs_f64();
+    if seconds.fract() == 0.0 { format!("{seconds:.0}") } else { format!("{seconds:.1}") }
+}
+
+fn os() -> &'static str {
+    match std::env::consts::OS {
+        "linux" => "Linux",
+        "macos" => "MacOS",
+        "windows" => "Windows",
+        "freebsd" => "FreeBSD",
+        "openbsd" => "OpenBSD",
+        "ios" => "iOS",
+        "android" => "Android",
+        _ => "Unknown",
+    }
+}
+
+fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "x64",
+        "x86" => "x32",
+        "aarch64" => "arm64",
+        "arm" => "arm",
+        _ => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_has_the_form_of_version_4() {
+        for _ in 0..100 {
+            let id = uuid4();
+            let bytes = id.as_bytes();
+            assert_eq!((id.len(), bytes[14], bytes[8], bytes[13]), (36, b'4', b'-', b'-'), "{id}");
+            assert!(matches!(bytes[19], b'8' | b'9' | b'a' | b'b'), "{id}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What carries a request: sockets, or memory in tests.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::config::Timeouts;
+use crate::error::{Error, ErrorKind, Phase, Sent};
+use crate::policy::retry::Failure;
+use crate::policy::verdict::Facts;
+
+/// The class of a request. Each has connections of its own, so that long polls never starve uploads or heartbeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Lane {
+    /// Sessions, heartbeats, configuration.
+    Session,
+    /// Training requests.
+    Train,
+    /// Sampling requests.
+    Sample,
+    /// Waiting for one result.
+    Poll,
+    /// Everything else.
+    Rest,
+}
+
+/// One HTTP request, complete.
+#[derive(Clone)]
+pub struct Exchange {
+    /// Its class.
+    pub lane: Lane,
+    /// Its method.
+    pub method: &'static str,
+    /// Its absolute address.
+    pub url: String,
+    /// Its headers.
+    pub headers: Vec<(&'static str, String)>,
+    /// Its body, as it goes over the wire.
+    pub body: Bytes,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// How long everything may take.
+    pub timeout: Duration,
+    /// The largest answer to accept, in bytes.
+    pub largest_answer: u64,
+}
+
+impl std::fmt::Debug for Exchange {
+    /// Without header values: one of them is the credential.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exchange")
+            .field("lane", &self.lane)
+            .field("method", &self.method)
+            .field("url", &self.url)
+            .field("bytes", &self.body.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Exchange {
+    /// The value of a header, whatever its case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|it| it.0.eq_ignore_ascii_case(name)).map(|it| it.1.as_str())
+    }
+}
+
+/// An HTTP answer, complete.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The headers; names are lower case.
+    pub headers: Vec<(String, String)>,
+    /// The body, decompressed.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// The value of a header, by its lower-case name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|it| it.0 == name).map(|it| it.1.as_str())
+    }
+
+    pub(crate) fn is_protobuf(&self) -> bool {
+        self.header("content-type").is_some_and(|it| it.to_ascii_lowercase().contains("application/x-protobuf"))
+    }
+
+    pub(crate) fn facts(&self) -> Facts<'_> {
+        Facts {
+            status: self.status,
+            body: &self.body,
+            retry_after_ms: self.header("retry-after-ms"),
+            retry_after: self.header("retry-after"),
+            should_retry: self.header("x-should-retry"),
+        }
+    }
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Broken {
+    /// No connection, or it broke.
+    Connection {
+        /// Whether the server may have seen the request.
+        sent: Sent,
+        /// What the system says.
+        message: String,
+    },
+    /// Time ran out.
+    Timeout(Phase),
+    /// The answer is larger than allowed.
+    TooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The answer is not HTTP, or its body cannot be decompressed.
+    Garbage {
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The transport was shut down.
+    Closed,
+    /// The credential could not be traded for a token.
+    Token(Error),
+}
+
+impl Broken {
+    pub(crate) fn sent(&self) -> Sent {
+        match self {
+            Broken::Connection { sent, .. } => *sent,
+            Broken::Timeout(Phase::Resolve | Phase::Connect) | Broken::Token(_) => Sent::No,
+            Broken::Timeout(_) | Broken::TooLarge { .. } | Broken::Garbage { .. } | Broken::Closed => Sent::Maybe,
+        }
+    }
+
+    pub(crate) fn failure(&self) -> Failure {
+        match self {
+            Broken::Connection { sent, .. } => Failure::Connection { sent: *sent },
+            Broken::Timeout(_) => Failure::Timeout,
+            // A broken answer to a request that may have been carried out: the request is idempotent, and asking
+            // again gives the answer a second chance.
+            Broken::Garbage { .. } => Failure::Connection { sent: Sent::Maybe },
+            Broken::TooLarge { .. } | Broken::Closed | Broken::Token(_) => Failure::Fatal,
+        }
+    }
+
+    pub(crate) fn error(&self, timeouts: &Timeouts) -> Error {
+        match self {
+            Broken::Connection { sent, message } => Error::new(ErrorKind::Connection { sent: *sent }, message),
+            Broken::Timeout(phase @ (Phase::Resolve | Phase::Connect)) => {
+                Error::timeout(*phase, format!("no connection within {:.1?}", timeouts.connect))
+            }
+            Broken::Timeout(phase) => Error::timeout(*phase, format!("no answer in time ({phase:?})")),
+            Broken::TooLarge { limit } => Error::decode(format!("the answer is larger than {limit} bytes")),
+            Broken::Garbage { message } => Error::decode(format!("the answer is not HTTP: {message}")),
+            Broken::Closed => Error::closed("the client is closed"),
+            Broken::Token(error) => error.clone(),
+        }
+    }
+}
+
+/// Carries requests. Implementations block the calling thread, at most for the request's own timeouts.
+pub trait Transport: Send + Sync {
+    /// Sends a request and receives the whole answer, whatever its status.
+    fn exchange(&self, exchange: &Exchange) -> Result<Answer, Broken>;
+
+    /// Interrupts all requests in progress and refuses later ones.
+    fn shutdown(&self);
+}

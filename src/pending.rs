@@ -1,0 +1,428 @@
+//! The handle of one submitted operation.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, TrySendError};
+
+use crate::error::{Error, Phase, Result};
+use crate::sync::oneshot::Slot;
+use crate::sync::{CancelToken, Mutex};
+use crate::types::QueueState;
+
+/// How long a wait is silent before it says in the log what it waits for, and how often it says so again.
+const FIRST_WARNING: Duration = Duration::from_secs(30);
+const NEXT_WARNING: Duration = Duration::from_secs(60);
+/// How long a wait outlasts the operation's own deadline: the operation answers itself, this is only a net.
+const NET: Duration = Duration::from_secs(10);
+
+/// An operation that was submitted, and whose result will come.
+///
+/// The operation runs whether or not anybody waits. Dropping the handle of a sample cancels it; training work is
+/// never cancelled by a drop.
+///
+/// # Example: submit two operations before waiting for either
+/// ```
+/// # #[cfg(feature = "local")] {
+/// # let server = tinkex::local::Server::start(Default::default())?;
+/// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+/// # let training = service.create_lora_training_client("tinkex/nano", Default::default())?;
+/// use tinkex::types::{AdamParams, Datum, LossFn};
+///
+/// let step = training.forward_backward(vec![Datum::cross_entropy(b"ab".map(i32::from).as_slice(), &[99])], LossFn::CrossEntropy);
+/// let update = training.optim_step(AdamParams::default());
+/// assert!(step.wait()?.metrics["loss:sum"] > 0.0);
+/// update.wait()?;
+/// # }
+/// # Ok::<(), tinkex::Error>(())
+/// ```
+#[must_use = "an operation that nobody waits for loses its result, and a sample is cancelled"]
+pub struct Pending<T: Send + 'static> {
+    slot: Slot<T>,
+    progress: Progress,
+    cancel: CancelToken,
+    cancel_on_drop: bool,
+    /// Keeps the client's threads alive while somebody may still wait.
+    keep: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+/// What is known of an operation now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// The verb.
+    pub operation: &'static str,
+    /// How far it is.
+    pub stage: Stage,
+    /// The server's id, once it accepted the request.
+    pub request_id: Option<String>,
+    /// What the server said last of its queue.
+    pub queue_state: Option<QueueState>,
+    /// Why, in the server's words.
+    pub queue_state_reason: Option<String>,
+    /// HTTP requests made for it.
+    pub attempts: u32,
+    /// How long ago the server last answered anything about it.
+    pub last_contact: Option<Duration>,
+    /// How long ago it was submitted.
+    pub elapsed: Duration,
+}
+
+/// How far an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stage {
+    /// In the mailbox of its client, behind earlier ones, or waiting for a permit.
+    Queued,
+    /// Being sent.
+    Submitting,
+    /// Accepted by the server, which works on it.
+    Waiting,
+    /// Its result, or its error, is there.
+    Done,
+}
+
+/// The shared record of how far an operation is.
+#[derive(Clone)]
+pub(crate) struct Progress {
+    operation: &'static str,
+    submitted: Instant,
+    deadline: Option<Instant>,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    stage: Stage,
+    request_id: Option<String>,
+    queue: Option<(QueueState, Option<String>)>,
+    attempts: u32,
+    last_contact: Option<Instant>,
+}
+
+impl Progress {
+    pub(crate) fn new(operation: &'static str, submitted: Instant, deadline: Option<Instant>) -> Self {
+        let state =
+            State { stage: Stage::Queued, request_id: None, queue: None, attempts: 0, last_contact: None };
+        Progress { operation, submitted, deadline, state: Arc::new(Mutex::new(state)) }
+    }
+
+    pub(crate) fn operation(&self) -> &'static str {
+        self.operation
+    }
+
+    pub(crate) fn submitted(&self) -> Instant {
+        self.submitted
+    }
+
+    /// When the operation gives up by itself.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    pub(crate) fn submitting(&self) {
+        self.state.lock().stage = Stage::Submitting;
+    }
+
+    pub(crate) fn accepted(&self, request_id: &str) {
+        let mut state = self.state.lock();
+        state.stage = Stage::Waiting;
+        state.request_id = Some(request_id.into());
+    }
+
+    pub(crate) fn attempt(&self) {
+        self.state.lock().attempts += 1;
+    }
+
+    pub(crate) fn contact(&self, now: Instant) {
+        self.state.lock().last_contact = Some(now);
+    }
+
+    pub(crate) fn queue(&self, state: QueueState, reason: Option<String>) {
+        self.state.lock().queue = Some((state, reason));
+    }
+
+    /// Adds what is known here to an error of this operation.
+    pub(crate) fn explain(&self, error: Error, now: Instant) -> Error {
+        let (request_id, attempts) = {
+            let state = self.state.lock();
+            (state.request_id.clone(), state.attempts)
+        };
+        error.with(|it| {
+            it.operation = Some(self.operation.into());
+            it.request_id = request_id;
+            it.attempts = (0 < attempts).then_some(attempts);
+            it.elapsed = Some(now.saturating_duration_since(self.submitted));
+        })
+    }
+
+    fn status(&self, done: bool, now: Instant) -> Status {
+        let state = self.state.lock();
+        let (queue_state, queue_state_reason) = match &state.queue {
+            Some((queue, reason)) => (Some(queue.clone()), reason.clone()),
+            None => (None, None),
+        };
+        Status {
+            operation: self.operation,
+            stage: if done { Stage::Done } else { state.stage },
+            request_id: state.request_id.clone(),
+            queue_state,
+            queue_state_reason,
+            attempts: state.attempts,
+            last_contact: state.last_contact.map(|it| now.saturating_duration_since(it)),
+            elapsed: now.saturating_duration_since(self.submitted),
+        }
+    }
+}
+
+impl<T: Send + 'static> Pending<T> {
+    pub(crate) fn new(slot: Slot<T>, progress: Progress, cancel: CancelToken) -> Self {
+        Pending { slot, progress, cancel, cancel_on_drop: false, keep: None }
+    }
+
+    /// An operation that failed before anything was sent.
+    pub(crate) fn failed(operation: &'static str, error: Error) -> Self {
+        let (reply, slot) = crate::sync::oneshot::oneshot();
+        let progress = Progress::new(operation, Instant::now(), None);
+        reply.send(Err(error.with(|it| it.operation = Some(operation.into()))));
+        Pending::new(slot, progress, CancelToken::new())
+    }
+
+    pub(crate) fn cancelled_by_drop(mut self) -> Self {
+        self.cancel_on_drop = true;
+        self
+    }
+
+    pub(crate) fn keeping(mut self, keep: Arc<dyn Any + Send + Sync>) -> Self {
+        self.keep = Some(keep);
+        self
+    }
+
+    /// Waits for the result.
+    ///
+    /// # Errors
+    /// Whatever made the operation fail. Its own deadline (`Timeouts::operation`, 2 hours by default) ends it with
+    /// an error that says what it was waiting for.
+    ///
+    /// # Blocking
+    /// Until the result is there, at most until the operation's deadline. After 30 s, and then once a minute, a
+    /// warning in the log says what is being waited for. To wait less long, use
+    /// [`wait_timeout`](Pending::wait_timeout).
+    pub fn wait(self) -> Result<T> {
+        let net = self.progress.deadline.map(|it| it + NET);
+        match self.wait_inner(net) {
+            Some(result) => result,
+            None => {
+                let message = format!("no answer from the client's own threads; {}", self.describe());
+                Err(self.progress.explain(Error::timeout(Phase::Total, message), Instant::now()))
+            }
+        }
+    }
+
+    /// Waits for the result for a limited time. The operation goes on when the time is over: wait again.
+    ///
+    /// # Errors
+    /// [`Phase::Wait`] when the time is over, or whatever made the operation fail.
+    ///
+    /// # Blocking
+    /// At most `timeout`.
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<T> {
+        let deadline = Instant::now().checked_add(timeout).or(self.progress.deadline);
+        self.wait_until(deadline)
+    }
+
+    /// Waits for the result until a moment. The operation goes on when it has passed: wait again.
+    ///
+    /// # Errors
+    /// As for [`wait_timeout`](Pending::wait_timeout).
+    ///
+    /// # Blocking
+    /// At most until `deadline`.
+    pub fn wait_deadline(&mut self, deadline: Instant) -> Result<T> {
+        self.wait_until(Some(deadline))
+    }
+
+    /// The result, if it is there. It can be taken once.
+    pub fn try_wait(&mut self) -> Option<Result<T>> {
+        self.slot.try_take()
+    }
+
+    /// Whether the result, or an error, is there.
+    pub fn is_done(&self) -> bool {
+        self.slot.is_settled()
+    }
+
+    /// What is known of the operation now.
+    pub fn status(&self) -> Status {
+        self.progress.status(self.is_done(), Instant::now())
+    }
+
+    /// Gives the operation up: waiting for it returns an error at once, and its polling stops. A sample is also
+    /// cancelled on servers that offer it; training work that the server accepted is done there all the same.
+    pub fn cancel(&self) {
+        self.canceller().cancel();
+    }
+
+    /// A handle that cancels this operation from another thread.
+    pub fn canceller(&self) -> Canceller {
+        let (slot, progress) = (self.slot.clone(), self.progress.clone());
+        let settle = move || {
+            slot.settle(Err(progress.explain(Error::cancelled(), Instant::now())));
+        };
+        Canceller { token: self.cancel.clone(), settle: Arc::new(settle) }
+    }
+
+    /// Sends the result into a channel when it is there, with a tag that tells operations apart: what
+    /// `crossbeam_channel::select!` needs to wait for many things at once.
+    ///
+    /// A channel that is full is waited for on a thread made for that; a channel that nobody reads any more
+    /// discards the result.
+    ///
+    /// # Example: whichever comes first
+    /// ```
+    /// # #[cfg(feature = "local")] {
+    /// # let server = tinkex::local::Server::start(Default::default())?;
+    /// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+    /// # let sampler = service.create_sampling_client("tinkex/nano")?;
+    /// # use tinkex::types::{ModelInput, SamplingParams};
+    /// # let params = SamplingParams { max_tokens: Some(2), ..Default::default() };
+    /// let (tx, rx) = crossbeam_channel::unbounded();
+    /// for tag in 0..3 {
+    ///     sampler.sample(&ModelInput::from_ints([65]), 1, &params).on_done(tag, tx.clone());
+    /// }
+    /// drop(tx);
+    /// let mut tags: Vec<i32> = rx.iter().map(|(tag, answer)| answer.map(|_| tag)).collect::<Result<_, _>>()?;
+    /// tags.sort();
+    /// assert_eq!(tags, [0, 1, 2]);
+    /// # }
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn on_done<G: Send + 'static>(mut self, tag: G, channel: Sender<(G, Result<T>)>) {
+        self.cancel_on_drop = false;
+        let keep = self.keep.take();
+        self.slot.on_settled(Box::new(move |result| {
+            let parcel = match channel.try_send((tag, result)) {
+                Ok(()) | Err(TrySendError::Disconnected(_)) => return drop(keep),
+                Err(TrySendError::Full(parcel)) => parcel,
+            };
+            // The thread that settled must not wait for a reader. If there is no thread to wait instead, the
+            // result is lost with the whole system, and the log says so.
+            let waiter = std::thread::Builder::new().name("tk-done".into()).spawn(move || {
+                let _unread = channel.send(parcel);
+                drop(keep);
+            });
+            if let Err(error) = waiter {
+                log::error!(target: "tinkex", "a result was lost: its channel was full and no thread could wait: {error}");
+            }
+        }));
+    }
+
+    fn wait_until(&mut self, deadline: Option<Instant>) -> Result<T> {
+        match self.wait_inner(deadline) {
+            Some(result) => result,
+            None => {
+                let error = Error::timeout(Phase::Wait, format!("not done yet; {}", self.describe()));
+                Err(self.progress.explain(error, Instant::now()))
+            }
+        }
+    }
+
+    fn wait_inner(&self, deadline: Option<Instant>) -> Option<Result<T>> {
+        let mut warn_at = Instant::now() + FIRST_WARNING;
+        loop {
+            let until = deadline.map_or(warn_at, |it| it.min(warn_at));
+            if let Some(result) = self.slot.wait(Some(until)) {
+                return Some(result);
+            }
+            let now = Instant::now();
+            if deadline.is_some_and(|it| it <= now) {
+                return None;
+            }
+            log::warn!(target: "tinkex", "still waiting: {}", self.describe());
+            warn_at = now + NEXT_WARNING;
+        }
+    }
+
+    fn describe(&self) -> String {
+        let status = self.status();
+        let mut text = format!("{} is {:?} since {:.0?}", status.operation, status.stage, status.elapsed);
+        if let Some(queue) = &status.queue_state {
+            text += &format!(", the server's queue is {queue:?}");
+        }
+        if let Some(reason) = &status.queue_state_reason {
+            text += &format!(" ({reason})");
+        }
+        match status.last_contact {
+            Some(ago) => text + &format!(", last contact {ago:.0?} ago"),
+            None => text,
+        }
+    }
+}
+
+impl<T: Send + 'static> Drop for Pending<T> {
+    fn drop(&mut self) {
+        if self.cancel_on_drop && !self.slot.is_settled() {
+            self.cancel();
+        }
+    }
+}
+
+impl<T: Send + 'static> fmt::Debug for Pending<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pending").field(&self.status()).finish()
+    }
+}
+
+/// Cancels one operation, from any thread, at any time; cancelling what is done already does nothing.
+#[derive(Clone)]
+pub struct Canceller {
+    token: CancelToken,
+    settle: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Canceller {
+    /// Cancels the operation.
+    pub fn cancel(&self) {
+        // Settle first, so that the waiting caller hears that it was cancelled rather than what the cancelled
+        // work made of it.
+        (self.settle)();
+        self.token.cancel();
+    }
+}
+
+impl fmt::Debug for Canceller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Canceller").field("cancelled", &self.token.is_cancelled()).finish()
+    }
+}
+
+/// Waits for all operations, in order. All of them are waited for, also after one failed.
+///
+/// # Errors
+/// The first failure, in the order given.
+///
+/// # Blocking
+/// As [`Pending::wait`] of the slowest.
+///
+/// # Example: three answers
+/// ```
+/// # #[cfg(feature = "local")] {
+/// # let server = tinkex::local::Server::start(Default::default())?;
+/// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+/// # let sampler = service.create_sampling_client("tinkex/nano")?;
+/// use tinkex::types::{ModelInput, SamplingParams};
+///
+/// let params = SamplingParams { max_tokens: Some(2), ..Default::default() };
+/// let prompts = [b"a", b"b", b"c"].map(|it| ModelInput::from_ints(it.map(i32::from)));
+/// let answers = tinkex::wait_all(prompts.iter().map(|it| sampler.sample(it, 1, &params)))?;
+/// assert_eq!(answers.len(), 3);
+/// # }
+/// # Ok::<(), tinkex::Error>(())
+/// ```
+pub fn wait_all<T: Send + 'static>(all: impl IntoIterator<Item = Pending<T>>) -> Result<Vec<T>> {
+    // Collected first, because an iterator may be submitting as it goes.
+    let all: Vec<Pending<T>> = all.into_iter().collect();
+    let results: Vec<Result<T>> = all.into_iter().map(Pending::wait).collect();
+    results.into_iter().collect()
+}

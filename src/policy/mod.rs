@@ -1,0 +1,10 @@
+//! Decisions, without threads, clocks, sockets or randomness of their own: events in, decisions out.
+
+pub(crate) mod admission;
+pub(crate) mod backoff;
+pub(crate) mod chunk;
+pub(crate) mod combine;
+pub(crate) mod poll;
+pub(crate) mod retry;
+pub(crate) mod turn;
+pub(crate) mod verdict;

@@ -1,0 +1,368 @@
+//! The life of one promised result: a state machine that is fed what happened and says what to do (PROTOCOL §4).
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::error::{Category, Error, ErrorKind};
+use crate::types::QueueState;
+
+use super::verdict::Facts;
+
+/// No two requests about the same promise follow each other faster than this.
+const FLOOR: Duration = Duration::from_millis(50);
+/// How often a request that the server calls malformed is repeated.
+const MOST_BAD_REQUESTS: u32 = 3;
+/// A promise younger than this may not be known to every replica of the server yet.
+const YOUNG: Duration = Duration::from_secs(90);
+
+/// What happened to one request for the result.
+pub(crate) enum Event<'a> {
+    /// The server answered.
+    Answer {
+        facts: Facts<'a>,
+        /// The answer's content type is protobuf.
+        protobuf: bool,
+    },
+    /// The request's own time ran out: the server is still working.
+    Timeout,
+    /// No connection, or it broke.
+    Connection(Error),
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// The answer is the result.
+    Done,
+    /// Ask again after a pause.
+    Again {
+        /// The pause.
+        after: Duration,
+        /// What the server said of its queue.
+        queue: Option<(QueueState, Option<String>)>,
+    },
+    /// The result is there but large: reserve so many bytes, then ask again for the whole.
+    Reserve(usize),
+    /// There will be no result.
+    Fail(Error),
+}
+
+/// When something happened, all counted from the promise's birth.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// The request was sent.
+    pub(crate) sent: Duration,
+    /// Its answer, or its failure, arrived.
+    pub(crate) now: Duration,
+    /// The server last answered anything that this client asked, be it a heartbeat.
+    pub(crate) contact: Duration,
+}
+
+/// The state of one promise.
+#[derive(Debug)]
+pub(crate) struct Poll {
+    metadata_only: bool,
+    iteration: u32,
+    backoffs: u32,
+    server_errors: u32,
+    bad_requests: u32,
+    last_contact: Duration,
+    silence: Duration,
+}
+
+impl Poll {
+    /// A promise that is given up after `silence` without any answer of the server.
+    pub(crate) fn new(silence: Duration) -> Self {
+        Poll {
+            metadata_only: true,
+            iteration: 0,
+            backoffs: 0,
+            server_errors: 0,
+            bad_requests: 0,
+            last_contact: Duration::ZERO,
+            silence,
+        }
+    }
+
+    /// The number of the next request, from 0.
+    pub(crate) fn iteration(&self) -> u32 {
+        self.iteration
+    }
+
+    /// Whether the next request allows the server to answer with the size of the result only.
+    pub(crate) fn allow_metadata_only(&self) -> bool {
+        self.metadata_only
+    }
+
+    /// Takes note of an event and decides.
+    pub(crate) fn on(&mut self, event: Event<'_>, times: Times) -> Step {
+        self.iteration += 1;
+        match event {
+            Event::Answer { facts, protobuf } => {
+                self.last_contact = times.now;
+                self.answer(facts, protobuf, times)
+            }
+            // Some servers hold a request for longer than we wait: they are asked again at once, and as long as they
+            // answer heartbeats they count as alive.
+            Event::Timeout => {
+                let error = Error::timeout(crate::Phase::Exchange, "no answer in time");
+                self.no_answer(times, error).unwrap_or_else(|| self.spaced(times, None))
+            }
+            Event::Connection(error) => match self.no_answer(times, error) {
+                Some(fail) => fail,
+                None => self.back_off_within(times),
+            },
+        }
+    }
+
+    fn idle(&self, times: Times) -> Duration {
+        times.now.saturating_sub(self.last_contact.max(times.contact))
+    }
+
+    /// The end, if there was no sign of life for too long.
+    fn no_answer(&mut self, times: Times, error: Error) -> Option<Step> {
+        let idle = self.idle(times);
+        if idle < self.silence {
+            return None;
+        }
+        let message = format!("no answer of the server for {:.1} s", idle.as_secs_f64());
+        Some(Step::Fail(Error::new(ErrorKind::Stuck { idle }, message).caused_by(error)))
+    }
+
+    /// Backs off; the last pause ends when the silence does, so that the limit is kept to the moment.
+    fn back_off_within(&mut self, times: Times) -> Step {
+        let left = self.silence.saturating_sub(self.idle(times));
+        match self.back_off() {
+            Step::Again { after, queue } => Step::Again { after: after.min(left), queue },
+            other => other,
+        }
+    }
+
+    fn answer(&mut self, facts: Facts<'_>, protobuf: bool, times: Times) -> Step {
+        match facts.status {
+            200..300 => {
+                (self.backoffs, self.server_errors, self.bad_requests) = (0, 0, 0);
+                match protobuf {
+                    true => Step::Done,
+                    false => self.success(facts.body, times),
+                }
+            }
+            408 => {
+                self.backoffs = 0;
+                let queue = serde_json::from_slice(facts.body).ok().and_then(|it| queue(&it));
+                if queue.is_some() {
+                    self.bad_requests = 0;
+                }
+                self.spaced(times, queue)
+            }
+            429 => match facts.hint() {
+                Some(after) => Step::Again { after, queue: None },
+                None => self.back_off(),
+            },
+            400 if facts.body.is_empty() => self.back_off(),
+            400 => {
+                self.bad_requests += 1;
+                match self.bad_requests <= MOST_BAD_REQUESTS {
+                    true => self.spaced(times, None),
+                    false => {
+                        let error = facts.error();
+                        let kind = ErrorKind::RequestFailed { category: Category::User };
+                        let status = facts.status;
+                        Step::Fail(Error::new(kind, error.message()).with(|it| it.status = Some(status)))
+                    }
+                }
+            }
+            404 if times.now < YOUNG => self.back_off(),
+            404 => Step::Fail(Error::new(ErrorKind::PromiseExpired, facts.error().message())),
+            500.. => {
+                self.backoffs = 0;
+                let after = FLOOR * (1 << self.server_errors.min(6));
+                self.server_errors += 1;
+                Step::Again { after, queue: None }
+            }
+            _ => Step::Fail(facts.error()),
+        }
+    }
+
+    /// A JSON answer with a success status: the result, or a word about it.
+    fn success(&mut self, body: &[u8], times: Times) -> Step {
+        let Ok(json) = serde_json::from_slice::<Value>(body) else {
+            return Step::Fail(Error::decode("the result is neither JSON nor protobuf"));
+        };
+        let text = |key: &str| json.get(key).and_then(Value::as_str);
+        if text("type") == Some("try_again") {
+            return self.spaced(times, queue(&json));
+        }
+        if text("status") == Some("complete_metadata") {
+            let size = json.get("response_payload_size").and_then(Value::as_f64).unwrap_or(0.0);
+            return match std::mem::replace(&mut self.metadata_only, false) {
+                // The cast saturates, which is what an absurd size deserves.
+                true => Step::Reserve(size.max(0.0) as usize),
+                false => Step::Fail(Error::decode("the server sent the result's size where it had to send it")),
+            };
+        }
+        match json.get("error") {
+            None | Some(Value::Null) => Step::Done,
+            Some(error) => {
+                let words = error.as_str().map_or_else(|| error.to_string(), str::to_string);
+                let category = Category::parse(text("category").unwrap_or_default());
+                Step::Fail(Error::new(ErrorKind::RequestFailed { category }, words))
+            }
+        }
+    }
+
+    /// At once, but not faster than the floor allows.
+    fn spaced(&mut self, times: Times, queue: Option<(QueueState, Option<String>)>) -> Step {
+        let took = times.now.saturating_sub(times.sent);
+        Step::Again { after: FLOOR.saturating_sub(took), queue }
+    }
+
+    fn back_off(&mut self) -> Step {
+        let after = Duration::from_secs(1 << self.backoffs.min(5)).min(Duration::from_secs(30));
+        self.backoffs += 1;
+        Step::Again { after, queue: None }
+    }
+}
+
+fn queue(json: &Value) -> Option<(QueueState, Option<String>)> {
+    let state = json.get("queue_state")?.as_str()?;
+    let reason = json.get("queue_state_reason").and_then(Value::as_str).filter(|it| !it.is_empty());
+    Some((QueueState::parse(state), reason.map(str::to_string)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SILENCE: Duration = Duration::from_secs(300);
+
+    fn at(now_ms: u64) -> Times {
+        let now = Duration::from_millis(now_ms);
+        Times { sent: now, now, contact: Duration::ZERO }
+    }
+
+    fn on(poll: &mut Poll, status: u16, body: &str, times: Times) -> Step {
+        let facts =
+            Facts { status, body: body.as_bytes(), retry_after_ms: None, retry_after: None, should_retry: None };
+        poll.on(Event::Answer { facts, protobuf: false }, times)
+    }
+
+    fn after(step: Step) -> Duration {
+        match step {
+            Step::Again { after, .. } => after,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn kind(step: Step) -> ErrorKind {
+        match step {
+            Step::Fail(error) => error.kind().clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_json_answer_is_what_the_protocol_calls_it() {
+        let mut poll = Poll::new(SILENCE);
+        let step = on(
+            &mut poll,
+            200,
+            r#"{"type":"try_again","queue_state":"paused_capacity","queue_state_reason":"busy"}"#,
+            at(0),
+        );
+        assert!(matches!(step, Step::Again { queue: Some((QueueState::PausedCapacity, Some(_))), .. }));
+        assert!(matches!(on(&mut poll, 200, r#"{"metrics":{}}"#, at(0)), Step::Done));
+        assert!(matches!(on(&mut poll, 200, r#"{"path":"p","error":null}"#, at(0)), Step::Done));
+        let failed = on(&mut poll, 200, r#"{"error":"too long","category":"user"}"#, at(0));
+        assert_eq!(kind(failed), ErrorKind::RequestFailed { category: Category::User });
+        assert_eq!(kind(on(&mut poll, 200, "<html>", at(0))), ErrorKind::Decode);
+    }
+
+    #[test]
+    fn a_large_result_is_reserved_once_and_then_fetched_whole() {
+        let mut poll = Poll::new(SILENCE);
+        let metadata = r#"{"status":"complete_metadata","response_payload_size":48213377}"#;
+        assert!(poll.allow_metadata_only());
+        assert!(matches!(on(&mut poll, 200, metadata, at(0)), Step::Reserve(48_213_377)));
+        assert!(!poll.allow_metadata_only());
+        assert_eq!(kind(on(&mut poll, 200, metadata, at(0))), ErrorKind::Decode);
+    }
+
+    #[test]
+    fn pending_answers_are_repeated_at_once_but_never_faster_than_the_floor() {
+        let mut poll = Poll::new(SILENCE);
+        assert_eq!(after(on(&mut poll, 408, "", at(0))), FLOOR);
+        let slow = Times { now: Duration::from_secs(30), ..at(0) };
+        assert_eq!(after(on(&mut poll, 408, "", slow)), Duration::ZERO);
+        assert_eq!(after(on(&mut poll, 200, r#"{"type":"try_again"}"#, slow)), Duration::ZERO);
+    }
+
+    #[test]
+    fn faults_of_the_server_are_spaced_ever_wider_and_any_answer_resets_them() {
+        let mut poll = Poll::new(SILENCE);
+        let waits: Vec<u128> = (0..8).map(|_| after(on(&mut poll, 503, "x", at(0))).as_millis()).collect();
+        assert_eq!(waits, [50, 100, 200, 400, 800, 1600, 3200, 3200]);
+        on(&mut poll, 200, r#"{"type":"try_again"}"#, at(0));
+        assert_eq!(after(on(&mut poll, 500, "x", at(0))), FLOOR);
+    }
+
+    #[test]
+    fn broken_connections_back_off_until_the_silence_is_too_long() {
+        let mut poll = Poll::new(Duration::from_secs(10));
+        let broken = || Event::Connection(Error::closed("reset"));
+        let waits: Vec<u64> = [0, 1000, 3000, 7000]
+            .into_iter()
+            .map(|ms| after(poll.on(broken(), at(ms))).as_secs())
+            .collect();
+        assert_eq!(waits, [1, 2, 4, 3]);
+        assert!(matches!(kind(poll.on(broken(), at(10_000))), ErrorKind::Stuck { .. }));
+    }
+
+    #[test]
+    fn a_server_that_holds_requests_for_long_is_alive_while_it_answers_heartbeats() {
+        let mut poll = Poll::new(Duration::from_secs(60));
+        let held = |minutes: u64, beat: u64| Times {
+            sent: Duration::from_secs(60 * minutes - 45),
+            now: Duration::from_secs(60 * minutes),
+            contact: Duration::from_secs(beat),
+        };
+        assert_eq!(after(poll.on(Event::Timeout, held(20, 1195))), Duration::ZERO);
+        assert!(matches!(kind(poll.on(Event::Timeout, held(21, 1195))), ErrorKind::Stuck { .. }));
+    }
+
+    #[test]
+    fn a_malformed_request_is_repeated_three_times() {
+        let mut poll = Poll::new(SILENCE);
+        for _ in 0..3 {
+            assert_eq!(after(on(&mut poll, 400, r#"{"detail":"bad"}"#, at(0))), FLOOR);
+        }
+        match on(&mut poll, 400, r#"{"detail":"LoRA rank 64"}"#, at(0)) {
+            Step::Fail(error) => assert!(error.is_user_error() && error.to_string().contains("LoRA rank 64")),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_unknown_promise_is_given_time_while_it_is_young() {
+        let mut poll = Poll::new(SILENCE);
+        assert_eq!(after(on(&mut poll, 404, "x", at(0))), Duration::from_secs(1));
+        assert_eq!(kind(on(&mut poll, 404, "x", at(90_000))), ErrorKind::PromiseExpired);
+    }
+
+    #[test]
+    fn final_statuses_end_the_wait_with_their_own_kind() {
+        let table = [
+            (401, ErrorKind::Auth),
+            (402, ErrorKind::Billing),
+            (403, ErrorKind::Permission),
+            (409, ErrorKind::Conflict),
+            (410, ErrorKind::PromiseExpired),
+            (413, ErrorKind::Status { code: 413 }),
+            (422, ErrorKind::Status { code: 422 }),
+        ];
+        for (status, expected) in table {
+            assert_eq!(kind(on(&mut Poll::new(SILENCE), status, "x", at(0))), expected);
+        }
+    }
+}

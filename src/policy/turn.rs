@@ -1,0 +1,151 @@
+//! The order of a training client's requests (PROTOCOL §8.2).
+//!
+//! The server runs requests by their sequence id and holds back whatever comes after a gap. So an id that was taken
+//! must arrive, or be given back before the next one is taken, or the client has to say that its order is lost.
+
+use std::ops::Range;
+
+use crate::error::{Error, ErrorKind, Phase, Sent};
+
+/// What became of one request of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// The server accepted it.
+    Accepted,
+    /// The server certainly did not accept it.
+    Refused,
+    /// It was never sent.
+    Unsent,
+    /// The server may have accepted it.
+    Unknown,
+}
+
+/// What a failed submission means for its id.
+pub(crate) fn fate(error: &Error) -> Fate {
+    match error.kind() {
+        ErrorKind::Connection { sent: Sent::No } | ErrorKind::Timeout(Phase::Resolve | Phase::Connect) => Fate::Refused,
+        ErrorKind::Timeout(Phase::Admission) | ErrorKind::InvalidInput(_) => Fate::Unsent,
+        _ => match error.http_status() {
+            // The server looked at the request and did not take it. A request timeout is no such word.
+            Some(status) if (400..500).contains(&status) && status != 408 => Fate::Refused,
+            _ => Fate::Unknown,
+        },
+    }
+}
+
+/// What a turn leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// The order holds: later requests may follow.
+    Whole,
+    /// The order cannot be kept: no later request may be sent.
+    Broken,
+}
+
+/// The counter of sequence ids. Ids on the wire start at 1.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    next: u32,
+}
+
+impl Turns {
+    /// A counter whose first id is `first`.
+    pub(crate) fn starting_at(first: u32) -> Self {
+        Turns { next: first }
+    }
+
+    /// Takes `n` consecutive ids.
+    pub(crate) fn reserve(&mut self, n: usize) -> Option<Range<u32>> {
+        let end = u32::try_from(n).ok().and_then(|n| self.next.checked_add(n)).filter(|it| *it <= i32::MAX as u32)?;
+        let range = self.next..end;
+        self.next = end;
+        Some(range)
+    }
+
+    /// Settles a turn, given the fate of each of its ids in their order. Ids behind the accepted ones come back if
+    /// certainly nothing arrived under them.
+    pub(crate) fn settle(&mut self, range: Range<u32>, fates: &[Fate]) -> Settled {
+        let accepted = fates.iter().take_while(|it| **it == Fate::Accepted).count();
+        if fates[accepted..].iter().any(|it| matches!(it, Fate::Accepted | Fate::Unknown)) {
+            return Settled::Broken;
+        }
+        // Nothing was reserved after this turn: a client has one turn at a time. The cast cannot lose anything,
+        // because the range had that many ids.
+        self.next = range.start + accepted as u32;
+        Settled::Whole
+    }
+}
+
+/// In which waves the parts of one call are sent; the parts of a wave are sent at the same time. With parallel parts
+/// the first one goes last, because the server starts when it sees it and should then see all of them.
+pub(crate) fn waves(n: usize, parallel: bool) -> Vec<Vec<usize>> {
+    match parallel && 1 < n {
+        true => vec![(1..n).collect(), vec![0]],
+        false => (0..n).map(|it| vec![it]).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Fate::*;
+
+    #[test]
+    fn ids_start_where_asked_and_have_no_gap() {
+        let mut turns = Turns::starting_at(1);
+        assert_eq!(turns.reserve(3), Some(1..4));
+        assert_eq!(turns.settle(1..4, &[Accepted, Accepted, Accepted]), Settled::Whole);
+        assert_eq!(turns.reserve(1), Some(4..5));
+    }
+
+    #[test]
+    fn a_refused_id_is_used_again() {
+        let mut turns = Turns::starting_at(1);
+        let turn = turns.reserve(1).expect("an id");
+        assert_eq!(turns.settle(turn, &[Refused]), Settled::Whole);
+        assert_eq!(turns.reserve(1), Some(1..2));
+    }
+
+    #[test]
+    fn parts_behind_the_accepted_ones_give_their_ids_back() {
+        let mut turns = Turns::starting_at(5);
+        let turn = turns.reserve(4).expect("ids");
+        assert_eq!(turns.settle(turn, &[Accepted, Accepted, Refused, Unsent]), Settled::Whole);
+        assert_eq!(turns.reserve(1), Some(7..8));
+    }
+
+    #[test]
+    fn a_gap_or_an_unknown_fate_breaks_the_order() {
+        for fates in [[Unknown, Unsent], [Unsent, Accepted], [Refused, Unknown], [Accepted, Unknown]] {
+            let mut turns = Turns::starting_at(1);
+            let turn = turns.reserve(2).expect("ids");
+            assert_eq!(turns.settle(turn, &fates), Settled::Broken, "{fates:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_refusal_of_the_server_or_no_connection_at_all_gives_an_id_back() {
+        let status = |it| Error::new(ErrorKind::Status { code: it }, "x").with(|e| e.status = Some(it));
+        let connection = |sent| Error::new(ErrorKind::Connection { sent }, "x");
+        for refused in [status(400), status(404), status(409), status(422), status(429), connection(Sent::No)] {
+            assert_eq!(fate(&refused), Refused, "{refused:?}");
+        }
+        let timeout = Error::timeout(Phase::FirstByte, "x");
+        for unknown in [status(500), status(408), connection(Sent::Maybe), timeout, Error::decode("x")] {
+            assert_eq!(fate(&unknown), Unknown, "{unknown:?}");
+        }
+    }
+
+    #[test]
+    fn ids_never_leave_the_range_of_the_wire() {
+        assert_eq!(Turns::starting_at(i32::MAX as u32).reserve(1), None);
+        assert_eq!(Turns::starting_at(1).reserve(usize::MAX), None);
+    }
+
+    #[test]
+    fn the_first_of_parallel_parts_is_sent_last() {
+        assert_eq!(waves(3, true), [vec![1, 2], vec![0]]);
+        assert_eq!(waves(3, false), [[0], [1], [2]]);
+        assert_eq!(waves(1, true), [[0]]);
+    }
+}

@@ -1,0 +1,189 @@
+//! What one answer of the server means, before anybody knows which call it belongs to (PROTOCOL §1.10, §1.13).
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::error::{Error, ErrorKind};
+
+/// The longest wait that a server may ask for; a longer one is ignored.
+const LONGEST_HINT: Duration = Duration::from_secs(60);
+
+/// An answer, as far as decisions need it.
+#[derive(Clone, Copy)]
+pub(crate) struct Facts<'a> {
+    pub(crate) status: u16,
+    pub(crate) body: &'a [u8],
+    pub(crate) retry_after_ms: Option<&'a str>,
+    pub(crate) retry_after: Option<&'a str>,
+    pub(crate) should_retry: Option<&'a str>,
+}
+
+/// What to do about an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is a success.
+    Success,
+    /// The same request may succeed later.
+    Retry,
+    /// Something stands in the way that is seldom gone soon: worth a few seconds.
+    Conflict,
+    /// A proxy on the way dropped the request: worth a few tries on a fresh connection.
+    Dropped,
+    /// The same request would fail again.
+    Fatal,
+}
+
+impl Facts<'_> {
+    pub(crate) fn verdict(&self) -> Verdict {
+        if (200..300).contains(&self.status) {
+            return Verdict::Success;
+        }
+        match self.should_retry.map(str::trim) {
+            Some("true") => return Verdict::Retry,
+            Some("false") => return Verdict::Fatal,
+            _ => {}
+        }
+        match self.status {
+            400 if self.body.is_empty() => Verdict::Dropped,
+            408 | 425 | 429 | 500.. => Verdict::Retry,
+            409 => Verdict::Conflict,
+            _ => Verdict::Fatal,
+        }
+    }
+
+    /// How long the server asks to wait.
+    pub(crate) fn hint(&self) -> Option<Duration> {
+        let seconds = |text: &str, unit: f64| text.trim().parse::<f64>().ok().map(|it| it * unit);
+        let hint = self
+            .retry_after_ms
+            .and_then(|it| seconds(it, 1e-3))
+            .or_else(|| self.retry_after.and_then(|it| seconds(it, 1.0)))?;
+        let hint = Duration::try_from_secs_f64(hint).ok()?;
+        (!hint.is_zero() && hint <= LONGEST_HINT).then_some(hint)
+    }
+
+    /// This answer as the error that the caller gets.
+    pub(crate) fn error(&self) -> Error {
+        let kind = match self.status {
+            401 => ErrorKind::Auth,
+            402 => ErrorKind::Billing,
+            403 => ErrorKind::Permission,
+            404 => ErrorKind::NotFound,
+            409 => ErrorKind::Conflict,
+            410 => ErrorKind::PromiseExpired,
+            429 => ErrorKind::RateLimited,
+            code => ErrorKind::Status { code },
+        };
+        let hint = self.hint();
+        Error::new(kind, format!("HTTP {}: {}", self.status, detail(self.body))).with(|it| {
+            it.status = Some(self.status);
+            it.retry_after = hint;
+        })
+    }
+}
+
+/// The server's own words about a failure, from whatever shape of body it sends.
+pub(crate) fn detail(body: &[u8]) -> String {
+    const LONGEST: usize = 2000;
+    let text = String::from_utf8_lossy(body);
+    let text = text.trim();
+    let words = match serde_json::from_slice::<Value>(body) {
+        Ok(Value::Object(map)) => ["detail", "message", "error"]
+            .iter()
+            .find_map(|it| map.get(*it))
+            .map_or_else(|| text.to_string(), |it| words(it)),
+        _ => text.to_string(),
+    };
+    match words.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &words[..end]),
+        None if words.is_empty() => "no further information".into(),
+        None => words,
+    }
+}
+
+/// FastAPI lists what is wrong as objects with a place and a message.
+fn words(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(words).collect::<Vec<_>>().join("; "),
+        Value::Object(map) => match (map.get("loc"), map.get("msg")) {
+            (Some(Value::Array(loc)), Some(Value::String(msg))) => {
+                let loc: Vec<String> = loc.iter().map(words).collect();
+                format!("{}: {msg}", loc.join("."))
+            }
+            _ => value.to_string(),
+        },
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(status: u16, body: &str) -> Facts<'_> {
+        Facts { status, body: body.as_bytes(), retry_after_ms: None, retry_after: None, should_retry: None }
+    }
+
+    #[test]
+    fn each_status_has_its_verdict() {
+        use Verdict::*;
+        let table = [
+            (200, Success),
+            (204, Success),
+            (302, Fatal),
+            (400, Fatal),
+            (401, Fatal),
+            (402, Fatal),
+            (404, Fatal),
+            (408, Retry),
+            (409, Conflict),
+            (410, Fatal),
+            (413, Fatal),
+            (422, Fatal),
+            (425, Retry),
+            (429, Retry),
+            (500, Retry),
+            (503, Retry),
+            (599, Retry),
+        ];
+        for (status, verdict) in table {
+            assert_eq!(facts(status, "x").verdict(), verdict, "{status}");
+        }
+        assert_eq!(facts(400, "").verdict(), Dropped);
+    }
+
+    #[test]
+    fn the_server_may_overrule_the_status() {
+        assert_eq!(Facts { should_retry: Some("false"), ..facts(503, "x") }.verdict(), Verdict::Fatal);
+        assert_eq!(Facts { should_retry: Some("true"), ..facts(400, "x") }.verdict(), Verdict::Retry);
+    }
+
+    #[test]
+    fn a_hint_in_milliseconds_wins_and_absurd_hints_are_ignored() {
+        let hint = |ms, s| Facts { retry_after_ms: ms, retry_after: s, ..facts(429, "") }.hint();
+        assert_eq!(hint(Some("250"), Some("9")), Some(Duration::from_millis(250)));
+        assert_eq!(hint(None, Some("1.5")), Some(Duration::from_millis(1500)));
+        for odd in ["0", "-1", "61", "nan", "soon", "1e300"] {
+            assert_eq!(hint(None, Some(odd)), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn the_servers_words_are_found_in_every_shape_of_body() {
+        let table = [
+            (r#"{"detail":"no such model"}"#, "no such model"),
+            (r#"{"message":"m"}"#, "m"),
+            (r#"{"error":"e","category":"user"}"#, "e"),
+            (r#"{"detail":[{"loc":["body","x"],"msg":"field required","type":"missing"}]}"#, "body.x: field required"),
+            (r#"{"other":1}"#, r#"{"other":1}"#),
+            (r#"["a"]"#, r#"["a"]"#),
+            ("Internal Server Error", "Internal Server Error"),
+            ("", "no further information"),
+        ];
+        for (body, text) in table {
+            assert_eq!(detail(body.as_bytes()), text);
+        }
+    }
+}

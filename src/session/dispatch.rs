@@ -1,0 +1,118 @@
+//! How much may be under way at once: permits for sending samples, budgets for bytes (PROTOCOL §4.4, §8.3, §9.2).
+
+use std::time::Instant;
+
+use crate::error::Result;
+use crate::policy::admission::{CONCURRENT, CONCURRENT_THROTTLED, cost};
+use crate::policy::backoff::{Window, pause_after};
+use crate::sync::clock::Clock;
+use crate::sync::{Budget, Bytes, CancelToken, Mutex, Permit, Semaphore};
+
+use super::Flags;
+
+/// The limits that the clients of a session share.
+pub(crate) struct Dispatch {
+    samples: Semaphore,
+    throttled: Semaphore,
+    window: Mutex<Window>,
+    budgets: Mutex<Budgets>,
+}
+
+#[derive(Clone)]
+struct Budgets {
+    samples: Budget,
+    training: Budget,
+    responses: Budget,
+}
+
+impl Budgets {
+    fn of(flags: &Flags) -> Self {
+        let flags = &flags.config;
+        Budgets {
+            samples: Budget::new(flags.sample_dispatch_bytes_semaphore_size),
+            training: Budget::new(flags.fwdbwd_dispatch_bytes_semaphore_size),
+            responses: Budget::new(flags.inflight_response_bytes_semaphore_size),
+        }
+    }
+}
+
+/// The right to send one sample. Dropping it lets the next one go.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    _bytes: Bytes,
+    _throttled: Option<Permit>,
+    _sample: Permit,
+}
+
+impl Dispatch {
+    pub(super) fn new() -> Self {
+        Dispatch {
+            samples: Semaphore::new(CONCURRENT),
+            throttled: Semaphore::new(CONCURRENT_THROTTLED),
+            window: Mutex::new(Window::default()),
+            budgets: Mutex::new(Budgets::of(&Flags::default())),
+        }
+    }
+
+    /// Takes over the sizes that the server wants. Called once, before anything is dispatched.
+    pub(super) fn resize(&self, flags: &Flags) {
+        *self.budgets.lock() = Budgets::of(flags);
+    }
+
+    pub(super) fn response_budget(&self) -> Budget {
+        self.budgets.lock().responses.clone()
+    }
+
+    pub(crate) fn training_budget(&self) -> Budget {
+        self.budgets.lock().training.clone()
+    }
+
+    /// Waits for the right to send a sample of an estimated size. What the server said about its load is looked at
+    /// after each wait, afresh.
+    pub(crate) fn admit(
+        &self,
+        estimate: usize,
+        clock: &Clock,
+        deadline: Option<Instant>,
+        cancel: &CancelToken,
+    ) -> Result<Admitted> {
+        let sample = self.samples.acquire_deadline(1, deadline, cancel)?;
+        let throttled = match self.is_throttled(clock) {
+            true => Some(self.throttled.acquire_deadline(1, deadline, cancel)?),
+            false => None,
+        };
+        let budget = self.budgets.lock().samples.clone();
+        let bytes = budget.acquire_deadline(cost(estimate, self.is_throttled(clock)), deadline, cancel)?;
+        self.wait_out(clock, cancel)?;
+        Ok(Admitted { _bytes: bytes, _throttled: throttled, _sample: sample })
+    }
+
+    /// The server refused a sample of an estimated size because of its load: nobody sends for a while.
+    pub(crate) fn back_off(&self, estimate: usize, clock: &Clock) {
+        self.window.lock().extend(clock.now() + pause_after(estimate));
+    }
+
+    /// Waits until nobody asked to wait any more; the window may have grown meanwhile.
+    pub(crate) fn wait_out(&self, clock: &Clock, cancel: &CancelToken) -> Result<()> {
+        loop {
+            let left = self.window.lock().remaining(clock.now());
+            match left {
+                Some(left) => clock.pause(left, cancel)?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    pub(super) fn close(&self) {
+        let budgets = self.budgets.lock().clone();
+        self.samples.close();
+        self.throttled.close();
+        for budget in [budgets.samples, budgets.training, budgets.responses] {
+            budget.close();
+        }
+    }
+
+    fn is_throttled(&self, clock: &Clock) -> bool {
+        self.window.lock().is_recent(clock.now())
+    }
+}

@@ -1,0 +1,41 @@
+//! What the server wants of its clients (PROTOCOL §3.1).
+
+use crate::config::{Config, SDK_VERSION};
+use crate::error::{Error, Result};
+use crate::http::{Call, Http, Lane};
+use crate::sync::CancelToken;
+use crate::wire::json::{ClientConfig, ClientConfigRequest, DynamicConfig};
+
+/// The server's flags; the documented defaults where it does not say.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Flags {
+    pub(crate) config: ClientConfig,
+    #[expect(dead_code, reason = "the flags that cancelling samples depends on")]
+    pub(crate) dynamic: DynamicConfig,
+}
+
+/// Asks for the flags. Servers that do not offer them get the defaults.
+pub(super) fn fetch(http: &Http, config: &Config, cancel: &CancelToken) -> Result<Flags> {
+    let request = ClientConfigRequest { sdk_version: SDK_VERSION.into() };
+    let call = Call::post(Lane::Session, "/api/v1/client/config", &request)?;
+    let client: ClientConfig = or_default(http.json(&call, cancel))?;
+    if client.pjwt_auth_enabled {
+        http.auth().use_tokens();
+    }
+    let mut call = Call::post(Lane::Session, "/api/v1/client/dynamic_config", &request)?;
+    call.timeout = Some(config.timeouts.heartbeat);
+    let dynamic = or_default(http.json(&call, cancel))?;
+    Ok(Flags { config: client, dynamic })
+}
+
+fn or_default<T: Default>(result: Result<T>) -> Result<T> {
+    match result {
+        Err(error) if is_not_offered(&error) => Ok(T::default()),
+        other => other,
+    }
+}
+
+/// The endpoint does not exist on this server.
+pub(crate) fn is_not_offered(error: &Error) -> bool {
+    matches!(error.http_status(), Some(404 | 405))
+}

@@ -1,0 +1,50 @@
+//! The sign of life that keeps a session from being ended by the server (PROTOCOL §9.4).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::http::{Call, Lane};
+use crate::sync::unwind;
+use crate::wire::json::SessionHeartbeatRequest;
+
+use super::Session;
+
+const INTERVAL: Duration = Duration::from_secs(10);
+/// After so long without success every further failure is worth a warning.
+const WARN_AFTER: Duration = Duration::from_secs(120);
+
+/// Starts the thread that beats until the session ends.
+pub(super) fn start(session: &Arc<Session>, id: Arc<str>) -> Result<()> {
+    let beating = session.clone();
+    session.beats.spawn(move || run(&beating, &id))
+}
+
+fn run(session: &Session, id: &str) {
+    let mut last_success = session.clock.now();
+    while session.clock.tick(INTERVAL, &session.cancel).is_ok() {
+        // A panic of one beat is one failed beat.
+        let failure = match unwind::catch(|| beat(session, id)) {
+            Ok(Ok(())) => {
+                last_success = session.clock.now();
+                continue;
+            }
+            Ok(Err(error)) | Err(error) => error,
+        };
+        if failure.http_status() == Some(410) {
+            log::info!(target: "tinkex", "session {id} was finished by the server");
+            return;
+        }
+        let silent = session.clock.now().saturating_duration_since(last_success);
+        if WARN_AFTER < silent && !session.cancel.is_cancelled() {
+            log::warn!(target: "tinkex", "no heartbeat of session {id} succeeded for {silent:.0?}: {failure}");
+        }
+    }
+}
+
+fn beat(session: &Session, id: &str) -> Result<(), Error> {
+    let request = SessionHeartbeatRequest { session_id: id.into() };
+    let call = Call::post(Lane::Session, "/api/v1/session_heartbeat", &request)?
+        .once(session.config.timeouts.heartbeat);
+    session.http.send(&call, &session.cancel).map(|_| ())
+}

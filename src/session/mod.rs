@@ -1,0 +1,326 @@
+//! What the clients of one session share: the connection to the server, its flags, the threads, the end.
+
+mod dispatch;
+mod flags;
+mod heartbeat;
+mod retrieve;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::config::{Config, SDK_VERSION};
+use crate::error::{Error, ErrorKind, Result};
+use crate::http::{Call, Http, Lane, Transport};
+use crate::pending::{Pending, Progress};
+use crate::sync::clock::Clock;
+use crate::sync::oneshot::{Reply, oneshot};
+use crate::sync::pool::{Pool, PoolConfig};
+use crate::sync::{Budget, CancelToken, Mutex};
+use crate::wire::json;
+
+use dispatch::Dispatch;
+pub(crate) use flags::Flags;
+pub(crate) use retrieve::{Promise, Retrieved};
+
+/// Threads that send requests. Each of them is one exchange, so few of them keep a server busy.
+const SENDERS: usize = 64;
+/// A thread that waits for an answer needs little: TLS is the deepest thing on its stack.
+const STACK: usize = 512 * 1024;
+/// A thread without work ends after this long.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// The shared state of a session. Threads hold it; handles hold its [`Owner`], whose drop ends it.
+pub(crate) struct Session {
+    pub(crate) config: Arc<Config>,
+    pub(crate) http: Http,
+    pub(crate) clock: Clock,
+    /// Cancelled when the session ends; every operation's token is its descendant.
+    pub(crate) cancel: CancelToken,
+    /// Runs the jobs that wait for results.
+    pub(crate) waiters: Arc<Pool>,
+    /// Runs the jobs that send requests.
+    pub(crate) senders: Arc<Pool>,
+    pub(crate) dispatch: Dispatch,
+    beats: Arc<Pool>,
+    flags: Mutex<Option<Arc<Flags>>>,
+    id: Mutex<Option<Arc<str>>>,
+    model_seq_id: AtomicU64,
+    sampling_session_seq_id: AtomicU64,
+    closed: AtomicBool,
+    children: Mutex<Vec<Weak<dyn Child>>>,
+}
+
+/// A client of the session that has a thread of its own.
+pub(crate) trait Child: Send + Sync {
+    /// Ends the client: what it has queued is answered, what is in flight is given up.
+    fn stop(&self);
+    /// Waits for its thread, at most until `deadline`.
+    fn join(&self, deadline: Instant);
+}
+
+/// Ends the session when the last handle is dropped.
+pub(crate) struct Owner {
+    session: Arc<Session>,
+}
+
+impl Owner {
+    pub(crate) fn new(session: Arc<Session>) -> Arc<Self> {
+        Arc::new(Owner { session })
+    }
+
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.session.end();
+    }
+}
+
+/// How a session ended, for the server's records (PROTOCOL §2.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseStatus {
+    /// The work is done.
+    Success,
+    /// The program failed.
+    Errored,
+    /// Somebody stopped the program.
+    Interrupted,
+}
+
+/// Answers one operation, with everything that is known of it added to an error.
+pub(crate) struct Ticket<T: Send + 'static> {
+    reply: Reply<T>,
+    pub(crate) progress: Progress,
+    pub(crate) cancel: CancelToken,
+    session: Arc<Session>,
+}
+
+impl<T: Send + 'static> Ticket<T> {
+    pub(crate) fn answer(self, result: Result<T>) {
+        let now = self.session.clock.now();
+        let result = result.map_err(|it| self.progress.explain(self.session.as_ended(it), now));
+        self.reply.send(result);
+    }
+
+    /// Nobody waits any more.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+}
+
+impl Session {
+    pub(crate) fn new(config: Config, transport: Arc<dyn Transport>, clock: Clock) -> Arc<Self> {
+        let config = Arc::new(config);
+        let pool = |name, max_threads| {
+            Arc::new(Pool::new(PoolConfig { name, max_threads, stack_size: STACK, idle: IDLE }))
+        };
+        Arc::new(Session {
+            http: Http::new(transport, config.clone(), clock.clone()),
+            cancel: CancelToken::new(),
+            waiters: pool("tk-wait", config.max_in_flight),
+            senders: pool("tk-send", SENDERS),
+            beats: pool("tk-beat", 1),
+            dispatch: Dispatch::new(),
+            flags: Mutex::new(None),
+            id: Mutex::new(None),
+            model_seq_id: AtomicU64::new(0),
+            sampling_session_seq_id: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            children: Mutex::new(Vec::new()),
+            config,
+            clock,
+        })
+    }
+
+    /// A new operation: the half that answers and the half that waits.
+    pub(crate) fn ticket<T: Send + 'static>(
+        self: &Arc<Self>,
+        operation: &'static str,
+        parent: &CancelToken,
+    ) -> (Ticket<T>, Pending<T>) {
+        let now = self.clock.now();
+        let deadline = now.checked_add(self.config.timeouts.operation);
+        let progress = Progress::new(operation, now, deadline);
+        let cancel = parent.child();
+        let (reply, slot) = oneshot();
+        let pending = Pending::new(slot, progress.clone(), cancel.clone());
+        (Ticket { reply, progress, cancel, session: self.clone() }, pending)
+    }
+
+    /// The flags of the server, fetched at the first call. Only the service's actor calls this, one call at a time.
+    pub(crate) fn flags(&self) -> Result<Arc<Flags>> {
+        let known = self.flags.lock().clone();
+        if let Some(flags) = known {
+            return Ok(flags);
+        }
+        self.check_open()?;
+        let flags = Arc::new(flags::fetch(&self.http, &self.config, &self.cancel).map_err(|it| self.as_ended(it))?);
+        *self.flags.lock() = Some(flags.clone());
+        self.dispatch.resize(&flags);
+        Ok(flags)
+    }
+
+    /// The flags once they are known, else the documented defaults.
+    pub(crate) fn known_flags(&self) -> Arc<Flags> {
+        self.flags.lock().clone().unwrap_or_default()
+    }
+
+    /// The id of the session, which is created at the first call. Only the service's actor calls this.
+    pub(crate) fn open(self: &Arc<Self>) -> Result<Arc<str>> {
+        let known = self.id.lock().clone();
+        if let Some(id) = known {
+            return Ok(id);
+        }
+        self.flags()?;
+        let request = json::CreateSessionRequest {
+            tags: self.config.tags.clone(),
+            user_metadata: self.config.user_metadata.clone(),
+            sdk_version: SDK_VERSION.into(),
+            project_id: self.config.project_id.clone(),
+            display_name: self.config.display_name.clone(),
+        };
+        let call = Call::post(Lane::Session, "/api/v1/create_session", &request)?;
+        let reply: json::CreateSessionResponse =
+            self.http.json(&call, &self.cancel).map_err(|it| self.as_ended(it))?;
+        for (level, text) in [
+            (log::Level::Info, &reply.info_message),
+            (log::Level::Warn, &reply.warning_message),
+            (log::Level::Error, &reply.error_message),
+        ] {
+            if let Some(text) = text {
+                log::log!(target: "tinkex", level, "the server says: {text}");
+            }
+        }
+        let id: Arc<str> = reply.session_id.into();
+        *self.id.lock() = Some(id.clone());
+        heartbeat::start(self, id.clone())?;
+        Ok(id)
+    }
+
+    /// The number of the next model of the session. Used up even if its creation fails (PROTOCOL §2.2).
+    pub(crate) fn next_model_seq_id(&self) -> u64 {
+        self.model_seq_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The number of the next sampling session.
+    pub(crate) fn next_sampling_session_seq_id(&self) -> u64 {
+        self.sampling_session_seq_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A client that must be stopped with the session.
+    pub(crate) fn adopt(&self, child: Weak<dyn Child>) {
+        let mut children = self.children.lock();
+        children.retain(|it| 0 < it.strong_count());
+        children.push(child);
+    }
+
+    /// Sends a JSON request and reads its JSON answer.
+    pub(crate) fn ask<T: serde::de::DeserializeOwned>(
+        &self,
+        lane: Lane,
+        path: &str,
+        request: &impl Serialize,
+        sdk_method: &'static str,
+        cancel: &CancelToken,
+    ) -> Result<T> {
+        self.http.json(&Call::post(lane, path, request)?.by(sdk_method), cancel)
+    }
+
+    pub(crate) fn check_open(&self) -> Result<()> {
+        match self.closed.load(Ordering::Acquire) {
+            true => Err(Error::closed("the service client is closed")),
+            false => Ok(()),
+        }
+    }
+
+    /// An error as the caller should see it: what ended because the session did says so.
+    pub(crate) fn as_ended(&self, error: Error) -> Error {
+        let by_us = error.is_cancelled() || error.is_closed();
+        match by_us && self.closed.load(Ordering::Acquire) && !error.is_panic() {
+            true => Error::closed("the service client was closed while this was in progress"),
+            false => error,
+        }
+    }
+
+    /// Tells the server how the session ended, then ends it here.
+    pub(crate) fn close(&self, status: CloseStatus, detail: Option<&str>) -> Result<()> {
+        let finished = match (self.check_open(), self.id.lock().clone()) {
+            (Ok(()), Some(id)) => self.finish(&id, status, detail),
+            _ => Ok(()),
+        };
+        self.end();
+        finished
+    }
+
+    fn finish(&self, id: &str, status: CloseStatus, detail: Option<&str>) -> Result<()> {
+        let kind = match status {
+            CloseStatus::Success => "success",
+            CloseStatus::Errored => "errored",
+            CloseStatus::Interrupted => "interrupted",
+        };
+        let request = json::FinishSessionRequest::new(kind, detail);
+        // Half of the time that closing may take; the other half is for the threads.
+        let call = Call::post(Lane::Session, format!("/api/v1/sessions/{id}/finish"), &request)?
+            .once(self.config.timeouts.close / 2);
+        match self.http.send(&call, &self.cancel) {
+            Ok(_) => Ok(()),
+            // Servers without the endpoint notice the end by the missing heartbeats.
+            Err(error) if matches!(error.http_status(), Some(404 | 405 | 410)) => Ok(()),
+            Err(error) => Err(error.with(|it| it.operation = Some("close".into()))),
+        }
+    }
+
+    /// Ends everything, within the time that closing may take. Doing it again does nothing.
+    fn end(&self) {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let deadline = Instant::now() + self.config.timeouts.close / 2;
+        self.cancel.cancel();
+        self.dispatch.close();
+        self.http.shutdown();
+        let children: Vec<_> = self.children.lock().drain(..).filter_map(|it| it.upgrade()).collect();
+        for child in &children {
+            child.stop();
+        }
+        for child in &children {
+            child.join(deadline);
+        }
+        let left = [&self.senders, &self.waiters, &self.beats].map(|it| it.close(deadline)).iter().sum::<usize>();
+        if 0 < left {
+            log::warn!(target: "tinkex", "{left} threads were still busy when the client was closed");
+        }
+    }
+
+    /// The budget for results that are fetched at the same time.
+    pub(crate) fn response_budget(&self) -> Budget {
+        self.dispatch.response_budget()
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("base_url", &self.config.base_url)
+            .field("id", &*self.id.lock())
+            .field("closed", &self.closed.load(Ordering::Relaxed))
+            .finish_non_exhaustive()
+    }
+}
+
+/// Metadata as the wire wants it: `None` when there is none.
+pub(crate) fn metadata(map: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
+    (!map.is_empty()).then(|| map.clone())
+}
+
+/// An error that says which answer is missing what.
+pub(crate) fn incomplete(what: &str) -> Error {
+    Error::new(ErrorKind::Decode, format!("the server's answer lacks {what}"))
+}
