@@ -1,1 +1,20 @@
-//! Bytes ↔ types.
+//! Bytes ↔ types: what goes over the network, and nothing of how it goes (PROTOCOL §3–§6).
+//!
+//! The client and the embedded engine both stand on this floor, so every message can be written and read here.
+
+// A build without the engine uses only the client's half of each message.
+#![allow(dead_code)]
+
+pub(crate) mod json;
+mod le;
+pub(crate) mod proto;
+pub(crate) mod sample;
+mod tensor;
+pub(crate) mod train;
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod vectors;

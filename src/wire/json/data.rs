@@ -1,0 +1,85 @@
+//! Model inputs in JSON (PROTOCOL §6.1).
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::types::{Chunk, ImageFormat, ModelInput};
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ModelInputJson {
+    pub(crate) chunks: Vec<ChunkJson>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum ChunkJson {
+    EncodedText {
+        tokens: Vec<i32>,
+    },
+    Image {
+        data: String,
+        format: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expected_tokens: Option<u32>,
+    },
+    ImageAssetPointer {
+        location: String,
+        format: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expected_tokens: Option<u32>,
+    },
+    Dmel {
+        dmel: String,
+    },
+}
+
+impl From<&ModelInput> for ModelInputJson {
+    fn from(input: &ModelInput) -> Self {
+        let chunk = |it: &Chunk| match it {
+            Chunk::EncodedText { tokens } => ChunkJson::EncodedText { tokens: tokens.clone() },
+            Chunk::Image { data, format, expected_tokens } => ChunkJson::Image {
+                data: STANDARD.encode(data),
+                format: format.wire().into(),
+                expected_tokens: *expected_tokens,
+            },
+            Chunk::ImageAssetPointer { location, format, expected_tokens } => ChunkJson::ImageAssetPointer {
+                location: location.clone(),
+                format: format.wire().into(),
+                expected_tokens: *expected_tokens,
+            },
+            Chunk::Dmel { dmel } => ChunkJson::Dmel { dmel: STANDARD.encode(dmel) },
+        };
+        ModelInputJson { chunks: input.chunks.iter().map(chunk).collect() }
+    }
+}
+
+impl ModelInputJson {
+    pub(crate) fn read(self) -> Result<ModelInput> {
+        let chunks = self.chunks.into_iter().enumerate().map(|(i, it)| it.read(i)).collect::<Result<_>>()?;
+        Ok(ModelInput { chunks })
+    }
+}
+
+impl ChunkJson {
+    fn read(self, i: usize) -> Result<Chunk> {
+        let bytes = |text: String| {
+            STANDARD.decode(text).map_err(|it| Error::decode(format!("chunks[{i}]: broken base64: {it}")))
+        };
+        let image = |text: String| {
+            ImageFormat::parse(&text)
+                .ok_or_else(|| Error::decode(format!("chunks[{i}]: unknown image format {text:?}")))
+        };
+        Ok(match self {
+            ChunkJson::EncodedText { tokens } => Chunk::EncodedText { tokens },
+            ChunkJson::Image { data, format, expected_tokens } => {
+                Chunk::Image { data: bytes(data)?, format: image(format)?, expected_tokens }
+            }
+            ChunkJson::ImageAssetPointer { location, format, expected_tokens } => {
+                Chunk::ImageAssetPointer { location, format: image(format)?, expected_tokens }
+            }
+            ChunkJson::Dmel { dmel } => Chunk::Dmel { dmel: bytes(dmel)? },
+        })
+    }
+}

@@ -1,0 +1,91 @@
+//! Futures: how a submission is answered and how its result is fetched (PROTOCOL §4).
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::Result;
+use crate::types::QueueState;
+
+/// The answer to every submission. Only the request id is certain.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UntypedFuture {
+    #[serde(deserialize_with = "super::id")]
+    pub(crate) request_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) model_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sample_sequence_ids: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RetrieveFutureRequest {
+    #[serde(deserialize_with = "super::id")]
+    pub(crate) request_id: String,
+    #[serde(default)]
+    pub(crate) allow_metadata_only: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CancelFutureRequest {
+    #[serde(deserialize_with = "super::id")]
+    pub(crate) request_id: String,
+}
+
+/// "Not yet."
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "try_again")]
+pub(crate) struct PendingFuture {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) request_id: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) queue_state: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) queue_state_reason: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct FailedFuture {
+    pub(crate) error: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) category: Option<String>,
+}
+
+/// What a JSON answer of `retrieve_future` with a status of success means, in the order of PROTOCOL §4.2.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum FutureReply {
+    /// Ask again.
+    Pending { queue_state: Option<QueueState>, reason: Option<String> },
+    /// Finished, of this size in bytes; ask again without allowing metadata.
+    Metadata { payload_size: u64 },
+    /// The request failed, for good.
+    Failed { message: String, category: String },
+    /// The result.
+    Done(Value),
+}
+
+impl FutureReply {
+    pub(crate) fn read(body: &[u8]) -> Result<Self> {
+        super::response::<Value>(body).map(FutureReply::classify)
+    }
+
+    pub(crate) fn classify(value: Value) -> Self {
+        let text = |name: &str| value.get(name).and_then(Value::as_str);
+        if text("type") == Some("try_again") {
+            return FutureReply::Pending {
+                queue_state: text("queue_state").map(QueueState::parse),
+                reason: text("queue_state_reason").map(Into::into),
+            };
+        }
+        if text("status") == Some("complete_metadata") {
+            let size = value.get("response_payload_size").and_then(Value::as_f64).unwrap_or(0.0);
+            return FutureReply::Metadata { payload_size: size as u64 };
+        }
+        match value.get("error") {
+            Some(error) => FutureReply::Failed {
+                message: error.as_str().map_or_else(|| error.to_string(), Into::into),
+                category: text("category").unwrap_or_default().into(),
+            },
+            None => FutureReply::Done(value),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Configuration, sessions, telemetry (PROTOCOL §3.1, §3.2, §3.7).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::types::{ServerCapabilities, SupportedModel};
+
+use super::Secret;
+
+/// Asks for the flags, of `client/config` and of `client/dynamic_config` alike.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ClientConfigRequest {
+    pub(crate) sdk_version: String,
+}
+
+/// The server's flags; what it does not say has its documented default.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ClientConfig {
+    pub(crate) pjwt_auth_enabled: bool,
+    pub(crate) credential_default_source: String,
+    pub(crate) sample_dispatch_bytes_semaphore_size: u64,
+    pub(crate) inflight_response_bytes_semaphore_size: u64,
+    pub(crate) parallel_fwdbwd_chunks: bool,
+    pub(crate) proto_compress_fwdbwd: bool,
+    pub(crate) fwdbwd_max_chunk_len: u64,
+    pub(crate) fwdbwd_max_chunk_bytes_count: u64,
+    pub(crate) fwdbwd_dispatch_bytes_semaphore_size: u64,
+    pub(crate) billing_exception_max_pause_duration_sec: f64,
+    pub(crate) sample_no_retries: bool,
+    pub(crate) sample_enable_stuck_detection: bool,
+    pub(crate) sample_max_concurrent_requests: u64,
+    pub(crate) sample_use_retrieve_futures: bool,
+    pub(crate) custom_loss_server_side: bool,
+    pub(crate) sample_join_sampling_session: bool,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        ClientConfig {
+            pjwt_auth_enabled: false,
+            credential_default_source: "api_key".into(),
+            sample_dispatch_bytes_semaphore_size: 10_485_760,
+            inflight_response_bytes_semaphore_size: 52_428_800,
+            parallel_fwdbwd_chunks: true,
+            proto_compress_fwdbwd: false,
+            fwdbwd_max_chunk_len: 1024,
+            fwdbwd_max_chunk_bytes_count: 5_000_000,
+            fwdbwd_dispatch_bytes_semaphore_size: 50_000_000,
+            billing_exception_max_pause_duration_sec: 3600.0,
+            sample_no_retries: false,
+            sample_enable_stuck_detection: true,
+            sample_max_concurrent_requests: 2000,
+            sample_use_retrieve_futures: false,
+            custom_loss_server_side: false,
+            sample_join_sampling_session: false,
+        }
+    }
+}
+
+/// The flags that may change while a session lives.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct DynamicConfig {
+    pub(crate) refresh_interval_sec: f64,
+    pub(crate) sample_cancel_enabled: bool,
+    pub(crate) sample_cancel_max_batch_size: u64,
+}
+
+impl Default for DynamicConfig {
+    fn default() -> Self {
+        DynamicConfig {
+            refresh_interval_sec: 300.0,
+            sample_cancel_enabled: false,
+            sample_cancel_max_batch_size: 64,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct AuthTokenRequest {}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct AuthTokenResponse {
+    pub(crate) jwt: Secret,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct HealthzResponse {
+    pub(crate) status: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ServerCapabilitiesResponse {
+    pub(crate) supported_models: Vec<SupportedModelJson>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct SupportedModelJson {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) model_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_context_length: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) trainable: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sampleable: Option<bool>,
+}
+
+impl From<ServerCapabilitiesResponse> for ServerCapabilities {
+    fn from(response: ServerCapabilitiesResponse) -> Self {
+        let model = |it: SupportedModelJson| SupportedModel {
+            model_name: it.model_name,
+            max_context_length: it.max_context_length,
+            trainable: it.trainable,
+            sampleable: it.sampleable,
+        };
+        ServerCapabilities { supported_models: response.supported_models.into_iter().map(model).collect() }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "create_session")]
+pub(crate) struct CreateSessionRequest {
+    #[serde(default)]
+    pub(crate) tags: Vec<String>,
+    #[serde(default)]
+    pub(crate) user_metadata: BTreeMap<String, Value>,
+    #[serde(default)]
+    pub(crate) sdk_version: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) project_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) display_name: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "create_session")]
+pub(crate) struct CreateSessionResponse {
+    #[serde(deserialize_with = "super::id")]
+    pub(crate) session_id: String,
+    /// Messages to log at their level; none of them is a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) info_message: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) warning_message: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) error_message: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "session_heartbeat")]
+pub(crate) struct SessionHeartbeatRequest {
+    pub(crate) session_id: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "session_heartbeat")]
+pub(crate) struct SessionHeartbeatResponse {}
+
+/// Ends a session. `detail` is written even when there is none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct FinishSessionRequest {
+    pub(crate) reason: FinishReason,
+    #[serde(default)]
+    pub(crate) detail: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum FinishReason {
+    Success,
+    Errored,
+    Interrupted,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct TelemetryRequest {
+    pub(crate) events: Vec<Value>,
+    pub(crate) platform: String,
+    pub(crate) sdk_version: String,
+    pub(crate) session_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) process_uuid: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct TelemetryResponse {
+    pub(crate) status: String,
+}

@@ -1,0 +1,340 @@
+//! Models, optimizer steps, checkpoints (PROTOCOL §3.3, §3.5).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::types::{AdamParams, LoraConfig, ModelInfo, OptimStepOutput};
+
+use super::Secret;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "create_model")]
+pub(crate) struct CreateModelRequest {
+    pub(crate) session_id: String,
+    pub(crate) model_seq_id: u64,
+    pub(crate) base_model: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) user_metadata: Option<BTreeMap<String, Value>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lora_config: Option<LoraConfig>,
+    #[serde(default)]
+    pub(crate) optimizer_config: OptimizerConfig,
+}
+
+/// Which optimizer a model has. Fields that this version does not know are kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct OptimizerConfig {
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    #[serde(flatten)]
+    pub(crate) more: Map<String, Value>,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        OptimizerConfig { kind: "adamw".into(), more: Map::new() }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "create_model")]
+pub(crate) struct CreateModelResponse {
+    #[serde(deserialize_with = "super::id")]
+    pub(crate) model_id: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "get_info")]
+pub(crate) struct GetInfoRequest {
+    pub(crate) model_id: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "get_info")]
+pub(crate) struct GetInfoResponse {
+    #[serde(default)]
+    pub(crate) model_id: String,
+    #[serde(default)]
+    pub(crate) model_data: ModelData,
+    #[serde(default)]
+    pub(crate) optimizer_config: OptimizerConfig,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) is_lora: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lora_rank: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) model_name: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ModelData {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) arch: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) model_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tokenizer_id: Option<String>,
+    /// Where SkyRL puts the name and the rank.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) base_model: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lora_config: Option<LoraInfo>,
+}
+
+/// What some servers tell of an adapter.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct LoraInfo {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rank: Option<u32>,
+}
+
+impl From<GetInfoResponse> for ModelInfo {
+    fn from(response: GetInfoResponse) -> Self {
+        let data = response.model_data;
+        let lora_rank = response.lora_rank.or_else(|| data.lora_config.as_ref()?.rank);
+        // What follows the first colon names a variant, which the hub does not know.
+        let bare = |it: String| it.split(':').next().unwrap_or_default().to_string();
+        ModelInfo {
+            model_id: response.model_id,
+            base_model: data.model_name.or(response.model_name).or(data.base_model),
+            tokenizer_id: data.tokenizer_id.map(bare).filter(|it| !it.is_empty()),
+            arch: data.arch,
+            is_lora: response.is_lora.or(lora_rank.map(|it| 0 < it)),
+            lora_rank,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "optim_step")]
+pub(crate) struct OptimStepRequest {
+    pub(crate) model_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seq_id: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) adam_params: Option<AdamParams>,
+    /// The parameters of another optimizer, with its name under `type`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) optimizer_params: Option<Value>,
+}
+
+impl OptimStepRequest {
+    pub(crate) fn adam(model_id: impl Into<String>, seq_id: u64, params: AdamParams) -> Self {
+        OptimStepRequest {
+            model_id: model_id.into(),
+            seq_id: Some(seq_id),
+            adam_params: Some(params),
+            optimizer_params: None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "optim_step")]
+pub(crate) struct OptimStepResponse {
+    /// Mostly numbers.
+    #[serde(default)]
+    pub(crate) metrics: BTreeMap<String, Value>,
+}
+
+impl From<OptimStepResponse> for OptimStepOutput {
+    fn from(response: OptimStepResponse) -> Self {
+        let numbers = response.metrics.into_iter().filter_map(|(name, it)| Some((name, it.as_f64()?)));
+        OptimStepOutput { metrics: numbers.collect() }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "save_weights")]
+pub(crate) struct SaveWeightsRequest {
+    pub(crate) model_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seq_id: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ttl_seconds: Option<u64>,
+    #[serde(default)]
+    pub(crate) overwrite: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) user_metadata: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "save_weights")]
+pub(crate) struct SaveWeightsResponse {
+    pub(crate) path: String,
+}
+
+/// Loads a checkpoint: as a new model of a session, or into a model that was just created.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "load_weights")]
+pub(crate) struct LoadWeightsRequest {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) session_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) model_seq_id: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) model_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seq_id: Option<u64>,
+    pub(crate) path: String,
+    pub(crate) optimizer: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) base_model: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) user_metadata: Option<BTreeMap<String, Value>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) optimizer_config: Option<OptimizerConfig>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) weights_access_token: Option<Secret>,
+}
+
+impl LoadWeightsRequest {
+    /// Creates model number `model_seq_id` of a session from a checkpoint.
+    pub(crate) fn create(session_id: &str, model_seq_id: u64, path: &str, optimizer: bool) -> Self {
+        let (session_id, model_seq_id) = (Some(session_id.into()), Some(model_seq_id));
+        LoadWeightsRequest { session_id, model_seq_id, path: path.into(), optimizer, ..Default::default() }
+    }
+
+    /// Loads a checkpoint into a model that was just created.
+    pub(crate) fn into_model(model_id: &str, seq_id: u64, path: &str, optimizer: bool) -> Self {
+        let (model_id, seq_id) = (Some(model_id.into()), Some(seq_id));
+        LoadWeightsRequest { model_id, seq_id, path: path.into(), optimizer, ..Default::default() }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "load_weights")]
+pub(crate) struct LoadWeightsResponse {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) model_id: Option<String>,
+}
+
+/// What a save for sampling makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum SamplerKind {
+    /// Frozen weights.
+    #[default]
+    Snapshot,
+    /// The one target of a model that every such save moves on.
+    Inflight,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "save_weights_for_sampler")]
+pub(crate) struct SaveWeightsForSamplerRequest {
+    pub(crate) model_id: String,
+    /// The name of the checkpoint, or else …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<String>,
+    /// … the number of the sampling session to make without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sampling_session_seq_id: Option<u64>,
+    #[serde(default)]
+    pub(crate) kind: SamplerKind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seq_id: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ttl_seconds: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) user_metadata: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "save_weights_for_sampler")]
+pub(crate) struct SaveWeightsForSamplerResponse {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sampling_session_id: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "save_weights_external")]
+pub(crate) struct SaveWeightsExternalRequest {
+    pub(crate) model_id: String,
+    pub(crate) path: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seq_id: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ttl_seconds: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) age_encryption_recipients: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "save_weights_external")]
+pub(crate) struct SaveWeightsExternalResponse {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) size_bytes: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "unload_model")]
+pub(crate) struct UnloadModelRequest {
+    pub(crate) model_id: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "unload_model")]
+pub(crate) struct UnloadModelResponse {
+    #[serde(default)]
+    pub(crate) model_id: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct WeightsInfoRequest {
+    pub(crate) tinker_path: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct WeightsInfoResponse {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) base_model: Option<String>,
+    pub(crate) optimizer_config: OptimizerConfig,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) is_lora: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lora_rank: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) train_unembed: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) train_mlp: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) train_attn: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct TrainingRunResponse {
+    pub(crate) training_run_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) base_model: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) model_owner: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) is_lora: Option<bool>,
+    pub(crate) corrupted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lora_rank: Option<u32>,
+    /// RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_request_time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_checkpoint: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_sampler_checkpoint: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) user_metadata: Option<BTreeMap<String, Value>>,
+}

@@ -1,0 +1,274 @@
+//! Sampling: the result in protobuf and in JSON (PROTOCOL §5, §6.7). The request is in [`json`](super::json).
+
+use prost::Message;
+use serde_json::{Value, json};
+
+use crate::error::{Error, Result};
+use crate::types::{
+    Chunk, ModelInput, SampleOptions, SampleResponse, SampledSequence, SamplingParams, StopReason,
+    TokenLogprob,
+};
+
+use super::json::{SampleRequest, encode};
+use super::train::not_protobuf;
+use super::{le, proto};
+
+/// The body of an `asample` request.
+pub(crate) fn encode_sample(
+    sampling_session_id: &str,
+    seq_id: u64,
+    prompt: &ModelInput,
+    num_samples: u32,
+    params: &SamplingParams,
+    options: &SampleOptions,
+) -> Result<Vec<u8>> {
+    encode(&SampleRequest::new(sampling_session_id, seq_id, prompt, num_samples, params, options)?)
+}
+
+/// What the byte budget of sampling counts for a prompt (PROTOCOL §9.2).
+pub(crate) fn estimated_bytes(prompt: &ModelInput) -> usize {
+    let one = |it: &Chunk| match it {
+        Chunk::EncodedText { tokens } => 10 * tokens.len(),
+        Chunk::Image { data, .. } => data.len(),
+        Chunk::ImageAssetPointer { location, .. } => location.len(),
+        Chunk::Dmel { dmel } => dmel.len(),
+    };
+    prompt.chunks.iter().map(one).sum()
+}
+
+/// The mark of an empty cell in a top-k matrix.
+const EMPTY: (i32, f32) = (0, -99999.0);
+
+type Topk = Vec<Option<Vec<TokenLogprob>>>;
+
+/// Reads a protobuf result. The ids of its sequences are not in it; they come with the answer to the submission.
+pub(crate) fn decode_sample_response(body: &[u8], sequence_ids: &[String]) -> Result<SampleResponse> {
+    let response = proto::SampleResponse::decode(body).map_err(not_protobuf)?;
+    let sequences = response.sequences.into_iter().map(read_sequence).collect::<Result<Vec<_>>>()?;
+    let unscored = |it: f32| if it.is_nan() { None } else { Some(it) };
+    let prompt_logprobs = match response.prompt_logprobs {
+        Some(bytes) if !bytes.is_empty() => {
+            Some(le::read_f32(&bytes)?.into_iter().map(unscored).collect::<Vec<_>>())
+        }
+        _ => None,
+    };
+    let response = SampleResponse {
+        sequences,
+        prompt_logprobs,
+        topk_prompt_logprobs: response.topk_prompt_logprobs.map(read_topk).transpose()?.flatten(),
+        prompt_cache_hit_tokens: u32::try_from(response.prompt_cache_hit_tokens).unwrap_or(0),
+    };
+    Ok(with_sequence_ids(response, sequence_ids))
+}
+
+fn with_sequence_ids(mut response: SampleResponse, ids: &[String]) -> SampleResponse {
+    for (sequence, id) in response.sequences.iter_mut().zip(ids) {
+        sequence.sequence_id.get_or_insert_with(|| id.clone());
+    }
+    response
+}
+
+fn read_sequence(sequence: proto::SampledSequence) -> Result<SampledSequence> {
+    let tokens = le::read_i32(&sequence.tokens)?;
+    let logprobs = match sequence.logprobs {
+        Some(bytes) if !bytes.is_empty() => Some(le::read_f32(&bytes)?),
+        _ => None,
+    };
+    check_logprobs(tokens.len(), logprobs.as_deref())?;
+    let stop_reason = match proto::StopReason::try_from(sequence.stop_reason) {
+        Ok(proto::StopReason::Stop) => StopReason::Stop,
+        Ok(proto::StopReason::Length) => StopReason::Length,
+        Err(_) => StopReason::Other(sequence.stop_reason.to_string()),
+    };
+    Ok(SampledSequence {
+        stop_reason,
+        tokens,
+        logprobs,
+        topk_logprobs: sequence.topk_sampled_logprobs.map(read_topk).transpose()?.flatten(),
+        sequence_id: None,
+    })
+}
+
+fn check_logprobs(n_tokens: usize, logprobs: Option<&[f32]>) -> Result<()> {
+    match logprobs {
+        Some(it) if it.len() != n_tokens => {
+            Err(Error::decode(format!("a sequence of {n_tokens} tokens with {} log-probabilities", it.len())))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn read_topk(topk: proto::TopkLogprobs) -> Result<Option<Topk>> {
+    let (k, length) = (topk.k as usize, topk.length as usize);
+    if k == 0 || length == 0 {
+        return Ok(None);
+    }
+    let (ids, logprobs) = (le::read_i32(&topk.token_ids)?, le::read_f32(&topk.logprobs)?);
+    let n = k.checked_mul(length);
+    if n != Some(ids.len()) || n != Some(logprobs.len()) {
+        let found = format!("{} ids and {} log-probabilities", ids.len(), logprobs.len());
+        return Err(Error::decode(format!("{found} where {length} rows of {k} were announced")));
+    }
+    let row = |(ids, logprobs): (&[i32], &[f32])| {
+        let mut row: Vec<_> = ids.iter().copied().zip(logprobs.iter().copied()).collect();
+        if row.first() == Some(&EMPTY) {
+            return None;
+        }
+        while row.last() == Some(&EMPTY) {
+            row.pop();
+        }
+        Some(row.into_iter().map(|(token, logprob)| TokenLogprob { token, logprob }).collect())
+    };
+    Ok(Some(ids.chunks(k).zip(logprobs.chunks(k)).map(row).collect()))
+}
+
+/// The protobuf form of a result.
+pub(crate) fn encode_sample_response(response: &SampleResponse) -> Vec<u8> {
+    let scored = |it: &Vec<Option<f32>>| {
+        le::write_f32(&it.iter().map(|it| it.unwrap_or(f32::NAN)).collect::<Vec<_>>())
+    };
+    let message = proto::SampleResponse {
+        sequences: response.sequences.iter().map(write_sequence).collect(),
+        prompt_logprobs: response.prompt_logprobs.as_ref().map(scored),
+        topk_prompt_logprobs: response.topk_prompt_logprobs.as_ref().map(write_topk),
+        prompt_cache_hit_tokens: i32::try_from(response.prompt_cache_hit_tokens).unwrap_or(i32::MAX),
+        target_prompt_logprobs: None,
+        prompt_alt_tokens: None,
+    };
+    message.encode_to_vec()
+}
+
+fn write_sequence(sequence: &SampledSequence) -> proto::SampledSequence {
+    let stop_reason = match &sequence.stop_reason {
+        StopReason::Stop => proto::StopReason::Stop.into(),
+        StopReason::Length => proto::StopReason::Length.into(),
+        // A number that this version did not know when it read it; any other text has no number.
+        StopReason::Other(text) => text.parse().unwrap_or(-1),
+    };
+    proto::SampledSequence {
+        stop_reason,
+        tokens: le::write_i32(&sequence.tokens),
+        logprobs: sequence.logprobs.as_deref().map(le::write_f32),
+        topk_sampled_logprobs: sequence.topk_logprobs.as_ref().map(write_topk),
+    }
+}
+
+fn write_topk(rows: &Topk) -> proto::TopkLogprobs {
+    // At least one column, or rows that are all empty could not be told from no rows.
+    let k = rows.iter().flatten().map(Vec::len).max().unwrap_or(0).max(1);
+    let (mut ids, mut logprobs) = (vec![EMPTY.0; k * rows.len()], vec![EMPTY.1; k * rows.len()]);
+    for (i, row) in rows.iter().enumerate() {
+        for (j, it) in row.iter().flatten().enumerate() {
+            (ids[i * k + j], logprobs[i * k + j]) = (it.token, it.logprob);
+        }
+    }
+    proto::TopkLogprobs {
+        token_ids: le::write_i32(&ids),
+        logprobs: le::write_f32(&logprobs),
+        k: u32::try_from(k).unwrap_or(u32::MAX),
+        length: u32::try_from(rows.len()).unwrap_or(u32::MAX),
+    }
+}
+
+/// Reads a result that came as JSON.
+pub(crate) fn sample_response_from_json(value: &Value, sequence_ids: &[String]) -> Result<SampleResponse> {
+    let Some(sequences) = value.get("sequences").and_then(Value::as_array) else {
+        return Err(Error::decode("the result of sampling has no sequences"));
+    };
+    let response = SampleResponse {
+        sequences: sequences.iter().map(read_json_sequence).collect::<Result<_>>()?,
+        prompt_logprobs: optional_list(value.get("prompt_logprobs"), read_number)?,
+        topk_prompt_logprobs: optional_list(value.get("topk_prompt_logprobs"), read_json_topk)?,
+        prompt_cache_hit_tokens: value
+            .get("prompt_cache_hit_tokens")
+            .and_then(Value::as_f64)
+            .map_or(0, |it| it as u32),
+    };
+    Ok(with_sequence_ids(response, sequence_ids))
+}
+
+fn read_json_sequence(value: &Value) -> Result<SampledSequence> {
+    let token = |it: &Value| {
+        let id = it
+            .as_f64()
+            .filter(|it| it.fract() == 0.0 && f64::from(i32::MIN) <= *it && *it <= f64::from(i32::MAX));
+        id.map(|it| it as i32).ok_or_else(|| Error::decode(format!("{it} is no token id")))
+    };
+    let logprob = |it: &Value| Ok(read_number(it)?.unwrap_or(f32::NAN));
+    let tokens = optional_list(value.get("tokens"), token)?
+        .ok_or_else(|| Error::decode("a sampled sequence has no tokens"))?;
+    let logprobs = optional_list(value.get("logprobs"), logprob)?;
+    check_logprobs(tokens.len(), logprobs.as_deref())?;
+    let stop_reason = match value.get("stop_reason").and_then(Value::as_str) {
+        Some("stop") => StopReason::Stop,
+        Some("length") => StopReason::Length,
+        Some(other) => StopReason::Other(other.into()),
+        None => StopReason::Other("unknown".into()),
+    };
+    Ok(SampledSequence {
+        stop_reason,
+        tokens,
+        logprobs,
+        topk_logprobs: optional_list(value.get("topk_logprobs"), read_json_topk)?,
+        sequence_id: value.get("sequence_id").and_then(Value::as_str).map(Into::into),
+    })
+}
+
+fn optional_list<T>(value: Option<&Value>, read: impl Fn(&Value) -> Result<T>) -> Result<Option<Vec<T>>> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Array(it)) => it.iter().map(read).collect::<Result<_>>().map(Some),
+        Some(other) => Err(Error::decode(format!("a list was expected, not {other}"))),
+    }
+}
+
+fn read_number(value: &Value) -> Result<Option<f32>> {
+    match value {
+        Value::Null => Ok(None),
+        it => match it.as_f64() {
+            Some(it) => Ok(Some(it as f32)),
+            None => Err(Error::decode(format!("{it} is no number"))),
+        },
+    }
+}
+
+/// A row: pairs of a token id and its log-probability.
+fn read_json_topk(value: &Value) -> Result<Option<Vec<TokenLogprob>>> {
+    let pair = |it: &Value| match it.as_array().map(Vec::as_slice) {
+        Some([token, logprob]) => {
+            let token = token.as_i64().and_then(|it| i32::try_from(it).ok());
+            token.zip(logprob.as_f64()).map(|(token, it)| TokenLogprob { token, logprob: it as f32 })
+        }
+        _ => None,
+    };
+    let read = |it: &Value| {
+        pair(it).ok_or_else(|| Error::decode(format!("{it} is no pair of a token id and a log-probability")))
+    };
+    optional_list(Some(value), read)
+}
+
+/// The JSON form of a result.
+pub(crate) fn sample_response_to_json(response: &SampleResponse) -> Value {
+    let row = |it: &Option<Vec<TokenLogprob>>| {
+        it.as_ref().map(|it| it.iter().map(|it| json!([it.token, it.logprob])).collect::<Vec<_>>())
+    };
+    let topk = |it: &Option<Topk>| it.as_ref().map(|it| it.iter().map(row).collect::<Vec<_>>());
+    let sequence = |it: &SampledSequence| {
+        let stop_reason = match &it.stop_reason {
+            StopReason::Stop => "stop",
+            StopReason::Length => "length",
+            StopReason::Other(text) => text,
+        };
+        json!({
+            "stop_reason": stop_reason, "tokens": it.tokens, "logprobs": it.logprobs,
+            "topk_logprobs": topk(&it.topk_logprobs), "sequence_id": it.sequence_id,
+        })
+    };
+    json!({
+        "sequences": response.sequences.iter().map(sequence).collect::<Vec<_>>(),
+        "prompt_logprobs": response.prompt_logprobs,
+        "topk_prompt_logprobs": topk(&response.topk_prompt_logprobs),
+        "prompt_cache_hit_tokens": response.prompt_cache_hit_tokens,
+        "type": "sample",
+    })
+}
