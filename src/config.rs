@@ -185,7 +185,8 @@ mod tests {
     #[test]
     fn what_is_set_explicitly_wins_over_the_environment_and_that_over_the_default() {
         let env = Env::of(|name| Some(format!("{}-env", name.to_lowercase())));
-        let config = Settings { base_url: Some("http://h/p/".into()), ..settings() }.resolve(&env).expect("good");
+        let config =
+            Settings { base_url: Some("http://h/p/".into()), ..settings() }.resolve(&env).expect("good");
         assert_eq!(config.api_key.expose(), "tml-x");
         assert_eq!(config.base_url, "http://h/p");
         assert_eq!(config.project_id.as_deref(), Some("tinker_project_id-env"));
@@ -207,7 +208,9 @@ mod tests {
 
     #[test]
     fn a_base_url_must_be_absolute() {
-        for url in ["localhost:8000", "ftp://x", "http://", "http:///x", "http://:80", "http://h?q", "http://u:p@h"] {
+        for url in
+            ["localhost:8000", "ftp://x", "http://", "http:///x", "http://:80", "http://h?q", "http://u:p@h"]
+        {
             let settings = Settings { base_url: Some(url.into()), ..settings() };
             assert!(settings.resolve(&Env::empty()).is_err(), "{url}");
         }

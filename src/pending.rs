@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, TrySendError};
 
 use crate::error::{Error, Phase, Result};
-use crate::sync::oneshot::Slot;
+use crate::sync::oneshot::{Slot, oneshot};
 use crate::sync::{CancelToken, Mutex};
 use crate::types::QueueState;
 
@@ -87,7 +87,8 @@ pub enum Stage {
 /// The shared record of how far an operation is.
 #[derive(Clone)]
 pub(crate) struct Progress {
-    operation: &'static str,
+    /// The public method, such as `TrainingClient.optim_step`.
+    sdk_method: &'static str,
     submitted: Instant,
     deadline: Option<Instant>,
     state: Arc<Mutex<State>>,
@@ -102,14 +103,20 @@ struct State {
 }
 
 impl Progress {
-    pub(crate) fn new(operation: &'static str, submitted: Instant, deadline: Option<Instant>) -> Self {
+    pub(crate) fn new(sdk_method: &'static str, submitted: Instant, deadline: Option<Instant>) -> Self {
         let state =
             State { stage: Stage::Queued, request_id: None, queue: None, attempts: 0, last_contact: None };
-        Progress { operation, submitted, deadline, state: Arc::new(Mutex::new(state)) }
+        Progress { sdk_method, submitted, deadline, state: Arc::new(Mutex::new(state)) }
     }
 
+    /// The public method, as servers want to be told it.
+    pub(crate) fn sdk_method(&self) -> &'static str {
+        self.sdk_method
+    }
+
+    /// The verb alone.
     pub(crate) fn operation(&self) -> &'static str {
-        self.operation
+        verb(self.sdk_method)
     }
 
     pub(crate) fn submitted(&self) -> Instant {
@@ -150,7 +157,7 @@ impl Progress {
             (state.request_id.clone(), state.attempts)
         };
         error.with(|it| {
-            it.operation = Some(self.operation.into());
+            it.operation = Some(self.operation().into());
             it.request_id = request_id;
             it.attempts = (0 < attempts).then_some(attempts);
             it.elapsed = Some(now.saturating_duration_since(self.submitted));
@@ -164,7 +171,7 @@ impl Progress {
             None => (None, None),
         };
         Status {
-            operation: self.operation,
+            operation: self.operation(),
             stage: if done { Stage::Done } else { state.stage },
             request_id: state.request_id.clone(),
             queue_state,
@@ -176,22 +183,46 @@ impl Progress {
     }
 }
 
+fn verb(sdk_method: &'static str) -> &'static str {
+    sdk_method.rsplit('.').next().unwrap_or(sdk_method)
+}
+
 impl<T: Send + 'static> Pending<T> {
     pub(crate) fn new(slot: Slot<T>, progress: Progress, cancel: CancelToken) -> Self {
         Pending { slot, progress, cancel, cancel_on_drop: false, keep: None }
     }
 
     /// An operation that failed before anything was sent.
-    pub(crate) fn failed(operation: &'static str, error: Error) -> Self {
-        let (reply, slot) = crate::sync::oneshot::oneshot();
-        let progress = Progress::new(operation, Instant::now(), None);
-        reply.send(Err(error.with(|it| it.operation = Some(operation.into()))));
+    pub(crate) fn failed(sdk_method: &'static str, error: Error) -> Self {
+        let (reply, slot) = oneshot();
+        let progress = Progress::new(sdk_method, Instant::now(), None);
+        reply.send(Err(error.with(|it| it.operation = Some(verb(sdk_method).into()))));
         Pending::new(slot, progress, CancelToken::new())
     }
 
     pub(crate) fn cancelled_by_drop(mut self) -> Self {
         self.cancel_on_drop = true;
         self
+    }
+
+    /// This operation with its result turned into another, on the thread that brings it.
+    pub(crate) fn and_then<U: Send + 'static>(
+        mut self,
+        turn: impl FnOnce(T) -> Result<U> + Send + 'static,
+    ) -> Pending<U> {
+        let (reply, slot) = oneshot();
+        let progress = self.progress.clone();
+        self.slot.on_settled(Box::new(move |result| {
+            let explained = |it| progress.explain(it, Instant::now());
+            reply.send(result.and_then(|it| turn(it).map_err(explained)));
+        }));
+        Pending {
+            slot,
+            progress: self.progress.clone(),
+            cancel: self.cancel.clone(),
+            cancel_on_drop: std::mem::take(&mut self.cancel_on_drop),
+            keep: self.keep.take(),
+        }
     }
 
     pub(crate) fn keeping(mut self, keep: Arc<dyn Any + Send + Sync>) -> Self {

@@ -45,16 +45,10 @@ use crate::sync::clock::Clock;
 #[derive(Default)]
 pub struct ServiceClientBuilder {
     settings: Settings,
-    #[cfg_attr(not(any(test, feature = "testing")), expect(dead_code, reason = "set by tests only"))]
-    hooks: Hooks,
-}
-
-/// What tests exchange.
-#[derive(Default)]
-struct Hooks {
     transport: Option<Arc<dyn Transport>>,
     clock: Clock,
-    no_environment: bool,
+    /// `None` stands for the environment of the process.
+    env: Option<Env>,
 }
 
 impl ServiceClientBuilder {
@@ -117,24 +111,23 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Carries requests by something else than sockets.
-    #[cfg(any(test, feature = "testing"))]
+    /// Carries requests by something else than this crate's own sockets.
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
-        self.hooks.transport = Some(transport);
+        self.transport = Some(transport);
         self
     }
 
     /// Tells time by another clock.
     #[cfg(any(test, feature = "testing"))]
     pub fn clock(mut self, clock: Clock) -> Self {
-        self.hooks.clock = clock;
+        self.clock = clock;
         self
     }
 
     /// Ignores the environment's variables.
     #[cfg(any(test, feature = "testing"))]
     pub fn without_environment(mut self) -> Self {
-        self.hooks.no_environment = true;
+        self.env = Some(Env::empty());
         self
     }
 
@@ -144,18 +137,9 @@ impl ServiceClientBuilder {
     /// # Errors
     /// A missing or malformed key, a base URL without scheme, a timeout of zero, no thread.
     pub fn build(self) -> Result<ServiceClient> {
-        let env = self.environment();
-        let config = self.settings.resolve(&env)?;
-        let transport = self.hooks.transport.unwrap_or_else(|| Arc::new(Ureq::new()));
-        ServiceClient::start(Session::new(config, transport, self.hooks.clock))
-    }
-
-    fn environment(&self) -> Env {
-        #[cfg(any(test, feature = "testing"))]
-        if self.hooks.no_environment {
-            return Env::empty();
-        }
-        Env::process()
+        let config = self.settings.resolve(&self.env.unwrap_or_else(Env::process))?;
+        let transport = self.transport.unwrap_or_else(|| Arc::new(Ureq::new()));
+        ServiceClient::start(Session::new(config, transport, self.clock))
     }
 }
 

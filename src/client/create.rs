@@ -1,16 +1,18 @@
 //! Making models and sampling sessions: what a service's actor hands to the pool.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::client::Submitted;
 use crate::error::{Error, Result};
 use crate::http::{Call, Lane};
-use crate::session::{Promise, Session, Ticket, incomplete, is_not_offered, metadata};
+use crate::session::{Promise, Session, Ticket, incomplete, is_not_offered};
 use crate::types::{LoraConfig, ModelInfo, SamplerPath, TrainingPath};
 use crate::wire::json;
 
@@ -140,7 +142,7 @@ impl Maker<'_> {
             session_id: self.session_id.into(),
             model_seq_id,
             base_model,
-            user_metadata: metadata(&self.session.config.user_metadata).map(json::values),
+            user_metadata: self.metadata(),
             lora_config: Some(lora),
             optimizer_config: Default::default(),
         };
@@ -152,7 +154,7 @@ impl Maker<'_> {
     fn load(&self, path: &TrainingPath, optimizer: bool, model_seq_id: u64) -> Result<(String, u32)> {
         const PATH: &str = "/api/v1/load_weights";
         let request = json::LoadWeightsRequest {
-            user_metadata: metadata(&self.session.config.user_metadata).map(json::values),
+            user_metadata: self.metadata(),
             ..json::LoadWeightsRequest::create(self.session_id, model_seq_id, path.as_str(), optimizer)
         };
         match self.future::<json::LoadWeightsResponse>(PATH, &request, "LoadWeights") {
@@ -186,8 +188,12 @@ impl Maker<'_> {
         Ok((info.base_model.ok_or_else(|| incomplete("the checkpoint's base model"))?, lora))
     }
 
+    fn metadata(&self) -> Option<BTreeMap<String, Value>> {
+        Some(self.session.metadata()).filter(|it| !it.is_empty())
+    }
+
     fn ask<T: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> Result<T> {
-        self.session.ask(Lane::Train, path, request, "ServiceClient.create_training_client", &self.ticket.cancel)
+        self.session.ask(Lane::Train, path, request, self.ticket.progress.sdk_method(), &self.ticket.cancel)
     }
 
     /// Submits a request and waits for what it promises.
@@ -200,7 +206,7 @@ impl Maker<'_> {
         let progress = &self.ticket.progress;
         progress.submitting();
         progress.attempt();
-        let call = Call::post(Lane::Train, path, request)?.by("ServiceClient.create_training_client");
+        let call = Call::post(Lane::Train, path, request)?.by(progress.sdk_method());
         let started = self.session.clock.now();
         let answer = self.session.http.send(&call, &self.ticket.cancel)?;
         let born = self.session.clock.now();
@@ -229,7 +235,7 @@ fn make_sampler(
     seq_id: u64,
     ticket: &Ticket<CreatedSampler>,
 ) -> Result<CreatedSampler> {
-    const METHOD: &str = "ServiceClient.create_sampling_client";
+    let sdk_method = ticket.progress.sdk_method();
     let (base_model, model_path) = match source {
         SamplingSource::BaseModel(name) => (Some(name), None),
         SamplingSource::Weights(path) => (None, Some(path.to_string())),
@@ -243,13 +249,13 @@ fn make_sampler(
     ticket.progress.submitting();
     let path = "/api/v1/create_sampling_session";
     let made: json::CreateSamplingSessionResponse =
-        session.ask(Lane::Session, path, &request, METHOD, &ticket.cancel)?;
+        session.ask(Lane::Session, path, &request, sdk_method, &ticket.cancel)?;
     let id = made.sampling_session_id;
     let base_model = match base_model {
         Some(name) => Some(name),
         // Also the moment at which a server that accepts any path says that this one does not exist.
         None => {
-            let call = Call::get(Lane::Rest, format!("/api/v1/samplers/{id}")).by(METHOD);
+            let call = Call::get(Lane::Rest, format!("/api/v1/samplers/{id}")).by(sdk_method);
             let sampler: json::SamplerResponse = session.http.json(&call, &ticket.cancel)?;
             sampler.base_model
         }

@@ -189,7 +189,7 @@ impl Sampler {
         let _admitted = session.dispatch.admit(estimate, &session.clock, deadline, &ticket.cancel)?;
         ticket.progress.submitting();
         let call = Call::new(Lane::Sample, "POST", "/api/v1/asample", body)
-            .by("SamplingClient.sample")
+            .by(ticket.progress.sdk_method())
             .header("X-Tinker-Sampling-Backpressure", "1")
             // The window below replaces the retries of a busy server: all samples wait together.
             .leaving_429();
@@ -244,7 +244,12 @@ impl SamplingClient {
     ///
     /// # Blocking
     /// Only while the mailbox is full, that is, while 1024 samples wait to be numbered.
-    pub fn sample(&self, prompt: &ModelInput, num_samples: u32, params: &SamplingParams) -> Pending<SampleResponse> {
+    pub fn sample(
+        &self,
+        prompt: &ModelInput,
+        num_samples: u32,
+        params: &SamplingParams,
+    ) -> Pending<SampleResponse> {
         self.sample_with(prompt, num_samples, params, &SampleOptions::default())
     }
 
@@ -262,7 +267,7 @@ impl SamplingClient {
         params: &SamplingParams,
         options: &SampleOptions,
     ) -> Pending<SampleResponse> {
-        const VERB: &str = "sample";
+        const VERB: &str = "SamplingClient.sample";
         if let Err(error) = check(prompt, num_samples, params) {
             return Pending::failed(VERB, error);
         }
@@ -302,7 +307,7 @@ impl SamplingClient {
     /// # Ok::<(), tinkex::Error>(())
     /// ```
     pub fn compute_logprobs(&self, prompt: &ModelInput) -> Pending<Vec<Option<f32>>> {
-        const VERB: &str = "compute_logprobs";
+        const VERB: &str = "SamplingClient.compute_logprobs";
         let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
         if let Err(error) = check(prompt, 1, &params) {
             return Pending::failed(VERB, error);

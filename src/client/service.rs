@@ -118,16 +118,16 @@ impl ServiceClient {
     /// For one request, repeated for at most `Timeouts::submit`; a server that was never reached is given up after
     /// `Timeouts::connect`.
     pub fn get_server_capabilities(&self) -> Result<ServerCapabilities> {
-        const VERB: &str = "get_server_capabilities";
+        const VERB: &str = "ServiceClient.get_server_capabilities";
         let session = self.session();
         session.check_open()?;
         let (ticket, flags) = session.ticket(VERB, &session.cancel);
         self.inner.actor.0.send(Msg::Flags(ticket))?;
         flags.wait()?;
-        let call = Call::get(Lane::Rest, "/api/v1/get_server_capabilities")
-            .by("ServiceClient.get_server_capabilities");
+        let call = Call::get(Lane::Rest, "/api/v1/get_server_capabilities").by(VERB);
         let reply: Result<ServerCapabilitiesResponse> = session.http.json(&call, &session.cancel);
-        let named = |it: Error| session.as_ended(it).with(|it| it.operation = Some(VERB.into()));
+        let named =
+            |it: Error| session.as_ended(it).with(|it| it.operation = Some("get_server_capabilities".into()));
         Ok(reply.map_err(named)?.into())
     }
 
@@ -153,7 +153,7 @@ impl ServiceClient {
     /// # Ok::<(), tinkex::Error>(())
     /// ```
     pub fn create_lora_training_client(&self, base_model: &str, lora: LoraConfig) -> Result<TrainingClient> {
-        const VERB: &str = "create_lora_training_client";
+        const VERB: &str = "ServiceClient.create_lora_training_client";
         lora.validate()?;
         if base_model.is_empty() {
             return Err(Error::invalid("base_model", "is empty"));
@@ -174,7 +174,7 @@ impl ServiceClient {
         P: TryInto<TrainingPath>,
         Error: From<P::Error>,
     {
-        const VERB: &str = "create_training_client_from_state";
+        const VERB: &str = "ServiceClient.create_training_client_from_state";
         self.create_training(VERB, create::Start::From { path: path.try_into()?, optimizer: false })
     }
 
@@ -191,7 +191,7 @@ impl ServiceClient {
         P: TryInto<TrainingPath>,
         Error: From<P::Error>,
     {
-        const VERB: &str = "create_training_client_from_state_with_optimizer";
+        const VERB: &str = "ServiceClient.create_training_client_from_state_with_optimizer";
         self.create_training(VERB, create::Start::From { path: path.try_into()?, optimizer: true })
     }
 
@@ -210,7 +210,7 @@ impl ServiceClient {
         let source = model.try_into()?;
         let session = self.session();
         session.check_open()?;
-        let (ticket, pending) = session.ticket("create_sampling_client", &session.cancel);
+        let (ticket, pending) = session.ticket("ServiceClient.create_sampling_client", &session.cancel);
         self.inner.actor.0.send(Msg::CreateSampler(Box::new(create::Sampler { source, ticket })))?;
         let sampler = pending.wait()?;
         SamplingClient::start(self.inner.owner.clone(), sampler)

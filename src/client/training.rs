@@ -134,7 +134,7 @@ impl TrainingClient {
     /// # Blocking
     /// Only while the mailbox is full, that is, while 1024 operations wait to be submitted.
     pub fn forward(&self, data: Vec<Datum>, loss: impl Into<Loss>) -> Pending<ForwardBackwardOutput> {
-        self.pass("forward", data, loss.into(), true)
+        self.pass("TrainingClient.forward", data, loss.into(), true)
     }
 
     /// As [`forward`](Self::forward), and adds the gradients of the loss to those that the next
@@ -146,8 +146,12 @@ impl TrainingClient {
     ///
     /// # Blocking
     /// As for [`forward`](Self::forward).
-    pub fn forward_backward(&self, data: Vec<Datum>, loss: impl Into<Loss>) -> Pending<ForwardBackwardOutput> {
-        self.pass("forward_backward", data, loss.into(), false)
+    pub fn forward_backward(
+        &self,
+        data: Vec<Datum>,
+        loss: impl Into<Loss>,
+    ) -> Pending<ForwardBackwardOutput> {
+        self.pass("TrainingClient.forward_backward", data, loss.into(), false)
     }
 
     /// Changes the weights by the gradients that were gathered, and clears those (PROTOCOL §3.3 #14).
@@ -158,16 +162,17 @@ impl TrainingClient {
     /// # Blocking
     /// As for [`forward`](Self::forward).
     pub fn optim_step(&self, adam: AdamParams) -> Pending<OptimStepOutput> {
-        const VERB: &str = "optim_step";
+        const VERB: &str = "TrainingClient.optim_step";
         if let Err(error) = adam.validate() {
             return Pending::failed(VERB, error);
         }
         self.ask(VERB, Msg::OptimStep, |ticket| Ask {
             ticket,
             path: "/api/v1/optim_step",
-            sdk_method: "TrainingClient.optim_step",
             request_type: "OptimStep",
-            body: Box::new(|model_id, seq_id| json::encode(&json::OptimStepRequest::adam(model_id, seq_id, adam))),
+            body: Box::new(|model_id, seq_id| {
+                json::encode(&json::OptimStepRequest::adam(model_id, seq_id, adam))
+            }),
             read: |body| Ok(json::response::<json::OptimStepResponse>(body)?.into()),
         })
     }
@@ -181,7 +186,7 @@ impl TrainingClient {
     /// # Blocking
     /// As for [`forward`](Self::forward).
     pub fn save_state(&self, name: &str, ttl: Ttl) -> Pending<SaveStateOutput> {
-        const VERB: &str = "save_state";
+        const VERB: &str = "TrainingClient.save_state";
         let ttl_seconds = match check_name(name).and_then(|()| ttl.seconds()) {
             Ok(it) => it,
             Err(error) => return Pending::failed(VERB, error),
@@ -190,7 +195,6 @@ impl TrainingClient {
         self.ask(VERB, Msg::SaveState, |ticket| Ask {
             ticket,
             path: "/api/v1/save_weights",
-            sdk_method: "TrainingClient.save_state",
             request_type: "SaveWeights",
             body: Box::new(move |model_id, seq_id| {
                 json::encode(&json::SaveWeightsRequest {
@@ -221,7 +225,7 @@ impl TrainingClient {
         P: TryInto<TrainingPath>,
         Error: From<P::Error>,
     {
-        self.load("load_state", path.try_into().map_err(Error::from), false)
+        self.load("TrainingClient.load_state", path.try_into().map_err(Error::from), false)
     }
 
     /// As [`load_state`](Self::load_state), with the optimizer's state.
@@ -236,7 +240,7 @@ impl TrainingClient {
         P: TryInto<TrainingPath>,
         Error: From<P::Error>,
     {
-        self.load("load_state_with_optimizer", path.try_into().map_err(Error::from), true)
+        self.load("TrainingClient.load_state_with_optimizer", path.try_into().map_err(Error::from), true)
     }
 
     /// Saves the weights under a name, to sample from (PROTOCOL §3.3 #17).
@@ -247,7 +251,7 @@ impl TrainingClient {
     /// # Blocking
     /// As for [`forward`](Self::forward).
     pub fn save_weights_for_sampler(&self, name: &str, ttl: Ttl) -> Pending<SaveWeightsForSamplerOutput> {
-        const VERB: &str = "save_weights_for_sampler";
+        const VERB: &str = "TrainingClient.save_weights_for_sampler";
         let ttl_seconds = match check_name(name).and_then(|()| ttl.seconds()) {
             Ok(it) => it,
             Err(error) => return Pending::failed(VERB, error),
@@ -257,7 +261,7 @@ impl TrainingClient {
             ttl_seconds,
             ..Default::default()
         };
-        self.save_for_sampler(VERB, request).map(|reply| {
+        self.save_for_sampler(VERB, request).and_then(|reply| {
             let path = reply.path.ok_or_else(|| incomplete("the path of the weights"))?;
             Ok(SaveWeightsForSamplerOutput { path: from_server(path.parse())? })
         })
@@ -271,10 +275,12 @@ impl TrainingClient {
     /// # Blocking
     /// Until the server saved the weights, behind all operations submitted before; at most `Timeouts::operation`.
     pub fn save_weights_and_get_sampling_client(&self) -> Result<SamplingClient> {
-        const VERB: &str = "save_weights_and_get_sampling_client";
+        const VERB: &str = "TrainingClient.save_weights_and_get_sampling_client";
         let seq_id = self.session().next_sampling_session_seq_id();
-        let request =
-            json::SaveWeightsForSamplerRequest { sampling_session_seq_id: Some(seq_id), ..Default::default() };
+        let request = json::SaveWeightsForSamplerRequest {
+            sampling_session_seq_id: Some(seq_id),
+            ..Default::default()
+        };
         let reply = self.save_for_sampler(VERB, request).wait()?;
         let sampling_session_id =
             reply.sampling_session_id.ok_or_else(|| incomplete("the id of the sampling session"))?;
@@ -309,7 +315,12 @@ impl TrainingClient {
         self.submit(verb, |ticket| Msg::Pass(Box::new(Pass { ticket, data, loss, forward_only })))
     }
 
-    fn load(&self, verb: &'static str, path: Result<TrainingPath>, optimizer: bool) -> Pending<LoadStateOutput> {
+    fn load(
+        &self,
+        verb: &'static str,
+        path: Result<TrainingPath>,
+        optimizer: bool,
+    ) -> Pending<LoadStateOutput> {
         let path = match path {
             Ok(it) => it,
             Err(error) => return Pending::failed(verb, error),
@@ -317,12 +328,18 @@ impl TrainingClient {
         self.ask(verb, Msg::LoadState, |ticket| Ask {
             ticket,
             path: "/api/v1/load_weights",
-            sdk_method: "TrainingClient.load_state",
             request_type: "LoadWeights",
             body: Box::new(move |model_id, seq_id| {
-                json::encode(&json::LoadWeightsRequest::into_model(model_id, seq_id, path.as_str(), optimizer))
+                json::encode(&json::LoadWeightsRequest::into_model(
+                    model_id,
+                    seq_id,
+                    path.as_str(),
+                    optimizer,
+                ))
             }),
-            read: |body| Ok(LoadStateOutput { path: json::response::<json::LoadWeightsResponse>(body)?.path }),
+            read: |body| {
+                Ok(LoadStateOutput { path: json::response::<json::LoadWeightsResponse>(body)?.path })
+            },
         })
     }
 
@@ -334,7 +351,6 @@ impl TrainingClient {
         self.ask(verb, Msg::SaveWeights, |ticket| Ask {
             ticket,
             path: "/api/v1/save_weights_for_sampler",
-            sdk_method: "TrainingClient.save_weights_for_sampler",
             request_type: "SaveWeightsForSampler",
             body: Box::new(move |model_id, seq_id| {
                 let (model_id, seq_id) = (model_id.into(), Some(seq_id));

@@ -58,7 +58,8 @@ impl Auth {
         }
         // One thread fetches, the others wait for it and then find its token.
         let deadline = Instant::now() + LONGEST_FETCH;
-        let _one = self.fetching.acquire_deadline(1, Some(deadline), &CancelToken::new()).map_err(Broken::Token)?;
+        let _one =
+            self.fetching.acquire_deadline(1, Some(deadline), &CancelToken::new()).map_err(Broken::Token)?;
         let now = clock.now();
         if let Some(it) = self.fresh(now) {
             return Ok(it);

@@ -7,7 +7,7 @@
 pub(crate) mod auth;
 pub(crate) mod headers;
 mod lanes;
-pub(crate) mod transport;
+pub mod transport;
 mod ureq;
 
 use std::sync::Arc;
@@ -21,13 +21,14 @@ use serde::de::DeserializeOwned;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Phase, Result, Sent};
 use crate::policy::retry::{Failure, Limits, Retries};
-use crate::policy::verdict::{Facts, Verdict};
+use crate::policy::verdict::Verdict;
 use crate::sync::clock::Clock;
 use crate::sync::{CancelToken, Mutex};
+use crate::wire::json;
 
 pub(crate) use self::ureq::Ureq;
 use auth::Auth;
-pub use transport::{Answer, Broken, Exchange, Lane, Transport};
+pub(crate) use transport::{Answer, Broken, Exchange, Lane, Transport};
 
 /// The most that any answer may measure: far above every real one, far below what would hurt the machine.
 const LARGEST_ANSWER: u64 = 1 << 30;
@@ -50,6 +51,8 @@ pub(crate) struct Call {
     pub(crate) headers: Vec<(&'static str, String)>,
     /// The public method that this belongs to, such as `TrainingClient.forward_backward`.
     pub(crate) sdk_method: Option<&'static str>,
+    /// The caller itself deals with a server that is too busy.
+    pub(crate) leaves_429: bool,
 }
 
 /// What a request carries.
@@ -58,7 +61,10 @@ pub(crate) enum Body {
     Empty,
     Json(Bytes),
     /// As it goes over the wire, compressed already if `zstd`.
-    Protobuf { bytes: Bytes, zstd: bool },
+    Protobuf {
+        bytes: Bytes,
+        zstd: bool,
+    },
 }
 
 impl Body {
@@ -66,7 +72,9 @@ impl Body {
     pub(crate) fn json(value: &impl Serialize) -> Result<Self> {
         match serde_json::to_vec(value) {
             Ok(json) => Ok(Body::Json(json.into())),
-            Err(error) => Err(Error::new(ErrorKind::System, format!("the request could not be written: {error}"))),
+            Err(error) => {
+                Err(Error::new(ErrorKind::System, format!("the request could not be written: {error}")))
+            }
         }
     }
 
@@ -113,6 +121,7 @@ impl Call {
             budget: None,
             headers: Vec::new(),
             sdk_method: None,
+            leaves_429: false,
         }
     }
 
@@ -124,6 +133,11 @@ impl Call {
 
     pub(crate) fn by(mut self, sdk_method: &'static str) -> Self {
         self.sdk_method = Some(sdk_method);
+        self
+    }
+
+    pub(crate) fn leaving_429(mut self) -> Self {
+        self.leaves_429 = true;
         self
     }
 
@@ -147,7 +161,14 @@ pub(crate) struct Http {
 impl Http {
     pub(crate) fn new(transport: Arc<dyn Transport>, config: Arc<Config>, clock: Clock) -> Self {
         let auth = Auth::new(config.api_key.clone());
-        Http { transport, config, clock, auth, reached: AtomicBool::new(false), last_contact: Mutex::new(None) }
+        Http {
+            transport,
+            config,
+            clock,
+            auth,
+            reached: AtomicBool::new(false),
+            last_contact: Mutex::new(None),
+        }
     }
 
     pub(crate) fn auth(&self) -> &Auth {
@@ -180,16 +201,21 @@ impl Http {
                 return Err(Error::cancelled());
             }
             let left = limits.budget.saturating_sub(self.clock.now().saturating_duration_since(started));
-            let outcome = self.attempt(call, &key, retries.taken(), (!limits.budget.is_zero()).then_some(left));
+            let outcome =
+                self.attempt(call, &key, retries.taken(), (!limits.budget.is_zero()).then_some(left));
             let elapsed = self.clock.now().saturating_duration_since(started);
             let (failure, error) = match outcome {
                 Ok(answer) if answer.facts().verdict() == Verdict::Success => return Ok(answer),
                 Ok(answer) => {
                     let facts = answer.facts();
-                    let failure = Failure::Answer { verdict: facts.verdict(), hint: facts.hint() };
-                    if matches!(failure, Failure::Answer { verdict: Verdict::Retry, .. }) {
+                    // Of a request that the server took too long over or failed at, nobody knows what became.
+                    if facts.status == 408 || 500 <= facts.status {
                         sent = Sent::Maybe;
                     }
+                    let failure = match call.leaves_429 && facts.status == 429 {
+                        true => Failure::Fatal,
+                        false => Failure::Answer { verdict: facts.verdict(), hint: facts.hint() },
+                    };
                     (failure, facts.error())
                 }
                 Err(broken) => {
@@ -217,9 +243,7 @@ impl Http {
     pub(crate) fn decode<T: DeserializeOwned>(&self, call: &Call, answer: &Answer) -> Result<T> {
         // Endpoints that have nothing to say may answer with nothing at all.
         let body: &[u8] = if answer.body.is_empty() { b"{}" } else { &answer.body };
-        serde_json::from_slice(body).map_err(|it| {
-            Error::decode(format!("the answer could not be read: {it}")).with(|it| it.url = Some(self.url(call)))
-        })
+        json::response(body).map_err(|it| it.with(|it| it.url = Some(self.url(call))))
     }
 
     /// One attempt whose answer is wanted whatever its status: what polling needs.
@@ -246,11 +270,8 @@ impl Http {
         if answer.facts().verdict() != Verdict::Success {
             return Err(Broken::Token(answer.facts().error()));
         }
-        let json: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-        match json.get("jwt").and_then(|it| it.as_str()) {
-            Some(jwt) => Ok(jwt.into()),
-            None => Err(Broken::Token(Error::decode("the server's answer to auth/token holds no token"))),
-        }
+        let reply: json::AuthTokenResponse = json::response(&answer.body).map_err(Broken::Token)?;
+        Ok(reply.jwt.0)
     }
 
     fn exchange(
@@ -302,7 +323,8 @@ impl Http {
         );
         match (never_arrived, sent) {
             (true, Sent::Maybe) => {
-                Error::new(ErrorKind::Connection { sent }, "an earlier attempt may have arrived").caused_by(error)
+                Error::new(ErrorKind::Connection { sent }, "an earlier attempt may have arrived")
+                    .caused_by(error)
             }
             _ => error,
         }

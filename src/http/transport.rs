@@ -1,4 +1,5 @@
-//! What carries a request: sockets, or memory in tests.
+//! What carries a request: sockets, memory in tests, or something of your own
+//! (`ServiceClientBuilder::transport`).
 
 use std::time::Duration;
 
@@ -83,7 +84,8 @@ impl Answer {
     }
 
     pub(crate) fn is_protobuf(&self) -> bool {
-        self.header("content-type").is_some_and(|it| it.to_ascii_lowercase().contains("application/x-protobuf"))
+        self.header("content-type")
+            .is_some_and(|it| it.to_ascii_lowercase().contains("application/x-protobuf"))
     }
 
     pub(crate) fn facts(&self) -> Facts<'_> {
@@ -131,7 +133,9 @@ impl Broken {
         match self {
             Broken::Connection { sent, .. } => *sent,
             Broken::Timeout(Phase::Resolve | Phase::Connect) | Broken::Token(_) => Sent::No,
-            Broken::Timeout(_) | Broken::TooLarge { .. } | Broken::Garbage { .. } | Broken::Closed => Sent::Maybe,
+            Broken::Timeout(_) | Broken::TooLarge { .. } | Broken::Garbage { .. } | Broken::Closed => {
+                Sent::Maybe
+            }
         }
     }
 
@@ -148,7 +152,9 @@ impl Broken {
 
     pub(crate) fn error(&self, timeouts: &Timeouts) -> Error {
         match self {
-            Broken::Connection { sent, message } => Error::new(ErrorKind::Connection { sent: *sent }, message),
+            Broken::Connection { sent, message } => {
+                Error::new(ErrorKind::Connection { sent: *sent }, message)
+            }
             Broken::Timeout(phase @ (Phase::Resolve | Phase::Connect)) => {
                 Error::timeout(*phase, format!("no connection within {:.1?}", timeouts.connect))
             }

@@ -114,7 +114,9 @@ fn broken(error: Error, stage: Stage) -> Broken {
     match (error, stage) {
         (Error::Timeout(it), _) => Broken::Timeout(phase(it)),
         (Error::HostNotFound, _) => connection(Sent::No, "the host name is unknown".into()),
-        (Error::ConnectionFailed, _) => connection(Sent::No, "no address of the host could be connected to".into()),
+        (Error::ConnectionFailed, _) => {
+            connection(Sent::No, "no address of the host could be connected to".into())
+        }
         (Error::BodyExceedsLimit(_), Stage::Body { limit }) => Broken::TooLarge { limit },
         (Error::Io(error), stage) => io_error(error, stage),
         (Error::Tls(message), _) => connection(Sent::No, format!("TLS: {message}")),

@@ -103,7 +103,8 @@ mod tests {
 
     #[test]
     fn a_metric_that_a_part_lacks_is_dropped_and_no_weight_is_no_crash() {
-        let combined = combine(vec![part(0, &[("a:mean", 1.0), ("b:sum", 1.0)]), part(0, &[("a:mean", 3.0)])]);
+        let combined =
+            combine(vec![part(0, &[("a:mean", 1.0), ("b:sum", 1.0)]), part(0, &[("a:mean", 3.0)])]);
         assert_eq!(combined.metrics, [("a:mean".to_string(), 2.0)].into());
     }
 }

@@ -199,7 +199,9 @@ impl Poll {
             return match std::mem::replace(&mut self.metadata_only, false) {
                 // The cast saturates, which is what an absurd size deserves.
                 true => Step::Reserve(size.max(0.0) as usize),
-                false => Step::Fail(Error::decode("the server sent the result's size where it had to send it")),
+                false => {
+                    Step::Fail(Error::decode("the server sent the result's size where it had to send it"))
+                }
             };
         }
         match json.get("error") {
@@ -243,8 +245,13 @@ mod tests {
     }
 
     fn on(poll: &mut Poll, status: u16, body: &str, times: Times) -> Step {
-        let facts =
-            Facts { status, body: body.as_bytes(), retry_after_ms: None, retry_after: None, should_retry: None };
+        let facts = Facts {
+            status,
+            body: body.as_bytes(),
+            retry_after_ms: None,
+            retry_after: None,
+            should_retry: None,
+        };
         poll.on(Event::Answer { facts, protobuf: false }, times)
     }
 
@@ -311,10 +318,8 @@ mod tests {
     fn broken_connections_back_off_until_the_silence_is_too_long() {
         let mut poll = Poll::new(Duration::from_secs(10));
         let broken = || Event::Connection(Error::closed("reset"));
-        let waits: Vec<u64> = [0, 1000, 3000, 7000]
-            .into_iter()
-            .map(|ms| after(poll.on(broken(), at(ms))).as_secs())
-            .collect();
+        let waits: Vec<u64> =
+            [0, 1000, 3000, 7000].into_iter().map(|ms| after(poll.on(broken(), at(ms))).as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 3]);
         assert!(matches!(kind(poll.on(broken(), at(10_000))), ErrorKind::Stuck { .. }));
     }

@@ -23,7 +23,9 @@ pub(crate) enum Fate {
 /// What a failed submission means for its id.
 pub(crate) fn fate(error: &Error) -> Fate {
     match error.kind() {
-        ErrorKind::Connection { sent: Sent::No } | ErrorKind::Timeout(Phase::Resolve | Phase::Connect) => Fate::Refused,
+        ErrorKind::Connection { sent: Sent::No } | ErrorKind::Timeout(Phase::Resolve | Phase::Connect) => {
+            Fate::Refused
+        }
         ErrorKind::Timeout(Phase::Admission) | ErrorKind::InvalidInput(_) => Fate::Unsent,
         _ => match error.http_status() {
             // The server looked at the request and did not take it. A request timeout is no such word.
@@ -56,7 +58,10 @@ impl Turns {
 
     /// Takes `n` consecutive ids.
     pub(crate) fn reserve(&mut self, n: usize) -> Option<Range<u32>> {
-        let end = u32::try_from(n).ok().and_then(|n| self.next.checked_add(n)).filter(|it| *it <= i32::MAX as u32)?;
+        let end = u32::try_from(n)
+            .ok()
+            .and_then(|n| self.next.checked_add(n))
+            .filter(|it| *it <= i32::MAX as u32)?;
         let range = self.next..end;
         self.next = end;
         Some(range)
@@ -127,7 +132,8 @@ mod tests {
     fn only_a_refusal_of_the_server_or_no_connection_at_all_gives_an_id_back() {
         let status = |it| Error::new(ErrorKind::Status { code: it }, "x").with(|e| e.status = Some(it));
         let connection = |sent| Error::new(ErrorKind::Connection { sent }, "x");
-        for refused in [status(400), status(404), status(409), status(422), status(429), connection(Sent::No)] {
+        for refused in [status(400), status(404), status(409), status(422), status(429), connection(Sent::No)]
+        {
             assert_eq!(fate(&refused), Refused, "{refused:?}");
         }
         let timeout = Error::timeout(Phase::FirstByte, "x");

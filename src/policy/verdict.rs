@@ -176,7 +176,10 @@ mod tests {
             (r#"{"detail":"no such model"}"#, "no such model"),
             (r#"{"message":"m"}"#, "m"),
             (r#"{"error":"e","category":"user"}"#, "e"),
-            (r#"{"detail":[{"loc":["body","x"],"msg":"field required","type":"missing"}]}"#, "body.x: field required"),
+            (
+                r#"{"detail":[{"loc":["body","x"],"msg":"field required","type":"missing"}]}"#,
+                "body.x: field required",
+            ),
             (r#"{"other":1}"#, r#"{"other":1}"#),
             (r#"["a"]"#, r#"["a"]"#),
             ("Internal Server Error", "Internal Server Error"),

@@ -28,10 +28,12 @@ struct Budgets {
 impl Budgets {
     fn of(flags: &Flags) -> Self {
         let flags = &flags.config;
+        // A size that the machine cannot even count is no limit.
+        let budget = |n: u64| Budget::new(usize::try_from(n).unwrap_or(usize::MAX));
         Budgets {
-            samples: Budget::new(flags.sample_dispatch_bytes_semaphore_size),
-            training: Budget::new(flags.fwdbwd_dispatch_bytes_semaphore_size),
-            responses: Budget::new(flags.inflight_response_bytes_semaphore_size),
+            samples: budget(flags.sample_dispatch_bytes_semaphore_size),
+            training: budget(flags.fwdbwd_dispatch_bytes_semaphore_size),
+            responses: budget(flags.inflight_response_bytes_semaphore_size),
         }
     }
 }

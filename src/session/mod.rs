@@ -11,6 +11,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::config::{Config, SDK_VERSION};
 use crate::error::{Error, ErrorKind, Result};
@@ -23,8 +25,8 @@ use crate::sync::{Budget, CancelToken, Mutex};
 use crate::wire::json;
 
 use dispatch::Dispatch;
-pub(crate) use flags::Flags;
-pub(crate) use retrieve::{Promise, Retrieved};
+pub(crate) use flags::{Flags, is_not_offered};
+pub(crate) use retrieve::Promise;
 
 /// Threads that send requests. Each of them is one exchange, so few of them keep a server busy.
 const SENDERS: usize = 64;
@@ -161,7 +163,8 @@ impl Session {
             return Ok(flags);
         }
         self.check_open()?;
-        let flags = Arc::new(flags::fetch(&self.http, &self.config, &self.cancel).map_err(|it| self.as_ended(it))?);
+        let flags =
+            Arc::new(flags::fetch(&self.http, &self.config, &self.cancel).map_err(|it| self.as_ended(it))?);
         *self.flags.lock() = Some(flags.clone());
         self.dispatch.resize(&flags);
         Ok(flags)
@@ -181,7 +184,7 @@ impl Session {
         self.flags()?;
         let request = json::CreateSessionRequest {
             tags: self.config.tags.clone(),
-            user_metadata: self.config.user_metadata.clone(),
+            user_metadata: self.metadata(),
             sdk_version: SDK_VERSION.into(),
             project_id: self.config.project_id.clone(),
             display_name: self.config.display_name.clone(),
@@ -204,6 +207,11 @@ impl Session {
         Ok(id)
     }
 
+    /// What the caller wants to find the session and its models by.
+    pub(crate) fn metadata(&self) -> BTreeMap<String, Value> {
+        self.config.user_metadata.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect()
+    }
+
     /// The number of the next model of the session. Used up even if its creation fails (PROTOCOL §2.2).
     pub(crate) fn next_model_seq_id(&self) -> u64 {
         self.model_seq_id.fetch_add(1, Ordering::Relaxed)
@@ -222,7 +230,7 @@ impl Session {
     }
 
     /// Sends a JSON request and reads its JSON answer.
-    pub(crate) fn ask<T: serde::de::DeserializeOwned>(
+    pub(crate) fn ask<T: DeserializeOwned>(
         &self,
         lane: Lane,
         path: &str,
@@ -260,15 +268,16 @@ impl Session {
     }
 
     fn finish(&self, id: &str, status: CloseStatus, detail: Option<&str>) -> Result<()> {
-        let kind = match status {
-            CloseStatus::Success => "success",
-            CloseStatus::Errored => "errored",
-            CloseStatus::Interrupted => "interrupted",
+        let reason = match status {
+            CloseStatus::Success => json::FinishReason::Success,
+            CloseStatus::Errored => json::FinishReason::Errored,
+            CloseStatus::Interrupted => json::FinishReason::Interrupted,
         };
-        let request = json::FinishSessionRequest::new(kind, detail);
+        let request = json::FinishSessionRequest { reason, detail: detail.map(str::to_string) };
         // Half of the time that closing may take; the other half is for the threads.
         let call = Call::post(Lane::Session, format!("/api/v1/sessions/{id}/finish"), &request)?
-            .once(self.config.timeouts.close / 2);
+            .once(self.config.timeouts.close / 2)
+            .by("ServiceClient.close");
         match self.http.send(&call, &self.cancel) {
             Ok(_) => Ok(()),
             // Servers without the endpoint notice the end by the missing heartbeats.
@@ -293,7 +302,8 @@ impl Session {
         for child in &children {
             child.join(deadline);
         }
-        let left = [&self.senders, &self.waiters, &self.beats].map(|it| it.close(deadline)).iter().sum::<usize>();
+        let left =
+            [&self.senders, &self.waiters, &self.beats].map(|it| it.close(deadline)).iter().sum::<usize>();
         if 0 < left {
             log::warn!(target: "tinkex", "{left} threads were still busy when the client was closed");
         }
@@ -313,11 +323,6 @@ impl std::fmt::Debug for Session {
             .field("closed", &self.closed.load(Ordering::Relaxed))
             .finish_non_exhaustive()
     }
-}
-
-/// Metadata as the wire wants it: `None` when there is none.
-pub(crate) fn metadata(map: &BTreeMap<String, String>) -> Option<BTreeMap<String, String>> {
-    (!map.is_empty()).then(|| map.clone())
 }
 
 /// An error that says which answer is missing what.

@@ -52,7 +52,7 @@ impl Session {
                 Some(deadline) => deadline - sent,
                 None => Duration::MAX,
             };
-            let call = self.poll_call(promise, &poll, left)?;
+            let call = self.poll_call(promise, &poll, left)?.by(progress.sdk_method());
             progress.attempt();
             let outcome = self.http.raw(&call);
             let now = self.clock.now();
@@ -74,7 +74,9 @@ impl Session {
                 (Step::Done, Ok(answer)) => return Ok(Retrieved { answer, _bytes: bytes }),
                 (Step::Done, Err(broken)) => return Err(broken.error(&self.config.timeouts)),
                 (Step::Fail(error), _) => {
-                    return Err(error.with(|it| it.url = Some(format!("{}{}", self.config.base_url, call.path))));
+                    return Err(
+                        error.with(|it| it.url = Some(format!("{}{}", self.config.base_url, call.path)))
+                    );
                 }
                 (Step::Reserve(n), _) => {
                     // The wait for a share is part of the operation, and bounded by its deadline.

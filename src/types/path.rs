@@ -131,6 +131,20 @@ macro_rules! path {
                 text.parse()
             }
         }
+
+        impl TryFrom<&String> for $name {
+            type Error = Error;
+
+            fn try_from(text: &String) -> Result<Self> {
+                text.parse()
+            }
+        }
+
+        impl From<&$name> for $name {
+            fn from(path: &$name) -> Self {
+                path.clone()
+            }
+        }
     };
 }
 

@@ -1,1 +1,13 @@
-//! Integration tests.
+//! Integration tests: one binary, one module per behaviour.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should say where")]
+
+mod util;
+
+mod bad_input;
+mod bad_weather;
+mod order;
+mod panics;
+
+mod verbs;
+mod waiting;

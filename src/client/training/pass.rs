@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::submit::{Sequencer, no_more_ids};
+use super::submit::Sequencer;
 use crate::client::Submitted;
 use crate::error::{Error, Result};
 use crate::http::{Answer, Body, Call, Lane};
@@ -55,8 +55,6 @@ impl Sequencer {
         loss: Loss,
         forward_only: bool,
     ) -> Result<Vec<Accepted>> {
-        self.check(ticket)?;
-        ticket.progress.submitting();
         let flags = self.session.known_flags();
         let limits = ChunkLimits {
             n_data: usize_of(flags.config.fwdbwd_max_chunk_len),
@@ -64,10 +62,11 @@ impl Sequencer {
         };
         let sizes: Vec<usize> = data.iter().map(Datum::n_bytes).collect();
         let parts = split(sizes.iter().copied(), limits);
-        let range = self.turns.reserve(parts.len()).ok_or_else(no_more_ids)?;
+        let range = self.begin(ticket, parts.len())?;
         let job = Arc::new(Job {
             session: self.session.clone(),
             model_id: self.model_id.clone(),
+            sdk_method: ticket.progress.sdk_method(),
             cancel: ticket.cancel.clone(),
             deadline: ticket.progress.deadline(),
             compress: flags.config.proto_compress_fwdbwd,
@@ -108,9 +107,10 @@ impl Sequencer {
                 it.seq_id = Some(u64::from(first) + idx as u64);
                 it.accepted_parts = (1 < total).then_some((n, total));
             });
-            self.settle(range, &fates, &error);
+            self.settle(range, &fates, Some(&error));
             return Err(error);
         }
+        self.settle(range, &fates, None);
         ticket.progress.contact(now);
         if let Some(Some((Submitted::Promised(first), _))) = accepted.first() {
             ticket.progress.accepted(&first.request_id);
@@ -123,6 +123,7 @@ impl Sequencer {
 struct Job {
     session: Arc<Session>,
     model_id: String,
+    sdk_method: &'static str,
     cancel: CancelToken,
     deadline: Option<Instant>,
     compress: bool,
@@ -155,12 +156,15 @@ impl Job {
         let _share = budget.acquire_deadline(n_bytes, self.deadline, &self.cancel)?;
         // The parts of one call are few enough that the cast cannot lose anything: each has a reserved id.
         let seq_id = self.first_seq_id + idx as u32;
-        let bytes =
-            train::encode_forward_backward(&self.model_id, seq_id, &self.data[part], &self.loss, self.forward_only)?;
-        let sdk_method =
-            if self.forward_only { "TrainingClient.forward" } else { "TrainingClient.forward_backward" };
+        let bytes = train::encode_forward_backward(
+            &self.model_id,
+            seq_id,
+            &self.data[part],
+            &self.loss,
+            self.forward_only,
+        )?;
         let body = Body::protobuf(bytes, self.compress);
-        let call = Call::new(Lane::Train, "POST", "/api/v1/forward_backward", body).by(sdk_method);
+        let call = Call::new(Lane::Train, "POST", "/api/v1/forward_backward", body).by(self.sdk_method);
         let answer = self.session.http.send(&call, &self.cancel)?;
         let submitted = Submitted::read(answer)?;
         Ok((submitted, self.session.clock.now()))

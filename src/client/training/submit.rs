@@ -1,5 +1,6 @@
 //! How a training client's requests reach the server in order.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,7 +14,6 @@ use crate::session::{Promise, Session, Ticket};
 pub(super) struct Ask<T: Send + 'static> {
     pub(super) ticket: Ticket<T>,
     pub(super) path: &'static str,
-    pub(super) sdk_method: &'static str,
     pub(super) request_type: &'static str,
     /// Writes the JSON body for a model and a sequence id.
     pub(super) body: Box<dyn FnOnce(&str, u64) -> Result<Vec<u8>> + Send>,
@@ -28,39 +28,54 @@ pub(super) struct Sequencer {
     pub(super) turns: Turns,
     /// Why no later request may be sent.
     broken: Option<Error>,
+    /// Ids are reserved whose fate is not settled yet. Found set at the start of a turn, it means that a panic cut the
+    /// last one short.
+    unsettled: bool,
 }
 
 impl Sequencer {
     pub(super) fn new(session: Arc<Session>, model_id: String, first_seq_id: u32) -> Self {
-        Sequencer { session, model_id, turns: Turns::starting_at(first_seq_id), broken: None }
+        Sequencer {
+            session,
+            model_id,
+            turns: Turns::starting_at(first_seq_id),
+            broken: None,
+            unsettled: false,
+        }
     }
 
-    /// Whether a turn may begin. An operation that was given up while it was queued takes no turn at all.
-    pub(super) fn check<T: Send + 'static>(&self, ticket: &Ticket<T>) -> Result<()> {
+    /// Begins a turn of `n` requests. An operation that was given up while it was queued takes no turn at all.
+    pub(super) fn begin<T: Send + 'static>(&mut self, ticket: &Ticket<T>, n: usize) -> Result<Range<u32>> {
         if ticket.is_given_up() {
             return Err(Error::cancelled());
         }
-        match &self.broken {
-            Some(cause) => Err(Error::new(
-                ErrorKind::Poisoned,
-                "an earlier request of this client may or may not have arrived, so the order of training is lost; \
-                 make a new client from the last checkpoint",
-            )
-            .caused_by(cause.clone())),
-            None => Ok(()),
+        if self.unsettled && self.broken.is_none() {
+            self.broken = Some(Error::closed("the client's thread panicked while it sent a request"));
         }
+        if let Some(cause) = &self.broken {
+            let message = "an earlier request of this client may or may not have arrived, so the order of training \
+                           is lost; make a new client from the last checkpoint";
+            return Err(Error::new(ErrorKind::Poisoned, message).caused_by(cause.clone()));
+        }
+        let range = self.turns.reserve(n).ok_or_else(|| {
+            Error::new(ErrorKind::Poisoned, "the client used up all sequence ids of the protocol")
+        })?;
+        self.unsettled = true;
+        ticket.progress.submitting();
+        Ok(range)
     }
 
-    /// Ends a turn whose requests had these fates.
-    pub(super) fn settle(&mut self, range: std::ops::Range<u32>, fates: &[Fate], cause: &Error) {
+    /// Ends a turn whose requests had these fates; `cause` says why not all of them were accepted.
+    pub(super) fn settle(&mut self, range: Range<u32>, fates: &[Fate], cause: Option<&Error>) {
+        self.unsettled = false;
         if self.turns.settle(range, fates) == Settled::Broken {
-            self.broken = Some(cause.clone());
+            self.broken = cause.cloned();
         }
     }
 
     /// Sends a request of one part and leaves the wait for its result to the pool.
     pub(super) fn ask<T: Send + 'static>(&mut self, ask: Ask<T>) {
-        match self.submit(&ask.ticket, ask.path, ask.sdk_method, ask.body) {
+        match self.submit(&ask.ticket, ask.path, ask.body) {
             Err(error) => ask.ticket.answer(Err(error)),
             Ok((Submitted::Done(answer), _)) => ask.ticket.answer((ask.read)(&answer.body)),
             Ok((Submitted::Promised(promised), born)) => {
@@ -88,37 +103,29 @@ impl Sequencer {
         &mut self,
         ticket: &Ticket<T>,
         path: &str,
-        sdk_method: &'static str,
         body: Box<dyn FnOnce(&str, u64) -> Result<Vec<u8>> + Send>,
     ) -> Result<(Submitted, Instant)> {
-        self.check(ticket)?;
-        let range = self.turns.reserve(1).ok_or_else(no_more_ids)?;
-        ticket.progress.submitting();
+        let range = self.begin(ticket, 1)?;
         let seq_id = u64::from(range.start);
         let sent = body(&self.model_id, seq_id).and_then(|body| {
-            let call = Call::new(Lane::Train, "POST", path, Body::Json(body.into())).by(sdk_method);
+            let call = Call::new(Lane::Train, "POST", path, Body::Json(body.into()))
+                .by(ticket.progress.sdk_method());
             ticket.progress.attempt();
             self.session.http.send(&call, &ticket.cancel)
         });
         let born = self.session.clock.now();
         let submitted = sent.and_then(Submitted::read);
-        match &submitted {
-            Ok(it) => {
-                ticket.progress.contact(born);
-                if let Submitted::Promised(promised) = it {
-                    ticket.progress.accepted(&promised.request_id);
-                }
+        let fate = submitted.as_ref().map_or_else(fate, |_| Fate::Accepted);
+        self.settle(range, &[fate], submitted.as_ref().err());
+        if let Ok(it) = &submitted {
+            ticket.progress.contact(born);
+            if let Submitted::Promised(promised) = it {
+                ticket.progress.accepted(&promised.request_id);
             }
-            Err(error) => self.settle(range, &[fate(error)], error),
         }
         let model_id = &self.model_id;
-        let placed = |it: Error| {
-            it.with(|it| (it.seq_id, it.model_id) = (Some(seq_id), Some(model_id.clone())))
-        };
+        let placed =
+            |it: Error| it.with(|it| (it.seq_id, it.model_id) = (Some(seq_id), Some(model_id.clone())));
         submitted.map(|it| (it, born)).map_err(placed)
     }
-}
-
-pub(super) fn no_more_ids() -> Error {
-    Error::new(ErrorKind::Poisoned, "the client used up all sequence ids of the protocol")
 }

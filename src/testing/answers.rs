@@ -1,0 +1,150 @@
+//! What a well-behaved server answers.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::fake::Seen;
+use crate::http::Answer;
+use crate::types::{ForwardBackwardOutput, SampleResponse, SampledSequence, StopReason};
+use crate::wire::{sample, train};
+
+/// Remembers the results that it promised.
+#[derive(Default)]
+pub(super) struct Answers {
+    promises: HashMap<String, Answer>,
+    models: usize,
+    samplers: usize,
+}
+
+impl Answers {
+    pub(super) fn answer(&mut self, seen: &Seen) -> Answer {
+        let body = seen.json().unwrap_or_default();
+        let text = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
+        let name = seen.path.strip_prefix("/api/v1/").unwrap_or(&seen.path);
+        match name {
+            "client/config" => ok(json!({"pjwt_auth_enabled": false})),
+            "client/dynamic_config" => status(404, json!({"detail": "Not Found"})),
+            "create_session" => ok(json!({"session_id": "session-1", "type": "create_session"})),
+            "session_heartbeat" => ok(json!({"type": "session_heartbeat"})),
+            "get_server_capabilities" => ok(json!({"supported_models": [{"model_name": "fake/model"}]})),
+            "get_info" => {
+                ok(json!({"model_id": text("model_id"), "model_data": {"model_name": "fake/model"}}))
+            }
+            "create_sampling_session" => {
+                self.samplers += 1;
+                ok(json!({"sampling_session_id": format!("sampler-{}", self.samplers)}))
+            }
+            "create_model" => {
+                self.models += 1;
+                self.promise(ok(
+                    json!({"model_id": format!("model-{}", self.models), "type": "create_model"}),
+                ))
+            }
+            "load_weights" => {
+                self.models += 1;
+                let id = format!("model-{}", self.models);
+                self.promise(ok(json!({"path": text("path"), "model_id": id, "type": "load_weights"})))
+            }
+            "optim_step" => self.promise(ok(json!({"metrics": {"grad_norm": 1.0}, "type": "optim_step"}))),
+            "save_weights" => {
+                let path = format!("tinker://{}/weights/{}", text("model_id"), text("path"));
+                self.promise(ok(json!({"path": path, "type": "save_weights"})))
+            }
+            "save_weights_for_sampler" => match body.get("path") {
+                Some(_) => {
+                    let path = format!("tinker://{}/sampler_weights/{}", text("model_id"), text("path"));
+                    self.promise(ok(json!({"path": path, "type": "save_weights_for_sampler"})))
+                }
+                None => self.promise(ok(json!({"sampling_session_id": "sampler-of-model"}))),
+            },
+            "forward_backward" => match train::decode_forward_backward_request(&uncompressed(seen)) {
+                Ok(call) => self.promise(protobuf(train::encode_forward_backward_output(&pass(&call)))),
+                Err(error) => status(422, json!({"detail": error.to_string()})),
+            },
+            "asample" => self.promise(protobuf(sample::encode_sample_response(&answers(&body)))),
+            "retrieve_future" => match self.promises.get(&text("request_id")) {
+                Some(answer) => answer.clone(),
+                None => status(404, json!({"detail": "no such promise"})),
+            },
+            _ if name.starts_with("samplers/") => {
+                ok(json!({"sampler_id": &name["samplers/".len()..], "base_model": "fake/model"}))
+            }
+            _ if name.ends_with("/finish") => ok(json!({})),
+            _ => status(404, json!({"detail": "Not Found"})),
+        }
+    }
+
+    fn promise(&mut self, result: Answer) -> Answer {
+        let id = format!("request-{}", self.promises.len() + 1);
+        self.promises.insert(id.clone(), result);
+        ok(json!({"request_id": id}))
+    }
+}
+
+fn ok(value: Value) -> Answer {
+    status(200, value)
+}
+
+fn status(status: u16, value: Value) -> Answer {
+    let headers = vec![("content-type".to_string(), "application/json".to_string())];
+    Answer { status, headers, body: value.to_string().into() }
+}
+
+fn protobuf(bytes: Vec<u8>) -> Answer {
+    let headers = vec![("content-type".to_string(), "application/x-protobuf".to_string())];
+    Answer { status: 200, headers, body: bytes.into() }
+}
+
+fn uncompressed(seen: &Seen) -> Bytes {
+    #[cfg(feature = "zstd")]
+    if seen.header("content-encoding") == Some("zstd") {
+        // A body that cannot be read is refused as one that cannot be decoded.
+        return zstd::stream::decode_all(&seen.body[..]).unwrap_or_default().into();
+    }
+    seen.body.clone()
+}
+
+/// Every target gets the log-probability −0.5.
+fn pass(call: &train::ForwardBackwardCall) -> ForwardBackwardOutput {
+    let outputs: Vec<_> = call
+        .data
+        .iter()
+        .map(|it| {
+            let n = it.loss_fn_inputs.get("target_tokens").map_or(0, |it| it.values.len());
+            BTreeMap::from([("logprobs".to_string(), vec![-0.5f32; n].into())])
+        })
+        .collect();
+    let n: usize = outputs
+        .iter()
+        .map(|it| it.values().map(|it: &crate::types::TensorData| it.values.len()).sum::<usize>())
+        .sum();
+    ForwardBackwardOutput {
+        loss_fn_output_type: "FakeOutput".into(),
+        loss_fn_outputs: outputs,
+        metrics: [("loss:sum".to_string(), 0.5 * n as f64)].into(),
+    }
+}
+
+/// Every answer is the token 7, as often as allowed but at most twice.
+fn answers(request: &Value) -> SampleResponse {
+    let number = |value: &Value| value.as_u64().and_then(|it| usize::try_from(it).ok());
+    let n = number(&request["num_samples"]).unwrap_or(1);
+    let length = number(&request["sampling_params"]["max_tokens"]).unwrap_or(2).min(2);
+    let prompt: usize = request["prompt"]["chunks"]
+        .as_array()
+        .map_or(0, |it| it.iter().filter_map(|it| it["tokens"].as_array()).map(Vec::len).sum());
+    let sequence = SampledSequence {
+        stop_reason: StopReason::Length,
+        tokens: vec![7; length],
+        logprobs: Some(vec![-0.25; length]),
+        ..Default::default()
+    };
+    let logprobs = (0..prompt).map(|it| (0 < it).then_some(-1.0)).collect();
+    SampleResponse {
+        sequences: vec![sequence; n],
+        prompt_logprobs: (request["prompt_logprobs"] == true).then_some(logprobs),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,177 @@
+//! A server that speaks the protocol and can be told to misbehave.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::answers;
+use super::memory::InMemory;
+use super::tcp::Listening;
+use crate::client::{ServiceClient, ServiceClientBuilder};
+use crate::http::Answer;
+use crate::sync::Mutex;
+use crate::sync::clock::VirtualClock;
+
+/// What the server does with a request.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Act {
+    /// Answers.
+    Answer(Answer),
+    /// Closes the connection without an answer.
+    Reset,
+    /// Never answers, until the client gives up or the server is dropped.
+    Stall,
+    /// Sends the head of the answer and half of its body, then never the rest.
+    StallBody(Answer),
+    /// Sends the head of the answer and half of its body, then closes the connection.
+    Truncate(Answer),
+    /// Sends an answer a few bytes at a time, with pauses.
+    Drip(Answer, Duration),
+    /// Sends bytes that are not HTTP.
+    Garbage(Bytes),
+}
+
+impl Act {
+    /// An answer with a status and a body, sent as JSON.
+    pub fn status(status: u16, body: impl Into<Bytes>) -> Self {
+        let headers = vec![("content-type".to_string(), "application/json".to_string())];
+        Act::Answer(Answer { status, headers, body: body.into() })
+    }
+
+    /// A successful JSON answer.
+    pub fn json(value: Value) -> Self {
+        Act::status(200, value.to_string())
+    }
+
+    /// This answer with a header added; other acts stay as they are.
+    pub fn with_header(mut self, name: &str, value: &str) -> Self {
+        if let Act::Answer(answer) = &mut self {
+            answer.headers.push((name.to_ascii_lowercase(), value.to_string()));
+        }
+        self
+    }
+}
+
+/// A request that the server got.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Its method.
+    pub method: String,
+    /// Its path, with the query.
+    pub path: String,
+    /// Its headers; names are lower case.
+    pub headers: Vec<(String, String)>,
+    /// Its body, as it came.
+    pub body: Bytes,
+}
+
+impl Seen {
+    /// The value of a header, by its lower-case name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|it| it.0 == name).map(|it| it.1.as_str())
+    }
+
+    /// The body, if it is JSON.
+    pub fn json(&self) -> Option<Value> {
+        serde_json::from_slice(&self.body).ok()
+    }
+}
+
+type Script = dyn Fn(&Seen) -> Option<Act> + Send + Sync;
+
+/// A server that answers every verb sensibly, unless it is told otherwise. Cheap to clone; clones are the same server.
+#[derive(Clone, Default)]
+pub struct FakeServer {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    seen: Vec<Seen>,
+    next: HashMap<String, VecDeque<Act>>,
+    always: HashMap<String, Act>,
+    script: Option<Arc<Script>>,
+    answers: answers::Answers,
+}
+
+impl FakeServer {
+    /// A server that behaves.
+    pub fn new() -> Self {
+        FakeServer::default()
+    }
+
+    /// The next request to a path is met with an act; several of them are used in order.
+    pub fn next(&self, path: &str, act: Act) {
+        self.state.lock().next.entry(path.into()).or_default().push_back(act);
+    }
+
+    /// Every request to a path is met with an act.
+    pub fn always(&self, path: &str, act: Act) {
+        self.state.lock().always.insert(path.into(), act);
+    }
+
+    /// Requests are met with whatever a function says; where it says nothing, as usual.
+    pub fn script(&self, script: impl Fn(&Seen) -> Option<Act> + Send + Sync + 'static) {
+        self.state.lock().script = Some(Arc::new(script));
+    }
+
+    /// All requests so far, in the order of their arrival.
+    pub fn requests(&self) -> Vec<Seen> {
+        self.state.lock().seen.clone()
+    }
+
+    /// The requests to a path so far.
+    pub fn requests_to(&self, path: &str) -> Vec<Seen> {
+        self.state.lock().seen.iter().filter(|it| it.path == path).cloned().collect()
+    }
+
+    /// A client of this server that reaches it without a socket.
+    pub fn in_memory(&self) -> ServiceClientBuilder {
+        self.in_memory_at(VirtualClock::new())
+    }
+
+    /// As [`in_memory`](Self::in_memory), with a clock that the test can move.
+    pub fn in_memory_at(&self, clock: VirtualClock) -> ServiceClientBuilder {
+        ServiceClient::builder()
+            .without_environment()
+            .api_key("tml-test")
+            .base_url("http://memory.invalid")
+            .transport(Arc::new(InMemory::new(self.clone(), clock.clone())))
+            .clock(clock.clock())
+    }
+
+    /// Listens on a port of this machine until the value is dropped.
+    ///
+    /// # Errors
+    /// No port, or no thread.
+    pub fn listen(&self) -> std::io::Result<Listening> {
+        Listening::start(self.clone())
+    }
+
+    /// What to do with a request.
+    pub(super) fn act(&self, seen: Seen) -> Act {
+        let (told, script) = {
+            let mut state = self.state.lock();
+            state.seen.push(seen.clone());
+            let queued = state.next.get_mut(&seen.path).and_then(VecDeque::pop_front);
+            (queued.or_else(|| state.always.get(&seen.path).cloned()), state.script.clone())
+        };
+        if let Some(act) = told {
+            return act;
+        }
+        // The script is the test's own code, and may ask this server things: no lock is held meanwhile.
+        script
+            .and_then(|it| it(&seen))
+            .unwrap_or_else(|| Act::Answer(self.state.lock().answers.answer(&seen)))
+    }
+}
+
+impl std::fmt::Debug for FakeServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FakeServer").field("requests", &self.state.lock().seen.len()).finish_non_exhaustive()
+    }
+}

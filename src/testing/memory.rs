@@ -1,0 +1,66 @@
+//! Requests that never leave the process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::fake::{Act, FakeServer, Seen};
+use crate::error::{Phase, Sent};
+use crate::http::{Answer, Broken, Exchange, Transport};
+use crate::sync::CancelToken;
+use crate::sync::clock::VirtualClock;
+
+/// Carries requests to a fake server by a function call.
+pub(super) struct InMemory {
+    server: FakeServer,
+    clock: Arc<VirtualClock>,
+    down: CancelToken,
+}
+
+impl InMemory {
+    pub(super) fn new(server: FakeServer, clock: VirtualClock) -> Self {
+        InMemory { server, clock: Arc::new(clock), down: CancelToken::new() }
+    }
+
+    /// The client waits for the whole timeout of its request: virtual time passes, real time does not.
+    fn time_out(&self, timeout: Duration, phase: Phase) -> Broken {
+        self.clock.advance(timeout);
+        match self.down.is_cancelled() {
+            true => Broken::Closed,
+            false => Broken::Timeout(phase),
+        }
+    }
+}
+
+impl Transport for InMemory {
+    fn exchange(&self, exchange: &Exchange) -> Result<Answer, Broken> {
+        if self.down.is_cancelled() {
+            return Err(Broken::Closed);
+        }
+        let path = exchange.url.strip_prefix("http://memory.invalid").unwrap_or(&exchange.url).to_string();
+        let headers = exchange.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone()));
+        let method = exchange.method.to_string();
+        let seen = Seen { method, path, headers: headers.collect(), body: exchange.body.clone() };
+        let broke = |message: &str| Broken::Connection { sent: Sent::Maybe, message: message.into() };
+        match self.server.act(seen) {
+            Act::Answer(answer) if exchange.largest_answer < answer.body.len() as u64 => {
+                Err(Broken::TooLarge { limit: exchange.largest_answer })
+            }
+            Act::Answer(answer) | Act::Drip(answer, _) => Ok(answer),
+            Act::Reset => Err(broke("connection reset")),
+            Act::Truncate(_) => Err(broke("the answer ended early")),
+            Act::Stall => Err(self.time_out(exchange.timeout, Phase::FirstByte)),
+            Act::StallBody(_) => Err(self.time_out(exchange.timeout, Phase::Body)),
+            Act::Garbage(bytes) => Err(garbage(&bytes)),
+        }
+    }
+
+    fn shutdown(&self) {
+        self.down.cancel();
+    }
+}
+
+fn garbage(bytes: &Bytes) -> Broken {
+    Broken::Garbage { message: format!("{:?}", String::from_utf8_lossy(bytes)) }
+}

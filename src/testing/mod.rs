@@ -1,0 +1,23 @@
+//! For tests of programs that use tinkex: a server that answers as it is told, in memory or over a real socket, and a
+//! clock that a test can move. Feature `testing`; may change in a minor version.
+//!
+//! # Example: a program meets a server that fails once
+//! ```
+//! use tinkex::testing::{Act, FakeServer};
+//!
+//! let server = FakeServer::new();
+//! server.next("/api/v1/get_server_capabilities", Act::status(503, "busy"));
+//! let service = server.in_memory().build()?;
+//! assert_eq!(service.get_server_capabilities()?.supported_models.len(), 1);
+//! assert_eq!(server.requests_to("/api/v1/get_server_capabilities").len(), 2);
+//! # Ok::<(), tinkex::Error>(())
+//! ```
+
+mod answers;
+mod fake;
+mod memory;
+mod tcp;
+
+pub use crate::sync::clock::{Clock, VirtualClock};
+pub use fake::{Act, FakeServer, Seen};
+pub use tcp::Listening;

@@ -1,0 +1,125 @@
+//! Input that cannot be sent: the error names the place, nothing is sent, the client stays usable.
+
+use tinkex::testing::FakeServer;
+use tinkex::types::{
+    AdamParams, Datum, LoraConfig, LossFn, ModelInput, SamplerPath, SamplingParams, TrainingPath, Ttl,
+};
+use tinkex::{ErrorKind, Pending, ServiceClient};
+
+use crate::util::{datum, path_of, training};
+
+/// The path of the value that an operation was refused for.
+#[track_caller]
+fn refused<T: Send + std::fmt::Debug>(pending: Pending<T>) -> String {
+    let error = pending.wait().unwrap_err();
+    assert!(error.is_user_error() && !error.is_retryable());
+    path_of(&error)
+}
+
+#[test]
+fn bad_data_is_refused_with_its_path_and_nothing_is_sent() {
+    let (server, _service, training) = training();
+    let before = server.requests().len();
+    let batch = |bad: Datum| vec![datum(), datum(), datum(), bad];
+    let pass = |data| training.forward_backward(data, LossFn::CrossEntropy);
+
+    assert_eq!(refused(pass(vec![])), "data");
+    assert_eq!(refused(training.forward(vec![], LossFn::CrossEntropy)), "data");
+    let input = "data[3].loss_fn_inputs";
+    assert_eq!(
+        refused(pass(batch(datum().with("target_tokens", vec![1i64])))),
+        format!("{input}[\"target_tokens\"]")
+    );
+    let mut weights = vec![1.0f32; 4];
+    weights[2] = f32::NAN;
+    assert_eq!(
+        refused(pass(batch(datum().with("weights", weights.clone())))),
+        format!("{input}[\"weights\"][2]")
+    );
+    weights[2] = f32::INFINITY;
+    assert_eq!(refused(pass(batch(datum().with("weights", weights)))), format!("{input}[\"weights\"][2]"));
+    let negative = datum().with("target_tokens", vec![1i64, 2, -3, 4]);
+    assert_eq!(refused(pass(batch(negative))), format!("{input}[\"target_tokens\"][2]"));
+    let negative = Datum::cross_entropy(&[1, -2], &[3]);
+    assert_eq!(refused(pass(batch(negative))), "data[3].model_input.chunks[0].tokens[1]");
+    assert_eq!(refused(pass(batch(Datum::new(ModelInput::default())))), "data[3].model_input");
+
+    let adam = AdamParams { learning_rate: f64::NAN, ..Default::default() };
+    assert_eq!(refused(training.optim_step(adam)), "adam_params.learning_rate");
+    assert_eq!(refused(training.save_state("", Ttl::Never)), "name");
+    let minute = Ttl::After(std::time::Duration::from_secs(60));
+    assert_eq!(refused(training.save_weights_for_sampler("x", minute)), "ttl");
+    assert_eq!(refused(training.load_state("tinker://run/sampler_weights/x")), "path");
+    assert_eq!(server.requests().len(), before, "something was sent");
+
+    training.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
+    training.optim_step(AdamParams::default()).wait().unwrap();
+}
+
+#[test]
+fn bad_prompts_and_parameters_are_refused_with_their_path_and_nothing_is_sent() {
+    let server = FakeServer::new();
+    let service = server.in_memory().build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    let before = server.requests().len();
+    let prompt = ModelInput::from_ints([1]);
+    let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
+
+    assert_eq!(refused(sampler.sample(&ModelInput::default(), 1, &params)), "prompt");
+    assert_eq!(
+        refused(sampler.sample(&ModelInput::from_ints([-7]), 1, &params)),
+        "prompt.chunks[0].tokens[0]"
+    );
+    assert_eq!(refused(sampler.sample(&prompt, 0, &params)), "num_samples");
+    let with = |change: fn(&mut SamplingParams)| {
+        let mut params = params.clone();
+        change(&mut params);
+        refused(sampler.sample(&prompt, 1, &params))
+    };
+    assert_eq!(with(|it| it.max_tokens = Some(0)), "sampling_params.max_tokens");
+    assert_eq!(with(|it| it.temperature = f32::NAN), "sampling_params.temperature");
+    assert_eq!(with(|it| it.top_p = 0.0), "sampling_params.top_p");
+    assert_eq!(with(|it| it.top_k = 0), "sampling_params.top_k");
+    assert_eq!(with(|it| it.stop = Some("".into())), "sampling_params.stop[0]");
+    assert_eq!(refused(sampler.compute_logprobs(&ModelInput::from_ints([]))), "prompt");
+    assert_eq!(server.requests().len(), before, "something was sent");
+
+    sampler.sample(&prompt, 1, &params).wait().unwrap();
+}
+
+#[test]
+fn unknown_forms_of_paths_and_models_without_anything_to_train_are_refused_before_the_session_is_opened() {
+    let server = FakeServer::new();
+    let service = server.in_memory().build().unwrap();
+    for path in ["tinker://run", "tinker://run/other/x", "run/weights/x", "tinker://run/sampler_weights/x"] {
+        assert_eq!(path_of(&service.create_training_client_from_state(path).unwrap_err()), "path");
+    }
+    assert_eq!(path_of(&service.create_sampling_client("tinker://run/weights/x").unwrap_err()), "path");
+    assert_eq!(path_of(&service.create_sampling_client("").unwrap_err()), "model");
+    let nothing =
+        LoraConfig { train_attn: false, train_mlp: false, train_unembed: false, ..Default::default() };
+    assert_eq!(path_of(&service.create_lora_training_client("m", nothing).unwrap_err()), "lora_config");
+    let rank = LoraConfig { rank: 0, ..Default::default() };
+    assert_eq!(path_of(&service.create_lora_training_client("m", rank).unwrap_err()), "lora_config.rank");
+    assert!(server.requests().is_empty());
+}
+
+#[test]
+fn paths_of_the_two_kinds_cannot_be_confused() {
+    assert!("tinker://r/weights/x".parse::<TrainingPath>().is_ok());
+    let error = "tinker://r/weights/x".parse::<SamplerPath>().unwrap_err();
+    assert!(error.to_string().contains("save_weights_for_sampler"), "{error}");
+}
+
+#[test]
+fn a_key_without_its_prefix_and_a_url_without_scheme_are_refused_when_the_client_is_built() {
+    let build = |key: &str, url: &str| ServiceClient::builder().api_key(key).base_url(url).build();
+    for (key, url) in
+        [("sk-1", "http://h"), ("tml-1", "localhost:8000"), ("tml-1", "file:///etc"), ("", "http://h")]
+    {
+        let error = build(key, url).unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Config, "{key} {url}");
+        assert!(key.is_empty() || !format!("{error:?}{error}").contains(key), "a key stands in the error");
+    }
+    assert!(build("tml-1", "http://h").is_ok());
+}

@@ -1,0 +1,273 @@
+//! Servers that are slow, wrong or gone; clients that are closed while work is in flight.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tinkex::testing::{Act, FakeServer, VirtualClock};
+use tinkex::types::{AdamParams, LoraConfig, LossFn, ModelInput, SamplingParams};
+use tinkex::{CloseStatus, ServiceClient};
+
+use crate::util::{PATIENCE, alone, client_threads, datum, eventually, training};
+
+#[test]
+fn an_unreachable_server_is_told_within_the_connect_timeout_with_its_url() {
+    // A port that was free a moment ago and that nobody listens on.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{port}");
+    let service = ServiceClient::builder()
+        .api_key("tml-x")
+        .base_url(&url)
+        .timeouts(|it| it.connect = Duration::from_millis(300))
+        .build()
+        .unwrap();
+    for error in [
+        service.get_server_capabilities().unwrap_err(),
+        service.create_lora_training_client("m", Default::default()).unwrap_err(),
+        service.create_sampling_client("m").unwrap_err(),
+    ] {
+        assert!(error.is_connection() && error.is_retryable(), "{error}");
+        assert!(error.to_string().contains(&url), "{error}");
+        assert!(error.elapsed().unwrap() < PATIENCE, "{error}");
+    }
+}
+
+#[test]
+fn an_unknown_host_is_an_error_that_names_it() {
+    let url = "http://no-such-host.invalid";
+    let service = ServiceClient::builder()
+        .api_key("tml-x")
+        .base_url(url)
+        .timeouts(|it| it.connect = Duration::from_millis(300))
+        .build()
+        .unwrap();
+    let error = service.get_server_capabilities().unwrap_err();
+    assert!(error.to_string().contains(url), "{error}");
+}
+
+#[test]
+fn when_the_server_dies_every_waiting_operation_ends_with_an_error_and_no_thread_stays() {
+    alone(
+        "bad_weather::when_the_server_dies_every_waiting_operation_ends_with_an_error_and_no_thread_stays",
+        || {
+            let server = FakeServer::new();
+            let listening = server.listen().unwrap();
+            let service =
+                listening.client().timeouts(|it| it.silence = Duration::from_millis(200)).build().unwrap();
+            let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+            let sampler = service.create_sampling_client("fake/model").unwrap();
+            server.always("/api/v1/retrieve_future", Act::Stall);
+            let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
+            let steps: Vec<_> = (0..5).map(|_| training.optim_step(AdamParams::default())).collect();
+            let passes: Vec<_> =
+                (0..5).map(|_| training.forward_backward(vec![datum()], LossFn::CrossEntropy)).collect();
+            let samples: Vec<_> =
+                (0..20).map(|_| sampler.sample(&ModelInput::from_ints([1]), 1, &params)).collect();
+            eventually("everything was accepted", || {
+                server.requests_to("/api/v1/retrieve_future").len() >= 31
+            });
+            drop(listening);
+            for step in steps {
+                assert!(step.wait().unwrap_err().is_retryable());
+            }
+            for pass in passes {
+                assert!(pass.wait().unwrap_err().is_retryable());
+            }
+            for sample in samples {
+                assert!(sample.wait().unwrap_err().is_retryable());
+            }
+            let started = Instant::now();
+            // The server cannot be told; the client is closed all the same.
+            assert!(service.close(CloseStatus::Errored).is_err());
+            drop((training, sampler, service));
+            assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+            eventually("no thread stays", || client_threads().is_empty());
+        },
+    );
+}
+
+#[test]
+fn closing_ends_everything_that_waits_in_bounded_time_and_leaves_no_thread() {
+    alone("bad_weather::closing_ends_everything_that_waits_in_bounded_time_and_leaves_no_thread", || {
+        let server = FakeServer::new();
+        let listening = server.listen().unwrap();
+        let service = listening.client().build().unwrap();
+        let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+        let sampler = service.create_sampling_client("fake/model").unwrap();
+        // A server that accepts connections and never says a word.
+        server.script(|_| Some(Act::Stall));
+        let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
+        let steps: Vec<_> = (0..5).map(|_| training.optim_step(AdamParams::default())).collect();
+        let samples: Vec<_> =
+            (0..20).map(|_| sampler.sample(&ModelInput::from_ints([1]), 1, &params)).collect();
+        eventually("the first requests arrived", || {
+            !server.requests_to("/api/v1/optim_step").is_empty()
+                && server.requests_to("/api/v1/asample").len() == 20
+        });
+        let started = Instant::now();
+        let _told_or_not = service.close(CloseStatus::Interrupted);
+        for step in steps {
+            let error = step.wait().unwrap_err();
+            assert!(error.is_closed(), "{error:?}");
+        }
+        for sample in samples {
+            let error = sample.wait().unwrap_err();
+            assert!(error.is_closed(), "{error:?}");
+        }
+        assert!(training.optim_step(AdamParams::default()).wait().unwrap_err().is_closed());
+        assert!(service.get_server_capabilities().unwrap_err().is_closed());
+        service.close(CloseStatus::Success).unwrap();
+        drop((training, sampler, service));
+        assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+        eventually("no thread stays", || client_threads().is_empty());
+    });
+}
+
+#[test]
+fn dropping_the_last_handle_leaves_no_thread() {
+    alone("bad_weather::dropping_the_last_handle_leaves_no_thread", || {
+        let server = FakeServer::new();
+        let listening = server.listen().unwrap();
+        let service = listening.client().build().unwrap();
+        let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+        drop(service);
+        // The session lives as long as somebody may still wait for something.
+        let pending = training.optim_step(AdamParams::default());
+        drop(training);
+        pending.wait().unwrap();
+        eventually("no thread stays", || client_threads().is_empty());
+        assert!(server.requests_to("/api/v1/sessions/session-1/finish").is_empty());
+    });
+}
+
+#[test]
+fn fifty_clients_can_be_made_and_closed_without_hurting_their_siblings() {
+    let (_server, service, sibling) = training();
+    for _ in 0..50 {
+        let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+        training.optim_step(AdamParams::default()).wait().unwrap();
+        training.close();
+        training.close();
+        assert!(training.optim_step(AdamParams::default()).wait().unwrap_err().is_closed());
+    }
+    sibling.optim_step(AdamParams::default()).wait().unwrap();
+}
+
+#[test]
+fn a_result_of_more_than_ten_megabytes_arrives_whole() {
+    let server = FakeServer::new();
+    let listening = server.listen().unwrap();
+    let service = listening.client().build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    let n = 1_500_000;
+    let logprobs = vec![-0.12345f32; n];
+    let result = json!({"loss_fn_output_type": "x", "metrics": {"loss:sum": 1},
+        "loss_fn_outputs": [{"logprobs": {"data": logprobs, "dtype": "float32", "shape": [n]}}]});
+    let body = result.to_string();
+    assert!(body.len() > 12_000_000);
+    server.next("/api/v1/retrieve_future", Act::status(200, body));
+    let output = training.forward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
+    assert_eq!(output.logprobs(0).unwrap(), &logprobs[..]);
+}
+
+#[test]
+fn faults_while_submitting_are_survived_by_trying_again_with_the_same_key() {
+    let server = FakeServer::new();
+    let listening = server.listen().unwrap();
+    let service = listening.client().timeouts(|it| it.exchange = Duration::from_millis(400)).build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    let path = "/api/v1/optim_step";
+    server.next(path, Act::Reset);
+    server.next(path, Act::Stall);
+    server.next(path, Act::Garbage("this is not HTTP\r\n\r\n".into()));
+    server.next(path, Act::status(503, "busy").with_header("retry-after-ms", "1"));
+    training.optim_step(AdamParams::default()).wait().unwrap();
+    let seen = server.requests_to(path);
+    assert_eq!(seen.len(), 5);
+    let keys: Vec<_> = seen.iter().map(|it| it.header("x-idempotency-key").unwrap()).collect();
+    assert!(keys.iter().all(|it| *it == keys[0]), "{keys:?}");
+    let counts: Vec<_> = seen.iter().map(|it| it.header("x-stainless-retry-count").unwrap()).collect();
+    assert_eq!(counts, ["0", "1", "2", "3", "4"]);
+    let bodies: Vec<_> = seen.iter().map(|it| &it.body).collect();
+    assert!(bodies.iter().all(|it| *it == bodies[0]));
+}
+
+#[test]
+fn a_slow_but_steady_answer_is_waited_for() {
+    let server = FakeServer::new();
+    let listening = server.listen().unwrap();
+    let service = listening.client().build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    let Act::Answer(answer) = Act::json(json!({"metrics": {"a": 1.5}})) else { unreachable!() };
+    server.next("/api/v1/retrieve_future", Act::Drip(answer, Duration::from_millis(5)));
+    assert_eq!(training.optim_step(AdamParams::default()).wait().unwrap().metrics["a"], 1.5);
+}
+
+#[test]
+fn an_expired_token_is_renewed_and_the_request_replayed_once() {
+    let server = FakeServer::new();
+    server.always("/api/v1/client/config", Act::json(json!({"pjwt_auth_enabled": true})));
+    server.next("/api/v1/auth/token", Act::json(json!({"jwt": "eyJ.first"})));
+    server.next("/api/v1/auth/token", Act::json(json!({"jwt": "eyJ.second"})));
+    let rejected = Act::status(401, "{}").with_header("www-authenticate", "Bearer error=\"invalid_token\"");
+    server.next("/api/v1/create_model", rejected);
+    let service = server.in_memory().build().unwrap();
+    service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    let keys = |path: &str| -> Vec<String> {
+        server.requests_to(path).iter().map(|it| it.header("x-api-key").unwrap().to_string()).collect()
+    };
+    assert_eq!(keys("/api/v1/client/config"), ["tml-test"]);
+    assert_eq!(keys("/api/v1/auth/token"), ["tml-test", "tml-test"]);
+    assert_eq!(keys("/api/v1/create_session"), ["eyJ.first"]);
+    assert_eq!(keys("/api/v1/create_model"), ["eyJ.first", "eyJ.second"]);
+    let seen = server.requests_to("/api/v1/create_model");
+    assert_eq!(seen[0].header("x-idempotency-key"), seen[1].header("x-idempotency-key"));
+    assert_eq!(seen[1].header("x-stainless-retry-count"), Some("0"));
+}
+
+#[test]
+fn a_server_that_cannot_create_from_a_checkpoint_is_asked_in_three_steps() {
+    let server = FakeServer::new();
+    let refused = Act::status(422, r#"{"detail":[{"loc":["body","model_id"],"msg":"Field required"}]}"#);
+    server.next("/api/v1/load_weights", refused);
+    let info = json!({"base_model": "fake/model", "is_lora": true, "lora_rank": 7, "train_mlp": false});
+    server.next("/api/v1/weights_info", Act::json(info));
+    let service = server.in_memory().build().unwrap();
+    let training = service.create_training_client_from_state_with_optimizer("tinker://r/weights/x").unwrap();
+    let made = server.requests_to("/api/v1/create_model")[0].json().unwrap();
+    assert_eq!((&made["lora_config"]["rank"], &made["lora_config"]["train_mlp"]), (&json!(7), &json!(false)));
+    let loaded = server.requests_to("/api/v1/load_weights")[1].json().unwrap();
+    assert_eq!((&loaded["seq_id"], &loaded["optimizer"]), (&json!(1), &json!(true)));
+    training.optim_step(AdamParams::default()).wait().unwrap();
+    assert_eq!(server.requests_to("/api/v1/optim_step")[0].json().unwrap()["seq_id"], 2);
+}
+
+#[test]
+fn the_session_beats_every_ten_seconds_survives_failures_and_stops_when_finished() {
+    let server = FakeServer::new();
+    let clock = VirtualClock::new();
+    let service = server.in_memory_at(clock.clone()).build().unwrap();
+    service.create_lora_training_client("fake/model", LoraConfig::default()).unwrap();
+    let path = "/api/v1/session_heartbeat";
+    server.next(path, Act::status(500, "x"));
+    server.next(path, Act::status(401, "x"));
+    let beats = |n: usize| {
+        // The beating thread may not have begun its wait yet when time moves, so time moves until it has.
+        eventually("a heartbeat", || {
+            if server.requests_to(path).len() < n {
+                clock.advance(Duration::from_secs(10));
+            }
+            server.requests_to(path).len() >= n
+        });
+    };
+    (1..=4).for_each(beats);
+    assert_eq!(server.requests_to(path)[0].json().unwrap()["session_id"], "session-1");
+    server.always(path, Act::status(410, r#"{"detail":"finished"}"#));
+    beats(server.requests_to(path).len() + 1);
+    eventually("the thread ended", || {
+        let before = server.requests_to(path).len();
+        clock.advance(Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(20));
+        server.requests_to(path).len() == before
+    });
+}

@@ -1,0 +1,69 @@
+//! Panics in the client's own threads.
+
+use tinkex::testing::{Act, FakeServer};
+use tinkex::types::{AdamParams, LossFn, ModelInput, SamplingParams};
+
+use crate::util::{datum, training};
+
+/// Panics inside the transport, that is, in whatever thread of the client sends to `path`, once.
+fn panic_once(server: &FakeServer, path: &'static str) {
+    let armed = std::sync::atomic::AtomicBool::new(true);
+    server.script(move |seen| {
+        if seen.path == path && armed.swap(false, std::sync::atomic::Ordering::Relaxed) {
+            panic!("the moon is blue");
+        }
+        None::<Act>
+    });
+}
+
+#[test]
+fn a_panic_in_an_actors_turn_reaches_the_caller_with_its_message_and_the_client_goes_on() {
+    let (server, service, training) = training();
+    panic_once(&server, "/api/v1/optim_step");
+    let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
+    assert!(error.is_panic() && error.to_string().contains("the moon is blue"), "{error}");
+    // What became of the request that panicked is unknown, so this model's order is; its siblings are well.
+    let other = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    other.optim_step(AdamParams::default()).wait().unwrap();
+}
+
+#[test]
+fn a_panic_in_a_job_reaches_the_caller_with_its_message_and_the_client_goes_on() {
+    let (server, _service, training) = training();
+    panic_once(&server, "/api/v1/retrieve_future");
+    let error = training.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap_err();
+    assert!(error.is_panic() && error.to_string().contains("the moon is blue"), "{error}");
+    training.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
+    training.optim_step(AdamParams::default()).wait().unwrap();
+}
+
+#[test]
+fn a_panic_in_one_part_of_a_batch_is_the_error_of_the_batch() {
+    let (server, _service, training) = training();
+    panic_once(&server, "/api/v1/retrieve_future");
+    let error = training.forward_backward(vec![datum(); 2500], LossFn::CrossEntropy).wait().unwrap_err();
+    assert!(error.is_panic() && error.to_string().contains("the moon is blue"), "{error}");
+    training.forward_backward(vec![datum(); 2500], LossFn::CrossEntropy).wait().unwrap();
+}
+
+#[test]
+fn a_panic_while_sampling_hurts_one_sample() {
+    let server = FakeServer::new();
+    let service = server.in_memory().build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
+    panic_once(&server, "/api/v1/asample");
+    let error = sampler.sample(&ModelInput::from_ints([1]), 1, &params).wait().unwrap_err();
+    assert!(error.is_panic() && error.to_string().contains("the moon is blue"), "{error}");
+    sampler.sample(&ModelInput::from_ints([1]), 1, &params).wait().unwrap();
+}
+
+#[test]
+fn a_panic_while_a_client_is_made_reaches_the_caller_and_the_service_goes_on() {
+    let server = FakeServer::new();
+    let service = server.in_memory().build().unwrap();
+    panic_once(&server, "/api/v1/create_session");
+    let error = service.create_sampling_client("fake/model").unwrap_err();
+    assert!(error.is_panic() && error.to_string().contains("the moon is blue"), "{error}");
+    service.create_sampling_client("fake/model").unwrap();
+}

@@ -1,0 +1,95 @@
+//! What the tests share.
+
+use std::time::{Duration, Instant};
+
+use tinkex::testing::{FakeServer, Seen};
+use tinkex::types::Datum;
+use tinkex::{Error, ServiceClient, TrainingClient};
+
+/// Long enough for any machine; a test that needs it has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A datum of some tokens.
+pub(crate) fn datum() -> Datum {
+    Datum::cross_entropy(&[1, 2, 3], &[4, 5])
+}
+
+/// A client of a fake server in memory, and a model to train there.
+pub(crate) fn training() -> (FakeServer, ServiceClient, TrainingClient) {
+    let server = FakeServer::new();
+    let service = server.in_memory().build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    (server, service, training)
+}
+
+/// The path of the value that an error is about.
+#[track_caller]
+pub(crate) fn path_of(error: &Error) -> String {
+    error.violation().unwrap_or_else(|| panic!("no path in {error:?}")).path.clone()
+}
+
+/// The sequence ids of the training requests that a server got, in the order of their arrival.
+pub(crate) fn seq_ids(server: &FakeServer) -> Vec<u64> {
+    server.requests().iter().filter_map(seq_id).collect()
+}
+
+/// The sequence id of a training request.
+pub(crate) fn seq_id(seen: &Seen) -> Option<u64> {
+    match seen.path.as_str() {
+        // Field 2 of the message, behind the model's id: `10`, then the number.
+        "/api/v1/forward_backward" => {
+            let model_id_length = usize::from(seen.body[1]);
+            assert_eq!(seen.body[2 + model_id_length], 0x10, "no sequence id where it should be");
+            let mut value = 0;
+            for (i, byte) in seen.body[3 + model_id_length..].iter().enumerate() {
+                value |= u64::from(byte & 0x7f) << (7 * i);
+                if byte & 0x80 == 0 {
+                    break;
+                }
+            }
+            Some(value)
+        }
+        "/api/v1/optim_step"
+        | "/api/v1/save_weights"
+        | "/api/v1/save_weights_for_sampler"
+        | "/api/v1/load_weights" => seen.json()?["seq_id"].as_u64(),
+        _ => None,
+    }
+}
+
+/// The names of this process's threads that belong to clients of the crate.
+pub(crate) fn client_threads() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.filter_map(|it| std::fs::read_to_string(it.ok()?.path().join("comm")).ok());
+    let mut names: Vec<String> =
+        names.map(|it| it.trim().to_string()).filter(|it| it.starts_with("tk-")).collect();
+    names.sort();
+    names
+}
+
+/// Waits until something holds.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Runs a test in a process of its own, because it looks at things that all tests of a process share.
+#[track_caller]
+pub(crate) fn alone(name: &str, test: impl FnOnce()) {
+    const MARK: &str = "TINKEX_TEST_ALONE";
+    if std::env::var_os(MARK).is_some() {
+        return test();
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--test-threads=1", "--nocapture"])
+        .env(MARK, "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("1 passed"), "{name} did not run alone: {text}");
+}
