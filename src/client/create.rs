@@ -1,13 +1,11 @@
 //! Making models and sampling sessions: what a service's actor hands to the pool.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use crate::client::Submitted;
 use crate::error::{Error, Result};
@@ -142,7 +140,7 @@ impl Maker<'_> {
             session_id: self.session_id.into(),
             model_seq_id,
             base_model,
-            user_metadata: self.metadata(),
+            user_metadata: None,
             lora_config: Some(lora),
             optimizer_config: Default::default(),
         };
@@ -153,10 +151,8 @@ impl Maker<'_> {
     /// Makes a model from a checkpoint in one step; on servers that cannot do that, in three (PROTOCOL §11).
     fn load(&self, path: &TrainingPath, optimizer: bool, model_seq_id: u64) -> Result<(String, u32)> {
         const PATH: &str = "/api/v1/load_weights";
-        let request = json::LoadWeightsRequest {
-            user_metadata: self.metadata(),
-            ..json::LoadWeightsRequest::create(self.session_id, model_seq_id, path.as_str(), optimizer)
-        };
+        let request =
+            json::LoadWeightsRequest::create(self.session_id, model_seq_id, path.as_str(), optimizer);
         match self.future::<json::LoadWeightsResponse>(PATH, &request, "LoadWeights") {
             Ok(loaded) => {
                 let derived = || format!("{}:train:{model_seq_id}", self.session_id);
@@ -186,10 +182,6 @@ impl Maker<'_> {
             train_attn: info.train_attn.unwrap_or(default.train_attn),
         };
         Ok((info.base_model.ok_or_else(|| incomplete("the checkpoint's base model"))?, lora))
-    }
-
-    fn metadata(&self) -> Option<BTreeMap<String, Value>> {
-        Some(self.session.metadata()).filter(|it| !it.is_empty())
     }
 
     fn ask<T: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> Result<T> {

@@ -2,6 +2,8 @@
 
 mod builder;
 mod create;
+#[cfg(test)]
+mod replay;
 mod sampling;
 mod service;
 mod training;

@@ -41,6 +41,7 @@ pub struct SamplingClient {
 struct Inner {
     sampling_session_id: Arc<str>,
     base_model: Option<String>,
+    seq_ids: Arc<SeqIds>,
     actor: Arc<SamplingHandle>,
     // Below the actor: the session may end only after the client let go of its thread.
     owner: Arc<Owner>,
@@ -213,17 +214,25 @@ impl SamplingClient {
     pub(super) fn start(owner: Arc<Owner>, created: CreatedSampler) -> Result<Self> {
         let session = owner.session();
         let sampling_session_id: Arc<str> = created.sampling_session_id.into();
+        let seq_ids: Arc<SeqIds> = Arc::default();
         let actor = SamplingActor {
             session: session.clone(),
             sampling_session_id: sampling_session_id.clone(),
-            seq_ids: Arc::default(),
+            seq_ids: seq_ids.clone(),
         };
         let mailbox = Handle::spawn(thread_name("samp"), MAILBOX, actor)?;
         let actor = Arc::new(SamplingHandle { mailbox, cancel: session.cancel.child() });
         let child: Weak<dyn Child> = Arc::downgrade(&(actor.clone() as Arc<dyn Child>));
         session.adopt(child);
         let base_model = created.base_model;
-        Ok(SamplingClient { inner: Arc::new(Inner { sampling_session_id, base_model, actor, owner }) })
+        Ok(SamplingClient {
+            inner: Arc::new(Inner { sampling_session_id, base_model, seq_ids, actor, owner }),
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) fn skip_to(&self, seq_id: u64) {
+        self.inner.seq_ids.0.store(seq_id, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// The server's id of this client's sampling session.

@@ -237,6 +237,11 @@ impl ServiceClient {
         TrainingClient::start(self.inner.owner.clone(), created)
     }
 
+    #[cfg(test)]
+    pub(super) fn owner(&self) -> &Arc<Owner> {
+        &self.inner.owner
+    }
+
     fn session(&self) -> &Arc<Session> {
         self.inner.owner.session()
     }

@@ -50,8 +50,8 @@ pub(crate) struct Session {
     beats: Arc<Pool>,
     flags: Mutex<Option<Arc<Flags>>>,
     id: Mutex<Option<Arc<str>>>,
-    model_seq_id: AtomicU64,
-    sampling_session_seq_id: AtomicU64,
+    pub(crate) model_seq_id: AtomicU64,
+    pub(crate) sampling_session_seq_id: AtomicU64,
     closed: AtomicBool,
     children: Mutex<Vec<Weak<dyn Child>>>,
 }

@@ -1,0 +1,320 @@
+//! The recorded exchanges of the official SDK, reproduced: for every request of our verbs the crate is driven through
+//! the same call against a server that answers as the recorded one did, and must send the same message.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::create::{CreatedModel, CreatedSampler};
+use super::{SamplingClient, ServiceClient, TrainingClient};
+use crate::http::Answer;
+use crate::session::Owner;
+use crate::testing::{Act, FakeServer, Seen};
+use crate::types::{LoraConfig, ModelInfo, SampleOptions, Ttl};
+use crate::wire::{json, train};
+
+/// One recorded exchange.
+struct Recorded {
+    n: u64,
+    method: String,
+    path: String,
+    request: Value,
+    headers: Value,
+    answer: Answer,
+}
+
+fn recordings(file: &str) -> Vec<Recorded> {
+    let path = format!("{}/tests/data/wire/{file}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).expect("the recordings");
+    text.lines().map(|it| Recorded::read(serde_json::from_str(it).expect("a line of JSON"))).collect()
+}
+
+impl Recorded {
+    fn read(line: Value) -> Self {
+        let text = |key: &str| line[key].as_str().unwrap_or_default().to_string();
+        let headers = line["response_headers"].as_object().expect("headers");
+        let headers = headers.iter().map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_string()));
+        Recorded {
+            n: line["n"].as_u64().expect("a number"),
+            method: text("method"),
+            path: text("path"),
+            request: line["request_body"].clone(),
+            headers: line["request_headers"].clone(),
+            answer: Answer {
+                status: line["status"].as_u64().expect("a status") as u16,
+                headers: headers.collect(),
+                body: bytes(&line["response_body"]),
+            },
+        }
+    }
+}
+
+/// A body as it was on the wire: protobuf stands beside its decoded form.
+fn bytes(body: &Value) -> Bytes {
+    match (body.get("_b64"), body) {
+        (Some(text), _) => STANDARD.decode(text.as_str().expect("base64")).expect("base64").into(),
+        (None, Value::String(text)) => text.clone().into(),
+        (None, other) => other.to_string().into(),
+    }
+}
+
+/// What a request says, whatever the order of its fields.
+#[derive(Debug, PartialEq)]
+enum Message {
+    Nothing,
+    Json(Value),
+    Pass(Box<train::ForwardBackwardCall>),
+}
+
+impl Message {
+    fn of(content_type: Option<&str>, body: &[u8]) -> Self {
+        match content_type {
+            Some("application/x-protobuf") => {
+                Message::Pass(Box::new(train::decode_forward_backward_request(body).expect("a pass")))
+            }
+            _ if body.is_empty() || body == b"null" => Message::Nothing,
+            _ => Message::Json(serde_json::from_slice(body).expect("JSON")),
+        }
+    }
+}
+
+/// The headers that servers read (PROTOCOL §1.5), apart from those whose value is each client's own.
+const HEADERS: [&str; 9] = [
+    "accept",
+    "content-type",
+    "content-encoding",
+    "x-api-key",
+    "x-sdk-version",
+    "x-sdk-method",
+    "x-tinker-request-type",
+    "x-tinker-sampling-backpressure",
+    "x-stainless-retry-count",
+];
+
+fn check(recorded: &Recorded, seen: &Seen) {
+    let place = format!("exchange {} to {}", recorded.n, recorded.path);
+    let header = |name: &str| recorded.headers[name].as_str();
+    assert_eq!((&seen.method, &seen.path), (&recorded.method, &recorded.path), "{place}");
+    for name in HEADERS {
+        assert_eq!(seen.header(name), header(name), "{name} of {place}");
+    }
+    assert_eq!(seen.header("x-idempotency-key").is_some(), header("x-idempotency-key").is_some(), "{place}");
+    let body = match seen.header("content-encoding") {
+        Some("zstd") => zstd::stream::decode_all(&seen.body[..]).expect("zstd").into(),
+        _ => seen.body.clone(),
+    };
+    let content_type = header("content-type");
+    let expected = Message::of(content_type, &bytes(&recorded.request));
+    assert_eq!(Message::of(content_type, &body), expected, "{place}");
+}
+
+/// A client in the state in which the official one was when it made a call.
+struct Replay {
+    server: FakeServer,
+    service: ServiceClient,
+    owner: Arc<Owner>,
+}
+
+impl Replay {
+    fn new(recorded: &Recorded, all: &[Recorded]) -> Self {
+        let server = FakeServer::new();
+        for first in ["/api/v1/client/config", "/api/v1/client/dynamic_config", "/api/v1/create_session"] {
+            let same = all.iter().find(|it| it.path == first).expect("a start");
+            server.always(first, Act::Answer(same.answer.clone()));
+        }
+        // A server that failed is asked again by both clients; here its later answers do not matter.
+        server.next(&recorded.path, Act::Answer(recorded.answer.clone()));
+        let metadata = all.iter().find(|it| it.path == "/api/v1/create_session").expect("a session");
+        let mut builder = server.in_memory().api_key("tml-dummy");
+        for (key, value) in metadata.request["user_metadata"].as_object().expect("metadata") {
+            builder = builder.user_metadata(key, value.as_str().expect("text"));
+        }
+        let service = builder.build().expect("a client");
+        let owner = service.owner().clone();
+        Replay { server, service, owner }
+    }
+
+    /// A training client whose next request has a sequence id.
+    fn training(&self, model_id: &str, seq_id: u64) -> TrainingClient {
+        // The flags must be known, as they are to a client that was made in the usual way.
+        self.service.create_sampling_client("any").expect("an open session");
+        let info = ModelInfo { model_id: model_id.into(), ..Default::default() };
+        let created = CreatedModel { info, first_seq_id: u32::try_from(seq_id).expect("an id") };
+        TrainingClient::start(self.owner.clone(), created).expect("a thread")
+    }
+
+    /// Makes the call that the official client made, whatever comes of it. False if it is none of our verbs.
+    fn call(&self, recorded: &Recorded) -> bool {
+        let request = &recorded.request;
+        let text = |key: &str| request[key].as_str().unwrap_or_default().to_string();
+        let number = |key: &str| request[key].as_u64().unwrap_or_default();
+        let session = self.owner.session();
+        let _whatever_came_of_it = match recorded.path.strip_prefix("/api/v1/").unwrap_or_default() {
+            "client/config" | "client/dynamic_config" | "get_server_capabilities" => {
+                // The recorded client without a session belongs to another facade of the same SDK.
+                if recorded.headers["x-sdk-method"].as_str().is_some_and(|it| it.starts_with("RestClient")) {
+                    return false;
+                }
+                self.service.get_server_capabilities().err()
+            }
+            "create_session" => self.service.create_sampling_client("any").err(),
+            "session_heartbeat" => return false,
+            "create_model" => {
+                session.model_seq_id.store(number("model_seq_id"), Ordering::Relaxed);
+                let lora: LoraConfig = serde_json::from_value(request["lora_config"].clone()).expect("LoRA");
+                self.service.create_lora_training_client(&text("base_model"), lora).err()
+            }
+            "load_weights" if request["session_id"].is_string() => {
+                session.model_seq_id.store(number("model_seq_id"), Ordering::Relaxed);
+                let path = text("path");
+                if !path.starts_with("tinker://") {
+                    // Refused here before anything is sent.
+                    assert!(self.service.create_training_client_from_state(path.as_str()).is_err());
+                    return false;
+                }
+                match request["optimizer"] == true {
+                    true => {
+                        self.service.create_training_client_from_state_with_optimizer(path.as_str()).err()
+                    }
+                    false => self.service.create_training_client_from_state(path.as_str()).err(),
+                }
+            }
+            "load_weights" => {
+                let training = self.training(&text("model_id"), number("seq_id"));
+                let path = text("path");
+                match request["optimizer"] == true {
+                    true => training.load_state_with_optimizer(path.as_str()).wait().err(),
+                    false => training.load_state(path.as_str()).wait().err(),
+                }
+            }
+            "forward_backward" => {
+                let pass = train::decode_forward_backward_request(&bytes(request)).expect("a pass");
+                let training = self.training(&pass.model_id, u64::from(pass.seq_id));
+                match pass.forward_only {
+                    true => training.forward(pass.data, pass.loss).wait().err(),
+                    false => training.forward_backward(pass.data, pass.loss).wait().err(),
+                }
+            }
+            "optim_step" => {
+                let adam = serde_json::from_value(request["adam_params"].clone()).expect("parameters");
+                self.training(&text("model_id"), number("seq_id")).optim_step(adam).wait().err()
+            }
+            "save_weights" => {
+                let training = self.training(&text("model_id"), number("seq_id"));
+                training.save_state(&text("path"), Ttl::Never).wait().err()
+            }
+            "save_weights_for_sampler" => {
+                let training = self.training(&text("model_id"), number("seq_id"));
+                match request["path"].as_str() {
+                    Some(name) => training.save_weights_for_sampler(name, Ttl::Never).wait().err(),
+                    None => {
+                        let seq_id = number("sampling_session_seq_id");
+                        session.sampling_session_seq_id.store(seq_id, Ordering::Relaxed);
+                        training.save_weights_and_get_sampling_client().err()
+                    }
+                }
+            }
+            "create_sampling_session" => {
+                let seq_id = number("sampling_session_seq_id");
+                session.sampling_session_seq_id.store(seq_id, Ordering::Relaxed);
+                let model =
+                    request["model_path"].as_str().or(request["base_model"].as_str()).expect("a model");
+                self.service.create_sampling_client(model).err()
+            }
+            "asample" => {
+                let request: json::SampleRequest = json::request(&bytes(request)).expect("a sample");
+                self.sample(recorded, request)
+            }
+            name if name.ends_with("/finish") => {
+                self.service.create_sampling_client("any").expect("an open session");
+                self.service.close(crate::CloseStatus::Success).err()
+            }
+            _ => return false,
+        };
+        true
+    }
+
+    fn sample(&self, recorded: &Recorded, request: json::SampleRequest) -> Option<crate::Error> {
+        let created = CreatedSampler {
+            sampling_session_id: request.sampling_session_id.expect("a session"),
+            base_model: None,
+        };
+        let sampler = SamplingClient::start(self.owner.clone(), created).expect("a thread");
+        sampler.skip_to(request.seq_id.expect("a number"));
+        let prompt = request.prompt.read().expect("a prompt");
+        let params = match request.sampling_params.read() {
+            Ok(it) => it,
+            // Refused here before anything is sent: `max_tokens` of 0.
+            Err(_) => {
+                assert_eq!(recorded.answer.status, 400);
+                return None;
+            }
+        };
+        if recorded.headers["x-sdk-method"] == "SamplingClient.compute_logprobs" {
+            return sampler.compute_logprobs(&prompt).wait().err();
+        }
+        let options = SampleOptions {
+            include_prompt_logprobs: request.prompt_logprobs.unwrap_or_default(),
+            topk_prompt_logprobs: request.topk_prompt_logprobs,
+        };
+        sampler.sample_with(&prompt, request.num_samples, &params, &options).wait().err()
+    }
+}
+
+/// Replays every recorded request of our verbs, and returns how many of each endpoint there were.
+fn replay(file: &str) -> std::collections::BTreeMap<String, usize> {
+    let all = recordings(file);
+    let mut counts = std::collections::BTreeMap::new();
+    for recorded in &all {
+        // What is sent again after a failure is the subject of other tests.
+        if recorded.headers["x-stainless-retry-count"] != "0" {
+            continue;
+        }
+        let replay = Replay::new(recorded, &all);
+        if !replay.call(recorded) {
+            continue;
+        }
+        match replay.server.requests_to(&recorded.path).first() {
+            Some(seen) => {
+                check(recorded, seen);
+                *counts.entry(recorded.path.clone()).or_default() += 1;
+            }
+            None => assert_eq!(recorded.answer.status, 400, "exchange {}: nothing was sent", recorded.n),
+        }
+    }
+    counts
+}
+
+#[test]
+fn every_recorded_request_of_our_verbs_is_reproduced() {
+    let counts = replay("sdk-0.38.0.jsonl");
+    let count = |path: &str| counts.get(&format!("/api/v1/{path}")).copied().unwrap_or_default();
+    for (path, at_least) in [
+        ("client/config", 2),
+        ("client/dynamic_config", 2),
+        ("get_server_capabilities", 1),
+        ("create_session", 1),
+        ("create_model", 5),
+        ("load_weights", 5),
+        ("forward_backward", 39),
+        ("optim_step", 32),
+        ("save_weights", 2),
+        ("save_weights_for_sampler", 2),
+        ("create_sampling_session", 3),
+        ("asample", 17),
+        ("sessions/session_f39fe152/finish", 1),
+    ] {
+        assert!(at_least <= count(path), "{path}: only {} of {at_least}", count(path));
+    }
+}
+
+#[cfg(feature = "zstd")]
+#[test]
+fn every_recorded_compressed_request_is_reproduced() {
+    let counts = replay("sdk-0.38.0-zstd.jsonl");
+    assert_eq!(counts["/api/v1/forward_backward"], 2);
+}
