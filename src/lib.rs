@@ -2,6 +2,7 @@
 
 mod error;
 pub mod sync;
+pub mod tokenizer;
 pub mod types;
 mod wire;
 
