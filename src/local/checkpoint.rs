@@ -292,7 +292,9 @@ mod tests {
             store.save(&place("a"), &meta(), &[(ADAPTER, bytes.to_vec())], overwrite)
         };
         save(b"1", false).expect("a first save");
-        assert!(matches!(save(b"2", false), Err(Problem::Exists(text)) if text.contains("s:train:0/weights/a")));
+        assert!(
+            matches!(save(b"2", false), Err(Problem::Exists(text)) if text.contains("s:train:0/weights/a"))
+        );
         assert_eq!(store.read(&place("a"), ADAPTER).expect("the file"), b"1");
         save(b"2", true).expect("a second save");
         assert_eq!(store.read(&place("a"), ADAPTER).expect("the file"), b"2");
@@ -304,7 +306,8 @@ mod tests {
         let config = store.read(&place("a"), "adapter_config.json").expect("the file");
         let config: serde_json::Value = serde_json::from_slice(&config).expect("JSON");
         assert_eq!(config["target_modules"], json!(["gate_proj", "up_proj", "down_proj"]));
-        let left: Vec<_> = fs::read_dir(&store.root).expect("the folder").flatten().map(|it| it.file_name()).collect();
+        let left: Vec<_> =
+            fs::read_dir(&store.root).expect("the folder").flatten().map(|it| it.file_name()).collect();
         assert_eq!(left, ["s_train_0"], "no drafts are left");
         fs::remove_dir_all(&store.root).expect("cleaning up");
     }

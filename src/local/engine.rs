@@ -39,25 +39,61 @@ pub(super) struct Job {
 #[derive(Debug)]
 pub(super) enum Work {
     /// Makes a model, from a checkpoint if one is given.
-    Create { model_id: String, spec: LoraSpec, from: Option<Load> },
+    Create {
+        model_id: String,
+        spec: LoraSpec,
+        from: Option<Load>,
+    },
     /// Loads a checkpoint into a model.
-    Load { model_id: String, load: Load },
-    Pass { model_id: String, pass: Box<Pass> },
-    Step { model_id: String, adam: Adam },
+    Load {
+        model_id: String,
+        load: Load,
+    },
+    Pass {
+        model_id: String,
+        pass: Box<Pass>,
+    },
+    Step {
+        model_id: String,
+        adam: Adam,
+    },
     /// Writes a model's weights and optimizer.
-    Save { model_id: String, save: Save },
+    Save {
+        model_id: String,
+        save: Save,
+    },
     /// Writes a model's weights for sampling.
-    SaveSampler { model_id: String, save: Save },
+    SaveSampler {
+        model_id: String,
+        save: Save,
+    },
     /// Takes a snapshot of a model's weights for a sampler that has no checkpoint.
-    Snapshot { model_id: String, slot: Slot, sampler_id: String },
+    Snapshot {
+        model_id: String,
+        slot: Slot,
+        sampler_id: String,
+    },
     /// Reads a sampler's weights.
-    LoadSampler { slot: Slot, meta: Meta, place: Place },
+    LoadSampler {
+        slot: Slot,
+        meta: Meta,
+        place: Place,
+    },
     /// Makes the untrained model ready to sample from.
-    BaseSampler { slot: Slot },
-    Sample { slot: Slot, sample: Box<Sample> },
-    Unload { model_id: String },
+    BaseSampler {
+        slot: Slot,
+    },
+    Sample {
+        slot: Slot,
+        sample: Box<Sample>,
+    },
+    Unload {
+        model_id: String,
+    },
     /// A request that cannot be done, yet has its turn among those of its model.
-    Refused { error: String },
+    Refused {
+        error: String,
+    },
 }
 
 #[derive(Debug)]
@@ -183,7 +219,8 @@ impl Engine {
                     ("learning_rate", json!(adam.learning_rate)),
                     ("step", json!(step.step)),
                 ];
-                let metrics = metrics.into_iter().map(|(name, it): (&str, Value)| (name.into(), it)).collect();
+                let metrics =
+                    metrics.into_iter().map(|(name, it): (&str, Value)| (name.into(), it)).collect();
                 answer(&OptimStepResponse { metrics })
             }),
             Work::Save { model_id, save } => {
@@ -260,9 +297,7 @@ impl Engine {
         let trainer = made.unwrap_or_else(|error| Err((error, "server")));
         let outcome = match &trainer {
             Err((error, category)) => Outcome::Failed { error: error.clone(), category },
-            Ok(_) if loads => {
-                answer(&LoadWeightsResponse { path: None, model_id: Some(model_id.clone()) })
-            }
+            Ok(_) if loads => answer(&LoadWeightsResponse { path: None, model_id: Some(model_id.clone()) }),
             Ok(_) => answer(&CreateModelResponse { model_id: model_id.clone() }),
         };
         self.trainers.insert(model_id, trainer.map_err(|it| it.0));
@@ -270,7 +305,11 @@ impl Engine {
     }
 
     /// Works on a model. The model is away meanwhile; a panic keeps it.
-    fn with(&mut self, model_id: &str, work: impl FnOnce(&mut Trainer) -> Outcome + Send + 'static) -> Outcome {
+    fn with(
+        &mut self,
+        model_id: &str,
+        work: impl FnOnce(&mut Trainer) -> Outcome + Send + 'static,
+    ) -> Outcome {
         let mut trainer = match self.trainers.remove(model_id) {
             Some(Ok(it)) => it,
             Some(Err(why)) => {
@@ -358,6 +397,8 @@ fn load_into(trainer: &mut Trainer, store: &Store, load: &Load) -> Outcome {
 fn read_sampler(base: Arc<Weights>, store: &Store, meta: &Meta, place: &Place) -> Result<Sampler, String> {
     let adapter = store.read(place, ADAPTER).map_err(Problem::text)?;
     let mut trainer = Trainer::new(base, meta.spec());
-    trainer.load_adapter(&adapter).map_err(|it| format!("{} does not fit this engine's model: {it}", place.uri()))?;
+    trainer
+        .load_adapter(&adapter)
+        .map_err(|it| format!("{} does not fit this engine's model: {it}", place.uri()))?;
     Ok(trainer.sampler())
 }

@@ -57,13 +57,19 @@ fn read_loss(loss: &Loss) -> Result<nn::Loss, String> {
         LossFn::Dro => &["beta"],
         ref other => {
             let offered = "cross_entropy, importance_sampling, ppo, cispo, dro";
-            return Err(format!("loss_fn: {other:?} is not offered here; use one of {offered}", other = other.as_str()));
+            return Err(format!(
+                "loss_fn: {other:?} is not offered here; use one of {offered}",
+                other = other.as_str()
+            ));
         }
     };
     for (name, value) in &loss.config {
         if !known.contains(&name.as_str()) {
             let offered = if known.is_empty() { "none".into() } else { known.join(", ") };
-            return Err(format!("loss_fn_config: {} has no option {name:?} (it has {offered})", loss.loss_fn));
+            return Err(format!(
+                "loss_fn_config: {} has no option {name:?} (it has {offered})",
+                loss.loss_fn
+            ));
         }
         if !matches!(value, LossValue::Number(it) if it.is_finite()) {
             return Err(format!("loss_fn_config[{name:?}] must be a finite number"));
@@ -96,7 +102,8 @@ fn read_datum(
     loss: &nn::Loss,
     config: &nn::ModelConfig,
 ) -> Result<(nn::Example, Vec<usize>), String> {
-    let ids = datum.model_input.to_ints().map_err(|_| ".model_input: this model reads text only".to_string())?;
+    let ids =
+        datum.model_input.to_ints().map_err(|_| ".model_input: this model reads text only".to_string())?;
     let tokens = token_ids(&ids, config.vocab).map_err(|it| format!(".model_input: {it}"))?;
     let n = tokens.len();
     if n == 0 {
@@ -188,7 +195,7 @@ fn dense_floats(tensor: &TensorData) -> Vec<f32> {
 /// The values of a tensor in their places, zero where a sparse one lists none. Its indices were checked when it was
 /// read.
 fn spread<T: Copy + Default>(values: &[T], tensor: &TensorData) -> Vec<T> {
-    let (Some(sparse), [rows, cols]) = (&tensor.sparse, tensor.shape()[..]) else {
+    let (Some(sparse), Some(&[rows, cols])) = (&tensor.sparse, tensor.shape.as_deref()) else {
         return values.to_vec();
     };
     let mut out = vec![T::default(); rows * cols];
@@ -249,19 +256,37 @@ mod tests {
         let ce = |datum: Datum| pass(&[policy(), datum], LossFn::Ppo).expect_err("a refusal");
         let long = ModelInput::from_ints(vec![1; 2049]);
         let table = [
-            (ce(Datum { model_input: ModelInput::default(), ..policy() }), "data[1].model_input: has no tokens"),
-            (ce(Datum { model_input: ModelInput::from_ints([1, 512]), ..policy() }), "data[1].model_input: token 1 is 512"),
+            (
+                ce(Datum { model_input: ModelInput::default(), ..policy() }),
+                "data[1].model_input: has no tokens",
+            ),
+            (
+                ce(Datum { model_input: ModelInput::from_ints([1, 512]), ..policy() }),
+                "data[1].model_input: token 1 is 512",
+            ),
             (ce(Datum { model_input: long, ..policy() }), "exceed the context window of 2048"),
-            (ce(policy().with("mask", vec![1.0f32, 1.0])), "data[1].loss_fn_inputs[\"mask\"]: this loss takes only"),
-            (ce(policy().with("advantages", vec![1.0f32])), "data[1].loss_fn_inputs[\"advantages\"]: its shape is [1]"),
+            (
+                ce(policy().with("mask", vec![1.0f32, 1.0])),
+                "data[1].loss_fn_inputs[\"mask\"]: this loss takes only",
+            ),
+            (
+                ce(policy().with("advantages", vec![1.0f32])),
+                "data[1].loss_fn_inputs[\"advantages\"]: its shape is [1]",
+            ),
             (ce(policy().with("logprobs", vec![0.0, f32::NAN])), "[1] = NaN is not a finite number"),
             (ce(policy().with("target_tokens", vec![1.0f32, 1.0])), "must hold integers"),
             (ce(policy().with("target_tokens", vec![1i64, 512])), "[1] = 512 is no token id"),
             (ce(policy().with("target_tokens", vec![1i64])), "it must be [2]"),
             (pass(&[], LossFn::Ppo).expect_err("a refusal"), "no data"),
             (pass(&[policy()], LossFn::Gspo).expect_err("a refusal"), "\"gspo\" is not offered here"),
-            (pass(&[policy()], LossFn::Ppo.with("beta", 1.0)).expect_err("a refusal"), "ppo has no option \"beta\""),
-            (pass(&[policy()], LossFn::Dro.with("beta", "x")).expect_err("a refusal"), "must be a finite number"),
+            (
+                pass(&[policy()], LossFn::Ppo.with("beta", 1.0)).expect_err("a refusal"),
+                "ppo has no option \"beta\"",
+            ),
+            (
+                pass(&[policy()], LossFn::Dro.with("beta", "x")).expect_err("a refusal"),
+                "must be a finite number",
+            ),
         ];
         for (text, expected) in table {
             assert!(text.contains(expected), "{text}");

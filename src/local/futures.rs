@@ -295,7 +295,8 @@ mod tests {
     #[test]
     fn old_results_expire_and_pending_requests_do_not() {
         let futures = futures();
-        let (pending, fetched, unfetched) = (futures.create(None), futures.create(None), futures.create(None));
+        let (pending, fetched, unfetched) =
+            (futures.create(None), futures.create(None), futures.create(None));
         futures.finish(&fetched.id, Outcome::Json("1".into()));
         futures.finish(&unfetched.id, Outcome::Json("2".into()));
         futures.fetched(&fetched.id);

@@ -47,7 +47,10 @@ pub(super) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/api/v1/client/config", call(|_, _: ClientConfigRequest, _| Ok(ClientConfig::default())))
         .route("/api/v1/client/dynamic_config", call(dynamic_config))
-        .route("/api/v1/get_server_capabilities", get(|app: Context| async move { ok(&app.state.capabilities()) }))
+        .route(
+            "/api/v1/get_server_capabilities",
+            get(|app: Context| async move { ok(&app.state.capabilities()) }),
+        )
         .route("/api/v1/create_session", post(create_session))
         .route(
             "/api/v1/session_heartbeat",
@@ -295,7 +298,9 @@ async fn retrieve_future(Shared(app): Context, headers: HeaderMap, body: Bytes) 
             let missing = place.and_then(|it| Some((app.state.waits_for(&it)?, it)));
             let reason = missing.map(|(next, it)| {
                 let (model_id, seq_id) = (it.model_id, it.seq_id);
-                format!("request {seq_id} of model {model_id} waits for request {next}, which has not arrived")
+                format!(
+                    "request {seq_id} of model {model_id} waits for request {next}, which has not arrived"
+                )
             });
             let pending = PendingFuture {
                 request_id: Some(id.as_str().into()),
@@ -324,9 +329,8 @@ fn finished(outcome: Outcome, takes_protobuf: bool) -> Response {
         Outcome::Pass(bytes) | Outcome::Sample(bytes) if takes_protobuf => {
             return payload(StatusCode::OK, PROTOBUF, bytes);
         }
-        Outcome::Pass(bytes) => {
-            train::decode_forward_backward_output(&bytes).map(|it| train::forward_backward_output_to_json(&it))
-        }
+        Outcome::Pass(bytes) => train::decode_forward_backward_output(&bytes)
+            .map(|it| train::forward_backward_output_to_json(&it)),
         Outcome::Sample(bytes) => {
             sample::decode_sample_response(&bytes, &[]).map(|it| sample::sample_response_to_json(&it))
         }

@@ -71,7 +71,9 @@ impl Sample {
         }
         let (stop_tokens, stops) = match params.stop {
             None => (vec![Bytes::EOS as u32], Vec::new()),
-            Some(Stop::Tokens(it)) => (token_ids(&it, config.vocab).map_err(|it| format!("stop: {it}"))?, Vec::new()),
+            Some(Stop::Tokens(it)) => {
+                (token_ids(&it, config.vocab).map_err(|it| format!("stop: {it}"))?, Vec::new())
+            }
             Some(Stop::Strings(it)) => (Vec::new(), it.into_iter().map(String::into_bytes).collect()),
         };
         let generate = Generate {
@@ -153,7 +155,8 @@ mod tests {
 
     #[test]
     fn without_a_stop_the_end_of_sequence_stops_and_with_an_empty_list_nothing() {
-        let stop = |stop| read(&request(1, &SamplingParams { stop, ..Default::default() })).expect("a sample");
+        let stop =
+            |stop| read(&request(1, &SamplingParams { stop, ..Default::default() })).expect("a sample");
         assert_eq!(stop(None).generate.stop_tokens, [256]);
         let never = stop(Some(Stop::Tokens(vec![])));
         assert!(never.generate.stop_tokens.is_empty() && never.stops.is_empty());

@@ -120,7 +120,10 @@ pub struct Server {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("url", &self.url).field("data_dir", &self.data_dir).finish_non_exhaustive()
+        f.debug_struct("Server")
+            .field("url", &self.url)
+            .field("data_dir", &self.data_dir)
+            .finish_non_exhaustive()
     }
 }
 
@@ -133,11 +136,14 @@ impl Server {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port));
         let bound = TcpListener::bind(address).and_then(|it| it.set_nonblocking(true).map(|()| it));
         let listener = bound.map_err(|it| system(format!("cannot listen on {address}: {it}")))?;
-        let port = listener.local_addr().map_err(|it| system(format!("no address to listen on: {it}")))?.port();
+        let port =
+            listener.local_addr().map_err(|it| system(format!("no address to listen on: {it}")))?.port();
         let temporary = options.data_dir.is_none();
         let data_dir = match options.data_dir {
             Some(it) => it,
-            None => std::env::temp_dir().join(format!("tinkex-{}-{:016x}", std::process::id(), fastrand::u64(..))),
+            None => {
+                std::env::temp_dir().join(format!("tinkex-{}-{:016x}", std::process::id(), fastrand::u64(..)))
+            }
         };
         make_folder(&data_dir)?;
         let mut server = Server {
@@ -316,10 +322,10 @@ fn make_folder(path: &Path) -> Result<()> {
 
 fn text_of(payload: &(dyn std::any::Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(|it| it.to_string());
-    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic without a text".into())
+    text.or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a text".into())
 }
 
 fn system(message: String) -> Error {
     Error::new(ErrorKind::System, message)
 }
-

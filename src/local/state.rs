@@ -78,7 +78,8 @@ struct Session {
     samplers: Recent,
 }
 
-struct Model {
+/// A model that is being trained.
+pub(super) struct Model {
     session_id: String,
     lora: LoraConfig,
     spec: LoraSpec,
@@ -114,15 +115,7 @@ impl State {
             samplers: HashMap::new(),
             base: None,
         };
-        State {
-            futures,
-            store,
-            config,
-            base_seed,
-            session_timeout,
-            queue,
-            inner: Mutex::new(inner),
-        }
+        State { futures, store, config, base_seed, session_timeout, queue, inner: Mutex::new(inner) }
     }
 
     /// Hands jobs to the engine thread. If that is gone, the server is stopping and nobody waits any more.
@@ -182,9 +175,8 @@ impl State {
     /// Ends the sessions that have been silent for too long.
     pub(super) fn end_silent_sessions(&self, now: Instant) {
         let mut inner = self.inner.lock();
-        let silent = |it: &Session| {
-            !it.finished && self.session_timeout < now.saturating_duration_since(it.contact)
-        };
+        let silent =
+            |it: &Session| !it.finished && self.session_timeout < now.saturating_duration_since(it.contact);
         let ids: Vec<String> =
             inner.sessions.iter().filter(|it| silent(it.1)).map(|it| it.0.clone()).collect();
         for id in ids {
@@ -202,12 +194,8 @@ impl State {
         }
         inner.session_keys.retain(|_, it| it != session_id);
         inner.samplers.retain(|_, it| it.session_id != session_id);
-        let of_session: Vec<String> = inner
-            .models
-            .iter()
-            .filter(|it| it.1.session_id == session_id)
-            .map(|it| it.0.clone())
-            .collect();
+        let of_session: Vec<String> =
+            inner.models.iter().filter(|it| it.1.session_id == session_id).map(|it| it.0.clone()).collect();
         for model_id in of_session {
             self.remove_model(inner, &model_id, why);
             self.enqueue([Job { ticket: None, work: Work::Unload { model_id } }]);
@@ -250,7 +238,10 @@ impl State {
         match model.turns.seen(seq_id, fingerprint) {
             Seen::Same(id) => return Ok(future(&id, Some(model_id))),
             Seen::Different => {
-                return refuse(409, format!("seq_id {seq_id} of model {model_id} was used for another request"));
+                return refuse(
+                    409,
+                    format!("seq_id {seq_id} of model {model_id} was used for another request"),
+                );
             }
             Seen::Never if model.turns.is_full(seq_id) => {
                 let next = model.turns.next();

@@ -36,7 +36,11 @@ impl State {
         })
     }
 
-    pub(in crate::local) fn create_model(&self, request: CreateModelRequest, fingerprint: u64) -> Reply<UntypedFuture> {
+    pub(in crate::local) fn create_model(
+        &self,
+        request: CreateModelRequest,
+        fingerprint: u64,
+    ) -> Reply<UntypedFuture> {
         check_base(&request.base_model)?;
         check_optimizer(&request.optimizer_config)?;
         let mut inner = self.inner.lock();
@@ -78,7 +82,11 @@ impl State {
         Ok(reply)
     }
 
-    pub(in crate::local) fn load_weights(&self, request: LoadWeightsRequest, fingerprint: u64) -> Reply<UntypedFuture> {
+    pub(in crate::local) fn load_weights(
+        &self,
+        request: LoadWeightsRequest,
+        fingerprint: u64,
+    ) -> Reply<UntypedFuture> {
         let (place, meta) = self.training_checkpoint(&request.path)?;
         if let Some(base) = &request.base_model {
             check_base(base)?;
@@ -206,7 +214,7 @@ impl State {
         }
     }
 
-    fn sampler_checkpoint(&self, path: &str) -> Reply<(Place, Meta)> {
+    pub(super) fn sampler_checkpoint(&self, path: &str) -> Reply<(Place, Meta)> {
         match path.parse::<SamplerPath>() {
             Ok(it) => self.checkpoint(it.run_id(), Kind::Sampler, it.name()),
             Err(error) => refuse(400, error.to_string()),
@@ -252,7 +260,12 @@ struct NewModel {
 
 impl Inner {
     /// The answer to a request for a model that came before.
-    fn model_again(&mut self, session_id: &str, number: u64, fingerprint: u64) -> Reply<Option<UntypedFuture>> {
+    fn model_again(
+        &mut self,
+        session_id: &str,
+        number: u64,
+        fingerprint: u64,
+    ) -> Reply<Option<UntypedFuture>> {
         match self.session(session_id)?.models.seen(number, fingerprint) {
             Seen::Never => Ok(None),
             Seen::Same(id) => Ok(Some(future(&id, Some(&format!("{session_id}:train:{number}"))))),

@@ -8,7 +8,7 @@ use super::super::checkpoint::{Kind, Meta, Place};
 use super::super::engine::{Job, Work};
 use super::super::sampling::{Sample, Slot};
 use super::super::turns::{Recent, Seen};
-use super::{Inner, NANO, Reply, SamplerEntry, State, check_base, future, refuse};
+use super::{Inner, NANO, Reply, SamplerEntry, State, check_base, refuse};
 
 /// How many samples of one sampler are remembered, to answer a repeated one with the first one's result.
 const MOST_REMEMBERED: usize = 65_536;
@@ -77,17 +77,22 @@ impl State {
         };
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
-        let (number, session) = (request.sampling_session_seq_id, inner.session(&request.session_id)?);
+        let number = request.sampling_session_seq_id;
         let sampling_session_id = format!("{}:sample:{number}", request.session_id);
+        let taken = inner.samplers.contains_key(&sampling_session_id);
+        let session = inner.session(&request.session_id)?;
         match session.samplers.seen(number, fingerprint) {
-            Seen::Same(sampling_session_id) => return Ok(CreateSamplingSessionResponse { sampling_session_id }),
-            Seen::Never if !inner.samplers.contains_key(&sampling_session_id) => {}
-            _ => return refuse(409, format!("sampling_session_seq_id {number} was used for another request")),
+            Seen::Same(sampling_session_id) => {
+                return Ok(CreateSamplingSessionResponse { sampling_session_id });
+            }
+            Seen::Never if !taken => {}
+            _ => {
+                return refuse(409, format!("sampling_session_seq_id {number} was used for another request"));
+            }
         }
         session.samplers.insert(number, fingerprint, &sampling_session_id);
         let slot = match checkpoint {
-            Some((place, meta)) => {
-self.load_slot(place, meta)}
+            Some((place, meta)) => self.load_slot(place, meta),
             None => self.base_slot(inner),
         };
         let entry = SamplerEntry {
@@ -136,7 +141,9 @@ self.load_slot(place, meta)}
         if let (Some(entry), Some(number)) = (entry, number) {
             match entry.requests.seen(number, fingerprint) {
                 Seen::Same(id) => return Ok(sample_future(&id, request.num_samples)),
-                Seen::Different => return refuse(409, format!("seq_id {number} was used for another sample")),
+                Seen::Different => {
+                    return refuse(409, format!("seq_id {number} was used for another sample"));
+                }
                 Seen::Never => {}
             }
         }
@@ -152,8 +159,7 @@ self.load_slot(place, meta)}
                 }
                 entry.slot.clone()
             }
-            (None, Some((place, meta))) => {
-self.load_slot(place, meta)}
+            (None, Some((place, meta))) => self.load_slot(place, meta),
             (None, None) => self.base_slot(inner),
         };
         let work = Work::Sample { slot, sample: Box::new(sample) };
