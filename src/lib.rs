@@ -10,7 +10,7 @@ mod policy;
 mod secret;
 mod session;
 pub mod sync;
-// pub mod tokenizer;
+pub mod tokenizer;
 pub mod types;
 mod wire;
 

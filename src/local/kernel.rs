@@ -1,1 +1,385 @@
-//! Matrix kernels.
+//! Matrix kernels: safe views over `gemm`, a small-batch product for decoding, and vectorised loops.
+//!
+//! Everything here gives the same bits whatever the number of threads: work is cut at fixed sizes that never
+//! depend on the pool, and no sum crosses such a cut.
+
+// `gemm` takes raw pointers. The views below prove, once and for every caller, that the addresses it may touch
+// lie inside the borrowed slices; nothing else in the engine needs `unsafe`.
+#![allow(unsafe_code)]
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+/// Rows of the destination that one task of [`matmul`] computes.
+const TASK_ROWS: usize = 128;
+
+/// Outputs in one panel of [`Panels`]: a cache line or two per input, and two AVX-512 registers.
+pub(crate) const PANEL: usize = 32;
+
+/// A read-only strided matrix inside a slice.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mat<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// A row-major matrix without gaps.
+    pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols)
+    }
+
+    /// A row-major matrix whose rows start `row_stride` elements apart.
+    pub(crate) fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert!(fits(data.len(), rows, cols, row_stride), "the matrix reaches outside its slice");
+        Mat { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    /// The transpose, without moving anything.
+    pub(crate) fn t(self) -> Self {
+        Mat {
+            data: self.data,
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+        }
+    }
+
+    fn rows(self, start: usize, rows: usize) -> Self {
+        assert!(start + rows <= self.rows, "the row range reaches outside the matrix");
+        let data = if rows == 0 || self.cols == 0 { &[] } else { &self.data[start * self.row_stride..] };
+        Mat { data, rows, ..self }
+    }
+}
+
+/// Whether a row-major matrix of this shape lies inside a slice of this length.
+fn fits(len: usize, rows: usize, cols: usize, row_stride: usize) -> bool {
+    if rows == 0 || cols == 0 {
+        return true;
+    }
+    let last = (rows - 1).checked_mul(row_stride).and_then(|at| at.checked_add(cols));
+    row_stride >= cols && last.is_some_and(|end| end <= len)
+}
+
+/// A writable row-major matrix inside a slice.
+#[derive(Debug)]
+pub(crate) struct MatMut<'a> {
+    data: &'a mut [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+}
+
+impl<'a> MatMut<'a> {
+    /// A row-major matrix without gaps.
+    pub(crate) fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        Self::strided(data, rows, cols, cols)
+    }
+
+    /// A row-major matrix whose rows start `row_stride` elements apart.
+    pub(crate) fn strided(data: &'a mut [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert!(fits(data.len(), rows, cols, row_stride), "the matrix reaches outside its slice");
+        MatMut { data, rows, cols, row_stride }
+    }
+}
+
+/// `dst = keep·dst + scale·lhs·rhs` on the calling thread. With `keep` zero the old content is not read.
+pub(crate) fn matmul_here(dst: MatMut<'_>, keep: f32, lhs: Mat<'_>, rhs: Mat<'_>, scale: f32) {
+    assert_eq!(lhs.cols, rhs.rows, "the inner dimensions differ");
+    assert_eq!((dst.rows, dst.cols), (lhs.rows, rhs.cols), "the destination has another shape");
+    if dst.rows == 0 || dst.cols == 0 {
+        return;
+    }
+    // SAFETY: every view was checked at construction by `fits`: all addresses that its shape and strides can
+    // form lie inside its slice (transposing and narrowing rows keep that). Strides are below the length of a
+    // slice, hence within isize. `dst` is borrowed uniquely, its rows do not overlap (`row_stride >= cols`), and
+    // the operands are borrowed shared, so nothing aliases it. All memory is initialised f32.
+    unsafe {
+        gemm::gemm(
+            dst.rows,
+            dst.cols,
+            lhs.cols,
+            dst.data.as_mut_ptr(),
+            1,
+            dst.row_stride as isize,
+            keep != 0.0,
+            lhs.data.as_ptr(),
+            lhs.col_stride as isize,
+            lhs.row_stride as isize,
+            rhs.data.as_ptr(),
+            rhs.col_stride as isize,
+            rhs.row_stride as isize,
+            keep,
+            scale,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+/// `dst = keep·dst + scale·lhs·rhs`, its rows shared out in fixed portions over the current rayon pool.
+pub(crate) fn matmul(dst: MatMut<'_>, keep: f32, lhs: Mat<'_>, rhs: Mat<'_>, scale: f32) {
+    if dst.rows <= TASK_ROWS {
+        return matmul_here(dst, keep, lhs, rhs, scale);
+    }
+    let MatMut { data, rows, cols, row_stride } = dst;
+    let end = (rows - 1) * row_stride + cols;
+    data[..end].par_chunks_mut(TASK_ROWS * row_stride).enumerate().for_each(|(i, part)| {
+        let start = i * TASK_ROWS;
+        let rows = TASK_ROWS.min(rows - start);
+        matmul_here(MatMut::strided(part, rows, cols, row_stride), keep, lhs.rows(start, rows), rhs, scale);
+    });
+}
+
+/// Runs a loop compiled for the widest vectors of this machine. The closure should be marked
+/// `#[inline(always)]`; its arithmetic is not reassociated and not fused, so its bits are the same everywhere.
+#[inline(always)]
+pub(crate) fn simd<R>(body: impl FnOnce() -> R) -> R {
+    Arch::new().dispatch(body)
+}
+
+/// `e^x` by a polynomial, to about two units in the last place, in operations that vectorise. Below −87 it
+/// stays at the smallest normal number instead of reaching zero; above 88 it stays finite.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    // Adding and subtracting 1.5·2^23 rounds to the nearest integer, which then sits in the low mantissa bits.
+    const ROUND: f32 = 12_582_912.0;
+    let x = x.clamp(-87.0, 88.0);
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    // ln 2 in two parts: the first has few enough bits for n times it to be exact.
+    let r = (x - n * 0.693_359_4) - n * -2.121_944_4e-4;
+    let p = 1.0 / 5040.0;
+    let p = p * r + 1.0 / 720.0;
+    let p = p * r + 1.0 / 120.0;
+    let p = p * r + 1.0 / 24.0;
+    let p = p * r + 1.0 / 6.0;
+    let p = p * r + 0.5;
+    let p = p * r + 1.0;
+    let p = p * r + 1.0;
+    let power = shifted.to_bits().wrapping_add(127).wrapping_shl(23);
+    p * f32::from_bits(power)
+}
+
+/// Number of partial sums of [`sum`] and friends: fixed, so that their order does not depend on the machine.
+const LANES: usize = 16;
+
+/// Folds a slice with `step` into fixed lanes and adds the lanes up.
+#[inline(always)]
+pub(crate) fn sum_by(x: &[f32], step: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane += step(v);
+        }
+    }
+    let mut total = lanes.iter().sum::<f32>();
+    for &v in rest {
+        total += step(v);
+    }
+    total
+}
+
+/// The dot product of two slices of one length, summed in fixed lanes.
+#[inline(always)]
+pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let ((xs, x_rest), (ys, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+    for (a, b) in xs.iter().zip(ys) {
+        for (lane, (&a, &b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+            *lane += a * b;
+        }
+    }
+    let mut total = lanes.iter().sum::<f32>();
+    for (&a, &b) in x_rest.iter().zip(y_rest) {
+        total += a * b;
+    }
+    total
+}
+
+/// The largest value of a slice; −∞ if it is empty.
+#[inline(always)]
+pub(crate) fn max(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane = if v > *lane { v } else { *lane };
+        }
+    }
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
+}
+
+/// Replaces every value by `e^(value − shift)` and returns their sum.
+#[inline(always)]
+pub(crate) fn exp_sum(x: &mut [f32], shift: f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (chunks, rest) = x.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for (lane, v) in lanes.iter_mut().zip(chunk) {
+            *v = exp(*v - shift);
+            *lane += *v;
+        }
+    }
+    let mut total = lanes.iter().sum::<f32>();
+    for v in rest {
+        *v = exp(*v - shift);
+        total += *v;
+    }
+    total
+}
+
+/// Packs the rows of a `[outputs, inputs]` matrix into panels of [`PANEL`] outputs, each `[inputs][PANEL]`, the
+/// last one filled up with zeros. A product then streams through memory once and needs no horizontal sums.
+pub(crate) fn pack_panels(weight: &[f32], outputs: usize, inputs: usize) -> Vec<f32> {
+    let mut packed = vec![0.0; outputs.div_ceil(PANEL) * inputs * PANEL];
+    for (o, row) in weight.chunks_exact(inputs).take(outputs).enumerate() {
+        let panel = &mut packed[o / PANEL * inputs * PANEL..][..inputs * PANEL];
+        for (slot, &value) in panel.iter_mut().skip(o % PANEL).step_by(PANEL).zip(row) {
+            *slot = value;
+        }
+    }
+    packed
+}
+
+/// `dst[r] = keep·dst[r] + panels·x[r]` for a few rows at once.
+///
+/// Each output is one chain of multiply-adds over the inputs in order, so a row has the same bits alone and in
+/// company. `panel_inputs` is the number of input slots that a panel has room for; only the first `inputs` of
+/// them are read, which lets a growing cache be multiplied in place.
+#[derive(Debug)]
+pub(crate) struct PanelProduct<'a> {
+    pub(crate) panels: &'a [f32],
+    pub(crate) panel_inputs: usize,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    pub(crate) rows: usize,
+    pub(crate) x: &'a [f32],
+    pub(crate) x_stride: usize,
+    pub(crate) dst: &'a mut [f32],
+    pub(crate) dst_stride: usize,
+    pub(crate) keep: bool,
+}
+
+impl PanelProduct<'_> {
+    /// Computes the product on the calling thread.
+    pub(crate) fn run(self) {
+        if self.rows > 0 && self.outputs > 0 {
+            Arch::new().dispatch(self);
+        }
+    }
+}
+
+impl WithSimd for PanelProduct<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        // The tile of accumulators must fit the registers and yet be large enough to hide the latency of a
+        // multiply-add: NV vectors per panel, R rows, P panels.
+        let mut row = 0;
+        while row < self.rows {
+            let left = self.rows - row;
+            row += match S::F32_LANES {
+                16 if left >= 8 => self.rows_of::<S, 2, 8, 1>(simd, row),
+                16 if left >= 4 => self.rows_of::<S, 2, 4, 1>(simd, row),
+                16 if left >= 2 => self.rows_of::<S, 2, 2, 2>(simd, row),
+                16 => self.rows_of::<S, 2, 1, 4>(simd, row),
+                8 if left >= 2 => self.rows_of::<S, 4, 2, 1>(simd, row),
+                8 => self.rows_of::<S, 4, 1, 2>(simd, row),
+                4 if left >= 2 => self.rows_of::<S, 8, 2, 1>(simd, row),
+                4 => self.rows_of::<S, 8, 1, 1>(simd, row),
+                _ => self.rows_of::<S, 32, 1, 1>(simd, row),
+            };
+        }
+    }
+}
+
+impl PanelProduct<'_> {
+    /// Computes `R` rows, `P` panels at a time, and returns `R`.
+    #[inline(always)]
+    fn rows_of<S: Simd, const NV: usize, const R: usize, const P: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+    ) -> usize {
+        let panel_len = self.panel_inputs * PANEL;
+        let x: [&[f32]; R] = std::array::from_fn(|r| &self.x[(row + r) * self.x_stride..][..self.inputs]);
+        let panel = |p: usize| self.panels[p * panel_len..][..self.inputs * PANEL].as_chunks::<PANEL>().0;
+        let count = self.outputs.div_ceil(PANEL);
+        let mut p = 0;
+        while p + P <= count {
+            let tile = tile::<S, NV, R, P>(simd, std::array::from_fn(|i| panel(p + i)), x);
+            for (i, tile) in tile.iter().enumerate() {
+                let (dst, stride) = (&mut *self.dst, self.dst_stride);
+                store::<S, NV, R>(dst, stride, row, (p + i) * PANEL, self.outputs, self.keep, tile);
+            }
+            p += P;
+        }
+        while p < count {
+            let tile = tile::<S, NV, R, 1>(simd, [panel(p)], x);
+            let (dst, stride) = (&mut *self.dst, self.dst_stride);
+            store::<S, NV, R>(dst, stride, row, p * PANEL, self.outputs, self.keep, &tile[0]);
+            p += 1;
+        }
+        R
+    }
+}
+
+/// The accumulators of `P` panels for `R` rows.
+#[inline(always)]
+fn tile<S: Simd, const NV: usize, const R: usize, const P: usize>(
+    simd: S,
+    panels: [&[[f32; PANEL]]; P],
+    x: [&[f32]; R],
+) -> [[[S::f32s; NV]; R]; P] {
+    let mut acc = [[[simd.splat_f32s(0.0); NV]; R]; P];
+    let inputs = x[0].len();
+    let panels = panels.map(|panel| &panel[..inputs]);
+    let x = x.map(|x| &x[..inputs]);
+    for i in 0..inputs {
+        for p in 0..P {
+            let weights = S::as_simd_f32s(&panels[p][i]).0;
+            for r in 0..R {
+                let value = simd.splat_f32s(x[r][i]);
+                for v in 0..NV {
+                    acc[p][r][v] = simd.mul_add_e_f32s(value, weights[v], acc[p][r][v]);
+                }
+            }
+        }
+    }
+    acc
+}
+
+/// Writes one panel's accumulators to the rows of the destination, leaving out the padding.
+#[inline(always)]
+fn store<S: Simd, const NV: usize, const R: usize>(
+    dst: &mut [f32],
+    stride: usize,
+    row: usize,
+    at: usize,
+    outputs: usize,
+    keep: bool,
+    tile: &[[S::f32s; NV]; R],
+) {
+    let width = PANEL.min(outputs - at);
+    for (r, vectors) in tile.iter().enumerate() {
+        let mut values = [0.0f32; PANEL];
+        S::as_mut_simd_f32s(&mut values).0.copy_from_slice(vectors);
+        let slot = &mut dst[(row + r) * stride + at..][..width];
+        if keep {
+            for (slot, value) in slot.iter_mut().zip(values) {
+                *slot += value;
+            }
+        } else {
+            slot.copy_from_slice(&values[..width]);
+        }
+    }
+}

@@ -3,7 +3,7 @@
 //! The client and the embedded engine both stand on this floor, so every message can be written and read here.
 
 // A build without the engine uses only the client's half of each message.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 pub(crate) mod json;
 mod le;
@@ -13,8 +13,11 @@ mod tensor;
 pub(crate) mod train;
 
 #[cfg(test)]
+#[allow(clippy::expect_used)]
 mod golden;
 #[cfg(test)]
+#[allow(clippy::expect_used)]
 mod properties;
 #[cfg(test)]
+#[allow(clippy::expect_used)]
 mod vectors;

@@ -334,7 +334,7 @@ fn split(field: &proto::BatchedTensor) -> Result<Vec<TensorData>> {
             Error::decode(format!("offsets {}..{} leave its {} bytes", ends[0], ends[1], field.data.len()))
         })?;
         let n = bytes.len() / size;
-        let rows = if row == 0 { 0 } else { n / row };
+        let rows = n.checked_div(row).unwrap_or(0);
         if bytes.len() % size != 0 || rows * row != n {
             return Err(Error::decode(format!("{} bytes do not fill rows of {trailing:?}", bytes.len())));
         }

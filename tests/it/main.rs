@@ -6,8 +6,9 @@ mod util;
 
 mod bad_input;
 mod bad_weather;
+#[cfg(feature = "local")]
+mod engine_http;
 mod order;
 mod panics;
-
 mod verbs;
 mod waiting;

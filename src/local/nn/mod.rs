@@ -1,1 +1,36 @@
-//! The network.
+//! The network: a decoder-only transformer in f32 with a low-rank adapter, its gradients, its optimizer and its
+//! sampler, on the products of [`super::kernel`].
+//!
+//! From the bottom up: [`linear`], [`ops`] and [`attention`] are operations with their backward passes;
+//! [`layer`] joins them, [`head`] turns hidden rows into log-probabilities and losses; [`pass`] runs a group of
+//! sequences; [`train`] runs a batch and [`adam`] takes steps. [`decode`] is the other half, one token at a
+//! time, and [`sampler`] drives it. Results are the same bits for any number of threads.
+
+mod adam;
+mod attention;
+mod choose;
+mod config;
+mod decode;
+mod head;
+mod layer;
+mod linear;
+mod lora;
+mod loss;
+mod ops;
+mod pass;
+mod persist;
+mod rng;
+mod sampler;
+mod train;
+mod weights;
+
+pub(crate) use adam::{Adam, StepOutput};
+pub(crate) use config::ModelConfig;
+pub(crate) use lora::LoraSpec;
+pub(crate) use loss::Loss;
+pub(crate) use sampler::{Generate, Generated, GeneratedSequence, Sampler, TopLogprobs};
+pub(crate) use train::{Example, RunOutput, Trainer};
+pub(crate) use weights::Weights;
+
+#[cfg(test)]
+mod tests;

@@ -86,4 +86,5 @@ fn id<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
 }
 
 #[cfg(test)]
+#[allow(clippy::expect_used)]
 mod tests;

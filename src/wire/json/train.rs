@@ -218,7 +218,7 @@ pub(crate) struct LoadWeightsResponse {
 }
 
 /// What a save for sampling makes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum SamplerKind {
     /// Frozen weights.

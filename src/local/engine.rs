@@ -1,0 +1,404 @@
+//! The engine thread: it owns the models and runs one job after the other, in the order of the queue.
+//!
+//! The work itself happens on a private pool of threads. A job takes what it works on with it and brings it back, so a
+//! panic costs the model it worked on and nothing else.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel::{Receiver, bounded};
+use parking_lot::Mutex;
+use rayon::ThreadPool;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::wire::json::{
+    CreateModelResponse, LoadWeightsResponse, OptimStepResponse, SaveWeightsForSamplerResponse,
+    SaveWeightsResponse, UnloadModelResponse,
+};
+use crate::wire::sample::encode_sample_response;
+use crate::wire::train::encode_forward_backward_output;
+
+use super::checkpoint::{ADAPTER, Meta, OPTIMIZER, Place, Problem, Store};
+use super::examples::Pass;
+use super::futures::{Futures, Outcome, Ticket};
+use super::nn::{Adam, LoraSpec, Sampler, Trainer, Weights};
+use super::sampling::{Sample, Slot, Weights as SlotWeights};
+
+/// How many samples may be worked on side by side. They start in order; training waits until they are done.
+const MOST_SAMPLES_AT_ONCE: usize = 64;
+
+/// One thing to do. Without a ticket nobody waits for it.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) ticket: Option<Ticket>,
+    pub(super) work: Work,
+}
+
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Makes a model, from a checkpoint if one is given.
+    Create {
+        model_id: String,
+        spec: LoraSpec,
+        from: Option<Load>,
+    },
+    /// Loads a checkpoint into a model.
+    Load {
+        model_id: String,
+        load: Load,
+    },
+    Pass {
+        model_id: String,
+        pass: Box<Pass>,
+    },
+    Step {
+        model_id: String,
+        adam: Adam,
+    },
+    /// Writes a model's weights and optimizer.
+    Save {
+        model_id: String,
+        save: Save,
+    },
+    /// Writes a model's weights for sampling.
+    SaveSampler {
+        model_id: String,
+        save: Save,
+    },
+    /// Takes a snapshot of a model's weights for a sampler that has no checkpoint.
+    Snapshot {
+        model_id: String,
+        slot: Slot,
+        sampler_id: String,
+    },
+    /// Reads a sampler's weights.
+    LoadSampler {
+        slot: Slot,
+        meta: Meta,
+        place: Place,
+    },
+    /// Makes the untrained model ready to sample from.
+    BaseSampler {
+        slot: Slot,
+    },
+    Sample {
+        slot: Slot,
+        sample: Box<Sample>,
+    },
+    Unload {
+        model_id: String,
+    },
+    /// A request that cannot be done, yet has its turn among those of its model.
+    Refused {
+        error: String,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Load {
+    pub(super) place: Place,
+    pub(super) optimizer: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Save {
+    pub(super) place: Place,
+    pub(super) meta: Meta,
+    pub(super) overwrite: bool,
+}
+
+/// What the engine thread owns.
+pub(super) struct Engine {
+    pub(super) base: Arc<Weights>,
+    pub(super) store: Arc<Store>,
+    pub(super) futures: Arc<Futures>,
+    pub(super) pool: ThreadPool,
+    /// What the pool's last panic said.
+    pub(super) panic: Arc<Mutex<Option<String>>>,
+    pub(super) stop: Arc<AtomicBool>,
+    /// Models, or why they are no more.
+    pub(super) trainers: HashMap<String, Result<Trainer, String>>,
+}
+
+impl Engine {
+    /// Runs jobs until the queue is closed or the server stops.
+    pub(super) fn run(mut self, queue: &Receiver<Job>) {
+        let mut kept = None;
+        while let Some(job) = kept.take().or_else(|| queue.recv().ok()) {
+            if self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            match job.work {
+                Work::Sample { slot, sample } => {
+                    let mut group = vec![(job.ticket, slot, sample)];
+                    while group.len() < MOST_SAMPLES_AT_ONCE
+                        && let Ok(next) = queue.try_recv()
+                    {
+                        match next.work {
+                            Work::Sample { slot, sample } => group.push((next.ticket, slot, sample)),
+                            work => {
+                                kept = Some(Job { ticket: next.ticket, work });
+                                break;
+                            }
+                        }
+                    }
+                    self.samples(group);
+                }
+                work => {
+                    let outcome = self.one(work);
+                    self.finish(job.ticket, outcome);
+                }
+            }
+        }
+    }
+
+    fn finish(&self, ticket: Option<Ticket>, outcome: Outcome) {
+        match (ticket, outcome) {
+            (Some(ticket), outcome) => self.futures.finish(&ticket.id, outcome),
+            (None, Outcome::Failed { error, .. }) => log::warn!("the embedded engine: {error}"),
+            (None, _) => {}
+        }
+    }
+
+    /// Runs samples side by side and answers each as soon as it is done.
+    fn samples(&self, group: Vec<(Option<Ticket>, Slot, Box<Sample>)>) {
+        let (done, all_done) = bounded::<()>(0);
+        for (ticket, slot, sample) in group {
+            let Some(ticket) = ticket else { continue };
+            let (futures, stop, alive) = (self.futures.clone(), self.stop.clone(), done.clone());
+            let answered = Answered { futures, id: ticket.id, panic: self.panic.clone() };
+            self.pool.spawn(move || {
+                let cancelled = || ticket.cancelled.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
+                let weights = slot.lock().clone();
+                let outcome = match weights {
+                    SlotWeights::Ready(sampler) => match sample.run(&sampler, &cancelled) {
+                        Ok(response) => Outcome::Sample(encode_sample_response(&response).into()),
+                        Err(error) => Outcome::user(error),
+                    },
+                    SlotWeights::Failed(error) => Outcome::server(error),
+                    SlotWeights::None => Outcome::user("the weights of this sampler were never saved"),
+                };
+                answered.futures.finish(&answered.id, outcome);
+                drop(alive);
+            });
+        }
+        drop(done);
+        // Nothing is ever sent: this returns when the last sample has dropped its end, by finishing or by panicking.
+        let _ = all_done.recv();
+    }
+
+    /// Runs something on the pool. An error says how it panicked.
+    fn on_pool<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+        let (send, receive) = bounded(1);
+        self.pool.spawn(move || {
+            // The engine thread waits for it, so it can only fail if that thread is gone.
+            let _ = send.send(work());
+        });
+        receive.recv().map_err(|_| panic_text(&self.panic))
+    }
+
+    fn one(&mut self, work: Work) -> Outcome {
+        match work {
+            Work::Create { model_id, spec, from } => self.create(model_id, spec, from),
+            Work::Load { model_id, load } => {
+                let store = self.store.clone();
+                self.with(&model_id, move |trainer| load_into(trainer, &store, &load))
+            }
+            Work::Pass { model_id, pass } => self.with(&model_id, move |trainer| {
+                match trainer.run(&pass.examples, &pass.loss, pass.backward) {
+                    Ok(run) => Outcome::Pass(encode_forward_backward_output(&pass.output(run)).into()),
+                    Err(error) => Outcome::user(error),
+                }
+            }),
+            Work::Step { model_id, adam } => self.with(&model_id, move |trainer| {
+                let step = trainer.adam_step(&adam);
+                let metrics = [
+                    ("grad_norm", json!(step.grad_norm)),
+                    ("learning_rate", json!(adam.learning_rate)),
+                    ("step", json!(step.step)),
+                ];
+                let metrics =
+                    metrics.into_iter().map(|(name, it): (&str, Value)| (name.into(), it)).collect();
+                answer(&OptimStepResponse { metrics })
+            }),
+            Work::Save { model_id, save } => {
+                let store = self.store.clone();
+                self.with(&model_id, move |trainer| {
+                    let files = trainer.adapter_bytes().and_then(|it| Ok((it, trainer.optimizer_bytes()?)));
+                    let (adapter, optimizer) = match files {
+                        Ok(it) => it,
+                        Err(error) => return Outcome::server(error),
+                    };
+                    write(&store, &save, &[(ADAPTER, adapter), (OPTIMIZER, optimizer)], || {
+                        answer(&SaveWeightsResponse { path: save.place.uri() })
+                    })
+                })
+            }
+            Work::SaveSampler { model_id, save } => {
+                let store = self.store.clone();
+                self.with(&model_id, move |trainer| {
+                    let adapter = match trainer.adapter_bytes() {
+                        Ok(it) => it,
+                        Err(error) => return Outcome::server(error),
+                    };
+                    write(&store, &save, &[(ADAPTER, adapter)], || {
+                        answer(&SaveWeightsForSamplerResponse {
+                            path: Some(save.place.uri()),
+                            sampling_session_id: None,
+                        })
+                    })
+                })
+            }
+            Work::Snapshot { model_id, slot, sampler_id } => self.with(&model_id, move |trainer| {
+                *slot.lock() = SlotWeights::Ready(Arc::new(trainer.sampler()));
+                let sampling_session_id = Some(sampler_id);
+                answer(&SaveWeightsForSamplerResponse { path: None, sampling_session_id })
+            }),
+            Work::LoadSampler { slot, meta, place } => {
+                let (base, store) = (self.base.clone(), self.store.clone());
+                self.fill(&slot, move || read_sampler(base, &store, &meta, &place))
+            }
+            Work::BaseSampler { slot } => {
+                let base = self.base.clone();
+                self.fill(&slot, move || Ok(Sampler::base(base)))
+            }
+            Work::Unload { model_id } => {
+                self.trainers.remove(&model_id);
+                answer(&UnloadModelResponse { model_id })
+            }
+            Work::Refused { error } => Outcome::user(error),
+            // Samples are taken out of the queue in groups, before this.
+            Work::Sample { .. } => Outcome::server("a sample outside a group"),
+        }
+    }
+
+    /// Makes weights ready to sample from; that they could not be made is told to who samples from them.
+    fn fill(&self, slot: &Slot, make: impl FnOnce() -> Result<Sampler, String> + Send + 'static) -> Outcome {
+        *slot.lock() = match self.on_pool(make).flatten() {
+            Ok(it) => SlotWeights::Ready(Arc::new(it)),
+            Err(error) => SlotWeights::Failed(error),
+        };
+        answer(&json!({}))
+    }
+
+    fn create(&mut self, model_id: String, spec: LoraSpec, from: Option<Load>) -> Outcome {
+        let (base, store) = (self.base.clone(), self.store.clone());
+        let loads = from.is_some();
+        let made = self.on_pool(move || {
+            let mut trainer = Trainer::new(base, spec);
+            let loaded = from.map(|it| load_into(&mut trainer, &store, &it));
+            match loaded {
+                Some(Outcome::Failed { error, category }) => Err((error, category)),
+                _ => Ok(trainer),
+            }
+        });
+        let trainer = made.unwrap_or_else(|error| Err((error, "server")));
+        let outcome = match &trainer {
+            Err((error, category)) => Outcome::Failed { error: error.clone(), category },
+            Ok(_) if loads => answer(&LoadWeightsResponse { path: None, model_id: Some(model_id.clone()) }),
+            Ok(_) => answer(&CreateModelResponse { model_id: model_id.clone() }),
+        };
+        self.trainers.insert(model_id, trainer.map_err(|it| it.0));
+        outcome
+    }
+
+    /// Works on a model. The model is away meanwhile; a panic keeps it.
+    fn with(
+        &mut self,
+        model_id: &str,
+        work: impl FnOnce(&mut Trainer) -> Outcome + Send + 'static,
+    ) -> Outcome {
+        let mut trainer = match self.trainers.remove(model_id) {
+            Some(Ok(it)) => it,
+            Some(Err(why)) => {
+                self.trainers.insert(model_id.into(), Err(why.clone()));
+                return Outcome::server(format!("model {model_id} cannot be used: {why}"));
+            }
+            None => return Outcome::user(format!("model {model_id} is not loaded")),
+        };
+        let worked = self.on_pool(move || {
+            let outcome = work(&mut trainer);
+            (trainer, outcome)
+        });
+        let (trainer, outcome) = match worked {
+            Ok((trainer, outcome)) => (Ok(trainer), outcome),
+            Err(why) => {
+                let error = format!("{why}; model {model_id} is lost, go on from its last checkpoint");
+                (Err(why), Outcome::server(error))
+            }
+        };
+        self.trainers.insert(model_id.into(), trainer);
+        outcome
+    }
+}
+
+/// Answers a sample that panicked, by being dropped; a sample that was answered stays as it is.
+struct Answered {
+    futures: Arc<Futures>,
+    id: String,
+    panic: Arc<Mutex<Option<String>>>,
+}
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.futures.finish(&self.id, Outcome::server(panic_text(&self.panic)));
+        }
+    }
+}
+
+fn panic_text(panic: &Mutex<Option<String>>) -> String {
+    let said = panic.lock().take();
+    format!("the engine panicked: {}", said.unwrap_or_else(|| "see the program's standard error".into()))
+}
+
+fn answer(body: &impl Serialize) -> Outcome {
+    match serde_json::to_vec(body) {
+        Ok(it) => Outcome::Json(it.into()),
+        Err(error) => Outcome::server(error.to_string()),
+    }
+}
+
+fn failed(problem: Problem) -> Outcome {
+    match problem {
+        Problem::Missing(_) | Problem::Exists(_) => Outcome::user(problem.text()),
+        Problem::Disk(text) => Outcome::server(text),
+    }
+}
+
+fn write(store: &Store, save: &Save, files: &[(&str, Vec<u8>)], then: impl FnOnce() -> Outcome) -> Outcome {
+    match store.save(&save.place, &save.meta, files, save.overwrite) {
+        Ok(()) => then(),
+        Err(problem) => failed(problem),
+    }
+}
+
+/// Loads a checkpoint: both files are read before anything changes.
+fn load_into(trainer: &mut Trainer, store: &Store, load: &Load) -> Outcome {
+    let optimizer = load.optimizer.then(|| store.read(&load.place, OPTIMIZER)).transpose();
+    let read = store.read(&load.place, ADAPTER).and_then(|it| Ok((it, optimizer?)));
+    let (adapter, optimizer) = match read {
+        Ok(it) => it,
+        Err(problem) => return failed(problem),
+    };
+    let uri = load.place.uri();
+    let loaded = trainer.load_adapter(&adapter).and_then(|()| match optimizer {
+        Some(bytes) => trainer.load_optimizer(&bytes),
+        None => Ok(()),
+    });
+    match loaded {
+        Ok(()) => answer(&LoadWeightsResponse { path: Some(uri), model_id: None }),
+        Err(error) => Outcome::user(format!("{uri} does not fit this model: {error}")),
+    }
+}
+
+fn read_sampler(base: Arc<Weights>, store: &Store, meta: &Meta, place: &Place) -> Result<Sampler, String> {
+    let adapter = store.read(place, ADAPTER).map_err(Problem::text)?;
+    let mut trainer = Trainer::new(base, meta.spec());
+    trainer
+        .load_adapter(&adapter)
+        .map_err(|it| format!("{} does not fit this engine's model: {it}", place.uri()))?;
+    Ok(trainer.sampler())
+}

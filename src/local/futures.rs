@@ -1,0 +1,326 @@
+//! The results of requests, from submission until they have been fetched and a while longer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// How long a result stays after it was first fetched: an answer that was lost on its way can be fetched again.
+const KEEP_FETCHED: Duration = Duration::from_secs(120);
+/// How long a result stays that nobody fetches.
+const KEEP_UNFETCHED: Duration = Duration::from_secs(3600);
+/// How many bytes of results stay at most; beyond, the oldest go first, and fetched ones before others.
+const MOST_BYTES: usize = 256 << 20;
+
+/// How a request ended.
+#[derive(Clone, Debug)]
+pub(super) enum Outcome {
+    /// A JSON body.
+    Json(Bytes),
+    /// A protobuf `ForwardBackwardOutput`.
+    Pass(Bytes),
+    /// A protobuf `SampleResponse`.
+    Sample(Bytes),
+    /// It failed, by the fault of `user` or `server`.
+    Failed { error: String, category: &'static str },
+}
+
+impl Outcome {
+    pub(super) fn user(error: impl Into<String>) -> Self {
+        Outcome::Failed { error: error.into(), category: "user" }
+    }
+
+    pub(super) fn server(error: impl Into<String>) -> Self {
+        Outcome::Failed { error: error.into(), category: "server" }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Outcome::Json(it) | Outcome::Pass(it) | Outcome::Sample(it) => it.len(),
+            Outcome::Failed { error, .. } => error.len(),
+        }
+    }
+}
+
+/// A request in the engine's queue.
+#[derive(Clone, Debug)]
+pub(super) struct Ticket {
+    pub(super) id: String,
+    pub(super) cancelled: Arc<AtomicBool>,
+}
+
+/// Why a request may not have begun: its model and its number there.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Place {
+    pub(super) model_id: String,
+    pub(super) seq_id: u64,
+}
+
+struct Entry {
+    outcome: Option<Outcome>,
+    done: Instant,
+    fetched: Option<Instant>,
+    notify: Arc<Notify>,
+    cancelled: Arc<AtomicBool>,
+    place: Option<Place>,
+    /// Only samples: a model's requests have their turn whether anybody waits for them or not.
+    cancellable: bool,
+}
+
+/// What is known of a request id.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// It is not ours.
+    Unknown,
+    /// It was ours, and its result is gone.
+    Expired,
+    Pending(Option<Place>),
+    Done(Outcome),
+}
+
+enum Look {
+    Now(Found),
+    Later(Arc<Notify>, Option<Place>),
+}
+
+/// All requests of a server.
+pub(super) struct Futures {
+    /// Tells the ids of this run from those of earlier ones, whose results must not be mistaken for ours.
+    prefix: String,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    issued: u64,
+    entries: HashMap<u64, Entry>,
+    bytes: usize,
+    swept: Option<Instant>,
+}
+
+impl Futures {
+    pub(super) fn new(run: u64) -> Self {
+        Futures { prefix: format!("req-{run:08x}-"), inner: Mutex::default() }
+    }
+
+    /// A new request.
+    pub(super) fn create(&self, place: Option<Place>) -> Ticket {
+        self.add(place, false)
+    }
+
+    /// A new request that can be cancelled.
+    pub(super) fn create_cancellable(&self) -> Ticket {
+        self.add(None, true)
+    }
+
+    fn add(&self, place: Option<Place>, cancellable: bool) -> Ticket {
+        let mut inner = self.inner.lock();
+        let number = inner.issued;
+        inner.issued += 1;
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let entry = Entry {
+            outcome: None,
+            done: Instant::now(),
+            fetched: None,
+            notify: Arc::default(),
+            cancelled: cancelled.clone(),
+            place,
+            cancellable,
+        };
+        inner.entries.insert(number, entry);
+        Ticket { id: format!("{}{number}", self.prefix), cancelled }
+    }
+
+    fn number(&self, id: &str) -> Option<u64> {
+        id.strip_prefix(&self.prefix)?.parse().ok()
+    }
+
+    /// Ends a request. The first end stands.
+    pub(super) fn finish(&self, id: &str, outcome: Outcome) {
+        let now = Instant::now();
+        let mut inner = self.inner.lock();
+        let size = outcome.len();
+        let entry = self.number(id).and_then(|it| inner.entries.get_mut(&it));
+        let Some(entry) = entry.filter(|it| it.outcome.is_none()) else { return };
+        entry.outcome = Some(outcome);
+        entry.done = now;
+        entry.notify.notify_waiters();
+        inner.bytes += size;
+        inner.sweep(now);
+    }
+
+    /// Ends a request that can be cancelled and has not ended.
+    pub(super) fn cancel(&self, id: &str) {
+        let cancelled = {
+            let inner = self.inner.lock();
+            let entry = self.number(id).and_then(|it| inner.entries.get(&it));
+            entry.filter(|it| it.cancellable).map(|it| it.cancelled.clone())
+        };
+        if let Some(flag) = cancelled {
+            flag.store(true, Ordering::Relaxed);
+            self.finish(id, Outcome::user("cancelled by the client"));
+        }
+    }
+
+    fn look(&self, id: &str) -> Look {
+        let mut inner = self.inner.lock();
+        let Some(number) = self.number(id).filter(|it| *it < inner.issued) else {
+            return Look::Now(Found::Unknown);
+        };
+        match inner.entries.get_mut(&number) {
+            None => Look::Now(Found::Expired),
+            Some(Entry { outcome: Some(outcome), .. }) => Look::Now(Found::Done(outcome.clone())),
+            Some(entry) => Look::Later(entry.notify.clone(), entry.place.clone()),
+        }
+    }
+
+    /// Waits for the end of a request, for so long.
+    pub(super) async fn wait(&self, id: &str, patience: Duration) -> Found {
+        let deadline = tokio::time::Instant::now() + patience;
+        let (notify, place) = match self.look(id) {
+            Look::Now(found) => return found,
+            Look::Later(notify, place) => (notify, place),
+        };
+        // Created before the second look, so that an end in between is not missed.
+        let notified = notify.notified();
+        if let Look::Now(found) = self.look(id) {
+            return found;
+        }
+        let _ = tokio::time::timeout_at(deadline, notified).await;
+        match self.look(id) {
+            Look::Now(found) => found,
+            Look::Later(..) => Found::Pending(place),
+        }
+    }
+
+    /// Notes that a result was sent in full.
+    pub(super) fn fetched(&self, id: &str) {
+        let mut inner = self.inner.lock();
+        if let Some(entry) = self.number(id).and_then(|it| inner.entries.get_mut(&it)) {
+            entry.fetched.get_or_insert_with(Instant::now);
+        }
+    }
+}
+
+impl Inner {
+    fn sweep(&mut self, now: Instant) {
+        let recently = self.swept.is_some_and(|it| now.duration_since(it) < Duration::from_secs(5));
+        if recently && self.bytes <= MOST_BYTES {
+            return;
+        }
+        self.swept = Some(now);
+        self.entries.retain(|_, it| match (&it.outcome, it.fetched) {
+            (None, _) => true,
+            (_, Some(at)) => now.duration_since(at) < KEEP_FETCHED,
+            (_, None) => now.duration_since(it.done) < KEEP_UNFETCHED,
+        });
+        let size = |it: &Entry| it.outcome.as_ref().map_or(0, Outcome::len);
+        self.bytes = self.entries.values().map(size).sum();
+        if self.bytes <= MOST_BYTES {
+            return;
+        }
+        let mut done: Vec<_> = self.entries.iter().filter(|it| it.1.outcome.is_some()).collect();
+        done.sort_by_key(|(_, it)| (it.fetched.is_none(), it.done));
+        // The latest result stays however large it is: someone is waiting for it.
+        done.pop();
+        let mut excess = self.bytes - MOST_BYTES;
+        let mut gone = Vec::new();
+        for (number, entry) in done {
+            if excess == 0 {
+                break;
+            }
+            excess = excess.saturating_sub(size(entry));
+            gone.push(*number);
+        }
+        for number in gone {
+            if let Some(entry) = self.entries.remove(&number) {
+                self.bytes -= size(&entry);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    fn futures() -> Futures {
+        Futures::new(7)
+    }
+
+    fn poll(futures: &Futures, id: &str) -> Found {
+        match futures.look(id) {
+            Look::Now(found) => found,
+            Look::Later(_, place) => Found::Pending(place),
+        }
+    }
+
+    #[test]
+    fn a_result_can_be_fetched_again_and_its_first_end_stands() {
+        let futures = futures();
+        let place = Place { model_id: "m".into(), seq_id: 3 };
+        let ticket = futures.create(Some(place.clone()));
+        assert!(matches!(poll(&futures, &ticket.id), Found::Pending(Some(it)) if it == place));
+        futures.finish(&ticket.id, Outcome::Json("1".into()));
+        futures.finish(&ticket.id, Outcome::user("late"));
+        futures.fetched(&ticket.id);
+        assert!(matches!(poll(&futures, &ticket.id), Found::Done(Outcome::Json(it)) if it == "1"));
+    }
+
+    #[test]
+    fn ids_of_other_runs_and_of_the_future_are_unknown() {
+        let futures = futures();
+        let other = Futures::new(8).create(None);
+        for id in [other.id.as_str(), "req-00000007-0", "", "x", "req-00000007--1"] {
+            assert!(matches!(poll(&futures, id), Found::Unknown), "{id}");
+        }
+    }
+
+    #[test]
+    fn cancelling_ends_the_wait_and_tells_the_worker() {
+        let futures = futures();
+        let (training, ticket) = (futures.create(None), futures.create_cancellable());
+        futures.cancel(&training.id);
+        assert!(matches!(poll(&futures, &training.id), Found::Pending(None)), "training is never cancelled");
+        futures.cancel(&ticket.id);
+        assert!(ticket.cancelled.load(Ordering::Relaxed));
+        assert!(matches!(poll(&futures, &ticket.id), Found::Done(Outcome::Failed { category: "user", .. })));
+    }
+
+    #[test]
+    fn old_results_expire_and_pending_requests_do_not() {
+        let futures = futures();
+        let (pending, fetched, unfetched) =
+            (futures.create(None), futures.create(None), futures.create(None));
+        futures.finish(&fetched.id, Outcome::Json("1".into()));
+        futures.finish(&unfetched.id, Outcome::Json("2".into()));
+        futures.fetched(&fetched.id);
+        let later = |it| Instant::now() + it + Duration::from_secs(1);
+        futures.inner.lock().sweep(later(KEEP_FETCHED));
+        assert!(matches!(poll(&futures, &fetched.id), Found::Expired));
+        assert!(matches!(poll(&futures, &unfetched.id), Found::Done(_)));
+        futures.inner.lock().sweep(later(KEEP_UNFETCHED));
+        assert!(matches!(poll(&futures, &unfetched.id), Found::Expired));
+        assert!(matches!(poll(&futures, &pending.id), Found::Pending(None)));
+    }
+
+    #[test]
+    fn results_are_bounded_in_bytes_and_the_fetched_ones_go_first() {
+        let futures = futures();
+        let large = Bytes::from(vec![0; MOST_BYTES / 2]);
+        let ids: Vec<_> = (0..4).map(|_| futures.create(None).id).collect();
+        for (i, id) in ids.iter().enumerate() {
+            futures.finish(id, Outcome::Json(large.clone()));
+            if i == 1 {
+                futures.fetched(id);
+            }
+        }
+        let kept: Vec<bool> = ids.iter().map(|it| matches!(poll(&futures, it), Found::Done(_))).collect();
+        assert_eq!(kept, [false, false, true, true]);
+    }
+}

@@ -1,0 +1,342 @@
+//! The HTTP face: reads requests, asks the state, writes answers (PROTOCOL §3, §4).
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, Path, Request, State as Shared};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use crate::error::Error;
+use crate::wire::json::*;
+use crate::wire::{sample, train};
+
+use super::checkpoint::Kind;
+use super::engine::Work;
+use super::examples::Pass;
+use super::futures::{Found, Outcome};
+use super::nn::Adam;
+use super::state::{Refusal, Reply, State};
+
+const PROTOBUF: &str = "application/x-protobuf";
+/// The largest request, compressed or not.
+const MOST_BODY: usize = 256 << 20;
+
+/// What every request is served with.
+pub(super) struct App {
+    pub(super) state: State,
+    pub(super) api_key: String,
+    /// How long an unfinished result is waited for before the client has to ask again.
+    pub(super) long_poll: Duration,
+    /// Results of more bytes are announced first, if the client allows it.
+    pub(super) announce_above: usize,
+}
+
+type Context = Shared<Arc<App>>;
+
+pub(super) fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/api/v1/client/config", call(|_, _: ClientConfigRequest, _| Ok(ClientConfig::default())))
+        .route("/api/v1/client/dynamic_config", call(dynamic_config))
+        .route(
+            "/api/v1/get_server_capabilities",
+            get(|app: Context| async move { ok(&app.state.capabilities()) }),
+        )
+        .route("/api/v1/create_session", post(create_session))
+        .route(
+            "/api/v1/session_heartbeat",
+            call(|app, it: SessionHeartbeatRequest, _| app.state.heartbeat(&it.session_id)),
+        )
+        .route("/api/v1/sessions/{id}/finish", post(finish_session))
+        .route("/api/v1/create_model", call(|app, it, fingerprint| app.state.create_model(it, fingerprint)))
+        .route("/api/v1/get_info", call(|app, it: GetInfoRequest, _| app.state.get_info(&it.model_id)))
+        .route("/api/v1/forward_backward", post(forward_backward))
+        .route("/api/v1/forward", post(forward))
+        .route("/api/v1/optim_step", call(optim_step))
+        .route("/api/v1/save_weights", call(save_weights))
+        .route("/api/v1/load_weights", call(|app, it, fingerprint| app.state.load_weights(it, fingerprint)))
+        .route(
+            "/api/v1/save_weights_for_sampler",
+            call(|app, it, fingerprint| app.state.save_for_sampler(it, fingerprint)),
+        )
+        .route(
+            "/api/v1/unload_model",
+            call(|app, it: UnloadModelRequest, _| app.state.unload_model(&it.model_id)),
+        )
+        .route(
+            "/api/v1/create_sampling_session",
+            call(|app, it, fingerprint| app.state.create_sampler(it, fingerprint)),
+        )
+        .route("/api/v1/samplers/{id}", get(sampler))
+        .route("/api/v1/asample", call(|app, it, fingerprint| app.state.sample(it, fingerprint)))
+        .route("/api/v1/cancel_future", call(cancel_future))
+        .route("/api/v1/retrieve_future", post(retrieve_future))
+        .route("/api/v1/training_runs/{id}", get(training_run))
+        .route(
+            "/api/v1/weights_info",
+            call(|app, it: WeightsInfoRequest, _| app.state.weights_info(&it.tinker_path)),
+        )
+        .route(
+            "/api/v1/telemetry",
+            call(|_, _: serde_json::Value, _| Ok(TelemetryResponse { status: "accepted".into() })),
+        )
+        .fallback(|| async { refusal(404, "Not Found") })
+        .method_not_allowed_fallback(|| async { refusal(405, "Method Not Allowed") })
+        .layer(DefaultBodyLimit::max(MOST_BODY))
+        .layer(middleware::from_fn_with_state(app.clone(), authenticate))
+        // Says nothing and costs nothing, so whoever starts the server may ask without a key.
+        .route("/api/v1/healthz", get(|| async { ok(&HealthzResponse { status: "ok".into() }) }))
+        .with_state(app)
+}
+
+async fn authenticate(Shared(app): Context, request: Request, next: Next) -> Response {
+    let key = request.headers().get("x-api-key").map(|it| it.as_bytes());
+    match key {
+        Some(it) if it == app.api_key.as_bytes() => next.run(request).await,
+        Some(_) => refusal(401, "this is not the API key of this server"),
+        None => refusal(401, "the header X-API-Key is missing"),
+    }
+}
+
+// ---- reading and writing ----
+
+/// A request with a JSON body that is answered at once.
+fn call<T, R>(serve: fn(&App, T, u64) -> Reply<R>) -> MethodRouter<Arc<App>>
+where
+    T: DeserializeOwned + 'static,
+    R: Serialize + 'static,
+{
+    post(move |Shared(app): Context, uri: Uri, body: Bytes| async move {
+        match request::<T>(&body) {
+            Ok(it) => reply(serve(&app, it, fingerprint(&uri, &body))),
+            Err(error) => unreadable(&error),
+        }
+    })
+}
+
+/// Tells a repeated request from another one under the same number.
+fn fingerprint(uri: &Uri, body: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (uri.path(), body).hash(&mut hasher);
+    hasher.finish()
+}
+
+fn reply<R: Serialize>(reply: Reply<R>) -> Response {
+    match reply {
+        Ok(it) => ok(&it),
+        Err(Refusal { status, detail }) => refusal(status, &detail),
+    }
+}
+
+fn ok(body: &impl Serialize) -> Response {
+    respond(200, body)
+}
+
+fn refusal(status: u16, detail: &str) -> Response {
+    respond(status, &json!({ "detail": detail }))
+}
+
+/// A body that is not what the endpoint takes, in the words of the family's servers.
+fn unreadable(error: &Error) -> Response {
+    respond(422, &json!({ "detail": [{ "loc": ["body"], "msg": error.message(), "type": "value_error" }] }))
+}
+
+fn respond(status: u16, body: &impl Serialize) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    match serde_json::to_vec(body) {
+        Ok(bytes) => payload(status, "application/json", bytes.into()),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+fn payload(status: StatusCode, content_type: &'static str, bytes: Bytes) -> Response {
+    (status, [(header::CONTENT_TYPE, content_type)], Body::from(bytes)).into_response()
+}
+
+fn mentions(headers: &HeaderMap, name: header::HeaderName, what: &str) -> bool {
+    headers.get_all(name).iter().any(|it| it.to_str().is_ok_and(|it| it.contains(what)))
+}
+
+/// The body as it was before compression.
+fn inflate(headers: &HeaderMap, body: Bytes) -> Result<Bytes, Response> {
+    if !mentions(headers, header::CONTENT_ENCODING, "zstd") {
+        return Ok(body);
+    }
+    let mut out = Vec::new();
+    let most = MOST_BODY as u64;
+    let read = zstd::stream::read::Decoder::with_buffer(&body[..])
+        .and_then(|it| it.take(most + 1).read_to_end(&mut out));
+    match read {
+        Ok(_) if MOST_BODY < out.len() => Err(refusal(413, "the body is too large")),
+        Ok(_) => Ok(out.into()),
+        Err(error) => Err(refusal(400, &format!("the body is not zstd: {error}"))),
+    }
+}
+
+// ---- endpoints that are more than one line ----
+
+fn dynamic_config(_: &App, _: ClientConfigRequest, _: u64) -> Reply<DynamicConfig> {
+    Ok(DynamicConfig { sample_cancel_enabled: true, ..DynamicConfig::default() })
+}
+
+async fn create_session(Shared(app): Context, headers: HeaderMap, body: Bytes) -> Response {
+    let key = headers.get("x-idempotency-key").and_then(|it| it.to_str().ok());
+    match request::<CreateSessionRequest>(&body) {
+        Ok(_) => ok(&app.state.create_session(key)),
+        Err(error) => unreadable(&error),
+    }
+}
+
+async fn finish_session(Shared(app): Context, Path(id): Path<String>, body: Bytes) -> Response {
+    match request::<FinishSessionRequest>(&body) {
+        Ok(_) => reply(app.state.finish_session(&id).map(|()| json!({}))),
+        Err(error) => unreadable(&error),
+    }
+}
+
+async fn sampler(Shared(app): Context, Path(id): Path<String>) -> Response {
+    reply(app.state.sampler(&id))
+}
+
+async fn training_run(Shared(app): Context, Path(id): Path<String>) -> Response {
+    reply(app.state.training_run(&id))
+}
+
+async fn forward_backward(Shared(app): Context, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let body = match inflate(&headers, body) {
+        Ok(it) => it,
+        Err(refused) => return refused,
+    };
+    let call = match mentions(&headers, header::CONTENT_TYPE, PROTOBUF) {
+        true => train::decode_forward_backward_request(&body),
+        false => train::decode_forward_backward_json(&body, "forward_backward_input"),
+    };
+    pass(&app, call, fingerprint(&uri, &body))
+}
+
+async fn forward(Shared(app): Context, uri: Uri, body: Bytes) -> Response {
+    let call = train::decode_forward_backward_json(&body, "forward_input");
+    pass(&app, call, fingerprint(&uri, &body))
+}
+
+fn pass(app: &App, call: crate::Result<train::ForwardBackwardCall>, fingerprint: u64) -> Response {
+    let call = match call {
+        Ok(it) => it,
+        Err(error) => return unreadable(&error),
+    };
+    // The legacy form may come without a number.
+    let seq_id = Some(u64::from(call.seq_id)).filter(|it| 0 < *it);
+    reply(app.state.submit(&call.model_id, seq_id, fingerprint, |_| {
+        match Pass::new(&call.data, &call.loss, !call.forward_only, app.state.config()) {
+            Ok(pass) => Work::Pass { model_id: call.model_id.clone(), pass: Box::new(pass) },
+            Err(error) => Work::Refused { error },
+        }
+    }))
+}
+
+fn optim_step(app: &App, request: OptimStepRequest, fingerprint: u64) -> Reply<UntypedFuture> {
+    let model_id = request.model_id;
+    app.state.submit(&model_id, request.seq_id, fingerprint, |_| {
+        if request.optimizer_params.is_some() {
+            return Work::Refused { error: "optimizer_params: only adam_params are offered here".into() };
+        }
+        let params = request.adam_params.unwrap_or_default();
+        if let Err(error) = params.validate() {
+            return Work::Refused { error: error.to_string() };
+        }
+        let adam = Adam {
+            learning_rate: params.learning_rate,
+            beta1: params.beta1,
+            beta2: params.beta2,
+            eps: params.eps,
+            weight_decay: params.weight_decay,
+            grad_clip_norm: params.grad_clip_norm,
+        };
+        Work::Step { model_id: model_id.clone(), adam }
+    })
+}
+
+fn save_weights(app: &App, request: SaveWeightsRequest, fingerprint: u64) -> Reply<UntypedFuture> {
+    let model_id = request.model_id;
+    app.state.submit(&model_id, request.seq_id, fingerprint, |model| {
+        let name = request.path.unwrap_or_else(|| format!("state-{fingerprint:016x}"));
+        let (ttl, metadata) = (request.ttl_seconds, request.user_metadata);
+        match app.state.save(model, &model_id, Kind::Training, &name, ttl, metadata) {
+            Ok(mut save) => {
+                save.overwrite = request.overwrite;
+                Work::Save { model_id: model_id.clone(), save }
+            }
+            Err(error) => Work::Refused { error },
+        }
+    })
+}
+
+fn cancel_future(app: &App, request: CancelFutureRequest, _: u64) -> Reply<serde_json::Value> {
+    app.state.futures.cancel(&request.request_id);
+    Ok(json!({}))
+}
+
+async fn retrieve_future(Shared(app): Context, headers: HeaderMap, body: Bytes) -> Response {
+    let wanted: RetrieveFutureRequest = match request(&body) {
+        Ok(it) => it,
+        Err(error) => return unreadable(&error),
+    };
+    let id = &wanted.request_id;
+    let outcome = match app.state.futures.wait(id, app.long_poll).await {
+        Found::Unknown => return refusal(404, &format!("request {id} does not exist")),
+        Found::Expired => return refusal(410, &format!("the result of request {id} is no longer kept")),
+        Found::Pending(place) => {
+            let missing = place.and_then(|it| Some((app.state.waits_for(&it)?, it)));
+            let reason = missing.map(|(next, it)| {
+                let (model_id, seq_id) = (it.model_id, it.seq_id);
+                format!(
+                    "request {seq_id} of model {model_id} waits for request {next}, which has not arrived"
+                )
+            });
+            let pending = PendingFuture {
+                request_id: Some(id.as_str().into()),
+                queue_state: Some("active".into()),
+                queue_state_reason: reason,
+            };
+            return ok(&pending);
+        }
+        Found::Done(outcome) => outcome,
+    };
+    if wanted.allow_metadata_only && app.announce_above < outcome.len() {
+        let size = outcome.len();
+        return ok(&json!({ "status": "complete_metadata", "response_payload_size": size }));
+    }
+    app.state.futures.fetched(id);
+    finished(outcome, mentions(&headers, header::ACCEPT, PROTOBUF))
+}
+
+/// The answer of a finished request: protobuf where there is such a form and the client takes it, otherwise JSON.
+fn finished(outcome: Outcome, takes_protobuf: bool) -> Response {
+    let value = match outcome {
+        Outcome::Json(bytes) => return payload(StatusCode::OK, "application/json", bytes),
+        Outcome::Failed { error, category } => {
+            return ok(&FailedFuture { error, category: Some(category.into()) });
+        }
+        Outcome::Pass(bytes) | Outcome::Sample(bytes) if takes_protobuf => {
+            return payload(StatusCode::OK, PROTOBUF, bytes);
+        }
+        Outcome::Pass(bytes) => train::decode_forward_backward_output(&bytes)
+            .map(|it| train::forward_backward_output_to_json(&it)),
+        Outcome::Sample(bytes) => {
+            sample::decode_sample_response(&bytes, &[]).map(|it| sample::sample_response_to_json(&it))
+        }
+    };
+    match value {
+        Ok(it) => ok(&it),
+        Err(error) => refusal(500, error.message()),
+    }
+}

@@ -1,0 +1,183 @@
+//! From logits to a token.
+
+use super::head::log_sum_exp;
+use super::rng::Rng;
+
+/// How tokens are drawn.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chooser {
+    /// Logits are divided by it; zero takes the likeliest token.
+    pub(super) temperature: f32,
+    /// Only this many of the likeliest tokens; zero or less for all.
+    pub(super) top_k: i64,
+    /// Only the fewest likeliest tokens that reach this share of the probability.
+    pub(super) top_p: f32,
+}
+
+impl Chooser {
+    pub(super) fn check(&self) -> Result<(), String> {
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return Err(format!("the temperature {} is not a number of at least 0", self.temperature));
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(format!("top_p {} is not above 0 and at most 1", self.top_p));
+        }
+        Ok(())
+    }
+
+    /// Picks a token and returns it with its log-probability under the model itself, that is at temperature 1
+    /// and without any cut. `scratch` must be as long as `logits`.
+    pub(super) fn choose(
+        &self,
+        logits: &[f32],
+        rng: &mut Rng,
+        scratch: &mut [f32],
+    ) -> Result<(u32, f32), String> {
+        let log_sum = log_sum_exp(logits, scratch);
+        if !log_sum.is_finite() {
+            return Err("the model's logits are not finite".to_owned());
+        }
+        // The draw happens even if it decides nothing, so that a sample's later draws do not depend on it.
+        let draw = rng.unit();
+        let token = if self.temperature == 0.0 {
+            argmax(logits)
+        } else if self.top_k <= 0 && self.top_p >= 1.0 {
+            self.draw_from_all(logits, scratch, draw)
+        } else {
+            self.draw_from_top(logits, draw)
+        };
+        Ok((token as u32, logits[token] - log_sum))
+    }
+
+    fn draw_from_all(&self, logits: &[f32], scratch: &mut [f32], draw: f64) -> usize {
+        for (slot, &logit) in scratch.iter_mut().zip(logits) {
+            *slot = logit / self.temperature;
+        }
+        let top = crate::local::kernel::max(scratch);
+        crate::local::kernel::exp_sum(scratch, top);
+        pick(scratch.iter().copied(), draw)
+    }
+
+    fn draw_from_top(&self, logits: &[f32], draw: f64) -> usize {
+        let mut count = logits.len();
+        if self.top_k > 0 {
+            count = count.min(usize::try_from(self.top_k).unwrap_or(usize::MAX));
+        }
+        let best = top(logits, count);
+        let first = f64::from(best[0].1);
+        let temperature = f64::from(self.temperature);
+        let mut weights: Vec<f64> =
+            best.iter().map(|&(_, logit)| ((f64::from(logit) - first) / temperature).exp()).collect();
+        if self.top_p < 1.0 {
+            let enough = weights.iter().sum::<f64>() * f64::from(self.top_p);
+            let mut reached = 0.0;
+            let kept = weights.iter().position(|w| {
+                reached += w;
+                reached >= enough
+            });
+            weights.truncate(kept.map_or(weights.len(), |last| last + 1));
+        }
+        best[pick(weights.iter().map(|&w| w as f32), draw)].0
+    }
+}
+
+/// The index at which the running sum of weights passes `draw` (in [0, 1)) of their total.
+fn pick(weights: impl Iterator<Item = f32> + Clone, draw: f64) -> usize {
+    let total: f64 = weights.clone().map(f64::from).sum();
+    let mut left = draw * total;
+    let mut last = 0;
+    for (i, weight) in weights.enumerate() {
+        if weight > 0.0 {
+            last = i;
+        }
+        left -= f64::from(weight);
+        if left < 0.0 {
+            break;
+        }
+    }
+    last
+}
+
+/// The index of the largest logit, the first of equals.
+pub(super) fn argmax(logits: &[f32]) -> usize {
+    let better = |best: usize, (i, &v): (usize, &f32)| if v > logits[best] { i } else { best };
+    logits.iter().enumerate().fold(0, better)
+}
+
+/// The `count` largest values with their indices, largest first and equals in order of index.
+pub(super) fn top(values: &[f32], count: usize) -> Vec<(usize, f32)> {
+    let mut all: Vec<(usize, f32)> = values.iter().copied().enumerate().collect();
+    let order = |a: &(usize, f32), b: &(usize, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if count < all.len() {
+        if count == 0 {
+            return Vec::new();
+        }
+        all.select_nth_unstable_by(count - 1, order);
+        all.truncate(count);
+    }
+    all.sort_unstable_by(order);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 5] = [0.0, 2.0, 1.0, 2.0, -5.0];
+
+    fn seen(chooser: Chooser) -> Vec<u32> {
+        let (mut rng, mut scratch) = (Rng::stream(1, 1), [0.0; 5]);
+        let draws = (0..2000).map(|_| chooser.choose(&LOGITS, &mut rng, &mut scratch));
+        let mut tokens: Vec<u32> = draws.flatten().map(|(token, _)| token).collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        tokens
+    }
+
+    #[test]
+    fn temperature_zero_takes_the_first_of_the_likeliest() {
+        assert_eq!(seen(Chooser { temperature: 0.0, top_k: -1, top_p: 1.0 }), [1]);
+    }
+
+    #[test]
+    fn top_k_and_top_p_cut_the_unlikely_tokens() {
+        assert_eq!(seen(Chooser { temperature: 1.0, top_k: 2, top_p: 1.0 }), [1, 3]);
+        assert_eq!(seen(Chooser { temperature: 1.0, top_k: -1, top_p: 0.7 }), [1, 3]);
+        assert_eq!(seen(Chooser { temperature: 1.0, top_k: -1, top_p: 0.1 }), [1]);
+        assert_eq!(seen(Chooser { temperature: 5.0, top_k: 0, top_p: 1.0 }), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn tokens_come_as_often_as_their_probability_says() {
+        let chooser = Chooser { temperature: 2.0, top_k: -1, top_p: 1.0 };
+        let (mut rng, mut scratch) = (Rng::stream(1, 1), [0.0; 5]);
+        let mut counts = [0.0; 5];
+        for _ in 0..20_000 {
+            if let Ok((token, _)) = chooser.choose(&LOGITS, &mut rng, &mut scratch) {
+                counts[token as usize] += 1.0 / 20_000.0;
+            }
+        }
+        let total: f64 = LOGITS.iter().map(|&l| (f64::from(l) / 2.0).exp()).sum();
+        for (count, logit) in counts.iter().zip(LOGITS) {
+            assert!((count - (f64::from(logit) / 2.0).exp() / total).abs() < 0.02, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn the_log_probability_is_the_models_own_whatever_the_temperature() {
+        let total: f64 = LOGITS.iter().map(|&l| f64::from(l).exp()).sum();
+        for temperature in [0.0, 0.5, 3.0] {
+            let chooser = Chooser { temperature, top_k: 1, top_p: 0.5 };
+            let choice = chooser.choose(&LOGITS, &mut Rng::stream(1, 1), &mut [0.0; 5]);
+            let (token, lp) = choice.unwrap_or_default();
+            assert_eq!(token, 1);
+            assert!((f64::from(lp) - (2.0 - total.ln())).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn logits_that_are_not_finite_are_an_error() {
+        let chooser = Chooser { temperature: 1.0, top_k: -1, top_p: 1.0 };
+        assert!(chooser.choose(&[0.0, f32::NAN], &mut Rng::stream(1, 1), &mut [0.0; 2]).is_err());
+    }
+}

@@ -1,0 +1,72 @@
+//! The shape of a model.
+
+/// The shape of a decoder-only transformer of the Llama and Qwen families: RMSNorm before each block, rotary
+/// positions, grouped-query attention and a gated MLP.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ModelConfig {
+    /// Number of token ids; every id below it is legal.
+    pub(crate) vocab: usize,
+    /// Ids below this are likely under freshly made weights; the rest get almost no probability, as the unused
+    /// rows of a trained model's vocabulary do.
+    pub(crate) live_vocab: usize,
+    /// Width of the residual stream.
+    pub(crate) hidden: usize,
+    /// Number of decoder layers.
+    pub(crate) layers: usize,
+    /// Number of query heads.
+    pub(crate) heads: usize,
+    /// Number of key and value heads; it divides `heads`.
+    pub(crate) kv_heads: usize,
+    /// Width of one head; even.
+    pub(crate) head_dim: usize,
+    /// Inner width of the MLP.
+    pub(crate) mlp: usize,
+    /// Base of the rotary frequencies.
+    pub(crate) rope_theta: f64,
+    /// Added to the mean square in RMSNorm.
+    pub(crate) norm_eps: f32,
+    /// Longest sequence, prompt and answer together.
+    pub(crate) max_len: usize,
+    /// Whether the output head is the embedding matrix.
+    pub(crate) tied_head: bool,
+}
+
+impl ModelConfig {
+    /// `tinkex/nano`: bytes 0 to 255 and 256 for the end of a sequence, about a million parameters.
+    pub(crate) fn nano() -> Self {
+        ModelConfig {
+            vocab: 512,
+            live_vocab: 257,
+            hidden: 128,
+            layers: 4,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 32,
+            mlp: 384,
+            rope_theta: 10_000.0,
+            norm_eps: 1e-5,
+            max_len: 2048,
+            tied_head: false,
+        }
+    }
+
+    /// Width of all query heads together.
+    pub(crate) fn q_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Width of all key heads together, and of all value heads.
+    pub(crate) fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Width of queries, keys and values side by side.
+    pub(crate) fn qkv_width(&self) -> usize {
+        self.q_width() + 2 * self.kv_width()
+    }
+
+    /// Query heads that share one key head.
+    pub(crate) fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+}

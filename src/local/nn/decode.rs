@@ -1,0 +1,303 @@
+//! One token at a time: merged weights in panels, and the cache of keys and values.
+//!
+//! Every product here is a [`PanelProduct`], so each sample's numbers are the same alone and in a batch.
+
+use super::layer::Activations;
+use super::linear::Linear;
+use super::ops::rotate;
+use super::pass::Model;
+use super::weights::Weights;
+use crate::local::kernel::{
+    Mat, MatMut, PANEL, PanelProduct, exp, exp_sum, matmul_here, max, pack_panels, simd, sum_by,
+};
+
+/// One projection, merged with its adapter and packed.
+#[derive(Debug)]
+struct Packed {
+    panels: Vec<f32>,
+    outputs: usize,
+    inputs: usize,
+}
+
+impl Packed {
+    fn new(linear: &Linear<'_>) -> Packed {
+        let (outputs, inputs) = (linear.outputs, linear.inputs);
+        let pack = |weight: &[f32]| Packed { panels: pack_panels(weight, outputs, inputs), outputs, inputs };
+        let Some(site) = linear.site else { return pack(linear.weight) };
+        let mut merged = linear.weight.to_vec();
+        for (i, part) in site.parts.iter().enumerate() {
+            let a = &linear.params[site.a.clone()][i * site.rank * inputs..];
+            let b = Mat::new(&linear.params[part.b.clone()], part.width, site.rank);
+            let slot = MatMut::new(&mut merged[part.at * inputs..], part.width, inputs);
+            matmul_here(slot, 1.0, b, Mat::new(a, site.rank, inputs), linear.scale);
+        }
+        pack(&merged)
+    }
+
+    /// `dst = keep·dst + W·x` for `rows` rows.
+    fn product(&self, rows: usize, x: &[f32], dst: &mut [f32], keep: bool) {
+        let product = PanelProduct {
+            panels: &self.panels,
+            panel_inputs: self.inputs,
+            inputs: self.inputs,
+            outputs: self.outputs,
+            rows,
+            x,
+            x_stride: self.inputs,
+            dst,
+            dst_stride: self.outputs,
+            keep,
+        };
+        product.run();
+    }
+}
+
+/// The merged projections of one layer.
+#[derive(Debug)]
+struct PackedLayer {
+    qkv: Packed,
+    o: Packed,
+    gate_up: Packed,
+    down: Packed,
+}
+
+/// The merged model.
+#[derive(Debug)]
+pub(super) struct Decoder {
+    layers: Vec<PackedLayer>,
+    head: Packed,
+}
+
+/// Keys and values of consecutive positions, for every layer and key head.
+#[derive(Clone, Debug)]
+pub(super) struct Segment {
+    /// Position of its first token.
+    start: usize,
+    /// Positions held.
+    len: usize,
+    /// `[layers·kv_heads]` lists of panels of [`PANEL`] positions, each `[head_dim][PANEL]`.
+    keys: Vec<Vec<f32>>,
+    /// `[layers·kv_heads·(head_dim/PANEL)]` lists of `[position][PANEL]`.
+    values: Vec<Vec<f32>>,
+}
+
+impl Segment {
+    /// An empty segment that continues after `start` positions.
+    pub(super) fn new(weights: &Weights, start: usize) -> Segment {
+        let c = &weights.config;
+        let heads = c.layers * c.kv_heads;
+        Segment {
+            start,
+            len: 0,
+            keys: vec![Vec::new(); heads],
+            values: vec![Vec::new(); heads * c.head_dim.div_ceil(PANEL)],
+        }
+    }
+
+    /// Appends one layer's key and value rows, `[kv_heads·head_dim]` each, at position `at` of the segment.
+    fn push(&mut self, weights: &Weights, layer: usize, at: usize, keys: &[f32], values: &[f32]) {
+        let c = &weights.config;
+        let (d, per_head) = (c.head_dim, c.head_dim.div_ceil(PANEL));
+        for (kv, (key, value)) in keys.chunks_exact(d).zip(values.chunks_exact(d)).enumerate() {
+            let head = layer * c.kv_heads + kv;
+            let panels = &mut self.keys[head];
+            if at.is_multiple_of(PANEL) {
+                panels.resize((at / PANEL + 1) * d * PANEL, 0.0);
+            }
+            let panel = &mut panels[at / PANEL * d * PANEL..];
+            for (slot, &v) in panel.iter_mut().skip(at % PANEL).step_by(PANEL).zip(key) {
+                *slot = v;
+            }
+            for (part, value) in value.chunks(PANEL).enumerate() {
+                let list = &mut self.values[head * per_head + part];
+                list.extend_from_slice(value);
+                list.resize((at + 1) * PANEL, 0.0);
+            }
+        }
+    }
+
+    /// Takes over the keys and values that a prompt's forward pass computed for one layer.
+    pub(super) fn fill(&mut self, weights: &Weights, layer: usize, rows: usize, activations: &Activations) {
+        let c = &weights.config;
+        let qkv = activations.qkv.read(rows * c.qkv_width());
+        for (at, row) in qkv.chunks_exact(c.qkv_width()).enumerate() {
+            let (keys, values) = row[c.q_width()..].split_at(c.kv_width());
+            self.push(weights, layer, at, keys, values);
+        }
+        self.len = rows;
+    }
+}
+
+/// Buffers of [`Decoder::step`].
+#[derive(Debug, Default)]
+pub(super) struct StepScratch {
+    x: Vec<f32>,
+    normed: Vec<f32>,
+    qkv: Vec<f32>,
+    mixed: Vec<f32>,
+    gate_up: Vec<f32>,
+    act: Vec<f32>,
+    scores: Vec<f32>,
+    logits: Vec<f32>,
+}
+
+impl Decoder {
+    pub(super) fn new(model: &Model) -> Decoder {
+        let layer = |l| {
+            let (qkv, o, gate_up, down) = model.layer(l).linears();
+            PackedLayer {
+                qkv: Packed::new(&qkv),
+                o: Packed::new(&o),
+                gate_up: Packed::new(&gate_up),
+                down: Packed::new(&down),
+            }
+        };
+        Decoder {
+            layers: (0..model.base.config.layers).map(layer).collect(),
+            head: Packed::new(&model.head()),
+        }
+    }
+
+    /// Feeds one token to each of several samples and returns their logits, `[samples, vocab]`. All continue
+    /// `prefix`; `own` holds what each has seen since.
+    pub(super) fn step<'s>(
+        &self,
+        weights: &Weights,
+        prefix: &Segment,
+        own: &mut [Segment],
+        tokens: &[u32],
+        s: &'s mut StepScratch,
+    ) -> &'s mut [f32] {
+        let (c, n) = (&weights.config, tokens.len());
+        s.x.clear();
+        tokens.iter().for_each(|&token| s.x.extend_from_slice(weights.embedding(token)));
+        s.normed.resize(n * c.hidden, 0.0);
+        s.qkv.resize(n * c.qkv_width(), 0.0);
+        s.mixed.resize(n * c.q_width(), 0.0);
+        s.gate_up.resize(n * 2 * c.mlp, 0.0);
+        s.act.resize(n * c.mlp, 0.0);
+        s.logits.resize(n * c.vocab, 0.0);
+        for (l, (layer, frozen)) in self.layers.iter().zip(&weights.layers).enumerate() {
+            norm_rows(&s.x, &frozen.norm_attn, c.norm_eps, &mut s.normed);
+            layer.qkv.product(n, &s.normed, &mut s.qkv, false);
+            let rows = s.qkv.chunks_exact_mut(c.qkv_width()).zip(s.mixed.chunks_exact_mut(c.q_width()));
+            for ((row, mixed), own) in rows.zip(own.iter_mut()) {
+                let table = weights.rope(own.start + own.len);
+                let (rotated, values) = row.split_at_mut(c.q_width() + c.kv_width());
+                rotated.chunks_exact_mut(c.head_dim).for_each(|head| rotate(head, table, 1.0));
+                let (queries, keys) = rotated.split_at(c.q_width());
+                own.push(weights, l, own.len, keys, values);
+                let seen = [(prefix, prefix.len), (&*own, own.len + 1)];
+                attend(weights, l, seen, queries, mixed, &mut s.scores);
+            }
+            layer.o.product(n, &s.mixed, &mut s.x, true);
+            norm_rows(&s.x, &frozen.norm_mlp, c.norm_eps, &mut s.normed);
+            layer.gate_up.product(n, &s.normed, &mut s.gate_up, false);
+            swiglu_rows(&s.gate_up, c.mlp, &mut s.act);
+            layer.down.product(n, &s.act, &mut s.x, true);
+        }
+        own.iter_mut().for_each(|own| own.len += 1);
+        norm_rows(&s.x, &weights.norm, c.norm_eps, &mut s.normed);
+        self.head.product(n, &s.normed, &mut s.logits, false);
+        &mut s.logits
+    }
+}
+
+/// One sample's attention over its segments.
+fn attend(
+    weights: &Weights,
+    layer: usize,
+    seen: [(&Segment, usize); 2],
+    queries: &[f32],
+    mixed: &mut [f32],
+    scores: &mut Vec<f32>,
+) {
+    let c = &weights.config;
+    let (d, group, per_head) = (c.head_dim, c.group(), c.head_dim.div_ceil(PANEL));
+    let total = seen[0].1 + seen[1].1;
+    let scale = 1.0 / (d as f32).sqrt();
+    scores.resize(group * total, 0.0);
+    for kv in 0..c.kv_heads {
+        let head = layer * c.kv_heads + kv;
+        let queries = &queries[kv * group * d..][..group * d];
+        let mixed = &mut mixed[kv * group * d..][..group * d];
+        let mut at = 0;
+        for (segment, len) in seen {
+            let product = PanelProduct {
+                panels: &segment.keys[head],
+                panel_inputs: d,
+                inputs: d,
+                outputs: len,
+                rows: group,
+                x: queries,
+                x_stride: d,
+                dst: &mut scores[at..],
+                dst_stride: total,
+                keep: false,
+            };
+            product.run();
+            at += len;
+        }
+        simd(
+            #[inline(always)]
+            || {
+                for row in scores.chunks_exact_mut(total) {
+                    row.iter_mut().for_each(|v| *v *= scale);
+                    let top = max(row);
+                    let factor = 1.0 / exp_sum(row, top);
+                    row.iter_mut().for_each(|v| *v *= factor);
+                }
+            },
+        );
+        for part in 0..per_head {
+            let mut at = 0;
+            for (segment, len) in seen {
+                let product = PanelProduct {
+                    panels: &segment.values[head * per_head + part],
+                    panel_inputs: len,
+                    inputs: len,
+                    outputs: PANEL.min(d - part * PANEL),
+                    rows: group,
+                    x: &scores[at..],
+                    x_stride: total,
+                    dst: &mut mixed[part * PANEL..],
+                    dst_stride: d,
+                    keep: at > 0,
+                };
+                product.run();
+                at += len;
+            }
+        }
+    }
+}
+
+/// RMSNorm of a few rows on the calling thread.
+fn norm_rows(x: &[f32], gain: &[f32], eps: f32, y: &mut [f32]) {
+    let h = gain.len();
+    simd(
+        #[inline(always)]
+        || {
+            for (x, y) in x.chunks_exact(h).zip(y.chunks_exact_mut(h)) {
+                let inverse = 1.0 / (sum_by(x, |v| v * v) / h as f32 + eps).sqrt();
+                for ((y, &x), &gain) in y.iter_mut().zip(x).zip(gain) {
+                    *y = x * inverse * gain;
+                }
+            }
+        },
+    );
+}
+
+/// SwiGLU of a few rows on the calling thread.
+fn swiglu_rows(gate_up: &[f32], mlp: usize, act: &mut [f32]) {
+    simd(
+        #[inline(always)]
+        || {
+            for (row, act) in gate_up.chunks_exact(2 * mlp).zip(act.chunks_exact_mut(mlp)) {
+                let (gate, up) = row.split_at(mlp);
+                for ((act, &g), &u) in act.iter_mut().zip(gate).zip(up) {
+                    *act = g / (1.0 + exp(-g)) * u;
+                }
+            }
+        },
+    );
+}

@@ -1,0 +1,193 @@
+//! One decoder layer, forward and backward.
+
+use super::attention::{self, attention};
+use super::linear::Linear;
+use super::lora::{LayerSites, Site};
+use super::ops::{rmsnorm, rmsnorm_backward, rope, swiglu, swiglu_backward};
+use super::weights::{LayerWeights, Weights};
+use std::ops::Range;
+
+/// The rows of one pass: several sequences, one after the other.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rows {
+    /// Where each sequence lies among the rows.
+    pub(super) sequences: Vec<Range<usize>>,
+    /// Each row's position within its sequence.
+    pub(super) positions: Vec<u32>,
+}
+
+impl Rows {
+    pub(super) fn new(lengths: impl IntoIterator<Item = usize>) -> Rows {
+        let mut rows = Rows::default();
+        for len in lengths {
+            let start = rows.positions.len();
+            rows.sequences.push(start..start + len);
+            rows.positions.extend(0..len as u32);
+        }
+        rows
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.positions.len()
+    }
+}
+
+/// A buffer that keeps its memory between uses and promises nothing about its content.
+#[derive(Debug, Default)]
+pub(super) struct Buffer(Vec<f32>);
+
+impl Buffer {
+    /// The first `len` elements, with any content.
+    pub(super) fn get(&mut self, len: usize) -> &mut [f32] {
+        if self.0.len() < len {
+            // Dropping first means that the old content is not copied.
+            self.0 = Vec::new();
+            self.0.resize(len, 0.0);
+        }
+        &mut self.0[..len]
+    }
+
+    /// The first `len` elements that an earlier [`Buffer::get`] of at least that length has filled.
+    pub(super) fn read(&self, len: usize) -> &[f32] {
+        &self.0[..len]
+    }
+}
+
+/// What the forward pass of one layer leaves for its backward pass.
+#[derive(Debug, Default)]
+pub(super) struct Activations {
+    /// The layer's input.
+    pub(super) x: Buffer,
+    inverse_attn: Buffer,
+    normed_attn: Buffer,
+    /// Rotated queries and keys, and values.
+    pub(super) qkv: Buffer,
+    log_sum: Buffer,
+    mixed: Buffer,
+    /// The residual stream between attention and MLP.
+    middle: Buffer,
+    inverse_mlp: Buffer,
+    normed_mlp: Buffer,
+    gate_up: Buffer,
+    act: Buffer,
+    ax_qkv: Buffer,
+    ax_o: Buffer,
+    ax_gate_up: Buffer,
+    ax_down: Buffer,
+}
+
+/// Scratch of the backward pass, shared by all layers.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    wide: Buffer,
+    by_head: Buffer,
+    narrow: Buffer,
+    inner: Buffer,
+    along: Buffer,
+}
+
+/// One decoder layer with its adapter.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layer<'a> {
+    pub(super) model: &'a Weights,
+    pub(super) weights: &'a LayerWeights,
+    pub(super) sites: &'a LayerSites,
+    pub(super) params: &'a [f32],
+    pub(super) scale: f32,
+}
+
+impl<'a> Layer<'a> {
+    /// From `a.x` to the next layer's input.
+    pub(super) fn forward(&self, rows: &Rows, a: &mut Activations, next: &mut [f32]) {
+        let (c, w, n) = (&self.model.config, self.weights, rows.len());
+        let (qkv, o, gate_up, down) = self.linears();
+        let x = a.x.read(n * c.hidden);
+        let normed = a.normed_attn.get(n * c.hidden);
+        rmsnorm(x, &w.norm_attn, c.norm_eps, normed, a.inverse_attn.get(n));
+        let projected = a.qkv.get(n * c.qkv_width());
+        qkv.forward(n, normed, projected, 0.0, a.ax_qkv.get(n * qkv.inner()));
+        rope(self.model, &rows.positions, projected);
+        let mixed = a.mixed.get(n * c.q_width());
+        attention(c, &rows.sequences, projected, mixed, a.log_sum.get(n * c.heads));
+        let middle = a.middle.get(n * c.hidden);
+        middle.copy_from_slice(x);
+        o.forward(n, mixed, middle, 1.0, a.ax_o.get(n * o.inner()));
+
+        let normed = a.normed_mlp.get(n * c.hidden);
+        rmsnorm(middle, &w.norm_mlp, c.norm_eps, normed, a.inverse_mlp.get(n));
+        let projected = a.gate_up.get(n * 2 * c.mlp);
+        gate_up.forward(n, normed, projected, 0.0, a.ax_gate_up.get(n * gate_up.inner()));
+        let act = a.act.get(n * c.mlp);
+        swiglu(projected, c.mlp, act);
+        next.copy_from_slice(middle);
+        down.forward(n, act, next, 1.0, a.ax_down.get(n * down.inner()));
+    }
+
+    /// Turns `dx`, the gradient by the layer's output, into that by its input, and adds the adapter's gradients
+    /// to `grads`. For the first layer the gradient by the input is of no use and is left unfinished.
+    pub(super) fn backward(
+        &self,
+        rows: &Rows,
+        a: &Activations,
+        dx: &mut [f32],
+        grads: &mut [f32],
+        s: &mut Scratch,
+        first: bool,
+    ) {
+        let (c, w, n) = (&self.model.config, self.weights, rows.len());
+        let (qkv, o, gate_up, down) = self.linears();
+        let inner = [&qkv, &o, &gate_up, &down].map(Linear::inner).into_iter().max().unwrap_or(0);
+        let dax = s.inner.get(n * inner);
+
+        let dact = s.narrow.get(n * c.mlp.max(c.hidden).max(c.q_width()));
+        let dact = &mut dact[..n * c.mlp];
+        let (ax, act) = (a.ax_down.read(n * down.inner()), a.act.read(n * c.mlp));
+        down.backward(n, act, ax, dx, Some((dact, 0.0)), grads, &mut dax[..n * down.inner()]);
+        let dprojected = s.wide.get(n * (2 * c.mlp).max(c.qkv_width()));
+        let dprojected = &mut dprojected[..n * 2 * c.mlp];
+        swiglu_backward(a.gate_up.read(n * 2 * c.mlp), c.mlp, dact, dprojected);
+        let dnormed = &mut s.narrow.get(n * c.hidden)[..];
+        let (ax, normed) = (a.ax_gate_up.read(n * gate_up.inner()), a.normed_mlp.read(n * c.hidden));
+        let dax_part = &mut dax[..n * gate_up.inner()];
+        gate_up.backward(n, normed, ax, dprojected, Some((dnormed, 0.0)), grads, dax_part);
+        rmsnorm_backward(a.middle.read(n * c.hidden), &w.norm_mlp, a.inverse_mlp.read(n), dnormed, dx);
+
+        let dmixed = &mut s.narrow.get(n * c.q_width())[..];
+        let (ax, mixed) = (a.ax_o.read(n * o.inner()), a.mixed.read(n * c.q_width()));
+        o.backward(n, mixed, ax, dx, Some((dmixed, 0.0)), grads, &mut dax[..n * o.inner()]);
+        let dqkv = s.wide.get(n * c.qkv_width());
+        let pass = attention::Backward {
+            weights: self.model,
+            sequences: &rows.sequences,
+            positions: &rows.positions,
+            qkv: a.qkv.read(n * c.qkv_width()),
+            out: mixed,
+            log_sum: a.log_sum.read(n * c.heads),
+            dout: dmixed,
+        };
+        pass.run(dqkv, s.by_head.get(n * c.qkv_width()), s.along.get(n * c.heads));
+        let (ax, normed) = (a.ax_qkv.read(n * qkv.inner()), a.normed_attn.read(n * c.hidden));
+        let dax_part = &mut dax[..n * qkv.inner()];
+        if first {
+            return qkv.backward(n, normed, ax, dqkv, None, grads, dax_part);
+        }
+        let dnormed = &mut s.narrow.get(n * c.hidden)[..];
+        qkv.backward(n, normed, ax, dqkv, Some((dnormed, 0.0)), grads, dax_part);
+        rmsnorm_backward(a.x.read(n * c.hidden), &w.norm_attn, a.inverse_attn.read(n), dnormed, dx);
+    }
+
+    pub(super) fn linears(&self) -> (Linear<'a>, Linear<'a>, Linear<'a>, Linear<'a>) {
+        let (c, w, sites) = (&self.model.config, self.weights, self.sites);
+        let (params, scale) = (self.params, self.scale);
+        let linear = |weight: &'a [f32], outputs: usize, inputs: usize, site: &'a Option<Site>| {
+            let site = site.as_ref();
+            Linear { weight, outputs, inputs, site, params, scale }
+        };
+        (
+            linear(&w.qkv, c.qkv_width(), c.hidden, &sites.qkv),
+            linear(&w.o, c.hidden, c.q_width(), &sites.o),
+            linear(&w.gate_up, 2 * c.mlp, c.hidden, &sites.gate_up),
+            linear(&w.down, c.hidden, c.mlp, &sites.down),
+        )
+    }
+}

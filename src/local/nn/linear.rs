@@ -1,0 +1,78 @@
+//! A frozen projection with its unmerged adapter, forward and backward.
+
+use super::lora::Site;
+use crate::local::kernel::{Mat, MatMut, matmul};
+
+/// A frozen matrix `[outputs, inputs]` and, if it is adapted, its site in the flat parameters.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Linear<'a> {
+    pub(super) weight: &'a [f32],
+    pub(super) outputs: usize,
+    pub(super) inputs: usize,
+    pub(super) site: Option<&'a Site>,
+    pub(super) params: &'a [f32],
+    pub(super) scale: f32,
+}
+
+impl Linear<'_> {
+    /// Width of the saved `A·x`.
+    pub(super) fn inner(&self) -> usize {
+        self.site.map_or(0, Site::inner)
+    }
+
+    /// `y = keep·y + W·x + scale·B·A·x` for `rows` rows; saves `A·x` in `ax` for the backward pass.
+    pub(super) fn forward(&self, rows: usize, x: &[f32], y: &mut [f32], keep: f32, ax: &mut [f32]) {
+        let x = Mat::new(x, rows, self.inputs);
+        let weight = Mat::new(self.weight, self.outputs, self.inputs);
+        matmul(MatMut::new(y, rows, self.outputs), keep, x, weight.t(), 1.0);
+        let Some(site) = self.site else { return };
+        let inner = site.inner();
+        let a = Mat::new(&self.params[site.a.clone()], inner, site.inputs);
+        matmul(MatMut::new(ax, rows, inner), 0.0, x, a.t(), 1.0);
+        for (i, part) in site.parts.iter().enumerate() {
+            let b = Mat::new(&self.params[part.b.clone()], part.width, site.rank);
+            let ax = Mat::strided(&ax[i * site.rank..], rows, site.rank, inner);
+            let y = MatMut::strided(&mut y[part.at..], rows, part.width, self.outputs);
+            matmul(y, 1.0, ax, b.t(), self.scale);
+        }
+    }
+
+    /// Adds the adapter's gradients for `dy` to `grads` and, where `dx` is given, sets
+    /// `dx = keep·dx + (gradient by x)`. `x` and `ax` are those of the forward pass; `dax` is scratch.
+    #[allow(clippy::too_many_arguments)] // Each is a buffer of its own; a struct would only rename them.
+    pub(super) fn backward(
+        &self,
+        rows: usize,
+        x: &[f32],
+        ax: &[f32],
+        dy: &[f32],
+        dx: Option<(&mut [f32], f32)>,
+        grads: &mut [f32],
+        dax: &mut [f32],
+    ) {
+        if let Some(site) = self.site {
+            let inner = site.inner();
+            for (i, part) in site.parts.iter().enumerate() {
+                let b = Mat::new(&self.params[part.b.clone()], part.width, site.rank);
+                let dy = Mat::strided(&dy[part.at..], rows, part.width, self.outputs);
+                let ax = Mat::strided(&ax[i * site.rank..], rows, site.rank, inner);
+                let db = MatMut::new(&mut grads[part.b.clone()], part.width, site.rank);
+                matmul(db, 1.0, dy.t(), ax, self.scale);
+                let dax = MatMut::strided(&mut dax[i * site.rank..], rows, site.rank, inner);
+                matmul(dax, 0.0, dy, b, self.scale);
+            }
+            let (x, dax) = (Mat::new(x, rows, self.inputs), Mat::new(dax, rows, inner));
+            let da = MatMut::new(&mut grads[site.a.clone()], inner, site.inputs);
+            matmul(da, 1.0, dax.t(), x, 1.0);
+        }
+        let Some((dx, keep)) = dx else { return };
+        let weight = Mat::new(self.weight, self.outputs, self.inputs);
+        let dy = Mat::new(dy, rows, self.outputs);
+        matmul(MatMut::new(dx, rows, self.inputs), keep, dy, weight, 1.0);
+        if let Some(site) = self.site {
+            let a = Mat::new(&self.params[site.a.clone()], site.inner(), site.inputs);
+            let dax = Mat::new(dax, rows, site.inner());
+            matmul(MatMut::new(dx, rows, self.inputs), 1.0, dax, a, 1.0);
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The loss functions: what one target's log-probability costs, and how fast the cost changes with it.
+
+/// A loss over target tokens. All are sums over tokens and data, never means.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Loss {
+    /// `−w·lp`.
+    CrossEntropy,
+    /// `−r·A` with `r = exp(lp − q)`.
+    ImportanceSampling,
+    /// `−min(r·A, clip(r, lo, hi)·A)`.
+    Ppo {
+        /// Smallest ratio that still counts.
+        lo: f32,
+        /// Largest ratio that still counts.
+        hi: f32,
+    },
+    /// `−clip(r, lo, hi)·lp·A`, the clipped ratio held constant.
+    Cispo {
+        /// Smallest factor.
+        lo: f32,
+        /// Largest factor.
+        hi: f32,
+    },
+    /// `−(lp·A − ½·beta·(lp − q)²)`.
+    Dro {
+        /// Weight of the pull towards the sampling policy.
+        beta: f32,
+    },
+}
+
+impl Loss {
+    /// Whether the loss reads `weights` (and allows several targets per position) rather than `logprobs` and
+    /// `advantages`.
+    pub(super) fn is_weighted(&self) -> bool {
+        matches!(self, Loss::CrossEntropy)
+    }
+
+    /// The loss of one token and its derivative by `lp`.
+    ///
+    /// `q` is the log-probability under the policy that drew the token. `factor` is the token's weight for
+    /// cross entropy and its advantage for all others.
+    pub(super) fn token(&self, lp: f32, q: f32, factor: f32) -> (f64, f32) {
+        let (lp, q, a) = (f64::from(lp), f64::from(q), f64::from(factor));
+        // Both terms are f64, so that a ratio of unlikely tokens neither overflows nor loses its digits.
+        let ratio = || (lp - q).exp();
+        let (loss, slope) = match *self {
+            Loss::CrossEntropy => (-a * lp, -a),
+            Loss::ImportanceSampling => (-ratio() * a, -ratio() * a),
+            Loss::Ppo { lo, hi } => {
+                let free = ratio() * a;
+                let clipped = ratio().max(f64::from(lo)).min(f64::from(hi)) * a;
+                if free <= clipped { (-free, -free) } else { (-clipped, 0.0) }
+            }
+            Loss::Cispo { lo, hi } => {
+                let held = ratio().max(f64::from(lo)).min(f64::from(hi));
+                (-held * lp * a, -held * a)
+            }
+            Loss::Dro { beta } => {
+                let (gap, beta) = (lp - q, f64::from(beta));
+                (-(lp * a - 0.5 * beta * gap * gap), -(a - beta * gap))
+            }
+        };
+        (loss, slope as f32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every combination of a few log-probabilities and advantages, away from the kinks of the clips.
+    fn points() -> Vec<(f32, f32, f32)> {
+        let mut points = Vec::new();
+        for lp in [-4.0, -1.5, -1.1, -0.9, -0.2] {
+            for q in [-3.0, -1.0, -0.5] {
+                for a in [-2.0, -0.5, 0.0, 1.0, 3.0] {
+                    points.push((lp, q, a));
+                }
+            }
+        }
+        points
+    }
+
+    fn assert_slope(loss: Loss, value: impl Fn(f64, f64, f64) -> f64) {
+        for (lp, q, a) in points() {
+            let (l, slope) = loss.token(lp, q, a);
+            let (lp, q, a) = (f64::from(lp), f64::from(q), f64::from(a));
+            let h = 1e-6;
+            let expected = (value(lp + h, q, a) - value(lp - h, q, a)) / (2.0 * h);
+            assert!((l - value(lp, q, a)).abs() < 1e-6, "{loss:?} {lp} {q} {a}");
+            let error = (f64::from(slope) - expected).abs();
+            assert!(error < 1e-5 * (1.0 + expected.abs()), "{loss:?} {lp} {q} {a}: {slope} {expected}");
+        }
+    }
+
+    #[test]
+    fn cross_entropy_slopes_by_its_weight() {
+        assert_slope(Loss::CrossEntropy, |lp, _, w| -w * lp);
+    }
+
+    #[test]
+    fn importance_sampling_slopes_like_its_difference() {
+        assert_slope(Loss::ImportanceSampling, |lp, q, a| -(lp - q).exp() * a);
+    }
+
+    #[test]
+    fn ppo_slopes_like_its_difference_and_is_flat_where_clipped() {
+        let (lo, hi) = (0.8, 1.2);
+        assert_slope(Loss::Ppo { lo, hi }, |lp, q, a| {
+            let r = (lp - q).exp();
+            -(r * a).min(r.clamp(f64::from(lo), f64::from(hi)) * a)
+        });
+        assert_eq!(Loss::Ppo { lo, hi }.token(-0.2, -1.0, 1.0).1, 0.0);
+        assert_ne!(Loss::Ppo { lo, hi }.token(-0.2, -1.0, -1.0).1, 0.0);
+    }
+
+    #[test]
+    fn cispo_slopes_by_the_clipped_ratio_held_constant() {
+        for (lp, q, a) in points() {
+            let loss = Loss::Cispo { lo: 0.5, hi: 1.5 };
+            let held = (f64::from(lp) - f64::from(q)).exp().clamp(0.5, 1.5);
+            let (value, slope) = loss.token(lp, q, a);
+            assert!((value + held * f64::from(lp) * f64::from(a)).abs() < 1e-6);
+            assert!((f64::from(slope) + held * f64::from(a)).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn dro_slopes_like_its_difference() {
+        let beta = 0.25;
+        assert_slope(Loss::Dro { beta }, |lp, q, a| -(lp * a - 0.5 * f64::from(beta) * (lp - q).powi(2)));
+    }
+}

@@ -1,0 +1,151 @@
+//! The row-wise operations of a decoder layer, forward and backward.
+
+use super::weights::Weights;
+use crate::local::kernel::{dot, exp, simd, sum_by};
+use rayon::prelude::*;
+
+/// Rows that one task of a row-wise operation handles.
+const TASK_ROWS: usize = 128;
+
+/// `y = x / rms(x) · gain` for each row; saves `1 / rms(x)`.
+pub(super) fn rmsnorm(x: &[f32], gain: &[f32], eps: f32, y: &mut [f32], inverse: &mut [f32]) {
+    let h = gain.len();
+    let rows = |x: &[f32], y: &mut [f32], inverse: &mut [f32]| {
+        simd(
+            #[inline(always)]
+            || {
+                let rows = x.chunks_exact(h).zip(y.chunks_exact_mut(h)).zip(inverse);
+                for ((x, y), inverse) in rows {
+                    let square = sum_by(x, |v| v * v) / h as f32;
+                    *inverse = 1.0 / (square + eps).sqrt();
+                    for ((y, &x), &gain) in y.iter_mut().zip(x).zip(gain) {
+                        *y = x * *inverse * gain;
+                    }
+                }
+            },
+        );
+    };
+    x.par_chunks(TASK_ROWS * h)
+        .zip(y.par_chunks_mut(TASK_ROWS * h))
+        .zip(inverse.par_chunks_mut(TASK_ROWS))
+        .for_each(|((x, y), inverse)| rows(x, y, inverse));
+}
+
+/// Adds the gradient by the input of [`rmsnorm`] to `dx`.
+pub(super) fn rmsnorm_backward(x: &[f32], gain: &[f32], inverse: &[f32], dy: &[f32], dx: &mut [f32]) {
+    let h = gain.len();
+    let rows = |x: &[f32], inverse: &[f32], dy: &[f32], dx: &mut [f32]| {
+        simd(
+            #[inline(always)]
+            || {
+                let rows = x.chunks_exact(h).zip(dy.chunks_exact(h)).zip(dx.chunks_exact_mut(h)).zip(inverse);
+                for (((x, dy), dx), &inverse) in rows {
+                    let mut lanes = [0.0f32; 16];
+                    let triples = x.chunks(16).zip(dy.chunks(16)).zip(gain.chunks(16));
+                    for ((x, dy), gain) in triples {
+                        for (lane, ((&x, &dy), &gain)) in lanes.iter_mut().zip(x.iter().zip(dy).zip(gain)) {
+                            *lane += x * dy * gain;
+                        }
+                    }
+                    let along = lanes.iter().sum::<f32>() * inverse * inverse * inverse / h as f32;
+                    for (((dx, &dy), &gain), &x) in dx.iter_mut().zip(dy).zip(gain).zip(x) {
+                        *dx += dy * gain * inverse - x * along;
+                    }
+                }
+            },
+        );
+    };
+    x.par_chunks(TASK_ROWS * h)
+        .zip(inverse.par_chunks(TASK_ROWS))
+        .zip(dy.par_chunks(TASK_ROWS * h))
+        .zip(dx.par_chunks_mut(TASK_ROWS * h))
+        .for_each(|(((x, inverse), dy), dx)| rows(x, inverse, dy, dx));
+}
+
+/// Rotates one head by its position, the first half of its units against the second; `direction` is 1 forward
+/// and −1 backward.
+#[inline(always)]
+pub(super) fn rotate(head: &mut [f32], (cos, sin): (&[f32], &[f32]), direction: f32) {
+    let (a, b) = head.split_at_mut(cos.len());
+    for (((a, b), &cos), &sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+        let sin = sin * direction;
+        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+    }
+}
+
+/// Rotates the queries and keys of packed `[q, k, v]` rows in place; `positions` has one entry per row.
+pub(super) fn rope(weights: &Weights, positions: &[u32], qkv: &mut [f32]) {
+    let c = &weights.config;
+    let (width, rotated) = (c.qkv_width(), c.q_width() + c.kv_width());
+    let tasks = qkv.par_chunks_mut(TASK_ROWS * width).zip(positions.par_chunks(TASK_ROWS));
+    tasks.for_each(|(qkv, positions)| {
+        simd(
+            #[inline(always)]
+            || {
+                for (row, &position) in qkv.chunks_exact_mut(width).zip(positions) {
+                    let table = weights.rope(position as usize);
+                    for head in row[..rotated].chunks_exact_mut(c.head_dim) {
+                        rotate(head, table, 1.0);
+                    }
+                }
+            },
+        );
+    });
+}
+
+/// `act = silu(gate) · up` for rows of `[gate, up]`.
+pub(super) fn swiglu(gate_up: &[f32], mlp: usize, act: &mut [f32]) {
+    let tasks = gate_up.par_chunks(TASK_ROWS * 2 * mlp).zip(act.par_chunks_mut(TASK_ROWS * mlp));
+    tasks.for_each(|(gate_up, act)| {
+        simd(
+            #[inline(always)]
+            || {
+                for (row, act) in gate_up.chunks_exact(2 * mlp).zip(act.chunks_exact_mut(mlp)) {
+                    let (gate, up) = row.split_at(mlp);
+                    for ((act, &g), &u) in act.iter_mut().zip(gate).zip(up) {
+                        *act = g / (1.0 + exp(-g)) * u;
+                    }
+                }
+            },
+        );
+    });
+}
+
+/// From the gradient by `act` to the gradient by `[gate, up]`.
+pub(super) fn swiglu_backward(gate_up: &[f32], mlp: usize, dact: &[f32], dgate_up: &mut [f32]) {
+    let width = 2 * mlp;
+    let tasks = gate_up
+        .par_chunks(TASK_ROWS * width)
+        .zip(dact.par_chunks(TASK_ROWS * mlp))
+        .zip(dgate_up.par_chunks_mut(TASK_ROWS * width));
+    tasks.for_each(|((gate_up, dact), dgate_up)| {
+        simd(
+            #[inline(always)]
+            || {
+                let rows = gate_up.chunks_exact(width).zip(dact.chunks_exact(mlp));
+                for ((row, dact), drow) in rows.zip(dgate_up.chunks_exact_mut(width)) {
+                    let ((gate, up), (dgate, dup)) = (row.split_at(mlp), drow.split_at_mut(mlp));
+                    let inputs = gate.iter().zip(up).zip(dact);
+                    for (((&g, &u), &d), (dg, du)) in inputs.zip(dgate.iter_mut().zip(dup)) {
+                        let sigmoid = 1.0 / (1.0 + exp(-g));
+                        let silu = g * sigmoid;
+                        *du = d * silu;
+                        *dg = d * u * (sigmoid + silu * (1.0 - sigmoid));
+                    }
+                }
+            },
+        );
+    });
+}
+
+/// Dot products of matching heads of two `[rows, heads·head_dim]` matrices, `[rows, heads]`.
+pub(super) fn head_dots(x: &[f32], y: &[f32], head_dim: usize, out: &mut [f32]) {
+    simd(
+        #[inline(always)]
+        || {
+            for ((x, y), out) in x.chunks_exact(head_dim).zip(y.chunks_exact(head_dim)).zip(out) {
+                *out = dot(x, y);
+            }
+        },
+    );
+}

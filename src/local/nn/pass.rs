@@ -1,0 +1,147 @@
+//! A pass of several sequences through the whole model.
+
+use super::head::{Backward, HeadRows, HeadScratch};
+use super::layer::{Activations, Buffer, Layer, Rows, Scratch};
+use super::linear::Linear;
+use super::lora::{Layout, LoraSpec};
+use super::ops::{rmsnorm, rmsnorm_backward};
+use super::weights::Weights;
+use std::sync::Arc;
+
+/// The base model and an adapter's current parameters.
+#[derive(Clone, Debug)]
+pub(super) struct Model {
+    pub(super) base: Arc<Weights>,
+    pub(super) layout: Arc<Layout>,
+    pub(super) params: Vec<f32>,
+    pub(super) scale: f32,
+}
+
+impl Model {
+    pub(super) fn new(base: Arc<Weights>, spec: &LoraSpec) -> Model {
+        let layout = Layout::new(&base.config, spec);
+        let params = layout.init(spec.seed);
+        Model { base, layout: Arc::new(layout), params, scale: spec.scale() }
+    }
+
+    pub(super) fn layer(&self, l: usize) -> Layer<'_> {
+        Layer {
+            model: &self.base,
+            weights: &self.base.layers[l],
+            sites: &self.layout.layers[l],
+            params: &self.params,
+            scale: self.scale,
+        }
+    }
+
+    pub(super) fn head(&self) -> Linear<'_> {
+        Linear {
+            weight: self.base.head(),
+            outputs: self.base.config.vocab,
+            inputs: self.base.config.hidden,
+            site: self.layout.head.as_ref(),
+            params: &self.params,
+            scale: self.scale,
+        }
+    }
+}
+
+/// Everything a pass needs besides the model; kept between passes, because fresh pages are slow.
+#[derive(Debug, Default)]
+pub(super) struct Workspace {
+    layers: Vec<Activations>,
+    x: Buffer,
+    inverse: Buffer,
+    normed: Buffer,
+    dnormed: Buffer,
+    dx: Buffer,
+    scratch: Scratch,
+    head: HeadScratch,
+}
+
+/// What a training pass is given per target.
+pub(super) struct Targets<'a> {
+    pub(super) ids: &'a [u32],
+    /// Targets per row.
+    pub(super) k: usize,
+    /// From the index of a target and its log-probability to the loss's derivative by it.
+    pub(super) slope: &'a (dyn Fn(usize, f32) -> f32 + Sync),
+}
+
+/// Sees a chunk of rows of logits and the number of its first row.
+pub(super) type VisitLogits<'a> = dyn FnMut(usize, &mut [f32]) + 'a;
+
+impl Workspace {
+    /// Runs `tokens` forward up to the final norm. With `keep` every layer's activations stay for a backward
+    /// pass; `visit` sees each layer's as soon as they are there.
+    fn body(
+        &mut self,
+        model: &Model,
+        rows: &Rows,
+        tokens: impl Iterator<Item = u32>,
+        keep: bool,
+        mut visit: impl FnMut(usize, &Activations),
+    ) {
+        let c = &model.base.config;
+        let size = rows.len() * c.hidden;
+        self.layers.resize_with(if keep { c.layers } else { 1 }, Activations::default);
+        for (slot, token) in self.x.get(size).chunks_exact_mut(c.hidden).zip(tokens) {
+            slot.copy_from_slice(model.base.embedding(token));
+        }
+        for l in 0..c.layers {
+            let a = &mut self.layers[if keep { l } else { 0 }];
+            // The layer keeps its input; its old buffer takes the output.
+            std::mem::swap(&mut a.x, &mut self.x);
+            model.layer(l).forward(rows, a, self.x.get(size));
+            visit(l, a);
+        }
+        let normed = self.normed.get(size);
+        rmsnorm(self.x.read(size), &model.base.norm, c.norm_eps, normed, self.inverse.get(rows.len()));
+    }
+
+    /// Runs a prompt forward and shows each layer's activations; then each chunk of logits, if `logits` is given.
+    pub(super) fn prompt(
+        &mut self,
+        model: &Model,
+        tokens: &[u32],
+        visit: impl FnMut(usize, &Activations),
+        logits: Option<&mut VisitLogits<'_>>,
+    ) {
+        let rows = Rows::new([tokens.len()]);
+        self.body(model, &rows, tokens.iter().copied(), false, visit);
+        if let Some(logits) = logits {
+            let hidden = self.normed.read(rows.len() * model.base.config.hidden);
+            let head = HeadRows { head: model.head(), hidden, rows: rows.len() };
+            head.logits(&mut self.head, logits);
+        }
+    }
+
+    /// Computes the targets' log-probabilities and, if `grads` is given, adds the adapter's gradients to it.
+    pub(super) fn targets(
+        &mut self,
+        model: &Model,
+        rows: &Rows,
+        tokens: impl Iterator<Item = u32>,
+        targets: &Targets<'_>,
+        logprobs: &mut [f32],
+        grads: Option<&mut [f32]>,
+    ) {
+        let c = &model.base.config;
+        let (n, size) = (rows.len(), rows.len() * c.hidden);
+        self.body(model, rows, tokens, grads.is_some(), |_, _| {});
+        let hidden = self.normed.read(size);
+        let head = HeadRows { head: model.head(), hidden, rows: n };
+        let Some(grads) = grads else {
+            return head.targets(targets.ids, targets.k, logprobs, &mut self.head, None);
+        };
+        let dnormed = self.dnormed.get(size);
+        let backward = Backward { slope: targets.slope, dhidden: dnormed, grads };
+        head.targets(targets.ids, targets.k, logprobs, &mut self.head, Some(backward));
+        let dx = self.dx.get(size);
+        dx.fill(0.0);
+        rmsnorm_backward(self.x.read(size), &model.base.norm, self.inverse.read(n), dnormed, dx);
+        for l in (0..c.layers).rev() {
+            model.layer(l).backward(rows, &self.layers[l], dx, grads, &mut self.scratch, l == 0);
+        }
+    }
+}

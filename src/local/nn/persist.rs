@@ -1,0 +1,127 @@
+//! The adapter and the optimizer as safetensors.
+
+use super::lora::Tensor;
+use super::train::Trainer;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use std::collections::HashMap;
+
+/// The two running means of the optimizer, as suffixes of an adapter tensor's name.
+const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
+
+impl Trainer {
+    /// The adapter as safetensors under the names that PEFT uses.
+    pub(crate) fn adapter_bytes(&self) -> Result<Vec<u8>, String> {
+        let tensors = self.tensors().iter().map(|t| (t.name.clone(), t, &self.model.params[..]));
+        write(tensors, HashMap::from([("format".to_owned(), "pt".to_owned())]))
+    }
+
+    /// The optimizer's running means and step count as safetensors.
+    pub(crate) fn optimizer_bytes(&self) -> Result<Vec<u8>, String> {
+        let moments = [&self.exp_avg[..], &self.exp_avg_sq[..]];
+        let tensors = self.tensors().iter().flat_map(|t| {
+            let of = |i: usize| (format!("{}.{}", t.name, MOMENTS[i]), t, moments[i]);
+            [of(0), of(1)]
+        });
+        write(tensors, HashMap::from([("step".to_owned(), self.step.to_string())]))
+    }
+
+    /// Replaces the adapter; accumulated gradients and the optimizer start anew.
+    ///
+    /// # Errors
+    /// The bytes are not safetensors of exactly this adapter's names and shapes; nothing has changed then.
+    pub(crate) fn load_adapter(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let file = open(bytes, "adapter")?;
+        let mut params = vec![0.0; self.model.params.len()];
+        for t in self.tensors() {
+            read(&file, &t.name, t, &mut params[t.range.clone()])?;
+        }
+        reject_strangers(&file, self.tensors().len(), |name| self.tensors().iter().any(|t| t.name == name))?;
+        self.model.params = params;
+        for buffer in [&mut self.grads, &mut self.exp_avg, &mut self.exp_avg_sq] {
+            buffer.fill(0.0);
+        }
+        self.step = 0;
+        Ok(())
+    }
+
+    /// Replaces the optimizer's running means and step count.
+    ///
+    /// # Errors
+    /// The bytes are not the optimizer state of an adapter of these names and shapes; nothing has changed then.
+    pub(crate) fn load_optimizer(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let (_, metadata) = SafeTensors::read_metadata(bytes)
+            .map_err(|e| format!("the optimizer state is not safetensors: {e}"))?;
+        let step = metadata.metadata().as_ref().and_then(|m| m.get("step")).and_then(|s| s.parse().ok());
+        let step = step.ok_or("the optimizer state does not say its step")?;
+        let file = open(bytes, "optimizer state")?;
+        let mut moments = [vec![0.0; self.exp_avg.len()], vec![0.0; self.exp_avg.len()]];
+        for t in self.tensors() {
+            for (moment, suffix) in moments.iter_mut().zip(MOMENTS) {
+                read(&file, &format!("{}.{suffix}", t.name), t, &mut moment[t.range.clone()])?;
+            }
+        }
+        reject_strangers(&file, 2 * self.tensors().len(), |name| {
+            let base = MOMENTS.iter().find_map(|m| name.strip_suffix(m).and_then(|n| n.strip_suffix('.')));
+            self.tensors().iter().any(|t| Some(t.name.as_str()) == base)
+        })?;
+        [self.exp_avg, self.exp_avg_sq] = moments;
+        self.step = step;
+        Ok(())
+    }
+
+    fn tensors(&self) -> &[Tensor] {
+        &self.model.layout.tensors
+    }
+}
+
+fn write<'a>(
+    tensors: impl Iterator<Item = (String, &'a Tensor, &'a [f32])>,
+    metadata: HashMap<String, String>,
+) -> Result<Vec<u8>, String> {
+    let raw: Vec<(String, [usize; 2], Vec<u8>)> = tensors
+        .map(|(name, t, values)| {
+            let bytes = values[t.range.clone()].iter().flat_map(|v| v.to_le_bytes()).collect();
+            (name, [t.rows, t.cols], bytes)
+        })
+        .collect();
+    let views = raw
+        .iter()
+        .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.to_vec(), bytes)?)))
+        .collect::<Result<Vec<_>, safetensors::SafeTensorError>>();
+    views
+        .and_then(|views| safetensors::serialize(views, Some(metadata)))
+        .map_err(|e| format!("cannot write safetensors: {e}"))
+}
+
+fn open<'a>(bytes: &'a [u8], what: &str) -> Result<SafeTensors<'a>, String> {
+    SafeTensors::deserialize(bytes).map_err(|e| format!("the {what} is not safetensors: {e}"))
+}
+
+fn read(file: &SafeTensors<'_>, name: &str, t: &Tensor, out: &mut [f32]) -> Result<(), String> {
+    let view = file.tensor(name).map_err(|_| format!("the tensor {name} is missing"))?;
+    if view.shape() != [t.rows, t.cols] {
+        return Err(format!("the tensor {name} has shape {:?}, not [{}, {}]", view.shape(), t.rows, t.cols));
+    }
+    if view.dtype() != Dtype::F32 {
+        return Err(format!("the tensor {name} is {:?}, not F32", view.dtype()));
+    }
+    for (slot, bytes) in out.iter_mut().zip(view.data().as_chunks::<4>().0) {
+        *slot = f32::from_le_bytes(*bytes);
+    }
+    Ok(())
+}
+
+/// An adapter of other matrices must not be loaded in part: whoever made it expects them to act.
+fn reject_strangers(
+    file: &SafeTensors<'_>,
+    expected: usize,
+    known: impl Fn(&str) -> bool,
+) -> Result<(), String> {
+    if file.len() == expected {
+        return Ok(());
+    }
+    let mut names = file.names();
+    names.sort_unstable();
+    let stranger = names.into_iter().find(|name| !known(name)).unwrap_or_default();
+    Err(format!("the tensor {stranger} does not belong to this adapter"))
+}

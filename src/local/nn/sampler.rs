@@ -1,0 +1,221 @@
+//! Sampling from a snapshot of a model.
+
+use super::choose::{Chooser, top};
+use super::decode::{Decoder, Segment, StepScratch};
+use super::head::log_sum_exp;
+use super::lora::LoraSpec;
+use super::pass::{Model, Workspace};
+use super::rng::Rng;
+use super::weights::Weights;
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// A model as it was at one moment, ready to continue prompts from any number of threads.
+#[derive(Debug)]
+pub(crate) struct Sampler {
+    /// Base and adapter, apart, for prompts.
+    model: Model,
+    /// Both merged, for continuing them.
+    decoder: Decoder,
+    idle: Mutex<Vec<(Workspace, StepScratch)>>,
+}
+
+/// What to continue, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Generate {
+    /// The token ids to continue, at least one.
+    pub prompt: Vec<u32>,
+    /// How many continuations to draw.
+    pub num_samples: usize,
+    /// Longest continuation; it also ends where the model's longest sequence does.
+    pub max_tokens: usize,
+    /// Zero takes the likeliest token.
+    pub temperature: f32,
+    /// Draw among this many of the likeliest tokens; zero or less for all.
+    pub top_k: i64,
+    /// Draw among the fewest likeliest tokens that reach this probability together.
+    pub top_p: f32,
+    /// Each sample draws from its own stream of this seed: sample 0 is the same alone and among others.
+    pub seed: u64,
+    /// Ids that end a continuation; they are part of it.
+    pub stop_tokens: Vec<u32>,
+    /// Whether to score the prompt.
+    pub prompt_logprobs: bool,
+    /// How many of the likeliest tokens to report at each prompt position.
+    pub topk_prompt_logprobs: usize,
+}
+
+/// The likeliest token ids at one position with their log-probabilities, likeliest first.
+pub(crate) type TopLogprobs = Vec<(u32, f32)>;
+
+/// What [`Sampler::generate`] made.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Generated {
+    /// One continuation per sample.
+    pub sequences: Vec<GeneratedSequence>,
+    /// The log-probability of each prompt token after those before it; None for the first.
+    pub prompt_logprobs: Option<Vec<Option<f32>>>,
+    /// The likeliest tokens at each prompt position, likeliest first; None for the first.
+    pub topk_prompt_logprobs: Option<Vec<Option<TopLogprobs>>>,
+}
+
+/// One continuation.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct GeneratedSequence {
+    /// The drawn ids, a stop token included.
+    pub tokens: Vec<u32>,
+    /// The log-probability of each under the model itself (temperature 1, nothing cut).
+    pub logprobs: Vec<f32>,
+    /// Whether a stop token or the caller ended it, and not its length.
+    pub stopped: bool,
+}
+
+/// The scores of a prompt, as [`Generated`] gives them.
+#[derive(Debug, Default)]
+struct PromptScores {
+    logprobs: Vec<Option<f32>>,
+    top: Vec<Option<TopLogprobs>>,
+}
+
+impl Sampler {
+    /// The untrained model.
+    pub(crate) fn base(base: Arc<Weights>) -> Sampler {
+        let none = LoraSpec { rank: 0, seed: 0, train_attn: false, train_mlp: false, train_unembed: false };
+        Sampler::new(Model::new(base, &none))
+    }
+
+    pub(super) fn new(model: Model) -> Sampler {
+        let decoder = Decoder::new(&model);
+        Sampler { model, decoder, idle: Mutex::default() }
+    }
+
+    /// Continues a prompt. `stop` is asked after every token with the sample's index and its tokens so far;
+    /// `cancelled` is polled at every token.
+    ///
+    /// # Errors
+    /// A request that does not fit the model, `"cancelled"`, or logits that are not finite.
+    pub(crate) fn generate(
+        &self,
+        req: &Generate,
+        stop: &mut dyn FnMut(usize, &[u32]) -> bool,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Generated, String> {
+        let chooser = Chooser { temperature: req.temperature, top_k: req.top_k, top_p: req.top_p };
+        chooser.check()?;
+        self.check(&req.prompt)?;
+        if cancelled() {
+            return Err(CANCELLED.to_owned());
+        }
+        let (mut workspace, mut scratch) = self.idle.lock().pop().unwrap_or_default();
+        let (prefix, scores) = self.prefill(req, &mut workspace);
+        let sequences = self.decode(req, &chooser, &prefix, &mut scratch, stop, cancelled);
+        self.idle.lock().push((workspace, scratch));
+        Ok(Generated {
+            sequences: sequences?,
+            prompt_logprobs: req.prompt_logprobs.then_some(scores.logprobs),
+            topk_prompt_logprobs: (req.topk_prompt_logprobs > 0).then_some(scores.top),
+        })
+    }
+
+    fn check(&self, prompt: &[u32]) -> Result<(), String> {
+        let c = self.model.base.config();
+        if prompt.is_empty() {
+            return Err("the prompt is empty".to_owned());
+        }
+        if prompt.len() > c.max_len {
+            return Err(format!(
+                "the prompt has {} tokens, the model takes at most {}",
+                prompt.len(),
+                c.max_len
+            ));
+        }
+        match prompt.iter().find(|&&id| id as usize >= c.vocab) {
+            Some(id) => Err(format!("token id {id} is outside the vocabulary of {}", c.vocab)),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs all of the prompt but its last token, which the first step of decoding feeds: those rows fill the
+    /// cache and score the tokens after them.
+    fn prefill(&self, req: &Generate, workspace: &mut Workspace) -> (Segment, PromptScores) {
+        let base = &self.model.base;
+        let mut prefix = Segment::new(base, 0);
+        let mut scores = PromptScores { logprobs: vec![None], top: vec![None] };
+        let (vocab, count) = (base.config.vocab, req.topk_prompt_logprobs);
+        let rows = &req.prompt[..req.prompt.len() - 1];
+        if rows.is_empty() {
+            return (prefix, scores);
+        }
+        let mut scratch = vec![0.0; vocab];
+        let mut score = |start: usize, logits: &mut [f32]| {
+            let targets = &req.prompt[start + 1..];
+            for (row, &target) in logits.chunks_exact(vocab).zip(targets) {
+                let log_sum = log_sum_exp(row, &mut scratch);
+                scores.logprobs.push(Some(row[target as usize] - log_sum));
+                let best = top(row, count).into_iter().map(|(id, logit)| (id as u32, logit - log_sum));
+                scores.top.push((count > 0).then(|| best.collect()));
+            }
+        };
+        let wanted = req.prompt_logprobs || count > 0;
+        let fill = |layer: usize, a: &super::layer::Activations| prefix.fill(base, layer, rows.len(), a);
+        workspace.prompt(&self.model, rows, fill, wanted.then_some(&mut score));
+        (prefix, scores)
+    }
+
+    fn decode(
+        &self,
+        req: &Generate,
+        chooser: &Chooser,
+        prefix: &Segment,
+        scratch: &mut StepScratch,
+        stop: &mut dyn FnMut(usize, &[u32]) -> bool,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Vec<GeneratedSequence>, String> {
+        let base = &self.model.base;
+        let c = &base.config;
+        let mut sequences = vec![GeneratedSequence::default(); req.num_samples];
+        let most = req.max_tokens.min(c.max_len - req.prompt.len());
+        let Some(&last) = req.prompt.last() else { return Ok(sequences) };
+        if most == 0 || req.num_samples == 0 {
+            return Ok(sequences);
+        }
+        // All samples share the first step; each continues with a copy of what it appended to the cache.
+        let mut own = vec![Segment::new(base, req.prompt.len() - 1)];
+        let first = self.decoder.step(base, prefix, &mut own, &[last], scratch).to_vec();
+        let mut own = vec![own[0].clone(); req.num_samples];
+        let mut rngs: Vec<Rng> = (0..req.num_samples as u64).map(|i| Rng::stream(req.seed, i)).collect();
+        let mut alive: Vec<usize> = (0..req.num_samples).collect();
+        let mut logits = first.repeat(req.num_samples);
+        let mut buffer = vec![0.0; c.vocab];
+        loop {
+            if cancelled() {
+                return Err(CANCELLED.to_owned());
+            }
+            let mut tokens = Vec::with_capacity(alive.len());
+            let mut ended = vec![false; alive.len()];
+            for (slot, (&i, logits)) in alive.iter().zip(logits.chunks_exact(c.vocab)).enumerate() {
+                let (token, logprob) = chooser.choose(logits, &mut rngs[i], &mut buffer)?;
+                let sequence = &mut sequences[i];
+                sequence.tokens.push(token);
+                sequence.logprobs.push(logprob);
+                sequence.stopped = req.stop_tokens.contains(&token) || stop(i, &sequence.tokens);
+                ended[slot] = sequence.stopped || sequence.tokens.len() == most;
+                if !ended[slot] {
+                    tokens.push(token);
+                }
+            }
+            let mut keep = ended.iter().map(|e| !e);
+            own.retain(|_| keep.next().unwrap_or(false));
+            let mut keep = ended.iter().map(|e| !e);
+            alive.retain(|_| keep.next().unwrap_or(false));
+            if alive.is_empty() {
+                return Ok(sequences);
+            }
+            logits.clear();
+            logits.extend_from_slice(self.decoder.step(base, prefix, &mut own, &tokens, scratch));
+        }
+    }
+}
+
+/// The error of a cancelled request.
+const CANCELLED: &str = "cancelled";

@@ -1,0 +1,63 @@
+//! The network against an independent reference, and the promises of its interface.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test may fail by panicking.
+
+mod gradients;
+mod persistence;
+mod reference;
+mod sampling;
+mod training;
+
+use super::rng::Rng;
+use super::*;
+use std::sync::Arc;
+
+/// A model small enough to differentiate by hand, with every shape different from every other.
+fn tiny() -> ModelConfig {
+    ModelConfig {
+        vocab: 17,
+        live_vocab: 17,
+        hidden: 16,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 6,
+        mlp: 24,
+        rope_theta: 100.0,
+        norm_eps: 1e-5,
+        max_len: 160,
+        tied_head: false,
+    }
+}
+
+fn everything(rank: usize) -> LoraSpec {
+    LoraSpec { rank, seed: 5, train_attn: true, train_mlp: true, train_unembed: true }
+}
+
+/// A trainer whose B matrices are not zero, so that every gradient is.
+fn stirred(config: &ModelConfig, rank: usize) -> Trainer {
+    let mut trainer = Trainer::new(Arc::new(Weights::seeded(config, 1)), everything(rank));
+    let mut noise = vec![0.0; trainer.model.params.len()];
+    Rng::stream(8, 8).fill_uniform(&mut noise, 0.5 / rank as f64);
+    for (p, noise) in trainer.model.params.iter_mut().zip(noise) {
+        *p += noise;
+    }
+    trainer
+}
+
+/// An example of random tokens with fractional weights.
+fn weighted(config: &ModelConfig, rng: &mut Rng, len: usize, k: usize) -> Example {
+    let vocab = config.vocab as u64;
+    Example {
+        tokens: (0..len).map(|_| (rng.next() % vocab) as u32).collect(),
+        targets: (0..len * k).map(|_| (rng.next() % vocab) as i64).collect(),
+        k,
+        weights: (0..len * k).map(|_| rng.unit() as f32).collect(),
+        ..Example::default()
+    }
+}
+
+/// Runs a closure in a pool of its own.
+fn in_pool<R: Send>(threads: usize, body: impl FnOnce() -> R + Send) -> R {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(body)
+}

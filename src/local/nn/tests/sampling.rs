@@ -1,0 +1,180 @@
+//! The sampler against the training forward, and its promises.
+
+use super::*;
+
+fn request(prompt: &[u32]) -> Generate {
+    Generate {
+        prompt: prompt.to_vec(),
+        num_samples: 1,
+        max_tokens: 40,
+        temperature: 1.0,
+        top_k: -1,
+        top_p: 1.0,
+        seed: 11,
+        stop_tokens: Vec::new(),
+        prompt_logprobs: false,
+        topk_prompt_logprobs: 0,
+    }
+}
+
+fn generate(sampler: &Sampler, req: &Generate) -> Generated {
+    sampler.generate(req, &mut |_, _| false, &|| false).unwrap()
+}
+
+/// The training forward's log-probability of each token after those before it.
+fn scored(trainer: &mut Trainer, tokens: &[u32]) -> Vec<f32> {
+    let example = Example {
+        tokens: tokens[..tokens.len() - 1].to_vec(),
+        targets: tokens[1..].iter().map(|&t| i64::from(t)).collect(),
+        k: 1,
+        weights: vec![1.0; tokens.len() - 1],
+        ..Example::default()
+    };
+    trainer.run(&[example], &Loss::CrossEntropy, false).unwrap().logprobs.remove(0)
+}
+
+fn prompt(len: usize) -> Vec<u32> {
+    let mut rng = Rng::stream(12, 12);
+    (0..len).map(|_| (rng.next() % 17) as u32).collect()
+}
+
+#[test]
+fn sampling_with_the_cache_scores_like_the_training_forward() {
+    let mut trainer = stirred(&tiny(), 2);
+    let sampler = trainer.sampler();
+    for len in [1, 2, 31, 32, 33, 70] {
+        let prompt = prompt(len);
+        let req = Generate { prompt_logprobs: true, topk_prompt_logprobs: 3, ..request(&prompt) };
+        let generated = generate(&sampler, &req);
+        let sequence = &generated.sequences[0];
+        assert_eq!((sequence.tokens.len(), sequence.stopped), (40, false));
+        let all: Vec<u32> = prompt.iter().chain(&sequence.tokens).copied().collect();
+        let expected = scored(&mut trainer, &all);
+        let prompt_logprobs = generated.prompt_logprobs.unwrap();
+        assert_eq!((prompt_logprobs.len(), prompt_logprobs[0]), (len, None));
+        let ours = prompt_logprobs.into_iter().flatten().chain(sequence.logprobs.iter().copied());
+        for (ours, theirs) in ours.zip(&expected) {
+            assert!((ours - theirs).abs() < 1e-4, "{ours} {theirs}");
+        }
+        let top = generated.topk_prompt_logprobs.unwrap();
+        assert_eq!(top.len(), len);
+        for (i, best) in top.iter().enumerate().skip(1) {
+            let best = best.as_ref().unwrap();
+            assert!(best.len() == 3 && best[0].1 >= best[1].1 && best[1].1 >= best[2].1);
+            assert!(best[0].1 >= expected[i - 1] - 1e-4);
+        }
+    }
+}
+
+#[test]
+fn greedy_sampling_takes_the_likeliest_token_each_time() {
+    let mut trainer = stirred(&tiny(), 2);
+    let req = Generate { temperature: 0.0, max_tokens: 12, ..request(&prompt(5)) };
+    let sequence = &generate(&trainer.sampler(), &req).sequences[0];
+    let mut tokens = req.prompt.clone();
+    for (&token, &logprob) in sequence.tokens.iter().zip(&sequence.logprobs) {
+        let best = (0..17).map(|id| {
+            let mut candidate = tokens.clone();
+            candidate.push(id);
+            *scored(&mut trainer, &candidate).last().unwrap()
+        });
+        let best: Vec<f32> = best.collect();
+        assert!(best.iter().all(|lp| *lp <= best[token as usize] + 1e-5));
+        assert!((best[token as usize] - logprob).abs() < 1e-4);
+        tokens.push(token);
+    }
+}
+
+#[test]
+fn a_sample_has_the_same_bits_alone_and_among_sixteen() {
+    let sampler = stirred(&ModelConfig::nano(), 4).sampler();
+    let alone = generate(&sampler, &request(&prompt(40)));
+    let sixteen = generate(&sampler, &Generate { num_samples: 16, ..request(&prompt(40)) });
+    let five = generate(&sampler, &Generate { num_samples: 5, ..request(&prompt(40)) });
+    assert_eq!(alone.sequences[0], sixteen.sequences[0]);
+    assert_eq!(five.sequences[..], sixteen.sequences[..5]);
+    assert_ne!(sixteen.sequences[0].tokens, sixteen.sequences[1].tokens);
+}
+
+#[test]
+fn a_sample_that_outlives_the_others_keeps_its_bits() {
+    let sampler = stirred(&ModelConfig::nano(), 4).sampler();
+    let req = Generate { num_samples: 6, ..request(&prompt(3)) };
+    let all = generate(&sampler, &req);
+    let mut stop = |i: usize, tokens: &[u32]| i.is_multiple_of(2) && tokens.len() > i;
+    let some = sampler.generate(&req, &mut stop, &|| false).unwrap();
+    for (i, (a, b)) in all.sequences.iter().zip(&some.sequences).enumerate() {
+        let len = if i.is_multiple_of(2) { i + 1 } else { 40 };
+        assert_eq!((b.tokens.len(), b.stopped), (len, i.is_multiple_of(2)));
+        assert_eq!((&a.tokens[..len], &a.logprobs[..len]), (&b.tokens[..], &b.logprobs[..]));
+    }
+}
+
+#[test]
+fn one_seed_gives_one_text_for_any_number_of_threads() {
+    let run = |threads, seed| {
+        in_pool(threads, || {
+            let sampler = stirred(&ModelConfig::nano(), 4).sampler();
+            generate(&sampler, &Generate { seed, prompt_logprobs: true, ..request(&prompt(300)) })
+        })
+    };
+    let one = run(1, 11);
+    assert_eq!(run(1, 11), one);
+    assert_eq!(run(2, 11), one);
+    assert_ne!(run(1, 12).sequences, one.sequences);
+}
+
+#[test]
+fn a_stop_token_ends_a_sequence_and_belongs_to_it() {
+    let sampler = stirred(&tiny(), 2).sampler();
+    let free = generate(&sampler, &request(&prompt(5))).sequences.remove(0);
+    let stop = free.tokens[7];
+    let first = free.tokens.iter().position(|&t| t == stop).unwrap();
+    let req = Generate { stop_tokens: vec![stop], ..request(&prompt(5)) };
+    let sequence = generate(&sampler, &req).sequences.remove(0);
+    assert_eq!((&sequence.tokens[..], sequence.stopped), (&free.tokens[..=first], true));
+}
+
+#[test]
+fn a_sequence_ends_where_the_model_does() {
+    let sampler = stirred(&tiny(), 2).sampler();
+    let sequence = generate(&sampler, &request(&prompt(155))).sequences.remove(0);
+    assert_eq!((sequence.tokens.len(), sequence.stopped), (5, false));
+    assert!(generate(&sampler, &request(&prompt(160))).sequences[0].tokens.is_empty());
+    let none = generate(&sampler, &Generate { max_tokens: 0, ..request(&prompt(3)) });
+    assert!(none.sequences[0].tokens.is_empty());
+}
+
+#[test]
+fn cancelling_ends_generation_within_a_token() {
+    let sampler = stirred(&tiny(), 2).sampler();
+    let seen = std::cell::Cell::new(0);
+    let mut stop = |_: usize, tokens: &[u32]| {
+        seen.set(tokens.len());
+        false
+    };
+    let error = sampler.generate(&request(&prompt(3)), &mut stop, &|| seen.get() == 4).unwrap_err();
+    assert_eq!((error.as_str(), seen.get()), ("cancelled", 4));
+}
+
+#[test]
+fn requests_that_do_not_fit_are_refused() {
+    let sampler = stirred(&tiny(), 2).sampler();
+    let refused = |req: &Generate| sampler.generate(req, &mut |_, _| false, &|| false).unwrap_err();
+    assert!(refused(&request(&[])).contains("empty"));
+    assert!(refused(&request(&[17])).contains("token id 17"));
+    assert!(refused(&request(&prompt(161))).contains("at most 160"));
+    assert!(refused(&Generate { temperature: f32::NAN, ..request(&[1]) }).contains("temperature"));
+    assert!(refused(&Generate { temperature: -1.0, ..request(&[1]) }).contains("temperature"));
+    assert!(refused(&Generate { top_p: 0.0, ..request(&[1]) }).contains("top_p"));
+}
+
+#[test]
+fn an_untrained_adapter_samples_like_the_base_and_never_draws_a_dead_id() {
+    let base = Arc::new(Weights::seeded(&ModelConfig::nano(), 1));
+    let fresh = Trainer::new(base.clone(), everything(8)).sampler();
+    let req = Generate { max_tokens: 400, ..request(&prompt(9)) };
+    let (a, b) = (generate(&fresh, &req), generate(&Sampler::base(base), &req));
+    assert_eq!(a, b);
+    assert!(a.sequences[0].tokens.iter().all(|&t| t <= 256));
+}

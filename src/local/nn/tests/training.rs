@@ -1,0 +1,161 @@
+//! Batches, steps, and what is refused.
+
+use super::*;
+
+/// A batch of byte strings, each to be repeated from its first byte on.
+fn texts(texts: &[&str]) -> Vec<Example> {
+    let one = |text: &&str| {
+        let bytes: Vec<u32> = text.bytes().map(u32::from).chain([256]).collect();
+        Example {
+            tokens: bytes[..bytes.len() - 1].to_vec(),
+            targets: bytes[1..].iter().map(|&b| i64::from(b)).collect(),
+            k: 1,
+            weights: vec![1.0; bytes.len() - 1],
+            ..Example::default()
+        }
+    };
+    texts.iter().map(one).collect()
+}
+
+fn nano(rank: usize) -> Trainer {
+    Trainer::new(Arc::new(Weights::seeded(&ModelConfig::nano(), 1)), everything(rank))
+}
+
+#[test]
+fn sixty_steps_learn_a_few_short_texts() {
+    let mut trainer = nano(8);
+    let batch = texts(&["one two three", "a rose is a rose", "to be or not to be"]);
+    let count: usize = batch.iter().map(|e| e.tokens.len()).sum();
+    let adam = Adam { learning_rate: 5e-3, ..Adam::default() };
+    let mut losses = Vec::new();
+    for _ in 0..60 {
+        losses.push(trainer.run(&batch, &Loss::CrossEntropy, true).unwrap().loss_sum / count as f64);
+        trainer.adam_step(&adam);
+    }
+    assert!((5.4..6.3).contains(&losses[0]), "a new model should know nothing: {}", losses[0]);
+    assert!(losses[59] < 0.1 * losses[0], "{} {}", losses[0], losses[59]);
+}
+
+#[test]
+fn fifty_steps_agree_with_a_plain_adamw() {
+    let mut trainer = stirred(&tiny(), 2);
+    let adam = Adam {
+        learning_rate: 3e-3,
+        beta1: 0.8,
+        beta2: 0.9,
+        eps: 1e-6,
+        weight_decay: 0.1,
+        grad_clip_norm: 1.5,
+    };
+    let n = trainer.grads.len();
+    let (mut p, mut m, mut v) =
+        (trainer.model.params.iter().map(|&p| f64::from(p)).collect::<Vec<_>>(), vec![0.0; n], vec![0.0; n]);
+    let mut rng = Rng::stream(2, 2);
+    for step in 1..=50 {
+        // Some gradients are short enough to escape the clip.
+        Rng::stream(2, step).fill_uniform(&mut trainer.grads, 0.2 * rng.unit());
+        let g: Vec<f64> = trainer.grads.iter().map(|&g| f64::from(g)).collect();
+        let norm = g.iter().map(|g| g * g).sum::<f64>().sqrt();
+        let factor = if norm > 1.5 { 1.5 / norm } else { 1.0 };
+        for i in 0..n {
+            let g = g[i] * factor;
+            m[i] = 0.8 * m[i] + 0.2 * g;
+            v[i] = 0.9 * v[i] + 0.1 * g * g;
+            let (mean, square) =
+                (m[i] / (1.0 - 0.8f64.powi(step as i32)), v[i] / (1.0 - 0.9f64.powi(step as i32)));
+            p[i] -= 3e-3 * (mean / (square.sqrt() + 1e-6) + 0.1 * p[i]);
+        }
+        let output = trainer.adam_step(&adam);
+        assert!((output.grad_norm - norm).abs() < 1e-4 * norm);
+        assert_eq!(output.step, step);
+        assert!(trainer.grads.iter().all(|&g| g == 0.0));
+    }
+    for (ours, theirs) in trainer.model.params.iter().zip(&p) {
+        assert!((f64::from(*ours) - theirs).abs() < 1e-5, "{ours} {theirs}");
+    }
+}
+
+#[test]
+fn a_step_without_gradients_is_legal_and_moves_nothing() {
+    let mut trainer = stirred(&tiny(), 2);
+    let before = trainer.model.params.clone();
+    assert_eq!(trainer.adam_step(&Adam::default()).grad_norm, 0.0);
+    assert_eq!(trainer.model.params, before);
+}
+
+#[test]
+fn a_forward_run_gives_the_same_numbers_and_leaves_no_gradient() {
+    let config = tiny();
+    let mut trainer = stirred(&config, 2);
+    let batch = [weighted(&config, &mut Rng::stream(4, 4), 9, 1)];
+    let forward = trainer.run(&batch, &Loss::CrossEntropy, false).unwrap();
+    assert!(trainer.grads.iter().all(|&g| g == 0.0));
+    assert_eq!(trainer.run(&batch, &Loss::CrossEntropy, true).unwrap(), forward);
+}
+
+#[test]
+fn results_are_the_same_bits_for_any_number_of_threads() {
+    let config = ModelConfig { layers: 2, ..ModelConfig::nano() };
+    let mut rng = Rng::stream(6, 6);
+    let batch: Vec<Example> = [300, 20, 140, 130, 60, 200].map(|n| weighted(&config, &mut rng, n, 1)).into();
+    let run = |threads| {
+        in_pool(threads, || {
+            let mut trainer = stirred(&config, 4);
+            let output = trainer.run(&batch, &Loss::CrossEntropy, true).unwrap();
+            let grads = trainer.grads.clone();
+            let step = trainer.adam_step(&Adam { grad_clip_norm: 1.0, ..Adam::default() });
+            (output, grads, step, trainer.model.params.clone())
+        })
+    };
+    let one = run(1);
+    assert_eq!(run(2), one);
+    assert_eq!(run(3), one);
+}
+
+#[test]
+fn switched_off_parts_are_not_trained() {
+    let config = tiny();
+    let spec = LoraSpec { train_attn: false, train_unembed: false, ..everything(2) };
+    let mut trainer = Trainer::new(Arc::new(Weights::seeded(&config, 1)), spec);
+    let batch = [weighted(&config, &mut Rng::stream(4, 4), 9, 1)];
+    trainer.run(&batch, &Loss::CrossEntropy, true).unwrap();
+    assert!(trainer.grads.iter().any(|&g| g != 0.0));
+    assert!(trainer.model.layout.tensors.iter().all(|t| t.name.contains(".mlp.")));
+    let nothing = LoraSpec { rank: 0, ..everything(2) };
+    let mut frozen = Trainer::new(Arc::new(Weights::seeded(&config, 1)), nothing);
+    frozen.run(&batch, &Loss::CrossEntropy, true).unwrap();
+    frozen.adam_step(&Adam::default());
+}
+
+#[test]
+fn a_bad_datum_is_named_and_nothing_changes() {
+    let config = tiny();
+    let mut rng = Rng::stream(4, 5);
+    let good = weighted(&config, &mut rng, 5, 1);
+    let with = |change: &dyn Fn(&mut Example)| {
+        let mut example = good.clone();
+        change(&mut example);
+        example
+    };
+    let cases = [
+        (with(&|e| e.tokens[2] = 17), "token id 17"),
+        (with(&|e| e.targets[2] = -1), "target id -1"),
+        (with(&|e| e.targets[2] = 17), "target id 17"),
+        (with(&|e| e.targets.truncate(4)), "4 targets"),
+        (with(&|e| e.weights.truncate(4)), "4 weights"),
+        (with(&|e| e.weights[0] = f32::NAN), "not finite"),
+        (with(&|e| e.logprobs.push(0.0)), "1 logprobs"),
+        (with(&|e| e.k = 0), "0 targets per position"),
+        (with(&|e| *e = Example { k: 1, ..Example::default() }), "no tokens"),
+        (weighted(&config, &mut rng, 161, 1), "at most 160"),
+    ];
+    let mut trainer = stirred(&config, 2);
+    for (bad, message) in cases {
+        let error = trainer.run(&[good.clone(), bad], &Loss::CrossEntropy, true).unwrap_err();
+        assert!(error.starts_with("datum 1: ") && error.contains(message), "{error}");
+    }
+    let error = trainer.run(&[good], &Loss::Dro { beta: 0.1 }, true).unwrap_err();
+    assert!(error.contains("weights"), "{error}");
+    assert!(trainer.run(&[], &Loss::CrossEntropy, true).is_err());
+    assert!(trainer.grads.iter().all(|&g| g == 0.0));
+}

@@ -1,0 +1,187 @@
+//! Sampling requests: what is asked, checked, and how it is run on a snapshot.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::tokenizer::Bytes;
+use crate::types::{SampleResponse, SampledSequence, Stop, StopReason, TokenLogprob};
+use crate::wire::json::SampleRequest;
+
+use super::examples::token_ids;
+use super::nn::{Generate, ModelConfig, Sampler};
+
+/// Most answers of one request.
+const MOST_SAMPLES: u32 = 1024;
+
+/// Where the weights of a sampler appear once they are ready. Samplers that follow a model share one slot.
+pub(super) type Slot = Arc<Mutex<Weights>>;
+
+#[derive(Clone, Debug, Default)]
+pub(super) enum Weights {
+    #[default]
+    None,
+    Ready(Arc<Sampler>),
+    Failed(String),
+}
+
+/// A sampling request, ready to run.
+#[derive(Debug)]
+pub(super) struct Sample {
+    generate: Generate,
+    /// Texts to stop at, as bytes.
+    stops: Vec<Vec<u8>>,
+    /// Of the prompt's scores, keep only so many.
+    last_n: Option<usize>,
+}
+
+impl Sample {
+    /// Reads a request; `seed` is used if it names none.
+    pub(super) fn new(request: &SampleRequest, config: &ModelConfig, seed: u64) -> Result<Self, String> {
+        let prompt = request.prompt.clone().read().map_err(|it| format!("prompt: {it}"))?;
+        let ids = prompt.to_ints().map_err(|_| "prompt: this model reads text only".to_string())?;
+        let prompt = token_ids(&ids, config.vocab).map_err(|it| format!("prompt: {it}"))?;
+        let params = request.sampling_params.clone().read().map_err(|it| it.to_string())?;
+        if prompt.is_empty() {
+            return Err("prompt: has no tokens".into());
+        }
+        if !(1..=MOST_SAMPLES).contains(&request.num_samples) {
+            return Err(format!("num_samples must be in 1..={MOST_SAMPLES}, is {}", request.num_samples));
+        }
+        let window = config.max_len;
+        let max_tokens = params.max_tokens.map(|it| it as usize);
+        // The context must have room for the answer; without a limit the answer takes what is left.
+        let room = window.saturating_sub(prompt.len());
+        if room < max_tokens.unwrap_or(1) {
+            let n = prompt.len();
+            let asked = max_tokens.map_or_else(|| "an answer".into(), |it| format!("max_tokens {it}"));
+            return Err(format!("a prompt of {n} tokens and {asked} exceed the context window of {window}"));
+        }
+        for (name, asked) in [
+            ("topk_sample_logprobs", 0 < request.topk_sample_logprobs),
+            ("prompt_alt_tokens_k", 0 < request.prompt_alt_tokens_k),
+            ("target_prompt_logprobs", request.target_prompt_logprobs.is_some()),
+        ] {
+            if asked {
+                return Err(format!("{name} is not offered by this engine"));
+            }
+        }
+        if config.vocab < request.topk_prompt_logprobs as usize {
+            return Err(format!("topk_prompt_logprobs must be at most {}", config.vocab));
+        }
+        let (stop_tokens, stops) = match params.stop {
+            None => (vec![Bytes::EOS as u32], Vec::new()),
+            Some(Stop::Tokens(it)) => {
+                (token_ids(&it, config.vocab).map_err(|it| format!("stop: {it}"))?, Vec::new())
+            }
+            Some(Stop::Strings(it)) => (Vec::new(), it.into_iter().map(String::into_bytes).collect()),
+        };
+        let generate = Generate {
+            prompt,
+            num_samples: request.num_samples as usize,
+            max_tokens: max_tokens.unwrap_or(room),
+            temperature: params.temperature,
+            top_k: i64::from(params.top_k),
+            top_p: params.top_p,
+            seed: params.seed.unwrap_or(seed),
+            stop_tokens,
+            prompt_logprobs: request.prompt_logprobs.unwrap_or(false),
+            topk_prompt_logprobs: request.topk_prompt_logprobs as usize,
+        };
+        Ok(Sample { generate, stops, last_n: request.prompt_logprobs_last_n.map(|it| it as usize) })
+    }
+
+    /// Runs the request until it ends or is cancelled.
+    pub(super) fn run(
+        &self,
+        sampler: &Sampler,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<SampleResponse, String> {
+        let mut stop = |_, tokens: &[u32]| self.stops.iter().any(|it| ends_with(tokens, it));
+        let generated = sampler.generate(&self.generate, &mut stop, cancelled)?;
+        let sequence = |it: super::nn::GeneratedSequence| SampledSequence {
+            stop_reason: if it.stopped { StopReason::Stop } else { StopReason::Length },
+            tokens: it.tokens.into_iter().map(|it| it as i32).collect(),
+            logprobs: Some(it.logprobs),
+            topk_logprobs: None,
+            sequence_id: None,
+        };
+        let pair = |(token, logprob): (u32, f32)| TokenLogprob { token: token as i32, logprob };
+        let row = |it: Vec<(u32, f32)>| it.into_iter().map(pair).collect();
+        let mut prompt_logprobs = generated.prompt_logprobs;
+        if let (Some(scores), Some(last_n)) = (&mut prompt_logprobs, self.last_n) {
+            let unwanted = scores.len().saturating_sub(last_n);
+            scores[..unwanted].fill(None);
+        }
+        Ok(SampleResponse {
+            sequences: generated.sequences.into_iter().map(sequence).collect(),
+            prompt_logprobs,
+            topk_prompt_logprobs: generated
+                .topk_prompt_logprobs
+                .map(|it| it.into_iter().map(|it| it.map(row)).collect()),
+            prompt_cache_hit_tokens: 0,
+        })
+    }
+}
+
+/// Whether the text of tokens ends with some bytes. Tokens that are no bytes are not part of the text.
+fn ends_with(tokens: &[u32], end: &[u8]) -> bool {
+    let mut text = tokens.iter().rev().filter_map(|it| u8::try_from(*it).ok());
+    end.iter().rev().all(|it| text.next() == Some(*it))
+}
+
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod tests {
+    use super::*;
+    use crate::types::{ModelInput, SampleOptions, SamplingParams};
+
+    fn request(n: usize, params: &SamplingParams) -> SampleRequest {
+        let prompt = ModelInput::from_ints(vec![1; n]);
+        SampleRequest::new("s", 0, &prompt, 1, params, &SampleOptions::default()).expect("a request")
+    }
+
+    fn read(request: &SampleRequest) -> Result<Sample, String> {
+        Sample::new(request, &ModelConfig::nano(), 5)
+    }
+
+    #[test]
+    fn stop_texts_are_found_in_bytes_across_tokens_that_are_none() {
+        assert!(ends_with(&[97, 10, 10], b"\n\n"));
+        assert!(ends_with(&[97, 10, 256, 10], b"\n\n"));
+        assert!(!ends_with(&[10], b"\n\n"));
+        assert!(ends_with(&[104, 195, 169], "é".as_bytes()));
+    }
+
+    #[test]
+    fn without_a_stop_the_end_of_sequence_stops_and_with_an_empty_list_nothing() {
+        let stop =
+            |stop| read(&request(1, &SamplingParams { stop, ..Default::default() })).expect("a sample");
+        assert_eq!(stop(None).generate.stop_tokens, [256]);
+        let never = stop(Some(Stop::Tokens(vec![])));
+        assert!(never.generate.stop_tokens.is_empty() && never.stops.is_empty());
+        assert_eq!(stop(Some(Stop::from("\n"))).stops, [b"\n"]);
+        assert_eq!(stop(None).generate.seed, 5, "the server's own seed");
+        assert_eq!(stop(None).generate.max_tokens, 2047, "what the context leaves");
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_served_says_why() {
+        let params = |max_tokens| SamplingParams { max_tokens, ..Default::default() };
+        assert!(read(&request(2000, &params(Some(48)))).is_ok());
+        let refused = |request: SampleRequest| read(&request).expect_err("a refusal");
+        let overflow = refused(request(2000, &params(Some(49))));
+        assert_eq!(overflow, "a prompt of 2000 tokens and max_tokens 49 exceed the context window of 2048");
+        assert!(refused(request(2048, &params(None))).contains("exceed the context window"));
+        assert!(refused(request(0, &params(None))).contains("has no tokens"));
+        let mut many = request(1, &params(None));
+        many.num_samples = 0;
+        assert!(refused(many).contains("num_samples"));
+        let mut topk = request(1, &params(None));
+        topk.topk_sample_logprobs = 3;
+        assert!(refused(topk).contains("topk_sample_logprobs is not offered"));
+        let mut unknown = request(1, &SamplingParams { stop: Some(Stop::Tokens(vec![600])), ..params(None) });
+        unknown.prompt_logprobs = None;
+        assert!(refused(unknown).starts_with("stop: token 0 is 600"));
+    }
+}

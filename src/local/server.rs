@@ -1,0 +1,331 @@
+//! Starting and stopping.
+
+use std::fmt;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use axum::serve::ListenerExt;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use parking_lot::Mutex;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use tokio::sync::Notify;
+
+use crate::error::{Error, ErrorKind, Result};
+
+use super::checkpoint::Store;
+use super::engine::Engine;
+use super::futures::Futures;
+use super::http::{App, router};
+use super::nn;
+use super::state::State;
+
+/// How long stopping waits for the work in hand.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How a [`Server`] is started.
+///
+/// # Example: a server that keeps its checkpoints
+/// ```no_run
+/// use tinkex::local::{Options, Server};
+///
+/// let server = Server::start(Options { data_dir: Some("checkpoints".into()), ..Options::default() })?;
+/// println!("{}", server.url());
+/// # Ok::<(), tinkex::Error>(())
+/// ```
+#[derive(Clone, PartialEq)]
+pub struct Options {
+    /// The port on the loopback address. Default 0: any free one.
+    pub port: u16,
+    /// Where checkpoints are kept. Default none: a folder of its own that is removed when the server stops.
+    pub data_dir: Option<PathBuf>,
+    /// The key that every request must bear. Default `tml-local`.
+    pub api_key: String,
+    /// The seed of the base model's weights, and of everything that is drawn without a seed of its own. Checkpoints
+    /// belong to the base model of one seed. Default 0.
+    pub seed: u64,
+    /// How many threads compute. Default 0: as many as there are processors.
+    pub threads: usize,
+    /// How long the server waits for a result before the client has to ask again. Default 20 s.
+    pub long_poll: Duration,
+    /// Results of more bytes are announced first, so that clients can make room for them. Default 4 MiB.
+    pub announce_above: usize,
+    /// A session that was silent for so long is ended, and its models are unloaded. Default 300 s.
+    pub session_timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            port: 0,
+            data_dir: None,
+            api_key: "tml-local".into(),
+            seed: 0,
+            threads: 0,
+            long_poll: Duration::from_secs(20),
+            announce_above: 4 << 20,
+            session_timeout: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Shows everything but the key.
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("port", &self.port)
+            .field("data_dir", &self.data_dir)
+            .field("seed", &self.seed)
+            .field("threads", &self.threads)
+            .field("long_poll", &self.long_poll)
+            .field("announce_above", &self.announce_above)
+            .field("session_timeout", &self.session_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The embedded engine, served on the loopback address until it is dropped.
+///
+/// It trains and samples the model `tinkex/nano` for real, on the CPU, behind the same HTTP API as the Tinker service;
+/// any client of that API can be pointed at [`url`](Server::url). Only this machine can reach it.
+///
+/// # Blocking
+/// Starting takes some milliseconds. Stopping, by [`stop`](Server::stop) or by dropping the server, waits for the batch
+/// that is being trained on, at most 30 s, and leaves no thread behind; requests in flight are cut off.
+///
+/// # Example: a server for one program
+/// ```
+/// use tinkex::local::{Options, Server};
+///
+/// let server = Server::start(Options::default())?;
+/// assert!(server.url().starts_with("http://127.0.0.1:"));
+/// assert_eq!(server.api_key(), "tml-local");
+/// server.stop();
+/// # Ok::<(), tinkex::Error>(())
+/// ```
+pub struct Server {
+    url: String,
+    api_key: String,
+    data_dir: PathBuf,
+    /// The folder is ours and goes with us.
+    temporary: bool,
+    stopping: Arc<AtomicBool>,
+    wake: Arc<Notify>,
+    threads: Vec<Thread>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("url", &self.url)
+            .field("data_dir", &self.data_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Starts a server.
+    ///
+    /// # Errors
+    /// The port is taken, the folder cannot be made, or the system refuses a thread.
+    pub fn start(options: Options) -> Result<Self> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port));
+        let bound = TcpListener::bind(address).and_then(|it| it.set_nonblocking(true).map(|()| it));
+        let listener = bound.map_err(|it| system(format!("cannot listen on {address}: {it}")))?;
+        let port =
+            listener.local_addr().map_err(|it| system(format!("no address to listen on: {it}")))?.port();
+        let temporary = options.data_dir.is_none();
+        let data_dir = match options.data_dir {
+            Some(it) => it,
+            None => {
+                std::env::temp_dir().join(format!("tinkex-{}-{:016x}", std::process::id(), fastrand::u64(..)))
+            }
+        };
+        make_folder(&data_dir)?;
+        let mut server = Server {
+            url: format!("http://127.0.0.1:{port}"),
+            api_key: options.api_key.clone(),
+            data_dir: data_dir.clone(),
+            temporary,
+            stopping: Arc::default(),
+            wake: Arc::default(),
+            threads: Vec::new(),
+        };
+        // From here on an early return drops the server, which stops what was started.
+        let config = nn::ModelConfig::nano();
+        let base = Arc::new(nn::Weights::seeded(&config, options.seed));
+        let store = Arc::new(Store::new(data_dir));
+        let futures = Arc::new(Futures::new(fastrand::u64(..) >> 32));
+        let (queue, jobs) = unbounded();
+        let panic = Arc::default();
+        let pool = server.pool(options.threads, &panic)?;
+        let engine = Engine {
+            base: base.clone(),
+            store: store.clone(),
+            futures: futures.clone(),
+            pool,
+            panic,
+            stop: server.stopping.clone(),
+            trainers: Default::default(),
+        };
+        server.spawn("tinkex-engine", move || engine.run(&jobs))?;
+        let app = Arc::new(App {
+            state: State::new(config, options.seed, options.session_timeout, store, futures, queue),
+            api_key: options.api_key,
+            long_poll: options.long_poll,
+            announce_above: options.announce_above,
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+        let runtime = runtime.map_err(|it| system(format!("cannot start the server's runtime: {it}")))?;
+        let wake = server.wake.clone();
+        server.spawn("tinkex-server", move || runtime.block_on(serve(listener, app, wake)))?;
+        Ok(server)
+    }
+
+    /// The base URL, to be given to a client.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The key that requests must bear.
+    pub fn api_key(&self) -> &str {
+        &self.api_key
+    }
+
+    /// Where the checkpoints are.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Stops the server, as dropping it does.
+    pub fn stop(self) {
+        drop(self);
+    }
+
+    /// The threads that compute. They end when the pool is dropped, which the engine thread does last.
+    fn pool(&mut self, threads: usize, panic: &Arc<Mutex<Option<String>>>) -> Result<ThreadPool> {
+        let panic = panic.clone();
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("tinkex-compute-{i}"))
+            // A waiting thread takes up other work on top of its own, which takes stack.
+            .stack_size(8 << 20)
+            .panic_handler(move |payload| *panic.lock() = Some(text_of(&*payload)))
+            .spawn_handler(|thread| {
+                let name = thread.name().unwrap_or("tinkex-compute").to_string();
+                let stack = thread.stack_size();
+                self.threads.push(Thread::start(name, stack, || thread.run())?);
+                Ok(())
+            })
+            .build();
+        pool.map_err(|it| system(format!("cannot start the threads that compute: {it}")))
+    }
+
+    fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = Thread::start(name.into(), None, work);
+        let thread = thread.map_err(|it| system(format!("cannot start the thread {name}: {it}")))?;
+        self.threads.push(thread);
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.wake.notify_one();
+        let deadline = Instant::now() + PATIENCE;
+        // The server's thread drops the queue, at whose end the engine's thread ends and drops the pool.
+        for thread in self.threads.drain(..).rev() {
+            thread.join(deadline);
+        }
+        if self.temporary
+            && let Err(error) = fs::remove_dir_all(&self.data_dir)
+        {
+            log::warn!("cannot remove {}: {error}", self.data_dir.display());
+        }
+    }
+}
+
+/// A thread that can be waited for with a deadline.
+struct Thread {
+    handle: JoinHandle<()>,
+    ended: Receiver<()>,
+}
+
+impl Thread {
+    fn start(
+        name: String,
+        stack: Option<usize>,
+        work: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (alive, ended): (Sender<()>, _) = bounded(0);
+        let mut builder = std::thread::Builder::new().name(name);
+        if let Some(stack) = stack {
+            builder = builder.stack_size(stack);
+        }
+        let handle = builder.spawn(move || {
+            // Dropped at the end, however that comes.
+            let _alive = alive;
+            work();
+        })?;
+        Ok(Thread { handle, ended })
+    }
+
+    fn join(self, deadline: Instant) {
+        match self.ended.recv_deadline(deadline) {
+            Err(RecvTimeoutError::Timeout) => {
+                let name = self.handle.thread().name().unwrap_or_default().to_string();
+                log::warn!("the thread {name} of the embedded engine is still at work and is left alone");
+            }
+            // A panic in it was reported when it happened.
+            _ => drop(self.handle.join()),
+        }
+    }
+}
+
+async fn serve(listener: TcpListener, app: Arc<App>, stop: Arc<Notify>) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(it) => it,
+        Err(error) => {
+            log::error!("the embedded engine cannot serve: {error}");
+            return;
+        }
+    };
+    // Small answers must not wait for more to fill a packet.
+    let listener = listener.tap_io(|it| {
+        let _ = it.set_nodelay(true);
+    });
+    tokio::spawn(watch_sessions(app.clone()));
+    tokio::spawn(async move { axum::serve(listener, router(app)).await });
+    // Returning ends the runtime, and with it all connections and the state.
+    stop.notified().await;
+}
+
+async fn watch_sessions(app: Arc<App>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        app.state.end_silent_sessions(Instant::now());
+    }
+}
+
+fn make_folder(path: &Path) -> Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path).map_err(|it| system(format!("cannot create {}: {it}", path.display())))
+}
+
+fn text_of(payload: &(dyn std::any::Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|it| it.to_string());
+    text.or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a text".into())
+}
+
+fn system(message: String) -> Error {
+    Error::new(ErrorKind::System, message)
+}

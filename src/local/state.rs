@@ -1,0 +1,313 @@
+//! What the server knows: sessions, models, samplers. Every request is decided here, under one lock and without
+//! waiting; what takes time becomes a job of the engine thread.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::Sender;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::types::LoraConfig;
+use crate::wire::json::*;
+
+use super::checkpoint::{Problem, Store};
+use super::engine::{Job, Work};
+use super::futures::{Futures, Outcome, Place};
+use super::nn::{LoraSpec, ModelConfig};
+use super::sampling::Slot;
+use super::turns::{Recent, Seen, Turns};
+
+mod models;
+mod samplers;
+
+/// The one model that this engine serves.
+pub(super) const NANO: &str = "tinkex/nano";
+
+/// An answer, or the status and text of a refusal.
+pub(super) type Reply<T> = Result<T, Refusal>;
+
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: u16,
+    pub(super) detail: String,
+}
+
+fn refuse<T>(status: u16, detail: impl Into<String>) -> Reply<T> {
+    Err(Refusal { status, detail: detail.into() })
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        let status = match problem {
+            Problem::Missing(_) => 404,
+            Problem::Exists(_) => 409,
+            Problem::Disk(_) => 500,
+        };
+        Refusal { status, detail: problem.text() }
+    }
+}
+
+pub(super) struct State {
+    pub(super) futures: Arc<Futures>,
+    store: Arc<Store>,
+    config: ModelConfig,
+    base_seed: u64,
+    session_timeout: Duration,
+    queue: Sender<Job>,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    rng: fastrand::Rng,
+    /// Seeds of samples that name none: repeatable, in the order of arrival.
+    seeds: fastrand::Rng,
+    sessions: HashMap<String, Session>,
+    /// Sessions by the idempotency key of the request that made them.
+    session_keys: HashMap<String, String>,
+    models: HashMap<String, Model>,
+    samplers: HashMap<String, SamplerEntry>,
+    base: Option<Slot>,
+}
+
+struct Session {
+    finished: bool,
+    contact: Instant,
+    models: Recent,
+    samplers: Recent,
+}
+
+/// A model that is being trained.
+pub(super) struct Model {
+    session_id: String,
+    lora: LoraConfig,
+    spec: LoraSpec,
+    user_metadata: Option<BTreeMap<String, Value>>,
+    last_request: SystemTime,
+    turns: Turns<Job>,
+    /// The weights that all in-flight samplers of this model follow.
+    inflight: Slot,
+}
+
+struct SamplerEntry {
+    session_id: String,
+    model_path: Option<String>,
+    slot: Slot,
+    requests: Recent,
+}
+
+impl State {
+    pub(super) fn new(
+        config: ModelConfig,
+        base_seed: u64,
+        session_timeout: Duration,
+        store: Arc<Store>,
+        futures: Arc<Futures>,
+        queue: Sender<Job>,
+    ) -> Self {
+        let inner = Inner {
+            rng: fastrand::Rng::new(),
+            seeds: fastrand::Rng::with_seed(base_seed),
+            sessions: HashMap::new(),
+            session_keys: HashMap::new(),
+            models: HashMap::new(),
+            samplers: HashMap::new(),
+            base: None,
+        };
+        State { futures, store, config, base_seed, session_timeout, queue, inner: Mutex::new(inner) }
+    }
+
+    /// Hands jobs to the engine thread. If that is gone, the server is stopping and nobody waits any more.
+    fn enqueue(&self, jobs: impl IntoIterator<Item = Job>) {
+        for job in jobs {
+            let _ = self.queue.send(job);
+        }
+    }
+
+    pub(super) fn capabilities(&self) -> ServerCapabilitiesResponse {
+        let nano = SupportedModelJson {
+            model_name: Some(NANO.into()),
+            max_context_length: Some(self.config.max_len as u64),
+            trainable: Some(true),
+            sampleable: Some(true),
+        };
+        ServerCapabilitiesResponse { supported_models: vec![nano] }
+    }
+
+    // ---- sessions ----
+
+    pub(super) fn create_session(&self, key: Option<&str>) -> CreateSessionResponse {
+        let mut inner = self.inner.lock();
+        let known = key.and_then(|it| inner.session_keys.get(it)).cloned();
+        let session_id = known.unwrap_or_else(|| {
+            let id = format!("{:016x}", inner.rng.u64(..));
+            let session = Session {
+                finished: false,
+                contact: Instant::now(),
+                models: Recent::new(4096),
+                samplers: Recent::new(4096),
+            };
+            inner.sessions.insert(id.clone(), session);
+            if let Some(key) = key {
+                inner.session_keys.insert(key.into(), id.clone());
+            }
+            id
+        });
+        CreateSessionResponse { session_id, info_message: None, warning_message: None, error_message: None }
+    }
+
+    pub(super) fn heartbeat(&self, session_id: &str) -> Reply<SessionHeartbeatResponse> {
+        self.inner.lock().session(session_id)?;
+        Ok(SessionHeartbeatResponse {})
+    }
+
+    /// Ends a session; ending it again is fine.
+    pub(super) fn finish_session(&self, session_id: &str) -> Reply<()> {
+        let mut inner = self.inner.lock();
+        if !inner.sessions.contains_key(session_id) {
+            return refuse(404, format!("session {session_id} does not exist"));
+        }
+        self.end_session(&mut inner, session_id, "its session was finished");
+        Ok(())
+    }
+
+    /// Ends the sessions that have been silent for too long.
+    pub(super) fn end_silent_sessions(&self, now: Instant) {
+        let mut inner = self.inner.lock();
+        let silent =
+            |it: &Session| !it.finished && self.session_timeout < now.saturating_duration_since(it.contact);
+        let ids: Vec<String> =
+            inner.sessions.iter().filter(|it| silent(it.1)).map(|it| it.0.clone()).collect();
+        for id in ids {
+            let patience = self.session_timeout.as_secs();
+            log::warn!("the embedded engine ended session {id}: no heartbeat for {patience} s");
+            self.end_session(&mut inner, &id, "its session was silent for too long");
+        }
+    }
+
+    fn end_session(&self, inner: &mut Inner, session_id: &str, why: &str) {
+        if let Some(session) = inner.sessions.get_mut(session_id) {
+            session.finished = true;
+            session.models = Recent::new(0);
+            session.samplers = Recent::new(0);
+        }
+        inner.session_keys.retain(|_, it| it != session_id);
+        inner.samplers.retain(|_, it| it.session_id != session_id);
+        let of_session: Vec<String> =
+            inner.models.iter().filter(|it| it.1.session_id == session_id).map(|it| it.0.clone()).collect();
+        for model_id in of_session {
+            self.remove_model(inner, &model_id, why);
+            self.enqueue([Job { ticket: None, work: Work::Unload { model_id } }]);
+        }
+    }
+
+    /// Forgets a model; requests that waited for an earlier one fail.
+    fn remove_model(&self, inner: &mut Inner, model_id: &str, why: &str) {
+        let Some(model) = inner.models.remove(model_id) else { return };
+        for ticket in model.turns.into_waiting().filter_map(|it| it.ticket) {
+            let error = format!("model {model_id} was unloaded ({why}) before an earlier request arrived");
+            self.futures.finish(&ticket.id, Outcome::user(error));
+        }
+    }
+
+    // ---- turns ----
+
+    /// Takes a request of a model into its turn. What cannot be done fails when its turn comes: a refusal now would
+    /// leave a gap in the numbers, for which all later requests would wait.
+    pub(super) fn submit(
+        &self,
+        model_id: &str,
+        seq_id: Option<u64>,
+        fingerprint: u64,
+        work: impl FnOnce(&Model) -> Work,
+    ) -> Reply<UntypedFuture> {
+        self.submit_in(&mut self.inner.lock(), model_id, seq_id, fingerprint, work)
+    }
+
+    fn submit_in(
+        &self,
+        inner: &mut Inner,
+        model_id: &str,
+        seq_id: Option<u64>,
+        fingerprint: u64,
+        work: impl FnOnce(&Model) -> Work,
+    ) -> Reply<UntypedFuture> {
+        let model = inner.model(model_id)?;
+        let seq_id = seq_id.unwrap_or_else(|| model.turns.next());
+        match model.turns.seen(seq_id, fingerprint) {
+            Seen::Same(id) => return Ok(future(&id, Some(model_id))),
+            Seen::Different => {
+                return refuse(
+                    409,
+                    format!("seq_id {seq_id} of model {model_id} was used for another request"),
+                );
+            }
+            Seen::Never if model.turns.is_full(seq_id) => {
+                let next = model.turns.next();
+                return refuse(429, format!("too many requests of model {model_id} wait for seq_id {next}"));
+            }
+            Seen::Never => {}
+        }
+        model.last_request = SystemTime::now();
+        let work = work(model);
+        let place = Place { model_id: model_id.into(), seq_id };
+        let ticket = self.futures.create(Some(place));
+        let reply = future(&ticket.id, Some(model_id));
+        let id = ticket.id.clone();
+        let due = model.turns.arrive(seq_id, fingerprint, &id, Job { ticket: Some(ticket), work });
+        self.enqueue(due);
+        Ok(reply)
+    }
+
+    /// Which request a pending one waits for, if an earlier one has not arrived.
+    pub(super) fn waits_for(&self, place: &Place) -> Option<u64> {
+        let inner = self.inner.lock();
+        let next = inner.models.get(&place.model_id)?.turns.next();
+        (next <= place.seq_id).then_some(next)
+    }
+
+    pub(super) fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+}
+
+impl Inner {
+    /// A session that is alive; asking for it counts as contact.
+    fn session(&mut self, id: &str) -> Reply<&mut Session> {
+        match self.sessions.get_mut(id) {
+            None => refuse(404, format!("session {id} does not exist")),
+            Some(it) if it.finished => refuse(410, format!("session {id} is finished")),
+            Some(it) => {
+                it.contact = Instant::now();
+                Ok(it)
+            }
+        }
+    }
+
+    /// A model; asking for it counts as contact with its session.
+    fn model(&mut self, id: &str) -> Reply<&mut Model> {
+        let Some(model) = self.models.get_mut(id) else {
+            return refuse(404, format!("model {id} does not exist, or its session has ended"));
+        };
+        if let Some(session) = self.sessions.get_mut(&model.session_id) {
+            session.contact = Instant::now();
+        }
+        Ok(model)
+    }
+}
+
+fn check_base(name: &str) -> Reply<()> {
+    match name {
+        NANO => Ok(()),
+        other => refuse(400, format!("base model {other:?} is not served here; this engine offers {NANO:?}")),
+    }
+}
+
+fn future(request_id: &str, model_id: Option<&str>) -> UntypedFuture {
+    UntypedFuture {
+        request_id: request_id.into(),
+        model_id: model_id.map(Into::into),
+        sample_sequence_ids: None,
+    }
+}

@@ -1,0 +1,299 @@
+//! Models and their checkpoints.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use serde_json::Value;
+
+use crate::types::{LoraConfig, SamplerPath, TrainingPath};
+use crate::wire::json::*;
+
+use super::super::checkpoint::{Kind, Meta, Place};
+use super::super::engine::{Job, Load, Save, Work};
+use super::super::nn::LoraSpec;
+use super::super::sampling::Slot;
+use super::super::time::rfc3339;
+use super::super::turns::{Seen, Turns};
+use super::{Inner, Model, NANO, Reply, State, check_base, future, refuse};
+
+/// The largest adapter.
+const MOST_RANK: u32 = 256;
+
+impl State {
+    fn spec(&self, lora: &LoraConfig, inner: &mut Inner) -> Reply<LoraSpec> {
+        if let Err(error) = lora.validate() {
+            return refuse(400, error.to_string());
+        }
+        if MOST_RANK < lora.rank {
+            return refuse(400, format!("lora_config.rank: must be in 1..={MOST_RANK}, is {}", lora.rank));
+        }
+        Ok(LoraSpec {
+            rank: lora.rank as usize,
+            seed: lora.seed.unwrap_or_else(|| inner.seeds.u64(..)),
+            train_attn: lora.train_attn,
+            train_mlp: lora.train_mlp,
+            train_unembed: lora.train_unembed,
+        })
+    }
+
+    pub(in crate::local) fn create_model(
+        &self,
+        request: CreateModelRequest,
+        fingerprint: u64,
+    ) -> Reply<UntypedFuture> {
+        check_base(&request.base_model)?;
+        check_optimizer(&request.optimizer_config)?;
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        if let Some(again) = inner.model_again(&request.session_id, request.model_seq_id, fingerprint)? {
+            return Ok(again);
+        }
+        let mut lora = request.lora_config.unwrap_or_default();
+        let spec = self.spec(&lora, inner)?;
+        lora.seed = Some(spec.seed);
+        let made = NewModel {
+            session_id: request.session_id,
+            number: request.model_seq_id,
+            lora,
+            spec,
+            user_metadata: request.user_metadata,
+            from: None,
+        };
+        self.add_model(inner, made, fingerprint)
+    }
+
+    fn add_model(&self, inner: &mut Inner, new: NewModel, fingerprint: u64) -> Reply<UntypedFuture> {
+        let model_id = format!("{}:train:{}", new.session_id, new.number);
+        let ticket = self.futures.create(None);
+        inner.session(&new.session_id)?.models.insert(new.number, fingerprint, &ticket.id);
+        let model = Model {
+            session_id: new.session_id,
+            lora: new.lora,
+            spec: new.spec.clone(),
+            user_metadata: new.user_metadata,
+            last_request: SystemTime::now(),
+            turns: Turns::new(),
+            inflight: Slot::default(),
+        };
+        inner.models.insert(model_id.clone(), model);
+        let reply = future(&ticket.id, Some(&model_id));
+        let work = Work::Create { model_id, spec: new.spec, from: new.from };
+        self.enqueue([Job { ticket: Some(ticket), work }]);
+        Ok(reply)
+    }
+
+    pub(in crate::local) fn load_weights(
+        &self,
+        request: LoadWeightsRequest,
+        fingerprint: u64,
+    ) -> Reply<UntypedFuture> {
+        let (place, meta) = self.training_checkpoint(&request.path)?;
+        if let Some(base) = &request.base_model {
+            check_base(base)?;
+        }
+        if let Some(optimizer) = &request.optimizer_config {
+            check_optimizer(optimizer)?;
+        }
+        let load = Load { place, optimizer: request.optimizer };
+        match (request.session_id, request.model_seq_id, request.model_id) {
+            (Some(session_id), Some(number), None) => {
+                let mut inner = self.inner.lock();
+                if let Some(again) = inner.model_again(&session_id, number, fingerprint)? {
+                    return Ok(again);
+                }
+                let made = NewModel {
+                    session_id,
+                    number,
+                    lora: lora_of(&meta),
+                    spec: meta.spec(),
+                    user_metadata: request.user_metadata,
+                    from: Some(load),
+                };
+                self.add_model(&mut inner, made, fingerprint)
+            }
+            (None, None, Some(model_id)) => {
+                if request.seq_id.is_some_and(|it| it != 1) {
+                    return refuse(400, "load_weights must be the first request of a model (seq_id 1)");
+                }
+                let seq_id = request.seq_id.or(Some(1));
+                let work = |model: &Model| match lora_of(&meta) == model.shape_like(&meta) {
+                    true => Work::Load { model_id: model_id.clone(), load },
+                    false => Work::Refused {
+                        error: format!("{} has another LoRA shape than model {model_id}", request.path),
+                    },
+                };
+                self.submit(&model_id, seq_id, fingerprint, work)
+            }
+            _ => refuse(422, "give either session_id and model_seq_id, or model_id"),
+        }
+    }
+
+    pub(in crate::local) fn unload_model(&self, model_id: &str) -> Reply<UntypedFuture> {
+        let mut inner = self.inner.lock();
+        inner.model(model_id)?;
+        self.remove_model(&mut inner, model_id, "as asked");
+        let ticket = self.futures.create(None);
+        let reply = future(&ticket.id, Some(model_id));
+        self.enqueue([Job { ticket: Some(ticket), work: Work::Unload { model_id: model_id.into() } }]);
+        Ok(reply)
+    }
+
+    pub(in crate::local) fn get_info(&self, model_id: &str) -> Reply<GetInfoResponse> {
+        let mut inner = self.inner.lock();
+        let model = inner.model(model_id)?;
+        Ok(GetInfoResponse {
+            model_id: model_id.into(),
+            model_data: ModelData {
+                arch: Some("llama".into()),
+                model_name: Some(NANO.into()),
+                tokenizer_id: Some(NANO.into()),
+                ..ModelData::default()
+            },
+            is_lora: Some(true),
+            lora_rank: Some(model.lora.rank),
+            model_name: Some(NANO.into()),
+            ..GetInfoResponse::default()
+        })
+    }
+
+    pub(in crate::local) fn training_run(&self, run_id: &str) -> Reply<TrainingRunResponse> {
+        let run = |rank: u32| TrainingRunResponse {
+            training_run_id: run_id.into(),
+            base_model: Some(NANO.into()),
+            model_owner: Some("local".into()),
+            is_lora: Some(true),
+            lora_rank: Some(rank),
+            ..TrainingRunResponse::default()
+        };
+        if let Some(model) = self.inner.lock().models.get(run_id) {
+            let last_request_time = Some(rfc3339(model.last_request));
+            let user_metadata = model.user_metadata.clone();
+            return Ok(TrainingRunResponse { last_request_time, user_metadata, ..run(model.lora.rank) });
+        }
+        match self.store.any_of(run_id) {
+            Some(meta) => {
+                let last_request_time = Some(meta.created.clone());
+                Ok(TrainingRunResponse { last_request_time, ..run(meta.rank as u32) })
+            }
+            None => refuse(404, format!("training run {run_id} does not exist")),
+        }
+    }
+
+    /// What a save writes besides the weights, or why its name cannot be used.
+    pub(in crate::local) fn save(
+        &self,
+        model: &Model,
+        model_id: &str,
+        kind: Kind,
+        name: &str,
+        ttl_seconds: Option<u64>,
+        user_metadata: Option<BTreeMap<String, String>>,
+    ) -> Result<Save, String> {
+        let place = Place::new(model_id, kind, name)?;
+        let meta = Meta {
+            format: 1,
+            run_id: model_id.into(),
+            base_model: NANO.into(),
+            base_seed: self.base_seed,
+            rank: model.spec.rank,
+            seed: model.spec.seed,
+            train_attn: model.spec.train_attn,
+            train_mlp: model.spec.train_mlp,
+            train_unembed: model.spec.train_unembed,
+            created: rfc3339(SystemTime::now()),
+            ttl_seconds,
+            user_metadata,
+        };
+        Ok(Save { place, meta, overwrite: false })
+    }
+
+    fn training_checkpoint(&self, path: &str) -> Reply<(Place, Meta)> {
+        match path.parse::<TrainingPath>() {
+            Ok(it) => self.checkpoint(it.run_id(), Kind::Training, it.name()),
+            Err(error) => refuse(400, error.to_string()),
+        }
+    }
+
+    pub(super) fn sampler_checkpoint(&self, path: &str) -> Reply<(Place, Meta)> {
+        match path.parse::<SamplerPath>() {
+            Ok(it) => self.checkpoint(it.run_id(), Kind::Sampler, it.name()),
+            Err(error) => refuse(400, error.to_string()),
+        }
+    }
+
+    fn checkpoint(&self, run_id: &str, kind: Kind, name: &str) -> Reply<(Place, Meta)> {
+        let place = Place::new(run_id, kind, name).or_else(|it| refuse(400, it))?;
+        let meta = self.store.meta(&place)?;
+        if meta.base_seed != self.base_seed || meta.base_model != NANO {
+            let made = format!("{} with seed {}", meta.base_model, meta.base_seed);
+            return refuse(400, format!("{} was trained on {made}, not on this engine's model", place.uri()));
+        }
+        Ok((place, meta))
+    }
+
+    pub(in crate::local) fn weights_info(&self, path: &str) -> Reply<WeightsInfoResponse> {
+        let found = match path.parse::<TrainingPath>() {
+            Ok(_) => self.training_checkpoint(path),
+            Err(_) => self.sampler_checkpoint(path),
+        };
+        let (_, meta) = found?;
+        Ok(WeightsInfoResponse {
+            base_model: Some(meta.base_model),
+            optimizer_config: OptimizerConfig::default(),
+            is_lora: Some(true),
+            lora_rank: Some(meta.rank as u32),
+            train_unembed: Some(meta.train_unembed),
+            train_mlp: Some(meta.train_mlp),
+            train_attn: Some(meta.train_attn),
+        })
+    }
+}
+
+struct NewModel {
+    session_id: String,
+    number: u64,
+    lora: LoraConfig,
+    spec: LoraSpec,
+    user_metadata: Option<BTreeMap<String, Value>>,
+    from: Option<Load>,
+}
+
+impl Inner {
+    /// The answer to a request for a model that came before.
+    fn model_again(
+        &mut self,
+        session_id: &str,
+        number: u64,
+        fingerprint: u64,
+    ) -> Reply<Option<UntypedFuture>> {
+        match self.session(session_id)?.models.seen(number, fingerprint) {
+            Seen::Never => Ok(None),
+            Seen::Same(id) => Ok(Some(future(&id, Some(&format!("{session_id}:train:{number}"))))),
+            Seen::Different => refuse(409, format!("model_seq_id {number} was used for another request")),
+        }
+    }
+}
+
+impl Model {
+    /// The shape of this model's adapter, with the seed of another: seeds need not agree.
+    fn shape_like(&self, meta: &Meta) -> LoraConfig {
+        LoraConfig { seed: Some(meta.seed), ..self.lora.clone() }
+    }
+}
+
+fn lora_of(meta: &Meta) -> LoraConfig {
+    LoraConfig {
+        rank: meta.rank as u32,
+        seed: Some(meta.seed),
+        train_unembed: meta.train_unembed,
+        train_mlp: meta.train_mlp,
+        train_attn: meta.train_attn,
+    }
+}
+
+fn check_optimizer(config: &OptimizerConfig) -> Reply<()> {
+    match config.kind.as_str() {
+        "adamw" => Ok(()),
+        other => refuse(400, format!("optimizer {other:?} is not offered here; use \"adamw\"")),
+    }
+}

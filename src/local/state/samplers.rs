@@ -1,0 +1,197 @@
+//! Sampling sessions and samples.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::wire::json::*;
+
+use super::super::checkpoint::{Kind, Meta, Place};
+use super::super::engine::{Job, Work};
+use super::super::sampling::{Sample, Slot};
+use super::super::turns::{Recent, Seen};
+use super::{Inner, NANO, Reply, SamplerEntry, State, check_base, refuse};
+
+/// How many samples of one sampler are remembered, to answer a repeated one with the first one's result.
+const MOST_REMEMBERED: usize = 65_536;
+
+impl State {
+    /// Saves a model's weights for sampling: under a name, or straight into a new sampling session.
+    pub(in crate::local) fn save_for_sampler(
+        &self,
+        request: SaveWeightsForSamplerRequest,
+        fingerprint: u64,
+    ) -> Reply<UntypedFuture> {
+        let model_id = request.model_id.clone();
+        if let Some(name) = request.path {
+            return self.submit(&model_id, request.seq_id, fingerprint, |model| {
+                let (ttl, metadata) = (request.ttl_seconds, request.user_metadata);
+                match self.save(model, &model_id, Kind::Sampler, &name, ttl, metadata) {
+                    Ok(save) => Work::SaveSampler { model_id: model_id.clone(), save },
+                    Err(error) => Work::Refused { error },
+                }
+            });
+        }
+        // A client that tries again may number the sampling session anew: what was asked is the same.
+        let fingerprint = hash_of(&(&model_id, request.seq_id, request.kind));
+        let mut inner = self.inner.lock();
+        let session_id = inner.model(&model_id)?.session_id.clone();
+        let number = match request.sampling_session_seq_id {
+            Some(it) => it,
+            None => inner.session(&session_id)?.samplers.len() as u64,
+        };
+        let sampler_id = format!("{session_id}:sample:{number}");
+        let taken = inner.samplers.contains_key(&sampler_id);
+        let mut made = None;
+        let reply = self.submit_in(&mut inner, &model_id, request.seq_id, fingerprint, |model| {
+            if taken {
+                let error = format!("sampling_session_seq_id {number} was used for another request");
+                return Work::Refused { error };
+            }
+            let slot = match request.kind {
+                SamplerKind::Snapshot => Slot::default(),
+                SamplerKind::Inflight => model.inflight.clone(),
+            };
+            made = Some(slot.clone());
+            Work::Snapshot { model_id: model_id.clone(), slot, sampler_id: sampler_id.clone() }
+        })?;
+        // Nothing was made if the same request came before.
+        if let Some(slot) = made {
+            inner.session(&session_id)?.samplers.insert(number, fingerprint, &sampler_id);
+            let requests = Recent::new(MOST_REMEMBERED);
+            inner.samplers.insert(sampler_id, SamplerEntry { session_id, model_path: None, slot, requests });
+        }
+        Ok(reply)
+    }
+
+    pub(in crate::local) fn create_sampler(
+        &self,
+        request: CreateSamplingSessionRequest,
+        fingerprint: u64,
+    ) -> Reply<CreateSamplingSessionResponse> {
+        let checkpoint = match (&request.model_path, &request.base_model) {
+            (Some(path), _) => Some(self.sampler_checkpoint(path)?),
+            (None, Some(base)) => {
+                check_base(base)?;
+                None
+            }
+            (None, None) => return refuse(400, "give base_model or model_path"),
+        };
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let number = request.sampling_session_seq_id;
+        let sampling_session_id = format!("{}:sample:{number}", request.session_id);
+        let taken = inner.samplers.contains_key(&sampling_session_id);
+        let session = inner.session(&request.session_id)?;
+        match session.samplers.seen(number, fingerprint) {
+            Seen::Same(sampling_session_id) => {
+                return Ok(CreateSamplingSessionResponse { sampling_session_id });
+            }
+            Seen::Never if !taken => {}
+            _ => {
+                return refuse(409, format!("sampling_session_seq_id {number} was used for another request"));
+            }
+        }
+        session.samplers.insert(number, fingerprint, &sampling_session_id);
+        let slot = match checkpoint {
+            Some((place, meta)) => self.load_slot(place, meta),
+            None => self.base_slot(inner),
+        };
+        let entry = SamplerEntry {
+            session_id: request.session_id,
+            model_path: request.model_path,
+            slot,
+            requests: Recent::new(MOST_REMEMBERED),
+        };
+        inner.samplers.insert(sampling_session_id.clone(), entry);
+        Ok(CreateSamplingSessionResponse { sampling_session_id })
+    }
+
+    pub(in crate::local) fn sampler(&self, sampler_id: &str) -> Reply<SamplerResponse> {
+        match self.inner.lock().samplers.get(sampler_id) {
+            Some(it) => Ok(SamplerResponse {
+                sampler_id: sampler_id.into(),
+                base_model: Some(NANO.into()),
+                model_path: it.model_path.clone(),
+            }),
+            None => refuse(404, format!("sampler {sampler_id} does not exist")),
+        }
+    }
+
+    pub(in crate::local) fn sample(&self, request: SampleRequest, fingerprint: u64) -> Reply<UntypedFuture> {
+        let checkpoint = match (&request.sampling_session_id, &request.model_path, &request.base_model) {
+            (Some(_), _, _) => None,
+            (None, Some(path), _) => Some(self.sampler_checkpoint(path)?),
+            (None, None, Some(base)) => {
+                check_base(base)?;
+                None
+            }
+            (None, None, None) => {
+                return refuse(400, "give sampling_session_id, model_path or base_model");
+            }
+        };
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        let number = request.seq_id;
+        if let Some(id) = &request.sampling_session_id {
+            let Some(session_id) = inner.samplers.get(id).map(|it| it.session_id.clone()) else {
+                return refuse(404, format!("sampling session {id} does not exist"));
+            };
+            inner.session(&session_id)?;
+        }
+        let entry = request.sampling_session_id.as_ref().and_then(|it| inner.samplers.get(it));
+        if let (Some(entry), Some(number)) = (entry, number) {
+            match entry.requests.seen(number, fingerprint) {
+                Seen::Same(id) => return Ok(sample_future(&id, request.num_samples)),
+                Seen::Different => {
+                    return refuse(409, format!("seq_id {number} was used for another sample"));
+                }
+                Seen::Never => {}
+            }
+        }
+        let seed = inner.seeds.u64(..) >> 1;
+        let sample = Sample::new(&request, &self.config, seed).or_else(|it| refuse(400, it))?;
+        let ticket = self.futures.create_cancellable();
+        let reply = sample_future(&ticket.id, request.num_samples);
+        let entry = request.sampling_session_id.as_ref().and_then(|it| inner.samplers.get_mut(it));
+        let slot = match (entry, checkpoint) {
+            (Some(entry), _) => {
+                if let Some(number) = number {
+                    entry.requests.insert(number, fingerprint, &ticket.id);
+                }
+                entry.slot.clone()
+            }
+            (None, Some((place, meta))) => self.load_slot(place, meta),
+            (None, None) => self.base_slot(inner),
+        };
+        let work = Work::Sample { slot, sample: Box::new(sample) };
+        self.enqueue([Job { ticket: Some(ticket), work }]);
+        Ok(reply)
+    }
+
+    /// The weights of a checkpoint, to be there before whatever is asked of them from now on.
+    fn load_slot(&self, place: Place, meta: Meta) -> Slot {
+        let slot = Slot::default();
+        self.enqueue([Job { ticket: None, work: Work::LoadSampler { slot: slot.clone(), meta, place } }]);
+        slot
+    }
+
+    /// The untrained weights, likewise.
+    fn base_slot(&self, inner: &mut Inner) -> Slot {
+        let make = || {
+            let slot = Slot::default();
+            self.enqueue([Job { ticket: None, work: Work::BaseSampler { slot: slot.clone() } }]);
+            slot
+        };
+        inner.base.get_or_insert_with(make).clone()
+    }
+}
+
+fn hash_of(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn sample_future(request_id: &str, num_samples: u32) -> UntypedFuture {
+    let ids = (0..num_samples).map(|i| format!("{request_id}:{i}")).collect();
+    UntypedFuture { request_id: request_id.into(), model_id: None, sample_sequence_ids: Some(ids) }
+}

@@ -1,0 +1,5 @@
+//! From text to token ids and back.
+
+mod bytes;
+
+pub use bytes::Bytes;

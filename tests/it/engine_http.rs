@@ -1,0 +1,479 @@
+//! The embedded engine over bare HTTP, as a client that is not ours would use it.
+#![cfg(feature = "local")]
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tinkex::local::{Options, Server};
+use tinkex::tokenizer::Bytes;
+
+struct Client {
+    server: Server,
+    agent: ureq::Agent,
+    session: String,
+}
+
+/// An answer: its status and its JSON.
+type Answer = (u16, Value);
+
+impl Client {
+    fn new() -> Self {
+        Client::with(Options::default())
+    }
+
+    fn with(options: Options) -> Self {
+        // Two threads at most: several of these run side by side.
+        let server = Server::start(Options { threads: 2, ..options }).expect("a server");
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+        let mut client = Client { server, agent, session: String::new() };
+        let (status, made) = client.post("create_session", &json!({"tags": [], "type": "create_session"}));
+        assert_eq!(status, 200, "{made}");
+        client.session = made["session_id"].as_str().expect("an id").into();
+        client
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}/api/v1/{path}", self.server.url())
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Answer {
+        self.post_with_key(path, body, self.server.api_key())
+    }
+
+    fn post_with_key(&self, path: &str, body: &Value, key: &str) -> Answer {
+        let request = self.agent.post(self.url(path)).header("X-API-Key", key);
+        let mut response =
+            request.header("Content-Type", "application/json").send(body.to_string()).expect("an answer");
+        let text = response.body_mut().read_to_string().expect("a text");
+        (response.status().as_u16(), serde_json::from_str(&text).expect("JSON"))
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        let request = self.agent.get(self.url(path)).header("X-API-Key", self.server.api_key());
+        let mut response = request.call().expect("an answer");
+        let text = response.body_mut().read_to_string().expect("a text");
+        (response.status().as_u16(), serde_json::from_str(&text).expect("JSON"))
+    }
+
+    /// Submits and returns the request id.
+    fn submit(&self, path: &str, body: &Value) -> String {
+        let (status, future) = self.post(path, body);
+        assert_eq!(status, 200, "{path}: {future}");
+        future["request_id"].as_str().expect("a request id").into()
+    }
+
+    fn wait(&self, request_id: &str) -> Value {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let (status, it) = self.post("retrieve_future", &json!({"request_id": request_id}));
+            assert_eq!(status, 200, "{it}");
+            if it["type"] != "try_again" {
+                return it;
+            }
+            assert!(Instant::now() < deadline, "no result: {it}");
+        }
+    }
+
+    /// Submits, waits and requires success.
+    fn run(&self, path: &str, body: &Value) -> Value {
+        let result = self.wait(&self.submit(path, body));
+        assert!(result.get("error").is_none(), "{path}: {result}");
+        result
+    }
+
+    /// Submits, waits and requires a failure by the fault of the user.
+    fn fail(&self, path: &str, body: &Value) -> String {
+        let result = self.wait(&self.submit(path, body));
+        assert_eq!(result["category"], "user", "{path}: {result}");
+        result["error"].as_str().expect("a text").into()
+    }
+
+    fn model(&self, number: u64) -> String {
+        let made = self.run(
+            "create_model",
+            &json!({"session_id": self.session, "model_seq_id": number, "base_model": "tinkex/nano",
+                    "lora_config": {"rank": 8, "seed": 1}, "type": "create_model"}),
+        );
+        made["model_id"].as_str().expect("a model id").into()
+    }
+
+    fn losses(&self, model: &str, first_seq: u64, steps: u64) -> Vec<f64> {
+        let mut losses = Vec::new();
+        for i in 0..steps {
+            let seq = first_seq + 2 * i;
+            let output = self.run("forward_backward", &pass(model, seq, "forward_backward_input"));
+            losses.push(output["metrics"]["loss:sum"].as_f64().expect("a loss"));
+            self.run("optim_step", &step(model, seq + 1));
+        }
+        losses
+    }
+
+    fn sample(&self, sampler: &str, seq: u64, params: Value) -> Value {
+        self.run("asample", &sample(sampler, seq, params))
+    }
+}
+
+const TEXT: &str = "the quick brown fox";
+
+fn pass(model: &str, seq: u64, key: &str) -> Value {
+    let ids = Bytes.encode(TEXT);
+    let n = ids.len() - 1;
+    json!({"model_id": model, "seq_id": seq, key: {
+        "data": [{"model_input": {"chunks": [{"type": "encoded_text", "tokens": ids[..n]}]},
+                  "loss_fn_inputs": {"target_tokens": {"data": ids[1..], "dtype": "int64", "shape": [n]}}}],
+        "loss_fn": "cross_entropy"}})
+}
+
+fn step(model: &str, seq: u64) -> Value {
+    json!({"model_id": model, "seq_id": seq, "adam_params": {"learning_rate": 0.01}, "type": "optim_step"})
+}
+
+fn sample(sampler: &str, seq: u64, params: Value) -> Value {
+    json!({"num_samples": 1, "prompt": {"chunks": [{"type": "encoded_text", "tokens": Bytes.encode("the ")}]},
+           "sampling_params": params, "sampling_session_id": sampler, "seq_id": seq, "type": "sample"})
+}
+
+#[test]
+fn training_over_http_lowers_the_loss_and_the_sampler_says_what_it_learnt() {
+    let client = Client::new();
+    let model = client.model(0);
+    assert_eq!(model, format!("{}:train:0", client.session));
+    let losses = client.losses(&model, 1, 30);
+    assert!(losses[29] < 0.1 * losses[0], "{losses:?}");
+    let saved = client.run(
+        "save_weights_for_sampler",
+        &json!({"model_id": model, "sampling_session_seq_id": 0, "kind": "snapshot", "seq_id": 61}),
+    );
+    let sampler = saved["sampling_session_id"].as_str().expect("a sampler");
+    assert_eq!(sampler, format!("{}:sample:0", client.session));
+    let answer = client.sample(sampler, 0, json!({"max_tokens": 15, "temperature": 0.0}));
+    let ids: Vec<i32> = serde_json::from_value(answer["sequences"][0]["tokens"].clone()).expect("tokens");
+    assert_eq!(Bytes.decode(&ids), "quick brown fox");
+    let stopped = client.sample(sampler, 1, json!({"max_tokens": 15, "temperature": 0.0, "stop": ["own"]}));
+    let ids: Vec<i32> = serde_json::from_value(stopped["sequences"][0]["tokens"].clone()).expect("tokens");
+    assert_eq!(
+        (Bytes.decode(&ids).as_str(), &stopped["sequences"][0]["stop_reason"]),
+        ("quick brown", &json!("stop"))
+    );
+}
+
+#[test]
+fn a_state_is_loaded_with_or_without_its_optimizer() {
+    let client = Client::new();
+    let model = client.model(0);
+    client.losses(&model, 1, 3);
+    let saved = client
+        .run("save_weights", &json!({"model_id": model, "path": "step-3", "seq_id": 7, "overwrite": false}));
+    let path = saved["path"].as_str().expect("a path");
+    assert_eq!(path, format!("tinker://{model}/weights/step-3"));
+    let expected = client.losses(&model, 8, 3);
+
+    let load = |number: u64, optimizer: bool| {
+        let body = json!({"session_id": client.session, "model_seq_id": number, "path": path, "optimizer": optimizer});
+        client.run("load_weights", &body)["model_id"].as_str().expect("a model id").to_string()
+    };
+    let with = load(1, true);
+    assert_eq!(client.losses(&with, 1, 3), expected, "with its optimizer, training goes on bit for bit");
+    let without = client.losses(&load(2, false), 1, 3);
+    assert_eq!(without[0], expected[0], "the weights are the same");
+    assert_ne!(without[2], expected[2], "the optimizer is not");
+
+    let legacy = client.model(3);
+    client.run("load_weights", &json!({"model_id": legacy, "seq_id": 1, "path": path, "optimizer": true}));
+    assert_eq!(client.losses(&legacy, 2, 3), expected);
+    let (status, late) = client
+        .post("load_weights", &json!({"model_id": legacy, "seq_id": 8, "path": path, "optimizer": true}));
+    assert_eq!(status, 400, "{late}");
+
+    let error = client.fail(
+        "save_weights",
+        &json!({"model_id": model, "path": "step-3", "seq_id": 14, "overwrite": false}),
+    );
+    assert!(error.contains("already exists"), "{error}");
+    client
+        .run("save_weights", &json!({"model_id": model, "path": "step-3", "seq_id": 15, "overwrite": true}));
+    let (_, info) = client.post("weights_info", &json!({"tinker_path": path}));
+    assert_eq!((&info["base_model"], &info["lora_rank"]), (&json!("tinkex/nano"), &json!(8)));
+    let (status, missing) = client.post(
+        "load_weights",
+        &json!({"session_id": client.session, "model_seq_id": 9, "path": "tinker://nope/weights/none", "optimizer": false}),
+    );
+    assert_eq!((status, missing["detail"].as_str().expect("a text").contains("does not exist")), (404, true));
+}
+
+#[test]
+fn checkpoints_outlive_the_server_that_wrote_them() {
+    let folder = std::env::temp_dir().join(format!("tinkex-it-{}", std::process::id()));
+    let options = Options { data_dir: Some(folder.clone()), ..Options::default() };
+    let client = Client::with(options.clone());
+    let model = client.model(0);
+    client.losses(&model, 1, 10);
+    let saved = client.run(
+        "save_weights_for_sampler",
+        &json!({"model_id": model, "path": "s1", "kind": "snapshot", "seq_id": 21}),
+    );
+    let path = saved["path"].as_str().expect("a path").to_string();
+    let greedy = json!({"max_tokens": 8, "temperature": 0.0});
+    let sampler = |client: &Client| {
+        let body = json!({"session_id": client.session, "sampling_session_seq_id": 5, "model_path": path});
+        let (status, made) = client.post("create_sampling_session", &body);
+        assert_eq!(status, 200, "{made}");
+        let id = made["sampling_session_id"].as_str().expect("an id").to_string();
+        assert_eq!(
+            client.post("create_sampling_session", &body).1,
+            made,
+            "the same request makes nothing new"
+        );
+        let (_, info) = client.get(&format!("samplers/{id}"));
+        assert_eq!((&info["model_path"], &info["base_model"]), (&json!(path), &json!("tinkex/nano")));
+        id
+    };
+    let first = client.sample(&sampler(&client), 0, greedy.clone());
+    drop(client);
+    let client = Client::with(options);
+    let again = client.sample(&sampler(&client), 0, greedy);
+    assert_eq!(first["sequences"][0]["tokens"], again["sequences"][0]["tokens"]);
+    let (_, run) = client.get(&format!("training_runs/{model}"));
+    assert_eq!(run["lora_rank"], 8);
+    drop(client);
+    std::fs::remove_dir_all(folder).expect("cleaning up");
+}
+
+#[test]
+fn requests_run_in_the_order_of_their_numbers_and_a_repeated_one_runs_once() {
+    let client = Client::with(Options { long_poll: Duration::from_millis(100), ..Options::default() });
+    let model = client.model(0);
+    let second = client.submit("optim_step", &step(&model, 2));
+    assert_eq!(client.submit("optim_step", &step(&model, 2)), second);
+    let (_, pending) = client.post("retrieve_future", &json!({"request_id": second}));
+    assert_eq!(pending["type"], "try_again");
+    let reason = pending["queue_state_reason"].as_str().expect("a reason");
+    assert!(reason.contains("waits for request 1, which has not arrived"), "{reason}");
+    let first = client.submit("forward_backward", &pass(&model, 1, "forward_backward_input"));
+    let stepped = client.wait(&second);
+    assert!(
+        0.0 < stepped["metrics"]["grad_norm"].as_f64().expect("a norm"),
+        "the gradient was there: {stepped}"
+    );
+    assert_eq!(stepped["metrics"]["step"], 1);
+    assert!(client.wait(&first)["loss_fn_outputs"][0]["logprobs"]["shape"] == json!([TEXT.len() - 1]));
+    assert_eq!(client.submit("optim_step", &step(&model, 2)), second, "still the same, when it is done");
+    assert_eq!(client.wait(&second), stepped, "and its result can be fetched again");
+    let mut other = step(&model, 2);
+    other["adam_params"]["learning_rate"] = json!(1.0);
+    let (status, conflict) = client.post("optim_step", &other);
+    assert_eq!(status, 409, "{conflict}");
+    let (status, _) = client.post(
+        "create_model",
+        &json!({"session_id": client.session, "model_seq_id": 0, "base_model": "tinkex/nano", "lora_config": {"rank": 4}}),
+    );
+    assert_eq!(status, 409, "another model under a number that is taken");
+}
+
+#[test]
+fn a_request_that_cannot_be_done_keeps_its_turn() {
+    let client = Client::new();
+    let model = client.model(0);
+    let mut unknown = pass(&model, 1, "forward_backward_input");
+    unknown["forward_backward_input"]["loss_fn"] = json!("nonsense");
+    let error = client.fail("forward_backward", &unknown);
+    assert!(error.contains("\"nonsense\" is not offered here"), "{error}");
+    let error = client.fail("save_weights", &json!({"model_id": model, "path": "a/b", "seq_id": 2}));
+    assert!(error.contains("is no name for a checkpoint"), "{error}");
+    let mut bad = step(&model, 3);
+    bad["adam_params"]["beta1"] = json!(2.0);
+    assert!(client.fail("optim_step", &bad).contains("adam_params.beta1"));
+    let output = client.run("forward", &pass(&model, 4, "forward_input"));
+    assert!(output["metrics"]["loss:sum"].as_f64().expect("a loss") > 0.0);
+}
+
+#[test]
+fn refusals_say_what_is_wrong() {
+    let client = Client::new();
+    let heartbeat = json!({"session_id": client.session});
+    assert_eq!(client.post_with_key("session_heartbeat", &heartbeat, "tml-wrong").0, 401);
+    assert_eq!(client.post("session_heartbeat", &heartbeat).0, 200);
+    let (status, it) = client.post("forward_backward", &pass("nobody", 1, "forward_backward_input"));
+    assert_eq!(
+        (status, it["detail"].as_str()),
+        (404, Some("model nobody does not exist, or its session has ended"))
+    );
+    let body = json!({"session_id": client.session, "model_seq_id": 0, "base_model": "gpt", "lora_config": {"rank": 4}});
+    let (status, it) = client.post("create_model", &body);
+    assert!(status == 400 && it["detail"].as_str().expect("a text").contains("tinkex/nano"), "{it}");
+    assert_eq!(client.post("get_info", &json!({})).0, 422);
+    assert_eq!(client.post("nothing", &json!({})).0, 404);
+    assert_eq!(client.get("get_info").0, 405);
+    assert_eq!(client.post("retrieve_future", &json!({"request_id": "7"})).0, 404);
+    assert_eq!(client.get("get_server_capabilities").1["supported_models"][0]["model_name"], "tinkex/nano");
+    let health = client.agent.get(client.url("healthz")).call().expect("an answer");
+    assert_eq!(health.status().as_u16(), 200, "no key is needed to ask whether it lives");
+
+    let body =
+        json!({"session_id": client.session, "sampling_session_seq_id": 0, "base_model": "tinkex/nano"});
+    let (_, made) = client.post("create_sampling_session", &body);
+    let sampler = made["sampling_session_id"].as_str().expect("a sampler");
+    let (status, it) = client.post("asample", &sample(sampler, 0, json!({"max_tokens": 2045})));
+    assert_eq!(status, 400);
+    assert_eq!(it["detail"], "a prompt of 4 tokens and max_tokens 2045 exceed the context window of 2048");
+    assert_eq!(client.post("asample", &sample("nobody", 0, json!({"max_tokens": 1}))).0, 404);
+
+    let (status, _) = client.post(
+        &format!("sessions/{}/finish", client.session),
+        &json!({"reason": {"type": "success"}, "detail": null}),
+    );
+    assert_eq!(status, 200);
+    assert_eq!(client.post("session_heartbeat", &heartbeat).0, 410);
+}
+
+#[test]
+fn samples_are_repeatable_scored_and_cancellable() {
+    let client = Client::with(Options { long_poll: Duration::from_millis(50), ..Options::default() });
+    let body =
+        json!({"session_id": client.session, "sampling_session_seq_id": 0, "base_model": "tinkex/nano"});
+    let sampler = client.post("create_sampling_session", &body).1["sampling_session_id"]
+        .as_str()
+        .expect("an id")
+        .to_string();
+    let mut request = sample(&sampler, 0, json!({"max_tokens": 5, "seed": 7}));
+    request["num_samples"] = json!(2);
+    request["prompt_logprobs"] = json!(true);
+    request["topk_prompt_logprobs"] = json!(3);
+    let (_, future) = client.post("asample", &request);
+    assert_eq!(future["sample_sequence_ids"].as_array().expect("ids").len(), 2);
+    let first = client.wait(future["request_id"].as_str().expect("an id"));
+    assert_eq!(first["sequences"].as_array().expect("sequences").len(), 2);
+    assert!(first["prompt_logprobs"][0].is_null() && first["prompt_logprobs"][1].is_f64());
+    assert_eq!(first["topk_prompt_logprobs"][1].as_array().expect("a row").len(), 3);
+    assert_eq!(client.post("asample", &request).1, future, "the same request is not drawn again");
+    request["seq_id"] = json!(1);
+    let second = client.run("asample", &request);
+    assert_eq!(first["sequences"][0]["tokens"], second["sequences"][0]["tokens"], "the same seed");
+
+    let mut long = sample(&sampler, 2, json!({"max_tokens": 2000, "stop": []}));
+    long["num_samples"] = json!(64);
+    let id = client.submit("asample", &long);
+    assert_eq!(client.post("cancel_future", &json!({"request_id": id})).0, 200);
+    assert_eq!(client.wait(&id)["error"], "cancelled by the client");
+}
+
+#[test]
+fn protobuf_and_compressed_bodies_are_served() {
+    let client = Client::new();
+    let model = client.model(0);
+    // model 1..: one datum, text [1, 2, 3], targets [2, 3, 4], cross entropy; PROTOCOL §13 V1 with our model's id.
+    let mut body = vec![0x0a, model.len() as u8];
+    body.extend_from_slice(model.as_bytes());
+    body.extend_from_slice(&[
+        0x10, 1, 0x1a, 68, 0x0a, 16, 0x0a, 14, 0x0a, 12, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0,
+    ]);
+    body.extend_from_slice(&[0x12, 48, 0x0a, 13]);
+    body.extend_from_slice(b"target_tokens");
+    body.extend_from_slice(&[
+        0x12, 31, 0x0a, 24, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0,
+    ]);
+    body.extend_from_slice(&[0x18, 2, 0x22, 1, 3, 0x22, 13]);
+    body.extend_from_slice(b"cross_entropy");
+    let send = |body: &[u8], encoding: &str| {
+        let request =
+            client.agent.post(client.url("forward_backward")).header("X-API-Key", client.server.api_key());
+        let request = request.header("Content-Type", "application/x-protobuf");
+        let request =
+            if encoding.is_empty() { request } else { request.header("Content-Encoding", encoding) };
+        let mut response = request.send(body).expect("an answer");
+        let text = response.body_mut().read_to_string().expect("a text");
+        (response.status().as_u16(), serde_json::from_str::<Value>(&text).expect("JSON"))
+    };
+    let (status, plain) = send(&body, "");
+    assert_eq!(status, 200, "{plain}");
+    // One raw zstd block: the magic, a header for this size, the block, without compressing anything.
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0x20, body.len() as u8];
+    frame.extend_from_slice(&(((body.len() as u32) << 3) | 1).to_le_bytes()[..3]);
+    frame.extend_from_slice(&body);
+    assert_eq!(send(&frame, "zstd"), (200, plain.clone()), "compressed, it is the same request");
+    assert_eq!(send(b"rubbish", "zstd").0, 400);
+    assert_eq!(send(b"rubbish", "").0, 422);
+
+    let id = plain["request_id"].as_str().expect("an id");
+    let expected = client.wait(id);
+    let request =
+        client.agent.post(client.url("retrieve_future")).header("X-API-Key", client.server.api_key());
+    let mut response = request
+        .header("Accept", "application/x-protobuf")
+        .send(json!({"request_id": id}).to_string())
+        .expect("an answer");
+    assert_eq!(response.headers()["content-type"], "application/x-protobuf");
+    let bytes = response.body_mut().read_to_vec().expect("bytes");
+    let first = expected["loss_fn_outputs"][0]["logprobs"]["data"][0].as_f64().expect("a number") as f32;
+    assert!(bytes.windows(4).any(|it| it == first.to_le_bytes()));
+}
+
+#[test]
+fn large_results_are_announced_before_they_are_sent() {
+    let client = Client::with(Options { announce_above: 100, ..Options::default() });
+    let model = client.model(0);
+    let id = client.submit("forward_backward", &pass(&model, 1, "forward_backward_input"));
+    client.wait(&id);
+    let ask = |allow: bool| {
+        client.post("retrieve_future", &json!({"request_id": id, "allow_metadata_only": allow})).1
+    };
+    assert_eq!(ask(true)["status"], "complete_metadata");
+    assert!(100 < ask(true)["response_payload_size"].as_u64().expect("a size"));
+    assert!(ask(false)["metrics"].is_object());
+}
+
+#[test]
+fn a_silent_session_is_ended_with_its_models() {
+    let client = Client::with(Options { session_timeout: Duration::from_millis(10), ..Options::default() });
+    let model = client.submit(
+        "create_model",
+        &json!({"session_id": client.session, "model_seq_id": 0, "base_model": "tinkex/nano", "lora_config": {"rank": 4}}),
+    );
+    client.wait(&model);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while client.post("retrieve_future", &json!({"request_id": model})).0 == 200
+        && client.get(&format!("training_runs/{}:train:0", client.session)).0 == 200
+    {
+        assert!(Instant::now() < deadline, "the session was not ended");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(client.post("session_heartbeat", &json!({"session_id": client.session})).0, 410);
+}
+
+/// The threads of this process.
+#[cfg(target_os = "linux")]
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").expect("the threads of this process").count()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "counts the threads of its process, so it is run by the test below, alone"]
+fn stopping_in_a_process_of_its_own() {
+    let before = threads();
+    let client = Client::new();
+    let model = client.model(0);
+    client.losses(&model, 1, 1);
+    assert!(before + 4 <= threads(), "a server, an engine and two that compute");
+    let folder = client.server.data_dir().to_path_buf();
+    assert!(folder.exists());
+    let url = client.url("healthz");
+    let Client { server, agent, .. } = client;
+    server.stop();
+    assert!(!folder.exists());
+    assert!(agent.get(url).call().is_err(), "nobody listens any more");
+    drop(agent);
+    assert_eq!(threads(), before);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_stopped_server_leaves_no_thread_and_no_folder() {
+    let own = std::env::current_exe().expect("this program");
+    let test = "engine_http::stopping_in_a_process_of_its_own";
+    let run =
+        std::process::Command::new(own).args(["--exact", test, "--ignored", "--test-threads", "1"]).output();
+    let run = run.expect("a process");
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success() && said.contains("1 passed"), "{said}");
+}
