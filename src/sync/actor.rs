@@ -1,0 +1,301 @@
+//! One named thread that owns a state and handles one message at a time.
+//!
+//! # How an actor ends
+//! | by | queued messages | `ending` |
+//! |---|---|---|
+//! | [`Handle::finish`], or dropping the handle | are handled first | called |
+//! | [`Handle::stop`], or [`Turn::Stop`] | are dropped, and their replies say that it is closed | called |
+//! | a panic outside of a turn | are dropped, and their replies carry the panic | perhaps |
+//!
+//! A panic in a turn does not end it: the message is answered with the panic, and the next one is handled. It is
+//! the actor's part to commit a new state only when it is whole.
+//!
+//! Whatever ends the thread, the reason is recorded *before* the mailbox is closed, so that whoever then cannot
+//! send learns why: a dead actor never looks like a slow one.
+//!
+//! # How the mailbox is closed
+//! From the senders' side. The only sender that lasts is in one place, from which each send takes a copy for its
+//! duration; to close is to empty that place. The actor then receives until the channel says that no sender is left,
+//! and so has seen every message, those of sends under way included. Dropping the receiver instead would lose
+//! answers: a bounded crossbeam channel keeps what is queued, undropped, until its last sender is gone as well.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle, ThreadId};
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Select, SendTimeoutError, Sender, TryRecvError, TrySendError};
+
+use super::{Condvar, Mutex, unwind};
+use crate::error::{Error, ErrorKind, Phase, Result};
+
+/// The state of an actor, and what it does with a message.
+pub(crate) trait Actor: Send + 'static {
+    /// The closed set of what it can be told. Those that want an answer carry a reply.
+    type Msg: Send + 'static;
+
+    /// Handles one message.
+    fn turn(&mut self, msg: Self::Msg) -> Turn;
+
+    /// The last thing it does. Queued messages, if any, are dropped afterwards.
+    fn ending(&mut self) {}
+}
+
+/// What an actor does after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Handles the next message.
+    Go,
+    /// Ends, and drops what is queued.
+    Stop,
+}
+
+/// The owner of an actor. Dropping it lets the actor finish what is queued, and does not wait for that.
+pub(crate) struct Handle<M> {
+    shared: Arc<Shared<M>>,
+    // After the mailbox, which `drop` closes: once nobody can say stop, the actor only waits for messages.
+    stop: Sender<Stop>,
+    id: ThreadId,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Stop;
+
+struct Shared<M> {
+    name: String,
+    /// Where sends get their sender from; empty once no more messages are accepted.
+    mailbox: Mutex<Option<Sender<M>>>,
+    life: Mutex<Life>,
+    /// Notified when the thread is about to end.
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct Life {
+    /// Why nobody handles messages any more.
+    fate: Option<Error>,
+    /// The mailbox is closed, and everything that was in it is answered.
+    ended: bool,
+}
+
+impl<M: Send + 'static> Handle<M> {
+    /// Starts an actor on a thread of its own, with room for so many messages that wait.
+    ///
+    /// # Errors
+    /// A system error, if the thread cannot be started. The actor is dropped then.
+    pub(crate) fn spawn<A: Actor<Msg = M>>(name: String, capacity: usize, actor: A) -> Result<Self> {
+        // A rendezvous channel would make every sender wait for the turn before its own.
+        let (mailbox, messages) = crossbeam_channel::bounded(capacity.max(1));
+        // Room for one: to be told twice means nothing.
+        let (stop, stops) = crossbeam_channel::bounded(1);
+        let shared = Arc::new(Shared {
+            name: name.clone(),
+            mailbox: Mutex::new(Some(mailbox)),
+            life: Mutex::default(),
+            ended: Condvar::new(),
+        });
+        let bomb = Bomb { shared: shared.clone(), messages };
+        let thread = thread::Builder::new().name(name).spawn(move || {
+            let outcome = unwind::catch(|| live(actor, &bomb, &stops));
+            bomb.explode(outcome);
+        });
+        match thread {
+            Ok(thread) => {
+                let id = thread.thread().id();
+                Ok(Handle { shared, stop, id, thread: Mutex::new(Some(thread)) })
+            }
+            Err(cause) => {
+                let message = format!("the thread {} could not be started: {cause}", shared.name);
+                Err(Error::new(ErrorKind::System, message))
+            }
+        }
+    }
+
+    /// Puts a message into the mailbox. A message that is not accepted is dropped, and replies in it answer with the
+    /// error returned.
+    ///
+    /// # Errors
+    /// Closed, with the cause if the actor died of something.
+    ///
+    /// # Blocking
+    /// While the mailbox is full; the end of the actor ends it. The actor's own thread, which nobody could relieve,
+    /// does not block but gets a timeout in [`Phase::Admission`].
+    pub(crate) fn send(&self, msg: M) -> Result<()> {
+        self.post(msg, None)
+    }
+
+    /// Puts a message into the mailbox as [`send`](Handle::send) does, but does not wait beyond the deadline.
+    ///
+    /// # Errors
+    /// As [`send`](Handle::send), and a timeout in [`Phase::Admission`].
+    pub(crate) fn send_deadline(&self, msg: M, deadline: Instant) -> Result<()> {
+        self.post(msg, Some(deadline))
+    }
+
+    /// Ends the actor after its current turn. What is queued, or about to be, is dropped: its replies answer, though
+    /// the send may have succeeded. Does not wait.
+    pub(crate) fn stop(&self) {
+        // Said before the mailbox is closed, so that an actor that sees it closed knows already. It fails if it was
+        // said before, or the actor has ended.
+        let _ = self.stop.try_send(Stop);
+        self.shared.close();
+    }
+
+    /// Accepts no more messages and ends the actor after those that are queued or about to be: a send that waits for
+    /// room is still served. Does not wait.
+    pub(crate) fn finish(&self) {
+        self.shared.close();
+    }
+
+    /// Waits for the end of the thread, and says whether it came. Does not end the actor. From the actor's own thread,
+    /// which cannot wait for itself, it does nothing.
+    pub(crate) fn join(&self, deadline: Instant) -> bool {
+        if self.is_own_thread() {
+            return false;
+        }
+        let mut life = self.shared.life.lock();
+        let mut in_time = true;
+        while !life.ended && in_time {
+            in_time = super::wait(&self.shared.ended, &mut life, Some(deadline));
+        }
+        let ended = life.ended;
+        drop(life);
+        if ended {
+            let thread = self.thread.lock().take();
+            // It has nothing left to do. Its panics, if any, were caught.
+            let _ = thread.map(JoinHandle::join);
+        }
+        ended
+    }
+
+    /// Messages are still handled, though they may not be accepted any more.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.shared.life.lock().fate.is_none()
+    }
+
+    fn post(&self, msg: M, deadline: Option<Instant>) -> Result<()> {
+        // A copy for this send, not the lock: others may send, and close, while we wait for room.
+        let mailbox = self.shared.mailbox.lock().clone();
+        let Some(mailbox) = mailbox else {
+            return refuse(msg, self.shared.fate());
+        };
+        let outcome = match deadline {
+            _ if self.is_own_thread() => mailbox.try_send(msg).map_err(|it| match it {
+                TrySendError::Full(msg) => SendTimeoutError::Timeout(msg),
+                TrySendError::Disconnected(msg) => SendTimeoutError::Disconnected(msg),
+            }),
+            Some(deadline) => mailbox.send_deadline(msg, deadline),
+            None => mailbox.send(msg).map_err(|it| SendTimeoutError::Disconnected(it.0)),
+        };
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(SendTimeoutError::Disconnected(msg)) => refuse(msg, self.shared.fate()),
+            Err(SendTimeoutError::Timeout(msg)) => {
+                let message = format!("the mailbox of {} did not become free in time", self.shared.name);
+                refuse(msg, Error::timeout(Phase::Admission, message))
+            }
+        }
+    }
+
+    fn is_own_thread(&self) -> bool {
+        thread::current().id() == self.id
+    }
+}
+
+impl<M> Drop for Handle<M> {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+fn refuse<M>(msg: M, error: Error) -> Result<()> {
+    unwind::bury(msg, &error);
+    Err(error)
+}
+
+/// Handles messages until the end. Queued ones that will not be handled stay in the mailbox.
+fn live<A: Actor>(mut actor: A, bomb: &Bomb<A::Msg>, stops: &Receiver<Stop>) {
+    while let Some(msg) = next(&bomb.messages, stops) {
+        match unwind::catch(|| actor.turn(msg)) {
+            Ok(Turn::Go) => {}
+            Ok(Turn::Stop) => break,
+            Err(error) => unwind::report("a turn of an actor failed", &error),
+        }
+    }
+    bomb.shared.close();
+    actor.ending();
+    // Replies that it still owes say that it is closed.
+    unwind::bury(actor, &bomb.shared.fate());
+}
+
+/// The next message, unless the end has come. A stop is looked for first, so that it overtakes queued work.
+fn next<M>(messages: &Receiver<M>, stops: &Receiver<Stop>) -> Option<M> {
+    loop {
+        match stops.try_recv() {
+            Ok(Stop) => return None,
+            // The handle is gone, and with it everybody who could send or say stop: what is queued is the rest.
+            Err(TryRecvError::Disconnected) => return messages.recv().ok(),
+            Err(TryRecvError::Empty) => {}
+        }
+        match messages.try_recv() {
+            Ok(msg) => return Some(msg),
+            Err(TryRecvError::Disconnected) => return None,
+            Err(TryRecvError::Empty) => {}
+        }
+        let mut either = Select::new_biased();
+        either.recv(stops);
+        either.recv(messages);
+        // It tells, possibly wrongly, that there is something to look at.
+        either.ready();
+    }
+}
+
+/// Goes off when the thread ends, whatever ends it: records the cause, and only then closes the mailbox.
+struct Bomb<M> {
+    shared: Arc<Shared<M>>,
+    messages: Receiver<M>,
+}
+
+impl<M> Bomb<M> {
+    fn explode(self, outcome: Result<()>) {
+        if let Err(cause) = outcome {
+            unwind::report("an actor died", &cause);
+            let error = Error::closed(format!("{} died", self.shared.name)).caused_by(cause);
+            self.shared.life.lock().fate.get_or_insert(error);
+        }
+    }
+}
+
+impl<M> Drop for Bomb<M> {
+    fn drop(&mut self) {
+        let fate = self.shared.fate();
+        self.shared.life.lock().fate.get_or_insert(fate.clone());
+        self.shared.close();
+        // Until the last send under way has ended. None can be stuck: this makes room for all of them.
+        while let Ok(msg) = self.messages.recv() {
+            unwind::bury(msg, &fate);
+        }
+        self.shared.life.lock().ended = true;
+        self.shared.ended.notify_all();
+    }
+}
+
+impl<M> Shared<M> {
+    /// Accepts no more messages.
+    fn close(&self) {
+        let mailbox = self.mailbox.lock().take();
+        // Outside of the lock: it wakes the actor, if this was the last sender.
+        drop(mailbox);
+    }
+
+    fn fate(&self) -> Error {
+        let fate = self.life.lock().fate.clone();
+        fate.unwrap_or_else(|| match thread::panicking() {
+            true => Error::closed(format!("{} died", self.name)),
+            false => Error::closed(format!("{} is closed", self.name)),
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "actor_tests.rs"]
+mod tests;

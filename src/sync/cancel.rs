@@ -1,0 +1,351 @@
+//! Cooperative cancellation.
+//!
+//! Threads cannot be killed, so every wait of the crate takes a token. A token is a node of a tree. A child holds
+//! its parent, so that cancelling a distant ancestor still reaches it; a parent holds its children weakly, and a
+//! child that goes away takes itself off the list, so that a parent that lives long does not grow.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::{Condvar, Mutex, unwind};
+use crate::error::{Error, Result};
+
+/// A request to stop, shared by whoever may stop and whoever should.
+///
+/// Clones are the same token. A token once cancelled stays cancelled.
+///
+/// # Example: stopping a worker
+/// ```
+/// use std::time::Duration;
+/// use tinkex::sync::CancelToken;
+///
+/// let token = CancelToken::new();
+/// let worker = std::thread::spawn({
+///     let token = token.clone();
+///     // True at once when cancelled, false if the minute passes.
+///     move || token.wait_timeout(Duration::from_secs(60))
+/// });
+/// token.cancel();
+/// assert!(worker.join().unwrap());
+/// ```
+///
+/// # Example: stopping one part, or everything
+/// ```
+/// use tinkex::sync::CancelToken;
+///
+/// let all = CancelToken::new();
+/// let (one, other) = (all.child(), all.child());
+/// one.cancel();
+/// assert!(one.is_cancelled() && !other.is_cancelled() && !all.is_cancelled());
+/// all.cancel();
+/// assert!(other.is_cancelled());
+/// ```
+#[derive(Clone, Default)]
+pub struct CancelToken {
+    node: Arc<Node>,
+}
+
+/// Somebody to be told of a cancellation. Called with no locks held, at most once per registration.
+pub(crate) trait Wake: Send + Sync {
+    /// Makes the waiter look at its token again. To be seen by a waiter that has looked and not yet begun to wait,
+    /// it must take the waiter's lock before it notifies.
+    fn wake(&self);
+}
+
+#[derive(Default)]
+struct Node {
+    /// Written under the lock, read without it.
+    cancelled: AtomicBool,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Our parent, and our key there.
+    parent: Option<(Arc<Node>, u64)>,
+}
+
+#[derive(Default)]
+struct State {
+    next_key: u64,
+    watchers: BTreeMap<u64, Watcher>,
+}
+
+enum Watcher {
+    Child(Weak<Node>),
+    Wake(Arc<dyn Wake>),
+}
+
+impl CancelToken {
+    /// A token that nobody has cancelled.
+    pub fn new() -> Self {
+        CancelToken::default()
+    }
+
+    /// A token that is cancelled with this one, and can be cancelled alone.
+    pub fn child(&self) -> Self {
+        let parent = &self.node;
+        let mut state = parent.state.lock();
+        let key = state.take_key();
+        let cancelled = parent.is_cancelled();
+        let node = Arc::new(Node {
+            cancelled: AtomicBool::new(cancelled),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            parent: Some((parent.clone(), key)),
+        });
+        if !cancelled {
+            state.watchers.insert(key, Watcher::Child(Arc::downgrade(&node)));
+        }
+        CancelToken { node }
+    }
+
+    /// Cancels this token and its children, and wakes whoever waits for any of them. Later calls do nothing.
+    pub fn cancel(&self) {
+        let mut nodes = vec![self.node.clone()];
+        // A list of work rather than recursion, because a chain of children may be longer than the stack.
+        while let Some(node) = nodes.pop() {
+            let watchers = {
+                let mut state = node.state.lock();
+                node.cancelled.store(true, Ordering::Release);
+                mem::take(&mut state.watchers)
+            };
+            node.changed.notify_all();
+            for watcher in watchers.into_values() {
+                match watcher {
+                    Watcher::Child(child) => nodes.extend(child.upgrade()),
+                    Watcher::Wake(it) => unwind::shield("a waker failed", || it.wake()),
+                }
+            }
+        }
+    }
+
+    /// Whether this token or an ancestor was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.node.is_cancelled()
+    }
+
+    /// Waits for the cancellation; false if the time passed without one.
+    ///
+    /// # Blocking
+    /// Until the token is cancelled, but no longer than the duration. A duration that no clock can hold, such as
+    /// [`Duration::MAX`], is no bound.
+    pub fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.wait(Instant::now().checked_add(timeout))
+    }
+
+    /// Waits for the cancellation; false if the deadline passed without one.
+    ///
+    /// # Blocking
+    /// Until the token is cancelled, but not beyond the deadline.
+    pub fn wait_deadline(&self, deadline: Instant) -> bool {
+        self.wait(Some(deadline))
+    }
+
+    fn wait(&self, deadline: Option<Instant>) -> bool {
+        let mut state = self.node.state.lock();
+        let mut in_time = true;
+        while in_time && !self.is_cancelled() {
+            in_time = super::wait(&self.node.changed, &mut state, deadline);
+        }
+        self.is_cancelled()
+    }
+
+    /// An error if this token is cancelled.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.is_cancelled() {
+            true => Err(Error::cancelled()),
+            false => Ok(()),
+        }
+    }
+
+    /// Has somebody told of the cancellation: at once, on this thread, if it has happened, else on the cancelling
+    /// thread. Must be called without a lock that `wake` takes. A call may still be under way when the registration
+    /// has been dropped.
+    pub(crate) fn on_cancel(&self, wake: Arc<dyn Wake>) -> Registration {
+        let mut state = self.node.state.lock();
+        if self.is_cancelled() {
+            drop(state);
+            unwind::shield("a waker failed", || wake.wake());
+            return Registration { place: None };
+        }
+        let key = state.take_key();
+        state.watchers.insert(key, Watcher::Wake(wake));
+        Registration { place: Some((self.node.clone(), key)) }
+    }
+
+    #[cfg(test)]
+    fn n_watchers(&self) -> usize {
+        self.node.state.lock().watchers.len()
+    }
+}
+
+impl fmt::Debug for CancelToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CancelToken").field("cancelled", &self.is_cancelled()).finish()
+    }
+}
+
+/// Somebody is told of a cancellation while this lives.
+pub(crate) struct Registration {
+    place: Option<(Arc<Node>, u64)>,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if let Some((node, key)) = self.place.take() {
+            node.forget(key);
+        }
+    }
+}
+
+impl State {
+    fn take_key(&mut self) -> u64 {
+        self.next_key += 1;
+        self.next_key
+    }
+}
+
+impl Node {
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
+    fn forget(&self, key: u64) {
+        let watcher = self.state.lock().watchers.remove(&key);
+        // Outside of the lock: the watcher's destructor may end other tokens.
+        drop(watcher);
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let mut link = self.parent.take();
+        while let Some((parent, key)) = link {
+            parent.forget(key);
+            // A chain of which we were the last holder is taken apart here and not by recursion, because it may be
+            // longer than the stack.
+            link = Arc::into_inner(parent).and_then(|mut it| it.parent.take());
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::thread;
+
+    use super::super::testing::{LONG, late};
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(&self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_child_is_cancelled_with_its_parent_and_not_the_other_way() {
+        let parent = CancelToken::new();
+        let (child, sibling) = (parent.child(), parent.child());
+        let grandchild = child.child();
+        child.cancel();
+        assert!(child.is_cancelled() && grandchild.is_cancelled());
+        assert!(!parent.is_cancelled() && !sibling.is_cancelled());
+        parent.cancel();
+        assert!(sibling.is_cancelled() && parent.child().is_cancelled());
+    }
+
+    #[test]
+    fn a_cancellation_reaches_grandchildren_whose_parent_nobody_holds() {
+        let root = CancelToken::new();
+        let leaf = root.child().child().child();
+        root.cancel();
+        assert!(leaf.is_cancelled());
+    }
+
+    #[test]
+    fn a_parent_forgets_children_and_registrations_that_ended() {
+        let parent = CancelToken::new();
+        for _ in 0..100 {
+            let child = parent.child();
+            let registration = parent.on_cancel(Arc::new(Count::default()));
+            assert_eq!(parent.n_watchers(), 2);
+            drop((child, registration));
+        }
+        assert_eq!(parent.n_watchers(), 0);
+        let chain = (0..3).fold(parent.clone(), |it, _| it.child());
+        assert_eq!(parent.n_watchers(), 1);
+        drop(chain);
+        assert_eq!(parent.n_watchers(), 0);
+    }
+
+    #[test]
+    fn a_long_chain_is_cancelled_and_dropped_without_recursion() {
+        let root = CancelToken::new();
+        let leaf = (0..200_000).fold(root.clone(), |it, _| it.child());
+        root.cancel();
+        assert!(leaf.is_cancelled());
+        drop(root);
+        drop(leaf);
+    }
+
+    #[test]
+    fn waiting_ends_with_the_cancellation_or_the_deadline() {
+        let token = CancelToken::new();
+        assert!(!token.wait_timeout(Duration::from_millis(2)));
+        assert!(!token.wait_deadline(Instant::now()));
+        let waiters: Vec<_> = (0..4)
+            .map(|it| {
+                let token = if it % 2 == 0 { token.clone() } else { token.child() };
+                thread::spawn(move || token.wait_timeout(LONG))
+            })
+            .collect();
+        token.cancel();
+        assert!(waiters.into_iter().all(|it| it.join().unwrap()));
+        assert!(token.wait_deadline(late()) && token.wait_timeout(Duration::MAX));
+    }
+
+    #[test]
+    fn a_waker_is_called_once_at_once_or_never() {
+        let token = CancelToken::new();
+        let (kept, dropped, late) =
+            (Arc::new(Count::default()), Arc::new(Count::default()), Arc::new(Count::default()));
+        let registration = token.on_cancel(kept.clone());
+        drop(token.on_cancel(dropped.clone()));
+        token.cancel();
+        token.cancel();
+        let at_once = token.on_cancel(late.clone());
+        let counts = [&kept, &dropped, &late].map(|it| it.0.load(Ordering::SeqCst));
+        assert_eq!(counts, [1, 0, 1]);
+        drop((registration, at_once));
+    }
+
+    #[test]
+    fn a_waker_may_use_the_token() {
+        struct Asks(CancelToken, AtomicBool);
+        impl Wake for Asks {
+            fn wake(&self) {
+                self.1.store(self.0.child().is_cancelled(), Ordering::SeqCst);
+            }
+        }
+        let token = CancelToken::new();
+        let asks = Arc::new(Asks(token.clone(), AtomicBool::new(false)));
+        let _registration = token.on_cancel(asks.clone());
+        token.cancel();
+        assert!(asks.1.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn checking_a_cancelled_token_is_an_error() {
+        let token = CancelToken::new();
+        assert!(token.check().is_ok());
+        token.cancel();
+        assert!(token.check().unwrap_err().is_cancelled());
+    }
+}

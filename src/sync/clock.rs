@@ -1,0 +1,292 @@
+//! The time, and pauses that can be cancelled; in tests, a time of its own.
+
+use std::time::{Duration, Instant};
+
+use super::CancelToken;
+use crate::error::{Error, Result};
+
+#[cfg(any(test, feature = "testing"))]
+pub use twin::VirtualClock;
+
+/// Where waits get their time from: the system's monotonic clock, unless a test puts a virtual one in its place.
+///
+/// # Example: a pause that somebody else can end
+/// ```
+/// use std::time::Duration;
+/// use tinkex::sync::{CancelToken, Clock};
+///
+/// let (clock, cancel) = (Clock::default(), CancelToken::new());
+/// assert!(clock.pause(Duration::from_millis(1), &cancel).is_ok());
+/// cancel.cancel();
+/// assert!(clock.pause(Duration::from_secs(3600), &cancel).unwrap_err().is_cancelled());
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Clock {
+    #[cfg(any(test, feature = "testing"))]
+    twin: Option<VirtualClock>,
+}
+
+impl Clock {
+    /// The time by this clock.
+    pub fn now(&self) -> Instant {
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(twin) = &self.twin {
+            return twin.now();
+        }
+        Instant::now()
+    }
+
+    /// Lets some time pass between two things, such as two attempts.
+    ///
+    /// # Errors
+    /// Cancelled, before or during the pause.
+    ///
+    /// # Blocking
+    /// For the duration given; cancelling ends it at once. On a virtual clock it does not block.
+    pub fn pause(&self, duration: Duration, cancel: &CancelToken) -> Result<()> {
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(twin) = &self.twin {
+            return twin.pause(duration, cancel);
+        }
+        really(duration, cancel)
+    }
+
+    /// Waits for the next round of something that is done periodically, such as a heartbeat.
+    ///
+    /// It differs from [`pause`](Clock::pause) on a virtual clock only: there it waits until somebody else has
+    /// moved the time, so that a loop does not run ahead of the test.
+    ///
+    /// # Errors
+    /// Cancelled, before or during the wait.
+    ///
+    /// # Blocking
+    /// For the duration given; cancelling ends it at once.
+    pub fn tick(&self, duration: Duration, cancel: &CancelToken) -> Result<()> {
+        #[cfg(any(test, feature = "testing"))]
+        if let Some(twin) = &self.twin {
+            return twin.tick(duration, cancel);
+        }
+        really(duration, cancel)
+    }
+}
+
+fn really(duration: Duration, cancel: &CancelToken) -> Result<()> {
+    match cancel.wait_timeout(duration) {
+        true => Err(Error::cancelled()),
+        false => Ok(()),
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+mod twin {
+    use std::fmt;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use super::super::cancel::Wake;
+    use super::super::{CancelToken, Condvar, Mutex};
+    use super::Clock;
+    use crate::error::Result;
+
+    /// A time that passes only when a test says so, or when code under test pauses.
+    ///
+    /// [`Clock::pause`] moves it on at once and is recorded; [`Clock::tick`] blocks until it has moved far enough.
+    /// Clones share one time.
+    ///
+    /// # Example: an hour in no time
+    /// ```
+    /// # #[cfg(feature = "testing")] {
+    /// use std::time::Duration;
+    /// use tinkex::sync::{CancelToken, VirtualClock};
+    ///
+    /// let time = VirtualClock::new();
+    /// let (clock, hour) = (time.clock(), Duration::from_secs(3600));
+    /// let before = clock.now();
+    /// clock.pause(hour, &CancelToken::new())?;
+    /// assert_eq!(clock.now() - before, hour);
+    /// assert_eq!(time.pauses(), [hour]);
+    /// # }
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    #[derive(Clone)]
+    pub struct VirtualClock {
+        shared: Arc<Shared>,
+    }
+
+    struct Shared {
+        state: Mutex<State>,
+        moved: Condvar,
+    }
+
+    struct State {
+        now: Instant,
+        pauses: Vec<Duration>,
+    }
+
+    impl Default for VirtualClock {
+        fn default() -> Self {
+            VirtualClock::new()
+        }
+    }
+
+    impl VirtualClock {
+        /// A clock that stands still.
+        pub fn new() -> Self {
+            let state = State { now: Instant::now(), pauses: Vec::new() };
+            VirtualClock { shared: Arc::new(Shared { state: Mutex::new(state), moved: Condvar::new() }) }
+        }
+
+        /// The clock to give to the code under test.
+        pub fn clock(&self) -> Clock {
+            Clock { twin: Some(self.clone()) }
+        }
+
+        /// Moves the time on, and wakes the ticks that are due.
+        pub fn advance(&self, duration: Duration) {
+            self.shared.state.lock().advance(duration);
+            self.shared.moved.notify_all();
+        }
+
+        /// All pauses so far, in order.
+        pub fn pauses(&self) -> Vec<Duration> {
+            self.shared.state.lock().pauses.clone()
+        }
+
+        pub(super) fn now(&self) -> Instant {
+            self.shared.state.lock().now
+        }
+
+        pub(super) fn pause(&self, duration: Duration, cancel: &CancelToken) -> Result<()> {
+            cancel.check()?;
+            {
+                let mut state = self.shared.state.lock();
+                state.pauses.push(duration);
+                state.advance(duration);
+            }
+            self.shared.moved.notify_all();
+            Ok(())
+        }
+
+        pub(super) fn tick(&self, duration: Duration, cancel: &CancelToken) -> Result<()> {
+            // Before the lock, and dropped after it, because a waker that is called at once takes it.
+            let _registration = cancel.on_cancel(self.shared.clone());
+            let mut state = self.shared.state.lock();
+            let due = state.now.checked_add(duration);
+            loop {
+                cancel.check()?;
+                // A time that the clock cannot hold never comes.
+                match due {
+                    Some(due) if due <= state.now => return Ok(()),
+                    _ => self.shared.moved.wait(&mut state),
+                }
+            }
+        }
+    }
+
+    impl State {
+        fn advance(&mut self, duration: Duration) {
+            // A time that the clock cannot hold stays where it is rather than panic.
+            self.now = self.now.checked_add(duration).unwrap_or(self.now);
+        }
+    }
+
+    impl Wake for Shared {
+        fn wake(&self) {
+            // A tick between its check of the token and its wait holds the lock; after it, it hears us.
+            drop(self.state.lock());
+            self.moved.notify_all();
+        }
+    }
+
+    impl fmt::Debug for VirtualClock {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("VirtualClock").field("now", &self.now()).finish_non_exhaustive()
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::thread;
+
+    use super::super::testing::{LONG, in_time};
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_real_pause_ends_by_itself_or_by_cancelling() {
+        let (clock, cancel) = (Clock::default(), CancelToken::new());
+        let before = clock.now();
+        clock.pause(Duration::from_millis(3), &cancel).unwrap();
+        clock.tick(Duration::from_millis(3), &cancel).unwrap();
+        assert!(Duration::from_millis(6) <= clock.now() - before);
+        let waiter = thread::spawn({
+            let (clock, cancel) = (clock.clone(), cancel.clone());
+            move || clock.pause(LONG, &cancel)
+        });
+        cancel.cancel();
+        assert!(waiter.join().unwrap().unwrap_err().is_cancelled());
+        assert!(clock.tick(LONG, &cancel).unwrap_err().is_cancelled());
+    }
+
+    #[test]
+    fn a_virtual_pause_moves_the_time_and_is_recorded() {
+        let (time, cancel) = (VirtualClock::new(), CancelToken::new());
+        let (clock, before) = (time.clock(), time.clock().now());
+        clock.pause(MINUTE, &cancel).unwrap();
+        clock.pause(MINUTE / 2, &cancel).unwrap();
+        time.advance(MINUTE);
+        assert_eq!(clock.now() - before, MINUTE * 5 / 2);
+        cancel.cancel();
+        assert!(clock.pause(MINUTE, &cancel).unwrap_err().is_cancelled());
+        assert_eq!(time.pauses(), [MINUTE, MINUTE / 2]);
+    }
+
+    #[test]
+    fn a_virtual_tick_waits_for_others_to_move_the_time() {
+        let rounds = in_time(|| {
+            let (time, cancel) = (VirtualClock::new(), CancelToken::new());
+            let (sender, receiver) = crossbeam_channel::bounded(0);
+            let ticker = thread::spawn({
+                let (clock, cancel) = (time.clock(), cancel.clone());
+                move || {
+                    let mut rounds = 0;
+                    loop {
+                        // The rendezvous lets the test move the time only when a tick has its starting point.
+                        let start = clock.now();
+                        sender.send(()).unwrap();
+                        match clock.tick(MINUTE, &cancel) {
+                            Ok(()) => rounds += 1,
+                            Err(error) => return (rounds, error.is_cancelled()),
+                        }
+                        assert!(MINUTE <= clock.now() - start);
+                    }
+                }
+            });
+            receiver.recv().unwrap();
+            // Repeated, because the tick may begin after the first of them.
+            while receiver.try_recv().is_err() {
+                time.advance(MINUTE / 2);
+                thread::yield_now();
+            }
+            while receiver.try_recv().is_err() {
+                time.clock().pause(MINUTE, &CancelToken::new()).unwrap();
+                thread::yield_now();
+            }
+            cancel.cancel();
+            ticker.join().unwrap()
+        });
+        assert_eq!(rounds, (2, true));
+    }
+
+    #[test]
+    fn a_virtual_time_that_cannot_be_held_does_no_harm() {
+        let (time, cancel) = (VirtualClock::new(), CancelToken::new());
+        time.advance(Duration::MAX);
+        time.clock().pause(Duration::MAX, &cancel).unwrap();
+        cancel.cancel();
+        assert!(time.clock().tick(Duration::MAX, &cancel).is_err());
+    }
+}

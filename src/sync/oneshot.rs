@@ -1,0 +1,344 @@
+//! Exactly one answer to every request.
+//!
+//! The worker holds the [`Reply`], the caller the [`Slot`]. A reply that is dropped unanswered answers with an
+//! error, so that there is no path, not even a panic, on which a caller waits for ever. The first answer counts;
+//! it can be taken once, by waiting, by looking or by a callback.
+
+use std::mem;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Condvar, Mutex, unwind};
+use crate::error::{Error, Result};
+
+/// The worker's end and the caller's end of one request.
+pub(crate) fn oneshot<T: Send + 'static>() -> (Reply<T>, Slot<T>) {
+    let slot = Slot { shared: Arc::new(Shared { state: Mutex::new(State::Open), settled: Condvar::new() }) };
+    (Reply { slot: Some(slot.clone()), last_words: None }, slot)
+}
+
+/// The obligation to answer. Dropping it unanswered answers with an error: the panic's, if the thread is unwinding
+/// inside [`unwind::catch`]; else the last words, the reason of a [`unwind::bury`], or a general one.
+pub(crate) struct Reply<T: Send + 'static> {
+    /// Taken by whatever answers.
+    slot: Option<Slot<T>>,
+    last_words: Option<Error>,
+}
+
+impl<T: Send + 'static> Reply<T> {
+    /// Answers. An answer that came first, such as a cancellation by the caller, stays.
+    pub(crate) fn send(mut self, result: Result<T>) {
+        if let Some(slot) = self.slot.take() {
+            slot.settle(result);
+        }
+    }
+
+    /// Answers with an error.
+    pub(crate) fn fail(self, error: Error) {
+        self.send(Err(error));
+    }
+
+    /// Somebody else has answered already, so that the work need not be done.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.slot.as_ref().is_none_or(Slot::is_settled)
+    }
+
+    /// What to answer if this is dropped from now on, other than by a panic.
+    pub(crate) fn set_last_words(&mut self, error: Error) {
+        self.last_words = Some(error);
+    }
+}
+
+impl<T: Send + 'static> Drop for Reply<T> {
+    fn drop(&mut self) {
+        let Some(slot) = self.slot.take() else { return };
+        if slot.is_settled() {
+            return;
+        }
+        let answer = move |error| {
+            slot.settle(Err(error));
+        };
+        unwind::abandon(self.last_words.take(), Box::new(answer));
+    }
+}
+
+type Callback<T> = Box<dyn FnOnce(Result<T>) + Send>;
+
+/// The place where the answer will be.
+pub(crate) struct Slot<T> {
+    shared: Arc<Shared<T>>,
+}
+
+struct Shared<T> {
+    state: Mutex<State<T>>,
+    /// Notified once, when the answer comes.
+    settled: Condvar,
+}
+
+enum State<T> {
+    Open,
+    Promised(Callback<T>),
+    Ready(Result<T>),
+    Taken,
+}
+
+impl<T> State<T> {
+    /// The answer, if it has come. `Taken` is an answer too: nobody waits for what cannot come.
+    fn take(&mut self) -> Option<Result<T>> {
+        match mem::replace(self, State::Taken) {
+            State::Ready(result) => Some(result),
+            State::Taken => Some(Err(taken())),
+            waiting => {
+                *self = waiting;
+                None
+            }
+        }
+    }
+}
+
+#[cold]
+fn taken() -> Error {
+    Error::closed("the answer was taken already")
+}
+
+impl<T> Clone for Slot<T> {
+    fn clone(&self) -> Self {
+        Slot { shared: self.shared.clone() }
+    }
+}
+
+impl<T: Send + 'static> Slot<T> {
+    /// Answers, unless it was answered before; says whether this answer counts.
+    pub(crate) fn settle(&self, result: Result<T>) -> bool {
+        let mut state = self.shared.state.lock();
+        match mem::replace(&mut *state, State::Taken) {
+            State::Open => {
+                *state = State::Ready(result);
+                drop(state);
+                self.shared.settled.notify_all();
+                true
+            }
+            State::Promised(callback) => {
+                drop(state);
+                // Those who wait as well learn that the answer went elsewhere.
+                self.shared.settled.notify_all();
+                call(callback, result);
+                true
+            }
+            settled => {
+                *state = settled;
+                // The unwanted answer is dropped after the lock is released: its destructor is not ours.
+                drop(state);
+                drop(result);
+                false
+            }
+        }
+    }
+
+    /// The answer has come, whether or not it has been taken.
+    pub(crate) fn is_settled(&self) -> bool {
+        matches!(*self.shared.state.lock(), State::Ready(_) | State::Taken)
+    }
+
+    /// The answer, if it has come.
+    pub(crate) fn try_take(&self) -> Option<Result<T>> {
+        self.shared.state.lock().take()
+    }
+
+    /// Waits for the answer; `None` when the deadline passed before. Blocks for ever only without a deadline and
+    /// with a reply that somebody holds without answering.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> Option<Result<T>> {
+        let mut state = self.shared.state.lock();
+        let mut in_time = true;
+        loop {
+            match state.take() {
+                None if in_time => in_time = super::wait(&self.shared.settled, &mut state, deadline),
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Gives the answer to a callback: at once if it has come, else on the thread that answers. No lock is held
+    /// during the call, and its panic is caught and logged.
+    pub(crate) fn on_settled(&self, callback: Callback<T>) {
+        let mut state = self.shared.state.lock();
+        match mem::replace(&mut *state, State::Taken) {
+            State::Open => *state = State::Promised(callback),
+            State::Ready(result) => {
+                drop(state);
+                call(callback, result);
+            }
+            other => {
+                *state = other;
+                drop(state);
+                call(callback, Err(taken()));
+            }
+        }
+    }
+}
+
+fn call<T>(callback: Callback<T>, result: Result<T>) {
+    unwind::shield("a callback for an answer failed", || callback(result));
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::super::testing::{eventually, in_time, late};
+    use super::*;
+
+    #[test]
+    fn the_first_answer_counts() {
+        let (reply, slot) = oneshot();
+        assert!(!reply.is_settled() && !slot.is_settled());
+        assert!(slot.settle(Err(Error::cancelled())));
+        assert!(reply.is_settled());
+        reply.send(Ok(1));
+        assert!(!slot.settle(Ok(2)));
+        assert!(slot.try_take().unwrap().unwrap_err().is_cancelled());
+    }
+
+    #[test]
+    fn an_answer_that_is_dropped_says_that_the_worker_ended() {
+        let (reply, slot) = oneshot::<()>();
+        drop(reply);
+        let error = slot.wait(None).unwrap().unwrap_err();
+        assert!(error.is_closed());
+        assert_eq!(error.message(), "the worker ended without an answer");
+    }
+
+    #[test]
+    fn last_words_are_said_by_a_later_drop() {
+        let (mut reply, slot) = oneshot::<()>();
+        reply.set_last_words(Error::closed("the queue is closed"));
+        drop(reply);
+        assert_eq!(slot.wait(None).unwrap().unwrap_err().message(), "the queue is closed");
+        let (mut reply, slot) = oneshot();
+        reply.set_last_words(Error::closed("not said"));
+        reply.send(Ok(5));
+        assert_eq!(slot.wait(None).unwrap().unwrap(), 5);
+    }
+
+    #[test]
+    fn taking_twice_is_an_error_and_never_hangs() {
+        let (reply, slot) = oneshot();
+        assert!(slot.try_take().is_none());
+        reply.send(Ok(1));
+        assert_eq!(slot.wait(None).unwrap().unwrap(), 1);
+        assert!(slot.is_settled());
+        assert_eq!(slot.wait(None).unwrap().unwrap_err().message(), "the answer was taken already");
+        assert!(slot.try_take().unwrap().unwrap_err().is_closed());
+        let (sender, receiver) = mpsc::channel();
+        slot.on_settled(Box::new(move |it| sender.send(it).unwrap()));
+        assert!(receiver.recv().unwrap().unwrap_err().is_closed());
+    }
+
+    #[test]
+    fn a_deadline_ends_the_wait_and_not_the_request() {
+        let (reply, slot) = oneshot();
+        assert!(slot.wait(Some(Instant::now() + Duration::from_millis(5))).is_none());
+        assert!(slot.wait(Some(Instant::now())).is_none());
+        reply.send(Ok(3));
+        assert_eq!(slot.wait(Some(Instant::now())).unwrap().unwrap(), 3);
+    }
+
+    #[test]
+    fn of_several_waiters_one_gets_the_answer_and_the_others_learn_so() {
+        let (reply, slot) = oneshot();
+        let waiters: Vec<_> = (0..8).map(|_| (slot.clone(), thread::current())).collect();
+        let threads: Vec<_> = waiters
+            .into_iter()
+            .map(|(it, _)| thread::spawn(move || it.wait(Some(late())).unwrap()))
+            .collect();
+        reply.send(Ok(()));
+        let outcomes = threads.into_iter().map(|it| it.join().unwrap());
+        assert_eq!(outcomes.filter(Result::is_ok).count(), 1);
+    }
+
+    #[test]
+    fn a_callback_runs_at_once_or_on_the_answering_thread_and_without_the_lock() {
+        let (sender, receiver) = mpsc::channel();
+        let (reply, slot) = oneshot();
+        let (again, tx) = (slot.clone(), sender.clone());
+        slot.on_settled(Box::new(move |it| {
+            // It would deadlock here if the lock were held.
+            assert!(again.is_settled());
+            tx.send((it, thread::current().id())).unwrap();
+        }));
+        assert!(slot.try_take().is_none());
+        let thread = thread::spawn(move || reply.send(Ok(4)));
+        let id = thread.thread().id();
+        thread.join().unwrap();
+        let (result, ran_on) = receiver.recv().unwrap();
+        assert_eq!((result.unwrap(), ran_on), (4, id));
+
+        let (reply, slot) = oneshot();
+        reply.send(Ok(6));
+        slot.on_settled(Box::new(move |it| sender.send((it, thread::current().id())).unwrap()));
+        let (result, ran_on) = receiver.recv().unwrap();
+        assert_eq!((result.unwrap(), ran_on), (6, thread::current().id()));
+    }
+
+    #[test]
+    fn a_callback_that_panics_harms_nobody() {
+        let (reply, slot) = oneshot::<()>();
+        slot.on_settled(Box::new(|_| panic!("callback")));
+        reply.send(Ok(()));
+        assert!(slot.is_settled());
+    }
+
+    #[test]
+    fn a_second_callback_and_a_waiter_learn_that_the_answer_is_promised() {
+        let (reply, slot) = oneshot();
+        let (sender, receiver) = mpsc::channel();
+        slot.on_settled(Box::new({
+            let sender = sender.clone();
+            move |it| sender.send(it).unwrap()
+        }));
+        slot.on_settled(Box::new(move |it| sender.send(it).unwrap()));
+        assert!(receiver.recv().unwrap().unwrap_err().is_closed());
+        let waiter = thread::spawn({
+            let slot = slot.clone();
+            move || slot.wait(Some(late())).unwrap()
+        });
+        reply.send(Ok(1));
+        assert_eq!(receiver.recv().unwrap().unwrap(), 1);
+        assert!(waiter.join().unwrap().unwrap_err().is_closed());
+    }
+
+    #[test]
+    fn a_callback_survives_a_panicking_thread_that_drops_the_reply() {
+        let (reply, slot) = oneshot::<()>();
+        let (sender, receiver) = mpsc::channel();
+        slot.on_settled(Box::new(move |it| {
+            sender.send(it).unwrap();
+            panic!("in a destructor, while unwinding");
+        }));
+        let thread = thread::spawn(move || {
+            let _reply = reply;
+            panic!("unwinding");
+        });
+        assert!(thread.join().is_err());
+        assert!(receiver.recv().unwrap().unwrap_err().is_panic());
+    }
+
+    #[test]
+    fn an_unwanted_answer_is_dropped_without_the_lock() {
+        struct Looks(Slot<Looks>);
+        impl Drop for Looks {
+            fn drop(&mut self) {
+                assert!(self.0.is_settled());
+            }
+        }
+        in_time(|| {
+            let (reply, slot) = oneshot::<Looks>();
+            slot.settle(Err(Error::cancelled()));
+            reply.send(Ok(Looks(slot.clone())));
+            eventually("settled", || slot.is_settled());
+        });
+    }
+}

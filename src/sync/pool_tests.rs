@@ -1,0 +1,361 @@
+//! Tests of the pool.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+
+use super::super::testing::{Door, LONG, eventually, in_time, late, no_threads_named, threads_named};
+use super::*;
+
+fn pool(name: &'static str, max_threads: usize) -> Arc<Pool> {
+    Arc::new(Pool::new(PoolConfig { name, max_threads, stack_size: 128 * 1024, idle: LONG }))
+}
+
+/// The pool's own books are exact; the system's list follows.
+#[track_caller]
+fn assert_all_joined(pool: &Pool) {
+    let state = pool.shared.state.lock();
+    assert_eq!((state.threads.len(), state.ended.len()), (0, 0));
+    drop(state);
+    no_threads_named(pool.shared.config.name);
+}
+
+fn parts<T>(n: usize, job: impl Fn(usize) -> Result<T> + Clone + Send + 'static) -> Vec<Part<T>> {
+    let part = |i| -> Part<T> {
+        let job = job.clone();
+        Box::new(move || job(i))
+    };
+    (0..n).map(part).collect()
+}
+
+#[test]
+fn jobs_run_on_named_threads_and_no_more_than_allowed() {
+    let pool = pool("tkp-named", 3);
+    let door = Door::shut();
+    let slots: Vec<_> = (0..10)
+        .map(|_| {
+            let door = door.clone();
+            pool.submit(move || {
+                door.pass();
+                Ok(thread::current().name().unwrap().to_string())
+            })
+        })
+        .collect();
+    assert_eq!((pool.n_threads(), threads_named("tkp-named") <= 3), (3, true));
+    eventually("all threads are busy", || pool.n_queued() == 7);
+    door.open();
+    for slot in slots {
+        let name = slot.wait(Some(late())).unwrap().unwrap();
+        assert!(["tkp-named-0", "tkp-named-1", "tkp-named-2"].contains(&name.as_str()), "{name}");
+    }
+    assert_eq!(pool.n_threads(), 3);
+}
+
+#[test]
+fn an_idle_thread_is_used_again() {
+    let pool = pool("tkp-again", 50);
+    let ids: Vec<_> = (0..20)
+        .map(|_| {
+            let id = pool.submit(|| Ok(thread::current().id())).wait(Some(late())).unwrap().unwrap();
+            eventually("the thread is idle", || pool.shared.state.lock().idle.len() == 1);
+            id
+        })
+        .collect();
+    assert!(ids.iter().all(|it| *it == ids[0]));
+    assert_eq!(pool.n_threads(), 1);
+}
+
+#[test]
+fn a_job_that_panics_is_answered_and_its_thread_survives() {
+    let pool = pool("tkp-panic", 1);
+    let slot = pool.submit::<()>(|| panic!("job {}", 1));
+    let error = slot.wait(Some(late())).unwrap().unwrap_err();
+    let expected = ErrorKind::Panicked { thread: "tkp-panic-0".into(), message: "job 1".into() };
+    assert_eq!(error.kind(), &expected);
+    let (reply, slot) = oneshot::<()>();
+    pool.spawn(move || {
+        let _reply = reply;
+        panic!("job 2");
+    })
+    .unwrap();
+    assert!(slot.wait(Some(late())).unwrap().unwrap_err().to_string().contains("job 2"));
+    assert_eq!(pool.submit(|| Ok(3)).wait(Some(late())).unwrap().unwrap(), 3);
+    assert_eq!(pool.n_threads(), 1);
+}
+
+#[test]
+fn threads_end_when_they_are_idle_and_come_back_with_the_next_job() {
+    let config = PoolConfig {
+        name: "tkp-idle",
+        max_threads: 8,
+        stack_size: 128 * 1024,
+        idle: Duration::from_millis(5),
+    };
+    let pool = Pool::new(config);
+    for _ in 0..3 {
+        let door = Door::shut();
+        let slots: Vec<_> = (0..8)
+            .map(|i| {
+                let door = door.clone();
+                pool.submit(move || {
+                    door.pass();
+                    Ok(i)
+                })
+            })
+            .collect();
+        door.open();
+        let results: Vec<_> = slots.iter().map(|it| it.wait(Some(late())).unwrap().unwrap()).collect();
+        assert_eq!(results, [0, 1, 2, 3, 4, 5, 6, 7]);
+        eventually("all threads ended", || pool.n_threads() == 0 && threads_named("tkp-idle") == 0);
+        assert!(pool.shared.state.lock().ended.len() <= 1, "others were joined");
+    }
+}
+
+#[test]
+fn no_job_is_lost_between_threads_that_end_and_jobs_that_come() {
+    let n_done = in_time(|| {
+        let config =
+            PoolConfig { name: "tkp-edge", max_threads: 2, stack_size: 128 * 1024, idle: Duration::ZERO };
+        let pool = Pool::new(config);
+        let mut n_done = 0;
+        for i in 0..2_000 {
+            n_done += pool.submit(|| Ok(1)).wait(None).unwrap().unwrap();
+            if i % 3 == 0 {
+                thread::yield_now();
+            }
+        }
+        n_done
+    });
+    assert_eq!(n_done, 2_000);
+}
+
+#[test]
+fn closing_answers_queued_jobs_and_joins_all_threads() {
+    let pool = pool("tkp-close", 2);
+    let door = Door::shut();
+    let running: Vec<_> = (0..2)
+        .map(|_| {
+            let door = door.clone();
+            pool.submit(move || {
+                door.pass();
+                Ok(())
+            })
+        })
+        .collect();
+    eventually("both are busy", || pool.n_queued() == 0);
+    let queued: Vec<_> = (0..5).map(|_| pool.submit(|| Ok(()))).collect();
+    assert_eq!(pool.close(Instant::now()), 2);
+    for slot in queued {
+        let error = slot.try_take().unwrap().unwrap_err();
+        assert_eq!((error.is_closed(), error.message()), (true, "the pool tkp-close is closed"));
+    }
+    assert!(pool.spawn(|| ()).unwrap_err().is_closed());
+    assert!(pool.submit(|| Ok(())).try_take().unwrap().unwrap_err().is_closed());
+    door.open();
+    assert_eq!(pool.close(late()), 0);
+    assert!(running.iter().all(|it| it.try_take().unwrap().is_ok()));
+    assert_all_joined(&pool);
+    assert_eq!(pool.close(Instant::now()), 0);
+}
+
+#[test]
+fn closing_ends_idle_threads_at_once() {
+    let pool = pool("tkp-rest", 4);
+    let results = pool.fan_out(parts(4, Ok), 4);
+    assert_eq!(results.len(), 4);
+    let shared = pool.shared.clone();
+    drop(Arc::into_inner(pool).unwrap());
+    let state = shared.state.lock();
+    assert!(state.threads.is_empty() && state.ended.is_empty());
+    no_threads_named("tkp-rest");
+}
+
+#[test]
+fn a_job_may_drop_the_last_handle_of_its_own_pool() {
+    let pool = pool("tkp-self", 2);
+    let (door, dropped) = (Door::shut(), Arc::new(AtomicBool::new(false)));
+    let (inner, inner_door, inner_dropped) = (pool.clone(), door.clone(), dropped.clone());
+    pool.spawn(move || {
+        inner_door.pass();
+        drop(inner);
+        inner_dropped.store(true, Ordering::SeqCst);
+    })
+    .unwrap();
+    drop(pool);
+    door.open();
+    eventually("the job went on and the thread ended", || {
+        dropped.load(Ordering::SeqCst) && threads_named("tkp-self") == 0
+    });
+}
+
+#[test]
+fn a_destructor_of_a_queued_job_may_panic_and_use_the_pool() {
+    struct Loud(Arc<Pool>);
+    impl Drop for Loud {
+        fn drop(&mut self) {
+            assert!(self.0.spawn(|| ()).is_err());
+            panic!("loud");
+        }
+    }
+    let pool = pool("tkp-loud", 1);
+    let door = Door::shut();
+    let busy = pool.submit({
+        let door = door.clone();
+        move || {
+            door.pass();
+            Ok(())
+        }
+    });
+    eventually("the job has begun", || pool.n_queued() == 0);
+    let loud = Loud(pool.clone());
+    pool.spawn(move || drop(loud)).unwrap();
+    let behind = pool.submit(|| Ok(()));
+    pool.close(Instant::now());
+    assert!(behind.try_take().unwrap().is_err());
+    door.open();
+    assert!(busy.wait(Some(late())).unwrap().is_ok());
+}
+
+#[test]
+fn a_thread_that_cannot_be_started_is_an_error_of_the_job() {
+    let config = PoolConfig { name: "tkp-none", max_threads: 2, stack_size: usize::MAX / 4, idle: LONG };
+    let pool = Pool::new(config);
+    let error = pool.submit(|| Ok(())).try_take().unwrap().unwrap_err();
+    assert_eq!(error.kind(), &ErrorKind::System);
+    assert_eq!(pool.spawn(|| ()).unwrap_err().kind(), &ErrorKind::System);
+    assert_eq!((pool.n_threads(), pool.n_queued()), (0, 0));
+    let results = pool.fan_out(parts(3, Ok), 3);
+    assert_eq!(results.into_iter().map(Result::unwrap).collect::<Vec<_>>(), [0, 1, 2]);
+}
+
+#[test]
+fn results_come_in_order_whoever_does_the_work() {
+    let pool = pool("tkp-fan", 4);
+    let results = pool.fan_out(
+        parts(100, |i| {
+            if i % 7 == 0 {
+                thread::yield_now();
+            }
+            Ok(i)
+        }),
+        4,
+    );
+    assert_eq!(results.into_iter().map(Result::unwrap).collect::<Vec<_>>(), (0..100).collect::<Vec<_>>());
+    assert!(pool.fan_out(parts(0, Ok), 4).is_empty());
+}
+
+#[test]
+fn no_more_jobs_run_at_once_than_asked_for() {
+    let pool = pool("tkp-par", 16);
+    let (inside, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let job = {
+        let (inside, most) = (inside.clone(), most.clone());
+        move |_| {
+            most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            thread::yield_now();
+            inside.fetch_sub(1, Ordering::SeqCst);
+            Ok(())
+        }
+    };
+    assert_eq!(pool.fan_out(parts(200, job.clone()), 3).len(), 200);
+    assert!(most.load(Ordering::SeqCst) <= 3);
+    most.store(0, Ordering::SeqCst);
+    pool.fan_out(parts(20, job), 0);
+    assert_eq!(most.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn jobs_of_a_group_run_at_the_same_time() {
+    let pool = pool("tkp-meet", 2);
+    let (sender, receiver) = crossbeam_channel::bounded(0);
+    // A rendezvous: neither can end without the other.
+    let jobs: Vec<Part<()>> = vec![
+        Box::new(move || sender.send_timeout((), LONG).map_err(|_| Error::cancelled())),
+        Box::new(move || receiver.recv_timeout(LONG).map_err(|_| Error::cancelled())),
+    ];
+    assert!(in_time(move || pool.fan_out(jobs, 2)).iter().all(Result::is_ok));
+}
+
+#[test]
+fn a_pool_of_one_thread_can_fan_out_from_inside_its_own_job() {
+    let pool = pool("tkp-nest", 1);
+    let slot = pool.submit({
+        let pool = pool.clone();
+        move || {
+            let inner = pool.clone();
+            let results =
+                pool.fan_out(parts(3, move |i| Ok(inner.fan_out(parts(3, move |k| Ok(10 * i + k)), 3))), 3);
+            Ok(results.into_iter().flat_map(Result::unwrap).map(Result::unwrap).collect::<Vec<_>>())
+        }
+    });
+    let results = slot.wait(Some(late())).expect("it waits for itself").unwrap();
+    assert_eq!(results, [0, 1, 2, 10, 11, 12, 20, 21, 22]);
+}
+
+#[test]
+fn panics_in_a_group_stay_in_their_places() {
+    let pool = pool("tkp-oops", 2);
+    let results = pool.fan_out(
+        parts(6, |i| match i % 3 {
+            0 => Ok(i),
+            1 => Err(Error::cancelled()),
+            _ => panic!("part {i}"),
+        }),
+        2,
+    );
+    let text = |it: &Result<usize>| match it {
+        Ok(value) => value.to_string(),
+        Err(error) => match error.kind() {
+            ErrorKind::Panicked { message, .. } => message.clone(),
+            _ => error.message().into(),
+        },
+    };
+    let cancelled = "cancelled by the caller";
+    let texts: Vec<_> = results.iter().map(text).collect();
+    assert_eq!(texts, ["0", cancelled, "part 2", "3", cancelled, "part 5"]);
+}
+
+#[test]
+fn a_closed_pool_or_a_full_one_leaves_all_the_work_to_the_caller() {
+    let full = pool("tkp-full", 1);
+    let (door, (sender, receiver)) = (Door::shut(), mpsc::channel());
+    full.spawn({
+        let door = door.clone();
+        move || {
+            sender.send(()).unwrap();
+            door.pass();
+        }
+    })
+    .unwrap();
+    receiver.recv().unwrap();
+    let me = thread::current().id();
+    let mine = move |_| Ok(thread::current().id() == me);
+    assert!(full.fan_out(parts(5, mine), 5).into_iter().all(Result::unwrap));
+    let closed = pool("tkp-shut", 1);
+    closed.close(late());
+    assert!(closed.fan_out(parts(5, mine), 5).into_iter().all(Result::unwrap));
+    door.open();
+}
+
+#[test]
+fn closing_while_jobs_come_from_everywhere_loses_no_answer() {
+    in_time(|| {
+        for _ in 0..50 {
+            let pool = pool("tkp-race", 4);
+            let threads: Vec<_> = (0..4)
+                .map(|_| {
+                    let pool = pool.clone();
+                    thread::spawn(move || (0..50).map(|i| pool.submit(move || Ok(i))).collect::<Vec<_>>())
+                })
+                .collect();
+            thread::yield_now();
+            assert_eq!(pool.close(late()), 0);
+            for slot in threads.into_iter().flat_map(|it| it.join().unwrap()) {
+                let outcome = slot.wait(Some(late())).expect("every job is answered");
+                assert!(outcome.is_ok() || outcome.unwrap_err().is_closed());
+            }
+            assert_eq!(pool.close(late()), 0);
+            assert_all_joined(&pool);
+        }
+    });
+}
