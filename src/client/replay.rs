@@ -243,8 +243,8 @@ impl Replay {
             sampling_session_id: request.sampling_session_id.expect("a session"),
             base_model: None,
         };
-        let sampler = SamplingClient::start(self.owner.clone(), created).expect("a thread");
-        sampler.skip_to(request.seq_id.expect("a number"));
+        let seq_id = request.seq_id.expect("a number");
+        let sampler = SamplingClient::start_at(self.owner.clone(), created, seq_id).expect("a thread");
         let prompt = request.prompt.read().expect("a prompt");
         let params = match request.sampling_params.read() {
             Ok(it) => it,

@@ -41,7 +41,6 @@ pub struct SamplingClient {
 struct Inner {
     sampling_session_id: Arc<str>,
     base_model: Option<String>,
-    seq_ids: Arc<SeqIds>,
     actor: Arc<SamplingHandle>,
     // Below the actor: the session may end only after the client let go of its thread.
     owner: Arc<Owner>,
@@ -84,7 +83,6 @@ struct SamplingActor {
 }
 
 /// The numbers of a client's samples. A sample that has to be submitted afresh takes a new one.
-#[derive(Default)]
 struct SeqIds(std::sync::atomic::AtomicU64);
 
 impl SeqIds {
@@ -212,27 +210,24 @@ impl Sampler {
 
 impl SamplingClient {
     pub(super) fn start(owner: Arc<Owner>, created: CreatedSampler) -> Result<Self> {
+        Self::start_at(owner, created, 0)
+    }
+
+    /// A client whose first sample has a number.
+    pub(super) fn start_at(owner: Arc<Owner>, created: CreatedSampler, first_seq_id: u64) -> Result<Self> {
         let session = owner.session();
         let sampling_session_id: Arc<str> = created.sampling_session_id.into();
-        let seq_ids: Arc<SeqIds> = Arc::default();
         let actor = SamplingActor {
             session: session.clone(),
             sampling_session_id: sampling_session_id.clone(),
-            seq_ids: seq_ids.clone(),
+            seq_ids: Arc::new(SeqIds(first_seq_id.into())),
         };
         let mailbox = Handle::spawn(thread_name("samp"), MAILBOX, actor)?;
         let actor = Arc::new(SamplingHandle { mailbox, cancel: session.cancel.child() });
         let child: Weak<dyn Child> = Arc::downgrade(&(actor.clone() as Arc<dyn Child>));
         session.adopt(child);
         let base_model = created.base_model;
-        Ok(SamplingClient {
-            inner: Arc::new(Inner { sampling_session_id, base_model, seq_ids, actor, owner }),
-        })
-    }
-
-    #[cfg(test)]
-    pub(super) fn skip_to(&self, seq_id: u64) {
-        self.inner.seq_ids.0.store(seq_id, std::sync::atomic::Ordering::Relaxed);
+        Ok(SamplingClient { inner: Arc::new(Inner { sampling_session_id, base_model, actor, owner }) })
     }
 
     /// The server's id of this client's sampling session.

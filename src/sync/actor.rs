@@ -12,9 +12,14 @@
 //!
 //! Whatever ends the thread, the reason is recorded *before* the mailbox is closed, so that whoever then cannot
 //! send learns why: a dead actor never looks like a slow one.
+//!
+//! # How the mailbox is closed
+//! From the senders' side. The only sender that lasts is in one place, from which each send takes a copy for its
+//! duration; to close is to empty that place. The actor then receives until the channel says that no sender is left,
+//! and so has seen every message, those of sends under way included. Dropping the receiver instead would lose
+//! answers: a bounded crossbeam channel keeps what is queued, undropped, until its last sender is gone as well.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Instant;
 
@@ -46,24 +51,19 @@ pub(crate) enum Turn {
 
 /// The owner of an actor. Dropping it lets the actor finish what is queued, and does not wait for that.
 pub(crate) struct Handle<M> {
-    // The order matters: the mailbox is closed before the control channel, and both before the thread is let go, so
-    // that an actor whose handle is dropped only ever sees "no more messages".
-    mailbox: Sender<M>,
-    control: Sender<Control>,
+    shared: Arc<Shared<M>>,
+    // After the mailbox, which `drop` closes: once nobody can say stop, the actor only waits for messages.
+    stop: Sender<Stop>,
     id: ThreadId,
-    shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-enum Control {
-    Stop,
-    Finish,
-}
+struct Stop;
 
-struct Shared {
+struct Shared<M> {
     name: String,
-    /// No further messages are accepted, though the actor may still be at work.
-    ending: AtomicBool,
+    /// Where sends get their sender from; empty once no more messages are accepted.
+    mailbox: Mutex<Option<Sender<M>>>,
     life: Mutex<Life>,
     /// Notified when the thread is about to end.
     ended: Condvar,
@@ -73,7 +73,7 @@ struct Shared {
 struct Life {
     /// Why nobody handles messages any more.
     fate: Option<Error>,
-    /// The mailbox is closed and what was in it is dropped.
+    /// The mailbox is closed, and everything that was in it is answered.
     ended: bool,
 }
 
@@ -85,23 +85,23 @@ impl<M: Send + 'static> Handle<M> {
     pub(crate) fn spawn<A: Actor<Msg = M>>(name: String, capacity: usize, actor: A) -> Result<Self> {
         // A rendezvous channel would make every sender wait for the turn before its own.
         let (mailbox, messages) = crossbeam_channel::bounded(capacity.max(1));
-        // Unbounded, so that stopping never blocks; it holds a word or two for each call of `stop` and `finish`.
-        let (control, controls) = crossbeam_channel::unbounded();
+        // Room for one: to be told twice means nothing.
+        let (stop, stops) = crossbeam_channel::bounded(1);
         let shared = Arc::new(Shared {
             name: name.clone(),
-            ending: AtomicBool::new(false),
+            mailbox: Mutex::new(Some(mailbox)),
             life: Mutex::default(),
             ended: Condvar::new(),
         });
         let bomb = Bomb { shared: shared.clone(), messages };
         let thread = thread::Builder::new().name(name).spawn(move || {
-            let outcome = unwind::catch(|| live(actor, &bomb, &controls));
+            let outcome = unwind::catch(|| live(actor, &bomb, &stops));
             bomb.explode(outcome);
         });
         match thread {
             Ok(thread) => {
                 let id = thread.thread().id();
-                Ok(Handle { mailbox, control, id, shared, thread: Mutex::new(Some(thread)) })
+                Ok(Handle { shared, stop, id, thread: Mutex::new(Some(thread)) })
             }
             Err(cause) => {
                 let message = format!("the thread {} could not be started: {cause}", shared.name);
@@ -131,14 +131,19 @@ impl<M: Send + 'static> Handle<M> {
         self.post(msg, Some(deadline))
     }
 
-    /// Ends the actor after its current turn. What is queued is dropped. Does not wait.
+    /// Ends the actor after its current turn. What is queued, or about to be, is dropped: its replies answer, though
+    /// the send may have succeeded. Does not wait.
     pub(crate) fn stop(&self) {
-        self.end(Control::Stop);
+        // Said before the mailbox is closed, so that an actor that sees it closed knows already. It fails if it was
+        // said before, or the actor has ended.
+        let _ = self.stop.try_send(Stop);
+        self.shared.close();
     }
 
-    /// Accepts no more messages and ends the actor after those that are queued. Does not wait.
+    /// Accepts no more messages and ends the actor after those that are queued or about to be: a send that waits for
+    /// room is still served. Does not wait.
     pub(crate) fn finish(&self) {
-        self.end(Control::Finish);
+        self.shared.close();
     }
 
     /// Waits for the end of the thread, and says whether it came. Does not end the actor. From the actor's own thread,
@@ -168,16 +173,18 @@ impl<M: Send + 'static> Handle<M> {
     }
 
     fn post(&self, msg: M, deadline: Option<Instant>) -> Result<()> {
-        if self.shared.ending.load(Ordering::Acquire) {
+        // A copy for this send, not the lock: others may send, and close, while we wait for room.
+        let mailbox = self.shared.mailbox.lock().clone();
+        let Some(mailbox) = mailbox else {
             return refuse(msg, self.shared.fate());
-        }
+        };
         let outcome = match deadline {
-            _ if self.is_own_thread() => self.mailbox.try_send(msg).map_err(|it| match it {
+            _ if self.is_own_thread() => mailbox.try_send(msg).map_err(|it| match it {
                 TrySendError::Full(msg) => SendTimeoutError::Timeout(msg),
                 TrySendError::Disconnected(msg) => SendTimeoutError::Disconnected(msg),
             }),
-            Some(deadline) => self.mailbox.send_deadline(msg, deadline),
-            None => self.mailbox.send(msg).map_err(|it| SendTimeoutError::Disconnected(it.0)),
+            Some(deadline) => mailbox.send_deadline(msg, deadline),
+            None => mailbox.send(msg).map_err(|it| SendTimeoutError::Disconnected(it.0)),
         };
         match outcome {
             Ok(()) => Ok(()),
@@ -189,14 +196,14 @@ impl<M: Send + 'static> Handle<M> {
         }
     }
 
-    fn end(&self, how: Control) {
-        self.shared.ending.store(true, Ordering::Release);
-        // It fails if the actor has ended, which is what was wanted.
-        let _ = self.control.send(how);
-    }
-
     fn is_own_thread(&self) -> bool {
         thread::current().id() == self.id
+    }
+}
+
+impl<M> Drop for Handle<M> {
+    fn drop(&mut self) {
+        self.shared.close();
     }
 }
 
@@ -206,38 +213,36 @@ fn refuse<M>(msg: M, error: Error) -> Result<()> {
 }
 
 /// Handles messages until the end. Queued ones that will not be handled stay in the mailbox.
-fn live<A: Actor>(mut actor: A, bomb: &Bomb<A::Msg>, controls: &Receiver<Control>) {
-    while let Some(msg) = next(&bomb.messages, controls, &bomb.shared) {
+fn live<A: Actor>(mut actor: A, bomb: &Bomb<A::Msg>, stops: &Receiver<Stop>) {
+    while let Some(msg) = next(&bomb.messages, stops) {
         match unwind::catch(|| actor.turn(msg)) {
             Ok(Turn::Go) => {}
             Ok(Turn::Stop) => break,
             Err(error) => unwind::report("a turn of an actor failed", &error),
         }
     }
-    bomb.shared.ending.store(true, Ordering::Release);
+    bomb.shared.close();
     actor.ending();
     // Replies that it still owes say that it is closed.
     unwind::bury(actor, &bomb.shared.fate());
 }
 
-/// The next message, unless the end has come. Controls come first, so that they overtake queued work.
-fn next<M>(messages: &Receiver<M>, controls: &Receiver<Control>, shared: &Shared) -> Option<M> {
+/// The next message, unless the end has come. A stop is looked for first, so that it overtakes queued work.
+fn next<M>(messages: &Receiver<M>, stops: &Receiver<Stop>) -> Option<M> {
     loop {
-        let no_more = match controls.try_recv() {
-            Ok(Control::Stop) => return None,
-            // It is remembered in `ending`. A stop may still follow.
-            Ok(Control::Finish) => continue,
-            // Looked at before the mailbox is: who sends and then finishes must find the message handled.
-            Err(TryRecvError::Empty) => shared.ending.load(Ordering::Acquire),
-            Err(TryRecvError::Disconnected) => true,
-        };
+        match stops.try_recv() {
+            Ok(Stop) => return None,
+            // The handle is gone, and with it everybody who could send or say stop: what is queued is the rest.
+            Err(TryRecvError::Disconnected) => return messages.recv().ok(),
+            Err(TryRecvError::Empty) => {}
+        }
         match messages.try_recv() {
             Ok(msg) => return Some(msg),
-            Err(TryRecvError::Empty) if !no_more => {}
-            Err(_) => return None,
+            Err(TryRecvError::Disconnected) => return None,
+            Err(TryRecvError::Empty) => {}
         }
         let mut either = Select::new_biased();
-        either.recv(controls);
+        either.recv(stops);
         either.recv(messages);
         // It tells, possibly wrongly, that there is something to look at.
         either.ready();
@@ -246,7 +251,7 @@ fn next<M>(messages: &Receiver<M>, controls: &Receiver<Control>, shared: &Shared
 
 /// Goes off when the thread ends, whatever ends it: records the cause, and only then closes the mailbox.
 struct Bomb<M> {
-    shared: Arc<Shared>,
+    shared: Arc<Shared<M>>,
     messages: Receiver<M>,
 }
 
@@ -263,22 +268,25 @@ impl<M> Bomb<M> {
 impl<M> Drop for Bomb<M> {
     fn drop(&mut self) {
         let fate = self.shared.fate();
-        self.shared.ending.store(true, Ordering::Release);
         self.shared.life.lock().fate.get_or_insert(fate.clone());
-        // Senders that wait for room get in while this goes on, until nobody is left of those who had not seen
-        // `ending`. The rest is refused by the channel.
-        while let Ok(msg) = self.messages.try_recv() {
+        self.shared.close();
+        // Until the last send under way has ended. None can be stuck: this makes room for all of them.
+        while let Ok(msg) = self.messages.recv() {
             unwind::bury(msg, &fate);
         }
-        // Closes the mailbox, before anybody is told that the actor has ended.
-        let messages = std::mem::replace(&mut self.messages, crossbeam_channel::never());
-        unwind::bury(messages, &fate);
         self.shared.life.lock().ended = true;
         self.shared.ended.notify_all();
     }
 }
 
-impl Shared {
+impl<M> Shared<M> {
+    /// Accepts no more messages.
+    fn close(&self) {
+        let mailbox = self.mailbox.lock().take();
+        // Outside of the lock: it wakes the actor, if this was the last sender.
+        drop(mailbox);
+    }
+
     fn fate(&self) -> Error {
         let fate = self.life.lock().fate.clone();
         fate.unwrap_or_else(|| match thread::panicking() {

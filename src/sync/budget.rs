@@ -26,7 +26,7 @@ use crate::error::Result;
 /// assert!(budget.try_acquire(1).is_none());
 /// drop(huge);
 /// assert_eq!(budget.available(), 600);
-/// # tinkex::Result::Ok(())
+/// # Ok::<(), tinkex::Error>(())
 /// ```
 #[derive(Clone)]
 pub struct Budget {
@@ -188,7 +188,9 @@ mod tests {
             // Fifty overdraw the budget alone; when they are gone, one and seventy come together.
             eventually("the next are in", || budget.waiting() == n_waiting);
             let n = if n_waiting == 3 { 1 } else { 2 };
-            let mut group: Vec<_> = receiver.iter().take(n).map(|it| it.n_bytes()).collect();
+            // Held until both have come, because the one given back first lets the next in.
+            let held: Vec<_> = receiver.iter().take(n).collect();
+            let mut group: Vec<_> = held.iter().map(Bytes::n_bytes).collect();
             group.sort();
             order.push(group);
         }

@@ -106,7 +106,7 @@ mod twin {
     /// assert_eq!(clock.now() - before, hour);
     /// assert_eq!(time.pauses(), [hour]);
     /// # }
-    /// # tinkex::Result::Ok(())
+    /// # Ok::<(), tinkex::Error>(())
     /// ```
     #[derive(Clone)]
     pub struct VirtualClock {

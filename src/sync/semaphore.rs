@@ -25,7 +25,7 @@ use crate::error::Result;
 ///         scope.spawn(|| {
 ///             let _permit = two.acquire(1, &cancel)?;
 ///             // At most two threads are here at any time. The permit is given back at the end of the scope.
-///             tinkex::Result::Ok(())
+///             Ok::<(), tinkex::Error>(())
 ///         });
 ///     }
 /// });
@@ -88,7 +88,7 @@ impl Semaphore {
     /// let _permit = one.acquire(1, &cancel)?;
     /// let soon = Instant::now() + Duration::from_millis(5);
     /// assert!(one.acquire_deadline(1, Some(soon), &cancel).unwrap_err().is_timeout());
-    /// # tinkex::Result::Ok(())
+    /// # Ok::<(), tinkex::Error>(())
     /// ```
     pub fn acquire_deadline(
         &self,

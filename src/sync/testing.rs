@@ -1,4 +1,5 @@
 //! What the tests of this floor share.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::mpsc;
 use std::thread;
