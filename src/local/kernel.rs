@@ -392,3 +392,125 @@ fn store<S: Simd, const NV: usize>(slot: &mut [f32], keep: bool, vectors: &[S::f
         slot.copy_from_slice(&values[..slot.len()]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(len: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 37 + 11) % 101) as f32 / 50.0 - 1.0).collect()
+    }
+
+    #[test]
+    fn products_of_windows_and_transposes_agree_with_plain_loops() {
+        // Enough rows for several tasks, and windows that leave columns on both sides alone.
+        let (rows, inner, cols, stride) = (600, 7, 5, 9);
+        let (a, b) = (numbers(rows * stride), numbers(cols * inner));
+        let mut dst = numbers(rows * stride);
+        let before = dst.clone();
+        let lhs = Mat::strided(&a[1..], rows, inner, stride);
+        matmul(
+            MatMut::strided(&mut dst[2..], rows, cols, stride),
+            0.5,
+            lhs,
+            Mat::new(&b, cols, inner).t(),
+            2.0,
+        );
+        for r in 0..rows {
+            for c in 0..stride {
+                let at = r * stride + c;
+                let product =
+                    |c: usize| (0..inner).map(|i| a[r * stride + 1 + i] * b[c * inner + i]).sum::<f32>();
+                let inside = (2..2 + cols).contains(&c);
+                let expected = if inside { 0.5 * before[at] + 2.0 * product(c - 2) } else { before[at] };
+                assert!((dst[at] - expected).abs() < 1e-5, "{r} {c}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_product_into_fresh_memory_does_not_read_it() {
+        let mut dst = [f32::NAN; 4];
+        let (a, b) = ([1.0, 2.0, 3.0, 4.0], [1.0, 0.0, 0.0, 1.0]);
+        matmul(MatMut::new(&mut dst, 2, 2), 0.0, Mat::new(&a, 2, 2), Mat::new(&b, 2, 2), 1.0);
+        assert_eq!(dst, a);
+    }
+
+    #[test]
+    #[should_panic(expected = "outside its slice")]
+    fn a_view_that_reaches_outside_its_slice_is_refused() {
+        Mat::strided(&[0.0; 10], 3, 2, 5);
+    }
+
+    #[test]
+    #[should_panic(expected = "outside its slice")]
+    fn a_view_whose_size_overflows_is_refused() {
+        Mat::strided(&[0.0; 10], 1 << 33, 2, 1 << 31);
+    }
+
+    #[test]
+    fn the_polynomial_exponential_is_close_everywhere_and_finite_beyond() {
+        let mut x = -87.0f32;
+        while x < 88.0 {
+            let (ours, theirs) = (f64::from(exp(x)), f64::from(x).exp());
+            assert!((ours - theirs).abs() < 4e-7 * theirs, "{x}: {ours} {theirs}");
+            x += 0.0137;
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(-1e9) < 1e-37 && exp(f32::NEG_INFINITY) < 1e-37 && exp(1e9).is_finite());
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn panel_products_agree_with_plain_loops_and_rows_do_not_notice_each_other() {
+        for (outputs, inputs) in [(32, 8), (70, 33), (5, 1), (256, 16)] {
+            let weight = numbers(outputs * inputs);
+            let panels = pack_panels(&weight, outputs, inputs);
+            let x = numbers(17 * inputs);
+            let product = |rows: usize, x: &[f32], keep: bool| {
+                let mut dst = vec![1.0; rows * (outputs + 3)];
+                let product = PanelProduct {
+                    panels: &panels,
+                    panel_inputs: inputs,
+                    inputs,
+                    outputs,
+                    rows,
+                    x,
+                    x_stride: inputs,
+                    dst: &mut dst,
+                    dst_stride: outputs + 3,
+                    keep,
+                };
+                product.run();
+                dst
+            };
+            let all = product(17, &x, false);
+            let kept = product(17, &x, true);
+            for r in 0..17 {
+                let alone = product(1, &x[r * inputs..], false);
+                let row = &all[r * (outputs + 3)..][..outputs + 3];
+                assert_eq!(row, alone);
+                assert_eq!(row[outputs..], [1.0; 3]);
+                for o in 0..outputs {
+                    let expected: f32 = (0..inputs).map(|i| weight[o * inputs + i] * x[r * inputs + i]).sum();
+                    assert!((row[o] - expected).abs() < 1e-4);
+                    assert_eq!(kept[r * (outputs + 3) + o], 1.0 + row[o]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn folds_agree_with_plain_sums_for_every_length() {
+        for len in 0..70 {
+            let x = numbers(len);
+            let square: f32 = x.iter().map(|v| v * v).sum();
+            assert!((sum_by(&x, |v| v * v) - square).abs() < 1e-4);
+            assert!((dot(&x, &x) - square).abs() < 1e-4);
+            assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            let mut shifted = x.clone();
+            let sum = exp_sum(&mut shifted, 1.0);
+            assert!((sum - x.iter().map(|v| (v - 1.0).exp()).sum::<f32>()).abs() < 1e-4);
+        }
+    }
+}
