@@ -125,6 +125,7 @@ pub(super) struct Engine {
 impl Engine {
     /// Runs jobs until the queue is closed or the server stops.
     pub(super) fn run(mut self, queue: &Receiver<Job>) {
+        let _last = Last(self.futures.clone());
         let mut kept = None;
         while let Some(job) = kept.take().or_else(|| queue.recv().ok()) {
             if self.stop.load(Ordering::Relaxed) {
@@ -276,7 +277,7 @@ impl Engine {
 
     /// Makes weights ready to sample from; that they could not be made is told to who samples from them.
     fn fill(&self, slot: &Slot, make: impl FnOnce() -> Result<Sampler, String> + Send + 'static) -> Outcome {
-        *slot.lock() = match self.on_pool(make).flatten() {
+        *slot.lock() = match self.on_pool(make).and_then(|it| it) {
             Ok(it) => SlotWeights::Ready(Arc::new(it)),
             Err(error) => SlotWeights::Failed(error),
         };
@@ -331,6 +332,15 @@ impl Engine {
         };
         self.trainers.insert(model_id.into(), trainer);
         outcome
+    }
+}
+
+/// Fails whatever is still waited for when the engine thread ends, however it ends.
+struct Last(Arc<Futures>);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        self.0.close("the engine has stopped");
     }
 }
 
@@ -401,4 +411,69 @@ fn read_sampler(base: Arc<Weights>, store: &Store, meta: &Meta, place: &Place) -
         .load_adapter(&adapter)
         .map_err(|it| format!("{} does not fit this engine's model: {it}", place.uri()))?;
     Ok(trainer.sampler())
+}
+
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod tests {
+    use super::*;
+    use crate::local::nn::ModelConfig;
+
+    /// An engine without a server, with one model.
+    fn engine() -> Engine {
+        let panic: Arc<Mutex<Option<String>>> = Arc::default();
+        let said = panic.clone();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(1)
+            .panic_handler(move |it| *said.lock() = it.downcast_ref::<&str>().map(|it| it.to_string()))
+            .build()
+            .expect("a pool");
+        let mut engine = Engine {
+            base: Arc::new(Weights::seeded(&ModelConfig::nano(), 0)),
+            store: Arc::new(Store::new("unused".into())),
+            futures: Arc::new(Futures::new(0)),
+            pool,
+            panic,
+            stop: Arc::default(),
+            trainers: HashMap::new(),
+        };
+        for model_id in ["a", "b"] {
+            let spec =
+                LoraSpec { rank: 2, seed: 0, train_attn: true, train_mlp: false, train_unembed: false };
+            assert!(matches!(engine.create(model_id.into(), spec, None), Outcome::Json(_)));
+        }
+        engine
+    }
+
+    fn failure(outcome: Outcome) -> String {
+        match outcome {
+            Outcome::Failed { error, .. } => error,
+            other => panic!("no failure: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_panic_costs_its_model_and_nothing_else() {
+        let mut engine = engine();
+        let error = failure(engine.with("a", |_| panic!("a broken kernel")));
+        assert!(error.contains("a broken kernel") && error.contains("model a is lost"), "{error}");
+        assert!(failure(engine.with("a", |_| Outcome::Json("1".into()))).contains("cannot be used"));
+        assert!(matches!(engine.with("b", |_| Outcome::Json("1".into())), Outcome::Json(_)));
+        assert!(failure(engine.with("c", |_| Outcome::Json("1".into()))).contains("is not loaded"));
+    }
+
+    #[test]
+    fn a_thread_that_ends_fails_what_is_waited_for() {
+        let engine = engine();
+        let futures = engine.futures.clone();
+        let ticket = futures.create(None);
+        let (queue, jobs) = crossbeam_channel::unbounded();
+        let work = Work::Refused { error: "wrong".into() };
+        let asked = futures.create(None);
+        queue.send(Job { ticket: Some(asked.clone()), work }).expect("a queue");
+        drop(queue);
+        engine.run(&jobs);
+        assert!(format!("{:?}", futures.now(&asked.id)).contains("wrong"));
+        assert!(format!("{:?}", futures.now(&ticket.id)).contains("the engine has stopped"));
+    }
 }

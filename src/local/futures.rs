@@ -100,6 +100,8 @@ struct Inner {
     entries: HashMap<u64, Entry>,
     bytes: usize,
     swept: Option<Instant>,
+    /// Why nothing is worked on any more.
+    closed: Option<&'static str>,
 }
 
 impl Futures {
@@ -123,7 +125,7 @@ impl Futures {
         inner.issued += 1;
         let cancelled = Arc::new(AtomicBool::new(false));
         let entry = Entry {
-            outcome: None,
+            outcome: inner.closed.map(Outcome::server),
             done: Instant::now(),
             fetched: None,
             notify: Arc::default(),
@@ -166,6 +168,17 @@ impl Futures {
         }
     }
 
+    /// Fails all requests that have not ended, and all that come from now on.
+    pub(super) fn close(&self, why: &'static str) {
+        let mut inner = self.inner.lock();
+        inner.closed = Some(why);
+        for entry in inner.entries.values_mut().filter(|it| it.outcome.is_none()) {
+            entry.outcome = Some(Outcome::server(why));
+            entry.done = Instant::now();
+            entry.notify.notify_waiters();
+        }
+    }
+
     fn look(&self, id: &str) -> Look {
         let mut inner = self.inner.lock();
         let Some(number) = self.number(id).filter(|it| *it < inner.issued) else {
@@ -175,6 +188,15 @@ impl Futures {
             None => Look::Now(Found::Expired),
             Some(Entry { outcome: Some(outcome), .. }) => Look::Now(Found::Done(outcome.clone())),
             Some(entry) => Look::Later(entry.notify.clone(), entry.place.clone()),
+        }
+    }
+
+    /// What is known now.
+    #[cfg(test)]
+    pub(super) fn now(&self, id: &str) -> Found {
+        match self.look(id) {
+            Look::Now(found) => found,
+            Look::Later(_, place) => Found::Pending(place),
         }
     }
 
@@ -254,10 +276,7 @@ mod tests {
     }
 
     fn poll(futures: &Futures, id: &str) -> Found {
-        match futures.look(id) {
-            Look::Now(found) => found,
-            Look::Later(_, place) => Found::Pending(place),
-        }
+        futures.now(id)
     }
 
     #[test]
@@ -290,6 +309,19 @@ mod tests {
         futures.cancel(&ticket.id);
         assert!(ticket.cancelled.load(Ordering::Relaxed));
         assert!(matches!(poll(&futures, &ticket.id), Found::Done(Outcome::Failed { category: "user", .. })));
+    }
+
+    #[test]
+    fn nobody_waits_for_an_engine_that_is_gone() {
+        let futures = futures();
+        let early = futures.create(None);
+        futures.close("gone");
+        for ticket in [early, futures.create(None)] {
+            let found = poll(&futures, &ticket.id);
+            assert!(
+                matches!(found, Found::Done(Outcome::Failed { error, category: "server" }) if error == "gone")
+            );
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::engine::Work;
 use super::examples::Pass;
 use super::futures::{Found, Outcome};
 use super::nn::Adam;
-use super::state::{Refusal, Reply, State};
+use super::state::{Refusal, Reply, State, refuse};
 
 const PROTOBUF: &str = "application/x-protobuf";
 /// The largest request, compressed or not.
@@ -167,7 +167,7 @@ fn mentions(headers: &HeaderMap, name: header::HeaderName, what: &str) -> bool {
 }
 
 /// The body as it was before compression.
-fn inflate(headers: &HeaderMap, body: Bytes) -> Result<Bytes, Response> {
+fn inflate(headers: &HeaderMap, body: Bytes) -> Reply<Bytes> {
     if !mentions(headers, header::CONTENT_ENCODING, "zstd") {
         return Ok(body);
     }
@@ -176,9 +176,9 @@ fn inflate(headers: &HeaderMap, body: Bytes) -> Result<Bytes, Response> {
     let read = zstd::stream::read::Decoder::with_buffer(&body[..])
         .and_then(|it| it.take(most + 1).read_to_end(&mut out));
     match read {
-        Ok(_) if MOST_BODY < out.len() => Err(refusal(413, "the body is too large")),
+        Ok(_) if MOST_BODY < out.len() => refuse(413, "the body is too large"),
         Ok(_) => Ok(out.into()),
-        Err(error) => Err(refusal(400, &format!("the body is not zstd: {error}"))),
+        Err(error) => refuse(400, format!("the body is not zstd: {error}")),
     }
 }
 
@@ -214,7 +214,7 @@ async fn training_run(Shared(app): Context, Path(id): Path<String>) -> Response 
 async fn forward_backward(Shared(app): Context, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let body = match inflate(&headers, body) {
         Ok(it) => it,
-        Err(refused) => return refused,
+        Err(Refusal { status, detail }) => return refusal(status, &detail),
     };
     let call = match mentions(&headers, header::CONTENT_TYPE, PROTOBUF) {
         true => train::decode_forward_backward_request(&body),

@@ -11,7 +11,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 /// Rows of the destination that one task of [`matmul`] computes.
-const TASK_ROWS: usize = 128;
+const TASK_ROWS: usize = 256;
 
 /// Outputs in one panel of [`Panels`]: a cache line or two per input, and two AVX-512 registers.
 pub(crate) const PANEL: usize = 32;
@@ -281,67 +281,88 @@ impl WithSimd for PanelProduct<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
-        // The tile of accumulators must fit the registers and yet be large enough to hide the latency of a
+    fn with_simd<S: Simd>(self, simd: S) {
+        // A tile of accumulators must fit the registers and yet be large enough to hide the latency of a
         // multiply-add: NV vectors per panel, R rows, P panels.
-        let mut row = 0;
-        while row < self.rows {
-            let left = self.rows - row;
-            row += match S::F32_LANES {
-                16 if left >= 8 => self.rows_of::<S, 2, 8, 1>(simd, row),
-                16 if left >= 4 => self.rows_of::<S, 2, 4, 1>(simd, row),
-                16 if left >= 2 => self.rows_of::<S, 2, 2, 2>(simd, row),
-                16 => self.rows_of::<S, 2, 1, 4>(simd, row),
-                8 if left >= 2 => self.rows_of::<S, 4, 2, 1>(simd, row),
-                8 => self.rows_of::<S, 4, 1, 2>(simd, row),
-                4 if left >= 2 => self.rows_of::<S, 8, 2, 1>(simd, row),
-                4 => self.rows_of::<S, 8, 1, 1>(simd, row),
-                _ => self.rows_of::<S, 32, 1, 1>(simd, row),
-            };
+        match (S::F32_LANES, self.rows) {
+            (16, 1) => self.walk::<S, 2, 1, 4>(simd),
+            (16, _) => self.walk::<S, 2, 4, 2>(simd),
+            (8, 1) => self.walk::<S, 4, 1, 2>(simd),
+            (8, _) => self.walk::<S, 4, 2, 1>(simd),
+            (4, _) => self.walk::<S, 8, 1, 1>(simd),
+            _ => self.walk::<S, 32, 1, 1>(simd),
         }
     }
 }
 
 impl PanelProduct<'_> {
-    /// Computes `R` rows, `P` panels at a time, and returns `R`.
+    /// Walks the panels in the outer loop, so that they stream from memory once for all rows.
     #[inline(always)]
-    fn rows_of<S: Simd, const NV: usize, const R: usize, const P: usize>(
+    fn walk<S: Simd, const NV: usize, const R: usize, const P: usize>(mut self, simd: S) {
+        let count = self.outputs.div_ceil(PANEL);
+        let mut panel = 0;
+        while panel + P <= count {
+            self.rows::<S, NV, R, P>(simd, panel);
+            panel += P;
+        }
+        while panel < count {
+            self.rows::<S, NV, R, 1>(simd, panel);
+            panel += 1;
+        }
+    }
+
+    /// `P` panels for all rows, `R` at a time as long as there are so many.
+    #[inline(always)]
+    fn rows<S: Simd, const NV: usize, const R: usize, const P: usize>(&mut self, simd: S, panel: usize) {
+        let mut row = 0;
+        while row + R <= self.rows {
+            self.tile::<S, NV, R, P>(simd, panel, row);
+            row += R;
+        }
+        while R > 2 && row + 2 <= self.rows {
+            self.tile::<S, NV, 2, P>(simd, panel, row);
+            row += 2;
+        }
+        while row < self.rows {
+            self.tile::<S, NV, 1, P>(simd, panel, row);
+            row += 1;
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const NV: usize, const R: usize, const P: usize>(
         &mut self,
         simd: S,
+        panel: usize,
         row: usize,
-    ) -> usize {
+    ) {
         let panel_len = self.panel_inputs * PANEL;
-        let x: [&[f32]; R] = std::array::from_fn(|r| &self.x[(row + r) * self.x_stride..][..self.inputs]);
-        let panel = |p: usize| self.panels[p * panel_len..][..self.inputs * PANEL].as_chunks::<PANEL>().0;
-        let count = self.outputs.div_ceil(PANEL);
-        let mut p = 0;
-        while p + P <= count {
-            let tile = tile::<S, NV, R, P>(simd, std::array::from_fn(|i| panel(p + i)), x);
-            for (i, tile) in tile.iter().enumerate() {
-                let (dst, stride) = (&mut *self.dst, self.dst_stride);
-                store::<S, NV, R>(dst, stride, row, (p + i) * PANEL, self.outputs, self.keep, tile);
+        let panels: [_; P] = std::array::from_fn(|p| {
+            self.panels[(panel + p) * panel_len..][..self.inputs * PANEL].as_chunks::<PANEL>().0
+        });
+        let x = std::array::from_fn(|r| &self.x[(row + r) * self.x_stride..][..self.inputs]);
+        let tile = accumulate::<S, NV, R, P>(simd, panels, x);
+        for (p, rows) in tile.iter().enumerate() {
+            let at = (panel + p) * PANEL;
+            let width = PANEL.min(self.outputs - at);
+            for (r, vectors) in rows.iter().enumerate() {
+                let slot = &mut self.dst[(row + r) * self.dst_stride + at..][..width];
+                store::<S, NV>(slot, self.keep, vectors);
             }
-            p += P;
         }
-        while p < count {
-            let tile = tile::<S, NV, R, 1>(simd, [panel(p)], x);
-            let (dst, stride) = (&mut *self.dst, self.dst_stride);
-            store::<S, NV, R>(dst, stride, row, p * PANEL, self.outputs, self.keep, &tile[0]);
-            p += 1;
-        }
-        R
     }
 }
 
-/// The accumulators of `P` panels for `R` rows.
+/// The sums of `P` panels for `R` rows.
 #[inline(always)]
-fn tile<S: Simd, const NV: usize, const R: usize, const P: usize>(
+fn accumulate<S: Simd, const NV: usize, const R: usize, const P: usize>(
     simd: S,
     panels: [&[[f32; PANEL]]; P],
     x: [&[f32]; R],
 ) -> [[[S::f32s; NV]; R]; P] {
     let mut acc = [[[simd.splat_f32s(0.0); NV]; R]; P];
     let inputs = x[0].len();
+    // Slices of one length let the compiler drop the bounds checks of the loop.
     let panels = panels.map(|panel| &panel[..inputs]);
     let x = x.map(|x| &x[..inputs]);
     for i in 0..inputs {
@@ -358,28 +379,138 @@ fn tile<S: Simd, const NV: usize, const R: usize, const P: usize>(
     acc
 }
 
-/// Writes one panel's accumulators to the rows of the destination, leaving out the padding.
+/// Writes one row's sums of one panel to as many outputs as the destination has.
 #[inline(always)]
-fn store<S: Simd, const NV: usize, const R: usize>(
-    dst: &mut [f32],
-    stride: usize,
-    row: usize,
-    at: usize,
-    outputs: usize,
-    keep: bool,
-    tile: &[[S::f32s; NV]; R],
-) {
-    let width = PANEL.min(outputs - at);
-    for (r, vectors) in tile.iter().enumerate() {
-        let mut values = [0.0f32; PANEL];
-        S::as_mut_simd_f32s(&mut values).0.copy_from_slice(vectors);
-        let slot = &mut dst[(row + r) * stride + at..][..width];
-        if keep {
-            for (slot, value) in slot.iter_mut().zip(values) {
-                *slot += value;
+fn store<S: Simd, const NV: usize>(slot: &mut [f32], keep: bool, vectors: &[S::f32s; NV]) {
+    let mut values = [0.0f32; PANEL];
+    S::as_mut_simd_f32s(&mut values).0.copy_from_slice(vectors);
+    if keep {
+        for (slot, value) in slot.iter_mut().zip(values) {
+            *slot += value;
+        }
+    } else {
+        slot.copy_from_slice(&values[..slot.len()]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(len: usize) -> Vec<f32> {
+        (0..len).map(|i| ((i * 37 + 11) % 101) as f32 / 50.0 - 1.0).collect()
+    }
+
+    #[test]
+    fn products_of_windows_and_transposes_agree_with_plain_loops() {
+        // Enough rows for several tasks, and windows that leave columns on both sides alone.
+        let (rows, inner, cols, stride) = (600, 7, 5, 9);
+        let (a, b) = (numbers(rows * stride), numbers(cols * inner));
+        let mut dst = numbers(rows * stride);
+        let before = dst.clone();
+        let lhs = Mat::strided(&a[1..], rows, inner, stride);
+        matmul(
+            MatMut::strided(&mut dst[2..], rows, cols, stride),
+            0.5,
+            lhs,
+            Mat::new(&b, cols, inner).t(),
+            2.0,
+        );
+        for r in 0..rows {
+            for c in 0..stride {
+                let at = r * stride + c;
+                let product =
+                    |c: usize| (0..inner).map(|i| a[r * stride + 1 + i] * b[c * inner + i]).sum::<f32>();
+                let inside = (2..2 + cols).contains(&c);
+                let expected = if inside { 0.5 * before[at] + 2.0 * product(c - 2) } else { before[at] };
+                assert!((dst[at] - expected).abs() < 1e-5, "{r} {c}");
             }
-        } else {
-            slot.copy_from_slice(&values[..width]);
+        }
+    }
+
+    #[test]
+    fn a_product_into_fresh_memory_does_not_read_it() {
+        let mut dst = [f32::NAN; 4];
+        let (a, b) = ([1.0, 2.0, 3.0, 4.0], [1.0, 0.0, 0.0, 1.0]);
+        matmul(MatMut::new(&mut dst, 2, 2), 0.0, Mat::new(&a, 2, 2), Mat::new(&b, 2, 2), 1.0);
+        assert_eq!(dst, a);
+    }
+
+    #[test]
+    #[should_panic(expected = "outside its slice")]
+    fn a_view_that_reaches_outside_its_slice_is_refused() {
+        Mat::strided(&[0.0; 10], 3, 2, 5);
+    }
+
+    #[test]
+    #[should_panic(expected = "outside its slice")]
+    fn a_view_whose_size_overflows_is_refused() {
+        Mat::strided(&[0.0; 10], 1 << 33, 2, 1 << 31);
+    }
+
+    #[test]
+    fn the_polynomial_exponential_is_close_everywhere_and_finite_beyond() {
+        let mut x = -87.0f32;
+        while x < 88.0 {
+            let (ours, theirs) = (f64::from(exp(x)), f64::from(x).exp());
+            assert!((ours - theirs).abs() < 4e-7 * theirs, "{x}: {ours} {theirs}");
+            x += 0.0137;
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(-1e9) < 1e-37 && exp(f32::NEG_INFINITY) < 1e-37 && exp(1e9).is_finite());
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn panel_products_agree_with_plain_loops_and_rows_do_not_notice_each_other() {
+        for (outputs, inputs) in [(32, 8), (70, 33), (5, 1), (256, 16)] {
+            let weight = numbers(outputs * inputs);
+            let panels = pack_panels(&weight, outputs, inputs);
+            let x = numbers(17 * inputs);
+            let product = |rows: usize, x: &[f32], keep: bool| {
+                let mut dst = vec![1.0; rows * (outputs + 3)];
+                let product = PanelProduct {
+                    panels: &panels,
+                    panel_inputs: inputs,
+                    inputs,
+                    outputs,
+                    rows,
+                    x,
+                    x_stride: inputs,
+                    dst: &mut dst,
+                    dst_stride: outputs + 3,
+                    keep,
+                };
+                product.run();
+                dst
+            };
+            let all = product(17, &x, false);
+            let kept = product(17, &x, true);
+            for r in 0..17 {
+                let alone = product(1, &x[r * inputs..], false);
+                let row = &all[r * (outputs + 3)..][..outputs + 3];
+                assert_eq!(row, alone);
+                assert_eq!(row[outputs..], [1.0; 3]);
+                for o in 0..outputs {
+                    let expected: f32 = (0..inputs).map(|i| weight[o * inputs + i] * x[r * inputs + i]).sum();
+                    assert!((row[o] - expected).abs() < 1e-4);
+                    assert_eq!(kept[r * (outputs + 3) + o], 1.0 + row[o]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn folds_agree_with_plain_sums_for_every_length() {
+        for len in 0..70 {
+            let x = numbers(len);
+            let square: f32 = x.iter().map(|v| v * v).sum();
+            assert!((sum_by(&x, |v| v * v) - square).abs() < 1e-4);
+            assert!((dot(&x, &x) - square).abs() < 1e-4);
+            assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+            let mut shifted = x.clone();
+            let sum = exp_sum(&mut shifted, 1.0);
+            assert!((sum - x.iter().map(|v| (v - 1.0).exp()).sum::<f32>()).abs() < 1e-4);
         }
     }
 }

@@ -182,7 +182,9 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
         let runtime = runtime.map_err(|it| system(format!("cannot start the server's runtime: {it}")))?;
         let wake = server.wake.clone();
-        server.spawn("tinkex-server", move || runtime.block_on(serve(listener, app, wake)))?;
+        server.spawn("tinkex-server", move || {
+            runtime.block_on(serve(listener, app, options.session_timeout, wake))
+        })?;
         Ok(server)
     }
 
@@ -287,7 +289,7 @@ impl Thread {
     }
 }
 
-async fn serve(listener: TcpListener, app: Arc<App>, stop: Arc<Notify>) {
+async fn serve(listener: TcpListener, app: Arc<App>, session_timeout: Duration, stop: Arc<Notify>) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(it) => it,
         Err(error) => {
@@ -299,15 +301,16 @@ async fn serve(listener: TcpListener, app: Arc<App>, stop: Arc<Notify>) {
     let listener = listener.tap_io(|it| {
         let _ = it.set_nodelay(true);
     });
-    tokio::spawn(watch_sessions(app.clone()));
+    tokio::spawn(watch_sessions(app.clone(), session_timeout));
     tokio::spawn(async move { axum::serve(listener, router(app)).await });
     // Returning ends the runtime, and with it all connections and the state.
     stop.notified().await;
 }
 
-async fn watch_sessions(app: Arc<App>) {
+async fn watch_sessions(app: Arc<App>, session_timeout: Duration) {
+    let period = (session_timeout / 4).clamp(Duration::from_millis(10), Duration::from_secs(5));
     loop {
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        tokio::time::sleep(period).await;
         app.state.end_silent_sessions(Instant::now());
     }
 }

@@ -34,7 +34,7 @@ pub(super) struct Refusal {
     pub(super) detail: String,
 }
 
-fn refuse<T>(status: u16, detail: impl Into<String>) -> Reply<T> {
+pub(super) fn refuse<T>(status: u16, detail: impl Into<String>) -> Reply<T> {
     Err(Refusal { status, detail: detail.into() })
 }
 
@@ -118,7 +118,7 @@ impl State {
         State { futures, store, config, base_seed, session_timeout, queue, inner: Mutex::new(inner) }
     }
 
-    /// Hands jobs to the engine thread. If that is gone, the server is stopping and nobody waits any more.
+    /// Hands jobs to the engine thread. If that is gone, their futures were failed already.
     fn enqueue(&self, jobs: impl IntoIterator<Item = Job>) {
         for job in jobs {
             let _ = self.queue.send(job);

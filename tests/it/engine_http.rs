@@ -1,5 +1,6 @@
 //! The embedded engine over bare HTTP, as a client that is not ours would use it.
 #![cfg(feature = "local")]
+#![allow(clippy::expect_used)]
 
 use std::time::{Duration, Instant};
 
@@ -358,6 +359,45 @@ fn samples_are_repeatable_scored_and_cancellable() {
 }
 
 #[test]
+fn a_snapshot_stays_and_samplers_in_flight_follow_the_latest_save() {
+    let client = Client::new();
+    let model = client.model(0);
+    let save = |seq: u64, number: u64, kind: &str| {
+        let body = json!({"model_id": model, "sampling_session_seq_id": number, "kind": kind, "seq_id": seq});
+        let id = client.submit("save_weights_for_sampler", &body);
+        let saved = client.wait(&id)["sampling_session_id"].as_str().expect("a sampler").to_string();
+        (id, saved)
+    };
+    let ((first, snapshot), (_, old)) = (save(1, 0, "snapshot"), save(2, 1, "inflight"));
+    assert_eq!(save(1, 9, "snapshot"), (first, snapshot.clone()), "numbered anew, it is the same request");
+    let draw = |sampler: &str, seq: u64| {
+        client.sample(sampler, seq, json!({"max_tokens": 10, "temperature": 0.0}))["sequences"][0]["tokens"]
+            .clone()
+    };
+    let untrained = draw(&snapshot, 0);
+    assert_eq!(draw(&old, 0), untrained);
+    client.losses(&model, 3, 15);
+    let (_, new) = save(33, 2, "inflight");
+    assert_ne!(draw(&new, 0), untrained);
+    assert_eq!(draw(&old, 1), draw(&new, 1));
+    assert_eq!(draw(&snapshot, 1), untrained);
+    let body =
+        json!({"session_id": client.session, "sampling_session_seq_id": 2, "base_model": "tinkex/nano"});
+    assert_eq!(client.post("create_sampling_session", &body).0, 409, "its number is taken");
+}
+
+#[test]
+fn an_unloaded_model_is_gone_and_what_waited_for_it_fails() {
+    let client = Client::new();
+    let model = client.model(0);
+    let early = client.submit("optim_step", &step(&model, 2));
+    client.run("unload_model", &json!({"model_id": model}));
+    let error = client.wait(&early)["error"].as_str().expect("a text").to_string();
+    assert!(error.contains("was unloaded (as asked) before an earlier request arrived"), "{error}");
+    assert_eq!(client.post("optim_step", &step(&model, 1)).0, 404);
+}
+
+#[test]
 fn protobuf_and_compressed_bodies_are_served() {
     let client = Client::new();
     let model = client.model(0);
@@ -424,7 +464,7 @@ fn large_results_are_announced_before_they_are_sent() {
 
 #[test]
 fn a_silent_session_is_ended_with_its_models() {
-    let client = Client::with(Options { session_timeout: Duration::from_millis(10), ..Options::default() });
+    let client = Client::with(Options { session_timeout: Duration::from_millis(400), ..Options::default() });
     let model = client.submit(
         "create_model",
         &json!({"session_id": client.session, "model_seq_id": 0, "base_model": "tinkex/nano", "lora_config": {"rank": 4}}),

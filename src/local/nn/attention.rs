@@ -12,26 +12,29 @@ use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
 
-/// Rows of one block.
-const BLOCK: usize = 64;
+/// Query rows multiplied at once: a block of positions times the heads that share one key head.
+const BLOCK_ROWS: usize = 128;
 
-thread_local! {
-    /// The scores of one block. Kept per thread, because fresh pages cost more than the arithmetic.
-    static SCRATCH: Cell<[Vec<f32>; 2]> = const { Cell::new([Vec::new(), Vec::new()]) };
+/// Positions in one block.
+fn block_len(c: &ModelConfig) -> usize {
+    (BLOCK_ROWS / c.group()).max(1)
 }
 
-/// Lends this thread's two scratch buffers, each at least `len` long and with any content.
-fn with_scratch<R>(len: usize, body: impl FnOnce(&mut [f32], &mut [f32]) -> R) -> R {
-    let mut buffers = SCRATCH.take();
-    for buffer in &mut buffers {
-        if buffer.len() < len {
-            buffer.resize(len, 0.0);
-        }
+thread_local! {
+    /// Scratch of one block. Kept per thread, because fresh pages cost more than the arithmetic.
+    static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Lends scratch buffers of these lengths, with any content.
+fn with_scratch<const N: usize>(lengths: [usize; N], body: impl FnOnce([&mut [f32]; N])) {
+    let mut buffer = SCRATCH.take();
+    let total = lengths.iter().sum();
+    if buffer.len() < total {
+        buffer.resize(total, 0.0);
     }
-    let [a, b] = &mut buffers;
-    let result = body(&mut a[..len], &mut b[..len]);
-    SCRATCH.set(buffers);
-    result
+    let mut rest = buffer.as_mut_slice();
+    body(lengths.map(|len| split(&mut rest, len)));
+    SCRATCH.set(buffer);
 }
 
 /// Splits off the first `len` elements of a mutable slice.
@@ -50,62 +53,66 @@ pub(super) fn attention(
     out: &mut [f32],
     log_sum: &mut [f32],
 ) {
-    let (width, q_width, d) = (c.qkv_width(), c.q_width(), c.head_dim);
+    let (width, q_width, d, group) = (c.qkv_width(), c.q_width(), c.head_dim, c.group());
     let scale = 1.0 / (d as f32).sqrt();
     let (mut out, mut log_sum) = (out, log_sum);
     let mut tasks = Vec::new();
     for sequence in sequences {
         let rows = &qkv[sequence.start * width..sequence.end * width];
-        for start in (0..sequence.len()).step_by(BLOCK) {
-            let block = start..sequence.len().min(start + BLOCK);
+        for start in (0..sequence.len()).step_by(block_len(c)) {
+            let block = start..sequence.len().min(start + block_len(c));
             let out = split(&mut out, block.len() * q_width);
             let log_sum = split(&mut log_sum, block.len() * c.heads);
             tasks.push((rows, block, out, log_sum));
         }
     }
     tasks.into_par_iter().for_each(|(rows, block, out, log_sum)| {
-        let (count, prefix) = (block.len(), block.end);
-        with_scratch(count * prefix, |scores, _| {
-            for head in 0..c.heads {
-                let (q, k, v) = views(c, rows, head, &block);
-                matmul_here(MatMut::new(scores, count, prefix), 0.0, q, k.t(), scale);
-                let mut factor = [0.0f32; BLOCK];
+        let (count, prefix) = (block.len() * group, block.end);
+        with_scratch([count * prefix, count * d, count * d, count], |[scores, q, mixed, factors]| {
+            for kv in 0..c.kv_heads {
+                stack(&rows[block.start * width + kv * group * d..], width, group * d, q);
+                let (k, v) = keys_and_values(c, rows, kv, prefix);
+                matmul_here(MatMut::new(scores, count, prefix), 0.0, Mat::new(q, count, d), k.t(), scale);
                 simd(
                     #[inline(always)]
                     || {
                         for (i, row) in scores.chunks_exact_mut(prefix).enumerate() {
-                            let (seen, hidden) = row.split_at_mut(block.start + i + 1);
+                            let (seen, hidden) = row.split_at_mut(block.start + i / group + 1);
                             let top = max(seen);
                             let sum = exp_sum(seen, top);
                             hidden.fill(0.0);
-                            log_sum[i * c.heads + head] = top + sum.ln();
-                            factor[i] = 1.0 / sum;
+                            log_sum[i / group * c.heads + kv * group + i % group] = top + sum.ln();
+                            factors[i] = 1.0 / sum;
                         }
                     },
                 );
-                let slot = MatMut::strided(&mut out[head * d..], count, d, q_width);
-                matmul_here(slot, 0.0, Mat::new(scores, count, prefix), v, 1.0);
-                for (row, factor) in out.chunks_exact_mut(q_width).zip(factor) {
-                    row[head * d..][..d].iter_mut().for_each(|v| *v *= factor);
+                let scores = Mat::new(scores, count, prefix);
+                matmul_here(MatMut::new(mixed, count, d), 0.0, scores, v, 1.0);
+                for (i, (head, factor)) in mixed.chunks_exact(d).zip(&*factors).enumerate() {
+                    let at = i / group * q_width + (kv * group + i % group) * d;
+                    for (slot, &v) in out[at..][..d].iter_mut().zip(head) {
+                        *slot = v * *factor;
+                    }
                 }
             }
         });
     });
 }
 
-/// The queries of a block and the keys and values of its causal prefix, for one query head.
-fn views<'a>(
-    c: &ModelConfig,
-    rows: &'a [f32],
-    head: usize,
-    block: &Range<usize>,
-) -> (Mat<'a>, Mat<'a>, Mat<'a>) {
-    let (width, d) = (c.qkv_width(), c.head_dim);
-    let k_at = c.q_width() + head / c.group() * d;
-    let q = Mat::strided(&rows[block.start * width + head * d..], block.len(), d, width);
-    let k = Mat::strided(&rows[k_at..], block.end, d, width);
-    let v = Mat::strided(&rows[k_at + c.kv_width()..], block.end, d, width);
-    (q, k, v)
+/// Copies a window of `len` columns from rows that are `width` apart, until `out` is full. For the query heads
+/// of one key head this gives a matrix with a row per position and head.
+fn stack(rows: &[f32], width: usize, len: usize, out: &mut [f32]) {
+    for (out, row) in out.chunks_exact_mut(len).zip(rows.chunks(width)) {
+        out.copy_from_slice(&row[..len]);
+    }
+}
+
+/// The keys and values of one head for the first `prefix` positions of a sequence.
+fn keys_and_values<'a>(c: &ModelConfig, rows: &'a [f32], kv: usize, prefix: usize) -> (Mat<'a>, Mat<'a>) {
+    let at = c.q_width() + kv * c.head_dim;
+    let k = Mat::strided(&rows[at..], prefix, c.head_dim, c.qkv_width());
+    let v = Mat::strided(&rows[at + c.kv_width()..], prefix, c.head_dim, c.qkv_width());
+    (k, v)
 }
 
 /// What the backward pass of [`attention`] reads.
@@ -129,7 +136,8 @@ impl Backward<'_> {
         head_dots(self.out, self.dout, d, along);
         let along = &*along;
         // Each task owns one key head of one sequence with the query heads that share it, so that sums over
-        // row blocks have one order. Its results lie together, [heads of the group + k + v][rows][head_dim].
+        // row blocks have one order. Its results lie together: [positions][group][head_dim] of
+        // queries, then [positions][head_dim] of keys, then of values.
         let mut rest = &mut *by_head;
         let mut tasks = Vec::new();
         for sequence in self.sequences {
@@ -155,46 +163,47 @@ impl Backward<'_> {
         dv: &mut [f32],
     ) {
         let c = &self.weights.config;
-        let (width, q_width, d, heads) = (c.qkv_width(), c.q_width(), c.head_dim, c.heads);
+        let (width, q_width, d, group) = (c.qkv_width(), c.q_width(), c.head_dim, c.group());
         let scale = 1.0 / (d as f32).sqrt();
         let rows = &self.qkv[sequence.start * width..sequence.end * width];
         dk.fill(0.0);
         dv.fill(0.0);
-        for start in (0..sequence.len()).step_by(BLOCK) {
-            let block = start..sequence.len().min(start + BLOCK);
-            let (count, prefix) = (block.len(), block.end);
+        for start in (0..sequence.len()).step_by(block_len(c)) {
+            let block = start..sequence.len().min(start + block_len(c));
+            let (count, prefix) = (block.len() * group, block.end);
             let first = sequence.start + start;
-            let log_sum = &self.log_sum[first * heads..][..count * heads];
-            let along = &along[first * heads..][..count * heads];
-            with_scratch(count * prefix, |probs, dprobs| {
-                for g in 0..c.group() {
-                    let head = kv * c.group() + g;
-                    let (q, k, v) = views(c, rows, head, &block);
-                    let dout = Mat::strided(&self.dout[first * q_width + head * d..], count, d, q_width);
-                    matmul_here(MatMut::new(probs, count, prefix), 0.0, q, k.t(), scale);
-                    matmul_here(MatMut::new(dprobs, count, prefix), 0.0, dout, v.t(), 1.0);
-                    simd(
-                        #[inline(always)]
-                        || {
-                            let pairs = probs.chunks_exact_mut(prefix).zip(dprobs.chunks_exact_mut(prefix));
-                            for (i, (p, dp)) in pairs.enumerate() {
-                                let (log_sum, along) = (log_sum[i * heads + head], along[i * heads + head]);
-                                let seen = start + i + 1;
-                                for (p, dp) in p[..seen].iter_mut().zip(&mut dp[..seen]) {
-                                    *p = exp(*p - log_sum);
-                                    *dp = *p * (*dp - along) * scale;
-                                }
-                                p[seen..].fill(0.0);
-                                dp[seen..].fill(0.0);
+            let log_sum = &self.log_sum[first * c.heads..][..block.len() * c.heads];
+            let along = &along[first * c.heads..][..block.len() * c.heads];
+            let scratch = [count * prefix, count * prefix, count * d, count * d];
+            with_scratch(scratch, |[probs, dscores, q, dout]| {
+                stack(&rows[start * width + kv * group * d..], width, group * d, q);
+                stack(&self.dout[first * q_width + kv * group * d..], q_width, group * d, dout);
+                let (q, dout) = (Mat::new(q, count, d), Mat::new(dout, count, d));
+                let (k, v) = keys_and_values(c, rows, kv, prefix);
+                matmul_here(MatMut::new(probs, count, prefix), 0.0, q, k.t(), scale);
+                matmul_here(MatMut::new(dscores, count, prefix), 0.0, dout, v.t(), 1.0);
+                simd(
+                    #[inline(always)]
+                    || {
+                        let pairs = probs.chunks_exact_mut(prefix).zip(dscores.chunks_exact_mut(prefix));
+                        for (i, (p, dp)) in pairs.enumerate() {
+                            let head = i / group * c.heads + kv * group + i % group;
+                            let (log_sum, along) = (log_sum[head], along[head]);
+                            let seen = start + i / group + 1;
+                            for (p, dp) in p[..seen].iter_mut().zip(&mut dp[..seen]) {
+                                *p = exp(*p - log_sum);
+                                *dp = *p * (*dp - along) * scale;
                             }
-                        },
-                    );
-                    let (probs, dscores) = (Mat::new(probs, count, prefix), Mat::new(dprobs, count, prefix));
-                    let dq = &mut dq[(g * sequence.len() + start) * d..];
-                    matmul_here(MatMut::new(dq, count, d), 0.0, dscores, k, 1.0);
-                    matmul_here(MatMut::new(dk, prefix, d), 1.0, dscores.t(), q, 1.0);
-                    matmul_here(MatMut::new(dv, prefix, d), 1.0, probs.t(), dout, 1.0);
-                }
+                            p[seen..].fill(0.0);
+                            dp[seen..].fill(0.0);
+                        }
+                    },
+                );
+                let (probs, dscores) = (Mat::new(probs, count, prefix), Mat::new(dscores, count, prefix));
+                let dq = &mut dq[start * group * d..][..count * d];
+                matmul_here(MatMut::new(dq, count, d), 0.0, dscores, k, 1.0);
+                matmul_here(MatMut::new(dk, prefix, d), 1.0, dscores.t(), q, 1.0);
+                matmul_here(MatMut::new(dv, prefix, d), 1.0, probs.t(), dout, 1.0);
             });
         }
     }
@@ -216,20 +225,19 @@ impl Backward<'_> {
                 || {
                     for (t, row) in rows.chunks_exact_mut(width).enumerate() {
                         let table = self.weights.rope(self.positions[sequence.start + t] as usize);
-                        for (slot, head) in row.chunks_exact_mut(d).enumerate() {
-                            // Which of its task's pieces this head is: a query, the key or the value.
-                            let (kv, piece) = if slot < c.heads {
-                                (slot / group, slot % group)
-                            } else if slot < c.heads + c.kv_heads {
-                                (slot - c.heads, group)
-                            } else {
-                                (slot - c.heads - c.kv_heads, group + 1)
-                            };
-                            head.copy_from_slice(&source[((kv * (group + 2) + piece) * len + t) * d..][..d]);
-                            if piece <= group {
-                                rotate(head, table, -1.0);
-                            }
+                        let (q, rest) = row.split_at_mut(c.q_width());
+                        let (k, v) = rest.split_at_mut(c.kv_width());
+                        for kv in 0..c.kv_heads {
+                            let task = &source[kv * len * (group + 2) * d..][..len * (group + 2) * d];
+                            let (dq, dkv) = task.split_at(len * group * d);
+                            let (dk, dv) = dkv.split_at(len * d);
+                            let at = kv * d;
+                            q[at * group..][..group * d].copy_from_slice(&dq[t * group * d..][..group * d]);
+                            k[at..][..d].copy_from_slice(&dk[t * d..][..d]);
+                            v[at..][..d].copy_from_slice(&dv[t * d..][..d]);
                         }
+                        q.chunks_exact_mut(d).for_each(|head| rotate(head, table, -1.0));
+                        k.chunks_exact_mut(d).for_each(|head| rotate(head, table, -1.0));
                     }
                 },
             );

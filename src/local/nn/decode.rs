@@ -138,7 +138,6 @@ pub(super) struct StepScratch {
     gate_up: Vec<f32>,
     act: Vec<f32>,
     scores: Vec<f32>,
-    logits: Vec<f32>,
 }
 
 impl Decoder {
@@ -158,16 +157,17 @@ impl Decoder {
         }
     }
 
-    /// Feeds one token to each of several samples and returns their logits, `[samples, vocab]`. All continue
+    /// Feeds one token to each of several samples and writes their logits, `[samples, vocab]`. All continue
     /// `prefix`; `own` holds what each has seen since.
-    pub(super) fn step<'s>(
+    pub(super) fn step(
         &self,
         weights: &Weights,
         prefix: &Segment,
         own: &mut [Segment],
         tokens: &[u32],
-        s: &'s mut StepScratch,
-    ) -> &'s mut [f32] {
+        logits: &mut [f32],
+        s: &mut StepScratch,
+    ) {
         let (c, n) = (&weights.config, tokens.len());
         s.x.clear();
         tokens.iter().for_each(|&token| s.x.extend_from_slice(weights.embedding(token)));
@@ -176,7 +176,6 @@ impl Decoder {
         s.mixed.resize(n * c.q_width(), 0.0);
         s.gate_up.resize(n * 2 * c.mlp, 0.0);
         s.act.resize(n * c.mlp, 0.0);
-        s.logits.resize(n * c.vocab, 0.0);
         for (l, (layer, frozen)) in self.layers.iter().zip(&weights.layers).enumerate() {
             norm_rows(&s.x, &frozen.norm_attn, c.norm_eps, &mut s.normed);
             layer.qkv.product(n, &s.normed, &mut s.qkv, false);
@@ -198,8 +197,7 @@ impl Decoder {
         }
         own.iter_mut().for_each(|own| own.len += 1);
         norm_rows(&s.x, &weights.norm, c.norm_eps, &mut s.normed);
-        self.head.product(n, &s.normed, &mut s.logits, false);
-        &mut s.logits
+        self.head.product(n, &s.normed, logits, false);
     }
 }
 

@@ -8,7 +8,11 @@ use super::pass::{Model, Workspace};
 use super::rng::Rng;
 use super::weights::Weights;
 use parking_lot::Mutex;
+use rayon::prelude::*;
 use std::sync::Arc;
+
+/// Samples that one task of a decoding step advances: enough to share each weight that is read.
+const STEP_SAMPLES: usize = 4;
 
 /// A model as it was at one moment, ready to continue prompts from any number of threads.
 #[derive(Debug)]
@@ -17,7 +21,7 @@ pub(crate) struct Sampler {
     model: Model,
     /// Both merged, for continuing them.
     decoder: Decoder,
-    idle: Mutex<Vec<(Workspace, StepScratch)>>,
+    idle: Mutex<Vec<(Workspace, Vec<StepScratch>)>>,
 }
 
 /// What to continue, and how.
@@ -167,7 +171,7 @@ impl Sampler {
         req: &Generate,
         chooser: &Chooser,
         prefix: &Segment,
-        scratch: &mut StepScratch,
+        scratch: &mut Vec<StepScratch>,
         stop: &mut dyn FnMut(usize, &[u32]) -> bool,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Vec<GeneratedSequence>, String> {
@@ -180,8 +184,9 @@ impl Sampler {
             return Ok(sequences);
         }
         // All samples share the first step; each continues with a copy of what it appended to the cache.
-        let mut own = vec![Segment::new(base, req.prompt.len() - 1)];
-        let first = self.decoder.step(base, prefix, &mut own, &[last], scratch).to_vec();
+        let mut own = [Segment::new(base, req.prompt.len() - 1)];
+        let mut first = vec![0.0; c.vocab];
+        self.step(prefix, &mut own, &[last], &mut first, scratch);
         let mut own = vec![own[0].clone(); req.num_samples];
         let mut rngs: Vec<Rng> = (0..req.num_samples as u64).map(|i| Rng::stream(req.seed, i)).collect();
         let mut alive: Vec<usize> = (0..req.num_samples).collect();
@@ -211,9 +216,29 @@ impl Sampler {
             if alive.is_empty() {
                 return Ok(sequences);
             }
-            logits.clear();
-            logits.extend_from_slice(self.decoder.step(base, prefix, &mut own, &tokens, scratch));
+            logits.truncate(alive.len() * c.vocab);
+            self.step(prefix, &mut own, &tokens, &mut logits, scratch);
         }
+    }
+
+    /// Feeds one token to each sample, in fixed portions on several threads: no sample's numbers depend on the
+    /// others, so the portions need not be equal or stay the same.
+    fn step(
+        &self,
+        prefix: &Segment,
+        own: &mut [Segment],
+        tokens: &[u32],
+        logits: &mut [f32],
+        scratch: &mut Vec<StepScratch>,
+    ) {
+        let base = &self.model.base;
+        let portions = own.len().div_ceil(STEP_SAMPLES);
+        scratch.resize_with(scratch.len().max(portions), StepScratch::default);
+        own.par_chunks_mut(STEP_SAMPLES)
+            .zip(tokens.par_chunks(STEP_SAMPLES))
+            .zip(logits.par_chunks_mut(STEP_SAMPLES * base.config.vocab))
+            .zip(scratch)
+            .for_each(|(((own, tokens), logits), s)| self.decoder.step(base, prefix, own, tokens, logits, s));
     }
 }
 

@@ -11,8 +11,9 @@ use parking_lot::Mutex;
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// Sequences are packed into one pass up to this many rows, so that short ones share their products.
-const GROUP_ROWS: usize = 256;
+/// Sequences are packed into one pass up to about this many rows, so that short ones share their products: a
+/// quarter of the batch within these bounds, so that small batches too are shared out over several threads.
+const GROUP_ROWS: (usize, usize) = (96, 256);
 
 /// Groups whose gradients exist side by side before they are added up. A bound on memory, and fixed, so that
 /// the order of the sums does not depend on the number of threads.
@@ -147,10 +148,12 @@ impl Trainer {
 
 /// Cuts a batch into groups of whole sequences with the same number of targets per position.
 fn groups(batch: &[Example]) -> Vec<&[Example]> {
+    let total: usize = batch.iter().map(|e| e.tokens.len()).sum();
+    let most = (total / 4).clamp(GROUP_ROWS.0, GROUP_ROWS.1);
     let mut groups = Vec::new();
     let (mut start, mut rows) = (0, 0);
     for (i, example) in batch.iter().enumerate() {
-        let full = rows + example.tokens.len() > GROUP_ROWS || example.k != batch[start].k;
+        let full = rows + example.tokens.len() > most || example.k != batch[start].k;
         if i > start && full {
             groups.push(&batch[start..i]);
             (start, rows) = (i, 0);
