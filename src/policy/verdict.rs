@@ -89,10 +89,10 @@ pub(crate) fn detail(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let text = text.trim();
     let words = match serde_json::from_slice::<Value>(body) {
-        Ok(Value::Object(map)) => ["detail", "message", "error"]
-            .iter()
-            .find_map(|it| map.get(*it))
-            .map_or_else(|| text.to_string(), |it| words(it)),
+        Ok(Value::Object(map)) => {
+            let said = ["detail", "message", "error"].iter().find_map(|it| map.get(*it));
+            said.map_or_else(|| text.to_string(), in_words)
+        }
         _ => text.to_string(),
     };
     match words.char_indices().nth(LONGEST) {
@@ -103,13 +103,13 @@ pub(crate) fn detail(body: &[u8]) -> String {
 }
 
 /// FastAPI lists what is wrong as objects with a place and a message.
-fn words(value: &Value) -> String {
+fn in_words(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
-        Value::Array(items) => items.iter().map(words).collect::<Vec<_>>().join("; "),
+        Value::Array(items) => items.iter().map(in_words).collect::<Vec<_>>().join("; "),
         Value::Object(map) => match (map.get("loc"), map.get("msg")) {
             (Some(Value::Array(loc)), Some(Value::String(msg))) => {
-                let loc: Vec<String> = loc.iter().map(words).collect();
+                let loc: Vec<String> = loc.iter().map(in_words).collect();
                 format!("{}: {msg}", loc.join("."))
             }
             _ => value.to_string(),

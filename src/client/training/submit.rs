@@ -10,13 +10,15 @@ use crate::http::{Body, Call, Lane};
 use crate::policy::turn::{Fate, Settled, Turns, fate};
 use crate::session::{Promise, Session, Ticket};
 
+/// Writes a request's JSON body for a model and a sequence id.
+pub(super) type WriteBody = Box<dyn FnOnce(&str, u64) -> Result<Vec<u8>> + Send>;
+
 /// A request of one part, with its result.
 pub(super) struct Ask<T: Send + 'static> {
     pub(super) ticket: Ticket<T>,
     pub(super) path: &'static str,
     pub(super) request_type: &'static str,
-    /// Writes the JSON body for a model and a sequence id.
-    pub(super) body: Box<dyn FnOnce(&str, u64) -> Result<Vec<u8>> + Send>,
+    pub(super) body: WriteBody,
     /// Reads the JSON result.
     pub(super) read: fn(&[u8]) -> Result<T>,
 }
@@ -103,7 +105,7 @@ impl Sequencer {
         &mut self,
         ticket: &Ticket<T>,
         path: &str,
-        body: Box<dyn FnOnce(&str, u64) -> Result<Vec<u8>> + Send>,
+        body: WriteBody,
     ) -> Result<(Submitted, Instant)> {
         let range = self.begin(ticket, 1)?;
         let seq_id = u64::from(range.start);
