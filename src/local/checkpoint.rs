@@ -178,7 +178,7 @@ impl Store {
         }
         let parent = folder.parent().unwrap_or(&self.root);
         fs::create_dir_all(parent).map_err(|it| disk(parent, "create", &it))?;
-        // Unique among the processes and the saves that share the folder; a name cannot begin with this dot pair.
+        // Unique among the processes and the saves that share the folder.
         let number = self.drafts.fetch_add(1, Ordering::Relaxed);
         let draft = self.root.join(format!(".draft-{}-{number}", std::process::id()));
         let written = write_folder(&draft, meta, files).and_then(|()| {
