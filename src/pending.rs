@@ -200,6 +200,11 @@ impl<T: Send + 'static> Pending<T> {
         Pending::new(slot, progress, CancelToken::new())
     }
 
+    /// When the operation gives up by itself.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.progress.deadline
+    }
+
     pub(crate) fn cancelled_by_drop(mut self) -> Self {
         self.cancel_on_drop = true;
         self

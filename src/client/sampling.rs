@@ -11,7 +11,7 @@ use crate::pending::Pending;
 use crate::policy::admission::estimate;
 use crate::session::{Child, Owner, Promise, Session, Ticket, incomplete};
 use crate::sync::CancelToken;
-use crate::sync::actor::{Actor, Handle, Turn};
+use crate::sync::actor::{Actor, Handle};
 use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
 use crate::wire::{json, sample};
 
@@ -94,12 +94,11 @@ impl SeqIds {
 impl Actor for SamplingActor {
     type Msg = Msg;
 
-    fn turn(&mut self, msg: Msg) -> Turn {
+    fn turn(&mut self, msg: Msg) {
         match msg {
             Msg::Sample(request) => self.begin(*request),
             Msg::Logprobs(request) => self.begin(*request),
         }
-        Turn::Go
     }
 }
 
@@ -345,7 +344,7 @@ impl SamplingClient {
     ) -> Pending<T> {
         let (actor, owner) = (&self.inner.actor, &self.inner.owner);
         let (ticket, pending) = owner.session().ticket(verb, &actor.cancel);
-        match actor.mailbox.send(message(ticket)) {
+        match actor.mailbox.send(message(ticket), pending.deadline()) {
             Ok(()) => pending.cancelled_by_drop().keeping(owner.clone()),
             Err(error) => Pending::failed(verb, error),
         }

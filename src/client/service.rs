@@ -8,7 +8,7 @@ use crate::client::{MAILBOX, SamplingClient, ServiceClientBuilder, TrainingClien
 use crate::error::{Error, Result};
 use crate::http::{Call, Lane};
 use crate::session::{Child, CloseStatus, Owner, Session, Ticket};
-use crate::sync::actor::{Actor, Handle, Turn};
+use crate::sync::actor::{Actor, Handle};
 use crate::types::{LoraConfig, ServerCapabilities, TrainingPath};
 use crate::wire::json::ServerCapabilitiesResponse;
 
@@ -67,7 +67,7 @@ struct ServiceActor {
 impl Actor for ServiceActor {
     type Msg = Msg;
 
-    fn turn(&mut self, msg: Msg) -> Turn {
+    fn turn(&mut self, msg: Msg) {
         // Only the start of the session happens here. Making a client may take minutes and runs on the pool, so that
         // it never holds up another.
         match msg {
@@ -81,7 +81,6 @@ impl Actor for ServiceActor {
                 Err(error) => job.ticket.answer(Err(error)),
             },
         }
-        Turn::Go
     }
 }
 
@@ -122,7 +121,7 @@ impl ServiceClient {
         let session = self.session();
         session.check_open()?;
         let (ticket, flags) = session.ticket(VERB, &session.cancel);
-        self.inner.actor.0.send(Msg::Flags(ticket))?;
+        self.tell(Msg::Flags(ticket), flags.deadline())?;
         flags.wait()?;
         let call = Call::get(Lane::Rest, "/api/v1/get_server_capabilities").by(VERB);
         let reply: Result<ServerCapabilitiesResponse> = session.http.json(&call, &session.cancel);
@@ -211,7 +210,7 @@ impl ServiceClient {
         let session = self.session();
         session.check_open()?;
         let (ticket, pending) = session.ticket("ServiceClient.create_sampling_client", &session.cancel);
-        self.inner.actor.0.send(Msg::CreateSampler(Box::new(create::Sampler { source, ticket })))?;
+        self.tell(Msg::CreateSampler(Box::new(create::Sampler { source, ticket })), pending.deadline())?;
         let sampler = pending.wait()?;
         SamplingClient::start(self.inner.owner.clone(), sampler)
     }
@@ -232,9 +231,13 @@ impl ServiceClient {
         let session = self.session();
         session.check_open()?;
         let (ticket, pending) = session.ticket(verb, &session.cancel);
-        self.inner.actor.0.send(Msg::CreateModel(Box::new(create::Model { start, ticket })))?;
+        self.tell(Msg::CreateModel(Box::new(create::Model { start, ticket })), pending.deadline())?;
         let created = pending.wait()?;
         TrainingClient::start(self.inner.owner.clone(), created)
+    }
+
+    fn tell(&self, msg: Msg, deadline: Option<Instant>) -> Result<()> {
+        self.inner.actor.0.send(msg, deadline)
     }
 
     #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::pending::Pending;
 use crate::session::{Child, Owner, Session, Ticket, incomplete};
 use crate::sync::CancelToken;
-use crate::sync::actor::{Actor, Handle, Turn};
+use crate::sync::actor::{Actor, Handle};
 use crate::types::{
     AdamParams, Datum, ForwardBackwardOutput, LoadStateOutput, Loss, ModelInfo, OptimStepOutput,
     SaveStateOutput, SaveWeightsForSamplerOutput, TrainingPath, Ttl,
@@ -90,7 +90,7 @@ struct TrainingActor {
 impl Actor for TrainingActor {
     type Msg = Msg;
 
-    fn turn(&mut self, msg: Msg) -> Turn {
+    fn turn(&mut self, msg: Msg) {
         match msg {
             Msg::Pass(pass) => self.sequencer.pass(*pass),
             Msg::OptimStep(ask) => self.sequencer.ask(ask),
@@ -98,7 +98,6 @@ impl Actor for TrainingActor {
             Msg::LoadState(ask) => self.sequencer.ask(ask),
             Msg::SaveWeights(ask) => self.sequencer.ask(ask),
         }
-        Turn::Go
     }
 }
 
@@ -377,7 +376,7 @@ impl TrainingClient {
     ) -> Pending<T> {
         let actor = &self.inner.actor;
         let (ticket, pending) = self.session().ticket(verb, &actor.cancel);
-        match actor.mailbox.send(message(ticket)) {
+        match actor.mailbox.send(message(ticket), pending.deadline()) {
             Ok(()) => pending.keeping(self.inner.owner.clone()),
             Err(error) => Pending::failed(verb, error),
         }

@@ -113,7 +113,7 @@ impl<T: Send + 'static> Ticket<T> {
 
     /// Nobody waits any more.
     pub(crate) fn is_given_up(&self) -> bool {
-        self.cancel.is_cancelled()
+        self.cancel.is_cancelled() || self.reply.is_settled()
     }
 }
 

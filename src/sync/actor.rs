@@ -3,8 +3,8 @@
 //! # How an actor ends
 //! | by | queued messages | `ending` |
 //! |---|---|---|
-//! | [`Handle::finish`], or dropping the handle | are handled first | called |
-//! | [`Handle::stop`], or [`Turn::Stop`] | are dropped, and their replies say that it is closed | called |
+//! | dropping the handle | are handled first | called |
+//! | [`Handle::stop`] | are dropped, and their replies say that it is closed | called |
 //! | a panic outside of a turn | are dropped, and their replies carry the panic | perhaps |
 //!
 //! A panic in a turn does not end it: the message is answered with the panic, and the next one is handled. It is
@@ -34,19 +34,10 @@ pub(crate) trait Actor: Send + 'static {
     type Msg: Send + 'static;
 
     /// Handles one message.
-    fn turn(&mut self, msg: Self::Msg) -> Turn;
+    fn turn(&mut self, msg: Self::Msg);
 
     /// The last thing it does. Queued messages, if any, are dropped afterwards.
     fn ending(&mut self) {}
-}
-
-/// What an actor does after a turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
-    /// Handles the next message.
-    Go,
-    /// Ends, and drops what is queued.
-    Stop,
 }
 
 /// The owner of an actor. Dropping it lets the actor finish what is queued, and does not wait for that.
@@ -114,21 +105,33 @@ impl<M: Send + 'static> Handle<M> {
     /// error returned.
     ///
     /// # Errors
-    /// Closed, with the cause if the actor died of something.
+    /// Closed, with the cause if the actor died of something; a timeout in [`Phase::Admission`] at the deadline.
     ///
     /// # Blocking
-    /// While the mailbox is full; the end of the actor ends it. The actor's own thread, which nobody could relieve,
-    /// does not block but gets a timeout in [`Phase::Admission`].
-    pub(crate) fn send(&self, msg: M) -> Result<()> {
-        self.post(msg, None)
-    }
-
-    /// Puts a message into the mailbox as [`send`](Handle::send) does, but does not wait beyond the deadline.
-    ///
-    /// # Errors
-    /// As [`send`](Handle::send), and a timeout in [`Phase::Admission`].
-    pub(crate) fn send_deadline(&self, msg: M, deadline: Instant) -> Result<()> {
-        self.post(msg, Some(deadline))
+    /// While the mailbox is full; the deadline or the end of the actor ends it. The actor's own thread, which nobody
+    /// could relieve, does not block but gets the timeout at once.
+    pub(crate) fn send(&self, msg: M, deadline: Option<Instant>) -> Result<()> {
+        // A copy for this send, not the lock: others may send, and close, while we wait for room.
+        let mailbox = self.shared.mailbox.lock().clone();
+        let Some(mailbox) = mailbox else {
+            return refuse(msg, self.shared.fate());
+        };
+        let outcome = match deadline {
+            _ if self.is_own_thread() => mailbox.try_send(msg).map_err(|it| match it {
+                TrySendError::Full(msg) => SendTimeoutError::Timeout(msg),
+                TrySendError::Disconnected(msg) => SendTimeoutError::Disconnected(msg),
+            }),
+            Some(deadline) => mailbox.send_deadline(msg, deadline),
+            None => mailbox.send(msg).map_err(|it| SendTimeoutError::Disconnected(it.0)),
+        };
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(SendTimeoutError::Disconnected(msg)) => refuse(msg, self.shared.fate()),
+            Err(SendTimeoutError::Timeout(msg)) => {
+                let message = format!("the mailbox of {} did not become free in time", self.shared.name);
+                refuse(msg, Error::timeout(Phase::Admission, message))
+            }
+        }
     }
 
     /// Ends the actor after its current turn. What is queued, or about to be, is dropped: its replies answer, though
@@ -142,6 +145,7 @@ impl<M: Send + 'static> Handle<M> {
 
     /// Accepts no more messages and ends the actor after those that are queued or about to be: a send that waits for
     /// room is still served. Does not wait.
+    #[cfg(test)]
     pub(crate) fn finish(&self) {
         self.shared.close();
     }
@@ -168,33 +172,11 @@ impl<M: Send + 'static> Handle<M> {
     }
 
     /// Messages are still handled, though they may not be accepted any more.
+    #[cfg(test)]
     pub(crate) fn is_alive(&self) -> bool {
         self.shared.life.lock().fate.is_none()
     }
 
-    fn post(&self, msg: M, deadline: Option<Instant>) -> Result<()> {
-        // A copy for this send, not the lock: others may send, and close, while we wait for room.
-        let mailbox = self.shared.mailbox.lock().clone();
-        let Some(mailbox) = mailbox else {
-            return refuse(msg, self.shared.fate());
-        };
-        let outcome = match deadline {
-            _ if self.is_own_thread() => mailbox.try_send(msg).map_err(|it| match it {
-                TrySendError::Full(msg) => SendTimeoutError::Timeout(msg),
-                TrySendError::Disconnected(msg) => SendTimeoutError::Disconnected(msg),
-            }),
-            Some(deadline) => mailbox.send_deadline(msg, deadline),
-            None => mailbox.send(msg).map_err(|it| SendTimeoutError::Disconnected(it.0)),
-        };
-        match outcome {
-            Ok(()) => Ok(()),
-            Err(SendTimeoutError::Disconnected(msg)) => refuse(msg, self.shared.fate()),
-            Err(SendTimeoutError::Timeout(msg)) => {
-                let message = format!("the mailbox of {} did not become free in time", self.shared.name);
-                refuse(msg, Error::timeout(Phase::Admission, message))
-            }
-        }
-    }
 
     fn is_own_thread(&self) -> bool {
         thread::current().id() == self.id
@@ -215,10 +197,8 @@ fn refuse<M>(msg: M, error: Error) -> Result<()> {
 /// Handles messages until the end. Queued ones that will not be handled stay in the mailbox.
 fn live<A: Actor>(mut actor: A, bomb: &Bomb<A::Msg>, stops: &Receiver<Stop>) {
     while let Some(msg) = next(&bomb.messages, stops) {
-        match unwind::catch(|| actor.turn(msg)) {
-            Ok(Turn::Go) => {}
-            Ok(Turn::Stop) => break,
-            Err(error) => unwind::report("a turn of an actor failed", &error),
+        if let Err(error) = unwind::catch(|| actor.turn(msg)) {
+            unwind::report("a turn of an actor failed", &error);
         }
     }
     bomb.shared.close();

@@ -12,7 +12,6 @@ enum Msg {
     Pass(Door, Reply<()>),
     Keep(Reply<()>),
     Panic(Reply<()>),
-    Stop(Reply<()>),
     Act(Box<dyn FnOnce() + Send>),
 }
 
@@ -26,7 +25,7 @@ struct Worker {
 impl Actor for Worker {
     type Msg = Msg;
 
-    fn turn(&mut self, msg: Msg) -> Turn {
+    fn turn(&mut self, msg: Msg) {
         match msg {
             Msg::Echo(value, reply) => reply.send(Ok(value)),
             Msg::Pass(door, reply) => {
@@ -38,13 +37,8 @@ impl Actor for Worker {
                 let _reply = reply;
                 panic!("turn");
             }
-            Msg::Stop(reply) => {
-                reply.send(Ok(()));
-                return Turn::Stop;
-            }
             Msg::Act(act) => act(),
         }
-        Turn::Go
     }
 
     fn ending(&mut self) {
@@ -64,7 +58,7 @@ fn actor(name: &str, capacity: usize) -> Handle<Msg> {
 #[track_caller]
 fn ask<T: Send + 'static>(handle: &Handle<Msg>, msg: impl FnOnce(Reply<T>) -> Msg) -> Slot<T> {
     let (reply, slot) = oneshot();
-    handle.send(msg(reply)).unwrap();
+    handle.send(msg(reply), None).unwrap();
     slot
 }
 
@@ -92,7 +86,7 @@ fn messages_are_handled_in_order_on_a_named_thread() {
     for i in 0..100 {
         let sender = sender.clone();
         let act = move || sender.send((i, thread::current().name().unwrap().to_string())).unwrap();
-        handle.send(Msg::Act(Box::new(act))).unwrap();
+        handle.send(Msg::Act(Box::new(act)), None).unwrap();
     }
     drop(sender);
     let expected: Vec<_> = (0..100).map(|i| (i, "tka-order".to_string())).collect();
@@ -144,7 +138,7 @@ fn finishing_handles_what_is_queued_and_accepts_no_more() {
     handle.finish();
     assert!(handle.is_alive());
     let (reply, late_comer) = oneshot();
-    assert!(handle.send(Msg::Echo(9, reply)).unwrap_err().is_closed());
+    assert!(handle.send(Msg::Echo(9, reply), None).unwrap_err().is_closed());
     assert!(answer(&late_comer).unwrap_err().is_closed());
     door.open();
     assert_eq!(queued.iter().map(|it| answer(it).unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
@@ -183,21 +177,6 @@ fn dropping_the_handle_does_not_block_and_lets_the_actor_finish() {
 }
 
 #[test]
-fn an_actor_may_end_itself() {
-    let handle = actor("tka-itself", 8);
-    let door = occupy(&handle);
-    let stop = ask(&handle, Msg::Stop);
-    let behind = ask(&handle, |it| Msg::Echo(1, it));
-    door.open();
-    assert!(answer(&stop).is_ok());
-    assert!(answer(&behind).unwrap_err().is_closed());
-    assert!(handle.join(late()));
-    let (reply, slot) = oneshot();
-    assert_eq!(handle.send(Msg::Echo(2, reply)).unwrap_err().message(), "tka-itself is closed");
-    assert!(answer(&slot).is_err());
-}
-
-#[test]
 fn replies_that_an_actor_still_owes_are_answered_at_its_end() {
     let handle = actor("tka-owes", 8);
     let slot = ask(&handle, Msg::Keep);
@@ -219,7 +198,7 @@ fn an_actor_that_dies_tells_everybody_of_what() {
     assert!(error.is_closed() && error.is_panic(), "{error}");
     assert!(handle.join(late()) && !handle.is_alive());
     let (reply, slot) = oneshot();
-    let error = handle.send(Msg::Echo(1, reply)).unwrap_err();
+    let error = handle.send(Msg::Echo(1, reply), None).unwrap_err();
     assert_eq!(error.to_string(), "tka-dies died: thread \"tka-dies\" panicked: bad end");
     assert_eq!(answer(&slot).unwrap_err().to_string(), error.to_string());
 }
@@ -231,13 +210,13 @@ fn a_full_mailbox_holds_senders_up_to_their_deadline() {
     let queued = ask(&handle, |it| Msg::Echo(1, it));
     let (reply, slot) = oneshot();
     let error =
-        handle.send_deadline(Msg::Echo(2, reply), Instant::now() + Duration::from_millis(5)).unwrap_err();
+        handle.send(Msg::Echo(2, reply), Some(Instant::now() + Duration::from_millis(5))).unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::Timeout(Phase::Admission));
     assert!(answer(&slot).unwrap_err().is_timeout());
     door.open();
     assert_eq!(answer(&queued).unwrap(), 1);
     let (reply, slot) = oneshot();
-    handle.send_deadline(Msg::Echo(3, reply), late()).unwrap();
+    handle.send(Msg::Echo(3, reply), Some(late())).unwrap();
     assert_eq!(answer(&slot).unwrap(), 3);
 }
 
@@ -251,7 +230,7 @@ fn senders_that_wait_for_room_are_freed_by_the_end() {
                 let handle = handle.clone();
                 thread::spawn(move || {
                     let (reply, slot) = oneshot();
-                    let outcome = handle.send(Msg::Echo(i, reply));
+                    let outcome = handle.send(Msg::Echo(i, reply), None);
                     (outcome, answer(&slot))
                 })
             })
@@ -275,11 +254,11 @@ fn its_own_thread_neither_blocks_on_the_mailbox_nor_joins_itself() {
     let inner = handle.clone();
     let act = move || {
         let outcomes: Vec<_> =
-            (0..2).map(|_| inner.send(Msg::Act(Box::new(|| ()))).map_err(|it| it.is_timeout())).collect();
+            (0..2).map(|_| inner.send(Msg::Act(Box::new(|| ())), None).map_err(|it| it.is_timeout())).collect();
         inner.stop();
         sender.send((outcomes, inner.join(late()))).unwrap();
     };
-    handle.send(Msg::Act(Box::new(act))).unwrap();
+    handle.send(Msg::Act(Box::new(act)), None).unwrap();
     let (outcomes, joined) = receiver.recv_timeout(late() - Instant::now()).unwrap();
     assert_eq!((outcomes, joined), (vec![Ok(()), Err(true)], false));
     assert!(handle.join(late()));
@@ -312,7 +291,7 @@ fn stopping_at_any_moment_loses_no_answer() {
                     thread::spawn(move || {
                         let send = |i| {
                             let (reply, slot) = oneshot();
-                            let _ = handle.send(Msg::Echo(i, reply));
+                            let _ = handle.send(Msg::Echo(i, reply), None);
                             slot
                         };
                         (0..30).map(send).collect::<Vec<_>>()

@@ -21,21 +21,16 @@
 //! held while another one is taken, nor while a callback or a foreign destructor runs.
 
 // The clients, which use these, stand above and come later.
-#[allow(dead_code)]
 pub(crate) mod actor;
 mod budget;
-#[allow(dead_code)]
 pub(crate) mod cancel;
 pub(crate) mod clock;
 mod gate;
-#[allow(dead_code)]
 pub(crate) mod oneshot;
-#[allow(dead_code)]
 pub(crate) mod pool;
 mod semaphore;
 #[cfg(test)]
 mod testing;
-#[allow(dead_code)]
 pub(crate) mod unwind;
 
 use std::time::Instant;

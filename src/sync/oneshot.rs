@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// The worker's end and the caller's end of one request.
 pub(crate) fn oneshot<T: Send + 'static>() -> (Reply<T>, Slot<T>) {
     let slot = Slot { shared: Arc::new(Shared { state: Mutex::new(State::Open), settled: Condvar::new() }) };
-    (Reply { slot: Some(slot.clone()), last_words: None }, slot)
+    (Reply { slot: Some(slot.clone()) }, slot)
 }
 
 /// The obligation to answer. Dropping it unanswered answers with an error: the panic's, if the thread is unwinding
@@ -22,7 +22,6 @@ pub(crate) fn oneshot<T: Send + 'static>() -> (Reply<T>, Slot<T>) {
 pub(crate) struct Reply<T: Send + 'static> {
     /// Taken by whatever answers.
     slot: Option<Slot<T>>,
-    last_words: Option<Error>,
 }
 
 impl<T: Send + 'static> Reply<T> {
@@ -33,19 +32,9 @@ impl<T: Send + 'static> Reply<T> {
         }
     }
 
-    /// Answers with an error.
-    pub(crate) fn fail(self, error: Error) {
-        self.send(Err(error));
-    }
-
     /// Somebody else has answered already, so that the work need not be done.
     pub(crate) fn is_settled(&self) -> bool {
         self.slot.as_ref().is_none_or(Slot::is_settled)
-    }
-
-    /// What to answer if this is dropped from now on, other than by a panic.
-    pub(crate) fn set_last_words(&mut self, error: Error) {
-        self.last_words = Some(error);
     }
 }
 
@@ -58,7 +47,7 @@ impl<T: Send + 'static> Drop for Reply<T> {
         let answer = move |error| {
             slot.settle(Err(error));
         };
-        unwind::abandon(self.last_words.take(), Box::new(answer));
+        unwind::abandon(Box::new(answer));
     }
 }
 
@@ -209,18 +198,6 @@ mod tests {
         let error = slot.wait(None).unwrap().unwrap_err();
         assert!(error.is_closed());
         assert_eq!(error.message(), "the worker ended without an answer");
-    }
-
-    #[test]
-    fn last_words_are_said_by_a_later_drop() {
-        let (mut reply, slot) = oneshot::<()>();
-        reply.set_last_words(Error::closed("the queue is closed"));
-        drop(reply);
-        assert_eq!(slot.wait(None).unwrap().unwrap_err().message(), "the queue is closed");
-        let (mut reply, slot) = oneshot();
-        reply.set_last_words(Error::closed("not said"));
-        reply.send(Ok(5));
-        assert_eq!(slot.wait(None).unwrap().unwrap(), 5);
     }
 
     #[test]

@@ -107,6 +107,7 @@ impl Pool {
 
     /// Has a job done whose result is wanted. Whatever happens to the job, the slot is settled: with its result, its
     /// panic, or the reason why it was not begun.
+    #[cfg(test)]
     pub(crate) fn submit<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> Result<T> + Send + 'static,
@@ -148,11 +149,13 @@ impl Pool {
     }
 
     /// How many threads there are.
+    #[cfg(test)]
     pub(crate) fn n_threads(&self) -> usize {
         self.shared.state.lock().threads.len()
     }
 
     /// How many jobs wait for a thread.
+    #[cfg(test)]
     pub(crate) fn n_queued(&self) -> usize {
         self.shared.state.lock().queue.len()
     }

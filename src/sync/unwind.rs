@@ -76,13 +76,11 @@ pub(crate) fn report(what: &str, error: &Error) {
 }
 
 /// Called by a reply that is dropped without an answer: decides which error to answer with, and when.
-pub(super) fn abandon(last_words: Option<Error>, answer: Answer) {
+pub(super) fn abandon(answer: Answer) {
     if thread::panicking() {
         return adopt(answer);
     }
-    let words =
-        last_words.or_else(burial).unwrap_or_else(|| Error::closed("the worker ended without an answer"));
-    answer(words);
+    answer(burial().unwrap_or_else(|| Error::closed("the worker ended without an answer")));
 }
 
 /// Leaves an answer to the innermost `catch`, which is about to learn the panic's message.
