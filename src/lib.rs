@@ -1,4 +1,65 @@
-//! tinkex: the blocking SDK for the Tinker fine-tuning API.
+//! A blocking SDK for the Tinker fine-tuning API: the training loop runs here, in plain threads, and the model trains
+//! somewhere else, or on the engine that is built in (feature `local`).
+//!
+//! # Ten lines that train
+//! ```
+//! # #[cfg(feature = "local")] {
+//! use tinkex::ServiceClient;
+//! use tinkex::types::{AdamParams, Datum, LossFn};
+//!
+//! let server = tinkex::local::Server::start(Default::default())?; // or the service: ServiceClient::from_env()
+//! let service = ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+//! let training = service.create_lora_training_client("tinkex/nano", Default::default())?;
+//! let data = vec![Datum::cross_entropy(&[104, 105], &[33, 10])];
+//! let step = training.forward_backward(data, LossFn::CrossEntropy); // submitted
+//! let update = training.optim_step(AdamParams { learning_rate: 1e-2, ..Default::default() });
+//! println!("loss {}", step.wait()?.metrics["loss:sum"]); // waited for
+//! update.wait()?;
+//! # }
+//! # Ok::<(), tinkex::Error>(())
+//! ```
+//!
+//! # The clients
+//! [`ServiceClient`] opens a session and makes the others. [`TrainingClient`] trains one model, in the order of the calls.
+//! [`SamplingClient`] samples from one set of weights, thousands of times at once if need be. Each is a cheap handle of
+//! which clones can be given to other threads, and has a thread of its own that owns its state.
+//!
+//! # Waiting
+//! A verb submits and returns a [`Pending`]; the operation goes on whether or not anybody waits. [`Pending::wait`] blocks
+//! until the result is there, [`Pending::wait_timeout`] for a while, [`Pending::on_done`] feeds a channel, [`wait_all`]
+//! waits for many. [`Pending::status`] says what is being waited for. Every wait ends: [`Timeouts`] lists the bounds and
+//! their defaults. After 30 s without a result, and then once a minute, a warning in the log says what is missing.
+//!
+//! # Errors
+//! Everything that can fail returns [`Error`]; its predicates say whether to try again
+//! ([`is_retryable`](Error::is_retryable)) or to mend the call ([`is_user_error`](Error::is_user_error)). Requests are
+//! repeated by the library itself where that is safe; see [`docs::errors`].
+//!
+//! # Threads and the end
+//! No async runtime is involved: the library works in any thread, inside of an async program in one that may block.
+//! [`ServiceClient::close`] ends a session and everything in it, dropping the last handle does the same without telling the
+//! server; both take at most `Timeouts::close`. See [`docs::threads`].
+//!
+//! # Features
+//! | feature | what it brings |
+//! |---|---|
+//! | `zstd` (default) | compressed training uploads, when the server asks for them |
+//! | `local` | the embedded engine, [`local`] |
+//! | `testing` | a scriptable server and a clock for tests, [`testing`]; may change in a minor version |
+//!
+//! # The log
+//! Through the `log` crate, target `tinkex` and `tinkex::http`. ERROR: a message of the server at that level, a panic in one
+//! of the library's threads, a lost result. WARN: a wait that is long, heartbeats that fail, threads that outlive `close`.
+//! INFO: messages of the server, lost samples. DEBUG: repeated requests. TRACE: every request and answer, without headers
+//! and bodies. Credentials are never logged.
+//!
+//! # Environment variables
+//! `TINKER_API_KEY`, `TINKER_BASE_URL`, `TINKER_PROJECT_ID`, `TINKER_TAGS`, `CLOUDFLARE_ACCESS_CLIENT_ID` and
+//! `CLOUDFLARE_ACCESS_CLIENT_SECRET`, each with less weight than what [`ServiceClientBuilder`] is told.
+//!
+//! # What it does not do
+//! Tokenizers other than bytes, chat templates, custom losses and the management of checkpoints are not there yet. It never
+//! merges adapters, owns signals, or starts a runtime.
 
 mod client;
 mod config;
@@ -26,3 +87,19 @@ pub mod testing;
 
 #[cfg(feature = "local")]
 pub mod local;
+
+/// How the crate is built, for those who use it hard and those who work on it.
+pub mod docs {
+    #[doc = include_str!("_docs/architecture.md")]
+    pub mod architecture {}
+    #[doc = include_str!("_docs/threads.md")]
+    pub mod threads {}
+    #[doc = include_str!("_docs/errors.md")]
+    pub mod errors {}
+    #[doc = include_str!("_docs/compat.md")]
+    pub mod compat {}
+}
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -14,7 +14,6 @@ mod examples;
 mod futures;
 mod http;
 mod kernel;
-#[allow(dead_code, unused_imports)] // The network shows more of itself than the server uses.
 mod nn;
 mod sampling;
 mod server;

@@ -177,7 +177,6 @@ impl<M: Send + 'static> Handle<M> {
         self.shared.life.lock().fate.is_none()
     }
 
-
     fn is_own_thread(&self) -> bool {
         thread::current().id() == self.id
     }

@@ -253,8 +253,9 @@ fn its_own_thread_neither_blocks_on_the_mailbox_nor_joins_itself() {
     let (sender, receiver) = crossbeam_channel::unbounded();
     let inner = handle.clone();
     let act = move || {
-        let outcomes: Vec<_> =
-            (0..2).map(|_| inner.send(Msg::Act(Box::new(|| ())), None).map_err(|it| it.is_timeout())).collect();
+        let outcomes: Vec<_> = (0..2)
+            .map(|_| inner.send(Msg::Act(Box::new(|| ())), None).map_err(|it| it.is_timeout()))
+            .collect();
         inner.stop();
         sender.send((outcomes, inner.join(late()))).unwrap();
     };

@@ -21,7 +21,6 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
-use super::oneshot::{Slot, oneshot};
 use super::{Condvar, Mutex, unwind};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -103,19 +102,6 @@ impl Pool {
     /// replies in it answer with the same error.
     pub(crate) fn spawn(&self, job: impl FnOnce() + Send + 'static) -> Result<()> {
         self.shared.spawn(Box::new(job))
-    }
-
-    /// Has a job done whose result is wanted. Whatever happens to the job, the slot is settled: with its result, its
-    /// panic, or the reason why it was not begun.
-    #[cfg(test)]
-    pub(crate) fn submit<T: Send + 'static>(
-        &self,
-        job: impl FnOnce() -> Result<T> + Send + 'static,
-    ) -> Slot<T> {
-        let (reply, slot) = oneshot();
-        // If the job is refused then the reply, dropped with it, says so.
-        let _ = self.spawn(move || reply.send(unwind::catch(job).and_then(|it| it)));
-        slot
     }
 
     /// Does all the jobs, no more than `max_parallel` at once, and returns their results in their order. A panic is

@@ -6,6 +6,18 @@ use std::sync::mpsc;
 
 use super::super::testing::{Door, LONG, eventually, in_time, late, no_threads_named, threads_named};
 use super::*;
+use crate::sync::oneshot::{Slot, oneshot};
+
+impl Pool {
+    /// Has a job done whose result is wanted. Whatever happens to the job, the slot is settled: with its result, its
+    /// panic, or the reason why it was not begun.
+    fn submit<T: Send + 'static>(&self, job: impl FnOnce() -> Result<T> + Send + 'static) -> Slot<T> {
+        let (reply, slot) = oneshot();
+        // If the job is refused then the reply, dropped with it, says so.
+        let _ = self.spawn(move || reply.send(unwind::catch(job).and_then(|it| it)));
+        slot
+    }
+}
 
 fn pool(name: &'static str, max_threads: usize) -> Arc<Pool> {
     Arc::new(Pool::new(PoolConfig { name, max_threads, stack_size: 128 * 1024, idle: LONG }))

@@ -24,11 +24,11 @@ mod sampler;
 mod train;
 mod weights;
 
-pub(crate) use adam::{Adam, StepOutput};
+pub(crate) use adam::Adam;
 pub(crate) use config::ModelConfig;
 pub(crate) use lora::LoraSpec;
 pub(crate) use loss::Loss;
-pub(crate) use sampler::{Generate, Generated, GeneratedSequence, Sampler, TopLogprobs};
+pub(crate) use sampler::{Generate, GeneratedSequence, Sampler};
 pub(crate) use train::{Example, RunOutput, Trainer};
 pub(crate) use weights::Weights;
 

@@ -49,7 +49,6 @@ pub(crate) struct RunOutput {
 /// One LoRA model being trained.
 #[derive(Debug)]
 pub(crate) struct Trainer {
-    pub(super) spec: LoraSpec,
     pub(super) model: Model,
     pub(super) grads: Vec<f32>,
     pub(super) exp_avg: Vec<f32>,
@@ -66,7 +65,6 @@ impl Trainer {
         let model = Model::new(base, &spec);
         let len = model.params.len();
         Trainer {
-            spec,
             model,
             grads: vec![0.0; len],
             exp_avg: vec![0.0; len],
@@ -75,11 +73,6 @@ impl Trainer {
             idle: Mutex::default(),
             idle_grads: Vec::new(),
         }
-    }
-
-    /// What is adapted.
-    pub(crate) fn spec(&self) -> &LoraSpec {
-        &self.spec
     }
 
     /// The loss of a batch and the log-probabilities of its targets; with `backward`, the adapter's gradients

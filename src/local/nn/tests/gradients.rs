@@ -15,7 +15,11 @@ fn reference(trainer: &Trainer, batch: &[Example], loss: &Loss, nudged: (usize, 
         }
         Some(values)
     };
-    let model = Reference { weights: &trainer.model.base, rank: trainer.spec.rank, tensor: &tensor };
+    let model = Reference {
+        weights: &trainer.model.base,
+        rank: trainer.model.layout.tensors[0].rows,
+        tensor: &tensor,
+    };
     let (mut total, mut targets) = (0.0, Vec::new());
     for e in batch {
         let logprobs = model.logprobs(&e.tokens);

@@ -1,7 +1,6 @@
 //! The same model in f64, written as plainly as its formulas, sharing no arithmetic with the engine.
 
 use super::super::weights::Weights;
-use super::*;
 
 /// `rows · weightᵀ` for a row-major `[outputs, inputs]` matrix.
 fn project(rows: &[Vec<f64>], weight: &[f64], inputs: usize) -> Vec<Vec<f64>> {

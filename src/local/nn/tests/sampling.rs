@@ -17,7 +17,7 @@ fn request(prompt: &[u32]) -> Generate {
     }
 }
 
-fn generate(sampler: &Sampler, req: &Generate) -> Generated {
+fn generate(sampler: &Sampler, req: &Generate) -> crate::local::nn::sampler::Generated {
     sampler.generate(req, &mut |_, _| false, &|| false).unwrap()
 }
 

@@ -1,0 +1,40 @@
+"""Runs the quickstart as a user would, and checks what it promises."""
+
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+
+LAST_LINE = re.compile(r"quickstart: exact (\d+)/10, loss (\d+\.\d\d) -> (\d+\.\d\d), (\d+\.\d) s")
+TARGET = os.environ.get("CARGO_TARGET_DIR", "target")
+
+
+def main():
+    """Exit status 1 and a sentence if something does not hold."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TINKER")}
+    started = time.monotonic()
+    run = subprocess.run(
+        [os.path.join(TARGET, "release", "examples", "quickstart")],
+        capture_output=True, text=True, check=False, env=environment, timeout=600,
+    )
+    seconds = time.monotonic() - started
+    megabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(run.stdout)
+    if run.returncode != 0:
+        sys.exit(f"the quickstart failed with status {run.returncode}: {run.stderr}")
+    last = LAST_LINE.fullmatch(run.stdout.rstrip("\n").split("\n")[-1])
+    if last is None:
+        sys.exit("the quickstart's last line is not as promised")
+    exact, first, final = int(last.group(1)), float(last.group(2)), float(last.group(3))
+    print(f"exact {exact}/10, loss {first} -> {final}, {seconds:.1f} s, {megabytes:.0f} MB")
+    if exact != 10:
+        sys.exit("not all ten words were right")
+    if final >= 0.1 * first:
+        sys.exit("the loss did not fall below a tenth of the first")
+    if megabytes >= 300:
+        sys.exit("it took 300 MB or more")
+
+
+main()
