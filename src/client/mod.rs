@@ -15,16 +15,55 @@ pub use service::ServiceClient;
 pub use training::TrainingClient;
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use serde_json::Value;
 
 use crate::error::Result;
 use crate::http::Answer;
+use crate::session::{Child, Session};
+use crate::sync::CancelToken;
+use crate::sync::actor::{Actor, Handle};
 use crate::wire::json::{self, UntypedFuture};
 
 /// Messages that a client's mailbox holds. Whoever submits more waits until the actor has taken one: submitting is
 /// then as fast as the server accepts.
 const MAILBOX: usize = 1024;
+
+/// A client's actor, and the token from which its operations descend.
+struct Client<M: Send + 'static> {
+    mailbox: Handle<M>,
+    cancel: CancelToken,
+}
+
+impl<M: Send + 'static> Client<M> {
+    /// Starts an actor and tells the session of it, which will stop it at its own end.
+    fn start<A: Actor<Msg = M>>(session: &Session, kind: &str, actor: A) -> Result<Arc<Self>> {
+        let mailbox = Handle::spawn(thread_name(kind), MAILBOX, actor)?;
+        let client = Arc::new(Client { mailbox, cancel: session.cancel.child() });
+        let child: Weak<dyn Child> = Arc::downgrade(&(client.clone() as Arc<dyn Child>));
+        session.adopt(child);
+        Ok(client)
+    }
+
+    /// Ends this client and nothing else.
+    fn close(&self, session: &Session) {
+        self.stop();
+        self.join(Instant::now() + session.config.timeouts.close);
+    }
+}
+
+impl<M: Send + 'static> Child for Client<M> {
+    fn stop(&self) {
+        self.cancel.cancel();
+        self.mailbox.stop();
+    }
+
+    fn join(&self, deadline: Instant) {
+        self.mailbox.join(deadline);
+    }
+}
 
 /// A name for a client's thread, within the 15 bytes that Linux shows.
 fn thread_name(kind: &str) -> String {

@@ -1,17 +1,16 @@
 //! The client that samples from a model.
 
-use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::client::create::CreatedSampler;
-use crate::client::{MAILBOX, Submitted, thread_name};
+use crate::client::{Client, Submitted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Answer, Body, Call, Lane};
 use crate::pending::Pending;
 use crate::policy::admission::estimate;
-use crate::session::{Child, Owner, Promise, Session, Ticket, incomplete};
-use crate::sync::CancelToken;
-use crate::sync::actor::{Actor, Handle};
+use crate::session::{Owner, Promise, Session, Ticket, incomplete};
+use crate::sync::actor::Actor;
 use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
 use crate::wire::{json, sample};
 
@@ -41,25 +40,9 @@ pub struct SamplingClient {
 struct Inner {
     sampling_session_id: Arc<str>,
     base_model: Option<String>,
-    actor: Arc<SamplingHandle>,
+    actor: Arc<Client<Msg>>,
     // Below the actor: the session may end only after the client let go of its thread.
     owner: Arc<Owner>,
-}
-
-struct SamplingHandle {
-    mailbox: Handle<Msg>,
-    cancel: CancelToken,
-}
-
-impl Child for SamplingHandle {
-    fn stop(&self) {
-        self.cancel.cancel();
-        self.mailbox.stop();
-    }
-
-    fn join(&self, deadline: Instant) {
-        self.mailbox.join(deadline);
-    }
 }
 
 enum Msg {
@@ -221,10 +204,7 @@ impl SamplingClient {
             sampling_session_id: sampling_session_id.clone(),
             seq_ids: Arc::new(SeqIds(first_seq_id.into())),
         };
-        let mailbox = Handle::spawn(thread_name("samp"), MAILBOX, actor)?;
-        let actor = Arc::new(SamplingHandle { mailbox, cancel: session.cancel.child() });
-        let child: Weak<dyn Child> = Arc::downgrade(&(actor.clone() as Arc<dyn Child>));
-        session.adopt(child);
+        let actor = Client::start(session, "samp", actor)?;
         let base_model = created.base_model;
         Ok(SamplingClient { inner: Arc::new(Inner { sampling_session_id, base_model, actor, owner }) })
     }
@@ -333,8 +313,7 @@ impl SamplingClient {
     /// # Blocking
     /// Until the client's thread ended, at most `Timeouts::close`.
     pub fn close(&self) {
-        self.inner.actor.stop();
-        self.inner.actor.join(Instant::now() + self.inner.owner.session().config.timeouts.close);
+        self.inner.actor.close(self.inner.owner.session());
     }
 
     fn submit<T: Send + 'static>(

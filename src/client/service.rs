@@ -1,14 +1,14 @@
 //! The client that makes the others.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::client::create::{self, SamplingSource};
-use crate::client::{MAILBOX, SamplingClient, ServiceClientBuilder, TrainingClient, thread_name};
+use crate::client::{Client, SamplingClient, ServiceClientBuilder, TrainingClient};
 use crate::error::{Error, Result};
 use crate::http::{Call, Lane};
-use crate::session::{Child, CloseStatus, Owner, Session, Ticket};
-use crate::sync::actor::{Actor, Handle};
+use crate::session::{CloseStatus, Owner, Session, Ticket};
+use crate::sync::actor::Actor;
 use crate::types::{LoraConfig, ServerCapabilities, TrainingPath};
 use crate::wire::json::ServerCapabilitiesResponse;
 
@@ -34,20 +34,8 @@ pub struct ServiceClient {
 }
 
 struct Inner {
-    actor: Arc<ServiceHandle>,
+    actor: Arc<Client<Msg>>,
     owner: Arc<Owner>,
-}
-
-struct ServiceHandle(Handle<Msg>);
-
-impl Child for ServiceHandle {
-    fn stop(&self) {
-        self.0.stop();
-    }
-
-    fn join(&self, deadline: Instant) {
-        self.0.join(deadline);
-    }
 }
 
 /// What the service's actor does: everything that must happen once and in order at the start of a session.
@@ -102,9 +90,7 @@ impl ServiceClient {
         // Made first, so that the session is ended if there is no thread.
         let owner = Owner::new(session.clone());
         let actor = ServiceActor { session: session.clone() };
-        let actor = Arc::new(ServiceHandle(Handle::spawn(thread_name("serv"), MAILBOX, actor)?));
-        let child: Weak<dyn Child> = Arc::downgrade(&(actor.clone() as Arc<dyn Child>));
-        session.adopt(child);
+        let actor = Client::start(&session, "serv", actor)?;
         Ok(ServiceClient { inner: Arc::new(Inner { actor, owner }) })
     }
 
@@ -237,7 +223,7 @@ impl ServiceClient {
     }
 
     fn tell(&self, msg: Msg, deadline: Option<Instant>) -> Result<()> {
-        self.inner.actor.0.send(msg, deadline)
+        self.inner.actor.mailbox.send(msg, deadline)
     }
 
     #[cfg(test)]

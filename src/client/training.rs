@@ -1,15 +1,13 @@
 //! The client that trains a model.
 
-use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::sync::Arc;
 
 use crate::client::create::{CreatedModel, CreatedSampler};
-use crate::client::{MAILBOX, SamplingClient, thread_name};
+use crate::client::{Client, SamplingClient};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pending::Pending;
-use crate::session::{Child, Owner, Session, Ticket, incomplete};
-use crate::sync::CancelToken;
-use crate::sync::actor::{Actor, Handle};
+use crate::session::{Owner, Session, Ticket, incomplete};
+use crate::sync::actor::Actor;
 use crate::types::{
     AdamParams, Datum, ForwardBackwardOutput, LoadStateOutput, Loss, ModelInfo, OptimStepOutput,
     SaveStateOutput, SaveWeightsForSamplerOutput, TrainingPath, Ttl,
@@ -52,26 +50,9 @@ pub struct TrainingClient {
 
 struct Inner {
     info: ModelInfo,
-    actor: Arc<TrainingHandle>,
+    actor: Arc<Client<Msg>>,
     // Below the actor: the session may end only after the client let go of its thread.
     owner: Arc<Owner>,
-}
-
-/// What stops the client: with the session, or by its own `close`.
-struct TrainingHandle {
-    mailbox: Handle<Msg>,
-    cancel: CancelToken,
-}
-
-impl Child for TrainingHandle {
-    fn stop(&self) {
-        self.cancel.cancel();
-        self.mailbox.stop();
-    }
-
-    fn join(&self, deadline: Instant) {
-        self.mailbox.join(deadline);
-    }
 }
 
 /// Everything that a training client can be asked to do.
@@ -106,10 +87,7 @@ impl TrainingClient {
         let CreatedModel { info, first_seq_id } = created;
         let session = owner.session();
         let sequencer = Sequencer::new(session.clone(), info.model_id.clone(), first_seq_id);
-        let mailbox = Handle::spawn(thread_name("train"), MAILBOX, TrainingActor { sequencer })?;
-        let actor = Arc::new(TrainingHandle { mailbox, cancel: session.cancel.child() });
-        let child: Weak<dyn Child> = Arc::downgrade(&(actor.clone() as Arc<dyn Child>));
-        session.adopt(child);
+        let actor = Client::start(session, "train", TrainingActor { sequencer })?;
         Ok(TrainingClient { inner: Arc::new(Inner { info, actor, owner }) })
     }
 
@@ -293,8 +271,7 @@ impl TrainingClient {
     /// # Blocking
     /// Until the client's thread ended, at most `Timeouts::close`.
     pub fn close(&self) {
-        self.inner.actor.stop();
-        self.inner.actor.join(Instant::now() + self.session().config.timeouts.close);
+        self.inner.actor.close(self.session());
     }
 
     fn session(&self) -> &Arc<Session> {

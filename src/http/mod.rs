@@ -264,7 +264,7 @@ impl Http {
 
     /// PROTOCOL §1.4: trades the raw credential for a short-lived token.
     fn exchange_token(&self, raw: &str) -> Result<String, Broken> {
-        let body = Body::Json(Bytes::from_static(b"{}"));
+        let body = Body::json(&json::AuthTokenRequest {}).map_err(Broken::Token)?;
         let call = Call::new(Lane::Session, "POST", "/api/v1/auth/token", body);
         let answer = self.exchange(&call, &headers::idempotency_key(), 0, None, raw)?;
         if answer.facts().verdict() != Verdict::Success {

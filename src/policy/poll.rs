@@ -8,6 +8,7 @@ use crate::error::{Category, Error, ErrorKind};
 use crate::types::QueueState;
 
 use super::verdict::Facts;
+use crate::wire::json::FutureReply;
 
 /// No two requests about the same promise follow each other faster than this.
 const FLOOR: Duration = Duration::from_millis(50);
@@ -187,29 +188,24 @@ impl Poll {
 
     /// A JSON answer with a success status: the result, or a word about it.
     fn success(&mut self, body: &[u8], times: Times) -> Step {
-        let Ok(json) = serde_json::from_slice::<Value>(body) else {
+        let Ok(reply) = FutureReply::read(body) else {
             return Step::Fail(Error::decode("the result is neither JSON nor protobuf"));
         };
-        let text = |key: &str| json.get(key).and_then(Value::as_str);
-        if text("type") == Some("try_again") {
-            return self.spaced(times, queue(&json));
-        }
-        if text("status") == Some("complete_metadata") {
-            let size = json.get("response_payload_size").and_then(Value::as_f64).unwrap_or(0.0);
-            return match std::mem::replace(&mut self.metadata_only, false) {
-                // The cast saturates, which is what an absurd size deserves.
-                true => Step::Reserve(size.max(0.0) as usize),
+        match reply {
+            FutureReply::Done(_) => Step::Done,
+            FutureReply::Pending { queue_state, reason } => {
+                self.spaced(times, queue_state.map(|it| (it, reason.filter(|it| !it.is_empty()))))
+            }
+            FutureReply::Metadata { payload_size } => match std::mem::replace(&mut self.metadata_only, false)
+            {
+                true => Step::Reserve(usize::try_from(payload_size).unwrap_or(usize::MAX)),
                 false => {
                     Step::Fail(Error::decode("the server sent the result's size where it had to send it"))
                 }
-            };
-        }
-        match json.get("error") {
-            None | Some(Value::Null) => Step::Done,
-            Some(error) => {
-                let words = error.as_str().map_or_else(|| error.to_string(), str::to_string);
-                let category = Category::parse(text("category").unwrap_or_default());
-                Step::Fail(Error::new(ErrorKind::RequestFailed { category }, words))
+            },
+            FutureReply::Failed { message, category } => {
+                let category = Category::parse(&category);
+                Step::Fail(Error::new(ErrorKind::RequestFailed { category }, message))
             }
         }
     }

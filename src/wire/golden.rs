@@ -60,15 +60,14 @@ fn every_recorded_json_request_is_read_and_written_unchanged() {
             "save_weights" => round::<SaveWeightsRequest>(body),
             "load_weights" => round::<LoadWeightsRequest>(body),
             "save_weights_for_sampler" => round::<SaveWeightsForSamplerRequest>(body),
-            "save_weights_external" => round::<SaveWeightsExternalRequest>(body),
             "create_sampling_session" => round::<CreateSamplingSessionRequest>(body),
             "asample" => round::<SampleRequest>(body),
             "retrieve_future" => round::<RetrieveFutureRequest>(body),
             "weights_info" => round::<WeightsInfoRequest>(body),
             "telemetry" => round::<TelemetryRequest>(body),
             path if path.ends_with("/finish") => round::<FinishSessionRequest>(body),
-            // Of the REST verbs, which this floor does not describe yet.
-            path if path.ends_with("/ttl") => n -= 1,
+            // Of verbs that this floor does not describe yet.
+            path if path.ends_with("/ttl") || path == "save_weights_external" => n -= 1,
             path => panic!("no struct for {path}"),
         }
     }

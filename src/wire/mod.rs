@@ -3,7 +3,7 @@
 //! The client and the embedded engine both stand on this floor, so every message can be written and read here.
 
 // A build without the engine uses only the client's half of each message.
-#![allow(dead_code, unused_imports)]
+#![cfg_attr(not(feature = "local"), allow(dead_code))]
 
 pub(crate) mod json;
 mod le;

@@ -5,8 +5,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::types::{
-    Chunk, ModelInput, SampleOptions, SampleResponse, SampledSequence, SamplingParams, StopReason,
-    TokenLogprob,
+    ModelInput, SampleOptions, SampleResponse, SampledSequence, SamplingParams, StopReason, TokenLogprob,
 };
 
 use super::json::{SampleRequest, encode};
@@ -23,17 +22,6 @@ pub(crate) fn encode_sample(
     options: &SampleOptions,
 ) -> Result<Vec<u8>> {
     encode(&SampleRequest::new(sampling_session_id, seq_id, prompt, num_samples, params, options)?)
-}
-
-/// What the byte budget of sampling counts for a prompt (PROTOCOL §9.2).
-pub(crate) fn estimated_bytes(prompt: &ModelInput) -> usize {
-    let one = |it: &Chunk| match it {
-        Chunk::EncodedText { tokens } => 10 * tokens.len(),
-        Chunk::Image { data, .. } => data.len(),
-        Chunk::ImageAssetPointer { location, .. } => location.len(),
-        Chunk::Dmel { dmel } => dmel.len(),
-    };
-    prompt.chunks.iter().map(one).sum()
 }
 
 /// The mark of an empty cell in a top-k matrix.

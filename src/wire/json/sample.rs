@@ -26,18 +26,6 @@ pub(crate) struct CreateSamplingSessionResponse {
     pub(crate) sampling_session_id: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename = "join_sampling_session")]
-pub(crate) struct JoinSamplingSessionRequest {
-    pub(crate) sampling_session_id: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename = "join_sampling_session")]
-pub(crate) struct JoinSamplingSessionResponse {
-    pub(crate) client_counter: u64,
-}
-
 /// What `GET samplers/{id}` answers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

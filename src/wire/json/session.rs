@@ -178,6 +178,7 @@ pub(crate) enum FinishReason {
     Interrupted,
 }
 
+#[cfg(test)]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TelemetryRequest {
     pub(crate) events: Vec<Value>,

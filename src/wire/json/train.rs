@@ -257,28 +257,6 @@ pub(crate) struct SaveWeightsForSamplerResponse {
     pub(crate) sampling_session_id: Option<String>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename = "save_weights_external")]
-pub(crate) struct SaveWeightsExternalRequest {
-    pub(crate) model_id: String,
-    pub(crate) path: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) seq_id: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) ttl_seconds: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) age_encryption_recipients: Option<Vec<String>>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename = "save_weights_external")]
-pub(crate) struct SaveWeightsExternalResponse {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) path: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) size_bytes: Option<u64>,
-}
-
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "unload_model")]
 pub(crate) struct UnloadModelRequest {
