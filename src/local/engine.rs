@@ -6,8 +6,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use rayon::ThreadPool;
 use serde::Serialize;
@@ -115,8 +116,8 @@ pub(super) struct Engine {
     pub(super) store: Arc<Store>,
     pub(super) futures: Arc<Futures>,
     pub(super) pool: ThreadPool,
-    /// What the pool's last panic said.
-    pub(super) panic: Arc<Mutex<Option<String>>>,
+    /// What the pool's panics say.
+    pub(super) panics: Panics,
     pub(super) stop: Arc<AtomicBool>,
     /// Models, or why they are no more.
     pub(super) trainers: HashMap<String, Result<Trainer, String>>,
@@ -166,10 +167,11 @@ impl Engine {
     /// Runs samples side by side and answers each as soon as it is done.
     fn samples(&self, group: Vec<(Option<Ticket>, Slot, Box<Sample>)>) {
         let (done, all_done) = bounded::<()>(0);
+        let lost: Arc<Mutex<Vec<String>>> = Arc::default();
         for (ticket, slot, sample) in group {
             let Some(ticket) = ticket else { continue };
-            let (futures, stop, alive) = (self.futures.clone(), self.stop.clone(), done.clone());
-            let answered = Answered { futures, id: ticket.id, panic: self.panic.clone() };
+            let (futures, stop) = (self.futures.clone(), self.stop.clone());
+            let answered = Answered { futures, id: ticket.id, lost: lost.clone(), _alive: done.clone() };
             self.pool.spawn(move || {
                 let cancelled = || ticket.cancelled.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
                 let weights = slot.lock().clone();
@@ -182,12 +184,15 @@ impl Engine {
                     SlotWeights::None => Outcome::user("the weights of this sampler were never saved"),
                 };
                 answered.futures.finish(&answered.id, outcome);
-                drop(alive);
             });
         }
         drop(done);
         // Nothing is ever sent: this returns when the last sample has dropped its end, by finishing or by panicking.
         let _ = all_done.recv();
+        let lost = std::mem::take(&mut *lost.lock());
+        for id in lost {
+            self.futures.finish(&id, Outcome::server(self.panics.said()));
+        }
     }
 
     /// Runs something on the pool. An error says how it panicked.
@@ -197,7 +202,7 @@ impl Engine {
             // The engine thread waits for it, so it can only fail if that thread is gone.
             let _ = send.send(work());
         });
-        receive.recv().map_err(|_| panic_text(&self.panic))
+        receive.recv().map_err(|_| self.panics.said())
     }
 
     fn one(&mut self, work: Work) -> Outcome {
@@ -344,24 +349,46 @@ impl Drop for Last {
     }
 }
 
-/// Answers a sample that panicked, by being dropped; a sample that was answered stays as it is.
+/// Notes a sample that panicked, by being dropped.
 struct Answered {
     futures: Arc<Futures>,
     id: String,
-    panic: Arc<Mutex<Option<String>>>,
+    lost: Arc<Mutex<Vec<String>>>,
+    /// Dropped after the note was made.
+    _alive: Sender<()>,
 }
 
 impl Drop for Answered {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.futures.finish(&self.id, Outcome::server(panic_text(&self.panic)));
+            self.lost.lock().push(std::mem::take(&mut self.id));
         }
     }
 }
 
-fn panic_text(panic: &Mutex<Option<String>>) -> String {
-    let said = panic.lock().take();
-    format!("the engine panicked: {}", said.unwrap_or_else(|| "see the program's standard error".into()))
+/// What panics of the pool say. A panic is noticed by what it dropped, which is a moment before the pool's handler is told
+/// its text: whoever asks waits for that moment.
+pub(super) struct Panics {
+    send: Sender<String>,
+    receive: Receiver<String>,
+}
+
+impl Panics {
+    pub(super) fn new() -> Self {
+        let (send, receive) = unbounded();
+        Panics { send, receive }
+    }
+
+    /// Where the pool's handler puts each text.
+    pub(super) fn sender(&self) -> Sender<String> {
+        self.send.clone()
+    }
+
+    /// The text of a panic that was noticed. Called once for each.
+    fn said(&self) -> String {
+        let said = self.receive.recv_timeout(Duration::from_secs(5));
+        format!("the engine panicked: {}", said.unwrap_or_else(|_| "see the program's standard error".into()))
+    }
 }
 
 fn answer(body: &impl Serialize) -> Outcome {
@@ -421,11 +448,13 @@ mod tests {
 
     /// An engine without a server, with one model.
     fn engine() -> Engine {
-        let panic: Arc<Mutex<Option<String>>> = Arc::default();
-        let said = panic.clone();
+        let panics = Panics::new();
+        let said = panics.sender();
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(1)
-            .panic_handler(move |it| *said.lock() = it.downcast_ref::<&str>().map(|it| it.to_string()))
+            .panic_handler(move |it| {
+                said.send(it.downcast_ref::<&str>().unwrap_or(&"").to_string()).expect("room")
+            })
             .build()
             .expect("a pool");
         let mut engine = Engine {
@@ -433,7 +462,7 @@ mod tests {
             store: Arc::new(Store::new("unused".into())),
             futures: Arc::new(Futures::new(0)),
             pool,
-            panic,
+            panics,
             stop: Arc::default(),
             trainers: HashMap::new(),
         };
@@ -467,7 +496,7 @@ mod tests {
         let engine = engine();
         let futures = engine.futures.clone();
         let ticket = futures.create(None);
-        let (queue, jobs) = crossbeam_channel::unbounded();
+        let (queue, jobs) = unbounded();
         let work = Work::Refused { error: "wrong".into() };
         let asked = futures.create(None);
         queue.send(Job { ticket: Some(asked.clone()), work }).expect("a queue");

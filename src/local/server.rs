@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use crate::error::{Error, ErrorKind, Result};
 
 use super::checkpoint::Store;
-use super::engine::Engine;
+use super::engine::{Engine, Panics};
 use super::futures::Futures;
 use super::http::{App, router};
 use super::nn;
@@ -161,14 +161,14 @@ impl Server {
         let store = Arc::new(Store::new(data_dir));
         let futures = Arc::new(Futures::new(fastrand::u64(..) >> 32));
         let (queue, jobs) = unbounded();
-        let panic = Arc::default();
-        let pool = server.pool(options.threads, &panic)?;
+        let panics = Panics::new();
+        let pool = server.pool(options.threads, panics.sender())?;
         let engine = Engine {
             base: base.clone(),
             store: store.clone(),
             futures: futures.clone(),
             pool,
-            panic,
+            panics,
             stop: server.stopping.clone(),
             trainers: Default::default(),
         };
@@ -209,14 +209,14 @@ impl Server {
     }
 
     /// The threads that compute. They end when the pool is dropped, which the engine thread does last.
-    fn pool(&mut self, threads: usize, panic: &Arc<Mutex<Option<String>>>) -> Result<ThreadPool> {
-        let panic = panic.clone();
+    fn pool(&mut self, threads: usize, panics: Sender<String>) -> Result<ThreadPool> {
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("tinkex-compute-{i}"))
             // A waiting thread takes up other work on top of its own, which takes stack.
             .stack_size(8 << 20)
-            .panic_handler(move |payload| *panic.lock() = Some(text_of(&*payload)))
+            // If nobody listens any more then nobody is left to be told.
+            .panic_handler(move |payload| drop(panics.send(text_of(&*payload))))
             .spawn_handler(|thread| {
                 let name = thread.name().unwrap_or("tinkex-compute").to_string();
                 let stack = thread.stack_size();
