@@ -165,6 +165,11 @@ impl Error {
         self.find(|it| it.accepted_parts)
     }
 
+    /// Whether the server may have taken the request. `None` if this is no error of sending.
+    pub(crate) fn sent(&self) -> Option<Sent> {
+        self.find(|it| it.sent)
+    }
+
     /// Where the input is wrong, if that is what this error is about.
     pub fn violation(&self) -> Option<&Violation> {
         self.chain().find_map(|it| match it.kind() {

@@ -281,7 +281,7 @@ impl<T: Send + 'static> Pending<T> {
 
     /// The result, if it is there. It can be taken once.
     pub fn try_wait(&mut self) -> Option<Result<T>> {
-        self.slot.try_take()
+        self.slot.try_take().map(|it| self.explained(it))
     }
 
     /// Whether the result, or an error, is there.
@@ -294,8 +294,8 @@ impl<T: Send + 'static> Pending<T> {
         self.progress.status(self.is_done(), Instant::now())
     }
 
-    /// Gives the operation up: waiting for it returns an error at once, and its polling stops. A sample is also
-    /// cancelled on servers that offer it; training work that the server accepted is done there all the same.
+    /// Gives the operation up: waiting for it returns an error at once, and its polling stops. What the server accepted it
+    /// may finish all the same; training work it does.
     pub fn cancel(&self) {
         self.canceller().cancel();
     }
@@ -337,16 +337,19 @@ impl<T: Send + 'static> Pending<T> {
     pub fn on_done<G: Send + 'static>(mut self, tag: G, channel: Sender<(G, Result<T>)>) {
         self.cancel_on_drop = false;
         let keep = self.keep.take();
+        let progress = self.progress.clone();
         self.slot.on_settled(Box::new(move |result| {
+            // The session may end now, if nobody else needs it.
+            drop(keep);
+            let result = result.map_err(|it| progress.explain(it, Instant::now()));
             let parcel = match channel.try_send((tag, result)) {
-                Ok(()) | Err(TrySendError::Disconnected(_)) => return drop(keep),
+                Ok(()) | Err(TrySendError::Disconnected(_)) => return,
                 Err(TrySendError::Full(parcel)) => parcel,
             };
             // The thread that settled must not wait for a reader. If there is no thread to wait instead, the
             // result is lost with the whole system, and the log says so.
             let waiter = std::thread::Builder::new().name("tk-done".into()).spawn(move || {
                 let _unread = channel.send(parcel);
-                drop(keep);
             });
             if let Err(error) = waiter {
                 log::error!(target: "tinkex", "a result was lost: its channel was full and no thread could wait: {error}");
@@ -369,7 +372,7 @@ impl<T: Send + 'static> Pending<T> {
         loop {
             let until = deadline.map_or(warn_at, |it| it.min(warn_at));
             if let Some(result) = self.slot.wait(Some(until)) {
-                return Some(result);
+                return Some(self.explained(result));
             }
             let now = Instant::now();
             if deadline.is_some_and(|it| it <= now) {
@@ -378,6 +381,11 @@ impl<T: Send + 'static> Pending<T> {
             log::warn!(target: "tinkex", "still waiting: {}", self.describe());
             warn_at = now + NEXT_WARNING;
         }
+    }
+
+    /// A result with everything that is known of the operation added to an error.
+    fn explained(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|it| self.progress.explain(it, Instant::now()))
     }
 
     fn describe(&self) -> String {

@@ -111,7 +111,8 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Carries requests by something else than this crate's own sockets.
+    /// Carries requests by something else than this crate's own sockets. A transport belongs to one client, which shuts
+    /// it down at its end.
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.transport = Some(transport);
         self
@@ -138,7 +139,7 @@ impl ServiceClientBuilder {
     /// A missing or malformed key, a base URL without scheme, a timeout of zero, no thread.
     pub fn build(self) -> Result<ServiceClient> {
         let config = self.settings.resolve(&self.env.unwrap_or_else(Env::process))?;
-        let transport = self.transport.unwrap_or_else(|| Arc::new(Ureq::new()));
+        let transport = self.transport.unwrap_or_else(|| Arc::new(Ureq::new(&config.base_url)));
         ServiceClient::start(Session::new(config, transport, self.clock))
     }
 }

@@ -14,8 +14,8 @@ pub use sampling::SamplingClient;
 pub use service::ServiceClient;
 pub use training::TrainingClient;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -42,15 +42,19 @@ impl<M: Send + 'static> Client<M> {
     fn start<A: Actor<Msg = M>>(session: &Session, kind: &str, actor: A) -> Result<Arc<Self>> {
         let mailbox = Handle::spawn(thread_name(kind), MAILBOX, actor)?;
         let client = Arc::new(Client { mailbox, cancel: session.cancel.child() });
-        let child: Weak<dyn Child> = Arc::downgrade(&(client.clone() as Arc<dyn Child>));
-        session.adopt(child);
+        session.adopt(client.clone());
         Ok(client)
+    }
+
+    /// The last handle is gone: what is queued is still submitted, then the thread ends.
+    fn retire(&self) {
+        self.mailbox.finish();
     }
 
     /// Ends this client and nothing else.
     fn close(&self, session: &Session) {
         self.stop();
-        self.join(Instant::now() + session.config.timeouts.close);
+        self.join(Instant::now() + session.closing());
     }
 }
 
@@ -62,6 +66,10 @@ impl<M: Send + 'static> Child for Client<M> {
 
     fn join(&self, deadline: Instant) {
         self.mailbox.join(deadline);
+    }
+
+    fn has_ended(&self) -> bool {
+        !self.mailbox.is_alive()
     }
 }
 

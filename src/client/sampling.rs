@@ -41,8 +41,13 @@ struct Inner {
     sampling_session_id: Arc<str>,
     base_model: Option<String>,
     actor: Arc<Client<Msg>>,
-    // Below the actor: the session may end only after the client let go of its thread.
     owner: Arc<Owner>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.actor.retire();
+    }
 }
 
 enum Msg {
@@ -95,11 +100,18 @@ impl SamplingActor {
         };
         let first_seq_id = self.seq_ids.next();
         // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
-        let _answered_by_its_ticket = self.session.waiters.spawn(move || {
+        let _answered_by_its_ticket = self.session.samplers.spawn(move || {
             let result = sampler.run(&request, first_seq_id).and_then(request.read);
             request.ticket.answer(result);
         });
     }
+}
+
+/// What became of a sample that was submitted.
+enum Outcome {
+    Done(SampleResponse),
+    /// The server no longer knows of it.
+    Lost(Error),
 }
 
 /// Carries out samples, on threads of the pool.
@@ -116,12 +128,12 @@ impl Sampler {
         let mut seq_id = first_seq_id;
         let mut losses = 0;
         loop {
-            let error = match self.once(request, seq_id) {
-                Ok(response) => return Ok(response),
-                Err(error) => error,
+            let error = match self.once(request, seq_id)? {
+                Outcome::Done(response) => return Ok(response),
+                Outcome::Lost(error) => error,
             };
             let in_time = ticket.progress.deadline().is_none_or(|it| self.session.clock.now() < it);
-            if *error.kind() != ErrorKind::PromiseExpired || !in_time {
+            if !in_time {
                 return Err(error);
             }
             log::info!(target: "tinkex", "the server lost a sample, which is submitted again: {error}");
@@ -131,14 +143,14 @@ impl Sampler {
         }
     }
 
-    fn once<T: Send + 'static>(&self, request: &Request<T>, seq_id: u64) -> Result<SampleResponse> {
+    fn once<T: Send + 'static>(&self, request: &Request<T>, seq_id: u64) -> Result<Outcome> {
         let ticket = &request.ticket;
         let started = self.session.clock.now();
         let answer = self.submit(request, seq_id)?;
         let born = self.session.clock.now();
         ticket.progress.contact(born);
         let promised = match Submitted::read(answer)? {
-            Submitted::Done(answer) => return read(&answer, &[]),
+            Submitted::Done(answer) => return read(&answer, &[]).map(Outcome::Done),
             Submitted::Promised(it) => it,
         };
         ticket.progress.accepted(&promised.request_id);
@@ -149,8 +161,11 @@ impl Sampler {
             born,
             roundtrip: born.saturating_duration_since(started),
         };
-        let retrieved = self.session.retrieve(&promise, &ticket.progress, &ticket.cancel)?;
-        read(&retrieved.answer, &promised.sample_sequence_ids.unwrap_or_default())
+        match self.session.retrieve(&promise, &ticket.progress, &ticket.cancel) {
+            Ok(it) => read(&it.answer, &promised.sample_sequence_ids.unwrap_or_default()).map(Outcome::Done),
+            Err(error) if *error.kind() == ErrorKind::PromiseExpired => Ok(Outcome::Lost(error)),
+            Err(error) => Err(error),
+        }
     }
 
     /// Sends the request, as often as the server says that there are too many.
@@ -185,7 +200,7 @@ impl Sampler {
                 return Err(error);
             }
             session.dispatch.back_off(estimate, &session.clock);
-            session.dispatch.wait_out(&session.clock, &ticket.cancel)?;
+            session.dispatch.wait_out(&session.clock, deadline, &ticket.cancel)?;
         }
     }
 }

@@ -38,6 +38,12 @@ struct Inner {
     owner: Arc<Owner>,
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.actor.retire();
+    }
+}
+
 /// What the service's actor does: everything that must happen once and in order at the start of a session.
 enum Msg {
     /// Learn the server's flags.

@@ -51,8 +51,13 @@ pub struct TrainingClient {
 struct Inner {
     info: ModelInfo,
     actor: Arc<Client<Msg>>,
-    // Below the actor: the session may end only after the client let go of its thread.
     owner: Arc<Owner>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.actor.retire();
+    }
 }
 
 /// Everything that a training client can be asked to do.

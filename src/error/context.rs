@@ -3,6 +3,8 @@
 use std::fmt::DebugStruct;
 use std::time::Duration;
 
+use super::Sent;
+
 /// What is known about the place of an error. Every field may be unknown.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Context {
@@ -17,13 +19,15 @@ pub(crate) struct Context {
     pub(crate) attempts: Option<u32>,
     pub(crate) elapsed: Option<Duration>,
     pub(crate) accepted_parts: Option<(usize, usize)>,
+    /// Whether the server may have taken the request, over all attempts at it.
+    pub(crate) sent: Option<Sent>,
 }
 
 impl Context {
     /// Fills what is unknown here from `more`.
     pub(crate) fn or(&mut self, more: Context) {
         let Context { operation, request_id, session_id, model_id, seq_id, url, status, .. } = more;
-        let Context { retry_after, attempts, elapsed, accepted_parts, .. } = more;
+        let Context { retry_after, attempts, elapsed, accepted_parts, sent, .. } = more;
         fill(&mut self.operation, operation);
         fill(&mut self.request_id, request_id);
         fill(&mut self.session_id, session_id);
@@ -35,6 +39,7 @@ impl Context {
         fill(&mut self.attempts, attempts);
         fill(&mut self.elapsed, elapsed);
         fill(&mut self.accepted_parts, accepted_parts);
+        fill(&mut self.sent, sent);
     }
 
     pub(crate) fn debug(&self, out: &mut DebugStruct<'_, '_>) {

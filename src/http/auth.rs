@@ -13,8 +13,6 @@ use super::Broken;
 
 /// A token with less life than this is renewed before it is used.
 const RENEW_BEFORE: Duration = Duration::from_secs(60);
-/// A fetch is bounded by the timeout of its exchange; whoever waits for another's gives up after this.
-const LONGEST_FETCH: Duration = Duration::from_secs(90);
 
 /// The raw credential, and the token that stands for it where the server wants one.
 #[derive(Debug)]
@@ -47,17 +45,18 @@ impl Auth {
         self.state.lock().uses_tokens = true;
     }
 
-    /// What to put into the header now.
+    /// What to put into the header now. Another thread's fetch is waited for no longer than `patience`.
     pub(crate) fn credential(
         &self,
         clock: &Clock,
+        patience: Duration,
         fetch: impl FnOnce(&str) -> Result<String, Broken>,
     ) -> Result<Secret, Broken> {
         if let Some(it) = self.fresh(clock.now()) {
             return Ok(it);
         }
         // One thread fetches, the others wait for it and then find its token.
-        let deadline = Instant::now() + LONGEST_FETCH;
+        let deadline = Instant::now() + patience;
         let _one =
             self.fetching.acquire_deadline(1, Some(deadline), &CancelToken::new()).map_err(Broken::Token)?;
         let now = clock.now();
@@ -119,7 +118,7 @@ mod tests {
     #[test]
     fn the_raw_credential_is_used_until_the_server_wants_tokens() {
         let (auth, clock) = (Auth::new(Secret::new("tml-x")), Clock::default());
-        let raw = auth.credential(&clock, |_| panic!("nothing to fetch")).expect("raw");
+        let raw = auth.credential(&clock, RENEW_BEFORE, |_| panic!("nothing to fetch")).expect("raw");
         assert_eq!(raw.expose(), "tml-x");
         auth.use_tokens();
         let fetched = Cell::new(0);
@@ -128,8 +127,8 @@ mod tests {
             fetched.set(fetched.get() + 1);
             Ok(jwt(3600))
         };
-        let token = auth.credential(&clock, fetch).expect("a token");
-        assert_eq!(auth.credential(&clock, fetch).expect("a token"), token);
+        let token = auth.credential(&clock, RENEW_BEFORE, fetch).expect("a token");
+        assert_eq!(auth.credential(&clock, RENEW_BEFORE, fetch).expect("a token"), token);
         assert_eq!(fetched.get(), 1);
     }
 
@@ -137,11 +136,14 @@ mod tests {
     fn a_token_about_to_expire_is_renewed_and_kept_if_that_fails() {
         let (auth, clock) = (Auth::new(Secret::new("tml-x")), Clock::default());
         auth.use_tokens();
-        let first = auth.credential(&clock, |_| Ok(jwt(50))).expect("a token");
-        let kept = auth.credential(&clock, |_| Err(Broken::Closed)).expect("the old one");
+        let first = auth.credential(&clock, RENEW_BEFORE, |_| Ok(jwt(50))).expect("a token");
+        let kept = auth.credential(&clock, RENEW_BEFORE, |_| Err(Broken::Closed)).expect("the old one");
         assert_eq!(kept, first);
         let next = jwt(3600);
-        assert_eq!(auth.credential(&clock, |_| Ok(next.clone())).expect("a new one").expose(), next);
+        assert_eq!(
+            auth.credential(&clock, RENEW_BEFORE, |_| Ok(next.clone())).expect("a new one").expose(),
+            next
+        );
     }
 
     #[test]
@@ -149,10 +151,10 @@ mod tests {
         let (auth, clock) = (Auth::new(Secret::new("tml-x")), Clock::default());
         assert!(!auth.renew(&Secret::new("tml-x")), "a raw credential cannot be renewed");
         auth.use_tokens();
-        let first = auth.credential(&clock, |_| Ok(jwt(3600))).expect("a token");
+        let first = auth.credential(&clock, RENEW_BEFORE, |_| Ok(jwt(3600))).expect("a token");
         assert!(auth.renew(&first));
-        let second = auth.credential(&clock, |_| Ok(jwt(7200))).expect("a token");
+        let second = auth.credential(&clock, RENEW_BEFORE, |_| Ok(jwt(7200))).expect("a token");
         assert!(auth.renew(&first), "a late rejection of the old token keeps the new one");
-        assert_eq!(auth.credential(&clock, |_| panic!("not again")).expect("a token"), second);
+        assert_eq!(auth.credential(&clock, RENEW_BEFORE, |_| panic!("not again")).expect("a token"), second);
     }
 }

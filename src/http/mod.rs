@@ -197,10 +197,11 @@ impl Http {
         // Whether any attempt may have reached the server decides what a training client may conclude.
         let mut sent = Sent::No;
         loop {
+            let elapsed = self.clock.now().saturating_duration_since(started);
             if cancel.is_cancelled() {
-                return Err(Error::cancelled());
+                return Err(self.explain(Error::cancelled(), call, retries.taken(), elapsed, sent));
             }
-            let left = limits.budget.saturating_sub(self.clock.now().saturating_duration_since(started));
+            let left = limits.budget.saturating_sub(elapsed);
             let outcome =
                 self.attempt(call, &key, retries.taken(), (!limits.budget.is_zero()).then_some(left));
             let elapsed = self.clock.now().saturating_duration_since(started);
@@ -229,7 +230,9 @@ impl Http {
                 return Err(self.explain(error, call, retries.taken() + 1, elapsed, sent));
             };
             log::debug!(target: "tinkex::http", "{} {}: {error}; again in {pause:.1?}", call.method, call.path);
-            self.clock.pause(pause, cancel)?;
+            if let Err(error) = self.clock.pause(pause, cancel) {
+                return Err(self.explain(error, call, retries.taken(), elapsed, sent));
+            }
         }
     }
 
@@ -253,20 +256,27 @@ impl Http {
 
     /// One attempt, repeated once if the server says that the token is no longer valid.
     fn attempt(&self, call: &Call, key: &str, retry: u32, left: Option<Duration>) -> Result<Answer, Broken> {
-        let credential = self.auth.credential(&self.clock, |it| self.exchange_token(it))?;
-        let answer = self.exchange(call, key, retry, left, credential.expose())?;
-        if !headers::rejects_token(&answer) || !self.auth.renew(&credential) {
+        let timeout = self.timeout(call, left);
+        let credential = || self.auth.credential(&self.clock, timeout, |it| self.exchange_token(it, timeout));
+        let first = credential()?;
+        let answer = self.exchange(call, key, retry, timeout, first.expose())?;
+        if !headers::rejects_token(&answer) || !self.auth.renew(&first) {
             return Ok(answer);
         }
-        let credential = self.auth.credential(&self.clock, |it| self.exchange_token(it))?;
-        self.exchange(call, key, retry, left, credential.expose())
+        self.exchange(call, key, retry, timeout, credential()?.expose())
+    }
+
+    /// How long one attempt may take: no longer than what is left of the call's budget.
+    fn timeout(&self, call: &Call, left: Option<Duration>) -> Duration {
+        let timeout = call.timeout.unwrap_or(self.config.timeouts.exchange);
+        left.map_or(timeout, |it| timeout.min(it.max(Duration::from_millis(1))))
     }
 
     /// PROTOCOL §1.4: trades the raw credential for a short-lived token.
-    fn exchange_token(&self, raw: &str) -> Result<String, Broken> {
+    fn exchange_token(&self, raw: &str, timeout: Duration) -> Result<String, Broken> {
         let body = Body::json(&json::AuthTokenRequest {}).map_err(Broken::Token)?;
         let call = Call::new(Lane::Session, "POST", "/api/v1/auth/token", body);
-        let answer = self.exchange(&call, &headers::idempotency_key(), 0, None, raw)?;
+        let answer = self.exchange(&call, &headers::idempotency_key(), 0, timeout, raw)?;
         if answer.facts().verdict() != Verdict::Success {
             return Err(Broken::Token(answer.facts().error()));
         }
@@ -279,11 +289,9 @@ impl Http {
         call: &Call,
         key: &str,
         retry: u32,
-        left: Option<Duration>,
+        timeout: Duration,
         credential: &str,
     ) -> Result<Answer, Broken> {
-        let timeout = call.timeout.unwrap_or(self.config.timeouts.exchange);
-        let timeout = left.map_or(timeout, |it| timeout.min(it.max(Duration::from_millis(1))));
         let exchange = Exchange {
             lane: call.lane,
             method: call.method,
@@ -314,9 +322,9 @@ impl Http {
             it.url = Some(self.url(call));
             it.attempts = Some(attempts);
             it.elapsed = Some(elapsed);
+            it.sent = Some(sent);
         });
-        // An answer says itself whether the request was taken; a connection that failed last has to be told that an
-        // earlier attempt may have arrived.
+        // A connection that failed last has to be told that an earlier attempt may have arrived.
         let never_arrived = matches!(
             error.kind(),
             ErrorKind::Connection { sent: Sent::No } | ErrorKind::Timeout(Phase::Resolve | Phase::Connect)

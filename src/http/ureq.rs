@@ -23,7 +23,9 @@ pub(crate) struct Ureq {
 }
 
 impl Ureq {
-    pub(crate) fn new() -> Self {
+    /// The connections of a client of one server.
+    pub(crate) fn new(base_url: &str) -> Self {
+        let on_this_machine = is_loopback(base_url);
         let agents = LANES.iter().map(|lane| {
             let tls = TlsConfig::builder().root_certs(RootCerts::WebPki).build();
             let config = Agent::config_builder()
@@ -31,11 +33,16 @@ impl Ureq {
                 .tls_config(tls)
                 .user_agent(super::headers::USER_AGENT)
                 .accept("")
+                // A redirect would carry the credential to wherever the server says.
+                .max_redirects(0)
+                .max_redirects_will_error(false)
                 .input_buffer_size(BUFFER)
                 .output_buffer_size(BUFFER)
                 .max_idle_connections(lane.idle_connections())
                 .max_idle_connections_per_host(lane.idle_connections())
                 .max_idle_age(IDLE_AGE);
+            // A proxy, which ureq takes from the environment, cannot reach this machine's own loopback.
+            let config = if on_this_machine { config.proxy(None) } else { config };
             config.build().new_agent()
         });
         Ureq { agents: Mutex::new(Some(agents.collect())) }
@@ -86,6 +93,13 @@ impl Transport for Ureq {
             agent.shutdown();
         }
     }
+}
+
+fn is_loopback(url: &str) -> bool {
+    let host = url.parse::<ureq::http::Uri>().ok().and_then(|it| it.host().map(str::to_string));
+    let host = host.unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|it| it.is_loopback())
 }
 
 /// The timeouts of one exchange, set on its request.

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use axum::serve::ListenerExt;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use parking_lot::Mutex;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tokio::sync::Notify;
 

@@ -22,14 +22,15 @@ pub(crate) enum Fate {
 
 /// What a failed submission means for its id.
 pub(crate) fn fate(error: &Error) -> Fate {
-    match error.kind() {
-        ErrorKind::Connection { sent: Sent::No } | ErrorKind::Timeout(Phase::Resolve | Phase::Connect) => {
-            Fate::Refused
-        }
-        ErrorKind::Timeout(Phase::Admission) | ErrorKind::InvalidInput(_) => Fate::Unsent,
-        _ => match error.http_status() {
-            // The server looked at the request and did not take it. A request timeout is no such word.
-            Some(status) if (400..500).contains(&status) && status != 408 => Fate::Refused,
+    match (error.sent(), error.http_status()) {
+        // The server looked at the request itself, whose content is the same at every attempt.
+        (_, Some(400 | 404 | 422)) => Fate::Refused,
+        (Some(Sent::No), _) => Fate::Refused,
+        (Some(Sent::Maybe), _) => Fate::Unknown,
+        (None, _) => match error.kind() {
+            ErrorKind::Cancelled | ErrorKind::Timeout(Phase::Admission) | ErrorKind::InvalidInput(_) => {
+                Fate::Unsent
+            }
             _ => Fate::Unknown,
         },
     }
@@ -130,15 +131,29 @@ mod tests {
 
     #[test]
     fn only_a_refusal_of_the_server_or_no_connection_at_all_gives_an_id_back() {
-        let status = |it| Error::new(ErrorKind::Status { code: it }, "x").with(|e| e.status = Some(it));
-        let connection = |sent| Error::new(ErrorKind::Connection { sent }, "x");
-        for refused in [status(400), status(404), status(409), status(422), status(429), connection(Sent::No)]
-        {
-            assert_eq!(fate(&refused), Refused, "{refused:?}");
-        }
-        let timeout = Error::timeout(Phase::FirstByte, "x");
-        for unknown in [status(500), status(408), connection(Sent::Maybe), timeout, Error::decode("x")] {
-            assert_eq!(fate(&unknown), Unknown, "{unknown:?}");
+        let error = |kind: ErrorKind, status: Option<u16>, sent| {
+            Error::new(kind, "x").with(|it| (it.status, it.sent) = (status, sent))
+        };
+        let status = |it, sent| error(ErrorKind::Status { code: it }, Some(it), Some(sent));
+        let connection = |sent| error(ErrorKind::Connection { sent }, None, Some(sent));
+        let table = [
+            (status(422, Sent::No), Refused),
+            (status(422, Sent::Maybe), Refused),
+            (status(409, Sent::No), Refused),
+            // The first attempt may have arrived, and something on the way refused the second.
+            (status(409, Sent::Maybe), Unknown),
+            (status(429, Sent::Maybe), Unknown),
+            (status(500, Sent::Maybe), Unknown),
+            (connection(Sent::No), Refused),
+            (connection(Sent::Maybe), Unknown),
+            (error(ErrorKind::Cancelled, None, Some(Sent::No)), Refused),
+            (error(ErrorKind::Cancelled, None, Some(Sent::Maybe)), Unknown),
+            (Error::cancelled(), Unsent),
+            (Error::timeout(Phase::Admission, "x"), Unsent),
+            (Error::decode("an answer that nobody understands"), Unknown),
+        ];
+        for (error, expected) in table {
+            assert_eq!(fate(&error), expected, "{error:?}");
         }
     }
 

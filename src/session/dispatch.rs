@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::error::Result;
+use crate::error::{Error, Phase, Result};
 use crate::policy::admission::{CONCURRENT, CONCURRENT_THROTTLED, cost};
 use crate::policy::backoff::{Window, pause_after};
 use crate::sync::clock::Clock;
@@ -85,23 +85,33 @@ impl Dispatch {
         };
         let budget = self.budgets.lock().samples.clone();
         let bytes = budget.acquire_deadline(cost(estimate, self.is_throttled(clock)), deadline, cancel)?;
-        self.wait_out(clock, cancel)?;
+        self.wait_out(clock, deadline, cancel)?;
         Ok(Admitted { _bytes: bytes, _throttled: throttled, _sample: sample })
     }
 
     /// The server refused a sample of an estimated size because of its load: nobody sends for a while.
     pub(crate) fn back_off(&self, estimate: usize, clock: &Clock) {
-        self.window.lock().extend(clock.now() + pause_after(estimate));
+        let until = clock.now() + pause_after(estimate);
+        self.window.lock().extend(until);
     }
 
     /// Waits until nobody asked to wait any more; the window may have grown meanwhile.
-    pub(crate) fn wait_out(&self, clock: &Clock, cancel: &CancelToken) -> Result<()> {
+    pub(crate) fn wait_out(
+        &self,
+        clock: &Clock,
+        deadline: Option<Instant>,
+        cancel: &CancelToken,
+    ) -> Result<()> {
         loop {
-            let left = self.window.lock().remaining(clock.now());
-            match left {
-                Some(left) => clock.pause(left, cancel)?,
-                None => return Ok(()),
+            let now = clock.now();
+            let Some(left) = self.window.lock().remaining(now) else { return Ok(()) };
+            if deadline.is_some_and(|it| it < now + left) {
+                return Err(Error::timeout(
+                    Phase::Admission,
+                    "the server asked to send no samples for longer than that",
+                ));
             }
+            clock.pause(left, cancel)?;
         }
     }
 
@@ -115,6 +125,7 @@ impl Dispatch {
     }
 
     fn is_throttled(&self, clock: &Clock) -> bool {
-        self.window.lock().is_recent(clock.now())
+        let now = clock.now();
+        self.window.lock().is_recent(now)
     }
 }

@@ -7,7 +7,7 @@ mod retrieve;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -18,8 +18,9 @@ use crate::config::{Config, SDK_VERSION};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Call, Http, Lane, Transport};
 use crate::pending::{Pending, Progress};
+use crate::sync::cancel::{Registration, Wake};
 use crate::sync::clock::Clock;
-use crate::sync::oneshot::{Reply, oneshot};
+use crate::sync::oneshot::{Reply, Slot, oneshot};
 use crate::sync::pool::{Pool, PoolConfig};
 use crate::sync::{Budget, CancelToken, Mutex};
 use crate::wire::json;
@@ -32,6 +33,8 @@ pub(crate) use retrieve::Promise;
 const SENDERS: usize = 64;
 /// A thread that waits for an answer needs little: TLS is the deepest thing on its stack.
 const STACK: usize = 512 * 1024;
+/// Bytes from which on writing them is shared among several threads.
+const WORTH_SHARING: usize = 1 << 20;
 /// A thread without work ends after this long.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -42,8 +45,11 @@ pub(crate) struct Session {
     pub(crate) clock: Clock,
     /// Cancelled when the session ends; every operation's token is its descendant.
     pub(crate) cancel: CancelToken,
-    /// Runs the jobs that wait for results.
+    /// Runs the jobs that wait for results of training, and those that make clients.
     pub(crate) waiters: Arc<Pool>,
+    /// Runs samples from their dispatch to their result. Apart from the others, so that thousands of samples never hold
+    /// up training.
+    pub(crate) samplers: Arc<Pool>,
     /// Runs the jobs that send requests.
     pub(crate) senders: Arc<Pool>,
     pub(crate) dispatch: Dispatch,
@@ -53,7 +59,8 @@ pub(crate) struct Session {
     pub(crate) model_seq_id: AtomicU64,
     pub(crate) sampling_session_seq_id: AtomicU64,
     closed: AtomicBool,
-    children: Mutex<Vec<Weak<dyn Child>>>,
+    children: Mutex<Vec<Arc<dyn Child>>>,
+    cpu: OnceLock<Option<rayon::ThreadPool>>,
 }
 
 /// A client of the session that has a thread of its own.
@@ -62,6 +69,8 @@ pub(crate) trait Child: Send + Sync {
     fn stop(&self);
     /// Waits for its thread, at most until `deadline`.
     fn join(&self, deadline: Instant);
+    /// Its thread is gone.
+    fn has_ended(&self) -> bool;
 }
 
 /// Ends the session when the last handle is dropped.
@@ -102,6 +111,16 @@ pub(crate) struct Ticket<T: Send + 'static> {
     pub(crate) progress: Progress,
     pub(crate) cancel: CancelToken,
     session: Arc<Session>,
+    /// Answers at once when the client or the session is closed, however long the work then takes to notice.
+    _closing: Registration,
+}
+
+struct Closing<T: Send + 'static>(Slot<T>);
+
+impl<T: Send + 'static> Wake for Closing<T> {
+    fn wake(&self) {
+        self.0.settle(Err(Error::closed("the client was closed while this was in progress")));
+    }
 }
 
 impl<T: Send + 'static> Ticket<T> {
@@ -127,6 +146,7 @@ impl Session {
             http: Http::new(transport, config.clone(), clock.clone()),
             cancel: CancelToken::new(),
             waiters: pool("tk-wait", config.max_in_flight),
+            samplers: pool("tk-draw", config.max_in_flight),
             senders: pool("tk-send", SENDERS),
             beats: pool("tk-beat", 1),
             dispatch: Dispatch::new(),
@@ -136,6 +156,7 @@ impl Session {
             sampling_session_seq_id: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             children: Mutex::new(Vec::new()),
+            cpu: OnceLock::new(),
             config,
             clock,
         })
@@ -152,8 +173,9 @@ impl Session {
         let progress = Progress::new(operation, now, deadline);
         let cancel = parent.child();
         let (reply, slot) = oneshot();
+        let closing = cancel.on_cancel(Arc::new(Closing(slot.clone())));
         let pending = Pending::new(slot, progress.clone(), cancel.clone());
-        (Ticket { reply, progress, cancel, session: self.clone() }, pending)
+        (Ticket { reply, progress, cancel, session: self.clone(), _closing: closing }, pending)
     }
 
     /// The flags of the server, fetched at the first call. Only the service's actor calls this, one call at a time.
@@ -222,11 +244,26 @@ impl Session {
         self.sampling_session_seq_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A client that must be stopped with the session.
-    pub(crate) fn adopt(&self, child: Weak<dyn Child>) {
-        let mut children = self.children.lock();
-        children.retain(|it| 0 < it.strong_count());
-        children.push(child);
+    /// A client that is stopped and joined with the session, even after its last handle is gone.
+    pub(crate) fn adopt(&self, child: Arc<dyn Child>) {
+        let over = {
+            let mut children = self.children.lock();
+            let over: Vec<_> = children.extract_if(.., |it| it.has_ended()).collect();
+            children.push(child.clone());
+            over
+        };
+        // Dropped without the lock.
+        drop(over);
+        // The session may have ended while the client was made, and then looked at its children too early.
+        if self.closed.load(Ordering::Acquire) {
+            child.stop();
+        }
+    }
+
+    /// How long closing may take.
+    pub(crate) fn closing(&self) -> Duration {
+        const LONGEST: Duration = Duration::from_secs(3600);
+        self.config.timeouts.close.min(LONGEST)
     }
 
     /// Sends a JSON request and reads its JSON answer.
@@ -259,7 +296,8 @@ impl Session {
 
     /// Tells the server how the session ended, then ends it here.
     pub(crate) fn close(&self, status: CloseStatus, detail: Option<&str>) -> Result<()> {
-        let finished = match (self.check_open(), self.id.lock().clone()) {
+        let id = self.id.lock().clone();
+        let finished = match (self.check_open(), id) {
             (Ok(()), Some(id)) => self.finish(&id, status, detail),
             _ => Ok(()),
         };
@@ -276,7 +314,7 @@ impl Session {
         let request = json::FinishSessionRequest { reason, detail: detail.map(str::to_string) };
         // Half of the time that closing may take; the other half is for the threads.
         let call = Call::post(Lane::Session, format!("/api/v1/sessions/{id}/finish"), &request)?
-            .once(self.config.timeouts.close / 2)
+            .once(self.closing() / 2)
             .by("ServiceClient.close");
         match self.http.send(&call, &self.cancel) {
             Ok(_) => Ok(()),
@@ -291,21 +329,35 @@ impl Session {
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
-        let deadline = Instant::now() + self.config.timeouts.close / 2;
+        let deadline = Instant::now() + self.closing() / 2;
         self.cancel.cancel();
         self.dispatch.close();
         self.http.shutdown();
-        let children: Vec<_> = self.children.lock().drain(..).filter_map(|it| it.upgrade()).collect();
+        let children = std::mem::take(&mut *self.children.lock());
         for child in &children {
             child.stop();
         }
         for child in &children {
             child.join(deadline);
         }
-        let left =
-            [&self.senders, &self.waiters, &self.beats].map(|it| it.close(deadline)).iter().sum::<usize>();
+        let left = [&self.senders, &self.waiters, &self.samplers, &self.beats]
+            .map(|it| it.close(deadline))
+            .iter()
+            .sum::<usize>();
         if 0 < left {
             log::warn!(target: "tinkex", "{left} threads were still busy when the client was closed");
+        }
+    }
+
+    /// Does arithmetic on so many bytes: on the session's own computing threads if that is worth it, which the function is
+    /// told.
+    pub(crate) fn compute<T: Send>(&self, n_bytes: usize, work: impl FnOnce(bool) -> T + Send) -> T {
+        if n_bytes < WORTH_SHARING {
+            return work(false);
+        }
+        match self.cpu.get_or_init(cpu) {
+            Some(cpu) => cpu.install(|| work(true)),
+            None => work(false),
         }
     }
 
@@ -319,10 +371,15 @@ impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session")
             .field("base_url", &self.config.base_url)
-            .field("id", &*self.id.lock())
             .field("closed", &self.closed.load(Ordering::Relaxed))
             .finish_non_exhaustive()
     }
+}
+
+/// Threads that compute, made when the first large batch comes and gone with the session. Without them, which the system
+/// may refuse, the thread at hand computes.
+fn cpu() -> Option<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new().thread_name(|i| format!("tk-cpu-{i}")).build().ok()
 }
 
 /// An error that says which answer is missing what.

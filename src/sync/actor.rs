@@ -145,7 +145,6 @@ impl<M: Send + 'static> Handle<M> {
 
     /// Accepts no more messages and ends the actor after those that are queued or about to be: a send that waits for
     /// room is still served. Does not wait.
-    #[cfg(test)]
     pub(crate) fn finish(&self) {
         self.shared.close();
     }
@@ -172,7 +171,6 @@ impl<M: Send + 'static> Handle<M> {
     }
 
     /// Messages are still handled, though they may not be accepted any more.
-    #[cfg(test)]
     pub(crate) fn is_alive(&self) -> bool {
         self.shared.life.lock().fate.is_none()
     }

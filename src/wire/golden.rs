@@ -113,6 +113,7 @@ fn every_recorded_protobuf_request_is_read_and_written_unchanged() {
             &call.data,
             &call.loss,
             call.forward_only,
+            false,
         )
         .expect("bytes");
         let read = |it: &[u8]| proto::ForwardBackwardRequest::decode(it).expect("a message");

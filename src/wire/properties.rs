@@ -123,7 +123,7 @@ proptest! {
     fn a_request_is_read_as_it_was_written(
         data in vec(datum(), 0..4), loss in loss(), forward_only: bool, seq_id in 1u32..=i32::MAX as u32
     ) {
-        let bytes = train::encode_forward_backward("model", seq_id, &data, &loss, forward_only).expect("bytes");
+        let bytes = train::encode_forward_backward("model", seq_id, &data, &loss, forward_only, false).expect("bytes");
         let call = train::decode_forward_backward_request(&bytes).expect("a request");
         let model_id = "model".to_string();
         prop_assert_eq!(call, train::ForwardBackwardCall { model_id, seq_id, data, loss, forward_only });
@@ -166,7 +166,7 @@ proptest! {
             }
             bytes
         };
-        let request = train::encode_forward_backward("m", 1, &data, &LossFn::Ppo.into(), false).expect("bytes");
+        let request = train::encode_forward_backward("m", 1, &data, &LossFn::Ppo.into(), false, false).expect("bytes");
         let _ = train::decode_forward_backward_request(&damage(request));
         let _ = train::decode_forward_backward_output(&damage(train::encode_forward_backward_output(&output)));
         let _ = sample::decode_sample_response(&damage(sample::encode_sample_response(&response)), &[]);

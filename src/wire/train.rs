@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message;
+use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -27,24 +28,30 @@ pub(crate) struct ForwardBackwardCall {
     pub(crate) forward_only: bool,
 }
 
-/// The body of a `forward_backward` request. `seq_id` counts from 1.
+/// The body of a `forward_backward` request. `seq_id` counts from 1. In parallel it is written on the threads of the
+/// rayon pool of the caller.
 pub(crate) fn encode_forward_backward(
     model_id: &str,
     seq_id: u32,
     data: &[Datum],
     loss: &Loss,
     forward_only: bool,
+    parallel: bool,
 ) -> Result<Vec<u8>> {
     let seq_id = match i32::try_from(seq_id) {
         Ok(it) if 0 < it => it,
         _ => return Err(Error::invalid("seq_id", format!("{seq_id} is not in 1..2^31"))),
     };
     let datum = |(i, it)| write_datum(it, i);
+    let written = match parallel {
+        true => data.par_iter().enumerate().map(datum).collect::<Result<_>>()?,
+        false => data.iter().enumerate().map(datum).collect::<Result<_>>()?,
+    };
     let (loss_fn_config, loss_fn_config_v2) = write_config(&loss.config);
     let request = proto::ForwardBackwardRequest {
         model_id: model_id.into(),
         seq_id,
-        data: data.iter().enumerate().map(datum).collect::<Result<_>>()?,
+        data: written,
         loss_fn: loss.loss_fn.as_str().into(),
         loss_fn_config,
         forward_only,

@@ -47,7 +47,8 @@ fn v1_is_read_and_written() {
         assert_eq!(call.data, [datum]);
         assert_eq!(call.loss, Loss::from(LossFn::CrossEntropy));
         assert_eq!((call.model_id.as_str(), call.seq_id, call.forward_only), ("m", 1, forward_only));
-        let ours = encode_forward_backward("m", 1, &call.data, &call.loss, forward_only).expect("bytes");
+        let ours =
+            encode_forward_backward("m", 1, &call.data, &call.loss, forward_only, false).expect("bytes");
         same::<proto::ForwardBackwardRequest>(&ours, &bytes);
     }
 }
@@ -61,7 +62,7 @@ fn v2_with_a_sparse_tensor_and_an_option_is_read_and_written() {
     assert_eq!((targets.shape(), targets.as_i64()), (vec![1, 3], Some(&[5i64][..])));
     let sparse = targets.sparse.as_ref().expect("sparse");
     assert_eq!((&sparse.crow_indices[..], &sparse.col_indices[..]), (&[0, 1][..], &[2][..]));
-    let ours = encode_forward_backward("m", 2, &call.data, &call.loss, false).expect("bytes");
+    let ours = encode_forward_backward("m", 2, &call.data, &call.loss, false, false).expect("bytes");
     same::<proto::ForwardBackwardRequest>(&ours, &bytes);
 }
 
@@ -164,7 +165,7 @@ fn lying_lengths_are_refused_without_allocating_for_them() {
 fn a_request_without_a_sequence_number_is_refused() {
     let request = proto::ForwardBackwardRequest { model_id: "m".into(), ..Default::default() };
     assert!(decode_forward_backward_request(&request.encode_to_vec()).is_err());
-    assert!(encode_forward_backward("m", 0, &[], &LossFn::Ppo.into(), false).is_err());
+    assert!(encode_forward_backward("m", 0, &[], &LossFn::Ppo.into(), false, false).is_err());
 }
 
 #[test]
@@ -172,7 +173,8 @@ fn an_image_pointer_cannot_be_trained_on() {
     let pointer =
         Chunk::ImageAssetPointer { location: "x".into(), format: ImageFormat::Png, expected_tokens: None };
     let datum = Datum::new(ModelInput::default().with_chunk(pointer));
-    let error = encode_forward_backward("m", 1, &[datum], &LossFn::Ppo.into(), false).expect_err("a refusal");
+    let error =
+        encode_forward_backward("m", 1, &[datum], &LossFn::Ppo.into(), false, false).expect_err("a refusal");
     assert_eq!(error.violation().expect("a path").path, "data[0].model_input.chunks[0]");
 }
 

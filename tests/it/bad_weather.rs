@@ -271,3 +271,78 @@ fn the_session_beats_every_ten_seconds_survives_failures_and_stops_when_finished
         server.requests_to(path).len() == before
     });
 }
+
+#[test]
+fn closing_one_client_ends_its_waits_at_once_and_nobody_elses() {
+    let server = FakeServer::new();
+    let listening = server.listen().unwrap();
+    let service = listening.client().build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    let sibling = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    // The first poll hangs, far longer than this test may take.
+    server.next("/api/v1/retrieve_future", Act::Stall);
+    let pending = training.optim_step(AdamParams::default());
+    eventually("the poll hangs", || server.requests_to("/api/v1/retrieve_future").len() == 3);
+    training.close();
+    let error = pending.wait().unwrap_err();
+    assert!(error.is_closed() && !error.is_cancelled(), "{error:?}");
+    assert_eq!(error.operation(), Some("optim_step"));
+    sibling.optim_step(AdamParams::default()).wait().unwrap();
+}
+
+#[test]
+fn a_credential_does_not_follow_a_redirect() {
+    let elsewhere = FakeServer::new();
+    let other = elsewhere.listen().unwrap();
+    let server = FakeServer::new();
+    let listening = server.listen().unwrap();
+    let path = "/api/v1/get_server_capabilities";
+    server.next(path, Act::status(302, "").with_header("location", &format!("{}{path}", other.url())));
+    let service = listening.client().build().unwrap();
+    let error = service.get_server_capabilities().unwrap_err();
+    assert_eq!(error.http_status(), Some(302));
+    assert!(elsewhere.requests().is_empty());
+}
+
+#[test]
+fn a_sample_that_is_refused_as_gone_is_not_submitted_again() {
+    let server = FakeServer::new();
+    let service = server.in_memory().build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    server.always("/api/v1/asample", Act::status(410, r#"{"detail":"the session is finished"}"#));
+    let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
+    let error = sampler.sample(&ModelInput::from_ints([1]), 1, &params).wait().unwrap_err();
+    assert_eq!(error.http_status(), Some(410));
+    assert_eq!(server.requests_to("/api/v1/asample").len(), 1);
+}
+
+#[test]
+fn a_server_that_is_busy_for_longer_than_a_sample_may_take_ends_it_in_time() {
+    let server = FakeServer::new();
+    let clock = VirtualClock::new();
+    let service =
+        server.in_memory_at(clock).timeouts(|it| it.operation = Duration::from_secs(60)).build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    server.always("/api/v1/asample", Act::status(429, "too many"));
+    let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
+    let error = sampler.sample(&ModelInput::from_ints([1]), 1, &params).wait().unwrap_err();
+    assert!(error.is_retryable() && error.elapsed().unwrap() <= Duration::from_secs(61), "{error:?}");
+}
+
+#[test]
+fn dropping_everything_while_the_server_hangs_leaves_no_thread() {
+    alone("bad_weather::dropping_everything_while_the_server_hangs_leaves_no_thread", || {
+        let server = FakeServer::new();
+        let listening = server.listen().unwrap();
+        let service = listening.client().build().unwrap();
+        let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+        server.always("/api/v1/optim_step", Act::Stall);
+        drop(training.optim_step(AdamParams::default()));
+        eventually("the actor hangs in a request", || !server.requests_to("/api/v1/optim_step").is_empty());
+        let started = Instant::now();
+        drop(training);
+        drop(service);
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+        eventually("no thread stays", || client_threads().is_empty());
+    });
+}

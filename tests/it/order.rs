@@ -108,3 +108,32 @@ fn a_batch_of_which_some_parts_were_refused_says_how_many_were_accepted() {
     training.optim_step(AdamParams::default()).wait().unwrap();
     assert_eq!(seq_ids(&server), [1, 2, 3, 3]);
 }
+
+#[test]
+fn a_refusal_after_an_attempt_that_may_have_arrived_does_not_give_the_id_back() {
+    let (server, _service, training) = training();
+    server.next("/api/v1/optim_step", Act::Reset);
+    server.next("/api/v1/optim_step", Act::status(403, "a proxy says no"));
+    let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
+    assert_eq!(error.http_status(), Some(403));
+    let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Poisoned);
+}
+
+#[test]
+fn cancelling_an_operation_that_was_never_sent_leaves_the_client_whole() {
+    let server = tinkex::testing::FakeServer::new();
+    let listening = server.listen().unwrap();
+    let service = listening.client().build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    // The first one keeps the actor busy, so that the second is cancelled while it is queued.
+    let Act::Answer(answer) = Act::json(serde_json::json!({"request_id": "late"})) else { unreachable!() };
+    server.next("/api/v1/optim_step", Act::Drip(answer, std::time::Duration::from_millis(20)));
+    let first = training.optim_step(AdamParams::default());
+    let second = training.optim_step(AdamParams::default());
+    second.cancel();
+    assert!(second.wait().unwrap_err().is_cancelled());
+    drop(first);
+    training.optim_step(AdamParams::default()).wait().unwrap();
+    assert_eq!(seq_ids(&server), [1, 2]);
+}

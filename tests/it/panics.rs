@@ -1,5 +1,6 @@
 //! Panics in the client's own threads.
 
+use tinkex::ErrorKind;
 use tinkex::testing::{Act, FakeServer};
 use tinkex::types::{AdamParams, LossFn, ModelInput, SamplingParams};
 
@@ -17,12 +18,13 @@ fn panic_once(server: &FakeServer, path: &'static str) {
 }
 
 #[test]
-fn a_panic_in_an_actors_turn_reaches_the_caller_with_its_message_and_the_client_goes_on() {
+fn a_panic_in_an_actors_turn_reaches_the_caller_with_its_message_and_siblings_go_on() {
     let (server, service, training) = training();
     panic_once(&server, "/api/v1/optim_step");
     let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
     assert!(error.is_panic() && error.to_string().contains("the moon is blue"), "{error}");
     // What became of the request that panicked is unknown, so this model's order is; its siblings are well.
+    assert_eq!(*training.optim_step(AdamParams::default()).wait().unwrap_err().kind(), ErrorKind::Poisoned);
     let other = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     other.optim_step(AdamParams::default()).wait().unwrap();
 }

@@ -4,8 +4,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rayon::prelude::*;
-
 use super::submit::Sequencer;
 use crate::client::Submitted;
 use crate::error::{Error, Result};
@@ -90,7 +88,10 @@ impl Sequencer {
                     }
                     Err(error) => {
                         fates[idx] = fate(&error);
-                        failure.get_or_insert((idx, error));
+                        // A part of unknown fate decides over the client, so it is the one to be told of.
+                        if failure.is_none() || fates[idx] == Fate::Unknown {
+                            failure = Some((idx, error));
+                        }
                     }
                 }
             }
@@ -156,13 +157,17 @@ impl Job {
         let _share = budget.acquire_deadline(n_bytes, self.deadline, &self.cancel)?;
         // The parts of one call are few enough that the cast cannot lose anything: each has a reserved id.
         let seq_id = self.first_seq_id + idx as u32;
-        let bytes = train::encode_forward_backward(
-            &self.model_id,
-            seq_id,
-            &self.data[part],
-            &self.loss,
-            self.forward_only,
-        )?;
+        let data = &self.data[part];
+        let bytes = self.session.compute(n_bytes, |parallel| {
+            train::encode_forward_backward(
+                &self.model_id,
+                seq_id,
+                data,
+                &self.loss,
+                self.forward_only,
+                parallel,
+            )
+        })?;
         let body = Body::protobuf(bytes, self.compress);
         let call = Call::new(Lane::Train, "POST", "/api/v1/forward_backward", body).by(self.sdk_method);
         let answer = self.session.http.send(&call, &self.cancel)?;
@@ -183,26 +188,22 @@ fn collect(
     let jobs = accepted.into_iter().map(|(submitted, born)| {
         let (session, progress, cancel) = (session.clone(), ticket.progress.clone(), ticket.cancel.clone());
         Box::new(move || match submitted {
-            Submitted::Done(answer) => Ok(answer),
+            Submitted::Done(answer) => read(&answer),
             Submitted::Promised(promised) => {
                 let roundtrip = born.saturating_duration_since(started);
                 let request_id = promised.request_id;
                 let promise = Promise { request_id, request_type, protobuf: true, born, roundtrip };
-                session.retrieve(&promise, &progress, &cancel).map(|it| it.answer)
+                // Its share of the byte budget is held until it has been read.
+                session.retrieve(&promise, &progress, &cancel).and_then(|it| read(&it.answer))
             }
-        }) as Box<dyn FnOnce() -> Result<Answer> + Send>
+        }) as Box<dyn FnOnce() -> Result<ForwardBackwardOutput> + Send>
     });
     let mut jobs: Vec<_> = jobs.collect();
-    let answers = match jobs.len() {
+    let parts = match jobs.len() {
         1 => vec![jobs.remove(0)()],
         n => session.waiters.fan_out(jobs, n),
     };
-    let answers = answers.into_iter().collect::<Result<Vec<Answer>>>()?;
-    let parts = match &answers[..] {
-        [one] => vec![read(one)?],
-        many => many.par_iter().map(read).collect::<Result<_>>()?,
-    };
-    Ok(combine(parts))
+    Ok(combine(parts.into_iter().collect::<Result<_>>()?))
 }
 
 /// Protobuf or JSON, as the server chose.
