@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::cancel::Wake;
+use super::fault::{self, Fault};
 use super::{CancelToken, Condvar, Mutex};
 use crate::error::{Error, Phase, Result};
 
@@ -109,7 +110,9 @@ impl Gate {
             }
         };
         state.queue.remove(&ticket);
-        self.let_in(&mut state);
+        if !fault::is(Fault::KeepsTheTurn) {
+            self.let_in(&mut state);
+        }
         let n_waiting = state.queue.len();
         drop(state);
         Err(match given_up {
@@ -136,7 +139,7 @@ impl Gate {
     /// Turns everybody away, those who wait included. What is inside stays until it leaves.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
-        if mem::replace(&mut state.closed, true) {
+        if mem::replace(&mut state.closed, true) || fault::is(Fault::ClosesSilently) {
             return;
         }
         // They take their tickets out themselves, so that a missing ticket always means having been let in.
@@ -164,7 +167,8 @@ impl Gate {
     }
 
     fn walk_in(&self, state: &mut State, n: usize) -> bool {
-        let may = state.queue.is_empty() && self.admits(state.taken, n);
+        let first = state.queue.is_empty() || fault::is(Fault::Barges);
+        let may = first && self.admits(state.taken, n);
         if may {
             state.taken += n as u128;
         }
@@ -178,7 +182,9 @@ impl Gate {
                     let head = head.remove();
                     state.taken += head.n as u128;
                     // Under the lock, so that the waiter's condition variable is certainly still waited for.
-                    head.bell.notify_one();
+                    if !fault::is(Fault::LetsInSilently) {
+                        head.bell.notify_one();
+                    }
                 }
                 _ => return,
             }
@@ -187,6 +193,9 @@ impl Gate {
 
     fn admits(&self, taken: u128, n: usize) -> bool {
         let share = match self.rule {
+            Rule::Fits if fault::is(Fault::IgnoresWeights) => 1,
+            Rule::Overshoots if fault::is(Fault::NeverOverdraws) => n,
+            Rule::Overshoots if fault::is(Fault::OverdrawsTwice) && self.capacity < n => return true,
             Rule::Fits => n,
             Rule::Overshoots => 0,
         };
@@ -207,7 +216,9 @@ struct Waker {
 impl Wake for Waker {
     fn wake(&self) {
         // A waiter between its look at the token and its wait holds the lock; after it, it hears us.
-        drop(self.gate.state.lock());
+        if !fault::is(Fault::WakesWithoutTheLock) {
+            drop(self.gate.state.lock());
+        }
         self.bell.notify_one();
     }
 }
