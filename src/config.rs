@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use crate::env::Env;
 use crate::error::{Error, Result};
+use crate::event::Seeing;
+use crate::policy::pause::PausePolicy;
 use crate::secret::Secret;
 
 /// The address of the Tinker service.
@@ -75,6 +77,8 @@ pub(crate) struct Config {
     pub(crate) timeouts: Timeouts,
     pub(crate) cloudflare: Option<(Secret, Secret)>,
     pub(crate) max_in_flight: usize,
+    pub(crate) pause_policy: PausePolicy,
+    pub(crate) seeing: Seeing,
 }
 
 /// What a caller set; the rest comes from the environment or a default.
@@ -89,6 +93,8 @@ pub(crate) struct Settings {
     pub(crate) display_name: Option<String>,
     pub(crate) timeouts: Timeouts,
     pub(crate) max_in_flight: Option<usize>,
+    pub(crate) pause_policy: PausePolicy,
+    pub(crate) seeing: Seeing,
 }
 
 /// Operations that one service client has in flight at the same time, each with a thread of its own while it waits.
@@ -116,6 +122,8 @@ impl Settings {
             timeouts: self.timeouts,
             cloudflare: env.cloudflare().map(|(id, secret)| (Secret::new(id), Secret::new(secret))),
             max_in_flight: self.max_in_flight.unwrap_or(DEFAULT_MAX_IN_FLIGHT).max(1),
+            pause_policy: self.pause_policy,
+            seeing: self.seeing,
         })
     }
 }

@@ -40,6 +40,11 @@
 //! [`ServiceClient::close`] ends a session and everything in it, dropping the last handle does the same without telling the
 //! server; both take at most `Timeouts::close`. See [`docs::threads`].
 //!
+//! # Seeing inside
+//! [`ServiceClient::dump`] lists what is in flight, [`ServiceClient::metrics`] counts and measures, an
+//! [`Observer`](event::Observer) hears of queue states, retries and trouble as they happen, and [`PausePolicy`] says how long
+//! an operation lets the server pause it.
+//!
 //! # Features
 //! | feature | what it brings |
 //! |---|---|
@@ -65,7 +70,9 @@ mod client;
 mod config;
 mod env;
 mod error;
+pub mod event;
 mod http;
+mod metrics;
 mod pending;
 mod policy;
 mod secret;
@@ -79,8 +86,10 @@ pub use client::{SamplingClient, SamplingSource, ServiceClient, ServiceClientBui
 pub use config::Timeouts;
 pub use error::{Category, Error, ErrorKind, Phase, Result, Sent, Violation};
 pub use http::transport;
+pub use metrics::{HistogramSnapshot, Metrics, MetricsSnapshot};
 pub use pending::{Canceller, Pending, Stage, Status, wait_all};
-pub use session::CloseStatus;
+pub use policy::pause::PausePolicy;
+pub use session::{CloseStatus, Dump, PoolStatus};
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

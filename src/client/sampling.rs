@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Answer, Body, Call, Lane};
 use crate::pending::Pending;
 use crate::policy::admission::estimate;
+use crate::policy::pause::PausePolicy;
 use crate::session::{Owner, Promise, Session, Ticket, incomplete};
 use crate::sync::actor::Actor;
 use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
@@ -185,7 +186,7 @@ impl Sampler {
         let _admitted = session.dispatch.admit(estimate, &session.clock, deadline, &ticket.cancel)?;
         ticket.progress.submitting();
         let call = Call::new(Lane::Sample, "POST", "/api/v1/asample", body)
-            .by(ticket.progress.sdk_method())
+            .of(&ticket.progress)
             .header("X-Tinker-Sampling-Backpressure", "1")
             // The window below replaces the retries of a busy server: all samples wait together.
             .leaving_429();
@@ -199,7 +200,10 @@ impl Sampler {
             if error.http_status() != Some(429) || !in_time {
                 return Err(error);
             }
-            session.dispatch.back_off(estimate, &session.clock);
+            if session.config.pause_policy == PausePolicy::Fail {
+                return Err(error);
+            }
+            session.dispatch.back_off(estimate, &session.clock, &session.config.seeing.observed);
             session.dispatch.wait_out(&session.clock, deadline, &ticket.cancel)?;
         }
     }

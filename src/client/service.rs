@@ -7,7 +7,8 @@ use crate::client::create::{self, SamplingSource};
 use crate::client::{Client, SamplingClient, ServiceClientBuilder, TrainingClient};
 use crate::error::{Error, Result};
 use crate::http::{Call, Lane};
-use crate::session::{CloseStatus, Owner, Session, Ticket};
+use crate::metrics::Metrics;
+use crate::session::{CloseStatus, Dump, Owner, Session, Ticket};
 use crate::sync::actor::Actor;
 use crate::types::{LoraConfig, ServerCapabilities, TrainingPath};
 use crate::wire::json::ServerCapabilitiesResponse;
@@ -205,6 +206,25 @@ impl ServiceClient {
         self.tell(Msg::CreateSampler(Box::new(create::Sampler { source, ticket })), pending.deadline())?;
         let sampler = pending.wait()?;
         SamplingClient::start(self.inner.owner.clone(), sampler)
+    }
+
+    /// The numbers that this client keeps: requests, latencies, operations in flight.
+    pub fn metrics(&self) -> &Metrics {
+        &self.session().config.seeing.metrics
+    }
+
+    /// Everything that is in flight now, of all clients of this service, and the threads that work for it: what to print
+    /// when something seems to hang. Nothing is sent and nothing is waited for.
+    ///
+    /// # Example: print it
+    /// ```
+    /// # let service = tinkex::ServiceClient::builder().api_key("tml-x").base_url("http://127.0.0.1:9").build()?;
+    /// println!("{}", service.dump());
+    /// assert!(service.dump().operations.is_empty());
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn dump(&self) -> Dump {
+        self.session().dump()
     }
 
     /// Ends the session on the server and everything here: every operation that is still in flight, of any client of

@@ -62,6 +62,10 @@ pub(super) fn all(
         all.push(("CF-Access-Client-Id", id.expose().to_string()));
         all.push(("CF-Access-Client-Secret", secret.expose().to_string()));
     }
+    if let Some(trace) = &call.trace {
+        all.push(("traceparent", trace.traceparent.clone()));
+        all.extend(trace.tracestate.iter().map(|it| ("tracestate", it.clone())));
+    }
     all.extend(call.headers.iter().cloned());
     all
 }

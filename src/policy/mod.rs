@@ -4,6 +4,7 @@ pub(crate) mod admission;
 pub(crate) mod backoff;
 pub(crate) mod chunk;
 pub(crate) mod combine;
+pub(crate) mod pause;
 pub(crate) mod poll;
 pub(crate) mod retry;
 pub(crate) mod turn;

@@ -3,6 +3,7 @@
 mod dispatch;
 mod flags;
 mod heartbeat;
+mod inflight;
 mod retrieve;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,8 @@ use crate::wire::json;
 
 use dispatch::Dispatch;
 pub(crate) use flags::{Flags, is_not_offered};
+pub use inflight::{Dump, PoolStatus};
+use inflight::{Entry, InFlight};
 pub(crate) use retrieve::Promise;
 
 /// Threads that send requests. Each of them is one exchange, so few of them keep a server busy.
@@ -61,6 +64,7 @@ pub(crate) struct Session {
     closed: AtomicBool,
     children: Mutex<Vec<Arc<dyn Child>>>,
     cpu: OnceLock<Option<rayon::ThreadPool>>,
+    in_flight: Arc<InFlight>,
 }
 
 /// A client of the session that has a thread of its own.
@@ -113,6 +117,7 @@ pub(crate) struct Ticket<T: Send + 'static> {
     session: Arc<Session>,
     /// Answers at once when the client or the session is closed, however long the work then takes to notice.
     _closing: Registration,
+    _entry: Entry,
 }
 
 struct Closing<T: Send + 'static>(Slot<T>);
@@ -157,6 +162,7 @@ impl Session {
             closed: AtomicBool::new(false),
             children: Mutex::new(Vec::new()),
             cpu: OnceLock::new(),
+            in_flight: Arc::default(),
             config,
             clock,
         })
@@ -170,12 +176,14 @@ impl Session {
     ) -> (Ticket<T>, Pending<T>) {
         let now = self.clock.now();
         let deadline = now.checked_add(self.config.timeouts.operation);
-        let progress = Progress::new(operation, now, deadline);
+        let seeing = &self.config.seeing;
+        let progress = Progress::new(operation, now, deadline).seen_by(seeing);
+        let entry = self.in_flight.enter(progress.clone(), &seeing.metrics);
         let cancel = parent.child();
         let (reply, slot) = oneshot();
         let closing = cancel.on_cancel(Arc::new(Closing(slot.clone())));
         let pending = Pending::new(slot, progress.clone(), cancel.clone());
-        (Ticket { reply, progress, cancel, session: self.clone(), _closing: closing }, pending)
+        (Ticket { reply, progress, cancel, session: self.clone(), _closing: closing, _entry: entry }, pending)
     }
 
     /// The flags of the server, fetched at the first call. Only the service's actor calls this, one call at a time.
@@ -272,10 +280,31 @@ impl Session {
         lane: Lane,
         path: &str,
         request: &impl Serialize,
-        sdk_method: &'static str,
+        progress: &Progress,
         cancel: &CancelToken,
     ) -> Result<T> {
-        self.http.json(&Call::post(lane, path, request)?.by(sdk_method), cancel)
+        self.http.json(&Call::post(lane, path, request)?.of(progress), cancel)
+    }
+
+    /// Everything that is in flight.
+    pub(crate) fn dump(&self) -> Dump {
+        let now = self.clock.now();
+        let session_id = self.id.lock().as_ref().map(|it| it.to_string());
+        let pool =
+            |name, pool: &Pool| PoolStatus { name, threads: pool.n_threads(), queued: pool.n_queued() };
+        Dump {
+            base_url: self.config.base_url.clone(),
+            session_id,
+            closed: self.closed.load(Ordering::Acquire),
+            last_contact: self.http.last_contact().map(|it| now.saturating_duration_since(it)),
+            operations: self.in_flight.list(now),
+            pools: vec![
+                pool("tk-wait", &self.waiters),
+                pool("tk-draw", &self.samplers),
+                pool("tk-send", &self.senders),
+                pool("tk-beat", &self.beats),
+            ],
+        }
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {
