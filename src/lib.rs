@@ -83,7 +83,7 @@ pub mod types;
 mod wire;
 
 pub use client::{SamplingClient, SamplingSource, ServiceClient, ServiceClientBuilder, TrainingClient};
-pub use config::Timeouts;
+pub use config::{Threads, Timeouts};
 pub use error::{Category, Error, ErrorKind, Phase, Result, Sent, Violation};
 pub use http::transport;
 pub use metrics::{HistogramSnapshot, Metrics, MetricsSnapshot};

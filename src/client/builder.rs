@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ServiceClient;
-use crate::config::{Settings, Timeouts};
+use crate::config::{Settings, Threads, Timeouts};
 use crate::env::Env;
 use crate::error::Result;
 use crate::event::{Observed, Observer, TraceContext, Tracing};
@@ -26,6 +26,7 @@ use crate::sync::clock::Clock;
 /// | [`user_metadata`](Self::user_metadata) | | none |
 /// | [`display_name`](Self::display_name) | | none |
 /// | [`timeouts`](Self::timeouts) | | see [`Timeouts`] |
+/// | [`threads`](Self::threads) | | see [`Threads`] |
 /// | [`pause_policy`](Self::pause_policy) | | wait |
 /// | [`metrics`](Self::metrics) | | kept |
 /// | [`observer`](Self::observer), [`trace_context`](Self::trace_context) | | none |
@@ -111,9 +112,9 @@ impl ServiceClientBuilder {
         self.timeouts(|it| it.operation = Duration::MAX)
     }
 
-    /// How many operations may wait for their results at the same time; more of them queue. Default 2048.
-    pub fn max_in_flight(mut self, n: usize) -> Self {
-        self.settings.max_in_flight = Some(n);
+    /// Changes how many threads there may be, how large and for how long; see [`Threads`] for the defaults.
+    pub fn threads(mut self, change: impl FnOnce(&mut Threads)) -> Self {
+        change(&mut self.settings.threads);
         self
     }
 

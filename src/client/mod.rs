@@ -27,10 +27,6 @@ use crate::sync::CancelToken;
 use crate::sync::actor::{Actor, Handle};
 use crate::wire::json::{self, UntypedFuture};
 
-/// Messages that a client's mailbox holds. Whoever submits more waits until the actor has taken one: submitting is
-/// then as fast as the server accepts.
-const MAILBOX: usize = 1024;
-
 /// A client's actor, and the token from which its operations descend.
 struct Client<M: Send + 'static> {
     mailbox: Handle<M>,
@@ -40,7 +36,9 @@ struct Client<M: Send + 'static> {
 impl<M: Send + 'static> Client<M> {
     /// Starts an actor and tells the session of it, which will stop it at its own end.
     fn start<A: Actor<Msg = M>>(session: &Session, kind: &str, actor: A) -> Result<Arc<Self>> {
-        let mailbox = Handle::spawn(thread_name(kind), MAILBOX, actor)?;
+        // Whoever submits more than it holds waits until the actor has taken one: submitting is then as fast as the
+        // server accepts.
+        let mailbox = Handle::spawn(thread_name(kind), session.config.threads.mailbox, actor)?;
         let client = Arc::new(Client { mailbox, cancel: session.cancel.child() });
         session.adopt(client.clone());
         Ok(client)

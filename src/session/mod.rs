@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::config::{Config, SDK_VERSION};
+use crate::config::{Config, SDK_VERSION, Threads};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Call, Http, Lane, Transport};
 use crate::pending::{Pending, Progress};
@@ -34,12 +34,8 @@ pub(crate) use retrieve::Promise;
 
 /// Threads that send requests. Each of them is one exchange, so few of them keep a server busy.
 const SENDERS: usize = 64;
-/// A thread that waits for an answer needs little: TLS is the deepest thing on its stack.
-const STACK: usize = 512 * 1024;
 /// Bytes from which on writing them is shared among several threads.
 const WORTH_SHARING: usize = 1 << 20;
-/// A thread without work ends after this long.
-const IDLE: Duration = Duration::from_secs(10);
 
 /// The shared state of a session. Threads hold it; handles hold its [`Owner`], whose drop ends it.
 pub(crate) struct Session {
@@ -145,13 +141,14 @@ impl Session {
     pub(crate) fn new(config: Config, transport: Arc<dyn Transport>, clock: Clock) -> Arc<Self> {
         let config = Arc::new(config);
         let pool = |name, max_threads| {
-            Arc::new(Pool::new(PoolConfig { name, max_threads, stack_size: STACK, idle: IDLE }))
+            let Threads { stack_size, idle, .. } = config.threads;
+            Arc::new(Pool::new(PoolConfig { name, max_threads, stack_size, idle }))
         };
         Arc::new(Session {
             http: Http::new(transport, config.clone(), clock.clone()),
             cancel: CancelToken::new(),
-            waiters: pool("tk-wait", config.max_in_flight),
-            samplers: pool("tk-draw", config.max_in_flight),
+            waiters: pool("tk-wait", config.threads.max_in_flight),
+            samplers: pool("tk-draw", config.threads.max_in_flight),
             senders: pool("tk-send", SENDERS),
             beats: pool("tk-beat", 1),
             dispatch: Dispatch::new(),
