@@ -75,6 +75,7 @@ pub(crate) struct Config {
     pub(crate) timeouts: Timeouts,
     pub(crate) cloudflare: Option<(Secret, Secret)>,
     pub(crate) max_in_flight: usize,
+    pub(crate) telemetry: bool,
 }
 
 /// What a caller set; the rest comes from the environment or a default.
@@ -89,6 +90,7 @@ pub(crate) struct Settings {
     pub(crate) display_name: Option<String>,
     pub(crate) timeouts: Timeouts,
     pub(crate) max_in_flight: Option<usize>,
+    pub(crate) telemetry: Option<bool>,
 }
 
 /// Operations that one service client has in flight at the same time, each with a thread of its own while it waits.
@@ -116,6 +118,7 @@ impl Settings {
             timeouts: self.timeouts,
             cloudflare: env.cloudflare().map(|(id, secret)| (Secret::new(id), Secret::new(secret))),
             max_in_flight: self.max_in_flight.unwrap_or(DEFAULT_MAX_IN_FLIGHT).max(1),
+            telemetry: self.telemetry.or_else(|| env.telemetry()).unwrap_or(false),
         })
     }
 }

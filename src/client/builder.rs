@@ -22,6 +22,7 @@ use crate::sync::clock::Clock;
 /// | [`tags`](Self::tags) | `TINKER_TAGS`, a comma list | none |
 /// | [`user_metadata`](Self::user_metadata) | | none |
 /// | [`display_name`](Self::display_name) | | none |
+/// | [`telemetry`](Self::telemetry) | `TINKER_TELEMETRY`: `1`, `true`, `yes` or `on` | off |
 /// | [`timeouts`](Self::timeouts) | | see [`Timeouts`] |
 ///
 /// With `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET` set, both go along with every request.
@@ -108,6 +109,14 @@ impl ServiceClientBuilder {
     /// How many operations may wait for their results at the same time; more of them queue. Default 2048.
     pub fn max_in_flight(mut self, n: usize) -> Self {
         self.settings.max_in_flight = Some(n);
+        self
+    }
+
+    /// Reports to the server how this client is used: that its session began and ended, and which operations failed,
+    /// with the text of the error. Never credentials, requests or answers. Default off;
+    /// [`ServiceClient::telemetry`] counts what was reported.
+    pub fn telemetry(mut self, yes: bool) -> Self {
+        self.settings.telemetry = Some(yes);
         self
     }
 

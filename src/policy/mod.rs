@@ -6,5 +6,6 @@ pub(crate) mod chunk;
 pub(crate) mod combine;
 pub(crate) mod poll;
 pub(crate) mod retry;
+pub(crate) mod telemetry;
 pub(crate) mod turn;
 pub(crate) mod verdict;
