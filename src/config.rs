@@ -120,6 +120,7 @@ pub(crate) struct Config {
     pub(crate) threads: Threads,
     pub(crate) pause_policy: PausePolicy,
     pub(crate) seeing: Seeing,
+    pub(crate) telemetry: bool,
 }
 
 /// What a caller set; the rest comes from the environment or a default.
@@ -136,6 +137,7 @@ pub(crate) struct Settings {
     pub(crate) threads: Threads,
     pub(crate) pause_policy: PausePolicy,
     pub(crate) seeing: Seeing,
+    pub(crate) telemetry: Option<bool>,
 }
 
 impl Settings {
@@ -163,6 +165,7 @@ impl Settings {
             threads: self.threads,
             pause_policy: self.pause_policy,
             seeing: self.seeing,
+            telemetry: self.telemetry.or_else(|| env.telemetry()).unwrap_or(false),
         })
     }
 }

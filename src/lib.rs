@@ -59,14 +59,15 @@
 //! and bodies. Credentials are never logged.
 //!
 //! # Environment variables
-//! `TINKER_API_KEY`, `TINKER_BASE_URL`, `TINKER_PROJECT_ID`, `TINKER_TAGS`, `CLOUDFLARE_ACCESS_CLIENT_ID` and
-//! `CLOUDFLARE_ACCESS_CLIENT_SECRET`, each with less weight than what [`ServiceClientBuilder`] is told.
+//! `TINKER_API_KEY`, `TINKER_BASE_URL`, `TINKER_PROJECT_ID`, `TINKER_TAGS`, `TINKER_TELEMETRY`,
+//! `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`, each with less weight than what [`ServiceClientBuilder`] is told.
 //!
 //! # What it does not do
 //! Tokenizers other than bytes, chat templates, custom losses and the management of checkpoints are not there yet. It never
 //! merges adapters, owns signals, or starts a runtime.
 
 mod client;
+mod clock_text;
 mod config;
 mod env;
 mod error;
@@ -89,6 +90,7 @@ pub use http::transport;
 pub use metrics::{HistogramSnapshot, Metrics, MetricsSnapshot};
 pub use pending::{Canceller, Pending, Stage, Status, wait_all};
 pub use policy::pause::PausePolicy;
+pub use policy::telemetry::TelemetryCounts;
 pub use session::{CloseStatus, Dump, PoolStatus};
 
 #[cfg(any(test, feature = "testing"))]

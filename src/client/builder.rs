@@ -25,6 +25,7 @@ use crate::sync::clock::Clock;
 /// | [`tags`](Self::tags) | `TINKER_TAGS`, a comma list | none |
 /// | [`user_metadata`](Self::user_metadata) | | none |
 /// | [`display_name`](Self::display_name) | | none |
+/// | [`telemetry`](Self::telemetry) | `TINKER_TELEMETRY`: `1`, `true`, `yes` or `on` | off |
 /// | [`timeouts`](Self::timeouts) | | see [`Timeouts`] |
 /// | [`threads`](Self::threads) | | see [`Threads`] |
 /// | [`pause_policy`](Self::pause_policy) | | wait |
@@ -144,6 +145,14 @@ impl ServiceClientBuilder {
         current: impl Fn() -> Option<TraceContext> + Send + Sync + 'static,
     ) -> Self {
         self.settings.seeing.trace = Tracing::by(Arc::new(current));
+        self
+    }
+
+    /// Reports to the server how this client is used: that its session began and ended, and which operations failed,
+    /// with the text of the error. Never credentials, requests or answers. Default off;
+    /// [`ServiceClient::telemetry`] counts what was reported.
+    pub fn telemetry(mut self, yes: bool) -> Self {
+        self.settings.telemetry = Some(yes);
         self
     }
 

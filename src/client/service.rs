@@ -8,6 +8,7 @@ use crate::client::{Client, SamplingClient, ServiceClientBuilder, TrainingClient
 use crate::error::{Error, Result};
 use crate::http::{Call, Lane};
 use crate::metrics::Metrics;
+use crate::policy::telemetry::TelemetryCounts;
 use crate::session::{CloseStatus, Dump, Owner, Session, Ticket};
 use crate::sync::actor::Actor;
 use crate::types::{LoraConfig, ServerCapabilities, TrainingPath};
@@ -120,7 +121,7 @@ impl ServiceClient {
         let reply: Result<ServerCapabilitiesResponse> = session.http.json(&call, &session.cancel);
         let named =
             |it: Error| session.as_ended(it).with(|it| it.operation = Some("get_server_capabilities".into()));
-        Ok(reply.map_err(named)?.into())
+        Ok(session.reported(reply.map_err(named))?.into())
     }
 
     /// Makes a model to train: a new LoRA adapter on a base model (PROTOCOL §3.3 #10).
@@ -225,6 +226,12 @@ impl ServiceClient {
     /// ```
     pub fn dump(&self) -> Dump {
         self.session().dump()
+    }
+
+    /// How many events this client reported of its own use, and what became of them. `None` unless
+    /// [`ServiceClientBuilder::telemetry`] or `TINKER_TELEMETRY` asks for reports.
+    pub fn telemetry(&self) -> Option<TelemetryCounts> {
+        self.session().telemetry.as_ref().map(|it| it.counts())
     }
 
     /// Ends the session on the server and everything here: every operation that is still in flight, of any client of

@@ -91,7 +91,8 @@ fn seconds(timeout: Duration) -> String {
     if seconds.fract() == 0.0 { format!("{seconds:.0}") } else { format!("{seconds:.1}") }
 }
 
-fn os() -> &'static str {
+/// The operating system, as servers are told it.
+pub(crate) fn os() -> &'static str {
     match std::env::consts::OS {
         "linux" => "Linux",
         "macos" => "MacOS",

@@ -7,5 +7,6 @@ pub(crate) mod combine;
 pub(crate) mod pause;
 pub(crate) mod poll;
 pub(crate) mod retry;
+pub(crate) mod telemetry;
 pub(crate) mod turn;
 pub(crate) mod verdict;

@@ -1,10 +1,12 @@
 //! What the clients of one session share: the connection to the server, its flags, the threads, the end.
 
 mod dispatch;
+mod events;
 mod flags;
 mod heartbeat;
 mod inflight;
 mod retrieve;
+mod telemetry;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -31,6 +33,7 @@ pub(crate) use flags::{Flags, is_not_offered};
 pub use inflight::{Dump, PoolStatus};
 use inflight::{Entry, InFlight};
 pub(crate) use retrieve::Promise;
+use telemetry::Telemetry;
 
 /// Threads that send requests. Each of them is one exchange, so few of them keep a server busy.
 const SENDERS: usize = 64;
@@ -40,7 +43,9 @@ const WORTH_SHARING: usize = 1 << 20;
 /// The shared state of a session. Threads hold it; handles hold its [`Owner`], whose drop ends it.
 pub(crate) struct Session {
     pub(crate) config: Arc<Config>,
-    pub(crate) http: Http,
+    pub(crate) http: Arc<Http>,
+    /// Reports the session's own use, if asked to.
+    pub(crate) telemetry: Option<Arc<Telemetry>>,
     pub(crate) clock: Clock,
     /// Cancelled when the session ends; every operation's token is its descendant.
     pub(crate) cancel: CancelToken,
@@ -128,7 +133,7 @@ impl<T: Send + 'static> Ticket<T> {
     pub(crate) fn answer(self, result: Result<T>) {
         let now = self.session.clock.now();
         let result = result.map_err(|it| self.progress.explain(self.session.as_ended(it), now));
-        self.reply.send(result);
+        self.reply.send(self.session.reported(result));
     }
 
     /// Nobody waits any more.
@@ -144,8 +149,10 @@ impl Session {
             let Threads { stack_size, idle, .. } = config.threads;
             Arc::new(Pool::new(PoolConfig { name, max_threads, stack_size, idle }))
         };
+        let http = Arc::new(Http::new(transport, config.clone(), clock.clone()));
         Arc::new(Session {
-            http: Http::new(transport, config.clone(), clock.clone()),
+            telemetry: Telemetry::new(&config, &http, &clock),
+            http,
             cancel: CancelToken::new(),
             waiters: pool("tk-wait", config.threads.max_in_flight),
             samplers: pool("tk-draw", config.threads.max_in_flight),
@@ -230,6 +237,9 @@ impl Session {
         }
         let id: Arc<str> = reply.session_id.into();
         *self.id.lock() = Some(id.clone());
+        if let Some(it) = &self.telemetry {
+            it.session_started(&id);
+        }
         heartbeat::start(self, id.clone())?;
         Ok(id)
     }
@@ -304,6 +314,14 @@ impl Session {
         }
     }
 
+    /// The result of an operation as its caller gets it. A failure is also told to telemetry.
+    pub(crate) fn reported<T>(&self, result: Result<T>) -> Result<T> {
+        if let (Err(error), Some(telemetry)) = (&result, &self.telemetry) {
+            telemetry.failed(error);
+        }
+        result
+    }
+
     pub(crate) fn check_open(&self) -> Result<()> {
         match self.closed.load(Ordering::Acquire) {
             true => Err(Error::closed("the service client is closed")),
@@ -358,6 +376,10 @@ impl Session {
         let deadline = Instant::now() + self.closing() / 2;
         self.cancel.cancel();
         self.dispatch.close();
+        // While requests still can be sent. Nobody waits for this but the one who closes: all callers are answered.
+        if let Some(it) = &self.telemetry {
+            it.finish(deadline - self.closing() / 4);
+        }
         self.http.shutdown();
         let children = std::mem::take(&mut *self.children.lock());
         for child in &children {
@@ -366,10 +388,12 @@ impl Session {
         for child in &children {
             child.join(deadline);
         }
+        let reporters = self.telemetry.as_ref().map_or(0, |it| it.join(deadline));
         let left = [&self.senders, &self.waiters, &self.samplers, &self.beats]
             .map(|it| it.close(deadline))
             .iter()
-            .sum::<usize>();
+            .sum::<usize>()
+            + reporters;
         if 0 < left {
             log::warn!(target: "tinkex", "{left} threads were still busy when the client was closed");
         }

@@ -27,6 +27,7 @@ impl Answers {
             "client/config" => ok(json!({"pjwt_auth_enabled": false})),
             "client/dynamic_config" => status(404, json!({"detail": "Not Found"})),
             "create_session" => ok(json!({"session_id": "session-1", "type": "create_session"})),
+            "telemetry" => ok(json!({"status": "accepted"})),
             "session_heartbeat" => ok(json!({"type": "session_heartbeat"})),
             "get_server_capabilities" => ok(json!({"supported_models": [{"model_name": "fake/model"}]})),
             "get_info" => {

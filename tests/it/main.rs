@@ -11,5 +11,6 @@ mod engine_http;
 mod order;
 mod panics;
 mod seeing;
+mod telemetry;
 mod verbs;
 mod waiting;
