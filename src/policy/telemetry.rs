@@ -150,13 +150,14 @@ pub(crate) fn presentable(text: &str, secrets: &[&str]) -> String {
 /// Hides every word that starts with a prefix.
 fn masked(text: &str, prefix: &str) -> String {
     let of_word = |it: char| it.is_ascii_alphanumeric() || matches!(it, '-' | '_' | '.' | '=' | '+' | '/');
-    let mut parts = text.split(prefix);
-    let mut out = parts.next().unwrap_or_default().to_string();
-    for part in parts {
+    let (mut out, mut rest) = (String::new(), text);
+    while let Some(at) = rest.find(prefix) {
+        out.push_str(&rest[..at]);
         out.push_str(prefix);
         out.push_str("***");
-        out.push_str(part.trim_start_matches(of_word));
+        rest = rest[at..].trim_start_matches(of_word);
     }
+    out.push_str(rest);
     out
 }
 
