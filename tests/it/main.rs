@@ -8,7 +8,9 @@ mod bad_input;
 mod bad_weather;
 #[cfg(feature = "local")]
 mod engine_http;
+mod faults;
 mod order;
 mod panics;
+mod regression;
 mod verbs;
 mod waiting;
