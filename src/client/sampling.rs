@@ -133,12 +133,14 @@ impl Sampler {
                 Outcome::Done(response) => return Ok(response),
                 Outcome::Lost(error) => error,
             };
-            let in_time = ticket.progress.deadline().is_none_or(|it| self.session.clock.now() < it);
+            let pause = after_loss(losses);
+            // A pause that outlasts the operation leaves nothing to try with.
+            let in_time = ticket.progress.deadline().is_none_or(|it| self.session.clock.now() + pause < it);
             if !in_time {
                 return Err(error);
             }
             log::info!(target: "tinkex", "the server lost a sample, which is submitted again: {error}");
-            self.session.clock.pause(after_loss(losses), &ticket.cancel)?;
+            self.session.clock.pause(pause, &ticket.cancel)?;
             losses += 1;
             seq_id = self.seq_ids.next();
         }

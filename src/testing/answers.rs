@@ -33,6 +33,7 @@ impl Answers {
             "get_info" => {
                 ok(json!({"model_id": text("model_id"), "model_data": {"model_name": "fake/model"}}))
             }
+            "weights_info" => ok(json!({"base_model": "fake/model", "is_lora": true, "lora_rank": 32})),
             "create_sampling_session" => {
                 self.samplers += 1;
                 ok(json!({"sampling_session_id": format!("sampler-{}", self.samplers)}))

@@ -8,8 +8,10 @@ mod bad_input;
 mod bad_weather;
 #[cfg(feature = "local")]
 mod engine_http;
+mod faults;
 mod order;
 mod panics;
+mod regression;
 mod seeing;
 mod telemetry;
 mod verbs;
