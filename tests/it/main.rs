@@ -8,8 +8,7 @@ mod bad_input;
 mod bad_weather;
 #[cfg(feature = "local")]
 mod engine_http;
-mod order;
-mod panics;
+mod guarantees;
 mod seeing;
 mod verbs;
 mod waiting;

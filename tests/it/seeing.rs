@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use tinkex::event::{Backoff, Dropped, HeartbeatTrouble, Observer, QueueStateChange, Retry, TraceContext};
 use tinkex::testing::{Act, FakeServer, VirtualClock};
-use tinkex::types::{AdamParams, ModelInput, QueueState, SamplingParams};
+use tinkex::types::{AdamParams, ModelInput, SamplingParams};
 use tinkex::{ErrorKind, Metrics, PausePolicy, Stage};
 
 use crate::util::eventually;
