@@ -105,6 +105,8 @@ pub mod docs {
     pub mod architecture {}
     #[doc = include_str!("_docs/threads.md")]
     pub mod threads {}
+    #[doc = include_str!("_docs/findings.md")]
+    pub mod findings {}
     #[doc = include_str!("_docs/errors.md")]
     pub mod errors {}
     #[doc = include_str!("_docs/compat.md")]

@@ -9,8 +9,7 @@ mod bad_weather;
 #[cfg(feature = "local")]
 mod engine_http;
 mod faults;
-mod order;
-mod panics;
+mod guarantees;
 mod regression;
 mod seeing;
 mod telemetry;
