@@ -41,9 +41,6 @@ pub trait Observer: Send + Sync {
     /// The server has too many samples: none is sent for a while.
     fn on_backoff(&self, _backoff: &Backoff) {}
 
-    /// The circuit breaker of a class of endpoints changed its state.
-    fn on_breaker(&self, _change: &BreakerChange) {}
-
     /// Heartbeats have failed for so long that the server may end the session.
     fn on_heartbeat_trouble(&self, _trouble: &HeartbeatTrouble) {}
 
@@ -87,16 +84,6 @@ pub struct Retry {
 pub struct Backoff {
     /// How long.
     pub pause: Duration,
-}
-
-/// A breaker's new state.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct BreakerChange {
-    /// The class of endpoints.
-    pub class: &'static str,
-    /// Whether requests are refused now.
-    pub open: bool,
 }
 
 /// Heartbeats that fail.

@@ -12,6 +12,5 @@ mod faults;
 mod guarantees;
 mod regression;
 mod seeing;
-mod telemetry;
 mod verbs;
 mod waiting;

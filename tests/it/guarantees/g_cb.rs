@@ -1,6 +1,6 @@
 //! G-CB. Answers, as far as there is something to answer, 003-V3, 003-F5, N-19, N-35.
 //!
-//! Unless a program asks for a breaker, no count of failures stands between it and its server.
+//! There is no breaker yet, and so no count of failures stands between a program and its server.
 
 use tinkex::testing::{Act, FakeServer};
 
