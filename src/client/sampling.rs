@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::client::create::CreatedSampler;
-use crate::client::{Client, Submitted};
+use crate::client::{Client, Hold, Submitted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Answer, Body, Call, Lane};
 use crate::pending::Pending;
@@ -41,14 +41,8 @@ pub struct SamplingClient {
 struct Inner {
     sampling_session_id: Arc<str>,
     base_model: Option<String>,
-    actor: Arc<Client<Msg>>,
+    actor: Hold<Msg>,
     owner: Arc<Owner>,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.actor.retire();
-    }
 }
 
 enum Msg {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::client::create::{self, SamplingSource};
-use crate::client::{Client, SamplingClient, ServiceClientBuilder, TrainingClient};
+use crate::client::{Client, Hold, SamplingClient, ServiceClientBuilder, TrainingClient};
 use crate::error::{Error, Result};
 use crate::http::{Call, Lane};
 use crate::metrics::Metrics;
@@ -36,14 +36,8 @@ pub struct ServiceClient {
 }
 
 struct Inner {
-    actor: Arc<Client<Msg>>,
+    actor: Hold<Msg>,
     owner: Arc<Owner>,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.actor.retire();
-    }
 }
 
 /// What the service's actor does: everything that must happen once and in order at the start of a session.

@@ -1,7 +1,7 @@
 //! The fake server behind a real socket.
 
 use std::collections::HashMap;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -217,8 +217,8 @@ fn serve(stream: &TcpStream, server: &FakeServer, shared: &Shared) -> io::Result
         if server.resets_unread(&method, &path) {
             return Ok(End::Reset);
         }
-        let Some(seen) = read(&mut reader)? else { return Ok(End::Close) };
-        match server.act(seen) {
+        // The reader has nothing left over: the client sends one request at a time.
+        match server.act(read(&mut reader, method, path)?) {
             Act::Answer(answer) => out.write_all(&bytes(&answer))?,
             Act::Reset | Act::ResetUnread => return Ok(End::Close),
             Act::Refuse(pause) => return Ok(End::Refuse(pause)),
@@ -251,23 +251,25 @@ fn serve(stream: &TcpStream, server: &FakeServer, shared: &Shared) -> io::Result
     }
 }
 
-/// Method and path of the next request, without taking a byte of it from the socket.
-fn first_line(stream: &TcpStream) -> io::Result<Option<(String, String)>> {
-    let mut bytes = [0; 2048];
-    loop {
-        let n = stream.peek(&mut bytes)?;
-        let line = bytes[..n].split(|it| *it == b'\r').next().unwrap_or_default();
-        match n {
-            0 => return Ok(None),
-            n if line.len() < n => {
-                let line = String::from_utf8_lossy(line);
-                let mut words = line.split_whitespace().map(str::to_string);
-                return Ok(words.next().zip(words.next()));
-            }
-            2048 => return Err(io::ErrorKind::InvalidData.into()),
-            // The rest of the line is on its way.
-            _ => std::thread::sleep(Duration::from_millis(1)),
+/// Method and path of the next request. Not a byte behind its first line is taken from the socket.
+fn first_line(mut stream: &TcpStream) -> io::Result<Option<(String, String)>> {
+    const LONGEST: usize = 2048;
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while byte != *b"\n" {
+        if stream.read(&mut byte)? == 0 {
+            return Ok(None);
         }
+        line.extend(byte);
+        if LONGEST < line.len() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
+    let line = String::from_utf8_lossy(&line);
+    let mut words = line.split_whitespace().map(str::to_string);
+    match words.next().zip(words.next()) {
+        Some(it) => Ok(Some(it)),
+        None => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
@@ -291,18 +293,9 @@ fn bytes(answer: &Answer) -> Vec<u8> {
     out
 }
 
-/// One request, or `None` when the client closed the connection.
-fn read(reader: &mut impl BufRead) -> io::Result<Option<Seen>> {
-    let mut line = String::new();
-    if reader.read_line(&mut line)? == 0 {
-        return Ok(None);
-    }
-    let mut words = line.split_whitespace();
-    let (Some(method), Some(path)) = (words.next(), words.next()) else {
-        return Err(io::ErrorKind::InvalidData.into());
-    };
-    let mut seen =
-        Seen { method: method.into(), path: path.into(), headers: Vec::new(), body: Default::default() };
+/// The rest of a request whose first line was taken already.
+fn read(reader: &mut impl BufRead, method: String, path: String) -> io::Result<Seen> {
+    let mut seen = Seen { method, path, headers: Vec::new(), body: Default::default() };
     loop {
         let mut line = String::new();
         reader.read_line(&mut line)?;
@@ -315,5 +308,5 @@ fn read(reader: &mut impl BufRead) -> io::Result<Option<Seen>> {
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
     seen.body = body.into();
-    Ok(Some(seen))
+    Ok(seen)
 }
