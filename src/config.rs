@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::event::Seeing;
-use crate::policy::pause::PausePolicy;
 use crate::secret::Secret;
 
 /// The address of the Tinker service.
@@ -62,6 +61,18 @@ impl Default for Timeouts {
             close: s(2),
         }
     }
+}
+
+/// What an operation does while the server pauses it for lack of capacity or because of a rate limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PausePolicy {
+    /// Waits, until its own deadline.
+    #[default]
+    Wait,
+    /// Waits no longer than this for one pause.
+    WaitAtMost(Duration),
+    /// Fails at once. What the server accepted it may still do.
+    Fail,
 }
 
 /// The threads of a client: how many, how large, for how long. They start when there is work for them.

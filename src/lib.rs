@@ -84,12 +84,11 @@ pub mod types;
 mod wire;
 
 pub use client::{SamplingClient, SamplingSource, ServiceClient, ServiceClientBuilder, TrainingClient};
-pub use config::{Threads, Timeouts};
+pub use config::{PausePolicy, Threads, Timeouts};
 pub use error::{Category, Error, ErrorKind, Phase, Result, Sent, Violation};
 pub use http::transport;
 pub use metrics::{HistogramSnapshot, Metrics, MetricsSnapshot};
 pub use pending::{Canceller, Pending, Stage, Status, wait_all};
-pub use policy::pause::PausePolicy;
 pub use policy::telemetry::TelemetryCounts;
 pub use session::{CloseStatus, Dump, PoolStatus};
 

@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ServiceClient;
-use crate::config::{Settings, Threads, Timeouts};
+use crate::config::{PausePolicy, Settings, Threads, Timeouts};
 use crate::env::Env;
 use crate::error::Result;
 use crate::event::{Observed, Observer, TraceContext, Tracing};
 use crate::http::{Transport, Ureq};
 use crate::metrics::Metrics;
-use crate::policy::pause::PausePolicy;
 use crate::secret::Secret;
 use crate::session::Session;
 use crate::sync::clock::Clock;

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use crate::client::create::CreatedSampler;
 use crate::client::{Client, Hold, Submitted};
+use crate::config::PausePolicy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Answer, Body, Call, Lane};
 use crate::pending::Pending;
 use crate::policy::admission::estimate;
-use crate::policy::pause::PausePolicy;
 use crate::session::{Owner, Promise, Session, Ticket, incomplete};
 use crate::sync::actor::Actor;
 use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};

@@ -2,20 +2,9 @@
 
 use std::time::Duration;
 
+use crate::config::PausePolicy;
 use crate::error::{Error, ErrorKind};
 use crate::types::QueueState;
-
-/// What an operation does while the server pauses it for lack of capacity or because of a rate limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PausePolicy {
-    /// Waits, until its own deadline.
-    #[default]
-    Wait,
-    /// Waits no longer than this for one pause.
-    WaitAtMost(Duration),
-    /// Fails at once. What the server accepted it may still do.
-    Fail,
-}
 
 /// The pauses of one operation.
 #[derive(Debug, Default)]
