@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::client::create::CreatedSampler;
-use crate::client::{Client, Submitted};
+use crate::client::{Client, Hold, Submitted};
+use crate::config::PausePolicy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Answer, Body, Call, Lane};
 use crate::pending::Pending;
@@ -40,14 +41,8 @@ pub struct SamplingClient {
 struct Inner {
     sampling_session_id: Arc<str>,
     base_model: Option<String>,
-    actor: Arc<Client<Msg>>,
+    actor: Hold<Msg>,
     owner: Arc<Owner>,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.actor.retire();
-    }
 }
 
 enum Msg {
@@ -132,12 +127,14 @@ impl Sampler {
                 Outcome::Done(response) => return Ok(response),
                 Outcome::Lost(error) => error,
             };
-            let in_time = ticket.progress.deadline().is_none_or(|it| self.session.clock.now() < it);
+            let pause = after_loss(losses);
+            // A pause that outlasts the operation leaves nothing to try with.
+            let in_time = ticket.progress.deadline().is_none_or(|it| self.session.clock.now() + pause < it);
             if !in_time {
                 return Err(error);
             }
             log::info!(target: "tinkex", "the server lost a sample, which is submitted again: {error}");
-            self.session.clock.pause(after_loss(losses), &ticket.cancel)?;
+            self.session.clock.pause(pause, &ticket.cancel)?;
             losses += 1;
             seq_id = self.seq_ids.next();
         }
@@ -185,7 +182,7 @@ impl Sampler {
         let _admitted = session.dispatch.admit(estimate, &session.clock, deadline, &ticket.cancel)?;
         ticket.progress.submitting();
         let call = Call::new(Lane::Sample, "POST", "/api/v1/asample", body)
-            .by(ticket.progress.sdk_method())
+            .of(&ticket.progress)
             .header("X-Tinker-Sampling-Backpressure", "1")
             // The window below replaces the retries of a busy server: all samples wait together.
             .leaving_429();
@@ -199,7 +196,10 @@ impl Sampler {
             if error.http_status() != Some(429) || !in_time {
                 return Err(error);
             }
-            session.dispatch.back_off(estimate, &session.clock);
+            if session.config.pause_policy == PausePolicy::Fail {
+                return Err(error);
+            }
+            session.dispatch.back_off(estimate, &session.clock, &session.config.seeing.observed);
             session.dispatch.wait_out(&session.clock, deadline, &ticket.cancel)?;
         }
     }

@@ -24,6 +24,8 @@ pub enum Lane {
     Poll,
     /// Everything else.
     Rest,
+    /// Reports of the client's own use.
+    Telemetry,
 }
 
 /// One HTTP request, complete.

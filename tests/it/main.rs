@@ -8,7 +8,9 @@ mod bad_input;
 mod bad_weather;
 #[cfg(feature = "local")]
 mod engine_http;
-mod order;
-mod panics;
+mod faults;
+mod guarantees;
+mod regression;
+mod seeing;
 mod verbs;
 mod waiting;
