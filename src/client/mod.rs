@@ -2,7 +2,7 @@
 
 mod builder;
 mod create;
-#[cfg(test)]
+#[cfg(all(test, feature = "zstd"))]
 mod replay;
 mod sampling;
 mod service;

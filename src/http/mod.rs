@@ -5,7 +5,7 @@
 //! not a success, except the poll loop, which wants each answer raw.
 
 pub(crate) mod auth;
-mod breakers;
+pub(crate) mod breakers;
 pub(crate) mod headers;
 mod lanes;
 pub mod transport;

@@ -113,6 +113,7 @@ impl<M: Send + 'static> Handle<M> {
     pub(crate) fn send(&self, msg: M, deadline: Option<Instant>) -> Result<()> {
         // A copy for this send, not the lock: others may send, and close, while we wait for room.
         let mailbox = self.shared.mailbox.lock().clone();
+        let _kept = fault::is(Fault::SendsUnderTheLock).then(|| self.shared.mailbox.lock());
         let Some(mailbox) = mailbox else {
             return refuse(msg, self.shared.fate());
         };
@@ -248,16 +249,10 @@ impl<M> Drop for Bomb<M> {
         self.shared.life.lock().fate.get_or_insert(fate.clone());
         self.shared.close();
         // Until the last send under way has ended. None can be stuck: this makes room for all of them.
-        loop {
-            let next = match fault::is(Fault::DrainsInHaste) {
-                true => self.messages.try_recv().ok(),
-                false => self.messages.recv().ok(),
-            };
-            match next {
-                Some(msg) if !fault::is(Fault::LeavesTheQueue) => unwind::bury(msg, &fate),
-                Some(msg) => std::mem::forget(msg),
-                None => break,
-            }
+        while !fault::is(Fault::LeavesTheQueue)
+            && let Ok(msg) = self.messages.recv()
+        {
+            unwind::bury(msg, &fate);
         }
         self.shared.life.lock().ended = true;
         self.shared.ended.notify_all();

@@ -1,7 +1,7 @@
 //! Mistakes that the models must notice.
 //!
-//! A model that never fails might not be looking. So each place where a line is easily left out asks here whether to
-//! leave it out, and for each of these mistakes a test asserts that the model checker finds what comes of it. Outside
+//! A model that never fails might not be looking. So each place where something is easily got wrong asks here whether
+//! to get it wrong, and for each of these mistakes a test asserts that a model of `tests/model` fails with it. Outside
 //! of the models the answer is a constant no, which costs nothing.
 
 /// One mistake.
@@ -9,19 +9,21 @@
 pub(crate) enum Fault {
     /// A gate: whoever is let in is not told.
     LetsInSilently,
+    /// A gate: the last one in the queue is served first.
+    ServesTheLast,
+    /// A gate: a newcomer takes what is free though others wait.
+    Barges,
     /// A gate: a head that gives up does not let in the next one.
     KeepsTheTurn,
+    /// A gate: whoever is cancelled when it has been let in goes away with its share.
+    LosesTheGrant,
     /// A gate: the waker notifies without having held the waiter's lock.
     WakesWithoutTheLock,
     /// A gate: closing does not wake those who wait.
     ClosesSilently,
-    /// A gate: a newcomer takes what is free though others wait.
-    Barges,
     /// A semaphore: every request counts as one for whether it fits.
     IgnoresWeights,
-    /// A budget: an item larger than the whole waits until it fits.
-    NeverOverdraws,
-    /// A budget: an item larger than the whole need not wait until it is balanced.
+    /// A budget: it is overdrawn further though it is overdrawn.
     OverdrawsTwice,
     /// A one-shot: a reply that is dropped answers nothing.
     DropsSilently,
@@ -29,19 +31,21 @@ pub(crate) enum Fault {
     AnswersTwice,
     /// A one-shot: the answer does not wake who waits.
     SettlesSilently,
-    /// An actor: at its end, looks only once whether a message is left.
-    DrainsInHaste,
-    /// An actor: leaves what is queued to the channel.
+    /// An actor: whoever waits for room in the mailbox keeps others from closing it.
+    SendsUnderTheLock,
+    /// An actor: leaves what is queued at its end to the channel.
     LeavesTheQueue,
     /// A pool: an idle thread that is called when its time is up ends all the same.
     LeavesWhenCalled,
     /// A pool: who waits for a group of jobs does none of them.
     WaitsIdly,
-    /// A breaker: trials are counted when they end.
+    /// A pool: the last job of a group does not wake who waits for it.
+    FinishesSilently,
+    /// A breaker: trials are not counted when they begin.
     CountsAtTheEnd,
     /// A breaker: outcomes of an older epoch count.
     HearsOldEpochs,
-    /// A breaker: a permit that is dropped without an outcome says nothing.
+    /// A breaker: a permission that is dropped without an outcome says nothing.
     ForgetsTheDropped,
     /// A window: a success clears also what it did not know of.
     ClearsUnconditionally,
@@ -57,7 +61,7 @@ pub(crate) const fn is(_: Fault) -> bool {
 }
 
 #[cfg(all(test, shuttle))]
-pub(crate) use chosen::{is, with};
+pub(crate) use chosen::{choose, is};
 
 #[cfg(all(test, shuttle))]
 mod chosen {
@@ -75,11 +79,8 @@ mod chosen {
         CHOSEN.get() == Some(fault)
     }
 
-    /// Makes a mistake while a function runs, which must not panic.
-    pub(crate) fn with<T>(fault: Fault, f: impl FnOnce() -> T) -> T {
+    /// Makes this mistake from now on, in all checks of this thread.
+    pub(crate) fn choose(fault: Fault) {
         CHOSEN.set(Some(fault));
-        let value = f();
-        CHOSEN.set(None);
-        value
     }
 }

@@ -101,7 +101,8 @@ impl Gate {
         let mut state = self.state.lock();
         let mut in_time = true;
         let given_up = loop {
-            if !state.queue.contains_key(&ticket) {
+            let let_in = !state.queue.contains_key(&ticket);
+            if let_in && !(fault::is(Fault::LosesTheGrant) && cancel.is_cancelled()) {
                 return Ok(());
             }
             match (state.closed, cancel.is_cancelled(), in_time) {
@@ -177,7 +178,11 @@ impl Gate {
 
     fn let_in(&self, state: &mut State) {
         while !state.closed {
-            match state.queue.first_entry() {
+            let head = match fault::is(Fault::ServesTheLast) {
+                false => state.queue.first_entry(),
+                true => state.queue.last_entry(),
+            };
+            match head {
                 Some(head) if self.admits(state.taken, head.get().n) => {
                     let head = head.remove();
                     state.taken += head.n as u128;
@@ -194,9 +199,8 @@ impl Gate {
     fn admits(&self, taken: u128, n: usize) -> bool {
         let share = match self.rule {
             Rule::Fits if fault::is(Fault::IgnoresWeights) => 1,
-            Rule::Overshoots if fault::is(Fault::NeverOverdraws) => n,
-            Rule::Overshoots if fault::is(Fault::OverdrawsTwice) && self.capacity < n => return true,
             Rule::Fits => n,
+            Rule::Overshoots if fault::is(Fault::OverdrawsTwice) => return true,
             Rule::Overshoots => 0,
         };
         taken + share as u128 <= self.capacity as u128

@@ -21,17 +21,17 @@
 //! held while another one is taken, nor while a callback or a foreign destructor runs.
 //!
 //! For the same reason threads, channels, atomics and thread-locals are named here and taken from here. With
-//! `--cfg shuttle` the tests get those of a model checker instead, and `models` is what it checks.
+//! `--cfg shuttle` the tests get those of a model checker instead, and `tests/model` is what it checks.
 
 // The clients, which use these, stand above and come later.
 pub(crate) mod actor;
 mod budget;
 pub(crate) mod cancel;
+#[cfg(all(test, shuttle))]
+mod checked;
 pub(crate) mod clock;
 pub(crate) mod fault;
 mod gate;
-#[cfg(all(test, shuttle))]
-mod models;
 pub(crate) mod oneshot;
 pub(crate) mod pool;
 mod semaphore;
@@ -41,11 +41,10 @@ pub(crate) mod unwind;
 
 use std::time::Instant;
 
+#[cfg(all(test, shuttle))]
+use checked as primitives;
 #[cfg(not(all(test, shuttle)))]
 use real as primitives;
-
-#[cfg(all(test, shuttle))]
-use models::primitives;
 
 #[cfg(not(all(test, shuttle)))]
 mod real {

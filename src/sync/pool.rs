@@ -410,7 +410,7 @@ impl<T> Group<T> {
             state.n_running -= 1;
             let last = state.n_running == 0 && state.waiting.is_empty();
             drop(state);
-            if last {
+            if last && !fault::is(Fault::FinishesSilently) {
                 self.done.notify_all();
             }
         }

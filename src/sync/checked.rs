@@ -3,13 +3,17 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shuttle::rand::{Rng, thread_rng};
 
-pub(crate) use super::channel;
+pub(crate) mod channel;
 pub(crate) use shuttle::sync::atomic;
 pub(crate) use shuttle::{thread, thread_local};
+
+/// The checker knows no time. A deadline that is further away than this never comes in a model, so that whoever waits
+/// for it in vain is found; a nearer one may come at any moment.
+const NEVER: Duration = Duration::from_secs(3600);
 
 /// Like the everyday one in that a panic does not poison it, and in that a guard can be waited with in place.
 #[derive(Debug, Default)]
@@ -35,6 +39,12 @@ impl<T> Mutex<T> {
     }
 }
 
+impl<T> MutexGuard<'_, T> {
+    fn retake(&mut self) {
+        self.inner = Some(self.mutex.inner.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
 impl<T> Deref for MutexGuard<'_, T> {
     type Target = T;
 
@@ -49,7 +59,7 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
-/// A queue of parked threads. The checker's own condition variable knows no time.
+/// A queue of parked threads. The checker's own condition variable never times out.
 #[derive(Debug, Default)]
 pub(crate) struct Condvar {
     /// A plain lock: nothing switches threads while it is held.
@@ -85,7 +95,15 @@ impl Condvar {
     }
 
     /// The time may be up whenever this thread gets its turn: which turn, the schedule decides.
-    pub(crate) fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, _: Instant) -> WaitTimeoutResult {
+    pub(crate) fn wait_until<T>(
+        &self,
+        guard: &mut MutexGuard<'_, T>,
+        deadline: Instant,
+    ) -> WaitTimeoutResult {
+        if NEVER < deadline.saturating_duration_since(Instant::now()) {
+            self.wait(guard);
+            return WaitTimeoutResult(false);
+        }
         let me = self.enqueue(guard);
         let timed_out = loop {
             if me.is_notified() {
@@ -103,8 +121,7 @@ impl Condvar {
 
     /// Notifies any of those who wait.
     pub(crate) fn notify_one(&self) {
-        // The others may act before the notification does.
-        thread::sleep(std::time::Duration::ZERO);
+        others_may_act();
         let chosen = {
             let mut waiters = self.lock();
             match waiters.len() {
@@ -116,15 +133,17 @@ impl Condvar {
     }
 
     pub(crate) fn notify_all(&self) {
-        thread::sleep(std::time::Duration::ZERO);
+        others_may_act();
         let all = std::mem::take(&mut *self.lock());
         // All of them are called at one moment, and only then woken one after the other.
         all.iter().for_each(|it| it.notified.store(true, Ordering::Relaxed));
         all.into_iter().for_each(|it| it.notify());
     }
 
-    /// Begins to wait, and releases the lock: nobody can come between.
+    /// Begins to wait and releases the lock, as one step. Before it, while the lock is still held, the others may
+    /// act: who notifies without the lock is then not heard.
     fn enqueue<T>(&self, guard: &mut MutexGuard<'_, T>) -> Arc<Waiter> {
+        others_may_act();
         let me = Arc::new(Waiter { thread: thread::current(), notified: AtomicBool::new(false) });
         self.lock().push(me.clone());
         guard.inner = None;
@@ -147,8 +166,7 @@ impl Waiter {
     }
 }
 
-impl<T> MutexGuard<'_, T> {
-    fn retake(&mut self) {
-        self.inner = Some(self.mutex.inner.lock().unwrap_or_else(PoisonError::into_inner));
-    }
+/// A point at which the checker may switch to another thread. It has no other effect than that.
+fn others_may_act() {
+    thread::sleep(Duration::ZERO);
 }

@@ -1,13 +1,11 @@
 //! The one-shot.
 
-use std::time::Instant;
-
 use shuttle::thread;
 
-use super::super::fault::Fault;
-use super::super::oneshot::oneshot;
-use super::{holds, notices};
+use super::{holds, notices, soon};
 use crate::error::Error;
+use crate::sync::fault::Fault;
+use crate::sync::oneshot::oneshot;
 
 /// A reply that is sent or dropped wakes whoever waits.
 fn the_answer_arrives() {
@@ -30,12 +28,22 @@ fn the_first_answer_counts() {
         let slot = slot.clone();
         move || slot.settle(Err(Error::cancelled()))
     });
-    let early = slot.wait(Some(Instant::now()));
+    let early = slot.wait(Some(soon()));
     worker.join().unwrap();
     let cancelled = canceller.join().unwrap();
     let answer = early.or_else(|| slot.try_take()).unwrap();
     assert_eq!(answer.is_err(), cancelled);
     assert!(slot.try_take().unwrap().unwrap_err().is_closed());
+}
+
+/// A caller whose time is up leaves the answer where it will be, also when the reply is dropped at that moment.
+fn a_late_answer_stays() {
+    let (reply, slot) = oneshot::<u32>();
+    let worker = thread::spawn(move || drop(reply));
+    let early = slot.wait(Some(soon()));
+    worker.join().unwrap();
+    let answer = early.or_else(|| slot.try_take());
+    assert!(answer.is_some_and(|it| it.is_err_and(|it| it.message().contains("without an answer"))));
 }
 
 #[test]
@@ -49,4 +57,10 @@ fn a_oneshot_always_answers() {
 fn a_oneshot_answers_once() {
     holds(the_first_answer_counts);
     notices(Fault::AnswersTwice, the_first_answer_counts);
+}
+
+#[test]
+fn a_oneshot_keeps_the_answer_for_a_caller_that_was_too_early() {
+    holds(a_late_answer_stays);
+    notices(Fault::DropsSilently, a_late_answer_stays);
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::primitives::{Condvar, Mutex};
+use super::{Condvar, Mutex};
 
 pub(crate) use crossbeam_channel::{RecvError, SendError, SendTimeoutError, TryRecvError, TrySendError};
 
@@ -17,7 +17,7 @@ pub(crate) fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
 struct Core<T> {
     capacity: usize,
     state: Mutex<State<T>>,
-    /// Notified whenever anything changes.
+    /// Notified whenever something changes.
     moved: Condvar,
 }
 
@@ -35,53 +35,50 @@ struct Signal {
     bell: Condvar,
 }
 
-impl<T> Core<T> {
-    fn change<R>(&self, f: impl FnOnce(&mut State<T>) -> R) -> R {
-        let (result, selecting) = {
-            let mut state = self.state.lock();
-            (f(&mut state), state.selecting.take())
-        };
-        self.moved.notify_all();
-        if let Some(signal) = selecting {
-            *signal.given.lock() = true;
-            signal.bell.notify_all();
-        }
-        result
-    }
-
-    fn send(&self, msg: T, patience: Patience) -> Result<(), SendTimeoutError<T>> {
-        let mut state = self.state.lock();
-        let mut in_time = true;
-        while state.receives && self.capacity <= state.queue.len() {
-            in_time = in_time && !matches!(patience, Patience::None);
-            if !in_time {
-                return Err(SendTimeoutError::Timeout(msg));
-            }
-            match patience {
-                Patience::Until(deadline) => {
-                    in_time = !self.moved.wait_until(&mut state, deadline).timed_out()
-                }
-                _ => self.moved.wait(&mut state),
-            }
-        }
-        drop(state);
-        // Room can be lost again between the look and this, so that the queue may exceed its capacity by those who
-        // looked at once. Nothing here depends on its exact length.
-        self.change(|state| match state.receives {
-            true => {
-                state.queue.push_back(msg);
-                Ok(())
-            }
-            false => Err(SendTimeoutError::Disconnected(msg)),
-        })
-    }
-}
-
 #[derive(Clone, Copy)]
 enum Patience {
     None,
     Until(Instant),
     Endless,
+}
+
+impl<T> Core<T> {
+    /// Puts a message into the queue if there is room, and says what stands in the way otherwise, as one step.
+    fn send(&self, msg: T, patience: Patience) -> Result<(), SendTimeoutError<T>> {
+        let selecting = {
+            let mut state = self.state.lock();
+            let mut in_time = true;
+            loop {
+                match (state.receives, state.queue.len() < self.capacity, in_time) {
+                    (false, ..) => return Err(SendTimeoutError::Disconnected(msg)),
+                    (_, true, _) => break,
+                    (_, _, false) => return Err(SendTimeoutError::Timeout(msg)),
+                    _ => {}
+                }
+                in_time = match patience {
+                    Patience::None => false,
+                    Patience::Until(deadline) => !self.moved.wait_until(&mut state, deadline).timed_out(),
+                    Patience::Endless => {
+                        self.moved.wait(&mut state);
+                        true
+                    }
+                };
+            }
+            state.queue.push_back(msg);
+            state.selecting.take()
+        };
+        self.announce(selecting);
+        Ok(())
+    }
+
+    /// Wakes everybody who waits for a change.
+    fn announce(&self, selecting: Option<Arc<Signal>>) {
+        self.moved.notify_all();
+        if let Some(signal) = selecting {
+            *signal.given.lock() = true;
+            signal.bell.notify_all();
+        }
+    }
 }
 
 pub(crate) struct Sender<T> {
@@ -114,7 +111,14 @@ impl<T> Clone for Sender<T> {
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
-        self.core.change(|state| state.n_senders -= 1);
+        let ended = {
+            let mut state = self.core.state.lock();
+            state.n_senders -= 1;
+            (state.n_senders == 0).then(|| state.selecting.take())
+        };
+        if let Some(selecting) = ended {
+            self.core.announce(selecting);
+        }
     }
 }
 
@@ -124,11 +128,17 @@ pub(crate) struct Receiver<T> {
 
 impl<T> Receiver<T> {
     pub(crate) fn try_recv(&self) -> Result<T, TryRecvError> {
-        self.core.change(|state| match state.queue.pop_front() {
-            Some(msg) => Ok(msg),
-            None if state.n_senders == 0 => Err(TryRecvError::Disconnected),
-            None => Err(TryRecvError::Empty),
-        })
+        let msg = {
+            let mut state = self.core.state.lock();
+            match state.queue.pop_front() {
+                Some(msg) => msg,
+                None if state.n_senders == 0 => return Err(TryRecvError::Disconnected),
+                None => return Err(TryRecvError::Empty),
+            }
+        };
+        // There is room for somebody's message.
+        self.core.announce(None);
+        Ok(msg)
     }
 
     pub(crate) fn recv(&self) -> Result<T, RecvError> {
@@ -149,7 +159,8 @@ impl<T> Receiver<T> {
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
         // What is queued stays until the last sender is gone.
-        self.core.change(|state| state.receives = false);
+        self.core.state.lock().receives = false;
+        self.core.announce(None);
     }
 }
 
