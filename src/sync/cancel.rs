@@ -175,7 +175,7 @@ impl CancelToken {
         Registration { place: Some((self.node.clone(), key)) }
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(shuttle)))]
     fn n_watchers(&self) -> usize {
         self.node.state.lock().watchers.len()
     }

@@ -187,14 +187,20 @@ impl Shared {
         let shared = self.clone();
         match builder.spawn(move || shared.work(n)) {
             Ok(handle) => {
-                let mut state = self.state.lock();
-                match state.threads.get_mut(&n) {
-                    Some(thread) if !thread.left => thread.handle = Some(handle),
-                    _ => {
-                        state.threads.remove(&n);
-                        state.ended.push(handle);
-                        self.left.notify_all();
+                let successor = {
+                    let mut state = self.state.lock();
+                    match state.threads.get_mut(&n) {
+                        Some(thread) if !thread.left => {
+                            thread.handle = Some(handle);
+                            None
+                        }
+                        _ => state.clear(n, handle),
                     }
+                };
+                self.left.notify_all();
+                if let Some(n) = successor {
+                    // If it fails, the jobs in question are told; the one that was brought here is done.
+                    let _ = self.start(n);
                 }
                 Ok(())
             }
@@ -323,6 +329,14 @@ impl State {
         let n = gap.unwrap_or(self.threads.len());
         self.threads.insert(n, Thread::default());
         n
+    }
+
+    /// Clears the place of a thread that has left already. A job that came since may have counted on the place, because
+    /// it was taken; then it is reserved anew.
+    fn clear(&mut self, n: usize, handle: JoinHandle<()>) -> Option<usize> {
+        self.threads.remove(&n);
+        self.ended.push(handle);
+        (!self.closed && !self.queue.is_empty()).then(|| self.reserve())
     }
 
     fn is_idle(&self, n: usize) -> bool {
