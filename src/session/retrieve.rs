@@ -63,6 +63,9 @@ impl Session {
             let step = match &outcome {
                 Ok(answer) => {
                     progress.contact(now);
+                    if self.http.pause_for_payment(answer, progress.deadline(), cancel)? {
+                        continue;
+                    }
                     poll.on(Event::Answer { facts: answer.facts(), protobuf: answer.is_protobuf() }, times)
                 }
                 Err(Broken::Timeout(Phase::Resolve | Phase::Connect) | Broken::Connection { .. }) => {
