@@ -1,4 +1,5 @@
 //! What the model checker puts in the place of the system's locks, threads and channels.
+#![allow(clippy::unwrap_used, reason = "a guard is without its lock only while it waits")]
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};

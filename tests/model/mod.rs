@@ -57,7 +57,11 @@ fn pct() -> PctScheduler {
     PctScheduler::new_from_seed(SEED, DEPTH, SCHEDULES)
 }
 
-fn run(scheduler: impl Scheduler + 'static, failures: FailurePersistence, model: impl Fn() + Send + Sync + 'static) {
+fn run(
+    scheduler: impl Scheduler + 'static,
+    failures: FailurePersistence,
+    model: impl Fn() + Send + Sync + 'static,
+) {
     let mut config = Config::new();
     config.stack_size = STACK;
     config.failure_persistence = failures;

@@ -98,9 +98,7 @@ fn a_late_head_is_not_in_the_way() {
     let permit = two.acquire(1, &CancelToken::new()).unwrap();
     let head = thread::spawn({
         let two = two.clone();
-        move || {
-            two.acquire_deadline(2, Some(soon()), &CancelToken::new()).is_err_and(|it| it.is_timeout())
-        }
+        move || two.acquire_deadline(2, Some(soon()), &CancelToken::new()).is_err_and(|it| it.is_timeout())
     });
     let next = thread::spawn({
         let two = two.clone();
@@ -116,13 +114,14 @@ fn a_late_head_is_not_in_the_way() {
 fn a_grant_is_not_lost() {
     let (one, cancel) = (Semaphore::new(1), CancelToken::new());
     let permit = one.acquire(1, &CancelToken::new()).unwrap();
-    let waiters: Vec<_> = [(Some(soon()), CancelToken::new()), (None, cancel.clone()), (None, CancelToken::new())]
-        .into_iter()
-        .map(|(deadline, cancel)| {
-            let one = one.clone();
-            thread::spawn(move || one.acquire_deadline(1, deadline, &cancel).is_ok())
-        })
-        .collect();
+    let waiters: Vec<_> =
+        [(Some(soon()), CancelToken::new()), (None, cancel.clone()), (None, CancelToken::new())]
+            .into_iter()
+            .map(|(deadline, cancel)| {
+                let one = one.clone();
+                thread::spawn(move || one.acquire_deadline(1, deadline, &cancel).is_ok())
+            })
+            .collect();
     let canceller = thread::spawn(move || cancel.cancel());
     drop(permit);
     canceller.join().unwrap();
