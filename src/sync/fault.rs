@@ -33,6 +33,10 @@ pub(crate) enum Fault {
     SettlesSilently,
     /// An actor: whoever waits for room in the mailbox keeps others from closing it.
     SendsUnderTheLock,
+    /// An actor: silences the bell after it has looked.
+    SilencesLate,
+    /// An actor: a sender rings the bell before it is gone.
+    RingsEarly,
     /// An actor: leaves what is queued at its end to the channel.
     LeavesTheQueue,
     /// A pool: an idle thread that is called when its time is up ends all the same.

@@ -1,4 +1,4 @@
-//! An actor that is stopped while others submit.
+//! The mailbox of an actor.
 
 use std::sync::Arc;
 
@@ -46,6 +46,56 @@ fn every_submission_is_answered() {
             other => panic!("accepted, and the error: {other:?}"),
         }
     }
+}
+
+/// The actor hears of every message, and of the end of the mailbox, whenever they come.
+fn every_message_is_handled() {
+    let actor = Arc::new(Handle::spawn("echo".into(), 1, Echo).unwrap());
+    let submitters: Vec<_> = (0..2)
+        .map(|_| {
+            let actor = actor.clone();
+            thread::spawn(move || {
+                let (reply, slot) = oneshot::<()>();
+                actor.send(reply, None).is_ok_and(|()| slot.wait(None).unwrap().is_ok())
+            })
+        })
+        .collect();
+    let handled: Vec<_> = submitters.into_iter().map(|it| it.join().unwrap()).collect();
+    actor.finish();
+    assert!(actor.join(never()));
+    assert_eq!(handled, [true, true]);
+}
+
+/// Who submits while the mailbox is closed by `finish` is handled or refused, and the actor hears of the end, though
+/// the last sender may be that of a submission.
+fn the_end_is_heard() {
+    let actor = Arc::new(Handle::spawn("echo".into(), 1, Echo).unwrap());
+    let submitters: Vec<_> = (0..2)
+        .map(|_| {
+            let actor = actor.clone();
+            thread::spawn(move || {
+                let (reply, slot) = oneshot::<()>();
+                let accepted = actor.send(reply, None).is_ok();
+                accepted == slot.wait(None).unwrap().is_ok()
+            })
+        })
+        .collect();
+    actor.finish();
+    let consistent: Vec<_> = submitters.into_iter().map(|it| it.join().unwrap()).collect();
+    assert!(actor.join(never()));
+    assert_eq!(consistent, [true, true]);
+}
+
+#[test]
+fn an_actor_hears_of_every_message() {
+    holds(every_message_is_handled);
+    notices(Fault::SilencesLate, every_message_is_handled);
+}
+
+#[test]
+fn an_actor_hears_of_the_end() {
+    holds(the_end_is_heard);
+    notices(Fault::RingsEarly, the_end_is_heard);
 }
 
 #[test]

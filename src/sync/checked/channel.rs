@@ -9,7 +9,7 @@ use super::{Condvar, Mutex};
 pub(crate) use crossbeam_channel::{RecvError, SendError, SendTimeoutError, TryRecvError, TrySendError};
 
 pub(crate) fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
-    let state = State { queue: VecDeque::new(), n_senders: 1, receives: true, selecting: None };
+    let state = State { queue: VecDeque::new(), n_senders: 1, receives: true };
     let core = Arc::new(Core { capacity, state: Mutex::new(state), moved: Condvar::new() });
     (Sender { core: core.clone() }, Receiver { core })
 }
@@ -25,14 +25,6 @@ struct State<T> {
     queue: VecDeque<T>,
     n_senders: usize,
     receives: bool,
-    selecting: Option<Arc<Signal>>,
-}
-
-/// Tells a thread that looks at several channels that one of them changed.
-#[derive(Default)]
-struct Signal {
-    given: Mutex<bool>,
-    bell: Condvar,
 }
 
 #[derive(Clone, Copy)]
@@ -45,39 +37,28 @@ enum Patience {
 impl<T> Core<T> {
     /// Puts a message into the queue if there is room, and says what stands in the way otherwise, as one step.
     fn send(&self, msg: T, patience: Patience) -> Result<(), SendTimeoutError<T>> {
-        let selecting = {
-            let mut state = self.state.lock();
-            let mut in_time = true;
-            loop {
-                match (state.receives, state.queue.len() < self.capacity, in_time) {
-                    (false, ..) => return Err(SendTimeoutError::Disconnected(msg)),
-                    (_, true, _) => break,
-                    (_, _, false) => return Err(SendTimeoutError::Timeout(msg)),
-                    _ => {}
-                }
-                in_time = match patience {
-                    Patience::None => false,
-                    Patience::Until(deadline) => !self.moved.wait_until(&mut state, deadline).timed_out(),
-                    Patience::Endless => {
-                        self.moved.wait(&mut state);
-                        true
-                    }
-                };
+        let mut state = self.state.lock();
+        let mut in_time = true;
+        loop {
+            match (state.receives, state.queue.len() < self.capacity, in_time) {
+                (false, ..) => return Err(SendTimeoutError::Disconnected(msg)),
+                (_, true, _) => break,
+                (_, _, false) => return Err(SendTimeoutError::Timeout(msg)),
+                _ => {}
             }
-            state.queue.push_back(msg);
-            state.selecting.take()
-        };
-        self.announce(selecting);
-        Ok(())
-    }
-
-    /// Wakes everybody who waits for a change.
-    fn announce(&self, selecting: Option<Arc<Signal>>) {
-        self.moved.notify_all();
-        if let Some(signal) = selecting {
-            *signal.given.lock() = true;
-            signal.bell.notify_all();
+            in_time = match patience {
+                Patience::None => false,
+                Patience::Until(deadline) => !self.moved.wait_until(&mut state, deadline).timed_out(),
+                Patience::Endless => {
+                    self.moved.wait(&mut state);
+                    true
+                }
+            };
         }
+        state.queue.push_back(msg);
+        drop(state);
+        self.moved.notify_all();
+        Ok(())
     }
 }
 
@@ -111,13 +92,13 @@ impl<T> Clone for Sender<T> {
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
-        let ended = {
+        let left = {
             let mut state = self.core.state.lock();
             state.n_senders -= 1;
-            (state.n_senders == 0).then(|| state.selecting.take())
+            state.n_senders
         };
-        if let Some(selecting) = ended {
-            self.core.announce(selecting);
+        if left == 0 {
+            self.core.moved.notify_all();
         }
     }
 }
@@ -137,7 +118,7 @@ impl<T> Receiver<T> {
             }
         };
         // There is room for somebody's message.
-        self.core.announce(None);
+        self.core.moved.notify_all();
         Ok(msg)
     }
 
@@ -160,52 +141,6 @@ impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
         // What is queued stays until the last sender is gone.
         self.core.state.lock().receives = false;
-        self.core.announce(None);
-    }
-}
-
-/// Waits until one of several channels has something to say.
-#[derive(Default)]
-pub(crate) struct Select<'a> {
-    channels: Vec<&'a dyn Watch>,
-}
-
-impl<'a> Select<'a> {
-    pub(crate) fn new_biased() -> Self {
-        Select::default()
-    }
-
-    pub(crate) fn recv<T>(&mut self, receiver: &'a Receiver<T>) -> usize {
-        self.channels.push(receiver);
-        self.channels.len() - 1
-    }
-
-    pub(crate) fn ready(&mut self) -> usize {
-        loop {
-            let signal = Arc::new(Signal::default());
-            if let Some(ready) = self.channels.iter().position(|it| it.watch(&signal)) {
-                return ready;
-            }
-            let mut given = signal.given.lock();
-            while !*given {
-                signal.bell.wait(&mut given);
-            }
-        }
-    }
-}
-
-trait Watch {
-    /// Whether there is something to receive or the end. If not, the signal is given when anything changes.
-    fn watch(&self, signal: &Arc<Signal>) -> bool;
-}
-
-impl<T> Watch for Receiver<T> {
-    fn watch(&self, signal: &Arc<Signal>) -> bool {
-        let mut state = self.core.state.lock();
-        let ready = !state.queue.is_empty() || state.n_senders == 0;
-        if !ready {
-            state.selecting = Some(signal.clone());
-        }
-        ready
+        self.core.moved.notify_all();
     }
 }
