@@ -2,7 +2,8 @@
 
 mod builder;
 mod create;
-#[cfg(all(test, feature = "zstd"))]
+#[cfg(test)]
+#[cfg(feature = "zstd")]
 mod replay;
 mod sampling;
 mod service;
