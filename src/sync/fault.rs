@@ -41,6 +41,8 @@ pub(crate) enum Fault {
     LeavesTheQueue,
     /// A pool: an idle thread that is called when its time is up ends all the same.
     LeavesWhenCalled,
+    /// A pool: whoever clears the place of a thread that left early does not look at the queue.
+    ClearsBlindly,
     /// A pool: who waits for a group of jobs does none of them.
     WaitsIdly,
     /// A pool: the last job of a group does not wake who waits for it.

@@ -5,7 +5,8 @@
 //! calls the thread that went idle last (so that the others may age and end), or reserves a place for a new thread,
 //! or, if all places are taken, leaves it at that: every thread looks at the queue before it goes idle. An idle
 //! thread ends after a while. It signs off under the lock under which it saw the empty queue, so that no job can
-//! count on a thread that is about to leave.
+//! count on a thread that is about to leave. A thread that leaves before whoever started it has noted its handle keeps
+//! its place until then; whoever clears that place looks at the queue once more.
 //!
 //! # How threads end
 //! A thread that has ended must be joined for its stack to be freed. Each one that ends joins the one that ended
@@ -336,7 +337,8 @@ impl State {
     fn clear(&mut self, n: usize, handle: JoinHandle<()>) -> Option<usize> {
         self.threads.remove(&n);
         self.ended.push(handle);
-        (!self.closed && !self.queue.is_empty()).then(|| self.reserve())
+        let wanted = !self.closed && !self.queue.is_empty() && !fault::is(Fault::ClearsBlindly);
+        wanted.then(|| self.reserve())
     }
 
     fn is_idle(&self, n: usize) -> bool {

@@ -31,7 +31,7 @@ mod pool;
 mod semaphore;
 
 /// How many schedules of each scheduler a model must stand.
-const SCHEDULES: usize = 20_000;
+const SCHEDULES: usize = 40_000;
 /// The schedules are the same in every run.
 const SEED: u64 = 0x74_69_6e_6b_65_78;
 /// How often a schedule of the second scheduler changes its mind about who goes first, plus one.
