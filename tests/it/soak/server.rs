@@ -25,6 +25,8 @@ struct State {
     made: HashMap<(String, u64), (u64, String)>,
     promises: HashMap<String, Promise>,
     injected: HashMap<u32, Vec<Fault>>,
+    /// The same for exchanges that are about no operation, by path.
+    injected_at: HashMap<String, Vec<Fault>>,
     /// Operations that were told that they are paused.
     paused: HashSet<u32>,
     counts: Counts,
@@ -70,6 +72,7 @@ impl Books {
             made: HashMap::new(),
             promises: HashMap::new(),
             injected: HashMap::new(),
+            injected_at: HashMap::new(),
             paused: HashSet::new(),
             counts: Counts::default(),
             violations: Vec::new(),
@@ -84,9 +87,12 @@ impl Books {
         server.script(move |seen| Some(books.act(seen, &told)));
     }
 
-    /// What was injected into the exchanges of an operation.
-    pub(super) fn injected(&self, op: u32) -> Vec<Fault> {
-        self.lock().injected.get(&op).cloned().unwrap_or_default()
+    /// What was injected into the exchanges of an operation, and into those at an address that many share.
+    pub(super) fn injected(&self, op: u32, url: Option<&str>) -> Vec<Fault> {
+        let path = url.and_then(|it| it.find("/api/").map(|at| &it[at..])).unwrap_or_default();
+        let state = self.lock();
+        let all = [state.injected.get(&op), state.injected_at.get(path)];
+        all.into_iter().flatten().flatten().copied().collect()
     }
 
     /// Whether an operation was told that it is paused.
@@ -123,8 +129,9 @@ impl Books {
             return Act::Answer(state.handle(request, seen, print));
         };
         state.counts.faults += 1;
-        if let Some(op) = op {
-            state.injected.entry(op).or_default().push(fault);
+        match op {
+            Some(op) => state.injected.entry(op).or_default().push(fault),
+            None => state.injected_at.entry(seen.path.clone()).or_default().push(fault),
         }
         let answer = fault.is_done().then(|| state.handle(request, seen, print));
         fault.act(|| answer.unwrap_or_default(), &seen.path, server, &mut state.rng)

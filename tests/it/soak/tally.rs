@@ -55,7 +55,7 @@ impl Tally {
                 }
                 *self.failed.entry(name(&error)).or_default() += 1;
                 if !question.explains(&error) {
-                    let injected = question.books.injected(question.op);
+                    let injected = question.books.injected(question.op, error.url());
                     self.violation(question, &format!("failed without a cause: {error:?}, of {injected:?}"));
                 }
             }
@@ -99,7 +99,7 @@ impl Question {
 
     /// Whether something was done to this operation that leads to this error.
     fn explains(&self, error: &Error) -> bool {
-        let injected = self.books.injected(self.op);
+        let injected = self.books.injected(self.op, error.url());
         let any = |is: &dyn Fn(&Fault) -> bool| injected.iter().any(is);
         let status = |code: u16| any(&|it| matches!(it, Fault::Status { code: its, .. } if *its == code));
         match error.kind() {
