@@ -36,6 +36,8 @@ const WARM_UP: u32 = 500;
 /// By so many bytes memory may have grown between the fourth round and the eighth: with 50 000 operations, 200 bytes for
 /// each. Measured was at most 1.3 MiB, on a busy machine.
 const SLACK: usize = 4 << 20;
+/// The same where the clock cut rounds short, so that the last ones may be the first ones of any size.
+const SLACK_IF_CUT_SHORT: usize = 48 << 20;
 
 /// Panics that nobody meant to be.
 static ACCIDENTS: AtomicUsize = AtomicUsize::new(0);
@@ -68,7 +70,7 @@ fn soak() {
     let mut counts = Counts::default();
     run(&mut rng, &watch, 0, WARM_UP, started + bound);
     let before = Figures::now();
-    let mut memory = Vec::new();
+    let (mut memory, mut slack) = (Vec::new(), SLACK);
     for round in 0..ROUNDS {
         // What a slow round left undone is done by those that follow.
         let share = (n - done) / (ROUNDS - round);
@@ -76,6 +78,9 @@ fn soak() {
         let begun = Instant::now();
         let (outcome, counted, submitted) = run(&mut rng, &watch, WARM_UP + done, share, until);
         done += submitted;
+        if submitted < share {
+            slack = SLACK_IF_CUT_SHORT;
+        }
         tally.add(outcome);
         counts.add(counted);
         before.is_back(round);
@@ -92,7 +97,7 @@ fn soak() {
     assert!(shown.is_empty(), "seed {seed}: {} violations: {shown:#?}", tally.violations.len());
     assert_eq!(tally.total(), u64::from(done), "seed {seed}: operations answered, and operations submitted");
     assert_eq!(ACCIDENTS.load(Ordering::SeqCst), 0, "seed {seed}: panics that nobody meant to be");
-    check_memory(&memory, seed);
+    check_memory(&memory, slack, seed);
 }
 
 /// One round: a server and its clients, from their beginning to their end.
@@ -169,12 +174,12 @@ fn resident() -> usize {
 }
 
 /// The first rounds fill what an allocator keeps; the last ones must not need more.
-fn check_memory(memory: &[usize], seed: u64) {
+fn check_memory(memory: &[usize], slack: usize, seed: u64) {
     let early = memory[..4].iter().max().unwrap();
     let late = memory[memory.len() - 3..].iter().min().unwrap();
     assert!(
-        late.saturating_sub(*early) <= SLACK,
-        "seed {seed}: memory grows: {memory:?} bytes after the rounds, {SLACK} more are allowed"
+        late.saturating_sub(*early) <= slack,
+        "seed {seed}: memory grows: {memory:?} bytes after the rounds, {slack} more are allowed"
     );
 }
 
