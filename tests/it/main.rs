@@ -12,5 +12,6 @@ mod faults;
 mod guarantees;
 mod regression;
 mod seeing;
+mod soak;
 mod verbs;
 mod waiting;
