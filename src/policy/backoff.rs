@@ -14,38 +14,18 @@ pub(crate) fn pause_after(estimate: usize) -> Duration {
     Duration::from_secs(if estimate <= SMALL { 1 } else { 5 })
 }
 
-/// The shared window. Refusals only ever extend it, and a success clears only the window that it knew of.
+/// The shared window. Refusals only ever extend it, and no success ends it: one that was sent before the refusal says
+/// nothing about it, and none is sent while it lasts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Window {
     until: Option<Instant>,
-    /// How many refusals there were.
-    generation: u64,
 }
 
 impl Window {
     /// Extends the window to `until`; never shortens it.
     pub(crate) fn extend(&mut self, until: Instant) {
-        // A refusal that asks for less than is asked for already is news all the same to whoever sent before it.
-        self.generation += 1;
         let shortens = fault::is(Fault::Shortens);
         self.until = Some(self.until.map_or(until, |it| if shortens { until } else { it.max(until) }));
-    }
-
-    /// Which window this is, to be remembered by whoever is about to send.
-    #[cfg_attr(not(test), allow(dead_code, reason = "no client clears the window yet"))]
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation
-    }
-
-    /// Ends the window because something was accepted, if it is still the one that was known before sending; says
-    /// whether it was.
-    #[cfg_attr(not(test), allow(dead_code, reason = "no client clears the window yet"))]
-    pub(crate) fn clear(&mut self, generation: u64) -> bool {
-        let known = generation == self.generation || fault::is(Fault::ClearsUnconditionally);
-        if known {
-            self.until = None;
-        }
-        known
     }
 
     /// How long the window is still open.
@@ -72,26 +52,6 @@ mod tests {
         window.extend(now + Duration::from_secs(1));
         assert_eq!(window.remaining(now), Some(Duration::from_secs(5)));
         assert_eq!(window.remaining(now + Duration::from_secs(5)), None);
-    }
-
-    #[test]
-    fn a_success_clears_only_the_window_it_knew_of() {
-        let (now, second) = (Instant::now(), Duration::from_secs(1));
-        let mut window = Window::default();
-        let before = window.generation();
-        window.extend(now + 5 * second);
-        assert!(!window.clear(before));
-        assert_eq!(window.remaining(now), Some(5 * second));
-        let known = window.generation();
-        // A shorter refusal changes nothing about the end, but the success does not know of it.
-        window.extend(now + second);
-        assert!(!window.clear(known));
-        assert_eq!(window.remaining(now), Some(5 * second));
-        assert!(window.clear(window.generation()));
-        assert_eq!(window.remaining(now), None);
-        assert!(!window.is_recent(now));
-        window.extend(now + second);
-        assert_eq!(window.remaining(now), Some(second));
     }
 
     #[test]

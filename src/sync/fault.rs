@@ -53,8 +53,6 @@ pub(crate) enum Fault {
     HearsOldEpochs,
     /// A breaker: a permission that is dropped without an outcome says nothing.
     ForgetsTheDropped,
-    /// A window: a success clears also what it did not know of.
-    ClearsUnconditionally,
     /// A window: a later refusal may shorten it.
     Shortens,
 }
