@@ -2,7 +2,8 @@
 
 use super::Lane;
 
-pub(super) const LANES: [Lane; 5] = [Lane::Session, Lane::Train, Lane::Sample, Lane::Poll, Lane::Rest];
+pub(super) const LANES: [Lane; 6] =
+    [Lane::Session, Lane::Train, Lane::Sample, Lane::Poll, Lane::Rest, Lane::PollMany];
 
 impl Lane {
     pub(super) fn idx(self) -> usize {
@@ -12,6 +13,7 @@ impl Lane {
             Lane::Sample => 2,
             Lane::Poll => 3,
             Lane::Rest => 4,
+            Lane::PollMany => 5,
         }
     }
 
@@ -23,6 +25,8 @@ impl Lane {
             Lane::Sample => 64,
             Lane::Poll => 256,
             Lane::Rest => 8,
+            // One for each sampling client.
+            Lane::PollMany => 16,
         }
     }
 }

@@ -24,6 +24,8 @@ pub enum Lane {
     Poll,
     /// Everything else.
     Rest,
+    /// Waiting for all samples of a sampling session.
+    PollMany,
 }
 
 /// One HTTP request, complete.

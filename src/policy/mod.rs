@@ -5,6 +5,7 @@ pub(crate) mod backoff;
 pub(crate) mod chunk;
 pub(crate) mod combine;
 pub(crate) mod poll;
+pub(crate) mod poll_many;
 pub(crate) mod retry;
 pub(crate) mod turn;
 pub(crate) mod verdict;

@@ -3,6 +3,7 @@
 mod dispatch;
 mod flags;
 mod heartbeat;
+mod poll_many;
 mod retrieve;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use crate::wire::json;
 
 use dispatch::Dispatch;
 pub(crate) use flags::{Flags, is_not_offered};
+pub(crate) use poll_many::{Fetching, Poller, Waiter};
 pub(crate) use retrieve::Promise;
 
 /// Threads that send requests. Each of them is one exchange, so few of them keep a server busy.
@@ -53,6 +55,8 @@ pub(crate) struct Session {
     /// Runs the jobs that send requests.
     pub(crate) senders: Arc<Pool>,
     pub(crate) dispatch: Dispatch,
+    /// What samples need whose results are waited for together.
+    pub(crate) many: poll_many::Many,
     beats: Arc<Pool>,
     flags: Mutex<Option<Arc<Flags>>>,
     id: Mutex<Option<Arc<str>>>,
@@ -149,6 +153,7 @@ impl Session {
             samplers: pool("tk-draw", config.max_in_flight),
             senders: pool("tk-send", SENDERS),
             beats: pool("tk-beat", 1),
+            many: poll_many::Many::new(&config),
             dispatch: Dispatch::new(),
             flags: Mutex::new(None),
             id: Mutex::new(None),
@@ -297,6 +302,7 @@ impl Session {
     /// Tells the server how the session ended, then ends it here.
     pub(crate) fn close(&self, status: CloseStatus, detail: Option<&str>) -> Result<()> {
         let id = self.id.lock().clone();
+        self.many.farewell(self.closing() / 4);
         let finished = match (self.check_open(), id) {
             (Ok(()), Some(id)) => self.finish(&id, status, detail),
             _ => Ok(()),
@@ -312,9 +318,9 @@ impl Session {
             CloseStatus::Interrupted => json::FinishReason::Interrupted,
         };
         let request = json::FinishSessionRequest { reason, detail: detail.map(str::to_string) };
-        // Half of the time that closing may take; the other half is for the threads.
+        // Last reports and this share half of the time that closing may take; the other half is for the threads.
         let call = Call::post(Lane::Session, format!("/api/v1/sessions/{id}/finish"), &request)?
-            .once(self.closing() / 2)
+            .once(self.closing() / 4)
             .by("ServiceClient.close");
         match self.http.send(&call, &self.cancel) {
             Ok(_) => Ok(()),
@@ -343,7 +349,8 @@ impl Session {
         let left = [&self.senders, &self.waiters, &self.samplers, &self.beats]
             .map(|it| it.close(deadline))
             .iter()
-            .sum::<usize>();
+            .sum::<usize>()
+            + self.many.close(deadline);
         if 0 < left {
             log::warn!(target: "tinkex", "{left} threads were still busy when the client was closed");
         }

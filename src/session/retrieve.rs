@@ -39,8 +39,30 @@ impl Session {
         progress: &Progress,
         cancel: &CancelToken,
     ) -> Result<Retrieved> {
-        let mut poll = Poll::new(self.config.timeouts.silence);
-        let mut bytes = None;
+        self.retrieve_as(Poll::new(self.config.timeouts.silence), None, promise, progress, cancel)
+    }
+
+    /// Fetches a result that is known to be there, and how large it is.
+    pub(crate) fn retrieve_finished(
+        &self,
+        size: usize,
+        promise: &Promise,
+        progress: &Progress,
+        cancel: &CancelToken,
+    ) -> Result<Retrieved> {
+        let bytes = self.response_budget().acquire_deadline(size, progress.deadline(), cancel)?;
+        let poll = Poll::finished(self.config.timeouts.silence);
+        self.retrieve_as(poll, Some(bytes), promise, progress, cancel)
+    }
+
+    fn retrieve_as(
+        &self,
+        mut poll: Poll,
+        mut bytes: Option<Bytes>,
+        promise: &Promise,
+        progress: &Progress,
+        cancel: &CancelToken,
+    ) -> Result<Retrieved> {
         let since = |at: Instant| at.saturating_duration_since(promise.born);
         loop {
             if cancel.is_cancelled() {
@@ -120,7 +142,7 @@ impl Session {
         Ok(call)
     }
 
-    fn too_late(&self, progress: &Progress) -> Error {
+    pub(super) fn too_late(&self, progress: &Progress) -> Error {
         let limit = self.config.timeouts.operation;
         let verb = progress.operation();
         Error::timeout(Phase::Total, format!("{verb} was not done within its {limit:.0?}"))
