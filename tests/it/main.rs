@@ -10,5 +10,6 @@ mod bad_weather;
 mod engine_http;
 mod order;
 mod panics;
+mod poll_many;
 mod verbs;
 mod waiting;
