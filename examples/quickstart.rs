@@ -73,7 +73,7 @@ const PAIRS: [(&str, &str); 48] = [
 const UNSEEN: [&str; 5] = ["lemonade", "street", "pencil", "umbrella", "forest"];
 
 const ASKED: usize = 10;
-const STEPS: usize = 200;
+const STEPS: usize = 150;
 const LEARNING_RATE: f64 = 6e-3;
 
 fn main() -> Result<(), Error> {
@@ -196,9 +196,9 @@ fn answers(sampler: &SamplingClient, words: &[&str]) -> Result<Vec<String>, Erro
     Ok(answers.iter().map(|it| Bytes.decode(&it.sequences[0].tokens).trim_end().to_string()).collect())
 }
 
-/// Text of an untrained model may hold anything; a terminal should see only what can be printed.
+/// Text of an untrained model may hold anything; a terminal should see only what has one column.
 fn shown(text: &str) -> String {
-    text.chars().map(|it| if it.is_control() || it == '\u{fffd}' { '·' } else { it }).collect()
+    text.chars().map(|it| if it.is_ascii_graphic() { it } else { '·' }).collect()
 }
 
 fn style() -> ProgressStyle {

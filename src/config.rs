@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::env::Env;
 use crate::error::{Error, Result};
+use crate::event::Seeing;
 use crate::secret::Secret;
 
 /// The address of the Tinker service.
@@ -62,6 +63,59 @@ impl Default for Timeouts {
     }
 }
 
+/// What an operation does while the server pauses it for lack of capacity or because of a rate limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PausePolicy {
+    /// Waits, until its own deadline.
+    #[default]
+    Wait,
+    /// Waits no longer than this for one pause.
+    WaitAtMost(Duration),
+    /// Fails at once. What the server accepted it may still do.
+    Fail,
+}
+
+/// The threads of a client: how many, how large, for how long. They start when there is work for them.
+///
+/// | field | default | what it limits |
+/// |---|---|---|
+/// | `max_in_flight` | 2048 | operations that wait for their results at the same time; more of them queue |
+/// | `mailbox` | 1024 | operations of one client that wait to be submitted; who submits more waits for room |
+/// | `stack_size` | 512 KiB | the stack of each thread of a pool, of which only what is used takes memory |
+/// | `idle` | 10 s | after so long without work a thread of a pool ends |
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Threads {
+    /// Operations that wait for their results at the same time; more of them queue.
+    pub max_in_flight: usize,
+    /// Operations of one client that wait to be submitted; who submits more waits for room.
+    pub mailbox: usize,
+    /// The stack of each thread of a pool, in bytes, of which only what is used takes memory.
+    pub stack_size: usize,
+    /// After so long without work a thread of a pool ends.
+    pub idle: Duration,
+}
+
+impl Default for Threads {
+    fn default() -> Self {
+        Threads { max_in_flight: 2048, mailbox: 1024, stack_size: 512 * 1024, idle: Duration::from_secs(10) }
+    }
+}
+
+impl Threads {
+    fn check(&self) -> Result<()> {
+        // TLS, the deepest thing on such a stack, does not fit into less.
+        const LEAST_STACK: usize = 128 * 1024;
+        if self.max_in_flight == 0 || self.mailbox == 0 {
+            return Err(Error::config("threads.max_in_flight and threads.mailbox must be at least 1"));
+        }
+        match self.stack_size < LEAST_STACK {
+            true => Err(Error::config(format!("threads.stack_size must be at least {LEAST_STACK} bytes"))),
+            false => Ok(()),
+        }
+    }
+}
+
 /// The settings of a service client.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -74,7 +128,10 @@ pub(crate) struct Config {
     pub(crate) display_name: Option<String>,
     pub(crate) timeouts: Timeouts,
     pub(crate) cloudflare: Option<(Secret, Secret)>,
-    pub(crate) max_in_flight: usize,
+    pub(crate) threads: Threads,
+    pub(crate) pause_policy: PausePolicy,
+    pub(crate) seeing: Seeing,
+    pub(crate) telemetry: bool,
 }
 
 /// What a caller set; the rest comes from the environment or a default.
@@ -88,11 +145,11 @@ pub(crate) struct Settings {
     pub(crate) user_metadata: BTreeMap<String, String>,
     pub(crate) display_name: Option<String>,
     pub(crate) timeouts: Timeouts,
-    pub(crate) max_in_flight: Option<usize>,
+    pub(crate) threads: Threads,
+    pub(crate) pause_policy: PausePolicy,
+    pub(crate) seeing: Seeing,
+    pub(crate) telemetry: Option<bool>,
 }
-
-/// Operations that one service client has in flight at the same time, each with a thread of its own while it waits.
-const DEFAULT_MAX_IN_FLIGHT: usize = 2048;
 
 impl Settings {
     /// Explicit before environment before default.
@@ -106,6 +163,7 @@ impl Settings {
             None => DEFAULT_BASE_URL.into(),
         };
         self.timeouts.check()?;
+        self.threads.check()?;
         Ok(Config {
             api_key,
             base_url,
@@ -115,7 +173,10 @@ impl Settings {
             display_name: self.display_name,
             timeouts: self.timeouts,
             cloudflare: env.cloudflare().map(|(id, secret)| (Secret::new(id), Secret::new(secret))),
-            max_in_flight: self.max_in_flight.unwrap_or(DEFAULT_MAX_IN_FLIGHT).max(1),
+            threads: self.threads,
+            pause_policy: self.pause_policy,
+            seeing: self.seeing,
+            telemetry: self.telemetry.or_else(|| env.telemetry()).unwrap_or(false),
         })
     }
 }

@@ -58,6 +58,12 @@ impl Env {
         Some(tags)
     }
 
+    /// Whether the session's own use is to be reported.
+    pub(crate) fn telemetry(&self) -> Option<bool> {
+        let text = self.text("TINKER_TELEMETRY")?.to_ascii_lowercase();
+        Some(matches!(text.as_str(), "1" | "true" | "yes" | "on"))
+    }
+
     /// The two values that Cloudflare Access wants on every request.
     pub(crate) fn cloudflare(&self) -> Option<(String, String)> {
         Some((self.text("CLOUDFLARE_ACCESS_CLIENT_ID")?, self.text("CLOUDFLARE_ACCESS_CLIENT_SECRET")?))
@@ -80,5 +86,21 @@ mod tests {
         assert_eq!(env.base_url().as_deref(), Some("http://x"));
         assert_eq!(env.tags(), Some(vec!["a".into(), "b".into()]));
         assert_eq!(Env::empty().tags(), None);
+    }
+
+    #[test]
+    fn telemetry_is_asked_for_in_four_ways_and_refused_in_all_others() {
+        assert_eq!(Env::empty().telemetry(), None);
+        for (get, expected) in [
+            ((|_| Some(" ".into())) as fn(&str) -> Option<String>, None),
+            (|_| Some("1".into()), Some(true)),
+            (|_| Some("True".into()), Some(true)),
+            (|_| Some("YES".into()), Some(true)),
+            (|_| Some("on".into()), Some(true)),
+            (|_| Some("0".into()), Some(false)),
+            (|_| Some("enabled".into()), Some(false)),
+        ] {
+            assert_eq!(Env::of(get).telemetry(), expected);
+        }
     }
 }

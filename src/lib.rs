@@ -40,6 +40,11 @@
 //! [`ServiceClient::close`] ends a session and everything in it, dropping the last handle does the same without telling the
 //! server; both take at most `Timeouts::close`. See [`docs::threads`].
 //!
+//! # Seeing inside
+//! [`ServiceClient::dump`] lists what is in flight, [`ServiceClient::metrics`] counts and measures, an
+//! [`Observer`](event::Observer) hears of queue states, retries and trouble as they happen, and [`PausePolicy`] says how long
+//! an operation lets the server pause it.
+//!
 //! # Features
 //! | feature | what it brings |
 //! |---|---|
@@ -54,18 +59,21 @@
 //! and bodies. Credentials are never logged.
 //!
 //! # Environment variables
-//! `TINKER_API_KEY`, `TINKER_BASE_URL`, `TINKER_PROJECT_ID`, `TINKER_TAGS`, `CLOUDFLARE_ACCESS_CLIENT_ID` and
-//! `CLOUDFLARE_ACCESS_CLIENT_SECRET`, each with less weight than what [`ServiceClientBuilder`] is told.
+//! `TINKER_API_KEY`, `TINKER_BASE_URL`, `TINKER_PROJECT_ID`, `TINKER_TAGS`, `TINKER_TELEMETRY`,
+//! `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`, each with less weight than what [`ServiceClientBuilder`] is told.
 //!
 //! # What it does not do
 //! Tokenizers other than bytes, chat templates, custom losses and the management of checkpoints are not there yet. It never
 //! merges adapters, owns signals, or starts a runtime.
 
 mod client;
+mod clock_text;
 mod config;
 mod env;
 mod error;
+pub mod event;
 mod http;
+mod metrics;
 mod pending;
 mod policy;
 mod secret;
@@ -76,11 +84,13 @@ pub mod types;
 mod wire;
 
 pub use client::{SamplingClient, SamplingSource, ServiceClient, ServiceClientBuilder, TrainingClient};
-pub use config::Timeouts;
+pub use config::{PausePolicy, Threads, Timeouts};
 pub use error::{Category, Error, ErrorKind, Phase, Result, Sent, Violation};
 pub use http::transport;
+pub use metrics::{HistogramSnapshot, Metrics, MetricsSnapshot};
 pub use pending::{Canceller, Pending, Stage, Status, wait_all};
-pub use session::CloseStatus;
+pub use policy::telemetry::TelemetryCounts;
+pub use session::{CloseStatus, Dump, PoolStatus};
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -94,6 +104,8 @@ pub mod docs {
     pub mod architecture {}
     #[doc = include_str!("_docs/threads.md")]
     pub mod threads {}
+    #[doc = include_str!("_docs/findings.md")]
+    pub mod findings {}
     #[doc = include_str!("_docs/errors.md")]
     pub mod errors {}
     #[doc = include_str!("_docs/compat.md")]

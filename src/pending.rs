@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, TrySendError};
 
 use crate::error::{Error, Phase, Result};
+use crate::event::{Dropped, Observed, QueueStateChange, Seeing, TraceContext};
 use crate::sync::oneshot::{Slot, oneshot};
 use crate::sync::{CancelToken, Mutex};
 use crate::types::QueueState;
@@ -91,6 +92,8 @@ pub(crate) struct Progress {
     sdk_method: &'static str,
     submitted: Instant,
     deadline: Option<Instant>,
+    observed: Observed,
+    trace: Option<Arc<TraceContext>>,
     state: Arc<Mutex<State>>,
 }
 
@@ -106,7 +109,25 @@ impl Progress {
     pub(crate) fn new(sdk_method: &'static str, submitted: Instant, deadline: Option<Instant>) -> Self {
         let state =
             State { stage: Stage::Queued, request_id: None, queue: None, attempts: 0, last_contact: None };
-        Progress { sdk_method, submitted, deadline, state: Arc::new(Mutex::new(state)) }
+        Progress {
+            sdk_method,
+            submitted,
+            deadline,
+            observed: Observed::default(),
+            trace: None,
+            state: Arc::new(Mutex::new(state)),
+        }
+    }
+
+    /// With those who look at it from outside, on the thread that submits.
+    pub(crate) fn seen_by(mut self, seeing: &Seeing) -> Self {
+        self.observed = seeing.observed.clone();
+        self.trace = seeing.trace.current();
+        self
+    }
+
+    pub(crate) fn trace(&self) -> Option<&Arc<TraceContext>> {
+        self.trace.as_ref()
     }
 
     /// The public method, as servers want to be told it.
@@ -146,8 +167,34 @@ impl Progress {
         self.state.lock().last_contact = Some(now);
     }
 
-    pub(crate) fn queue(&self, state: QueueState, reason: Option<String>) {
-        self.state.lock().queue = Some((state, reason));
+    /// Takes note of what the server says of its queue, and tells the observer of what is new.
+    pub(crate) fn queue(&self, state: QueueState, reason: Option<String>, now: Instant) {
+        let said = (state, reason);
+        let request_id = {
+            let mut known = self.state.lock();
+            if known.queue.as_ref() == Some(&said) {
+                return;
+            }
+            known.queue = Some(said.clone());
+            known.request_id.clone().unwrap_or_default()
+        };
+        let (state, reason) = said;
+        let (operation, elapsed) = (self.operation(), now.saturating_duration_since(self.submitted));
+        self.observed.tell(|it| {
+            it.on_queue_state(&QueueStateChange { operation, request_id, state, reason, elapsed });
+        });
+    }
+
+    /// An operation that was paused is paused no more, however it ended.
+    pub(crate) fn unqueue(&self, now: Instant) {
+        if self.state.lock().queue.is_some() {
+            self.queue(QueueState::Active, None, now);
+        }
+    }
+
+    /// How far the operation is.
+    pub(crate) fn look(&self, now: Instant) -> Status {
+        self.status(false, now)
     }
 
     /// Adds what is known here to an error of this operation.
@@ -408,6 +455,9 @@ impl<T: Send + 'static> Drop for Pending<T> {
     fn drop(&mut self) {
         if self.cancel_on_drop && !self.slot.is_settled() {
             self.cancel();
+            let (operation, request_id) =
+                (self.progress.operation(), self.progress.state.lock().request_id.clone());
+            self.progress.observed.tell(|it| it.on_drop(&Dropped { operation, request_id }));
         }
     }
 }

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ServiceClient;
-use crate::config::{Settings, Timeouts};
+use crate::config::{PausePolicy, Settings, Threads, Timeouts};
 use crate::env::Env;
 use crate::error::Result;
+use crate::event::{Observed, Observer, TraceContext, Tracing};
 use crate::http::{Transport, Ureq};
+use crate::metrics::Metrics;
 use crate::secret::Secret;
 use crate::session::Session;
 use crate::sync::clock::Clock;
@@ -22,7 +24,12 @@ use crate::sync::clock::Clock;
 /// | [`tags`](Self::tags) | `TINKER_TAGS`, a comma list | none |
 /// | [`user_metadata`](Self::user_metadata) | | none |
 /// | [`display_name`](Self::display_name) | | none |
+/// | [`telemetry`](Self::telemetry) | `TINKER_TELEMETRY`: `1`, `true`, `yes` or `on` | off |
 /// | [`timeouts`](Self::timeouts) | | see [`Timeouts`] |
+/// | [`threads`](Self::threads) | | see [`Threads`] |
+/// | [`pause_policy`](Self::pause_policy) | | wait |
+/// | [`metrics`](Self::metrics) | | kept |
+/// | [`observer`](Self::observer), [`trace_context`](Self::trace_context) | | none |
 ///
 /// With `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET` set, both go along with every request.
 ///
@@ -105,9 +112,46 @@ impl ServiceClientBuilder {
         self.timeouts(|it| it.operation = Duration::MAX)
     }
 
-    /// How many operations may wait for their results at the same time; more of them queue. Default 2048.
-    pub fn max_in_flight(mut self, n: usize) -> Self {
-        self.settings.max_in_flight = Some(n);
+    /// Changes how many threads there may be, how large and for how long; see [`Threads`] for the defaults.
+    pub fn threads(mut self, change: impl FnOnce(&mut Threads)) -> Self {
+        change(&mut self.settings.threads);
+        self
+    }
+
+    /// What operations do while the server pauses them for lack of capacity or because of a rate limit. Default: wait.
+    pub fn pause_policy(mut self, policy: PausePolicy) -> Self {
+        self.settings.pause_policy = policy;
+        self
+    }
+
+    /// Is told what happens inside of the client.
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.settings.seeing.observed = Observed::by(observer);
+        self
+    }
+
+    /// Keeps the numbers of the client here, so that several clients can share them; [`Metrics::disabled`] keeps none.
+    /// Default: numbers of the client's own, see [`ServiceClient::metrics`].
+    pub fn metrics(mut self, metrics: Metrics) -> Self {
+        self.settings.seeing.metrics = metrics;
+        self
+    }
+
+    /// Asks for the place in a distributed trace of each operation, on the thread that submits it, and sends it along as
+    /// `traceparent` and `tracestate` with every request of the operation.
+    pub fn trace_context(
+        mut self,
+        current: impl Fn() -> Option<TraceContext> + Send + Sync + 'static,
+    ) -> Self {
+        self.settings.seeing.trace = Tracing::by(Arc::new(current));
+        self
+    }
+
+    /// Reports to the server how this client is used: that its session began and ended, and which operations failed,
+    /// with the text of the error. Never credentials, requests or answers. Default off;
+    /// [`ServiceClient::telemetry`] counts what was reported.
+    pub fn telemetry(mut self, yes: bool) -> Self {
+        self.settings.telemetry = Some(yes);
         self
     }
 

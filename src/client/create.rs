@@ -185,7 +185,7 @@ impl Maker<'_> {
     }
 
     fn ask<T: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> Result<T> {
-        self.session.ask(Lane::Train, path, request, self.ticket.progress.sdk_method(), &self.ticket.cancel)
+        self.session.ask(Lane::Train, path, request, &self.ticket.progress, &self.ticket.cancel)
     }
 
     /// Submits a request and waits for what it promises.
@@ -198,7 +198,7 @@ impl Maker<'_> {
         let progress = &self.ticket.progress;
         progress.submitting();
         progress.attempt();
-        let call = Call::post(Lane::Train, path, request)?.by(progress.sdk_method());
+        let call = Call::post(Lane::Train, path, request)?.of(progress);
         let started = self.session.clock.now();
         let answer = self.session.http.send(&call, &self.ticket.cancel)?;
         let born = self.session.clock.now();
@@ -227,7 +227,6 @@ fn make_sampler(
     seq_id: u64,
     ticket: &Ticket<CreatedSampler>,
 ) -> Result<CreatedSampler> {
-    let sdk_method = ticket.progress.sdk_method();
     let (base_model, model_path) = match source {
         SamplingSource::BaseModel(name) => (Some(name), None),
         SamplingSource::Weights(path) => (None, Some(path.to_string())),
@@ -241,13 +240,13 @@ fn make_sampler(
     ticket.progress.submitting();
     let path = "/api/v1/create_sampling_session";
     let made: json::CreateSamplingSessionResponse =
-        session.ask(Lane::Session, path, &request, sdk_method, &ticket.cancel)?;
+        session.ask(Lane::Session, path, &request, &ticket.progress, &ticket.cancel)?;
     let id = made.sampling_session_id;
     let base_model = match base_model {
         Some(name) => Some(name),
         // Also the moment at which a server that accepts any path says that this one does not exist.
         None => {
-            let call = Call::get(Lane::Rest, format!("/api/v1/samplers/{id}")).by(sdk_method);
+            let call = Call::get(Lane::Rest, format!("/api/v1/samplers/{id}")).of(&ticket.progress);
             let sampler: json::SamplerResponse = session.http.json(&call, &ticket.cancel)?;
             sampler.base_model
         }

@@ -14,6 +14,7 @@ pub use sampling::SamplingClient;
 pub use service::ServiceClient;
 pub use training::TrainingClient;
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
@@ -27,10 +28,6 @@ use crate::sync::CancelToken;
 use crate::sync::actor::{Actor, Handle};
 use crate::wire::json::{self, UntypedFuture};
 
-/// Messages that a client's mailbox holds. Whoever submits more waits until the actor has taken one: submitting is
-/// then as fast as the server accepts.
-const MAILBOX: usize = 1024;
-
 /// A client's actor, and the token from which its operations descend.
 struct Client<M: Send + 'static> {
     mailbox: Handle<M>,
@@ -39,22 +36,36 @@ struct Client<M: Send + 'static> {
 
 impl<M: Send + 'static> Client<M> {
     /// Starts an actor and tells the session of it, which will stop it at its own end.
-    fn start<A: Actor<Msg = M>>(session: &Session, kind: &str, actor: A) -> Result<Arc<Self>> {
-        let mailbox = Handle::spawn(thread_name(kind), MAILBOX, actor)?;
+    fn start<A: Actor<Msg = M>>(session: &Session, kind: &str, actor: A) -> Result<Hold<M>> {
+        // Whoever submits more than it holds waits until the actor has taken one: submitting is then as fast as the
+        // server accepts.
+        let mailbox = Handle::spawn(thread_name(kind), session.config.threads.mailbox, actor)?;
         let client = Arc::new(Client { mailbox, cancel: session.cancel.child() });
         session.adopt(client.clone());
-        Ok(client)
-    }
-
-    /// The last handle is gone: what is queued is still submitted, then the thread ends.
-    fn retire(&self) {
-        self.mailbox.finish();
+        Ok(Hold(client))
     }
 
     /// Ends this client and nothing else.
     fn close(&self, session: &Session) {
         self.stop();
         self.join(Instant::now() + session.closing());
+    }
+}
+
+/// What a client's handles share. When the last of them is gone, what is queued is still submitted, then the thread ends.
+struct Hold<M: Send + 'static>(Arc<Client<M>>);
+
+impl<M: Send + 'static> Deref for Hold<M> {
+    type Target = Client<M>;
+
+    fn deref(&self) -> &Client<M> {
+        &self.0
+    }
+}
+
+impl<M: Send + 'static> Drop for Hold<M> {
+    fn drop(&mut self) {
+        self.0.mailbox.finish();
     }
 }
 

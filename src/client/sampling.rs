@@ -5,8 +5,8 @@ mod draw;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::client::Client;
 use crate::client::create::CreatedSampler;
+use crate::client::{Client, Hold};
 use crate::error::{Error, Result};
 use crate::pending::Pending;
 use crate::session::{Child, Owner, Poller, Ticket, incomplete};
@@ -45,17 +45,11 @@ pub struct SamplingClient {
 struct Inner {
     sampling_session_id: Arc<str>,
     base_model: Option<String>,
-    actor: Arc<Client<Msg>>,
+    actor: Hold<Msg>,
     poller: Option<Arc<Poller>>,
     /// The poller's token.
     cancel: CancelToken,
     owner: Arc<Owner>,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.actor.retire();
-    }
 }
 
 enum Msg {

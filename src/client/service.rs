@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::client::create::{self, SamplingSource};
-use crate::client::{Client, SamplingClient, ServiceClientBuilder, TrainingClient};
+use crate::client::{Client, Hold, SamplingClient, ServiceClientBuilder, TrainingClient};
 use crate::error::{Error, Result};
 use crate::http::{Call, Lane};
-use crate::session::{CloseStatus, Owner, Session, Ticket};
+use crate::metrics::Metrics;
+use crate::policy::telemetry::TelemetryCounts;
+use crate::session::{CloseStatus, Dump, Owner, Session, Ticket};
 use crate::sync::actor::Actor;
 use crate::types::{LoraConfig, ServerCapabilities, TrainingPath};
 use crate::wire::json::ServerCapabilitiesResponse;
@@ -34,14 +36,8 @@ pub struct ServiceClient {
 }
 
 struct Inner {
-    actor: Arc<Client<Msg>>,
+    actor: Hold<Msg>,
     owner: Arc<Owner>,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.actor.retire();
-    }
 }
 
 /// What the service's actor does: everything that must happen once and in order at the start of a session.
@@ -119,7 +115,7 @@ impl ServiceClient {
         let reply: Result<ServerCapabilitiesResponse> = session.http.json(&call, &session.cancel);
         let named =
             |it: Error| session.as_ended(it).with(|it| it.operation = Some("get_server_capabilities".into()));
-        Ok(reply.map_err(named)?.into())
+        Ok(session.reported(reply.map_err(named))?.into())
     }
 
     /// Makes a model to train: a new LoRA adapter on a base model (PROTOCOL §3.3 #10).
@@ -205,6 +201,31 @@ impl ServiceClient {
         self.tell(Msg::CreateSampler(Box::new(create::Sampler { source, ticket })), pending.deadline())?;
         let sampler = pending.wait()?;
         SamplingClient::start(self.inner.owner.clone(), sampler)
+    }
+
+    /// The numbers that this client keeps: requests, latencies, operations in flight.
+    pub fn metrics(&self) -> &Metrics {
+        &self.session().config.seeing.metrics
+    }
+
+    /// Everything that is in flight now, of all clients of this service, and the threads that work for it: what to print
+    /// when something seems to hang. Nothing is sent and nothing is waited for.
+    ///
+    /// # Example: print it
+    /// ```
+    /// # let service = tinkex::ServiceClient::builder().api_key("tml-x").base_url("http://127.0.0.1:9").build()?;
+    /// println!("{}", service.dump());
+    /// assert!(service.dump().operations.is_empty());
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn dump(&self) -> Dump {
+        self.session().dump()
+    }
+
+    /// How many events this client reported of its own use, and what became of them. `None` unless
+    /// [`ServiceClientBuilder::telemetry`] or `TINKER_TELEMETRY` asks for reports.
+    pub fn telemetry(&self) -> Option<TelemetryCounts> {
+        self.session().telemetry.as_ref().map(|it| it.counts())
     }
 
     /// Ends the session on the server and everything here: every operation that is still in flight, of any client of

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::client::create::{CreatedModel, CreatedSampler};
-use crate::client::{Client, SamplingClient};
+use crate::client::{Client, Hold, SamplingClient};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pending::Pending;
 use crate::session::{Owner, Session, Ticket, incomplete};
@@ -50,14 +50,8 @@ pub struct TrainingClient {
 
 struct Inner {
     info: ModelInfo,
-    actor: Arc<Client<Msg>>,
+    actor: Hold<Msg>,
     owner: Arc<Owner>,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.actor.retire();
-    }
 }
 
 /// Everything that a training client can be asked to do.

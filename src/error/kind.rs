@@ -65,6 +65,8 @@ pub enum ErrorKind {
     /// An earlier request of this training client has an unknown fate, so that the order of later ones cannot be
     /// kept. The cause is the earlier failure; make a new client from the last checkpoint.
     Poisoned,
+    /// The server pauses the operation, for longer than [`PausePolicy`](crate::PausePolicy) allows.
+    Paused,
     /// The operating system refused: a thread, a file.
     System,
 }

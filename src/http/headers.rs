@@ -62,6 +62,10 @@ pub(super) fn all(
         all.push(("CF-Access-Client-Id", id.expose().to_string()));
         all.push(("CF-Access-Client-Secret", secret.expose().to_string()));
     }
+    if let Some(trace) = &call.trace {
+        all.push(("traceparent", trace.traceparent.clone()));
+        all.extend(trace.tracestate.iter().map(|it| ("tracestate", it.clone())));
+    }
     all.extend(call.headers.iter().cloned());
     all
 }
@@ -87,7 +91,8 @@ fn seconds(timeout: Duration) -> String {
     if seconds.fract() == 0.0 { format!("{seconds:.0}") } else { format!("{seconds:.1}") }
 }
 
-fn os() -> &'static str {
+/// The operating system, as servers are told it.
+pub(crate) fn os() -> &'static str {
     match std::env::consts::OS {
         "linux" => "Linux",
         "macos" => "MacOS",

@@ -2,8 +2,8 @@
 
 use super::Lane;
 
-pub(super) const LANES: [Lane; 6] =
-    [Lane::Session, Lane::Train, Lane::Sample, Lane::Poll, Lane::Rest, Lane::PollMany];
+pub(super) const LANES: [Lane; 7] =
+    [Lane::Session, Lane::Train, Lane::Sample, Lane::Poll, Lane::Rest, Lane::Telemetry, Lane::PollMany];
 
 impl Lane {
     pub(super) fn idx(self) -> usize {
@@ -13,7 +13,8 @@ impl Lane {
             Lane::Sample => 2,
             Lane::Poll => 3,
             Lane::Rest => 4,
-            Lane::PollMany => 5,
+            Lane::Telemetry => 5,
+            Lane::PollMany => 6,
         }
     }
 
@@ -25,6 +26,7 @@ impl Lane {
             Lane::Sample => 64,
             Lane::Poll => 256,
             Lane::Rest => 8,
+            Lane::Telemetry => 1,
             // One for each sampling client.
             Lane::PollMany => 16,
         }

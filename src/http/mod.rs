@@ -20,6 +20,9 @@ use serde::de::DeserializeOwned;
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Phase, Result, Sent};
+use crate::event::{Retry, TraceContext};
+use crate::metrics::name;
+use crate::pending::Progress;
 use crate::policy::retry::{Failure, Limits, Retries};
 use crate::policy::verdict::Verdict;
 use crate::sync::clock::Clock;
@@ -53,6 +56,8 @@ pub(crate) struct Call {
     pub(crate) sdk_method: Option<&'static str>,
     /// The caller itself deals with a server that is too busy.
     pub(crate) leaves_429: bool,
+    /// Its place in a distributed trace.
+    pub(crate) trace: Option<Arc<TraceContext>>,
 }
 
 /// What a request carries.
@@ -122,6 +127,7 @@ impl Call {
             headers: Vec::new(),
             sdk_method: None,
             leaves_429: false,
+            trace: None,
         }
     }
 
@@ -133,6 +139,13 @@ impl Call {
 
     pub(crate) fn by(mut self, sdk_method: &'static str) -> Self {
         self.sdk_method = Some(sdk_method);
+        self
+    }
+
+    /// A request of an operation.
+    pub(crate) fn of(mut self, progress: &Progress) -> Self {
+        self.sdk_method = Some(progress.sdk_method());
+        self.trace = progress.trace().cloned();
         self
     }
 
@@ -230,6 +243,9 @@ impl Http {
                 return Err(self.explain(error, call, retries.taken() + 1, elapsed, sent));
             };
             log::debug!(target: "tinkex::http", "{} {}: {error}; again in {pause:.1?}", call.method, call.path);
+            self.config.seeing.metrics.increment(name::RETRIES, 1);
+            let (path, attempts) = (call.path.clone(), retries.taken());
+            self.config.seeing.observed.tell(|it| it.on_retry(&Retry { path, attempts, error, pause }));
             if let Err(error) = self.clock.pause(pause, cancel) {
                 return Err(self.explain(error, call, retries.taken(), elapsed, sent));
             }
@@ -303,7 +319,10 @@ impl Http {
             largest_answer: LARGEST_ANSWER,
         };
         log::trace!(target: "tinkex::http", "{} {} ({} bytes)", exchange.method, call.path, exchange.body.len());
+        let sent = self.clock.now();
         let result = self.transport.exchange(&exchange);
+        let success = result.as_ref().is_ok_and(|it| it.facts().verdict() == Verdict::Success);
+        self.config.seeing.metrics.request(success, self.clock.now().saturating_duration_since(sent));
         if let Ok(answer) = &result {
             self.reached.store(true, Ordering::Relaxed);
             *self.last_contact.lock() = Some(self.clock.now());

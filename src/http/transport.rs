@@ -26,6 +26,8 @@ pub enum Lane {
     Rest,
     /// Waiting for all samples of a sampling session.
     PollMany,
+    /// Reports of the client's own use.
+    Telemetry,
 }
 
 /// One HTTP request, complete.

@@ -18,7 +18,6 @@ mod nn;
 mod sampling;
 mod server;
 mod state;
-mod time;
 mod turns;
 
 pub use server::{Options, Server};

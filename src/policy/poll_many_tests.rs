@@ -9,7 +9,7 @@ type Machine = PollMany<&'static str>;
 fn machine(waiters: &[&'static str]) -> Machine {
     let mut machine = PollMany::new(SILENCE);
     for id in waiters {
-        assert!(matches!(machine.register(id, id), Registered::Waiting));
+        assert!(matches!(machine.register(id, *id), Registered::Waiting));
     }
     machine
 }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::error::{Error, Phase, Result};
+use crate::event::{Backoff, Observed};
 use crate::policy::admission::{CONCURRENT, CONCURRENT_THROTTLED, cost};
 use crate::policy::backoff::{Window, pause_after};
 use crate::sync::clock::Clock;
@@ -90,8 +91,10 @@ impl Dispatch {
     }
 
     /// The server refused a sample of an estimated size because of its load: nobody sends for a while.
-    pub(crate) fn back_off(&self, estimate: usize, clock: &Clock) {
-        let until = clock.now() + pause_after(estimate);
+    pub(crate) fn back_off(&self, estimate: usize, clock: &Clock, observed: &Observed) {
+        let pause = pause_after(estimate);
+        observed.tell(|it| it.on_backoff(&Backoff { pause }));
+        let until = clock.now() + pause;
         self.window.lock().extend(until);
     }
 

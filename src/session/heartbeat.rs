@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::event::HeartbeatTrouble;
 use crate::http::{Call, Lane};
 use crate::sync::unwind;
 use crate::wire::json::SessionHeartbeatRequest;
@@ -38,6 +39,8 @@ fn run(session: &Session, id: &str) {
         let silent = session.clock.now().saturating_duration_since(last_success);
         if WARN_AFTER < silent && !session.cancel.is_cancelled() {
             log::warn!(target: "tinkex", "no heartbeat of session {id} succeeded for {silent:.0?}: {failure}");
+            let trouble = HeartbeatTrouble { session_id: id.into(), silent, error: failure };
+            session.config.seeing.observed.tell(|it| it.on_heartbeat_trouble(&trouble));
         }
     }
 }

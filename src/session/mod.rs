@@ -1,10 +1,13 @@
 //! What the clients of one session share: the connection to the server, its flags, the threads, the end.
 
 mod dispatch;
+mod events;
 mod flags;
 mod heartbeat;
+mod inflight;
 mod poll_many;
 mod retrieve;
+mod telemetry;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,7 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::config::{Config, SDK_VERSION};
+use crate::config::{Config, SDK_VERSION, Threads};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Call, Http, Lane, Transport};
 use crate::pending::{Pending, Progress};
@@ -28,22 +31,23 @@ use crate::wire::json;
 
 use dispatch::Dispatch;
 pub(crate) use flags::{Flags, is_not_offered};
+pub use inflight::{Dump, PoolStatus};
+use inflight::{Entry, InFlight};
 pub(crate) use poll_many::{Fetching, Poller, Waiter};
 pub(crate) use retrieve::Promise;
+use telemetry::Telemetry;
 
 /// Threads that send requests. Each of them is one exchange, so few of them keep a server busy.
 const SENDERS: usize = 64;
-/// A thread that waits for an answer needs little: TLS is the deepest thing on its stack.
-const STACK: usize = 512 * 1024;
 /// Bytes from which on writing them is shared among several threads.
 const WORTH_SHARING: usize = 1 << 20;
-/// A thread without work ends after this long.
-const IDLE: Duration = Duration::from_secs(10);
 
 /// The shared state of a session. Threads hold it; handles hold its [`Owner`], whose drop ends it.
 pub(crate) struct Session {
     pub(crate) config: Arc<Config>,
-    pub(crate) http: Http,
+    pub(crate) http: Arc<Http>,
+    /// Reports the session's own use, if asked to.
+    pub(crate) telemetry: Option<Arc<Telemetry>>,
     pub(crate) clock: Clock,
     /// Cancelled when the session ends; every operation's token is its descendant.
     pub(crate) cancel: CancelToken,
@@ -65,6 +69,7 @@ pub(crate) struct Session {
     closed: AtomicBool,
     children: Mutex<Vec<Arc<dyn Child>>>,
     cpu: OnceLock<Option<rayon::ThreadPool>>,
+    in_flight: Arc<InFlight>,
 }
 
 /// A client of the session that has a thread of its own.
@@ -117,6 +122,7 @@ pub(crate) struct Ticket<T: Send + 'static> {
     session: Arc<Session>,
     /// Answers at once when the client or the session is closed, however long the work then takes to notice.
     _closing: Registration,
+    _entry: Entry,
 }
 
 struct Closing<T: Send + 'static>(Slot<T>);
@@ -131,7 +137,7 @@ impl<T: Send + 'static> Ticket<T> {
     pub(crate) fn answer(self, result: Result<T>) {
         let now = self.session.clock.now();
         let result = result.map_err(|it| self.progress.explain(self.session.as_ended(it), now));
-        self.reply.send(result);
+        self.reply.send(self.session.reported(result));
     }
 
     /// Nobody waits any more.
@@ -144,13 +150,16 @@ impl Session {
     pub(crate) fn new(config: Config, transport: Arc<dyn Transport>, clock: Clock) -> Arc<Self> {
         let config = Arc::new(config);
         let pool = |name, max_threads| {
-            Arc::new(Pool::new(PoolConfig { name, max_threads, stack_size: STACK, idle: IDLE }))
+            let Threads { stack_size, idle, .. } = config.threads;
+            Arc::new(Pool::new(PoolConfig { name, max_threads, stack_size, idle }))
         };
+        let http = Arc::new(Http::new(transport, config.clone(), clock.clone()));
         Arc::new(Session {
-            http: Http::new(transport, config.clone(), clock.clone()),
+            telemetry: Telemetry::new(&config, &http, &clock),
+            http,
             cancel: CancelToken::new(),
-            waiters: pool("tk-wait", config.max_in_flight),
-            samplers: pool("tk-draw", config.max_in_flight),
+            waiters: pool("tk-wait", config.threads.max_in_flight),
+            samplers: pool("tk-draw", config.threads.max_in_flight),
             senders: pool("tk-send", SENDERS),
             beats: pool("tk-beat", 1),
             many: poll_many::Many::new(&config),
@@ -162,6 +171,7 @@ impl Session {
             closed: AtomicBool::new(false),
             children: Mutex::new(Vec::new()),
             cpu: OnceLock::new(),
+            in_flight: Arc::default(),
             config,
             clock,
         })
@@ -175,12 +185,14 @@ impl Session {
     ) -> (Ticket<T>, Pending<T>) {
         let now = self.clock.now();
         let deadline = now.checked_add(self.config.timeouts.operation);
-        let progress = Progress::new(operation, now, deadline);
+        let seeing = &self.config.seeing;
+        let progress = Progress::new(operation, now, deadline).seen_by(seeing);
+        let entry = self.in_flight.enter(progress.clone(), &seeing.metrics);
         let cancel = parent.child();
         let (reply, slot) = oneshot();
         let closing = cancel.on_cancel(Arc::new(Closing(slot.clone())));
         let pending = Pending::new(slot, progress.clone(), cancel.clone());
-        (Ticket { reply, progress, cancel, session: self.clone(), _closing: closing }, pending)
+        (Ticket { reply, progress, cancel, session: self.clone(), _closing: closing, _entry: entry }, pending)
     }
 
     /// The flags of the server, fetched at the first call. Only the service's actor calls this, one call at a time.
@@ -230,6 +242,9 @@ impl Session {
         }
         let id: Arc<str> = reply.session_id.into();
         *self.id.lock() = Some(id.clone());
+        if let Some(it) = &self.telemetry {
+            it.session_started(&id);
+        }
         heartbeat::start(self, id.clone())?;
         Ok(id)
     }
@@ -277,10 +292,39 @@ impl Session {
         lane: Lane,
         path: &str,
         request: &impl Serialize,
-        sdk_method: &'static str,
+        progress: &Progress,
         cancel: &CancelToken,
     ) -> Result<T> {
-        self.http.json(&Call::post(lane, path, request)?.by(sdk_method), cancel)
+        self.http.json(&Call::post(lane, path, request)?.of(progress), cancel)
+    }
+
+    /// Everything that is in flight.
+    pub(crate) fn dump(&self) -> Dump {
+        let now = self.clock.now();
+        let session_id = self.id.lock().as_ref().map(|it| it.to_string());
+        let pool =
+            |name, pool: &Pool| PoolStatus { name, threads: pool.n_threads(), queued: pool.n_queued() };
+        Dump {
+            base_url: self.config.base_url.clone(),
+            session_id,
+            closed: self.closed.load(Ordering::Acquire),
+            last_contact: self.http.last_contact().map(|it| now.saturating_duration_since(it)),
+            operations: self.in_flight.list(now),
+            pools: vec![
+                pool("tk-wait", &self.waiters),
+                pool("tk-draw", &self.samplers),
+                pool("tk-send", &self.senders),
+                pool("tk-beat", &self.beats),
+            ],
+        }
+    }
+
+    /// The result of an operation as its caller gets it. A failure is also told to telemetry.
+    pub(crate) fn reported<T>(&self, result: Result<T>) -> Result<T> {
+        if let (Err(error), Some(telemetry)) = (&result, &self.telemetry) {
+            telemetry.failed(error);
+        }
+        result
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {
@@ -338,6 +382,10 @@ impl Session {
         let deadline = Instant::now() + self.closing() / 2;
         self.cancel.cancel();
         self.dispatch.close();
+        // While requests still can be sent. Nobody waits for this but the one who closes: all callers are answered.
+        if let Some(it) = &self.telemetry {
+            it.finish(deadline - self.closing() / 4);
+        }
         self.http.shutdown();
         let children = std::mem::take(&mut *self.children.lock());
         for child in &children {
@@ -346,10 +394,12 @@ impl Session {
         for child in &children {
             child.join(deadline);
         }
+        let reporters = self.telemetry.as_ref().map_or(0, |it| it.join(deadline));
         let left = [&self.senders, &self.waiters, &self.samplers, &self.beats]
             .map(|it| it.close(deadline))
             .iter()
             .sum::<usize>()
+            + reporters
             + self.many.close(deadline);
         if 0 < left {
             log::warn!(target: "tinkex", "{left} threads were still busy when the client was closed");

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::config::Config;
+use crate::config::{Config, Threads};
 use crate::error::{Error, Result};
 use crate::http::{Broken, Call, Lane};
 use crate::pending::Progress;
@@ -14,7 +14,7 @@ use crate::sync::pool::{Pool, PoolConfig};
 use crate::sync::{CancelToken, Mutex, unwind};
 use crate::wire::json::{Completion, FuturesTarget, RetrieveFuturesRequest};
 
-use super::{IDLE, STACK, Session};
+use super::Session;
 
 /// Threads that submit samples. Apart from the senders of training, which thousands of samples must not hold up.
 const POSTERS: usize = 60;
@@ -36,12 +36,15 @@ pub(crate) struct Many {
 
 impl Many {
     pub(super) fn new(config: &Config) -> Self {
-        let pool =
-            |name, max_threads| Pool::new(PoolConfig { name, max_threads, stack_size: STACK, idle: IDLE });
+        let Threads { max_in_flight, stack_size, idle, .. } = config.threads;
+        let pool = |name, most: usize| {
+            let max_threads = most.min(max_in_flight);
+            Pool::new(PoolConfig { name, max_threads, stack_size, idle })
+        };
         Many {
-            posters: pool("tk-post", POSTERS.min(config.max_in_flight)),
-            fetchers: pool("tk-fetch", FETCHERS.min(config.max_in_flight)),
-            loops: pool("tk-many", config.max_in_flight),
+            posters: pool("tk-post", POSTERS),
+            fetchers: pool("tk-fetch", FETCHERS),
+            loops: pool("tk-many", max_in_flight),
             pollers: Mutex::default(),
         }
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Phase, Result};
 use crate::http::{Answer, Body, Broken, Call, Lane};
 use crate::pending::Progress;
+use crate::policy::pause::Pauses;
 use crate::policy::poll::{Event, Poll, Step, Times};
 use crate::sync::{Bytes, CancelToken};
 use crate::wire::json::RetrieveFutureRequest;
@@ -63,6 +64,7 @@ impl Session {
         progress: &Progress,
         cancel: &CancelToken,
     ) -> Result<Retrieved> {
+        let mut pauses = Pauses::default();
         let since = |at: Instant| at.saturating_duration_since(promise.born);
         loop {
             if cancel.is_cancelled() {
@@ -74,7 +76,7 @@ impl Session {
                 Some(deadline) => deadline - sent,
                 None => Duration::MAX,
             };
-            let call = self.poll_call(promise, &poll, left)?.by(progress.sdk_method());
+            let call = self.poll_call(promise, &poll, left)?.of(progress);
             progress.attempt();
             let outcome = self.http.raw(&call);
             let now = self.clock.now();
@@ -93,9 +95,13 @@ impl Session {
                 Err(broken) => return Err(broken.error(&self.config.timeouts)),
             };
             match (step, outcome) {
-                (Step::Done, Ok(answer)) => return Ok(Retrieved { answer, _bytes: bytes }),
+                (Step::Done, Ok(answer)) => {
+                    progress.unqueue(now);
+                    return Ok(Retrieved { answer, _bytes: bytes });
+                }
                 (Step::Done, Err(broken)) => return Err(broken.error(&self.config.timeouts)),
                 (Step::Fail(error), _) => {
+                    progress.unqueue(now);
                     return Err(
                         error.with(|it| it.url = Some(format!("{}{}", self.config.base_url, call.path)))
                     );
@@ -106,7 +112,11 @@ impl Session {
                 }
                 (Step::Again { after, queue }, _) => {
                     if let Some((state, reason)) = queue {
-                        progress.queue(state, reason);
+                        let refusal = pauses.on(&state, since(now), self.config.pause_policy);
+                        progress.queue(state, reason, now);
+                        if let Some(error) = refusal {
+                            return Err(error);
+                        }
                     }
                     self.clock.pause(after.min(left), cancel)?;
                 }

@@ -135,13 +135,11 @@ impl Pool {
     }
 
     /// How many threads there are.
-    #[cfg(test)]
     pub(crate) fn n_threads(&self) -> usize {
         self.shared.state.lock().threads.len()
     }
 
     /// How many jobs wait for a thread.
-    #[cfg(test)]
     pub(crate) fn n_queued(&self) -> usize {
         self.shared.state.lock().queue.len()
     }

@@ -33,11 +33,13 @@ impl Answers {
             }
             "client/dynamic_config" => status(404, json!({"detail": "Not Found"})),
             "create_session" => ok(json!({"session_id": "session-1", "type": "create_session"})),
+            "telemetry" => ok(json!({"status": "accepted"})),
             "session_heartbeat" => ok(json!({"type": "session_heartbeat"})),
             "get_server_capabilities" => ok(json!({"supported_models": [{"model_name": "fake/model"}]})),
             "get_info" => {
                 ok(json!({"model_id": text("model_id"), "model_data": {"model_name": "fake/model"}}))
             }
+            "weights_info" => ok(json!({"base_model": "fake/model", "is_lora": true, "lora_rank": 32})),
             "create_sampling_session" => {
                 self.samplers += 1;
                 ok(json!({"sampling_session_id": format!("sampler-{}", self.samplers)}))

@@ -21,8 +21,16 @@ use crate::sync::clock::VirtualClock;
 pub enum Act {
     /// Answers.
     Answer(Answer),
-    /// Closes the connection without an answer.
+    /// Reads the request and closes the connection without an answer. The client sees its end, not an RST: sending one
+    /// after everything was read takes a socket option that the standard library does not offer.
     Reset,
+    /// Closes the connection without reading more than the first line of the request. Over a socket that is an RST,
+    /// because unread data is lost with it. A script cannot say this: it is asked only when the request was read, and then
+    /// this is a [`Reset`](Act::Reset).
+    ResetUnread,
+    /// Closes this connection and all others without an answer, and refuses new ones for a while, as a server does that
+    /// is started again. In memory this request alone is refused.
+    Refuse(Duration),
     /// Never answers, until the client gives up or the server is dropped.
     Stall,
     /// Sends the head of the answer and half of its body, then never the rest.
@@ -82,6 +90,14 @@ impl Seen {
 }
 
 type Script = dyn Fn(&Seen) -> Option<Act> + Send + Sync;
+type Alter = dyn Fn(Answer) -> Act + Send + Sync;
+
+/// What a test said about a path.
+#[derive(Clone)]
+enum Told {
+    Act(Act),
+    Altered(Arc<Alter>),
+}
 
 /// A server that answers every verb sensibly, unless it is told otherwise. Cheap to clone; clones are the same server.
 #[derive(Clone, Default)]
@@ -92,8 +108,8 @@ pub struct FakeServer {
 #[derive(Default)]
 struct State {
     seen: Vec<Seen>,
-    next: HashMap<String, VecDeque<Act>>,
-    always: HashMap<String, Act>,
+    next: HashMap<String, VecDeque<Told>>,
+    always: HashMap<String, Told>,
     script: Option<Arc<Script>>,
     answers: answers::Answers,
 }
@@ -112,12 +128,29 @@ impl FakeServer {
 
     /// The next request to a path is met with an act; several of them are used in order.
     pub fn next(&self, path: &str, act: Act) {
-        self.state.lock().next.entry(path.into()).or_default().push_back(act);
+        self.tell_next(path, Told::Act(act));
+    }
+
+    /// As [`next`](Self::next), with an act made of the usual answer, such as its first half.
+    pub fn next_altered(&self, path: &str, alter: impl Fn(Answer) -> Act + Send + Sync + 'static) {
+        self.tell_next(path, Told::Altered(Arc::new(alter)));
     }
 
     /// Every request to a path is met with an act.
     pub fn always(&self, path: &str, act: Act) {
-        self.state.lock().always.insert(path.into(), act);
+        self.state.lock().always.insert(path.into(), Told::Act(act));
+    }
+
+    /// As [`always`](Self::always), with an act made of the usual answer.
+    pub fn always_altered(&self, path: &str, alter: impl Fn(Answer) -> Act + Send + Sync + 'static) {
+        self.state.lock().always.insert(path.into(), Told::Altered(Arc::new(alter)));
+    }
+
+    /// From now on a path is answered as usual.
+    pub fn behave(&self, path: &str) {
+        let mut state = self.state.lock();
+        state.next.remove(path);
+        state.always.remove(path);
     }
 
     /// Requests are met with whatever a function says; where it says nothing, as usual.
@@ -166,13 +199,38 @@ impl FakeServer {
             let queued = state.next.get_mut(&seen.path).and_then(VecDeque::pop_front);
             (queued.or_else(|| state.always.get(&seen.path).cloned()), state.script.clone())
         };
-        if let Some(act) = told {
-            return act;
+        // Scripts and alterations are the test's own code, and may ask this server things: no lock is held meanwhile.
+        match told {
+            Some(Told::Act(act)) => act,
+            Some(Told::Altered(alter)) => alter(self.usual(&seen)),
+            None => script.and_then(|it| it(&seen)).unwrap_or_else(|| Act::Answer(self.usual(&seen))),
         }
-        // The script is the test's own code, and may ask this server things: no lock is held meanwhile.
-        script
-            .and_then(|it| it(&seen))
-            .unwrap_or_else(|| Act::Answer(self.state.lock().answers.answer(&seen)))
+    }
+
+    /// Whether the request of which only the first line is known is to be reset now; it counts as seen then.
+    pub(super) fn resets_unread(&self, method: &str, path: &str) -> bool {
+        let mut state = self.state.lock();
+        let is_reset = |it: Option<&Told>| matches!(it, Some(Told::Act(Act::ResetUnread)));
+        let reset = match state.next.get(path).and_then(VecDeque::front) {
+            Some(front) => is_reset(Some(front)),
+            None => is_reset(state.always.get(path)),
+        };
+        if reset {
+            if let Some(queue) = state.next.get_mut(path) {
+                queue.pop_front();
+            }
+            let (method, path) = (method.to_string(), path.to_string());
+            state.seen.push(Seen { method, path, headers: Vec::new(), body: Bytes::new() });
+        }
+        reset
+    }
+
+    fn usual(&self, seen: &Seen) -> Answer {
+        self.state.lock().answers.answer(seen)
+    }
+
+    fn tell_next(&self, path: &str, told: Told) {
+        self.state.lock().next.entry(path.into()).or_default().push_back(told);
     }
 }
 

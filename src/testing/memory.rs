@@ -11,6 +11,9 @@ use crate::http::{Answer, Broken, Exchange, Transport};
 use crate::sync::CancelToken;
 use crate::sync::clock::VirtualClock;
 
+/// Longer heads are refused, as they are over sockets.
+const LARGEST_HEAD: usize = 64 * 1024;
+
 /// Carries requests to a fake server by a function call.
 pub(super) struct InMemory {
     server: FakeServer,
@@ -33,6 +36,28 @@ impl InMemory {
     }
 }
 
+impl InMemory {
+    /// What arrives of an answer that may be too large, or lie about its length.
+    fn receive(&self, mut answer: Answer, exchange: &Exchange) -> Result<Answer, Broken> {
+        let head: usize = answer.headers.iter().map(|it| it.0.len() + it.1.len()).sum();
+        if LARGEST_HEAD < head {
+            return Err(Broken::Garbage { message: format!("a head of {head} bytes") });
+        }
+        let length = answer.body.len();
+        match answer.header("content-length").and_then(|it| it.parse::<usize>().ok()) {
+            Some(stated) if length < stated => {
+                return Err(self.time_out(exchange.timeout, Phase::Body));
+            }
+            Some(stated) => answer.body.truncate(stated),
+            None => {}
+        }
+        match exchange.largest_answer < answer.body.len() as u64 {
+            true => Err(Broken::TooLarge { limit: exchange.largest_answer }),
+            false => Ok(answer),
+        }
+    }
+}
+
 impl Transport for InMemory {
     fn exchange(&self, exchange: &Exchange) -> Result<Answer, Broken> {
         if self.down.is_cancelled() {
@@ -44,11 +69,12 @@ impl Transport for InMemory {
         let seen = Seen { method, path, headers: headers.collect(), body: exchange.body.clone() };
         let broke = |message: &str| Broken::Connection { sent: Sent::Maybe, message: message.into() };
         match self.server.act(seen) {
-            Act::Answer(answer) if exchange.largest_answer < answer.body.len() as u64 => {
-                Err(Broken::TooLarge { limit: exchange.largest_answer })
+            Act::Answer(answer) => self.receive(answer, exchange),
+            Act::Drip(answer, _) => Ok(answer),
+            Act::Reset | Act::ResetUnread => Err(broke("connection reset")),
+            Act::Refuse(_) => {
+                Err(Broken::Connection { sent: Sent::No, message: "connection refused".into() })
             }
-            Act::Answer(answer) | Act::Drip(answer, _) => Ok(answer),
-            Act::Reset => Err(broke("connection reset")),
             Act::Truncate(_) => Err(broke("the answer ended early")),
             Act::Stall => Err(self.time_out(exchange.timeout, Phase::FirstByte)),
             Act::StallBody(_) => Err(self.time_out(exchange.timeout, Phase::Body)),

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tinkex::testing::{Act, FakeServer, VirtualClock};
-use tinkex::types::{AdamParams, LoraConfig, LossFn, ModelInput, SamplingParams};
+use tinkex::types::{AdamParams, LossFn, ModelInput, SamplingParams};
 use tinkex::{CloseStatus, ServiceClient};
 
-use crate::util::{PATIENCE, alone, client_threads, datum, eventually, training};
+use crate::util::{PATIENCE, alone, client_threads, datum, eventually};
 
 #[test]
 fn an_unreachable_server_is_told_within_the_connect_timeout_with_its_url() {
@@ -84,73 +84,6 @@ fn when_the_server_dies_every_waiting_operation_ends_with_an_error_and_no_thread
             eventually("no thread stays", || client_threads().is_empty());
         },
     );
-}
-
-#[test]
-fn closing_ends_everything_that_waits_in_bounded_time_and_leaves_no_thread() {
-    alone("bad_weather::closing_ends_everything_that_waits_in_bounded_time_and_leaves_no_thread", || {
-        let server = FakeServer::new();
-        let listening = server.listen().unwrap();
-        let service = listening.client().build().unwrap();
-        let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
-        let sampler = service.create_sampling_client("fake/model").unwrap();
-        // A server that accepts connections and never says a word.
-        server.script(|_| Some(Act::Stall));
-        let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
-        let steps: Vec<_> = (0..5).map(|_| training.optim_step(AdamParams::default())).collect();
-        let samples: Vec<_> =
-            (0..20).map(|_| sampler.sample(&ModelInput::from_ints([1]), 1, &params)).collect();
-        eventually("the first requests arrived", || {
-            !server.requests_to("/api/v1/optim_step").is_empty()
-                && server.requests_to("/api/v1/asample").len() == 20
-        });
-        let started = Instant::now();
-        let _told_or_not = service.close(CloseStatus::Interrupted);
-        for step in steps {
-            let error = step.wait().unwrap_err();
-            assert!(error.is_closed(), "{error:?}");
-        }
-        for sample in samples {
-            let error = sample.wait().unwrap_err();
-            assert!(error.is_closed(), "{error:?}");
-        }
-        assert!(training.optim_step(AdamParams::default()).wait().unwrap_err().is_closed());
-        assert!(service.get_server_capabilities().unwrap_err().is_closed());
-        service.close(CloseStatus::Success).unwrap();
-        drop((training, sampler, service));
-        assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
-        eventually("no thread stays", || client_threads().is_empty());
-    });
-}
-
-#[test]
-fn dropping_the_last_handle_leaves_no_thread() {
-    alone("bad_weather::dropping_the_last_handle_leaves_no_thread", || {
-        let server = FakeServer::new();
-        let listening = server.listen().unwrap();
-        let service = listening.client().build().unwrap();
-        let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
-        drop(service);
-        // The session lives as long as somebody may still wait for something.
-        let pending = training.optim_step(AdamParams::default());
-        drop(training);
-        pending.wait().unwrap();
-        eventually("no thread stays", || client_threads().is_empty());
-        assert!(server.requests_to("/api/v1/sessions/session-1/finish").is_empty());
-    });
-}
-
-#[test]
-fn fifty_clients_can_be_made_and_closed_without_hurting_their_siblings() {
-    let (_server, service, sibling) = training();
-    for _ in 0..50 {
-        let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
-        training.optim_step(AdamParams::default()).wait().unwrap();
-        training.close();
-        training.close();
-        assert!(training.optim_step(AdamParams::default()).wait().unwrap_err().is_closed());
-    }
-    sibling.optim_step(AdamParams::default()).wait().unwrap();
 }
 
 #[test]
@@ -240,54 +173,6 @@ fn a_server_that_cannot_create_from_a_checkpoint_is_asked_in_three_steps() {
     assert_eq!((&loaded["seq_id"], &loaded["optimizer"]), (&json!(1), &json!(true)));
     training.optim_step(AdamParams::default()).wait().unwrap();
     assert_eq!(server.requests_to("/api/v1/optim_step")[0].json().unwrap()["seq_id"], 2);
-}
-
-#[test]
-fn the_session_beats_every_ten_seconds_survives_failures_and_stops_when_finished() {
-    let server = FakeServer::new();
-    let clock = VirtualClock::new();
-    let service = server.in_memory_at(clock.clone()).build().unwrap();
-    service.create_lora_training_client("fake/model", LoraConfig::default()).unwrap();
-    let path = "/api/v1/session_heartbeat";
-    server.next(path, Act::status(500, "x"));
-    server.next(path, Act::status(401, "x"));
-    let beats = |n: usize| {
-        // The beating thread may not have begun its wait yet when time moves, so time moves until it has.
-        eventually("a heartbeat", || {
-            if server.requests_to(path).len() < n {
-                clock.advance(Duration::from_secs(10));
-            }
-            server.requests_to(path).len() >= n
-        });
-    };
-    (1..=4).for_each(beats);
-    assert_eq!(server.requests_to(path)[0].json().unwrap()["session_id"], "session-1");
-    server.always(path, Act::status(410, r#"{"detail":"finished"}"#));
-    beats(server.requests_to(path).len() + 1);
-    eventually("the thread ended", || {
-        let before = server.requests_to(path).len();
-        clock.advance(Duration::from_secs(60));
-        std::thread::sleep(Duration::from_millis(20));
-        server.requests_to(path).len() == before
-    });
-}
-
-#[test]
-fn closing_one_client_ends_its_waits_at_once_and_nobody_elses() {
-    let server = FakeServer::new();
-    let listening = server.listen().unwrap();
-    let service = listening.client().build().unwrap();
-    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
-    let sibling = service.create_lora_training_client("fake/model", Default::default()).unwrap();
-    // The first poll hangs, far longer than this test may take.
-    server.next("/api/v1/retrieve_future", Act::Stall);
-    let pending = training.optim_step(AdamParams::default());
-    eventually("the poll hangs", || server.requests_to("/api/v1/retrieve_future").len() == 3);
-    training.close();
-    let error = pending.wait().unwrap_err();
-    assert!(error.is_closed() && !error.is_cancelled(), "{error:?}");
-    assert_eq!(error.operation(), Some("optim_step"));
-    sibling.optim_step(AdamParams::default()).wait().unwrap();
 }
 
 #[test]

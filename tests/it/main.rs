@@ -8,8 +8,10 @@ mod bad_input;
 mod bad_weather;
 #[cfg(feature = "local")]
 mod engine_http;
-mod order;
-mod panics;
+mod faults;
+mod guarantees;
 mod poll_many;
+mod regression;
+mod seeing;
 mod verbs;
 mod waiting;

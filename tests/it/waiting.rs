@@ -120,20 +120,6 @@ fn cancelling_answers_at_once_and_dropping_a_sample_cancels_it_but_training_goes
 }
 
 #[test]
-fn an_operation_ends_at_its_own_deadline() {
-    let server = FakeServer::new();
-    let clock = VirtualClock::new();
-    let service =
-        server.in_memory_at(clock).timeouts(|it| it.operation = Duration::from_secs(600)).build().unwrap();
-    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
-    server.always(RETRIEVE, Act::status(408, r#"{"queue_state":"paused_rate_limit"}"#));
-    let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
-    assert!(error.is_timeout(), "{error}");
-    assert!(error.elapsed().unwrap() >= Duration::from_secs(600), "{error}");
-    assert!(error.to_string().contains("600s"), "{error}");
-}
-
-#[test]
 fn a_lost_sample_is_submitted_again_under_a_new_number() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::client::Submitted;
+use crate::config::PausePolicy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Answer, Body, Call, Lane};
 use crate::pending::Progress;
@@ -66,7 +67,7 @@ impl Sampler {
         let _admitted = session.dispatch.admit(estimate, &session.clock, deadline, &ticket.cancel)?;
         ticket.progress.submitting();
         let call = Call::new(Lane::Sample, "POST", "/api/v1/asample", body)
-            .by(ticket.progress.sdk_method())
+            .of(&ticket.progress)
             .header("X-Tinker-Sampling-Backpressure", "1")
             // The window below replaces the retries of a busy server: all samples wait together.
             .leaving_429();
@@ -80,7 +81,10 @@ impl Sampler {
             if error.http_status() != Some(429) || !in_time {
                 return Err(error);
             }
-            session.dispatch.back_off(estimate, &session.clock);
+            if session.config.pause_policy == PausePolicy::Fail {
+                return Err(error);
+            }
+            session.dispatch.back_off(estimate, &session.clock, &session.config.seeing.observed);
             session.dispatch.wait_out(&session.clock, deadline, &ticket.cancel)?;
         }
     }
@@ -189,12 +193,14 @@ impl<T: Send + 'static> Sample<T> {
     /// Waits a while and takes a new number, so that the sample can be submitted afresh (PROTOCOL §1.12).
     fn lost(&mut self, error: Error) -> Result<()> {
         let (session, ticket) = (&self.sampler.session, &self.request.ticket);
-        let in_time = ticket.progress.deadline().is_none_or(|it| session.clock.now() < it);
+        let pause = after_loss(self.losses);
+        // A pause that outlasts the operation leaves nothing to try with.
+        let in_time = ticket.progress.deadline().is_none_or(|it| session.clock.now() + pause < it);
         if !in_time {
             return Err(error);
         }
         log::info!(target: "tinkex", "the server lost a sample, which is submitted again: {error}");
-        session.clock.pause(after_loss(self.losses), &ticket.cancel)?;
+        session.clock.pause(pause, &ticket.cancel)?;
         self.losses += 1;
         self.seq_id = self.sampler.next_seq_id();
         Ok(())

@@ -8,6 +8,7 @@ use super::submit::Sequencer;
 use crate::client::Submitted;
 use crate::error::{Error, Result};
 use crate::http::{Answer, Body, Call, Lane};
+use crate::pending::Progress;
 use crate::policy::chunk::{ChunkLimits, split};
 use crate::policy::combine::combine;
 use crate::policy::turn::{Fate, fate, waves};
@@ -64,7 +65,7 @@ impl Sequencer {
         let job = Arc::new(Job {
             session: self.session.clone(),
             model_id: self.model_id.clone(),
-            sdk_method: ticket.progress.sdk_method(),
+            progress: ticket.progress.clone(),
             cancel: ticket.cancel.clone(),
             deadline: ticket.progress.deadline(),
             compress: flags.config.proto_compress_fwdbwd,
@@ -124,7 +125,7 @@ impl Sequencer {
 struct Job {
     session: Arc<Session>,
     model_id: String,
-    sdk_method: &'static str,
+    progress: Progress,
     cancel: CancelToken,
     deadline: Option<Instant>,
     compress: bool,
@@ -169,7 +170,7 @@ impl Job {
             )
         })?;
         let body = Body::protobuf(bytes, self.compress);
-        let call = Call::new(Lane::Train, "POST", "/api/v1/forward_backward", body).by(self.sdk_method);
+        let call = Call::new(Lane::Train, "POST", "/api/v1/forward_backward", body).of(&self.progress);
         let answer = self.session.http.send(&call, &self.cancel)?;
         let submitted = Submitted::read(answer)?;
         Ok((submitted, self.session.clock.now()))

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 
+use crate::clock_text::rfc3339;
 use crate::types::{LoraConfig, SamplerPath, TrainingPath};
 use crate::wire::json::*;
 
@@ -12,7 +13,6 @@ use super::super::checkpoint::{Kind, Meta, Place};
 use super::super::engine::{Job, Load, Save, Work};
 use super::super::nn::LoraSpec;
 use super::super::sampling::Slot;
-use super::super::time::rfc3339;
 use super::super::turns::{Seen, Turns};
 use super::{Inner, Model, NANO, Reply, State, check_base, future, refuse};
 

@@ -178,7 +178,7 @@ pub(crate) enum FinishReason {
     Interrupted,
 }
 
-#[cfg(test)]
+/// Reports how the library is used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TelemetryRequest {
     pub(crate) events: Vec<Value>,

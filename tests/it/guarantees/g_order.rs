@@ -1,4 +1,7 @@
-//! The order of a training client's requests on the wire.
+//! G-ORDER. Answers 004-8, 004-9, N-10, N-32.
+//!
+//! One thread reserves the ids of a call and sends its requests within one turn, and nothing else can reserve before that
+//! turn has ended. What cannot be ordered any more is refused: the client is poisoned and says so.
 
 use std::sync::Arc;
 

@@ -1,4 +1,7 @@
-//! Panics in the client's own threads.
+//! G-REPLY. Answers 000-B, 001-2, 002-2, 003-V2, 003-F4, 004-4, N-01, N-14, N-31, N-36.
+//!
+//! Whoever works on an operation holds its reply, and dropping the reply is an answer too. So an operation ends exactly
+//! once, whether its worker returns, panics, is refused by a closed pool or never gets a thread.
 
 use tinkex::ErrorKind;
 use tinkex::testing::{Act, FakeServer};
@@ -68,4 +71,29 @@ fn a_panic_while_a_client_is_made_reaches_the_caller_and_the_service_goes_on() {
     let error = service.create_sampling_client("fake/model").unwrap_err();
     assert!(error.is_panic() && error.to_string().contains("the moon is blue"), "{error}");
     service.create_sampling_client("fake/model").unwrap();
+}
+
+#[test]
+fn in_a_storm_of_panics_and_refusals_every_operation_is_answered_once() {
+    let server = FakeServer::new();
+    let service = server.in_memory().build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    let n = std::sync::atomic::AtomicUsize::new(0);
+    server.script(move |seen| {
+        let turn = n.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        match (seen.path.as_str(), turn % 7) {
+            ("/api/v1/asample", 0) | ("/api/v1/retrieve_future", 0) => panic!("a storm"),
+            ("/api/v1/asample", 1) => Some(Act::status(422, "no")),
+            _ => None,
+        }
+    });
+    let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
+    let (tx, rx) = crossbeam_channel::unbounded();
+    for tag in 0..100 {
+        sampler.sample(&ModelInput::from_ints([1]), 1, &params).on_done(tag, tx.clone());
+    }
+    drop(tx);
+    let mut tags: Vec<i32> = rx.iter().map(|it| it.0).collect();
+    tags.sort();
+    assert_eq!(tags, (0..100).collect::<Vec<_>>());
 }

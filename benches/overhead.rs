@@ -1,0 +1,167 @@
+//! What one operation costs above the HTTP requests that it cannot do without.
+//!
+//! ```text
+//! cargo bench --bench overhead
+//! ```
+//!
+//! An `optim_step` is two requests: its submission and the request for its result. The same two requests are made by bare
+//! ureq calls, with the same bodies, headers and buffers, against the same server process, in turns. What is compared is
+//! the CPU time of this process, all threads together. Prints one line of JSON.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a bench talks to a person"
+)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tinkex::ServiceClient;
+use tinkex::types::AdamParams;
+
+const ROLE: &str = "TINKEX_BENCH_ROLE";
+const N: usize = 4000;
+const ROUNDS: usize = 5;
+
+fn main() {
+    if std::env::var_os(ROLE).is_some() {
+        return serve();
+    }
+    let mut server = Command::new(std::env::current_exe().unwrap())
+        .env(ROLE, "server")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut port = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut port).unwrap();
+    let url = format!("http://127.0.0.1:{}", port.trim());
+
+    let service = ServiceClient::builder().api_key("tml-bench").base_url(&url).build().unwrap();
+    let training = service.create_lora_training_client("bench", Default::default()).unwrap();
+    let operations = || {
+        for _ in 0..N {
+            training.optim_step(AdamParams::default()).wait().unwrap();
+        }
+    };
+    let agent = bare();
+    let requests = || {
+        for _ in 0..N {
+            post(&agent, &format!("{url}/api/v1/optim_step"), SUBMISSION);
+            post(&agent, &format!("{url}/api/v1/retrieve_future"), RETRIEVAL);
+        }
+    };
+    operations();
+    requests();
+    let mut above: Vec<(f64, f64)> = (0..ROUNDS).map(|_| (cost(operations), cost(requests))).collect();
+    above.sort_by(|a, b| (a.0 - a.1).total_cmp(&(b.0 - b.1)));
+    let (operation, bare) = above[ROUNDS / 2];
+    println!(
+        "{{\"operation_us\":{operation:.1},\"two_bare_requests_us\":{bare:.1},\"above_us\":{:.1},\"target_us\":15}}",
+        operation - bare
+    );
+    drop((training, service));
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
+
+/// Microseconds of CPU per operation.
+fn cost(work: impl Fn()) -> f64 {
+    let before = cpu();
+    work();
+    (cpu() - before).as_secs_f64() * 1e6 / N as f64
+}
+
+/// The CPU time of this process so far. Linux counts it in hundredths of a second.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
+}
+
+const SUBMISSION: &str = r#"{"model_id":"m","seq_id":4000,"type":"optim_step","adam_params":{"learning_rate":0.0001,"beta1":0.9,"beta2":0.95,"eps":1e-12,"weight_decay":0.0,"grad_clip_norm":0.0}}"#;
+const RETRIEVAL: &str = r#"{"request_id":"1","allow_metadata_only":true}"#;
+
+fn bare() -> ureq::Agent {
+    let config = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .input_buffer_size(16 * 1024)
+        .output_buffer_size(16 * 1024)
+        .proxy(None);
+    config.build().new_agent()
+}
+
+fn post(agent: &ureq::Agent, url: &str, body: &str) {
+    let headers = [
+        ("X-API-Key", "tml-bench"),
+        ("Accept", "application/json"),
+        ("X-Stainless-Package-Version", "0.38.0"),
+        ("X-Stainless-OS", "Linux"),
+        ("X-Stainless-Arch", "x64"),
+        ("X-Stainless-Runtime", "tinkex"),
+        ("X-Stainless-Runtime-Version", "0.1.0"),
+        ("x-stainless-retry-count", "0"),
+        ("x-stainless-read-timeout", "60"),
+        ("X-Idempotency-Key", "tinkex-70f84453-5005-470c-968a-0257f829189b"),
+        ("Content-Type", "application/json"),
+        ("x-sdk-version", "0.38.0"),
+        ("x-sdk-method", "TrainingClient.optim_step"),
+    ];
+    let request = headers.into_iter().fold(agent.post(url), |it, (name, value)| it.header(name, value));
+    let request = request.config().timeout_global(Some(Duration::from_secs(60))).build();
+    let mut answer = request.send(body).unwrap();
+    answer.body_mut().read_to_vec().unwrap();
+}
+
+/// Answers as little as will do, at once.
+fn serve() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    println!("{}", listener.local_addr().unwrap().port());
+    for stream in listener.incoming() {
+        let stream = stream.unwrap();
+        std::thread::spawn(move || while answer(&stream).is_some() {});
+    }
+}
+
+fn answer(stream: &TcpStream) -> Option<()> {
+    stream.set_nodelay(true).ok()?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        let path = line.split_whitespace().nth(1)?.to_string();
+        let mut length = 0;
+        loop {
+            let mut header = String::new();
+            reader.read_line(&mut header).ok()?;
+            match header.trim_end().split_once(':') {
+                Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                    length = value.trim().parse().ok()?;
+                }
+                Some(_) => {}
+                None => break,
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).ok()?;
+        let (status, body) = match path.strip_prefix("/api/v1/").unwrap_or_default() {
+            "client/config" => (200, "{}"),
+            "create_session" => (200, r#"{"session_id":"s"}"#),
+            "session_heartbeat" => (200, "{}"),
+            "create_model" | "optim_step" => (200, r#"{"request_id":"1"}"#),
+            "get_info" | "retrieve_future" => (200, r#"{"model_id":"m","metrics":{"a":1.0}}"#),
+            _ => (404, "{}"),
+        };
+        let head = format!(
+            "HTTP/1.1 {status} OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        (&mut &*stream).write_all((head + body).as_bytes()).ok()?;
+    }
+}

@@ -1,0 +1,71 @@
+//! G-CANCEL. Answers 000-B, 000-E, 002-5, N-02, N-05.
+//!
+//! Each operation has a token, a child of its client's and its session's. It is looked at before each request and wakes
+//! every wait, so that what nobody wants any more stops by itself; no thread is ever killed.
+
+use std::time::{Duration, Instant};
+
+use tinkex::sync::Clock;
+use tinkex::testing::{Act, FakeServer};
+use tinkex::types::AdamParams;
+
+use super::{Gate, sample};
+use crate::util::eventually;
+
+const SAMPLE: &str = "/api/v1/asample";
+const RETRIEVE: &str = "/api/v1/retrieve_future";
+
+#[test]
+fn a_sample_that_is_cancelled_in_the_queue_for_a_permit_leaves_the_queue() {
+    let (server, gate) = (FakeServer::new(), Gate::new());
+    let held = gate.clone();
+    server.script(move |seen| {
+        if seen.path == SAMPLE {
+            held.pass();
+        }
+        None
+    });
+    let service = server.in_memory().build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    let first: Vec<_> = (0..400).map(|_| sample(&sampler, 1)).collect();
+    eventually("all permits are taken", || server.requests_to(SAMPLE).len() == 400);
+    let queued = sample(&sampler, 1);
+    eventually("one more has begun", || service.dump().operations.len() == 401);
+    queued.cancel();
+    assert!(queued.wait().unwrap_err().is_cancelled());
+    eventually("its thread gave up", || service.dump().operations.len() == 400);
+    gate.open();
+    tinkex::wait_all(first).unwrap();
+    assert_eq!(server.requests_to(SAMPLE).len(), 400);
+}
+
+#[test]
+fn an_operation_that_is_cancelled_during_a_pause_does_not_wait_for_its_end() {
+    let server = FakeServer::new();
+    let service = server.in_memory().clock(Clock::default()).build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    let started = Instant::now();
+    server.always(RETRIEVE, Act::status(429, "later").with_header("retry-after", "60"));
+    let step = training.optim_step(AdamParams::default());
+    eventually("it pauses", || server.requests_to(RETRIEVE).len() == 2);
+    step.cancel();
+    assert!(step.wait().unwrap_err().is_cancelled());
+    eventually("its thread gave up", || service.dump().operations.is_empty());
+    assert!(started.elapsed() < Duration::from_secs(55), "{:?}", started.elapsed());
+    assert_eq!(server.requests_to(RETRIEVE).len(), 2);
+}
+
+#[test]
+fn a_sample_that_is_dropped_is_not_polled_any_more() {
+    let server = FakeServer::new();
+    let service = server.in_memory().clock(Clock::default()).build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    server.always(RETRIEVE, Act::status(408, "{}"));
+    let pending = sample(&sampler, 1);
+    eventually("it is polled", || !server.requests_to(RETRIEVE).is_empty());
+    drop(pending);
+    eventually("its thread gave up", || service.dump().operations.is_empty());
+    let n = server.requests_to(RETRIEVE).len();
+    std::thread::sleep(Duration::from_millis(120));
+    assert_eq!(server.requests_to(RETRIEVE).len(), n);
+}

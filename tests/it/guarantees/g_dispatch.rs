@@ -1,0 +1,56 @@
+//! G-DISPATCH. Answers 003-D6, 004-3b, 004-7, N-11, N-16.
+//!
+//! Whether the server recently asked to slow down is looked at after each wait for a permit, never before it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use tinkex::testing::{Act, FakeServer};
+
+use super::{Gate, prompt_length, sample};
+use crate::util::eventually;
+
+const SAMPLE: &str = "/api/v1/asample";
+
+#[test]
+fn samples_that_queued_before_a_refusal_are_throttled_after_it() {
+    let server = FakeServer::new();
+    let [early, refusal, late] = [Gate::new(), Gate::new(), Gate::new()];
+    let (inside, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (gates, counts) = ([early.clone(), refusal.clone(), late.clone()], (inside.clone(), most.clone()));
+    let refused = AtomicBool::new(false);
+    server.script(move |seen| {
+        if seen.path != SAMPLE {
+            return None;
+        }
+        // The length of its prompt says what a sample is for.
+        match prompt_length(seen) {
+            2 if !refused.swap(true, Ordering::Relaxed) => {
+                gates[1].pass();
+                return Some(Act::status(429, "too many"));
+            }
+            1 | 2 => gates[0].pass(),
+            _ => {
+                counts.1.fetch_max(counts.0.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                gates[2].pass();
+                counts.0.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        None
+    });
+    let service = server.in_memory().build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    let mut all: Vec<_> = (0..400).map(|it| sample(&sampler, if it == 0 { 2 } else { 1 })).collect();
+    eventually("all permits are taken", || server.requests_to(SAMPLE).len() == 400);
+    all.extend((0..30).map(|_| sample(&sampler, 3)));
+    let drawing = || service.dump().pools.iter().find(|it| it.name == "tk-draw").unwrap().threads;
+    eventually("thirty more wait for one", || drawing() == 430);
+    refusal.open();
+    eventually("the refused one is sent again", || server.requests_to(SAMPLE).len() == 401);
+    early.open();
+    eventually("ten are let in", || inside.load(Ordering::SeqCst) == 10);
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    late.open();
+    tinkex::wait_all(all).unwrap();
+    assert_eq!(most.load(Ordering::SeqCst), 10);
+}

@@ -1,0 +1,92 @@
+//! G-PERMIT. Answers 003-V4, 003-F7, 004-6, N-02, N-11.
+//!
+//! A permit is a value that gives itself back when it is dropped, be it by a panic. Waiters stand in a queue, each with a
+//! condition variable of its own, and are handed their permit: nobody polls, nobody barges in.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tinkex::sync::{CancelToken, Semaphore};
+use tinkex::testing::{Act, FakeServer};
+
+use super::{Gate, sample};
+use crate::util::eventually;
+
+const SAMPLE: &str = "/api/v1/asample";
+
+/// The CPU time of the threads of this process with a name, in ticks of usually 10 ms.
+fn ticks(name: &str) -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let stats = tasks.filter_map(|it| std::fs::read_to_string(it.ok()?.path().join("stat")).ok());
+    let of_one = |stat: String| -> Option<u64> {
+        let (head, tail) = stat.rsplit_once(')')?;
+        let fields: Vec<&str> = tail.split_whitespace().collect();
+        head.ends_with(name).then_some(())?;
+        Some(fields[11].parse::<u64>().ok()? + fields[12].parse::<u64>().ok()?)
+    };
+    stats.filter_map(of_one).sum()
+}
+
+#[test]
+fn waiters_for_a_permit_use_no_processor() {
+    const N: usize = 100;
+    let (semaphore, cancel) = (Semaphore::new(1), CancelToken::new());
+    let held = semaphore.try_acquire(1).unwrap();
+    let waiters: Vec<_> = (0..N)
+        .map(|_| {
+            let (semaphore, cancel) = (semaphore.clone(), cancel.clone());
+            let waiter = std::thread::Builder::new().name("idle-waiter".into());
+            waiter.spawn(move || semaphore.acquire(1, &cancel).map(drop)).unwrap()
+        })
+        .collect();
+    eventually("all wait", || semaphore.waiting() == N);
+    let before = ticks("idle-waiter");
+    std::thread::sleep(Duration::from_millis(500));
+    // A loop that looks every 2 ms would wake up 25 000 times meanwhile.
+    let used = ticks("idle-waiter") - before;
+    assert!(used <= 5, "{used} ticks");
+    drop(held);
+    for waiter in waiters {
+        waiter.join().unwrap().unwrap();
+    }
+    assert_eq!((semaphore.available(), semaphore.waiting()), (1, 0));
+}
+
+#[test]
+fn samples_that_panic_give_their_permits_back() {
+    let server = FakeServer::new();
+    let service = server.in_memory().build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    // While the server recently asked to slow down there are ten permits, so that twelve panics would use them up.
+    server.next(SAMPLE, Act::status(429, "slow down"));
+    sample(&sampler, 1).wait().unwrap();
+    let left = AtomicUsize::new(12);
+    server.script(move |seen| {
+        let lives = seen.path != SAMPLE
+            || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |it| it.checked_sub(1)).is_err();
+        assert!(lives, "a sample dies");
+        None
+    });
+    for _ in 0..12 {
+        assert!(sample(&sampler, 1).wait().unwrap_err().is_panic());
+    }
+    sample(&sampler, 1).wait().unwrap();
+}
+
+#[test]
+fn permits_are_held_while_sending_and_not_while_waiting_for_results() {
+    let (server, gate) = (FakeServer::new(), Gate::new());
+    let held = gate.clone();
+    server.script(move |seen| {
+        if seen.path == "/api/v1/retrieve_future" {
+            held.pass();
+        }
+        None
+    });
+    let service = server.in_memory().build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    let samples: Vec<_> = (0..410).map(|_| sample(&sampler, 1)).collect();
+    eventually("more than 400 are in flight", || server.requests_to(SAMPLE).len() == 410);
+    gate.open();
+    tinkex::wait_all(samples).unwrap();
+}

@@ -1,0 +1,241 @@
+//! What a program can see of its client: events, numbers, what is in flight.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::json;
+use tinkex::event::{Backoff, Dropped, HeartbeatTrouble, Observer, QueueStateChange, Retry, TraceContext};
+use tinkex::testing::{Act, FakeServer, VirtualClock};
+use tinkex::types::{AdamParams, ModelInput, SamplingParams};
+use tinkex::{ErrorKind, Metrics, PausePolicy, Stage};
+
+use crate::util::eventually;
+
+const RETRIEVE: &str = "/api/v1/retrieve_future";
+
+/// Writes down what it is told.
+#[derive(Default)]
+struct Notes(Mutex<Vec<String>>);
+
+impl Notes {
+    fn note(&self, text: String) {
+        self.0.lock().unwrap().push(text);
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl Observer for Notes {
+    fn on_queue_state(&self, it: &QueueStateChange) {
+        self.note(format!("{} {:?} {}", it.operation, it.state, it.reason.clone().unwrap_or_default()));
+    }
+
+    fn on_retry(&self, it: &Retry) {
+        self.note(format!("retry {} {} {:?}", it.path, it.attempts, it.error.http_status()));
+    }
+
+    fn on_backoff(&self, it: &Backoff) {
+        self.note(format!("backoff {:?}", it.pause));
+    }
+
+    fn on_heartbeat_trouble(&self, it: &HeartbeatTrouble) {
+        self.note(format!("heartbeat {} {}", it.session_id, it.silent > Duration::from_secs(120)));
+    }
+
+    fn on_drop(&self, it: &Dropped) {
+        self.note(format!("drop {}", it.operation));
+    }
+}
+
+fn paused(reason: &str) -> Act {
+    Act::json(json!({"type": "try_again", "queue_state": "paused_capacity", "queue_state_reason": reason}))
+}
+
+fn params() -> SamplingParams {
+    SamplingParams { max_tokens: Some(1), ..Default::default() }
+}
+
+#[test]
+fn the_observer_hears_of_each_new_queue_state_at_once_and_of_its_end() {
+    let (server, notes) = (FakeServer::new(), Arc::new(Notes::default()));
+    let service = server.in_memory().observer(notes.clone()).build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    for reason in ["full", "full", "fuller"] {
+        server.next(RETRIEVE, paused(reason));
+    }
+    training.optim_step(AdamParams::default()).wait().unwrap();
+    assert_eq!(
+        notes.all(),
+        ["optim_step PausedCapacity full", "optim_step PausedCapacity fuller", "optim_step Active "]
+    );
+}
+
+#[test]
+fn the_observer_hears_of_retries_backoff_and_drops() {
+    let (server, notes) = (FakeServer::new(), Arc::new(Notes::default()));
+    let service = server.in_memory().observer(notes.clone()).build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    server.next("/api/v1/optim_step", Act::status(503, "x"));
+    training.optim_step(AdamParams::default()).wait().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    server.next("/api/v1/asample", Act::status(429, "x"));
+    sampler.sample(&ModelInput::from_ints([1]), 1, &params()).wait().unwrap();
+    assert_eq!(notes.all(), ["retry /api/v1/optim_step 1 Some(503)", "backoff 1s"]);
+
+    let listening = server.listen().unwrap();
+    let service = listening.client().observer(notes.clone()).build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    server.always(RETRIEVE, Act::Stall);
+    drop(sampler.sample(&ModelInput::from_ints([1]), 1, &params()));
+    assert_eq!(notes.all().last().unwrap(), "drop sample");
+}
+
+#[test]
+fn heartbeats_that_fail_for_two_minutes_are_trouble() {
+    let (server, notes) = (FakeServer::new(), Arc::new(Notes::default()));
+    let clock = VirtualClock::new();
+    let service = server.in_memory_at(clock.clone()).observer(notes.clone()).build().unwrap();
+    service.create_sampling_client("fake/model").unwrap();
+    server.always("/api/v1/session_heartbeat", Act::status(500, "x"));
+    eventually("trouble", || {
+        clock.advance(Duration::from_secs(10));
+        !notes.all().is_empty()
+    });
+    assert_eq!(notes.all()[0], "heartbeat session-1 true");
+    assert!(12 <= server.requests_to("/api/v1/session_heartbeat").len());
+}
+
+/// Panics whatever it is told.
+struct Hothead;
+
+impl Observer for Hothead {
+    fn on_queue_state(&self, _: &QueueStateChange) {
+        panic!("no");
+    }
+
+    fn on_retry(&self, _: &Retry) {
+        panic!("never");
+    }
+}
+
+#[test]
+fn an_observer_that_panics_hurts_nobody() {
+    let server = FakeServer::new();
+    let service = server.in_memory().observer(Arc::new(Hothead)).build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    server.next("/api/v1/optim_step", Act::status(503, "x"));
+    server.next(RETRIEVE, paused("full"));
+    training.optim_step(AdamParams::default()).wait().unwrap();
+    training.optim_step(AdamParams::default()).wait().unwrap();
+}
+
+#[test]
+fn a_pause_is_endured_for_as_long_as_the_policy_says() {
+    for (policy, fails) in [
+        (PausePolicy::Wait, false),
+        (PausePolicy::WaitAtMost(Duration::from_secs(3600)), false),
+        (PausePolicy::WaitAtMost(Duration::from_millis(60)), true),
+        (PausePolicy::Fail, true),
+    ] {
+        let server = FakeServer::new();
+        let service = server.in_memory().pause_policy(policy).build().unwrap();
+        let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+        for _ in 0..5 {
+            server.next(RETRIEVE, paused("full"));
+        }
+        let result = training.optim_step(AdamParams::default()).wait();
+        assert_eq!(result.is_err(), fails, "{policy:?}");
+        if let Err(error) = result {
+            assert_eq!(*error.kind(), ErrorKind::Paused);
+            assert!(error.is_retryable());
+        }
+    }
+}
+
+#[test]
+fn a_busy_server_is_an_error_at_once_if_the_policy_is_to_fail() {
+    let server = FakeServer::new();
+    let service = server.in_memory().pause_policy(PausePolicy::Fail).build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    server.next("/api/v1/asample", Act::status(429, "x"));
+    let error = sampler.sample(&ModelInput::from_ints([1]), 1, &params()).wait().unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::RateLimited);
+}
+
+#[test]
+fn the_dump_lists_what_is_in_flight_and_nothing_else() {
+    let server = FakeServer::new();
+    let listening = server.listen().unwrap();
+    let service = listening.client().build().unwrap();
+    assert!(service.dump().to_string().contains("not open yet"));
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    server.always(RETRIEVE, Act::Stall);
+    let pending = training.optim_step(AdamParams::default());
+    eventually("it waits", || pending.status().stage == Stage::Waiting);
+    let dump = service.dump();
+    assert_eq!(dump.operations.len(), 1);
+    assert_eq!(dump.operations[0].operation, "optim_step");
+    assert_eq!(dump.operations[0].request_id.as_deref(), Some("request-2"));
+    let text = dump.to_string();
+    assert!(text.contains("session-1") && text.contains("request request-2"), "{text}");
+    assert!(!text.contains("tml-"), "{text}");
+    assert_eq!(service.metrics().snapshot().gauges["tinkex_operations_in_flight"], 1.0);
+    training.close();
+    assert!(pending.wait().unwrap_err().is_closed());
+    drop(service);
+}
+
+#[test]
+fn the_numbers_count_requests_retries_and_operations() {
+    let server = FakeServer::new();
+    let metrics = Metrics::default();
+    let service = server.in_memory().metrics(metrics.clone()).build().unwrap();
+    server.next("/api/v1/get_server_capabilities", Act::status(503, "x"));
+    service.get_server_capabilities().unwrap();
+    let snapshot = service.metrics().snapshot();
+    let n = server.requests().len() as u64;
+    assert_eq!(snapshot.counters["tinkex_requests_total"], n);
+    // The 503, and the flags that this server does not offer.
+    assert_eq!(snapshot.counters["tinkex_requests_failure"], 2);
+    assert_eq!(snapshot.counters["tinkex_requests_success"], n - 2);
+    assert_eq!(snapshot.counters["tinkex_retries_total"], 1);
+    assert_eq!(snapshot.histograms["tinkex_request_duration_ms"].count, n);
+    assert_eq!(metrics.snapshot().counters, snapshot.counters);
+    metrics.reset();
+    assert!(service.metrics().snapshot().counters.is_empty());
+
+    let silent = server.in_memory().metrics(Metrics::disabled()).build().unwrap();
+    silent.get_server_capabilities().unwrap();
+    assert!(silent.metrics().snapshot().counters.is_empty());
+}
+
+thread_local! {
+    static SPAN: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
+#[test]
+fn the_place_in_a_trace_is_that_of_the_thread_that_submits() {
+    let server = FakeServer::new();
+    let builder = server.in_memory().trace_context(|| match SPAN.get() {
+        0 => None,
+        13 => panic!("an unlucky span"),
+        99 => Some(TraceContext { traceparent: "bad\r\nx-api-key: evil".into(), tracestate: None }),
+        it => Some(TraceContext { traceparent: format!("00-trace-{it}"), tracestate: Some("a=b".into()) }),
+    });
+    let service = builder.build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    for span in [7, 13, 99] {
+        SPAN.set(span);
+        training.optim_step(AdamParams::default()).wait().unwrap();
+    }
+    SPAN.set(0);
+    let seen = |path: &str| -> Vec<Option<String>> {
+        server.requests_to(path).iter().map(|it| it.header("traceparent").map(str::to_string)).collect()
+    };
+    assert_eq!(seen("/api/v1/create_model"), [None]);
+    assert_eq!(seen("/api/v1/optim_step"), [Some("00-trace-7".into()), None, None]);
+    assert_eq!(seen(RETRIEVE), [None, Some("00-trace-7".into()), None, None]);
+    assert_eq!(server.requests_to("/api/v1/optim_step")[0].header("tracestate"), Some("a=b"));
+}
