@@ -1,10 +1,16 @@
 //! Requests over sockets: the only file that names ureq.
 
 use std::io;
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use ureq::config::Config;
+use ureq::http::Uri;
 use ureq::tls::{RootCerts, TlsConfig};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Error, Timeout};
 
 use super::lanes::LANES;
@@ -17,15 +23,20 @@ const BUFFER: usize = 16 * 1024;
 /// Shorter than the keep-alive of usual servers, so that a connection is seldom reused after the server left it.
 const IDLE_AGE: Duration = Duration::from_secs(15);
 
+/// For how long the addresses of a name are believed, unless connecting fails.
+const NAME_AGE: Duration = Duration::from_secs(30);
+
 /// One agent per lane. Shutting an agent down also ends its clones, so each client has agents of its own.
 pub(crate) struct Ureq {
     agents: Mutex<Option<Vec<Agent>>>,
+    names: Names,
 }
 
 impl Ureq {
     /// The connections of a client of one server.
     pub(crate) fn new(base_url: &str) -> Self {
         let on_this_machine = is_loopback(base_url);
+        let names = Names::default();
         let agents = LANES.iter().map(|lane| {
             let tls = TlsConfig::builder().root_certs(RootCerts::WebPki).build();
             let config = Agent::config_builder()
@@ -43,9 +54,9 @@ impl Ureq {
                 .max_idle_age(IDLE_AGE);
             // A proxy, which ureq takes from the environment, cannot reach this machine's own loopback.
             let config = if on_this_machine { config.proxy(None) } else { config };
-            config.build().new_agent()
+            Agent::with_parts(config.build(), DefaultConnector::default(), names.clone())
         });
-        Ureq { agents: Mutex::new(Some(agents.collect())) }
+        Ureq { agents: Mutex::new(Some(agents.collect())), names }
     }
 }
 
@@ -71,7 +82,13 @@ impl Transport for Ureq {
                 agent.run(agent.configure_request(request).with(exchange))
             }
         };
-        let mut response = result.map_err(|it| broken(it, Stage::Head))?;
+        let mut response = result.map_err(|it| {
+            let broken = broken(it, Stage::Head);
+            if broken.sent() == Sent::No {
+                self.names.forget();
+            }
+            broken
+        })?;
         let headers = response
             .headers()
             .iter()
@@ -92,6 +109,53 @@ impl Transport for Ureq {
         for agent in agents.into_iter().flatten() {
             agent.shutdown();
         }
+    }
+}
+
+/// Looks names up and remembers the last one. ureq itself looks the name up for each request, also for one over an open
+/// connection, and starts a thread to do so in time, which costs more than all the rest of a request.
+#[derive(Clone, Debug, Default)]
+struct Names {
+    last: Arc<Mutex<Option<Known>>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// Scheme and authority, because the port follows from both.
+    place: String,
+    addresses: Vec<SocketAddr>,
+    since: Instant,
+}
+
+impl Names {
+    fn forget(&self) {
+        *self.last.lock() = None;
+    }
+
+    fn known(&self, place: &str) -> Option<Vec<SocketAddr>> {
+        let last = self.last.lock();
+        let known = last.as_ref().filter(|it| it.place == place && it.since.elapsed() < NAME_AGE)?;
+        Some(known.addresses.clone())
+    }
+}
+
+impl Resolver for Names {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let place = format!("{:?}://{:?}", uri.scheme(), uri.authority());
+        if let Some(addresses) = self.known(&place) {
+            let mut known = self.empty();
+            addresses.into_iter().for_each(|it| known.push(it));
+            return Ok(known);
+        }
+        let found = DefaultResolver::default().resolve(uri, config, timeout)?;
+        let known = Known { place, addresses: found.to_vec(), since: Instant::now() };
+        *self.last.lock() = Some(known);
+        Ok(found)
     }
 }
 
