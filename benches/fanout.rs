@@ -13,7 +13,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,8 +23,8 @@ use tinkex::types::{ModelInput, SamplingParams};
 
 const SAMPLES: usize = 2000;
 const TOKENS: usize = 256;
-/// How long the server takes over each sample.
-const DELAY: Duration = Duration::from_millis(500);
+/// How long the server takes over each sample, in milliseconds, unless `TINKEX_FANOUT_DELAY_MS` says otherwise.
+const DELAY_MS: u64 = 500;
 const ROLE: &str = "TINKEX_FANOUT_ROLE";
 const URL: &str = "TINKEX_FANOUT_URL";
 
@@ -116,6 +116,14 @@ fn status(key: &str) -> u64 {
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
+fn delay() -> Duration {
+    static DELAY: OnceLock<Duration> = OnceLock::new();
+    *DELAY.get_or_init(|| {
+        let told = std::env::var("TINKEX_FANOUT_DELAY_MS").ok().and_then(|it| it.parse().ok());
+        Duration::from_millis(told.unwrap_or(DELAY_MS))
+    })
+}
+
 /// The moments at which samples are finished, by their number.
 type Finished = Arc<Mutex<Vec<Instant>>>;
 
@@ -183,7 +191,7 @@ fn reply(path: &str, body: &[u8], together: bool, finished: &Finished) -> (Kind,
         "/api/v1/session_heartbeat" => json!({}),
         "/api/v1/asample" => {
             let mut finished = finished.lock().unwrap();
-            finished.push(Instant::now() + DELAY);
+            finished.push(Instant::now() + delay());
             json!({"request_id": (finished.len() - 1).to_string()})
         }
         "/api/v1/retrieve_futures" => news(&json, finished),

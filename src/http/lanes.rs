@@ -23,7 +23,7 @@ impl Lane {
         match self {
             Lane::Session => 4,
             Lane::Train => 16,
-            Lane::Sample => 64,
+            Lane::Sample => 400,
             Lane::Poll => 256,
             Lane::Rest => 8,
             Lane::Telemetry => 1,

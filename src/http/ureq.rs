@@ -47,8 +47,8 @@ impl Ureq {
                 // A redirect would carry the credential to wherever the server says.
                 .max_redirects(0)
                 .max_redirects_will_error(false)
-                .input_buffer_size(BUFFER)
-                .output_buffer_size(BUFFER)
+                .input_buffer_size(if *lane == super::Lane::Poll { 8 << 10 } else { BUFFER })
+                .output_buffer_size(if *lane == super::Lane::Poll { 8 << 10 } else { BUFFER })
                 .max_idle_connections(lane.idle_connections())
                 .max_idle_connections_per_host(lane.idle_connections())
                 .max_idle_age(IDLE_AGE);
