@@ -75,6 +75,46 @@ pub enum PausePolicy {
     Fail,
 }
 
+/// When requests are no longer sent because too many failed in a row.
+///
+/// Each class of requests ([`Lane`](crate::transport::Lane)) has a breaker of its own. After `failures` failures in a row
+/// it opens: requests fail at once with [`ErrorKind::CircuitOpen`](crate::ErrorKind::CircuitOpen). After `reset` it lets
+/// `trials` requests pass; the first that succeeds closes it, one that fails opens it again. A failure is an answer of
+/// 5xx, a broken connection or a timeout; any other answer shows that the server is there. Waiting for results of
+/// requests that the server accepted is not given up: it asks again later.
+///
+/// | field | default | |
+/// |---|---|---|
+/// | `failures` | 5 | so many failures in a row open it |
+/// | `reset` | 30 s | how long it stays open |
+/// | `trials` | 1 | how many requests at once try whether the server is back |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CircuitBreaker {
+    /// So many failures in a row open it. At least 1.
+    pub failures: u32,
+    /// How long it stays open.
+    pub reset: Duration,
+    /// How many requests at once try whether the server is back. At least 1.
+    pub trials: u32,
+}
+
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        CircuitBreaker { failures: 5, reset: Duration::from_secs(30), trials: 1 }
+    }
+}
+
+impl CircuitBreaker {
+    fn check(&self) -> Result<()> {
+        match self.failures == 0 || self.trials == 0 || self.reset.is_zero() {
+            true => Err(Error::config(
+                "circuit_breaker.failures and .trials must be at least 1, and .reset above zero",
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
 /// The threads of a client: how many, how large, for how long. They start when there is work for them.
 ///
 /// | field | default | what it limits |
@@ -130,6 +170,7 @@ pub(crate) struct Config {
     pub(crate) cloudflare: Option<(Secret, Secret)>,
     pub(crate) threads: Threads,
     pub(crate) pause_policy: PausePolicy,
+    pub(crate) circuit_breaker: Option<CircuitBreaker>,
     pub(crate) seeing: Seeing,
     pub(crate) telemetry: bool,
 }
@@ -147,6 +188,7 @@ pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     pub(crate) threads: Threads,
     pub(crate) pause_policy: PausePolicy,
+    pub(crate) circuit_breaker: Option<CircuitBreaker>,
     pub(crate) seeing: Seeing,
     pub(crate) telemetry: Option<bool>,
 }
@@ -164,6 +206,7 @@ impl Settings {
         };
         self.timeouts.check()?;
         self.threads.check()?;
+        self.circuit_breaker.as_ref().map_or(Ok(()), CircuitBreaker::check)?;
         Ok(Config {
             api_key,
             base_url,
@@ -175,6 +218,7 @@ impl Settings {
             cloudflare: env.cloudflare().map(|(id, secret)| (Secret::new(id), Secret::new(secret))),
             threads: self.threads,
             pause_policy: self.pause_policy,
+            circuit_breaker: self.circuit_breaker,
             seeing: self.seeing,
             telemetry: self.telemetry.or_else(|| env.telemetry()).unwrap_or(false),
         })

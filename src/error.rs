@@ -192,7 +192,8 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match &self.root().inner.kind {
             ErrorKind::RateLimited | ErrorKind::Timeout(_) | ErrorKind::Connection { .. } => true,
-            ErrorKind::Stuck { .. } | ErrorKind::PromiseExpired | ErrorKind::Paused => true,
+            ErrorKind::Stuck { .. } | ErrorKind::PromiseExpired => true,
+            ErrorKind::Paused | ErrorKind::CircuitOpen => true,
             ErrorKind::Status { code } => matches!(code, 408 | 409 | 425) || 500 <= *code,
             ErrorKind::RequestFailed { category } => *category != Category::User,
             _ => false,

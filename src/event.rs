@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::http::transport::Lane;
 use crate::metrics::Metrics;
 use crate::sync::unwind;
 use crate::types::QueueState;
@@ -40,6 +41,9 @@ pub trait Observer: Send + Sync {
 
     /// The server has too many samples: none is sent for a while.
     fn on_backoff(&self, _backoff: &Backoff) {}
+
+    /// A circuit breaker opened, closed, or lets a few requests pass to see whether the server is back.
+    fn on_breaker(&self, _change: &BreakerChange) {}
 
     /// Heartbeats have failed for so long that the server may end the session.
     fn on_heartbeat_trouble(&self, _trouble: &HeartbeatTrouble) {}
@@ -84,6 +88,28 @@ pub struct Retry {
 pub struct Backoff {
     /// How long.
     pub pause: Duration,
+}
+
+/// A circuit breaker whose state changed; see [`CircuitBreaker`](crate::CircuitBreaker).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BreakerChange {
+    /// The class of requests that it stands before.
+    pub class: Lane,
+    /// Its state now.
+    pub state: BreakerState,
+}
+
+/// Whether a circuit lets requests pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BreakerState {
+    /// All pass.
+    Closed,
+    /// None passes.
+    Open,
+    /// A few pass, to see whether the server is back.
+    HalfOpen,
 }
 
 /// Heartbeats that fail.

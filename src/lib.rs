@@ -84,7 +84,7 @@ pub mod types;
 mod wire;
 
 pub use client::{SamplingClient, SamplingSource, ServiceClient, ServiceClientBuilder, TrainingClient};
-pub use config::{PausePolicy, Threads, Timeouts};
+pub use config::{CircuitBreaker, PausePolicy, Threads, Timeouts};
 pub use error::{Category, Error, ErrorKind, Phase, Result, Sent, Violation};
 pub use http::transport;
 pub use metrics::{HistogramSnapshot, Metrics, MetricsSnapshot};

@@ -22,6 +22,8 @@ pub(crate) mod name {
     pub(crate) const DURATION: &str = "tinkex_request_duration_ms";
     /// Requests that were sent again.
     pub(crate) const RETRIES: &str = "tinkex_retries_total";
+    /// Circuit breakers that changed their state.
+    pub(crate) const BREAKER_CHANGES: &str = "tinkex_breaker_changes_total";
     /// Operations that were submitted.
     pub(crate) const OPERATIONS: &str = "tinkex_operations_total";
     /// Operations that are in flight.
@@ -31,8 +33,8 @@ pub(crate) mod name {
 /// Counters, gauges and histograms, by name. Cheap to clone; clones are the same numbers.
 ///
 /// The library keeps `tinkex_requests_total`, `tinkex_requests_success`, `tinkex_requests_failure`,
-/// `tinkex_request_duration_ms`, `tinkex_retries_total`, `tinkex_operations_total` and `tinkex_operations_in_flight`; a
-/// program may add its own.
+/// `tinkex_request_duration_ms`, `tinkex_retries_total`, `tinkex_breaker_changes_total`, `tinkex_operations_total` and
+/// `tinkex_operations_in_flight`; a program may add its own.
 ///
 /// # Example: count and measure
 /// ```

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ServiceClient;
-use crate::config::{PausePolicy, Settings, Threads, Timeouts};
+use crate::config::{CircuitBreaker, PausePolicy, Settings, Threads, Timeouts};
 use crate::env::Env;
 use crate::error::Result;
 use crate::event::{Observed, Observer, TraceContext, Tracing};
@@ -121,6 +121,21 @@ impl ServiceClientBuilder {
     /// What operations do while the server pauses them for lack of capacity or because of a rate limit. Default: wait.
     pub fn pause_policy(mut self, policy: PausePolicy) -> Self {
         self.settings.pause_policy = policy;
+        self
+    }
+
+    /// Stops sending requests of a class for a while after too many failures in a row. Default: it never does.
+    ///
+    /// # Example: three failures in a row are enough
+    /// ```
+    /// use tinkex::{CircuitBreaker, ServiceClient};
+    ///
+    /// let builder = ServiceClient::builder()
+    ///     .circuit_breaker(CircuitBreaker { failures: 3, ..CircuitBreaker::default() });
+    /// # drop(builder);
+    /// ```
+    pub fn circuit_breaker(mut self, breaker: CircuitBreaker) -> Self {
+        self.settings.circuit_breaker = Some(breaker);
         self
     }
 

@@ -67,6 +67,9 @@ pub enum ErrorKind {
     Poisoned,
     /// The server pauses the operation, for longer than [`PausePolicy`](crate::PausePolicy) allows.
     Paused,
+    /// Not sent, because too many requests before it failed; see [`CircuitBreaker`](crate::CircuitBreaker). The cause,
+    /// if there is one, is how this call itself failed before.
+    CircuitOpen,
     /// The operating system refused: a thread, a file.
     System,
 }

@@ -5,6 +5,7 @@
 //! not a success, except the poll loop, which wants each answer raw.
 
 pub(crate) mod auth;
+mod breakers;
 pub(crate) mod headers;
 mod lanes;
 pub mod transport;
@@ -31,6 +32,7 @@ use crate::wire::json;
 
 pub(crate) use self::ureq::Ureq;
 use auth::Auth;
+use breakers::Breakers;
 pub(crate) use transport::{Answer, Broken, Exchange, Lane, Transport};
 
 /// The most that any answer may measure: far above every real one, far below what would hurt the machine.
@@ -56,6 +58,8 @@ pub(crate) struct Call {
     pub(crate) sdk_method: Option<&'static str>,
     /// The caller itself deals with a server that is too busy.
     pub(crate) leaves_429: bool,
+    /// Sent whatever the circuit breaker says, and unknown to it.
+    pub(crate) passes_breaker: bool,
     /// Its place in a distributed trace.
     pub(crate) trace: Option<Arc<TraceContext>>,
 }
@@ -127,6 +131,7 @@ impl Call {
             headers: Vec::new(),
             sdk_method: None,
             leaves_429: false,
+            passes_breaker: false,
             trace: None,
         }
     }
@@ -154,6 +159,12 @@ impl Call {
         self
     }
 
+    /// Is sent whatever the circuit breaker says.
+    pub(crate) fn passing_breaker(mut self) -> Self {
+        self.passes_breaker = true;
+        self
+    }
+
     pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
@@ -166,6 +177,7 @@ pub(crate) struct Http {
     config: Arc<Config>,
     clock: Clock,
     auth: Auth,
+    breakers: Option<Breakers>,
     /// The server answered at least once.
     reached: AtomicBool,
     last_contact: Mutex<Option<Instant>>,
@@ -174,7 +186,10 @@ pub(crate) struct Http {
 impl Http {
     pub(crate) fn new(transport: Arc<dyn Transport>, config: Arc<Config>, clock: Clock) -> Self {
         let auth = Auth::new(config.api_key.clone());
+        let breakers =
+            config.circuit_breaker.map(|it| Breakers::new(it, clock.clone(), config.seeing.clone()));
         Http {
+            breakers,
             transport,
             config,
             clock,
@@ -209,6 +224,7 @@ impl Http {
         let mut retries = Retries::default();
         // Whether any attempt may have reached the server decides what a training client may conclude.
         let mut sent = Sent::No;
+        let mut last = None;
         loop {
             let elapsed = self.clock.now().saturating_duration_since(started);
             if cancel.is_cancelled() {
@@ -236,7 +252,12 @@ impl Http {
                     if broken.sent() == Sent::Maybe {
                         sent = Sent::Maybe;
                     }
-                    (broken.failure(), broken.error(&self.config.timeouts))
+                    let error = broken.error(&self.config.timeouts);
+                    let error = match (&broken, last.take()) {
+                        (Broken::CircuitOpen { .. }, Some(cause)) => error.caused_by(cause),
+                        _ => error,
+                    };
+                    (broken.failure(), error)
                 }
             };
             let Some(pause) = retries.next(failure, elapsed, limits, fastrand::f64()) else {
@@ -245,7 +266,10 @@ impl Http {
             log::debug!(target: "tinkex::http", "{} {}: {error}; again in {pause:.1?}", call.method, call.path);
             self.config.seeing.metrics.increment(name::RETRIES, 1);
             let (path, attempts) = (call.path.clone(), retries.taken());
-            self.config.seeing.observed.tell(|it| it.on_retry(&Retry { path, attempts, error, pause }));
+            self.config.seeing.observed.tell(|it| {
+                it.on_retry(&Retry { path, attempts, error: error.clone(), pause });
+            });
+            last = Some(error);
             if let Err(error) = self.clock.pause(pause, cancel) {
                 return Err(self.explain(error, call, retries.taken(), elapsed, sent));
             }
@@ -270,8 +294,19 @@ impl Http {
         self.attempt(call, &headers::idempotency_key(), 0, None)
     }
 
-    /// One attempt, repeated once if the server says that the token is no longer valid.
+    /// One attempt, if the circuit breaker allows it.
     fn attempt(&self, call: &Call, key: &str, retry: u32, left: Option<Duration>) -> Result<Answer, Broken> {
+        let Some(breakers) = self.breakers.as_ref().filter(|_| !call.passes_breaker) else {
+            return self.renewed(call, key, retry, left);
+        };
+        let trial = breakers.admit(call.lane)?;
+        let result = self.renewed(call, key, retry, left);
+        trial.record(&result);
+        result
+    }
+
+    /// One attempt, repeated once if the server says that the token is no longer valid.
+    fn renewed(&self, call: &Call, key: &str, retry: u32, left: Option<Duration>) -> Result<Answer, Broken> {
         let timeout = self.timeout(call, left);
         let credential = || self.auth.credential(&self.clock, timeout, |it| self.exchange_token(it, timeout));
         let first = credential()?;

@@ -10,6 +10,8 @@ use crate::error::{Error, ErrorKind, Phase, Sent};
 use crate::policy::retry::Failure;
 use crate::policy::verdict::Facts;
 
+use super::breakers;
+
 /// The class of a request. Each has connections of its own, so that long polls never starve uploads or heartbeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -128,6 +130,11 @@ pub enum Broken {
     },
     /// The transport was shut down.
     Closed,
+    /// Not sent: the circuit breaker is open.
+    CircuitOpen {
+        /// When to ask again, if that is known.
+        retry_after: Option<Duration>,
+    },
     /// The credential could not be traded for a token.
     Token(Error),
 }
@@ -136,7 +143,8 @@ impl Broken {
     pub(crate) fn sent(&self) -> Sent {
         match self {
             Broken::Connection { sent, .. } => *sent,
-            Broken::Timeout(Phase::Resolve | Phase::Connect) | Broken::Token(_) => Sent::No,
+            Broken::Timeout(Phase::Resolve | Phase::Connect) => Sent::No,
+            Broken::Token(_) | Broken::CircuitOpen { .. } => Sent::No,
             Broken::Timeout(_) | Broken::TooLarge { .. } | Broken::Garbage { .. } | Broken::Closed => {
                 Sent::Maybe
             }
@@ -150,7 +158,8 @@ impl Broken {
             // A broken answer to a request that may have been carried out: the request is idempotent, and asking
             // again gives the answer a second chance.
             Broken::Garbage { .. } => Failure::Connection { sent: Sent::Maybe },
-            Broken::TooLarge { .. } | Broken::Closed | Broken::Token(_) => Failure::Fatal,
+            Broken::TooLarge { .. } | Broken::Closed => Failure::Fatal,
+            Broken::Token(_) | Broken::CircuitOpen { .. } => Failure::Fatal,
         }
     }
 
@@ -166,6 +175,7 @@ impl Broken {
             Broken::TooLarge { limit } => Error::decode(format!("the answer is larger than {limit} bytes")),
             Broken::Garbage { message } => Error::decode(format!("the answer is not HTTP: {message}")),
             Broken::Closed => Error::closed("the client is closed"),
+            Broken::CircuitOpen { retry_after } => breakers::refusal(*retry_after),
             Broken::Token(error) => error.clone(),
         }
     }

@@ -47,7 +47,9 @@ fn run(session: &Session, id: &str) {
 
 fn beat(session: &Session, id: &str) -> Result<(), Error> {
     let request = SessionHeartbeatRequest { session_id: id.into() };
+    // A breaker that is open must not be what ends the session.
     let call = Call::post(Lane::Session, "/api/v1/session_heartbeat", &request)?
-        .once(session.config.timeouts.heartbeat);
+        .once(session.config.timeouts.heartbeat)
+        .passing_breaker();
     session.http.send(&call, &session.cancel).map(|_| ())
 }

@@ -91,7 +91,10 @@ impl Session {
                     self.on_broken(&mut poll, &outcome, times)
                 }
                 Err(Broken::Timeout(_)) => poll.on(Event::Timeout, times),
-                Err(Broken::Garbage { .. }) => self.on_broken(&mut poll, &outcome, times),
+                // What the server promised is still there when the breaker closes.
+                Err(Broken::Garbage { .. } | Broken::CircuitOpen { .. }) => {
+                    self.on_broken(&mut poll, &outcome, times)
+                }
                 Err(broken) => return Err(broken.error(&self.config.timeouts)),
             };
             match (step, outcome) {

@@ -1,20 +1,186 @@
-//! G-CB. Answers, as far as there is something to answer, 003-V3, 003-F5, N-19, N-35.
+//! G-CB. Answers 003-V3, 003-F5, N-19, N-35.
 //!
-//! There is no breaker yet, and so no count of failures stands between a program and its server.
+//! Each class of requests has one circuit under one lock. A request is counted when it is admitted, its outcome is
+//! recorded once, and an outcome from before the circuit last changed is not heard. It is off unless the program asks.
 
-use tinkex::testing::{Act, FakeServer};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tinkex::event::{BreakerChange, BreakerState, Observer};
+use tinkex::testing::{Act, FakeServer, VirtualClock};
+use tinkex::transport::{Answer, Broken, Exchange, Lane, Transport};
+use tinkex::types::AdamParams;
+use tinkex::{CircuitBreaker, ErrorKind, ServiceClient};
+
+use super::{Gate, sample};
+use crate::util::eventually;
+
+const CAPABILITIES: &str = "/api/v1/get_server_capabilities";
+const RETRIEVE: &str = "/api/v1/retrieve_future";
+const RESET: Duration = Duration::from_secs(30);
+const THREE: CircuitBreaker = CircuitBreaker { failures: 3, reset: RESET, trials: 1 };
+
+#[derive(Default)]
+struct Changes(Mutex<Vec<(Lane, BreakerState)>>);
+
+impl Observer for Changes {
+    fn on_breaker(&self, it: &BreakerChange) {
+        self.0.lock().unwrap().push((it.class, it.state));
+    }
+}
 
 #[test]
 fn however_often_an_endpoint_failed_it_is_asked_again_by_default() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
-    let path = "/api/v1/get_server_capabilities";
     for _ in 0..20 {
-        server.next(path, Act::status(403, "no"));
+        server.next(CAPABILITIES, Act::status(403, "no"));
     }
     for _ in 0..20 {
         assert_eq!(service.get_server_capabilities().unwrap_err().http_status(), Some(403));
     }
     service.get_server_capabilities().unwrap();
-    assert_eq!(server.requests_to(path).len(), 21);
+    assert_eq!(server.requests_to(CAPABILITIES).len(), 21);
+}
+
+#[test]
+fn after_so_many_failures_nothing_is_sent_until_a_trial_succeeds() {
+    let (server, time, changes) = (FakeServer::new(), VirtualClock::new(), Arc::new(Changes::default()));
+    let service =
+        server.in_memory_at(time.clone()).circuit_breaker(THREE).observer(changes.clone()).build().unwrap();
+    server.always(CAPABILITIES, Act::status(500, "down"));
+    let error = service.get_server_capabilities().unwrap_err();
+    assert_eq!((error.kind(), error.http_status()), (&ErrorKind::CircuitOpen, Some(500)));
+    let error = service.get_server_capabilities().unwrap_err();
+    assert_eq!((error.kind(), error.http_status()), (&ErrorKind::CircuitOpen, None));
+    assert!(error.is_retryable() && error.retry_after().is_some_and(|it| it <= RESET), "{error:?}");
+    assert_eq!(server.requests_to(CAPABILITIES).len(), 3);
+
+    time.advance(RESET);
+    assert_eq!(service.get_server_capabilities().unwrap_err().kind(), &ErrorKind::CircuitOpen);
+    assert_eq!(server.requests_to(CAPABILITIES).len(), 4, "one request was the trial");
+
+    time.advance(RESET);
+    server.behave(CAPABILITIES);
+    service.get_server_capabilities().unwrap();
+    service.get_server_capabilities().unwrap();
+    use BreakerState::{Closed, HalfOpen, Open};
+    let states: Vec<_> = changes.0.lock().unwrap().iter().map(|it| it.1).collect();
+    assert_eq!(states, [Open, HalfOpen, Open, HalfOpen, Closed]);
+    assert_eq!(service.metrics().snapshot().counters["tinkex_breaker_changes_total"], 5);
+}
+
+#[test]
+fn only_as_many_as_allowed_try_at_once_whether_the_server_is_back() {
+    let (server, time, gate) = (FakeServer::new(), VirtualClock::new(), Gate::new());
+    let service = server.in_memory_at(time.clone()).circuit_breaker(THREE).build().unwrap();
+    server.always(CAPABILITIES, Act::status(500, "down"));
+    service.get_server_capabilities().unwrap_err();
+    time.advance(RESET);
+    server.behave(CAPABILITIES);
+    let held = gate.clone();
+    server.script(move |seen| {
+        if seen.path == CAPABILITIES {
+            held.pass();
+        }
+        None
+    });
+    std::thread::scope(|scope| {
+        let trial = scope.spawn(|| service.get_server_capabilities());
+        eventually("the trial was sent", || server.requests_to(CAPABILITIES).len() == 4);
+        for _ in 0..10 {
+            assert_eq!(service.get_server_capabilities().unwrap_err().kind(), &ErrorKind::CircuitOpen);
+        }
+        gate.open();
+        trial.join().unwrap().unwrap();
+    });
+    service.get_server_capabilities().unwrap();
+    assert_eq!(server.requests_to(CAPABILITIES).len(), 5);
+}
+
+#[test]
+fn an_answer_that_refuses_is_no_failure_and_other_classes_are_not_held_up() {
+    let server = FakeServer::new();
+    let service = server.in_memory().circuit_breaker(THREE).build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    for _ in 0..10 {
+        server.next(CAPABILITIES, Act::status(404, "no"));
+        assert_eq!(service.get_server_capabilities().unwrap_err().http_status(), Some(404));
+    }
+    server.always(CAPABILITIES, Act::status(500, "down"));
+    assert_eq!(service.get_server_capabilities().unwrap_err().kind(), &ErrorKind::CircuitOpen);
+    sample(&sampler, 3).wait().unwrap();
+}
+
+#[test]
+fn a_result_that_the_server_promised_is_asked_for_again_when_the_breaker_closes() {
+    let server = FakeServer::new();
+    let service = server.in_memory().circuit_breaker(THREE).build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    for _ in 0..4 {
+        server.next(RETRIEVE, Act::status(502, "down"));
+    }
+    let before = server.requests_to(RETRIEVE).len();
+    training.optim_step(AdamParams::default()).wait().unwrap();
+    assert_eq!(
+        server.requests_to(RETRIEVE).len() - before,
+        5,
+        "three failures, a trial that failed, a result"
+    );
+}
+
+#[test]
+fn a_session_whose_breaker_is_open_goes_on_beating() {
+    let (server, time) = (FakeServer::new(), VirtualClock::new());
+    let endless = CircuitBreaker { reset: Duration::MAX, ..THREE };
+    let service = server.in_memory_at(time.clone()).circuit_breaker(endless).build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    server.always(CAPABILITIES, Act::status(500, "down"));
+    assert_eq!(service.get_server_capabilities().unwrap_err().kind(), &ErrorKind::CircuitOpen);
+    let beats = || server.requests_to("/api/v1/session_heartbeat").len();
+    let before = beats();
+    eventually("the session beats", || {
+        time.advance(Duration::from_secs(10));
+        before + 3 <= beats()
+    });
+    drop(sampler);
+}
+
+/// A transport with a defect.
+struct Panics;
+
+impl Transport for Panics {
+    fn exchange(&self, _: &Exchange) -> Result<Answer, Broken> {
+        panic!("a defect");
+    }
+
+    fn shutdown(&self) {}
+}
+
+#[test]
+fn a_request_that_panics_counts_as_a_failure() {
+    let service = ServiceClient::builder()
+        .api_key("tml-test")
+        .without_environment()
+        .transport(Arc::new(Panics))
+        .circuit_breaker(THREE)
+        .build()
+        .unwrap();
+    for _ in 0..3 {
+        assert!(service.get_server_capabilities().unwrap_err().is_panic());
+    }
+    assert_eq!(service.get_server_capabilities().unwrap_err().kind(), &ErrorKind::CircuitOpen);
+}
+
+#[test]
+fn a_breaker_that_could_never_let_anything_pass_is_refused() {
+    let server = FakeServer::new();
+    for odd in [
+        CircuitBreaker { failures: 0, ..THREE },
+        CircuitBreaker { trials: 0, ..THREE },
+        CircuitBreaker { reset: Duration::ZERO, ..THREE },
+    ] {
+        let error = server.in_memory().circuit_breaker(odd).build().unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::Config, "{odd:?}");
+    }
 }
