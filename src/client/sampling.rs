@@ -78,9 +78,12 @@ impl SamplingActor {
         let sample = Sample::new(self.sampler.clone(), request);
         let session = &self.sampler.session;
         // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
-        let _answered_by_its_ticket = match self.sampler.poller {
-            Some(_) => session.many.posters.spawn(move || sample.submit()),
-            None => session.samplers.spawn(move || sample.run()),
+        let _answered_by_its_ticket = match &self.sampler.poller {
+            Some(poller) if poller.is_offered() => {
+                session.many.crew.send(move || sample.submit());
+                Ok(())
+            }
+            _ => session.samplers.spawn(move || sample.run()),
         };
     }
 }

@@ -1,4 +1,4 @@
-//! How many idle connections each class of request keeps.
+//! What the connections of each class of request are like.
 
 use super::Lane;
 
@@ -15,6 +15,15 @@ impl Lane {
             Lane::Rest => 4,
             Lane::Telemetry => 5,
             Lane::PollMany => 6,
+        }
+    }
+
+    /// The size of each of the two buffers of a connection, in bytes. Thousands of connections may be waiting at once, and
+    /// ureq's own 128 KiB would cost them 576 MB. The head of an answer has to fit, and one line of a request's.
+    pub(super) fn buffer(self) -> usize {
+        match self {
+            Lane::Poll => 8 << 10,
+            _ => 16 << 10,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,13 +13,12 @@ use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Error, Timeout};
 
+use super::Lane;
 use super::lanes::LANES;
 use super::transport::{Answer, Broken, Exchange, Transport};
 use crate::error::{Phase, Sent};
 use crate::sync::Mutex;
 
-/// Thousands of connections may be waiting at once, and ureq's own two buffers of 128 KiB each would cost them 576 MB.
-const BUFFER: usize = 16 * 1024;
 /// Shorter than the keep-alive of usual servers, so that a connection is seldom reused after the server left it.
 const IDLE_AGE: Duration = Duration::from_secs(15);
 
@@ -28,44 +27,113 @@ const NAME_AGE: Duration = Duration::from_secs(30);
 
 /// One agent per lane. Shutting an agent down also ends its clones, so each client has agents of its own.
 pub(crate) struct Ureq {
-    agents: Mutex<Option<Vec<Agent>>>,
-    names: Names,
+    /// Until it is shut down.
+    open: Mutex<Option<Open>>,
+    maker: Maker,
+}
+
+struct Open {
+    agents: Vec<Agent>,
+    branches: Vec<Weak<Single>>,
 }
 
 impl Ureq {
     /// The connections of a client of one server.
     pub(crate) fn new(base_url: &str) -> Self {
-        let on_this_machine = is_loopback(base_url);
-        let names = Names::default();
-        let agents = LANES.iter().map(|lane| {
-            let tls = TlsConfig::builder().root_certs(RootCerts::WebPki).build();
-            let config = Agent::config_builder()
-                .http_status_as_error(false)
-                .tls_config(tls)
-                .user_agent(super::headers::USER_AGENT)
-                .accept("")
-                // A redirect would carry the credential to wherever the server says.
-                .max_redirects(0)
-                .max_redirects_will_error(false)
-                .input_buffer_size(if *lane == super::Lane::Poll { 8 << 10 } else { BUFFER })
-                .output_buffer_size(if *lane == super::Lane::Poll { 8 << 10 } else { BUFFER })
-                .max_idle_connections(lane.idle_connections())
-                .max_idle_connections_per_host(lane.idle_connections())
-                .max_idle_age(IDLE_AGE);
-            // A proxy, which ureq takes from the environment, cannot reach this machine's own loopback.
-            let config = if on_this_machine { config.proxy(None) } else { config };
-            Agent::with_parts(config.build(), DefaultConnector::default(), names.clone())
-        });
-        Ureq { agents: Mutex::new(Some(agents.collect())), names }
+        let maker = Maker { on_this_machine: is_loopback(base_url), names: Names::default() };
+        let agents = LANES.iter().map(|lane| maker.agent(*lane)).collect();
+        Ureq { open: Mutex::new(Some(Open { agents, branches: Vec::new() })), maker }
     }
 }
 
 impl Transport for Ureq {
     fn exchange(&self, exchange: &Exchange) -> Result<Answer, Broken> {
-        let agent = match self.agents.lock().as_ref() {
-            Some(agents) => agents[exchange.lane.idx()].clone(),
+        let agent = match self.open.lock().as_ref() {
+            Some(open) => open.agents[exchange.lane.idx()].clone(),
             None => return Err(Broken::Closed),
         };
+        self.maker.exchange(&agent, exchange)
+    }
+
+    fn shutdown(&self) {
+        // Taken out first: shutting down waits for nothing, but no lock is held across a call into other code.
+        let Some(open) = self.open.lock().take() else { return };
+        open.agents.into_iter().for_each(Agent::shutdown);
+        open.branches.iter().filter_map(Weak::upgrade).for_each(|it| it.shutdown());
+    }
+
+    fn branch(&self) -> Option<Arc<dyn Transport>> {
+        let agent = self.maker.agent(Lane::PollMany);
+        let branch = Arc::new(Single { agent: Mutex::new(Some(agent)), maker: self.maker.clone() });
+        let is_open = self.open.lock().as_mut().map(|open| {
+            open.branches.retain(|it| 0 < it.strong_count());
+            open.branches.push(Arc::downgrade(&branch));
+        });
+        if is_open.is_none() {
+            branch.shutdown();
+        }
+        Some(branch)
+    }
+}
+
+/// The connections of one client's long polls.
+struct Single {
+    /// Until it is shut down.
+    agent: Mutex<Option<Agent>>,
+    maker: Maker,
+}
+
+impl Single {
+    fn agent(&self) -> Option<Agent> {
+        self.agent.lock().clone()
+    }
+}
+
+impl Transport for Single {
+    fn exchange(&self, exchange: &Exchange) -> Result<Answer, Broken> {
+        let agent = self.agent().ok_or(Broken::Closed)?;
+        let result = self.maker.exchange(&agent, exchange);
+        // A connection that this side closed looks as if the server had.
+        if result.is_err() && self.agent().is_none() { Err(Broken::Closed) } else { result }
+    }
+
+    fn shutdown(&self) {
+        let agent = self.agent.lock().take();
+        if let Some(agent) = agent {
+            agent.shutdown();
+        }
+    }
+}
+
+/// Makes agents for one server, and sends over them.
+#[derive(Clone)]
+struct Maker {
+    on_this_machine: bool,
+    names: Names,
+}
+
+impl Maker {
+    fn agent(&self, lane: Lane) -> Agent {
+        let tls = TlsConfig::builder().root_certs(RootCerts::WebPki).build();
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .tls_config(tls)
+            .user_agent(super::headers::USER_AGENT)
+            .accept("")
+            // A redirect would carry the credential to wherever the server says.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .input_buffer_size(lane.buffer())
+            .output_buffer_size(lane.buffer())
+            .max_idle_connections(lane.idle_connections())
+            .max_idle_connections_per_host(lane.idle_connections())
+            .max_idle_age(IDLE_AGE);
+        // A proxy, which ureq takes from the environment, cannot reach this machine's own loopback.
+        let config = if self.on_this_machine { config.proxy(None) } else { config };
+        Agent::with_parts(config.build(), DefaultConnector::default(), self.names.clone())
+    }
+
+    fn exchange(&self, agent: &Agent, exchange: &Exchange) -> Result<Answer, Broken> {
         let mut request = ureq::http::Request::builder().method(exchange.method).uri(&exchange.url);
         for (name, value) in &exchange.headers {
             request = request.header(*name, value);
@@ -101,14 +169,6 @@ impl Transport for Ureq {
             .read_to_vec()
             .map_err(|it| broken(it, Stage::Body { limit: exchange.largest_answer }))?;
         Ok(Answer { status: response.status().as_u16(), headers, body: Bytes::from(body) })
-    }
-
-    fn shutdown(&self) {
-        // Taken out first: shutting down waits for nothing, but no lock is held across a call into other code.
-        let agents = self.agents.lock().take();
-        for agent in agents.into_iter().flatten() {
-            agent.shutdown();
-        }
     }
 }
 

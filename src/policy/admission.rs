@@ -1,11 +1,17 @@
 //! What a sample has to acquire before it is sent (PROTOCOL §9.2).
 
+use std::time::Duration;
+
 use crate::types::{Chunk, ModelInput};
 
 /// Samples that are being sent at the same time.
 pub(crate) const CONCURRENT: usize = 400;
 /// As many as that while the server recently asked to slow down.
 pub(crate) const CONCURRENT_THROTTLED: usize = 10;
+/// Threads that send samples to a server that accepts them at once: more of them would only take turns.
+pub(crate) const CREW: usize = 48;
+/// Whoever waited so long for the acceptance waited for the server, not for this machine.
+const SLOW: Duration = Duration::from_millis(100);
 /// While throttled, bytes count this many times.
 const THROTTLED_COST: usize = 20;
 
@@ -25,9 +31,21 @@ pub(crate) fn cost(estimate: usize, throttled: bool) -> usize {
     estimate.saturating_mul(if throttled { THROTTLED_COST } else { 1 })
 }
 
+/// Whether one more thread would help to send what is queued, by how long the server took to accept a sample. Each slow
+/// acceptance adds one, so that the threads double with each round of them.
+pub(crate) fn wants_more(queued: usize, took: Duration) -> bool {
+    0 < queued && SLOW <= took
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_are_added_while_samples_queue_up_behind_a_slow_server() {
+        assert!(wants_more(1, SLOW));
+        assert!(!wants_more(0, SLOW) && !wants_more(1, SLOW / 2));
+    }
 
     #[test]
     fn throttled_prompts_cost_twenty_times_their_estimate() {

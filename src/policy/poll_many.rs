@@ -3,7 +3,7 @@
 //!
 //! `W` is whoever waits for a sample. The machine keeps waiters and hands them back; it never looks at them.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind};
@@ -20,6 +20,15 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 const FLOOR: Duration = Duration::from_millis(20);
 /// Polls that bring nothing follow each other no faster than this: some servers answer at once.
 const FLOOR_EMPTY: Duration = Duration::from_millis(50);
+
+/// After so long without news a sample is looked up by itself, lest an announcement that got lost leave it waiting until
+/// its deadline; each time it is found unfinished, the next look comes after twice as long.
+const PATIENCE: Duration = Duration::from_secs(60);
+const MOST_PATIENCE: u32 = 4;
+/// Samples that are looked up by themselves at the same time.
+const LOOKS: usize = 4;
+/// How many ids are remembered that nobody waits for.
+const MOST_REMEMBERED: usize = 4096;
 
 /// One request for news.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,19 +102,66 @@ enum End {
 pub(crate) struct PollMany<W> {
     cursor: u64,
     acked: u64,
-    waiting: HashMap<String, W>,
+    waiting: HashMap<String, Waiting<W>>,
+    /// No waiter is to be looked up before this.
+    next_look: Duration,
     /// Finished, but nobody has come for them yet: a completion may overtake the answer to its submission.
-    finished: HashMap<String, Completion>,
+    finished: Recent<Completion>,
     /// Their results are being fetched. Meanwhile there is nothing to report, and soon there will be.
-    fetching: HashSet<String>,
+    fetching: HashMap<String, Fetch>,
     /// Nobody waits for them any more. Their completions may still come, and must not be kept.
-    forgotten: HashSet<String>,
+    forgotten: Recent<()>,
     /// Fetched, and the server does not know that yet.
     retrieved: BTreeSet<String>,
     bad_requests: u32,
     last_contact: Duration,
     silence: Duration,
     end: Option<End>,
+}
+
+#[derive(Debug)]
+struct Waiting<W> {
+    waiter: W,
+    /// When to look it up, and how often that was done.
+    look: Duration,
+    looks: u32,
+}
+
+/// Why a result is being fetched.
+#[derive(Clone, Copy, Debug)]
+enum Fetch {
+    /// The server said that it is there.
+    Announced,
+    /// To see whether it is; how often that was done before.
+    Look(u32),
+}
+
+/// The latest of what nobody may ever ask for: what the server says must not fill the memory.
+#[derive(Debug)]
+struct Recent<V> {
+    entries: HashMap<String, V>,
+    order: VecDeque<String>,
+}
+
+impl<V> Recent<V> {
+    fn new() -> Self {
+        Recent { entries: HashMap::new(), order: VecDeque::new() }
+    }
+
+    fn insert(&mut self, id: &str, value: V) {
+        if self.entries.insert(id.into(), value).is_none() {
+            self.order.push_back(id.into());
+        }
+        if MOST_REMEMBERED < self.order.len()
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.entries.remove(&oldest);
+        }
+    }
+
+    fn remove(&mut self, id: &str) -> Option<V> {
+        self.entries.remove(id)
+    }
 }
 
 impl<W> PollMany<W> {
@@ -115,9 +171,10 @@ impl<W> PollMany<W> {
             cursor: 0,
             acked: 0,
             waiting: HashMap::new(),
-            finished: HashMap::new(),
-            fetching: HashSet::new(),
-            forgotten: HashSet::new(),
+            next_look: Duration::MAX,
+            finished: Recent::new(),
+            fetching: HashMap::new(),
+            forgotten: Recent::new(),
             retrieved: BTreeSet::new(),
             bad_requests: 0,
             last_contact: Duration::ZERO,
@@ -126,17 +183,28 @@ impl<W> PollMany<W> {
         }
     }
 
-    /// Somebody waits for a sample.
-    pub(crate) fn register(&mut self, id: &str, waiter: W) -> Registered<W> {
+    /// A session on a server that is known not to offer news of many samples.
+    pub(crate) fn not_offered() -> Self {
+        PollMany { end: Some(End::NotOffered), ..PollMany::new(Duration::MAX) }
+    }
+
+    /// Somebody waits for a sample, or goes on waiting after it was looked up and found unfinished.
+    pub(crate) fn register(&mut self, id: &str, waiter: W, now: Duration) -> Registered<W> {
+        let looks = match self.fetching.remove(id) {
+            Some(Fetch::Look(before)) => before + 1,
+            _ => 0,
+        };
         if let Some(completion) = self.finished.remove(id) {
-            self.fetching.insert(id.into());
+            self.fetching.insert(id.into(), Fetch::Announced);
             return Registered::Ready(waiter, completion);
         }
         match &self.end {
             Some(End::NotOffered) => Registered::Alone(waiter),
             Some(End::Failed(error)) => Registered::Refused(waiter, error.clone()),
             None => {
-                self.waiting.insert(id.into(), waiter);
+                let look = now + PATIENCE * (1 << looks.min(MOST_PATIENCE));
+                self.next_look = self.next_look.min(look);
+                self.waiting.insert(id.into(), Waiting { waiter, look, looks });
                 Registered::Waiting
             }
         }
@@ -146,24 +214,52 @@ impl<W> PollMany<W> {
     pub(crate) fn forget(&mut self, id: &str) -> Option<W> {
         let waiter = self.waiting.remove(id)?;
         if self.end.is_none() {
-            self.forgotten.insert(id.into());
+            self.forgotten.insert(id, ());
         }
-        Some(waiter)
+        Some(waiter.waiter)
+    }
+
+    /// Those who have waited for so long that their samples are to be looked up by themselves. Each of them either goes on
+    /// waiting afterwards or is [`fetched`](Self::fetched).
+    pub(crate) fn doubted(&mut self, now: Duration) -> Vec<(String, W)> {
+        let looking = self.fetching.values().filter(|it| matches!(it, Fetch::Look(_))).count();
+        let most = LOOKS.saturating_sub(looking);
+        if now < self.next_look || most == 0 {
+            return Vec::new();
+        }
+        let due = self.waiting.iter().filter(|it| it.1.look <= now);
+        let mut due: Vec<(Duration, String)> = due.map(|it| (it.1.look, it.0.clone())).collect();
+        due.sort();
+        due.truncate(most);
+        let take = |(_, id): (Duration, String)| {
+            let Waiting { waiter, looks, .. } = self.waiting.remove(&id)?;
+            self.fetching.insert(id.clone(), Fetch::Look(looks));
+            Some((id, waiter))
+        };
+        let doubted = due.into_iter().filter_map(take).collect();
+        self.next_look = self.waiting.values().map(|it| it.look).min().unwrap_or(Duration::MAX);
+        doubted
+    }
+
+    /// The server has not said that there is no such endpoint.
+    pub(crate) fn is_offered(&self) -> bool {
+        !matches!(self.end, Some(End::NotOffered))
     }
 
     /// Those who wait.
     pub(crate) fn waiters(&self) -> impl Iterator<Item = (&String, &W)> {
-        self.waiting.iter()
+        self.waiting.iter().map(|(id, it)| (id, &it.waiter))
     }
 
     /// Hands all waiters back.
     pub(crate) fn take_waiters(&mut self) -> Vec<W> {
-        self.waiting.drain().map(|it| it.1).collect()
+        self.waiting.drain().map(|it| it.1.waiter).collect()
     }
 
     /// The fetching of a result has ended. If it is `settled`, the server need not keep the result.
     pub(crate) fn fetched(&mut self, id: String, settled: bool) {
         self.fetching.remove(&id);
+        self.finished.remove(&id);
         if settled && self.end.is_none() {
             self.retrieved.insert(id);
         }
@@ -220,7 +316,7 @@ impl<W> PollMany<W> {
                 Ok(reply) => self.news(turn, reply, times),
                 Err(error) => self.bad_request(error),
             },
-            404 | 405 => {
+            404 | 405 | 501 => {
                 self.end = Some(End::NotOffered);
                 (Step::Alone(self.take_waiters()), Duration::ZERO)
             }
@@ -250,16 +346,17 @@ impl<W> PollMany<W> {
         let mut ready = Vec::new();
         for completion in reply.completions {
             let id = &completion.request_id;
-            if let Some((id, waiter)) = self.waiting.remove_entry(id) {
-                self.fetching.insert(id.clone());
+            if let Some((id, Waiting { waiter, .. })) = self.waiting.remove_entry(id) {
+                self.fetching.insert(id.clone(), Fetch::Announced);
                 ready.push((id, waiter, completion));
-            } else if !self.forgotten.remove(id)
-                && !self.fetching.contains(id)
+            } else if self.forgotten.remove(id).is_none()
+                && !matches!(self.fetching.get(id), Some(Fetch::Announced))
                 && !self.retrieved.contains(id)
                 // A repetition of what this very request reported as fetched.
                 && turn.retrieved.binary_search(id).is_err()
             {
-                self.finished.insert(id.clone(), completion);
+                let id = id.clone();
+                self.finished.insert(&id, completion);
             }
         }
         let took = times.now.saturating_sub(times.sent);
@@ -280,7 +377,7 @@ impl<W> PollMany<W> {
 
     fn fail(&mut self, error: Error) -> (Step<W>, Duration) {
         self.end = Some(End::Failed(error.clone()));
-        self.forgotten.clear();
+        self.forgotten = Recent::new();
         (Step::Fail(self.take_waiters(), error), Duration::ZERO)
     }
 

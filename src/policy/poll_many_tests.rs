@@ -9,7 +9,7 @@ type Machine = PollMany<&'static str>;
 fn machine(waiters: &[&'static str]) -> Machine {
     let mut machine = PollMany::new(SILENCE);
     for id in waiters {
-        assert!(matches!(machine.register(id, *id), Registered::Waiting));
+        assert!(matches!(machine.register(id, *id, Duration::ZERO), Registered::Waiting));
     }
     machine
 }
@@ -47,7 +47,7 @@ fn turn(prev_cursor: u64, long: bool, retrieved: &[&str]) -> Option<Turn> {
 fn nothing_is_asked_while_nobody_waits_and_there_is_nothing_to_report() {
     let mut machine = machine(&[]);
     assert_eq!((machine.next(), machine.last_words()), (None, None));
-    machine.register("a", "a");
+    machine.register("a", "a", Duration::ZERO);
     assert_eq!(machine.next(), turn(0, true, &[]));
     assert_eq!(machine.forget("a"), Some("a"));
     assert_eq!((machine.next(), machine.forget("a")), (None, None));
@@ -96,8 +96,10 @@ fn a_fetch_that_did_not_settle_the_sample_is_not_reported() {
 fn a_completion_that_overtakes_its_waiter_is_kept_for_it() {
     let mut machine = machine(&["a"]);
     assert!(matches!(tell(&mut machine, 1, &["b"]), Step::Nothing));
-    assert!(matches!(machine.register("b", "b"), Registered::Ready("b", it) if it.request_id == "b"));
-    assert!(matches!(machine.register("b", "b"), Registered::Waiting), "it was consumed");
+    assert!(
+        matches!(machine.register("b", "b", Duration::ZERO), Registered::Ready("b", it) if it.request_id == "b")
+    );
+    assert!(matches!(machine.register("b", "b", Duration::ZERO), Registered::Waiting), "it was consumed");
 }
 
 #[test]
@@ -108,7 +110,7 @@ fn what_nobody_waits_for_any_more_is_not_kept_nor_is_what_is_told_twice() {
     assert!(matches!(tell(&mut machine, 1, &["b"]), Step::Nothing));
     machine.fetched("b".into(), true);
     assert!(matches!(tell(&mut machine, 1, &["b"]), Step::Nothing));
-    assert!(machine.finished.is_empty() && machine.forgotten.is_empty());
+    assert!(machine.finished.entries.is_empty() && machine.forgotten.entries.is_empty());
 }
 
 #[test]
@@ -156,7 +158,7 @@ fn silence_fails_those_who_wait_and_not_those_who_come_later() {
         other => panic!("{other:?}"),
     }
     assert_eq!(machine.next(), None);
-    assert!(matches!(machine.register("b", "b"), Registered::Waiting));
+    assert!(matches!(machine.register("b", "b", Duration::ZERO), Registered::Waiting));
 }
 
 #[test]
@@ -177,8 +179,8 @@ fn malformed_requests_and_panics_are_repeated_three_times_and_any_success_resets
         assert!(matches!(fail(&mut machine).0, Step::Fail(it, _) if it.len() == 2));
         // The end: later waiters fail too, except those whose sample is known to be finished.
         assert_eq!((machine.next(), machine.last_words()), (None, None));
-        assert!(matches!(machine.register("d", "d"), Registered::Refused("d", _)));
-        assert!(matches!(machine.register("c", "c"), Registered::Ready("c", _)));
+        assert!(matches!(machine.register("d", "d", Duration::ZERO), Registered::Refused("d", _)));
+        assert!(matches!(machine.register("c", "c", Duration::ZERO), Registered::Ready("c", _)));
     }
 }
 
@@ -197,7 +199,7 @@ fn each_final_status_ends_the_session_with_its_own_error() {
             Step::Fail(waiters, error) => assert_eq!((waiters.len(), error.kind()), (1, &kind)),
             other => panic!("{status}: {other:?}"),
         }
-        assert!(matches!(machine.register("b", "b"), Registered::Refused(..)));
+        assert!(matches!(machine.register("b", "b", Duration::ZERO), Registered::Refused(..)));
     }
 }
 
@@ -207,15 +209,15 @@ fn an_unpaid_bill_fails_those_who_wait_and_not_those_who_come_later() {
     assert!(
         matches!(answer(&mut machine, 402, "pay").0, Step::Fail(_, it) if *it.kind() == ErrorKind::Billing)
     );
-    assert!(matches!(machine.register("b", "b"), Registered::Waiting));
+    assert!(matches!(machine.register("b", "b", Duration::ZERO), Registered::Waiting));
 }
 
 #[test]
 fn a_server_without_the_endpoint_sends_everybody_to_wait_alone() {
-    for status in [404, 405] {
+    for status in [404, 405, 501] {
         let mut machine = machine(&["a", "b"]);
         assert!(matches!(answer(&mut machine, status, "x").0, Step::Alone(it) if it.len() == 2));
-        assert!(matches!(machine.register("c", "c"), Registered::Alone("c")));
+        assert!(matches!(machine.register("c", "c", Duration::ZERO), Registered::Alone("c")));
         assert_eq!(machine.next(), None);
     }
 }
@@ -230,4 +232,65 @@ fn polls_are_spaced_so_that_a_server_that_never_holds_them_is_not_flooded() {
     assert_eq!(machine.on(&turn, Event::Answer(facts(200, empty)), held).1, Duration::ZERO);
     let one = r#"{"completions":[{"state":"finished","request_id":"a"}],"cursor":1}"#;
     assert_eq!(answer(&mut machine, 200, one).1, FLOOR);
+}
+
+fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn ids(doubted: Vec<(String, &'static str)>) -> Vec<&'static str> {
+    doubted.into_iter().map(|it| it.1).collect()
+}
+
+#[test]
+fn a_sample_without_news_is_looked_up_ever_more_seldom() {
+    let mut machine = machine(&["a"]);
+    let mut now = Duration::ZERO;
+    for wait in [60, 120, 240, 480, 960, 960] {
+        assert!(machine.doubted(now + s(wait - 1)).is_empty(), "{wait}");
+        now += s(wait);
+        assert_eq!(ids(machine.doubted(now)), ["a"], "{wait}");
+        // While it is looked up there is nobody to ask for.
+        assert_eq!(machine.next(), None);
+        assert!(matches!(machine.register("a", "a", now), Registered::Waiting));
+    }
+    assert_eq!(machine.next(), turn(0, true, &[]));
+}
+
+#[test]
+fn few_samples_are_looked_up_at_once_and_the_next_ones_when_those_are_done() {
+    let mut machine = machine(&["a", "b", "c", "d", "e", "f"]);
+    let first = ids(machine.doubted(s(60)));
+    assert_eq!((first.len(), machine.doubted(s(70)).len()), (LOOKS, 0));
+    machine.fetched(first[0].into(), true);
+    assert!(matches!(machine.register(first[1], first[1], s(70)), Registered::Waiting));
+    assert_eq!(machine.doubted(s(70)).len(), 2);
+    assert_eq!(machine.next(), turn(0, true, &[first[0]]));
+}
+
+#[test]
+fn an_announcement_that_comes_while_a_sample_is_looked_up_is_not_lost() {
+    let mut machine = machine(&["a", "b"]);
+    assert_eq!(machine.doubted(s(60)).len(), 2);
+    assert!(matches!(machine.register("b", "b", s(61)), Registered::Waiting));
+    assert!(matches!(tell(&mut machine, 1, &["a"]), Step::Nothing));
+    assert!(matches!(machine.register("a", "a", s(61)), Registered::Ready("a", _)));
+    machine.fetched("a".into(), true);
+    assert!(machine.finished.entries.is_empty());
+}
+
+#[test]
+fn what_nobody_asks_for_fills_no_memory() {
+    let mut machine = machine(&["a"]);
+    for i in 0..2 * MOST_REMEMBERED {
+        tell(&mut machine, 1, &[&format!("stranger-{i}")]);
+        let id = format!("given-up-{i}");
+        machine.register(&id, "x", Duration::ZERO);
+        machine.forget(&id);
+    }
+    for recent in [machine.finished.entries.len(), machine.forgotten.entries.len()] {
+        assert_eq!(recent, MOST_REMEMBERED);
+    }
+    let last = format!("stranger-{}", 2 * MOST_REMEMBERED - 1);
+    assert!(matches!(machine.register(&last, "x", Duration::ZERO), Registered::Ready(..)));
 }

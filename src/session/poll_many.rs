@@ -4,71 +4,20 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, Threads};
 use crate::error::{Error, Result};
-use crate::http::{Broken, Call, Lane};
+use crate::http::{Branch, Broken, Call, Lane};
 use crate::pending::Progress;
 use crate::policy::poll_many::{Event, PollMany, Registered, Step, Times, Turn};
 use crate::sync::cancel::{Registration, Wake};
-use crate::sync::pool::{Pool, PoolConfig};
 use crate::sync::{CancelToken, Mutex, unwind};
 use crate::wire::json::{Completion, FuturesTarget, RetrieveFuturesRequest};
 
 use super::Session;
 
-/// Threads that submit samples. Apart from the senders of training, which thousands of samples must not hold up.
-const POSTERS: usize = 60;
-/// Threads that fetch the results of samples that are known to be finished: each of them is one short exchange.
-const FETCHERS: usize = 28;
 /// How long a request may take that only reports.
 const REPORT: Duration = Duration::from_secs(5);
-
-/// The threads that the pollers of a session share, and the pollers.
-pub(crate) struct Many {
-    /// Submit samples.
-    pub(crate) posters: Pool,
-    /// Fetch the results of finished samples.
-    fetchers: Pool,
-    /// One thread for each sampling session with samples in flight.
-    loops: Pool,
-    pollers: Mutex<Vec<Weak<Poller>>>,
-}
-
-impl Many {
-    pub(super) fn new(config: &Config) -> Self {
-        let Threads { max_in_flight, stack_size, idle, .. } = config.threads;
-        let pool = |name, most: usize| {
-            let max_threads = most.min(max_in_flight);
-            Pool::new(PoolConfig { name, max_threads, stack_size, idle })
-        };
-        Many {
-            posters: pool("tk-post", POSTERS),
-            fetchers: pool("tk-fetch", FETCHERS),
-            loops: pool("tk-many", max_in_flight),
-            pollers: Mutex::default(),
-        }
-    }
-
-    /// Reports what the server does not know yet, because the session is about to be finished.
-    pub(super) fn farewell(&self, within: Duration) {
-        let deadline = Instant::now() + within;
-        let pollers = std::mem::take(&mut *self.pollers.lock());
-        for poller in pollers.iter().filter_map(Weak::upgrade) {
-            poller.farewell(deadline.saturating_duration_since(Instant::now()));
-        }
-    }
-
-    /// Ends the threads, and returns how many are left at the deadline.
-    pub(super) fn close(&self, deadline: Instant) -> usize {
-        [&self.posters, &self.fetchers, &self.loops].map(|it| it.close(deadline)).iter().sum()
-    }
-
-    fn adopt(&self, poller: &Arc<Poller>) {
-        let mut pollers = self.pollers.lock();
-        pollers.retain(|it| 0 < it.strong_count());
-        pollers.push(Arc::downgrade(poller));
-    }
-}
+/// How often those who wait are told that the server still answers.
+const TELL: Duration = Duration::from_secs(1);
 
 /// A sample that the server has accepted.
 pub(crate) trait Waiter: Send {
@@ -76,6 +25,8 @@ pub(crate) trait Waiter: Send {
     fn cancel(&self) -> &CancelToken;
     /// Fetches the result, of a size if that is known, and answers. Blocks; runs on a thread of a pool.
     fn fetch(self: Box<Self>, size: Option<usize>, fetching: Option<Fetching>);
+    /// Asks once for the result, which may not be there. Blocks, but not for long; runs on a thread of a pool.
+    fn look(self: Box<Self>, fetching: Fetching);
     /// Answers with an error.
     fn fail(self: Box<Self>, error: Error);
 }
@@ -86,6 +37,8 @@ pub(crate) struct Poller {
     target: FuturesTarget,
     /// Of the client: its end is this one's.
     cancel: CancelToken,
+    /// Carries the requests that the server may hold, so that they can be interrupted without those of others.
+    branch: Option<Branch>,
     born: Instant,
     state: Mutex<State>,
 }
@@ -99,6 +52,8 @@ struct State {
     nearest: Option<Instant>,
     /// A request is under way that may last until then.
     busy_until: Option<Instant>,
+    /// When those who wait were last told that the server answers.
+    told: Option<Instant>,
 }
 
 struct Entry {
@@ -133,12 +88,26 @@ impl Fetching {
     pub(crate) fn settle(mut self) {
         self.settled = true;
     }
+
+    /// The result is not there yet: the sample goes on waiting.
+    pub(crate) fn unfinished(mut self, waiter: Box<dyn Waiter>) {
+        let poller = self.poller.clone();
+        // Not over, which is what dropping this would say.
+        let request_id = std::mem::take(&mut self.request_id);
+        poller.register(&request_id, waiter);
+        poller.look_up();
+    }
 }
 
 impl Drop for Fetching {
     fn drop(&mut self) {
-        self.poller.state.lock().machine.fetched(std::mem::take(&mut self.request_id), self.settled);
+        let request_id = std::mem::take(&mut self.request_id);
+        if request_id.is_empty() {
+            return;
+        }
+        self.poller.state.lock().machine.fetched(request_id, self.settled);
         self.poller.start();
+        self.poller.look_up();
     }
 }
 
@@ -150,16 +119,22 @@ impl Poller {
         cancel: CancelToken,
     ) -> Arc<Self> {
         let sampling_session_id = sampling_session_id.to_string();
+        let machine = match session.many.offered() {
+            true => PollMany::new(session.config.timeouts.silence),
+            false => PollMany::not_offered(),
+        };
         let poller = Arc::new(Poller {
             target: FuturesTarget::SamplingSession { sampling_session_id, cloned_sampler_id },
             cancel,
+            branch: session.http.branch(),
             born: session.clock.now(),
             state: Mutex::new(State {
-                machine: PollMany::new(session.config.timeouts.silence),
+                machine,
                 running: false,
                 closed: false,
                 nearest: None,
                 busy_until: None,
+                told: None,
             }),
             session: session.clone(),
         });
@@ -172,6 +147,7 @@ impl Poller {
         let cancel = waiter.cancel().clone();
         let give_up = GiveUp { poller: Arc::downgrade(self), request_id: request_id.into() };
         let entry = Entry { _given_up: cancel.on_cancel(Arc::new(give_up)), waiter };
+        let now = self.clock().now;
         let registered = {
             let mut state = self.state.lock();
             let deadline = entry.waiter.progress().deadline();
@@ -181,7 +157,7 @@ impl Poller {
                 (_, Some(until), Some(deadline)) if deadline < until => Registered::Alone(entry),
                 _ => {
                     state.nearest = state.nearest.into_iter().chain(deadline).min();
-                    state.machine.register(request_id, entry)
+                    state.machine.register(request_id, entry, now)
                 }
             }
         };
@@ -199,7 +175,12 @@ impl Poller {
         }
     }
 
-    /// Reports for the last time, and refuses whoever comes later.
+    /// Whether the server offers news of many samples, as far as is known.
+    pub(crate) fn is_offered(&self) -> bool {
+        self.state.lock().machine.is_offered()
+    }
+
+    /// Reports for the last time, and refuses whoever comes later. A request that the server holds is interrupted.
     pub(crate) fn farewell(&self, within: Duration) {
         let (turn, waiting) = {
             let mut state = self.state.lock();
@@ -207,6 +188,9 @@ impl Poller {
             (turn.flatten(), state.machine.take_waiters())
         };
         fail(waiting, &Error::closed("the client was closed while this was in progress"));
+        if let Some(branch) = &self.branch {
+            branch.transport().shutdown();
+        }
         // Not sent under a lock, and of no consequence if it fails: the server then keeps the results for a while.
         if let Some(call) = turn.and_then(|it| self.call(&it, within.min(REPORT)).ok()) {
             let outcome = self.session.http.raw(&call);
@@ -224,7 +208,7 @@ impl Poller {
             state.running = true;
         }
         let poller = self.clone();
-        if let Err(error) = self.session.many.loops.spawn(move || poller.run()) {
+        if let Err(error) = self.session.many.poll(move || poller.run()) {
             let waiting = {
                 let mut state = self.state.lock();
                 state.running = false;
@@ -278,14 +262,18 @@ impl Poller {
         let outcome = self.call(turn, timeout).map(|it| self.session.http.raw(&it));
         let times = Times { sent: sent.now, ..self.clock() };
         let event = match &outcome {
-            Ok(Ok(answer)) => Event::Answer(answer.facts()),
+            Ok(Ok(answer)) => {
+                self.tell();
+                Event::Answer(answer.facts())
+            }
             Ok(Err(broken)) => {
                 let error = broken.error(timeouts);
                 match broken {
                     Broken::Token(it) if it.is_retryable() => Event::Broken(error),
-                    Broken::Timeout(_) | Broken::Connection { .. } | Broken::Garbage { .. } => {
-                        Event::Broken(error)
-                    }
+                    Broken::Timeout(_)
+                    | Broken::Connection { .. }
+                    | Broken::Garbage { .. }
+                    | Broken::CircuitOpen { .. } => Event::Broken(error),
                     _ => Event::Fatal(error),
                 }
             }
@@ -309,6 +297,7 @@ impl Poller {
             }
             Step::Alone(waiting) => {
                 log::info!(target: "tinkex", "the server has no retrieve_futures: samples are waited for one by one");
+                self.session.many.forgo();
                 waiting.into_iter().for_each(|it| self.wait_alone(it));
             }
             Step::Fail(waiting, error) => fail(waiting, &error),
@@ -320,6 +309,34 @@ impl Poller {
             let _ended = self.session.clock.pause(left.map_or(pause, |it| pause.min(it)), &self.cancel);
         }
         self.expire(self.session.clock.now());
+        self.look_up();
+    }
+
+    /// Has those looked up by themselves who have waited long without news.
+    fn look_up(self: &Arc<Self>) {
+        let now = self.clock().now;
+        let doubted = {
+            let mut state = self.state.lock();
+            if state.closed { Vec::new() } else { state.machine.doubted(now) }
+        };
+        for (request_id, entry) in doubted {
+            let fetching = Fetching { poller: self.clone(), request_id, settled: false };
+            self.session.many.fetch(move || entry.waiter.look(fetching));
+        }
+    }
+
+    /// Tells those who wait that the server still answers, which costs a look at each of them.
+    fn tell(&self) {
+        let now = self.session.clock.now();
+        let waiting: Vec<Progress> = {
+            let mut state = self.state.lock();
+            if state.told.is_some_and(|it| now.saturating_duration_since(it) < TELL) {
+                return;
+            }
+            state.told = Some(now);
+            state.machine.waiters().map(|it| it.1.waiter.progress().clone()).collect()
+        };
+        waiting.iter().for_each(|it| it.contact(now));
     }
 
     /// Fails those whose time is over.
@@ -354,9 +371,7 @@ impl Poller {
     fn fetch(self: &Arc<Self>, request_id: String, entry: Entry, completion: &Completion) {
         let size = completion.size();
         let fetching = Fetching { poller: self.clone(), request_id, settled: false };
-        // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
-        let _answered_by_its_ticket =
-            self.session.many.fetchers.spawn(move || entry.waiter.fetch(size, Some(fetching)));
+        self.session.many.fetch(move || entry.waiter.fetch(size, Some(fetching)));
     }
 
     /// Waits for one sample on a thread of its own.
@@ -371,7 +386,9 @@ impl Poller {
             timeout: (!turn.long).then_some(0.0),
             retrieved_request_ids: turn.retrieved.clone(),
         };
-        Ok(Call::post(Lane::PollMany, "/api/v1/retrieve_futures", &request)?.once(timeout))
+        let mut call = Call::post(Lane::PollMany, "/api/v1/retrieve_futures", &request)?.once(timeout);
+        call.branch = self.branch.clone().filter(|_| turn.long);
+        Ok(call)
     }
 
     fn clock(&self) -> Times {

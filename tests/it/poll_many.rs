@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tinkex::sync::CancelToken;
 use tinkex::testing::{Act, FakeServer, Seen, VirtualClock};
 use tinkex::types::{ModelInput, SampleResponse, SamplingParams};
-use tinkex::{CloseStatus, ErrorKind, Pending, SamplingClient, ServiceClient};
+use tinkex::{CloseStatus, ErrorKind, Pending, SamplingClient, ServiceClient, Stage};
 
 use crate::util::{PATIENCE, alone, client_threads, eventually};
 
@@ -32,15 +33,17 @@ fn bodies(server: &FakeServer, path: &str) -> Vec<Value> {
     server.requests_to(path).iter().map(|it| it.json().unwrap()).collect()
 }
 
-/// Has the server hold back the news until told otherwise.
-fn hold(server: &FakeServer) -> Arc<AtomicBool> {
-    let held = Arc::new(AtomicBool::new(true));
-    let holding = held.clone();
+/// Has the server hold back the news until this is cancelled, as real ones do: a request that finds none is held.
+fn hold(server: &FakeServer) -> CancelToken {
+    let release = CancelToken::new();
+    let released = release.clone();
     server.script(move |seen: &Seen| {
-        let early = seen.path == MANY && holding.load(Ordering::Acquire);
-        early.then(|| Act::json(json!({"completions": []})))
+        if seen.path == MANY {
+            released.wait_timeout(PATIENCE);
+        }
+        None
     });
-    held
+    release
 }
 
 #[test]
@@ -113,11 +116,13 @@ fn a_refusal_for_good_fails_current_and_later_samples() {
 
 #[test]
 fn a_server_without_the_endpoint_is_polled_for_each_sample() {
-    for status in [404, 405] {
-        let (server, _service, sampler) = in_memory();
+    for status in [404, 405, 501] {
+        let (server, service, sampler) = in_memory();
         server.always(MANY, Act::status(status, r#"{"detail":"Not Found"}"#));
         let pending: Vec<_> = (0..20).map(|_| sample(&sampler)).collect();
         pending.into_iter().for_each(|it| drop(it.wait().unwrap()));
+        // Other sampling clients of the service need not ask again.
+        sample(&service.create_sampling_client("fake/model").unwrap()).wait().unwrap();
         assert_eq!(server.requests_to(MANY).len(), 1);
         assert!(bodies(&server, ONE).iter().all(|it| it["allow_metadata_only"] == true));
     }
@@ -186,11 +191,95 @@ fn a_sample_ends_at_its_deadline_and_its_siblings_poller_goes_on() {
     let service =
         server.in_memory_at(clock).timeouts(|it| it.operation = Duration::from_secs(600)).build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
-    let held = hold(&server);
+    server.always(MANY, Act::Stall);
+    server.always(ONE, Act::Stall);
     let error = sample(&sampler).wait().unwrap_err();
     assert!(error.is_timeout() && error.to_string().contains("600s"), "{error}");
-    held.store(false, Ordering::Release);
+    server.behave(MANY);
+    server.behave(ONE);
     sample(&sampler).wait().unwrap();
+}
+
+#[test]
+fn a_sample_that_the_server_never_announces_is_found_without_waiting_for_its_deadline() {
+    let server = FakeServer::new();
+    server.polls_together();
+    let clock = VirtualClock::new();
+    let service = server.in_memory_at(clock.clone()).unbounded_operations().build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    server.always_altered(MANY, move |_| {
+        clock.advance(Duration::from_secs(30));
+        Act::json(json!({"completions": [], "cursor": 0}))
+    });
+    let mut pending: Vec<_> = (0..9).map(|_| sample(&sampler)).collect();
+    server.next(ONE, Act::json(json!({"type": "try_again", "queue_state": "active"})));
+    for it in &mut pending {
+        it.wait_timeout(PATIENCE).unwrap();
+    }
+    assert!(bodies(&server, ONE).iter().all(|it| it["allow_metadata_only"] == true));
+}
+
+#[test]
+fn closing_a_sampling_client_ends_its_held_poll_and_leaves_others_alone() {
+    alone("poll_many::closing_a_sampling_client_ends_its_held_poll_and_leaves_others_alone", || {
+        let server = FakeServer::new();
+        server.polls_together();
+        let held = hold(&server);
+        let listening = server.listen().unwrap();
+        let service = listening.client().build().unwrap();
+        let clients = [(); 2].map(|_| service.create_sampling_client("fake/model").unwrap());
+        let [lost, kept] = clients.each_ref().map(sample);
+        eventually("both polls are held", || server.requests_to(MANY).len() == 2);
+        let polling = || client_threads().iter().filter(|it| it.starts_with("tk-many")).count();
+        assert_eq!((polling(), service.dump().pools.iter().map(|it| it.queued).sum::<usize>()), (2, 0));
+        clients[0].close();
+        assert!(lost.wait().unwrap_err().is_closed());
+        assert!(sample(&clients[0]).wait().unwrap_err().is_closed());
+        // The thread is idle, which the next poller shows by using it.
+        let third = service.create_sampling_client("fake/model").unwrap();
+        let late = sample(&third);
+        eventually("a third poll is held", || server.requests_to(MANY).len() == 3);
+        assert_eq!(polling(), 2);
+        held.cancel();
+        kept.wait().unwrap();
+        late.wait().unwrap();
+    });
+}
+
+#[test]
+fn closing_the_service_answers_every_waiting_sample_and_ends_the_poll() {
+    let server = FakeServer::new();
+    server.polls_together();
+    let held = hold(&server);
+    let listening = server.listen().unwrap();
+    let service = listening.client().build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    let pending: Vec<_> = (0..50).map(|_| sample(&sampler)).collect();
+    eventually("all are submitted", || server.requests_to("/api/v1/asample").len() == 50);
+    eventually("the poll is held", || !server.requests_to(MANY).is_empty());
+    service.close(CloseStatus::Success).unwrap();
+    assert!(pending.into_iter().all(|it| it.wait().unwrap_err().is_closed()));
+    assert!(service.dump().pools.iter().all(|it| it.threads == 0), "{}", service.dump());
+    held.cancel();
+}
+
+#[test]
+fn those_who_wait_can_see_that_the_server_still_answers() {
+    let (server, service, sampler) = in_memory();
+    let news = Arc::new(AtomicBool::new(false));
+    let come = news.clone();
+    server.script(move |seen| {
+        let early = seen.path == MANY && !come.load(Ordering::Acquire);
+        early.then(|| Act::json(json!({"completions": [], "cursor": 0})))
+    });
+    let pending = sample(&sampler);
+    eventually("some polls brought nothing", || 60 < server.requests_to(MANY).len());
+    let dump = service.dump();
+    let status = &dump.operations[0];
+    assert_eq!((status.stage, status.attempts), (Stage::Waiting, 1));
+    assert!(status.last_contact.unwrap() < Duration::from_secs(2), "{status:?}");
+    news.store(true, Ordering::Release);
+    pending.wait().unwrap();
 }
 
 #[test]
@@ -239,7 +328,7 @@ fn hundreds_of_samples_need_few_threads() {
         let held = hold(&server);
         let pending: Vec<_> = (0..500).map(|_| sample(&sampler)).collect();
         eventually("all are submitted", || server.requests_to("/api/v1/asample").len() == 500);
-        held.store(false, Ordering::Release);
+        held.cancel();
         let mut most = BTreeMap::new();
         for it in pending {
             let names = client_threads();

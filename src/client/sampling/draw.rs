@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Answer, Body, Call, Lane};
 use crate::pending::Progress;
 use crate::policy::admission::estimate;
-use crate::session::{Fetching, Poller, Promise, Session, Ticket, Waiter};
+use crate::session::{Fetching, Poller, Promise, Retrieved, Session, Ticket, Waiter};
 use crate::sync::CancelToken;
 use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
 use crate::wire::{json, sample};
@@ -50,8 +50,8 @@ impl Sampler {
         self.seq_ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Sends a request, as often as the server says that there are too many.
-    fn send<T: Send + 'static>(&self, request: &Request<T>, seq_id: u64) -> Result<Answer> {
+    /// Sends a request, as often as the server says that there are too many. Also says how long it took at last.
+    fn send<T: Send + 'static>(&self, request: &Request<T>, seq_id: u64) -> Result<(Answer, Duration)> {
         let (session, ticket) = (&self.session, &request.ticket);
         let estimate = estimate(&request.prompt);
         let body = sample::encode_sample(
@@ -73,8 +73,9 @@ impl Sampler {
             .leaving_429();
         loop {
             ticket.progress.attempt();
+            let sent = session.clock.now();
             let error = match session.http.send(&call, &ticket.cancel) {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => return Ok((answer, session.clock.now().saturating_duration_since(sent))),
                 Err(error) => error,
             };
             let in_time = deadline.is_none_or(|it| session.clock.now() < it);
@@ -102,13 +103,23 @@ pub(super) struct Sample<T: Send + 'static> {
 /// What the server answers to a submission.
 enum Sent {
     Done(SampleResponse),
-    Promised { promise: Promise, sequence_ids: Vec<String> },
+    Promised { promise: Promise, sequence_ids: Vec<String>, took: Duration },
 }
 
 /// A result, or the news that the server no longer knows of the sample.
 enum Outcome {
     Done(SampleResponse),
     Lost(Error),
+}
+
+impl Outcome {
+    fn of(result: Result<Retrieved>, sequence_ids: &[String]) -> Result<Self> {
+        match result {
+            Ok(it) => read(&it.answer, sequence_ids).map(Outcome::Done),
+            Err(error) if *error.kind() == ErrorKind::PromiseExpired => Ok(Outcome::Lost(error)),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 impl<T: Send + 'static> Sample<T> {
@@ -127,7 +138,7 @@ impl<T: Send + 'static> Sample<T> {
         loop {
             let (promise, sequence_ids) = match self.send()? {
                 Sent::Done(response) => return Ok(response),
-                Sent::Promised { promise, sequence_ids } => (promise, sequence_ids),
+                Sent::Promised { promise, sequence_ids, .. } => (promise, sequence_ids),
             };
             match self.fetch(&promise, &sequence_ids, None)? {
                 Outcome::Done(response) => return Ok(response),
@@ -136,14 +147,14 @@ impl<T: Send + 'static> Sample<T> {
         }
     }
 
-    /// Submits the sample and leaves it to the poller.
-    pub(super) fn submit(self) {
+    /// Submits the sample and leaves it to the poller. Says how long the server took to accept it.
+    pub(super) fn submit(self) -> Duration {
         if self.request.ticket.is_given_up() {
-            return self.answer(Err(Error::cancelled()));
+            self.answer(Err(Error::cancelled()));
+            return Duration::ZERO;
         }
         match self.send() {
-            Ok(Sent::Done(response)) => self.answer(Ok(response)),
-            Ok(Sent::Promised { promise, sequence_ids }) => {
+            Ok(Sent::Promised { promise, sequence_ids, took }) => {
                 let poller = self.sampler.poller.clone();
                 let request_id = promise.request_id.clone();
                 let promised = Box::new(Promised { sample: self, promise, sequence_ids });
@@ -151,15 +162,18 @@ impl<T: Send + 'static> Sample<T> {
                     Some(poller) => poller.register(&request_id, promised),
                     None => promised.fetch(None, None),
                 }
+                return took;
             }
+            Ok(Sent::Done(response)) => self.answer(Ok(response)),
             Err(error) => self.answer(Err(error)),
         }
+        Duration::ZERO
     }
 
     fn send(&self) -> Result<Sent> {
         let (session, progress) = (&self.sampler.session, &self.request.ticket.progress);
         let started = session.clock.now();
-        let answer = self.sampler.send(&self.request, self.seq_id)?;
+        let (answer, took) = self.sampler.send(&self.request, self.seq_id)?;
         let born = session.clock.now();
         progress.contact(born);
         let promised = match Submitted::read(answer)? {
@@ -174,7 +188,8 @@ impl<T: Send + 'static> Sample<T> {
             born,
             roundtrip: born.saturating_duration_since(started),
         };
-        Ok(Sent::Promised { promise, sequence_ids: promised.sample_sequence_ids.unwrap_or_default() })
+        let sequence_ids = promised.sample_sequence_ids.unwrap_or_default();
+        Ok(Sent::Promised { promise, sequence_ids, took })
     }
 
     fn fetch(&self, promise: &Promise, sequence_ids: &[String], size: Option<usize>) -> Result<Outcome> {
@@ -183,11 +198,7 @@ impl<T: Send + 'static> Sample<T> {
             Some(size) => session.retrieve_finished(size, promise, &ticket.progress, &ticket.cancel),
             None => session.retrieve(promise, &ticket.progress, &ticket.cancel),
         };
-        match result {
-            Ok(it) => read(&it.answer, sequence_ids).map(Outcome::Done),
-            Err(error) if *error.kind() == ErrorKind::PromiseExpired => Ok(Outcome::Lost(error)),
-            Err(error) => Err(error),
-        }
+        Outcome::of(result, sequence_ids)
     }
 
     /// Waits a while and takes a new number, so that the sample can be submitted afresh (PROTOCOL §1.12).
@@ -204,6 +215,36 @@ impl<T: Send + 'static> Sample<T> {
         self.losses += 1;
         self.seq_id = self.sampler.next_seq_id();
         Ok(())
+    }
+
+    /// Answers with what was fetched, or begins anew.
+    fn settle(mut self, outcome: Result<Outcome>, fetching: Option<Fetching>) {
+        // The server's own word on the sample, good or bad, is one that it need not keep any longer. This comes before
+        // the answer, so that whoever closes the client upon the answer reports this one too.
+        let is_final = match &outcome {
+            Ok(Outcome::Done(_)) => true,
+            Ok(Outcome::Lost(_)) => false,
+            Err(error) => matches!(error.kind(), ErrorKind::RequestFailed { .. }),
+        };
+        match fetching {
+            Some(fetching) if is_final => fetching.settle(),
+            other => drop(other),
+        }
+        match outcome {
+            Ok(Outcome::Done(response)) => self.answer(Ok(response)),
+            Ok(Outcome::Lost(error)) => {
+                let session = self.sampler.session.clone();
+                // The pause before the next attempt must hold up neither those who fetch nor those who send.
+                let _answered_by_its_ticket = session.samplers.spawn(move || match self.lost(error) {
+                    Ok(()) => {
+                        let session = self.sampler.session.clone();
+                        session.many.crew.send(move || self.submit());
+                    }
+                    Err(error) => self.answer(Err(error)),
+                });
+            }
+            Err(error) => self.answer(Err(error)),
+        }
     }
 
     fn answer(self, result: Result<SampleResponse>) {
@@ -228,30 +269,19 @@ impl<T: Send + 'static> Waiter for Promised<T> {
     }
 
     fn fetch(self: Box<Self>, size: Option<usize>, fetching: Option<Fetching>) {
-        let Promised { mut sample, promise, sequence_ids } = *self;
-        let outcome = sample.fetch(&promise, &sequence_ids, size);
-        // The server's own word on the sample, good or bad, is one that it need not keep any longer. This comes before
-        // the answer, so that whoever closes the client upon the answer reports this one too.
-        let is_final = match &outcome {
-            Ok(Outcome::Done(_)) => true,
-            Ok(Outcome::Lost(_)) => false,
-            Err(error) => matches!(error.kind(), ErrorKind::RequestFailed { .. }),
-        };
-        match fetching {
-            Some(fetching) if is_final => fetching.settle(),
-            other => drop(other),
-        }
-        match outcome {
-            Ok(Outcome::Done(response)) => sample.answer(Ok(response)),
-            Ok(Outcome::Lost(error)) => {
-                let session = sample.sampler.session.clone();
-                // The pause before the next attempt must not hold up those who fetch.
-                let _answered_by_its_ticket = session.many.posters.spawn(move || match sample.lost(error) {
-                    Ok(()) => sample.submit(),
-                    Err(error) => sample.answer(Err(error)),
-                });
+        let outcome = self.sample.fetch(&self.promise, &self.sequence_ids, size);
+        self.sample.settle(outcome, fetching);
+    }
+
+    fn look(self: Box<Self>, fetching: Fetching) {
+        let ticket = &self.sample.request.ticket;
+        let looked = self.sample.sampler.session.look(&self.promise, &ticket.progress, &ticket.cancel);
+        match looked.transpose() {
+            Some(result) => {
+                let outcome = Outcome::of(result, &self.sequence_ids);
+                self.sample.settle(outcome, Some(fetching));
             }
-            Err(error) => sample.answer(Err(error)),
+            None => fetching.unfinished(self),
         }
     }
 

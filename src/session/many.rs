@@ -1,0 +1,90 @@
+//! What the samples of a session share whose results are waited for together: threads, and the pollers.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use crate::config::{Config, Threads};
+use crate::error::Result;
+use crate::sync::Mutex;
+use crate::sync::pool::{Pool, PoolConfig};
+
+use super::crew::Crew;
+use super::poll_many::Poller;
+use super::{PoolStatus, pool_status};
+
+/// Threads that fetch the results of samples that are known to be finished: each of them is one short exchange.
+const FETCHERS: usize = 28;
+
+/// The threads that the pollers of a session share, and the pollers.
+pub(crate) struct Many {
+    /// Sends samples.
+    pub(crate) crew: Arc<Crew>,
+    /// Fetch the results of finished samples.
+    fetchers: Pool,
+    /// One thread for each sampling session with samples in flight.
+    loops: Pool,
+    pollers: Mutex<Vec<Weak<Poller>>>,
+    /// The server was asked and has no such endpoint.
+    forgone: AtomicBool,
+}
+
+impl Many {
+    pub(super) fn new(config: &Config) -> Self {
+        let Threads { max_in_flight, stack_size, idle, .. } = config.threads;
+        let pool = |name, most: usize| {
+            let max_threads = most.min(max_in_flight);
+            Pool::new(PoolConfig { name, max_threads, stack_size, idle })
+        };
+        Many {
+            crew: Crew::new(&config.threads),
+            fetchers: pool("tk-fetch", FETCHERS),
+            loops: pool("tk-many", max_in_flight),
+            pollers: Mutex::default(),
+            forgone: AtomicBool::new(false),
+        }
+    }
+
+    /// The server has not said that it offers no news of many samples.
+    pub(super) fn offered(&self) -> bool {
+        !self.forgone.load(Ordering::Relaxed)
+    }
+
+    /// The server has no such endpoint: nobody need ask again.
+    pub(super) fn forgo(&self) {
+        self.forgone.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn adopt(&self, poller: &Arc<Poller>) {
+        let mut pollers = self.pollers.lock();
+        pollers.retain(|it| 0 < it.strong_count());
+        pollers.push(Arc::downgrade(poller));
+    }
+
+    pub(super) fn poll(&self, job: impl FnOnce() + Send + 'static) -> Result<()> {
+        self.loops.spawn(job)
+    }
+
+    pub(super) fn fetch(&self, job: impl FnOnce() + Send + 'static) {
+        // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
+        let _answered_by_its_ticket = self.fetchers.spawn(job);
+    }
+
+    /// Reports what the server does not know yet, because the session is about to be finished.
+    pub(super) fn farewell(&self, within: Duration) {
+        let deadline = Instant::now() + within;
+        let pollers = std::mem::take(&mut *self.pollers.lock());
+        for poller in pollers.iter().filter_map(Weak::upgrade) {
+            poller.farewell(deadline.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    /// Ends the threads, and returns how many are left at the deadline.
+    pub(super) fn close(&self, deadline: Instant) -> usize {
+        self.crew.close(deadline) + self.fetchers.close(deadline) + self.loops.close(deadline)
+    }
+
+    pub(super) fn status(&self) -> [PoolStatus; 3] {
+        [self.crew.status(), pool_status("tk-fetch", &self.fetchers), pool_status("tk-many", &self.loops)]
+    }
+}
