@@ -73,18 +73,11 @@ impl Actor for SamplingActor {
 }
 
 impl SamplingActor {
-    /// Numbers a sample and hands it to a pool.
+    /// Numbers a sample and hands it to those who send.
     fn begin<T: Send + 'static>(&self, request: Request<T>) {
         let sample = Sample::new(self.sampler.clone(), request);
-        let session = &self.sampler.session;
-        // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
-        let _answered_by_its_ticket = match &self.sampler.poller {
-            Some(poller) if poller.is_offered() => {
-                session.many.crew.send(move || sample.submit());
-                Ok(())
-            }
-            _ => session.samplers.spawn(move || sample.run()),
-        };
+        // A crew that is gone drops the job, and with it the ticket, which then answers by itself.
+        self.sampler.session.many.crew.send(move || sample.submit());
     }
 }
 

@@ -20,10 +20,11 @@ impl Lane {
 
     /// The size of each of the two buffers of a connection, in bytes. Thousands of connections may be waiting at once, and
     /// ureq's own 128 KiB would cost them 576 MB. The head of an answer has to fit, and one line of a request's.
-    pub(super) fn buffer(self) -> usize {
+    pub(super) fn buffers(self) -> (usize, usize) {
         match self {
-            Lane::Poll => 8 << 10,
-            _ => 16 << 10,
+            Lane::Poll => (10 << 10, 4 << 10),
+            Lane::Sample => (10 << 10, 8 << 10),
+            _ => (16 << 10, 16 << 10),
         }
     }
 

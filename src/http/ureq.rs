@@ -123,8 +123,8 @@ impl Maker {
             // A redirect would carry the credential to wherever the server says.
             .max_redirects(0)
             .max_redirects_will_error(false)
-            .input_buffer_size(lane.buffer())
-            .output_buffer_size(lane.buffer())
+            .input_buffer_size(lane.buffers().0)
+            .output_buffer_size(lane.buffers().1)
             .max_idle_connections(lane.idle_connections())
             .max_idle_connections_per_host(lane.idle_connections())
             .max_idle_age(IDLE_AGE);
@@ -135,6 +135,9 @@ impl Maker {
 
     fn exchange(&self, agent: &Agent, exchange: &Exchange) -> Result<Answer, Broken> {
         let mut request = ureq::http::Request::builder().method(exchange.method).uri(&exchange.url);
+        if let Some(headers) = request.headers_mut() {
+            headers.reserve(exchange.headers.len());
+        }
         for (name, value) in &exchange.headers {
             request = request.header(*name, value);
         }

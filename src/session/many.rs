@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::config::{Config, Threads};
 use crate::error::Result;
-use crate::sync::Mutex;
 use crate::sync::pool::{Pool, PoolConfig};
+use crate::sync::{Mutex, Semaphore};
 
 use super::crew::Crew;
 use super::poll_many::Poller;
@@ -25,6 +25,8 @@ pub(crate) struct Many {
     /// One thread for each sampling session with samples in flight.
     loops: Pool,
     pollers: Mutex<Vec<Weak<Poller>>>,
+    /// How many samples may wait each on a thread of its own.
+    pub(crate) alone: Semaphore,
     /// The server was asked and has no such endpoint.
     forgone: AtomicBool,
 }
@@ -41,6 +43,7 @@ impl Many {
             fetchers: pool("tk-fetch", FETCHERS),
             loops: pool("tk-many", max_in_flight),
             pollers: Mutex::default(),
+            alone: Semaphore::new(max_in_flight.max(1)),
             forgone: AtomicBool::new(false),
         }
     }
@@ -81,6 +84,7 @@ impl Many {
 
     /// Ends the threads, and returns how many are left at the deadline.
     pub(super) fn close(&self, deadline: Instant) -> usize {
+        self.alone.close();
         self.crew.close(deadline) + self.fetchers.close(deadline) + self.loops.close(deadline)
     }
 

@@ -170,7 +170,7 @@ impl Poller {
                 self.start();
             }
             Registered::Ready(entry, completion) => self.fetch(request_id.into(), entry, &completion),
-            Registered::Alone(entry) => self.wait_alone(entry),
+            Registered::Alone(entry) => self.session.wait_alone(entry.waiter),
             Registered::Refused(entry, error) => entry.waiter.fail(error),
         }
     }
@@ -298,7 +298,7 @@ impl Poller {
             Step::Alone(waiting) => {
                 log::info!(target: "tinkex", "the server has no retrieve_futures: samples are waited for one by one");
                 self.session.many.forgo();
-                waiting.into_iter().for_each(|it| self.wait_alone(it));
+                waiting.into_iter().for_each(|it| self.session.wait_alone(it.waiter));
             }
             Step::Fail(waiting, error) => fail(waiting, &error),
         }
@@ -374,11 +374,6 @@ impl Poller {
         self.session.many.fetch(move || entry.waiter.fetch(size, Some(fetching)));
     }
 
-    /// Waits for one sample on a thread of its own.
-    fn wait_alone(&self, entry: Entry) {
-        let _answered_by_its_ticket = self.session.samplers.spawn(move || entry.waiter.fetch(None, None));
-    }
-
     fn call(&self, turn: &Turn, timeout: Duration) -> Result<Call> {
         let request = RetrieveFuturesRequest {
             target: self.target.clone(),
@@ -395,6 +390,14 @@ impl Poller {
         let since = |at: Instant| at.saturating_duration_since(self.born);
         let now = since(self.session.clock.now());
         Times { sent: now, now, contact: self.session.http.last_contact().map_or(Duration::ZERO, since) }
+    }
+}
+
+impl Session {
+    /// Waits for one sample on a thread of its own.
+    pub(crate) fn wait_alone(&self, waiter: Box<dyn Waiter>) {
+        // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
+        let _answered_by_its_ticket = self.samplers.spawn(move || waiter.fetch(None, None));
     }
 }
 

@@ -1,5 +1,5 @@
-//! One sample, from its submission to its result: on a thread of its own, or, where the server offers it, on a thread
-//! only while it is being sent or fetched.
+//! One sample, from its submission to its result: it has a thread while it is being sent and fetched, and, where the server
+//! does not offer news of many samples at once, while it waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use crate::http::{Answer, Body, Call, Lane};
 use crate::pending::Progress;
 use crate::policy::admission::estimate;
 use crate::session::{Fetching, Poller, Promise, Retrieved, Session, Ticket, Waiter};
-use crate::sync::CancelToken;
+use crate::sync::{CancelToken, Permit};
 use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
 use crate::wire::{json, sample};
 
@@ -128,39 +128,29 @@ impl<T: Send + 'static> Sample<T> {
         Sample { sampler, request, seq_id, losses: 0 }
     }
 
-    /// The whole sample, on this thread.
-    pub(super) fn run(mut self) {
-        let result = self.draw();
-        self.answer(result);
-    }
-
-    fn draw(&mut self) -> Result<SampleResponse> {
-        loop {
-            let (promise, sequence_ids) = match self.send()? {
-                Sent::Done(response) => return Ok(response),
-                Sent::Promised { promise, sequence_ids, .. } => (promise, sequence_ids),
-            };
-            match self.fetch(&promise, &sequence_ids, None)? {
-                Outcome::Done(response) => return Ok(response),
-                Outcome::Lost(error) => self.lost(error)?,
-            }
-        }
-    }
-
-    /// Submits the sample and leaves it to the poller. Says how long the server took to accept it.
+    /// Submits the sample, and leaves the wait for its result to the poller or to a thread that waits for nothing else.
+    /// Says how long the server took to accept it.
     pub(super) fn submit(self) -> Duration {
         if self.request.ticket.is_given_up() {
             self.answer(Err(Error::cancelled()));
             return Duration::ZERO;
         }
+        let poller = self.sampler.poller.clone().filter(|it| it.is_offered());
+        let alone = match poller.is_none().then(|| self.place()).transpose() {
+            Ok(place) => place,
+            Err(error) => {
+                self.answer(Err(error));
+                return Duration::ZERO;
+            }
+        };
         match self.send() {
             Ok(Sent::Promised { promise, sequence_ids, took }) => {
-                let poller = self.sampler.poller.clone();
+                let session = self.sampler.session.clone();
                 let request_id = promise.request_id.clone();
-                let promised = Box::new(Promised { sample: self, promise, sequence_ids });
+                let promised = Box::new(Promised { sample: self, promise, sequence_ids, _place: alone });
                 match poller {
                     Some(poller) => poller.register(&request_id, promised),
-                    None => promised.fetch(None, None),
+                    None => session.wait_alone(promised),
                 }
                 return took;
             }
@@ -168,6 +158,12 @@ impl<T: Send + 'static> Sample<T> {
             Err(error) => self.answer(Err(error)),
         }
         Duration::ZERO
+    }
+
+    /// Waits until a thread is free to wait for the result: what nobody can wait for is better not submitted yet.
+    fn place(&self) -> Result<Permit> {
+        let ticket = &self.request.ticket;
+        self.sampler.session.many.alone.acquire_deadline(1, ticket.progress.deadline(), &ticket.cancel)
     }
 
     fn send(&self) -> Result<Sent> {
@@ -252,11 +248,13 @@ impl<T: Send + 'static> Sample<T> {
     }
 }
 
-/// A sample that the server has accepted, and that the poller keeps.
+/// A sample that the server has accepted.
 struct Promised<T: Send + 'static> {
     sample: Sample<T>,
     promise: Promise,
     sequence_ids: Vec<String>,
+    /// Of a sample that has a thread of its own.
+    _place: Option<Permit>,
 }
 
 impl<T: Send + 'static> Waiter for Promised<T> {
