@@ -10,8 +10,8 @@ pub(crate) const CONCURRENT: usize = 400;
 pub(crate) const CONCURRENT_THROTTLED: usize = 10;
 /// Threads that send samples to a server that accepts them at once: more of them would only take turns.
 pub(crate) const CREW: usize = 48;
-/// Whoever waited so long for the acceptance waited for the server, not for this machine.
-const SLOW: Duration = Duration::from_millis(100);
+/// How often their number is reconsidered.
+pub(crate) const ROUND: Duration = Duration::from_millis(100);
 /// While throttled, bytes count this many times.
 const THROTTLED_COST: usize = 20;
 
@@ -31,10 +31,13 @@ pub(crate) fn cost(estimate: usize, throttled: bool) -> usize {
     estimate.saturating_mul(if throttled { THROTTLED_COST } else { 1 })
 }
 
-/// Whether one more thread would help to send what is queued, by how long the server took to accept a sample. Each slow
-/// acceptance adds one, so that the threads double with each round of them.
-pub(crate) fn wants_more(queued: usize, took: Duration) -> bool {
-    0 < queued && SLOW <= took
+/// How many threads to add to those that send samples, after a round in which they took so many from the queue. Where each
+/// of them took one, the server accepts fast enough; otherwise they double.
+pub(crate) fn more_hands(hands: usize, taken: u64, queued: usize) -> usize {
+    match u64::try_from(hands) {
+        Ok(hands) if hands <= taken => 0,
+        _ => hands.min(queued),
+    }
 }
 
 #[cfg(test)]
@@ -43,8 +46,10 @@ mod tests {
 
     #[test]
     fn threads_are_added_while_samples_queue_up_behind_a_slow_server() {
-        assert!(wants_more(1, SLOW));
-        assert!(!wants_more(0, SLOW) && !wants_more(1, SLOW / 2));
+        let table = [((48, 48, 900), 0), ((48, 47, 900), 48), ((48, 0, 7), 7), ((192, 10, 900), 192)];
+        for ((hands, taken, queued), more) in table {
+            assert_eq!(more_hands(hands, taken, queued), more, "{hands} {taken} {queued}");
+        }
     }
 
     #[test]

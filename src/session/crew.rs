@@ -3,18 +3,18 @@
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::config::Threads;
 use crate::error::Error;
-use crate::policy::admission::{CONCURRENT, CREW, wants_more};
+use crate::policy::admission::{CONCURRENT, CREW, ROUND, more_hands};
 use crate::sync::pool::{Pool, PoolConfig};
-use crate::sync::{Mutex, unwind};
+use crate::sync::{self, Condvar, Mutex, unwind};
 
 use super::PoolStatus;
 
-/// Sends one sample, and says how long the server took to accept it.
-type Job = Box<dyn FnOnce() -> Duration + Send>;
+/// Sends one sample.
+type Job = Box<dyn FnOnce() + Send>;
 
 /// Apart from the senders of training, which thousands of samples must not hold up.
 pub(crate) struct Crew {
@@ -23,25 +23,34 @@ pub(crate) struct Crew {
     few: usize,
     most: usize,
     state: Mutex<State>,
+    /// Notified when the queue has become empty, or the crew is closed: the foreman may go.
+    over: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     queue: VecDeque<Job>,
     hands: usize,
+    /// Jobs taken so far.
+    taken: u64,
+    /// Somebody watches whether the hands are enough.
+    watched: bool,
     closed: bool,
 }
 
 impl Crew {
     pub(super) fn new(threads: &Threads) -> Arc<Self> {
         let Threads { max_in_flight, stack_size, idle, .. } = *threads;
-        let most = CONCURRENT.min(max_in_flight).max(1);
-        let pool = Pool::new(PoolConfig { name: "tk-post", max_threads: most, stack_size, idle });
-        Arc::new(Crew { pool, few: CREW.min(most), most, state: Mutex::default() })
+        let few = CREW.min(max_in_flight).max(1);
+        // The permits are the limit and not the threads, so that there are always some who wait for one.
+        let most = (CONCURRENT + CREW).min(max_in_flight).max(1);
+        // One more is the foreman.
+        let pool = Pool::new(PoolConfig { name: "tk-post", max_threads: most + 1, stack_size, idle });
+        Arc::new(Crew { pool, few, most, state: Mutex::default(), over: Condvar::new() })
     }
 
     /// Has a sample sent, in the order of the calls. If that cannot be, the job is dropped, and the replies in it say why.
-    pub(crate) fn send(self: &Arc<Self>, job: impl FnOnce() -> Duration + Send + 'static) {
+    pub(crate) fn send(self: &Arc<Self>, job: impl FnOnce() + Send + 'static) {
         let job: Job = Box::new(job);
         let mut state = self.state.lock();
         if state.closed {
@@ -49,46 +58,76 @@ impl Crew {
             return unwind::bury(job, &closed());
         }
         state.queue.push_back(job);
-        if self.few <= state.hands {
-            return;
+        if state.hands < self.few {
+            state.hands += 1;
+            drop(state);
+            self.hire();
+        } else if !state.watched && state.hands < self.most {
+            state.watched = true;
+            drop(state);
+            let crew = self.clone();
+            if self.pool.spawn(move || crew.watch()).is_err() {
+                self.state.lock().watched = false;
+            }
         }
-        state.hands += 1;
-        drop(state);
-        self.hire();
     }
 
-    /// Starts a thread for a hand that is counted already.
-    fn hire(self: &Arc<Self>) {
+    /// Starts a thread for a hand that is counted already; says whether that was possible.
+    fn hire(self: &Arc<Self>) -> bool {
         let crew = self.clone();
-        let Err(error) = self.pool.spawn(move || crew.work()) else { return };
+        let Err(error) = self.pool.spawn(move || crew.work()) else { return true };
         let stranded = {
             let mut state = self.state.lock();
             state.hands -= 1;
             if state.hands == 0 { mem::take(&mut state.queue) } else { VecDeque::new() }
         };
         unwind::bury(stranded, &error);
+        false
     }
 
     /// Sends until nothing is queued.
-    fn work(self: Arc<Self>) {
+    fn work(&self) {
+        while let Some(job) = self.take() {
+            unwind::shield("a sample could not be sent", job);
+        }
+    }
+
+    fn take(&self) -> Option<Job> {
+        let mut state = self.state.lock();
+        let job = state.queue.pop_front();
+        match &job {
+            Some(_) => state.taken += 1,
+            None => state.hands -= 1,
+        }
+        if state.queue.is_empty() && state.watched {
+            self.over.notify_all();
+        }
+        job
+    }
+
+    /// Adds hands while samples queue up behind a server that takes its time, until nothing is queued.
+    fn watch(self: &Arc<Self>) {
+        let mut state = self.state.lock();
         loop {
-            let job = {
-                let mut state = self.state.lock();
-                let job = state.queue.pop_front();
-                state.hands -= usize::from(job.is_none());
-                job
-            };
-            let Some(job) = job else { return };
-            let mut took = Duration::ZERO;
-            unwind::shield("a sample could not be sent", || took = job());
-            let grows = {
-                let mut state = self.state.lock();
-                let grows = state.hands < self.most && wants_more(state.queue.len(), took);
-                state.hands += usize::from(grows);
-                grows
-            };
-            if grows {
-                self.hire();
+            let before = state.taken;
+            let until = Instant::now() + ROUND;
+            let mut in_time = true;
+            while in_time && !state.queue.is_empty() {
+                in_time = sync::wait(&self.over, &mut state, Some(until));
+            }
+            if state.closed || state.queue.is_empty() || self.most <= state.hands {
+                state.watched = false;
+                return;
+            }
+            let more = more_hands(state.hands, state.taken - before, state.queue.len());
+            let more = more.min(self.most - state.hands);
+            state.hands += more;
+            drop(state);
+            let hired = (0..more).filter(|_| self.hire()).count();
+            state = self.state.lock();
+            if hired < more {
+                state.watched = false;
+                return;
             }
         }
     }
@@ -100,6 +139,7 @@ impl Crew {
             state.closed = true;
             mem::take(&mut state.queue)
         };
+        self.over.notify_all();
         unwind::bury(queue, &closed());
         self.pool.close(deadline)
     }

@@ -50,8 +50,8 @@ impl Sampler {
         self.seq_ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Sends a request, as often as the server says that there are too many. Also says how long it took at last.
-    fn send<T: Send + 'static>(&self, request: &Request<T>, seq_id: u64) -> Result<(Answer, Duration)> {
+    /// Sends a request, as often as the server says that there are too many.
+    fn send<T: Send + 'static>(&self, request: &Request<T>, seq_id: u64) -> Result<Answer> {
         let (session, ticket) = (&self.session, &request.ticket);
         let estimate = estimate(&request.prompt);
         let body = sample::encode_sample(
@@ -73,9 +73,8 @@ impl Sampler {
             .leaving_429();
         loop {
             ticket.progress.attempt();
-            let sent = session.clock.now();
             let error = match session.http.send(&call, &ticket.cancel) {
-                Ok(answer) => return Ok((answer, session.clock.now().saturating_duration_since(sent))),
+                Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
             let in_time = deadline.is_none_or(|it| session.clock.now() < it);
@@ -103,7 +102,7 @@ pub(super) struct Sample<T: Send + 'static> {
 /// What the server answers to a submission.
 enum Sent {
     Done(SampleResponse),
-    Promised { promise: Promise, sequence_ids: Vec<String>, took: Duration },
+    Promised { promise: Promise, sequence_ids: Vec<String> },
 }
 
 /// A result, or the news that the server no longer knows of the sample.
@@ -129,35 +128,28 @@ impl<T: Send + 'static> Sample<T> {
     }
 
     /// Submits the sample, and leaves the wait for its result to the poller or to a thread that waits for nothing else.
-    /// Says how long the server took to accept it.
-    pub(super) fn submit(self) -> Duration {
+    pub(super) fn submit(self) {
         if self.request.ticket.is_given_up() {
-            self.answer(Err(Error::cancelled()));
-            return Duration::ZERO;
+            return self.answer(Err(Error::cancelled()));
         }
         let poller = self.sampler.poller.clone().filter(|it| it.is_offered());
-        let alone = match poller.is_none().then(|| self.place()).transpose() {
+        let place = match poller.is_none().then(|| self.place()).transpose() {
             Ok(place) => place,
-            Err(error) => {
-                self.answer(Err(error));
-                return Duration::ZERO;
-            }
+            Err(error) => return self.answer(Err(error)),
         };
         match self.send() {
-            Ok(Sent::Promised { promise, sequence_ids, took }) => {
+            Ok(Sent::Promised { promise, sequence_ids }) => {
                 let session = self.sampler.session.clone();
                 let request_id = promise.request_id.clone();
-                let promised = Box::new(Promised { sample: self, promise, sequence_ids, _place: alone });
+                let promised = Box::new(Promised { sample: self, promise, sequence_ids, _place: place });
                 match poller {
                     Some(poller) => poller.register(&request_id, promised),
                     None => session.wait_alone(promised),
                 }
-                return took;
             }
             Ok(Sent::Done(response)) => self.answer(Ok(response)),
             Err(error) => self.answer(Err(error)),
         }
-        Duration::ZERO
     }
 
     /// Waits until a thread is free to wait for the result: what nobody can wait for is better not submitted yet.
@@ -169,7 +161,7 @@ impl<T: Send + 'static> Sample<T> {
     fn send(&self) -> Result<Sent> {
         let (session, progress) = (&self.sampler.session, &self.request.ticket.progress);
         let started = session.clock.now();
-        let (answer, took) = self.sampler.send(&self.request, self.seq_id)?;
+        let answer = self.sampler.send(&self.request, self.seq_id)?;
         let born = session.clock.now();
         progress.contact(born);
         let promised = match Submitted::read(answer)? {
@@ -185,7 +177,7 @@ impl<T: Send + 'static> Sample<T> {
             roundtrip: born.saturating_duration_since(started),
         };
         let sequence_ids = promised.sample_sequence_ids.unwrap_or_default();
-        Ok(Sent::Promised { promise, sequence_ids, took })
+        Ok(Sent::Promised { promise, sequence_ids })
     }
 
     fn fetch(&self, promise: &Promise, sequence_ids: &[String], size: Option<usize>) -> Result<Outcome> {
