@@ -10,7 +10,7 @@ use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout, TcpConnector};
 use ureq::{Agent, Error, Timeout};
 
 use super::Lane;
@@ -40,7 +40,9 @@ struct Open {
 impl Ureq {
     /// The connections of a client of one server.
     pub(crate) fn new(base_url: &str) -> Self {
-        let maker = Maker { on_this_machine: is_loopback(base_url), names: Names::default() };
+        let on_this_machine = is_loopback(base_url);
+        let is_plain = on_this_machine && base_url.to_ascii_lowercase().starts_with("http://");
+        let maker = Maker { on_this_machine, is_plain, names: Names::default() };
         let agents = LANES.iter().map(|lane| maker.agent(*lane)).collect();
         Ureq { open: Mutex::new(Some(Open { agents, branches: Vec::new() })), maker }
     }
@@ -109,6 +111,8 @@ impl Transport for Single {
 #[derive(Clone)]
 struct Maker {
     on_this_machine: bool,
+    /// Neither TLS nor a proxy is between this machine and itself.
+    is_plain: bool,
     names: Names,
 }
 
@@ -130,7 +134,11 @@ impl Maker {
             .max_idle_age(IDLE_AGE);
         // A proxy, which ureq takes from the environment, cannot reach this machine's own loopback.
         let config = if self.on_this_machine { config.proxy(None) } else { config };
-        Agent::with_parts(config.build(), DefaultConnector::default(), self.names.clone())
+        match self.is_plain {
+            // The connector of TLS alone takes a page of stack, which thousands of threads would pay for.
+            true => Agent::with_parts(config.build(), TcpConnector::default(), self.names.clone()),
+            false => Agent::with_parts(config.build(), DefaultConnector::default(), self.names.clone()),
+        }
     }
 
     fn exchange(&self, agent: &Agent, exchange: &Exchange) -> Result<Answer, Broken> {
