@@ -63,7 +63,8 @@ impl Default for Timeouts {
     }
 }
 
-/// What an operation does while the server pauses it for lack of capacity or because of a rate limit.
+/// What an operation does while the server pauses it for lack of capacity, because of a rate limit, or until the account
+/// is settled (HTTP 402, for which it waits an hour at most, unless the server says otherwise).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PausePolicy {
     /// Waits, until its own deadline.

@@ -45,6 +45,9 @@ pub trait Observer: Send + Sync {
     /// A circuit breaker opened, closed, or lets a few requests pass to see whether the server is back.
     fn on_breaker(&self, _change: &BreakerChange) {}
 
+    /// The server wants to be paid (HTTP 402): operations wait for it. Told when it begins and once a minute.
+    fn on_billing_pause(&self, _pause: &BillingPause) {}
+
     /// Heartbeats have failed for so long that the server may end the session.
     fn on_heartbeat_trouble(&self, _trouble: &HeartbeatTrouble) {}
 
@@ -88,6 +91,16 @@ pub struct Retry {
 pub struct Backoff {
     /// How long.
     pub pause: Duration,
+}
+
+/// An account that has to be settled.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct BillingPause {
+    /// For how long operations have waited.
+    pub lasted: Duration,
+    /// The server's words.
+    pub error: Error,
 }
 
 /// A circuit breaker whose state changed; see [`CircuitBreaker`](crate::CircuitBreaker).

@@ -6,6 +6,7 @@
 
 pub(crate) mod auth;
 mod breakers;
+mod call;
 pub(crate) mod headers;
 mod lanes;
 pub mod transport;
@@ -15,15 +16,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Phase, Result, Sent};
-use crate::event::{Retry, TraceContext};
+use crate::event::{BillingPause, Retry};
 use crate::metrics::name;
-use crate::pending::Progress;
+use crate::policy::billing::{self, Billing};
 use crate::policy::retry::{Failure, Limits, Retries};
 use crate::policy::verdict::Verdict;
 use crate::sync::clock::Clock;
@@ -33,146 +32,14 @@ use crate::wire::json;
 pub(crate) use self::ureq::Ureq;
 use auth::Auth;
 use breakers::Breakers;
+pub(crate) use call::{Body, Call};
 pub(crate) use transport::{Answer, Branch, Broken, Exchange, Lane, Transport};
 
 /// The most that any answer may measure: far above every real one, far below what would hurt the machine.
 const LARGEST_ANSWER: u64 = 1 << 30;
 
-/// One logical call: what is asked, and how hard to try.
-#[derive(Clone, Debug)]
-pub(crate) struct Call {
-    pub(crate) lane: Lane,
-    pub(crate) method: &'static str,
-    /// Such as `/api/v1/create_session`.
-    pub(crate) path: String,
-    pub(crate) body: Body,
-    /// Ask for protobuf; JSON is accepted all the same.
-    pub(crate) protobuf: bool,
-    /// How long one attempt may take; the default is `Timeouts::exchange`.
-    pub(crate) timeout: Option<Duration>,
-    /// How long all attempts may take; the default is `Timeouts::submit`.
-    pub(crate) budget: Option<Duration>,
-    /// Headers of this endpoint only.
-    pub(crate) headers: Vec<(&'static str, String)>,
-    /// The public method that this belongs to, such as `TrainingClient.forward_backward`.
-    pub(crate) sdk_method: Option<&'static str>,
-    /// The caller itself deals with a server that is too busy.
-    pub(crate) leaves_429: bool,
-    /// Sent whatever the circuit breaker says, and unknown to it.
-    pub(crate) passes_breaker: bool,
-    /// Goes over a transport of its own.
-    pub(crate) branch: Option<Branch>,
-    /// Its place in a distributed trace.
-    pub(crate) trace: Option<Arc<TraceContext>>,
-}
-
-/// What a request carries.
-#[derive(Clone, Debug)]
-pub(crate) enum Body {
-    Empty,
-    Json(Bytes),
-    /// As it goes over the wire, compressed already if `zstd`.
-    Protobuf {
-        bytes: Bytes,
-        zstd: bool,
-    },
-}
-
-impl Body {
-    /// A JSON body.
-    pub(crate) fn json(value: &impl Serialize) -> Result<Self> {
-        match serde_json::to_vec(value) {
-            Ok(json) => Ok(Body::Json(json.into())),
-            Err(error) => {
-                Err(Error::new(ErrorKind::System, format!("the request could not be written: {error}")))
-            }
-        }
-    }
-
-    /// A protobuf body, compressed if asked for and possible: one zstd frame of level 3 with the content size in its
-    /// header (PROTOCOL §1.8).
-    pub(crate) fn protobuf(bytes: Vec<u8>, compress: bool) -> Self {
-        #[cfg(feature = "zstd")]
-        if compress {
-            match zstd::bulk::compress(&bytes, 3) {
-                Ok(small) => return Body::Protobuf { bytes: small.into(), zstd: true },
-                Err(error) => log::warn!(target: "tinkex::http", "sent uncompressed: {error}"),
-            }
-        }
-        let _only_with_the_feature = compress;
-        Body::Protobuf { bytes: bytes.into(), zstd: false }
-    }
-
-    fn bytes(&self) -> Bytes {
-        match self {
-            Body::Empty => Bytes::new(),
-            Body::Json(bytes) | Body::Protobuf { bytes, .. } => bytes.clone(),
-        }
-    }
-}
-
-impl Call {
-    pub(crate) fn get(lane: Lane, path: impl Into<String>) -> Self {
-        Call::new(lane, "GET", path, Body::Empty)
-    }
-
-    /// A POST of a JSON body.
-    pub(crate) fn post(lane: Lane, path: impl Into<String>, body: &impl Serialize) -> Result<Self> {
-        Ok(Call::new(lane, "POST", path, Body::json(body)?))
-    }
-
-    pub(crate) fn new(lane: Lane, method: &'static str, path: impl Into<String>, body: Body) -> Self {
-        Call {
-            lane,
-            method,
-            path: path.into(),
-            body,
-            protobuf: false,
-            timeout: None,
-            budget: None,
-            headers: Vec::new(),
-            sdk_method: None,
-            leaves_429: false,
-            passes_breaker: false,
-            branch: None,
-            trace: None,
-        }
-    }
-
-    pub(crate) fn once(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self.budget = Some(Duration::ZERO);
-        self
-    }
-
-    pub(crate) fn by(mut self, sdk_method: &'static str) -> Self {
-        self.sdk_method = Some(sdk_method);
-        self
-    }
-
-    /// A request of an operation.
-    pub(crate) fn of(mut self, progress: &Progress) -> Self {
-        self.sdk_method = Some(progress.sdk_method());
-        self.trace = progress.trace().cloned();
-        self
-    }
-
-    pub(crate) fn leaving_429(mut self) -> Self {
-        self.leaves_429 = true;
-        self
-    }
-
-    /// Is sent whatever the circuit breaker says.
-    pub(crate) fn passing_breaker(mut self) -> Self {
-        self.passes_breaker = true;
-        self
-    }
-
-    pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
-        self
-    }
-}
+/// The least time that an attempt is given.
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// Sends calls. Cheap to share; everything above holds it by reference.
 pub(crate) struct Http {
@@ -181,6 +48,7 @@ pub(crate) struct Http {
     clock: Clock,
     auth: Auth,
     breakers: Option<Breakers>,
+    billing: Mutex<Billing>,
     /// The server answered at least once.
     reached: AtomicBool,
     last_contact: Mutex<Option<Instant>>,
@@ -193,6 +61,7 @@ impl Http {
             config.circuit_breaker.map(|it| Breakers::new(it, clock.clone(), config.seeing.clone()));
         Http {
             breakers,
+            billing: Mutex::new(Billing::new()),
             transport,
             config,
             clock,
@@ -224,50 +93,58 @@ impl Http {
     /// Sends a call until it succeeds, fails for good, or its budget is spent, and returns the answer's body.
     pub(crate) fn send(&self, call: &Call, cancel: &CancelToken) -> Result<Answer> {
         let started = self.clock.now();
-        let limits = Limits {
-            budget: call.budget.unwrap_or(self.config.timeouts.submit),
-            first_contact: (!self.reached.load(Ordering::Relaxed)).then_some(self.config.timeouts.connect),
-        };
+        let budget = call.budget.unwrap_or(self.config.timeouts.submit);
+        let first_contact = (!self.reached.load(Ordering::Relaxed)).then_some(self.config.timeouts.connect);
         let key = headers::idempotency_key();
         let mut retries = Retries::default();
-        // Whether any attempt may have reached the server decides what a training client may conclude.
         let mut sent = Sent::No;
         let mut last = None;
+        // Waiting for payment is not counted as trying.
+        let mut begun = started;
         loop {
-            let elapsed = self.clock.now().saturating_duration_since(started);
+            let elapsed = self.clock.now().saturating_duration_since(begun);
+            // No attempt outlasts the operation; one is made in any case.
+            let to_deadline =
+                call.deadline.map_or(Duration::MAX, |it| it.saturating_duration_since(begun).max(MOMENT));
+            let limits = Limits { budget: budget.min(to_deadline), first_contact };
             if cancel.is_cancelled() {
                 return Err(self.explain(Error::cancelled(), call, retries.taken(), elapsed, sent));
             }
-            let left = limits.budget.saturating_sub(elapsed);
-            let outcome =
-                self.attempt(call, &key, retries.taken(), (!limits.budget.is_zero()).then_some(left));
-            let elapsed = self.clock.now().saturating_duration_since(started);
-            let (failure, error) = match outcome {
+            let left = (!limits.budget.is_zero()).then(|| limits.budget.saturating_sub(elapsed));
+            let outcome = self.attempt(call, &key, retries.taken(), left);
+            let elapsed = self.clock.now().saturating_duration_since(begun);
+            let (failure, error, reached) = match outcome {
                 Ok(answer) if answer.facts().verdict() == Verdict::Success => return Ok(answer),
                 Ok(answer) => {
-                    let facts = answer.facts();
-                    // Of a request that the server took too long over or failed at, nobody knows what became.
-                    if facts.status == 408 || 500 <= facts.status {
-                        sent = Sent::Maybe;
-                    }
-                    let failure = match call.leaves_429 && facts.status == 429 {
-                        true => Failure::Fatal,
-                        false => Failure::Answer { verdict: facts.verdict(), hint: facts.hint() },
+                    let paused = match call.waits_for_payment {
+                        true => self.pause_for_payment(&answer, call.deadline, cancel),
+                        false => Ok(false),
                     };
-                    (failure, facts.error())
+                    match paused {
+                        Ok(true) => {
+                            begun += billing::PAUSE;
+                            continue;
+                        }
+                        Ok(false) => self.refused(call, &answer),
+                        Err(cancelled) => (Failure::Fatal, cancelled, Sent::No),
+                    }
                 }
                 Err(broken) => {
-                    if broken.sent() == Sent::Maybe {
-                        sent = Sent::Maybe;
-                    }
                     let error = broken.error(&self.config.timeouts);
+                    // An attempt that was cut short, or not made, says less than the one before it.
+                    let cut = self.timeout(call, left) < self.timeout(call, None);
                     let error = match (&broken, last.take()) {
                         (Broken::CircuitOpen { .. }, Some(cause)) => error.caused_by(cause),
+                        (Broken::Timeout(_), Some(cause)) if cut => error.caused_by(cause),
                         _ => error,
                     };
-                    (broken.failure(), error)
+                    (broken.failure(), error, broken.sent())
                 }
             };
+            // Whether any attempt may have reached the server decides what a training client may conclude.
+            if reached == Sent::Maybe {
+                sent = Sent::Maybe;
+            }
             let Some(pause) = retries.next(failure, elapsed, limits, fastrand::f64()) else {
                 return Err(self.explain(error, call, retries.taken() + 1, elapsed, sent));
             };
@@ -282,6 +159,46 @@ impl Http {
                 return Err(self.explain(error, call, retries.taken(), elapsed, sent));
             }
         }
+    }
+
+    /// How long the server wants clients to wait for payment.
+    pub(crate) fn set_billing_window(&self, window: Duration) {
+        self.billing.lock().set_window(window);
+    }
+
+    /// If an answer is a refusal for want of payment that is to be waited out, waits and says so.
+    pub(crate) fn pause_for_payment(
+        &self,
+        answer: &Answer,
+        deadline: Option<Instant>,
+        cancel: &CancelToken,
+    ) -> Result<bool> {
+        if answer.status != 402 {
+            return Ok(false);
+        }
+        let now = self.clock.now();
+        let word = self.billing.lock().refused(now, self.config.pause_policy, deadline);
+        let billing::Word::Wait { warn } = word else { return Ok(false) };
+        if let Some(lasted) = warn {
+            let error = answer.facts().error();
+            log::warn!(target: "tinkex", "waiting for the account to be settled, for {lasted:.0?} now: {error}");
+            self.config.seeing.observed.tell(|it| it.on_billing_pause(&BillingPause { lasted, error }));
+        }
+        self.clock.pause(billing::PAUSE, cancel)?;
+        Ok(true)
+    }
+
+    /// What an answer that is no success means for a call.
+    fn refused(&self, call: &Call, answer: &Answer) -> (Failure, Error, Sent) {
+        let facts = answer.facts();
+        let failure = match call.leaves_429 && facts.status == 429 {
+            true => Failure::Fatal,
+            false => Failure::Answer { verdict: facts.verdict(), hint: facts.hint() },
+        };
+        // Of a request that the server took too long over or failed at, nobody knows what became.
+        let unknown = facts.status == 408 || 500 <= facts.status;
+        let sent = if unknown { Sent::Maybe } else { Sent::No };
+        (failure, facts.error(), sent)
     }
 
     /// As [`send`](Http::send), for an endpoint that answers in JSON.
@@ -328,7 +245,7 @@ impl Http {
     /// How long one attempt may take: no longer than what is left of the call's budget.
     fn timeout(&self, call: &Call, left: Option<Duration>) -> Duration {
         let timeout = call.timeout.unwrap_or(self.config.timeouts.exchange);
-        left.map_or(timeout, |it| timeout.min(it.max(Duration::from_millis(1))))
+        left.map_or(timeout, |it| timeout.min(it.max(MOMENT)))
     }
 
     /// PROTOCOL §1.4: trades the raw credential for a short-lived token.

@@ -2,6 +2,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod backoff;
+pub(crate) mod billing;
 pub(crate) mod breaker;
 pub(crate) mod chunk;
 pub(crate) mod combine;

@@ -1,5 +1,7 @@
 //! What the server wants of its clients (PROTOCOL §3.1).
 
+use std::time::Duration;
+
 use crate::config::{Config, SDK_VERSION};
 use crate::error::{Error, Result};
 use crate::http::{Call, Http, Lane};
@@ -21,6 +23,10 @@ pub(super) fn fetch(http: &Http, config: &Config, cancel: &CancelToken) -> Resul
     let client: ClientConfig = or_default(http.json(&call, cancel))?;
     if client.pjwt_auth_enabled {
         http.auth().use_tokens();
+    }
+    // A number that is no time says nothing.
+    if let Ok(window) = Duration::try_from_secs_f64(client.billing_exception_max_pause_duration_sec) {
+        http.set_billing_window(window);
     }
     let mut call = Call::post(Lane::Session, "/api/v1/client/dynamic_config", &request)?;
     call.timeout = Some(config.timeouts.heartbeat);

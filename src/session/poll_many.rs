@@ -260,6 +260,14 @@ impl Poller {
         };
         let sent = self.clock();
         let outcome = self.call(turn, timeout).map(|it| self.session.http.raw(&it));
+        if let Ok(Ok(answer)) = &outcome {
+            // The deadline of one sample, which the short pause may outlast, must not end the patience for all. Only the end of
+            // the client cancels the pause, and the loop notices that.
+            if self.session.http.pause_for_payment(answer, None, &self.cancel).unwrap_or(true) {
+                self.state.lock().busy_until = None;
+                return self.expire(self.session.clock.now());
+            }
+        }
         let times = Times { sent: sent.now, ..self.clock() };
         let event = match &outcome {
             Ok(Ok(answer)) => {

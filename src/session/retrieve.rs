@@ -43,7 +43,7 @@ impl Session {
         progress: &Progress,
         cancel: &CancelToken,
     ) -> Result<Retrieved> {
-        self.asking(promise, progress, cancel).to_the_end()
+        self.asking(promise, progress, cancel).until_done()
     }
 
     /// Fetches a result that is known to be there, and how large it is.
@@ -56,7 +56,7 @@ impl Session {
     ) -> Result<Retrieved> {
         let bytes = self.response_budget().acquire_deadline(size, progress.deadline(), cancel)?;
         let poll = Poll::finished(self.config.timeouts.silence);
-        Asking { poll, bytes: Some(bytes), ..self.asking(promise, progress, cancel) }.to_the_end()
+        Asking { poll, bytes: Some(bytes), ..self.asking(promise, progress, cancel) }.until_done()
     }
 
     /// Asks once for a result; `None` if it is not there.
@@ -121,7 +121,7 @@ enum Round {
 }
 
 impl Asking<'_> {
-    fn to_the_end(mut self) -> Result<Retrieved> {
+    fn until_done(mut self) -> Result<Retrieved> {
         loop {
             match self.once(self.session.config.timeouts.poll)? {
                 Round::Done(it) => return Ok(it),
@@ -154,6 +154,9 @@ impl Asking<'_> {
         let step = match &outcome {
             Ok(answer) => {
                 progress.contact(now);
+                if session.http.pause_for_payment(answer, progress.deadline(), self.cancel)? {
+                    return Ok(Round::Again(Duration::ZERO));
+                }
                 self.poll.on(Event::Answer { facts: answer.facts(), protobuf: answer.is_protobuf() }, times)
             }
             Err(Broken::Timeout(phase)) if !matches!(phase, Phase::Resolve | Phase::Connect) => {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tinkex::sync::CancelToken;
 use tinkex::testing::{Act, FakeServer, Seen, VirtualClock};
 use tinkex::types::{ModelInput, SampleResponse, SamplingParams};
-use tinkex::{CloseStatus, ErrorKind, Pending, SamplingClient, ServiceClient, Stage};
+use tinkex::{CloseStatus, ErrorKind, PausePolicy, Pending, SamplingClient, ServiceClient, Stage};
 
 use crate::util::{PATIENCE, alone, client_threads, eventually};
 
@@ -104,6 +104,23 @@ fn a_storm_of_errors_delays_samples_and_fails_none() {
         server.next(MANY, act);
     }
     sample(&sampler).wait().unwrap();
+}
+
+#[test]
+fn an_unpaid_bill_is_waited_out_unless_pauses_are_to_fail() {
+    for policy in [PausePolicy::Wait, PausePolicy::Fail] {
+        let server = FakeServer::new();
+        server.polls_together();
+        let service = server.in_memory().pause_policy(policy).build().unwrap();
+        let sampler = service.create_sampling_client("fake/model").unwrap();
+        server.next(MANY, Act::status(402, r#"{"detail":"no funds"}"#));
+        let first = sample(&sampler).wait();
+        match policy {
+            PausePolicy::Fail => assert_eq!(*first.unwrap_err().kind(), ErrorKind::Billing),
+            _ => assert_eq!(first.unwrap().sequences.len(), 1),
+        }
+        sample(&sampler).wait().unwrap();
+    }
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
-use tinkex::event::{Backoff, Dropped, HeartbeatTrouble, Observer, QueueStateChange, Retry, TraceContext};
+use tinkex::event::{
+    Backoff, BillingPause, Dropped, HeartbeatTrouble, Observer, QueueStateChange, Retry, TraceContext,
+};
 use tinkex::testing::{Act, FakeServer, VirtualClock};
 use tinkex::types::{AdamParams, ModelInput, SamplingParams};
 use tinkex::{ErrorKind, Metrics, PausePolicy, Stage};
@@ -42,6 +44,10 @@ impl Observer for Notes {
 
     fn on_heartbeat_trouble(&self, it: &HeartbeatTrouble) {
         self.note(format!("heartbeat {} {}", it.session_id, it.silent > Duration::from_secs(120)));
+    }
+
+    fn on_billing_pause(&self, it: &BillingPause) {
+        self.note(format!("unpaid for {:?}: {}", it.lasted, it.error.message()));
     }
 
     fn on_drop(&self, it: &Dropped) {
@@ -238,4 +244,59 @@ fn the_place_in_a_trace_is_that_of_the_thread_that_submits() {
     assert_eq!(seen("/api/v1/optim_step"), [Some("00-trace-7".into()), None, None]);
     assert_eq!(seen(RETRIEVE), [None, Some("00-trace-7".into()), None, None]);
     assert_eq!(server.requests_to("/api/v1/optim_step")[0].header("tracestate"), Some("a=b"));
+}
+
+#[test]
+fn an_account_that_cannot_pay_is_waited_for_and_the_observer_hears_of_it() {
+    let (server, notes) = (FakeServer::new(), Arc::new(Notes::default()));
+    let service = server.in_memory().observer(notes.clone()).build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    for path in ["/api/v1/optim_step", RETRIEVE] {
+        for _ in 0..9 {
+            server.next(path, Act::status(402, r#"{"detail":"no funds"}"#));
+        }
+    }
+    training.optim_step(AdamParams::default()).wait().unwrap();
+    let keys: std::collections::HashSet<_> = server
+        .requests_to("/api/v1/optim_step")
+        .iter()
+        .map(|it| it.header("x-idempotency-key").unwrap().to_string())
+        .collect();
+    assert_eq!(keys.len(), 1, "each repetition is the same logical request");
+    let notes = notes.all();
+    let words: Vec<_> = notes.iter().filter(|it| it.starts_with("unpaid")).collect();
+    assert_eq!(words, ["unpaid for 0ns: HTTP 402: no funds", "unpaid for 60s: HTTP 402: no funds"]);
+}
+
+#[test]
+fn an_account_that_cannot_pay_is_an_error_at_once_for_who_does_not_wait() {
+    let server = FakeServer::new();
+    let service = server.in_memory().pause_policy(PausePolicy::Fail).build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    server.next("/api/v1/optim_step", Act::status(402, r#"{"detail":"no funds"}"#));
+    let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
+    assert_eq!(error.kind(), &ErrorKind::Billing);
+    // The server certainly did not take it, so the order is whole.
+    training.optim_step(AdamParams::default()).wait().unwrap();
+}
+
+#[test]
+fn an_hour_without_payment_is_the_end_unless_the_server_says_otherwise() {
+    for (window, least) in [(None, 3600), (Some(60), 60)] {
+        let (server, time) = (FakeServer::new(), VirtualClock::new());
+        if let Some(seconds) = window {
+            let config = json!({"billing_exception_max_pause_duration_sec": seconds});
+            server.always("/api/v1/client/config", Act::json(config));
+        }
+        let service = server.in_memory_at(time.clone()).build().unwrap();
+        let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+        server.always("/api/v1/optim_step", Act::status(402, r#"{"detail":"no funds"}"#));
+        let before = time.clock().now();
+        let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
+        let waited = (time.clock().now() - before).as_secs();
+        assert!(
+            error.kind() == &ErrorKind::Billing && (least..least + 6).contains(&waited),
+            "{waited} s: {error}"
+        );
+    }
 }

@@ -171,3 +171,16 @@ fn results_arrive_in_a_channel_with_their_tags() {
     tags.sort();
     assert_eq!(tags, (0..20).collect::<Vec<_>>());
 }
+
+#[test]
+fn no_submission_outlasts_its_operation_and_the_servers_last_word_is_told() {
+    let (server, time) = (FakeServer::new(), VirtualClock::new());
+    let limit = Duration::from_secs(20);
+    let service = server.in_memory_at(time.clone()).timeouts(|it| it.operation = limit).build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    server.always("/api/v1/optim_step", Act::status(503, r#"{"detail":"full"}"#));
+    let before = time.clock().now();
+    let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
+    assert!(time.clock().now() - before <= limit);
+    assert!(error.http_status() == Some(503) && error.to_string().contains("full"), "{error}");
+}

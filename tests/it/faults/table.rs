@@ -239,7 +239,12 @@ pub(super) fn faults() -> Vec<Fault> {
             ..fatal("400-detail", Kind::Status(400), status(400))
         },
         fatal("401", Kind::Auth, status(401)),
-        fatal("402", Kind::Billing, status(402)),
+        Fault {
+            // Every five seconds, for as long as the operation may take.
+            submit: (works(2), fails(Kind::Billing, 6..=6)),
+            retrieve: (works(2), fails(Kind::Billing, 6..=6)),
+            ..fatal("402", Kind::Billing, status(402))
+        },
         fatal("403", Kind::Permission, status(403)),
         Fault {
             operation: 120,
@@ -304,6 +309,13 @@ fn padded(mut answer: Answer) -> Answer {
 pub(super) fn exceptions() -> Vec<Exception> {
     const FROM_STATE: &[&str] =
         &["create_training_client_from_state", "create_training_client_from_state_with_optimizer"];
+    const BEGINNING: &[&str] = &[
+        "get_server_capabilities",
+        "create_lora_training_client",
+        "create_training_client_from_state",
+        "create_training_client_from_state_with_optimizer",
+        "create_sampling_client",
+    ];
     const SAMPLING: &[&str] = &["sample", "compute_logprobs"];
     use Place::*;
     use Times::*;
@@ -316,9 +328,9 @@ pub(super) fn exceptions() -> Vec<Exception> {
         except("404", FROM_STATE, Submit, Always, fails(Kind::NotFound, 2..=2)),
         except("422", FROM_STATE, Submit, Once, works(2)),
         except("422", FROM_STATE, Submit, Always, fails(Kind::Status(422), 2..=2)),
-        // The request for the result of the first step, of the new model, and of the load into it.
-        except("422", FROM_STATE, Retrieve, Once, works(3)),
-        except("422", FROM_STATE, Retrieve, Always, fails(Kind::Status(422), 2..=2)),
+        // Who cannot pay at the beginning is told at once.
+        except("402", BEGINNING, Submit, Once, fails(Kind::Billing, 1..=1)),
+        except("402", BEGINNING, Submit, Always, fails(Kind::Billing, 1..=1)),
         // A lost sample is submitted again for as long as the operation may take.
         except("410", SAMPLING, Retrieve, Once, works(2)),
         except("410", SAMPLING, Retrieve, Always, lost(5..=10)),
