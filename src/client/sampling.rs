@@ -77,7 +77,7 @@ impl SamplingActor {
     fn begin<T: Send + 'static>(&self, request: Request<T>) {
         let sample = Sample::new(self.sampler.clone(), request);
         // A crew that is gone drops the job, and with it the ticket, which then answers by itself.
-        self.sampler.session.many.crew.send(move || sample.submit());
+        self.sampler.session.many.crew.put(move || sample.submit());
     }
 }
 

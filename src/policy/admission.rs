@@ -8,9 +8,7 @@ use crate::types::{Chunk, ModelInput};
 pub(crate) const CONCURRENT: usize = 400;
 /// As many as that while the server recently asked to slow down.
 pub(crate) const CONCURRENT_THROTTLED: usize = 10;
-/// Threads that send samples to a server that accepts them at once: more of them would only take turns.
-pub(crate) const CREW: usize = 48;
-/// How often their number is reconsidered.
+/// How often the number of threads is reconsidered that send samples, or fetch their results.
 pub(crate) const ROUND: Duration = Duration::from_millis(100);
 /// While throttled, bytes count this many times.
 const THROTTLED_COST: usize = 20;
@@ -31,11 +29,11 @@ pub(crate) fn cost(estimate: usize, throttled: bool) -> usize {
     estimate.saturating_mul(if throttled { THROTTLED_COST } else { 1 })
 }
 
-/// How many threads to add to those that send samples, after a round in which they took so many from the queue. Where each
-/// of them took one, the server accepts fast enough; otherwise they double.
+/// How many threads to add to so many, after a round in which they took so many jobs from their queue. Where each of them took
+/// two, the server answers so fast that more threads would only take turns; otherwise they double.
 pub(crate) fn more_hands(hands: usize, taken: u64, queued: usize) -> usize {
     match u64::try_from(hands) {
-        Ok(hands) if hands <= taken => 0,
+        Ok(hands) if 2 * hands <= taken => 0,
         _ => hands.min(queued),
     }
 }
@@ -45,8 +43,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn threads_are_added_while_samples_queue_up_behind_a_slow_server() {
-        let table = [((48, 48, 900), 0), ((48, 47, 900), 48), ((48, 0, 7), 7), ((192, 10, 900), 192)];
+    fn threads_are_added_while_jobs_queue_up_behind_a_slow_server() {
+        let table = [((48, 96, 900), 0), ((48, 95, 900), 48), ((48, 0, 7), 7), ((192, 10, 900), 192)];
         for ((hands, taken, queued), more) in table {
             assert_eq!(more_hands(hands, taken, queued), more, "{hands} {taken} {queued}");
         }

@@ -1,4 +1,4 @@
-//! The threads that send samples: few while the server accepts at once, more when it takes its time.
+//! Threads for many short exchanges, such as sending samples: few while the server answers at once, more when it takes its time.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -7,17 +7,18 @@ use std::time::Instant;
 
 use crate::config::Threads;
 use crate::error::Error;
-use crate::policy::admission::{CONCURRENT, CREW, ROUND, more_hands};
+use crate::policy::admission::{ROUND, more_hands};
 use crate::sync::pool::{Pool, PoolConfig};
 use crate::sync::{self, Condvar, Mutex, unwind};
 
 use super::PoolStatus;
 
-/// Sends one sample.
+/// One exchange.
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Apart from the senders of training, which thousands of samples must not hold up.
+/// Does jobs in the order in which they come.
 pub(crate) struct Crew {
+    name: &'static str,
     pool: Pool,
     /// Threads that take jobs at first, and at most.
     few: usize,
@@ -39,18 +40,17 @@ struct State {
 }
 
 impl Crew {
-    pub(super) fn new(threads: &Threads) -> Arc<Self> {
+    /// So many threads at first and at most, or as many as there may be.
+    pub(super) fn new(name: &'static str, few: usize, most: usize, threads: &Threads) -> Arc<Self> {
         let Threads { max_in_flight, stack_size, idle, .. } = *threads;
-        let few = CREW.min(max_in_flight).max(1);
-        // The permits are the limit and not the threads, so that there are always some who wait for one.
-        let most = (CONCURRENT + CREW).min(max_in_flight).max(1);
+        let [few, most] = [few, most].map(|it| it.min(max_in_flight).max(1));
         // One more is the foreman.
-        let pool = Pool::new(PoolConfig { name: "tk-post", max_threads: most + 1, stack_size, idle });
-        Arc::new(Crew { pool, few, most, state: Mutex::default(), over: Condvar::new() })
+        let pool = Pool::new(PoolConfig { name, max_threads: most + 1, stack_size, idle });
+        Arc::new(Crew { name, pool, few, most, state: Mutex::default(), over: Condvar::new() })
     }
 
-    /// Has a sample sent, in the order of the calls. If that cannot be, the job is dropped, and the replies in it say why.
-    pub(crate) fn send(self: &Arc<Self>, job: impl FnOnce() + Send + 'static) {
+    /// Has a job done. If that cannot be, it is dropped, and the replies in it say why.
+    pub(crate) fn put(self: &Arc<Self>, job: impl FnOnce() + Send + 'static) {
         let job: Job = Box::new(job);
         let mut state = self.state.lock();
         if state.closed {
@@ -85,10 +85,10 @@ impl Crew {
         false
     }
 
-    /// Sends until nothing is queued.
+    /// Works until nothing is queued.
     fn work(&self) {
         while let Some(job) = self.take() {
-            unwind::shield("a sample could not be sent", job);
+            unwind::shield("an exchange failed", job);
         }
     }
 
@@ -105,7 +105,7 @@ impl Crew {
         job
     }
 
-    /// Adds hands while samples queue up behind a server that takes its time, until nothing is queued.
+    /// Adds hands while jobs queue up behind a server that takes its time, until nothing is queued.
     fn watch(self: &Arc<Self>) {
         let mut state = self.state.lock();
         loop {
@@ -145,11 +145,11 @@ impl Crew {
     }
 
     pub(super) fn status(&self) -> PoolStatus {
-        PoolStatus { name: "tk-post", threads: self.pool.n_threads(), queued: self.state.lock().queue.len() }
+        PoolStatus { name: self.name, threads: self.pool.n_threads(), queued: self.state.lock().queue.len() }
     }
 }
 
 #[cold]
 fn closed() -> Error {
-    Error::closed("the client was closed before this was sent")
+    Error::closed("the client was closed before this was done")
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{Config, Threads};
 use crate::error::Result;
+use crate::policy::admission::CONCURRENT;
 use crate::sync::pool::{Pool, PoolConfig};
 use crate::sync::{Mutex, Semaphore};
 
@@ -13,15 +14,18 @@ use super::crew::Crew;
 use super::poll_many::Poller;
 use super::{PoolStatus, pool_status};
 
-/// Threads that fetch the results of samples that are known to be finished: each of them is one short exchange.
-const FETCHERS: usize = 28;
+/// Threads that send samples, apart from the senders of training, which thousands of samples must not hold up. The permits are
+/// the limit and not the threads, so that there are always some who wait for one.
+const SENDERS: [usize; 2] = [48, CONCURRENT + 48];
+/// Threads that fetch the results of samples that are known to be finished.
+const FETCHERS: [usize; 2] = [28, 256];
 
 /// The threads that the pollers of a session share, and the pollers.
 pub(crate) struct Many {
     /// Sends samples.
     pub(crate) crew: Arc<Crew>,
     /// Fetch the results of finished samples.
-    fetchers: Pool,
+    fetchers: Arc<Crew>,
     /// One thread for each sampling session with samples in flight.
     loops: Pool,
     pollers: Mutex<Vec<Weak<Poller>>>,
@@ -34,14 +38,11 @@ pub(crate) struct Many {
 impl Many {
     pub(super) fn new(config: &Config) -> Self {
         let Threads { max_in_flight, stack_size, idle, .. } = config.threads;
-        let pool = |name, most: usize| {
-            let max_threads = most.min(max_in_flight);
-            Pool::new(PoolConfig { name, max_threads, stack_size, idle })
-        };
+        let crew = |name, [few, most]: [usize; 2]| Crew::new(name, few, most, &config.threads);
         Many {
-            crew: Crew::new(&config.threads),
-            fetchers: pool("tk-fetch", FETCHERS),
-            loops: pool("tk-many", max_in_flight),
+            crew: crew("tk-post", SENDERS),
+            fetchers: crew("tk-fetch", FETCHERS),
+            loops: Pool::new(PoolConfig { name: "tk-many", max_threads: max_in_flight, stack_size, idle }),
             pollers: Mutex::default(),
             alone: Semaphore::new(max_in_flight.max(1)),
             forgone: AtomicBool::new(false),
@@ -69,8 +70,7 @@ impl Many {
     }
 
     pub(super) fn fetch(&self, job: impl FnOnce() + Send + 'static) {
-        // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
-        let _answered_by_its_ticket = self.fetchers.spawn(job);
+        self.fetchers.put(job);
     }
 
     /// Reports what the server does not know yet, because the session is about to be finished.
@@ -89,6 +89,6 @@ impl Many {
     }
 
     pub(super) fn status(&self) -> [PoolStatus; 3] {
-        [self.crew.status(), pool_status("tk-fetch", &self.fetchers), pool_status("tk-many", &self.loops)]
+        [self.crew.status(), self.fetchers.status(), pool_status("tk-many", &self.loops)]
     }
 }

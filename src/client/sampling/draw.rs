@@ -227,7 +227,7 @@ impl<T: Send + 'static> Sample<T> {
                 let _answered_by_its_ticket = session.samplers.spawn(move || match self.lost(error) {
                     Ok(()) => {
                         let session = self.sampler.session.clone();
-                        session.many.crew.send(move || self.submit());
+                        session.many.crew.put(move || self.submit());
                     }
                     Err(error) => self.answer(Err(error)),
                 });
