@@ -13,7 +13,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -134,7 +134,14 @@ fn serve(together: bool) {
     println!("http://{}", listener.local_addr().unwrap());
     io::stdout().flush().unwrap();
     let finished = Finished::default();
-    for stream in listener.incoming().flatten() {
+    // The system queues 128 connections and has clients try again after a second: so somebody must always be at the door,
+    // who does nothing but let them in.
+    let (hall, arrivals) = mpsc::channel::<TcpStream>();
+    for _ in 0..8 {
+        let (listener, hall) = (listener.try_clone().unwrap(), hall.clone());
+        thread::spawn(move || listener.incoming().flatten().for_each(|it| hall.send(it).unwrap()));
+    }
+    for stream in arrivals {
         let finished = finished.clone();
         let builder = thread::Builder::new().stack_size(128 * 1024);
         let serving = builder.spawn(move || drop(connection(&stream, together, &finished)));
