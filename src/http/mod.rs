@@ -126,7 +126,7 @@ impl Http {
                             continue;
                         }
                         Ok(false) => self.refused(call, &answer),
-                        Err(cancelled) => (Failure::Fatal, cancelled, Sent::No),
+                        Err(cancelled) => (Failure::Fatal, cancelled, None),
                     }
                 }
                 Err(broken) => {
@@ -138,13 +138,11 @@ impl Http {
                         (Broken::Timeout(_), Some(cause)) if cut => error.caused_by(cause),
                         _ => error,
                     };
-                    (broken.failure(), error, broken.sent())
+                    (broken.failure(), error, Some(broken.sent()).filter(|it| *it == Sent::Maybe))
                 }
             };
             // Whether any attempt may have reached the server decides what a training client may conclude.
-            if reached == Sent::Maybe {
-                sent = Sent::Maybe;
-            }
+            sent = reached.unwrap_or(sent);
             let Some(pause) = retries.next(failure, elapsed, limits, fastrand::f64()) else {
                 return Err(self.explain(error, call, retries.taken() + 1, elapsed, sent));
             };
@@ -188,8 +186,9 @@ impl Http {
         Ok(true)
     }
 
-    /// What an answer that is no success means for a call.
-    fn refused(&self, call: &Call, answer: &Answer) -> (Failure, Error, Sent) {
+    /// What an answer that is no success means for a call, and what it says, if anything, about whether the server took
+    /// this attempt or an earlier one.
+    fn refused(&self, call: &Call, answer: &Answer) -> (Failure, Error, Option<Sent>) {
         let facts = answer.facts();
         let failure = match call.leaves_429 && facts.status == 429 {
             true => Failure::Fatal,
@@ -197,7 +196,7 @@ impl Http {
         };
         // Of a request that the server took too long over or failed at, nobody knows what became.
         let unknown = facts.status == 408 || 500 <= facts.status;
-        let sent = if unknown { Sent::Maybe } else { Sent::No };
+        let sent = if unknown { Some(Sent::Maybe) } else { facts.judges_content().then_some(Sent::No) };
         (failure, facts.error(), sent)
     }
 

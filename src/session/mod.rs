@@ -131,14 +131,26 @@ struct Closing<T: Send + 'static>(Slot<T>);
 
 impl<T: Send + 'static> Wake for Closing<T> {
     fn wake(&self) {
-        self.0.settle(Err(Error::closed("the client was closed while this was in progress")));
+        self.0.settle(Err(closed_meanwhile()));
     }
+}
+
+fn closed_meanwhile() -> Error {
+    Error::closed("the client was closed while this was in progress")
 }
 
 impl<T: Send + 'static> Ticket<T> {
     pub(crate) fn answer(self, result: Result<T>) {
         let now = self.session.clock.now();
-        let result = result.map_err(|it| self.progress.explain(self.session.as_ended(it), now));
+        let result = result.map_err(|it| {
+            let error = match self.session.as_ended(it) {
+                // A caller who cancels has his answer before the work hears of it. So where this one counts, the work was
+                // cancelled by the end of its client, and noticed before `Closing` was told.
+                it if it.is_cancelled() && !it.is_panic() => closed_meanwhile(),
+                it => it,
+            };
+            self.progress.explain(error, now)
+        });
         self.reply.send(self.session.reported(result));
     }
 
@@ -455,4 +467,40 @@ fn pool_status(name: &'static str, pool: &Pool) -> PoolStatus {
 /// An error that says which answer is missing what.
 pub(crate) fn incomplete(what: &str) -> Error {
     Error::new(ErrorKind::Decode, format!("the server's answer lacks {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+    use crate::env::Env;
+    use crate::secret::Secret;
+    use crate::transport::{Answer, Broken, Exchange};
+
+    struct Nowhere;
+
+    impl Transport for Nowhere {
+        fn exchange(&self, _: &Exchange) -> std::result::Result<Answer, Broken> {
+            Err(Broken::Closed)
+        }
+
+        fn shutdown(&self) {}
+    }
+
+    #[test]
+    fn work_that_notices_the_end_of_its_client_before_its_caller_does_says_that_it_was_closed() {
+        let settings = Settings { api_key: Some(Secret::new("tml-x")), ..Default::default() };
+        let config = settings.resolve(&Env::empty()).expect("good settings");
+        let session = Session::new(config, Arc::new(Nowhere), Clock::default());
+        let client = session.cancel.child();
+        let (ticket, pending) = session.ticket::<()>("TrainingClient.optim_step", &client);
+        ticket.answer(Err(Error::cancelled()));
+        let error = pending.wait().expect_err("an end");
+        assert!(error.is_closed() && !error.is_cancelled(), "{error:?}");
+        let (ticket, pending) = session.ticket::<()>("TrainingClient.optim_step", &client);
+        pending.cancel();
+        ticket.answer(Err(Error::cancelled()));
+        assert!(pending.wait().expect_err("an end").is_cancelled());
+        session.end();
+    }
 }

@@ -13,5 +13,6 @@ mod guarantees;
 mod poll_many;
 mod regression;
 mod seeing;
+mod soak;
 mod verbs;
 mod waiting;
