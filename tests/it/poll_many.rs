@@ -1,7 +1,6 @@
 //! Waiting for many samples with one poller.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -205,8 +204,10 @@ fn a_sample_ends_at_its_deadline_and_its_siblings_poller_goes_on() {
     let server = FakeServer::new();
     server.polls_together();
     let clock = VirtualClock::new();
-    let service =
-        server.in_memory_at(clock).timeouts(|it| it.operation = Duration::from_secs(600)).build().unwrap();
+    let service = server.in_memory_at(clock).timeouts(|it| {
+        (it.operation, it.silence) = (Duration::from_secs(600), Duration::from_secs(6000));
+    });
+    let service = service.build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     server.always(MANY, Act::Stall);
     server.always(ONE, Act::Stall);
@@ -278,20 +279,27 @@ fn closing_the_service_answers_every_waiting_sample_and_ends_the_poll() {
 
 #[test]
 fn those_who_wait_can_see_that_the_server_still_answers() {
-    let (server, service, sampler) = in_memory();
-    let news = Arc::new(AtomicBool::new(false));
+    let server = FakeServer::new();
+    server.polls_together();
+    let service = server.in_memory().unbounded_operations().build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    let news = CancelToken::new();
     let come = news.clone();
     server.script(move |seen| {
-        let early = seen.path == MANY && !come.load(Ordering::Acquire);
-        early.then(|| Act::json(json!({"completions": [], "cursor": 0})))
+        // Its time passes by pauses only, so that a poll that takes a moment of ours keeps it slow.
+        let early = [MANY, ONE].contains(&seen.path.as_str()) && !come.wait_timeout(Duration::from_millis(1));
+        early.then(|| match seen.path == MANY {
+            true => Act::json(json!({"completions": [], "cursor": 0})),
+            false => Act::json(json!({"type": "try_again"})),
+        })
     });
     let pending = sample(&sampler);
     eventually("some polls brought nothing", || 60 < server.requests_to(MANY).len());
     let dump = service.dump();
     let status = &dump.operations[0];
-    assert_eq!((status.stage, status.attempts), (Stage::Waiting, 1));
+    assert_eq!(status.stage, Stage::Waiting);
     assert!(status.last_contact.unwrap() < Duration::from_secs(2), "{status:?}");
-    news.store(true, Ordering::Release);
+    news.cancel();
     pending.wait().unwrap();
 }
 
@@ -323,9 +331,10 @@ fn closing_reports_what_the_server_does_not_know_yet() {
     let other = json!({"state": "finished", "request_id": "request-1"});
     server.next(MANY, Act::json(json!({"completions": [other], "cursor": 1})));
     server.next(MANY, Act::Stall);
-    // The second sample keeps a poll under way, so that the first one cannot be reported by it.
-    let (first, _second) = (sample(&sampler), sample(&sampler));
-    first.wait().unwrap();
+    // The other sample keeps a poll under way, so that the finished one cannot be reported by it. Either may have arrived first.
+    let (done, first) = crossbeam_channel::unbounded();
+    (0..2).for_each(|it| sample(&sampler).on_done(it, done.clone()));
+    first.recv_timeout(PATIENCE).unwrap().1.unwrap();
     service.close(CloseStatus::Success).unwrap();
     let last = server.requests();
     let finish = last.iter().position(|it| it.path.ends_with("/finish")).unwrap();
