@@ -33,7 +33,7 @@ pub(crate) use self::ureq::Ureq;
 use auth::Auth;
 use breakers::Breakers;
 pub(crate) use call::{Body, Call};
-pub(crate) use transport::{Answer, Broken, Exchange, Lane, Transport};
+pub(crate) use transport::{Answer, Branch, Broken, Exchange, Lane, Transport};
 
 /// The most that any answer may measure: far above every real one, far below what would hurt the machine.
 const LARGEST_ANSWER: u64 = 1 << 30;
@@ -78,6 +78,11 @@ impl Http {
     /// When the server last answered anything.
     pub(crate) fn last_contact(&self) -> Option<Instant> {
         *self.last_contact.lock()
+    }
+
+    /// A transport for requests that have to be interrupted without all others.
+    pub(crate) fn branch(&self) -> Option<Branch> {
+        Branch::of(&*self.transport)
     }
 
     /// Interrupts everything that is being sent or received, and refuses whatever comes later.
@@ -274,7 +279,8 @@ impl Http {
         };
         log::trace!(target: "tinkex::http", "{} {} ({} bytes)", exchange.method, call.path, exchange.body.len());
         let sent = self.clock.now();
-        let result = self.transport.exchange(&exchange);
+        let transport = call.branch.as_ref().map_or(&*self.transport, Branch::transport);
+        let result = transport.exchange(&exchange);
         let success = result.as_ref().is_ok_and(|it| it.facts().verdict() == Verdict::Success);
         self.config.seeing.metrics.request(success, self.clock.now().saturating_duration_since(sent));
         if let Ok(answer) = &result {

@@ -1,10 +1,13 @@
 //! What the clients of one session share: the connection to the server, its flags, the threads, the end.
 
+mod crew;
 mod dispatch;
 mod events;
 mod flags;
 mod heartbeat;
 mod inflight;
+mod many;
+mod poll_many;
 mod retrieve;
 mod telemetry;
 
@@ -32,7 +35,8 @@ use dispatch::Dispatch;
 pub(crate) use flags::{Flags, is_not_offered};
 pub use inflight::{Dump, PoolStatus};
 use inflight::{Entry, InFlight};
-pub(crate) use retrieve::Promise;
+pub(crate) use poll_many::{Fetching, Poller, Waiter};
+pub(crate) use retrieve::{Promise, Retrieved};
 use telemetry::Telemetry;
 
 /// Threads that send requests. Each of them is one exchange, so few of them keep a server busy.
@@ -57,6 +61,8 @@ pub(crate) struct Session {
     /// Runs the jobs that send requests.
     pub(crate) senders: Arc<Pool>,
     pub(crate) dispatch: Dispatch,
+    /// What samples need whose results are waited for together.
+    pub(crate) many: many::Many,
     beats: Arc<Pool>,
     flags: Mutex<Option<Arc<Flags>>>,
     id: Mutex<Option<Arc<str>>>,
@@ -170,6 +176,7 @@ impl Session {
             samplers: pool("tk-draw", config.threads.max_in_flight),
             senders: pool("tk-send", SENDERS),
             beats: pool("tk-beat", 1),
+            many: many::Many::new(&config),
             dispatch: Dispatch::new(),
             flags: Mutex::new(None),
             id: Mutex::new(None),
@@ -309,20 +316,21 @@ impl Session {
     pub(crate) fn dump(&self) -> Dump {
         let now = self.clock.now();
         let session_id = self.id.lock().as_ref().map(|it| it.to_string());
-        let pool =
-            |name, pool: &Pool| PoolStatus { name, threads: pool.n_threads(), queued: pool.n_queued() };
         Dump {
             base_url: self.config.base_url.clone(),
             session_id,
             closed: self.closed.load(Ordering::Acquire),
             last_contact: self.http.last_contact().map(|it| now.saturating_duration_since(it)),
             operations: self.in_flight.list(now),
-            pools: vec![
-                pool("tk-wait", &self.waiters),
-                pool("tk-draw", &self.samplers),
-                pool("tk-send", &self.senders),
-                pool("tk-beat", &self.beats),
-            ],
+            pools: [
+                pool_status("tk-wait", &self.waiters),
+                pool_status("tk-draw", &self.samplers),
+                pool_status("tk-send", &self.senders),
+                pool_status("tk-beat", &self.beats),
+            ]
+            .into_iter()
+            .chain(self.many.status())
+            .collect(),
         }
     }
 
@@ -352,12 +360,16 @@ impl Session {
 
     /// Tells the server how the session ended, then ends it here.
     pub(crate) fn close(&self, status: CloseStatus, detail: Option<&str>) -> Result<()> {
+        let deadline = Instant::now() + self.closing();
         let id = self.id.lock().clone();
         let finished = match (self.check_open(), id) {
-            (Ok(()), Some(id)) => self.finish(&id, status, detail),
+            (Ok(()), Some(id)) => {
+                self.many.farewell(self.closing() / 8);
+                self.finish(&id, status, detail)
+            }
             _ => Ok(()),
         };
-        self.end();
+        self.end_by(deadline);
         finished
     }
 
@@ -368,7 +380,6 @@ impl Session {
             CloseStatus::Interrupted => json::FinishReason::Interrupted,
         };
         let request = json::FinishSessionRequest { reason, detail: detail.map(str::to_string) };
-        // Half of the time that closing may take; the other half is for the threads.
         let call = Call::post(Lane::Session, format!("/api/v1/sessions/{id}/finish"), &request)?
             .once(self.closing() / 2)
             .by("ServiceClient.close");
@@ -380,12 +391,16 @@ impl Session {
         }
     }
 
-    /// Ends everything, within the time that closing may take. Doing it again does nothing.
+    /// Ends everything, within half of the time that closing may take. Doing it again does nothing.
     fn end(&self) {
+        self.end_by(Instant::now() + self.closing() / 2);
+    }
+
+    fn end_by(&self, deadline: Instant) {
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
-        let deadline = Instant::now() + self.closing() / 2;
+        let deadline = deadline.min(Instant::now() + self.closing() / 2);
         self.cancel.cancel();
         self.dispatch.close();
         // While requests still can be sent. Nobody waits for this but the one who closes: all callers are answered.
@@ -405,7 +420,8 @@ impl Session {
             .map(|it| it.close(deadline))
             .iter()
             .sum::<usize>()
-            + reporters;
+            + reporters
+            + self.many.close(deadline);
         if 0 < left {
             log::warn!(target: "tinkex", "{left} threads were still busy when the client was closed");
         }
@@ -442,6 +458,10 @@ impl std::fmt::Debug for Session {
 /// may refuse, the thread at hand computes.
 fn cpu() -> Option<rayon::ThreadPool> {
     rayon::ThreadPoolBuilder::new().thread_name(|i| format!("tk-cpu-{i}")).build().ok()
+}
+
+fn pool_status(name: &'static str, pool: &Pool) -> PoolStatus {
+    PoolStatus { name, threads: pool.n_threads(), queued: pool.n_queued() }
 }
 
 /// An error that says which answer is missing what.

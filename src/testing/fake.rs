@@ -121,6 +121,12 @@ impl FakeServer {
         FakeServer::default()
     }
 
+    /// From now on the server says in its flags that samples are to be waited for together, and offers
+    /// `retrieve_futures`, which it answers at once. Every sample is finished as soon as it is submitted.
+    pub fn polls_together(&self) {
+        self.state.lock().answers.polls_together = true;
+    }
+
     /// The next request to a path is met with an act; several of them are used in order.
     pub fn next(&self, path: &str, act: Act) {
         self.tell_next(path, Told::Act(act));

@@ -10,6 +10,7 @@ mod bad_weather;
 mod engine_http;
 mod faults;
 mod guarantees;
+mod poll_many;
 mod regression;
 mod seeing;
 mod soak;
