@@ -11,6 +11,9 @@ const CONFLICT_BUDGET: Duration = Duration::from_secs(5);
 /// How often a request that a proxy dropped is sent again.
 const MOST_DROPPED: u32 = 3;
 
+/// An attempt that has less time than this, or a tenth of a small budget, is not worth making.
+const LEAST: Duration = Duration::from_secs(1);
+
 /// What happened to an attempt that did not succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
@@ -84,8 +87,8 @@ impl Retries {
         }
         let left = budget.checked_sub(elapsed).filter(|it| !it.is_zero())?;
         let delay = hint.unwrap_or_else(|| delay(self.taken, unit));
-        // A wait that would use up the budget leaves nothing to try with.
-        if left <= delay {
+        // What little time a long wait leaves would only turn a telling error into a timeout.
+        if left <= delay + LEAST.min(budget / 10) {
             return None;
         }
         self.taken += 1;
@@ -120,9 +123,14 @@ mod tests {
     #[test]
     fn the_budget_of_time_ends_the_retries() {
         let mut retries = Retries::default();
-        assert!(retries.next(BUSY, Duration::from_secs(299), LIMITS, 0.0).is_some());
+        assert!(retries.next(BUSY, Duration::from_secs(298), LIMITS, 0.0).is_some());
         assert_eq!(retries.next(BUSY, Duration::from_millis(299_900), LIMITS, 1.0), None);
         assert_eq!(retries.next(BUSY, Duration::from_secs(301), LIMITS, 0.0), None);
+        let hint = Failure::Answer { verdict: Verdict::Retry, hint: Some(Duration::from_secs(7)) };
+        for (elapsed, again) in [(291_900, true), (292_100, false)] {
+            let next = Retries::default().next(hint, Duration::from_millis(elapsed), LIMITS, 0.0);
+            assert_eq!(next.is_some(), again, "after {elapsed} ms, with 7 s to wait and one to try");
+        }
         let once = Limits { budget: Duration::ZERO, ..LIMITS };
         assert_eq!(Retries::default().next(BUSY, Duration::ZERO, once, 0.0), None);
     }

@@ -33,9 +33,9 @@ const ROUNDS: u32 = 10;
 const SERVICES: usize = 4;
 /// Operations that come before the figures of the beginning are taken: what is made once per process is no leak.
 const WARM_UP: u32 = 500;
-/// By so many bytes memory may have grown between the fourth round and the eighth: with 50 000 operations, 200 bytes for
-/// each. Measured was at most 1.3 MiB, on a busy machine.
-const SLACK: usize = 4 << 20;
+/// By so many bytes memory may have grown between the fourth round and the eighth: with 50 000 operations, 600 bytes for
+/// each. On a busy machine the figure sways by 5 MiB, up as often as down.
+const SLACK: usize = 12 << 20;
 /// The same where the clock cut rounds short, so that the last ones may be the first ones of any size.
 const SLACK_IF_CUT_SHORT: usize = 48 << 20;
 
