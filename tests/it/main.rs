@@ -4,6 +4,7 @@
 
 mod util;
 
+mod admin;
 mod bad_input;
 mod bad_weather;
 #[cfg(feature = "local")]
@@ -11,6 +12,7 @@ mod engine_http;
 mod faults;
 mod guarantees;
 mod regression;
+mod rest;
 mod seeing;
 mod verbs;
 mod waiting;
