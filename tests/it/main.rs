@@ -9,6 +9,8 @@ mod bad_input;
 mod bad_weather;
 #[cfg(feature = "local")]
 mod engine_http;
+#[cfg(feature = "local")]
+mod engine_rest;
 mod faults;
 mod guarantees;
 mod regression;
