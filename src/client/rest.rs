@@ -31,22 +31,21 @@ pub use search::FoundSessions;
 /// attempt and `Timeouts::submit` for all of them; a server that was never reached is given up after
 /// `Timeouts::connect`. The first call also learns the server's flags. [`ServiceClient::close`] ends all calls at once.
 ///
-/// # Example: delete all checkpoints but the last two
+/// # Example: what was trained, and where it is kept
 /// ```
 /// # use tinkex::{testing::FakeServer, types::{LoraConfig, Ttl}};
 /// # let server = FakeServer::new();
 /// # let service = server.in_memory().build()?;
 /// # let training = service.create_lora_training_client("fake/model", LoraConfig::default())?;
-/// # for step in 0..5 { training.save_state(&format!("step-{step}"), Ttl::Never).wait()?; }
+/// # training.save_state("final", Ttl::Never).wait()?;
 /// let rest = service.create_rest_client();
 /// for run in rest.list_training_runs() {
-///     let mut checkpoints = rest.list_checkpoints(&run?.training_run_id)?;
-///     checkpoints.sort_by_key(|it| it.time.as_ref().and_then(|it| it.to_system_time()));
-///     for old in checkpoints.iter().rev().skip(2) {
-///         rest.delete_checkpoint_from_tinker_path(old.path()?)?;
+///     let run = run?;
+///     println!("{} {:?}", run.training_run_id, run.base_model);
+///     for checkpoint in rest.list_checkpoints(&run.training_run_id)? {
+///         println!("  {} {:?} bytes", checkpoint.path()?, checkpoint.size_bytes);
 ///     }
 /// }
-/// assert_eq!(rest.list_user_checkpoints().count(), 2);
 /// # Ok::<(), tinkex::Error>(())
 /// ```
 #[derive(Clone, Debug)]

@@ -141,8 +141,13 @@ impl<C: PartialEq> Trail<C> {
 mod tests {
     use super::*;
 
-    fn cursor(total: u64) -> Option<Cursor> {
-        Some(Cursor { total_count: Some(total), ..Cursor::default() })
+    type Pages = &'static [(&'static [&'static str], Option<Cursor>)];
+
+    /// What it is about, the pages that the server sends, what comes out, how it ends, after how many pages.
+    type Case = (&'static str, Pages, &'static [&'static str], Next, usize);
+
+    const fn cursor(total: u64) -> Option<Cursor> {
+        Some(Cursor { offset: 0, limit: 0, total_count: Some(total) })
     }
 
     /// Walks over pages and says what came out, how it ended, and how many pages it took.
@@ -160,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_walk_ends_where_the_list_does() {
-        let table: [(&str, &[(&[&str], Option<Cursor>)], &[&str], Next, usize); 12] = [
+        const TABLE: [Case; 12] = [
             ("nothing", &[(&[], None)], &[], Next::End, 1),
             ("nothing, counted", &[(&[], cursor(0))], &[], Next::End, 1),
             ("a short page", &[(&["a"], None)], &["a"], Next::End, 1),
@@ -204,7 +209,7 @@ mod tests {
             ),
             ("no keys at all", &[(&["", ""], None), (&["", ""], None)], &["", ""], Next::End, 2),
         ];
-        for (name, pages, out, next, n) in table {
+        for (name, pages, out, next, n) in TABLE {
             let (came, how, took) = walk(Paging::new(2, 20), pages);
             let came: Vec<&str> = came.iter().map(String::as_str).collect();
             assert_eq!((came.as_slice(), how, took), (out, next, n), "{name}");

@@ -5,6 +5,7 @@
 
 mod audit;
 mod checkpoint;
+mod checkpoint_plan;
 mod checkpoint_record;
 mod copy;
 mod datum;
@@ -35,6 +36,7 @@ mod weights_info;
 
 pub use audit::{AuditEntry, AuditEventType};
 pub use checkpoint::{LoadStateOutput, SaveStateOutput, SaveWeightsForSamplerOutput, Ttl};
+pub use checkpoint_plan::CheckpointPlan;
 pub use checkpoint_record::{Checkpoint, CheckpointType};
 pub use copy::{AccessToken, CopyOptions};
 pub use datum::Datum;

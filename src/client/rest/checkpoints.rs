@@ -11,8 +11,8 @@ use crate::http::Answer;
 use crate::http::headers::uuid4;
 use crate::session::incomplete;
 use crate::types::{
-    ArchiveUrl, Checkpoint, CheckpointPath, CopyOptions, ExternalPath, ExternalWeightsUrls, Page, SignedUrl,
-    Timestamp, Ttl,
+    ArchiveUrl, Checkpoint, CheckpointPath, CheckpointPlan, CopyOptions, ExternalPath, ExternalWeightsUrls,
+    Page, SignedUrl, Timestamp, Ttl,
 };
 use crate::wire::json::{self, CheckpointsResponse};
 use crate::wire::url;
@@ -48,11 +48,14 @@ impl RestClient {
     /// # Blocking
     /// For one request; see [`RestClient`].
     pub fn list_checkpoints(&self, training_run_id: &str) -> Result<Vec<Checkpoint>> {
-        const VERB: &str = "RestClient.list_checkpoints";
+        self.checkpoints_of("RestClient.list_checkpoints", training_run_id)
+    }
+
+    fn checkpoints_of(&self, verb: &'static str, training_run_id: &str) -> Result<Vec<Checkpoint>> {
         let run = url::segment("training_run_id", training_run_id)?;
         let path = format!("/api/v1/training_runs/{run}/checkpoints");
         let ask = Ask::new("GET training_runs/{id}/checkpoints", path);
-        Ok(self.asker.json::<CheckpointsResponse>(VERB, ask)?.checkpoints)
+        Ok(self.asker.json::<CheckpointsResponse>(verb, ask)?.checkpoints)
     }
 
     /// The checkpoints of all of the caller's training runs, newest first, page by page; 100 at a time unless told
@@ -86,6 +89,57 @@ impl RestClient {
         Error: From<P::Error>,
     {
         self.delete("RestClient.delete_checkpoint_from_tinker_path", &path.try_into()?)
+    }
+
+    /// Deletes several checkpoints, one after the other, and says of each whether it is gone. One that cannot be deleted does
+    /// not hold up the others.
+    ///
+    /// # Blocking
+    /// For one request each; see [`RestClient`]. After the client was closed, the rest is not sent.
+    pub fn delete_checkpoints(
+        &self,
+        paths: impl IntoIterator<Item = CheckpointPath>,
+    ) -> Vec<(CheckpointPath, Result<()>)> {
+        let delete = |it: &CheckpointPath| self.delete("RestClient.delete_checkpoints", it);
+        paths
+            .into_iter()
+            .map(|it| {
+                let done = delete(&it);
+                (it, done)
+            })
+            .collect()
+    }
+
+    /// Which checkpoints of a training run to delete so that the newest `n` of each type stay. Nothing is deleted: give the
+    /// plan's [`paths_to_delete`](CheckpointPlan::paths_to_delete) to [`delete_checkpoints`](Self::delete_checkpoints).
+    /// Public checkpoints stay, and so do those of which the server does not say when they were saved.
+    ///
+    /// # Errors
+    /// As for [`list_checkpoints`](Self::list_checkpoints).
+    ///
+    /// # Blocking
+    /// For one request; see [`RestClient`].
+    ///
+    /// # Example: keep the last two
+    /// ```
+    /// # use tinkex::{testing::FakeServer, types::{LoraConfig, Ttl}};
+    /// # let server = FakeServer::new();
+    /// # let service = server.in_memory().build()?;
+    /// # let training = service.create_lora_training_client("fake/model", LoraConfig::default())?;
+    /// # for step in 0..5 { training.save_state(&format!("step-{step}"), Ttl::Never).wait()?; }
+    /// let rest = service.create_rest_client();
+    /// let plan = rest.keep_last(training.model_id(), 2)?;
+    /// println!("would delete {:?}", plan.paths_to_delete());
+    /// for (path, done) in rest.delete_checkpoints(plan.paths_to_delete()) {
+    ///     done?;
+    ///     println!("deleted {path}");
+    /// }
+    /// assert_eq!(rest.list_user_checkpoints().count(), 2);
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn keep_last(&self, training_run_id: &str, n: usize) -> Result<CheckpointPlan> {
+        const VERB: &str = "RestClient.keep_last";
+        Ok(CheckpointPlan::keep_last(self.checkpoints_of(VERB, training_run_id)?, n))
     }
 
     fn delete(&self, verb: &'static str, path: &CheckpointPath) -> Result<()> {
@@ -132,7 +186,7 @@ impl RestClient {
         self.asker.done(VERB, ask)
     }
 
-    /// Says how much longer a checkpoint is kept, from now on; [`Ttl::Never`] keeps it until it is deleted (PROTOCOL §3.5 #32).
+    /// Says how long a checkpoint is kept; [`Ttl::Never`] keeps it until it is deleted (PROTOCOL §3.5 #32).
     ///
     /// # Errors
     /// A path that is none, a time out of range (nothing is sent), [`NotFound`](crate::ErrorKind::NotFound), and as for

@@ -103,6 +103,27 @@ fn listed_checkpoints_lead_to_the_calls_that_take_them() {
 }
 
 #[test]
+fn several_are_deleted_one_after_the_other_and_each_says_what_became_of_it() {
+    let server = FakeServer::new();
+    let service = server.in_memory().build().unwrap();
+    let training = service.create_lora_training_client("fake/model", LoraConfig::default()).unwrap();
+    for step in 0..4 {
+        training.save_state(&format!("step-{step}"), Ttl::Never).wait().unwrap();
+    }
+    training.save_weights_for_sampler("s", Ttl::Never).wait().unwrap();
+    let rest = service.create_rest_client();
+    let plan = rest.keep_last(training.model_id(), 2).unwrap();
+    let mut paths = plan.paths_to_delete();
+    let names: Vec<&str> = paths.iter().map(CheckpointPath::name).collect();
+    assert_eq!(names, ["step-1", "step-0"]);
+    assert_eq!(rest.list_user_checkpoints().count(), 5, "a plan deletes nothing");
+    paths.insert(1, "tinker://model-1/weights/gone".parse().unwrap());
+    let done: Vec<bool> = rest.delete_checkpoints(paths).iter().map(|it| it.1.is_ok()).collect();
+    assert_eq!(done, [true, false, true]);
+    assert_eq!(rest.list_user_checkpoints().count(), 3);
+}
+
+#[test]
 fn external_weights_are_addressed_by_file_and_their_addresses_are_not_shown() {
     let place = "/api/v1/training_runs/r/checkpoints/external_weights/x/external_weights_urls";
     let body =
