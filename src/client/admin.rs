@@ -20,6 +20,7 @@ const LONGEST: Duration = Duration::from_secs(14 * 24 * HOUR);
 ///
 /// # Example: what did training cost?
 /// ```
+/// # #[cfg(feature = "testing")] {
 /// # let server = tinkex::testing::FakeServer::new();
 /// # let service = server.in_memory().build()?;
 /// use tinkex::types::UsageKind;
@@ -29,6 +30,7 @@ const LONGEST: Duration = Duration::from_secs(14 * 24 * HOUR);
 /// let training = usage.events.iter().filter(|it| matches!(it.event_info, UsageKind::Training { .. }));
 /// let cost: f64 = training.filter_map(|it| it.estimated_cost_usd).sum();
 /// println!("{cost:.2} USD, known up to {:?}", usage.cost_data_through);
+/// # }
 /// # Ok::<(), tinkex::Error>(())
 /// ```
 #[derive(Clone, Debug)]

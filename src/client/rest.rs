@@ -33,6 +33,7 @@ pub use search::FoundSessions;
 ///
 /// # Example: what was trained, and where it is kept
 /// ```
+/// # #[cfg(feature = "testing")] {
 /// # use tinkex::{testing::FakeServer, types::{LoraConfig, Ttl}};
 /// # let server = FakeServer::new();
 /// # let service = server.in_memory().build()?;
@@ -46,6 +47,7 @@ pub use search::FoundSessions;
 ///         println!("  {} {:?} bytes", checkpoint.path()?, checkpoint.size_bytes);
 ///     }
 /// }
+/// # }
 /// # Ok::<(), tinkex::Error>(())
 /// ```
 #[derive(Clone, Debug)]

@@ -122,6 +122,7 @@ impl RestClient {
     ///
     /// # Example: keep the last two
     /// ```
+    /// # #[cfg(feature = "testing")] {
     /// # use tinkex::{testing::FakeServer, types::{LoraConfig, Ttl}};
     /// # let server = FakeServer::new();
     /// # let service = server.in_memory().build()?;
@@ -135,6 +136,7 @@ impl RestClient {
     ///     println!("deleted {path}");
     /// }
     /// assert_eq!(rest.list_user_checkpoints().count(), 2);
+    /// # }
     /// # Ok::<(), tinkex::Error>(())
     /// ```
     pub fn keep_last(&self, training_run_id: &str, n: usize) -> Result<CheckpointPlan> {

@@ -36,6 +36,7 @@ pub(super) struct Source<T> {
 ///
 /// # Example: the newest three, and how many there are
 /// ```
+/// # #[cfg(feature = "testing")] {
 /// # use tinkex::{testing::FakeServer, types::LoraConfig};
 /// # let server = FakeServer::new();
 /// # let service = server.in_memory().build()?;
@@ -45,6 +46,7 @@ pub(super) struct Source<T> {
 /// assert_eq!((first.len(), runs.total_count()), (3, Some(5)));
 /// let page = runs.page(20, 0)?;
 /// assert_eq!(page.items.len(), 5);
+/// # }
 /// # Ok::<(), tinkex::Error>(())
 /// ```
 #[must_use]

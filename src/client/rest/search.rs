@@ -19,6 +19,7 @@ use crate::wire::json::SearchSessionsRequest;
 ///
 /// # Example: sessions that went wrong
 /// ```
+/// # #[cfg(feature = "testing")] {
 /// # let server = tinkex::testing::FakeServer::new();
 /// # let service = server.in_memory().build()?;
 /// use tinkex::types::{SessionSearch, StatusFilter};
@@ -28,6 +29,7 @@ use crate::wire::json::SearchSessionsRequest;
 ///     let session = session?;
 ///     println!("{} {:?}", session.session_id, session.status);
 /// }
+/// # }
 /// # Ok::<(), tinkex::Error>(())
 /// ```
 #[must_use]
