@@ -75,6 +75,9 @@ mod error;
 pub mod event;
 mod http;
 mod metrics;
+#[cfg(all(test, shuttle))]
+#[path = "../tests/model/mod.rs"]
+mod model;
 mod pending;
 mod policy;
 mod secret;

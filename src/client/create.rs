@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::client::Submitted;
 use crate::error::{Error, Result};
-use crate::http::{Call, Lane};
+use crate::http::{Answer, Call, Lane};
 use crate::session::{Promise, Session, Ticket, incomplete, is_not_offered};
 use crate::types::{LoraConfig, ModelInfo, SamplerPath, TrainingPath};
 use crate::wire::json;
@@ -117,6 +117,13 @@ pub(super) fn sampler(session: Arc<Session>, session_id: Arc<str>, job: Sampler)
     });
 }
 
+/// A request that the server took.
+enum Accepted {
+    Promised(Promise),
+    /// It answered with the result at once.
+    Done(Answer),
+}
+
 struct Maker<'a> {
     session: &'a Session,
     session_id: &'a str,
@@ -153,8 +160,10 @@ impl Maker<'_> {
         const PATH: &str = "/api/v1/load_weights";
         let request =
             json::LoadWeightsRequest::create(self.session_id, model_seq_id, path.as_str(), optimizer);
-        match self.future::<json::LoadWeightsResponse>(PATH, &request, "LoadWeights") {
-            Ok(loaded) => {
+        // Only the submission tells what the server can do: a load that failed later would fail again.
+        match self.submit(PATH, &request, "LoadWeights") {
+            Ok(accepted) => {
+                let loaded: json::LoadWeightsResponse = self.result(accepted)?;
                 let derived = || format!("{}:train:{model_seq_id}", self.session_id);
                 Ok((loaded.model_id.unwrap_or_else(derived), 1))
             }
@@ -195,6 +204,10 @@ impl Maker<'_> {
         request: &impl Serialize,
         request_type: &'static str,
     ) -> Result<T> {
+        self.result(self.submit(path, request, request_type)?)
+    }
+
+    fn submit(&self, path: &str, request: &impl Serialize, request_type: &'static str) -> Result<Accepted> {
         let progress = &self.ticket.progress;
         progress.submitting();
         progress.attempt();
@@ -204,13 +217,22 @@ impl Maker<'_> {
         let born = self.session.clock.now();
         progress.contact(born);
         let promised = match Submitted::read(answer)? {
-            Submitted::Done(answer) => return json::response(&answer.body),
+            Submitted::Done(answer) => return Ok(Accepted::Done(answer)),
             Submitted::Promised(it) => it,
         };
         progress.accepted(&promised.request_id);
-        let promise = promise(promised.request_id, request_type, started, born);
-        let retrieved = self.session.retrieve(&promise, progress, &self.ticket.cancel)?;
-        json::response(&retrieved.answer.body)
+        Ok(Accepted::Promised(promise(promised.request_id, request_type, started, born)))
+    }
+
+    fn result<T: DeserializeOwned>(&self, accepted: Accepted) -> Result<T> {
+        match accepted {
+            Accepted::Done(answer) => json::response(&answer.body),
+            Accepted::Promised(promise) => {
+                let retrieved =
+                    self.session.retrieve(&promise, &self.ticket.progress, &self.ticket.cancel)?;
+                json::response(&retrieved.answer.body)
+            }
+        }
     }
 }
 

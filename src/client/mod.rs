@@ -5,6 +5,7 @@ mod asking;
 mod builder;
 mod create;
 #[cfg(test)]
+#[cfg(feature = "zstd")]
 mod replay;
 mod rest;
 mod sampling;

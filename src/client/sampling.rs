@@ -1,19 +1,23 @@
 //! The client that samples from a model.
 
+mod draw;
+
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use crate::client::create::CreatedSampler;
-use crate::client::{Client, Hold, Submitted};
-use crate::config::PausePolicy;
-use crate::error::{Error, ErrorKind, Result};
-use crate::http::{Answer, Body, Call, Lane};
+use crate::client::{Client, Hold};
+use crate::error::{Error, Result};
 use crate::pending::Pending;
-use crate::policy::admission::estimate;
-use crate::session::{Owner, Promise, Session, Ticket, incomplete};
+use crate::session::{Child, Owner, Poller, Ticket, incomplete};
+use crate::sync::CancelToken;
 use crate::sync::actor::Actor;
 use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
-use crate::wire::{json, sample};
+
+use draw::{Request, Sample, Sampler};
+
+/// The samples of a client have so many numbers before those of its next clone begin (PROTOCOL §4.5).
+const SEQ_IDS_PER_CLONE: u64 = 1_000_000_000;
 
 /// Samples from one set of weights. Thousands of samples may be in flight at once.
 ///
@@ -42,6 +46,9 @@ struct Inner {
     sampling_session_id: Arc<str>,
     base_model: Option<String>,
     actor: Hold<Msg>,
+    poller: Option<Arc<Poller>>,
+    /// The poller's token.
+    cancel: CancelToken,
     owner: Arc<Owner>,
 }
 
@@ -50,28 +57,8 @@ enum Msg {
     Logprobs(Box<Request<Vec<Option<f32>>>>),
 }
 
-struct Request<T: Send + 'static> {
-    ticket: Ticket<T>,
-    prompt: ModelInput,
-    num_samples: u32,
-    params: SamplingParams,
-    options: SampleOptions,
-    read: fn(SampleResponse) -> Result<T>,
-}
-
 struct SamplingActor {
-    session: Arc<Session>,
-    sampling_session_id: Arc<str>,
-    seq_ids: Arc<SeqIds>,
-}
-
-/// The numbers of a client's samples. A sample that has to be submitted afresh takes a new one.
-struct SeqIds(std::sync::atomic::AtomicU64);
-
-impl SeqIds {
-    fn next(&self) -> u64 {
-        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
-    }
+    sampler: Arc<Sampler>,
 }
 
 impl Actor for SamplingActor {
@@ -86,123 +73,11 @@ impl Actor for SamplingActor {
 }
 
 impl SamplingActor {
-    /// Numbers a sample and hands it to the pool.
+    /// Numbers a sample and hands it to those who send.
     fn begin<T: Send + 'static>(&self, request: Request<T>) {
-        let sampler = Sampler {
-            session: self.session.clone(),
-            sampling_session_id: self.sampling_session_id.clone(),
-            seq_ids: self.seq_ids.clone(),
-        };
-        let first_seq_id = self.seq_ids.next();
-        // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
-        let _answered_by_its_ticket = self.session.samplers.spawn(move || {
-            let result = sampler.run(&request, first_seq_id).and_then(request.read);
-            request.ticket.answer(result);
-        });
-    }
-}
-
-/// What became of a sample that was submitted.
-enum Outcome {
-    Done(SampleResponse),
-    /// The server no longer knows of it.
-    Lost(Error),
-}
-
-/// Carries out samples, on threads of the pool.
-struct Sampler {
-    session: Arc<Session>,
-    sampling_session_id: Arc<str>,
-    seq_ids: Arc<SeqIds>,
-}
-
-impl Sampler {
-    /// One sample, submitted afresh when the server lost it (PROTOCOL §1.12).
-    fn run<T: Send + 'static>(&self, request: &Request<T>, first_seq_id: u64) -> Result<SampleResponse> {
-        let ticket = &request.ticket;
-        let mut seq_id = first_seq_id;
-        let mut losses = 0;
-        loop {
-            let error = match self.once(request, seq_id)? {
-                Outcome::Done(response) => return Ok(response),
-                Outcome::Lost(error) => error,
-            };
-            let pause = after_loss(losses);
-            // A pause that outlasts the operation leaves nothing to try with.
-            let in_time = ticket.progress.deadline().is_none_or(|it| self.session.clock.now() + pause < it);
-            if !in_time {
-                return Err(error);
-            }
-            log::info!(target: "tinkex", "the server lost a sample, which is submitted again: {error}");
-            self.session.clock.pause(pause, &ticket.cancel)?;
-            losses += 1;
-            seq_id = self.seq_ids.next();
-        }
-    }
-
-    fn once<T: Send + 'static>(&self, request: &Request<T>, seq_id: u64) -> Result<Outcome> {
-        let ticket = &request.ticket;
-        let started = self.session.clock.now();
-        let answer = self.submit(request, seq_id)?;
-        let born = self.session.clock.now();
-        ticket.progress.contact(born);
-        let promised = match Submitted::read(answer)? {
-            Submitted::Done(answer) => return read(&answer, &[]).map(Outcome::Done),
-            Submitted::Promised(it) => it,
-        };
-        ticket.progress.accepted(&promised.request_id);
-        let promise = Promise {
-            request_id: promised.request_id,
-            request_type: "Sample",
-            protobuf: true,
-            born,
-            roundtrip: born.saturating_duration_since(started),
-        };
-        match self.session.retrieve(&promise, &ticket.progress, &ticket.cancel) {
-            Ok(it) => read(&it.answer, &promised.sample_sequence_ids.unwrap_or_default()).map(Outcome::Done),
-            Err(error) if *error.kind() == ErrorKind::PromiseExpired => Ok(Outcome::Lost(error)),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Sends the request, as often as the server says that there are too many.
-    fn submit<T: Send + 'static>(&self, request: &Request<T>, seq_id: u64) -> Result<Answer> {
-        let (session, ticket) = (&self.session, &request.ticket);
-        let estimate = estimate(&request.prompt);
-        let body = sample::encode_sample(
-            &self.sampling_session_id,
-            seq_id,
-            &request.prompt,
-            request.num_samples,
-            &request.params,
-            &request.options,
-        )?;
-        let body = Body::Json(body.into());
-        let deadline = ticket.progress.deadline();
-        let _admitted = session.dispatch.admit(estimate, &session.clock, deadline, &ticket.cancel)?;
-        ticket.progress.submitting();
-        let call = Call::new(Lane::Sample, "POST", "/api/v1/asample", body)
-            .of(&ticket.progress)
-            .waiting_for_payment()
-            .header("X-Tinker-Sampling-Backpressure", "1")
-            // The window below replaces the retries of a busy server: all samples wait together.
-            .leaving_429();
-        loop {
-            ticket.progress.attempt();
-            let error = match session.http.send(&call, &ticket.cancel) {
-                Ok(answer) => return Ok(answer),
-                Err(error) => error,
-            };
-            let in_time = deadline.is_none_or(|it| session.clock.now() < it);
-            if error.http_status() != Some(429) || !in_time {
-                return Err(error);
-            }
-            if session.config.pause_policy == PausePolicy::Fail {
-                return Err(error);
-            }
-            session.dispatch.back_off(estimate, &session.clock, &session.config.seeing.observed);
-            session.dispatch.wait_out(&session.clock, deadline, &ticket.cancel)?;
-        }
+        let sample = Sample::new(self.sampler.clone(), request);
+        // A crew that is gone drops the job, and with it the ticket, which then answers by itself.
+        self.sampler.session.many.crew.put(move || sample.submit());
     }
 }
 
@@ -215,14 +90,22 @@ impl SamplingClient {
     pub(super) fn start_at(owner: Arc<Owner>, created: CreatedSampler, first_seq_id: u64) -> Result<Self> {
         let session = owner.session();
         let sampling_session_id: Arc<str> = created.sampling_session_id.into();
-        let actor = SamplingActor {
-            session: session.clone(),
-            sampling_session_id: sampling_session_id.clone(),
-            seq_ids: Arc::new(SeqIds(first_seq_id.into())),
-        };
-        let actor = Client::start(session, "samp", actor)?;
+        // Cancelled with the client, whose token is made before its actor.
+        let cancel = session.cancel.child();
+        let poller = session.known_flags().config.sample_use_retrieve_futures.then(|| {
+            Poller::new(session, &sampling_session_id, first_seq_id / SEQ_IDS_PER_CLONE, cancel.clone())
+        });
+        let sampler = Arc::new(Sampler::new(
+            session.clone(),
+            sampling_session_id.clone(),
+            first_seq_id,
+            poller.clone(),
+        ));
+        let actor = Client::start(session, "samp", SamplingActor { sampler })?;
         let base_model = created.base_model;
-        Ok(SamplingClient { inner: Arc::new(Inner { sampling_session_id, base_model, actor, owner }) })
+        Ok(SamplingClient {
+            inner: Arc::new(Inner { sampling_session_id, base_model, actor, poller, cancel, owner }),
+        })
     }
 
     /// The server's id of this client's sampling session.
@@ -329,7 +212,15 @@ impl SamplingClient {
     /// # Blocking
     /// Until the client's thread ended, at most `Timeouts::close`.
     pub fn close(&self) {
-        self.inner.actor.close(self.inner.owner.session());
+        let session = self.inner.owner.session();
+        let deadline = Instant::now() + session.closing();
+        // First of all callers are answered.
+        self.inner.actor.stop();
+        if let Some(poller) = &self.inner.poller {
+            poller.farewell(session.closing() / 2);
+        }
+        self.inner.cancel.cancel();
+        self.inner.actor.join(deadline);
     }
 
     fn submit<T: Send + 'static>(
@@ -361,18 +252,4 @@ fn check(prompt: &ModelInput, num_samples: u32, params: &SamplingParams) -> Resu
         return Err(Error::invalid("num_samples", "must be at least 1"));
     }
     params.validate()
-}
-
-/// Protobuf or JSON, as the server chose.
-fn read(answer: &Answer, sequence_ids: &[String]) -> Result<SampleResponse> {
-    match answer.is_protobuf() {
-        true => sample::decode_sample_response(&answer.body, sequence_ids),
-        false => sample::sample_response_from_json(&json::response(&answer.body)?, sequence_ids),
-    }
-}
-
-/// `min(0.5 · 2^n, 10) s`, within a quarter (PROTOCOL §1.12).
-fn after_loss(losses: u32) -> Duration {
-    let nominal = (0.5 * f64::from(1u32 << losses.min(10))).min(10.0);
-    Duration::from_secs_f64((nominal * (0.75 + 0.5 * fastrand::f64())).min(10.0))
 }

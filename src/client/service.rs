@@ -272,7 +272,7 @@ impl ServiceClient {
         self.inner.actor.mailbox.send(msg, deadline)
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, feature = "zstd"))]
     pub(super) fn owner(&self) -> &Arc<Owner> {
         &self.inner.owner
     }

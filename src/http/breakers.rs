@@ -7,6 +7,7 @@ use crate::metrics::name;
 use crate::policy::breaker::{Circuit, Epoch, Outcome};
 use crate::sync::Mutex;
 use crate::sync::clock::Clock;
+use crate::sync::fault::{self, Fault};
 
 use super::lanes::LANES;
 use super::{Answer, Broken, Lane};
@@ -77,7 +78,9 @@ impl Trial<'_> {
 
 impl Drop for Trial<'_> {
     fn drop(&mut self) {
-        self.settle(Outcome::Failure);
+        if !fault::is(Fault::ForgetsTheDropped) {
+            self.settle(Outcome::Failure);
+        }
     }
 }
 
@@ -88,7 +91,7 @@ fn outcome(lane: Lane, result: &Result<Answer, Broken>) -> Outcome {
         Ok(_) | Err(Broken::TooLarge { .. }) => Outcome::Success,
         Err(Broken::Timeout(Phase::Resolve | Phase::Connect)) => Outcome::Failure,
         // Waiting for a result longer than a request may take is no failure of the server.
-        Err(Broken::Timeout(_)) if lane == Lane::Poll => Outcome::Nothing,
+        Err(Broken::Timeout(_)) if matches!(lane, Lane::Poll | Lane::PollMany) => Outcome::Nothing,
         Err(Broken::Timeout(_) | Broken::Connection { .. } | Broken::Garbage { .. }) => Outcome::Failure,
         Err(Broken::Closed | Broken::Token(_) | Broken::CircuitOpen { .. }) => Outcome::Nothing,
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::Lane;
+use super::{Branch, Lane};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::TraceContext;
 use crate::pending::Progress;
@@ -37,6 +37,8 @@ pub(crate) struct Call {
     pub(crate) waits_for_payment: bool,
     /// Sent whatever the circuit breaker says, and unknown to it.
     pub(crate) passes_breaker: bool,
+    /// Goes over a transport of its own.
+    pub(crate) branch: Option<Branch>,
     /// Its place in a distributed trace.
     pub(crate) trace: Option<Arc<TraceContext>>,
     /// Answers of these statuses are final, whatever they mean elsewhere.
@@ -131,6 +133,7 @@ impl Call {
             deadline: None,
             waits_for_payment: false,
             passes_breaker: false,
+            branch: None,
             trace: None,
             final_on: &[],
             takes_redirect: false,

@@ -5,7 +5,7 @@
 //! not a success, except the poll loop, which wants each answer raw.
 
 pub(crate) mod auth;
-mod breakers;
+pub(crate) mod breakers;
 mod call;
 pub(crate) mod headers;
 mod lanes;
@@ -35,7 +35,7 @@ pub(crate) use self::ureq::Ureq;
 use auth::Auth;
 use breakers::Breakers;
 pub(crate) use call::{Body, Call};
-pub(crate) use transport::{Answer, Broken, Exchange, Lane, Transport};
+pub(crate) use transport::{Answer, Branch, Broken, Exchange, Lane, Transport};
 
 /// The most that any answer may measure: far above every real one, far below what would hurt the machine.
 const LARGEST_ANSWER: u64 = 1 << 30;
@@ -96,6 +96,11 @@ impl Http {
         *self.last_contact.lock()
     }
 
+    /// A transport for requests that have to be interrupted without all others.
+    pub(crate) fn branch(&self) -> Option<Branch> {
+        Branch::of(&*self.transport)
+    }
+
     /// Interrupts everything that is being sent or received, and refuses whatever comes later.
     pub(crate) fn shutdown(&self) {
         self.transport.shutdown();
@@ -140,7 +145,7 @@ impl Http {
                             continue;
                         }
                         Ok(false) => self.refused(call, &answer),
-                        Err(cancelled) => (Failure::Fatal, cancelled, Sent::No),
+                        Err(cancelled) => (Failure::Fatal, cancelled, None),
                     }
                 }
                 Err(broken) => {
@@ -152,13 +157,11 @@ impl Http {
                         (Broken::Timeout(_), Some(cause)) if cut => error.caused_by(cause),
                         _ => error,
                     };
-                    (broken.failure(), error, broken.sent())
+                    (broken.failure(), error, Some(broken.sent()).filter(|it| *it == Sent::Maybe))
                 }
             };
             // Whether any attempt may have reached the server decides what a training client may conclude.
-            if reached == Sent::Maybe {
-                sent = Sent::Maybe;
-            }
+            sent = reached.unwrap_or(sent);
             let Some(pause) = retries.next(failure, elapsed, limits, fastrand::f64()) else {
                 return Err(self.explain(error, call, retries.taken() + 1, elapsed, sent));
             };
@@ -202,8 +205,9 @@ impl Http {
         Ok(true)
     }
 
-    /// What an answer that is no success means for a call.
-    fn refused(&self, call: &Call, answer: &Answer) -> (Failure, Error, Sent) {
+    /// What an answer that is no success means for a call, and what it says, if anything, about whether the server took
+    /// this attempt or an earlier one.
+    fn refused(&self, call: &Call, answer: &Answer) -> (Failure, Error, Option<Sent>) {
         let facts = answer.facts();
         let is_final = call.final_on.contains(&facts.status) || call.leaves_429 && facts.status == 429;
         let failure = match is_final {
@@ -212,7 +216,7 @@ impl Http {
         };
         // Of a request that the server took too long over or failed at, nobody knows what became.
         let unknown = facts.status == 408 || 500 <= facts.status;
-        let sent = if unknown { Sent::Maybe } else { Sent::No };
+        let sent = if unknown { Some(Sent::Maybe) } else { facts.judges_content().then_some(Sent::No) };
         (failure, facts.error(), sent)
     }
 
@@ -299,7 +303,8 @@ impl Http {
         };
         log::trace!(target: "tinkex::http", "{} {} ({} bytes)", exchange.method, call.path, exchange.body.len());
         let sent = self.clock.now();
-        let result = self.transport.exchange(&exchange);
+        let transport = call.branch.as_ref().map_or(&*self.transport, Branch::transport);
+        let result = transport.exchange(&exchange);
         let success = result.as_ref().is_ok_and(|it| it.facts().verdict() == Verdict::Success);
         self.config.seeing.metrics.request(success, self.clock.now().saturating_duration_since(sent));
         if let Ok(answer) = &result {

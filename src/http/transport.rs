@@ -1,6 +1,7 @@
 //! What carries a request: sockets, memory in tests, or something of your own
 //! (`ServiceClientBuilder::transport`).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +27,8 @@ pub enum Lane {
     Poll,
     /// Everything else.
     Rest,
+    /// Waiting for all samples of a sampling session.
+    PollMany,
     /// Reports of the client's own use.
     Telemetry,
 }
@@ -186,4 +189,30 @@ pub trait Transport: Send + Sync {
 
     /// Interrupts all requests in progress and refuses later ones.
     fn shutdown(&self);
+
+    /// A transport to the same server that can be shut down alone, for a client whose requests wait long. It ends with
+    /// this one at the latest. A transport that has none is used for such requests itself.
+    fn branch(&self) -> Option<Arc<dyn Transport>> {
+        None
+    }
+}
+
+/// The transport of a call that does not take its client's.
+#[derive(Clone)]
+pub(crate) struct Branch(Arc<dyn Transport>);
+
+impl Branch {
+    pub(crate) fn of(transport: &dyn Transport) -> Option<Self> {
+        transport.branch().map(Branch)
+    }
+
+    pub(crate) fn transport(&self) -> &dyn Transport {
+        &*self.0
+    }
+}
+
+impl std::fmt::Debug for Branch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Branch").finish_non_exhaustive()
+    }
 }

@@ -1,61 +1,151 @@
 //! Requests over sockets: the only file that names ureq.
 
 use std::io;
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use ureq::config::Config;
+use ureq::http::Uri;
 use ureq::tls::{RootCerts, TlsConfig};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout, TcpConnector};
 use ureq::{Agent, Error, Timeout};
 
+use super::Lane;
 use super::lanes::LANES;
 use super::transport::{Answer, Broken, Exchange, Transport};
 use crate::error::{Phase, Sent};
 use crate::sync::Mutex;
 
-/// Thousands of connections may be waiting at once, and ureq's own two buffers of 128 KiB each would cost them 576 MB.
-const BUFFER: usize = 16 * 1024;
 /// Shorter than the keep-alive of usual servers, so that a connection is seldom reused after the server left it.
 const IDLE_AGE: Duration = Duration::from_secs(15);
 
+/// For how long the addresses of a name are believed, unless connecting fails.
+const NAME_AGE: Duration = Duration::from_secs(30);
+
 /// One agent per lane. Shutting an agent down also ends its clones, so each client has agents of its own.
 pub(crate) struct Ureq {
-    agents: Mutex<Option<Vec<Agent>>>,
+    /// Until it is shut down.
+    open: Mutex<Option<Open>>,
+    maker: Maker,
+}
+
+struct Open {
+    agents: Vec<Agent>,
+    branches: Vec<Weak<Single>>,
 }
 
 impl Ureq {
     /// The connections of a client of one server.
     pub(crate) fn new(base_url: &str) -> Self {
         let on_this_machine = is_loopback(base_url);
-        let agents = LANES.iter().map(|lane| {
-            let tls = TlsConfig::builder().root_certs(RootCerts::WebPki).build();
-            let config = Agent::config_builder()
-                .http_status_as_error(false)
-                .tls_config(tls)
-                .user_agent(super::headers::USER_AGENT)
-                .accept("")
-                // A redirect would carry the credential to wherever the server says.
-                .max_redirects(0)
-                .max_redirects_will_error(false)
-                .input_buffer_size(BUFFER)
-                .output_buffer_size(BUFFER)
-                .max_idle_connections(lane.idle_connections())
-                .max_idle_connections_per_host(lane.idle_connections())
-                .max_idle_age(IDLE_AGE);
-            // A proxy, which ureq takes from the environment, cannot reach this machine's own loopback.
-            let config = if on_this_machine { config.proxy(None) } else { config };
-            config.build().new_agent()
-        });
-        Ureq { agents: Mutex::new(Some(agents.collect())) }
+        let is_plain = on_this_machine && base_url.to_ascii_lowercase().starts_with("http://");
+        let maker = Maker { on_this_machine, is_plain, names: Names::default() };
+        let agents = LANES.iter().map(|lane| maker.agent(*lane)).collect();
+        Ureq { open: Mutex::new(Some(Open { agents, branches: Vec::new() })), maker }
     }
 }
 
 impl Transport for Ureq {
     fn exchange(&self, exchange: &Exchange) -> Result<Answer, Broken> {
-        let agent = match self.agents.lock().as_ref() {
-            Some(agents) => agents[exchange.lane.idx()].clone(),
+        let agent = match self.open.lock().as_ref() {
+            Some(open) => open.agents[exchange.lane.idx()].clone(),
             None => return Err(Broken::Closed),
         };
+        self.maker.exchange(&agent, exchange)
+    }
+
+    fn shutdown(&self) {
+        // Taken out first: shutting down waits for nothing, but no lock is held across a call into other code.
+        let Some(open) = self.open.lock().take() else { return };
+        open.agents.into_iter().for_each(Agent::shutdown);
+        open.branches.iter().filter_map(Weak::upgrade).for_each(|it| it.shutdown());
+    }
+
+    fn branch(&self) -> Option<Arc<dyn Transport>> {
+        let agent = self.maker.agent(Lane::PollMany);
+        let branch = Arc::new(Single { agent: Mutex::new(Some(agent)), maker: self.maker.clone() });
+        let is_open = self.open.lock().as_mut().map(|open| {
+            open.branches.retain(|it| 0 < it.strong_count());
+            open.branches.push(Arc::downgrade(&branch));
+        });
+        if is_open.is_none() {
+            branch.shutdown();
+        }
+        Some(branch)
+    }
+}
+
+/// The connections of one client's long polls.
+struct Single {
+    /// Until it is shut down.
+    agent: Mutex<Option<Agent>>,
+    maker: Maker,
+}
+
+impl Single {
+    fn agent(&self) -> Option<Agent> {
+        self.agent.lock().clone()
+    }
+}
+
+impl Transport for Single {
+    fn exchange(&self, exchange: &Exchange) -> Result<Answer, Broken> {
+        let agent = self.agent().ok_or(Broken::Closed)?;
+        let result = self.maker.exchange(&agent, exchange);
+        // A connection that this side closed looks as if the server had.
+        if result.is_err() && self.agent().is_none() { Err(Broken::Closed) } else { result }
+    }
+
+    fn shutdown(&self) {
+        let agent = self.agent.lock().take();
+        if let Some(agent) = agent {
+            agent.shutdown();
+        }
+    }
+}
+
+/// Makes agents for one server, and sends over them.
+#[derive(Clone)]
+struct Maker {
+    on_this_machine: bool,
+    /// Neither TLS nor a proxy is between this machine and itself.
+    is_plain: bool,
+    names: Names,
+}
+
+impl Maker {
+    fn agent(&self, lane: Lane) -> Agent {
+        let tls = TlsConfig::builder().root_certs(RootCerts::WebPki).build();
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .tls_config(tls)
+            .user_agent(super::headers::USER_AGENT)
+            .accept("")
+            // A redirect would carry the credential to wherever the server says.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .input_buffer_size(lane.buffers().0)
+            .output_buffer_size(lane.buffers().1)
+            .max_idle_connections(lane.idle_connections())
+            .max_idle_connections_per_host(lane.idle_connections())
+            .max_idle_age(IDLE_AGE);
+        // A proxy, which ureq takes from the environment, cannot reach this machine's own loopback.
+        let config = if self.on_this_machine { config.proxy(None) } else { config };
+        match self.is_plain {
+            // The connector of TLS alone takes a page of stack, which thousands of threads would pay for.
+            true => Agent::with_parts(config.build(), TcpConnector::default(), self.names.clone()),
+            false => Agent::with_parts(config.build(), DefaultConnector::default(), self.names.clone()),
+        }
+    }
+
+    fn exchange(&self, agent: &Agent, exchange: &Exchange) -> Result<Answer, Broken> {
         let mut request = ureq::http::Request::builder().method(exchange.method).uri(&exchange.url);
+        if let Some(headers) = request.headers_mut() {
+            headers.reserve(exchange.headers.len());
+        }
         for (name, value) in &exchange.headers {
             request = request.header(*name, value);
         }
@@ -71,7 +161,13 @@ impl Transport for Ureq {
                 agent.run(agent.configure_request(request).with(exchange))
             }
         };
-        let mut response = result.map_err(|it| broken(it, Stage::Head))?;
+        let mut response = result.map_err(|it| {
+            let broken = broken(it, Stage::Head);
+            if broken.sent() == Sent::No {
+                self.names.forget();
+            }
+            broken
+        })?;
         let headers = response
             .headers()
             .iter()
@@ -85,13 +181,52 @@ impl Transport for Ureq {
             .map_err(|it| broken(it, Stage::Body { limit: exchange.largest_answer }))?;
         Ok(Answer { status: response.status().as_u16(), headers, body: Bytes::from(body) })
     }
+}
 
-    fn shutdown(&self) {
-        // Taken out first: shutting down waits for nothing, but no lock is held across a call into other code.
-        let agents = self.agents.lock().take();
-        for agent in agents.into_iter().flatten() {
-            agent.shutdown();
+/// Looks names up and remembers the last one. ureq itself looks the name up for each request, also for one over an open
+/// connection, and starts a thread to do so in time, which costs more than all the rest of a request.
+#[derive(Clone, Debug, Default)]
+struct Names {
+    last: Arc<Mutex<Option<Known>>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    /// Scheme and authority, because the port follows from both.
+    place: String,
+    addresses: Vec<SocketAddr>,
+    since: Instant,
+}
+
+impl Names {
+    fn forget(&self) {
+        *self.last.lock() = None;
+    }
+
+    fn known(&self, place: &str) -> Option<Vec<SocketAddr>> {
+        let last = self.last.lock();
+        let known = last.as_ref().filter(|it| it.place == place && it.since.elapsed() < NAME_AGE)?;
+        Some(known.addresses.clone())
+    }
+}
+
+impl Resolver for Names {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let place = format!("{:?}://{:?}", uri.scheme(), uri.authority());
+        if let Some(addresses) = self.known(&place) {
+            let mut known = self.empty();
+            addresses.into_iter().for_each(|it| known.push(it));
+            return Ok(known);
         }
+        let found = DefaultResolver::default().resolve(uri, config, timeout)?;
+        let known = Known { place, addresses: found.to_vec(), since: Instant::now() };
+        *self.last.lock() = Some(known);
+        Ok(found)
     }
 }
 

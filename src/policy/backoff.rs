@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::sync::fault::{self, Fault};
+
 /// A small prompt's submission waits this long after a refusal, a large one's longer (PROTOCOL §9.2).
 const SMALL: usize = 131_072;
 /// Submissions are throttled for this long after the window has passed.
@@ -12,7 +14,8 @@ pub(crate) fn pause_after(estimate: usize) -> Duration {
     Duration::from_secs(if estimate <= SMALL { 1 } else { 5 })
 }
 
-/// The shared window. It is only ever extended.
+/// The shared window. Refusals only ever extend it, and no success ends it: one that was sent before the refusal says
+/// nothing about it, and none is sent while it lasts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Window {
     until: Option<Instant>,
@@ -21,7 +24,8 @@ pub(crate) struct Window {
 impl Window {
     /// Extends the window to `until`; never shortens it.
     pub(crate) fn extend(&mut self, until: Instant) {
-        self.until = Some(self.until.map_or(until, |it| it.max(until)));
+        let shortens = fault::is(Fault::Shortens);
+        self.until = Some(self.until.map_or(until, |it| if shortens { until } else { it.max(until) }));
     }
 
     /// How long the window is still open.

@@ -86,6 +86,11 @@ impl Poll {
         }
     }
 
+    /// A promise whose result is known to be there, and for which memory is reserved already.
+    pub(crate) fn finished(silence: Duration) -> Self {
+        Poll { metadata_only: false, ..Poll::new(silence) }
+    }
+
     /// The number of the next request, from 0.
     pub(crate) fn iteration(&self) -> u32 {
         self.iteration

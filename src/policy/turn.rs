@@ -22,12 +22,10 @@ pub(crate) enum Fate {
 
 /// What a failed submission means for its id.
 pub(crate) fn fate(error: &Error) -> Fate {
-    match (error.sent(), error.http_status()) {
-        // The server looked at the request itself, whose content is the same at every attempt.
-        (_, Some(400 | 404 | 422)) => Fate::Refused,
-        (Some(Sent::No), _) => Fate::Refused,
-        (Some(Sent::Maybe), _) => Fate::Unknown,
-        (None, _) => match error.kind() {
+    match error.sent() {
+        Some(Sent::No) => Fate::Refused,
+        Some(Sent::Maybe) => Fate::Unknown,
+        None => match error.kind() {
             ErrorKind::Cancelled | ErrorKind::Timeout(Phase::Admission) | ErrorKind::InvalidInput(_) => {
                 Fate::Unsent
             }
@@ -138,7 +136,6 @@ mod tests {
         let connection = |sent| error(ErrorKind::Connection { sent }, None, Some(sent));
         let table = [
             (status(422, Sent::No), Refused),
-            (status(422, Sent::Maybe), Refused),
             (status(409, Sent::No), Refused),
             // The first attempt may have arrived, and something on the way refused the second.
             (status(409, Sent::Maybe), Unknown),

@@ -52,6 +52,16 @@ impl Facts<'_> {
         }
     }
 
+    /// The server looked at the request's content and refused it. As the content is the same at every attempt, no
+    /// earlier one was accepted.
+    pub(crate) fn judges_content(&self) -> bool {
+        match self.status {
+            400 => !self.body.is_empty(),
+            422 => true,
+            _ => false,
+        }
+    }
+
     /// How long the server asks to wait.
     pub(crate) fn hint(&self) -> Option<Duration> {
         let seconds = |text: &str, unit: f64| text.trim().parse::<f64>().ok().map(|it| it * unit);
@@ -152,6 +162,20 @@ mod tests {
             assert_eq!(facts(status, "x").verdict(), verdict, "{status}");
         }
         assert_eq!(facts(400, "").verdict(), Dropped);
+    }
+
+    #[test]
+    fn only_the_servers_own_words_judge_the_content() {
+        let table = [
+            (400, "no such loss", true),
+            (400, "", false),
+            (422, "", true),
+            (404, "x", false),
+            (500, "x", false),
+        ];
+        for (status, body, judges) in table {
+            assert_eq!(facts(status, body).judges_content(), judges, "{status} {body}");
+        }
     }
 
     #[test]

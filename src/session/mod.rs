@@ -1,10 +1,13 @@
 //! What the clients of one session share: the connection to the server, its flags, the threads, the end.
 
+mod crew;
 mod dispatch;
 mod events;
 mod flags;
 mod heartbeat;
 mod inflight;
+mod many;
+mod poll_many;
 mod retrieve;
 mod telemetry;
 
@@ -32,7 +35,8 @@ use dispatch::Dispatch;
 pub(crate) use flags::{Flags, is_not_offered};
 pub use inflight::{Dump, PoolStatus};
 use inflight::{Entry, InFlight};
-pub(crate) use retrieve::Promise;
+pub(crate) use poll_many::{Fetching, Poller, Waiter};
+pub(crate) use retrieve::{Promise, Retrieved};
 use telemetry::Telemetry;
 
 /// Threads that send requests. Each of them is one exchange, so few of them keep a server busy.
@@ -57,6 +61,8 @@ pub(crate) struct Session {
     /// Runs the jobs that send requests.
     pub(crate) senders: Arc<Pool>,
     pub(crate) dispatch: Dispatch,
+    /// What samples need whose results are waited for together.
+    pub(crate) many: many::Many,
     beats: Arc<Pool>,
     flags: Mutex<Option<Arc<Flags>>>,
     id: Mutex<Option<Arc<str>>>,
@@ -125,14 +131,26 @@ struct Closing<T: Send + 'static>(Slot<T>);
 
 impl<T: Send + 'static> Wake for Closing<T> {
     fn wake(&self) {
-        self.0.settle(Err(Error::closed("the client was closed while this was in progress")));
+        self.0.settle(Err(closed_meanwhile()));
     }
+}
+
+fn closed_meanwhile() -> Error {
+    Error::closed("the client was closed while this was in progress")
 }
 
 impl<T: Send + 'static> Ticket<T> {
     pub(crate) fn answer(self, result: Result<T>) {
         let now = self.session.clock.now();
-        let result = result.map_err(|it| self.progress.explain(self.session.as_ended(it), now));
+        let result = result.map_err(|it| {
+            let error = match self.session.as_ended(it) {
+                // A caller who cancels has his answer before the work hears of it. So where this one counts, the work was
+                // cancelled by the end of its client, and noticed before `Closing` was told.
+                it if it.is_cancelled() && !it.is_panic() => closed_meanwhile(),
+                it => it,
+            };
+            self.progress.explain(error, now)
+        });
         self.reply.send(self.session.reported(result));
     }
 
@@ -158,6 +176,7 @@ impl Session {
             samplers: pool("tk-draw", config.threads.max_in_flight),
             senders: pool("tk-send", SENDERS),
             beats: pool("tk-beat", 1),
+            many: many::Many::new(&config),
             dispatch: Dispatch::new(),
             flags: Mutex::new(None),
             id: Mutex::new(None),
@@ -297,20 +316,21 @@ impl Session {
     pub(crate) fn dump(&self) -> Dump {
         let now = self.clock.now();
         let session_id = self.id.lock().as_ref().map(|it| it.to_string());
-        let pool =
-            |name, pool: &Pool| PoolStatus { name, threads: pool.n_threads(), queued: pool.n_queued() };
         Dump {
             base_url: self.config.base_url.clone(),
             session_id,
             closed: self.closed.load(Ordering::Acquire),
             last_contact: self.http.last_contact().map(|it| now.saturating_duration_since(it)),
             operations: self.in_flight.list(now),
-            pools: vec![
-                pool("tk-wait", &self.waiters),
-                pool("tk-draw", &self.samplers),
-                pool("tk-send", &self.senders),
-                pool("tk-beat", &self.beats),
-            ],
+            pools: [
+                pool_status("tk-wait", &self.waiters),
+                pool_status("tk-draw", &self.samplers),
+                pool_status("tk-send", &self.senders),
+                pool_status("tk-beat", &self.beats),
+            ]
+            .into_iter()
+            .chain(self.many.status())
+            .collect(),
         }
     }
 
@@ -340,12 +360,16 @@ impl Session {
 
     /// Tells the server how the session ended, then ends it here.
     pub(crate) fn close(&self, status: CloseStatus, detail: Option<&str>) -> Result<()> {
+        let deadline = Instant::now() + self.closing();
         let id = self.id.lock().clone();
         let finished = match (self.check_open(), id) {
-            (Ok(()), Some(id)) => self.finish(&id, status, detail),
+            (Ok(()), Some(id)) => {
+                self.many.farewell(self.closing() / 8);
+                self.finish(&id, status, detail)
+            }
             _ => Ok(()),
         };
-        self.end();
+        self.end_by(deadline);
         finished
     }
 
@@ -356,7 +380,6 @@ impl Session {
             CloseStatus::Interrupted => json::FinishReason::Interrupted,
         };
         let request = json::FinishSessionRequest { reason, detail: detail.map(str::to_string) };
-        // Half of the time that closing may take; the other half is for the threads.
         let call = Call::post(Lane::Session, format!("/api/v1/sessions/{id}/finish"), &request)?
             .once(self.closing() / 2)
             .by("ServiceClient.close");
@@ -368,12 +391,16 @@ impl Session {
         }
     }
 
-    /// Ends everything, within the time that closing may take. Doing it again does nothing.
+    /// Ends everything, within half of the time that closing may take. Doing it again does nothing.
     fn end(&self) {
+        self.end_by(Instant::now() + self.closing() / 2);
+    }
+
+    fn end_by(&self, deadline: Instant) {
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
-        let deadline = Instant::now() + self.closing() / 2;
+        let deadline = deadline.min(Instant::now() + self.closing() / 2);
         self.cancel.cancel();
         self.dispatch.close();
         // While requests still can be sent. Nobody waits for this but the one who closes: all callers are answered.
@@ -393,7 +420,8 @@ impl Session {
             .map(|it| it.close(deadline))
             .iter()
             .sum::<usize>()
-            + reporters;
+            + reporters
+            + self.many.close(deadline);
         if 0 < left {
             log::warn!(target: "tinkex", "{left} threads were still busy when the client was closed");
         }
@@ -432,7 +460,47 @@ fn cpu() -> Option<rayon::ThreadPool> {
     rayon::ThreadPoolBuilder::new().thread_name(|i| format!("tk-cpu-{i}")).build().ok()
 }
 
+fn pool_status(name: &'static str, pool: &Pool) -> PoolStatus {
+    PoolStatus { name, threads: pool.n_threads(), queued: pool.n_queued() }
+}
+
 /// An error that says which answer is missing what.
 pub(crate) fn incomplete(what: &str) -> Error {
     Error::new(ErrorKind::Decode, format!("the server's answer lacks {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+    use crate::env::Env;
+    use crate::secret::Secret;
+    use crate::transport::{Answer, Broken, Exchange};
+
+    struct Nowhere;
+
+    impl Transport for Nowhere {
+        fn exchange(&self, _: &Exchange) -> std::result::Result<Answer, Broken> {
+            Err(Broken::Closed)
+        }
+
+        fn shutdown(&self) {}
+    }
+
+    #[test]
+    fn work_that_notices_the_end_of_its_client_before_its_caller_does_says_that_it_was_closed() {
+        let settings = Settings { api_key: Some(Secret::new("tml-x")), ..Default::default() };
+        let config = settings.resolve(&Env::empty()).expect("good settings");
+        let session = Session::new(config, Arc::new(Nowhere), Clock::default());
+        let client = session.cancel.child();
+        let (ticket, pending) = session.ticket::<()>("TrainingClient.optim_step", &client);
+        ticket.answer(Err(Error::cancelled()));
+        let error = pending.wait().expect_err("an end");
+        assert!(error.is_closed() && !error.is_cancelled(), "{error:?}");
+        let (ticket, pending) = session.ticket::<()>("TrainingClient.optim_step", &client);
+        pending.cancel();
+        ticket.answer(Err(Error::cancelled()));
+        assert!(pending.wait().expect_err("an end").is_cancelled());
+        session.end();
+    }
 }

@@ -12,6 +12,9 @@ use crate::wire::json::RetrieveFutureRequest;
 
 use super::Session;
 
+/// How long a server may take to say whether a result is there, if nobody wants to wait for it.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// A result that the server promised.
 #[derive(Clone, Debug)]
 pub(crate) struct Promise {
@@ -40,86 +43,168 @@ impl Session {
         progress: &Progress,
         cancel: &CancelToken,
     ) -> Result<Retrieved> {
-        let mut poll = Poll::new(self.config.timeouts.silence);
-        let mut bytes = None;
-        let mut pauses = Pauses::default();
-        let since = |at: Instant| at.saturating_duration_since(promise.born);
+        self.asking(promise, progress, cancel).until_done()
+    }
+
+    /// Fetches a result that is known to be there, and how large it is.
+    pub(crate) fn retrieve_finished(
+        &self,
+        size: usize,
+        promise: &Promise,
+        progress: &Progress,
+        cancel: &CancelToken,
+    ) -> Result<Retrieved> {
+        let bytes = self.response_budget().acquire_deadline(size, progress.deadline(), cancel)?;
+        let poll = Poll::finished(self.config.timeouts.silence);
+        Asking { poll, bytes: Some(bytes), ..self.asking(promise, progress, cancel) }.until_done()
+    }
+
+    /// Asks once for a result; `None` if it is not there.
+    pub(crate) fn look(
+        &self,
+        promise: &Promise,
+        progress: &Progress,
+        cancel: &CancelToken,
+    ) -> Result<Option<Retrieved>> {
+        let mut asking = self.asking(promise, progress, cancel);
         loop {
-            if cancel.is_cancelled() {
-                return Err(Error::cancelled());
-            }
-            let sent = self.clock.now();
-            let left = match progress.deadline() {
-                Some(deadline) if deadline <= sent => return Err(self.too_late(progress)),
-                Some(deadline) => deadline - sent,
-                None => Duration::MAX,
-            };
-            let call = self.poll_call(promise, &poll, left)?.of(progress);
-            progress.attempt();
-            let outcome = self.http.raw(&call);
-            let now = self.clock.now();
-            let contact = self.http.last_contact().map_or(Duration::ZERO, since);
-            let times = Times { sent: since(sent), now: since(now), contact };
-            let step = match &outcome {
-                Ok(answer) => {
-                    progress.contact(now);
-                    if self.http.pause_for_payment(answer, progress.deadline(), cancel)? {
-                        continue;
-                    }
-                    poll.on(Event::Answer { facts: answer.facts(), protobuf: answer.is_protobuf() }, times)
-                }
-                Err(Broken::Timeout(Phase::Resolve | Phase::Connect) | Broken::Connection { .. }) => {
-                    self.on_broken(&mut poll, &outcome, times)
-                }
-                Err(Broken::Timeout(_)) => poll.on(Event::Timeout, times),
-                // What the server promised is still there when the breaker closes.
-                Err(Broken::Garbage { .. } | Broken::CircuitOpen { .. }) => {
-                    self.on_broken(&mut poll, &outcome, times)
-                }
-                Err(broken) => return Err(broken.error(&self.config.timeouts)),
-            };
-            match (step, outcome) {
-                (Step::Done, Ok(answer)) => {
-                    progress.unqueue(now);
-                    return Ok(Retrieved { answer, _bytes: bytes });
-                }
-                (Step::Done, Err(broken)) => return Err(broken.error(&self.config.timeouts)),
-                (Step::Fail(error), _) => {
-                    progress.unqueue(now);
-                    return Err(
-                        error.with(|it| it.url = Some(format!("{}{}", self.config.base_url, call.path)))
-                    );
-                }
-                (Step::Reserve(n), _) => {
-                    // The wait for a share is part of the operation, and bounded by its deadline.
-                    bytes = Some(self.response_budget().acquire_deadline(n, progress.deadline(), cancel)?);
-                }
-                (Step::Again { after, queue }, _) => {
-                    if let Some((state, reason)) = queue {
-                        let refusal = pauses.on(&state, since(now), self.config.pause_policy);
-                        progress.queue(state, reason, now);
-                        if let Some(error) = refusal {
-                            return Err(error);
-                        }
-                    }
-                    self.clock.pause(after.min(left), cancel)?;
-                }
+            match asking.once(LOOK)? {
+                Round::Done(it) => return Ok(Some(it)),
+                Round::Again(_) => return Ok(None),
+                Round::Reserved => {}
             }
         }
     }
 
-    fn on_broken(&self, poll: &mut Poll, outcome: &Result<Answer, Broken>, times: Times) -> Step {
-        match outcome {
-            Ok(_) => Step::Done,
-            Err(broken) => {
-                let url = format!("{}/api/v1/retrieve_future", self.config.base_url);
-                let error = broken.error(&self.config.timeouts).with(|it| it.url = Some(url));
-                poll.on(Event::Connection(error), times)
+    fn asking<'a>(
+        &'a self,
+        promise: &'a Promise,
+        progress: &'a Progress,
+        cancel: &'a CancelToken,
+    ) -> Asking<'a> {
+        Asking {
+            session: self,
+            promise,
+            progress,
+            cancel,
+            poll: Poll::new(self.config.timeouts.silence),
+            pauses: Pauses::default(),
+            bytes: None,
+        }
+    }
+
+    pub(super) fn too_late(&self, progress: &Progress) -> Error {
+        let limit = self.config.timeouts.operation;
+        let verb = progress.operation();
+        Error::timeout(Phase::Total, format!("{verb} was not done within its {limit:.0?}"))
+    }
+}
+
+/// One promise that is being asked for.
+struct Asking<'a> {
+    session: &'a Session,
+    promise: &'a Promise,
+    progress: &'a Progress,
+    cancel: &'a CancelToken,
+    poll: Poll,
+    pauses: Pauses,
+    bytes: Option<Bytes>,
+}
+
+/// What one request brought.
+enum Round {
+    Done(Retrieved),
+    /// Nothing: ask again after a pause.
+    Again(Duration),
+    /// The news that the result is large, for which there is room now.
+    Reserved,
+}
+
+impl Asking<'_> {
+    fn until_done(mut self) -> Result<Retrieved> {
+        loop {
+            match self.once(self.session.config.timeouts.poll)? {
+                Round::Done(it) => return Ok(it),
+                Round::Again(after) => self.session.clock.pause(after, self.cancel)?,
+                Round::Reserved => {}
             }
         }
     }
 
-    fn poll_call(&self, promise: &Promise, poll: &Poll, left: Duration) -> Result<Call> {
+    /// One request, that may take so long.
+    fn once(&mut self, longest: Duration) -> Result<Round> {
+        let (session, progress, promise) = (self.session, self.progress, self.promise);
+        let since = |at: Instant| at.saturating_duration_since(promise.born);
+        if self.cancel.is_cancelled() {
+            return Err(Error::cancelled());
+        }
+        let sent = session.clock.now();
+        let left = match progress.deadline() {
+            Some(deadline) if deadline <= sent => return Err(session.too_late(progress)),
+            Some(deadline) => deadline - sent,
+            None => Duration::MAX,
+        };
+        let call = self.call(longest.min(left))?.of(progress);
+        progress.attempt();
+        let outcome = session.http.raw(&call);
+        let now = session.clock.now();
+        let contact = session.http.last_contact().map_or(Duration::ZERO, since);
+        let times = Times { sent: since(sent), now: since(now), contact };
+        let url = || format!("{}{}", session.config.base_url, call.path);
+        let step = match &outcome {
+            Ok(answer) => {
+                progress.contact(now);
+                if session.http.pause_for_payment(answer, progress.deadline(), self.cancel)? {
+                    return Ok(Round::Again(Duration::ZERO));
+                }
+                self.poll.on(Event::Answer { facts: answer.facts(), protobuf: answer.is_protobuf() }, times)
+            }
+            Err(Broken::Timeout(phase)) if !matches!(phase, Phase::Resolve | Phase::Connect) => {
+                self.poll.on(Event::Timeout, times)
+            }
+            // What the server promised is still there when the breaker closes.
+            Err(
+                broken @ (Broken::Timeout(_)
+                | Broken::Connection { .. }
+                | Broken::Garbage { .. }
+                | Broken::CircuitOpen { .. }),
+            ) => {
+                let error = broken.error(&session.config.timeouts).with(|it| it.url = Some(url()));
+                self.poll.on(Event::Connection(error), times)
+            }
+            Err(broken) => return Err(broken.error(&session.config.timeouts)),
+        };
+        match (step, outcome) {
+            (Step::Done, Ok(answer)) => {
+                progress.unqueue(now);
+                Ok(Round::Done(Retrieved { answer, _bytes: self.bytes.take() }))
+            }
+            (Step::Done, Err(broken)) => Err(broken.error(&session.config.timeouts)),
+            (Step::Fail(error), _) => {
+                progress.unqueue(now);
+                Err(error.with(|it| it.url = Some(url())))
+            }
+            (Step::Reserve(n), _) => {
+                // The wait for a share is part of the operation, and bounded by its deadline.
+                let budget = session.response_budget();
+                self.bytes = Some(budget.acquire_deadline(n, progress.deadline(), self.cancel)?);
+                Ok(Round::Reserved)
+            }
+            (Step::Again { after, queue }, _) => {
+                if let Some((state, reason)) = queue {
+                    let refusal = self.pauses.on(&state, since(now), session.config.pause_policy);
+                    progress.queue(state, reason, now);
+                    if let Some(error) = refusal {
+                        return Err(error);
+                    }
+                }
+                Ok(Round::Again(after.min(left)))
+            }
+        }
+    }
+
+    fn call(&self, timeout: Duration) -> Result<Call> {
+        let (promise, poll) = (self.promise, &self.poll);
         let request = RetrieveFutureRequest {
             request_id: promise.request_id.clone(),
             allow_metadata_only: poll.allow_metadata_only(),
@@ -132,13 +217,7 @@ impl Session {
             call = call.header("X-Tinker-Create-Promise-Roundtrip-Time", seconds);
         }
         call.protobuf = promise.protobuf;
-        call.timeout = Some(self.config.timeouts.poll.min(left));
+        call.timeout = Some(timeout);
         Ok(call)
-    }
-
-    fn too_late(&self, progress: &Progress) -> Error {
-        let limit = self.config.timeouts.operation;
-        let verb = progress.operation();
-        Error::timeout(Phase::Total, format!("{verb} was not done within its {limit:.0?}"))
     }
 }

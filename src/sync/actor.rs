@@ -18,13 +18,19 @@
 //! duration; to close is to empty that place. The actor then receives until the channel says that no sender is left,
 //! and so has seen every message, those of sends under way included. Dropping the receiver instead would lose
 //! answers: a bounded crossbeam channel keeps what is queued, undropped, until its last sender is gone as well.
+//!
+//! # How the actor waits
+//! For a bell of its own, which is rung after each change of the mailbox: a message, a stop, a sender that is gone. It
+//! silences the bell *before* it looks, so that whatever comes after it has looked rings again. A blocking receive of
+//! crossbeam would do, but spins for some ten microseconds before it sleeps, which for a client that mostly waits for a
+//! server is most of what a message costs.
 
 use std::sync::Arc;
-use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Select, SendTimeoutError, Sender, TryRecvError, TrySendError};
-
+use super::channel::{self, Receiver, SendTimeoutError, Sender, TryRecvError, TrySendError};
+use super::fault::{self, Fault};
+use super::thread::{self, JoinHandle, ThreadId};
 use super::{Condvar, Mutex, unwind};
 use crate::error::{Error, ErrorKind, Phase, Result};
 
@@ -43,21 +49,29 @@ pub(crate) trait Actor: Send + 'static {
 /// The owner of an actor. Dropping it lets the actor finish what is queued, and does not wait for that.
 pub(crate) struct Handle<M> {
     shared: Arc<Shared<M>>,
-    // After the mailbox, which `drop` closes: once nobody can say stop, the actor only waits for messages.
-    stop: Sender<Stop>,
     id: ThreadId,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
-
-struct Stop;
 
 struct Shared<M> {
     name: String,
     /// Where sends get their sender from; empty once no more messages are accepted.
     mailbox: Mutex<Option<Sender<M>>>,
+    bell: Mutex<Bell>,
+    /// Notified when the bell is rung.
+    ring: Condvar,
     life: Mutex<Life>,
     /// Notified when the thread is about to end.
     ended: Condvar,
+}
+
+/// What makes the actor look.
+#[derive(Default)]
+struct Bell {
+    /// Something changed since the actor last looked.
+    rung: bool,
+    /// The actor is to end after its current turn.
+    stop: bool,
 }
 
 #[derive(Default)]
@@ -75,24 +89,24 @@ impl<M: Send + 'static> Handle<M> {
     /// A system error, if the thread cannot be started. The actor is dropped then.
     pub(crate) fn spawn<A: Actor<Msg = M>>(name: String, capacity: usize, actor: A) -> Result<Self> {
         // A rendezvous channel would make every sender wait for the turn before its own.
-        let (mailbox, messages) = crossbeam_channel::bounded(capacity.max(1));
-        // Room for one: to be told twice means nothing.
-        let (stop, stops) = crossbeam_channel::bounded(1);
+        let (mailbox, messages) = channel::bounded(capacity.max(1));
         let shared = Arc::new(Shared {
             name: name.clone(),
             mailbox: Mutex::new(Some(mailbox)),
+            bell: Mutex::default(),
+            ring: Condvar::new(),
             life: Mutex::default(),
             ended: Condvar::new(),
         });
         let bomb = Bomb { shared: shared.clone(), messages };
         let thread = thread::Builder::new().name(name).spawn(move || {
-            let outcome = unwind::catch(|| live(actor, &bomb, &stops));
+            let outcome = unwind::catch(|| live(actor, &bomb));
             bomb.explode(outcome);
         });
         match thread {
             Ok(thread) => {
                 let id = thread.thread().id();
-                Ok(Handle { shared, stop, id, thread: Mutex::new(Some(thread)) })
+                Ok(Handle { shared, id, thread: Mutex::new(Some(thread)) })
             }
             Err(cause) => {
                 let message = format!("the thread {} could not be started: {cause}", shared.name);
@@ -113,6 +127,7 @@ impl<M: Send + 'static> Handle<M> {
     pub(crate) fn send(&self, msg: M, deadline: Option<Instant>) -> Result<()> {
         // A copy for this send, not the lock: others may send, and close, while we wait for room.
         let mailbox = self.shared.mailbox.lock().clone();
+        let _kept = fault::is(Fault::SendsUnderTheLock).then(|| self.shared.mailbox.lock());
         let Some(mailbox) = mailbox else {
             return refuse(msg, self.shared.fate());
         };
@@ -124,6 +139,10 @@ impl<M: Send + 'static> Handle<M> {
             Some(deadline) => mailbox.send_deadline(msg, deadline),
             None => mailbox.send(msg).map_err(|it| SendTimeoutError::Disconnected(it.0)),
         };
+        // Gone before the bell is rung: it may have been the last sender.
+        let _kept = fault::is(Fault::RingsEarly).then(|| mailbox.clone());
+        drop(mailbox);
+        self.shared.ring();
         match outcome {
             Ok(()) => Ok(()),
             Err(SendTimeoutError::Disconnected(msg)) => refuse(msg, self.shared.fate()),
@@ -137,9 +156,8 @@ impl<M: Send + 'static> Handle<M> {
     /// Ends the actor after its current turn. What is queued, or about to be, is dropped: its replies answer, though
     /// the send may have succeeded. Does not wait.
     pub(crate) fn stop(&self) {
-        // Said before the mailbox is closed, so that an actor that sees it closed knows already. It fails if it was
-        // said before, or the actor has ended.
-        let _ = self.stop.try_send(Stop);
+        // Said before the mailbox is closed, so that an actor that sees it closed knows already.
+        self.shared.bell.lock().stop = true;
         self.shared.close();
     }
 
@@ -192,8 +210,8 @@ fn refuse<M>(msg: M, error: Error) -> Result<()> {
 }
 
 /// Handles messages until the end. Queued ones that will not be handled stay in the mailbox.
-fn live<A: Actor>(mut actor: A, bomb: &Bomb<A::Msg>, stops: &Receiver<Stop>) {
-    while let Some(msg) = next(&bomb.messages, stops) {
+fn live<A: Actor>(mut actor: A, bomb: &Bomb<A::Msg>) {
+    while let Some(msg) = bomb.next() {
         if let Err(error) = unwind::catch(|| actor.turn(msg)) {
             unwind::report("a turn of an actor failed", &error);
         }
@@ -204,28 +222,6 @@ fn live<A: Actor>(mut actor: A, bomb: &Bomb<A::Msg>, stops: &Receiver<Stop>) {
     unwind::bury(actor, &bomb.shared.fate());
 }
 
-/// The next message, unless the end has come. A stop is looked for first, so that it overtakes queued work.
-fn next<M>(messages: &Receiver<M>, stops: &Receiver<Stop>) -> Option<M> {
-    loop {
-        match stops.try_recv() {
-            Ok(Stop) => return None,
-            // The handle is gone, and with it everybody who could send or say stop: what is queued is the rest.
-            Err(TryRecvError::Disconnected) => return messages.recv().ok(),
-            Err(TryRecvError::Empty) => {}
-        }
-        match messages.try_recv() {
-            Ok(msg) => return Some(msg),
-            Err(TryRecvError::Disconnected) => return None,
-            Err(TryRecvError::Empty) => {}
-        }
-        let mut either = Select::new_biased();
-        either.recv(stops);
-        either.recv(messages);
-        // It tells, possibly wrongly, that there is something to look at.
-        either.ready();
-    }
-}
-
 /// Goes off when the thread ends, whatever ends it: records the cause, and only then closes the mailbox.
 struct Bomb<M> {
     shared: Arc<Shared<M>>,
@@ -233,6 +229,30 @@ struct Bomb<M> {
 }
 
 impl<M> Bomb<M> {
+    /// The next message, unless the end has come. A stop is looked for first, so that it overtakes queued work.
+    fn next(&self) -> Option<M> {
+        loop {
+            let stop = {
+                let mut bell = self.shared.bell.lock();
+                bell.rung = false;
+                bell.stop
+            };
+            if stop {
+                return None;
+            }
+            match self.messages.try_recv() {
+                Ok(msg) => return Some(msg),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) => {}
+            }
+            let mut bell = self.shared.bell.lock();
+            bell.rung &= !fault::is(Fault::SilencesLate);
+            while !bell.rung {
+                self.shared.ring.wait(&mut bell);
+            }
+        }
+    }
+
     fn explode(self, outcome: Result<()>) {
         if let Err(cause) = outcome {
             unwind::report("an actor died", &cause);
@@ -248,7 +268,9 @@ impl<M> Drop for Bomb<M> {
         self.shared.life.lock().fate.get_or_insert(fate.clone());
         self.shared.close();
         // Until the last send under way has ended. None can be stuck: this makes room for all of them.
-        while let Ok(msg) = self.messages.recv() {
+        while !fault::is(Fault::LeavesTheQueue)
+            && let Ok(msg) = self.messages.recv()
+        {
             unwind::bury(msg, &fate);
         }
         self.shared.life.lock().ended = true;
@@ -260,8 +282,15 @@ impl<M> Shared<M> {
     /// Accepts no more messages.
     fn close(&self) {
         let mailbox = self.mailbox.lock().take();
-        // Outside of the lock: it wakes the actor, if this was the last sender.
+        // Outside of the lock, and before the bell: it may have been the last sender.
         drop(mailbox);
+        self.ring();
+    }
+
+    /// Has the actor look again.
+    fn ring(&self) {
+        self.bell.lock().rung = true;
+        self.ring.notify_one();
     }
 
     fn fate(&self) -> Error {
@@ -273,6 +302,6 @@ impl<M> Shared<M> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 #[path = "actor_tests.rs"]
 mod tests;

@@ -134,7 +134,7 @@ impl fmt::Debug for Bytes {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::sync::mpsc;

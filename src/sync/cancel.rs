@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::mem;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use super::atomic::{AtomicBool, Ordering};
 use super::{Condvar, Mutex, unwind};
 use crate::error::{Error, Result};
 
@@ -175,7 +175,7 @@ impl CancelToken {
         Registration { place: Some((self.node.clone(), key)) }
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(shuttle)))]
     fn n_watchers(&self) -> usize {
         self.node.state.lock().watchers.len()
     }
@@ -231,7 +231,7 @@ impl Drop for Node {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::sync::atomic::AtomicUsize;

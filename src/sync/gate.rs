@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::cancel::Wake;
+use super::fault::{self, Fault};
 use super::{CancelToken, Condvar, Mutex};
 use crate::error::{Error, Phase, Result};
 
@@ -100,7 +101,8 @@ impl Gate {
         let mut state = self.state.lock();
         let mut in_time = true;
         let given_up = loop {
-            if !state.queue.contains_key(&ticket) {
+            let let_in = !state.queue.contains_key(&ticket);
+            if let_in && !(fault::is(Fault::LosesTheGrant) && cancel.is_cancelled()) {
                 return Ok(());
             }
             match (state.closed, cancel.is_cancelled(), in_time) {
@@ -109,7 +111,9 @@ impl Gate {
             }
         };
         state.queue.remove(&ticket);
-        self.let_in(&mut state);
+        if !fault::is(Fault::KeepsTheTurn) {
+            self.let_in(&mut state);
+        }
         let n_waiting = state.queue.len();
         drop(state);
         Err(match given_up {
@@ -136,7 +140,7 @@ impl Gate {
     /// Turns everybody away, those who wait included. What is inside stays until it leaves.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
-        if mem::replace(&mut state.closed, true) {
+        if mem::replace(&mut state.closed, true) || fault::is(Fault::ClosesSilently) {
             return;
         }
         // They take their tickets out themselves, so that a missing ticket always means having been let in.
@@ -164,7 +168,8 @@ impl Gate {
     }
 
     fn walk_in(&self, state: &mut State, n: usize) -> bool {
-        let may = state.queue.is_empty() && self.admits(state.taken, n);
+        let first = state.queue.is_empty() || fault::is(Fault::Barges);
+        let may = first && self.admits(state.taken, n);
         if may {
             state.taken += n as u128;
         }
@@ -173,12 +178,18 @@ impl Gate {
 
     fn let_in(&self, state: &mut State) {
         while !state.closed {
-            match state.queue.first_entry() {
+            let head = match fault::is(Fault::ServesTheLast) {
+                false => state.queue.first_entry(),
+                true => state.queue.last_entry(),
+            };
+            match head {
                 Some(head) if self.admits(state.taken, head.get().n) => {
                     let head = head.remove();
                     state.taken += head.n as u128;
                     // Under the lock, so that the waiter's condition variable is certainly still waited for.
-                    head.bell.notify_one();
+                    if !fault::is(Fault::LetsInSilently) {
+                        head.bell.notify_one();
+                    }
                 }
                 _ => return,
             }
@@ -187,7 +198,9 @@ impl Gate {
 
     fn admits(&self, taken: u128, n: usize) -> bool {
         let share = match self.rule {
+            Rule::Fits if fault::is(Fault::IgnoresWeights) => 1,
             Rule::Fits => n,
+            Rule::Overshoots if fault::is(Fault::OverdrawsTwice) => return true,
             Rule::Overshoots => 0,
         };
         taken + share as u128 <= self.capacity as u128
@@ -207,7 +220,9 @@ struct Waker {
 impl Wake for Waker {
     fn wake(&self) {
         // A waiter between its look at the token and its wait holds the lock; after it, it hears us.
-        drop(self.gate.state.lock());
+        if !fault::is(Fault::WakesWithoutTheLock) {
+            drop(self.gate.state.lock());
+        }
         self.bell.notify_one();
     }
 }

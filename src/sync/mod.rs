@@ -19,23 +19,43 @@
 //! This module is the only one that names lock types, so that they can be exchanged for model-checked ones. Of
 //! them only `lock`, `wait`, `wait_until`, `notify_one` and `notify_all` may be used. No lock of this floor is
 //! held while another one is taken, nor while a callback or a foreign destructor runs.
+//!
+//! For the same reason threads, channels, atomics and thread-locals are named here and taken from here. With
+//! `--cfg shuttle` the tests get those of a model checker instead, and `tests/model` is what it checks.
 
 // The clients, which use these, stand above and come later.
 pub(crate) mod actor;
 mod budget;
 pub(crate) mod cancel;
+#[cfg(all(test, shuttle))]
+mod checked;
 pub(crate) mod clock;
+pub(crate) mod fault;
 mod gate;
 pub(crate) mod oneshot;
 pub(crate) mod pool;
 mod semaphore;
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod testing;
 pub(crate) mod unwind;
 
 use std::time::Instant;
 
-pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
+#[cfg(all(test, shuttle))]
+use checked as primitives;
+#[cfg(not(all(test, shuttle)))]
+use real as primitives;
+
+#[cfg(not(all(test, shuttle)))]
+mod real {
+    pub(crate) use crossbeam_channel as channel;
+    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
+    pub(crate) use std::sync::atomic;
+    pub(crate) use std::{thread, thread_local};
+}
+
+pub(crate) use primitives::{Condvar, Mutex, MutexGuard};
+use primitives::{atomic, channel, thread, thread_local};
 
 pub use budget::{Budget, Bytes};
 pub use cancel::CancelToken;

@@ -8,6 +8,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::fault::{self, Fault};
 use super::{Condvar, Mutex, unwind};
 use crate::error::{Error, Result};
 
@@ -41,7 +42,7 @@ impl<T: Send + 'static> Reply<T> {
 impl<T: Send + 'static> Drop for Reply<T> {
     fn drop(&mut self) {
         let Some(slot) = self.slot.take() else { return };
-        if slot.is_settled() {
+        if slot.is_settled() || fault::is(Fault::DropsSilently) {
             return;
         }
         let answer = move |error| {
@@ -104,7 +105,9 @@ impl<T: Send + 'static> Slot<T> {
             State::Open => {
                 *state = State::Ready(result);
                 drop(state);
-                self.shared.settled.notify_all();
+                if !fault::is(Fault::SettlesSilently) {
+                    self.shared.settled.notify_all();
+                }
                 true
             }
             State::Promised(callback) => {
@@ -112,6 +115,10 @@ impl<T: Send + 'static> Slot<T> {
                 // Those who wait as well learn that the answer went elsewhere.
                 self.shared.settled.notify_all();
                 call(callback, result);
+                true
+            }
+            State::Ready(_) if fault::is(Fault::AnswersTwice) => {
+                *state = State::Ready(result);
                 true
             }
             settled => {
@@ -170,7 +177,7 @@ fn call<T>(callback: Callback<T>, result: Result<T>) {
     unwind::shield("a callback for an answer failed", || callback(result));
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::sync::mpsc;

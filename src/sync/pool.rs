@@ -5,7 +5,8 @@
 //! calls the thread that went idle last (so that the others may age and end), or reserves a place for a new thread,
 //! or, if all places are taken, leaves it at that: every thread looks at the queue before it goes idle. An idle
 //! thread ends after a while. It signs off under the lock under which it saw the empty queue, so that no job can
-//! count on a thread that is about to leave.
+//! count on a thread that is about to leave. A thread that leaves before whoever started it has noted its handle keeps
+//! its place until then; whoever clears that place looks at the queue once more.
 //!
 //! # How threads end
 //! A thread that has ended must be joined for its stack to be freed. Each one that ends joins the one that ended
@@ -18,9 +19,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
+use super::fault::{self, Fault};
+use super::thread::{self, JoinHandle, ThreadId};
 use super::{Condvar, Mutex, unwind};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -123,7 +125,9 @@ impl Pool {
                 break;
             }
         }
-        group.help();
+        if !fault::is(Fault::WaitsIdly) {
+            group.help();
+        }
         group.results()
     }
 
@@ -184,14 +188,20 @@ impl Shared {
         let shared = self.clone();
         match builder.spawn(move || shared.work(n)) {
             Ok(handle) => {
-                let mut state = self.state.lock();
-                match state.threads.get_mut(&n) {
-                    Some(thread) if !thread.left => thread.handle = Some(handle),
-                    _ => {
-                        state.threads.remove(&n);
-                        state.ended.push(handle);
-                        self.left.notify_all();
+                let successor = {
+                    let mut state = self.state.lock();
+                    match state.threads.get_mut(&n) {
+                        Some(thread) if !thread.left => {
+                            thread.handle = Some(handle);
+                            None
+                        }
+                        _ => state.clear(n, handle),
                     }
+                };
+                self.left.notify_all();
+                if let Some(n) = successor {
+                    // If it fails, the jobs in question are told; the one that was brought here is done.
+                    let _ = self.start(n);
                 }
                 Ok(())
             }
@@ -248,7 +258,7 @@ impl Shared {
             // An idle time that no clock can hold is no bound.
             let until = Instant::now().checked_add(self.config.idle);
             let mut in_time = true;
-            while state.is_idle(n) {
+            while state.is_idle(n) || (!in_time && fault::is(Fault::LeavesWhenCalled)) {
                 if !in_time {
                     state.idle.retain(|it| it.n != n);
                     return Next::Leave(self.sign_off(&mut state, n));
@@ -320,6 +330,15 @@ impl State {
         let n = gap.unwrap_or(self.threads.len());
         self.threads.insert(n, Thread::default());
         n
+    }
+
+    /// Clears the place of a thread that has left already. A job that came since may have counted on the place, because
+    /// it was taken; then it is reserved anew.
+    fn clear(&mut self, n: usize, handle: JoinHandle<()>) -> Option<usize> {
+        self.threads.remove(&n);
+        self.ended.push(handle);
+        let wanted = !self.closed && !self.queue.is_empty() && !fault::is(Fault::ClearsBlindly);
+        wanted.then(|| self.reserve())
     }
 
     fn is_idle(&self, n: usize) -> bool {
@@ -407,7 +426,7 @@ impl<T> Group<T> {
             state.n_running -= 1;
             let last = state.n_running == 0 && state.waiting.is_empty();
             drop(state);
-            if last {
+            if last && !fault::is(Fault::FinishesSilently) {
                 self.done.notify_all();
             }
         }
@@ -436,6 +455,6 @@ impl<T> Group<T> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 #[path = "pool_tests.rs"]
 mod tests;

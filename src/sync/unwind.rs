@@ -15,8 +15,8 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::mem;
 use std::panic::{self, AssertUnwindSafe};
-use std::thread;
 
+use super::{thread, thread_local};
 use crate::error::{Error, Result};
 
 /// Answers an abandoned request with an error.
@@ -165,7 +165,7 @@ fn discard(payload: Box<dyn Any + Send>) {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::super::oneshot::oneshot;

@@ -18,6 +18,10 @@ pub(super) struct Answers {
     models: usize,
     samplers: usize,
     shelf: Shelf,
+    /// Offers `retrieve_futures`, and says so in its flags.
+    pub(super) polls_together: bool,
+    /// Finished samples, with the sizes of their results.
+    finished: Vec<(String, usize)>,
 }
 
 impl Answers {
@@ -33,7 +37,9 @@ impl Answers {
             };
         }
         match name {
-            "client/config" => ok(json!({"pjwt_auth_enabled": false})),
+            "client/config" => {
+                ok(json!({"pjwt_auth_enabled": false, "sample_use_retrieve_futures": self.polls_together}))
+            }
             "client/dynamic_config" => status(404, json!({"detail": "Not Found"})),
             "create_session" => {
                 self.shelf.add_session("session-1");
@@ -76,7 +82,21 @@ impl Answers {
                 Ok(call) => self.promise(protobuf(train::encode_forward_backward_output(&pass(&call)))),
                 Err(error) => status(422, json!({"detail": error.to_string()})),
             },
-            "asample" => self.promise(protobuf(sample::encode_sample_response(&answers(&body)))),
+            "asample" => {
+                let result = sample::encode_sample_response(&answers(&body));
+                let size = result.len();
+                let answer = self.promise(protobuf(result));
+                self.finished.push((format!("request-{}", self.promises.len()), size));
+                answer
+            }
+            "retrieve_futures" if self.polls_together => {
+                let from = body["prev_cursor"].as_u64().and_then(|it| usize::try_from(it).ok());
+                let news = self.finished.iter().skip(from.unwrap_or(0)).map(|(id, size)| {
+                    json!({"state": "finished", "request_id": id, "response_payload_uncompressed_size": size})
+                });
+                let completions: Vec<Value> = news.collect();
+                ok(json!({"completions": completions, "cursor": self.finished.len()}))
+            }
             "retrieve_future" => match self.promises.get(&text("request_id")) {
                 Some(answer) => answer.clone(),
                 None => status(404, json!({"detail": "no such promise"})),

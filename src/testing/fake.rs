@@ -108,6 +108,7 @@ pub struct FakeServer {
 #[derive(Default)]
 struct State {
     seen: Vec<Seen>,
+    forgets: bool,
     next: HashMap<String, VecDeque<Told>>,
     always: HashMap<String, Told>,
     script: Option<Arc<Script>>,
@@ -118,6 +119,12 @@ impl FakeServer {
     /// A server that behaves.
     pub fn new() -> Self {
         FakeServer::default()
+    }
+
+    /// From now on the server says in its flags that samples are to be waited for together, and offers
+    /// `retrieve_futures`, which it answers at once. Every sample is finished as soon as it is submitted.
+    pub fn polls_together(&self) {
+        self.state.lock().answers.polls_together = true;
     }
 
     /// The next request to a path is met with an act; several of them are used in order.
@@ -150,6 +157,13 @@ impl FakeServer {
     /// Requests are met with whatever a function says; where it says nothing, as usual.
     pub fn script(&self, script: impl Fn(&Seen) -> Option<Act> + Send + Sync + 'static) {
         self.state.lock().script = Some(Arc::new(script));
+    }
+
+    /// From now on requests are not kept, for tests of so many that their memory would be all that is measured.
+    pub fn forget_requests(&self) {
+        let mut state = self.state.lock();
+        state.forgets = true;
+        state.seen = Vec::new();
     }
 
     /// All requests so far, in the order of their arrival.
@@ -189,7 +203,9 @@ impl FakeServer {
     pub(super) fn act(&self, seen: Seen) -> Act {
         let (told, script) = {
             let mut state = self.state.lock();
-            state.seen.push(seen.clone());
+            if !state.forgets {
+                state.seen.push(seen.clone());
+            }
             let queued = state.next.get_mut(&seen.path).and_then(VecDeque::pop_front);
             (queued.or_else(|| state.always.get(&seen.path).cloned()), state.script.clone())
         };
@@ -213,8 +229,10 @@ impl FakeServer {
             if let Some(queue) = state.next.get_mut(path) {
                 queue.pop_front();
             }
-            let (method, path) = (method.to_string(), path.to_string());
-            state.seen.push(Seen { method, path, headers: Vec::new(), body: Bytes::new() });
+            if !state.forgets {
+                let (method, path) = (method.to_string(), path.to_string());
+                state.seen.push(Seen { method, path, headers: Vec::new(), body: Bytes::new() });
+            }
         }
         reset
     }

@@ -85,6 +85,11 @@ impl Transport for InMemory {
     fn shutdown(&self) {
         self.down.cancel();
     }
+
+    fn branch(&self) -> Option<Arc<dyn Transport>> {
+        let (server, clock) = (self.server.clone(), self.clock.clone());
+        Some(Arc::new(InMemory { server, clock, down: self.down.child() }))
+    }
 }
 
 fn garbage(bytes: &Bytes) -> Broken {

@@ -80,16 +80,25 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 /// Runs a test in a process of its own, because it looks at things that all tests of a process share.
 #[track_caller]
 pub(crate) fn alone(name: &str, test: impl FnOnce()) {
+    alone_with(name, &[], test);
+}
+
+/// As [`alone`], with variables of that process's environment. What it wrote, unless this is that process.
+#[track_caller]
+pub(crate) fn alone_with(name: &str, environment: &[(&str, &str)], test: impl FnOnce()) -> Option<String> {
     const MARK: &str = "TINKEX_TEST_ALONE";
     if std::env::var_os(MARK).is_some() {
-        return test();
+        test();
+        return None;
     }
     let output = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--test-threads=1", "--nocapture"])
+        .envs(environment.iter().copied())
         .env(MARK, "1")
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("1 passed"), "{name} did not run alone: {text}");
+    Some(text.into_owned())
 }

@@ -31,6 +31,53 @@ pub(crate) struct CancelFutureRequest {
     pub(crate) request_id: String,
 }
 
+/// A request for news of all samples of a sampling session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RetrieveFuturesRequest {
+    pub(crate) target: FuturesTarget,
+    #[serde(default)]
+    pub(crate) prev_cursor: u64,
+    /// In seconds; absent for as long as the server likes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) timeout: Option<f64>,
+    #[serde(default)]
+    pub(crate) retrieved_request_ids: Vec<String>,
+}
+
+/// Whose news are wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum FuturesTarget {
+    SamplingSession { sampling_session_id: String, cloned_sampler_id: u64 },
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct RetrieveFuturesResponse {
+    pub(crate) completions: Vec<Completion>,
+    pub(crate) cursor: Option<u64>,
+}
+
+/// A sample that is finished, or has failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Completion {
+    #[serde(default)]
+    pub(crate) state: String,
+    #[serde(deserialize_with = "super::id")]
+    pub(crate) request_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) response_payload_uncompressed_size: Option<u64>,
+}
+
+impl Completion {
+    /// The size of the result, if there is one and the server says how large it is.
+    pub(crate) fn size(&self) -> Option<usize> {
+        let size =
+            self.response_payload_uncompressed_size.filter(|it| 0 < *it && self.state == "finished")?;
+        Some(usize::try_from(size).unwrap_or(usize::MAX))
+    }
+}
+
 /// "Not yet."
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "try_again")]

@@ -328,9 +328,6 @@ pub(super) fn exceptions() -> Vec<Exception> {
         except("404", FROM_STATE, Submit, Always, fails(Kind::NotFound, 2..=2)),
         except("422", FROM_STATE, Submit, Once, works(2)),
         except("422", FROM_STATE, Submit, Always, fails(Kind::Status(422), 2..=2)),
-        // The request for the result of the first step, of the new model, and of the load into it.
-        except("422", FROM_STATE, Retrieve, Once, works(3)),
-        except("422", FROM_STATE, Retrieve, Always, fails(Kind::Status(422), 2..=2)),
         // Who cannot pay at the beginning is told at once.
         except("402", BEGINNING, Submit, Once, fails(Kind::Billing, 1..=1)),
         except("402", BEGINNING, Submit, Always, fails(Kind::Billing, 1..=1)),

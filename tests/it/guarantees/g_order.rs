@@ -140,3 +140,24 @@ fn cancelling_an_operation_that_was_never_sent_leaves_the_client_whole() {
     training.optim_step(AdamParams::default()).wait().unwrap();
     assert_eq!(seq_ids(&server), [1, 2]);
 }
+
+#[test]
+fn only_the_servers_own_words_make_an_id_free_that_may_have_been_accepted() {
+    let table = [
+        ("a proxy that drops requests", Act::status(400, ""), false),
+        ("a proxy that knows no such place", Act::status(404, "not here"), false),
+        ("the server, of the content", Act::status(422, r#"{"detail":"no such option"}"#), true),
+    ];
+    for (who, refusal, free) in table {
+        let (server, _service, training) = training();
+        // The first attempt may have been accepted.
+        server.next("/api/v1/optim_step", Act::Reset);
+        for _ in 0..4 {
+            server.next("/api/v1/optim_step", refusal.clone());
+        }
+        training.optim_step(AdamParams::default()).wait().unwrap_err();
+        server.behave("/api/v1/optim_step");
+        let next = training.optim_step(AdamParams::default()).wait();
+        assert_eq!(next.is_ok(), free, "{who}: {next:?}");
+    }
+}

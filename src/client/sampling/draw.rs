@@ -1,0 +1,296 @@
+//! One sample, from its submission to its result: it has a thread while it is being sent and fetched, and, where the server
+//! does not offer news of many samples at once, while it waits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::client::Submitted;
+use crate::config::PausePolicy;
+use crate::error::{Error, ErrorKind, Result};
+use crate::http::{Answer, Body, Call, Lane};
+use crate::pending::Progress;
+use crate::policy::admission::estimate;
+use crate::session::{Fetching, Poller, Promise, Retrieved, Session, Ticket, Waiter};
+use crate::sync::{CancelToken, Permit};
+use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
+use crate::wire::{json, sample};
+
+/// What a caller wants.
+pub(super) struct Request<T: Send + 'static> {
+    pub(super) ticket: Ticket<T>,
+    pub(super) prompt: ModelInput,
+    pub(super) num_samples: u32,
+    pub(super) params: SamplingParams,
+    pub(super) options: SampleOptions,
+    pub(super) read: fn(SampleResponse) -> Result<T>,
+}
+
+/// What the samples of a client share.
+pub(super) struct Sampler {
+    pub(super) session: Arc<Session>,
+    /// Waits for results, if the server wants that.
+    pub(super) poller: Option<Arc<Poller>>,
+    sampling_session_id: Arc<str>,
+    /// A sample that has to be submitted afresh takes a new number.
+    seq_ids: AtomicU64,
+}
+
+impl Sampler {
+    pub(super) fn new(
+        session: Arc<Session>,
+        sampling_session_id: Arc<str>,
+        first_seq_id: u64,
+        poller: Option<Arc<Poller>>,
+    ) -> Self {
+        Sampler { session, poller, sampling_session_id, seq_ids: first_seq_id.into() }
+    }
+
+    fn next_seq_id(&self) -> u64 {
+        self.seq_ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Sends a request, as often as the server says that there are too many.
+    fn send<T: Send + 'static>(&self, request: &Request<T>, seq_id: u64) -> Result<Answer> {
+        let (session, ticket) = (&self.session, &request.ticket);
+        let estimate = estimate(&request.prompt);
+        let body = sample::encode_sample(
+            &self.sampling_session_id,
+            seq_id,
+            &request.prompt,
+            request.num_samples,
+            &request.params,
+            &request.options,
+        )?;
+        let body = Body::Json(body.into());
+        let deadline = ticket.progress.deadline();
+        let _admitted = session.dispatch.admit(estimate, &session.clock, deadline, &ticket.cancel)?;
+        ticket.progress.submitting();
+        let call = Call::new(Lane::Sample, "POST", "/api/v1/asample", body)
+            .of(&ticket.progress)
+            .waiting_for_payment()
+            .header("X-Tinker-Sampling-Backpressure", "1")
+            // The window below replaces the retries of a busy server: all samples wait together.
+            .leaving_429();
+        loop {
+            ticket.progress.attempt();
+            let error = match session.http.send(&call, &ticket.cancel) {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let in_time = deadline.is_none_or(|it| session.clock.now() < it);
+            if error.http_status() != Some(429) || !in_time {
+                return Err(error);
+            }
+            if session.config.pause_policy == PausePolicy::Fail {
+                return Err(error);
+            }
+            session.dispatch.back_off(estimate, &session.clock, &session.config.seeing.observed);
+            session.dispatch.wait_out(&session.clock, deadline, &ticket.cancel)?;
+        }
+    }
+}
+
+/// A sample that is to be submitted.
+pub(super) struct Sample<T: Send + 'static> {
+    sampler: Arc<Sampler>,
+    request: Request<T>,
+    seq_id: u64,
+    /// How often the server lost it.
+    losses: u32,
+}
+
+/// What the server answers to a submission.
+enum Sent {
+    Done(SampleResponse),
+    Promised { promise: Promise, sequence_ids: Vec<String> },
+}
+
+/// A result, or the news that the server no longer knows of the sample.
+enum Outcome {
+    Done(SampleResponse),
+    Lost(Error),
+}
+
+impl Outcome {
+    fn of(result: Result<Retrieved>, sequence_ids: &[String]) -> Result<Self> {
+        match result {
+            Ok(it) => read(&it.answer, sequence_ids).map(Outcome::Done),
+            Err(error) if *error.kind() == ErrorKind::PromiseExpired => Ok(Outcome::Lost(error)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl<T: Send + 'static> Sample<T> {
+    pub(super) fn new(sampler: Arc<Sampler>, request: Request<T>) -> Self {
+        let seq_id = sampler.next_seq_id();
+        Sample { sampler, request, seq_id, losses: 0 }
+    }
+
+    /// Submits the sample, and leaves the wait for its result to the poller or to a thread that waits for nothing else.
+    pub(super) fn submit(self) {
+        if self.request.ticket.is_given_up() {
+            return self.answer(Err(Error::cancelled()));
+        }
+        let poller = self.sampler.poller.clone().filter(|it| it.is_offered());
+        let place = match poller.is_none().then(|| self.place()).transpose() {
+            Ok(place) => place,
+            Err(error) => return self.answer(Err(error)),
+        };
+        match self.send() {
+            Ok(Sent::Promised { promise, sequence_ids }) => {
+                let session = self.sampler.session.clone();
+                let request_id = promise.request_id.clone();
+                let promised = Box::new(Promised { sample: self, promise, sequence_ids, _place: place });
+                match poller {
+                    Some(poller) => poller.register(&request_id, promised),
+                    None => session.wait_alone(promised),
+                }
+            }
+            Ok(Sent::Done(response)) => self.answer(Ok(response)),
+            Err(error) => self.answer(Err(error)),
+        }
+    }
+
+    /// Waits until a thread is free to wait for the result: what nobody can wait for is better not submitted yet.
+    fn place(&self) -> Result<Permit> {
+        let ticket = &self.request.ticket;
+        self.sampler.session.many.alone.acquire_deadline(1, ticket.progress.deadline(), &ticket.cancel)
+    }
+
+    fn send(&self) -> Result<Sent> {
+        let (session, progress) = (&self.sampler.session, &self.request.ticket.progress);
+        let started = session.clock.now();
+        let answer = self.sampler.send(&self.request, self.seq_id)?;
+        let born = session.clock.now();
+        progress.contact(born);
+        let promised = match Submitted::read(answer)? {
+            Submitted::Done(answer) => return read(&answer, &[]).map(Sent::Done),
+            Submitted::Promised(it) => it,
+        };
+        progress.accepted(&promised.request_id);
+        let promise = Promise {
+            request_id: promised.request_id,
+            request_type: "Sample",
+            protobuf: true,
+            born,
+            roundtrip: born.saturating_duration_since(started),
+        };
+        let sequence_ids = promised.sample_sequence_ids.unwrap_or_default();
+        Ok(Sent::Promised { promise, sequence_ids })
+    }
+
+    fn fetch(&self, promise: &Promise, sequence_ids: &[String], size: Option<usize>) -> Result<Outcome> {
+        let (session, ticket) = (&self.sampler.session, &self.request.ticket);
+        let result = match size {
+            Some(size) => session.retrieve_finished(size, promise, &ticket.progress, &ticket.cancel),
+            None => session.retrieve(promise, &ticket.progress, &ticket.cancel),
+        };
+        Outcome::of(result, sequence_ids)
+    }
+
+    /// Waits a while and takes a new number, so that the sample can be submitted afresh (PROTOCOL §1.12).
+    fn lost(&mut self, error: Error) -> Result<()> {
+        let (session, ticket) = (&self.sampler.session, &self.request.ticket);
+        let pause = after_loss(self.losses);
+        // A pause that outlasts the operation leaves nothing to try with.
+        let in_time = ticket.progress.deadline().is_none_or(|it| session.clock.now() + pause < it);
+        if !in_time {
+            return Err(error);
+        }
+        log::info!(target: "tinkex", "the server lost a sample, which is submitted again: {error}");
+        session.clock.pause(pause, &ticket.cancel)?;
+        self.losses += 1;
+        self.seq_id = self.sampler.next_seq_id();
+        Ok(())
+    }
+
+    /// Answers with what was fetched, or begins anew.
+    fn settle(mut self, outcome: Result<Outcome>, fetching: Option<Fetching>) {
+        // The server's own word on the sample, good or bad, is one that it need not keep any longer. This comes before
+        // the answer, so that whoever closes the client upon the answer reports this one too.
+        let is_final = match &outcome {
+            Ok(Outcome::Done(_)) => true,
+            Ok(Outcome::Lost(_)) => false,
+            Err(error) => matches!(error.kind(), ErrorKind::RequestFailed { .. }),
+        };
+        match fetching {
+            Some(fetching) if is_final => fetching.settle(),
+            other => drop(other),
+        }
+        match outcome {
+            Ok(Outcome::Done(response)) => self.answer(Ok(response)),
+            Ok(Outcome::Lost(error)) => {
+                let session = self.sampler.session.clone();
+                // The pause before the next attempt must hold up neither those who fetch nor those who send.
+                let _answered_by_its_ticket = session.samplers.spawn(move || match self.lost(error) {
+                    Ok(()) => {
+                        let session = self.sampler.session.clone();
+                        session.many.crew.put(move || self.submit());
+                    }
+                    Err(error) => self.answer(Err(error)),
+                });
+            }
+            Err(error) => self.answer(Err(error)),
+        }
+    }
+
+    fn answer(self, result: Result<SampleResponse>) {
+        self.request.ticket.answer(result.and_then(self.request.read));
+    }
+}
+
+/// A sample that the server has accepted.
+struct Promised<T: Send + 'static> {
+    sample: Sample<T>,
+    promise: Promise,
+    sequence_ids: Vec<String>,
+    /// Of a sample that has a thread of its own.
+    _place: Option<Permit>,
+}
+
+impl<T: Send + 'static> Waiter for Promised<T> {
+    fn progress(&self) -> &Progress {
+        &self.sample.request.ticket.progress
+    }
+
+    fn cancel(&self) -> &CancelToken {
+        &self.sample.request.ticket.cancel
+    }
+
+    fn fetch(self: Box<Self>, size: Option<usize>, fetching: Option<Fetching>) {
+        let outcome = self.sample.fetch(&self.promise, &self.sequence_ids, size);
+        self.sample.settle(outcome, fetching);
+    }
+
+    fn look(self: Box<Self>, fetching: Fetching) {
+        let ticket = &self.sample.request.ticket;
+        let looked = self.sample.sampler.session.look(&self.promise, &ticket.progress, &ticket.cancel);
+        match looked.transpose() {
+            Some(result) => {
+                let outcome = Outcome::of(result, &self.sequence_ids);
+                self.sample.settle(outcome, Some(fetching));
+            }
+            None => fetching.unfinished(self),
+        }
+    }
+
+    fn fail(self: Box<Self>, error: Error) {
+        self.sample.answer(Err(error));
+    }
+}
+
+/// Protobuf or JSON, as the server chose.
+fn read(answer: &Answer, sequence_ids: &[String]) -> Result<SampleResponse> {
+    match answer.is_protobuf() {
+        true => sample::decode_sample_response(&answer.body, sequence_ids),
+        false => sample::sample_response_from_json(&json::response(&answer.body)?, sequence_ids),
+    }
+}
+
+/// `min(0.5 · 2^n, 10) s`, within a quarter (PROTOCOL §1.12).
+fn after_loss(losses: u32) -> Duration {
+    let nominal = (0.5 * f64::from(1u32 << losses.min(10))).min(10.0);
+    Duration::from_secs_f64((nominal * (0.75 + 0.5 * fastrand::f64())).min(10.0))
+}

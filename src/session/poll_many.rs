@@ -1,0 +1,422 @@
+//! One poller for all samples of a sampling session, so that a sample in flight is an entry in a map and not a thread
+//! (PROTOCOL §4.5). What to ask and what an answer means is decided in [`policy::poll_many`](crate::policy::poll_many).
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::http::{Branch, Broken, Call, Lane};
+use crate::pending::Progress;
+use crate::policy::poll_many::{Event, PollMany, Registered, Step, Times, Turn};
+use crate::sync::cancel::{Registration, Wake};
+use crate::sync::{CancelToken, Mutex, unwind};
+use crate::wire::json::{Completion, FuturesTarget, RetrieveFuturesRequest};
+
+use super::Session;
+
+/// How long a request may take that only reports.
+const REPORT: Duration = Duration::from_secs(5);
+/// How often those who wait are told that the server still answers.
+const TELL: Duration = Duration::from_secs(1);
+
+/// A sample that the server has accepted.
+pub(crate) trait Waiter: Send {
+    fn progress(&self) -> &Progress;
+    fn cancel(&self) -> &CancelToken;
+    /// Fetches the result, of a size if that is known, and answers. Blocks; runs on a thread of a pool.
+    fn fetch(self: Box<Self>, size: Option<usize>, fetching: Option<Fetching>);
+    /// Asks once for the result, which may not be there. Blocks, but not for long; runs on a thread of a pool.
+    fn look(self: Box<Self>, fetching: Fetching);
+    /// Answers with an error.
+    fn fail(self: Box<Self>, error: Error);
+}
+
+/// Polls for one sampling session.
+pub(crate) struct Poller {
+    session: Arc<Session>,
+    target: FuturesTarget,
+    /// Of the client: its end is this one's.
+    cancel: CancelToken,
+    /// Carries the requests that the server may hold, so that they can be interrupted without those of others.
+    branch: Option<Branch>,
+    born: Instant,
+    state: Mutex<State>,
+}
+
+struct State {
+    machine: PollMany<Entry>,
+    /// A thread is at it.
+    running: bool,
+    closed: bool,
+    /// No waiter has a deadline before this.
+    nearest: Option<Instant>,
+    /// A request is under way that may last until then.
+    busy_until: Option<Instant>,
+    /// When those who wait were last told that the server answers.
+    told: Option<Instant>,
+}
+
+struct Entry {
+    waiter: Box<dyn Waiter>,
+    /// Takes the entry out when the sample is given up.
+    _given_up: Registration,
+}
+
+/// Takes a sample out of its poller when it is given up: its answer is there already, and its memory is free at once.
+struct GiveUp {
+    poller: Weak<Poller>,
+    request_id: String,
+}
+
+impl Wake for GiveUp {
+    fn wake(&self) {
+        if let Some(poller) = self.poller.upgrade() {
+            poller.forget(&self.request_id);
+        }
+    }
+}
+
+/// The result of a sample is being fetched. Dropping this ends it.
+pub(crate) struct Fetching {
+    poller: Arc<Poller>,
+    request_id: String,
+    settled: bool,
+}
+
+impl Fetching {
+    /// The server need not keep the result.
+    pub(crate) fn settle(mut self) {
+        self.settled = true;
+    }
+
+    /// The result is not there yet: the sample goes on waiting.
+    pub(crate) fn unfinished(mut self, waiter: Box<dyn Waiter>) {
+        let poller = self.poller.clone();
+        // Not over, which is what dropping this would say.
+        let request_id = std::mem::take(&mut self.request_id);
+        poller.register(&request_id, waiter);
+        poller.look_up();
+    }
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        let request_id = std::mem::take(&mut self.request_id);
+        if request_id.is_empty() {
+            return;
+        }
+        self.poller.state.lock().machine.fetched(request_id, self.settled);
+        self.poller.start();
+        self.poller.look_up();
+    }
+}
+
+impl Poller {
+    pub(crate) fn new(
+        session: &Arc<Session>,
+        sampling_session_id: &str,
+        cloned_sampler_id: u64,
+        cancel: CancelToken,
+    ) -> Arc<Self> {
+        let sampling_session_id = sampling_session_id.to_string();
+        let machine = match session.many.offered() {
+            true => PollMany::new(session.config.timeouts.silence),
+            false => PollMany::not_offered(),
+        };
+        let poller = Arc::new(Poller {
+            target: FuturesTarget::SamplingSession { sampling_session_id, cloned_sampler_id },
+            cancel,
+            branch: session.http.branch(),
+            born: session.clock.now(),
+            state: Mutex::new(State {
+                machine,
+                running: false,
+                closed: false,
+                nearest: None,
+                busy_until: None,
+                told: None,
+            }),
+            session: session.clone(),
+        });
+        session.many.adopt(&poller);
+        poller
+    }
+
+    /// Has a sample fetched when it is finished.
+    pub(crate) fn register(self: &Arc<Self>, request_id: &str, waiter: Box<dyn Waiter>) {
+        let cancel = waiter.cancel().clone();
+        let give_up = GiveUp { poller: Arc::downgrade(self), request_id: request_id.into() };
+        let entry = Entry { _given_up: cancel.on_cancel(Arc::new(give_up)), waiter };
+        let now = self.clock().now;
+        let registered = {
+            let mut state = self.state.lock();
+            let deadline = entry.waiter.progress().deadline();
+            match (state.closed, state.busy_until, deadline) {
+                (true, ..) => Registered::Refused(entry, Error::closed("the client is closed")),
+                // The request under way cannot be shortened, and would outlast this sample's time.
+                (_, Some(until), Some(deadline)) if deadline < until => Registered::Alone(entry),
+                _ => {
+                    state.nearest = state.nearest.into_iter().chain(deadline).min();
+                    state.machine.register(request_id, entry, now)
+                }
+            }
+        };
+        match registered {
+            Registered::Waiting => {
+                // Given up between the registration and the entry, of which the waker knew nothing.
+                if cancel.is_cancelled() {
+                    self.forget(request_id);
+                }
+                self.start();
+            }
+            Registered::Ready(entry, completion) => self.fetch(request_id.into(), entry, &completion),
+            Registered::Alone(entry) => self.session.wait_alone(entry.waiter),
+            Registered::Refused(entry, error) => entry.waiter.fail(error),
+        }
+    }
+
+    /// Whether the server offers news of many samples, as far as is known.
+    pub(crate) fn is_offered(&self) -> bool {
+        self.state.lock().machine.is_offered()
+    }
+
+    /// Reports for the last time, and refuses whoever comes later. A request that the server holds is interrupted.
+    pub(crate) fn farewell(&self, within: Duration) {
+        let (turn, waiting) = {
+            let mut state = self.state.lock();
+            let turn = (!std::mem::replace(&mut state.closed, true)).then(|| state.machine.last_words());
+            (turn.flatten(), state.machine.take_waiters())
+        };
+        fail(waiting, &Error::closed("the client was closed while this was in progress"));
+        if let Some(branch) = &self.branch {
+            branch.transport().shutdown();
+        }
+        // Not sent under a lock, and of no consequence if it fails: the server then keeps the results for a while.
+        if let Some(call) = turn.and_then(|it| self.call(&it, within.min(REPORT)).ok()) {
+            let outcome = self.session.http.raw(&call);
+            log::debug!(target: "tinkex", "a last report: {:?}", outcome.map(|it| it.status));
+        }
+    }
+
+    /// Makes sure that a thread is at it, if there is anything to do.
+    fn start(self: &Arc<Self>) {
+        {
+            let mut state = self.state.lock();
+            if state.running || state.next().is_none() {
+                return;
+            }
+            state.running = true;
+        }
+        let poller = self.clone();
+        if let Err(error) = self.session.many.poll(move || poller.run()) {
+            let waiting = {
+                let mut state = self.state.lock();
+                state.running = false;
+                state.machine.take_waiters()
+            };
+            fail(waiting, &error);
+        }
+    }
+
+    /// Polls until there is nothing to ask and nothing to report.
+    fn run(self: Arc<Self>) {
+        loop {
+            let (turn, waiting) = {
+                let mut state = self.state.lock();
+                state.closed |= self.cancel.is_cancelled();
+                match state.next() {
+                    Some(turn) => (Some(turn), Vec::new()),
+                    None => {
+                        state.running = false;
+                        let waiting = if state.closed { state.machine.take_waiters() } else { Vec::new() };
+                        (None, waiting)
+                    }
+                }
+            };
+            let Some(turn) = turn else {
+                return fail(waiting, &Error::closed("the client was closed while this was in progress"));
+            };
+            if let Err(panic) = unwind::catch(|| self.turn(&turn)) {
+                // What was in the panicking hands has been answered with the panic; the others go on waiting.
+                unwind::shield("a poller failed", || {
+                    self.handle(&turn, Event::Panicked(panic), self.clock())
+                });
+            }
+        }
+    }
+
+    /// One request and what follows from it.
+    fn turn(self: &Arc<Self>, turn: &Turn) {
+        let timeouts = &self.session.config.timeouts;
+        let sent = self.session.clock.now();
+        self.expire(sent);
+        let timeout = {
+            let mut state = self.state.lock();
+            let left = state.nearest.map(|it| it.saturating_duration_since(sent));
+            let longest = if turn.long { timeouts.poll } else { REPORT };
+            let timeout = left.map_or(longest, |it| longest.min(it.max(Duration::from_millis(1))));
+            state.busy_until = sent.checked_add(timeout);
+            timeout
+        };
+        let sent = self.clock();
+        let outcome = self.call(turn, timeout).map(|it| self.session.http.raw(&it));
+        if let Ok(Ok(answer)) = &outcome {
+            // The deadline of one sample, which the short pause may outlast, must not end the patience for all. Only the end of
+            // the client cancels the pause, and the loop notices that.
+            if self.session.http.pause_for_payment(answer, None, &self.cancel).unwrap_or(true) {
+                self.state.lock().busy_until = None;
+                return self.expire(self.session.clock.now());
+            }
+        }
+        let times = Times { sent: sent.now, ..self.clock() };
+        let event = match &outcome {
+            Ok(Ok(answer)) => {
+                self.tell();
+                Event::Answer(answer.facts())
+            }
+            Ok(Err(broken)) => {
+                let error = broken.error(timeouts);
+                match broken {
+                    Broken::Token(it) if it.is_retryable() => Event::Broken(error),
+                    Broken::Timeout(_)
+                    | Broken::Connection { .. }
+                    | Broken::Garbage { .. }
+                    | Broken::CircuitOpen { .. } => Event::Broken(error),
+                    _ => Event::Fatal(error),
+                }
+            }
+            Err(error) => Event::Fatal(error.clone()),
+        };
+        self.handle(turn, event, times);
+    }
+
+    fn handle(self: &Arc<Self>, turn: &Turn, event: Event<'_>, times: Times) {
+        let (step, pause) = {
+            let mut state = self.state.lock();
+            state.busy_until = None;
+            state.machine.on(turn, event, times)
+        };
+        match step {
+            Step::Nothing => {}
+            Step::Ready(ready) => {
+                for (id, entry, completion) in ready {
+                    self.fetch(id, entry, &completion);
+                }
+            }
+            Step::Alone(waiting) => {
+                log::info!(target: "tinkex", "the server has no retrieve_futures: samples are waited for one by one");
+                self.session.many.forgo();
+                waiting.into_iter().for_each(|it| self.session.wait_alone(it.waiter));
+            }
+            Step::Fail(waiting, error) => fail(waiting, &error),
+        }
+        if !pause.is_zero() {
+            let left =
+                self.state.lock().nearest.map(|it| it.saturating_duration_since(self.session.clock.now()));
+            // Cancelling ends the pause, and is noticed by the loop.
+            let _ended = self.session.clock.pause(left.map_or(pause, |it| pause.min(it)), &self.cancel);
+        }
+        self.expire(self.session.clock.now());
+        self.look_up();
+    }
+
+    /// Has those looked up by themselves who have waited long without news.
+    fn look_up(self: &Arc<Self>) {
+        let now = self.clock().now;
+        let doubted = {
+            let mut state = self.state.lock();
+            if state.closed { Vec::new() } else { state.machine.doubted(now) }
+        };
+        for (request_id, entry) in doubted {
+            let fetching = Fetching { poller: self.clone(), request_id, settled: false };
+            self.session.many.fetch(move || entry.waiter.look(fetching));
+        }
+    }
+
+    /// Tells those who wait that the server still answers, which costs a look at each of them.
+    fn tell(&self) {
+        let now = self.session.clock.now();
+        let waiting: Vec<Progress> = {
+            let mut state = self.state.lock();
+            if state.told.is_some_and(|it| now.saturating_duration_since(it) < TELL) {
+                return;
+            }
+            state.told = Some(now);
+            state.machine.waiters().map(|it| it.1.waiter.progress().clone()).collect()
+        };
+        waiting.iter().for_each(|it| it.contact(now));
+    }
+
+    /// Fails those whose time is over.
+    fn expire(&self, now: Instant) {
+        let late = {
+            let mut state = self.state.lock();
+            if state.nearest.is_none_or(|it| now < it) {
+                return;
+            }
+            let deadline = |it: &Entry| it.waiter.progress().deadline();
+            let waiters = state.machine.waiters();
+            let late: Vec<String> = waiters
+                .filter(|it| deadline(it.1).is_some_and(|it| it <= now))
+                .map(|it| it.0.clone())
+                .collect();
+            let late: Vec<_> = late.iter().filter_map(|it| state.machine.forget(it)).collect();
+            state.nearest = state.machine.waiters().filter_map(|it| deadline(it.1)).min();
+            late
+        };
+        for entry in late {
+            let error = self.session.too_late(entry.waiter.progress());
+            entry.waiter.fail(error);
+        }
+    }
+
+    fn forget(&self, request_id: &str) {
+        let entry = self.state.lock().machine.forget(request_id);
+        // Without the lock: the waiter's destructor is not ours.
+        drop(entry);
+    }
+
+    fn fetch(self: &Arc<Self>, request_id: String, entry: Entry, completion: &Completion) {
+        let size = completion.size();
+        let fetching = Fetching { poller: self.clone(), request_id, settled: false };
+        self.session.many.fetch(move || entry.waiter.fetch(size, Some(fetching)));
+    }
+
+    fn call(&self, turn: &Turn, timeout: Duration) -> Result<Call> {
+        let request = RetrieveFuturesRequest {
+            target: self.target.clone(),
+            prev_cursor: turn.prev_cursor,
+            timeout: (!turn.long).then_some(0.0),
+            retrieved_request_ids: turn.retrieved.clone(),
+        };
+        let mut call = Call::post(Lane::PollMany, "/api/v1/retrieve_futures", &request)?.once(timeout);
+        call.branch = self.branch.clone().filter(|_| turn.long);
+        Ok(call)
+    }
+
+    fn clock(&self) -> Times {
+        let since = |at: Instant| at.saturating_duration_since(self.born);
+        let now = since(self.session.clock.now());
+        Times { sent: now, now, contact: self.session.http.last_contact().map_or(Duration::ZERO, since) }
+    }
+}
+
+impl Session {
+    /// Waits for one sample on a thread of its own.
+    pub(crate) fn wait_alone(&self, waiter: Box<dyn Waiter>) {
+        // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
+        let _answered_by_its_ticket = self.samplers.spawn(move || waiter.fetch(None, None));
+    }
+}
+
+impl State {
+    fn next(&self) -> Option<Turn> {
+        if self.closed { None } else { self.machine.next() }
+    }
+}
+
+fn fail(entries: Vec<Entry>, error: &Error) {
+    for entry in entries {
+        entry.waiter.fail(error.clone());
+    }
+}

@@ -1,0 +1,366 @@
+//! Waiting for many samples with one poller.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tinkex::sync::CancelToken;
+use tinkex::testing::{Act, FakeServer, Seen, VirtualClock};
+use tinkex::types::{ModelInput, SampleResponse, SamplingParams};
+use tinkex::{CloseStatus, ErrorKind, PausePolicy, Pending, SamplingClient, ServiceClient, Stage};
+
+use crate::util::{PATIENCE, alone, client_threads, eventually};
+
+const MANY: &str = "/api/v1/retrieve_futures";
+const ONE: &str = "/api/v1/retrieve_future";
+
+fn in_memory() -> (FakeServer, ServiceClient, SamplingClient) {
+    let server = FakeServer::new();
+    server.polls_together();
+    let service = server.in_memory().build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    (server, service, sampler)
+}
+
+fn sample(sampler: &SamplingClient) -> Pending<SampleResponse> {
+    let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
+    sampler.sample(&ModelInput::from_ints([1]), 1, &params)
+}
+
+fn bodies(server: &FakeServer, path: &str) -> Vec<Value> {
+    server.requests_to(path).iter().map(|it| it.json().unwrap()).collect()
+}
+
+/// Has the server hold back the news until this is cancelled, as real ones do: a request that finds none is held.
+fn hold(server: &FakeServer) -> CancelToken {
+    let release = CancelToken::new();
+    let released = release.clone();
+    server.script(move |seen: &Seen| {
+        if seen.path == MANY {
+            released.wait_timeout(PATIENCE);
+        }
+        None
+    });
+    release
+}
+
+#[test]
+fn a_sample_is_announced_fetched_whole_and_reported() {
+    let (server, service, sampler) = in_memory();
+    assert_eq!(sample(&sampler).wait().unwrap().sequences.len(), 1);
+    service.close(CloseStatus::Success).unwrap();
+    let paths = [MANY, ONE, "/api/v1/asample", "/api/v1/sessions/session-1/finish"];
+    let requests: Vec<_> =
+        server.requests().into_iter().filter(|it| paths.contains(&it.path.as_str())).collect();
+    let order: Vec<_> = requests.iter().map(|it| it.path.rsplit('/').next().unwrap()).collect();
+    assert_eq!(
+        order[..4],
+        ["asample", "retrieve_futures", "retrieve_future", "retrieve_futures"],
+        "{order:?}"
+    );
+    assert_eq!(order.last(), Some(&"finish"));
+    let target = json!({
+        "type": "sampling_session", "sampling_session_id": "sampler-1", "cloned_sampler_id": 0
+    });
+    assert_eq!(
+        requests[1].json().unwrap(),
+        json!({"target": target, "prev_cursor": 0, "retrieved_request_ids": []})
+    );
+    assert_eq!(requests[2].json().unwrap(), json!({"request_id": "request-1", "allow_metadata_only": false}));
+    assert_eq!(
+        requests[3].json().unwrap(),
+        json!({"target": target, "prev_cursor": 1, "timeout": 0.0, "retrieved_request_ids": ["request-1"]})
+    );
+}
+
+#[test]
+fn a_failed_sample_is_asked_for_the_usual_way_and_reported_as_well() {
+    let (server, service, sampler) = in_memory();
+    let failed = json!({"state": "failed", "request_id": "request-1"});
+    server.next(MANY, Act::json(json!({"completions": [failed], "cursor": 1})));
+    server.next(ONE, Act::json(json!({"error": "prompt exceeds context window", "category": "user"})));
+    let error = sample(&sampler).wait().unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::RequestFailed { .. }), "{error}");
+    service.close(CloseStatus::Success).unwrap();
+    assert_eq!(bodies(&server, ONE)[0]["allow_metadata_only"], true);
+    assert!(bodies(&server, MANY).iter().any(|it| it["retrieved_request_ids"] == json!(["request-1"])));
+}
+
+#[test]
+fn a_storm_of_errors_delays_samples_and_fails_none() {
+    let (server, _service, sampler) = in_memory();
+    for act in [
+        Act::status(503, "busy"),
+        Act::status(429, "slow down"),
+        Act::status(408, ""),
+        Act::Reset,
+        Act::Stall,
+        Act::Garbage("nonsense".into()),
+        Act::status(400, r#"{"detail":"bad"}"#),
+        Act::status(200, "<html>"),
+    ] {
+        server.next(MANY, act);
+    }
+    sample(&sampler).wait().unwrap();
+}
+
+#[test]
+fn an_unpaid_bill_is_waited_out_unless_pauses_are_to_fail() {
+    for policy in [PausePolicy::Wait, PausePolicy::Fail] {
+        let server = FakeServer::new();
+        server.polls_together();
+        let service = server.in_memory().pause_policy(policy).build().unwrap();
+        let sampler = service.create_sampling_client("fake/model").unwrap();
+        server.next(MANY, Act::status(402, r#"{"detail":"no funds"}"#));
+        let first = sample(&sampler).wait();
+        match policy {
+            PausePolicy::Fail => assert_eq!(*first.unwrap_err().kind(), ErrorKind::Billing),
+            _ => assert_eq!(first.unwrap().sequences.len(), 1),
+        }
+        sample(&sampler).wait().unwrap();
+    }
+}
+
+#[test]
+fn a_refusal_for_good_fails_current_and_later_samples() {
+    let (server, _service, sampler) = in_memory();
+    server.always(MANY, Act::status(403, "no"));
+    assert_eq!(*sample(&sampler).wait().unwrap_err().kind(), ErrorKind::Permission);
+    assert_eq!(*sample(&sampler).wait().unwrap_err().kind(), ErrorKind::Permission);
+}
+
+#[test]
+fn a_server_without_the_endpoint_is_polled_for_each_sample() {
+    for status in [404, 405, 501] {
+        let (server, service, sampler) = in_memory();
+        server.always(MANY, Act::status(status, r#"{"detail":"Not Found"}"#));
+        let pending: Vec<_> = (0..20).map(|_| sample(&sampler)).collect();
+        pending.into_iter().for_each(|it| drop(it.wait().unwrap()));
+        // Other sampling clients of the service need not ask again.
+        sample(&service.create_sampling_client("fake/model").unwrap()).wait().unwrap();
+        assert_eq!(server.requests_to(MANY).len(), 1);
+        assert!(bodies(&server, ONE).iter().all(|it| it["allow_metadata_only"] == true));
+    }
+}
+
+#[test]
+fn a_panic_in_a_turn_of_the_poller_is_survived() {
+    let (server, _service, sampler) = in_memory();
+    let armed = AtomicBool::new(true);
+    server.script(move |seen| {
+        assert!(seen.path != MANY || !armed.swap(false, Ordering::Relaxed), "the moon is blue");
+        None
+    });
+    sample(&sampler).wait().unwrap();
+    let always = server.clone();
+    always.script(|seen| {
+        assert!(seen.path != MANY, "the moon is green");
+        None
+    });
+    let error = sample(&sampler).wait().unwrap_err();
+    assert!(error.is_panic() && error.to_string().contains("the moon is green"), "{error}");
+}
+
+#[test]
+fn a_panic_while_a_result_is_fetched_hurts_one_sample() {
+    let (server, _service, sampler) = in_memory();
+    let armed = AtomicBool::new(true);
+    server.script(move |seen| {
+        assert!(seen.path != ONE || !armed.swap(false, Ordering::Relaxed), "the moon is blue");
+        None
+    });
+    assert!(sample(&sampler).wait().unwrap_err().is_panic());
+    sample(&sampler).wait().unwrap();
+}
+
+#[test]
+fn a_lost_sample_is_submitted_again_under_a_new_number() {
+    let (server, _service, sampler) = in_memory();
+    server.next(ONE, Act::status(410, r#"{"detail":"promise expired"}"#));
+    sample(&sampler).wait().unwrap();
+    let numbers: Vec<_> = bodies(&server, "/api/v1/asample").iter().map(|it| it["seq_id"].clone()).collect();
+    assert_eq!(numbers, [0, 1]);
+    assert!(bodies(&server, MANY).iter().all(|it| it["retrieved_request_ids"] != json!(["request-1"])));
+}
+
+#[test]
+fn a_completion_that_overtakes_the_answer_to_its_submission_is_kept() {
+    let server = FakeServer::new();
+    server.polls_together();
+    let listening = server.listen().unwrap();
+    let service = listening.client().build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    let early = |id: &str| json!({"state": "finished", "request_id": id});
+    let news = json!({"completions": [early("request-2"), early("request-1")], "cursor": 2});
+    server.next(MANY, Act::json(news));
+    server.always(MANY, Act::json(json!({"completions": [], "cursor": 2})));
+    sample(&sampler).wait().unwrap();
+    sample(&sampler).wait().unwrap();
+}
+
+#[test]
+fn a_sample_ends_at_its_deadline_and_its_siblings_poller_goes_on() {
+    let server = FakeServer::new();
+    server.polls_together();
+    let clock = VirtualClock::new();
+    let service = server.in_memory_at(clock).timeouts(|it| {
+        (it.operation, it.silence) = (Duration::from_secs(600), Duration::from_secs(6000));
+    });
+    let service = service.build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    server.always(MANY, Act::Stall);
+    server.always(ONE, Act::Stall);
+    let error = sample(&sampler).wait().unwrap_err();
+    assert!(error.is_timeout() && error.to_string().contains("600s"), "{error}");
+    server.behave(MANY);
+    server.behave(ONE);
+    sample(&sampler).wait().unwrap();
+}
+
+#[test]
+fn a_sample_that_the_server_never_announces_is_found_without_waiting_for_its_deadline() {
+    let server = FakeServer::new();
+    server.polls_together();
+    let clock = VirtualClock::new();
+    let service = server.in_memory_at(clock.clone()).unbounded_operations().build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    server.always_altered(MANY, move |_| {
+        clock.advance(Duration::from_secs(30));
+        Act::json(json!({"completions": [], "cursor": 0}))
+    });
+    let mut pending: Vec<_> = (0..9).map(|_| sample(&sampler)).collect();
+    server.next(ONE, Act::json(json!({"type": "try_again", "queue_state": "active"})));
+    for it in &mut pending {
+        it.wait_timeout(PATIENCE).unwrap();
+    }
+    assert!(bodies(&server, ONE).iter().all(|it| it["allow_metadata_only"] == true));
+}
+
+#[test]
+fn closing_a_sampling_client_ends_its_held_poll_and_leaves_others_alone() {
+    alone("poll_many::closing_a_sampling_client_ends_its_held_poll_and_leaves_others_alone", || {
+        let server = FakeServer::new();
+        server.polls_together();
+        let held = hold(&server);
+        let listening = server.listen().unwrap();
+        let idle = Duration::from_millis(20);
+        let service = listening.client().threads(|it| it.idle = idle).build().unwrap();
+        let clients = [(); 2].map(|_| service.create_sampling_client("fake/model").unwrap());
+        let [lost, kept] = clients.each_ref().map(sample);
+        eventually("both polls are held", || server.requests_to(MANY).len() == 2);
+        let polling = || client_threads().iter().filter(|it| it.starts_with("tk-many")).count();
+        assert_eq!((polling(), service.dump().pools.iter().map(|it| it.queued).sum::<usize>()), (2, 0));
+        clients[0].close();
+        assert!(lost.wait().unwrap_err().is_closed());
+        assert!(sample(&clients[0]).wait().unwrap_err().is_closed());
+        eventually("the thread of its poller ends", || polling() == 1);
+        held.cancel();
+        kept.wait().unwrap();
+    });
+}
+
+#[test]
+fn closing_the_service_answers_every_waiting_sample_and_ends_the_poll() {
+    let server = FakeServer::new();
+    server.polls_together();
+    let held = hold(&server);
+    let listening = server.listen().unwrap();
+    let service = listening.client().build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    let pending: Vec<_> = (0..50).map(|_| sample(&sampler)).collect();
+    eventually("all are submitted", || server.requests_to("/api/v1/asample").len() == 50);
+    eventually("the poll is held", || !server.requests_to(MANY).is_empty());
+    service.close(CloseStatus::Success).unwrap();
+    assert!(pending.into_iter().all(|it| it.wait().unwrap_err().is_closed()));
+    assert!(service.dump().pools.iter().all(|it| it.threads == 0), "{}", service.dump());
+    held.cancel();
+}
+
+#[test]
+fn those_who_wait_can_see_that_the_server_still_answers() {
+    let server = FakeServer::new();
+    server.polls_together();
+    let service = server.in_memory().unbounded_operations().build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    let news = CancelToken::new();
+    let come = news.clone();
+    server.script(move |seen| {
+        // Its time passes by pauses only, so that a poll that takes a moment of ours keeps it slow.
+        let early = [MANY, ONE].contains(&seen.path.as_str()) && !come.wait_timeout(Duration::from_millis(1));
+        early.then(|| match seen.path == MANY {
+            true => Act::json(json!({"completions": [], "cursor": 0})),
+            false => Act::json(json!({"type": "try_again"})),
+        })
+    });
+    let pending = sample(&sampler);
+    eventually("some polls brought nothing", || 60 < server.requests_to(MANY).len());
+    let dump = service.dump();
+    let status = &dump.operations[0];
+    assert_eq!(status.stage, Stage::Waiting);
+    assert!(status.last_contact.unwrap() < Duration::from_secs(2), "{status:?}");
+    news.cancel();
+    pending.wait().unwrap();
+}
+
+#[test]
+fn cancelling_and_closing_answer_at_once_while_a_poll_is_held() {
+    let server = FakeServer::new();
+    server.polls_together();
+    server.always(MANY, Act::Stall);
+    let listening = server.listen().unwrap();
+    let service = listening.client().build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    let (first, second) = (sample(&sampler), sample(&sampler));
+    eventually("the poll is held", || !server.requests_to(MANY).is_empty());
+    let before = Instant::now();
+    first.cancel();
+    assert!(first.wait().unwrap_err().is_cancelled());
+    sampler.close();
+    assert!(second.wait().unwrap_err().is_closed());
+    assert!(before.elapsed() < PATIENCE / 4);
+}
+
+#[test]
+fn closing_reports_what_the_server_does_not_know_yet() {
+    let server = FakeServer::new();
+    server.polls_together();
+    let listening = server.listen().unwrap();
+    let service = listening.client().build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    let other = json!({"state": "finished", "request_id": "request-1"});
+    server.next(MANY, Act::json(json!({"completions": [other], "cursor": 1})));
+    server.next(MANY, Act::Stall);
+    // The other sample keeps a poll under way, so that the finished one cannot be reported by it. Either may have arrived first.
+    let (done, first) = crossbeam_channel::unbounded();
+    (0..2).for_each(|it| sample(&sampler).on_done(it, done.clone()));
+    first.recv_timeout(PATIENCE).unwrap().1.unwrap();
+    service.close(CloseStatus::Success).unwrap();
+    let last = server.requests();
+    let finish = last.iter().position(|it| it.path.ends_with("/finish")).unwrap();
+    let told =
+        |it: &Seen| it.path == MANY && it.json().unwrap()["retrieved_request_ids"] == json!(["request-1"]);
+    assert!(last[..finish].iter().any(told));
+}
+
+#[test]
+fn samples_in_flight_need_no_thread_each() {
+    alone("poll_many::samples_in_flight_need_no_thread_each", || {
+        let (server, service, sampler) = in_memory();
+        let held = hold(&server);
+        let pending: Vec<_> = (0..1500).map(|_| sample(&sampler)).collect();
+        eventually("all are submitted", || server.requests_to("/api/v1/asample").len() == 1500);
+        held.cancel();
+        let mut most = BTreeMap::new();
+        for it in pending {
+            let names = client_threads();
+            most.insert(names.len(), names);
+            it.wait().unwrap();
+        }
+        let (n, names) = most.last_key_value().unwrap();
+        // Usually about 80; on a machine that stands still for a while, up to the 449 that send and the 257 that fetch.
+        assert!(*n < 750, "{names:?}");
+        assert!(names.iter().all(|it| !it.starts_with("tk-draw")), "{names:?}");
+        service.close(CloseStatus::Success).unwrap();
+    });
+}

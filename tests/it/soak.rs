@@ -1,0 +1,242 @@
+//! The soak: very many operations from many threads, with faults of every sort, callbacks that panic and clients that are
+//! closed while they are used. Every operation is answered once, with an answer of its own or an error that something
+//! explains; the server sees each model's requests in their order; and threads, descriptors and memory end where they began.
+//!
+//! `TINKEX_SOAK_OPERATIONS` says how many operations (10 000), `TINKEX_SOAK_SECONDS` after how long no more are submitted
+//! (180; what was done until then is checked all the same), `TINKEX_SOAK_SEED` with which seed the dice are cast. The seed decides over faults and operations, not over the
+//! order in which threads run.
+
+mod chaos;
+mod clients;
+mod request;
+mod server;
+mod tally;
+mod work;
+
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::RecvTimeoutError;
+use fastrand::Rng;
+use tinkex::testing::FakeServer;
+use tinkex::{CloseStatus, ServiceClient};
+
+use crate::util::{alone_with, eventually};
+use clients::{ON_PURPOSE, Service};
+use server::{Books, Counts, THREADS};
+use tally::Tally;
+use work::{Round, Worker};
+
+const NAME: &str = "soak::fifty_thousand_operations_in_bad_weather_each_end_once_and_leave_nothing_behind";
+const ROUNDS: u32 = 10;
+const SERVICES: usize = 4;
+/// Operations that come before the figures of the beginning are taken: what is made once per process is no leak.
+const WARM_UP: u32 = 500;
+/// By so many bytes memory may have grown between the fourth round and the eighth: with 50 000 operations, 200 bytes for
+/// each. Measured was at most 1.3 MiB, on a busy machine.
+const SLACK: usize = 4 << 20;
+/// The same where the clock cut rounds short, so that the last ones may be the first ones of any size.
+const SLACK_IF_CUT_SHORT: usize = 48 << 20;
+
+/// Panics that nobody meant to be.
+static ACCIDENTS: AtomicUsize = AtomicUsize::new(0);
+
+#[test]
+fn fifty_thousand_operations_in_bad_weather_each_end_once_and_leave_nothing_behind() {
+    // What an allocator keeps for later would hide what is lost; these settings are those of glibc.
+    let tunables =
+        "glibc.pthread.stack_cache_size=0:glibc.malloc.arena_max=2:glibc.malloc.trim_threshold=65536";
+    let written = alone_with(NAME, &[("GLIBC_TUNABLES", tunables)], soak);
+    // The runner of tests may have begun the first line.
+    for line in written.iter().flat_map(|it| it.lines()).filter_map(|it| Some(&it[it.find("soak: ")?..])) {
+        say(line);
+    }
+}
+
+fn soak() {
+    let number = |name, default| match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")),
+        Err(_) => default,
+    };
+    let n = u32::try_from(number("TINKEX_SOAK_OPERATIONS", 10_000)).unwrap();
+    let bound = Duration::from_secs(number("TINKEX_SOAK_SECONDS", 180));
+    let seed = number("TINKEX_SOAK_SEED", fastrand::u64(..));
+    quiet_panics();
+    let (started, mut rng) = (Instant::now(), Rng::with_seed(seed));
+    let watch = Watch::start(bound + Duration::from_secs(180), seed);
+    let mut done = 0;
+    let mut tally = Tally::default();
+    let mut counts = Counts::default();
+    run(&mut rng, &watch, 0, WARM_UP, started + bound);
+    let before = Figures::now();
+    let (mut memory, mut slack) = (Vec::new(), SLACK);
+    for round in 0..ROUNDS {
+        // What a slow round left undone is done by those that follow.
+        let share = (n - done) / (ROUNDS - round);
+        let until = started + bound * (round + 1) / ROUNDS;
+        let begun = Instant::now();
+        let (outcome, counted, submitted) = run(&mut rng, &watch, WARM_UP + done, share, until);
+        done += submitted;
+        if submitted < share {
+            slack = SLACK_IF_CUT_SHORT;
+        }
+        tally.add(outcome);
+        counts.add(counted);
+        before.is_back(round);
+        memory.push(resident());
+        let (took, kib) = (begun.elapsed(), memory[memory.len() - 1] >> 10);
+        say(&format!("soak: round {round}: {submitted} operations, {took:.1?}, {kib} KiB resident"));
+    }
+    say(&format!("soak: {done} of {n} operations in {:.1?}, seed {seed}", started.elapsed()));
+    say(&format!("soak: {counts:?}"));
+    say(&format!("soak: succeeded {:?}", tally.succeeded));
+    say(&format!("soak: failed {:?}, dropped {}", tally.failed, tally.dropped));
+    drop(watch);
+    let shown: Vec<_> = tally.violations.iter().take(20).collect();
+    assert!(shown.is_empty(), "seed {seed}: {} violations: {shown:#?}", tally.violations.len());
+    assert_eq!(tally.total(), u64::from(done), "seed {seed}: operations answered, and operations submitted");
+    assert_eq!(ACCIDENTS.load(Ordering::SeqCst), 0, "seed {seed}: panics that nobody meant to be");
+    check_memory(&memory, slack, seed);
+}
+
+/// One round: a server and its clients, from their beginning to their end.
+fn run(rng: &mut Rng, watch: &Watch, first: u32, n: u32, until: Instant) -> (Tally, Counts, u32) {
+    let server = FakeServer::new();
+    let books = Books::new(rng.fork());
+    books.script(&server);
+    let listening = server.listen().unwrap();
+    let services: Vec<_> = (0..SERVICES).map(|it| Service::new(it, &listening)).collect();
+    watch.look_at(services.iter().map(|it| it.client.clone()).collect());
+    let (elsewhere, things) = crossbeam_channel::unbounded::<Box<dyn FnOnce() + Send>>();
+    let taken = AtomicU32::new(0);
+    let round = Round { services, books: books.clone(), first, n, taken, until, elsewhere };
+    let mut tally = Tally::default();
+    let helper = std::thread::spawn(move || things.iter().for_each(|it| it()));
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                let worker = Worker { round: &round, thread, rng: rng.fork(), tally: Tally::default() };
+                scope.spawn(move || worker.run())
+            })
+            .collect();
+        for worker in workers {
+            tally.add(worker.join().unwrap());
+        }
+    });
+    let Round { services, elsewhere, taken, .. } = round;
+    drop(elsewhere);
+    helper.join().unwrap();
+    for service in &services {
+        service.closed.store(true, Ordering::SeqCst);
+        let _told_or_not = service.client.close(CloseStatus::Success);
+    }
+    let counted = || services.iter().map(Service::counted);
+    eventually("nothing is in flight", || counted().all(|it| it.0 == 0.0));
+    let (submitted, seen) = (taken.into_inner().min(n), counted().map(|it| it.1).sum::<u64>());
+    assert_eq!(seen, u64::from(submitted), "operations by the clients' own count, and those submitted");
+    watch.look_at(Vec::new());
+    drop(services);
+    tally.violations.extend(books.violations());
+    drop(listening);
+    // Its script holds the server, which holds its script.
+    server.script(|_| None);
+    (tally, books.counts(), submitted)
+}
+
+/// What a process must not have more of at the end.
+struct Figures {
+    threads: usize,
+    descriptors: usize,
+}
+
+impl Figures {
+    fn now() -> Self {
+        let count = |folder| std::fs::read_dir(folder).unwrap().count();
+        Figures { threads: count("/proc/self/task"), descriptors: count("/proc/self/fd") }
+    }
+
+    #[track_caller]
+    fn is_back(&self, round: u32) {
+        eventually(&format!("no thread stays after round {round}"), || {
+            Figures::now().threads <= self.threads
+        });
+        let what = format!("no descriptor stays after round {round}");
+        eventually(&what, || Figures::now().descriptors <= self.descriptors);
+    }
+}
+
+/// Resident memory in bytes.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|it| it.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").trim().parse::<usize>().unwrap() << 10
+}
+
+/// The first rounds fill what an allocator keeps; the last ones must not need more.
+fn check_memory(memory: &[usize], slack: usize, seed: u64) {
+    let early = memory[..4].iter().max().unwrap();
+    let late = memory[memory.len() - 3..].iter().min().unwrap();
+    assert!(
+        late.saturating_sub(*early) <= slack,
+        "seed {seed}: memory grows: {memory:?} bytes after the rounds, {slack} more are allowed"
+    );
+}
+
+/// Ends the process when the soak hangs, with a list of what it hangs on.
+struct Watch {
+    services: Arc<Mutex<Vec<ServiceClient>>>,
+    _done: crossbeam_channel::Sender<()>,
+}
+
+impl Watch {
+    fn start(limit: Duration, seed: u64) -> Self {
+        let services = Arc::<Mutex<Vec<ServiceClient>>>::default();
+        let (done, waiting) = crossbeam_channel::bounded(0);
+        let looked_at = services.clone();
+        std::thread::spawn(move || {
+            if let Err(RecvTimeoutError::Timeout) = waiting.recv_timeout(limit) {
+                say(&format!("soak: it hangs, seed {seed}: not over after {limit:?}"));
+                for service in looked_at.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                    say(&service.dump().to_string());
+                }
+                std::process::exit(101);
+            }
+        });
+        Watch { services, _done: done }
+    }
+
+    fn look_at(&self, services: Vec<ServiceClient>) {
+        let before = {
+            let mut all = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *all, services)
+        };
+        drop(before);
+    }
+}
+
+/// Panics on purpose are not worth a line each; all others count.
+fn quiet_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |it| {
+        if it.payload().downcast_ref::<&str>() != Some(&ON_PURPOSE) {
+            ACCIDENTS.fetch_add(1, Ordering::SeqCst);
+            usual(it);
+        }
+    }));
+}
+
+impl Counts {
+    fn add(&mut self, other: Counts) {
+        self.exchanges += other.exchanges;
+        self.faults += other.faults;
+        self.repeats += other.repeats;
+        self.accepted += other.accepted;
+    }
+}
+
+/// A line for whoever reads the log of the run.
+#[expect(clippy::print_stdout, reason = "shown with --nocapture, which is how CI runs this")]
+fn say(line: &str) {
+    println!("{line}");
+}

@@ -1,0 +1,147 @@
+//! The faults of the soak, and how often each is injected.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use tinkex::testing::{Act, FakeServer};
+use tinkex::transport::Answer;
+
+/// One exchange in so many goes wrong.
+const ONE_IN: u32 = 20;
+
+/// What goes wrong with one exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The server closes the connection, having done what was asked or not.
+    Reset {
+        done: bool,
+    },
+    /// The next request of the same kind is reset before it is read; this one is answered.
+    ResetNextUnread,
+    /// The server is started again: all connections break, and new ones are refused for a moment.
+    Restart,
+    /// No answer until the client gives up.
+    Stall {
+        done: bool,
+    },
+    StallBody,
+    Truncate,
+    Drip,
+    /// Something that is not HTTP.
+    Garbage {
+        done: bool,
+    },
+    /// A success whose body nobody understands.
+    Nonsense {
+        done: bool,
+    },
+    /// A status with words, or with none.
+    Status {
+        code: u16,
+        empty: bool,
+        done: bool,
+    },
+    /// The work that was promised failed. Only of answers to questions for a result.
+    Failed(&'static str),
+}
+
+impl Fault {
+    /// A fault for one exchange in twenty.
+    pub(super) fn roll(rng: &mut Rng) -> Option<Self> {
+        (rng.u32(..ONE_IN) == 0).then(|| Fault::pick(rng))
+    }
+
+    fn pick(rng: &mut Rng) -> Self {
+        let done = rng.bool();
+        let status = |code| Fault::Status { code, empty: false, done: false };
+        match rng.u32(..200) {
+            0 => Fault::Restart,
+            1..20 => Fault::Reset { done },
+            20..30 => Fault::ResetNextUnread,
+            30..35 => Fault::Stall { done },
+            35..40 => Fault::StallBody,
+            40..50 => Fault::Truncate,
+            50..60 => Fault::Drip,
+            60..68 => Fault::Garbage { done },
+            68..72 => Fault::Nonsense { done },
+            72..82 => status(400),
+            82..88 => Fault::Status { code: 400, empty: true, done: false },
+            88..94 => status(404),
+            94..104 => Fault::Status { code: 408, empty: rng.bool(), done },
+            104..112 => status(409),
+            112..118 => status(410),
+            118..126 => status(425),
+            126..134 => status(429),
+            134..146 => Fault::Status { code: 500, empty: rng.bool(), done },
+            146..156 => Fault::Status { code: 502, empty: false, done },
+            156..170 => Fault::Status { code: 503, empty: false, done },
+            170..180 => Fault::Status { code: 529, empty: false, done },
+            180..187 => Fault::Failed("user"),
+            187..194 => Fault::Failed("server"),
+            _ => Fault::Failed("unknown"),
+        }
+    }
+
+    /// What was asked for is done all the same.
+    pub(super) fn is_done(self) -> bool {
+        match self {
+            Fault::Reset { done }
+            | Fault::Stall { done }
+            | Fault::Garbage { done }
+            | Fault::Nonsense { done }
+            | Fault::Status { done, .. } => done,
+            Fault::ResetNextUnread | Fault::StallBody | Fault::Truncate | Fault::Drip => true,
+            Fault::Restart | Fault::Failed(_) => false,
+        }
+    }
+
+    /// The server looked at the request and will not have it. No server says so of what it did already.
+    pub(super) fn is_refusal(self) -> bool {
+        matches!(self, Fault::Status { code: 400 | 404, empty: false, .. })
+    }
+
+    /// What a client makes of it that it does not try again after, or that makes it give up a set of flags.
+    pub(super) fn is_final(self) -> bool {
+        match self {
+            Fault::Status { code, empty, .. } => matches!(code, 400 | 404 | 410) && !empty,
+            Fault::Nonsense { .. } | Fault::Failed(_) => true,
+            _ => false,
+        }
+    }
+
+    /// The act, given the answer that there would have been.
+    pub(super) fn act(
+        self,
+        answer: impl FnOnce() -> Answer,
+        path: &str,
+        server: &FakeServer,
+        rng: &mut Rng,
+    ) -> Act {
+        match self {
+            Fault::Reset { .. } => Act::Reset,
+            Fault::ResetNextUnread => {
+                server.next(path, Act::ResetUnread);
+                Act::Answer(answer())
+            }
+            Fault::Restart => Act::Refuse(Duration::from_millis(rng.u64(1..20))),
+            Fault::Stall { .. } => Act::Stall,
+            Fault::StallBody => Act::StallBody(answer()),
+            Fault::Truncate => Act::Truncate(answer()),
+            Fault::Drip => Act::Drip(answer(), Duration::from_millis(1)),
+            Fault::Garbage { .. } => Act::Garbage("220 this is another protocol\r\n\r\n".into()),
+            Fault::Nonsense { .. } => Act::status(200, "<html>a proxy's own page</html>"),
+            Fault::Status { code, empty, .. } => {
+                let words = if empty { String::new() } else { format!(r#"{{"detail":"soak {code}"}}"#) };
+                let act = Act::status(code, words);
+                match rng.u32(..4) {
+                    0 => act,
+                    1 => act.with_header("retry-after", "0.01"),
+                    _ => act.with_header("retry-after-ms", &rng.u32(1..10).to_string()),
+                }
+            }
+            Fault::Failed(category) => {
+                Act::json(serde_json::json!({"error": "soak: the work failed", "category": category}))
+            }
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! The server of the soak: it keeps the books that its clients are held to.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fastrand::Rng;
+use serde_json::{Value, json};
+use tinkex::testing::{Act, FakeServer, Seen};
+use tinkex::transport::Answer;
+
+use super::chaos::Fault;
+use super::request::{CHUNK, Kind, Request, Sample, Train, base_model};
+
+/// The books. Cheap to clone; clones are the same.
+#[derive(Clone)]
+pub(super) struct Books {
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    rng: Rng,
+    models: HashMap<String, Model>,
+    /// What was made under a number, by the fingerprint of the request, so that a repetition is known as one.
+    made: HashMap<(String, u64), (u64, String)>,
+    promises: HashMap<String, Promise>,
+    injected: HashMap<u32, Vec<Fault>>,
+    /// The same for exchanges that are about no operation, by path.
+    injected_at: HashMap<String, Vec<Fault>>,
+    /// Operations that were told that they are paused.
+    paused: HashSet<u32>,
+    counts: Counts,
+    violations: Vec<String>,
+}
+
+/// How much there was of what.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) exchanges: u64,
+    pub(super) faults: u64,
+    pub(super) repeats: u64,
+    pub(super) accepted: u64,
+}
+
+/// The order of one model's requests.
+#[derive(Default)]
+struct Model {
+    accepted: HashMap<u64, (u64, String)>,
+    /// All ids up to this one were accepted.
+    whole_up_to: u64,
+    done: HashSet<(u32, usize)>,
+    /// For each thread, the last operation that was accepted: a thread's calls keep their order.
+    last: HashMap<u32, u32>,
+}
+
+struct Promise {
+    op: u32,
+    result: Value,
+    /// How often it says that it is not ready.
+    not_yet: u32,
+    metadata: bool,
+}
+
+/// Operations are numbered so that each tells the thread that submitted it.
+pub(super) const THREADS: u32 = 16;
+
+impl Books {
+    pub(super) fn new(rng: Rng) -> Self {
+        let state = State {
+            rng,
+            models: HashMap::new(),
+            made: HashMap::new(),
+            promises: HashMap::new(),
+            injected: HashMap::new(),
+            injected_at: HashMap::new(),
+            paused: HashSet::new(),
+            counts: Counts::default(),
+            violations: Vec::new(),
+        };
+        Books { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Makes a server answer out of these books.
+    pub(super) fn script(&self, server: &FakeServer) {
+        let (books, told) = (self.clone(), server.clone());
+        server.forget_requests();
+        server.script(move |seen| Some(books.act(seen, &told)));
+    }
+
+    /// What was injected into the exchanges of an operation, and into those at an address that many share.
+    pub(super) fn injected(&self, op: u32, url: Option<&str>) -> Vec<Fault> {
+        let path = url.and_then(|it| it.find("/api/").map(|at| &it[at..])).unwrap_or_default();
+        let state = self.lock();
+        let all = [state.injected.get(&op), state.injected_at.get(path)];
+        all.into_iter().flatten().flatten().copied().collect()
+    }
+
+    /// Whether an operation was told that it is paused.
+    pub(super) fn was_paused(&self, op: u32) -> bool {
+        self.lock().paused.contains(&op)
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.lock().counts
+    }
+
+    /// What clients did that they must not do.
+    pub(super) fn violations(&self) -> Vec<String> {
+        self.lock().violations.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn act(&self, seen: &Seen, server: &FakeServer) -> Act {
+        let state = &mut *self.lock();
+        state.counts.exchanges += 1;
+        let Some(request) = Request::read(seen) else {
+            state.violations.push(format!("a request that nobody sent: {} {:?}", seen.path, seen.body));
+            return Act::status(422, r#"{"detail":"not a request of the soak"}"#);
+        };
+        let print = fingerprint(seen);
+        let op = match &request {
+            Request::Retrieve { promise, .. } => state.promises.get(promise).map(|it| it.op),
+            other => other.op(),
+        };
+        let Some(fault) = Fault::roll(&mut state.rng).filter(|it| state.allows(*it, &request, seen)) else {
+            return Act::Answer(state.handle(request, seen, print));
+        };
+        state.counts.faults += 1;
+        match op {
+            Some(op) => state.injected.entry(op).or_default().push(fault),
+            None => state.injected_at.entry(seen.path.clone()).or_default().push(fault),
+        }
+        let answer = fault.is_done().then(|| state.handle(request, seen, print));
+        fault.act(|| answer.unwrap_or_default(), &seen.path, server, &mut state.rng)
+    }
+}
+
+impl State {
+    fn allows(&self, fault: Fault, request: &Request, seen: &Seen) -> bool {
+        if matches!(fault, Fault::Failed(_)) {
+            return matches!(request, Request::Retrieve { .. });
+        }
+        // Without its flags a client would split passes otherwise.
+        if seen.path.starts_with("/api/v1/client/") && fault.is_final() {
+            return false;
+        }
+        // A server does not refuse what it accepted.
+        let accepted = match request {
+            Request::Train(it) => {
+                self.models.get(&it.model).is_some_and(|model| model.accepted.contains_key(&it.seq_id))
+            }
+            _ => false,
+        };
+        !(accepted && fault.is_refusal())
+    }
+
+    fn handle(&mut self, request: Request, seen: &Seen, print: u64) -> Answer {
+        match request {
+            Request::Train(it) => self.train(it, print),
+            Request::CreateModel { session, number, op } => {
+                let id = format!("model-{op}");
+                self.models.entry(id.clone()).or_default();
+                self.once((session, number), print, op, json!({"model_id": id, "type": "create_model"}))
+            }
+            Request::GetInfo { op } => {
+                ok(json!({"model_id": format!("model-{op}"), "model_data": {"model_name": base_model(op)}}))
+            }
+            Request::CreateSampler { op } => ok(json!({"sampling_session_id": format!("sampler-{op}")})),
+            Request::Sample(it) => {
+                let result = sample(&it);
+                self.once((it.sampler, it.seq_id), print, it.op, result)
+            }
+            Request::Retrieve { promise, allow_metadata } => self.retrieve(&promise, allow_metadata),
+            Request::Other => match seen.path.as_str() {
+                "/api/v1/client/config" => {
+                    ok(json!({"pjwt_auth_enabled": false, "fwdbwd_max_chunk_len": CHUNK}))
+                }
+                "/api/v1/client/dynamic_config" => answer(404, json!({"detail": "Not Found"})),
+                "/api/v1/create_session" => {
+                    self.counts.accepted += 1;
+                    ok(json!({"session_id": format!("session-{}", self.counts.accepted)}))
+                }
+                "/api/v1/get_server_capabilities" => {
+                    ok(json!({"supported_models": [{"model_name": "soak"}]}))
+                }
+                _ => ok(json!({})),
+            },
+        }
+    }
+
+    fn train(&mut self, it: Train, print: u64) -> Answer {
+        let Some(model) = self.models.get_mut(&it.model) else {
+            self.violations.push(format!("a model that was never made: {it:?}"));
+            return answer(404, json!({"detail": "no such model"}));
+        };
+        if let Some((known, promise)) = model.accepted.get(&it.seq_id) {
+            let promise = promise.clone();
+            if *known != print {
+                self.violations.push(format!("another request under an id that was accepted: {it:?}"));
+                return answer(409, json!({"detail": "another request has this id"}));
+            }
+            self.counts.repeats += 1;
+            return ok(json!({"request_id": promise}));
+        }
+        let fault = model.accept(&it);
+        if let Some(what) = fault {
+            self.violations.push(format!("{what}: {it:?}, all were accepted up to {}", model.whole_up_to));
+        }
+        let promise = self.promise(it.op, result(&it));
+        if let Some(model) = self.models.get_mut(&it.model) {
+            model.accepted.insert(it.seq_id, (print, promise.clone()));
+            while model.accepted.contains_key(&(model.whole_up_to + 1)) {
+                model.whole_up_to += 1;
+            }
+        }
+        ok(json!({"request_id": promise}))
+    }
+
+    /// Promises a result, once for each number.
+    fn once(&mut self, number: (String, u64), print: u64, op: u32, result: Value) -> Answer {
+        let promise = match self.made.get(&number) {
+            Some((known, promise)) => {
+                let promise = promise.clone();
+                if *known != print {
+                    self.violations
+                        .push(format!("two requests under one number: {number:?}, operation {op}"));
+                }
+                self.counts.repeats += 1;
+                promise
+            }
+            None => {
+                let promise = self.promise(op, result);
+                self.made.insert(number, (print, promise.clone()));
+                promise
+            }
+        };
+        ok(json!({"request_id": promise}))
+    }
+
+    fn promise(&mut self, op: u32, result: Value) -> String {
+        self.counts.accepted += 1;
+        let id = format!("promise-{}", self.counts.accepted);
+        let not_yet = if self.rng.u32(..4) == 0 { self.rng.u32(1..4) } else { 0 };
+        let metadata = self.rng.u32(..20) == 0;
+        self.promises.insert(id.clone(), Promise { op, result, not_yet, metadata });
+        id
+    }
+
+    fn retrieve(&mut self, id: &str, allow_metadata: bool) -> Answer {
+        let Some(promise) = self.promises.get_mut(id) else {
+            self.violations.push(format!("a promise that was never made: {id}"));
+            return answer(404, json!({"detail": "no such promise"}));
+        };
+        if 0 < promise.not_yet {
+            promise.not_yet -= 1;
+            let states = ["active", "paused_capacity", "paused_rate_limit", "something_new"];
+            let state = states[self.rng.usize(..states.len())];
+            if state.starts_with("paused") {
+                self.paused.insert(promise.op);
+            }
+            let body = json!({"type": "try_again", "queue_state": state, "queue_state_reason": "soaking"});
+            return answer(if self.rng.bool() { 200 } else { 408 }, body);
+        }
+        if promise.metadata && allow_metadata {
+            promise.metadata = false;
+            let size = promise.result.to_string().len();
+            return ok(json!({"status": "complete_metadata", "response_payload_size": size}));
+        }
+        ok(promise.result.clone())
+    }
+}
+
+impl Model {
+    /// Takes note of a request that has its turn; what is wrong with its place, if anything is.
+    fn accept(&mut self, it: &Train) -> Option<&'static str> {
+        let first = it.seq_id.saturating_sub(it.part as u64);
+        let others_are_there = (1..it.n_parts).all(|part| self.accepted.contains_key(&(first + part as u64)));
+        let thread = it.op % THREADS;
+        let last = self.last.insert(thread, it.op).unwrap_or(0);
+        if self.whole_up_to + 1 < first || first == 0 {
+            Some("a gap in the order")
+        } else if !self.done.insert((it.op, it.part)) {
+            Some("the same work under two ids")
+        } else if it.op < last {
+            Some("overtaken by a later call of its own thread")
+        } else if it.part == 0 && !others_are_there {
+            Some("the first part of a call came before the others")
+        } else {
+            None
+        }
+    }
+}
+
+/// A result that repeats its question.
+fn result(it: &Train) -> Value {
+    match &it.kind {
+        Kind::Step => json!({"metrics": {"op": it.op}}),
+        Kind::Save { name, directory } => {
+            json!({"path": format!("tinker://{}/{directory}/{name}", it.model)})
+        }
+        Kind::Pass { first, n } => {
+            let datum = |i| json!({"logprobs": {"data": [it.op, i], "dtype": "float32", "shape": [2]}});
+            let outputs: Vec<Value> = (*first..first + n).map(datum).collect();
+            json!({"loss_fn_output_type": "Soak", "loss_fn_outputs": outputs, "metrics": {"n:sum": n}})
+        }
+    }
+}
+
+/// Each answer's tokens are the operation and the number of the answer; each log-probability is the operation's.
+fn sample(it: &Sample) -> Value {
+    let sequence = |i| json!({"stop_reason": "length", "tokens": [it.op, i], "logprobs": [-1.0, -1.0]});
+    let sequences: Vec<Value> = (0..it.n_samples).map(sequence).collect();
+    let logprobs: Vec<Value> =
+        (0..it.n_prompt).map(|i| if i == 0 { Value::Null } else { json!(-f64::from(it.op)) }).collect();
+    json!({"sequences": sequences, "prompt_logprobs": it.wants_logprobs.then_some(logprobs), "type": "sample"})
+}
+
+fn ok(value: Value) -> Answer {
+    answer(200, value)
+}
+
+fn answer(status: u16, value: Value) -> Answer {
+    let headers = vec![("content-type".to_string(), "application/json".to_string())];
+    Answer { status, headers, body: value.to_string().into() }
+}
+
+fn fingerprint(seen: &Seen) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&seen.path, &seen.body).hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,352 @@
+//! The operations of the soak: what is asked, and how its answer is waited for.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, Sender};
+use fastrand::Rng;
+use tinkex::types::{
+    AdamParams, Datum, ForwardBackwardOutput, LoraConfig, LossFn, ModelInput, OptimStepOutput,
+    SampleResponse, SamplingParams, Ttl,
+};
+use tinkex::{CloseStatus, ErrorKind, Pending, Phase};
+
+use super::clients::{Held, OPERATION, Place, Service, Spiteful};
+use super::request::base_model;
+use super::server::{Books, THREADS};
+use super::tally::{Question, Tally};
+use crate::util::PATIENCE;
+
+/// Operations that one thread leaves unanswered before it waits for the oldest.
+const WINDOW: usize = 48;
+
+/// What the threads of a round share.
+pub(super) struct Round {
+    pub(super) services: Vec<Service>,
+    pub(super) books: Books,
+    /// The serial number of the first operation; numbers are unique over all rounds.
+    pub(super) first: u32,
+    pub(super) n: u32,
+    pub(super) taken: AtomicU32,
+    pub(super) until: Instant,
+    /// Things to be done to clients that are in use, by a thread that is not.
+    pub(super) elsewhere: Sender<Box<dyn FnOnce() + Send>>,
+}
+
+/// An operation whose answer is still to be looked at.
+type Open = Box<dyn FnOnce(&mut Tally) + Send>;
+
+/// One of the threads that use the clients.
+pub(super) struct Worker<'a> {
+    pub(super) round: &'a Round,
+    pub(super) thread: u32,
+    pub(super) rng: Rng,
+    pub(super) tally: Tally,
+}
+
+/// How an answer is waited for.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Wait,
+    Channel,
+    /// A channel without room, so that a thread has to wait for its reader.
+    FullChannel,
+    /// A channel whose reader is gone.
+    DeadChannel,
+    ShortThenCancel,
+    Look,
+    Cancel,
+    CancelElsewhere,
+    Drop,
+}
+
+impl Worker<'_> {
+    /// Submits until there is nothing left to submit, then waits for what is open.
+    pub(super) fn run(mut self) -> Tally {
+        let mut open: VecDeque<Open> = VecDeque::new();
+        while let Some(op) = self.take() {
+            let idx = self.rng.usize(..self.round.services.len());
+            let service = &self.round.services[idx];
+            open.extend(self.submit(op, service));
+            if WINDOW <= open.len()
+                && let Some(oldest) = open.pop_front()
+            {
+                oldest(&mut self.tally);
+            }
+        }
+        for it in open {
+            it(&mut self.tally);
+        }
+        self.tally
+    }
+
+    /// The number of the next operation. Who takes the last one closes half of the services, in the midst of it all.
+    fn take(&mut self) -> Option<u32> {
+        let round = self.round;
+        if round.until <= Instant::now() {
+            return None;
+        }
+        let taken = round.taken.fetch_add(1, Ordering::SeqCst);
+        if taken == round.n {
+            for service in round.services.iter().step_by(2) {
+                service.closed.store(true, Ordering::SeqCst);
+                let _told_or_not = service.client.close(CloseStatus::Interrupted);
+            }
+        }
+        (taken < round.n).then_some((round.first + taken) * THREADS + self.thread)
+    }
+
+    fn submit(&mut self, op: u32, service: &Service) -> Option<Open> {
+        match self.rng.u32(..100) {
+            0 => {
+                let question = self.question(op, "get_server_capabilities", service);
+                let result = service.client.get_server_capabilities();
+                self.tally.answered(&question, result, |_| None);
+                None
+            }
+            1..60 => self.train(op, service),
+            _ => self.sample(op, service),
+        }
+    }
+
+    fn train(&mut self, op: u32, service: &Service) -> Option<Open> {
+        let place = &service.training[self.rng.usize(..service.training.len())];
+        let Some(held) = self.held(place) else {
+            let question = self.question(op, "create_lora_training_client", service);
+            let result = service.client.create_lora_training_client(&base_model(op), LoraConfig::default());
+            let id = format!("model-{op}");
+            self.tally.answered(&question, result, |it| {
+                let right =
+                    it.model_id() == id && it.get_info().base_model.as_deref() == Some(&base_model(op));
+                place.put(it.clone(), op);
+                (!right).then(|| format!("{it:?}"))
+            });
+            return None;
+        };
+        let client = &held.client;
+        let mut question = self.question(op, "optim_step", service);
+        question.closed.push(held.closed.clone());
+        question.lost = held.lost.clone();
+        self.close_sometimes(&held, |it| it.close());
+        match self.rng.u32(..60) {
+            0..26 => {
+                let adam = AdamParams { learning_rate: f64::from(op), ..Default::default() };
+                self.follow(client.optim_step(adam), question, move |it: &OptimStepOutput| {
+                    (it.metrics.get("op") != Some(&f64::from(op))).then(|| format!("{it:?}"))
+                })
+            }
+            kind @ 26..52 => {
+                let n = if self.rng.u32(..5) == 0 { self.rng.usize(5..10) } else { self.rng.usize(1..5) };
+                let datum = |i| Datum::cross_entropy(&[op as i32, i as i32, n as i32], &[7]);
+                let data = (0..n).map(datum).collect();
+                let pending = match kind % 4 {
+                    0 => client.forward(data, LossFn::CrossEntropy),
+                    _ => client.forward_backward(data, LossFn::CrossEntropy),
+                };
+                question.verb = "forward_backward";
+                self.follow(pending, question, move |it: &ForwardBackwardOutput| {
+                    let right = |i: usize| it.logprobs(i) == Some(&[op as f32, i as f32]);
+                    let whole = it.loss_fn_outputs.len() == n && it.metrics.get("n:sum") == Some(&(n as f64));
+                    (!whole || !(0..n).all(right)).then(|| format!("{it:?}"))
+                })
+            }
+            kind => {
+                let (name, model) = (format!("op-{op}"), format!("model-{}", held.made_by));
+                let path = move |directory| format!("tinker://{model}/{directory}/op-{op}");
+                question.verb = "save";
+                match kind % 2 {
+                    0 => self.follow(client.save_state(&name, Ttl::Never), question, move |it| {
+                        (it.path.as_str() != path("weights")).then(|| format!("{it:?}"))
+                    }),
+                    _ => {
+                        let pending = client.save_weights_for_sampler(&name, Ttl::Never);
+                        self.follow(pending, question, move |it| {
+                            (it.path.as_str() != path("sampler_weights")).then(|| format!("{it:?}"))
+                        })
+                    }
+                }
+            }
+        }
+    }
+
+    fn sample(&mut self, op: u32, service: &Service) -> Option<Open> {
+        let place = &service.sampling[self.rng.usize(..service.sampling.len())];
+        let Some(held) = self.held(place) else {
+            let question = self.question(op, "create_sampling_client", service);
+            let result = service.client.create_sampling_client(&base_model(op));
+            self.tally.answered(&question, result, |it| {
+                place.put(it.clone(), op);
+                (it.sampling_session_id() != format!("sampler-{op}")).then(|| format!("{it:?}"))
+            });
+            return None;
+        };
+        let mut question = self.question(op, "sample", service);
+        question.closed.push(held.closed.clone());
+        self.close_sometimes(&held, |it| it.close());
+        let n_prompt = self.rng.usize(2..20);
+        let tokens: Vec<i32> = std::iter::once(op as i32).chain((1..n_prompt).map(|it| it as i32)).collect();
+        let prompt = ModelInput::from_ints(tokens);
+        if self.rng.u32(..4) == 0 {
+            question.verb = "compute_logprobs";
+            return self.follow(
+                held.client.compute_logprobs(&prompt),
+                question,
+                move |it: &Vec<Option<f32>>| {
+                    let right = |(i, it): (usize, &Option<f32>)| *it == (0 < i).then_some(-(op as f32));
+                    (it.len() != n_prompt || !it.iter().enumerate().all(right)).then(|| format!("{it:?}"))
+                },
+            );
+        }
+        let n = self.rng.u32(1..5);
+        let params = SamplingParams { max_tokens: Some(2), ..Default::default() };
+        self.follow(held.client.sample(&prompt, n, &params), question, move |it: &SampleResponse| {
+            let tokens: Vec<&[i32]> = it.sequences.iter().map(|it| it.tokens.as_slice()).collect();
+            let right = tokens.iter().enumerate().all(|(i, it)| **it == [op as i32, i as i32]);
+            (tokens.len() != n as usize || !right).then(|| format!("{it:?}"))
+        })
+    }
+
+    /// The client at a place, unless there is none or it is time for another.
+    fn held<C: Clone>(&mut self, place: &Place<C>) -> Option<Held<C>> {
+        let held = place.get();
+        held.filter(|_| self.rng.u32(..300) != 0)
+    }
+
+    /// Has a client closed by another thread while this one uses it.
+    fn close_sometimes<C: Clone + Send + 'static>(&mut self, held: &Held<C>, close: fn(&C)) {
+        if self.rng.u32(..500) != 0 {
+            return;
+        }
+        let Held { client, closed, .. } = held.clone();
+        let _round_is_over = self.round.elsewhere.send(Box::new(move || {
+            closed.store(true, Ordering::SeqCst);
+            close(&client);
+        }));
+    }
+
+    fn question(&self, op: u32, verb: &'static str, service: &Service) -> Question {
+        Question {
+            op,
+            verb,
+            closed: vec![service.closed.clone()],
+            cancelled: false,
+            gives_up_pauses: service.gives_up_pauses,
+            lost: Arc::new(AtomicBool::new(false)),
+            books: self.round.books.clone(),
+        }
+    }
+
+    /// Decides how an answer is waited for.
+    fn follow<T: Send + 'static>(
+        &mut self,
+        pending: Pending<T>,
+        mut question: Question,
+        wrong: impl FnOnce(&T) -> Option<String> + Send + 'static,
+    ) -> Option<Open> {
+        let way = match self.rng.u32(..100) {
+            0..45 => Way::Wait,
+            45..65 => Way::Channel,
+            65..69 => Way::FullChannel,
+            69..71 => Way::DeadChannel,
+            71..79 => Way::ShortThenCancel,
+            79..84 => Way::Look,
+            84..88 => Way::Cancel,
+            88..92 => Way::CancelElsewhere,
+            _ => Way::Drop,
+        };
+        question.cancelled = matches!(way, Way::ShortThenCancel | Way::Cancel | Way::CancelElsewhere);
+        match way {
+            Way::Drop => {
+                drop(pending);
+                self.tally.dropped += 1;
+                return None;
+            }
+            Way::DeadChannel => {
+                let (sender, receiver) = crossbeam_channel::unbounded();
+                drop(receiver);
+                pending.on_done(Spiteful, sender);
+                self.tally.dropped += 1;
+                return None;
+            }
+            Way::Channel | Way::FullChannel => {
+                let (sender, receiver) = match way {
+                    Way::Channel => crossbeam_channel::unbounded(),
+                    _ => crossbeam_channel::bounded(0),
+                };
+                let op = question.op;
+                pending.on_done(op, sender);
+                return Some(Box::new(move |tally| {
+                    match receiver.recv_timeout(longest()) {
+                        Ok((tag, result)) if tag == op => tally.answered(&question, result, wrong),
+                        Ok((tag, _)) => tally.violation(&question, &format!("got the answer of {tag}")),
+                        Err(RecvTimeoutError::Timeout) => tally.violation(&question, "was never answered"),
+                        Err(_) => tally.violation(&question, "will never be answered"),
+                    }
+                    // The sender goes with the answer: nothing can come any more.
+                    if let Ok(_) | Err(RecvTimeoutError::Timeout) = receiver.recv_timeout(PATIENCE) {
+                        tally.violation(&question, "may be answered twice");
+                    }
+                }));
+            }
+            Way::Cancel => pending.cancel(),
+            Way::CancelElsewhere => {
+                let canceller = pending.canceller();
+                let _round_is_over = self.round.elsewhere.send(Box::new(move || canceller.cancel()));
+            }
+            _ => {}
+        }
+        let pause = Duration::from_millis(self.rng.u64(..30));
+        Some(Box::new(move |tally| {
+            let started = Instant::now();
+            let result = wait(pending, way, pause, &question, tally);
+            if longest() < started.elapsed() {
+                tally.violation(&question, &format!("was waited for during {:?}", started.elapsed()));
+            }
+            tally.answered(&question, result, wrong);
+        }))
+    }
+}
+
+fn wait<T: Send + 'static>(
+    mut pending: Pending<T>,
+    way: Way,
+    pause: Duration,
+    question: &Question,
+    tally: &mut Tally,
+) -> tinkex::Result<T> {
+    let is_early =
+        |it: &tinkex::Result<T>| matches!(it, Err(error) if *error.kind() == ErrorKind::Timeout(Phase::Wait));
+    match way {
+        Way::ShortThenCancel => {
+            let early = pending.wait_timeout(pause);
+            if !is_early(&early) {
+                return early;
+            }
+            pending.cancel();
+            if !pending.is_done() {
+                tally.violation(question, "goes on after it was cancelled");
+            }
+        }
+        Way::Look => {
+            if let Some(result) = pending.try_wait() {
+                return result;
+            }
+            let early = pending.wait_deadline(Instant::now() + pause);
+            if !is_early(&early) {
+                return early;
+            }
+            if pending.status().operation.is_empty() {
+                tally.violation(question, "does not know what it is");
+            }
+        }
+        _ => {}
+    }
+    pending.wait()
+}
+
+/// No wait takes longer: an operation's own deadline, its net, and patience with a busy machine.
+fn longest() -> Duration {
+    OPERATION + PATIENCE
+}

@@ -1,0 +1,106 @@
+//! The mailbox of an actor.
+
+use std::sync::Arc;
+
+use shuttle::thread;
+
+use super::{holds, never, notices, soon};
+use crate::sync::actor::{Actor, Handle};
+use crate::sync::fault::Fault;
+use crate::sync::oneshot::{Reply, oneshot};
+
+struct Echo;
+
+impl Actor for Echo {
+    type Msg = Reply<()>;
+
+    fn turn(&mut self, msg: Reply<()>) {
+        msg.send(Ok(()));
+    }
+}
+
+/// Every submission is answered: it was handled, or the answer says that the actor is closed, or, if it did not come
+/// into the mailbox, that there was no room in time. Then the actor ends.
+fn every_submission_is_answered() {
+    let actor = Arc::new(Handle::spawn("echo".into(), 1, Echo).unwrap());
+    let submitters: Vec<_> = [None, None, Some(soon())]
+        .into_iter()
+        .map(|deadline| {
+            let actor = actor.clone();
+            thread::spawn(move || {
+                let (reply, slot) = oneshot::<()>();
+                let accepted = actor.send(reply, deadline).is_ok();
+                let answer = slot.wait(None).unwrap();
+                let text = answer.err().map(|it| (it.is_timeout(), it.message().to_owned()));
+                (accepted, text)
+            })
+        })
+        .collect();
+    actor.stop();
+    let answers: Vec<_> = submitters.into_iter().map(|it| it.join().unwrap()).collect();
+    assert!(actor.join(never()) && !actor.is_alive());
+    for answer in answers {
+        match answer {
+            (true, None) | (false, Some((true, _))) => {}
+            (_, Some((false, message))) if message == "echo is closed" => {}
+            other => panic!("accepted, and the error: {other:?}"),
+        }
+    }
+}
+
+/// The actor hears of every message, and of the end of the mailbox, whenever they come.
+fn every_message_is_handled() {
+    let actor = Arc::new(Handle::spawn("echo".into(), 1, Echo).unwrap());
+    let submitters: Vec<_> = (0..2)
+        .map(|_| {
+            let actor = actor.clone();
+            thread::spawn(move || {
+                let (reply, slot) = oneshot::<()>();
+                actor.send(reply, None).is_ok_and(|()| slot.wait(None).unwrap().is_ok())
+            })
+        })
+        .collect();
+    let handled: Vec<_> = submitters.into_iter().map(|it| it.join().unwrap()).collect();
+    actor.finish();
+    assert!(actor.join(never()));
+    assert_eq!(handled, [true, true]);
+}
+
+/// Who submits while the mailbox is closed by `finish` is handled or refused, and the actor hears of the end, though
+/// the last sender may be that of a submission.
+fn the_end_is_heard() {
+    let actor = Arc::new(Handle::spawn("echo".into(), 1, Echo).unwrap());
+    let submitters: Vec<_> = (0..2)
+        .map(|_| {
+            let actor = actor.clone();
+            thread::spawn(move || {
+                let (reply, slot) = oneshot::<()>();
+                let accepted = actor.send(reply, None).is_ok();
+                accepted == slot.wait(None).unwrap().is_ok()
+            })
+        })
+        .collect();
+    actor.finish();
+    let consistent: Vec<_> = submitters.into_iter().map(|it| it.join().unwrap()).collect();
+    assert!(actor.join(never()));
+    assert_eq!(consistent, [true, true]);
+}
+
+#[test]
+fn an_actor_hears_of_every_message() {
+    holds(every_message_is_handled);
+    notices(Fault::SilencesLate, every_message_is_handled);
+}
+
+#[test]
+fn an_actor_hears_of_the_end() {
+    holds(the_end_is_heard);
+    notices(Fault::RingsEarly, the_end_is_heard);
+}
+
+#[test]
+fn a_mailbox_answers_everybody() {
+    holds(every_submission_is_answered);
+    notices(Fault::LeavesTheQueue, every_submission_is_answered);
+    notices(Fault::SendsUnderTheLock, every_submission_is_answered);
+}

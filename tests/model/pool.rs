@@ -1,0 +1,113 @@
+//! The pool.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shuttle::thread;
+
+use super::{STACK, holds, never, notices};
+use crate::sync::fault::Fault;
+use crate::sync::oneshot::oneshot;
+use crate::sync::pool::{Part, Pool, PoolConfig};
+
+/// Its threads may end whenever they are idle.
+fn pool(max_threads: usize) -> Arc<Pool> {
+    let idle = Duration::from_secs(1);
+    Arc::new(Pool::new(PoolConfig { name: "model", max_threads, stack_size: STACK, idle }))
+}
+
+fn parts() -> Vec<Part<u32>> {
+    (1..=3u32).map(|n| Box::new(move || Ok(n)) as Part<u32>).collect()
+}
+
+/// A job of a pool of one thread waits for other jobs of the same pool.
+fn a_job_may_wait_for_jobs() {
+    let pool = pool(1);
+    let (reply, slot) = oneshot::<u32>();
+    let inner = pool.clone();
+    pool.spawn(move || {
+        let sum = inner.fan_out(parts(), 2).into_iter().map(|it| it.unwrap_or(0)).sum();
+        drop(inner);
+        reply.send(Ok(sum));
+    })
+    .unwrap();
+    let sum = slot.wait(None).unwrap().unwrap_or(0);
+    let n_left = pool.close(never());
+    assert_eq!((sum, n_left, pool.n_threads()), (6, 0, 0));
+}
+
+/// Whoever fans out gets all results, in their order, though others do some of the jobs.
+fn all_results_come_back() {
+    let pool = pool(2);
+    let results: Vec<_> = pool.fan_out(parts(), 3).into_iter().map(|it| it.unwrap_or(0)).collect();
+    let n_left = pool.close(never());
+    assert_eq!((results, n_left, pool.n_threads()), (vec![1, 2, 3], 0, 0));
+}
+
+/// A job that comes when the only thread has had enough of waiting is done all the same.
+fn no_job_is_left_behind() {
+    let pool = pool(1);
+    let bringers: Vec<_> = (0..2)
+        .map(|n| {
+            let pool = pool.clone();
+            thread::spawn(move || {
+                let (reply, slot) = oneshot::<u32>();
+                pool.spawn(move || reply.send(Ok(n))).unwrap();
+                slot.wait(None).is_some_and(|it| it.is_ok_and(|it| it == n))
+            })
+        })
+        .collect();
+    let done: Vec<_> = bringers.into_iter().map(|it| it.join().unwrap()).collect();
+    let n_left = pool.close(never());
+    assert_eq!((done, n_left, pool.n_threads()), (vec![true; 2], 0, 0));
+}
+
+/// A job that comes while the pool closes is done or refused, and answered in both cases.
+fn closing_answers_every_job() {
+    let pool = pool(1);
+    let bringers: Vec<_> = (0..2)
+        .map(|_| {
+            let pool = pool.clone();
+            thread::spawn(move || {
+                let (reply, slot) = oneshot::<()>();
+                let accepted = pool.spawn(move || reply.send(Ok(()))).is_ok();
+                (accepted, slot.wait(None).unwrap().err().map(|it| it.message().to_owned()))
+            })
+        })
+        .collect();
+    let n_left = pool.close(never());
+    let answers: Vec<_> = bringers.into_iter().map(|it| it.join().unwrap()).collect();
+    assert_eq!((n_left, pool.n_threads()), (0, 0));
+    for answer in answers {
+        match answer {
+            (true, None) => {}
+            (_, Some(message)) if message == "the pool model is closed" => {}
+            other => panic!("accepted, and the error: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_pool_of_one_thread_does_not_wait_for_itself() {
+    holds(a_job_may_wait_for_jobs);
+    notices(Fault::WaitsIdly, a_job_may_wait_for_jobs);
+}
+
+#[test]
+fn a_pool_returns_all_results() {
+    holds(all_results_come_back);
+    notices(Fault::FinishesSilently, all_results_come_back);
+}
+
+#[test]
+fn a_pool_leaves_no_job_behind() {
+    holds(no_job_is_left_behind);
+    notices(Fault::LeavesWhenCalled, no_job_is_left_behind);
+    notices(Fault::ClearsBlindly, no_job_is_left_behind);
+}
+
+#[test]
+fn a_pool_that_closes_answers_every_job() {
+    holds(closing_answers_every_job);
+    notices(Fault::DropsSilently, closing_answers_every_job);
+}
