@@ -3,7 +3,6 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A time as RFC 3339 in UTC, to the second.
-#[cfg(any(test, feature = "local"))]
 pub(crate) fn rfc3339(at: SystemTime) -> String {
     format!("{}Z", date_time(since_1970(at).as_secs()))
 }
@@ -27,6 +26,101 @@ pub(crate) fn hours(duration: Duration) -> String {
 /// A time before 1970 counts as its beginning.
 fn since_1970(at: SystemTime) -> Duration {
     at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO)
+}
+
+/// Reads RFC 3339. A time without an offset counts as UTC, and a space may stand for the `T`. `None` for what is no time,
+/// or before 1970.
+pub(crate) fn parse_rfc3339(text: &str) -> Option<SystemTime> {
+    let text = text.trim();
+    let (date, rest) = (text.get(..10)?, text.get(10..)?);
+    let days = parse_day(date)?;
+    let rest = rest.strip_prefix(['T', 't', ' '])?;
+    // The offset begins at the first sign that is no digit, colon or point.
+    let end = rest.find(['Z', 'z', '+', '-']).unwrap_or(rest.len());
+    let (time, offset) = (rest.get(..end)?, rest.get(end..)?);
+    let (whole, fraction) = time.split_once('.').map_or((time, None), |(it, more)| (it, Some(more)));
+    let seconds = days * 86_400 + parse_time(whole)? - parse_offset(offset)?;
+    let nanos = fraction.map_or(Some(0), parse_nanos)?;
+    UNIX_EPOCH.checked_add(Duration::new(u64::try_from(seconds).ok()?, nanos))
+}
+
+/// Reads the date of an HTTP header, such as `Fri, 20 Nov 2026 15:19:59 GMT`.
+pub(crate) fn parse_http_date(text: &str) -> Option<SystemTime> {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let mut words = text.split_whitespace().skip(1);
+    let day: i64 = words.next()?.parse().ok()?;
+    let name = words.next()?;
+    let month = 1 + i64::try_from(MONTHS.iter().position(|it| *it == name)?).ok()?;
+    let year: i64 = words.next()?.parse().ok()?;
+    let time = parse_time(words.next()?)?;
+    let seconds = days_since_1970(year, month, day)? * 86_400 + time;
+    (words.next()? == "GMT").then_some(())?;
+    UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))
+}
+
+/// Reads `YYYY-MM-DD` as days since 1970.
+pub(crate) fn parse_day(text: &str) -> Option<i64> {
+    let mut parts = text.split('-');
+    let (year, month, day) = (parts.next()?, parts.next()?, parts.next()?);
+    let lengths = (year.len(), month.len(), day.len(), parts.next());
+    (lengths == (4, 2, 2, None)).then_some(())?;
+    days_since_1970(digits(year)?, digits(month)?, digits(day)?)
+}
+
+fn days_since_1970(year: i64, month: i64, day: i64) -> Option<i64> {
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let last = match month {
+        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+        4 | 6 | 9 | 11 => 30,
+        2 => 28 + i64::from(leap),
+        _ => return None,
+    };
+    if !(1..=last).contains(&day) || !(0..=9999).contains(&year) {
+        return None;
+    }
+    // The reverse of `date_time`: the year begins with March.
+    let year = if month <= 2 { year - 1 } else { year };
+    let month_from_march = (month + 9) % 12;
+    let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
+    let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    Some(era * 146_097 + day_of_era - 719_468)
+}
+
+/// Reads `HH:MM:SS` as seconds. A leap second counts as the one after it.
+fn parse_time(text: &str) -> Option<i64> {
+    let mut parts = text.split(':');
+    let (hour, minute, second) = (parts.next()?, parts.next()?, parts.next().unwrap_or("00"));
+    let lengths = (hour.len(), minute.len(), second.len(), parts.next());
+    (lengths == (2, 2, 2, None)).then_some(())?;
+    let (hour, minute, second) = (digits(hour)?, digits(minute)?, digits(second)?);
+    (hour < 24 && minute < 60 && second <= 60).then_some(hour * 3600 + minute * 60 + second)
+}
+
+/// Reads `Z`, `+HH:MM`, `-HHMM` or nothing as seconds east of Greenwich.
+fn parse_offset(text: &str) -> Option<i64> {
+    let sign = match text.bytes().next() {
+        None => return Some(0),
+        Some(b'Z' | b'z') => return (text.len() == 1).then_some(0),
+        Some(b'+') => 1,
+        Some(_) => -1,
+    };
+    let digits_of = text.get(1..)?.replace(':', "");
+    let (hour, minute) = (digits_of.get(..2)?, digits_of.get(2..)?);
+    (minute.len() == 2).then_some(sign * (digits(hour)? * 3600 + digits(minute)? * 60))
+}
+
+/// What stands behind the point of seconds. More than nine digits are cut off.
+fn parse_nanos(text: &str) -> Option<u32> {
+    digits(text)?;
+    let nine: String = text.chars().chain(std::iter::repeat('0')).take(9).collect();
+    nine.parse().ok()
+}
+
+fn digits(text: &str) -> Option<i64> {
+    let good = (1..=18).contains(&text.len()) && text.bytes().all(|it| it.is_ascii_digit());
+    good.then(|| text.parse().ok()).flatten()
 }
 
 fn date_time(seconds: u64) -> String {
@@ -60,6 +154,52 @@ mod tests {
             (4_107_542_400, "2100-03-01T00:00:00Z"),
         ] {
             assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn every_form_of_rfc3339_is_read() {
+        let at = |seconds, nanos| Some(UNIX_EPOCH + Duration::new(seconds, nanos));
+        for (text, time) in [
+            ("1970-01-01T00:00:00Z", at(0, 0)),
+            ("2000-02-29T00:00:00Z", at(951_782_400, 0)),
+            ("2026-11-20T13:19:11Z", at(1_795_180_751, 0)),
+            ("2026-11-20t13:19:11z", at(1_795_180_751, 0)),
+            ("2026-11-20 13:19:11+00:00", at(1_795_180_751, 0)),
+            ("2026-11-20T15:19:11+02:00", at(1_795_180_751, 0)),
+            ("2026-11-20T08:49:11-0430", at(1_795_180_751, 0)),
+            ("2026-11-20T13:19:11.937975", at(1_795_180_751, 937_975_000)),
+            ("2026-11-20T13:19:11.1234567891Z", at(1_795_180_751, 123_456_789)),
+            ("2026-11-20T13:19Z", at(1_795_180_740, 0)),
+            ("2100-02-29T00:00:00Z", None),
+            ("2026-13-01T00:00:00Z", None),
+            ("2026-11-20T24:00:00Z", None),
+            ("2026-11-20T13:19:11.Z", None),
+            ("2026-11-20T13:19:11+1", None),
+            ("2026-11-20", None),
+            ("20261120T131911Z", None),
+            ("1969-12-31T23:59:59Z", None),
+            ("äöü-äöü-äöüT", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_rfc3339(text), time, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_across_four_centuries() {
+        for day in (0..146_097u64).step_by(97) {
+            let at = UNIX_EPOCH + Duration::from_secs(day * 86_400 + 86_399);
+            assert_eq!(parse_rfc3339(&rfc3339(at)), Some(at));
+        }
+    }
+
+    #[test]
+    fn the_date_of_a_header_is_read() {
+        let read = |text| parse_http_date(text).map(rfc3339);
+        assert_eq!(read("Fri, 20 Nov 2026 15:19:59 GMT").as_deref(), Some("2026-11-20T15:19:59Z"));
+        for wrong in ["", "Fri, 20 Nov 2026 15:19:59", "Fri, 31 Feb 2026 15:19:59 GMT", "0", "2026-11-20"] {
+            assert_eq!(read(wrong), None, "{wrong}");
         }
     }
 

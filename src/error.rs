@@ -255,6 +255,14 @@ impl Error {
         })
     }
 
+    /// This error under another kind and in other words, with everything that is known about its place.
+    pub(crate) fn renamed(self, kind: ErrorKind, message: impl Into<String>) -> Self {
+        self.edit(|it| {
+            it.kind = kind;
+            it.message = message.into();
+        })
+    }
+
     fn edit(mut self, change: impl FnOnce(&mut Inner)) -> Self {
         change(Arc::make_mut(&mut self.inner));
         self

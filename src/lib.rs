@@ -22,7 +22,8 @@
 //! # The clients
 //! [`ServiceClient`] opens a session and makes the others. [`TrainingClient`] trains one model, in the order of the calls.
 //! [`SamplingClient`] samples from one set of weights, thousands of times at once if need be. Each is a cheap handle of
-//! which clones can be given to other threads, and has a thread of its own that owns its state.
+//! which clones can be given to other threads, and has a thread of its own that owns its state. [`RestClient`] lists and manages
+//! what was made, [`AdminClient`] says what it cost; they open no session and work on the caller's thread.
 //!
 //! # Waiting
 //! A verb submits and returns a [`Pending`]; the operation goes on whether or not anybody waits. [`Pending::wait`] blocks
@@ -63,7 +64,7 @@
 //! `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`, each with less weight than what [`ServiceClientBuilder`] is told.
 //!
 //! # What it does not do
-//! Tokenizers other than bytes, chat templates, custom losses and the management of checkpoints are not there yet. It never
+//! Tokenizers other than bytes, chat templates, custom losses and the download of checkpoints are not there yet. It never
 //! merges adapters, owns signals, or starts a runtime.
 
 mod client;
@@ -86,6 +87,7 @@ pub mod tokenizer;
 pub mod types;
 mod wire;
 
+pub use client::{AdminClient, FoundSessions, Listing, RestClient};
 pub use client::{SamplingClient, SamplingSource, ServiceClient, ServiceClientBuilder, TrainingClient};
 pub use config::{CircuitBreaker, PausePolicy, Threads, Timeouts};
 pub use error::{Category, Error, ErrorKind, Phase, Result, Sent, Violation};

@@ -1,16 +1,21 @@
 //! The clients: handles that submit, and the actors that own their state.
 
+mod admin;
+mod asking;
 mod builder;
 mod create;
 #[cfg(test)]
 #[cfg(feature = "zstd")]
 mod replay;
+mod rest;
 mod sampling;
 mod service;
 mod training;
 
+pub use admin::AdminClient;
 pub use builder::ServiceClientBuilder;
 pub use create::SamplingSource;
+pub use rest::{FoundSessions, Listing, RestClient};
 pub use sampling::SamplingClient;
 pub use service::ServiceClient;
 pub use training::TrainingClient;

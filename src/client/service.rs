@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::client::create::{self, SamplingSource};
-use crate::client::{Client, Hold, SamplingClient, ServiceClientBuilder, TrainingClient};
+use crate::client::{
+    AdminClient, Client, Hold, RestClient, SamplingClient, ServiceClientBuilder, TrainingClient,
+};
 use crate::error::{Error, Result};
 use crate::http::{Call, Lane};
 use crate::metrics::Metrics;
@@ -106,11 +108,8 @@ impl ServiceClient {
     /// `Timeouts::connect`.
     pub fn get_server_capabilities(&self) -> Result<ServerCapabilities> {
         const VERB: &str = "ServiceClient.get_server_capabilities";
+        self.learn_flags(VERB)?;
         let session = self.session();
-        session.check_open()?;
-        let (ticket, flags) = session.ticket(VERB, &session.cancel);
-        self.tell(Msg::Flags(ticket), flags.deadline())?;
-        flags.wait()?;
         let call = Call::get(Lane::Rest, "/api/v1/get_server_capabilities").by(VERB);
         let reply: Result<ServerCapabilitiesResponse> = session.http.json(&call, &session.cancel);
         let named =
@@ -203,6 +202,17 @@ impl ServiceClient {
         SamplingClient::start(self.inner.owner.clone(), sampler)
     }
 
+    /// Makes a client that lists and manages training runs, checkpoints and sessions. Nothing is sent, and no session is
+    /// opened, not even by its calls.
+    pub fn create_rest_client(&self) -> RestClient {
+        RestClient::new(self)
+    }
+
+    /// Makes a client that reads the audit log and what was used. Nothing is sent, and no session is opened.
+    pub fn create_admin_client(&self) -> AdminClient {
+        AdminClient::new(self)
+    }
+
     /// The numbers that this client keeps: requests, latencies, operations in flight.
     pub fn metrics(&self) -> &Metrics {
         &self.session().config.seeing.metrics
@@ -249,6 +259,15 @@ impl ServiceClient {
         TrainingClient::start(self.inner.owner.clone(), created)
     }
 
+    /// Waits until the server's flags are known, which decide what credential it wants.
+    pub(super) fn learn_flags(&self, verb: &'static str) -> Result<()> {
+        let session = self.session();
+        session.check_open()?;
+        let (ticket, flags) = session.ticket(verb, &session.cancel);
+        self.tell(Msg::Flags(ticket), flags.deadline())?;
+        flags.wait()
+    }
+
     fn tell(&self, msg: Msg, deadline: Option<Instant>) -> Result<()> {
         self.inner.actor.mailbox.send(msg, deadline)
     }
@@ -258,7 +277,7 @@ impl ServiceClient {
         &self.inner.owner
     }
 
-    fn session(&self) -> &Arc<Session> {
+    pub(super) fn session(&self) -> &Arc<Session> {
         self.inner.owner.session()
     }
 }

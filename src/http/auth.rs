@@ -4,6 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::Value;
 
 use crate::secret::Secret;
 use crate::sync::clock::Clock;
@@ -38,6 +39,11 @@ struct Token {
 impl Auth {
     pub(crate) fn new(raw: Secret) -> Self {
         Auth { raw, state: Mutex::new(State::default()), fetching: Semaphore::new(1) }
+    }
+
+    /// The credential that the caller gave.
+    pub(crate) fn raw(&self) -> &Secret {
+        &self.raw
     }
 
     /// The server wants tokens instead of the raw credential.
@@ -97,10 +103,15 @@ impl Auth {
     }
 }
 
+/// What a JWT claims, unverified.
+pub(crate) fn claims(jwt: &str) -> Option<Value> {
+    let claims = URL_SAFE_NO_PAD.decode(jwt.split('.').nth(1)?.trim_end_matches('=')).ok()?;
+    serde_json::from_slice(&claims).ok()
+}
+
 /// How much longer a JWT lives, from its unverified claims.
 fn expiry(jwt: &str) -> Option<Duration> {
-    let claims = URL_SAFE_NO_PAD.decode(jwt.split('.').nth(1)?.trim_end_matches('=')).ok()?;
-    let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
+    let claims = claims(jwt)?;
     let exp = Duration::try_from_secs_f64(claims.get("exp")?.as_f64()?).ok()?;
     Some(exp.saturating_sub(SystemTime::now().duration_since(UNIX_EPOCH).ok()?))
 }

@@ -12,7 +12,7 @@ use crate::event::TraceContext;
 use crate::pending::Progress;
 
 /// One logical call: what is asked, and how hard to try.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Call {
     pub(crate) lane: Lane,
     pub(crate) method: &'static str,
@@ -41,6 +41,26 @@ pub(crate) struct Call {
     pub(crate) branch: Option<Branch>,
     /// Its place in a distributed trace.
     pub(crate) trace: Option<Arc<TraceContext>>,
+    /// Answers of these statuses are final, whatever they mean elsewhere.
+    pub(crate) final_on: &'static [u16],
+    /// An answer that points elsewhere is a success. It is never followed.
+    pub(crate) takes_redirect: bool,
+    /// Carries the credential itself, even where a token stands for it.
+    pub(crate) raw_credential: bool,
+    /// The idempotency key; without one, each call gets a new one.
+    pub(crate) key: Option<String>,
+}
+
+impl std::fmt::Debug for Call {
+    /// Without headers: one of them may be a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Call")
+            .field("lane", &self.lane)
+            .field("method", &self.method)
+            .field("path", &self.path)
+            .field("body", &self.body)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a request carries.
@@ -115,6 +135,10 @@ impl Call {
             passes_breaker: false,
             branch: None,
             trace: None,
+            final_on: &[],
+            takes_redirect: false,
+            raw_credential: false,
+            key: None,
         }
     }
 

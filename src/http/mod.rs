@@ -23,8 +23,10 @@ use crate::error::{Error, ErrorKind, Phase, Result, Sent};
 use crate::event::{BillingPause, Retry};
 use crate::metrics::name;
 use crate::policy::billing::{self, Billing};
+use crate::policy::offered::Offered;
 use crate::policy::retry::{Failure, Limits, Retries};
 use crate::policy::verdict::Verdict;
+use crate::secret::Secret;
 use crate::sync::clock::Clock;
 use crate::sync::{CancelToken, Mutex};
 use crate::wire::json;
@@ -49,6 +51,7 @@ pub(crate) struct Http {
     auth: Auth,
     breakers: Option<Breakers>,
     billing: Mutex<Billing>,
+    offered: Mutex<Offered>,
     /// The server answered at least once.
     reached: AtomicBool,
     last_contact: Mutex<Option<Instant>>,
@@ -62,6 +65,7 @@ impl Http {
         Http {
             breakers,
             billing: Mutex::new(Billing::new()),
+            offered: Mutex::new(Offered::default()),
             transport,
             config,
             clock,
@@ -73,6 +77,18 @@ impl Http {
 
     pub(crate) fn auth(&self) -> &Auth {
         &self.auth
+    }
+
+    /// What is known of the endpoints that the server lacks.
+    pub(crate) fn offered(&self) -> &Mutex<Offered> {
+        &self.offered
+    }
+
+    /// The credential that the next request would carry, which may have to be fetched.
+    pub(crate) fn credential(&self) -> Result<Secret> {
+        let timeout = self.config.timeouts.exchange;
+        let credential = self.auth.credential(&self.clock, timeout, |it| self.exchange_token(it, timeout));
+        credential.map_err(|it| it.error(&self.config.timeouts))
     }
 
     /// When the server last answered anything.
@@ -95,7 +111,7 @@ impl Http {
         let started = self.clock.now();
         let budget = call.budget.unwrap_or(self.config.timeouts.submit);
         let first_contact = (!self.reached.load(Ordering::Relaxed)).then_some(self.config.timeouts.connect);
-        let key = headers::idempotency_key();
+        let key = call.key.clone().unwrap_or_else(headers::idempotency_key);
         let mut retries = Retries::default();
         let mut sent = Sent::No;
         let mut last = None;
@@ -115,6 +131,9 @@ impl Http {
             let elapsed = self.clock.now().saturating_duration_since(begun);
             let (failure, error, reached) = match outcome {
                 Ok(answer) if answer.facts().verdict() == Verdict::Success => return Ok(answer),
+                Ok(answer) if call.takes_redirect && (300..400).contains(&answer.status) => {
+                    return Ok(answer);
+                }
                 Ok(answer) => {
                     let paused = match call.waits_for_payment {
                         true => self.pause_for_payment(&answer, call.deadline, cancel),
@@ -190,7 +209,8 @@ impl Http {
     /// this attempt or an earlier one.
     fn refused(&self, call: &Call, answer: &Answer) -> (Failure, Error, Option<Sent>) {
         let facts = answer.facts();
-        let failure = match call.leaves_429 && facts.status == 429 {
+        let is_final = call.final_on.contains(&facts.status) || call.leaves_429 && facts.status == 429;
+        let failure = match is_final {
             true => Failure::Fatal,
             false => Failure::Answer { verdict: facts.verdict(), hint: facts.hint() },
         };
@@ -232,6 +252,9 @@ impl Http {
     /// One attempt, repeated once if the server says that the token is no longer valid.
     fn renewed(&self, call: &Call, key: &str, retry: u32, left: Option<Duration>) -> Result<Answer, Broken> {
         let timeout = self.timeout(call, left);
+        if call.raw_credential {
+            return self.exchange(call, key, retry, timeout, self.auth.raw().expose());
+        }
         let credential = || self.auth.credential(&self.clock, timeout, |it| self.exchange_token(it, timeout));
         let first = credential()?;
         let answer = self.exchange(call, key, retry, timeout, first.expose())?;
@@ -253,7 +276,8 @@ impl Http {
         let call = Call::new(Lane::Session, "POST", "/api/v1/auth/token", body);
         let answer = self.exchange(&call, &headers::idempotency_key(), 0, timeout, raw)?;
         if answer.facts().verdict() != Verdict::Success {
-            return Err(Broken::Token(answer.facts().error()));
+            let error = answer.facts().error().with(|it| it.url = Some(self.url(&call)));
+            return Err(Broken::Token(error));
         }
         let reply: json::AuthTokenResponse = json::response(&answer.body).map_err(Broken::Token)?;
         Ok(reply.jwt.0)

@@ -12,11 +12,13 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::nn::LoraSpec;
+use crate::clock_text::rfc3339;
 
 /// The strength of an adapter is this over its rank: how the network reads it, and so what PEFT must be told.
 const ALPHA: f64 = 32.0;
@@ -90,6 +92,9 @@ pub(super) struct Meta {
     pub(super) created: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ttl_seconds: Option<u64>,
+    /// RFC 3339: when it may go, if that was said after it was saved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) expires: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) user_metadata: Option<BTreeMap<String, String>>,
 }
@@ -223,17 +228,82 @@ impl Store {
         })
     }
 
-    /// What is known on disk of a run: what any of its checkpoints says.
-    pub(super) fn any_of(&self, run_id: &str) -> Option<Meta> {
-        [Kind::Training, Kind::Sampler].into_iter().find_map(|kind| {
-            let place = Place::new(run_id, kind, "any").ok()?;
-            let names = fs::read_dir(self.folder(&place).parent()?).ok()?;
-            names.flatten().find_map(|it| {
-                let name = it.file_name();
-                self.meta(&Place::new(run_id, kind, name.to_str()?).ok()?).ok()
-            })
-        })
+    /// All checkpoints. What cannot be read is none.
+    pub(super) fn all(&self) -> Vec<Found> {
+        folders(&self.root).flat_map(|run| self.within(&run)).collect()
     }
+
+    /// The checkpoints of a run.
+    pub(super) fn of_run(&self, run_id: &str) -> Vec<Found> {
+        let Ok(place) = Place::new(run_id, Kind::Training, "any") else { return Vec::new() };
+        let folder = self.folder(&place);
+        let run = folder.ancestors().nth(2).unwrap_or(&self.root);
+        self.within(run).into_iter().filter(|it| it.meta.run_id == run_id).collect()
+    }
+
+    /// The checkpoints in the folder of a run.
+    fn within(&self, run: &Path) -> Vec<Found> {
+        let kinds = [Kind::Training, Kind::Sampler].into_iter();
+        let places = kinds.flat_map(|kind| folders(&run.join(kind.segment())).map(move |it| (kind, it)));
+        places.filter_map(|(kind, folder)| self.found(kind, &folder)).collect()
+    }
+
+    fn found(&self, kind: Kind, folder: &Path) -> Option<Found> {
+        let meta: Meta = serde_json::from_slice(&fs::read(folder.join(META)).ok()?).ok()?;
+        let place = Place::new(&meta.run_id, kind, folder.file_name()?.to_str()?).ok()?;
+        let files = fs::read_dir(folder).ok()?.flatten();
+        let size_bytes = files.filter_map(|it| Some(it.metadata().ok()?.len())).sum();
+        // A folder that was copied from another run is not where its description says.
+        (self.folder(&place) == folder).then_some(Found { place, meta, size_bytes })
+    }
+
+    /// Deletes a checkpoint: it is gone as a whole before its files are.
+    pub(super) fn delete(&self, place: &Place) -> Result<(), Problem> {
+        let folder = self.folder(place);
+        let number = self.drafts.fetch_add(1, Ordering::Relaxed);
+        let aside = self.root.join(format!(".old-{}-{number}", std::process::id()));
+        fs::rename(&folder, &aside).map_err(|it| match it.kind() {
+            io::ErrorKind::NotFound => Problem::Missing(format!("{} does not exist", place.uri())),
+            _ => disk(&folder, "delete", &it),
+        })?;
+        fs::remove_dir_all(&aside).map_err(|it| disk(&aside, "delete", &it))
+    }
+
+    /// Notes in its description how much longer a checkpoint is to be kept; `None` is for ever.
+    pub(super) fn keep(&self, place: &Place, ttl_seconds: Option<u64>) -> Result<(), Problem> {
+        let mut meta = self.meta(place)?;
+        let end = ttl_seconds.and_then(|it| SystemTime::now().checked_add(Duration::from_secs(it)));
+        (meta.ttl_seconds, meta.expires) = (ttl_seconds, end.map(rfc3339));
+        let text = serde_json::to_string_pretty(&meta).map_err(|it| Problem::Disk(it.to_string()))?;
+        let (path, number) = (self.folder(place).join(META), self.drafts.fetch_add(1, Ordering::Relaxed));
+        // Replaced at once, so that nobody reads half of it.
+        let draft = path.with_file_name(format!(".draft-{}-{number}", std::process::id()));
+        let written = fs::write(&draft, text + "\n").and_then(|()| fs::rename(&draft, &path));
+        written.map_err(|it| disk(&path, "write", &it))
+    }
+}
+
+/// A checkpoint that is on disk.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) place: Place,
+    pub(super) meta: Meta,
+    /// All its files together.
+    pub(super) size_bytes: u64,
+}
+
+impl Found {
+    pub(super) fn kind(&self) -> Kind {
+        self.place.kind
+    }
+}
+
+/// The folders in a folder, in the order of their names.
+fn folders(within: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = fs::read_dir(within).into_iter().flatten().flatten();
+    let mut all: Vec<PathBuf> = entries.map(|it| it.path()).filter(|it| it.is_dir()).collect();
+    all.sort();
+    all.into_iter()
 }
 
 fn write_folder(folder: &Path, meta: &Meta, files: &[(&str, Vec<u8>)]) -> Result<(), Problem> {
@@ -270,7 +340,15 @@ mod tests {
     }
 
     fn meta() -> Meta {
-        Meta { format: 1, rank: 8, train_mlp: true, base_model: "tinkex/nano".into(), ..Meta::default() }
+        let run_id = "s:train:0".into();
+        Meta {
+            format: 1,
+            run_id,
+            rank: 8,
+            train_mlp: true,
+            base_model: "tinkex/nano".into(),
+            ..Meta::default()
+        }
     }
 
     #[test]
@@ -299,8 +377,9 @@ mod tests {
         save(b"2", true).expect("a second save");
         assert_eq!(store.read(&place("a"), ADAPTER).expect("the file"), b"2");
         assert_eq!(store.meta(&place("a")).expect("the description"), meta());
-        assert_eq!(store.any_of("s:train:0").expect("a run").rank, 8);
-        assert!(store.any_of("s:train:1").is_none());
+        let found = store.of_run("s:train:0");
+        assert_eq!((found.len(), &found[0].place, found[0].meta.rank), (1, &place("a"), 8));
+        assert!(store.of_run("s:train:1").is_empty() && store.all().len() == 1);
         assert!(matches!(store.read(&place("a"), OPTIMIZER), Err(Problem::Missing(_))));
         assert!(matches!(store.meta(&place("b")), Err(Problem::Missing(_))));
         let config = store.read(&place("a"), "adapter_config.json").expect("the file");
@@ -309,6 +388,27 @@ mod tests {
         let left: Vec<_> =
             fs::read_dir(&store.root).expect("the folder").flatten().map(|it| it.file_name()).collect();
         assert_eq!(left, ["s_train_0"], "no drafts are left");
+        fs::remove_dir_all(&store.root).expect("cleaning up");
+    }
+
+    #[test]
+    fn a_deleted_checkpoint_is_gone_and_a_kept_one_says_until_when() {
+        let store = store("delete");
+        for name in ["a", "b"] {
+            store.save(&place(name), &meta(), &[(ADAPTER, b"1".to_vec())], false).expect("a save");
+        }
+        store.delete(&place("a")).expect("a deletion");
+        assert!(
+            matches!(store.delete(&place("a")), Err(Problem::Missing(text)) if text.contains("weights/a"))
+        );
+        assert!(matches!(store.keep(&place("a"), None), Err(Problem::Missing(_))));
+        store.keep(&place("b"), Some(3600)).expect("a note");
+        let found = store.all();
+        assert_eq!(found.len(), 1);
+        assert!(found[0].meta.expires.is_some() && found[0].meta.rank == 8 && 1 < found[0].size_bytes);
+        store.keep(&place("b"), None).expect("a note");
+        assert_eq!(store.meta(&place("b")).expect("the description"), meta());
+        assert_eq!(folders(&store.root).count(), 1, "nothing stays aside");
         fs::remove_dir_all(&store.root).expect("cleaning up");
     }
 

@@ -11,7 +11,7 @@ use axum::extract::{DefaultBodyLimit, Path, Request, State as Shared};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, any, delete, get, post, put};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -25,7 +25,7 @@ use super::engine::Work;
 use super::examples::Pass;
 use super::futures::{Found, Outcome};
 use super::nn::Adam;
-use super::state::{Refusal, Reply, State, refuse};
+use super::state::{Refusal, Reply, State, Window, refuse};
 
 const PROTOBUF: &str = "application/x-protobuf";
 /// The largest request, compressed or not.
@@ -80,7 +80,16 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/asample", call(|app, it, fingerprint| app.state.sample(it, fingerprint)))
         .route("/api/v1/cancel_future", call(cancel_future))
         .route("/api/v1/retrieve_future", post(retrieve_future))
+        .route("/api/v1/training_runs", get(training_runs))
         .route("/api/v1/training_runs/{id}", get(training_run))
+        .route("/api/v1/training_runs/{id}/checkpoints", get(checkpoints_of))
+        .route("/api/v1/training_runs/{id}/checkpoints/{kind}/{name}", delete(delete_checkpoint))
+        .route("/api/v1/training_runs/{id}/checkpoints/{kind}/{name}/ttl", put(keep_checkpoint))
+        // Nobody else could read what is published here.
+        .route("/api/v1/training_runs/{id}/checkpoints/{kind}/{name}/publish", any(not_allowed))
+        .route("/api/v1/checkpoints", get(checkpoints))
+        .route("/api/v1/sessions", get(sessions))
+        .route("/api/v1/sessions/{id}", get(session))
         .route(
             "/api/v1/weights_info",
             call(|app, it: WeightsInfoRequest, _| app.state.weights_info(&it.tinker_path)),
@@ -90,7 +99,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
             call(|_, _: serde_json::Value, _| Ok(TelemetryResponse { status: "accepted".into() })),
         )
         .fallback(|| async { refusal(404, "Not Found") })
-        .method_not_allowed_fallback(|| async { refusal(405, "Method Not Allowed") })
+        .method_not_allowed_fallback(not_allowed)
         .layer(DefaultBodyLimit::max(MOST_BODY))
         .layer(middleware::from_fn_with_state(app.clone(), authenticate))
         // Says nothing and costs nothing, so whoever starts the server may ask without a key.
@@ -191,7 +200,7 @@ fn dynamic_config(_: &App, _: ClientConfigRequest, _: u64) -> Reply<DynamicConfi
 async fn create_session(Shared(app): Context, headers: HeaderMap, body: Bytes) -> Response {
     let key = headers.get("x-idempotency-key").and_then(|it| it.to_str().ok());
     match request::<CreateSessionRequest>(&body) {
-        Ok(_) => ok(&app.state.create_session(key)),
+        Ok(it) => ok(&app.state.create_session(it, key)),
         Err(error) => unreadable(&error),
     }
 }
@@ -209,6 +218,47 @@ async fn sampler(Shared(app): Context, Path(id): Path<String>) -> Response {
 
 async fn training_run(Shared(app): Context, Path(id): Path<String>) -> Response {
     reply(app.state.training_run(&id))
+}
+
+async fn not_allowed() -> Response {
+    refusal(405, "Method Not Allowed")
+}
+
+async fn training_runs(Shared(app): Context, uri: Uri) -> Response {
+    ok(&app.state.training_runs(Window::read(uri.query().unwrap_or_default(), 20)))
+}
+
+async fn checkpoints(Shared(app): Context, uri: Uri) -> Response {
+    ok(&app.state.checkpoints(Window::read(uri.query().unwrap_or_default(), 100)))
+}
+
+async fn checkpoints_of(Shared(app): Context, Path(id): Path<String>) -> Response {
+    reply(app.state.checkpoints_of(&id))
+}
+
+/// The run, the kind and the name of a checkpoint.
+type Three = Path<(String, String, String)>;
+
+async fn delete_checkpoint(Shared(app): Context, Path((run, kind, name)): Three) -> Response {
+    match app.state.delete_checkpoint(&run, &kind, &name) {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(Refusal { status, detail }) => refusal(status, &detail),
+    }
+}
+
+async fn keep_checkpoint(Shared(app): Context, Path((run, kind, name)): Three, body: Bytes) -> Response {
+    match request::<CheckpointTtlRequest>(&body) {
+        Ok(it) => reply(app.state.keep_checkpoint(&run, &kind, &name, it.ttl_seconds).map(|()| json!({}))),
+        Err(error) => unreadable(&error),
+    }
+}
+
+async fn sessions(Shared(app): Context, uri: Uri) -> Response {
+    ok(&app.state.sessions(Window::read(uri.query().unwrap_or_default(), 20)))
+}
+
+async fn session(Shared(app): Context, Path(id): Path<String>) -> Response {
+    reply(app.state.session_info(&id))
 }
 
 async fn forward_backward(Shared(app): Context, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {

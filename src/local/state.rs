@@ -19,8 +19,11 @@ use super::nn::{LoraSpec, ModelConfig};
 use super::sampling::Slot;
 use super::turns::{Recent, Seen, Turns};
 
+mod lists;
 mod models;
 mod samplers;
+
+pub(super) use lists::Window;
 
 /// The one model that this engine serves.
 pub(super) const NANO: &str = "tinkex/nano";
@@ -72,6 +75,10 @@ struct Inner {
 }
 
 struct Session {
+    /// How many there were before it.
+    number: usize,
+    user_metadata: BTreeMap<String, Value>,
+    display_name: Option<String>,
     finished: bool,
     contact: Instant,
     models: Recent,
@@ -137,12 +144,19 @@ impl State {
 
     // ---- sessions ----
 
-    pub(super) fn create_session(&self, key: Option<&str>) -> CreateSessionResponse {
+    pub(super) fn create_session(
+        &self,
+        request: CreateSessionRequest,
+        key: Option<&str>,
+    ) -> CreateSessionResponse {
         let mut inner = self.inner.lock();
         let known = key.and_then(|it| inner.session_keys.get(it)).cloned();
         let session_id = known.unwrap_or_else(|| {
             let id = format!("{:016x}", inner.rng.u64(..));
             let session = Session {
+                number: inner.sessions.len(),
+                user_metadata: request.user_metadata,
+                display_name: request.display_name,
                 finished: false,
                 contact: Instant::now(),
                 models: Recent::new(4096),

@@ -6,6 +6,8 @@ pub(crate) mod billing;
 pub(crate) mod breaker;
 pub(crate) mod chunk;
 pub(crate) mod combine;
+pub(crate) mod offered;
+pub(crate) mod paging;
 pub(crate) mod pause;
 pub(crate) mod poll;
 pub(crate) mod poll_many;

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::fake::Seen;
+use super::shelf::Shelf;
 use crate::http::Answer;
 use crate::types::{ForwardBackwardOutput, SampleResponse, SampledSequence, StopReason};
 use crate::wire::{sample, train};
@@ -16,6 +17,7 @@ pub(super) struct Answers {
     promises: HashMap<String, Answer>,
     models: usize,
     samplers: usize,
+    shelf: Shelf,
     /// Offers `retrieve_futures`, and says so in its flags.
     pub(super) polls_together: bool,
     /// Finished samples, with the sizes of their results.
@@ -27,12 +29,22 @@ impl Answers {
         let body = seen.json().unwrap_or_default();
         let text = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
         let name = seen.path.strip_prefix("/api/v1/").unwrap_or(&seen.path);
+        if let Some((code, value)) = self.shelf.answer(seen) {
+            return if code == 204 {
+                Answer { status: code, ..Answer::default() }
+            } else {
+                status(code, value)
+            };
+        }
         match name {
             "client/config" => {
                 ok(json!({"pjwt_auth_enabled": false, "sample_use_retrieve_futures": self.polls_together}))
             }
             "client/dynamic_config" => status(404, json!({"detail": "Not Found"})),
-            "create_session" => ok(json!({"session_id": "session-1", "type": "create_session"})),
+            "create_session" => {
+                self.shelf.add_session("session-1");
+                ok(json!({"session_id": "session-1", "type": "create_session"}))
+            }
             "telemetry" => ok(json!({"status": "accepted"})),
             "session_heartbeat" => ok(json!({"type": "session_heartbeat"})),
             "get_server_capabilities" => ok(json!({"supported_models": [{"model_name": "fake/model"}]})),
@@ -45,24 +57,23 @@ impl Answers {
                 ok(json!({"sampling_session_id": format!("sampler-{}", self.samplers)}))
             }
             "create_model" => {
-                self.models += 1;
-                self.promise(ok(
-                    json!({"model_id": format!("model-{}", self.models), "type": "create_model"}),
-                ))
+                let id = self.model();
+                self.promise(ok(json!({"model_id": id, "type": "create_model"})))
             }
             "load_weights" => {
-                self.models += 1;
-                let id = format!("model-{}", self.models);
+                let id = self.model();
                 self.promise(ok(json!({"path": text("path"), "model_id": id, "type": "load_weights"})))
             }
             "optim_step" => self.promise(ok(json!({"metrics": {"grad_norm": 1.0}, "type": "optim_step"}))),
             "save_weights" => {
                 let path = format!("tinker://{}/weights/{}", text("model_id"), text("path"));
+                self.shelf.add_checkpoint(&text("model_id"), "weights", &text("path"));
                 self.promise(ok(json!({"path": path, "type": "save_weights"})))
             }
             "save_weights_for_sampler" => match body.get("path") {
                 Some(_) => {
                     let path = format!("tinker://{}/sampler_weights/{}", text("model_id"), text("path"));
+                    self.shelf.add_checkpoint(&text("model_id"), "sampler_weights", &text("path"));
                     self.promise(ok(json!({"path": path, "type": "save_weights_for_sampler"})))
                 }
                 None => self.promise(ok(json!({"sampling_session_id": "sampler-of-model"}))),
@@ -96,6 +107,14 @@ impl Answers {
             _ if name.ends_with("/finish") => ok(json!({})),
             _ => status(404, json!({"detail": "Not Found"})),
         }
+    }
+
+    /// A new model's id.
+    fn model(&mut self) -> String {
+        self.models += 1;
+        let id = format!("model-{}", self.models);
+        self.shelf.add_run(&id);
+        id
     }
 
     fn promise(&mut self, result: Answer) -> Answer {

@@ -16,6 +16,7 @@
 mod answers;
 mod fake;
 mod memory;
+mod shelf;
 mod tcp;
 
 pub use crate::sync::clock::{Clock, VirtualClock};

@@ -3,28 +3,65 @@
 //! Values that a caller fills in are checked when they are submitted, and every problem names the path of the
 //! offending value, such as `data[3].loss_fn_inputs["weights"][7]`.
 
+mod audit;
 mod checkpoint;
+mod checkpoint_plan;
+mod checkpoint_record;
+mod copy;
 mod datum;
+mod day;
+mod identity;
+mod lenient;
 mod loss;
 mod model;
 mod model_input;
 mod optim;
+mod page;
 mod path;
 mod queue;
 mod sample;
+mod sampler_info;
 mod sampling_params;
+mod session_info;
+mod session_search;
+mod session_status;
+mod signed_url;
+mod storage_usage;
 mod tensor;
+mod timestamp;
 mod train;
+mod training_run;
+mod usage;
+mod weights_info;
 
+pub use audit::{AuditEntry, AuditEventType};
 pub use checkpoint::{LoadStateOutput, SaveStateOutput, SaveWeightsForSamplerOutput, Ttl};
+pub use checkpoint_plan::CheckpointPlan;
+pub use checkpoint_record::{Checkpoint, CheckpointType};
+pub use copy::{AccessToken, CopyOptions};
 pub use datum::Datum;
+pub use day::Day;
+pub use identity::{ApiKeyDetails, ApiKeyInfo, Identity};
 pub use loss::{Loss, LossFn, LossValue};
 pub use model::{LoraConfig, ModelInfo, ServerCapabilities, SupportedModel};
 pub use model_input::{Chunk, ImageFormat, ModelInput};
 pub use optim::{AdamParams, OptimStepOutput};
-pub use path::{SamplerPath, TrainingPath};
+pub use page::{AccessScope, Cursor, Page};
+pub use path::{CheckpointPath, ExternalPath, SamplerPath, TrainingPath};
 pub use queue::QueueState;
 pub use sample::{SampleResponse, SampledSequence, StopReason, TokenLogprob};
+pub use sampler_info::SamplerInfo;
 pub use sampling_params::{SampleOptions, SamplingParams, Stop};
+pub use session_info::SessionInfo;
+pub use session_search::{
+    FoundSession, SessionCursor, SessionOwner, SessionPage, SessionSearch, StatusFilter,
+};
+pub use session_status::{FailureReason, FinishReason, SessionStatus};
+pub use signed_url::{ArchiveUrl, ExternalWeightsUrls, SignedUrl};
+pub use storage_usage::{StorageEntry, StorageUsage};
 pub use tensor::{Sparse, TensorData, Values};
+pub use timestamp::Timestamp;
 pub use train::ForwardBackwardOutput;
+pub use training_run::TrainingRun;
+pub use usage::{BillingUsage, UsageEvent, UsageKind, UsageSession};
+pub use weights_info::WeightsInfo;

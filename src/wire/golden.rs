@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::json::*;
 use super::{proto, sample, train};
-use crate::types::{ModelInfo, OptimStepOutput, ServerCapabilities};
+use crate::types::{ModelInfo, OptimStepOutput, ServerCapabilities, TrainingRun};
 
 fn recordings() -> Vec<Value> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/wire");
@@ -66,8 +66,9 @@ fn every_recorded_json_request_is_read_and_written_unchanged() {
             "weights_info" => round::<WeightsInfoRequest>(body),
             "telemetry" => round::<TelemetryRequest>(body),
             path if path.ends_with("/finish") => round::<FinishSessionRequest>(body),
-            // Of verbs that this floor does not describe yet.
-            path if path.ends_with("/ttl") || path == "save_weights_external" => n -= 1,
+            path if path.ends_with("/ttl") => round::<CheckpointTtlRequest>(body),
+            // Of a verb that this floor does not describe yet.
+            "save_weights_external" => n -= 1,
             path => panic!("no struct for {path}"),
         }
     }
@@ -212,11 +213,26 @@ fn every_other_recorded_answer_is_understood() {
                 assert!(read::<SamplerResponse>(body).base_model.is_some())
             }
             path if path.starts_with("training_runs/") && !path.ends_with("/checkpoints") => {
-                assert!(read::<TrainingRunResponse>(body).lora_rank.is_some());
+                let run = read::<TrainingRun>(body);
+                assert_eq!((run.lora_rank, run.is_lora, run.corrupted), (Some(8), Some(true), false));
+                assert!(run.last_request_time.expect("a time").to_system_time().is_some());
             }
-            // Lists, deletions and the answer to the end of a session say nothing that this floor reads.
-            "training_runs" => n -= 1,
-            path if path.ends_with("/checkpoints") || path.ends_with("/finish") => n -= 1,
+            "training_runs" => {
+                let list = read::<TrainingRunsResponse>(body);
+                let total = list.cursor.expect("a cursor").total_count;
+                assert_eq!(total, Some(list.training_runs.len() as u64));
+            }
+            path if path.ends_with("/checkpoints") => {
+                let checkpoints = read::<CheckpointsResponse>(body).checkpoints;
+                assert!(!checkpoints.is_empty());
+                for it in checkpoints {
+                    let path = it.path().expect("a path");
+                    assert_eq!(Some(path.checkpoint_type()), it.checkpoint_type);
+                    assert_eq!(path.name(), it.checkpoint_id);
+                }
+            }
+            // The answer to the end of a session says nothing that this floor reads.
+            path if path.ends_with("/finish") => n -= 1,
             path => panic!("no struct for the answer of {path}"),
         }
     }

@@ -11,6 +11,7 @@ pub(crate) mod proto;
 pub(crate) mod sample;
 mod tensor;
 pub(crate) mod train;
+pub(crate) mod url;
 
 #[cfg(test)]
 #[allow(clippy::expect_used)]

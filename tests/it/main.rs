@@ -4,14 +4,18 @@
 
 mod util;
 
+mod admin;
 mod bad_input;
 mod bad_weather;
 #[cfg(feature = "local")]
 mod engine_http;
+#[cfg(feature = "local")]
+mod engine_rest;
 mod faults;
 mod guarantees;
 mod poll_many;
 mod regression;
+mod rest;
 mod seeing;
 mod soak;
 mod verbs;

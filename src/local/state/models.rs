@@ -156,29 +156,6 @@ impl State {
         })
     }
 
-    pub(in crate::local) fn training_run(&self, run_id: &str) -> Reply<TrainingRunResponse> {
-        let run = |rank: u32| TrainingRunResponse {
-            training_run_id: run_id.into(),
-            base_model: Some(NANO.into()),
-            model_owner: Some("local".into()),
-            is_lora: Some(true),
-            lora_rank: Some(rank),
-            ..TrainingRunResponse::default()
-        };
-        if let Some(model) = self.inner.lock().models.get(run_id) {
-            let last_request_time = Some(rfc3339(model.last_request));
-            let user_metadata = model.user_metadata.clone();
-            return Ok(TrainingRunResponse { last_request_time, user_metadata, ..run(model.lora.rank) });
-        }
-        match self.store.any_of(run_id) {
-            Some(meta) => {
-                let last_request_time = Some(meta.created.clone());
-                Ok(TrainingRunResponse { last_request_time, ..run(meta.rank as u32) })
-            }
-            None => refuse(404, format!("training run {run_id} does not exist")),
-        }
-    }
-
     /// What a save writes besides the weights, or why its name cannot be used.
     pub(in crate::local) fn save(
         &self,
@@ -202,6 +179,7 @@ impl State {
             train_unembed: model.spec.train_unembed,
             created: rfc3339(SystemTime::now()),
             ttl_seconds,
+            expires: None,
             user_metadata,
         };
         Ok(Save { place, meta, overwrite: false })

@@ -5,6 +5,7 @@
 
 mod data;
 mod future;
+mod rest;
 mod sample;
 mod session;
 mod train;
@@ -17,6 +18,7 @@ use crate::error::{Error, Result};
 
 pub(crate) use data::*;
 pub(crate) use future::*;
+pub(crate) use rest::*;
 pub(crate) use sample::*;
 pub(crate) use session::*;
 pub(crate) use train::*;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::types::{AdamParams, LoraConfig, ModelInfo, OptimStepOutput};
+use crate::types::{AdamParams, LoraConfig, ModelInfo, OptimStepOutput, WeightsInfo};
 
 use super::Secret;
 
@@ -293,26 +293,16 @@ pub(crate) struct WeightsInfoResponse {
     pub(crate) train_attn: Option<bool>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct TrainingRunResponse {
-    pub(crate) training_run_id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) base_model: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) model_owner: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) is_lora: Option<bool>,
-    pub(crate) corrupted: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) lora_rank: Option<u32>,
-    /// RFC 3339.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) last_request_time: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) last_checkpoint: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) last_sampler_checkpoint: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) user_metadata: Option<BTreeMap<String, Value>>,
+impl From<WeightsInfoResponse> for WeightsInfo {
+    fn from(it: WeightsInfoResponse) -> Self {
+        WeightsInfo {
+            base_model: it.base_model,
+            optimizer: it.optimizer_config.kind,
+            is_lora: it.is_lora,
+            lora_rank: it.lora_rank,
+            train_unembed: it.train_unembed,
+            train_mlp: it.train_mlp,
+            train_attn: it.train_attn,
+        }
+    }
 }

@@ -1,0 +1,89 @@
+//! Who is asking, and with which key.
+
+use serde_json::Value;
+
+use super::RestClient;
+use crate::client::asking::Ask;
+use crate::error::{Error, ErrorKind, Result};
+use crate::http::auth::claims;
+use crate::session::incomplete;
+use crate::types::{ApiKeyInfo, Identity};
+
+const KEY: &str = "/api/v1/auth/apikey/me";
+
+impl RestClient {
+    /// Whom the credential stands for: what the token says that requests carry (PROTOCOL §1.4). There is no endpoint for
+    /// it.
+    ///
+    /// # Errors
+    /// [`Incompatible`](crate::ErrorKind::Incompatible) if there is no token to read: the server takes API keys as they
+    /// are, and the credential is one, or a token of somebody else's. Otherwise as for [`RestClient`].
+    ///
+    /// # Blocking
+    /// If a token has to be fetched, for one request, at most `Timeouts::exchange`. Not at all otherwise.
+    pub fn whoami(&self) -> Result<Identity> {
+        self.asker.run("RestClient.whoami", |_| {
+            let http = &self.asker.session().http;
+            let credential = http.credential()?;
+            let claims = claims(credential.expose()).filter(|it| {
+                // A token that was exchanged comes from the server; one that the caller gave may come from anywhere.
+                let issuer = it.get("iss").and_then(Value::as_str);
+                http.auth().raw() != &credential || issuer.is_some_and(|it| it.starts_with("passport-"))
+            });
+            match claims {
+                Some(claims) => identity(&claims),
+                None => Err(Error::new(
+                    ErrorKind::Incompatible,
+                    "nothing says whom the credential stands for: this server takes it as it is, and it is no token of \
+                     the service",
+                )),
+            }
+        })
+    }
+
+    /// What the server knows of the API key (PROTOCOL §3.1 #4).
+    ///
+    /// # Errors
+    /// A credential that is no API key (nothing is sent), [`Auth`](crate::ErrorKind::Auth), and as for [`RestClient`].
+    ///
+    /// # Blocking
+    /// For one request; see [`RestClient`].
+    pub fn get_api_key_info(&self) -> Result<ApiKeyInfo> {
+        let ask = self.about_key("GET auth/apikey/me")?;
+        self.asker.run_unprepared("RestClient.get_api_key_info", |it| it.json(&ask))
+    }
+
+    /// Revokes the API key with which this client works. Nothing else of this client will work afterwards.
+    ///
+    /// # Errors
+    /// As for [`get_api_key_info`](Self::get_api_key_info).
+    ///
+    /// # Blocking
+    /// For one request; see [`RestClient`].
+    pub fn revoke_api_key(&self) -> Result<()> {
+        let ask = self.about_key("DELETE auth/apikey/me")?;
+        self.asker.run_unprepared("RestClient.revoke_api_key", |it| it.answer(&ask).map(|_| ()))
+    }
+
+    /// A request that carries the key itself, whatever token stands for it elsewhere.
+    fn about_key(&self, endpoint: &'static str) -> Result<Ask> {
+        if self.asker.session().http.auth().raw().expose().starts_with("eyJ") {
+            return Err(Error::invalid("api_key", "is a token, not an API key"));
+        }
+        let mut ask = Ask::new(endpoint, KEY).naming_nothing();
+        ask.call.raw_credential = true;
+        Ok(ask)
+    }
+}
+
+fn identity(claims: &Value) -> Result<Identity> {
+    let text = |name: &str| {
+        let text = claims.get(name).and_then(Value::as_str).filter(|it| !it.is_empty());
+        text.map(str::to_string)
+    };
+    Ok(Identity {
+        user_urn: text("sub").ok_or_else(|| incomplete("the user"))?,
+        org_urn: text("org_id").map(|it| format!("tml:organization:{it}")),
+        email: text("email"),
+    })
+}

@@ -1,0 +1,205 @@
+//! Lists of what there is: training runs, checkpoints, sessions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::clock_text::{parse_rfc3339, rfc3339};
+use crate::types::{Checkpoint, CheckpointPath, CheckpointType, Cursor, SessionInfo, Timestamp, TrainingRun};
+use crate::wire::json::*;
+
+use super::super::checkpoint::{Found, Kind, Place};
+use super::{NANO, Reply, State, refuse};
+
+/// The largest page.
+const MOST: usize = 1000;
+
+/// Which page of a list is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::local) struct Window {
+    offset: usize,
+    limit: usize,
+}
+
+impl Window {
+    /// Reads a query; what it does not say is the default.
+    pub(in crate::local) fn read(query: &str, limit: usize) -> Self {
+        let number = |name: &str| {
+            let value = query.split('&').find_map(|it| it.strip_prefix(name)?.strip_prefix('='));
+            value.and_then(|it| it.parse().ok())
+        };
+        let limit: usize = number("limit").unwrap_or(limit);
+        Window { offset: number("offset").unwrap_or(0), limit: limit.clamp(1, MOST) }
+    }
+
+    fn cut<T>(self, all: Vec<T>) -> (Vec<T>, Option<Cursor>) {
+        let total_count = Some(all.len() as u64);
+        let cursor = Cursor { offset: self.offset as u64, limit: self.limit as u64, total_count };
+        (all.into_iter().skip(self.offset).take(self.limit).collect(), Some(cursor))
+    }
+}
+
+impl State {
+    /// All training runs, the ones used last first: models that are alive, and runs that left checkpoints.
+    pub(in crate::local) fn training_runs(&self, window: Window) -> TrainingRunsResponse {
+        let found = self.store.all();
+        let mut ids: BTreeSet<String> = found.iter().map(|it| it.meta.run_id.clone()).collect();
+        ids.extend(self.inner.lock().models.keys().cloned());
+        let mut runs: Vec<TrainingRun> = ids.iter().filter_map(|it| self.run_of(it, &found)).collect();
+        // Times are all in one form, in which text sorts as time does.
+        runs.sort_by(|a, b| time(&b.last_request_time).cmp(time(&a.last_request_time)));
+        let (training_runs, cursor) = window.cut(runs);
+        TrainingRunsResponse { training_runs, cursor }
+    }
+
+    pub(in crate::local) fn training_run(&self, run_id: &str) -> Reply<TrainingRun> {
+        match self.run_of(run_id, &self.store.of_run(run_id)) {
+            Some(it) => Ok(it),
+            None => refuse(404, format!("training run {run_id} does not exist")),
+        }
+    }
+
+    fn run_of(&self, run_id: &str, found: &[Found]) -> Option<TrainingRun> {
+        let newest = |kind: Kind| {
+            let of_kind = found.iter().filter(|it| it.meta.run_id == run_id && it.kind() == kind);
+            of_kind.max_by(|a, b| a.meta.created.cmp(&b.meta.created))
+        };
+        let last = [newest(Kind::Training), newest(Kind::Sampler)];
+        let alive = self.inner.lock().models.get(run_id).map(|model| {
+            (model.lora.rank, rfc3339(model.last_request), model.user_metadata.clone().unwrap_or_default())
+        });
+        let (rank, used, metadata) = alive.or_else(|| {
+            let it = last.iter().flatten().max_by(|a, b| a.meta.created.cmp(&b.meta.created))?;
+            Some((it.meta.rank as u32, it.meta.created.clone(), BTreeMap::new()))
+        })?;
+        Some(TrainingRun {
+            training_run_id: run_id.into(),
+            base_model: Some(NANO.into()),
+            model_owner: Some("local".into()),
+            is_lora: Some(true),
+            corrupted: false,
+            lora_rank: Some(rank),
+            last_request_time: used.parse().ok(),
+            last_checkpoint: last[0].map(describe),
+            last_sampler_checkpoint: last[1].map(describe),
+            user_metadata: texts(metadata),
+        })
+    }
+
+    /// The checkpoints of a run, newest first.
+    pub(in crate::local) fn checkpoints_of(&self, run_id: &str) -> Reply<CheckpointsResponse> {
+        let found = self.store.of_run(run_id);
+        if self.run_of(run_id, &found).is_none() {
+            return refuse(404, format!("training run {run_id} does not exist"));
+        }
+        Ok(CheckpointsResponse { checkpoints: newest_first(&found), cursor: None })
+    }
+
+    /// The checkpoints of all runs, newest first.
+    pub(in crate::local) fn checkpoints(&self, window: Window) -> CheckpointsResponse {
+        let (checkpoints, cursor) = window.cut(newest_first(&self.store.all()));
+        CheckpointsResponse { checkpoints, cursor }
+    }
+
+    /// Deletes a checkpoint. Samplers that were made from it go on.
+    pub(in crate::local) fn delete_checkpoint(&self, run_id: &str, segment: &str, name: &str) -> Reply<()> {
+        Ok(self.store.delete(&place(run_id, segment, name)?)?)
+    }
+
+    /// Notes how much longer a checkpoint is to be kept.
+    pub(in crate::local) fn keep_checkpoint(
+        &self,
+        run_id: &str,
+        segment: &str,
+        name: &str,
+        ttl_seconds: Option<u64>,
+    ) -> Reply<()> {
+        const RANGE: std::ops::RangeInclusive<u64> = 3600..=10 * 366 * 24 * 3600;
+        if ttl_seconds.is_some_and(|it| !RANGE.contains(&it)) {
+            return refuse(400, "ttl_seconds must be null or between one hour and ten years");
+        }
+        Ok(self.store.keep(&place(run_id, segment, name)?, ttl_seconds)?)
+    }
+
+    /// The sessions, newest first.
+    pub(in crate::local) fn sessions(&self, window: Window) -> SessionsResponse {
+        let inner = self.inner.lock();
+        let mut all: Vec<(usize, String)> =
+            inner.sessions.iter().map(|(id, it)| (it.number, id.clone())).collect();
+        drop(inner);
+        all.sort_by(|a, b| b.cmp(a));
+        let (sessions, cursor) = window.cut(all.into_iter().map(|it| it.1).collect());
+        SessionsResponse { sessions, cursor }
+    }
+
+    pub(in crate::local) fn session_info(&self, id: &str) -> Reply<SessionInfo> {
+        let saved = self.store.all();
+        let inner = self.inner.lock();
+        let Some(session) = inner.sessions.get(id) else {
+            return refuse(404, format!("session {id} does not exist"));
+        };
+        let alive = inner.models.iter().filter(|it| it.1.session_id == id).map(|it| it.0.clone());
+        let prefix = format!("{id}:train:");
+        let gone = saved.iter().map(|it| it.meta.run_id.clone()).filter(|it| it.starts_with(&prefix));
+        let runs: BTreeSet<String> = alive.chain(gone).collect();
+        let samplers = inner.samplers.iter().filter(|it| it.1.session_id == id).map(|it| it.0.clone());
+        let samplers: BTreeSet<String> = samplers.collect();
+        Ok(SessionInfo {
+            training_run_ids: runs.into_iter().collect(),
+            sampler_ids: samplers.into_iter().collect(),
+            user_metadata: texts(session.user_metadata.clone()),
+            display_name: session.display_name.clone(),
+        })
+    }
+}
+
+fn place(run_id: &str, segment: &str, name: &str) -> Reply<Place> {
+    let path = CheckpointPath::of(run_id, &format!("{segment}/{name}"));
+    let path = path.or_else(|it| refuse(400, it.to_string()))?;
+    let kind = match path.checkpoint_type() {
+        CheckpointType::Training => Kind::Training,
+        CheckpointType::Sampler => Kind::Sampler,
+        _ => return refuse(404, format!("{path} does not exist")),
+    };
+    Place::new(run_id, kind, name).or_else(|it| refuse(400, it))
+}
+
+fn time(time: &Option<Timestamp>) -> &str {
+    time.as_ref().map_or("", Timestamp::as_str)
+}
+
+fn newest_first(found: &[Found]) -> Vec<Checkpoint> {
+    let mut all: Vec<Checkpoint> = found.iter().map(describe).collect();
+    all.sort_by(|a, b| (time(&b.time), &b.tinker_path).cmp(&(time(&a.time), &a.tinker_path)));
+    all
+}
+
+fn describe(found: &Found) -> Checkpoint {
+    let Found { place, meta, size_bytes } = found;
+    let after = |it: u64| Some((parse_rfc3339(&meta.created)?.checked_add(Duration::from_secs(it))?).into());
+    Checkpoint {
+        checkpoint_id: format!("{}/{}", place.kind.segment(), place.name),
+        checkpoint_type: Some(match place.kind {
+            Kind::Training => CheckpointType::Training,
+            Kind::Sampler => CheckpointType::Sampler,
+        }),
+        time: meta.created.parse().ok(),
+        tinker_path: place.uri(),
+        size_bytes: Some(*size_bytes),
+        public: false,
+        user_metadata: meta.user_metadata.clone().unwrap_or_default(),
+        expires_at: match &meta.expires {
+            Some(it) => it.parse().ok(),
+            None => meta.ttl_seconds.and_then(after),
+        },
+    }
+}
+
+fn texts(map: BTreeMap<String, Value>) -> BTreeMap<String, String> {
+    let text = |value| match value {
+        Value::String(it) => it,
+        other => other.to_string(),
+    };
+    map.into_iter().map(|(name, value)| (name, text(value))).collect()
+}

@@ -1,0 +1,52 @@
+//! How a checkpoint is copied.
+
+use std::fmt;
+
+use super::Ttl;
+use crate::secret::Secret;
+
+/// How a checkpoint is copied. `CopyOptions::default()` copies into the client's own project, for good.
+///
+/// # Example: a copy that is kept for a week
+/// ```
+/// use std::time::Duration;
+/// use tinkex::types::{AccessToken, CopyOptions, Ttl};
+///
+/// let options = CopyOptions {
+///     ttl: Ttl::After(Duration::from_secs(7 * 24 * 3600)),
+///     weights_access_token: Some(AccessToken::new("from the owner")),
+///     ..CopyOptions::default()
+/// };
+/// assert!(!format!("{options:?}").contains("from the owner"));
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct CopyOptions {
+    /// The project that the copy will belong to. Default: that of the client
+    /// ([`ServiceClientBuilder::project_id`](crate::ServiceClientBuilder::project_id), `TINKER_PROJECT_ID`).
+    pub destination_project_id: Option<String>,
+    /// How long the copy is kept; it does not inherit this from the original. Default: until it is deleted.
+    pub ttl: Ttl,
+    /// The owner's permission, for checkpoints that are not the caller's. Default: none.
+    pub weights_access_token: Option<AccessToken>,
+}
+
+/// An owner's permission to read weights. It is sent in a header of its own and shown nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AccessToken(Secret);
+
+impl AccessToken {
+    /// The permission, as the owner handed it out.
+    pub fn new(token: impl Into<String>) -> Self {
+        AccessToken(Secret::new(token))
+    }
+
+    pub(crate) fn expose(&self) -> &str {
+        self.0.expose()
+    }
+}
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AccessToken(***)")
+    }
+}

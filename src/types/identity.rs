@@ -1,0 +1,45 @@
+//! Who is asking.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Whom the credential stands for (PROTOCOL §1.4).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Identity {
+    /// The user.
+    pub user_urn: String,
+    /// The organization.
+    pub org_urn: Option<String>,
+    /// The user's address, if there is one.
+    pub email: Option<String>,
+}
+
+/// What a server knows of an API key (PROTOCOL §3.1 #4).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct ApiKeyInfo {
+    /// The key's number.
+    pub key_id: Option<u64>,
+    /// Its name.
+    pub name: Option<String>,
+    /// What it is for.
+    pub note: Option<String>,
+    /// Whose it is.
+    pub details: ApiKeyDetails,
+}
+
+/// Whose an API key is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct ApiKeyDetails {
+    /// The organization: `name`, and what else the server says.
+    #[serde(deserialize_with = "super::lenient::texts")]
+    pub org_details: BTreeMap<String, String>,
+    /// The user: `email`, and what else the server says.
+    #[serde(deserialize_with = "super::lenient::texts")]
+    pub user_details: BTreeMap<String, String>,
+}
