@@ -201,7 +201,9 @@ fn reply(path: &str, body: &[u8], together: bool, finished: &Finished) -> (Kind,
         "/api/v1/asample" => {
             let mut finished = finished.lock().unwrap();
             finished.push(Instant::now() + delay());
-            json!({"request_id": (finished.len() - 1).to_string()})
+            // The official Python SDK insists on the second field.
+            let id = (finished.len() - 1).to_string();
+            json!({"request_id": id, "sample_sequence_ids": [id]})
         }
         "/api/v1/retrieve_futures" => news(&json, finished),
         "/api/v1/retrieve_future" => {
