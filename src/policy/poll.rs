@@ -49,7 +49,7 @@ pub(crate) enum Step {
     Fail(Error),
 }
 
-/// When something happened, all counted from the promise's birth.
+/// When something happened, all counted from the birth of the promise or the poller.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
     /// The request was sent.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind};
 use crate::wire::json::{self, Completion, RetrieveFuturesResponse};
 
+use super::poll::Times;
 use super::verdict::{Facts, Verdict};
 
 /// How often a request that the server calls malformed, or a turn that panicked, is repeated.
@@ -51,17 +52,6 @@ pub(crate) enum Event<'a> {
     Fatal(Error),
     /// The client's own thread failed.
     Panicked(Error),
-}
-
-/// When something happened, all counted from the poller's birth.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Times {
-    /// The request was sent.
-    pub(crate) sent: Duration,
-    /// Its answer, or its failure, arrived.
-    pub(crate) now: Duration,
-    /// The server last answered anything that this client asked, be it a heartbeat.
-    pub(crate) contact: Duration,
 }
 
 /// What to do next, besides asking again after a pause.

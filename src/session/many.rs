@@ -1,6 +1,5 @@
 //! What the samples of a session share whose results are waited for together: threads, and the pollers.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -31,8 +30,6 @@ pub(crate) struct Many {
     pollers: Mutex<Vec<Weak<Poller>>>,
     /// How many samples may wait each on a thread of its own.
     pub(crate) alone: Semaphore,
-    /// The server was asked and has no such endpoint.
-    forgone: AtomicBool,
 }
 
 impl Many {
@@ -45,18 +42,7 @@ impl Many {
             loops: Pool::new(PoolConfig { name: "tk-many", max_threads: max_in_flight, stack_size, idle }),
             pollers: Mutex::default(),
             alone: Semaphore::new(max_in_flight.max(1)),
-            forgone: AtomicBool::new(false),
         }
-    }
-
-    /// The server has not said that it offers no news of many samples.
-    pub(super) fn offered(&self) -> bool {
-        !self.forgone.load(Ordering::Relaxed)
-    }
-
-    /// The server has no such endpoint: nobody need ask again.
-    pub(super) fn forgo(&self) {
-        self.forgone.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn adopt(&self, poller: &Arc<Poller>) {

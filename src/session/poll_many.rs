@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::http::{Branch, Broken, Call, Lane};
 use crate::pending::Progress;
-use crate::policy::poll_many::{Event, PollMany, Registered, Step, Times, Turn};
+use crate::policy::poll::Times;
+use crate::policy::poll_many::{Event, PollMany, Registered, Step, Turn};
 use crate::sync::cancel::{Registration, Wake};
 use crate::sync::{CancelToken, Mutex, unwind};
 use crate::wire::json::{Completion, FuturesTarget, RetrieveFuturesRequest};
 
 use super::Session;
 
+const ENDPOINT: &str = "/api/v1/retrieve_futures";
 /// How long a request may take that only reports.
 const REPORT: Duration = Duration::from_secs(5);
 /// How often those who wait are told that the server still answers.
@@ -119,9 +121,9 @@ impl Poller {
         cancel: CancelToken,
     ) -> Arc<Self> {
         let sampling_session_id = sampling_session_id.to_string();
-        let machine = match session.many.offered() {
-            true => PollMany::new(session.config.timeouts.silence),
-            false => PollMany::not_offered(),
+        let machine = match session.http.offered().lock().lacks(ENDPOINT) {
+            true => PollMany::not_offered(),
+            false => PollMany::new(session.config.timeouts.silence),
         };
         let poller = Arc::new(Poller {
             target: FuturesTarget::SamplingSession { sampling_session_id, cloned_sampler_id },
@@ -305,7 +307,8 @@ impl Poller {
             }
             Step::Alone(waiting) => {
                 log::info!(target: "tinkex", "the server has no retrieve_futures: samples are waited for one by one");
-                self.session.many.forgo();
+                // Nobody of this service need ask again.
+                self.session.http.offered().lock().note_absent(ENDPOINT);
                 waiting.into_iter().for_each(|it| self.session.wait_alone(it.waiter));
             }
             Step::Fail(waiting, error) => fail(waiting, &error),
@@ -389,7 +392,7 @@ impl Poller {
             timeout: (!turn.long).then_some(0.0),
             retrieved_request_ids: turn.retrieved.clone(),
         };
-        let mut call = Call::post(Lane::PollMany, "/api/v1/retrieve_futures", &request)?.once(timeout);
+        let mut call = Call::post(Lane::PollMany, ENDPOINT, &request)?.once(timeout);
         call.branch = self.branch.clone().filter(|_| turn.long);
         Ok(call)
     }
