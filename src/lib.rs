@@ -66,14 +66,20 @@
 //! Tokenizers other than bytes, chat templates, custom losses and the management of checkpoints are not there yet. It never
 //! merges adapters, owns signals, or starts a runtime.
 
+mod claims;
 mod client;
 mod clock_text;
 mod config;
+mod credential;
+pub mod credentials;
 mod env;
 mod error;
 pub mod event;
 mod http;
+mod http_date;
 mod metrics;
+mod network;
+mod overrides;
 mod pending;
 mod policy;
 mod secret;

@@ -4,12 +4,13 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ureq::tls::{RootCerts, TlsConfig};
-use ureq::{Agent, Error, Timeout};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::{Agent, Error, ProxyProtocol, Timeout};
 
 use super::lanes::LANES;
 use super::transport::{Answer, Broken, Exchange, Transport};
 use crate::error::{Phase, Sent};
+use crate::network::{Network, Proxy, Scheme};
 use crate::sync::Mutex;
 
 /// Thousands of connections may be waiting at once, and ureq's own two buffers of 128 KiB each would cost them 576 MB.
@@ -20,17 +21,19 @@ const IDLE_AGE: Duration = Duration::from_secs(15);
 /// One agent per lane. Shutting an agent down also ends its clones, so each client has agents of its own.
 pub(crate) struct Ureq {
     agents: Mutex<Option<Vec<Agent>>>,
+    /// The proxy, as errors name it.
+    through: Option<String>,
 }
 
 impl Ureq {
     /// The connections of a client of one server.
-    pub(crate) fn new(base_url: &str) -> Self {
-        let on_this_machine = is_loopback(base_url);
+    pub(crate) fn new(network: &Network) -> crate::error::Result<Self> {
+        let proxy = network.proxy.as_ref().map(proxy).transpose()?;
+        let tls = TlsConfig::builder().root_certs(roots(network)?).build();
         let agents = LANES.iter().map(|lane| {
-            let tls = TlsConfig::builder().root_certs(RootCerts::WebPki).build();
             let config = Agent::config_builder()
                 .http_status_as_error(false)
-                .tls_config(tls)
+                .tls_config(tls.clone())
                 .user_agent(super::headers::USER_AGENT)
                 .accept("")
                 // A redirect would carry the credential to wherever the server says.
@@ -40,12 +43,65 @@ impl Ureq {
                 .output_buffer_size(BUFFER)
                 .max_idle_connections(lane.idle_connections())
                 .max_idle_connections_per_host(lane.idle_connections())
-                .max_idle_age(IDLE_AGE);
-            // A proxy, which ureq takes from the environment, cannot reach this machine's own loopback.
-            let config = if on_this_machine { config.proxy(None) } else { config };
+                .max_idle_age(IDLE_AGE)
+                // Always said, because ureq would look into the environment by itself.
+                .proxy(proxy.clone());
             config.build().new_agent()
         });
-        Ureq { agents: Mutex::new(Some(agents.collect())) }
+        let through = network.proxy.as_ref().map(|it| it.to_string());
+        Ok(Ureq { agents: Mutex::new(Some(agents.collect())), through })
+    }
+
+    /// An error of the way to the server names the proxy on it.
+    fn blamed(&self, broken: Broken) -> Broken {
+        match (broken, &self.through) {
+            (Broken::Connection { sent, message }, Some(proxy)) => {
+                Broken::Connection { sent, message: format!("{message} (through the proxy {proxy})") }
+            }
+            (broken, _) => broken,
+        }
+    }
+}
+
+/// A proxy, as ureq wants it.
+fn proxy(proxy: &Proxy) -> crate::error::Result<ureq::Proxy> {
+    let protocol = match proxy.scheme {
+        Scheme::Http => ProxyProtocol::Http,
+        Scheme::Https => ProxyProtocol::Https,
+        Scheme::Socks4 => ProxyProtocol::Socks4,
+        Scheme::Socks5 => ProxyProtocol::Socks5,
+        Scheme::Socks5h => ProxyProtocol::Socks5h,
+    };
+    let host = if proxy.host.contains(':') { format!("[{}]", proxy.host) } else { proxy.host.clone() };
+    let mut builder = ureq::Proxy::builder(protocol).host(&host).port(proxy.port);
+    if let Some((user, password)) = &proxy.login {
+        builder = builder.username(user.expose()).password(password.expose());
+    }
+    builder.build().map_err(|_| crate::error::Error::config(format!("the proxy {proxy} cannot be used")))
+}
+
+/// Whom TLS trusts: the given certificates and no others, or those of the operating system if the crate was built so, or
+/// those that are compiled in.
+fn roots(network: &Network) -> crate::error::Result<RootCerts> {
+    let Some(pem) = &network.ca_bundle else {
+        return Ok(if cfg!(feature = "native-roots") {
+            RootCerts::PlatformVerifier
+        } else {
+            RootCerts::WebPki
+        });
+    };
+    let unreadable = |problem: &str| crate::error::Error::config(format!("the CA bundle {problem}"));
+    let mut certificates = Vec::new();
+    for item in parse_pem(pem) {
+        match item {
+            Ok(PemItem::Certificate(it)) => certificates.push(it),
+            Ok(_) => {}
+            Err(_) => return Err(unreadable("is no PEM file")),
+        }
+    }
+    match certificates.is_empty() {
+        true => Err(unreadable("holds no certificate")),
+        false => Ok(RootCerts::Specific(std::sync::Arc::new(certificates))),
     }
 }
 
@@ -57,7 +113,7 @@ impl Transport for Ureq {
         };
         let mut request = ureq::http::Request::builder().method(exchange.method).uri(&exchange.url);
         for (name, value) in &exchange.headers {
-            request = request.header(*name, value);
+            request = request.header(&**name, value);
         }
         let garbage = |it: ureq::http::Error| Broken::Connection { sent: Sent::No, message: it.to_string() };
         let result = match exchange.method {
@@ -71,7 +127,7 @@ impl Transport for Ureq {
                 agent.run(agent.configure_request(request).with(exchange))
             }
         };
-        let mut response = result.map_err(|it| broken(it, Stage::Head))?;
+        let mut response = result.map_err(|it| self.blamed(broken(it, Stage::Head)))?;
         let headers = response
             .headers()
             .iter()
@@ -93,13 +149,6 @@ impl Transport for Ureq {
             agent.shutdown();
         }
     }
-}
-
-fn is_loopback(url: &str) -> bool {
-    let host = url.parse::<ureq::http::Uri>().ok().and_then(|it| it.host().map(str::to_string));
-    let host = host.unwrap_or_default();
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|it| it.is_loopback())
 }
 
 /// The timeouts of one exchange, set on its request.

@@ -8,6 +8,7 @@ pub(crate) mod chunk;
 pub(crate) mod combine;
 pub(crate) mod pause;
 pub(crate) mod poll;
+pub(crate) mod refresh;
 pub(crate) mod retry;
 pub(crate) mod telemetry;
 pub(crate) mod turn;

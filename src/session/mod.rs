@@ -7,6 +7,7 @@ mod heartbeat;
 mod inflight;
 mod retrieve;
 mod telemetry;
+mod tend;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::config::{Config, SDK_VERSION, Threads};
+use crate::config::{Config, Threads};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Call, Http, Lane, Transport};
 use crate::pending::{Pending, Progress};
@@ -58,6 +59,8 @@ pub(crate) struct Session {
     pub(crate) senders: Arc<Pool>,
     pub(crate) dispatch: Dispatch,
     beats: Arc<Pool>,
+    /// Runs what keeps flags and tokens fresh, apart from the heartbeats, which neither must ever hold up.
+    tenders: Arc<Pool>,
     flags: Mutex<Option<Arc<Flags>>>,
     id: Mutex<Option<Arc<str>>>,
     pub(crate) model_seq_id: AtomicU64,
@@ -170,6 +173,7 @@ impl Session {
             samplers: pool("tk-draw", config.threads.max_in_flight),
             senders: pool("tk-send", SENDERS),
             beats: pool("tk-beat", 1),
+            tenders: pool("tk-tend", 2),
             dispatch: Dispatch::new(),
             flags: Mutex::new(None),
             id: Mutex::new(None),
@@ -203,7 +207,7 @@ impl Session {
     }
 
     /// The flags of the server, fetched at the first call. Only the service's actor calls this, one call at a time.
-    pub(crate) fn flags(&self) -> Result<Arc<Flags>> {
+    pub(crate) fn flags(self: &Arc<Self>) -> Result<Arc<Flags>> {
         let known = self.flags.lock().clone();
         if let Some(flags) = known {
             return Ok(flags);
@@ -213,6 +217,9 @@ impl Session {
             Arc::new(flags::fetch(&self.http, &self.config, &self.cancel).map_err(|it| self.as_ended(it))?);
         *self.flags.lock() = Some(flags.clone());
         self.dispatch.resize(&flags);
+        if self.http.auth().uses_tokens() {
+            tend::start_tokens(self);
+        }
         Ok(flags)
     }
 
@@ -231,7 +238,7 @@ impl Session {
         let request = json::CreateSessionRequest {
             tags: self.config.tags.clone(),
             user_metadata: self.metadata(),
-            sdk_version: SDK_VERSION.into(),
+            sdk_version: self.config.sdk_version.clone(),
             project_id: self.config.project_id.clone(),
             display_name: self.config.display_name.clone(),
         };
@@ -253,6 +260,7 @@ impl Session {
             it.session_started(&id);
         }
         heartbeat::start(self, id.clone())?;
+        tend::start_flags(self);
         Ok(id)
     }
 
@@ -322,6 +330,7 @@ impl Session {
                 pool("tk-draw", &self.samplers),
                 pool("tk-send", &self.senders),
                 pool("tk-beat", &self.beats),
+                pool("tk-tend", &self.tenders),
             ],
         }
     }
@@ -401,7 +410,7 @@ impl Session {
             child.join(deadline);
         }
         let reporters = self.telemetry.as_ref().map_or(0, |it| it.join(deadline));
-        let left = [&self.senders, &self.waiters, &self.samplers, &self.beats]
+        let left = [&self.senders, &self.waiters, &self.samplers, &self.beats, &self.tenders]
             .map(|it| it.close(deadline))
             .iter()
             .sum::<usize>()

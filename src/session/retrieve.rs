@@ -76,6 +76,10 @@ impl Session {
                 Err(Broken::Garbage { .. } | Broken::CircuitOpen { .. }) => {
                     self.on_broken(&mut poll, &outcome, times)
                 }
+                // The server of tokens may be back soon.
+                Err(Broken::Token(error)) if error.is_retryable() => {
+                    self.on_broken(&mut poll, &outcome, times)
+                }
                 Err(broken) => return Err(broken.error(&self.config.timeouts)),
             };
             match (step, outcome) {
