@@ -40,6 +40,8 @@ pub(crate) struct Proxy {
     pub(crate) port: u16,
     /// User and password, as they are, not as the URL writes them.
     pub(crate) login: Option<(Secret, Secret)>,
+    /// The password as the URL writes it.
+    written: Option<Secret>,
 }
 
 /// How a proxy is spoken to.
@@ -85,7 +87,8 @@ impl Network {
             return Vec::new();
         };
         let basic = STANDARD.encode(format!("{}:{}", user.expose(), password.expose()));
-        vec![password.clone(), Secret::new(basic)]
+        let written = self.proxy.as_ref().and_then(|it| it.written.clone());
+        [password.clone(), Secret::new(basic)].into_iter().chain(written).collect()
     }
 }
 
@@ -110,7 +113,9 @@ impl Proxy {
             Some((login, place)) => (Some(login), place),
             None => (None, authority),
         };
-        let login = match login.map(|it| it.split_once(':').unwrap_or((it, ""))) {
+        let login = login.map(|it| it.split_once(':').unwrap_or((it, "")));
+        let written = login.map(|it| Secret::new(it.1));
+        let login = match login {
             Some((user, password)) => match (decode(user), decode(password)) {
                 (Some(user), Some(password)) => Some((Secret::new(user), Secret::new(password))),
                 _ => {
@@ -138,7 +143,7 @@ impl Proxy {
                 None => return fail("has a port that is no number from 1 to 65535"),
             },
         };
-        Ok(Proxy { scheme, host: host.to_ascii_lowercase(), port, login })
+        Ok(Proxy { scheme, host: host.to_ascii_lowercase(), port, login, written })
     }
 }
 

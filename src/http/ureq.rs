@@ -200,6 +200,10 @@ fn io_error(error: io::Error, stage: Stage) -> Broken {
         (ConnectionRefused | HostUnreachable | NetworkUnreachable | AddrNotAvailable, Stage::Head) => {
             Broken::Connection { sent: Sent::No, message: error.to_string() }
         }
+        // What rustls says comes as invalid data.
+        (InvalidData, Stage::Head) => {
+            Broken::Connection { sent: Sent::Maybe, message: format!("TLS: {error}") }
+        }
         _ => Broken::Connection { sent: Sent::Maybe, message: error.to_string() },
     }
 }

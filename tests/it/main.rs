@@ -4,14 +4,18 @@
 
 mod util;
 
+mod auth;
 mod bad_input;
 mod bad_weather;
 #[cfg(feature = "local")]
 mod engine_http;
 mod faults;
 mod guarantees;
+mod network;
 mod regression;
+mod secrets;
 mod seeing;
+mod settings;
 mod soak;
 mod verbs;
 mod waiting;
