@@ -38,6 +38,7 @@ impl Proxy {
 }
 
 fn tunnel(client: TcpStream, target: &str, status: u16, seen: &Mutex<Vec<String>>) -> std::io::Result<()> {
+    client.set_nodelay(true)?;
     let mut reader = BufReader::new(client.try_clone()?);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
@@ -51,6 +52,7 @@ fn tunnel(client: TcpStream, target: &str, status: u16, seen: &Mutex<Vec<String>
         return client.shutdown(Shutdown::Both);
     }
     let server = TcpStream::connect(target)?;
+    server.set_nodelay(true)?;
     let (mut to_server, mut from_server) = (server.try_clone()?, server);
     let mut to_client = client;
     let back = std::thread::spawn(move || {
