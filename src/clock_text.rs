@@ -44,21 +44,6 @@ pub(crate) fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::new(u64::try_from(seconds).ok()?, nanos))
 }
 
-/// Reads the date of an HTTP header, such as `Fri, 20 Nov 2026 15:19:59 GMT`.
-pub(crate) fn parse_http_date(text: &str) -> Option<SystemTime> {
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let mut words = text.split_whitespace().skip(1);
-    let day: i64 = words.next()?.parse().ok()?;
-    let name = words.next()?;
-    let month = 1 + i64::try_from(MONTHS.iter().position(|it| *it == name)?).ok()?;
-    let year: i64 = words.next()?.parse().ok()?;
-    let time = parse_time(words.next()?)?;
-    let seconds = days_since_1970(year, month, day)? * 86_400 + time;
-    (words.next()? == "GMT").then_some(())?;
-    UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))
-}
-
 /// Reads `YYYY-MM-DD` as days since 1970.
 pub(crate) fn parse_day(text: &str) -> Option<i64> {
     let mut parts = text.split('-');
@@ -191,15 +176,6 @@ mod tests {
         for day in (0..146_097u64).step_by(97) {
             let at = UNIX_EPOCH + Duration::from_secs(day * 86_400 + 86_399);
             assert_eq!(parse_rfc3339(&rfc3339(at)), Some(at));
-        }
-    }
-
-    #[test]
-    fn the_date_of_a_header_is_read() {
-        let read = |text| parse_http_date(text).map(rfc3339);
-        assert_eq!(read("Fri, 20 Nov 2026 15:19:59 GMT").as_deref(), Some("2026-11-20T15:19:59Z"));
-        for wrong in ["", "Fri, 20 Nov 2026 15:19:59", "Fri, 31 Feb 2026 15:19:59 GMT", "0", "2026-11-20"] {
-            assert_eq!(read(wrong), None, "{wrong}");
         }
     }
 

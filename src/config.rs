@@ -1,11 +1,16 @@
 //! The settings of a client, checked once and then fixed.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::credential::{Credentials, Source};
+use crate::credentials::CredentialStore;
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::event::Seeing;
+use crate::network::{Network, ProxyChoice};
+use crate::overrides;
 use crate::secret::Secret;
 
 /// The address of the Tinker service.
@@ -26,6 +31,7 @@ pub(crate) const SDK_VERSION: &str = "0.38.0";
 /// | `silence` | 300 s | waiting for a result without any sign of life from the server |
 /// | `operation` | 2 h | a whole operation, from its submission to its result |
 /// | `close` | 2 s | `close` and dropping the last handle |
+/// | `credential_command` | 60 s | one run of the credential command |
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
@@ -45,6 +51,8 @@ pub struct Timeouts {
     pub operation: Duration,
     /// `close`, and dropping the last handle.
     pub close: Duration,
+    /// One run of the credential command, which is killed then.
+    pub credential_command: Duration,
 }
 
 impl Default for Timeouts {
@@ -59,6 +67,7 @@ impl Default for Timeouts {
             silence: s(300),
             operation: s(2 * 3600),
             close: s(2),
+            credential_command: s(60),
         }
     }
 }
@@ -160,7 +169,9 @@ impl Threads {
 /// The settings of a service client.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
-    pub(crate) api_key: Secret,
+    pub(crate) credentials: Credentials,
+    /// What the credential comes from, unless the server wants it otherwise.
+    pub(crate) source: Source,
     /// Without a slash at its end.
     pub(crate) base_url: String,
     pub(crate) project_id: Option<String>,
@@ -174,6 +185,24 @@ pub(crate) struct Config {
     pub(crate) circuit_breaker: Option<CircuitBreaker>,
     pub(crate) seeing: Seeing,
     pub(crate) telemetry: bool,
+    pub(crate) network: Network,
+    /// Headers that stand in the place of the client's own, or beside them.
+    pub(crate) overrides: Vec<(String, Secret)>,
+    /// The version as which the client presents itself.
+    pub(crate) sdk_version: String,
+}
+
+impl Config {
+    /// What must not be seen, whoever says it.
+    pub(crate) fn secrets(&self) -> Vec<Secret> {
+        let credentials = [&self.credentials.candidate, &self.credentials.stored];
+        let credentials = credentials.into_iter().flatten();
+        let cloudflare = self.cloudflare.iter().flat_map(|(id, secret)| [id, secret]);
+        let overrides = overrides::secrets(&self.overrides);
+        let mut secrets: Vec<_> = credentials.chain(cloudflare).chain(overrides).cloned().collect();
+        secrets.extend(self.network.secrets());
+        secrets
+    }
 }
 
 /// What a caller set; the rest comes from the environment or a default.
@@ -192,15 +221,27 @@ pub(crate) struct Settings {
     pub(crate) circuit_breaker: Option<CircuitBreaker>,
     pub(crate) seeing: Seeing,
     pub(crate) telemetry: Option<bool>,
+    pub(crate) credential_command: Option<Secret>,
+    pub(crate) proxy: ProxyChoice,
+    pub(crate) ca_bundle: Option<PathBuf>,
+    pub(crate) overrides: Vec<(String, Secret)>,
+    pub(crate) sdk_version: Option<String>,
 }
 
 impl Settings {
     /// Explicit before environment before default.
     pub(crate) fn resolve(self, env: &Env) -> Result<Config> {
-        let api_key = self.api_key.or_else(|| env.api_key().map(Secret::new)).ok_or_else(|| {
-            Error::config("no API key: set TINKER_API_KEY or call ServiceClientBuilder::api_key")
-        })?;
-        check_key(&api_key, self.any_key)?;
+        let mut credentials = Credentials {
+            candidate: self.api_key.or_else(|| env.api_key().map(Secret::new)),
+            any_key: self.any_key,
+            command: self.credential_command.or_else(|| env.credential_command().map(Secret::new)),
+            stored: None,
+        };
+        if let (None, None, Some(home)) = (&credentials.candidate, &credentials.command, env.home()) {
+            let stored = CredentialStore::in_home(&home).load()?;
+            credentials.stored = stored.default_key().map(|it| Secret::new(it.key()));
+        }
+        let source = credentials.source(false)?;
         let base_url = match self.base_url.or_else(|| env.base_url()) {
             Some(url) => check_url(&url)?,
             None => DEFAULT_BASE_URL.into(),
@@ -208,8 +249,14 @@ impl Settings {
         self.timeouts.check()?;
         self.threads.check()?;
         self.circuit_breaker.as_ref().map_or(Ok(()), CircuitBreaker::check)?;
+        self.overrides.iter().try_for_each(|(name, value)| overrides::check(name, value.expose()))?;
+        let sdk_version = self.sdk_version.unwrap_or_else(|| SDK_VERSION.into());
+        overrides::check("sdk-version", &sdk_version)
+            .map_err(|_| Error::config(format!("sdk_version {sdk_version:?} is not printable ASCII")))?;
+        let network = Network::resolve(&self.proxy, self.ca_bundle.as_deref(), &base_url, env)?;
         Ok(Config {
-            api_key,
+            credentials,
+            source,
             base_url,
             project_id: self.project_id.or_else(|| env.project_id()),
             tags: self.tags.or_else(|| env.tags()).unwrap_or_default(),
@@ -222,6 +269,9 @@ impl Settings {
             circuit_breaker: self.circuit_breaker,
             seeing: self.seeing,
             telemetry: self.telemetry.or_else(|| env.telemetry()).unwrap_or(false),
+            network,
+            overrides: self.overrides,
+            sdk_version,
         })
     }
 }
@@ -237,26 +287,12 @@ impl Timeouts {
             ("silence", self.silence),
             ("operation", self.operation),
             ("close", self.close),
+            ("credential_command", self.credential_command),
         ];
         match all.iter().find(|it| it.1.is_zero()) {
             Some((name, _)) => Err(Error::config(format!("timeouts.{name} must be above zero"))),
             None => Ok(()),
         }
-    }
-}
-
-/// PROTOCOL §1.3: an API key or a JWT, told apart by their prefix.
-fn check_key(key: &Secret, any: bool) -> Result<()> {
-    let text = key.expose();
-    if text.chars().any(|it| it.is_control() || it.is_whitespace()) || text.is_empty() {
-        return Err(Error::config("the API key is empty or contains white space"));
-    }
-    match any || text.starts_with("tml-") || text.starts_with("eyJ") {
-        true => Ok(()),
-        false => Err(Error::config(
-            "the API key starts neither with tml- nor with eyJ; for a server that takes any key, \
-             call ServiceClientBuilder::allow_any_key",
-        )),
     }
 }
 
@@ -290,10 +326,13 @@ mod tests {
 
     #[test]
     fn what_is_set_explicitly_wins_over_the_environment_and_that_over_the_default() {
-        let env = Env::of(|name| Some(format!("{}-env", name.to_lowercase())));
+        let env = Env::of(|name| match name.contains("PROXY") || name.contains("proxy") {
+            true => None,
+            false => Some(format!("{}-env", name.to_lowercase())),
+        });
         let config =
             Settings { base_url: Some("http://h/p/".into()), ..settings() }.resolve(&env).expect("good");
-        assert_eq!(config.api_key.expose(), "tml-x");
+        assert_eq!(config.source, Source::Fixed(Secret::new("tml-x")));
         assert_eq!(config.base_url, "http://h/p");
         assert_eq!(config.project_id.as_deref(), Some("tinker_project_id-env"));
         assert_eq!(config.tags, ["tinker_tags-env"]);
@@ -326,6 +365,12 @@ mod tests {
     fn neither_debug_nor_an_error_shows_a_key() {
         let config = settings().resolve(&Env::empty()).expect("good");
         assert!(!format!("{config:?}").contains("tml-x"));
+        let overrides = vec![("X-Team".to_string(), Secret::new("hunter2"))];
+        let proxy = ProxyChoice::Always(Secret::new("http://u:hunter2@h"));
+        let command = Some(Secret::new("echo hunter2"));
+        let all = Settings { overrides, proxy, credential_command: command, ..settings() };
+        assert!(!format!("{all:?}").contains("hunter2"));
+        assert!(!format!("{:?}", all.resolve(&Env::empty()).expect("good")).contains("hunter2"));
         let bad = Settings { api_key: Some(Secret::new("hunter2")), ..settings() };
         assert!(!format!("{:?}", bad.resolve(&Env::empty()).expect_err("bad")).contains("hunter2"));
     }

@@ -2,6 +2,8 @@
 //!
 //! Values are trimmed, and an empty value counts as unset (PROTOCOL §1.2).
 
+use std::path::PathBuf;
+
 /// The environment, so that tests need not change the process's own.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Env {
@@ -34,6 +36,32 @@ impl Env {
     /// The credential.
     pub(crate) fn api_key(&self) -> Option<String> {
         self.text("TINKER_API_KEY")
+    }
+
+    /// The line for the shell that prints a credential.
+    pub(crate) fn credential_command(&self) -> Option<String> {
+        self.text("TINKER_CREDENTIAL_CMD")
+    }
+
+    /// The user's own folder, in which the stored keys lie.
+    pub(crate) fn home(&self) -> Option<PathBuf> {
+        self.text(if cfg!(windows) { "USERPROFILE" } else { "HOME" }).map(PathBuf::from)
+    }
+
+    /// The proxy for a server, with the name of the variable that says so. What is said for the server's scheme counts
+    /// more than what is said for all.
+    pub(crate) fn proxy(&self, https: bool) -> Option<(&'static str, String)> {
+        let names = match https {
+            true => ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"],
+            false => ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"],
+        };
+        names.into_iter().find_map(|name| Some((name, self.text(name)?)))
+    }
+
+    /// The hosts that are reached without a proxy: a comma list.
+    pub(crate) fn no_proxy(&self) -> Vec<String> {
+        let text = self.text("NO_PROXY").or_else(|| self.text("no_proxy")).unwrap_or_default();
+        text.split(',').map(str::trim).filter(|it| !it.is_empty()).map(str::to_string).collect()
     }
 
     /// The address of the service.

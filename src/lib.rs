@@ -51,33 +51,42 @@
 //! |---|---|
 //! | `zstd` (default) | compressed training uploads, when the server asks for them |
 //! | `local` | the embedded engine, [`local`] |
+//! | `native-roots` | TLS trusts the operating system's certificates instead of those that are compiled in |
 //! | `testing` | a scriptable server and a clock for tests, [`testing`]; may change in a minor version |
 //!
 //! # The log
 //! Through the `log` crate, target `tinkex` and `tinkex::http`. ERROR: a message of the server at that level, a panic in one
 //! of the library's threads, a lost result. WARN: a wait that is long, heartbeats that fail, threads that outlive `close`.
 //! INFO: messages of the server, lost samples. DEBUG: repeated requests. TRACE: every request and answer, without headers
-//! and bodies. Credentials are never logged.
+//! and bodies. Credentials are never logged, and taken out of what a server repeats. At TRACE the crate under the HTTP library
+//! logs the bytes of every request, the credential among them, under the target `ureq_proto`: leave that target off.
 //!
 //! # Environment variables
-//! `TINKER_API_KEY`, `TINKER_BASE_URL`, `TINKER_PROJECT_ID`, `TINKER_TAGS`, `TINKER_TELEMETRY`,
-//! `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`, each with less weight than what [`ServiceClientBuilder`] is told.
+//! `TINKER_API_KEY`, `TINKER_CREDENTIAL_CMD`, `TINKER_BASE_URL`, `TINKER_PROJECT_ID`, `TINKER_TAGS`, `TINKER_TELEMETRY`,
+//! `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`; `HTTPS_PROXY` or `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`; `HOME`
+//! for the stored keys ([`credentials`]). Each has less weight than what [`ServiceClientBuilder`] is told.
 //!
 //! # What it does not do
 //! Tokenizers other than bytes, chat templates, custom losses and the download of checkpoints are not there yet. It never
 //! merges adapters, owns signals, or starts a runtime.
 
+mod claims;
 mod client;
 mod clock_text;
 mod config;
+mod credential;
+pub mod credentials;
 mod env;
 mod error;
 pub mod event;
 mod http;
+mod http_date;
 mod metrics;
 #[cfg(all(test, shuttle))]
 #[path = "../tests/model/mod.rs"]
 mod model;
+mod network;
+mod overrides;
 mod pending;
 mod policy;
 mod secret;

@@ -2,8 +2,12 @@
 
 use std::fmt;
 
-/// A credential. Its `Debug` shows only its kind, and it has no `Display`.
-#[derive(Clone, PartialEq, Eq)]
+use serde::{Deserialize, Serialize};
+
+/// A credential, a password or a token. Its `Debug` shows only its kind, and it has no `Display`. In a body it is a text
+/// like any other.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub(crate) struct Secret(String);
 
 impl Secret {
@@ -11,7 +15,7 @@ impl Secret {
         Secret(text.into())
     }
 
-    /// The text itself, for the one header that carries it.
+    /// The text itself, for the one place that has to carry it.
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }

@@ -1,5 +1,6 @@
 //! How a service client is set up.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use crate::error::Result;
 use crate::event::{Observed, Observer, TraceContext, Tracing};
 use crate::http::{Transport, Ureq};
 use crate::metrics::Metrics;
+use crate::network::ProxyChoice;
 use crate::secret::Secret;
 use crate::session::Session;
 use crate::sync::clock::Clock;
@@ -18,13 +20,18 @@ use crate::sync::clock::Clock;
 ///
 /// | setting | environment | default |
 /// |---|---|---|
-/// | [`api_key`](Self::api_key) | `TINKER_API_KEY` | none: required |
+/// | [`api_key`](Self::api_key) | `TINKER_API_KEY` | the stored default key, see [`credentials`](crate::credentials) |
+/// | [`credential_command`](Self::credential_command) | `TINKER_CREDENTIAL_CMD` | none |
 /// | [`base_url`](Self::base_url) | `TINKER_BASE_URL` | the Tinker service |
 /// | [`project_id`](Self::project_id) | `TINKER_PROJECT_ID` | none |
 /// | [`tags`](Self::tags) | `TINKER_TAGS`, a comma list | none |
 /// | [`user_metadata`](Self::user_metadata) | | none |
 /// | [`display_name`](Self::display_name) | | none |
 /// | [`telemetry`](Self::telemetry) | `TINKER_TELEMETRY`: `1`, `true`, `yes` or `on` | off |
+/// | [`proxy`](Self::proxy), [`no_proxy`](Self::no_proxy) | `HTTPS_PROXY` or `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY` | none |
+/// | [`ca_bundle`](Self::ca_bundle) | | roots that are compiled in, or with the feature `native-roots` the system's |
+/// | [`default_headers_overrides`](Self::default_headers_overrides) | | none |
+/// | [`sdk_version`](Self::sdk_version) | | `0.38.0` |
 /// | [`timeouts`](Self::timeouts) | | see [`Timeouts`] |
 /// | [`threads`](Self::threads) | | see [`Threads`] |
 /// | [`pause_policy`](Self::pause_policy) | | wait |
@@ -60,6 +67,10 @@ pub struct ServiceClientBuilder {
 
 impl ServiceClientBuilder {
     /// The credential: an API key (`tml-…`) or a JWT (`eyJ…`).
+    ///
+    /// A JWT is always used. A key is used unless the server insists on the
+    /// [`credential_command`](Self::credential_command). Where there is neither, in the environment neither, the default
+    /// key of `~/.tinker/credentials.json` is.
     pub fn api_key(mut self, key: impl Into<String>) -> Self {
         self.settings.api_key = Some(Secret::new(key));
         self
@@ -68,6 +79,80 @@ impl ServiceClientBuilder {
     /// Accepts a key of any form, for servers that do not check it. Default false.
     pub fn allow_any_key(mut self, yes: bool) -> Self {
         self.settings.any_key = yes;
+        self
+    }
+
+    /// A line for the shell that prints a credential, an API key or a JWT. It is run whenever one is needed: at the start,
+    /// and each time before a token is fetched. White space around what it prints is removed; its exit status and its
+    /// errors do not count. It gets no input and no terminal, and is killed after `Timeouts::credential_command`, with
+    /// everything that it started. A process that it leaves behind must not keep its standard output.
+    ///
+    /// Only servers that trade credentials for tokens take one from a command. Neither the line nor what it prints is ever
+    /// shown.
+    ///
+    /// # Example: ask a keeper of secrets
+    /// ```
+    /// use tinkex::ServiceClient;
+    ///
+    /// let builder = ServiceClient::builder().credential_command("secret-tool lookup service tinker");
+    /// # drop(builder);
+    /// ```
+    pub fn credential_command(mut self, line: impl Into<String>) -> Self {
+        self.settings.credential_command = Some(Secret::new(line));
+        self
+    }
+
+    /// Headers for every request. One that the client would send by itself, even the credential, is replaced. Their values
+    /// are never shown; if the name speaks of a secret (`Authorization`, `X-Gateway-Token`), the value is also taken out
+    /// of what a server repeats.
+    ///
+    /// # Example: a gateway that wants a word of its own
+    /// ```
+    /// use tinkex::ServiceClient;
+    ///
+    /// let builder = ServiceClient::builder()
+    ///     .default_headers_overrides([("X-Gateway-Token", "open-sesame"), ("X-Team", "research")]);
+    /// # drop(builder);
+    /// ```
+    pub fn default_headers_overrides<N, V>(mut self, headers: impl IntoIterator<Item = (N, V)>) -> Self
+    where
+        N: Into<String>,
+        V: Into<String>,
+    {
+        let headers = headers.into_iter().map(|(name, value)| (name.into(), Secret::new(value)));
+        self.settings.overrides.extend(headers);
+        self
+    }
+
+    /// Sends everything through this proxy, even to this machine itself: `http://user:password@host:port`; `https`,
+    /// `socks4`, `socks5` and `socks5h` are known as well. Special characters of user and password are written in percent
+    /// encoding. A proxy of HTTP has to allow `CONNECT`, which is used for servers without TLS as well. The password is
+    /// never shown.
+    ///
+    /// Without this the environment decides, by the scheme of the server: `HTTPS_PROXY` or `HTTP_PROXY`, then `ALL_PROXY`,
+    /// unless `NO_PROXY` names the server or it is on this machine.
+    pub fn proxy(mut self, url: impl Into<String>) -> Self {
+        self.settings.proxy = ProxyChoice::Always(Secret::new(url));
+        self
+    }
+
+    /// Uses no proxy, whatever the environment says.
+    pub fn no_proxy(mut self) -> Self {
+        self.settings.proxy = ProxyChoice::Never;
+        self
+    }
+
+    /// Trusts the certificates in this PEM file instead of all others, for a server or a proxy with certificates of its
+    /// own.
+    pub fn ca_bundle(mut self, path: impl Into<PathBuf>) -> Self {
+        self.settings.ca_bundle = Some(path.into());
+        self
+    }
+
+    /// The version of the official SDK as which this client presents itself; servers choose flags by it. Default
+    /// `0.38.0`, whose messages this crate writes.
+    pub fn sdk_version(mut self, version: impl Into<String>) -> Self {
+        self.settings.sdk_version = Some(version.into());
         self
     }
 
@@ -195,10 +280,14 @@ impl ServiceClientBuilder {
     /// needs it.
     ///
     /// # Errors
-    /// A missing or malformed key, a base URL without scheme, a timeout of zero, no thread.
+    /// A missing, malformed or expired credential, a stored key that cannot be read, a base URL without scheme, a malformed
+    /// proxy or header, a CA bundle without certificates, a timeout of zero, no thread.
     pub fn build(self) -> Result<ServiceClient> {
         let config = self.settings.resolve(&self.env.unwrap_or_else(Env::process))?;
-        let transport = self.transport.unwrap_or_else(|| Arc::new(Ureq::new(&config.base_url)));
+        let transport = match self.transport {
+            Some(transport) => transport,
+            None => Arc::new(Ureq::new(&config.network)?),
+        };
         ServiceClient::start(Session::new(config, transport, self.clock))
     }
 }

@@ -250,6 +250,29 @@ impl ServiceClient {
         self.session().close(status, None)
     }
 
+    /// As [`close`](Self::close), with a word about the end for the server's records.
+    ///
+    /// # Errors
+    /// The server could not be told. The client is closed all the same.
+    ///
+    /// # Blocking
+    /// At most `Timeouts::close`.
+    ///
+    /// # Example: say why
+    /// ```
+    /// # #[cfg(feature = "testing")] {
+    /// # let server = tinkex::testing::FakeServer::new();
+    /// # let service = server.in_memory().build()?;
+    /// use tinkex::CloseStatus;
+    ///
+    /// service.close_with(CloseStatus::Errored, "the data set ended early")?;
+    /// # }
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn close_with(&self, status: CloseStatus, detail: impl AsRef<str>) -> Result<()> {
+        self.session().close(status, Some(detail.as_ref()))
+    }
+
     fn create_training(&self, verb: &'static str, start: create::Start) -> Result<TrainingClient> {
         let session = self.session();
         session.check_open()?;

@@ -1,8 +1,9 @@
 //! What every request carries besides its body (PROTOCOL §1.5).
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::config::{Config, SDK_VERSION};
+use crate::config::Config;
 
 use super::{Answer, Body, Call};
 
@@ -29,13 +30,13 @@ pub(super) fn all(
     retry: u32,
     timeout: Duration,
     credential: &str,
-) -> Vec<(&'static str, String)> {
+) -> Vec<(Cow<'static, str>, String)> {
     let accept = if call.protobuf { "application/x-protobuf" } else { "application/json" };
     let mut all = vec![
         ("X-API-Key", credential.to_string()),
         ("Accept", accept.to_string()),
         ("User-Agent", USER_AGENT.to_string()),
-        ("X-Stainless-Package-Version", SDK_VERSION.to_string()),
+        ("X-Stainless-Package-Version", config.sdk_version.clone()),
         ("X-Stainless-OS", os().to_string()),
         ("X-Stainless-Arch", arch().to_string()),
         ("X-Stainless-Runtime", "tinkex".to_string()),
@@ -55,7 +56,7 @@ pub(super) fn all(
         all.push(("Content-Encoding", "zstd".to_string()));
     }
     if let Some(method) = call.sdk_method {
-        all.push(("x-sdk-version", SDK_VERSION.to_string()));
+        all.push(("x-sdk-version", config.sdk_version.clone()));
         all.push(("x-sdk-method", method.to_string()));
     }
     if let Some((id, secret)) = &config.cloudflare {
@@ -67,6 +68,11 @@ pub(super) fn all(
         all.extend(trace.tracestate.iter().map(|it| ("tracestate", it.clone())));
     }
     all.extend(call.headers.iter().cloned());
+    let mut all: Vec<_> = all.into_iter().map(|(name, value)| (Cow::Borrowed(name), value)).collect();
+    for (name, value) in &config.overrides {
+        all.retain(|it| !it.0.eq_ignore_ascii_case(name));
+        all.push((Cow::Owned(name.clone()), value.expose().to_string()));
+    }
     all
 }
 

@@ -7,8 +7,10 @@
 pub(crate) mod auth;
 pub(crate) mod breakers;
 mod call;
+mod command;
 pub(crate) mod headers;
 mod lanes;
+mod redact;
 pub mod transport;
 mod ureq;
 
@@ -59,7 +61,7 @@ pub(crate) struct Http {
 
 impl Http {
     pub(crate) fn new(transport: Arc<dyn Transport>, config: Arc<Config>, clock: Clock) -> Self {
-        let auth = Auth::new(config.api_key.clone());
+        let auth = Auth::new(&config);
         let breakers =
             config.circuit_breaker.map(|it| Breakers::new(it, clock.clone(), config.seeing.clone()));
         Http {
@@ -103,6 +105,7 @@ impl Http {
 
     /// Interrupts everything that is being sent or received, and refuses whatever comes later.
     pub(crate) fn shutdown(&self) {
+        self.auth.shutdown();
         self.transport.shutdown();
     }
 
@@ -253,7 +256,8 @@ impl Http {
     fn renewed(&self, call: &Call, key: &str, retry: u32, left: Option<Duration>) -> Result<Answer, Broken> {
         let timeout = self.timeout(call, left);
         if call.raw_credential {
-            return self.exchange(call, key, retry, timeout, self.auth.raw().expose());
+            let raw = self.auth.raw().map_err(Broken::Token)?;
+            return self.exchange(call, key, retry, timeout, raw.expose());
         }
         let credential = || self.auth.credential(&self.clock, timeout, |it| self.exchange_token(it, timeout));
         let first = credential()?;
@@ -270,20 +274,60 @@ impl Http {
         left.map_or(timeout, |it| timeout.min(it.max(MOMENT)))
     }
 
-    /// PROTOCOL §1.4: trades the raw credential for a short-lived token.
-    fn exchange_token(&self, raw: &str, timeout: Duration) -> Result<String, Broken> {
-        let body = Body::json(&json::AuthTokenRequest {}).map_err(Broken::Token)?;
-        let call = Call::new(Lane::Session, "POST", "/api/v1/auth/token", body);
-        let answer = self.exchange(&call, &headers::idempotency_key(), 0, timeout, raw)?;
-        if answer.facts().verdict() != Verdict::Success {
-            let error = answer.facts().error().with(|it| it.url = Some(self.url(&call)));
-            return Err(Broken::Token(error));
-        }
-        let reply: json::AuthTokenResponse = json::response(&answer.body).map_err(Broken::Token)?;
-        Ok(reply.jwt.0)
+    /// Fetches a token before anybody needs it.
+    pub(crate) fn replace_token(&self) -> Result<()> {
+        let timeout = self.config.timeouts.exchange;
+        let replaced = self.auth.replace(&self.clock, |it| self.exchange_token(it, timeout));
+        replaced.map_err(|it| it.error(&self.config.timeouts))
     }
 
+    /// PROTOCOL §1.4: trades the raw credential for a short-lived token. A failure is told as what it is, not as one of the
+    /// request that the token was for.
+    fn exchange_token(&self, raw: &str, timeout: Duration) -> Result<String, Broken> {
+        let call = Call::post(Lane::Session, "/api/v1/auth/token", &json::AuthTokenRequest {});
+        let call = call.map_err(Broken::Token)?;
+        let failed = |it: Error| Broken::Token(it.with(|it| it.url = Some(self.url(&call))));
+        let answer = match self.exchange_unread(&call, &headers::idempotency_key(), 0, timeout, raw) {
+            Ok(answer) => answer,
+            Err(Broken::Closed) => return Err(Broken::Closed),
+            Err(broken) => {
+                let broken = self.auth.redactor().broken(broken);
+                return Err(failed(broken.error(&self.config.timeouts)));
+            }
+        };
+        if answer.facts().verdict() != Verdict::Success {
+            return Err(failed(self.auth.redactor().answer(answer).facts().error()));
+        }
+        let reply = json::response::<json::AuthTokenResponse>(&answer.body);
+        // What the decoder says may repeat what it read.
+        let reply = reply.map_err(|_| failed(Error::decode("the server's answer holds no token")))?;
+        match reply.jwt.expose().chars().all(|it| it.is_ascii_graphic()) && !reply.jwt.expose().is_empty() {
+            true => Ok(reply.jwt.expose().to_string()),
+            false => Err(failed(Error::decode("the server's token is empty or no single word"))),
+        }
+    }
+
+    /// One exchange, from which no secret comes back.
     fn exchange(
+        &self,
+        call: &Call,
+        key: &str,
+        retry: u32,
+        timeout: Duration,
+        credential: &str,
+    ) -> Result<Answer, Broken> {
+        let redactor = self.auth.redactor();
+        match self.exchange_unread(call, key, retry, timeout, credential) {
+            Ok(answer) => {
+                let answer = redactor.answer(answer);
+                headers::log_deprecation(&answer, &call.path);
+                Ok(answer)
+            }
+            Err(broken) => Err(redactor.broken(broken)),
+        }
+    }
+
+    fn exchange_unread(
         &self,
         call: &Call,
         key: &str,
@@ -310,7 +354,6 @@ impl Http {
         if let Ok(answer) = &result {
             self.reached.store(true, Ordering::Relaxed);
             *self.last_contact.lock() = Some(self.clock.now());
-            headers::log_deprecation(answer, &call.path);
             log::trace!(target: "tinkex::http", "{} ← {} ({} bytes)", call.path, answer.status, answer.body.len());
         }
         result

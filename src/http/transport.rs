@@ -1,13 +1,15 @@
 //! What carries a request: sockets, memory in tests, or something of your own
 //! (`ServiceClientBuilder::transport`).
 
+use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
 use crate::config::Timeouts;
 use crate::error::{Error, ErrorKind, Phase, Sent};
+use crate::http_date;
 use crate::policy::retry::Failure;
 use crate::policy::verdict::Facts;
 
@@ -43,7 +45,7 @@ pub struct Exchange {
     /// Its absolute address.
     pub url: String,
     /// Its headers.
-    pub headers: Vec<(&'static str, String)>,
+    pub headers: Vec<(Cow<'static, str>, String)>,
     /// Its body, as it goes over the wire.
     pub body: Bytes,
     /// How long connecting may take.
@@ -95,12 +97,18 @@ impl Answer {
             .is_some_and(|it| it.to_ascii_lowercase().contains("application/x-protobuf"))
     }
 
+    /// When it was sent, by the server's own clock if it says so.
+    fn time(&self) -> SystemTime {
+        self.header("date").and_then(http_date::parse).unwrap_or_else(SystemTime::now)
+    }
+
     pub(crate) fn facts(&self) -> Facts<'_> {
         Facts {
             status: self.status,
             body: &self.body,
             retry_after_ms: self.header("retry-after-ms"),
             retry_after: self.header("retry-after"),
+            at: self.header("retry-after").map(|_| self.time()),
             should_retry: self.header("x-should-retry"),
         }
     }
@@ -160,6 +168,8 @@ impl Broken {
             // again gives the answer a second chance.
             Broken::Garbage { .. } => Failure::Connection { sent: Sent::Maybe },
             Broken::TooLarge { .. } | Broken::Closed => Failure::Fatal,
+            // The server of tokens may be back soon; a credential that it refuses stays refused.
+            Broken::Token(error) if error.is_retryable() => Failure::Connection { sent: Sent::No },
             Broken::Token(_) | Broken::CircuitOpen { .. } => Failure::Fatal,
         }
     }

@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ureq::config::Config;
 use ureq::http::Uri;
-use ureq::tls::{RootCerts, TlsConfig};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout, TcpConnector};
-use ureq::{Agent, Error, Timeout};
+use ureq::{Agent, Error, ProxyProtocol, Timeout};
 
 use super::Lane;
 use super::lanes::LANES;
 use super::transport::{Answer, Broken, Exchange, Transport};
 use crate::error::{Phase, Sent};
+use crate::network::{Network, Proxy, Scheme};
 use crate::sync::Mutex;
 
 /// Shorter than the keep-alive of usual servers, so that a connection is seldom reused after the server left it.
@@ -39,12 +40,16 @@ struct Open {
 
 impl Ureq {
     /// The connections of a client of one server.
-    pub(crate) fn new(base_url: &str) -> Self {
-        let on_this_machine = is_loopback(base_url);
-        let is_plain = on_this_machine && base_url.to_ascii_lowercase().starts_with("http://");
-        let maker = Maker { on_this_machine, is_plain, names: Names::default() };
+    pub(crate) fn new(network: &Network) -> crate::error::Result<Self> {
+        let maker = Maker {
+            is_plain: network.is_plain,
+            tls: TlsConfig::builder().root_certs(roots(network)?).build(),
+            proxy: network.proxy.as_ref().map(proxy).transpose()?,
+            through: network.proxy.as_ref().map(|it| it.to_string()),
+            names: Names::default(),
+        };
         let agents = LANES.iter().map(|lane| maker.agent(*lane)).collect();
-        Ureq { open: Mutex::new(Some(Open { agents, branches: Vec::new() })), maker }
+        Ok(Ureq { open: Mutex::new(Some(Open { agents, branches: Vec::new() })), maker })
     }
 }
 
@@ -107,21 +112,65 @@ impl Transport for Single {
     }
 }
 
+/// A proxy, as ureq wants it.
+fn proxy(proxy: &Proxy) -> crate::error::Result<ureq::Proxy> {
+    let protocol = match proxy.scheme {
+        Scheme::Http => ProxyProtocol::Http,
+        Scheme::Https => ProxyProtocol::Https,
+        Scheme::Socks4 => ProxyProtocol::Socks4,
+        Scheme::Socks5 => ProxyProtocol::Socks5,
+        Scheme::Socks5h => ProxyProtocol::Socks5h,
+    };
+    let host = if proxy.host.contains(':') { format!("[{}]", proxy.host) } else { proxy.host.clone() };
+    let mut builder = ureq::Proxy::builder(protocol).host(&host).port(proxy.port);
+    if let Some((user, password)) = &proxy.login {
+        builder = builder.username(user.expose()).password(password.expose());
+    }
+    builder.build().map_err(|_| crate::error::Error::config(format!("the proxy {proxy} cannot be used")))
+}
+
+/// Whom TLS trusts: the given certificates and no others, or those of the operating system if the crate was built so, or
+/// those that are compiled in.
+fn roots(network: &Network) -> crate::error::Result<RootCerts> {
+    let Some(pem) = &network.ca_bundle else {
+        return Ok(if cfg!(feature = "native-roots") {
+            RootCerts::PlatformVerifier
+        } else {
+            RootCerts::WebPki
+        });
+    };
+    let unreadable = |problem: &str| crate::error::Error::config(format!("the CA bundle {problem}"));
+    let mut certificates = Vec::new();
+    for item in parse_pem(pem) {
+        match item {
+            Ok(PemItem::Certificate(it)) => certificates.push(it),
+            Ok(_) => {}
+            Err(_) => return Err(unreadable("is no PEM file")),
+        }
+    }
+    match certificates.is_empty() {
+        true => Err(unreadable("holds no certificate")),
+        false => Ok(RootCerts::Specific(Arc::new(certificates))),
+    }
+}
+
 /// Makes agents for one server, and sends over them.
 #[derive(Clone)]
 struct Maker {
-    on_this_machine: bool,
     /// Neither TLS nor a proxy is between this machine and itself.
     is_plain: bool,
+    tls: TlsConfig,
+    proxy: Option<ureq::Proxy>,
+    /// The proxy, as errors name it.
+    through: Option<String>,
     names: Names,
 }
 
 impl Maker {
     fn agent(&self, lane: Lane) -> Agent {
-        let tls = TlsConfig::builder().root_certs(RootCerts::WebPki).build();
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            .tls_config(tls)
+            .tls_config(self.tls.clone())
             .user_agent(super::headers::USER_AGENT)
             .accept("")
             // A redirect would carry the credential to wherever the server says.
@@ -131,13 +180,24 @@ impl Maker {
             .output_buffer_size(lane.buffers().1)
             .max_idle_connections(lane.idle_connections())
             .max_idle_connections_per_host(lane.idle_connections())
-            .max_idle_age(IDLE_AGE);
-        // A proxy, which ureq takes from the environment, cannot reach this machine's own loopback.
-        let config = if self.on_this_machine { config.proxy(None) } else { config };
+            .max_idle_age(IDLE_AGE)
+            // Always said, because ureq would look into the environment by itself.
+            .proxy(self.proxy.clone())
+            .build();
         match self.is_plain {
             // The connector of TLS alone takes a page of stack, which thousands of threads would pay for.
-            true => Agent::with_parts(config.build(), TcpConnector::default(), self.names.clone()),
-            false => Agent::with_parts(config.build(), DefaultConnector::default(), self.names.clone()),
+            true => Agent::with_parts(config, TcpConnector::default(), self.names.clone()),
+            false => Agent::with_parts(config, DefaultConnector::default(), self.names.clone()),
+        }
+    }
+
+    /// An error of the way to the server names the proxy on it.
+    fn blamed(&self, broken: Broken) -> Broken {
+        match (broken, &self.through) {
+            (Broken::Connection { sent, message }, Some(proxy)) => {
+                Broken::Connection { sent, message: format!("{message} (through the proxy {proxy})") }
+            }
+            (broken, _) => broken,
         }
     }
 
@@ -147,7 +207,7 @@ impl Maker {
             headers.reserve(exchange.headers.len());
         }
         for (name, value) in &exchange.headers {
-            request = request.header(*name, value);
+            request = request.header(&**name, value);
         }
         let garbage = |it: ureq::http::Error| Broken::Connection { sent: Sent::No, message: it.to_string() };
         let result = match exchange.method {
@@ -166,7 +226,7 @@ impl Maker {
             if broken.sent() == Sent::No {
                 self.names.forget();
             }
-            broken
+            self.blamed(broken)
         })?;
         let headers = response
             .headers()
@@ -230,13 +290,6 @@ impl Resolver for Names {
     }
 }
 
-fn is_loopback(url: &str) -> bool {
-    let host = url.parse::<ureq::http::Uri>().ok().and_then(|it| it.host().map(str::to_string));
-    let host = host.unwrap_or_default();
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|it| it.is_loopback())
-}
-
 /// The timeouts of one exchange, set on its request.
 trait With {
     type Out;
@@ -285,6 +338,10 @@ fn io_error(error: io::Error, stage: Stage) -> Broken {
         (TimedOut | WouldBlock, _) => Broken::Timeout(Phase::Exchange),
         (ConnectionRefused | HostUnreachable | NetworkUnreachable | AddrNotAvailable, Stage::Head) => {
             Broken::Connection { sent: Sent::No, message: error.to_string() }
+        }
+        // What rustls says comes as invalid data.
+        (InvalidData, Stage::Head) => {
+            Broken::Connection { sent: Sent::Maybe, message: format!("TLS: {error}") }
         }
         _ => Broken::Connection { sent: Sent::Maybe, message: error.to_string() },
     }

@@ -11,6 +11,7 @@ pub(crate) mod paging;
 pub(crate) mod pause;
 pub(crate) mod poll;
 pub(crate) mod poll_many;
+pub(crate) mod refresh;
 pub(crate) mod retry;
 pub(crate) mod telemetry;
 pub(crate) mod turn;

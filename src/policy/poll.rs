@@ -251,6 +251,7 @@ mod tests {
             body: body.as_bytes(),
             retry_after_ms: None,
             retry_after: None,
+            at: None,
             should_retry: None,
         };
         poll.on(Event::Answer { facts, protobuf: false }, times)

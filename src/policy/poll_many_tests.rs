@@ -20,7 +20,14 @@ fn at(seconds: u64) -> Times {
 }
 
 fn facts(status: u16, body: &str) -> Facts<'_> {
-    Facts { status, body: body.as_bytes(), retry_after_ms: None, retry_after: None, should_retry: None }
+    Facts {
+        status,
+        body: body.as_bytes(),
+        retry_after_ms: None,
+        retry_after: None,
+        should_retry: None,
+        at: None,
+    }
 }
 
 /// Carries out the machine's next request, which the server answers.

@@ -1,10 +1,11 @@
 //! What one answer of the server means, before anybody knows which call it belongs to (PROTOCOL §1.10, §1.13).
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
 use crate::error::{Error, ErrorKind};
+use crate::http_date;
 
 /// The longest wait that a server may ask for; a longer one is ignored.
 const LONGEST_HINT: Duration = Duration::from_secs(60);
@@ -16,6 +17,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) body: &'a [u8],
     pub(crate) retry_after_ms: Option<&'a str>,
     pub(crate) retry_after: Option<&'a str>,
+    /// When it was, by the clock of the server or else of this machine: what a date in `retry_after` counts from.
+    pub(crate) at: Option<SystemTime>,
     pub(crate) should_retry: Option<&'a str>,
 }
 
@@ -62,14 +65,17 @@ impl Facts<'_> {
         }
     }
 
-    /// How long the server asks to wait.
+    /// How long the server asks to wait: in milliseconds, in seconds, or until a date.
     pub(crate) fn hint(&self) -> Option<Duration> {
-        let seconds = |text: &str, unit: f64| text.trim().parse::<f64>().ok().map(|it| it * unit);
+        let seconds = |text: &str, unit: f64| {
+            let seconds = text.trim().parse::<f64>().ok()? * unit;
+            Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::ZERO))
+        };
+        let until = |text: &str| http_date::parse(text)?.duration_since(self.at?).ok();
         let hint = self
             .retry_after_ms
             .and_then(|it| seconds(it, 1e-3))
-            .or_else(|| self.retry_after.and_then(|it| seconds(it, 1.0)))?;
-        let hint = Duration::try_from_secs_f64(hint).ok()?;
+            .or_else(|| self.retry_after.and_then(|it| seconds(it, 1.0).or_else(|| until(it))))?;
         (!hint.is_zero() && hint <= LONGEST_HINT).then_some(hint)
     }
 
@@ -133,7 +139,14 @@ mod tests {
     use super::*;
 
     fn facts(status: u16, body: &str) -> Facts<'_> {
-        Facts { status, body: body.as_bytes(), retry_after_ms: None, retry_after: None, should_retry: None }
+        Facts {
+            status,
+            body: body.as_bytes(),
+            retry_after_ms: None,
+            retry_after: None,
+            at: None,
+            should_retry: None,
+        }
     }
 
     #[test]
@@ -192,6 +205,22 @@ mod tests {
         for odd in ["0", "-1", "61", "nan", "soon", "1e300"] {
             assert_eq!(hint(None, Some(odd)), None, "{odd}");
         }
+    }
+
+    #[test]
+    fn a_hint_may_be_a_date_which_counts_from_the_time_of_the_answer() {
+        let at = http_date::parse("Fri, 20 Nov 2026 13:19:11 GMT");
+        let hint = |text| Facts { retry_after: Some(text), at, ..facts(503, "") }.hint();
+        assert_eq!(hint("Fri, 20 Nov 2026 13:19:41 GMT"), Some(Duration::from_secs(30)));
+        for odd in [
+            "Fri, 20 Nov 2026 13:19:11 GMT",
+            "Fri, 20 Nov 2026 13:00:00 GMT",
+            "Fri, 20 Nov 2026 14:19:11 GMT",
+        ] {
+            assert_eq!(hint(odd), None, "{odd}");
+        }
+        let timeless = Facts { retry_after: Some("Fri, 20 Nov 2026 13:19:41 GMT"), ..facts(503, "") };
+        assert_eq!(timeless.hint(), None);
     }
 
     #[test]

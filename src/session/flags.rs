@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Config, SDK_VERSION};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::http::{Call, Http, Lane};
 use crate::sync::CancelToken;
@@ -12,32 +12,47 @@ use crate::wire::json::{ClientConfig, ClientConfigRequest, DynamicConfig};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Flags {
     pub(crate) config: ClientConfig,
-    #[expect(dead_code, reason = "the flags that cancelling samples depends on")]
+    /// Those that may change while the session lives.
     pub(crate) dynamic: DynamicConfig,
+    /// The server has such flags, so that asking again makes sense.
+    pub(crate) is_dynamic: bool,
 }
 
 /// Asks for the flags. Servers that do not offer them get the defaults.
 pub(super) fn fetch(http: &Http, config: &Config, cancel: &CancelToken) -> Result<Flags> {
-    let request = ClientConfigRequest { sdk_version: SDK_VERSION.into() };
+    let request = ClientConfigRequest { sdk_version: config.sdk_version.clone() };
     let call = Call::post(Lane::Session, "/api/v1/client/config", &request)?;
-    let client: ClientConfig = or_default(http.json(&call, cancel))?;
-    if client.pjwt_auth_enabled {
-        http.auth().use_tokens();
-    }
+    let client: ClientConfig = offered(http.json(&call, cancel))?.unwrap_or_default();
+    http.auth().adapt(client.pjwt_auth_enabled, client.credential_default_source == "credential_cmd")?;
     // A number that is no time says nothing.
     if let Ok(window) = Duration::try_from_secs_f64(client.billing_exception_max_pause_duration_sec) {
         http.set_billing_window(window);
     }
-    let mut call = Call::post(Lane::Session, "/api/v1/client/dynamic_config", &request)?;
-    call.timeout = Some(config.timeouts.heartbeat);
-    let dynamic = or_default(http.json(&call, cancel))?;
-    Ok(Flags { config: client, dynamic })
+    let dynamic = offered(http.json(&dynamic_call(config)?, cancel))?;
+    Ok(Flags { config: client, is_dynamic: dynamic.is_some(), dynamic: dynamic.unwrap_or_default() })
 }
 
-fn or_default<T: Default>(result: Result<T>) -> Result<T> {
+/// Asks once more for the flags that may change. `None` if the server does not offer them any more.
+pub(super) fn fetch_dynamic(
+    http: &Http,
+    config: &Config,
+    cancel: &CancelToken,
+) -> Result<Option<DynamicConfig>> {
+    offered(http.json(&dynamic_call(config)?.once(config.timeouts.heartbeat), cancel))
+}
+
+fn dynamic_call(config: &Config) -> Result<Call> {
+    let request = ClientConfigRequest { sdk_version: config.sdk_version.clone() };
+    let mut call = Call::post(Lane::Session, "/api/v1/client/dynamic_config", &request)?;
+    call.timeout = Some(config.timeouts.heartbeat);
+    Ok(call)
+}
+
+/// `None` from a server that does not have the endpoint.
+fn offered<T>(result: Result<T>) -> Result<Option<T>> {
     match result {
-        Err(error) if is_not_offered(&error) => Ok(T::default()),
-        other => other,
+        Err(error) if is_not_offered(&error) => Ok(None),
+        other => other.map(Some),
     }
 }
 

@@ -10,6 +10,7 @@ mod many;
 mod poll_many;
 mod retrieve;
 mod telemetry;
+mod tend;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,7 +21,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::config::{Config, SDK_VERSION, Threads};
+use crate::config::{Config, Threads};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Call, Http, Lane, Transport};
 use crate::pending::{Pending, Progress};
@@ -64,6 +65,8 @@ pub(crate) struct Session {
     /// What samples need whose results are waited for together.
     pub(crate) many: many::Many,
     beats: Arc<Pool>,
+    /// Runs what keeps flags and tokens fresh, apart from the heartbeats, which neither must ever hold up.
+    tenders: Arc<Pool>,
     flags: Mutex<Option<Arc<Flags>>>,
     id: Mutex<Option<Arc<str>>>,
     pub(crate) model_seq_id: AtomicU64,
@@ -177,6 +180,7 @@ impl Session {
             senders: pool("tk-send", SENDERS),
             beats: pool("tk-beat", 1),
             many: many::Many::new(&config),
+            tenders: pool("tk-tend", 2),
             dispatch: Dispatch::new(),
             flags: Mutex::new(None),
             id: Mutex::new(None),
@@ -210,7 +214,7 @@ impl Session {
     }
 
     /// The flags of the server, fetched at the first call. Only the service's actor calls this, one call at a time.
-    pub(crate) fn flags(&self) -> Result<Arc<Flags>> {
+    pub(crate) fn flags(self: &Arc<Self>) -> Result<Arc<Flags>> {
         let known = self.flags.lock().clone();
         if let Some(flags) = known {
             return Ok(flags);
@@ -220,6 +224,9 @@ impl Session {
             Arc::new(flags::fetch(&self.http, &self.config, &self.cancel).map_err(|it| self.as_ended(it))?);
         *self.flags.lock() = Some(flags.clone());
         self.dispatch.resize(&flags);
+        if self.http.auth().uses_tokens() {
+            tend::start_tokens(self);
+        }
         Ok(flags)
     }
 
@@ -238,7 +245,7 @@ impl Session {
         let request = json::CreateSessionRequest {
             tags: self.config.tags.clone(),
             user_metadata: self.metadata(),
-            sdk_version: SDK_VERSION.into(),
+            sdk_version: self.config.sdk_version.clone(),
             project_id: self.config.project_id.clone(),
             display_name: self.config.display_name.clone(),
         };
@@ -260,6 +267,7 @@ impl Session {
             it.session_started(&id);
         }
         heartbeat::start(self, id.clone())?;
+        tend::start_flags(self);
         Ok(id)
     }
 
@@ -327,6 +335,7 @@ impl Session {
                 pool_status("tk-draw", &self.samplers),
                 pool_status("tk-send", &self.senders),
                 pool_status("tk-beat", &self.beats),
+                pool_status("tk-tend", &self.tenders),
             ]
             .into_iter()
             .chain(self.many.status())
@@ -416,7 +425,7 @@ impl Session {
             child.join(deadline);
         }
         let reporters = self.telemetry.as_ref().map_or(0, |it| it.join(deadline));
-        let left = [&self.senders, &self.waiters, &self.samplers, &self.beats]
+        let left = [&self.senders, &self.waiters, &self.samplers, &self.beats, &self.tenders]
             .map(|it| it.close(deadline))
             .iter()
             .sum::<usize>()

@@ -172,6 +172,10 @@ impl Asking<'_> {
                 let error = broken.error(&session.config.timeouts).with(|it| it.url = Some(url()));
                 self.poll.on(Event::Connection(error), times)
             }
+            // The server of tokens may be back soon.
+            Err(broken @ Broken::Token(error)) if error.is_retryable() => {
+                self.poll.on(Event::Connection(broken.error(&session.config.timeouts)), times)
+            }
             Err(broken) => return Err(broken.error(&session.config.timeouts)),
         };
         match (step, outcome) {

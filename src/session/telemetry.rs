@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::config::{Config, SDK_VERSION};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::http::{Call, Http, Lane, headers};
 use crate::policy::telemetry::{Backlog, Offered, TelemetryCounts};
@@ -91,10 +91,8 @@ impl Telemetry {
 
     /// An operation failed. That is ordinary, and ends nothing here.
     pub(crate) fn failed(self: &Arc<Self>, error: &Error) {
-        let mut secrets = vec![self.config.api_key.expose()];
-        if let Some((id, secret)) = &self.config.cloudflare {
-            secrets.extend([id.expose(), secret.expose()]);
-        }
+        let secrets = self.config.secrets();
+        let secrets: Vec<_> = secrets.iter().map(|it| it.expose()).collect();
         for event in events::of_failure(error, &secrets) {
             self.report(event);
         }
@@ -178,7 +176,7 @@ impl Telemetry {
         let request = TelemetryRequest {
             events,
             platform: headers::os().into(),
-            sdk_version: SDK_VERSION.into(),
+            sdk_version: self.config.sdk_version.clone(),
             session_id: session.unwrap_or_else(|| self.sessionless.clone()),
             process_uuid: Some(process_uuid().into()),
         };

@@ -5,7 +5,7 @@
 //! machine may add a request, so that their counts are lower bounds.
 
 mod table;
-mod verbs;
+pub(crate) mod verbs;
 
 use std::ops::RangeInclusive;
 use std::sync::Mutex;

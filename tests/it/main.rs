@@ -5,6 +5,7 @@
 mod util;
 
 mod admin;
+mod auth;
 mod bad_input;
 mod bad_weather;
 #[cfg(feature = "local")]
@@ -13,10 +14,13 @@ mod engine_http;
 mod engine_rest;
 mod faults;
 mod guarantees;
+mod network;
 mod poll_many;
 mod regression;
 mod rest;
+mod secrets;
 mod seeing;
+mod settings;
 mod soak;
 mod verbs;
 mod waiting;

@@ -1,5 +1,7 @@
 //! What the tests share.
 
+pub(crate) mod proxy;
+
 use std::time::{Duration, Instant};
 
 use tinkex::testing::{FakeServer, Seen};

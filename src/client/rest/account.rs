@@ -1,11 +1,9 @@
 //! Who is asking, and with which key.
 
-use serde_json::Value;
-
 use super::RestClient;
+use crate::claims::{Claims, JWT_PREFIX};
 use crate::client::asking::Ask;
 use crate::error::{Error, ErrorKind, Result};
-use crate::http::auth::claims;
 use crate::session::incomplete;
 use crate::types::{ApiKeyInfo, Identity};
 
@@ -25,13 +23,13 @@ impl RestClient {
         self.asker.run("RestClient.whoami", |_| {
             let http = &self.asker.session().http;
             let credential = http.credential()?;
-            let claims = claims(credential.expose()).filter(|it| {
+            let claims = Claims::read(credential.expose()).filter(|it| {
                 // A token that was exchanged comes from the server; one that the caller gave may come from anywhere.
-                let issuer = it.get("iss").and_then(Value::as_str);
-                http.auth().raw() != &credential || issuer.is_some_and(|it| it.starts_with("passport-"))
+                http.auth().is_exchanged(&credential)
+                    || it.iss.as_deref().is_some_and(|it| it.starts_with("passport-"))
             });
             match claims {
-                Some(claims) => identity(&claims),
+                Some(claims) => identity(claims),
                 None => Err(Error::new(
                     ErrorKind::Incompatible,
                     "nothing says whom the credential stands for: this server takes it as it is, and it is no token of \
@@ -67,7 +65,7 @@ impl RestClient {
 
     /// A request that carries the key itself, whatever token stands for it elsewhere.
     fn about_key(&self, endpoint: &'static str) -> Result<Ask> {
-        if self.asker.session().http.auth().raw().expose().starts_with("eyJ") {
+        if self.asker.session().http.auth().raw()?.expose().starts_with(JWT_PREFIX) {
             return Err(Error::invalid("api_key", "is a token, not an API key"));
         }
         let mut ask = Ask::new(endpoint, KEY).naming_nothing();
@@ -76,14 +74,10 @@ impl RestClient {
     }
 }
 
-fn identity(claims: &Value) -> Result<Identity> {
-    let text = |name: &str| {
-        let text = claims.get(name).and_then(Value::as_str).filter(|it| !it.is_empty());
-        text.map(str::to_string)
-    };
+fn identity(claims: Claims) -> Result<Identity> {
     Ok(Identity {
-        user_urn: text("sub").ok_or_else(|| incomplete("the user"))?,
-        org_urn: text("org_id").map(|it| format!("tml:organization:{it}")),
-        email: text("email"),
+        user_urn: claims.sub.ok_or_else(|| incomplete("the user"))?,
+        org_urn: claims.org_id.map(|it| format!("tml:organization:{it}")),
+        email: claims.email,
     })
 }

@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime};
 use super::RestClient;
 use super::listing::{Listing, Source};
 use crate::client::asking::Ask;
-use crate::clock_text::parse_http_date;
 use crate::error::{Error, Result};
 use crate::http::Answer;
 use crate::http::headers::uuid4;
+use crate::http_date;
 use crate::session::incomplete;
 use crate::types::{
     ArchiveUrl, Checkpoint, CheckpointPath, CheckpointPlan, CopyOptions, ExternalPath, ExternalWeightsUrls,
@@ -302,7 +302,7 @@ fn archive(answer: &Answer) -> Result<ArchiveUrl> {
     let url = match answer.header("location") {
         Some(url) => ArchiveUrl {
             url: SignedUrl::new(url),
-            expires: answer.header("expires").and_then(parse_http_date).map(Timestamp::from),
+            expires: answer.header("expires").and_then(http_date::parse).map(Timestamp::from),
         },
         None if answer.status == 200 => json::response(&answer.body)?,
         None => return Err(incomplete("the address of the archive")),

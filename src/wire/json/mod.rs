@@ -16,23 +16,13 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
+pub(crate) use crate::secret::Secret;
 pub(crate) use data::*;
 pub(crate) use future::*;
 pub(crate) use rest::*;
 pub(crate) use sample::*;
 pub(crate) use session::*;
 pub(crate) use train::*;
-
-/// A text that must not be shown, such as a token.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct Secret(pub(crate) String);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
 
 /// Writes a body.
 pub(crate) fn encode(body: &impl Serialize) -> Result<Vec<u8>> {

@@ -55,7 +55,7 @@ fn metrics_that_are_no_numbers_are_skipped() {
 #[test]
 fn a_token_is_never_shown() {
     let mut load = LoadWeightsRequest::create("s", 1, "tinker://r/weights/x", true);
-    load.weights_access_token = Some(Secret("very-secret".into()));
+    load.weights_access_token = Some(Secret::new("very-secret"));
     assert!(!format!("{load:?}").contains("very-secret"));
     assert!(String::from_utf8(encode(&load).expect("a body")).expect("text").contains("very-secret"));
 }

@@ -6,34 +6,34 @@ use tinkex::{CloseStatus, Error, SamplingClient, ServiceClient, TrainingClient};
 use crate::util::datum;
 
 /// One client of each kind.
-pub(super) struct Clients {
-    pub(super) service: ServiceClient,
-    pub(super) training: TrainingClient,
-    pub(super) sampling: SamplingClient,
+pub(crate) struct Clients {
+    pub(crate) service: ServiceClient,
+    pub(crate) training: TrainingClient,
+    pub(crate) sampling: SamplingClient,
 }
 
 impl Clients {
-    pub(super) fn new(service: ServiceClient) -> Self {
+    pub(crate) fn new(service: ServiceClient) -> Self {
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
         let sampling = service.create_sampling_client("fake/model").unwrap();
         Clients { service, training, sampling }
     }
 }
 
-pub(super) struct Verb {
-    pub(super) name: &'static str,
+pub(crate) struct Verb {
+    pub(crate) name: &'static str,
     /// Where its first request goes.
-    pub(super) path: &'static str,
+    pub(crate) path: &'static str,
     /// That request is answered with a promise.
-    pub(super) promises: bool,
+    pub(crate) promises: bool,
     /// It has a place in a training client's order.
-    pub(super) trains: bool,
-    pub(super) run: fn(&Clients) -> Result<(), Error>,
+    pub(crate) trains: bool,
+    pub(crate) run: fn(&Clients) -> Result<(), Error>,
 }
 
 const CHECKPOINT: &str = "tinker://run/weights/x";
 
-pub(super) fn verbs() -> Vec<Verb> {
+pub(crate) fn verbs() -> Vec<Verb> {
     let verb = |name, path, run| Verb { name, path, promises: true, trains: false, run };
     let train = |name, path, run| Verb { trains: true, ..verb(name, path, run) };
     let plain = |name, path, run| Verb { promises: false, ..verb(name, path, run) };

@@ -1,0 +1,333 @@
+//! How requests leave this machine: through which proxy, and whom TLS trusts.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::env::Env;
+use crate::error::{Error, Result};
+use crate::secret::Secret;
+
+/// What a caller said about proxies.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum ProxyChoice {
+    /// Nothing: the environment decides.
+    #[default]
+    Environment,
+    /// None is to be used.
+    Never,
+    /// This one, as a URL that may contain a password.
+    Always(Secret),
+}
+
+/// The settings of connections, checked.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Network {
+    pub(crate) proxy: Option<Proxy>,
+    /// The certificates to trust instead of the usual ones, as PEM.
+    pub(crate) ca_bundle: Option<Arc<[u8]>>,
+    /// Neither TLS nor a proxy is between this machine and itself.
+    pub(crate) is_plain: bool,
+}
+
+/// A proxy.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Proxy {
+    pub(crate) scheme: Scheme,
+    /// Without brackets, if it is an address of IPv6.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// User and password, as they are, not as the URL writes them.
+    pub(crate) login: Option<(Secret, Secret)>,
+    /// The password as the URL writes it.
+    written: Option<Secret>,
+}
+
+/// How a proxy is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    Http,
+    Https,
+    Socks4,
+    Socks5,
+    Socks5h,
+}
+
+impl Network {
+    pub(crate) fn resolve(
+        choice: &ProxyChoice,
+        ca_bundle: Option<&Path>,
+        base_url: &str,
+        env: &Env,
+    ) -> Result<Self> {
+        let proxy = match choice {
+            ProxyChoice::Never => None,
+            ProxyChoice::Always(url) => Some(Proxy::parse(url.expose(), "the proxy")?),
+            // A proxy cannot reach this machine's own loopback.
+            ProxyChoice::Environment if is_loopback(base_url) || is_excepted(base_url, &env.no_proxy()) => {
+                None
+            }
+            ProxyChoice::Environment => {
+                let found = env.proxy(base_url.to_ascii_lowercase().starts_with("https:"));
+                let parsed = found.map(|(name, url)| Proxy::parse(&url, &format!("the proxy in {name}")));
+                parsed.transpose()?
+            }
+        };
+        let ca_bundle = ca_bundle.map(|path| {
+            let pem = std::fs::read(path);
+            pem.map_err(|it| Error::config(format!("the CA bundle {} cannot be read: {it}", path.display())))
+        });
+        let is_plain =
+            proxy.is_none() && is_loopback(base_url) && base_url.to_ascii_lowercase().starts_with("http:");
+        Ok(Network { proxy, ca_bundle: ca_bundle.transpose()?.map(Into::into), is_plain })
+    }
+
+    /// What of this must not be seen.
+    pub(crate) fn secrets(&self) -> Vec<Secret> {
+        let Some((user, password)) = self.proxy.as_ref().and_then(|it| it.login.as_ref()) else {
+            return Vec::new();
+        };
+        let basic = STANDARD.encode(format!("{}:{}", user.expose(), password.expose()));
+        let written = self.proxy.as_ref().and_then(|it| it.written.clone());
+        [password.clone(), Secret::new(basic)].into_iter().chain(written).collect()
+    }
+}
+
+impl Proxy {
+    fn parse(url: &str, whose: &str) -> Result<Self> {
+        // The URL itself is not shown: a password may be in any part of it that is written wrongly.
+        let fail = |problem: &str| Err(Error::config(format!("{whose} {problem}")));
+        let (scheme, rest) = match url.trim().split_once("://") {
+            Some((scheme, rest)) => (scheme.to_ascii_lowercase(), rest),
+            None => ("http".into(), url.trim()),
+        };
+        let scheme = match scheme.as_str() {
+            "http" => Scheme::Http,
+            "https" => Scheme::Https,
+            "socks4" => Scheme::Socks4,
+            "socks5" | "socks" => Scheme::Socks5,
+            "socks5h" => Scheme::Socks5h,
+            _ => return fail("has an unknown scheme: http, https, socks4, socks5 and socks5h are known"),
+        };
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let (login, place) = match authority.rsplit_once('@') {
+            Some((login, place)) => (Some(login), place),
+            None => (None, authority),
+        };
+        let login = login.map(|it| it.split_once(':').unwrap_or((it, "")));
+        let written = login.map(|it| Secret::new(it.1));
+        let login = match login {
+            Some((user, password)) => match (decode(user), decode(password)) {
+                (Some(user), Some(password)) => Some((Secret::new(user), Secret::new(password))),
+                _ => {
+                    return fail(
+                        "has a user or a password whose percent signs are not followed by two digits",
+                    );
+                }
+            },
+            None => None,
+        };
+        let (host, port) = match place.strip_prefix('[').and_then(|it| it.split_once(']')) {
+            Some((host, port)) => (host, port.strip_prefix(':')),
+            None => match place.rsplit_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (place, None),
+            },
+        };
+        if host.is_empty() || host.chars().any(|it| it.is_whitespace() || it.is_control() || it == '[') {
+            return fail("has no host");
+        }
+        let port = match port {
+            None => scheme.default_port(),
+            Some(port) => match port.parse().ok().filter(|it| *it != 0) {
+                Some(port) => port,
+                None => return fail("has a port that is no number from 1 to 65535"),
+            },
+        };
+        Ok(Proxy { scheme, host: host.to_ascii_lowercase(), port, login, written })
+    }
+}
+
+impl Scheme {
+    fn default_port(self) -> u16 {
+        match self {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+            Scheme::Socks4 | Scheme::Socks5 | Scheme::Socks5h => 1080,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+            Scheme::Socks4 => "socks4",
+            Scheme::Socks5 => "socks5",
+            Scheme::Socks5h => "socks5h",
+        }
+    }
+}
+
+impl fmt::Display for Proxy {
+    /// Without user and password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        write!(f, "{}://{host}:{}", self.scheme.name(), self.port)
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// Undoes percent encoding. `None` if the text is not encoded so, or is no UTF-8.
+fn decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = match (*first, tail) {
+            (b'%', [high, low, tail @ ..]) => {
+                let digit = |it: u8| char::from(it).to_digit(16);
+                bytes.push((digit(*high)? * 16 + digit(*low)?) as u8);
+                tail
+            }
+            (b'%', _) => return None,
+            (byte, tail) => {
+                bytes.push(byte);
+                tail
+            }
+        };
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// The server is on this machine.
+pub(crate) fn is_loopback(url: &str) -> bool {
+    let host = host(url);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|it| it.is_loopback())
+}
+
+/// A list in the form of `NO_PROXY` names the server: its host, a domain above it (with or without a dot or a star before
+/// it), or a star for all. A port in the list is not looked at.
+fn is_excepted(url: &str, list: &[String]) -> bool {
+    let host = host(url);
+    list.iter().any(|it| {
+        let it = it.to_ascii_lowercase();
+        let bare = match it.strip_prefix('[').and_then(|it| it.split_once(']')) {
+            Some((address, _port)) => address,
+            None if it.parse::<std::net::IpAddr>().is_ok() => it.as_str(),
+            None => it.split(':').next().unwrap_or_default(),
+        };
+        let domain = bare.trim_start_matches('*').trim_start_matches('.');
+        let below = host.strip_suffix(domain).is_some_and(|it| it.ends_with('.'));
+        bare == "*" || !domain.is_empty() && (host == domain || below)
+    })
+}
+
+/// The host of an absolute URL, in lower case and without brackets.
+fn host(url: &str) -> String {
+    let authority =
+        url.split_once("://").map_or(url, |it| it.1).split(['/', '?', '#']).next().unwrap_or_default();
+    let place = authority.rsplit_once('@').map_or(authority, |it| it.1);
+    let host = match place.strip_prefix('[').and_then(|it| it.split_once(']')) {
+        Some((host, _)) => host,
+        None => place.split(':').next().unwrap_or_default(),
+    };
+    host.to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proxy(url: &str) -> Result<Proxy> {
+        Proxy::parse(url, "the proxy")
+    }
+
+    #[test]
+    fn a_proxy_is_read_from_every_usual_form() {
+        for (url, shown, login) in [
+            ("http://proxy:3128", "http://proxy:3128", None),
+            ("proxy:3128", "http://proxy:3128", None),
+            (" HTTPS://Proxy.example/ ", "https://proxy.example:443", None),
+            ("http://[::1]:3128", "http://[::1]:3128", None),
+            ("socks5://u@h", "socks5://h:1080", Some(("u", ""))),
+            ("http://u%40x:p%3a%25@h:1", "http://h:1", Some(("u@x", "p:%"))),
+        ] {
+            let proxy = proxy(url).expect("good");
+            assert_eq!(proxy.to_string(), shown);
+            assert_eq!(format!("{proxy:?}"), shown);
+            let found = proxy.login.as_ref().map(|(user, password)| (user.expose(), password.expose()));
+            assert_eq!(found, login, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_malformed_proxy_is_refused_without_showing_its_password() {
+        for url in [
+            "ftp://u:hunter2@h",
+            "http://",
+            "http://u:hunter2@",
+            "http://u:hunter2@:80",
+            "http://u:hunter2@h:0",
+            "http://u:hunter2@h:99999",
+            "http://u:hunter2@h:x",
+            "http://u:hunter2%zz@h",
+            "http://u:hunter2@h h",
+        ] {
+            let error = proxy(url).expect_err("bad");
+            assert!(error.message().starts_with("the proxy has "), "{error}");
+            assert!(!format!("{error:?} {error}").contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_environment_decides_by_the_scheme_of_the_server_and_never_for_loopback() {
+        let env = Env::of(|name| match name {
+            "HTTPS_PROXY" => Some("http://for-https:1".into()),
+            "all_proxy" => Some("http://for-all:2".into()),
+            "NO_PROXY" => Some("a.example, .b.example,*.c.example, [fd00::1],10.0.0.1:80".into()),
+            _ => None,
+        });
+        let through = |url: &str| {
+            let network = Network::resolve(&ProxyChoice::Environment, None, url, &env).expect("good");
+            network.proxy.map(|it| it.to_string())
+        };
+        for url in ["https://x", "HTTPS://nota.example", "https://example", "https://10.0.0.10"] {
+            assert_eq!(through(url).as_deref(), Some("http://for-https:1"), "{url}");
+        }
+        assert_eq!(through("http://x").as_deref(), Some("http://for-all:2"));
+        for url in [
+            "https://localhost:1/p",
+            "http://127.0.0.9",
+            "http://[::1]:8000",
+            "https://a.example/p",
+            "https://sub.A.example:8443",
+            "https://sub.b.example",
+            "https://c.example",
+            "https://[fd00::1]:1/",
+            "http://10.0.0.1",
+        ] {
+            assert_eq!(through(url), None, "{url}");
+        }
+        let resolve = |choice| Network::resolve(&choice, None, "https://x", &env).expect("good").proxy;
+        assert_eq!(resolve(ProxyChoice::Never), None);
+        let given = resolve(ProxyChoice::Always(Secret::new("http://given:3"))).expect("a proxy");
+        assert_eq!(given.to_string(), "http://given:3");
+    }
+
+    #[test]
+    fn a_bad_proxy_in_the_environment_is_named_and_a_bundle_must_exist() {
+        let env = Env::of(|name| (name == "https_proxy").then(|| "gopher://h".into()));
+        let resolve = |choice, path| Network::resolve(&choice, path, "https://x", &env);
+        let error = resolve(ProxyChoice::Environment, None).expect_err("bad");
+        assert!(error.message().contains("https_proxy"), "{error}");
+        let error = resolve(ProxyChoice::Never, Some(Path::new("/nonexistent/ca.pem"))).expect_err("no file");
+        assert!(error.message().contains("/nonexistent/ca.pem"), "{error}");
+    }
+}

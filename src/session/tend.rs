@@ -1,0 +1,100 @@
+//! What is fetched again while a session lives: the flags that may change (PROTOCOL §3.1 #2) and the token (§1.4). Each
+//! has a thread of its own, so that a slow answer to one holds up nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::policy::refresh::{self, AFTER_FAILURE, AfterFailure};
+use crate::sync::unwind;
+
+use super::{Flags, Session, flags};
+
+/// The flags are not asked for more often than this.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(10);
+/// Nor more seldom: a server that says for ever would never be heard again.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+
+/// Starts the thread that asks for the flags again, if the server has any that may change.
+pub(super) fn start_flags(session: &Arc<Session>) {
+    if session.known_flags().is_dynamic {
+        start(session, tend_flags);
+    }
+}
+
+/// Starts the thread that replaces tokens before anybody needs the next one.
+pub(super) fn start_tokens(session: &Arc<Session>) {
+    start(session, tend_tokens);
+}
+
+/// The session can do without: flags then stay as they are, and tokens are fetched when they are needed.
+fn start(session: &Arc<Session>, tend: fn(&Session)) {
+    let tended = session.clone();
+    if let Err(error) = session.tenders.spawn(move || tend(&tended)) {
+        log::warn!(target: "tinkex", "flags or tokens are not kept fresh: {error}");
+    }
+}
+
+fn tend_flags(session: &Session) {
+    loop {
+        let known = session.known_flags();
+        if !known.is_dynamic || session.clock.tick(interval(&known), &session.cancel).is_err() {
+            return;
+        }
+        let fetch = || flags::fetch_dynamic(&session.http, &session.config, &session.cancel);
+        // A panic on the way, or a failure, leaves everything as it was.
+        match unwind::catch(fetch).and_then(|it| it) {
+            Ok(dynamic) => {
+                let is_dynamic = dynamic.is_some();
+                let dynamic = dynamic.unwrap_or_default();
+                let next = Flags { dynamic, is_dynamic, config: known.config.clone() };
+                *session.flags.lock() = Some(Arc::new(next));
+            }
+            Err(error) => log::debug!(target: "tinkex", "the server's flags stay as they were: {error}"),
+        }
+    }
+}
+
+fn interval(flags: &Flags) -> Duration {
+    let wanted = Duration::try_from_secs_f64(flags.dynamic.refresh_interval_sec);
+    wanted.unwrap_or(SHORTEST_INTERVAL).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL)
+}
+
+fn tend_tokens(session: &Session) {
+    let (auth, clock) = (session.http.auth(), &session.clock);
+    let mut failed = false;
+    loop {
+        let before = auth.issued(clock.now());
+        let pause = match before.and_then(|it| Some((it.age, it.lifetime?))) {
+            Some((age, lifetime)) if !failed => refresh::pause(lifetime, fastrand::f64()).saturating_sub(age),
+            // There is none yet, it lives for ever, or the last attempt failed.
+            _ => AFTER_FAILURE,
+        };
+        if clock.tick(pause, &session.cancel).is_err() {
+            return;
+        }
+        let now = auth.issued(clock.now());
+        if now.map(|it| it.number) != before.map(|it| it.number) || now.is_none_or(|it| it.lifetime.is_none())
+        {
+            failed = false;
+            continue;
+        }
+        let n_tokens = auth.n_tokens();
+        let Err(error) = unwind::catch(|| session.http.replace_token()).and_then(|it| it) else {
+            // Somebody else may be at it at this moment, and fail.
+            failed = auth.n_tokens() == n_tokens;
+            continue;
+        };
+        log::debug!(target: "tinkex", "the token was not replaced: {error}");
+        failed = true;
+        let refused = error.http_status() == Some(401);
+        if refresh::after_failure(refused, now.and_then(|it| it.left)) == AfterFailure::Rest {
+            // Until somebody who needs a token has got one. Nothing is sent for that.
+            while auth.n_tokens() == n_tokens {
+                if clock.tick(AFTER_FAILURE, &session.cancel).is_err() {
+                    return;
+                }
+            }
+            failed = false;
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The way to the server: proxies, and whom TLS trusts.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tinkex::testing::FakeServer;
+use tinkex::{ErrorKind, ServiceClient};
+
+use crate::util::alone_with;
+use crate::util::proxy::Proxy;
+
+#[test]
+fn a_proxy_that_the_caller_names_carries_everything_and_is_given_its_password() {
+    let server = FakeServer::new();
+    let listening = server.listen().unwrap();
+    let proxy = Proxy::start(&listening.url(), 200);
+    let url = format!("http://us%40r:p%3Ass@{}", proxy.address());
+    let service = listening.client().proxy(url).build().unwrap();
+    service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    drop(service);
+    let heads = proxy.heads();
+    assert!(!heads.is_empty() && !server.requests_to("/api/v1/create_model").is_empty());
+    let target = listening.url().trim_start_matches("http://").to_string();
+    for head in heads {
+        assert!(head.starts_with(&format!("CONNECT {target} HTTP/1.1\r\n")), "{head}");
+        // us@r:p:ss
+        assert!(head.contains("Proxy-Authorization: Basic dXNAcjpwOnNz\r\n"), "{head}");
+        assert!(!head.to_ascii_lowercase().contains("api-key"), "{head}");
+    }
+}
+
+#[test]
+fn the_proxy_of_the_environment_is_used_for_other_machines_only() {
+    let server = FakeServer::new();
+    let listening = server.listen().unwrap();
+    let proxy = Proxy::start(&listening.url(), 200);
+    let url = format!("http://{}", proxy.address());
+    let name = "network::the_proxy_of_the_environment_is_used_for_other_machines_only";
+    let environment =
+        [("HTTP_PROXY", url.as_str()), ("NO_PROXY", "excepted.invalid"), ("TINKER_API_KEY", "tml-x")];
+    alone_with(name, &environment, || {
+        let asked = |builder: tinkex::ServiceClientBuilder| {
+            let service = builder.timeouts(|it| it.connect = Duration::from_secs(2)).build().unwrap();
+            service.get_server_capabilities()
+        };
+        // In this process, that of the environment is the proxy of the other one, which leads to the other one's server.
+        asked(ServiceClient::builder().base_url("http://elsewhere.invalid")).unwrap();
+        let direct = FakeServer::new();
+        let here = direct.listen().unwrap();
+        asked(ServiceClient::builder().base_url(here.url())).unwrap();
+        assert_eq!(direct.requests_to("/api/v1/get_server_capabilities").len(), 1);
+        for builder in [
+            ServiceClient::builder().base_url("http://excepted.invalid"),
+            ServiceClient::builder().base_url("http://elsewhere.invalid").no_proxy(),
+        ] {
+            let error = asked(builder).unwrap_err();
+            assert!(error.is_connection() || error.is_timeout(), "{error}");
+            assert!(!error.to_string().contains("proxy"), "{error}");
+        }
+    });
+    if std::env::var_os("TINKEX_TEST_ALONE").is_none() {
+        assert!(proxy.heads().iter().all(|it| it.starts_with("CONNECT elsewhere.invalid:80 ")));
+        assert!(!proxy.heads().is_empty());
+    }
+}
+
+#[test]
+fn an_error_on_the_way_names_the_proxy_and_not_its_password() {
+    let refusing = Proxy::start("127.0.0.1:9", 407);
+    let gone = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    for address in [refusing.address(), gone] {
+        let service = ServiceClient::builder()
+            .api_key("tml-x")
+            .base_url("http://server.invalid")
+            .proxy(format!("http://user:hunter2@{address}"))
+            .timeouts(|it| it.connect = Duration::from_secs(1))
+            .build()
+            .unwrap();
+        let error = service.get_server_capabilities().unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Connection { .. }), "{error:?}");
+        assert!(error.to_string().contains(&format!("through the proxy http://{address}")), "{error}");
+        assert!(!format!("{error} {error:?} {service:?}").contains("hunter2"), "{error:?}");
+    }
+}
+
+#[test]
+fn a_malformed_proxy_is_refused_before_anything_is_sent() {
+    let builder = ServiceClient::builder().api_key("tml-x").proxy("gopher://u:hunter2@h");
+    assert!(!format!("{builder:?}").contains("hunter2"));
+    let error = builder.build().unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Config);
+    assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+}
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls").join(name)
+}
+
+/// A server of TLS whose certificate comes from an authority that nobody else knows. It says the same to everybody.
+fn tls_server() -> String {
+    let read = |name: &str| std::fs::read(data(name)).unwrap();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(read("server.key.der")).into();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![read("server.der").into()], key)
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let config = config.clone();
+            std::thread::spawn(move || {
+                let connection = rustls::ServerConnection::new(config).unwrap();
+                let mut stream = rustls::StreamOwned::new(connection, stream);
+                let (mut request, mut piece) = (Vec::<u8>::new(), [0; 4096]);
+                while !request.windows(4).any(|it| it == b"\r\n\r\n") {
+                    match stream.read(&mut piece) {
+                        Ok(n) if 0 < n => request.extend(&piece[..n]),
+                        _ => return,
+                    }
+                }
+                let body = r#"{"supported_models":[]}"#;
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                let _sent = stream.write_all(answer.as_bytes()).and_then(|()| stream.flush());
+                stream.conn.send_close_notify();
+                let _closed = stream.flush();
+            });
+        }
+    });
+    format!("https://{address}")
+}
+
+#[test]
+fn a_certificate_of_ones_own_is_trusted_with_a_bundle_and_not_without() {
+    let url = tls_server();
+    let client = || {
+        let builder = ServiceClient::builder().api_key("tml-x").base_url(&url);
+        builder.timeouts(|it| (it.connect, it.exchange) = (Duration::from_secs(5), Duration::from_secs(60)))
+    };
+    let trusting = client().ca_bundle(data("ca.pem")).build().unwrap();
+    assert_eq!(trusting.get_server_capabilities().unwrap().supported_models, []);
+    let error = client().build().unwrap().get_server_capabilities().unwrap_err();
+    assert!(error.is_connection() && error.to_string().contains("TLS"), "{error}");
+}
+
+#[test]
+fn a_bundle_without_certificates_is_refused() {
+    let error = ServiceClient::builder().api_key("tml-x").ca_bundle(data("server.der")).build().unwrap_err();
+    assert!(error.message().contains("CA bundle"), "{error}");
+}

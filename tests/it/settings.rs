@@ -1,0 +1,161 @@
+//! What a client says of itself, and what the server may change while the session lives.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::json;
+use tinkex::testing::{Act, FakeServer, VirtualClock};
+use tinkex::{CloseStatus, ErrorKind, ServiceClient};
+
+use crate::util::{PATIENCE, eventually};
+
+const DYNAMIC: &str = "/api/v1/client/dynamic_config";
+const HEARTBEAT: &str = "/api/v1/session_heartbeat";
+
+fn dynamic(interval: f64) -> Act {
+    Act::json(json!({"refresh_interval_sec": interval, "sample_cancel_enabled": true}))
+}
+
+/// Moves the time in small steps until something holds.
+fn advance_until(time: &VirtualClock, step: u64, what: &str, holds: impl Fn() -> bool) {
+    eventually(what, || {
+        time.advance(Duration::from_secs(step));
+        holds()
+    });
+}
+
+#[test]
+fn the_flags_are_asked_for_again_even_after_a_failure_until_the_server_has_none() {
+    let (server, time) = (FakeServer::new(), VirtualClock::new());
+    let (asked_at, clock) = (Arc::new(std::sync::Mutex::new(Vec::new())), time.clock());
+    server.script({
+        let asked_at = asked_at.clone();
+        move |seen| {
+            if seen.path != DYNAMIC {
+                return None;
+            }
+            let mut asked_at = asked_at.lock().unwrap();
+            asked_at.push(clock.now());
+            match asked_at.len() {
+                1 => Some(dynamic(0.1)),
+                2 => Some(Act::status(503, "busy")),
+                3 => Some(dynamic(300.0)),
+                _ => None,
+            }
+        }
+    });
+    let service = server.in_memory_at(time.clone()).build().unwrap();
+    let _training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    let asked = || server.requests_to(DYNAMIC).len();
+    advance_until(&time, 1, "the flags are asked for twice again", || asked() == 3);
+    // Now the interval is 300 s, and then the server has forgotten the endpoint.
+    let beats = server.requests_to(HEARTBEAT).len();
+    advance_until(&time, 10, "the flags are asked for a fourth time", || asked() == 4);
+    let beats_before = server.requests_to(HEARTBEAT).len();
+    assert!(beats < beats_before);
+    advance_until(&time, 100, "many more heartbeats", || {
+        beats_before + 20 < server.requests_to(HEARTBEAT).len()
+    });
+    assert_eq!(asked(), 4);
+    // However often the server wants it, not more often than every 10 s: a failure is not repeated before that either.
+    let asked_at = asked_at.lock().unwrap();
+    let gaps: Vec<_> = asked_at.windows(2).map(|it| (it[1] - it[0]).as_secs()).collect();
+    assert!(10 <= gaps[0] && 10 <= gaps[1] && 300 <= gaps[2], "{gaps:?}");
+}
+
+#[test]
+fn a_server_without_such_flags_is_asked_once() {
+    let (server, time) = (FakeServer::new(), VirtualClock::new());
+    let service = server.in_memory_at(time.clone()).build().unwrap();
+    let _training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    advance_until(&time, 100, "many heartbeats", || 20 < server.requests_to(HEARTBEAT).len());
+    assert_eq!(server.requests_to(DYNAMIC).len(), 1);
+}
+
+#[test]
+fn heartbeats_go_on_while_the_flags_are_slow_to_come() {
+    let (server, time) = (FakeServer::new(), VirtualClock::new());
+    server.next(DYNAMIC, dynamic(10.0));
+    let (release, released) = mpsc::channel::<()>();
+    let released = Arc::new(std::sync::Mutex::new(released));
+    server.script(move |seen| {
+        if seen.path == DYNAMIC {
+            // Until the test has seen what it wants, or has failed.
+            let _either_way = released.lock().unwrap().recv_timeout(PATIENCE);
+        }
+        None
+    });
+    let service = server.in_memory_at(time.clone()).build().unwrap();
+    let _training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    advance_until(&time, 1, "the flags are asked for again", || server.requests_to(DYNAMIC).len() == 2);
+    let beats = server.requests_to(HEARTBEAT).len();
+    advance_until(&time, 10, "heartbeats", || beats + 3 <= server.requests_to(HEARTBEAT).len());
+    release.send(()).unwrap();
+}
+
+#[test]
+fn a_session_may_be_ended_with_a_word_about_it() {
+    let server = FakeServer::new();
+    let service = server.in_memory().build().unwrap();
+    let _training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    service.close_with(CloseStatus::Errored, "no data").unwrap();
+    let finish = server.requests_to("/api/v1/sessions/session-1/finish");
+    assert_eq!(finish[0].json().unwrap(), json!({"reason": {"type": "errored"}, "detail": "no data"}));
+    service.close_with(CloseStatus::Success, "again").unwrap();
+    assert_eq!(server.requests_to("/api/v1/sessions/session-1/finish").len(), 1);
+}
+
+#[test]
+fn the_version_that_servers_choose_flags_by_can_be_set() {
+    let server = FakeServer::new();
+    let service = server.in_memory().sdk_version("0.99.1").build().unwrap();
+    service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    for seen in server.requests() {
+        assert_eq!(seen.header("x-stainless-package-version"), Some("0.99.1"));
+        let in_body = seen.json().and_then(|it| Some(it.get("sdk_version")?.as_str()?.to_string()));
+        assert!(in_body.is_none_or(|it| it == "0.99.1"), "{seen:?}");
+    }
+    let config = &server.requests_to("/api/v1/client/config")[0];
+    assert_eq!(config.json().unwrap(), json!({"sdk_version": "0.99.1"}));
+    let error = ServiceClient::builder().api_key("tml-x").sdk_version("1\r\nX: 2").build().unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Config);
+}
+
+#[test]
+fn headers_of_the_caller_stand_in_the_place_of_the_clients_own() {
+    let server = FakeServer::new();
+    let headers = [("x-api-key", "gateway"), ("X-Team", "research"), ("USER-AGENT", "mine")];
+    let service = server.in_memory().default_headers_overrides(headers).build().unwrap();
+    service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    for seen in server.requests() {
+        let all = |name: &str| -> Vec<&str> {
+            seen.headers.iter().filter(|it| it.0 == name).map(|it| it.1.as_str()).collect()
+        };
+        assert_eq!(all("x-api-key"), ["gateway"]);
+        assert_eq!(all("x-team"), ["research"]);
+        assert_eq!(all("user-agent"), ["mine"]);
+    }
+}
+
+#[test]
+fn a_header_that_is_none_is_refused_before_anything_is_sent() {
+    for (name, value) in [("X Team", "hunter2"), ("X-Team", "hunter2\r\nX: 1"), ("Content-Length", "hunter2")]
+    {
+        let builder = ServiceClient::builder().api_key("tml-x").default_headers_overrides([(name, value)]);
+        let error = builder.build().unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Config);
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
+fn a_server_may_say_by_a_date_when_to_come_again() {
+    let (server, time) = (FakeServer::new(), VirtualClock::new());
+    let busy = Act::status(503, "busy")
+        .with_header("date", "Fri, 20 Nov 2026 13:19:11 GMT")
+        .with_header("retry-after", "Fri, 20 Nov 2026 13:19:48 GMT");
+    server.next("/api/v1/get_server_capabilities", busy);
+    server.in_memory_at(time.clone()).build().unwrap().get_server_capabilities().unwrap();
+    assert_eq!(time.pauses(), [Duration::from_secs(37)]);
+}
