@@ -136,10 +136,10 @@ fn every_recorded_result_is_understood() {
         n += 1;
         match body["_proto"].as_str() {
             Some("ForwardBackwardOutput") => {
-                let output = train::decode_forward_backward_output(&exact_bytes(body)).expect("an output");
+                let output = train::decode_forward_backward_output(exact_bytes(body)).expect("an output");
                 assert!(output.logprobs(0).is_some(), "{of}");
                 let again =
-                    train::decode_forward_backward_output(&train::encode_forward_backward_output(&output));
+                    train::decode_forward_backward_output(train::encode_forward_backward_output(&output));
                 assert_eq!(again.expect("an output"), output);
             }
             Some("SampleResponse") => {

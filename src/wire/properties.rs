@@ -132,7 +132,7 @@ proptest! {
     #[test]
     fn an_output_is_read_as_it_was_written(output in output()) {
         let bytes = train::encode_forward_backward_output(&output);
-        prop_assert_eq!(train::decode_forward_backward_output(&bytes).expect("an output"), output.clone());
+        prop_assert_eq!(train::decode_forward_backward_output(bytes.clone()).expect("an output"), output.clone());
         let json = train::forward_backward_output_to_json(&output);
         prop_assert_eq!(train::forward_backward_output_from_json(&json).expect("an output"), output);
     }
@@ -146,7 +146,7 @@ proptest! {
     #[test]
     fn random_bytes_never_panic(bytes in vec(any::<u8>(), 0..300)) {
         let _ = train::decode_forward_backward_request(&bytes);
-        let _ = train::decode_forward_backward_output(&bytes);
+        let _ = train::decode_forward_backward_output(bytes.clone());
         let _ = train::decode_forward_backward_json(&bytes, "forward_input");
         let _ = sample::decode_sample_response(&bytes, &[]);
         let _ = json::FutureReply::read(&bytes);
@@ -168,7 +168,7 @@ proptest! {
         };
         let request = train::encode_forward_backward("m", 1, &data, &LossFn::Ppo.into(), false, false).expect("bytes");
         let _ = train::decode_forward_backward_request(&damage(request));
-        let _ = train::decode_forward_backward_output(&damage(train::encode_forward_backward_output(&output)));
+        let _ = train::decode_forward_backward_output(damage(train::encode_forward_backward_output(&output)));
         let _ = sample::decode_sample_response(&damage(sample::encode_sample_response(&response)), &[]);
     }
 }
