@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::error::Result;
 use crate::types::{Datum, ForwardBackwardOutput, Loss};
-use crate::wire::train;
+use crate::wire::{messages, train};
 
 /// The body of a `forward_backward` request, as a training client writes it, on the caller's thread alone.
 ///
@@ -28,4 +28,14 @@ pub fn encode_pass_output(output: &ForwardBackwardOutput) -> Bytes {
 /// Bytes that are no such result.
 pub fn decode_pass_output(body: Bytes) -> Result<ForwardBackwardOutput> {
     train::decode_forward_backward_output(body)
+}
+
+/// Every decoder of the crate: its name, and a function that says whether some bytes could be read.
+pub fn decoders() -> Vec<(&'static str, fn(&[u8]) -> bool)> {
+    messages::OTHERS.iter().chain(messages::JSON).map(|it| (it.name, it.decode)).collect()
+}
+
+/// A message for each decoder of plain JSON.
+pub fn examples() -> Vec<&'static str> {
+    messages::JSON.iter().map(|it| it.example).collect()
 }
