@@ -112,7 +112,8 @@ mod fuzz {
 
     fn damage(bytes: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut Rng) {
         let from = random.usize(..=bytes.len());
-        let to = (from + random.usize(..1 << random.u8(..8))).min(bytes.len());
+        let longest = 1 << random.u8(..8);
+        let to = (from + random.usize(..longest)).min(bytes.len());
         match random.u8(..8) {
             0 => bytes.truncate(from),
             1 => drop(bytes.drain(from..to)),
@@ -132,8 +133,7 @@ mod fuzz {
                 bytes.splice(from..to, random.choice(texts).expect("some").bytes());
             }
             5 => {
-                let number = 1u64 << random.u8(..64);
-                let mut number = number.wrapping_sub(random.u64(..2));
+                let mut number = (1u64 << random.u8(..64)) - random.u64(..2);
                 let mut varint = Vec::new();
                 while 0x80 <= number {
                     varint.push(number as u8 | 0x80);

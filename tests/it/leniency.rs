@@ -144,17 +144,19 @@ fn get_info_may_tell_little_and_elsewhere() {
 #[test]
 fn seq_id_order_is_the_order_of_arrival_too() {
     let (server, _service, training) = training();
-    let mut steps = Vec::new();
-    for _ in 0..5 {
-        training.forward_backward(vec![datum()], LossFn::CrossEntropy);
-        steps.push(training.optim_step(AdamParams::default()));
+    let step = |_| {
+        let pass = training.forward_backward(vec![datum()], LossFn::CrossEntropy);
+        (pass, training.optim_step(AdamParams::default()))
+    };
+    for (pass, update) in (0..5).map(step).collect::<Vec<_>>() {
+        pass.wait().unwrap();
+        update.wait().unwrap();
     }
-    tinkex::wait_all(steps).unwrap();
     assert_eq!(seq_ids(&server), (1..=10).collect::<Vec<_>>());
 }
 
 #[test]
-fn save_weights_under_a_name_that_is_taken_fails_at_once() {
+fn save_weights_under_a_name_that_is_taken_is_given_up_within_seconds() {
     let (server, _service, training) = training();
     server.always("/api/v1/save_weights", Act::status(409, r#"{"detail":"checkpoint a already exists"}"#));
     let error = training.save_state("a", Ttl::Never).wait().unwrap_err();
@@ -162,7 +164,8 @@ fn save_weights_under_a_name_that_is_taken_fails_at_once() {
         matches!(error.kind(), ErrorKind::Conflict) && error.to_string().contains("already exists"),
         "{error}"
     );
-    assert_eq!(server.requests_to("/api/v1/save_weights").len(), 1);
+    // The official SDK repeats a conflict eleven times and more, for five minutes.
+    assert!(server.requests_to("/api/v1/save_weights").len() < 6);
 }
 
 #[test]
