@@ -2,7 +2,7 @@
 
 /// Runs this bench once more, with the feature that shows it the codecs: `cargo bench --bench NAME` shall do.
 #[cfg(not(feature = "testing"))]
-pub fn again(bench: &str) {
+pub(crate) fn again(bench: &str) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = std::process::Command::new(cargo)
         .args(["bench", "--quiet", "--features", "testing", "--bench", bench, "--"])

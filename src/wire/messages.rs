@@ -14,6 +14,7 @@ pub(crate) struct Message {
     /// Reads bytes and throws away what they say. Whether they could be read.
     pub(crate) decode: fn(&[u8]) -> bool,
     /// Reads bytes, and whether writing that and reading it again gives the same. `None` if they cannot be read.
+    #[cfg_attr(not(test), allow(dead_code, reason = "only the properties ask"))]
     pub(crate) again: Option<fn(&[u8]) -> Option<bool>>,
     /// An example with all its fields. Texts that begin with `=` stand for themselves without it; every other value stands
     /// for any of its type.
