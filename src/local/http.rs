@@ -379,8 +379,9 @@ fn finished(outcome: Outcome, takes_protobuf: bool) -> Response {
         Outcome::Pass(bytes) | Outcome::Sample(bytes) if takes_protobuf => {
             return payload(StatusCode::OK, PROTOBUF, bytes);
         }
-        Outcome::Pass(bytes) => train::decode_forward_backward_output(&bytes)
-            .map(|it| train::forward_backward_output_to_json(&it)),
+        Outcome::Pass(bytes) => {
+            train::decode_forward_backward_output(bytes).map(|it| train::forward_backward_output_to_json(&it))
+        }
         Outcome::Sample(bytes) => {
             sample::decode_sample_response(&bytes, &[]).map(|it| sample::sample_response_to_json(&it))
         }

@@ -107,4 +107,38 @@ mod tests {
             combine(vec![part(0, &[("a:mean", 1.0), ("b:sum", 1.0)]), part(0, &[("a:mean", 3.0)])]);
         assert_eq!(combined.metrics, [("a:mean".to_string(), 2.0)].into());
     }
+
+    #[test]
+    fn the_parts_of_a_call_combine_to_what_one_part_would_have_been() {
+        use proptest::collection::vec;
+        // What a server would say of some data: whole numbers, so that the order of additions cannot matter.
+        let whole = |values: &[i32]| {
+            let of = |it: &i32| BTreeMap::from([("v".to_string(), vec![*it as f32].into())]);
+            let floats: Vec<f64> = values.iter().map(|it| f64::from(*it)).collect();
+            let sum: f64 = floats.iter().sum();
+            let (min, max) = (values.iter().min().copied(), values.iter().max().copied());
+            ForwardBackwardOutput {
+                loss_fn_output_type: "T".into(),
+                loss_fn_outputs: values.iter().map(of).collect(),
+                metrics: [
+                    ("a:sum", sum),
+                    ("a:mean", sum / floats.len() as f64),
+                    ("a:min", min.unwrap_or_default().into()),
+                    ("a:max", max.unwrap_or_default().into()),
+                    ("a:hash2", values.iter().fold(0u64, |n, it| n.wrapping_add(*it as i64 as u64)) as f64),
+                ]
+                .map(|(name, it)| (name.to_string(), it))
+                .into(),
+            }
+        };
+        proptest::proptest!(|(parts in vec(vec(0i32..1000, 1..9), 1..6))| {
+            let one = whole(&parts.concat());
+            let combined = combine(parts.iter().map(|it| whole(it)).collect());
+            assert_eq!(combined.loss_fn_outputs, one.loss_fn_outputs);
+            assert_eq!(combined.metrics.keys().collect::<Vec<_>>(), one.metrics.keys().collect::<Vec<_>>());
+            for (name, value) in &one.metrics {
+                assert!((combined.metrics[name] - value).abs() < 1e-9, "{name}: {combined:?} {one:?}");
+            }
+        });
+    }
 }

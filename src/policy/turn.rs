@@ -166,4 +166,43 @@ mod tests {
         assert_eq!(waves(3, false), [[0], [1], [2]]);
         assert_eq!(waves(1, true), [[0]]);
     }
+
+    #[test]
+    fn what_the_server_took_has_no_gap_and_no_id_twice_whatever_happens() {
+        use proptest::prelude::*;
+        let fates =
+            || prop_oneof![6 => Just(Accepted), 1 => Just(Refused), 1 => Just(Unsent), 1 => Just(Unknown)];
+        let calls = proptest::collection::vec(proptest::collection::vec(fates(), 1..6), 0..20);
+        proptest!(|(calls in calls, first in 1u32..100)| {
+            let mut turns = Turns::starting_at(first);
+            let mut accepted = Vec::new();
+            for fates in calls {
+                let ids = turns.reserve(fates.len()).expect("ids");
+                let settled = turns.settle(ids.clone(), &fates);
+                let doubtful = ids.clone().zip(&fates).any(|it| *it.1 == Unknown);
+                if settled == Settled::Broken {
+                    break;
+                }
+                // After a turn that leaves the order whole, nothing may have arrived that was not accepted.
+                prop_assert!(!doubtful);
+                accepted.extend(ids.zip(fates).filter(|it| it.1 == Accepted).map(|it| it.0));
+                prop_assert_eq!(&accepted, &(first..first + accepted.len() as u32).collect::<Vec<_>>());
+                // The next id follows.
+                let next = turns.reserve(1).expect("an id");
+                prop_assert_eq!(next.start, first + accepted.len() as u32);
+                turns.settle(next, &[Refused]);
+            }
+        });
+    }
+
+    #[test]
+    fn every_part_is_sent_exactly_once() {
+        proptest::proptest!(|(n in 0usize..40, parallel: bool)| {
+            let waves = waves(n, parallel);
+            assert!(waves.iter().all(|it| !it.is_empty()));
+            let mut sent: Vec<usize> = waves.concat();
+            sent.sort();
+            assert_eq!(sent, (0..n).collect::<Vec<_>>());
+        });
+    }
 }

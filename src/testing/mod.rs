@@ -14,6 +14,8 @@
 //! ```
 
 mod answers;
+#[doc(hidden)]
+pub mod codecs;
 mod fake;
 mod memory;
 mod shelf;

@@ -400,4 +400,24 @@ mod tests {
         assert_eq!((path.run_id(), path.name(), path.as_str()), ("model_1", "s1", "tinker://model_1/s1"));
         assert!("tinker://model_1/s1".parse::<TrainingPath>().is_err());
     }
+
+    #[test]
+    fn every_path_is_written_as_it_was_read_and_can_be_put_together_again() {
+        let middle = proptest::sample::select(vec!["weights", "sampler_weights", "external_weights"]);
+        proptest::proptest!(|(run in "[^/]{1,20}", middle in middle, name in "[^/]{1,20}")| {
+            let text = format!("tinker://{run}/{middle}/{name}");
+            let path: CheckpointPath = text.parse().expect("a path");
+            assert_eq!((path.as_str(), path.to_string().as_str()), (text.as_str(), text.as_str()));
+            assert_eq!((path.run_id(), path.name()), (run.as_str(), name.as_str()));
+            assert_eq!(CheckpointPath::of(path.run_id(), &path.checkpoint_id()).expect("a path"), path);
+            let short: SamplerPath = format!("tinker://{run}/{name}").parse().expect("a path");
+            assert_eq!((short.run_id(), short.name()), (run.as_str(), name.as_str()));
+            let [training, sampler, external] = [
+                text.parse::<TrainingPath>().is_ok(),
+                text.parse::<SamplerPath>().is_ok(),
+                text.parse::<ExternalPath>().is_ok(),
+            ];
+            assert_eq!(u8::from(training) + u8::from(sampler) + u8::from(external), 1);
+        });
+    }
 }

@@ -136,10 +136,10 @@ fn every_recorded_result_is_understood() {
         n += 1;
         match body["_proto"].as_str() {
             Some("ForwardBackwardOutput") => {
-                let output = train::decode_forward_backward_output(&exact_bytes(body)).expect("an output");
+                let output = train::decode_forward_backward_output(exact_bytes(body)).expect("an output");
                 assert!(output.logprobs(0).is_some(), "{of}");
                 let again =
-                    train::decode_forward_backward_output(&train::encode_forward_backward_output(&output));
+                    train::decode_forward_backward_output(train::encode_forward_backward_output(&output));
                 assert_eq!(again.expect("an output"), output);
             }
             Some("SampleResponse") => {
@@ -237,4 +237,40 @@ fn every_other_recorded_answer_is_understood() {
         }
     }
     assert!(100 < n, "only {n} answers were recorded");
+}
+
+/// Every body of the recordings, as its bytes.
+fn bodies() -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    for line in recordings() {
+        for body in [&line["request_body"], &line["response_body"]] {
+            match body["_b64"].is_string() {
+                true => all.push(exact_bytes(body)),
+                false => all.push(body.to_string().into_bytes()),
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn no_reader_panics_at_a_damaged_recording() {
+    use super::messages::{JSON, OTHERS};
+    let bodies = bodies();
+    let mut random = fastrand::Rng::with_seed(4);
+    for _ in 0..2000 {
+        let mut body = random.choice(&bodies).expect("bodies").clone();
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(..=body.len());
+            match random.u8(..4) {
+                0 => body.truncate(at),
+                1 => body.insert(at, random.u8(..)),
+                _ if at < body.len() => body[at] = random.u8(..),
+                _ => {}
+            }
+        }
+        for message in OTHERS.iter().chain(JSON) {
+            let _ = (message.decode)(&body);
+        }
+    }
 }

@@ -4,15 +4,12 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 
-/// Writes numbers one after the other. A macro because no trait of the standard library has `to_le_bytes`.
+/// Writes numbers one after the other. A macro because no trait of the standard library has `to_le_bytes`. Both ways are
+/// loops over arrays of a known size and over a known number of them, which become block copies.
 macro_rules! array {
     ($write:ident, $read:ident, $number:ty, $size:literal) => {
         pub(super) fn $write(values: &[$number]) -> Bytes {
-            let mut out = Vec::with_capacity($size * values.len());
-            for value in values {
-                out.extend_from_slice(&value.to_le_bytes());
-            }
-            out.into()
+            values.iter().map(|it| it.to_le_bytes()).collect::<Vec<_>>().into_flattened().into()
         }
 
         pub(super) fn $read(bytes: &[u8]) -> Result<Vec<$number>> {

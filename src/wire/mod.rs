@@ -7,6 +7,8 @@
 
 pub(crate) mod json;
 mod le;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod messages;
 pub(crate) mod proto;
 pub(crate) mod sample;
 mod tensor;
@@ -19,6 +21,9 @@ mod golden;
 #[cfg(test)]
 #[allow(clippy::expect_used)]
 mod properties;
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod properties_json;
 #[cfg(test)]
 #[allow(clippy::expect_used)]
 mod vectors;

@@ -42,23 +42,47 @@ pub(crate) fn encode_forward_backward(
         Ok(it) if 0 < it => it,
         _ => return Err(Error::invalid("seq_id", format!("{seq_id} is not in 1..2^31"))),
     };
-    let datum = |(i, it)| write_datum(it, i);
-    let written = match parallel {
-        true => data.par_iter().enumerate().map(datum).collect::<Result<_>>()?,
-        false => data.iter().enumerate().map(datum).collect::<Result<_>>()?,
-    };
     let (loss_fn_config, loss_fn_config_v2) = write_config(&loss.config);
-    let request = proto::ForwardBackwardRequest {
-        model_id: model_id.into(),
-        seq_id,
-        data: written,
+    let head = proto::ForwardBackwardRequest { model_id: model_id.into(), seq_id, ..Default::default() };
+    let tail = proto::ForwardBackwardRequest {
         loss_fn: loss.loss_fn.as_str().into(),
         loss_fn_config,
         forward_only,
         loss_fn_config_v2,
+        ..Default::default()
     };
-    Ok(request.encode_to_vec())
+    // Messages that follow each other count as one. So each datum is built, written and dropped before the next one,
+    // and what was copied for it is still in the cache.
+    let write = |out: &mut Vec<u8>, i: usize, it: &Datum| {
+        let datum = write_datum(it, i)?;
+        append(out, &proto::ForwardBackwardRequest { data: vec![datum], ..Default::default() })
+    };
+    let estimate = |it: &Datum| it.n_bytes() + ROOM_FOR_NAMES;
+    let n_bytes: usize = data.iter().map(estimate).sum();
+    let mut out = Vec::with_capacity(head.encoded_len() + n_bytes + tail.encoded_len());
+    append(&mut out, &head)?;
+    if parallel {
+        let one = |(i, it): (usize, &Datum)| {
+            let mut out = Vec::with_capacity(estimate(it));
+            write(&mut out, i, it).map(|()| out)
+        };
+        for part in data.par_iter().enumerate().map(one).collect::<Result<Vec<_>>>()? {
+            out.extend_from_slice(&part);
+        }
+    } else {
+        data.iter().enumerate().try_for_each(|(i, it)| write(&mut out, i, it))?;
+    }
+    append(&mut out, &tail)?;
+    Ok(out)
 }
+
+fn append(out: &mut Vec<u8>, message: &impl Message) -> Result<()> {
+    message.encode(out).map_err(|it| Error::invalid("data", format!("cannot be written: {it}")))
+}
+
+/// What the names, lengths and shapes of a datum usually take besides its numbers. A larger one is written as well, after the
+/// buffer has grown.
+const ROOM_FOR_NAMES: usize = 256;
 
 fn write_datum(datum: &Datum, i: usize) -> Result<proto::Datum> {
     let chunk = |(j, it)| write_chunk(it, &format!("data[{i}].model_input.chunks[{j}]"));
@@ -276,8 +300,10 @@ fn write_record(data: &[BTreeMap<String, TensorData>]) -> proto::ArrayRecord {
 }
 
 /// Reads the protobuf form of an output (PROTOCOL §5.2).
-pub(crate) fn decode_forward_backward_output(body: &[u8]) -> Result<ForwardBackwardOutput> {
-    let output = proto::ForwardBackwardOutput::decode(body).map_err(not_protobuf)?;
+///
+/// Takes the body itself, because from [`Bytes`] the arrays are read where they lie.
+pub(crate) fn decode_forward_backward_output(body: impl Into<Bytes>) -> Result<ForwardBackwardOutput> {
+    let output = proto::ForwardBackwardOutput::decode(body.into()).map_err(not_protobuf)?;
     let mut outputs = Vec::new();
     for record in output.loss_fn_outputs {
         read_record(record, &mut outputs)?;

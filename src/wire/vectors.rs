@@ -1,5 +1,6 @@
 //! The test vectors of PROTOCOL §13. Maps have no canonical order, so decoded messages are compared, not bytes.
 
+use bytes::Bytes;
 use prost::Message;
 
 use super::proto;
@@ -97,7 +98,7 @@ fn v3b_an_empty_answer_has_stopped() {
 
 #[test]
 fn v4_is_read_and_written() {
-    let output = decode_forward_backward_output(&bytes(V4)).expect("an output");
+    let output = decode_forward_backward_output(bytes(V4)).expect("an output");
     assert_eq!(output.loss_fn_output_type, "TorchLossReturn");
     assert_eq!(output.logprobs(0), Some(&[-1.0, -2.0][..]));
     assert_eq!(output.logprobs(1), Some(&[-3.0][..]));
@@ -109,14 +110,14 @@ fn v4_is_read_and_written() {
 
 #[test]
 fn v5_brain_floats_are_widened_and_trailing_dimensions_kept() {
-    let output = decode_forward_backward_output(&bytes(V5)).expect("an output");
+    let output = decode_forward_backward_output(bytes(V5)).expect("an output");
     let a = &output.loss_fn_outputs[0]["a"];
     assert_eq!((a.shape(), a.as_f32()), (vec![1, 2], Some(&[1.0, -2.0][..])));
 }
 
 #[test]
 fn an_output_without_records_has_the_default_type() {
-    let output = decode_forward_backward_output(&[]).expect("an output");
+    let output = decode_forward_backward_output(Bytes::new()).expect("an output");
     assert_eq!((output.loss_fn_output_type.as_str(), output.loss_fn_outputs.len()), ("ArrayRecord", 0));
 }
 
@@ -139,7 +140,7 @@ fn lying_lengths_are_refused_without_allocating_for_them() {
         let record = proto::ArrayRecord { num_datums: n, ..Default::default() };
         proto::ForwardBackwardOutput { loss_fn_outputs: vec![record], ..Default::default() }.encode_to_vec()
     };
-    assert_eq!(decode_forward_backward_output(&bare(3)).expect("stripped outputs").loss_fn_outputs.len(), 3);
+    assert_eq!(decode_forward_backward_output(bare(3)).expect("stripped outputs").loss_fn_outputs.len(), 3);
     for (what, body) in [
         ("negative", bare(-1)),
         ("very many", bare(i64::MAX)),
@@ -153,11 +154,11 @@ fn lying_lengths_are_refused_without_allocating_for_them() {
         ("negative dimension", record(1, vec![0; 8], &[0, 8], &[-1])),
         ("rows of nothing", record(1, vec![0; 8], &[0, 8], &[0])),
     ] {
-        assert!(decode_forward_backward_output(&body).is_err(), "{what}");
+        assert!(decode_forward_backward_output(body).is_err(), "{what}");
     }
-    let empty = decode_forward_backward_output(&record(1, vec![], &[0, 0], &[0])).expect("an empty tensor");
+    let empty = decode_forward_backward_output(record(1, vec![], &[0, 0], &[0])).expect("an empty tensor");
     assert_eq!(empty.loss_fn_outputs[0]["a"].shape(), [0, 0]);
-    let counted = decode_forward_backward_output(&record(0, vec![0; 8], &[0, 4, 8], &[])).expect("two data");
+    let counted = decode_forward_backward_output(record(0, vec![0; 8], &[0, 4, 8], &[])).expect("two data");
     assert_eq!(counted.loss_fn_outputs.len(), 2, "the offsets count when the record does not");
 }
 

@@ -8,12 +8,14 @@ mod admin;
 mod auth;
 mod bad_input;
 mod bad_weather;
+mod compat;
 #[cfg(feature = "local")]
 mod engine_http;
 #[cfg(feature = "local")]
 mod engine_rest;
 mod faults;
 mod guarantees;
+mod leniency;
 mod network;
 mod poll_many;
 mod regression;

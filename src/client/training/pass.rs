@@ -212,7 +212,7 @@ fn collect(
 /// Protobuf or JSON, as the server chose.
 fn read(answer: &Answer) -> Result<ForwardBackwardOutput> {
     match answer.is_protobuf() {
-        true => train::decode_forward_backward_output(&answer.body),
+        true => train::decode_forward_backward_output(answer.body.clone()),
         false => train::forward_backward_output_from_json(&json::response(&answer.body)?),
     }
 }

@@ -1,0 +1,41 @@
+//! The codecs of the wire, for `benches/wire.rs` and `benches/fuzz.rs`.
+//!
+//! Benches are crates of their own and see only what is public. These functions are public here, hidden and behind the
+//! feature `testing`, so that the bytes need not be reached through a server, and are no part of the crate's interface.
+
+use bytes::Bytes;
+
+use crate::error::Result;
+use crate::types::{Datum, ForwardBackwardOutput, Loss};
+use crate::wire::{messages, train};
+
+/// The body of a `forward_backward` request, as a training client writes it, on the caller's thread alone.
+///
+/// # Errors
+/// As the verb's.
+pub fn encode_pass(model_id: &str, seq_id: u32, data: &[Datum], loss: &Loss) -> Result<Vec<u8>> {
+    train::encode_forward_backward(model_id, seq_id, data, loss, false, false)
+}
+
+/// The result of a pass over data, as a server writes it.
+pub fn encode_pass_output(output: &ForwardBackwardOutput) -> Bytes {
+    train::encode_forward_backward_output(output).into()
+}
+
+/// The result of a pass over data, as a training client reads it.
+///
+/// # Errors
+/// Bytes that are no such result.
+pub fn decode_pass_output(body: Bytes) -> Result<ForwardBackwardOutput> {
+    train::decode_forward_backward_output(body)
+}
+
+/// Every decoder of the crate: its name, and a function that says whether some bytes could be read.
+pub fn decoders() -> Vec<(&'static str, fn(&[u8]) -> bool)> {
+    messages::OTHERS.iter().chain(messages::JSON).map(|it| (it.name, it.decode)).collect()
+}
+
+/// A message for each decoder of plain JSON.
+pub fn examples() -> Vec<&'static str> {
+    messages::JSON.iter().map(|it| it.example).collect()
+}

@@ -1,0 +1,199 @@
+//! What holds for all messages of [`messages`](super::messages).
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::messages::{JSON, OTHERS};
+use super::train::ForwardBackwardCall;
+use super::{json, messages, sample, tensor, train};
+use crate::types::*;
+
+/// Objects whose fields are named by their users, so that no field in them is unknown.
+const MAPS: [&str; 7] =
+    ["user_metadata", "metrics", "urls", "sessions", "org_details", "user_details", "event_details"];
+
+/// Fills the example of a message: any text and number, optional fields missing, unknown fields added.
+struct Fill {
+    random: fastrand::Rng,
+    leave_out: bool,
+    unknown: bool,
+}
+
+impl Fill {
+    fn fill(&mut self, name: &str, example: &Value) -> Value {
+        match example {
+            Value::String(it) => match it.strip_prefix('=') {
+                Some(it) => it.into(),
+                None => self.text().into(),
+            },
+            Value::Number(it) if it.is_f64() => (f64::from(self.random.i16(..)) / 8.0 + 0.0625).into(),
+            Value::Number(_) => self.random.u32(..1 << 31).into(),
+            Value::Bool(_) => self.random.bool().into(),
+            Value::Null => Value::Null,
+            Value::Array(items) => items.iter().map(|it| self.fill(name, it)).collect(),
+            Value::Object(fields) => {
+                let mut filled = serde_json::Map::new();
+                for (name, it) in fields {
+                    if !(self.leave_out && self.random.u8(..4) == 0) {
+                        filled.insert(name.clone(), self.fill(name, it));
+                    }
+                }
+                if self.unknown && !MAPS.contains(&name) {
+                    filled.insert("a_field_of_tomorrow".into(), json!({"a": [1, null, "x"]}));
+                }
+                filled.into()
+            }
+        }
+    }
+
+    fn text(&mut self) -> String {
+        let n = self.random.usize(1..8);
+        (0..n)
+            .map(|_| {
+                *self
+                    .random
+                    .choice(&['a', 'Z', '/', ':', ' ', 'ü', '"', '\\', '\n', '7', '😀'])
+                    .expect("some")
+            })
+            .collect()
+    }
+}
+
+fn filled(message: &messages::Message, seed: u64, leave_out: bool, unknown: bool) -> Vec<u8> {
+    let example: Value = serde_json::from_str(message.example).expect("JSON");
+    let mut fill = Fill { random: fastrand::Rng::with_seed(seed), leave_out, unknown };
+    fill.fill("", &example).to_string().into_bytes()
+}
+
+fn any_message() -> impl Strategy<Value = &'static messages::Message> {
+    (0..JSON.len()).prop_map(|i| &JSON[i])
+}
+
+fn sampling_params() -> impl Strategy<Value = SamplingParams> {
+    let stop = prop_oneof![
+        vec(".{1,5}", 0..3).prop_map(Stop::Strings),
+        vec(0..i32::MAX, 1..3).prop_map(Stop::Tokens)
+    ];
+    let seed = proptest::option::of(0..i64::MAX as u64);
+    let max_tokens = proptest::option::of(1u32..);
+    let top_k = prop_oneof![Just(-1), 1..i32::MAX];
+    (max_tokens, seed, proptest::option::of(stop), 0f32..9.0, top_k, 0.001f32..=1.0).prop_map(
+        |(max_tokens, seed, stop, temperature, top_k, top_p)| SamplingParams {
+            max_tokens,
+            seed,
+            stop,
+            temperature,
+            top_k,
+            top_p,
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 1024, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_json_message_is_read_as_it_was_written(message in any_message(), seed: u64, leave_out: bool) {
+        let body = filled(message, seed, leave_out, false);
+        let again = message.again.unwrap_or(|_| Some(true));
+        let same = again(&body);
+        let body = String::from_utf8_lossy(&body);
+        prop_assert_ne!(same, Some(false), "{} changes {}", message.name, body);
+        prop_assert!(leave_out || same == Some(true), "{} cannot be read: {}", message.name, body);
+    }
+
+    #[test]
+    fn unknown_fields_do_no_harm(message in any_message(), seed: u64) {
+        let body = filled(message, seed, false, true);
+        prop_assert!((message.decode)(&body), "{}: {}", message.name, String::from_utf8_lossy(&body));
+    }
+
+    #[test]
+    fn a_sample_request_is_read_as_it_was_written(
+        prompt in super::properties::prompt(), params in sampling_params(), n in 1u32.., seq_id: u64
+    ) {
+        let body = sample::encode_sample("id", seq_id, &prompt, n, &params, &SampleOptions::default()).expect("a body");
+        let request: json::SampleRequest = json::request(&body).expect("a request");
+        prop_assert_eq!((request.num_samples, request.seq_id), (n, Some(seq_id)));
+        prop_assert_eq!(request.prompt.read().expect("a prompt"), prompt);
+        prop_assert_eq!(request.sampling_params.read().expect("parameters"), params);
+    }
+
+    #[test]
+    fn a_legacy_request_is_read_as_it_was_written(
+        data in vec(super::properties::datum(), 0..4), loss in super::properties::loss(), seq_id in 1u32..=i32::MAX as u32
+    ) {
+        let datum = |it: &Datum| {
+            let inputs = it.loss_fn_inputs.iter().map(|(name, it)| (name.clone(), json!(tensor::TensorJson::from(it))));
+            json!({"model_input": json::ModelInputJson::from(&it.model_input), "loss_fn_inputs": Value::Object(inputs.collect())})
+        };
+        let config = loss.config.iter().map(|(name, it)| {
+            let value = match it {
+                LossValue::Number(it) => json!(it),
+                LossValue::Text(it) => json!(it),
+            };
+            (name.clone(), value)
+        });
+        let input = json!({
+            "data": data.iter().map(datum).collect::<Vec<_>>(), "loss_fn": loss.loss_fn.as_str(),
+            "loss_fn_config": Value::Object(config.collect()),
+        });
+        let body = json!({"model_id": "m", "seq_id": seq_id, "forward_input": input}).to_string();
+        let call = train::decode_forward_backward_json(body.as_bytes(), "forward_input").expect("a request");
+        prop_assert_eq!(call, ForwardBackwardCall { model_id: "m".into(), seq_id, data, loss, forward_only: true });
+    }
+
+    #[test]
+    fn unknown_words_are_kept_and_never_fail(word in "[a-z_]{0,12}") {
+        let reply = json::FutureReply::classify(json!({"type": "try_again", "queue_state": &word}));
+        let pending = matches!(reply, json::FutureReply::Pending { queue_state: Some(_), .. });
+        prop_assert!(pending);
+        let sequences = json!({"sequences": [{"tokens": [1], "stop_reason": &word}]});
+        let response = sample::sample_response_from_json(&sequences, &[]).expect("a sample");
+        let expected = match word.as_str() {
+            "stop" => StopReason::Stop,
+            "length" => StopReason::Length,
+            _ => StopReason::Other(word.clone()),
+        };
+        prop_assert_eq!(&response.sequences[0].stop_reason, &expected);
+        let kind: CheckpointType = json::response(json!(&word).to_string().as_bytes()).expect("a type");
+        prop_assert_eq!(kind.as_str(), word);
+    }
+
+    #[test]
+    fn no_reader_panics_at_random_bytes(bytes in vec(any::<u8>(), 0..300)) {
+        for message in OTHERS.iter().chain(JSON) {
+            let _ = (message.decode)(&bytes);
+        }
+    }
+
+    #[test]
+    fn no_reader_panics_at_a_damaged_example(
+        message in any_message(), seed: u64, at: prop::sample::Index, with in vec(any::<u8>(), 0..4), len in 0usize..4
+    ) {
+        let mut body = filled(message, seed, true, true);
+        let from = at.index(body.len());
+        let to = (from + len).min(body.len());
+        body.splice(from..to, with);
+        for message in OTHERS.iter().chain(JSON) {
+            let _ = (message.decode)(&body);
+        }
+    }
+}
+
+#[test]
+fn every_message_of_the_wire_is_in_the_table() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/wire/json");
+    let mut missing = Vec::new();
+    for file in std::fs::read_dir(folder).expect("the sources").flatten() {
+        let text = std::fs::read_to_string(file.path()).expect("a source");
+        let names = text.lines().filter_map(|it| it.strip_prefix("pub(crate) struct "));
+        let names = names.filter_map(|it| it.split([' ', '<', '(']).next());
+        let messages = names.filter(|it| it.ends_with("Request") || it.ends_with("Response"));
+        missing.extend(messages.map(str::to_string).filter(|it| JSON.iter().all(|m| m.name != it)));
+    }
+    // It borrows what it writes and is never read.
+    missing.retain(|it| it != "SearchSessionsRequest");
+    assert!(missing.is_empty(), "src/wire/messages.rs lacks an example of {missing:?}");
+}

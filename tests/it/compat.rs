@@ -1,0 +1,200 @@
+//! `src/_docs/compat.md` is complete, and what it names exists.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn page() -> String {
+    std::fs::read_to_string(root().join("src/_docs/compat.md")).unwrap()
+}
+
+fn source(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|it| panic!("{path}: {it}"))
+}
+
+/// The Rust files at or below a path.
+fn files(path: PathBuf) -> Vec<PathBuf> {
+    match std::fs::read_dir(&path) {
+        Ok(entries) => entries.flatten().flat_map(|it| files(it.path())).collect(),
+        Err(_) => vec![path],
+    }
+}
+
+/// What stands between backquotes.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// Where the methods of a public type are.
+fn homes(owner: &str) -> Option<&'static [&'static str]> {
+    Some(match owner {
+        "ServiceClient" => &["src/client/service.rs"],
+        "ServiceClientBuilder" => &["src/client/builder.rs"],
+        "TrainingClient" => &["src/client/training.rs", "src/client/training"],
+        "SamplingClient" => &["src/client/sampling.rs", "src/client/sampling"],
+        "RestClient" => &["src/client/rest.rs", "src/client/rest"],
+        "AdminClient" => &["src/client/admin.rs"],
+        "Pending" => &["src/pending.rs", "src/pending"],
+        _ => return None,
+    })
+}
+
+#[test]
+fn every_endpoint_of_the_protocol_has_exactly_one_row() {
+    let page = page();
+    let rows = page.lines().filter_map(|it| it.strip_prefix("- [x] ").or(it.strip_prefix("- [ ] ")));
+    let numbers: Vec<u32> = rows.filter_map(|it| it.split(' ').next()?.parse().ok()).collect();
+    assert_eq!(numbers, (1..=44).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_method_that_is_named_exists() {
+    let page = page();
+    let mut n = 0;
+    for name in quoted(&page) {
+        let Some((owner, method)) = name.split_once("::") else { continue };
+        let Some(homes) = homes(owner) else { continue };
+        let all = homes.iter().flat_map(|it| files(root().join(it)));
+        let text: String = all.filter_map(|it| std::fs::read_to_string(it).ok()).collect();
+        let exists = ["(", "<"].iter().any(|it| text.contains(&format!("pub fn {method}{it}")));
+        assert!(exists, "compat.md names `{name}`, which {homes:?} do not define");
+        n += 1;
+    }
+    assert!(30 < n, "only {n} methods are named");
+}
+
+#[test]
+fn every_file_that_is_named_exists() {
+    let page = page();
+    for name in quoted(&page).filter(|it| it.starts_with("src/")) {
+        assert!(root().join(name).exists(), "compat.md names `{name}`, which does not exist");
+    }
+}
+
+/// The fields of the types of a source, by the type's name: of a struct its own, of an enum those of its variants.
+fn types(path: &str) -> BTreeMap<String, Vec<String>> {
+    let mut all = BTreeMap::new();
+    let mut current: Option<(String, Vec<String>)> = None;
+    for line in source(path).lines() {
+        let item = line.strip_prefix("pub(crate) ").or(line.strip_prefix("pub ")).unwrap_or_default();
+        if let Some(rest) = item.strip_prefix("struct ").or(item.strip_prefix("enum ")) {
+            let name = rest.split([' ', '<', '(', ';']).next().unwrap_or_default().to_string();
+            match line.ends_with('{') {
+                true => current = Some((name, Vec::new())),
+                false => drop(all.insert(name, Vec::new())),
+            }
+        } else if line == "}" {
+            all.extend(current.take());
+        } else if let Some((_, fields)) = &mut current {
+            let field = line.trim_start();
+            let field = field.strip_prefix("pub(crate) ").or(field.strip_prefix("pub ")).unwrap_or(field);
+            let name = field.split_once(": ").map_or("", |it| it.0);
+            let plain = !name.is_empty()
+                && name.chars().all(|it| it.is_ascii_lowercase() || it == '_' || it.is_ascii_digit());
+            if plain && field.ends_with(',') {
+                fields.push(name.to_string());
+            } else if let Some((_, rest)) = field.split_once(" { ") {
+                // A variant on one line.
+                let names = rest.trim_end_matches([',', ' ', '}']).split(", ");
+                fields.extend(names.filter_map(|it| Some(it.split_once(": ")?.0.to_string())));
+            }
+        }
+    }
+    all
+}
+
+/// The messages whose fields the page has to list.
+fn messages() -> BTreeMap<String, Vec<String>> {
+    let mut all = BTreeMap::new();
+    for file in files(root().join("src/wire/json")) {
+        let path = file.strip_prefix(root()).unwrap().to_str().unwrap().to_string();
+        let parts = ["Json", "Config", "Target", "Future", "Completion"];
+        let message = |it: &str| {
+            it.ends_with("Request") || it.ends_with("Response") || parts.iter().any(|part| it.ends_with(part))
+        };
+        all.extend(types(&path).into_iter().filter(|it| message(&it.0)));
+    }
+    all.extend(types("src/wire/tensor.rs").into_iter().filter(|it| it.0 == "TensorJson"));
+    for (path, name) in [
+        ("src/types/model.rs", "LoraConfig"),
+        ("src/types/optim.rs", "AdamParams"),
+        ("src/types/session_search.rs", "SessionSearch"),
+        ("src/types/session_search.rs", "SessionCursor"),
+    ] {
+        all.extend(types(path).into_iter().filter(|it| it.0 == name));
+    }
+    let proto = types("src/wire/proto.rs").into_iter().filter(|it| !it.1.is_empty());
+    all.extend(proto.map(|(name, fields)| (format!("proto::{name}"), fields)));
+    // A oneof has no fields of its own, and an answer without any has nothing to list.
+    all.retain(|_, fields| !fields.is_empty());
+    all
+}
+
+/// The rows of the page's table of messages: the name and the fields.
+fn rows() -> BTreeMap<String, Vec<String>> {
+    let page = page();
+    let table = page.split("## Messages").nth(1).expect("the part about messages");
+    let table = table.split("\n## ").next().unwrap_or_default();
+    let mut rows = BTreeMap::new();
+    for line in table.lines().filter(|it| it.starts_with("| `")) {
+        let mut cells = line.trim_matches('|').split('|');
+        let [name, fields] = [cells.next(), cells.next()].map(|it| it.unwrap_or_default());
+        let name = quoted(name).next().unwrap_or_default().to_string();
+        let earlier = rows.insert(name.clone(), quoted(fields).map(str::to_string).collect());
+        assert!(earlier.is_none(), "compat.md has two rows for `{name}`");
+    }
+    rows
+}
+
+#[test]
+fn every_field_of_every_message_is_listed_and_no_other() {
+    let (messages, rows) = (messages(), rows());
+    let list = |fields: &[String]| fields.iter().map(|it| format!("`{it}`")).collect::<Vec<_>>().join(", ");
+    let mut problems = Vec::new();
+    for (name, fields) in &messages {
+        match rows.get(name) {
+            None => problems.push(format!("add the row: | `{name}` | {} | |", list(fields))),
+            Some(listed) => {
+                for field in fields.iter().filter(|it| !listed.contains(it)) {
+                    problems.push(format!("the row of `{name}` lacks `{field}`"));
+                }
+                for field in listed.iter().filter(|it| !fields.contains(it)) {
+                    problems.push(format!("the row of `{name}` lists `{field}`, which the message has not"));
+                }
+            }
+        }
+    }
+    for name in rows.keys().filter(|it| !messages.contains_key(*it)) {
+        problems.push(format!("the row of `{name}` describes no message of src/wire"));
+    }
+    assert!(problems.is_empty(), "the part \"Messages\" of src/_docs/compat.md:\n{}", problems.join("\n"));
+    assert!(60 < messages.len(), "only {} messages were found", messages.len());
+}
+
+#[test]
+fn every_flag_that_is_read_has_a_row() {
+    let page = page();
+    let flags = page.split("## Flags of the server").nth(1).expect("the part about flags");
+    let flags: Vec<&str> = quoted(flags.split("\n## ").next().unwrap_or_default()).collect();
+    let read = types("src/wire/json/session.rs");
+    for flag in read["ClientConfig"].iter().chain(&read["DynamicConfig"]) {
+        assert!(flags.contains(&flag.as_str()), "\"Flags of the server\" in compat.md lacks `{flag}`");
+    }
+}
+
+#[test]
+fn every_behaviour_of_the_protocol_has_a_row() {
+    let page = page();
+    for section in 1..=12 {
+        assert!(page.contains(&format!("\n| 9.{section} ")), "\"Behaviours\" in compat.md lacks 9.{section}");
+    }
+    for section in [
+        "4.1", "4.2", "4.3", "4.4", "4.5", "4.6", "5.1", "5.2", "6.1", "6.2", "6.3", "6.4", "6.5", "6.6",
+        "6.7", "6.8",
+    ] {
+        assert!(page.contains(&format!("\n| {section} ")), "\"Behaviours\" in compat.md lacks {section}");
+    }
+}
