@@ -32,12 +32,12 @@ fn main() -> ExitCode {
 }
 
 /// Whether nothing is broken.
-fn run() -> Result<bool, Error> {
+fn run() -> Result<bool, String> {
     let setting = |name| std::env::var(name).ok().filter(|it| !it.is_empty());
     let seconds = setting("TINKEX_DOCTOR_SECONDS").and_then(|it| it.parse().ok()).filter(|it| 0 < *it);
     let limit = Duration::from_secs(seconds.unwrap_or(30));
     // A server of our own must outlive its clients.
-    let server = Server::start()?;
+    let server = Server::start().map_err(|it| it.to_string())?;
     let mut client = "";
     let report = doctor::examine(server.connect(), setting("TINKEX_BASE_MODEL"), limit, |line| {
         if line.client != client {

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use judge::{Need, Refusal, judge};
 use patient::{Finding, Found, Patient, Trouble};
-use tinkex::{Error, ServiceClientBuilder};
+use tinkex::types::ServerCapabilities;
+use tinkex::{Error, ErrorKind, ServiceClientBuilder};
 
 pub(crate) use judge::Mark;
 
@@ -108,13 +109,13 @@ impl fmt::Display for Report {
 /// server names; no check may take longer than `limit`. `tell` hears of every line as soon as it is known.
 ///
 /// # Errors
-/// No client, or no model to examine.
+/// Why there is nothing to examine: bad settings, a server that cannot be reached or refuses the key, no model.
 pub(crate) fn examine(
     connect: impl Fn() -> ServiceClientBuilder + Send + Sync + 'static,
     base_model: Option<String>,
     limit: Duration,
     mut tell: impl FnMut(&Line),
-) -> Result<Report, Error> {
+) -> Result<Report, String> {
     // The client gives up before the check is given up, because its errors say more.
     let patience = limit * 4 / 5;
     let connect = move || {
@@ -126,11 +127,8 @@ pub(crate) fn examine(
             it.operation = patience;
         })
     };
-    let service = connect().build()?;
-    let base_model = match base_model {
-        Some(name) => name,
-        None => first_model(&service.get_server_capabilities()?),
-    };
+    let service = connect().build().map_err(|it| it.to_string())?;
+    let base_model = choose(base_model, service.get_server_capabilities())?;
     let patient = Patient::new(Box::new(connect), service, base_model);
     let mut report = Report { lines: Vec::new() };
     let mut marks: BTreeMap<&'static str, Mark> = BTreeMap::new();
@@ -149,9 +147,20 @@ pub(crate) fn examine(
     Ok(report)
 }
 
-fn first_model(capabilities: &tinkex::types::ServerCapabilities) -> String {
-    let mut names = capabilities.supported_models.iter().filter_map(|it| it.model_name.clone());
-    names.next().unwrap_or_else(|| "the server names no model: set TINKEX_BASE_MODEL".into())
+/// The model to use. Where every check would fail for the same reason, that is said once.
+fn choose(named: Option<String>, offered: Result<ServerCapabilities, Error>) -> Result<String, String> {
+    const HINT: &str = "set TINKEX_BASE_MODEL to a model of this server";
+    match (named, offered) {
+        (_, Err(error)) if error.is_connection() || *error.kind() == ErrorKind::Auth => {
+            Err(error.to_string())
+        }
+        (Some(name), _) => Ok(name),
+        (None, Err(error)) => Err(format!("{HINT}: {error}")),
+        (None, Ok(models)) => {
+            let mut names = models.supported_models.into_iter().filter_map(|it| it.model_name);
+            names.next().ok_or_else(|| format!("{HINT}: it names none"))
+        }
+    }
 }
 
 /// Runs a check on a thread of its own, which is left behind if it does not come back.
@@ -205,5 +214,65 @@ fn one_line(text: &str) -> String {
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tinkex::testing::{Act, FakeServer};
+
+    use super::*;
+
+    #[test]
+    fn a_check_that_panics_or_does_not_come_back_is_broken() {
+        let connect = || FakeServer::new().in_memory();
+        let service = connect().build().unwrap();
+        let patient = Patient::new(Box::new(connect), service, "fake/model".into());
+        let reason = |limit, run: fn(&Patient) -> Found| {
+            let (mark, reason) = conclude(Need::Endpoint, within(limit, &patient, run), &BTreeMap::new());
+            assert_eq!(mark, Mark::Broken);
+            reason
+        };
+        assert_eq!(reason(Duration::from_secs(60), |_| panic!("ouch")), "panicked: ouch");
+        let hangs: fn(&Patient) -> Found = |_| {
+            loop {
+                std::thread::park();
+            }
+        };
+        assert_eq!(reason(Duration::from_millis(20), hangs), "nothing within 0 s");
+    }
+
+    #[test]
+    fn what_would_fail_every_check_is_said_once() {
+        let limit = Duration::from_secs(60);
+        let path = "/api/v1/get_server_capabilities";
+        for (act, named, said) in [
+            (Act::Refuse(limit), Some("m"), "connection refused"),
+            (Act::status(401, "who are you?"), Some("m"), "who are you?"),
+            (Act::status(404, ""), None, "TINKEX_BASE_MODEL"),
+            (Act::status(200, r#"{"supported_models": []}"#), None, "TINKEX_BASE_MODEL"),
+        ] {
+            let server = FakeServer::new();
+            server.always(path, act);
+            let Err(error) = examine(move || server.in_memory(), named.map(String::from), limit, |_| {})
+            else {
+                panic!("there is nothing to examine: {said}");
+            };
+            assert!(error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_rests_on_something_that_is_not_offered_is_not_offered_either() {
+        let before = BTreeMap::from([("publish", Mark::NotOffered), ("save_state", Mark::Broken)]);
+        let mark = |name| conclude(Need::Endpoint, Err(Trouble::Needs(name)), &before);
+        assert_eq!(mark("publish"), (Mark::NotOffered, "needs publish".into()));
+        assert_eq!(mark("save_state"), (Mark::Broken, "needs save_state".into()));
+    }
+
+    #[test]
+    fn a_reason_is_one_line_however_much_the_server_says() {
+        let line = one_line(&"a\n\tb ".repeat(1000));
+        assert!(line.starts_with("a b a b") && line.ends_with('…') && line.chars().count() == 121, "{line}");
     }
 }

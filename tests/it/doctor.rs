@@ -13,20 +13,18 @@ use tinkex::testing::{Act, FakeServer, Seen};
 
 use crate::util::PATIENCE;
 
-/// Examines a server, and shows every line if something is not as expected.
+/// Examines a server.
 fn examine(connect: impl Fn() -> ServiceClientBuilder + Send + Sync + 'static) -> Report {
-    let report = examination::examine(connect, None, PATIENCE, |_| {}).unwrap();
-    for line in &report.lines {
-        println!("{} {line}", line.client);
-    }
-    println!("{report}");
-    report
+    examination::examine(connect, None, PATIENCE, |_| {}).unwrap()
 }
 
+/// All that have a mark, and no others.
 #[track_caller]
 fn assert_marks(report: &Report, mark: Mark, expected: &[&str]) {
-    let found: Vec<&str> = report.lines.iter().filter(|it| it.mark == mark).map(|it| it.name).collect();
-    assert_eq!(found, expected, "{mark:?}");
+    let marked = || report.lines.iter().filter(|it| it.mark == mark);
+    let found: Vec<&str> = marked().map(|it| it.name).collect();
+    let lines: Vec<String> = marked().map(|it| format!("{}: {it}", it.client)).collect();
+    assert_eq!(found, expected, "{mark:?}:\n{}", lines.join("\n"));
 }
 
 #[test]
