@@ -9,6 +9,7 @@ mod auth;
 mod bad_input;
 mod bad_weather;
 mod compat;
+mod doctor;
 #[cfg(feature = "local")]
 mod engine_http;
 #[cfg(feature = "local")]
@@ -16,6 +17,7 @@ mod engine_rest;
 mod faults;
 mod guarantees;
 mod leniency;
+mod matrix;
 mod network;
 mod poll_many;
 mod regression;

@@ -1,0 +1,96 @@
+//! Capabilities, sessions, and the making of the other clients.
+
+use tinkex::CloseStatus;
+use tinkex::types::{LoraConfig, SamplingParams};
+
+use super::patient::{fine, ignored, told, wrong};
+use super::sampling::{draw, prompt};
+use super::{Check, core, endpoint, option};
+
+pub(super) fn beginning() -> Vec<Check> {
+    vec![
+        endpoint("get_server_capabilities", |it| {
+            let models = it.service.get_server_capabilities()?.supported_models;
+            let names = models.iter().filter_map(|it| it.model_name.as_deref());
+            told(format!("{} models", names.count()))
+        }),
+        core("create_lora_training_client", |it| {
+            let client = it.training()?;
+            told(client.model_id())
+        }),
+        option("create_lora_training_client, seed", &["seed"], |it| {
+            it.new_training(LoraConfig { rank: 8, seed: Some(7), ..Default::default() })?.close();
+            fine()
+        }),
+        option("create_lora_training_client, rank 1", &["rank"], |it| {
+            let client = it.new_training(LoraConfig { rank: 1, ..Default::default() })?;
+            match client.get_info().lora_rank {
+                Some(1) => fine(),
+                Some(rank) => ignored(format!("the rank is {rank}")),
+                None => told("the server does not say the rank"),
+            }
+        }),
+        option("create_lora_training_client, attention alone", &["train_mlp", "train_unembed"], |it| {
+            let lora = LoraConfig { rank: 8, train_mlp: false, train_unembed: false, ..Default::default() };
+            it.new_training(lora)?.close();
+            fine()
+        }),
+        option(
+            "build, tags, user_metadata and display_name",
+            &["tags", "user_metadata", "display_name"],
+            |it| {
+                let named =
+                    (it.connect)().tags(["doctor"]).user_metadata("made_by", "doctor").display_name("doctor");
+                let service = named.build()?;
+                service.create_sampling_client(it.base_model.as_str())?;
+                service.close(CloseStatus::Success)?;
+                fine()
+            },
+        ),
+        endpoint("build, telemetry", |it| {
+            let service = (it.connect)().telemetry(true).build()?;
+            service.create_sampling_client(it.base_model.as_str())?;
+            service.close(CloseStatus::Success)?;
+            match service.telemetry() {
+                Some(it) if it.delivered == 0 => ignored("no event was acknowledged"),
+                Some(it) => told(format!("{} of {} events acknowledged", it.delivered, it.queued)),
+                None => wrong("it was asked for and is off"),
+            }
+        }),
+    ]
+}
+
+pub(super) fn from_checkpoints() -> Vec<Check> {
+    vec![
+        core("create_training_client_from_state", |it| {
+            let client = it.service.create_training_client_from_state(&it.state()?)?;
+            super::training::one_step(&client)?;
+            client.close();
+            fine()
+        }),
+        core("create_training_client_from_state_with_optimizer", |it| {
+            let client = it.service.create_training_client_from_state_with_optimizer(&it.state()?)?;
+            super::training::one_step(&client)?;
+            client.close();
+            fine()
+        }),
+        core("create_sampling_client", |it| {
+            let client = it.sampling()?;
+            told(client.sampling_session_id())
+        }),
+        core("create_sampling_client, from saved weights", |it| {
+            let client = it.service.create_sampling_client(&it.weights()?)?;
+            let params = SamplingParams { max_tokens: Some(4), ..Default::default() };
+            draw(&client, &prompt(), 1, &params)?;
+            client.close();
+            fine()
+        }),
+    ]
+}
+
+pub(super) fn end() -> Vec<Check> {
+    vec![core("close", |it| {
+        it.service.close(CloseStatus::Success)?;
+        fine()
+    })]
+}

@@ -1,0 +1,186 @@
+//! The doctor of `examples/`: what it says of servers of each kind.
+
+#[path = "../../examples/doctor/mod.rs"]
+mod examination;
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use examination::{Mark, Report};
+use serde_json::json;
+use tinkex::ServiceClientBuilder;
+use tinkex::testing::{Act, FakeServer, Seen};
+
+use crate::util::PATIENCE;
+
+/// Examines a server.
+fn examine(connect: impl Fn() -> ServiceClientBuilder + Send + Sync + 'static) -> Report {
+    examination::examine(connect, None, PATIENCE, |_| {}).unwrap()
+}
+
+/// All that have a mark, and no others.
+#[track_caller]
+fn assert_marks(report: &Report, mark: Mark, expected: &[&str]) {
+    let marked = || report.lines.iter().filter(|it| it.mark == mark);
+    let found: Vec<&str> = marked().map(|it| it.name).collect();
+    let lines: Vec<String> = marked().map(|it| format!("{}: {it}", it.client)).collect();
+    assert_eq!(found, expected, "{mark:?}:\n{}", lines.join("\n"));
+}
+
+#[test]
+fn nothing_is_broken_on_a_server_that_behaves() {
+    let server = FakeServer::new();
+    let connect = server.clone();
+    let report = examine(move || connect.in_memory());
+    assert_marks(&report, Mark::Broken, &[]);
+    let absent = ["sample, stop at tokens", "sample_with, topk_prompt_logprobs", "whoami"];
+    assert_marks(&report, Mark::NotOffered, &absent);
+    let left = server.in_memory().build().unwrap().create_rest_client().list_user_checkpoints().count();
+    assert_eq!(left, 0, "it cleans up after itself");
+}
+
+#[cfg(feature = "local")]
+#[test]
+fn nothing_is_broken_on_the_engine() {
+    let server = tinkex::local::Server::start(Default::default()).unwrap();
+    let (url, key) = (server.url().to_string(), server.api_key().to_string());
+    let report = examine(move || {
+        tinkex::ServiceClient::builder().without_environment().base_url(url.clone()).api_key(key.clone())
+    });
+    assert_marks(&report, Mark::Broken, &[]);
+    assert!(40 < report.count(Mark::Ok), "{report}");
+}
+
+/// As a server of the SkyRL project answers (PROTOCOL §11), as far as it differs.
+fn skyrl() -> FakeServer {
+    let server = FakeServer::new();
+    let first = Mutex::new(BTreeSet::new());
+    server.script(move |seen| {
+        let path = seen.path.strip_prefix("/api/v1/")?;
+        let body = seen.json().unwrap_or_default();
+        let not_found = || Some(Act::status(404, r#"{"detail":"Not Found"}"#));
+        let refuse = |status, detail: &str| Some(Act::status(status, json!({"detail": detail}).to_string()));
+        let text = |name: &str| body[name].as_str().unwrap_or_default().to_string();
+        match path.split('?').next().unwrap_or_default() {
+            "load_weights" if body["model_id"].is_null() => {
+                let missing = json!([{"type": "missing", "loc": ["body", "model_id"], "msg": "Field required"}]);
+                Some(Act::status(422, json!({"detail": missing}).to_string()))
+            }
+            "save_weights_for_sampler" if body["path"].is_string() => {
+                // The result is written into the answer at once, for this script keeps no promises.
+                let path = format!("tinker://{}/{}", text("model_id"), text("path"));
+                Some(Act::json(json!({"path": path, "type": "save_weights_for_sampler"})))
+            }
+            "forward_backward" if of_loss(seen, "dro") || of_loss(seen, "gspo") => {
+                refuse(422, "loss_fn: Input should be 'cross_entropy', 'importance_sampling', 'ppo' or 'cispo'")
+            }
+            "forward_backward" if of_loss(seen, "cispo") => Some(Act::json(json!({"request_id": "1000000"}))),
+            "retrieve_future" => {
+                let id = text("request_id");
+                if id == "1000000" {
+                    return refuse(400, "loss_fn cispo is not implemented by this backend");
+                }
+                let is_new = first.lock().unwrap().insert(id);
+                is_new.then(|| Act::status(408, r#"{"detail":"Timeout waiting for result"}"#))
+            }
+            "asample" if !body["sampling_params"]["max_tokens"].is_u64() => {
+                refuse(400, "max_tokens must be specified and greater than 0")
+            }
+            "get_info" => Some(Act::json(json!({
+                "model_id": text("model_id"), "status": "ready",
+                "model_data": {"base_model": "fake/model", "lora_config": {"rank": 8}, "model_name": "fake/model"},
+            }))),
+            "retrieve_futures" | "cancel_future" | "join_sampling_session" | "save_weights_external"
+            | "copy_weights" | "audit" | "checkpoints" | "sessions" => not_found(),
+            it if it.starts_with("sessions/") || it.starts_with("billing/") || it.starts_with("auth/") => {
+                not_found()
+            }
+            it if it.ends_with("/publish") || it.ends_with("/ttl") || it.ends_with("/external_weights_urls") => {
+                match seen.method == "DELETE" {
+                    true => refuse(422, "checkpoint_id: not a checkpoint"),
+                    false => refuse(405, "Method Not Allowed"),
+                }
+            }
+            it if it.ends_with("/checkpoints") && it.starts_with("training_runs/") => None,
+            _ => None,
+        }
+    });
+    server
+}
+
+/// Whether a pass is about a loss, whose name stands in the message as it is.
+fn of_loss(seen: &Seen, name: &str) -> bool {
+    seen.body.windows(name.len()).any(|it| it == name.as_bytes())
+}
+
+#[test]
+fn nothing_is_broken_on_a_server_that_lacks_what_skyrl_lacks() {
+    let server = skyrl();
+    let report = examine(move || server.in_memory());
+    assert_marks(&report, Mark::Broken, &[]);
+    let absent: Vec<_> =
+        report.lines.iter().filter(|it| it.mark == Mark::NotOffered).map(|it| it.name).collect();
+    for name in [
+        "forward_backward, dro",
+        "forward_backward, cispo",
+        "sample, without a length",
+        "list_sessions",
+        "publish_checkpoint_from_tinker_path",
+        "copy_weights",
+        "get_audit_log",
+    ] {
+        assert!(absent.contains(&name), "{name} in {absent:?}");
+    }
+}
+
+#[test]
+fn a_core_verb_that_fails_is_broken_and_the_others_are_examined_all_the_same() {
+    let server = FakeServer::new();
+    server.always("/api/v1/optim_step", Act::status(404, r#"{"detail":"Not Found"}"#));
+    server.always("/api/v1/audit?event_type=all", Act::status(500, "oops"));
+    let report = examine(move || server.in_memory());
+    let line = |name: &str| report.lines.iter().find(|it| it.name == name).unwrap();
+    assert_eq!(line("optim_step").mark, Mark::Broken);
+    assert!(line("optim_step").reason.contains("HTTP 404"), "{}", line("optim_step").reason);
+    assert_eq!(line("get_audit_log").mark, Mark::Broken);
+    assert_eq!(line("save_state").mark, Mark::Ok);
+    assert_eq!(line("sample").mark, Mark::Ok);
+}
+
+#[test]
+fn every_verb_is_examined_or_there_is_a_reason_why_not() {
+    const NOT_EXAMINED: &[(&str, &str)] = &[
+        ("revoke_api_key", "ends the key with which everything else is asked"),
+        ("builder", "no verb of the server"),
+        ("from_env", "no verb of the server"),
+        ("create_rest_client", "sends nothing"),
+        ("create_admin_client", "sends nothing"),
+        ("metrics", "sends nothing"),
+        ("dump", "sends nothing"),
+        ("model_id", "sends nothing"),
+        ("sampling_session_id", "sends nothing"),
+    ];
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/client");
+    let mut files: Vec<_> = ["service.rs", "training.rs", "sampling.rs", "rest.rs", "admin.rs"]
+        .iter()
+        .map(|it| root.join(it))
+        .collect();
+    let of_rest = ["account", "checkpoints", "runs", "sessions"];
+    files.extend(of_rest.iter().map(|it| root.join(format!("rest/{it}.rs"))));
+    let names: Vec<&str> = examination::checks().iter().map(|it| it.name).collect();
+    let is_examined = |verb: &str| names.iter().any(|it| it.split([' ', ',', '.']).any(|word| word == verb));
+    let mut missing = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let verbs = text
+            .lines()
+            .filter_map(|it| it.strip_prefix("    pub fn "))
+            .map(|it| it.split(['(', '<']).next().unwrap_or_default());
+        for verb in verbs {
+            if !is_examined(verb) && !NOT_EXAMINED.iter().any(|it| it.0 == verb) {
+                missing.push(format!("{verb} of {}", file.display()));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "no check in examples/doctor/: {missing:?}");
+}

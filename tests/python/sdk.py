@@ -1,0 +1,228 @@
+"""The official Python SDK as a client of a server: trains, saves, loads, samples and lists.
+
+The server is that of TINKER_BASE_URL and TINKER_API_KEY. Every step is done, however many fail; the exit status is 1 if
+one did.
+"""
+
+import math
+import sys
+import traceback
+
+import tinker
+from tinker import types
+
+BASE_MODEL = "tinkex/nano"
+PROMPT = [72, 105, 33, 32]
+COMPLETION = [72, 105, 10]
+STEPS = []
+
+
+def step(function):
+    """Adds a step, in the order of the file."""
+    STEPS.append(function)
+    return function
+
+
+class Shared:
+    """What later steps take from earlier ones."""
+
+    service = training = rest = None
+    state = weights = None
+    trained_logprobs = None
+
+
+def datum():
+    """Learn to continue the prompt with the completion."""
+    tokens = PROMPT + COMPLETION
+    weights = [0.0] * (len(PROMPT) - 1) + [1.0] * len(COMPLETION)
+    inputs = {
+        "target_tokens": types.TensorData(data=tokens[1:], dtype="int64", shape=[len(tokens) - 1]),
+        "weights": types.TensorData(data=weights, dtype="float32", shape=[len(weights)]),
+    }
+    return types.Datum(model_input=types.ModelInput.from_ints(tokens[:-1]), loss_fn_inputs=inputs)
+
+
+def sampled_datum():
+    """What reinforcement learning trains on."""
+    n = len(PROMPT) - 1
+    inputs = {
+        "target_tokens": types.TensorData(data=PROMPT[1:], dtype="int64", shape=[n]),
+        "logprobs": types.TensorData(data=[-1.0] * n, dtype="float32", shape=[n]),
+        "advantages": types.TensorData(data=[1.0] * n, dtype="float32", shape=[n]),
+    }
+    return types.Datum(model_input=types.ModelInput.from_ints(PROMPT[:-1]), loss_fn_inputs=inputs)
+
+
+def completion_logprobs(client):
+    """How likely a model finds the completion."""
+    return client.compute_logprobs(types.ModelInput.from_ints(PROMPT + COMPLETION)).result()[len(PROMPT):]
+
+
+@step
+def capabilities():
+    Shared.service = tinker.ServiceClient(user_metadata={"made_by": "test"})
+    Shared.rest = tinker.RestClient()
+    models = Shared.rest.get_server_capabilities().result().supported_models
+    assert BASE_MODEL in [it.model_name for it in models], models
+
+
+@step
+def create():
+    Shared.training = Shared.service.create_lora_training_client(base_model=BASE_MODEL, rank=8, seed=1).result()
+    info = Shared.training.get_info()
+    assert info.model_data.model_name == BASE_MODEL, info
+
+
+@step
+def train():
+    losses = []
+    for _ in range(20):
+        step_ = Shared.training.forward_backward([datum(), datum()], "cross_entropy")
+        update = Shared.training.optim_step(types.AdamParams(learning_rate=1e-2))
+        losses.append(step_.result().metrics["loss:sum"])
+        update.result()
+    print("  loss", losses[0], "->", losses[-1])
+    assert losses[-1] < 0.2 * losses[0], losses
+
+
+@step
+def forward_only():
+    output = Shared.training.forward([datum()], "cross_entropy").result()
+    logprobs = output.loss_fn_outputs[0]["logprobs"].data
+    assert len(logprobs) == len(PROMPT) + len(COMPLETION) - 1 and all(math.isfinite(it) for it in logprobs), output
+
+
+@step
+def policy_losses():
+    for loss in ["importance_sampling", "ppo", "cispo", "dro"]:
+        output = Shared.training.forward([sampled_datum()], loss).result()
+        assert len(output.loss_fn_outputs) == 1, (loss, output)
+    options = {"clip_low_threshold": 0.8, "clip_high_threshold": 1.2}
+    Shared.training.forward([sampled_datum()], "ppo", options).result()
+
+
+@step
+def save():
+    Shared.state = Shared.training.save_state("python", ttl_seconds=3600).result().path
+    Shared.weights = Shared.training.save_weights_for_sampler("python").result().path
+    assert Shared.state.endswith("/weights/python"), Shared.state
+    assert Shared.weights.endswith("/sampler_weights/python"), Shared.weights
+
+
+@step
+def sample_current_weights():
+    sampler = Shared.training.save_weights_and_get_sampling_client().result()
+    Shared.trained_logprobs = completion_logprobs(sampler)
+    assert sum(Shared.trained_logprobs) > -2.0, Shared.trained_logprobs
+
+
+@step
+def sample_saved_weights():
+    sampler = Shared.service.create_sampling_client(model_path=Shared.weights).result()
+    assert sampler.get_base_model() == BASE_MODEL
+    params = types.SamplingParams(max_tokens=8, temperature=0.0, stop=[10])
+    answer = sampler.sample(types.ModelInput.from_ints(PROMPT), 2, params).result()
+    for sequence in answer.sequences:
+        assert list(sequence.tokens) == COMPLETION, sequence
+        assert sequence.stop_reason == "stop" and len(sequence.logprobs) == len(COMPLETION), sequence
+    close = zip(completion_logprobs(sampler), Shared.trained_logprobs)
+    assert all(math.isclose(a, b, abs_tol=1e-3) for a, b in close)
+
+
+@step
+def sample_base_model():
+    sampler = Shared.service.create_sampling_client(base_model=BASE_MODEL).result()
+    params = types.SamplingParams(max_tokens=4, seed=3, top_k=5, top_p=0.9)
+    futures = [sampler.sample(types.ModelInput.from_ints(PROMPT), 1, params) for _ in range(8)]
+    answers = [list(it.result().sequences[0].tokens) for it in futures]
+    assert all(1 <= len(it) <= 4 for it in answers), answers
+    prompt = types.ModelInput.from_ints(PROMPT)
+    reported = sampler.sample(prompt, 1, params, include_prompt_logprobs=True, topk_prompt_logprobs=2).result()
+    assert len(reported.prompt_logprobs) == len(reported.topk_prompt_logprobs) == len(PROMPT), reported
+
+
+@step
+def load():
+    for create_ in [
+        Shared.service.create_training_client_from_state,
+        Shared.service.create_training_client_from_state_with_optimizer,
+    ]:
+        client = create_(Shared.state).result()
+        logprobs = client.forward([datum()], "cross_entropy").result().loss_fn_outputs[0]["logprobs"].data
+        close = zip(logprobs[len(PROMPT) - 1:], Shared.trained_logprobs)
+        assert all(math.isclose(a, b, abs_tol=1e-3) for a, b in close), logprobs
+        client.forward_backward([datum()], "cross_entropy").result()
+        client.optim_step(types.AdamParams(learning_rate=1e-4)).result()
+
+
+@step
+def bad_input():
+    try:
+        Shared.training.forward([datum()], "no_such_loss").result()
+    except Exception as error:  # pylint: disable=broad-exception-caught
+        assert "no_such_loss" in str(error), error
+    else:
+        raise AssertionError("a loss that does not exist was accepted")
+    Shared.training.forward([datum()], "cross_entropy").result()
+
+
+@step
+def runs():
+    run = Shared.state.split("/")[2]
+    listed = Shared.rest.list_training_runs().result()
+    assert run in [it.training_run_id for it in listed.training_runs], listed
+    assert Shared.rest.get_training_run(run).result().base_model == BASE_MODEL
+    assert Shared.rest.get_training_run_by_tinker_path(Shared.state).result().training_run_id == run
+    info = Shared.rest.get_weights_info_by_tinker_path(Shared.state).result()
+    assert info.base_model == BASE_MODEL and info.lora_rank == 8, info
+
+
+@step
+def checkpoints():
+    run = Shared.state.split("/")[2]
+    paths = [it.tinker_path for it in Shared.rest.list_checkpoints(run).result().checkpoints]
+    assert Shared.state in paths and Shared.weights in paths, paths
+    paths = [it.tinker_path for it in Shared.rest.list_user_checkpoints().result().checkpoints]
+    assert Shared.state in paths, paths
+    Shared.rest.set_checkpoint_ttl_from_tinker_path(Shared.state, 7200).result()
+
+
+@step
+def sessions():
+    listed = Shared.rest.list_sessions().result().sessions
+    assert listed
+    found = [Shared.rest.get_session(it).result() for it in listed]
+    run = Shared.state.split("/")[2]
+    assert any(run in it.training_run_ids for it in found), found
+
+
+@step
+def delete():
+    Shared.rest.delete_checkpoint_from_tinker_path(Shared.state).result()
+    run, name = Shared.weights.split("/")[2], "sampler_weights/python"
+    Shared.rest.delete_checkpoint(run, name).result()
+    paths = [it.tinker_path for it in Shared.rest.list_checkpoints(run).result().checkpoints]
+    assert Shared.state not in paths and Shared.weights not in paths, paths
+
+
+@step
+def close():
+    Shared.service.close("success").result()
+
+
+def main():
+    """Exit status 1 if a step failed."""
+    failed = []
+    for function in STEPS:
+        try:
+            function()
+            print("ok", function.__name__, flush=True)
+        except Exception:  # pylint: disable=broad-exception-caught
+            failed.append(function.__name__)
+            print("FAILED", function.__name__, flush=True)
+            traceback.print_exc()
+    print(f"tinker {tinker.__version__}: {len(STEPS) - len(failed)} of {len(STEPS)} steps", flush=True)
+    sys.exit(1 if failed else 0)
+
+
+main()
