@@ -119,7 +119,7 @@ impl Sample {
             topk_prompt_logprobs: generated
                 .topk_prompt_logprobs
                 .map(|it| it.into_iter().map(|it| it.map(row)).collect()),
-            prompt_cache_hit_tokens: 0,
+            ..Default::default()
         })
     }
 }

@@ -1,15 +1,18 @@
 //! Sampling: the result in protobuf and in JSON (PROTOCOL §5, §6.7). The request is in [`json`](super::json).
 
 use prost::Message;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::types::{
-    ModelInput, SampleOptions, SampleResponse, SampledSequence, SamplingParams, StopReason, TokenLogprob,
+    ModelInput, PromptAltTokens, SampleOptions, SampleResponse, SampledSequence, SamplingParams, StopReason,
+    TensorData, TokenLogprob,
 };
 
 use super::json::{SampleRequest, encode};
 use super::train::not_protobuf;
+use super::tensor::{self, TensorJson};
 use super::{le, proto};
 
 /// The body of an `asample` request.
@@ -20,8 +23,10 @@ pub(crate) fn encode_sample(
     num_samples: u32,
     params: &SamplingParams,
     options: &SampleOptions,
+    record_stability_info: bool,
 ) -> Result<Vec<u8>> {
-    encode(&SampleRequest::new(sampling_session_id, seq_id, prompt, num_samples, params, options)?)
+    let request = SampleRequest::new(sampling_session_id, seq_id, prompt, num_samples, params, options)?;
+    encode(&SampleRequest { record_stability_info: Some(record_stability_info), ..request })
 }
 
 /// The mark of an empty cell in a top-k matrix.
@@ -40,13 +45,45 @@ pub(crate) fn decode_sample_response(body: &[u8], sequence_ids: &[String]) -> Re
         }
         _ => None,
     };
+    let target = response.target_prompt_logprobs;
     let response = SampleResponse {
         sequences,
         prompt_logprobs,
         topk_prompt_logprobs: response.topk_prompt_logprobs.map(read_topk).transpose()?.flatten(),
         prompt_cache_hit_tokens: u32::try_from(response.prompt_cache_hit_tokens).unwrap_or(0),
+        target_prompt_logprobs: target.map(|it| read_tensor(it, TARGET)).transpose()?,
+        prompt_alt_tokens: response.prompt_alt_tokens.map(read_alternatives).transpose()?,
     };
     Ok(with_sequence_ids(response, sequence_ids))
+}
+
+const TARGET: &str = "target_prompt_logprobs";
+const ALTERNATIVES: [&str; 2] = ["prompt_alt_tokens.tokens", "prompt_alt_tokens.logprobs"];
+
+fn read_alternatives(it: proto::PromptAltTokens) -> Result<PromptAltTokens> {
+    let read = |it: Option<proto::Tensor>, path: &str| match it {
+        Some(it) => read_tensor(it, path),
+        None => Err(Error::decode(format!("{path} is missing"))),
+    };
+    let [tokens, logprobs] = ALTERNATIVES;
+    alternatives(read(it.tokens, tokens)?, read(it.logprobs, logprobs)?)
+}
+
+/// A tensor that does not fit is no fault of the caller's.
+fn read_tensor(it: proto::Tensor, path: &str) -> Result<TensorData> {
+    tensor::from_proto(it, path).map_err(|it| Error::decode(it.to_string()))
+}
+
+fn alternatives(tokens: TensorData, logprobs: TensorData) -> Result<PromptAltTokens> {
+    let [ids, scores] = ALTERNATIVES;
+    match (tokens.as_i64(), logprobs.as_f32()) {
+        (Some(_), Some(_)) if tokens.shape() == logprobs.shape() => Ok(PromptAltTokens { tokens, logprobs }),
+        (Some(_), Some(_)) => {
+            let (tokens, logprobs) = (tokens.shape(), logprobs.shape());
+            Err(Error::decode(format!("{ids} has the shape {tokens:?}, {scores} {logprobs:?}")))
+        }
+        _ => Err(Error::decode(format!("{ids} must be integers and {scores} floats"))),
+    }
 }
 
 fn with_sequence_ids(mut response: SampleResponse, ids: &[String]) -> SampleResponse {
@@ -120,8 +157,11 @@ pub(crate) fn encode_sample_response(response: &SampleResponse) -> Vec<u8> {
         prompt_logprobs: response.prompt_logprobs.as_ref().map(scored),
         topk_prompt_logprobs: response.topk_prompt_logprobs.as_ref().map(write_topk),
         prompt_cache_hit_tokens: i32::try_from(response.prompt_cache_hit_tokens).unwrap_or(i32::MAX),
-        target_prompt_logprobs: None,
-        prompt_alt_tokens: None,
+        target_prompt_logprobs: response.target_prompt_logprobs.as_ref().map(tensor::to_proto),
+        prompt_alt_tokens: response.prompt_alt_tokens.as_ref().map(|it| proto::PromptAltTokens {
+            tokens: Some(tensor::to_proto(&it.tokens)),
+            logprobs: Some(tensor::to_proto(&it.logprobs)),
+        }),
     };
     message.encode_to_vec()
 }
@@ -171,8 +211,30 @@ pub(crate) fn sample_response_from_json(value: &Value, sequence_ids: &[String]) 
             .get("prompt_cache_hit_tokens")
             .and_then(Value::as_f64)
             .map_or(0, |it| it as u32),
+        target_prompt_logprobs: value
+            .get(TARGET)
+            .filter(|it| !it.is_null())
+            .map(|it| read_json_tensor(it, TARGET))
+            .transpose()?,
+        prompt_alt_tokens: value
+            .get("prompt_alt_tokens")
+            .filter(|it| !it.is_null())
+            .map(|it| {
+                let [tokens, logprobs] = ALTERNATIVES;
+                alternatives(
+                    read_json_tensor(&it["tokens"], tokens)?,
+                    read_json_tensor(&it["logprobs"], logprobs)?,
+                )
+            })
+            .transpose()?,
     };
     Ok(with_sequence_ids(response, sequence_ids))
+}
+
+fn read_json_tensor(value: &Value, path: &str) -> Result<TensorData> {
+    let tensor: TensorJson = TensorJson::deserialize(value)
+        .map_err(|it| Error::decode(format!("{path} is no tensor: {it}")))?;
+    tensor.read(path).map_err(|it| Error::decode(it.to_string()))
 }
 
 fn read_json_sequence(value: &Value) -> Result<SampledSequence> {
@@ -257,6 +319,10 @@ pub(crate) fn sample_response_to_json(response: &SampleResponse) -> Value {
         "prompt_logprobs": response.prompt_logprobs,
         "topk_prompt_logprobs": topk(&response.topk_prompt_logprobs),
         "prompt_cache_hit_tokens": response.prompt_cache_hit_tokens,
+        "target_prompt_logprobs": response.target_prompt_logprobs.as_ref().map(TensorJson::from),
+        "prompt_alt_tokens": response.prompt_alt_tokens.as_ref().map(|it| {
+            json!({"tokens": TensorJson::from(&it.tokens), "logprobs": TensorJson::from(&it.logprobs)})
+        }),
         "type": "sample",
     })
 }

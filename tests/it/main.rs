@@ -16,6 +16,7 @@ mod guarantees;
 mod poll_many;
 mod regression;
 mod rest;
+mod sampling;
 mod seeing;
 mod soak;
 mod verbs;

@@ -12,6 +12,7 @@ use crate::http::{Answer, Body, Call, Lane};
 use crate::pending::Progress;
 use crate::policy::admission::estimate;
 use crate::session::{Fetching, Poller, Promise, Retrieved, Session, Ticket, Waiter};
+use crate::sync::cancel::Registration;
 use crate::sync::{CancelToken, Permit};
 use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
 use crate::wire::{json, sample};
@@ -23,6 +24,11 @@ pub(super) struct Request<T: Send + 'static> {
     pub(super) num_samples: u32,
     pub(super) params: SamplingParams,
     pub(super) options: SampleOptions,
+    pub(super) record_stability_info: bool,
+    /// A sample that the server lost is submitted afresh even if its flags say otherwise.
+    pub(super) persistent: bool,
+    /// Cancels the sample when the caller's own token is cancelled.
+    pub(super) _cancelled_by: Option<Registration>,
     pub(super) read: fn(SampleResponse) -> Result<T>,
 }
 
@@ -61,6 +67,7 @@ impl Sampler {
             request.num_samples,
             &request.params,
             &request.options,
+            request.record_stability_info,
         )?;
         let body = Body::Json(body.into());
         let deadline = ticket.progress.deadline();
@@ -193,6 +200,9 @@ impl<T: Send + 'static> Sample<T> {
     /// Waits a while and takes a new number, so that the sample can be submitted afresh (PROTOCOL §1.12).
     fn lost(&mut self, error: Error) -> Result<()> {
         let (session, ticket) = (&self.sampler.session, &self.request.ticket);
+        if session.known_flags().config.sample_no_retries && !self.request.persistent {
+            return Err(error);
+        }
         let pause = after_loss(self.losses);
         // A pause that outlasts the operation leaves nothing to try with.
         let in_time = ticket.progress.deadline().is_none_or(|it| session.clock.now() + pause < it);
@@ -237,7 +247,9 @@ impl<T: Send + 'static> Sample<T> {
     }
 
     fn answer(self, result: Result<SampleResponse>) {
-        self.request.ticket.answer(result.and_then(self.request.read));
+        let Request { ticket, options, read, .. } = self.request;
+        let result = result.and_then(|it| options.check(&it).and(Ok(it)));
+        ticket.answer(result.and_then(read));
     }
 }
 
