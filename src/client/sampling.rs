@@ -1,21 +1,25 @@
 //! The client that samples from a model.
 
 mod draw;
+mod handle;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::client::create::CreatedSampler;
-use crate::client::{Client, Hold};
+use crate::client::{Client, Hold, ServiceClientBuilder};
 use crate::error::{Error, Result};
+use crate::http::{Call, Lane};
 use crate::pending::{Canceller, Pending};
-use crate::session::{Child, Owner, Poller, Ticket, incomplete};
+use crate::session::{Child, Owner, Poller, Session, Ticket, incomplete};
 use crate::sync::CancelToken;
 use crate::sync::actor::Actor;
 use crate::sync::cancel::{Registration, Wake};
 use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
+use crate::wire::json::SamplerResponse;
 
 use draw::{Request, Sample, Sampler};
+pub use handle::SamplerHandle;
 
 /// The samples of a client have so many numbers before those of its next clone begin (PROTOCOL §4.5).
 const SEQ_IDS_PER_CLONE: u64 = 1_000_000_000;
@@ -86,8 +90,33 @@ impl SamplingActor {
 }
 
 impl SamplingClient {
-    pub(super) fn start(owner: Arc<Owner>, created: CreatedSampler) -> Result<Self> {
+    pub(super) fn start(owner: Arc<Owner>, mut created: CreatedSampler) -> Result<Self> {
+        if created.base_model.is_none() {
+            created.base_model = base_model_of(owner.session(), &created.sampling_session_id);
+        }
         Self::start_at(owner, created, 0)
+    }
+
+    /// A client of the sampler behind a handle, with everything else from the environment: see
+    /// [`ServiceClientBuilder::from_sampler_handle`](crate::ServiceClientBuilder::from_sampler_handle).
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Blocking
+    /// As there.
+    pub fn from_sampler_handle<H>(handle: H) -> Result<Self>
+    where
+        H: TryInto<SamplerHandle>,
+        Error: From<H::Error>,
+    {
+        ServiceClientBuilder::default().from_sampler_handle(handle)
+    }
+
+    /// A handle by which other processes can make clients of the same sampler, as many as they like. It is valid as long as
+    /// the session lives, which any of them keeps alive. It holds no credentials. Nothing is sent.
+    pub fn get_sampler_handle(&self) -> SamplerHandle {
+        SamplerHandle::of(self)
     }
 
     /// A client whose first sample has a number.
@@ -151,7 +180,8 @@ impl SamplingClient {
         &self.inner.sampling_session_id
     }
 
-    /// The base model's name, where the server says it. Nothing is sent.
+    /// The base model's name, where the server says it: it was asked when this client was made, if the name was not known. Nothing
+    /// is sent.
     pub fn get_base_model(&self) -> Option<&str> {
         self.inner.base_model.as_deref()
     }
@@ -334,6 +364,14 @@ impl std::fmt::Debug for SamplingClient {
             .field("base_model", &self.inner.base_model)
             .finish_non_exhaustive()
     }
+}
+
+/// The base model's name, which the server need not be able to say.
+fn base_model_of(session: &Session, sampling_session_id: &str) -> Option<String> {
+    let call = Call::get(Lane::Rest, format!("/api/v1/samplers/{sampling_session_id}"))
+        .once(session.config.timeouts.exchange);
+    let known: Result<SamplerResponse> = session.http.json(&call, &session.cancel);
+    known.ok()?.base_model
 }
 
 /// Cancels a sample when the caller's own token is cancelled.

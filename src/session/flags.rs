@@ -12,7 +12,6 @@ use crate::wire::json::{ClientConfig, ClientConfigRequest, DynamicConfig};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Flags {
     pub(crate) config: ClientConfig,
-    #[expect(dead_code, reason = "the flags that cancelling samples depends on")]
     pub(crate) dynamic: DynamicConfig,
 }
 
@@ -21,6 +20,15 @@ pub(super) fn fetch(http: &Http, config: &Config, cancel: &CancelToken) -> Resul
     let request = ClientConfigRequest { sdk_version: SDK_VERSION.into() };
     let call = Call::post(Lane::Session, "/api/v1/client/config", &request)?;
     let client: ClientConfig = or_default(http.json(&call, cancel))?;
+    heed(http, &client);
+    let mut call = Call::post(Lane::Session, "/api/v1/client/dynamic_config", &request)?;
+    call.timeout = Some(config.timeouts.heartbeat);
+    let dynamic = or_default(http.json(&call, cancel))?;
+    Ok(Flags { config: client, dynamic })
+}
+
+/// Has requests made as the flags want them.
+pub(super) fn heed(http: &Http, client: &ClientConfig) {
     if client.pjwt_auth_enabled {
         http.auth().use_tokens();
     }
@@ -28,10 +36,6 @@ pub(super) fn fetch(http: &Http, config: &Config, cancel: &CancelToken) -> Resul
     if let Ok(window) = Duration::try_from_secs_f64(client.billing_exception_max_pause_duration_sec) {
         http.set_billing_window(window);
     }
-    let mut call = Call::post(Lane::Session, "/api/v1/client/dynamic_config", &request)?;
-    call.timeout = Some(config.timeouts.heartbeat);
-    let dynamic = or_default(http.json(&call, cancel))?;
-    Ok(Flags { config: client, dynamic })
 }
 
 fn or_default<T: Default>(result: Result<T>) -> Result<T> {

@@ -1,5 +1,6 @@
 //! What the clients of one session share: the connection to the server, its flags, the threads, the end.
 
+mod abandon;
 mod crew;
 mod dispatch;
 mod events;
@@ -31,6 +32,7 @@ use crate::sync::pool::{Pool, PoolConfig};
 use crate::sync::{Budget, CancelToken, Mutex};
 use crate::wire::json;
 
+pub(crate) use abandon::Underway;
 use dispatch::Dispatch;
 pub(crate) use flags::{Flags, is_not_offered};
 pub use inflight::{Dump, PoolStatus};
@@ -63,6 +65,8 @@ pub(crate) struct Session {
     pub(crate) dispatch: Dispatch,
     /// What samples need whose results are waited for together.
     pub(crate) many: many::Many,
+    /// Samples that nobody waits for any more.
+    abandoned: abandon::Abandoned,
     beats: Arc<Pool>,
     flags: Mutex<Option<Arc<Flags>>>,
     id: Mutex<Option<Arc<str>>>,
@@ -177,6 +181,7 @@ impl Session {
             senders: pool("tk-send", SENDERS),
             beats: pool("tk-beat", 1),
             many: many::Many::new(&config),
+            abandoned: abandon::Abandoned::new(&config.threads),
             dispatch: Dispatch::new(),
             flags: Mutex::new(None),
             id: Mutex::new(None),
@@ -218,9 +223,36 @@ impl Session {
         self.check_open()?;
         let flags =
             Arc::new(flags::fetch(&self.http, &self.config, &self.cancel).map_err(|it| self.as_ended(it))?);
-        *self.flags.lock() = Some(flags.clone());
-        self.dispatch.resize(&flags);
+        self.heed(&flags);
         Ok(flags)
+    }
+
+    fn heed(&self, flags: &Arc<Flags>) {
+        *self.flags.lock() = Some(flags.clone());
+        self.dispatch.resize(flags);
+        self.many.resize(flags);
+    }
+
+    /// Takes part in a session that somebody else has opened, under flags that he was given. Called once, instead of
+    /// [`open`](Self::open).
+    pub(crate) fn join(self: &Arc<Self>, id: Arc<str>, flags: Flags) -> Result<()> {
+        flags::heed(&self.http, &flags.config);
+        self.heed(&Arc::new(flags));
+        *self.id.lock() = Some(id.clone());
+        if let Some(it) = &self.telemetry {
+            it.session_started(&id);
+        }
+        heartbeat::start(self, id)
+    }
+
+    /// The flags that may change while the session lives, as they are now.
+    pub(crate) fn dynamic_flags(&self) -> json::DynamicConfig {
+        self.known_flags().dynamic.clone()
+    }
+
+    /// The id of the session, if it is open.
+    pub(crate) fn id(&self) -> Option<Arc<str>> {
+        self.id.lock().clone()
     }
 
     /// The flags once they are known, else the documented defaults.
@@ -330,6 +362,7 @@ impl Session {
             ]
             .into_iter()
             .chain(self.many.status())
+            .chain([self.abandoned.status()])
             .collect(),
         }
     }
@@ -364,6 +397,7 @@ impl Session {
         let id = self.id.lock().clone();
         let finished = match (self.check_open(), id) {
             (Ok(()), Some(id)) => {
+                self.abandoned.retire();
                 self.many.farewell(self.closing() / 8);
                 self.finish(&id, status, detail)
             }
@@ -421,7 +455,8 @@ impl Session {
             .iter()
             .sum::<usize>()
             + reporters
-            + self.many.close(deadline);
+            + self.many.close(deadline)
+            + self.abandoned.close(deadline);
         if 0 < left {
             log::warn!(target: "tinkex", "{left} threads were still busy when the client was closed");
         }

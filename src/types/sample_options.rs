@@ -151,16 +151,16 @@ mod tests {
             assert_eq!(path(options.clone()), expected, "{options:?}");
         }
         let floats = TensorData::from(vec![1.0f32, 2.0]).with_shape([2, 1]).unwrap();
-        assert_eq!(path(SampleOptions { target_prompt_logprobs: Some(floats), ..Default::default() }), tensor);
+        assert_eq!(
+            path(SampleOptions { target_prompt_logprobs: Some(floats), ..Default::default() }),
+            tensor
+        );
         let flat = TensorData::from(vec![1i64, 2]);
         assert_eq!(path(SampleOptions { target_prompt_logprobs: Some(flat), ..Default::default() }), tensor);
         let sparse = |col| {
             let sparse = Sparse { crow_indices: vec![0, 0, 1], col_indices: vec![col] };
-            let target = TensorData {
-                values: Values::I64(vec![9]),
-                shape: Some(vec![2, 4]),
-                sparse: Some(sparse),
-            };
+            let target =
+                TensorData { values: Values::I64(vec![9]), shape: Some(vec![2, 4]), sparse: Some(sparse) };
             SampleOptions { target_prompt_logprobs: Some(target), ..Default::default() }
         };
         assert_eq!(path(sparse(3)), "");
@@ -169,10 +169,8 @@ mod tests {
 
     #[test]
     fn a_server_that_took_no_notice_is_told_from_one_that_did() {
-        let scored = |it: [Option<f32>; 3]| SampleResponse {
-            prompt_logprobs: Some(it.into()),
-            ..Default::default()
-        };
+        let scored =
+            |it: [Option<f32>; 3]| SampleResponse { prompt_logprobs: Some(it.into()), ..Default::default() };
         last(1).check(&scored([None, None, Some(-1.0)])).unwrap();
         last(1).check(&SampleResponse::default()).unwrap();
         let error = last(1).check(&scored([None, Some(-1.0), Some(-1.0)])).unwrap_err();

@@ -11,8 +11,8 @@ use crate::types::{
 };
 
 use super::json::{SampleRequest, encode};
-use super::train::not_protobuf;
 use super::tensor::{self, TensorJson};
+use super::train::not_protobuf;
 use super::{le, proto};
 
 /// The body of an `asample` request.
@@ -232,8 +232,8 @@ pub(crate) fn sample_response_from_json(value: &Value, sequence_ids: &[String]) 
 }
 
 fn read_json_tensor(value: &Value, path: &str) -> Result<TensorData> {
-    let tensor: TensorJson = TensorJson::deserialize(value)
-        .map_err(|it| Error::decode(format!("{path} is no tensor: {it}")))?;
+    let tensor: TensorJson =
+        TensorJson::deserialize(value).map_err(|it| Error::decode(format!("{path} is no tensor: {it}")))?;
     tensor.read(path).map_err(|it| Error::decode(it.to_string()))
 }
 

@@ -7,12 +7,14 @@ mod util;
 mod admin;
 mod bad_input;
 mod bad_weather;
+mod cancel_samples;
 #[cfg(feature = "local")]
 mod engine_http;
 #[cfg(feature = "local")]
 mod engine_rest;
 mod faults;
 mod guarantees;
+mod handles;
 mod poll_many;
 mod regression;
 mod rest;

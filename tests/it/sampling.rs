@@ -70,11 +70,8 @@ fn everything_that_can_be_asked_is_sent_and_answered() {
 fn a_sparse_question_gets_a_sparse_answer() {
     let (server, _service, sampler) = in_memory();
     let sparse = Sparse { crow_indices: vec![0, 0, 1], col_indices: vec![2] };
-    let target = TensorData {
-        values: Values::I64(vec![9]),
-        shape: Some(vec![2, 5]),
-        sparse: Some(sparse.clone()),
-    };
+    let target =
+        TensorData { values: Values::I64(vec![9]), shape: Some(vec![2, 5]), sparse: Some(sparse.clone()) };
     let options = SampleOptions { target_prompt_logprobs: Some(target), ..Default::default() };
     let answer = sampler.sample_with(&prompt(), 1, &one_token(), &options).wait().unwrap();
     assert_eq!(

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Answer, Body, Call, Lane};
 use crate::pending::Progress;
 use crate::policy::admission::estimate;
-use crate::session::{Fetching, Poller, Promise, Retrieved, Session, Ticket, Waiter};
+use crate::session::{Fetching, Poller, Promise, Retrieved, Session, Ticket, Underway, Waiter};
 use crate::sync::cancel::Registration;
 use crate::sync::{CancelToken, Permit};
 use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
@@ -149,7 +149,9 @@ impl<T: Send + 'static> Sample<T> {
             Ok(Sent::Promised { promise, sequence_ids }) => {
                 let session = self.sampler.session.clone();
                 let request_id = promise.request_id.clone();
-                let promised = Box::new(Promised { sample: self, promise, sequence_ids, _place: place });
+                let underway = Underway::new(&session, &request_id);
+                let promised =
+                    Box::new(Promised { sample: self, promise, sequence_ids, underway, _place: place });
                 match poller {
                     Some(poller) => poller.register(&request_id, promised),
                     None => session.wait_alone(promised),
@@ -163,7 +165,7 @@ impl<T: Send + 'static> Sample<T> {
     /// Waits until a thread is free to wait for the result: what nobody can wait for is better not submitted yet.
     fn place(&self) -> Result<Permit> {
         let ticket = &self.request.ticket;
-        self.sampler.session.many.alone.acquire_deadline(1, ticket.progress.deadline(), &ticket.cancel)
+        self.sampler.session.many.alone().acquire_deadline(1, ticket.progress.deadline(), &ticket.cancel)
     }
 
     fn send(&self) -> Result<Sent> {
@@ -217,7 +219,11 @@ impl<T: Send + 'static> Sample<T> {
     }
 
     /// Answers with what was fetched, or begins anew.
-    fn settle(mut self, outcome: Result<Outcome>, fetching: Option<Fetching>) {
+    fn settle(mut self, outcome: Result<Outcome>, fetching: Option<Fetching>, underway: Underway) {
+        match &outcome {
+            Ok(_) => underway.over(),
+            Err(error) => underway.ended_with(error),
+        }
         // The server's own word on the sample, good or bad, is one that it need not keep any longer. This comes before
         // the answer, so that whoever closes the client upon the answer reports this one too.
         let is_final = match &outcome {
@@ -258,6 +264,7 @@ struct Promised<T: Send + 'static> {
     sample: Sample<T>,
     promise: Promise,
     sequence_ids: Vec<String>,
+    underway: Underway,
     /// Of a sample that has a thread of its own.
     _place: Option<Permit>,
 }
@@ -273,7 +280,8 @@ impl<T: Send + 'static> Waiter for Promised<T> {
 
     fn fetch(self: Box<Self>, size: Option<usize>, fetching: Option<Fetching>) {
         let outcome = self.sample.fetch(&self.promise, &self.sequence_ids, size);
-        self.sample.settle(outcome, fetching);
+        let Promised { sample, underway, _place, .. } = *self;
+        sample.settle(outcome, fetching, underway);
     }
 
     fn look(self: Box<Self>, fetching: Fetching) {
@@ -282,13 +290,15 @@ impl<T: Send + 'static> Waiter for Promised<T> {
         match looked.transpose() {
             Some(result) => {
                 let outcome = Outcome::of(result, &self.sequence_ids);
-                self.sample.settle(outcome, Some(fetching));
+                let Promised { sample, underway, .. } = *self;
+                sample.settle(outcome, Some(fetching), underway);
             }
             None => fetching.unfinished(self),
         }
     }
 
     fn fail(self: Box<Self>, error: Error) {
+        self.underway.ended_with(&error);
         self.sample.answer(Err(error));
     }
 }

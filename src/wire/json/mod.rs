@@ -5,6 +5,7 @@
 
 mod data;
 mod future;
+mod handle;
 mod rest;
 mod sample;
 mod session;
@@ -18,6 +19,7 @@ use crate::error::{Error, Result};
 
 pub(crate) use data::*;
 pub(crate) use future::*;
+pub(crate) use handle::*;
 pub(crate) use rest::*;
 pub(crate) use sample::*;
 pub(crate) use session::*;
