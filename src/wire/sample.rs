@@ -326,3 +326,95 @@ pub(crate) fn sample_response_to_json(response: &SampleResponse) -> Value {
         "type": "sample",
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::types::{Sparse, Values};
+
+    /// Written with the official SDK's schema: a sequence with its likeliest tokens, scores and alternatives of a prompt of
+    /// three tokens.
+    const VECTOR: &str = "0a28080112040b0000001a04000080bf22180a0809000000000000001208000000bf804fc3c718022001\
+        2a100a080000c07f000000c0180122020201322c0a180a1007000000000000000800000000000000180222020201\
+        12100a08000000bf000080be180122020201";
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digit = |it: u8| (it as char).to_digit(16).unwrap() as u8;
+        hex.as_bytes().chunks(2).map(|it| 16 * digit(it[0]) + digit(it[1])).collect()
+    }
+
+    /// With what is no number where nothing was asked replaced, so that results can be compared.
+    fn numbered(mut response: SampleResponse) -> SampleResponse {
+        if let Some(Values::F32(it)) = response.target_prompt_logprobs.as_mut().map(|it| &mut it.values) {
+            it.iter_mut().filter(|it| it.is_nan()).for_each(|it| *it = 1.0);
+        }
+        response
+    }
+
+    fn expected() -> SampleResponse {
+        let column = |values| TensorData { values, shape: Some(vec![2, 1]), sparse: None };
+        SampleResponse {
+            sequences: vec![SampledSequence {
+                stop_reason: StopReason::Length,
+                tokens: vec![11],
+                logprobs: Some(vec![-1.0]),
+                topk_logprobs: Some(vec![Some(vec![TokenLogprob { token: 9, logprob: -0.5 }])]),
+                sequence_id: Some("a".into()),
+            }],
+            target_prompt_logprobs: Some(column(Values::F32(vec![1.0, -2.0]))),
+            prompt_alt_tokens: Some(PromptAltTokens {
+                tokens: column(Values::I64(vec![7, 8])),
+                logprobs: column(Values::F32(vec![-0.5, -0.25])),
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn scores_and_alternatives_are_read_and_written_in_both_forms() {
+        let ids = ["a".to_string()];
+        let response = decode_sample_response(&bytes(VECTOR), &ids).unwrap();
+        assert_eq!(numbered(response.clone()), expected());
+        let again = decode_sample_response(&encode_sample_response(&response), &ids).unwrap();
+        assert_eq!(numbered(again), expected());
+        let json = sample_response_to_json(&response);
+        assert_eq!(json["target_prompt_logprobs"]["data"], json!([null, -2.0]));
+        assert_eq!(numbered(sample_response_from_json(&json, &[]).unwrap()), expected());
+        let sparse = Sparse { crow_indices: vec![0, 0, 1], col_indices: vec![3] };
+        let scores =
+            TensorData { values: Values::F32(vec![-2.0]), shape: Some(vec![2, 4]), sparse: Some(sparse) };
+        let response = SampleResponse { target_prompt_logprobs: Some(scores), ..response };
+        for again in [
+            decode_sample_response(&encode_sample_response(&response), &ids).unwrap(),
+            sample_response_from_json(&sample_response_to_json(&response), &ids).unwrap(),
+        ] {
+            assert_eq!(again, response);
+        }
+    }
+
+    #[test]
+    fn results_that_contradict_themselves_are_the_servers_fault() {
+        let column = |dtype: &str| json!({"data": [1, 2], "dtype": dtype, "shape": [2, 1]});
+        for (name, value) in [
+            ("prompt_alt_tokens", json!({"tokens": column("int64")})),
+            ("prompt_alt_tokens", json!({"tokens": column("float32"), "logprobs": column("float32")})),
+            ("prompt_alt_tokens", json!({"tokens": column("int64"), "logprobs": {"data": [1], "shape": [1]}})),
+            ("target_prompt_logprobs", json!({"data": [1], "dtype": "float32", "shape": [2, 2]})),
+            ("target_prompt_logprobs", json!({"data": [1], "dtype": "text"})),
+            ("target_prompt_logprobs", json!(7)),
+        ] {
+            let mut body = json!({"sequences": []});
+            body[name] = value;
+            let error = sample_response_from_json(&body, &[]).unwrap_err();
+            assert!(!error.is_user_error() && error.violation().is_none(), "{body} {error:?}");
+        }
+        let empty = json!({"sequences": [], "target_prompt_logprobs": null, "prompt_alt_tokens": null});
+        assert_eq!(sample_response_from_json(&empty, &[]).unwrap(), SampleResponse::default());
+        let half = proto::SampleResponse {
+            prompt_alt_tokens: Some(proto::PromptAltTokens { tokens: None, logprobs: None }),
+            ..Default::default()
+        };
+        assert!(!decode_sample_response(&half.encode_to_vec(), &[]).unwrap_err().is_user_error());
+    }
+}

@@ -162,3 +162,39 @@ fn a_lost_sample_is_submitted_again_unless_the_server_wants_no_repetition() {
         assert_eq!(server.requests_to(SAMPLE).len(), sent + 2);
     }
 }
+
+#[cfg(feature = "local")]
+#[test]
+fn the_engine_answers_every_option() {
+    let server = tinkex::local::Server::start(Default::default()).unwrap();
+    let service = ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build().unwrap();
+    let sampler = service.create_sampling_client("tinkex/nano").unwrap();
+    // The second and third token of the prompt at their own places, and something else at the first.
+    let target = TensorData::from(vec![-1i64, 2, 9, 3]).with_shape([2, 2]).unwrap();
+    let mut options = SampleOptions {
+        include_prompt_logprobs: true,
+        topk_prompt_logprobs: 2,
+        topk_sample_logprobs: 2,
+        target_prompt_logprobs: Some(target),
+        prompt_alt_tokens_k: 3,
+        prompt_logprobs_last_n: None,
+    };
+    let answer = sampler.sample_with(&prompt(), 2, &one_token(), &options).wait().unwrap();
+    let own = answer.prompt_logprobs.unwrap();
+    let scores = answer.target_prompt_logprobs.unwrap();
+    let scores = scores.as_f32().unwrap();
+    assert!(scores[0].is_nan() && scores[2] < 0.0);
+    assert_eq!((Some(scores[1]), Some(scores[3])), (own[1], own[2]));
+    let alternatives = answer.prompt_alt_tokens.unwrap();
+    assert_eq!(alternatives.tokens.shape(), [2, 3]);
+    assert!(alternatives.logprobs.as_f32().unwrap().iter().all(|it| *it <= 0.0));
+    assert!(answer.sequences.iter().all(|it| it.topk_logprobs.as_ref().unwrap()[0].as_ref().unwrap().len() == 2));
+    // The same, asked for sparsely.
+    let sparse = Sparse { crow_indices: vec![0, 1, 3], col_indices: vec![1, 0, 1] };
+    let target =
+        TensorData { values: Values::I64(vec![2, 9, 3]), shape: Some(vec![2, 2]), sparse: Some(sparse) };
+    options.target_prompt_logprobs = Some(target);
+    let answer = sampler.sample_with(&prompt(), 1, &one_token(), &options).wait().unwrap();
+    assert_eq!(answer.target_prompt_logprobs.unwrap().as_f32().unwrap(), &scores[1..]);
+    assert!(sampler.compute_logprobs_last(&prompt(), 1).wait().unwrap()[1].is_none());
+}
