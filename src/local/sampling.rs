@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 
 use crate::tokenizer::Bytes;
 use crate::types::{
-    ModelInput, PromptAltTokens, SampleOptions, SampleResponse, SampledSequence, Stop, StopReason, TensorData,
-    TokenLogprob, Values,
+    ModelInput, PromptAltTokens, SampleOptions, SampleResponse, SampledSequence, Stop, StopReason,
+    TensorData, TokenLogprob, Values,
 };
 use crate::wire::json::SampleRequest;
 

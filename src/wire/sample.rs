@@ -399,7 +399,10 @@ mod tests {
         for (name, value) in [
             ("prompt_alt_tokens", json!({"tokens": column("int64")})),
             ("prompt_alt_tokens", json!({"tokens": column("float32"), "logprobs": column("float32")})),
-            ("prompt_alt_tokens", json!({"tokens": column("int64"), "logprobs": {"data": [1], "shape": [1]}})),
+            (
+                "prompt_alt_tokens",
+                json!({"tokens": column("int64"), "logprobs": {"data": [1], "shape": [1]}}),
+            ),
             ("target_prompt_logprobs", json!({"data": [1], "dtype": "float32", "shape": [2, 2]})),
             ("target_prompt_logprobs", json!({"data": [1], "dtype": "text"})),
             ("target_prompt_logprobs", json!(7)),

@@ -188,7 +188,9 @@ fn the_engine_answers_every_option() {
     let alternatives = answer.prompt_alt_tokens.unwrap();
     assert_eq!(alternatives.tokens.shape(), [2, 3]);
     assert!(alternatives.logprobs.as_f32().unwrap().iter().all(|it| *it <= 0.0));
-    assert!(answer.sequences.iter().all(|it| it.topk_logprobs.as_ref().unwrap()[0].as_ref().unwrap().len() == 2));
+    assert!(
+        answer.sequences.iter().all(|it| it.topk_logprobs.as_ref().unwrap()[0].as_ref().unwrap().len() == 2)
+    );
     // The same, asked for sparsely.
     let sparse = Sparse { crow_indices: vec![0, 1, 3], col_indices: vec![1, 0, 1] };
     let target =

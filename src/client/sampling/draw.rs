@@ -109,20 +109,20 @@ pub(super) struct Sample<T: Send + 'static> {
 
 /// What the server answers to a submission.
 enum Sent {
-    Done(SampleResponse),
+    Done(Box<SampleResponse>),
     Promised { promise: Promise, sequence_ids: Vec<String> },
 }
 
 /// A result, or the news that the server no longer knows of the sample.
 enum Outcome {
-    Done(SampleResponse),
+    Done(Box<SampleResponse>),
     Lost(Error),
 }
 
 impl Outcome {
     fn of(result: Result<Retrieved>, sequence_ids: &[String]) -> Result<Self> {
         match result {
-            Ok(it) => read(&it.answer, sequence_ids).map(Outcome::Done),
+            Ok(it) => read(&it.answer, sequence_ids).map(|it| Outcome::Done(it.into())),
             Err(error) if *error.kind() == ErrorKind::PromiseExpired => Ok(Outcome::Lost(error)),
             Err(error) => Err(error),
         }
@@ -157,7 +157,7 @@ impl<T: Send + 'static> Sample<T> {
                     None => session.wait_alone(promised),
                 }
             }
-            Ok(Sent::Done(response)) => self.answer(Ok(response)),
+            Ok(Sent::Done(response)) => self.answer(Ok(*response)),
             Err(error) => self.answer(Err(error)),
         }
     }
@@ -175,7 +175,7 @@ impl<T: Send + 'static> Sample<T> {
         let born = session.clock.now();
         progress.contact(born);
         let promised = match Submitted::read(answer)? {
-            Submitted::Done(answer) => return read(&answer, &[]).map(Sent::Done),
+            Submitted::Done(answer) => return read(&answer, &[]).map(|it| Sent::Done(it.into())),
             Submitted::Promised(it) => it,
         };
         progress.accepted(&promised.request_id);
@@ -236,7 +236,7 @@ impl<T: Send + 'static> Sample<T> {
             other => drop(other),
         }
         match outcome {
-            Ok(Outcome::Done(response)) => self.answer(Ok(response)),
+            Ok(Outcome::Done(response)) => self.answer(Ok(*response)),
             Ok(Outcome::Lost(error)) => {
                 let session = self.sampler.session.clone();
                 // The pause before the next attempt must hold up neither those who fetch nor those who send.
