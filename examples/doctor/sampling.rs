@@ -58,7 +58,11 @@ pub(super) fn checks() -> Vec<Check> {
             }
         }),
         option("sample_with, topk_prompt_logprobs", &["topk_prompt_logprobs"], |it| {
-            let options = SampleOptions { topk_prompt_logprobs: 2, include_prompt_logprobs: true };
+            let options = SampleOptions {
+                topk_prompt_logprobs: 2,
+                include_prompt_logprobs: true,
+                ..Default::default()
+            };
             match asked(it, options)?.topk_prompt_logprobs {
                 Some(list) if list.len() == PROMPT.len() => fine(),
                 Some(list) => wrong(format!("{} positions of {} tokens", list.len(), PROMPT.len())),

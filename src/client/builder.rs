@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ServiceClient;
+use super::{SamplerHandle, SamplingClient, ServiceClient};
 use crate::config::{CircuitBreaker, PausePolicy, Settings, Threads, Timeouts};
 use crate::env::Env;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::{Observed, Observer, TraceContext, Tracing};
 use crate::http::{Transport, Ureq};
 use crate::metrics::Metrics;
@@ -283,12 +283,36 @@ impl ServiceClientBuilder {
     /// A missing, malformed or expired credential, a stored key that cannot be read, a base URL without scheme, a malformed
     /// proxy or header, a CA bundle without certificates, a timeout of zero, no thread.
     pub fn build(self) -> Result<ServiceClient> {
+        ServiceClient::start(self.session()?)
+    }
+
+    /// Makes a client of the sampler behind a [`SamplerHandle`] instead, which somebody else made. It has the credentials and
+    /// settings of this builder, and the flags that the handle holds; it keeps the handle's session alive, and never finishes
+    /// it. Its server is the handle's, unless [`base_url`](Self::base_url) is called: take handles only from those whom you
+    /// would tell your key.
+    ///
+    /// # Errors
+    /// What is no handle (nothing is sent); otherwise as for [`build`](Self::build).
+    ///
+    /// # Blocking
+    /// For one request, if the server numbers the clients of a sampler itself; otherwise nothing is sent yet.
+    pub fn from_sampler_handle<H>(mut self, handle: H) -> Result<SamplingClient>
+    where
+        H: TryInto<SamplerHandle>,
+        Error: From<H::Error>,
+    {
+        let handle = handle.try_into()?;
+        self.settings.base_url.get_or_insert_with(|| handle.base_url().into());
+        SamplingClient::of_handle(self.session()?, handle)
+    }
+
+    fn session(self) -> Result<Arc<Session>> {
         let config = self.settings.resolve(&self.env.unwrap_or_else(Env::process))?;
         let transport = match self.transport {
             Some(transport) => transport,
             None => Arc::new(Ureq::new(&config.network)?),
         };
-        ServiceClient::start(Session::new(config, transport, self.clock))
+        Ok(Session::new(config, transport, self.clock))
     }
 }
 

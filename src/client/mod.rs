@@ -16,7 +16,7 @@ pub use admin::AdminClient;
 pub use builder::ServiceClientBuilder;
 pub use create::SamplingSource;
 pub use rest::{FoundSessions, Listing, RestClient};
-pub use sampling::SamplingClient;
+pub use sampling::{SamplerHandle, SamplingClient};
 pub use service::ServiceClient;
 pub use training::TrainingClient;
 

@@ -307,7 +307,14 @@ impl Replay {
         let options = SampleOptions {
             include_prompt_logprobs: request.prompt_logprobs.unwrap_or_default(),
             topk_prompt_logprobs: request.topk_prompt_logprobs,
+            topk_sample_logprobs: request.topk_sample_logprobs,
+            prompt_alt_tokens_k: request.prompt_alt_tokens_k,
+            prompt_logprobs_last_n: request.prompt_logprobs_last_n,
+            target_prompt_logprobs: request
+                .target_prompt_logprobs
+                .map(|it| it.read("target").expect("a tensor")),
         };
+        let sampler = sampler.record_stability_info(request.record_stability_info == Some(true));
         sampler.sample_with(&prompt, request.num_samples, &params, &options).wait().err()
     }
 }

@@ -1,20 +1,25 @@
 //! The client that samples from a model.
 
 mod draw;
+mod handle;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::client::create::CreatedSampler;
-use crate::client::{Client, Hold};
+use crate::client::{Client, Hold, ServiceClientBuilder};
 use crate::error::{Error, Result};
-use crate::pending::Pending;
-use crate::session::{Child, Owner, Poller, Ticket, incomplete};
+use crate::http::{Call, Lane};
+use crate::pending::{Canceller, Pending};
+use crate::session::{Child, Owner, Poller, Session, Ticket, incomplete};
 use crate::sync::CancelToken;
 use crate::sync::actor::Actor;
+use crate::sync::cancel::{Registration, Wake};
 use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
+use crate::wire::json::SamplerResponse;
 
 use draw::{Request, Sample, Sampler};
+pub use handle::SamplerHandle;
 
 /// The samples of a client have so many numbers before those of its next clone begin (PROTOCOL §4.5).
 const SEQ_IDS_PER_CLONE: u64 = 1_000_000_000;
@@ -40,6 +45,9 @@ const SEQ_IDS_PER_CLONE: u64 = 1_000_000_000;
 #[derive(Clone)]
 pub struct SamplingClient {
     inner: Arc<Inner>,
+    /// Cancels the samples of this handle.
+    cancelled_by: Option<CancelToken>,
+    record_stability_info: bool,
 }
 
 struct Inner {
@@ -82,8 +90,33 @@ impl SamplingActor {
 }
 
 impl SamplingClient {
-    pub(super) fn start(owner: Arc<Owner>, created: CreatedSampler) -> Result<Self> {
+    pub(super) fn start(owner: Arc<Owner>, mut created: CreatedSampler) -> Result<Self> {
+        if created.base_model.is_none() {
+            created.base_model = base_model_of(owner.session(), &created.sampling_session_id);
+        }
         Self::start_at(owner, created, 0)
+    }
+
+    /// A client of the sampler behind a handle, with everything else from the environment: see
+    /// [`ServiceClientBuilder::from_sampler_handle`](crate::ServiceClientBuilder::from_sampler_handle).
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Blocking
+    /// As there.
+    pub fn from_sampler_handle<H>(handle: H) -> Result<Self>
+    where
+        H: TryInto<SamplerHandle>,
+        Error: From<H::Error>,
+    {
+        ServiceClientBuilder::default().from_sampler_handle(handle)
+    }
+
+    /// A handle by which other processes can make clients of the same sampler, as many as they like. It is valid as long as
+    /// the session lives, which any of them keeps alive. It holds no credentials. Nothing is sent.
+    pub fn get_sampler_handle(&self) -> SamplerHandle {
+        SamplerHandle::of(self)
     }
 
     /// A client whose first sample has a number.
@@ -105,7 +138,41 @@ impl SamplingClient {
         let base_model = created.base_model;
         Ok(SamplingClient {
             inner: Arc::new(Inner { sampling_session_id, base_model, actor, poller, cancel, owner }),
+            cancelled_by: None,
+            record_stability_info: false,
         })
+    }
+
+    /// This client with a token that cancels the samples that are submitted through the returned handle, all at once.
+    /// Other handles of the client are not concerned, and the client stays open.
+    ///
+    /// # Example: a round of samples that can be abandoned
+    /// ```
+    /// # #[cfg(feature = "local")] {
+    /// # let server = tinkex::local::Server::start(Default::default())?;
+    /// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+    /// # let sampler = service.create_sampling_client("tinkex/nano")?;
+    /// use tinkex::sync::CancelToken;
+    /// use tinkex::types::{ModelInput, SamplingParams};
+    ///
+    /// let round = CancelToken::new();
+    /// let rollouts = sampler.with_cancel(&round);
+    /// let pending = rollouts.sample(&ModelInput::from_ints([72]), 4, &SamplingParams::default());
+    /// round.cancel();
+    /// assert!(pending.wait().unwrap_err().is_cancelled());
+    /// # }
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_cancel(&self, token: &CancelToken) -> Self {
+        SamplingClient { cancelled_by: Some(token.clone()), ..self.clone() }
+    }
+
+    /// This client, with samples that have the server keep what it needs to judge numerical stability (PROTOCOL §3.4 #23), or
+    /// not. Default not.
+    #[must_use]
+    pub fn record_stability_info(self, yes: bool) -> Self {
+        SamplingClient { record_stability_info: yes, ..self }
     }
 
     /// The server's id of this client's sampling session.
@@ -113,7 +180,8 @@ impl SamplingClient {
         &self.inner.sampling_session_id
     }
 
-    /// The base model's name, where the server says it. Nothing is sent.
+    /// The base model's name, where the server says it: it was asked when this client was made, if the name was not known. Nothing
+    /// is sent.
     pub fn get_base_model(&self) -> Option<&str> {
         self.inner.base_model.as_deref()
     }
@@ -138,7 +206,10 @@ impl SamplingClient {
     /// As [`sample`](Self::sample), with more to be reported.
     ///
     /// # Errors
-    /// As for [`sample`](Self::sample).
+    /// As for [`sample`](Self::sample); options that do not fit the prompt (nothing is sent);
+    /// [`Incompatible`](crate::ErrorKind::Incompatible) if the server took no notice of
+    /// [`prompt_alt_tokens_k`](SampleOptions::prompt_alt_tokens_k) or of
+    /// [`prompt_logprobs_last_n`](SampleOptions::prompt_logprobs_last_n), as older ones do.
     ///
     /// # Blocking
     /// As for [`sample`](Self::sample).
@@ -150,16 +221,19 @@ impl SamplingClient {
         options: &SampleOptions,
     ) -> Pending<SampleResponse> {
         const VERB: &str = "SamplingClient.sample";
-        if let Err(error) = check(prompt, num_samples, params) {
+        if let Err(error) = check(prompt, num_samples, params, options) {
             return Pending::failed(VERB, error);
         }
-        self.submit(VERB, |ticket| {
+        self.submit(VERB, |ticket, cancelled_by| {
             Msg::Sample(Box::new(Request {
                 ticket,
                 prompt: prompt.clone(),
                 num_samples,
                 params: params.clone(),
                 options: options.clone(),
+                record_stability_info: self.record_stability_info,
+                persistent: false,
+                _cancelled_by: cancelled_by,
                 read: Ok,
             }))
         })
@@ -189,18 +263,58 @@ impl SamplingClient {
     /// # Ok::<(), tinkex::Error>(())
     /// ```
     pub fn compute_logprobs(&self, prompt: &ModelInput) -> Pending<Vec<Option<f32>>> {
+        self.logprobs(prompt, None)
+    }
+
+    /// As [`compute_logprobs`](Self::compute_logprobs), of the last `n` tokens of the prompt alone, 1 to `len(prompt) - 1`;
+    /// the list has `None` before them. A server that has the beginning in its cache need not compute it again, so that
+    /// this costs about as much as the last tokens.
+    ///
+    /// # Errors
+    /// As for [`sample`](Self::sample); [`Incompatible`](crate::ErrorKind::Incompatible) if the server scored more than that,
+    /// as older ones do.
+    ///
+    /// # Blocking
+    /// As for [`sample`](Self::sample).
+    ///
+    /// # Example: the answer, given the question
+    /// ```
+    /// # #[cfg(feature = "local")] {
+    /// # let server = tinkex::local::Server::start(Default::default())?;
+    /// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+    /// # let sampler = service.create_sampling_client("tinkex/nano")?;
+    /// use tinkex::types::ModelInput;
+    ///
+    /// let logprobs = sampler.compute_logprobs_last(&ModelInput::from_ints([72, 105, 33]), 1).wait()?;
+    /// assert!(logprobs[1].is_none() && logprobs[2].is_some());
+    /// # }
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn compute_logprobs_last(&self, prompt: &ModelInput, n: u32) -> Pending<Vec<Option<f32>>> {
+        self.logprobs(prompt, Some(n))
+    }
+
+    fn logprobs(&self, prompt: &ModelInput, last_n: Option<u32>) -> Pending<Vec<Option<f32>>> {
         const VERB: &str = "SamplingClient.compute_logprobs";
         let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
-        if let Err(error) = check(prompt, 1, &params) {
+        let options = SampleOptions {
+            include_prompt_logprobs: true,
+            prompt_logprobs_last_n: last_n,
+            ..Default::default()
+        };
+        if let Err(error) = check(prompt, 1, &params, &options) {
             return Pending::failed(VERB, error);
         }
-        self.submit(VERB, |ticket| {
+        self.submit(VERB, |ticket, cancelled_by| {
             Msg::Logprobs(Box::new(Request {
                 ticket,
                 prompt: prompt.clone(),
                 num_samples: 1,
                 params,
-                options: SampleOptions { include_prompt_logprobs: true, ..Default::default() },
+                options,
+                record_stability_info: self.record_stability_info,
+                persistent: true,
+                _cancelled_by: cancelled_by,
                 read: |it| it.prompt_logprobs.ok_or_else(|| incomplete("the prompt's log-probabilities")),
             }))
         })
@@ -226,11 +340,17 @@ impl SamplingClient {
     fn submit<T: Send + 'static>(
         &self,
         verb: &'static str,
-        message: impl FnOnce(Ticket<T>) -> Msg,
+        message: impl FnOnce(Ticket<T>, Option<Registration>) -> Msg,
     ) -> Pending<T> {
         let (actor, owner) = (&self.inner.actor, &self.inner.owner);
+        let cancelled = self.cancelled_by.as_ref().is_some_and(CancelToken::is_cancelled);
+        if cancelled {
+            return Pending::failed(verb, Error::cancelled());
+        }
         let (ticket, pending) = owner.session().ticket(verb, &actor.cancel);
-        match actor.mailbox.send(message(ticket), pending.deadline()) {
+        let cancel = |it: &CancelToken| it.on_cancel(Arc::new(CancelSample(pending.canceller())));
+        let message = message(ticket, self.cancelled_by.as_ref().map(cancel));
+        match actor.mailbox.send(message, pending.deadline()) {
             Ok(()) => pending.cancelled_by_drop().keeping(owner.clone()),
             Err(error) => Pending::failed(verb, error),
         }
@@ -246,10 +366,33 @@ impl std::fmt::Debug for SamplingClient {
     }
 }
 
-fn check(prompt: &ModelInput, num_samples: u32, params: &SamplingParams) -> Result<()> {
+/// The base model's name, which the server need not be able to say.
+fn base_model_of(session: &Session, sampling_session_id: &str) -> Option<String> {
+    let call = Call::get(Lane::Rest, format!("/api/v1/samplers/{sampling_session_id}"))
+        .once(session.config.timeouts.exchange);
+    let known: Result<SamplerResponse> = session.http.json(&call, &session.cancel);
+    known.ok()?.base_model
+}
+
+/// Cancels a sample when the caller's own token is cancelled.
+struct CancelSample(Canceller);
+
+impl Wake for CancelSample {
+    fn wake(&self) {
+        self.0.cancel();
+    }
+}
+
+fn check(
+    prompt: &ModelInput,
+    num_samples: u32,
+    params: &SamplingParams,
+    options: &SampleOptions,
+) -> Result<()> {
     prompt.validate("prompt")?;
     if num_samples == 0 {
         return Err(Error::invalid("num_samples", "must be at least 1"));
     }
-    params.validate()
+    params.validate()?;
+    options.validate(prompt)
 }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::tokenizer::Bytes;
-use crate::types::{SampleResponse, SampledSequence, Stop, StopReason, TokenLogprob};
+use crate::types::{
+    ModelInput, PromptAltTokens, SampleOptions, SampleResponse, SampledSequence, Stop, StopReason,
+    TensorData, TokenLogprob, Values,
+};
 use crate::wire::json::SampleRequest;
 
 use super::examples::token_ids;
@@ -31,6 +34,8 @@ pub(super) struct Sample {
     generate: Generate,
     /// Texts to stop at, as bytes.
     stops: Vec<Vec<u8>>,
+    /// What was asked to be scored.
+    target: Option<TensorData>,
     /// Of the prompt's scores, keep only so many.
     last_n: Option<usize>,
 }
@@ -57,18 +62,21 @@ impl Sample {
             let asked = max_tokens.map_or_else(|| "an answer".into(), |it| format!("max_tokens {it}"));
             return Err(format!("a prompt of {n} tokens and {asked} exceed the context window of {window}"));
         }
-        for (name, asked) in [
-            ("topk_sample_logprobs", 0 < request.topk_sample_logprobs),
-            ("prompt_alt_tokens_k", 0 < request.prompt_alt_tokens_k),
-            ("target_prompt_logprobs", request.target_prompt_logprobs.is_some()),
+        for (name, k) in [
+            ("topk_prompt_logprobs", request.topk_prompt_logprobs),
+            ("topk_sample_logprobs", request.topk_sample_logprobs),
+            ("prompt_alt_tokens_k", request.prompt_alt_tokens_k),
         ] {
-            if asked {
-                return Err(format!("{name} is not offered by this engine"));
+            if config.vocab < k as usize {
+                return Err(format!("{name} must be at most {}", config.vocab));
             }
         }
-        if config.vocab < request.topk_prompt_logprobs as usize {
-            return Err(format!("topk_prompt_logprobs must be at most {}", config.vocab));
-        }
+        let target = request.target_prompt_logprobs.clone();
+        let target = target.map(|it| it.read("target_prompt_logprobs")).transpose();
+        let target = target.map_err(|it| it.to_string())?;
+        let asked = SampleOptions { target_prompt_logprobs: target.clone(), ..Default::default() };
+        asked.validate(&ModelInput::from_ints(ids)).map_err(|it| it.to_string())?;
+        let targets = target.as_ref().map_or(Ok(Vec::new()), |it| targets(it, config.vocab))?;
         let (stop_tokens, stops) = match params.stop {
             None => (vec![Bytes::EOS as u32], Vec::new()),
             Some(Stop::Tokens(it)) => {
@@ -87,8 +95,21 @@ impl Sample {
             stop_tokens,
             prompt_logprobs: request.prompt_logprobs.unwrap_or(false),
             topk_prompt_logprobs: request.topk_prompt_logprobs as usize,
+            topk_sample_logprobs: request.topk_sample_logprobs as usize,
+            alternatives: request.prompt_alt_tokens_k as usize,
+            targets,
         };
-        Ok(Sample { generate, stops, last_n: request.prompt_logprobs_last_n.map(|it| it as usize) })
+        Ok(Sample { generate, stops, target, last_n: request.prompt_logprobs_last_n.map(|it| it as usize) })
+    }
+
+    fn alternatives(&self, drawn: Vec<(u32, f32)>) -> Option<PromptAltTokens> {
+        let k = self.generate.alternatives;
+        let (tokens, logprobs): (Vec<i64>, Vec<f32>) =
+            drawn.into_iter().map(|(id, logprob)| (i64::from(id), logprob)).unzip();
+        let shape = Some(vec![self.generate.prompt.len() - 1, k]);
+        let tensor = |values| TensorData { values, shape: shape.clone(), sparse: None };
+        let (tokens, logprobs) = (tensor(Values::I64(tokens)), tensor(Values::F32(logprobs)));
+        (0 < k).then_some(PromptAltTokens { tokens, logprobs })
     }
 
     /// Runs the request until it ends or is cancelled.
@@ -99,15 +120,16 @@ impl Sample {
     ) -> Result<SampleResponse, String> {
         let mut stop = |_, tokens: &[u32]| self.stops.iter().any(|it| ends_with(tokens, it));
         let generated = sampler.generate(&self.generate, &mut stop, cancelled)?;
+        let pair = |(token, logprob): (u32, f32)| TokenLogprob { token: token as i32, logprob };
+        let row = |it: Vec<(u32, f32)>| it.into_iter().map(pair).collect::<Vec<_>>();
         let sequence = |it: super::nn::GeneratedSequence| SampledSequence {
             stop_reason: if it.stopped { StopReason::Stop } else { StopReason::Length },
             tokens: it.tokens.into_iter().map(|it| it as i32).collect(),
             logprobs: Some(it.logprobs),
-            topk_logprobs: None,
+            topk_logprobs: (0 < self.generate.topk_sample_logprobs)
+                .then(|| it.top.into_iter().map(|it| Some(row(it))).collect()),
             sequence_id: None,
         };
-        let pair = |(token, logprob): (u32, f32)| TokenLogprob { token: token as i32, logprob };
-        let row = |it: Vec<(u32, f32)>| it.into_iter().map(pair).collect();
         let mut prompt_logprobs = generated.prompt_logprobs;
         if let (Some(scores), Some(last_n)) = (&mut prompt_logprobs, self.last_n) {
             let unwanted = scores.len().saturating_sub(last_n);
@@ -120,8 +142,35 @@ impl Sample {
                 .topk_prompt_logprobs
                 .map(|it| it.into_iter().map(|it| it.map(row)).collect()),
             prompt_cache_hit_tokens: 0,
+            target_prompt_logprobs: self.target.as_ref().map(|it| scores(it, &generated.targets)),
+            prompt_alt_tokens: self.alternatives(generated.alternatives),
         })
     }
+}
+
+/// The rows and ids that a tensor asks for.
+fn targets(tensor: &TensorData, vocab: usize) -> Result<Vec<(usize, u32)>, String> {
+    let ids = tensor.as_i64().unwrap_or_default();
+    let columns = tensor.shape().last().copied().unwrap_or(1).max(1);
+    let row = |i: usize| match &tensor.sparse {
+        None => i / columns,
+        // The last row that begins at or before this value.
+        Some(it) => it.crow_indices.partition_point(|start| *start <= i as i64).saturating_sub(1),
+    };
+    let asked = ids.iter().enumerate().filter(|(_, id)| 0 <= **id);
+    let one = |(i, id): (usize, &i64)| match u32::try_from(*id) {
+        Ok(id) if (id as usize) < vocab => Ok((row(i), id)),
+        _ => Err(format!("target_prompt_logprobs[{i}]: {id} is no id of a vocabulary of {vocab}")),
+    };
+    asked.map(one).collect()
+}
+
+/// Scores in the form in which they were asked for.
+fn scores(asked: &TensorData, scores: &[f32]) -> TensorData {
+    let mut scores = scores.iter().copied();
+    let one = |id: &i64| if *id < 0 { f32::NAN } else { scores.next().unwrap_or(f32::NAN) };
+    let values = asked.as_i64().unwrap_or_default().iter().map(one).collect();
+    TensorData { values: Values::F32(values), ..asked.clone() }
 }
 
 /// Whether the text of tokens ends with some bytes. Tokens that are no bytes are not part of the text.
@@ -134,7 +183,7 @@ fn ends_with(tokens: &[u32], end: &[u8]) -> bool {
 #[allow(clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::types::{ModelInput, SampleOptions, SamplingParams};
+    use crate::types::SamplingParams;
 
     fn request(n: usize, params: &SamplingParams) -> SampleRequest {
         let prompt = ModelInput::from_ints(vec![1; n]);
@@ -178,8 +227,11 @@ mod tests {
         many.num_samples = 0;
         assert!(refused(many).contains("num_samples"));
         let mut topk = request(1, &params(None));
-        topk.topk_sample_logprobs = 3;
-        assert!(refused(topk).contains("topk_sample_logprobs is not offered"));
+        topk.topk_sample_logprobs = 3000;
+        assert!(refused(topk).contains("topk_sample_logprobs must be at most"));
+        let mut target = request(3, &params(None));
+        target.target_prompt_logprobs = Some((&TensorData::from(vec![7i64])).into());
+        assert!(refused(target).contains("target_prompt_logprobs"));
         let mut unknown = request(1, &SamplingParams { stop: Some(Stop::Tokens(vec![600])), ..params(None) });
         unknown.prompt_logprobs = None;
         assert!(refused(unknown).starts_with("stop: token 0 is 600"));

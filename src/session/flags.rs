@@ -23,13 +23,19 @@ pub(super) fn fetch(http: &Http, config: &Config, cancel: &CancelToken) -> Resul
     let request = ClientConfigRequest { sdk_version: config.sdk_version.clone() };
     let call = Call::post(Lane::Session, "/api/v1/client/config", &request)?;
     let client: ClientConfig = offered(http.json(&call, cancel))?.unwrap_or_default();
+    heed(http, &client)?;
+    let dynamic = offered(http.json(&dynamic_call(config)?, cancel))?;
+    Ok(Flags { config: client, is_dynamic: dynamic.is_some(), dynamic: dynamic.unwrap_or_default() })
+}
+
+/// Has requests made as the flags want them.
+pub(super) fn heed(http: &Http, client: &ClientConfig) -> Result<()> {
     http.auth().adapt(client.pjwt_auth_enabled, client.credential_default_source == "credential_cmd")?;
     // A number that is no time says nothing.
     if let Ok(window) = Duration::try_from_secs_f64(client.billing_exception_max_pause_duration_sec) {
         http.set_billing_window(window);
     }
-    let dynamic = offered(http.json(&dynamic_call(config)?, cancel))?;
-    Ok(Flags { config: client, is_dynamic: dynamic.is_some(), dynamic: dynamic.unwrap_or_default() })
+    Ok(())
 }
 
 /// Asks once more for the flags that may change. `None` if the server does not offer them any more.

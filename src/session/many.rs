@@ -11,7 +11,7 @@ use crate::sync::{Mutex, Semaphore};
 
 use super::crew::Crew;
 use super::poll_many::Poller;
-use super::{PoolStatus, pool_status};
+use super::{Flags, PoolStatus, pool_status};
 
 /// Threads that send samples, apart from the senders of training, which thousands of samples must not hold up. The permits are
 /// the limit and not the threads, so that there are always some who wait for one.
@@ -29,7 +29,9 @@ pub(crate) struct Many {
     loops: Pool,
     pollers: Mutex<Vec<Weak<Poller>>>,
     /// How many samples may wait each on a thread of its own.
-    pub(crate) alone: Semaphore,
+    alone: Mutex<Semaphore>,
+    /// The most that the threads allow.
+    most: usize,
 }
 
 impl Many {
@@ -41,8 +43,20 @@ impl Many {
             fetchers: crew("tk-fetch", FETCHERS),
             loops: Pool::new(PoolConfig { name: "tk-many", max_threads: max_in_flight, stack_size, idle }),
             pollers: Mutex::default(),
-            alone: Semaphore::new(max_in_flight.max(1)),
+            alone: Mutex::new(Semaphore::new(max_in_flight.max(1))),
+            most: max_in_flight.max(1),
         }
+    }
+
+    /// Takes over how many samples the server wants at once. Called once, before there are any.
+    pub(super) fn resize(&self, flags: &Flags) {
+        let wanted = usize::try_from(flags.config.sample_max_concurrent_requests).unwrap_or(usize::MAX);
+        *self.alone.lock() = Semaphore::new(wanted.clamp(1, self.most));
+    }
+
+    /// The permits of samples that wait each on a thread of its own.
+    pub(crate) fn alone(&self) -> Semaphore {
+        self.alone.lock().clone()
     }
 
     pub(super) fn adopt(&self, poller: &Arc<Poller>) {
@@ -70,7 +84,8 @@ impl Many {
 
     /// Ends the threads, and returns how many are left at the deadline.
     pub(super) fn close(&self, deadline: Instant) -> usize {
-        self.alone.close();
+        let alone = self.alone.lock().clone();
+        alone.close();
         self.crew.close(deadline) + self.fetchers.close(deadline) + self.loops.close(deadline)
     }
 

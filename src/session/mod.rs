@@ -1,5 +1,6 @@
 //! What the clients of one session share: the connection to the server, its flags, the threads, the end.
 
+mod abandon;
 mod crew;
 mod dispatch;
 mod events;
@@ -32,6 +33,7 @@ use crate::sync::pool::{Pool, PoolConfig};
 use crate::sync::{Budget, CancelToken, Mutex};
 use crate::wire::json;
 
+pub(crate) use abandon::Underway;
 use dispatch::Dispatch;
 pub(crate) use flags::{Flags, is_not_offered};
 pub use inflight::{Dump, PoolStatus};
@@ -64,6 +66,8 @@ pub(crate) struct Session {
     pub(crate) dispatch: Dispatch,
     /// What samples need whose results are waited for together.
     pub(crate) many: many::Many,
+    /// Samples that nobody waits for any more.
+    abandoned: abandon::Abandoned,
     beats: Arc<Pool>,
     /// Runs what keeps flags and tokens fresh, apart from the heartbeats, which neither must ever hold up.
     tenders: Arc<Pool>,
@@ -181,6 +185,7 @@ impl Session {
             beats: pool("tk-beat", 1),
             many: many::Many::new(&config),
             tenders: pool("tk-tend", 2),
+            abandoned: abandon::Abandoned::new(&config.threads),
             dispatch: Dispatch::new(),
             flags: Mutex::new(None),
             id: Mutex::new(None),
@@ -222,12 +227,41 @@ impl Session {
         self.check_open()?;
         let flags =
             Arc::new(flags::fetch(&self.http, &self.config, &self.cancel).map_err(|it| self.as_ended(it))?);
+        self.heed(&flags);
+        Ok(flags)
+    }
+
+    fn heed(self: &Arc<Self>, flags: &Arc<Flags>) {
         *self.flags.lock() = Some(flags.clone());
-        self.dispatch.resize(&flags);
+        self.dispatch.resize(flags);
+        self.many.resize(flags);
         if self.http.auth().uses_tokens() {
             tend::start_tokens(self);
         }
-        Ok(flags)
+    }
+
+    /// Takes part in a session that somebody else has opened, under flags that he was given. Called once, instead of
+    /// [`open`](Self::open).
+    pub(crate) fn join(self: &Arc<Self>, id: Arc<str>, flags: Flags) -> Result<()> {
+        flags::heed(&self.http, &flags.config)?;
+        self.heed(&Arc::new(flags));
+        *self.id.lock() = Some(id.clone());
+        if let Some(it) = &self.telemetry {
+            it.session_started(&id);
+        }
+        heartbeat::start(self, id)?;
+        tend::start_flags(self);
+        Ok(())
+    }
+
+    /// The flags that may change while the session lives, as they are now.
+    pub(crate) fn dynamic_flags(&self) -> json::DynamicConfig {
+        self.known_flags().dynamic.clone()
+    }
+
+    /// The id of the session, if it is open.
+    pub(crate) fn id(&self) -> Option<Arc<str>> {
+        self.id.lock().clone()
     }
 
     /// The flags once they are known, else the documented defaults.
@@ -339,6 +373,7 @@ impl Session {
             ]
             .into_iter()
             .chain(self.many.status())
+            .chain([self.abandoned.status()])
             .collect(),
         }
     }
@@ -373,6 +408,7 @@ impl Session {
         let id = self.id.lock().clone();
         let finished = match (self.check_open(), id) {
             (Ok(()), Some(id)) => {
+                self.abandoned.retire();
                 self.many.farewell(self.closing() / 8);
                 self.finish(&id, status, detail)
             }
@@ -430,7 +466,8 @@ impl Session {
             .iter()
             .sum::<usize>()
             + reporters
-            + self.many.close(deadline);
+            + self.many.close(deadline)
+            + self.abandoned.close(deadline);
         if 0 < left {
             log::warn!(target: "tinkex", "{left} threads were still busy when the client was closed");
         }

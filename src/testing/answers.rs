@@ -8,7 +8,11 @@ use serde_json::{Value, json};
 use super::fake::Seen;
 use super::shelf::Shelf;
 use crate::http::Answer;
-use crate::types::{ForwardBackwardOutput, SampleResponse, SampledSequence, StopReason};
+use crate::types::{
+    ForwardBackwardOutput, PromptAltTokens, SampleResponse, SampledSequence, StopReason, TensorData,
+    TokenLogprob, Values,
+};
+use crate::wire::json::SampleRequest;
 use crate::wire::{sample, train};
 
 /// Remembers the results that it promised.
@@ -22,6 +26,8 @@ pub(super) struct Answers {
     pub(super) polls_together: bool,
     /// Finished samples, with the sizes of their results.
     finished: Vec<(String, usize)>,
+    /// How many took part in a sampling session of somebody else.
+    joined: u64,
 }
 
 impl Answers {
@@ -85,10 +91,18 @@ impl Answers {
             "asample" => {
                 let result = sample::encode_sample_response(&answers(&body));
                 let size = result.len();
-                let answer = self.promise(protobuf(result));
-                self.finished.push((format!("request-{}", self.promises.len()), size));
-                answer
+                let _promised = self.promise(protobuf(result));
+                let id = format!("request-{}", self.promises.len());
+                let n = body["num_samples"].as_u64().unwrap_or(1);
+                let sequence_ids: Vec<_> = (0..n).map(|it| format!("{id}:{it}")).collect();
+                self.finished.push((id.clone(), size));
+                ok(json!({"request_id": id, "sample_sequence_ids": sequence_ids}))
             }
+            "join_sampling_session" => {
+                self.joined += 1;
+                ok(json!({"client_counter": self.joined, "type": "join_sampling_session"}))
+            }
+            "cancel_future" => ok(json!({})),
             "retrieve_futures" if self.polls_together => {
                 let from = body["prev_cursor"].as_u64().and_then(|it| usize::try_from(it).ok());
                 let news = self.finished.iter().skip(from.unwrap_or(0)).map(|(id, size)| {
@@ -168,24 +182,49 @@ fn pass(call: &train::ForwardBackwardCall) -> ForwardBackwardOutput {
     }
 }
 
-/// Every answer is the token 7, as often as allowed but at most twice.
+/// Every answer is the token 7, as often as allowed but at most twice; so is every alternative to a token. Tokens have the
+/// log-probability −0.25 in answers and −1 in prompts, those that are asked for −2.
 fn answers(request: &Value) -> SampleResponse {
-    let number = |value: &Value| value.as_u64().and_then(|it| usize::try_from(it).ok());
-    let n = number(&request["num_samples"]).unwrap_or(1);
-    let length = number(&request["sampling_params"]["max_tokens"]).unwrap_or(2).min(2);
+    let number = |value: &Value| value.as_u64().and_then(|it| usize::try_from(it).ok()).unwrap_or(0);
+    let n = number(&request["num_samples"]).max(1);
+    let length = request["sampling_params"]["max_tokens"].as_u64().map_or(2, |it| it.min(2) as usize);
     let prompt: usize = request["prompt"]["chunks"]
         .as_array()
         .map_or(0, |it| it.iter().filter_map(|it| it["tokens"].as_array()).map(Vec::len).sum());
+    let row = |k: usize, first: f32| {
+        let top = (0..k).map(|it| TokenLogprob { token: 7 + it as i32, logprob: first - it as f32 });
+        top.collect::<Vec<_>>()
+    };
+    let asked = |name: &str| Some(number(&request[name])).filter(|it| 0 < *it);
     let sequence = SampledSequence {
         stop_reason: StopReason::Length,
         tokens: vec![7; length],
         logprobs: Some(vec![-0.25; length]),
+        topk_logprobs: asked("topk_sample_logprobs").map(|k| vec![Some(row(k, -0.25)); length]),
         ..Default::default()
     };
-    let logprobs = (0..prompt).map(|it| (0 < it).then_some(-1.0)).collect();
+    let unscored = asked("prompt_logprobs_last_n").map_or(1, |it| prompt.saturating_sub(it)).max(1);
+    let logprobs = (0..prompt).map(|it| (unscored <= it).then_some(-1.0)).collect();
+    let top = |k| (0..prompt).map(|it| (unscored <= it).then(|| row(k, -1.0))).collect();
+    let read = serde_json::from_value(request.clone()).ok();
+    let target = read.and_then(|it: SampleRequest| it.target_prompt_logprobs);
+    let score = |it: TensorData| {
+        let scores = it.as_i64().unwrap_or_default().iter().map(|it| if *it < 0 { f32::NAN } else { -2.0 });
+        TensorData { values: Values::F32(scores.collect()), ..it }
+    };
+    let alternatives = |k: usize| {
+        let shape = Some(vec![prompt.saturating_sub(1), k]);
+        let tensor = |values| TensorData { values, shape: shape.clone(), sparse: None };
+        let n = prompt.saturating_sub(1) * k;
+        let tokens = tensor(Values::I64(vec![7; n]));
+        PromptAltTokens { tokens, logprobs: tensor(Values::F32(vec![-0.5; n])) }
+    };
     SampleResponse {
         sequences: vec![sequence; n],
         prompt_logprobs: (request["prompt_logprobs"] == true).then_some(logprobs),
+        topk_prompt_logprobs: asked("topk_prompt_logprobs").map(top),
+        target_prompt_logprobs: target.and_then(|it| it.read("target").ok()).map(score),
+        prompt_alt_tokens: asked("prompt_alt_tokens_k").map(alternatives),
         ..Default::default()
     }
 }

@@ -20,6 +20,7 @@ mod page;
 mod path;
 mod queue;
 mod sample;
+mod sample_options;
 mod sampler_info;
 mod sampling_params;
 mod session_info;
@@ -49,9 +50,10 @@ pub use optim::{AdamParams, OptimStepOutput};
 pub use page::{AccessScope, Cursor, Page};
 pub use path::{CheckpointPath, ExternalPath, SamplerPath, TrainingPath};
 pub use queue::QueueState;
-pub use sample::{SampleResponse, SampledSequence, StopReason, TokenLogprob};
+pub use sample::{PromptAltTokens, SampleResponse, SampledSequence, StopReason, TokenLogprob};
+pub use sample_options::SampleOptions;
 pub use sampler_info::SamplerInfo;
-pub use sampling_params::{SampleOptions, SamplingParams, Stop};
+pub use sampling_params::{SamplingParams, Stop};
 pub use session_info::SessionInfo;
 pub use session_search::{
     FoundSession, SessionCursor, SessionOwner, SessionPage, SessionSearch, StatusFilter,

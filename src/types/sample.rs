@@ -1,5 +1,7 @@
 //! What sampling returns.
 
+use super::TensorData;
+
 /// The answers to one sampling request (PROTOCOL §6.7).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SampleResponse {
@@ -12,6 +14,23 @@ pub struct SampleResponse {
     pub topk_prompt_logprobs: Option<Vec<Option<Vec<TokenLogprob>>>>,
     /// How many tokens of the prompt the server had in its cache; counted once per prompt.
     pub prompt_cache_hit_tokens: u32,
+    /// The log-probabilities of the tokens that [`SampleOptions::target_prompt_logprobs`] asked for: `f32`, in its shape and
+    /// form.
+    ///
+    /// [`SampleOptions::target_prompt_logprobs`]: super::SampleOptions::target_prompt_logprobs
+    pub target_prompt_logprobs: Option<TensorData>,
+    /// The draws at the positions of the prompt, if asked for.
+    pub prompt_alt_tokens: Option<PromptAltTokens>,
+}
+
+/// What the model might have said instead of the prompt: k draws at each position after the first. Row `i` is about
+/// position `i + 1`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptAltTokens {
+    /// The token ids: `i64`, `[len(prompt) - 1, k]`.
+    pub tokens: TensorData,
+    /// Their log-probabilities: `f32`, in the same shape.
+    pub logprobs: TensorData,
 }
 
 /// One answer.

@@ -33,7 +33,7 @@ pub struct SamplingParams {
     pub top_p: f32,
 }
 
-/// Where an answer ends.
+/// Where an answer ends. A single text goes to the server as a list of one, which all servers understand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// At any of these texts.
@@ -45,6 +45,24 @@ pub enum Stop {
 impl From<&str> for Stop {
     fn from(text: &str) -> Self {
         Stop::Strings(vec![text.into()])
+    }
+}
+
+impl From<String> for Stop {
+    fn from(text: String) -> Self {
+        Stop::Strings(vec![text])
+    }
+}
+
+impl From<Vec<String>> for Stop {
+    fn from(texts: Vec<String>) -> Self {
+        Stop::Strings(texts)
+    }
+}
+
+impl From<Vec<i32>> for Stop {
+    fn from(ids: Vec<i32>) -> Self {
+        Stop::Tokens(ids)
     }
 }
 
@@ -82,13 +100,4 @@ impl SamplingParams {
             None => Ok(()),
         }
     }
-}
-
-/// What a sample reports besides the answer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SampleOptions {
-    /// The log-probability of each token of the prompt. Default false.
-    pub include_prompt_logprobs: bool,
-    /// For each position of the prompt, the k most likely tokens. Default 0: none.
-    pub topk_prompt_logprobs: u32,
 }

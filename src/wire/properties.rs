@@ -119,6 +119,7 @@ fn sampled() -> impl Strategy<Value = SampleResponse> {
             prompt_logprobs,
             topk_prompt_logprobs,
             prompt_cache_hit_tokens,
+            ..Default::default()
         },
     )
 }

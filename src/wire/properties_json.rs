@@ -113,7 +113,7 @@ proptest! {
     fn a_sample_request_is_read_as_it_was_written(
         prompt in super::properties::prompt(), params in sampling_params(), n in 1u32.., seq_id: u64
     ) {
-        let body = sample::encode_sample("id", seq_id, &prompt, n, &params, &SampleOptions::default()).expect("a body");
+        let body = sample::encode_sample("id", seq_id, &prompt, n, &params, &SampleOptions::default(), false).expect("a body");
         let request: json::SampleRequest = json::request(&body).expect("a request");
         prop_assert_eq!((request.num_samples, request.seq_id), (n, Some(seq_id)));
         prop_assert_eq!(request.prompt.read().expect("a prompt"), prompt);

@@ -1,14 +1,17 @@
 //! Sampling: the result in protobuf and in JSON (PROTOCOL §5, §6.7). The request is in [`json`](super::json).
 
 use prost::Message;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::types::{
-    ModelInput, SampleOptions, SampleResponse, SampledSequence, SamplingParams, StopReason, TokenLogprob,
+    ModelInput, PromptAltTokens, SampleOptions, SampleResponse, SampledSequence, SamplingParams, StopReason,
+    TensorData, TokenLogprob,
 };
 
 use super::json::{SampleRequest, encode};
+use super::tensor::{self, TensorJson};
 use super::train::not_protobuf;
 use super::{le, proto};
 
@@ -20,8 +23,10 @@ pub(crate) fn encode_sample(
     num_samples: u32,
     params: &SamplingParams,
     options: &SampleOptions,
+    record_stability_info: bool,
 ) -> Result<Vec<u8>> {
-    encode(&SampleRequest::new(sampling_session_id, seq_id, prompt, num_samples, params, options)?)
+    let request = SampleRequest::new(sampling_session_id, seq_id, prompt, num_samples, params, options)?;
+    encode(&SampleRequest { record_stability_info: Some(record_stability_info), ..request })
 }
 
 /// The mark of an empty cell in a top-k matrix.
@@ -40,13 +45,45 @@ pub(crate) fn decode_sample_response(body: &[u8], sequence_ids: &[String]) -> Re
         }
         _ => None,
     };
+    let target = response.target_prompt_logprobs;
     let response = SampleResponse {
         sequences,
         prompt_logprobs,
         topk_prompt_logprobs: response.topk_prompt_logprobs.map(read_topk).transpose()?.flatten(),
         prompt_cache_hit_tokens: u32::try_from(response.prompt_cache_hit_tokens).unwrap_or(0),
+        target_prompt_logprobs: target.map(|it| read_tensor(it, TARGET)).transpose()?,
+        prompt_alt_tokens: response.prompt_alt_tokens.map(read_alternatives).transpose()?,
     };
     Ok(with_sequence_ids(response, sequence_ids))
+}
+
+const TARGET: &str = "target_prompt_logprobs";
+const ALTERNATIVES: [&str; 2] = ["prompt_alt_tokens.tokens", "prompt_alt_tokens.logprobs"];
+
+fn read_alternatives(it: proto::PromptAltTokens) -> Result<PromptAltTokens> {
+    let read = |it: Option<proto::Tensor>, path: &str| match it {
+        Some(it) => read_tensor(it, path),
+        None => Err(Error::decode(format!("{path} is missing"))),
+    };
+    let [tokens, logprobs] = ALTERNATIVES;
+    alternatives(read(it.tokens, tokens)?, read(it.logprobs, logprobs)?)
+}
+
+/// A tensor that does not fit is no fault of the caller's.
+fn read_tensor(it: proto::Tensor, path: &str) -> Result<TensorData> {
+    tensor::from_proto(it, path).map_err(|it| Error::decode(it.to_string()))
+}
+
+fn alternatives(tokens: TensorData, logprobs: TensorData) -> Result<PromptAltTokens> {
+    let [ids, scores] = ALTERNATIVES;
+    match (tokens.as_i64(), logprobs.as_f32()) {
+        (Some(_), Some(_)) if tokens.shape() == logprobs.shape() => Ok(PromptAltTokens { tokens, logprobs }),
+        (Some(_), Some(_)) => {
+            let (tokens, logprobs) = (tokens.shape(), logprobs.shape());
+            Err(Error::decode(format!("{ids} has the shape {tokens:?}, {scores} {logprobs:?}")))
+        }
+        _ => Err(Error::decode(format!("{ids} must be integers and {scores} floats"))),
+    }
 }
 
 fn with_sequence_ids(mut response: SampleResponse, ids: &[String]) -> SampleResponse {
@@ -120,8 +157,11 @@ pub(crate) fn encode_sample_response(response: &SampleResponse) -> Vec<u8> {
         prompt_logprobs: response.prompt_logprobs.as_ref().map(scored),
         topk_prompt_logprobs: response.topk_prompt_logprobs.as_ref().map(write_topk),
         prompt_cache_hit_tokens: i32::try_from(response.prompt_cache_hit_tokens).unwrap_or(i32::MAX),
-        target_prompt_logprobs: None,
-        prompt_alt_tokens: None,
+        target_prompt_logprobs: response.target_prompt_logprobs.as_ref().map(tensor::to_proto),
+        prompt_alt_tokens: response.prompt_alt_tokens.as_ref().map(|it| proto::PromptAltTokens {
+            tokens: Some(tensor::to_proto(&it.tokens)),
+            logprobs: Some(tensor::to_proto(&it.logprobs)),
+        }),
     };
     message.encode_to_vec()
 }
@@ -171,8 +211,30 @@ pub(crate) fn sample_response_from_json(value: &Value, sequence_ids: &[String]) 
             .get("prompt_cache_hit_tokens")
             .and_then(Value::as_f64)
             .map_or(0, |it| it as u32),
+        target_prompt_logprobs: value
+            .get(TARGET)
+            .filter(|it| !it.is_null())
+            .map(|it| read_json_tensor(it, TARGET))
+            .transpose()?,
+        prompt_alt_tokens: value
+            .get("prompt_alt_tokens")
+            .filter(|it| !it.is_null())
+            .map(|it| {
+                let [tokens, logprobs] = ALTERNATIVES;
+                alternatives(
+                    read_json_tensor(&it["tokens"], tokens)?,
+                    read_json_tensor(&it["logprobs"], logprobs)?,
+                )
+            })
+            .transpose()?,
     };
     Ok(with_sequence_ids(response, sequence_ids))
+}
+
+fn read_json_tensor(value: &Value, path: &str) -> Result<TensorData> {
+    let tensor: TensorJson =
+        TensorJson::deserialize(value).map_err(|it| Error::decode(format!("{path} is no tensor: {it}")))?;
+    tensor.read(path).map_err(|it| Error::decode(it.to_string()))
 }
 
 fn read_json_sequence(value: &Value) -> Result<SampledSequence> {
@@ -257,6 +319,105 @@ pub(crate) fn sample_response_to_json(response: &SampleResponse) -> Value {
         "prompt_logprobs": response.prompt_logprobs,
         "topk_prompt_logprobs": topk(&response.topk_prompt_logprobs),
         "prompt_cache_hit_tokens": response.prompt_cache_hit_tokens,
+        "target_prompt_logprobs": response.target_prompt_logprobs.as_ref().map(TensorJson::from),
+        "prompt_alt_tokens": response.prompt_alt_tokens.as_ref().map(|it| {
+            json!({"tokens": TensorJson::from(&it.tokens), "logprobs": TensorJson::from(&it.logprobs)})
+        }),
         "type": "sample",
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::types::{Sparse, Values};
+
+    /// Written with the official SDK's schema: a sequence with its likeliest tokens, scores and alternatives of a prompt of
+    /// three tokens.
+    const VECTOR: &str = "0a28080112040b0000001a04000080bf22180a0809000000000000001208000000bf804fc3c718022001\
+        2a100a080000c07f000000c0180122020201322c0a180a1007000000000000000800000000000000180222020201\
+        12100a08000000bf000080be180122020201";
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digit = |it: u8| (it as char).to_digit(16).unwrap() as u8;
+        hex.as_bytes().chunks(2).map(|it| 16 * digit(it[0]) + digit(it[1])).collect()
+    }
+
+    /// With what is no number where nothing was asked replaced, so that results can be compared.
+    fn numbered(mut response: SampleResponse) -> SampleResponse {
+        if let Some(Values::F32(it)) = response.target_prompt_logprobs.as_mut().map(|it| &mut it.values) {
+            it.iter_mut().filter(|it| it.is_nan()).for_each(|it| *it = 1.0);
+        }
+        response
+    }
+
+    fn expected() -> SampleResponse {
+        let column = |values| TensorData { values, shape: Some(vec![2, 1]), sparse: None };
+        SampleResponse {
+            sequences: vec![SampledSequence {
+                stop_reason: StopReason::Length,
+                tokens: vec![11],
+                logprobs: Some(vec![-1.0]),
+                topk_logprobs: Some(vec![Some(vec![TokenLogprob { token: 9, logprob: -0.5 }])]),
+                sequence_id: Some("a".into()),
+            }],
+            target_prompt_logprobs: Some(column(Values::F32(vec![1.0, -2.0]))),
+            prompt_alt_tokens: Some(PromptAltTokens {
+                tokens: column(Values::I64(vec![7, 8])),
+                logprobs: column(Values::F32(vec![-0.5, -0.25])),
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn scores_and_alternatives_are_read_and_written_in_both_forms() {
+        let ids = ["a".to_string()];
+        let response = decode_sample_response(&bytes(VECTOR), &ids).unwrap();
+        assert_eq!(numbered(response.clone()), expected());
+        let again = decode_sample_response(&encode_sample_response(&response), &ids).unwrap();
+        assert_eq!(numbered(again), expected());
+        let json = sample_response_to_json(&response);
+        assert_eq!(json["target_prompt_logprobs"]["data"], json!([null, -2.0]));
+        assert_eq!(numbered(sample_response_from_json(&json, &[]).unwrap()), expected());
+        let sparse = Sparse { crow_indices: vec![0, 0, 1], col_indices: vec![3] };
+        let scores =
+            TensorData { values: Values::F32(vec![-2.0]), shape: Some(vec![2, 4]), sparse: Some(sparse) };
+        let response = SampleResponse { target_prompt_logprobs: Some(scores), ..response };
+        for again in [
+            decode_sample_response(&encode_sample_response(&response), &ids).unwrap(),
+            sample_response_from_json(&sample_response_to_json(&response), &ids).unwrap(),
+        ] {
+            assert_eq!(again, response);
+        }
+    }
+
+    #[test]
+    fn results_that_contradict_themselves_are_the_servers_fault() {
+        let column = |dtype: &str| json!({"data": [1, 2], "dtype": dtype, "shape": [2, 1]});
+        for (name, value) in [
+            ("prompt_alt_tokens", json!({"tokens": column("int64")})),
+            ("prompt_alt_tokens", json!({"tokens": column("float32"), "logprobs": column("float32")})),
+            (
+                "prompt_alt_tokens",
+                json!({"tokens": column("int64"), "logprobs": {"data": [1], "shape": [1]}}),
+            ),
+            ("target_prompt_logprobs", json!({"data": [1], "dtype": "float32", "shape": [2, 2]})),
+            ("target_prompt_logprobs", json!({"data": [1], "dtype": "text"})),
+            ("target_prompt_logprobs", json!(7)),
+        ] {
+            let mut body = json!({"sequences": []});
+            body[name] = value;
+            let error = sample_response_from_json(&body, &[]).unwrap_err();
+            assert!(!error.is_user_error() && error.violation().is_none(), "{body} {error:?}");
+        }
+        let empty = json!({"sequences": [], "target_prompt_logprobs": null, "prompt_alt_tokens": null});
+        assert_eq!(sample_response_from_json(&empty, &[]).unwrap(), SampleResponse::default());
+        let half = proto::SampleResponse {
+            prompt_alt_tokens: Some(proto::PromptAltTokens { tokens: None, logprobs: None }),
+            ..Default::default()
+        };
+        assert!(!decode_sample_response(&half.encode_to_vec(), &[]).unwrap_err().is_user_error());
+    }
 }

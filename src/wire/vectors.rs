@@ -81,6 +81,7 @@ fn v3_is_read_and_written() {
         prompt_logprobs: Some(vec![None, Some(-0.5)]),
         topk_prompt_logprobs: Some(vec![None, Some(vec![TokenLogprob { token: 9, logprob: -0.25 }])]),
         prompt_cache_hit_tokens: 1,
+        ..Default::default()
     };
     assert_eq!(response, expected);
     // The vector has a spare column, which is not kept; reading both again is what must agree.

@@ -11,7 +11,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Answer, Body, Call, Lane};
 use crate::pending::Progress;
 use crate::policy::admission::estimate;
-use crate::session::{Fetching, Poller, Promise, Retrieved, Session, Ticket, Waiter};
+use crate::session::{Fetching, Poller, Promise, Retrieved, Session, Ticket, Underway, Waiter};
+use crate::sync::cancel::Registration;
 use crate::sync::{CancelToken, Permit};
 use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
 use crate::wire::{json, sample};
@@ -23,6 +24,11 @@ pub(super) struct Request<T: Send + 'static> {
     pub(super) num_samples: u32,
     pub(super) params: SamplingParams,
     pub(super) options: SampleOptions,
+    pub(super) record_stability_info: bool,
+    /// A sample that the server lost is submitted afresh even if its flags say otherwise.
+    pub(super) persistent: bool,
+    /// Cancels the sample when the caller's own token is cancelled.
+    pub(super) _cancelled_by: Option<Registration>,
     pub(super) read: fn(SampleResponse) -> Result<T>,
 }
 
@@ -61,6 +67,7 @@ impl Sampler {
             request.num_samples,
             &request.params,
             &request.options,
+            request.record_stability_info,
         )?;
         let body = Body::Json(body.into());
         let deadline = ticket.progress.deadline();
@@ -102,20 +109,20 @@ pub(super) struct Sample<T: Send + 'static> {
 
 /// What the server answers to a submission.
 enum Sent {
-    Done(SampleResponse),
+    Done(Box<SampleResponse>),
     Promised { promise: Promise, sequence_ids: Vec<String> },
 }
 
 /// A result, or the news that the server no longer knows of the sample.
 enum Outcome {
-    Done(SampleResponse),
+    Done(Box<SampleResponse>),
     Lost(Error),
 }
 
 impl Outcome {
     fn of(result: Result<Retrieved>, sequence_ids: &[String]) -> Result<Self> {
         match result {
-            Ok(it) => read(&it.answer, sequence_ids).map(Outcome::Done),
+            Ok(it) => read(&it.answer, sequence_ids).map(|it| Outcome::Done(it.into())),
             Err(error) if *error.kind() == ErrorKind::PromiseExpired => Ok(Outcome::Lost(error)),
             Err(error) => Err(error),
         }
@@ -142,13 +149,15 @@ impl<T: Send + 'static> Sample<T> {
             Ok(Sent::Promised { promise, sequence_ids }) => {
                 let session = self.sampler.session.clone();
                 let request_id = promise.request_id.clone();
-                let promised = Box::new(Promised { sample: self, promise, sequence_ids, _place: place });
+                let underway = Underway::new(&session, &request_id);
+                let promised =
+                    Box::new(Promised { sample: self, promise, sequence_ids, underway, _place: place });
                 match poller {
                     Some(poller) => poller.register(&request_id, promised),
                     None => session.wait_alone(promised),
                 }
             }
-            Ok(Sent::Done(response)) => self.answer(Ok(response)),
+            Ok(Sent::Done(response)) => self.answer(Ok(*response)),
             Err(error) => self.answer(Err(error)),
         }
     }
@@ -156,7 +165,7 @@ impl<T: Send + 'static> Sample<T> {
     /// Waits until a thread is free to wait for the result: what nobody can wait for is better not submitted yet.
     fn place(&self) -> Result<Permit> {
         let ticket = &self.request.ticket;
-        self.sampler.session.many.alone.acquire_deadline(1, ticket.progress.deadline(), &ticket.cancel)
+        self.sampler.session.many.alone().acquire_deadline(1, ticket.progress.deadline(), &ticket.cancel)
     }
 
     fn send(&self) -> Result<Sent> {
@@ -166,7 +175,7 @@ impl<T: Send + 'static> Sample<T> {
         let born = session.clock.now();
         progress.contact(born);
         let promised = match Submitted::read(answer)? {
-            Submitted::Done(answer) => return read(&answer, &[]).map(Sent::Done),
+            Submitted::Done(answer) => return read(&answer, &[]).map(|it| Sent::Done(it.into())),
             Submitted::Promised(it) => it,
         };
         progress.accepted(&promised.request_id);
@@ -193,6 +202,9 @@ impl<T: Send + 'static> Sample<T> {
     /// Waits a while and takes a new number, so that the sample can be submitted afresh (PROTOCOL §1.12).
     fn lost(&mut self, error: Error) -> Result<()> {
         let (session, ticket) = (&self.sampler.session, &self.request.ticket);
+        if session.known_flags().config.sample_no_retries && !self.request.persistent {
+            return Err(error);
+        }
         let pause = after_loss(self.losses);
         // A pause that outlasts the operation leaves nothing to try with.
         let in_time = ticket.progress.deadline().is_none_or(|it| session.clock.now() + pause < it);
@@ -207,7 +219,11 @@ impl<T: Send + 'static> Sample<T> {
     }
 
     /// Answers with what was fetched, or begins anew.
-    fn settle(mut self, outcome: Result<Outcome>, fetching: Option<Fetching>) {
+    fn settle(mut self, outcome: Result<Outcome>, fetching: Option<Fetching>, underway: Underway) {
+        match &outcome {
+            Ok(_) => underway.over(),
+            Err(error) => underway.ended_with(error),
+        }
         // The server's own word on the sample, good or bad, is one that it need not keep any longer. This comes before
         // the answer, so that whoever closes the client upon the answer reports this one too.
         let is_final = match &outcome {
@@ -220,7 +236,7 @@ impl<T: Send + 'static> Sample<T> {
             other => drop(other),
         }
         match outcome {
-            Ok(Outcome::Done(response)) => self.answer(Ok(response)),
+            Ok(Outcome::Done(response)) => self.answer(Ok(*response)),
             Ok(Outcome::Lost(error)) => {
                 let session = self.sampler.session.clone();
                 // The pause before the next attempt must hold up neither those who fetch nor those who send.
@@ -237,7 +253,9 @@ impl<T: Send + 'static> Sample<T> {
     }
 
     fn answer(self, result: Result<SampleResponse>) {
-        self.request.ticket.answer(result.and_then(self.request.read));
+        let Request { ticket, options, read, .. } = self.request;
+        let result = result.and_then(|it| options.check(&it).and(Ok(it)));
+        ticket.answer(result.and_then(read));
     }
 }
 
@@ -246,6 +264,7 @@ struct Promised<T: Send + 'static> {
     sample: Sample<T>,
     promise: Promise,
     sequence_ids: Vec<String>,
+    underway: Underway,
     /// Of a sample that has a thread of its own.
     _place: Option<Permit>,
 }
@@ -261,7 +280,8 @@ impl<T: Send + 'static> Waiter for Promised<T> {
 
     fn fetch(self: Box<Self>, size: Option<usize>, fetching: Option<Fetching>) {
         let outcome = self.sample.fetch(&self.promise, &self.sequence_ids, size);
-        self.sample.settle(outcome, fetching);
+        let Promised { sample, underway, _place, .. } = *self;
+        sample.settle(outcome, fetching, underway);
     }
 
     fn look(self: Box<Self>, fetching: Fetching) {
@@ -270,13 +290,15 @@ impl<T: Send + 'static> Waiter for Promised<T> {
         match looked.transpose() {
             Some(result) => {
                 let outcome = Outcome::of(result, &self.sequence_ids);
-                self.sample.settle(outcome, Some(fetching));
+                let Promised { sample, underway, .. } = *self;
+                sample.settle(outcome, Some(fetching), underway);
             }
             None => fetching.unfinished(self),
         }
     }
 
     fn fail(self: Box<Self>, error: Error) {
+        self.underway.ended_with(&error);
         self.sample.answer(Err(error));
     }
 }

@@ -47,6 +47,12 @@ pub(crate) struct Generate {
     pub prompt_logprobs: bool,
     /// How many of the likeliest tokens to report at each prompt position.
     pub topk_prompt_logprobs: usize,
+    /// How many of the likeliest tokens to report at each drawn one.
+    pub topk_sample_logprobs: usize,
+    /// How many tokens to draw at each prompt position after the first.
+    pub alternatives: usize,
+    /// Rows and ids to score, in order of rows: row i is about the prompt position i + 1.
+    pub targets: Vec<(usize, u32)>,
 }
 
 /// The likeliest token ids at one position with their log-probabilities, likeliest first.
@@ -61,6 +67,10 @@ pub(crate) struct Generated {
     pub prompt_logprobs: Option<Vec<Option<f32>>>,
     /// The likeliest tokens at each prompt position, likeliest first; None for the first.
     pub topk_prompt_logprobs: Option<Vec<Option<TopLogprobs>>>,
+    /// The tokens drawn at the prompt's positions, one position after the other.
+    pub alternatives: TopLogprobs,
+    /// The log-probabilities of the targets.
+    pub targets: Vec<f32>,
 }
 
 /// One continuation.
@@ -70,6 +80,8 @@ pub(crate) struct GeneratedSequence {
     pub tokens: Vec<u32>,
     /// The log-probability of each under the model itself (temperature 1, nothing cut).
     pub logprobs: Vec<f32>,
+    /// The likeliest tokens at each place, if asked for.
+    pub top: Vec<TopLogprobs>,
     /// Whether a stop token or the caller ended it, and not its length.
     pub stopped: bool,
 }
@@ -79,6 +91,8 @@ pub(crate) struct GeneratedSequence {
 struct PromptScores {
     logprobs: Vec<Option<f32>>,
     top: Vec<Option<TopLogprobs>>,
+    alternatives: TopLogprobs,
+    targets: Vec<f32>,
 }
 
 impl Sampler {
@@ -111,13 +125,15 @@ impl Sampler {
             return Err(CANCELLED.to_owned());
         }
         let (mut workspace, mut scratch) = self.idle.lock().pop().unwrap_or_default();
-        let (prefix, scores) = self.prefill(req, &mut workspace);
+        let (prefix, scores) = self.prefill(req, &mut workspace)?;
         let sequences = self.decode(req, &chooser, &prefix, &mut scratch, stop, cancelled);
         self.idle.lock().push((workspace, scratch));
         Ok(Generated {
             sequences: sequences?,
             prompt_logprobs: req.prompt_logprobs.then_some(scores.logprobs),
             topk_prompt_logprobs: (req.topk_prompt_logprobs > 0).then_some(scores.top),
+            alternatives: scores.alternatives,
+            targets: scores.targets,
         })
     }
 
@@ -141,29 +157,46 @@ impl Sampler {
 
     /// Runs all of the prompt but its last token, which the first step of decoding feeds: those rows fill the
     /// cache and score the tokens after them.
-    fn prefill(&self, req: &Generate, workspace: &mut Workspace) -> (Segment, PromptScores) {
+    fn prefill(&self, req: &Generate, workspace: &mut Workspace) -> Result<(Segment, PromptScores), String> {
         let base = &self.model.base;
         let mut prefix = Segment::new(base, 0);
-        let mut scores = PromptScores { logprobs: vec![None], top: vec![None] };
+        let mut scores = PromptScores { logprobs: vec![None], top: vec![None], ..Default::default() };
         let (vocab, count) = (base.config.vocab, req.topk_prompt_logprobs);
         let rows = &req.prompt[..req.prompt.len() - 1];
         if rows.is_empty() {
-            return (prefix, scores);
+            return Ok((prefix, scores));
         }
+        // Nothing is cut off here, and the stream is that of no sample.
+        let chooser = Chooser { temperature: req.temperature, top_k: -1, top_p: 1.0 };
+        let mut rng = Rng::stream(req.seed, u64::MAX);
+        let mut targets = req.targets.iter().peekable();
+        let mut failure = None;
         let mut scratch = vec![0.0; vocab];
         let mut score = |start: usize, logits: &mut [f32]| {
-            let targets = &req.prompt[start + 1..];
-            for (row, &target) in logits.chunks_exact(vocab).zip(targets) {
+            let tokens = &req.prompt[start + 1..];
+            for (i, (row, &target)) in (start..).zip(logits.chunks_exact(vocab).zip(tokens)) {
                 let log_sum = log_sum_exp(row, &mut scratch);
                 scores.logprobs.push(Some(row[target as usize] - log_sum));
                 let best = top(row, count).into_iter().map(|(id, logit)| (id as u32, logit - log_sum));
                 scores.top.push((count > 0).then(|| best.collect()));
+                while let Some((_, id)) = targets.next_if(|it| it.0 <= i) {
+                    scores.targets.push(row[*id as usize] - log_sum);
+                }
+                for _ in 0..req.alternatives {
+                    match chooser.choose(row, &mut rng, &mut scratch) {
+                        Ok(it) => scores.alternatives.push(it),
+                        Err(error) => failure = Some(error),
+                    }
+                }
             }
         };
-        let wanted = req.prompt_logprobs || count > 0;
+        let wanted = req.prompt_logprobs || count > 0 || req.alternatives > 0 || !req.targets.is_empty();
         let fill = |layer: usize, a: &super::layer::Activations| prefix.fill(base, layer, rows.len(), a);
         workspace.prompt(&self.model, rows, fill, wanted.then_some(&mut score));
-        (prefix, scores)
+        match failure {
+            Some(error) => Err(error),
+            None => Ok((prefix, scores)),
+        }
     }
 
     fn decode(
@@ -203,6 +236,11 @@ impl Sampler {
                 let sequence = &mut sequences[i];
                 sequence.tokens.push(token);
                 sequence.logprobs.push(logprob);
+                if 0 < req.topk_sample_logprobs {
+                    let log_sum = log_sum_exp(logits, &mut buffer);
+                    let best = top(logits, req.topk_sample_logprobs).into_iter();
+                    sequence.top.push(best.map(|(id, logit)| (id as u32, logit - log_sum)).collect());
+                }
                 sequence.stopped = req.stop_tokens.contains(&token) || stop(i, &sequence.tokens);
                 ended[slot] = sequence.stopped || sequence.tokens.len() == most;
                 if !ended[slot] {

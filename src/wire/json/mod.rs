@@ -5,6 +5,7 @@
 
 mod data;
 mod future;
+mod handle;
 mod rest;
 mod sample;
 mod session;
@@ -19,6 +20,7 @@ use crate::error::{Error, Result};
 pub(crate) use crate::secret::Secret;
 pub(crate) use data::*;
 pub(crate) use future::*;
+pub(crate) use handle::*;
 pub(crate) use rest::*;
 pub(crate) use sample::*;
 pub(crate) use session::*;

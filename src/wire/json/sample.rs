@@ -26,6 +26,21 @@ pub(crate) struct CreateSamplingSessionResponse {
     pub(crate) sampling_session_id: String,
 }
 
+/// Takes part in a sampling session that somebody else made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "join_sampling_session")]
+pub(crate) struct JoinSamplingSessionRequest {
+    #[serde(deserialize_with = "super::id")]
+    pub(crate) sampling_session_id: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "join_sampling_session")]
+pub(crate) struct JoinSamplingSessionResponse {
+    /// The number of the newcomer, of which its sequence ids are made.
+    pub(crate) client_counter: u64,
+}
+
 /// What `GET samplers/{id}` answers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -96,10 +111,10 @@ impl SampleRequest {
             model_path: None,
             prompt_logprobs: Some(options.include_prompt_logprobs),
             topk_prompt_logprobs: options.topk_prompt_logprobs,
-            topk_sample_logprobs: 0,
-            target_prompt_logprobs: None,
-            prompt_alt_tokens_k: 0,
-            prompt_logprobs_last_n: None,
+            topk_sample_logprobs: options.topk_sample_logprobs,
+            target_prompt_logprobs: options.target_prompt_logprobs.as_ref().map(TensorJson::from),
+            prompt_alt_tokens_k: options.prompt_alt_tokens_k,
+            prompt_logprobs_last_n: options.prompt_logprobs_last_n,
             record_stability_info: Some(false),
         })
     }

@@ -14,6 +14,9 @@ fn request(prompt: &[u32]) -> Generate {
         stop_tokens: Vec::new(),
         prompt_logprobs: false,
         topk_prompt_logprobs: 0,
+        topk_sample_logprobs: 0,
+        alternatives: 0,
+        targets: Vec::new(),
     }
 }
 
@@ -177,4 +180,41 @@ fn an_untrained_adapter_samples_like_the_base_and_never_draws_a_dead_id() {
     let (a, b) = (generate(&fresh, &req), generate(&Sampler::base(base), &req));
     assert_eq!(a, b);
     assert!(a.sequences[0].tokens.iter().all(|&t| t <= 256));
+}
+
+#[test]
+fn targets_alternatives_and_likeliest_tokens_agree_with_the_scores_of_the_prompt() {
+    let sampler = stirred(&tiny(), 2).sampler();
+    let prompt = prompt(6);
+    // Each token of the prompt itself, as a target at its own place.
+    let targets: Vec<(usize, u32)> = prompt[1..].iter().copied().enumerate().collect();
+    let req = Generate {
+        prompt_logprobs: true,
+        topk_prompt_logprobs: 2,
+        topk_sample_logprobs: 2,
+        alternatives: 3,
+        targets,
+        temperature: 0.0,
+        max_tokens: 4,
+        ..request(&prompt)
+    };
+    let generated = generate(&sampler, &req);
+    let own: Vec<f32> = generated.prompt_logprobs.unwrap().into_iter().flatten().collect();
+    assert_eq!(generated.targets, own);
+    // Without any heat the alternatives are the likeliest tokens.
+    let top = generated.topk_prompt_logprobs.unwrap();
+    let likeliest: Vec<(u32, f32)> = top[1..].iter().flat_map(|it| [it.as_ref().unwrap()[0]; 3]).collect();
+    let close = |a: &[(u32, f32)], b: &[(u32, f32)]| {
+        assert_eq!(a.len(), b.len());
+        assert!(a.iter().zip(b).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-5), "{a:?} {b:?}");
+    };
+    close(&generated.alternatives, &likeliest);
+    let sequence = &generated.sequences[0];
+    let drawn: Vec<_> = sequence.tokens.iter().copied().zip(sequence.logprobs.iter().copied()).collect();
+    close(&sequence.top.iter().map(|it| it[0]).collect::<Vec<_>>(), &drawn);
+    assert!(sequence.top.iter().all(|it| it.len() == 2 && it[1].1 <= it[0].1));
+    // What is asked besides the answer does not change it.
+    let plain = Generate { alternatives: 0, temperature: 1.0, ..req.clone() };
+    let answer = |it: &Generate| generate(&sampler, it).sequences;
+    assert_eq!(answer(&Generate { alternatives: 3, ..plain.clone() }), answer(&plain));
 }

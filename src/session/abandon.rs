@@ -1,0 +1,169 @@
+//! Telling the server of samples that nobody waits for any more (PROTOCOL §9.3).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::Threads;
+use crate::error::{Error, Result};
+use crate::http::{Call, Lane};
+use crate::sync::Mutex;
+use crate::sync::pool::{Part, Pool, PoolConfig};
+use crate::wire::json::CancelFutureRequest;
+
+use super::{PoolStatus, Session, pool_status};
+
+/// How long one request may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Threads that tell the server, however large the batches are that it wants.
+const TELLERS: usize = 64;
+
+/// The samples that the server has not been told of yet, and the threads that tell it.
+pub(super) struct Abandoned {
+    pool: Pool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    request_ids: VecDeque<String>,
+    /// A thread is at it.
+    running: bool,
+    closed: bool,
+}
+
+impl Abandoned {
+    pub(super) fn new(threads: &Threads) -> Self {
+        let Threads { stack_size, idle, .. } = *threads;
+        let pool = Pool::new(PoolConfig { name: "tk-stop", max_threads: TELLERS, stack_size, idle });
+        Abandoned { pool, state: Mutex::default() }
+    }
+
+    /// From now on nothing is told: the end of the session says it all.
+    pub(super) fn retire(&self) {
+        let left = {
+            let mut state = self.state.lock();
+            state.closed = true;
+            std::mem::take(&mut state.request_ids)
+        };
+        drop(left);
+    }
+
+    /// Ends the threads, and returns how many are left at the deadline.
+    pub(super) fn close(&self, deadline: Instant) -> usize {
+        self.retire();
+        self.pool.close(deadline)
+    }
+
+    pub(super) fn status(&self) -> PoolStatus {
+        let status = pool_status("tk-stop", &self.pool);
+        PoolStatus { queued: status.queued + self.state.lock().request_ids.len(), ..status }
+    }
+}
+
+/// A sample that the server works on. Dropping this says that nobody waits for it any more.
+pub(crate) struct Underway {
+    session: Arc<Session>,
+    request_id: String,
+}
+
+impl Underway {
+    pub(crate) fn new(session: &Arc<Session>, request_id: &str) -> Self {
+        Underway { session: session.clone(), request_id: request_id.into() }
+    }
+
+    /// It came to an error. Unless that only says that nobody waits any more, there is nothing to cancel.
+    pub(crate) fn ended_with(self, error: &Error) {
+        match error.is_cancelled() || error.is_closed() || error.is_timeout() {
+            true => drop(self),
+            false => self.over(),
+        }
+    }
+
+    /// The server is done with it.
+    pub(crate) fn over(mut self) {
+        self.request_id.clear();
+    }
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        let request_id = std::mem::take(&mut self.request_id);
+        if !request_id.is_empty() {
+            self.session.abandon(request_id);
+        }
+    }
+}
+
+impl Session {
+    /// Has the server told, if it wants to know, that nobody waits for a sample any more. Never blocks.
+    fn abandon(self: &Arc<Self>, request_id: String) {
+        if !self.dynamic_flags().sample_cancel_enabled || self.cancel.is_cancelled() {
+            return;
+        }
+        let abandoned = &self.abandoned;
+        let starts = {
+            let mut state = abandoned.state.lock();
+            if state.closed {
+                return;
+            }
+            state.request_ids.push_back(request_id);
+            !std::mem::replace(&mut state.running, true)
+        };
+        let session = self.clone();
+        if starts && let Err(error) = abandoned.pool.spawn(move || session.tell_abandoned()) {
+            let lost = {
+                let mut state = abandoned.state.lock();
+                state.running = false;
+                std::mem::take(&mut state.request_ids)
+            };
+            log::warn!(target: "tinkex", "{} samples could not be cancelled: {error}", lost.len());
+        }
+    }
+
+    /// Tells the server, a batch at a time, until there is nothing left to tell.
+    fn tell_abandoned(self: &Arc<Self>) {
+        loop {
+            // What the flags say may change while samples wait here.
+            let most = usize::try_from(self.dynamic_flags().sample_cancel_max_batch_size);
+            let batch: Vec<String> = {
+                let mut state = self.abandoned.state.lock();
+                let n = state.request_ids.len().min(most.unwrap_or(usize::MAX).max(1));
+                state.running = 0 < n;
+                state.request_ids.drain(..n).collect()
+            };
+            if batch.is_empty() {
+                return;
+            }
+            let part = |request_id: String| -> Part<()> {
+                let session = self.clone();
+                Box::new(move || {
+                    // Not tried again: the server also notices when the session's heartbeats end.
+                    if let Err(error) = session.cancel_future(&request_id) {
+                        match session.cancel.is_cancelled() {
+                            true => {
+                                log::debug!(target: "tinkex", "sample {request_id} was not cancelled: {error}")
+                            }
+                            false => {
+                                log::error!(target: "tinkex", "sample {request_id} was not cancelled: {error}")
+                            }
+                        }
+                    }
+                    Ok(())
+                })
+            };
+            for result in self.abandoned.pool.fan_out(batch.into_iter().map(part).collect(), TELLERS) {
+                if let Err(panic) = result {
+                    log::error!(target: "tinkex", "a sample was not cancelled: {panic}");
+                }
+            }
+        }
+    }
+
+    fn cancel_future(&self, request_id: &str) -> Result<()> {
+        let request = CancelFutureRequest { request_id: request_id.into() };
+        let mut call = Call::post(Lane::Poll, "/api/v1/cancel_future", &request)?;
+        call.timeout = Some(TIMEOUT);
+        self.http.send(&call, &self.cancel).map(|_| ())
+    }
+}

@@ -1,0 +1,193 @@
+//! Handles of samplers: other processes that sample from the same weights.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+use tinkex::testing::{Act, FakeServer};
+use tinkex::types::{ModelInput, SamplingParams};
+use tinkex::{CloseStatus, SamplerHandle, SamplingClient, ServiceClient};
+
+use crate::util::path_of;
+
+const BILLION: u64 = 1_000_000_000;
+const SAMPLE: &str = "/api/v1/asample";
+
+/// What the official SDK 0.38.0 writes.
+const THEIRS: &str = "eyJzZXNzaW9uX2lkIjoicy0xIiwic2FtcGxpbmdfc2Vzc2lvbl9pZCI6InMtMTpzYW1wbGU6MCIsImhvbGRlciI6eyJiYXNlX3VybCI6Imh0dHA6Ly9tZW1vcnkuaW52YWxpZCIsImRlZmF1bHRfaGVhZGVyc19vdmVycmlkZXMiOnt9LCJjbGllbnRfY29uZmlnIjp7InBqd3RfYXV0aF9lbmFibGVkIjpmYWxzZSwiY3JlZGVudGlhbF9kZWZhdWx0X3NvdXJjZSI6ImFwaV9rZXkiLCJzYW1wbGVfZGlzcGF0Y2hfYnl0ZXNfc2VtYXBob3JlX3NpemUiOjEwNDg1NzYwLCJpbmZsaWdodF9yZXNwb25zZV9ieXRlc19zZW1hcGhvcmVfc2l6ZSI6NTI0Mjg4MDAsInBhcmFsbGVsX2Z3ZGJ3ZF9jaHVua3MiOnRydWUsInByb3RvX2NvbXByZXNzX2Z3ZGJ3ZCI6ZmFsc2UsImZ3ZGJ3ZF9tYXhfY2h1bmtfbGVuIjoxMDI0LCJmd2Rid2RfbWF4X2NodW5rX2J5dGVzX2NvdW50Ijo1MDAwMDAwLCJmd2Rid2RfZGlzcGF0Y2hfYnl0ZXNfc2VtYXBob3JlX3NpemUiOjUwMDAwMDAwLCJiaWxsaW5nX2V4Y2VwdGlvbl9tYXhfcGF1c2VfZHVyYXRpb25fc2VjIjozNjAwLCJzYW1wbGVfbm9fcmV0cmllcyI6ZmFsc2UsInNhbXBsZV9lbmFibGVfc3R1Y2tfZGV0ZWN0aW9uIjp0cnVlLCJzYW1wbGVfbWF4X2NvbmN1cnJlbnRfcmVxdWVzdHMiOjIwMDAsInVzZV9weXF3ZXN0X3RyYW5zcG9ydCI6dHJ1ZSwic2FtcGxlX3VzZV9yZXRyaWV2ZV9mdXR1cmVzIjpmYWxzZSwiY3VzdG9tX2xvc3Nfc2VydmVyX3NpZGUiOmZhbHNlLCJzYW1wbGVfam9pbl9zYW1wbGluZ19zZXNzaW9uIjpmYWxzZX0sImNsaWVudF9keW5hbWljX2NvbmZpZyI6eyJyZWZyZXNoX2ludGVydmFsX3NlYyI6MzAwLCJzYW1wbGVfY2FuY2VsX2VuYWJsZWQiOmZhbHNlLCJzYW1wbGVfY2FuY2VsX21heF9iYXRjaF9zaXplIjo2NH0sImFwaV9rZXkiOm51bGx9LCJiYXNlX21vZGVsIjoiUXdlbi9Rd2VuMy04QiIsInJlY29yZF9zdGFiaWxpdHlfaW5mbyI6dHJ1ZX0=";
+
+fn sample(sampler: &SamplingClient) {
+    let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
+    sampler.sample(&ModelInput::from_ints([1]), 1, &params).wait().unwrap();
+}
+
+fn seq_ids(server: &FakeServer) -> Vec<u64> {
+    server.requests_to(SAMPLE).iter().map(|it| it.json().unwrap()["seq_id"].as_u64().unwrap()).collect()
+}
+
+fn handle_of(server: &FakeServer) -> (ServiceClient, SamplerHandle) {
+    let service = server.in_memory().api_key("tml-secret").build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    let handle = sampler.get_sampler_handle();
+    (service, handle)
+}
+
+#[test]
+fn clones_sample_in_the_same_sampling_session_under_numbers_of_their_own() {
+    let server = FakeServer::new();
+    let (_service, handle) = handle_of(&server);
+    let text = handle.to_string();
+    assert_eq!(text.parse::<SamplerHandle>().unwrap(), handle);
+    assert_eq!(serde_json::to_value(&handle).unwrap(), json!(text));
+    assert_eq!(serde_json::from_value::<SamplerHandle>(json!(text)).unwrap(), handle);
+    let clones: Vec<_> = (0..3).map(|_| server.in_memory().from_sampler_handle(&handle).unwrap()).collect();
+    for clone in &clones {
+        assert_eq!(clone.get_base_model(), Some("fake/model"));
+        assert_eq!(clone.sampling_session_id(), "sampler-1");
+        sample(clone);
+        sample(clone);
+    }
+    let ids = seq_ids(&server);
+    let first: BTreeSet<_> = ids.iter().map(|it| it / BILLION).collect();
+    assert_eq!(first.len(), 3, "{ids:?}");
+    assert!(first.iter().all(|it| (1..=BILLION).contains(it)));
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), 6);
+    assert!(ids.chunks(2).all(|it| it[0] % BILLION == 0 && it[1] == it[0] + 1));
+    // Nothing else was asked: the handle holds the flags.
+    for path in ["client/config", "create_session", "create_sampling_session"] {
+        assert_eq!(server.requests_to(&format!("/api/v1/{path}")).len(), 1, "{path}");
+    }
+}
+
+#[test]
+fn a_handle_holds_no_key_and_everything_that_the_official_sdk_reads() {
+    let server = FakeServer::new();
+    let (_service, handle) = handle_of(&server);
+    let json = decoded(&handle.to_string());
+    assert!(!json.to_string().contains("tml-") && !format!("{handle:?}").contains("tml-"));
+    let names = |it: &serde_json::Value| it.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+    let set = |it: &[&str]| it.iter().map(|it| it.to_string()).collect::<BTreeSet<_>>();
+    assert_eq!(
+        names(&json),
+        set(&["session_id", "sampling_session_id", "holder", "base_model", "record_stability_info"])
+    );
+    let holder = &json["holder"];
+    let fields =
+        ["base_url", "default_headers_overrides", "client_config", "client_dynamic_config", "api_key"];
+    assert_eq!(names(holder), set(&fields));
+    assert!(holder["api_key"].is_null());
+    assert_eq!(names(&holder["client_config"]).len(), 17);
+    assert_eq!(holder["client_config"]["billing_exception_max_pause_duration_sec"].to_string(), "3600");
+    assert_eq!(
+        holder["client_dynamic_config"].to_string(),
+        json!({
+            "refresh_interval_sec": 300, "sample_cancel_enabled": false, "sample_cancel_max_batch_size": 64
+        })
+        .to_string()
+    );
+}
+
+#[test]
+fn a_handle_of_the_official_sdk_is_taken() {
+    let server = FakeServer::new();
+    let sampler = server.in_memory().from_sampler_handle(THEIRS).unwrap();
+    assert_eq!(sampler.get_base_model(), Some("Qwen/Qwen3-8B"));
+    sample(&sampler);
+    let body = server.requests_to(SAMPLE)[0].json().unwrap();
+    assert_eq!(body["sampling_session_id"], "s-1:sample:0");
+    assert_eq!(body["record_stability_info"], true);
+    assert_eq!(sampler.get_sampler_handle().session_id(), "s-1");
+    assert_eq!(decoded(&sampler.get_sampler_handle().to_string())["record_stability_info"], true);
+}
+
+#[test]
+fn a_clone_keeps_the_session_alive_and_does_not_finish_it() {
+    let server = FakeServer::new();
+    let clock = tinkex::testing::VirtualClock::new();
+    let sampler = server.in_memory_at(clock.clone()).from_sampler_handle(THEIRS).unwrap();
+    sample(&sampler);
+    const BEAT: &str = "/api/v1/session_heartbeat";
+    crate::util::eventually("a heartbeat", || {
+        clock.advance(std::time::Duration::from_secs(10));
+        !server.requests_to(BEAT).is_empty()
+    });
+    assert_eq!(server.requests_to(BEAT)[0].json().unwrap()["session_id"], "s-1");
+    sampler.close();
+    drop(sampler);
+    assert!(server.requests_to("/api/v1/sessions/s-1/finish").is_empty());
+}
+
+#[test]
+fn a_server_that_numbers_clones_is_asked_for_the_number() {
+    let server = FakeServer::new();
+    server.polls_together();
+    server.always(
+        "/api/v1/client/config",
+        Act::json(json!({"sample_join_sampling_session": true, "sample_use_retrieve_futures": true})),
+    );
+    let (service, handle) = handle_of(&server);
+    for _ in 0..2 {
+        sample(&server.in_memory().from_sampler_handle(&handle).unwrap());
+    }
+    assert_eq!(
+        server.requests_to("/api/v1/join_sampling_session")[0].json().unwrap(),
+        json!({"sampling_session_id": "sampler-1", "type": "join_sampling_session"})
+    );
+    assert_eq!(seq_ids(&server), [BILLION, 2 * BILLION]);
+    let polls = server.requests_to("/api/v1/retrieve_futures");
+    let polled: BTreeSet<_> =
+        polls.iter().map(|it| it.json().unwrap()["target"]["cloned_sampler_id"].as_u64().unwrap()).collect();
+    assert_eq!(polled, [1, 2].into());
+    // A number that leaves no room for sequence ids is refused; an endpoint that is missing is done without.
+    server.next("/api/v1/join_sampling_session", Act::json(json!({"client_counter": u64::MAX})));
+    assert!(server.in_memory().from_sampler_handle(&handle).is_err());
+    server.next("/api/v1/join_sampling_session", Act::status(404, r#"{"detail":"Not Found"}"#));
+    sample(&server.in_memory().from_sampler_handle(&handle).unwrap());
+    assert!(BILLION <= *seq_ids(&server).last().unwrap());
+    service.close(CloseStatus::Success).unwrap();
+}
+
+#[test]
+fn what_is_no_handle_is_refused_and_not_repeated() {
+    let server = FakeServer::new();
+    let encoded = |it: &str| SamplerHandleText(it).to_string();
+    for text in [
+        "",
+        "tml-secret!",
+        "e30=",
+        &encoded("[1]"),
+        &encoded(r#"{"session_id":"","sampling_session_id":"x"}"#),
+    ] {
+        let error = server.in_memory().from_sampler_handle(text).unwrap_err();
+        assert_eq!(path_of(&error), "handle");
+        assert!(!error.to_string().contains("tml-secret"));
+    }
+    assert!(server.requests().is_empty());
+}
+
+/// Base64 without a library: tests have none.
+struct SamplerHandleText<'a>(&'a str);
+
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+impl std::fmt::Display for SamplerHandleText<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for bytes in self.0.as_bytes().chunks(3) {
+            let word =
+                bytes.iter().enumerate().fold(0u32, |word, (i, it)| word | u32::from(*it) << (16 - 8 * i));
+            for i in 0..=bytes.len() {
+                write!(f, "{}", DIGITS[(word >> (18 - 6 * i)) as usize % 64] as char)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn decoded(text: &str) -> serde_json::Value {
+    let mut bytes = Vec::new();
+    for digits in text.trim_end_matches('=').as_bytes().chunks(4) {
+        let digit = |it: &u8| DIGITS.iter().position(|digit| digit == it).unwrap() as u32;
+        let word = digits.iter().enumerate().fold(0, |word, (i, it)| word | digit(it) << (18 - 6 * i));
+        bytes.extend(&word.to_be_bytes()[1..digits.len()]);
+    }
+    serde_json::from_slice(&bytes).unwrap()
+}
