@@ -88,7 +88,8 @@ pub mod types;
 mod wire;
 
 pub use client::{AdminClient, FoundSessions, Listing, RestClient};
-pub use client::{SamplingClient, SamplingSource, ServiceClient, ServiceClientBuilder, TrainingClient};
+pub use client::{SamplingClient, SamplingSource, ServiceClient, ServiceClientBuilder};
+pub use client::{TrainStep, TrainingClient};
 pub use config::{CircuitBreaker, PausePolicy, Threads, Timeouts};
 pub use error::{Category, Error, ErrorKind, Phase, Result, Sent, Violation};
 pub use http::transport;

@@ -15,7 +15,7 @@ use crate::error::ErrorKind;
 use crate::http::Answer;
 use crate::session::Owner;
 use crate::testing::{Act, FakeServer, Seen};
-use crate::types::{LoraConfig, ModelInfo, SampleOptions, Ttl};
+use crate::types::{AdamParams, LoraConfig, ModelInfo, SampleOptions, SaveStateOptions, Ttl};
 use crate::wire::{json, train};
 
 /// One recorded exchange.
@@ -247,12 +247,19 @@ impl Replay {
                 }
             }
             "optim_step" => {
-                let adam = serde_json::from_value(request["adam_params"].clone()).expect("parameters");
+                let adam: AdamParams =
+                    serde_json::from_value(request["adam_params"].clone()).expect("parameters");
                 self.training(&text("model_id"), number("seq_id")).optim_step(adam).wait().err()
             }
             "save_weights" => {
                 let training = self.training(&text("model_id"), number("seq_id"));
-                training.save_state(&text("path"), Ttl::Never).wait().err()
+                let overwrite = request["overwrite"] == true;
+                let options = SaveStateOptions { overwrite, ..Default::default() };
+                training.save_state_with(&text("path"), &options).wait().err()
+            }
+            "save_weights_external" => {
+                let training = self.training(&text("model_id"), number("seq_id"));
+                training.save_weights_external(&text("path"), Ttl::Never, &[]).wait().err()
             }
             "save_weights_for_sampler" => {
                 let training = self.training(&text("model_id"), number("seq_id"));
@@ -351,6 +358,7 @@ fn every_recorded_request_of_our_verbs_is_reproduced() {
         ("optim_step", 32),
         ("save_weights", 2),
         ("save_weights_for_sampler", 2),
+        ("save_weights_external", 1),
         ("create_sampling_session", 3),
         ("asample", 17),
         ("sessions/session_f39fe152/finish", 1),

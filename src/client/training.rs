@@ -9,16 +9,23 @@ use crate::pending::Pending;
 use crate::session::{Owner, Session, Ticket, incomplete};
 use crate::sync::actor::Actor;
 use crate::types::{
-    AdamParams, Datum, ForwardBackwardOutput, LoadStateOutput, Loss, ModelInfo, OptimStepOutput,
-    SaveStateOutput, SaveWeightsForSamplerOutput, TrainingPath, Ttl,
+    Datum, ForwardBackwardOutput, LoadStateOutput, Loss, ModelInfo, OptimStepOutput, OptimizerParams,
+    SamplerKind, SaveStateOptions, SaveStateOutput, SaveWeightsExternalOutput, SaveWeightsForSamplerOutput,
+    SaveWeightsOptions, TrainingPath, Ttl, check_recipients,
 };
 use crate::wire::json;
 
 mod pass;
 mod submit;
+mod train_step;
+
+pub use train_step::TrainStep;
 
 use pass::Pass;
 use submit::{Ask, Sequencer};
+
+const FORWARD_BACKWARD: &str = "TrainingClient.forward_backward";
+const OPTIM_STEP: &str = "TrainingClient.optim_step";
 
 /// Trains one model. Operations run on the server in the order of the calls that submitted them, whichever threads
 /// made them.
@@ -58,9 +65,11 @@ struct Inner {
 enum Msg {
     Pass(Box<Pass>),
     OptimStep(Ask<OptimStepOutput>),
+    TrainStep(Box<Pass>, Ask<OptimStepOutput>),
     SaveState(Ask<SaveStateOutput>),
     LoadState(Ask<LoadStateOutput>),
     SaveWeights(Ask<json::SaveWeightsForSamplerResponse>),
+    SaveExternal(Ask<SaveWeightsExternalOutput>),
 }
 
 struct TrainingActor {
@@ -72,11 +81,17 @@ impl Actor for TrainingActor {
 
     fn turn(&mut self, msg: Msg) {
         match msg {
-            Msg::Pass(pass) => self.sequencer.pass(*pass),
+            // Whoever waits for it is told of a failure.
+            Msg::Pass(pass) => drop(self.sequencer.pass(*pass)),
+            Msg::TrainStep(pass, ask) => match self.sequencer.pass(*pass) {
+                Ok(()) => self.sequencer.ask(ask),
+                Err(error) => ask.ticket.answer(Err(train_step::not_sent(error))),
+            },
             Msg::OptimStep(ask) => self.sequencer.ask(ask),
             Msg::SaveState(ask) => self.sequencer.ask(ask),
             Msg::LoadState(ask) => self.sequencer.ask(ask),
             Msg::SaveWeights(ask) => self.sequencer.ask(ask),
+            Msg::SaveExternal(ask) => self.sequencer.ask(ask),
         }
     }
 }
@@ -127,30 +142,84 @@ impl TrainingClient {
         data: Vec<Datum>,
         loss: impl Into<Loss>,
     ) -> Pending<ForwardBackwardOutput> {
-        self.pass("TrainingClient.forward_backward", data, loss.into(), false)
+        self.pass(FORWARD_BACKWARD, data, loss.into(), false)
     }
 
-    /// Changes the weights by the gradients that were gathered, and clears those (PROTOCOL §3.3 #14).
+    /// Changes the weights by the gradients that were gathered, and clears those (PROTOCOL §3.3 #14). The parameters are
+    /// those of the optimizer that the model was made with: [`AdamParams`](crate::types::AdamParams) unless
+    /// [`ModelOptions`](crate::types::ModelOptions) said otherwise.
     ///
     /// # Errors
     /// Through the [`Pending`]: a parameter out of its range (nothing is sent), or what the server says.
     ///
     /// # Blocking
     /// As for [`forward`](Self::forward).
-    pub fn optim_step(&self, adam: AdamParams) -> Pending<OptimStepOutput> {
-        const VERB: &str = "TrainingClient.optim_step";
-        if let Err(error) = adam.validate() {
-            return Pending::failed(VERB, error);
+    pub fn optim_step(&self, params: impl Into<OptimizerParams>) -> Pending<OptimStepOutput> {
+        let params = params.into();
+        if let Err(error) = params.validate() {
+            return Pending::failed(OPTIM_STEP, error);
         }
-        self.ask(VERB, Msg::OptimStep, |ticket| Ask {
-            ticket,
-            path: "/api/v1/optim_step",
-            request_type: "OptimStep",
-            body: Box::new(|model_id, seq_id| {
-                json::encode(&json::OptimStepRequest::adam(model_id, seq_id, adam))
-            }),
-            read: |body| Ok(json::response::<json::OptimStepResponse>(body)?.into()),
-        })
+        self.ask(OPTIM_STEP, Msg::OptimStep, |ticket| optim_step(ticket, params))
+    }
+
+    /// One training step: [`forward_backward`](Self::forward_backward) and [`optim_step`](Self::optim_step), both
+    /// submitted before this returns, so that the server can do them in one go. No operation of another thread comes
+    /// between them. If the data is not accepted, the optimizer's step is not sent either: it would move the weights
+    /// without the gradients.
+    ///
+    /// # Errors
+    /// Through the two [`Pending`]s, as for the two verbs.
+    ///
+    /// # Blocking
+    /// As for [`forward`](Self::forward).
+    ///
+    /// # Example: submit the next step before reading the last one
+    /// ```
+    /// # #[cfg(feature = "local")] {
+    /// # let server = tinkex::local::Server::start(Default::default())?;
+    /// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+    /// # let training = service.create_lora_training_client("tinkex/nano", Default::default())?;
+    /// use tinkex::types::{AdamParams, Datum, LossFn};
+    ///
+    /// let adam = AdamParams { learning_rate: 1e-2, ..Default::default() };
+    /// let batch = || vec![Datum::cross_entropy(&[1, 2], &[3, 4])];
+    /// let first = training.train_step(batch(), LossFn::CrossEntropy, adam.clone());
+    /// let second = training.train_step(batch(), LossFn::CrossEntropy, adam);
+    /// let before = first.wait()?.0.metrics["loss:sum"];
+    /// let after = second.wait()?.0.metrics["loss:sum"];
+    /// assert!(after < before);
+    /// # }
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn train_step(
+        &self,
+        data: Vec<Datum>,
+        loss: impl Into<Loss>,
+        params: impl Into<OptimizerParams>,
+    ) -> TrainStep {
+        let (loss, params) = (loss.into(), params.into());
+        let fine = self.check_pass(&data, &loss).and_then(|()| params.validate());
+        if let Err(error) = fine {
+            return TrainStep {
+                forward_backward: Pending::failed(FORWARD_BACKWARD, error.clone()),
+                optim_step: Pending::failed(OPTIM_STEP, error),
+            };
+        }
+        let (session, actor) = (self.session(), &self.inner.actor);
+        let (pass, forward_backward) = session.ticket(FORWARD_BACKWARD, &actor.cancel);
+        let (update, step) = session.ticket(OPTIM_STEP, &actor.cancel);
+        let pass = Pass { ticket: pass, data, loss, forward_only: false };
+        let msg = Msg::TrainStep(Box::new(pass), optim_step(update, params));
+        match actor.mailbox.send(msg, step.deadline()) {
+            Ok(()) => TrainStep {
+                forward_backward: forward_backward.keeping(self.inner.owner.clone()),
+                optim_step: step.keeping(self.inner.owner.clone()),
+            },
+            Err(error) => TrainStep {
+                forward_backward: Pending::failed(FORWARD_BACKWARD, error.clone()),
+                optim_step: Pending::failed(OPTIM_STEP, error),
+            },
+        }
     }
 
     /// Saves weights and optimizer state under a name (PROTOCOL §3.3 #15).
@@ -162,24 +231,52 @@ impl TrainingClient {
     /// # Blocking
     /// As for [`forward`](Self::forward).
     pub fn save_state(&self, name: &str, ttl: Ttl) -> Pending<SaveStateOutput> {
+        self.save_state_with(name, &SaveStateOptions { ttl, ..Default::default() })
+    }
+
+    /// As [`save_state`](Self::save_state), with metadata, or replacing a checkpoint of the same name.
+    ///
+    /// # Errors
+    /// As for [`save_state`](Self::save_state); a name that is taken only without `overwrite`.
+    ///
+    /// # Blocking
+    /// As for [`forward`](Self::forward).
+    ///
+    /// # Example: the newest state under one name
+    /// ```
+    /// # #[cfg(feature = "local")] {
+    /// # let server = tinkex::local::Server::start(Default::default())?;
+    /// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+    /// # let training = service.create_lora_training_client("tinkex/nano", Default::default())?;
+    /// use tinkex::types::SaveStateOptions;
+    ///
+    /// let options = SaveStateOptions { overwrite: true, ..Default::default() };
+    /// let first = training.save_state_with("newest", &options).wait()?.path;
+    /// let second = training.save_state_with("newest", &options).wait()?.path;
+    /// assert_eq!(first, second);
+    /// # }
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn save_state_with(&self, name: &str, options: &SaveStateOptions) -> Pending<SaveStateOutput> {
         const VERB: &str = "TrainingClient.save_state";
-        let ttl_seconds = match check_name(name).and_then(|()| ttl.seconds()) {
+        let ttl_seconds = match check_name(name).and_then(|()| options.ttl.seconds()) {
             Ok(it) => it,
             Err(error) => return Pending::failed(VERB, error),
         };
-        let path = Some(name.to_string());
+        let request = json::SaveWeightsRequest {
+            path: Some(name.to_string()),
+            ttl_seconds,
+            overwrite: options.overwrite,
+            user_metadata: options.user_metadata.clone(),
+            ..Default::default()
+        };
         self.ask(VERB, Msg::SaveState, |ticket| Ask {
             ticket,
             path: "/api/v1/save_weights",
             request_type: "SaveWeights",
             body: Box::new(move |model_id, seq_id| {
-                json::encode(&json::SaveWeightsRequest {
-                    model_id: model_id.into(),
-                    path,
-                    seq_id: Some(seq_id),
-                    ttl_seconds,
-                    ..Default::default()
-                })
+                let (model_id, seq_id) = (model_id.into(), Some(seq_id));
+                json::encode(&json::SaveWeightsRequest { model_id, seq_id, ..request })
             }),
             read: |body| {
                 let reply: json::SaveWeightsResponse = json::response(body)?;
@@ -227,19 +324,96 @@ impl TrainingClient {
     /// # Blocking
     /// As for [`forward`](Self::forward).
     pub fn save_weights_for_sampler(&self, name: &str, ttl: Ttl) -> Pending<SaveWeightsForSamplerOutput> {
+        self.save_weights_for_sampler_with(name, &SaveWeightsOptions { ttl, ..Default::default() })
+    }
+
+    /// As [`save_weights_for_sampler`](Self::save_weights_for_sampler), with metadata.
+    ///
+    /// # Errors
+    /// As for [`save_state`](Self::save_state).
+    ///
+    /// # Blocking
+    /// As for [`forward`](Self::forward).
+    pub fn save_weights_for_sampler_with(
+        &self,
+        name: &str,
+        options: &SaveWeightsOptions,
+    ) -> Pending<SaveWeightsForSamplerOutput> {
         const VERB: &str = "TrainingClient.save_weights_for_sampler";
-        let ttl_seconds = match check_name(name).and_then(|()| ttl.seconds()) {
+        let ttl_seconds = match check_name(name).and_then(|()| options.ttl.seconds()) {
             Ok(it) => it,
             Err(error) => return Pending::failed(VERB, error),
         };
         let request = json::SaveWeightsForSamplerRequest {
             path: Some(name.to_string()),
             ttl_seconds,
+            user_metadata: options.user_metadata.clone(),
             ..Default::default()
         };
         self.save_for_sampler(VERB, request).and_then(|reply| {
             let path = reply.path.ok_or_else(|| incomplete("the path of the weights"))?;
             Ok(SaveWeightsForSamplerOutput { path: from_server(path.parse())? })
+        })
+    }
+
+    /// Saves the weights under a name in the files of Hugging Face PEFT, to be downloaded and used elsewhere (PROTOCOL §3.3
+    /// #18). With recipients of the age encryption tool, at most ten public keys, each file is encrypted for them and its
+    /// name ends with `.age`.
+    ///
+    /// # Errors
+    /// As for [`save_state`](Self::save_state); too many recipients or an empty one (nothing is sent); a server that does
+    /// not offer it.
+    ///
+    /// # Blocking
+    /// As for [`forward`](Self::forward).
+    ///
+    /// # Example: for a day, for one reader
+    /// ```no_run
+    /// # fn example(training: tinkex::TrainingClient) -> tinkex::Result<()> {
+    /// use std::time::Duration;
+    /// use tinkex::types::Ttl;
+    ///
+    /// let day = Ttl::After(Duration::from_secs(24 * 3600));
+    /// let saved = training.save_weights_external("release", day, &["age1example"]).wait()?;
+    /// println!("{}: {:?} bytes", saved.path, saved.size_bytes);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn save_weights_external(
+        &self,
+        name: &str,
+        ttl: Ttl,
+        age_encryption_recipients: &[&str],
+    ) -> Pending<SaveWeightsExternalOutput> {
+        const VERB: &str = "TrainingClient.save_weights_external";
+        let fine = check_name(name).and_then(|()| check_recipients(age_encryption_recipients));
+        let ttl_seconds = match fine.and_then(|()| ttl.seconds()) {
+            Ok(it) => it,
+            Err(error) => return Pending::failed(VERB, error),
+        };
+        let recipients = age_encryption_recipients.iter().map(|it| it.to_string()).collect::<Vec<_>>();
+        let request = json::SaveWeightsExternalRequest {
+            path: name.to_string(),
+            ttl_seconds,
+            age_encryption_recipients: Some(recipients).filter(|it| !it.is_empty()),
+            ..Default::default()
+        };
+        self.ask(VERB, Msg::SaveExternal, |ticket| Ask {
+            ticket,
+            path: "/api/v1/save_weights_external",
+            request_type: "SaveWeightsExternal",
+            body: Box::new(move |model_id, seq_id| {
+                let (model_id, seq_id) = (model_id.into(), Some(seq_id));
+                json::encode(&json::SaveWeightsExternalRequest { model_id, seq_id, ..request })
+            }),
+            read: |body| {
+                let reply: json::SaveWeightsExternalResponse = json::response(body)?;
+                let path = reply.path.ok_or_else(|| incomplete("the path of the files"))?;
+                Ok(SaveWeightsExternalOutput {
+                    path: from_server(path.parse())?,
+                    size_bytes: reply.size_bytes,
+                })
+            },
         })
     }
 
@@ -251,10 +425,23 @@ impl TrainingClient {
     /// # Blocking
     /// Until the server saved the weights, behind all operations submitted before; at most `Timeouts::operation`.
     pub fn save_weights_and_get_sampling_client(&self) -> Result<SamplingClient> {
+        self.save_weights_and_get_sampling_client_with(SamplerKind::Snapshot)
+    }
+
+    /// As [`save_weights_and_get_sampling_client`](Self::save_weights_and_get_sampling_client), frozen or moving along with
+    /// later saves of the same kind.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Blocking
+    /// As there.
+    pub fn save_weights_and_get_sampling_client_with(&self, kind: SamplerKind) -> Result<SamplingClient> {
         const VERB: &str = "TrainingClient.save_weights_and_get_sampling_client";
         let seq_id = self.session().next_sampling_session_seq_id();
         let request = json::SaveWeightsForSamplerRequest {
             sampling_session_seq_id: Some(seq_id),
+            kind,
             ..Default::default()
         };
         let reply = self.save_for_sampler(VERB, request).wait()?;
@@ -277,6 +464,10 @@ impl TrainingClient {
         self.inner.owner.session()
     }
 
+    fn check_pass(&self, data: &[Datum], loss: &Loss) -> Result<()> {
+        check_data(data).and_then(|()| loss.validate())
+    }
+
     fn pass(
         &self,
         verb: &'static str,
@@ -284,7 +475,7 @@ impl TrainingClient {
         loss: Loss,
         forward_only: bool,
     ) -> Pending<ForwardBackwardOutput> {
-        if let Err(error) = check_data(&data).and_then(|()| loss.validate()) {
+        if let Err(error) = self.check_pass(&data, &loss) {
             return Pending::failed(verb, error);
         }
         self.submit(verb, |ticket| Msg::Pass(Box::new(Pass { ticket, data, loss, forward_only })))
@@ -362,6 +553,18 @@ impl TrainingClient {
 impl std::fmt::Debug for TrainingClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TrainingClient").field("info", &self.inner.info).finish_non_exhaustive()
+    }
+}
+
+fn optim_step(ticket: Ticket<OptimStepOutput>, params: OptimizerParams) -> Ask<OptimStepOutput> {
+    Ask {
+        ticket,
+        path: "/api/v1/optim_step",
+        request_type: "OptimStep",
+        body: Box::new(|model_id, seq_id| {
+            json::encode(&json::OptimStepRequest::new(model_id, seq_id, params))
+        }),
+        read: |body| Ok(json::response::<json::OptimStepResponse>(body)?.into()),
     }
 }
 

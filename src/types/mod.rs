@@ -15,7 +15,9 @@ mod lenient;
 mod loss;
 mod model;
 mod model_input;
+mod model_options;
 mod optim;
+mod optimizer;
 mod page;
 mod path;
 mod queue;
@@ -35,7 +37,11 @@ mod usage;
 mod weights_info;
 
 pub use audit::{AuditEntry, AuditEventType};
-pub use checkpoint::{LoadStateOutput, SaveStateOutput, SaveWeightsForSamplerOutput, Ttl};
+pub(crate) use checkpoint::check_recipients;
+pub use checkpoint::{
+    LoadStateOutput, SamplerKind, SaveStateOptions, SaveStateOutput, SaveWeightsExternalOutput,
+    SaveWeightsForSamplerOutput, SaveWeightsOptions, Ttl,
+};
 pub use checkpoint_plan::CheckpointPlan;
 pub use checkpoint_record::{Checkpoint, CheckpointType};
 pub use copy::{AccessToken, CopyOptions};
@@ -45,7 +51,9 @@ pub use identity::{ApiKeyDetails, ApiKeyInfo, Identity};
 pub use loss::{Loss, LossFn, LossValue};
 pub use model::{LoraConfig, ModelInfo, ServerCapabilities, SupportedModel};
 pub use model_input::{Chunk, ImageFormat, ModelInput};
+pub use model_options::{FromStateOptions, ModelOptions};
 pub use optim::{AdamParams, OptimStepOutput};
+pub use optimizer::{DimuonParams, OptimizerConfig, OptimizerParams};
 pub use page::{AccessScope, Cursor, Page};
 pub use path::{CheckpointPath, ExternalPath, SamplerPath, TrainingPath};
 pub use queue::QueueState;

@@ -18,5 +18,6 @@ mod regression;
 mod rest;
 mod seeing;
 mod soak;
+mod training_options;
 mod verbs;
 mod waiting;

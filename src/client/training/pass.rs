@@ -33,11 +33,17 @@ type Accepted = (Submitted, Instant);
 
 impl Sequencer {
     /// Sends all parts of a pass, and leaves the wait for their results to the pool.
-    pub(super) fn pass(&mut self, pass: Pass) {
+    ///
+    /// # Errors
+    /// Why not all parts were accepted; whoever waits for the pass has been told.
+    pub(super) fn pass(&mut self, pass: Pass) -> Result<()> {
         let Pass { ticket, data, loss, forward_only } = pass;
         let accepted = match self.send(&ticket, data, loss, forward_only) {
             Ok(it) => it,
-            Err(error) => return ticket.answer(Err(error)),
+            Err(error) => {
+                ticket.answer(Err(error.clone()));
+                return Err(error);
+            }
         };
         let session = self.session.clone();
         // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
@@ -45,6 +51,7 @@ impl Sequencer {
             let result = collect(&session, &ticket, accepted, forward_only);
             ticket.answer(result);
         });
+        Ok(())
     }
 
     fn send(
