@@ -174,6 +174,7 @@ pub(crate) struct Config {
     pub(crate) circuit_breaker: Option<CircuitBreaker>,
     pub(crate) seeing: Seeing,
     pub(crate) telemetry: bool,
+    pub(crate) dense_tensors: bool,
 }
 
 /// What a caller set; the rest comes from the environment or a default.
@@ -192,6 +193,7 @@ pub(crate) struct Settings {
     pub(crate) circuit_breaker: Option<CircuitBreaker>,
     pub(crate) seeing: Seeing,
     pub(crate) telemetry: Option<bool>,
+    pub(crate) dense_tensors: bool,
 }
 
 impl Settings {
@@ -222,6 +224,7 @@ impl Settings {
             circuit_breaker: self.circuit_breaker,
             seeing: self.seeing,
             telemetry: self.telemetry.or_else(|| env.telemetry()).unwrap_or(false),
+            dense_tensors: self.dense_tensors,
         })
     }
 }

@@ -71,6 +71,13 @@ impl ServiceClientBuilder {
         self
     }
 
+    /// Sends only dense tensors, for servers that take no others (SkyRL answers sparse ones with 422). Default false: matrices
+    /// of `target_tokens` and `weights` are sent sparse where that is smaller.
+    pub fn dense_tensors(mut self, yes: bool) -> Self {
+        self.settings.dense_tensors = yes;
+        self
+    }
+
     /// The address of the server, with scheme: `http://…` or `https://…`.
     pub fn base_url(mut self, url: impl Into<String>) -> Self {
         self.settings.base_url = Some(url.into());

@@ -9,18 +9,20 @@ use crate::pending::Pending;
 use crate::session::{Owner, Session, Ticket, incomplete};
 use crate::sync::actor::Actor;
 use crate::types::{
-    Datum, ForwardBackwardOutput, LoadStateOutput, Loss, ModelInfo, OptimStepOutput, OptimizerParams,
-    SamplerKind, SaveStateOptions, SaveStateOutput, SaveWeightsExternalOutput, SaveWeightsForSamplerOutput,
-    SaveWeightsOptions, TrainingPath, Ttl, check_recipients,
+    CustomLoss, Datum, ForwardBackwardOutput, LoadStateOutput, Loss, LossFn, ModelInfo, OptimStepOutput,
+    OptimizerParams, SamplerKind, SaveStateOptions, SaveStateOutput, SaveWeightsExternalOutput,
+    SaveWeightsForSamplerOutput, SaveWeightsOptions, TrainingPath, Ttl, check_recipients,
 };
 use crate::wire::json;
 
+mod custom;
 mod pass;
 mod submit;
 mod train_step;
 
 pub use train_step::TrainStep;
 
+use custom::Custom;
 use pass::Pass;
 use submit::{Ask, Sequencer};
 
@@ -64,6 +66,7 @@ struct Inner {
 /// Everything that a training client can be asked to do.
 enum Msg {
     Pass(Box<Pass>),
+    Custom(Box<Custom>),
     OptimStep(Ask<OptimStepOutput>),
     TrainStep(Box<Pass>, Ask<OptimStepOutput>),
     SaveState(Ask<SaveStateOutput>),
@@ -83,6 +86,7 @@ impl Actor for TrainingActor {
         match msg {
             // Whoever waits for it is told of a failure.
             Msg::Pass(pass) => drop(self.sequencer.pass(*pass)),
+            Msg::Custom(custom) => self.sequencer.custom(*custom),
             Msg::TrainStep(pass, ask) => match self.sequencer.pass(*pass) {
                 Ok(()) => self.sequencer.ask(ask),
                 Err(error) => ask.ticket.answer(Err(train_step::not_sent(error))),
@@ -143,6 +147,58 @@ impl TrainingClient {
         loss: impl Into<Loss>,
     ) -> Pending<ForwardBackwardOutput> {
         self.pass(FORWARD_BACKWARD, data, loss.into(), false)
+    }
+
+    /// As [`forward_backward`](Self::forward_backward), with a loss that the caller computes (PROTOCOL §9.6). The function
+    /// gets the data and, for each, the log-probabilities of its `target_tokens` (row-major if they have two dimensions),
+    /// and returns the loss with its derivative by each of them. That takes two passes on the server, a forward one and
+    /// one that applies the gradients; operations that are submitted meanwhile keep their place behind both.
+    ///
+    /// The result is that of the second pass. Among its metrics, `loss:sum` is the caller's loss, `surrogate_loss:sum` the
+    /// server's, and the caller's own are added.
+    ///
+    /// The function runs on a thread of its own. It must not wait for an operation of this client: those queue behind it.
+    ///
+    /// # Errors
+    /// As for [`forward_backward`](Self::forward_backward); also [`ErrorKind::CustomLoss`] if the function returns an error,
+    /// [`ErrorKind::Panicked`] if it panics, and a violation such as `gradients[2]` if its gradients do not fit the data.
+    /// A failure between the two passes, cancelling included, poisons the client, because what was submitted behind
+    /// the call counts on its gradients. Dropping the [`Pending`] changes nothing.
+    ///
+    /// # Blocking
+    /// As for [`forward`](Self::forward).
+    ///
+    /// # Example: cross-entropy with a square
+    /// ```
+    /// # #[cfg(feature = "local")] {
+    /// # let server = tinkex::local::Server::start(Default::default())?;
+    /// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+    /// # let training = service.create_lora_training_client("tinkex/nano", Default::default())?;
+    /// use tinkex::types::{CustomLoss, Datum};
+    ///
+    /// let data = vec![Datum::cross_entropy(&[1, 2], &[3, 4])];
+    /// let step = training.forward_backward_custom(data, |_data, logprobs| {
+    ///     let loss = logprobs.iter().flat_map(|it| it.iter()).map(|it| f64::from(it * it)).sum();
+    ///     let gradients = logprobs.iter().map(|it| it.iter().map(|it| 2.0 * it).collect()).collect();
+    ///     Ok::<_, tinkex::Error>(CustomLoss::new(loss, gradients))
+    /// });
+    /// assert!(0.0 < step.wait()?.metrics["loss:sum"]);
+    /// # }
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn forward_backward_custom<F, E>(&self, data: Vec<Datum>, loss: F) -> Pending<ForwardBackwardOutput>
+    where
+        F: FnOnce(&[Datum], &[&[f32]]) -> std::result::Result<CustomLoss, E> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        const VERB: &str = "TrainingClient.forward_backward_custom";
+        if let Err(error) = self.check_pass(&data, &LossFn::CrossEntropy.into()) {
+            return Pending::failed(VERB, error);
+        }
+        let loss = Box::new(move |data: &[Datum], logprobs: &[&[f32]]| {
+            loss(data, logprobs).map_err(|it| custom::failed(it.into()))
+        });
+        self.submit(VERB, |ticket| Msg::Custom(Box::new(Custom { ticket, data, loss })))
     }
 
     /// Changes the weights by the gradients that were gathered, and clears those (PROTOCOL §3.3 #14). The parameters are
@@ -208,7 +264,7 @@ impl TrainingClient {
         let (session, actor) = (self.session(), &self.inner.actor);
         let (pass, forward_backward) = session.ticket(FORWARD_BACKWARD, &actor.cancel);
         let (update, step) = session.ticket(OPTIM_STEP, &actor.cancel);
-        let pass = Pass { ticket: pass, data, loss, forward_only: false };
+        let pass = Pass { ticket: pass, data: self.pack(data), loss, forward_only: false };
         let msg = Msg::TrainStep(Box::new(pass), optim_step(update, params));
         match actor.mailbox.send(msg, step.deadline()) {
             Ok(()) => TrainStep {
@@ -465,7 +521,9 @@ impl TrainingClient {
     }
 
     fn check_pass(&self, data: &[Datum], loss: &Loss) -> Result<()> {
-        check_data(data).and_then(|()| loss.validate())
+        loss.validate()?;
+        check_data(data)?;
+        data.iter().enumerate().try_for_each(|(i, it)| loss.loss_fn.check(it, &format!("data[{i}]")))
     }
 
     fn pass(
@@ -478,7 +536,15 @@ impl TrainingClient {
         if let Err(error) = self.check_pass(&data, &loss) {
             return Pending::failed(verb, error);
         }
+        let data = self.pack(data);
         self.submit(verb, |ticket| Msg::Pass(Box::new(Pass { ticket, data, loss, forward_only })))
+    }
+
+    /// Makes the tensors those that are sent.
+    fn pack(&self, mut data: Vec<Datum>) -> Vec<Datum> {
+        let dense = self.session().config.dense_tensors;
+        data.iter_mut().for_each(|it| it.pack(dense));
+        data
     }
 
     fn load(

@@ -9,6 +9,7 @@ pub(crate) mod json;
 mod le;
 pub(crate) mod proto;
 pub(crate) mod sample;
+mod spans;
 mod tensor;
 pub(crate) mod train;
 pub(crate) mod url;

@@ -7,6 +7,7 @@ mod util;
 mod admin;
 mod bad_input;
 mod bad_weather;
+mod custom_loss;
 #[cfg(feature = "local")]
 mod engine_http;
 #[cfg(feature = "local")]
