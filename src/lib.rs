@@ -64,7 +64,7 @@
 //! `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`, each with less weight than what [`ServiceClientBuilder`] is told.
 //!
 //! # What it does not do
-//! Tokenizers other than bytes, chat templates, custom losses and the download of checkpoints are not there yet. It never
+//! Tokenizers other than bytes, chat templates, custom losses on the server and the download of checkpoints are not there yet. It never
 //! merges adapters, owns signals, or starts a runtime.
 
 mod client;

@@ -27,6 +27,7 @@ use crate::sync::clock::Clock;
 /// | [`telemetry`](Self::telemetry) | `TINKER_TELEMETRY`: `1`, `true`, `yes` or `on` | off |
 /// | [`timeouts`](Self::timeouts) | | see [`Timeouts`] |
 /// | [`threads`](Self::threads) | | see [`Threads`] |
+/// | [`dense_tensors`](Self::dense_tensors) | | false |
 /// | [`pause_policy`](Self::pause_policy) | | wait |
 /// | [`metrics`](Self::metrics) | | kept |
 /// | [`observer`](Self::observer), [`trace_context`](Self::trace_context) | | none |

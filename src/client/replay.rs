@@ -337,7 +337,11 @@ fn replay(file: &str) -> std::collections::BTreeMap<String, usize> {
                 check(recorded, seen);
                 *counts.entry(recorded.path.clone()).or_default() += 1;
             }
-            None => assert_eq!(recorded.answer.status, 400, "exchange {}: nothing was sent", recorded.n),
+            // What is refused here was refused there, or is the datum without targets that made that server fail.
+            None => {
+                let n = recorded.n;
+                assert!(matches!(recorded.answer.status, 400 | 500), "exchange {n}: nothing was sent");
+            }
         }
     }
     counts
@@ -354,7 +358,7 @@ fn every_recorded_request_of_our_verbs_is_reproduced() {
         ("create_session", 1),
         ("create_model", 5),
         ("load_weights", 5),
-        ("forward_backward", 39),
+        ("forward_backward", 38),
         ("optim_step", 32),
         ("save_weights", 2),
         ("save_weights_for_sampler", 2),
