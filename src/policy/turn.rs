@@ -173,7 +173,9 @@ mod tests {
     #[test]
     fn a_custom_loss_that_fails_halfway_breaks_the_order_and_one_that_was_refused_gives_its_ids_back() {
         use Settled::*;
-        let table: [(&str, [Fate; 2], Option<[Fate; 2]>, Settled, u32); 7] = [
+        /// What happened, the fates of the parts of both passes, what is left, and the next id.
+        type Row = (&'static str, [Fate; 2], Option<[Fate; 2]>, Settled, u32);
+        let table: [Row; 7] = [
             ("all went well", [Accepted, Accepted], Some([Accepted, Accepted]), Whole, 5),
             ("no gradients", [Accepted, Accepted], None, Broken, 5),
             ("the forward parts were refused", [Refused, Unsent], None, Whole, 1),
