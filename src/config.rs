@@ -185,6 +185,8 @@ pub(crate) struct Config {
     pub(crate) circuit_breaker: Option<CircuitBreaker>,
     pub(crate) seeing: Seeing,
     pub(crate) telemetry: bool,
+    /// Sparse tensors are written out.
+    pub(crate) dense_tensors: bool,
     pub(crate) network: Network,
     /// Headers that stand in the place of the client's own, or beside them.
     pub(crate) overrides: Vec<(String, Secret)>,
@@ -226,6 +228,7 @@ pub(crate) struct Settings {
     pub(crate) ca_bundle: Option<PathBuf>,
     pub(crate) overrides: Vec<(String, Secret)>,
     pub(crate) sdk_version: Option<String>,
+    pub(crate) dense_tensors: bool,
 }
 
 impl Settings {
@@ -272,6 +275,7 @@ impl Settings {
             network,
             overrides: self.overrides,
             sdk_version,
+            dense_tensors: self.dense_tensors,
         })
     }
 }

@@ -209,7 +209,8 @@ impl Error {
             | ErrorKind::Permission
             | ErrorKind::NotFound
             | ErrorKind::Conflict
-            | ErrorKind::Billing => true,
+            | ErrorKind::Billing
+            | ErrorKind::CustomLoss => true,
             ErrorKind::Status { code } => (400..500).contains(code) && !matches!(code, 408 | 410 | 425 | 429),
             ErrorKind::RequestFailed { category } => *category == Category::User,
             _ => false,

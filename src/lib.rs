@@ -67,7 +67,7 @@
 //! for the stored keys ([`credentials`]). Each has less weight than what [`ServiceClientBuilder`] is told.
 //!
 //! # What it does not do
-//! Tokenizers other than bytes, chat templates, custom losses and the download of checkpoints are not there yet. It never
+//! Tokenizers other than bytes, chat templates, custom losses on the server and the download of checkpoints are not there yet. It never
 //! merges adapters, owns signals, or starts a runtime.
 
 mod claims;
@@ -98,7 +98,8 @@ mod wire;
 
 pub use client::{AdminClient, FoundSessions, Listing, RestClient};
 pub use client::{
-    SamplerHandle, SamplingClient, SamplingSource, ServiceClient, ServiceClientBuilder, TrainingClient,
+    SamplerHandle, SamplingClient, SamplingSource, ServiceClient, ServiceClientBuilder, TrainStep,
+    TrainingClient,
 };
 pub use config::{CircuitBreaker, PausePolicy, Threads, Timeouts};
 pub use error::{Category, Error, ErrorKind, Phase, Result, Sent, Violation};

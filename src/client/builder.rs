@@ -34,6 +34,7 @@ use crate::sync::clock::Clock;
 /// | [`sdk_version`](Self::sdk_version) | | `0.38.0` |
 /// | [`timeouts`](Self::timeouts) | | see [`Timeouts`] |
 /// | [`threads`](Self::threads) | | see [`Threads`] |
+/// | [`dense_tensors`](Self::dense_tensors) | | false |
 /// | [`pause_policy`](Self::pause_policy) | | wait |
 /// | [`metrics`](Self::metrics) | | kept |
 /// | [`observer`](Self::observer), [`trace_context`](Self::trace_context) | | none |
@@ -79,6 +80,13 @@ impl ServiceClientBuilder {
     /// Accepts a key of any form, for servers that do not check it. Default false.
     pub fn allow_any_key(mut self, yes: bool) -> Self {
         self.settings.any_key = yes;
+        self
+    }
+
+    /// Sends only dense tensors, for servers that take no others (SkyRL answers sparse ones with 422). Default false: matrices
+    /// of `target_tokens` and `weights` are sent sparse where that is smaller.
+    pub fn dense_tensors(mut self, yes: bool) -> Self {
+        self.settings.dense_tensors = yes;
         self
     }
 

@@ -1,17 +1,23 @@
 //! Making models and sampling sessions: what a service's actor hands to the pool.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::client::Submitted;
 use crate::error::{Error, Result};
 use crate::http::{Answer, Call, Lane};
+use crate::secret::Secret;
 use crate::session::{Promise, Session, Ticket, incomplete, is_not_offered};
-use crate::types::{LoraConfig, ModelInfo, SamplerPath, TrainingPath};
+use crate::types::{
+    AccessToken, FromStateOptions, LoraConfig, ModelInfo, ModelOptions, OptimizerConfig, SamplerPath,
+    TrainingPath,
+};
 use crate::wire::json;
 
 /// What to sample from.
@@ -63,8 +69,8 @@ impl From<Infallible> for Error {
 
 /// How a model begins.
 pub(super) enum Start {
-    New { base_model: String, lora: LoraConfig },
-    From { path: TrainingPath, optimizer: bool },
+    New { base_model: String, lora: LoraConfig, options: ModelOptions },
+    From { path: TrainingPath, options: FromStateOptions },
 }
 
 /// A model to be made.
@@ -133,8 +139,11 @@ struct Maker<'a> {
 impl Maker<'_> {
     fn model(&self, start: Start, seq_id: u64) -> Result<CreatedModel> {
         let (model_id, first_seq_id) = match start {
-            Start::New { base_model, lora } => (self.create(base_model, lora, seq_id)?, 1),
-            Start::From { path, optimizer } => self.load(&path, optimizer, seq_id)?,
+            Start::New { base_model, lora, options } => {
+                let ModelOptions { user_metadata, optimizer } = options;
+                (self.create(base_model, lora, user_metadata, optimizer, seq_id)?, 1)
+            }
+            Start::From { path, options } => self.load(&path, options, seq_id)?,
         };
         let request = json::GetInfoRequest { model_id: model_id.clone() };
         let info: json::GetInfoResponse = self.ask("/api/v1/get_info", &request)?;
@@ -142,24 +151,43 @@ impl Maker<'_> {
         Ok(CreatedModel { info, first_seq_id })
     }
 
-    fn create(&self, base_model: String, lora: LoraConfig, model_seq_id: u64) -> Result<String> {
+    fn create(
+        &self,
+        base_model: String,
+        lora: LoraConfig,
+        user_metadata: Option<BTreeMap<String, String>>,
+        optimizer: OptimizerConfig,
+        model_seq_id: u64,
+    ) -> Result<String> {
         let request = json::CreateModelRequest {
             session_id: self.session_id.into(),
             model_seq_id,
             base_model,
-            user_metadata: None,
+            user_metadata: user_metadata.map(values),
             lora_config: Some(lora),
-            optimizer_config: Default::default(),
+            optimizer_config: optimizer.into(),
         };
         let made: json::CreateModelResponse = self.future("/api/v1/create_model", &request, "CreateModel")?;
         Ok(made.model_id)
     }
 
     /// Makes a model from a checkpoint in one step; on servers that cannot do that, in three (PROTOCOL §11).
-    fn load(&self, path: &TrainingPath, optimizer: bool, model_seq_id: u64) -> Result<(String, u32)> {
+    fn load(
+        &self,
+        path: &TrainingPath,
+        options: FromStateOptions,
+        model_seq_id: u64,
+    ) -> Result<(String, u32)> {
         const PATH: &str = "/api/v1/load_weights";
-        let request =
-            json::LoadWeightsRequest::create(self.session_id, model_seq_id, path.as_str(), optimizer);
+        let token = options.weights_access_token.as_ref();
+        let optimizer = options.restore_optimizer;
+        let request = json::LoadWeightsRequest {
+            base_model: options.base_model.clone(),
+            user_metadata: options.user_metadata.clone().map(values),
+            optimizer_config: options.optimizer.clone().map(Into::into),
+            weights_access_token: token.map(|it| Secret::new(it.expose())),
+            ..json::LoadWeightsRequest::create(self.session_id, model_seq_id, path.as_str(), optimizer)
+        };
         // Only the submission tells what the server can do: a load that failed later would fail again.
         match self.submit(PATH, &request, "LoadWeights") {
             Ok(accepted) => {
@@ -168,9 +196,18 @@ impl Maker<'_> {
                 Ok((loaded.model_id.unwrap_or_else(derived), 1))
             }
             Err(error) if is_not_offered(&error) || error.http_status() == Some(422) => {
-                let (base_model, lora) = self.shape(path)?;
-                let model_id = self.create(base_model, lora, self.session.next_model_seq_id())?;
-                let request = json::LoadWeightsRequest::into_model(&model_id, 1, path.as_str(), optimizer);
+                let (base_model, lora) = self.shape(path, token)?;
+                let model_id = self.create(
+                    options.base_model.unwrap_or(base_model),
+                    lora,
+                    options.user_metadata,
+                    options.optimizer.unwrap_or_default(),
+                    self.session.next_model_seq_id(),
+                )?;
+                let request = json::LoadWeightsRequest {
+                    weights_access_token: request.weights_access_token,
+                    ..json::LoadWeightsRequest::into_model(&model_id, 1, path.as_str(), optimizer)
+                };
                 let _loaded: json::LoadWeightsResponse = self.future(PATH, &request, "LoadWeights")?;
                 Ok((model_id, 2))
             }
@@ -179,9 +216,13 @@ impl Maker<'_> {
     }
 
     /// The base model and the adapter's shape of a checkpoint.
-    fn shape(&self, path: &TrainingPath) -> Result<(String, LoraConfig)> {
+    fn shape(&self, path: &TrainingPath, token: Option<&AccessToken>) -> Result<(String, LoraConfig)> {
         let request = json::WeightsInfoRequest { tinker_path: path.as_str().into() };
-        let info: json::WeightsInfoResponse = self.ask("/api/v1/weights_info", &request)?;
+        let mut call = Call::post(Lane::Train, "/api/v1/weights_info", &request)?.of(&self.ticket.progress);
+        if let Some(token) = token {
+            call = call.header(AccessToken::HEADER, token.expose());
+        }
+        let info: json::WeightsInfoResponse = self.session.http.json(&call, &self.ticket.cancel)?;
         let default = LoraConfig::default();
         let lora = LoraConfig {
             rank: info.lora_rank.unwrap_or(default.rank),
@@ -234,6 +275,10 @@ impl Maker<'_> {
             }
         }
     }
+}
+
+fn values(metadata: BTreeMap<String, String>) -> BTreeMap<String, Value> {
+    metadata.into_iter().map(|(key, value)| (key, value.into())).collect()
 }
 
 /// The promise of a JSON result.

@@ -18,7 +18,7 @@ pub use create::SamplingSource;
 pub use rest::{FoundSessions, Listing, RestClient};
 pub use sampling::{SamplerHandle, SamplingClient};
 pub use service::ServiceClient;
-pub use training::TrainingClient;
+pub use training::{TrainStep, TrainingClient};
 
 use std::ops::Deref;
 use std::sync::Arc;

@@ -15,7 +15,7 @@ use crate::error::ErrorKind;
 use crate::http::Answer;
 use crate::session::Owner;
 use crate::testing::{Act, FakeServer, Seen};
-use crate::types::{LoraConfig, ModelInfo, SampleOptions, Ttl};
+use crate::types::{AdamParams, LoraConfig, ModelInfo, SampleOptions, SaveStateOptions, Ttl};
 use crate::wire::{json, train};
 
 /// One recorded exchange.
@@ -247,12 +247,19 @@ impl Replay {
                 }
             }
             "optim_step" => {
-                let adam = serde_json::from_value(request["adam_params"].clone()).expect("parameters");
+                let adam: AdamParams =
+                    serde_json::from_value(request["adam_params"].clone()).expect("parameters");
                 self.training(&text("model_id"), number("seq_id")).optim_step(adam).wait().err()
             }
             "save_weights" => {
                 let training = self.training(&text("model_id"), number("seq_id"));
-                training.save_state(&text("path"), Ttl::Never).wait().err()
+                let overwrite = request["overwrite"] == true;
+                let options = SaveStateOptions { overwrite, ..Default::default() };
+                training.save_state_with(&text("path"), &options).wait().err()
+            }
+            "save_weights_external" => {
+                let training = self.training(&text("model_id"), number("seq_id"));
+                training.save_weights_external(&text("path"), Ttl::Never, &[]).wait().err()
             }
             "save_weights_for_sampler" => {
                 let training = self.training(&text("model_id"), number("seq_id"));
@@ -337,7 +344,11 @@ fn replay(file: &str) -> std::collections::BTreeMap<String, usize> {
                 check(recorded, seen);
                 *counts.entry(recorded.path.clone()).or_default() += 1;
             }
-            None => assert_eq!(recorded.answer.status, 400, "exchange {}: nothing was sent", recorded.n),
+            // What is refused here was refused there, or is the datum without targets that made that server fail.
+            None => {
+                let n = recorded.n;
+                assert!(matches!(recorded.answer.status, 400 | 500), "exchange {n}: nothing was sent");
+            }
         }
     }
     counts
@@ -354,10 +365,11 @@ fn every_recorded_request_of_our_verbs_is_reproduced() {
         ("create_session", 1),
         ("create_model", 5),
         ("load_weights", 5),
-        ("forward_backward", 39),
+        ("forward_backward", 38),
         ("optim_step", 32),
         ("save_weights", 2),
         ("save_weights_for_sampler", 2),
+        ("save_weights_external", 1),
         ("create_sampling_session", 3),
         ("asample", 17),
         ("sessions/session_f39fe152/finish", 1),

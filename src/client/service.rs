@@ -13,7 +13,7 @@ use crate::metrics::Metrics;
 use crate::policy::telemetry::TelemetryCounts;
 use crate::session::{CloseStatus, Dump, Owner, Session, Ticket};
 use crate::sync::actor::Actor;
-use crate::types::{LoraConfig, ServerCapabilities, TrainingPath};
+use crate::types::{FromStateOptions, LoraConfig, ModelOptions, ServerCapabilities, TrainingPath};
 use crate::wire::json::ServerCapabilitiesResponse;
 
 /// The entry to a server: opens a session there and makes the clients that train and sample in it.
@@ -139,12 +139,46 @@ impl ServiceClient {
     /// # Ok::<(), tinkex::Error>(())
     /// ```
     pub fn create_lora_training_client(&self, base_model: &str, lora: LoraConfig) -> Result<TrainingClient> {
+        self.create_lora_training_client_with(base_model, lora, &ModelOptions::default())
+    }
+
+    /// As [`create_lora_training_client`](Self::create_lora_training_client), with metadata or another optimizer.
+    ///
+    /// # Errors
+    /// As there; also a version of an optimizer that does not exist (nothing is sent).
+    ///
+    /// # Blocking
+    /// As for [`create_lora_training_client`](Self::create_lora_training_client).
+    ///
+    /// # Example: a note to find the run by
+    /// ```
+    /// # #[cfg(feature = "local")] {
+    /// # let server = tinkex::local::Server::start(Default::default())?;
+    /// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+    /// use tinkex::types::ModelOptions;
+    ///
+    /// let note = Some([("recipe".to_string(), "pig latin".to_string())].into());
+    /// let options = ModelOptions { user_metadata: note, ..Default::default() };
+    /// let training = service.create_lora_training_client_with("tinkex/nano", Default::default(), &options)?;
+    /// let run = service.create_rest_client().get_training_run(training.model_id())?;
+    /// assert_eq!(run.user_metadata["recipe"], "pig latin");
+    /// # }
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn create_lora_training_client_with(
+        &self,
+        base_model: &str,
+        lora: LoraConfig,
+        options: &ModelOptions,
+    ) -> Result<TrainingClient> {
         const VERB: &str = "ServiceClient.create_lora_training_client";
         lora.validate()?;
+        options.optimizer.validate("optimizer")?;
         if base_model.is_empty() {
             return Err(Error::invalid("base_model", "is empty"));
         }
-        self.create_training(VERB, create::Start::New { base_model: base_model.into(), lora })
+        let options = options.clone();
+        self.create_training(VERB, create::Start::New { base_model: base_model.into(), lora, options })
     }
 
     /// Makes a model to train from the weights of a saved one; the optimizer starts afresh. The adapter has the shape
@@ -160,8 +194,33 @@ impl ServiceClient {
         P: TryInto<TrainingPath>,
         Error: From<P::Error>,
     {
-        const VERB: &str = "ServiceClient.create_training_client_from_state";
-        self.create_training(VERB, create::Start::From { path: path.try_into()?, optimizer: false })
+        self.create_training_client_from_state_with(path, &FromStateOptions::default())
+    }
+
+    /// As [`create_training_client_from_state`](Self::create_training_client_from_state), with metadata, an owner's
+    /// permission, another optimizer or the saved one.
+    ///
+    /// # Errors
+    /// As there; also another optimizer together with the saved one (nothing is sent).
+    ///
+    /// # Blocking
+    /// As for [`create_lora_training_client`](Self::create_lora_training_client).
+    pub fn create_training_client_from_state_with<P>(
+        &self,
+        path: P,
+        options: &FromStateOptions,
+    ) -> Result<TrainingClient>
+    where
+        P: TryInto<TrainingPath>,
+        Error: From<P::Error>,
+    {
+        let path = path.try_into()?;
+        options.validate()?;
+        let verb = match options.restore_optimizer {
+            true => "ServiceClient.create_training_client_from_state_with_optimizer",
+            false => "ServiceClient.create_training_client_from_state",
+        };
+        self.create_training(verb, create::Start::From { path, options: options.clone() })
     }
 
     /// Makes a model to train from a saved one, with the state of its optimizer: training goes on as if it had never
@@ -177,8 +236,8 @@ impl ServiceClient {
         P: TryInto<TrainingPath>,
         Error: From<P::Error>,
     {
-        const VERB: &str = "ServiceClient.create_training_client_from_state_with_optimizer";
-        self.create_training(VERB, create::Start::From { path: path.try_into()?, optimizer: true })
+        let options = FromStateOptions { restore_optimizer: true, ..FromStateOptions::default() };
+        self.create_training_client_from_state_with(path, &options)
     }
 
     /// Makes a client that samples, from a base model's name or from the `tinker://` path of saved weights.

@@ -2,23 +2,32 @@
 
 use std::sync::Arc;
 
-use crate::client::create::{CreatedModel, CreatedSampler};
-use crate::client::{Client, Hold, SamplingClient};
-use crate::error::{Error, ErrorKind, Result};
+use crate::client::create::CreatedModel;
+use crate::client::{Client, Hold};
+use crate::error::{Error, Result};
 use crate::pending::Pending;
-use crate::session::{Owner, Session, Ticket, incomplete};
+use crate::session::{Owner, Session, Ticket};
 use crate::sync::actor::Actor;
 use crate::types::{
-    AdamParams, Datum, ForwardBackwardOutput, LoadStateOutput, Loss, ModelInfo, OptimStepOutput,
-    SaveStateOutput, SaveWeightsForSamplerOutput, TrainingPath, Ttl,
+    CustomLoss, Datum, ForwardBackwardOutput, LoadStateOutput, Loss, LossFn, ModelInfo, OptimStepOutput,
+    OptimizerParams, SaveStateOutput, SaveWeightsExternalOutput, TrainingPath,
 };
 use crate::wire::json;
 
+mod custom;
 mod pass;
+mod save;
 mod submit;
+mod train_step;
 
+pub use train_step::TrainStep;
+
+use custom::Custom;
 use pass::Pass;
 use submit::{Ask, Sequencer};
+
+const FORWARD_BACKWARD: &str = "TrainingClient.forward_backward";
+const OPTIM_STEP: &str = "TrainingClient.optim_step";
 
 /// Trains one model. Operations run on the server in the order of the calls that submitted them, whichever threads
 /// made them.
@@ -57,10 +66,13 @@ struct Inner {
 /// Everything that a training client can be asked to do.
 enum Msg {
     Pass(Box<Pass>),
+    Custom(Box<Custom>),
     OptimStep(Ask<OptimStepOutput>),
+    TrainStep(Box<Pass>, Ask<OptimStepOutput>),
     SaveState(Ask<SaveStateOutput>),
     LoadState(Ask<LoadStateOutput>),
     SaveWeights(Ask<json::SaveWeightsForSamplerResponse>),
+    SaveExternal(Ask<SaveWeightsExternalOutput>),
 }
 
 struct TrainingActor {
@@ -72,11 +84,18 @@ impl Actor for TrainingActor {
 
     fn turn(&mut self, msg: Msg) {
         match msg {
-            Msg::Pass(pass) => self.sequencer.pass(*pass),
+            // Whoever waits for it is told of a failure.
+            Msg::Pass(pass) => drop(self.sequencer.pass(*pass)),
+            Msg::Custom(custom) => self.sequencer.custom(*custom),
+            Msg::TrainStep(pass, ask) => match self.sequencer.pass(*pass) {
+                Ok(()) => self.sequencer.ask(ask),
+                Err(error) => ask.ticket.answer(Err(train_step::not_sent(error))),
+            },
             Msg::OptimStep(ask) => self.sequencer.ask(ask),
             Msg::SaveState(ask) => self.sequencer.ask(ask),
             Msg::LoadState(ask) => self.sequencer.ask(ask),
             Msg::SaveWeights(ask) => self.sequencer.ask(ask),
+            Msg::SaveExternal(ask) => self.sequencer.ask(ask),
         }
     }
 }
@@ -127,65 +146,136 @@ impl TrainingClient {
         data: Vec<Datum>,
         loss: impl Into<Loss>,
     ) -> Pending<ForwardBackwardOutput> {
-        self.pass("TrainingClient.forward_backward", data, loss.into(), false)
+        self.pass(FORWARD_BACKWARD, data, loss.into(), false)
     }
 
-    /// Changes the weights by the gradients that were gathered, and clears those (PROTOCOL §3.3 #14).
+    /// As [`forward_backward`](Self::forward_backward), with a loss that the caller computes (PROTOCOL §9.6). The function
+    /// gets the data and, for each, the log-probabilities of its `target_tokens` (row-major if they have two dimensions),
+    /// and returns the loss with its derivative by each of them. That takes two passes on the server, a forward one and
+    /// one that applies the gradients; operations that are submitted meanwhile keep their place behind both.
+    ///
+    /// The result is that of the second pass. Among its metrics, `loss:sum` is the caller's loss, `surrogate_loss:sum` the
+    /// server's, and the caller's own are added.
+    ///
+    /// The function runs on a thread of its own. It must not wait for an operation of this client: those queue behind it.
+    ///
+    /// # Errors
+    /// As for [`forward_backward`](Self::forward_backward); also [`ErrorKind::CustomLoss`](crate::ErrorKind::CustomLoss) if the function returns an error,
+    /// [`ErrorKind::Panicked`](crate::ErrorKind::Panicked) if it panics, and a violation such as `gradients[2]` if its gradients do not fit the data.
+    /// A failure between the two passes, cancelling included, poisons the client, because what was submitted behind
+    /// the call counts on its gradients. Dropping the [`Pending`] changes nothing.
+    ///
+    /// # Blocking
+    /// As for [`forward`](Self::forward).
+    ///
+    /// # Example: cross-entropy with a square
+    /// ```
+    /// # #[cfg(feature = "local")] {
+    /// # let server = tinkex::local::Server::start(Default::default())?;
+    /// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+    /// # let training = service.create_lora_training_client("tinkex/nano", Default::default())?;
+    /// use tinkex::types::{CustomLoss, Datum};
+    ///
+    /// let data = vec![Datum::cross_entropy(&[1, 2], &[3, 4])];
+    /// let step = training.forward_backward_custom(data, |_data, logprobs| {
+    ///     let loss = logprobs.iter().flat_map(|it| it.iter()).map(|it| f64::from(it * it)).sum();
+    ///     let gradients = logprobs.iter().map(|it| it.iter().map(|it| 2.0 * it).collect()).collect();
+    ///     Ok::<_, tinkex::Error>(CustomLoss::new(loss, gradients))
+    /// });
+    /// assert!(0.0 < step.wait()?.metrics["loss:sum"]);
+    /// # }
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn forward_backward_custom<F, E>(&self, data: Vec<Datum>, loss: F) -> Pending<ForwardBackwardOutput>
+    where
+        F: FnOnce(&[Datum], &[&[f32]]) -> std::result::Result<CustomLoss, E> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        const VERB: &str = "TrainingClient.forward_backward_custom";
+        if let Err(error) = self.check_pass(&data, &LossFn::CrossEntropy.into()) {
+            return Pending::failed(VERB, error);
+        }
+        let loss = Box::new(move |data: &[Datum], logprobs: &[&[f32]]| {
+            loss(data, logprobs).map_err(|it| custom::failed(it.into()))
+        });
+        self.submit(VERB, |ticket| Msg::Custom(Box::new(Custom { ticket, data, loss })))
+    }
+
+    /// Changes the weights by the gradients that were gathered, and clears those (PROTOCOL §3.3 #14). The parameters are
+    /// those of the optimizer that the model was made with: [`AdamParams`](crate::types::AdamParams) unless
+    /// [`ModelOptions`](crate::types::ModelOptions) said otherwise.
     ///
     /// # Errors
     /// Through the [`Pending`]: a parameter out of its range (nothing is sent), or what the server says.
     ///
     /// # Blocking
     /// As for [`forward`](Self::forward).
-    pub fn optim_step(&self, adam: AdamParams) -> Pending<OptimStepOutput> {
-        const VERB: &str = "TrainingClient.optim_step";
-        if let Err(error) = adam.validate() {
-            return Pending::failed(VERB, error);
+    pub fn optim_step(&self, params: impl Into<OptimizerParams>) -> Pending<OptimStepOutput> {
+        let params = params.into();
+        if let Err(error) = params.validate() {
+            return Pending::failed(OPTIM_STEP, error);
         }
-        self.ask(VERB, Msg::OptimStep, |ticket| Ask {
-            ticket,
-            path: "/api/v1/optim_step",
-            request_type: "OptimStep",
-            body: Box::new(|model_id, seq_id| {
-                json::encode(&json::OptimStepRequest::adam(model_id, seq_id, adam))
-            }),
-            read: |body| Ok(json::response::<json::OptimStepResponse>(body)?.into()),
-        })
+        self.ask(OPTIM_STEP, Msg::OptimStep, |ticket| optim_step(ticket, params))
     }
 
-    /// Saves weights and optimizer state under a name (PROTOCOL §3.3 #15).
+    /// One training step: [`forward_backward`](Self::forward_backward) and [`optim_step`](Self::optim_step), both
+    /// submitted before this returns, so that the server can do them in one go. No operation of another thread comes
+    /// between them. If the data is not accepted, the optimizer's step is not sent either: it would move the weights
+    /// without the gradients.
     ///
     /// # Errors
-    /// Through the [`Pending`]: an empty name or a time to live out of range (nothing is sent), a name that is taken
-    /// ([`ErrorKind::Conflict`]), or what the server says.
+    /// Through the two [`Pending`]s, as for the two verbs.
     ///
     /// # Blocking
     /// As for [`forward`](Self::forward).
-    pub fn save_state(&self, name: &str, ttl: Ttl) -> Pending<SaveStateOutput> {
-        const VERB: &str = "TrainingClient.save_state";
-        let ttl_seconds = match check_name(name).and_then(|()| ttl.seconds()) {
-            Ok(it) => it,
-            Err(error) => return Pending::failed(VERB, error),
-        };
-        let path = Some(name.to_string());
-        self.ask(VERB, Msg::SaveState, |ticket| Ask {
-            ticket,
-            path: "/api/v1/save_weights",
-            request_type: "SaveWeights",
-            body: Box::new(move |model_id, seq_id| {
-                json::encode(&json::SaveWeightsRequest {
-                    model_id: model_id.into(),
-                    path,
-                    seq_id: Some(seq_id),
-                    ttl_seconds,
-                    ..Default::default()
-                })
-            }),
-            read: |body| {
-                let reply: json::SaveWeightsResponse = json::response(body)?;
-                Ok(SaveStateOutput { path: from_server(reply.path.parse())? })
+    ///
+    /// # Example: submit the next step before reading the last one
+    /// ```
+    /// # #[cfg(feature = "local")] {
+    /// # let server = tinkex::local::Server::start(Default::default())?;
+    /// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+    /// # let training = service.create_lora_training_client("tinkex/nano", Default::default())?;
+    /// use tinkex::types::{AdamParams, Datum, LossFn};
+    ///
+    /// let adam = AdamParams { learning_rate: 1e-2, ..Default::default() };
+    /// let batch = || vec![Datum::cross_entropy(&[1, 2], &[3, 4])];
+    /// let first = training.train_step(batch(), LossFn::CrossEntropy, adam.clone());
+    /// let second = training.train_step(batch(), LossFn::CrossEntropy, adam);
+    /// let before = first.wait()?.0.metrics["loss:sum"];
+    /// let after = second.wait()?.0.metrics["loss:sum"];
+    /// assert!(after < before);
+    /// # }
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn train_step(
+        &self,
+        data: Vec<Datum>,
+        loss: impl Into<Loss>,
+        params: impl Into<OptimizerParams>,
+    ) -> TrainStep {
+        let (loss, params) = (loss.into(), params.into());
+        let fine = self.check_pass(&data, &loss).and_then(|()| params.validate());
+        if let Err(error) = fine {
+            return TrainStep {
+                forward_backward: Pending::failed(FORWARD_BACKWARD, error.clone()),
+                optim_step: Pending::failed(OPTIM_STEP, error),
+            };
+        }
+        let (session, actor) = (self.session(), &self.inner.actor);
+        let (pass, forward_backward) = session.ticket(FORWARD_BACKWARD, &actor.cancel);
+        let (update, step) = session.ticket(OPTIM_STEP, &actor.cancel);
+        let pass = Pass { ticket: pass, data: self.pack(data), loss, forward_only: false };
+        let msg = Msg::TrainStep(Box::new(pass), optim_step(update, params));
+        match actor.mailbox.send(msg, step.deadline()) {
+            Ok(()) => TrainStep {
+                forward_backward: forward_backward.keeping(self.inner.owner.clone()),
+                optim_step: step.keeping(self.inner.owner.clone()),
             },
-        })
+            Err(error) => TrainStep {
+                forward_backward: Pending::failed(FORWARD_BACKWARD, error.clone()),
+                optim_step: Pending::failed(OPTIM_STEP, error),
+            },
+        }
     }
 
     /// Loads saved weights into this model; the optimizer starts afresh. Servers allow it only as a model's first
@@ -219,51 +309,6 @@ impl TrainingClient {
         self.load("TrainingClient.load_state_with_optimizer", path.try_into().map_err(Error::from), true)
     }
 
-    /// Saves the weights under a name, to sample from (PROTOCOL §3.3 #17).
-    ///
-    /// # Errors
-    /// As for [`save_state`](Self::save_state).
-    ///
-    /// # Blocking
-    /// As for [`forward`](Self::forward).
-    pub fn save_weights_for_sampler(&self, name: &str, ttl: Ttl) -> Pending<SaveWeightsForSamplerOutput> {
-        const VERB: &str = "TrainingClient.save_weights_for_sampler";
-        let ttl_seconds = match check_name(name).and_then(|()| ttl.seconds()) {
-            Ok(it) => it,
-            Err(error) => return Pending::failed(VERB, error),
-        };
-        let request = json::SaveWeightsForSamplerRequest {
-            path: Some(name.to_string()),
-            ttl_seconds,
-            ..Default::default()
-        };
-        self.save_for_sampler(VERB, request).and_then(|reply| {
-            let path = reply.path.ok_or_else(|| incomplete("the path of the weights"))?;
-            Ok(SaveWeightsForSamplerOutput { path: from_server(path.parse())? })
-        })
-    }
-
-    /// Freezes the weights as they are now, without a name, and makes a client that samples from them.
-    ///
-    /// # Errors
-    /// What the server says, no connection, a closed client.
-    ///
-    /// # Blocking
-    /// Until the server saved the weights, behind all operations submitted before; at most `Timeouts::operation`.
-    pub fn save_weights_and_get_sampling_client(&self) -> Result<SamplingClient> {
-        const VERB: &str = "TrainingClient.save_weights_and_get_sampling_client";
-        let seq_id = self.session().next_sampling_session_seq_id();
-        let request = json::SaveWeightsForSamplerRequest {
-            sampling_session_seq_id: Some(seq_id),
-            ..Default::default()
-        };
-        let reply = self.save_for_sampler(VERB, request).wait()?;
-        let sampling_session_id =
-            reply.sampling_session_id.ok_or_else(|| incomplete("the id of the sampling session"))?;
-        let base_model = self.inner.info.base_model.clone();
-        SamplingClient::start(self.inner.owner.clone(), CreatedSampler { sampling_session_id, base_model })
-    }
-
     /// Ends this client and nothing else: operations that are queued or in flight return an error, later calls
     /// return one at once. The model stays on the server. Closing again does nothing.
     ///
@@ -277,6 +322,12 @@ impl TrainingClient {
         self.inner.owner.session()
     }
 
+    fn check_pass(&self, data: &[Datum], loss: &Loss) -> Result<()> {
+        loss.validate()?;
+        check_data(data)?;
+        data.iter().enumerate().try_for_each(|(i, it)| loss.loss_fn.check(it, &format!("data[{i}]")))
+    }
+
     fn pass(
         &self,
         verb: &'static str,
@@ -284,10 +335,18 @@ impl TrainingClient {
         loss: Loss,
         forward_only: bool,
     ) -> Pending<ForwardBackwardOutput> {
-        if let Err(error) = check_data(&data).and_then(|()| loss.validate()) {
+        if let Err(error) = self.check_pass(&data, &loss) {
             return Pending::failed(verb, error);
         }
+        let data = self.pack(data);
         self.submit(verb, |ticket| Msg::Pass(Box::new(Pass { ticket, data, loss, forward_only })))
+    }
+
+    /// Makes the tensors those that are sent.
+    fn pack(&self, mut data: Vec<Datum>) -> Vec<Datum> {
+        let dense = self.session().config.dense_tensors;
+        data.iter_mut().for_each(|it| it.pack(dense));
+        data
     }
 
     fn load(
@@ -315,23 +374,6 @@ impl TrainingClient {
             read: |body| {
                 Ok(LoadStateOutput { path: json::response::<json::LoadWeightsResponse>(body)?.path })
             },
-        })
-    }
-
-    fn save_for_sampler(
-        &self,
-        verb: &'static str,
-        request: json::SaveWeightsForSamplerRequest,
-    ) -> Pending<json::SaveWeightsForSamplerResponse> {
-        self.ask(verb, Msg::SaveWeights, |ticket| Ask {
-            ticket,
-            path: "/api/v1/save_weights_for_sampler",
-            request_type: "SaveWeightsForSampler",
-            body: Box::new(move |model_id, seq_id| {
-                let (model_id, seq_id) = (model_id.into(), Some(seq_id));
-                json::encode(&json::SaveWeightsForSamplerRequest { model_id, seq_id, ..request })
-            }),
-            read: json::response,
         })
     }
 
@@ -365,21 +407,21 @@ impl std::fmt::Debug for TrainingClient {
     }
 }
 
+fn optim_step(ticket: Ticket<OptimStepOutput>, params: OptimizerParams) -> Ask<OptimStepOutput> {
+    Ask {
+        ticket,
+        path: "/api/v1/optim_step",
+        request_type: "OptimStep",
+        body: Box::new(|model_id, seq_id| {
+            json::encode(&json::OptimStepRequest::new(model_id, seq_id, params))
+        }),
+        read: |body| Ok(json::response::<json::OptimStepResponse>(body)?.into()),
+    }
+}
+
 fn check_data(data: &[Datum]) -> Result<()> {
     if data.is_empty() {
         return Err(Error::invalid("data", "is empty"));
     }
     data.iter().enumerate().try_for_each(|(i, it)| it.validate(&format!("data[{i}]")))
-}
-
-fn check_name(name: &str) -> Result<()> {
-    match name.is_empty() || name.contains("://") {
-        true => Err(Error::invalid("name", "must be a name such as step-100, not a path")),
-        false => Ok(()),
-    }
-}
-
-/// A path in the server's answer that we do not understand is the server's fault, not the caller's.
-fn from_server<T>(path: Result<T>) -> Result<T> {
-    path.map_err(|it| Error::new(ErrorKind::Decode, format!("the server's answer: {}", it.message())))
 }

@@ -62,8 +62,10 @@ pub enum ErrorKind {
         /// The panic's message.
         message: String,
     },
+    /// The caller's own loss function returned an error, which the message repeats.
+    CustomLoss,
     /// An earlier request of this training client has an unknown fate, so that the order of later ones cannot be
-    /// kept. The cause is the earlier failure; make a new client from the last checkpoint.
+    /// kept, or a custom loss failed between its two passes. The cause is the earlier failure; make a new client from the last checkpoint.
     Poisoned,
     /// The server pauses the operation, for longer than [`PausePolicy`](crate::PausePolicy) allows.
     Paused,

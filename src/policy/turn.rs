@@ -78,6 +78,22 @@ impl Turns {
         self.next = range.start + accepted as u32;
         Settled::Whole
     }
+
+    /// Settles the turn of a custom loss: the ids of its forward parts, and behind them as many for the backward parts.
+    /// `backward` is `None` if the gradients were not to be had. Then nothing is missing on the server, but the client is
+    /// broken all the same: what was submitted behind the call counts on its gradients.
+    pub(crate) fn settle_custom(
+        &mut self,
+        range: Range<u32>,
+        forward: &[Fate],
+        backward: Option<&[Fate]>,
+    ) -> Settled {
+        let unsent = vec![Fate::Unsent; forward.len()];
+        match backward {
+            None if forward.iter().all(|it| *it == Fate::Accepted) => Settled::Broken,
+            backward => self.settle(range, &[forward, backward.unwrap_or(&unsent)].concat()),
+        }
+    }
 }
 
 /// In which waves the parts of one call are sent; the parts of a wave are sent at the same time. With parallel parts
@@ -151,6 +167,29 @@ mod tests {
         ];
         for (error, expected) in table {
             assert_eq!(fate(&error), expected, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_custom_loss_that_fails_halfway_breaks_the_order_and_one_that_was_refused_gives_its_ids_back() {
+        use Settled::*;
+        /// What happened, the fates of the parts of both passes, what is left, and the next id.
+        type Row = (&'static str, [Fate; 2], Option<[Fate; 2]>, Settled, u32);
+        let table: [Row; 7] = [
+            ("all went well", [Accepted, Accepted], Some([Accepted, Accepted]), Whole, 5),
+            ("no gradients", [Accepted, Accepted], None, Broken, 5),
+            ("the forward parts were refused", [Refused, Unsent], None, Whole, 1),
+            ("the second of them was", [Accepted, Refused], None, Whole, 2),
+            ("one of them is lost", [Accepted, Unknown], None, Broken, 5),
+            ("the backward parts were refused", [Accepted, Accepted], Some([Refused, Unsent]), Whole, 3),
+            ("one of them is lost", [Accepted, Accepted], Some([Accepted, Unknown]), Broken, 5),
+        ];
+        for (what, forward, backward, settled, next) in table {
+            let mut turns = Turns::starting_at(1);
+            let turn = turns.reserve(4).expect("ids");
+            let backward = backward.as_ref().map(|it| &it[..]);
+            assert_eq!(turns.settle_custom(turn, &forward, backward), settled, "{what}");
+            assert_eq!(turns.reserve(1), Some(next..next + 1), "{what}");
         }
     }
 

@@ -63,6 +63,8 @@ pub(crate) struct Session {
     pub(crate) samplers: Arc<Pool>,
     /// Runs the jobs that send requests.
     pub(crate) senders: Arc<Pool>,
+    /// Runs the callers' own loss functions.
+    pub(crate) losses: Arc<Pool>,
     pub(crate) dispatch: Dispatch,
     /// What samples need whose results are waited for together.
     pub(crate) many: many::Many,
@@ -80,6 +82,9 @@ pub(crate) struct Session {
     cpu: OnceLock<Option<rayon::ThreadPool>>,
     in_flight: Arc<InFlight>,
 }
+
+/// The stack of a thread that runs a caller's own code, in bytes: as much as a thread of the standard library has.
+const LOSS_STACK: usize = 2 << 20;
 
 /// A client of the session that has a thread of its own.
 pub(crate) trait Child: Send + Sync {
@@ -182,6 +187,12 @@ impl Session {
             waiters: pool("tk-wait", config.threads.max_in_flight),
             samplers: pool("tk-draw", config.threads.max_in_flight),
             senders: pool("tk-send", SENDERS),
+            losses: Arc::new(Pool::new(PoolConfig {
+                name: "tk-loss",
+                max_threads: config.threads.max_in_flight,
+                stack_size: LOSS_STACK,
+                idle: config.threads.idle,
+            })),
             beats: pool("tk-beat", 1),
             many: many::Many::new(&config),
             tenders: pool("tk-tend", 2),
@@ -461,7 +472,7 @@ impl Session {
             child.join(deadline);
         }
         let reporters = self.telemetry.as_ref().map_or(0, |it| it.join(deadline));
-        let left = [&self.senders, &self.waiters, &self.samplers, &self.beats, &self.tenders]
+        let left = [&self.senders, &self.waiters, &self.samplers, &self.losses, &self.beats, &self.tenders]
             .map(|it| it.close(deadline))
             .iter()
             .sum::<usize>()

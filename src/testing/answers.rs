@@ -84,6 +84,10 @@ impl Answers {
                 }
                 None => self.promise(ok(json!({"sampling_session_id": "sampler-of-model"}))),
             },
+            "save_weights_external" => {
+                let path = format!("tinker://{}/external_weights/{}", text("model_id"), text("path"));
+                self.promise(ok(json!({"path": path, "size_bytes": 2048, "type": "save_weights_external"})))
+            }
             "forward_backward" => match train::decode_forward_backward_request(&uncompressed(seen)) {
                 Ok(call) => self.promise(protobuf(train::encode_forward_backward_output(&pass(&call)))),
                 Err(error) => status(422, json!({"detail": error.to_string()})),

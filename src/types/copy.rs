@@ -30,11 +30,14 @@ pub struct CopyOptions {
     pub weights_access_token: Option<AccessToken>,
 }
 
-/// An owner's permission to read weights. It is sent in a header of its own and shown nowhere.
+/// An owner's permission to read weights. It is sent where the server expects it and shown nowhere.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AccessToken(Secret);
 
 impl AccessToken {
+    /// The header that carries it, where it is not part of the body.
+    pub(crate) const HEADER: &str = "X-Tinker-Weights-Access-Token";
+
     /// The permission, as the owner handed it out.
     pub fn new(token: impl Into<String>) -> Self {
         AccessToken(Secret::new(token))

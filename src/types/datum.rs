@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 
-use super::{Chunk, ModelInput, TensorData, Values};
+use super::{Chunk, ModelInput, Provenance, TensorData, Values};
 
 /// One example: what the model reads, and what the loss function needs besides (PROTOCOL §6.3).
 ///
@@ -27,18 +27,75 @@ pub struct Datum {
     pub model_input: ModelInput,
     /// The inputs of the loss function, by name.
     pub loss_fn_inputs: BTreeMap<String, TensorData>,
+    /// Where the tokens came from, for losses that want to know it.
+    pub provenance: Option<Provenance>,
 }
 
 impl Datum {
     /// An example without loss inputs yet.
     pub fn new(model_input: ModelInput) -> Self {
-        Datum { model_input, loss_fn_inputs: BTreeMap::new() }
+        Datum { model_input, ..Datum::default() }
     }
 
     /// This example with a loss input added. `target_tokens` takes `i64`, the other usual ones `f32`.
     pub fn with(mut self, name: impl Into<String>, tensor: impl Into<TensorData>) -> Self {
         self.loss_fn_inputs.insert(name.into(), tensor.into());
         self
+    }
+
+    /// This example with a loss input of one dimension, whose type follows from its name: `target_tokens` becomes `i64`,
+    /// `weights`, `advantages`, `logprobs`, `clip_low_threshold`, `clip_high_threshold` and `sequence_ratio_mask` become
+    /// `f32` (PROTOCOL §6.3).
+    ///
+    /// # Errors
+    /// Another name, or a token id that is no whole number.
+    ///
+    /// # Example: whole numbers as advantages
+    /// ```
+    /// use tinkex::types::Datum;
+    ///
+    /// let datum = Datum::cross_entropy(&[1], &[2, 3]).with_list("advantages", [1, -1])?;
+    /// assert_eq!(datum.loss_fn_inputs["advantages"].as_f32(), Some(&[1.0, -1.0][..]));
+    /// assert!(datum.with_list("returns", [0.5, 0.5]).is_err());
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn with_list<V: Into<f64>>(self, name: &str, values: impl IntoIterator<Item = V>) -> Result<Self> {
+        let tensor = typed(name, values.into_iter().map(Into::into).collect())?;
+        Ok(self.with(name, tensor))
+    }
+
+    /// As [`with_list`](Self::with_list), with two dimensions: one row for each token.
+    ///
+    /// # Errors
+    /// As there; rows of different lengths.
+    pub fn with_rows<V: Into<f64> + Copy>(self, name: &str, rows: &[impl AsRef<[V]>]) -> Result<Self> {
+        let n_columns = rows.first().map_or(0, |it| it.as_ref().len());
+        if let Some(i) = rows.iter().position(|it| it.as_ref().len() != n_columns) {
+            let path = format!("loss_fn_inputs[{name:?}][{i}]");
+            let problem = format!("has {} columns, the first row {n_columns}", rows[i].as_ref().len());
+            return Err(Error::invalid(path, problem));
+        }
+        let values = rows.iter().flat_map(|it| it.as_ref().iter().map(|it| (*it).into()));
+        let tensor = typed(name, values.collect())?.with_shape([rows.len(), n_columns])?;
+        Ok(self.with(name, tensor))
+    }
+
+    /// This example with the origin of its tokens.
+    pub fn with_provenance(mut self, provenance: Provenance) -> Self {
+        self.provenance = Some(provenance);
+        self
+    }
+
+    /// Makes its tensors those that are sent: dense ones if the server takes no others, else sparse ones where that is
+    /// smaller (PROTOCOL §6.2).
+    pub(crate) fn pack(&mut self, dense: bool) {
+        for (name, tensor) in &mut self.loss_fn_inputs {
+            if dense {
+                tensor.make_dense();
+            } else if matches!(name.as_str(), "target_tokens" | "weights") {
+                tensor.make_sparse_if_smaller();
+            }
+        }
     }
 
     /// A prompt and the completion to learn: weight 0 on the prompt's tokens, 1 on the completion's.
@@ -76,6 +133,9 @@ impl Datum {
         for (name, tensor) in &self.loss_fn_inputs {
             let path = format!("{path}.loss_fn_inputs[{name:?}]");
             tensor.validate(&path, true)?;
+            if is_float(name) && tensor.as_f32().is_none() {
+                return Err(Error::invalid(path, "must hold 32-bit floats"));
+            }
             if let Some(n) = n_tokens
                 && is_per_token(name)
                 && tensor.rows() != n
@@ -84,8 +144,15 @@ impl Datum {
                 return Err(Error::invalid(path, problem));
             }
         }
-        match self.loss_fn_inputs.get("target_tokens") {
-            Some(targets) => validate_targets(targets, &format!("{path}.loss_fn_inputs[\"target_tokens\"]")),
+        let targets = self.loss_fn_inputs.get("target_tokens");
+        if let Some(targets) = targets {
+            validate_targets(targets, &format!("{path}.loss_fn_inputs[\"target_tokens\"]"))?;
+        }
+        match &self.provenance {
+            Some(it) => {
+                let targets = targets.map(TensorData::shape);
+                it.validate(&format!("{path}.provenance"), n_tokens, targets.as_deref())
+            }
             None => Ok(()),
         }
     }
@@ -96,7 +163,39 @@ fn is_per_token(name: &str) -> bool {
     matches!(name, "target_tokens" | "weights" | "advantages" | "logprobs" | "sequence_ratio_mask" | "mask")
 }
 
+/// The inputs that are floats on the wire, whatever the loss.
+fn is_float(name: &str) -> bool {
+    matches!(
+        name,
+        "weights"
+            | "advantages"
+            | "logprobs"
+            | "clip_low_threshold"
+            | "clip_high_threshold"
+            | "sequence_ratio_mask"
+    )
+}
+
+/// Numbers in the type that their name asks for.
+fn typed(name: &str, values: Vec<f64>) -> Result<TensorData> {
+    let path = |i: usize| format!("loss_fn_inputs[{name:?}][{i}]");
+    match name {
+        "target_tokens" => match values.iter().position(|it| it.fract() != 0.0) {
+            Some(i) => Err(Error::invalid(path(i), format!("{} is no whole number", values[i]))),
+            None => Ok(values.iter().map(|it| *it as i64).collect::<Vec<_>>().into()),
+        },
+        name if is_float(name) => Ok(values.iter().map(|it| *it as f32).collect::<Vec<_>>().into()),
+        _ => {
+            let problem = "has no type of its own; give it as a tensor of i64 or f32";
+            Err(Error::invalid(format!("loss_fn_inputs[{name:?}]"), problem))
+        }
+    }
+}
+
 fn validate_targets(targets: &TensorData, path: &str) -> Result<()> {
+    if 2 < targets.shape().len() {
+        return Err(Error::invalid(path, "must have one or two dimensions"));
+    }
     match &targets.values {
         Values::F32(_) => Err(Error::invalid(path, "must hold integers")),
         Values::I64(ids) => match ids.iter().position(|it| !(0..=i64::from(i32::MAX)).contains(it)) {
@@ -135,6 +234,56 @@ mod tests {
         assert_eq!(path(&Datum::new(ModelInput::default())), "data[3].model_input");
         let negative = Datum::cross_entropy(&[1, -2], &[3]);
         assert_eq!(path(&negative), "data[3].model_input.chunks[0].tokens[1]");
+    }
+
+    #[test]
+    fn inputs_of_a_wrong_type_or_too_many_dimensions_are_refused() {
+        let good = Datum::cross_entropy(&[1, 2, 3], &[4]);
+        let integers = good.clone().with("advantages", vec![1i64, 2, 3]);
+        assert_eq!(path(&integers), "data[3].loss_fn_inputs[\"advantages\"]");
+        let deep = TensorData::from(vec![1i64; 12]).with_shape([3, 2, 2]).expect("a shape");
+        assert_eq!(path(&good.with("target_tokens", deep)), "data[3].loss_fn_inputs[\"target_tokens\"]");
+    }
+
+    #[test]
+    fn bare_lists_get_the_type_of_their_name() {
+        let datum = || Datum::cross_entropy(&[1, 2], &[3]);
+        let rows = datum().with_rows("target_tokens", &[[1, 2], [3, 4]]).expect("a matrix");
+        assert_eq!(rows.loss_fn_inputs["target_tokens"].shape(), [2, 2]);
+        assert_eq!(rows.loss_fn_inputs["target_tokens"].as_i64(), Some(&[1, 2, 3, 4][..]));
+        let refused =
+            |it: Result<Datum>| it.expect_err("a refusal").violation().expect("a path").path.clone();
+        assert_eq!(
+            refused(datum().with_list("target_tokens", [1.0, 2.5])),
+            "loss_fn_inputs[\"target_tokens\"][1]"
+        );
+        assert_eq!(refused(datum().with_list("values", [1.0, 2.5])), "loss_fn_inputs[\"values\"]");
+        let ragged: [&[f32]; 2] = [&[1.0, 2.0], &[1.0]];
+        assert_eq!(refused(datum().with_rows("weights", &ragged)), "loss_fn_inputs[\"weights\"][1]");
+    }
+
+    #[test]
+    fn only_targets_and_weights_of_two_dimensions_are_packed_and_only_where_that_is_smaller() {
+        let matrix = |some: usize| {
+            let mut values = vec![0.0f32; 40];
+            values[..some].fill(0.5);
+            TensorData::from(values).with_shape([4, 10]).expect("a shape")
+        };
+        // (4 + 1) + 2 · 17 < 40, and 5 + 2 · 18 is not.
+        for (name, tensor, sparse) in [
+            ("weights", matrix(17), true),
+            ("weights", matrix(18), false),
+            ("advantages", matrix(1), false),
+            ("weights", vec![0.0f32; 40].into(), false),
+        ] {
+            let mut datum = Datum::default().with(name, tensor.clone());
+            datum.pack(false);
+            let packed = &datum.loss_fn_inputs[name];
+            assert_eq!(packed.sparse.is_some(), sparse, "{name} {:?}", tensor.shape());
+            packed.validate("t", true).expect("a good tensor");
+            datum.pack(true);
+            assert_eq!(datum.loss_fn_inputs[name], tensor, "what is unpacked is what was packed");
+        }
     }
 
     #[test]

@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::Datum;
 use crate::error::{Error, Result};
+
+/// The option that names a custom loss.
+const LOSS_ID: &str = "loss_id";
 
 /// A loss function of the server (PROTOCOL §7). All of them are sums over tokens and data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +25,14 @@ pub enum LossFn {
     Dro,
     /// Sequence-level ratios: additionally `sequence_ratio_mask`.
     Gspo,
+    /// A variant of REINFORCE: `target_tokens`, `advantages`, and each datum's [`Provenance`](super::Provenance). The
+    /// samples must have been drawn with their stability recorded.
+    StableReinforce,
+    /// A loss that was uploaded to the server: `target_tokens`, and the inputs that it names.
+    Custom {
+        /// The id under which the server knows it.
+        loss_id: String,
+    },
     /// Any other name; the server decides whether it knows it.
     Other(String),
 }
@@ -35,8 +47,72 @@ impl LossFn {
             LossFn::Cispo => "cispo",
             LossFn::Dro => "dro",
             LossFn::Gspo => "gspo",
+            LossFn::StableReinforce => "stable_reinforce",
+            LossFn::Custom { .. } => "custom",
             LossFn::Other(name) => name,
         }
+    }
+
+    /// The loss of a name on the wire and its options.
+    pub(crate) fn parse(name: &str, config: &BTreeMap<String, LossValue>) -> Self {
+        let plain = [
+            LossFn::CrossEntropy,
+            LossFn::ImportanceSampling,
+            LossFn::Ppo,
+            LossFn::Cispo,
+            LossFn::Dro,
+            LossFn::Gspo,
+            LossFn::StableReinforce,
+        ];
+        if let ("custom", Some(LossValue::Text(loss_id))) = (name, config.get(LOSS_ID)) {
+            return LossFn::Custom { loss_id: loss_id.clone() };
+        }
+        plain.into_iter().find(|it| it.as_str() == name).unwrap_or_else(|| LossFn::Other(name.into()))
+    }
+
+    /// The inputs without which the loss cannot be computed.
+    fn required(&self) -> &'static [&'static str] {
+        match self {
+            LossFn::CrossEntropy | LossFn::Custom { .. } => &["target_tokens"],
+            LossFn::ImportanceSampling | LossFn::Ppo | LossFn::Cispo | LossFn::Dro => {
+                &["target_tokens", "logprobs", "advantages"]
+            }
+            LossFn::Gspo => &["target_tokens", "logprobs", "advantages", "sequence_ratio_mask"],
+            LossFn::StableReinforce => &["target_tokens", "advantages"],
+            LossFn::Other(_) => &[],
+        }
+    }
+
+    /// The inputs that must have the shape of `target_tokens`.
+    fn shaped_like_targets(&self) -> &'static [&'static str] {
+        match self {
+            LossFn::CrossEntropy => &["weights"],
+            LossFn::Custom { .. } | LossFn::Other(_) => &[],
+            _ => &["logprobs", "advantages", "sequence_ratio_mask"],
+        }
+    }
+
+    /// Refuses a datum that lacks what the loss needs, naming the place under `path`.
+    pub(crate) fn check(&self, datum: &Datum, path: &str) -> Result<()> {
+        let inputs = &datum.loss_fn_inputs;
+        if let Some(name) = self.required().iter().find(|it| !inputs.contains_key(**it)) {
+            let problem = format!("is missing; {self} needs it");
+            return Err(Error::invalid(format!("{path}.loss_fn_inputs[{name:?}]"), problem));
+        }
+        if *self == LossFn::StableReinforce && datum.provenance.is_none() {
+            return Err(Error::invalid(format!("{path}.provenance"), format!("is missing; {self} needs it")));
+        }
+        let Some(targets) = inputs.get("target_tokens") else { return Ok(()) };
+        for name in self.shaped_like_targets() {
+            if let Some(tensor) = inputs.get(*name)
+                && tensor.shape() != targets.shape()
+            {
+                let problem =
+                    format!("has the shape {:?}, but target_tokens {:?}", tensor.shape(), targets.shape());
+                return Err(Error::invalid(format!("{path}.loss_fn_inputs[{name:?}]"), problem));
+            }
+        }
+        Ok(())
     }
 
     /// This loss with an option.
@@ -91,7 +167,11 @@ impl From<&str> for LossValue {
 
 impl From<LossFn> for Loss {
     fn from(loss_fn: LossFn) -> Self {
-        Loss { loss_fn, config: BTreeMap::new() }
+        let mut config = BTreeMap::new();
+        if let LossFn::Custom { loss_id } = &loss_fn {
+            config.insert(LOSS_ID.to_string(), loss_id.as_str().into());
+        }
+        Loss { loss_fn, config }
     }
 }
 
@@ -106,6 +186,11 @@ impl Loss {
         if self.loss_fn.as_str().is_empty() {
             return Err(Error::invalid("loss_fn", "is empty"));
         }
+        if let LossFn::Custom { loss_id } = &self.loss_fn
+            && self.config.get(LOSS_ID) != Some(&LossValue::Text(loss_id.clone()))
+        {
+            return Err(Error::invalid(format!("loss_fn_config[{LOSS_ID:?}]"), "is not the id of the loss"));
+        }
         for (name, value) in &self.config {
             if let LossValue::Number(number) = value
                 && !number.is_finite()
@@ -115,5 +200,87 @@ impl Loss {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Provenance, ProvenanceSpan, TensorData};
+
+    fn policy() -> Datum {
+        let mut datum = Datum::cross_entropy(&[1], &[2, 3]);
+        datum.loss_fn_inputs.remove("weights");
+        datum.with("logprobs", vec![-1.0f32, -2.0]).with("advantages", vec![1.0f32, 0.5])
+    }
+
+    #[test]
+    fn every_name_is_read_as_it_was_written() {
+        let all = [
+            LossFn::CrossEntropy,
+            LossFn::ImportanceSampling,
+            LossFn::Ppo,
+            LossFn::Cispo,
+            LossFn::Dro,
+            LossFn::Gspo,
+            LossFn::StableReinforce,
+            LossFn::Custom { loss_id: "loss-1".into() },
+            LossFn::Other("dppo".into()),
+        ];
+        for loss_fn in all {
+            let loss = Loss::from(loss_fn.clone());
+            loss.validate().expect("a loss");
+            assert_eq!(LossFn::parse(loss_fn.as_str(), &loss.config), loss_fn);
+        }
+        let mut loss = Loss::from(LossFn::Custom { loss_id: "loss-1".into() });
+        loss.config.clear();
+        let error = loss.validate().expect_err("a refusal");
+        assert_eq!(error.violation().expect("a path").path, "loss_fn_config[\"loss_id\"]");
+    }
+
+    #[test]
+    fn a_datum_without_what_its_loss_needs_is_refused_by_name() {
+        let refused = |loss: LossFn, datum: &Datum| {
+            let error = loss.check(datum, "data[2]").expect_err("a refusal");
+            error.violation().expect("a path").path.clone()
+        };
+        let input = |name: &str| format!("data[2].loss_fn_inputs[{name:?}]");
+        for loss in [LossFn::ImportanceSampling, LossFn::Ppo, LossFn::Cispo, LossFn::Dro] {
+            loss.check(&policy(), "data[2]").expect("all that it needs");
+            for name in ["target_tokens", "logprobs", "advantages"] {
+                let mut datum = policy();
+                datum.loss_fn_inputs.remove(name);
+                assert_eq!(refused(loss.clone(), &datum), input(name), "{loss}");
+            }
+        }
+        assert_eq!(refused(LossFn::Gspo, &policy()), input("sequence_ratio_mask"));
+        LossFn::Gspo
+            .check(&policy().with("sequence_ratio_mask", vec![1.0f32, 0.0]), "data[2]")
+            .expect("all that it needs");
+        assert_eq!(refused(LossFn::StableReinforce, &policy()), "data[2].provenance");
+        let spans = vec![ProvenanceSpan::sampled("s", 0, 2)];
+        let provenance = Provenance { model_input: spans.clone(), loss_fn_inputs: spans };
+        LossFn::StableReinforce.check(&policy().with_provenance(provenance), "data[2]").expect("known");
+        let bare = Datum::default();
+        assert_eq!(refused(LossFn::CrossEntropy, &bare), input("target_tokens"));
+        assert_eq!(refused(LossFn::Custom { loss_id: "x".into() }, &bare), input("target_tokens"));
+        LossFn::Other("dppo".into()).check(&bare, "data[2]").expect("the server knows");
+    }
+
+    #[test]
+    fn inputs_of_another_shape_than_the_targets_are_refused() {
+        let rows = |n: usize| TensorData::from(vec![0.5f32; 2 * n]).with_shape([2, n]).expect("a shape");
+        let wide = Datum::cross_entropy(&[1], &[2, 3]).with(
+            "target_tokens",
+            TensorData::from(vec![1i64, 2, 3, 4]).with_shape([2, 2]).expect("a shape"),
+        );
+        LossFn::CrossEntropy.check(&wide.clone().with("weights", rows(2)), "d").expect("the same shape");
+        for wrong in [rows(1), vec![1.0f32, 1.0].into()] {
+            let error = LossFn::CrossEntropy.check(&wide.clone().with("weights", wrong), "d");
+            let error = error.expect_err("a refusal");
+            assert_eq!(error.violation().expect("a path").path, "d.loss_fn_inputs[\"weights\"]");
+        }
+        let error = LossFn::Ppo.check(&policy().with("advantages", rows(1)), "d").expect_err("a refusal");
+        assert_eq!(error.violation().expect("a path").path, "d.loss_fn_inputs[\"advantages\"]");
     }
 }

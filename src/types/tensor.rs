@@ -139,6 +139,43 @@ impl TensorData {
         self.values.n_bytes() + sparse
     }
 
+    /// Lists only the values that are not zero, if that takes less room (PROTOCOL §6.2). Matrices alone can be sparse.
+    pub(crate) fn make_sparse_if_smaller(&mut self) {
+        let (None, Some(&[rows, columns])) = (&self.sparse, self.shape.as_deref()) else { return };
+        let kept: Vec<usize> = match &self.values {
+            Values::F32(it) => positions(it, |it| *it != 0.0),
+            Values::I64(it) => positions(it, |it| *it != 0),
+        };
+        if rows * columns <= rows + 1 + 2 * kept.len() {
+            return;
+        }
+        let before = |row: usize| kept.partition_point(|it| *it < row * columns) as i64;
+        let crow_indices = (0..=rows).map(before).collect();
+        let col_indices = kept.iter().map(|it| (it % columns) as i64).collect();
+        self.values = match &self.values {
+            Values::F32(it) => Values::F32(kept.iter().map(|i| it[*i]).collect()),
+            Values::I64(it) => Values::I64(kept.iter().map(|i| it[*i]).collect()),
+        };
+        self.sparse = Some(Sparse { crow_indices, col_indices });
+    }
+
+    /// Writes the zeros out. The tensor must have been validated.
+    pub(crate) fn make_dense(&mut self) {
+        let (Some(sparse), Some(&[rows, columns])) = (&self.sparse, self.shape.as_deref()) else { return };
+        let places: Vec<usize> = sparse
+            .crow_indices
+            .windows(2)
+            .enumerate()
+            .flat_map(|(row, it)| (it[0]..it[1]).map(move |i| (row, i as usize)))
+            .map(|(row, i)| row * columns + sparse.col_indices[i] as usize)
+            .collect();
+        self.values = match &self.values {
+            Values::F32(it) => Values::F32(spread(it, &places, rows * columns)),
+            Values::I64(it) => Values::I64(spread(it, &places, rows * columns)),
+        };
+        self.sparse = None;
+    }
+
     /// Refuses a shape that does not fit, broken sparse indices, and, if asked, values that are not finite.
     pub(crate) fn validate(&self, path: &str, finite: bool) -> Result<()> {
         match (&self.sparse, &self.shape) {
@@ -162,6 +199,18 @@ impl TensorData {
         }
         Ok(())
     }
+}
+
+fn positions<T>(values: &[T], keep: impl Fn(&T) -> bool) -> Vec<usize> {
+    values.iter().enumerate().filter(|(_, it)| keep(it)).map(|(i, _)| i).collect()
+}
+
+fn spread<T: Copy + Default>(values: &[T], places: &[usize], n: usize) -> Vec<T> {
+    let mut all = vec![T::default(); n];
+    for (value, place) in values.iter().zip(places) {
+        all[*place] = *value;
+    }
+    all
 }
 
 impl Sparse {

@@ -11,6 +11,7 @@ mod le;
 pub(crate) mod messages;
 pub(crate) mod proto;
 pub(crate) mod sample;
+mod spans;
 mod tensor;
 pub(crate) mod train;
 pub(crate) mod url;

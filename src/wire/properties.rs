@@ -65,8 +65,9 @@ pub(super) fn loss() -> impl Strategy<Value = Loss> {
 }
 
 pub(super) fn datum() -> impl Strategy<Value = Datum> {
-    (vec(chunk(), 0..4), btree_map("[a-z_]{1,8}", tensor(), 0..4))
-        .prop_map(|(chunks, loss_fn_inputs)| Datum { model_input: ModelInput { chunks }, loss_fn_inputs })
+    (vec(chunk(), 0..4), btree_map("[a-z_]{1,8}", tensor(), 0..4)).prop_map(|(chunks, loss_fn_inputs)| {
+        Datum { model_input: ModelInput { chunks }, loss_fn_inputs, ..Datum::default() }
+    })
 }
 
 pub(super) fn prompt() -> impl Strategy<Value = ModelInput> {

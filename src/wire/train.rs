@@ -16,7 +16,7 @@ use crate::types::{
 use super::json::ModelInputJson;
 use super::proto::{self, ChunkKind, LossConfig, LossConfigValue};
 use super::tensor::{self, TensorJson};
-use super::{json, le};
+use super::{json, le, spans};
 
 /// A request for a pass over data, read.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,8 +89,12 @@ fn write_datum(datum: &Datum, i: usize) -> Result<proto::Datum> {
     Ok(proto::Datum {
         model_input: datum.model_input.chunks.iter().enumerate().map(chunk).collect::<Result<_>>()?,
         loss_fn_inputs: datum.loss_fn_inputs.iter().map(|(k, v)| (k.clone(), tensor::to_proto(v))).collect(),
-        model_input_spans: Vec::new(),
-        loss_fn_input_spans: Vec::new(),
+        model_input_spans: datum.provenance.iter().flat_map(|it| spans::write(&it.model_input)).collect(),
+        loss_fn_input_spans: datum
+            .provenance
+            .iter()
+            .flat_map(|it| spans::write(&it.loss_fn_inputs))
+            .collect(),
     })
 }
 
@@ -138,7 +142,7 @@ fn write_config(
     (numbers, all)
 }
 
-/// Reads the protobuf body of a `forward_backward` request. Provenance spans are not kept.
+/// Reads the protobuf body of a `forward_backward` request.
 pub(crate) fn decode_forward_backward_request(body: &[u8]) -> Result<ForwardBackwardCall> {
     let request = proto::ForwardBackwardRequest::decode(body).map_err(not_protobuf)?;
     let data =
@@ -148,11 +152,12 @@ pub(crate) fn decode_forward_backward_request(body: &[u8]) -> Result<ForwardBack
         LossConfig::Number(it) => Some((name, LossValue::Number(it))),
         LossConfig::Text(it) => Some((name, LossValue::Text(it))),
     });
+    let config = numbers.chain(newer).collect();
     Ok(ForwardBackwardCall {
         model_id: request.model_id,
         seq_id: read_seq_id(i64::from(request.seq_id))?,
         data,
-        loss: Loss { loss_fn: parse_loss_fn(&request.loss_fn), config: numbers.chain(newer).collect() },
+        loss: Loss { loss_fn: LossFn::parse(&request.loss_fn, &config), config },
         forward_only: request.forward_only,
     })
 }
@@ -178,6 +183,7 @@ fn read_datum(datum: proto::Datum, i: usize) -> Result<Datum> {
             chunks: datum.model_input.into_iter().enumerate().map(chunk).collect::<Result<_>>()?,
         },
         loss_fn_inputs: datum.loss_fn_inputs.into_iter().map(input).collect::<Result<_>>()?,
+        provenance: spans::read(datum.model_input_spans, datum.loss_fn_input_spans, &format!("data[{i}]"))?,
     })
 }
 
@@ -192,18 +198,6 @@ fn read_chunk(chunk: ChunkKind, path: &str) -> Result<Chunk> {
             Ok(Chunk::Image { data: it.data.into(), format, expected_tokens })
         }
     }
-}
-
-fn parse_loss_fn(name: &str) -> LossFn {
-    let known = [
-        LossFn::CrossEntropy,
-        LossFn::ImportanceSampling,
-        LossFn::Ppo,
-        LossFn::Cispo,
-        LossFn::Dro,
-        LossFn::Gspo,
-    ];
-    known.into_iter().find(|it| it.as_str() == name).unwrap_or_else(|| LossFn::Other(name.into()))
 }
 
 #[derive(Deserialize)]
@@ -244,21 +238,20 @@ pub(crate) fn decode_forward_backward_json(body: &[u8], key: &str) -> Result<For
         Ok(Datum {
             model_input: it.model_input.read()?,
             loss_fn_inputs: it.loss_fn_inputs.into_iter().map(tensor).collect::<Result<_>>()?,
+            provenance: None,
         })
     };
     let option = |(name, it): (String, Value)| match it {
         Value::String(it) => Some((name, LossValue::Text(it))),
         it => it.as_f64().map(|it| (name, LossValue::Number(it))),
     };
+    let config = input.loss_fn_config.into_iter().flatten().filter_map(option).collect();
     Ok(ForwardBackwardCall {
         model_id: call.model_id,
         // The legacy body may leave it out; then the request counts as the next one.
         seq_id: call.seq_id.map(read_seq_id).transpose()?.unwrap_or(0),
         data: input.data.into_iter().enumerate().map(datum).collect::<Result<_>>()?,
-        loss: Loss {
-            loss_fn: parse_loss_fn(&input.loss_fn),
-            config: input.loss_fn_config.into_iter().flatten().filter_map(option).collect(),
-        },
+        loss: Loss { loss_fn: LossFn::parse(&input.loss_fn, &config), config },
         forward_only: key == "forward_input",
     })
 }

@@ -10,6 +10,7 @@ mod bad_input;
 mod bad_weather;
 mod cancel_samples;
 mod compat;
+mod custom_loss;
 mod doctor;
 #[cfg(feature = "local")]
 mod engine_http;
@@ -29,5 +30,6 @@ mod secrets;
 mod seeing;
 mod settings;
 mod soak;
+mod training_options;
 mod verbs;
 mod waiting;

@@ -54,6 +54,7 @@ pub(crate) fn seq_id(seen: &Seen) -> Option<u64> {
         "/api/v1/optim_step"
         | "/api/v1/save_weights"
         | "/api/v1/save_weights_for_sampler"
+        | "/api/v1/save_weights_external"
         | "/api/v1/load_weights" => seen.json()?["seq_id"].as_u64(),
         _ => None,
     }

@@ -29,22 +29,29 @@ pub(super) struct Pass {
 const PARALLEL: usize = 8;
 
 /// A part that the server accepted.
-type Accepted = (Submitted, Instant);
+pub(super) type Accepted = (Submitted, Instant);
 
 impl Sequencer {
     /// Sends all parts of a pass, and leaves the wait for their results to the pool.
-    pub(super) fn pass(&mut self, pass: Pass) {
+    ///
+    /// # Errors
+    /// Why not all parts were accepted; whoever waits for the pass has been told.
+    pub(super) fn pass(&mut self, pass: Pass) -> Result<()> {
         let Pass { ticket, data, loss, forward_only } = pass;
         let accepted = match self.send(&ticket, data, loss, forward_only) {
             Ok(it) => it,
-            Err(error) => return ticket.answer(Err(error)),
+            Err(error) => {
+                ticket.answer(Err(error.clone()));
+                return Err(error);
+            }
         };
         let session = self.session.clone();
         // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
         let _answered_by_its_ticket = self.session.waiters.spawn(move || {
-            let result = collect(&session, &ticket, accepted, forward_only);
+            let result = collect(&session, &ticket.progress, &ticket.cancel, accepted, forward_only);
             ticket.answer(result);
         });
+        Ok(())
     }
 
     fn send(
@@ -54,14 +61,34 @@ impl Sequencer {
         loss: Loss,
         forward_only: bool,
     ) -> Result<Vec<Accepted>> {
+        let parts = self.parts(&data);
+        let range = self.begin(ticket, parts.len())?;
+        let sent = self.transmit(ticket, data, loss, forward_only, parts, range.start);
+        self.settle(range, &sent.fates, sent.result.as_ref().err());
+        sent.result
+    }
+
+    /// How data is split into requests.
+    pub(super) fn parts(&self, data: &[Datum]) -> Vec<Range<usize>> {
         let flags = self.session.known_flags();
         let limits = ChunkLimits {
             n_data: usize_of(flags.config.fwdbwd_max_chunk_len),
             n_bytes: usize_of(flags.config.fwdbwd_max_chunk_bytes_count),
         };
-        let sizes: Vec<usize> = data.iter().map(Datum::n_bytes).collect();
-        let parts = split(sizes.iter().copied(), limits);
-        let range = self.begin(ticket, parts.len())?;
+        split(data.iter().map(Datum::n_bytes), limits)
+    }
+
+    /// Sends the parts of a turn, under consecutive ids that were reserved for them.
+    pub(super) fn transmit(
+        &self,
+        ticket: &Ticket<ForwardBackwardOutput>,
+        data: Vec<Datum>,
+        loss: Loss,
+        forward_only: bool,
+        parts: Vec<Range<usize>>,
+        first_seq_id: u32,
+    ) -> Transmitted {
+        let flags = self.session.known_flags();
         let job = Arc::new(Job {
             session: self.session.clone(),
             model_id: self.model_id.clone(),
@@ -69,12 +96,12 @@ impl Sequencer {
             cancel: ticket.cancel.clone(),
             deadline: ticket.progress.deadline(),
             compress: flags.config.proto_compress_fwdbwd,
+            sizes: data.iter().map(Datum::n_bytes).collect(),
             data,
             loss,
             forward_only,
-            sizes,
             parts,
-            first_seq_id: range.start,
+            first_seq_id,
         });
         let mut accepted: Vec<Option<Accepted>> = job.parts.iter().map(|_| None).collect();
         let mut fates = vec![Fate::Unsent; job.parts.len()];
@@ -100,25 +127,28 @@ impl Sequencer {
                 break;
             }
         }
-        let now = self.session.clock.now();
         if let Some((idx, error)) = failure {
             let n = fates.iter().filter(|it| **it == Fate::Accepted).count();
-            let (total, first) = (fates.len(), range.start);
+            let total = fates.len();
             let error = error.with(|it| {
                 it.model_id = Some(self.model_id.clone());
-                it.seq_id = Some(u64::from(first) + idx as u64);
+                it.seq_id = Some(u64::from(first_seq_id) + idx as u64);
                 it.accepted_parts = (1 < total).then_some((n, total));
             });
-            self.settle(range, &fates, Some(&error));
-            return Err(error);
+            return Transmitted { fates, result: Err(error) };
         }
-        self.settle(range, &fates, None);
-        ticket.progress.contact(now);
+        ticket.progress.contact(self.session.clock.now());
         if let Some(Some((Submitted::Promised(first), _))) = accepted.first() {
             ticket.progress.accepted(&first.request_id);
         }
-        Ok(accepted.into_iter().flatten().collect())
+        Transmitted { fates, result: Ok(accepted.into_iter().flatten().collect()) }
     }
+}
+
+/// What became of the parts of a call: the fate of each, and either all of them or why not all were accepted.
+pub(super) struct Transmitted {
+    pub(super) fates: Vec<Fate>,
+    pub(super) result: Result<Vec<Accepted>>,
 }
 
 /// What the threads that send the parts share.
@@ -180,16 +210,17 @@ impl Job {
 }
 
 /// Waits for the results of all parts at the same time and joins them.
-fn collect(
+pub(super) fn collect(
     session: &Arc<Session>,
-    ticket: &Ticket<ForwardBackwardOutput>,
+    progress: &Progress,
+    cancel: &CancelToken,
     accepted: Vec<Accepted>,
     forward_only: bool,
 ) -> Result<ForwardBackwardOutput> {
     let request_type = if forward_only { "Forward" } else { "ForwardBackward" };
-    let started = ticket.progress.submitted();
+    let started = progress.submitted();
     let jobs = accepted.into_iter().map(|(submitted, born)| {
-        let (session, progress, cancel) = (session.clone(), ticket.progress.clone(), ticket.cancel.clone());
+        let (session, progress, cancel) = (session.clone(), progress.clone(), cancel.clone());
         Box::new(move || match submitted {
             Submitted::Done(answer) => read(&answer),
             Submitted::Promised(promised) => {

@@ -29,11 +29,23 @@ pub(super) struct Sequencer {
     pub(super) model_id: String,
     pub(super) turns: Turns,
     /// Why no later request may be sent.
-    broken: Option<Error>,
+    broken: Option<Broken>,
     /// Ids are reserved whose fate is not settled yet. Found set at the start of a turn, it means that a panic cut the
     /// last one short.
     unsettled: bool,
 }
+
+/// Why a client's order is lost.
+struct Broken {
+    message: &'static str,
+    cause: Error,
+}
+
+const UNKNOWN_FATE: &str = "an earlier request of this client may or may not have arrived, so the order of training is \
+                            lost; make a new client from the last checkpoint";
+const NO_GRADIENTS: &str = "a custom loss of this client failed between its forward and its backward pass, so what was \
+                            submitted behind it would run without its gradients; make a new client from the last \
+                            checkpoint";
 
 impl Sequencer {
     pub(super) fn new(session: Arc<Session>, model_id: String, first_seq_id: u32) -> Self {
@@ -52,12 +64,11 @@ impl Sequencer {
             return Err(Error::cancelled());
         }
         if self.unsettled && self.broken.is_none() {
-            self.broken = Some(Error::closed("the client's thread panicked while it sent a request"));
+            let cause = Error::closed("the client's thread panicked while it sent a request");
+            self.broken = Some(Broken { message: UNKNOWN_FATE, cause });
         }
-        if let Some(cause) = &self.broken {
-            let message = "an earlier request of this client may or may not have arrived, so the order of training \
-                           is lost; make a new client from the last checkpoint";
-            return Err(Error::new(ErrorKind::Poisoned, message).caused_by(cause.clone()));
+        if let Some(Broken { message, cause }) = &self.broken {
+            return Err(Error::new(ErrorKind::Poisoned, *message).caused_by(cause.clone()));
         }
         let range = self.turns.reserve(n).ok_or_else(|| {
             Error::new(ErrorKind::Poisoned, "the client used up all sequence ids of the protocol")
@@ -71,7 +82,23 @@ impl Sequencer {
     pub(super) fn settle(&mut self, range: Range<u32>, fates: &[Fate], cause: Option<&Error>) {
         self.unsettled = false;
         if self.turns.settle(range, fates) == Settled::Broken {
-            self.broken = cause.cloned();
+            self.broken = cause.cloned().map(|cause| Broken { message: UNKNOWN_FATE, cause });
+        }
+    }
+
+    /// Ends the turn of a custom loss; without fates of its backward parts there are no gradients.
+    pub(super) fn settle_custom(
+        &mut self,
+        range: Range<u32>,
+        forward: &[Fate],
+        backward: Option<&[Fate]>,
+        cause: Option<&Error>,
+    ) {
+        self.unsettled = false;
+        if self.turns.settle_custom(range, forward, backward) == Settled::Broken {
+            let lost = forward.iter().chain(backward.into_iter().flatten()).any(|it| *it == Fate::Unknown);
+            let message = if lost { UNKNOWN_FATE } else { NO_GRADIENTS };
+            self.broken = cause.cloned().map(|cause| Broken { message, cause });
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use crate::types::SamplerKind;
 use crate::wire::json::*;
 
 use super::super::checkpoint::{Kind, Meta, Place};

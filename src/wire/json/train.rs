@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::types::{AdamParams, LoraConfig, ModelInfo, OptimStepOutput, WeightsInfo};
+use crate::types::{
+    self, AdamParams, LoraConfig, ModelInfo, OptimStepOutput, OptimizerParams, SamplerKind, WeightsInfo,
+};
 
 use super::Secret;
 
@@ -30,6 +32,13 @@ pub(crate) struct OptimizerConfig {
     pub(crate) kind: String,
     #[serde(flatten)]
     pub(crate) more: Map<String, Value>,
+}
+
+impl From<types::OptimizerConfig> for OptimizerConfig {
+    fn from(config: types::OptimizerConfig) -> Self {
+        let (kind, more) = config.into_parts();
+        OptimizerConfig { kind, more }
+    }
 }
 
 impl Default for OptimizerConfig {
@@ -123,13 +132,16 @@ pub(crate) struct OptimStepRequest {
 }
 
 impl OptimStepRequest {
-    pub(crate) fn adam(model_id: impl Into<String>, seq_id: u64, params: AdamParams) -> Self {
-        OptimStepRequest {
-            model_id: model_id.into(),
-            seq_id: Some(seq_id),
-            adam_params: Some(params),
-            optimizer_params: None,
-        }
+    pub(crate) fn new(model_id: impl Into<String>, seq_id: u64, params: OptimizerParams) -> Self {
+        let (adam_params, optimizer_params) = match params {
+            OptimizerParams::Adam(it) => (Some(it), None),
+            OptimizerParams::Dimuon(it) => (None, Some(it.to_json())),
+            OptimizerParams::Other { kind, mut more } => {
+                more.insert("type".into(), kind.into());
+                (None, Some(Value::Object(more)))
+            }
+        };
+        OptimStepRequest { model_id: model_id.into(), seq_id: Some(seq_id), adam_params, optimizer_params }
     }
 }
 
@@ -217,17 +229,6 @@ pub(crate) struct LoadWeightsResponse {
     pub(crate) model_id: Option<String>,
 }
 
-/// What a save for sampling makes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum SamplerKind {
-    /// Frozen weights.
-    #[default]
-    Snapshot,
-    /// The one target of a model that every such save moves on.
-    Inflight,
-}
-
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "save_weights_for_sampler")]
 pub(crate) struct SaveWeightsForSamplerRequest {
@@ -255,6 +256,28 @@ pub(crate) struct SaveWeightsForSamplerResponse {
     pub(crate) path: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) sampling_session_id: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "save_weights_external")]
+pub(crate) struct SaveWeightsExternalRequest {
+    pub(crate) model_id: String,
+    pub(crate) path: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seq_id: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ttl_seconds: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) age_encryption_recipients: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "save_weights_external")]
+pub(crate) struct SaveWeightsExternalResponse {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) size_bytes: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

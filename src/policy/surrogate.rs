@@ -1,0 +1,157 @@
+//! A custom loss as a linear one that the server knows (PROTOCOL §9.6).
+//!
+//! Cross-entropy is `−Σ w·logp`. With `w = −g`, where g is the gradient of the custom loss by the log-probabilities, its own
+//! gradient is g.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, Result};
+use crate::types::{CustomLoss, Datum, ForwardBackwardOutput, TensorData, Values};
+
+/// The data of the forward pass, or with gradients that of the backward pass: targets and weights alone.
+pub(crate) fn data(data: &[Datum], gradients: Option<&[Vec<f32>]>) -> Vec<Datum> {
+    let one = |(i, it): (usize, &Datum)| {
+        let inputs = &it.loss_fn_inputs;
+        let shape = inputs.get("target_tokens").map(TensorData::shape).unwrap_or_default();
+        let weights = match gradients {
+            Some(all) => dense(all[i].iter().map(|it| -it).collect(), shape),
+            None => match inputs.get("weights") {
+                Some(it) => it.clone(),
+                None => dense(vec![0.0; n_elements(&shape)], shape),
+            },
+        };
+        let targets = inputs.get("target_tokens").cloned();
+        let loss_fn_inputs = targets.map(|it| ("target_tokens".to_string(), it)).into_iter();
+        Datum {
+            model_input: it.model_input.clone(),
+            loss_fn_inputs: loss_fn_inputs.chain([("weights".to_string(), weights)]).collect(),
+            provenance: it.provenance.clone(),
+        }
+    };
+    data.iter().enumerate().map(one).collect()
+}
+
+fn dense(values: Vec<f32>, shape: Vec<usize>) -> TensorData {
+    TensorData { values: Values::F32(values), shape: Some(shape), sparse: None }
+}
+
+fn n_elements(shape: &[usize]) -> usize {
+    shape.iter().product()
+}
+
+fn n_targets(datum: &Datum) -> usize {
+    datum.loss_fn_inputs.get("target_tokens").map_or(0, |it| n_elements(&it.shape()))
+}
+
+/// The log-probabilities that the server reports of each datum.
+pub(crate) fn logprobs<'a>(data: &[Datum], output: &'a ForwardBackwardOutput) -> Result<Vec<&'a [f32]>> {
+    let one = |(i, it)| match output.logprobs(i) {
+        Some(logprobs) if logprobs.len() == n_targets(it) => Ok(logprobs),
+        Some(logprobs) => {
+            let problem = format!("{} log-probabilities for {} targets", logprobs.len(), n_targets(it));
+            Err(Error::decode(format!("loss_fn_outputs[{i}]: {problem}")))
+        }
+        None => Err(Error::decode(format!("loss_fn_outputs[{i}]: the server reports no log-probabilities"))),
+    };
+    data.iter().enumerate().map(one).collect()
+}
+
+/// Refuses gradients that do not fit the data.
+pub(crate) fn check(data: &[Datum], loss: &CustomLoss) -> Result<()> {
+    if loss.gradients.len() != data.len() {
+        let problem = format!("are those of {} data, not of {}", loss.gradients.len(), data.len());
+        return Err(Error::invalid("gradients", problem));
+    }
+    for (i, (gradient, datum)) in loss.gradients.iter().zip(data).enumerate() {
+        if gradient.len() != n_targets(datum) {
+            let problem = format!("has {} values for {} targets", gradient.len(), n_targets(datum));
+            return Err(Error::invalid(format!("gradients[{i}]"), problem));
+        }
+        if let Some(j) = gradient.iter().position(|it| !it.is_finite()) {
+            let problem = format!("{} is not a finite number", gradient[j]);
+            return Err(Error::invalid(format!("gradients[{i}][{j}]"), problem));
+        }
+    }
+    Ok(())
+}
+
+/// What the call reports: the output of the backward pass, with the metrics of the loss that was meant.
+pub(crate) fn output(
+    mut output: ForwardBackwardOutput,
+    loss: f64,
+    metrics: BTreeMap<String, f64>,
+) -> ForwardBackwardOutput {
+    if let Some(surrogate) = output.metrics.remove("loss:sum") {
+        output.metrics.insert("surrogate_loss:sum".into(), surrogate);
+    }
+    output.metrics.extend(metrics);
+    output.metrics.insert("loss:sum".into(), loss);
+    output
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn datum() -> Datum {
+        Datum::cross_entropy(&[1], &[2, 3]).with("advantages", vec![1.0f32, 2.0])
+    }
+
+    #[test]
+    fn only_targets_and_weights_are_sent_and_weights_are_the_negative_gradients() {
+        let mut bare = datum();
+        bare.loss_fn_inputs.remove("weights");
+        let names = |it: &Datum| it.loss_fn_inputs.keys().cloned().collect::<Vec<_>>();
+        let weights = |it: &Datum| it.loss_fn_inputs["weights"].as_f32().map(<[f32]>::to_vec);
+        let forward = data(&[datum(), bare], None);
+        assert_eq!(names(&forward[0]), ["target_tokens", "weights"]);
+        assert_eq!(
+            (weights(&forward[0]), weights(&forward[1])),
+            (Some(vec![1.0, 1.0]), Some(vec![0.0, 0.0]))
+        );
+        let backward = data(&[datum()], Some(&[vec![0.5, -2.0]]));
+        assert_eq!(weights(&backward[0]), Some(vec![-0.5, 2.0]));
+        assert_eq!(backward[0].model_input, datum().model_input);
+    }
+
+    #[test]
+    fn gradients_must_fit_the_data() {
+        let path = |gradients| {
+            let error = check(&[datum()], &CustomLoss::new(0.0, gradients)).expect_err("a refusal");
+            error.violation().expect("a path").path.clone()
+        };
+        check(&[datum()], &CustomLoss::new(f64::NAN, vec![vec![0.0, 1.0]])).expect("they fit");
+        assert_eq!(path(vec![]), "gradients");
+        assert_eq!(path(vec![vec![1.0]]), "gradients[0]");
+        assert_eq!(path(vec![vec![1.0, f32::NAN]]), "gradients[0][1]");
+    }
+
+    #[test]
+    fn log_probabilities_that_are_missing_or_of_another_number_are_not_taken() {
+        let output = |values: Option<Vec<f32>>| ForwardBackwardOutput {
+            loss_fn_outputs: vec![values.map(|it| ("logprobs".to_string(), it.into())).into_iter().collect()],
+            ..Default::default()
+        };
+        let good = output(Some(vec![-1.0, -2.0]));
+        assert_eq!(logprobs(&[datum()], &good).expect("all of them"), [[-1.0, -2.0]]);
+        for wrong in [output(None), output(Some(vec![-1.0])), ForwardBackwardOutput::default()] {
+            logprobs(&[datum()], &wrong).expect_err("a refusal");
+        }
+    }
+
+    #[test]
+    fn the_metrics_are_those_of_the_loss_that_was_meant() {
+        let metrics = |all: &[(&str, f64)]| -> BTreeMap<String, f64> {
+            all.iter().map(|(name, it)| (name.to_string(), *it)).collect()
+        };
+        let of = |server: &[(&str, f64)]| {
+            let server = ForwardBackwardOutput { metrics: metrics(server), ..Default::default() };
+            output(server, 7.0, metrics(&[("mine:mean", 1.0)])).metrics
+        };
+        assert_eq!(
+            of(&[("loss:sum", 3.0), ("x:max", 2.0)]),
+            metrics(&[("loss:sum", 7.0), ("surrogate_loss:sum", 3.0), ("x:max", 2.0), ("mine:mean", 1.0)])
+        );
+        assert_eq!(of(&[]), metrics(&[("loss:sum", 7.0), ("mine:mean", 1.0)]));
+    }
+}

@@ -1,0 +1,213 @@
+//! A loss that the caller computes: its two passes keep their place in the order, and whatever goes wrong between them ends
+//! the client with the cause.
+
+use std::sync::mpsc;
+
+use tinkex::testing::Act;
+use tinkex::types::{AdamParams, CustomLoss, Datum, LossFn, Ttl};
+use tinkex::{Error, ErrorKind};
+
+use crate::util::{datum, eventually, path_of, seq_ids, training};
+
+/// The sum of the log-probabilities, with their gradients.
+fn sum(_data: &[Datum], logprobs: &[&[f32]]) -> Result<CustomLoss, Error> {
+    let loss = logprobs.iter().flat_map(|it| it.iter()).map(|it| f64::from(*it)).sum();
+    let gradients = logprobs.iter().map(|it| vec![1.0; it.len()]).collect();
+    Ok(CustomLoss::new(loss, gradients).with_metric("mine:mean", 3.0))
+}
+
+#[test]
+fn the_callers_loss_is_reported_beside_that_of_the_server() {
+    let (server, _service, training) = training();
+    let mut bare = datum().with("advantages", vec![1.0f32; 4]);
+    bare.loss_fn_inputs.remove("weights");
+    let step = training.forward_backward_custom(vec![datum(), bare], |data, logprobs| {
+        assert!(data[1].loss_fn_inputs.contains_key("advantages"));
+        assert_eq!(logprobs, [[-0.5f32; 4], [-0.5; 4]]);
+        sum(data, logprobs)
+    });
+    let output = step.wait().unwrap();
+    assert_eq!(output.metrics["loss:sum"], -4.0);
+    assert_eq!((output.metrics["surrogate_loss:sum"], output.metrics["mine:mean"]), (4.0, 3.0));
+    assert_eq!(output.loss_fn_outputs.len(), 2);
+    assert_eq!(seq_ids(&server), [1, 2]);
+    for seen in server.requests_to("/api/v1/forward_backward") {
+        assert_eq!(seen.header("x-sdk-method"), Some("TrainingClient.forward_backward_custom"));
+    }
+}
+
+#[test]
+fn the_parts_of_both_passes_are_sent_before_anything_that_was_submitted_later() {
+    let (server, _service, training) = training();
+    // 2500 data make three requests.
+    let step = training.forward_backward_custom(vec![datum(); 2500], sum);
+    let update = training.optim_step(AdamParams::default());
+    assert_eq!(step.wait().unwrap().loss_fn_outputs.len(), 2500);
+    update.wait().unwrap();
+    let ids = seq_ids(&server);
+    assert_eq!((ids.len(), ids[2], ids[5], ids[6]), (7, 1, 4, 7), "{ids:?}");
+    assert!(ids[..3].iter().all(|it| *it <= 3), "{ids:?}");
+}
+
+#[test]
+fn order_holds_while_a_custom_loss_is_pending_even_if_nobody_waits_for_it() {
+    let (server, _service, training) = training();
+    let (open, gate) = mpsc::channel::<()>();
+    let step = training.forward_backward_custom(vec![datum()], move |data, logprobs| {
+        let _opened = gate.recv();
+        sum(data, logprobs)
+    });
+    // A drop cancels no training.
+    drop(step);
+    let update = training.optim_step(AdamParams::default());
+    let save = training.save_state("x", Ttl::Never);
+    eventually("the forward pass is sent", || seq_ids(&server) == [1]);
+    eventually("its result is fetched", || !server.requests_to("/api/v1/retrieve_future").is_empty());
+    assert!(!update.is_done() && !save.is_done());
+    drop(open);
+    update.wait().unwrap();
+    save.wait().unwrap();
+    assert_eq!(seq_ids(&server), [1, 2, 3, 4]);
+    let last: Vec<String> = server.requests().into_iter().map(|it| it.path).collect();
+    let place = |path: &str| last.iter().rposition(|it| it == path).unwrap();
+    assert!(place("/api/v1/forward_backward") < place("/api/v1/optim_step"));
+}
+
+#[test]
+fn a_panicking_loss_poisons_the_client_with_its_message() {
+    let (server, service, training) = training();
+    let step = training.forward_backward_custom(vec![datum()], |_, _| -> Result<CustomLoss, Error> {
+        panic!("my loss fell over")
+    });
+    let update = training.optim_step(AdamParams::default());
+    let error = step.wait().unwrap_err();
+    assert!(error.is_panic() && error.to_string().contains("my loss fell over"), "{error}");
+    for error in [update.wait().unwrap_err(), training.optim_step(AdamParams::default()).wait().unwrap_err()]
+    {
+        assert_eq!(*error.kind(), ErrorKind::Poisoned);
+        assert!(error.to_string().contains("my loss fell over"), "{error}");
+    }
+    // Of the backward pass and of what came behind it nothing was sent.
+    assert_eq!(seq_ids(&server), [1]);
+    let other = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    other.forward_backward_custom(vec![datum()], sum).wait().unwrap();
+}
+
+#[test]
+fn a_loss_that_fails_or_returns_bad_gradients_poisons_the_client_with_the_reason() {
+    type Loss = fn(&[Datum], &[&[f32]]) -> Result<CustomLoss, Box<dyn std::error::Error + Send + Sync>>;
+    let table: [(Loss, &str); 4] = [
+        (|_, _| Err("no reward".into()), "no reward"),
+        (|_, _| Ok(CustomLoss::new(1.0, vec![])), "gradients"),
+        (|_, _| Ok(CustomLoss::new(1.0, vec![vec![1.0; 3]])), "gradients[0]"),
+        (|_, _| Ok(CustomLoss::new(1.0, vec![vec![0.0, 0.0, f32::NAN, 0.0]])), "gradients[0][2]"),
+    ];
+    for (loss, reason) in table {
+        let (server, _service, training) = training();
+        let error = training.forward_backward_custom(vec![datum()], loss).wait().unwrap_err();
+        match error.violation() {
+            Some(it) => assert_eq!(it.path, reason),
+            None => assert!(*error.kind() == ErrorKind::CustomLoss && error.to_string().contains(reason)),
+        }
+        assert_eq!(error.operation(), Some("forward_backward_custom"));
+        let later = training.optim_step(AdamParams::default()).wait().unwrap_err();
+        assert!(*later.kind() == ErrorKind::Poisoned && later.to_string().contains(reason), "{later}");
+        assert_eq!(seq_ids(&server), [1]);
+    }
+}
+
+#[test]
+fn cancelling_while_the_loss_is_computed_poisons_the_client_without_waiting_for_the_loss() {
+    let (server, _service, training) = training();
+    let (open, gate) = mpsc::channel::<()>();
+    let (begin, begun) = mpsc::channel::<()>();
+    let step = training.forward_backward_custom(vec![datum()], move |data, logprobs| {
+        drop(begin);
+        let _opened = gate.recv();
+        sum(data, logprobs)
+    });
+    let update = training.optim_step(AdamParams::default());
+    let _ended = begun.recv();
+    step.cancel();
+    assert!(step.wait().unwrap_err().is_cancelled());
+    let error = update.wait().unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Poisoned);
+    assert!(error.cause().unwrap().is_cancelled());
+    drop(open);
+    assert_eq!(seq_ids(&server), [1]);
+}
+
+#[test]
+fn closing_the_client_does_not_wait_for_the_loss() {
+    let (_server, _service, training) = training();
+    let (open, gate) = mpsc::channel::<()>();
+    let (begin, begun) = mpsc::channel::<()>();
+    let step = training.forward_backward_custom(vec![datum()], move |data, logprobs| {
+        drop(begin);
+        let _opened = gate.recv();
+        sum(data, logprobs)
+    });
+    let update = training.optim_step(AdamParams::default());
+    let _ended = begun.recv();
+    training.close();
+    assert!(step.wait().unwrap_err().is_closed());
+    assert!(update.wait().unwrap_err().is_closed());
+    drop(open);
+}
+
+#[test]
+fn a_forward_pass_that_is_refused_gives_its_ids_back() {
+    let (server, _service, training) = training();
+    server.next("/api/v1/forward_backward", Act::status(422, r#"{"detail":"too long"}"#));
+    let error = training.forward_backward_custom(vec![datum()], sum).wait().unwrap_err();
+    assert!(error.to_string().contains("too long"), "{error}");
+    training.forward_backward_custom(vec![datum()], sum).wait().unwrap();
+    assert_eq!(seq_ids(&server), [1, 1, 2]);
+}
+
+#[test]
+fn data_that_cannot_be_sent_are_refused_before_the_loss_is_asked_for() {
+    let (server, _service, training) = training();
+    let before = server.requests().len();
+    let refused = |data| {
+        let never = |_: &[Datum], _: &[&[f32]]| -> Result<CustomLoss, Error> { panic!("it was called") };
+        path_of(&training.forward_backward_custom(data, never).wait().unwrap_err())
+    };
+    let mut bare = datum();
+    bare.loss_fn_inputs.clear();
+    assert_eq!(refused(vec![bare]), "data[0].loss_fn_inputs[\"target_tokens\"]");
+    assert_eq!(refused(vec![]), "data");
+    assert_eq!(server.requests().len(), before, "something was sent");
+    training.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
+}
+
+#[cfg(feature = "local")]
+#[test]
+fn the_engine_learns_the_same_from_a_custom_loss_as_from_its_own() {
+    let server = tinkex::local::Server::start(Default::default()).unwrap();
+    let service =
+        tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build().unwrap();
+    let lora = || tinkex::types::LoraConfig { rank: 4, seed: Some(3), ..Default::default() };
+    let adam = || AdamParams { learning_rate: 1e-2, ..Default::default() };
+    let batch = || vec![datum().with("weights", vec![1.0f32; 4])];
+    let (own, custom) = (
+        service.create_lora_training_client("tinkex/nano", lora()).unwrap(),
+        service.create_lora_training_client("tinkex/nano", lora()).unwrap(),
+    );
+    let first = own.forward_backward(batch(), LossFn::CrossEntropy).wait().unwrap().metrics;
+    let second = custom.forward_backward_custom(batch(), |data, logprobs| {
+        let mut loss = sum(data, logprobs)?;
+        loss.loss = -loss.loss;
+        loss.gradients.iter_mut().flatten().for_each(|it| *it = -*it);
+        Ok::<_, Error>(loss)
+    });
+    let second = second.wait().unwrap().metrics;
+    assert_eq!(first["loss:sum"], second["surrogate_loss:sum"]);
+    assert!((first["loss:sum"] - second["loss:sum"]).abs() < 1e-3);
+    own.optim_step(adam()).wait().unwrap();
+    custom.optim_step(adam()).wait().unwrap();
+    let after = |it: &tinkex::TrainingClient| {
+        it.forward(batch(), LossFn::CrossEntropy).wait().unwrap().metrics["loss:sum"]
+    };
+    assert_eq!(after(&own), after(&custom));
+}
