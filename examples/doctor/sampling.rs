@@ -1,5 +1,6 @@
 //! Answers and log-probabilities.
 
+use tinkex::sync::CancelToken;
 use tinkex::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams, Stop};
 use tinkex::{SamplingClient, wait_all};
 
@@ -85,6 +86,44 @@ pub(super) fn checks() -> Vec<Check> {
                 true if known.into_iter().all(|it| *it <= 0.0) => fine(),
                 true => wrong("a probability is above one"),
                 false => wrong(format!("{list:?} for {} tokens", PROMPT.len())),
+            }
+        }),
+        option("compute_logprobs_last", &["prompt_logprobs_last_n"], |it| {
+            let list = it.sampling()?.compute_logprobs_last(&prompt(), 2).wait()?;
+            match (list.len() == PROMPT.len(), list.iter().flatten().count()) {
+                (true, 2) => fine(),
+                (_, n) => wrong(format!("{n} log-probabilities in {} places", list.len())),
+            }
+        }),
+        option("sample_with, topk_sample_logprobs", &["topk_sample_logprobs"], |it| {
+            let answer = asked(it, SampleOptions { topk_sample_logprobs: 2, ..Default::default() })?;
+            match &answer.sequences[0].topk_logprobs {
+                Some(_) => fine(),
+                None => ignored("the answer has none"),
+            }
+        }),
+        option("sample_with, prompt_alt_tokens_k", &["prompt_alt_tokens_k"], |it| {
+            asked(it, SampleOptions { prompt_alt_tokens_k: 2, ..Default::default() })?;
+            fine()
+        }),
+        option("sample, record_stability_info", &["record_stability_info", "stability"], |it| {
+            draw(&it.sampling()?.record_stability_info(true), &prompt(), 1, &params())?;
+            fine()
+        }),
+        option("get_sampler_handle and from_sampler_handle", &["join_sampling_session"], |it| {
+            let handle = it.sampling()?.get_sampler_handle();
+            let other = (it.connect)().from_sampler_handle(handle)?;
+            draw(&other, &prompt(), 1, &params())?;
+            fine()
+        }),
+        core("sample, with_cancel", |it| {
+            let token = CancelToken::new();
+            let pending = it.sampling()?.with_cancel(&token).sample(&prompt(), 1, &params());
+            token.cancel();
+            match pending.wait() {
+                Err(error) if !error.is_cancelled() => wrong(error.to_string()),
+                // It may have been answered before.
+                _ => fine(),
             }
         }),
         core("sample, cancelled", |it| {

@@ -1,7 +1,9 @@
 //! Capabilities, sessions, and the making of the other clients.
 
+use std::collections::BTreeMap;
+
 use tinkex::CloseStatus;
-use tinkex::types::{LoraConfig, SamplingParams};
+use tinkex::types::{FromStateOptions, LoraConfig, ModelOptions, SamplingParams};
 
 use super::patient::{fine, ignored, told, wrong};
 use super::sampling::{draw, prompt};
@@ -20,6 +22,19 @@ pub(super) fn beginning() -> Vec<Check> {
         }),
         option("create_lora_training_client, seed", &["seed"], |it| {
             it.new_training(LoraConfig { rank: 8, seed: Some(7), ..Default::default() })?.close();
+            fine()
+        }),
+        option("create_lora_training_client_with, user_metadata", &["user_metadata"], |it| {
+            let metadata = BTreeMap::from([("made_by".into(), "doctor".into())]);
+            let options = ModelOptions { user_metadata: Some(metadata), ..Default::default() };
+            let model = it.base_model.as_str();
+            it.service
+                .create_lora_training_client_with(
+                    model,
+                    LoraConfig { rank: 8, ..Default::default() },
+                    &options,
+                )?
+                .close();
             fine()
         }),
         option("create_lora_training_client, rank 1", &["rank"], |it| {
@@ -66,6 +81,12 @@ pub(super) fn from_checkpoints() -> Vec<Check> {
             let client = it.service.create_training_client_from_state(&it.state()?)?;
             super::training::one_step(&client)?;
             client.close();
+            fine()
+        }),
+        option("create_training_client_from_state_with, user_metadata", &["user_metadata"], |it| {
+            let metadata = BTreeMap::from([("made_by".into(), "doctor".into())]);
+            let options = FromStateOptions { user_metadata: Some(metadata), ..Default::default() };
+            it.service.create_training_client_from_state_with(&it.state()?, &options)?.close();
             fine()
         }),
         core("create_training_client_from_state_with_optimizer", |it| {

@@ -1,12 +1,16 @@
 //! Passes, updates and saving.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tinkex::types::{AdamParams, Datum, ForwardBackwardOutput, LoraConfig, Loss, LossFn, ModelInput, Ttl};
+use tinkex::types::{
+    AdamParams, CustomLoss, Datum, ForwardBackwardOutput, LoraConfig, Loss, LossFn, ModelInput,
+    SaveStateOptions, Ttl,
+};
 use tinkex::{Error, TrainingClient};
 
 use super::patient::{Found, Patient, Trouble, fine, ignored, told, wrong};
-use super::{Check, core, option};
+use super::{Check, core, endpoint, option};
 
 /// What is saved ends by itself, should deleting it fail.
 pub(super) const ONE_HOUR: Ttl = Ttl::After(Duration::from_secs(3600));
@@ -63,6 +67,18 @@ pub(super) fn checks() -> Vec<Check> {
             }
             fine()
         }),
+        core("train_step", |it| {
+            let step = it.training()?.train_step(vec![datum()], LossFn::CrossEntropy, AdamParams::default());
+            passed(step.wait()?.0, 1)
+        }),
+        core("forward_backward_custom", |it| {
+            let pass = it.training()?.forward_backward_custom(vec![datum()], |_, logprobs| {
+                let loss = -logprobs.iter().flat_map(|it| it.iter()).map(|it| f64::from(*it)).sum::<f64>();
+                let gradients = logprobs.iter().map(|it| vec![-1.0; it.len()]).collect();
+                Ok::<_, Error>(CustomLoss::new(loss, gradients))
+            });
+            passed(pass.wait()?, 1)
+        }),
         core("save_state", |it| {
             let saved = it.training()?.save_state(&it.name(), Ttl::Never).wait()?;
             it.litter(&saved.path);
@@ -73,6 +89,22 @@ pub(super) fn checks() -> Vec<Check> {
             let saved = it.training()?.save_state(&it.name(), ONE_HOUR).wait()?;
             it.litter(&saved.path);
             fine()
+        }),
+        option("save_state_with, overwrite and user_metadata", &["overwrite", "user_metadata"], |it| {
+            let name = it.name();
+            for _ in 0..2 {
+                let metadata = BTreeMap::from([("made_by".into(), "doctor".into())]);
+                let options =
+                    SaveStateOptions { overwrite: true, user_metadata: Some(metadata), ttl: ONE_HOUR };
+                let saved = it.training()?.save_state_with(&name, &options).wait()?;
+                it.litter(&saved.path);
+            }
+            fine()
+        }),
+        endpoint("save_weights_external", |it| {
+            let saved = it.training()?.save_weights_external(&it.name(), ONE_HOUR, &[]).wait()?;
+            it.litter(&saved.path);
+            told(saved.path.as_str())
         }),
         core("save_weights_for_sampler", |it| {
             let saved = it.training()?.save_weights_for_sampler(&it.name(), Ttl::Never).wait()?;

@@ -30,8 +30,11 @@ pub fn decode_pass_output(body: Bytes) -> Result<ForwardBackwardOutput> {
     train::decode_forward_backward_output(body)
 }
 
+/// Says whether bytes could be read.
+pub type Decoder = fn(&[u8]) -> bool;
+
 /// Every decoder of the crate: its name, and a function that says whether some bytes could be read.
-pub fn decoders() -> Vec<(&'static str, fn(&[u8]) -> bool)> {
+pub fn decoders() -> Vec<(&'static str, Decoder)> {
     messages::OTHERS.iter().chain(messages::JSON).map(|it| (it.name, it.decode)).collect()
 }
 

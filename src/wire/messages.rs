@@ -7,6 +7,9 @@ use super::{json, sample, train};
 use crate::error::Result;
 use crate::types;
 
+/// Whether writing what was read and reading it again gives the same. `None` if it cannot be read.
+type Again = fn(&[u8]) -> Option<bool>;
+
 /// One kind of message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Message {
@@ -15,7 +18,7 @@ pub(crate) struct Message {
     pub(crate) decode: fn(&[u8]) -> bool,
     /// Reads bytes, and whether writing that and reading it again gives the same. `None` if they cannot be read.
     #[cfg_attr(not(test), allow(dead_code, reason = "only the properties ask"))]
-    pub(crate) again: Option<fn(&[u8]) -> Option<bool>>,
+    pub(crate) again: Option<Again>,
     /// An example with all its fields. Texts that begin with `=` stand for themselves without it; every other value stands
     /// for any of its type.
     pub(crate) example: &'static str,
@@ -67,6 +70,8 @@ pub(crate) const JSON: &[Message] = &[
     message!(request SaveWeightsRequest r#"{"type":"=save_weights","model_id":"a","path":"a","seq_id":1,"ttl_seconds":1,"overwrite":true,"user_metadata":{"a":"b"}}"#),
     message!(request LoadWeightsRequest r#"{"type":"=load_weights","session_id":"a","model_seq_id":1,"model_id":"a","seq_id":1,"path":"a","optimizer":true,"base_model":"a","user_metadata":{"a":"b"},"optimizer_config":{"type":"a"},"weights_access_token":"a"}"#),
     message!(request SaveWeightsForSamplerRequest r#"{"type":"=save_weights_for_sampler","model_id":"a","path":"a","sampling_session_seq_id":1,"kind":"=inflight","seq_id":1,"ttl_seconds":1,"user_metadata":{"a":"b"}}"#),
+    message!(request SaveWeightsExternalRequest r#"{"type":"=save_weights_external","model_id":"a","path":"a","seq_id":1,"ttl_seconds":1,"age_encryption_recipients":["a"]}"#),
+    message!(request JoinSamplingSessionRequest r#"{"type":"=join_sampling_session","sampling_session_id":"a"}"#),
     message!(request UnloadModelRequest r#"{"type":"=unload_model","model_id":"a"}"#),
     message!(request CreateSamplingSessionRequest r#"{"type":"=create_sampling_session","session_id":"a","sampling_session_seq_id":1,"base_model":"a","model_path":"a"}"#),
     message!(request SampleRequest r#"{"type":"=sample","num_samples":1,"prompt":{"chunks":[{"type":"=encoded_text","tokens":[1,2]},{"type":"=image","data":"a","format":"a","expected_tokens":1},{"type":"=image_asset_pointer","location":"a","format":"a","expected_tokens":1},{"type":"=dmel","dmel":"a"}]},"sampling_params":{"max_tokens":1,"seed":1,"stop":["a"],"temperature":0.5,"top_k":1,"top_p":0.5},"sampling_session_id":"a","seq_id":1,"base_model":"a","model_path":"a","prompt_logprobs":true,"topk_prompt_logprobs":1,"topk_sample_logprobs":1,"target_prompt_logprobs":{"data":[1],"dtype":"a","shape":[1],"sparse_crow_indices":[1],"sparse_col_indices":[1]},"prompt_alt_tokens_k":1,"prompt_logprobs_last_n":1,"record_stability_info":true}"#),
@@ -92,6 +97,8 @@ pub(crate) const JSON: &[Message] = &[
     message!(response SaveWeightsResponse r#"{"type":"=save_weights","path":"a"}"#),
     message!(response LoadWeightsResponse r#"{"type":"=load_weights","path":"a","model_id":"a"}"#),
     message!(response SaveWeightsForSamplerResponse r#"{"type":"=save_weights_for_sampler","path":"a","sampling_session_id":"a"}"#),
+    message!(response SaveWeightsExternalResponse r#"{"type":"=save_weights_external","path":"a","size_bytes":1}"#),
+    message!(response JoinSamplingSessionResponse r#"{"type":"=join_sampling_session","client_counter":1}"#),
     message!(response UnloadModelResponse r#"{"type":"=unload_model","model_id":"a"}"#),
     message!(response CreateSamplingSessionResponse r#"{"type":"=create_sampling_session","sampling_session_id":"a"}"#),
     message!(response SamplerResponse r#"{"sampler_id":"a","base_model":"a","model_path":"a"}"#),

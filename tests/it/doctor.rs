@@ -33,7 +33,7 @@ fn nothing_is_broken_on_a_server_that_behaves() {
     let connect = server.clone();
     let report = examine(move || connect.in_memory());
     assert_marks(&report, Mark::Broken, &[]);
-    let absent = ["sample, stop at tokens", "sample_with, topk_prompt_logprobs", "whoami"];
+    let absent = ["sample, stop at tokens", "whoami"];
     assert_marks(&report, Mark::NotOffered, &absent);
     let left = server.in_memory().build().unwrap().create_rest_client().list_user_checkpoints().count();
     assert_eq!(left, 0, "it cleans up after itself");
@@ -151,6 +151,7 @@ fn a_core_verb_that_fails_is_broken_and_the_others_are_examined_all_the_same() {
 fn every_verb_is_examined_or_there_is_a_reason_why_not() {
     const NOT_EXAMINED: &[(&str, &str)] = &[
         ("revoke_api_key", "ends the key with which everything else is asked"),
+        ("close_with", "as close, with words for people"),
         ("builder", "no verb of the server"),
         ("from_env", "no verb of the server"),
         ("create_rest_client", "sends nothing"),
