@@ -124,19 +124,20 @@ pub(super) fn sampler(session: Arc<Session>, session_id: Arc<str>, job: Sampler)
 }
 
 /// A request that the server took.
-enum Accepted {
+pub(super) enum Accepted {
     Promised(Promise),
     /// It answered with the result at once.
     Done(Answer),
 }
 
-struct Maker<'a> {
-    session: &'a Session,
-    session_id: &'a str,
-    ticket: &'a Ticket<CreatedModel>,
+/// What something is made with, and for whom.
+pub(super) struct Maker<'a, T: Send + 'static> {
+    pub(super) session: &'a Session,
+    pub(super) session_id: &'a str,
+    pub(super) ticket: &'a Ticket<T>,
 }
 
-impl Maker<'_> {
+impl Maker<'_, CreatedModel> {
     fn model(&self, start: Start, seq_id: u64) -> Result<CreatedModel> {
         let (model_id, first_seq_id) = match start {
             Start::New { base_model, lora, options } => {
@@ -234,21 +235,28 @@ impl Maker<'_> {
         Ok((info.base_model.ok_or_else(|| incomplete("the checkpoint's base model"))?, lora))
     }
 
-    fn ask<T: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> Result<T> {
+    fn ask<R: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> Result<R> {
         self.session.ask(Lane::Train, path, request, &self.ticket.progress, &self.ticket.cancel)
     }
+}
 
+impl<T: Send + 'static> Maker<'_, T> {
     /// Submits a request and waits for what it promises.
-    fn future<T: DeserializeOwned>(
+    fn future<R: DeserializeOwned>(
         &self,
         path: &str,
         request: &impl Serialize,
         request_type: &'static str,
-    ) -> Result<T> {
+    ) -> Result<R> {
         self.result(self.submit(path, request, request_type)?)
     }
 
-    fn submit(&self, path: &str, request: &impl Serialize, request_type: &'static str) -> Result<Accepted> {
+    pub(super) fn submit(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+        request_type: &'static str,
+    ) -> Result<Accepted> {
         let progress = &self.ticket.progress;
         progress.submitting();
         progress.attempt();
@@ -265,7 +273,7 @@ impl Maker<'_> {
         Ok(Accepted::Promised(promise(promised.request_id, request_type, started, born)))
     }
 
-    fn result<T: DeserializeOwned>(&self, accepted: Accepted) -> Result<T> {
+    pub(super) fn result<R: DeserializeOwned>(&self, accepted: Accepted) -> Result<R> {
         match accepted {
             Accepted::Done(answer) => json::response(&answer.body),
             Accepted::Promised(promise) => {

@@ -55,7 +55,7 @@ pub use day::Day;
 pub use identity::{ApiKeyDetails, ApiKeyInfo, Identity};
 pub use loss::{Loss, LossFn, LossValue};
 pub(crate) use loss_graph::Node;
-pub use loss_graph::{LossGraph, LossInput, LossMask, LossOperand, LossTensor, LossTrace};
+pub use loss_graph::{LossGraph, LossHandle, LossInput, LossMask, LossOperand, LossTensor, LossTrace};
 pub use model::{LoraConfig, ModelInfo, ServerCapabilities, SupportedModel};
 pub use model_input::{Chunk, ImageFormat, ModelInput};
 pub use model_options::{FromStateOptions, ModelOptions};

@@ -1,11 +1,13 @@
 //! A loss that is written once, as a graph of tensor operations.
 
+mod handle;
 mod node;
 mod tensor;
 mod trace;
 
 use crate::error::{Error, Result};
 
+pub use handle::LossHandle;
 pub(crate) use node::{Arg, Node, NodeOp};
 pub use tensor::{LossMask, LossOperand, LossTensor};
 pub use trace::LossTrace;

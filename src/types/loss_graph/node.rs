@@ -123,7 +123,9 @@ impl Arg {
                         Some(kind) => Arg::Constant(kind, it),
                         None => return Err(format!("{kind:?} is no kind of argument")),
                     },
-                    (kind, _) => return Err(format!("{kind:?} is no kind of argument, or holds something else")),
+                    (kind, _) => {
+                        return Err(format!("{kind:?} is no kind of argument, or holds something else"));
+                    }
                 }
             }
         })

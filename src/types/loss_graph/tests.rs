@@ -106,7 +106,8 @@ fn metrics_must_have_names_that_servers_take_and_be_numbers() {
         assert!(with(fine).is_ok(), "{fine}");
     }
     let long = format!("custom/{}:sum", "a".repeat(65));
-    for wrong in ["a:sum", "custom/:sum", "custom/a", "custom/a:max", "custom/A:sum", "custom/a b:sum", &long] {
+    for wrong in ["a:sum", "custom/:sum", "custom/a", "custom/a:max", "custom/A:sum", "custom/a b:sum", &long]
+    {
         assert!(refusal(with(wrong)).contains("must be custom/"), "{wrong}");
     }
     let vector = LossGraph::trace("x", ONE, |it| {

@@ -69,7 +69,8 @@ impl LossTrace {
     pub fn metric(&self, name: &str, value: LossTensor<'_>) {
         let place = || format!("metrics[{name:?}]");
         if !is_metric(name) {
-            let problem = "must be custom/<name>:sum or custom/<name>:mean, the name of a-z, 0-9, _, ., / and -";
+            let problem =
+                "must be custom/<name>:sum or custom/<name>:mean, the name of a-z, 0-9, _, ., / and -";
             return self.wrong(Error::invalid(place(), problem));
         }
         let (arg, known) = self.read(value);
