@@ -1,9 +1,17 @@
 //! A loss that is written once, as a graph of tensor operations.
 
+mod array;
+mod backward;
+mod call;
+mod evaluate;
+mod forward;
 mod handle;
 mod node;
+mod plan;
 mod tensor;
 mod trace;
+
+use plan::Plan;
 
 use crate::error::{Error, Result};
 
@@ -35,6 +43,7 @@ pub struct LossGraph {
     name: String,
     inputs: Vec<LossInput>,
     nodes: Vec<Node>,
+    plan: Plan,
 }
 
 /// An input of a [`LossGraph`].
@@ -72,7 +81,18 @@ impl LossGraph {
         let trace = LossTrace::new(&inputs);
         let result = loss(&trace);
         let nodes = trace.finish(result)?;
-        Ok(LossGraph { name, inputs, nodes })
+        LossGraph::new(name, inputs, nodes)
+    }
+
+    /// A graph that was traced elsewhere.
+    #[cfg_attr(not(feature = "local"), allow(dead_code, reason = "only a server is sent any"))]
+    pub(crate) fn read(name: &str, input_ranks: &[(&str, usize)], nodes: Vec<Node>) -> Result<Self> {
+        LossGraph::new(name.into(), inputs(input_ranks)?, nodes)
+    }
+
+    fn new(name: String, inputs: Vec<LossInput>, nodes: Vec<Node>) -> Result<Self> {
+        let plan = Plan::new(&inputs, &nodes)?;
+        Ok(LossGraph { name, inputs, nodes, plan })
     }
 
     /// The name, for people.

@@ -143,3 +143,238 @@ fn data_must_have_the_inputs_with_their_dimensions() {
     datum.loss_fn_inputs.insert("beta".into(), number);
     graph.check(&datum, "data[0]").expect("a datum that fits");
 }
+
+/// The loss of one datum with targets `[T]` or `[T, K]`, and a check of its gradient against differences of its values.
+fn computed(graph: &LossGraph, datum: &Datum, logprobs: &[f32]) -> evaluate::DatumLoss {
+    let at = |logprobs: &[f32]| graph.evaluate_datum(datum, logprobs, "d").expect("a loss");
+    let exact = at(logprobs);
+    for (i, gradient) in exact.gradient.iter().enumerate() {
+        let moved = |by: f32| {
+            let mut moved = logprobs.to_vec();
+            moved[i] += by;
+            (f64::from(moved[i]), at(&moved).loss)
+        };
+        let ((up, more), (down, less)) = (moved(1e-2), moved(-1e-2));
+        let estimate = (more - less) / (up - down);
+        let error = (gradient - estimate).abs() / (1.0 + gradient.abs());
+        assert!(error < 5e-3, "{}: by {i}: {gradient}, but {estimate}", graph.name());
+    }
+    exact
+}
+
+fn wide(values: &[f32], columns: usize) -> super::super::TensorData {
+    let shape = [values.len() / columns, columns];
+    super::super::TensorData::from(values).with_shape(shape).expect("a shape")
+}
+
+#[test]
+fn every_operation_has_the_right_gradient() {
+    type Loss = for<'g> fn(&'g LossTrace) -> LossTensor<'g>;
+    let losses: &[(&str, Loss)] = &[
+        ("exp", |it| it.logprobs().exp().sum()),
+        ("expm1", |it| it.logprobs().expm1().sum()),
+        ("log", |it| (-it.logprobs()).log().sum()),
+        ("log1p", |it| (-it.logprobs()).log1p().mean()),
+        ("sqrt", |it| (-it.logprobs()).sqrt().sum()),
+        ("square", |it| it.logprobs().square().sum()),
+        ("abs", |it| it.logprobs().abs().sum()),
+        ("sigmoid", |it| it.logprobs().sigmoid().sum()),
+        ("tanh", |it| it.logprobs().tanh().sum()),
+        ("relu", |it| (it.logprobs() + 1.0).relu().sum()),
+        ("log_sigmoid", |it| it.logprobs().log_sigmoid().sum()),
+        ("softplus", |it| (it.logprobs() * 3.0).softplus().sum()),
+        ("pow", |it| (-it.logprobs()).pow(1.5).sum()),
+        ("pow of", |it| it.input("weights").pow(it.logprobs()).sum()),
+        ("div", |it| (it.input("weights") / it.logprobs() + it.logprobs() / 3.0).sum()),
+        ("sub", |it| ((1.0 - it.logprobs()) * (it.logprobs() - it.input("weights"))).sum()),
+        ("minimum", |it| it.logprobs().minimum(-it.input("weights")).sum()),
+        ("maximum", |it| it.logprobs().square().maximum(it.input("weights")).sum()),
+        ("clamp", |it| it.logprobs().clamp(Some(-2.0), Some(-0.6)).square().sum()),
+        ("where", |it| {
+            let lp = it.logprobs();
+            (lp.gt(-1.0) | lp.lt(-2.4)).where_else(lp.exp(), 2.0 * lp).sum()
+        }),
+        ("not and", |it| {
+            let lp = it.logprobs();
+            (!lp.gt(-1.0) & lp.ge(-2.4)).where_else(lp * lp, 0.0).sum()
+        }),
+        ("max", |it| it.logprobs().max() * 2.0),
+        ("min", |it| it.logprobs().square().min()),
+        ("dims", |it| it.logprobs().unsqueeze(1).sum_dim(-1).square().mean_dim(0)),
+        ("logsumexp", |it| it.logprobs().logsumexp(0)),
+        ("softmax", |it| (it.logprobs().softmax(0) * it.input("weights")).sum()),
+        ("log_softmax", |it| (it.logprobs().log_softmax(-1) * it.input("weights")).sum()),
+        ("cumsum", |it| (it.logprobs().cumsum(0) * it.input("weights")).sum()),
+        ("outer", |it| (it.logprobs().unsqueeze(1) * it.input("weights").exp()).sum()),
+        ("get", |it| it.logprobs().get(-1).exp() + it.logprobs().get(0)),
+        ("slice", |it| (it.logprobs().slice(1..3) * it.logprobs().slice(0..2)).sum()),
+        ("beta", |it| (it.logprobs() * it.input("beta")).sum().exp()),
+    ];
+    let inputs = [("logprobs", 1), ("weights", 1), ("beta", 0)];
+    let beta = super::super::TensorData { shape: Some(Vec::new()), ..vec![0.3f32].into() };
+    let datum = Datum::cross_entropy(&[1, 2], &[3, 4, 5])
+        .with("weights", vec![0.5f32, 2.0, 1.5, 0.25])
+        .with("beta", beta);
+    for (name, loss) in losses {
+        let graph = LossGraph::trace(*name, &inputs, loss).expect(name);
+        let exact = computed(&graph, &datum, &[-0.5, -1.5, -2.5, -0.7]);
+        assert!(exact.gradient.iter().any(|it| *it != 0.0), "{name}");
+    }
+}
+
+#[test]
+fn tables_of_candidates_are_computed_row_by_row_and_column_by_column() {
+    type Loss = for<'g> fn(&'g LossTrace) -> LossTensor<'g>;
+    let losses: &[(&str, Loss, f64)] = &[
+        // The columns of the log-probabilities below are [-1, -2, -3] and [-4, -5, -6].
+        ("rows", |it| it.logprobs().sum_dim(1).get(0), -5.0),
+        ("columns", |it| it.logprobs().column(1).sum(), -15.0),
+        ("row", |it| it.logprobs().get(2).sum(), -9.0),
+        ("per token", |it| (it.logprobs() * it.input("scale").unsqueeze(1)).sum(), -46.0),
+        ("per candidate", |it| (it.logprobs() * it.input("pair")).sum(), -36.0),
+        ("means", |it| it.logprobs().mean_dim(0).sum(), -7.0),
+    ];
+    let inputs = [("logprobs", 2), ("scale", 1), ("pair", 1)];
+    let targets =
+        super::super::TensorData::from(vec![1i64, 2, 3, 4, 5, 6]).with_shape([3, 2]).expect("a shape");
+    let datum = Datum::cross_entropy(&[1, 2], &[3, 4])
+        .with("target_tokens", targets)
+        .with("scale", vec![1.0f32, 2.0, 3.0])
+        .with("pair", vec![1.0f32, 2.0]);
+    for (name, loss, value) in losses {
+        let graph = LossGraph::trace(*name, &inputs, loss).expect(name);
+        let exact = computed(&graph, &datum, &[-1.0, -4.0, -2.0, -5.0, -3.0, -6.0]);
+        assert!((exact.loss - value).abs() < 1e-9, "{name}: {}", exact.loss);
+        assert_eq!(exact.gradient.len(), 6);
+    }
+}
+
+#[test]
+fn losses_and_metrics_of_all_data_are_combined_as_their_names_say() {
+    let inputs = [("logprobs", 1), ("weights", 1)];
+    let graph = LossGraph::trace("nll", &inputs, |it| {
+        let loss = -(it.logprobs() * it.input("weights")).sum();
+        it.metric("custom/nll:sum", loss);
+        it.metric("custom/nll:mean", loss);
+        loss
+    });
+    let data = [Datum::cross_entropy(&[1], &[2, 3]), Datum::cross_entropy(&[1], &[2, 3])];
+    let loss = graph.expect("a graph").evaluate(&data, &[&[-1.0, -2.0], &[-3.0, -5.0]]).expect("a loss");
+    assert_eq!(loss.loss, 11.0);
+    assert_eq!(loss.gradients, [[-1.0, -1.0], [-1.0, -1.0]]);
+    assert_eq!((loss.metrics["custom/nll:sum"], loss.metrics["custom/nll:mean"]), (11.0, 5.5));
+}
+
+#[test]
+fn what_turns_out_to_be_impossible_says_which_step_it_was() {
+    let inputs = [("logprobs", 1), ("weights", 1)];
+    let graph = LossGraph::trace("sum", &inputs, |it| (it.logprobs() * it.input("weights")).sum());
+    let graph = graph.expect("a graph");
+    let datum = Datum::cross_entropy(&[1], &[2, 3]).with("weights", vec![1.0f32, 2.0, 3.0]);
+    let error = graph.evaluate(&[datum], &[&[-1.0, -2.0]]).expect_err("a refusal");
+    let text = error.to_string();
+    assert!(text.contains("data[0]") && text.contains("mul_2") && text.contains("[2] and [3]"), "{text}");
+    // A hundred thousand by a hundred thousand values would take all memory.
+    let outer = LossGraph::trace("outer", &[("logprobs", 1)], |it| {
+        (it.logprobs().unsqueeze(1) * it.logprobs()).sum()
+    });
+    let targets = vec![0i64; 100_000];
+    let long = Datum::cross_entropy(&[1], &[2]).with("target_tokens", targets);
+    let error = outer.expect("a graph").evaluate(&[long], &[&vec![-1.0; 100_000]]).expect_err("a refusal");
+    assert!(error.to_string().contains("more than"), "{error}");
+}
+
+fn read(nodes: &str) -> Result<LossGraph> {
+    let nodes = serde_json::from_str(nodes).expect("nodes");
+    LossGraph::read("x", &[("logprobs", 1), ("weights", 1)], nodes)
+}
+
+#[test]
+fn the_graph_of_the_protocol_s_illustration_is_computed() {
+    let graph = read(
+        r#"[{"op":"placeholder","name":"logprobs","target":"logprobs","args":[],"kwargs":{}},
+        {"op":"placeholder","name":"weights","target":"weights","args":[],"kwargs":{}},
+        {"op":"call_function","name":"mul","target":"operator.mul","args":[{"ref":"logprobs"},{"ref":"weights"}],"kwargs":{}},
+        {"op":"call_method","name":"sum_1","target":"sum","args":[{"ref":"mul"}],"kwargs":{}},
+        {"op":"call_function","name":"neg","target":"operator.neg","args":[{"ref":"sum_1"}],"kwargs":{}},
+        {"op":"output","name":"output","target":"output","args":[{"tuple":[{"ref":"neg"},{"dict":{"custom/nll:sum":{"ref":"neg"}}}]}],"kwargs":{}}]"#,
+    );
+    let datum = Datum::cross_entropy(&[1], &[2, 3]).with("weights", vec![1.0f32, 0.5]);
+    let loss = graph.expect("a graph").evaluate_datum(&datum, &[-1.0, -4.0], "d").expect("a loss");
+    assert_eq!((loss.loss, loss.gradient), (3.0, vec![-1.0, -0.5]));
+    assert_eq!(loss.metrics, [("custom/nll:sum".to_string(), 3.0)]);
+}
+
+#[test]
+fn a_graph_that_others_traced_is_refused_with_the_step_that_is_wrong() {
+    let with = |step: &str, output: &str| {
+        let text = format!(
+            r#"[{{"op":"placeholder","name":"logprobs","target":"logprobs"}},{step},
+            {{"op":"output","name":"output","target":"output","args":[{output}]}}]"#
+        );
+        refusal(read(&text))
+    };
+    let fine = r#"{"tuple":[{"ref":"y"},{"dict":{}}]}"#;
+    let sum = r#"{"op":"call_method","name":"y","target":"sum","args":[{"ref":"logprobs"}]}"#;
+    for (step, output, problem) in [
+        (
+            r#"{"op":"call_function","name":"y","target":"os.system","args":["ls"]}"#,
+            fine,
+            "graph.nodes[1]: y (os.system)",
+        ),
+        (
+            r#"{"op":"call_method","name":"y","target":"backward","args":[{"ref":"logprobs"}]}"#,
+            fine,
+            "not supported",
+        ),
+        (r#"{"op":"get_attr","name":"y","target":"w"}"#, fine, "captures a tensor"),
+        (r#"{"op":"call_module","name":"y","target":"linear"}"#, fine, "calls a module"),
+        (r#"{"op":"placeholder","name":"y","target":"other"}"#, fine, "no input"),
+        (r#"{"op":"call_method","name":"y","target":"sum","args":[{"ref":"z"}]}"#, fine, "\"z\" is no step"),
+        (
+            r#"{"op":"call_method","name":"logprobs","target":"sum","args":[{"ref":"logprobs"}]}"#,
+            fine,
+            "stands twice",
+        ),
+        (
+            r#"{"op":"call_method","name":"y","target":"sum","args":[{"ref":"logprobs"},0,true,3]}"#,
+            fine,
+            "more arguments",
+        ),
+        (
+            r#"{"op":"call_function","name":"y","target":"torch.add","args":[{"ref":"logprobs"},1],"kwargs":{"alpha":2}}"#,
+            fine,
+            "\"alpha\"",
+        ),
+        (
+            r#"{"op":"call_method","name":"y","target":"detach","args":[{"ref":"logprobs"}]}"#,
+            fine,
+            "does not depend",
+        ),
+        (sum, r#"{"ref":"y"}"#, "the loss and its metrics"),
+        (sum, r#"{"tuple":[{"ref":"y"},{"dict":{"nll":{"ref":"y"}}}]}"#, "metric \"nll\""),
+        (sum, r#"{"tuple":[{"ref":"y"},{"dict":{"custom/a:sum":1.5}}]}"#, "must be a tensor"),
+    ] {
+        let refused = with(step, output);
+        assert!(refused.contains(problem), "{refused}");
+    }
+    assert!(refusal(read("[]")).contains("no output"));
+}
+
+#[test]
+fn slices_and_indices_mean_what_they_mean_in_python() {
+    use call::Index::{At, Ellipsis, New, Range};
+    let all = Range { start: None, stop: None, step: 1 };
+    let part = |start, stop, step| Range { start, stop, step };
+    let at = |shape: &[usize], indices: &[call::Index]| forward::places(shape, indices);
+    assert_eq!(at(&[4], &[At(-1)]), Ok((vec![3], vec![])));
+    assert_eq!(at(&[5], &[part(Some(1), None, 2)]), Ok((vec![1, 3], vec![2])));
+    assert_eq!(at(&[5], &[part(Some(-2), Some(99), 1)]), Ok((vec![3, 4], vec![2])));
+    assert_eq!(at(&[5], &[part(Some(3), Some(1), 1)]), Ok((vec![], vec![0])));
+    assert_eq!(at(&[2, 3], &[all, At(1)]), Ok((vec![1, 4], vec![2])));
+    assert_eq!(at(&[2, 3], &[Ellipsis, At(0)]), Ok((vec![0, 3], vec![2])));
+    assert_eq!(at(&[2, 3], &[At(1)]), Ok((vec![3, 4, 5], vec![3])));
+    assert_eq!(at(&[2], &[all, New]), Ok((vec![0, 1], vec![2, 1])));
+    assert!(at(&[2], &[At(2)]).is_err());
+    assert!(at(&[2], &[At(0), At(0)]).is_err());
+}

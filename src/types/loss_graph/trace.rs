@@ -153,7 +153,8 @@ impl LossTrace {
     }
 }
 
-fn is_metric(name: &str) -> bool {
+/// A name that metrics may have.
+pub(super) fn is_metric(name: &str) -> bool {
     let Some((name, "sum" | "mean")) = name.strip_prefix("custom/").and_then(|it| it.rsplit_once(':')) else {
         return false;
     };
