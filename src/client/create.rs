@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::http::{Answer, Call, Lane};
 use crate::secret::Secret;
 use crate::session::{Promise, Session, Ticket, incomplete, is_not_offered};
+use crate::sync::CancelToken;
 use crate::types::{
     AccessToken, FromStateOptions, LoraConfig, ModelInfo, ModelOptions, OptimizerConfig, SamplerPath,
     TrainingPath,
@@ -106,7 +107,8 @@ pub(super) fn model(session: Arc<Session>, session_id: Arc<str>, job: Model) {
     let Model { start, ticket } = job;
     // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
     let _answered_by_its_ticket = pool.spawn(move || {
-        let maker = Maker { session: &session, session_id: &session_id, ticket: &ticket };
+        let maker =
+            Maker { session: &session, session_id: &session_id, ticket: &ticket, cancel: &ticket.cancel };
         let made = maker.model(start, seq_id);
         ticket.answer(made);
     });
@@ -135,6 +137,8 @@ pub(super) struct Maker<'a, T: Send + 'static> {
     pub(super) session: &'a Session,
     pub(super) session_id: &'a str,
     pub(super) ticket: &'a Ticket<T>,
+    /// Ends the work.
+    pub(super) cancel: &'a CancelToken,
 }
 
 impl Maker<'_, CreatedModel> {
@@ -223,7 +227,7 @@ impl Maker<'_, CreatedModel> {
         if let Some(token) = token {
             call = call.header(AccessToken::HEADER, token.expose());
         }
-        let info: json::WeightsInfoResponse = self.session.http.json(&call, &self.ticket.cancel)?;
+        let info: json::WeightsInfoResponse = self.session.http.json(&call, self.cancel)?;
         let default = LoraConfig::default();
         let lora = LoraConfig {
             rank: info.lora_rank.unwrap_or(default.rank),
@@ -236,7 +240,7 @@ impl Maker<'_, CreatedModel> {
     }
 
     fn ask<R: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> Result<R> {
-        self.session.ask(Lane::Train, path, request, &self.ticket.progress, &self.ticket.cancel)
+        self.session.ask(Lane::Train, path, request, &self.ticket.progress, self.cancel)
     }
 }
 
@@ -262,7 +266,7 @@ impl<T: Send + 'static> Maker<'_, T> {
         progress.attempt();
         let call = Call::post(Lane::Train, path, request)?.of(progress);
         let started = self.session.clock.now();
-        let answer = self.session.http.send(&call, &self.ticket.cancel)?;
+        let answer = self.session.http.send(&call, self.cancel)?;
         let born = self.session.clock.now();
         progress.contact(born);
         let promised = match Submitted::read(answer)? {
@@ -277,8 +281,7 @@ impl<T: Send + 'static> Maker<'_, T> {
         match accepted {
             Accepted::Done(answer) => json::response(&answer.body),
             Accepted::Promised(promise) => {
-                let retrieved =
-                    self.session.retrieve(&promise, &self.ticket.progress, &self.ticket.cancel)?;
+                let retrieved = self.session.retrieve(&promise, &self.ticket.progress, self.cancel)?;
                 json::response(&retrieved.answer.body)
             }
         }

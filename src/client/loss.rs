@@ -62,7 +62,8 @@ fn upload(
 ) -> Result<LossHandle> {
     let seq_id = session.custom_losses.next_seq_id();
     let request = json::CreateCustomLossRequest::new(session_id, seq_id, graph);
-    let maker = Maker { session, session_id, ticket };
+    // Others may wait for the same loss, and the server would not create it twice: the one who asked first cannot end it.
+    let maker = Maker { session, session_id, ticket, cancel: &session.cancel };
     let loss_id = match maker.submit(PATH, &request, "CreateCustomLoss") {
         Ok(accepted) => {
             let made: json::CreateCustomLossResponse = maker.result(accepted)?;

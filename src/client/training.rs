@@ -348,7 +348,11 @@ impl TrainingClient {
             return Err(Error::invalid("loss", problem));
         }
         check_data(data)?;
-        data.iter().enumerate().try_for_each(|(i, it)| loss.loss_fn.check(it, &format!("data[{i}]")))
+        data.iter().enumerate().try_for_each(|(i, it)| loss.loss_fn.check(it, &format!("data[{i}]")))?;
+        match &loss.loss_fn {
+            LossFn::Traced(handle) => handle.graph().rehearse(data),
+            _ => Ok(()),
+        }
     }
 
     fn pass(

@@ -30,6 +30,7 @@ mod secrets;
 mod seeing;
 mod settings;
 mod soak;
+mod traced_loss;
 mod training_options;
 mod verbs;
 mod waiting;

@@ -118,12 +118,14 @@ impl Call {
     /// Gradients flow through it.
     pub(super) fn has_gradient(&self) -> bool {
         use Binary::*;
-        match self {
-            Call::Detach | Call::Count | Call::Fill(_) => false,
-            Call::Unary(Unary::Invert | Unary::Sign) => false,
-            Call::Binary(Gt | Ge | Lt | Le | Eq | Ne | And | Or) => false,
-            _ => true,
-        }
+        !matches!(
+            self,
+            Call::Detach
+                | Call::Count
+                | Call::Fill(_)
+                | Call::Unary(Unary::Invert | Unary::Sign)
+                | Call::Binary(Gt | Ge | Lt | Le | Eq | Ne | And | Or)
+        )
     }
 }
 
@@ -132,7 +134,7 @@ pub(super) fn read(node: &Node) -> Result<(Call, Vec<Arg>), Problem> {
     let name = match node.op {
         NodeOp::CallMethod => node.target.as_str(),
         _ => {
-            let modules = ["torch.nn.functional.", "torch.special.", "torch.", "operator.", "_operator."];
+            let modules = ["torch.nn.functional.", "torch.special.", "torch._C._nn.", "torch.", "operator."];
             let bare = modules.iter().find_map(|it| node.target.strip_prefix(it));
             bare.ok_or("is no function of torch or operator")?
         }
@@ -140,6 +142,9 @@ pub(super) fn read(node: &Node) -> Result<(Call, Vec<Arg>), Problem> {
     let mut args = Args { args: node.args.iter(), kwargs: node.kwargs.clone() };
     let first = args.next("input").ok_or("has no tensor to work on")?;
     let call = match named(name) {
+        // Of two tensors the smaller or larger elements.
+        Some(Call::Reduce { how: Reduce::Min, .. }) if args.has_tensor() => Call::Binary(Binary::Minimum),
+        Some(Call::Reduce { how: Reduce::Max, .. }) if args.has_tensor() => Call::Binary(Binary::Maximum),
         Some(it) => it,
         None => return Err("is not supported here".into()),
     };
@@ -284,6 +289,12 @@ impl Args<'_> {
     /// The next one by its place, or else the one of that name.
     fn next(&mut self, name: &str) -> Option<Arg> {
         self.args.next().cloned().or_else(|| self.kwargs.remove(name)).filter(|it| *it != Arg::Nothing)
+    }
+
+    /// The next one is a tensor.
+    fn has_tensor(&self) -> bool {
+        let named = || self.kwargs.get("other");
+        matches!(self.args.as_slice().first().or_else(named), Some(Arg::Ref(_)))
     }
 
     fn drop(&mut self, name: &str) {

@@ -1,6 +1,6 @@
 //! The computation of a loss, with its gradients by the log-probabilities.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use rayon::prelude::*;
 
@@ -68,12 +68,40 @@ impl LossGraph {
         })
     }
 
+    /// Refuses data for which the loss could not be computed, whatever their log-probabilities are.
+    pub(crate) fn rehearse(&self, data: &[Datum]) -> Result<()> {
+        // Nothing but the shapes decides.
+        let mut fine = HashSet::new();
+        for (i, datum) in data.iter().enumerate() {
+            let path = format!("data[{i}]");
+            self.check(datum, &path)?;
+            let inputs = self.inputs.iter().skip(1).map(|it| datum.loss_fn_inputs[&it.name].shape());
+            let targets = datum.loss_fn_inputs["target_tokens"].shape();
+            let n = targets.iter().product();
+            if fine.insert(std::iter::once(targets).chain(inputs).collect::<Vec<_>>()) {
+                self.values(datum, &vec![0.0; n], &path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The loss of one datum, named `path` in errors.
     pub(crate) fn evaluate_datum(&self, datum: &Datum, logprobs: &[f32], path: &str) -> Result<DatumLoss> {
+        let values = self.values(datum, logprobs, path)?;
+        let gradient = self.gradient(&values).map_err(|(name, it)| self.failed(path, &name, it))?;
+        // That these are single numbers has been seen.
+        let metrics = self.plan.metrics.iter().map(|(name, place)| (name.clone(), values[*place].sum()));
+        Ok(DatumLoss { loss: values[self.plan.loss].sum(), gradient, metrics: metrics.collect() })
+    }
+
+    fn failed(&self, path: &str, name: &str, problem: String) -> Error {
+        Error::invalid(path, format!("the loss {} cannot be computed: {name}: {problem}", self.name))
+    }
+
+    /// What every step gives.
+    fn values(&self, datum: &Datum, logprobs: &[f32], path: &str) -> Result<Vec<Array>> {
         self.check(datum, path)?;
-        let failed = |name: &str, problem: String| {
-            Error::invalid(path, format!("the loss {} cannot be computed: {name}: {problem}", self.name))
-        };
+        let failed = |name: &str, problem| self.failed(path, name, problem);
         let mut values: Vec<Array> = Vec::with_capacity(self.plan.ops.len());
         let mut n_values = 0;
         for (i, op) in self.plan.ops.iter().enumerate() {
@@ -103,15 +131,13 @@ impl LossGraph {
         if !loss.shape.is_empty() {
             return Err(failed("the loss", format!("has the shape {:?}; it must be one number", loss.shape)));
         }
-        let gradient = self.gradient(&values).map_err(|(name, it)| failed(&name, it))?;
-        let mut metrics = Vec::new();
         for (name, place) in &self.plan.metrics {
-            match values[*place].values[..] {
-                [it] => metrics.push((name.clone(), it)),
-                ref many => return Err(failed(name, format!("has {} values; it must be one", many.len()))),
+            let n = values[*place].values.len();
+            if n != 1 {
+                return Err(failed(name, format!("has {n} values; it must be one")));
             }
         }
-        Ok(DatumLoss { loss: loss.sum(), gradient, metrics })
+        Ok(values)
     }
 
     /// From the loss back to the log-probabilities.

@@ -162,11 +162,6 @@ fn computed(graph: &LossGraph, datum: &Datum, logprobs: &[f32]) -> evaluate::Dat
     exact
 }
 
-fn wide(values: &[f32], columns: usize) -> super::super::TensorData {
-    let shape = [values.len() / columns, columns];
-    super::super::TensorData::from(values).with_shape(shape).expect("a shape")
-}
-
 #[test]
 fn every_operation_has_the_right_gradient() {
     type Loss = for<'g> fn(&'g LossTrace) -> LossTensor<'g>;
@@ -377,4 +372,66 @@ fn slices_and_indices_mean_what_they_mean_in_python() {
     assert_eq!(at(&[2], &[all, New]), Ok((vec![0, 1], vec![2, 1])));
     assert!(at(&[2], &[At(2)]).is_err());
     assert!(at(&[2], &[At(0), At(0)]).is_err());
+}
+
+#[derive(serde::Deserialize)]
+struct Recorded {
+    name: String,
+    inputs: Vec<RecordedInput>,
+    graph: RecordedGraph,
+    values: std::collections::BTreeMap<String, RecordedValues>,
+    loss: f64,
+    gradient: Vec<f64>,
+    metrics: std::collections::BTreeMap<String, f64>,
+}
+
+#[derive(serde::Deserialize)]
+struct RecordedInput {
+    name: String,
+    rank: usize,
+}
+
+#[derive(serde::Deserialize)]
+struct RecordedGraph {
+    nodes: Vec<Node>,
+}
+
+#[derive(serde::Deserialize)]
+struct RecordedValues {
+    shape: Vec<usize>,
+    data: Vec<f32>,
+}
+
+/// `loss_graphs.jsonl` holds losses that the official SDK 0.38.0 traced with torch 2.15, and what torch computed.
+#[test]
+fn losses_that_the_official_sdk_traced_are_computed_as_torch_computes_them() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/wire/loss_graphs.jsonl");
+    let text = std::fs::read_to_string(path).expect("the recordings");
+    let close = |a: f64, b: f64| (a - b).abs() < 1e-5 * (1.0 + b.abs());
+    for line in text.lines() {
+        let recorded: Recorded = serde_json::from_str(line).expect("a recording");
+        let name = &recorded.name;
+        let ranks: Vec<(&str, usize)> =
+            recorded.inputs.iter().map(|it| (it.name.as_str(), it.rank)).collect();
+        let graph = LossGraph::read(name, &ranks, recorded.graph.nodes).expect(name);
+        let logprobs = &recorded.values["logprobs"];
+        let targets = super::super::TensorData::from(vec![0i64; logprobs.data.len()]);
+        let mut datum =
+            Datum::default().with("target_tokens", targets.with_shape(&logprobs.shape[..]).expect(name));
+        for (input, it) in &recorded.values {
+            let tensor = super::super::TensorData::from(&it.data[..]).with_shape(&it.shape[..]).expect(name);
+            datum = datum.with(input, tensor);
+        }
+        let computed = graph.evaluate_datum(&datum, &logprobs.data, "d").expect(name);
+        assert!(close(computed.loss, recorded.loss), "{name}: {} for {}", computed.loss, recorded.loss);
+        for (i, (a, b)) in computed.gradient.iter().zip(&recorded.gradient).enumerate() {
+            assert!(close(*a, *b), "{name}: by {i}: {a} for {b}");
+        }
+        assert_eq!(computed.gradient.len(), recorded.gradient.len(), "{name}");
+        assert_eq!(computed.metrics.len(), recorded.metrics.len(), "{name}");
+        for (metric, value) in &computed.metrics {
+            assert!(close(*value, recorded.metrics[metric]), "{name}: {metric}: {value}");
+        }
+    }
+    assert_eq!(text.lines().count(), 9);
 }
