@@ -4,9 +4,6 @@ mod admin;
 mod asking;
 mod builder;
 mod create;
-#[cfg(test)]
-#[cfg(feature = "zstd")]
-mod replay;
 mod rest;
 mod sampling;
 mod service;
