@@ -36,7 +36,7 @@ use crate::wire::json;
 
 pub(crate) use abandon::Underway;
 use dispatch::Dispatch;
-pub(crate) use flags::{Flags, is_not_offered};
+pub(crate) use flags::{Flags, is_not_offered, names_what_is_missing};
 pub use inflight::{Dump, PoolStatus};
 use inflight::{Entry, InFlight};
 pub(crate) use losses::Creating;
@@ -79,8 +79,8 @@ pub(crate) struct Session {
     tenders: Arc<Pool>,
     flags: Mutex<Option<Arc<Flags>>>,
     id: Mutex<Option<Arc<str>>>,
-    pub(crate) model_seq_id: AtomicU64,
-    pub(crate) sampling_session_seq_id: AtomicU64,
+    model_seq_id: AtomicU64,
+    sampling_session_seq_id: AtomicU64,
     closed: AtomicBool,
     children: Mutex<Vec<Arc<dyn Child>>>,
     cpu: OnceLock<Option<rayon::ThreadPool>>,

@@ -24,6 +24,7 @@ mod matrix;
 mod network;
 mod poll_many;
 mod regression;
+mod replay;
 mod rest;
 mod sampling;
 mod secrets;
