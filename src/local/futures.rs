@@ -9,6 +9,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::wire::json::Completion;
+
+use super::feeds::Feed;
+
 /// How long a result stays after it was first fetched: an answer that was lost on its way can be fetched again.
 const KEEP_FETCHED: Duration = Duration::from_secs(120);
 /// How long a result stays that nobody fetches.
@@ -69,6 +73,25 @@ struct Entry {
     place: Option<Place>,
     /// Only samples: a model's requests have their turn whether anybody waits for them or not.
     cancellable: bool,
+    /// Where its end is told besides.
+    feed: Option<Arc<Feed>>,
+}
+
+impl Entry {
+    fn end(&mut self, id: &str, outcome: Outcome) {
+        if let Some(feed) = &self.feed {
+            let size = outcome.len() as u64;
+            let (state, size) = match &outcome {
+                Outcome::Failed { .. } => ("failed", None),
+                _ => ("finished", Some(size)),
+            };
+            let (state, request_id) = (state.into(), id.into());
+            feed.push(Completion { state, request_id, response_payload_uncompressed_size: size });
+        }
+        self.outcome = Some(outcome);
+        self.done = Instant::now();
+        self.notify.notify_waiters();
+    }
 }
 
 /// What is known of a request id.
@@ -111,30 +134,35 @@ impl Futures {
 
     /// A new request.
     pub(super) fn create(&self, place: Option<Place>) -> Ticket {
-        self.add(place, false)
+        self.add(place, false, None)
     }
 
-    /// A new request that can be cancelled.
-    pub(super) fn create_cancellable(&self) -> Ticket {
-        self.add(None, true)
+    /// A new request that can be cancelled, and whose end is told to a feed if one is given.
+    pub(super) fn create_cancellable(&self, feed: Option<Arc<Feed>>) -> Ticket {
+        self.add(None, true, feed)
     }
 
-    fn add(&self, place: Option<Place>, cancellable: bool) -> Ticket {
+    fn add(&self, place: Option<Place>, cancellable: bool, feed: Option<Arc<Feed>>) -> Ticket {
         let mut inner = self.inner.lock();
         let number = inner.issued;
         inner.issued += 1;
         let cancelled = Arc::new(AtomicBool::new(false));
-        let entry = Entry {
-            outcome: inner.closed.map(Outcome::server),
+        let id = format!("{}{number}", self.prefix);
+        let mut entry = Entry {
+            outcome: None,
             done: Instant::now(),
             fetched: None,
             notify: Arc::default(),
             cancelled: cancelled.clone(),
             place,
             cancellable,
+            feed,
         };
+        if let Some(why) = inner.closed {
+            entry.end(&id, Outcome::server(why));
+        }
         inner.entries.insert(number, entry);
-        Ticket { id: format!("{}{number}", self.prefix), cancelled }
+        Ticket { id, cancelled }
     }
 
     fn number(&self, id: &str) -> Option<u64> {
@@ -148,9 +176,7 @@ impl Futures {
         let size = outcome.len();
         let entry = self.number(id).and_then(|it| inner.entries.get_mut(&it));
         let Some(entry) = entry.filter(|it| it.outcome.is_none()) else { return };
-        entry.outcome = Some(outcome);
-        entry.done = now;
-        entry.notify.notify_waiters();
+        entry.end(id, outcome);
         inner.bytes += size;
         inner.sweep(now);
     }
@@ -172,10 +198,8 @@ impl Futures {
     pub(super) fn close(&self, why: &'static str) {
         let mut inner = self.inner.lock();
         inner.closed = Some(why);
-        for entry in inner.entries.values_mut().filter(|it| it.outcome.is_none()) {
-            entry.outcome = Some(Outcome::server(why));
-            entry.done = Instant::now();
-            entry.notify.notify_waiters();
+        for (number, entry) in inner.entries.iter_mut().filter(|it| it.1.outcome.is_none()) {
+            entry.end(&format!("{}{number}", self.prefix), Outcome::server(why));
         }
     }
 
@@ -303,7 +327,7 @@ mod tests {
     #[test]
     fn cancelling_ends_the_wait_and_tells_the_worker() {
         let futures = futures();
-        let (training, ticket) = (futures.create(None), futures.create_cancellable());
+        let (training, ticket) = (futures.create(None), futures.create_cancellable(None));
         futures.cancel(&training.id);
         assert!(matches!(poll(&futures, &training.id), Found::Pending(None)), "training is never cancelled");
         futures.cancel(&ticket.id);

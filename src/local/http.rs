@@ -18,14 +18,15 @@ use serde_json::json;
 
 use crate::error::Error;
 use crate::wire::json::*;
-use crate::wire::{sample, train};
+use crate::wire::train;
 
 use super::checkpoint::Kind;
 use super::engine::Work;
 use super::examples::Pass;
-use super::futures::{Found, Outcome};
 use super::nn::Adam;
 use super::state::{Refusal, Reply, State, Window, refuse};
+
+mod futures;
 
 const PROTOBUF: &str = "application/x-protobuf";
 /// The largest request, compressed or not.
@@ -34,6 +35,9 @@ const MOST_BODY: usize = 256 << 20;
 /// What every request is served with.
 pub(super) struct App {
     pub(super) state: State,
+    /// What clients are told to do.
+    pub(super) flags: ClientConfig,
+    pub(super) dynamic_flags: DynamicConfig,
     pub(super) api_key: String,
     /// How long an unfinished result is waited for before the client has to ask again.
     pub(super) long_poll: Duration,
@@ -45,8 +49,11 @@ type Context = Shared<Arc<App>>;
 
 pub(super) fn router(app: Arc<App>) -> Router {
     Router::new()
-        .route("/api/v1/client/config", call(|_, _: ClientConfigRequest, _| Ok(ClientConfig::default())))
-        .route("/api/v1/client/dynamic_config", call(dynamic_config))
+        .route("/api/v1/client/config", call(|app, _: ClientConfigRequest, _| Ok(app.flags.clone())))
+        .route(
+            "/api/v1/client/dynamic_config",
+            call(|app, _: ClientConfigRequest, _| Ok(app.dynamic_flags.clone())),
+        )
         .route(
             "/api/v1/get_server_capabilities",
             get(|app: Context| async move { ok(&app.state.capabilities()) }),
@@ -69,6 +76,10 @@ pub(super) fn router(app: Arc<App>) -> Router {
             call(|app, it, fingerprint| app.state.save_for_sampler(it, fingerprint)),
         )
         .route(
+            "/api/v1/create_custom_loss",
+            call(|app, it, fingerprint| app.state.create_custom_loss(it, fingerprint)),
+        )
+        .route(
             "/api/v1/unload_model",
             call(|app, it: UnloadModelRequest, _| app.state.unload_model(&it.model_id)),
         )
@@ -76,10 +87,12 @@ pub(super) fn router(app: Arc<App>) -> Router {
             "/api/v1/create_sampling_session",
             call(|app, it, fingerprint| app.state.create_sampler(it, fingerprint)),
         )
+        .route("/api/v1/join_sampling_session", call(|app, it, _| app.state.join_sampler(it)))
         .route("/api/v1/samplers/{id}", get(sampler))
         .route("/api/v1/asample", call(|app, it, fingerprint| app.state.sample(it, fingerprint)))
-        .route("/api/v1/cancel_future", call(cancel_future))
-        .route("/api/v1/retrieve_future", post(retrieve_future))
+        .route("/api/v1/cancel_future", call(futures::cancel))
+        .route("/api/v1/retrieve_future", post(futures::retrieve))
+        .route("/api/v1/retrieve_futures", post(futures::news))
         .route("/api/v1/training_runs", get(training_runs))
         .route("/api/v1/training_runs/{id}", get(training_run))
         .route("/api/v1/training_runs/{id}/checkpoints", get(checkpoints_of))
@@ -193,10 +206,6 @@ fn inflate(headers: &HeaderMap, body: Bytes) -> Reply<Bytes> {
 
 // ---- endpoints that are more than one line ----
 
-fn dynamic_config(_: &App, _: ClientConfigRequest, _: u64) -> Reply<DynamicConfig> {
-    Ok(DynamicConfig { sample_cancel_enabled: true, ..DynamicConfig::default() })
-}
-
 async fn create_session(Shared(app): Context, headers: HeaderMap, body: Bytes) -> Response {
     let key = headers.get("x-idempotency-key").and_then(|it| it.to_str().ok());
     match request::<CreateSessionRequest>(&body) {
@@ -285,8 +294,10 @@ fn pass(app: &App, call: crate::Result<train::ForwardBackwardCall>, fingerprint:
     };
     // The legacy form may come without a number.
     let seq_id = Some(u64::from(call.seq_id)).filter(|it| 0 < *it);
+    let custom = app.state.custom_loss(&call.model_id, &call.loss.loss_fn);
     reply(app.state.submit(&call.model_id, seq_id, fingerprint, |_| {
-        match Pass::new(&call.data, &call.loss, !call.forward_only, app.state.config()) {
+        let read = |it| Pass::new(&call.data, &call.loss, it, !call.forward_only, app.state.config());
+        match custom.and_then(read) {
             Ok(pass) => Work::Pass { model_id: call.model_id.clone(), pass: Box::new(pass) },
             Err(error) => Work::Refused { error },
         }
@@ -328,66 +339,4 @@ fn save_weights(app: &App, request: SaveWeightsRequest, fingerprint: u64) -> Rep
             Err(error) => Work::Refused { error },
         }
     })
-}
-
-fn cancel_future(app: &App, request: CancelFutureRequest, _: u64) -> Reply<serde_json::Value> {
-    app.state.futures.cancel(&request.request_id);
-    Ok(json!({}))
-}
-
-async fn retrieve_future(Shared(app): Context, headers: HeaderMap, body: Bytes) -> Response {
-    let wanted: RetrieveFutureRequest = match request(&body) {
-        Ok(it) => it,
-        Err(error) => return unreadable(&error),
-    };
-    let id = &wanted.request_id;
-    let outcome = match app.state.futures.wait(id, app.long_poll).await {
-        Found::Unknown => return refusal(404, &format!("request {id} does not exist")),
-        Found::Expired => return refusal(410, &format!("the result of request {id} is no longer kept")),
-        Found::Pending(place) => {
-            let missing = place.and_then(|it| Some((app.state.waits_for(&it)?, it)));
-            let reason = missing.map(|(next, it)| {
-                let (model_id, seq_id) = (it.model_id, it.seq_id);
-                format!(
-                    "request {seq_id} of model {model_id} waits for request {next}, which has not arrived"
-                )
-            });
-            let pending = PendingFuture {
-                request_id: Some(id.as_str().into()),
-                queue_state: Some("active".into()),
-                queue_state_reason: reason,
-            };
-            return ok(&pending);
-        }
-        Found::Done(outcome) => outcome,
-    };
-    if wanted.allow_metadata_only && app.announce_above < outcome.len() {
-        let size = outcome.len();
-        return ok(&json!({ "status": "complete_metadata", "response_payload_size": size }));
-    }
-    app.state.futures.fetched(id);
-    finished(outcome, mentions(&headers, header::ACCEPT, PROTOBUF))
-}
-
-/// The answer of a finished request: protobuf where there is such a form and the client takes it, otherwise JSON.
-fn finished(outcome: Outcome, takes_protobuf: bool) -> Response {
-    let value = match outcome {
-        Outcome::Json(bytes) => return payload(StatusCode::OK, "application/json", bytes),
-        Outcome::Failed { error, category } => {
-            return ok(&FailedFuture { error, category: Some(category.into()) });
-        }
-        Outcome::Pass(bytes) | Outcome::Sample(bytes) if takes_protobuf => {
-            return payload(StatusCode::OK, PROTOBUF, bytes);
-        }
-        Outcome::Pass(bytes) => {
-            train::decode_forward_backward_output(bytes).map(|it| train::forward_backward_output_to_json(&it))
-        }
-        Outcome::Sample(bytes) => {
-            sample::decode_sample_response(&bytes, &[]).map(|it| sample::sample_response_to_json(&it))
-        }
-    };
-    match value {
-        Ok(it) => ok(&it),
-        Err(error) => refusal(500, error.message()),
-    }
 }

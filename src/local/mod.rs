@@ -9,8 +9,10 @@
 //! ([`tokenizer::Bytes`](crate::tokenizer::Bytes)).
 
 mod checkpoint;
+mod custom;
 mod engine;
 mod examples;
+mod feeds;
 mod futures;
 mod http;
 mod kernel;

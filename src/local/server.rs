@@ -15,6 +15,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use tokio::sync::Notify;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::wire::json::{ClientConfig, DynamicConfig};
 
 use super::checkpoint::Store;
 use super::engine::{Engine, Panics};
@@ -55,6 +56,13 @@ pub struct Options {
     pub announce_above: usize,
     /// A session that was silent for so long is ended, and its models are unloaded. Default 300 s.
     pub session_timeout: Duration,
+    /// Clients are told to wait for all samples of a sampler together. Default false: for each alone. Both are served.
+    pub sample_use_retrieve_futures: bool,
+    /// Clients that share a sampler are told to ask for a number of their own. Default false: they draw one. Both are
+    /// served.
+    pub sample_join_sampling_session: bool,
+    /// Clients are told to give notice of samples that nobody waits for any more. Default true.
+    pub sample_cancel_enabled: bool,
 }
 
 impl Default for Options {
@@ -68,7 +76,26 @@ impl Default for Options {
             long_poll: Duration::from_secs(20),
             announce_above: 4 << 20,
             session_timeout: Duration::from_secs(300),
+            sample_use_retrieve_futures: false,
+            sample_join_sampling_session: false,
+            sample_cancel_enabled: true,
         }
+    }
+}
+
+impl Options {
+    /// What clients are told to do.
+    fn flags(&self) -> ClientConfig {
+        ClientConfig {
+            custom_loss_server_side: true,
+            sample_use_retrieve_futures: self.sample_use_retrieve_futures,
+            sample_join_sampling_session: self.sample_join_sampling_session,
+            ..ClientConfig::default()
+        }
+    }
+
+    fn dynamic_flags(&self) -> DynamicConfig {
+        DynamicConfig { sample_cancel_enabled: self.sample_cancel_enabled, ..DynamicConfig::default() }
     }
 }
 
@@ -83,6 +110,9 @@ impl fmt::Debug for Options {
             .field("long_poll", &self.long_poll)
             .field("announce_above", &self.announce_above)
             .field("session_timeout", &self.session_timeout)
+            .field("sample_use_retrieve_futures", &self.sample_use_retrieve_futures)
+            .field("sample_join_sampling_session", &self.sample_join_sampling_session)
+            .field("sample_cancel_enabled", &self.sample_cancel_enabled)
             .finish_non_exhaustive()
     }
 }
@@ -138,6 +168,7 @@ impl Server {
         let port =
             listener.local_addr().map_err(|it| system(format!("no address to listen on: {it}")))?.port();
         let temporary = options.data_dir.is_none();
+        let (flags, dynamic_flags) = (options.flags(), options.dynamic_flags());
         let data_dir = match options.data_dir {
             Some(it) => it,
             None => {
@@ -174,6 +205,8 @@ impl Server {
         server.spawn("tinkex-engine", move || engine.run(&jobs))?;
         let app = Arc::new(App {
             state: State::new(config, options.seed, options.session_timeout, store, futures, queue),
+            flags,
+            dynamic_flags,
             api_key: options.api_key,
             long_poll: options.long_poll,
             announce_above: options.announce_above,

@@ -14,19 +14,26 @@ use crate::wire::json::*;
 
 use super::checkpoint::{Problem, Store};
 use super::engine::{Job, Work};
+use super::feeds::Feed;
 use super::futures::{Futures, Outcome, Place};
 use super::nn::{LoraSpec, ModelConfig};
 use super::sampling::Slot;
 use super::turns::{Recent, Seen, Turns};
 
 mod lists;
+mod losses;
 mod models;
 mod samplers;
+
+use losses::Losses;
 
 pub(super) use lists::Window;
 
 /// The one model that this engine serves.
 pub(super) const NANO: &str = "tinkex/nano";
+
+/// How many samples of one sampler are remembered, to answer a repeated one with the first one's result.
+const MOST_REMEMBERED: usize = 65_536;
 
 /// An answer, or the status and text of a refusal.
 pub(super) type Reply<T> = Result<T, Refusal>;
@@ -83,6 +90,7 @@ struct Session {
     contact: Instant,
     models: Recent,
     samplers: Recent,
+    losses: Losses,
 }
 
 /// A model that is being trained.
@@ -102,6 +110,17 @@ struct SamplerEntry {
     model_path: Option<String>,
     slot: Slot,
     requests: Recent,
+    /// News for each client of this sampler.
+    feeds: HashMap<u64, Arc<Feed>>,
+    /// How many clients have asked for a number of their own.
+    joined: u64,
+}
+
+impl SamplerEntry {
+    fn new(session_id: String, model_path: Option<String>, slot: Slot) -> Self {
+        let requests = Recent::new(MOST_REMEMBERED);
+        SamplerEntry { session_id, model_path, slot, requests, feeds: HashMap::new(), joined: 0 }
+    }
 }
 
 impl State {
@@ -161,6 +180,7 @@ impl State {
                 contact: Instant::now(),
                 models: Recent::new(4096),
                 samplers: Recent::new(4096),
+                losses: Losses::new(),
             };
             inner.sessions.insert(id.clone(), session);
             if let Some(key) = key {
@@ -205,6 +225,7 @@ impl State {
             session.finished = true;
             session.models = Recent::new(0);
             session.samplers = Recent::new(0);
+            session.losses = Losses::new();
         }
         inner.session_keys.retain(|_, it| it != session_id);
         inner.samplers.retain(|_, it| it.session_id != session_id);
