@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Path, Request, State as Shared};
+use axum::extract::{DefaultBodyLimit, Path, State as Shared};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
-use axum::middleware::{self, Next};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, any, delete, get, post, put};
+use axum::routing::{MethodRouter, get, post};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -24,9 +24,12 @@ use super::checkpoint::Kind;
 use super::engine::Work;
 use super::examples::Pass;
 use super::nn::Adam;
-use super::state::{Refusal, Reply, State, Window, refuse};
+use super::state::{Refusal, Reply, State, refuse};
+use super::tokens::Tokens;
 
+mod access;
 mod futures;
+mod rest;
 
 const PROTOBUF: &str = "application/x-protobuf";
 /// The largest request, compressed or not.
@@ -39,6 +42,9 @@ pub(super) struct App {
     pub(super) flags: ClientConfig,
     pub(super) dynamic_flags: DynamicConfig,
     pub(super) api_key: String,
+    pub(super) tokens: Tokens,
+    /// Its own address, for what can be fetched from it.
+    pub(super) url: String,
     /// How long an unfinished result is waited for before the client has to ask again.
     pub(super) long_poll: Duration,
     /// Results of more bytes are announced first, if the client allows it.
@@ -58,6 +64,8 @@ pub(super) fn router(app: Arc<App>) -> Router {
             "/api/v1/get_server_capabilities",
             get(|app: Context| async move { ok(&app.state.capabilities()) }),
         )
+        .route("/api/v1/auth/token", call(access::token))
+        .route("/api/v1/auth/apikey/me", get(access::key))
         .route("/api/v1/create_session", post(create_session))
         .route(
             "/api/v1/session_heartbeat",
@@ -70,6 +78,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/forward", post(forward))
         .route("/api/v1/optim_step", call(optim_step))
         .route("/api/v1/save_weights", call(save_weights))
+        .route("/api/v1/save_weights_external", call(save_weights_external))
         .route("/api/v1/load_weights", call(|app, it, fingerprint| app.state.load_weights(it, fingerprint)))
         .route(
             "/api/v1/save_weights_for_sampler",
@@ -93,16 +102,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/cancel_future", call(futures::cancel))
         .route("/api/v1/retrieve_future", post(futures::retrieve))
         .route("/api/v1/retrieve_futures", post(futures::news))
-        .route("/api/v1/training_runs", get(training_runs))
-        .route("/api/v1/training_runs/{id}", get(training_run))
-        .route("/api/v1/training_runs/{id}/checkpoints", get(checkpoints_of))
-        .route("/api/v1/training_runs/{id}/checkpoints/{kind}/{name}", delete(delete_checkpoint))
-        .route("/api/v1/training_runs/{id}/checkpoints/{kind}/{name}/ttl", put(keep_checkpoint))
-        // Nobody else could read what is published here.
-        .route("/api/v1/training_runs/{id}/checkpoints/{kind}/{name}/publish", any(not_allowed))
-        .route("/api/v1/checkpoints", get(checkpoints))
-        .route("/api/v1/sessions", get(sessions))
-        .route("/api/v1/sessions/{id}", get(session))
+        .merge(rest::routes())
         .route(
             "/api/v1/weights_info",
             call(|app, it: WeightsInfoRequest, _| app.state.weights_info(&it.tinker_path)),
@@ -114,19 +114,12 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .fallback(|| async { refusal(404, "Not Found") })
         .method_not_allowed_fallback(not_allowed)
         .layer(DefaultBodyLimit::max(MOST_BODY))
-        .layer(middleware::from_fn_with_state(app.clone(), authenticate))
+        .layer(middleware::from_fn_with_state(app.clone(), access::check))
+        // Whoever knows such an address has been given it.
+        .route("/download/{token}/{file}", get(rest::download))
         // Says nothing and costs nothing, so whoever starts the server may ask without a key.
         .route("/api/v1/healthz", get(|| async { ok(&HealthzResponse { status: "ok".into() }) }))
         .with_state(app)
-}
-
-async fn authenticate(Shared(app): Context, request: Request, next: Next) -> Response {
-    let key = request.headers().get("x-api-key").map(|it| it.as_bytes());
-    match key {
-        Some(it) if it == app.api_key.as_bytes() => next.run(request).await,
-        Some(_) => refusal(401, "this is not the API key of this server"),
-        None => refusal(401, "the header X-API-Key is missing"),
-    }
 }
 
 // ---- reading and writing ----
@@ -216,7 +209,7 @@ async fn create_session(Shared(app): Context, headers: HeaderMap, body: Bytes) -
 
 async fn finish_session(Shared(app): Context, Path(id): Path<String>, body: Bytes) -> Response {
     match request::<FinishSessionRequest>(&body) {
-        Ok(_) => reply(app.state.finish_session(&id).map(|()| json!({}))),
+        Ok(it) => reply(app.state.finish_session(&id, it).map(|()| json!({}))),
         Err(error) => unreadable(&error),
     }
 }
@@ -225,49 +218,8 @@ async fn sampler(Shared(app): Context, Path(id): Path<String>) -> Response {
     reply(app.state.sampler(&id))
 }
 
-async fn training_run(Shared(app): Context, Path(id): Path<String>) -> Response {
-    reply(app.state.training_run(&id))
-}
-
 async fn not_allowed() -> Response {
     refusal(405, "Method Not Allowed")
-}
-
-async fn training_runs(Shared(app): Context, uri: Uri) -> Response {
-    ok(&app.state.training_runs(Window::read(uri.query().unwrap_or_default(), 20)))
-}
-
-async fn checkpoints(Shared(app): Context, uri: Uri) -> Response {
-    ok(&app.state.checkpoints(Window::read(uri.query().unwrap_or_default(), 100)))
-}
-
-async fn checkpoints_of(Shared(app): Context, Path(id): Path<String>) -> Response {
-    reply(app.state.checkpoints_of(&id))
-}
-
-/// The run, the kind and the name of a checkpoint.
-type Three = Path<(String, String, String)>;
-
-async fn delete_checkpoint(Shared(app): Context, Path((run, kind, name)): Three) -> Response {
-    match app.state.delete_checkpoint(&run, &kind, &name) {
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(Refusal { status, detail }) => refusal(status, &detail),
-    }
-}
-
-async fn keep_checkpoint(Shared(app): Context, Path((run, kind, name)): Three, body: Bytes) -> Response {
-    match request::<CheckpointTtlRequest>(&body) {
-        Ok(it) => reply(app.state.keep_checkpoint(&run, &kind, &name, it.ttl_seconds).map(|()| json!({}))),
-        Err(error) => unreadable(&error),
-    }
-}
-
-async fn sessions(Shared(app): Context, uri: Uri) -> Response {
-    ok(&app.state.sessions(Window::read(uri.query().unwrap_or_default(), 20)))
-}
-
-async fn session(Shared(app): Context, Path(id): Path<String>) -> Response {
-    reply(app.state.session_info(&id))
 }
 
 async fn forward_backward(Shared(app): Context, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
@@ -336,6 +288,24 @@ fn save_weights(app: &App, request: SaveWeightsRequest, fingerprint: u64) -> Rep
                 save.overwrite = request.overwrite;
                 Work::Save { model_id: model_id.clone(), save }
             }
+            Err(error) => Work::Refused { error },
+        }
+    })
+}
+
+fn save_weights_external(
+    app: &App,
+    request: SaveWeightsExternalRequest,
+    fingerprint: u64,
+) -> Reply<UntypedFuture> {
+    let model_id = request.model_id;
+    app.state.submit(&model_id, request.seq_id, fingerprint, |model| {
+        if request.age_encryption_recipients.is_some_and(|it| !it.is_empty()) {
+            let error = "age_encryption_recipients: encryption is not offered here".into();
+            return Work::Refused { error };
+        }
+        match app.state.save(model, &model_id, Kind::External, &request.path, request.ttl_seconds, None) {
+            Ok(save) => Work::SaveSampler { model_id: model_id.clone(), save },
             Err(error) => Work::Refused { error },
         }
     })

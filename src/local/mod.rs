@@ -10,6 +10,7 @@
 
 mod checkpoint;
 mod custom;
+mod downloads;
 mod engine;
 mod examples;
 mod feeds;
@@ -20,6 +21,8 @@ mod nn;
 mod sampling;
 mod server;
 mod state;
+mod tokens;
+mod trace;
 mod turns;
 
 pub use server::{Options, Server};

@@ -4,7 +4,7 @@
 
 use crate::util::engine::{Client, TEXT, pass, sample, step};
 use crate::util::{alone, eventually};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tinkex::local::Options;

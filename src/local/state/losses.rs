@@ -77,7 +77,7 @@ impl State {
             return refuse(400, format!("a session may make {MOST} custom losses"));
         }
         let loss_id = format!("{id}:loss:{}", losses.all.len());
-        let ticket = self.futures.create(None);
+        let ticket = self.futures.create(None, None);
         losses.requests.insert(number, fingerprint, &ticket.id);
         losses.all.push(Loss { id: loss_id.clone(), text, program: Arc::new(program) });
         let made = json!({"loss_id": loss_id, "type": "create_custom_loss"});

@@ -148,7 +148,9 @@ impl State {
             (Some(entry), Some(number)) => Some(entry.feed(client_of(number))?),
             _ => None,
         };
-        let ticket = self.futures.create_cancellable(feed);
+        let owner = request.sampling_session_id.as_ref().and_then(|it| Some((it, inner.samplers.get(it)?)));
+        let span = owner.and_then(|(id, it)| inner.span(&it.session_id, "sample", id));
+        let ticket = self.futures.create_cancellable(feed, span);
         let reply = sample_future(&ticket.id, request.num_samples);
         let entry = request.sampling_session_id.as_ref().and_then(|it| inner.samplers.get_mut(it));
         let slot = match (entry, checkpoint) {

@@ -33,6 +33,12 @@ impl Client {
         client
     }
 
+    /// Another client of a server that somebody else uses too.
+    pub(crate) fn alongside(server: Server) -> Self {
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+        Client { server, agent, session: String::new() }
+    }
+
     pub(crate) fn url(&self, path: &str) -> String {
         format!("{}/api/v1/{path}", self.server.url())
     }
