@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::types::{Datum, ForwardBackwardOutput, Loss, LossFn, LossValue, TensorData, Values};
+use crate::types::{
+    Datum, ForwardBackwardOutput, Loss, LossArray, LossFn, LossGraph, LossValue, TensorData, Values,
+};
 
-use super::custom::{Kind, Program, Tensor};
 use super::nn;
 
 /// A pass over data, ready to run.
@@ -22,7 +23,7 @@ impl Pass {
     pub(super) fn new(
         data: &[Datum],
         loss: &Loss,
-        custom: Option<Arc<Program>>,
+        custom: Option<Arc<LossGraph>>,
         backward: bool,
         config: &nn::ModelConfig,
     ) -> Result<Self, String> {
@@ -54,7 +55,7 @@ impl Pass {
 }
 
 /// The loss with its options, those left out at their defaults (PROTOCOL §7). A custom one was looked up before.
-fn read_loss(loss: &Loss, custom: Option<Arc<Program>>) -> Result<nn::Loss, String> {
+fn read_loss(loss: &Loss, custom: Option<Arc<LossGraph>>) -> Result<nn::Loss, String> {
     const CLIP: [&str; 2] = ["clip_low_threshold", "clip_high_threshold"];
     if let Some(program) = custom {
         return Ok(nn::Loss::Custom(program));
@@ -210,7 +211,7 @@ fn read_datum(
 }
 
 /// An input of a custom loss, which must have as many dimensions as the loss says, the first as long as the datum.
-fn own_input(tensor: &TensorData, rank: usize, n: usize) -> Result<Tensor, String> {
+fn own_input(tensor: &TensorData, rank: usize, n: usize) -> Result<LossArray, String> {
     let shape = tensor.shape();
     let fits = match shape[..] {
         [] => true,
@@ -226,11 +227,11 @@ fn own_input(tensor: &TensorData, rank: usize, n: usize) -> Result<Tensor, Strin
         };
         return Err(format!("its shape is {shape:?}; this loss takes {wanted}"));
     }
-    let (kind, data): (Kind, Vec<f64>) = match &tensor.values {
-        Values::I64(it) => (Kind::Int, spread(it, tensor).into_iter().map(|it| it as f64).collect()),
-        Values::F32(it) => (Kind::Float, spread(it, tensor).into_iter().map(f64::from).collect()),
+    let values = match &tensor.values {
+        Values::I64(it) => spread(it, tensor).into_iter().map(|it| it as f64).collect(),
+        Values::F32(it) => spread(it, tensor).into_iter().map(f64::from).collect(),
     };
-    Ok(Tensor::new(kind, if rank == 0 { Vec::new() } else { shape }, data))
+    Ok(LossArray { shape: if rank == 0 { Vec::new() } else { shape }, values })
 }
 
 /// Token ids as the network takes them.

@@ -9,7 +9,6 @@
 //! ([`tokenizer::Bytes`](crate::tokenizer::Bytes)).
 
 mod checkpoint;
-mod custom;
 mod downloads;
 mod engine;
 mod examples;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::loss::Loss;
 use super::train::Example;
-use crate::local::custom::{Kind, Tensor};
+use crate::types::LossArray;
 
 /// What a sequence costs.
 #[derive(Debug, Default, PartialEq)]
@@ -24,15 +24,25 @@ impl Loss {
     pub(super) fn joint(&self, e: &Example, logprobs: &[f32], backward: bool) -> Result<Joint, String> {
         match self {
             Loss::Gspo { lo, hi } => Ok(gspo(e, logprobs, f64::from(*lo), f64::from(*hi))),
-            Loss::Custom(program) => {
+            Loss::Custom(graph) => {
                 let n = e.tokens.len();
-                let shape = if program.inputs()[0].rank == 2 { vec![n, e.k] } else { vec![n * e.k] };
-                let data = logprobs.iter().map(|it| f64::from(*it)).collect();
-                let mut inputs = vec![Tensor::new(Kind::Float, shape, data)];
+                let shape = if graph.inputs()[0].rank == 2 { vec![n, e.k] } else { vec![n * e.k] };
+                let values = logprobs.iter().map(|it| f64::from(*it)).collect();
+                let mut inputs = vec![LossArray { shape, values }];
                 inputs.extend(e.inputs.iter().cloned());
-                let found = program.evaluate(inputs, backward)?;
-                let slopes = found.slopes.iter().map(|it| *it as f32).collect();
-                Ok(Joint { loss: found.loss, slopes, metrics: found.metrics })
+                let found = graph.compute(inputs)?;
+                if !found.loss.is_finite() {
+                    return Err(format!("the loss {} is {}", graph.name(), found.loss));
+                }
+                if let Some(i) = found.gradient.iter().position(|it| !it.is_finite()) {
+                    let slope = found.gradient[i];
+                    return Err(format!(
+                        "the derivative of the loss {} by logprobs[{i}] is {slope}",
+                        graph.name()
+                    ));
+                }
+                let slopes = found.gradient.iter().filter(|_| backward).map(|it| *it as f32).collect();
+                Ok(Joint { loss: found.loss, slopes, metrics: found.metrics.into_iter().collect() })
             }
             _ => Err("this loss is one of each token".into()),
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::local::custom::Program;
+use crate::types::LossGraph;
 
 /// A loss over target tokens. All are sums over tokens and data, never means.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ pub(crate) enum Loss {
         hi: f32,
     },
     /// A loss that a client wrote.
-    Custom(Arc<Program>),
+    Custom(Arc<LossGraph>),
 }
 
 impl Loss {

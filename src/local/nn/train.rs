@@ -8,7 +8,7 @@ use super::loss::Loss;
 use super::pass::{Model, Slope, Targets, Workspace};
 use super::sampler::Sampler;
 use super::weights::Weights;
-use crate::local::custom::Tensor;
+use crate::types::LossArray;
 use parking_lot::Mutex;
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -42,7 +42,7 @@ pub(crate) struct Example {
     /// Which targets count in the ratio of their sequence, for GSPO; empty for the other losses.
     pub mask: Vec<f32>,
     /// What a custom loss reads besides the log-probabilities, in the order of its inputs.
-    pub inputs: Vec<Tensor>,
+    pub inputs: Vec<LossArray>,
 }
 
 /// What [`Trainer::run`] computed.

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::types::LossFn;
-use crate::wire::json::UntypedFuture;
+use crate::types::{LossFn, LossGraph};
+use crate::wire::json::{CreateCustomLossRequest, UntypedFuture};
 
-use super::super::custom::Program;
 use super::super::futures::Outcome;
 use super::super::turns::{Recent, Seen};
 use super::{Reply, State, future, refuse};
@@ -23,25 +22,13 @@ pub(super) struct Losses {
 
 struct Loss {
     id: String,
-    /// Its inputs and its graph as they were sent, by which it is known again.
-    text: String,
-    program: Arc<Program>,
+    graph: Arc<LossGraph>,
 }
 
 impl Losses {
     pub(super) fn new() -> Self {
         Losses { requests: Recent::new(MOST), all: Vec::new() }
     }
-}
-
-/// What a client asks for.
-#[derive(Debug, serde::Deserialize)]
-pub(in crate::local) struct CreateCustomLossRequest {
-    session_id: String,
-    custom_loss_seq_id: u64,
-    name: String,
-    inputs: Vec<Value>,
-    graph: Value,
 }
 
 impl State {
@@ -59,14 +46,14 @@ impl State {
                 return refuse(400, format!("custom_loss_seq_id {number} was used for another loss"));
             }
         }
-        let text = json!([&request.inputs, &request.graph]).to_string();
         // Read outside the lock: a large graph must not hold up others.
-        let program = Program::read(&request.name, &request.inputs, &request.graph);
-        let program =
-            program.or_else(|it| refuse(422, format!("the custom loss {:?}: {it}", request.name)))?;
+        let graph = match read(&request) {
+            Ok(it) => Arc::new(it),
+            Err(problem) => return refuse(422, format!("the custom loss {:?}: {problem}", request.name)),
+        };
         let mut inner = self.inner.lock();
         let losses = &mut inner.session(id)?.losses;
-        if let Some(it) = losses.all.iter().find(|it| it.text == text) {
+        if let Some(it) = losses.all.iter().find(|it| it.graph.is_same_loss(&graph)) {
             let known = &it.id;
             return refuse(
                 400,
@@ -79,7 +66,7 @@ impl State {
         let loss_id = format!("{id}:loss:{}", losses.all.len());
         let ticket = self.futures.create(None, None);
         losses.requests.insert(number, fingerprint, &ticket.id);
-        losses.all.push(Loss { id: loss_id.clone(), text, program: Arc::new(program) });
+        losses.all.push(Loss { id: loss_id.clone(), graph });
         let made = json!({"loss_id": loss_id, "type": "create_custom_loss"});
         self.futures.finish(&ticket.id, Outcome::Json(made.to_string().into()));
         Ok(future(&ticket.id, None))
@@ -90,16 +77,24 @@ impl State {
         &self,
         model_id: &str,
         loss: &LossFn,
-    ) -> Result<Option<Arc<Program>>, String> {
+    ) -> Result<Option<Arc<LossGraph>>, String> {
         let LossFn::Custom { loss_id } = loss else { return Ok(None) };
         let inner = self.inner.lock();
         let session = inner.models.get(model_id).and_then(|it| inner.sessions.get(&it.session_id));
         let found = session.and_then(|it| it.losses.all.iter().find(|it| it.id == *loss_id));
         match found {
-            Some(it) => Ok(Some(it.program.clone())),
+            Some(it) => Ok(Some(it.graph.clone())),
             None => Err(format!(
                 "loss_fn_config: {loss_id:?} is no custom loss of the session of model {model_id}"
             )),
         }
     }
+}
+
+fn read(request: &CreateCustomLossRequest) -> Result<LossGraph, String> {
+    if request.graph.format != 1 {
+        return Err(format!("graph.format: {} is not known here, only 1", request.graph.format));
+    }
+    let ranks: Vec<(&str, usize)> = request.inputs.iter().map(|it| (it.name.as_str(), it.rank)).collect();
+    LossGraph::read(&request.name, &ranks, request.graph.nodes.clone()).map_err(|it| it.to_string())
 }
