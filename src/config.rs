@@ -24,22 +24,26 @@ pub(crate) const SDK_VERSION: &str = "0.38.0";
 /// | field | default | bounds |
 /// |---|---|---|
 /// | `connect` | 5 s | connecting, TLS included; also the whole first contact with a server |
-/// | `exchange` | 60 s | one HTTP exchange, except those below |
-/// | `poll` | 45 s | one HTTP exchange that waits for a result |
+/// | `exchange` | 60 s | one HTTP exchange without progress, except those below |
+/// | `poll` | 45 s | the same for one that waits for a result |
 /// | `heartbeat` | 10 s | one heartbeat |
 /// | `submit` | 300 s | all attempts at one request together |
 /// | `silence` | 300 s | waiting for a result without any sign of life from the server |
 /// | `operation` | 2 h | a whole operation, from its submission to its result |
 /// | `close` | 2 s | `close` and dropping the last handle |
 /// | `credential_command` | 60 s | one run of the credential command |
+///
+/// Progress is each piece of a body that is written or read, so that large data and results may take as long as their
+/// operation: what is bounded is the time without a byte. While the server reads what the system has taken of a body
+/// nothing is seen of its progress; the wait for its answer is longer by a second for each 32 KiB of the body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
     /// Connecting, TLS included; also the whole first contact with a server.
     pub connect: Duration,
-    /// One HTTP exchange, unless it is of another class below.
+    /// One HTTP exchange without progress, unless it is of another class below.
     pub exchange: Duration,
-    /// One HTTP exchange that waits for a result.
+    /// One HTTP exchange that waits for a result, without progress.
     pub poll: Duration,
     /// One heartbeat.
     pub heartbeat: Duration,

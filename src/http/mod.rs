@@ -268,7 +268,7 @@ impl Http {
         self.exchange(call, key, retry, timeout, credential()?.expose())
     }
 
-    /// How long one attempt may take: no longer than what is left of the call's budget.
+    /// How long one attempt may take without progress: no longer than what is left of the call's budget.
     fn timeout(&self, call: &Call, left: Option<Duration>) -> Duration {
         let timeout = call.timeout.unwrap_or(self.config.timeouts.exchange);
         left.map_or(timeout, |it| timeout.min(it.max(MOMENT)))
@@ -343,6 +343,10 @@ impl Http {
             body: call.body.bytes(),
             connect_timeout: self.config.timeouts.connect.min(timeout),
             timeout,
+            // What belongs to an operation may go on as long as that; everything else is small.
+            limit: call
+                .deadline
+                .map_or(timeout, |it| it.saturating_duration_since(self.clock.now()).max(MOMENT)),
             largest_answer: LARGEST_ANSWER,
         };
         log::trace!(target: "tinkex::http", "{} {} ({} bytes)", exchange.method, call.path, exchange.body.len());

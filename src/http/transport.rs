@@ -50,8 +50,11 @@ pub struct Exchange {
     pub body: Bytes,
     /// How long connecting may take.
     pub connect_timeout: Duration,
-    /// How long everything may take.
+    /// How long may pass without any progress: while the body is written, until the whole head of the answer is there,
+    /// between two pieces of the answer's body.
     pub timeout: Duration,
+    /// How long everything may take, however steadily bytes flow.
+    pub limit: Duration,
     /// The largest answer to accept, in bytes.
     pub largest_answer: u64,
 }
@@ -181,6 +184,12 @@ impl Broken {
             }
             Broken::Timeout(phase @ (Phase::Resolve | Phase::Connect)) => {
                 Error::timeout(*phase, format!("no connection within {:.1?}", timeouts.connect))
+            }
+            Broken::Timeout(Phase::Body) => {
+                Error::timeout(Phase::Body, "the answer began to arrive but did not arrive whole in time")
+            }
+            Broken::Timeout(Phase::Send) => {
+                Error::timeout(Phase::Send, "the request could not be sent in time")
             }
             Broken::Timeout(phase) => Error::timeout(*phase, format!("no answer in time ({phase:?})")),
             Broken::TooLarge { limit } => Error::decode(format!("the answer is larger than {limit} bytes")),

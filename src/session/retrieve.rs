@@ -159,9 +159,8 @@ impl Asking<'_> {
                 }
                 self.poll.on(Event::Answer { facts: answer.facts(), protobuf: answer.is_protobuf() }, times)
             }
-            Err(Broken::Timeout(phase)) if !matches!(phase, Phase::Resolve | Phase::Connect) => {
-                self.poll.on(Event::Timeout, times)
-            }
+            // Not so of an answer that began: the server is done, but the line is not good enough.
+            Err(Broken::Timeout(Phase::FirstByte | Phase::Exchange)) => self.poll.on(Event::Timeout, times),
             // What the server promised is still there when the breaker closes.
             Err(
                 broken @ (Broken::Timeout(_)

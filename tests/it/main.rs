@@ -29,6 +29,7 @@ mod sampling;
 mod secrets;
 mod seeing;
 mod settings;
+mod slow_lines;
 mod soak;
 mod training_options;
 mod verbs;

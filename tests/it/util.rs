@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub(crate) mod proxy;
+pub(crate) mod relay;
 
 use std::time::{Duration, Instant};
 
