@@ -87,7 +87,6 @@ impl Facts<'_> {
             403 => ErrorKind::Permission,
             404 => ErrorKind::NotFound,
             409 => ErrorKind::Conflict,
-            410 => ErrorKind::PromiseExpired,
             429 => ErrorKind::RateLimited,
             code => ErrorKind::Status { code },
         };

@@ -105,6 +105,8 @@ pub(super) struct Sample<T: Send + 'static> {
     seq_id: u64,
     /// How often the server lost it.
     losses: u32,
+    /// The server did not even know of one promise of it.
+    unknown: bool,
 }
 
 /// What the server answers to a submission.
@@ -132,7 +134,7 @@ impl Outcome {
 impl<T: Send + 'static> Sample<T> {
     pub(super) fn new(sampler: Arc<Sampler>, request: Request<T>) -> Self {
         let seq_id = sampler.next_seq_id();
-        Sample { sampler, request, seq_id, losses: 0 }
+        Sample { sampler, request, seq_id, losses: 0, unknown: false }
     }
 
     /// Submits the sample, and leaves the wait for its result to the poller or to a thread that waits for nothing else.
@@ -203,6 +205,10 @@ impl<T: Send + 'static> Sample<T> {
     fn lost(&mut self, error: Error) -> Result<()> {
         let (session, ticket) = (&self.sampler.session, &self.request.ticket);
         if session.known_flags().config.sample_no_retries && !self.request.persistent {
+            return Err(error);
+        }
+        // Each attempt is paid for, and a server that knows none of its promises will not know the next one either.
+        if error.http_status() == Some(404) && std::mem::replace(&mut self.unknown, true) {
             return Err(error);
         }
         let pause = after_loss(self.losses);

@@ -247,9 +247,8 @@ pub(super) fn faults() -> Vec<Fault> {
         },
         fatal("403", Kind::Permission, status(403)),
         Fault {
-            operation: 120,
-            // Young promises may not be known everywhere yet.
-            retrieve: (works(2), fails(Kind::Expired, 8..=8)),
+            // Young promises may not be known everywhere yet: after 1, 2, 4 and 8 s.
+            retrieve: (works(2), fails(Kind::Expired, 5..=5)),
             finish: works(1),
             ..fatal("404", Kind::NotFound, status(404))
         },
@@ -259,7 +258,11 @@ pub(super) fn faults() -> Vec<Fault> {
             submit: (works(2), fails(Kind::Conflict, 4..=4)),
             ..fatal("409", Kind::Conflict, status(409))
         },
-        Fault { finish: works(1), ..fatal("410", Kind::Expired, status(410)) },
+        Fault {
+            retrieve: (fails(Kind::Expired, 1..=1), fails(Kind::Expired, 1..=1)),
+            finish: works(1),
+            ..fatal("410", Kind::Status(410), status(410))
+        },
         fatal("413", Kind::Status(413), status(413)),
         fatal("422", Kind::Status(422), status(422)),
         Fault {
@@ -334,7 +337,8 @@ pub(super) fn exceptions() -> Vec<Exception> {
         // A lost sample is submitted again for as long as the operation may take.
         except("410", SAMPLING, Retrieve, Once, works(2)),
         except("410", SAMPLING, Retrieve, Always, lost(5..=10)),
-        except("404", SAMPLING, Retrieve, Always, lost(9..=14)),
+        // One whose promise is not even known, once more.
+        except("404", SAMPLING, Retrieve, Always, fails(Kind::Expired, 10..=10)),
         // All samples wait together when the server has too many, and go on for as long as the operation may take.
         except("429", SAMPLING, Submit, Always, ended(29..=31)),
         except("429-retry-after", SAMPLING, Submit, Always, ended(29..=31)),
