@@ -170,6 +170,11 @@ impl Error {
         self.find(|it| it.sent)
     }
 
+    /// The server said that the request is not to be repeated.
+    pub(crate) fn is_vetoed(&self) -> bool {
+        self.find(|it| it.vetoed).unwrap_or(false)
+    }
+
     /// Where the input is wrong, if that is what this error is about.
     pub fn violation(&self) -> Option<&Violation> {
         self.chain().find_map(|it| match it.kind() {

@@ -91,9 +91,11 @@ impl Facts<'_> {
             code => ErrorKind::Status { code },
         };
         let hint = self.hint();
+        let vetoed = self.should_retry.is_some_and(|it| it.trim() == "false");
         Error::new(kind, format!("HTTP {}: {}", self.status, detail(self.body))).with(|it| {
             it.status = Some(self.status);
             it.retry_after = hint;
+            it.vetoed = Some(vetoed);
         })
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::client::Submitted;
 use crate::config::PausePolicy;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Phase, Result};
 use crate::http::{Answer, Body, Call, Lane};
 use crate::pending::Progress;
 use crate::policy::admission::estimate;
@@ -115,7 +115,7 @@ enum Sent {
     Promised { promise: Promise, sequence_ids: Vec<String> },
 }
 
-/// A result, or the news that the server no longer knows of the sample.
+/// A result, or the news that there will be none, though another attempt may bring one.
 enum Outcome {
     Done(Box<SampleResponse>),
     Lost(Error),
@@ -125,9 +125,25 @@ impl Outcome {
     fn of(result: Result<Retrieved>, sequence_ids: &[String]) -> Result<Self> {
         match result {
             Ok(it) => read(&it.answer, sequence_ids).map(|it| Outcome::Done(it.into())),
-            Err(error) if *error.kind() == ErrorKind::PromiseExpired => Ok(Outcome::Lost(error)),
+            Err(error) if is_lost(&error) => Ok(Outcome::Lost(error)),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// No result will come of what the server accepted, for a reason that is not the sample's.
+fn is_lost(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::PromiseExpired | ErrorKind::Stuck { .. })
+}
+
+/// What kept a sample from being accepted, for as long as one request is repeated, may pass.
+fn may_pass(error: &Error) -> bool {
+    match error.kind() {
+        _ if error.is_vetoed() => false,
+        ErrorKind::Connection { .. } | ErrorKind::Conflict | ErrorKind::RateLimited => true,
+        ErrorKind::Timeout(phase) => !matches!(phase, Phase::Admission | Phase::Total | Phase::Wait),
+        ErrorKind::Status { code } => matches!(code, 408 | 425) || 500 <= *code,
+        _ => false,
     }
 }
 
@@ -160,8 +176,18 @@ impl<T: Send + 'static> Sample<T> {
                 }
             }
             Ok(Sent::Done(response)) => self.answer(Ok(*response)),
+            Err(error) if self.survives(&error) => self.again(error),
             Err(error) => self.answer(Err(error)),
         }
+    }
+
+    /// Whether the sample outlives that it was not accepted.
+    fn survives(&self, error: &Error) -> bool {
+        let session = &self.sampler.session;
+        // A wrong address is told at once, and so is a server that is too busy for who does not wait.
+        let waits =
+            session.config.pause_policy != PausePolicy::Fail || *error.kind() != ErrorKind::RateLimited;
+        may_pass(error) && waits && session.http.last_contact().is_some()
     }
 
     /// Waits until a thread is free to wait for the result: what nobody can wait for is better not submitted yet.
@@ -217,18 +243,31 @@ impl<T: Send + 'static> Sample<T> {
         if !in_time {
             return Err(error);
         }
-        log::info!(target: "tinkex", "the server lost a sample, which is submitted again: {error}");
+        log::info!(target: "tinkex", "a sample is submitted again: {error}");
         session.clock.pause(pause, &ticket.cancel)?;
         self.losses += 1;
         self.seq_id = self.sampler.next_seq_id();
         Ok(())
     }
 
+    /// Begins anew after a pause, which must hold up neither those who fetch nor those who send.
+    fn again(mut self, error: Error) {
+        let session = self.sampler.session.clone();
+        let _answered_by_its_ticket = session.samplers.spawn(move || match self.lost(error) {
+            Ok(()) => {
+                let session = self.sampler.session.clone();
+                session.many.crew.put(move || self.submit());
+            }
+            Err(error) => self.answer(Err(error)),
+        });
+    }
+
     /// Answers with what was fetched, or begins anew.
-    fn settle(mut self, outcome: Result<Outcome>, fetching: Option<Fetching>, underway: Underway) {
+    fn settle(self, outcome: Result<Outcome>, fetching: Option<Fetching>, underway: Underway) {
         match &outcome {
-            Ok(_) => underway.over(),
-            Err(error) => underway.ended_with(error),
+            // The server may be at one that nobody could ask after any more.
+            Ok(Outcome::Lost(error)) | Err(error) => underway.ended_with(error),
+            Ok(Outcome::Done(_)) => underway.over(),
         }
         // The server's own word on the sample, good or bad, is one that it need not keep any longer. This comes before
         // the answer, so that whoever closes the client upon the answer reports this one too.
@@ -243,17 +282,7 @@ impl<T: Send + 'static> Sample<T> {
         }
         match outcome {
             Ok(Outcome::Done(response)) => self.answer(Ok(*response)),
-            Ok(Outcome::Lost(error)) => {
-                let session = self.sampler.session.clone();
-                // The pause before the next attempt must hold up neither those who fetch nor those who send.
-                let _answered_by_its_ticket = session.samplers.spawn(move || match self.lost(error) {
-                    Ok(()) => {
-                        let session = self.sampler.session.clone();
-                        session.many.crew.put(move || self.submit());
-                    }
-                    Err(error) => self.answer(Err(error)),
-                });
-            }
+            Ok(Outcome::Lost(error)) => self.again(error),
             Err(error) => self.answer(Err(error)),
         }
     }
@@ -304,8 +333,12 @@ impl<T: Send + 'static> Waiter for Promised<T> {
     }
 
     fn fail(self: Box<Self>, error: Error) {
-        self.underway.ended_with(&error);
-        self.sample.answer(Err(error));
+        let Promised { sample, underway, .. } = *self;
+        underway.ended_with(&error);
+        match is_lost(&error) {
+            true => sample.again(error),
+            false => sample.answer(Err(error)),
+        }
     }
 }
 
