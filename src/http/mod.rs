@@ -86,6 +86,11 @@ impl Http {
         &self.offered
     }
 
+    /// Keeps a secret of one call, which the server may repeat, out of sight.
+    pub(crate) fn hide(&self, secret: &Secret) {
+        self.auth.redactor().learn(secret);
+    }
+
     /// The credential that the next request would carry, which may have to be fetched.
     pub(crate) fn credential(&self) -> Result<Secret> {
         let timeout = self.config.timeouts.exchange;

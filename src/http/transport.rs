@@ -140,6 +140,11 @@ pub enum Broken {
         /// What is wrong with it.
         message: String,
     },
+    /// Not sent: it cannot be written as HTTP, for instance because a header contains the end of a line.
+    Unsendable {
+        /// What is wrong with it.
+        message: String,
+    },
     /// The transport was shut down.
     Closed,
     /// Not sent: the circuit breaker is open.
@@ -156,7 +161,7 @@ impl Broken {
         match self {
             Broken::Connection { sent, .. } => *sent,
             Broken::Timeout(Phase::Resolve | Phase::Connect) => Sent::No,
-            Broken::Token(_) | Broken::CircuitOpen { .. } => Sent::No,
+            Broken::Token(_) | Broken::CircuitOpen { .. } | Broken::Unsendable { .. } => Sent::No,
             Broken::Timeout(_) | Broken::TooLarge { .. } | Broken::Garbage { .. } | Broken::Closed => {
                 Sent::Maybe
             }
@@ -170,7 +175,7 @@ impl Broken {
             // A broken answer to a request that may have been carried out: the request is idempotent, and asking
             // again gives the answer a second chance.
             Broken::Garbage { .. } => Failure::Connection { sent: Sent::Maybe },
-            Broken::TooLarge { .. } | Broken::Closed => Failure::Fatal,
+            Broken::TooLarge { .. } | Broken::Closed | Broken::Unsendable { .. } => Failure::Fatal,
             // The server of tokens may be back soon; a credential that it refuses stays refused.
             Broken::Token(error) if error.is_retryable() => Failure::Connection { sent: Sent::No },
             Broken::Token(_) | Broken::CircuitOpen { .. } => Failure::Fatal,
@@ -194,6 +199,9 @@ impl Broken {
             Broken::Timeout(phase) => Error::timeout(*phase, format!("no answer in time ({phase:?})")),
             Broken::TooLarge { limit } => Error::decode(format!("the answer is larger than {limit} bytes")),
             Broken::Garbage { message } => Error::decode(format!("the answer is not HTTP: {message}")),
+            Broken::Unsendable { message } => {
+                Error::invalid("request", format!("cannot be written as HTTP: {message}"))
+            }
             Broken::Closed => Error::closed("the client is closed"),
             Broken::CircuitOpen { retry_after } => breakers::refusal(*retry_after),
             Broken::Token(error) => error.clone(),

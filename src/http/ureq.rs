@@ -212,7 +212,7 @@ impl Maker {
         for (name, value) in &exchange.headers {
             request = request.header(&**name, value);
         }
-        let garbage = |it: ureq::http::Error| Broken::Connection { sent: Sent::No, message: it.to_string() };
+        let garbage = |it: ureq::http::Error| Broken::Unsendable { message: it.to_string() };
         let result = match exchange.method {
             // A GET must not announce a body, not even an empty one.
             "GET" => {
@@ -333,6 +333,9 @@ fn broken(error: Error, stage: Stage) -> Broken {
     let connection = |sent, message: String| Broken::Connection { sent, message };
     match (error, stage) {
         (Error::Timeout(it), stage) => Broken::Timeout(phase(it, stage)),
+        (error @ (Error::Http(_) | Error::BadUri(_)), Stage::Head) => {
+            Broken::Unsendable { message: error.to_string() }
+        }
         (Error::HostNotFound, _) => connection(Sent::No, "the host name is unknown".into()),
         (Error::ConnectionFailed, _) => {
             connection(Sent::No, "no address of the host could be connected to".into())
@@ -375,5 +378,40 @@ fn phase(timeout: Timeout, stage: Stage) -> Phase {
         (Timeout::SendRequest | Timeout::SendBody | Timeout::PerWrite, _) => Phase::Send,
         (Timeout::RecvResponse | Timeout::PerRead, _) => Phase::FirstByte,
         _ => Phase::Exchange,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+    use crate::env::Env;
+    use crate::policy::retry::Failure;
+    use crate::secret::Secret;
+
+    #[test]
+    fn what_cannot_be_written_as_http_is_not_tried_again() {
+        let settings = Settings { api_key: Some(Secret::new("tml-x")), ..Default::default() };
+        let network = settings.resolve(&Env::empty()).expect("good settings").network;
+        let transport = Ureq::new(&network).expect("a transport");
+        let header = |value: &str| vec![("X-Token".into(), value.to_string())];
+        for (url, headers) in [("http://127.0.0.1:1/a b", vec![]), ("http://127.0.0.1:1/a", header("a\nb"))] {
+            let second = Duration::from_secs(1);
+            let exchange = Exchange {
+                lane: Lane::Rest,
+                method: "GET",
+                url: url.into(),
+                headers,
+                body: Bytes::new(),
+                connect_timeout: second,
+                timeout: second,
+                limit: second,
+                largest_answer: 1,
+            };
+            let broken = transport.exchange(&exchange).expect_err("a refusal");
+            assert!(matches!(broken, Broken::Unsendable { .. }), "{broken:?}");
+            assert_eq!((broken.failure(), broken.sent()), (Failure::Fatal, Sent::No));
+            assert!(broken.error(&Default::default()).is_user_error());
+        }
     }
 }

@@ -31,7 +31,7 @@ use crate::sync::clock::Clock;
 use crate::sync::oneshot::{Reply, Slot, oneshot};
 use crate::sync::pool::{Pool, PoolConfig};
 use crate::sync::{Budget, CancelToken, Mutex};
-use crate::wire::json;
+use crate::wire::{json, url};
 
 pub(crate) use abandon::Underway;
 use dispatch::Dispatch;
@@ -436,6 +436,7 @@ impl Session {
             CloseStatus::Interrupted => json::FinishReason::Interrupted,
         };
         let request = json::FinishSessionRequest { reason, detail: detail.map(str::to_string) };
+        let id = url::segment_of_server(id)?;
         let call = Call::post(Lane::Session, format!("/api/v1/sessions/{id}/finish"), &request)?
             .once(self.closing() / 2)
             .by("ServiceClient.close");
