@@ -23,7 +23,7 @@ pub(crate) const SDK_VERSION: &str = "0.38.0";
 ///
 /// | field | default | bounds |
 /// |---|---|---|
-/// | `connect` | 5 s | connecting, TLS included; also the whole first contact with a server |
+/// | `connect` | 5 s | connecting, TLS included; also all attempts at a first connection to a server |
 /// | `exchange` | 60 s | one HTTP exchange without progress, except those below |
 /// | `poll` | 45 s | the same for one that waits for a result |
 /// | `heartbeat` | 10 s | one heartbeat |
@@ -39,7 +39,7 @@ pub(crate) const SDK_VERSION: &str = "0.38.0";
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// Connecting, TLS included; also the whole first contact with a server.
+    /// Connecting, TLS included; also all attempts at a first connection to a server.
     pub connect: Duration,
     /// One HTTP exchange without progress, unless it is of another class below.
     pub exchange: Duration,

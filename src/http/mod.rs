@@ -118,7 +118,6 @@ impl Http {
     pub(crate) fn send(&self, call: &Call, cancel: &CancelToken) -> Result<Answer> {
         let started = self.clock.now();
         let budget = call.budget.unwrap_or(self.config.timeouts.submit);
-        let first_contact = (!self.reached.load(Ordering::Relaxed)).then_some(self.config.timeouts.connect);
         let key = call.key.clone().unwrap_or_else(headers::idempotency_key);
         let mut retries = Retries::default();
         let mut sent = Sent::No;
@@ -130,11 +129,11 @@ impl Http {
             // No attempt outlasts the operation; one is made in any case.
             let to_deadline =
                 call.deadline.map_or(Duration::MAX, |it| it.saturating_duration_since(begun).max(MOMENT));
-            let limits = Limits { budget: budget.min(to_deadline), first_contact };
+            let budget = budget.min(to_deadline);
             if cancel.is_cancelled() {
                 return Err(self.explain(Error::cancelled(), call, retries.taken(), elapsed, sent));
             }
-            let left = (!limits.budget.is_zero()).then(|| limits.budget.saturating_sub(elapsed));
+            let left = (!budget.is_zero()).then(|| budget.saturating_sub(elapsed));
             let outcome = self.attempt(call, &key, retries.taken(), left);
             let elapsed = self.clock.now().saturating_duration_since(begun);
             let (failure, error, reached) = match outcome {
@@ -170,6 +169,10 @@ impl Http {
             };
             // Whether any attempt may have reached the server decides what a training client may conclude.
             sent = reached.unwrap_or(sent);
+            // Looked at after each attempt, because another call may have reached the server meanwhile.
+            let first_contact =
+                (!self.reached.load(Ordering::Relaxed)).then_some(self.config.timeouts.connect);
+            let limits = Limits { budget, first_contact };
             let Some(pause) = retries.next(failure, elapsed, limits, fastrand::f64()) else {
                 return Err(self.explain(error, call, retries.taken() + 1, elapsed, sent));
             };

@@ -171,6 +171,7 @@ impl Broken {
     pub(crate) fn failure(&self) -> Failure {
         match self {
             Broken::Connection { sent, .. } => Failure::Connection { sent: *sent },
+            Broken::Timeout(Phase::Resolve | Phase::Connect) => Failure::Connection { sent: Sent::No },
             Broken::Timeout(_) => Failure::Timeout,
             // A broken answer to a request that may have been carried out: the request is idempotent, and asking
             // again gives the answer a second chance.

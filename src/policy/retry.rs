@@ -29,7 +29,7 @@ pub(crate) enum Failure {
         /// Whether the server may have seen the request.
         sent: Sent,
     },
-    /// The attempt's own time ran out.
+    /// The attempt's own time ran out, after it was connected.
     Timeout,
     /// Something that would happen again.
     Fatal,
@@ -40,7 +40,7 @@ pub(crate) enum Failure {
 pub(crate) struct Limits {
     /// All attempts and the waits between them. Zero means one attempt.
     pub(crate) budget: Duration,
-    /// The budget while the server has never been reached, so that a wrong address is told at once.
+    /// The budget for having no connection while the server has never been reached, so that a wrong address is told at once.
     pub(crate) first_contact: Option<Duration>,
 }
 
@@ -79,11 +79,13 @@ impl Retries {
                 }
             }
             Failure::Answer { verdict: Verdict::Retry, hint: it } => hint = it,
-            Failure::Connection { .. } | Failure::Timeout => {
+            Failure::Connection { sent: Sent::No } => {
                 if let Some(first) = limits.first_contact {
                     budget = budget.min(first);
                 }
             }
+            // Somebody is there.
+            Failure::Connection { sent: Sent::Maybe } | Failure::Timeout => {}
         }
         let left = budget.checked_sub(elapsed).filter(|it| !it.is_zero())?;
         let delay = hint.unwrap_or_else(|| delay(self.taken, unit));
@@ -145,8 +147,10 @@ mod tests {
             elapsed += delay;
         }
         assert!(Duration::from_secs(3) < elapsed && elapsed <= Duration::from_secs(5), "{elapsed:?}");
-        // An answer is a sign of life.
-        assert!(Retries::default().next(BUSY, Duration::from_secs(6), limits, 0.0).is_some());
+        // An answer is a sign of life, and so is a connection.
+        for alive in [BUSY, Failure::Timeout, Failure::Connection { sent: Sent::Maybe }] {
+            assert!(Retries::default().next(alive, Duration::from_secs(6), limits, 0.0).is_some(), "{alive:?}");
+        }
     }
 
     #[test]

@@ -96,3 +96,15 @@ fn an_unknown_promise_is_paid_for_twice_at_most() {
     let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
     assert_eq!((error.kind(), error.http_status()), (&ErrorKind::PromiseExpired, Some(404)));
 }
+
+#[test]
+fn a_server_that_takes_its_time_over_the_first_request_is_asked_again() {
+    let server = FakeServer::new();
+    let listening = server.listen().unwrap();
+    let ms = Duration::from_millis;
+    let service = listening.client().timeouts(|it| (it.connect, it.exchange) = (ms(500), ms(600)));
+    // It takes the connection, so that the address is not wrong.
+    server.next(CONFIG, Act::Stall);
+    service.build().unwrap().create_sampling_client("fake/model").unwrap();
+    assert_eq!(server.requests_to(CONFIG).len(), 2);
+}
