@@ -30,7 +30,8 @@ pub(crate) const SDK_VERSION: &str = "0.38.0";
 /// | `submit` | 300 s | all attempts at one request together |
 /// | `silence` | 300 s | waiting for a result without any sign of life from the server |
 /// | `operation` | 2 h | a whole operation, from its submission to its result |
-/// | `close` | 2 s | `close` and dropping the last handle |
+/// | `close` | 2 s | `close` of one client, and dropping the last handle |
+/// | `finish` | 10 s | `ServiceClient::close`, which tells the server of the end |
 /// | `credential_command` | 60 s | one run of the credential command |
 ///
 /// Progress is each piece of a body that is written or read, so that large data and results may take as long as their
@@ -53,8 +54,11 @@ pub struct Timeouts {
     pub silence: Duration,
     /// A whole operation, from its submission to its result.
     pub operation: Duration,
-    /// `close`, and dropping the last handle.
+    /// `close` of one client, and dropping the last handle.
     pub close: Duration,
+    /// `ServiceClient::close`: all attempts at telling the server of the end, what is left of telemetry, and then the end of the
+    /// threads, for which a part of `close` is kept. `close`, if that is longer.
+    pub finish: Duration,
     /// One run of the credential command, which is killed then.
     pub credential_command: Duration,
 }
@@ -71,6 +75,7 @@ impl Default for Timeouts {
             silence: s(300),
             operation: s(2 * 3600),
             close: s(2),
+            finish: s(10),
             credential_command: s(60),
         }
     }
@@ -295,6 +300,7 @@ impl Timeouts {
             ("silence", self.silence),
             ("operation", self.operation),
             ("close", self.close),
+            ("finish", self.finish),
             ("credential_command", self.credential_command),
         ];
         match all.iter().find(|it| it.1.is_zero()) {

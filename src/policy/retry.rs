@@ -149,7 +149,10 @@ mod tests {
         assert!(Duration::from_secs(3) < elapsed && elapsed <= Duration::from_secs(5), "{elapsed:?}");
         // An answer is a sign of life, and so is a connection.
         for alive in [BUSY, Failure::Timeout, Failure::Connection { sent: Sent::Maybe }] {
-            assert!(Retries::default().next(alive, Duration::from_secs(6), limits, 0.0).is_some(), "{alive:?}");
+            assert!(
+                Retries::default().next(alive, Duration::from_secs(6), limits, 0.0).is_some(),
+                "{alive:?}"
+            );
         }
     }
 

@@ -53,8 +53,9 @@ fn when_the_server_dies_every_waiting_operation_ends_with_an_error_and_no_thread
             let server = FakeServer::new();
             let listening = server.listen().unwrap();
             let ms = Duration::from_millis;
-            let service =
-                listening.client().timeouts(|it| (it.silence, it.operation) = (ms(200), ms(10_000)));
+            let service = listening.client().timeouts(|it| {
+                (it.silence, it.operation, it.finish) = (ms(200), ms(10_000), ms(1000));
+            });
             let service = service.build().unwrap();
             let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
             let sampler = service.create_sampling_client("fake/model").unwrap();

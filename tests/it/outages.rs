@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use tinkex::testing::{Act, Clock, FakeServer, VirtualClock};
 use tinkex::types::{AdamParams, ModelInput, SamplingParams};
-use tinkex::{ErrorKind, SamplingClient, ServiceClient};
+use tinkex::{CloseStatus, ErrorKind, SamplingClient, ServiceClient};
 
 const SAMPLE: &str = "/api/v1/asample";
 const RETRIEVE: &str = "/api/v1/retrieve_future";
@@ -107,4 +107,24 @@ fn a_server_that_takes_its_time_over_the_first_request_is_asked_again() {
     server.next(CONFIG, Act::Stall);
     service.build().unwrap().create_sampling_client("fake/model").unwrap();
     assert_eq!(server.requests_to(CONFIG).len(), 2);
+}
+
+#[test]
+fn a_server_that_is_busy_when_a_session_ends_is_told_again() {
+    const FINISH: &str = "/api/v1/sessions/session-1/finish";
+    for act in [Act::Reset, Act::status(503, "busy"), Act::status(429, "busy"), Act::Stall] {
+        let server = FakeServer::new();
+        let (service, _sampler, _) = client(&server);
+        server.next(FINISH, act.clone());
+        let result = service.close(CloseStatus::Success);
+        assert!(result.is_ok(), "{act:?}: {result:?}");
+        assert_eq!(server.requests_to(FINISH).len(), 2, "{act:?}");
+    }
+    // But not for ever.
+    let server = FakeServer::new();
+    let (service, _sampler, clock) = client(&server);
+    server.always(FINISH, Act::status(503, "busy"));
+    let before = clock.now();
+    assert_eq!(service.close(CloseStatus::Success).unwrap_err().http_status(), Some(503));
+    assert!(clock.now() - before <= Duration::from_secs(10), "{:?}", clock.now() - before);
 }
