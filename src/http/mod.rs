@@ -45,6 +45,15 @@ const LARGEST_ANSWER: u64 = 1 << 30;
 /// The least time that an attempt is given.
 const MOMENT: Duration = Duration::from_millis(1);
 
+/// Which attempt at a call this is.
+#[derive(Clone, Copy, Default)]
+struct Try {
+    /// So many were made before.
+    retry: u32,
+    /// Over a new connection.
+    fresh: bool,
+}
+
 /// Sends calls. Cheap to share; everything above holds it by reference.
 pub(crate) struct Http {
     transport: Arc<dyn Transport>,
@@ -134,7 +143,8 @@ impl Http {
                 return Err(self.explain(Error::cancelled(), call, retries.taken(), elapsed, sent));
             }
             let left = (!budget.is_zero()).then(|| budget.saturating_sub(elapsed));
-            let outcome = self.attempt(call, &key, retries.taken(), left);
+            let nth = Try { retry: retries.taken(), fresh: retries.wants_fresh() };
+            let outcome = self.attempt(call, &key, nth, left);
             let elapsed = self.clock.now().saturating_duration_since(begun);
             let (failure, error, reached) = match outcome {
                 Ok(answer) if answer.facts().verdict() == Verdict::Success => return Ok(answer),
@@ -246,34 +256,34 @@ impl Http {
 
     /// One attempt whose answer is wanted whatever its status: what polling needs.
     pub(crate) fn raw(&self, call: &Call) -> Result<Answer, Broken> {
-        self.attempt(call, &headers::idempotency_key(), 0, None)
+        self.attempt(call, &headers::idempotency_key(), Try { retry: 0, fresh: call.fresh }, None)
     }
 
     /// One attempt, if the circuit breaker allows it.
-    fn attempt(&self, call: &Call, key: &str, retry: u32, left: Option<Duration>) -> Result<Answer, Broken> {
+    fn attempt(&self, call: &Call, key: &str, nth: Try, left: Option<Duration>) -> Result<Answer, Broken> {
         let Some(breakers) = self.breakers.as_ref().filter(|_| !call.passes_breaker) else {
-            return self.renewed(call, key, retry, left);
+            return self.renewed(call, key, nth, left);
         };
         let trial = breakers.admit(call.lane)?;
-        let result = self.renewed(call, key, retry, left);
+        let result = self.renewed(call, key, nth, left);
         trial.record(&result);
         result
     }
 
     /// One attempt, repeated once if the server says that the token is no longer valid.
-    fn renewed(&self, call: &Call, key: &str, retry: u32, left: Option<Duration>) -> Result<Answer, Broken> {
+    fn renewed(&self, call: &Call, key: &str, nth: Try, left: Option<Duration>) -> Result<Answer, Broken> {
         let timeout = self.timeout(call, left);
         if call.raw_credential {
             let raw = self.auth.raw().map_err(Broken::Token)?;
-            return self.exchange(call, key, retry, timeout, raw.expose());
+            return self.exchange(call, key, nth, timeout, raw.expose());
         }
         let credential = || self.auth.credential(&self.clock, timeout, |it| self.exchange_token(it, timeout));
         let first = credential()?;
-        let answer = self.exchange(call, key, retry, timeout, first.expose())?;
+        let answer = self.exchange(call, key, nth, timeout, first.expose())?;
         if !headers::rejects_token(&answer) || !self.auth.renew(&first) {
             return Ok(answer);
         }
-        self.exchange(call, key, retry, timeout, credential()?.expose())
+        self.exchange(call, key, nth, timeout, credential()?.expose())
     }
 
     /// How long one attempt may take without progress: no longer than what is left of the call's budget.
@@ -295,14 +305,15 @@ impl Http {
         let call = Call::post(Lane::Session, "/api/v1/auth/token", &json::AuthTokenRequest {});
         let call = call.map_err(Broken::Token)?;
         let failed = |it: Error| Broken::Token(it.with(|it| it.url = Some(self.url(&call))));
-        let answer = match self.exchange_unread(&call, &headers::idempotency_key(), 0, timeout, raw) {
-            Ok(answer) => answer,
-            Err(Broken::Closed) => return Err(Broken::Closed),
-            Err(broken) => {
-                let broken = self.auth.redactor().broken(broken);
-                return Err(failed(broken.error(&self.config.timeouts)));
-            }
-        };
+        let answer =
+            match self.exchange_unread(&call, &headers::idempotency_key(), Try::default(), timeout, raw) {
+                Ok(answer) => answer,
+                Err(Broken::Closed) => return Err(Broken::Closed),
+                Err(broken) => {
+                    let broken = self.auth.redactor().broken(broken);
+                    return Err(failed(broken.error(&self.config.timeouts)));
+                }
+            };
         if answer.facts().verdict() != Verdict::Success {
             return Err(failed(self.auth.redactor().answer(answer).facts().error()));
         }
@@ -320,12 +331,12 @@ impl Http {
         &self,
         call: &Call,
         key: &str,
-        retry: u32,
+        nth: Try,
         timeout: Duration,
         credential: &str,
     ) -> Result<Answer, Broken> {
         let redactor = self.auth.redactor();
-        match self.exchange_unread(call, key, retry, timeout, credential) {
+        match self.exchange_unread(call, key, nth, timeout, credential) {
             Ok(answer) => {
                 let answer = redactor.answer(answer);
                 headers::log_deprecation(&answer, &call.path);
@@ -339,7 +350,7 @@ impl Http {
         &self,
         call: &Call,
         key: &str,
-        retry: u32,
+        nth: Try,
         timeout: Duration,
         credential: &str,
     ) -> Result<Answer, Broken> {
@@ -347,7 +358,7 @@ impl Http {
             lane: call.lane,
             method: call.method,
             url: self.url(call),
-            headers: headers::all(call, &self.config, key, retry, timeout, credential),
+            headers: headers::all(call, &self.config, key, nth.retry, timeout, credential),
             body: call.body.bytes(),
             connect_timeout: self.config.timeouts.connect.min(timeout),
             timeout,
@@ -356,6 +367,7 @@ impl Http {
                 .deadline
                 .map_or(timeout, |it| it.saturating_duration_since(self.clock.now()).max(MOMENT)),
             largest_answer: LARGEST_ANSWER,
+            fresh: nth.fresh,
         };
         log::trace!(target: "tinkex::http", "{} {} ({} bytes)", exchange.method, call.path, exchange.body.len());
         let sent = self.clock.now();

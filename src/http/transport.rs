@@ -57,6 +57,8 @@ pub struct Exchange {
     pub limit: Duration,
     /// The largest answer to accept, in bytes.
     pub largest_answer: u64,
+    /// Over a new connection: those that are open are not to be trusted.
+    pub fresh: bool,
 }
 
 impl std::fmt::Debug for Exchange {

@@ -304,7 +304,9 @@ impl<S: ureq::AsSendBody> With for ureq::config::ConfigBuilder<ureq::typestate::
 
     fn with(self, exchange: &Exchange) -> Self::Out {
         let wait = exchange.timeout + arriving(exchange.body.len());
-        self.timeout_resolve(Some(exchange.connect_timeout))
+        // Connections of such an age, which is any, are closed and not used.
+        let it = if exchange.fresh { self.max_idle_age(Duration::ZERO) } else { self };
+        it.timeout_resolve(Some(exchange.connect_timeout))
             .timeout_connect(Some(exchange.connect_timeout))
             .timeout_send_request(Some(exchange.timeout))
             .timeout_per_write(Some(exchange.timeout))
@@ -407,6 +409,7 @@ mod tests {
                 timeout: second,
                 limit: second,
                 largest_answer: 1,
+                fresh: false,
             };
             let broken = transport.exchange(&exchange).expect_err("a refusal");
             assert!(matches!(broken, Broken::Unsendable { .. }), "{broken:?}");

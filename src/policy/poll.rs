@@ -69,6 +69,7 @@ pub(crate) struct Poll {
     backoffs: u32,
     server_errors: u32,
     bad_requests: u32,
+    dropped: bool,
     last_contact: Duration,
     silence: Duration,
 }
@@ -82,6 +83,7 @@ impl Poll {
             backoffs: 0,
             server_errors: 0,
             bad_requests: 0,
+            dropped: false,
             last_contact: Duration::ZERO,
             silence,
         }
@@ -102,9 +104,16 @@ impl Poll {
         self.metadata_only
     }
 
+    /// Whether the next request should not use a connection that was used before: a proxy dropped the last one.
+    pub(crate) fn wants_fresh(&self) -> bool {
+        self.dropped
+    }
+
     /// Takes note of an event and decides.
     pub(crate) fn on(&mut self, event: Event<'_>, times: Times) -> Step {
         self.iteration += 1;
+        self.dropped =
+            matches!(&event, Event::Answer { facts, .. } if facts.status == 400 && facts.body.is_empty());
         match event {
             Event::Answer { facts, protobuf } => {
                 self.last_contact = times.now;
@@ -342,6 +351,16 @@ mod tests {
         };
         assert_eq!(after(poll.on(Event::Timeout, held(20, 1195))), Duration::ZERO);
         assert!(matches!(kind(poll.on(Event::Timeout, held(21, 1195))), ErrorKind::Stuck { .. }));
+    }
+
+    #[test]
+    fn a_request_that_a_proxy_dropped_is_repeated_over_a_new_connection() {
+        let mut poll = Poll::new(SILENCE);
+        assert!(!poll.wants_fresh());
+        assert_eq!(after(on(&mut poll, 400, "", at(0))), Duration::from_secs(1));
+        assert!(poll.wants_fresh());
+        on(&mut poll, 408, "", at(0));
+        assert!(!poll.wants_fresh());
     }
 
     #[test]

@@ -8,8 +8,8 @@ use super::verdict::Verdict;
 
 /// A conflict is worth this long, counted from the first attempt.
 const CONFLICT_BUDGET: Duration = Duration::from_secs(5);
-/// How often a request that a proxy dropped is sent again.
-const MOST_DROPPED: u32 = 3;
+/// How often a request that a proxy dropped is sent again, each time over a new connection.
+const MOST_DROPPED: u32 = 16;
 
 /// An attempt that has less time than this, or a tenth of a small budget, is not worth making.
 const LEAST: Duration = Duration::from_secs(1);
@@ -49,12 +49,18 @@ pub(crate) struct Limits {
 pub(crate) struct Retries {
     taken: u32,
     dropped: u32,
+    fresh: bool,
 }
 
 impl Retries {
     /// How many retries were granted so far.
     pub(crate) fn taken(&self) -> u32 {
         self.taken
+    }
+
+    /// The next attempt should not use a connection that was used before.
+    pub(crate) fn wants_fresh(&self) -> bool {
+        self.fresh
     }
 
     /// How long to wait before the next attempt, or `None` to give up. `elapsed` counts from the first attempt,
@@ -68,6 +74,7 @@ impl Retries {
     ) -> Option<Duration> {
         let mut budget = limits.budget;
         let mut hint = None;
+        self.fresh = matches!(failure, Failure::Answer { verdict: Verdict::Dropped, .. });
         match failure {
             Failure::Fatal => return None,
             Failure::Answer { verdict: Verdict::Success | Verdict::Fatal, .. } => return None,
@@ -171,7 +178,10 @@ mod tests {
         let dropped = Failure::Answer { verdict: Verdict::Dropped, hint: None };
         let mut retries = Retries::default();
         let n = std::iter::from_fn(|| retries.next(dropped, Duration::ZERO, LIMITS, 0.0)).count();
-        assert_eq!(n, 3);
+        assert_eq!(n, 16);
+        assert!(retries.wants_fresh());
+        retries.next(BUSY, Duration::ZERO, LIMITS, 0.0);
+        assert!(!retries.wants_fresh(), "only what a proxy dropped says something of the connection");
         assert!(Retries::default().next(Failure::Fatal, Duration::ZERO, LIMITS, 0.0).is_none());
     }
 }

@@ -31,7 +31,7 @@ pub(crate) enum Verdict {
     Retry,
     /// Something stands in the way that is seldom gone soon: worth a few seconds.
     Conflict,
-    /// A proxy on the way dropped the request: worth a few tries on a fresh connection.
+    /// A proxy on the way dropped the request: worth trying again over a new connection.
     Dropped,
     /// The same request would fail again.
     Fatal,

@@ -221,6 +221,7 @@ impl Asking<'_> {
         }
         call.protobuf = promise.protobuf;
         call.timeout = Some(timeout);
+        call.fresh = poll.wants_fresh();
         Ok(call)
     }
 }
