@@ -211,19 +211,24 @@ impl Http {
         deadline: Option<Instant>,
         cancel: &CancelToken,
     ) -> Result<bool> {
-        if answer.status != 402 {
+        if answer.status != 402 || !self.waits_for_payment(&answer.facts().error(), deadline) {
             return Ok(false);
-        }
-        let now = self.clock.now();
-        let word = self.billing.lock().refused(now, self.config.pause_policy, deadline);
-        let billing::Word::Wait { warn } = word else { return Ok(false) };
-        if let Some(lasted) = warn {
-            let error = answer.facts().error();
-            log::warn!(target: "tinkex", "waiting for the account to be settled, for {lasted:.0?} now: {error}");
-            self.config.seeing.observed.tell(|it| it.on_billing_pause(&BillingPause { lasted, error }));
         }
         self.clock.pause(billing::PAUSE, cancel)?;
         Ok(true)
+    }
+
+    /// Whether a refusal for want of payment is to be waited out, for [`billing::PAUSE`] at least.
+    pub(crate) fn waits_for_payment(&self, refusal: &Error, deadline: Option<Instant>) -> bool {
+        let now = self.clock.now();
+        let word = self.billing.lock().refused(now, self.config.pause_policy, deadline);
+        let billing::Word::Wait { warn } = word else { return false };
+        if let Some(lasted) = warn {
+            let error = refusal.clone();
+            log::warn!(target: "tinkex", "waiting for the account to be settled, for {lasted:.0?} now: {error}");
+            self.config.seeing.observed.tell(|it| it.on_billing_pause(&BillingPause { lasted, error }));
+        }
+        true
     }
 
     /// What an answer that is no success means for a call, and what it says, if anything, about whether the server took

@@ -11,6 +11,8 @@ use crate::error::{Error, ErrorKind, Phase, Result};
 use crate::http::{Answer, Body, Call, Lane};
 use crate::pending::Progress;
 use crate::policy::admission::estimate;
+use crate::policy::backoff::pause_after;
+use crate::policy::billing;
 use crate::session::{Fetching, Poller, Promise, Retrieved, Session, Ticket, Underway, Waiter};
 use crate::sync::cancel::Registration;
 use crate::sync::{CancelToken, Permit};
@@ -75,9 +77,8 @@ impl Sampler {
         ticket.progress.submitting();
         let call = Call::new(Lane::Sample, "POST", "/api/v1/asample", body)
             .of(&ticket.progress)
-            .waiting_for_payment()
             .header("X-Tinker-Sampling-Backpressure", "1")
-            // The window below replaces the retries of a busy server: all samples wait together.
+            // The window below replaces the retries of a busy server, and the wait for payment: all samples wait together.
             .leaving_429();
         loop {
             ticket.progress.attempt();
@@ -86,13 +87,16 @@ impl Sampler {
                 Err(error) => error,
             };
             let in_time = deadline.is_none_or(|it| session.clock.now() < it);
-            if error.http_status() != Some(429) || !in_time {
-                return Err(error);
-            }
-            if session.config.pause_policy == PausePolicy::Fail {
-                return Err(error);
-            }
-            session.dispatch.back_off(estimate, &session.clock, &session.config.seeing.observed);
+            let pause = match error.http_status() {
+                Some(429) if in_time && session.config.pause_policy != PausePolicy::Fail => {
+                    pause_after(estimate)
+                }
+                Some(402) if session.http.waits_for_payment(&error, deadline) => {
+                    pause_after(estimate).max(billing::PAUSE)
+                }
+                _ => return Err(error),
+            };
+            session.dispatch.back_off(pause, &session.clock, &session.config.seeing.observed);
             session.dispatch.wait_out(&session.clock, deadline, &ticket.cancel)?;
         }
     }
