@@ -170,6 +170,11 @@ impl Error {
         self.find(|it| it.sent)
     }
 
+    /// What the server calls the request whose result could not be had.
+    pub(crate) fn request_type(&self) -> Option<&'static str> {
+        self.find(|it| it.request_type)
+    }
+
     /// The server said that the request is not to be repeated.
     pub(crate) fn is_vetoed(&self) -> bool {
         self.find(|it| it.vetoed).unwrap_or(false)

@@ -68,7 +68,7 @@ fn exchange(error: &Error, secrets: &[&str]) -> Option<Event> {
         (_, None) => return None,
         (Some(id), Some(name)) => {
             data["request_id"] = id.into();
-            data["request_type"] = request_type(operation).into();
+            data["request_type"] = error.request_type().into();
             name
         }
         // The request itself was not accepted.
@@ -115,20 +115,6 @@ fn type_name(error: &Error) -> String {
     format!("{:?}", error.kind()).chars().take_while(char::is_ascii_alphanumeric).collect()
 }
 
-/// What servers call the requests of a verb.
-fn request_type(operation: &str) -> &'static str {
-    match operation {
-        "create_lora_training_client" => "CreateModel",
-        "forward" => "Forward",
-        "forward_backward" => "ForwardBackward",
-        "optim_step" => "OptimStep",
-        "save_state" => "SaveWeights",
-        _ if operation.starts_with("save_weights") => "SaveWeightsForSampler",
-        _ if operation.contains("state") => "LoadWeights",
-        _ => "Sample",
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -145,6 +131,7 @@ mod tests {
             it.status = status;
             it.request_id = request_id.map(Into::into);
             it.sent = request_id.is_none().then_some(Sent::Maybe);
+            it.request_type = request_id.map(|_| "OptimStep");
         })
     }
 

@@ -82,6 +82,7 @@ impl Session {
         progress: &'a Progress,
         cancel: &'a CancelToken,
     ) -> Asking<'a> {
+        progress.awaiting(promise.request_type);
         Asking {
             session: self,
             promise,

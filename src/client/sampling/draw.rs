@@ -19,6 +19,9 @@ use crate::sync::{CancelToken, Permit};
 use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
 use crate::wire::{json, sample};
 
+/// What the server calls a sample.
+const REQUEST_TYPE: &str = "Sample";
+
 /// What a caller wants.
 pub(super) struct Request<T: Send + 'static> {
     pub(super) ticket: Ticket<T>,
@@ -211,9 +214,10 @@ impl<T: Send + 'static> Sample<T> {
             Submitted::Promised(it) => it,
         };
         progress.accepted(&promised.request_id);
+        progress.awaiting(REQUEST_TYPE);
         let promise = Promise {
             request_id: promised.request_id,
-            request_type: "Sample",
+            request_type: REQUEST_TYPE,
             protobuf: true,
             born,
             roundtrip: born.saturating_duration_since(started),
