@@ -40,7 +40,7 @@ pub(crate) enum Failure {
 pub(crate) struct Limits {
     /// All attempts and the waits between them. Zero means one attempt.
     pub(crate) budget: Duration,
-    /// The budget for having no connection while the server has never been reached, so that a wrong address is told at once.
+    /// The budget for having no connection, or none that holds, while the server has never been reached, so that a wrong address is told at once.
     pub(crate) first_contact: Option<Duration>,
 }
 
@@ -86,13 +86,14 @@ impl Retries {
                 }
             }
             Failure::Answer { verdict: Verdict::Retry, hint: it } => hint = it,
-            Failure::Connection { sent: Sent::No } => {
+            // A name that is not known, a certificate that is not trusted and a port of something else all end here.
+            Failure::Connection { .. } => {
                 if let Some(first) = limits.first_contact {
                     budget = budget.min(first);
                 }
             }
-            // Somebody is there.
-            Failure::Connection { sent: Sent::Maybe } | Failure::Timeout => {}
+            // Somebody is there, who took the connection.
+            Failure::Timeout => {}
         }
         let left = budget.checked_sub(elapsed).filter(|it| !it.is_zero())?;
         let delay = hint.unwrap_or_else(|| delay(self.taken, unit));
@@ -154,8 +155,8 @@ mod tests {
             elapsed += delay;
         }
         assert!(Duration::from_secs(3) < elapsed && elapsed <= Duration::from_secs(5), "{elapsed:?}");
-        // An answer is a sign of life, and so is a connection.
-        for alive in [BUSY, Failure::Timeout, Failure::Connection { sent: Sent::Maybe }] {
+        // An answer is a sign of life, and so is a connection that holds.
+        for alive in [BUSY, Failure::Timeout] {
             assert!(
                 Retries::default().next(alive, Duration::from_secs(6), limits, 0.0).is_some(),
                 "{alive:?}"
