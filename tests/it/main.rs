@@ -20,7 +20,7 @@ mod faults;
 mod guarantees;
 mod handles;
 mod leniency;
-mod matrix;
+pub(crate) mod matrix;
 mod network;
 mod outages;
 mod poll_many;
