@@ -250,6 +250,7 @@ pub(super) fn faults() -> Vec<Fault> {
         },
         fatal("403", Kind::Permission, status(403)),
         Fault {
+            operation: 60,
             // Young promises may not be known everywhere yet: after 1, 2, 4 and 8 s.
             retrieve: (works(2), fails(Kind::Expired, 5..=5)),
             finish: (works(1), works(1)),

@@ -36,6 +36,7 @@ fn reporting() -> Reporting {
         .api_key("tml-hunter2")
         .threads(|it| it.max_in_flight = 8)
         .telemetry(true)
+        .timeouts(|it| (it.close, it.finish) = (Duration::from_secs(1), Duration::from_millis(1500)))
         .build()
         .unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
