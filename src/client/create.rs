@@ -19,7 +19,7 @@ use crate::types::{
     AccessToken, FromStateOptions, LoraConfig, ModelInfo, ModelOptions, OptimizerConfig, SamplerPath,
     TrainingPath,
 };
-use crate::wire::json;
+use crate::wire::{json, url};
 
 /// What to sample from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,13 +184,16 @@ impl Maker<'_, CreatedModel> {
         model_seq_id: u64,
     ) -> Result<(String, u32)> {
         const PATH: &str = "/api/v1/load_weights";
-        let token = options.weights_access_token.as_ref();
+        let token = options.weights_access_token.as_ref().map(AccessToken::checked).transpose()?;
+        if let Some(token) = token {
+            self.session.http.hide(token);
+        }
         let optimizer = options.restore_optimizer;
         let request = json::LoadWeightsRequest {
             base_model: options.base_model.clone(),
             user_metadata: options.user_metadata.clone().map(values),
             optimizer_config: options.optimizer.clone().map(Into::into),
-            weights_access_token: token.map(|it| Secret::new(it.expose())),
+            weights_access_token: token.cloned(),
             ..json::LoadWeightsRequest::create(self.session_id, model_seq_id, path.as_str(), optimizer)
         };
         // Only the submission tells what the server can do: a load that failed later would fail again.
@@ -221,7 +224,7 @@ impl Maker<'_, CreatedModel> {
     }
 
     /// The base model and the adapter's shape of a checkpoint.
-    fn shape(&self, path: &TrainingPath, token: Option<&AccessToken>) -> Result<(String, LoraConfig)> {
+    fn shape(&self, path: &TrainingPath, token: Option<&Secret>) -> Result<(String, LoraConfig)> {
         let request = json::WeightsInfoRequest { tinker_path: path.as_str().into() };
         let mut call = Call::post(Lane::Train, "/api/v1/weights_info", &request)?.of(&self.ticket.progress);
         if let Some(token) = token {
@@ -334,7 +337,8 @@ fn make_sampler(
         Some(name) => Some(name),
         // Also the moment at which a server that accepts any path says that this one does not exist.
         None => {
-            let call = Call::get(Lane::Rest, format!("/api/v1/samplers/{id}")).of(&ticket.progress);
+            let segment = url::segment_of_server(&id)?;
+            let call = Call::get(Lane::Rest, format!("/api/v1/samplers/{segment}")).of(&ticket.progress);
             let sampler: json::SamplerResponse = session.http.json(&call, &ticket.cancel)?;
             sampler.base_model
         }

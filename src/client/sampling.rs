@@ -17,6 +17,7 @@ use crate::sync::actor::Actor;
 use crate::sync::cancel::{Registration, Wake};
 use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
 use crate::wire::json::SamplerResponse;
+use crate::wire::url;
 
 use draw::{Request, Sample, Sampler};
 pub use handle::SamplerHandle;
@@ -368,8 +369,8 @@ impl std::fmt::Debug for SamplingClient {
 
 /// The base model's name, which the server need not be able to say.
 fn base_model_of(session: &Session, sampling_session_id: &str) -> Option<String> {
-    let call = Call::get(Lane::Rest, format!("/api/v1/samplers/{sampling_session_id}"))
-        .once(session.config.timeouts.exchange);
+    let id = url::segment_of_server(sampling_session_id).ok()?;
+    let call = Call::get(Lane::Rest, format!("/api/v1/samplers/{id}")).once(session.config.timeouts.exchange);
     let known: Result<SamplerResponse> = session.http.json(&call, &session.cancel);
     known.ok()?.base_model
 }

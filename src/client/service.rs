@@ -362,7 +362,7 @@ impl ServiceClient {
     /// The server could not be told. The client is closed all the same.
     ///
     /// # Blocking
-    /// At most `Timeouts::close`.
+    /// At most `Timeouts::finish` (10 s): a server that does not answer, or answers 408, 429 or 5xx, is told again for 8 s of it.
     pub fn close(&self, status: CloseStatus) -> Result<()> {
         self.session().close(status, None)
     }
@@ -373,7 +373,7 @@ impl ServiceClient {
     /// The server could not be told. The client is closed all the same.
     ///
     /// # Blocking
-    /// At most `Timeouts::close`.
+    /// At most `Timeouts::finish` (10 s): a server that does not answer, or answers 408, 429 or 5xx, is told again for 8 s of it.
     ///
     /// # Example: say why
     /// ```

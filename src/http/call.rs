@@ -49,6 +49,8 @@ pub(crate) struct Call {
     pub(crate) raw_credential: bool,
     /// The idempotency key; without one, each call gets a new one.
     pub(crate) key: Option<String>,
+    /// Its one attempt goes over a new connection.
+    pub(crate) fresh: bool,
 }
 
 impl std::fmt::Debug for Call {
@@ -139,6 +141,7 @@ impl Call {
             takes_redirect: false,
             raw_credential: false,
             key: None,
+            fresh: false,
         }
     }
 

@@ -59,6 +59,7 @@ impl FromStateOptions {
         if self.base_model.as_deref() == Some("") {
             return Err(Error::invalid("base_model", "is empty"));
         }
+        self.weights_access_token.as_ref().map(AccessToken::checked).transpose()?;
         match &self.optimizer {
             Some(_) if self.restore_optimizer => {
                 let problem = "an optimizer that is restored is of the kind that was saved";

@@ -1,10 +1,12 @@
 //! Input that cannot be sent: the error names the place, nothing is sent, the client stays usable.
 
-use tinkex::testing::FakeServer;
+use serde_json::json;
+use tinkex::testing::{Act, FakeServer};
 use tinkex::types::{
-    AdamParams, Datum, LoraConfig, LossFn, ModelInput, SamplerPath, SamplingParams, TrainingPath, Ttl,
+    AccessToken, AdamParams, CopyOptions, Datum, FromStateOptions, LoraConfig, LossFn, ModelInput,
+    SamplerPath, SamplingParams, TrainingPath, Ttl,
 };
-use tinkex::{ErrorKind, Pending, ServiceClient};
+use tinkex::{CloseStatus, ErrorKind, Pending, ServiceClient};
 
 use crate::util::{datum, path_of, training};
 
@@ -122,4 +124,54 @@ fn a_key_without_its_prefix_and_a_url_without_scheme_are_refused_when_the_client
         assert!(key.is_empty() || !format!("{error:?}{error}").contains(key), "a key stands in the error");
     }
     assert!(build("tml-1", "http://h").is_ok());
+}
+
+#[test]
+fn an_access_token_that_no_header_can_carry_is_refused_without_being_shown() {
+    let server = FakeServer::new();
+    let listening = server.listen().unwrap();
+    let service = listening.client().build().unwrap();
+    let rest = service.create_rest_client();
+    for bad in ["from-the-owner\n", "", " from-the-owner", "from\u{e4}-the-owner", &"x".repeat(9000)] {
+        let token = AccessToken::new(bad);
+        let options = CopyOptions {
+            destination_project_id: Some("p".into()),
+            weights_access_token: Some(token.clone()),
+            ..CopyOptions::default()
+        };
+        let options_of_state = FromStateOptions { weights_access_token: Some(token), ..Default::default() };
+        for error in [
+            rest.copy_weights("tinker://r/weights/x", &options).unwrap_err(),
+            service
+                .create_training_client_from_state_with("tinker://r/weights/x", &options_of_state)
+                .map(drop)
+                .unwrap_err(),
+        ] {
+            assert!(error.is_user_error() && !error.is_retryable(), "{error:?}");
+            assert_eq!(path_of(&error), "weights_access_token");
+            assert!(!format!("{error} {error:?}").contains("owner"), "{error:?}");
+        }
+    }
+    for path in ["/api/v1/copy_weights", "/api/v1/load_weights"] {
+        assert!(server.requests_to(path).is_empty(), "{path} was sent");
+    }
+}
+
+#[test]
+fn odd_ids_of_the_server_stand_escaped_in_addresses() {
+    let server = FakeServer::new();
+    server.always("/api/v1/create_session", Act::json(json!({"session_id": "session 1?#"})));
+    server.always("/api/v1/create_sampling_session", Act::json(json!({"sampling_session_id": "of 1?#"})));
+    let listening = server.listen().unwrap();
+    let service = listening.client().build().unwrap();
+    service.create_sampling_client("tinker://r/sampler_weights/x").unwrap();
+    service.close(CloseStatus::Success).unwrap();
+    for path in ["/api/v1/samplers/of%201%3F%23", "/api/v1/sessions/session%201%3F%23/finish"] {
+        assert_eq!(server.requests_to(path).len(), 1, "{path}");
+    }
+    // Where an id would lead elsewhere, nothing is sent.
+    server.always("/api/v1/create_sampling_session", Act::json(json!({"sampling_session_id": "../x"})));
+    let service = listening.client().build().unwrap();
+    let error = service.create_sampling_client("tinker://r/sampler_weights/x").map(drop).unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Decode, "{error:?}");
 }

@@ -293,6 +293,8 @@ impl RestClient {
         let mut ask = Ask::json("POST copy_weights", "/api/v1/copy_weights", &request)?.final_on(&[403]);
         ask.call.key = Some(uuid4());
         if let Some(token) = &options.weights_access_token {
+            let token = token.checked()?;
+            self.asker.session().http.hide(token);
             ask.call = ask.call.header(crate::types::AccessToken::HEADER, token.expose());
         }
         let copied: json::CopyWeightsResponse = self.asker.json("RestClient.copy_weights", ask)?;
