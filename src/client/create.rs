@@ -125,9 +125,24 @@ pub(super) fn sampler(session: Arc<Session>, session_id: Arc<str>, job: Sampler)
 
 /// A request that the server took.
 enum Accepted {
-    Promised(Promise),
-    /// It answered with the result at once.
-    Done(Answer),
+    Promised {
+        promise: Promise,
+        /// The model that the server named already, which some results do not repeat.
+        model_id: Option<String>,
+    },
+    /// It answered at once, with the result or why there is none.
+    Done(Result<Answer>),
+}
+
+impl Accepted {
+    /// The id of the model: that of the result, or else of the promise.
+    fn model_id(&self, of_result: Option<String>) -> Option<String> {
+        let of_promise = || match self {
+            Accepted::Promised { model_id, .. } => model_id.clone(),
+            Accepted::Done(_) => None,
+        };
+        of_result.filter(|it| !it.is_empty()).or_else(of_promise).filter(|it| !it.is_empty())
+    }
 }
 
 struct Maker<'a> {
@@ -167,8 +182,9 @@ impl Maker<'_> {
             lora_config: Some(lora),
             optimizer_config: optimizer.into(),
         };
-        let made: json::CreateModelResponse = self.future("/api/v1/create_model", &request, "CreateModel")?;
-        Ok(made.model_id)
+        let accepted = self.submit("/api/v1/create_model", &request, "CreateModel")?;
+        let made: json::CreateModelResponse = self.result(&accepted)?;
+        accepted.model_id(made.model_id).ok_or_else(|| incomplete("the id of the model"))
     }
 
     /// Makes a model from a checkpoint in one step; on servers that cannot do that, in three (PROTOCOL §11).
@@ -191,9 +207,9 @@ impl Maker<'_> {
         // Only the submission tells what the server can do: a load that failed later would fail again.
         match self.submit(PATH, &request, "LoadWeights") {
             Ok(accepted) => {
-                let loaded: json::LoadWeightsResponse = self.result(accepted)?;
+                let loaded: json::LoadWeightsResponse = self.result(&accepted)?;
                 let derived = || format!("{}:train:{model_seq_id}", self.session_id);
-                Ok((loaded.model_id.unwrap_or_else(derived), 1))
+                Ok((accepted.model_id(loaded.model_id).unwrap_or_else(derived), 1))
             }
             Err(error) if is_not_offered(&error) || error.http_status() == Some(422) => {
                 let (base_model, lora) = self.shape(path, token)?;
@@ -245,7 +261,7 @@ impl Maker<'_> {
         request: &impl Serialize,
         request_type: &'static str,
     ) -> Result<T> {
-        self.result(self.submit(path, request, request_type)?)
+        self.result(&self.submit(path, request, request_type)?)
     }
 
     fn submit(&self, path: &str, request: &impl Serialize, request_type: &'static str) -> Result<Accepted> {
@@ -257,20 +273,20 @@ impl Maker<'_> {
         let answer = self.session.http.send(&call, &self.ticket.cancel)?;
         let born = self.session.clock.now();
         progress.contact(born);
-        let promised = match Submitted::read(answer)? {
-            Submitted::Done(answer) => return Ok(Accepted::Done(answer)),
+        let promised = match Submitted::read(answer, request_type)? {
+            Submitted::Done(result) => return Ok(Accepted::Done(result)),
             Submitted::Promised(it) => it,
         };
         progress.accepted(&promised.request_id);
-        Ok(Accepted::Promised(promise(promised.request_id, request_type, started, born)))
+        let promise = promise(promised.request_id, request_type, started, born);
+        Ok(Accepted::Promised { promise, model_id: promised.model_id })
     }
 
-    fn result<T: DeserializeOwned>(&self, accepted: Accepted) -> Result<T> {
+    fn result<T: DeserializeOwned>(&self, accepted: &Accepted) -> Result<T> {
         match accepted {
-            Accepted::Done(answer) => json::response(&answer.body),
-            Accepted::Promised(promise) => {
-                let retrieved =
-                    self.session.retrieve(&promise, &self.ticket.progress, &self.ticket.cancel)?;
+            Accepted::Done(result) => json::response(&result.as_ref().map_err(Error::clone)?.body),
+            Accepted::Promised { promise, .. } => {
+                let retrieved = self.session.retrieve(promise, &self.ticket.progress, &self.ticket.cancel)?;
                 json::response(&retrieved.answer.body)
             }
         }

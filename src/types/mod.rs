@@ -17,6 +17,7 @@ mod loss;
 mod model;
 mod model_input;
 mod model_options;
+pub(crate) mod odd;
 mod optim;
 mod optimizer;
 mod page;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::lenient;
+use super::odd::or_absent;
 
 /// What was made in a session (PROTOCOL §3.5 #37).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,5 +20,6 @@ pub struct SessionInfo {
     #[serde(deserialize_with = "lenient::texts")]
     pub user_metadata: BTreeMap<String, String>,
     /// Its name for people.
+    #[serde(deserialize_with = "or_absent")]
     pub display_name: Option<String>,
 }

@@ -104,9 +104,11 @@ impl Sequencer {
 
     /// Sends a request of one part and leaves the wait for its result to the pool.
     pub(super) fn ask<T: Send + 'static>(&mut self, ask: Ask<T>) {
-        match self.submit(&ask.ticket, ask.path, ask.body) {
+        match self.submit(&ask.ticket, ask.path, ask.request_type, ask.body) {
             Err(error) => ask.ticket.answer(Err(error)),
-            Ok((Submitted::Done(answer), _)) => ask.ticket.answer((ask.read)(&answer.body)),
+            Ok((Submitted::Done(result), _)) => {
+                ask.ticket.answer(result.and_then(|it| (ask.read)(&it.body)));
+            }
             Ok((Submitted::Promised(promised), born)) => {
                 let (session, ticket, read) = (self.session.clone(), ask.ticket, ask.read);
                 let roundtrip = born.saturating_duration_since(ticket.progress.submitted());
@@ -132,6 +134,7 @@ impl Sequencer {
         &mut self,
         ticket: &Ticket<T>,
         path: &str,
+        request_type: &str,
         body: WriteBody,
     ) -> Result<(Submitted, Instant)> {
         let range = self.begin(ticket, 1)?;
@@ -144,7 +147,7 @@ impl Sequencer {
             self.session.http.send(&call, &ticket.cancel)
         });
         let born = self.session.clock.now();
-        let submitted = sent.and_then(Submitted::read);
+        let submitted = sent.and_then(|it| Submitted::read(it, request_type));
         let fate = submitted.as_ref().map_or_else(fate, |_| Fate::Accepted);
         self.settle(range, &[fate], submitted.as_ref().err());
         if let Ok(it) = &submitted {

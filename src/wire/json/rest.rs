@@ -2,13 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::types::odd::or_absent;
 use crate::types::{AuditEntry, Checkpoint, Cursor, SessionCursor, SessionSearch, SignedUrl, TrainingRun};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct TrainingRunsResponse {
     pub(crate) training_runs: Vec<TrainingRun>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) cursor: Option<Cursor>,
 }
 
@@ -16,7 +17,7 @@ pub(crate) struct TrainingRunsResponse {
 #[serde(default)]
 pub(crate) struct CheckpointsResponse {
     pub(crate) checkpoints: Vec<Checkpoint>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) cursor: Option<Cursor>,
 }
 
@@ -24,7 +25,7 @@ pub(crate) struct CheckpointsResponse {
 #[serde(default)]
 pub(crate) struct SessionsResponse {
     pub(crate) sessions: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) cursor: Option<Cursor>,
 }
 
@@ -60,7 +61,7 @@ pub(crate) struct TraceExportResponse {
     pub(crate) status: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) url: Option<SignedUrl>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
 }
 

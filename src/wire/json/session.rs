@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::types::odd::{or_absent, readable};
 use crate::types::{ServerCapabilities, SupportedModel};
 
 use super::Secret;
@@ -95,19 +96,20 @@ pub(crate) struct HealthzResponse {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct ServerCapabilitiesResponse {
+    #[serde(deserialize_with = "readable")]
     pub(crate) supported_models: Vec<SupportedModelJson>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct SupportedModelJson {
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) model_name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) max_context_length: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) trainable: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) sampleable: Option<bool>,
 }
 
@@ -144,11 +146,11 @@ pub(crate) struct CreateSessionResponse {
     #[serde(deserialize_with = "super::id")]
     pub(crate) session_id: String,
     /// Messages to log at their level; none of them is a failure.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) info_message: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) warning_message: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) error_message: Option<String>,
 }
 
