@@ -127,3 +127,8 @@ impl Submitted {
         }
     }
 }
+
+/// A path in the server's answer that we do not understand is the server's fault, not the caller's.
+fn from_server<T>(path: Result<T>) -> Result<T> {
+    path.map_err(|it| Error::decode(format!("the server's answer: {}", it.message())))
+}

@@ -280,3 +280,13 @@ fn the_id_of_a_model_is_that_of_the_result_or_else_of_the_promise() {
     let training = service.create_training_client_from_state("tinker://run/weights/a").unwrap();
     assert_eq!(training.model_id(), "session-1:train:1");
 }
+
+#[test]
+fn a_path_that_the_server_writes_oddly_is_not_the_callers_fault() {
+    let server = FakeServer::new();
+    server.always("/api/v1/copy_weights", Act::json(json!({"tinker_path": "s3://bucket/x"})));
+    let rest = server.in_memory().project_id("p").build().unwrap().create_rest_client();
+    let error = rest.copy_weights("tinker://run/weights/a", &Default::default()).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Decode) && !error.is_user_error(), "{error:?}");
+    assert!(error.to_string().contains("copy_weights"), "{error}");
+}

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::RestClient;
 use super::listing::{Listing, Source};
 use crate::client::asking::Ask;
+use crate::client::from_server;
 use crate::error::{Error, Result};
 use crate::http::Answer;
 use crate::http::headers::uuid4;
@@ -292,8 +293,10 @@ impl RestClient {
         if let Some(token) = &options.weights_access_token {
             ask.call = ask.call.header(crate::types::AccessToken::HEADER, token.expose());
         }
-        let copied: json::CopyWeightsResponse = self.asker.json("RestClient.copy_weights", ask)?;
-        copied.tinker_path.parse()
+        self.asker.run("RestClient.copy_weights", |it| {
+            let copied: json::CopyWeightsResponse = it.json(&ask)?;
+            from_server(copied.tinker_path.parse())
+        })
     }
 }
 

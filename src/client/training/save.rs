@@ -2,9 +2,9 @@
 
 use super::submit::Ask;
 use super::{Msg, TrainingClient};
-use crate::client::SamplingClient;
 use crate::client::create::CreatedSampler;
-use crate::error::{Error, ErrorKind, Result};
+use crate::client::{SamplingClient, from_server};
+use crate::error::{Error, Result};
 use crate::pending::Pending;
 use crate::session::incomplete;
 use crate::types::{
@@ -18,7 +18,7 @@ impl TrainingClient {
     ///
     /// # Errors
     /// Through the [`Pending`]: an empty name or a time to live out of range (nothing is sent), a name that is taken
-    /// ([`ErrorKind::Conflict`]), or what the server says.
+    /// ([`ErrorKind::Conflict`](crate::ErrorKind::Conflict)), or what the server says.
     ///
     /// # Blocking
     /// As for [`forward`](Self::forward).
@@ -235,9 +235,4 @@ fn check_name(name: &str) -> Result<()> {
         true => Err(Error::invalid("name", "must be a name such as step-100, not a path")),
         false => Ok(()),
     }
-}
-
-/// A path in the server's answer that we do not understand is the server's fault, not the caller's.
-fn from_server<T>(path: Result<T>) -> Result<T> {
-    path.map_err(|it| Error::new(ErrorKind::Decode, format!("the server's answer: {}", it.message())))
 }
