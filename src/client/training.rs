@@ -374,6 +374,7 @@ impl TrainingClient {
             read: |body| {
                 Ok(LoadStateOutput { path: json::response::<json::LoadWeightsResponse>(body)?.path })
             },
+            named: None,
         })
     }
 
@@ -416,6 +417,7 @@ fn optim_step(ticket: Ticket<OptimStepOutput>, params: OptimizerParams) -> Ask<O
             json::encode(&json::OptimStepRequest::new(model_id, seq_id, params))
         }),
         read: |body| Ok(json::response::<json::OptimStepResponse>(body)?.into()),
+        named: None,
     }
 }
 

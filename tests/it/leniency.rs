@@ -169,6 +169,42 @@ fn save_weights_under_a_name_that_is_taken_is_given_up_within_seconds() {
 }
 
 #[test]
+fn save_weights_that_was_taken_though_its_answer_was_lost_is_found_by_its_name() {
+    let (server, _service, training) = training();
+    let taken = || Act::status(409, r#"{"detail":"Checkpoint a already exists"}"#);
+    for path in ["/api/v1/save_weights", "/api/v1/save_weights_for_sampler"] {
+        server.next(path, Act::Reset);
+        server.always(path, taken());
+    }
+    let saved = training.save_state("a", Ttl::Never).wait().unwrap();
+    assert_eq!(saved.path.as_str(), format!("tinker://{}/weights/a", training.model_id()));
+    let saved = training.save_weights_for_sampler("a", Ttl::Never).wait().unwrap();
+    assert_eq!(saved.path.as_str(), format!("tinker://{}/a", training.model_id()));
+    // A name that this client used before says nothing: what lies there is the earlier state, and it is not replaced.
+    for lost in [true, false] {
+        if lost {
+            server.next("/api/v1/save_weights", Act::Reset);
+        }
+        let error = training.save_state("a", Ttl::Never).wait().unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Conflict), "{error:?}");
+    }
+    training.optim_step(AdamParams::default()).wait().unwrap();
+    let first = |path: &str| server.requests_to(path)[0].json().unwrap()["seq_id"].clone();
+    assert_eq!(first("/api/v1/save_weights_for_sampler"), 2);
+    assert_eq!(first("/api/v1/optim_step"), 3, "what was refused took no number");
+}
+
+#[test]
+fn save_weights_that_is_refused_for_another_reason_after_a_lost_answer_ends_the_order() {
+    let (server, _service, training) = training();
+    server.next("/api/v1/save_weights", Act::Reset);
+    server.always("/api/v1/save_weights", Act::status(409, r#"{"detail":"seq_id 1 was used for something else"}"#));
+    training.save_state("a", Ttl::Never).wait().unwrap_err();
+    let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Poisoned), "{error:?}");
+}
+
+#[test]
 fn save_weights_for_sampler_may_answer_with_a_path_of_two_parts() {
     let result = json!({"path": "tinker://model_1/final", "sampling_session_id": null});
     let (server, service, training) = answered(result);

@@ -1,6 +1,6 @@
 //! Saving: states to go on from, weights to sample from, files to use elsewhere.
 
-use super::submit::Ask;
+use super::submit::{Ask, Named};
 use super::{Msg, TrainingClient};
 use crate::client::create::CreatedSampler;
 use crate::client::{SamplingClient, from_server};
@@ -74,6 +74,12 @@ impl TrainingClient {
                 let reply: json::SaveWeightsResponse = json::response(body)?;
                 Ok(SaveStateOutput { path: from_server(reply.path.parse())? })
             },
+            named: Some(Named {
+                name: name.to_string(),
+                result: |model_id, name| {
+                    Ok(SaveStateOutput { path: format!("tinker://{model_id}/weights/{name}").parse()? })
+                },
+            }),
         })
     }
 
@@ -175,6 +181,7 @@ impl TrainingClient {
                     size_bytes: reply.size_bytes,
                 })
             },
+            named: None,
         })
     }
 
@@ -217,6 +224,13 @@ impl TrainingClient {
         verb: &'static str,
         request: json::SaveWeightsForSamplerRequest,
     ) -> Pending<json::SaveWeightsForSamplerResponse> {
+        let named = request.path.clone().map(|name| Named {
+            name,
+            result: |model_id, name| {
+                let path = Some(format!("tinker://{model_id}/{name}"));
+                Ok(json::SaveWeightsForSamplerResponse { path, ..Default::default() })
+            },
+        });
         self.ask(verb, Msg::SaveWeights, |ticket| Ask {
             ticket,
             path: "/api/v1/save_weights_for_sampler",
@@ -226,6 +240,7 @@ impl TrainingClient {
                 json::encode(&json::SaveWeightsForSamplerRequest { model_id, seq_id, ..request })
             }),
             read: json::response,
+            named,
         })
     }
 }
