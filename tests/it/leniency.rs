@@ -106,6 +106,18 @@ fn create_model_gets_a_lora_config_and_may_answer_with_more() {
 }
 
 #[test]
+fn create_model_of_rank_0_is_left_to_the_server() {
+    let server = FakeServer::new();
+    let service = server.in_memory().build().unwrap();
+    let whole = LoraConfig { rank: 0, ..Default::default() };
+    service.create_lora_training_client("fake/model", whole.clone()).unwrap();
+    assert_eq!(body(&server, "/api/v1/create_model")["lora_config"]["rank"], 0);
+    server.always("/api/v1/create_model", Act::status(400, r#"{"detail":"rank must be at least 1"}"#));
+    let error = service.create_lora_training_client("fake/model", whole).map(drop).unwrap_err();
+    assert!(error.http_status() == Some(400) && error.to_string().contains("rank"), "{error}");
+}
+
+#[test]
 fn create_via_load_falls_back_where_it_is_not_supported() {
     for status in [404, 405, 422] {
         let server = FakeServer::new();
