@@ -15,8 +15,7 @@ use crate::http::{Answer, Call, Lane};
 use crate::secret::Secret;
 use crate::session::{Promise, Session, Ticket, incomplete, is_not_offered};
 use crate::types::{
-    AccessToken, FromStateOptions, LoraConfig, ModelInfo, ModelOptions, OptimizerConfig, SamplerPath,
-    TrainingPath,
+    AccessToken, FromStateOptions, LoraConfig, ModelInfo, ModelOptions, SamplerPath, TrainingPath,
 };
 use crate::wire::json;
 
@@ -145,6 +144,13 @@ impl Accepted {
     }
 }
 
+/// What a model must be so that a checkpoint can be loaded into it.
+struct Shape {
+    base_model: String,
+    lora: LoraConfig,
+    optimizer: json::OptimizerConfig,
+}
+
 struct Maker<'a> {
     session: &'a Session,
     session_id: &'a str,
@@ -155,8 +161,16 @@ impl Maker<'_> {
     fn model(&self, start: Start, seq_id: u64) -> Result<CreatedModel> {
         let (model_id, first_seq_id) = match start {
             Start::New { base_model, lora, options } => {
-                let ModelOptions { user_metadata, optimizer } = options;
-                (self.create(base_model, lora, user_metadata, optimizer, seq_id)?, 1)
+                let request = json::CreateModelRequest {
+                    session_id: self.session_id.into(),
+                    model_seq_id: seq_id,
+                    base_model,
+                    user_metadata: options.user_metadata.map(values),
+                    lora_config: Some(lora),
+                    optimizer_config: options.optimizer.into(),
+                    more: options.extra_fields,
+                };
+                (self.create(&request)?, 1)
             }
             Start::From { path, options } => self.load(&path, options, seq_id)?,
         };
@@ -166,23 +180,8 @@ impl Maker<'_> {
         Ok(CreatedModel { info, first_seq_id })
     }
 
-    fn create(
-        &self,
-        base_model: String,
-        lora: LoraConfig,
-        user_metadata: Option<BTreeMap<String, String>>,
-        optimizer: OptimizerConfig,
-        model_seq_id: u64,
-    ) -> Result<String> {
-        let request = json::CreateModelRequest {
-            session_id: self.session_id.into(),
-            model_seq_id,
-            base_model,
-            user_metadata: user_metadata.map(values),
-            lora_config: Some(lora),
-            optimizer_config: optimizer.into(),
-        };
-        let accepted = self.submit("/api/v1/create_model", &request, "CreateModel")?;
+    fn create(&self, request: &json::CreateModelRequest) -> Result<String> {
+        let accepted = self.submit("/api/v1/create_model", request, "CreateModel")?;
         let made: json::CreateModelResponse = self.result(&accepted)?;
         accepted.model_id(made.model_id).ok_or_else(|| incomplete("the id of the model"))
     }
@@ -212,14 +211,20 @@ impl Maker<'_> {
                 Ok((accepted.model_id(loaded.model_id).unwrap_or_else(derived), 1))
             }
             Err(error) if is_not_offered(&error) || error.http_status() == Some(422) => {
-                let (base_model, lora) = self.shape(path, token)?;
-                let model_id = self.create(
-                    options.base_model.unwrap_or(base_model),
-                    lora,
-                    options.user_metadata,
-                    options.optimizer.unwrap_or_default(),
-                    self.session.next_model_seq_id(),
-                )?;
+                let Shape { base_model, lora, optimizer: saved } = self.shape(path, token)?;
+                let model_id = self.create(&json::CreateModelRequest {
+                    session_id: self.session_id.into(),
+                    model_seq_id: self.session.next_model_seq_id(),
+                    base_model: options.base_model.unwrap_or(base_model),
+                    user_metadata: options.user_metadata.map(values),
+                    lora_config: Some(lora),
+                    // The state of an optimizer can only be restored into one of its kind.
+                    optimizer_config: match optimizer {
+                        true => saved,
+                        false => options.optimizer.map(Into::into).unwrap_or_default(),
+                    },
+                    more: Default::default(),
+                })?;
                 let request = json::LoadWeightsRequest {
                     weights_access_token: request.weights_access_token,
                     ..json::LoadWeightsRequest::into_model(&model_id, 1, path.as_str(), optimizer)
@@ -231,8 +236,7 @@ impl Maker<'_> {
         }
     }
 
-    /// The base model and the adapter's shape of a checkpoint.
-    fn shape(&self, path: &TrainingPath, token: Option<&AccessToken>) -> Result<(String, LoraConfig)> {
+    fn shape(&self, path: &TrainingPath, token: Option<&AccessToken>) -> Result<Shape> {
         let request = json::WeightsInfoRequest { tinker_path: path.as_str().into() };
         let mut call = Call::post(Lane::Train, "/api/v1/weights_info", &request)?.of(&self.ticket.progress);
         if let Some(token) = token {
@@ -241,13 +245,15 @@ impl Maker<'_> {
         let info: json::WeightsInfoResponse = self.session.http.json(&call, &self.ticket.cancel)?;
         let default = LoraConfig::default();
         let lora = LoraConfig {
-            rank: info.lora_rank.unwrap_or(default.rank),
+            // A model without an adapter has the rank 0.
+            rank: info.lora_rank.unwrap_or(if info.is_lora == Some(false) { 0 } else { default.rank }),
             seed: None,
             train_unembed: info.train_unembed.unwrap_or(default.train_unembed),
             train_mlp: info.train_mlp.unwrap_or(default.train_mlp),
             train_attn: info.train_attn.unwrap_or(default.train_attn),
         };
-        Ok((info.base_model.ok_or_else(|| incomplete("the checkpoint's base model"))?, lora))
+        let base_model = info.base_model.ok_or_else(|| incomplete("the checkpoint's base model"))?;
+        Ok(Shape { base_model, lora, optimizer: info.optimizer_config })
     }
 
     fn ask<T: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> Result<T> {

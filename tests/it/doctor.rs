@@ -156,6 +156,7 @@ fn every_verb_is_examined_or_there_is_a_reason_why_not() {
         ("from_env", "no verb of the server"),
         ("create_rest_client", "sends nothing"),
         ("create_admin_client", "sends nothing"),
+        ("get_console_url", "sends nothing"),
         ("metrics", "sends nothing"),
         ("dump", "sends nothing"),
         ("model_id", "sends nothing"),

@@ -210,7 +210,10 @@ fn save_weights_that_was_taken_though_its_answer_was_lost_is_found_by_its_name()
 fn save_weights_that_is_refused_for_another_reason_after_a_lost_answer_ends_the_order() {
     let (server, _service, training) = training();
     server.next("/api/v1/save_weights", Act::Reset);
-    server.always("/api/v1/save_weights", Act::status(409, r#"{"detail":"seq_id 1 was used for something else"}"#));
+    server.always(
+        "/api/v1/save_weights",
+        Act::status(409, r#"{"detail":"seq_id 1 was used for something else"}"#),
+    );
     training.save_state("a", Ttl::Never).wait().unwrap_err();
     let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Poisoned), "{error:?}");

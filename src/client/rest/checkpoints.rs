@@ -278,7 +278,15 @@ impl RestClient {
         P: TryInto<CheckpointPath>,
         Error: From<P::Error>,
     {
-        let path: CheckpointPath = path.try_into()?;
+        self.copy("RestClient.copy_weights", path.try_into()?, options)
+    }
+
+    pub(in crate::client) fn copy(
+        &self,
+        verb: &'static str,
+        path: CheckpointPath,
+        options: &CopyOptions,
+    ) -> Result<CheckpointPath> {
         let project = options.destination_project_id.clone().filter(|it| !it.is_empty());
         let project = project.or_else(|| self.asker.session().config.project_id.clone());
         let problem = "is not known: name the project here, in the builder or in TINKER_PROJECT_ID";
@@ -293,7 +301,7 @@ impl RestClient {
         if let Some(token) = &options.weights_access_token {
             ask.call = ask.call.header(crate::types::AccessToken::HEADER, token.expose());
         }
-        self.asker.run("RestClient.copy_weights", |it| {
+        self.asker.run(verb, |it| {
             let copied: json::CopyWeightsResponse = it.json(&ask)?;
             from_server(copied.tinker_path.parse())
         })

@@ -2,8 +2,8 @@
 
 use super::submit::{Ask, Named};
 use super::{Msg, TrainingClient};
-use crate::client::create::CreatedSampler;
-use crate::client::{SamplingClient, from_server};
+use crate::client::create::{self, CreatedSampler};
+use crate::client::{SamplingClient, SamplingSource, from_server};
 use crate::error::{Error, Result};
 use crate::pending::Pending;
 use crate::session::incomplete;
@@ -217,6 +217,46 @@ impl TrainingClient {
             reply.sampling_session_id.ok_or_else(|| incomplete("the id of the sampling session"))?;
         let base_model = self.inner.info.base_model.clone();
         SamplingClient::start(self.inner.owner.clone(), CreatedSampler { sampling_session_id, base_model })
+    }
+
+    /// Makes a client that samples from weights that were saved under a name, in the session of this model.
+    ///
+    /// # Errors
+    /// A path that holds no weights to sample from (nothing is sent), a checkpoint that does not exist, no connection, a
+    /// closed client.
+    ///
+    /// # Blocking
+    /// For one or two requests, each repeated for at most `Timeouts::submit`. Operations submitted before are not waited for.
+    ///
+    /// # Example: sample from what was just saved
+    /// ```
+    /// # #[cfg(feature = "local")] {
+    /// # let server = tinkex::local::Server::start(Default::default())?;
+    /// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+    /// # let training = service.create_lora_training_client("tinkex/nano", Default::default())?;
+    /// use tinkex::types::{ModelInput, SamplingParams, Ttl};
+    ///
+    /// let saved = training.save_weights_for_sampler("final", Ttl::Never).wait()?;
+    /// let sampler = training.create_sampling_client(&saved.path)?;
+    /// let params = SamplingParams { max_tokens: Some(4), ..Default::default() };
+    /// sampler.sample(&ModelInput::from_ints([72]), 1, &params).wait()?;
+    /// # }
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn create_sampling_client<M>(&self, path: M) -> Result<SamplingClient>
+    where
+        M: TryInto<SamplingSource>,
+        Error: From<M::Error>,
+    {
+        const VERB: &str = "TrainingClient.create_sampling_client";
+        let source = path.try_into()?;
+        let (session, cancel) = (self.session(), &self.inner.actor.cancel);
+        session.check_open()?;
+        let (ticket, pending) = session.ticket(VERB, cancel);
+        // A model is made within a session, so that there is one.
+        let session_id = session.id().ok_or_else(|| incomplete("the id of the session"))?;
+        create::sampler(session.clone(), session_id, create::Sampler { source, ticket });
+        SamplingClient::start(self.inner.owner.clone(), pending.wait()?)
     }
 
     fn save_for_sampler(

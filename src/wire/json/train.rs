@@ -24,6 +24,22 @@ pub(crate) struct CreateModelRequest {
     pub(crate) lora_config: Option<LoraConfig>,
     #[serde(default)]
     pub(crate) optimizer_config: OptimizerConfig,
+    /// What some servers want to know besides.
+    #[serde(flatten, skip_deserializing)]
+    pub(crate) more: Map<String, Value>,
+}
+
+impl CreateModelRequest {
+    /// The names of its own fields.
+    pub(crate) const FIELDS: [&str; 7] = [
+        "session_id",
+        "model_seq_id",
+        "base_model",
+        "user_metadata",
+        "lora_config",
+        "optimizer_config",
+        "type",
+    ];
 }
 
 /// Which optimizer a model has. Fields that this version does not know are kept.
