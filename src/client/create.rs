@@ -26,6 +26,9 @@ pub enum SamplingSource {
     BaseModel(String),
     /// Saved weights.
     Weights(SamplerPath),
+    /// A saved training state, where the server samples from those too. A path that is given as text may be one; a
+    /// [`TrainingPath`] is taken for one only if this says so.
+    State(TrainingPath),
 }
 
 impl TryFrom<&str> for SamplingSource {
@@ -34,7 +37,10 @@ impl TryFrom<&str> for SamplingSource {
     fn try_from(text: &str) -> Result<Self> {
         match text {
             "" => Err(Error::invalid("model", "is empty")),
-            path if path.contains("://") => Ok(SamplingSource::Weights(path.parse()?)),
+            path if path.contains("://") => match path.parse::<TrainingPath>() {
+                Ok(state) => Ok(SamplingSource::State(state)),
+                Err(_) => Ok(SamplingSource::Weights(path.parse()?)),
+            },
             name => Ok(SamplingSource::BaseModel(name.into())),
         }
     }
@@ -319,6 +325,7 @@ fn make_sampler(
     let (base_model, model_path) = match source {
         SamplingSource::BaseModel(name) => (Some(name), None),
         SamplingSource::Weights(path) => (None, Some(path.to_string())),
+        SamplingSource::State(path) => (None, Some(path.to_string())),
     };
     let request = json::CreateSamplingSessionRequest {
         session_id: session_id.into(),
@@ -352,7 +359,9 @@ mod tests {
         let source = |text: &str| SamplingSource::try_from(text);
         assert!(matches!(source("Qwen/Qwen3-8B"), Ok(SamplingSource::BaseModel(_))));
         assert!(matches!(source("tinker://r/sampler_weights/x"), Ok(SamplingSource::Weights(_))));
-        for wrong in ["", "tinker://r/weights/x", "tinker://r", "http://h/sampler_weights/x"] {
+        assert!(matches!(source("tinker://r/x"), Ok(SamplingSource::Weights(_))));
+        assert!(matches!(source("tinker://r/weights/x"), Ok(SamplingSource::State(_))));
+        for wrong in ["", "tinker://r/external_weights/x", "tinker://r", "http://h/sampler_weights/x"] {
             assert!(source(wrong).expect_err("a refusal").is_user_error(), "{wrong}");
         }
     }

@@ -246,10 +246,11 @@ impl ServiceClient {
         self.create_training_client_from_state_with(path, &options)
     }
 
-    /// Makes a client that samples, from a base model's name or from the `tinker://` path of saved weights.
+    /// Makes a client that samples, from a base model's name or from the `tinker://` path of saved weights. Whether it can also
+    /// be that of a training state is left to the server.
     ///
     /// # Errors
-    /// A path that holds no weights to sample from (nothing is sent), an unknown model, no connection.
+    /// What is no path of weights (nothing is sent), an unknown model, no connection.
     ///
     /// # Blocking
     /// For one or two requests, each repeated for at most `Timeouts::submit`.

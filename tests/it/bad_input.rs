@@ -94,7 +94,9 @@ fn unknown_forms_of_paths_and_models_without_anything_to_train_are_refused_befor
     for path in ["tinker://run", "tinker://run/other/x", "run/weights/x", "tinker://run/sampler_weights/x"] {
         assert_eq!(path_of(&service.create_training_client_from_state(path).unwrap_err()), "path");
     }
-    assert_eq!(path_of(&service.create_sampling_client("tinker://run/weights/x").unwrap_err()), "path");
+    for path in ["tinker://run", "tinker://run/external_weights/x"] {
+        assert_eq!(path_of(&service.create_sampling_client(path).unwrap_err()), "path");
+    }
     assert_eq!(path_of(&service.create_sampling_client("").unwrap_err()), "model");
     let nothing =
         LoraConfig { train_attn: false, train_mlp: false, train_unembed: false, ..Default::default() };

@@ -295,6 +295,17 @@ fn create_sampling_session_names_either_a_model_or_a_path() {
 }
 
 #[test]
+fn create_sampling_session_may_be_of_a_training_state_if_the_server_allows_it() {
+    let (server, service, training) = training();
+    service.create_sampling_client("tinker://run/weights/a").unwrap();
+    assert_eq!(body(&server, "/api/v1/create_sampling_session")["model_path"], "tinker://run/weights/a");
+    let refusal = r#"{"detail":"not a sampler checkpoint"}"#;
+    server.always("/api/v1/create_sampling_session", Act::status(400, refusal));
+    let error = training.create_sampling_client("tinker://run/weights/a").map(drop).unwrap_err();
+    assert!(error.to_string().contains("not a sampler checkpoint"), "{error}");
+}
+
+#[test]
 fn asample_wraps_a_bare_stop_and_does_without_sequence_ids() {
     let (server, service, _training) = training();
     server.always_altered("/api/v1/asample", |mut answer| {
