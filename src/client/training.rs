@@ -325,6 +325,9 @@ impl TrainingClient {
     fn check_pass(&self, data: &[Datum], loss: &Loss) -> Result<()> {
         loss.validate()?;
         check_data(data)?;
+        if self.session().config.dense_tensors {
+            data.iter().enumerate().try_for_each(|(i, it)| it.check_room(&format!("data[{i}]")))?;
+        }
         data.iter().enumerate().try_for_each(|(i, it)| loss.loss_fn.check(it, &format!("data[{i}]")))
     }
 

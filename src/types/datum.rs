@@ -86,6 +86,13 @@ impl Datum {
         self
     }
 
+    /// Refuses tensors that are too large to be made dense ones.
+    pub(crate) fn check_room(&self, path: &str) -> Result<()> {
+        let check =
+            |(name, it): (&String, &TensorData)| it.check_room(&format!("{path}.loss_fn_inputs[{name:?}]"));
+        self.loss_fn_inputs.iter().try_for_each(check)
+    }
+
     /// Makes its tensors those that are sent: dense ones if the server takes no others, else sparse ones where that is
     /// smaller (PROTOCOL §6.2).
     pub(crate) fn pack(&mut self, dense: bool) {

@@ -2,7 +2,8 @@
 
 use tinkex::testing::FakeServer;
 use tinkex::types::{
-    AdamParams, Datum, LoraConfig, LossFn, ModelInput, SamplerPath, SamplingParams, TrainingPath, Ttl,
+    AdamParams, Datum, LoraConfig, LossFn, ModelInput, SamplerPath, SamplingParams, Sparse, TensorData,
+    TrainingPath, Ttl, Values,
 };
 use tinkex::{ErrorKind, Pending, ServiceClient};
 
@@ -102,6 +103,37 @@ fn unknown_forms_of_paths_and_models_without_anything_to_train_are_refused_befor
         LoraConfig { train_attn: false, train_mlp: false, train_unembed: false, ..Default::default() };
     assert_eq!(path_of(&service.create_lora_training_client("m", nothing).unwrap_err()), "lora_config");
     assert!(server.requests().is_empty());
+}
+
+#[test]
+fn a_sparse_tensor_that_no_memory_holds_is_refused_where_it_would_have_to_be_sent_dense() {
+    let sparse = |rows: usize, columns: usize| TensorData {
+        values: Values::F32(vec![1.0]),
+        shape: Some(vec![rows, columns]),
+        sparse: Some(Sparse { crow_indices: vec![0, 1], col_indices: vec![0] }),
+    };
+    let datum = |columns| {
+        Datum::new(ModelInput::from_ints([1]))
+            .with("target_tokens", vec![2i64])
+            .with("weights", sparse(1, columns))
+    };
+    let server = FakeServer::new();
+    let dense = server.in_memory().dense_tensors(true).build().unwrap();
+    let dense = dense.create_lora_training_client("fake/model", Default::default()).unwrap();
+    let any = server.in_memory().build().unwrap();
+    let any = any.create_lora_training_client("fake/model", Default::default()).unwrap();
+    let place = "data[0].loss_fn_inputs[\"weights\"]";
+    let pass = |client: &tinkex::TrainingClient, columns| {
+        client.forward_backward(vec![datum(columns)], LossFn::Other("mine".into())).wait()
+    };
+    assert_eq!(path_of(&pass(&dense, 1_000_000_000_000).unwrap_err()), place);
+    // More places than can be counted are no shape at all.
+    for client in [&dense, &any] {
+        assert_eq!(path_of(&pass(client, usize::MAX).unwrap_err()), place);
+    }
+    assert!(server.requests_to("/api/v1/forward_backward").is_empty());
+    pass(&dense, 1000).unwrap();
+    pass(&any, 1_000_000_000_000).unwrap();
 }
 
 #[test]
