@@ -290,3 +290,20 @@ fn a_path_that_the_server_writes_oddly_is_not_the_callers_fault() {
     assert!(matches!(error.kind(), ErrorKind::Decode) && !error.is_user_error(), "{error:?}");
     assert!(error.to_string().contains("copy_weights"), "{error}");
 }
+
+#[test]
+fn an_odd_flag_has_its_default_and_the_others_hold() {
+    let server = FakeServer::new();
+    let odd = json!({"fwdbwd_max_chunk_len": -1, "parallel_fwdbwd_chunks": "no", "sample_max_concurrent_requests": 0.5,
+        "billing_exception_max_pause_duration_sec": [], "credential_default_source": 7, "proto_compress_fwdbwd": 1,
+        "sample_dispatch_bytes_semaphore_size": -1, "fwdbwd_max_chunk_bytes_count": 1});
+    server.always("/api/v1/client/config", Act::json(odd));
+    let dynamic = json!({"refresh_interval_sec": "often", "sample_cancel_enabled": "yes", "sample_cancel_max_batch_size": -1});
+    server.always("/api/v1/client/dynamic_config", Act::json(dynamic));
+    let service = server.in_memory().build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    training.forward_backward(vec![datum(); 3], LossFn::CrossEntropy).wait().unwrap();
+    assert_eq!(seq_ids(&server), [2, 3, 1], "one datum in each request, and the first one last");
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    sampler.sample(&ModelInput::from_ints([1]), 1, &SamplingParams::default()).wait().unwrap();
+}
