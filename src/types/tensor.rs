@@ -107,7 +107,7 @@ impl TensorData {
     /// A shape whose product is not the number of values.
     pub fn with_shape(mut self, shape: impl Into<Vec<usize>>) -> Result<Self> {
         self.shape = Some(shape.into());
-        self.validate("tensor", true)?;
+        self.validate("tensor")?;
         Ok(self)
     }
 
@@ -194,8 +194,17 @@ impl TensorData {
         self.sparse = None;
     }
 
-    /// Refuses a shape that does not fit, broken sparse indices, and, if asked, values that are not finite.
-    pub(crate) fn validate(&self, path: &str, finite: bool) -> Result<()> {
+    /// Refuses values that are not as they should be.
+    pub(crate) fn check_values(&self, path: &str, are: &str, fine: fn(f32) -> bool) -> Result<()> {
+        let Values::F32(values) = &self.values else { return Ok(()) };
+        match values.iter().position(|it| !fine(*it)) {
+            Some(i) => Err(Error::invalid(format!("{path}[{i}]"), format!("{} is not {are}", values[i]))),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a shape that does not fit, and broken sparse indices.
+    pub(crate) fn validate(&self, path: &str) -> Result<()> {
         match (&self.sparse, &self.shape) {
             (None, Some(shape)) => {
                 let n = shape.iter().try_fold(1usize, |n, it| n.checked_mul(*it));
@@ -206,14 +215,6 @@ impl TensorData {
             }
             (None, None) => {}
             (Some(sparse), shape) => sparse.validate(path, shape.as_deref(), self.values.len())?,
-        }
-        if let (true, Values::F32(values)) = (finite, &self.values)
-            && let Some(i) = values.iter().position(|it| !it.is_finite())
-        {
-            return Err(Error::invalid(
-                format!("{path}[{i}]"),
-                format!("{} is not a finite number", values[i]),
-            ));
         }
         Ok(())
     }

@@ -77,10 +77,10 @@ fn bad_prompts_and_parameters_are_refused_with_their_path_and_nothing_is_sent() 
         change(&mut params);
         refused(sampler.sample(&prompt, 1, &params))
     };
-    assert_eq!(with(|it| it.max_tokens = Some(0)), "sampling_params.max_tokens");
     assert_eq!(with(|it| it.temperature = f32::NAN), "sampling_params.temperature");
-    assert_eq!(with(|it| it.top_p = 0.0), "sampling_params.top_p");
-    assert_eq!(with(|it| it.top_k = 0), "sampling_params.top_k");
+    assert_eq!(with(|it| it.top_p = -0.1), "sampling_params.top_p");
+    assert_eq!(with(|it| it.top_p = f32::NAN), "sampling_params.top_p");
+    assert_eq!(with(|it| it.top_k = -2), "sampling_params.top_k");
     assert_eq!(with(|it| it.stop = Some("".into())), "sampling_params.stop[0]");
     assert_eq!(refused(sampler.compute_logprobs(&ModelInput::from_ints([]))), "prompt");
     assert_eq!(server.requests().len(), before, "something was sent");

@@ -245,6 +245,26 @@ fn forward_backward_sends_dense_tensors_and_both_maps_of_options() {
 }
 
 #[test]
+fn values_that_some_server_may_take_are_left_to_the_server() {
+    let (server, service, training) = training();
+    let adam = AdamParams { eps: 0.0, grad_clip_norm: -1.0, ..Default::default() };
+    training.optim_step(adam).wait().unwrap();
+    let sent = &body(&server, "/api/v1/optim_step")["adam_params"];
+    assert_eq!((&sent["eps"], &sent["grad_clip_norm"]), (&json!(0.0), &json!(-1.0)));
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    let params = SamplingParams { max_tokens: Some(0), top_k: 0, top_p: 0.0, ..Default::default() };
+    sampler.sample(&ModelInput::from_ints([1]), 1, &params).wait().unwrap();
+    let sent = &body(&server, "/api/v1/asample")["sampling_params"];
+    assert_eq!((&sent["max_tokens"], &sent["top_k"], &sent["top_p"]), (&json!(0), &json!(0), &json!(0.0)));
+    // A token that the sampler could not draw, a threshold that is none, and a mark of the caller's own.
+    let mut policy = datum().with("logprobs", vec![f32::NEG_INFINITY; 4]).with("advantages", vec![1f32; 4]);
+    policy.loss_fn_inputs.remove("weights");
+    let policy =
+        policy.with("clip_high_threshold", vec![f32::INFINITY; 4]).with("missing", vec![f32::NAN; 4]);
+    training.forward_backward(vec![policy], LossFn::Ppo).wait().unwrap();
+}
+
+#[test]
 fn losses_may_have_any_name_and_any_inputs() {
     let (server, _service, training) = training();
     let data = vec![datum().with("values", vec![0f32; 4]).with("returns", vec![1f32; 4])];
