@@ -233,7 +233,40 @@ fn save_weights_for_sampler_may_answer_with_a_path_of_two_parts() {
 }
 
 #[test]
-fn forward_backward_sends_dense_tensors_and_both_maps_of_options() {
+fn forward_backward_sends_matrices_with_their_zeros_if_asked_to() {
+    // One weight in a hundred, as a matrix, which is sent sparse unless the server takes no such tensors.
+    let mut weights = vec![0.0f32; 400];
+    weights[7] = 1.0;
+    let matrix = |it: TensorData| it.with_shape([4, 100]).unwrap();
+    let mut datum = datum().with("weights", matrix(weights.into()));
+    datum.loss_fn_inputs.insert("target_tokens".into(), matrix(vec![5i64; 400].into()));
+    let dense =
+        tinkex::testing::codecs::encode_pass("model-1", 1, &[datum.clone()], &LossFn::CrossEntropy.into());
+    for asked in [true, false] {
+        let server = FakeServer::new();
+        let service = server.in_memory().dense_tensors(asked).build().unwrap();
+        let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+        training.forward_backward(vec![datum.clone()], LossFn::CrossEntropy).wait().unwrap();
+        let sent = server.requests_to("/api/v1/forward_backward")[0].body.to_vec();
+        assert_eq!(sent == *dense.as_ref().unwrap(), asked);
+        assert_eq!(sent.len() < 4 * 400 + 8 * 400, !asked, "{} bytes", sent.len());
+    }
+    // The caller's own sparse tensors are written out as well.
+    let sparse = TensorData {
+        values: Values::F32(vec![1.0]),
+        shape: Some(vec![4, 100]),
+        sparse: Some(Sparse { crow_indices: vec![0, 1, 1, 1, 1], col_indices: vec![7] }),
+    };
+    let server = FakeServer::new();
+    let service = server.in_memory().dense_tensors(true).build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    let data = vec![datum.with("weights", sparse)];
+    training.forward_backward(data, LossFn::CrossEntropy).wait().unwrap();
+    assert_eq!(server.requests_to("/api/v1/forward_backward")[0].body.to_vec(), dense.unwrap());
+}
+
+#[test]
+fn forward_backward_sends_both_maps_of_options() {
     let (server, _service, training) = training();
     let inputs = |it: Datum| it.with("logprobs", vec![-0.5f32; 4]).with("advantages", vec![1f32; 4]);
     let mut it = inputs(datum());

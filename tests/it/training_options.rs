@@ -272,9 +272,9 @@ fn the_optimizer_does_not_step_behind_data_that_were_refused() {
     let step = training.train_step(vec![], LossFn::CrossEntropy, AdamParams::default());
     assert_eq!(path_of(&step.optim_step.wait().unwrap_err()), "data");
     assert_eq!(path_of(&step.forward_backward.wait().unwrap_err()), "data");
-    let adam = AdamParams { eps: 0.0, ..Default::default() };
+    let adam = AdamParams { beta1: 1.0, ..Default::default() };
     let step = training.train_step(vec![datum()], LossFn::CrossEntropy, adam);
-    assert_eq!(path_of(&step.wait().unwrap_err()), "adam_params.eps");
+    assert_eq!(path_of(&step.wait().unwrap_err()), "adam_params.beta1");
     training.train_step(vec![datum()], LossFn::CrossEntropy, AdamParams::default()).wait().unwrap();
     assert_eq!(seq_ids(&server), [1, 1, 2]);
 }
