@@ -29,6 +29,12 @@ pub(crate) fn maybe_id<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Str
     Ok(text(Value::deserialize(input)?))
 }
 
+/// Ids that may be written as numbers, without what is none.
+pub(crate) fn ids<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
+    let ids: Vec<Value> = or_absent(input)?;
+    Ok(ids.into_iter().filter_map(text).collect())
+}
+
 /// Ids that may be written as numbers; none if one of them is no id, because their places count.
 pub(crate) fn maybe_ids<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<String>>, D::Error> {
     let ids: Option<Vec<Value>> = or_absent(input)?;

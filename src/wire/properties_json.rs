@@ -15,7 +15,52 @@ const MAPS: [&str; 7] =
 
 /// The fields without which a message cannot be read: of answers those that say what it is about, of requests also those
 /// without a default. Every other field may be missing.
-const REQUIRED: &[(&str, &[&str])] = &[];
+const REQUIRED: &[(&str, &[&str])] = &[
+    ("ClientConfigRequest", &["sdk_version"]),
+    ("SessionHeartbeatRequest", &["session_id"]),
+    ("FinishSessionRequest", &["reason", "reason.type"]),
+    ("CreateModelRequest", &["base_model", "model_seq_id", "session_id"]),
+    ("GetInfoRequest", &["model_id"]),
+    ("OptimStepRequest", &["model_id"]),
+    ("SaveWeightsRequest", &["model_id"]),
+    ("LoadWeightsRequest", &["optimizer", "path"]),
+    ("SaveWeightsForSamplerRequest", &["model_id"]),
+    ("SaveWeightsExternalRequest", &["model_id", "path"]),
+    ("JoinSamplingSessionRequest", &["sampling_session_id"]),
+    ("UnloadModelRequest", &["model_id"]),
+    ("CreateSamplingSessionRequest", &["sampling_session_seq_id", "session_id"]),
+    (
+        "SampleRequest",
+        &[
+            "prompt",
+            "prompt.chunks",
+            "prompt.chunks[].data",
+            "prompt.chunks[].dmel",
+            "prompt.chunks[].format",
+            "prompt.chunks[].location",
+            "prompt.chunks[].tokens",
+            "prompt.chunks[].type",
+            "target_prompt_logprobs.data",
+        ],
+    ),
+    ("RetrieveFutureRequest", &["request_id"]),
+    ("CancelFutureRequest", &["request_id"]),
+    (
+        "RetrieveFuturesRequest",
+        &["target", "target.cloned_sampler_id", "target.sampling_session_id", "target.type"],
+    ),
+    ("WeightsInfoRequest", &["tinker_path"]),
+    ("CopyWeightsRequest", &["destination_project_id", "source_path"]),
+    ("AssignProjectRequest", &["project_id"]),
+    ("TelemetryRequest", &["events", "platform", "sdk_version", "session_id"]),
+    ("AuthTokenResponse", &["jwt"]),
+    ("CreateSessionResponse", &["session_id"]),
+    ("UntypedFuture", &["request_id"]),
+    ("SaveWeightsResponse", &["path"]),
+    ("CreateSamplingSessionResponse", &["sampling_session_id"]),
+    ("CopyWeightsResponse", &["tinker_path"]),
+    ("SessionPage", &["next_cursor.last_created_at", "next_cursor.last_session_id"]),
+];
 
 fn required(message: &str) -> &'static [&'static str] {
     REQUIRED.iter().find(|it| it.0 == message).map_or(&[], |it| it.1)
@@ -244,7 +289,7 @@ proptest! {
 fn a_message_can_be_read_without_any_field_but_those_that_it_needs() {
     let mut found = Vec::new();
     for message in JSON {
-        let example: Value = serde_json::from_str(message.example).expect("JSON");
+        let example: Value = serde_json::from_slice(&filled(message, 1, false, false)).expect("JSON");
         let mut all = Vec::new();
         places(&example, "", &mut all);
         all.sort();

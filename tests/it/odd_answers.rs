@@ -232,6 +232,7 @@ fn one_odd_field_costs_no_list() {
     let server = FakeServer::new();
     let rest = server.in_memory().build().unwrap().create_rest_client();
     let odd = json!({"checkpoint_id": "weights/b", "tinker_path": "tinker://run/weights/b", "public": "no",
+        "size_bytes": "big", "user_metadata": "none",
         "time": 5, "checkpoint_type": {}, "expires_at": []});
     let fine = json!({"checkpoint_id": "weights/a", "tinker_path": "tinker://run/weights/a"});
     let list = json!({"checkpoints": [odd, fine], "cursor": "none"});
@@ -242,6 +243,9 @@ fn one_odd_field_costs_no_list() {
         "corrupted": 0, "last_checkpoint": "none", "last_request_time": {}});
     server.always("/api/v1/training_runs/run?access_scope=owned", Act::json(run));
     assert_eq!(rest.get_training_run("run").unwrap().training_run_id, "run");
+    let session = json!({"training_run_ids": [17, "b", {}], "sampler_ids": "none", "user_metadata": [], "display_name": 1});
+    server.always("/api/v1/sessions/s?access_scope=owned", Act::json(session));
+    assert_eq!(rest.get_session("s").unwrap().training_run_ids, ["17", "b"]);
     let models = json!({"supported_models": [{"model_name": "b", "max_context_length": "long"}, "c"]});
     server.always("/api/v1/get_server_capabilities", Act::json(models));
     let models = rest.get_server_capabilities().unwrap().supported_models;

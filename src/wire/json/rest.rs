@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::odd::or_absent;
+use crate::types::odd::{ids, or_absent};
 use crate::types::{AuditEntry, Checkpoint, Cursor, SessionCursor, SessionSearch, SignedUrl, TrainingRun};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -24,6 +24,7 @@ pub(crate) struct CheckpointsResponse {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct SessionsResponse {
+    #[serde(deserialize_with = "ids")]
     pub(crate) sessions: Vec<String>,
     #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) cursor: Option<Cursor>,

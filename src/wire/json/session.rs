@@ -136,6 +136,7 @@ pub(crate) struct AuthTokenResponse {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct HealthzResponse {
+    #[serde(default, deserialize_with = "or_absent")]
     pub(crate) status: String,
 }
 
@@ -239,5 +240,6 @@ pub(crate) struct TelemetryRequest {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TelemetryResponse {
+    #[serde(default, deserialize_with = "or_absent")]
     pub(crate) status: String,
 }
