@@ -77,7 +77,8 @@ impl TrainingClient {
             named: Some(Named {
                 name: name.to_string(),
                 result: |model_id, name| {
-                    Ok(SaveStateOutput { path: format!("tinker://{model_id}/weights/{name}").parse()? })
+                    let path = format!("tinker://{model_id}/weights/{name}").parse();
+                    Ok(SaveStateOutput { path: from_server(path)? })
                 },
             }),
         })
