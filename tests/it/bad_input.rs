@@ -4,7 +4,7 @@ use serde_json::json;
 use tinkex::testing::{Act, FakeServer};
 use tinkex::types::{
     AccessToken, AdamParams, CopyOptions, Datum, FromStateOptions, LoraConfig, LossFn, ModelInput,
-    SamplerPath, SamplingParams, TrainingPath, Ttl,
+    SamplerPath, SamplingParams, Sparse, TensorData, TrainingPath, Ttl, Values,
 };
 use tinkex::{CloseStatus, ErrorKind, Pending, ServiceClient};
 
@@ -78,10 +78,10 @@ fn bad_prompts_and_parameters_are_refused_with_their_path_and_nothing_is_sent() 
         change(&mut params);
         refused(sampler.sample(&prompt, 1, &params))
     };
-    assert_eq!(with(|it| it.max_tokens = Some(0)), "sampling_params.max_tokens");
     assert_eq!(with(|it| it.temperature = f32::NAN), "sampling_params.temperature");
-    assert_eq!(with(|it| it.top_p = 0.0), "sampling_params.top_p");
-    assert_eq!(with(|it| it.top_k = 0), "sampling_params.top_k");
+    assert_eq!(with(|it| it.top_p = -0.1), "sampling_params.top_p");
+    assert_eq!(with(|it| it.top_p = f32::NAN), "sampling_params.top_p");
+    assert_eq!(with(|it| it.top_k = -2), "sampling_params.top_k");
     assert_eq!(with(|it| it.stop = Some("".into())), "sampling_params.stop[0]");
     assert_eq!(refused(sampler.compute_logprobs(&ModelInput::from_ints([]))), "prompt");
     assert_eq!(server.requests().len(), before, "something was sent");
@@ -96,14 +96,45 @@ fn unknown_forms_of_paths_and_models_without_anything_to_train_are_refused_befor
     for path in ["tinker://run", "tinker://run/other/x", "run/weights/x", "tinker://run/sampler_weights/x"] {
         assert_eq!(path_of(&service.create_training_client_from_state(path).unwrap_err()), "path");
     }
-    assert_eq!(path_of(&service.create_sampling_client("tinker://run/weights/x").unwrap_err()), "path");
+    for path in ["tinker://run", "tinker://run/external_weights/x"] {
+        assert_eq!(path_of(&service.create_sampling_client(path).unwrap_err()), "path");
+    }
     assert_eq!(path_of(&service.create_sampling_client("").unwrap_err()), "model");
     let nothing =
         LoraConfig { train_attn: false, train_mlp: false, train_unembed: false, ..Default::default() };
     assert_eq!(path_of(&service.create_lora_training_client("m", nothing).unwrap_err()), "lora_config");
-    let rank = LoraConfig { rank: 0, ..Default::default() };
-    assert_eq!(path_of(&service.create_lora_training_client("m", rank).unwrap_err()), "lora_config.rank");
     assert!(server.requests().is_empty());
+}
+
+#[test]
+fn a_sparse_tensor_that_no_memory_holds_is_refused_where_it_would_have_to_be_sent_dense() {
+    let sparse = |rows: usize, columns: usize| TensorData {
+        values: Values::F32(vec![1.0]),
+        shape: Some(vec![rows, columns]),
+        sparse: Some(Sparse { crow_indices: vec![0, 1], col_indices: vec![0] }),
+    };
+    let datum = |columns| {
+        Datum::new(ModelInput::from_ints([1]))
+            .with("target_tokens", vec![2i64])
+            .with("weights", sparse(1, columns))
+    };
+    let server = FakeServer::new();
+    let dense = server.in_memory().dense_tensors(true).build().unwrap();
+    let dense = dense.create_lora_training_client("fake/model", Default::default()).unwrap();
+    let any = server.in_memory().build().unwrap();
+    let any = any.create_lora_training_client("fake/model", Default::default()).unwrap();
+    let place = "data[0].loss_fn_inputs[\"weights\"]";
+    let pass = |client: &tinkex::TrainingClient, columns| {
+        client.forward_backward(vec![datum(columns)], LossFn::Other("mine".into())).wait()
+    };
+    assert_eq!(path_of(&pass(&dense, 1_000_000_000_000).unwrap_err()), place);
+    // More places than can be counted are no shape at all.
+    for client in [&dense, &any] {
+        assert_eq!(path_of(&pass(client, usize::MAX).unwrap_err()), place);
+    }
+    assert!(server.requests_to("/api/v1/forward_backward").is_empty());
+    pass(&dense, 1000).unwrap();
+    pass(&any, 1_000_000_000_000).unwrap();
 }
 
 #[test]

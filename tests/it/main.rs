@@ -26,6 +26,7 @@ mod handles;
 mod leniency;
 pub(crate) mod matrix;
 mod network;
+mod odd_answers;
 mod outages;
 mod poll_many;
 mod regression;

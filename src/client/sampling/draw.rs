@@ -209,8 +209,8 @@ impl<T: Send + 'static> Sample<T> {
         let answer = self.sampler.send(&self.request, self.seq_id)?;
         let born = session.clock.now();
         progress.contact(born);
-        let promised = match Submitted::read(answer)? {
-            Submitted::Done(answer) => return read(&answer, &[]).map(|it| Sent::Done(it.into())),
+        let promised = match Submitted::read(answer, "Sample")? {
+            Submitted::Done(answer) => return read(&answer?, &[]).map(|it| Sent::Done(it.into())),
             Submitted::Promised(it) => it,
         };
         progress.accepted(&promised.request_id);
