@@ -211,7 +211,8 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// What operations do while the server pauses them for lack of capacity or because of a rate limit. Default: wait.
+    /// What operations do while the server pauses them for lack of capacity, because of a rate limit, or until the account is
+    /// settled. Default: wait.
     pub fn pause_policy(mut self, policy: PausePolicy) -> Self {
         self.settings.pause_policy = policy;
         self

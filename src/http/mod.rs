@@ -118,6 +118,7 @@ impl Http {
         let mut retries = Retries::default();
         let mut sent = Sent::No;
         let mut last = None;
+        let latest = started.checked_add(self.config.timeouts.operation);
         // Waiting for payment is not counted as trying.
         let mut begun = started;
         loop {
@@ -138,8 +139,9 @@ impl Http {
                     return Ok(answer);
                 }
                 Ok(answer) => {
-                    let paused = match call.waits_for_payment {
-                        true => self.pause_for_payment(&answer, call.deadline, cancel),
+                    // What is sent only once is not sent again for payment either.
+                    let paused = match !limits.budget.is_zero() && billing::is_waited_out(&call.path) {
+                        true => self.pause_for_payment(&answer, call.deadline.or(latest), cancel),
                         false => Ok(false),
                     };
                     match paused {

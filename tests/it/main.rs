@@ -22,6 +22,7 @@ mod handles;
 mod leniency;
 mod matrix;
 mod network;
+mod payment;
 mod poll_many;
 mod regression;
 mod rest;

@@ -75,7 +75,6 @@ impl Sampler {
         ticket.progress.submitting();
         let call = Call::new(Lane::Sample, "POST", "/api/v1/asample", body)
             .of(&ticket.progress)
-            .waiting_for_payment()
             .header("X-Tinker-Sampling-Backpressure", "1")
             // The window below replaces the retries of a busy server: all samples wait together.
             .leaving_429();

@@ -200,9 +200,7 @@ impl Job {
             )
         })?;
         let body = Body::protobuf(bytes, self.compress);
-        let call = Call::new(Lane::Train, "POST", "/api/v1/forward_backward", body)
-            .of(&self.progress)
-            .waiting_for_payment();
+        let call = Call::new(Lane::Train, "POST", "/api/v1/forward_backward", body).of(&self.progress);
         let answer = self.session.http.send(&call, &self.cancel)?;
         let submitted = Submitted::read(answer)?;
         Ok((submitted, self.session.clock.now()))

@@ -309,13 +309,8 @@ fn padded(mut answer: Answer) -> Answer {
 pub(super) fn exceptions() -> Vec<Exception> {
     const FROM_STATE: &[&str] =
         &["create_training_client_from_state", "create_training_client_from_state_with_optimizer"];
-    const BEGINNING: &[&str] = &[
-        "get_server_capabilities",
-        "create_lora_training_client",
-        "create_training_client_from_state",
-        "create_training_client_from_state_with_optimizer",
-        "create_sampling_client",
-    ];
+    const BEGINNING: &[&str] =
+        &["get_server_capabilities", "create_lora_training_client", "create_sampling_client"];
     const SAMPLING: &[&str] = &["sample", "compute_logprobs"];
     use Place::*;
     use Times::*;
