@@ -10,15 +10,22 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::client::Submitted;
-use crate::error::{Error, Result};
-use crate::http::{Answer, Call, Lane};
+use crate::error::{Error, ErrorKind, Result};
+use crate::http::{Answer, Call, Endpoint, Lane};
+use crate::policy::offered::Names;
 use crate::secret::Secret;
 use crate::session::{Promise, Session, Ticket, incomplete, is_not_offered};
+use crate::sync::CancelToken;
 use crate::types::{
     AccessToken, FromStateOptions, LoraConfig, ModelInfo, ModelOptions, OptimizerConfig, SamplerPath,
     TrainingPath,
 };
 use crate::wire::json;
+
+const MODELS: Endpoint = Endpoint { name: "POST create_model", names: Names::NoPath };
+const SAMPLING: Endpoint = Endpoint { name: "POST create_sampling_session", names: Names::NoPath };
+/// Under the name that `RestClient::get_sampler` has for it.
+const SAMPLERS: Endpoint = Endpoint { name: "GET samplers/{id}", names: Names::NoPath };
 
 /// What to sample from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,8 +174,13 @@ impl Maker<'_> {
             lora_config: Some(lora),
             optimizer_config: optimizer.into(),
         };
-        let made: json::CreateModelResponse = self.future("/api/v1/create_model", &request, "CreateModel")?;
-        Ok(made.model_id)
+        const PATH: &str = "/api/v1/create_model";
+        let http = &self.session.http;
+        http.check_offered(MODELS)?;
+        let accepted = self.submit(PATH, &request, "CreateModel");
+        let accepted = accepted.map_err(|it| http.judged(it, MODELS, PATH))?;
+        http.offered().lock().note_present(MODELS.name);
+        Ok(self.result::<json::CreateModelResponse>(accepted)?.model_id)
     }
 
     /// Makes a model from a checkpoint in one step; on servers that cannot do that, in three (PROTOCOL §11).
@@ -305,20 +317,36 @@ fn make_sampler(
         model_path,
     };
     ticket.progress.submitting();
-    let path = "/api/v1/create_sampling_session";
-    let made: json::CreateSamplingSessionResponse =
-        session.ask(Lane::Session, path, &request, &ticket.progress, &ticket.cancel)?;
+    let http = &session.http;
+    http.check_offered(SAMPLING)?;
+    let call = Call::post(Lane::Session, "/api/v1/create_sampling_session", &request)?.of(&ticket.progress);
+    let answer = http.send_to(SAMPLING, &call, &ticket.cancel)?;
+    let made: json::CreateSamplingSessionResponse = http.decode(&call, &answer)?;
     let id = made.sampling_session_id;
     let base_model = match base_model {
         Some(name) => Some(name),
         // Also the moment at which a server that accepts any path says that this one does not exist.
-        None => {
-            let call = Call::get(Lane::Rest, format!("/api/v1/samplers/{id}")).of(&ticket.progress);
-            let sampler: json::SamplerResponse = session.http.json(&call, &ticket.cancel)?;
-            sampler.base_model
-        }
+        None => match base_model_of(session, &id, |it| it.of(&ticket.progress), &ticket.cancel) {
+            // One without the endpoint never says it. Only the name is missing then, and samples say the rest.
+            Err(error) if *error.kind() == ErrorKind::Incompatible => None,
+            other => other?,
+        },
     };
     Ok(CreatedSampler { sampling_session_id: id, base_model })
+}
+
+/// The base model of a sampling session that the server just made.
+pub(super) fn base_model_of(
+    session: &Session,
+    sampling_session_id: &str,
+    adjust: impl FnOnce(Call) -> Call,
+    cancel: &CancelToken,
+) -> Result<Option<String>> {
+    let http = &session.http;
+    http.check_offered(SAMPLERS)?;
+    let call = adjust(Call::get(Lane::Rest, format!("/api/v1/samplers/{sampling_session_id}")));
+    let answer = http.send_to(SAMPLERS, &call, cancel)?;
+    Ok(http.decode::<json::SamplerResponse>(&call, &answer)?.base_model)
 }
 
 #[cfg(test)]

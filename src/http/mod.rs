@@ -10,6 +10,7 @@ mod call;
 mod command;
 pub(crate) mod headers;
 mod lanes;
+mod offered;
 mod redact;
 pub mod transport;
 mod ureq;
@@ -37,6 +38,7 @@ pub(crate) use self::ureq::Ureq;
 use auth::Auth;
 use breakers::Breakers;
 pub(crate) use call::{Body, Call};
+pub(crate) use offered::Endpoint;
 pub(crate) use transport::{Answer, Branch, Broken, Exchange, Lane, Transport};
 
 /// The most that any answer may measure: far above every real one, far below what would hurt the machine.
@@ -79,11 +81,6 @@ impl Http {
 
     pub(crate) fn auth(&self) -> &Auth {
         &self.auth
-    }
-
-    /// What is known of the endpoints that the server lacks.
-    pub(crate) fn offered(&self) -> &Mutex<Offered> {
-        &self.offered
     }
 
     /// The credential that the next request would carry, which may have to be fetched.

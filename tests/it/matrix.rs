@@ -79,8 +79,6 @@ enum Degrades {
     Incompatible,
     /// The request names a thing: a 404 may be about either.
     Named,
-    /// Whatever the server says is the error.
-    Passes,
 }
 
 impl Degrades {
@@ -92,8 +90,6 @@ impl Degrades {
                 Outcome::Incompatible
             }
             (Degrades::Named, NotFound) => Outcome::Unclear,
-            (Degrades::Passes, NotFound) => Outcome::Status(404),
-            (Degrades::Passes, NotAllowed) => Outcome::Status(405),
             (_, Fails) => Outcome::Status(500),
             (_, Silent) => Outcome::TimedOut,
         }
@@ -152,11 +148,17 @@ fn rows() -> Vec<Row> {
         row(client, "any", "POST", "join_sampling_session", NeedsItNot, run);
     }
     row("service", "close", "POST", "sessions/*/finish", WorksWithout, close);
-    row("service", "get_server_capabilities", "GET", "get_server_capabilities", Passes, |it| {
+    row("service", "get_server_capabilities", "GET", "get_server_capabilities", Incompatible, |it| {
         it.service.get_server_capabilities().map(drop)
     });
-    row("service", "create_sampling_client of weights", "GET", "samplers/*", Passes, |it| {
+    row("service", "create_sampling_client of weights", "GET", "samplers/*", WorksWithout, |it| {
         it.service.create_sampling_client(WEIGHTS).map(drop)
+    });
+    row("service", "create_sampling_client", "POST", "create_sampling_session", Incompatible, |it| {
+        it.service.create_sampling_client("fake/model").map(drop)
+    });
+    row("service", "create_lora_training_client", "POST", "create_model", Incompatible, |it| {
+        it.service.create_lora_training_client("fake/model", Default::default()).map(drop)
     });
     // The heartbeat is no verb, and the session's life does not depend on one of them.
     row("training", "after a heartbeat", "POST", "session_heartbeat", NeedsItNot, |it| {

@@ -209,7 +209,10 @@ impl TrainingClient {
         let sampling_session_id =
             reply.sampling_session_id.ok_or_else(|| incomplete("the id of the sampling session"))?;
         let base_model = self.inner.info.base_model.clone();
-        SamplingClient::start(self.inner.owner.clone(), CreatedSampler { sampling_session_id, base_model })
+        SamplingClient::start_asking(
+            self.inner.owner.clone(),
+            CreatedSampler { sampling_session_id, base_model },
+        )
     }
 
     fn save_for_sampler(

@@ -22,6 +22,7 @@ pub(super) enum Kind {
     Decode,
     Auth,
     Billing,
+    Incompatible,
     Permission,
     NotFound,
     Conflict,
@@ -41,6 +42,7 @@ impl Kind {
             ErrorKind::Decode => Kind::Decode,
             ErrorKind::Auth => Kind::Auth,
             ErrorKind::Billing => Kind::Billing,
+            ErrorKind::Incompatible => Kind::Incompatible,
             ErrorKind::Permission => Kind::Permission,
             ErrorKind::NotFound => Kind::NotFound,
             ErrorKind::Conflict => Kind::Conflict,
@@ -309,6 +311,7 @@ fn padded(mut answer: Answer) -> Answer {
 pub(super) fn exceptions() -> Vec<Exception> {
     const FROM_STATE: &[&str] =
         &["create_training_client_from_state", "create_training_client_from_state_with_optimizer"];
+    const CAPABILITIES: &[&str] = &["get_server_capabilities"];
     const BEGINNING: &[&str] =
         &["get_server_capabilities", "create_lora_training_client", "create_sampling_client"];
     const SAMPLING: &[&str] = &["sample", "compute_logprobs"];
@@ -323,6 +326,9 @@ pub(super) fn exceptions() -> Vec<Exception> {
         except("404", FROM_STATE, Submit, Always, fails(Kind::NotFound, 2..=2)),
         except("422", FROM_STATE, Submit, Once, works(2)),
         except("422", FROM_STATE, Submit, Always, fails(Kind::Status(422), 2..=2)),
+        // The call names nothing that could be missing but itself.
+        except("404", CAPABILITIES, Submit, Once, fails(Kind::Incompatible, 1..=1)),
+        except("404", CAPABILITIES, Submit, Always, fails(Kind::Incompatible, 1..=1)),
         // Who cannot pay at the beginning is told at once.
         except("402", BEGINNING, Submit, Once, fails(Kind::Billing, 1..=1)),
         except("402", BEGINNING, Submit, Always, fails(Kind::Billing, 1..=1)),
