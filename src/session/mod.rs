@@ -74,6 +74,9 @@ pub(crate) struct Session {
     /// Runs what keeps flags and tokens fresh, apart from the heartbeats, which neither must ever hold up.
     tenders: Arc<Pool>,
     flags: Mutex<Option<Arc<Flags>>>,
+    /// A thread asks for the flags again.
+    tends_flags: AtomicBool,
+    tends_tokens: AtomicBool,
     id: Mutex<Option<Arc<str>>>,
     pub(crate) model_seq_id: AtomicU64,
     pub(crate) sampling_session_seq_id: AtomicU64,
@@ -199,6 +202,8 @@ impl Session {
             abandoned: abandon::Abandoned::new(&config.threads),
             dispatch: Dispatch::new(),
             flags: Mutex::new(None),
+            tends_flags: AtomicBool::new(false),
+            tends_tokens: AtomicBool::new(false),
             id: Mutex::new(None),
             model_seq_id: AtomicU64::new(0),
             sampling_session_seq_id: AtomicU64::new(0),
@@ -239,6 +244,9 @@ impl Session {
         let flags =
             Arc::new(flags::fetch(&self.http, &self.config, &self.cancel).map_err(|it| self.as_ended(it))?);
         self.heed(&flags);
+        if flags.are_assumed {
+            tend::start_flags(self);
+        }
         Ok(flags)
     }
 

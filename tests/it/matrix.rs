@@ -140,8 +140,8 @@ fn rows() -> Vec<Row> {
     const CHECKPOINT: &str = "training_runs/*/checkpoints/*/*";
 
     for (client, run) in [("service", close as fn(&Scene) -> _), ("training", train), ("sampling", sample)] {
-        row(client, "any", "POST", "client/config", WorksWithout, run);
-        row(client, "any", "POST", "client/dynamic_config", WorksWithout, run);
+        row(client, "any", "POST", "client/config", NeedsItNot, run);
+        row(client, "any", "POST", "client/dynamic_config", NeedsItNot, run);
         row(client, "any", "POST", "telemetry", NeedsItNot, run);
         row(client, "any", "POST", "retrieve_futures", NeedsItNot, run);
         row(client, "any", "POST", "cancel_future", NeedsItNot, run);
@@ -305,7 +305,7 @@ fn rows() -> Vec<Row> {
         Named,
         |it| it.admin.get_current_checkpoint_storage_usage(Some("p")).map(drop),
     );
-    row("admin", "get_audit_log", "POST", "client/dynamic_config", WorksWithout, |it| {
+    row("admin", "get_audit_log", "POST", "client/dynamic_config", NeedsItNot, |it| {
         it.admin.get_audit_log(AuditEventType::All, None).map(drop)
     });
     rows
