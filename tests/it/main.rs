@@ -31,6 +31,7 @@ mod secrets;
 mod seeing;
 mod settings;
 mod soak;
+mod stale;
 mod training_options;
 mod verbs;
 mod waiting;
