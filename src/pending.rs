@@ -14,8 +14,8 @@ use crate::sync::{CancelToken, Mutex};
 use crate::types::QueueState;
 
 /// How long a wait is silent before it says in the log what it waits for, and how often it says so again.
-const FIRST_WARNING: Duration = Duration::from_secs(30);
-const NEXT_WARNING: Duration = Duration::from_secs(60);
+pub(crate) const FIRST_WARNING: Duration = Duration::from_secs(30);
+pub(crate) const NEXT_WARNING: Duration = Duration::from_secs(60);
 /// How long a wait outlasts the operation's own deadline: the operation answers itself, this is only a net.
 const NET: Duration = Duration::from_secs(10);
 
@@ -209,6 +209,22 @@ impl Progress {
             it.attempts = (0 < attempts).then_some(attempts);
             it.elapsed = Some(now.saturating_duration_since(self.submitted));
         })
+    }
+
+    /// How far the operation is, in words.
+    pub(crate) fn describe(&self, done: bool, now: Instant) -> String {
+        let status = self.status(done, now);
+        let mut text = format!("{} is {:?} since {:.0?}", status.operation, status.stage, status.elapsed);
+        if let Some(queue) = &status.queue_state {
+            text += &format!(", the server's queue is {queue:?}");
+        }
+        if let Some(reason) = &status.queue_state_reason {
+            text += &format!(" ({reason})");
+        }
+        match status.last_contact {
+            Some(ago) => text + &format!(", last contact {ago:.0?} ago"),
+            None => text,
+        }
     }
 
     fn status(&self, done: bool, now: Instant) -> Status {
@@ -436,18 +452,7 @@ impl<T: Send + 'static> Pending<T> {
     }
 
     fn describe(&self) -> String {
-        let status = self.status();
-        let mut text = format!("{} is {:?} since {:.0?}", status.operation, status.stage, status.elapsed);
-        if let Some(queue) = &status.queue_state {
-            text += &format!(", the server's queue is {queue:?}");
-        }
-        if let Some(reason) = &status.queue_state_reason {
-            text += &format!(" ({reason})");
-        }
-        match status.last_contact {
-            Some(ago) => text + &format!(", last contact {ago:.0?} ago"),
-            None => text,
-        }
+        self.progress.describe(self.is_done(), Instant::now())
     }
 }
 

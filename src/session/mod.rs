@@ -12,6 +12,7 @@ mod poll_many;
 mod retrieve;
 mod telemetry;
 mod tend;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -73,6 +74,7 @@ pub(crate) struct Session {
     beats: Arc<Pool>,
     /// Runs what keeps flags and tokens fresh, apart from the heartbeats, which neither must ever hold up.
     tenders: Arc<Pool>,
+    watch: watch::Watch,
     flags: Mutex<Option<Arc<Flags>>>,
     /// A thread asks for the flags again.
     tends_flags: AtomicBool,
@@ -200,6 +202,7 @@ impl Session {
             many: many::Many::new(&config),
             tenders: pool("tk-tend", 2),
             abandoned: abandon::Abandoned::new(&config.threads),
+            watch: watch::Watch::new(&config.threads),
             dispatch: Dispatch::new(),
             flags: Mutex::new(None),
             tends_flags: AtomicBool::new(false),
@@ -392,7 +395,7 @@ impl Session {
             ]
             .into_iter()
             .chain(self.many.status())
-            .chain([self.abandoned.status()])
+            .chain([self.abandoned.status(), self.watch.status()])
             .collect(),
         }
     }
@@ -486,7 +489,8 @@ impl Session {
             .sum::<usize>()
             + reporters
             + self.many.close(deadline)
-            + self.abandoned.close(deadline);
+            + self.abandoned.close(deadline)
+            + self.watch.close(deadline);
         if 0 < left {
             log::warn!(target: "tinkex", "{left} threads were still busy when the client was closed");
         }

@@ -14,6 +14,7 @@ use crate::client::create::CreatedSampler;
 use crate::error::{Error, Result};
 use crate::http::{Call, Lane};
 use crate::overrides;
+use crate::pending::Progress;
 use crate::secret::Secret;
 use crate::session::{Flags, Owner, Session, is_not_offered};
 use crate::wire::json::{self, HolderJson, SamplerHandleJson};
@@ -219,14 +220,17 @@ impl SamplingClient {
 }
 
 /// A number that no other client of the sampling session has: given by the server where it offers that, else drawn.
-fn clone_id(session: &Session, sampling_session_id: &str) -> Result<u64> {
+fn clone_id(session: &Arc<Session>, sampling_session_id: &str) -> Result<u64> {
     let drawn = || fastrand::u64(1..=CLONES);
     if !session.known_flags().config.sample_join_sampling_session {
         return Ok(drawn());
     }
     let request = json::JoinSamplingSessionRequest { sampling_session_id: sampling_session_id.into() };
-    let call = Call::post(Lane::Session, "/api/v1/join_sampling_session", &request)?
-        .by("SamplingClient.from_sampler_handle");
+    let now = session.clock.now();
+    let deadline = now.checked_add(session.config.timeouts.operation);
+    let progress = Progress::new("SamplingClient.from_sampler_handle", now, deadline);
+    let call = Call::post(Lane::Session, "/api/v1/join_sampling_session", &request)?.of(&progress);
+    let _watched = session.watched(&progress);
     let joined: Result<json::JoinSamplingSessionResponse> = session.http.json(&call, &session.cancel);
     match joined {
         Ok(it) if it.client_counter <= LARGEST_CLONE => Ok(it.client_counter),
