@@ -267,12 +267,8 @@ impl Session {
     pub(crate) fn join(self: &Arc<Self>, id: Arc<str>, flags: Flags) -> Result<()> {
         flags::heed(&self.http, &flags.config)?;
         self.heed(&Arc::new(flags));
-        *self.id.lock() = Some(id.clone());
-        if let Some(it) = &self.telemetry {
-            it.session_started(&id);
-        }
-        heartbeat::start(self, id)?;
-        tend::start_flags(self);
+        heartbeat::start(self, id.clone())?;
+        self.begin(id);
         Ok(())
     }
 
@@ -318,13 +314,24 @@ impl Session {
             }
         }
         let id: Arc<str> = reply.session_id.into();
+        if let Err(error) = heartbeat::start(self, id.clone()) {
+            // The server would end it by itself before long, and the next call opens another.
+            if let Err(untold) = self.finish(&id, CloseStatus::Errored, Some("no thread for heartbeats")) {
+                log::debug!(target: "tinkex", "session {id} was not finished: {untold}");
+            }
+            return Err(error);
+        }
+        self.begin(id.clone());
+        Ok(id)
+    }
+
+    /// A session whose heart beats is open.
+    fn begin(self: &Arc<Self>, id: Arc<str>) {
         *self.id.lock() = Some(id.clone());
         if let Some(it) = &self.telemetry {
             it.session_started(&id);
         }
-        heartbeat::start(self, id.clone())?;
         tend::start_flags(self);
-        Ok(id)
     }
 
     /// What the caller wants to find the session and its models by.
@@ -554,6 +561,38 @@ mod tests {
         }
 
         fn shutdown(&self) {}
+    }
+
+    /// Grants every request, and keeps their addresses.
+    #[derive(Default)]
+    struct Granting(Mutex<Vec<String>>);
+
+    impl Transport for Granting {
+        fn exchange(&self, exchange: &Exchange) -> std::result::Result<Answer, Broken> {
+            let path = exchange.url.split("/api/v1/").nth(1).unwrap_or_default();
+            self.0.lock().push(path.into());
+            Ok(Answer { status: 200, headers: Vec::new(), body: r#"{"session_id":"s-1"}"#.into() })
+        }
+
+        fn shutdown(&self) {}
+    }
+
+    #[test]
+    fn a_session_that_cannot_be_kept_alive_is_none() {
+        let settings = Settings { api_key: Some(Secret::new("tml-x")), ..Default::default() };
+        let config = settings.resolve(&Env::empty()).expect("good settings");
+        let server = Arc::new(Granting::default());
+        let session = Session::new(config, server.clone(), Clock::default());
+        // Threads are refused from now on.
+        session.beats.close(Instant::now());
+        for n in 1..=2 {
+            session.open().expect_err("no thread");
+            assert_eq!(session.id(), None);
+            let asked = server.0.lock().iter().filter(|it| *it == "create_session").count();
+            assert_eq!(asked, n, "the next call begins anew");
+        }
+        assert_eq!(server.0.lock().last().map(String::as_str), Some("sessions/s-1/finish"));
+        session.end();
     }
 
     #[test]
