@@ -223,10 +223,11 @@ pub(super) fn faults() -> Vec<Fault> {
         }),
         broken("truncate", Kind::Connection, Act::Truncate),
         broken("garbage", Kind::Decode, |_| Act::Garbage("this is not HTTP\r\n\r\n".into())),
-        // More than the buffer of a connection holds, which ureq reports as a connection that ended.
-        broken("head-of-100-kB", Kind::Connection, |it| {
+        // More than the buffer of a connection holds, and as much as every one does.
+        broken("head-of-100-kB", Kind::Decode, |it| {
             Act::Answer(it).with_header("x-padding", &"x".repeat(100_000))
         }),
+        harmless("head-of-9-kB", |it| Act::Answer(it).with_header("x-padding", &"x".repeat(9_000))),
         nonsense("another-page", |_| Act::status(200, "<html>Please log in</html>")),
         harmless("drip", |it| Act::Drip(it, Duration::from_millis(1))),
         harmless("body-of-11-MB", |it| Act::Answer(padded(it))),
