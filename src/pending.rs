@@ -1,5 +1,7 @@
 //! The handle of one submitted operation.
 
+mod own_thread;
+
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
@@ -7,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, TrySendError};
 
-use crate::error::{Error, Phase, Result};
+use crate::error::{Error, ErrorKind, Phase, Result};
 use crate::event::{Dropped, Observed, QueueStateChange, Seeing, TraceContext};
 use crate::sync::oneshot::{Slot, oneshot};
 use crate::sync::{CancelToken, Mutex};
 use crate::types::QueueState;
+
+pub(crate) use own_thread::OwnThread;
 
 /// How long a wait is silent before it says in the log what it waits for, and how often it says so again.
 pub(crate) const FIRST_WARNING: Duration = Duration::from_secs(30);
@@ -47,6 +51,8 @@ pub struct Pending<T: Send + 'static> {
     cancel_on_drop: bool,
     /// Keeps the client's threads alive while somebody may still wait.
     keep: Option<Arc<dyn Any + Send + Sync>>,
+    /// The operation was submitted on this thread, to a client that cannot begin with it before the function there ends.
+    behind: Option<OwnThread>,
 }
 
 /// What is known of an operation now.
@@ -252,7 +258,7 @@ fn verb(sdk_method: &'static str) -> &'static str {
 
 impl<T: Send + 'static> Pending<T> {
     pub(crate) fn new(slot: Slot<T>, progress: Progress, cancel: CancelToken) -> Self {
-        Pending { slot, progress, cancel, cancel_on_drop: false, keep: None }
+        Pending { slot, progress, cancel, cancel_on_drop: false, keep: None, behind: None }
     }
 
     /// An operation that failed before anything was sent.
@@ -290,7 +296,13 @@ impl<T: Send + 'static> Pending<T> {
             cancel: self.cancel.clone(),
             cancel_on_drop: std::mem::take(&mut self.cancel_on_drop),
             keep: self.keep.take(),
+            behind: self.behind.take(),
         }
+    }
+
+    pub(crate) fn behind(mut self, thread: &OwnThread) -> Self {
+        self.behind = thread.is_this().then(|| thread.clone());
+        self
     }
 
     pub(crate) fn keeping(mut self, keep: Arc<dyn Any + Send + Sync>) -> Self {
@@ -431,6 +443,11 @@ impl<T: Send + 'static> Pending<T> {
     }
 
     fn wait_inner(&self, deadline: Option<Instant>) -> Option<Result<T>> {
+        if self.behind.as_ref().is_some_and(OwnThread::is_this) && !self.is_done() {
+            let text = "a custom loss cannot wait for what it submits to its own client, which begins with that only when the \
+                        loss is there";
+            return Some(self.explained(Err(Error::new(ErrorKind::CustomLoss, text))));
+        }
         let mut warn_at = Instant::now() + FIRST_WARNING;
         loop {
             let until = deadline.map_or(warn_at, |it| it.min(warn_at));

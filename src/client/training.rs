@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::client::create::CreatedModel;
 use crate::client::{Client, Hold};
 use crate::error::{Error, Result};
-use crate::pending::Pending;
+use crate::pending::{OwnThread, Pending};
 use crate::session::{Owner, Session, Ticket};
 use crate::sync::actor::Actor;
 use crate::types::{
@@ -60,6 +60,8 @@ pub struct TrainingClient {
 struct Inner {
     info: ModelInfo,
     actor: Hold<Msg>,
+    /// Where the caller's own loss function runs, if it does.
+    loss_thread: OwnThread,
     owner: Arc<Owner>,
 }
 
@@ -106,7 +108,8 @@ impl TrainingClient {
         let session = owner.session();
         let sequencer = Sequencer::new(session.clone(), info.model_id.clone(), first_seq_id);
         let actor = Client::start(session, "train", TrainingActor { sequencer })?;
-        Ok(TrainingClient { inner: Arc::new(Inner { info, actor, owner }) })
+        let loss_thread = OwnThread::default();
+        Ok(TrainingClient { inner: Arc::new(Inner { info, actor, loss_thread, owner }) })
     }
 
     /// What the server knows of the model. Nothing is sent: it was asked when the client was made.
@@ -157,7 +160,9 @@ impl TrainingClient {
     /// The result is that of the second pass. Among its metrics, `loss:sum` is the caller's loss, `surrogate_loss:sum` the
     /// server's, and the caller's own are added.
     ///
-    /// The function runs on a thread of its own. It must not wait for an operation of this client: those queue behind it.
+    /// The function runs on a thread of its own. It must not wait for an operation that is submitted to this client behind it.
+    /// Waiting for one that it submitted itself is an error at once; one of another thread's would be waited for until the
+    /// deadline.
     ///
     /// # Errors
     /// As for [`forward_backward`](Self::forward_backward); also [`ErrorKind::CustomLoss`](crate::ErrorKind::CustomLoss) if the function returns an error,
@@ -195,8 +200,9 @@ impl TrainingClient {
         if let Err(error) = self.check_pass(&data, &LossFn::CrossEntropy.into()) {
             return Pending::failed(VERB, error);
         }
+        let thread = self.inner.loss_thread.clone();
         let loss = Box::new(move |data: &[Datum], logprobs: &[&[f32]]| {
-            loss(data, logprobs).map_err(|it| custom::failed(it.into()))
+            thread.run(|| loss(data, logprobs)).map_err(|it| custom::failed(it.into()))
         });
         self.submit(VERB, |ticket| Msg::Custom(Box::new(Custom { ticket, data, loss })))
     }
@@ -268,8 +274,8 @@ impl TrainingClient {
         let msg = Msg::TrainStep(Box::new(pass), optim_step(update, params));
         match actor.mailbox.send(msg, step.deadline()) {
             Ok(()) => TrainStep {
-                forward_backward: forward_backward.keeping(self.inner.owner.clone()),
-                optim_step: step.keeping(self.inner.owner.clone()),
+                forward_backward: self.submitted(forward_backward),
+                optim_step: self.submitted(step),
             },
             Err(error) => TrainStep {
                 forward_backward: Pending::failed(FORWARD_BACKWARD, error.clone()),
@@ -395,9 +401,13 @@ impl TrainingClient {
         let actor = &self.inner.actor;
         let (ticket, pending) = self.session().ticket(verb, &actor.cancel);
         match actor.mailbox.send(message(ticket), pending.deadline()) {
-            Ok(()) => pending.keeping(self.inner.owner.clone()),
+            Ok(()) => self.submitted(pending),
             Err(error) => Pending::failed(verb, error),
         }
+    }
+
+    fn submitted<T: Send + 'static>(&self, pending: Pending<T>) -> Pending<T> {
+        pending.keeping(self.inner.owner.clone()).behind(&self.inner.loss_thread)
     }
 }
 
