@@ -67,8 +67,8 @@
 //! for the stored keys ([`credentials`]). Each has less weight than what [`ServiceClientBuilder`] is told.
 //!
 //! # What it does not do
-//! Tokenizers other than bytes, chat templates, custom losses on the server and the download of checkpoints are not there yet. It never
-//! merges adapters, owns signals, or starts a runtime.
+//! Tokenizers other than bytes, chat templates and the download of checkpoints are not there yet. It never merges adapters,
+//! owns signals, or starts a runtime.
 
 mod claims;
 mod client;

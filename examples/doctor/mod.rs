@@ -53,6 +53,7 @@ pub(crate) fn checks() -> Vec<Check> {
     let mut all = Vec::new();
     all.extend(of("ServiceClient", service::beginning()));
     all.extend(of("TrainingClient", training::checks()));
+    all.extend(of("ServiceClient", service::losses()));
     all.extend(of("ServiceClient", service::from_checkpoints()));
     all.extend(of("SamplingClient", sampling::checks()));
     all.extend(of("RestClient", rest::checks()));

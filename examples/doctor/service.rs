@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tinkex::CloseStatus;
-use tinkex::types::{FromStateOptions, LoraConfig, ModelOptions, SamplingParams};
+use tinkex::types::{FromStateOptions, LoraConfig, LossGraph, ModelOptions, SamplingParams};
 
 use super::patient::{fine, ignored, told, wrong};
 use super::sampling::{draw, prompt};
@@ -73,6 +73,24 @@ pub(super) fn beginning() -> Vec<Check> {
             }
         }),
     ]
+}
+
+pub(super) fn losses() -> Vec<Check> {
+    vec![core("create_custom_loss", |it| {
+        let graph = LossGraph::trace("doctor", &[("logprobs", 1), ("weights", 1)], |it| {
+            let loss = -(it.logprobs() * it.input("weights")).sum();
+            it.metric("custom/doctor:sum", loss);
+            loss
+        })?;
+        let training = it.training()?;
+        let loss = it.service.create_custom_loss(graph).wait()?;
+        let metrics = training.forward_backward(vec![super::training::datum()], &loss).wait()?.metrics;
+        match (loss.loss_id(), metrics.get("custom/doctor:sum")) {
+            (_, None) => wrong("its metric is missing"),
+            (Some(_), Some(_)) => told("runs on the server"),
+            (None, Some(_)) => told("is computed here"),
+        }
+    })]
 }
 
 pub(super) fn from_checkpoints() -> Vec<Check> {

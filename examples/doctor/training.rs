@@ -150,7 +150,7 @@ pub(super) fn shape() -> LoraConfig {
 }
 
 /// Token ids below 256 exist in every vocabulary.
-fn datum() -> Datum {
+pub(super) fn datum() -> Datum {
     Datum::cross_entropy(&[72, 105, 33], &[32, 72, 105])
 }
 

@@ -113,7 +113,8 @@ pub(super) fn model(session: Arc<Session>, session_id: Arc<str>, job: Model) {
     let Model { start, ticket } = job;
     // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
     let _answered_by_its_ticket = pool.spawn(move || {
-        let maker = Maker { session: &session, session_id: &session_id, ticket: &ticket };
+        let maker =
+            Maker { session: &session, session_id: &session_id, ticket: &ticket, cancel: &ticket.cancel };
         let made = maker.model(start, seq_id);
         ticket.answer(made);
     });
@@ -131,19 +132,22 @@ pub(super) fn sampler(session: Arc<Session>, session_id: Arc<str>, job: Sampler)
 }
 
 /// A request that the server took.
-enum Accepted {
+pub(super) enum Accepted {
     Promised(Promise),
     /// It answered with the result at once.
     Done(Answer),
 }
 
-struct Maker<'a> {
-    session: &'a Session,
-    session_id: &'a str,
-    ticket: &'a Ticket<CreatedModel>,
+/// What something is made with, and for whom.
+pub(super) struct Maker<'a, T: Send + 'static> {
+    pub(super) session: &'a Session,
+    pub(super) session_id: &'a str,
+    pub(super) ticket: &'a Ticket<T>,
+    /// Ends the work.
+    pub(super) cancel: &'a CancelToken,
 }
 
-impl Maker<'_> {
+impl Maker<'_, CreatedModel> {
     fn model(&self, start: Start, seq_id: u64) -> Result<CreatedModel> {
         let (model_id, first_seq_id) = match start {
             Start::New { base_model, lora, options } => {
@@ -234,7 +238,7 @@ impl Maker<'_> {
         if let Some(token) = token {
             call = call.header(AccessToken::HEADER, token.expose());
         }
-        let info: json::WeightsInfoResponse = self.session.http.json(&call, &self.ticket.cancel)?;
+        let info: json::WeightsInfoResponse = self.session.http.json(&call, self.cancel)?;
         let default = LoraConfig::default();
         let lora = LoraConfig {
             rank: info.lora_rank.unwrap_or(default.rank),
@@ -246,27 +250,34 @@ impl Maker<'_> {
         Ok((info.base_model.ok_or_else(|| incomplete("the checkpoint's base model"))?, lora))
     }
 
-    fn ask<T: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> Result<T> {
-        self.session.ask(Lane::Train, path, request, &self.ticket.progress, &self.ticket.cancel)
+    fn ask<R: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> Result<R> {
+        self.session.ask(Lane::Train, path, request, &self.ticket.progress, self.cancel)
     }
+}
 
+impl<T: Send + 'static> Maker<'_, T> {
     /// Submits a request and waits for what it promises.
-    fn future<T: DeserializeOwned>(
+    fn future<R: DeserializeOwned>(
         &self,
         path: &str,
         request: &impl Serialize,
         request_type: &'static str,
-    ) -> Result<T> {
+    ) -> Result<R> {
         self.result(self.submit(path, request, request_type)?)
     }
 
-    fn submit(&self, path: &str, request: &impl Serialize, request_type: &'static str) -> Result<Accepted> {
+    pub(super) fn submit(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+        request_type: &'static str,
+    ) -> Result<Accepted> {
         let progress = &self.ticket.progress;
         progress.submitting();
         progress.attempt();
         let call = Call::post(Lane::Train, path, request)?.of(progress);
         let started = self.session.clock.now();
-        let answer = self.session.http.send(&call, &self.ticket.cancel)?;
+        let answer = self.session.http.send(&call, self.cancel)?;
         let born = self.session.clock.now();
         progress.contact(born);
         let promised = match Submitted::read(answer)? {
@@ -277,12 +288,11 @@ impl Maker<'_> {
         Ok(Accepted::Promised(promise(promised.request_id, request_type, started, born)))
     }
 
-    fn result<T: DeserializeOwned>(&self, accepted: Accepted) -> Result<T> {
+    pub(super) fn result<R: DeserializeOwned>(&self, accepted: Accepted) -> Result<R> {
         match accepted {
             Accepted::Done(answer) => json::response(&answer.body),
             Accepted::Promised(promise) => {
-                let retrieved =
-                    self.session.retrieve(&promise, &self.ticket.progress, &self.ticket.cancel)?;
+                let retrieved = self.session.retrieve(&promise, &self.ticket.progress, self.cancel)?;
                 json::response(&retrieved.answer.body)
             }
         }

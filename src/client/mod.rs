@@ -4,6 +4,7 @@ mod admin;
 mod asking;
 mod builder;
 mod create;
+mod loss;
 #[cfg(test)]
 #[cfg(feature = "zstd")]
 mod replay;

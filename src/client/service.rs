@@ -5,15 +5,19 @@ use std::time::Instant;
 
 use crate::client::asking::{Ask, Asker};
 use crate::client::create::{self, SamplingSource};
+use crate::client::loss;
 use crate::client::{
     AdminClient, Client, Hold, RestClient, SamplingClient, ServiceClientBuilder, TrainingClient,
 };
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
+use crate::pending::Pending;
 use crate::policy::telemetry::TelemetryCounts;
 use crate::session::{CloseStatus, Dump, Owner, Session, Ticket};
 use crate::sync::actor::Actor;
-use crate::types::{FromStateOptions, LoraConfig, ModelOptions, ServerCapabilities, TrainingPath};
+use crate::types::{
+    FromStateOptions, LoraConfig, LossGraph, LossHandle, ModelOptions, ServerCapabilities, TrainingPath,
+};
 use crate::wire::json::ServerCapabilitiesResponse;
 
 /// The entry to a server: opens a session there and makes the clients that train and sample in it.
@@ -50,6 +54,8 @@ enum Msg {
     CreateModel(Box<create::Model>),
     /// Make a sampling session.
     CreateSampler(Box<create::Sampler>),
+    /// Make a custom loss.
+    CreateLoss(loss::CustomLoss),
 }
 
 struct ServiceActor {
@@ -70,6 +76,10 @@ impl Actor for ServiceActor {
             },
             Msg::CreateSampler(job) => match self.session.open() {
                 Ok(id) => create::sampler(self.session.clone(), id, *job),
+                Err(error) => job.ticket.answer(Err(error)),
+            },
+            Msg::CreateLoss(job) => match self.session.open() {
+                Ok(id) => loss::custom_loss(&self.session, id, job),
                 Err(error) => job.ticket.answer(Err(error)),
             },
         }
@@ -257,6 +267,54 @@ impl ServiceClient {
         self.tell(Msg::CreateSampler(Box::new(create::Sampler { source, ticket })), pending.deadline())?;
         let sampler = pending.wait()?;
         SamplingClient::start_at(self.inner.owner.clone(), sampler, 0)
+    }
+
+    /// Makes a loss of one's own known to the session (PROTOCOL §9.6). Where the server supports it, it then runs there, in one
+    /// pass; otherwise it is computed here, in two passes, with the same result. Train with it as with any other loss:
+    /// [`forward_backward(data, &loss)`](TrainingClient::forward_backward).
+    ///
+    /// A loss is created once in a session: the same graph again gives the same handle.
+    ///
+    /// # Errors
+    /// Through the [`Pending`]: what the server has against the graph, no connection.
+    ///
+    /// # Blocking
+    /// Only while the mailbox is full. The first call of a session opens it, for which the [`Pending`] waits.
+    ///
+    /// # Example: the negative log-likelihood
+    /// ```
+    /// # #[cfg(feature = "local")] {
+    /// # let server = tinkex::local::Server::start(Default::default())?;
+    /// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+    /// # let training = service.create_lora_training_client("tinkex/nano", Default::default())?;
+    /// use tinkex::types::{Datum, LossFn, LossGraph};
+    ///
+    /// let graph = LossGraph::trace("neg_ll", &[("logprobs", 1), ("weights", 1)], |it| {
+    ///     let loss = -(it.logprobs() * it.input("weights")).sum();
+    ///     it.metric("custom/neg_ll:sum", loss);
+    ///     loss
+    /// })?;
+    /// let loss = service.create_custom_loss(graph).wait()?;
+    /// let data = || vec![Datum::cross_entropy(&[1, 2], &[3, 4])];
+    /// let mine = training.forward(data(), &loss).wait()?;
+    /// let same = training.forward(data(), LossFn::CrossEntropy).wait()?;
+    /// assert!((mine.metrics["loss:sum"] - same.metrics["loss:sum"]).abs() < 1e-3);
+    /// assert_eq!(mine.metrics["custom/neg_ll:sum"], mine.metrics["loss:sum"]);
+    /// # }
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn create_custom_loss(&self, graph: impl Into<Arc<LossGraph>>) -> Pending<LossHandle> {
+        const VERB: &str = "ServiceClient.create_custom_loss";
+        let session = self.session();
+        if let Err(error) = session.check_open() {
+            return Pending::failed(VERB, error);
+        }
+        let (ticket, pending) = session.ticket(VERB, &session.cancel);
+        let job = loss::CustomLoss { graph: graph.into(), ticket };
+        match self.tell(Msg::CreateLoss(job), pending.deadline()) {
+            Ok(()) => pending.keeping(self.inner.owner.clone()),
+            Err(error) => Pending::failed(VERB, error),
+        }
     }
 
     /// Makes a client that lists and manages training runs, checkpoints and sessions. Nothing is sent, and no session is

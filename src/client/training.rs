@@ -67,18 +67,32 @@ struct Inner {
 
 /// Everything that a training client can be asked to do.
 enum Msg {
-    Pass(Box<Pass>),
-    Custom(Box<Custom>),
+    Pass(Step),
     OptimStep(Ask<OptimStepOutput>),
-    TrainStep(Box<Pass>, Ask<OptimStepOutput>),
+    TrainStep(Step, Ask<OptimStepOutput>),
     SaveState(Ask<SaveStateOutput>),
     LoadState(Ask<LoadStateOutput>),
     SaveWeights(Ask<json::SaveWeightsForSamplerResponse>),
     SaveExternal(Ask<SaveWeightsExternalOutput>),
 }
 
+/// A pass, with a loss of the server's or with one that is computed here.
+enum Step {
+    Pass(Box<Pass>),
+    Custom(Box<Custom>),
+}
+
 struct TrainingActor {
     sequencer: Sequencer,
+}
+
+impl TrainingActor {
+    fn step(&mut self, step: Step) -> Result<()> {
+        match step {
+            Step::Pass(pass) => self.sequencer.pass(*pass),
+            Step::Custom(custom) => self.sequencer.custom(*custom),
+        }
+    }
 }
 
 impl Actor for TrainingActor {
@@ -87,9 +101,8 @@ impl Actor for TrainingActor {
     fn turn(&mut self, msg: Msg) {
         match msg {
             // Whoever waits for it is told of a failure.
-            Msg::Pass(pass) => drop(self.sequencer.pass(*pass)),
-            Msg::Custom(custom) => self.sequencer.custom(*custom),
-            Msg::TrainStep(pass, ask) => match self.sequencer.pass(*pass) {
+            Msg::Pass(step) => drop(self.step(step)),
+            Msg::TrainStep(step, ask) => match self.step(step) {
                 Ok(()) => self.sequencer.ask(ask),
                 Err(error) => ask.ticket.answer(Err(train_step::not_sent(error))),
             },
@@ -160,6 +173,9 @@ impl TrainingClient {
     /// The result is that of the second pass. Among its metrics, `loss:sum` is the caller's loss, `surrogate_loss:sum` the
     /// server's, and the caller's own are added.
     ///
+    /// A loss that can be written as tensor operations needs no gradients by hand, and runs on servers that support it: see
+    /// [`ServiceClient::create_custom_loss`](crate::ServiceClient::create_custom_loss).
+    ///
     /// The function runs on a thread of its own. It must not wait for an operation that is submitted to this client behind it.
     /// Waiting for one that it submitted itself is an error at once; one of another thread's would be waited for until the
     /// deadline.
@@ -204,7 +220,9 @@ impl TrainingClient {
         let loss = Box::new(move |data: &[Datum], logprobs: &[&[f32]]| {
             thread.run(|| loss(data, logprobs)).map_err(|it| custom::failed(it.into()))
         });
-        self.submit(VERB, |ticket| Msg::Custom(Box::new(Custom { ticket, data, loss })))
+        self.submit(VERB, |ticket| {
+            Msg::Pass(Step::Custom(Box::new(Custom { ticket, data, loss, forward_only: false })))
+        })
     }
 
     /// Changes the weights by the gradients that were gathered, and clears those (PROTOCOL §3.3 #14). The parameters are
@@ -270,8 +288,7 @@ impl TrainingClient {
         let (session, actor) = (self.session(), &self.inner.actor);
         let (pass, forward_backward) = session.ticket(FORWARD_BACKWARD, &actor.cancel);
         let (update, step) = session.ticket(OPTIM_STEP, &actor.cancel);
-        let pass = Pass { ticket: pass, data: self.pack(data), loss, forward_only: false };
-        let msg = Msg::TrainStep(Box::new(pass), optim_step(update, params));
+        let msg = Msg::TrainStep(self.step(pass, data, loss, false), optim_step(update, params));
         match actor.mailbox.send(msg, step.deadline()) {
             Ok(()) => TrainStep {
                 forward_backward: self.submitted(forward_backward),
@@ -330,8 +347,18 @@ impl TrainingClient {
 
     fn check_pass(&self, data: &[Datum], loss: &Loss) -> Result<()> {
         loss.validate()?;
+        if let LossFn::Traced(handle) = &loss.loss_fn
+            && self.session().id().as_deref() != Some(handle.session_id())
+        {
+            let problem = format!("{} was created in another session", handle.name());
+            return Err(Error::invalid("loss", problem));
+        }
         check_data(data)?;
-        data.iter().enumerate().try_for_each(|(i, it)| loss.loss_fn.check(it, &format!("data[{i}]")))
+        data.iter().enumerate().try_for_each(|(i, it)| loss.loss_fn.check(it, &format!("data[{i}]")))?;
+        match &loss.loss_fn {
+            LossFn::Traced(handle) => handle.graph().rehearse(data),
+            _ => Ok(()),
+        }
     }
 
     fn pass(
@@ -344,8 +371,28 @@ impl TrainingClient {
         if let Err(error) = self.check_pass(&data, &loss) {
             return Pending::failed(verb, error);
         }
-        let data = self.pack(data);
-        self.submit(verb, |ticket| Msg::Pass(Box::new(Pass { ticket, data, loss, forward_only })))
+        self.submit(verb, |ticket| Msg::Pass(self.step(ticket, data, loss, forward_only)))
+    }
+
+    /// A traced loss runs where its handle says.
+    fn step(
+        &self,
+        ticket: Ticket<ForwardBackwardOutput>,
+        data: Vec<Datum>,
+        loss: Loss,
+        forward_only: bool,
+    ) -> Step {
+        match loss.resolve() {
+            Ok(loss) => {
+                let data = self.pack(data);
+                Step::Pass(Box::new(Pass { ticket, data, loss, forward_only }))
+            }
+            Err(graph) => {
+                let loss =
+                    Box::new(move |data: &[Datum], logprobs: &[&[f32]]| graph.evaluate(data, logprobs));
+                Step::Custom(Box::new(Custom { ticket, data, loss, forward_only }))
+            }
+        }
     }
 
     /// Makes the tensors those that are sent.

@@ -7,6 +7,7 @@ mod events;
 mod flags;
 mod heartbeat;
 mod inflight;
+mod losses;
 mod many;
 mod poll_many;
 mod retrieve;
@@ -39,6 +40,7 @@ use dispatch::Dispatch;
 pub(crate) use flags::{Flags, is_not_offered};
 pub use inflight::{Dump, PoolStatus};
 use inflight::{Entry, InFlight};
+pub(crate) use losses::Creating;
 pub(crate) use poll_many::{Fetching, Poller, Waiter};
 pub(crate) use retrieve::{Promise, Retrieved};
 use telemetry::Telemetry;
@@ -66,6 +68,8 @@ pub(crate) struct Session {
     pub(crate) senders: Arc<Pool>,
     /// Runs the callers' own loss functions.
     pub(crate) losses: Arc<Pool>,
+    /// Those that the session knows.
+    pub(crate) custom_losses: losses::CustomLosses,
     pub(crate) dispatch: Dispatch,
     /// What samples need whose results are waited for together.
     pub(crate) many: many::Many,
@@ -203,6 +207,7 @@ impl Session {
             tenders: pool("tk-tend", 2),
             abandoned: abandon::Abandoned::new(&config.threads),
             watch: watch::Watch::new(&config.threads),
+            custom_losses: losses::CustomLosses::default(),
             dispatch: Dispatch::new(),
             flags: Mutex::new(None),
             tends_flags: AtomicBool::new(false),

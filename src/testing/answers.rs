@@ -24,6 +24,9 @@ pub(super) struct Answers {
     shelf: Shelf,
     /// Offers `retrieve_futures`, and says so in its flags.
     pub(super) polls_together: bool,
+    /// Runs custom losses, and says so in its flags.
+    pub(super) runs_losses: bool,
+    losses: usize,
     /// Finished samples, with the sizes of their results.
     finished: Vec<(String, usize)>,
     /// How many took part in a sampling session of somebody else.
@@ -43,9 +46,11 @@ impl Answers {
             };
         }
         match name {
-            "client/config" => {
-                ok(json!({"pjwt_auth_enabled": false, "sample_use_retrieve_futures": self.polls_together}))
-            }
+            "client/config" => ok(json!({
+                "pjwt_auth_enabled": false,
+                "sample_use_retrieve_futures": self.polls_together,
+                "custom_loss_server_side": self.runs_losses,
+            })),
             "client/dynamic_config" => status(404, json!({"detail": "Not Found"})),
             "create_session" => {
                 self.shelf.add_session("session-1");
@@ -69,6 +74,11 @@ impl Answers {
             "load_weights" => {
                 let id = self.model();
                 self.promise(ok(json!({"path": text("path"), "model_id": id, "type": "load_weights"})))
+            }
+            "create_custom_loss" if self.runs_losses => {
+                self.losses += 1;
+                let id = format!("loss-{}", self.losses);
+                self.promise(ok(json!({"loss_id": id, "type": "create_custom_loss"})))
             }
             "optim_step" => self.promise(ok(json!({"metrics": {"grad_norm": 1.0}, "type": "optim_step"}))),
             "save_weights" => {

@@ -127,6 +127,12 @@ impl FakeServer {
         self.state.lock().answers.polls_together = true;
     }
 
+    /// From now on the server says in its flags that it runs custom losses, and offers `create_custom_loss`. It takes any
+    /// graph, and answers passes as always.
+    pub fn runs_custom_losses(&self) {
+        self.state.lock().answers.runs_losses = true;
+    }
+
     /// The next request to a path is met with an act; several of them are used in order.
     pub fn next(&self, path: &str, act: Act) {
         self.tell_next(path, Told::Act(act));

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
-use super::Datum;
+use super::{Datum, LossGraph, LossHandle};
 use crate::error::{Error, Result};
 
 /// The option that names a custom loss.
@@ -33,6 +34,9 @@ pub enum LossFn {
         /// The id under which the server knows it.
         loss_id: String,
     },
+    /// A loss that was traced and created in this session, [`LossGraph`](super::LossGraph): `target_tokens`, and the inputs
+    /// that it names.
+    Traced(LossHandle),
     /// Any other name; the server decides whether it knows it.
     Other(String),
 }
@@ -48,7 +52,7 @@ impl LossFn {
             LossFn::Dro => "dro",
             LossFn::Gspo => "gspo",
             LossFn::StableReinforce => "stable_reinforce",
-            LossFn::Custom { .. } => "custom",
+            LossFn::Custom { .. } | LossFn::Traced(_) => "custom",
             LossFn::Other(name) => name,
         }
     }
@@ -73,7 +77,7 @@ impl LossFn {
     /// The inputs without which the loss cannot be computed.
     fn required(&self) -> &'static [&'static str] {
         match self {
-            LossFn::CrossEntropy | LossFn::Custom { .. } => &["target_tokens"],
+            LossFn::CrossEntropy | LossFn::Custom { .. } | LossFn::Traced(_) => &["target_tokens"],
             LossFn::ImportanceSampling | LossFn::Ppo | LossFn::Cispo | LossFn::Dro => {
                 &["target_tokens", "logprobs", "advantages"]
             }
@@ -87,13 +91,16 @@ impl LossFn {
     fn shaped_like_targets(&self) -> &'static [&'static str] {
         match self {
             LossFn::CrossEntropy => &["weights"],
-            LossFn::Custom { .. } | LossFn::Other(_) => &[],
+            LossFn::Custom { .. } | LossFn::Traced(_) | LossFn::Other(_) => &[],
             _ => &["logprobs", "advantages", "sequence_ratio_mask"],
         }
     }
 
     /// Refuses a datum that lacks what the loss needs, naming the place under `path`.
     pub(crate) fn check(&self, datum: &Datum, path: &str) -> Result<()> {
+        if let LossFn::Traced(handle) = self {
+            return handle.check(datum, path);
+        }
         let inputs = &datum.loss_fn_inputs;
         if let Some(name) = self.required().iter().find(|it| !inputs.contains_key(**it)) {
             let problem = format!("is missing; {self} needs it");
@@ -176,6 +183,17 @@ impl From<LossFn> for Loss {
 }
 
 impl Loss {
+    /// The loss that the server is to be asked for, or the one that it does not know and that is computed here.
+    pub(crate) fn resolve(self) -> std::result::Result<Loss, Arc<LossGraph>> {
+        match self.loss_fn {
+            LossFn::Traced(handle) => match handle.loss_id() {
+                Some(id) => Ok(LossFn::Custom { loss_id: id.into() }.into()),
+                None => Err(handle.graph().clone()),
+            },
+            _ => Ok(self),
+        }
+    }
+
     /// This loss with a further option.
     pub fn with(mut self, option: impl Into<String>, value: impl Into<LossValue>) -> Self {
         self.config.insert(option.into(), value.into());
@@ -190,6 +208,11 @@ impl Loss {
             && self.config.get(LOSS_ID) != Some(&LossValue::Text(loss_id.clone()))
         {
             return Err(Error::invalid(format!("loss_fn_config[{LOSS_ID:?}]"), "is not the id of the loss"));
+        }
+        if matches!(self.loss_fn, LossFn::Traced(_))
+            && let Some(name) = self.config.keys().next()
+        {
+            return Err(Error::invalid(format!("loss_fn_config[{name:?}]"), "a traced loss has no options"));
         }
         for (name, value) in &self.config {
             if let LossValue::Number(number) = value

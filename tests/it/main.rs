@@ -32,6 +32,7 @@ mod seeing;
 mod settings;
 mod soak;
 mod stale;
+mod traced_loss;
 mod training_options;
 mod verbs;
 mod waiting;

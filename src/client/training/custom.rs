@@ -21,10 +21,16 @@ pub(super) struct Custom {
     pub(super) ticket: Ticket<ForwardBackwardOutput>,
     pub(super) data: Vec<Datum>,
     pub(super) loss: LossFunction,
+    /// Only report the loss.
+    pub(super) forward_only: bool,
 }
 
-/// What the caller's function made of the data that were given to it.
-type Computed = (Vec<Datum>, CustomLoss);
+/// What the caller's function made of the data that were given to it, and the output of the pass that it was given.
+struct Computed {
+    data: Vec<Datum>,
+    loss: CustomLoss,
+    output: ForwardBackwardOutput,
+}
 
 /// Ends the wait for the caller's function.
 struct Interrupt(Slot<Computed>);
@@ -38,11 +44,20 @@ impl Wake for Interrupt {
 impl Sequencer {
     /// Sends the forward parts, has the loss computed, and sends the backward parts. The turn lasts until then, so that
     /// nothing can come between; the caller's function runs on a thread made for that.
-    pub(super) fn custom(&mut self, custom: Custom) {
-        let Custom { ticket, data, loss } = custom;
+    ///
+    /// # Errors
+    /// Why the backward parts were not all accepted; whoever waits for the pass has been told.
+    pub(super) fn custom(&mut self, custom: Custom) -> Result<()> {
+        let Custom { ticket, data, loss, forward_only } = custom;
+        if forward_only {
+            return self.custom_forward(ticket, data, loss);
+        }
         let (accepted, computed) = match self.send_custom(&ticket, data, loss) {
             Ok(it) => it,
-            Err(error) => return ticket.answer(Err(error)),
+            Err(error) => {
+                ticket.answer(Err(error.clone()));
+                return Err(error);
+            }
         };
         let session = self.session.clone();
         // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
@@ -51,6 +66,32 @@ impl Sequencer {
             let CustomLoss { loss, metrics, .. } = computed;
             ticket.answer(output.map(|it| surrogate::output(it, loss, metrics)));
         });
+        Ok(())
+    }
+
+    /// Sends the forward parts alone. Nothing has to follow them, so the turn ends when they are accepted.
+    fn custom_forward(
+        &mut self,
+        ticket: Ticket<ForwardBackwardOutput>,
+        data: Vec<Datum>,
+        loss: LossFunction,
+    ) -> Result<()> {
+        let forward = self.surrogate(&data, None);
+        let accepted = match self.send(&ticket, forward, LossFn::CrossEntropy.into(), true) {
+            Ok(it) => it,
+            Err(error) => {
+                ticket.answer(Err(error.clone()));
+                return Err(error);
+            }
+        };
+        let session = self.session.clone();
+        // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
+        let _answered_by_its_ticket = self.session.losses.spawn(move || {
+            let computed = evaluate(&session, &ticket.progress, &ticket.cancel, accepted, data, loss);
+            let report = |it: Computed| surrogate::output(it.output, it.loss.loss, it.loss.metrics);
+            ticket.answer(computed.map(report));
+        });
+        Ok(())
     }
 
     fn send_custom(
@@ -66,7 +107,7 @@ impl Sequencer {
         let forward = self.transmit(ticket, forward, LossFn::CrossEntropy.into(), true, parts.clone(), first);
         let fates = forward.fates;
         let computed = forward.result.and_then(|it| self.compute(ticket, it, data, loss));
-        let (data, computed) = match computed {
+        let Computed { data, loss: computed, .. } = match computed {
             Ok(it) => it,
             Err(error) => {
                 self.settle_custom(range, &fates, None, Some(&error));
@@ -129,10 +170,10 @@ fn evaluate(
     loss: LossFunction,
 ) -> Result<Computed> {
     let output = collect(session, progress, cancel, accepted, true)?;
-    let computed = {
+    let loss = {
         let logprobs = surrogate::logprobs(&data, &output)?;
         unwind::catch(|| loss(&data, &logprobs))??
     };
-    surrogate::check(&data, &computed)?;
-    Ok((data, computed))
+    surrogate::check(&data, &loss)?;
+    Ok(Computed { data, loss, output })
 }

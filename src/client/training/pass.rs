@@ -54,7 +54,7 @@ impl Sequencer {
         Ok(())
     }
 
-    fn send(
+    pub(super) fn send(
         &mut self,
         ticket: &Ticket<ForwardBackwardOutput>,
         data: Vec<Datum>,

@@ -6,6 +6,7 @@
 mod data;
 mod future;
 mod handle;
+mod loss;
 mod rest;
 mod sample;
 mod session;
@@ -21,6 +22,7 @@ pub(crate) use crate::secret::Secret;
 pub(crate) use data::*;
 pub(crate) use future::*;
 pub(crate) use handle::*;
+pub(crate) use loss::*;
 pub(crate) use rest::*;
 pub(crate) use sample::*;
 pub(crate) use session::*;

@@ -1,0 +1,367 @@
+//! The functions and methods that a loss may call, and what their arguments mean.
+
+use std::collections::BTreeMap;
+
+use super::plan::Problem;
+use super::{Arg, Node, NodeOp};
+
+/// What is computed.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Call {
+    Unary(Unary),
+    Binary(Binary),
+    Clamp {
+        min: Option<f64>,
+        max: Option<f64>,
+    },
+    Where,
+    Reduce {
+        how: Reduce,
+        dims: Dims,
+        keep: bool,
+    },
+    Along {
+        how: Along,
+        dim: i64,
+    },
+    Item(Vec<Index>),
+    Unsqueeze(i64),
+    Squeeze(Option<i64>),
+    /// How many values there are.
+    Count,
+    /// As many values, all of them this one.
+    Fill(f64),
+    Detach,
+    /// Another type or another place in memory, of which there is only one here.
+    Same,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unary {
+    Abs,
+    Exp,
+    Expm1,
+    Invert,
+    Log,
+    Log1p,
+    LogSigmoid,
+    Neg,
+    Reciprocal,
+    Relu,
+    Rsqrt,
+    Sigmoid,
+    Sign,
+    Softplus,
+    Sqrt,
+    Square,
+    Tanh,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Binary {
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Pow,
+    Minimum,
+    Maximum,
+    Gt,
+    Ge,
+    Lt,
+    Le,
+    Eq,
+    Ne,
+    And,
+    Or,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reduce {
+    Sum,
+    Mean,
+    Max,
+    Min,
+    LogSumExp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Along {
+    Softmax,
+    LogSoftmax,
+    CumSum,
+}
+
+/// Which dimensions disappear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Dims {
+    All,
+    These(Vec<i64>),
+}
+
+/// A part of a tensor, dimension by dimension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Index {
+    At(i64),
+    Range {
+        start: Option<i64>,
+        stop: Option<i64>,
+        step: i64,
+    },
+    /// A new dimension of size 1.
+    New,
+    /// All dimensions that the others leave.
+    Ellipsis,
+}
+
+impl Call {
+    /// Gradients flow through it.
+    pub(super) fn has_gradient(&self) -> bool {
+        use Binary::*;
+        !matches!(
+            self,
+            Call::Detach
+                | Call::Count
+                | Call::Fill(_)
+                | Call::Unary(Unary::Invert | Unary::Sign)
+                | Call::Binary(Gt | Ge | Lt | Le | Eq | Ne | And | Or)
+        )
+    }
+}
+
+/// What a step calls, and the tensors and numbers on which.
+pub(super) fn read(node: &Node) -> Result<(Call, Vec<Arg>), Problem> {
+    let name = match node.op {
+        NodeOp::CallMethod => node.target.as_str(),
+        _ => {
+            let modules = ["torch.nn.functional.", "torch.special.", "torch._C._nn.", "torch.", "operator."];
+            let bare = modules.iter().find_map(|it| node.target.strip_prefix(it));
+            bare.ok_or("is no function of torch or operator")?
+        }
+    };
+    let mut args = Args { args: node.args.iter(), kwargs: node.kwargs.clone() };
+    let first = args.next("input").ok_or("has no tensor to work on")?;
+    let call = match named(name) {
+        // Of two tensors the smaller or larger elements.
+        Some(Call::Reduce { how: Reduce::Min, .. }) if args.has_tensor() => Call::Binary(Binary::Minimum),
+        Some(Call::Reduce { how: Reduce::Max, .. }) if args.has_tensor() => Call::Binary(Binary::Maximum),
+        Some(it) => it,
+        None => return Err("is not supported here".into()),
+    };
+    let mut operands = vec![first];
+    let call = match call {
+        Call::Binary(it) => {
+            operands
+                .push(args.next("other").or_else(|| args.next("exponent")).ok_or("needs a second operand")?);
+            Call::Binary(it)
+        }
+        Call::Where => {
+            // As a method it belongs to what is taken where the condition, its first argument, holds.
+            let second = args.next("condition").or_else(|| args.next("other")).ok_or("needs two values")?;
+            let third = args.next("other").ok_or("needs two values")?;
+            operands.extend([second, third]);
+            if node.op == NodeOp::CallMethod {
+                operands.swap(0, 1);
+            }
+            Call::Where
+        }
+        Call::Clamp { .. } if name == "clamp_min" => {
+            Call::Clamp { min: Some(number(args.next("min"))?.ok_or("needs min")?), max: None }
+        }
+        Call::Clamp { .. } if name == "clamp_max" => {
+            Call::Clamp { min: None, max: Some(number(args.next("max"))?.ok_or("needs max")?) }
+        }
+        Call::Clamp { .. } => {
+            let (min, max) = (number(args.next("min"))?, number(args.next("max"))?);
+            if min.or(max).is_none() {
+                return Err("needs min or max".into());
+            }
+            Call::Clamp { min, max }
+        }
+        Call::Reduce { how, .. } => {
+            let dims = dims(args.next("dim"))?;
+            if how == Reduce::LogSumExp && dims == Dims::All {
+                return Err("needs a dimension".into());
+            }
+            // With a dimension these also give the places of what they found, unless they are called amax and amin.
+            if dims != Dims::All && matches!(name, "max" | "min") {
+                return Err("takes no dimension here; use amax or amin".into());
+            }
+            let keep = matches!(args.next("keepdim"), Some(Arg::Bool(true)));
+            args.drop("dtype");
+            Call::Reduce { how, dims, keep }
+        }
+        Call::Along { how, .. } => {
+            let dim = integer(args.next("dim"))?.ok_or("needs a dimension")?;
+            args.drop("dtype");
+            args.drop("_stacklevel");
+            Call::Along { how, dim }
+        }
+        Call::Item(_) => Call::Item(indices(args.next("index").ok_or("needs an index")?)?),
+        Call::Unsqueeze(_) => Call::Unsqueeze(integer(args.next("dim"))?.ok_or("needs a dimension")?),
+        Call::Squeeze(_) => Call::Squeeze(integer(args.next("dim"))?),
+        Call::Same => {
+            args.rest();
+            Call::Same
+        }
+        Call::Fill(_) if name == "full_like" => {
+            let value = number(args.next("fill_value"))?.ok_or("needs a value")?;
+            args.rest();
+            Call::Fill(value)
+        }
+        Call::Fill(it) => {
+            args.rest();
+            Call::Fill(it)
+        }
+        other => other,
+    };
+    args.end()?;
+    Ok((call, operands))
+}
+
+/// What stands behind a name, with its arguments still to be read.
+fn named(name: &str) -> Option<Call> {
+    let reduce = |how| Call::Reduce { how, dims: Dims::All, keep: false };
+    let along = |how| Call::Along { how, dim: 0 };
+    Some(match name {
+        "abs" | "absolute" => Call::Unary(Unary::Abs),
+        "exp" => Call::Unary(Unary::Exp),
+        "expm1" => Call::Unary(Unary::Expm1),
+        "invert" | "inv" | "logical_not" | "bitwise_not" => Call::Unary(Unary::Invert),
+        "log" => Call::Unary(Unary::Log),
+        "log1p" => Call::Unary(Unary::Log1p),
+        "logsigmoid" | "log_sigmoid" => Call::Unary(Unary::LogSigmoid),
+        "neg" | "negative" => Call::Unary(Unary::Neg),
+        "reciprocal" => Call::Unary(Unary::Reciprocal),
+        "relu" => Call::Unary(Unary::Relu),
+        "rsqrt" => Call::Unary(Unary::Rsqrt),
+        "sigmoid" | "expit" => Call::Unary(Unary::Sigmoid),
+        "sign" => Call::Unary(Unary::Sign),
+        "softplus" => Call::Unary(Unary::Softplus),
+        "sqrt" => Call::Unary(Unary::Sqrt),
+        "square" => Call::Unary(Unary::Square),
+        "tanh" => Call::Unary(Unary::Tanh),
+        "add" | "iadd" => Call::Binary(Binary::Add),
+        "sub" | "isub" | "subtract" => Call::Binary(Binary::Sub),
+        "mul" | "imul" | "multiply" => Call::Binary(Binary::Mul),
+        "truediv" | "itruediv" | "div" | "divide" | "true_divide" => Call::Binary(Binary::Div),
+        "pow" | "ipow" => Call::Binary(Binary::Pow),
+        "minimum" => Call::Binary(Binary::Minimum),
+        "maximum" => Call::Binary(Binary::Maximum),
+        "gt" | "greater" => Call::Binary(Binary::Gt),
+        "ge" | "greater_equal" => Call::Binary(Binary::Ge),
+        "lt" | "less" => Call::Binary(Binary::Lt),
+        "le" | "less_equal" => Call::Binary(Binary::Le),
+        "eq" => Call::Binary(Binary::Eq),
+        "ne" | "not_equal" => Call::Binary(Binary::Ne),
+        "and_" | "logical_and" | "bitwise_and" => Call::Binary(Binary::And),
+        "or_" | "logical_or" | "bitwise_or" => Call::Binary(Binary::Or),
+        "clamp" | "clip" | "clamp_min" | "clamp_max" => Call::Clamp { min: None, max: None },
+        "where" => Call::Where,
+        "sum" => reduce(Reduce::Sum),
+        "mean" => reduce(Reduce::Mean),
+        "max" | "amax" => reduce(Reduce::Max),
+        "min" | "amin" => reduce(Reduce::Min),
+        "logsumexp" => reduce(Reduce::LogSumExp),
+        "softmax" => along(Along::Softmax),
+        "log_softmax" => along(Along::LogSoftmax),
+        "cumsum" => along(Along::CumSum),
+        "getitem" => Call::Item(Vec::new()),
+        "unsqueeze" => Call::Unsqueeze(0),
+        "squeeze" => Call::Squeeze(None),
+        "numel" => Call::Count,
+        "zeros_like" => Call::Fill(0.0),
+        "ones_like" => Call::Fill(1.0),
+        "full_like" => Call::Fill(0.0),
+        "detach" => Call::Detach,
+        "float" | "double" | "to" | "type" | "clone" | "contiguous" => Call::Same,
+        _ => return None,
+    })
+}
+
+/// The arguments of a step that were not read yet.
+struct Args<'a> {
+    args: std::slice::Iter<'a, Arg>,
+    kwargs: BTreeMap<String, Arg>,
+}
+
+impl Args<'_> {
+    /// The next one by its place, or else the one of that name.
+    fn next(&mut self, name: &str) -> Option<Arg> {
+        self.args.next().cloned().or_else(|| self.kwargs.remove(name)).filter(|it| *it != Arg::Nothing)
+    }
+
+    /// The next one is a tensor.
+    fn has_tensor(&self) -> bool {
+        let named = || self.kwargs.get("other");
+        matches!(self.args.as_slice().first().or_else(named), Some(Arg::Ref(_)))
+    }
+
+    fn drop(&mut self, name: &str) {
+        self.kwargs.remove(name);
+    }
+
+    fn rest(&mut self) {
+        self.args = [].iter();
+        self.kwargs.clear();
+    }
+
+    fn end(mut self) -> Result<(), Problem> {
+        if self.args.any(|it| *it != Arg::Nothing) {
+            return Err("has more arguments than are supported here".into());
+        }
+        match self.kwargs.keys().next() {
+            Some(name) => Err(format!("the argument {name:?} is not supported here")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn number(arg: Option<Arg>) -> Result<Option<f64>, Problem> {
+    match arg {
+        None => Ok(None),
+        Some(Arg::Int(it)) => Ok(Some(it as f64)),
+        Some(Arg::Float(it)) => Ok(Some(it)),
+        Some(_) => Err("takes numbers only, not tensors, for its options here".into()),
+    }
+}
+
+fn integer(arg: Option<Arg>) -> Result<Option<i64>, Problem> {
+    match arg {
+        None => Ok(None),
+        Some(Arg::Int(it)) => Ok(Some(it)),
+        Some(_) => Err("needs an integer".into()),
+    }
+}
+
+fn dims(arg: Option<Arg>) -> Result<Dims, Problem> {
+    match arg {
+        Some(Arg::List(all) | Arg::Tuple(all)) => {
+            let one = |it: Arg| integer(Some(it))?.ok_or_else(|| "needs integers".to_string());
+            Ok(Dims::These(all.into_iter().map(one).collect::<Result<_, _>>()?))
+        }
+        other => Ok(integer(other)?.map_or(Dims::All, |it| Dims::These(vec![it]))),
+    }
+}
+
+fn indices(arg: Arg) -> Result<Vec<Index>, Problem> {
+    let one = |arg: Arg| match arg {
+        Arg::Int(it) => Ok(Index::At(it)),
+        Arg::Nothing => Ok(Index::New),
+        Arg::Ellipsis => Ok(Index::Ellipsis),
+        Arg::Slice(it) => {
+            let [start, stop, step] = *it;
+            let part = |it: Arg| integer(Some(it).filter(|it| *it != Arg::Nothing));
+            let step = part(step)?.unwrap_or(1);
+            if step < 1 {
+                return Err("a slice needs a positive step".to_string());
+            }
+            Ok(Index::Range { start: part(start)?, stop: part(stop)?, step })
+        }
+        _ => Err("can be indexed by integers and slices only".into()),
+    };
+    match arg {
+        Arg::Tuple(all) => all.into_iter().map(one).collect(),
+        arg => Ok(vec![one(arg)?]),
+    }
+}

@@ -1,0 +1,187 @@
+//! The computation of a loss, with its gradients by the log-probabilities.
+
+use std::collections::{BTreeMap, HashSet};
+
+use rayon::prelude::*;
+
+use super::array::Array;
+use super::plan::Op;
+use super::{LossGraph, backward, forward};
+use crate::error::{Error, Result};
+use crate::types::{CustomLoss, Datum, TensorData, Values};
+
+/// The loss of one datum.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct DatumLoss {
+    pub(crate) loss: f64,
+    /// By each log-probability, row-major.
+    pub(crate) gradient: Vec<f64>,
+    pub(crate) metrics: Vec<(String, f64)>,
+}
+
+/// How many values all steps of a loss may have together, for one datum: 512 MiB of them.
+const MAX_VALUES: usize = 1 << 26;
+
+impl LossGraph {
+    /// Computes the loss here: its value, its derivative by each log-probability, and its metrics, each combined over the data
+    /// in the way that its name says. `logprobs` has one slice for each datum, row-major, with as many values as its
+    /// `target_tokens`. Data are computed in parallel.
+    ///
+    /// # Errors
+    /// A datum that lacks an input or has it with another number of dimensions, shapes that do not fit together, a loss that
+    /// is not a single number.
+    ///
+    /// # Example: what a gradient is
+    /// ```
+    /// use tinkex::types::{Datum, LossGraph};
+    ///
+    /// let graph = LossGraph::trace("squares", &[("logprobs", 1)], |it| it.logprobs().square().sum())?;
+    /// let data = [Datum::cross_entropy(&[1], &[2, 3])];
+    /// let loss = graph.evaluate(&data, &[&[-1.0, -2.0]])?;
+    /// assert_eq!((loss.loss, &loss.gradients[0]), (5.0, &vec![-2.0, -4.0]));
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn evaluate(&self, data: &[Datum], logprobs: &[&[f32]]) -> Result<CustomLoss> {
+        if data.len() != logprobs.len() {
+            let problem = format!("are those of {} data, not of {}", logprobs.len(), data.len());
+            return Err(Error::invalid("logprobs", problem));
+        }
+        let each: Vec<DatumLoss> = data
+            .par_iter()
+            .zip(logprobs)
+            .enumerate()
+            .map(|(i, (datum, logprobs))| self.evaluate_datum(datum, logprobs, &format!("data[{i}]")))
+            .collect::<Result<_>>()?;
+        let mut metrics: BTreeMap<String, f64> = BTreeMap::new();
+        for (name, value) in each.iter().flat_map(|it| &it.metrics) {
+            *metrics.entry(name.clone()).or_default() += value;
+        }
+        for (name, value) in &mut metrics {
+            if name.ends_with(":mean") {
+                *value /= data.len() as f64;
+            }
+        }
+        Ok(CustomLoss {
+            loss: each.iter().map(|it| it.loss).sum(),
+            gradients: each.iter().map(|it| it.gradient.iter().map(|it| *it as f32).collect()).collect(),
+            metrics,
+        })
+    }
+
+    /// Refuses data for which the loss could not be computed, whatever their log-probabilities are.
+    pub(crate) fn rehearse(&self, data: &[Datum]) -> Result<()> {
+        // Nothing but the shapes decides.
+        let mut fine = HashSet::new();
+        for (i, datum) in data.iter().enumerate() {
+            let path = format!("data[{i}]");
+            self.check(datum, &path)?;
+            let inputs = self.inputs.iter().skip(1).map(|it| datum.loss_fn_inputs[&it.name].shape());
+            let targets = datum.loss_fn_inputs["target_tokens"].shape();
+            let n = targets.iter().product();
+            if fine.insert(std::iter::once(targets).chain(inputs).collect::<Vec<_>>()) {
+                self.values(datum, &vec![0.0; n], &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The loss of one datum, named `path` in errors.
+    pub(crate) fn evaluate_datum(&self, datum: &Datum, logprobs: &[f32], path: &str) -> Result<DatumLoss> {
+        let values = self.values(datum, logprobs, path)?;
+        let gradient = self.gradient(&values).map_err(|(name, it)| self.failed(path, &name, it))?;
+        // That these are single numbers has been seen.
+        let metrics = self.plan.metrics.iter().map(|(name, place)| (name.clone(), values[*place].sum()));
+        Ok(DatumLoss { loss: values[self.plan.loss].sum(), gradient, metrics: metrics.collect() })
+    }
+
+    fn failed(&self, path: &str, name: &str, problem: String) -> Error {
+        Error::invalid(path, format!("the loss {} cannot be computed: {name}: {problem}", self.name))
+    }
+
+    /// What every step gives.
+    fn values(&self, datum: &Datum, logprobs: &[f32], path: &str) -> Result<Vec<Array>> {
+        self.check(datum, path)?;
+        let failed = |name: &str, problem| self.failed(path, name, problem);
+        let mut values: Vec<Array> = Vec::with_capacity(self.plan.ops.len());
+        let mut n_values = 0;
+        for (i, op) in self.plan.ops.iter().enumerate() {
+            let value = match op {
+                Op::Input(0) => {
+                    let shape = datum.loss_fn_inputs["target_tokens"].shape();
+                    if shape.iter().product::<usize>() != logprobs.len() {
+                        let problem = format!("{} values for targets of shape {shape:?}", logprobs.len());
+                        return Err(failed("logprobs", problem));
+                    }
+                    Array { shape, values: logprobs.iter().map(|it| f64::from(*it)).collect() }
+                }
+                Op::Input(it) => array(&datum.loss_fn_inputs[&self.inputs[*it].name]),
+                Op::Number(it) => Array::number(*it),
+                Op::Call(call, operands) => {
+                    let operands: Vec<&Array> = operands.iter().map(|it| &values[*it]).collect();
+                    forward::value(call, &operands).map_err(|it| failed(&self.plan.names[i], it))?
+                }
+            };
+            n_values += value.values.len();
+            if MAX_VALUES < n_values {
+                return Err(failed(&self.plan.names[i], "takes too much memory".into()));
+            }
+            values.push(value);
+        }
+        let loss = &values[self.plan.loss];
+        if !loss.shape.is_empty() {
+            return Err(failed("the loss", format!("has the shape {:?}; it must be one number", loss.shape)));
+        }
+        for (name, place) in &self.plan.metrics {
+            let n = values[*place].values.len();
+            if n != 1 {
+                return Err(failed(name, format!("has {n} values; it must be one")));
+            }
+        }
+        Ok(values)
+    }
+
+    /// From the loss back to the log-probabilities.
+    fn gradient(&self, values: &[Array]) -> std::result::Result<Vec<f64>, (String, String)> {
+        let plan = &self.plan;
+        let mut gradients: Vec<Option<Array>> = vec![None; values.len()];
+        gradients[plan.loss] = Some(Array::number(1.0));
+        let mut by_logprobs: Option<Array> = None;
+        for place in (0..=plan.loss).rev() {
+            let Some(g) = gradients[place].take() else { continue };
+            match &plan.ops[place] {
+                Op::Input(0) => add(&mut by_logprobs, g),
+                Op::Call(call, operands) => {
+                    let arrays: Vec<&Array> = operands.iter().map(|it| &values[*it]).collect();
+                    let all = backward::gradients(call, &arrays, &values[place], &g)
+                        .map_err(|it| (plan.names[place].clone(), it))?;
+                    for (operand, gradient) in operands.iter().zip(all) {
+                        if plan.differentiable[*operand] {
+                            add(&mut gradients[*operand], gradient);
+                        }
+                    }
+                }
+                Op::Input(_) | Op::Number(_) => {}
+            }
+        }
+        // The plan was refused if the loss did not depend on them.
+        Ok(by_logprobs.map(|it| it.values).unwrap_or_default())
+    }
+}
+
+fn add(sum: &mut Option<Array>, gradient: Array) {
+    match sum {
+        Some(it) => it.add(&gradient),
+        None => *sum = Some(gradient),
+    }
+}
+
+fn array(tensor: &TensorData) -> Array {
+    let mut tensor = tensor.clone();
+    tensor.make_dense();
+    let shape = tensor.shape();
+    let values = match tensor.values {
+        Values::F32(it) => it.into_iter().map(f64::from).collect(),
+        Values::I64(it) => it.into_iter().map(|it| it as f64).collect(),
+    };
+    Array { shape, values }
+}

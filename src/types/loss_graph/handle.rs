@@ -1,0 +1,75 @@
+//! A traced loss that a session may use.
+
+use std::sync::Arc;
+
+use super::{LossGraph, LossInput};
+use crate::error::Result;
+use crate::types::{Datum, Loss, LossFn};
+
+/// A [`LossGraph`] that was created in a session, [`ServiceClient::create_custom_loss`](crate::ServiceClient::create_custom_loss).
+/// Every client of that session can train with it, as with any other [`LossFn`]; clients of another session cannot.
+///
+/// Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct LossHandle {
+    graph: Arc<LossGraph>,
+    session_id: Arc<str>,
+    loss_id: Option<Arc<str>>,
+}
+
+impl LossHandle {
+    pub(crate) fn new(graph: Arc<LossGraph>, session_id: Arc<str>, loss_id: Option<Arc<str>>) -> Self {
+        LossHandle { graph, session_id, loss_id }
+    }
+
+    /// The name, for people.
+    pub fn name(&self) -> &str {
+        self.graph.name()
+    }
+
+    /// What the loss reads, `logprobs` first.
+    pub fn inputs(&self) -> &[LossInput] {
+        self.graph.inputs()
+    }
+
+    /// The session in which it was created.
+    pub fn session_id(&self) -> &str {
+        &self.session_id
+    }
+
+    /// The server's name of the loss. `None` if the server runs no custom losses: then it is computed here, and takes two
+    /// passes, as [`forward_backward_custom`](crate::TrainingClient::forward_backward_custom) does.
+    pub fn loss_id(&self) -> Option<&str> {
+        self.loss_id.as_deref()
+    }
+
+    pub(crate) fn graph(&self) -> &Arc<LossGraph> {
+        &self.graph
+    }
+
+    pub(crate) fn check(&self, datum: &Datum, path: &str) -> Result<()> {
+        self.graph.check(datum, path)
+    }
+}
+
+/// The same loss of the same session.
+impl PartialEq for LossHandle {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.graph, &other.graph)
+            && (&self.session_id, &self.loss_id) == (&other.session_id, &other.loss_id)
+    }
+}
+
+impl Eq for LossHandle {}
+
+impl From<LossHandle> for Loss {
+    fn from(handle: LossHandle) -> Self {
+        LossFn::Traced(handle).into()
+    }
+}
+
+impl From<&LossHandle> for Loss {
+    fn from(handle: &LossHandle) -> Self {
+        handle.clone().into()
+    }
+}

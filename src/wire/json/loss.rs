@@ -1,0 +1,49 @@
+//! Losses that servers run (PROTOCOL §9.6).
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{LossGraph, Node};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "create_custom_loss")]
+pub(crate) struct CreateCustomLossRequest {
+    pub(crate) session_id: String,
+    pub(crate) custom_loss_seq_id: u64,
+    pub(crate) name: String,
+    /// `logprobs` first.
+    pub(crate) inputs: Vec<CustomLossInput>,
+    pub(crate) graph: CustomLossGraph,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct CustomLossInput {
+    pub(crate) name: String,
+    pub(crate) rank: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct CustomLossGraph {
+    /// The version of the encoding: 1.
+    pub(crate) format: u32,
+    pub(crate) nodes: Vec<Node>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "create_custom_loss")]
+pub(crate) struct CreateCustomLossResponse {
+    #[serde(deserialize_with = "super::id")]
+    pub(crate) loss_id: String,
+}
+
+impl CreateCustomLossRequest {
+    pub(crate) fn new(session_id: &str, custom_loss_seq_id: u64, graph: &LossGraph) -> Self {
+        let input = |it: &crate::types::LossInput| CustomLossInput { name: it.name.clone(), rank: it.rank };
+        CreateCustomLossRequest {
+            session_id: session_id.into(),
+            custom_loss_seq_id,
+            name: graph.name().into(),
+            inputs: graph.inputs().iter().map(input).collect(),
+            graph: CustomLossGraph { format: 1, nodes: graph.nodes().to_vec() },
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Losses of one's own that are written as graphs: created once in a session, run by servers that can, computed here otherwise.
+
+use std::sync::{Mutex, mpsc};
+
+use serde_json::json;
+use tinkex::testing::{Act, FakeServer};
+use tinkex::types::{AdamParams, Datum, LossFn, LossGraph, ModelInput, TensorData};
+use tinkex::{ErrorKind, ServiceClient, TrainingClient};
+
+use crate::util::{datum, path_of, seq_ids};
+
+const CREATE: &str = "/api/v1/create_custom_loss";
+const PASS: &str = "/api/v1/forward_backward";
+
+/// The negative log-likelihood, whose gradients are the negative weights.
+fn nll() -> LossGraph {
+    let graph = LossGraph::trace("nll", &[("logprobs", 1), ("weights", 1)], |it| {
+        let loss = -(it.logprobs() * it.input("weights")).sum();
+        it.metric("custom/nll:mean", loss);
+        loss
+    });
+    graph.unwrap()
+}
+
+fn start(server: &FakeServer) -> (ServiceClient, TrainingClient) {
+    let service = server.in_memory().build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    (service, training)
+}
+
+#[test]
+fn a_server_that_runs_custom_losses_gets_the_graph_once_and_then_its_id() {
+    let server = FakeServer::new();
+    server.runs_custom_losses();
+    let (service, training) = start(&server);
+    let loss = service.create_custom_loss(nll()).wait().unwrap();
+    assert_eq!((loss.loss_id(), loss.name(), loss.session_id()), (Some("loss-1"), "nll", "session-1"));
+    let [seen] = &server.requests_to(CREATE)[..] else { panic!("not one request") };
+    assert_eq!(seen.header("x-sdk-method"), Some("ServiceClient.create_custom_loss"));
+    let body = seen.json().unwrap();
+    assert_eq!(
+        (&body["session_id"], &body["custom_loss_seq_id"], &body["name"], &body["type"]),
+        (&json!("session-1"), &json!(0), &json!("nll"), &json!("create_custom_loss"))
+    );
+    assert_eq!(body["inputs"], json!([{"name": "logprobs", "rank": 1}, {"name": "weights", "rank": 1}]));
+    assert_eq!((&body["graph"]["format"], body["graph"]["nodes"].as_array().unwrap().len()), (&json!(1), 6));
+    // One pass, with the data as they are.
+    training.forward_backward(vec![datum().with("advantages", vec![1.0f32; 4])], &loss).wait().unwrap();
+    let [pass] = &server.requests_to(PASS)[..] else { panic!("not one pass") };
+    let has = |text: &str| pass.body.windows(text.len()).any(|it| it == text.as_bytes());
+    assert!(has("custom") && has("loss_id") && has("loss-1") && has("advantages"));
+    // The same computation under another name is the same loss.
+    let again = LossGraph::trace("other", &[("logprobs", 1), ("weights", 1)], |it| {
+        let loss = -(it.logprobs() * it.input("weights")).sum();
+        it.metric("custom/nll:mean", loss);
+        loss
+    });
+    assert_eq!(service.create_custom_loss(again.unwrap()).wait().unwrap(), loss);
+    let other = LossGraph::trace("squares", &[("logprobs", 1)], |it| it.logprobs().square().sum()).unwrap();
+    assert_eq!(service.create_custom_loss(other).wait().unwrap().loss_id(), Some("loss-2"));
+    let numbers: Vec<_> = server
+        .requests_to(CREATE)
+        .iter()
+        .map(|it| it.json().unwrap()["custom_loss_seq_id"].clone())
+        .collect();
+    assert_eq!(numbers, [0, 1]);
+}
+
+#[test]
+fn a_server_that_runs_none_gets_two_passes_with_the_gradients_as_weights() {
+    let server = FakeServer::new();
+    let (service, training) = start(&server);
+    let loss = service.create_custom_loss(nll()).wait().unwrap();
+    assert_eq!(loss.loss_id(), None);
+    assert!(server.requests_to(CREATE).is_empty(), "something was sent");
+    let step = training.train_step(vec![datum(); 2], &loss, AdamParams::default());
+    let (output, _) = step.wait().unwrap();
+    // Two of the four targets have a weight, and each target the log-probability -0.5.
+    assert_eq!((output.metrics["loss:sum"], output.metrics["custom/nll:mean"]), (2.0, 1.0));
+    assert!(output.metrics.contains_key("surrogate_loss:sum"));
+    assert_eq!(seq_ids(&server), [1, 2, 3]);
+    // Only to see what it is takes one.
+    let output = training.forward(vec![datum()], &loss).wait().unwrap();
+    assert_eq!((output.metrics["loss:sum"], output.loss_fn_outputs.len()), (1.0, 1));
+    assert_eq!(seq_ids(&server), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_flag_that_promises_too_much_costs_a_request_and_the_loss_is_computed_here() {
+    let server = FakeServer::new();
+    server.runs_custom_losses();
+    server.always(CREATE, Act::status(404, r#"{"detail":"Not Found"}"#));
+    let (service, training) = start(&server);
+    let loss = service.create_custom_loss(nll()).wait().unwrap();
+    assert_eq!(loss.loss_id(), None);
+    let output = training.forward_backward(vec![datum()], &loss).wait().unwrap();
+    assert_eq!(output.metrics["loss:sum"], 1.0);
+    assert_eq!(server.requests_to(CREATE).len(), 1);
+}
+
+#[test]
+fn many_who_ask_for_the_same_loss_at_the_same_time_share_one_request() {
+    let server = FakeServer::new();
+    server.runs_custom_losses();
+    let (service, _training) = start(&server);
+    let all: Vec<_> = (0..20).map(|_| service.create_custom_loss(nll())).collect();
+    let handles = tinkex::wait_all(all).unwrap();
+    assert!(handles.into_iter().all(|it| it.loss_id() == Some("loss-1")));
+    assert_eq!(server.requests_to(CREATE).len(), 1);
+}
+
+#[test]
+fn what_the_server_has_against_a_loss_is_told_and_asking_again_asks_the_server_again() {
+    let server = FakeServer::new();
+    server.runs_custom_losses();
+    server.next(CREATE, Act::status(422, r#"{"detail":"graph: torch.exp is not allowed"}"#));
+    let (service, training) = start(&server);
+    let error = service.create_custom_loss(nll()).wait().unwrap_err();
+    assert!(error.is_user_error() && error.to_string().contains("torch.exp is not allowed"), "{error}");
+    let loss = service.create_custom_loss(nll()).wait().unwrap();
+    let sent = server.requests_to(CREATE);
+    assert_eq!((sent.len(), sent[1].json().unwrap()["custom_loss_seq_id"].clone()), (2, json!(1)));
+    training.forward_backward(vec![datum()], loss).wait().unwrap();
+}
+
+#[test]
+fn whoever_gives_up_while_a_loss_is_created_takes_nothing_from_those_who_wait() {
+    let server = FakeServer::new();
+    server.runs_custom_losses();
+    let (asked, hears) = mpsc::channel();
+    let (open, gate) = mpsc::channel::<()>();
+    let gate = Mutex::new(Some(gate));
+    server.script(move |seen| {
+        if seen.path == CREATE
+            && let Some(gate) = gate.lock().unwrap().take()
+        {
+            asked.send(()).unwrap();
+            let _opened = gate.recv();
+        }
+        None
+    });
+    let (service, _training) = start(&server);
+    let first = service.create_custom_loss(nll());
+    hears.recv_timeout(crate::util::PATIENCE).unwrap();
+    let second = service.create_custom_loss(nll());
+    first.cancel();
+    assert!(first.wait().unwrap_err().is_cancelled());
+    drop(open);
+    assert_eq!(second.wait().unwrap().loss_id(), Some("loss-1"));
+}
+
+#[test]
+fn a_loss_of_another_session_or_data_that_lack_its_inputs_are_refused_before_anything_is_sent() {
+    let (server, other) = (FakeServer::new(), FakeServer::new());
+    other.always("/api/v1/create_session", Act::json(json!({"session_id": "session-9"})));
+    let (service, training) = start(&server);
+    let (foreign, _training) = start(&other);
+    let foreign = foreign.create_custom_loss(nll()).wait().unwrap();
+    let before = server.requests().len();
+    let refused =
+        |data: Vec<Datum>, loss| path_of(&training.forward_backward(data, loss).wait().unwrap_err());
+    assert_eq!(refused(vec![datum()], &foreign), "loss");
+    let loss = service.create_custom_loss(nll()).wait().unwrap();
+    let mut bare = datum();
+    bare.loss_fn_inputs.remove("weights");
+    assert_eq!(refused(vec![datum(), bare], &loss), r#"data[1].loss_fn_inputs["weights"]"#);
+    let with_option = LossFn::Traced(loss.clone()).with("beta", 0.1);
+    let error = training.forward_backward(vec![datum()], with_option).wait().unwrap_err();
+    assert_eq!(path_of(&error), r#"loss_fn_config["beta"]"#);
+    assert_eq!(server.requests().len(), before, "something was sent");
+    training.forward_backward(vec![datum()], &loss).wait().unwrap();
+}
+
+#[test]
+fn data_of_shapes_that_do_not_fit_the_loss_are_refused_with_the_step_that_fails() {
+    let server = FakeServer::new();
+    let (service, training) = start(&server);
+    // A weight per token does not fit its candidates, unless there are as many.
+    let inputs = [("logprobs", 2), ("advantages", 1)];
+    let graph = LossGraph::trace("wide", &inputs, |it| (it.logprobs() * it.input("advantages")).sum());
+    let loss = service.create_custom_loss(graph.unwrap()).wait().unwrap();
+    let wide = |rows: usize, columns: usize| {
+        let targets = TensorData::from(vec![1i64; rows * columns]).with_shape([rows, columns]).unwrap();
+        let datum = Datum { model_input: ModelInput::from_ints(&[1, 2, 3][..rows]), ..Default::default() };
+        datum.with("target_tokens", targets).with("advantages", vec![1.0f32; rows])
+    };
+    let before = server.requests().len();
+    let error = training.forward_backward(vec![wide(3, 3), wide(3, 2)], &loss).wait().unwrap_err();
+    assert_eq!(path_of(&error), "data[1]");
+    assert!(error.to_string().contains("mul_2") && error.to_string().contains("[3, 2] and [3]"), "{error}");
+    assert_eq!(server.requests().len(), before, "something was sent");
+    training.forward_backward(vec![wide(3, 3)], &loss).wait().unwrap();
+}
+
+#[test]
+fn a_gradient_that_is_no_number_poisons_the_client_with_its_place() {
+    let server = FakeServer::new();
+    let (service, training) = start(&server);
+    // The slope of a root at zero.
+    let graph =
+        LossGraph::trace("root", &[("logprobs", 1)], |it| (it.logprobs() + 0.5).sqrt().sum()).unwrap();
+    let loss = service.create_custom_loss(graph).wait().unwrap();
+    let error = training.forward_backward(vec![datum()], &loss).wait().unwrap_err();
+    assert_eq!(path_of(&error), "gradients[0][0]");
+    let after = training.optim_step(AdamParams::default()).wait().unwrap_err();
+    assert_eq!(*after.kind(), ErrorKind::Poisoned);
+}
+
+#[test]
+fn a_closed_service_creates_no_losses() {
+    let server = FakeServer::new();
+    let (service, _training) = start(&server);
+    service.close(tinkex::CloseStatus::Success).unwrap();
+    assert!(service.create_custom_loss(nll()).wait().unwrap_err().is_closed());
+}
