@@ -27,6 +27,19 @@ pub(crate) fn parse(text: &str) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
+/// Writes that form.
+#[cfg(feature = "local")]
+pub(crate) fn write(at: SystemTime) -> String {
+    const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    // Such as `1994-11-06T08:49:37Z`.
+    let text = crate::clock_text::rfc3339(at);
+    let days = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400;
+    let weekday = WEEKDAYS[(days % 7) as usize];
+    let month = text[5..7].parse::<usize>().unwrap_or(1).clamp(1, 12);
+    let (year, day, time) = (&text[..4], &text[8..10], &text[11..19]);
+    format!("{weekday}, {day} {} {year} {time} GMT", MONTHS[month - 1])
+}
+
 /// So many digits and nothing else.
 fn number(text: &str, digits: usize) -> Option<u64> {
     match text.len() == digits && text.bytes().all(|it| it.is_ascii_digit()) {

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Answer, Call, Endpoint, Lane};
 use crate::policy::offered::Names;
 use crate::secret::Secret;
-use crate::session::{Promise, Session, Ticket, incomplete, is_not_offered};
+use crate::session::{Promise, Session, Ticket, incomplete, names_what_is_missing};
 use crate::sync::CancelToken;
 use crate::types::{
     AccessToken, FromStateOptions, LoraConfig, ModelInfo, ModelOptions, OptimizerConfig, SamplerPath,
@@ -211,7 +211,7 @@ impl Maker<'_, CreatedModel> {
                 let derived = || format!("{}:train:{model_seq_id}", self.session_id);
                 Ok((loaded.model_id.unwrap_or_else(derived), 1))
             }
-            Err(error) if is_not_offered(&error) || error.http_status() == Some(422) => {
+            Err(error) if wants_three_steps(&error) => {
                 let (base_model, lora) = self.shape(path, token)?;
                 let model_id = self.create(
                     options.base_model.unwrap_or(base_model),
@@ -296,6 +296,16 @@ impl<T: Send + 'static> Maker<'_, T> {
                 json::response(&retrieved.answer.body)
             }
         }
+    }
+}
+
+/// The server does not make models from checkpoints in one step, as far as its refusal tells. It is not about that when it
+/// says in words of its own what it did not find.
+fn wants_three_steps(refusal: &Error) -> bool {
+    match refusal.http_status() {
+        Some(404) => !names_what_is_missing(refusal),
+        Some(status) => matches!(status, 405 | 422),
+        None => false,
     }
 }
 

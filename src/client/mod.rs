@@ -5,9 +5,6 @@ mod asking;
 mod builder;
 mod create;
 mod loss;
-#[cfg(test)]
-#[cfg(feature = "zstd")]
-mod replay;
 mod rest;
 mod sampling;
 mod service;

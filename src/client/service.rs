@@ -410,11 +410,6 @@ impl ServiceClient {
         self.inner.actor.mailbox.send(msg, deadline)
     }
 
-    #[cfg(all(test, feature = "zstd"))]
-    pub(super) fn owner(&self) -> &Arc<Owner> {
-        &self.inner.owner
-    }
-
     pub(super) fn session(&self) -> &Arc<Session> {
         self.inner.owner.session()
     }

@@ -4,6 +4,7 @@
 //! <data folder>/<run>/weights/<name>/            adapter_config.json  adapter_model.safetensors
 //!                                                optimizer.safetensors  tinkex.json
 //! <data folder>/<run>/sampler_weights/<name>/    the same without the optimizer
+//! <data folder>/<run>/external_weights/<name>/   likewise, to be fetched
 //! ```
 //! A folder appears whole or not at all: it is written under another name and then renamed.
 
@@ -18,26 +19,31 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::nn::LoraSpec;
-use crate::clock_text::rfc3339;
+use crate::clock_text::{parse_rfc3339, rfc3339};
 
 /// The strength of an adapter is this over its rank: how the network reads it, and so what PEFT must be told.
 const ALPHA: f64 = 32.0;
 pub(super) const ADAPTER: &str = "adapter_model.safetensors";
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 const META: &str = "tinkex.json";
+const CONFIG: &str = "adapter_config.json";
 
 /// What a checkpoint holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Training,
     Sampler,
+    External,
 }
 
 impl Kind {
+    const ALL: [Kind; 3] = [Kind::Training, Kind::Sampler, Kind::External];
+
     pub(super) fn segment(self) -> &'static str {
         match self {
             Kind::Training => "weights",
             Kind::Sampler => "sampler_weights",
+            Kind::External => "external_weights",
         }
     }
 }
@@ -97,9 +103,30 @@ pub(super) struct Meta {
     pub(super) expires: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) user_metadata: Option<BTreeMap<String, String>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) public: bool,
+    /// Of a copy: the project it was made for …
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) project_id: Option<String>,
+    /// … and what it is a copy of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) copy_of: Option<String>,
 }
 
 impl Meta {
+    /// When it may go.
+    pub(super) fn end(&self) -> Option<SystemTime> {
+        match (&self.expires, self.ttl_seconds) {
+            (Some(it), _) => parse_rfc3339(it),
+            (None, Some(it)) => parse_rfc3339(&self.created)?.checked_add(Duration::from_secs(it)),
+            (None, None) => None,
+        }
+    }
+
+    fn is_over(&self, now: SystemTime) -> bool {
+        self.end().is_some_and(|it| it <= now)
+    }
+
     pub(super) fn spec(&self) -> LoraSpec {
         LoraSpec {
             rank: self.rank,
@@ -176,6 +203,8 @@ impl Store {
         overwrite: bool,
     ) -> Result<(), Problem> {
         let folder = self.folder(place);
+        // One whose time is over is there no longer, though its folder may be.
+        let overwrite = overwrite || self.is_over(&folder);
         let exists =
             || Problem::Exists(format!("{} already exists; save with overwrite to replace it", place.uri()));
         if !overwrite && folder.exists() {
@@ -209,11 +238,73 @@ impl Store {
         written
     }
 
+    fn is_over(&self, folder: &Path) -> bool {
+        description(folder).is_some_and(|it| it.is_over(SystemTime::now()))
+    }
+
     /// What a checkpoint says of itself.
     pub(super) fn meta(&self, place: &Place) -> Result<Meta, Problem> {
         let bytes = self.read(place, META)?;
-        serde_json::from_slice(&bytes)
-            .map_err(|it| Problem::Disk(format!("{}: {it}", self.folder(place).join(META).display())))
+        let meta: Meta = serde_json::from_slice(&bytes)
+            .map_err(|it| Problem::Disk(format!("{}: {it}", self.folder(place).join(META).display())))?;
+        match meta.is_over(SystemTime::now()) {
+            true => Err(Problem::Missing(format!("{} does not exist: its time is over", place.uri()))),
+            false => Ok(meta),
+        }
+    }
+
+    /// The names of the files that a checkpoint is made of, without the engine's own description.
+    pub(super) fn files(&self, place: &Place) -> Result<Vec<String>, Problem> {
+        self.meta(place)?;
+        let folder = self.folder(place);
+        let entries = fs::read_dir(&folder).map_err(|it| disk(&folder, "read", &it))?;
+        let names = entries.flatten().filter_map(|it| it.file_name().into_string().ok());
+        let mut names: Vec<String> = names.filter(|it| it != META && !it.starts_with('.')).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// All those files in one, as tar writes them.
+    pub(super) fn archive(&self, place: &Place) -> Result<Vec<u8>, Problem> {
+        let mut archive = tar::Builder::new(Vec::new());
+        let failed = |it: &io::Error| Problem::Disk(format!("cannot archive {}: {it}", place.uri()));
+        for name in self.files(place)? {
+            let bytes = self.read(place, &name)?;
+            let mut header = tar::Header::new_ustar();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            archive.append_data(&mut header, &name, &bytes[..]).map_err(|it| failed(&it))?;
+        }
+        archive.into_inner().map_err(|it| failed(&it))
+    }
+
+    /// All files of a checkpoint under another name, described anew.
+    pub(super) fn copy(&self, from: &Place, to: &Place, meta: &Meta) -> Result<(), Problem> {
+        let mut files = Vec::new();
+        for name in self.files(from)?.into_iter().filter(|it| it != CONFIG) {
+            let bytes = self.read(from, &name)?;
+            files.push((name, bytes));
+        }
+        let files: Vec<(&str, Vec<u8>)> =
+            files.iter_mut().map(|(name, it)| (name.as_str(), std::mem::take(it))).collect();
+        self.save(to, meta, &files, false)
+    }
+
+    /// Notes in its description whether everyone may read a checkpoint. That it is so already is an error.
+    pub(super) fn publish(&self, place: &Place, public: bool) -> Result<(), Problem> {
+        let mut meta = self.meta(place)?;
+        if meta.public == public {
+            let state = if public { "public" } else { "private" };
+            return Err(Problem::Exists(format!("{} is {state} already", place.uri())));
+        }
+        meta.public = public;
+        self.describe(place, &meta)
+    }
+
+    /// Deletes the checkpoints whose time is over; returns their addresses.
+    pub(super) fn sweep(&self, now: SystemTime) -> Vec<String> {
+        let all = self.everything().into_iter().filter(|it| it.meta.is_over(now));
+        all.filter(|it| self.delete(&it.place).is_ok()).map(|it| it.place.uri()).collect()
     }
 
     /// One file of a checkpoint.
@@ -228,8 +319,13 @@ impl Store {
         })
     }
 
-    /// All checkpoints. What cannot be read is none.
+    /// All checkpoints. What cannot be read is none, and neither is what should have been deleted.
     pub(super) fn all(&self) -> Vec<Found> {
+        let now = SystemTime::now();
+        self.everything().into_iter().filter(|it| !it.meta.is_over(now)).collect()
+    }
+
+    fn everything(&self) -> Vec<Found> {
         folders(&self.root).flat_map(|run| self.within(&run)).collect()
     }
 
@@ -238,18 +334,20 @@ impl Store {
         let Ok(place) = Place::new(run_id, Kind::Training, "any") else { return Vec::new() };
         let folder = self.folder(&place);
         let run = folder.ancestors().nth(2).unwrap_or(&self.root);
-        self.within(run).into_iter().filter(|it| it.meta.run_id == run_id).collect()
+        let now = SystemTime::now();
+        let here = |it: &Found| it.meta.run_id == run_id && !it.meta.is_over(now);
+        self.within(run).into_iter().filter(here).collect()
     }
 
     /// The checkpoints in the folder of a run.
     fn within(&self, run: &Path) -> Vec<Found> {
-        let kinds = [Kind::Training, Kind::Sampler].into_iter();
+        let kinds = Kind::ALL.into_iter();
         let places = kinds.flat_map(|kind| folders(&run.join(kind.segment())).map(move |it| (kind, it)));
         places.filter_map(|(kind, folder)| self.found(kind, &folder)).collect()
     }
 
     fn found(&self, kind: Kind, folder: &Path) -> Option<Found> {
-        let meta: Meta = serde_json::from_slice(&fs::read(folder.join(META)).ok()?).ok()?;
+        let meta = description(folder)?;
         let place = Place::new(&meta.run_id, kind, folder.file_name()?.to_str()?).ok()?;
         let files = fs::read_dir(folder).ok()?.flatten();
         let size_bytes = files.filter_map(|it| Some(it.metadata().ok()?.len())).sum();
@@ -274,7 +372,11 @@ impl Store {
         let mut meta = self.meta(place)?;
         let end = ttl_seconds.and_then(|it| SystemTime::now().checked_add(Duration::from_secs(it)));
         (meta.ttl_seconds, meta.expires) = (ttl_seconds, end.map(rfc3339));
-        let text = serde_json::to_string_pretty(&meta).map_err(|it| Problem::Disk(it.to_string()))?;
+        self.describe(place, &meta)
+    }
+
+    fn describe(&self, place: &Place, meta: &Meta) -> Result<(), Problem> {
+        let text = serde_json::to_string_pretty(meta).map_err(|it| Problem::Disk(it.to_string()))?;
         let (path, number) = (self.folder(place).join(META), self.drafts.fetch_add(1, Ordering::Relaxed));
         // Replaced at once, so that nobody reads half of it.
         let draft = path.with_file_name(format!(".draft-{}-{number}", std::process::id()));
@@ -298,6 +400,10 @@ impl Found {
     }
 }
 
+fn description(folder: &Path) -> Option<Meta> {
+    serde_json::from_slice(&fs::read(folder.join(META)).ok()?).ok()
+}
+
 /// The folders in a folder, in the order of their names.
 fn folders(within: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let entries = fs::read_dir(within).into_iter().flatten().flatten();
@@ -311,7 +417,7 @@ fn write_folder(folder: &Path, meta: &Meta, files: &[(&str, Vec<u8>)]) -> Result
     let pretty = |it: serde_json::Value| format!("{it:#}\n").into_bytes();
     let config = pretty(meta.adapter_config());
     let own = serde_json::to_value(meta).map(pretty).map_err(|it| Problem::Disk(it.to_string()))?;
-    let described = [("adapter_config.json", &config), (META, &own)];
+    let described = [(CONFIG, &config), (META, &own)];
     for (name, bytes) in files.iter().map(|(name, bytes)| (*name, bytes)).chain(described) {
         let path = folder.join(name);
         let write = |path: &Path| {
@@ -326,99 +432,4 @@ fn write_folder(folder: &Path, meta: &Meta, files: &[(&str, Vec<u8>)]) -> Result
 
 #[cfg(test)]
 #[allow(clippy::expect_used)]
-mod tests {
-    use super::*;
-
-    fn store(name: &str) -> Store {
-        let root = std::env::temp_dir().join(format!("tinkex-checkpoint-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&root);
-        Store::new(root)
-    }
-
-    fn place(name: &str) -> Place {
-        Place::new("s:train:0", Kind::Training, name).expect("a good name")
-    }
-
-    fn meta() -> Meta {
-        let run_id = "s:train:0".into();
-        Meta {
-            format: 1,
-            run_id,
-            rank: 8,
-            train_mlp: true,
-            base_model: "tinkex/nano".into(),
-            ..Meta::default()
-        }
-    }
-
-    #[test]
-    fn names_that_could_leave_the_folder_are_refused() {
-        let long = "x".repeat(256);
-        for name in ["", ".", "..", "a/b", "a\\b", "a b", "é", "a:b", &long] {
-            assert!(Place::new("s", Kind::Training, name).is_err(), "{name:?}");
-            assert!(Place::new("../s", Kind::Training, "x").is_err());
-        }
-        for name in ["x", "..x", "step-1_0.5", &long[..255]] {
-            assert!(Place::new("s:train:0", Kind::Training, name).is_ok(), "{name:?}");
-        }
-    }
-
-    #[test]
-    fn a_checkpoint_is_there_as_a_whole_and_is_replaced_only_if_asked() {
-        let store = store("whole");
-        let save = |bytes: &[u8], overwrite| {
-            store.save(&place("a"), &meta(), &[(ADAPTER, bytes.to_vec())], overwrite)
-        };
-        save(b"1", false).expect("a first save");
-        assert!(
-            matches!(save(b"2", false), Err(Problem::Exists(text)) if text.contains("s:train:0/weights/a"))
-        );
-        assert_eq!(store.read(&place("a"), ADAPTER).expect("the file"), b"1");
-        save(b"2", true).expect("a second save");
-        assert_eq!(store.read(&place("a"), ADAPTER).expect("the file"), b"2");
-        assert_eq!(store.meta(&place("a")).expect("the description"), meta());
-        let found = store.of_run("s:train:0");
-        assert_eq!((found.len(), &found[0].place, found[0].meta.rank), (1, &place("a"), 8));
-        assert!(store.of_run("s:train:1").is_empty() && store.all().len() == 1);
-        assert!(matches!(store.read(&place("a"), OPTIMIZER), Err(Problem::Missing(_))));
-        assert!(matches!(store.meta(&place("b")), Err(Problem::Missing(_))));
-        let config = store.read(&place("a"), "adapter_config.json").expect("the file");
-        let config: serde_json::Value = serde_json::from_slice(&config).expect("JSON");
-        assert_eq!(config["target_modules"], json!(["gate_proj", "up_proj", "down_proj"]));
-        let left: Vec<_> =
-            fs::read_dir(&store.root).expect("the folder").flatten().map(|it| it.file_name()).collect();
-        assert_eq!(left, ["s_train_0"], "no drafts are left");
-        fs::remove_dir_all(&store.root).expect("cleaning up");
-    }
-
-    #[test]
-    fn a_deleted_checkpoint_is_gone_and_a_kept_one_says_until_when() {
-        let store = store("delete");
-        for name in ["a", "b"] {
-            store.save(&place(name), &meta(), &[(ADAPTER, b"1".to_vec())], false).expect("a save");
-        }
-        store.delete(&place("a")).expect("a deletion");
-        assert!(
-            matches!(store.delete(&place("a")), Err(Problem::Missing(text)) if text.contains("weights/a"))
-        );
-        assert!(matches!(store.keep(&place("a"), None), Err(Problem::Missing(_))));
-        store.keep(&place("b"), Some(3600)).expect("a note");
-        let found = store.all();
-        assert_eq!(found.len(), 1);
-        assert!(found[0].meta.expires.is_some() && found[0].meta.rank == 8 && 1 < found[0].size_bytes);
-        store.keep(&place("b"), None).expect("a note");
-        assert_eq!(store.meta(&place("b")).expect("the description"), meta());
-        assert_eq!(folders(&store.root).count(), 1, "nothing stays aside");
-        fs::remove_dir_all(&store.root).expect("cleaning up");
-    }
-
-    #[test]
-    fn a_folder_that_cannot_be_written_is_an_error_with_its_path() {
-        let store = store("file");
-        fs::write(&store.root, "a file where the folder should be").expect("a file");
-        let saved = store.save(&place("a"), &meta(), &[], false);
-        let text = saved.expect_err("an error").text();
-        assert!(text.starts_with("cannot create") && text.contains("s_train_0"), "{text}");
-        fs::remove_file(&store.root).expect("cleaning up");
-    }
-}
+mod tests;

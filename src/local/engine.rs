@@ -15,13 +15,13 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::wire::json::{
-    CreateModelResponse, LoadWeightsResponse, OptimStepResponse, SaveWeightsForSamplerResponse,
-    SaveWeightsResponse, UnloadModelResponse,
+    CreateModelResponse, LoadWeightsResponse, OptimStepResponse, SaveWeightsExternalResponse,
+    SaveWeightsForSamplerResponse, SaveWeightsResponse, UnloadModelResponse,
 };
 use crate::wire::sample::encode_sample_response;
 use crate::wire::train::encode_forward_backward_output;
 
-use super::checkpoint::{ADAPTER, Meta, OPTIMIZER, Place, Problem, Store};
+use super::checkpoint::{ADAPTER, Kind, Meta, OPTIMIZER, Place, Problem, Store};
 use super::examples::Pass;
 use super::futures::{Futures, Outcome, Ticket};
 use super::nn::{Adam, LoraSpec, Sampler, Trainer, Weights};
@@ -63,7 +63,7 @@ pub(super) enum Work {
         model_id: String,
         save: Save,
     },
-    /// Writes a model's weights for sampling.
+    /// Writes a model's weights for sampling, or for others to fetch.
     SaveSampler {
         model_id: String,
         save: Save,
@@ -95,6 +95,26 @@ pub(super) enum Work {
     Refused {
         error: String,
     },
+}
+
+impl Work {
+    /// The verb that asked for it.
+    pub(super) fn verb(&self) -> &'static str {
+        match self {
+            Work::Create { from: None, .. } => "create_model",
+            Work::Create { .. } | Work::Load { .. } => "load_weights",
+            Work::Pass { pass, .. } if pass.backward => "forward_backward",
+            Work::Pass { .. } => "forward",
+            Work::Step { .. } => "optim_step",
+            Work::Save { .. } => "save_weights",
+            Work::SaveSampler { save, .. } if save.place.kind == Kind::External => "save_weights_external",
+            Work::SaveSampler { .. } | Work::Snapshot { .. } => "save_weights_for_sampler",
+            Work::LoadSampler { .. } | Work::BaseSampler { .. } => "create_sampling_session",
+            Work::Sample { .. } => "sample",
+            Work::Unload { .. } => "unload_model",
+            Work::Refused { .. } => "refused",
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -149,6 +169,9 @@ impl Engine {
                     self.samples(group);
                 }
                 work => {
+                    if let Some(ticket) = &job.ticket {
+                        ticket.started();
+                    }
                     let outcome = self.one(work);
                     self.finish(job.ticket, outcome);
                 }
@@ -171,8 +194,10 @@ impl Engine {
         for (ticket, slot, sample) in group {
             let Some(ticket) = ticket else { continue };
             let (futures, stop) = (self.futures.clone(), self.stop.clone());
-            let answered = Answered { futures, id: ticket.id, lost: lost.clone(), _alive: done.clone() };
+            let id = ticket.id.clone();
+            let answered = Answered { futures, id, lost: lost.clone(), _alive: done.clone() };
             self.pool.spawn(move || {
+                ticket.started();
                 let cancelled = || ticket.cancelled.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
                 let weights = slot.lock().clone();
                 let outcome = match weights {
@@ -250,10 +275,14 @@ impl Engine {
                         Err(error) => return Outcome::server(error),
                     };
                     write(&store, &save, &[(ADAPTER, adapter)], || {
-                        answer(&SaveWeightsForSamplerResponse {
-                            path: Some(save.place.uri()),
-                            sampling_session_id: None,
-                        })
+                        let path = Some(save.place.uri());
+                        if save.place.kind != Kind::External {
+                            let response = SaveWeightsForSamplerResponse { path, sampling_session_id: None };
+                            return answer(&response);
+                        }
+                        let run = store.of_run(&save.place.run_id);
+                        let size_bytes = run.iter().find(|it| it.place == save.place).map(|it| it.size_bytes);
+                        answer(&SaveWeightsExternalResponse { path, size_bytes })
                     })
                 })
             }
@@ -442,67 +471,4 @@ fn read_sampler(base: Arc<Weights>, store: &Store, meta: &Meta, place: &Place) -
 
 #[cfg(test)]
 #[allow(clippy::expect_used)]
-mod tests {
-    use super::*;
-    use crate::local::nn::ModelConfig;
-
-    /// An engine without a server, with one model.
-    fn engine() -> Engine {
-        let panics = Panics::new();
-        let said = panics.sender();
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(1)
-            .panic_handler(move |it| {
-                said.send(it.downcast_ref::<&str>().unwrap_or(&"").to_string()).expect("room")
-            })
-            .build()
-            .expect("a pool");
-        let mut engine = Engine {
-            base: Arc::new(Weights::seeded(&ModelConfig::nano(), 0)),
-            store: Arc::new(Store::new("unused".into())),
-            futures: Arc::new(Futures::new(0)),
-            pool,
-            panics,
-            stop: Arc::default(),
-            trainers: HashMap::new(),
-        };
-        for model_id in ["a", "b"] {
-            let spec =
-                LoraSpec { rank: 2, seed: 0, train_attn: true, train_mlp: false, train_unembed: false };
-            assert!(matches!(engine.create(model_id.into(), spec, None), Outcome::Json(_)));
-        }
-        engine
-    }
-
-    fn failure(outcome: Outcome) -> String {
-        match outcome {
-            Outcome::Failed { error, .. } => error,
-            other => panic!("no failure: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_panic_costs_its_model_and_nothing_else() {
-        let mut engine = engine();
-        let error = failure(engine.with("a", |_| panic!("a broken kernel")));
-        assert!(error.contains("a broken kernel") && error.contains("model a is lost"), "{error}");
-        assert!(failure(engine.with("a", |_| Outcome::Json("1".into()))).contains("cannot be used"));
-        assert!(matches!(engine.with("b", |_| Outcome::Json("1".into())), Outcome::Json(_)));
-        assert!(failure(engine.with("c", |_| Outcome::Json("1".into()))).contains("is not loaded"));
-    }
-
-    #[test]
-    fn a_thread_that_ends_fails_what_is_waited_for() {
-        let engine = engine();
-        let futures = engine.futures.clone();
-        let ticket = futures.create(None);
-        let (queue, jobs) = unbounded();
-        let work = Work::Refused { error: "wrong".into() };
-        let asked = futures.create(None);
-        queue.send(Job { ticket: Some(asked.clone()), work }).expect("a queue");
-        drop(queue);
-        engine.run(&jobs);
-        assert!(format!("{:?}", futures.now(&asked.id)).contains("wrong"));
-        assert!(format!("{:?}", futures.now(&ticket.id)).contains("the engine has stopped"));
-    }
-}
+mod tests;

@@ -1,8 +1,11 @@
 //! From the data and the loss of a request to what the network takes, with every refusal saying where and why.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::types::{Datum, ForwardBackwardOutput, Loss, LossFn, LossValue, TensorData, Values};
+use crate::types::{
+    Datum, ForwardBackwardOutput, Loss, LossArray, LossFn, LossGraph, LossValue, TensorData, Values,
+};
 
 use super::nn;
 
@@ -20,13 +23,14 @@ impl Pass {
     pub(super) fn new(
         data: &[Datum],
         loss: &Loss,
+        custom: Option<Arc<LossGraph>>,
         backward: bool,
         config: &nn::ModelConfig,
     ) -> Result<Self, String> {
         if data.is_empty() {
             return Err("the request has no data".into());
         }
-        let loss = read_loss(loss)?;
+        let loss = read_loss(loss, custom)?;
         let one = |(i, it)| read_datum(it, &loss, config).map_err(|it| format!("data[{i}]{it}"));
         let read: Vec<_> = data.iter().enumerate().map(one).collect::<Result<_, _>>()?;
         let (examples, shapes) = read.into_iter().unzip();
@@ -40,23 +44,29 @@ impl Pass {
                 TensorData { values: Values::F32(logprobs), shape: Some(shape.clone()), sparse: None };
             BTreeMap::from([("logprobs".to_string(), tensor)])
         };
+        let mut metrics = run.metrics;
+        metrics.insert("loss:sum".into(), run.loss_sum);
         ForwardBackwardOutput {
             loss_fn_output_type: "LossReturn".into(),
             loss_fn_outputs: run.logprobs.into_iter().zip(&self.shapes).map(datum).collect(),
-            metrics: BTreeMap::from([("loss:sum".to_string(), run.loss_sum)]),
+            metrics,
         }
     }
 }
 
-/// The loss with its options, those left out at their defaults (PROTOCOL §7).
-fn read_loss(loss: &Loss) -> Result<nn::Loss, String> {
+/// The loss with its options, those left out at their defaults (PROTOCOL §7). A custom one was looked up before.
+fn read_loss(loss: &Loss, custom: Option<Arc<LossGraph>>) -> Result<nn::Loss, String> {
     const CLIP: [&str; 2] = ["clip_low_threshold", "clip_high_threshold"];
+    if let Some(program) = custom {
+        return Ok(nn::Loss::Custom(program));
+    }
     let known: &[&str] = match loss.loss_fn {
         LossFn::CrossEntropy | LossFn::ImportanceSampling => &[],
-        LossFn::Ppo | LossFn::Cispo => &CLIP,
+        LossFn::Ppo | LossFn::Cispo | LossFn::Gspo => &CLIP,
         LossFn::Dro => &["beta"],
+        LossFn::Custom { .. } => return Err("loss_fn_config: loss_id names no loss of this session".into()),
         ref other => {
-            let offered = "cross_entropy, importance_sampling, ppo, cispo, dro";
+            let offered = "cross_entropy, importance_sampling, ppo, cispo, dro, gspo, custom";
             return Err(format!(
                 "loss_fn: {other:?} is not offered here; use one of {offered}",
                 other = other.as_str()
@@ -90,6 +100,11 @@ fn read_loss(loss: &Loss) -> Result<nn::Loss, String> {
             let (lo, hi) = clip(0.0, 4.0);
             nn::Loss::Cispo { lo, hi }
         }
+        // The protocol leaves the defaults open; these are PPO's.
+        LossFn::Gspo => {
+            let (lo, hi) = clip(0.8, 1.2);
+            nn::Loss::Gspo { lo, hi }
+        }
         // The protocol leaves the default open; this is what another server takes.
         LossFn::Dro => nn::Loss::Dro { beta: option("beta", 0.1) },
         _ => nn::Loss::CrossEntropy,
@@ -113,8 +128,18 @@ fn read_datum(
         return Err(format!(".model_input: {n} tokens exceed the context window of {}", config.max_len));
     }
     let weighted = matches!(loss, nn::Loss::CrossEntropy);
-    let wanted: &[&str] =
-        if weighted { &["target_tokens", "weights"] } else { &["target_tokens", "logprobs", "advantages"] };
+    let (wanted, widest): (Vec<&str>, bool) = match loss {
+        nn::Loss::CrossEntropy => (vec!["target_tokens", "weights"], true),
+        nn::Loss::Gspo { .. } => {
+            (vec!["target_tokens", "logprobs", "advantages", "sequence_ratio_mask"], false)
+        }
+        nn::Loss::Custom(program) => {
+            let inputs = program.inputs();
+            let own = inputs[1..].iter().map(|it| it.name.as_str());
+            (["target_tokens"].into_iter().chain(own).collect(), inputs[0].rank == 2)
+        }
+        _ => (vec!["target_tokens", "logprobs", "advantages"], false),
+    };
     if let Some(name) = datum.loss_fn_inputs.keys().find(|it| !wanted.contains(&it.as_str())) {
         return Err(format!(
             ".loss_fn_inputs[{name:?}]: this loss takes only {}; remove it before sending",
@@ -125,12 +150,14 @@ fn read_datum(
     let at = |name: &str, problem: String| format!(".loss_fn_inputs[{name:?}]: {problem}");
     let target_tokens = input("target_tokens").ok_or_else(|| at("target_tokens", "is missing".into()))?;
     let shape = target_tokens.shape();
+    let custom = matches!(loss, nn::Loss::Custom(_));
     let k = match shape[..] {
-        [rows] if rows == n => 1,
-        [rows, k] if rows == n && 0 < k && (weighted || k == 1) => k,
-        _ if weighted => {
-            let problem = format!("its shape is {shape:?}; it must be [{n}] or [{n}, K]");
-            return Err(at("target_tokens", problem));
+        // A custom loss says how many dimensions its log-probabilities have.
+        [rows] if rows == n && !(custom && widest) => 1,
+        [rows, k] if rows == n && 0 < k && (widest || (k == 1 && !custom)) => k,
+        _ if widest => {
+            let problem = if custom { format!("[{n}, K]") } else { format!("[{n}] or [{n}, K]") };
+            return Err(at("target_tokens", format!("its shape is {shape:?}; it must be {problem}")));
         }
         _ => return Err(at("target_tokens", format!("its shape is {shape:?}; it must be [{n}]"))),
     };
@@ -149,17 +176,31 @@ fn read_datum(
     };
     let required = |name: &str| floats(name)?.ok_or_else(|| at(name, "is missing".into()));
     let mut example = nn::Example { tokens, targets, k, ..nn::Example::default() };
-    if weighted {
-        example.weights = floats("weights")?.unwrap_or_else(|| vec![1.0; n * k]);
-    } else {
-        example.logprobs = required("logprobs")?;
-        example.advantages = required("advantages")?;
+    match loss {
+        nn::Loss::CrossEntropy => {
+            example.weights = floats("weights")?.unwrap_or_else(|| vec![1.0; n * k]);
+        }
+        nn::Loss::Custom(program) => {
+            for it in &program.inputs()[1..] {
+                let tensor = input(&it.name).ok_or_else(|| at(&it.name, "is missing".into()))?;
+                example.inputs.push(own_input(tensor, it.rank, n).map_err(|problem| at(&it.name, problem))?);
+            }
+        }
+        _ => {
+            example.logprobs = required("logprobs")?;
+            example.advantages = required("advantages")?;
+        }
+    }
+    if let nn::Loss::Gspo { .. } = loss {
+        example.mask = required("sequence_ratio_mask")?;
+        if example.mask.iter().all(|it| *it == 0.0) {
+            return Err(at("sequence_ratio_mask", "marks no token".into()));
+        }
     }
     // A place of weight 0 may hold any filler as its target.
     for (i, target) in example.targets.iter_mut().enumerate() {
         if !(0..config.vocab as i64).contains(target) {
-            let factor = if weighted { example.weights[i] } else { example.advantages[i] };
-            if !weighted || factor != 0.0 {
+            if !weighted || example.weights[i] != 0.0 {
                 let problem = format!("[{i}] = {target} is no token id of a vocabulary of {}", config.vocab);
                 return Err(at("target_tokens", problem));
             }
@@ -167,6 +208,30 @@ fn read_datum(
         }
     }
     Ok((example, shape))
+}
+
+/// An input of a custom loss, which must have as many dimensions as the loss says, the first as long as the datum.
+fn own_input(tensor: &TensorData, rank: usize, n: usize) -> Result<LossArray, String> {
+    let shape = tensor.shape();
+    let fits = match shape[..] {
+        [] => true,
+        // Some clients cannot write a tensor without dimensions.
+        [1] if rank == 0 => true,
+        [rows, ..] => rows == n && shape.len() == rank,
+    };
+    if !fits || (rank != 0 && shape.len() != rank) {
+        let wanted = match rank {
+            0 => "[]".to_string(),
+            1 => format!("[{n}]"),
+            _ => format!("[{n}, K]"),
+        };
+        return Err(format!("its shape is {shape:?}; this loss takes {wanted}"));
+    }
+    let values = match &tensor.values {
+        Values::I64(it) => spread(it, tensor).into_iter().map(|it| it as f64).collect(),
+        Values::F32(it) => spread(it, tensor).into_iter().map(f64::from).collect(),
+    };
+    Ok(LossArray { shape: if rank == 0 { Vec::new() } else { shape }, values })
 }
 
 /// Token ids as the network takes them.
@@ -214,7 +279,7 @@ mod tests {
     use crate::types::{ModelInput, Sparse};
 
     fn pass(data: &[Datum], loss: impl Into<Loss>) -> Result<Pass, String> {
-        Pass::new(data, &loss.into(), true, &nn::ModelConfig::nano())
+        Pass::new(data, &loss.into(), None, true, &nn::ModelConfig::nano())
     }
 
     fn policy() -> Datum {
@@ -229,9 +294,14 @@ mod tests {
         let datum = Datum::new(ModelInput::from_ints([1, 2])).with("target_tokens", vec![2i64, 3]);
         let pass_ = pass(&[datum], LossFn::CrossEntropy).expect("a pass");
         assert_eq!(pass_.examples[0].weights, [1.0, 1.0]);
-        assert_eq!(pass(&[policy()], LossFn::Ppo).expect("a pass").loss, nn::Loss::Ppo { lo: 0.8, hi: 1.2 });
-        let cispo = pass(&[policy()], LossFn::Cispo.with("clip_high_threshold", 2.0)).expect("a pass");
-        assert_eq!(cispo.loss, nn::Loss::Cispo { lo: 0.0, hi: 2.0 });
+        let loss = |it: Loss| pass(&[policy()], it).expect("a pass").loss;
+        assert!(matches!(loss(LossFn::Ppo.into()), nn::Loss::Ppo { lo: 0.8, hi: 1.2 }));
+        let cispo = loss(LossFn::Cispo.with("clip_high_threshold", 2.0));
+        assert!(matches!(cispo, nn::Loss::Cispo { lo: 0.0, hi: 2.0 }));
+        let masked = policy().with("sequence_ratio_mask", vec![0.0f32, 1.0]);
+        let gspo = pass(&[masked], LossFn::Gspo).expect("a pass");
+        assert!(matches!(gspo.loss, nn::Loss::Gspo { lo: 0.8, hi: 1.2 }));
+        assert_eq!(gspo.examples[0].mask, [0.0, 1.0]);
     }
 
     #[test]
@@ -245,7 +315,7 @@ mod tests {
         let example = &pass.examples[0];
         assert_eq!((example.k, &example.targets[..]), (2, &[0, 7, 8, 0][..]));
         assert_eq!(example.weights, [0.0, 0.5, 0.25, 0.0]);
-        let run = nn::RunOutput { loss_sum: 2.0, logprobs: vec![vec![-1.0; 4]] };
+        let run = nn::RunOutput { loss_sum: 2.0, logprobs: vec![vec![-1.0; 4]], metrics: BTreeMap::new() };
         let output = pass.output(run);
         assert_eq!(output.loss_fn_outputs[0]["logprobs"].shape(), [2, 2]);
         assert_eq!(output.metrics["loss:sum"], 2.0);
@@ -278,7 +348,19 @@ mod tests {
             (ce(policy().with("target_tokens", vec![1i64, 512])), "[1] = 512 is no token id"),
             (ce(policy().with("target_tokens", vec![1i64])), "it must be [2]"),
             (pass(&[], LossFn::Ppo).expect_err("a refusal"), "no data"),
-            (pass(&[policy()], LossFn::Gspo).expect_err("a refusal"), "\"gspo\" is not offered here"),
+            (
+                pass(&[policy()], LossFn::StableReinforce).expect_err("a refusal"),
+                "\"stable_reinforce\" is not offered here",
+            ),
+            (
+                pass(&[policy()], LossFn::Custom { loss_id: "x".into() }).expect_err("a refusal"),
+                "loss_id names no loss",
+            ),
+            (
+                pass(&[policy().with("sequence_ratio_mask", vec![0.0f32; 2])], LossFn::Gspo)
+                    .expect_err("a refusal"),
+                "marks no token",
+            ),
             (
                 pass(&[policy()], LossFn::Ppo.with("beta", 1.0)).expect_err("a refusal"),
                 "ppo has no option \"beta\"",

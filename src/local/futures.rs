@@ -9,6 +9,11 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::wire::json::Completion;
+
+use super::feeds::Feed;
+use super::trace::Span;
+
 /// How long a result stays after it was first fetched: an answer that was lost on its way can be fetched again.
 const KEEP_FETCHED: Duration = Duration::from_secs(120);
 /// How long a result stays that nobody fetches.
@@ -51,6 +56,16 @@ impl Outcome {
 pub(super) struct Ticket {
     pub(super) id: String,
     pub(super) cancelled: Arc<AtomicBool>,
+    span: Option<Arc<Span>>,
+}
+
+impl Ticket {
+    /// The engine has begun with it.
+    pub(super) fn started(&self) {
+        if let Some(it) = &self.span {
+            it.start();
+        }
+    }
 }
 
 /// Why a request may not have begun: its model and its number there.
@@ -69,6 +84,30 @@ struct Entry {
     place: Option<Place>,
     /// Only samples: a model's requests have their turn whether anybody waits for them or not.
     cancellable: bool,
+    /// Where its end is told besides.
+    feed: Option<Arc<Feed>>,
+    /// Where its times are noted.
+    span: Option<Arc<Span>>,
+}
+
+impl Entry {
+    fn end(&mut self, id: &str, outcome: Outcome) {
+        if let Some(it) = &self.span {
+            it.end();
+        }
+        if let Some(feed) = &self.feed {
+            let size = outcome.len() as u64;
+            let (state, size) = match &outcome {
+                Outcome::Failed { .. } => ("failed", None),
+                _ => ("finished", Some(size)),
+            };
+            let (state, request_id) = (state.into(), id.into());
+            feed.push(Completion { state, request_id, response_payload_uncompressed_size: size });
+        }
+        self.outcome = Some(outcome);
+        self.done = Instant::now();
+        self.notify.notify_waiters();
+    }
 }
 
 /// What is known of a request id.
@@ -110,31 +149,43 @@ impl Futures {
     }
 
     /// A new request.
-    pub(super) fn create(&self, place: Option<Place>) -> Ticket {
-        self.add(place, false)
+    pub(super) fn create(&self, place: Option<Place>, span: Option<Arc<Span>>) -> Ticket {
+        self.add(place, false, None, span)
     }
 
-    /// A new request that can be cancelled.
-    pub(super) fn create_cancellable(&self) -> Ticket {
-        self.add(None, true)
+    /// A new request that can be cancelled, and whose end is told to a feed if one is given.
+    pub(super) fn create_cancellable(&self, feed: Option<Arc<Feed>>, span: Option<Arc<Span>>) -> Ticket {
+        self.add(None, true, feed, span)
     }
 
-    fn add(&self, place: Option<Place>, cancellable: bool) -> Ticket {
+    fn add(
+        &self,
+        place: Option<Place>,
+        cancellable: bool,
+        feed: Option<Arc<Feed>>,
+        span: Option<Arc<Span>>,
+    ) -> Ticket {
         let mut inner = self.inner.lock();
         let number = inner.issued;
         inner.issued += 1;
         let cancelled = Arc::new(AtomicBool::new(false));
-        let entry = Entry {
-            outcome: inner.closed.map(Outcome::server),
+        let id = format!("{}{number}", self.prefix);
+        let mut entry = Entry {
+            outcome: None,
             done: Instant::now(),
             fetched: None,
             notify: Arc::default(),
             cancelled: cancelled.clone(),
             place,
             cancellable,
+            feed,
+            span: span.clone(),
         };
+        if let Some(why) = inner.closed {
+            entry.end(&id, Outcome::server(why));
+        }
         inner.entries.insert(number, entry);
-        Ticket { id: format!("{}{number}", self.prefix), cancelled }
+        Ticket { id, cancelled, span }
     }
 
     fn number(&self, id: &str) -> Option<u64> {
@@ -148,9 +199,7 @@ impl Futures {
         let size = outcome.len();
         let entry = self.number(id).and_then(|it| inner.entries.get_mut(&it));
         let Some(entry) = entry.filter(|it| it.outcome.is_none()) else { return };
-        entry.outcome = Some(outcome);
-        entry.done = now;
-        entry.notify.notify_waiters();
+        entry.end(id, outcome);
         inner.bytes += size;
         inner.sweep(now);
     }
@@ -172,10 +221,8 @@ impl Futures {
     pub(super) fn close(&self, why: &'static str) {
         let mut inner = self.inner.lock();
         inner.closed = Some(why);
-        for entry in inner.entries.values_mut().filter(|it| it.outcome.is_none()) {
-            entry.outcome = Some(Outcome::server(why));
-            entry.done = Instant::now();
-            entry.notify.notify_waiters();
+        for (number, entry) in inner.entries.iter_mut().filter(|it| it.1.outcome.is_none()) {
+            entry.end(&format!("{}{number}", self.prefix), Outcome::server(why));
         }
     }
 
@@ -268,91 +315,4 @@ impl Inner {
 
 #[cfg(test)]
 #[allow(clippy::expect_used)]
-mod tests {
-    use super::*;
-
-    fn futures() -> Futures {
-        Futures::new(7)
-    }
-
-    fn poll(futures: &Futures, id: &str) -> Found {
-        futures.now(id)
-    }
-
-    #[test]
-    fn a_result_can_be_fetched_again_and_its_first_end_stands() {
-        let futures = futures();
-        let place = Place { model_id: "m".into(), seq_id: 3 };
-        let ticket = futures.create(Some(place.clone()));
-        assert!(matches!(poll(&futures, &ticket.id), Found::Pending(Some(it)) if it == place));
-        futures.finish(&ticket.id, Outcome::Json("1".into()));
-        futures.finish(&ticket.id, Outcome::user("late"));
-        futures.fetched(&ticket.id);
-        assert!(matches!(poll(&futures, &ticket.id), Found::Done(Outcome::Json(it)) if it == "1"));
-    }
-
-    #[test]
-    fn ids_of_other_runs_and_of_the_future_are_unknown() {
-        let futures = futures();
-        let other = Futures::new(8).create(None);
-        for id in [other.id.as_str(), "req-00000007-0", "", "x", "req-00000007--1"] {
-            assert!(matches!(poll(&futures, id), Found::Unknown), "{id}");
-        }
-    }
-
-    #[test]
-    fn cancelling_ends_the_wait_and_tells_the_worker() {
-        let futures = futures();
-        let (training, ticket) = (futures.create(None), futures.create_cancellable());
-        futures.cancel(&training.id);
-        assert!(matches!(poll(&futures, &training.id), Found::Pending(None)), "training is never cancelled");
-        futures.cancel(&ticket.id);
-        assert!(ticket.cancelled.load(Ordering::Relaxed));
-        assert!(matches!(poll(&futures, &ticket.id), Found::Done(Outcome::Failed { category: "user", .. })));
-    }
-
-    #[test]
-    fn nobody_waits_for_an_engine_that_is_gone() {
-        let futures = futures();
-        let early = futures.create(None);
-        futures.close("gone");
-        for ticket in [early, futures.create(None)] {
-            let found = poll(&futures, &ticket.id);
-            assert!(
-                matches!(found, Found::Done(Outcome::Failed { error, category: "server" }) if error == "gone")
-            );
-        }
-    }
-
-    #[test]
-    fn old_results_expire_and_pending_requests_do_not() {
-        let futures = futures();
-        let (pending, fetched, unfetched) =
-            (futures.create(None), futures.create(None), futures.create(None));
-        futures.finish(&fetched.id, Outcome::Json("1".into()));
-        futures.finish(&unfetched.id, Outcome::Json("2".into()));
-        futures.fetched(&fetched.id);
-        let later = |it| Instant::now() + it + Duration::from_secs(1);
-        futures.inner.lock().sweep(later(KEEP_FETCHED));
-        assert!(matches!(poll(&futures, &fetched.id), Found::Expired));
-        assert!(matches!(poll(&futures, &unfetched.id), Found::Done(_)));
-        futures.inner.lock().sweep(later(KEEP_UNFETCHED));
-        assert!(matches!(poll(&futures, &unfetched.id), Found::Expired));
-        assert!(matches!(poll(&futures, &pending.id), Found::Pending(None)));
-    }
-
-    #[test]
-    fn results_are_bounded_in_bytes_and_the_fetched_ones_go_first() {
-        let futures = futures();
-        let large = Bytes::from(vec![0; MOST_BYTES / 2]);
-        let ids: Vec<_> = (0..4).map(|_| futures.create(None).id).collect();
-        for (i, id) in ids.iter().enumerate() {
-            futures.finish(id, Outcome::Json(large.clone()));
-            if i == 1 {
-                futures.fetched(id);
-            }
-        }
-        let kept: Vec<bool> = ids.iter().map(|it| matches!(poll(&futures, it), Found::Done(_))).collect();
-        assert_eq!(kept, [false, false, true, true]);
-    }
-}
+mod tests;

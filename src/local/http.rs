@@ -7,25 +7,29 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Path, Request, State as Shared};
+use axum::extract::{DefaultBodyLimit, Path, State as Shared};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
-use axum::middleware::{self, Next};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, any, delete, get, post, put};
+use axum::routing::{MethodRouter, get, post};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::error::Error;
 use crate::wire::json::*;
-use crate::wire::{sample, train};
+use crate::wire::train;
 
 use super::checkpoint::Kind;
 use super::engine::Work;
 use super::examples::Pass;
-use super::futures::{Found, Outcome};
 use super::nn::Adam;
-use super::state::{Refusal, Reply, State, Window, refuse};
+use super::state::{Refusal, Reply, State, refuse};
+use super::tokens::Tokens;
+
+mod access;
+mod futures;
+mod rest;
 
 const PROTOBUF: &str = "application/x-protobuf";
 /// The largest request, compressed or not.
@@ -34,7 +38,13 @@ const MOST_BODY: usize = 256 << 20;
 /// What every request is served with.
 pub(super) struct App {
     pub(super) state: State,
+    /// What clients are told to do.
+    pub(super) flags: ClientConfig,
+    pub(super) dynamic_flags: DynamicConfig,
     pub(super) api_key: String,
+    pub(super) tokens: Tokens,
+    /// Its own address, for what can be fetched from it.
+    pub(super) url: String,
     /// How long an unfinished result is waited for before the client has to ask again.
     pub(super) long_poll: Duration,
     /// Results of more bytes are announced first, if the client allows it.
@@ -45,12 +55,17 @@ type Context = Shared<Arc<App>>;
 
 pub(super) fn router(app: Arc<App>) -> Router {
     Router::new()
-        .route("/api/v1/client/config", call(|_, _: ClientConfigRequest, _| Ok(ClientConfig::default())))
-        .route("/api/v1/client/dynamic_config", call(dynamic_config))
+        .route("/api/v1/client/config", call(|app, _: ClientConfigRequest, _| Ok(app.flags.clone())))
+        .route(
+            "/api/v1/client/dynamic_config",
+            call(|app, _: ClientConfigRequest, _| Ok(app.dynamic_flags.clone())),
+        )
         .route(
             "/api/v1/get_server_capabilities",
             get(|app: Context| async move { ok(&app.state.capabilities()) }),
         )
+        .route("/api/v1/auth/token", call(access::token))
+        .route("/api/v1/auth/apikey/me", get(access::key))
         .route("/api/v1/create_session", post(create_session))
         .route(
             "/api/v1/session_heartbeat",
@@ -63,10 +78,15 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/forward", post(forward))
         .route("/api/v1/optim_step", call(optim_step))
         .route("/api/v1/save_weights", call(save_weights))
+        .route("/api/v1/save_weights_external", call(save_weights_external))
         .route("/api/v1/load_weights", call(|app, it, fingerprint| app.state.load_weights(it, fingerprint)))
         .route(
             "/api/v1/save_weights_for_sampler",
             call(|app, it, fingerprint| app.state.save_for_sampler(it, fingerprint)),
+        )
+        .route(
+            "/api/v1/create_custom_loss",
+            call(|app, it, fingerprint| app.state.create_custom_loss(it, fingerprint)),
         )
         .route(
             "/api/v1/unload_model",
@@ -76,20 +96,13 @@ pub(super) fn router(app: Arc<App>) -> Router {
             "/api/v1/create_sampling_session",
             call(|app, it, fingerprint| app.state.create_sampler(it, fingerprint)),
         )
+        .route("/api/v1/join_sampling_session", call(|app, it, _| app.state.join_sampler(it)))
         .route("/api/v1/samplers/{id}", get(sampler))
         .route("/api/v1/asample", call(|app, it, fingerprint| app.state.sample(it, fingerprint)))
-        .route("/api/v1/cancel_future", call(cancel_future))
-        .route("/api/v1/retrieve_future", post(retrieve_future))
-        .route("/api/v1/training_runs", get(training_runs))
-        .route("/api/v1/training_runs/{id}", get(training_run))
-        .route("/api/v1/training_runs/{id}/checkpoints", get(checkpoints_of))
-        .route("/api/v1/training_runs/{id}/checkpoints/{kind}/{name}", delete(delete_checkpoint))
-        .route("/api/v1/training_runs/{id}/checkpoints/{kind}/{name}/ttl", put(keep_checkpoint))
-        // Nobody else could read what is published here.
-        .route("/api/v1/training_runs/{id}/checkpoints/{kind}/{name}/publish", any(not_allowed))
-        .route("/api/v1/checkpoints", get(checkpoints))
-        .route("/api/v1/sessions", get(sessions))
-        .route("/api/v1/sessions/{id}", get(session))
+        .route("/api/v1/cancel_future", call(futures::cancel))
+        .route("/api/v1/retrieve_future", post(futures::retrieve))
+        .route("/api/v1/retrieve_futures", post(futures::news))
+        .merge(rest::routes())
         .route(
             "/api/v1/weights_info",
             call(|app, it: WeightsInfoRequest, _| app.state.weights_info(&it.tinker_path)),
@@ -101,19 +114,12 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .fallback(|| async { refusal(404, "Not Found") })
         .method_not_allowed_fallback(not_allowed)
         .layer(DefaultBodyLimit::max(MOST_BODY))
-        .layer(middleware::from_fn_with_state(app.clone(), authenticate))
+        .layer(middleware::from_fn_with_state(app.clone(), access::check))
+        // Whoever knows such an address has been given it.
+        .route("/download/{token}/{file}", get(rest::download))
         // Says nothing and costs nothing, so whoever starts the server may ask without a key.
         .route("/api/v1/healthz", get(|| async { ok(&HealthzResponse { status: "ok".into() }) }))
         .with_state(app)
-}
-
-async fn authenticate(Shared(app): Context, request: Request, next: Next) -> Response {
-    let key = request.headers().get("x-api-key").map(|it| it.as_bytes());
-    match key {
-        Some(it) if it == app.api_key.as_bytes() => next.run(request).await,
-        Some(_) => refusal(401, "this is not the API key of this server"),
-        None => refusal(401, "the header X-API-Key is missing"),
-    }
 }
 
 // ---- reading and writing ----
@@ -193,10 +199,6 @@ fn inflate(headers: &HeaderMap, body: Bytes) -> Reply<Bytes> {
 
 // ---- endpoints that are more than one line ----
 
-fn dynamic_config(_: &App, _: ClientConfigRequest, _: u64) -> Reply<DynamicConfig> {
-    Ok(DynamicConfig { sample_cancel_enabled: true, ..DynamicConfig::default() })
-}
-
 async fn create_session(Shared(app): Context, headers: HeaderMap, body: Bytes) -> Response {
     let key = headers.get("x-idempotency-key").and_then(|it| it.to_str().ok());
     match request::<CreateSessionRequest>(&body) {
@@ -207,7 +209,7 @@ async fn create_session(Shared(app): Context, headers: HeaderMap, body: Bytes) -
 
 async fn finish_session(Shared(app): Context, Path(id): Path<String>, body: Bytes) -> Response {
     match request::<FinishSessionRequest>(&body) {
-        Ok(_) => reply(app.state.finish_session(&id).map(|()| json!({}))),
+        Ok(it) => reply(app.state.finish_session(&id, it).map(|()| json!({}))),
         Err(error) => unreadable(&error),
     }
 }
@@ -216,49 +218,8 @@ async fn sampler(Shared(app): Context, Path(id): Path<String>) -> Response {
     reply(app.state.sampler(&id))
 }
 
-async fn training_run(Shared(app): Context, Path(id): Path<String>) -> Response {
-    reply(app.state.training_run(&id))
-}
-
 async fn not_allowed() -> Response {
     refusal(405, "Method Not Allowed")
-}
-
-async fn training_runs(Shared(app): Context, uri: Uri) -> Response {
-    ok(&app.state.training_runs(Window::read(uri.query().unwrap_or_default(), 20)))
-}
-
-async fn checkpoints(Shared(app): Context, uri: Uri) -> Response {
-    ok(&app.state.checkpoints(Window::read(uri.query().unwrap_or_default(), 100)))
-}
-
-async fn checkpoints_of(Shared(app): Context, Path(id): Path<String>) -> Response {
-    reply(app.state.checkpoints_of(&id))
-}
-
-/// The run, the kind and the name of a checkpoint.
-type Three = Path<(String, String, String)>;
-
-async fn delete_checkpoint(Shared(app): Context, Path((run, kind, name)): Three) -> Response {
-    match app.state.delete_checkpoint(&run, &kind, &name) {
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
-        Err(Refusal { status, detail }) => refusal(status, &detail),
-    }
-}
-
-async fn keep_checkpoint(Shared(app): Context, Path((run, kind, name)): Three, body: Bytes) -> Response {
-    match request::<CheckpointTtlRequest>(&body) {
-        Ok(it) => reply(app.state.keep_checkpoint(&run, &kind, &name, it.ttl_seconds).map(|()| json!({}))),
-        Err(error) => unreadable(&error),
-    }
-}
-
-async fn sessions(Shared(app): Context, uri: Uri) -> Response {
-    ok(&app.state.sessions(Window::read(uri.query().unwrap_or_default(), 20)))
-}
-
-async fn session(Shared(app): Context, Path(id): Path<String>) -> Response {
-    reply(app.state.session_info(&id))
 }
 
 async fn forward_backward(Shared(app): Context, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
@@ -285,8 +246,10 @@ fn pass(app: &App, call: crate::Result<train::ForwardBackwardCall>, fingerprint:
     };
     // The legacy form may come without a number.
     let seq_id = Some(u64::from(call.seq_id)).filter(|it| 0 < *it);
+    let custom = app.state.custom_loss(&call.model_id, &call.loss.loss_fn);
     reply(app.state.submit(&call.model_id, seq_id, fingerprint, |_| {
-        match Pass::new(&call.data, &call.loss, !call.forward_only, app.state.config()) {
+        let read = |it| Pass::new(&call.data, &call.loss, it, !call.forward_only, app.state.config());
+        match custom.and_then(read) {
             Ok(pass) => Work::Pass { model_id: call.model_id.clone(), pass: Box::new(pass) },
             Err(error) => Work::Refused { error },
         }
@@ -330,64 +293,20 @@ fn save_weights(app: &App, request: SaveWeightsRequest, fingerprint: u64) -> Rep
     })
 }
 
-fn cancel_future(app: &App, request: CancelFutureRequest, _: u64) -> Reply<serde_json::Value> {
-    app.state.futures.cancel(&request.request_id);
-    Ok(json!({}))
-}
-
-async fn retrieve_future(Shared(app): Context, headers: HeaderMap, body: Bytes) -> Response {
-    let wanted: RetrieveFutureRequest = match request(&body) {
-        Ok(it) => it,
-        Err(error) => return unreadable(&error),
-    };
-    let id = &wanted.request_id;
-    let outcome = match app.state.futures.wait(id, app.long_poll).await {
-        Found::Unknown => return refusal(404, &format!("request {id} does not exist")),
-        Found::Expired => return refusal(410, &format!("the result of request {id} is no longer kept")),
-        Found::Pending(place) => {
-            let missing = place.and_then(|it| Some((app.state.waits_for(&it)?, it)));
-            let reason = missing.map(|(next, it)| {
-                let (model_id, seq_id) = (it.model_id, it.seq_id);
-                format!(
-                    "request {seq_id} of model {model_id} waits for request {next}, which has not arrived"
-                )
-            });
-            let pending = PendingFuture {
-                request_id: Some(id.as_str().into()),
-                queue_state: Some("active".into()),
-                queue_state_reason: reason,
-            };
-            return ok(&pending);
+fn save_weights_external(
+    app: &App,
+    request: SaveWeightsExternalRequest,
+    fingerprint: u64,
+) -> Reply<UntypedFuture> {
+    let model_id = request.model_id;
+    app.state.submit(&model_id, request.seq_id, fingerprint, |model| {
+        if request.age_encryption_recipients.is_some_and(|it| !it.is_empty()) {
+            let error = "age_encryption_recipients: encryption is not offered here".into();
+            return Work::Refused { error };
         }
-        Found::Done(outcome) => outcome,
-    };
-    if wanted.allow_metadata_only && app.announce_above < outcome.len() {
-        let size = outcome.len();
-        return ok(&json!({ "status": "complete_metadata", "response_payload_size": size }));
-    }
-    app.state.futures.fetched(id);
-    finished(outcome, mentions(&headers, header::ACCEPT, PROTOBUF))
-}
-
-/// The answer of a finished request: protobuf where there is such a form and the client takes it, otherwise JSON.
-fn finished(outcome: Outcome, takes_protobuf: bool) -> Response {
-    let value = match outcome {
-        Outcome::Json(bytes) => return payload(StatusCode::OK, "application/json", bytes),
-        Outcome::Failed { error, category } => {
-            return ok(&FailedFuture { error, category: Some(category.into()) });
+        match app.state.save(model, &model_id, Kind::External, &request.path, request.ttl_seconds, None) {
+            Ok(save) => Work::SaveSampler { model_id: model_id.clone(), save },
+            Err(error) => Work::Refused { error },
         }
-        Outcome::Pass(bytes) | Outcome::Sample(bytes) if takes_protobuf => {
-            return payload(StatusCode::OK, PROTOBUF, bytes);
-        }
-        Outcome::Pass(bytes) => {
-            train::decode_forward_backward_output(bytes).map(|it| train::forward_backward_output_to_json(&it))
-        }
-        Outcome::Sample(bytes) => {
-            sample::decode_sample_response(&bytes, &[]).map(|it| sample::sample_response_to_json(&it))
-        }
-    };
-    match value {
-        Ok(it) => ok(&it),
-        Err(error) => refusal(500, error.message()),
-    }
+    })
 }

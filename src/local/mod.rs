@@ -9,8 +9,10 @@
 //! ([`tokenizer::Bytes`](crate::tokenizer::Bytes)).
 
 mod checkpoint;
+mod downloads;
 mod engine;
 mod examples;
+mod feeds;
 mod futures;
 mod http;
 mod kernel;
@@ -18,6 +20,8 @@ mod nn;
 mod sampling;
 mod server;
 mod state;
+mod tokens;
+mod trace;
 mod turns;
 
 pub use server::{Options, Server};

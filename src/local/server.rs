@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::serve::ListenerExt;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
@@ -15,6 +15,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use tokio::sync::Notify;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::wire::json::{ClientConfig, DynamicConfig};
 
 use super::checkpoint::Store;
 use super::engine::{Engine, Panics};
@@ -25,6 +26,9 @@ use super::state::State;
 
 /// How long stopping waits for the work in hand.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often checkpoints are deleted whose time is over.
+const SWEEP: Duration = Duration::from_secs(30);
 
 /// How a [`Server`] is started.
 ///
@@ -55,6 +59,15 @@ pub struct Options {
     pub announce_above: usize,
     /// A session that was silent for so long is ended, and its models are unloaded. Default 300 s.
     pub session_timeout: Duration,
+    /// Clients are told to wait for all samples of a sampler together. Default false: for each alone. Both are served.
+    pub sample_use_retrieve_futures: bool,
+    /// Clients that share a sampler are told to ask for a number of their own. Default false: they draw one. Both are
+    /// served.
+    pub sample_join_sampling_session: bool,
+    /// Clients are told to get a token for the key, and the key alone is refused where a token is due. Default false.
+    pub pjwt_auth_enabled: bool,
+    /// Clients are told to give notice of samples that nobody waits for any more. Default true.
+    pub sample_cancel_enabled: bool,
 }
 
 impl Default for Options {
@@ -68,7 +81,28 @@ impl Default for Options {
             long_poll: Duration::from_secs(20),
             announce_above: 4 << 20,
             session_timeout: Duration::from_secs(300),
+            sample_use_retrieve_futures: false,
+            sample_join_sampling_session: false,
+            pjwt_auth_enabled: false,
+            sample_cancel_enabled: true,
         }
+    }
+}
+
+impl Options {
+    /// What clients are told to do.
+    fn flags(&self) -> ClientConfig {
+        ClientConfig {
+            custom_loss_server_side: true,
+            sample_use_retrieve_futures: self.sample_use_retrieve_futures,
+            sample_join_sampling_session: self.sample_join_sampling_session,
+            pjwt_auth_enabled: self.pjwt_auth_enabled,
+            ..ClientConfig::default()
+        }
+    }
+
+    fn dynamic_flags(&self) -> DynamicConfig {
+        DynamicConfig { sample_cancel_enabled: self.sample_cancel_enabled, ..DynamicConfig::default() }
     }
 }
 
@@ -83,6 +117,10 @@ impl fmt::Debug for Options {
             .field("long_poll", &self.long_poll)
             .field("announce_above", &self.announce_above)
             .field("session_timeout", &self.session_timeout)
+            .field("sample_use_retrieve_futures", &self.sample_use_retrieve_futures)
+            .field("sample_join_sampling_session", &self.sample_join_sampling_session)
+            .field("pjwt_auth_enabled", &self.pjwt_auth_enabled)
+            .field("sample_cancel_enabled", &self.sample_cancel_enabled)
             .finish_non_exhaustive()
     }
 }
@@ -138,6 +176,7 @@ impl Server {
         let port =
             listener.local_addr().map_err(|it| system(format!("no address to listen on: {it}")))?.port();
         let temporary = options.data_dir.is_none();
+        let (flags, dynamic_flags) = (options.flags(), options.dynamic_flags());
         let data_dir = match options.data_dir {
             Some(it) => it,
             None => {
@@ -174,7 +213,11 @@ impl Server {
         server.spawn("tinkex-engine", move || engine.run(&jobs))?;
         let app = Arc::new(App {
             state: State::new(config, options.seed, options.session_timeout, store, futures, queue),
+            flags,
+            dynamic_flags,
             api_key: options.api_key,
+            tokens: Default::default(),
+            url: server.url.clone(),
             long_poll: options.long_poll,
             announce_above: options.announce_above,
         });
@@ -308,9 +351,16 @@ async fn serve(listener: TcpListener, app: Arc<App>, session_timeout: Duration, 
 
 async fn watch_sessions(app: Arc<App>, session_timeout: Duration) {
     let period = (session_timeout / 4).clamp(Duration::from_millis(10), Duration::from_secs(5));
+    let mut swept = Instant::now();
     loop {
         tokio::time::sleep(period).await;
-        app.state.end_silent_sessions(Instant::now());
+        let now = Instant::now();
+        app.state.end_silent_sessions(now);
+        // To look for them is to read every checkpoint's description. Meanwhile they count as gone already.
+        if SWEEP <= now.duration_since(swept) {
+            swept = now;
+            app.state.end_old_checkpoints(SystemTime::now());
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the server knows: sessions, models, samplers. Every request is decided here, under one lock and without
 //! waiting; what takes time becomes a job of the engine thread.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,20 +13,34 @@ use crate::types::LoraConfig;
 use crate::wire::json::*;
 
 use super::checkpoint::{Problem, Store};
+use super::downloads::Downloads;
 use super::engine::{Job, Work};
+use super::feeds::Feed;
 use super::futures::{Futures, Outcome, Place};
 use super::nn::{LoraSpec, ModelConfig};
 use super::sampling::Slot;
+use super::trace::{Span, Trace};
 use super::turns::{Recent, Seen, Turns};
 
+mod checkpoints;
 mod lists;
+mod losses;
 mod models;
 mod samplers;
+mod search;
 
-pub(super) use lists::Window;
+use losses::Losses;
+
+pub(super) use lists::{Window, query};
 
 /// The one model that this engine serves.
 pub(super) const NANO: &str = "tinkex/nano";
+
+/// Whose everything here is.
+pub(super) const USER: &str = "tml:user:local";
+
+/// How many samples of one sampler are remembered, to answer a repeated one with the first one's result.
+const MOST_REMEMBERED: usize = 65_536;
 
 /// An answer, or the status and text of a refusal.
 pub(super) type Reply<T> = Result<T, Refusal>;
@@ -59,6 +73,7 @@ pub(super) struct State {
     base_seed: u64,
     session_timeout: Duration,
     queue: Sender<Job>,
+    downloads: Downloads,
     inner: Mutex<Inner>,
 }
 
@@ -72,17 +87,32 @@ struct Inner {
     models: HashMap<String, Model>,
     samplers: HashMap<String, SamplerEntry>,
     base: Option<Slot>,
+    /// Copies of checkpoints by the idempotency key of the request that made them, the latest last.
+    copies: VecDeque<(String, String)>,
+}
+
+/// How a session ended.
+#[derive(Clone, Debug, PartialEq)]
+enum End {
+    /// Its client said so.
+    Finished { reason: FinishReason, detail: Option<String> },
+    /// Nothing was heard of it any more.
+    Silent,
 }
 
 struct Session {
     /// How many there were before it.
     number: usize,
+    created: SystemTime,
     user_metadata: BTreeMap<String, Value>,
     display_name: Option<String>,
-    finished: bool,
+    project_id: Option<String>,
+    end: Option<End>,
+    trace: Arc<Trace>,
     contact: Instant,
     models: Recent,
     samplers: Recent,
+    losses: Losses,
 }
 
 /// A model that is being trained.
@@ -102,6 +132,17 @@ struct SamplerEntry {
     model_path: Option<String>,
     slot: Slot,
     requests: Recent,
+    /// News for each client of this sampler.
+    feeds: HashMap<u64, Arc<Feed>>,
+    /// How many clients have asked for a number of their own.
+    joined: u64,
+}
+
+impl SamplerEntry {
+    fn new(session_id: String, model_path: Option<String>, slot: Slot) -> Self {
+        let requests = Recent::new(MOST_REMEMBERED);
+        SamplerEntry { session_id, model_path, slot, requests, feeds: HashMap::new(), joined: 0 }
+    }
 }
 
 impl State {
@@ -121,8 +162,10 @@ impl State {
             models: HashMap::new(),
             samplers: HashMap::new(),
             base: None,
+            copies: VecDeque::new(),
         };
-        State { futures, store, config, base_seed, session_timeout, queue, inner: Mutex::new(inner) }
+        let (downloads, inner) = (Downloads::default(), Mutex::new(inner));
+        State { futures, store, config, base_seed, session_timeout, queue, downloads, inner }
     }
 
     /// Hands jobs to the engine thread. If that is gone, their futures were failed already.
@@ -155,12 +198,16 @@ impl State {
             let id = format!("{:016x}", inner.rng.u64(..));
             let session = Session {
                 number: inner.sessions.len(),
+                created: SystemTime::now(),
                 user_metadata: request.user_metadata,
                 display_name: request.display_name,
-                finished: false,
+                project_id: request.project_id.filter(|it| !it.is_empty()),
+                end: None,
+                trace: Arc::default(),
                 contact: Instant::now(),
                 models: Recent::new(4096),
                 samplers: Recent::new(4096),
+                losses: Losses::new(),
             };
             inner.sessions.insert(id.clone(), session);
             if let Some(key) = key {
@@ -176,35 +223,38 @@ impl State {
         Ok(SessionHeartbeatResponse {})
     }
 
-    /// Ends a session; ending it again is fine.
-    pub(super) fn finish_session(&self, session_id: &str) -> Reply<()> {
+    /// Ends a session; ending it again is fine, and the first reason stays.
+    pub(super) fn finish_session(&self, session_id: &str, request: FinishSessionRequest) -> Reply<()> {
         let mut inner = self.inner.lock();
         if !inner.sessions.contains_key(session_id) {
             return refuse(404, format!("session {session_id} does not exist"));
         }
-        self.end_session(&mut inner, session_id, "its session was finished");
+        let end = End::Finished { reason: request.reason, detail: request.detail };
+        self.end_session(&mut inner, session_id, end, "its session was finished");
         Ok(())
     }
 
     /// Ends the sessions that have been silent for too long.
     pub(super) fn end_silent_sessions(&self, now: Instant) {
         let mut inner = self.inner.lock();
-        let silent =
-            |it: &Session| !it.finished && self.session_timeout < now.saturating_duration_since(it.contact);
+        let silent = |it: &Session| {
+            it.end.is_none() && self.session_timeout < now.saturating_duration_since(it.contact)
+        };
         let ids: Vec<String> =
             inner.sessions.iter().filter(|it| silent(it.1)).map(|it| it.0.clone()).collect();
         for id in ids {
             let patience = self.session_timeout.as_secs();
             log::warn!("the embedded engine ended session {id}: no heartbeat for {patience} s");
-            self.end_session(&mut inner, &id, "its session was silent for too long");
+            self.end_session(&mut inner, &id, End::Silent, "its session was silent for too long");
         }
     }
 
-    fn end_session(&self, inner: &mut Inner, session_id: &str, why: &str) {
+    fn end_session(&self, inner: &mut Inner, session_id: &str, end: End, why: &str) {
         if let Some(session) = inner.sessions.get_mut(session_id) {
-            session.finished = true;
+            session.end.get_or_insert(end);
             session.models = Recent::new(0);
             session.samplers = Recent::new(0);
+            session.losses = Losses::new();
         }
         inner.session_keys.retain(|_, it| it != session_id);
         inner.samplers.retain(|_, it| it.session_id != session_id);
@@ -266,7 +316,10 @@ impl State {
         model.last_request = SystemTime::now();
         let work = work(model);
         let place = Place { model_id: model_id.into(), seq_id };
-        let ticket = self.futures.create(Some(place));
+        let session_id = model.session_id.clone();
+        let span = inner.span(&session_id, work.verb(), model_id);
+        let ticket = self.futures.create(Some(place), span);
+        let model = inner.model(model_id)?;
         let reply = future(&ticket.id, Some(model_id));
         let id = ticket.id.clone();
         let due = model.turns.arrive(seq_id, fingerprint, &id, Job { ticket: Some(ticket), work });
@@ -287,11 +340,16 @@ impl State {
 }
 
 impl Inner {
+    /// Notes in the trace of a session that something was asked for.
+    fn span(&self, session_id: &str, verb: &'static str, of: &str) -> Option<Arc<Span>> {
+        Some(self.sessions.get(session_id)?.trace.begin(verb, of))
+    }
+
     /// A session that is alive; asking for it counts as contact.
     fn session(&mut self, id: &str) -> Reply<&mut Session> {
         match self.sessions.get_mut(id) {
             None => refuse(404, format!("session {id} does not exist")),
-            Some(it) if it.finished => refuse(410, format!("session {id} is finished")),
+            Some(it) if it.end.is_some() => refuse(410, format!("session {id} is finished")),
             Some(it) => {
                 it.contact = Instant::now();
                 Ok(it)

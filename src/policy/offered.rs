@@ -33,7 +33,7 @@ const SAYS_NOTHING: [&str; 5] = ["not found", "404 page not found", "no further 
 
 /// What an answer's status says of the endpoint that gave it. 405 is never about a thing that is missing; 404 may be. `body`
 /// tells a little more: the words of the family's framework for an unknown path.
-fn judge(status: u16, detail: &str, names: Names) -> Word {
+pub(crate) fn judge(status: u16, detail: &str, names: Names) -> Word {
     match (status, names) {
         (405, _) | (404, Names::Nothing) => Word::Absent,
         (404, Names::Something) if detail == "Not Found" => Word::Unclear,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Phase, Result, Sent};
 use crate::http::{Call, Http, Lane};
+use crate::policy::offered::{Names, Word, judge};
 use crate::sync::CancelToken;
 use crate::wire::json::{ClientConfig, ClientConfigRequest, DynamicConfig};
 
@@ -107,6 +108,13 @@ fn offered<T>(result: Result<T>) -> Result<Option<T>> {
         Err(error) if is_not_offered(&error) => Ok(None),
         other => other.map(Some),
     }
+}
+
+/// A 404 is about the thing that was named, and the endpoint exists.
+pub(crate) fn names_what_is_missing(error: &Error) -> bool {
+    let detail = error.message().split_once(": ").map_or("", |it| it.1);
+    let word = error.http_status().map(|it| judge(it, detail, Names::Something));
+    word == Some(Word::Present)
 }
 
 /// The endpoint does not exist on this server.

@@ -38,7 +38,7 @@ pub(crate) use abandon::Underway;
 use dispatch::Dispatch;
 pub use end::CloseStatus;
 pub(crate) use end::{Child, Owner};
-pub(crate) use flags::{Flags, is_not_offered};
+pub(crate) use flags::{Flags, is_not_offered, names_what_is_missing};
 use inflight::InFlight;
 pub use inflight::{Dump, PoolStatus};
 pub(crate) use losses::Creating;
@@ -86,8 +86,8 @@ pub(crate) struct Session {
     tends_flags: AtomicBool,
     tends_tokens: AtomicBool,
     id: Mutex<Option<Arc<str>>>,
-    pub(crate) model_seq_id: AtomicU64,
-    pub(crate) sampling_session_seq_id: AtomicU64,
+    model_seq_id: AtomicU64,
+    sampling_session_seq_id: AtomicU64,
     closed: AtomicBool,
     children: Mutex<Vec<Arc<dyn Child>>>,
     cpu: OnceLock<Option<rayon::ThreadPool>>,

@@ -1,13 +1,13 @@
-//! The codecs of the wire, for `benches/wire.rs` and `benches/fuzz.rs`.
+//! The codecs of the wire, for `benches/wire.rs`, `benches/fuzz.rs` and `tests/it/replay.rs`.
 //!
-//! Benches are crates of their own and see only what is public. These functions are public here, hidden and behind the
+//! Benches and integration tests are crates of their own and see only what is public. These functions are public here, hidden and behind the
 //! feature `testing`, so that the bytes need not be reached through a server, and are no part of the crate's interface.
 
 use bytes::Bytes;
 
 use crate::error::Result;
-use crate::types::{Datum, ForwardBackwardOutput, Loss};
-use crate::wire::{messages, train};
+use crate::types::{Datum, ForwardBackwardOutput, Loss, ModelInput, SampleOptions, SamplingParams};
+use crate::wire::{json, messages, sample, train};
 
 /// The body of a `forward_backward` request, as a training client writes it, on the caller's thread alone.
 ///
@@ -15,6 +15,29 @@ use crate::wire::{messages, train};
 /// As the verb's.
 pub fn encode_pass(model_id: &str, seq_id: u32, data: &[Datum], loss: &Loss) -> Result<Vec<u8>> {
     train::encode_forward_backward(model_id, seq_id, data, loss, false, false)
+}
+
+/// The body of a `load_weights` request that makes a model, as it is written whatever the path.
+///
+/// # Errors
+/// None that is known.
+pub fn encode_load(session_id: &str, model_seq_id: u64, path: &str, optimizer: bool) -> Result<Vec<u8>> {
+    json::encode(&json::LoadWeightsRequest::create(session_id, model_seq_id, path, optimizer))
+}
+
+/// The body of an `asample` request, as it is written whatever the parameters.
+///
+/// # Errors
+/// A prompt that cannot be written.
+pub fn encode_sample(
+    sampling_session_id: &str,
+    seq_id: u64,
+    prompt: &ModelInput,
+    num_samples: u32,
+    params: &SamplingParams,
+    options: &SampleOptions,
+) -> Result<Vec<u8>> {
+    sample::encode_sample(sampling_session_id, seq_id, prompt, num_samples, params, options, false)
 }
 
 /// The result of a pass over data, as a server writes it.

@@ -54,6 +54,8 @@ pub use datum::Datum;
 pub use day::Day;
 pub use identity::{ApiKeyDetails, ApiKeyInfo, Identity};
 pub use loss::{Loss, LossFn, LossValue};
+#[cfg(feature = "local")]
+pub(crate) use loss_graph::LossArray;
 pub(crate) use loss_graph::Node;
 pub use loss_graph::{LossGraph, LossHandle, LossInput, LossMask, LossOperand, LossTensor, LossTrace};
 pub use model::{LoraConfig, ModelInfo, ServerCapabilities, SupportedModel};

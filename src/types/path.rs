@@ -127,6 +127,13 @@ impl FromStr for SamplerPath {
     }
 }
 
+impl SamplerPath {
+    /// The middle part is left out.
+    pub(crate) fn is_short(&self) -> bool {
+        self.0.run_end + 1 == self.0.name_start
+    }
+}
+
 impl FromStr for ExternalPath {
     type Err = Error;
 

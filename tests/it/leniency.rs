@@ -107,9 +107,12 @@ fn create_model_gets_a_lora_config_and_may_answer_with_more() {
 
 #[test]
 fn create_via_load_falls_back_where_it_is_not_supported() {
-    for status in [404, 405, 422] {
+    for (status, detail) in
+        [(404, "Not Found"), (405, "Method Not Allowed"), (422, "model_id: field required")]
+    {
         let server = FakeServer::new();
-        server.next("/api/v1/load_weights", Act::status(status, r#"{"detail":"model_id: field required"}"#));
+        let refusal = json!({"detail": detail}).to_string();
+        server.next("/api/v1/load_weights", Act::status(status, refusal));
         let service = server.in_memory().build().unwrap();
         let training = service.create_training_client_from_state("tinker://run/weights/a").unwrap();
         let loads = server.requests_to("/api/v1/load_weights");
@@ -119,6 +122,16 @@ fn create_via_load_falls_back_where_it_is_not_supported() {
         training.optim_step(AdamParams::default()).wait().unwrap();
         assert_eq!(seq_ids(&server).last(), Some(&2), "what follows the load has the next number");
     }
+}
+
+#[test]
+fn a_checkpoint_that_does_not_exist_is_not_asked_for_in_another_way() {
+    let server = FakeServer::new();
+    server.next("/api/v1/load_weights", Act::status(404, r#"{"detail":"Model not found"}"#));
+    let service = server.in_memory().build().unwrap();
+    let error = service.create_training_client_from_state("tinker://nope/weights/none").unwrap_err();
+    assert_eq!((error.kind(), error.http_status()), (&tinkex::ErrorKind::NotFound, Some(404)));
+    assert!(server.requests_to("/api/v1/weights_info").is_empty());
 }
 
 #[test]

@@ -15,7 +15,11 @@ mod doctor;
 #[cfg(feature = "local")]
 mod engine_http;
 #[cfg(feature = "local")]
+mod engine_losses;
+#[cfg(feature = "local")]
 mod engine_rest;
+#[cfg(feature = "local")]
+mod engine_waiting;
 mod faults;
 mod guarantees;
 mod handles;
@@ -25,6 +29,7 @@ mod network;
 mod payment;
 mod poll_many;
 mod regression;
+mod replay;
 mod rest;
 mod sampling;
 mod secrets;

@@ -1,5 +1,7 @@
 //! What the tests share.
 
+#[cfg(feature = "local")]
+pub(crate) mod engine;
 pub(crate) mod proxy;
 
 use std::time::{Duration, Instant};

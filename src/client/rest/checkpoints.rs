@@ -1,5 +1,6 @@
 //! Checkpoints: lists, ends, permissions, copies.
 
+use std::mem;
 use std::time::{Duration, SystemTime};
 
 use super::RestClient;
@@ -245,18 +246,20 @@ impl RestClient {
             ask.call.takes_redirect = true;
             ask
         };
-        let first = ask(place(&path, "/archive")?);
-        let bare = match &path {
-            // Some servers know the weights of samplers by their names alone.
-            CheckpointPath::Sampler(it) => {
-                let (run, name) = (url::segment("path", it.run_id())?, url::segment("path", it.name())?);
-                Some(ask(format!("/api/v1/training_runs/{run}/checkpoints/{name}/archive")))
+        let mut first = ask(place(&path, "/archive")?);
+        let mut second = None;
+        if let CheckpointPath::Sampler(it) = &path {
+            // Some servers know the weights of samplers by their names alone, and say their paths accordingly.
+            let (run, name) = (url::segment("path", it.run_id())?, url::segment("path", it.name())?);
+            let mut bare = ask(format!("/api/v1/training_runs/{run}/checkpoints/{name}/archive"));
+            if it.is_short() {
+                mem::swap(&mut first, &mut bare);
             }
-            _ => None,
-        };
+            second = Some(bare);
+        }
         self.asker.run("RestClient.get_checkpoint_archive_url", |it| {
-            let answer = match (it.answer(&first), &bare) {
-                (Err(error), Some(bare)) if error.http_status() == Some(404) => it.answer(bare)?,
+            let answer = match (it.answer(&first), &second) {
+                (Err(error), Some(second)) if error.http_status() == Some(404) => it.answer(second)?,
                 (result, _) => result?,
             };
             archive(&answer)

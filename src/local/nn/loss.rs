@@ -1,7 +1,11 @@
 //! The loss functions: what one target's log-probability costs, and how fast the cost changes with it.
 
+use std::sync::Arc;
+
+use crate::types::LossGraph;
+
 /// A loss over target tokens. All are sums over tokens and data, never means.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Loss {
     /// `−w·lp`.
     CrossEntropy,
@@ -26,6 +30,16 @@ pub(crate) enum Loss {
         /// Weight of the pull towards the sampling policy.
         beta: f32,
     },
+    /// `−Σ min(s·A, clip(s, lo, hi)·A)`, where the ratio `s` of every token is that of its sequence: the exponential of the
+    /// mean of `lp − q` over the mask. Its derivative by `lp` is `s`, as if the mean were held constant.
+    Gspo {
+        /// Smallest ratio that still counts.
+        lo: f32,
+        /// Largest ratio that still counts.
+        hi: f32,
+    },
+    /// A loss that a client wrote.
+    Custom(Arc<LossGraph>),
 }
 
 impl Loss {
@@ -33,6 +47,11 @@ impl Loss {
     /// `advantages`.
     pub(super) fn is_weighted(&self) -> bool {
         matches!(self, Loss::CrossEntropy)
+    }
+
+    /// Whether what a token costs hangs on the other tokens of its sequence.
+    pub(super) fn is_joint(&self) -> bool {
+        matches!(self, Loss::Gspo { .. } | Loss::Custom(_))
     }
 
     /// The loss of one token and its derivative by `lp`.
@@ -59,6 +78,8 @@ impl Loss {
                 let (gap, beta) = (lp - q, f64::from(beta));
                 (-(lp * a - 0.5 * beta * gap * gap), -(a - beta * gap))
             }
+            // A token alone has no cost: see `joint`. What is no number shows itself.
+            Loss::Gspo { .. } | Loss::Custom(_) => (f64::NAN, f64::NAN),
         };
         (loss, slope as f32)
     }
@@ -81,7 +102,7 @@ mod tests {
         points
     }
 
-    fn assert_slope(loss: Loss, value: impl Fn(f64, f64, f64) -> f64) {
+    fn assert_slope(loss: &Loss, value: impl Fn(f64, f64, f64) -> f64) {
         for (lp, q, a) in points() {
             let (l, slope) = loss.token(lp, q, a);
             let (lp, q, a) = (f64::from(lp), f64::from(q), f64::from(a));
@@ -95,18 +116,18 @@ mod tests {
 
     #[test]
     fn cross_entropy_slopes_by_its_weight() {
-        assert_slope(Loss::CrossEntropy, |lp, _, w| -w * lp);
+        assert_slope(&Loss::CrossEntropy, |lp, _, w| -w * lp);
     }
 
     #[test]
     fn importance_sampling_slopes_like_its_difference() {
-        assert_slope(Loss::ImportanceSampling, |lp, q, a| -(lp - q).exp() * a);
+        assert_slope(&Loss::ImportanceSampling, |lp, q, a| -(lp - q).exp() * a);
     }
 
     #[test]
     fn ppo_slopes_like_its_difference_and_is_flat_where_clipped() {
         let (lo, hi) = (0.8, 1.2);
-        assert_slope(Loss::Ppo { lo, hi }, |lp, q, a| {
+        assert_slope(&Loss::Ppo { lo, hi }, |lp, q, a| {
             let r = (lp - q).exp();
             -(r * a).min(r.clamp(f64::from(lo), f64::from(hi)) * a)
         });
@@ -128,6 +149,6 @@ mod tests {
     #[test]
     fn dro_slopes_like_its_difference() {
         let beta = 0.25;
-        assert_slope(Loss::Dro { beta }, |lp, q, a| -(lp * a - 0.5 * f64::from(beta) * (lp - q).powi(2)));
+        assert_slope(&Loss::Dro { beta }, |lp, q, a| -(lp * a - 0.5 * f64::from(beta) * (lp - q).powi(2)));
     }
 }

@@ -2,7 +2,8 @@
 //! sampler, on the products of [`super::kernel`].
 //!
 //! From the bottom up: [`linear`], [`ops`] and [`attention`] are operations with their backward passes;
-//! [`layer`] joins them, [`head`] turns hidden rows into log-probabilities and losses; [`pass`] runs a group of
+//! [`layer`] joins them, [`head`] turns hidden rows into log-probabilities and losses, [`joint`] knows the losses of whole
+//! sequences; [`pass`] runs a group of
 //! sequences; [`train`] runs a batch and [`adam`] takes steps. [`decode`] is the other half, one token at a
 //! time, and [`sampler`] drives it. Results are the same bits for any number of threads.
 
@@ -12,6 +13,7 @@ mod choose;
 mod config;
 mod decode;
 mod head;
+mod joint;
 mod layer;
 mod linear;
 mod lora;

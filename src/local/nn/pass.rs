@@ -64,8 +64,16 @@ pub(super) struct Targets<'a> {
     pub(super) ids: &'a [u32],
     /// Targets per row.
     pub(super) k: usize,
-    /// From the index of a target and its log-probability to the loss's derivative by it.
-    pub(super) slope: &'a (dyn Fn(usize, f32) -> f32 + Sync),
+    pub(super) slope: Slope<'a>,
+}
+
+/// How the loss's derivatives by the log-probabilities are found.
+#[derive(Clone, Copy)]
+pub(super) enum Slope<'a> {
+    /// From the index of a target and its log-probability to the derivative by it.
+    Each(&'a (dyn Fn(usize, f32) -> f32 + Sync)),
+    /// From all log-probabilities to all derivatives.
+    Joint(&'a dyn Fn(&[f32]) -> Vec<f32>),
 }
 
 /// Sees a chunk of rows of logits and the number of its first row.
@@ -134,8 +142,21 @@ impl Workspace {
         let Some(grads) = grads else {
             return head.targets(targets.ids, targets.k, logprobs, &mut self.head, None);
         };
+        let joint = match targets.slope {
+            Slope::Each(_) => Vec::new(),
+            // All log-probabilities have to be there first: the head is run twice, which is little beside the layers.
+            Slope::Joint(of) => {
+                head.targets(targets.ids, targets.k, logprobs, &mut self.head, None);
+                of(logprobs)
+            }
+        };
+        let read = |i: usize, _: f32| joint[i];
+        let slope: &(dyn Fn(usize, f32) -> f32 + Sync) = match targets.slope {
+            Slope::Each(it) => it,
+            Slope::Joint(_) => &read,
+        };
         let dnormed = self.dnormed.get(size);
-        let backward = Backward { slope: targets.slope, dhidden: dnormed, grads };
+        let backward = Backward { slope, dhidden: dnormed, grads };
         head.targets(targets.ids, targets.k, logprobs, &mut self.head, Some(backward));
         let dx = self.dx.get(size);
         dx.fill(0.0);

@@ -1,14 +1,18 @@
 //! One LoRA model in training: batches in, gradients accumulated, steps taken.
 
 use super::adam::{Adam, StepOutput};
+use super::joint::Joint;
 use super::layer::Rows;
 use super::lora::LoraSpec;
 use super::loss::Loss;
-use super::pass::{Model, Targets, Workspace};
+use super::pass::{Model, Slope, Targets, Workspace};
 use super::sampler::Sampler;
 use super::weights::Weights;
+use crate::types::LossArray;
 use parking_lot::Mutex;
 use rayon::prelude::*;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Sequences are packed into one pass up to about this many rows, so that short ones share their products: a
@@ -35,6 +39,10 @@ pub(crate) struct Example {
     pub logprobs: Vec<f32>,
     /// Advantage of each target; empty for cross entropy.
     pub advantages: Vec<f32>,
+    /// Which targets count in the ratio of their sequence, for GSPO; empty for the other losses.
+    pub mask: Vec<f32>,
+    /// What a custom loss reads besides the log-probabilities, in the order of its inputs.
+    pub inputs: Vec<LossArray>,
 }
 
 /// What [`Trainer::run`] computed.
@@ -44,6 +52,8 @@ pub(crate) struct RunOutput {
     pub loss_sum: f64,
     /// For each datum, the log-probabilities of its targets, `[N, k]` row-major.
     pub logprobs: Vec<Vec<f32>>,
+    /// What a custom loss reports, combined over the data as each name says.
+    pub metrics: BTreeMap<String, f64>,
 }
 
 /// One LoRA model being trained.
@@ -93,9 +103,13 @@ impl Trainer {
             return Err("the batch has no data".to_owned());
         }
         let groups = groups(batch);
-        let mut output = RunOutput { loss_sum: 0.0, logprobs: Vec::with_capacity(batch.len()) };
+        let mut output =
+            RunOutput { loss_sum: 0.0, logprobs: Vec::with_capacity(batch.len()), metrics: BTreeMap::new() };
         let mut buffers = std::mem::take(&mut self.idle_grads);
-        for wave in groups.chunks(WAVE) {
+        // A loss that a client wrote may fail on a datum when others have been added up already.
+        let before = matches!(loss, Loss::Custom(_)).then(|| self.grads.clone());
+        let mut failed = None;
+        'waves: for wave in groups.chunks(WAVE) {
             buffers.resize_with(buffers.len().max(if backward { wave.len() } else { 0 }), Vec::new);
             let (model, idle) = (&self.model, &self.idle);
             let one = |group: &[Example], grads: Option<&mut Vec<f32>>| {
@@ -112,15 +126,36 @@ impl Trainer {
                     wave.par_iter().map(|group| one(group, None)).collect()
                 }
             });
-            for (i, (loss_sum, logprobs)) in results.into_iter().enumerate() {
-                output.loss_sum += loss_sum;
-                output.logprobs.extend(logprobs);
+            for (i, result) in results.into_iter().enumerate() {
+                let group = match result {
+                    Ok(it) => it,
+                    Err((within, error)) => {
+                        failed = Some(format!("datum {}: {error}", output.logprobs.len() + within));
+                        break 'waves;
+                    }
+                };
+                output.loss_sum += group.loss_sum;
+                output.logprobs.extend(group.logprobs);
+                for (name, value) in group.metrics {
+                    *output.metrics.entry(name).or_insert(0.0) += value;
+                }
                 if backward {
                     add(&mut self.grads, &buffers[i]);
                 }
             }
         }
         self.idle_grads = buffers;
+        if let Some(error) = failed {
+            if let Some(before) = before {
+                self.grads = before;
+            }
+            return Err(error);
+        }
+        for (name, value) in &mut output.metrics {
+            if name.ends_with(":mean") {
+                *value /= batch.len() as f64;
+            }
+        }
         Ok(output)
     }
 
@@ -157,14 +192,23 @@ fn groups(batch: &[Example]) -> Vec<&[Example]> {
     groups
 }
 
-/// Runs one group; with `grads`, sets it to the group's gradients.
+/// What the pass of a group came to.
+struct GroupOutput {
+    loss_sum: f64,
+    /// For each datum.
+    logprobs: Vec<Vec<f32>>,
+    /// Sums over the data.
+    metrics: BTreeMap<String, f64>,
+}
+
+/// Runs one group; with `grads`, sets it to the group's gradients. An error comes with the number of its datum.
 fn run_group(
     model: &Model,
     group: &[Example],
     loss: &Loss,
     workspace: &mut Workspace,
     grads: Option<&mut Vec<f32>>,
-) -> (f64, Vec<Vec<f32>>) {
+) -> Result<GroupOutput, (usize, String)> {
     let rows = Rows::new(group.iter().map(|e| e.tokens.len()));
     let k = group.first().map_or(1, |e| e.k);
     let ids: Vec<u32> = group.iter().flat_map(|e| &e.targets).map(|&id| id as u32).collect();
@@ -175,8 +219,20 @@ fn run_group(
         (join(|e| &e.logprobs), join(|e| &e.advantages))
     };
     let token = |i: usize, lp: f32| loss.token(lp, old.get(i).copied().unwrap_or(0.0), factors[i]);
-    let slope = |i: usize, lp: f32| token(i, lp).1;
-    let targets = Targets { ids: &ids, k, slope: &slope };
+    let each = |i: usize, lp: f32| token(i, lp).1;
+    // What whole sequences cost is found on the way back, or after a pass forward.
+    let found: RefCell<Option<Result<Vec<Joint>, (usize, String)>>> = RefCell::new(None);
+    let joint = |logprobs: &[f32]| {
+        let result = all_joint(group, loss, logprobs, true);
+        let slopes = match &result {
+            Ok(all) => all.iter().flat_map(|it| &it.slopes).copied().collect(),
+            Err(_) => vec![0.0; logprobs.len()],
+        };
+        found.replace(Some(result));
+        slopes
+    };
+    let slope = if loss.is_joint() { Slope::Joint(&joint) } else { Slope::Each(&each) };
+    let targets = Targets { ids: &ids, k, slope };
     let mut logprobs = vec![0.0; ids.len()];
     let tokens = group.iter().flat_map(|e| &e.tokens).copied();
     let grads = grads.map(|grads| {
@@ -185,14 +241,38 @@ fn run_group(
         grads.as_mut_slice()
     });
     workspace.targets(model, &rows, tokens, &targets, &mut logprobs, grads);
-    let loss_sum = logprobs.iter().enumerate().map(|(i, &lp)| token(i, lp).0).sum();
-    let mut rest = logprobs.as_slice();
-    let split = group.iter().map(|e| {
+    let mut metrics = BTreeMap::new();
+    let loss_sum = if loss.is_joint() {
+        let all = found.take().unwrap_or_else(|| all_joint(group, loss, &logprobs, false))?;
+        for (name, value) in all.iter().flat_map(|it| &it.metrics) {
+            *metrics.entry(name.clone()).or_insert(0.0) += value;
+        }
+        all.iter().map(|it| it.loss).sum()
+    } else {
+        logprobs.iter().enumerate().map(|(i, &lp)| token(i, lp).0).sum()
+    };
+    let logprobs = split(group, &logprobs).into_iter().map(<[f32]>::to_vec).collect();
+    Ok(GroupOutput { loss_sum, logprobs, metrics })
+}
+
+/// The part of each datum.
+fn split<'a>(group: &[Example], mut rest: &'a [f32]) -> Vec<&'a [f32]> {
+    let own = group.iter().map(|e| {
         let (own, tail) = rest.split_at(e.targets.len());
         rest = tail;
-        own.to_vec()
+        own
     });
-    (loss_sum, split.collect())
+    own.collect()
+}
+
+fn all_joint(
+    group: &[Example],
+    loss: &Loss,
+    logprobs: &[f32],
+    backward: bool,
+) -> Result<Vec<Joint>, (usize, String)> {
+    let one = |(i, (e, own))| loss.joint(e, own, backward).map_err(|it| (i, it));
+    group.iter().zip(split(group, logprobs)).enumerate().map(one).collect()
 }
 
 /// Elements that one task of [`add`] handles.
@@ -218,7 +298,8 @@ fn check(e: &Example, loss: &Loss, base: &Weights) -> Result<(), String> {
     if let Some(id) = e.tokens.iter().find(|&&id| id as usize >= c.vocab) {
         return Err(format!("token id {id} is outside the vocabulary of {}", c.vocab));
     }
-    if e.k == 0 || (e.k > 1 && !loss.is_weighted()) {
+    let custom = matches!(loss, Loss::Custom(_));
+    if e.k == 0 || (e.k > 1 && !loss.is_weighted() && !custom) {
         return Err(format!("{} targets per position do not suit this loss", e.k));
     }
     let expect = |what: &str, len: usize, wanted: usize| {
@@ -231,13 +312,15 @@ fn check(e: &Example, loss: &Loss, base: &Weights) -> Result<(), String> {
     if let Some(id) = e.targets.iter().find(|&&id| id < 0 || id >= c.vocab as i64) {
         return Err(format!("target id {id} is outside the vocabulary of {}", c.vocab));
     }
-    let weighted = if loss.is_weighted() { n * e.k } else { 0 };
-    expect("weights", e.weights.len(), weighted)?;
-    expect("logprobs", e.logprobs.len(), n * e.k - weighted)?;
-    expect("advantages", e.advantages.len(), n * e.k - weighted)?;
-    let mut floats = e.weights.iter().chain(&e.logprobs).chain(&e.advantages);
+    let wanted = |it: bool| if it { n * e.k } else { 0 };
+    let policy = wanted(!loss.is_weighted() && !custom);
+    expect("weights", e.weights.len(), wanted(loss.is_weighted()))?;
+    expect("logprobs", e.logprobs.len(), policy)?;
+    expect("advantages", e.advantages.len(), policy)?;
+    expect("marks", e.mask.len(), wanted(matches!(loss, Loss::Gspo { .. })))?;
+    let mut floats = e.weights.iter().chain(&e.logprobs).chain(&e.advantages).chain(&e.mask);
     if floats.any(|v| !v.is_finite()) {
-        return Err("a weight, log-probability or advantage is not finite".to_owned());
+        return Err("a weight, log-probability, advantage or mark is not finite".to_owned());
     }
     Ok(())
 }

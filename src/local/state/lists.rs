@@ -1,15 +1,14 @@
 //! Lists of what there is: training runs, checkpoints, sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::clock_text::{parse_rfc3339, rfc3339};
-use crate::types::{Checkpoint, CheckpointPath, CheckpointType, Cursor, SessionInfo, Timestamp, TrainingRun};
+use crate::clock_text::rfc3339;
+use crate::types::{Checkpoint, CheckpointType, Cursor, SessionInfo, Timestamp, TrainingRun};
 use crate::wire::json::*;
 
-use super::super::checkpoint::{Found, Kind, Place};
+use super::super::checkpoint::{Found, Kind};
 use super::{NANO, Reply, State, refuse};
 
 /// The largest page.
@@ -25,10 +24,7 @@ pub(in crate::local) struct Window {
 impl Window {
     /// Reads a query; what it does not say is the default.
     pub(in crate::local) fn read(query: &str, limit: usize) -> Self {
-        let number = |name: &str| {
-            let value = query.split('&').find_map(|it| it.strip_prefix(name)?.strip_prefix('='));
-            value.and_then(|it| it.parse().ok())
-        };
+        let number = |name: &str| self::query(query, name).and_then(|it| it.parse().ok());
         let limit: usize = number("limit").unwrap_or(limit);
         Window { offset: number("offset").unwrap_or(0), limit: limit.clamp(1, MOST) }
     }
@@ -40,12 +36,29 @@ impl Window {
     }
 }
 
+/// What a query says under a name. Ids of this server need no escapes.
+pub(in crate::local) fn query<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.split('&').find_map(|it| it.strip_prefix(name)?.strip_prefix('='))
+}
+
 impl State {
-    /// All training runs, the ones used last first: models that are alive, and runs that left checkpoints.
-    pub(in crate::local) fn training_runs(&self, window: Window) -> TrainingRunsResponse {
+    /// All training runs, or those of a project, the ones used last first: models that are alive, and runs that left
+    /// checkpoints.
+    pub(in crate::local) fn training_runs(
+        &self,
+        window: Window,
+        project_id: Option<&str>,
+    ) -> TrainingRunsResponse {
         let found = self.store.all();
         let mut ids: BTreeSet<String> = found.iter().map(|it| it.meta.run_id.clone()).collect();
         ids.extend(self.inner.lock().models.keys().cloned());
+        if let Some(wanted) = project_id {
+            let project = |id: &str| match found.iter().find(|it| it.meta.run_id == id) {
+                Some(it) => self.project_of(&it.meta),
+                None => self.project_of_run(id),
+            };
+            ids.retain(|it| project(it).as_deref() == Some(wanted));
+        }
         let mut runs: Vec<TrainingRun> = ids.iter().filter_map(|it| self.run_of(it, &found)).collect();
         // Times are all in one form, in which text sorts as time does.
         runs.sort_by(|a, b| time(&b.last_request_time).cmp(time(&a.last_request_time)));
@@ -102,26 +115,6 @@ impl State {
         CheckpointsResponse { checkpoints, cursor }
     }
 
-    /// Deletes a checkpoint. Samplers that were made from it go on.
-    pub(in crate::local) fn delete_checkpoint(&self, run_id: &str, segment: &str, name: &str) -> Reply<()> {
-        Ok(self.store.delete(&place(run_id, segment, name)?)?)
-    }
-
-    /// Notes how much longer a checkpoint is to be kept.
-    pub(in crate::local) fn keep_checkpoint(
-        &self,
-        run_id: &str,
-        segment: &str,
-        name: &str,
-        ttl_seconds: Option<u64>,
-    ) -> Reply<()> {
-        const RANGE: std::ops::RangeInclusive<u64> = 3600..=10 * 366 * 24 * 3600;
-        if ttl_seconds.is_some_and(|it| !RANGE.contains(&it)) {
-            return refuse(400, "ttl_seconds must be null or between one hour and ten years");
-        }
-        Ok(self.store.keep(&place(run_id, segment, name)?, ttl_seconds)?)
-    }
-
     /// The sessions, newest first.
     pub(in crate::local) fn sessions(&self, window: Window) -> SessionsResponse {
         let inner = self.inner.lock();
@@ -154,17 +147,6 @@ impl State {
     }
 }
 
-fn place(run_id: &str, segment: &str, name: &str) -> Reply<Place> {
-    let path = CheckpointPath::of(run_id, &format!("{segment}/{name}"));
-    let path = path.or_else(|it| refuse(400, it.to_string()))?;
-    let kind = match path.checkpoint_type() {
-        CheckpointType::Training => Kind::Training,
-        CheckpointType::Sampler => Kind::Sampler,
-        _ => return refuse(404, format!("{path} does not exist")),
-    };
-    Place::new(run_id, kind, name).or_else(|it| refuse(400, it))
-}
-
 fn time(time: &Option<Timestamp>) -> &str {
     time.as_ref().map_or("", Timestamp::as_str)
 }
@@ -177,26 +159,23 @@ fn newest_first(found: &[Found]) -> Vec<Checkpoint> {
 
 fn describe(found: &Found) -> Checkpoint {
     let Found { place, meta, size_bytes } = found;
-    let after = |it: u64| Some((parse_rfc3339(&meta.created)?.checked_add(Duration::from_secs(it))?).into());
     Checkpoint {
         checkpoint_id: format!("{}/{}", place.kind.segment(), place.name),
         checkpoint_type: Some(match place.kind {
             Kind::Training => CheckpointType::Training,
             Kind::Sampler => CheckpointType::Sampler,
+            Kind::External => CheckpointType::External,
         }),
         time: meta.created.parse().ok(),
         tinker_path: place.uri(),
         size_bytes: Some(*size_bytes),
-        public: false,
+        public: meta.public,
         user_metadata: meta.user_metadata.clone().unwrap_or_default(),
-        expires_at: match &meta.expires {
-            Some(it) => it.parse().ok(),
-            None => meta.ttl_seconds.and_then(after),
-        },
+        expires_at: meta.end().map(Into::into),
     }
 }
 
-fn texts(map: BTreeMap<String, Value>) -> BTreeMap<String, String> {
+pub(super) fn texts(map: BTreeMap<String, Value>) -> BTreeMap<String, String> {
     let text = |value| match value {
         Value::String(it) => it,
         other => other.to_string(),

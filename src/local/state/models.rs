@@ -14,6 +14,7 @@ use super::super::engine::{Job, Load, Save, Work};
 use super::super::nn::LoraSpec;
 use super::super::sampling::Slot;
 use super::super::turns::{Seen, Turns};
+use super::checkpoints::check_ttl;
 use super::{Inner, Model, NANO, Reply, State, check_base, future, refuse};
 
 /// The largest adapter.
@@ -64,12 +65,14 @@ impl State {
 
     fn add_model(&self, inner: &mut Inner, new: NewModel, fingerprint: u64) -> Reply<UntypedFuture> {
         let model_id = format!("{}:train:{}", new.session_id, new.number);
-        let ticket = self.futures.create(None);
+        let work = Work::Create { model_id: model_id.clone(), spec: new.spec.clone(), from: new.from };
+        let span = inner.span(&new.session_id, work.verb(), &model_id);
+        let ticket = self.futures.create(None, span);
         inner.session(&new.session_id)?.models.insert(new.number, fingerprint, &ticket.id);
         let model = Model {
             session_id: new.session_id,
             lora: new.lora,
-            spec: new.spec.clone(),
+            spec: new.spec,
             user_metadata: new.user_metadata,
             last_request: SystemTime::now(),
             turns: Turns::new(),
@@ -77,7 +80,6 @@ impl State {
         };
         inner.models.insert(model_id.clone(), model);
         let reply = future(&ticket.id, Some(&model_id));
-        let work = Work::Create { model_id, spec: new.spec, from: new.from };
         self.enqueue([Job { ticket: Some(ticket), work }]);
         Ok(reply)
     }
@@ -132,7 +134,7 @@ impl State {
         let mut inner = self.inner.lock();
         inner.model(model_id)?;
         self.remove_model(&mut inner, model_id, "as asked");
-        let ticket = self.futures.create(None);
+        let ticket = self.futures.create(None, None);
         let reply = future(&ticket.id, Some(model_id));
         self.enqueue([Job { ticket: Some(ticket), work: Work::Unload { model_id: model_id.into() } }]);
         Ok(reply)
@@ -167,6 +169,7 @@ impl State {
         user_metadata: Option<BTreeMap<String, String>>,
     ) -> Result<Save, String> {
         let place = Place::new(model_id, kind, name)?;
+        check_ttl(ttl_seconds)?;
         let meta = Meta {
             format: 1,
             run_id: model_id.into(),
@@ -179,8 +182,8 @@ impl State {
             train_unembed: model.spec.train_unembed,
             created: rfc3339(SystemTime::now()),
             ttl_seconds,
-            expires: None,
             user_metadata,
+            ..Meta::default()
         };
         Ok(Save { place, meta, overwrite: false })
     }
@@ -199,7 +202,7 @@ impl State {
         }
     }
 
-    fn checkpoint(&self, run_id: &str, kind: Kind, name: &str) -> Reply<(Place, Meta)> {
+    pub(super) fn checkpoint(&self, run_id: &str, kind: Kind, name: &str) -> Reply<(Place, Meta)> {
         let place = Place::new(run_id, kind, name).or_else(|it| refuse(400, it))?;
         let meta = self.store.meta(&place)?;
         if meta.base_seed != self.base_seed || meta.base_model != NANO {
@@ -210,11 +213,7 @@ impl State {
     }
 
     pub(in crate::local) fn weights_info(&self, path: &str) -> Reply<WeightsInfoResponse> {
-        let found = match path.parse::<TrainingPath>() {
-            Ok(_) => self.training_checkpoint(path),
-            Err(_) => self.sampler_checkpoint(path),
-        };
-        let (_, meta) = found?;
+        let (_, meta) = self.any_checkpoint(path)?;
         Ok(WeightsInfoResponse {
             base_model: Some(meta.base_model),
             optimizer_config: OptimizerConfig::default(),

@@ -1,18 +1,20 @@
 //! Sampling sessions and samples.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use crate::types::SamplerKind;
 use crate::wire::json::*;
 
 use super::super::checkpoint::{Kind, Meta, Place};
 use super::super::engine::{Job, Work};
+use super::super::feeds::{Feed, client_of};
 use super::super::sampling::{Sample, Slot};
-use super::super::turns::{Recent, Seen};
+use super::super::turns::Seen;
 use super::{Inner, NANO, Reply, SamplerEntry, State, check_base, refuse};
 
-/// How many samples of one sampler are remembered, to answer a repeated one with the first one's result.
-const MOST_REMEMBERED: usize = 65_536;
+/// How many clients of one sampler are told news.
+const MOST_FEEDS: usize = 4096;
 
 impl State {
     /// Saves a model's weights for sampling: under a name, or straight into a new sampling session.
@@ -57,8 +59,7 @@ impl State {
         // Nothing was made if the same request came before.
         if let Some(slot) = made {
             inner.session(&session_id)?.samplers.insert(number, fingerprint, &sampler_id);
-            let requests = Recent::new(MOST_REMEMBERED);
-            inner.samplers.insert(sampler_id, SamplerEntry { session_id, model_path: None, slot, requests });
+            inner.samplers.insert(sampler_id, SamplerEntry::new(session_id, None, slot));
         }
         Ok(reply)
     }
@@ -96,12 +97,7 @@ impl State {
             Some((place, meta)) => self.load_slot(place, meta),
             None => self.base_slot(inner),
         };
-        let entry = SamplerEntry {
-            session_id: request.session_id,
-            model_path: request.model_path,
-            slot,
-            requests: Recent::new(MOST_REMEMBERED),
-        };
+        let entry = SamplerEntry::new(request.session_id, request.model_path, slot);
         inner.samplers.insert(sampling_session_id.clone(), entry);
         Ok(CreateSamplingSessionResponse { sampling_session_id })
     }
@@ -133,10 +129,7 @@ impl State {
         let inner = &mut *inner;
         let number = request.seq_id;
         if let Some(id) = &request.sampling_session_id {
-            let Some(session_id) = inner.samplers.get(id).map(|it| it.session_id.clone()) else {
-                return refuse(404, format!("sampling session {id} does not exist"));
-            };
-            inner.session(&session_id)?;
+            inner.sampler(id)?;
         }
         let entry = request.sampling_session_id.as_ref().and_then(|it| inner.samplers.get(it));
         if let (Some(entry), Some(number)) = (entry, number) {
@@ -150,7 +143,14 @@ impl State {
         }
         let seed = inner.seeds.u64(..) >> 1;
         let sample = Sample::new(&request, &self.config, seed).or_else(|it| refuse(400, it))?;
-        let ticket = self.futures.create_cancellable();
+        let entry = request.sampling_session_id.as_ref().and_then(|it| inner.samplers.get_mut(it));
+        let feed = match (entry, number) {
+            (Some(entry), Some(number)) => Some(entry.feed(client_of(number))?),
+            _ => None,
+        };
+        let owner = request.sampling_session_id.as_ref().and_then(|it| Some((it, inner.samplers.get(it)?)));
+        let span = owner.and_then(|(id, it)| inner.span(&it.session_id, "sample", id));
+        let ticket = self.futures.create_cancellable(feed, span);
         let reply = sample_future(&ticket.id, request.num_samples);
         let entry = request.sampling_session_id.as_ref().and_then(|it| inner.samplers.get_mut(it));
         let slot = match (entry, checkpoint) {
@@ -168,6 +168,23 @@ impl State {
         Ok(reply)
     }
 
+    /// A number for one more client of a sampling session. The client that made it has number 0.
+    pub(in crate::local) fn join_sampler(
+        &self,
+        request: JoinSamplingSessionRequest,
+    ) -> Reply<JoinSamplingSessionResponse> {
+        let mut inner = self.inner.lock();
+        let entry = inner.sampler(&request.sampling_session_id)?;
+        entry.joined += 1;
+        Ok(JoinSamplingSessionResponse { client_counter: entry.joined })
+    }
+
+    /// The news for a client of a sampling session.
+    pub(in crate::local) fn feed(&self, target: &FuturesTarget) -> Reply<Arc<Feed>> {
+        let FuturesTarget::SamplingSession { sampling_session_id, cloned_sampler_id } = target;
+        self.inner.lock().sampler(sampling_session_id)?.feed(*cloned_sampler_id)
+    }
+
     /// The weights of a checkpoint, to be there before whatever is asked of them from now on.
     fn load_slot(&self, place: Place, meta: Meta) -> Slot {
         let slot = Slot::default();
@@ -183,6 +200,29 @@ impl State {
             slot
         };
         inner.base.get_or_insert_with(make).clone()
+    }
+}
+
+impl Inner {
+    /// A sampler whose session is alive; asking for it counts as contact.
+    fn sampler(&mut self, id: &str) -> Reply<&mut SamplerEntry> {
+        let Some(session_id) = self.samplers.get(id).map(|it| it.session_id.clone()) else {
+            return refuse(404, format!("sampling session {id} does not exist"));
+        };
+        self.session(&session_id)?;
+        match self.samplers.get_mut(id) {
+            Some(it) => Ok(it),
+            None => refuse(404, format!("sampling session {id} does not exist")),
+        }
+    }
+}
+
+impl SamplerEntry {
+    fn feed(&mut self, client: u64) -> Reply<Arc<Feed>> {
+        if MOST_FEEDS <= self.feeds.len() && !self.feeds.contains_key(&client) {
+            return refuse(429, format!("more than {MOST_FEEDS} clients share this sampler"));
+        }
+        Ok(self.feeds.entry(client).or_default().clone())
     }
 }
 

@@ -3,10 +3,10 @@
 use super::plan::Problem;
 
 /// A dense row-major array.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Array {
-    pub(super) shape: Vec<usize>,
-    pub(super) values: Vec<f64>,
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Array {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) values: Vec<f64>,
 }
 
 /// An array as `outer` blocks of `n` rows of `inner` values: what an operation along one dimension sees.

@@ -79,7 +79,8 @@ impl LossGraph {
             let targets = datum.loss_fn_inputs["target_tokens"].shape();
             let n = targets.iter().product();
             if fine.insert(std::iter::once(targets).chain(inputs).collect::<Vec<_>>()) {
-                self.values(datum, &vec![0.0; n], &path)?;
+                let inputs = self.arrays(datum, &vec![0.0; n], &path)?;
+                self.values(inputs).map_err(|it| Error::invalid(&path, it))?;
             }
         }
         Ok(())
@@ -87,61 +88,74 @@ impl LossGraph {
 
     /// The loss of one datum, named `path` in errors.
     pub(crate) fn evaluate_datum(&self, datum: &Datum, logprobs: &[f32], path: &str) -> Result<DatumLoss> {
-        let values = self.values(datum, logprobs, path)?;
-        let gradient = self.gradient(&values).map_err(|(name, it)| self.failed(path, &name, it))?;
+        let inputs = self.arrays(datum, logprobs, path)?;
+        self.compute(inputs).map_err(|it| Error::invalid(path, it))
+    }
+
+    /// The inputs of a datum, the log-probabilities first.
+    fn arrays(&self, datum: &Datum, logprobs: &[f32], path: &str) -> Result<Vec<Array>> {
+        self.check(datum, path)?;
+        let shape = datum.loss_fn_inputs["target_tokens"].shape();
+        if shape.iter().product::<usize>() != logprobs.len() {
+            let problem = format!("{} log-probabilities for targets of shape {shape:?}", logprobs.len());
+            return Err(Error::invalid(path, problem));
+        }
+        let first = Array { shape, values: logprobs.iter().map(|it| f64::from(*it)).collect() };
+        let others = self.inputs.iter().skip(1).map(|it| array(&datum.loss_fn_inputs[&it.name]));
+        Ok(std::iter::once(first).chain(others).collect())
+    }
+
+    /// The loss of the inputs in their order, each with as many dimensions as it was declared with.
+    ///
+    /// # Errors
+    /// Which step failed, and of what.
+    pub(crate) fn compute(&self, inputs: Vec<Array>) -> std::result::Result<DatumLoss, String> {
+        let values = self.values(inputs)?;
+        let gradient = self.gradient(&values)?;
         // That these are single numbers has been seen.
         let metrics = self.plan.metrics.iter().map(|(name, place)| (name.clone(), values[*place].sum()));
         Ok(DatumLoss { loss: values[self.plan.loss].sum(), gradient, metrics: metrics.collect() })
     }
 
-    fn failed(&self, path: &str, name: &str, problem: String) -> Error {
-        Error::invalid(path, format!("the loss {} cannot be computed: {name}: {problem}", self.name))
+    fn failed(&self, step: &str, problem: impl std::fmt::Display) -> String {
+        format!("the loss {} cannot be computed: {step}: {problem}", self.name)
     }
 
     /// What every step gives.
-    fn values(&self, datum: &Datum, logprobs: &[f32], path: &str) -> Result<Vec<Array>> {
-        self.check(datum, path)?;
-        let failed = |name: &str, problem| self.failed(path, name, problem);
+    fn values(&self, mut inputs: Vec<Array>) -> std::result::Result<Vec<Array>, String> {
         let mut values: Vec<Array> = Vec::with_capacity(self.plan.ops.len());
         let mut n_values = 0;
         for (i, op) in self.plan.ops.iter().enumerate() {
             let value = match op {
-                Op::Input(0) => {
-                    let shape = datum.loss_fn_inputs["target_tokens"].shape();
-                    if shape.iter().product::<usize>() != logprobs.len() {
-                        let problem = format!("{} values for targets of shape {shape:?}", logprobs.len());
-                        return Err(failed("logprobs", problem));
-                    }
-                    Array { shape, values: logprobs.iter().map(|it| f64::from(*it)).collect() }
-                }
-                Op::Input(it) => array(&datum.loss_fn_inputs[&self.inputs[*it].name]),
+                // Each is read by one step.
+                Op::Input(it) => std::mem::take(&mut inputs[*it]),
                 Op::Number(it) => Array::number(*it),
                 Op::Call(call, operands) => {
                     let operands: Vec<&Array> = operands.iter().map(|it| &values[*it]).collect();
-                    forward::value(call, &operands).map_err(|it| failed(&self.plan.names[i], it))?
+                    forward::value(call, &operands).map_err(|it| self.failed(&self.plan.names[i], it))?
                 }
             };
             n_values += value.values.len();
             if MAX_VALUES < n_values {
-                return Err(failed(&self.plan.names[i], "takes too much memory".into()));
+                return Err(self.failed(&self.plan.names[i], "takes too much memory"));
             }
             values.push(value);
         }
-        let loss = &values[self.plan.loss];
-        if !loss.shape.is_empty() {
-            return Err(failed("the loss", format!("has the shape {:?}; it must be one number", loss.shape)));
+        let shape = &values[self.plan.loss].shape;
+        if !shape.is_empty() {
+            return Err(self.failed("the loss", format!("has the shape {shape:?}; it must be one number")));
         }
         for (name, place) in &self.plan.metrics {
             let n = values[*place].values.len();
             if n != 1 {
-                return Err(failed(name, format!("has {n} values; it must be one")));
+                return Err(self.failed(name, format!("has {n} values; it must be one")));
             }
         }
         Ok(values)
     }
 
     /// From the loss back to the log-probabilities.
-    fn gradient(&self, values: &[Array]) -> std::result::Result<Vec<f64>, (String, String)> {
+    fn gradient(&self, values: &[Array]) -> std::result::Result<Vec<f64>, String> {
         let plan = &self.plan;
         let mut gradients: Vec<Option<Array>> = vec![None; values.len()];
         gradients[plan.loss] = Some(Array::number(1.0));
@@ -153,7 +167,7 @@ impl LossGraph {
                 Op::Call(call, operands) => {
                     let arrays: Vec<&Array> = operands.iter().map(|it| &values[*it]).collect();
                     let all = backward::gradients(call, &arrays, &values[place], &g)
-                        .map_err(|it| (plan.names[place].clone(), it))?;
+                        .map_err(|it| self.failed(&plan.names[place], it))?;
                     for (operand, gradient) in operands.iter().zip(all) {
                         if plan.differentiable[*operand] {
                             add(&mut gradients[*operand], gradient);

@@ -15,6 +15,8 @@ use plan::Plan;
 
 use crate::error::{Error, Result};
 
+#[cfg(feature = "local")]
+pub(crate) use array::Array as LossArray;
 pub use handle::LossHandle;
 pub(crate) use node::{Arg, Node, NodeOp};
 pub use tensor::{LossMask, LossOperand, LossTensor};

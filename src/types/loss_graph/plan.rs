@@ -87,6 +87,9 @@ impl Planner {
             NodeOp::Placeholder => {
                 let i = inputs.iter().position(|it| it.name == node.target);
                 let i = i.ok_or("is no input of the loss")?;
+                if self.ops.contains(&Op::Input(i)) {
+                    return Err("stands twice".into());
+                }
                 Ok(self.push(Op::Input(i), i == 0))
             }
             NodeOp::CallFunction | NodeOp::CallMethod => self.call(node),

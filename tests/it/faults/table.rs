@@ -323,8 +323,6 @@ pub(super) fn exceptions() -> Vec<Exception> {
     let lost = |requests| Expect::Fails(vec![Kind::Expired, Kind::Timeout], requests);
     vec![
         // A server that cannot make a model from a checkpoint in one step is asked in three.
-        except("404", FROM_STATE, Submit, Once, works(2)),
-        except("404", FROM_STATE, Submit, Always, fails(Kind::NotFound, 2..=2)),
         except("422", FROM_STATE, Submit, Once, works(2)),
         except("422", FROM_STATE, Submit, Always, fails(Kind::Status(422), 2..=2)),
         // The call names nothing that could be missing but itself.

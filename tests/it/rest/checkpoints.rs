@@ -184,9 +184,25 @@ fn the_archive_of_a_sampler_is_also_looked_for_under_its_name_alone() {
     let full = "/api/v1/training_runs/model_17aeb7f9/checkpoints/sampler_weights/s1/archive";
     server.always(full, Act::status(404, r#"{"detail":"Not Found"}"#));
     server.always(bare, Act::status(302, "").with_header("location", "http://h/download"));
-    let archive = rest.get_checkpoint_archive_url("tinker://model_17aeb7f9/s1").unwrap();
-    assert_eq!(archive.url.expose(), "http://h/download");
+    let path = "tinker://model_17aeb7f9/sampler_weights/s1";
+    assert_eq!(rest.get_checkpoint_archive_url(path).unwrap().url.expose(), "http://h/download");
     assert_eq!((server.requests_to(full).len(), server.requests_to(bare).len()), (1, 1));
+}
+
+#[test]
+fn the_archive_of_a_sampler_with_a_short_path_is_looked_for_as_that_path_says() {
+    let (server, rest) = rest();
+    let bare = "/api/v1/training_runs/model_17aeb7f9/checkpoints/s1/archive";
+    let full = "/api/v1/training_runs/model_17aeb7f9/checkpoints/sampler_weights/s1/archive";
+    for path in [bare, full] {
+        server.always(path, Act::status(302, "").with_header("location", "http://h/download"));
+    }
+    let path = "tinker://model_17aeb7f9/s1";
+    rest.get_checkpoint_archive_url(path).unwrap();
+    assert_eq!((server.requests_to(full).len(), server.requests_to(bare).len()), (0, 1));
+    server.next(bare, Act::status(404, r#"{"detail":"Not Found"}"#));
+    rest.get_checkpoint_archive_url(path).unwrap();
+    assert_eq!((server.requests_to(full).len(), server.requests_to(bare).len()), (1, 2));
 }
 
 const COPY: &str = "/api/v1/copy_weights";

@@ -26,7 +26,7 @@ fn reference(trainer: &Trainer, batch: &[Example], loss: &Loss, nudged: (usize, 
         for (i, &target) in e.targets.iter().enumerate() {
             let lp = logprobs[i / e.k][target as usize];
             targets.push(lp);
-            total += match *loss {
+            total += match loss {
                 Loss::CrossEntropy => -f64::from(e.weights[i]) * lp,
                 Loss::ImportanceSampling => {
                     -(lp - f64::from(e.logprobs[i])).exp() * f64::from(e.advantages[i])

@@ -1,0 +1,63 @@
+//! The engine thread without a server.
+
+use super::*;
+use crate::local::nn::ModelConfig;
+
+/// An engine without a server, with one model.
+fn engine() -> Engine {
+    let panics = Panics::new();
+    let said = panics.sender();
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .panic_handler(move |it| {
+            said.send(it.downcast_ref::<&str>().unwrap_or(&"").to_string()).expect("room")
+        })
+        .build()
+        .expect("a pool");
+    let mut engine = Engine {
+        base: Arc::new(Weights::seeded(&ModelConfig::nano(), 0)),
+        store: Arc::new(Store::new("unused".into())),
+        futures: Arc::new(Futures::new(0)),
+        pool,
+        panics,
+        stop: Arc::default(),
+        trainers: HashMap::new(),
+    };
+    for model_id in ["a", "b"] {
+        let spec = LoraSpec { rank: 2, seed: 0, train_attn: true, train_mlp: false, train_unembed: false };
+        assert!(matches!(engine.create(model_id.into(), spec, None), Outcome::Json(_)));
+    }
+    engine
+}
+
+fn failure(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Failed { error, .. } => error,
+        other => panic!("no failure: {other:?}"),
+    }
+}
+
+#[test]
+fn a_panic_costs_its_model_and_nothing_else() {
+    let mut engine = engine();
+    let error = failure(engine.with("a", |_| panic!("a broken kernel")));
+    assert!(error.contains("a broken kernel") && error.contains("model a is lost"), "{error}");
+    assert!(failure(engine.with("a", |_| Outcome::Json("1".into()))).contains("cannot be used"));
+    assert!(matches!(engine.with("b", |_| Outcome::Json("1".into())), Outcome::Json(_)));
+    assert!(failure(engine.with("c", |_| Outcome::Json("1".into()))).contains("is not loaded"));
+}
+
+#[test]
+fn a_thread_that_ends_fails_what_is_waited_for() {
+    let engine = engine();
+    let futures = engine.futures.clone();
+    let ticket = futures.create(None, None);
+    let (queue, jobs) = unbounded();
+    let work = Work::Refused { error: "wrong".into() };
+    let asked = futures.create(None, None);
+    queue.send(Job { ticket: Some(asked.clone()), work }).expect("a queue");
+    drop(queue);
+    engine.run(&jobs);
+    assert!(format!("{:?}", futures.now(&asked.id)).contains("wrong"));
+    assert!(format!("{:?}", futures.now(&ticket.id)).contains("the engine has stopped"));
+}

@@ -1,0 +1,88 @@
+//! Results from their beginning to their end.
+
+use super::*;
+
+fn futures() -> Futures {
+    Futures::new(7)
+}
+
+fn poll(futures: &Futures, id: &str) -> Found {
+    futures.now(id)
+}
+
+#[test]
+fn a_result_can_be_fetched_again_and_its_first_end_stands() {
+    let futures = futures();
+    let place = Place { model_id: "m".into(), seq_id: 3 };
+    let ticket = futures.create(Some(place.clone()), None);
+    assert!(matches!(poll(&futures, &ticket.id), Found::Pending(Some(it)) if it == place));
+    futures.finish(&ticket.id, Outcome::Json("1".into()));
+    futures.finish(&ticket.id, Outcome::user("late"));
+    futures.fetched(&ticket.id);
+    assert!(matches!(poll(&futures, &ticket.id), Found::Done(Outcome::Json(it)) if it == "1"));
+}
+
+#[test]
+fn ids_of_other_runs_and_of_the_future_are_unknown() {
+    let futures = futures();
+    let other = Futures::new(8).create(None, None);
+    for id in [other.id.as_str(), "req-00000007-0", "", "x", "req-00000007--1"] {
+        assert!(matches!(poll(&futures, id), Found::Unknown), "{id}");
+    }
+}
+
+#[test]
+fn cancelling_ends_the_wait_and_tells_the_worker() {
+    let futures = futures();
+    let (training, ticket) = (futures.create(None, None), futures.create_cancellable(None, None));
+    futures.cancel(&training.id);
+    assert!(matches!(poll(&futures, &training.id), Found::Pending(None)), "training is never cancelled");
+    futures.cancel(&ticket.id);
+    assert!(ticket.cancelled.load(Ordering::Relaxed));
+    assert!(matches!(poll(&futures, &ticket.id), Found::Done(Outcome::Failed { category: "user", .. })));
+}
+
+#[test]
+fn nobody_waits_for_an_engine_that_is_gone() {
+    let futures = futures();
+    let early = futures.create(None, None);
+    futures.close("gone");
+    for ticket in [early, futures.create(None, None)] {
+        let found = poll(&futures, &ticket.id);
+        assert!(
+            matches!(found, Found::Done(Outcome::Failed { error, category: "server" }) if error == "gone")
+        );
+    }
+}
+
+#[test]
+fn old_results_expire_and_pending_requests_do_not() {
+    let futures = futures();
+    let (pending, fetched, unfetched) =
+        (futures.create(None, None), futures.create(None, None), futures.create(None, None));
+    futures.finish(&fetched.id, Outcome::Json("1".into()));
+    futures.finish(&unfetched.id, Outcome::Json("2".into()));
+    futures.fetched(&fetched.id);
+    let later = |it| Instant::now() + it + Duration::from_secs(1);
+    futures.inner.lock().sweep(later(KEEP_FETCHED));
+    assert!(matches!(poll(&futures, &fetched.id), Found::Expired));
+    assert!(matches!(poll(&futures, &unfetched.id), Found::Done(_)));
+    futures.inner.lock().sweep(later(KEEP_UNFETCHED));
+    assert!(matches!(poll(&futures, &unfetched.id), Found::Expired));
+    assert!(matches!(poll(&futures, &pending.id), Found::Pending(None)));
+}
+
+#[test]
+fn results_are_bounded_in_bytes_and_the_fetched_ones_go_first() {
+    let futures = futures();
+    let large = Bytes::from(vec![0; MOST_BYTES / 2]);
+    let ids: Vec<_> = (0..4).map(|_| futures.create(None, None).id).collect();
+    for (i, id) in ids.iter().enumerate() {
+        futures.finish(id, Outcome::Json(large.clone()));
+        if i == 1 {
+            futures.fetched(id);
+        }
+    }
+    let kept: Vec<bool> = ids.iter().map(|it| matches!(poll(&futures, it), Found::Done(_))).collect();
+    assert_eq!(kept, [false, false, true, true]);
+}

@@ -1,0 +1,104 @@
+//! Waiting for results.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::State as Shared;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
+use serde_json::json;
+
+use crate::wire::json::*;
+use crate::wire::{sample, train};
+
+use super::super::futures::{Found, Outcome};
+use super::super::state::{Refusal, Reply};
+use super::{App, Context, PROTOBUF, mentions, ok, payload, refusal, unreadable};
+
+/// Ends a sample that nobody waits for.
+pub(super) fn cancel(app: &App, request: CancelFutureRequest, _: u64) -> Reply<serde_json::Value> {
+    app.state.futures.cancel(&request.request_id);
+    Ok(json!({}))
+}
+
+/// The result of one request, waited for.
+pub(super) async fn retrieve(Shared(app): Context, headers: HeaderMap, body: Bytes) -> Response {
+    let wanted: RetrieveFutureRequest = match request(&body) {
+        Ok(it) => it,
+        Err(error) => return unreadable(&error),
+    };
+    let id = &wanted.request_id;
+    let outcome = match app.state.futures.wait(id, app.long_poll).await {
+        Found::Unknown => return refusal(404, &format!("request {id} does not exist")),
+        Found::Expired => return refusal(410, &format!("the result of request {id} is no longer kept")),
+        Found::Pending(place) => {
+            let missing = place.and_then(|it| Some((app.state.waits_for(&it)?, it)));
+            let reason = missing.map(|(next, it)| {
+                let (model_id, seq_id) = (it.model_id, it.seq_id);
+                format!(
+                    "request {seq_id} of model {model_id} waits for request {next}, which has not arrived"
+                )
+            });
+            let pending = PendingFuture {
+                request_id: Some(id.as_str().into()),
+                queue_state: Some("active".into()),
+                queue_state_reason: reason,
+            };
+            return ok(&pending);
+        }
+        Found::Done(outcome) => outcome,
+    };
+    if wanted.allow_metadata_only && app.announce_above < outcome.len() {
+        let size = outcome.len();
+        return ok(&json!({ "status": "complete_metadata", "response_payload_size": size }));
+    }
+    app.state.futures.fetched(id);
+    finished(outcome, mentions(&headers, header::ACCEPT, PROTOBUF))
+}
+
+/// News of all samples of one client of a sampler, waited for.
+pub(super) async fn news(Shared(app): Context, body: Bytes) -> Response {
+    let wanted: RetrieveFuturesRequest = match request(&body) {
+        Ok(it) => it,
+        Err(error) => return unreadable(&error),
+    };
+    let patience = match wanted.timeout {
+        None => app.long_poll,
+        Some(it) => match Duration::try_from_secs_f64(it) {
+            Ok(it) => it.min(app.long_poll),
+            Err(_) => return refusal(422, &format!("timeout: {it} is no time in seconds")),
+        },
+    };
+    let feed = match app.state.feed(&wanted.target) {
+        Ok(it) => it,
+        Err(Refusal { status, detail }) => return refusal(status, &detail),
+    };
+    for id in &wanted.retrieved_request_ids {
+        app.state.futures.fetched(id);
+    }
+    let (completions, cursor) = feed.wait(wanted.prev_cursor, patience).await;
+    ok(&RetrieveFuturesResponse { completions, cursor: Some(cursor) })
+}
+
+/// The answer of a finished request: protobuf where there is such a form and the client takes it, otherwise JSON.
+fn finished(outcome: Outcome, takes_protobuf: bool) -> Response {
+    let value = match outcome {
+        Outcome::Json(bytes) => return payload(StatusCode::OK, "application/json", bytes),
+        Outcome::Failed { error, category } => {
+            return ok(&FailedFuture { error, category: Some(category.into()) });
+        }
+        Outcome::Pass(bytes) | Outcome::Sample(bytes) if takes_protobuf => {
+            return payload(StatusCode::OK, PROTOBUF, bytes);
+        }
+        Outcome::Pass(bytes) => {
+            train::decode_forward_backward_output(bytes).map(|it| train::forward_backward_output_to_json(&it))
+        }
+        Outcome::Sample(bytes) => {
+            sample::decode_sample_response(&bytes, &[]).map(|it| sample::sample_response_to_json(&it))
+        }
+    };
+    match value {
+        Ok(it) => ok(&it),
+        Err(error) => refusal(500, error.message()),
+    }
+}

@@ -1,0 +1,157 @@
+//! Lists, checkpoints, sessions and the account (PROTOCOL §3.5, §3.6).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State as Shared};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post, put};
+use serde_json::json;
+
+use crate::clock_text::rfc3339;
+use crate::http_date;
+use crate::wire::json::*;
+
+use super::super::state::{Refusal, Window, query};
+use super::{App, Context, call, ok, refusal, reply, unreadable};
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    const CHECKPOINT: &str = "/api/v1/training_runs/{id}/checkpoints/{kind}/{name}";
+    let of = |action: &str| format!("{CHECKPOINT}/{action}");
+    Router::new()
+        .route("/api/v1/training_runs", get(training_runs))
+        .route("/api/v1/training_runs/{id}", get(training_run))
+        .route("/api/v1/training_runs/{id}/checkpoints", get(checkpoints_of))
+        .route(CHECKPOINT, delete(delete_checkpoint))
+        .route(&of("ttl"), put(keep_checkpoint))
+        .route(&of("publish"), post(publish).delete(unpublish))
+        .route(&of("archive"), get(archive))
+        .route(&of("external_weights_urls"), get(external_weights))
+        .route("/api/v1/copy_weights", post(copy_weights))
+        .route("/api/v1/checkpoints", get(checkpoints))
+        .route("/api/v1/sessions", get(sessions))
+        .route("/api/v1/sessions/search", call(|app, it, _| app.state.search_sessions(&it)))
+        .route("/api/v1/sessions/{id}", get(session))
+        .route("/api/v1/sessions/{id}/project", put(assign_project))
+        .route("/api/v1/sessions/{id}/trace_export", get(export_trace))
+        .route("/api/v1/billing/usage/events", get(usage))
+        .route("/api/v1/billing/usage/checkpoints/current", get(storage))
+}
+
+async fn training_run(Shared(app): Context, Path(id): Path<String>) -> Response {
+    reply(app.state.training_run(&id))
+}
+
+async fn training_runs(Shared(app): Context, uri: Uri) -> Response {
+    let asked = uri.query().unwrap_or_default();
+    ok(&app.state.training_runs(Window::read(asked, 20), query(asked, "project_id")))
+}
+
+async fn checkpoints(Shared(app): Context, uri: Uri) -> Response {
+    ok(&app.state.checkpoints(Window::read(uri.query().unwrap_or_default(), 100)))
+}
+
+async fn checkpoints_of(Shared(app): Context, Path(id): Path<String>) -> Response {
+    reply(app.state.checkpoints_of(&id))
+}
+
+/// The run, the kind and the name of a checkpoint.
+type Three = Path<(String, String, String)>;
+
+async fn delete_checkpoint(Shared(app): Context, Path((run, kind, name)): Three) -> Response {
+    match app.state.delete_checkpoint(&run, &kind, &name) {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(Refusal { status, detail }) => refusal(status, &detail),
+    }
+}
+
+async fn keep_checkpoint(Shared(app): Context, Path((run, kind, name)): Three, body: Bytes) -> Response {
+    match request::<CheckpointTtlRequest>(&body) {
+        Ok(it) => reply(app.state.keep_checkpoint(&run, &kind, &name, it.ttl_seconds).map(|()| json!({}))),
+        Err(error) => unreadable(&error),
+    }
+}
+
+async fn publish(Shared(app): Context, Path((run, kind, name)): Three) -> Response {
+    reply(app.state.publish_checkpoint(&run, &kind, &name, true).map(|()| json!({})))
+}
+
+async fn unpublish(Shared(app): Context, Path((run, kind, name)): Three) -> Response {
+    reply(app.state.publish_checkpoint(&run, &kind, &name, false).map(|()| json!({})))
+}
+
+async fn archive(Shared(app): Context, Path((run, kind, name)): Three) -> Response {
+    match app.state.archive(&run, &kind, &name) {
+        Ok(it) => {
+            let headers = [
+                (header::LOCATION, format!("{}{}", app.url, it.path)),
+                (header::EXPIRES, http_date::write(it.until)),
+            ];
+            (StatusCode::FOUND, headers).into_response()
+        }
+        Err(Refusal { status, detail }) => refusal(status, &detail),
+    }
+}
+
+async fn external_weights(Shared(app): Context, Path((run, kind, name)): Three) -> Response {
+    match app.state.external_weights(&run, &kind, &name) {
+        Ok((files, it)) => {
+            let url = |file: String| (file.clone(), format!("{}{}{file}", app.url, it.path));
+            let urls: BTreeMap<String, String> = files.into_iter().map(url).collect();
+            ok(&json!({"urls": urls, "expires": rfc3339(it.until)}))
+        }
+        Err(Refusal { status, detail }) => refusal(status, &detail),
+    }
+}
+
+async fn copy_weights(Shared(app): Context, headers: HeaderMap, body: Bytes) -> Response {
+    let key = headers.get("x-idempotency-key").and_then(|it| it.to_str().ok());
+    match request::<CopyWeightsRequest>(&body) {
+        Ok(it) => reply(app.state.copy_weights(it, key)),
+        Err(error) => unreadable(&error),
+    }
+}
+
+async fn sessions(Shared(app): Context, uri: Uri) -> Response {
+    ok(&app.state.sessions(Window::read(uri.query().unwrap_or_default(), 20)))
+}
+
+async fn session(Shared(app): Context, Path(id): Path<String>) -> Response {
+    reply(app.state.session_info(&id))
+}
+
+async fn assign_project(Shared(app): Context, Path(id): Path<String>, body: Bytes) -> Response {
+    match request::<AssignProjectRequest>(&body) {
+        Ok(it) => reply(app.state.assign_project(&id, it.project_id).map(|()| json!({}))),
+        Err(error) => unreadable(&error),
+    }
+}
+
+async fn export_trace(Shared(app): Context, Path(id): Path<String>) -> Response {
+    let url = |path: String| json!({"status": "ready", "url": format!("{}{path}", app.url)});
+    reply(app.state.export_trace(&id).map(|it| url(it.path)))
+}
+
+/// Nothing costs anything here, so there are no events; the answer is complete up to now.
+async fn usage() -> Response {
+    ok(&json!({"data": [], "sessions": {}, "cost_data_through": rfc3339(SystemTime::now())}))
+}
+
+async fn storage(Shared(app): Context, uri: Uri) -> Response {
+    ok(&app.state.storage(query(uri.query().unwrap_or_default(), "project_id")))
+}
+
+/// A file, for whoever was given its address.
+pub(super) async fn download(Shared(app): Context, Path((token, file)): Path<(String, String)>) -> Response {
+    match app.state.download(&token, &file) {
+        Ok(bytes) => {
+            let headers = [(header::CONTENT_TYPE, "application/octet-stream")];
+            (StatusCode::OK, headers, Body::from(bytes)).into_response()
+        }
+        Err(Refusal { status, detail }) => refusal(status, &detail),
+    }
+}

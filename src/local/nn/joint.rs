@@ -1,0 +1,123 @@
+//! Losses of a whole sequence: what a token costs hangs on the others.
+
+use std::collections::BTreeMap;
+
+use super::loss::Loss;
+use super::train::Example;
+use crate::types::LossArray;
+
+/// What a sequence costs.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Joint {
+    pub(super) loss: f64,
+    /// Its derivatives by the log-probabilities; empty if they were not asked for.
+    pub(super) slopes: Vec<f32>,
+    /// What else the loss reports.
+    pub(super) metrics: BTreeMap<String, f64>,
+}
+
+impl Loss {
+    /// The loss of one sequence, from the log-probabilities of all its targets.
+    ///
+    /// # Errors
+    /// A custom loss does not suit the sequence.
+    pub(super) fn joint(&self, e: &Example, logprobs: &[f32], backward: bool) -> Result<Joint, String> {
+        match self {
+            Loss::Gspo { lo, hi } => Ok(gspo(e, logprobs, f64::from(*lo), f64::from(*hi))),
+            Loss::Custom(graph) => {
+                let n = e.tokens.len();
+                let shape = if graph.inputs()[0].rank == 2 { vec![n, e.k] } else { vec![n * e.k] };
+                let values = logprobs.iter().map(|it| f64::from(*it)).collect();
+                let mut inputs = vec![LossArray { shape, values }];
+                inputs.extend(e.inputs.iter().cloned());
+                let found = graph.compute(inputs)?;
+                if !found.loss.is_finite() {
+                    return Err(format!("the loss {} is {}", graph.name(), found.loss));
+                }
+                if let Some(i) = found.gradient.iter().position(|it| !it.is_finite()) {
+                    let slope = found.gradient[i];
+                    return Err(format!(
+                        "the derivative of the loss {} by logprobs[{i}] is {slope}",
+                        graph.name()
+                    ));
+                }
+                let slopes = found.gradient.iter().filter(|_| backward).map(|it| *it as f32).collect();
+                Ok(Joint { loss: found.loss, slopes, metrics: found.metrics.into_iter().collect() })
+            }
+            _ => Err("this loss is one of each token".into()),
+        }
+    }
+}
+
+fn gspo(e: &Example, logprobs: &[f32], lo: f64, hi: f64) -> Joint {
+    let gap = |i: usize| f64::from(logprobs[i]) - f64::from(e.logprobs[i]);
+    let counted: Vec<usize> = (0..logprobs.len()).filter(|i| e.mask[*i] != 0.0).collect();
+    let mean = counted.iter().map(|i| gap(*i)).sum::<f64>() / counted.len().max(1) as f64;
+    let ratio = mean.exp();
+    let clipped = ratio.max(lo).min(hi);
+    let mut joint = Joint::default();
+    for advantage in e.advantages.iter().map(|it| f64::from(*it)) {
+        let (free, held) = (ratio * advantage, clipped * advantage);
+        joint.loss -= free.min(held);
+        joint.slopes.push(if free <= held { -free as f32 } else { 0.0 });
+    }
+    joint
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(q: &[f32], advantages: &[f32], mask: &[f32]) -> Example {
+        Example {
+            tokens: vec![0; q.len()],
+            k: 1,
+            logprobs: q.to_vec(),
+            advantages: advantages.to_vec(),
+            mask: mask.to_vec(),
+            ..Example::default()
+        }
+    }
+
+    /// The formula as it is written, with the mean of the held log-probabilities given.
+    fn plain(e: &Example, lp: &[f64], held: &[f64], lo: f64, hi: f64) -> f64 {
+        let counted: Vec<usize> = (0..lp.len()).filter(|i| e.mask[*i] != 0.0).collect();
+        let gaps = counted.iter().map(|i| held[*i] - f64::from(e.logprobs[*i]));
+        let mean = gaps.sum::<f64>() / counted.len() as f64;
+        let token = |i: usize| {
+            let s = (mean + lp[i] - held[i]).exp();
+            let a = f64::from(e.advantages[i]);
+            -(s * a).min(s.clamp(lo, hi) * a)
+        };
+        (0..lp.len()).map(token).sum()
+    }
+
+    #[test]
+    fn gspo_slopes_like_its_difference_with_the_mean_held() {
+        for lp in [[-1.0f32, -0.5, -2.0, -0.1], [-0.2, -0.3, -0.4, -0.5], [-3.0, -3.0, -3.0, -3.0]] {
+            let e = example(&[-1.1, -0.9, -1.5, -0.7], &[1.0, -2.0, 0.5, 3.0], &[0.0, 1.0, 1.0, 0.5]);
+            let (lo, hi) = (0.8, 1.2);
+            let found = gspo(&e, &lp, lo, hi);
+            let lp: Vec<f64> = lp.iter().map(|it| f64::from(*it)).collect();
+            assert!((found.loss - plain(&e, &lp, &lp, lo, hi)).abs() < 1e-6, "{lp:?}");
+            for i in 0..lp.len() {
+                let moved = |by: f64| {
+                    let mut moved = lp.clone();
+                    moved[i] += by;
+                    plain(&e, &moved, &lp, lo, hi)
+                };
+                let expected = (moved(1e-6) - moved(-1e-6)) / 2e-6;
+                assert!((f64::from(found.slopes[i]) - expected).abs() < 1e-5, "{i}: {found:?} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn gspo_has_one_ratio_for_a_sequence_and_counts_only_the_mask_in_it() {
+        let e = example(&[-1.0, -1.0, -1.0], &[1.0, 1.0, 1.0], &[0.0, 1.0, 1.0]);
+        let found = gspo(&e, &[-9.0, -0.5, -1.3], 0.0, 9.0);
+        let ratio = f64::exp((0.5 - 0.3) / 2.0);
+        assert!((found.loss + 3.0 * ratio).abs() < 1e-6);
+        assert!(found.slopes.iter().all(|it| (f64::from(*it) + ratio).abs() < 1e-6), "{found:?}");
+    }
+}

@@ -1,0 +1,206 @@
+//! What is done with checkpoints that are there.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use crate::clock_text::rfc3339;
+use crate::types::{CheckpointPath, CheckpointType, StorageEntry, StorageUsage};
+use crate::wire::json::*;
+
+use super::super::checkpoint::{Kind, Meta, Place};
+use super::super::downloads::Item;
+use super::{Reply, State, refuse};
+
+/// How long a checkpoint may be kept, in seconds.
+const TTL: std::ops::RangeInclusive<u64> = 3600..=10 * 366 * 24 * 3600;
+/// How many copies are remembered by the key of their request.
+const MOST_COPIES: usize = 4096;
+
+/// Refuses to keep something for no sensible time.
+pub(super) fn check_ttl(ttl_seconds: Option<u64>) -> Result<(), String> {
+    match ttl_seconds {
+        Some(it) if !TTL.contains(&it) => {
+            Err(format!("ttl_seconds: {it} must be null or between one hour and ten years"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An address of this server, and until when it is good.
+pub(in crate::local) struct Address {
+    /// What follows the address of the server.
+    pub(in crate::local) path: String,
+    pub(in crate::local) until: SystemTime,
+}
+
+impl State {
+    /// Deletes a checkpoint. Samplers that were made from it go on.
+    pub(in crate::local) fn delete_checkpoint(&self, run_id: &str, segment: &str, name: &str) -> Reply<()> {
+        Ok(self.store.delete(&place(run_id, segment, name)?)?)
+    }
+
+    /// Says how much longer a checkpoint is to be kept.
+    pub(in crate::local) fn keep_checkpoint(
+        &self,
+        run_id: &str,
+        segment: &str,
+        name: &str,
+        ttl_seconds: Option<u64>,
+    ) -> Reply<()> {
+        check_ttl(ttl_seconds).or_else(|it| refuse(400, it))?;
+        Ok(self.store.keep(&place(run_id, segment, name)?, ttl_seconds)?)
+    }
+
+    /// Notes that everyone may read a checkpoint, or no longer. Everyone who reaches this server can read all anyway.
+    pub(in crate::local) fn publish_checkpoint(
+        &self,
+        run_id: &str,
+        segment: &str,
+        name: &str,
+        public: bool,
+    ) -> Reply<()> {
+        Ok(self.store.publish(&place(run_id, segment, name)?, public)?)
+    }
+
+    /// Deletes the checkpoints whose time is over.
+    pub(in crate::local) fn end_old_checkpoints(&self, now: SystemTime) {
+        for uri in self.store.sweep(now) {
+            log::info!("the embedded engine deleted {uri}: its time was over");
+        }
+    }
+
+    /// A checkpoint of any kind.
+    pub(super) fn any_checkpoint(&self, path: &str) -> Reply<(Place, Meta)> {
+        let path: CheckpointPath = path.parse().or_else(|it: crate::Error| refuse(400, it.to_string()))?;
+        self.checkpoint(path.run_id(), kind_of(&path)?, path.name())
+    }
+
+    /// Copies a checkpoint into a run of its own, which cannot be trained. The same key of a request makes one copy.
+    pub(in crate::local) fn copy_weights(
+        &self,
+        request: CopyWeightsRequest,
+        key: Option<&str>,
+    ) -> Reply<CopyWeightsResponse> {
+        if request.destination_project_id.is_empty() {
+            return refuse(400, "destination_project_id: is empty");
+        }
+        check_ttl(request.ttl_seconds).or_else(|it| refuse(400, it))?;
+        if let Some((_, path)) =
+            key.and_then(|key| self.inner.lock().copies.iter().find(|it| it.0 == key).cloned())
+        {
+            return Ok(CopyWeightsResponse { tinker_path: path });
+        }
+        let (from, meta) = self.any_checkpoint(&request.source_path)?;
+        let mut inner = self.inner.lock();
+        let run_id = format!("{:016x}:copy:0", inner.rng.u64(..));
+        let to = Place::new(&run_id, from.kind, &from.name).or_else(|it| refuse(400, it))?;
+        let meta = Meta {
+            run_id,
+            created: rfc3339(SystemTime::now()),
+            ttl_seconds: request.ttl_seconds,
+            expires: None,
+            public: false,
+            project_id: Some(request.destination_project_id),
+            copy_of: Some(from.uri()),
+            ..meta
+        };
+        self.store.copy(&from, &to, &meta)?;
+        if let Some(key) = key {
+            inner.copies.push_back((key.into(), to.uri()));
+            if MOST_COPIES < inner.copies.len() {
+                inner.copies.pop_front();
+            }
+        }
+        Ok(CopyWeightsResponse { tinker_path: to.uri() })
+    }
+
+    /// Where a checkpoint can be fetched as one archive.
+    pub(in crate::local) fn archive(&self, run_id: &str, segment: &str, name: &str) -> Reply<Address> {
+        let place = place(run_id, segment, name)?;
+        self.store.meta(&place)?;
+        let file = format!("{}-{}.tar", place.run_id.replace(':', "_"), place.name);
+        Ok(self.address(Item::Archive(place), &file))
+    }
+
+    /// Where the files of exported weights can be fetched, by their names.
+    pub(in crate::local) fn external_weights(
+        &self,
+        run_id: &str,
+        segment: &str,
+        name: &str,
+    ) -> Reply<(Vec<String>, Address)> {
+        let place = place(run_id, segment, name)?;
+        if place.kind != Kind::External {
+            return refuse(400, format!("{} holds no exported weights", place.uri()));
+        }
+        let files = self.store.files(&place)?;
+        Ok((files, self.address(Item::Files(place), "")))
+    }
+
+    pub(super) fn address(&self, item: Item, file: &str) -> Address {
+        let (token, until) = self.downloads.give(item, SystemTime::now());
+        Address { path: format!("/download/{token}/{file}"), until }
+    }
+
+    /// What stands at an address.
+    pub(in crate::local) fn download(&self, token: &str, file: &str) -> Reply<Vec<u8>> {
+        match self.downloads.find(token, SystemTime::now()) {
+            None => refuse(404, "there is nothing at this address"),
+            Some(Err(())) => refuse(403, "this address is no longer good; ask for a new one"),
+            Some(Ok(Item::Archive(place))) => Ok(self.store.archive(&place)?),
+            Some(Ok(Item::Files(place))) => {
+                if !self.store.files(&place)?.iter().any(|it| it == file) {
+                    return refuse(404, format!("{} has no file {file:?}", place.uri()));
+                }
+                Ok(self.store.read(&place, file)?)
+            }
+            Some(Ok(Item::Trace(session_id))) => self.trace(&session_id),
+        }
+    }
+
+    /// How many checkpoints there are and how large they are, of each project or of one.
+    pub(in crate::local) fn storage(&self, project_id: Option<&str>) -> StorageUsage {
+        let mut all: BTreeMap<Option<String>, (u64, u64)> = Default::default();
+        for found in self.store.all() {
+            let sum = all.entry(self.project_of(&found.meta)).or_default();
+            *sum = (sum.0 + 1, sum.1 + found.size_bytes);
+        }
+        let wanted = |it: &Option<String>| project_id.is_none() || it.as_deref() == project_id;
+        let entry = |(project_id, (checkpoint_count, size_bytes))| StorageEntry {
+            project_id,
+            org_user_urn: Some(super::USER.into()),
+            checkpoint_count,
+            size_bytes,
+            size_gigabytes: size_bytes as f64 / 1e9,
+            estimated_monthly_cost_usd: Some(0.0),
+            ..StorageEntry::default()
+        };
+        let entries = all.into_iter().filter(|it| wanted(&it.0)).map(entry).collect();
+        StorageUsage { effective_rate_usd_per_gigabyte_month: Some(0.0), entries }
+    }
+
+    /// The project that a checkpoint belongs to: its own, or that of the session that trained it.
+    pub(super) fn project_of(&self, meta: &Meta) -> Option<String> {
+        meta.project_id.clone().or_else(|| self.project_of_run(&meta.run_id))
+    }
+
+    pub(super) fn project_of_run(&self, run_id: &str) -> Option<String> {
+        let session = run_id.split_once(":train:").map_or(run_id, |it| it.0);
+        self.inner.lock().sessions.get(session)?.project_id.clone()
+    }
+}
+
+fn kind_of(path: &CheckpointPath) -> Reply<Kind> {
+    match path.checkpoint_type() {
+        CheckpointType::Training => Ok(Kind::Training),
+        CheckpointType::Sampler => Ok(Kind::Sampler),
+        CheckpointType::External => Ok(Kind::External),
+        _ => refuse(404, format!("{path} does not exist")),
+    }
+}
+
+fn place(run_id: &str, segment: &str, name: &str) -> Reply<Place> {
+    let path = CheckpointPath::of(run_id, &format!("{segment}/{name}"));
+    let path = path.or_else(|it| refuse(400, it.to_string()))?;
+    Place::new(run_id, kind_of(&path)?, name).or_else(|it| refuse(400, it))
+}

@@ -1,0 +1,100 @@
+//! Losses that clients of a session made.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::types::{LossFn, LossGraph};
+use crate::wire::json::{CreateCustomLossRequest, UntypedFuture};
+
+use super::super::futures::Outcome;
+use super::super::turns::{Recent, Seen};
+use super::{Reply, State, future, refuse};
+
+/// How many losses one session may make.
+const MOST: usize = 256;
+
+/// The losses of a session.
+pub(super) struct Losses {
+    requests: Recent,
+    all: Vec<Loss>,
+}
+
+struct Loss {
+    id: String,
+    graph: Arc<LossGraph>,
+}
+
+impl Losses {
+    pub(super) fn new() -> Self {
+        Losses { requests: Recent::new(MOST), all: Vec::new() }
+    }
+}
+
+impl State {
+    /// Makes a loss. That takes no time worth a turn: its future is done at once.
+    pub(in crate::local) fn create_custom_loss(
+        &self,
+        request: CreateCustomLossRequest,
+        fingerprint: u64,
+    ) -> Reply<UntypedFuture> {
+        let (id, number) = (&request.session_id, request.custom_loss_seq_id);
+        match self.inner.lock().session(id)?.losses.requests.seen(number, fingerprint) {
+            Seen::Never => {}
+            Seen::Same(request_id) => return Ok(future(&request_id, None)),
+            Seen::Different => {
+                return refuse(400, format!("custom_loss_seq_id {number} was used for another loss"));
+            }
+        }
+        // Read outside the lock: a large graph must not hold up others.
+        let graph = match read(&request) {
+            Ok(it) => Arc::new(it),
+            Err(problem) => return refuse(422, format!("the custom loss {:?}: {problem}", request.name)),
+        };
+        let mut inner = self.inner.lock();
+        let losses = &mut inner.session(id)?.losses;
+        if let Some(it) = losses.all.iter().find(|it| it.graph.is_same_loss(&graph)) {
+            let known = &it.id;
+            return refuse(
+                400,
+                format!("this session has made the same loss before, as {known}: use that one"),
+            );
+        }
+        if MOST <= losses.all.len() {
+            return refuse(400, format!("a session may make {MOST} custom losses"));
+        }
+        let loss_id = format!("{id}:loss:{}", losses.all.len());
+        let ticket = self.futures.create(None, None);
+        losses.requests.insert(number, fingerprint, &ticket.id);
+        losses.all.push(Loss { id: loss_id.clone(), graph });
+        let made = json!({"loss_id": loss_id, "type": "create_custom_loss"});
+        self.futures.finish(&ticket.id, Outcome::Json(made.to_string().into()));
+        Ok(future(&ticket.id, None))
+    }
+
+    /// The loss that a pass of a model names, if it names one: its own session must have made it.
+    pub(in crate::local) fn custom_loss(
+        &self,
+        model_id: &str,
+        loss: &LossFn,
+    ) -> Result<Option<Arc<LossGraph>>, String> {
+        let LossFn::Custom { loss_id } = loss else { return Ok(None) };
+        let inner = self.inner.lock();
+        let session = inner.models.get(model_id).and_then(|it| inner.sessions.get(&it.session_id));
+        let found = session.and_then(|it| it.losses.all.iter().find(|it| it.id == *loss_id));
+        match found {
+            Some(it) => Ok(Some(it.graph.clone())),
+            None => Err(format!(
+                "loss_fn_config: {loss_id:?} is no custom loss of the session of model {model_id}"
+            )),
+        }
+    }
+}
+
+fn read(request: &CreateCustomLossRequest) -> Result<LossGraph, String> {
+    if request.graph.format != 1 {
+        return Err(format!("graph.format: {} is not known here, only 1", request.graph.format));
+    }
+    let ranks: Vec<(&str, usize)> = request.inputs.iter().map(|it| (it.name.as_str(), it.rank)).collect();
+    LossGraph::read(&request.name, &ranks, request.graph.nodes.clone()).map_err(|it| it.to_string())
+}

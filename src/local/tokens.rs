@@ -1,0 +1,65 @@
+//! Tokens in exchange for the key (PROTOCOL §1.4).
+//!
+//! A token is a JWT that clients can read; the server itself knows its tokens by heart, so their last part is no signature
+//! but a word that nobody guesses.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::downloads::secret;
+
+/// How long a token is good for.
+const LIFE: Duration = Duration::from_secs(3600);
+
+/// The tokens that were given out.
+#[derive(Debug, Default)]
+pub(super) struct Tokens {
+    given: Mutex<HashMap<String, SystemTime>>,
+}
+
+impl Tokens {
+    pub(super) fn give(&self, user: &str, now: SystemTime) -> String {
+        let seconds = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let part = |it: Value| URL_SAFE_NO_PAD.encode(it.to_string());
+        let claims = json!({
+            "iss": "passport-tinkex-local", "sub": user, "org_id": "local", "email": "",
+            "iat": seconds(now), "exp": seconds(now + LIFE),
+        });
+        let token = format!("{}.{}.{}", part(json!({"alg": "none", "typ": "JWT"})), part(claims), secret());
+        let mut given = self.given.lock();
+        given.retain(|_, until| now < *until);
+        given.insert(token.clone(), now + LIFE);
+        token
+    }
+
+    pub(super) fn knows(&self, token: &[u8], now: SystemTime) -> bool {
+        let token = std::str::from_utf8(token).ok();
+        token.is_some_and(|it| self.given.lock().get(it).is_some_and(|until| now < *until))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_says_whose_it_is_and_is_good_for_an_hour() {
+        let (tokens, now) = (Tokens::default(), SystemTime::now());
+        let token = tokens.give("tml:user:local", now);
+        let claims = token.split('.').nth(1).expect("claims");
+        let claims: Value =
+            serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).expect("base64")).expect("JSON");
+        assert_eq!(claims["sub"], "tml:user:local");
+        assert_eq!(claims["exp"].as_u64().expect("a time") - claims["iat"].as_u64().expect("a time"), 3600);
+        assert!(token.starts_with("eyJ") && tokens.knows(token.as_bytes(), now));
+        assert!(!tokens.knows(token.as_bytes(), now + LIFE));
+        let forged = format!("{}.{}", token.rsplit_once('.').expect("parts").0, secret());
+        assert!(!tokens.knows(forged.as_bytes(), now));
+    }
+}

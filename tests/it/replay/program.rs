@@ -1,0 +1,150 @@
+//! The recorded program, as a user of this crate would write it: the same calls in the same order. The numbers are those of
+//! the exchanges that the calls made.
+
+use tinkex::types::{AdamParams, Datum, ForwardBackwardOutput, LoraConfig, LossFn, Ttl};
+use tinkex::{CloseStatus, Pending, RestClient, ServiceClient, TrainingClient};
+
+use super::server::Replay;
+use super::{refusals, rest, sampling, telemetry};
+use crate::util::PATIENCE;
+
+pub(super) const MODEL: &str = "local/tiny-qwen3";
+pub(super) const STATE: &str = "tinker://model_17aeb7f9/weights/step1";
+
+/// What the program trains on: prompts and completions.
+const EXAMPLES: [(&[i32], &[i32]); 3] = [
+    (&[402, 25, 361, 198, 79, 300, 375, 25], &[383, 12, 65, 298, 409]),
+    (&[402, 25, 290, 198, 79, 300, 375, 25], &[220, 276, 12, 269, 298, 409]),
+    (&[378, 354], &[386, 374, 409]),
+];
+
+/// The clients of the program.
+pub(super) struct Clients {
+    pub(super) service: ServiceClient,
+    /// Of a client without a session, as the official SDK keeps one.
+    pub(super) rest: RestClient,
+    pub(super) training: TrainingClient,
+}
+
+pub(crate) fn run(replay: &Replay) {
+    let sessionless = replay.client().build().unwrap();
+    let models = sessionless.get_server_capabilities().unwrap().supported_models;
+    assert_eq!(models[0].model_name.as_deref(), Some(MODEL));
+
+    let service = replay.client().user_metadata("suite", "peer-e2e").telemetry(true);
+    // As long as the official SDK, which has a minute for each request and no bound for all that closing does.
+    let service = service.timeouts(|it| it.close = 2 * PATIENCE).build().unwrap();
+    let lora = LoraConfig { rank: 8, seed: Some(1), ..Default::default() };
+    let training = service.create_lora_training_client(MODEL, lora).unwrap();
+    replay.assert_info(9, &training);
+    let clients = Clients { service, rest: sessionless.create_rest_client(), training };
+
+    one_step_after_the_other(replay, &clients.training);
+    replay.heartbeat();
+    many_steps_at_once(replay, &clients.training);
+    other_losses(replay, &clients.training);
+    saves_and_loads(replay, &clients);
+    let on_base = sampling::run(replay, &clients);
+    rest::run(replay, &clients);
+    refusals::run(replay, &clients, &on_base);
+    clients.service.close(CloseStatus::Success).unwrap();
+    telemetry::assert_alike(replay);
+}
+
+/// The program of the shorter recording, on a server that wants compressed passes. The recording ends with it still open.
+#[cfg(feature = "zstd")]
+pub(crate) fn compressed(replay: &Replay) -> ServiceClient {
+    let service = replay.client().build().unwrap();
+    let lora = LoraConfig { rank: 8, seed: Some(1), ..Default::default() };
+    let training = service.create_lora_training_client(MODEL, lora).unwrap();
+    replay.assert_info(6, &training);
+    let datum = Datum::cross_entropy(&[1], &(2..=65).collect::<Vec<_>>());
+    let data = vec![datum; 4];
+    let before = training.forward_backward(data.clone(), LossFn::CrossEntropy);
+    replay.assert_pass(7, &before.wait().unwrap());
+    replay.assert_pass(9, &training.forward(data, LossFn::CrossEntropy).wait().unwrap());
+    service
+}
+
+/// Each result is waited for before the next call.
+fn one_step_after_the_other(replay: &Replay, training: &TrainingClient) {
+    for (pass, update) in steps(replay).take(21) {
+        let output = training.forward_backward(examples(), LossFn::CrossEntropy).wait().unwrap();
+        replay.assert_pass(pass, &output);
+        replay.assert_update(update, &training.optim_step(adam(0.01)).wait().unwrap());
+    }
+}
+
+/// Everything is submitted before anything is waited for.
+fn many_steps_at_once(replay: &Replay, training: &TrainingClient) {
+    let submit = |(pass, update)| {
+        let step = training.forward_backward(examples(), LossFn::CrossEntropy);
+        (pass, step, update, training.optim_step(adam(0.001)))
+    };
+    let submitted: Vec<_> = steps(replay).skip(21).take(10).map(submit).collect();
+    for (pass, step, update, optim) in submitted {
+        replay.assert_pass(pass, &step.wait().unwrap());
+        replay.assert_update(update, &optim.wait().unwrap());
+    }
+}
+
+fn other_losses(replay: &Replay, training: &TrainingClient) {
+    let forward = training.forward(examples(), LossFn::CrossEntropy);
+    replay.assert_pass(136, &forward.wait().unwrap());
+    replay.heartbeat();
+    let weighted = training.forward_backward(rewarded(), LossFn::ImportanceSampling);
+    replay.assert_pass(139, &weighted.wait().unwrap());
+    let ppo = LossFn::Ppo.with("clip_low_threshold", 0.9).with("clip_high_threshold", 1.1);
+    replay.assert_pass(141, &training.forward_backward(rewarded(), ppo).wait().unwrap());
+    replay.assert_update(143, &training.optim_step(adam(0.0)).wait().unwrap());
+}
+
+fn saves_and_loads(replay: &Replay, Clients { service, training, .. }: &Clients) {
+    let state = training.save_state("step1", Ttl::Never).wait().unwrap().path;
+    assert_eq!(state.as_str(), STATE);
+    let weights = training.save_weights_for_sampler("s1", Ttl::Never).wait().unwrap().path;
+    assert_eq!(weights.as_str(), sampling::WEIGHTS);
+
+    let copy = service.create_training_client_from_state(&state).unwrap();
+    replay.assert_info(151, &copy);
+    let there = forward(&copy).wait().unwrap();
+    replay.assert_pass(152, &there);
+    let resumed = service.create_training_client_from_state_with_optimizer(&state).unwrap();
+    replay.assert_info(156, &resumed);
+
+    let lora = LoraConfig { rank: 8, ..Default::default() };
+    let fresh = service.create_lora_training_client(MODEL, lora).unwrap();
+    replay.assert_info(159, &fresh);
+    assert_eq!(fresh.load_state(&state).wait().unwrap().path, None);
+    let here = forward(&fresh).wait().unwrap();
+    replay.assert_pass(162, &here);
+    // The same weights say the same, whichever way they were loaded.
+    assert_eq!(there, here);
+}
+
+/// The exchanges that submitted a pass and an update of each step of supervised training.
+fn steps(replay: &Replay) -> impl Iterator<Item = (u64, u64)> {
+    let numbers = |it: &str| replay.numbers(&format!("/api/v1/{it}"));
+    numbers("forward_backward").into_iter().zip(numbers("optim_step"))
+}
+
+pub(super) fn forward(training: &TrainingClient) -> Pending<ForwardBackwardOutput> {
+    training.forward(examples(), LossFn::CrossEntropy)
+}
+
+pub(super) fn adam(learning_rate: f64) -> AdamParams {
+    AdamParams { learning_rate, ..Default::default() }
+}
+
+pub(super) fn examples() -> Vec<Datum> {
+    EXAMPLES.iter().map(|(prompt, completion)| Datum::cross_entropy(prompt, completion)).collect()
+}
+
+/// The examples with what the losses of reinforcement learning need, instead of weights.
+fn rewarded() -> Vec<Datum> {
+    let rewarded = |mut datum: Datum| {
+        let n = datum.loss_fn_inputs.remove("weights").unwrap().shape()[0];
+        datum.with("logprobs", vec![-1.0f32; n]).with("advantages", vec![0.5f32; n])
+    };
+    examples().into_iter().map(rewarded).collect()
+}

@@ -1,0 +1,109 @@
+//! The recorded exchanges of `tests/data/wire`, read.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde_json::Value;
+use tinkex::transport::Answer;
+
+use super::message;
+
+/// One request of the official SDK and what it was answered.
+pub(crate) struct Exchange {
+    /// Its number in the recording.
+    pub(crate) n: u64,
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) request_headers: Value,
+    /// What the request says; see [`message::read`].
+    pub(crate) message: Value,
+    /// What the answer says, in the words of the recording.
+    pub(crate) response: Value,
+    pub(crate) answer: Answer,
+}
+
+/// Which rule a request is under.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Sent because of a call of the program: in the recorded order.
+    Call,
+    /// Asks for a promised result: in the recorded order of that promise, once it was made.
+    Poll,
+    /// Sent because time has passed: in no order.
+    Timer,
+}
+
+/// Whatever its outcome, this path is asked by a timer.
+pub(crate) const HEARTBEAT: &str = "/api/v1/session_heartbeat";
+/// As [`HEARTBEAT`].
+pub(crate) const TELEMETRY: &str = "/api/v1/telemetry";
+
+pub(crate) fn class(path: &str) -> Class {
+    match path {
+        "/api/v1/retrieve_future" => Class::Poll,
+        HEARTBEAT | TELEMETRY => Class::Timer,
+        _ => Class::Call,
+    }
+}
+
+/// All exchanges of a recording.
+pub(crate) fn read(file: &str) -> Vec<Exchange> {
+    let path = format!("{}/tests/data/wire/{file}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|it| Exchange::read(serde_json::from_str(it).unwrap())).collect()
+}
+
+impl Exchange {
+    fn read(line: Value) -> Self {
+        let text = |key: &str| line[key].as_str().unwrap().to_string();
+        // The body is written anew here, and may then have another length.
+        let headers =
+            line["response_headers"].as_object().unwrap().iter().filter(|it| it.0 != "content-length");
+        let headers = headers.map(|(k, v)| (k.clone(), v.as_str().unwrap().to_string())).collect();
+        let request_headers = line["request_headers"].clone();
+        // The bytes of a compressed body were recorded as they were before.
+        let message = message::read(request_headers["content-type"].as_str(), &bytes(&line["request_body"]));
+        let response = &line["response_body"];
+        Exchange {
+            n: line["n"].as_u64().unwrap(),
+            method: text("method"),
+            path: text("path"),
+            request_headers,
+            message,
+            response: response.get("decoded").unwrap_or(response).clone(),
+            answer: Answer {
+                status: line["status"].as_u64().unwrap().try_into().unwrap(),
+                headers,
+                body: bytes(response),
+            },
+        }
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.request_headers[name].as_str()
+    }
+
+    pub(crate) fn class(&self) -> Class {
+        class(&self.path)
+    }
+
+    /// The request id that a poll asks for.
+    pub(crate) fn asks_for(&self) -> Option<&str> {
+        (self.class() == Class::Poll).then(|| self.message["request_id"].as_str().unwrap())
+    }
+
+    /// The request id that the answer promises.
+    pub(crate) fn promises(&self) -> Option<&str> {
+        (self.class() == Class::Call).then(|| self.response["request_id"].as_str()).flatten()
+    }
+}
+
+/// A body as it was on the wire: protobuf stands beside its decoded form.
+fn bytes(body: &Value) -> Bytes {
+    match (body.get("_b64"), body) {
+        (Some(text), _) => STANDARD.decode(text.as_str().unwrap()).unwrap().into(),
+        (None, Value::Null) => Bytes::new(),
+        (None, Value::String(text)) => text.clone().into(),
+        (None, other) => other.to_string().into(),
+    }
+}

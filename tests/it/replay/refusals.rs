@@ -1,0 +1,76 @@
+//! The part of the program in which nearly everything is refused.
+
+use std::sync::mpsc;
+
+use tinkex::testing::codecs;
+use tinkex::types::{LoraConfig, LossFn, SampleOptions, SamplingParams, Ttl};
+use tinkex::{Canceller, Category, Error, ErrorKind, SamplingClient};
+
+use super::message;
+use super::program::{Clients, MODEL, STATE, examples, forward};
+use super::sampling::{prompt, up_to};
+use super::server::Replay;
+use crate::util::path_of;
+
+const UNKNOWN: ErrorKind = ErrorKind::NotFound;
+
+pub(super) fn run(replay: &Replay, clients: &Clients, on_base: &SamplingClient) {
+    let Clients { service, rest, training } = clients;
+    let rank = |rank| LoraConfig { rank, ..Default::default() };
+    // This server takes any name for its one model.
+    let misnamed = service.create_lora_training_client("no/such-model", rank(8)).unwrap();
+    replay.assert_info(234, &misnamed);
+    let too_large = service.create_lora_training_client(MODEL, rank(64));
+    replay.assert_failure(239, ErrorKind::RequestFailed { category: Category::User }, too_large);
+
+    let missing = service.create_training_client_from_state("tinker://nope/weights/none");
+    replay.assert_failure(241, UNKNOWN, missing);
+    let no_path = service.create_training_client_from_state("/etc/nope");
+    assert_eq!(path_of(&no_path.unwrap_err()), "path");
+    let unsent = codecs::encode_load("session_f39fe152", 7, "/etc/nope", false);
+    replay.not_sent(243, Some(as_json(unsent)));
+    let missing = service.create_sampling_client("tinker://nope/sampler_weights/none");
+    replay.assert_failure(246, UNKNOWN, missing);
+    let bad_name = training.save_state("bad name/with slash", Ttl::Never);
+    replay.assert_failure(248, ErrorKind::Status { code: 422 }, bad_name.wait());
+    replay.assert_failure(250, UNKNOWN, rest.get_training_run("nope"));
+    let too_late = training.load_state(STATE);
+    replay.assert_failure(252, ErrorKind::Status { code: 400 }, too_late.wait());
+
+    let nothing = up_to(0);
+    let refused = on_base.sample(&prompt(), 1, &nothing).wait();
+    assert_eq!(path_of(&refused.unwrap_err()), "sampling_params.max_tokens");
+    replay.not_sent(254, Some(as_json(encode_sample(&nothing))));
+    let no_loss = training.forward_backward(examples(), LossFn::Other("no_such_loss".into()));
+    replay.assert_failure(256, ErrorKind::Status { code: 422 }, no_loss.wait());
+
+    let small = service.create_lora_training_client(MODEL, rank(4)).unwrap();
+    replay.assert_info(260, &small);
+    replay.assert_pass(261, &forward(training).wait().unwrap());
+    replay.heartbeat();
+
+    // That server stumbles over a datum without targets. Here the loss that needs them says so before anything is sent;
+    // a name that this crate does not interpret leaves it to the server.
+    let without_targets = || {
+        let mut datum = examples().swap_remove(0);
+        datum.loss_fn_inputs.clear();
+        vec![datum.with("weights", vec![1.0f32; 12])]
+    };
+    let refused = small.forward_backward(without_targets(), LossFn::CrossEntropy).wait();
+    assert_eq!(path_of(&refused.unwrap_err()), r#"data[0].loss_fn_inputs["target_tokens"]"#);
+    // The recorded program gave up after 15 s, which was in the pause after the sixth attempt.
+    let (canceller, cancellers) = mpsc::channel::<Canceller>();
+    replay.before_answering(270, move || cancellers.recv().unwrap().cancel());
+    let hopeless = small.forward_backward(without_targets(), LossFn::Other("cross_entropy".into()));
+    canceller.send(hopeless.canceller()).unwrap();
+    assert!(hopeless.wait().unwrap_err().is_cancelled());
+    replay.heartbeat();
+}
+
+fn encode_sample(params: &SamplingParams) -> Result<Vec<u8>, Error> {
+    codecs::encode_sample("sampling_47bf1817", 1, &prompt(), 1, params, &SampleOptions::default())
+}
+
+fn as_json(body: Result<Vec<u8>, Error>) -> serde_json::Value {
+    message::read(Some("application/json"), &body.unwrap())
+}

@@ -1,0 +1,264 @@
+//! A server that answers each request with the recorded answer of the exchange that it repeats, and notes whatever is not
+//! as it was recorded.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+use tinkex::ServiceClientBuilder;
+use tinkex::testing::{Act, FakeServer, Seen, VirtualClock};
+
+use super::exceptions::{Exception, How};
+use super::recording::{self, Class, Exchange, HEARTBEAT, TELEMETRY};
+use super::{compare, message};
+use crate::util::eventually;
+
+/// The interval of heartbeats.
+const BEAT: Duration = Duration::from_secs(10);
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+/// A recording that is being replayed.
+pub(crate) struct Replay {
+    clock: VirtualClock,
+    server: FakeServer,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    exchanges: Vec<Exchange>,
+    exceptions: &'static [Exception],
+    /// How often each exchange was repeated.
+    arrived: Vec<usize>,
+    /// The promises that were made.
+    promised: HashSet<String>,
+    keys: HashSet<String>,
+    /// The key of the latest request that a call made.
+    last_key: Option<String>,
+    telemetry: Vec<Value>,
+    not_sent: BTreeSet<u64>,
+    hooks: HashMap<u64, Hook>,
+    problems: Vec<String>,
+}
+
+impl Replay {
+    pub(crate) fn of(exchanges: Vec<Exchange>, exceptions: &'static [Exception]) -> Self {
+        let arrived = vec![0; exchanges.len()];
+        let state = Arc::new(Mutex::new(State {
+            exchanges,
+            exceptions,
+            arrived,
+            promised: HashSet::new(),
+            keys: HashSet::new(),
+            last_key: None,
+            telemetry: Vec::new(),
+            not_sent: BTreeSet::new(),
+            hooks: HashMap::new(),
+            problems: Vec::new(),
+        }));
+        let server = FakeServer::new();
+        server.script({
+            let state = state.clone();
+            move |seen| Some(act(&state, seen))
+        });
+        Replay { clock: VirtualClock::new(), server, state }
+    }
+
+    /// A client of this server, with the key of the recorded one.
+    pub(crate) fn client(&self) -> ServiceClientBuilder {
+        self.server.in_memory_at(self.clock.clone()).api_key("tml-dummy")
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// The numbers of the exchanges with a path, in their order.
+    pub(crate) fn numbers(&self, path: &str) -> Vec<u64> {
+        self.state().exchanges.iter().filter(|it| it.path == path).map(|it| it.n).collect()
+    }
+
+    /// What an exchange asked and what it was answered: message, status, response. What went wrong until now is told first,
+    /// because it is the cause of whatever the caller finds.
+    #[track_caller]
+    pub(crate) fn exchange(&self, n: u64) -> (Value, u16, Value) {
+        let state = self.state();
+        assert!(state.problems.is_empty(), "{}", state.problems.join("\n"));
+        let it = &state.exchanges[state.index(n)];
+        (it.message.clone(), it.answer.status, it.response.clone())
+    }
+
+    /// The number of the exchange that brought what exchange `n` promised.
+    pub(crate) fn result_of(&self, n: u64) -> u64 {
+        let state = self.state();
+        let id = state.exchanges[state.index(n)].promises();
+        let last = state.exchanges.iter().rfind(|it| id.is_some() && it.asks_for() == id);
+        last.unwrap_or_else(|| panic!("exchange {n} brought no result")).n
+    }
+
+    /// Before exchange `n` is answered, something happens.
+    pub(crate) fn before_answering(&self, n: u64, hook: impl FnOnce() + Send + 'static) {
+        self.state().hooks.insert(n, Box::new(hook));
+    }
+
+    /// The program made the call of an exchange, which was refused before anything was sent. This is the message that the
+    /// crate would have sent, where there is one.
+    #[track_caller]
+    pub(crate) fn not_sent(&self, n: u64, message: Option<Value>) {
+        let mut state = self.state();
+        let recorded = &state.exchanges[state.index(n)].message;
+        if let Some(message) = message {
+            assert_eq!(&message, recorded, "exchange {n}");
+        }
+        state.not_sent.insert(n);
+    }
+
+    /// Lets the time pass in which a heartbeat is due, and waits for it.
+    pub(crate) fn heartbeat(&self) {
+        let beats = || self.server.requests_to(HEARTBEAT).len();
+        let before = beats();
+        eventually("a heartbeat", || {
+            self.clock.advance(BEAT);
+            before < beats()
+        });
+    }
+
+    /// The bodies of all telemetry that was recorded, and of all that came.
+    pub(crate) fn telemetry(&self) -> (Vec<Value>, Vec<Value>) {
+        let state = self.state();
+        let recorded = state.exchanges.iter().filter(|it| it.path == TELEMETRY);
+        (recorded.map(|it| it.message.clone()).collect(), state.telemetry.clone())
+    }
+
+    /// Everything that is not as it was recorded, now that the program is over.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let state = self.state();
+        let mut problems = state.problems.clone();
+        for (it, arrived) in state.exchanges.iter().zip(&state.arrived) {
+            let expected = match (state.how(it.n), it.class()) {
+                (Some(How::NotSent), _) => 0..=0,
+                (_, Class::Timer) => 1..=usize::MAX,
+                _ => 1..=1,
+            };
+            if !expected.contains(arrived) {
+                problems.push(format!("exchange {} to {} came {arrived} times", it.n, it.path));
+            }
+            if let Some(Exception { how: How::NotSent, why, .. }) = state.exception(it.n)
+                && !state.not_sent.contains(&it.n)
+            {
+                problems.push(format!("exchange {}: the program did not see that {why}", it.n));
+            }
+        }
+        problems
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    // What a check that panicked has noted is still what was seen.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn act(state: &Mutex<State>, seen: &Seen) -> Act {
+    let (answer, hook) = {
+        let mut state = lock(state);
+        let Some(i) = state.find(seen) else {
+            return Act::status(418, r#"{"detail":"nothing like this was recorded"}"#);
+        };
+        state.arrived[i] += 1;
+        state.check(i, seen);
+        let state = &mut *state;
+        let exchange = &state.exchanges[i];
+        state.promised.extend(exchange.promises().map(String::from));
+        (exchange.answer.clone(), state.hooks.remove(&exchange.n))
+    };
+    // A hook may ask this server things.
+    hook.into_iter().for_each(|it| it());
+    Act::Answer(answer)
+}
+
+impl State {
+    fn index(&self, n: u64) -> usize {
+        self.exchanges.iter().position(|it| it.n == n).unwrap_or_else(|| panic!("no exchange {n}"))
+    }
+
+    fn exception(&self, n: u64) -> Option<&'static Exception> {
+        self.exceptions.iter().find(|it| it.of.contains(&n))
+    }
+
+    fn how(&self, n: u64) -> Option<How> {
+        self.exception(n).map(|it| it.how)
+    }
+
+    /// The exchange that a request repeats.
+    fn find(&mut self, seen: &Seen) -> Option<usize> {
+        let found = match recording::class(&seen.path) {
+            Class::Call => self.next_call(seen),
+            Class::Poll => self.next_poll(seen),
+            Class::Timer => {
+                if seen.path == TELEMETRY {
+                    self.telemetry.push(message::of(seen));
+                }
+                let same = |it: &usize| self.exchanges[*it].path == seen.path;
+                let all: Vec<usize> = (0..self.exchanges.len()).filter(same).collect();
+                // More time may pass here than in the recording.
+                all.iter().copied().find(|it| self.arrived[*it] == 0).or(all.last().copied())
+            }
+        };
+        if found.is_none() {
+            let body = String::from_utf8_lossy(&seen.body);
+            let place = "not recorded at this place";
+            self.problems.push(format!("{place}: {} {} {body:.300}", seen.method, seen.path));
+        }
+        found
+    }
+
+    /// The next request of a call, in the recorded order. Where that order means nothing, the one that says the same.
+    fn next_call(&self, seen: &Seen) -> Option<usize> {
+        let is_left = |i: &usize| {
+            let it = &self.exchanges[*i];
+            let sent = !matches!(self.how(it.n), Some(How::NotSent));
+            it.class() == Class::Call && self.arrived[*i] == 0 && sent
+        };
+        let mut left = (0..self.exchanges.len()).filter(is_left);
+        let next = left.next().filter(|it| self.exchanges[*it].path == seen.path)?;
+        let n = self.exchanges[next].n;
+        match self.exception(n) {
+            Some(Exception { of, how: How::AnyOrder, .. }) => {
+                let message = message::of(seen);
+                let mut group = left.take_while(|it| of.contains(&self.exchanges[*it].n));
+                let same = |it: &usize| self.exchanges[*it].message == message;
+                Some(next).filter(same).or_else(|| group.find(same))
+            }
+            _ => Some(next),
+        }
+    }
+
+    /// The next poll of a promise, in the recorded order of its polls.
+    fn next_poll(&self, seen: &Seen) -> Option<usize> {
+        let message = message::of(seen);
+        let id = message["request_id"].as_str().filter(|it| self.promised.contains(*it))?;
+        let next = |(it, arrived): (&Exchange, &usize)| *arrived == 0 && it.asks_for() == Some(id);
+        self.exchanges.iter().zip(&self.arrived).position(next)
+    }
+
+    /// Notes every difference between a request and the exchange that it repeats.
+    fn check(&mut self, i: usize, seen: &Seen) {
+        let exchange = &self.exchanges[i];
+        let mut found = compare::differences(seen, exchange, self.how(exchange.n));
+        // All attempts at one request bear one key, and no two requests the same.
+        if let Some(key) = seen.header("x-idempotency-key") {
+            let again = exchange.header("x-stainless-retry-count") != Some("0");
+            let known = !self.keys.insert(key.into());
+            if known != again || (again && self.last_key.as_deref() != Some(key)) {
+                found.push("its idempotency key is not that of its earlier attempts alone".into());
+            }
+            if exchange.class() == Class::Call {
+                self.last_key = Some(key.into());
+            }
+        }
+        let why = self.exception(exchange.n).map(|it| format!(" ({})", it.why)).unwrap_or_default();
+        let place = format!("exchange {} to {}{why}", exchange.n, exchange.path);
+        self.problems.extend(found.into_iter().map(|it| format!("{place}: {it}")));
+    }
+}
