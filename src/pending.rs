@@ -1,5 +1,8 @@
 //! The handle of one submitted operation.
 
+mod own_thread;
+mod progress;
+
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
@@ -7,15 +10,19 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, TrySendError};
 
-use crate::error::{Error, Phase, Result};
-use crate::event::{Dropped, Observed, QueueStateChange, Seeing, TraceContext};
+use crate::error::{Error, ErrorKind, Phase, Result};
+use crate::event::Dropped;
+use crate::sync::CancelToken;
 use crate::sync::oneshot::{Slot, oneshot};
-use crate::sync::{CancelToken, Mutex};
-use crate::types::QueueState;
+
+pub(crate) use own_thread::OwnThread;
+pub(crate) use progress::Progress;
+use progress::verb;
+pub use progress::{Stage, Status};
 
 /// How long a wait is silent before it says in the log what it waits for, and how often it says so again.
-const FIRST_WARNING: Duration = Duration::from_secs(30);
-const NEXT_WARNING: Duration = Duration::from_secs(60);
+pub(crate) const FIRST_WARNING: Duration = Duration::from_secs(30);
+pub(crate) const NEXT_WARNING: Duration = Duration::from_secs(60);
 /// How long a wait outlasts the operation's own deadline: the operation answers itself, this is only a net.
 const NET: Duration = Duration::from_secs(10);
 
@@ -47,210 +54,13 @@ pub struct Pending<T: Send + 'static> {
     cancel_on_drop: bool,
     /// Keeps the client's threads alive while somebody may still wait.
     keep: Option<Arc<dyn Any + Send + Sync>>,
-}
-
-/// What is known of an operation now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Status {
-    /// The verb.
-    pub operation: &'static str,
-    /// How far it is.
-    pub stage: Stage,
-    /// The server's id, once it accepted the request.
-    pub request_id: Option<String>,
-    /// What the server said last of its queue.
-    pub queue_state: Option<QueueState>,
-    /// Why, in the server's words.
-    pub queue_state_reason: Option<String>,
-    /// HTTP requests made for it.
-    pub attempts: u32,
-    /// How long ago the server last answered anything about it.
-    pub last_contact: Option<Duration>,
-    /// How long ago it was submitted.
-    pub elapsed: Duration,
-}
-
-/// How far an operation is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Stage {
-    /// In the mailbox of its client, behind earlier ones, or waiting for a permit.
-    Queued,
-    /// Being sent.
-    Submitting,
-    /// Accepted by the server, which works on it.
-    Waiting,
-    /// Its result, or its error, is there.
-    Done,
-}
-
-/// The shared record of how far an operation is.
-#[derive(Clone)]
-pub(crate) struct Progress {
-    /// The public method, such as `TrainingClient.optim_step`.
-    sdk_method: &'static str,
-    submitted: Instant,
-    deadline: Option<Instant>,
-    observed: Observed,
-    trace: Option<Arc<TraceContext>>,
-    state: Arc<Mutex<State>>,
-}
-
-struct State {
-    stage: Stage,
-    request_id: Option<String>,
-    /// What the server calls the request whose result is waited for.
-    request_type: Option<&'static str>,
-    queue: Option<(QueueState, Option<String>)>,
-    attempts: u32,
-    last_contact: Option<Instant>,
-}
-
-impl Progress {
-    pub(crate) fn new(sdk_method: &'static str, submitted: Instant, deadline: Option<Instant>) -> Self {
-        let state = State {
-            stage: Stage::Queued,
-            request_id: None,
-            request_type: None,
-            queue: None,
-            attempts: 0,
-            last_contact: None,
-        };
-        Progress {
-            sdk_method,
-            submitted,
-            deadline,
-            observed: Observed::default(),
-            trace: None,
-            state: Arc::new(Mutex::new(state)),
-        }
-    }
-
-    /// With those who look at it from outside, on the thread that submits.
-    pub(crate) fn seen_by(mut self, seeing: &Seeing) -> Self {
-        self.observed = seeing.observed.clone();
-        self.trace = seeing.trace.current();
-        self
-    }
-
-    pub(crate) fn trace(&self) -> Option<&Arc<TraceContext>> {
-        self.trace.as_ref()
-    }
-
-    /// The public method, as servers want to be told it.
-    pub(crate) fn sdk_method(&self) -> &'static str {
-        self.sdk_method
-    }
-
-    /// The verb alone.
-    pub(crate) fn operation(&self) -> &'static str {
-        verb(self.sdk_method)
-    }
-
-    pub(crate) fn submitted(&self) -> Instant {
-        self.submitted
-    }
-
-    /// When the operation gives up by itself.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.deadline
-    }
-
-    pub(crate) fn submitting(&self) {
-        self.state.lock().stage = Stage::Submitting;
-    }
-
-    pub(crate) fn accepted(&self, request_id: &str) {
-        let mut state = self.state.lock();
-        state.stage = Stage::Waiting;
-        state.request_id = Some(request_id.into());
-    }
-
-    /// The result of a request of a type is waited for.
-    pub(crate) fn awaiting(&self, request_type: &'static str) {
-        self.state.lock().request_type = Some(request_type);
-    }
-
-    pub(crate) fn attempt(&self) {
-        self.state.lock().attempts += 1;
-    }
-
-    pub(crate) fn contact(&self, now: Instant) {
-        self.state.lock().last_contact = Some(now);
-    }
-
-    /// Takes note of what the server says of its queue, and tells the observer of what is new.
-    pub(crate) fn queue(&self, state: QueueState, reason: Option<String>, now: Instant) {
-        let said = (state, reason);
-        let request_id = {
-            let mut known = self.state.lock();
-            if known.queue.as_ref() == Some(&said) {
-                return;
-            }
-            known.queue = Some(said.clone());
-            known.request_id.clone().unwrap_or_default()
-        };
-        let (state, reason) = said;
-        let (operation, elapsed) = (self.operation(), now.saturating_duration_since(self.submitted));
-        self.observed.tell(|it| {
-            it.on_queue_state(&QueueStateChange { operation, request_id, state, reason, elapsed });
-        });
-    }
-
-    /// An operation that was paused is paused no more, however it ended.
-    pub(crate) fn unqueue(&self, now: Instant) {
-        if self.state.lock().queue.is_some() {
-            self.queue(QueueState::Active, None, now);
-        }
-    }
-
-    /// How far the operation is.
-    pub(crate) fn look(&self, now: Instant) -> Status {
-        self.status(false, now)
-    }
-
-    /// Adds what is known here to an error of this operation.
-    pub(crate) fn explain(&self, error: Error, now: Instant) -> Error {
-        let (request_id, request_type, attempts) = {
-            let state = self.state.lock();
-            (state.request_id.clone(), state.request_type, state.attempts)
-        };
-        error.with(|it| {
-            it.operation = Some(self.operation().into());
-            it.request_id = request_id;
-            it.request_type = request_type;
-            it.attempts = (0 < attempts).then_some(attempts);
-            it.elapsed = Some(now.saturating_duration_since(self.submitted));
-        })
-    }
-
-    fn status(&self, done: bool, now: Instant) -> Status {
-        let state = self.state.lock();
-        let (queue_state, queue_state_reason) = match &state.queue {
-            Some((queue, reason)) => (Some(queue.clone()), reason.clone()),
-            None => (None, None),
-        };
-        Status {
-            operation: self.operation(),
-            stage: if done { Stage::Done } else { state.stage },
-            request_id: state.request_id.clone(),
-            queue_state,
-            queue_state_reason,
-            attempts: state.attempts,
-            last_contact: state.last_contact.map(|it| now.saturating_duration_since(it)),
-            elapsed: now.saturating_duration_since(self.submitted),
-        }
-    }
-}
-
-fn verb(sdk_method: &'static str) -> &'static str {
-    sdk_method.rsplit('.').next().unwrap_or(sdk_method)
+    /// The operation was submitted on this thread, to a client that cannot begin with it before the function there ends.
+    behind: Option<OwnThread>,
 }
 
 impl<T: Send + 'static> Pending<T> {
     pub(crate) fn new(slot: Slot<T>, progress: Progress, cancel: CancelToken) -> Self {
-        Pending { slot, progress, cancel, cancel_on_drop: false, keep: None }
+        Pending { slot, progress, cancel, cancel_on_drop: false, keep: None, behind: None }
     }
 
     /// An operation that failed before anything was sent.
@@ -263,7 +73,7 @@ impl<T: Send + 'static> Pending<T> {
 
     /// When the operation gives up by itself.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.progress.deadline
+        self.progress.deadline()
     }
 
     pub(crate) fn cancelled_by_drop(mut self) -> Self {
@@ -288,7 +98,13 @@ impl<T: Send + 'static> Pending<T> {
             cancel: self.cancel.clone(),
             cancel_on_drop: std::mem::take(&mut self.cancel_on_drop),
             keep: self.keep.take(),
+            behind: self.behind.take(),
         }
+    }
+
+    pub(crate) fn behind(mut self, thread: &OwnThread) -> Self {
+        self.behind = thread.is_this().then(|| thread.clone());
+        self
     }
 
     pub(crate) fn keeping(mut self, keep: Arc<dyn Any + Send + Sync>) -> Self {
@@ -307,7 +123,7 @@ impl<T: Send + 'static> Pending<T> {
     /// warning in the log says what is being waited for. To wait less long, use
     /// [`wait_timeout`](Pending::wait_timeout).
     pub fn wait(self) -> Result<T> {
-        let net = self.progress.deadline.map(|it| it + NET);
+        let net = self.progress.deadline().map(|it| it + NET);
         match self.wait_inner(net) {
             Some(result) => result,
             None => {
@@ -325,7 +141,7 @@ impl<T: Send + 'static> Pending<T> {
     /// # Blocking
     /// At most `timeout`.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Result<T> {
-        let deadline = Instant::now().checked_add(timeout).or(self.progress.deadline);
+        let deadline = Instant::now().checked_add(timeout).or(self.progress.deadline());
         self.wait_until(deadline)
     }
 
@@ -429,6 +245,11 @@ impl<T: Send + 'static> Pending<T> {
     }
 
     fn wait_inner(&self, deadline: Option<Instant>) -> Option<Result<T>> {
+        if self.behind.as_ref().is_some_and(OwnThread::is_this) && !self.is_done() {
+            let text = "a custom loss cannot wait for what it submits to its own client, which begins with that only when the \
+                        loss is there";
+            return Some(self.explained(Err(Error::new(ErrorKind::CustomLoss, text))));
+        }
         let mut warn_at = Instant::now() + FIRST_WARNING;
         loop {
             let until = deadline.map_or(warn_at, |it| it.min(warn_at));
@@ -450,18 +271,7 @@ impl<T: Send + 'static> Pending<T> {
     }
 
     fn describe(&self) -> String {
-        let status = self.status();
-        let mut text = format!("{} is {:?} since {:.0?}", status.operation, status.stage, status.elapsed);
-        if let Some(queue) = &status.queue_state {
-            text += &format!(", the server's queue is {queue:?}");
-        }
-        if let Some(reason) = &status.queue_state_reason {
-            text += &format!(" ({reason})");
-        }
-        match status.last_contact {
-            Some(ago) => text + &format!(", last contact {ago:.0?} ago"),
-            None => text,
-        }
+        self.progress.describe(self.is_done(), Instant::now())
     }
 }
 
@@ -469,9 +279,8 @@ impl<T: Send + 'static> Drop for Pending<T> {
     fn drop(&mut self) {
         if self.cancel_on_drop && !self.slot.is_settled() {
             self.cancel();
-            let (operation, request_id) =
-                (self.progress.operation(), self.progress.state.lock().request_id.clone());
-            self.progress.observed.tell(|it| it.on_drop(&Dropped { operation, request_id }));
+            let (operation, request_id) = (self.progress.operation(), self.progress.request_id());
+            self.progress.observed().tell(|it| it.on_drop(&Dropped { operation, request_id }));
         }
     }
 }

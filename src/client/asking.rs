@@ -8,16 +8,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::ServiceClient;
-use crate::error::{Error, ErrorKind, Phase, Result};
-use crate::http::{Answer, Body, Call, Lane};
-use crate::policy::offered::{Names, Word, judge};
+use crate::error::{Error, Phase, Result};
+use crate::http::{Answer, Body, Call, Endpoint, Lane};
+use crate::policy::offered::Names;
 use crate::session::{Session, Ticket};
 
 /// One request of a verb.
 pub(super) struct Ask {
-    /// The endpoint as it is remembered and as errors name it, such as `GET sessions/{id}`.
-    endpoint: &'static str,
-    names: Names,
+    endpoint: Endpoint,
     pub(super) call: Call,
 }
 
@@ -38,12 +36,13 @@ impl Ask {
 
     fn with_body(endpoint: &'static str, path: impl Into<String>, body: Body) -> Self {
         let method = endpoint.split_once(' ').map_or("GET", |it| it.0);
-        Ask { endpoint, names: Names::Something, call: Call::new(Lane::Rest, method, path, body) }
+        let endpoint = Endpoint { name: endpoint, names: Names::Something };
+        Ask { endpoint, call: Call::new(Lane::Rest, method, path, body) }
     }
 
     /// The request names nothing that could be missing: a 404 then means that the server lacks the endpoint.
     pub(super) fn naming_nothing(mut self) -> Self {
-        self.names = Names::Nothing;
+        self.endpoint.names = Names::Nothing;
         self
     }
 
@@ -95,7 +94,9 @@ impl Asker {
         session.check_open()?;
         let (ticket, pending) = session.ticket(verb, &session.cancel);
         ticket.progress.submitting();
+        let watched = session.watched(&ticket.progress);
         let result = work(&Asking { session, ticket: &ticket });
+        drop(watched);
         ticket.answer(result);
         // The answer is there: what is added here is what closing has to say of it.
         pending.wait()
@@ -131,17 +132,10 @@ pub(super) struct Asking<'a, T: Send + 'static> {
 impl<T: Send + 'static> Asking<'_, T> {
     /// Sends one request. A server that is known to lack the endpoint is not asked.
     pub(super) fn answer(&self, ask: &Ask) -> Result<Answer> {
-        let offered = self.session.http.offered();
-        if offered.lock().lacks(ask.endpoint) {
-            return Err(Error::new(ErrorKind::Incompatible, not_offered(ask.endpoint)));
-        }
-        let progress = &self.ticket.progress;
+        let (http, progress) = (&self.session.http, &self.ticket.progress);
+        http.check_offered(ask.endpoint)?;
         progress.attempt();
-        let call = ask.call.clone().of(progress);
-        let answer = match self.session.http.send(&call, &self.ticket.cancel) {
-            Ok(answer) => answer,
-            Err(error) => return Err(self.judged(error, ask)),
-        };
+        let answer = http.send_to(ask.endpoint, &ask.call.clone().of(progress), &self.ticket.cancel)?;
         progress.contact(self.session.clock.now());
         Ok(answer)
     }
@@ -160,33 +154,4 @@ impl<T: Send + 'static> Asking<'_, T> {
         }
         self.session.clock.pause(pause, &self.ticket.cancel)
     }
-
-    /// A refusal as the caller should see it: that of an endpoint which the server lacks is told apart where that is
-    /// possible, and remembered.
-    fn judged(&self, error: Error, ask: &Ask) -> Error {
-        // The token's own address may be what is missing.
-        let is_of_this = error.url().is_some_and(|it| it.ends_with(&ask.call.path));
-        let Some(status) = error.http_status().filter(|_| is_of_this) else { return error };
-        let detail = error.message().split_once(": ").map_or("", |it| it.1);
-        match judge(status, detail, ask.names) {
-            Word::Present => error,
-            Word::Absent => {
-                self.session.http.offered().lock().note_absent(ask.endpoint);
-                error.renamed(
-                    ErrorKind::Incompatible,
-                    format!("{} (HTTP {status})", not_offered(ask.endpoint)),
-                )
-            }
-            Word::Unclear => {
-                let text =
-                    format!("{}; a server that does not offer this call says the same", error.message());
-                let kind = error.kind().clone();
-                error.renamed(kind, text)
-            }
-        }
-    }
-}
-
-fn not_offered(endpoint: &str) -> String {
-    format!("this server does not offer {endpoint}")
 }

@@ -112,7 +112,7 @@ impl ServiceClientBuilder {
 
     /// Headers for every request. One that the client would send by itself, even the credential, is replaced. Their values
     /// are never shown; if the name speaks of a secret (`Authorization`, `X-Gateway-Token`), the value is also taken out
-    /// of what a server repeats.
+    /// of what a server repeats. All others go along with a [`SamplerHandle`](crate::SamplerHandle).
     ///
     /// # Example: a gateway that wants a word of its own
     /// ```
@@ -212,7 +212,8 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// What operations do while the server pauses them for lack of capacity or because of a rate limit. Default: wait.
+    /// What operations do while the server pauses them for lack of capacity, because of a rate limit, or until the account is
+    /// settled. Default: wait.
     pub fn pause_policy(mut self, policy: PausePolicy) -> Self {
         self.settings.pause_policy = policy;
         self
@@ -296,7 +297,8 @@ impl ServiceClientBuilder {
     }
 
     /// Makes a client of the sampler behind a [`SamplerHandle`] instead, which somebody else made. It has the credentials and
-    /// settings of this builder, and the flags that the handle holds; it keeps the handle's session alive, and never finishes
+    /// settings of this builder, and the flags and headers that the handle holds; a header of the builder's stands in the place
+    /// of the handle's, and what says who is asking is never the handle's. It keeps the handle's session alive, and never finishes
     /// it. Its server is the handle's, unless [`base_url`](Self::base_url) is called: take handles only from those whom you
     /// would tell your key.
     ///
@@ -312,6 +314,8 @@ impl ServiceClientBuilder {
     {
         let handle = handle.try_into()?;
         self.settings.base_url.get_or_insert_with(|| handle.base_url().into());
+        // Those of this builder come later, and so stand in their place.
+        self.settings.overrides.splice(..0, handle.headers()?);
         SamplingClient::of_handle(self.session()?, handle)
     }
 

@@ -10,8 +10,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::client::Submitted;
-use crate::error::{Error, Result};
-use crate::http::{Answer, Call, Lane};
+use crate::error::{Error, ErrorKind, Result};
+use crate::http::{Answer, Call, Endpoint, Lane};
+use crate::policy::offered::Names;
 use crate::secret::Secret;
 use crate::session::{Promise, Session, Ticket, incomplete, names_what_is_missing};
 use crate::sync::CancelToken;
@@ -19,6 +20,11 @@ use crate::types::{
     AccessToken, FromStateOptions, LoraConfig, ModelInfo, ModelOptions, SamplerPath, TrainingPath,
 };
 use crate::wire::{json, url};
+
+const MODELS: Endpoint = Endpoint { name: "POST create_model", names: Names::NoPath };
+const SAMPLING: Endpoint = Endpoint { name: "POST create_sampling_session", names: Names::NoPath };
+/// Under the name that `RestClient::get_sampler` has for it.
+const SAMPLERS: Endpoint = Endpoint { name: "GET samplers/{id}", names: Names::NoPath };
 
 /// What to sample from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,7 +198,12 @@ impl Maker<'_, CreatedModel> {
     }
 
     fn create(&self, request: &json::CreateModelRequest) -> Result<String> {
-        let accepted = self.submit("/api/v1/create_model", request, "CreateModel")?;
+        const PATH: &str = "/api/v1/create_model";
+        let http = &self.session.http;
+        http.check_offered(MODELS)?;
+        let accepted = self.submit(PATH, request, "CreateModel");
+        let accepted = accepted.map_err(|it| http.judged(it, MODELS, PATH))?;
+        http.offered().lock().note_present(MODELS.name);
         let made: json::CreateModelResponse = self.result(&accepted)?;
         accepted.model_id(made.model_id).ok_or_else(|| incomplete("the id of the model"))
     }
@@ -359,21 +370,37 @@ fn make_sampler(
         model_path,
     };
     ticket.progress.submitting();
-    let path = "/api/v1/create_sampling_session";
-    let made: json::CreateSamplingSessionResponse =
-        session.ask(Lane::Session, path, &request, &ticket.progress, &ticket.cancel)?;
+    let http = &session.http;
+    http.check_offered(SAMPLING)?;
+    let call = Call::post(Lane::Session, "/api/v1/create_sampling_session", &request)?.of(&ticket.progress);
+    let answer = http.send_to(SAMPLING, &call, &ticket.cancel)?;
+    let made: json::CreateSamplingSessionResponse = http.decode(&call, &answer)?;
     let id = made.sampling_session_id;
     let base_model = match base_model {
         Some(name) => Some(name),
         // Also the moment at which a server that accepts any path says that this one does not exist.
-        None => {
-            let segment = url::segment_of_server(&id)?;
-            let call = Call::get(Lane::Rest, format!("/api/v1/samplers/{segment}")).of(&ticket.progress);
-            let sampler: json::SamplerResponse = session.http.json(&call, &ticket.cancel)?;
-            sampler.base_model
-        }
+        None => match base_model_of(session, &id, |it| it.of(&ticket.progress), &ticket.cancel) {
+            // One without the endpoint never says it. Only the name is missing then, and samples say the rest.
+            Err(error) if *error.kind() == ErrorKind::Incompatible => None,
+            other => other?,
+        },
     };
     Ok(CreatedSampler { sampling_session_id: id, base_model })
+}
+
+/// The base model of a sampling session that the server just made.
+pub(super) fn base_model_of(
+    session: &Session,
+    sampling_session_id: &str,
+    adjust: impl FnOnce(Call) -> Call,
+    cancel: &CancelToken,
+) -> Result<Option<String>> {
+    let http = &session.http;
+    http.check_offered(SAMPLERS)?;
+    let id = url::segment_of_server(sampling_session_id)?;
+    let call = adjust(Call::get(Lane::Rest, format!("/api/v1/samplers/{id}")));
+    let answer = http.send_to(SAMPLERS, &call, cancel)?;
+    Ok(http.decode::<json::SamplerResponse>(&call, &answer)?.base_model)
 }
 
 #[cfg(test)]

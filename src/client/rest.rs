@@ -29,7 +29,8 @@ pub use search::FoundSessions;
 /// # Blocking
 /// Each call sends one request, unless it says otherwise, on the caller's thread: at most `Timeouts::exchange` for an
 /// attempt and `Timeouts::submit` for all of them; a server that was never reached is given up after
-/// `Timeouts::connect`. The first call also learns the server's flags. [`ServiceClient::close`] ends all calls at once.
+/// `Timeouts::connect`. While the account cannot pay (HTTP 402), a call waits as its
+/// [`PausePolicy`](crate::PausePolicy) says, an hour at most unless the server says otherwise. The first call also learns the server's flags. [`ServiceClient::close`] ends all calls at once.
 ///
 /// # Example: what was trained, and where it is kept
 /// ```

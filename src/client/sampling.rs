@@ -6,18 +6,16 @@ mod handle;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::client::create::CreatedSampler;
+use crate::client::create::{self, CreatedSampler};
 use crate::client::{Client, Hold, ServiceClientBuilder};
 use crate::error::{Error, Result};
-use crate::http::{Call, Lane};
+use crate::http::Call;
 use crate::pending::{Canceller, Pending};
-use crate::session::{Child, Owner, Poller, Session, Ticket, incomplete};
+use crate::session::{Child, Owner, Poller, Ticket, incomplete};
 use crate::sync::CancelToken;
 use crate::sync::actor::Actor;
 use crate::sync::cancel::{Registration, Wake};
 use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
-use crate::wire::json::SamplerResponse;
-use crate::wire::url;
 
 use draw::{Request, Sample, Sampler};
 pub use handle::SamplerHandle;
@@ -91,9 +89,14 @@ impl SamplingActor {
 }
 
 impl SamplingClient {
-    pub(super) fn start(owner: Arc<Owner>, mut created: CreatedSampler) -> Result<Self> {
+    /// A client of a sampling session, which is asked for its base model if that is not known yet.
+    pub(super) fn start_asking(owner: Arc<Owner>, mut created: CreatedSampler) -> Result<Self> {
+        let session = owner.session();
         if created.base_model.is_none() {
-            created.base_model = base_model_of(owner.session(), &created.sampling_session_id);
+            let once = |it: Call| it.once(session.config.timeouts.exchange);
+            let known = create::base_model_of(session, &created.sampling_session_id, once, &session.cancel);
+            // The server need not be able to say it.
+            created.base_model = known.ok().flatten();
         }
         Self::start_at(owner, created, 0)
     }
@@ -365,14 +368,6 @@ impl std::fmt::Debug for SamplingClient {
             .field("base_model", &self.inner.base_model)
             .finish_non_exhaustive()
     }
-}
-
-/// The base model's name, which the server need not be able to say.
-fn base_model_of(session: &Session, sampling_session_id: &str) -> Option<String> {
-    let id = url::segment_of_server(sampling_session_id).ok()?;
-    let call = Call::get(Lane::Rest, format!("/api/v1/samplers/{id}")).once(session.config.timeouts.exchange);
-    let known: Result<SamplerResponse> = session.http.json(&call, &session.cancel);
-    known.ok()?.base_model
 }
 
 /// Cancels a sample when the caller's own token is cancelled.

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::client::asking::{Ask, Asker};
 use crate::client::create::{self, SamplingSource};
 use crate::client::loss;
 use crate::client::{
     AdminClient, Client, Hold, RestClient, SamplingClient, ServiceClientBuilder, TrainingClient,
 };
 use crate::error::{Error, Result};
-use crate::http::{Call, Lane};
 use crate::metrics::Metrics;
 use crate::pending::Pending;
 use crate::policy::telemetry::TelemetryCounts;
@@ -115,20 +115,16 @@ impl ServiceClient {
     /// What the server offers (PROTOCOL §3.1 #6).
     ///
     /// # Errors
-    /// No connection, a refused key, a closed client.
+    /// No connection, a refused key, an account that cannot pay, a closed client;
+    /// [`Incompatible`](crate::ErrorKind::Incompatible) from a server that does not say what it offers.
     ///
     /// # Blocking
     /// For one request, repeated for at most `Timeouts::submit`; a server that was never reached is given up after
     /// `Timeouts::connect`.
     pub fn get_server_capabilities(&self) -> Result<ServerCapabilities> {
         const VERB: &str = "ServiceClient.get_server_capabilities";
-        self.learn_flags(VERB)?;
-        let session = self.session();
-        let call = Call::get(Lane::Rest, "/api/v1/get_server_capabilities").by(VERB);
-        let reply: Result<ServerCapabilitiesResponse> = session.http.json(&call, &session.cancel);
-        let named =
-            |it: Error| session.as_ended(it).with(|it| it.operation = Some("get_server_capabilities".into()));
-        Ok(session.reported(reply.map_err(named))?.into())
+        let ask = Ask::new("GET get_server_capabilities", "/api/v1/get_server_capabilities").naming_nothing();
+        Asker::new(self).json::<ServerCapabilitiesResponse>(VERB, ask).map(Into::into)
     }
 
     /// Makes a model to train: a new LoRA adapter on a base model (PROTOCOL §3.3 #10).
@@ -259,7 +255,9 @@ impl ServiceClient {
     /// be that of a training state is left to the server.
     ///
     /// # Errors
-    /// What is no path of weights (nothing is sent), an unknown model, no connection.
+    /// What is no path of weights (nothing is sent), an unknown model, no connection;
+    /// [`Incompatible`](crate::ErrorKind::Incompatible) from a server that does not sample. One that does not tell about
+    /// samplers (`samplers/{id}`) says only to the first sample that a path does not exist.
     ///
     /// # Blocking
     /// For one or two requests, each repeated for at most `Timeouts::submit`.
@@ -274,7 +272,7 @@ impl ServiceClient {
         let (ticket, pending) = session.ticket("ServiceClient.create_sampling_client", &session.cancel);
         self.tell(Msg::CreateSampler(Box::new(create::Sampler { source, ticket })), pending.deadline())?;
         let sampler = pending.wait()?;
-        SamplingClient::start(self.inner.owner.clone(), sampler)
+        SamplingClient::start_at(self.inner.owner.clone(), sampler, 0)
     }
 
     /// Makes a loss of one's own known to the session (PROTOCOL §9.6). Where the server supports it, it then runs there, in one

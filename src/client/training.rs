@@ -5,16 +5,17 @@ use std::sync::Arc;
 use crate::client::create::CreatedModel;
 use crate::client::{Client, Hold};
 use crate::error::{Error, Result};
-use crate::pending::Pending;
+use crate::pending::{OwnThread, Pending};
 use crate::session::{Owner, Session, Ticket};
 use crate::sync::actor::Actor;
 use crate::types::{
-    CustomLoss, Datum, ForwardBackwardOutput, LoadStateOutput, Loss, LossFn, ModelInfo, OptimStepOutput,
-    OptimizerParams, SaveStateOutput, SaveWeightsExternalOutput, TrainingPath,
+    Datum, ForwardBackwardOutput, LoadStateOutput, Loss, LossFn, ModelInfo, OptimStepOutput, OptimizerParams,
+    SaveStateOutput, SaveWeightsExternalOutput,
 };
 use crate::wire::json;
 
 mod custom;
+mod load;
 mod pass;
 mod save;
 mod submit;
@@ -60,6 +61,8 @@ pub struct TrainingClient {
 struct Inner {
     info: ModelInfo,
     actor: Hold<Msg>,
+    /// Where the caller's own loss function runs, if it does.
+    loss_thread: OwnThread,
     owner: Arc<Owner>,
 }
 
@@ -119,7 +122,8 @@ impl TrainingClient {
         let session = owner.session();
         let sequencer = Sequencer::new(session.clone(), info.model_id.clone(), first_seq_id);
         let actor = Client::start(session, "train", TrainingActor { sequencer })?;
-        Ok(TrainingClient { inner: Arc::new(Inner { info, actor, owner }) })
+        let loss_thread = OwnThread::default();
+        Ok(TrainingClient { inner: Arc::new(Inner { info, actor, loss_thread, owner }) })
     }
 
     /// What the server knows of the model. Nothing is sent: it was asked when the client was made.
@@ -162,63 +166,6 @@ impl TrainingClient {
         self.pass(FORWARD_BACKWARD, data, loss.into(), false)
     }
 
-    /// As [`forward_backward`](Self::forward_backward), with a loss that the caller computes (PROTOCOL §9.6). The function
-    /// gets the data and, for each, the log-probabilities of its `target_tokens` (row-major if they have two dimensions),
-    /// and returns the loss with its derivative by each of them. That takes two passes on the server, a forward one and
-    /// one that applies the gradients; operations that are submitted meanwhile keep their place behind both.
-    ///
-    /// The result is that of the second pass. Among its metrics, `loss:sum` is the caller's loss, `surrogate_loss:sum` the
-    /// server's, and the caller's own are added.
-    ///
-    /// A loss that can be written as tensor operations needs no gradients by hand, and runs on servers that support it: see
-    /// [`ServiceClient::create_custom_loss`](crate::ServiceClient::create_custom_loss).
-    ///
-    /// The function runs on a thread of its own. It must not wait for an operation of this client: those queue behind it.
-    ///
-    /// # Errors
-    /// As for [`forward_backward`](Self::forward_backward); also [`ErrorKind::CustomLoss`](crate::ErrorKind::CustomLoss) if the function returns an error,
-    /// [`ErrorKind::Panicked`](crate::ErrorKind::Panicked) if it panics, and a violation such as `gradients[2]` if its gradients do not fit the data.
-    /// A failure between the two passes, cancelling included, poisons the client, because what was submitted behind
-    /// the call counts on its gradients. Dropping the [`Pending`] changes nothing.
-    ///
-    /// # Blocking
-    /// As for [`forward`](Self::forward).
-    ///
-    /// # Example: cross-entropy with a square
-    /// ```
-    /// # #[cfg(feature = "local")] {
-    /// # let server = tinkex::local::Server::start(Default::default())?;
-    /// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
-    /// # let training = service.create_lora_training_client("tinkex/nano", Default::default())?;
-    /// use tinkex::types::{CustomLoss, Datum};
-    ///
-    /// let data = vec![Datum::cross_entropy(&[1, 2], &[3, 4])];
-    /// let step = training.forward_backward_custom(data, |_data, logprobs| {
-    ///     let loss = logprobs.iter().flat_map(|it| it.iter()).map(|it| f64::from(it * it)).sum();
-    ///     let gradients = logprobs.iter().map(|it| it.iter().map(|it| 2.0 * it).collect()).collect();
-    ///     Ok::<_, tinkex::Error>(CustomLoss::new(loss, gradients))
-    /// });
-    /// assert!(0.0 < step.wait()?.metrics["loss:sum"]);
-    /// # }
-    /// # Ok::<(), tinkex::Error>(())
-    /// ```
-    pub fn forward_backward_custom<F, E>(&self, data: Vec<Datum>, loss: F) -> Pending<ForwardBackwardOutput>
-    where
-        F: FnOnce(&[Datum], &[&[f32]]) -> std::result::Result<CustomLoss, E> + Send + 'static,
-        E: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        const VERB: &str = "TrainingClient.forward_backward_custom";
-        if let Err(error) = self.check_pass(&data, &LossFn::CrossEntropy.into()) {
-            return Pending::failed(VERB, error);
-        }
-        let loss = Box::new(move |data: &[Datum], logprobs: &[&[f32]]| {
-            loss(data, logprobs).map_err(|it| custom::failed(it.into()))
-        });
-        self.submit(VERB, |ticket| {
-            Msg::Pass(Step::Custom(Box::new(Custom { ticket, data, loss, forward_only: false })))
-        })
-    }
-
     /// Changes the weights by the gradients that were gathered, and clears those (PROTOCOL §3.3 #14). The parameters are
     /// those of the optimizer that the model was made with: [`AdamParams`](crate::types::AdamParams) unless
     /// [`ModelOptions`](crate::types::ModelOptions) said otherwise.
@@ -234,96 +181,6 @@ impl TrainingClient {
             return Pending::failed(OPTIM_STEP, error);
         }
         self.ask(OPTIM_STEP, Msg::OptimStep, |ticket| optim_step(ticket, params))
-    }
-
-    /// One training step: [`forward_backward`](Self::forward_backward) and [`optim_step`](Self::optim_step), both
-    /// submitted before this returns, so that the server can do them in one go. No operation of another thread comes
-    /// between them. If the data is not accepted, the optimizer's step is not sent either: it would move the weights
-    /// without the gradients.
-    ///
-    /// # Errors
-    /// Through the two [`Pending`]s, as for the two verbs.
-    ///
-    /// # Blocking
-    /// As for [`forward`](Self::forward).
-    ///
-    /// # Example: submit the next step before reading the last one
-    /// ```
-    /// # #[cfg(feature = "local")] {
-    /// # let server = tinkex::local::Server::start(Default::default())?;
-    /// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
-    /// # let training = service.create_lora_training_client("tinkex/nano", Default::default())?;
-    /// use tinkex::types::{AdamParams, Datum, LossFn};
-    ///
-    /// let adam = AdamParams { learning_rate: 1e-2, ..Default::default() };
-    /// let batch = || vec![Datum::cross_entropy(&[1, 2], &[3, 4])];
-    /// let first = training.train_step(batch(), LossFn::CrossEntropy, adam.clone());
-    /// let second = training.train_step(batch(), LossFn::CrossEntropy, adam);
-    /// let before = first.wait()?.0.metrics["loss:sum"];
-    /// let after = second.wait()?.0.metrics["loss:sum"];
-    /// assert!(after < before);
-    /// # }
-    /// # Ok::<(), tinkex::Error>(())
-    /// ```
-    pub fn train_step(
-        &self,
-        data: Vec<Datum>,
-        loss: impl Into<Loss>,
-        params: impl Into<OptimizerParams>,
-    ) -> TrainStep {
-        let (loss, params) = (loss.into(), params.into());
-        let fine = self.check_pass(&data, &loss).and_then(|()| params.validate());
-        if let Err(error) = fine {
-            return TrainStep {
-                forward_backward: Pending::failed(FORWARD_BACKWARD, error.clone()),
-                optim_step: Pending::failed(OPTIM_STEP, error),
-            };
-        }
-        let (session, actor) = (self.session(), &self.inner.actor);
-        let (pass, forward_backward) = session.ticket(FORWARD_BACKWARD, &actor.cancel);
-        let (update, step) = session.ticket(OPTIM_STEP, &actor.cancel);
-        let msg = Msg::TrainStep(self.step(pass, data, loss, false), optim_step(update, params));
-        match actor.mailbox.send(msg, step.deadline()) {
-            Ok(()) => TrainStep {
-                forward_backward: forward_backward.keeping(self.inner.owner.clone()),
-                optim_step: step.keeping(self.inner.owner.clone()),
-            },
-            Err(error) => TrainStep {
-                forward_backward: Pending::failed(FORWARD_BACKWARD, error.clone()),
-                optim_step: Pending::failed(OPTIM_STEP, error),
-            },
-        }
-    }
-
-    /// Loads saved weights into this model; the optimizer starts afresh. Servers allow it only as a model's first
-    /// operation; `ServiceClient::create_training_client_from_state` is the better way.
-    ///
-    /// # Errors
-    /// Through the [`Pending`]: a path that is not a training state (nothing is sent), or what the server says.
-    ///
-    /// # Blocking
-    /// As for [`forward`](Self::forward).
-    pub fn load_state<P>(&self, path: P) -> Pending<LoadStateOutput>
-    where
-        P: TryInto<TrainingPath>,
-        Error: From<P::Error>,
-    {
-        self.load("TrainingClient.load_state", path.try_into().map_err(Error::from), false)
-    }
-
-    /// As [`load_state`](Self::load_state), with the optimizer's state.
-    ///
-    /// # Errors
-    /// As for [`load_state`](Self::load_state).
-    ///
-    /// # Blocking
-    /// As for [`forward`](Self::forward).
-    pub fn load_state_with_optimizer<P>(&self, path: P) -> Pending<LoadStateOutput>
-    where
-        P: TryInto<TrainingPath>,
-        Error: From<P::Error>,
-    {
-        self.load("TrainingClient.load_state_with_optimizer", path.try_into().map_err(Error::from), true)
     }
 
     /// Ends this client and nothing else: operations that are queued or in flight return an error, later calls
@@ -399,35 +256,6 @@ impl TrainingClient {
         data
     }
 
-    fn load(
-        &self,
-        verb: &'static str,
-        path: Result<TrainingPath>,
-        optimizer: bool,
-    ) -> Pending<LoadStateOutput> {
-        let path = match path {
-            Ok(it) => it,
-            Err(error) => return Pending::failed(verb, error),
-        };
-        self.ask(verb, Msg::LoadState, |ticket| Ask {
-            ticket,
-            path: "/api/v1/load_weights",
-            request_type: "LoadWeights",
-            body: Box::new(move |model_id, seq_id| {
-                json::encode(&json::LoadWeightsRequest::into_model(
-                    model_id,
-                    seq_id,
-                    path.as_str(),
-                    optimizer,
-                ))
-            }),
-            read: |body| {
-                Ok(LoadStateOutput { path: json::response::<json::LoadWeightsResponse>(body)?.path })
-            },
-            named: None,
-        })
-    }
-
     fn ask<T: Send + 'static>(
         &self,
         verb: &'static str,
@@ -446,9 +274,13 @@ impl TrainingClient {
         let actor = &self.inner.actor;
         let (ticket, pending) = self.session().ticket(verb, &actor.cancel);
         match actor.mailbox.send(message(ticket), pending.deadline()) {
-            Ok(()) => pending.keeping(self.inner.owner.clone()),
+            Ok(()) => self.submitted(pending),
             Err(error) => Pending::failed(verb, error),
         }
+    }
+
+    fn submitted<T: Send + 'static>(&self, pending: Pending<T>) -> Pending<T> {
+        pending.keeping(self.inner.owner.clone()).behind(&self.inner.loss_thread)
     }
 }
 

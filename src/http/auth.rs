@@ -93,6 +93,11 @@ impl Auth {
         Ok(())
     }
 
+    /// The credential is one that servers without tokens take as it is. Nothing that a server says is needed to send it.
+    pub(crate) fn can_do_without_tokens(&self) -> bool {
+        matches!(self.credentials.source(false), Ok(Source::Fixed(_)))
+    }
+
     /// The server gave this credential for another one.
     pub(crate) fn is_exchanged(&self, credential: &Secret) -> bool {
         self.state.lock().token.as_ref().is_some_and(|it| &it.jwt == credential)

@@ -33,8 +33,6 @@ pub(crate) struct Call {
     pub(crate) leaves_429: bool,
     /// When the operation gives up that this belongs to.
     pub(crate) deadline: Option<Instant>,
-    /// A refusal for want of payment is waited out.
-    pub(crate) waits_for_payment: bool,
     /// Sent whatever the circuit breaker says, and unknown to it.
     pub(crate) passes_breaker: bool,
     /// Goes over a transport of its own.
@@ -133,7 +131,6 @@ impl Call {
             sdk_method: None,
             leaves_429: false,
             deadline: None,
-            waits_for_payment: false,
             passes_breaker: false,
             branch: None,
             trace: None,
@@ -166,12 +163,6 @@ impl Call {
 
     pub(crate) fn leaving_429(mut self) -> Self {
         self.leaves_429 = true;
-        self
-    }
-
-    /// Waits out a refusal for want of payment.
-    pub(crate) fn waiting_for_payment(mut self) -> Self {
-        self.waits_for_payment = true;
         self
     }
 

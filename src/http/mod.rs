@@ -10,6 +10,7 @@ mod call;
 mod command;
 pub(crate) mod headers;
 mod lanes;
+mod offered;
 mod redact;
 pub mod transport;
 mod ureq;
@@ -37,6 +38,7 @@ pub(crate) use self::ureq::Ureq;
 use auth::Auth;
 use breakers::Breakers;
 pub(crate) use call::{Body, Call};
+pub(crate) use offered::Endpoint;
 pub(crate) use transport::{Answer, Branch, Broken, Exchange, Lane, Transport};
 
 /// The most that any answer may measure: far above every real one, far below what would hurt the machine.
@@ -90,11 +92,6 @@ impl Http {
         &self.auth
     }
 
-    /// What is known of the endpoints that the server lacks.
-    pub(crate) fn offered(&self) -> &Mutex<Offered> {
-        &self.offered
-    }
-
     /// Keeps a secret of one call, which the server may repeat, out of sight.
     pub(crate) fn hide(&self, secret: &Secret) {
         self.auth.redactor().learn(secret);
@@ -131,6 +128,7 @@ impl Http {
         let mut retries = Retries::default();
         let mut sent = Sent::No;
         let mut last = None;
+        let latest = started.checked_add(self.config.timeouts.operation);
         // Waiting for payment is not counted as trying.
         let mut begun = started;
         loop {
@@ -152,8 +150,9 @@ impl Http {
                     return Ok(answer);
                 }
                 Ok(answer) => {
-                    let paused = match call.waits_for_payment {
-                        true => self.pause_for_payment(&answer, call.deadline, cancel),
+                    // What is sent only once is not sent again for payment either.
+                    let paused = match !budget.is_zero() && billing::is_waited_out(&call.path) {
+                        true => self.pause_for_payment(&answer, call.deadline.or(latest), cancel),
                         false => Ok(false),
                     };
                     match paused {

@@ -181,6 +181,8 @@ impl Maker {
             .max_redirects_will_error(false)
             .input_buffer_size(lane.buffers().0)
             .output_buffer_size(lane.buffers().1)
+            // A head that fills the buffer would look like a connection that ended.
+            .max_response_header_size(lane.buffers().0 - 1)
             .max_idle_connections(lane.idle_connections())
             .max_idle_connections_per_host(lane.idle_connections())
             .max_idle_age(IDLE_AGE)
@@ -346,7 +348,10 @@ fn broken(error: Error, stage: Stage) -> Broken {
         (Error::Io(error), stage) => io_error(error, stage),
         (Error::Tls(message), _) => connection(Sent::No, format!("TLS: {message}")),
         (Error::Rustls(error), _) => connection(Sent::No, format!("TLS: {error}")),
-        (error @ (Error::Protocol(_) | Error::Decompress(..) | Error::LargeResponseHeader(..)), _) => {
+        (Error::LargeResponseHeader(_, limit), _) => {
+            Broken::Garbage { message: format!("its head is larger than {limit} bytes") }
+        }
+        (error @ (Error::Protocol(_) | Error::Decompress(..)), _) => {
             Broken::Garbage { message: error.to_string() }
         }
         (error @ Error::ConnectProxyFailed(_), _) => connection(Sent::No, error.to_string()),

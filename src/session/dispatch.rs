@@ -57,7 +57,7 @@ impl Dispatch {
         }
     }
 
-    /// Takes over the sizes that the server wants. Called once, before anything is dispatched.
+    /// Takes over the sizes that the server wants, for whatever is dispatched from now on.
     pub(super) fn resize(&self, flags: &Flags) {
         *self.budgets.lock() = Budgets::of(flags);
     }

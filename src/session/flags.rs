@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Phase, Result, Sent};
 use crate::http::{Call, Http, Lane};
 use crate::policy::offered::{Names, Word, judge};
 use crate::sync::CancelToken;
@@ -17,16 +17,68 @@ pub(crate) struct Flags {
     pub(crate) dynamic: DynamicConfig,
     /// The server has such flags, so that asking again makes sense.
     pub(crate) is_dynamic: bool,
+    /// The server could not be asked, so that these are the defaults. They are asked for again.
+    pub(crate) are_assumed: bool,
 }
 
-/// Asks for the flags. Servers that do not offer them get the defaults.
+/// How long the flags are asked for before work begins without them.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Asks for the flags. Servers that do not offer them get the defaults; so do, for the time being, those that are in no
+/// state to tell, because every flag has a default.
 pub(super) fn fetch(http: &Http, config: &Config, cancel: &CancelToken) -> Result<Flags> {
-    let request = ClientConfigRequest { sdk_version: config.sdk_version.clone() };
-    let call = Call::post(Lane::Session, "/api/v1/client/config", &request)?;
-    let client: ClientConfig = offered(http.json(&call, cancel))?.unwrap_or_default();
+    let mut call = config_call(config)?;
+    call.timeout = Some(config.timeouts.heartbeat);
+    call.budget = Some(PATIENCE.min(config.timeouts.submit));
+    match learn(http, config, &call, cancel) {
+        Err(error) if is_passing(&error) && http.auth().can_do_without_tokens() => {
+            log::warn!(
+                target: "tinkex",
+                "the server does not tell its flags, so the documented ones hold until it does, and the credential is sent \
+                 as it is: {error}"
+            );
+            Ok(Flags { are_assumed: true, ..Flags::default() })
+        }
+        other => other,
+    }
+}
+
+/// Asks once for the flags that were assumed until now.
+pub(super) fn fetch_late(http: &Http, config: &Config, cancel: &CancelToken) -> Result<Flags> {
+    learn(http, config, &config_call(config)?.once(config.timeouts.heartbeat), cancel)
+}
+
+fn learn(http: &Http, config: &Config, call: &Call, cancel: &CancelToken) -> Result<Flags> {
+    let client: ClientConfig = offered(http.json(call, cancel))?.unwrap_or_default();
     heed(http, &client)?;
-    let dynamic = offered(http.json(&dynamic_call(config)?, cancel))?;
-    Ok(Flags { config: client, is_dynamic: dynamic.is_some(), dynamic: dynamic.unwrap_or_default() })
+    let flags = Flags { config: client, ..Flags::default() };
+    match fetch_dynamic(http, config, cancel) {
+        Ok(dynamic) => {
+            Ok(Flags { is_dynamic: dynamic.is_some(), dynamic: dynamic.unwrap_or_default(), ..flags })
+        }
+        Err(error) if is_passing(&error) => {
+            log::warn!(target: "tinkex", "the server does not tell the flags that may change: {error}");
+            // Zero is the shortest interval that there is.
+            let dynamic = DynamicConfig { refresh_interval_sec: 0.0, ..DynamicConfig::default() };
+            Ok(Flags { is_dynamic: true, dynamic, ..flags })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The server is there, and may do better later. A wrong address or a refused credential is the caller's affair.
+fn is_passing(error: &Error) -> bool {
+    let never_arrived = matches!(
+        error.kind(),
+        ErrorKind::Connection { sent: Sent::No } | ErrorKind::Timeout(Phase::Resolve | Phase::Connect)
+    );
+    // A circuit that is open says what the caller wanted to hear.
+    error.is_retryable() && !never_arrived && *error.kind() != ErrorKind::CircuitOpen
+}
+
+fn config_call(config: &Config) -> Result<Call> {
+    let request = ClientConfigRequest { sdk_version: config.sdk_version.clone() };
+    Call::post(Lane::Session, "/api/v1/client/config", &request)
 }
 
 /// Has requests made as the flags want them.
@@ -39,20 +91,15 @@ pub(super) fn heed(http: &Http, client: &ClientConfig) -> Result<()> {
     Ok(())
 }
 
-/// Asks once more for the flags that may change. `None` if the server does not offer them any more.
+/// Asks once for the flags that may change. `None` if the server does not offer them.
 pub(super) fn fetch_dynamic(
     http: &Http,
     config: &Config,
     cancel: &CancelToken,
 ) -> Result<Option<DynamicConfig>> {
-    offered(http.json(&dynamic_call(config)?.once(config.timeouts.heartbeat), cancel))
-}
-
-fn dynamic_call(config: &Config) -> Result<Call> {
     let request = ClientConfigRequest { sdk_version: config.sdk_version.clone() };
-    let mut call = Call::post(Lane::Session, "/api/v1/client/dynamic_config", &request)?;
-    call.timeout = Some(config.timeouts.heartbeat);
-    Ok(call)
+    let call = Call::post(Lane::Session, "/api/v1/client/dynamic_config", &request)?;
+    offered(http.json(&call.once(config.timeouts.heartbeat), cancel))
 }
 
 /// `None` from a server that does not have the endpoint.

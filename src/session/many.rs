@@ -48,7 +48,7 @@ impl Many {
         }
     }
 
-    /// Takes over how many samples the server wants at once. Called once, before there are any.
+    /// Takes over how many samples the server wants at once, for those that come from now on.
     pub(super) fn resize(&self, flags: &Flags) {
         let wanted = usize::try_from(flags.config.sample_max_concurrent_requests).unwrap_or(usize::MAX);
         *self.alone.lock() = Semaphore::new(wanted.clamp(1, self.most));

@@ -2,6 +2,7 @@
 //! has a thread of its own, so that a slow answer to one holds up nothing else.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::policy::refresh::{self, AFTER_FAILURE, AfterFailure};
@@ -14,29 +15,41 @@ const SHORTEST_INTERVAL: Duration = Duration::from_secs(10);
 /// Nor more seldom: a server that says for ever would never be heard again.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
-/// Starts the thread that asks for the flags again, if the server has any that may change.
+/// Starts the thread that asks for the flags again, if the server has any that may change, or has not told them yet.
 pub(super) fn start_flags(session: &Arc<Session>) {
-    if session.known_flags().is_dynamic {
-        start(session, tend_flags);
+    let flags = session.known_flags();
+    if flags.is_dynamic || flags.are_assumed {
+        start(session, &session.tends_flags, tend_flags);
     }
 }
 
 /// Starts the thread that replaces tokens before anybody needs the next one.
 pub(super) fn start_tokens(session: &Arc<Session>) {
-    start(session, tend_tokens);
+    start(session, &session.tends_tokens, tend_tokens);
 }
 
-/// The session can do without: flags then stay as they are, and tokens are fetched when they are needed.
-fn start(session: &Arc<Session>, tend: fn(&Session)) {
+/// The session can do without: flags then stay as they are, and tokens are fetched when they are needed. A thread is started
+/// once.
+fn start(session: &Arc<Session>, started: &AtomicBool, tend: fn(&Arc<Session>)) {
+    if started.swap(true, Ordering::AcqRel) {
+        return;
+    }
     let tended = session.clone();
     if let Err(error) = session.tenders.spawn(move || tend(&tended)) {
         log::warn!(target: "tinkex", "flags or tokens are not kept fresh: {error}");
     }
 }
 
-fn tend_flags(session: &Session) {
+fn tend_flags(session: &Arc<Session>) {
     loop {
         let known = session.known_flags();
+        if known.are_assumed {
+            if session.clock.tick(SHORTEST_INTERVAL, &session.cancel).is_err() {
+                return;
+            }
+            learn_late(session);
+            continue;
+        }
         if !known.is_dynamic || session.clock.tick(interval(&known), &session.cancel).is_err() {
             return;
         }
@@ -46,11 +59,24 @@ fn tend_flags(session: &Session) {
             Ok(dynamic) => {
                 let is_dynamic = dynamic.is_some();
                 let dynamic = dynamic.unwrap_or_default();
-                let next = Flags { dynamic, is_dynamic, config: known.config.clone() };
+                let config = known.config.clone();
+                let next = Flags { config, dynamic, is_dynamic, are_assumed: false };
                 *session.flags.lock() = Some(Arc::new(next));
             }
             Err(error) => log::debug!(target: "tinkex", "the server's flags stay as they were: {error}"),
         }
+    }
+}
+
+/// What was assumed is replaced by what the server says, for whatever is done from now on.
+fn learn_late(session: &Arc<Session>) {
+    let fetch = || flags::fetch_late(&session.http, &session.config, &session.cancel);
+    match unwind::catch(fetch).and_then(|it| it) {
+        Ok(flags) => {
+            log::info!(target: "tinkex", "the server tells its flags again");
+            session.heed(&Arc::new(flags));
+        }
+        Err(error) => log::debug!(target: "tinkex", "the server still does not tell its flags: {error}"),
     }
 }
 
@@ -59,7 +85,7 @@ fn interval(flags: &Flags) -> Duration {
     wanted.unwrap_or(SHORTEST_INTERVAL).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL)
 }
 
-fn tend_tokens(session: &Session) {
+fn tend_tokens(session: &Arc<Session>) {
     let (auth, clock) = (session.http.auth(), &session.clock);
     let mut failed = false;
     loop {

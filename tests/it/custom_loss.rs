@@ -2,12 +2,13 @@
 //! the client with the cause.
 
 use std::sync::mpsc;
+use std::time::Instant;
 
 use tinkex::testing::Act;
 use tinkex::types::{AdamParams, CustomLoss, Datum, LossFn, Ttl};
 use tinkex::{Error, ErrorKind};
 
-use crate::util::{datum, eventually, path_of, seq_ids, training};
+use crate::util::{PATIENCE, datum, eventually, path_of, seq_ids, training};
 
 /// The sum of the log-probabilities, with their gradients.
 fn sum(_data: &[Datum], logprobs: &[&[f32]]) -> Result<CustomLoss, Error> {
@@ -210,4 +211,34 @@ fn the_engine_learns_the_same_from_a_custom_loss_as_from_its_own() {
         it.forward(batch(), LossFn::CrossEntropy).wait().unwrap().metrics["loss:sum"]
     };
     assert_eq!(after(&own), after(&custom));
+}
+
+#[test]
+fn a_loss_that_waits_for_what_it_submits_to_its_own_client_is_told_so_at_once() {
+    let (server, service, training) = training();
+    let (own, other) =
+        (training.clone(), service.create_lora_training_client("fake/model", Default::default()).unwrap());
+    let earlier = training.optim_step(AdamParams::default());
+    let (later, submitted) = mpsc::channel();
+    let step = training.forward_backward_custom(vec![datum()], move |data, logprobs| {
+        // What came before, and other clients, may be waited for.
+        earlier.wait()?;
+        other.optim_step(AdamParams::default()).wait()?;
+        let before = Instant::now();
+        let mut update = own.optim_step(AdamParams::default());
+        for error in [
+            update.wait_timeout(PATIENCE).unwrap_err(),
+            own.forward(vec![datum()], LossFn::CrossEntropy).wait().unwrap_err(),
+            own.save_weights_and_get_sampling_client().unwrap_err(),
+        ] {
+            assert!(error.kind() == &ErrorKind::CustomLoss && error.is_user_error(), "{error}");
+        }
+        assert!(before.elapsed() < PATIENCE);
+        later.send(update).unwrap();
+        sum(data, logprobs)
+    });
+    step.wait().unwrap();
+    // It was submitted all the same, and others may wait for it.
+    submitted.recv().unwrap().wait().unwrap();
+    assert_eq!(server.requests_to("/api/v1/optim_step").len(), 3);
 }

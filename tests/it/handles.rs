@@ -167,6 +167,65 @@ fn a_server_that_numbers_clones_is_asked_for_the_number() {
     service.close(CloseStatus::Success).unwrap();
 }
 
+fn handle_asking_for(headers: serde_json::Value) -> String {
+    let mut json = decoded(THEIRS);
+    json["holder"]["default_headers_overrides"] = headers;
+    SamplerHandleText(&json.to_string()).to_string()
+}
+
+#[test]
+fn headers_that_a_handle_asks_for_are_sent_but_for_those_that_say_who_is_asking() {
+    let server = FakeServer::new();
+    let handle = handle_asking_for(json!({
+        "X-Team": "theirs", "X-Stage": "test", "X-Gateway-Token": "open-sesame",
+        "x-api-key": "tml-theirs", "Authorization": "Bearer theirs", "CF-Access-Client-Id": "theirs",
+        "Content-Length": "7", "transfer-encoding": "chunked", "Host": "elsewhere", "Content-Type": "text/plain",
+        "X-Idempotency-Key": "always-the-same",
+    }));
+    let builder = server.in_memory().default_headers_overrides([("x-team", "mine"), ("X-Shift", "night")]);
+    let sampler = builder.from_sampler_handle(&handle).unwrap();
+    sample(&sampler);
+    sample(&sampler);
+    let seen = server.requests_to(SAMPLE);
+    for seen in &seen {
+        let header = |name| seen.header(name);
+        assert_eq!(
+            (header("x-team"), header("x-stage"), header("x-shift")),
+            (Some("mine"), Some("test"), Some("night"))
+        );
+        assert_eq!(header("x-gateway-token"), Some("open-sesame"));
+        assert_eq!(
+            (header("x-api-key"), header("content-type")),
+            (Some("tml-test"), Some("application/json"))
+        );
+        for name in ["authorization", "cf-access-client-id", "transfer-encoding", "host", "content-length"] {
+            assert_eq!(header(name), None, "{name}");
+        }
+    }
+    assert_ne!(seen[0].header("x-idempotency-key"), seen[1].header("x-idempotency-key"));
+    // A secret of the handle's is one of this client's too.
+    server.always(SAMPLE, Act::status(422, r#"{"detail":"what is open-sesame?"}"#));
+    let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
+    let error = sampler.sample(&ModelInput::from_ints([1]), 1, &params).wait().unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("open-sesame"), "{error}");
+    // The next one down the line gets what is no secret.
+    let written = decoded(&sampler.get_sampler_handle().to_string());
+    let headers = json!({"x-team": "mine", "X-Stage": "test", "X-Shift": "night"});
+    assert_eq!(written["holder"]["default_headers_overrides"], headers);
+}
+
+#[test]
+fn a_handle_with_what_is_no_header_is_refused_and_its_value_not_repeated() {
+    let server = FakeServer::new();
+    for (name, value) in [("X Team", "hunter2"), ("X-Team", "hunter2\r\nX-Other: 1"), ("", "hunter2")] {
+        let handle = handle_asking_for(json!({ name: value }));
+        let error = server.in_memory().from_sampler_handle(&handle).unwrap_err();
+        assert_eq!(path_of(&error), "handle");
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+    }
+    assert!(server.requests().is_empty());
+}
+
 #[test]
 fn what_is_no_handle_is_refused_and_not_repeated() {
     let server = FakeServer::new();

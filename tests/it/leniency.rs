@@ -488,6 +488,69 @@ fn checklist_8_an_endpoint_that_is_missing_is_told_from_other_trouble() {
 }
 
 #[test]
+fn checklist_8_weights_are_sampled_from_where_samplers_are_not_told_about() {
+    const WEIGHTS: &str = "tinker://run/sampler_weights/a";
+    const LOOK_UP: &str = "/api/v1/samplers/sampler-1";
+    for (status, body) in [(404, r#"{"detail":"Not Found"}"#), (404, ""), (405, "{}")] {
+        let server = FakeServer::new();
+        server.script(move |it| it.path.starts_with("/api/v1/samplers/").then(|| Act::status(status, body)));
+        let service = server.in_memory().build().unwrap();
+        let sampler = service.create_sampling_client(WEIGHTS).unwrap();
+        assert_eq!((sampler.get_base_model(), server.requests_to(LOOK_UP).len()), (None, 1), "{status}");
+        sampler.sample(&ModelInput::from_ints([1]), 1, &params()).wait().unwrap();
+    }
+    // A server that knows the endpoint and not the path is the one that the official client was recorded with.
+    for body in [r#"{"detail":"Model not found"}"#, r#"{"detail":"no such checkpoint"}"#] {
+        let server = FakeServer::new();
+        server.always(LOOK_UP, Act::status(404, body));
+        let service = server.in_memory().build().unwrap();
+        let error = service.create_sampling_client(WEIGHTS).unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::NotFound, "{error}");
+    }
+    // So is one that told about another sampler before.
+    let server = FakeServer::new();
+    let service = server.in_memory().build().unwrap();
+    let sampler = service.create_sampling_client(WEIGHTS).unwrap();
+    assert_eq!(sampler.get_base_model(), Some("fake/model"));
+    server.always("/api/v1/samplers/sampler-2", Act::status(404, r#"{"detail":"Not Found"}"#));
+    let error = service.create_sampling_client(WEIGHTS).unwrap_err();
+    assert_eq!(error.kind(), &ErrorKind::NotFound, "{error}");
+}
+
+#[test]
+fn checklist_8_a_model_that_does_not_exist_is_not_an_endpoint_that_is_missing() {
+    for path in ["/api/v1/create_sampling_session", "/api/v1/create_model"] {
+        let create = |service: &ServiceClient| match path.ends_with("model") {
+            true => service.create_lora_training_client("fake/model", Default::default()).map(drop),
+            false => service.create_sampling_client("fake/model").map(drop),
+        };
+        let server = FakeServer::new();
+        let service = server.in_memory().build().unwrap();
+        server.next(path, Act::status(404, r#"{"detail":"Model not found"}"#));
+        let error = create(&service).unwrap_err();
+        assert!(
+            error.kind() == &ErrorKind::NotFound && error.to_string().contains("Model not found"),
+            "{error}"
+        );
+        // Nobody can be sure of words that say nothing, so another name is still asked for.
+        server.next(path, Act::status(404, r#"{"detail":"Not Found"}"#));
+        let error = create(&service).unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::Incompatible, "{error}");
+        create(&service).unwrap();
+        server.next(path, Act::status(404, r#"{"detail":"Not Found"}"#));
+        assert_eq!(create(&service).unwrap_err().kind(), &ErrorKind::NotFound, "{path} was there before");
+    }
+    let server = FakeServer::new();
+    server.always("/api/v1/create_model", Act::status(405, r#"{"detail":"Method Not Allowed"}"#));
+    let service = server.in_memory().build().unwrap();
+    for _ in 0..2 {
+        let error = service.create_lora_training_client("fake/model", Default::default()).unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::Incompatible, "{error}");
+    }
+    assert_eq!(server.requests_to("/api/v1/create_model").len(), 1, "what is missing is asked for once");
+}
+
+#[test]
 fn checklist_9_a_poll_that_breaks_off_is_made_again() {
     let (server, _service, training) = training();
     server.next(RETRIEVE, Act::Reset);

@@ -81,8 +81,6 @@ pub(crate) enum Degrades {
     Incompatible,
     /// The request names a thing: a 404 may be about either.
     Named,
-    /// Whatever the server says is the error.
-    Passes,
 }
 
 impl Degrades {
@@ -94,8 +92,6 @@ impl Degrades {
                 Outcome::Incompatible
             }
             (Degrades::Named, NotFound) => Outcome::Unclear,
-            (Degrades::Passes, NotFound) => Outcome::Status(404),
-            (Degrades::Passes, NotAllowed) => Outcome::Status(405),
             (_, Fails) => Outcome::Status(500),
             (_, Silent) => Outcome::TimedOut,
         }
@@ -179,8 +175,8 @@ pub(crate) fn rows() -> Vec<Row> {
     }
 
     for (client, run) in [("service", close as fn(&Scene) -> _), ("training", train), ("sampling", sample)] {
-        row(client, "any", "POST", "client/config", WorksWithout, run);
-        row(client, "any", "POST", "client/dynamic_config", WorksWithout, run);
+        row(client, "any", "POST", "client/config", NeedsItNot, run);
+        row(client, "any", "POST", "client/dynamic_config", NeedsItNot, run);
     }
     row("service", "close", "POST", "telemetry", NeedsItNot, close);
     row("training", "any", "POST", "telemetry", NeedsItNot, |it| report(it, train));
@@ -189,11 +185,17 @@ pub(crate) fn rows() -> Vec<Row> {
     row("sampling", "a sample given up", "POST", "cancel_future", NeedsItNot, give_up);
     row("sampling", "from_sampler_handle", "POST", "join_sampling_session", WorksWithout, share);
     row("service", "close", "POST", "sessions/*/finish", WorksWithout, close);
-    row("service", "get_server_capabilities", "GET", "get_server_capabilities", Passes, |it| {
+    row("service", "get_server_capabilities", "GET", "get_server_capabilities", Incompatible, |it| {
         it.service.get_server_capabilities().map(drop)
     });
-    row("service", "create_sampling_client of weights", "GET", "samplers/*", Passes, |it| {
+    row("service", "create_sampling_client of weights", "GET", "samplers/*", WorksWithout, |it| {
         it.service.create_sampling_client(WEIGHTS).map(drop)
+    });
+    row("service", "create_sampling_client", "POST", "create_sampling_session", Incompatible, |it| {
+        it.service.create_sampling_client("fake/model").map(drop)
+    });
+    row("service", "create_lora_training_client", "POST", "create_model", Incompatible, |it| {
+        it.service.create_lora_training_client("fake/model", Default::default()).map(drop)
     });
     // The heartbeat is no verb, and the session's life does not depend on one of them.
     row("training", "after a heartbeat", "POST", "session_heartbeat", NeedsItNot, |it| {
@@ -340,7 +342,7 @@ pub(crate) fn rows() -> Vec<Row> {
         Named,
         |it| it.admin.get_current_checkpoint_storage_usage(Some("p")).map(drop),
     );
-    row("admin", "get_audit_log", "POST", "client/dynamic_config", WorksWithout, |it| {
+    row("admin", "get_audit_log", "POST", "client/dynamic_config", NeedsItNot, |it| {
         it.admin.get_audit_log(AuditEventType::All, None).map(drop)
     });
     rows

@@ -332,3 +332,67 @@ fn every_call_works_over_a_real_socket() {
     assert_eq!(rest.list_user_checkpoints().count(), 0);
     assert_eq!(rest.delete_checkpoint_from_tinker_path(&path).unwrap_err().kind(), &ErrorKind::NotFound);
 }
+
+/// Keeps warnings.
+struct Warnings;
+
+static WARNINGS: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
+
+impl log::Log for Warnings {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            WARNINGS.lock().unwrap().push(record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn a_call_that_takes_long_says_so_after_30_seconds_and_then_once_a_minute() {
+    crate::util::alone(
+        "rest::a_call_that_takes_long_says_so_after_30_seconds_and_then_once_a_minute",
+        || {
+            log::set_logger(&Warnings).unwrap();
+            log::set_max_level(log::LevelFilter::Warn);
+            let (server, time) = (FakeServer::new(), VirtualClock::new());
+            let (open, gate) = std::sync::mpsc::channel::<()>();
+            let gate = std::sync::Mutex::new(gate);
+            server.script(move |it| {
+                if it.path == "/api/v1/healthz" {
+                    // Closed until the test lets it go.
+                    let _opened = gate.lock().unwrap().recv();
+                }
+                None
+            });
+            let service = server.in_memory_at(time.clone()).build().unwrap();
+            let rest = service.create_rest_client();
+            rest.get_server_capabilities().unwrap();
+            let call = std::thread::spawn(move || rest.healthz());
+            eventually("the call is out", || !server.requests_to("/api/v1/healthz").is_empty());
+            let second = std::time::Duration::from_secs(1);
+            eventually("two warnings", || {
+                time.advance(second);
+                2 <= WARNINGS.lock().unwrap().len()
+            });
+            drop(open);
+            call.join().unwrap().unwrap();
+            let warnings = WARNINGS.lock().unwrap().clone();
+            let since = |it: &String| -> u64 {
+                let rest = it.strip_prefix("still waiting: healthz is Submitting since ").unwrap();
+                rest.split('s').next().unwrap().parse().unwrap()
+            };
+            let since: Vec<_> = warnings.iter().map(since).collect();
+            assert!(30 <= since[0] && 60 <= since[1] - since[0], "{warnings:?}");
+            for _ in 0..200 {
+                time.advance(second);
+                std::thread::yield_now();
+            }
+            assert_eq!(WARNINGS.lock().unwrap().len(), warnings.len(), "nobody waits any more");
+        },
+    );
+}

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use serde_json::json;
 use tinkex::testing::{Act, FakeServer, VirtualClock};
+use tinkex::types::LossFn;
 use tinkex::{CloseStatus, ErrorKind, ServiceClient};
 
-use crate::util::{PATIENCE, eventually};
+use crate::util::{PATIENCE, datum, eventually};
 
+const CONFIG: &str = "/api/v1/client/config";
 const DYNAMIC: &str = "/api/v1/client/dynamic_config";
 const HEARTBEAT: &str = "/api/v1/session_heartbeat";
 
@@ -176,4 +178,76 @@ fn an_empty_address_or_project_is_one_that_was_not_set() {
     let handle = service.create_sampling_client("fake/model").unwrap().get_sampler_handle();
     let clone = server.in_memory().base_url("").from_sampler_handle(&handle).unwrap();
     assert_eq!(clone.get_sampler_handle().base_url(), "http://memory.invalid");
+}
+
+#[test]
+fn flags_that_the_server_cannot_tell_are_assumed_within_seconds_and_learnt_later() {
+    for trouble in [Act::status(500, "oops"), Act::Stall] {
+        let (server, time) = (FakeServer::new(), VirtualClock::new());
+        server.always(CONFIG, trouble);
+        server.always(DYNAMIC, Act::status(503, "busy"));
+        let service = server.in_memory_at(time.clone()).build().unwrap();
+        let before = time.clock().now();
+        let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+        assert!(time.clock().now() - before <= Duration::from_secs(30));
+        let seen = || {
+            let parts = server.requests_to("/api/v1/forward_backward").len();
+            training.forward(vec![datum(); 4], LossFn::CrossEntropy).wait().unwrap();
+            server.requests_to("/api/v1/forward_backward").len() - parts
+        };
+        assert_eq!(seen(), 1, "the documented length of a part");
+        server.always(CONFIG, Act::json(json!({"fwdbwd_max_chunk_len": 2})));
+        advance_until(&time, 5, "the flags are learnt", || seen() == 2);
+        // The others stay as they were until the server tells them too.
+        server.always(DYNAMIC, dynamic(300.0));
+        let asked = server.requests_to(DYNAMIC).len();
+        advance_until(&time, 5, "the flags that may change", || asked < server.requests_to(DYNAMIC).len());
+        service.close(CloseStatus::Success).unwrap();
+    }
+}
+
+#[test]
+fn tokens_are_used_as_soon_as_a_server_tells_that_it_wants_them() {
+    let (server, time) = (FakeServer::new(), VirtualClock::new());
+    server.always(CONFIG, Act::status(500, "oops"));
+    let service = server.in_memory_at(time.clone()).build().unwrap();
+    let rest = service.create_rest_client();
+    rest.get_server_capabilities().unwrap();
+    let keys = || -> Vec<String> {
+        server
+            .requests_to("/api/v1/get_server_capabilities")
+            .iter()
+            .map(|it| it.header("x-api-key").unwrap().into())
+            .collect()
+    };
+    assert_eq!(keys(), ["tml-test"]);
+    server.always(CONFIG, Act::json(json!({"pjwt_auth_enabled": true})));
+    server.always("/api/v1/auth/token", Act::json(json!({"jwt": "eyJ.fresh"})));
+    advance_until(&time, 5, "a token", || {
+        rest.get_server_capabilities().unwrap();
+        keys().last().unwrap() == "eyJ.fresh"
+    });
+}
+
+#[test]
+fn without_a_credential_that_may_go_as_it_is_nothing_is_assumed() {
+    let server = FakeServer::new();
+    server.always(CONFIG, Act::status(500, "oops"));
+    let builder = server.in_memory().api_key("not-a-key").credential_command("echo tml-printed");
+    let error = builder.build().unwrap().get_server_capabilities().unwrap_err();
+    assert_eq!(error.http_status(), Some(500), "{error}");
+    let paths: Vec<_> = server.requests().iter().map(|it| it.path.clone()).collect();
+    assert!(paths.iter().all(|it| it == CONFIG), "{paths:?}");
+}
+
+#[test]
+fn a_refused_credential_or_a_wrong_address_is_told_and_no_flags_assumed() {
+    for act in [Act::status(401, r#"{"detail":"bad key"}"#), Act::Refuse(Duration::from_secs(1))] {
+        let server = FakeServer::new();
+        server.always(CONFIG, act);
+        let service = server.in_memory().build().unwrap();
+        let error = service.create_sampling_client("fake/model").unwrap_err();
+        assert!(error.http_status() == Some(401) || error.is_connection(), "{error}");
+        assert!(server.requests_to("/api/v1/create_session").is_empty());
+    }
 }

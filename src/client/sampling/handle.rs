@@ -13,6 +13,9 @@ use super::{SEQ_IDS_PER_CLONE, SamplingClient};
 use crate::client::create::CreatedSampler;
 use crate::error::{Error, Result};
 use crate::http::{Call, Lane};
+use crate::overrides;
+use crate::pending::Progress;
+use crate::secret::Secret;
 use crate::session::{Flags, Owner, Session, is_not_offered};
 use crate::wire::json::{self, HolderJson, SamplerHandleJson};
 
@@ -27,7 +30,8 @@ const CLONES: u64 = 1_000_000_000;
 const LARGEST_CLONE: u64 = i64::MAX as u64 / SEQ_IDS_PER_CLONE - 1;
 
 /// Stands for a sampler: as text it can go to another process, on another machine or in another language, which makes a
-/// client of it. It holds no credentials.
+/// client of it. It holds no credentials; of the [headers](crate::ServiceClientBuilder::default_headers_overrides) of its maker
+/// it holds those whose name does not speak of a secret.
 ///
 /// The text is that of the official SDK's `get_sampler_handle`, for its `from_sampler_handle` and the other way round.
 ///
@@ -72,6 +76,21 @@ impl SamplerHandle {
         self.0.base_model.as_deref()
     }
 
+    /// The headers that a client of this handle is to send. What is the client's own affair is left out.
+    pub(in crate::client) fn headers(&self) -> Result<Vec<(String, Secret)>> {
+        let wanted = &self.0.holder.default_headers_overrides;
+        let (taken, refused): (Vec<_>, Vec<_>) =
+            wanted.iter().partition(|it| overrides::may_be_foreign(it.0));
+        if !refused.is_empty() {
+            let names: Vec<_> = refused.iter().map(|it| it.0).collect();
+            log::warn!(target: "tinkex", "headers that a sampler's handle asks for are not sent: {names:?}");
+        }
+        for (name, value) in &taken {
+            overrides::check(name, value).map_err(|it| Error::invalid("handle", it.message()))?;
+        }
+        Ok(taken.into_iter().map(|(name, value)| (name.clone(), Secret::new(value.as_str()))).collect())
+    }
+
     pub(super) fn of(client: &SamplingClient) -> Self {
         let session = client.inner.owner.session();
         let flags = session.known_flags();
@@ -81,7 +100,10 @@ impl SamplerHandle {
             sampling_session_id: client.sampling_session_id().into(),
             holder: HolderJson {
                 base_url: session.config.base_url.clone(),
-                default_headers_overrides: Default::default(),
+                default_headers_overrides: overrides::shared(
+                    &session.config.overrides,
+                    &session.config.secrets(),
+                ),
                 client_config: json::config_to_json(&flags.config),
                 client_dynamic_config: json::dynamic_config_to_json(&session.dynamic_flags()),
                 api_key: None,
@@ -98,6 +120,7 @@ impl SamplerHandle {
             config: json::response_value(or_empty(&self.0.holder.client_config))?,
             dynamic: json::response_value(or_empty(&self.0.holder.client_dynamic_config))?,
             is_dynamic: true,
+            are_assumed: false,
         })
     }
 }
@@ -185,11 +208,6 @@ impl SamplingClient {
     pub(in crate::client) fn of_handle(session: Arc<Session>, handle: SamplerHandle) -> Result<Self> {
         // Made first, so that the session is ended if something fails.
         let owner = Owner::new(session.clone());
-        let overrides = &handle.0.holder.default_headers_overrides;
-        if !overrides.is_empty() {
-            let names: Vec<_> = overrides.keys().collect();
-            log::warn!(target: "tinkex", "headers of a sampler's handle are not sent: {names:?}");
-        }
         session.join(handle.session_id().into(), handle.flags()?)?;
         let clone_id = clone_id(&session, handle.sampling_session_id())?;
         let created = CreatedSampler {
@@ -202,14 +220,17 @@ impl SamplingClient {
 }
 
 /// A number that no other client of the sampling session has: given by the server where it offers that, else drawn.
-fn clone_id(session: &Session, sampling_session_id: &str) -> Result<u64> {
+fn clone_id(session: &Arc<Session>, sampling_session_id: &str) -> Result<u64> {
     let drawn = || fastrand::u64(1..=CLONES);
     if !session.known_flags().config.sample_join_sampling_session {
         return Ok(drawn());
     }
     let request = json::JoinSamplingSessionRequest { sampling_session_id: sampling_session_id.into() };
-    let call = Call::post(Lane::Session, "/api/v1/join_sampling_session", &request)?
-        .by("SamplingClient.from_sampler_handle");
+    let now = session.clock.now();
+    let deadline = now.checked_add(session.config.timeouts.operation);
+    let progress = Progress::new("SamplingClient.from_sampler_handle", now, deadline);
+    let call = Call::post(Lane::Session, "/api/v1/join_sampling_session", &request)?.of(&progress);
+    let _watched = session.watched(&progress);
     let joined: Result<json::JoinSamplingSessionResponse> = session.http.json(&call, &session.cancel);
     match joined {
         Ok(it) => match it.client_counter {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::pass::{Accepted, collect};
 use super::submit::Sequencer;
+use super::{Msg, Step, TrainingClient};
 use crate::error::{Error, ErrorKind, Phase, Result};
-use crate::pending::Progress;
+use crate::pending::{Pending, Progress};
 use crate::policy::surrogate;
 use crate::session::{Session, Ticket};
 use crate::sync::cancel::Wake;
@@ -38,6 +39,68 @@ struct Interrupt(Slot<Computed>);
 impl Wake for Interrupt {
     fn wake(&self) {
         self.0.settle(Err(Error::cancelled()));
+    }
+}
+
+impl TrainingClient {
+    /// As [`forward_backward`](Self::forward_backward), with a loss that the caller computes (PROTOCOL §9.6). The function
+    /// gets the data and, for each, the log-probabilities of its `target_tokens` (row-major if they have two dimensions),
+    /// and returns the loss with its derivative by each of them. That takes two passes on the server, a forward one and
+    /// one that applies the gradients; operations that are submitted meanwhile keep their place behind both.
+    ///
+    /// The result is that of the second pass. Among its metrics, `loss:sum` is the caller's loss, `surrogate_loss:sum` the
+    /// server's, and the caller's own are added.
+    ///
+    /// A loss that can be written as tensor operations needs no gradients by hand, and runs on servers that support it: see
+    /// [`ServiceClient::create_custom_loss`](crate::ServiceClient::create_custom_loss).
+    ///
+    /// The function runs on a thread of its own. It must not wait for an operation that is submitted to this client behind it.
+    /// Waiting for one that it submitted itself is an error at once; one of another thread's would be waited for until the
+    /// deadline.
+    ///
+    /// # Errors
+    /// As for [`forward_backward`](Self::forward_backward); also [`ErrorKind::CustomLoss`](crate::ErrorKind::CustomLoss) if the function returns an error,
+    /// [`ErrorKind::Panicked`](crate::ErrorKind::Panicked) if it panics, and a violation such as `gradients[2]` if its gradients do not fit the data.
+    /// A failure between the two passes, cancelling included, poisons the client, because what was submitted behind
+    /// the call counts on its gradients. Dropping the [`Pending`] changes nothing.
+    ///
+    /// # Blocking
+    /// As for [`forward`](Self::forward).
+    ///
+    /// # Example: cross-entropy with a square
+    /// ```
+    /// # #[cfg(feature = "local")] {
+    /// # let server = tinkex::local::Server::start(Default::default())?;
+    /// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+    /// # let training = service.create_lora_training_client("tinkex/nano", Default::default())?;
+    /// use tinkex::types::{CustomLoss, Datum};
+    ///
+    /// let data = vec![Datum::cross_entropy(&[1, 2], &[3, 4])];
+    /// let step = training.forward_backward_custom(data, |_data, logprobs| {
+    ///     let loss = logprobs.iter().flat_map(|it| it.iter()).map(|it| f64::from(it * it)).sum();
+    ///     let gradients = logprobs.iter().map(|it| it.iter().map(|it| 2.0 * it).collect()).collect();
+    ///     Ok::<_, tinkex::Error>(CustomLoss::new(loss, gradients))
+    /// });
+    /// assert!(0.0 < step.wait()?.metrics["loss:sum"]);
+    /// # }
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn forward_backward_custom<F, E>(&self, data: Vec<Datum>, loss: F) -> Pending<ForwardBackwardOutput>
+    where
+        F: FnOnce(&[Datum], &[&[f32]]) -> std::result::Result<CustomLoss, E> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        const VERB: &str = "TrainingClient.forward_backward_custom";
+        if let Err(error) = self.check_pass(&data, &LossFn::CrossEntropy.into()) {
+            return Pending::failed(VERB, error);
+        }
+        let thread = self.inner.loss_thread.clone();
+        let loss = Box::new(move |data: &[Datum], logprobs: &[&[f32]]| {
+            thread.run(|| loss(data, logprobs)).map_err(|it| failed(it.into()))
+        });
+        self.submit(VERB, |ticket| {
+            Msg::Pass(Step::Custom(Box::new(Custom { ticket, data, loss, forward_only: false })))
+        })
     }
 }
 
@@ -153,7 +216,7 @@ impl Sequencer {
 }
 
 /// What the caller's function failed of. An error of this crate becomes the cause.
-pub(super) fn failed(error: Box<dyn std::error::Error + Send + Sync>) -> Error {
+fn failed(error: Box<dyn std::error::Error + Send + Sync>) -> Error {
     let failed = Error::new(ErrorKind::CustomLoss, format!("the custom loss failed: {error}"));
     match error.downcast::<Error>() {
         Ok(cause) => failed.caused_by(*cause),

@@ -206,9 +206,7 @@ impl Job {
             )
         })?;
         let body = Body::protobuf(bytes, self.compress);
-        let call = Call::new(Lane::Train, "POST", "/api/v1/forward_backward", body)
-            .of(&self.progress)
-            .waiting_for_payment();
+        let call = Call::new(Lane::Train, "POST", "/api/v1/forward_backward", body).of(&self.progress);
         let answer = self.session.http.send(&call, &self.cancel)?;
         let submitted = Submitted::read(answer, request_type(self.forward_only))?;
         Ok(Accepted { submitted, born: self.session.clock.now(), n_data })

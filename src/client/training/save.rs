@@ -217,7 +217,10 @@ impl TrainingClient {
         let sampling_session_id =
             reply.sampling_session_id.ok_or_else(|| incomplete("the id of the sampling session"))?;
         let base_model = self.inner.info.base_model.clone();
-        SamplingClient::start(self.inner.owner.clone(), CreatedSampler { sampling_session_id, base_model })
+        SamplingClient::start_asking(
+            self.inner.owner.clone(),
+            CreatedSampler { sampling_session_id, base_model },
+        )
     }
 
     /// Makes a client that samples from weights that were saved under a name, in the session of this model.
@@ -257,7 +260,7 @@ impl TrainingClient {
         // A model is made within a session, so that there is one.
         let session_id = session.id().ok_or_else(|| incomplete("the id of the session"))?;
         create::sampler(session.clone(), session_id, create::Sampler { source, ticket });
-        SamplingClient::start(self.inner.owner.clone(), pending.wait()?)
+        SamplingClient::start_at(self.inner.owner.clone(), pending.wait()?, 0)
     }
 
     fn save_for_sampler(

@@ -151,9 +151,7 @@ impl Sequencer {
         let range = self.begin(ticket, 1)?;
         let seq_id = u64::from(range.start);
         let sent = body(&self.model_id, seq_id).and_then(|body| {
-            let call = Call::new(Lane::Train, "POST", path, Body::Json(body.into()))
-                .of(&ticket.progress)
-                .waiting_for_payment();
+            let call = Call::new(Lane::Train, "POST", path, Body::Json(body.into())).of(&ticket.progress);
             ticket.progress.attempt();
             self.session.http.send(&call, &ticket.cancel)
         });

@@ -1,8 +1,9 @@
 //! A pass and the optimizer's step behind it, as one submission.
 
+use super::{FORWARD_BACKWARD, Msg, OPTIM_STEP, TrainingClient, optim_step};
 use crate::error::{Error, Result};
 use crate::pending::Pending;
-use crate::types::{ForwardBackwardOutput, OptimStepOutput};
+use crate::types::{Datum, ForwardBackwardOutput, Loss, OptimStepOutput, OptimizerParams};
 
 /// The two operations of [`TrainingClient::train_step`](crate::TrainingClient::train_step), both submitted.
 #[must_use = "the results of the two operations"]
@@ -26,6 +27,67 @@ impl TrainStep {
         let passed = self.forward_backward.wait();
         let updated = self.optim_step.wait();
         Ok((passed?, updated?))
+    }
+}
+
+impl TrainingClient {
+    /// One training step: [`forward_backward`](Self::forward_backward) and [`optim_step`](Self::optim_step), both
+    /// submitted before this returns, so that the server can do them in one go. No operation of another thread comes
+    /// between them. If the data is not accepted, the optimizer's step is not sent either: it would move the weights
+    /// without the gradients.
+    ///
+    /// # Errors
+    /// Through the two [`Pending`]s, as for the two verbs.
+    ///
+    /// # Blocking
+    /// As for [`forward`](Self::forward).
+    ///
+    /// # Example: submit the next step before reading the last one
+    /// ```
+    /// # #[cfg(feature = "local")] {
+    /// # let server = tinkex::local::Server::start(Default::default())?;
+    /// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+    /// # let training = service.create_lora_training_client("tinkex/nano", Default::default())?;
+    /// use tinkex::types::{AdamParams, Datum, LossFn};
+    ///
+    /// let adam = AdamParams { learning_rate: 1e-2, ..Default::default() };
+    /// let batch = || vec![Datum::cross_entropy(&[1, 2], &[3, 4])];
+    /// let first = training.train_step(batch(), LossFn::CrossEntropy, adam.clone());
+    /// let second = training.train_step(batch(), LossFn::CrossEntropy, adam);
+    /// let before = first.wait()?.0.metrics["loss:sum"];
+    /// let after = second.wait()?.0.metrics["loss:sum"];
+    /// assert!(after < before);
+    /// # }
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn train_step(
+        &self,
+        data: Vec<Datum>,
+        loss: impl Into<Loss>,
+        params: impl Into<OptimizerParams>,
+    ) -> TrainStep {
+        let (loss, params) = (loss.into(), params.into());
+        let fine = self.check_pass(&data, &loss).and_then(|()| params.validate());
+        if let Err(error) = fine {
+            return TrainStep {
+                forward_backward: Pending::failed(FORWARD_BACKWARD, error.clone()),
+                optim_step: Pending::failed(OPTIM_STEP, error),
+            };
+        }
+        let (session, actor) = (self.session(), &self.inner.actor);
+        let (pass, forward_backward) = session.ticket(FORWARD_BACKWARD, &actor.cancel);
+        let (update, step) = session.ticket(OPTIM_STEP, &actor.cancel);
+        let msg = Msg::TrainStep(self.step(pass, data, loss, false), optim_step(update, params));
+        match actor.mailbox.send(msg, step.deadline()) {
+            Ok(()) => TrainStep {
+                forward_backward: self.submitted(forward_backward),
+                optim_step: self.submitted(step),
+            },
+            Err(error) => TrainStep {
+                forward_backward: Pending::failed(FORWARD_BACKWARD, error.clone()),
+                optim_step: Pending::failed(OPTIM_STEP, error),
+            },
+        }
     }
 }
 

@@ -104,8 +104,8 @@ fn an_answer_that_refuses_is_no_failure_and_other_classes_are_not_held_up() {
     let service = server.in_memory().circuit_breaker(THREE).build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     for _ in 0..10 {
-        server.next(CAPABILITIES, Act::status(404, "no"));
-        assert_eq!(service.get_server_capabilities().unwrap_err().http_status(), Some(404));
+        server.next(CAPABILITIES, Act::status(403, "no"));
+        assert_eq!(service.get_server_capabilities().unwrap_err().http_status(), Some(403));
     }
     server.always(CAPABILITIES, Act::status(500, "down"));
     assert_eq!(service.get_server_capabilities().unwrap_err().kind(), &ErrorKind::CircuitOpen);

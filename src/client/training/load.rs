@@ -1,0 +1,70 @@
+//! Loading saved weights into a model that exists.
+
+use super::submit::Ask;
+use super::{Msg, TrainingClient};
+use crate::error::{Error, Result};
+use crate::pending::Pending;
+use crate::types::{LoadStateOutput, TrainingPath};
+use crate::wire::json;
+
+impl TrainingClient {
+    /// Loads saved weights into this model; the optimizer starts afresh. Servers allow it only as a model's first
+    /// operation; `ServiceClient::create_training_client_from_state` is the better way.
+    ///
+    /// # Errors
+    /// Through the [`Pending`]: a path that is not a training state (nothing is sent), or what the server says.
+    ///
+    /// # Blocking
+    /// As for [`forward`](Self::forward).
+    pub fn load_state<P>(&self, path: P) -> Pending<LoadStateOutput>
+    where
+        P: TryInto<TrainingPath>,
+        Error: From<P::Error>,
+    {
+        self.load("TrainingClient.load_state", path.try_into().map_err(Error::from), false)
+    }
+
+    /// As [`load_state`](Self::load_state), with the optimizer's state.
+    ///
+    /// # Errors
+    /// As for [`load_state`](Self::load_state).
+    ///
+    /// # Blocking
+    /// As for [`forward`](Self::forward).
+    pub fn load_state_with_optimizer<P>(&self, path: P) -> Pending<LoadStateOutput>
+    where
+        P: TryInto<TrainingPath>,
+        Error: From<P::Error>,
+    {
+        self.load("TrainingClient.load_state_with_optimizer", path.try_into().map_err(Error::from), true)
+    }
+
+    fn load(
+        &self,
+        verb: &'static str,
+        path: Result<TrainingPath>,
+        optimizer: bool,
+    ) -> Pending<LoadStateOutput> {
+        let path = match path {
+            Ok(it) => it,
+            Err(error) => return Pending::failed(verb, error),
+        };
+        self.ask(verb, Msg::LoadState, |ticket| Ask {
+            ticket,
+            path: "/api/v1/load_weights",
+            request_type: "LoadWeights",
+            body: Box::new(move |model_id, seq_id| {
+                json::encode(&json::LoadWeightsRequest::into_model(
+                    model_id,
+                    seq_id,
+                    path.as_str(),
+                    optimizer,
+                ))
+            }),
+            read: |body| {
+                Ok(LoadStateOutput { path: json::response::<json::LoadWeightsResponse>(body)?.path })
+            },
+            named: None,
+        })
+    }
+}

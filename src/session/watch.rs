@@ -1,0 +1,118 @@
+//! Says in the log what callers wait for who send on their own thread, which is too busy to say it. Those who wait for a
+//! `Pending` say it themselves.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::config::Threads;
+use crate::pending::{FIRST_WARNING, NEXT_WARNING, Progress};
+use crate::sync::Mutex;
+use crate::sync::pool::{Pool, PoolConfig};
+
+use super::{PoolStatus, Session, pool_status};
+
+/// What is being waited for, and the thread that looks at it from time to time while there is anything.
+pub(super) struct Watch {
+    pool: Pool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    waits: Vec<Wait>,
+    n_waits: u64,
+    /// A thread looks, or is about to.
+    is_watched: bool,
+}
+
+struct Wait {
+    number: u64,
+    progress: Progress,
+    warn_at: Instant,
+}
+
+/// Ends with the wait.
+pub(crate) struct Watched {
+    session: Arc<Session>,
+    number: u64,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let mut state = self.session.watch.state.lock();
+        let over = state.waits.iter().position(|it| it.number == self.number);
+        let over = over.map(|it| state.waits.swap_remove(it));
+        drop(state);
+        drop(over);
+    }
+}
+
+impl Watch {
+    pub(super) fn new(threads: &Threads) -> Self {
+        let Threads { stack_size, idle, .. } = *threads;
+        let pool = Pool::new(PoolConfig { name: "tk-watch", max_threads: 1, stack_size, idle });
+        Watch { pool, state: Mutex::default() }
+    }
+
+    pub(super) fn status(&self) -> PoolStatus {
+        pool_status("tk-watch", &self.pool)
+    }
+
+    /// Ends the thread, and returns whether it is left at the deadline.
+    pub(super) fn close(&self, deadline: Instant) -> usize {
+        self.pool.close(deadline)
+    }
+}
+
+impl Session {
+    /// This thread waits for an operation until the value is dropped. The log says so after a while.
+    pub(crate) fn watched(self: &Arc<Self>, progress: &Progress) -> Watched {
+        let warn_at = self.clock.now() + FIRST_WARNING;
+        let (number, is_watched) = {
+            let mut state = self.watch.state.lock();
+            state.n_waits += 1;
+            let number = state.n_waits;
+            state.waits.push(Wait { number, progress: progress.clone(), warn_at });
+            (number, std::mem::replace(&mut state.is_watched, true))
+        };
+        if !is_watched {
+            let session = self.clone();
+            if let Err(error) = self.watch.pool.spawn(move || watch(&session)) {
+                // The wait itself can do without.
+                log::debug!(target: "tinkex", "nobody watches long waits: {error}");
+                self.watch.state.lock().is_watched = false;
+            }
+        }
+        Watched { session: self.clone(), number }
+    }
+}
+
+fn watch(session: &Session) {
+    loop {
+        let now = session.clock.now();
+        let (long, next) = {
+            let mut state = session.watch.state.lock();
+            // Who comes while this thread waits is not due before it wakes.
+            let mut next = now + FIRST_WARNING;
+            let mut long = Vec::new();
+            for wait in &mut state.waits {
+                if wait.warn_at <= now {
+                    long.push(wait.progress.clone());
+                    wait.warn_at = now + NEXT_WARNING;
+                }
+                next = next.min(wait.warn_at);
+            }
+            state.is_watched = !state.waits.is_empty();
+            if !state.is_watched {
+                return;
+            }
+            (long, next)
+        };
+        for progress in long {
+            log::warn!(target: "tinkex", "still waiting: {}", progress.describe(false, now));
+        }
+        if session.clock.tick(next.saturating_duration_since(now), &session.cancel).is_err() {
+            return;
+        }
+    }
+}
