@@ -63,7 +63,6 @@ fn operator(name: &str) -> Option<Call> {
         "mul" | "imul" => |t, a| arithmetic(t, a, Binary::Mul),
         "truediv" | "itruediv" => |t, a| arithmetic(t, a, Binary::Div),
         "pow" | "ipow" => |t, a| arithmetic(t, a, Binary::Pow),
-        "floordiv" | "mod" => return None,
         "neg" | "pos" | "abs" | "gt" | "lt" | "ge" | "le" | "eq" | "ne" => {
             return match name {
                 "pos" => Some(|t, a| unary(t, a, None)),
