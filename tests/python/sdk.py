@@ -224,7 +224,7 @@ def checkpoints():
 
 @step
 def account():
-    assert Shared.rest.get_current_checkpoint_storage_usage().result().data
+    assert tinker.AdminClient().get_current_checkpoint_storage_usage().result().data
     if "pjwt_auth_enabled" in sys.argv:
         assert Shared.rest.whoami().result().user_urn
 
