@@ -23,7 +23,8 @@ const HOMES: [&str; 8] = [
 
 /// The function of a qualified name.
 pub(super) fn function(target: &str) -> Option<Call> {
-    if target == "builtins.getattr" {
+    // What Python has built in is called without its home.
+    if target == "getattr" || target == "builtins.getattr" {
         return Some(attribute);
     }
     let home = HOMES.iter().find(|it| target.starts_with(**it))?;
