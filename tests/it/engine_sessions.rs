@@ -46,9 +46,9 @@ fn sessions_are_found_by_what_is_known_of_them() {
     let named = SessionSearch { display_name: Some("team".into()), ..all() };
     assert_eq!(find(named.clone()), [blue_id.clone(), red_id.clone()]);
     assert_eq!(find(SessionSearch { session_id: Some(green_id.clone()), ..named }).len(), 3);
-    assert_eq!(find(SessionSearch { project_ids: vec!["p".into()], ..all() }), [red_id.clone()]);
+    assert_eq!(find(SessionSearch { project_ids: vec!["p".into()], ..all() }), std::slice::from_ref(&red_id));
     let metadata = [("team".to_string(), "Green".to_string())].into();
-    assert_eq!(find(SessionSearch { user_metadata: metadata, ..all() }), [green_id.clone()]);
+    assert_eq!(find(SessionSearch { user_metadata: metadata, ..all() }), std::slice::from_ref(&green_id));
     let active = SessionSearch { statuses: vec![StatusFilter::Active], ..all() };
     assert_eq!(find(active), [green_id, red_id.clone()]);
     let ended = |reason| SessionSearch {
