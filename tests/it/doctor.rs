@@ -48,7 +48,27 @@ fn nothing_is_broken_on_the_engine() {
         tinkex::ServiceClient::builder().without_environment().base_url(url.clone()).api_key(key.clone())
     });
     assert_marks(&report, Mark::Broken, &[]);
-    assert!(40 < report.count(Mark::Ok), "{report}");
+    // A key says nothing of its owner, and nothing is written down that an auditor could read.
+    assert_marks(&report, Mark::NotOffered, &["whoami", "get_audit_log"]);
+}
+
+#[cfg(feature = "local")]
+#[test]
+fn the_engine_offers_the_same_in_its_other_ways() {
+    let server = tinkex::local::Server::start(tinkex::local::Options {
+        pjwt_auth_enabled: true,
+        sample_use_retrieve_futures: true,
+        sample_join_sampling_session: true,
+        sample_cancel_enabled: false,
+        ..Default::default()
+    })
+    .unwrap();
+    let (url, key) = (server.url().to_string(), server.api_key().to_string());
+    let report = examine(move || {
+        tinkex::ServiceClient::builder().without_environment().base_url(url.clone()).api_key(key.clone())
+    });
+    assert_marks(&report, Mark::Broken, &[]);
+    assert_marks(&report, Mark::NotOffered, &["get_audit_log"]);
 }
 
 /// As a server of the SkyRL project answers (PROTOCOL §11), as far as it differs.

@@ -13,11 +13,15 @@ mod compat;
 mod custom_loss;
 mod doctor;
 #[cfg(feature = "local")]
+mod engine_checkpoints;
+#[cfg(feature = "local")]
 mod engine_http;
 #[cfg(feature = "local")]
 mod engine_losses;
 #[cfg(feature = "local")]
 mod engine_rest;
+#[cfg(feature = "local")]
+mod engine_sessions;
 #[cfg(feature = "local")]
 mod engine_waiting;
 mod faults;
