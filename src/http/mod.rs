@@ -338,7 +338,8 @@ impl Http {
             lane: call.lane,
             method: call.method,
             url: self.url(call),
-            headers: headers::all(call, &self.config, key, retry, timeout, credential),
+            // What a request is usually given, even if less is left for this attempt.
+            headers: headers::all(call, &self.config, key, retry, self.timeout(call, None), credential),
             body: call.body.bytes(),
             connect_timeout: self.config.timeouts.connect.min(timeout),
             timeout,
