@@ -10,6 +10,8 @@ import venv
 
 SDK = "tinker==0.38.0"
 TARGET = os.environ.get("CARGO_TARGET_DIR", "target")
+# The engine as it is, and with everything that it can ask of its clients besides.
+WAYS = [[], ["sample_use_retrieve_futures", "sample_join_sampling_session", "pjwt_auth_enabled"]]
 
 
 def environment():
@@ -27,18 +29,17 @@ def environment():
     return python
 
 
-def main():
+def run(python, flags):
     """Exit status 1 and a sentence if something does not hold."""
-    python = environment()
-    serve = [os.path.join(TARGET, "release", "examples", "serve")]
+    serve = [os.path.join(TARGET, "release", "examples", "serve"), "0", *flags]
     with subprocess.Popen(serve, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         try:
             settings = dict(server.stdout.readline().strip().split("=", 1) for _ in range(2))
             inherited = {k: v for k, v in os.environ.items() if not k.startswith("TINKER")}
             # Nothing is to be looked up on the hub of models.
             offline = {"HF_HUB_OFFLINE": "1", "TINKER_TELEMETRY": "0"}
-            run = subprocess.run(
-                [python, os.path.join("tests", "python", "sdk.py")],
+            done = subprocess.run(
+                [python, os.path.join("tests", "python", "sdk.py"), *flags],
                 env={**inherited, **settings, **offline}, check=False, timeout=300,
             )
         finally:
@@ -46,8 +47,15 @@ def main():
             server.stdin.close()
             if server.wait(timeout=60) != 0:
                 sys.exit(f"the server ended with status {server.returncode}")
-    if run.returncode != 0:
-        sys.exit("the official SDK does not get along with the engine")
+    if done.returncode != 0:
+        sys.exit(f"the official SDK does not get along with the engine (flags: {flags})")
+
+
+def main():
+    """Runs everything in each way."""
+    python = environment()
+    for flags in WAYS:
+        run(python, flags)
 
 
 main()

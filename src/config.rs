@@ -23,23 +23,28 @@ pub(crate) const SDK_VERSION: &str = "0.38.0";
 ///
 /// | field | default | bounds |
 /// |---|---|---|
-/// | `connect` | 5 s | connecting, TLS included; also the whole first contact with a server |
-/// | `exchange` | 60 s | one HTTP exchange, except those below |
-/// | `poll` | 45 s | one HTTP exchange that waits for a result |
+/// | `connect` | 5 s | connecting, TLS included; also all attempts at a first connection to a server |
+/// | `exchange` | 60 s | one HTTP exchange without progress, except those below |
+/// | `poll` | 45 s | the same for one that waits for a result |
 /// | `heartbeat` | 10 s | one heartbeat; one request for the flags that may change |
 /// | `submit` | 300 s | all attempts at one request together |
 /// | `silence` | 300 s | waiting for a result without any sign of life from the server |
 /// | `operation` | 2 h | a whole operation, from its submission to its result |
-/// | `close` | 2 s | `close` and dropping the last handle |
+/// | `close` | 2 s | `close` of one client, and dropping the last handle |
+/// | `finish` | 10 s | `ServiceClient::close`, which tells the server of the end |
 /// | `credential_command` | 60 s | one run of the credential command |
+///
+/// Progress is each piece of a body that is written or read, so that large data and results may take as long as their
+/// operation: what is bounded is the time without a byte. While the server reads what the system has taken of a body
+/// nothing is seen of its progress; the wait for its answer is longer by a second for each 32 KiB of the body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// Connecting, TLS included; also the whole first contact with a server.
+    /// Connecting, TLS included; also all attempts at a first connection to a server.
     pub connect: Duration,
-    /// One HTTP exchange, unless it is of another class below.
+    /// One HTTP exchange without progress, unless it is of another class below.
     pub exchange: Duration,
-    /// One HTTP exchange that waits for a result.
+    /// One HTTP exchange that waits for a result, without progress.
     pub poll: Duration,
     /// One heartbeat; one request for the flags that may change.
     pub heartbeat: Duration,
@@ -49,8 +54,11 @@ pub struct Timeouts {
     pub silence: Duration,
     /// A whole operation, from its submission to its result.
     pub operation: Duration,
-    /// `close`, and dropping the last handle.
+    /// `close` of one client, and dropping the last handle.
     pub close: Duration,
+    /// `ServiceClient::close`: all attempts at telling the server of the end, what is left of telemetry, and then the end of the
+    /// threads, for which a part of `close` is kept. `close`, if that is longer.
+    pub finish: Duration,
     /// One run of the credential command, which is killed then.
     pub credential_command: Duration,
 }
@@ -67,6 +75,7 @@ impl Default for Timeouts {
             silence: s(300),
             operation: s(2 * 3600),
             close: s(2),
+            finish: s(10),
             credential_command: s(60),
         }
     }
@@ -291,6 +300,7 @@ impl Timeouts {
             ("silence", self.silence),
             ("operation", self.operation),
             ("close", self.close),
+            ("finish", self.finish),
             ("credential_command", self.credential_command),
         ];
         match all.iter().find(|it| it.1.is_zero()) {

@@ -170,6 +170,16 @@ impl Error {
         self.find(|it| it.sent)
     }
 
+    /// What the server calls the request whose result could not be had.
+    pub(crate) fn request_type(&self) -> Option<&'static str> {
+        self.find(|it| it.request_type)
+    }
+
+    /// The server said that the request is not to be repeated.
+    pub(crate) fn is_vetoed(&self) -> bool {
+        self.find(|it| it.vetoed).unwrap_or(false)
+    }
+
     /// Where the input is wrong, if that is what this error is about.
     pub fn violation(&self) -> Option<&Violation> {
         self.chain().find_map(|it| match it.kind() {
@@ -211,10 +221,17 @@ impl Error {
             | ErrorKind::Conflict
             | ErrorKind::Billing
             | ErrorKind::CustomLoss => true,
-            ErrorKind::Status { code } => (400..500).contains(code) && !matches!(code, 408 | 410 | 425 | 429),
+            ErrorKind::Status { code } => (400..500).contains(code) && !matches!(code, 408 | 425 | 429),
             ErrorKind::RequestFailed { category } => *category == Category::User,
             _ => false,
         })
+    }
+
+    /// As the protocol counts them (§1.13): the server says so, or answered 400 to 499, except 408. Unlike
+    /// [`is_user_error`](Error::is_user_error) this includes what may pass, such as 429.
+    pub(crate) fn counts_as_user_error(&self) -> bool {
+        let status = self.http_status();
+        self.is_user_error() || status.is_some_and(|it| (400..500).contains(&it) && it != 408)
     }
 
     /// A deadline passed. The operation itself may still be running on the server.
@@ -377,6 +394,9 @@ mod tests {
             (ErrorKind::RateLimited, true, false),
             (ErrorKind::Status { code: 503 }, true, false),
             (ErrorKind::Status { code: 418 }, false, true),
+            // Of a session that is finished, for instance; not a result that is gone.
+            (ErrorKind::Status { code: 410 }, false, true),
+            (ErrorKind::Status { code: 425 }, true, false),
             (ErrorKind::Timeout(Phase::Total), true, false),
             (ErrorKind::RequestFailed { category: Category::User }, false, true),
             (ErrorKind::RequestFailed { category: Category::Server }, true, false),

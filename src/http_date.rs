@@ -116,4 +116,13 @@ mod tests {
             assert_eq!(seconds(text), None, "{text}");
         }
     }
+
+    #[cfg(feature = "local")]
+    #[test]
+    fn what_is_written_is_read_again() {
+        let at = |text: &str| crate::clock_text::parse_rfc3339(text).unwrap_or(UNIX_EPOCH);
+        assert_eq!(write(at("1994-11-06T08:49:37Z")), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(write(at("2024-02-29T23:00:01Z")), "Thu, 29 Feb 2024 23:00:01 GMT");
+        assert_eq!(parse(&write(at("2030-12-31T00:00:00Z"))), Some(at("2030-12-31T00:00:00Z")));
+    }
 }

@@ -39,7 +39,7 @@
 //! # Threads and the end
 //! No async runtime is involved: the library works in any thread, inside of an async program in one that may block.
 //! [`ServiceClient::close`] ends a session and everything in it, dropping the last handle does the same without telling the
-//! server; both take at most `Timeouts::close`. See [`docs::threads`].
+//! server; the one takes at most `Timeouts::finish`, the other `Timeouts::close`. See [`docs::threads`].
 //!
 //! # Seeing inside
 //! [`ServiceClient::dump`] lists what is in flight, [`ServiceClient::metrics`] counts and measures, an

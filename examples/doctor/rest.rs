@@ -9,7 +9,7 @@ use super::training::ONE_HOUR;
 use super::{Check, endpoint, probe};
 
 /// The name of a project that nobody has.
-const NO_PROJECT: &str = "doctor-no-such-project";
+pub(super) const NO_PROJECT: &str = "doctor-no-such-project";
 
 pub(super) fn checks() -> Vec<Check> {
     vec![

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use tinkex::CloseStatus;
-use tinkex::types::{FromStateOptions, LoraConfig, LossGraph, ModelOptions, SamplingParams};
+use tinkex::types::{CopyOptions, FromStateOptions, LoraConfig, LossGraph, ModelOptions, SamplingParams};
 
 use super::patient::{fine, ignored, told, wrong};
+use super::rest::NO_PROJECT;
 use super::sampling::{draw, prompt};
-use super::{Check, core, endpoint, option};
+use super::training::ONE_HOUR;
+use super::{Check, core, endpoint, option, probe};
 
 pub(super) fn beginning() -> Vec<Check> {
     vec![
@@ -116,6 +118,21 @@ pub(super) fn from_checkpoints() -> Vec<Check> {
         core("create_sampling_client", |it| {
             let client = it.sampling()?;
             told(client.sampling_session_id())
+        }),
+        core("TrainingClient.create_sampling_client", |it| {
+            let client = it.training()?.create_sampling_client(&it.weights()?)?;
+            let params = SamplingParams { max_tokens: Some(4), ..Default::default() };
+            draw(&client, &prompt(), 1, &params)?;
+            client.close();
+            fine()
+        }),
+        probe("ServiceClient.copy_weights", |it| {
+            let destination_project_id = Some(NO_PROJECT.into());
+            let options = CopyOptions { destination_project_id, ttl: ONE_HOUR, ..Default::default() };
+            let copy = it.service.copy_weights(&it.weights()?, &options)?;
+            // Last to be deleted: a server that copies into any project may not have it.
+            it.made().litter.insert(0, copy);
+            told("into a project that does not exist")
         }),
         core("create_sampling_client, from saved weights", |it| {
             let client = it.service.create_sampling_client(&it.weights()?)?;

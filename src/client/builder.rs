@@ -164,15 +164,15 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// The address of the server, with scheme: `http://…` or `https://…`.
+    /// The address of the server, with scheme: `http://…` or `https://…`. An empty text leaves it to the environment.
     pub fn base_url(mut self, url: impl Into<String>) -> Self {
-        self.settings.base_url = Some(url.into());
+        self.settings.base_url = filled(url);
         self
     }
 
-    /// The project that the session belongs to.
+    /// The project that the session belongs to. An empty text leaves it to the environment.
     pub fn project_id(mut self, id: impl Into<String>) -> Self {
-        self.settings.project_id = Some(id.into());
+        self.settings.project_id = filled(id);
         self
     }
 
@@ -182,7 +182,8 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Something to find the session and its models by.
+    /// Something to find the session by. Its models have metadata of their own,
+    /// [`ModelOptions::user_metadata`](crate::types::ModelOptions::user_metadata).
     pub fn user_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.user_metadata.insert(key.into(), value.into());
         self
@@ -326,6 +327,11 @@ impl ServiceClientBuilder {
         };
         Ok(Session::new(config, transport, self.clock))
     }
+}
+
+/// A text, unless there is nothing in it.
+fn filled(text: impl Into<String>) -> Option<String> {
+    Some(text.into()).filter(|it| !it.trim().is_empty())
 }
 
 impl std::fmt::Debug for ServiceClientBuilder {

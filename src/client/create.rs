@@ -17,10 +17,9 @@ use crate::secret::Secret;
 use crate::session::{Promise, Session, Ticket, incomplete, names_what_is_missing};
 use crate::sync::CancelToken;
 use crate::types::{
-    AccessToken, FromStateOptions, LoraConfig, ModelInfo, ModelOptions, OptimizerConfig, SamplerPath,
-    TrainingPath,
+    AccessToken, FromStateOptions, LoraConfig, ModelInfo, ModelOptions, SamplerPath, TrainingPath,
 };
-use crate::wire::json;
+use crate::wire::{json, url};
 
 const MODELS: Endpoint = Endpoint { name: "POST create_model", names: Names::NoPath };
 const SAMPLING: Endpoint = Endpoint { name: "POST create_sampling_session", names: Names::NoPath };
@@ -34,6 +33,9 @@ pub enum SamplingSource {
     BaseModel(String),
     /// Saved weights.
     Weights(SamplerPath),
+    /// A saved training state, where the server samples from those too. A path that is given as text may be one; a
+    /// [`TrainingPath`] is taken for one only if this says so.
+    State(TrainingPath),
 }
 
 impl TryFrom<&str> for SamplingSource {
@@ -42,7 +44,10 @@ impl TryFrom<&str> for SamplingSource {
     fn try_from(text: &str) -> Result<Self> {
         match text {
             "" => Err(Error::invalid("model", "is empty")),
-            path if path.contains("://") => Ok(SamplingSource::Weights(path.parse()?)),
+            path if path.contains("://") => match path.parse::<TrainingPath>() {
+                Ok(state) => Ok(SamplingSource::State(state)),
+                Err(_) => Ok(SamplingSource::Weights(path.parse()?)),
+            },
             name => Ok(SamplingSource::BaseModel(name.into())),
         }
     }
@@ -133,9 +138,31 @@ pub(super) fn sampler(session: Arc<Session>, session_id: Arc<str>, job: Sampler)
 
 /// A request that the server took.
 pub(super) enum Accepted {
-    Promised(Promise),
-    /// It answered with the result at once.
-    Done(Answer),
+    Promised {
+        promise: Promise,
+        /// The model that the server named already, which some results do not repeat.
+        model_id: Option<String>,
+    },
+    /// It answered at once, with the result or why there is none.
+    Done(Result<Answer>),
+}
+
+impl Accepted {
+    /// The id of the model: that of the result, or else of the promise.
+    fn model_id(&self, of_result: Option<String>) -> Option<String> {
+        let of_promise = || match self {
+            Accepted::Promised { model_id, .. } => model_id.clone(),
+            Accepted::Done(_) => None,
+        };
+        of_result.filter(|it| !it.is_empty()).or_else(of_promise).filter(|it| !it.is_empty())
+    }
+}
+
+/// What a model must be so that a checkpoint can be loaded into it.
+struct Shape {
+    base_model: String,
+    lora: LoraConfig,
+    optimizer: json::OptimizerConfig,
 }
 
 /// What something is made with, and for whom.
@@ -151,8 +178,16 @@ impl Maker<'_, CreatedModel> {
     fn model(&self, start: Start, seq_id: u64) -> Result<CreatedModel> {
         let (model_id, first_seq_id) = match start {
             Start::New { base_model, lora, options } => {
-                let ModelOptions { user_metadata, optimizer } = options;
-                (self.create(base_model, lora, user_metadata, optimizer, seq_id)?, 1)
+                let request = json::CreateModelRequest {
+                    session_id: self.session_id.into(),
+                    model_seq_id: seq_id,
+                    base_model,
+                    user_metadata: options.user_metadata.map(values),
+                    lora_config: Some(lora),
+                    optimizer_config: options.optimizer.into(),
+                    more: options.extra_fields,
+                };
+                (self.create(&request)?, 1)
             }
             Start::From { path, options } => self.load(&path, options, seq_id)?,
         };
@@ -162,29 +197,15 @@ impl Maker<'_, CreatedModel> {
         Ok(CreatedModel { info, first_seq_id })
     }
 
-    fn create(
-        &self,
-        base_model: String,
-        lora: LoraConfig,
-        user_metadata: Option<BTreeMap<String, String>>,
-        optimizer: OptimizerConfig,
-        model_seq_id: u64,
-    ) -> Result<String> {
-        let request = json::CreateModelRequest {
-            session_id: self.session_id.into(),
-            model_seq_id,
-            base_model,
-            user_metadata: user_metadata.map(values),
-            lora_config: Some(lora),
-            optimizer_config: optimizer.into(),
-        };
+    fn create(&self, request: &json::CreateModelRequest) -> Result<String> {
         const PATH: &str = "/api/v1/create_model";
         let http = &self.session.http;
         http.check_offered(MODELS)?;
-        let accepted = self.submit(PATH, &request, "CreateModel");
+        let accepted = self.submit(PATH, request, "CreateModel");
         let accepted = accepted.map_err(|it| http.judged(it, MODELS, PATH))?;
         http.offered().lock().note_present(MODELS.name);
-        Ok(self.result::<json::CreateModelResponse>(accepted)?.model_id)
+        let made: json::CreateModelResponse = self.result(&accepted)?;
+        accepted.model_id(made.model_id).ok_or_else(|| incomplete("the id of the model"))
     }
 
     /// Makes a model from a checkpoint in one step; on servers that cannot do that, in three (PROTOCOL §11).
@@ -195,31 +216,40 @@ impl Maker<'_, CreatedModel> {
         model_seq_id: u64,
     ) -> Result<(String, u32)> {
         const PATH: &str = "/api/v1/load_weights";
-        let token = options.weights_access_token.as_ref();
+        let token = options.weights_access_token.as_ref().map(AccessToken::checked).transpose()?;
+        if let Some(token) = token {
+            self.session.http.hide(token);
+        }
         let optimizer = options.restore_optimizer;
         let request = json::LoadWeightsRequest {
             base_model: options.base_model.clone(),
             user_metadata: options.user_metadata.clone().map(values),
             optimizer_config: options.optimizer.clone().map(Into::into),
-            weights_access_token: token.map(|it| Secret::new(it.expose())),
+            weights_access_token: token.cloned(),
             ..json::LoadWeightsRequest::create(self.session_id, model_seq_id, path.as_str(), optimizer)
         };
         // Only the submission tells what the server can do: a load that failed later would fail again.
         match self.submit(PATH, &request, "LoadWeights") {
             Ok(accepted) => {
-                let loaded: json::LoadWeightsResponse = self.result(accepted)?;
+                let loaded: json::LoadWeightsResponse = self.result(&accepted)?;
                 let derived = || format!("{}:train:{model_seq_id}", self.session_id);
-                Ok((loaded.model_id.unwrap_or_else(derived), 1))
+                Ok((accepted.model_id(loaded.model_id).unwrap_or_else(derived), 1))
             }
             Err(error) if wants_three_steps(&error) => {
-                let (base_model, lora) = self.shape(path, token)?;
-                let model_id = self.create(
-                    options.base_model.unwrap_or(base_model),
-                    lora,
-                    options.user_metadata,
-                    options.optimizer.unwrap_or_default(),
-                    self.session.next_model_seq_id(),
-                )?;
+                let Shape { base_model, lora, optimizer: saved } = self.shape(path, token)?;
+                let model_id = self.create(&json::CreateModelRequest {
+                    session_id: self.session_id.into(),
+                    model_seq_id: self.session.next_model_seq_id(),
+                    base_model: options.base_model.unwrap_or(base_model),
+                    user_metadata: options.user_metadata.map(values),
+                    lora_config: Some(lora),
+                    // The state of an optimizer can only be restored into one of its kind.
+                    optimizer_config: match optimizer {
+                        true => saved,
+                        false => options.optimizer.map(Into::into).unwrap_or_default(),
+                    },
+                    more: Default::default(),
+                })?;
                 let request = json::LoadWeightsRequest {
                     weights_access_token: request.weights_access_token,
                     ..json::LoadWeightsRequest::into_model(&model_id, 1, path.as_str(), optimizer)
@@ -231,8 +261,7 @@ impl Maker<'_, CreatedModel> {
         }
     }
 
-    /// The base model and the adapter's shape of a checkpoint.
-    fn shape(&self, path: &TrainingPath, token: Option<&AccessToken>) -> Result<(String, LoraConfig)> {
+    fn shape(&self, path: &TrainingPath, token: Option<&Secret>) -> Result<Shape> {
         let request = json::WeightsInfoRequest { tinker_path: path.as_str().into() };
         let mut call = Call::post(Lane::Train, "/api/v1/weights_info", &request)?.of(&self.ticket.progress);
         if let Some(token) = token {
@@ -241,13 +270,15 @@ impl Maker<'_, CreatedModel> {
         let info: json::WeightsInfoResponse = self.session.http.json(&call, self.cancel)?;
         let default = LoraConfig::default();
         let lora = LoraConfig {
-            rank: info.lora_rank.unwrap_or(default.rank),
+            // A model without an adapter has the rank 0.
+            rank: info.lora_rank.unwrap_or(if info.is_lora == Some(false) { 0 } else { default.rank }),
             seed: None,
             train_unembed: info.train_unembed.unwrap_or(default.train_unembed),
             train_mlp: info.train_mlp.unwrap_or(default.train_mlp),
             train_attn: info.train_attn.unwrap_or(default.train_attn),
         };
-        Ok((info.base_model.ok_or_else(|| incomplete("the checkpoint's base model"))?, lora))
+        let base_model = info.base_model.ok_or_else(|| incomplete("the checkpoint's base model"))?;
+        Ok(Shape { base_model, lora, optimizer: info.optimizer_config })
     }
 
     fn ask<R: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> Result<R> {
@@ -263,7 +294,7 @@ impl<T: Send + 'static> Maker<'_, T> {
         request: &impl Serialize,
         request_type: &'static str,
     ) -> Result<R> {
-        self.result(self.submit(path, request, request_type)?)
+        self.result(&self.submit(path, request, request_type)?)
     }
 
     pub(super) fn submit(
@@ -280,19 +311,20 @@ impl<T: Send + 'static> Maker<'_, T> {
         let answer = self.session.http.send(&call, self.cancel)?;
         let born = self.session.clock.now();
         progress.contact(born);
-        let promised = match Submitted::read(answer)? {
-            Submitted::Done(answer) => return Ok(Accepted::Done(answer)),
+        let promised = match Submitted::read(answer, request_type)? {
+            Submitted::Done(result) => return Ok(Accepted::Done(result)),
             Submitted::Promised(it) => it,
         };
         progress.accepted(&promised.request_id);
-        Ok(Accepted::Promised(promise(promised.request_id, request_type, started, born)))
+        let promise = promise(promised.request_id, request_type, started, born);
+        Ok(Accepted::Promised { promise, model_id: promised.model_id })
     }
 
-    pub(super) fn result<R: DeserializeOwned>(&self, accepted: Accepted) -> Result<R> {
+    pub(super) fn result<R: DeserializeOwned>(&self, accepted: &Accepted) -> Result<R> {
         match accepted {
-            Accepted::Done(answer) => json::response(&answer.body),
-            Accepted::Promised(promise) => {
-                let retrieved = self.session.retrieve(&promise, &self.ticket.progress, self.cancel)?;
+            Accepted::Done(result) => json::response(&result.as_ref().map_err(Error::clone)?.body),
+            Accepted::Promised { promise, .. } => {
+                let retrieved = self.session.retrieve(promise, &self.ticket.progress, self.cancel)?;
                 json::response(&retrieved.answer.body)
             }
         }
@@ -329,6 +361,7 @@ fn make_sampler(
     let (base_model, model_path) = match source {
         SamplingSource::BaseModel(name) => (Some(name), None),
         SamplingSource::Weights(path) => (None, Some(path.to_string())),
+        SamplingSource::State(path) => (None, Some(path.to_string())),
     };
     let request = json::CreateSamplingSessionRequest {
         session_id: session_id.into(),
@@ -364,7 +397,8 @@ pub(super) fn base_model_of(
 ) -> Result<Option<String>> {
     let http = &session.http;
     http.check_offered(SAMPLERS)?;
-    let call = adjust(Call::get(Lane::Rest, format!("/api/v1/samplers/{sampling_session_id}")));
+    let id = url::segment_of_server(sampling_session_id)?;
+    let call = adjust(Call::get(Lane::Rest, format!("/api/v1/samplers/{id}")));
     let answer = http.send_to(SAMPLERS, &call, cancel)?;
     Ok(http.decode::<json::SamplerResponse>(&call, &answer)?.base_model)
 }
@@ -378,7 +412,9 @@ mod tests {
         let source = |text: &str| SamplingSource::try_from(text);
         assert!(matches!(source("Qwen/Qwen3-8B"), Ok(SamplingSource::BaseModel(_))));
         assert!(matches!(source("tinker://r/sampler_weights/x"), Ok(SamplingSource::Weights(_))));
-        for wrong in ["", "tinker://r/weights/x", "tinker://r", "http://h/sampler_weights/x"] {
+        assert!(matches!(source("tinker://r/x"), Ok(SamplingSource::Weights(_))));
+        assert!(matches!(source("tinker://r/weights/x"), Ok(SamplingSource::State(_))));
+        for wrong in ["", "tinker://r/external_weights/x", "tinker://r", "http://h/sampler_weights/x"] {
             assert!(source(wrong).expect_err("a refusal").is_user_error(), "{wrong}");
         }
     }

@@ -66,7 +66,7 @@ fn upload(
     let maker = Maker { session, session_id, ticket, cancel: &session.cancel };
     let loss_id = match maker.submit(PATH, &request, "CreateCustomLoss") {
         Ok(accepted) => {
-            let made: json::CreateCustomLossResponse = maker.result(accepted)?;
+            let made: json::CreateCustomLossResponse = maker.result(&accepted)?;
             Some(made.loss_id.into())
         }
         // The flag promised too much. The loss can still be computed here.

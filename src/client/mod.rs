@@ -25,12 +25,12 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::error::Result;
+use crate::error::{Category, Error, ErrorKind, Result};
 use crate::http::Answer;
 use crate::session::{Child, Session};
 use crate::sync::CancelToken;
 use crate::sync::actor::{Actor, Handle};
-use crate::wire::json::{self, UntypedFuture};
+use crate::wire::json::{self, FutureReply, UntypedFuture};
 
 /// A client's actor, and the token from which its operations descend.
 struct Client<M: Send + 'static> {
@@ -94,18 +94,39 @@ fn thread_name(kind: &str) -> String {
     format!("tk-{kind}-{}", COUNT.fetch_add(1, Ordering::Relaxed) % 10_000)
 }
 
-/// What a server answers to a submission: most promise a result, some send it at once.
+/// What a server answers to a submission: most promise a result, some send it, or why there is none, at once.
 enum Submitted {
     Promised(UntypedFuture),
-    Done(Answer),
+    Done(Result<Answer>),
 }
 
 impl Submitted {
-    fn read(answer: Answer) -> Result<Self> {
+    /// Reads the answer to a request of a type, such as `OptimStep`.
+    ///
+    /// # Errors
+    /// What is neither a promise nor a result: nobody knows what the server did.
+    fn read(answer: Answer, request_type: &str) -> Result<Self> {
+        if answer.is_protobuf() {
+            return Ok(Submitted::Done(Ok(answer)));
+        }
         let value: Value = json::response(&answer.body)?;
-        match value.get("request_id") {
-            Some(Value::Null) | None => Ok(Submitted::Done(answer)),
-            Some(_) => Ok(Submitted::Promised(json::response_value(value)?)),
+        if value.get("request_id").is_some() {
+            return Ok(Submitted::Promised(json::response_value(value)?));
+        }
+        match FutureReply::classify(value) {
+            FutureReply::Done(it) if json::is_result(request_type, &it) => Ok(Submitted::Done(Ok(answer))),
+            FutureReply::Failed { message, category } => {
+                let category = Category::parse(&category);
+                Ok(Submitted::Done(Err(Error::new(ErrorKind::RequestFailed { category }, message))))
+            }
+            _ => Err(Error::decode(format!(
+                "the server answered {request_type} with neither the id of a request nor a result"
+            ))),
         }
     }
+}
+
+/// A path in the server's answer that we do not understand is the server's fault, not the caller's.
+fn from_server<T>(path: Result<T>) -> Result<T> {
+    path.map_err(|it| Error::decode(format!("the server's answer: {}", it.message())))
 }

@@ -16,9 +16,13 @@ use crate::policy::telemetry::TelemetryCounts;
 use crate::session::{CloseStatus, Dump, Owner, Session, Ticket};
 use crate::sync::actor::Actor;
 use crate::types::{
-    FromStateOptions, LoraConfig, LossGraph, LossHandle, ModelOptions, ServerCapabilities, TrainingPath,
+    CheckpointPath, CopyOptions, FromStateOptions, LoraConfig, LossGraph, LossHandle, ModelOptions,
+    ServerCapabilities, TrainingPath,
 };
-use crate::wire::json::ServerCapabilitiesResponse;
+use crate::wire::json::{CreateModelRequest, ServerCapabilitiesResponse};
+
+/// Where people look at their sessions.
+const CONSOLE: &str = "https://tinker.thinkingmachines.ai";
 
 /// The entry to a server: opens a session there and makes the clients that train and sample in it.
 ///
@@ -126,7 +130,7 @@ impl ServiceClient {
     /// Makes a model to train: a new LoRA adapter on a base model (PROTOCOL §3.3 #10).
     ///
     /// # Errors
-    /// A rank of zero or nothing to train (nothing is sent), an unknown base model, no connection.
+    /// Nothing to train (nothing is sent), a rank or a base model that the server does not take, no connection.
     ///
     /// # Blocking
     /// Until the server made the model, at most `Timeouts::operation`.
@@ -148,10 +152,11 @@ impl ServiceClient {
         self.create_lora_training_client_with(base_model, lora, &ModelOptions::default())
     }
 
-    /// As [`create_lora_training_client`](Self::create_lora_training_client), with metadata or another optimizer.
+    /// As [`create_lora_training_client`](Self::create_lora_training_client), with metadata, another optimizer, or
+    /// what a server wants to know besides.
     ///
     /// # Errors
-    /// As there; also a version of an optimizer that does not exist (nothing is sent).
+    /// As there; also a version of an optimizer that does not exist, or an extra field that is not one (nothing is sent).
     ///
     /// # Blocking
     /// As for [`create_lora_training_client`](Self::create_lora_training_client).
@@ -179,7 +184,7 @@ impl ServiceClient {
     ) -> Result<TrainingClient> {
         const VERB: &str = "ServiceClient.create_lora_training_client";
         lora.validate()?;
-        options.optimizer.validate("optimizer")?;
+        options.validate(&CreateModelRequest::FIELDS)?;
         if base_model.is_empty() {
             return Err(Error::invalid("base_model", "is empty"));
         }
@@ -246,10 +251,11 @@ impl ServiceClient {
         self.create_training_client_from_state_with(path, &options)
     }
 
-    /// Makes a client that samples, from a base model's name or from the `tinker://` path of saved weights.
+    /// Makes a client that samples, from a base model's name or from the `tinker://` path of saved weights. Whether it can also
+    /// be that of a training state is left to the server.
     ///
     /// # Errors
-    /// A path that holds no weights to sample from (nothing is sent), an unknown model, no connection;
+    /// What is no path of weights (nothing is sent), an unknown model, no connection;
     /// [`Incompatible`](crate::ErrorKind::Incompatible) from a server that does not sample. One that does not tell about
     /// samplers (`samplers/{id}`) says only to the first sample that a path does not exist.
     ///
@@ -328,6 +334,50 @@ impl ServiceClient {
         AdminClient::new(self)
     }
 
+    /// Copies a checkpoint into this client's project, or another one: storage is shared, the copy keeps its kind and belongs
+    /// to a run of its own that cannot be trained (PROTOCOL §3.5 #36). Returns where the copy is.
+    ///
+    /// # Errors
+    /// As for [`RestClient::copy_weights`].
+    ///
+    /// # Blocking
+    /// As for [`RestClient::copy_weights`].
+    ///
+    /// # Example: a copy for the team
+    /// ```no_run
+    /// # fn example(service: tinkex::ServiceClient) -> tinkex::Result<()> {
+    /// use tinkex::types::CopyOptions;
+    ///
+    /// let options = CopyOptions { destination_project_id: Some("team".into()), ..Default::default() };
+    /// let copy = service.copy_weights("tinker://run/sampler_weights/final", &options)?;
+    /// println!("{copy}");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn copy_weights<P>(&self, path: P, options: &CopyOptions) -> Result<CheckpointPath>
+    where
+        P: TryInto<CheckpointPath>,
+        Error: From<P::Error>,
+    {
+        self.create_rest_client().copy("ServiceClient.copy_weights", path.try_into()?, options)
+    }
+
+    /// Where the session can be looked at in a browser, for people; before there is a session, where all of them can. It is
+    /// an address of the Tinker service, whatever the server (PROTOCOL §1.1). Nothing is sent.
+    ///
+    /// # Example: print it
+    /// ```
+    /// # let service = tinkex::ServiceClient::builder().api_key("tml-x").base_url("http://127.0.0.1:9").build()?;
+    /// assert_eq!(service.get_console_url(), "https://tinker.thinkingmachines.ai/sessions");
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn get_console_url(&self) -> String {
+        match self.session().id() {
+            Some(id) => format!("{CONSOLE}/sessions/{id}"),
+            None => format!("{CONSOLE}/sessions"),
+        }
+    }
+
     /// The numbers that this client keeps: requests, latencies, operations in flight.
     pub fn metrics(&self) -> &Metrics {
         &self.session().config.seeing.metrics
@@ -360,7 +410,7 @@ impl ServiceClient {
     /// The server could not be told. The client is closed all the same.
     ///
     /// # Blocking
-    /// At most `Timeouts::close`.
+    /// At most `Timeouts::finish` (10 s): a server that does not answer, or answers 408, 429 or 5xx, is told again for 8 s of it.
     pub fn close(&self, status: CloseStatus) -> Result<()> {
         self.session().close(status, None)
     }
@@ -371,7 +421,7 @@ impl ServiceClient {
     /// The server could not be told. The client is closed all the same.
     ///
     /// # Blocking
-    /// At most `Timeouts::close`.
+    /// At most `Timeouts::finish` (10 s): a server that does not answer, or answers 408, 429 or 5xx, is told again for 8 s of it.
     ///
     /// # Example: say why
     /// ```

@@ -205,6 +205,9 @@ impl TrainingClient {
             return Err(Error::invalid("loss", problem));
         }
         check_data(data)?;
+        if self.session().config.dense_tensors {
+            data.iter().enumerate().try_for_each(|(i, it)| it.check_room(&format!("data[{i}]")))?;
+        }
         data.iter().enumerate().try_for_each(|(i, it)| loss.loss_fn.check(it, &format!("data[{i}]")))?;
         match &loss.loss_fn {
             LossFn::Traced(handle) => handle.graph().rehearse(data),
@@ -296,6 +299,7 @@ fn optim_step(ticket: Ticket<OptimStepOutput>, params: OptimizerParams) -> Ask<O
             json::encode(&json::OptimStepRequest::new(model_id, seq_id, params))
         }),
         read: |body| Ok(json::response::<json::OptimStepResponse>(body)?.into()),
+        named: None,
     }
 }
 

@@ -21,13 +21,17 @@ pub(crate) struct Context {
     pub(crate) accepted_parts: Option<(usize, usize)>,
     /// Whether the server may have taken the request, over all attempts at it.
     pub(crate) sent: Option<Sent>,
+    /// What the server calls the request whose result could not be had.
+    pub(crate) request_type: Option<&'static str>,
+    /// The server said that the request is not to be repeated.
+    pub(crate) vetoed: Option<bool>,
 }
 
 impl Context {
     /// Fills what is unknown here from `more`.
     pub(crate) fn or(&mut self, more: Context) {
         let Context { operation, request_id, session_id, model_id, seq_id, url, status, .. } = more;
-        let Context { retry_after, attempts, elapsed, accepted_parts, sent, .. } = more;
+        let Context { retry_after, attempts, elapsed, accepted_parts, sent, vetoed, request_type, .. } = more;
         fill(&mut self.operation, operation);
         fill(&mut self.request_id, request_id);
         fill(&mut self.session_id, session_id);
@@ -40,6 +44,8 @@ impl Context {
         fill(&mut self.elapsed, elapsed);
         fill(&mut self.accepted_parts, accepted_parts);
         fill(&mut self.sent, sent);
+        fill(&mut self.vetoed, vetoed);
+        fill(&mut self.request_type, request_type);
     }
 
     pub(crate) fn debug(&self, out: &mut DebugStruct<'_, '_>) {

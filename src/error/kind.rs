@@ -44,7 +44,7 @@ pub enum ErrorKind {
         /// Whose fault the server says it is.
         category: Category,
     },
-    /// The server no longer knows the result of an accepted request (HTTP 410).
+    /// The server does not know the result of an accepted request any more (HTTP 410), or at all (404).
     PromiseExpired,
     /// No contact with the server for too long while waiting for a result.
     Stuck {

@@ -93,7 +93,9 @@ fn outcome(lane: Lane, result: &Result<Answer, Broken>) -> Outcome {
         // Waiting for a result longer than a request may take is no failure of the server.
         Err(Broken::Timeout(_)) if matches!(lane, Lane::Poll | Lane::PollMany) => Outcome::Nothing,
         Err(Broken::Timeout(_) | Broken::Connection { .. } | Broken::Garbage { .. }) => Outcome::Failure,
-        Err(Broken::Closed | Broken::Token(_) | Broken::CircuitOpen { .. }) => Outcome::Nothing,
+        Err(Broken::Closed | Broken::Token(_) | Broken::CircuitOpen { .. } | Broken::Unsendable { .. }) => {
+            Outcome::Nothing
+        }
     }
 }
 

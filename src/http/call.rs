@@ -47,6 +47,8 @@ pub(crate) struct Call {
     pub(crate) raw_credential: bool,
     /// The idempotency key; without one, each call gets a new one.
     pub(crate) key: Option<String>,
+    /// Its one attempt goes over a new connection.
+    pub(crate) fresh: bool,
 }
 
 impl std::fmt::Debug for Call {
@@ -136,6 +138,7 @@ impl Call {
             takes_redirect: false,
             raw_credential: false,
             key: None,
+            fresh: false,
         }
     }
 

@@ -47,6 +47,15 @@ const LARGEST_ANSWER: u64 = 1 << 30;
 /// The least time that an attempt is given.
 const MOMENT: Duration = Duration::from_millis(1);
 
+/// Which attempt at a call this is.
+#[derive(Clone, Copy, Default)]
+struct Try {
+    /// So many were made before.
+    retry: u32,
+    /// Over a new connection.
+    fresh: bool,
+}
+
 /// Sends calls. Cheap to share; everything above holds it by reference.
 pub(crate) struct Http {
     transport: Arc<dyn Transport>,
@@ -83,6 +92,11 @@ impl Http {
         &self.auth
     }
 
+    /// Keeps a secret of one call, which the server may repeat, out of sight.
+    pub(crate) fn hide(&self, secret: &Secret) {
+        self.auth.redactor().learn(secret);
+    }
+
     /// The credential that the next request would carry, which may have to be fetched.
     pub(crate) fn credential(&self) -> Result<Secret> {
         let timeout = self.config.timeouts.exchange;
@@ -110,7 +124,6 @@ impl Http {
     pub(crate) fn send(&self, call: &Call, cancel: &CancelToken) -> Result<Answer> {
         let started = self.clock.now();
         let budget = call.budget.unwrap_or(self.config.timeouts.submit);
-        let first_contact = (!self.reached.load(Ordering::Relaxed)).then_some(self.config.timeouts.connect);
         let key = call.key.clone().unwrap_or_else(headers::idempotency_key);
         let mut retries = Retries::default();
         let mut sent = Sent::No;
@@ -123,12 +136,13 @@ impl Http {
             // No attempt outlasts the operation; one is made in any case.
             let to_deadline =
                 call.deadline.map_or(Duration::MAX, |it| it.saturating_duration_since(begun).max(MOMENT));
-            let limits = Limits { budget: budget.min(to_deadline), first_contact };
+            let budget = budget.min(to_deadline);
             if cancel.is_cancelled() {
                 return Err(self.explain(Error::cancelled(), call, retries.taken(), elapsed, sent));
             }
-            let left = (!limits.budget.is_zero()).then(|| limits.budget.saturating_sub(elapsed));
-            let outcome = self.attempt(call, &key, retries.taken(), left);
+            let left = (!budget.is_zero()).then(|| budget.saturating_sub(elapsed));
+            let nth = Try { retry: retries.taken(), fresh: retries.wants_fresh() };
+            let outcome = self.attempt(call, &key, nth, left);
             let elapsed = self.clock.now().saturating_duration_since(begun);
             let (failure, error, reached) = match outcome {
                 Ok(answer) if answer.facts().verdict() == Verdict::Success => return Ok(answer),
@@ -137,7 +151,7 @@ impl Http {
                 }
                 Ok(answer) => {
                     // What is sent only once is not sent again for payment either.
-                    let paused = match !limits.budget.is_zero() && billing::is_waited_out(&call.path) {
+                    let paused = match !budget.is_zero() && billing::is_waited_out(&call.path) {
                         true => self.pause_for_payment(&answer, call.deadline.or(latest), cancel),
                         false => Ok(false),
                     };
@@ -164,6 +178,10 @@ impl Http {
             };
             // Whether any attempt may have reached the server decides what a training client may conclude.
             sent = reached.unwrap_or(sent);
+            // Looked at after each attempt, because another call may have reached the server meanwhile.
+            let first_contact =
+                (!self.reached.load(Ordering::Relaxed)).then_some(self.config.timeouts.connect);
+            let limits = Limits { budget, first_contact };
             let Some(pause) = retries.next(failure, elapsed, limits, fastrand::f64()) else {
                 return Err(self.explain(error, call, retries.taken() + 1, elapsed, sent));
             };
@@ -192,19 +210,24 @@ impl Http {
         deadline: Option<Instant>,
         cancel: &CancelToken,
     ) -> Result<bool> {
-        if answer.status != 402 {
+        if answer.status != 402 || !self.waits_for_payment(&answer.facts().error(), deadline) {
             return Ok(false);
-        }
-        let now = self.clock.now();
-        let word = self.billing.lock().refused(now, self.config.pause_policy, deadline);
-        let billing::Word::Wait { warn } = word else { return Ok(false) };
-        if let Some(lasted) = warn {
-            let error = answer.facts().error();
-            log::warn!(target: "tinkex", "waiting for the account to be settled, for {lasted:.0?} now: {error}");
-            self.config.seeing.observed.tell(|it| it.on_billing_pause(&BillingPause { lasted, error }));
         }
         self.clock.pause(billing::PAUSE, cancel)?;
         Ok(true)
+    }
+
+    /// Whether a refusal for want of payment is to be waited out, for [`billing::PAUSE`] at least.
+    pub(crate) fn waits_for_payment(&self, refusal: &Error, deadline: Option<Instant>) -> bool {
+        let now = self.clock.now();
+        let word = self.billing.lock().refused(now, self.config.pause_policy, deadline);
+        let billing::Word::Wait { warn } = word else { return false };
+        if let Some(lasted) = warn {
+            let error = refusal.clone();
+            log::warn!(target: "tinkex", "waiting for the account to be settled, for {lasted:.0?} now: {error}");
+            self.config.seeing.observed.tell(|it| it.on_billing_pause(&BillingPause { lasted, error }));
+        }
+        true
     }
 
     /// What an answer that is no success means for a call, and what it says, if anything, about whether the server took
@@ -237,37 +260,37 @@ impl Http {
 
     /// One attempt whose answer is wanted whatever its status: what polling needs.
     pub(crate) fn raw(&self, call: &Call) -> Result<Answer, Broken> {
-        self.attempt(call, &headers::idempotency_key(), 0, None)
+        self.attempt(call, &headers::idempotency_key(), Try { retry: 0, fresh: call.fresh }, None)
     }
 
     /// One attempt, if the circuit breaker allows it.
-    fn attempt(&self, call: &Call, key: &str, retry: u32, left: Option<Duration>) -> Result<Answer, Broken> {
+    fn attempt(&self, call: &Call, key: &str, nth: Try, left: Option<Duration>) -> Result<Answer, Broken> {
         let Some(breakers) = self.breakers.as_ref().filter(|_| !call.passes_breaker) else {
-            return self.renewed(call, key, retry, left);
+            return self.renewed(call, key, nth, left);
         };
         let trial = breakers.admit(call.lane)?;
-        let result = self.renewed(call, key, retry, left);
+        let result = self.renewed(call, key, nth, left);
         trial.record(&result);
         result
     }
 
     /// One attempt, repeated once if the server says that the token is no longer valid.
-    fn renewed(&self, call: &Call, key: &str, retry: u32, left: Option<Duration>) -> Result<Answer, Broken> {
+    fn renewed(&self, call: &Call, key: &str, nth: Try, left: Option<Duration>) -> Result<Answer, Broken> {
         let timeout = self.timeout(call, left);
         if call.raw_credential {
             let raw = self.auth.raw().map_err(Broken::Token)?;
-            return self.exchange(call, key, retry, timeout, raw.expose());
+            return self.exchange(call, key, nth, timeout, raw.expose());
         }
         let credential = || self.auth.credential(&self.clock, timeout, |it| self.exchange_token(it, timeout));
         let first = credential()?;
-        let answer = self.exchange(call, key, retry, timeout, first.expose())?;
+        let answer = self.exchange(call, key, nth, timeout, first.expose())?;
         if !headers::rejects_token(&answer) || !self.auth.renew(&first) {
             return Ok(answer);
         }
-        self.exchange(call, key, retry, timeout, credential()?.expose())
+        self.exchange(call, key, nth, timeout, credential()?.expose())
     }
 
-    /// How long one attempt may take: no longer than what is left of the call's budget.
+    /// How long one attempt may take without progress: no longer than what is left of the call's budget.
     fn timeout(&self, call: &Call, left: Option<Duration>) -> Duration {
         let timeout = call.timeout.unwrap_or(self.config.timeouts.exchange);
         left.map_or(timeout, |it| timeout.min(it.max(MOMENT)))
@@ -286,14 +309,15 @@ impl Http {
         let call = Call::post(Lane::Session, "/api/v1/auth/token", &json::AuthTokenRequest {});
         let call = call.map_err(Broken::Token)?;
         let failed = |it: Error| Broken::Token(it.with(|it| it.url = Some(self.url(&call))));
-        let answer = match self.exchange_unread(&call, &headers::idempotency_key(), 0, timeout, raw) {
-            Ok(answer) => answer,
-            Err(Broken::Closed) => return Err(Broken::Closed),
-            Err(broken) => {
-                let broken = self.auth.redactor().broken(broken);
-                return Err(failed(broken.error(&self.config.timeouts)));
-            }
-        };
+        let answer =
+            match self.exchange_unread(&call, &headers::idempotency_key(), Try::default(), timeout, raw) {
+                Ok(answer) => answer,
+                Err(Broken::Closed) => return Err(Broken::Closed),
+                Err(broken) => {
+                    let broken = self.auth.redactor().broken(broken);
+                    return Err(failed(broken.error(&self.config.timeouts)));
+                }
+            };
         if answer.facts().verdict() != Verdict::Success {
             return Err(failed(self.auth.redactor().answer(answer).facts().error()));
         }
@@ -311,12 +335,12 @@ impl Http {
         &self,
         call: &Call,
         key: &str,
-        retry: u32,
+        nth: Try,
         timeout: Duration,
         credential: &str,
     ) -> Result<Answer, Broken> {
         let redactor = self.auth.redactor();
-        match self.exchange_unread(call, key, retry, timeout, credential) {
+        match self.exchange_unread(call, key, nth, timeout, credential) {
             Ok(answer) => {
                 let answer = redactor.answer(answer);
                 headers::log_deprecation(&answer, &call.path);
@@ -330,7 +354,7 @@ impl Http {
         &self,
         call: &Call,
         key: &str,
-        retry: u32,
+        nth: Try,
         timeout: Duration,
         credential: &str,
     ) -> Result<Answer, Broken> {
@@ -339,11 +363,16 @@ impl Http {
             method: call.method,
             url: self.url(call),
             // What a request is usually given, even if less is left for this attempt.
-            headers: headers::all(call, &self.config, key, retry, self.timeout(call, None), credential),
+            headers: headers::all(call, &self.config, key, nth.retry, self.timeout(call, None), credential),
             body: call.body.bytes(),
             connect_timeout: self.config.timeouts.connect.min(timeout),
             timeout,
+            // What belongs to an operation may go on as long as that; everything else is small.
+            limit: call
+                .deadline
+                .map_or(timeout, |it| it.saturating_duration_since(self.clock.now()).max(MOMENT)),
             largest_answer: LARGEST_ANSWER,
+            fresh: nth.fresh,
         };
         log::trace!(target: "tinkex::http", "{} {} ({} bytes)", exchange.method, call.path, exchange.body.len());
         let sent = self.clock.now();

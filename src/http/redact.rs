@@ -75,7 +75,10 @@ impl Redactor {
 
     /// The reason why there is no answer, without any secret.
     pub(crate) fn broken(&self, mut broken: Broken) -> Broken {
-        if let Broken::Connection { message, .. } | Broken::Garbage { message } = &mut broken {
+        if let Broken::Connection { message, .. }
+        | Broken::Garbage { message }
+        | Broken::Unsendable { message } = &mut broken
+        {
             let known = self.known();
             if let Some(clean) = clean(&known, message) {
                 *message = clean;

@@ -50,10 +50,15 @@ pub struct Exchange {
     pub body: Bytes,
     /// How long connecting may take.
     pub connect_timeout: Duration,
-    /// How long everything may take.
+    /// How long may pass without any progress: while the body is written, until the whole head of the answer is there,
+    /// between two pieces of the answer's body.
     pub timeout: Duration,
+    /// How long everything may take, however steadily bytes flow.
+    pub limit: Duration,
     /// The largest answer to accept, in bytes.
     pub largest_answer: u64,
+    /// Over a new connection: those that are open are not to be trusted.
+    pub fresh: bool,
 }
 
 impl std::fmt::Debug for Exchange {
@@ -137,6 +142,11 @@ pub enum Broken {
         /// What is wrong with it.
         message: String,
     },
+    /// Not sent: it cannot be written as HTTP, for instance because a header contains the end of a line.
+    Unsendable {
+        /// What is wrong with it.
+        message: String,
+    },
     /// The transport was shut down.
     Closed,
     /// Not sent: the circuit breaker is open.
@@ -153,7 +163,7 @@ impl Broken {
         match self {
             Broken::Connection { sent, .. } => *sent,
             Broken::Timeout(Phase::Resolve | Phase::Connect) => Sent::No,
-            Broken::Token(_) | Broken::CircuitOpen { .. } => Sent::No,
+            Broken::Token(_) | Broken::CircuitOpen { .. } | Broken::Unsendable { .. } => Sent::No,
             Broken::Timeout(_) | Broken::TooLarge { .. } | Broken::Garbage { .. } | Broken::Closed => {
                 Sent::Maybe
             }
@@ -163,11 +173,12 @@ impl Broken {
     pub(crate) fn failure(&self) -> Failure {
         match self {
             Broken::Connection { sent, .. } => Failure::Connection { sent: *sent },
+            Broken::Timeout(Phase::Resolve | Phase::Connect) => Failure::Connection { sent: Sent::No },
             Broken::Timeout(_) => Failure::Timeout,
             // A broken answer to a request that may have been carried out: the request is idempotent, and asking
             // again gives the answer a second chance.
             Broken::Garbage { .. } => Failure::Connection { sent: Sent::Maybe },
-            Broken::TooLarge { .. } | Broken::Closed => Failure::Fatal,
+            Broken::TooLarge { .. } | Broken::Closed | Broken::Unsendable { .. } => Failure::Fatal,
             // The server of tokens may be back soon; a credential that it refuses stays refused.
             Broken::Token(error) if error.is_retryable() => Failure::Connection { sent: Sent::No },
             Broken::Token(_) | Broken::CircuitOpen { .. } => Failure::Fatal,
@@ -182,9 +193,18 @@ impl Broken {
             Broken::Timeout(phase @ (Phase::Resolve | Phase::Connect)) => {
                 Error::timeout(*phase, format!("no connection within {:.1?}", timeouts.connect))
             }
+            Broken::Timeout(Phase::Body) => {
+                Error::timeout(Phase::Body, "the answer began to arrive but did not arrive whole in time")
+            }
+            Broken::Timeout(Phase::Send) => {
+                Error::timeout(Phase::Send, "the request could not be sent in time")
+            }
             Broken::Timeout(phase) => Error::timeout(*phase, format!("no answer in time ({phase:?})")),
             Broken::TooLarge { limit } => Error::decode(format!("the answer is larger than {limit} bytes")),
             Broken::Garbage { message } => Error::decode(format!("the answer is not HTTP: {message}")),
+            Broken::Unsendable { message } => {
+                Error::invalid("request", format!("cannot be written as HTTP: {message}"))
+            }
             Broken::Closed => Error::closed("the client is closed"),
             Broken::CircuitOpen { retry_after } => breakers::refusal(*retry_after),
             Broken::Token(error) => error.clone(),

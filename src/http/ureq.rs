@@ -26,6 +26,9 @@ const IDLE_AGE: Duration = Duration::from_secs(15);
 /// For how long the addresses of a name are believed, unless connecting fails.
 const NAME_AGE: Duration = Duration::from_secs(30);
 
+/// The slowest upload, in bytes per second, whose answer is waited for.
+const SLOWEST: f64 = 32.0 * 1024.0;
+
 /// One agent per lane. Shutting an agent down also ends its clones, so each client has agents of its own.
 pub(crate) struct Ureq {
     /// Until it is shut down.
@@ -211,7 +214,7 @@ impl Maker {
         for (name, value) in &exchange.headers {
             request = request.header(&**name, value);
         }
-        let garbage = |it: ureq::http::Error| Broken::Connection { sent: Sent::No, message: it.to_string() };
+        let garbage = |it: ureq::http::Error| Broken::Unsendable { message: it.to_string() };
         let result = match exchange.method {
             // A GET must not announce a body, not even an empty one.
             "GET" => {
@@ -302,8 +305,25 @@ impl<S: ureq::AsSendBody> With for ureq::config::ConfigBuilder<ureq::typestate::
     type Out = ureq::http::Request<S>;
 
     fn with(self, exchange: &Exchange) -> Self::Out {
-        self.timeout_connect(Some(exchange.connect_timeout)).timeout_global(Some(exchange.timeout)).build()
+        let wait = exchange.timeout + arriving(exchange.body.len());
+        // Connections of such an age, which is any, are closed and not used.
+        let it = if exchange.fresh { self.max_idle_age(Duration::ZERO) } else { self };
+        it.timeout_resolve(Some(exchange.connect_timeout))
+            .timeout_connect(Some(exchange.connect_timeout))
+            .timeout_send_request(Some(exchange.timeout))
+            .timeout_per_write(Some(exchange.timeout))
+            .timeout_recv_response(Some(wait))
+            // The head is read as well, so that this must not be shorter than the wait for it.
+            .timeout_per_read(Some(wait))
+            .timeout_global(Some(exchange.limit))
+            .build()
     }
+}
+
+/// How long a body may still be under way when the system has taken all of it: megabytes of it may wait in the buffers of a
+/// socket, of whose progress nothing is seen.
+fn arriving(n_bytes: usize) -> Duration {
+    Duration::from_secs_f64(n_bytes as f64 / SLOWEST)
 }
 
 /// How far an exchange was when it broke.
@@ -316,7 +336,10 @@ enum Stage {
 fn broken(error: Error, stage: Stage) -> Broken {
     let connection = |sent, message: String| Broken::Connection { sent, message };
     match (error, stage) {
-        (Error::Timeout(it), _) => Broken::Timeout(phase(it)),
+        (Error::Timeout(it), stage) => Broken::Timeout(phase(it, stage)),
+        (error @ (Error::Http(_) | Error::BadUri(_)), Stage::Head) => {
+            Broken::Unsendable { message: error.to_string() }
+        }
         (Error::HostNotFound, _) => connection(Sent::No, "the host name is unknown".into()),
         (Error::ConnectionFailed, _) => {
             connection(Sent::No, "no address of the host could be connected to".into())
@@ -340,7 +363,8 @@ fn io_error(error: io::Error, stage: Stage) -> Broken {
     use io::ErrorKind::*;
     match (error.kind(), stage) {
         (NotConnected, _) => Broken::Closed,
-        (TimedOut | WouldBlock, _) => Broken::Timeout(Phase::Exchange),
+        (TimedOut | WouldBlock, Stage::Body { .. }) => Broken::Timeout(Phase::Body),
+        (TimedOut | WouldBlock, Stage::Head) => Broken::Timeout(Phase::Exchange),
         (ConnectionRefused | HostUnreachable | NetworkUnreachable | AddrNotAvailable, Stage::Head) => {
             Broken::Connection { sent: Sent::No, message: error.to_string() }
         }
@@ -352,13 +376,50 @@ fn io_error(error: io::Error, stage: Stage) -> Broken {
     }
 }
 
-fn phase(timeout: Timeout) -> Phase {
-    match timeout {
-        Timeout::Resolve => Phase::Resolve,
-        Timeout::Connect => Phase::Connect,
-        Timeout::SendRequest | Timeout::SendBody | Timeout::PerWrite => Phase::Send,
-        Timeout::RecvResponse => Phase::FirstByte,
-        Timeout::RecvBody => Phase::Body,
+fn phase(timeout: Timeout, stage: Stage) -> Phase {
+    match (timeout, stage) {
+        // The head is there, so the server is not still working, whatever ran out.
+        (_, Stage::Body { .. }) => Phase::Body,
+        (Timeout::Resolve, _) => Phase::Resolve,
+        (Timeout::Connect, _) => Phase::Connect,
+        (Timeout::SendRequest | Timeout::SendBody | Timeout::PerWrite, _) => Phase::Send,
+        (Timeout::RecvResponse | Timeout::PerRead, _) => Phase::FirstByte,
         _ => Phase::Exchange,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+    use crate::env::Env;
+    use crate::policy::retry::Failure;
+    use crate::secret::Secret;
+
+    #[test]
+    fn what_cannot_be_written_as_http_is_not_tried_again() {
+        let settings = Settings { api_key: Some(Secret::new("tml-x")), ..Default::default() };
+        let network = settings.resolve(&Env::empty()).expect("good settings").network;
+        let transport = Ureq::new(&network).expect("a transport");
+        let header = |value: &str| vec![("X-Token".into(), value.to_string())];
+        for (url, headers) in [("http://127.0.0.1:1/a b", vec![]), ("http://127.0.0.1:1/a", header("a\nb"))] {
+            let second = Duration::from_secs(1);
+            let exchange = Exchange {
+                lane: Lane::Rest,
+                method: "GET",
+                url: url.into(),
+                headers,
+                body: Bytes::new(),
+                connect_timeout: second,
+                timeout: second,
+                limit: second,
+                largest_answer: 1,
+                fresh: false,
+            };
+            let broken = transport.exchange(&exchange).expect_err("a refusal");
+            assert!(matches!(broken, Broken::Unsendable { .. }), "{broken:?}");
+            assert_eq!((broken.failure(), broken.sent()), (Failure::Fatal, Sent::No));
+            assert!(broken.error(&Default::default()).is_user_error());
+        }
     }
 }

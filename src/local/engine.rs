@@ -333,7 +333,7 @@ impl Engine {
         let outcome = match &trainer {
             Err((error, category)) => Outcome::Failed { error: error.clone(), category },
             Ok(_) if loads => answer(&LoadWeightsResponse { path: None, model_id: Some(model_id.clone()) }),
-            Ok(_) => answer(&CreateModelResponse { model_id: model_id.clone() }),
+            Ok(_) => answer(&CreateModelResponse { model_id: Some(model_id.clone()) }),
         };
         self.trainers.insert(model_id, trainer.map_err(|it| it.0));
         outcome

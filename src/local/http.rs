@@ -266,6 +266,10 @@ fn optim_step(app: &App, request: OptimStepRequest, fingerprint: u64) -> Reply<U
         if let Err(error) = params.validate() {
             return Work::Refused { error: error.to_string() };
         }
+        // What was never trained would be divided by nothing.
+        if params.eps == 0.0 {
+            return Work::Refused { error: "adam_params.eps: must be above 0".into() };
+        }
         let adam = Adam {
             learning_rate: params.learning_rate,
             beta1: params.beta1,

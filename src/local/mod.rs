@@ -5,8 +5,13 @@
 //! the wire formats and the error, so that the client talks to it as to a stranger.
 //!
 //! One engine thread runs the jobs in order; samples that queue up behind each other run side by side. A client that
-//! waits for a result costs no thread. The one model is `tinkex/nano`, whose tokens are bytes
+//! waits for a result, or for news of many, costs no thread. The one model is `tinkex/nano`, whose tokens are bytes
 //! ([`tokenizer::Bytes`](crate::tokenizer::Bytes)).
+//!
+//! Every verb works offline except the audit log, and asking whom a plain key stands for. Losses that clients write as graphs are
+//! differentiated and trained on; checkpoints end when their time is over, can be copied, published, archived and exported;
+//! what a session did can be looked at as a trace. Which of its ways clients are told to take is a matter of [`Options`].
+//! What is served and refused stands in [`docs::compat`](crate::docs::compat).
 
 mod checkpoint;
 mod downloads;

@@ -59,6 +59,8 @@ pub(crate) struct Progress {
 struct State {
     stage: Stage,
     request_id: Option<String>,
+    /// What the server calls the request whose result is waited for.
+    request_type: Option<&'static str>,
     queue: Option<(QueueState, Option<String>)>,
     attempts: u32,
     last_contact: Option<Instant>,
@@ -66,8 +68,14 @@ struct State {
 
 impl Progress {
     pub(crate) fn new(sdk_method: &'static str, submitted: Instant, deadline: Option<Instant>) -> Self {
-        let state =
-            State { stage: Stage::Queued, request_id: None, queue: None, attempts: 0, last_contact: None };
+        let state = State {
+            stage: Stage::Queued,
+            request_id: None,
+            request_type: None,
+            queue: None,
+            attempts: 0,
+            last_contact: None,
+        };
         Progress {
             sdk_method,
             submitted,
@@ -126,6 +134,11 @@ impl Progress {
         state.request_id = Some(request_id.into());
     }
 
+    /// The result of a request of a type is waited for.
+    pub(crate) fn awaiting(&self, request_type: &'static str) {
+        self.state.lock().request_type = Some(request_type);
+    }
+
     pub(crate) fn attempt(&self) {
         self.state.lock().attempts += 1;
     }
@@ -166,13 +179,14 @@ impl Progress {
 
     /// Adds what is known here to an error of this operation.
     pub(crate) fn explain(&self, error: Error, now: Instant) -> Error {
-        let (request_id, attempts) = {
+        let (request_id, request_type, attempts) = {
             let state = self.state.lock();
-            (state.request_id.clone(), state.attempts)
+            (state.request_id.clone(), state.request_type, state.attempts)
         };
         error.with(|it| {
             it.operation = Some(self.operation().into());
             it.request_id = request_id;
+            it.request_type = request_type;
             it.attempts = (0 < attempts).then_some(attempts);
             it.elapsed = Some(now.saturating_duration_since(self.submitted));
         })

@@ -196,7 +196,7 @@ fn each_final_status_ends_the_session_with_its_own_error() {
     let table = [
         (401, ErrorKind::Auth),
         (403, ErrorKind::Permission),
-        (410, ErrorKind::PromiseExpired),
+        (410, ErrorKind::Status { code: 410 }),
         (413, ErrorKind::Status { code: 413 }),
         (422, ErrorKind::Status { code: 422 }),
     ];

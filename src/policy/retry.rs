@@ -8,8 +8,8 @@ use super::verdict::Verdict;
 
 /// A conflict is worth this long, counted from the first attempt.
 const CONFLICT_BUDGET: Duration = Duration::from_secs(5);
-/// How often a request that a proxy dropped is sent again.
-const MOST_DROPPED: u32 = 3;
+/// How often a request that a proxy dropped is sent again, each time over a new connection.
+const MOST_DROPPED: u32 = 16;
 
 /// An attempt that has less time than this, or a tenth of a small budget, is not worth making.
 const LEAST: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ pub(crate) enum Failure {
         /// Whether the server may have seen the request.
         sent: Sent,
     },
-    /// The attempt's own time ran out.
+    /// The attempt's own time ran out, after it was connected.
     Timeout,
     /// Something that would happen again.
     Fatal,
@@ -40,7 +40,7 @@ pub(crate) enum Failure {
 pub(crate) struct Limits {
     /// All attempts and the waits between them. Zero means one attempt.
     pub(crate) budget: Duration,
-    /// The budget while the server has never been reached, so that a wrong address is told at once.
+    /// The budget for having no connection, or none that holds, while the server has never been reached, so that a wrong address is told at once.
     pub(crate) first_contact: Option<Duration>,
 }
 
@@ -49,12 +49,18 @@ pub(crate) struct Limits {
 pub(crate) struct Retries {
     taken: u32,
     dropped: u32,
+    fresh: bool,
 }
 
 impl Retries {
     /// How many retries were granted so far.
     pub(crate) fn taken(&self) -> u32 {
         self.taken
+    }
+
+    /// The next attempt should not use a connection that was used before.
+    pub(crate) fn wants_fresh(&self) -> bool {
+        self.fresh
     }
 
     /// How long to wait before the next attempt, or `None` to give up. `elapsed` counts from the first attempt,
@@ -68,6 +74,7 @@ impl Retries {
     ) -> Option<Duration> {
         let mut budget = limits.budget;
         let mut hint = None;
+        self.fresh = matches!(failure, Failure::Answer { verdict: Verdict::Dropped, .. });
         match failure {
             Failure::Fatal => return None,
             Failure::Answer { verdict: Verdict::Success | Verdict::Fatal, .. } => return None,
@@ -79,11 +86,14 @@ impl Retries {
                 }
             }
             Failure::Answer { verdict: Verdict::Retry, hint: it } => hint = it,
-            Failure::Connection { .. } | Failure::Timeout => {
+            // A name that is not known, a certificate that is not trusted and a port of something else all end here.
+            Failure::Connection { .. } => {
                 if let Some(first) = limits.first_contact {
                     budget = budget.min(first);
                 }
             }
+            // Somebody is there, who took the connection.
+            Failure::Timeout => {}
         }
         let left = budget.checked_sub(elapsed).filter(|it| !it.is_zero())?;
         let delay = hint.unwrap_or_else(|| delay(self.taken, unit));
@@ -145,8 +155,13 @@ mod tests {
             elapsed += delay;
         }
         assert!(Duration::from_secs(3) < elapsed && elapsed <= Duration::from_secs(5), "{elapsed:?}");
-        // An answer is a sign of life.
-        assert!(Retries::default().next(BUSY, Duration::from_secs(6), limits, 0.0).is_some());
+        // An answer is a sign of life, and so is a connection that holds.
+        for alive in [BUSY, Failure::Timeout] {
+            assert!(
+                Retries::default().next(alive, Duration::from_secs(6), limits, 0.0).is_some(),
+                "{alive:?}"
+            );
+        }
     }
 
     #[test]
@@ -164,7 +179,10 @@ mod tests {
         let dropped = Failure::Answer { verdict: Verdict::Dropped, hint: None };
         let mut retries = Retries::default();
         let n = std::iter::from_fn(|| retries.next(dropped, Duration::ZERO, LIMITS, 0.0)).count();
-        assert_eq!(n, 3);
+        assert_eq!(n, 16);
+        assert!(retries.wants_fresh());
+        retries.next(BUSY, Duration::ZERO, LIMITS, 0.0);
+        assert!(!retries.wants_fresh(), "only what a proxy dropped says something of the connection");
         assert!(Retries::default().next(Failure::Fatal, Duration::ZERO, LIMITS, 0.0).is_none());
     }
 }

@@ -31,7 +31,7 @@ pub(crate) enum Verdict {
     Retry,
     /// Something stands in the way that is seldom gone soon: worth a few seconds.
     Conflict,
-    /// A proxy on the way dropped the request: worth a few tries on a fresh connection.
+    /// A proxy on the way dropped the request: worth trying again over a new connection.
     Dropped,
     /// The same request would fail again.
     Fatal,
@@ -87,14 +87,15 @@ impl Facts<'_> {
             403 => ErrorKind::Permission,
             404 => ErrorKind::NotFound,
             409 => ErrorKind::Conflict,
-            410 => ErrorKind::PromiseExpired,
             429 => ErrorKind::RateLimited,
             code => ErrorKind::Status { code },
         };
         let hint = self.hint();
+        let vetoed = self.should_retry.is_some_and(|it| it.trim() == "false");
         Error::new(kind, format!("HTTP {}: {}", self.status, detail(self.body))).with(|it| {
             it.status = Some(self.status);
             it.retry_after = hint;
+            it.vetoed = Some(vetoed);
         })
     }
 }

@@ -138,7 +138,8 @@ impl Session {
             let part = |request_id: String| -> Part<()> {
                 let session = self.clone();
                 Box::new(move || {
-                    // Not tried again: the server also notices when the session's heartbeats end.
+                    // Repeated like any other request, but not queued again: the server also notices when the session's
+                    // heartbeats end.
                     if let Err(error) = session.cancel_future(&request_id) {
                         match session.cancel.is_cancelled() {
                             true => {

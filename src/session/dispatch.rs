@@ -1,11 +1,11 @@
 //! How much may be under way at once: permits for sending samples, budgets for bytes (PROTOCOL §4.4, §8.3, §9.2).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Phase, Result};
 use crate::event::{Backoff, Observed};
 use crate::policy::admission::{CONCURRENT, CONCURRENT_THROTTLED, cost};
-use crate::policy::backoff::{Window, pause_after};
+use crate::policy::backoff::Window;
 use crate::sync::clock::Clock;
 use crate::sync::{Budget, Bytes, CancelToken, Mutex, Permit, Semaphore};
 
@@ -90,9 +90,8 @@ impl Dispatch {
         Ok(Admitted { _bytes: bytes, _throttled: throttled, _sample: sample })
     }
 
-    /// The server refused a sample of an estimated size because of its load: nobody sends for a while.
-    pub(crate) fn back_off(&self, estimate: usize, clock: &Clock, observed: &Observed) {
-        let pause = pause_after(estimate);
+    /// The server refused a sample, because of its load or of the account: nobody sends for a while.
+    pub(crate) fn back_off(&self, pause: Duration, clock: &Clock, observed: &Observed) {
         observed.tell(|it| it.on_backoff(&Backoff { pause }));
         let until = clock.now() + pause;
         self.window.lock().extend(until);

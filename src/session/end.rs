@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use super::Session;
 use crate::error::{Error, Result};
 use crate::http::{Call, Lane};
-use crate::wire::json;
+use crate::wire::{json, url};
+
+/// No end takes longer, whatever the settings say.
+const LONGEST_END: Duration = Duration::from_secs(3600);
 
 /// A client of the session that has a thread of its own.
 pub(crate) trait Child: Send + Sync {
@@ -70,8 +73,12 @@ impl Session {
 
     /// How long closing may take.
     pub(crate) fn closing(&self) -> Duration {
-        const LONGEST: Duration = Duration::from_secs(3600);
-        self.config.timeouts.close.min(LONGEST)
+        self.config.timeouts.close.min(LONGEST_END)
+    }
+
+    /// How long closing may take of which the server is told.
+    fn finishing(&self) -> Duration {
+        self.config.timeouts.finish.min(LONGEST_END).max(self.closing())
     }
 
     pub(crate) fn check_open(&self) -> Result<()> {
@@ -92,7 +99,7 @@ impl Session {
 
     /// Tells the server how the session ended, then ends it here.
     pub(crate) fn close(&self, status: CloseStatus, detail: Option<&str>) -> Result<()> {
-        let deadline = Instant::now() + self.closing();
+        let deadline = Instant::now() + self.finishing();
         let id = self.id.lock().clone();
         let finished = match (self.check_open(), id) {
             (Ok(()), Some(id)) => {
@@ -102,7 +109,8 @@ impl Session {
             }
             _ => Ok(()),
         };
-        self.end_by(deadline);
+        // What the server did not take of the time is left for telemetry, but for the end of the threads.
+        self.end_by(deadline - self.closing() / 4, deadline);
         finished
     }
 
@@ -113,9 +121,12 @@ impl Session {
             CloseStatus::Interrupted => json::FinishReason::Interrupted,
         };
         let request = json::FinishSessionRequest { reason, detail: detail.map(str::to_string) };
-        let call = Call::post(Lane::Session, format!("/api/v1/sessions/{id}/finish"), &request)?
-            .once(self.closing() / 2)
+        let id = url::segment_of_server(id)?;
+        let mut call = Call::post(Lane::Session, format!("/api/v1/sessions/{id}/finish"), &request)?
             .by("ServiceClient.close");
+        let budget = self.finishing().saturating_sub(self.closing()).max(self.closing() / 2);
+        call.budget = Some(budget);
+        call.timeout = Some(self.config.timeouts.exchange.min(budget / 2));
         match self.http.send(&call, &self.cancel) {
             Ok(_) => Ok(()),
             // Servers without the endpoint notice the end by the missing heartbeats.
@@ -126,21 +137,23 @@ impl Session {
 
     /// Ends everything, within half of the time that closing may take. Doing it again does nothing.
     pub(super) fn end(&self) {
-        self.end_by(Instant::now() + self.closing() / 2);
+        let now = Instant::now();
+        self.end_by(now + self.closing() / 4, now + self.closing() / 2);
     }
 
-    fn end_by(&self, deadline: Instant) {
+    /// Telemetry has until `told`, everything else until `deadline`.
+    fn end_by(&self, told: Instant, deadline: Instant) {
         if self.closed.swap(true, Ordering::AcqRel) {
             return;
         }
-        let deadline = deadline.min(Instant::now() + self.closing() / 2);
         self.cancel.cancel();
         self.dispatch.close();
         // While requests still can be sent. Nobody waits for this but the one who closes: all callers are answered.
         if let Some(it) = &self.telemetry {
-            it.finish(deadline - self.closing() / 4);
+            it.finish(told);
         }
         self.http.shutdown();
+        let deadline = deadline.min(Instant::now() + self.closing() / 2);
         let children = std::mem::take(&mut *self.children.lock());
         for child in &children {
             child.stop();

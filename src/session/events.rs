@@ -59,7 +59,7 @@ fn exchange(error: &Error, secrets: &[&str]) -> Option<Event> {
         "exception": presentable(&error.to_string(), secrets),
         "exception_type": type_name(error),
         "should_retry": error.is_retryable(),
-        "is_user_error": error.is_user_error(),
+        "is_user_error": error.counts_as_user_error(),
         "status_code": error.http_status(),
         "attempt_count": error.attempts(),
         "elapsed_time": error.elapsed().map(|it| it.as_secs_f64()),
@@ -68,7 +68,7 @@ fn exchange(error: &Error, secrets: &[&str]) -> Option<Event> {
         (_, None) => return None,
         (Some(id), Some(name)) => {
             data["request_id"] = id.into();
-            data["request_type"] = request_type(operation).into();
+            data["request_type"] = error.request_type().into();
             name
         }
         // The request itself was not accepted.
@@ -96,7 +96,7 @@ fn future_event(error: &Error) -> Option<&'static str> {
 /// What the caller gets to see. Nothing of this ends the session: that an error is fatal is the program's to say.
 fn exception(error: &Error, secrets: &[&str]) -> Event {
     let message = presentable(&error.to_string(), secrets);
-    match error.is_user_error() {
+    match error.counts_as_user_error() {
         true => {
             let mut data = json!({"error_type": type_name(error), "message": message});
             if let Some(status) = error.http_status() {
@@ -115,20 +115,6 @@ fn type_name(error: &Error) -> String {
     format!("{:?}", error.kind()).chars().take_while(char::is_ascii_alphanumeric).collect()
 }
 
-/// What servers call the requests of a verb.
-fn request_type(operation: &str) -> &'static str {
-    match operation {
-        "create_lora_training_client" => "CreateModel",
-        "forward" => "Forward",
-        "forward_backward" => "ForwardBackward",
-        "optim_step" => "OptimStep",
-        "save_state" => "SaveWeights",
-        _ if operation.starts_with("save_weights") => "SaveWeightsForSampler",
-        _ if operation.contains("state") => "LoadWeights",
-        _ => "Sample",
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -145,6 +131,7 @@ mod tests {
             it.status = status;
             it.request_id = request_id.map(Into::into);
             it.sent = request_id.is_none().then_some(Sent::Maybe);
+            it.request_type = request_id.map(|_| "OptimStep");
         })
     }
 
@@ -164,7 +151,8 @@ mod tests {
                 Some("APIFuture.result_async.api_status_error"),
                 false,
             ),
-            (failed(ErrorKind::RateLimited, Some(429), None), Some(ASK), false),
+            (failed(ErrorKind::RateLimited, Some(429), None), Some(ASK), true),
+            (failed(status(410), Some(410), None), Some(ASK), true),
             (failed(status(408), Some(408), None), Some(ASK), false),
             (failed(ErrorKind::NotFound, Some(404), None), Some(ASK), true),
             (failed(ErrorKind::Connection { sent: Sent::No }, None, None), Some(ASK), false),

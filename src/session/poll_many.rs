@@ -5,10 +5,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::http::{Branch, Broken, Call, Lane};
+use crate::http::{Answer, Branch, Broken, Call, Lane};
 use crate::pending::Progress;
 use crate::policy::poll::Times;
 use crate::policy::poll_many::{Event, PollMany, Registered, Step, Turn};
+use crate::policy::verdict::Verdict;
 use crate::sync::cancel::{Registration, Wake};
 use crate::sync::{CancelToken, Mutex, unwind};
 use crate::wire::json::{Completion, FuturesTarget, RetrieveFuturesRequest};
@@ -56,6 +57,8 @@ struct State {
     busy_until: Option<Instant>,
     /// When those who wait were last told that the server answers.
     told: Option<Instant>,
+    /// A proxy dropped the last request: the next one goes over a new connection.
+    dropped: bool,
 }
 
 struct Entry {
@@ -137,6 +140,7 @@ impl Poller {
                 nearest: None,
                 busy_until: None,
                 told: None,
+                dropped: false,
             }),
             session: session.clone(),
         });
@@ -270,6 +274,8 @@ impl Poller {
                 return self.expire(self.session.clock.now());
             }
         }
+        let is_dropped = |it: &Answer| it.facts().verdict() == Verdict::Dropped;
+        self.state.lock().dropped = matches!(&outcome, Ok(Ok(answer)) if is_dropped(answer));
         let times = Times { sent: sent.now, ..self.clock() };
         let event = match &outcome {
             Ok(Ok(answer)) => {
@@ -394,6 +400,7 @@ impl Poller {
         };
         let mut call = Call::post(Lane::PollMany, ENDPOINT, &request)?.once(timeout);
         call.branch = self.branch.clone().filter(|_| turn.long);
+        call.fresh = self.state.lock().dropped;
         Ok(call)
     }
 

@@ -82,6 +82,7 @@ impl Session {
         progress: &'a Progress,
         cancel: &'a CancelToken,
     ) -> Asking<'a> {
+        progress.awaiting(promise.request_type);
         Asking {
             session: self,
             promise,
@@ -159,9 +160,8 @@ impl Asking<'_> {
                 }
                 self.poll.on(Event::Answer { facts: answer.facts(), protobuf: answer.is_protobuf() }, times)
             }
-            Err(Broken::Timeout(phase)) if !matches!(phase, Phase::Resolve | Phase::Connect) => {
-                self.poll.on(Event::Timeout, times)
-            }
+            // Not so of an answer that began: the server is done, but the line is not good enough.
+            Err(Broken::Timeout(Phase::FirstByte | Phase::Exchange)) => self.poll.on(Event::Timeout, times),
             // What the server promised is still there when the breaker closes.
             Err(
                 broken @ (Broken::Timeout(_)
@@ -222,6 +222,7 @@ impl Asking<'_> {
         }
         call.protobuf = promise.protobuf;
         call.timeout = Some(timeout);
+        call.fresh = poll.wants_fresh();
         Ok(call)
     }
 }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::Timestamp;
 use super::lenient::text_enum;
+use super::odd::or_absent;
 
 /// Which entries of the audit log to list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -39,15 +40,21 @@ text_enum!(AuditEventType {
 #[non_exhaustive]
 pub struct AuditEntry {
     /// When it happened.
+    #[serde(deserialize_with = "or_absent")]
     pub timestamp: Option<Timestamp>,
     /// What happened.
+    #[serde(deserialize_with = "or_absent")]
     pub event: String,
     /// What is known about it; which names there are depends on the event.
+    #[serde(deserialize_with = "or_absent")]
     pub event_details: Map<String, Value>,
     /// The model. Deprecated by the service in favour of `event_details`.
+    #[serde(deserialize_with = "or_absent")]
     pub model_id: Option<String>,
     /// The checkpoint. Deprecated by the service in favour of `event_details`.
+    #[serde(deserialize_with = "or_absent")]
     pub tinker_path: Option<String>,
     /// What for. Deprecated by the service in favour of `event_details`.
+    #[serde(deserialize_with = "or_absent")]
     pub purpose: Option<String>,
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::lenient::{self, text_enum};
+use super::odd::or_absent;
 use super::{CheckpointPath, Timestamp};
 use crate::error::Result;
 
@@ -33,8 +34,10 @@ pub struct Checkpoint {
     /// same everywhere.
     pub checkpoint_id: String,
     /// What it holds, if the server says so.
+    #[serde(deserialize_with = "or_absent")]
     pub checkpoint_type: Option<CheckpointType>,
     /// When it was saved.
+    #[serde(deserialize_with = "or_absent")]
     pub time: Option<Timestamp>,
     /// Where it is; see [`path`](Self::path).
     pub tinker_path: String,
@@ -42,11 +45,13 @@ pub struct Checkpoint {
     #[serde(deserialize_with = "lenient::maybe_count")]
     pub size_bytes: Option<u64>,
     /// Whether everybody may read it.
+    #[serde(deserialize_with = "or_absent")]
     pub public: bool,
     /// What was saved with it to find it by.
     #[serde(deserialize_with = "lenient::texts")]
     pub user_metadata: BTreeMap<String, String>,
     /// When it will be deleted. `None`: never, or the server does not say.
+    #[serde(deserialize_with = "or_absent")]
     pub expires_at: Option<Timestamp>,
 }
 

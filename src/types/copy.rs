@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::Ttl;
+use crate::error::{Error, Result};
 use crate::secret::Secret;
 
 /// How a checkpoint is copied. `CopyOptions::default()` copies into the client's own project, for good.
@@ -38,13 +39,25 @@ impl AccessToken {
     /// The header that carries it, where it is not part of the body.
     pub(crate) const HEADER: &str = "X-Tinker-Weights-Access-Token";
 
-    /// The permission, as the owner handed it out.
+    /// The permission, as the owner handed it out. What no header can carry, such as the end of a line, is refused when it is
+    /// used.
     pub fn new(token: impl Into<String>) -> Self {
         AccessToken(Secret::new(token))
     }
 
-    pub(crate) fn expose(&self) -> &str {
-        self.0.expose()
+    /// The token, if a header can carry it.
+    pub(crate) fn checked(&self) -> Result<&Secret> {
+        const LONGEST: usize = 8192;
+        let text = self.0.expose();
+        let is_printable = text.bytes().all(|it| (b' '..=b'~').contains(&it));
+        // What is wrong is said without a part of the token.
+        match is_printable && !text.is_empty() && text.trim() == text && text.len() <= LONGEST {
+            true => Ok(&self.0),
+            false => Err(Error::invalid(
+                "weights_access_token",
+                "is empty, longer than 8 KiB or not printable ASCII, or begins or ends with white space",
+            )),
+        }
     }
 }
 

@@ -86,6 +86,13 @@ impl Datum {
         self
     }
 
+    /// Refuses tensors that are too large to be made dense ones.
+    pub(crate) fn check_room(&self, path: &str) -> Result<()> {
+        let check =
+            |(name, it): (&String, &TensorData)| it.check_room(&format!("{path}.loss_fn_inputs[{name:?}]"));
+        self.loss_fn_inputs.iter().try_for_each(check)
+    }
+
     /// Makes its tensors those that are sent: dense ones if the server takes no others, else sparse ones where that is
     /// smaller (PROTOCOL §6.2).
     pub(crate) fn pack(&mut self, dense: bool) {
@@ -132,7 +139,18 @@ impl Datum {
         let n_tokens = self.model_input.len().ok();
         for (name, tensor) in &self.loss_fn_inputs {
             let path = format!("{path}.loss_fn_inputs[{name:?}]");
-            tensor.validate(&path, true)?;
+            tensor.validate(&path)?;
+            match name.as_str() {
+                "weights" | "advantages" | "sequence_ratio_mask" => {
+                    tensor.check_values(&path, "a finite number", f32::is_finite)?;
+                }
+                // A token that could not be drawn has a log-probability of minus infinity, and a threshold may be none.
+                "logprobs" | "clip_low_threshold" | "clip_high_threshold" => {
+                    tensor.check_values(&path, "a number", |it| !it.is_nan())?;
+                }
+                // What the other names mean is known to the loss alone.
+                _ => {}
+            }
             if is_float(name) && tensor.as_f32().is_none() {
                 return Err(Error::invalid(path, "must hold 32-bit floats"));
             }
@@ -227,6 +245,8 @@ mod tests {
         assert_eq!(path(&nan), "data[3].loss_fn_inputs[\"weights\"][2]");
         let infinite = good.clone().with("advantages", vec![f32::INFINITY, 0.0, 0.0]);
         assert_eq!(path(&infinite), "data[3].loss_fn_inputs[\"advantages\"][0]");
+        let nan = good.clone().with("logprobs", vec![f32::NEG_INFINITY, f32::NAN, 0.0]);
+        assert_eq!(path(&nan), "data[3].loss_fn_inputs[\"logprobs\"][1]");
         let negative = good.clone().with("target_tokens", vec![1i64, -1, 2]);
         assert_eq!(path(&negative), "data[3].loss_fn_inputs[\"target_tokens\"][1]");
         let short = good.clone().with("target_tokens", vec![1i64]);
@@ -280,7 +300,7 @@ mod tests {
             datum.pack(false);
             let packed = &datum.loss_fn_inputs[name];
             assert_eq!(packed.sparse.is_some(), sparse, "{name} {:?}", tensor.shape());
-            packed.validate("t", true).expect("a good tensor");
+            packed.validate("t").expect("a good tensor");
             datum.pack(true);
             assert_eq!(datum.loss_fn_inputs[name], tensor, "what is unpacked is what was packed");
         }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::odd::or_absent;
+
 /// Whom the credential stands for (PROTOCOL §1.4).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -22,10 +24,13 @@ pub struct Identity {
 #[non_exhaustive]
 pub struct ApiKeyInfo {
     /// The key's number.
+    #[serde(deserialize_with = "or_absent")]
     pub key_id: Option<u64>,
     /// Its name.
+    #[serde(deserialize_with = "or_absent")]
     pub name: Option<String>,
     /// What it is for.
+    #[serde(deserialize_with = "or_absent")]
     pub note: Option<String>,
     /// Whose it is.
     pub details: ApiKeyDetails,

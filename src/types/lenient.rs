@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-/// Texts by name. A value that is no text becomes its JSON.
+use super::odd::or_absent;
+
+/// Texts by name, none if there is something else. A value that is no text becomes its JSON.
 pub(super) fn texts<'de, D: Deserializer<'de>>(input: D) -> Result<BTreeMap<String, String>, D::Error> {
-    let map: BTreeMap<String, Value> = Deserialize::deserialize(input)?;
+    let map: BTreeMap<String, Value> = or_absent(input)?;
     let text = |value| match value {
         Value::String(it) => it,
         other => other.to_string(),
@@ -21,9 +23,10 @@ pub(super) fn count<'de, D: Deserializer<'de>>(input: D) -> Result<u64, D::Error
     Ok(number.as_u64().unwrap_or_else(|| number.as_f64().unwrap_or_default().round() as u64))
 }
 
-/// As [`count`], of a field that may be missing.
+/// As [`count`], of a field that may be missing; something else than a number counts as that.
 pub(super) fn maybe_count<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u64>, D::Error> {
-    count(input).map(Some)
+    let value = Value::deserialize(input)?;
+    Ok(value.is_number().then(|| count(value).unwrap_or_default()))
 }
 
 /// An id that may be written as a number.

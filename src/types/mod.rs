@@ -18,6 +18,7 @@ mod loss_graph;
 mod model;
 mod model_input;
 mod model_options;
+pub(crate) mod odd;
 mod optim;
 mod optimizer;
 mod page;

@@ -35,7 +35,7 @@ pub struct SupportedModel {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoraConfig {
-    /// The rank. Default 32.
+    /// The rank. Some servers take 0 for a model that is trained as a whole. Default 32.
     #[serde(default = "default_rank")]
     pub rank: u32,
     /// The seed of the adapter's first values; without one the server draws it.
@@ -74,9 +74,6 @@ impl Default for LoraConfig {
 
 impl LoraConfig {
     pub(crate) fn validate(&self) -> Result<()> {
-        if self.rank == 0 {
-            return Err(Error::invalid("lora_config.rank", "must be at least 1"));
-        }
         match self.train_attn || self.train_mlp || self.train_unembed {
             true => Ok(()),
             false => {

@@ -107,6 +107,23 @@ impl ModelInput {
         self
     }
 
+    /// This input with one token added: to its last chunk if that is text, else in a chunk of its own.
+    ///
+    /// # Example: a prompt that grows
+    /// ```
+    /// use tinkex::types::ModelInput;
+    ///
+    /// let prompt = ModelInput::from_ints([1, 2]).append_int(3);
+    /// assert_eq!(prompt, ModelInput::from_ints([1, 2, 3]));
+    /// ```
+    pub fn append_int(mut self, token: i32) -> Self {
+        match self.chunks.last_mut() {
+            Some(Chunk::EncodedText { tokens }) => tokens.push(token),
+            _ => self.chunks.push(Chunk::EncodedText { tokens: vec![token] }),
+        }
+        self
+    }
+
     /// All token ids, if every chunk is text.
     ///
     /// # Errors
@@ -212,6 +229,18 @@ mod tests {
         let input = ModelInput::from_ints([1, 2]).with_chunk(Chunk::EncodedText { tokens: vec![3, -4] });
         let error = input.validate("data[3].model_input").expect_err("a negative id");
         assert_eq!(error.violation().expect("a path").path, "data[3].model_input.chunks[1].tokens[1]");
+    }
+
+    #[test]
+    fn a_token_behind_an_image_begins_a_chunk() {
+        let image = Chunk::ImageAssetPointer {
+            location: "x".into(),
+            format: ImageFormat::Png,
+            expected_tokens: Some(3),
+        };
+        let input = ModelInput::default().with_chunk(image).append_int(7).append_int(8);
+        assert_eq!((input.chunks.len(), input.len().expect("a length")), (2, 5));
+        assert_eq!(input.chunks[1], Chunk::EncodedText { tokens: vec![7, 8] });
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Map, Value};
+
 use super::{AccessToken, OptimizerConfig};
 use crate::error::{Error, Result};
 
@@ -14,6 +16,7 @@ use crate::error::{Error, Result};
 /// let options = ModelOptions {
 ///     user_metadata: Some([("recipe".to_string(), "pig latin".to_string())].into()),
 ///     optimizer: OptimizerConfig::Dimuon { version: 1 },
+///     ..Default::default()
 /// };
 /// assert_eq!(options.user_metadata.unwrap()["recipe"], "pig latin");
 /// ```
@@ -23,6 +26,24 @@ pub struct ModelOptions {
     pub user_metadata: Option<BTreeMap<String, String>>,
     /// The optimizer. Default: AdamW.
     pub optimizer: OptimizerConfig,
+    /// What a server wants to know besides, by name, such as `model_role` for a critic. It becomes part of the request;
+    /// fields that the client writes itself cannot be given. The Tinker service refuses fields that it does not know. Default:
+    /// nothing.
+    pub extra_fields: Map<String, Value>,
+}
+
+impl ModelOptions {
+    /// `written` are the names of the fields that the client writes itself.
+    pub(crate) fn validate(&self, written: &[&str]) -> Result<()> {
+        self.optimizer.validate("optimizer")?;
+        match self.extra_fields.keys().find(|it| written.contains(&it.as_str())) {
+            Some(name) => {
+                let problem = "is a field that the client writes itself";
+                Err(Error::invalid(format!("extra_fields[{name:?}]"), problem))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// How a model is made from a checkpoint. The default takes the weights alone, and everything else as the checkpoint has
@@ -59,6 +80,7 @@ impl FromStateOptions {
         if self.base_model.as_deref() == Some("") {
             return Err(Error::invalid("base_model", "is empty"));
         }
+        self.weights_access_token.as_ref().map(AccessToken::checked).transpose()?;
         match &self.optimizer {
             Some(_) if self.restore_optimizer => {
                 let problem = "an optimizer that is restored is of the kind that was saved";

@@ -88,7 +88,7 @@ fn check_target(target: &TensorData, len: Option<usize>) -> Result<()> {
     let Some(ids) = target.as_i64() else {
         return fail("must hold int64 token ids, holds float32".into());
     };
-    target.validate(PATH, false)?;
+    target.validate(PATH)?;
     let &[rows, columns] = &target.shape()[..] else {
         return fail(format!("must have two dimensions, has the shape {:?}", target.shape()));
     };

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
-    /// The longest answer, in tokens. Some servers insist on it. Default none.
+    /// The longest answer, in tokens. Some servers insist on it, and on at least one. Default none.
     pub max_tokens: Option<u32>,
     /// Makes the draw repeatable, for the whole request. Default none.
     pub seed: Option<u64>,
@@ -27,9 +27,9 @@ pub struct SamplingParams {
     pub stop: Option<Stop>,
     /// Flattens (above 1) or sharpens (below 1) the distribution; 0 takes the most likely token. Default 1.
     pub temperature: f32,
-    /// Draws among the k most likely tokens; −1 = all. Default −1.
+    /// Draws among the k most likely tokens; −1 = all, and so is 0 on most servers. Default −1.
     pub top_k: i32,
-    /// Draws among the most likely tokens of this total probability. Default 1.
+    /// Draws among the most likely tokens of this total probability, in `[0, 1]`; some servers refuse 0. Default 1.
     pub top_p: f32,
 }
 
@@ -76,17 +76,14 @@ impl SamplingParams {
     pub(crate) fn validate(&self) -> Result<()> {
         let fail =
             |name: &str, problem: String| Err(Error::invalid(format!("sampling_params.{name}"), problem));
-        if self.max_tokens == Some(0) {
-            return fail("max_tokens", "must be at least 1".into());
-        }
         if !(self.temperature.is_finite() && 0.0 <= self.temperature) {
             return fail("temperature", format!("must be finite and at least 0, is {}", self.temperature));
         }
-        if !(0.0 < self.top_p && self.top_p <= 1.0) {
-            return fail("top_p", format!("must be above 0 and at most 1, is {}", self.top_p));
+        if !(0.0..=1.0).contains(&self.top_p) {
+            return fail("top_p", format!("must be in 0..=1, is {}", self.top_p));
         }
-        if self.top_k == 0 || self.top_k < -1 {
-            return fail("top_k", format!("must be -1 (off) or at least 1, is {}", self.top_k));
+        if self.top_k < -1 {
+            return fail("top_k", format!("must be -1 (off) or at least 0, is {}", self.top_k));
         }
         match &self.stop {
             Some(Stop::Strings(texts)) => match texts.iter().position(String::is_empty) {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::lenient;
+use super::odd::or_absent;
 use super::{SessionStatus, Timestamp};
 use crate::error::{Error, Result};
 
@@ -125,17 +126,22 @@ pub struct FoundSession {
     #[serde(deserialize_with = "lenient::id")]
     pub session_id: String,
     /// When it was created.
+    #[serde(deserialize_with = "or_absent")]
     pub created_at: Option<Timestamp>,
     /// Whose it is.
+    #[serde(deserialize_with = "or_absent")]
     pub owner: Option<String>,
     /// The project that it belongs to.
+    #[serde(deserialize_with = "or_absent")]
     pub project_id: Option<String>,
     /// Its state, if the server says so.
+    #[serde(deserialize_with = "or_absent")]
     pub status: Option<SessionStatus>,
     /// How many checkpoints it saved.
     #[serde(deserialize_with = "lenient::count")]
     pub checkpoints_count: u64,
     /// Its name for people.
+    #[serde(deserialize_with = "or_absent")]
     pub display_name: Option<String>,
     /// What it was given to find it by.
     #[serde(deserialize_with = "lenient::texts")]

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
+use super::odd::or_absent;
 
 /// An address that whoever has it may read from, for a while. Its `Debug` leaves out the query, where the signature is.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,7 @@ pub struct ExternalWeightsUrls {
     /// The address of each file, by its path within the checkpoint.
     pub urls: BTreeMap<String, SignedUrl>,
     /// Until when they can be read.
+    #[serde(deserialize_with = "or_absent")]
     pub expires: Option<Timestamp>,
 }
 
@@ -51,5 +53,6 @@ pub struct ArchiveUrl {
     /// Its address.
     pub url: SignedUrl,
     /// Until when it can be read, if the server says so; else about a quarter of an hour.
+    #[serde(deserialize_with = "or_absent")]
     pub expires: Option<Timestamp>,
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::lenient;
+use super::odd::or_absent;
 
 /// What the checkpoints of an account take now (PROTOCOL §3.6 #42). Amounts of money are in US dollars.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -10,6 +11,7 @@ use super::lenient;
 #[non_exhaustive]
 pub struct StorageUsage {
     /// The price of storing a gigabyte for a month.
+    #[serde(deserialize_with = "or_absent")]
     pub effective_rate_usd_per_gigabyte_month: Option<f64>,
     /// One entry for each project and user.
     #[serde(rename = "data")]
@@ -22,12 +24,16 @@ pub struct StorageUsage {
 #[non_exhaustive]
 pub struct StorageEntry {
     /// The project.
+    #[serde(deserialize_with = "or_absent")]
     pub project_id: Option<String>,
     /// The user within the organization.
+    #[serde(deserialize_with = "or_absent")]
     pub org_user_urn: Option<String>,
     /// The user's address.
+    #[serde(deserialize_with = "or_absent")]
     pub user_email: Option<String>,
     /// The user's name.
+    #[serde(deserialize_with = "or_absent")]
     pub user_name: Option<String>,
     /// How many checkpoints.
     #[serde(deserialize_with = "lenient::count")]
@@ -38,5 +44,6 @@ pub struct StorageEntry {
     /// Their size in gigabytes, as it is billed.
     pub size_gigabytes: f64,
     /// What they cost in a month.
+    #[serde(deserialize_with = "or_absent")]
     pub estimated_monthly_cost_usd: Option<f64>,
 }

@@ -40,6 +40,10 @@ pub struct Sparse {
     pub col_indices: Vec<i64>,
 }
 
+/// The most places that a sparse tensor may have if its zeros are to be written out: 1 GiB of integers, which is what servers
+/// take in one request.
+const MOST_DENSE: usize = 1 << 27;
+
 impl Values {
     /// How many values are stored.
     pub fn len(&self) -> usize {
@@ -103,7 +107,7 @@ impl TensorData {
     /// A shape whose product is not the number of values.
     pub fn with_shape(mut self, shape: impl Into<Vec<usize>>) -> Result<Self> {
         self.shape = Some(shape.into());
-        self.validate("tensor", true)?;
+        self.validate("tensor")?;
         Ok(self)
     }
 
@@ -159,7 +163,21 @@ impl TensorData {
         self.sparse = Some(Sparse { crow_indices, col_indices });
     }
 
-    /// Writes the zeros out. The tensor must have been validated.
+    /// Refuses a sparse tensor that would take too much memory with its zeros written out.
+    pub(crate) fn check_room(&self, path: &str) -> Result<()> {
+        let (Some(_), Some(&[rows, columns])) = (&self.sparse, self.shape.as_deref()) else { return Ok(()) };
+        match rows.checked_mul(columns).is_some_and(|it| it <= MOST_DENSE) {
+            true => Ok(()),
+            false => {
+                let problem = format!(
+                    "has {rows} x {columns} places, too many to be sent as a dense tensor; the most is {MOST_DENSE}"
+                );
+                Err(Error::invalid(path, problem))
+            }
+        }
+    }
+
+    /// Writes the zeros out. The tensor must have been validated, and there must be room for it.
     pub(crate) fn make_dense(&mut self) {
         let (Some(sparse), Some(&[rows, columns])) = (&self.sparse, self.shape.as_deref()) else { return };
         let places: Vec<usize> = sparse
@@ -176,8 +194,17 @@ impl TensorData {
         self.sparse = None;
     }
 
-    /// Refuses a shape that does not fit, broken sparse indices, and, if asked, values that are not finite.
-    pub(crate) fn validate(&self, path: &str, finite: bool) -> Result<()> {
+    /// Refuses values that are not as they should be.
+    pub(crate) fn check_values(&self, path: &str, are: &str, fine: fn(f32) -> bool) -> Result<()> {
+        let Values::F32(values) = &self.values else { return Ok(()) };
+        match values.iter().position(|it| !fine(*it)) {
+            Some(i) => Err(Error::invalid(format!("{path}[{i}]"), format!("{} is not {are}", values[i]))),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a shape that does not fit, and broken sparse indices.
+    pub(crate) fn validate(&self, path: &str) -> Result<()> {
         match (&self.sparse, &self.shape) {
             (None, Some(shape)) => {
                 let n = shape.iter().try_fold(1usize, |n, it| n.checked_mul(*it));
@@ -188,14 +215,6 @@ impl TensorData {
             }
             (None, None) => {}
             (Some(sparse), shape) => sparse.validate(path, shape.as_deref(), self.values.len())?,
-        }
-        if let (true, Values::F32(values)) = (finite, &self.values)
-            && let Some(i) = values.iter().position(|it| !it.is_finite())
-        {
-            return Err(Error::invalid(
-                format!("{path}[{i}]"),
-                format!("{} is not a finite number", values[i]),
-            ));
         }
         Ok(())
     }
@@ -220,6 +239,10 @@ impl Sparse {
         };
         let starts_and_ends = self.crow_indices.first() == Some(&0)
             && self.crow_indices.last().copied() == i64::try_from(n_values).ok();
+        // Places are counted in one number, and rows with one more than there are.
+        if rows.checked_mul(cols).is_none_or(|it| isize::MAX as usize <= it) || isize::MAX as usize <= rows {
+            return Err(Error::invalid(path, format!("a shape of {rows} x {cols} is too large")));
+        }
         if self.crow_indices.len() != rows + 1
             || !starts_and_ends
             || self.crow_indices.windows(2).any(|it| it[1] < it[0])

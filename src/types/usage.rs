@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
+use super::odd::or_absent;
 use super::{Timestamp, lenient};
 
 /// What was used in a span of time (PROTOCOL §3.6 #41).
@@ -18,6 +19,7 @@ pub struct BillingUsage {
     /// What is known of the sessions that the entries name, by session id.
     pub sessions: BTreeMap<String, UsageSession>,
     /// The costs are known up to here.
+    #[serde(deserialize_with = "or_absent")]
     pub cost_data_through: Option<Timestamp>,
 }
 
@@ -37,24 +39,34 @@ pub struct UsageSession {
 #[non_exhaustive]
 pub struct UsageEvent {
     /// The beginning of the hour.
+    #[serde(deserialize_with = "or_absent")]
     pub bucket_start: Option<Timestamp>,
     /// Its end.
+    #[serde(deserialize_with = "or_absent")]
     pub bucket_end: Option<Timestamp>,
     /// The base model's name.
+    #[serde(deserialize_with = "or_absent")]
     pub base_model: Option<String>,
     /// Who used it.
+    #[serde(deserialize_with = "or_absent")]
     pub user_id: Option<String>,
     /// The user's name.
+    #[serde(deserialize_with = "or_absent")]
     pub user_name: Option<String>,
     /// In which session.
+    #[serde(deserialize_with = "or_absent")]
     pub session_id: Option<String>,
     /// In which project.
+    #[serde(deserialize_with = "or_absent")]
     pub project_id: Option<String>,
     /// What it cost, as far as that is known.
+    #[serde(deserialize_with = "or_absent")]
     pub estimated_cost_usd: Option<f64>,
     /// The price of a million tokens.
+    #[serde(deserialize_with = "or_absent")]
     pub effective_rate_usd_per_million_tokens: Option<f64>,
     /// The price of storing a gigabyte for a month of 720 hours.
+    #[serde(deserialize_with = "or_absent")]
     pub effective_rate_usd_per_gigabyte_month: Option<f64>,
     /// What was used.
     pub event_info: UsageKind,

@@ -78,7 +78,7 @@ pub(super) fn from_proto(tensor: Tensor, path: &str) -> Result<TensorData> {
         }
     };
     let tensor = TensorData { values, shape, sparse };
-    tensor.validate(path, false)?;
+    tensor.validate(path)?;
     Ok(tensor)
 }
 
@@ -148,7 +148,7 @@ impl TensorJson {
             _ => return Err(Error::decode(format!("{path}: only one of its two lists of sparse indices"))),
         };
         let tensor = TensorData { values, shape: shape.transpose()?, sparse };
-        tensor.validate(path, false)?;
+        tensor.validate(path)?;
         Ok(tensor)
     }
 }

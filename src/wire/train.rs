@@ -379,6 +379,9 @@ pub(crate) fn forward_backward_output_from_json(value: &Value) -> Result<Forward
     let Some(object) = value.as_object() else {
         return Err(Error::decode("the output of a pass over data is no JSON object"));
     };
+    if !json::is_result("ForwardBackward", value) {
+        return Err(Error::decode("the output of a pass over data has neither outputs nor metrics"));
+    }
     let mut outputs = Vec::new();
     for (i, datum) in list(object.get("loss_fn_outputs")).iter().enumerate() {
         let mut fields = BTreeMap::new();

@@ -25,6 +25,14 @@ pub(crate) fn segment(field: &str, id: &str) -> Result<String> {
     Ok(out)
 }
 
+/// An id that the server gave, as a part of a path.
+///
+/// # Errors
+/// As for [`segment`], but then it is the server that is wrong.
+pub(crate) fn segment_of_server(id: &str) -> Result<String> {
+    segment("id", id).map_err(|_| Error::decode(format!("the server's id {id:?} cannot stand in an address")))
+}
+
 /// A path with a query. Empty values are left out.
 #[derive(Debug)]
 pub(crate) struct Query {

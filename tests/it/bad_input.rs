@@ -1,10 +1,12 @@
 //! Input that cannot be sent: the error names the place, nothing is sent, the client stays usable.
 
-use tinkex::testing::FakeServer;
+use serde_json::json;
+use tinkex::testing::{Act, FakeServer};
 use tinkex::types::{
-    AdamParams, Datum, LoraConfig, LossFn, ModelInput, SamplerPath, SamplingParams, TrainingPath, Ttl,
+    AccessToken, AdamParams, CopyOptions, Datum, FromStateOptions, LoraConfig, LossFn, ModelInput,
+    SamplerPath, SamplingParams, Sparse, TensorData, TrainingPath, Ttl, Values,
 };
-use tinkex::{ErrorKind, Pending, ServiceClient};
+use tinkex::{CloseStatus, ErrorKind, Pending, ServiceClient};
 
 use crate::util::{datum, path_of, training};
 
@@ -76,10 +78,10 @@ fn bad_prompts_and_parameters_are_refused_with_their_path_and_nothing_is_sent() 
         change(&mut params);
         refused(sampler.sample(&prompt, 1, &params))
     };
-    assert_eq!(with(|it| it.max_tokens = Some(0)), "sampling_params.max_tokens");
     assert_eq!(with(|it| it.temperature = f32::NAN), "sampling_params.temperature");
-    assert_eq!(with(|it| it.top_p = 0.0), "sampling_params.top_p");
-    assert_eq!(with(|it| it.top_k = 0), "sampling_params.top_k");
+    assert_eq!(with(|it| it.top_p = -0.1), "sampling_params.top_p");
+    assert_eq!(with(|it| it.top_p = f32::NAN), "sampling_params.top_p");
+    assert_eq!(with(|it| it.top_k = -2), "sampling_params.top_k");
     assert_eq!(with(|it| it.stop = Some("".into())), "sampling_params.stop[0]");
     assert_eq!(refused(sampler.compute_logprobs(&ModelInput::from_ints([]))), "prompt");
     assert_eq!(server.requests().len(), before, "something was sent");
@@ -94,14 +96,45 @@ fn unknown_forms_of_paths_and_models_without_anything_to_train_are_refused_befor
     for path in ["tinker://run", "tinker://run/other/x", "run/weights/x", "tinker://run/sampler_weights/x"] {
         assert_eq!(path_of(&service.create_training_client_from_state(path).unwrap_err()), "path");
     }
-    assert_eq!(path_of(&service.create_sampling_client("tinker://run/weights/x").unwrap_err()), "path");
+    for path in ["tinker://run", "tinker://run/external_weights/x"] {
+        assert_eq!(path_of(&service.create_sampling_client(path).unwrap_err()), "path");
+    }
     assert_eq!(path_of(&service.create_sampling_client("").unwrap_err()), "model");
     let nothing =
         LoraConfig { train_attn: false, train_mlp: false, train_unembed: false, ..Default::default() };
     assert_eq!(path_of(&service.create_lora_training_client("m", nothing).unwrap_err()), "lora_config");
-    let rank = LoraConfig { rank: 0, ..Default::default() };
-    assert_eq!(path_of(&service.create_lora_training_client("m", rank).unwrap_err()), "lora_config.rank");
     assert!(server.requests().is_empty());
+}
+
+#[test]
+fn a_sparse_tensor_that_no_memory_holds_is_refused_where_it_would_have_to_be_sent_dense() {
+    let sparse = |rows: usize, columns: usize| TensorData {
+        values: Values::F32(vec![1.0]),
+        shape: Some(vec![rows, columns]),
+        sparse: Some(Sparse { crow_indices: vec![0, 1], col_indices: vec![0] }),
+    };
+    let datum = |columns| {
+        Datum::new(ModelInput::from_ints([1]))
+            .with("target_tokens", vec![2i64])
+            .with("weights", sparse(1, columns))
+    };
+    let server = FakeServer::new();
+    let dense = server.in_memory().dense_tensors(true).build().unwrap();
+    let dense = dense.create_lora_training_client("fake/model", Default::default()).unwrap();
+    let any = server.in_memory().build().unwrap();
+    let any = any.create_lora_training_client("fake/model", Default::default()).unwrap();
+    let place = "data[0].loss_fn_inputs[\"weights\"]";
+    let pass = |client: &tinkex::TrainingClient, columns| {
+        client.forward_backward(vec![datum(columns)], LossFn::Other("mine".into())).wait()
+    };
+    assert_eq!(path_of(&pass(&dense, 1_000_000_000_000).unwrap_err()), place);
+    // More places than can be counted are no shape at all.
+    for client in [&dense, &any] {
+        assert_eq!(path_of(&pass(client, usize::MAX).unwrap_err()), place);
+    }
+    assert!(server.requests_to("/api/v1/forward_backward").is_empty());
+    pass(&dense, 1000).unwrap();
+    pass(&any, 1_000_000_000_000).unwrap();
 }
 
 #[test]
@@ -122,4 +155,54 @@ fn a_key_without_its_prefix_and_a_url_without_scheme_are_refused_when_the_client
         assert!(key.is_empty() || !format!("{error:?}{error}").contains(key), "a key stands in the error");
     }
     assert!(build("tml-1", "http://h").is_ok());
+}
+
+#[test]
+fn an_access_token_that_no_header_can_carry_is_refused_without_being_shown() {
+    let server = FakeServer::new();
+    let listening = server.listen().unwrap();
+    let service = listening.client().build().unwrap();
+    let rest = service.create_rest_client();
+    for bad in ["from-the-owner\n", "", " from-the-owner", "from\u{e4}-the-owner", &"x".repeat(9000)] {
+        let token = AccessToken::new(bad);
+        let options = CopyOptions {
+            destination_project_id: Some("p".into()),
+            weights_access_token: Some(token.clone()),
+            ..CopyOptions::default()
+        };
+        let options_of_state = FromStateOptions { weights_access_token: Some(token), ..Default::default() };
+        for error in [
+            rest.copy_weights("tinker://r/weights/x", &options).unwrap_err(),
+            service
+                .create_training_client_from_state_with("tinker://r/weights/x", &options_of_state)
+                .map(drop)
+                .unwrap_err(),
+        ] {
+            assert!(error.is_user_error() && !error.is_retryable(), "{error:?}");
+            assert_eq!(path_of(&error), "weights_access_token");
+            assert!(!format!("{error} {error:?}").contains("owner"), "{error:?}");
+        }
+    }
+    for path in ["/api/v1/copy_weights", "/api/v1/load_weights"] {
+        assert!(server.requests_to(path).is_empty(), "{path} was sent");
+    }
+}
+
+#[test]
+fn odd_ids_of_the_server_stand_escaped_in_addresses() {
+    let server = FakeServer::new();
+    server.always("/api/v1/create_session", Act::json(json!({"session_id": "session 1?#"})));
+    server.always("/api/v1/create_sampling_session", Act::json(json!({"sampling_session_id": "of 1?#"})));
+    let listening = server.listen().unwrap();
+    let service = listening.client().build().unwrap();
+    service.create_sampling_client("tinker://r/sampler_weights/x").unwrap();
+    service.close(CloseStatus::Success).unwrap();
+    for path in ["/api/v1/samplers/of%201%3F%23", "/api/v1/sessions/session%201%3F%23/finish"] {
+        assert_eq!(server.requests_to(path).len(), 1, "{path}");
+    }
+    // Where an id would lead elsewhere, nothing is sent.
+    server.always("/api/v1/create_sampling_session", Act::json(json!({"sampling_session_id": "../x"})));
+    let service = listening.client().build().unwrap();
+    let error = service.create_sampling_client("tinker://r/sampler_weights/x").map(drop).unwrap_err();
+    assert_eq!(*error.kind(), ErrorKind::Decode, "{error:?}");
 }

@@ -1,6 +1,9 @@
 //! Servers that are slow, wrong or gone; clients that are closed while work is in flight.
 
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -52,8 +55,11 @@ fn when_the_server_dies_every_waiting_operation_ends_with_an_error_and_no_thread
         || {
             let server = FakeServer::new();
             let listening = server.listen().unwrap();
-            let service =
-                listening.client().timeouts(|it| it.silence = Duration::from_millis(200)).build().unwrap();
+            let ms = Duration::from_millis;
+            let service = listening.client().timeouts(|it| {
+                (it.silence, it.operation, it.finish) = (ms(200), ms(10_000), ms(1000));
+            });
+            let service = service.build().unwrap();
             let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
             let sampler = service.create_sampling_client("fake/model").unwrap();
             server.always("/api/v1/retrieve_future", Act::Stall);
@@ -230,4 +236,49 @@ fn dropping_everything_while_the_server_hangs_leaves_no_thread() {
         assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
         eventually("no thread stays", || client_threads().is_empty());
     });
+}
+
+/// Answers on one connection: on the first of all with an empty 400, whatever is asked there.
+fn proxy_connection(stream: TcpStream, number: usize, n_dropped: &AtomicUsize) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut out = stream;
+    loop {
+        let (mut length, mut line) = (0, String::new());
+        while reader.read_line(&mut line)? != 0 && line != "\r\n" {
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap_or(0);
+            }
+            line.clear();
+        }
+        if line.is_empty() {
+            return Ok(());
+        }
+        reader.read_exact(&mut vec![0; length])?;
+        let (status, body) = match number {
+            0 => (400, ""),
+            _ => (200, r#"{"supported_models":[{"model_name":"m"}]}"#),
+        };
+        if number == 0 {
+            n_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        write!(out, "HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len())?;
+    }
+}
+
+#[test]
+fn a_connection_on_which_a_proxy_drops_requests_is_not_used_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let n_dropped = Arc::new(AtomicUsize::new(0));
+    let counter = n_dropped.clone();
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().flatten().enumerate() {
+            let counter = counter.clone();
+            std::thread::spawn(move || proxy_connection(stream, number, &counter));
+        }
+    });
+    let service = ServiceClient::builder().without_environment().api_key("tml-x").base_url(&url);
+    let service = service.build().unwrap();
+    assert_eq!(service.get_server_capabilities().unwrap().supported_models.len(), 1);
+    assert_eq!(n_dropped.load(Ordering::Relaxed), 1);
 }

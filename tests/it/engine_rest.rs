@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use tinkex::local::{Options, Server};
-use tinkex::types::{CheckpointType, LoraConfig, SessionSearch, Ttl};
+use tinkex::types::{AuditEventType, CheckpointType, LoraConfig, Ttl};
 use tinkex::{CloseStatus, ErrorKind, ServiceClient};
 
 fn service(server: &Server) -> ServiceClient {
@@ -82,13 +82,10 @@ fn what_the_engine_does_not_offer_or_have_is_said_so() {
     let server = Server::start(Options { threads: 2, ..Options::default() }).unwrap();
     let rest = service(&server).create_rest_client();
     let path = "tinker://r/weights/x";
-    for error in [
-        rest.publish_checkpoint_from_tinker_path(path).unwrap_err(),
-        rest.unpublish_checkpoint_from_tinker_path(path).unwrap_err(),
-        rest.search_sessions(SessionSearch::default()).next().unwrap().unwrap_err(),
-    ] {
-        assert_eq!(error.kind(), &ErrorKind::Incompatible, "{error}");
-    }
+    let error = service(&server).create_admin_client().get_audit_log(AuditEventType::All, None).unwrap_err();
+    assert_eq!(error.kind(), &ErrorKind::Incompatible, "{error}");
+    let error = rest.revoke_api_key().unwrap_err();
+    assert_eq!(error.kind(), &ErrorKind::Incompatible, "{error}");
     for error in [
         rest.get_training_run("r").unwrap_err(),
         rest.list_checkpoints("r").unwrap_err(),
@@ -96,6 +93,9 @@ fn what_the_engine_does_not_offer_or_have_is_said_so() {
         rest.delete_checkpoint("r", "weights/x").unwrap_err(),
         rest.delete_checkpoint("r", "external_weights/x").unwrap_err(),
         rest.set_checkpoint_ttl_from_tinker_path(path, Ttl::Never).unwrap_err(),
+        rest.publish_checkpoint_from_tinker_path(path).unwrap_err(),
+        rest.unpublish_checkpoint_from_tinker_path(path).unwrap_err(),
+        rest.get_checkpoint_archive_url(path).unwrap_err(),
     ] {
         assert_eq!(error.kind(), &ErrorKind::NotFound, "{error}");
         assert!(error.to_string().contains("does not exist"), "{error}");

@@ -128,7 +128,7 @@ impl Scene {
         let service = listening.client().clock(clock.clone()).timeouts(|it| match fault.slow {
             true => {
                 (it.exchange, it.poll) = (ms(400), ms(400));
-                (it.submit, it.silence, it.operation) = (s(4), s(2), s(20));
+                (it.submit, it.silence, it.operation) = (s(4), s(2), s(12));
             }
             false => {
                 (it.exchange, it.poll, it.connect, it.close) = (PATIENCE, PATIENCE, PATIENCE, s(20));
@@ -151,7 +151,7 @@ impl Row<'_> {
             return it.expect;
         }
         let (once, always) = match (self.verb.name, self.place) {
-            ("close", _) => (&self.fault.finish, &self.fault.finish),
+            ("close", _) => (&self.fault.finish.0, &self.fault.finish.1),
             (_, Place::Submit) => (&self.fault.submit.0, &self.fault.submit.1),
             (_, Place::Retrieve) => (&self.fault.retrieve.0, &self.fault.retrieve.1),
         };

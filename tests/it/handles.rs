@@ -87,6 +87,27 @@ fn a_handle_holds_no_key_and_everything_that_the_official_sdk_reads() {
 }
 
 #[test]
+fn a_handle_passes_on_the_flags_that_only_newer_readers_know() {
+    let server = FakeServer::new();
+    let flags = json!({"use_pyqwest_transport": false, "flag_of_tomorrow": {"a": [1]}, "fwdbwd_max_chunk_len": "all"});
+    server.always("/api/v1/client/config", Act::json(flags));
+    let dynamic = json!({"refresh_interval_sec": 60, "dynamic_flag_of_tomorrow": 7});
+    server.always("/api/v1/client/dynamic_config", Act::json(dynamic));
+    let (_service, handle) = handle_of(&server);
+    let clone = server.in_memory().from_sampler_handle(&handle).unwrap();
+    for handle in [handle, clone.get_sampler_handle()] {
+        let holder = &decoded(&handle.to_string())["holder"];
+        let config = &holder["client_config"];
+        assert_eq!(config["flag_of_tomorrow"], json!({"a": [1]}));
+        assert_eq!(config["use_pyqwest_transport"], false);
+        assert_eq!(config["fwdbwd_max_chunk_len"], 1024, "what nobody can read is not passed on");
+        assert_eq!(config.as_object().unwrap().len(), 18);
+        assert_eq!(holder["client_dynamic_config"]["dynamic_flag_of_tomorrow"], 7);
+        assert_eq!(holder["client_dynamic_config"]["refresh_interval_sec"], 60);
+    }
+}
+
+#[test]
 fn a_handle_of_the_official_sdk_is_taken() {
     let server = FakeServer::new();
     let sampler = server.in_memory().from_sampler_handle(THEIRS).unwrap();

@@ -106,6 +106,18 @@ fn create_model_gets_a_lora_config_and_may_answer_with_more() {
 }
 
 #[test]
+fn create_model_of_rank_0_is_left_to_the_server() {
+    let server = FakeServer::new();
+    let service = server.in_memory().build().unwrap();
+    let whole = LoraConfig { rank: 0, ..Default::default() };
+    service.create_lora_training_client("fake/model", whole.clone()).unwrap();
+    assert_eq!(body(&server, "/api/v1/create_model")["lora_config"]["rank"], 0);
+    server.always("/api/v1/create_model", Act::status(400, r#"{"detail":"rank must be at least 1"}"#));
+    let error = service.create_lora_training_client("fake/model", whole).map(drop).unwrap_err();
+    assert!(error.http_status() == Some(400) && error.to_string().contains("rank"), "{error}");
+}
+
+#[test]
 fn create_via_load_falls_back_where_it_is_not_supported() {
     for (status, detail) in
         [(404, "Not Found"), (405, "Method Not Allowed"), (422, "model_id: field required")]
@@ -182,6 +194,45 @@ fn save_weights_under_a_name_that_is_taken_is_given_up_within_seconds() {
 }
 
 #[test]
+fn save_weights_that_was_taken_though_its_answer_was_lost_is_found_by_its_name() {
+    let (server, _service, training) = training();
+    let taken = || Act::status(409, r#"{"detail":"Checkpoint a already exists"}"#);
+    for path in ["/api/v1/save_weights", "/api/v1/save_weights_for_sampler"] {
+        server.next(path, Act::Reset);
+        server.always(path, taken());
+    }
+    let saved = training.save_state("a", Ttl::Never).wait().unwrap();
+    assert_eq!(saved.path.as_str(), format!("tinker://{}/weights/a", training.model_id()));
+    let saved = training.save_weights_for_sampler("a", Ttl::Never).wait().unwrap();
+    assert_eq!(saved.path.as_str(), format!("tinker://{}/a", training.model_id()));
+    // A name that this client used before says nothing: what lies there is the earlier state, and it is not replaced.
+    for lost in [true, false] {
+        if lost {
+            server.next("/api/v1/save_weights", Act::Reset);
+        }
+        let error = training.save_state("a", Ttl::Never).wait().unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Conflict), "{error:?}");
+    }
+    training.optim_step(AdamParams::default()).wait().unwrap();
+    let first = |path: &str| server.requests_to(path)[0].json().unwrap()["seq_id"].clone();
+    assert_eq!(first("/api/v1/save_weights_for_sampler"), 2);
+    assert_eq!(first("/api/v1/optim_step"), 3, "what was refused took no number");
+}
+
+#[test]
+fn save_weights_that_is_refused_for_another_reason_after_a_lost_answer_ends_the_order() {
+    let (server, _service, training) = training();
+    server.next("/api/v1/save_weights", Act::Reset);
+    server.always(
+        "/api/v1/save_weights",
+        Act::status(409, r#"{"detail":"seq_id 1 was used for something else"}"#),
+    );
+    training.save_state("a", Ttl::Never).wait().unwrap_err();
+    let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Poisoned), "{error:?}");
+}
+
+#[test]
 fn save_weights_for_sampler_may_answer_with_a_path_of_two_parts() {
     let result = json!({"path": "tinker://model_1/final", "sampling_session_id": null});
     let (server, service, training) = answered(result);
@@ -195,7 +246,40 @@ fn save_weights_for_sampler_may_answer_with_a_path_of_two_parts() {
 }
 
 #[test]
-fn forward_backward_sends_dense_tensors_and_both_maps_of_options() {
+fn forward_backward_sends_matrices_with_their_zeros_if_asked_to() {
+    // One weight in a hundred, as a matrix, which is sent sparse unless the server takes no such tensors.
+    let mut weights = vec![0.0f32; 400];
+    weights[7] = 1.0;
+    let matrix = |it: TensorData| it.with_shape([4, 100]).unwrap();
+    let mut datum = datum().with("weights", matrix(weights.into()));
+    datum.loss_fn_inputs.insert("target_tokens".into(), matrix(vec![5i64; 400].into()));
+    let dense =
+        tinkex::testing::codecs::encode_pass("model-1", 1, &[datum.clone()], &LossFn::CrossEntropy.into());
+    for asked in [true, false] {
+        let server = FakeServer::new();
+        let service = server.in_memory().dense_tensors(asked).build().unwrap();
+        let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+        training.forward_backward(vec![datum.clone()], LossFn::CrossEntropy).wait().unwrap();
+        let sent = server.requests_to("/api/v1/forward_backward")[0].body.to_vec();
+        assert_eq!(sent == *dense.as_ref().unwrap(), asked);
+        assert_eq!(sent.len() < 4 * 400 + 8 * 400, !asked, "{} bytes", sent.len());
+    }
+    // The caller's own sparse tensors are written out as well.
+    let sparse = TensorData {
+        values: Values::F32(vec![1.0]),
+        shape: Some(vec![4, 100]),
+        sparse: Some(Sparse { crow_indices: vec![0, 1, 1, 1, 1], col_indices: vec![7] }),
+    };
+    let server = FakeServer::new();
+    let service = server.in_memory().dense_tensors(true).build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    let data = vec![datum.with("weights", sparse)];
+    training.forward_backward(data, LossFn::CrossEntropy).wait().unwrap();
+    assert_eq!(server.requests_to("/api/v1/forward_backward")[0].body.to_vec(), dense.unwrap());
+}
+
+#[test]
+fn forward_backward_sends_both_maps_of_options() {
     let (server, _service, training) = training();
     let inputs = |it: Datum| it.with("logprobs", vec![-0.5f32; 4]).with("advantages", vec![1f32; 4]);
     let mut it = inputs(datum());
@@ -204,6 +288,26 @@ fn forward_backward_sends_dense_tensors_and_both_maps_of_options() {
     let sent = server.requests_to("/api/v1/forward_backward")[0].body.to_vec();
     let n = sent.windows(18).filter(|it| *it == b"clip_low_threshold").count();
     assert_eq!(n, 2, "an option goes into the old map and into the new one");
+}
+
+#[test]
+fn values_that_some_server_may_take_are_left_to_the_server() {
+    let (server, service, training) = training();
+    let adam = AdamParams { eps: 0.0, grad_clip_norm: -1.0, ..Default::default() };
+    training.optim_step(adam).wait().unwrap();
+    let sent = &body(&server, "/api/v1/optim_step")["adam_params"];
+    assert_eq!((&sent["eps"], &sent["grad_clip_norm"]), (&json!(0.0), &json!(-1.0)));
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    let params = SamplingParams { max_tokens: Some(0), top_k: 0, top_p: 0.0, ..Default::default() };
+    sampler.sample(&ModelInput::from_ints([1]), 1, &params).wait().unwrap();
+    let sent = &body(&server, "/api/v1/asample")["sampling_params"];
+    assert_eq!((&sent["max_tokens"], &sent["top_k"], &sent["top_p"]), (&json!(0), &json!(0), &json!(0.0)));
+    // A token that the sampler could not draw, a threshold that is none, and a mark of the caller's own.
+    let mut policy = datum().with("logprobs", vec![f32::NEG_INFINITY; 4]).with("advantages", vec![1f32; 4]);
+    policy.loss_fn_inputs.remove("weights");
+    let policy =
+        policy.with("clip_high_threshold", vec![f32::INFINITY; 4]).with("missing", vec![f32::NAN; 4]);
+    training.forward_backward(vec![policy], LossFn::Ppo).wait().unwrap();
 }
 
 #[test]
@@ -254,6 +358,17 @@ fn create_sampling_session_names_either_a_model_or_a_path() {
         let body = seen.json().unwrap();
         assert!(body.get("base_model").is_some() != body.get("model_path").is_some(), "{body}");
     }
+}
+
+#[test]
+fn create_sampling_session_may_be_of_a_training_state_if_the_server_allows_it() {
+    let (server, service, training) = training();
+    service.create_sampling_client("tinker://run/weights/a").unwrap();
+    assert_eq!(body(&server, "/api/v1/create_sampling_session")["model_path"], "tinker://run/weights/a");
+    let refusal = r#"{"detail":"not a sampler checkpoint"}"#;
+    server.always("/api/v1/create_sampling_session", Act::status(400, refusal));
+    let error = training.create_sampling_client("tinker://run/weights/a").map(drop).unwrap_err();
+    assert!(error.to_string().contains("not a sampler checkpoint"), "{error}");
 }
 
 #[test]

@@ -13,19 +13,25 @@ mod compat;
 mod custom_loss;
 mod doctor;
 #[cfg(feature = "local")]
+mod engine_checkpoints;
+#[cfg(feature = "local")]
 mod engine_http;
 #[cfg(feature = "local")]
 mod engine_losses;
 #[cfg(feature = "local")]
 mod engine_rest;
 #[cfg(feature = "local")]
+mod engine_sessions;
+#[cfg(feature = "local")]
 mod engine_waiting;
 mod faults;
 mod guarantees;
 mod handles;
 mod leniency;
-mod matrix;
+pub(crate) mod matrix;
 mod network;
+mod odd_answers;
+mod outages;
 mod payment;
 mod poll_many;
 mod regression;
@@ -35,6 +41,7 @@ mod sampling;
 mod secrets;
 mod seeing;
 mod settings;
+mod slow_lines;
 mod soak;
 mod stale;
 mod traced_loss;

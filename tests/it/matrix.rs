@@ -7,7 +7,9 @@ use std::time::Duration;
 use serde_json::json;
 use tinkex::testing::{Act, FakeServer, VirtualClock};
 use tinkex::types::{AuditEventType, CopyOptions, LossFn, ModelInput, SamplingParams, Ttl};
-use tinkex::{AdminClient, CloseStatus, Error, ErrorKind, Phase, RestClient, ServiceClient};
+use tinkex::{
+    AdminClient, CloseStatus, Error, ErrorKind, Phase, RestClient, ServiceClient, ServiceClientBuilder,
+};
 
 use crate::util::{PATIENCE, datum, eventually};
 
@@ -70,7 +72,7 @@ impl Outcome {
 
 /// What a verb does about an endpoint that is not as it should be.
 #[derive(Clone, Copy, Debug)]
-enum Degrades {
+pub(crate) enum Degrades {
     /// It works without, whatever the server does there.
     NeedsItNot,
     /// It works where the endpoint is missing; where it fails, so does the verb.
@@ -97,28 +99,28 @@ impl Degrades {
 }
 
 /// A server with one model, one state, one sampler's weights, and clients of it that have not asked anything yet.
-struct Scene {
-    service: ServiceClient,
-    rest: RestClient,
-    admin: AdminClient,
-    server: FakeServer,
-    clock: VirtualClock,
+pub(crate) struct Scene {
+    pub(crate) service: ServiceClient,
+    pub(crate) rest: RestClient,
+    pub(crate) admin: AdminClient,
+    pub(crate) server: FakeServer,
+    pub(crate) clock: VirtualClock,
 }
 
 #[derive(Clone)]
-struct Row {
-    client: &'static str,
-    verb: &'static str,
+pub(crate) struct Row {
+    pub(crate) client: &'static str,
+    pub(crate) verb: &'static str,
     /// Method and path; a star is any segment.
     endpoint: (&'static str, &'static str),
     degrades: Degrades,
-    run: fn(&Scene) -> Result<(), Error>,
+    pub(crate) run: fn(&Scene) -> Result<(), Error>,
 }
 
 const STATE: &str = "tinker://model-1/weights/x";
 const WEIGHTS: &str = "tinker://model-1/sampler_weights/x";
 
-fn rows() -> Vec<Row> {
+pub(crate) fn rows() -> Vec<Row> {
     use Degrades::*;
     let mut rows = Vec::new();
     let mut row = |client, verb, method, path, degrades, run| {
@@ -139,14 +141,49 @@ fn rows() -> Vec<Row> {
     }
     const CHECKPOINT: &str = "training_runs/*/checkpoints/*/*";
 
+    // What is reported goes at the end of the session at the latest.
+    fn report(it: &Scene, run: fn(&Scene) -> Result<(), Error>) -> Result<(), Error> {
+        run(it)?;
+        it.service.close(CloseStatus::Success)
+    }
+    // A sample that nobody waits for any more, and one that somebody does.
+    fn give_up(it: &Scene) -> Result<(), Error> {
+        let wish = json!({"sample_cancel_enabled": true, "sample_cancel_max_batch_size": 1});
+        it.server.always("/api/v1/client/dynamic_config", Act::json(wish));
+        it.server.always("/api/v1/retrieve_futures", Act::json(json!({"completions": [], "cursor": 0})));
+        // Not by itself either.
+        it.server.always("/api/v1/retrieve_future", Act::json(json!({"type": "try_again"})));
+        let sampler = it.service.create_sampling_client("fake/model")?;
+        let given_up = sampler.sample(&ModelInput::from_ints([1]), 1, &SamplingParams::default());
+        eventually("a promise", || given_up.status().request_id.is_some());
+        drop(given_up);
+        let told = || !it.server.requests_to("/api/v1/cancel_future").is_empty();
+        eventually("the server is told", told);
+        it.server.behave("/api/v1/retrieve_futures");
+        it.server.behave("/api/v1/retrieve_future");
+        sample(it)
+    }
+    // A client in another process, of which the sampling session is asked for a number.
+    fn share(it: &Scene) -> Result<(), Error> {
+        let flags = json!({"pjwt_auth_enabled": false, "sample_join_sampling_session": true});
+        it.server.always("/api/v1/client/config", Act::json(flags));
+        let handle = it.service.create_sampling_client("fake/model")?.get_sampler_handle();
+        let builder = settings(it.server.in_memory_at(it.clock.clone()), false);
+        let sampler = builder.from_sampler_handle(&handle)?;
+        let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
+        sampler.sample(&ModelInput::from_ints([1]), 1, &params).wait().map(drop)
+    }
+
     for (client, run) in [("service", close as fn(&Scene) -> _), ("training", train), ("sampling", sample)] {
         row(client, "any", "POST", "client/config", NeedsItNot, run);
         row(client, "any", "POST", "client/dynamic_config", NeedsItNot, run);
-        row(client, "any", "POST", "telemetry", NeedsItNot, run);
-        row(client, "any", "POST", "retrieve_futures", NeedsItNot, run);
-        row(client, "any", "POST", "cancel_future", NeedsItNot, run);
-        row(client, "any", "POST", "join_sampling_session", NeedsItNot, run);
     }
+    row("service", "close", "POST", "telemetry", NeedsItNot, close);
+    row("training", "any", "POST", "telemetry", NeedsItNot, |it| report(it, train));
+    row("sampling", "any", "POST", "telemetry", NeedsItNot, |it| report(it, sample));
+    row("sampling", "any", "POST", "retrieve_futures", NeedsItNot, sample);
+    row("sampling", "a sample given up", "POST", "cancel_future", NeedsItNot, give_up);
+    row("sampling", "from_sampler_handle", "POST", "join_sampling_session", WorksWithout, share);
     row("service", "close", "POST", "sessions/*/finish", WorksWithout, close);
     row("service", "get_server_capabilities", "GET", "get_server_capabilities", Incompatible, |it| {
         it.service.get_server_capabilities().map(drop)
@@ -339,7 +376,31 @@ const FOR_EVER: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Whether another thread than the verb's moves the virtual clock.
 fn races(row: &Row) -> bool {
-    matches!(row.endpoint.1, "retrieve_futures" | "session_heartbeat")
+    matches!(row.endpoint.1, "retrieve_futures" | "session_heartbeat" | "cancel_future" | "telemetry")
+}
+
+/// What all clients of the matrix have in common.
+fn settings(builder: ServiceClientBuilder, races: bool) -> ServiceClientBuilder {
+    // Other threads, such as the one that waits for many samples at once, may be far ahead on this clock.
+    let (silence, operation) = match races {
+        true => (FOR_EVER, FOR_EVER),
+        false => (Duration::from_secs(60), OPERATION),
+    };
+    builder.telemetry(true).timeouts(|it| {
+        it.submit = Duration::from_secs(30);
+        it.exchange = Duration::from_secs(10);
+        it.poll = Duration::from_secs(10);
+        it.silence = silence;
+        it.operation = operation;
+    })
+}
+
+/// A server and clients of it, for a row.
+fn scene(server: FakeServer, row: &Row) -> Scene {
+    let clock = VirtualClock::new();
+    let service = settings(server.in_memory_at(clock.clone()), races(row)).build().unwrap();
+    let (rest, admin) = (service.create_rest_client(), service.create_admin_client());
+    Scene { service, rest, admin, server, clock }
 }
 
 /// What becomes of a row's verb, and how long it took on the virtual clock.
@@ -357,22 +418,8 @@ fn play(row: &Row, behaviour: Behaviour) -> (Result<(), Error>, Duration) {
         let urls = json!({"urls": {"adapter.safetensors": "https://storage.invalid/x"}, "expires": "2026-11-20T13:00:00Z"});
         seen.path.ends_with("/external_weights_urls").then(|| Act::json(urls))
     });
-    let clock = VirtualClock::new();
-    // Other threads, such as the one that waits for many samples at once, may be far ahead on this clock.
-    let (silence, operation) = match races(row) {
-        true => (FOR_EVER, FOR_EVER),
-        false => (Duration::from_secs(60), OPERATION),
-    };
-    let service = server.in_memory_at(clock.clone()).telemetry(true).timeouts(|it| {
-        it.submit = Duration::from_secs(30);
-        it.exchange = Duration::from_secs(10);
-        it.poll = Duration::from_secs(10);
-        it.silence = silence;
-        it.operation = operation;
-    });
-    let service = service.build().unwrap();
-    let (rest, admin) = (service.create_rest_client(), service.create_admin_client());
-    let scene = Scene { service, rest, admin, server, clock: clock.clone() };
+    let scene = scene(server, row);
+    let clock = scene.clock.clone();
     let before = clock.clock().now();
     let result = (row.run)(&scene);
     (result, clock.clock().now() - before)
@@ -409,23 +456,11 @@ fn every_client_degrades_as_it_should_on_every_kind_of_server() {
 #[test]
 fn every_optional_endpoint_of_the_table_is_really_asked() {
     // A row whose verb never asks its endpoint would pass whatever the server does there.
-    const NEVER: [&str; 2] = ["cancel_future", "join_sampling_session"];
-    let only_sampling_polls_together =
-        |it: &Row| it.endpoint.1 == "retrieve_futures" && it.client != "sampling";
     for row in rows() {
-        if NEVER.contains(&row.endpoint.1)
-            || only_sampling_polls_together(&row)
-            || row.endpoint.1 == "telemetry"
-        {
-            continue;
-        }
         let server = furnished();
         let n_before = server.requests().len();
-        let clock = VirtualClock::new();
-        let service = server.in_memory_at(clock.clone()).build().unwrap();
-        let (rest, admin) = (service.create_rest_client(), service.create_admin_client());
         // Some ask for what this server does not have, which is an answer as well.
-        drop((row.run)(&Scene { service, rest, admin, server: server.clone(), clock }));
+        drop((row.run)(&scene(server.clone(), &row)));
         let asked =
             || server.requests().iter().skip(n_before).any(|it| goes_to(row.endpoint, &it.method, &it.path));
         eventually(&format!("{} asks {:?}", row.verb, row.endpoint), asked);

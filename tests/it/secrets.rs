@@ -1,6 +1,6 @@
 //! Nothing that must not be seen is ever seen: not in an error, a `Debug`, an event, a number's name, a report or a log.
 //!
-//! Every verb meets servers that behave and servers that repeat whatever they were told, over real sockets and through a
+//! Every verb of every client meets servers that behave and servers that repeat whatever they were told, over real sockets and through a
 //! proxy, while a logger keeps everything at every level. Only the records of `ureq_proto` are not looked at: at TRACE
 //! that crate writes the bytes of every request, which the documentation says.
 
@@ -16,11 +16,16 @@ use tinkex::event::{
 };
 use tinkex::testing::{Act, FakeServer, VirtualClock};
 use tinkex::transport::Answer;
-use tinkex::types::AdamParams;
+use tinkex::types::{
+    AccessToken, AdamParams, CopyOptions, CustomLoss, Datum, FromStateOptions, ModelInput, SamplingParams,
+    Ttl,
+};
 use tinkex::{CircuitBreaker, CloseStatus, Error, ServiceClient, ServiceClientBuilder};
 
 use crate::faults::verbs::{Clients, verbs};
+use crate::matrix::{self, rows};
 use crate::util::alone_with;
+use crate::util::datum;
 use crate::util::proxy::Proxy;
 
 const KEY: &str = "tml-SECRET-KEY-0123456789";
@@ -28,6 +33,9 @@ const PRINTED: &str = "tml-SECRET-PRINTED-0123456789";
 const CLOUDFLARE: &str = "SECRET-CLOUDFLARE-0123456789";
 const PASSWORD: &str = "SECRET\"PASSWORD@0123456789";
 const OVERRIDE: &str = "SECRET-OVERRIDE-0123456789";
+/// An owner's permission to read weights, in the header of one verb and in the body of another.
+const ACCESS: &str = "SECRET-ACCESS-0123456789";
+const STATE: &str = "tinker://model-1/weights/x";
 
 const CONFIG: &str = "/api/v1/client/config";
 const TOKEN: &str = "/api/v1/auth/token";
@@ -42,7 +50,8 @@ fn jwt(number: u32) -> String {
 /// All of them, in the forms in which they travel.
 fn secrets() -> Vec<String> {
     let basic = STANDARD.encode(format!("user:{PASSWORD}"));
-    let mut all: Vec<String> = [KEY, PRINTED, CLOUDFLARE, PASSWORD, OVERRIDE].map(str::to_string).into();
+    let mut all: Vec<String> =
+        [KEY, PRINTED, CLOUDFLARE, PASSWORD, OVERRIDE, ACCESS].map(str::to_string).into();
     all.extend((0..2).map(jwt));
     all.extend([basic, PASSWORD.replace('"', "%22").replace('@', "%40")]);
     all
@@ -145,6 +154,8 @@ fn echo(means: Means, tokens: bool) -> String {
         _ if *it == jwt(0) => means == Means::Jwt,
         _ if it == KEY => means == Means::Key,
         _ if it == PRINTED => means == Means::Command,
+        // Told by the verbs that carry it alone.
+        _ if it == ACCESS => false,
         _ => true,
     });
     told.join(" and ")
@@ -203,10 +214,16 @@ impl Scene {
         server.always(TOKEN, Act::json(json!({"jwt": jwt(1)})));
         let listening = server.listen().unwrap();
         let proxy = Proxy::start(&listening.url(), 200);
+        let builder = Scene::client(means, &listening.url(), &proxy);
+        see_debug(&builder);
+        Scene { server, _listening: listening, builder, _proxy: proxy }
+    }
+
+    fn client(means: Means, url: &str, proxy: &Proxy) -> ServiceClientBuilder {
         let login = format!("user:{}", PASSWORD.replace('"', "%22").replace('@', "%40"));
-        let builder = means
+        means
             .give(ServiceClient::builder())
-            .base_url(listening.url())
+            .base_url(url)
             .proxy(format!("http://{login}@{}", proxy.address()))
             .default_headers_overrides([("X-Gateway-Token", OVERRIDE)])
             .observer(Arc::new(Watcher))
@@ -217,15 +234,16 @@ impl Scene {
                 let s = Duration::from_secs;
                 (it.submit, it.silence, it.operation) = (s(2), s(2), s(2));
                 (it.connect, it.exchange, it.poll, it.close) = (s(60), s(60), s(60), s(20));
-            });
-        see_debug(&builder);
-        Scene { server, _listening: listening, builder, _proxy: proxy }
+            })
     }
 
     /// What the server was told in bodies, which are the client's own words.
     fn check_bodies(server: &FakeServer) {
         for seen in server.requests() {
-            let body = String::from_utf8_lossy(&seen.body);
+            let mut body = String::from_utf8_lossy(&seen.body).into_owned();
+            if seen.path == "/api/v1/load_weights" {
+                body = body.replace(ACCESS, "");
+            }
             assert!(!secrets().iter().any(|it| body.contains(it)), "{} {body}", seen.path);
         }
     }
@@ -261,6 +279,76 @@ fn every_verb(means: Means, tokens: bool, act: Option<&Act>) {
     see_debug(&clients.service.metrics().snapshot());
     see_debug(&clients.service.telemetry());
     if let Err(error) = clients.service.close(CloseStatus::Errored) {
+        see_error(&error);
+    }
+    Scene::check_bodies(&server);
+}
+
+/// The verbs of the clients without a session, the handles of samplers, and what else is not among the verbs above, with one
+/// act for whatever they ask. The server may also repeat the access tokens.
+fn every_other_verb(means: Means, tokens: bool, acts: Option<(&Act, &Act)>) {
+    let Scene { server, builder, _listening, _proxy } = Scene::new(means, tokens);
+    let clock = VirtualClock::new();
+    let service = builder.clock(clock.clock()).build().unwrap();
+    let clients = Clients::new(service.clone());
+    let (rest, admin) = (service.create_rest_client(), service.create_admin_client());
+    see_debug(&(&rest, &admin));
+    rest.healthz().unwrap();
+    let handle = clients.sampling.get_sampler_handle();
+    see_debug(&handle);
+    see(&handle.to_string());
+    let scene = matrix::Scene { service, rest, admin, server: server.clone(), clock };
+    let misbehave = |act: Option<&Act>| {
+        let Some(act) = act.cloned() else { return };
+        // What a client needs at its beginning is as it should be; that is another test.
+        let beginning = [CONFIG, TOKEN, "/api/v1/client/dynamic_config", "/api/v1/create_session"];
+        server.script(move |seen| (!beginning.contains(&seen.path.as_str())).then(|| act.clone()));
+    };
+    let tell = |name: &str, result: Result<(), Error>| {
+        if let Err(error) = result {
+            see(name);
+            see_error(&error);
+        }
+    };
+    let options = CopyOptions {
+        destination_project_id: Some("p".into()),
+        weights_access_token: Some(AccessToken::new(ACCESS)),
+        ..CopyOptions::default()
+    };
+    see_debug(&options);
+    // The token has to be told before anybody can repeat it.
+    tell("copy_weights", scene.rest.copy_weights(STATE, &options).map(drop));
+    misbehave(acts.map(|it| it.1));
+    tell("copy_weights", scene.rest.copy_weights(STATE, &options).map(drop));
+    let options =
+        FromStateOptions { weights_access_token: Some(AccessToken::new(ACCESS)), ..Default::default() };
+    see_debug(&options);
+    tell("from_state", scene.service.create_training_client_from_state_with(STATE, &options).map(drop));
+    for row in rows().iter().filter(|it| matches!(it.client, "REST" | "admin")) {
+        tell(row.verb, (row.run)(&scene));
+    }
+    tell("whoami", scene.rest.whoami().map(|it| see_debug(&it)));
+    tell(
+        "save_weights_external",
+        clients.training.save_weights_external("x", Ttl::Never, &[]).wait().map(drop),
+    );
+    let sum = |_: &[Datum], logprobs: &[&[f32]]| -> Result<CustomLoss, Error> {
+        Ok(CustomLoss::new(0.0, logprobs.iter().map(|it| vec![1.0; it.len()]).collect()))
+    };
+    tell("custom", clients.training.forward_backward_custom(vec![datum()], sum).wait().map(drop));
+    // Last of this client's, because it ends the key.
+    tell("revoke_api_key", scene.rest.revoke_api_key());
+    // Another client, which the server was told no access token by.
+    misbehave(acts.map(|it| it.0));
+    let clone = Scene::client(means, &_listening.url(), &_proxy).from_sampler_handle(&handle).map(|it| {
+        see_debug(&it);
+        let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
+        it.sample(&ModelInput::from_ints([1]), 1, &params).wait()
+    });
+    tell("from_sampler_handle", clone.and_then(|it| it).map(drop));
+    server.script(|_| None);
+    see_debug(&scene.service.dump());
+    if let Err(error) = scene.service.close(CloseStatus::Errored) {
         see_error(&error);
     }
     Scene::check_bodies(&server);
@@ -302,12 +390,17 @@ fn no_secret_is_ever_seen() {
         let ways = [(Means::Key, false), (Means::Key, true), (Means::Jwt, false), (Means::Command, true)];
         for (means, tokens) in ways {
             every_verb(means, tokens, None);
+            every_other_verb(means, tokens, None);
         }
         std::thread::scope(|scope| {
             for (means, tokens) in ways {
                 scope.spawn(move || {
                     for act in faults(&echo(means, tokens)) {
                         every_verb(means, tokens, Some(&act));
+                    }
+                    let echo_of_all = format!("{} and {ACCESS}", echo(means, tokens));
+                    for acts in faults(&echo(means, tokens)).iter().zip(&faults(&echo_of_all)) {
+                        every_other_verb(means, tokens, Some(acts));
                     }
                     // At its start a client does not know the token yet.
                     for act in faults(&echo(means, false)) {

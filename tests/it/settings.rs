@@ -163,6 +163,24 @@ fn a_server_may_say_by_a_date_when_to_come_again() {
 }
 
 #[test]
+fn an_empty_address_or_project_is_one_that_was_not_set() {
+    let server = FakeServer::new();
+    let service = server.in_memory().project_id("p").project_id(" ").build().unwrap();
+    service.create_sampling_client("fake/model").unwrap();
+    let opened = server.requests_to("/api/v1/create_session")[0].json().unwrap();
+    assert!(opened.get("project_id").is_none(), "{opened}");
+    let error = service.create_rest_client().copy_weights("tinker://r/weights/a", &Default::default());
+    assert_eq!(crate::util::path_of(&error.unwrap_err()), "destination_project_id");
+    let unset = |it: ServiceClient| format!("{it:?}").contains("https://tinker.thinkingmachines.dev/");
+    assert!(unset(server.in_memory().base_url("").build().unwrap()));
+    assert!(!unset(server.in_memory().build().unwrap()));
+    // A handle knows its server unless the caller names one.
+    let handle = service.create_sampling_client("fake/model").unwrap().get_sampler_handle();
+    let clone = server.in_memory().base_url("").from_sampler_handle(&handle).unwrap();
+    assert_eq!(clone.get_sampler_handle().base_url(), "http://memory.invalid");
+}
+
+#[test]
 fn flags_that_the_server_cannot_tell_are_assumed_within_seconds_and_learnt_later() {
     for trouble in [Act::status(500, "oops"), Act::Stall] {
         let (server, time) = (FakeServer::new(), VirtualClock::new());

@@ -39,7 +39,7 @@ fn a_model_is_made_with_its_metadata_and_its_optimizer() {
         ),
     ];
     for (optimizer, expected) in table {
-        let options = ModelOptions { user_metadata: note(), optimizer };
+        let options = ModelOptions { user_metadata: note(), optimizer, ..Default::default() };
         service.create_lora_training_client_with("fake/model", LoraConfig::default(), &options).unwrap();
         let body = last(&server, "create_model");
         assert_eq!(body["optimizer_config"], expected);
@@ -98,6 +98,54 @@ fn the_owners_permission_goes_along_where_a_model_is_made_from_a_checkpoint_in_t
     assert_eq!((&load["weights_access_token"], &load["optimizer"]), (&json!("owner-secret"), &json!(true)));
     // A refusal that repeats what it was sent is the server's affair; what is ours does not show it.
     assert!(!format!("{service:?} {}", service.dump()).contains("owner-secret"));
+}
+
+#[test]
+fn what_a_server_wants_to_know_besides_goes_along_and_replaces_nothing() {
+    let server = FakeServer::new();
+    let service = server.in_memory().build().unwrap();
+    let with = |name: &str| {
+        let extra_fields = [(name.to_string(), json!("critic"))].into_iter().collect();
+        let options = ModelOptions { extra_fields, ..Default::default() };
+        service.create_lora_training_client_with("fake/model", LoraConfig::default(), &options)
+    };
+    with("model_role").unwrap();
+    let plain = with_nothing(&service, &server);
+    let mut body = last(&server, "create_model");
+    assert_eq!(body, plain, "nothing stays behind for the next model");
+    body = server.requests_to("/api/v1/create_model")[0].json().unwrap();
+    assert_eq!(body.as_object_mut().unwrap().remove("model_role"), Some(json!("critic")));
+    for name in plain.as_object().unwrap().keys().map(String::as_str).chain(["user_metadata"]) {
+        assert_eq!(path_of(&with(name).map(drop).unwrap_err()), format!("extra_fields[{name:?}]"));
+        assert!(name == "user_metadata" || name == "model_seq_id" || body[name] == plain[name], "{name}");
+    }
+    assert_eq!(server.requests_to("/api/v1/create_model").len(), 2);
+}
+
+/// The body for a model of which nothing more is said.
+fn with_nothing(service: &tinkex::ServiceClient, server: &FakeServer) -> Value {
+    service.create_lora_training_client("fake/model", LoraConfig::default()).unwrap();
+    last(server, "create_model")
+}
+
+#[test]
+fn a_model_that_is_made_in_three_steps_has_the_optimizer_and_the_shape_that_were_saved() {
+    let info =
+        json!({"base_model": "b", "is_lora": false, "optimizer_config": {"type": "dimuon", "version": 1}});
+    for (restore_optimizer, expected) in
+        [(true, json!({"type": "dimuon", "version": 1})), (false, json!({"type": "adamw"}))]
+    {
+        let server = FakeServer::new();
+        server.next("/api/v1/load_weights", Act::status(404, r#"{"detail":"Not Found"}"#));
+        server.always("/api/v1/weights_info", Act::json(info.clone()));
+        let service = server.in_memory().build().unwrap();
+        let options = FromStateOptions { restore_optimizer, ..Default::default() };
+        service.create_training_client_from_state_with("tinker://run/weights/x", &options).unwrap();
+        let body = last(&server, "create_model");
+        assert_eq!(body["optimizer_config"], expected);
+        assert_eq!(body["lora_config"]["rank"], 0, "a model without an adapter");
+        assert_eq!(last(&server, "load_weights")["optimizer"], restore_optimizer);
+    }
 }
 
 #[test]
@@ -224,9 +272,9 @@ fn the_optimizer_does_not_step_behind_data_that_were_refused() {
     let step = training.train_step(vec![], LossFn::CrossEntropy, AdamParams::default());
     assert_eq!(path_of(&step.optim_step.wait().unwrap_err()), "data");
     assert_eq!(path_of(&step.forward_backward.wait().unwrap_err()), "data");
-    let adam = AdamParams { eps: 0.0, ..Default::default() };
+    let adam = AdamParams { beta1: 1.0, ..Default::default() };
     let step = training.train_step(vec![datum()], LossFn::CrossEntropy, adam);
-    assert_eq!(path_of(&step.wait().unwrap_err()), "adam_params.eps");
+    assert_eq!(path_of(&step.wait().unwrap_err()), "adam_params.beta1");
     training.train_step(vec![datum()], LossFn::CrossEntropy, AdamParams::default()).wait().unwrap();
     assert_eq!(seq_ids(&server), [1, 1, 2]);
 }

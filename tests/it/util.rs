@@ -3,6 +3,7 @@
 #[cfg(feature = "local")]
 pub(crate) mod engine;
 pub(crate) mod proxy;
+pub(crate) mod relay;
 
 use std::time::{Duration, Instant};
 

@@ -1,12 +1,13 @@
 """The official Python SDK as a client of a server: trains, saves, loads, samples and lists.
 
-The server is that of TINKER_BASE_URL and TINKER_API_KEY. Every step is done, however many fail; the exit status is 1 if
+The server is that of TINKER_BASE_URL and TINKER_API_KEY; the arguments name the flags that it has on. Every step is done, however many fail; the exit status is 1 if
 one did.
 """
 
 import math
 import sys
 import traceback
+import urllib.request
 
 import tinker
 from tinker import types
@@ -97,6 +98,10 @@ def policy_losses():
     for loss in ["importance_sampling", "ppo", "cispo", "dro"]:
         output = Shared.training.forward([sampled_datum()], loss).result()
         assert len(output.loss_fn_outputs) == 1, (loss, output)
+    datum_ = sampled_datum()
+    n = len(PROMPT) - 1
+    datum_.loss_fn_inputs["sequence_ratio_mask"] = types.TensorData(data=[1.0] * n, dtype="float32", shape=[n])
+    assert len(Shared.training.forward([datum_], "gspo").result().loss_fn_outputs) == 1
     options = {"clip_low_threshold": 0.8, "clip_high_threshold": 1.2}
     Shared.training.forward([sampled_datum()], "ppo", options).result()
 
@@ -139,6 +144,29 @@ def sample_base_model():
     prompt = types.ModelInput.from_ints(PROMPT)
     reported = sampler.sample(prompt, 1, params, include_prompt_logprobs=True, topk_prompt_logprobs=2).result()
     assert len(reported.prompt_logprobs) == len(reported.topk_prompt_logprobs) == len(PROMPT), reported
+
+
+@step
+def many_samples():
+    sampler = Shared.service.create_sampling_client(base_model=BASE_MODEL).result()
+    params = types.SamplingParams(max_tokens=2, seed=5)
+    prompt = types.ModelInput.from_ints(PROMPT)
+    answers = [it.result() for it in [sampler.sample(prompt, 1, params) for _ in range(100)]]
+    first = list(answers[0].sequences[0].tokens)
+    assert all(list(it.sequences[0].tokens) == first for it in answers), answers
+    clone = tinker.SamplingClient.from_sampler_handle(sampler.get_sampler_handle())
+    assert list(clone.sample(prompt, 1, params).result().sequences[0].tokens) == first
+
+
+@step
+def external_weights():
+    path = Shared.training.save_weights_external("python").result().path
+    urls = Shared.rest.get_external_weights_urls(path).result().urls
+    assert sorted(urls) == ["adapter_config.json", "adapter_model.safetensors"], urls
+    for url in urls.values():
+        with urllib.request.urlopen(url, timeout=60) as file:
+            assert file.read()
+    Shared.rest.delete_checkpoint_from_tinker_path(path).result()
 
 
 @step
@@ -185,6 +213,20 @@ def checkpoints():
     paths = [it.tinker_path for it in Shared.rest.list_user_checkpoints().result().checkpoints]
     assert Shared.state in paths, paths
     Shared.rest.set_checkpoint_ttl_from_tinker_path(Shared.state, 7200).result()
+    Shared.rest.publish_checkpoint_from_tinker_path(Shared.state).result()
+    public = [it.tinker_path for it in Shared.rest.list_checkpoints(run).result().checkpoints if it.public]
+    assert public == [Shared.state], public
+    Shared.rest.unpublish_checkpoint_from_tinker_path(Shared.state).result()
+    copy = Shared.rest.copy_weights(Shared.weights, destination_project_id="elsewhere").result()
+    assert copy.endswith("/sampler_weights/python") and copy != Shared.weights, copy
+    Shared.rest.delete_checkpoint_from_tinker_path(copy).result()
+
+
+@step
+def account():
+    assert tinker.AdminClient().get_current_checkpoint_storage_usage().result().data
+    if "pjwt_auth_enabled" in sys.argv:
+        assert Shared.rest.whoami().result().user_urn
 
 
 @step
@@ -194,6 +236,12 @@ def sessions():
     found = [Shared.rest.get_session(it).result() for it in listed]
     run = Shared.state.split("/")[2]
     assert any(run in it.training_run_ids for it in found), found
+    session = run.split(":")[0]
+    Shared.rest.assign_session_project(session, "python").result()
+    page = Shared.rest.search_sessions(types.SessionSearchRequest(project_ids=["python"])).result()
+    assert [it.session_id for it in page.sessions] == [session], page
+    with urllib.request.urlopen(Shared.rest.export_session_trace(session).result(), timeout=60) as file:
+        assert b"forward_backward" in file.read()
 
 
 @step

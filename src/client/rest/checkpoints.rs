@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use super::RestClient;
 use super::listing::{Listing, Source};
 use crate::client::asking::Ask;
+use crate::client::from_server;
 use crate::error::{Error, Result};
 use crate::http::Answer;
 use crate::http::headers::uuid4;
@@ -280,7 +281,15 @@ impl RestClient {
         P: TryInto<CheckpointPath>,
         Error: From<P::Error>,
     {
-        let path: CheckpointPath = path.try_into()?;
+        self.copy("RestClient.copy_weights", path.try_into()?, options)
+    }
+
+    pub(in crate::client) fn copy(
+        &self,
+        verb: &'static str,
+        path: CheckpointPath,
+        options: &CopyOptions,
+    ) -> Result<CheckpointPath> {
         let project = options.destination_project_id.clone().filter(|it| !it.is_empty());
         let project = project.or_else(|| self.asker.session().config.project_id.clone());
         let problem = "is not known: name the project here, in the builder or in TINKER_PROJECT_ID";
@@ -293,10 +302,14 @@ impl RestClient {
         let mut ask = Ask::json("POST copy_weights", "/api/v1/copy_weights", &request)?.final_on(&[403]);
         ask.call.key = Some(uuid4());
         if let Some(token) = &options.weights_access_token {
+            let token = token.checked()?;
+            self.asker.session().http.hide(token);
             ask.call = ask.call.header(crate::types::AccessToken::HEADER, token.expose());
         }
-        let copied: json::CopyWeightsResponse = self.asker.json("RestClient.copy_weights", ask)?;
-        copied.tinker_path.parse()
+        self.asker.run(verb, |it| {
+            let copied: json::CopyWeightsResponse = it.json(&ask)?;
+            from_server(copied.tinker_path.parse())
+        })
     }
 }
 

@@ -7,15 +7,20 @@ use std::time::Duration;
 
 use crate::client::Submitted;
 use crate::config::PausePolicy;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Phase, Result};
 use crate::http::{Answer, Body, Call, Lane};
 use crate::pending::Progress;
 use crate::policy::admission::estimate;
+use crate::policy::backoff::pause_after;
+use crate::policy::billing;
 use crate::session::{Fetching, Poller, Promise, Retrieved, Session, Ticket, Underway, Waiter};
 use crate::sync::cancel::Registration;
 use crate::sync::{CancelToken, Permit};
 use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
 use crate::wire::{json, sample};
+
+/// What the server calls a sample.
+const REQUEST_TYPE: &str = "Sample";
 
 /// What a caller wants.
 pub(super) struct Request<T: Send + 'static> {
@@ -76,7 +81,7 @@ impl Sampler {
         let call = Call::new(Lane::Sample, "POST", "/api/v1/asample", body)
             .of(&ticket.progress)
             .header("X-Tinker-Sampling-Backpressure", "1")
-            // The window below replaces the retries of a busy server: all samples wait together.
+            // The window below replaces the retries of a busy server, and the wait for payment: all samples wait together.
             .leaving_429();
         loop {
             ticket.progress.attempt();
@@ -85,13 +90,16 @@ impl Sampler {
                 Err(error) => error,
             };
             let in_time = deadline.is_none_or(|it| session.clock.now() < it);
-            if error.http_status() != Some(429) || !in_time {
-                return Err(error);
-            }
-            if session.config.pause_policy == PausePolicy::Fail {
-                return Err(error);
-            }
-            session.dispatch.back_off(estimate, &session.clock, &session.config.seeing.observed);
+            let pause = match error.http_status() {
+                Some(429) if in_time && session.config.pause_policy != PausePolicy::Fail => {
+                    pause_after(estimate)
+                }
+                Some(402) if session.http.waits_for_payment(&error, deadline) => {
+                    pause_after(estimate).max(billing::PAUSE)
+                }
+                _ => return Err(error),
+            };
+            session.dispatch.back_off(pause, &session.clock, &session.config.seeing.observed);
             session.dispatch.wait_out(&session.clock, deadline, &ticket.cancel)?;
         }
     }
@@ -104,6 +112,8 @@ pub(super) struct Sample<T: Send + 'static> {
     seq_id: u64,
     /// How often the server lost it.
     losses: u32,
+    /// The server did not even know of one promise of it.
+    unknown: bool,
 }
 
 /// What the server answers to a submission.
@@ -112,7 +122,7 @@ enum Sent {
     Promised { promise: Promise, sequence_ids: Vec<String> },
 }
 
-/// A result, or the news that the server no longer knows of the sample.
+/// A result, or the news that there will be none, though another attempt may bring one.
 enum Outcome {
     Done(Box<SampleResponse>),
     Lost(Error),
@@ -122,16 +132,32 @@ impl Outcome {
     fn of(result: Result<Retrieved>, sequence_ids: &[String]) -> Result<Self> {
         match result {
             Ok(it) => read(&it.answer, sequence_ids).map(|it| Outcome::Done(it.into())),
-            Err(error) if *error.kind() == ErrorKind::PromiseExpired => Ok(Outcome::Lost(error)),
+            Err(error) if is_lost(&error) => Ok(Outcome::Lost(error)),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// No result will come of what the server accepted, for a reason that is not the sample's.
+fn is_lost(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::PromiseExpired | ErrorKind::Stuck { .. })
+}
+
+/// What kept a sample from being accepted, for as long as one request is repeated, may pass.
+fn may_pass(error: &Error) -> bool {
+    match error.kind() {
+        _ if error.is_vetoed() => false,
+        ErrorKind::Connection { .. } | ErrorKind::Conflict | ErrorKind::RateLimited => true,
+        ErrorKind::Timeout(phase) => !matches!(phase, Phase::Admission | Phase::Total | Phase::Wait),
+        ErrorKind::Status { code } => matches!(code, 408 | 425) || 500 <= *code,
+        _ => false,
     }
 }
 
 impl<T: Send + 'static> Sample<T> {
     pub(super) fn new(sampler: Arc<Sampler>, request: Request<T>) -> Self {
         let seq_id = sampler.next_seq_id();
-        Sample { sampler, request, seq_id, losses: 0 }
+        Sample { sampler, request, seq_id, losses: 0, unknown: false }
     }
 
     /// Submits the sample, and leaves the wait for its result to the poller or to a thread that waits for nothing else.
@@ -157,8 +183,18 @@ impl<T: Send + 'static> Sample<T> {
                 }
             }
             Ok(Sent::Done(response)) => self.answer(Ok(*response)),
+            Err(error) if self.survives(&error) => self.again(error),
             Err(error) => self.answer(Err(error)),
         }
+    }
+
+    /// Whether the sample outlives that it was not accepted.
+    fn survives(&self, error: &Error) -> bool {
+        let session = &self.sampler.session;
+        // A wrong address is told at once, and so is a server that is too busy for who does not wait.
+        let waits =
+            session.config.pause_policy != PausePolicy::Fail || *error.kind() != ErrorKind::RateLimited;
+        may_pass(error) && waits && session.http.last_contact().is_some()
     }
 
     /// Waits until a thread is free to wait for the result: what nobody can wait for is better not submitted yet.
@@ -173,14 +209,15 @@ impl<T: Send + 'static> Sample<T> {
         let answer = self.sampler.send(&self.request, self.seq_id)?;
         let born = session.clock.now();
         progress.contact(born);
-        let promised = match Submitted::read(answer)? {
-            Submitted::Done(answer) => return read(&answer, &[]).map(|it| Sent::Done(it.into())),
+        let promised = match Submitted::read(answer, "Sample")? {
+            Submitted::Done(answer) => return read(&answer?, &[]).map(|it| Sent::Done(it.into())),
             Submitted::Promised(it) => it,
         };
         progress.accepted(&promised.request_id);
+        progress.awaiting(REQUEST_TYPE);
         let promise = Promise {
             request_id: promised.request_id,
-            request_type: "Sample",
+            request_type: REQUEST_TYPE,
             protobuf: true,
             born,
             roundtrip: born.saturating_duration_since(started),
@@ -204,24 +241,41 @@ impl<T: Send + 'static> Sample<T> {
         if session.known_flags().config.sample_no_retries && !self.request.persistent {
             return Err(error);
         }
+        // Each attempt is paid for, and a server that knows none of its promises will not know the next one either.
+        if error.http_status() == Some(404) && std::mem::replace(&mut self.unknown, true) {
+            return Err(error);
+        }
         let pause = after_loss(self.losses);
         // A pause that outlasts the operation leaves nothing to try with.
         let in_time = ticket.progress.deadline().is_none_or(|it| session.clock.now() + pause < it);
         if !in_time {
             return Err(error);
         }
-        log::info!(target: "tinkex", "the server lost a sample, which is submitted again: {error}");
+        log::info!(target: "tinkex", "a sample is submitted again: {error}");
         session.clock.pause(pause, &ticket.cancel)?;
         self.losses += 1;
         self.seq_id = self.sampler.next_seq_id();
         Ok(())
     }
 
+    /// Begins anew after a pause, which must hold up neither those who fetch nor those who send.
+    fn again(mut self, error: Error) {
+        let session = self.sampler.session.clone();
+        let _answered_by_its_ticket = session.samplers.spawn(move || match self.lost(error) {
+            Ok(()) => {
+                let session = self.sampler.session.clone();
+                session.many.crew.put(move || self.submit());
+            }
+            Err(error) => self.answer(Err(error)),
+        });
+    }
+
     /// Answers with what was fetched, or begins anew.
-    fn settle(mut self, outcome: Result<Outcome>, fetching: Option<Fetching>, underway: Underway) {
+    fn settle(self, outcome: Result<Outcome>, fetching: Option<Fetching>, underway: Underway) {
         match &outcome {
-            Ok(_) => underway.over(),
-            Err(error) => underway.ended_with(error),
+            // The server may be at one that nobody could ask after any more.
+            Ok(Outcome::Lost(error)) | Err(error) => underway.ended_with(error),
+            Ok(Outcome::Done(_)) => underway.over(),
         }
         // The server's own word on the sample, good or bad, is one that it need not keep any longer. This comes before
         // the answer, so that whoever closes the client upon the answer reports this one too.
@@ -236,17 +290,7 @@ impl<T: Send + 'static> Sample<T> {
         }
         match outcome {
             Ok(Outcome::Done(response)) => self.answer(Ok(*response)),
-            Ok(Outcome::Lost(error)) => {
-                let session = self.sampler.session.clone();
-                // The pause before the next attempt must hold up neither those who fetch nor those who send.
-                let _answered_by_its_ticket = session.samplers.spawn(move || match self.lost(error) {
-                    Ok(()) => {
-                        let session = self.sampler.session.clone();
-                        session.many.crew.put(move || self.submit());
-                    }
-                    Err(error) => self.answer(Err(error)),
-                });
-            }
+            Ok(Outcome::Lost(error)) => self.again(error),
             Err(error) => self.answer(Err(error)),
         }
     }
@@ -297,8 +341,12 @@ impl<T: Send + 'static> Waiter for Promised<T> {
     }
 
     fn fail(self: Box<Self>, error: Error) {
-        self.underway.ended_with(&error);
-        self.sample.answer(Err(error));
+        let Promised { sample, underway, .. } = *self;
+        underway.ended_with(&error);
+        match is_lost(&error) {
+            true => sample.again(error),
+            false => sample.answer(Err(error)),
+        }
     }
 }
 

@@ -233,8 +233,11 @@ fn clone_id(session: &Arc<Session>, sampling_session_id: &str) -> Result<u64> {
     let _watched = session.watched(&progress);
     let joined: Result<json::JoinSamplingSessionResponse> = session.http.json(&call, &session.cancel);
     match joined {
-        Ok(it) if it.client_counter <= LARGEST_CLONE => Ok(it.client_counter),
-        Ok(it) => Err(Error::decode(format!("a client_counter of {} is too large", it.client_counter))),
+        Ok(it) => match it.client_counter {
+            Some(it) if it <= LARGEST_CLONE => Ok(it),
+            Some(it) => Err(Error::decode(format!("a client_counter of {it} is too large"))),
+            None => Ok(drawn()),
+        },
         // Such a server's flags promised too much.
         Err(error) if is_not_offered(&error) => Ok(drawn()),
         Err(error) => Err(error),

@@ -64,6 +64,7 @@ impl TrainingClient {
             read: |body| {
                 Ok(LoadStateOutput { path: json::response::<json::LoadWeightsResponse>(body)?.path })
             },
+            named: None,
         })
     }
 }

@@ -29,7 +29,12 @@ pub(super) struct Pass {
 const PARALLEL: usize = 8;
 
 /// A part that the server accepted.
-pub(super) type Accepted = (Submitted, Instant);
+pub(super) struct Accepted {
+    submitted: Submitted,
+    /// When that was.
+    born: Instant,
+    n_data: usize,
+}
 
 impl Sequencer {
     /// Sends all parts of a pass, and leaves the wait for their results to the pool.
@@ -138,7 +143,7 @@ impl Sequencer {
             return Transmitted { fates, result: Err(error) };
         }
         ticket.progress.contact(self.session.clock.now());
-        if let Some(Some((Submitted::Promised(first), _))) = accepted.first() {
+        if let Some(Some(Accepted { submitted: Submitted::Promised(first), .. })) = accepted.first() {
             ticket.progress.accepted(&first.request_id);
         }
         Transmitted { fates, result: Ok(accepted.into_iter().flatten().collect()) }
@@ -182,6 +187,7 @@ impl Job {
 
     fn send_part(&self, idx: usize) -> Result<Accepted> {
         let part = self.parts[idx].clone();
+        let n_data = part.len();
         // Its share of the budget, before memory is spent on its bytes and until the server took them.
         let n_bytes = self.sizes[part.clone()].iter().sum();
         let budget = self.session.dispatch.training_budget();
@@ -202,8 +208,8 @@ impl Job {
         let body = Body::protobuf(bytes, self.compress);
         let call = Call::new(Lane::Train, "POST", "/api/v1/forward_backward", body).of(&self.progress);
         let answer = self.session.http.send(&call, &self.cancel)?;
-        let submitted = Submitted::read(answer)?;
-        Ok((submitted, self.session.clock.now()))
+        let submitted = Submitted::read(answer, request_type(self.forward_only))?;
+        Ok(Accepted { submitted, born: self.session.clock.now(), n_data })
     }
 }
 
@@ -215,12 +221,13 @@ pub(super) fn collect(
     accepted: Vec<Accepted>,
     forward_only: bool,
 ) -> Result<ForwardBackwardOutput> {
-    let request_type = if forward_only { "Forward" } else { "ForwardBackward" };
+    let request_type = request_type(forward_only);
     let started = progress.submitted();
-    let jobs = accepted.into_iter().map(|(submitted, born)| {
+    let n_data: Vec<usize> = accepted.iter().map(|it| it.n_data).collect();
+    let jobs = accepted.into_iter().map(|Accepted { submitted, born, .. }| {
         let (session, progress, cancel) = (session.clone(), progress.clone(), cancel.clone());
         Box::new(move || match submitted {
-            Submitted::Done(answer) => read(&answer),
+            Submitted::Done(result) => result.and_then(|it| read(&it)),
             Submitted::Promised(promised) => {
                 let roundtrip = born.saturating_duration_since(started);
                 let request_id = promised.request_id;
@@ -235,7 +242,30 @@ pub(super) fn collect(
         1 => vec![jobs.remove(0)()],
         n => session.waiters.fan_out(jobs, n),
     };
-    Ok(combine(parts.into_iter().collect::<Result<_>>()?))
+    let parts = parts.into_iter().collect::<Result<Vec<_>>>()?;
+    check_counts(&parts, &n_data)?;
+    Ok(combine(parts))
+}
+
+/// Refuses parts with more or fewer outputs than data: all later data would get the outputs of others. A server may leave
+/// the outputs out, but then of all parts.
+fn check_counts(parts: &[ForwardBackwardOutput], n_data: &[usize]) -> Result<()> {
+    if parts.iter().all(|it| it.loss_fn_outputs.is_empty()) {
+        return Ok(());
+    }
+    let counts = parts.iter().map(|it| it.loss_fn_outputs.len()).zip(n_data);
+    match counts.enumerate().find(|(_, (outputs, data))| outputs != *data) {
+        Some((i, (outputs, data))) => {
+            let part = if parts.len() == 1 { String::new() } else { format!(" of part {i}") };
+            Err(Error::decode(format!("the server sent {outputs} outputs for the {data} data{part}")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What the server calls such a pass.
+fn request_type(forward_only: bool) -> &'static str {
+    if forward_only { "Forward" } else { "ForwardBackward" }
 }
 
 /// Protobuf or JSON, as the server chose.

@@ -1,10 +1,10 @@
 //! Saving: states to go on from, weights to sample from, files to use elsewhere.
 
-use super::submit::Ask;
+use super::submit::{Ask, Named};
 use super::{Msg, TrainingClient};
-use crate::client::SamplingClient;
-use crate::client::create::CreatedSampler;
-use crate::error::{Error, ErrorKind, Result};
+use crate::client::create::{self, CreatedSampler};
+use crate::client::{SamplingClient, SamplingSource, from_server};
+use crate::error::{Error, Result};
 use crate::pending::Pending;
 use crate::session::incomplete;
 use crate::types::{
@@ -18,7 +18,7 @@ impl TrainingClient {
     ///
     /// # Errors
     /// Through the [`Pending`]: an empty name or a time to live out of range (nothing is sent), a name that is taken
-    /// ([`ErrorKind::Conflict`]), or what the server says.
+    /// ([`ErrorKind::Conflict`](crate::ErrorKind::Conflict)), or what the server says.
     ///
     /// # Blocking
     /// As for [`forward`](Self::forward).
@@ -74,6 +74,13 @@ impl TrainingClient {
                 let reply: json::SaveWeightsResponse = json::response(body)?;
                 Ok(SaveStateOutput { path: from_server(reply.path.parse())? })
             },
+            named: Some(Named {
+                name: name.to_string(),
+                result: |model_id, name| {
+                    let path = format!("tinker://{model_id}/weights/{name}").parse();
+                    Ok(SaveStateOutput { path: from_server(path)? })
+                },
+            }),
         })
     }
 
@@ -175,6 +182,7 @@ impl TrainingClient {
                     size_bytes: reply.size_bytes,
                 })
             },
+            named: None,
         })
     }
 
@@ -215,11 +223,58 @@ impl TrainingClient {
         )
     }
 
+    /// Makes a client that samples from weights that were saved under a name, in the session of this model.
+    ///
+    /// # Errors
+    /// A path that holds no weights to sample from (nothing is sent), a checkpoint that does not exist, no connection, a
+    /// closed client.
+    ///
+    /// # Blocking
+    /// For one or two requests, each repeated for at most `Timeouts::submit`. Operations submitted before are not waited for.
+    ///
+    /// # Example: sample from what was just saved
+    /// ```
+    /// # #[cfg(feature = "local")] {
+    /// # let server = tinkex::local::Server::start(Default::default())?;
+    /// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+    /// # let training = service.create_lora_training_client("tinkex/nano", Default::default())?;
+    /// use tinkex::types::{ModelInput, SamplingParams, Ttl};
+    ///
+    /// let saved = training.save_weights_for_sampler("final", Ttl::Never).wait()?;
+    /// let sampler = training.create_sampling_client(&saved.path)?;
+    /// let params = SamplingParams { max_tokens: Some(4), ..Default::default() };
+    /// sampler.sample(&ModelInput::from_ints([72]), 1, &params).wait()?;
+    /// # }
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn create_sampling_client<M>(&self, path: M) -> Result<SamplingClient>
+    where
+        M: TryInto<SamplingSource>,
+        Error: From<M::Error>,
+    {
+        const VERB: &str = "TrainingClient.create_sampling_client";
+        let source = path.try_into()?;
+        let (session, cancel) = (self.session(), &self.inner.actor.cancel);
+        session.check_open()?;
+        let (ticket, pending) = session.ticket(VERB, cancel);
+        // A model is made within a session, so that there is one.
+        let session_id = session.id().ok_or_else(|| incomplete("the id of the session"))?;
+        create::sampler(session.clone(), session_id, create::Sampler { source, ticket });
+        SamplingClient::start_at(self.inner.owner.clone(), pending.wait()?, 0)
+    }
+
     fn save_for_sampler(
         &self,
         verb: &'static str,
         request: json::SaveWeightsForSamplerRequest,
     ) -> Pending<json::SaveWeightsForSamplerResponse> {
+        let named = request.path.clone().map(|name| Named {
+            name,
+            result: |model_id, name| {
+                let path = Some(format!("tinker://{model_id}/{name}"));
+                Ok(json::SaveWeightsForSamplerResponse { path, ..Default::default() })
+            },
+        });
         self.ask(verb, Msg::SaveWeights, |ticket| Ask {
             ticket,
             path: "/api/v1/save_weights_for_sampler",
@@ -229,6 +284,7 @@ impl TrainingClient {
                 json::encode(&json::SaveWeightsForSamplerRequest { model_id, seq_id, ..request })
             }),
             read: json::response,
+            named,
         })
     }
 }
@@ -238,9 +294,4 @@ fn check_name(name: &str) -> Result<()> {
         true => Err(Error::invalid("name", "must be a name such as step-100, not a path")),
         false => Ok(()),
     }
-}
-
-/// A path in the server's answer that we do not understand is the server's fault, not the caller's.
-fn from_server<T>(path: Result<T>) -> Result<T> {
-    path.map_err(|it| Error::new(ErrorKind::Decode, format!("the server's answer: {}", it.message())))
 }

@@ -1,5 +1,6 @@
 //! How a training client's requests reach the server in order.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,6 +22,15 @@ pub(super) struct Ask<T: Send + 'static> {
     pub(super) body: WriteBody,
     /// Reads the JSON result.
     pub(super) read: fn(&[u8]) -> Result<T>,
+    /// What is saved under a name, if anything is.
+    pub(super) named: Option<Named<T>>,
+}
+
+/// Something that is saved under a name that may be used once.
+pub(super) struct Named<T> {
+    pub(super) name: String,
+    /// The result that the model's id and the name make certain.
+    pub(super) result: fn(&str, &str) -> Result<T>,
 }
 
 /// The state of a training client's actor: whose turn it is, and whether the order still holds.
@@ -33,6 +43,8 @@ pub(super) struct Sequencer {
     /// Ids are reserved whose fate is not settled yet. Found set at the start of a turn, it means that a panic cut the
     /// last one short.
     unsettled: bool,
+    /// What was saved already: the endpoint and the name.
+    saved: HashSet<(&'static str, String)>,
 }
 
 /// Why a client's order is lost.
@@ -55,6 +67,7 @@ impl Sequencer {
             turns: Turns::starting_at(first_seq_id),
             broken: None,
             unsettled: false,
+            saved: HashSet::new(),
         }
     }
 
@@ -104,19 +117,18 @@ impl Sequencer {
 
     /// Sends a request of one part and leaves the wait for its result to the pool.
     pub(super) fn ask<T: Send + 'static>(&mut self, ask: Ask<T>) {
-        match self.submit(&ask.ticket, ask.path, ask.body) {
-            Err(error) => ask.ticket.answer(Err(error)),
-            Ok((Submitted::Done(answer), _)) => ask.ticket.answer((ask.read)(&answer.body)),
-            Ok((Submitted::Promised(promised), born)) => {
-                let (session, ticket, read) = (self.session.clone(), ask.ticket, ask.read);
+        let Ask { ticket, path, request_type, body, read, named } = ask;
+        match self.submit(&ticket, path, request_type, body, named) {
+            Err(error) => ticket.answer(Err(error)),
+            Ok(Taken::Saved(result)) => ticket.answer(result),
+            Ok(Taken::Now(Submitted::Done(result), _)) => {
+                ticket.answer(result.and_then(|it| read(&it.body)));
+            }
+            Ok(Taken::Now(Submitted::Promised(promised), born)) => {
+                let session = self.session.clone();
                 let roundtrip = born.saturating_duration_since(ticket.progress.submitted());
-                let promise = Promise {
-                    request_id: promised.request_id,
-                    request_type: ask.request_type,
-                    protobuf: false,
-                    born,
-                    roundtrip,
-                };
+                let request_id = promised.request_id;
+                let promise = Promise { request_id, request_type, protobuf: false, born, roundtrip };
                 // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
                 let _answered_by_its_ticket = self.session.waiters.spawn(move || {
                     let result = session
@@ -131,9 +143,11 @@ impl Sequencer {
     fn submit<T: Send + 'static>(
         &mut self,
         ticket: &Ticket<T>,
-        path: &str,
+        path: &'static str,
+        request_type: &str,
         body: WriteBody,
-    ) -> Result<(Submitted, Instant)> {
+        named: Option<Named<T>>,
+    ) -> Result<Taken<T>> {
         let range = self.begin(ticket, 1)?;
         let seq_id = u64::from(range.start);
         let sent = body(&self.model_id, seq_id).and_then(|body| {
@@ -142,18 +156,49 @@ impl Sequencer {
             self.session.http.send(&call, &ticket.cancel)
         });
         let born = self.session.clock.now();
-        let submitted = sent.and_then(Submitted::read);
-        let fate = submitted.as_ref().map_or_else(fate, |_| Fate::Accepted);
+        let mut submitted =
+            sent.and_then(|it| Submitted::read(it, request_type)).map(|it| Taken::Now(it, born));
+        let mut fate = submitted.as_ref().map_or_else(fate, |_| Fate::Accepted);
+        if let Some(Named { name, result }) = named {
+            let is_new = !self.saved.contains(&(path, name.clone()));
+            match &submitted {
+                // An earlier attempt was taken after all: nobody but this client saves anything of its model.
+                Err(error) if fate == Fate::Unknown && says_it_exists(error) && is_new => {
+                    log::warn!(target: "tinkex", "{name:?} was saved, though the answer to that was lost: {error}");
+                    submitted = Ok(Taken::Saved(result(&self.model_id, &name)));
+                    fate = Fate::Accepted;
+                }
+                // Every attempt was refused for the same reason, also those without an answer.
+                Err(error) if fate == Fate::Unknown && says_it_exists(error) => fate = Fate::Refused,
+                _ => {}
+            }
+            if fate == Fate::Accepted {
+                self.saved.insert((path, name));
+            }
+        }
         self.settle(range, &[fate], submitted.as_ref().err());
         if let Ok(it) = &submitted {
             ticket.progress.contact(born);
-            if let Submitted::Promised(promised) = it {
+            if let Taken::Now(Submitted::Promised(promised), _) = it {
                 ticket.progress.accepted(&promised.request_id);
             }
         }
         let model_id = &self.model_id;
         let placed =
             |it: Error| it.with(|it| (it.seq_id, it.model_id) = (Some(seq_id), Some(model_id.clone())));
-        submitted.map(|it| (it, born)).map_err(placed)
+        submitted.map_err(placed)
     }
+}
+
+/// A request that the server took.
+enum Taken<T> {
+    /// Now, with this answer.
+    Now(Submitted, Instant),
+    /// With an earlier attempt, whose answer was lost. What it saved is known all the same.
+    Saved(Result<T>),
+}
+
+/// A refusal because there is something under the name (PROTOCOL §11).
+fn says_it_exists(error: &Error) -> bool {
+    error.http_status() == Some(409) && error.message().to_lowercase().contains("already exists")
 }

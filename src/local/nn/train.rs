@@ -192,6 +192,9 @@ fn groups(batch: &[Example]) -> Vec<&[Example]> {
     groups
 }
 
+/// A datum's number in its group, and why it cannot be learnt from.
+type Misfit = (usize, String);
+
 /// What the pass of a group came to.
 struct GroupOutput {
     loss_sum: f64,
@@ -208,7 +211,7 @@ fn run_group(
     loss: &Loss,
     workspace: &mut Workspace,
     grads: Option<&mut Vec<f32>>,
-) -> Result<GroupOutput, (usize, String)> {
+) -> Result<GroupOutput, Misfit> {
     let rows = Rows::new(group.iter().map(|e| e.tokens.len()));
     let k = group.first().map_or(1, |e| e.k);
     let ids: Vec<u32> = group.iter().flat_map(|e| &e.targets).map(|&id| id as u32).collect();
@@ -221,7 +224,7 @@ fn run_group(
     let token = |i: usize, lp: f32| loss.token(lp, old.get(i).copied().unwrap_or(0.0), factors[i]);
     let each = |i: usize, lp: f32| token(i, lp).1;
     // What whole sequences cost is found on the way back, or after a pass forward.
-    let found: RefCell<Option<Result<Vec<Joint>, (usize, String)>>> = RefCell::new(None);
+    let found: RefCell<Option<Result<Vec<Joint>, Misfit>>> = RefCell::new(None);
     let joint = |logprobs: &[f32]| {
         let result = all_joint(group, loss, logprobs, true);
         let slopes = match &result {
@@ -265,12 +268,7 @@ fn split<'a>(group: &[Example], mut rest: &'a [f32]) -> Vec<&'a [f32]> {
     own.collect()
 }
 
-fn all_joint(
-    group: &[Example],
-    loss: &Loss,
-    logprobs: &[f32],
-    backward: bool,
-) -> Result<Vec<Joint>, (usize, String)> {
+fn all_joint(group: &[Example], loss: &Loss, logprobs: &[f32], backward: bool) -> Result<Vec<Joint>, Misfit> {
     let one = |(i, (e, own))| loss.joint(e, own, backward).map_err(|it| (i, it));
     group.iter().zip(split(group, logprobs)).enumerate().map(one).collect()
 }

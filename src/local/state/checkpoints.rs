@@ -91,8 +91,7 @@ impl State {
             return Ok(CopyWeightsResponse { tinker_path: path });
         }
         let (from, meta) = self.any_checkpoint(&request.source_path)?;
-        let mut inner = self.inner.lock();
-        let run_id = format!("{:016x}:copy:0", inner.rng.u64(..));
+        let run_id = format!("{:016x}:copy:0", self.inner.lock().rng.u64(..));
         let to = Place::new(&run_id, from.kind, &from.name).or_else(|it| refuse(400, it))?;
         let meta = Meta {
             run_id,
@@ -106,9 +105,10 @@ impl State {
         };
         self.store.copy(&from, &to, &meta)?;
         if let Some(key) = key {
-            inner.copies.push_back((key.into(), to.uri()));
-            if MOST_COPIES < inner.copies.len() {
-                inner.copies.pop_front();
+            let copies = &mut self.inner.lock().copies;
+            copies.push_back((key.into(), to.uri()));
+            if MOST_COPIES < copies.len() {
+                copies.pop_front();
             }
         }
         Ok(CopyWeightsResponse { tinker_path: to.uri() })

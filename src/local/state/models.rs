@@ -25,7 +25,7 @@ impl State {
         if let Err(error) = lora.validate() {
             return refuse(400, error.to_string());
         }
-        if MOST_RANK < lora.rank {
+        if !(1..=MOST_RANK).contains(&lora.rank) {
             return refuse(400, format!("lora_config.rank: must be in 1..={MOST_RANK}, is {}", lora.rank));
         }
         Ok(LoraSpec {

@@ -176,7 +176,7 @@ impl State {
         let mut inner = self.inner.lock();
         let entry = inner.sampler(&request.sampling_session_id)?;
         entry.joined += 1;
-        Ok(JoinSamplingSessionResponse { client_counter: entry.joined })
+        Ok(JoinSamplingSessionResponse { client_counter: Some(entry.joined) })
     }
 
     /// The news for a client of a sampling session.

@@ -5,15 +5,16 @@ use serde_json::Value;
 
 use crate::error::Result;
 use crate::types::QueueState;
+use crate::types::odd::{maybe_id, maybe_ids, or_absent, readable};
 
 /// The answer to every submission. Only the request id is certain.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct UntypedFuture {
     #[serde(deserialize_with = "super::id")]
     pub(crate) request_id: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "maybe_id", skip_serializing_if = "Option::is_none")]
     pub(crate) model_id: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "maybe_ids", skip_serializing_if = "Option::is_none")]
     pub(crate) sample_sequence_ids: Option<Vec<String>>,
 }
 
@@ -54,18 +55,20 @@ pub(crate) enum FuturesTarget {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct RetrieveFuturesResponse {
+    #[serde(deserialize_with = "readable")]
     pub(crate) completions: Vec<Completion>,
+    #[serde(deserialize_with = "or_absent")]
     pub(crate) cursor: Option<u64>,
 }
 
 /// A sample that is finished, or has failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Completion {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_absent")]
     pub(crate) state: String,
     #[serde(deserialize_with = "super::id")]
     pub(crate) request_id: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) response_payload_uncompressed_size: Option<u64>,
 }
 
@@ -95,6 +98,26 @@ pub(crate) struct FailedFuture {
     pub(crate) error: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) category: Option<String>,
+}
+
+/// Whether an answer looks like the result of a request of a type (PROTOCOL §4.1): it has one of the fields of such results,
+/// or says by its `type` that it is one.
+pub(crate) fn is_result(request_type: &str, value: &Value) -> bool {
+    let (name, fields): (&str, &[&str]) = match request_type {
+        "CreateModel" => ("create_model", &["model_id"]),
+        "LoadWeights" => ("load_weights", &["path", "model_id"]),
+        "Forward" => ("forward", &["loss_fn_outputs", "metrics"]),
+        "ForwardBackward" => ("forward_backward", &["loss_fn_outputs", "metrics"]),
+        "OptimStep" => ("optim_step", &["metrics"]),
+        "SaveWeights" => ("save_weights", &["path"]),
+        "SaveWeightsForSampler" => ("save_weights_for_sampler", &["path", "sampling_session_id"]),
+        "SaveWeightsExternal" => ("save_weights_external", &["path", "size_bytes"]),
+        "Sample" => ("sample", &["sequences"]),
+        "CreateCustomLoss" => ("create_custom_loss", &["loss_id"]),
+        _ => return false,
+    };
+    let named = value.get("type").and_then(Value::as_str) == Some(name);
+    named || fields.iter().any(|it| value.get(it).is_some())
 }
 
 /// What a JSON answer of `retrieve_future` with a status of success means, in the order of PROTOCOL §4.2.

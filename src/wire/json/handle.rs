@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{ClientConfig, DynamicConfig, normalize};
 
-/// All fields are written, and no others: readers of the official SDK insist on it.
+/// All fields are written, because readers of the official SDK insist on them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SamplerHandleJson {
     #[serde(deserialize_with = "super::id")]
@@ -35,11 +35,11 @@ pub(crate) struct HolderJson {
     pub(crate) api_key: Option<()>,
 }
 
-/// The flags of `client/config` with the one that has no meaning here, and numbers as the official SDK writes them.
+/// The flags of `client/config` with those that have no meaning here, and numbers as the official SDK writes them.
 pub(crate) fn config_to_json(config: &ClientConfig) -> Value {
     let mut value = whole(serde_json::to_value(config));
     if let Value::Object(fields) = &mut value {
-        fields.insert("use_pyqwest_transport".into(), true.into());
+        fields.entry("use_pyqwest_transport").or_insert(true.into());
     }
     value
 }

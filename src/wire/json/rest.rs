@@ -2,13 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::types::odd::{ids, or_absent};
 use crate::types::{AuditEntry, Checkpoint, Cursor, SessionCursor, SessionSearch, SignedUrl, TrainingRun};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct TrainingRunsResponse {
     pub(crate) training_runs: Vec<TrainingRun>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) cursor: Option<Cursor>,
 }
 
@@ -16,15 +17,16 @@ pub(crate) struct TrainingRunsResponse {
 #[serde(default)]
 pub(crate) struct CheckpointsResponse {
     pub(crate) checkpoints: Vec<Checkpoint>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) cursor: Option<Cursor>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct SessionsResponse {
+    #[serde(deserialize_with = "ids")]
     pub(crate) sessions: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) cursor: Option<Cursor>,
 }
 
@@ -60,7 +62,7 @@ pub(crate) struct TraceExportResponse {
     pub(crate) status: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) url: Option<SignedUrl>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
 }
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::types::odd::or_absent;
 use crate::types::{ModelInput, SampleOptions, SamplingParams, Stop};
 use crate::wire::tensor::TensorJson;
 
@@ -38,17 +39,19 @@ pub(crate) struct JoinSamplingSessionRequest {
 #[serde(tag = "type", rename = "join_sampling_session")]
 pub(crate) struct JoinSamplingSessionResponse {
     /// The number of the newcomer, of which its sequence ids are made.
-    pub(crate) client_counter: u64,
+    #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
+    pub(crate) client_counter: Option<u64>,
 }
 
 /// What `GET samplers/{id}` answers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct SamplerResponse {
+    #[serde(deserialize_with = "or_absent")]
     pub(crate) sampler_id: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) base_model: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) model_path: Option<String>,
 }
 

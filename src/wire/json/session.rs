@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
 
+use crate::types::odd::{or_absent, readable};
 use crate::types::{ServerCapabilities, SupportedModel};
 
 use super::Secret;
@@ -15,9 +16,27 @@ pub(crate) struct ClientConfigRequest {
     pub(crate) sdk_version: String,
 }
 
+/// Reads flags: one that is missing, of another type or out of range has its documented default.
+macro_rules! read_flags {
+    ($name:ident { $($flag:ident),+ }) => {
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+                let mut given: Map<String, Value> = Map::deserialize(input)?;
+                let default = $name::default();
+                Ok($name {
+                    $($flag: match given.remove(stringify!($flag)).map(serde_json::from_value) {
+                        Some(Ok(it)) => it,
+                        Some(Err(_)) | None => default.$flag,
+                    },)+
+                    more: given,
+                })
+            }
+        }
+    };
+}
+
 /// The server's flags; what it does not say has its documented default.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct ClientConfig {
     pub(crate) pjwt_auth_enabled: bool,
     pub(crate) credential_default_source: String,
@@ -35,6 +54,9 @@ pub(crate) struct ClientConfig {
     pub(crate) sample_use_retrieve_futures: bool,
     pub(crate) custom_loss_server_side: bool,
     pub(crate) sample_join_sampling_session: bool,
+    /// Flags that this version does not know, for those who do.
+    #[serde(flatten)]
+    pub(crate) more: Map<String, Value>,
 }
 
 impl Default for ClientConfig {
@@ -56,17 +78,39 @@ impl Default for ClientConfig {
             sample_use_retrieve_futures: false,
             custom_loss_server_side: false,
             sample_join_sampling_session: false,
+            more: Map::new(),
         }
     }
 }
 
+read_flags!(ClientConfig {
+    pjwt_auth_enabled,
+    credential_default_source,
+    sample_dispatch_bytes_semaphore_size,
+    inflight_response_bytes_semaphore_size,
+    parallel_fwdbwd_chunks,
+    proto_compress_fwdbwd,
+    fwdbwd_max_chunk_len,
+    fwdbwd_max_chunk_bytes_count,
+    fwdbwd_dispatch_bytes_semaphore_size,
+    billing_exception_max_pause_duration_sec,
+    sample_no_retries,
+    sample_enable_stuck_detection,
+    sample_max_concurrent_requests,
+    sample_use_retrieve_futures,
+    custom_loss_server_side,
+    sample_join_sampling_session
+});
+
 /// The flags that may change while a session lives.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct DynamicConfig {
     pub(crate) refresh_interval_sec: f64,
     pub(crate) sample_cancel_enabled: bool,
     pub(crate) sample_cancel_max_batch_size: u64,
+    /// Flags that this version does not know, for those who do.
+    #[serde(flatten)]
+    pub(crate) more: Map<String, Value>,
 }
 
 impl Default for DynamicConfig {
@@ -75,9 +119,12 @@ impl Default for DynamicConfig {
             refresh_interval_sec: 300.0,
             sample_cancel_enabled: false,
             sample_cancel_max_batch_size: 64,
+            more: Map::new(),
         }
     }
 }
+
+read_flags!(DynamicConfig { refresh_interval_sec, sample_cancel_enabled, sample_cancel_max_batch_size });
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct AuthTokenRequest {}
@@ -89,25 +136,27 @@ pub(crate) struct AuthTokenResponse {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct HealthzResponse {
+    #[serde(default, deserialize_with = "or_absent")]
     pub(crate) status: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct ServerCapabilitiesResponse {
+    #[serde(deserialize_with = "readable")]
     pub(crate) supported_models: Vec<SupportedModelJson>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct SupportedModelJson {
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) model_name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) max_context_length: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) trainable: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) sampleable: Option<bool>,
 }
 
@@ -144,11 +193,11 @@ pub(crate) struct CreateSessionResponse {
     #[serde(deserialize_with = "super::id")]
     pub(crate) session_id: String,
     /// Messages to log at their level; none of them is a failure.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) info_message: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) warning_message: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) error_message: Option<String>,
 }
 
@@ -191,5 +240,6 @@ pub(crate) struct TelemetryRequest {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TelemetryResponse {
+    #[serde(default, deserialize_with = "or_absent")]
     pub(crate) status: String,
 }

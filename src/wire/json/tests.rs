@@ -13,8 +13,9 @@ fn flags_that_are_missing_null_or_floats_still_read() {
     let flags: ClientConfig = parse(json!({
         "pjwt_auth_enabled": null, "fwdbwd_max_chunk_len": 512.0, "sample_no_retries": true, "unknown_flag": [1]
     }));
+    let more = [("unknown_flag".to_string(), json!([1]))].into_iter().collect();
     let expected =
-        ClientConfig { fwdbwd_max_chunk_len: 512, sample_no_retries: true, ..ClientConfig::default() };
+        ClientConfig { fwdbwd_max_chunk_len: 512, sample_no_retries: true, more, ..ClientConfig::default() };
     assert_eq!(flags, expected);
     assert_eq!(parse::<DynamicConfig>(json!({})), DynamicConfig::default());
 }
@@ -117,7 +118,7 @@ fn a_bare_stop_text_is_sent_as_a_list_and_read_either_way() {
 #[test]
 fn impossible_sampling_parameters_are_refused_by_name() {
     for (field, value) in
-        [("max_tokens", json!(0)), ("max_tokens", json!(-1)), ("top_p", json!(2)), ("top_k", json!(0))]
+        [("max_tokens", json!(0)), ("max_tokens", json!(-1)), ("top_p", json!(2)), ("top_k", json!(-2))]
     {
         let json: SamplingParamsJson = request(json!({field: value}).to_string().as_bytes()).expect("JSON");
         let error = json.read().expect_err("a refusal");

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::types::odd::{maybe_id, or_absent};
 use crate::types::{
     self, AdamParams, LoraConfig, ModelInfo, OptimStepOutput, OptimizerParams, SamplerKind, WeightsInfo,
 };
@@ -23,12 +24,28 @@ pub(crate) struct CreateModelRequest {
     pub(crate) lora_config: Option<LoraConfig>,
     #[serde(default)]
     pub(crate) optimizer_config: OptimizerConfig,
+    /// What some servers want to know besides.
+    #[serde(flatten, skip_deserializing)]
+    pub(crate) more: Map<String, Value>,
+}
+
+impl CreateModelRequest {
+    /// The names of its own fields.
+    pub(crate) const FIELDS: [&str; 7] = [
+        "session_id",
+        "model_seq_id",
+        "base_model",
+        "user_metadata",
+        "lora_config",
+        "optimizer_config",
+        "type",
+    ];
 }
 
 /// Which optimizer a model has. Fields that this version does not know are kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct OptimizerConfig {
-    #[serde(rename = "type")]
+    #[serde(rename = "type", default = "adamw")]
     pub(crate) kind: String,
     #[serde(flatten)]
     pub(crate) more: Map<String, Value>,
@@ -41,17 +58,21 @@ impl From<types::OptimizerConfig> for OptimizerConfig {
     }
 }
 
+fn adamw() -> String {
+    "adamw".into()
+}
+
 impl Default for OptimizerConfig {
     fn default() -> Self {
-        OptimizerConfig { kind: "adamw".into(), more: Map::new() }
+        OptimizerConfig { kind: adamw(), more: Map::new() }
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "create_model")]
 pub(crate) struct CreateModelResponse {
-    #[serde(deserialize_with = "super::id")]
-    pub(crate) model_id: String,
+    #[serde(default, deserialize_with = "maybe_id", skip_serializing_if = "Option::is_none")]
+    pub(crate) model_id: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,33 +84,33 @@ pub(crate) struct GetInfoRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "get_info")]
 pub(crate) struct GetInfoResponse {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_absent")]
     pub(crate) model_id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_absent")]
     pub(crate) model_data: ModelData,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_absent")]
     pub(crate) optimizer_config: OptimizerConfig,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) is_lora: Option<bool>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) lora_rank: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) model_name: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct ModelData {
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) arch: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) model_name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) tokenizer_id: Option<String>,
     /// Where SkyRL puts the name and the rank.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) base_model: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) lora_config: Option<LoraInfo>,
 }
 
@@ -97,7 +118,7 @@ pub(crate) struct ModelData {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct LoraInfo {
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) rank: Option<u32>,
 }
 
@@ -149,7 +170,7 @@ impl OptimStepRequest {
 #[serde(tag = "type", rename = "optim_step")]
 pub(crate) struct OptimStepResponse {
     /// Mostly numbers.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_absent")]
     pub(crate) metrics: BTreeMap<String, Value>,
 }
 
@@ -223,9 +244,9 @@ impl LoadWeightsRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "load_weights")]
 pub(crate) struct LoadWeightsResponse {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) path: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "maybe_id", skip_serializing_if = "Option::is_none")]
     pub(crate) model_id: Option<String>,
 }
 
@@ -252,9 +273,9 @@ pub(crate) struct SaveWeightsForSamplerRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "save_weights_for_sampler")]
 pub(crate) struct SaveWeightsForSamplerResponse {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) path: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "maybe_id", skip_serializing_if = "Option::is_none")]
     pub(crate) sampling_session_id: Option<String>,
 }
 
@@ -274,9 +295,9 @@ pub(crate) struct SaveWeightsExternalRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "save_weights_external")]
 pub(crate) struct SaveWeightsExternalResponse {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) path: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) size_bytes: Option<u64>,
 }
 
@@ -289,7 +310,7 @@ pub(crate) struct UnloadModelRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "unload_model")]
 pub(crate) struct UnloadModelResponse {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_absent")]
     pub(crate) model_id: String,
 }
 
@@ -301,18 +322,19 @@ pub(crate) struct WeightsInfoRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct WeightsInfoResponse {
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) base_model: Option<String>,
+    #[serde(deserialize_with = "or_absent")]
     pub(crate) optimizer_config: OptimizerConfig,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) is_lora: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) lora_rank: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) train_unembed: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) train_mlp: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) train_attn: Option<bool>,
 }
 

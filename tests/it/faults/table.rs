@@ -85,8 +85,8 @@ pub(super) struct Fault {
     pub(super) submit: (Expect, Expect),
     /// On the request for the result: once, and always.
     pub(super) retrieve: (Expect, Expect),
-    /// On the request that ends a session, which is sent once only.
-    pub(super) finish: Expect,
+    /// On the request that ends a session, which is repeated for 10 s: once, and always.
+    pub(super) finish: (Expect, Expect),
     pub(super) order: Order,
 }
 
@@ -127,7 +127,7 @@ fn broken(
         submit: (works(2), fails(kind, ALL)),
         // After 1, 2, 4 and 8 s, and at the end of the silence.
         retrieve: (works(2), fails(Kind::Stuck, 6..=6)),
-        finish: fails(kind, 1..=1),
+        finish: (works(2), fails(kind, 5..=5)),
         order: Order::Lost,
     }
 }
@@ -138,6 +138,7 @@ fn held(name: &'static str, alter: impl Fn(Answer) -> Act + Clone + Send + Sync 
         slow: true,
         submit: (works(2), fails(Kind::Timeout, 2..=2)),
         retrieve: (works(2), fails(Kind::Stuck, 2..=2)),
+        finish: (works(2), fails(Kind::Timeout, 2..=2)),
         ..broken(name, Kind::Timeout, alter)
     }
 }
@@ -147,7 +148,7 @@ fn harmless(name: &'static str, alter: impl Fn(Answer) -> Act + Clone + Send + S
     Fault {
         submit: (works(1), works(1)),
         retrieve: (works(1), works(1)),
-        finish: works(1),
+        finish: (works(1), works(1)),
         ..broken(name, Kind::Other, alter)
     }
 }
@@ -159,7 +160,7 @@ fn nonsense(name: &'static str, alter: impl Fn(Answer) -> Act + Clone + Send + S
         submit: (fail(), fail()),
         retrieve: (fail(), fail()),
         // Nobody reads the answer to that.
-        finish: works(1),
+        finish: (works(1), works(1)),
         ..broken(name, Kind::Decode, alter)
     }
 }
@@ -170,7 +171,7 @@ fn fatal(name: &'static str, kind: Kind, act: Act) -> Fault {
     Fault {
         submit: (fail(), fail()),
         retrieve: (fail(), fail()),
-        finish: fail(),
+        finish: (fail(), fail()),
         order: Order::Whole,
         ..broken(name, kind, move |_| act.clone())
     }
@@ -209,6 +210,7 @@ pub(super) fn faults() -> Vec<Fault> {
             // Those that are refused never arrive.
             submit: (works(2), fails(Kind::Connection, 1..=1)),
             retrieve: (works(2), fails(Kind::Stuck, 1..=1)),
+            finish: (works(2), fails(Kind::Connection, 1..=1)),
             ..broken("refuse", Kind::Connection, |_| Act::Reset)
         },
         held("stall-head", |_| Act::Stall),
@@ -232,9 +234,10 @@ pub(super) fn faults() -> Vec<Fault> {
         harmless("drip", |it| Act::Drip(it, Duration::from_millis(1))),
         harmless("body-of-11-MB", |it| Act::Answer(padded(it))),
         Fault {
-            submit: (works(2), fails(Kind::Status(400), 4..=4)),
+            submit: (works(2), fails(Kind::Status(400), ALL)),
             // After 1, 2, 4, 8 and 16 s, the last of which ends with the operation.
             retrieve: (works(2), fails(Kind::Timeout, 5..=5)),
+            finish: (works(2), fails(Kind::Status(400), 5..=5)),
             ..fatal("400-empty", Kind::Status(400), Act::status(400, ""))
         },
         Fault {
@@ -250,23 +253,29 @@ pub(super) fn faults() -> Vec<Fault> {
         },
         fatal("403", Kind::Permission, status(403)),
         Fault {
-            operation: 120,
-            // Young promises may not be known everywhere yet.
-            retrieve: (works(2), fails(Kind::Expired, 8..=8)),
-            finish: works(1),
+            operation: 60,
+            // Young promises may not be known everywhere yet: after 1, 2, 4 and 8 s.
+            retrieve: (works(2), fails(Kind::Expired, 5..=5)),
+            finish: (works(1), works(1)),
             ..fatal("404", Kind::NotFound, status(404))
         },
         passing("408", Kind::Status(408), Lost, status(408), 590..=601),
         Fault {
             // Worth five seconds.
             submit: (works(2), fails(Kind::Conflict, 4..=4)),
+            finish: (works(2), fails(Kind::Conflict, 4..=4)),
             ..fatal("409", Kind::Conflict, status(409))
         },
-        Fault { finish: works(1), ..fatal("410", Kind::Expired, status(410)) },
+        Fault {
+            retrieve: (fails(Kind::Expired, 1..=1), fails(Kind::Expired, 1..=1)),
+            finish: (works(1), works(1)),
+            ..fatal("410", Kind::Status(410), status(410))
+        },
         fatal("413", Kind::Status(413), status(413)),
         fatal("422", Kind::Status(422), status(422)),
         Fault {
             submit: (works(2), fails(Kind::Status(425), ALL)),
+            finish: (works(2), fails(Kind::Status(425), 5..=5)),
             ..fatal("425", Kind::Status(425), status(425))
         },
         passing("429", Kind::RateLimited, Whole, status(429), 5..=5),
@@ -278,6 +287,7 @@ pub(super) fn faults() -> Vec<Fault> {
         passing("503", Kind::Status(503), Lost, status(503), 14..=17),
         Fault {
             submit: (fails(Kind::Status(503), 1..=1), fails(Kind::Status(503), 1..=1)),
+            finish: (fails(Kind::Status(503), 1..=1), fails(Kind::Status(503), 1..=1)),
             ..passing(
                 "503-should-not-retry",
                 Kind::Status(503),
@@ -319,6 +329,7 @@ pub(super) fn exceptions() -> Vec<Exception> {
     use Place::*;
     use Times::*;
     let except = |fault, verbs, place, times, expect| Exception { fault, verbs, place, times, expect };
+    let kinds = |all: &[Kind], requests| Expect::Fails(all.to_vec(), requests);
     let ended = |requests| Expect::Fails(vec![Kind::RateLimited, Kind::Timeout], requests);
     let lost = |requests| Expect::Fails(vec![Kind::Expired, Kind::Timeout], requests);
     vec![
@@ -334,9 +345,39 @@ pub(super) fn exceptions() -> Vec<Exception> {
         // A lost sample is submitted again for as long as the operation may take.
         except("410", SAMPLING, Retrieve, Once, works(2)),
         except("410", SAMPLING, Retrieve, Always, lost(5..=10)),
-        except("404", SAMPLING, Retrieve, Always, lost(9..=14)),
+        // One whose promise is not even known, once more.
+        except("404", SAMPLING, Retrieve, Always, fails(Kind::Expired, 10..=10)),
         // All samples wait together when the server has too many, and go on for as long as the operation may take.
         except("429", SAMPLING, Submit, Always, ended(29..=31)),
         except("429-retry-after", SAMPLING, Submit, Always, ended(29..=31)),
     ]
+    .into_iter()
+    // Samples survive what may pass for as long as their operation may take, each time under a new number.
+    .chain(
+        [
+            ("reset-before", Kind::Connection),
+            ("reset-after", Kind::Connection),
+            ("truncate", Kind::Connection),
+            ("head-of-100-kB", Kind::Connection),
+            ("408", Kind::Status(408)),
+            ("409", Kind::Conflict),
+            ("425", Kind::Status(425)),
+            ("500", Kind::Status(500)),
+            ("503", Kind::Status(503)),
+        ]
+        .map(|(fault, kind)| except(fault, SAMPLING, Submit, Always, kinds(&[kind, Kind::Timeout], 7..=30))),
+    )
+    .chain(
+        ["reset-before", "reset-after", "truncate", "garbage", "head-of-100-kB"].map(|fault| {
+            except(fault, SAMPLING, Retrieve, Always, kinds(&[Kind::Stuck, Kind::Timeout], 6..=20))
+        }),
+    )
+    .chain(["refuse", "stall-head", "stall-body", "length-too-long"].map(|fault| {
+        let all = [Kind::Stuck, Kind::Timeout, Kind::Connection];
+        except(fault, SAMPLING, Retrieve, Always, kinds(&all, 1..=1))
+    }))
+    .chain(["refuse", "stall-head", "stall-body", "length-too-long"].map(|fault| {
+        except(fault, SAMPLING, Submit, Always, kinds(&[Kind::Timeout, Kind::Connection], 1..=1))
+    }))
+    .collect()
 }

@@ -31,7 +31,9 @@ fn closing_ends_everything_that_waits_in_bounded_time_and_leaves_no_thread() {
         || {
             let server = FakeServer::new();
             let listening = server.listen().unwrap();
-            let service = listening.client().build().unwrap();
+            // The server is told for as long as `finish` says, and no longer.
+            let service = listening.client().timeouts(|it| it.finish = Duration::from_secs(3));
+            let service = service.build().unwrap();
             let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
             let sampler = service.create_sampling_client("fake/model").unwrap();
             // A server that accepts connections and never says a word.

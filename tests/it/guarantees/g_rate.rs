@@ -61,3 +61,25 @@ fn neither_a_shorter_refusal_nor_a_success_ends_the_window_early() {
     assert!(arrivals[4..].iter().all(|it| *it <= began || began + LONG <= *it), "{began:?} {arrivals:?}");
     assert!(arrivals[4..].iter().any(|it| began + LONG <= *it));
 }
+
+#[test]
+fn an_account_that_cannot_pay_pauses_all_samples_together() {
+    let (server, pauses) = (FakeServer::new(), Arc::new(Pauses::default()));
+    server.next(SAMPLE, Act::status(402, r#"{"detail":"no funds"}"#));
+    let service = server.in_memory().clock(Clock::default()).observer(pauses.clone()).build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    let first = sample(&sampler, 1);
+    eventually("the pause began", || pauses.0.lock().unwrap().is_some());
+    let began = pauses.0.lock().unwrap().unwrap();
+    // The observer is told just before the others are.
+    std::thread::sleep(Duration::from_millis(100));
+    let others = [1, 2, 3].map(|it| sample(&sampler, it));
+    tinkex::wait_all(others).unwrap();
+    assert!(LONG <= began.elapsed(), "{:?}", began.elapsed());
+    first.wait().unwrap();
+    // The refused one was sent again as it was.
+    let numbers: Vec<_> =
+        server.requests_to(SAMPLE).iter().map(|it| it.json().unwrap()["seq_id"].clone()).collect();
+    assert_eq!(numbers.iter().filter(|it| **it == 0).count(), 2, "{numbers:?}");
+    assert_eq!(numbers.len(), 5);
+}

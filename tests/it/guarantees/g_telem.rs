@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tinkex::testing::{Act, FakeServer, VirtualClock};
-use tinkex::types::{AdamParams, ModelInput, SamplingParams};
-use tinkex::{CloseStatus, SamplingClient, ServiceClient};
+use tinkex::types::{AdamParams, CustomLoss, Datum, ModelInput, SamplingParams, Ttl};
+use tinkex::{CloseStatus, Error, SamplingClient, ServiceClient};
 
-use crate::util::{alone, client_threads, eventually};
+use crate::util::{alone, client_threads, datum, eventually};
 
 const PATH: &str = "/api/v1/telemetry";
 const SAMPLE: &str = "/api/v1/asample";
@@ -36,6 +36,7 @@ fn reporting() -> Reporting {
         .api_key("tml-hunter2")
         .threads(|it| it.max_in_flight = 8)
         .telemetry(true)
+        .timeouts(|it| (it.close, it.finish) = (Duration::from_secs(1), Duration::from_millis(1500)))
         .build()
         .unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
@@ -209,6 +210,27 @@ fn a_failed_operation_is_reported_and_the_session_goes_on() {
     assert_eq!(events[1]["event_data"]["request_type"], "OptimStep");
     assert_eq!(events[1]["event_data"]["is_user_error"], false);
     assert_eq!(events[4]["event_data"]["status_code"], 422);
+}
+
+#[test]
+fn a_failed_result_is_reported_under_the_servers_name_for_its_request() {
+    let it = reporting();
+    let training = it.service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    let failed = r#"{"error":"out of memory","category":"server"}"#;
+    it.server.always("/api/v1/retrieve_future", Act::status(200, failed));
+    training.save_weights_external("x", Ttl::Never, &[]).wait().unwrap_err();
+    training.save_weights_for_sampler("x", Ttl::Never).wait().unwrap_err();
+    let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
+    it.sampler.sample(&ModelInput::from_ints([1]), 1, &params).wait().unwrap_err();
+    let never = |_: &[Datum], _: &[&[f32]]| -> Result<CustomLoss, Error> { unreachable!() };
+    training.forward_backward_custom(vec![datum()], never).wait().unwrap_err();
+    it.close();
+    let types: Vec<_> = it
+        .events()
+        .iter()
+        .filter_map(|it| it["event_data"]["request_type"].as_str().map(str::to_string))
+        .collect();
+    assert_eq!(types, ["SaveWeightsExternal", "SaveWeightsForSampler", "Sample", "Forward"]);
 }
 
 #[test]

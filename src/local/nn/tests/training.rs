@@ -1,6 +1,7 @@
 //! Batches, steps, and what is refused.
 
 use super::*;
+use crate::types::{LossArray, LossGraph};
 
 /// A batch of byte strings, each to be repeated from its first byte on.
 fn texts(texts: &[&str]) -> Vec<Example> {
@@ -158,4 +159,60 @@ fn a_bad_datum_is_named_and_nothing_changes() {
     assert!(error.contains("weights"), "{error}");
     assert!(trainer.run(&[], &Loss::CrossEntropy, true).is_err());
     assert!(trainer.grads.iter().all(|&g| g == 0.0));
+}
+
+/// `sum(logprobs · w)`, as a client may write it.
+fn custom() -> Loss {
+    let inputs = [("logprobs", 1), ("w", 1)];
+    let graph = LossGraph::trace("mine", &inputs, |it| {
+        let loss = (it.logprobs() * it.input("w")).sum();
+        it.metric("custom/x:mean", loss);
+        loss
+    });
+    Loss::Custom(Arc::new(graph.unwrap()))
+}
+
+/// The same examples for a custom loss that is the cross entropy.
+fn negated(batch: &[Example]) -> Vec<Example> {
+    let one = |e: &Example| {
+        let values: Vec<f64> = e.weights.iter().map(|it| -f64::from(*it)).collect();
+        let inputs = vec![LossArray { shape: vec![values.len()], values }];
+        Example { weights: Vec::new(), inputs, ..e.clone() }
+    };
+    batch.iter().map(one).collect()
+}
+
+#[test]
+fn a_custom_loss_has_the_gradients_of_the_same_loss_that_is_built_in() {
+    let config = tiny();
+    let mut rng = Rng::stream(4, 4);
+    let batch: Vec<Example> = [9, 100, 3, 120, 90].map(|n| weighted(&config, &mut rng, n, 1)).into();
+    let (mut ours, mut theirs) = (stirred(&config, 2), stirred(&config, 2));
+    let own = ours.run(&negated(&batch), &custom(), true).unwrap();
+    let built_in = theirs.run(&batch, &Loss::CrossEntropy, true).unwrap();
+    assert!((own.loss_sum - built_in.loss_sum).abs() < 1e-6 * built_in.loss_sum.abs());
+    assert_eq!(own.logprobs, built_in.logprobs);
+    assert!((own.metrics["custom/x:mean"] - own.loss_sum / 5.0).abs() < 1e-9 * own.loss_sum.abs());
+    let scale = theirs.grads.iter().fold(0.0f32, |a, g| a.max(g.abs()));
+    for (a, b) in ours.grads.iter().zip(&theirs.grads) {
+        assert!((a - b).abs() < 1e-5 * scale, "{a} {b}");
+    }
+    let forward = ours.run(&negated(&batch), &custom(), false).unwrap();
+    assert_eq!((forward.loss_sum, &forward.metrics), (own.loss_sum, &own.metrics));
+}
+
+#[test]
+fn a_custom_loss_that_fails_on_a_late_datum_leaves_the_gradients_as_they_were() {
+    let config = tiny();
+    let mut rng = Rng::stream(4, 5);
+    // More than one wave of groups, so that the first gradients have been added up when the last datum fails.
+    let batch: Vec<Example> = (0..60).map(|_| weighted(&config, &mut rng, 150, 1)).collect();
+    let mut batch = negated(&batch);
+    batch[58].inputs[0].values[3] = f64::NAN;
+    let mut trainer = stirred(&config, 2);
+    trainer.run(&batch[..2], &custom(), true).unwrap();
+    let before = trainer.grads.clone();
+    let error = trainer.run(&batch, &custom(), true).unwrap_err();
+    assert!(error.starts_with("datum 58: the loss mine is NaN"), "{error}");
+    assert_eq!(trainer.grads, before);
 }

@@ -1,0 +1,129 @@
+//! What the engine tells of sessions and of the account.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde_json::json;
+use tinkex::local::{Options, Server};
+use tinkex::types::{
+    AdamParams, Datum, FinishReason, LoraConfig, LossFn, ModelInput, SamplingParams, SessionSearch,
+    SessionStatus, StatusFilter, Timestamp, Ttl,
+};
+use tinkex::{CloseStatus, ErrorKind, ServiceClient, ServiceClientBuilder};
+
+fn server() -> Server {
+    Server::start(Options { threads: 2, ..Options::default() }).unwrap()
+}
+
+fn connect(server: &Server) -> ServiceClientBuilder {
+    ServiceClient::builder().without_environment().base_url(server.url()).api_key(server.api_key())
+}
+
+/// A session of this name that has begun.
+fn session(server: &Server, name: &str) -> (ServiceClient, String) {
+    let service = connect(server).display_name(name).user_metadata("team", name).build().unwrap();
+    let sampler = service.create_sampling_client("tinkex/nano").unwrap();
+    let id = sampler.sampling_session_id().split(':').next().unwrap().to_string();
+    (service, id)
+}
+
+#[test]
+fn sessions_are_found_by_what_is_known_of_them() {
+    let server = server();
+    let (red, red_id) = session(&server, "Red team");
+    let (blue, blue_id) = session(&server, "Blue team");
+    let (_green, green_id) = session(&server, "Green");
+    let lora = LoraConfig { rank: 4, ..LoraConfig::default() };
+    let training = red.create_lora_training_client("tinkex/nano", lora).unwrap();
+    let saved = training.save_state("a", Ttl::Never).wait().unwrap().path;
+    let rest = red.create_rest_client();
+    rest.assign_session_project(&red_id, "p").unwrap();
+    blue.close(CloseStatus::Errored).unwrap();
+    let find = |search: SessionSearch| -> Vec<String> {
+        rest.search_sessions(search).map(|it| it.unwrap().session_id).collect()
+    };
+    let all = SessionSearch::default;
+    assert_eq!(find(SessionSearch { limit: 1, ..all() }), [&green_id, &blue_id, &red_id].map(String::clone));
+    let named = SessionSearch { display_name: Some("team".into()), ..all() };
+    assert_eq!(find(named.clone()), [blue_id.clone(), red_id.clone()]);
+    assert_eq!(find(SessionSearch { session_id: Some(green_id.clone()), ..named }).len(), 3);
+    assert_eq!(find(SessionSearch { project_ids: vec!["p".into()], ..all() }), std::slice::from_ref(&red_id));
+    let metadata = [("team".to_string(), "Green".to_string())].into();
+    assert_eq!(find(SessionSearch { user_metadata: metadata, ..all() }), std::slice::from_ref(&green_id));
+    let active = SessionSearch { statuses: vec![StatusFilter::Active], ..all() };
+    assert_eq!(find(active), [green_id, red_id.clone()]);
+    let ended = |reason| SessionSearch {
+        statuses: vec![StatusFilter::ClientFinished { reasons: vec![reason] }],
+        ..all()
+    };
+    assert_eq!(find(ended(FinishReason::Errored)), [blue_id]);
+    assert_eq!(find(ended(FinishReason::Success)), Vec::<String>::new());
+    let found = rest.search_sessions(SessionSearch { session_id: Some(red_id), ..all() });
+    let found: Vec<_> = found.map(|it| it.unwrap()).collect();
+    assert_eq!((found[0].checkpoints_count, found[0].status.clone()), (1, Some(SessionStatus::Active)));
+    let size = rest.list_checkpoints(saved.run_id()).unwrap()[0].size_bytes;
+    assert_eq!((found[0].checkpoint_storage_bytes, found[0].project_id.as_deref()), (size, Some("p")));
+    let error = rest.assign_session_project("nobody", "p").unwrap_err();
+    assert_eq!(error.kind(), &ErrorKind::NotFound, "{error}");
+}
+
+#[test]
+fn a_trace_shows_every_request_of_its_session() {
+    let server = server();
+    let (service, id) = session(&server, "traced");
+    let lora = LoraConfig { rank: 4, ..LoraConfig::default() };
+    let training = service.create_lora_training_client("tinkex/nano", lora).unwrap();
+    let datum = Datum::cross_entropy(&[72, 105], &[33]);
+    training.forward_backward(vec![datum], LossFn::CrossEntropy).wait().unwrap();
+    training.optim_step(AdamParams::default()).wait().unwrap();
+    let sampler = training.save_weights_and_get_sampling_client().unwrap();
+    let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
+    sampler.sample(&ModelInput::from_ints([72]), 1, &params).wait().unwrap();
+    let rest = service.create_rest_client();
+    let url = rest.export_session_trace(&id).unwrap();
+    assert!(url.expose().ends_with(".pftrace"));
+    let trace = ureq::get(url.expose()).call().unwrap().body_mut().read_to_vec().unwrap();
+    // Every packet of the file is field 1.
+    assert_eq!(trace[0], 0x0a);
+    let text = String::from_utf8_lossy(&trace);
+    for name in ["create_model", "forward_backward", "optim_step", "save_weights_for_sampler", "sample"] {
+        assert!(text.contains(name), "{name}");
+    }
+    assert!(text.contains(training.model_id()) && text.contains(sampler.sampling_session_id()));
+    assert_eq!(rest.export_session_trace("nobody").unwrap_err().kind(), &ErrorKind::NotFound);
+}
+
+#[test]
+fn the_account_is_that_of_this_engine_and_owes_nothing() {
+    let server = server();
+    let service = connect(&server).build().unwrap();
+    assert_eq!(service.create_rest_client().get_api_key_info().unwrap().name.as_deref(), Some("local"));
+    let admin = service.create_admin_client();
+    let at = |hour: u64| Timestamp::from(UNIX_EPOCH + Duration::from_secs(3600 * hour));
+    let usage = admin.get_billing_usage(at(480_000), at(480_001)).unwrap();
+    assert!(usage.events.is_empty() && usage.cost_data_through.is_some());
+    assert!(admin.get_current_checkpoint_storage_usage(None).unwrap().entries.is_empty());
+}
+
+#[test]
+fn where_tokens_are_in_use_the_key_alone_is_not_enough() {
+    let server =
+        Server::start(Options { pjwt_auth_enabled: true, threads: 2, ..Options::default() }).unwrap();
+    let service = connect(&server).build().unwrap();
+    let sampler = service.create_sampling_client("tinkex/nano").unwrap();
+    let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
+    sampler.sample(&ModelInput::from_ints([72]), 1, &params).wait().unwrap();
+    let rest = service.create_rest_client();
+    assert_eq!(rest.whoami().unwrap().user_urn, "tml:user:local");
+    assert_eq!(rest.get_api_key_info().unwrap().name.as_deref(), Some("local"), "that is asked with the key");
+    let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+    let ask = |key: &str| {
+        let url = format!("{}/api/v1/create_session", server.url());
+        let request = agent.post(url).header("X-API-Key", key).header("Content-Type", "application/json");
+        request.send(json!({"tags": [], "type": "create_session"}).to_string()).unwrap()
+    };
+    let refused = ask(server.api_key());
+    assert_eq!(refused.status(), 401);
+    let challenge = refused.headers().get("www-authenticate").unwrap().to_str().unwrap().to_string();
+    assert!(challenge.contains("error=\"invalid_token\""), "{challenge}");
+    assert_eq!(ask("eyJforged").status(), 401);
+}

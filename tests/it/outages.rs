@@ -1,0 +1,130 @@
+//! A server that is gone for longer than one request is repeated.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tinkex::testing::{Act, Clock, FakeServer, VirtualClock};
+use tinkex::types::{AdamParams, ModelInput, SamplingParams};
+use tinkex::{CloseStatus, ErrorKind, SamplingClient, ServiceClient};
+
+const SAMPLE: &str = "/api/v1/asample";
+const RETRIEVE: &str = "/api/v1/retrieve_future";
+const CONFIG: &str = "/api/v1/client/config";
+const OUTAGE: Duration = Duration::from_secs(1200);
+
+/// Whatever the server is asked is met with an act, until the outage is over.
+fn outage(server: &FakeServer, clock: &Clock, act: Act) {
+    let (clock, over) = (clock.clone(), clock.now() + OUTAGE);
+    server.script(move |_| (clock.now() < over).then(|| act.clone()));
+}
+
+fn client(server: &FakeServer) -> (ServiceClient, SamplingClient, Clock) {
+    let clock = VirtualClock::new();
+    let service = server.in_memory_at(clock.clone()).build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    (service, sampler, clock.clock())
+}
+
+fn params() -> SamplingParams {
+    SamplingParams { max_tokens: Some(1), ..Default::default() }
+}
+
+#[test]
+fn samples_survive_an_outage_of_twenty_minutes_each_time_under_a_new_number() {
+    for act in [Act::Reset, Act::status(503, "down"), Act::status(408, "late"), Act::Stall] {
+        let server = FakeServer::new();
+        let (_service, sampler, clock) = client(&server);
+        outage(&server, &clock, act.clone());
+        let result = sampler.sample(&ModelInput::from_ints([1]), 1, &params()).wait();
+        assert!(result.is_ok(), "{act:?}: {result:?}");
+        let seen = server.requests_to(SAMPLE);
+        let mut numbers: Vec<_> =
+            seen.iter().map(|it| it.json().unwrap()["seq_id"].as_u64().unwrap()).collect();
+        assert!(numbers.is_sorted(), "{act:?}: {numbers:?}");
+        numbers.dedup();
+        assert!(3 <= numbers.len(), "{act:?}: {numbers:?}");
+        // Thousands of requests would not be patience.
+        assert!(seen.len() < 400, "{act:?}: {} requests", seen.len());
+    }
+}
+
+#[test]
+fn a_sample_of_which_nothing_is_heard_for_too_long_is_submitted_again() {
+    let server = FakeServer::new();
+    let (_service, sampler, clock) = client(&server);
+    let (times, over) = (clock.clone(), clock.now() + OUTAGE);
+    server.script(move |seen| (seen.path != SAMPLE && times.now() < over).then_some(Act::Reset));
+    sampler.sample(&ModelInput::from_ints([1]), 1, &params()).wait().unwrap();
+    let n = server.requests_to(SAMPLE).len();
+    assert!((2..10).contains(&n), "{n} submissions");
+}
+
+#[test]
+fn where_the_server_wants_no_retries_an_outage_ends_a_sample() {
+    let server = FakeServer::new();
+    server.always(CONFIG, Act::json(json!({"sample_no_retries": true})));
+    let (_service, sampler, clock) = client(&server);
+    outage(&server, &clock, Act::status(503, "down"));
+    let error = sampler.sample(&ModelInput::from_ints([1]), 1, &params()).wait().unwrap_err();
+    assert_eq!(error.http_status(), Some(503));
+    assert!(error.elapsed().unwrap() <= Duration::from_secs(301), "{error:?}");
+}
+
+#[test]
+fn a_refusal_that_is_not_to_be_repeated_is_the_answer() {
+    let server = FakeServer::new();
+    let (_service, sampler, _) = client(&server);
+    server.always(SAMPLE, Act::status(503, "no").with_header("x-should-retry", "false"));
+    let error = sampler.sample(&ModelInput::from_ints([1]), 1, &params()).wait().unwrap_err();
+    assert_eq!((error.http_status(), server.requests_to(SAMPLE).len()), (Some(503), 1));
+}
+
+#[test]
+fn an_unknown_promise_is_paid_for_twice_at_most() {
+    let server = FakeServer::new();
+    let (service, sampler, clock) = client(&server);
+    server.always(RETRIEVE, Act::status(404, r#"{"detail":"no such promise"}"#));
+    let before = clock.now();
+    let error = sampler.sample(&ModelInput::from_ints([1]), 1, &params()).wait().unwrap_err();
+    assert_eq!((error.kind(), error.http_status()), (&ErrorKind::PromiseExpired, Some(404)));
+    assert_eq!(server.requests_to(SAMPLE).len(), 2);
+    assert!(clock.now() - before < Duration::from_secs(60), "{:?}", clock.now() - before);
+    // A result of training is lost at once.
+    server.behave(RETRIEVE);
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    server.always(RETRIEVE, Act::status(404, r#"{"detail":"no such promise"}"#));
+    let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
+    assert_eq!((error.kind(), error.http_status()), (&ErrorKind::PromiseExpired, Some(404)));
+}
+
+#[test]
+fn a_server_that_takes_its_time_over_the_first_request_is_asked_again() {
+    let server = FakeServer::new();
+    let listening = server.listen().unwrap();
+    let ms = Duration::from_millis;
+    let service = listening.client().timeouts(|it| (it.connect, it.exchange) = (ms(500), ms(600)));
+    // It takes the connection, so that the address is not wrong.
+    server.next(CONFIG, Act::Stall);
+    service.build().unwrap().create_sampling_client("fake/model").unwrap();
+    assert_eq!(server.requests_to(CONFIG).len(), 2);
+}
+
+#[test]
+fn a_server_that_is_busy_when_a_session_ends_is_told_again() {
+    const FINISH: &str = "/api/v1/sessions/session-1/finish";
+    for act in [Act::Reset, Act::status(503, "busy"), Act::status(429, "busy"), Act::Stall] {
+        let server = FakeServer::new();
+        let (service, _sampler, _) = client(&server);
+        server.next(FINISH, act.clone());
+        let result = service.close(CloseStatus::Success);
+        assert!(result.is_ok(), "{act:?}: {result:?}");
+        assert_eq!(server.requests_to(FINISH).len(), 2, "{act:?}");
+    }
+    // But not for ever.
+    let server = FakeServer::new();
+    let (service, _sampler, clock) = client(&server);
+    server.always(FINISH, Act::status(503, "busy"));
+    let before = clock.now();
+    assert_eq!(service.close(CloseStatus::Success).unwrap_err().http_status(), Some(503));
+    assert!(clock.now() - before <= Duration::from_secs(10), "{:?}", clock.now() - before);
+}
