@@ -26,7 +26,7 @@ pub(crate) const SDK_VERSION: &str = "0.38.0";
 /// | `connect` | 5 s | connecting, TLS included; also all attempts at a first connection to a server |
 /// | `exchange` | 60 s | one HTTP exchange without progress, except those below |
 /// | `poll` | 45 s | the same for one that waits for a result |
-/// | `heartbeat` | 10 s | one heartbeat; one request for the flags |
+/// | `heartbeat` | 10 s | one heartbeat; one request for the flags that may change |
 /// | `submit` | 300 s | all attempts at one request together |
 /// | `silence` | 300 s | waiting for a result without any sign of life from the server |
 /// | `operation` | 2 h | a whole operation, from its submission to its result |
@@ -46,7 +46,7 @@ pub struct Timeouts {
     pub exchange: Duration,
     /// One HTTP exchange that waits for a result, without progress.
     pub poll: Duration,
-    /// One heartbeat; one request for the flags of the server.
+    /// One heartbeat; one request for the flags that may change.
     pub heartbeat: Duration,
     /// All attempts at one request together.
     pub submit: Duration,

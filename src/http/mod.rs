@@ -362,7 +362,8 @@ impl Http {
             lane: call.lane,
             method: call.method,
             url: self.url(call),
-            headers: headers::all(call, &self.config, key, nth.retry, timeout, credential),
+            // What a request is usually given, even if less is left for this attempt.
+            headers: headers::all(call, &self.config, key, nth.retry, self.timeout(call, None), credential),
             body: call.body.bytes(),
             connect_timeout: self.config.timeouts.connect.min(timeout),
             timeout,

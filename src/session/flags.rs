@@ -28,7 +28,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// state to tell, because every flag has a default.
 pub(super) fn fetch(http: &Http, config: &Config, cancel: &CancelToken) -> Result<Flags> {
     let mut call = config_call(config)?;
-    call.timeout = Some(config.timeouts.heartbeat);
     call.budget = Some(PATIENCE.min(config.timeouts.submit));
     match learn(http, config, &call, cancel) {
         Err(error) if is_passing(&error) && http.auth().can_do_without_tokens() => {
