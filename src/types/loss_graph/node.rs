@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
@@ -55,6 +54,8 @@ pub(crate) enum Arg {
     Ellipsis,
     /// A constant of torch by its kind (`dtype`, `device`, `layout`, `memory_format`) and name.
     Constant(&'static str, String),
+    /// None that this version knows.
+    Unknown(Value),
 }
 
 /// The kinds of constants.
@@ -80,54 +81,53 @@ impl Arg {
             Arg::Slice(it) => json!({"slice": all(&it[..])}),
             Arg::Ellipsis => json!({"ellipsis": true}),
             Arg::Constant(kind, name) => json!({*kind: name}),
+            Arg::Unknown(it) => it.clone(),
         }
     }
 
-    fn from_value(value: Value) -> Result<Self, String> {
-        let all = |it: Vec<Value>| it.into_iter().map(Arg::from_value).collect::<Result<Vec<_>, _>>();
-        Ok(match value {
+    /// What is not understood is kept, and refused by whoever has to compute it.
+    fn from_value(value: Value) -> Self {
+        let all = |it: Vec<Value>| it.into_iter().map(Arg::from_value).collect::<Vec<_>>();
+        match value {
             Value::Null => Arg::Nothing,
             Value::Bool(it) => Arg::Bool(it),
-            Value::Number(it) => match it.as_i64() {
-                Some(it) => Arg::Int(it),
-                None => Arg::Float(it.as_f64().ok_or("a number out of range")?),
+            Value::Number(it) => match (it.as_i64(), it.as_f64()) {
+                (Some(it), _) => Arg::Int(it),
+                (None, Some(it)) => Arg::Float(it),
+                (None, None) => Arg::Unknown(Value::Number(it)),
             },
             Value::String(it) => Arg::Text(it),
-            Value::Array(it) => Arg::List(all(it)?),
-            Value::Object(it) => {
-                let mut fields = it.into_iter();
-                let (Some((kind, value)), None) = (fields.next(), fields.next()) else {
-                    return Err("an argument that is an object has one key".into());
-                };
-                match (kind.as_str(), value) {
-                    ("ref", Value::String(it)) => Arg::Ref(it),
-                    ("tuple", Value::Array(it)) => Arg::Tuple(all(it)?),
-                    ("dict", Value::Object(it)) => Arg::Dict(
-                        it.into_iter()
-                            .map(|(key, it)| Ok((key, Arg::from_value(it)?)))
-                            .collect::<Result<_, String>>()?,
-                    ),
-                    ("slice", Value::Array(it)) => {
-                        let parts: [Arg; 3] =
-                            all(it)?.try_into().map_err(|_| "a slice has three parts".to_string())?;
-                        Arg::Slice(Box::new(parts))
-                    }
-                    ("ellipsis", Value::Bool(true)) => Arg::Ellipsis,
-                    ("float", Value::String(it)) => match it.as_str() {
-                        "inf" => Arg::Float(f64::INFINITY),
-                        "-inf" => Arg::Float(f64::NEG_INFINITY),
-                        "nan" => Arg::Float(f64::NAN),
-                        other => return Err(format!("{other:?} is no float")),
-                    },
-                    (kind, Value::String(it)) => match CONSTANTS.iter().find(|it| **it == kind) {
-                        Some(kind) => Arg::Constant(kind, it),
-                        None => return Err(format!("{kind:?} is no kind of argument")),
-                    },
-                    (kind, _) => {
-                        return Err(format!("{kind:?} is no kind of argument, or holds something else"));
-                    }
-                }
+            Value::Array(it) => Arg::List(all(it)),
+            Value::Object(it) if it.len() == 1 => {
+                let known = it.iter().next().and_then(|(kind, it)| Arg::of_kind(kind, it));
+                known.unwrap_or(Arg::Unknown(Value::Object(it)))
             }
+            other @ Value::Object(_) => Arg::Unknown(other),
+        }
+    }
+
+    /// What is written as an object of one key.
+    fn of_kind(kind: &str, value: &Value) -> Option<Self> {
+        let all = |it: &[Value]| it.iter().cloned().map(Arg::from_value).collect::<Vec<_>>();
+        Some(match (kind, value) {
+            ("ref", Value::String(it)) => Arg::Ref(it.clone()),
+            ("tuple", Value::Array(it)) => Arg::Tuple(all(it)),
+            ("dict", Value::Object(it)) => {
+                Arg::Dict(it.iter().map(|(key, it)| (key.clone(), Arg::from_value(it.clone()))).collect())
+            }
+            ("slice", Value::Array(it)) => Arg::Slice(Box::new(all(it).try_into().ok()?)),
+            ("ellipsis", Value::Bool(true)) => Arg::Ellipsis,
+            ("float", Value::String(it)) => match it.as_str() {
+                "inf" => Arg::Float(f64::INFINITY),
+                "-inf" => Arg::Float(f64::NEG_INFINITY),
+                "nan" => Arg::Float(f64::NAN),
+                _ => return None,
+            },
+            (kind, Value::String(it)) => {
+                let kind = CONSTANTS.into_iter().find(|it| *it == kind)?;
+                Arg::Constant(kind, it.clone())
+            }
+            _ => return None,
         })
     }
 }
@@ -140,7 +140,7 @@ impl Serialize for Arg {
 
 impl<'de> Deserialize<'de> for Arg {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Arg::from_value(Value::deserialize(deserializer)?).map_err(D::Error::custom)
+        Value::deserialize(deserializer).map(Arg::from_value)
     }
 }
 
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_argument_is_refused() {
+    fn what_is_no_argument_is_kept_as_it_is() {
         for text in [
             r#"{}"#,
             r#"{"ref":"a","tuple":[]}"#,
@@ -186,7 +186,9 @@ mod tests {
             r#"{"code":"x"}"#,
             r#"{"ref":1}"#,
         ] {
-            assert!(serde_json::from_str::<Arg>(text).is_err(), "{text}");
+            let arg: Arg = serde_json::from_str(text).expect(text);
+            assert!(matches!(arg, Arg::Unknown(_)), "{arg:?}");
+            assert_eq!(serde_json::to_string(&arg).expect(text), text);
         }
     }
 }

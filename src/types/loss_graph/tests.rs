@@ -346,6 +346,11 @@ fn a_graph_that_others_traced_is_refused_with_the_step_that_is_wrong() {
             fine,
             "does not depend",
         ),
+        (
+            r#"{"op":"call_method","name":"y","target":"pow","args":[{"ref":"logprobs"},{"code":"x"}]}"#,
+            fine,
+            "tensors and numbers",
+        ),
         (sum, r#"{"ref":"y"}"#, "the loss and its metrics"),
         (sum, r#"{"tuple":[{"ref":"y"},{"dict":{"nll":{"ref":"y"}}}]}"#, "metric \"nll\""),
         (sum, r#"{"tuple":[{"ref":"y"},{"dict":{"custom/a:sum":1.5}}]}"#, "must be a tensor"),
