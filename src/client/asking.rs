@@ -76,12 +76,13 @@ impl Asker {
         verb: &'static str,
         work: impl FnOnce(&Asking<'_, T>) -> Result<T>,
     ) -> Result<T> {
-        self.session().check_open()?;
-        if !self.ready.load(Ordering::Acquire) {
-            self.service.learn_flags(verb)?;
-            self.ready.store(true, Ordering::Release);
-        }
-        self.run_unprepared(verb, work)
+        self.run_unprepared(verb, |it| {
+            if !self.ready.load(Ordering::Acquire) {
+                self.service.learn_flags(verb)?;
+                self.ready.store(true, Ordering::Release);
+            }
+            work(it)
+        })
     }
 
     /// As [`run`](Asker::run), whether or not the server's flags are known.

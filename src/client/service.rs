@@ -451,7 +451,7 @@ impl ServiceClient {
     pub(super) fn learn_flags(&self, verb: &'static str) -> Result<()> {
         let session = self.session();
         session.check_open()?;
-        let (ticket, flags) = session.ticket(verb, &session.cancel);
+        let (ticket, flags) = session.part(verb, &session.cancel);
         self.tell(Msg::Flags(ticket), flags.deadline())?;
         flags.wait()
     }

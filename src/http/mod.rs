@@ -150,8 +150,9 @@ impl Http {
                     return Ok(answer);
                 }
                 Ok(answer) => {
-                    // What is sent only once is not sent again for payment either.
-                    let paused = match !budget.is_zero() && billing::is_waited_out(&call.path) {
+                    // What is sent only once is not sent again for payment either, and samples wait together.
+                    let waits = !budget.is_zero() && !call.leaves_429 && billing::is_waited_out(&call.path);
+                    let paused = match waits {
                         true => self.pause_for_payment(&answer, call.deadline.or(latest), cancel),
                         false => Ok(false),
                     };

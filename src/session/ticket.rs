@@ -18,7 +18,8 @@ pub(crate) struct Ticket<T: Send + 'static> {
     session: Arc<Session>,
     /// Answers at once when the client or the session is closed, however long the work then takes to notice.
     _closing: Registration,
-    _entry: Entry,
+    /// Its place among what is in flight, unless it is a part of an operation that has one.
+    _entry: Option<Entry>,
 }
 
 struct Closing<T: Send + 'static>(Slot<T>);
@@ -61,11 +62,32 @@ impl Session {
         operation: &'static str,
         parent: &CancelToken,
     ) -> (Ticket<T>, Pending<T>) {
+        let progress = self.progress(operation);
+        let entry = self.in_flight.enter(progress.clone(), &self.config.seeing.metrics);
+        self.ticket_of(progress, Some(entry), parent)
+    }
+
+    /// As [`ticket`](Self::ticket), for a part of an operation that is counted already.
+    pub(crate) fn part<T: Send + 'static>(
+        self: &Arc<Self>,
+        operation: &'static str,
+        parent: &CancelToken,
+    ) -> (Ticket<T>, Pending<T>) {
+        self.ticket_of(self.progress(operation), None, parent)
+    }
+
+    fn progress(&self, operation: &'static str) -> Progress {
         let now = self.clock.now();
         let deadline = now.checked_add(self.config.timeouts.operation);
-        let seeing = &self.config.seeing;
-        let progress = Progress::new(operation, now, deadline).seen_by(seeing);
-        let entry = self.in_flight.enter(progress.clone(), &seeing.metrics);
+        Progress::new(operation, now, deadline).seen_by(&self.config.seeing)
+    }
+
+    fn ticket_of<T: Send + 'static>(
+        self: &Arc<Self>,
+        progress: Progress,
+        entry: Option<Entry>,
+        parent: &CancelToken,
+    ) -> (Ticket<T>, Pending<T>) {
         let cancel = parent.child();
         let (reply, slot) = oneshot();
         let closing = cancel.on_cancel(Arc::new(Closing(slot.clone())));

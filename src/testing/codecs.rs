@@ -6,8 +6,8 @@
 use bytes::Bytes;
 
 use crate::error::Result;
-use crate::types::{Datum, ForwardBackwardOutput, Loss, ModelInput, SampleOptions, SamplingParams};
-use crate::wire::{json, messages, sample, train};
+use crate::types::{Datum, ForwardBackwardOutput, Loss};
+use crate::wire::{json, messages, train};
 
 /// The body of a `forward_backward` request, as a training client writes it, on the caller's thread alone.
 ///
@@ -23,21 +23,6 @@ pub fn encode_pass(model_id: &str, seq_id: u32, data: &[Datum], loss: &Loss) -> 
 /// None that is known.
 pub fn encode_load(session_id: &str, model_seq_id: u64, path: &str, optimizer: bool) -> Result<Vec<u8>> {
     json::encode(&json::LoadWeightsRequest::create(session_id, model_seq_id, path, optimizer))
-}
-
-/// The body of an `asample` request, as it is written whatever the parameters.
-///
-/// # Errors
-/// A prompt that cannot be written.
-pub fn encode_sample(
-    sampling_session_id: &str,
-    seq_id: u64,
-    prompt: &ModelInput,
-    num_samples: u32,
-    params: &SamplingParams,
-    options: &SampleOptions,
-) -> Result<Vec<u8>> {
-    sample::encode_sample(sampling_session_id, seq_id, prompt, num_samples, params, options, false)
 }
 
 /// The result of a pass over data, as a server writes it.

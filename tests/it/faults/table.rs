@@ -358,7 +358,7 @@ pub(super) fn exceptions() -> Vec<Exception> {
             ("reset-before", Kind::Connection),
             ("reset-after", Kind::Connection),
             ("truncate", Kind::Connection),
-            ("head-of-100-kB", Kind::Connection),
+            ("head-of-100-kB", Kind::Decode),
             ("408", Kind::Status(408)),
             ("409", Kind::Conflict),
             ("425", Kind::Status(425)),

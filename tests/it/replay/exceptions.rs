@@ -52,11 +52,6 @@ pub(crate) const PLAIN: &[Exception] = &[
     },
     Exception { of: 248..=248, how: How::Field("seq_id", 70), why: GIVEN_BACK },
     Exception { of: 252..=252, how: How::Field("seq_id", 70), why: GIVEN_BACK },
-    Exception {
-        of: 254..=254,
-        how: How::NotSent,
-        why: "no tokens to sample are refused before anything is sent; no later sample of that client was recorded",
-    },
     Exception { of: 256..=256, how: How::Field("seq_id", 70), why: GIVEN_BACK },
     Exception {
         of: 258..=258,
