@@ -13,7 +13,7 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 const FORGET: Duration = Duration::from_secs(300);
 
 /// Endpoints whose refusals are told at once, because nothing is lost by that: those with which work begins, of which PROTOCOL
-/// §1.11 leaves most out, and those that are asked to learn whether the account is in order.
+/// §1.11 leaves most out, and those that are asked to learn whether the account is in order. So is that of a session's end.
 const TOLD_AT_ONCE: [&str; 10] = [
     "auth/apikey/me",
     "auth/token",
@@ -30,7 +30,8 @@ const TOLD_AT_ONCE: [&str; 10] = [
 /// Whether a refusal of a request to this address is waited out.
 pub(crate) fn is_waited_out(path: &str) -> bool {
     let path = path.split('?').next().unwrap_or_default();
-    !TOLD_AT_ONCE.iter().any(|it| path.strip_suffix(it).is_some_and(|rest| rest.ends_with("/v1/")))
+    let ends = path.contains("/v1/sessions/") && path.ends_with("/finish");
+    !ends && !TOLD_AT_ONCE.iter().any(|it| path.strip_suffix(it).is_some_and(|rest| rest.ends_with("/v1/")))
 }
 
 /// What to do about a refusal.
@@ -119,6 +120,7 @@ mod tests {
         for path in TOLD_AT_ONCE {
             assert!(!is_waited_out(&format!("/api/v1/{path}")), "{path}");
         }
+        assert!(!is_waited_out("/api/v1/sessions/s-1/finish"));
         for path in [
             "forward_backward",
             "load_weights",
@@ -126,6 +128,7 @@ mod tests {
             "training_runs?limit=20",
             "training_runs/create_model",
             "samplers/telemetry",
+            "samplers/finish",
             "billing/usage/events?x=/v1/create_model",
         ] {
             assert!(is_waited_out(&format!("/api/v1/{path}")), "{path}");

@@ -33,7 +33,7 @@ pub(crate) fn run(replay: &Replay) {
 
     let service = replay.client().user_metadata("suite", "peer-e2e").telemetry(true);
     // As long as the official SDK, which has a minute for each request and no bound for all that closing does.
-    let service = service.timeouts(|it| it.close = 2 * PATIENCE).build().unwrap();
+    let service = service.timeouts(|it| it.finish = 4 * PATIENCE).build().unwrap();
     let lora = LoraConfig { rank: 8, seed: Some(1), ..Default::default() };
     let training = service.create_lora_training_client(MODEL, lora).unwrap();
     replay.assert_info(9, &training);
