@@ -173,6 +173,12 @@ mod fuzz {
                 }
             }
         }
+        // What the readers with rules of their own understand, of which nothing was recorded.
+        let data = r#"{"data":[{"model_input":{"chunks":[{"type":"encoded_text","tokens":[1,2]}]},"loss_fn_inputs":{"target_tokens":{"data":[2,3],"dtype":"int64","shape":[2]},"weights":{"data":[0.5],"dtype":"float32","shape":[1,2],"sparse_crow_indices":[0,1],"sparse_col_indices":[1]}}}],"loss_fn":"cross_entropy","loss_fn_config":{"a":0.5}}"#;
+        for input in ["forward_backward_input", "forward_input"] {
+            all.push(format!(r#"{{"model_id":"m","seq_id":1,"{input}":{data}}}"#).into_bytes());
+        }
+        all.push(br#"{"type":"sample","sequences":[{"tokens":[1,2],"logprobs":[-0.5,-1.0],"stop_reason":"stop"}],"prompt_logprobs":[null,-0.5],"topk_prompt_logprobs":[null,[[3,-0.5]]]}"#.to_vec());
         all.push(b"tinker://s:train:0/weights/a".to_vec());
         all.push(b"\"2026-11-20T13:06:53.748789Z\"".to_vec());
         all.sort();
