@@ -242,8 +242,11 @@ impl TrainingClient {
                 Step::Pass(Box::new(Pass { ticket, data, loss, forward_only }))
             }
             Err(graph) => {
-                let loss =
-                    Box::new(move |data: &[Datum], logprobs: &[&[f32]]| graph.evaluate(data, logprobs));
+                let session = self.session().clone();
+                let loss = Box::new(move |data: &[Datum], logprobs: &[&[f32]]| {
+                    let work = graph.work(logprobs.iter().map(|it| it.len()).sum());
+                    session.compute(work, |parallel| graph.evaluate_shared(data, logprobs, parallel))
+                });
                 Step::Custom(Box::new(Custom { ticket, data, loss, forward_only }))
             }
         }

@@ -86,6 +86,18 @@ fn a_server_that_runs_none_gets_two_passes_with_the_gradients_as_weights() {
 }
 
 #[test]
+fn a_large_batch_is_computed_by_several_threads_with_the_same_result() {
+    let server = FakeServer::new();
+    let (service, training) = start(&server);
+    let loss = service.create_custom_loss(nll()).wait().unwrap();
+    // 1000 data of 100 targets, each of which has the log-probability -0.5 and a weight of 1.
+    let one = Datum::cross_entropy(&[1], &[2; 100]);
+    let output = training.forward_backward(vec![one; 1000], &loss).wait().unwrap();
+    assert_eq!((output.metrics["loss:sum"], output.metrics["custom/nll:mean"]), (50_000.0, 50.0));
+    assert_eq!(output.loss_fn_outputs.len(), 1000);
+}
+
+#[test]
 fn a_flag_that_promises_too_much_costs_a_request_and_the_loss_is_computed_here() {
     let server = FakeServer::new();
     server.runs_custom_losses();

@@ -25,7 +25,7 @@ const MAX_VALUES: usize = 1 << 26;
 impl LossGraph {
     /// Computes the loss here: its value, its derivative by each log-probability, and its metrics, each combined over the data
     /// in the way that its name says. `logprobs` has one slice for each datum, row-major, with as many values as its
-    /// `target_tokens`. Data are computed in parallel.
+    /// `target_tokens`. This happens on the thread at hand.
     ///
     /// # Errors
     /// A datum that lacks an input or has it with another number of dimensions, shapes that do not fit together, a loss that
@@ -42,16 +42,25 @@ impl LossGraph {
     /// # Ok::<(), tinkex::Error>(())
     /// ```
     pub fn evaluate(&self, data: &[Datum], logprobs: &[&[f32]]) -> Result<CustomLoss> {
+        self.evaluate_shared(data, logprobs, false)
+    }
+
+    /// As [`evaluate`](Self::evaluate), if `parallel` with the data shared among the threads of the caller's rayon pool.
+    pub(crate) fn evaluate_shared(
+        &self,
+        data: &[Datum],
+        logprobs: &[&[f32]],
+        parallel: bool,
+    ) -> Result<CustomLoss> {
         if data.len() != logprobs.len() {
             let problem = format!("are those of {} data, not of {}", logprobs.len(), data.len());
             return Err(Error::invalid("logprobs", problem));
         }
-        let each: Vec<DatumLoss> = data
-            .par_iter()
-            .zip(logprobs)
-            .enumerate()
-            .map(|(i, (datum, logprobs))| self.evaluate_datum(datum, logprobs, &format!("data[{i}]")))
-            .collect::<Result<_>>()?;
+        let one = |i: usize| self.evaluate_datum(&data[i], logprobs[i], &format!("data[{i}]"));
+        let each: Vec<DatumLoss> = match parallel {
+            true => (0..data.len()).into_par_iter().map(one).collect::<Result<_>>()?,
+            false => (0..data.len()).map(one).collect::<Result<_>>()?,
+        };
         let mut metrics: BTreeMap<String, f64> = BTreeMap::new();
         for (name, value) in each.iter().flat_map(|it| &it.metrics) {
             *metrics.entry(name.clone()).or_default() += value;

@@ -111,6 +111,11 @@ impl LossGraph {
         &self.nodes
     }
 
+    /// How many bytes the computation for so many log-probabilities makes, about.
+    pub(crate) fn work(&self, n_logprobs: usize) -> usize {
+        n_logprobs.saturating_mul(self.nodes.len()).saturating_mul(size_of::<f64>())
+    }
+
     /// The same computation, whatever its name.
     pub(crate) fn is_same_loss(&self, other: &LossGraph) -> bool {
         (&self.inputs, &self.nodes) == (&other.inputs, &other.nodes)
