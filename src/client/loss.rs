@@ -36,7 +36,7 @@ fn create(
     session: &Session,
     session_id: &Arc<str>,
     graph: &Arc<LossGraph>,
-    creating: Creating<'_>,
+    mut creating: Creating<'_>,
     mut ticket: Ticket<LossHandle>,
 ) {
     loop {

@@ -28,6 +28,8 @@ enum State {
 pub(crate) struct Creating<'a> {
     losses: &'a CustomLosses,
     graph: Arc<LossGraph>,
+    /// The right was used or given back; what stands under the graph now is somebody else's.
+    is_over: bool,
 }
 
 impl CustomLosses {
@@ -52,7 +54,7 @@ impl CustomLosses {
                 Some(Known { state: State::Created(handle), .. }) => handle.clone(),
                 None => {
                     known.push(Known { graph: graph.clone(), state: State::Creating(Vec::new()) });
-                    return Some((Creating { losses: self, graph: graph.clone() }, ticket));
+                    return Some((Creating { losses: self, graph: graph.clone(), is_over: false }, ticket));
                 }
             }
         };
@@ -67,7 +69,8 @@ impl CustomLosses {
 
 impl Creating<'_> {
     /// The loss exists: whoever waited gets it, and so does everybody who asks later.
-    pub(crate) fn created(self, handle: &LossHandle) {
+    pub(crate) fn created(mut self, handle: &LossHandle) {
+        self.is_over = true;
         let waiting = {
             let mut known = self.losses.known.lock();
             let Some(i) = CustomLosses::position(&known, &self.graph) else { return };
@@ -79,22 +82,35 @@ impl Creating<'_> {
         waiting.into_iter().for_each(|it| it.answer(Ok(handle.clone())));
     }
 
-    /// Somebody who still waits, and may have more luck. `None` if nobody does.
-    pub(crate) fn next(&self) -> Option<Ticket<LossHandle>> {
-        let mut known = self.losses.known.lock();
-        let i = CustomLosses::position(&known, &self.graph)?;
-        match &mut known[i].state {
-            State::Creating(waiting) => {
-                waiting.retain(|it| !it.is_given_up());
-                (!waiting.is_empty()).then(|| waiting.remove(0))
+    /// Somebody who still waits, and may have more luck. `None` if nobody does: then the right is given back in the same
+    /// moment, and whoever asks next begins anew.
+    pub(crate) fn next(&mut self) -> Option<Ticket<LossHandle>> {
+        loop {
+            let ticket = {
+                let mut known = self.losses.known.lock();
+                let i = CustomLosses::position(&known, &self.graph)?;
+                match &mut known[i].state {
+                    State::Creating(waiting) if !waiting.is_empty() => waiting.remove(0),
+                    _ => {
+                        self.is_over = true;
+                        // Nobody waits for it, so that no ticket is dropped under the lock.
+                        known.swap_remove(i);
+                        return None;
+                    }
+                }
+            };
+            if !ticket.is_given_up() {
+                return Some(ticket);
             }
-            State::Created(_) => None,
         }
     }
 }
 
 impl Drop for Creating<'_> {
     fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
         // Tickets answer when they are dropped, which must not happen under the lock.
         let _unfinished = {
             let mut known = self.losses.known.lock();

@@ -79,6 +79,8 @@ fn a_server_that_runs_none_gets_two_passes_with_the_gradients_as_weights() {
     assert_eq!((output.metrics["loss:sum"], output.metrics["custom/nll:mean"]), (2.0, 1.0));
     assert!(output.metrics.contains_key("surrogate_loss:sum"));
     assert_eq!(seq_ids(&server), [1, 2, 3]);
+    // The same graph is the same loss here too.
+    assert_eq!(service.create_custom_loss(nll()).wait().unwrap(), loss);
     // Only to see what it is takes one.
     let output = training.forward(vec![datum()], &loss).wait().unwrap();
     assert_eq!((output.metrics["loss:sum"], output.loss_fn_outputs.len()), (1.0, 1));
@@ -133,6 +135,21 @@ fn what_the_server_has_against_a_loss_is_told_and_asking_again_asks_the_server_a
     let sent = server.requests_to(CREATE);
     assert_eq!((sent.len(), sent[1].json().unwrap()["custom_loss_seq_id"].clone()), (2, json!(1)));
     training.forward_backward(vec![datum()], loss).wait().unwrap();
+}
+
+#[test]
+fn everybody_who_waits_for_a_loss_gets_an_attempt_of_the_own_if_those_before_fail() {
+    let server = FakeServer::new();
+    server.runs_custom_losses();
+    for _ in 0..2 {
+        server.next(CREATE, Act::status(422, r#"{"detail":"not now"}"#));
+    }
+    let (service, _training) = start(&server);
+    let all: Vec<_> = (0..6).map(|_| service.create_custom_loss(nll())).collect();
+    let results: Vec<_> = all.into_iter().map(tinkex::Pending::wait).collect();
+    assert_eq!(results.iter().filter(|it| it.is_err()).count(), 2);
+    assert!(results.iter().flatten().all(|it| it.loss_id() == Some("loss-1")));
+    assert_eq!(server.requests_to(CREATE).len(), 3);
 }
 
 #[test]

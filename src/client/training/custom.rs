@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::pass::{Accepted, collect};
+use super::pass::{Accepted, collect, or_told};
 use super::submit::Sequencer;
 use super::{Msg, Step, TrainingClient};
 use crate::error::{Error, ErrorKind, Phase, Result};
@@ -115,13 +115,8 @@ impl Sequencer {
         if forward_only {
             return self.custom_forward(ticket, data, loss);
         }
-        let (accepted, computed) = match self.send_custom(&ticket, data, loss) {
-            Ok(it) => it,
-            Err(error) => {
-                ticket.answer(Err(error.clone()));
-                return Err(error);
-            }
-        };
+        let sent = self.send_custom(&ticket, data, loss);
+        let (ticket, (accepted, computed)) = or_told(ticket, sent)?;
         let session = self.session.clone();
         // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
         let _answered_by_its_ticket = self.session.waiters.spawn(move || {
@@ -140,13 +135,8 @@ impl Sequencer {
         loss: LossFunction,
     ) -> Result<()> {
         let forward = self.surrogate(&data, None);
-        let accepted = match self.send(&ticket, forward, LossFn::CrossEntropy.into(), true) {
-            Ok(it) => it,
-            Err(error) => {
-                ticket.answer(Err(error.clone()));
-                return Err(error);
-            }
-        };
+        let sent = self.send(&ticket, forward, LossFn::CrossEntropy.into(), true);
+        let (ticket, accepted) = or_told(ticket, sent)?;
         let session = self.session.clone();
         // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
         let _answered_by_its_ticket = self.session.losses.spawn(move || {

@@ -36,6 +36,17 @@ pub(super) struct Accepted {
     n_data: usize,
 }
 
+/// What was sent, with the ticket whose result it will bring. If nothing will come, whoever waits is told why first.
+pub(super) fn or_told<R: Send + 'static, T>(ticket: Ticket<R>, sent: Result<T>) -> Result<(Ticket<R>, T)> {
+    match sent {
+        Ok(it) => Ok((ticket, it)),
+        Err(error) => {
+            ticket.answer(Err(error.clone()));
+            Err(error)
+        }
+    }
+}
+
 impl Sequencer {
     /// Sends all parts of a pass, and leaves the wait for their results to the pool.
     ///
@@ -43,13 +54,8 @@ impl Sequencer {
     /// Why not all parts were accepted; whoever waits for the pass has been told.
     pub(super) fn pass(&mut self, pass: Pass) -> Result<()> {
         let Pass { ticket, data, loss, forward_only } = pass;
-        let accepted = match self.send(&ticket, data, loss, forward_only) {
-            Ok(it) => it,
-            Err(error) => {
-                ticket.answer(Err(error.clone()));
-                return Err(error);
-            }
-        };
+        let sent = self.send(&ticket, data, loss, forward_only);
+        let (ticket, accepted) = or_told(ticket, sent)?;
         let session = self.session.clone();
         // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
         let _answered_by_its_ticket = self.session.waiters.spawn(move || {

@@ -55,7 +55,7 @@ impl LossHandle {
 /// The same loss of the same session.
 impl PartialEq for LossHandle {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.graph, &other.graph)
+        (Arc::ptr_eq(&self.graph, &other.graph) || self.graph.is_same_loss(&other.graph))
             && (&self.session_id, &self.loss_id) == (&other.session_id, &other.loss_id)
     }
 }
