@@ -89,7 +89,7 @@ impl LossGraph {
             let n = targets.iter().product();
             if fine.insert(std::iter::once(targets).chain(inputs).collect::<Vec<_>>()) {
                 let inputs = self.arrays(datum, &vec![0.0; n], &path)?;
-                self.values(inputs).map_err(|it| Error::invalid(&path, it))?;
+                self.values(inputs, MAX_VALUES).map_err(|it| Error::invalid(&path, it))?;
             }
         }
         Ok(())
@@ -119,7 +119,16 @@ impl LossGraph {
     /// # Errors
     /// Which step failed, and of what.
     pub(crate) fn compute(&self, inputs: Vec<Array>) -> std::result::Result<DatumLoss, String> {
-        let values = self.values(inputs)?;
+        self.compute_within(inputs, MAX_VALUES)
+    }
+
+    /// As [`compute`](Self::compute), with at most so many values in all steps together.
+    pub(crate) fn compute_within(
+        &self,
+        inputs: Vec<Array>,
+        max_values: usize,
+    ) -> std::result::Result<DatumLoss, String> {
+        let values = self.values(inputs, max_values)?;
         let gradient = self.gradient(&values)?;
         // That these are single numbers has been seen.
         let metrics = self.plan.metrics.iter().map(|(name, place)| (name.clone(), values[*place].sum()));
@@ -131,7 +140,7 @@ impl LossGraph {
     }
 
     /// What every step gives.
-    fn values(&self, mut inputs: Vec<Array>) -> std::result::Result<Vec<Array>, String> {
+    fn values(&self, mut inputs: Vec<Array>, max_values: usize) -> std::result::Result<Vec<Array>, String> {
         let mut values: Vec<Array> = Vec::with_capacity(self.plan.ops.len());
         let mut n_values = 0;
         for (i, op) in self.plan.ops.iter().enumerate() {
@@ -141,13 +150,16 @@ impl LossGraph {
                 Op::Number(it) => Array::number(*it),
                 Op::Call(call, operands) => {
                     let operands: Vec<&Array> = operands.iter().map(|it| &values[*it]).collect();
-                    forward::value(call, &operands).map_err(|it| self.failed(&self.plan.names[i], it))?
+                    let failed = |it: String| self.failed(&self.plan.names[i], it);
+                    // Before anything is allocated: small operands may meet in a large shape.
+                    let size = forward::size(call, &operands).map_err(failed)?;
+                    if max_values < size.saturating_add(n_values) {
+                        return Err(failed(format!("takes too much memory: more than {max_values} values")));
+                    }
+                    forward::value(call, &operands).map_err(failed)?
                 }
             };
             n_values += value.values.len();
-            if MAX_VALUES < n_values {
-                return Err(self.failed(&self.plan.names[i], "takes too much memory"));
-            }
             values.push(value);
         }
         let shape = &values[self.plan.loss].shape;
