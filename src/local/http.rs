@@ -77,16 +77,13 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/get_info", call(|app, it: GetInfoRequest, _| app.state.get_info(&it.model_id)))
         .route("/api/v1/forward_backward", post(forward_backward))
         .route("/api/v1/forward", post(forward))
-        .route("/api/v1/optim_step", turn::in_turn(optim_step))
-        .route("/api/v1/save_weights", turn::in_turn(save_weights))
-        .route("/api/v1/save_weights_external", turn::in_turn(save_weights_external))
-        .route(
-            "/api/v1/load_weights",
-            turn::in_turn(|app, it, fingerprint| app.state.load_weights(it, fingerprint)),
-        )
+        .route("/api/v1/optim_step", call(optim_step))
+        .route("/api/v1/save_weights", call(save_weights))
+        .route("/api/v1/save_weights_external", call(save_weights_external))
+        .route("/api/v1/load_weights", call(|app, it, fingerprint| app.state.load_weights(it, fingerprint)))
         .route(
             "/api/v1/save_weights_for_sampler",
-            turn::in_turn(|app, it, fingerprint| app.state.save_for_sampler(it, fingerprint)),
+            call(|app, it, fingerprint| app.state.save_for_sampler(it, fingerprint)),
         )
         .route(
             "/api/v1/create_custom_loss",
@@ -137,7 +134,7 @@ where
     post(move |Shared(app): Context, uri: Uri, body: Bytes| async move {
         match request::<T>(&body) {
             Ok(it) => reply(serve(&app, it, fingerprint(&uri, &body))),
-            Err(error) => unreadable(&error),
+            Err(error) => turn::keep(&app.state, &error, turn::of_json(&body), fingerprint(&uri, &body)),
         }
     })
 }

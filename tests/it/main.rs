@@ -19,6 +19,8 @@ mod engine_http;
 #[cfg(feature = "local")]
 mod engine_losses;
 #[cfg(feature = "local")]
+mod engine_numbers;
+#[cfg(feature = "local")]
 mod engine_rest;
 #[cfg(feature = "local")]
 mod engine_sessions;

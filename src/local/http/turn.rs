@@ -3,35 +3,14 @@
 //! A request of a model has a number, and later ones wait for it. If a body cannot be read but tells its model and its number,
 //! it is accepted and fails when its turn comes. Otherwise every later request of the model would wait for ever.
 
-use axum::body::Bytes;
-use axum::extract::State as Shared;
-use axum::http::Uri;
 use axum::response::Response;
-use axum::routing::{MethodRouter, post};
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
-use std::sync::Arc;
+use serde::Deserialize;
 
 use crate::error::Error;
-use crate::wire::json::{UntypedFuture, request};
 
-use super::super::state::{Reply, State};
-use super::{App, Context, fingerprint, reply, unreadable};
-
-/// A request of a model with a JSON body.
-pub(super) fn in_turn<T>(serve: fn(&App, T, u64) -> Reply<UntypedFuture>) -> MethodRouter<Arc<App>>
-where
-    T: DeserializeOwned + 'static,
-{
-    post(move |Shared(app): Context, uri: Uri, body: Bytes| async move {
-        let fingerprint = fingerprint(&uri, &body);
-        match request::<T>(&body) {
-            Ok(it) => reply(serve(&app, it, fingerprint)),
-            Err(error) => keep(&app.state, &error, of_json(&body), fingerprint),
-        }
-    })
-}
+use super::super::state::State;
+use super::{reply, unreadable};
 
 /// Answers a body that cannot be read. `turn` is the model and the number that it names.
 pub(super) fn keep(state: &State, error: &Error, turn: Option<(String, u64)>, fingerprint: u64) -> Response {
@@ -44,11 +23,17 @@ pub(super) fn keep(state: &State, error: &Error, turn: Option<(String, u64)>, fi
     }
 }
 
-/// The model and the number in a JSON body.
+/// What a request with a turn tells besides its work. Reading it makes nothing of the rest of the body.
+#[derive(Deserialize)]
+struct Turn {
+    model_id: String,
+    seq_id: u64,
+}
+
+/// The model and the number in a JSON body, if it has both. Only requests with a turn do.
 pub(super) fn of_json(body: &[u8]) -> Option<(String, u64)> {
-    let body: Value = serde_json::from_slice(body).ok()?;
-    let seq_id = body.get("seq_id")?.as_u64()?;
-    Some((body.get("model_id")?.as_str()?.into(), seq_id)).filter(|_| 0 < seq_id)
+    let turn: Turn = serde_json::from_slice(body).ok()?;
+    Some((turn.model_id, turn.seq_id)).filter(|it| 0 < it.1)
 }
 
 /// The model and the number in a protobuf body of a pass, which come before the data.
