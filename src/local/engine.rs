@@ -77,7 +77,6 @@ pub(super) enum Work {
     /// Reads a sampler's weights.
     LoadSampler {
         slot: Slot,
-        meta: Meta,
         place: Place,
     },
     /// Makes the untrained model ready to sample from.
@@ -291,9 +290,9 @@ impl Engine {
                 let sampling_session_id = Some(sampler_id);
                 answer(&SaveWeightsForSamplerResponse { path: None, sampling_session_id })
             }),
-            Work::LoadSampler { slot, meta, place } => {
+            Work::LoadSampler { slot, place } => {
                 let (base, store) = (self.base.clone(), self.store.clone());
-                self.fill(&slot, move || read_sampler(base, &store, &meta, &place))
+                self.fill(&slot, move || read_sampler(base, &store, &place))
             }
             Work::BaseSampler { slot } => {
                 let base = self.base.clone();
@@ -443,12 +442,12 @@ fn write(store: &Store, save: &Save, files: &[(&str, Vec<u8>)], then: impl FnOnc
 
 /// Loads a checkpoint: both files are read before anything changes.
 fn load_into(trainer: &mut Trainer, store: &Store, load: &Load) -> Outcome {
-    let optimizer = load.optimizer.then(|| store.read(&load.place, OPTIMIZER)).transpose();
-    let read = store.read(&load.place, ADAPTER).and_then(|it| Ok((it, optimizer?)));
-    let (adapter, optimizer) = match read {
-        Ok(it) => it,
+    let names: &[&str] = if load.optimizer { &[ADAPTER, OPTIMIZER] } else { &[ADAPTER] };
+    let mut files = match store.read(&load.place, names) {
+        Ok((_, files)) => files.into_iter(),
         Err(problem) => return failed(problem),
     };
+    let (adapter, optimizer) = (files.next().unwrap_or_default(), files.next());
     let uri = load.place.uri();
     let loaded = trainer.load_adapter(&adapter).and_then(|()| match optimizer {
         Some(bytes) => trainer.load_optimizer(&bytes),
@@ -460,11 +459,12 @@ fn load_into(trainer: &mut Trainer, store: &Store, load: &Load) -> Outcome {
     }
 }
 
-fn read_sampler(base: Arc<Weights>, store: &Store, meta: &Meta, place: &Place) -> Result<Sampler, String> {
-    let adapter = store.read(place, ADAPTER).map_err(Problem::text)?;
+fn read_sampler(base: Arc<Weights>, store: &Store, place: &Place) -> Result<Sampler, String> {
+    // It may have been replaced since it was asked for.
+    let (meta, files) = store.read(place, &[ADAPTER]).map_err(Problem::text)?;
     let mut trainer = Trainer::new(base, meta.spec());
     trainer
-        .load_adapter(&adapter)
+        .load_adapter(files.first().map_or(&[], |it| it))
         .map_err(|it| format!("{} does not fit this engine's model: {it}", place.uri()))?;
     Ok(trainer.sampler())
 }

@@ -44,7 +44,8 @@ const SWEEP: Duration = Duration::from_secs(30);
 pub struct Options {
     /// The port on the loopback address. Default 0: any free one.
     pub port: u16,
-    /// Where checkpoints are kept. Default none: a folder of its own that is removed when the server stops.
+    /// Where checkpoints are kept: one engine at a time may use a folder. Default none: a folder of its own that is
+    /// removed when the server stops.
     pub data_dir: Option<PathBuf>,
     /// The key that every request must bear. Default `tml-local`.
     pub api_key: String,
@@ -168,7 +169,7 @@ impl Server {
     /// Starts a server.
     ///
     /// # Errors
-    /// The port is taken, the folder cannot be made, or the system refuses a thread.
+    /// The port is taken, the folder cannot be made or is used by another engine, or the system refuses a thread.
     pub fn start(options: Options) -> Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port));
         let bound = TcpListener::bind(address).and_then(|it| it.set_nonblocking(true).map(|()| it));
@@ -178,12 +179,10 @@ impl Server {
         let temporary = options.data_dir.is_none();
         let (flags, dynamic_flags) = (options.flags(), options.dynamic_flags());
         let data_dir = match options.data_dir {
-            Some(it) => it,
-            None => {
-                std::env::temp_dir().join(format!("tinkex-{}-{:016x}", std::process::id(), fastrand::u64(..)))
-            }
+            Some(it) => make_folder(&it, true).map(|()| it),
+            None => temporary_folder(),
         };
-        make_folder(&data_dir)?;
+        let data_dir = data_dir.map_err(system)?;
         let mut server = Server {
             url: format!("http://127.0.0.1:{port}"),
             api_key: options.api_key.clone(),
@@ -196,7 +195,7 @@ impl Server {
         // From here on an early return drops the server, which stops what was started.
         let config = nn::ModelConfig::nano();
         let base = Arc::new(nn::Weights::seeded(&config, options.seed));
-        let store = Arc::new(Store::new(data_dir));
+        let store = Arc::new(Store::open(data_dir).map_err(system)?);
         let futures = Arc::new(Futures::new(fastrand::u64(..) >> 32));
         let (queue, jobs) = unbounded();
         let panics = Panics::new();
@@ -364,12 +363,27 @@ async fn watch_sessions(app: Arc<App>, session_timeout: Duration) {
     }
 }
 
-fn make_folder(path: &Path) -> Result<()> {
+/// Makes a folder that only its owner may use. One that is there already is taken if that is `known` to be wanted.
+fn make_folder(path: &Path, known: bool) -> std::result::Result<(), String> {
     let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
+    builder.recursive(known);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path).map_err(|it| system(format!("cannot create {}: {it}", path.display())))
+    builder.create(path).map_err(|it| format!("cannot create {}: {it}", path.display()))
+}
+
+/// A folder of our own among those of everybody: one that is there already is somebody else's.
+fn temporary_folder() -> std::result::Result<PathBuf, String> {
+    let name = || format!("tinkex-{}-{:016x}", std::process::id(), fastrand::u64(..));
+    let mut made = Err(String::new());
+    for _ in 0..8 {
+        let path = std::env::temp_dir().join(name());
+        made = make_folder(&path, false).map(|()| path);
+        if made.is_ok() {
+            break;
+        }
+    }
+    made
 }
 
 fn text_of(payload: &(dyn std::any::Any + Send)) -> String {

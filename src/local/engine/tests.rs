@@ -3,6 +3,11 @@
 use super::*;
 use crate::local::nn::ModelConfig;
 
+/// A folder of its own, which nobody uses.
+fn folder() -> std::path::PathBuf {
+    std::env::temp_dir().join(format!("tinkex-engine-{}-{:016x}", std::process::id(), fastrand::u64(..)))
+}
+
 /// An engine without a server, with one model.
 fn engine() -> Engine {
     let panics = Panics::new();
@@ -16,7 +21,7 @@ fn engine() -> Engine {
         .expect("a pool");
     let mut engine = Engine {
         base: Arc::new(Weights::seeded(&ModelConfig::nano(), 0)),
-        store: Arc::new(Store::new("unused".into())),
+        store: Arc::new(Store::open(folder()).expect("a folder")),
         futures: Arc::new(Futures::new(0)),
         pool,
         panics,

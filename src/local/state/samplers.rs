@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::types::SamplerKind;
 use crate::wire::json::*;
 
-use super::super::checkpoint::{Kind, Meta, Place};
+use super::super::checkpoint::{Kind, Place};
 use super::super::engine::{Job, Work};
 use super::super::feeds::{Feed, client_of};
 use super::super::sampling::{Sample, Slot};
@@ -94,7 +94,7 @@ impl State {
         }
         session.samplers.insert(number, fingerprint, &sampling_session_id);
         let slot = match checkpoint {
-            Some((place, meta)) => self.load_slot(place, meta),
+            Some((place, _)) => self.load_slot(place),
             None => self.base_slot(inner),
         };
         let entry = SamplerEntry::new(request.session_id, request.model_path, slot);
@@ -160,7 +160,7 @@ impl State {
                 }
                 entry.slot.clone()
             }
-            (None, Some((place, meta))) => self.load_slot(place, meta),
+            (None, Some((place, _))) => self.load_slot(place),
             (None, None) => self.base_slot(inner),
         };
         let work = Work::Sample { slot, sample: Box::new(sample) };
@@ -186,9 +186,9 @@ impl State {
     }
 
     /// The weights of a checkpoint, to be there before whatever is asked of them from now on.
-    fn load_slot(&self, place: Place, meta: Meta) -> Slot {
+    fn load_slot(&self, place: Place) -> Slot {
         let slot = Slot::default();
-        self.enqueue([Job { ticket: None, work: Work::LoadSampler { slot: slot.clone(), meta, place } }]);
+        self.enqueue([Job { ticket: None, work: Work::LoadSampler { slot: slot.clone(), place } }]);
         slot
     }
 
