@@ -248,11 +248,18 @@ impl Engine {
                 }
             }),
             Work::Step { model_id, adam } => self.with(&model_id, move |trainer| {
-                let step = trainer.adam_step(&adam);
+                let step = match trainer.adam_step(&adam) {
+                    Ok(it) => it,
+                    Err(error) => {
+                        let kept = "the model is as it was before the step, without the gradients";
+                        return Outcome::user(format!("{error}; {kept}"));
+                    }
+                };
+                // Programs put these into rows of their own, which have a `step` and a `learning_rate`.
                 let metrics = [
                     ("grad_norm", json!(step.grad_norm)),
-                    ("learning_rate", json!(adam.learning_rate)),
-                    ("step", json!(step.step)),
+                    ("tinkex/learning_rate", json!(adam.learning_rate)),
+                    ("tinkex/step", json!(step.step)),
                 ];
                 let metrics =
                     metrics.into_iter().map(|(name, it): (&str, Value)| (name.into(), it)).collect();
