@@ -59,6 +59,7 @@ impl Pass {
             loss_fn_output_type: "LossReturn".into(),
             loss_fn_outputs: run.logprobs.into_iter().zip(&self.shapes).map(datum).collect(),
             metrics,
+            ..Default::default()
         }
     }
 }
