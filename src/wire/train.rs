@@ -320,6 +320,7 @@ pub(crate) fn decode_forward_backward_output_of(
         loss_fn_output_type: no_records.into(),
         loss_fn_outputs: outputs,
         metrics: output.metrics,
+        ..Default::default()
     })
 }
 
@@ -418,6 +419,7 @@ pub(crate) fn forward_backward_output_from_json(value: &Value) -> Result<Forward
         loss_fn_output_type: last_part(kind).into(),
         loss_fn_outputs: outputs,
         metrics: metrics.filter_map(|(name, it)| Some((name.clone(), it.as_f64()?))).collect(),
+        ..Default::default()
     })
 }
 

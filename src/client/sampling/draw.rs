@@ -310,6 +310,7 @@ impl<T: Send + 'static> Sample<T> {
 
     fn answer(self, result: Result<SampleResponse>) {
         let Request { ticket, prompt, num_samples, options, read, .. } = self.request;
+        let result = result.map(|it| it.aligned(prompt.len().ok(), options.include_prompt_logprobs));
         let result = result.and_then(|it| options.check(&prompt, num_samples, &it).and(Ok(it)));
         let result = result.map_err(|it| match (it.kind(), it.cause(), self.last) {
             // The time was over while the sample waited for its next attempt. The last failure is the reason for that.
