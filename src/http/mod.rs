@@ -341,6 +341,9 @@ impl Http {
         credential: &str,
     ) -> Result<Answer, Broken> {
         let redactor = self.auth.redactor();
+        if let Some(progress) = &call.progress {
+            progress.attempt();
+        }
         match self.exchange_unread(call, key, nth, timeout, credential) {
             Ok(answer) => {
                 let answer = redactor.answer(answer);

@@ -4,12 +4,14 @@
 
 mod util;
 
+mod accounts;
 mod admin;
 mod auth;
 mod bad_input;
 mod bad_weather;
 mod cancel_samples;
 mod compat;
+mod counts;
 mod custom_loss;
 mod doctor;
 #[cfg(feature = "local")]
