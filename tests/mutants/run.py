@@ -220,7 +220,7 @@ def main():
     parser.add_argument("--only", nargs="+", default=[], help="parts of names of patches, findings or tests")
     parser.add_argument("--list", action="store_true", help="say what there is, and do nothing")
     parser.add_argument("--alone", action="store_true", help="a build for each patch")
-    parser.add_argument("--jobs", type=int, default=2, help="tests that run side by side")
+    parser.add_argument("--jobs", type=int, default=4, help="tests that run side by side")
     options = parser.parse_args()
     patches = [it for it in map(Patch, sorted(HERE.glob("*.patch"))) if it.is_meant(options.only)]
     if not patches:
