@@ -105,7 +105,7 @@ def batches(patches, alone):
     groups = []
     for patch in patches:
         if patch.applied(original) is None:
-            sys.exit(f"{patch.name}.patch does not fit any more: make it anew")
+            sys.exit(f"{patch.name}.patch does not fit any more: what it changes must occur once")
         for group in groups if not alone else []:
             texts = patch.applied(group[1])
             if texts is not None:
@@ -189,7 +189,7 @@ def table(rows):
 
 
 def examine(group, jobs):
-    """Runs the tests of patches that are in the build; the rows of the table, and whether all is well."""
+    """Builds the copy and runs the tests of these patches; the rows of the table, and whether all is well."""
     tests = build()
     pairs = [(patch, findings, test) for patch in group for findings, test in patch.fails]
     missing = sorted({test for _, _, test in pairs} - set(tests))
@@ -222,16 +222,20 @@ def main():
     parser.add_argument("--alone", action="store_true", help="a build for each patch")
     parser.add_argument("--jobs", type=int, default=4, help="tests that run side by side")
     options = parser.parse_args()
-    patches = [it for it in map(Patch, sorted(HERE.glob("*.patch"))) if it.is_meant(options.only)]
-    if not patches:
+    patches = [Patch(it) for it in sorted(HERE.glob("*.patch"))]
+    meant = [it for it in patches if it.is_meant(options.only)]
+    if not meant:
         sys.exit("there is no such patch")
     if options.list:
-        return table([(it.name, it.what, test) for it in patches for _, test in it.fails])
+        return table([(it.name, it.what, test) for it in meant for _, test in it.fails])
     rows, good = [("patch", "findings", "verdict", "seconds", "test")], True
-    for group, texts in batches(patches, options.alone):
-        write(texts)
-        more, well = examine(group, options.jobs)
-        rows, good = rows + more, good and well
+    # Those that are not meant are in the build as well, so that the next run need not build it again.
+    for group, texts in batches(meant if options.alone else patches, options.alone):
+        group = [it for it in group if it in meant]
+        if group:
+            write(texts)
+            more, well = examine(group, options.jobs)
+            rows, good = rows + more, good and well
     print()
     table(rows)
     if not good:
