@@ -17,6 +17,7 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -117,8 +118,14 @@ def batches(patches, alone):
     return groups
 
 
+def renamed(file):
+    """A manifest or lock file with another version of the crate, so that cargo never takes the copy for the checkout."""
+    return re.sub(r'(name = "tinkex"\nversion = "[^"]*)"', r'\1+mutants"', (ROOT / file).read_text(encoding="utf-8"))
+
+
 def write(texts):
     """Makes the copy equal to the checkout with these texts. Files that stay as they are keep their time."""
+    texts = {**texts, **{it: renamed(it) for it in ("Cargo.toml", "Cargo.lock")}}
     listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
                             cwd=ROOT, check=True, capture_output=True).stdout.decode().split("\0")
     wanted = {it for it in listed if it and (ROOT / it).is_file()}
