@@ -305,7 +305,7 @@ impl<S: ureq::AsSendBody> With for ureq::config::ConfigBuilder<ureq::typestate::
     type Out = ureq::http::Request<S>;
 
     fn with(self, exchange: &Exchange) -> Self::Out {
-        let wait = exchange.timeout + arriving(exchange.body.len());
+        let wait = exchange.timeout.saturating_add(arriving(exchange.body.len()));
         // Connections of such an age, which is any, are closed and not used.
         let it = if exchange.fresh { self.max_idle_age(Duration::ZERO) } else { self };
         it.timeout_resolve(Some(exchange.connect_timeout))

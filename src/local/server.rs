@@ -24,6 +24,8 @@ use super::http::{App, router};
 use super::nn;
 use super::state::State;
 
+/// No long poll is held longer, whatever the options say.
+const LONGEST_POLL: Duration = Duration::from_secs(24 * 3600);
 /// How long stopping waits for the work in hand.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -218,7 +220,8 @@ impl Server {
             api_key: options.api_key,
             tokens: Default::default(),
             url: server.url.clone(),
-            long_poll: options.long_poll,
+            // An instant further away cannot be computed with.
+            long_poll: options.long_poll.min(LONGEST_POLL),
             announce_above: options.announce_above,
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();

@@ -34,9 +34,12 @@ pub(crate) mod fault;
 mod gate;
 pub(crate) mod oneshot;
 pub(crate) mod pool;
+pub(crate) mod process;
 mod semaphore;
+pub(crate) mod spawn;
 #[cfg(all(test, not(shuttle)))]
 mod testing;
+pub(crate) mod undo;
 pub(crate) mod unwind;
 
 use std::time::Instant;

@@ -103,7 +103,7 @@ fn a_pool_returns_all_results() {
 fn a_pool_leaves_no_job_behind() {
     holds(no_job_is_left_behind);
     notices(Fault::LeavesWhenCalled, no_job_is_left_behind);
-    notices(Fault::ClearsBlindly, no_job_is_left_behind);
+    notices(Fault::ClearsSilently, no_job_is_left_behind);
 }
 
 #[test]

@@ -55,8 +55,8 @@ impl TrainingClient {
     /// [`ServiceClient::create_custom_loss`](crate::ServiceClient::create_custom_loss).
     ///
     /// The function runs on a thread of its own. It must not wait for an operation that is submitted to this client behind it.
-    /// Waiting for one that it submitted itself is an error at once; one of another thread's would be waited for until the
-    /// deadline.
+    /// Waiting for one that it submitted itself is an error at once, and so is submitting while the client's mailbox is full; an
+    /// operation of another thread's would be waited for until the deadline.
     ///
     /// # Errors
     /// As for [`forward_backward`](Self::forward_backward); also [`ErrorKind::CustomLoss`](crate::ErrorKind::CustomLoss) if the function returns an error,
