@@ -152,6 +152,8 @@ pub struct Server {
     data_dir: PathBuf,
     /// The folder is ours and goes with us.
     temporary: bool,
+    /// The one that started it.
+    process: u32,
     stopping: Arc<AtomicBool>,
     wake: Arc<Notify>,
     threads: Vec<Thread>,
@@ -191,6 +193,7 @@ impl Server {
             api_key: options.api_key.clone(),
             data_dir: data_dir.clone(),
             temporary,
+            process: std::process::id(),
             stopping: Arc::default(),
             wake: Arc::default(),
             threads: Vec::new(),
@@ -282,6 +285,11 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // In a forked child there are none of the threads, and the folder is the parent's.
+        if self.process != std::process::id() {
+            std::mem::forget(std::mem::take(&mut self.threads));
+            return;
+        }
         self.stopping.store(true, Ordering::Relaxed);
         self.wake.notify_one();
         let deadline = Instant::now() + PATIENCE;

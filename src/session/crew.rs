@@ -206,7 +206,8 @@ mod tests {
             let answer = slot.wait(Some(Instant::now() + LONG)).expect("an answer");
             assert!(answer.unwrap_err().message().starts_with("no thread could be started"));
         }
-        assert_eq!((crew.state.lock().hands, crew.status().queued), (0, 0));
+        let hands = crew.state.lock().hands;
+        assert_eq!((hands, crew.status().queued), (0, 0));
         drop(refused);
         put(&crew).wait(Some(Instant::now() + LONG)).expect("an answer").unwrap();
     }

@@ -63,7 +63,7 @@ struct Shared<M> {
     /// Notified when the bell is rung.
     ring: Condvar,
     life: Mutex<Life>,
-    /// Notified when the thread is about to end.
+    /// Notified when the thread is about to end, and when it was joined.
     ended: Condvar,
 }
 
@@ -82,6 +82,8 @@ struct Life {
     fate: Option<Error>,
     /// The mailbox is closed, and everything that was in it is answered.
     ended: bool,
+    /// Somebody has waited for the thread itself.
+    joined: bool,
 }
 
 impl<M: Send + 'static> Handle<M> {
@@ -208,12 +210,24 @@ impl<M: Send + 'static> Handle<M> {
         }
         let ended = life.ended;
         drop(life);
-        if ended {
-            let thread = self.thread.lock().take();
-            // It has nothing left to do. Its panics, if any, were caught.
-            let _ = thread.map(JoinHandle::join);
+        if !ended {
+            return false;
         }
-        ended
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            // It has nothing left to do. Its panics, if any, were caught.
+            let _ = thread.join();
+            self.shared.life.lock().joined = true;
+            self.shared.ended.notify_all();
+            return true;
+        }
+        // Somebody else is at it.
+        let mut life = self.shared.life.lock();
+        let mut in_time = true;
+        while !life.joined && in_time {
+            in_time = super::wait(&self.shared.ended, &mut life, Some(deadline));
+        }
+        true
     }
 
     /// Messages are still handled, though they may not be accepted any more.
