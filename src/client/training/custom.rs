@@ -139,7 +139,7 @@ impl Sequencer {
         let (ticket, accepted) = or_told(ticket, sent)?;
         let session = self.session.clone();
         // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
-        let _answered_by_its_ticket = self.session.losses.spawn(move || {
+        let _answered_by_its_ticket = self.session.losses.spawn_apart(move || {
             let computed = evaluate(&session, &ticket.progress, &ticket.cancel, accepted, data, loss);
             let report = |it: Computed| surrogate::output(it.output, it.loss.loss, it.loss.metrics);
             ticket.answer(computed.map(report));
@@ -193,7 +193,7 @@ impl Sequencer {
         let (session, progress, cancel) =
             (self.session.clone(), ticket.progress.clone(), ticket.cancel.clone());
         // A pool that is closed drops the job, and with it the reply, which then answers by itself.
-        let _answered_by_its_reply = self.session.losses.spawn(move || {
+        let _answered_by_its_reply = self.session.losses.spawn_apart(move || {
             reply.send(evaluate(&session, &progress, &cancel, accepted, data, loss));
         });
         slot.wait(ticket.progress.deadline()).unwrap_or_else(|| {
