@@ -100,6 +100,7 @@ mod measured {
             loss_fn_output_type: "ArrayRecord".into(),
             loss_fn_outputs: (0..DATA).map(datum).collect(),
             metrics: BTreeMap::from([("loss:sum".to_string(), 1.0)]),
+            ..Default::default()
         }
     }
 }

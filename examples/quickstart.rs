@@ -94,8 +94,6 @@ fn main() -> Result<(), Error> {
         .iter()
         .map(|it| Datum::cross_entropy(&prompt(it.0), &Bytes.encode(&format!("{}\n", it.1))))
         .collect();
-    // The loss is a sum over the tokens that have weight, here those of the answers.
-    let n_targets: usize = PAIRS.iter().map(|it| it.1.len() + 1).sum();
     let n_tokens: usize = data.iter().map(|it| it.model_input.len()).sum::<Result<usize, Error>>()?;
 
     let bar = ProgressBar::new(STEPS as u64).with_style(style());
@@ -112,7 +110,8 @@ fn main() -> Result<(), Error> {
     for step in 0..STEPS {
         let next = (step + 1 < STEPS).then(|| submit(step + 1));
         if let Some((pass, update)) = std::mem::replace(&mut pending, next) {
-            last = pass.wait()?.metrics["loss:sum"] / n_targets as f64;
+            // Per token that has weight, here those of the answers.
+            last = pass.wait()?.loss_per_token().unwrap_or(f64::NAN);
             update.wait()?;
         }
         if step == 0 {

@@ -403,6 +403,7 @@ mod tests {
             (ErrorKind::Auth, false, true),
             (ErrorKind::Poisoned, false, false),
             (ErrorKind::Decode, false, false),
+            (ErrorKind::Panicked { thread: "t".into(), message: "m".into() }, false, false),
         ];
         for (kind, retryable, user) in table {
             let error = Error::new(kind.clone(), "x");

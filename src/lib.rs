@@ -13,7 +13,7 @@
 //! let data = vec![Datum::cross_entropy(&[104, 105], &[33, 10])];
 //! let step = training.forward_backward(data, LossFn::CrossEntropy); // submitted
 //! let update = training.optim_step(AdamParams { learning_rate: 1e-2, ..Default::default() });
-//! println!("loss {}", step.wait()?.metrics["loss:sum"]); // waited for
+//! println!("loss {:?}", step.wait()?.loss()); // waited for
 //! update.wait()?;
 //! # }
 //! # Ok::<(), tinkex::Error>(())

@@ -44,7 +44,7 @@ const NET: Duration = Duration::from_secs(10);
 ///
 /// let step = training.forward_backward(vec![Datum::cross_entropy(b"ab".map(i32::from).as_slice(), &[99])], LossFn::CrossEntropy);
 /// let update = training.optim_step(AdamParams::default());
-/// assert!(step.wait()?.metrics["loss:sum"] > 0.0);
+/// assert!(step.wait()?.loss().is_some_and(|it| 0.0 < it));
 /// update.wait()?;
 /// # }
 /// # Ok::<(), tinkex::Error>(())

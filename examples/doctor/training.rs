@@ -199,7 +199,7 @@ fn passed(output: ForwardBackwardOutput, n: usize) -> Found {
     if numbers.into_iter().any(odd) {
         return Err(Trouble::Wrong("an output is not a number".into()));
     }
-    match output.metrics.get("loss:sum") {
+    match output.loss() {
         Some(loss) if loss.is_finite() => told(format!("loss {loss:.3}")),
         Some(loss) => wrong(format!("the loss is {loss}")),
         None if output.loss_fn_outputs.iter().all(|it| it.is_empty()) => {

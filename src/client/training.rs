@@ -49,7 +49,7 @@ const OPTIM_STEP: &str = "TrainingClient.optim_step";
 /// let data = vec![Datum::cross_entropy(&[1, 2], &[3, 4])];
 /// let step = training.forward_backward(data, LossFn::CrossEntropy);
 /// let update = training.optim_step(AdamParams { learning_rate: 1e-3, ..Default::default() });
-/// let loss = step.wait()?.metrics["loss:sum"];
+/// let loss = step.wait()?.loss_per_token();
 /// update.wait()?;
 /// assert!(0.0 < loss);
 /// # }

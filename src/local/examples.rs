@@ -50,6 +50,7 @@ impl Pass {
             loss_fn_output_type: "LossReturn".into(),
             loss_fn_outputs: run.logprobs.into_iter().zip(&self.shapes).map(datum).collect(),
             metrics,
+            ..Default::default()
         }
     }
 }
@@ -85,8 +86,8 @@ fn read_loss(loss: &Loss, custom: Option<Arc<LossGraph>>) -> Result<nn::Loss, St
             return Err(format!("loss_fn_config[{name:?}] must be a finite number"));
         }
     }
-    let option = |name: &str, default: f32| match loss.config.get(name) {
-        Some(LossValue::Number(it)) => *it as f32,
+    let option = |name: &str, default: f64| match loss.config.get(name) {
+        Some(LossValue::Number(it)) => *it,
         _ => default,
     };
     let clip = |lo, hi| (option(CLIP[0], lo), option(CLIP[1], hi));

@@ -262,23 +262,10 @@ fn optim_step(app: &App, request: OptimStepRequest, fingerprint: u64) -> Reply<U
         if request.optimizer_params.is_some() {
             return Work::Refused { error: "optimizer_params: only adam_params are offered here".into() };
         }
-        let params = request.adam_params.unwrap_or_default();
-        if let Err(error) = params.validate() {
-            return Work::Refused { error: error.to_string() };
+        match Adam::read(&request.adam_params.unwrap_or_default()) {
+            Ok(adam) => Work::Step { model_id: model_id.clone(), adam },
+            Err(error) => Work::Refused { error },
         }
-        // What was never trained would be divided by nothing.
-        if params.eps == 0.0 {
-            return Work::Refused { error: "adam_params.eps: must be above 0".into() };
-        }
-        let adam = Adam {
-            learning_rate: params.learning_rate,
-            beta1: params.beta1,
-            beta2: params.beta2,
-            eps: params.eps,
-            weight_decay: params.weight_decay,
-            grad_clip_norm: params.grad_clip_norm,
-        };
-        Work::Step { model_id: model_id.clone(), adam }
     })
 }
 

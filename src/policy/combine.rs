@@ -14,7 +14,7 @@ pub(crate) fn combine(mut parts: Vec<ForwardBackwardOutput>) -> ForwardBackwardO
     let metrics = reduce(&parts);
     let loss_fn_output_type = std::mem::take(&mut parts[0].loss_fn_output_type);
     let loss_fn_outputs = parts.into_iter().flat_map(|it| it.loss_fn_outputs).collect();
-    ForwardBackwardOutput { loss_fn_output_type, loss_fn_outputs, metrics }
+    ForwardBackwardOutput { loss_fn_output_type, loss_fn_outputs, metrics, ..Default::default() }
 }
 
 /// The metrics of the first part that every part has, each reduced as its name says.
@@ -71,6 +71,7 @@ mod tests {
             loss_fn_output_type: format!("T{n}"),
             loss_fn_outputs: vec![BTreeMap::new(); n],
             metrics: metrics.iter().map(|(name, value)| (name.to_string(), *value)).collect(),
+            ..Default::default()
         }
     }
 
@@ -129,6 +130,7 @@ mod tests {
                 ]
                 .map(|(name, it)| (name.to_string(), it))
                 .into(),
+                ..Default::default()
             }
         };
         proptest::proptest!(|(parts in vec(vec(0i32..1000, 1..9), 1..6))| {

@@ -75,12 +75,15 @@ pub(crate) fn check(data: &[Datum], loss: &CustomLoss) -> Result<()> {
     Ok(())
 }
 
-/// What the call reports: the output of the backward pass, with the metrics of the loss that was meant.
+/// What the call reports: the output of the backward pass, with the metrics of the loss that was meant, which is one of so
+/// many tokens.
 pub(crate) fn output(
     mut output: ForwardBackwardOutput,
     loss: f64,
     metrics: BTreeMap<String, f64>,
+    n_tokens: f64,
 ) -> ForwardBackwardOutput {
+    output.n_loss_tokens = Some(n_tokens);
     if let Some(surrogate) = output.metrics.remove("loss:sum") {
         output.metrics.insert("surrogate_loss:sum".into(), surrogate);
     }
@@ -146,7 +149,7 @@ mod tests {
         };
         let of = |server: &[(&str, f64)]| {
             let server = ForwardBackwardOutput { metrics: metrics(server), ..Default::default() };
-            output(server, 7.0, metrics(&[("mine:mean", 1.0)])).metrics
+            output(server, 7.0, metrics(&[("mine:mean", 1.0)]), 2.0).metrics
         };
         assert_eq!(
             of(&[("loss:sum", 3.0), ("x:max", 2.0)]),

@@ -92,9 +92,10 @@ impl Dispatch {
 
     /// The server refused a sample, because of its load or of the account: nobody sends for a while.
     pub(crate) fn back_off(&self, pause: Duration, clock: &Clock, observed: &Observed) {
-        observed.tell(|it| it.on_backoff(&Backoff { pause }));
         let until = clock.now() + pause;
         self.window.lock().extend(until);
+        // Told afterwards: whoever hears of a pause can rely on it.
+        observed.tell(|it| it.on_backoff(&Backoff { pause }));
     }
 
     /// Waits until nobody asked to wait any more; the window may have grown meanwhile.

@@ -2,6 +2,7 @@
 
 mod abandon;
 pub(crate) mod crew;
+mod dialect;
 mod dispatch;
 mod end;
 mod events;
@@ -74,6 +75,7 @@ pub(crate) struct Session {
     /// Those that the session knows.
     pub(crate) custom_losses: losses::CustomLosses,
     pub(crate) dispatch: Dispatch,
+    pub(crate) dialect: dialect::Dialect,
     /// What samples need whose results are waited for together.
     pub(crate) many: many::Many,
     /// Samples that nobody waits for any more.
@@ -129,6 +131,7 @@ impl Session {
             watch: watch::Watch::new(&config.threads),
             custom_losses: losses::CustomLosses::default(),
             dispatch: Dispatch::new(),
+            dialect: dialect::Dialect::default(),
             flags: Mutex::new(None),
             tends_flags: AtomicBool::new(false),
             tends_tokens: AtomicBool::new(false),

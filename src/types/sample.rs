@@ -8,7 +8,7 @@ pub struct SampleResponse {
     /// The answers, as many as were asked for.
     pub sequences: Vec<SampledSequence>,
     /// For each token of the prompt its log-probability, if asked for; `None` where it was not scored, as at the
-    /// first position.
+    /// first position (servers that leave that one out are given it).
     pub prompt_logprobs: Option<Vec<Option<f32>>>,
     /// For each token of the prompt the most likely tokens at its place, if asked for.
     pub topk_prompt_logprobs: Option<Vec<Option<Vec<TokenLogprob>>>>,
@@ -21,6 +21,30 @@ pub struct SampleResponse {
     pub target_prompt_logprobs: Option<TensorData>,
     /// The draws at the positions of the prompt, if asked for.
     pub prompt_alt_tokens: Option<PromptAltTokens>,
+}
+
+impl SampleResponse {
+    /// With what servers leave out that say nothing of the first token of a prompt, because nothing predicts it: they send
+    /// n − 1 rows for n tokens. `n_tokens` is the length of the prompt, if it is known; `scored` whether its log-probabilities
+    /// were asked for.
+    pub(crate) fn aligned(mut self, n_tokens: Option<usize>, scored: bool) -> Self {
+        fn align<T>(rows: &mut Option<Vec<Option<T>>>, n_tokens: usize) {
+            if let Some(rows) = rows
+                && rows.len() + 1 == n_tokens
+            {
+                rows.insert(0, None);
+            }
+        }
+        if let Some(n) = n_tokens {
+            // No row at all cannot be told from no list in protobuf.
+            if scored && n == 1 && self.prompt_logprobs.is_none() {
+                self.prompt_logprobs = Some(Vec::new());
+            }
+            align(&mut self.prompt_logprobs, n);
+            align(&mut self.topk_prompt_logprobs, n);
+        }
+        self
+    }
 }
 
 /// What the model might have said instead of the prompt: k draws at each position after the first. Row `i` is about
@@ -75,4 +99,31 @@ pub struct TokenLogprob {
     pub token: i32,
     /// Its log-probability.
     pub logprob: f32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_token_of_a_prompt_is_given_its_row_where_the_server_sent_none_for_it() {
+        let aligned = |rows: Option<usize>, n_tokens: Option<usize>, scored: bool| {
+            let prompt_logprobs = rows.map(|it| vec![Some(-1.0); it]);
+            let topk = rows.map(|it| vec![Some(Vec::new()); it]);
+            let response =
+                SampleResponse { prompt_logprobs, topk_prompt_logprobs: topk, ..Default::default() };
+            let aligned = response.aligned(n_tokens, scored);
+            let topk = aligned.topk_prompt_logprobs.map(|it| (it.len(), it.first() == Some(&None)));
+            let plain = aligned.prompt_logprobs.map(|it| (it.len(), it.first() == Some(&None)));
+            assert!(topk == plain || rows.is_none(), "{topk:?} {plain:?}");
+            plain
+        };
+        assert_eq!(aligned(Some(2), Some(3), true), Some((3, true)));
+        assert_eq!(aligned(Some(3), Some(3), true), Some((3, false)), "all of them stay as they are");
+        assert_eq!(aligned(Some(1), Some(3), true), Some((1, false)), "nobody knows which these are");
+        assert_eq!(aligned(Some(2), None, true), Some((2, false)));
+        assert_eq!(aligned(None, Some(1), true), Some((1, true)));
+        assert_eq!(aligned(None, Some(1), false), None);
+        assert_eq!(aligned(None, Some(2), true), None);
+    }
 }

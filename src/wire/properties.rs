@@ -82,7 +82,12 @@ fn output() -> impl Strategy<Value = ForwardBackwardOutput> {
     let fields = btree_map("[a-c]", dense, 0..3);
     let metrics = btree_map("[a-z]{1,4}:(sum|mean)", -1e9..1e9, 0..4);
     (vec(fields, 1..6), metrics).prop_map(|(loss_fn_outputs, metrics): (_, BTreeMap<_, _>)| {
-        ForwardBackwardOutput { loss_fn_output_type: "LossReturn".into(), loss_fn_outputs, metrics }
+        ForwardBackwardOutput {
+            loss_fn_output_type: "LossReturn".into(),
+            loss_fn_outputs,
+            metrics,
+            ..Default::default()
+        }
     })
 }
 

@@ -307,6 +307,7 @@ pub(crate) fn decode_forward_backward_output(body: impl Into<Bytes>) -> Result<F
         loss_fn_output_type: no_records.into(),
         loss_fn_outputs: outputs,
         metrics: output.metrics,
+        ..Default::default()
     })
 }
 
@@ -397,6 +398,7 @@ pub(crate) fn forward_backward_output_from_json(value: &Value) -> Result<Forward
         loss_fn_output_type: last_part(kind).into(),
         loss_fn_outputs: outputs,
         metrics: metrics.filter_map(|(name, it)| Some((name.clone(), it.as_f64()?))).collect(),
+        ..Default::default()
     })
 }
 

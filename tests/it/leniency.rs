@@ -338,6 +338,41 @@ fn outputs_may_lack_metrics_have_other_fields_and_unknown_reductions() {
 }
 
 #[test]
+fn a_pass_without_a_sum_of_the_loss_has_one_all_the_same() {
+    let outputs = json!([{"logprobs": {"data": [-1, -2, -4, -8], "dtype": "float32", "shape": [4]}}]);
+    let result = |metrics: Value| json!({"loss_fn_outputs": outputs, "metrics": metrics});
+    let (server, _service, training) = answered(result(json!({})));
+    let pass = |weights: [f32; 4]| {
+        let data = vec![datum().with("weights", weights.to_vec())];
+        training.forward_backward(data, LossFn::CrossEntropy).wait().unwrap()
+    };
+    let output = pass([0.0, 1.0, 0.0, 0.5]);
+    assert!(output.metrics.is_empty());
+    assert_eq!((output.loss(), output.loss_per_token()), (Some(6.0), Some(4.0)));
+    // The server's own word counts, and once it has been heard nothing more is kept of the data.
+    server.next(RETRIEVE, Act::json(result(json!({"loss:sum": 3}))));
+    let output = pass([0.0, 1.0, 0.0, 0.5]);
+    assert_eq!((output.loss(), output.loss_per_token()), (Some(3.0), Some(2.0)));
+    server.next(RETRIEVE, Act::json(json!({"metrics": {"x:sum": 1}})));
+    assert_eq!(pass([1.0; 4]).loss(), None);
+}
+
+#[test]
+fn prompt_logprobs_may_leave_the_first_token_out() {
+    let sequence = json!({"tokens": [7], "logprobs": [-0.5], "stop_reason": "length"});
+    for scored in [json!([-1.5]), json!([null, -1.5])] {
+        let result = json!({"sequences": [sequence], "prompt_logprobs": scored, "type": "sample"});
+        let (_server, service, _training) = answered(result);
+        let sampler = service.create_sampling_client("fake/model").unwrap();
+        let logprobs = sampler.compute_logprobs(&ModelInput::from_ints([1, 2])).wait().unwrap();
+        assert_eq!(logprobs, [None, Some(-1.5)]);
+    }
+    let (_server, service, _training) = answered(json!({"sequences": [sequence], "prompt_logprobs": []}));
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    assert_eq!(sampler.compute_logprobs(&ModelInput::from_ints([1])).wait().unwrap(), [None]);
+}
+
+#[test]
 fn optim_step_may_report_metrics_without_a_reduction_or_none() {
     for (metrics, n) in
         [(json!({"skyrl.ai/grad_norm": 1, "skyrl.ai/learning_rate": 0.1}), 2), (json!(null), 0)]

@@ -296,7 +296,8 @@ impl<T: Send + 'static> Sample<T> {
     }
 
     fn answer(self, result: Result<SampleResponse>) {
-        let Request { ticket, options, read, .. } = self.request;
+        let Request { ticket, prompt, options, read, .. } = self.request;
+        let result = result.map(|it| it.aligned(prompt.len().ok(), options.include_prompt_logprobs));
         let result = result.and_then(|it| options.check(&it).and(Ok(it)));
         ticket.answer(result.and_then(read));
     }

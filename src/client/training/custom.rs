@@ -7,6 +7,7 @@ use super::submit::Sequencer;
 use super::{Msg, Step, TrainingClient};
 use crate::error::{Error, ErrorKind, Phase, Result};
 use crate::pending::{Pending, Progress};
+use crate::policy::loss_sum::n_tokens;
 use crate::policy::surrogate;
 use crate::session::{Session, Ticket};
 use crate::sync::cancel::Wake;
@@ -49,7 +50,7 @@ impl TrainingClient {
     /// one that applies the gradients; operations that are submitted meanwhile keep their place behind both.
     ///
     /// The result is that of the second pass. Among its metrics, `loss:sum` is the caller's loss, `surrogate_loss:sum` the
-    /// server's, and the caller's own are added.
+    /// server's if it reports it, and the caller's own are added.
     ///
     /// A loss that can be written as tensor operations needs no gradients by hand, and runs on servers that support it: see
     /// [`ServiceClient::create_custom_loss`](crate::ServiceClient::create_custom_loss).
@@ -81,7 +82,7 @@ impl TrainingClient {
     ///     let gradients = logprobs.iter().map(|it| it.iter().map(|it| 2.0 * it).collect()).collect();
     ///     Ok::<_, tinkex::Error>(CustomLoss::new(loss, gradients))
     /// });
-    /// assert!(0.0 < step.wait()?.metrics["loss:sum"]);
+    /// assert!(step.wait()?.loss().is_some_and(|it| 0.0 < it));
     /// # }
     /// # Ok::<(), tinkex::Error>(())
     /// ```
@@ -115,6 +116,7 @@ impl Sequencer {
         if forward_only {
             return self.custom_forward(ticket, data, loss);
         }
+        let n_tokens = n_tokens(&data, &LossFn::CrossEntropy.into());
         let sent = self.send_custom(&ticket, data, loss);
         let (ticket, (accepted, computed)) = or_told(ticket, sent)?;
         let session = self.session.clone();
@@ -122,7 +124,7 @@ impl Sequencer {
         let _answered_by_its_ticket = self.session.waiters.spawn(move || {
             let output = collect(&session, &ticket.progress, &ticket.cancel, accepted, false);
             let CustomLoss { loss, metrics, .. } = computed;
-            ticket.answer(output.map(|it| surrogate::output(it, loss, metrics)));
+            ticket.answer(output.map(|it| surrogate::output(it, loss, metrics, n_tokens)));
         });
         Ok(())
     }
@@ -134,6 +136,7 @@ impl Sequencer {
         data: Vec<Datum>,
         loss: LossFunction,
     ) -> Result<()> {
+        let n_tokens = n_tokens(&data, &LossFn::CrossEntropy.into());
         let forward = self.surrogate(&data, None);
         let sent = self.send(&ticket, forward, LossFn::CrossEntropy.into(), true);
         let (ticket, accepted) = or_told(ticket, sent)?;
@@ -141,7 +144,7 @@ impl Sequencer {
         // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
         let _answered_by_its_ticket = self.session.losses.spawn_apart(move || {
             let computed = evaluate(&session, &ticket.progress, &ticket.cancel, accepted, data, loss);
-            let report = |it: Computed| surrogate::output(it.output, it.loss.loss, it.loss.metrics);
+            let report = |it: Computed| surrogate::output(it.output, it.loss.loss, it.loss.metrics, n_tokens);
             ticket.answer(computed.map(report));
         });
         Ok(())

@@ -11,6 +11,7 @@ use crate::http::{Answer, Body, Call, Lane};
 use crate::pending::Progress;
 use crate::policy::chunk::{ChunkLimits, split};
 use crate::policy::combine::combine;
+use crate::policy::loss_sum::{Terms, n_tokens};
 use crate::policy::turn::{Fate, fate, waves};
 use crate::session::{Promise, Session, Ticket};
 use crate::sync::CancelToken;
@@ -54,13 +55,14 @@ impl Sequencer {
     /// Why not all parts were accepted; whoever waits for the pass has been told.
     pub(super) fn pass(&mut self, pass: Pass) -> Result<()> {
         let Pass { ticket, data, loss, forward_only } = pass;
+        let losses = Losses::of(&data, &loss, &self.session);
         let sent = self.send(&ticket, data, loss, forward_only);
         let (ticket, accepted) = or_told(ticket, sent)?;
         let session = self.session.clone();
         // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
         let _answered_by_its_ticket = self.session.waiters.spawn(move || {
             let result = collect(&session, &ticket.progress, &ticket.cancel, accepted, forward_only);
-            ticket.answer(result);
+            ticket.answer(result.map(|it| losses.complete(it, &session)));
         });
         Ok(())
     }
@@ -153,6 +155,30 @@ impl Sequencer {
             ticket.progress.accepted(&first.request_id);
         }
         Transmitted { fates, result: Ok(accepted.into_iter().flatten().collect()) }
+    }
+}
+
+/// What is to be known of the data of a pass when its result is there.
+struct Losses {
+    n_tokens: f64,
+    /// Unless the server is known to report the sum itself.
+    terms: Option<Terms>,
+}
+
+impl Losses {
+    fn of(data: &[Datum], loss: &Loss, session: &Session) -> Self {
+        let terms = if session.dialect.reports_loss() { None } else { Terms::of(data, loss) };
+        Losses { n_tokens: n_tokens(data, loss), terms }
+    }
+
+    /// Adds what the server left out.
+    fn complete(self, mut output: ForwardBackwardOutput, session: &Session) -> ForwardBackwardOutput {
+        output.n_loss_tokens = Some(self.n_tokens);
+        match output.loss() {
+            Some(_) => session.dialect.note_loss(),
+            None => output.computed_loss = self.terms.and_then(|it| it.sum(&output.loss_fn_outputs)),
+        }
+        output
     }
 }
 

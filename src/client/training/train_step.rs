@@ -55,8 +55,8 @@ impl TrainingClient {
     /// let batch = || vec![Datum::cross_entropy(&[1, 2], &[3, 4])];
     /// let first = training.train_step(batch(), LossFn::CrossEntropy, adam.clone());
     /// let second = training.train_step(batch(), LossFn::CrossEntropy, adam);
-    /// let before = first.wait()?.0.metrics["loss:sum"];
-    /// let after = second.wait()?.0.metrics["loss:sum"];
+    /// let before = first.wait()?.0.loss();
+    /// let after = second.wait()?.0.loss();
     /// assert!(after < before);
     /// # }
     /// # Ok::<(), tinkex::Error>(())

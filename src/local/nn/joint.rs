@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::loss::Loss;
+use super::loss::{Loss, clipped};
 use super::train::Example;
 use crate::types::LossArray;
 
@@ -23,7 +23,7 @@ impl Loss {
     /// A custom loss does not suit the sequence.
     pub(super) fn joint(&self, e: &Example, logprobs: &[f32], backward: bool) -> Result<Joint, String> {
         match self {
-            Loss::Gspo { lo, hi } => Ok(gspo(e, logprobs, f64::from(*lo), f64::from(*hi))),
+            Loss::Gspo { lo, hi } => Ok(gspo(e, logprobs, *lo, *hi)),
             Loss::Custom(graph) => {
                 let n = e.tokens.len();
                 let shape = if graph.inputs()[0].rank == 2 { vec![n, e.k] } else { vec![n * e.k] };
@@ -33,13 +33,6 @@ impl Loss {
                 let found = graph.compute(inputs)?;
                 if !found.loss.is_finite() {
                     return Err(format!("the loss {} is {}", graph.name(), found.loss));
-                }
-                if let Some(i) = found.gradient.iter().position(|it| !it.is_finite()) {
-                    let slope = found.gradient[i];
-                    return Err(format!(
-                        "the derivative of the loss {} by logprobs[{i}] is {slope}",
-                        graph.name()
-                    ));
                 }
                 let slopes = found.gradient.iter().filter(|_| backward).map(|it| *it as f32).collect();
                 Ok(Joint { loss: found.loss, slopes, metrics: found.metrics.into_iter().collect() })
@@ -53,13 +46,11 @@ fn gspo(e: &Example, logprobs: &[f32], lo: f64, hi: f64) -> Joint {
     let gap = |i: usize| f64::from(logprobs[i]) - f64::from(e.logprobs[i]);
     let counted: Vec<usize> = (0..logprobs.len()).filter(|i| e.mask[*i] != 0.0).collect();
     let mean = counted.iter().map(|i| gap(*i)).sum::<f64>() / counted.len().max(1) as f64;
-    let ratio = mean.exp();
-    let clipped = ratio.max(lo).min(hi);
     let mut joint = Joint::default();
     for advantage in e.advantages.iter().map(|it| f64::from(*it)) {
-        let (free, held) = (ratio * advantage, clipped * advantage);
-        joint.loss -= free.min(held);
-        joint.slopes.push(if free <= held { -free as f32 } else { 0.0 });
+        let (loss, slope) = clipped(mean, advantage, lo, hi);
+        joint.loss += loss;
+        joint.slopes.push(slope as f32);
     }
     joint
 }

@@ -37,7 +37,7 @@ pub(crate) struct Generate {
     pub temperature: f32,
     /// Draw among this many of the likeliest tokens; zero or less for all.
     pub top_k: i64,
-    /// Draw among the fewest likeliest tokens that reach this probability together.
+    /// Draw among the fewest likeliest tokens that reach this probability together, at least one.
     pub top_p: f32,
     /// Each sample draws from its own stream of this seed: sample 0 is the same alone and among others.
     pub seed: u64,

@@ -11,6 +11,7 @@ use crate::wire::json::*;
 
 use super::super::checkpoint::{Kind, Meta, Place};
 use super::super::engine::{Job, Load, Save, Work};
+use super::super::futures::session_of;
 use super::super::nn::LoraSpec;
 use super::super::sampling::Slot;
 use super::super::turns::{Seen, Turns};
@@ -80,7 +81,7 @@ impl State {
         };
         inner.models.insert(model_id.clone(), model);
         let reply = future(&ticket.id, Some(&model_id));
-        self.enqueue([Job { ticket: Some(ticket), work }]);
+        self.enqueue(session_of(&model_id), [Job { ticket: Some(ticket), work }]);
         Ok(reply)
     }
 
@@ -136,7 +137,8 @@ impl State {
         self.remove_model(&mut inner, model_id, "as asked");
         let ticket = self.futures.create(None, None);
         let reply = future(&ticket.id, Some(model_id));
-        self.enqueue([Job { ticket: Some(ticket), work: Work::Unload { model_id: model_id.into() } }]);
+        let work = Work::Unload { model_id: model_id.into() };
+        self.enqueue(session_of(model_id), [Job { ticket: Some(ticket), work }]);
         Ok(reply)
     }
 

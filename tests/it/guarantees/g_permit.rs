@@ -10,7 +10,7 @@ use tinkex::sync::{CancelToken, Semaphore};
 use tinkex::testing::{Act, FakeServer};
 
 use super::{Gate, sample};
-use crate::util::eventually;
+use crate::util::{eventually, in_time};
 
 const SAMPLE: &str = "/api/v1/asample";
 
@@ -54,23 +54,25 @@ fn waiters_for_a_permit_use_no_processor() {
 
 #[test]
 fn samples_that_panic_give_their_permits_back() {
-    let server = FakeServer::new();
-    let service = server.in_memory().build().unwrap();
-    let sampler = service.create_sampling_client("fake/model").unwrap();
-    // While the server recently asked to slow down there are ten permits, so that twelve panics would use them up.
-    server.next(SAMPLE, Act::status(429, "slow down"));
-    sample(&sampler, 1).wait().unwrap();
-    let left = AtomicUsize::new(12);
-    server.script(move |seen| {
-        let lives = seen.path != SAMPLE
-            || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |it| it.checked_sub(1)).is_err();
-        assert!(lives, "a sample dies");
-        None
+    in_time(|| {
+        let server = FakeServer::new();
+        let service = server.in_memory().build().unwrap();
+        let sampler = service.create_sampling_client("fake/model").unwrap();
+        // While the server recently asked to slow down there are ten permits, so that twelve panics would use them up.
+        server.next(SAMPLE, Act::status(429, "slow down"));
+        sample(&sampler, 1).wait().unwrap();
+        let left = AtomicUsize::new(12);
+        server.script(move |seen| {
+            let lives = seen.path != SAMPLE
+                || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |it| it.checked_sub(1)).is_err();
+            assert!(lives, "a sample dies");
+            None
+        });
+        for _ in 0..12 {
+            assert!(sample(&sampler, 1).wait().unwrap_err().is_panic());
+        }
+        sample(&sampler, 1).wait().unwrap();
     });
-    for _ in 0..12 {
-        assert!(sample(&sampler, 1).wait().unwrap_err().is_panic());
-    }
-    sample(&sampler, 1).wait().unwrap();
 }
 
 #[test]
