@@ -208,7 +208,9 @@ pub(crate) fn retry() {
             // A session may end by this.
             drop(kept);
         }
-        Err(error) => log::warn!(target: "tinkex", "results wait for a thread that puts them into a full channel: {error}"),
+        Err(error) => {
+            log::warn!(target: "tinkex", "results wait for a thread that puts them into a full channel: {error}")
+        }
     }
 }
 

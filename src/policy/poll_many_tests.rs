@@ -321,7 +321,8 @@ fn a_server_that_always_has_news_for_others_is_asked_once_a_second_while_nobody_
     tell(&mut machine, 1, &["a"]);
     machine.fetched("a".into(), true);
     let news = |i: u64| {
-        json!({"completions": [{"state": "finished", "request_id": format!("stranger-{i}")}], "cursor": i}).to_string()
+        json!({"completions": [{"state": "finished", "request_id": format!("stranger-{i}")}], "cursor": i})
+            .to_string()
     };
     let pauses: Vec<Duration> = (2..8).map(|i| answer(&mut machine, 200, &news(i)).1).collect();
     assert_eq!(pauses[..3], [Duration::ZERO; 3]);

@@ -24,7 +24,9 @@ fn samples_while_refused(server: &FakeServer, prefix: &str, together: usize) {
                 let (start, params) = (&start, &params);
                 scope.spawn(move || {
                     start.wait();
-                    (0..20).map(|_| sampler.sample(&ModelInput::from_ints([1]), 1, params)).collect::<Vec<_>>()
+                    (0..20)
+                        .map(|_| sampler.sample(&ModelInput::from_ints([1]), 1, params))
+                        .collect::<Vec<_>>()
                 })
             })
             .collect();
@@ -61,9 +63,12 @@ fn samples_are_answered_although_their_pollers_were_refused() {
 
 #[test]
 fn samples_are_answered_although_the_threads_that_wait_for_them_were_refused() {
-    alone("refused_threads::samples_are_answered_although_the_threads_that_wait_for_them_were_refused", || {
-        samples_while_refused(&FakeServer::new(), "tk-draw", 8);
-    });
+    alone(
+        "refused_threads::samples_are_answered_although_the_threads_that_wait_for_them_were_refused",
+        || {
+            samples_while_refused(&FakeServer::new(), "tk-draw", 8);
+        },
+    );
 }
 
 #[test]

@@ -69,10 +69,8 @@ fn when_cancel_returns_the_descendants_are_cancelled() {
     let root = CancelToken::new();
     let link = root.child();
     let leaf = link.child();
-    let others: Vec<_> = [root.clone(), link]
-        .into_iter()
-        .map(|it| thread::spawn(move || it.cancel()))
-        .collect();
+    let others: Vec<_> =
+        [root.clone(), link].into_iter().map(|it| thread::spawn(move || it.cancel())).collect();
     root.cancel();
     let cancelled = leaf.is_cancelled();
     others.into_iter().for_each(|it| it.join().unwrap());
