@@ -74,10 +74,10 @@ impl<M: Send + 'static> Deref for Hold<M> {
 
 impl<M: Send + 'static> Drop for Hold<M> {
     fn drop(&mut self) {
-        match self.0.mailbox.is_foreign() {
-            true => leak(&self.0),
-            false => self.0.mailbox.finish(),
+        if self.0.mailbox.is_foreign() {
+            return leak(&self.0);
         }
+        self.0.mailbox.finish();
     }
 }
 

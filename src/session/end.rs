@@ -43,10 +43,10 @@ impl Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         // In a forked child the session and its sockets are the parent's.
-        match self.session.is_foreign() {
-            true => leak(&self.session),
-            false => self.session.end(),
+        if self.session.is_foreign() {
+            return leak(&self.session);
         }
+        self.session.end();
     }
 }
 
