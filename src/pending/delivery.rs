@@ -15,12 +15,12 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Select, SelectedOperation, Sender, TrySendError, bounded};
 
 use crate::sync::undo::Undo;
-use crate::sync::{Mutex, spawn, unwind};
+use crate::sync::{StaticMutex, spawn, unwind};
 
 /// What keeps a session alive.
 pub(super) type Keep = Arc<dyn Any + Send + Sync>;
 
-static STATE: Mutex<State> = Mutex::new(State { arrived: Vec::new(), thread: None, kept: Vec::new() });
+static STATE: StaticMutex<State> = StaticMutex::new(State { arrived: Vec::new(), thread: None, kept: Vec::new() });
 
 struct State {
     /// What the thread has not seen yet.

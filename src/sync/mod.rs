@@ -57,6 +57,8 @@ mod real {
     pub(crate) use std::{thread, thread_local};
 }
 
+/// The lock of a static. It is the everyday one under the checker, too, which makes everything anew for each schedule.
+pub(crate) use parking_lot::Mutex as StaticMutex;
 pub(crate) use primitives::{Condvar, Mutex, MutexGuard};
 use primitives::{atomic, channel, thread, thread_local};
 
