@@ -175,7 +175,7 @@ fn closed() -> Error {
 }
 
 #[cfg(all(test, not(shuttle)))]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use std::time::Duration;
 

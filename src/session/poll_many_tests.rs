@@ -1,5 +1,5 @@
 //! Tests of what the poller does with those who wait.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
