@@ -10,7 +10,7 @@ use crate::pending::retry_deliveries;
 use crate::sync::unwind;
 use crate::wire::json::SessionHeartbeatRequest;
 
-use super::Session;
+use super::{Session, tend};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 /// After so long without success every further failure is worth a warning.
@@ -22,10 +22,12 @@ pub(super) fn start(session: &Arc<Session>, id: Arc<str>) -> Result<()> {
     session.beats.spawn(move || run(&beating, &id))
 }
 
-fn run(session: &Session, id: &str) {
+fn run(session: &Arc<Session>, id: &str) {
     let mut last_success = session.clock.now();
     while session.clock.tick(INTERVAL, &session.cancel).is_ok() {
+        // What could not be started before, because the system refused a thread.
         retry_deliveries();
+        tend::start_all(session);
         // A panic of one beat is one failed beat.
         let failure = match unwind::catch(|| beat(session, id)) {
             Ok(Ok(())) => {

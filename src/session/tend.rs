@@ -24,6 +24,14 @@ pub(super) fn start_flags(session: &Arc<Session>) {
     }
 }
 
+/// Starts those threads again that were refused.
+pub(super) fn start_all(session: &Arc<Session>) {
+    start_flags(session);
+    if session.http.auth().uses_tokens() {
+        start_tokens(session);
+    }
+}
+
 /// Starts the thread that replaces tokens before anybody needs the next one.
 pub(super) fn start_tokens(session: &Arc<Session>) {
     start(session, |it| &it.tends_tokens, tend_tokens);

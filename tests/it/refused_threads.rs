@@ -3,7 +3,7 @@
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use tinkex::testing::{FakeServer, RefusedThreads, VirtualClock};
+use tinkex::testing::{Act, FakeServer, RefusedThreads, VirtualClock};
 use tinkex::types::{AdamParams, ModelInput, SampleResponse, SamplingParams};
 use tinkex::{ErrorKind, Pending};
 
@@ -137,5 +137,24 @@ fn a_channel_that_nobody_reads_holds_up_no_other_one() {
         let tags: Vec<_> = unread.iter().map(|it| it.0).collect();
         assert_eq!(tags.len(), 3);
         eventually("the thread has ended", || !client_threads().iter().any(|it| it == "tk-done"));
+    });
+}
+
+#[test]
+fn flags_are_kept_fresh_although_their_thread_was_refused_at_first() {
+    alone("refused_threads::flags_are_kept_fresh_although_their_thread_was_refused_at_first", || {
+        const FLAGS: &str = "/api/v1/client/dynamic_config";
+        let (server, clock) = (FakeServer::new(), VirtualClock::new());
+        server.always(FLAGS, Act::json(serde_json::json!({"refresh_interval_sec": 300})));
+        let service = server.in_memory_at(clock.clone()).build().unwrap();
+        let refused = RefusedThreads::named("tk-tend");
+        service.create_lora_training_client("fake/model", Default::default()).unwrap();
+        assert!(1 <= refused.count());
+        let before = server.requests_to(FLAGS).len();
+        drop(refused);
+        eventually("the flags are asked for again", || {
+            clock.advance(Duration::from_secs(10));
+            before < server.requests_to(FLAGS).len()
+        });
     });
 }
