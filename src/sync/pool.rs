@@ -198,10 +198,14 @@ impl Shared {
                 drop(state);
                 return self.start(n, Some((number, want)));
             }
-            if state.has_thread() || !state.is_queued(number) {
+            if state.has_thread() {
                 return Ok(());
             }
             self.changed.wait(&mut state);
+            // Somebody did it, or closed the pool.
+            if !state.is_queued(number) {
+                return Ok(());
+            }
         }
     }
 
