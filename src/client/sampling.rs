@@ -15,6 +15,7 @@ use crate::session::{Child, Owner, Poller, Ticket, incomplete};
 use crate::sync::CancelToken;
 use crate::sync::actor::Actor;
 use crate::sync::cancel::{Registration, Wake};
+use crate::sync::process::forked;
 use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
 
 use draw::{Request, Sample, Sampler};
@@ -339,6 +340,10 @@ impl SamplingClient {
     /// Until the client's thread ended, at most `Timeouts::close`.
     pub fn close(&self) {
         let session = self.inner.owner.session();
+        // It is the parent's to close.
+        if session.is_foreign() {
+            return;
+        }
         let deadline = Instant::now() + session.closing();
         // First of all callers are answered.
         self.inner.actor.stop();
@@ -355,6 +360,9 @@ impl SamplingClient {
         message: impl FnOnce(Ticket<T>, Option<Registration>) -> Msg,
     ) -> Pending<T> {
         let (actor, owner) = (&self.inner.actor, &self.inner.owner);
+        if owner.session().is_foreign() {
+            return Pending::failed(verb, forked());
+        }
         let cancelled = self.cancelled_by.as_ref().is_some_and(CancelToken::is_cancelled);
         if cancelled {
             return Pending::failed(verb, Error::cancelled());

@@ -1,14 +1,16 @@
 //! The client that trains a model.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::client::create::CreatedModel;
 use crate::client::{Client, Hold};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::pending::{OwnThread, Pending};
 use crate::policy::surrogate;
 use crate::session::{Owner, Session, Ticket};
 use crate::sync::actor::Actor;
+use crate::sync::process::forked;
 use crate::types::{
     Datum, ForwardBackwardOutput, LoadStateOutput, Loss, LossFn, ModelInfo, OptimStepOutput, OptimizerParams,
     Room, SaveStateOutput, SaveWeightsExternalOutput,
@@ -286,12 +288,31 @@ impl TrainingClient {
         verb: &'static str,
         message: impl FnOnce(Ticket<T>) -> Msg,
     ) -> Pending<T> {
-        let actor = &self.inner.actor;
-        let (ticket, pending) = self.session().ticket(verb, &actor.cancel);
-        match actor.mailbox.send(message(ticket), pending.deadline()) {
+        if self.session().is_foreign() {
+            return Pending::failed(verb, forked());
+        }
+        let (ticket, pending) = self.session().ticket(verb, &self.inner.actor.cancel);
+        match self.put(message(ticket), pending.deadline()) {
             Ok(()) => self.submitted(pending),
             Err(error) => Pending::failed(verb, error),
         }
+    }
+
+    /// Puts a message into the mailbox, for which room is waited for, except by a loss function that keeps the actor from making
+    /// room.
+    fn put(&self, msg: Msg, deadline: Option<Instant>) -> Result<()> {
+        let mailbox = &self.inner.actor.mailbox;
+        if !self.inner.loss_thread.is_this() {
+            return mailbox.send(msg, deadline);
+        }
+        mailbox.try_send(msg).map_err(|it| match it.is_timeout() {
+            true => Error::new(
+                ErrorKind::CustomLoss,
+                "a custom loss cannot submit to its own client while the client's mailbox is full: there will be room only \
+                 when the loss is there",
+            ),
+            false => it,
+        })
     }
 
     fn submitted<T: Send + 'static>(&self, pending: Pending<T>) -> Pending<T> {

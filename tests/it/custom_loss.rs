@@ -323,3 +323,37 @@ fn a_loss_that_waits_for_what_it_submits_to_its_own_client_is_told_so_at_once() 
     submitted.recv().unwrap().wait().unwrap();
     assert_eq!(server.requests_to("/api/v1/optim_step").len(), 3);
 }
+
+#[test]
+fn a_loss_that_submits_while_the_mailbox_is_full_gets_an_error_at_once() {
+    let server = FakeServer::new();
+    let service = server.in_memory().threads(|it| it.mailbox = 4).build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    let own = training.clone();
+    let (begin, begun) = mpsc::channel();
+    let (open, gate) = mpsc::channel::<()>();
+    let (tell, told) = mpsc::channel();
+    let step = training.forward_backward_custom(vec![datum()], move |data, logprobs| {
+        begin.send(()).unwrap();
+        let _filled = gate.recv();
+        let both = own.train_step(vec![datum()], LossFn::CrossEntropy, AdamParams::default());
+        let one = own.save_state("from-the-loss", Ttl::Never);
+        let errors = [both.optim_step.wait().map(|_| ()), both.forward_backward.wait().map(|_| ())];
+        for result in errors.into_iter().chain([one.wait().map(|_| ())]) {
+            tell.send(result.unwrap_err()).unwrap();
+        }
+        sum(data, logprobs)
+    });
+    begun.recv_timeout(PATIENCE).unwrap();
+    // As many as there is room for, by somebody who may wait.
+    let more: Vec<_> = (0..4).map(|_| training.optim_step(AdamParams::default())).collect();
+    drop(open);
+    for _ in 0..3 {
+        let error = told.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(*error.kind(), ErrorKind::CustomLoss, "{error}");
+        assert!(error.message().contains("mailbox is full"), "{error}");
+    }
+    // What it did not submit is missed by nobody.
+    step.wait().unwrap();
+    tinkex::wait_all(more).unwrap();
+}

@@ -1,7 +1,7 @@
 //! Waiting for many samples with one poller.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -366,4 +366,21 @@ fn samples_in_flight_need_no_thread_each() {
         assert!(names.iter().all(|it| !it.starts_with("tk-draw")), "{names:?}");
         service.close(CloseStatus::Success).unwrap();
     });
+}
+
+#[test]
+fn a_cursor_that_moves_by_itself_is_not_followed_while_nobody_waits() {
+    let (server, _service, sampler) = in_memory();
+    let cursor = AtomicU64::new(1000);
+    server.always_altered(MANY, move |answer| {
+        let mut body: Value = serde_json::from_slice(&answer.body).unwrap();
+        body["cursor"] = cursor.fetch_add(1, Ordering::Relaxed).into();
+        Act::json(body)
+    });
+    sample(&sampler).wait().unwrap();
+    let before = server.requests_to(MANY).len();
+    // Time enough for thousands of requests in memory, where no pause takes any.
+    std::thread::sleep(Duration::from_millis(300));
+    let n_more = server.requests_to(MANY).len() - before;
+    assert!(n_more <= 5, "{n_more} requests although nobody waits");
 }

@@ -56,8 +56,8 @@ impl TrainingClient {
     /// [`ServiceClient::create_custom_loss`](crate::ServiceClient::create_custom_loss).
     ///
     /// The function runs on a thread of its own. It must not wait for an operation that is submitted to this client behind it.
-    /// Waiting for one that it submitted itself is an error at once; one of another thread's would be waited for until the
-    /// deadline.
+    /// Waiting for one that it submitted itself is an error at once, and so is submitting while the client's mailbox is full; an
+    /// operation of another thread's would be waited for until the deadline.
     ///
     /// # Errors
     /// As for [`forward_backward`](Self::forward_backward); also [`ErrorKind::CustomLoss`](crate::ErrorKind::CustomLoss) if the function returns an error,
@@ -144,7 +144,7 @@ impl Sequencer {
         let (ticket, accepted) = or_told(ticket, sent)?;
         let session = self.session.clone();
         // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
-        let _answered_by_its_ticket = self.session.losses.spawn(move || {
+        let _answered_by_its_ticket = self.session.losses.spawn_apart(move || {
             let computed = evaluate(&session, &ticket.progress, &ticket.cancel, accepted, data, loss);
             let report = |it: Computed| surrogate::output(it.output, it.loss.loss, it.loss.metrics, n_tokens);
             ticket.answer(computed.map(report));
@@ -198,7 +198,7 @@ impl Sequencer {
         let (session, progress, cancel) =
             (self.session.clone(), ticket.progress.clone(), ticket.cancel.clone());
         // A pool that is closed drops the job, and with it the reply, which then answers by itself.
-        let _answered_by_its_reply = self.session.losses.spawn(move || {
+        let _answered_by_its_reply = self.session.losses.spawn_apart(move || {
             reply.send(evaluate(&session, &progress, &cancel, accepted, data, loss));
         });
         slot.wait(ticket.progress.deadline()).unwrap_or_else(|| {
