@@ -135,6 +135,7 @@ pub mod docs {
     pub mod compat {}
 }
 
-#[cfg(doctest)]
+// Its programs run against the engine.
+#[cfg(all(doctest, feature = "local"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
