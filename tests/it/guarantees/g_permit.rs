@@ -38,8 +38,8 @@ fn waiters_for_a_permit_use_no_processor() {
         })
         .collect();
     eventually("all wait", || semaphore.waiting() == N);
+    eventually("all sleep", || N as u64 <= naps("idle-waiter"));
     let before = naps("idle-waiter");
-    assert!(N as u64 <= before, "each waits");
     std::thread::sleep(Duration::from_millis(500));
     // A loop that looks every 2 ms would wake up 25 000 times meanwhile.
     let n = naps("idle-waiter") - before;
