@@ -35,6 +35,8 @@ mod guarantees;
 mod handles;
 mod leniency;
 mod long_timeouts;
+#[cfg(feature = "local")]
+mod losses;
 pub(crate) mod matrix;
 mod network;
 mod odd_answers;

@@ -352,7 +352,8 @@ pub(super) fn exceptions() -> Vec<Exception> {
         except("429-retry-after", SAMPLING, Submit, Always, ended(29..=31)),
     ]
     .into_iter()
-    // Samples survive what may pass for as long as their operation may take, each time under a new number.
+    // These clients allow less time for a submission than is usual, so that a sample that is not accepted is not submitted
+    // afresh.
     .chain(
         [
             ("reset-before", Kind::Connection),
@@ -365,7 +366,7 @@ pub(super) fn exceptions() -> Vec<Exception> {
             ("500", Kind::Status(500)),
             ("503", Kind::Status(503)),
         ]
-        .map(|(fault, kind)| except(fault, SAMPLING, Submit, Always, kinds(&[kind, Kind::Timeout], 7..=30))),
+        .map(|(fault, kind)| except(fault, SAMPLING, Submit, Always, kinds(&[kind, Kind::Timeout], 4..=12))),
     )
     .chain(
         ["reset-before", "reset-after", "truncate", "garbage", "head-of-100-kB"].map(|fault| {
