@@ -13,9 +13,12 @@ use crate::wire::json::SampleRequest;
 
 use super::examples::token_ids;
 use super::nn::{Generate, ModelConfig, Sampler};
+use super::snapshots::Snapshot;
 
 /// Most answers of one request.
 const MOST_SAMPLES: u32 = 1024;
+/// Most tokens that one request may have reported, those that are only reported beside others included.
+const MOST_REPORTED: usize = 8 << 20;
 
 /// Where the weights of a sampler appear once they are ready. Samplers that follow a model share one slot.
 pub(super) type Slot = Arc<Mutex<Weights>>;
@@ -24,7 +27,9 @@ pub(super) type Slot = Arc<Mutex<Weights>>;
 pub(super) enum Weights {
     #[default]
     None,
-    Ready(Arc<Sampler>),
+    /// Those of the base model.
+    Base,
+    Ready(Arc<Snapshot>),
     Failed(String),
 }
 
@@ -71,6 +76,15 @@ impl Sample {
                 return Err(format!("{name} must be at most {}", config.vocab));
             }
         }
+        let max_tokens = max_tokens.unwrap_or(room);
+        let (answers, k) = (request.num_samples as usize, request.topk_sample_logprobs as usize);
+        // Counted before anything is drawn, because all of it is in memory at once when it is sent.
+        if MOST_REPORTED < answers.saturating_mul(max_tokens).saturating_mul(k + 1) {
+            return Err(format!(
+                "topk_sample_logprobs: {answers} samples of {max_tokens} tokens with {k} others each are more than \
+                 {MOST_REPORTED} tokens; ask for fewer, or set max_tokens"
+            ));
+        }
         let target = request.target_prompt_logprobs.clone();
         let target = target.map(|it| it.read("target_prompt_logprobs")).transpose();
         let target = target.map_err(|it| it.to_string())?;
@@ -87,7 +101,7 @@ impl Sample {
         let generate = Generate {
             prompt,
             num_samples: request.num_samples as usize,
-            max_tokens: max_tokens.unwrap_or(room),
+            max_tokens,
             temperature: params.temperature,
             top_k: i64::from(params.top_k),
             top_p: params.top_p,
@@ -229,6 +243,11 @@ mod tests {
         let mut topk = request(1, &params(None));
         topk.topk_sample_logprobs = 3000;
         assert!(refused(topk).contains("topk_sample_logprobs must be at most"));
+        let mut all = request(1, &params(None));
+        (all.num_samples, all.topk_sample_logprobs) = (1024, 512);
+        assert!(refused(all.clone()).contains("more than 8388608 tokens"));
+        all.topk_sample_logprobs = 3;
+        assert!(read(&all).is_ok(), "all that a request may draw, with three others each");
         let mut target = request(3, &params(None));
         target.target_prompt_logprobs = Some((&TensorData::from(vec![7i64])).into());
         assert!(refused(target).contains("target_prompt_logprobs"));
