@@ -30,6 +30,7 @@ use super::tokens::Tokens;
 mod access;
 mod futures;
 mod rest;
+mod turn;
 
 const PROTOBUF: &str = "application/x-protobuf";
 /// The largest request, compressed or not.
@@ -133,7 +134,7 @@ where
     post(move |Shared(app): Context, uri: Uri, body: Bytes| async move {
         match request::<T>(&body) {
             Ok(it) => reply(serve(&app, it, fingerprint(&uri, &body))),
-            Err(error) => unreadable(&error),
+            Err(error) => turn::keep(&app.state, &error, turn::of_json(&body), fingerprint(&uri, &body)),
         }
     })
 }
@@ -227,23 +228,30 @@ async fn forward_backward(Shared(app): Context, uri: Uri, headers: HeaderMap, bo
         Ok(it) => it,
         Err(Refusal { status, detail }) => return refusal(status, &detail),
     };
-    let call = match mentions(&headers, header::CONTENT_TYPE, PROTOBUF) {
+    let fingerprint = fingerprint(&uri, &body);
+    let is_protobuf = mentions(&headers, header::CONTENT_TYPE, PROTOBUF);
+    let call = match is_protobuf {
         true => train::decode_forward_backward_request(&body),
         false => train::decode_forward_backward_json(&body, "forward_backward_input"),
     };
-    pass(&app, call, fingerprint(&uri, &body))
+    match call {
+        Ok(it) => pass(&app, it, fingerprint),
+        Err(error) => {
+            let turn = if is_protobuf { turn::of_protobuf(&body) } else { turn::of_json(&body) };
+            turn::keep(&app.state, &error, turn, fingerprint)
+        }
+    }
 }
 
 async fn forward(Shared(app): Context, uri: Uri, body: Bytes) -> Response {
-    let call = train::decode_forward_backward_json(&body, "forward_input");
-    pass(&app, call, fingerprint(&uri, &body))
+    let fingerprint = fingerprint(&uri, &body);
+    match train::decode_forward_backward_json(&body, "forward_input") {
+        Ok(it) => pass(&app, it, fingerprint),
+        Err(error) => turn::keep(&app.state, &error, turn::of_json(&body), fingerprint),
+    }
 }
 
-fn pass(app: &App, call: crate::Result<train::ForwardBackwardCall>, fingerprint: u64) -> Response {
-    let call = match call {
-        Ok(it) => it,
-        Err(error) => return unreadable(&error),
-    };
+fn pass(app: &App, call: train::ForwardBackwardCall, fingerprint: u64) -> Response {
     // The legacy form may come without a number.
     let seq_id = Some(u64::from(call.seq_id)).filter(|it| 0 < *it);
     let custom = app.state.custom_loss(&call.model_id, &call.loss.loss_fn);

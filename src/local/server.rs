@@ -28,6 +28,8 @@ use super::queue::Queue;
 use super::snapshots::Snapshots;
 use super::state::State;
 
+/// No long poll is held longer, whatever the options say.
+const LONGEST_POLL: Duration = Duration::from_secs(24 * 3600);
 /// How long stopping waits for the work in hand.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -178,6 +180,8 @@ pub struct Server {
     data_dir: PathBuf,
     /// The folder is ours and goes with us.
     temporary: bool,
+    /// The one that started it.
+    process: u32,
     stopping: Arc<AtomicBool>,
     wake: Arc<Notify>,
     threads: Vec<Thread>,
@@ -215,6 +219,7 @@ impl Server {
             api_key: options.api_key.clone(),
             data_dir: data_dir.clone(),
             temporary,
+            process: std::process::id(),
             stopping: Arc::default(),
             wake: Arc::default(),
             threads: Vec::new(),
@@ -258,7 +263,8 @@ impl Server {
             api_key: options.api_key,
             tokens: Default::default(),
             url: server.url.clone(),
-            long_poll: options.long_poll,
+            // An instant further away cannot be computed with.
+            long_poll: options.long_poll.min(LONGEST_POLL),
             announce_above: options.announce_above,
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
@@ -319,6 +325,11 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // In a forked child there are none of the threads, and the folder is the parent's.
+        if self.process != std::process::id() {
+            std::mem::forget(std::mem::take(&mut self.threads));
+            return;
+        }
         self.stopping.store(true, Ordering::Relaxed);
         self.wake.notify_one();
         let deadline = Instant::now() + PATIENCE;
