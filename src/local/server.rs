@@ -1,5 +1,6 @@
 //! Starting and stopping.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -21,8 +22,10 @@ use super::checkpoint::Store;
 use super::engine::{Engine, Panics, most_samples_at_once};
 use super::futures::Futures;
 use super::http::{App, router};
+use super::names::Names;
 use super::nn;
 use super::queue::Queue;
+use super::snapshots::Snapshots;
 use super::state::State;
 
 /// No long poll is held longer, whatever the options say.
@@ -57,6 +60,19 @@ pub struct Options {
     pub seed: u64,
     /// How many threads compute. Default 0: as many as there are processors.
     pub threads: usize,
+    /// How many samplers are ready in memory at a time, about 5 MB each; others are made ready, which takes some
+    /// milliseconds, when they are sampled from again. Default 8.
+    pub samplers_in_memory: usize,
+    /// Other names under which the model is offered: programs that were written for a model of the service can be run
+    /// here as they are. Each name stands for `tinkex/nano`. Default none.
+    ///
+    /// ```
+    /// use tinkex::local::Options;
+    ///
+    /// let aliases = [("Qwen/Qwen3-8B".to_string(), "tinkex/nano".to_string())].into();
+    /// let options = Options { aliases, ..Options::default() };
+    /// ```
+    pub aliases: BTreeMap<String, String>,
     /// How long the server waits for a result before the client has to ask again. Default 20 s.
     pub long_poll: Duration,
     /// Results of more bytes are announced first, so that clients can make room for them. Default 4 MiB.
@@ -86,6 +102,8 @@ impl Default for Options {
             api_key: "tml-local".into(),
             seed: 0,
             threads: 0,
+            samplers_in_memory: 8,
+            aliases: BTreeMap::new(),
             long_poll: Duration::from_secs(20),
             announce_above: 4 << 20,
             session_timeout: Duration::from_secs(300),
@@ -123,6 +141,8 @@ impl fmt::Debug for Options {
             .field("data_dir", &self.data_dir)
             .field("seed", &self.seed)
             .field("threads", &self.threads)
+            .field("samplers_in_memory", &self.samplers_in_memory)
+            .field("aliases", &self.aliases)
             .field("long_poll", &self.long_poll)
             .field("announce_above", &self.announce_above)
             .field("session_timeout", &self.session_timeout)
@@ -207,14 +227,16 @@ impl Server {
         // From here on an early return drops the server, which stops what was started.
         let config = nn::ModelConfig::nano();
         let base = Arc::new(nn::Weights::seeded(&config, options.seed));
-        let store = Arc::new(Store::open(data_dir).map_err(system)?);
+        let store = Arc::new(Store::open(data_dir.clone()).map_err(system)?);
+        let names = Names::new(&options.aliases, &data_dir, &config).map_err(system)?;
         let futures = Arc::new(Futures::new(fastrand::u64(..) >> 32));
         let panics = Panics::new();
         let pool = server.pool("compute", options.threads, panics.sender())?;
         let side = server.pool("quick", 1, panics.sender())?;
         let queue = Arc::new(Queue::new(most_samples_at_once(pool.current_num_threads())));
         let engine = Engine {
-            base: base.clone(),
+            snapshots: Arc::new(Snapshots::new(base.clone(), store.scratch(), options.samplers_in_memory)),
+            base,
             store: store.clone(),
             futures: futures.clone(),
             pool,
@@ -228,6 +250,7 @@ impl Server {
         let app = Arc::new(App {
             state: State::new(
                 config,
+                names,
                 options.seed,
                 options.session_timeout,
                 options.pause_after,

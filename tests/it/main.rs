@@ -22,9 +22,13 @@ mod engine_http;
 #[cfg(feature = "local")]
 mod engine_losses;
 #[cfg(feature = "local")]
+mod engine_names;
+#[cfg(feature = "local")]
 mod engine_numbers;
 #[cfg(feature = "local")]
 mod engine_rest;
+#[cfg(feature = "local")]
+mod engine_samplers;
 #[cfg(feature = "local")]
 mod engine_sessions;
 #[cfg(feature = "local")]
