@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tinkex::local::{Options, Server};
 use tinkex::types::{
-    AdamParams, Datum, Loss, LossFn, LossGraph, ModelInput, SampleOptions, SamplingParams, Sparse,
+    AdamParams, Datum, Loss, LossFn, LossGraph, ModelInput, SampleOptions, SamplingParams, Sparse, Stop,
     TensorData, Ttl, Values,
 };
 use tinkex::{ErrorKind, SamplingClient, ServiceClient, TrainingClient};
