@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::Threads;
+use crate::error::words::one_line;
 use crate::error::{Error, Result};
 use crate::http::{Call, Lane};
 use crate::sync::Mutex;
@@ -155,6 +156,7 @@ impl Session {
                     // Repeated like any other request, but not queued again: the server also notices when the session's
                     // heartbeats end.
                     if let Err(error) = session.cancel_future(&request_id) {
+                        let request_id = one_line(&request_id);
                         match session.cancel.is_cancelled() {
                             true => {
                                 log::debug!(target: "tinkex", "sample {request_id} was not cancelled: {error}")

@@ -37,6 +37,7 @@ mod faults;
 mod forked;
 mod guarantees;
 mod handles;
+mod hostile;
 mod leniency;
 mod long_timeouts;
 #[cfg(feature = "local")]
@@ -58,6 +59,7 @@ mod settings;
 mod slow_lines;
 mod soak;
 mod stale;
+mod strangers;
 mod traced_loss;
 mod training_options;
 mod verbs;
