@@ -132,7 +132,7 @@ fn requests_run_in_the_order_of_their_numbers_and_a_repeated_one_runs_once() {
         0.0 < stepped["metrics"]["grad_norm"].as_f64().expect("a norm"),
         "the gradient was there: {stepped}"
     );
-    assert_eq!(stepped["metrics"]["step"], 1);
+    assert_eq!(stepped["metrics"]["tinkex/step"], 1);
     assert!(client.wait(&first)["loss_fn_outputs"][0]["logprobs"]["shape"] == json!([TEXT.len() - 1]));
     assert_eq!(client.submit("optim_step", &step(&model, 2)), second, "still the same, when it is done");
     assert_eq!(client.wait(&second), stepped, "and its result can be fetched again");
