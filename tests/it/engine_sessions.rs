@@ -194,7 +194,7 @@ fn what_a_session_had_queued_ends_with_it() {
 
 #[test]
 fn what_a_silent_session_had_queued_ends_with_it() {
-    let client = Client::with(Options { session_timeout: Duration::from_millis(500), ..impatient() });
+    let client = Client::with(Options { session_timeout: Duration::from_secs(5), ..impatient() });
     let busy = another(&client);
     let last = flood(&client, &busy);
     for id in &last {
