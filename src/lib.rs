@@ -70,6 +70,12 @@
 //! Tokenizers other than bytes, chat templates and the download of checkpoints are not there yet. It never merges adapters,
 //! owns signals, or starts a runtime.
 
+#[cfg(panic = "abort")]
+compile_error!(
+    "tinkex turns a panic in one of its threads into an error for whoever waits there, which needs `panic = \"unwind\"` in the \
+     profile"
+);
+
 mod claims;
 mod client;
 mod clock_text;

@@ -30,6 +30,7 @@ mod access;
 mod bodies;
 mod futures;
 mod rest;
+mod turn;
 
 pub(super) use bodies::Bodies;
 use bodies::{LARGE, aside, check_values, inflate};
@@ -175,7 +176,7 @@ fn answer<T: DeserializeOwned, R: Serialize>(
             drop(body);
             reply(serve(app, it, fingerprint))
         }
-        Err(error) => unreadable(&error),
+        Err(error) => turn::keep(&app.state, &error, turn::of_json(&body), fingerprint),
     }
 }
 
@@ -250,17 +251,30 @@ async fn not_allowed() -> Response {
 async fn forward_backward(Shared(app): Context, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let large = LARGE < body.len() || mentions(&headers, header::CONTENT_ENCODING, "zstd");
     let work = move |app: &App| {
-        let read = inflate(&headers, body).and_then(|body| {
-            let (fingerprint, size) = (fingerprint(&uri, &body), body.len());
-            if mentions(&headers, header::CONTENT_TYPE, PROTOBUF) {
-                return Ok((train::decode_forward_backward_bytes(body), fingerprint, size));
+        let body = match inflate(&headers, body) {
+            Ok(it) => it,
+            Err(Refusal { status, detail }) => return refusal(status, &detail),
+        };
+        let (fingerprint, size) = (fingerprint(&uri, &body), body.len());
+        if mentions(&headers, header::CONTENT_TYPE, PROTOBUF) {
+            return match train::decode_forward_backward_bytes(body.clone()) {
+                Ok(it) => {
+                    // Its room is needed by others.
+                    drop(body);
+                    pass(app, it, fingerprint, size)
+                }
+                Err(error) => turn::keep(&app.state, &error, turn::of_protobuf(&body), fingerprint),
+            };
+        }
+        if let Err(Refusal { status, detail }) = check_values(&body) {
+            return refusal(status, &detail);
+        }
+        match train::decode_forward_backward_json(&body, "forward_backward_input") {
+            Ok(it) => {
+                drop(body);
+                pass(app, it, fingerprint, size)
             }
-            check_values(&body)?;
-            Ok((train::decode_forward_backward_json(&body, "forward_backward_input"), fingerprint, size))
-        });
-        match read {
-            Ok((call, fingerprint, size)) => pass(app, call, fingerprint, size),
-            Err(Refusal { status, detail }) => refusal(status, &detail),
+            Err(error) => turn::keep(&app.state, &error, turn::of_json(&body), fingerprint),
         }
     };
     match large {
@@ -275,8 +289,11 @@ async fn forward(Shared(app): Context, uri: Uri, body: Bytes) -> Response {
         if let Err(Refusal { status, detail }) = check_values(&body) {
             return refusal(status, &detail);
         }
-        let call = train::decode_forward_backward_json(&body, "forward_input");
-        pass(app, call, fingerprint(&uri, &body), body.len())
+        let (fingerprint, size) = (fingerprint(&uri, &body), body.len());
+        match train::decode_forward_backward_json(&body, "forward_input") {
+            Ok(it) => pass(app, it, fingerprint, size),
+            Err(error) => turn::keep(&app.state, &error, turn::of_json(&body), fingerprint),
+        }
     };
     match large {
         true => aside(app, true, work).await,
@@ -284,16 +301,7 @@ async fn forward(Shared(app): Context, uri: Uri, body: Bytes) -> Response {
     }
 }
 
-fn pass(
-    app: &App,
-    call: crate::Result<train::ForwardBackwardCall>,
-    fingerprint: u64,
-    size: usize,
-) -> Response {
-    let call = match call {
-        Ok(it) => it,
-        Err(error) => return unreadable(&error),
-    };
+fn pass(app: &App, call: train::ForwardBackwardCall, fingerprint: u64, size: usize) -> Response {
     // The legacy form may come without a number.
     let seq_id = Some(u64::from(call.seq_id)).filter(|it| 0 < *it);
     let custom = app.state.custom_loss(&call.model_id, &call.loss.loss_fn);

@@ -26,6 +26,8 @@ use super::nn;
 use super::queue::Queue;
 use super::state::State;
 
+/// No long poll is held longer, whatever the options say.
+const LONGEST_POLL: Duration = Duration::from_secs(24 * 3600);
 /// How long stopping waits for the work in hand.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -181,6 +183,8 @@ pub struct Server {
     data_dir: PathBuf,
     /// The folder is ours and goes with us.
     temporary: bool,
+    /// The one that started it.
+    process: u32,
     stopping: Arc<AtomicBool>,
     wake: Arc<Notify>,
     threads: Vec<Thread>,
@@ -218,6 +222,7 @@ impl Server {
             api_key: options.api_key.unwrap_or_else(|| format!("tml-{}", secret())),
             data_dir: data_dir.clone(),
             temporary,
+            process: std::process::id(),
             stopping: Arc::default(),
             wake: Arc::default(),
             threads: Vec::new(),
@@ -260,7 +265,8 @@ impl Server {
             bodies: Bodies::new(options.stall_timeout),
             tokens: Default::default(),
             url: server.url.clone(),
-            long_poll: options.long_poll,
+            // An instant further away cannot be computed with.
+            long_poll: options.long_poll.min(LONGEST_POLL),
             announce_above: options.announce_above,
         });
         let limits = Limits {
@@ -329,6 +335,11 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // In a forked child there are none of the threads, and the folder is the parent's.
+        if self.process != std::process::id() {
+            std::mem::forget(std::mem::take(&mut self.threads));
+            return;
+        }
         self.stopping.store(true, Ordering::Relaxed);
         self.wake.notify_one();
         let deadline = Instant::now() + PATIENCE;

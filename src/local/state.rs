@@ -383,6 +383,16 @@ impl State {
         self.submit_in(&mut inner, model_id, Some(seq_id), fingerprint, |_| work)
     }
 
+    /// Takes the turn of a request whose body says no more than whose turn it is.
+    pub(super) fn submit_refused(
+        &self,
+        (model_id, seq_id): (&str, u64),
+        fingerprint: u64,
+        error: String,
+    ) -> Reply<UntypedFuture> {
+        self.submit(model_id, Some(seq_id), fingerprint, |_| Work::Refused { error })
+    }
+
     fn submit_in(
         &self,
         inner: &mut Inner,

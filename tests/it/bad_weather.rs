@@ -57,7 +57,8 @@ fn when_the_server_dies_every_waiting_operation_ends_with_an_error_and_no_thread
             let listening = server.listen().unwrap();
             let ms = Duration::from_millis;
             let service = listening.client().timeouts(|it| {
-                (it.silence, it.operation, it.finish) = (ms(200), HOUR, ms(1000));
+                // Samples are tried again for as long as `operation`, so that the test takes that time.
+                (it.silence, it.operation, it.finish) = (ms(200), ms(15_000), ms(1000));
             });
             let service = service.build().unwrap();
             let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();

@@ -1,7 +1,7 @@
 //! Waiting for many samples with one poller.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -328,7 +328,8 @@ fn closing_reports_what_the_server_does_not_know_yet() {
     server.polls_together();
     let listening = server.listen().unwrap();
     // The last report has an eighth of the time for closing.
-    let service = listening.client().timeouts(|it| (it.close, it.finish) = (PATIENCE, HOUR)).build().unwrap();
+    let service =
+        listening.client().timeouts(|it| (it.close, it.finish) = (PATIENCE / 4, HOUR)).build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     let other = json!({"state": "finished", "request_id": "request-1"});
     server.next(MANY, Act::json(json!({"completions": [other], "cursor": 1})));
@@ -365,4 +366,21 @@ fn samples_in_flight_need_no_thread_each() {
         assert!(names.iter().all(|it| !it.starts_with("tk-draw")), "{names:?}");
         service.close(CloseStatus::Success).unwrap();
     });
+}
+
+#[test]
+fn a_cursor_that_moves_by_itself_is_not_followed_while_nobody_waits() {
+    let (server, _service, sampler) = in_memory();
+    let cursor = AtomicU64::new(1000);
+    server.always_altered(MANY, move |answer| {
+        let mut body: Value = serde_json::from_slice(&answer.body).unwrap();
+        body["cursor"] = cursor.fetch_add(1, Ordering::Relaxed).into();
+        Act::json(body)
+    });
+    sample(&sampler).wait().unwrap();
+    let before = server.requests_to(MANY).len();
+    // Time enough for thousands of requests in memory, where no pause takes any.
+    std::thread::sleep(Duration::from_millis(300));
+    let n_more = server.requests_to(MANY).len() - before;
+    assert!(n_more <= 5, "{n_more} requests although nobody waits");
 }

@@ -31,7 +31,7 @@ struct Reporting {
 /// A client that reports, with a session and something to do in it.
 fn reporting() -> Reporting {
     // Bounds that no machine reaches.
-    reporting_within(Duration::from_secs(120), Duration::from_secs(240))
+    reporting_within(Duration::from_secs(30), Duration::from_secs(60))
 }
 
 /// As [`reporting`], with so much time for its end, and for telling the server of that.
