@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -73,6 +73,8 @@ pub(super) enum Work {
     Pass {
         model_id: String,
         pass: Box<Pass>,
+        /// What it takes while it waits.
+        room: Room,
     },
     Step {
         model_id: String,
@@ -137,6 +139,26 @@ impl Work {
     }
 }
 
+/// Bytes that count as waiting until this is dropped.
+#[derive(Debug)]
+pub(super) struct Room {
+    bytes: usize,
+    all: Arc<AtomicUsize>,
+}
+
+impl Room {
+    pub(super) fn take(bytes: usize, all: &Arc<AtomicUsize>) -> Self {
+        all.fetch_add(bytes, Ordering::Relaxed);
+        Room { bytes, all: all.clone() }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Load {
     pub(super) place: Place,
@@ -178,16 +200,18 @@ impl Engine {
             match next {
                 Next::End => break,
                 Next::Lost(id) => self.futures.finish(&id, Outcome::server(self.panics.said())),
-                Next::Run(Job { ticket, work: Work::Sample { slot, sample } }) => {
-                    self.sample(queue, ticket, slot, sample);
-                }
-                Next::Run(Job { ticket, work }) => {
-                    if let Some(ticket) = &ticket {
-                        ticket.started();
+                Next::Run(job) => match *job {
+                    Job { ticket, work: Work::Sample { slot, sample } } => {
+                        self.sample(queue, ticket, slot, sample);
                     }
-                    let outcome = self.one(work);
-                    self.finish(ticket, outcome);
-                }
+                    Job { ticket, work } => {
+                        if let Some(ticket) = &ticket {
+                            ticket.started();
+                        }
+                        let outcome = self.one(work);
+                        self.finish(ticket, outcome);
+                    }
+                },
             }
         }
     }
@@ -249,11 +273,11 @@ impl Engine {
                 let store = self.store.clone();
                 self.with(&model_id, move |trainer| load_into(trainer, &store, &load))
             }
-            Work::Pass { model_id, pass } => self.with(&model_id, move |trainer| {
-                match trainer.run(&pass.examples, &pass.loss, pass.backward) {
-                    Ok(run) => Outcome::Pass(encode_forward_backward_output(&pass.output(run)).into()),
-                    Err(error) => Outcome::user(error),
-                }
+            Work::Pass { model_id, pass, room: _room } => self.with(&model_id, move |trainer| match trainer
+                .run(&pass.examples, &pass.loss, pass.backward)
+            {
+                Ok(run) => Outcome::Pass(encode_forward_backward_output(&pass.output(run)).into()),
+                Err(error) => Outcome::user(error),
             }),
             Work::Step { model_id, adam } => self.with(&model_id, move |trainer| {
                 let step = match trainer.adam_step(&adam) {

@@ -15,6 +15,7 @@
 //! What is served and refused stands in [`docs::compat`](crate::docs::compat).
 
 mod checkpoint;
+mod connections;
 mod downloads;
 mod engine;
 mod examples;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -13,7 +14,7 @@ use crate::wire::json::*;
 
 use super::checkpoint::{Problem, Store};
 use super::downloads::Downloads;
-use super::engine::{Job, Work};
+use super::engine::{Job, Room, Work};
 use super::feeds::Feed;
 use super::futures::{Futures, Outcome, Place, session_of};
 use super::names::Names;
@@ -46,6 +47,8 @@ const MOST_REMEMBERED: usize = 65_536;
 /// How many sessions are remembered after they have ended, and of how many is known what they did.
 const MOST_ENDED: usize = 1024;
 const MOST_TRACES: usize = 16;
+/// How many bytes of passes may wait for their turns; beyond, only what is next is taken.
+const MOST_WAITING_BYTES: usize = 256 << 20;
 
 /// An answer, or the status and text of a refusal.
 pub(super) type Reply<T> = Result<T, Refusal>;
@@ -80,6 +83,8 @@ pub(super) struct State {
     session_timeout: Duration,
     pause_after: Duration,
     queue: Arc<Queue>,
+    /// How many bytes of passes wait for their turn.
+    waiting: Arc<AtomicUsize>,
     downloads: Downloads,
     inner: Mutex<Inner>,
 }
@@ -202,7 +207,7 @@ impl State {
             samplers: HashMap::new(),
             copies: VecDeque::new(),
         };
-        let (downloads, inner) = (Downloads::default(), Mutex::new(inner));
+                let (waiting, downloads, inner) = (Arc::default(), Downloads::default(), Mutex::new(inner));
         State {
             futures,
             store,
@@ -212,6 +217,7 @@ impl State {
             session_timeout,
             pause_after,
             queue,
+            waiting,
             downloads,
             inner,
         }
@@ -375,6 +381,31 @@ impl State {
         self.submit_in(&mut self.inner.lock(), model_id, seq_id, fingerprint, work)
     }
 
+    /// Room for a pass that waits.
+    pub(super) fn room(&self, bytes: usize) -> Room {
+        Room::take(bytes, &self.waiting)
+    }
+
+    /// As [`submit`](Self::submit), for what takes much room while it waits. If too much waits already, it must be sent again
+    /// later; not so if nothing else could make room.
+    pub(super) fn submit_large(
+        &self,
+        model_id: &str,
+        seq_id: Option<u64>,
+        fingerprint: u64,
+        work: Work,
+    ) -> Reply<UntypedFuture> {
+        let mut inner = self.inner.lock();
+        let turns = &inner.model(model_id)?.turns;
+        let seq_id = seq_id.unwrap_or_else(|| turns.next());
+        let is_new = turns.seen(seq_id, fingerprint) == Seen::Never;
+        let is_next = seq_id == turns.next() && self.queue.is_idle(session_of(model_id));
+        if is_new && !is_next && MOST_WAITING_BYTES < self.waiting.load(Ordering::Relaxed) {
+            return refuse(429, "too much data waits for its turn; send this again later");
+        }
+        self.submit_in(&mut inner, model_id, Some(seq_id), fingerprint, |_| work)
+    }
+
     /// Takes the turn of a request whose body says no more than whose turn it is.
     pub(super) fn submit_refused(
         &self,
@@ -491,3 +522,7 @@ fn future(request_id: &str, model_id: Option<&str>) -> UntypedFuture {
         sample_sequence_ids: None,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod tests;

@@ -18,6 +18,8 @@ mod doctor;
 #[cfg(feature = "local")]
 mod engine_checkpoints;
 #[cfg(feature = "local")]
+mod engine_guard;
+#[cfg(feature = "local")]
 mod engine_http;
 #[cfg(feature = "local")]
 mod engine_losses;

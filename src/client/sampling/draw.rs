@@ -200,7 +200,7 @@ impl<T: Send + 'static> Sample<T> {
             Ok(Sent::Promised { promise, sequence_ids }) => {
                 let session = self.sampler.session.clone();
                 let request_id = promise.request_id.clone();
-                let underway = Underway::new(&session, &request_id);
+                let underway = Underway::new(&session, &request_id, &self.request.ticket.cancel);
                 let promised =
                     Box::new(Promised { sample: self, promise, sequence_ids, underway, _place: place });
                 match poller {
