@@ -20,8 +20,9 @@ use crate::error::{Phase, Sent};
 use crate::network::{Network, Proxy, Scheme};
 use crate::sync::Mutex;
 
-/// Shorter than the keep-alive of usual servers, so that a connection is seldom reused after the server left it.
-const IDLE_AGE: Duration = Duration::from_secs(15);
+/// Shorter than the keep-alive of usual servers, which is 5 s for the shortest of them (uvicorn, Node), so that a connection is
+/// seldom used again in the moment in which the server leaves it.
+const IDLE_AGE: Duration = Duration::from_secs(4);
 
 /// For how long the addresses of a name are believed, unless connecting fails.
 const NAME_AGE: Duration = Duration::from_secs(30);

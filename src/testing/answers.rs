@@ -98,7 +98,7 @@ impl Answers {
                 let path = format!("tinker://{}/external_weights/{}", text("model_id"), text("path"));
                 self.promise(ok(json!({"path": path, "size_bytes": 2048, "type": "save_weights_external"})))
             }
-            "forward_backward" => match train::decode_forward_backward_request(&uncompressed(seen)) {
+            "forward_backward" | "forward" => match read_pass(seen, &name) {
                 Ok(call) => self.promise(protobuf(train::encode_forward_backward_output(&pass(&call)))),
                 Err(error) => status(422, json!({"detail": error.to_string()})),
             },
@@ -173,6 +173,16 @@ fn uncompressed(seen: &Seen) -> Bytes {
         return zstd::stream::decode_all(&seen.body[..]).unwrap_or_default().into();
     }
     seen.body.clone()
+}
+
+/// A request for a pass, in either form.
+fn read_pass(seen: &Seen, name: &str) -> crate::error::Result<train::ForwardBackwardCall> {
+    let is_json = seen.header("content-type").is_some_and(|it| it.contains("json"));
+    match (is_json, name) {
+        (true, "forward") => train::decode_forward_backward_json(&seen.body, "forward_input"),
+        (true, _) => train::decode_forward_backward_json(&seen.body, "forward_backward_input"),
+        (false, _) => train::decode_forward_backward_request(&uncompressed(seen)),
+    }
 }
 
 /// Every target gets the log-probability −0.5.

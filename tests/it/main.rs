@@ -25,6 +25,7 @@ mod engine_sessions;
 #[cfg(feature = "local")]
 mod engine_waiting;
 mod faults;
+mod forms;
 mod guarantees;
 mod handles;
 mod leniency;
