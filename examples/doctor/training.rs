@@ -105,6 +105,12 @@ pub(super) fn checks() -> Vec<Check> {
                 Err(Trouble::Refused(error)) if *error.kind() == ErrorKind::Conflict => {
                     ignored(format!("a save that exists is not replaced: {}", error.message()))
                 }
+                // A server that saves under another name fails at replacing, and at nothing else.
+                Err(Trouble::Refused(error)) if error.http_status() == Some(500) => {
+                    it.give_up_training();
+                    it.litter(&it.training()?.save_state(&it.name(), ONE_HOUR).wait()?.path);
+                    ignored(format!("a save that exists is not replaced: {}", error.message()))
+                }
                 Err(other) => Err(other),
             }
         }),

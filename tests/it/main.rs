@@ -26,6 +26,7 @@ mod engine_sessions;
 mod engine_waiting;
 mod faults;
 mod forms;
+mod generations;
 mod guarantees;
 mod handles;
 mod leniency;

@@ -11,9 +11,11 @@ Run by hand, from the root of the repository, with Python 3.12 or later; it need
 """
 
 import array
+import base64
 import json
 import os
 import random
+import re
 import signal
 import socket
 import struct
@@ -214,19 +216,188 @@ def free_port():
         return it.getsockname()[1]
 
 
+def attempt(server):
+    """The doctor and the quickstart; returns whether both are content."""
+    env = os.environ | {"TINKER_BASE_URL": server.url, "TINKER_API_KEY": "tml-any", "TINKEX_BASE_MODEL": server.model,
+                        "TINKEX_DOCTOR_SECONDS": "120"}
+    ok = True
+    for example, last in [("doctor", r"doctor: .* 0 broken"), ("quickstart", r"loss ([0-9.]+) -> ([0-9.]+)")]:
+        command = ["cargo", "run", "--quiet", "--example", example]
+        output = ""
+        with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as process:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                output += line
+        found = re.search(last, output)
+        fine = process.returncode == 0 and found is not None
+        if fine and found.groups():
+            # The words of random weights are never pig latin; that the loss falls is what shows training.
+            fine = float(found[2]) < 0.7 * float(found[1])
+        print(f"{example}: {'as it should be' if fine else 'NOT AS IT SHOULD BE'}", flush=True)
+        ok = ok and fine
+    return ok
+
+
+class Recorder:
+    """Asks the verbs of the protocol one after the other, and keeps what the server answers."""
+
+    def __init__(self, server, out):
+        self.server, self.out = server, out
+
+    def ask(self, verb, method, path, body=None, promised=False):
+        """One verb. `promised`: the answer is the number of a promise, whose result is waited for and kept too."""
+        status, kind, answer = self.exchange(method, path, body)
+        line = {"verb": verb, "method": method, "path": path, "status": status, "type": kind} | written(answer)
+        reply = {}
+        if kind.startswith("application/json"):
+            reply = json.loads(answer or b"{}")
+        if promised and status == 200:
+            wanted = {"request_id": reply["request_id"]}
+            status, kind, answer = self.exchange("POST", "/api/v1/retrieve_future", wanted, protobuf=True)
+            line["result"] = {"status": status, "type": kind} | written(answer)
+            if kind.startswith("application/json"):
+                reply = json.loads(answer) | {"request_id": wanted["request_id"]}
+        # What names a folder of this machine names nothing elsewhere.
+        text = json.dumps(line, ensure_ascii=False).replace(self.server.model, "base/model")
+        self.out.write(text.replace(self.server.url, "http://skyrl.test") + "\n")
+        return reply
+
+    def exchange(self, method, path, body, protobuf=False):
+        head = {"X-API-Key": "tml-any", "Accept": "application/x-protobuf, application/json" if protobuf else "application/json"}
+        if isinstance(body, bytes):
+            head["Content-Type"] = "application/x-protobuf"
+        elif body is not None:
+            head["Content-Type"], body = "application/json", json.dumps(body).encode()
+        request = urllib.request.Request(self.server.url + path, body, head, method=method)
+        try:
+            with OPENER.open(request, timeout=300) as answer:
+                return answer.status, answer.headers.get("Content-Type", ""), answer.read()
+        except urllib.error.HTTPError as answer:
+            return answer.code, answer.headers.get("Content-Type", ""), answer.read()
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *args):
+        return None
+
+
+OPENER = urllib.request.build_opener(NoRedirect)
+
+
+def written(answer):
+    try:
+        return {"body": answer.decode()}
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(answer).decode()}
+
+
+TOKENS = [72, 105, 33, 32]
+
+
+def pass_json(key, model_id, seq_id, loss="cross_entropy"):
+    data = {"model_input": {"chunks": [{"type": "encoded_text", "tokens": TOKENS[:-1]}]}, "loss_fn_inputs": {
+        "target_tokens": {"data": TOKENS[1:], "dtype": "int64", "shape": [3]},
+        "weights": {"data": [0.0, 1.0, 1.0], "dtype": "float32", "shape": [3]}}}
+    return {"model_id": model_id, "seq_id": seq_id, key: {"data": [data], "loss_fn": loss, "loss_fn_config": None}}
+
+
+def pass_protobuf(model_id, seq_id, loss="cross_entropy", forward_only=False):
+    def field(number, payload):
+        return bytes([number << 3 | 2, len(payload)]) + payload
+
+    def tensor(name, payload, dtype):
+        value = field(1, payload) + bytes([3 << 3, dtype]) + field(4, bytes([3]))
+        return field(2, field(1, name) + field(2, value))
+
+    datum = field(1, field(1, field(1, struct.pack("<3i", *TOKENS[:-1])))) \
+        + tensor(b"target_tokens", struct.pack("<3q", *TOKENS[1:]), 2) \
+        + tensor(b"weights", struct.pack("<3f", 0.0, 1.0, 1.0), 1)
+    call = field(1, model_id.encode()) + bytes([2 << 3, seq_id]) + field(3, datum) + field(4, loss.encode())
+    return call + (bytes([6 << 3, 1]) if forward_only else b"")
+
+
+def record(server, generation):
+    """Writes down what the server answers to each verb."""
+    path = os.path.join(ROOT, "tests", "data", "skyrl", generation + ".jsonl")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as out:
+        it = Recorder(server, out)
+        api = "/api/v1/"
+        it.ask("client/config", "POST", api + "client/config", {"sdk_version": "0.38.0"})
+        it.ask("client/dynamic_config", "POST", api + "client/dynamic_config", {"sdk_version": "0.38.0"})
+        it.ask("get_server_capabilities", "GET", api + "get_server_capabilities")
+        session = it.ask("create_session", "POST", api + "create_session", {
+            "tags": [], "user_metadata": {}, "sdk_version": "0.38.0", "type": "create_session"})["session_id"]
+        it.ask("session_heartbeat", "POST", api + "session_heartbeat", {"session_id": session, "type": "session_heartbeat"})
+        model = it.ask("create_model", "POST", api + "create_model", {
+            "session_id": session, "model_seq_id": 0, "base_model": server.model, "type": "create_model",
+            "lora_config": {"rank": 8, "train_unembed": True, "train_mlp": True, "train_attn": True},
+            "optimizer_config": {"type": "adamw"}}, promised=True)["model_id"]
+        it.ask("get_info", "POST", api + "get_info", {"model_id": model, "type": "get_info"})
+        it.ask("forward_backward", "POST", api + "forward_backward", pass_protobuf(model, 1), promised=True)
+        it.ask("forward, protobuf", "POST", api + "forward_backward", pass_protobuf(model, 2, forward_only=True), promised=True)
+        it.ask("forward_backward, loss dro", "POST", api + "forward_backward", pass_protobuf(model, 3, "dro"), promised=True)
+        it.ask("forward_backward, JSON", "POST", api + "forward_backward",
+               pass_json("forward_backward_input", model, 4), promised=True)
+        it.ask("forward, JSON", "POST", api + "forward", pass_json("forward_input", model, 5), promised=True)
+        it.ask("forward_backward, JSON, loss dro", "POST", api + "forward_backward",
+               pass_json("forward_backward_input", model, 6, "dro"), promised=True)
+        it.ask("optim_step", "POST", api + "optim_step", {
+            "model_id": model, "seq_id": 7, "type": "optim_step", "adam_params": {
+                "learning_rate": 1e-4, "beta1": 0.9, "beta2": 0.95, "eps": 1e-12, "weight_decay": 0.0,
+                "grad_clip_norm": 0.0}}, promised=True)
+        save = {"model_id": model, "path": "state", "seq_id": 8, "overwrite": True, "type": "save_weights"}
+        saved = it.ask("save_weights", "POST", api + "save_weights", save, promised=True)["path"]
+        it.ask("save_weights, again", "POST", api + "save_weights", save | {"seq_id": 9}, promised=True)
+        save = {"model_id": model, "path": "weights", "seq_id": 10, "kind": "snapshot", "type": "save_weights_for_sampler"}
+        weights = it.ask("save_weights_for_sampler", "POST", api + "save_weights_for_sampler", save, promised=True)["path"]
+        save = {"model_id": model, "sampling_session_seq_id": 0, "kind": "snapshot", "seq_id": 11,
+                "type": "save_weights_for_sampler"}
+        it.ask("save_weights_for_sampler, unnamed", "POST", api + "save_weights_for_sampler", save, promised=True)
+        it.ask("load_weights, create", "POST", api + "load_weights", {
+            "session_id": session, "model_seq_id": 1, "path": saved, "optimizer": False, "type": "load_weights"}, promised=True)
+        it.ask("weights_info", "POST", api + "weights_info", {"tinker_path": saved})
+        second = it.ask("create_model, second", "POST", api + "create_model", {
+            "session_id": session, "model_seq_id": 2, "base_model": server.model, "type": "create_model",
+            "lora_config": {"rank": 8}}, promised=True)["model_id"]
+        it.ask("load_weights", "POST", api + "load_weights", {
+            "model_id": second, "seq_id": 1, "path": saved, "optimizer": True, "type": "load_weights"}, promised=True)
+        sampler = it.ask("create_sampling_session", "POST", api + "create_sampling_session", {
+            "session_id": session, "sampling_session_seq_id": 1, "model_path": weights,
+            "type": "create_sampling_session"})["sampling_session_id"]
+        it.ask("samplers/{id}", "GET", api + "samplers/" + sampler)
+        it.ask("asample", "POST", api + "asample", {
+            "num_samples": 1, "prompt": {"chunks": [{"tokens": TOKENS[:3], "type": "encoded_text"}]},
+            "sampling_params": {"max_tokens": 4, "temperature": 1.0, "top_k": -1, "top_p": 1.0, "seed": 1},
+            "sampling_session_id": sampler, "seq_id": 0, "prompt_logprobs": True, "type": "sample"}, promised=True)
+        it.ask("training_runs", "GET", api + "training_runs?limit=20&offset=0")
+        it.ask("training_runs/{id}", "GET", api + "training_runs/" + model)
+        it.ask("training_runs/{id}/checkpoints", "GET", f"{api}training_runs/{model}/checkpoints")
+        it.ask("archive", "GET", f"{api}training_runs/{model}/checkpoints/weights/archive")
+        it.ask("delete", "DELETE", f"{api}training_runs/{model}/checkpoints/weights/state")
+        it.ask("unload_model", "POST", api + "unload_model", {"model_id": model, "type": "unload_model"}, promised=True)
+        it.ask("finish", "POST", f"{api}sessions/{session}/finish", {"reason": {"type": "success"}})
+    print(f"wrote {path}")
+
+
 def main():
     if len(sys.argv) < 2 or sys.argv[1] not in GENERATIONS:
         sys.exit(__doc__)
     generation, mode = sys.argv[1], (sys.argv[2:] or ["try"])[0]
-    server = Server(generation)
+    server, ok = Server(generation), True
     try:
         if mode == "serve":
             print(f"TINKER_BASE_URL={server.url} TINKER_API_KEY=tml-any TINKEX_BASE_MODEL={server.model}", flush=True)
             signal.pause()
+        elif mode == "record":
+            record(server, generation)
+        else:
+            ok = attempt(server)
     except KeyboardInterrupt:
         pass
     finally:
         server.stop()
+    sys.exit(0 if ok else 1)
 
 
 if __name__ == "__main__":
