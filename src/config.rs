@@ -48,7 +48,8 @@ pub struct Timeouts {
     pub poll: Duration,
     /// One heartbeat; one request for the flags that may change.
     pub heartbeat: Duration,
-    /// All attempts at one request together.
+    /// All attempts at one request together. A sample that is not accepted in this time is submitted again until `operation`,
+    /// unless this is shorter than its default.
     pub submit: Duration,
     /// Waiting for a result without any sign of life from the server.
     pub silence: Duration,

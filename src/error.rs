@@ -4,6 +4,7 @@
 //! ([`is_retryable`](Error::is_retryable), [`is_user_error`](Error::is_user_error), …) rather than matching on
 //! [`ErrorKind`], which grows. Its text says what failed, why and, where something can be done about it, what.
 
+mod account;
 mod context;
 mod kind;
 
@@ -149,12 +150,12 @@ impl Error {
         self.find(|it| it.url.as_deref())
     }
 
-    /// How often it was tried.
+    /// How many HTTP requests were made for the operation, over all of its parts and repetitions.
     pub fn attempts(&self) -> Option<u32> {
         self.find(|it| it.attempts)
     }
 
-    /// How long it took from the first attempt to this error.
+    /// How long it took from the submission of the operation to this error.
     pub fn elapsed(&self) -> Option<Duration> {
         self.find(|it| it.elapsed)
     }
@@ -403,6 +404,7 @@ mod tests {
             (ErrorKind::Auth, false, true),
             (ErrorKind::Poisoned, false, false),
             (ErrorKind::Decode, false, false),
+            (ErrorKind::Panicked { thread: "t".into(), message: "m".into() }, false, false),
         ];
         for (kind, retryable, user) in table {
             let error = Error::new(kind.clone(), "x");

@@ -70,6 +70,12 @@
 //! Tokenizers other than bytes, chat templates and the download of checkpoints are not there yet. It never merges adapters,
 //! owns signals, or starts a runtime.
 
+#[cfg(panic = "abort")]
+compile_error!(
+    "tinkex turns a panic in one of its threads into an error for whoever waits there, which needs `panic = \"unwind\"` in the \
+     profile"
+);
+
 mod claims;
 mod client;
 mod clock_text;
@@ -129,6 +135,7 @@ pub mod docs {
     pub mod compat {}
 }
 
-#[cfg(doctest)]
+// Its programs run against the engine.
+#[cfg(all(doctest, feature = "local"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

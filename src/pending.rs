@@ -1,5 +1,6 @@
 //! The handle of one submitted operation.
 
+mod delivery;
 mod own_thread;
 mod progress;
 
@@ -8,13 +9,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::Sender;
 
 use crate::error::{Error, ErrorKind, Phase, Result};
 use crate::event::Dropped;
 use crate::sync::CancelToken;
 use crate::sync::oneshot::{Slot, oneshot};
+use crate::sync::process::{Process, forked, leak};
 
+pub(crate) use delivery::retry as retry_deliveries;
 pub(crate) use own_thread::OwnThread;
 pub(crate) use progress::Progress;
 use progress::verb;
@@ -52,6 +55,7 @@ pub struct Pending<T: Send + 'static> {
     progress: Progress,
     cancel: CancelToken,
     cancel_on_drop: bool,
+    process: Process,
     /// Keeps the client's threads alive while somebody may still wait.
     keep: Option<Arc<dyn Any + Send + Sync>>,
     /// The operation was submitted on this thread, to a client that cannot begin with it before the function there ends.
@@ -60,7 +64,8 @@ pub struct Pending<T: Send + 'static> {
 
 impl<T: Send + 'static> Pending<T> {
     pub(crate) fn new(slot: Slot<T>, progress: Progress, cancel: CancelToken) -> Self {
-        Pending { slot, progress, cancel, cancel_on_drop: false, keep: None, behind: None }
+        let process = Process::this();
+        Pending { slot, progress, cancel, cancel_on_drop: false, process, keep: None, behind: None }
     }
 
     /// An operation that failed before anything was sent.
@@ -97,6 +102,7 @@ impl<T: Send + 'static> Pending<T> {
             progress: self.progress.clone(),
             cancel: self.cancel.clone(),
             cancel_on_drop: std::mem::take(&mut self.cancel_on_drop),
+            process: self.process,
             keep: self.keep.take(),
             behind: self.behind.take(),
         }
@@ -121,9 +127,11 @@ impl<T: Send + 'static> Pending<T> {
     /// # Blocking
     /// Until the result is there, at most until the operation's deadline. After 30 s, and then once a minute, a
     /// warning in the log says what is being waited for. To wait less long, use
-    /// [`wait_timeout`](Pending::wait_timeout).
+    /// [`wait_timeout`](Pending::wait_timeout). Not at all in a forked child of the process that submitted the operation: there
+    /// every wait is an error.
     pub fn wait(self) -> Result<T> {
-        let net = self.progress.deadline().map(|it| it + NET);
+        // A deadline that no clock can hold with that is none.
+        let net = self.progress.deadline().and_then(|it| it.checked_add(NET));
         match self.wait_inner(net) {
             Some(result) => result,
             None => {
@@ -158,12 +166,15 @@ impl<T: Send + 'static> Pending<T> {
 
     /// The result, if it is there. It can be taken once.
     pub fn try_wait(&mut self) -> Option<Result<T>> {
+        if self.process.is_other() {
+            return Some(Err(forked()));
+        }
         self.slot.try_take().map(|it| self.explained(it))
     }
 
     /// Whether the result, or an error, is there.
     pub fn is_done(&self) -> bool {
-        self.slot.is_settled()
+        self.process.is_other() || self.slot.is_settled()
     }
 
     /// What is known of the operation now.
@@ -179,18 +190,19 @@ impl<T: Send + 'static> Pending<T> {
 
     /// A handle that cancels this operation from another thread.
     pub fn canceller(&self) -> Canceller {
-        let (slot, progress) = (self.slot.clone(), self.progress.clone());
+        let (slot, progress, process) = (self.slot.clone(), self.progress.clone(), self.process);
         let settle = move || {
             slot.settle(Err(progress.explain(Error::cancelled(), Instant::now())));
         };
-        Canceller { token: self.cancel.clone(), settle: Arc::new(settle) }
+        Canceller { token: self.cancel.clone(), settle: Arc::new(settle), process }
     }
 
     /// Sends the result into a channel when it is there, with a tag that tells operations apart: what
     /// `crossbeam_channel::select!` needs to wait for many things at once.
     ///
-    /// A channel that is full is waited for on a thread made for that; a channel that nobody reads any more
-    /// discards the result.
+    /// Whoever brings the result does not wait for room in the channel: one thread of the process waits for room in all
+    /// channels that are full, and keeps the results for each in order. A channel that nobody reads any more discards the
+    /// result. While the system refuses that thread, results are kept, and it is tried again every few seconds.
     ///
     /// # Example: whichever comes first
     /// ```
@@ -213,24 +225,15 @@ impl<T: Send + 'static> Pending<T> {
     /// ```
     pub fn on_done<G: Send + 'static>(mut self, tag: G, channel: Sender<(G, Result<T>)>) {
         self.cancel_on_drop = false;
+        if self.process.is_other() {
+            return delivery::deliver_in_child(channel, (tag, Err(forked())));
+        }
         let keep = self.keep.take();
         let progress = self.progress.clone();
         self.slot.on_settled(Box::new(move |result| {
-            // The session may end now, if nobody else needs it.
-            drop(keep);
             let result = result.map_err(|it| progress.explain(it, Instant::now()));
-            let parcel = match channel.try_send((tag, result)) {
-                Ok(()) | Err(TrySendError::Disconnected(_)) => return,
-                Err(TrySendError::Full(parcel)) => parcel,
-            };
-            // The thread that settled must not wait for a reader. If there is no thread to wait instead, the
-            // result is lost with the whole system, and the log says so.
-            let waiter = std::thread::Builder::new().name("tk-done".into()).spawn(move || {
-                let _unread = channel.send(parcel);
-            });
-            if let Err(error) = waiter {
-                log::error!(target: "tinkex", "a result was lost: its channel was full and no thread could wait: {error}");
-            }
+            // The session may end after this, if nobody else needs it.
+            delivery::deliver(channel, (tag, result), keep);
         }));
     }
 
@@ -245,6 +248,9 @@ impl<T: Send + 'static> Pending<T> {
     }
 
     fn wait_inner(&self, deadline: Option<Instant>) -> Option<Result<T>> {
+        if self.process.is_other() {
+            return Some(Err(forked().with(|it| it.operation = Some(self.progress.operation().into()))));
+        }
         if self.behind.as_ref().is_some_and(OwnThread::is_this) && !self.is_done() {
             let text = "a custom loss cannot wait for what it submits to its own client, which begins with that only when the \
                         loss is there";
@@ -277,6 +283,10 @@ impl<T: Send + 'static> Pending<T> {
 
 impl<T: Send + 'static> Drop for Pending<T> {
     fn drop(&mut self) {
+        if self.process.is_other() {
+            leak(&(self.slot.clone(), self.progress.clone(), self.cancel.clone(), self.keep.clone()));
+            return;
+        }
         if self.cancel_on_drop && !self.slot.is_settled() {
             self.cancel();
             let (operation, request_id) = (self.progress.operation(), self.progress.request_id());
@@ -296,11 +306,16 @@ impl<T: Send + 'static> fmt::Debug for Pending<T> {
 pub struct Canceller {
     token: CancelToken,
     settle: Arc<dyn Fn() + Send + Sync>,
+    process: Process,
 }
 
 impl Canceller {
     /// Cancels the operation.
     pub fn cancel(&self) {
+        // A forked child cannot cancel what its parent does.
+        if self.process.is_other() {
+            return;
+        }
         // Settle first, so that the waiting caller hears that it was cancelled rather than what the cancelled
         // work made of it.
         (self.settle)();

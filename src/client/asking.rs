@@ -135,7 +135,6 @@ impl<T: Send + 'static> Asking<'_, T> {
     pub(super) fn answer(&self, ask: &Ask) -> Result<Answer> {
         let (http, progress) = (&self.session.http, &self.ticket.progress);
         http.check_offered(ask.endpoint)?;
-        progress.attempt();
         let answer = http.send_to(ask.endpoint, &ask.call.clone().of(progress), &self.ticket.cancel)?;
         progress.contact(self.session.clock.now());
         Ok(answer)

@@ -305,7 +305,6 @@ impl<T: Send + 'static> Maker<'_, T> {
     ) -> Result<Accepted> {
         let progress = &self.ticket.progress;
         progress.submitting();
-        progress.attempt();
         let call = Call::post(Lane::Train, path, request)?.of(progress);
         let started = self.session.clock.now();
         let answer = self.session.http.send(&call, self.cancel)?;

@@ -30,6 +30,7 @@ use crate::http::Answer;
 use crate::session::{Child, Session};
 use crate::sync::CancelToken;
 use crate::sync::actor::{Actor, Handle};
+use crate::sync::process::leak;
 use crate::wire::json::{self, FutureReply, UntypedFuture};
 
 /// A client's actor, and the token from which its operations descend.
@@ -51,6 +52,10 @@ impl<M: Send + 'static> Client<M> {
 
     /// Ends this client and nothing else.
     fn close(&self, session: &Session) {
+        // It is the parent's to close.
+        if session.is_foreign() {
+            return;
+        }
         self.stop();
         self.join(Instant::now() + session.closing());
     }
@@ -69,6 +74,9 @@ impl<M: Send + 'static> Deref for Hold<M> {
 
 impl<M: Send + 'static> Drop for Hold<M> {
     fn drop(&mut self) {
+        if self.0.mailbox.is_foreign() {
+            return leak(&self.0);
+        }
         self.0.mailbox.finish();
     }
 }

@@ -15,6 +15,7 @@ use crate::session::{Child, Owner, Poller, Ticket, incomplete};
 use crate::sync::CancelToken;
 use crate::sync::actor::Actor;
 use crate::sync::cancel::{Registration, Wake};
+use crate::sync::process::forked;
 use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
 
 use draw::{Request, Sample, Sampler};
@@ -192,9 +193,17 @@ impl SamplingClient {
 
     /// Draws answers to a prompt (PROTOCOL §3.4 #23). Dropping the [`Pending`] cancels it.
     ///
+    /// A server that has too many samples (HTTP 429) holds up all samples of the session together: for one second, or five if the
+    /// prompt is larger than about 13 000 tokens. Its `retry-after` is not used then. That of any other answer that is worth
+    /// another attempt (408, 425, 5xx) is, up to a minute.
+    ///
+    /// A sample outlives an outage of the server: it is submitted again until `Timeouts::operation`. Where `Timeouts::submit` is
+    /// shorter than its default, that ends the attempts at one submission, and the sample with them.
+    ///
     /// # Errors
     /// Through the [`Pending`]: an empty prompt, no samples or parameters out of their range (nothing is sent), or
-    /// what the server says.
+    /// what the server says; [`Decode`](crate::ErrorKind::Decode) if it sent another number of sequences, or of anything else that was
+    /// asked for. An error at the operation's deadline has the last failure as its cause.
     ///
     /// # Blocking
     /// Only while the mailbox is full, that is, while 1024 samples wait to be numbered.
@@ -331,6 +340,10 @@ impl SamplingClient {
     /// Until the client's thread ended, at most `Timeouts::close`.
     pub fn close(&self) {
         let session = self.inner.owner.session();
+        // It is the parent's to close.
+        if session.is_foreign() {
+            return;
+        }
         let deadline = Instant::now() + session.closing();
         // First of all callers are answered.
         self.inner.actor.stop();
@@ -347,6 +360,9 @@ impl SamplingClient {
         message: impl FnOnce(Ticket<T>, Option<Registration>) -> Msg,
     ) -> Pending<T> {
         let (actor, owner) = (&self.inner.actor, &self.inner.owner);
+        if owner.session().is_foreign() {
+            return Pending::failed(verb, forked());
+        }
         let cancelled = self.cancelled_by.as_ref().is_some_and(CancelToken::is_cancelled);
         if cancelled {
             return Pending::failed(verb, Error::cancelled());

@@ -405,7 +405,7 @@ impl ServiceClient {
     }
 
     /// Ends the session on the server and everything here: every operation that is still in flight, of any client of
-    /// this service, returns an error. Closing again does nothing.
+    /// this service, returns an error. Closing again does nothing, but waits for a thread that is at it.
     ///
     /// # Errors
     /// The server could not be told. The client is closed all the same.

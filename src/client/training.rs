@@ -1,16 +1,19 @@
 //! The client that trains a model.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::client::create::CreatedModel;
 use crate::client::{Client, Hold};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::pending::{OwnThread, Pending};
+use crate::policy::surrogate;
 use crate::session::{Owner, Session, Ticket};
 use crate::sync::actor::Actor;
+use crate::sync::process::forked;
 use crate::types::{
     Datum, ForwardBackwardOutput, LoadStateOutput, Loss, LossFn, ModelInfo, OptimStepOutput, OptimizerParams,
-    SaveStateOutput, SaveWeightsExternalOutput,
+    Room, SaveStateOutput, SaveWeightsExternalOutput,
 };
 use crate::wire::json;
 
@@ -144,7 +147,8 @@ impl TrainingClient {
     ///
     /// # Errors
     /// Through the [`Pending`]: bad data with the path of the value (nothing is sent, the client stays usable), or
-    /// what the server says of it.
+    /// what the server says of it; [`Decode`](crate::ErrorKind::Decode) if it sent another number of outputs than of data, or of
+    /// log-probabilities than of targets.
     ///
     /// # Blocking
     /// Only while the mailbox is full, that is, while 1024 operations wait to be submitted.
@@ -209,11 +213,18 @@ impl TrainingClient {
         }
         check_data(data)?;
         if self.session().config.dense_tensors {
-            data.iter().enumerate().try_for_each(|(i, it)| it.check_room(&format!("data[{i}]")))?;
+            let mut room = room(data);
+            data.iter().enumerate().try_for_each(|(i, it)| it.take_room(&mut room, &format!("data[{i}]")))?;
         }
         data.iter().enumerate().try_for_each(|(i, it)| loss.loss_fn.check(it, &format!("data[{i}]")))?;
         match &loss.loss_fn {
-            LossFn::Traced(handle) => handle.graph().rehearse(data),
+            LossFn::Traced(handle) => {
+                handle.graph().rehearse(data)?;
+                match handle.loss_id() {
+                    Some(_) => Ok(()),
+                    None => surrogate::check_room(data, &mut room(data)),
+                }
+            }
             _ => Ok(()),
         }
     }
@@ -235,10 +246,13 @@ impl TrainingClient {
     fn step(
         &self,
         ticket: Ticket<ForwardBackwardOutput>,
-        data: Vec<Datum>,
+        mut data: Vec<Datum>,
         loss: Loss,
         forward_only: bool,
     ) -> Step {
+        if let LossFn::Traced(handle) = &loss.loss_fn {
+            data.iter_mut().for_each(|it| handle.keep_inputs(it));
+        }
         match loss.resolve() {
             Ok(loss) => {
                 let data = self.pack(data);
@@ -277,12 +291,31 @@ impl TrainingClient {
         verb: &'static str,
         message: impl FnOnce(Ticket<T>) -> Msg,
     ) -> Pending<T> {
-        let actor = &self.inner.actor;
-        let (ticket, pending) = self.session().ticket(verb, &actor.cancel);
-        match actor.mailbox.send(message(ticket), pending.deadline()) {
+        if self.session().is_foreign() {
+            return Pending::failed(verb, forked());
+        }
+        let (ticket, pending) = self.session().ticket(verb, &self.inner.actor.cancel);
+        match self.put(message(ticket), pending.deadline()) {
             Ok(()) => self.submitted(pending),
             Err(error) => Pending::failed(verb, error),
         }
+    }
+
+    /// Puts a message into the mailbox, for which room is waited for, except by a loss function that keeps the actor from making
+    /// room.
+    fn put(&self, msg: Msg, deadline: Option<Instant>) -> Result<()> {
+        let mailbox = &self.inner.actor.mailbox;
+        if !self.inner.loss_thread.is_this() {
+            return mailbox.send(msg, deadline);
+        }
+        mailbox.try_send(msg).map_err(|it| match it.is_timeout() {
+            true => Error::new(
+                ErrorKind::CustomLoss,
+                "a custom loss cannot submit to its own client while the client's mailbox is full: there will be room only \
+                 when the loss is there",
+            ),
+            false => it,
+        })
     }
 
     fn submitted<T: Send + 'static>(&self, pending: Pending<T>) -> Pending<T> {
@@ -307,6 +340,11 @@ fn optim_step(ticket: Ticket<OptimStepOutput>, params: OptimizerParams) -> Ask<O
         read: |body| Ok(json::response::<json::OptimStepResponse>(body)?.into()),
         named: None,
     }
+}
+
+/// The memory that all data of a call may take with the zeros of their tensors written out.
+fn room(data: &[Datum]) -> Room {
+    Room::of(data.iter().map(Datum::n_bytes).sum())
 }
 
 fn check_data(data: &[Datum]) -> Result<()> {

@@ -136,9 +136,11 @@ impl Auth {
         patience: Duration,
         fetch: impl FnOnce(&str) -> Result<String, Broken>,
     ) -> Result<Secret, Broken> {
+        // Read before the lock is taken: a clock of a test's own has one as well.
+        let now = clock.now();
         let n_fetches = {
             let state = self.state.lock();
-            if let Some(it) = state.token(clock.now(), RENEW_BEFORE) {
+            if let Some(it) = state.token(now, RENEW_BEFORE) {
                 return Ok(it);
             }
             state.uses_tokens.then_some(state.n_fetches)
@@ -148,22 +150,23 @@ impl Auth {
             Some(permit) => permit,
             None => {
                 // Somebody is at it. A token that will do once more need not wait for the next one.
-                if let Some(it) = self.state.lock().token(clock.now(), Duration::ZERO) {
+                if let Some(it) = self.state.lock().token(now, Duration::ZERO) {
                     return Ok(it);
                 }
                 // One thread fetches, the others wait for it and then find its token.
-                let deadline = Instant::now() + patience;
-                self.fetching.acquire_deadline(1, Some(deadline), &self.stop).map_err(Broken::Token)?
+                let deadline = Instant::now().checked_add(patience);
+                self.fetching.acquire_deadline(1, deadline, &self.stop).map_err(Broken::Token)?
             }
         };
+        let now = clock.now();
         {
             let state = self.state.lock();
-            if let Some(it) = state.token(clock.now(), RENEW_BEFORE) {
+            if let Some(it) = state.token(now, RENEW_BEFORE) {
                 return Ok(it);
             }
             // What failed for one while others waited for it has failed for all of them.
             if let Some(broken) = state.failure.as_ref().filter(|_| n_fetches < state.n_fetches) {
-                return state.despite(broken.clone(), clock.now());
+                return state.despite(broken.clone(), now);
             }
         }
         self.fetch(clock, fetch)
@@ -214,7 +217,10 @@ impl Auth {
         clock: &Clock,
         fetch: impl FnOnce(&str) -> Result<String, Broken>,
     ) -> Result<Secret, Broken> {
-        self.fetched(clock, fetch).or_else(|it| self.state.lock().despite(it, clock.now()))
+        self.fetched(clock, fetch).or_else(|it| {
+            let now = clock.now();
+            self.state.lock().despite(it, now)
+        })
     }
 
     /// A new token, which everybody uses from now on. Only for the holder of the permit.

@@ -95,24 +95,36 @@ fn a_rejected_token_is_forgotten_once() {
     assert_eq!(auth.credential(&clock, PATIENCE, |_| panic!("not again")).expect("a token"), second);
 }
 
-/// Many threads want a token while one fetches it.
+/// One thread fetches a token, and many more want one before that fetch ends with this outcome: how many fetched, and what
+/// all of them got. Nothing depends on how soon a thread starts: the fetch ends when all the others wait for it.
 fn crowd(outcome: fn() -> Result<String, Broken>) -> (usize, Vec<Result<Secret, Broken>>) {
-    const THREADS: usize = 16;
+    const OTHERS: usize = 15;
+    const HOUR: Duration = Duration::from_secs(3600);
     let (auth, clock, n) = (with_tokens(), Clock::default(), AtomicUsize::new(0));
+    let (fetching, begun) = crossbeam_channel::bounded(1);
+    let (end, ended) = crossbeam_channel::bounded::<()>(0);
+    let wants = || {
+        auth.credential(&clock, HOUR, |_| {
+            n.fetch_add(1, Ordering::Relaxed);
+            outcome()
+        })
+    };
     let results = std::thread::scope(|scope| {
-        let wants = || {
-            auth.credential(&clock, PATIENCE, |_| {
+        let first = scope.spawn(|| {
+            auth.credential(&clock, HOUR, |_| {
                 n.fetch_add(1, Ordering::Relaxed);
-                let deadline = Instant::now() + PATIENCE;
-                while auth.fetching.waiting() < THREADS - 1 {
-                    assert!(Instant::now() < deadline, "not all of them wait");
-                    std::thread::yield_now();
-                }
+                fetching.send(()).expect("somebody who counts");
+                let _dropped = ended.recv();
                 outcome()
             })
-        };
-        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(wants)).collect();
-        threads.into_iter().map(|it| it.join().expect("no panic")).collect()
+        });
+        begun.recv().expect("a fetch that begins");
+        let others: Vec<_> = (0..OTHERS).map(|_| scope.spawn(&wants)).collect();
+        while auth.fetching.waiting() + others.iter().filter(|it| it.is_finished()).count() < OTHERS {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop(end);
+        [first].into_iter().chain(others).map(|it| it.join().expect("no panic")).collect()
     });
     (n.into_inner(), results)
 }

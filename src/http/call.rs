@@ -31,6 +31,8 @@ pub(crate) struct Call {
     pub(crate) sdk_method: Option<&'static str>,
     /// The caller itself deals with a server that is too busy.
     pub(crate) leaves_429: bool,
+    /// The operation that this belongs to, which counts its attempts.
+    pub(crate) progress: Option<Progress>,
     /// When the operation gives up that this belongs to.
     pub(crate) deadline: Option<Instant>,
     /// Sent whatever the circuit breaker says, and unknown to it.
@@ -134,6 +136,7 @@ impl Call {
             passes_breaker: false,
             branch: None,
             trace: None,
+            progress: None,
             final_on: &[],
             takes_redirect: false,
             raw_credential: false,
@@ -158,6 +161,7 @@ impl Call {
         self.sdk_method = Some(progress.sdk_method());
         self.trace = progress.trace().cloned();
         self.deadline = progress.deadline();
+        self.progress = Some(progress.clone());
         self
     }
 

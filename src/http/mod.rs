@@ -31,6 +31,7 @@ use crate::policy::retry::{Failure, Limits, Retries};
 use crate::policy::verdict::Verdict;
 use crate::secret::Secret;
 use crate::sync::clock::Clock;
+use crate::sync::process::{Process, forked};
 use crate::sync::{CancelToken, Mutex};
 use crate::wire::json;
 
@@ -67,6 +68,8 @@ pub(crate) struct Http {
     offered: Mutex<Offered>,
     /// The server answered at least once.
     reached: AtomicBool,
+    /// The one whose connections these are.
+    process: Process,
     last_contact: Mutex<Option<Instant>>,
 }
 
@@ -84,6 +87,7 @@ impl Http {
             clock,
             auth,
             reached: AtomicBool::new(false),
+            process: Process::this(),
             last_contact: Mutex::new(None),
         }
     }
@@ -341,6 +345,9 @@ impl Http {
         credential: &str,
     ) -> Result<Answer, Broken> {
         let redactor = self.auth.redactor();
+        if let Some(progress) = &call.progress {
+            progress.attempt();
+        }
         match self.exchange_unread(call, key, nth, timeout, credential) {
             Ok(answer) => {
                 let answer = redactor.answer(answer);
@@ -359,6 +366,10 @@ impl Http {
         timeout: Duration,
         credential: &str,
     ) -> Result<Answer, Broken> {
+        // A forked child must not use its parent's connections.
+        if self.process.is_other() {
+            return Err(Broken::Token(forked()));
+        }
         let exchange = Exchange {
             lane: call.lane,
             method: call.method,

@@ -20,6 +20,9 @@ use crate::error::{Phase, Sent};
 use crate::network::{Network, Proxy, Scheme};
 use crate::sync::Mutex;
 
+/// The longest timeout that ureq can add to the time: a century.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// Shorter than the keep-alive of usual servers, which is 5 s for the shortest of them (uvicorn, Node), so that a connection is
 /// seldom used again in the moment in which the server leaves it.
 const IDLE_AGE: Duration = Duration::from_secs(4);
@@ -306,17 +309,18 @@ impl<S: ureq::AsSendBody> With for ureq::config::ConfigBuilder<ureq::typestate::
     type Out = ureq::http::Request<S>;
 
     fn with(self, exchange: &Exchange) -> Self::Out {
-        let wait = exchange.timeout + arriving(exchange.body.len());
+        let wait = exchange.timeout.saturating_add(arriving(exchange.body.len()));
+        let at_most = |it: Duration| Some(it.min(LONGEST));
         // Connections of such an age, which is any, are closed and not used.
         let it = if exchange.fresh { self.max_idle_age(Duration::ZERO) } else { self };
-        it.timeout_resolve(Some(exchange.connect_timeout))
-            .timeout_connect(Some(exchange.connect_timeout))
-            .timeout_send_request(Some(exchange.timeout))
-            .timeout_per_write(Some(exchange.timeout))
-            .timeout_recv_response(Some(wait))
+        it.timeout_resolve(at_most(exchange.connect_timeout))
+            .timeout_connect(at_most(exchange.connect_timeout))
+            .timeout_send_request(at_most(exchange.timeout))
+            .timeout_per_write(at_most(exchange.timeout))
+            .timeout_recv_response(at_most(wait))
             // The head is read as well, so that this must not be shorter than the wait for it.
-            .timeout_per_read(Some(wait))
-            .timeout_global(Some(exchange.limit))
+            .timeout_per_read(at_most(wait))
+            .timeout_global(at_most(exchange.limit))
             .build()
     }
 }

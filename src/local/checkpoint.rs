@@ -6,20 +6,31 @@
 //! <data folder>/<run>/sampler_weights/<name>/    the same without the optimizer
 //! <data folder>/<run>/external_weights/<name>/   likewise, to be fetched
 //! ```
-//! A folder appears whole or not at all: it is written under another name and then renamed.
+//! A folder appears whole or not at all: it is written under another name, and its name is given to it when all of it is
+//! on the disk. A checkpoint that replaces another exchanges names with it in one step, so that whoever reads finds the old
+//! one or the new one, and so does the next engine if this one is killed. Where the system cannot do that it takes two
+//! steps, between which readers wait; the next engine undoes the first if the second is missing.
+//!
+//! What is no checkpoint (drafts, the lock that keeps a second engine off the folder) is in `<data folder>/.tinkex`.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::nn::LoraSpec;
 use crate::clock_text::{parse_rfc3339, rfc3339};
+use disk::{Aside, exchange, sync_folder, write_file};
+use lease::Lease;
+
+mod disk;
+mod lease;
 
 /// The strength of an adapter is this over its rank: how the network reads it, and so what PEFT must be told.
 const ALPHA: f64 = 32.0;
@@ -27,6 +38,8 @@ pub(super) const ADAPTER: &str = "adapter_model.safetensors";
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 const META: &str = "tinkex.json";
 const CONFIG: &str = "adapter_config.json";
+/// How often a checkpoint is looked at again that was replaced meanwhile.
+const MOST_LOOKS: usize = 100;
 
 /// What a checkpoint holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +98,8 @@ fn is_name(text: &str) -> bool {
 #[serde(default)]
 pub(super) struct Meta {
     pub(super) format: u32,
+    /// Tells this save from all others under its name.
+    pub(super) save_id: u64,
     pub(super) run_id: String,
     pub(super) base_model: String,
     /// The seed of the base model, whose weights the adapter belongs to.
@@ -137,6 +152,12 @@ impl Meta {
         }
     }
 
+    /// What `tinkex.json` holds.
+    fn text(&self) -> Result<Vec<u8>, Problem> {
+        let text = serde_json::to_string_pretty(self).map_err(|it| Problem::Disk(it.to_string()))?;
+        Ok((text + "\n").into_bytes())
+    }
+
     fn adapter_config(&self) -> serde_json::Value {
         let mut modules = Vec::new();
         if self.train_attn {
@@ -178,23 +199,38 @@ fn disk(path: &Path, doing: &str, error: &io::Error) -> Problem {
     Problem::Disk(format!("cannot {doing} {}: {error}", path.display()))
 }
 
-/// The folder of all checkpoints.
+/// The folder of all checkpoints, which no other engine uses meanwhile.
 #[derive(Debug)]
 pub(super) struct Store {
     root: PathBuf,
-    drafts: AtomicU64,
+    lease: Lease,
+    /// Held while a name is looked at and changed, so that what is changed is what was looked at. Nothing but names and
+    /// descriptions is read and written meanwhile: never weights, and nothing that waits for the disk.
+    names: Mutex<()>,
+    /// Whether names can be exchanged in one step here, as far as is known.
+    exchanges: AtomicBool,
 }
 
 impl Store {
-    pub(super) fn new(root: PathBuf) -> Self {
-        Store { root, drafts: AtomicU64::new(0) }
+    /// Takes a folder, which is made if it is not there. What an earlier engine left half done is cleared.
+    ///
+    /// # Errors
+    /// Another engine uses the folder, or it cannot be written to.
+    pub(super) fn open(root: PathBuf) -> Result<Self, String> {
+        let lease = Lease::take(&root)?;
+        Ok(Store { root, lease, names: Mutex::new(()), exchanges: AtomicBool::new(true) })
     }
 
     fn folder(&self, place: &Place) -> PathBuf {
-        self.root.join(place.run_id.replace(':', "_")).join(place.kind.segment()).join(&place.name)
+        self.root.join(within(place))
     }
 
-    /// Saves a checkpoint: its files besides the two that describe it.
+    /// Where a folder can be written, or left to be deleted. Unique, whoever had such a number before.
+    fn aside(&self) -> Aside {
+        Aside(self.lease.drafts().join(format!("{:016x}", fastrand::u64(..))))
+    }
+
+    /// Saves a checkpoint: its files besides the two that describe it. All of it is on the disk when this returns.
     pub(super) fn save(
         &self,
         place: &Place,
@@ -204,58 +240,101 @@ impl Store {
     ) -> Result<(), Problem> {
         let folder = self.folder(place);
         // One whose time is over is there no longer, though its folder may be.
-        let overwrite = overwrite || self.is_over(&folder);
+        let taken = || !overwrite && folder.exists() && !is_over(&folder, SystemTime::now());
         let exists =
             || Problem::Exists(format!("{} already exists; save with overwrite to replace it", place.uri()));
-        if !overwrite && folder.exists() {
+        if taken() {
             return Err(exists());
         }
+        let meta = Meta { save_id: fastrand::u64(1..), ..meta.clone() };
+        let draft = self.aside();
+        write_folder(&draft.0, &meta, files)?;
         let parent = folder.parent().unwrap_or(&self.root);
         fs::create_dir_all(parent).map_err(|it| disk(parent, "create", &it))?;
-        // Unique among the processes and the saves that share the folder.
-        let number = self.drafts.fetch_add(1, Ordering::Relaxed);
-        let draft = self.root.join(format!(".draft-{}-{number}", std::process::id()));
-        let written = write_folder(&draft, meta, files).and_then(|()| {
-            if overwrite && folder.exists() {
-                // A rename replaces no folder with content. The old one steps aside and is removed afterwards.
-                let aside = self.root.join(format!(".old-{}-{number}", std::process::id()));
-                fs::rename(&folder, &aside).map_err(|it| disk(&folder, "replace", &it))?;
-                let moved = fs::rename(&draft, &folder).map_err(|it| disk(&folder, "write", &it));
-                if moved.is_err() {
-                    let _ = fs::rename(&aside, &folder);
-                }
-                let _ = fs::remove_dir_all(&aside);
-                return moved;
+        {
+            let _names = self.names.lock();
+            if taken() {
+                return Err(exists());
             }
-            fs::rename(&draft, &folder).map_err(|it| match folder.exists() {
-                true => exists(),
-                false => disk(&folder, "write", &it),
-            })
-        });
-        if written.is_err() {
-            let _ = fs::remove_dir_all(&draft);
+            self.give_name(&draft, place).map_err(|it| disk(&folder, "write", &it))?;
         }
-        written
+        // Its name, and those of the folders around it, which may be new.
+        self.sync(&folder)
+        // What it replaced goes with the draft, whose name it has now.
     }
 
-    fn is_over(&self, folder: &Path) -> bool {
-        description(folder).is_some_and(|it| it.is_over(SystemTime::now()))
+    /// Gives a draft its name; what had that name has the draft's afterwards.
+    fn give_name(&self, draft: &Aside, place: &Place) -> io::Result<()> {
+        let folder = self.folder(place);
+        if fs::symlink_metadata(&folder).is_err() {
+            return fs::rename(&draft.0, &folder);
+        }
+        if self.exchanges.load(Ordering::Relaxed) {
+            if exchange(&draft.0, &folder)? {
+                return Ok(());
+            }
+            self.exchanges.store(false, Ordering::Relaxed);
+        }
+        // In two steps. If only the first is done, the next engine takes it back.
+        let moved = self.lease.moved().join(within(place));
+        disk::remove(&moved);
+        fs::create_dir_all(moved.parent().unwrap_or(&self.root))?;
+        fs::rename(&folder, &moved)?;
+        if let Err(error) = fs::rename(&draft.0, &folder) {
+            return fs::rename(&moved, &folder).and(Err(error));
+        }
+        fs::rename(&moved, &draft.0)
+    }
+
+    /// Brings the name of a checkpoint to the disk, and the names of the folders around it.
+    fn sync(&self, folder: &Path) -> Result<(), Problem> {
+        let around = folder.ancestors().skip(1).take_while(|it| it.starts_with(&self.root));
+        for it in around {
+            sync_folder(it).map_err(|error| disk(it, "sync", &error))?;
+        }
+        Ok(())
     }
 
     /// What a checkpoint says of itself.
     pub(super) fn meta(&self, place: &Place) -> Result<Meta, Problem> {
-        let bytes = self.read(place, META)?;
-        let meta: Meta = serde_json::from_slice(&bytes)
-            .map_err(|it| Problem::Disk(format!("{}: {it}", self.folder(place).join(META).display())))?;
+        let meta = match self.read_meta(place) {
+            // Between the two steps of a replacement it seems to be missing.
+            Err(Problem::Missing(_)) if !self.exchanges.load(Ordering::Relaxed) => {
+                let _names = self.names.lock();
+                self.read_meta(place)?
+            }
+            read => read?,
+        };
         match meta.is_over(SystemTime::now()) {
             true => Err(Problem::Missing(format!("{} does not exist: its time is over", place.uri()))),
             false => Ok(meta),
         }
     }
 
+    fn read_meta(&self, place: &Place) -> Result<Meta, Problem> {
+        let bytes = self.read_file(place, META)?;
+        serde_json::from_slice(&bytes)
+            .map_err(|it| Problem::Disk(format!("{}: {it}", self.folder(place).join(META).display())))
+    }
+
+    /// Reads some of a checkpoint, all from one save: if it is replaced meanwhile it is read again.
+    fn consistent<T>(
+        &self,
+        place: &Place,
+        read: impl Fn() -> Result<T, Problem>,
+    ) -> Result<(Meta, T), Problem> {
+        for _ in 0..MOST_LOOKS {
+            let meta = self.meta(place)?;
+            let found = read();
+            if self.meta(place)?.save_id == meta.save_id {
+                return found.map(|it| (meta, it));
+            }
+        }
+        Err(Problem::Disk(format!("{} is replaced faster than it can be read", place.uri())))
+    }
+
     /// The names of the files that a checkpoint is made of, without the engine's own description.
-    pub(super) fn files(&self, place: &Place) -> Result<Vec<String>, Problem> {
-        self.meta(place)?;
+    fn file_names(&self, place: &Place) -> Result<Vec<String>, Problem> {
         let folder = self.folder(place);
         let entries = fs::read_dir(&folder).map_err(|it| disk(&folder, "read", &it))?;
         let names = entries.flatten().filter_map(|it| it.file_name().into_string().ok());
@@ -264,51 +343,72 @@ impl Store {
         Ok(names)
     }
 
-    /// All those files in one, as tar writes them.
-    pub(super) fn archive(&self, place: &Place) -> Result<Vec<u8>, Problem> {
+    /// Those names, and which save they are of.
+    pub(super) fn files(&self, place: &Place) -> Result<(Meta, Vec<String>), Problem> {
+        self.consistent(place, || self.file_names(place))
+    }
+
+    /// Some files of a checkpoint, with its description.
+    pub(super) fn read(&self, place: &Place, files: &[&str]) -> Result<(Meta, Vec<Vec<u8>>), Problem> {
+        self.consistent(place, || files.iter().map(|it| self.read_file(place, it)).collect())
+    }
+
+    /// All files of a checkpoint with their names, and its description.
+    fn read_all(&self, place: &Place) -> Result<(Meta, Vec<(String, Vec<u8>)>), Problem> {
+        self.consistent(place, || {
+            let names = self.file_names(place)?.into_iter();
+            names.map(|it| self.read_file(place, &it).map(|bytes| (it, bytes))).collect()
+        })
+    }
+
+    /// All those files in one, as tar writes them, and which save they are of.
+    pub(super) fn archive(&self, place: &Place) -> Result<(Meta, Vec<u8>), Problem> {
         let mut archive = tar::Builder::new(Vec::new());
         let failed = |it: &io::Error| Problem::Disk(format!("cannot archive {}: {it}", place.uri()));
-        for name in self.files(place)? {
-            let bytes = self.read(place, &name)?;
+        let (meta, files) = self.read_all(place)?;
+        for (name, bytes) in files {
             let mut header = tar::Header::new_ustar();
             header.set_size(bytes.len() as u64);
             header.set_mode(0o644);
             archive.append_data(&mut header, &name, &bytes[..]).map_err(|it| failed(&it))?;
         }
-        archive.into_inner().map_err(|it| failed(&it))
+        Ok((meta, archive.into_inner().map_err(|it| failed(&it))?))
     }
 
     /// All files of a checkpoint under another name, described anew.
-    pub(super) fn copy(&self, from: &Place, to: &Place, meta: &Meta) -> Result<(), Problem> {
-        let mut files = Vec::new();
-        for name in self.files(from)?.into_iter().filter(|it| it != CONFIG) {
-            let bytes = self.read(from, &name)?;
-            files.push((name, bytes));
-        }
-        let files: Vec<(&str, Vec<u8>)> =
-            files.iter_mut().map(|(name, it)| (name.as_str(), std::mem::take(it))).collect();
-        self.save(to, meta, &files, false)
+    pub(super) fn copy(
+        &self,
+        from: &Place,
+        to: &Place,
+        describe: impl FnOnce(Meta) -> Meta,
+    ) -> Result<(), Problem> {
+        let (meta, files) = self.read_all(from)?;
+        let files = files.iter().filter(|it| it.0 != CONFIG);
+        let files: Vec<(&str, Vec<u8>)> = files.map(|(name, it)| (name.as_str(), it.clone())).collect();
+        self.save(to, &describe(meta), &files, false)
     }
 
     /// Notes in its description whether everyone may read a checkpoint. That it is so already is an error.
     pub(super) fn publish(&self, place: &Place, public: bool) -> Result<(), Problem> {
-        let mut meta = self.meta(place)?;
-        if meta.public == public {
-            let state = if public { "public" } else { "private" };
-            return Err(Problem::Exists(format!("{} is {state} already", place.uri())));
-        }
-        meta.public = public;
-        self.describe(place, &meta)
+        self.describe(place, |meta| {
+            if meta.public == public {
+                let state = if public { "public" } else { "private" };
+                return Err(Problem::Exists(format!("{} is {state} already", place.uri())));
+            }
+            meta.public = public;
+            Ok(())
+        })
     }
 
-    /// Deletes the checkpoints whose time is over; returns their addresses.
+    /// Deletes the checkpoints whose time is over; returns their addresses. One that was replaced meanwhile stays.
     pub(super) fn sweep(&self, now: SystemTime) -> Vec<String> {
         let all = self.everything().into_iter().filter(|it| it.meta.is_over(now));
-        all.filter(|it| self.delete(&it.place).is_ok()).map(|it| it.place.uri()).collect()
+        let gone = |it: &Found| matches!(self.take_away(&it.place, |it| is_over(it, now)), Ok(true));
+        all.filter(gone).map(|it| it.place.uri()).collect()
     }
 
     /// One file of a checkpoint.
-    pub(super) fn read(&self, place: &Place, file: &str) -> Result<Vec<u8>, Problem> {
+    fn read_file(&self, place: &Place, file: &str) -> Result<Vec<u8>, Problem> {
         let path = self.folder(place).join(file);
         fs::read(&path).map_err(|it| match it.kind() {
             io::ErrorKind::NotFound if file == OPTIMIZER => {
@@ -326,7 +426,8 @@ impl Store {
     }
 
     fn everything(&self) -> Vec<Found> {
-        folders(&self.root).flat_map(|run| self.within(&run)).collect()
+        let runs = folders(&self.root).filter(|it| it != self.lease.folder());
+        runs.flat_map(|run| self.within(&run)).collect()
     }
 
     /// The checkpoints of a run.
@@ -357,31 +458,67 @@ impl Store {
 
     /// Deletes a checkpoint: it is gone as a whole before its files are.
     pub(super) fn delete(&self, place: &Place) -> Result<(), Problem> {
-        let folder = self.folder(place);
-        let number = self.drafts.fetch_add(1, Ordering::Relaxed);
-        let aside = self.root.join(format!(".old-{}-{number}", std::process::id()));
-        fs::rename(&folder, &aside).map_err(|it| match it.kind() {
-            io::ErrorKind::NotFound => Problem::Missing(format!("{} does not exist", place.uri())),
-            _ => disk(&folder, "delete", &it),
-        })?;
-        fs::remove_dir_all(&aside).map_err(|it| disk(&aside, "delete", &it))
+        self.take_away(place, |_| true).map(|_| ())
+    }
+
+    /// Deletes a checkpoint if its folder is as it should be; returns whether it was.
+    fn take_away(&self, place: &Place, wanted: impl Fn(&Path) -> bool) -> Result<bool, Problem> {
+        let (folder, aside) = (self.folder(place), self.aside());
+        {
+            let _names = self.names.lock();
+            let known = fs::symlink_metadata(&folder).map(|_| wanted(&folder));
+            let moved = known.and_then(|it| match it {
+                true => fs::rename(&folder, &aside.0).map(|()| true),
+                false => Ok(false),
+            });
+            let moved = moved.map_err(|it| match it.kind() {
+                io::ErrorKind::NotFound => Problem::Missing(format!("{} does not exist", place.uri())),
+                _ => disk(&folder, "delete", &it),
+            })?;
+            if !moved {
+                return Ok(false);
+            }
+            // Whoever puts folders here by hand knows nothing of the lock.
+            if !wanted(&aside.0) && fs::rename(&aside.0, &folder).is_ok() {
+                return Ok(false);
+            }
+        }
+        self.sync(&folder)?;
+        Ok(true)
     }
 
     /// Notes in its description how much longer a checkpoint is to be kept; `None` is for ever.
     pub(super) fn keep(&self, place: &Place, ttl_seconds: Option<u64>) -> Result<(), Problem> {
-        let mut meta = self.meta(place)?;
         let end = ttl_seconds.and_then(|it| SystemTime::now().checked_add(Duration::from_secs(it)));
-        (meta.ttl_seconds, meta.expires) = (ttl_seconds, end.map(rfc3339));
-        self.describe(place, &meta)
+        self.describe(place, |meta| {
+            (meta.ttl_seconds, meta.expires) = (ttl_seconds, end.map(rfc3339));
+            Ok(())
+        })
     }
 
-    fn describe(&self, place: &Place, meta: &Meta) -> Result<(), Problem> {
-        let text = serde_json::to_string_pretty(meta).map_err(|it| Problem::Disk(it.to_string()))?;
-        let (path, number) = (self.folder(place).join(META), self.drafts.fetch_add(1, Ordering::Relaxed));
-        // Replaced at once, so that nobody reads half of it.
-        let draft = path.with_file_name(format!(".draft-{}-{number}", std::process::id()));
-        let written = fs::write(&draft, text + "\n").and_then(|()| fs::rename(&draft, &path));
-        written.map_err(|it| disk(&path, "write", &it))
+    /// Changes the description of a checkpoint. One that was replaced meanwhile, or described anew, is read again.
+    fn describe(
+        &self,
+        place: &Place,
+        change: impl Fn(&mut Meta) -> Result<(), Problem>,
+    ) -> Result<(), Problem> {
+        let folder = self.folder(place);
+        let path = folder.join(META);
+        for _ in 0..MOST_LOOKS {
+            let before = self.meta(place)?;
+            let mut meta = before.clone();
+            change(&mut meta)?;
+            // Replaced at once, so that nobody reads half of it.
+            let draft = self.aside();
+            write_file(&draft.0, &meta.text()?).map_err(|it| disk(&draft.0, "write", &it))?;
+            let names = self.names.lock();
+            if description(&folder).as_ref() == Some(&before) {
+                fs::rename(&draft.0, &path).map_err(|it| disk(&path, "write", &it))?;
+                drop(names);
+                return sync_folder(&folder).map_err(|it| disk(&folder, "sync", &it));
+            }
+        }
+        Err(Problem::Disk(format!("{} is replaced faster than it can be described", place.uri())))
     }
 }
 
@@ -400,6 +537,16 @@ impl Found {
     }
 }
 
+/// Where a checkpoint is in the data folder.
+fn within(place: &Place) -> PathBuf {
+    let run = PathBuf::from(place.run_id.replace(':', "_"));
+    run.join(place.kind.segment()).join(&place.name)
+}
+
+fn is_over(folder: &Path, now: SystemTime) -> bool {
+    description(folder).is_some_and(|it| it.is_over(now))
+}
+
 fn description(folder: &Path) -> Option<Meta> {
     serde_json::from_slice(&fs::read(folder.join(META)).ok()?).ok()
 }
@@ -412,22 +559,16 @@ fn folders(within: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     all.into_iter()
 }
 
+/// Writes a folder that must not be there yet. All of it is on the disk when this returns.
 fn write_folder(folder: &Path, meta: &Meta, files: &[(&str, Vec<u8>)]) -> Result<(), Problem> {
-    fs::create_dir_all(folder).map_err(|it| disk(folder, "create", &it))?;
-    let pretty = |it: serde_json::Value| format!("{it:#}\n").into_bytes();
-    let config = pretty(meta.adapter_config());
-    let own = serde_json::to_value(meta).map(pretty).map_err(|it| Problem::Disk(it.to_string()))?;
-    let described = [(CONFIG, &config), (META, &own)];
+    fs::create_dir(folder).map_err(|it| disk(folder, "create", &it))?;
+    let config = format!("{:#}\n", meta.adapter_config()).into_bytes();
+    let described = [(CONFIG, &config), (META, &meta.text()?)];
     for (name, bytes) in files.iter().map(|(name, bytes)| (*name, bytes)).chain(described) {
         let path = folder.join(name);
-        let write = |path: &Path| {
-            let mut file = fs::File::create(path)?;
-            file.write_all(bytes)?;
-            file.sync_all()
-        };
-        write(&path).map_err(|it| disk(&path, "write", &it))?;
+        write_file(&path, bytes).map_err(|it| disk(&path, "write", &it))?;
     }
-    Ok(())
+    sync_folder(folder).map_err(|it| disk(folder, "sync", &it))
 }
 
 #[cfg(test)]

@@ -14,10 +14,10 @@ const LIFE: Duration = Duration::from_secs(15 * 60);
 /// What can be fetched.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Item {
-    /// The files of a checkpoint, one by one.
-    Files(Place),
+    /// The files of one save of a checkpoint, one by one.
+    Files(Place, u64),
     /// All of them in one.
-    Archive(Place),
+    Archive(Place, u64),
     /// What a session did, and when.
     Trace(String),
 }

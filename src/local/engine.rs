@@ -1,7 +1,9 @@
-//! The engine thread: it owns the models and runs one job after the other, in the order of the queue.
+//! The engine thread: it owns the models and runs one job after the other. Whose job is next is decided in
+//! [`lines`](super::lines): sessions take turns, and what is quick waits for no turn.
 //!
 //! The work itself happens on a private pool of threads. A job takes what it works on with it and brings it back, so a
-//! panic costs the model it worked on and nothing else.
+//! panic costs the model it worked on and nothing else. Samples run side by side while the engine thread looks for more;
+//! what is quick runs on a thread of its own meanwhile.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +11,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use parking_lot::Mutex;
 use rayon::ThreadPool;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -24,17 +25,35 @@ use crate::wire::train::encode_forward_backward_output;
 use super::checkpoint::{ADAPTER, Kind, Meta, OPTIMIZER, Place, Problem, Store};
 use super::examples::Pass;
 use super::futures::{Futures, Outcome, Ticket};
+use super::lines::Way;
 use super::nn::{Adam, LoraSpec, Sampler, Trainer, Weights};
+use super::queue::{Next, Queue};
 use super::sampling::{Sample, Slot, Weights as SlotWeights};
 
-/// How many samples may be worked on side by side. They start in order; training waits until they are done.
-const MOST_SAMPLES_AT_ONCE: usize = 64;
+/// How many samples may be worked on side by side by so many threads. They start in order; a pass waits until those that
+/// run are done, so there are no more than keep the threads busy.
+pub(super) fn most_samples_at_once(threads: usize) -> usize {
+    (4 * threads).clamp(8, 64)
+}
 
 /// One thing to do. Without a ticket nobody waits for it.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) ticket: Option<Ticket>,
     pub(super) work: Work,
+}
+
+impl Job {
+    /// How it may run.
+    pub(super) fn way(&self) -> Way {
+        match &self.work {
+            Work::Sample { .. } => Way::Beside,
+            Work::Create { .. } | Work::LoadSampler { .. } | Work::BaseSampler { .. } => Way::Express,
+            // Of a session that has ended. One that was asked for has its turn behind what was asked before.
+            Work::Unload { .. } if self.ticket.is_none() => Way::Express,
+            _ => Way::Alone,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -77,7 +96,6 @@ pub(super) enum Work {
     /// Reads a sampler's weights.
     LoadSampler {
         slot: Slot,
-        meta: Meta,
         place: Place,
     },
     /// Makes the untrained model ready to sample from.
@@ -136,7 +154,9 @@ pub(super) struct Engine {
     pub(super) store: Arc<Store>,
     pub(super) futures: Arc<Futures>,
     pub(super) pool: ThreadPool,
-    /// What the pool's panics say.
+    /// One thread for what is quick, so that it need not wait for the others.
+    pub(super) side: ThreadPool,
+    /// What the panics of both say.
     pub(super) panics: Panics,
     pub(super) stop: Arc<AtomicBool>,
     /// Models, or why they are no more.
@@ -145,35 +165,25 @@ pub(super) struct Engine {
 
 impl Engine {
     /// Runs jobs until the queue is closed or the server stops.
-    pub(super) fn run(mut self, queue: &Receiver<Job>) {
+    pub(super) fn run(mut self, queue: &Arc<Queue>) {
         let _last = Last(self.futures.clone());
-        let mut kept = None;
-        while let Some(job) = kept.take().or_else(|| queue.recv().ok()) {
+        loop {
+            let next = queue.next();
             if self.stop.load(Ordering::Relaxed) {
                 break;
             }
-            match job.work {
-                Work::Sample { slot, sample } => {
-                    let mut group = vec![(job.ticket, slot, sample)];
-                    while group.len() < MOST_SAMPLES_AT_ONCE
-                        && let Ok(next) = queue.try_recv()
-                    {
-                        match next.work {
-                            Work::Sample { slot, sample } => group.push((next.ticket, slot, sample)),
-                            work => {
-                                kept = Some(Job { ticket: next.ticket, work });
-                                break;
-                            }
-                        }
-                    }
-                    self.samples(group);
+            match next {
+                Next::End => break,
+                Next::Lost(id) => self.futures.finish(&id, Outcome::server(self.panics.said())),
+                Next::Run(Job { ticket, work: Work::Sample { slot, sample } }) => {
+                    self.sample(queue, ticket, slot, sample);
                 }
-                work => {
-                    if let Some(ticket) = &job.ticket {
+                Next::Run(Job { ticket, work }) => {
+                    if let Some(ticket) = &ticket {
                         ticket.started();
                     }
                     let outcome = self.one(work);
-                    self.finish(job.ticket, outcome);
+                    self.finish(ticket, outcome);
                 }
             }
         }
@@ -187,43 +197,37 @@ impl Engine {
         }
     }
 
-    /// Runs samples side by side and answers each as soon as it is done.
-    fn samples(&self, group: Vec<(Option<Ticket>, Slot, Box<Sample>)>) {
-        let (done, all_done) = bounded::<()>(0);
-        let lost: Arc<Mutex<Vec<String>>> = Arc::default();
-        for (ticket, slot, sample) in group {
-            let Some(ticket) = ticket else { continue };
-            let (futures, stop) = (self.futures.clone(), self.stop.clone());
-            let id = ticket.id.clone();
-            let answered = Answered { futures, id, lost: lost.clone(), _alive: done.clone() };
-            self.pool.spawn(move || {
-                ticket.started();
-                let cancelled = || ticket.cancelled.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
-                let weights = slot.lock().clone();
-                let outcome = match weights {
-                    SlotWeights::Ready(sampler) => match sample.run(&sampler, &cancelled) {
-                        Ok(response) => Outcome::Sample(encode_sample_response(&response).into()),
-                        Err(error) => Outcome::user(error),
-                    },
-                    SlotWeights::Failed(error) => Outcome::server(error),
-                    SlotWeights::None => Outcome::user("the weights of this sampler were never saved"),
-                };
-                answered.futures.finish(&answered.id, outcome);
-            });
-        }
-        drop(done);
-        // Nothing is ever sent: this returns when the last sample has dropped its end, by finishing or by panicking.
-        let _ = all_done.recv();
-        let lost = std::mem::take(&mut *lost.lock());
-        for id in lost {
-            self.futures.finish(&id, Outcome::server(self.panics.said()));
-        }
+    /// Begins a sample, which answers when it is done. One that was cancelled while it waited is answered already.
+    fn sample(&self, queue: &Arc<Queue>, ticket: Option<Ticket>, slot: Slot, sample: Box<Sample>) {
+        let mut running = Running { queue: queue.clone(), id: String::new() };
+        let Some(ticket) = ticket.filter(|it| !it.cancelled.load(Ordering::Relaxed)) else { return };
+        running.id.clone_from(&ticket.id);
+        let (futures, stop) = (self.futures.clone(), self.stop.clone());
+        self.pool.spawn(move || {
+            let running = running;
+            ticket.started();
+            let cancelled = || ticket.cancelled.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
+            let weights = slot.lock().clone();
+            let outcome = match weights {
+                SlotWeights::Ready(sampler) => match sample.run(&sampler, &cancelled) {
+                    Ok(response) => Outcome::Sample(encode_sample_response(&response).into()),
+                    Err(error) => Outcome::user(error),
+                },
+                SlotWeights::Failed(error) => Outcome::server(error),
+                SlotWeights::None => Outcome::user("the weights of this sampler were never saved"),
+            };
+            futures.finish(&running.id, outcome);
+        });
     }
 
-    /// Runs something on the pool. An error says how it panicked.
-    fn on_pool<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    /// Runs something on a pool. An error says how it panicked.
+    fn on_pool<T: Send + 'static>(
+        &self,
+        pool: &ThreadPool,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, String> {
         let (send, receive) = bounded(1);
-        self.pool.spawn(move || {
+        pool.spawn(move || {
             // The engine thread waits for it, so it can only fail if that thread is gone.
             let _ = send.send(work());
         });
@@ -244,11 +248,18 @@ impl Engine {
                 }
             }),
             Work::Step { model_id, adam } => self.with(&model_id, move |trainer| {
-                let step = trainer.adam_step(&adam);
+                let step = match trainer.adam_step(&adam) {
+                    Ok(it) => it,
+                    Err(error) => {
+                        let kept = "the model is as it was before the step, without the gradients";
+                        return Outcome::user(format!("{error}; {kept}"));
+                    }
+                };
+                // Programs put these into rows of their own, which have a `step` and a `learning_rate`.
                 let metrics = [
                     ("grad_norm", json!(step.grad_norm)),
-                    ("learning_rate", json!(adam.learning_rate)),
-                    ("step", json!(step.step)),
+                    ("tinkex/learning_rate", json!(adam.learning_rate)),
+                    ("tinkex/step", json!(step.step)),
                 ];
                 let metrics =
                     metrics.into_iter().map(|(name, it): (&str, Value)| (name.into(), it)).collect();
@@ -291,9 +302,9 @@ impl Engine {
                 let sampling_session_id = Some(sampler_id);
                 answer(&SaveWeightsForSamplerResponse { path: None, sampling_session_id })
             }),
-            Work::LoadSampler { slot, meta, place } => {
+            Work::LoadSampler { slot, place } => {
                 let (base, store) = (self.base.clone(), self.store.clone());
-                self.fill(&slot, move || read_sampler(base, &store, &meta, &place))
+                self.fill(&slot, move || read_sampler(base, &store, &place))
             }
             Work::BaseSampler { slot } => {
                 let base = self.base.clone();
@@ -304,14 +315,14 @@ impl Engine {
                 answer(&UnloadModelResponse { model_id })
             }
             Work::Refused { error } => Outcome::user(error),
-            // Samples are taken out of the queue in groups, before this.
-            Work::Sample { .. } => Outcome::server("a sample outside a group"),
+            // Samples are begun elsewhere.
+            Work::Sample { .. } => Outcome::server("a sample that runs alone"),
         }
     }
 
     /// Makes weights ready to sample from; that they could not be made is told to who samples from them.
     fn fill(&self, slot: &Slot, make: impl FnOnce() -> Result<Sampler, String> + Send + 'static) -> Outcome {
-        *slot.lock() = match self.on_pool(make).and_then(|it| it) {
+        *slot.lock() = match self.on_pool(&self.side, make).and_then(|it| it) {
             Ok(it) => SlotWeights::Ready(Arc::new(it)),
             Err(error) => SlotWeights::Failed(error),
         };
@@ -321,7 +332,7 @@ impl Engine {
     fn create(&mut self, model_id: String, spec: LoraSpec, from: Option<Load>) -> Outcome {
         let (base, store) = (self.base.clone(), self.store.clone());
         let loads = from.is_some();
-        let made = self.on_pool(move || {
+        let made = self.on_pool(&self.side, move || {
             let mut trainer = Trainer::new(base, spec);
             let loaded = from.map(|it| load_into(&mut trainer, &store, &it));
             match loaded {
@@ -353,7 +364,7 @@ impl Engine {
             }
             None => return Outcome::user(format!("model {model_id} is not loaded")),
         };
-        let worked = self.on_pool(move || {
+        let worked = self.on_pool(&self.pool, move || {
             let outcome = work(&mut trainer);
             (trainer, outcome)
         });
@@ -378,20 +389,16 @@ impl Drop for Last {
     }
 }
 
-/// Notes a sample that panicked, by being dropped.
-struct Answered {
-    futures: Arc<Futures>,
+/// A sample that runs, until this is dropped.
+struct Running {
+    queue: Arc<Queue>,
     id: String,
-    lost: Arc<Mutex<Vec<String>>>,
-    /// Dropped after the note was made.
-    _alive: Sender<()>,
 }
 
-impl Drop for Answered {
+impl Drop for Running {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.lost.lock().push(std::mem::take(&mut self.id));
-        }
+        let lost = std::thread::panicking().then(|| std::mem::take(&mut self.id));
+        self.queue.ended(lost);
     }
 }
 
@@ -443,12 +450,12 @@ fn write(store: &Store, save: &Save, files: &[(&str, Vec<u8>)], then: impl FnOnc
 
 /// Loads a checkpoint: both files are read before anything changes.
 fn load_into(trainer: &mut Trainer, store: &Store, load: &Load) -> Outcome {
-    let optimizer = load.optimizer.then(|| store.read(&load.place, OPTIMIZER)).transpose();
-    let read = store.read(&load.place, ADAPTER).and_then(|it| Ok((it, optimizer?)));
-    let (adapter, optimizer) = match read {
-        Ok(it) => it,
+    let names: &[&str] = if load.optimizer { &[ADAPTER, OPTIMIZER] } else { &[ADAPTER] };
+    let mut files = match store.read(&load.place, names) {
+        Ok((_, files)) => files.into_iter(),
         Err(problem) => return failed(problem),
     };
+    let (adapter, optimizer) = (files.next().unwrap_or_default(), files.next());
     let uri = load.place.uri();
     let loaded = trainer.load_adapter(&adapter).and_then(|()| match optimizer {
         Some(bytes) => trainer.load_optimizer(&bytes),
@@ -460,11 +467,12 @@ fn load_into(trainer: &mut Trainer, store: &Store, load: &Load) -> Outcome {
     }
 }
 
-fn read_sampler(base: Arc<Weights>, store: &Store, meta: &Meta, place: &Place) -> Result<Sampler, String> {
-    let adapter = store.read(place, ADAPTER).map_err(Problem::text)?;
+fn read_sampler(base: Arc<Weights>, store: &Store, place: &Place) -> Result<Sampler, String> {
+    // It may have been replaced since it was asked for.
+    let (meta, files) = store.read(place, &[ADAPTER]).map_err(Problem::text)?;
     let mut trainer = Trainer::new(base, meta.spec());
     trainer
-        .load_adapter(&adapter)
+        .load_adapter(files.first().map_or(&[], |it| it))
         .map_err(|it| format!("{} does not fit this engine's model: {it}", place.uri()))?;
     Ok(trainer.sampler())
 }

@@ -14,6 +14,8 @@ use crate::wire::json::Completion;
 
 /// How much news waits at most; beyond, the oldest is forgotten. Whoever missed it can still ask for each sample.
 const MOST: usize = 65_536;
+/// How many bytes that news may take.
+const MOST_BYTES: usize = 2 << 20;
 
 /// Sequence ids of one client of a sampling session: each has so many.
 const IDS_PER_CLIENT: u64 = 1_000_000_000;
@@ -35,6 +37,21 @@ struct News {
     /// The number of the latest entry.
     last: u64,
     entries: VecDeque<(u64, Completion)>,
+    /// What the entries take.
+    bytes: usize,
+}
+
+impl News {
+    fn forget_oldest(&mut self) {
+        if let Some((_, it)) = self.entries.pop_front() {
+            self.bytes -= size(&it);
+        }
+    }
+}
+
+/// What an entry takes.
+fn size(completion: &Completion) -> usize {
+    size_of::<(u64, Completion)>() + completion.state.len() + completion.request_id.len()
 }
 
 impl Feed {
@@ -43,9 +60,10 @@ impl Feed {
         let mut news = self.news.lock();
         news.last += 1;
         let number = news.last;
+        news.bytes += size(&completion);
         news.entries.push_back((number, completion));
-        if MOST < news.entries.len() {
-            news.entries.pop_front();
+        while MOST < news.entries.len() || (MOST_BYTES < news.bytes && 1 < news.entries.len()) {
+            news.forget_oldest();
         }
         drop(news);
         self.notify.notify_waiters();
@@ -60,19 +78,28 @@ impl Feed {
             return (Vec::new(), last);
         }
         while news.entries.front().is_some_and(|it| it.0 <= read) {
-            news.entries.pop_front();
+            news.forget_oldest();
         }
         (news.entries.iter().map(|it| it.1.clone()).collect(), last)
     }
 
     /// The news after `read`, waited for if there is none.
     pub(super) async fn wait(self: Arc<Self>, read: u64, patience: Duration) -> (Vec<Completion>, u64) {
-        let deadline = tokio::time::Instant::now() + patience;
+        // A time that is beyond all clocks is for ever.
+        let deadline = tokio::time::Instant::now().checked_add(patience);
         loop {
             // Created before the look, so that news in between is not missed.
             let notified = self.notify.notified();
             let (news, cursor) = self.after(read);
-            if !news.is_empty() || tokio::time::timeout_at(deadline, notified).await.is_err() {
+            let waited = match deadline {
+                _ if !news.is_empty() => return (news, cursor),
+                Some(it) => tokio::time::timeout_at(it, notified).await.is_ok(),
+                None => {
+                    notified.await;
+                    true
+                }
+            };
+            if !waited {
                 return (news, cursor);
             }
         }
@@ -115,8 +142,12 @@ mod tests {
         let feed = Feed::default();
         (0..MOST + 10).for_each(|i| feed.push(done(&i.to_string())));
         let (news, cursor) = feed.after(0);
-        assert_eq!((news.len(), cursor), (MOST, MOST as u64 + 10));
-        assert_eq!(news[0].request_id, "10");
+        let bytes: usize = news.iter().map(size).sum();
+        assert!(news.len() <= MOST && bytes <= MOST_BYTES && MOST_BYTES < bytes + 200, "{bytes}");
+        assert_eq!(cursor, MOST as u64 + 10);
+        assert_eq!(news.last().map(|it| it.request_id.as_str()), Some("65545"), "the latest stays");
+        feed.after(cursor);
+        assert_eq!(feed.news.lock().bytes, 0);
     }
 
     #[test]

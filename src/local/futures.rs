@@ -84,6 +84,8 @@ struct Entry {
     place: Option<Place>,
     /// Only samples: a model's requests have their turn whether anybody waits for them or not.
     cancellable: bool,
+    /// Whose it is, if it is anybody's.
+    session: Option<Box<str>>,
     /// Where its end is told besides.
     feed: Option<Arc<Feed>>,
     /// Where its times are noted.
@@ -121,6 +123,11 @@ pub(super) enum Found {
     Done(Outcome),
 }
 
+/// The session of a model or of a sampler, whose ids begin with it.
+pub(super) fn session_of(id: &str) -> &str {
+    id.split(':').next().unwrap_or(id)
+}
+
 enum Look {
     Now(Found),
     Later(Arc<Notify>, Option<Place>),
@@ -150,17 +157,24 @@ impl Futures {
 
     /// A new request.
     pub(super) fn create(&self, place: Option<Place>, span: Option<Arc<Span>>) -> Ticket {
-        self.add(place, false, None, span)
+        let session = place.as_ref().map(|it| session_of(&it.model_id).into());
+        self.add(place, session, false, None, span)
     }
 
-    /// A new request that can be cancelled, and whose end is told to a feed if one is given.
-    pub(super) fn create_cancellable(&self, feed: Option<Arc<Feed>>, span: Option<Arc<Span>>) -> Ticket {
-        self.add(None, true, feed, span)
+    /// A new request of a session that can be cancelled, and whose end is told to a feed if one is given.
+    pub(super) fn create_cancellable(
+        &self,
+        session: Option<&str>,
+        feed: Option<Arc<Feed>>,
+        span: Option<Arc<Span>>,
+    ) -> Ticket {
+        self.add(None, session.map(Into::into), true, feed, span)
     }
 
     fn add(
         &self,
         place: Option<Place>,
+        session: Option<Box<str>>,
         cancellable: bool,
         feed: Option<Arc<Feed>>,
         span: Option<Arc<Span>>,
@@ -178,6 +192,7 @@ impl Futures {
             cancelled: cancelled.clone(),
             place,
             cancellable,
+            session,
             feed,
             span: span.clone(),
         };
@@ -217,6 +232,23 @@ impl Futures {
         }
     }
 
+    /// Ends the samples of a session that have not ended, and tells who works on them.
+    pub(super) fn cancel_all_of(&self, session: &str, why: &str) {
+        let mut inner = self.inner.lock();
+        let of_session = |it: &Entry| it.cancellable && it.session.as_deref() == Some(session);
+        let open = |it: &Entry| it.outcome.is_none() && of_session(it);
+        for (number, entry) in inner.entries.iter_mut().filter(|it| open(it.1)) {
+            entry.cancelled.store(true, Ordering::Relaxed);
+            entry.end(&format!("{}{number}", self.prefix), Outcome::user(why));
+        }
+    }
+
+    /// Whose request it is.
+    pub(super) fn session(&self, id: &str) -> Option<Box<str>> {
+        let inner = self.inner.lock();
+        inner.entries.get(&self.number(id)?)?.session.clone()
+    }
+
     /// Fails all requests that have not ended, and all that come from now on.
     pub(super) fn close(&self, why: &'static str) {
         let mut inner = self.inner.lock();
@@ -249,7 +281,6 @@ impl Futures {
 
     /// Waits for the end of a request, for so long.
     pub(super) async fn wait(&self, id: &str, patience: Duration) -> Found {
-        let deadline = tokio::time::Instant::now() + patience;
         let (notify, place) = match self.look(id) {
             Look::Now(found) => return found,
             Look::Later(notify, place) => (notify, place),
@@ -259,7 +290,7 @@ impl Futures {
         if let Look::Now(found) = self.look(id) {
             return found;
         }
-        let _ = tokio::time::timeout_at(deadline, notified).await;
+        let _ = tokio::time::timeout(patience, notified).await;
         match self.look(id) {
             Look::Now(found) => found,
             Look::Later(..) => Found::Pending(place),

@@ -30,6 +30,7 @@ use super::tokens::Tokens;
 mod access;
 mod futures;
 mod rest;
+mod turn;
 
 const PROTOBUF: &str = "application/x-protobuf";
 /// The largest request, compressed or not.
@@ -133,7 +134,7 @@ where
     post(move |Shared(app): Context, uri: Uri, body: Bytes| async move {
         match request::<T>(&body) {
             Ok(it) => reply(serve(&app, it, fingerprint(&uri, &body))),
-            Err(error) => unreadable(&error),
+            Err(error) => turn::keep(&app.state, &error, turn::of_json(&body), fingerprint(&uri, &body)),
         }
     })
 }
@@ -227,23 +228,30 @@ async fn forward_backward(Shared(app): Context, uri: Uri, headers: HeaderMap, bo
         Ok(it) => it,
         Err(Refusal { status, detail }) => return refusal(status, &detail),
     };
-    let call = match mentions(&headers, header::CONTENT_TYPE, PROTOBUF) {
+    let fingerprint = fingerprint(&uri, &body);
+    let is_protobuf = mentions(&headers, header::CONTENT_TYPE, PROTOBUF);
+    let call = match is_protobuf {
         true => train::decode_forward_backward_request(&body),
         false => train::decode_forward_backward_json(&body, "forward_backward_input"),
     };
-    pass(&app, call, fingerprint(&uri, &body))
+    match call {
+        Ok(it) => pass(&app, it, fingerprint),
+        Err(error) => {
+            let turn = if is_protobuf { turn::of_protobuf(&body) } else { turn::of_json(&body) };
+            turn::keep(&app.state, &error, turn, fingerprint)
+        }
+    }
 }
 
 async fn forward(Shared(app): Context, uri: Uri, body: Bytes) -> Response {
-    let call = train::decode_forward_backward_json(&body, "forward_input");
-    pass(&app, call, fingerprint(&uri, &body))
+    let fingerprint = fingerprint(&uri, &body);
+    match train::decode_forward_backward_json(&body, "forward_input") {
+        Ok(it) => pass(&app, it, fingerprint),
+        Err(error) => turn::keep(&app.state, &error, turn::of_json(&body), fingerprint),
+    }
 }
 
-fn pass(app: &App, call: crate::Result<train::ForwardBackwardCall>, fingerprint: u64) -> Response {
-    let call = match call {
-        Ok(it) => it,
-        Err(error) => return unreadable(&error),
-    };
+fn pass(app: &App, call: train::ForwardBackwardCall, fingerprint: u64) -> Response {
     // The legacy form may come without a number.
     let seq_id = Some(u64::from(call.seq_id)).filter(|it| 0 < *it);
     let custom = app.state.custom_loss(&call.model_id, &call.loss.loss_fn);
@@ -262,23 +270,10 @@ fn optim_step(app: &App, request: OptimStepRequest, fingerprint: u64) -> Reply<U
         if request.optimizer_params.is_some() {
             return Work::Refused { error: "optimizer_params: only adam_params are offered here".into() };
         }
-        let params = request.adam_params.unwrap_or_default();
-        if let Err(error) = params.validate() {
-            return Work::Refused { error: error.to_string() };
+        match Adam::read(&request.adam_params.unwrap_or_default()) {
+            Ok(adam) => Work::Step { model_id: model_id.clone(), adam },
+            Err(error) => Work::Refused { error },
         }
-        // What was never trained would be divided by nothing.
-        if params.eps == 0.0 {
-            return Work::Refused { error: "adam_params.eps: must be above 0".into() };
-        }
-        let adam = Adam {
-            learning_rate: params.learning_rate,
-            beta1: params.beta1,
-            beta2: params.beta2,
-            eps: params.eps,
-            weight_decay: params.weight_decay,
-            grad_clip_norm: params.grad_clip_norm,
-        };
-        Work::Step { model_id: model_id.clone(), adam }
     })
 }
 

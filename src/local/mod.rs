@@ -4,8 +4,9 @@
 //! examples run offline, tests train for real, and nothing is paid for. It uses of the rest of the crate only the types,
 //! the wire formats and the error, so that the client talks to it as to a stranger.
 //!
-//! One engine thread runs the jobs in order; samples that queue up behind each other run side by side. A client that
-//! waits for a result, or for news of many, costs no thread. The one model is `tinkex/nano`, whose tokens are bytes
+//! One engine thread runs the jobs; the sessions of its clients take turns, each in its own order, and samples run side by
+//! side. Models are made between the turns. What a session had asked for is dropped when it ends, and waits while nothing
+//! is heard of it. A client that waits for a result, or for news of many, costs no thread. The one model is `tinkex/nano`, whose tokens are bytes
 //! ([`tokenizer::Bytes`](crate::tokenizer::Bytes)).
 //!
 //! Every verb works offline except the audit log, and asking whom a plain key stands for. Losses that clients write as graphs are
@@ -21,7 +22,9 @@ mod feeds;
 mod futures;
 mod http;
 mod kernel;
+mod lines;
 mod nn;
+mod queue;
 mod sampling;
 mod server;
 mod state;

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::serve::ListenerExt;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tokio::sync::Notify;
 
@@ -18,12 +18,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::wire::json::{ClientConfig, DynamicConfig};
 
 use super::checkpoint::Store;
-use super::engine::{Engine, Panics};
+use super::engine::{Engine, Panics, most_samples_at_once};
 use super::futures::Futures;
 use super::http::{App, router};
 use super::nn;
+use super::queue::Queue;
 use super::state::State;
 
+/// No long poll is held longer, whatever the options say.
+const LONGEST_POLL: Duration = Duration::from_secs(24 * 3600);
 /// How long stopping waits for the work in hand.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -44,7 +47,8 @@ const SWEEP: Duration = Duration::from_secs(30);
 pub struct Options {
     /// The port on the loopback address. Default 0: any free one.
     pub port: u16,
-    /// Where checkpoints are kept. Default none: a folder of its own that is removed when the server stops.
+    /// Where checkpoints are kept: one engine at a time may use a folder. Default none: a folder of its own that is
+    /// removed when the server stops.
     pub data_dir: Option<PathBuf>,
     /// The key that every request must bear. Default `tml-local`.
     pub api_key: String,
@@ -57,8 +61,12 @@ pub struct Options {
     pub long_poll: Duration,
     /// Results of more bytes are announced first, so that clients can make room for them. Default 4 MiB.
     pub announce_above: usize,
-    /// A session that was silent for so long is ended, and its models are unloaded. Default 300 s.
+    /// A session that was silent for so long is ended: its models are unloaded, and what it had asked for is dropped.
+    /// Default 300 s.
     pub session_timeout: Duration,
+    /// A session that was silent for so long gets no more turns until it is heard of again. Clients send a sign of life
+    /// every ten seconds. Default 60 s.
+    pub pause_after: Duration,
     /// Clients are told to wait for all samples of a sampler together. Default false: for each alone. Both are served.
     pub sample_use_retrieve_futures: bool,
     /// Clients that share a sampler are told to ask for a number of their own. Default false: they draw one. Both are
@@ -81,6 +89,7 @@ impl Default for Options {
             long_poll: Duration::from_secs(20),
             announce_above: 4 << 20,
             session_timeout: Duration::from_secs(300),
+            pause_after: Duration::from_secs(60),
             sample_use_retrieve_futures: false,
             sample_join_sampling_session: false,
             pjwt_auth_enabled: false,
@@ -117,6 +126,7 @@ impl fmt::Debug for Options {
             .field("long_poll", &self.long_poll)
             .field("announce_above", &self.announce_above)
             .field("session_timeout", &self.session_timeout)
+            .field("pause_after", &self.pause_after)
             .field("sample_use_retrieve_futures", &self.sample_use_retrieve_futures)
             .field("sample_join_sampling_session", &self.sample_join_sampling_session)
             .field("pjwt_auth_enabled", &self.pjwt_auth_enabled)
@@ -150,6 +160,8 @@ pub struct Server {
     data_dir: PathBuf,
     /// The folder is ours and goes with us.
     temporary: bool,
+    /// The one that started it.
+    process: u32,
     stopping: Arc<AtomicBool>,
     wake: Arc<Notify>,
     threads: Vec<Thread>,
@@ -168,7 +180,7 @@ impl Server {
     /// Starts a server.
     ///
     /// # Errors
-    /// The port is taken, the folder cannot be made, or the system refuses a thread.
+    /// The port is taken, the folder cannot be made or is used by another engine, or the system refuses a thread.
     pub fn start(options: Options) -> Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port));
         let bound = TcpListener::bind(address).and_then(|it| it.set_nonblocking(true).map(|()| it));
@@ -178,17 +190,16 @@ impl Server {
         let temporary = options.data_dir.is_none();
         let (flags, dynamic_flags) = (options.flags(), options.dynamic_flags());
         let data_dir = match options.data_dir {
-            Some(it) => it,
-            None => {
-                std::env::temp_dir().join(format!("tinkex-{}-{:016x}", std::process::id(), fastrand::u64(..)))
-            }
+            Some(it) => make_folder(&it, true).map(|()| it),
+            None => temporary_folder(),
         };
-        make_folder(&data_dir)?;
+        let data_dir = data_dir.map_err(system)?;
         let mut server = Server {
             url: format!("http://127.0.0.1:{port}"),
             api_key: options.api_key.clone(),
             data_dir: data_dir.clone(),
             temporary,
+            process: std::process::id(),
             stopping: Arc::default(),
             wake: Arc::default(),
             threads: Vec::new(),
@@ -196,37 +207,49 @@ impl Server {
         // From here on an early return drops the server, which stops what was started.
         let config = nn::ModelConfig::nano();
         let base = Arc::new(nn::Weights::seeded(&config, options.seed));
-        let store = Arc::new(Store::new(data_dir));
+        let store = Arc::new(Store::open(data_dir).map_err(system)?);
         let futures = Arc::new(Futures::new(fastrand::u64(..) >> 32));
-        let (queue, jobs) = unbounded();
         let panics = Panics::new();
-        let pool = server.pool(options.threads, panics.sender())?;
+        let pool = server.pool("compute", options.threads, panics.sender())?;
+        let side = server.pool("quick", 1, panics.sender())?;
+        let queue = Arc::new(Queue::new(most_samples_at_once(pool.current_num_threads())));
         let engine = Engine {
             base: base.clone(),
             store: store.clone(),
             futures: futures.clone(),
             pool,
+            side,
             panics,
             stop: server.stopping.clone(),
             trainers: Default::default(),
         };
+        let jobs = queue.clone();
         server.spawn("tinkex-engine", move || engine.run(&jobs))?;
         let app = Arc::new(App {
-            state: State::new(config, options.seed, options.session_timeout, store, futures, queue),
+            state: State::new(
+                config,
+                options.seed,
+                options.session_timeout,
+                options.pause_after,
+                store,
+                futures,
+                queue,
+            ),
             flags,
             dynamic_flags,
             api_key: options.api_key,
             tokens: Default::default(),
             url: server.url.clone(),
-            long_poll: options.long_poll,
+            // An instant further away cannot be computed with.
+            long_poll: options.long_poll.min(LONGEST_POLL),
             announce_above: options.announce_above,
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
         let runtime = runtime.map_err(|it| system(format!("cannot start the server's runtime: {it}")))?;
         let wake = server.wake.clone();
-        server.spawn("tinkex-server", move || {
-            runtime.block_on(serve(listener, app, options.session_timeout, wake))
-        })?;
+        let shortest = options.session_timeout.min(options.pause_after);
+        let period = (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(5));
+        server.spawn("tinkex-server", move || runtime.block_on(serve(listener, app, period, wake)))?;
         Ok(server)
     }
 
@@ -250,17 +273,17 @@ impl Server {
         drop(self);
     }
 
-    /// The threads that compute. They end when the pool is dropped, which the engine thread does last.
-    fn pool(&mut self, threads: usize, panics: Sender<String>) -> Result<ThreadPool> {
+    /// Threads that compute. They end when the pool is dropped, which the engine thread does last.
+    fn pool(&mut self, name: &'static str, threads: usize, panics: Sender<String>) -> Result<ThreadPool> {
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
-            .thread_name(|i| format!("tinkex-compute-{i}"))
+            .thread_name(move |i| format!("tinkex-{name}-{i}"))
             // A waiting thread takes up other work on top of its own, which takes stack.
             .stack_size(8 << 20)
             // If nobody listens any more then nobody is left to be told.
             .panic_handler(move |payload| drop(panics.send(text_of(&*payload))))
             .spawn_handler(|thread| {
-                let name = thread.name().unwrap_or("tinkex-compute").to_string();
+                let name = thread.name().unwrap_or("tinkex").to_string();
                 let stack = thread.stack_size();
                 self.threads.push(Thread::start(name, stack, || thread.run())?);
                 Ok(())
@@ -279,6 +302,11 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // In a forked child there are none of the threads, and the folder is the parent's.
+        if self.process != std::process::id() {
+            std::mem::forget(std::mem::take(&mut self.threads));
+            return;
+        }
         self.stopping.store(true, Ordering::Relaxed);
         self.wake.notify_one();
         let deadline = Instant::now() + PATIENCE;
@@ -331,7 +359,7 @@ impl Thread {
     }
 }
 
-async fn serve(listener: TcpListener, app: Arc<App>, session_timeout: Duration, stop: Arc<Notify>) {
+async fn serve(listener: TcpListener, app: Arc<App>, period: Duration, stop: Arc<Notify>) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(it) => it,
         Err(error) => {
@@ -343,19 +371,19 @@ async fn serve(listener: TcpListener, app: Arc<App>, session_timeout: Duration, 
     let listener = listener.tap_io(|it| {
         let _ = it.set_nodelay(true);
     });
-    tokio::spawn(watch_sessions(app.clone(), session_timeout));
+    tokio::spawn(watch_sessions(app.clone(), period));
     tokio::spawn(async move { axum::serve(listener, router(app)).await });
     // Returning ends the runtime, and with it all connections and the state.
     stop.notified().await;
 }
 
-async fn watch_sessions(app: Arc<App>, session_timeout: Duration) {
-    let period = (session_timeout / 4).clamp(Duration::from_millis(10), Duration::from_secs(5));
+async fn watch_sessions(app: Arc<App>, period: Duration) {
     let mut swept = Instant::now();
     loop {
         tokio::time::sleep(period).await;
         let now = Instant::now();
         app.state.end_silent_sessions(now);
+        app.state.pause_silent_sessions(now);
         // To look for them is to read every checkpoint's description. Meanwhile they count as gone already.
         if SWEEP <= now.duration_since(swept) {
             swept = now;
@@ -364,12 +392,27 @@ async fn watch_sessions(app: Arc<App>, session_timeout: Duration) {
     }
 }
 
-fn make_folder(path: &Path) -> Result<()> {
+/// Makes a folder that only its owner may use. One that is there already is taken if that is `known` to be wanted.
+fn make_folder(path: &Path, known: bool) -> std::result::Result<(), String> {
     let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
+    builder.recursive(known);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path).map_err(|it| system(format!("cannot create {}: {it}", path.display())))
+    builder.create(path).map_err(|it| format!("cannot create {}: {it}", path.display()))
+}
+
+/// A folder of our own among those of everybody: one that is there already is somebody else's.
+fn temporary_folder() -> std::result::Result<PathBuf, String> {
+    let name = || format!("tinkex-{}-{:016x}", std::process::id(), fastrand::u64(..));
+    let mut made = Err(String::new());
+    for _ in 0..8 {
+        let path = std::env::temp_dir().join(name());
+        made = make_folder(&path, false).map(|()| path);
+        if made.is_ok() {
+            break;
+        }
+    }
+    made
 }
 
 fn text_of(payload: &(dyn std::any::Any + Send)) -> String {

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -16,8 +15,9 @@ use super::checkpoint::{Problem, Store};
 use super::downloads::Downloads;
 use super::engine::{Job, Work};
 use super::feeds::Feed;
-use super::futures::{Futures, Outcome, Place};
+use super::futures::{Futures, Outcome, Place, session_of};
 use super::nn::{LoraSpec, ModelConfig};
+use super::queue::Queue;
 use super::sampling::Slot;
 use super::trace::{Span, Trace};
 use super::turns::{Recent, Seen, Turns};
@@ -72,12 +72,15 @@ pub(super) struct State {
     config: ModelConfig,
     base_seed: u64,
     session_timeout: Duration,
-    queue: Sender<Job>,
+    pause_after: Duration,
+    queue: Arc<Queue>,
     downloads: Downloads,
     inner: Mutex<Inner>,
 }
 
 struct Inner {
+    /// For the sessions that are heard of again.
+    queue: Arc<Queue>,
     rng: fastrand::Rng,
     /// Seeds of samples that name none: repeatable, in the order of arrival.
     seeds: fastrand::Rng,
@@ -110,9 +113,27 @@ struct Session {
     end: Option<End>,
     trace: Arc<Trace>,
     contact: Instant,
+    /// When one of its results was last asked for, which is no sign that the session is wanted, but that somebody waits.
+    polled: Instant,
+    /// It has no turns, because nobody seems to wait.
+    paused: bool,
     models: Recent,
     samplers: Recent,
     losses: Losses,
+}
+
+impl Session {
+    /// Notes that something was heard of it.
+    fn heard(&mut self, id: &str, queue: &Queue) {
+        self.contact = Instant::now();
+        self.resume(id, queue);
+    }
+
+    fn resume(&mut self, id: &str, queue: &Queue) {
+        if std::mem::take(&mut self.paused) {
+            queue.resume(id);
+        }
+    }
 }
 
 /// A model that is being trained.
@@ -150,11 +171,13 @@ impl State {
         config: ModelConfig,
         base_seed: u64,
         session_timeout: Duration,
+        pause_after: Duration,
         store: Arc<Store>,
         futures: Arc<Futures>,
-        queue: Sender<Job>,
+        queue: Arc<Queue>,
     ) -> Self {
         let inner = Inner {
+            queue: queue.clone(),
             rng: fastrand::Rng::new(),
             seeds: fastrand::Rng::with_seed(base_seed),
             sessions: HashMap::new(),
@@ -165,14 +188,13 @@ impl State {
             copies: VecDeque::new(),
         };
         let (downloads, inner) = (Downloads::default(), Mutex::new(inner));
-        State { futures, store, config, base_seed, session_timeout, queue, downloads, inner }
+        State { futures, store, config, base_seed, session_timeout, pause_after, queue, downloads, inner }
     }
 
-    /// Hands jobs to the engine thread. If that is gone, their futures were failed already.
-    fn enqueue(&self, jobs: impl IntoIterator<Item = Job>) {
-        for job in jobs {
-            let _ = self.queue.send(job);
-        }
+    /// Hands jobs of a session to the engine thread. If that is gone, their futures were failed already. What belongs to
+    /// no session has a line of its own.
+    fn enqueue(&self, session_id: &str, jobs: impl IntoIterator<Item = Job>) {
+        self.queue.push(session_id, jobs);
     }
 
     pub(super) fn capabilities(&self) -> ServerCapabilitiesResponse {
@@ -205,6 +227,8 @@ impl State {
                 end: None,
                 trace: Arc::default(),
                 contact: Instant::now(),
+                polled: Instant::now(),
+                paused: false,
                 models: Recent::new(4096),
                 samplers: Recent::new(4096),
                 losses: Losses::new(),
@@ -221,6 +245,28 @@ impl State {
     pub(super) fn heartbeat(&self, session_id: &str) -> Reply<SessionHeartbeatResponse> {
         self.inner.lock().session(session_id)?;
         Ok(SessionHeartbeatResponse {})
+    }
+
+    /// Notes that somebody waits for a result.
+    pub(super) fn polled(&self, request_id: &str) {
+        let Some(session_id) = self.futures.session(request_id) else { return };
+        let mut inner = self.inner.lock();
+        if let Some(session) = inner.sessions.get_mut(&*session_id) {
+            session.polled = Instant::now();
+            session.resume(&session_id, &self.queue);
+        }
+    }
+
+    /// Gives the sessions that were silent for a while no more turns until they are heard of again: nobody seems to wait.
+    pub(super) fn pause_silent_sessions(&self, now: Instant) {
+        let mut inner = self.inner.lock();
+        for (id, session) in inner.sessions.iter_mut().filter(|it| it.1.end.is_none() && !it.1.paused) {
+            let heard = session.contact.max(session.polled);
+            if self.pause_after < now.saturating_duration_since(heard) {
+                session.paused = true;
+                self.queue.pause(id);
+            }
+        }
     }
 
     /// Ends a session; ending it again is fine, and the first reason stays.
@@ -260,9 +306,15 @@ impl State {
         inner.samplers.retain(|_, it| it.session_id != session_id);
         let of_session: Vec<String> =
             inner.models.iter().filter(|it| it.1.session_id == session_id).map(|it| it.0.clone()).collect();
+        // Nobody waits for it any more. What the engine works on now comes to its end.
+        let dropped = format!("this was not done: {why}");
+        for ticket in self.queue.forget(session_id).into_iter().filter_map(|it| it.ticket) {
+            self.futures.finish(&ticket.id, Outcome::user(dropped.as_str()));
+        }
+        self.futures.cancel_all_of(session_id, &dropped);
         for model_id in of_session {
             self.remove_model(inner, &model_id, why);
-            self.enqueue([Job { ticket: None, work: Work::Unload { model_id } }]);
+            self.enqueue(session_id, [Job { ticket: None, work: Work::Unload { model_id } }]);
         }
     }
 
@@ -287,6 +339,16 @@ impl State {
         work: impl FnOnce(&Model) -> Work,
     ) -> Reply<UntypedFuture> {
         self.submit_in(&mut self.inner.lock(), model_id, seq_id, fingerprint, work)
+    }
+
+    /// Takes the turn of a request whose body says no more than whose turn it is.
+    pub(super) fn submit_refused(
+        &self,
+        (model_id, seq_id): (&str, u64),
+        fingerprint: u64,
+        error: String,
+    ) -> Reply<UntypedFuture> {
+        self.submit(model_id, Some(seq_id), fingerprint, |_| Work::Refused { error })
     }
 
     fn submit_in(
@@ -323,7 +385,7 @@ impl State {
         let reply = future(&ticket.id, Some(model_id));
         let id = ticket.id.clone();
         let due = model.turns.arrive(seq_id, fingerprint, &id, Job { ticket: Some(ticket), work });
-        self.enqueue(due);
+        self.enqueue(session_of(model_id), due);
         Ok(reply)
     }
 
@@ -339,6 +401,12 @@ impl State {
     }
 }
 
+impl Drop for State {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
 impl Inner {
     /// Notes in the trace of a session that something was asked for.
     fn span(&self, session_id: &str, verb: &'static str, of: &str) -> Option<Arc<Span>> {
@@ -351,7 +419,7 @@ impl Inner {
             None => refuse(404, format!("session {id} does not exist")),
             Some(it) if it.end.is_some() => refuse(410, format!("session {id} is finished")),
             Some(it) => {
-                it.contact = Instant::now();
+                it.heard(id, &self.queue);
                 Ok(it)
             }
         }
@@ -363,7 +431,7 @@ impl Inner {
             return refuse(404, format!("model {id} does not exist, or its session has ended"));
         };
         if let Some(session) = self.sessions.get_mut(&model.session_id) {
-            session.contact = Instant::now();
+            session.heard(&model.session_id, &self.queue);
         }
         Ok(model)
     }

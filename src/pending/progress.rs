@@ -192,6 +192,13 @@ impl Progress {
         })
     }
 
+    /// The error that ends this operation: with what is known here, and the one account of its attempts and its time.
+    pub(crate) fn account(&self, error: Error, now: Instant) -> Error {
+        let attempts = self.state.lock().attempts;
+        let elapsed = now.saturating_duration_since(self.submitted);
+        self.explain(error, now).accounted(attempts, elapsed)
+    }
+
     /// How far the operation is, in words.
     pub(crate) fn describe(&self, done: bool, now: Instant) -> String {
         let status = self.status(done, now);

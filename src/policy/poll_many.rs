@@ -14,7 +14,7 @@ use super::verdict::{Facts, Verdict};
 
 /// How often a request that the server calls malformed, or a turn that panicked, is repeated.
 const MOST_BAD_REQUESTS: u32 = 3;
-/// The pause after anything that went wrong.
+/// The pause after anything that went wrong, or that went on for no reason.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// Polls that bring something follow each other no faster than this, so that samples that finish one after the other
 /// are announced together.
@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MOST_PATIENCE: u32 = 4;
 /// Samples that are looked up by themselves at the same time.
 const LOOKS: usize = 4;
+/// Reports that bring nothing follow each other at once only so often: there may be a server whose cursor moves by itself.
+const MOST_EMPTY_REPORTS: u32 = 3;
 /// How many ids are remembered that nobody waits for.
 const MOST_REMEMBERED: usize = 4096;
 
@@ -72,6 +74,8 @@ pub(crate) enum Step<W> {
 pub(crate) enum Registered<W> {
     /// It will be handed back.
     Waiting,
+    /// As `Waiting`, in the place of somebody who waited for the same id and will not get its result.
+    Replaces(W),
     /// Its sample is finished already.
     Ready(W, Completion),
     /// It has to wait for itself.
@@ -104,6 +108,8 @@ pub(crate) struct PollMany<W> {
     /// Fetched, and the server does not know that yet.
     retrieved: BTreeSet<String>,
     bad_requests: u32,
+    /// Reports since the last one that brought something, or that somebody waited for.
+    empty_reports: u32,
     last_contact: Duration,
     silence: Duration,
     end: Option<End>,
@@ -129,28 +135,38 @@ enum Fetch {
 /// The latest of what nobody may ever ask for: what the server says must not fill the memory.
 #[derive(Debug)]
 struct Recent<V> {
-    entries: HashMap<String, V>,
-    order: VecDeque<String>,
+    entries: HashMap<String, (u64, V)>,
+    /// In the order of their numbers. Those that were removed stay here until their turn comes.
+    order: VecDeque<(u64, String)>,
+    n_inserted: u64,
 }
 
 impl<V> Recent<V> {
     fn new() -> Self {
-        Recent { entries: HashMap::new(), order: VecDeque::new() }
+        Recent { entries: HashMap::new(), order: VecDeque::new(), n_inserted: 0 }
     }
 
     fn insert(&mut self, id: &str, value: V) {
-        if self.entries.insert(id.into(), value).is_none() {
-            self.order.push_back(id.into());
+        // One that is there already keeps its age.
+        if let Some(known) = self.entries.get_mut(id) {
+            known.1 = value;
+            return;
         }
-        if MOST_REMEMBERED < self.order.len()
-            && let Some(oldest) = self.order.pop_front()
+        self.n_inserted += 1;
+        self.entries.insert(id.into(), (self.n_inserted, value));
+        self.order.push_back((self.n_inserted, id.into()));
+        while MOST_REMEMBERED < self.order.len()
+            && let Some((number, oldest)) = self.order.pop_front()
         {
-            self.entries.remove(&oldest);
+            // What was inserted again since has another number.
+            if self.entries.get(&oldest).is_some_and(|it| it.0 == number) {
+                self.entries.remove(&oldest);
+            }
         }
     }
 
     fn remove(&mut self, id: &str) -> Option<V> {
-        self.entries.remove(id)
+        self.entries.remove(id).map(|it| it.1)
     }
 }
 
@@ -167,6 +183,7 @@ impl<W> PollMany<W> {
             forgotten: Recent::new(),
             retrieved: BTreeSet::new(),
             bad_requests: 0,
+            empty_reports: 0,
             last_contact: Duration::ZERO,
             silence,
             end: None,
@@ -194,8 +211,10 @@ impl<W> PollMany<W> {
             None => {
                 let look = now + PATIENCE * (1 << looks.min(MOST_PATIENCE));
                 self.next_look = self.next_look.min(look);
-                self.waiting.insert(id.into(), Waiting { waiter, look, looks });
-                Registered::Waiting
+                match self.waiting.insert(id.into(), Waiting { waiter, look, looks }) {
+                    Some(before) => Registered::Replaces(before.waiter),
+                    None => Registered::Waiting,
+                }
             }
         }
     }
@@ -330,6 +349,10 @@ impl<W> PollMany<W> {
         self.bad_requests = 0;
         self.acked = self.acked.max(turn.prev_cursor);
         self.cursor = reply.cursor.unwrap_or(self.cursor);
+        // The cursor is opaque: one that moves without news is nothing to be acknowledged.
+        if reply.completions.is_empty() {
+            self.acked = self.acked.max(self.cursor);
+        }
         for id in &turn.retrieved {
             self.retrieved.remove(id);
         }
@@ -350,10 +373,18 @@ impl<W> PollMany<W> {
             }
         }
         let took = times.now.saturating_sub(times.sent);
-        match ready.is_empty() {
-            true if turn.long => (Step::Nothing, FLOOR_EMPTY.saturating_sub(took)),
+        if !ready.is_empty() {
+            self.empty_reports = 0;
+            return (Step::Ready(ready), FLOOR.saturating_sub(took));
+        }
+        if turn.long {
+            self.empty_reports = 0;
+            return (Step::Nothing, FLOOR_EMPTY.saturating_sub(took));
+        }
+        self.empty_reports += 1;
+        match self.empty_reports <= MOST_EMPTY_REPORTS || self.cursor <= self.acked {
             true => (Step::Nothing, Duration::ZERO),
-            false => (Step::Ready(ready), FLOOR.saturating_sub(took)),
+            false => (Step::Nothing, AFTER_FAILURE),
         }
     }
 

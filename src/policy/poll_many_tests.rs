@@ -301,3 +301,53 @@ fn what_nobody_asks_for_fills_no_memory() {
     let last = format!("stranger-{}", 2 * MOST_REMEMBERED - 1);
     assert!(matches!(machine.register(&last, "x", Duration::ZERO), Registered::Ready(..)));
 }
+
+#[test]
+fn a_cursor_that_moves_without_news_is_not_reported_back() {
+    let mut machine = machine(&["a"]);
+    assert!(matches!(tell(&mut machine, 7, &["a"]), Step::Ready(_)));
+    machine.fetched("a".into(), true);
+    assert_eq!(machine.next(), turn(7, false, &["a"]));
+    tell(&mut machine, 1000, &[]);
+    assert_eq!(machine.next(), None);
+    // It is the one to go on from all the same.
+    machine.register("b", "b", Duration::ZERO);
+    assert_eq!(machine.next(), turn(1000, true, &[]));
+}
+
+#[test]
+fn a_server_that_always_has_news_for_others_is_asked_once_a_second_while_nobody_waits() {
+    let mut machine = machine(&["a"]);
+    tell(&mut machine, 1, &["a"]);
+    machine.fetched("a".into(), true);
+    let news = |i: u64| {
+        json!({"completions": [{"state": "finished", "request_id": format!("stranger-{i}")}], "cursor": i})
+            .to_string()
+    };
+    let pauses: Vec<Duration> = (2..8).map(|i| answer(&mut machine, 200, &news(i)).1).collect();
+    assert_eq!(pauses[..3], [Duration::ZERO; 3]);
+    assert_eq!(pauses[3..], [AFTER_FAILURE; 3]);
+    // Whoever waits is polled for at the usual pace.
+    machine.register("b", "b", Duration::ZERO);
+    assert_eq!(answer(&mut machine, 200, &news(8)).1, FLOOR_EMPTY);
+}
+
+#[test]
+fn of_two_who_wait_for_the_same_id_the_first_is_handed_back() {
+    let mut machine = machine(&["a"]);
+    assert!(matches!(machine.register("a", "again", Duration::ZERO), Registered::Replaces("a")));
+    assert!(matches!(tell(&mut machine, 1, &["a"]), Step::Ready(it) if it.len() == 1 && it[0].1 == "again"));
+}
+
+#[test]
+fn what_is_remembered_anew_is_as_young_as_anything() {
+    let mut recent = Recent::new();
+    recent.insert("a", 1);
+    recent.remove("a");
+    for i in 0..MOST_REMEMBERED - 2 {
+        recent.insert(&format!("{i}"), 0);
+    }
+    recent.insert("a", 2);
+    recent.insert("z", 0);
+    assert_eq!((recent.remove("a"), recent.order.len()), (Some(2), MOST_REMEMBERED));
+}

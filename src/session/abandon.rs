@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::http::{Call, Lane};
 use crate::sync::Mutex;
 use crate::sync::pool::{Part, Pool, PoolConfig};
+use crate::sync::undo::Undo;
 use crate::wire::json::CancelFutureRequest;
 
 use super::{PoolStatus, Session, pool_status};
@@ -110,13 +111,26 @@ impl Session {
             state.request_ids.push_back(request_id);
             !std::mem::replace(&mut state.running, true)
         };
+        if !starts {
+            return;
+        }
         let session = self.clone();
-        if starts && let Err(error) = abandoned.pool.spawn(move || session.tell_abandoned()) {
-            let lost = {
-                let mut state = abandoned.state.lock();
-                state.running = false;
-                std::mem::take(&mut state.request_ids)
-            };
+        let lost = Undo::new(move |error| session.leave_abandoned(&error));
+        let session = self.clone();
+        let _undone_if_refused = abandoned.pool.spawn(move || {
+            session.tell_abandoned();
+            lost.disarm();
+        });
+    }
+
+    /// The thread that should tell the server is not there, or ended before its time.
+    fn leave_abandoned(&self, error: &Error) {
+        let lost = {
+            let mut state = self.abandoned.state.lock();
+            state.running = false;
+            std::mem::take(&mut state.request_ids)
+        };
+        if !lost.is_empty() {
             log::warn!(target: "tinkex", "{} samples could not be cancelled: {error}", lost.len());
         }
     }

@@ -8,7 +8,9 @@ use std::time::Instant;
 use crate::config::Threads;
 use crate::error::Error;
 use crate::policy::admission::{ROUND, more_hands};
+use crate::sync::fault::{self, Fault};
 use crate::sync::pool::{Pool, PoolConfig};
+use crate::sync::undo::Undo;
 use crate::sync::{self, Condvar, Mutex, unwind};
 
 use super::PoolStatus;
@@ -41,7 +43,7 @@ struct State {
 
 impl Crew {
     /// So many threads at first and at most, or as many as there may be.
-    pub(super) fn new(name: &'static str, few: usize, most: usize, threads: &Threads) -> Arc<Self> {
+    pub(crate) fn new(name: &'static str, few: usize, most: usize, threads: &Threads) -> Arc<Self> {
         let Threads { max_in_flight, stack_size, idle, .. } = *threads;
         let [few, most] = [few, most].map(|it| it.min(max_in_flight).max(1));
         // One more is the foreman.
@@ -66,23 +68,40 @@ impl Crew {
             state.watched = true;
             drop(state);
             let crew = self.clone();
-            if self.pool.spawn(move || crew.watch()).is_err() {
-                self.state.lock().watched = false;
-            }
+            let lost = Undo::new(move |_| crew.state.lock().watched = false);
+            let crew = self.clone();
+            // If there is no thread for it, the hands that there are have to do, and the next job tries again.
+            let _undone_if_refused = self.pool.spawn(move || {
+                crew.watch();
+                lost.disarm();
+            });
         }
     }
 
-    /// Starts a thread for a hand that is counted already; says whether that was possible.
+    /// Starts a thread for a hand that is counted already; says whether that was possible. However the hand comes to its end
+    /// without having worked, it is counted no more.
     fn hire(self: &Arc<Self>) -> bool {
         let crew = self.clone();
-        let Err(error) = self.pool.spawn(move || crew.work()) else { return true };
+        let lost = Undo::new(move |error| crew.dismiss(&error));
+        let crew = self.clone();
+        let hired = self.pool.spawn(move || {
+            crew.work();
+            lost.disarm();
+        });
+        hired.is_ok()
+    }
+
+    /// A hand is gone that did not find the queue empty. The last one takes the queue along: nobody else would see it.
+    fn dismiss(&self, error: &Error) {
+        if fault::is(Fault::KeepsTheHand) {
+            return;
+        }
         let stranded = {
             let mut state = self.state.lock();
             state.hands -= 1;
             if state.hands == 0 { mem::take(&mut state.queue) } else { VecDeque::new() }
         };
-        unwind::bury(stranded, &error);
-        false
+        unwind::bury(stranded, error);
     }
 
     /// Works until nothing is queued.
@@ -106,6 +125,7 @@ impl Crew {
     }
 
     /// Adds hands while jobs queue up behind a server that takes its time, until nothing is queued.
+    /// It is watched no more when this returns.
     fn watch(self: &Arc<Self>) {
         let mut state = self.state.lock();
         loop {
@@ -133,7 +153,7 @@ impl Crew {
     }
 
     /// Ends the threads, and returns how many are left at the deadline.
-    pub(super) fn close(&self, deadline: Instant) -> usize {
+    pub(crate) fn close(&self, deadline: Instant) -> usize {
         let queue = {
             let mut state = self.state.lock();
             state.closed = true;
@@ -152,4 +172,43 @@ impl Crew {
 #[cold]
 fn closed() -> Error {
     Error::closed("the client was closed before this was done")
+}
+
+#[cfg(all(test, not(shuttle)))]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::sync::oneshot::{Slot, oneshot};
+    use crate::sync::spawn::RefusedThreads;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn put(crew: &Arc<Crew>) -> Slot<()> {
+        let (reply, slot) = oneshot();
+        crew.put(move || reply.send(Ok(())));
+        slot
+    }
+
+    /// Four hands are refused at the same moment, while each counts on the others.
+    #[test]
+    fn no_job_is_left_to_hands_that_were_refused() {
+        let crew = Crew::new("tkc-refused", 4, 8, &Threads::default());
+        let refused = RefusedThreads::together("tkc-refused", 4);
+        let bringers: Vec<_> = (0..4)
+            .map(|_| {
+                let crew = crew.clone();
+                std::thread::spawn(move || (0..20).map(|_| put(&crew)).collect::<Vec<_>>())
+            })
+            .collect();
+        for slot in bringers.into_iter().flat_map(|it| it.join().unwrap()) {
+            let answer = slot.wait(Some(Instant::now() + LONG)).expect("an answer");
+            assert!(answer.unwrap_err().message().starts_with("no thread could be started"));
+        }
+        let hands = crew.state.lock().hands;
+        assert_eq!((hands, crew.status().queued), (0, 0));
+        drop(refused);
+        put(&crew).wait(Some(Instant::now() + LONG)).expect("an answer").unwrap();
+    }
 }

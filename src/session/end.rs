@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use super::Session;
 use crate::error::{Error, Result};
 use crate::http::{Call, Lane};
+use crate::pending::retry_deliveries;
+use crate::sync::process::leak;
+use crate::sync::{self, Condvar, Mutex, spawn};
 use crate::wire::{json, url};
 
 /// No end takes longer, whatever the settings say.
@@ -39,6 +42,10 @@ impl Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
+        // In a forked child the session and its sockets are the parent's.
+        if self.session.is_foreign() {
+            return leak(&self.session);
+        }
         self.session.end();
     }
 }
@@ -57,11 +64,15 @@ pub enum CloseStatus {
 impl Session {
     /// A client that is stopped and joined with the session, even after its last handle is gone.
     pub(crate) fn adopt(&self, child: Arc<dyn Child>) {
+        // Looked at without the lock, because that takes other ones.
+        let known = self.children.lock().clone();
+        let ended: Vec<_> = known.into_iter().filter(|it| it.has_ended()).collect();
         let over = {
             let mut children = self.children.lock();
-            let over: Vec<_> = children.extract_if(.., |it| it.has_ended()).collect();
+            let over: Vec<_> =
+                children.extract_if(.., |it| ended.iter().any(|ended| Arc::ptr_eq(it, ended))).collect();
             children.push(child.clone());
-            over
+            (over, ended)
         };
         // Dropped without the lock.
         drop(over);
@@ -69,6 +80,11 @@ impl Session {
         if self.closed.load(Ordering::Acquire) {
             child.stop();
         }
+    }
+
+    /// This is a forked child of the process that made the session.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.process.is_other()
     }
 
     /// How long closing may take.
@@ -81,7 +97,10 @@ impl Session {
         self.config.timeouts.finish.min(LONGEST_END).max(self.closing())
     }
 
+    /// # Errors
+    /// The session has ended, or this is a forked child of the process that made it.
     pub(crate) fn check_open(&self) -> Result<()> {
+        self.process.check()?;
         match self.closed.load(Ordering::Acquire) {
             true => Err(Error::closed("the service client is closed")),
             false => Ok(()),
@@ -99,6 +118,7 @@ impl Session {
 
     /// Tells the server how the session ended, then ends it here.
     pub(crate) fn close(&self, status: CloseStatus, detail: Option<&str>) -> Result<()> {
+        self.process.check()?;
         let deadline = Instant::now() + self.finishing();
         let id = self.id.lock().clone();
         let finished = match (self.check_open(), id) {
@@ -141,11 +161,12 @@ impl Session {
         self.end_by(now + self.closing() / 4, now + self.closing() / 2);
     }
 
-    /// Telemetry has until `told`, everything else until `deadline`.
+    /// Telemetry has until `told`, everything else until `deadline`. If somebody else is at it, waits for him.
     fn end_by(&self, told: Instant, deadline: Instant) {
         if self.closed.swap(true, Ordering::AcqRel) {
-            return;
+            return self.ending.wait(deadline);
         }
+        let _told_when_done = Done(&self.ending);
         self.cancel.cancel();
         self.dispatch.close();
         // While requests still can be sent. Nobody waits for this but the one who closes: all callers are answered.
@@ -173,5 +194,38 @@ impl Session {
         if 0 < left {
             log::warn!(target: "tinkex", "{left} threads were still busy when the client was closed");
         }
+        // There are no heartbeats any more that would do it.
+        retry_deliveries();
+    }
+}
+
+/// Whether the end of a session is complete.
+#[derive(Default)]
+pub(super) struct Ending {
+    is_over: Mutex<bool>,
+    over: Condvar,
+}
+
+impl Ending {
+    /// Waits for the thread that ends the session. A thread of a client's own does not: it is one of those that are waited for.
+    fn wait(&self, deadline: Instant) {
+        if spawn::is_ours() {
+            return;
+        }
+        let mut is_over = self.is_over.lock();
+        let mut in_time = true;
+        while !*is_over && in_time {
+            in_time = sync::wait(&self.over, &mut is_over, Some(deadline));
+        }
+    }
+}
+
+/// Says when it is dropped that the end is complete.
+struct Done<'a>(&'a Ending);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        *self.0.is_over.lock() = true;
+        self.0.over.notify_all();
     }
 }

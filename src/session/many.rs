@@ -65,8 +65,9 @@ impl Many {
         pollers.push(Arc::downgrade(poller));
     }
 
+    /// Has a poller run. One that cannot start must not wait until others end, which may be never.
     pub(super) fn poll(&self, job: impl FnOnce() + Send + 'static) -> Result<()> {
-        self.loops.spawn(job)
+        self.loops.spawn_apart(job)
     }
 
     pub(super) fn fetch(&self, job: impl FnOnce() + Send + 'static) {

@@ -1,7 +1,7 @@
 //! What the clients of one session share: the connection to the server, its flags, the threads, the end.
 
 mod abandon;
-mod crew;
+pub(crate) mod crew;
 mod dialect;
 mod dispatch;
 mod end;
@@ -33,6 +33,7 @@ use crate::http::{Call, Http, Lane, Transport};
 use crate::pending::Progress;
 use crate::sync::clock::Clock;
 use crate::sync::pool::{Pool, PoolConfig};
+use crate::sync::process::Process;
 use crate::sync::{Budget, CancelToken, Mutex};
 
 pub(crate) use abandon::Underway;
@@ -91,6 +92,9 @@ pub(crate) struct Session {
     model_seq_id: AtomicU64,
     sampling_session_seq_id: AtomicU64,
     closed: AtomicBool,
+    ending: end::Ending,
+    /// The one that made the session.
+    process: Process,
     children: Mutex<Vec<Arc<dyn Child>>>,
     cpu: OnceLock<Option<rayon::ThreadPool>>,
     in_flight: Arc<InFlight>,
@@ -135,6 +139,8 @@ impl Session {
             model_seq_id: AtomicU64::new(0),
             sampling_session_seq_id: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            ending: end::Ending::default(),
+            process: Process::this(),
             children: Mutex::new(Vec::new()),
             cpu: OnceLock::new(),
             in_flight: Arc::default(),

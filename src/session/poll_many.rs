@@ -11,6 +11,8 @@ use crate::policy::poll::Times;
 use crate::policy::poll_many::{Event, PollMany, Registered, Step, Turn};
 use crate::policy::verdict::Verdict;
 use crate::sync::cancel::{Registration, Wake};
+use crate::sync::fault::{self, Fault};
+use crate::sync::undo::Undo;
 use crate::sync::{CancelToken, Mutex, unwind};
 use crate::wire::json::{Completion, FuturesTarget, RetrieveFuturesRequest};
 
@@ -167,18 +169,26 @@ impl Poller {
                 }
             }
         };
-        match registered {
-            Registered::Waiting => {
-                // Given up between the registration and the entry, of which the waker knew nothing.
-                if cancel.is_cancelled() {
-                    self.forget(request_id);
-                }
-                self.start();
+        let replaced = match registered {
+            Registered::Waiting => None,
+            Registered::Replaces(before) => Some(before),
+            Registered::Ready(entry, completion) => {
+                return self.fetch(request_id.into(), entry, &completion);
             }
-            Registered::Ready(entry, completion) => self.fetch(request_id.into(), entry, &completion),
-            Registered::Alone(entry) => self.session.wait_alone(entry.waiter),
-            Registered::Refused(entry, error) => entry.waiter.fail(error),
+            Registered::Alone(entry) => return self.session.wait_alone(entry.waiter),
+            Registered::Refused(entry, error) => return entry.waiter.fail(error),
+        };
+        if let Some(Entry { waiter, _given_up }) = replaced {
+            // Cancelling it must not take out the other one.
+            drop(_given_up);
+            let text = format!("the server gave the request id {request_id} to two samples at the same time");
+            waiter.fail(Error::decode(text));
         }
+        // Given up between the registration and the entry, of which the waker knew nothing.
+        if cancel.is_cancelled() {
+            self.forget(request_id);
+        }
+        self.start();
     }
 
     /// Whether the server offers news of many samples, as far as is known.
@@ -214,18 +224,27 @@ impl Poller {
             state.running = true;
         }
         let poller = self.clone();
-        if let Err(error) = self.session.many.poll(move || poller.run()) {
-            let waiting = {
-                let mut state = self.state.lock();
-                state.running = false;
-                state.machine.take_waiters()
-            };
-            fail(waiting, &error);
-        }
+        let lost = Undo::new(move |error| poller.strand(&error));
+        let poller = self.clone();
+        let _undone_if_refused = self.session.many.poll(move || {
+            poller.run();
+            lost.disarm();
+        });
     }
 
-    /// Polls until there is nothing to ask and nothing to report.
-    fn run(self: Arc<Self>) {
+    /// There is no thread for this, or it ended before its time: nobody is at it, and those who wait learn why.
+    fn strand(&self, error: &Error) {
+        let waiting = {
+            let mut state = self.state.lock();
+            state.running = fault::is(Fault::KeepsRunning);
+            state.busy_until = None;
+            state.machine.take_waiters()
+        };
+        fail(waiting, error);
+    }
+
+    /// Polls until there is nothing to ask and nothing to report. Nothing is at it any more when this returns.
+    fn run(self: &Arc<Self>) {
         loop {
             let (turn, waiting) = {
                 let mut state = self.state.lock();
@@ -430,3 +449,7 @@ fn fail(entries: Vec<Entry>, error: &Error) {
         entry.waiter.fail(error.clone());
     }
 }
+
+#[cfg(all(test, not(shuttle)))]
+#[path = "poll_many_tests.rs"]
+mod tests;

@@ -146,7 +146,6 @@ impl Asking<'_> {
             None => Duration::MAX,
         };
         let call = self.call(longest.min(left))?.of(progress);
-        progress.attempt();
         let outcome = session.http.raw(&call);
         let now = session.clock.now();
         let contact = session.http.last_contact().map_or(Duration::ZERO, since);
@@ -196,7 +195,8 @@ impl Asking<'_> {
             }
             (Step::Again { after, queue }, _) => {
                 if let Some((state, reason)) = queue {
-                    let refusal = self.pauses.on(&state, since(now), session.config.pause_policy);
+                    let policy = session.config.pause_policy;
+                    let refusal = self.pauses.on(&state, reason.as_deref(), since(now), policy);
                     progress.queue(state, reason, now);
                     if let Some(error) = refusal {
                         return Err(error);

@@ -15,6 +15,7 @@ use crate::policy::telemetry::{Backlog, Offered, TelemetryCounts};
 use crate::sync::clock::Clock;
 use crate::sync::oneshot::{Reply, Slot, oneshot};
 use crate::sync::pool::{Pool, PoolConfig};
+use crate::sync::undo::Undo;
 use crate::sync::{CancelToken, Mutex, unwind};
 use crate::wire::json::TelemetryRequest;
 
@@ -45,7 +46,8 @@ struct State {
     session: Option<(Arc<str>, Instant)>,
     /// Ends the exporter's wait before its time. Each wait has one of its own.
     round: CancelToken,
-    /// Answers when the exporter has ended; there is none before the first event.
+    /// Answers when the exporter has ended, however it did; there is none before the first event. One that has ended before its
+    /// time is replaced.
     exporter: Option<Slot<()>>,
 }
 
@@ -125,15 +127,18 @@ impl Telemetry {
 
     fn start(self: &Arc<Self>, reply: Reply<()>) {
         let exporter = self.clone();
-        let started = self.pool.spawn(move || {
-            exporter.run();
-            reply.send(Ok(()));
-        });
-        if let Err(error) = started {
+        let lost = Undo::new(move |error| {
             // A later event tries again. What waits until then is bounded.
             log::debug!(target: "tinkex", "telemetry waits for a thread: {error}");
-            self.state.lock().exporter = None;
-        }
+            let ended = exporter.state.lock().exporter.take();
+            drop(ended);
+        });
+        let exporter = self.clone();
+        let _undone_if_refused = self.pool.spawn(move || {
+            exporter.run();
+            lost.disarm();
+            reply.send(Ok(()));
+        });
     }
 
     /// The life of the exporter: waits for events, then sends them all.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::policy::refresh::{self, AFTER_FAILURE, AfterFailure};
+use crate::sync::undo::Undo;
 use crate::sync::unwind;
 
 use super::{Flags, Session, flags};
@@ -19,25 +20,42 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 pub(super) fn start_flags(session: &Arc<Session>) {
     let flags = session.known_flags();
     if flags.is_dynamic || flags.are_assumed {
-        start(session, &session.tends_flags, tend_flags);
+        start(session, |it| &it.tends_flags, tend_flags);
+    }
+}
+
+/// Starts those threads again that were refused.
+pub(super) fn start_all(session: &Arc<Session>) {
+    start_flags(session);
+    if session.http.auth().uses_tokens() {
+        start_tokens(session);
     }
 }
 
 /// Starts the thread that replaces tokens before anybody needs the next one.
 pub(super) fn start_tokens(session: &Arc<Session>) {
-    start(session, &session.tends_tokens, tend_tokens);
+    start(session, |it| &it.tends_tokens, tend_tokens);
 }
 
-/// The session can do without: flags then stay as they are, and tokens are fetched when they are needed. A thread is started
-/// once.
-fn start(session: &Arc<Session>, started: &AtomicBool, tend: fn(&Arc<Session>)) {
-    if started.swap(true, Ordering::AcqRel) {
+/// The session can do without: flags then stay as they are, and tokens are fetched when they are needed. There is one thread
+/// at a time; one that was refused, or ended by a panic, is started at the next occasion.
+fn start(session: &Arc<Session>, tended: fn(&Session) -> &AtomicBool, tend: fn(&Arc<Session>)) {
+    if tended(session).swap(true, Ordering::AcqRel) {
         return;
     }
-    let tended = session.clone();
-    if let Err(error) = session.tenders.spawn(move || tend(&tended)) {
-        log::warn!(target: "tinkex", "flags or tokens are not kept fresh: {error}");
-    }
+    let untended = session.clone();
+    let lost = Undo::new(move |error| {
+        tended(&untended).store(false, Ordering::Release);
+        if !untended.cancel.is_cancelled() {
+            log::warn!(target: "tinkex", "flags or tokens are not kept fresh: {error}");
+        }
+    });
+    let session = session.clone();
+    // Apart, because the other one only ends with the session.
+    let _undone_if_refused = session.tenders.clone().spawn_apart(move || {
+        tend(&session);
+        lost.disarm();
+    });
 }
 
 fn tend_flags(session: &Arc<Session>) {

@@ -44,7 +44,7 @@ impl<T: Send + 'static> Ticket<T> {
                 it if it.is_cancelled() && !it.is_panic() => closed_meanwhile(),
                 it => it,
             };
-            self.progress.explain(error, now)
+            self.progress.account(error, now)
         });
         self.reply.send(self.session.reported(result));
     }

@@ -8,6 +8,7 @@ use crate::config::Threads;
 use crate::pending::{FIRST_WARNING, NEXT_WARNING, Progress};
 use crate::sync::Mutex;
 use crate::sync::pool::{Pool, PoolConfig};
+use crate::sync::undo::Undo;
 
 use super::{PoolStatus, Session, pool_status};
 
@@ -77,16 +78,22 @@ impl Session {
         };
         if !is_watched {
             let session = self.clone();
-            if let Err(error) = self.watch.pool.spawn(move || watch(&session)) {
-                // The wait itself can do without.
+            let lost = Undo::new(move |error| {
+                // The waits themselves can do without, and the next one tries again.
                 log::debug!(target: "tinkex", "nobody watches long waits: {error}");
-                self.watch.state.lock().is_watched = false;
-            }
+                session.watch.state.lock().is_watched = false;
+            });
+            let session = self.clone();
+            let _undone_if_refused = self.watch.pool.spawn(move || {
+                watch(&session);
+                lost.disarm();
+            });
         }
         Watched { session: self.clone(), number }
     }
 }
 
+/// Looks at the waits until there are none, which is noted then, or the session ends.
 fn watch(session: &Session) {
     loop {
         let now = session.clock.now();

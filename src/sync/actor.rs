@@ -30,8 +30,9 @@ use std::time::Instant;
 
 use super::channel::{self, Receiver, SendTimeoutError, Sender, TryRecvError, TrySendError};
 use super::fault::{self, Fault};
+use super::process::Process;
 use super::thread::{self, JoinHandle, ThreadId};
-use super::{Condvar, Mutex, unwind};
+use super::{Condvar, Mutex, spawn, unwind};
 use crate::error::{Error, ErrorKind, Phase, Result};
 
 /// The state of an actor, and what it does with a message.
@@ -49,6 +50,7 @@ pub(crate) trait Actor: Send + 'static {
 /// The owner of an actor. Dropping it lets the actor finish what is queued, and does not wait for that.
 pub(crate) struct Handle<M> {
     shared: Arc<Shared<M>>,
+    process: Process,
     id: ThreadId,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -61,7 +63,7 @@ struct Shared<M> {
     /// Notified when the bell is rung.
     ring: Condvar,
     life: Mutex<Life>,
-    /// Notified when the thread is about to end.
+    /// Notified when the thread is about to end, and when it was joined.
     ended: Condvar,
 }
 
@@ -80,6 +82,8 @@ struct Life {
     fate: Option<Error>,
     /// The mailbox is closed, and everything that was in it is answered.
     ended: bool,
+    /// Somebody has waited for the thread itself.
+    joined: bool,
 }
 
 impl<M: Send + 'static> Handle<M> {
@@ -99,14 +103,14 @@ impl<M: Send + 'static> Handle<M> {
             ended: Condvar::new(),
         });
         let bomb = Bomb { shared: shared.clone(), messages };
-        let thread = thread::Builder::new().name(name).spawn(move || {
+        let thread = spawn::spawn(name, None, move || {
             let outcome = unwind::catch(|| live(actor, &bomb));
             bomb.explode(outcome);
         });
         match thread {
             Ok(thread) => {
                 let id = thread.thread().id();
-                Ok(Handle { shared, id, thread: Mutex::new(Some(thread)) })
+                Ok(Handle { shared, process: Process::this(), id, thread: Mutex::new(Some(thread)) })
             }
             Err(cause) => {
                 let message = format!("the thread {} could not be started: {cause}", shared.name);
@@ -125,19 +129,39 @@ impl<M: Send + 'static> Handle<M> {
     /// While the mailbox is full; the deadline or the end of the actor ends it. The actor's own thread, which nobody
     /// could relieve, does not block but gets the timeout at once.
     pub(crate) fn send(&self, msg: M, deadline: Option<Instant>) -> Result<()> {
+        match self.is_own_thread() {
+            true => self.put(msg, Room::Needed),
+            false => self.put(msg, Room::Awaited(deadline)),
+        }
+    }
+
+    /// As [`send`](Handle::send), but a full mailbox is an error at once.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn try_send(&self, msg: M) -> Result<()> {
+        self.put(msg, Room::Needed)
+    }
+
+    fn put(&self, msg: M, room: Room) -> Result<()> {
+        if let Err(forked) = self.process.check() {
+            // Its destructors may take locks that are held for ever here.
+            std::mem::forget(msg);
+            return Err(forked);
+        }
         // A copy for this send, not the lock: others may send, and close, while we wait for room.
         let mailbox = self.shared.mailbox.lock().clone();
         let _kept = fault::is(Fault::SendsUnderTheLock).then(|| self.shared.mailbox.lock());
         let Some(mailbox) = mailbox else {
             return refuse(msg, self.shared.fate());
         };
-        let outcome = match deadline {
-            _ if self.is_own_thread() => mailbox.try_send(msg).map_err(|it| match it {
+        let outcome = match room {
+            Room::Awaited(Some(deadline)) => mailbox.send_deadline(msg, deadline),
+            Room::Awaited(None) => mailbox.send(msg).map_err(|it| SendTimeoutError::Disconnected(it.0)),
+            Room::Needed => mailbox.try_send(msg).map_err(|it| match it {
                 TrySendError::Full(msg) => SendTimeoutError::Timeout(msg),
                 TrySendError::Disconnected(msg) => SendTimeoutError::Disconnected(msg),
             }),
-            Some(deadline) => mailbox.send_deadline(msg, deadline),
-            None => mailbox.send(msg).map_err(|it| SendTimeoutError::Disconnected(it.0)),
         };
         // Gone before the bell is rung: it may have been the last sender.
         let _kept = fault::is(Fault::RingsEarly).then(|| mailbox.clone());
@@ -156,6 +180,9 @@ impl<M: Send + 'static> Handle<M> {
     /// Ends the actor after its current turn. What is queued, or about to be, is dropped: its replies answer, though
     /// the send may have succeeded. Does not wait.
     pub(crate) fn stop(&self) {
+        if self.process.is_other() {
+            return;
+        }
         // Said before the mailbox is closed, so that an actor that sees it closed knows already.
         self.shared.bell.lock().stop = true;
         self.shared.close();
@@ -164,13 +191,16 @@ impl<M: Send + 'static> Handle<M> {
     /// Accepts no more messages and ends the actor after those that are queued or about to be: a send that waits for
     /// room is still served. Does not wait.
     pub(crate) fn finish(&self) {
+        if self.process.is_other() {
+            return;
+        }
         self.shared.close();
     }
 
     /// Waits for the end of the thread, and says whether it came. Does not end the actor. From the actor's own thread,
     /// which cannot wait for itself, it does nothing.
     pub(crate) fn join(&self, deadline: Instant) -> bool {
-        if self.is_own_thread() {
+        if self.is_own_thread() || self.process.is_other() {
             return false;
         }
         let mut life = self.shared.life.lock();
@@ -180,17 +210,34 @@ impl<M: Send + 'static> Handle<M> {
         }
         let ended = life.ended;
         drop(life);
-        if ended {
-            let thread = self.thread.lock().take();
-            // It has nothing left to do. Its panics, if any, were caught.
-            let _ = thread.map(JoinHandle::join);
+        if !ended {
+            return false;
         }
-        ended
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread {
+            // It has nothing left to do. Its panics, if any, were caught.
+            let _ = thread.join();
+            self.shared.life.lock().joined = true;
+            self.shared.ended.notify_all();
+            return true;
+        }
+        // Somebody else is at it.
+        let mut life = self.shared.life.lock();
+        let mut in_time = true;
+        while !life.joined && in_time {
+            in_time = super::wait(&self.shared.ended, &mut life, Some(deadline));
+        }
+        true
     }
 
     /// Messages are still handled, though they may not be accepted any more.
     pub(crate) fn is_alive(&self) -> bool {
         self.shared.life.lock().fate.is_none()
+    }
+
+    /// This is a forked child of the process that has the actor.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.process.is_other()
     }
 
     fn is_own_thread(&self) -> bool {
@@ -200,8 +247,19 @@ impl<M: Send + 'static> Handle<M> {
 
 impl<M> Drop for Handle<M> {
     fn drop(&mut self) {
-        self.shared.close();
+        if !self.process.is_other() {
+            self.shared.close();
+        }
     }
+}
+
+/// What a send does while the mailbox is full.
+#[derive(Clone, Copy)]
+enum Room {
+    /// It waits, at most until the deadline.
+    Awaited(Option<Instant>),
+    /// It fails.
+    Needed,
 }
 
 fn refuse<M>(msg: M, error: Error) -> Result<()> {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::atomic::{AtomicBool, Ordering};
+use super::fault::{self, Fault};
 use super::{Condvar, Mutex, unwind};
 use crate::error::{Error, Result};
 
@@ -95,14 +96,20 @@ impl CancelToken {
             changed: Condvar::new(),
             parent: Some((parent.clone(), key)),
         });
-        if !cancelled {
+        if !cancelled && !fault::is(Fault::ForgetsTheChild) {
             state.watchers.insert(key, Watcher::Child(Arc::downgrade(&node)));
         }
         CancelToken { node }
     }
 
     /// Cancels this token and its children, and wakes whoever waits for any of them. Later calls do nothing.
+    ///
+    /// When it returns, the token and all its descendants are cancelled, also if another thread cancels it at the same time;
+    /// that thread may then still be waking others.
     pub fn cancel(&self) {
+        if !fault::is(Fault::MarksAsItGoes) {
+            self.node.mark();
+        }
         let mut nodes = vec![self.node.clone()];
         // A list of work rather than recursion, because a chain of children may be longer than the stack.
         while let Some(node) = nodes.pop() {
@@ -115,7 +122,12 @@ impl CancelToken {
             for watcher in watchers.into_values() {
                 match watcher {
                     Watcher::Child(child) => nodes.extend(child.upgrade()),
-                    Watcher::Wake(it) => unwind::shield("a waker failed", || it.wake()),
+                    Watcher::Wake(it) => {
+                        unwind::shield("a waker failed", || it.wake());
+                        if fault::is(Fault::WakesAgain) {
+                            it.wake();
+                        }
+                    }
                 }
             }
         }
@@ -210,6 +222,26 @@ impl State {
 impl Node {
     fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
+    }
+
+    /// Marks this node and its descendants as cancelled, and leaves their watchers where they are. Whoever takes those later
+    /// takes nothing from another call that still has to find the descendants: they are marked by then.
+    fn mark(self: &Arc<Self>) {
+        let mut nodes = vec![self.clone()];
+        while let Some(node) = nodes.pop() {
+            let children: Vec<Weak<Node>> = {
+                let state = node.state.lock();
+                // From now on its children are born cancelled.
+                node.cancelled.store(true, Ordering::Release);
+                let child = |it: &Watcher| match it {
+                    Watcher::Child(child) => Some(child.clone()),
+                    Watcher::Wake(_) => None,
+                };
+                state.watchers.values().filter_map(child).collect()
+            };
+            // Not under the lock, which the end of a child takes.
+            nodes.extend(children.iter().filter_map(Weak::upgrade));
+        }
     }
 
     fn forget(&self, key: u64) {

@@ -25,6 +25,12 @@ pub(crate) enum Fault {
     IgnoresWeights,
     /// A budget: it is overdrawn further though it is overdrawn.
     OverdrawsTwice,
+    /// A token: a child that is made is not noted by its parent.
+    ForgetsTheChild,
+    /// A token: descendants are marked while their wakers are called.
+    MarksAsItGoes,
+    /// A token: a waker is called twice.
+    WakesAgain,
     /// A one-shot: a reply that is dropped answers nothing.
     DropsSilently,
     /// A one-shot: a later answer replaces the first one.
@@ -41,12 +47,20 @@ pub(crate) enum Fault {
     LeavesTheQueue,
     /// A pool: an idle thread that is called when its time is up ends all the same.
     LeavesWhenCalled,
-    /// A pool: whoever clears the place of a thread that left early does not look at the queue.
-    ClearsBlindly,
+    /// A pool: whoever clears the place of a thread that left early does not tell those who wait for a place.
+    ClearsSilently,
+    /// A pool: a place that is reserved for a thread counts as one.
+    CountsPlaces,
+    /// A pool: those who wait for a thread are not told that it was refused.
+    RefusesSilently,
     /// A pool: who waits for a group of jobs does none of them.
     WaitsIdly,
     /// A pool: the last job of a group does not wake who waits for it.
     FinishesSilently,
+    /// A crew: a hand that is lost goes on being counted.
+    KeepsTheHand,
+    /// A poller: one whose thread is lost goes on being taken for running.
+    KeepsRunning,
     /// A breaker: trials are not counted when they begin.
     CountsAtTheEnd,
     /// A breaker: outcomes of an older epoch count.

@@ -34,9 +34,12 @@ pub(crate) mod fault;
 mod gate;
 pub(crate) mod oneshot;
 pub(crate) mod pool;
+pub(crate) mod process;
 mod semaphore;
+pub(crate) mod spawn;
 #[cfg(all(test, not(shuttle)))]
 mod testing;
+pub(crate) mod undo;
 pub(crate) mod unwind;
 
 use std::time::Instant;
@@ -54,6 +57,8 @@ mod real {
     pub(crate) use std::{thread, thread_local};
 }
 
+/// The lock of a static. It is the everyday one under the checker, too, which makes everything anew for each schedule.
+pub(crate) use parking_lot::Mutex as StaticMutex;
 pub(crate) use primitives::{Condvar, Mutex, MutexGuard};
 use primitives::{atomic, channel, thread, thread_local};
 

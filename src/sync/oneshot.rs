@@ -202,7 +202,7 @@ mod tests {
     fn an_answer_that_is_dropped_says_that_the_worker_ended() {
         let (reply, slot) = oneshot::<()>();
         drop(reply);
-        let error = slot.wait(None).unwrap().unwrap_err();
+        let error = slot.wait(Some(Instant::now())).expect("an answer").unwrap_err();
         assert!(error.is_closed());
         assert_eq!(error.message(), "the worker ended without an answer");
     }

@@ -5,8 +5,15 @@
 //! calls the thread that went idle last (so that the others may age and end), or reserves a place for a new thread,
 //! or, if all places are taken, leaves it at that: every thread looks at the queue before it goes idle. An idle
 //! thread ends after a while. It signs off under the lock under which it saw the empty queue, so that no job can
-//! count on a thread that is about to leave. A thread that leaves before whoever started it has noted its handle keeps
-//! its place until then; whoever clears that place looks at the queue once more.
+//! count on a thread that is about to leave.
+//!
+//! # When the system refuses a thread
+//! A reserved place is no thread yet: the system may refuse it. So a job counts only on a thread that is certain, one that
+//! was started and has not signed off. If its bringer gets no thread for it and no other thread is certain, the bringer takes
+//! the job back, drops it, and says so. If all places are taken and none of them holds a certain thread, the bringer waits
+//! until one does or a place is free; that takes no longer than the system call of somebody else. A thread that leaves before
+//! whoever started it has noted its handle keeps its place until then. After a refusal each thread that takes a job tries to
+//! start another one, as long as jobs are queued and there is a place.
 //!
 //! # How threads end
 //! A thread that has ended must be joined for its stack to be freed. Each one that ends joins the one that ended
@@ -23,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use super::fault::{self, Fault};
 use super::thread::{self, JoinHandle, ThreadId};
-use super::{Condvar, Mutex, unwind};
+use super::{Condvar, Mutex, spawn, unwind};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long dropping a pool waits for its threads. What still runs then, such as a request to a server that does
@@ -56,14 +63,18 @@ pub(crate) type Part<T> = Box<dyn FnOnce() -> Result<T> + Send>;
 struct Shared {
     config: PoolConfig,
     state: Mutex<State>,
-    /// Notified whenever a thread signs off.
-    left: Condvar,
+    /// Notified whenever a thread signs off, becomes certain or is refused.
+    changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     closed: bool,
-    queue: VecDeque<Job>,
+    /// With numbers, so that whoever brought a job can take it back.
+    queue: VecDeque<(u64, Job)>,
+    n_jobs: u64,
+    /// The system refused a thread whose job is queued behind others.
+    refused: bool,
     /// The last one went idle last.
     idle: Vec<Seat>,
     /// By the number in their name. A place is reserved here before its thread is started.
@@ -93,17 +104,26 @@ impl Pool {
     /// A pool without threads. They come with the jobs.
     pub(crate) fn new(config: PoolConfig) -> Self {
         let config = PoolConfig { max_threads: config.max_threads.max(1), ..config };
-        Pool { shared: Arc::new(Shared { config, state: Mutex::default(), left: Condvar::new() }) }
+        Pool { shared: Arc::new(Shared { config, state: Mutex::default(), changed: Condvar::new() }) }
     }
 
-    /// Has a job done by a thread of the pool. Never blocks: if all threads are busy, the job is queued. Its panic
-    /// is caught and logged.
+    /// Has a job done by a thread of the pool. If all threads are busy, the job is queued. Its panic is caught and logged.
+    /// Waits for nothing but the system calls that start threads.
     ///
     /// # Errors
     /// Closed; or a system error, if there is no thread and none can be started. The job is dropped then, and
-    /// replies in it answer with the same error.
+    /// replies in it answer with the same error. After `Ok` only closing the pool drops it.
     pub(crate) fn spawn(&self, job: impl FnOnce() + Send + 'static) -> Result<()> {
-        self.shared.spawn(Box::new(job))
+        self.shared.spawn(Box::new(job), Want::AnyThread)
+    }
+
+    /// As [`spawn`](Pool::spawn), for a pool whose jobs may go on for ever: while there is a place for another thread, the job
+    /// is not queued behind others.
+    ///
+    /// # Errors
+    /// As there; also if other threads run but none can be started for this job.
+    pub(crate) fn spawn_apart(&self, job: impl FnOnce() + Send + 'static) -> Result<()> {
+        self.shared.spawn(Box::new(job), Want::OwnThread)
     }
 
     /// Does all the jobs, no more than `max_parallel` at once, and returns their results in their order. A panic is
@@ -156,7 +176,7 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    fn spawn(self: &Arc<Self>, job: Job) -> Result<()> {
+    fn spawn(self: &Arc<Self>, job: Job, want: Want) -> Result<()> {
         let mut state = self.state.lock();
         if state.closed {
             drop(state);
@@ -164,7 +184,7 @@ impl Shared {
             unwind::bury(job, &error);
             return Err(error);
         }
-        state.queue.push_back(job);
+        let number = state.put(job);
         if let Some(seat) = state.idle.pop() {
             if let Some(thread) = state.threads.get_mut(&seat.n) {
                 thread.idle = false;
@@ -172,54 +192,72 @@ impl Shared {
             seat.bell.notify_one();
             return Ok(());
         }
-        if self.config.max_threads <= state.threads.len() {
-            return Ok(());
+        loop {
+            if state.threads.len() < self.config.max_threads {
+                let n = state.reserve();
+                drop(state);
+                return self.start(n, Some((number, want)));
+            }
+            if state.has_thread() {
+                return Ok(());
+            }
+            self.changed.wait(&mut state);
+            // Somebody did it, or closed the pool.
+            if !state.is_queued(number) {
+                return Ok(());
+            }
         }
-        let n = state.reserve();
-        drop(state);
-        self.start(n)
     }
 
-    /// Starts the thread for a reserved place. Not under the lock: it is a system call.
-    fn start(self: &Arc<Self>, n: usize) -> Result<()> {
-        let builder = thread::Builder::new()
-            .name(format!("{}-{n}", self.config.name))
-            .stack_size(self.config.stack_size);
+    /// Starts the thread for a reserved place, on behalf of a job if there is a number. Not under the lock: it is a system
+    /// call.
+    fn start(self: &Arc<Self>, n: usize, bringer: Option<(u64, Want)>) -> Result<()> {
+        let name = format!("{}-{n}", self.config.name);
         let shared = self.clone();
-        match builder.spawn(move || shared.work(n)) {
+        match spawn::spawn(name, Some(self.config.stack_size), move || shared.work(n)) {
             Ok(handle) => {
-                let successor = {
+                let has_left = {
                     let mut state = self.state.lock();
                     match state.threads.get_mut(&n) {
                         Some(thread) if !thread.left => {
                             thread.handle = Some(handle);
-                            None
+                            false
                         }
-                        _ => state.clear(n, handle),
+                        // It found the queue empty, so that the job is done.
+                        _ => {
+                            state.threads.remove(&n);
+                            state.ended.push(handle);
+                            true
+                        }
                     }
                 };
-                self.left.notify_all();
-                if let Some(n) = successor {
-                    // If it fails, the jobs in question are told; the one that was brought here is done.
-                    let _ = self.start(n);
+                if !has_left || !fault::is(Fault::ClearsSilently) {
+                    self.changed.notify_all();
                 }
                 Ok(())
             }
             Err(cause) => {
-                let (alone, jobs) = {
+                let job = {
                     let mut state = self.state.lock();
                     state.threads.remove(&n);
-                    self.left.notify_all();
-                    (state.threads.is_empty(), state.take_stranded())
+                    match bringer {
+                        Some((number, want)) if want == Want::OwnThread || !state.has_thread() => {
+                            state.take_back(number)
+                        }
+                        _ => {
+                            state.refused = true;
+                            None
+                        }
+                    }
                 };
+                if !fault::is(Fault::RefusesSilently) {
+                    self.changed.notify_all();
+                }
                 let error = Error::new(ErrorKind::System, format!("no thread could be started: {cause}"));
                 unwind::report("the pool cannot grow", &error);
-                // With other threads around the job is queued like any other. Without, somebody may still have done
-                // it and ended since.
-                if !alone || jobs.is_empty() {
-                    return Ok(());
-                }
-                unwind::bury(jobs, &error);
+                // Without the job, another thread has it, or will.
+                let Some(job) = job else { return Ok(()) };
+                unwind::bury(job, &error);
                 Err(error)
             }
         }
@@ -234,7 +272,13 @@ impl Shared {
         }
         loop {
             match self.next(n, &bell) {
-                Next::Job(job) => unwind::shield("a job failed", job),
+                Next::Job(job, another) => {
+                    if let Some(n) = another {
+                        // If it fails, the jobs in question wait for this thread.
+                        let _ = self.start(n, None);
+                    }
+                    unwind::shield("a job failed", job);
+                }
                 Next::Leave(before) => {
                     presence.signed_off = true;
                     return join_all(before);
@@ -247,8 +291,11 @@ impl Shared {
     fn next(&self, n: usize, bell: &Arc<Condvar>) -> Next {
         let mut state = self.state.lock();
         loop {
-            if let Some(job) = state.queue.pop_front() {
-                return Next::Job(job);
+            if let Some((_, job)) = state.queue.pop_front() {
+                let has_place = state.threads.len() < self.config.max_threads;
+                let wanted = mem::take(&mut state.refused) && !state.queue.is_empty() && has_place;
+                let another = wanted.then(|| state.reserve());
+                return Next::Job(job, another);
             }
             if state.closed {
                 return Next::Leave(self.sign_off(&mut state, n));
@@ -270,7 +317,7 @@ impl Shared {
 
     /// Takes a thread off the list, and returns those that it has to join.
     fn sign_off(&self, state: &mut State, n: usize) -> Vec<JoinHandle<()>> {
-        self.left.notify_all();
+        self.changed.notify_all();
         let Some(thread) = state.threads.get_mut(&n) else { return Vec::new() };
         let Some(handle) = thread.handle.take() else {
             thread.left = true;
@@ -303,7 +350,7 @@ impl Shared {
         let mut in_time = true;
         let n_running = loop {
             match state.threads.values().filter(|it| it.id != Some(me)).count() {
-                n if 0 < n && in_time => in_time = super::wait(&self.left, &mut state, Some(deadline)),
+                n if 0 < n && in_time => in_time = super::wait(&self.changed, &mut state, Some(deadline)),
                 n => break n,
             }
         };
@@ -319,8 +366,18 @@ impl Shared {
     }
 }
 
+/// What a job needs to be done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Want {
+    /// It may wait for other jobs to end.
+    AnyThread,
+    /// It may not, as long as there is a place for another thread.
+    OwnThread,
+}
+
 enum Next {
-    Job(Job),
+    /// A job; and the place for one more thread, which was refused before, to be started first.
+    Job(Job, Option<usize>),
     Leave(Vec<JoinHandle<()>>),
 }
 
@@ -332,13 +389,26 @@ impl State {
         n
     }
 
-    /// Clears the place of a thread that has left already. A job that came since may have counted on the place, because
-    /// it was taken; then it is reserved anew.
-    fn clear(&mut self, n: usize, handle: JoinHandle<()>) -> Option<usize> {
-        self.threads.remove(&n);
-        self.ended.push(handle);
-        let wanted = !self.closed && !self.queue.is_empty() && !fault::is(Fault::ClearsBlindly);
-        wanted.then(|| self.reserve())
+    /// Puts a job into the queue.
+    fn put(&mut self, job: Job) -> u64 {
+        self.n_jobs += 1;
+        self.queue.push_back((self.n_jobs, job));
+        self.n_jobs
+    }
+
+    fn is_queued(&self, number: u64) -> bool {
+        self.queue.iter().any(|it| it.0 == number)
+    }
+
+    fn take_back(&mut self, number: u64) -> Option<Job> {
+        let place = self.queue.iter().position(|it| it.0 == number)?;
+        self.queue.remove(place).map(|it| it.1)
+    }
+
+    /// A thread is certain to look at the queue before it leaves.
+    fn has_thread(&self) -> bool {
+        let is_certain = |it: &Thread| !it.left && (it.id.is_some() || it.handle.is_some());
+        self.threads.values().any(|it| is_certain(it) || fault::is(Fault::CountsPlaces))
     }
 
     fn is_idle(&self, n: usize) -> bool {
@@ -352,10 +422,10 @@ impl State {
     }
 
     /// Queued jobs that no thread is left to do.
-    fn take_stranded(&mut self) -> VecDeque<Job> {
-        match self.threads.is_empty() {
-            true => mem::take(&mut self.queue),
-            false => VecDeque::new(),
+    fn take_stranded(&mut self) -> VecDeque<(u64, Job)> {
+        match self.has_thread() {
+            false => mem::take(&mut self.queue),
+            true => VecDeque::new(),
         }
     }
 }

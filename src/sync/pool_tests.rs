@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use super::super::testing::{Door, LONG, eventually, in_time, late, no_threads_named, threads_named};
 use super::*;
 use crate::sync::oneshot::{Slot, oneshot};
+use crate::sync::spawn::RefusedThreads;
 
 impl Pool {
     /// Has a job done whose result is wanted. Whatever happens to the job, the slot is settled: with its result, its
@@ -370,4 +371,79 @@ fn closing_while_jobs_come_from_everywhere_loses_no_answer() {
             assert_all_joined(&pool);
         }
     });
+}
+
+/// Two starts fail at the same moment, each while the other one still has a place.
+#[test]
+fn of_jobs_whose_threads_are_refused_at_once_none_is_accepted() {
+    in_time(|| {
+        let pool = pool("tkp-both", 8);
+        let refused = RefusedThreads::together("tkp-both", 4);
+        let bringers: Vec<_> = (0..4)
+            .map(|_| {
+                let pool = pool.clone();
+                thread::spawn(move || {
+                    let (reply, slot) = oneshot::<()>();
+                    (pool.spawn(move || reply.send(Ok(()))), slot)
+                })
+            })
+            .collect();
+        for bringer in bringers {
+            let (accepted, slot) = bringer.join().unwrap();
+            assert_eq!(*accepted.unwrap_err().kind(), ErrorKind::System);
+            let answer = slot.wait(Some(late())).unwrap().unwrap_err();
+            assert!(answer.message().starts_with("no thread could be started"), "{answer}");
+        }
+        assert_eq!((pool.n_threads(), pool.n_queued()), (0, 0));
+        drop(refused);
+        assert_eq!(pool.submit(|| Ok(1)).wait(Some(late())).unwrap().unwrap(), 1);
+    });
+}
+
+#[test]
+fn threads_that_were_refused_come_with_the_next_job_that_is_taken() {
+    let pool = pool("tkp-again2", 3);
+    let (first, second) = (Door::shut(), Door::shut());
+    let held = |door: &Door| {
+        let door = door.clone();
+        pool.submit(move || {
+            door.pass();
+            Ok(())
+        })
+    };
+    let busy = held(&first);
+    eventually("a thread has it", || pool.n_queued() == 0);
+    let refused = RefusedThreads::named("tkp-again2");
+    let (long, short) = (held(&second), pool.submit(|| Ok(())));
+    assert_eq!((pool.n_threads(), pool.n_queued(), refused.count()), (1, 2, 2));
+    drop(refused);
+    first.open();
+    // The one thread that there is has the long job now.
+    short.wait(Some(late())).unwrap().unwrap();
+    second.open();
+    busy.wait(Some(late())).unwrap().unwrap();
+    long.wait(Some(late())).unwrap().unwrap();
+}
+
+#[test]
+fn a_job_that_must_not_wait_for_others_is_refused_with_its_thread() {
+    let pool = pool("tkp-apart", 2);
+    let door = Door::shut();
+    let busy = pool.submit({
+        let door = door.clone();
+        move || {
+            door.pass();
+            Ok(())
+        }
+    });
+    eventually("a thread has it", || pool.n_queued() == 0);
+    let refused = RefusedThreads::named("tkp-apart");
+    assert_eq!(*pool.spawn_apart(|| {}).unwrap_err().kind(), ErrorKind::System);
+    assert_eq!(pool.n_queued(), 0);
+    drop(refused);
+    let (reply, slot) = oneshot::<()>();
+    pool.spawn_apart(move || reply.send(Ok(()))).unwrap();
+    slot.wait(Some(late())).unwrap().unwrap();
+    door.open();
+    busy.wait(Some(late())).unwrap().unwrap();
 }

@@ -6,11 +6,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Long enough for every machine; it only stops a test that would otherwise hang.
-pub(super) const LONG: Duration = Duration::from_secs(30);
+pub(super) const LONG: Duration = Duration::from_secs(180);
+
+/// As [`LONG`], unless `TINKEX_TEST_PATIENCE` says how many seconds: `tests/mutants/run.py` sets it.
+fn patience() -> Duration {
+    let seconds = std::env::var("TINKEX_TEST_PATIENCE").ok().and_then(|it| it.parse().ok());
+    seconds.map_or(LONG, Duration::from_secs)
+}
 
 /// The instant at which a hanging test gives up.
 pub(super) fn late() -> Instant {
-    Instant::now() + LONG
+    Instant::now() + patience()
 }
 
 /// Waits until a condition that another thread brings about holds.
@@ -30,7 +36,7 @@ pub(super) fn in_time<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'stat
     let thread = thread::spawn(move || {
         let _ = sender.send(body());
     });
-    match receiver.recv_timeout(LONG) {
+    match receiver.recv_timeout(patience()) {
         Ok(value) => value,
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("the body hangs"),
         Err(mpsc::RecvTimeoutError::Disconnected) => match thread.join() {
@@ -77,7 +83,7 @@ impl Door {
 
     #[track_caller]
     pub(super) fn pass(&self) {
-        let outcome = self.shut.recv_timeout(LONG);
+        let outcome = self.shut.recv_timeout(patience());
         assert_eq!(outcome, Err(crossbeam_channel::RecvTimeoutError::Disconnected), "the door stayed shut");
     }
 }

@@ -9,7 +9,7 @@
 //! [`bury`] is the counterpart without a panic: it drops things that will not be done any more, and replies that
 //! die within it answer with the reason.
 //!
-//! All this needs `panic = "unwind"`. With `panic = "abort"` the process ends at the first panic, as asked.
+//! All this needs `panic = "unwind"`. With `panic = "abort"` the crate does not compile.
 
 use std::any::Any;
 use std::cell::RefCell;

@@ -22,5 +22,7 @@ mod shelf;
 mod tcp;
 
 pub use crate::sync::clock::{Clock, VirtualClock};
+#[cfg(not(all(test, shuttle)))]
+pub use crate::sync::spawn::RefusedThreads;
 pub use fake::{Act, FakeServer, Seen};
 pub use tcp::Listening;

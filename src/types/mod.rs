@@ -5,11 +5,13 @@
 
 mod audit;
 mod checkpoint;
+mod checkpoint_name;
 mod checkpoint_plan;
 mod checkpoint_record;
 mod copy;
 mod custom_loss;
 mod datum;
+mod datum_losses;
 mod day;
 mod identity;
 mod lenient;
@@ -25,6 +27,7 @@ mod page;
 mod path;
 mod provenance;
 mod queue;
+mod room;
 mod sample;
 mod sample_options;
 mod sampler_info;
@@ -47,6 +50,7 @@ pub use checkpoint::{
     LoadStateOutput, SamplerKind, SaveStateOptions, SaveStateOutput, SaveWeightsExternalOutput,
     SaveWeightsForSamplerOutput, SaveWeightsOptions, Ttl,
 };
+pub(crate) use checkpoint_name::check_name;
 pub use checkpoint_plan::CheckpointPlan;
 pub use checkpoint_record::{Checkpoint, CheckpointType};
 pub use copy::{AccessToken, CopyOptions};
@@ -68,6 +72,7 @@ pub use page::{AccessScope, Cursor, Page};
 pub use path::{CheckpointPath, ExternalPath, SamplerPath, TrainingPath};
 pub use provenance::{Origin, Provenance, ProvenanceSpan};
 pub use queue::QueueState;
+pub(crate) use room::Room;
 pub use sample::{PromptAltTokens, SampleResponse, SampledSequence, StopReason, TokenLogprob};
 pub use sample_options::SampleOptions;
 pub use sampler_info::SamplerInfo;

@@ -295,11 +295,24 @@ fn write_record(data: &[BTreeMap<String, TensorData>]) -> proto::ArrayRecord {
 /// Reads the protobuf form of an output (PROTOCOL §5.2).
 ///
 /// Takes the body itself, because from [`Bytes`] the arrays are read where they lie.
+#[cfg_attr(
+    not(any(feature = "local", feature = "testing", test)),
+    allow(dead_code, reason = "a client knows how many data there are")
+)]
 pub(crate) fn decode_forward_backward_output(body: impl Into<Bytes>) -> Result<ForwardBackwardOutput> {
+    decode_forward_backward_output_of(body, usize::MAX)
+}
+
+/// As [`decode_forward_backward_output`], of so many data at most. A record of more is refused before memory is taken for it:
+/// a map takes two hundred times as many bytes as what announces it.
+pub(crate) fn decode_forward_backward_output_of(
+    body: impl Into<Bytes>,
+    n_data: usize,
+) -> Result<ForwardBackwardOutput> {
     let output = proto::ForwardBackwardOutput::decode(body.into()).map_err(not_protobuf)?;
     let mut outputs = Vec::new();
     for record in output.loss_fn_outputs {
-        read_record(record, &mut outputs)?;
+        read_record(record, &mut outputs, n_data)?;
     }
     let named = last_part(&output.loss_fn_output_type);
     let no_records = if outputs.is_empty() && named.is_empty() { "ArrayRecord" } else { named };
@@ -318,7 +331,11 @@ fn last_part(text: &str) -> &str {
 /// How many data without any field are believed. Data with fields are bounded by the bytes of their offsets.
 const MOST_BARE_DATA: usize = 1 << 20;
 
-fn read_record(record: proto::ArrayRecord, outputs: &mut Vec<BTreeMap<String, TensorData>>) -> Result<()> {
+fn read_record(
+    record: proto::ArrayRecord,
+    outputs: &mut Vec<BTreeMap<String, TensorData>>,
+    most: usize,
+) -> Result<()> {
     let stated = usize::try_from(record.num_datums)
         .map_err(|_| Error::decode(format!("a record of {} data", record.num_datums)))?;
     let n = match record.fields.values().next() {
@@ -328,6 +345,10 @@ fn read_record(record: proto::ArrayRecord, outputs: &mut Vec<BTreeMap<String, Te
         None => return Err(Error::decode(format!("a record of {stated} data without fields"))),
     };
     let first = outputs.len();
+    if most < first.saturating_add(n) {
+        let found = first.saturating_add(n);
+        return Err(Error::decode(format!("the server sent {found} outputs for the {most} data")));
+    }
     // Checked before anything is allocated for n data.
     for (name, field) in &record.fields {
         if n.checked_add(1).and_then(|it| it.checked_mul(8)) != Some(field.offsets.len()) {

@@ -11,7 +11,7 @@ use tinkex::testing::{Act, FakeServer, VirtualClock};
 use tinkex::types::{AdamParams, LossFn, ModelInput, SamplingParams};
 use tinkex::{CloseStatus, ServiceClient};
 
-use crate::util::{PATIENCE, alone, client_threads, datum, eventually};
+use crate::util::{HOUR, PATIENCE, alone, client_threads, datum, eventually};
 
 #[test]
 fn an_unreachable_server_is_told_within_the_connect_timeout_with_its_url() {
@@ -57,7 +57,8 @@ fn when_the_server_dies_every_waiting_operation_ends_with_an_error_and_no_thread
             let listening = server.listen().unwrap();
             let ms = Duration::from_millis;
             let service = listening.client().timeouts(|it| {
-                (it.silence, it.operation, it.finish) = (ms(200), ms(10_000), ms(1000));
+                // Samples are tried again for as long as `operation`, so that the test takes that time.
+                (it.silence, it.operation, it.finish) = (ms(200), ms(15_000), ms(1000));
             });
             let service = service.build().unwrap();
             let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
@@ -86,7 +87,7 @@ fn when_the_server_dies_every_waiting_operation_ends_with_an_error_and_no_thread
             // The server cannot be told; the client is closed all the same.
             assert!(service.close(CloseStatus::Errored).is_err());
             drop((training, sampler, service));
-            assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+            assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
             eventually("no thread stays", || client_threads().is_empty());
         },
     );
@@ -113,7 +114,8 @@ fn a_result_of_more_than_ten_megabytes_arrives_whole() {
 fn faults_while_submitting_are_survived_by_trying_again_with_the_same_key() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
-    let service = listening.client().timeouts(|it| it.exchange = Duration::from_millis(400)).build().unwrap();
+    // Also what is answered must be answered within it.
+    let service = listening.client().timeouts(|it| it.exchange = Duration::from_secs(2)).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     let path = "/api/v1/optim_step";
     server.next(path, Act::Reset);
@@ -175,6 +177,10 @@ fn a_server_that_cannot_create_from_a_checkpoint_is_asked_in_three_steps() {
     let training = service.create_training_client_from_state_with_optimizer("tinker://r/weights/x").unwrap();
     let made = server.requests_to("/api/v1/create_model")[0].json().unwrap();
     assert_eq!((&made["lora_config"]["rank"], &made["lora_config"]["train_mlp"]), (&json!(7), &json!(false)));
+    // The number that was refused is used up.
+    let numbers = [&server.requests_to("/api/v1/load_weights")[0].json().unwrap(), &made]
+        .map(|it| it["model_seq_id"].clone());
+    assert_eq!(numbers, [0, 1]);
     let loaded = server.requests_to("/api/v1/load_weights")[1].json().unwrap();
     assert_eq!((&loaded["seq_id"], &loaded["optimizer"]), (&json!(1), &json!(true)));
     training.optim_step(AdamParams::default()).wait().unwrap();
@@ -225,7 +231,9 @@ fn dropping_everything_while_the_server_hangs_leaves_no_thread() {
     alone("bad_weather::dropping_everything_while_the_server_hangs_leaves_no_thread", || {
         let server = FakeServer::new();
         let listening = server.listen().unwrap();
-        let service = listening.client().build().unwrap();
+        // Neither requests nor threads end by themselves.
+        let service = listening.client().timeouts(|it| it.exchange = HOUR).threads(|it| it.idle = HOUR);
+        let service = service.build().unwrap();
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
         server.always("/api/v1/optim_step", Act::Stall);
         drop(training.optim_step(AdamParams::default()));
@@ -233,7 +241,7 @@ fn dropping_everything_while_the_server_hangs_leaves_no_thread() {
         let started = Instant::now();
         drop(training);
         drop(service);
-        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+        assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
         eventually("no thread stays", || client_threads().is_empty());
     });
 }

@@ -4,12 +4,15 @@
 
 mod util;
 
+mod accounts;
 mod admin;
 mod auth;
 mod bad_input;
 mod bad_weather;
 mod cancel_samples;
+mod closing;
 mod compat;
+mod counts;
 mod custom_loss;
 mod doctor;
 #[cfg(feature = "local")]
@@ -19,23 +22,28 @@ mod engine_http;
 #[cfg(feature = "local")]
 mod engine_losses;
 #[cfg(feature = "local")]
+mod engine_numbers;
+#[cfg(feature = "local")]
 mod engine_rest;
 #[cfg(feature = "local")]
 mod engine_sessions;
 #[cfg(feature = "local")]
 mod engine_waiting;
 mod faults;
+mod forked;
 mod forms;
 mod generations;
 mod guarantees;
 mod handles;
 mod leniency;
+mod long_timeouts;
 pub(crate) mod matrix;
 mod network;
 mod odd_answers;
 mod outages;
 mod payment;
 mod poll_many;
+mod refused_threads;
 mod regression;
 mod replay;
 mod rest;

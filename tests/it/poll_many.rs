@@ -1,7 +1,7 @@
 //! Waiting for many samples with one poller.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use tinkex::testing::{Act, FakeServer, Seen, VirtualClock};
 use tinkex::types::{ModelInput, SampleResponse, SamplingParams};
 use tinkex::{CloseStatus, ErrorKind, PausePolicy, Pending, SamplingClient, ServiceClient, Stage};
 
-use crate::util::{PATIENCE, alone, client_threads, eventually};
+use crate::util::{HOUR, PATIENCE, alone, client_threads, eventually};
 
 const MANY: &str = "/api/v1/retrieve_futures";
 const ONE: &str = "/api/v1/retrieve_future";
@@ -266,7 +266,8 @@ fn closing_the_service_answers_every_waiting_sample_and_ends_the_poll() {
     server.polls_together();
     let held = hold(&server);
     let listening = server.listen().unwrap();
-    let service = listening.client().build().unwrap();
+    let builder = listening.client().timeouts(|it| (it.poll, it.close, it.finish) = (HOUR, PATIENCE, HOUR));
+    let service = builder.build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     let pending: Vec<_> = (0..50).map(|_| sample(&sampler)).collect();
     eventually("all are submitted", || server.requests_to("/api/v1/asample").len() == 50);
@@ -309,7 +310,7 @@ fn cancelling_and_closing_answer_at_once_while_a_poll_is_held() {
     server.polls_together();
     server.always(MANY, Act::Stall);
     let listening = server.listen().unwrap();
-    let service = listening.client().build().unwrap();
+    let service = listening.client().timeouts(|it| it.poll = HOUR).build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     let (first, second) = (sample(&sampler), sample(&sampler));
     eventually("the poll is held", || !server.requests_to(MANY).is_empty());
@@ -318,7 +319,7 @@ fn cancelling_and_closing_answer_at_once_while_a_poll_is_held() {
     assert!(first.wait().unwrap_err().is_cancelled());
     sampler.close();
     assert!(second.wait().unwrap_err().is_closed());
-    assert!(before.elapsed() < PATIENCE / 4);
+    assert!(before.elapsed() < HOUR / 4);
 }
 
 #[test]
@@ -326,7 +327,9 @@ fn closing_reports_what_the_server_does_not_know_yet() {
     let server = FakeServer::new();
     server.polls_together();
     let listening = server.listen().unwrap();
-    let service = listening.client().build().unwrap();
+    // The last report has an eighth of the time for closing.
+    let service =
+        listening.client().timeouts(|it| (it.close, it.finish) = (PATIENCE / 4, HOUR)).build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     let other = json!({"state": "finished", "request_id": "request-1"});
     server.next(MANY, Act::json(json!({"completions": [other], "cursor": 1})));
@@ -363,4 +366,21 @@ fn samples_in_flight_need_no_thread_each() {
         assert!(names.iter().all(|it| !it.starts_with("tk-draw")), "{names:?}");
         service.close(CloseStatus::Success).unwrap();
     });
+}
+
+#[test]
+fn a_cursor_that_moves_by_itself_is_not_followed_while_nobody_waits() {
+    let (server, _service, sampler) = in_memory();
+    let cursor = AtomicU64::new(1000);
+    server.always_altered(MANY, move |answer| {
+        let mut body: Value = serde_json::from_slice(&answer.body).unwrap();
+        body["cursor"] = cursor.fetch_add(1, Ordering::Relaxed).into();
+        Act::json(body)
+    });
+    sample(&sampler).wait().unwrap();
+    let before = server.requests_to(MANY).len();
+    // Time enough for thousands of requests in memory, where no pause takes any.
+    std::thread::sleep(Duration::from_millis(300));
+    let n_more = server.requests_to(MANY).len() - before;
+    assert!(n_more <= 5, "{n_more} requests although nobody waits");
 }

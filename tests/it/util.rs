@@ -5,6 +5,7 @@ pub(crate) mod engine;
 pub(crate) mod proxy;
 pub(crate) mod relay;
 
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use tinkex::testing::{FakeServer, Seen};
@@ -13,6 +14,17 @@ use tinkex::{Error, ServiceClient, TrainingClient};
 
 /// Long enough for any machine; a test that needs it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A timeout for waits that only the mechanism under test may end. It is above every bound of the tests, so that a test
+/// whose mechanism is gone fails instead of passing late.
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+
+/// Bound of [`eventually`] and [`in_time`]: minutes, because the machine may be busy. `tests/mutants/run.py` sets
+/// `TINKEX_TEST_PATIENCE` to fewer seconds, because there most waits that are bounded by it do end that way.
+fn patience() -> Duration {
+    let seconds = std::env::var("TINKEX_TEST_PATIENCE").ok().and_then(|it| it.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(180))
+}
 
 /// A datum of some tokens.
 pub(crate) fn datum() -> Datum {
@@ -76,10 +88,29 @@ pub(crate) fn client_threads() -> Vec<String> {
 /// Waits until something holds.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience();
     while !holds() {
         assert!(Instant::now() < deadline, "never: {what}");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Runs the body of a test on a thread of its own, and fails if it does not end. The thread is then left behind.
+#[track_caller]
+pub(crate) fn in_time(body: impl FnOnce() + Send + 'static) {
+    let (done, ended) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        body();
+        let _nobody_waits_any_more = done.send(());
+    });
+    match ended.recv_timeout(patience()) {
+        Ok(()) => {}
+        Err(RecvTimeoutError::Timeout) => panic!("the test hangs"),
+        // The body panicked, which is this test's own failure.
+        Err(RecvTimeoutError::Disconnected) => match thread.join() {
+            Err(payload) => std::panic::resume_unwind(payload),
+            Ok(()) => unreachable!("the body ended without a word"),
+        },
     }
 }
 

@@ -184,3 +184,30 @@ fn no_submission_outlasts_its_operation_and_the_servers_last_word_is_told() {
     assert!(time.clock().now() - before <= limit);
     assert!(error.http_status() == Some(503) && error.to_string().contains("full"), "{error}");
 }
+
+#[test]
+fn the_last_result_is_in_its_channel_before_the_session_ends() {
+    let server = FakeServer::new();
+    let hour = |it: &mut tinkex::Timeouts| it.close = Duration::from_secs(3600);
+    let service = server.in_memory().telemetry(true).timeouts(hour).build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    // The end of the session waits for its telemetry.
+    let (open, gate) = crossbeam_channel::bounded::<()>(0);
+    server.always_altered("/api/v1/telemetry", move |answer| {
+        let _opened = gate.recv_timeout(PATIENCE);
+        Act::Answer(answer)
+    });
+    let (begin, begun) = crossbeam_channel::bounded::<()>(0);
+    server.always_altered(RETRIEVE, move |answer| {
+        let _begun = begun.recv_timeout(PATIENCE);
+        Act::Answer(answer)
+    });
+    let (sender, receiver) = crossbeam_channel::unbounded();
+    training.optim_step(AdamParams::default()).on_done(1, sender);
+    drop((training, service));
+    drop(begin);
+    let (tag, result) = receiver.recv_timeout(PATIENCE / 2).expect("the result comes while telemetry hangs");
+    result.unwrap();
+    assert_eq!(tag, 1);
+    drop(open);
+}

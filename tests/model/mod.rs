@@ -25,9 +25,11 @@ use crate::sync::fault::{self, Fault};
 mod backoff;
 mod breaker;
 mod budget;
+mod cancel;
 mod mailbox;
 mod oneshot;
 mod pool;
+mod refusal;
 mod semaphore;
 
 /// How many schedules of each scheduler a model must stand.
@@ -49,12 +51,12 @@ fn never() -> Instant {
     Instant::now() + Duration::from_secs(1_000_000)
 }
 
-fn random() -> RandomScheduler {
-    RandomScheduler::new_from_seed(SEED, SCHEDULES)
+fn random(schedules: usize) -> RandomScheduler {
+    RandomScheduler::new_from_seed(SEED, schedules)
 }
 
-fn pct() -> PctScheduler {
-    PctScheduler::new_from_seed(SEED, DEPTH, SCHEDULES)
+fn pct(schedules: usize) -> PctScheduler {
+    PctScheduler::new_from_seed(SEED, DEPTH, schedules)
 }
 
 fn run(
@@ -74,14 +76,25 @@ fn run(
 
 /// The model holds under all schedules.
 fn holds(model: fn()) {
-    run(random(), FailurePersistence::Print, model);
-    run(pct(), FailurePersistence::Print, model);
+    holds_for(SCHEDULES, model);
+}
+
+/// As [`holds`], with fewer schedules, for a model that takes long.
+fn holds_for(schedules: usize, model: fn()) {
+    run(random(schedules), FailurePersistence::Print, model);
+    run(pct(schedules), FailurePersistence::Print, model);
 }
 
 /// With the mistake, each of the schedulers finds a schedule under which the model fails.
 #[track_caller]
 fn notices(fault: Fault, model: fn()) {
-    let found = [first_failure(random(), fault, model), first_failure(pct(), fault, model)];
+    notices_for(SCHEDULES, fault, model);
+}
+
+/// As [`notices`], with fewer schedules.
+#[track_caller]
+fn notices_for(schedules: usize, fault: Fault, model: fn()) {
+    let found = [first_failure(random(schedules), fault, model), first_failure(pct(schedules), fault, model)];
     println!("{fault:?} shows in schedule {found:?} (random, PCT)");
     assert!(found.iter().all(Option::is_some), "not every scheduler notices {fault:?}: {found:?}");
 }

@@ -37,7 +37,7 @@ const ARCHIVE_LIFE: Duration = Duration::from_secs(15 * 60);
 /// The address of a checkpoint.
 fn place(path: &CheckpointPath, action: &str) -> Result<String> {
     let run = url::segment("path", path.run_id())?;
-    let id = url::segment("path", &path.checkpoint_id())?;
+    let id = url::segments("path", &path.checkpoint_id())?;
     Ok(format!("/api/v1/training_runs/{run}/checkpoints/{id}{action}"))
 }
 
@@ -61,7 +61,7 @@ impl RestClient {
     }
 
     /// The checkpoints of all of the caller's training runs, newest first, page by page; 100 at a time unless told
-    /// otherwise. See [`Listing`].
+    /// otherwise. They may be deleted during the walk if the server says how many there are. See [`Listing`].
     pub fn list_user_checkpoints(&self) -> Listing<Checkpoint> {
         Listing::new(&self.asker, USER_CHECKPOINTS, None)
     }

@@ -56,12 +56,13 @@ impl TrainingClient {
     /// [`ServiceClient::create_custom_loss`](crate::ServiceClient::create_custom_loss).
     ///
     /// The function runs on a thread of its own. It must not wait for an operation that is submitted to this client behind it.
-    /// Waiting for one that it submitted itself is an error at once; one of another thread's would be waited for until the
-    /// deadline.
+    /// Waiting for one that it submitted itself is an error at once, and so is submitting while the client's mailbox is full; an
+    /// operation of another thread's would be waited for until the deadline.
     ///
     /// # Errors
     /// As for [`forward_backward`](Self::forward_backward); also [`ErrorKind::CustomLoss`](crate::ErrorKind::CustomLoss) if the function returns an error,
-    /// [`ErrorKind::Panicked`](crate::ErrorKind::Panicked) if it panics, and a violation such as `gradients[2]` if its gradients do not fit the data.
+    /// [`ErrorKind::Panicked`](crate::ErrorKind::Panicked) if it panics, and a violation such as `gradients[2]` if its gradients do not fit the data, or
+    /// if they or the loss are infinite or NaN.
     /// A failure between the two passes, cancelling included, poisons the client, because what was submitted behind
     /// the call counts on its gradients. Dropping the [`Pending`] changes nothing.
     ///
@@ -92,7 +93,8 @@ impl TrainingClient {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         const VERB: &str = "TrainingClient.forward_backward_custom";
-        if let Err(error) = self.check_pass(&data, &LossFn::CrossEntropy.into()) {
+        let fine = self.check_pass(&data, &LossFn::CrossEntropy.into());
+        if let Err(error) = fine.and_then(|()| surrogate::check_room(&data, &mut super::room(&data))) {
             return Pending::failed(VERB, error);
         }
         let thread = self.inner.loss_thread.clone();
@@ -142,7 +144,7 @@ impl Sequencer {
         let (ticket, accepted) = or_told(ticket, sent)?;
         let session = self.session.clone();
         // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
-        let _answered_by_its_ticket = self.session.losses.spawn(move || {
+        let _answered_by_its_ticket = self.session.losses.spawn_apart(move || {
             let computed = evaluate(&session, &ticket.progress, &ticket.cancel, accepted, data, loss);
             let report = |it: Computed| surrogate::output(it.output, it.loss.loss, it.loss.metrics, n_tokens);
             ticket.answer(computed.map(report));
@@ -157,7 +159,7 @@ impl Sequencer {
         loss: LossFunction,
     ) -> Result<(Vec<Accepted>, CustomLoss)> {
         let forward = self.surrogate(&data, None);
-        let parts = self.parts(&forward);
+        let parts = self.parts(surrogate::sizes(&forward));
         let range = self.begin(ticket, 2 * parts.len())?;
         let (first, n) = (range.start, parts.len() as u32);
         let forward = self.transmit(ticket, forward, LossFn::CrossEntropy.into(), true, parts.clone(), first);
@@ -196,7 +198,7 @@ impl Sequencer {
         let (session, progress, cancel) =
             (self.session.clone(), ticket.progress.clone(), ticket.cancel.clone());
         // A pool that is closed drops the job, and with it the reply, which then answers by itself.
-        let _answered_by_its_reply = self.session.losses.spawn(move || {
+        let _answered_by_its_reply = self.session.losses.spawn_apart(move || {
             reply.send(evaluate(&session, &progress, &cancel, accepted, data, loss));
         });
         slot.wait(ticket.progress.deadline()).unwrap_or_else(|| {

@@ -35,7 +35,8 @@ pub(super) struct Accepted {
     submitted: Submitted,
     /// When that was.
     born: Instant,
-    n_data: usize,
+    /// For each of its data the number of targets, if it has any.
+    n_targets: Vec<Option<usize>>,
 }
 
 /// What was sent, with the ticket whose result it will bring. If nothing will come, whoever waits is told why first.
@@ -75,21 +76,21 @@ impl Sequencer {
         loss: Loss,
         forward_only: bool,
     ) -> Result<Vec<Accepted>> {
-        let parts = self.parts(&data);
+        let parts = self.parts(data.iter().map(Datum::n_bytes));
         let range = self.begin(ticket, parts.len())?;
         let sent = self.transmit(ticket, data, loss, forward_only, parts, range.start);
         self.settle(range, &sent.fates, sent.result.as_ref().err());
         sent.result
     }
 
-    /// How data is split into requests.
-    pub(super) fn parts(&self, data: &[Datum]) -> Vec<Range<usize>> {
+    /// How data of these sizes is split into requests.
+    pub(super) fn parts(&self, sizes: impl IntoIterator<Item = usize>) -> Vec<Range<usize>> {
         let flags = self.session.known_flags();
         let limits = ChunkLimits {
             n_data: usize_of(flags.config.fwdbwd_max_chunk_len),
             n_bytes: usize_of(flags.config.fwdbwd_max_chunk_bytes_count),
         };
-        split(data.iter().map(Datum::n_bytes), limits)
+        split(sizes, limits)
     }
 
     /// Sends the parts of a turn, under consecutive ids that were reserved for them.
@@ -121,7 +122,6 @@ impl Sequencer {
         let mut fates = vec![Fate::Unsent; job.parts.len()];
         let mut failure: Option<(usize, Error)> = None;
         for wave in waves(job.parts.len(), flags.config.parallel_fwdbwd_chunks) {
-            ticket.progress.attempt();
             for (idx, result) in wave.iter().copied().zip(job.send(&wave)) {
                 match result {
                     Ok(it) => {
@@ -265,7 +265,8 @@ impl Job {
         }
         let answer = self.session.http.send(&call, &self.cancel)?;
         let submitted = Submitted::read(answer, request_type(forward_only))?;
-        Ok(Accepted { submitted, born: self.session.clock.now(), n_data: data.len() })
+        let n_targets = data.iter().map(Datum::n_targets).collect();
+        Ok(Accepted { submitted, born: self.session.clock.now(), n_targets })
     }
 }
 
@@ -279,8 +280,13 @@ pub(super) fn collect(
 ) -> Result<ForwardBackwardOutput> {
     let request_type = request_type(forward_only);
     let started = progress.submitted();
-    let n_data: Vec<usize> = accepted.iter().map(|it| it.n_data).collect();
-    let jobs = accepted.into_iter().map(|Accepted { submitted, born, .. }| {
+    let several = 1 < accepted.len();
+    let jobs = accepted.into_iter().enumerate().map(|(i, Accepted { submitted, born, n_targets })| {
+        let part = if several { format!(" of part {i}") } else { String::new() };
+        let read = move |answer: &Answer| {
+            let output = read(answer, n_targets.len())?;
+            check_counts(&output, &n_targets, &part).map(|()| output)
+        };
         let (session, progress, cancel) = (session.clone(), progress.clone(), cancel.clone());
         Box::new(move || match submitted {
             Submitted::Done(result) => result.and_then(|it| read(&it)),
@@ -298,25 +304,27 @@ pub(super) fn collect(
         1 => vec![jobs.remove(0)()],
         n => session.waiters.fan_out(jobs, n),
     };
-    let parts = parts.into_iter().collect::<Result<Vec<_>>>()?;
-    check_counts(&parts, &n_data)?;
-    Ok(combine(parts))
+    Ok(combine(parts.into_iter().collect::<Result<Vec<_>>>()?))
 }
 
-/// Refuses parts with more or fewer outputs than data: all later data would get the outputs of others. A server may leave
-/// the outputs out, but then of all parts.
-fn check_counts(parts: &[ForwardBackwardOutput], n_data: &[usize]) -> Result<()> {
-    if parts.iter().all(|it| it.loss_fn_outputs.is_empty()) {
-        return Ok(());
+/// Refuses an output with more or fewer data, or log-probabilities of one, than were sent: all later ones would get those of
+/// others.
+fn check_counts(output: &ForwardBackwardOutput, n_targets: &[Option<usize>], part: &str) -> Result<()> {
+    let (found, sent) = (output.loss_fn_outputs.len(), n_targets.len());
+    if found != sent {
+        return Err(Error::decode(format!("the server sent {found} outputs for the {sent} data{part}")));
     }
-    let counts = parts.iter().map(|it| it.loss_fn_outputs.len()).zip(n_data);
-    match counts.enumerate().find(|(_, (outputs, data))| outputs != *data) {
-        Some((i, (outputs, data))) => {
-            let part = if parts.len() == 1 { String::new() } else { format!(" of part {i}") };
-            Err(Error::decode(format!("the server sent {outputs} outputs for the {data} data{part}")))
+    for (i, (fields, n_targets)) in output.loss_fn_outputs.iter().zip(n_targets).enumerate() {
+        if let (Some(logprobs), Some(n)) = (fields.get("logprobs"), n_targets)
+            && logprobs.values.len() != *n
+        {
+            let found = logprobs.values.len();
+            let problem =
+                format!("the server sent {found} log-probabilities for the {n} targets of datum {i}{part}");
+            return Err(Error::decode(problem));
         }
-        None => Ok(()),
     }
+    Ok(())
 }
 
 /// What the server calls such a pass.
@@ -325,9 +333,9 @@ fn request_type(forward_only: bool) -> &'static str {
 }
 
 /// Protobuf or JSON, as the server chose.
-fn read(answer: &Answer) -> Result<ForwardBackwardOutput> {
+fn read(answer: &Answer, n_data: usize) -> Result<ForwardBackwardOutput> {
     match answer.is_protobuf() {
-        true => train::decode_forward_backward_output(answer.body.clone()),
+        true => train::decode_forward_backward_output_of(answer.body.clone(), n_data),
         false => train::forward_backward_output_from_json(&json::response(&answer.body)?),
     }
 }

@@ -3,6 +3,7 @@
 use super::{FORWARD_BACKWARD, Msg, OPTIM_STEP, TrainingClient, optim_step};
 use crate::error::{Error, Result};
 use crate::pending::Pending;
+use crate::sync::process::forked;
 use crate::types::{Datum, ForwardBackwardOutput, Loss, OptimStepOutput, OptimizerParams};
 
 /// The two operations of [`TrainingClient::train_step`](crate::TrainingClient::train_step), both submitted.
@@ -67,7 +68,8 @@ impl TrainingClient {
         params: impl Into<OptimizerParams>,
     ) -> TrainStep {
         let (loss, params) = (loss.into(), params.into());
-        let fine = self.check_pass(&data, &loss).and_then(|()| params.validate());
+        let here = if self.session().is_foreign() { Err(forked()) } else { Ok(()) };
+        let fine = here.and_then(|()| self.check_pass(&data, &loss)).and_then(|()| params.validate());
         if let Err(error) = fine {
             return TrainStep {
                 forward_backward: Pending::failed(FORWARD_BACKWARD, error.clone()),
@@ -78,7 +80,7 @@ impl TrainingClient {
         let (pass, forward_backward) = session.ticket(FORWARD_BACKWARD, &actor.cancel);
         let (update, step) = session.ticket(OPTIM_STEP, &actor.cancel);
         let msg = Msg::TrainStep(self.step(pass, data, loss, false), optim_step(update, params));
-        match actor.mailbox.send(msg, step.deadline()) {
+        match self.put(msg, step.deadline()) {
             Ok(()) => TrainStep {
                 forward_backward: self.submitted(forward_backward),
                 optim_step: self.submitted(step),

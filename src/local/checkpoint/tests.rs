@@ -2,10 +2,23 @@
 
 use super::*;
 
-fn store(name: &str) -> Store {
+fn root(name: &str) -> PathBuf {
     let root = std::env::temp_dir().join(format!("tinkex-checkpoint-{name}-{}", std::process::id()));
     let _ = fs::remove_dir_all(&root);
-    Store::new(root)
+    root
+}
+
+fn store(name: &str) -> Store {
+    Store::open(root(name)).expect("a folder")
+}
+
+/// What a checkpoint says of itself, whichever save it is.
+fn told(store: &Store, place: &Place) -> Meta {
+    Meta { save_id: 0, ..store.meta(place).expect("the description") }
+}
+
+fn file(store: &Store, place: &Place, name: &str) -> Result<Vec<u8>, Problem> {
+    store.read(place, &[name]).map(|it| it.1.into_iter().next().expect("one"))
 }
 
 fn place(name: &str) -> Place {
@@ -36,21 +49,22 @@ fn a_checkpoint_is_there_as_a_whole_and_is_replaced_only_if_asked() {
         |bytes: &[u8], overwrite| store.save(&place("a"), &meta(), &[(ADAPTER, bytes.to_vec())], overwrite);
     save(b"1", false).expect("a first save");
     assert!(matches!(save(b"2", false), Err(Problem::Exists(text)) if text.contains("s:train:0/weights/a")));
-    assert_eq!(store.read(&place("a"), ADAPTER).expect("the file"), b"1");
+    assert_eq!(file(&store, &place("a"), ADAPTER).expect("the file"), b"1");
     save(b"2", true).expect("a second save");
-    assert_eq!(store.read(&place("a"), ADAPTER).expect("the file"), b"2");
-    assert_eq!(store.meta(&place("a")).expect("the description"), meta());
+    assert_eq!(file(&store, &place("a"), ADAPTER).expect("the file"), b"2");
+    assert_eq!(told(&store, &place("a")), meta());
     let found = store.of_run("s:train:0");
     assert_eq!((found.len(), &found[0].place, found[0].meta.rank), (1, &place("a"), 8));
     assert!(store.of_run("s:train:1").is_empty() && store.all().len() == 1);
-    assert!(matches!(store.read(&place("a"), OPTIMIZER), Err(Problem::Missing(_))));
+    assert!(matches!(file(&store, &place("a"), OPTIMIZER), Err(Problem::Missing(_))));
     assert!(matches!(store.meta(&place("b")), Err(Problem::Missing(_))));
-    let config = store.read(&place("a"), "adapter_config.json").expect("the file");
+    let config = file(&store, &place("a"), "adapter_config.json").expect("the file");
     let config: serde_json::Value = serde_json::from_slice(&config).expect("JSON");
     assert_eq!(config["target_modules"], json!(["gate_proj", "up_proj", "down_proj"]));
     let left: Vec<_> =
         fs::read_dir(&store.root).expect("the folder").flatten().map(|it| it.file_name()).collect();
-    assert_eq!(left, ["s_train_0"], "no drafts are left");
+    assert_eq!(left.len(), 2, "{left:?}");
+    assert_eq!(fs::read_dir(store.lease.drafts()).expect("the folder").count(), 0, "no drafts are left");
     fs::remove_dir_all(&store.root).expect("cleaning up");
 }
 
@@ -68,18 +82,23 @@ fn a_deleted_checkpoint_is_gone_and_a_kept_one_says_until_when() {
     assert_eq!(found.len(), 1);
     assert!(found[0].meta.expires.is_some() && found[0].meta.rank == 8 && 1 < found[0].size_bytes);
     store.keep(&place("b"), None).expect("a note");
-    assert_eq!(store.meta(&place("b")).expect("the description"), meta());
-    assert_eq!(folders(&store.root).count(), 1, "nothing stays aside");
+    assert_eq!(told(&store, &place("b")), meta());
+    assert_eq!(fs::read_dir(store.lease.drafts()).expect("the folder").count(), 0, "nothing stays aside");
     fs::remove_dir_all(&store.root).expect("cleaning up");
 }
 
 #[test]
 fn a_folder_that_cannot_be_written_is_an_error_with_its_path() {
     let store = store("file");
-    fs::write(&store.root, "a file where the folder should be").expect("a file");
+    fs::write(store.root.join("s_train_0"), "a file where the folder should be").expect("a file");
     let saved = store.save(&place("a"), &meta(), &[], false);
     let text = saved.expect_err("an error").text();
     assert!(text.starts_with("cannot create") && text.contains("s_train_0"), "{text}");
+    assert_eq!(fs::read_dir(store.lease.drafts()).expect("the folder").count(), 0, "no drafts are left");
+    fs::remove_dir_all(&store.root).expect("cleaning up");
+    fs::write(&store.root, "a file where the folder should be").expect("a file");
+    let error = Store::open(store.root.clone()).expect_err("an error");
+    assert!(error.starts_with("cannot create") && error.contains("tinkex-checkpoint-file"), "{error}");
     fs::remove_file(&store.root).expect("cleaning up");
 }
 
@@ -114,8 +133,8 @@ fn an_archive_and_a_copy_hold_what_others_can_read_and_no_more() {
     let files = [(ADAPTER, b"123".to_vec()), (OPTIMIZER, b"45".to_vec())];
     store.save(&place("a"), &meta(), &files, false).expect("a save");
     let names = ["adapter_config.json", ADAPTER, OPTIMIZER];
-    assert_eq!(store.files(&place("a")).expect("names"), names);
-    let bytes = store.archive(&place("a")).expect("an archive");
+    assert_eq!(store.files(&place("a")).expect("names").1, names);
+    let bytes = store.archive(&place("a")).expect("an archive").1;
     let mut archive = tar::Archive::new(&bytes[..]);
     let found: Vec<(String, u64)> = archive
         .entries()
@@ -129,10 +148,10 @@ fn an_archive_and_a_copy_hold_what_others_can_read_and_no_more() {
     assert_eq!((found[1].1, found[2].1), (3, 2));
     let to = Place::new("c:copy:0", Kind::Training, "a").expect("a good name");
     let copied = Meta { run_id: "c:copy:0".into(), copy_of: Some(place("a").uri()), ..meta() };
-    store.copy(&place("a"), &to, &copied).expect("a copy");
+    store.copy(&place("a"), &to, |_| copied.clone()).expect("a copy");
     store.delete(&place("a")).expect("a deletion");
-    assert_eq!(store.read(&to, OPTIMIZER).expect("the file"), b"45");
-    assert_eq!((store.meta(&to).expect("the description"), store.all().len()), (copied, 1));
+    assert_eq!(file(&store, &to, OPTIMIZER).expect("the file"), b"45");
+    assert_eq!((told(&store, &to), store.all().len()), (copied, 1));
     fs::remove_dir_all(&store.root).expect("cleaning up");
 }
 
@@ -149,6 +168,156 @@ fn a_checkpoint_is_published_once() {
         matches!(store.publish(&place("a"), true), Err(Problem::Exists(text)) if text.contains("public"))
     );
     store.publish(&place("a"), false).expect("a note");
-    assert_eq!(store.meta(&place("a")).expect("the description"), meta());
+    assert_eq!(told(&store, &place("a")), meta());
     fs::remove_dir_all(&store.root).expect("cleaning up");
+}
+
+/// Reads a checkpoint while it is replaced again and again, until it was seen changing often enough.
+fn read_while_replaced(store: &Store, look: impl Fn(&Store) -> Vec<Vec<u8>>) {
+    let save = |n: u32| {
+        let bytes = n.to_le_bytes().repeat(1000);
+        store
+            .save(&place("a"), &meta(), &[(ADAPTER, bytes.clone()), (OPTIMIZER, bytes)], true)
+            .expect("a save");
+    };
+    save(0);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| (1..).take_while(|_| !stop.load(Ordering::Relaxed)).for_each(save));
+        let _stop = Stop(&stop);
+        let mut seen = std::collections::BTreeSet::new();
+        while seen.len() < 30 {
+            let files = look(store);
+            assert_eq!(files[0], files[1], "files of two saves");
+            seen.insert(files[0].clone());
+        }
+    });
+    fs::remove_dir_all(&store.root).expect("cleaning up");
+}
+
+/// Says stop, also if the test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn both(store: &Store) -> Vec<Vec<u8>> {
+    store.read(&place("a"), &[ADAPTER, OPTIMIZER]).expect("never missing").1
+}
+
+#[test]
+fn a_reader_finds_one_save_whole_while_others_replace_it() {
+    read_while_replaced(&store("readers"), both);
+}
+
+#[test]
+fn a_copy_is_of_one_save_while_others_replace_it() {
+    let copies = std::cell::Cell::new(0);
+    read_while_replaced(&store("copies"), |store| {
+        copies.set(copies.get() + 1);
+        let to = Place::new("c:copy:0", Kind::Training, &format!("c{}", copies.get())).expect("a good name");
+        store.copy(&place("a"), &to, |it| Meta { run_id: to.run_id.clone(), ..it }).expect("never missing");
+        store.read(&to, &[ADAPTER, OPTIMIZER]).expect("the copy").1
+    });
+}
+
+#[test]
+fn where_names_cannot_be_exchanged_readers_find_one_save_whole_too() {
+    let store = store("steps");
+    store.exchanges.store(false, Ordering::Relaxed);
+    read_while_replaced(&store, both);
+}
+
+#[test]
+fn a_checkpoint_that_was_moved_in_the_first_of_two_steps_gets_its_name_back() {
+    let store = store("first");
+    for (name, bytes) in [("a", b"1"), ("b", b"1")] {
+        store.save(&place(name), &meta(), &[(ADAPTER, bytes.to_vec())], false).expect("a save");
+        let moved = store.lease.moved().join(within(&place(name)));
+        fs::create_dir_all(moved.parent().expect("a parent")).expect("a folder");
+        fs::rename(store.folder(&place(name)), moved).expect("the first step");
+    }
+    store.save(&place("b"), &meta(), &[(ADAPTER, b"2".to_vec())], false).expect("the second step");
+    let root = store.root.clone();
+    drop(store);
+    let store = Store::open(root).expect("the folder");
+    assert_eq!(
+        file(&store, &place("a"), ADAPTER).expect("the file"),
+        b"1",
+        "the old one, whose place is free"
+    );
+    assert_eq!(file(&store, &place("b"), ADAPTER).expect("the file"), b"2", "the new one");
+    assert!(!store.lease.moved().exists());
+    fs::remove_dir_all(&store.root).expect("cleaning up");
+}
+
+#[test]
+fn a_new_checkpoint_under_an_expired_name_is_never_swept() {
+    let store = store("sweep");
+    let mut old = meta();
+    (old.created, old.ttl_seconds) = ("2020-01-01T00:00:00Z".into(), Some(3600));
+    for _ in 0..100 {
+        store.save(&place("a"), &old, &[(ADAPTER, b"1".to_vec())], true).expect("an old one");
+        std::thread::scope(|threads| {
+            threads.spawn(|| store.sweep(SystemTime::now()));
+            store.save(&place("a"), &meta(), &[(ADAPTER, b"2".to_vec())], false).expect("a new one");
+        });
+        assert_eq!(file(&store, &place("a"), ADAPTER).expect("it is there"), b"2");
+    }
+    fs::remove_dir_all(&store.root).expect("cleaning up");
+}
+
+#[test]
+fn a_description_is_never_that_of_a_checkpoint_which_was_replaced() {
+    let store = store("describe");
+    for n in 0..100 {
+        let rank = |rank| Meta { rank, ..meta() };
+        store.save(&place("a"), &rank(n), &[], true).expect("a save");
+        std::thread::scope(|threads| {
+            threads.spawn(|| store.keep(&place("a"), Some(3600)).expect("a note"));
+            store.save(&place("a"), &rank(n + 1), &[], true).expect("a save");
+        });
+        assert_eq!(told(&store, &place("a")).rank, n + 1);
+    }
+    fs::remove_dir_all(&store.root).expect("cleaning up");
+}
+
+#[test]
+fn what_a_killed_engine_left_is_cleared_and_mixed_into_nothing() {
+    let root = root("left");
+    let pid = std::process::id();
+    for name in
+        [&format!(".draft-{pid}-0"), &format!(".old-{pid}-0"), ".tinkex/drafts/0", "mine", ".draft-of-mine"]
+    {
+        fs::create_dir_all(root.join(name)).expect("a folder");
+        fs::write(root.join(name).join(OPTIMIZER), "stale").expect("a file");
+    }
+    let store = Store::open(root.clone()).expect("the folder");
+    let mut left: Vec<_> =
+        fs::read_dir(&root).expect("the folder").flatten().map(|it| it.file_name()).collect();
+    left.sort();
+    assert_eq!(left, [".draft-of-mine", ".tinkex", "mine"], "nothing that an engine did not make");
+    assert_eq!(fs::read_dir(store.lease.drafts()).expect("the folder").count(), 0);
+    let sampler = Place::new("s:train:0", Kind::Sampler, "a").expect("a good name");
+    for _ in 0..2 {
+        store.save(&sampler, &meta(), &[(ADAPTER, b"1".to_vec())], true).expect("a save");
+    }
+    assert_eq!(store.files(&sampler).expect("names").1, ["adapter_config.json", ADAPTER]);
+    store.delete(&sampler).expect("a deletion");
+    fs::remove_dir_all(&root).expect("cleaning up");
+}
+
+#[test]
+fn a_folder_has_one_engine_at_a_time() {
+    let store = store("one");
+    let error = Store::open(store.root.clone()).expect_err("a refusal");
+    assert!(error.contains("in use by another engine") && error.contains("tinkex-checkpoint-one"), "{error}");
+    assert!(error.contains(&format!("(process {})", std::process::id())), "{error}");
+    let root = store.root.clone();
+    drop(store);
+    drop(Store::open(root.clone()).expect("it is free again"));
+    fs::remove_dir_all(&root).expect("cleaning up");
 }

@@ -3,22 +3,28 @@
 use super::*;
 use crate::local::nn::ModelConfig;
 
+/// A folder of its own, which nobody uses.
+fn folder() -> std::path::PathBuf {
+    std::env::temp_dir().join(format!("tinkex-engine-{}-{:016x}", std::process::id(), fastrand::u64(..)))
+}
+
 /// An engine without a server, with one model.
 fn engine() -> Engine {
     let panics = Panics::new();
-    let said = panics.sender();
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(1)
-        .panic_handler(move |it| {
+    let pool = || {
+        let said = panics.sender();
+        let built = rayon::ThreadPoolBuilder::new().num_threads(1).panic_handler(move |it| {
             said.send(it.downcast_ref::<&str>().unwrap_or(&"").to_string()).expect("room")
-        })
-        .build()
-        .expect("a pool");
+        });
+        built.build().expect("a pool")
+    };
+    let (pool, side) = (pool(), pool());
     let mut engine = Engine {
         base: Arc::new(Weights::seeded(&ModelConfig::nano(), 0)),
-        store: Arc::new(Store::new("unused".into())),
+        store: Arc::new(Store::open(folder()).expect("a folder")),
         futures: Arc::new(Futures::new(0)),
         pool,
+        side,
         panics,
         stop: Arc::default(),
         trainers: HashMap::new(),
@@ -52,12 +58,12 @@ fn a_thread_that_ends_fails_what_is_waited_for() {
     let engine = engine();
     let futures = engine.futures.clone();
     let ticket = futures.create(None, None);
-    let (queue, jobs) = unbounded();
+    let queue = Arc::new(Queue::new(1));
     let work = Work::Refused { error: "wrong".into() };
     let asked = futures.create(None, None);
-    queue.send(Job { ticket: Some(asked.clone()), work }).expect("a queue");
-    drop(queue);
-    engine.run(&jobs);
+    queue.push("s", [Job { ticket: Some(asked.clone()), work }]);
+    queue.close();
+    engine.run(&queue);
     assert!(format!("{:?}", futures.now(&asked.id)).contains("wrong"));
     assert!(format!("{:?}", futures.now(&ticket.id)).contains("the engine has stopped"));
 }

@@ -34,12 +34,29 @@ fn ids_of_other_runs_and_of_the_future_are_unknown() {
 #[test]
 fn cancelling_ends_the_wait_and_tells_the_worker() {
     let futures = futures();
-    let (training, ticket) = (futures.create(None, None), futures.create_cancellable(None, None));
+    let (training, ticket) = (futures.create(None, None), futures.create_cancellable(Some("s"), None, None));
     futures.cancel(&training.id);
     assert!(matches!(poll(&futures, &training.id), Found::Pending(None)), "training is never cancelled");
     futures.cancel(&ticket.id);
     assert!(ticket.cancelled.load(Ordering::Relaxed));
     assert!(matches!(poll(&futures, &ticket.id), Found::Done(Outcome::Failed { category: "user", .. })));
+}
+
+#[test]
+fn what_a_session_wanted_sampled_ends_with_it_and_nothing_else() {
+    let futures = futures();
+    let place = Place { model_id: "s:train:0".into(), seq_id: 1 };
+    let (pass, sample) =
+        (futures.create(Some(place), None), futures.create_cancellable(Some("s"), None, None));
+    let other = futures.create_cancellable(Some("t"), None, None);
+    assert_eq!([&pass, &other].map(|it| futures.session(&it.id)), [Some("s".into()), Some("t".into())]);
+    futures.cancel_all_of("s", "over");
+    assert!(sample.cancelled.load(Ordering::Relaxed) && !other.cancelled.load(Ordering::Relaxed));
+    assert!(
+        matches!(poll(&futures, &sample.id), Found::Done(Outcome::Failed { error, .. }) if error == "over")
+    );
+    assert!(matches!(poll(&futures, &pass.id), Found::Pending(Some(_))));
+    assert!(matches!(poll(&futures, &other.id), Found::Pending(None)));
 }
 
 #[test]

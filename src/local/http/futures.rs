@@ -28,6 +28,7 @@ pub(super) async fn retrieve(Shared(app): Context, headers: HeaderMap, body: Byt
         Err(error) => return unreadable(&error),
     };
     let id = &wanted.request_id;
+    app.state.polled(id);
     let outcome = match app.state.futures.wait(id, app.long_poll).await {
         Found::Unknown => return refusal(404, &format!("request {id} does not exist")),
         Found::Expired => return refusal(410, &format!("the result of request {id} is no longer kept")),

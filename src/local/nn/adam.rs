@@ -1,12 +1,14 @@
 //! AdamW.
 
 use crate::local::kernel::{simd, sum_by};
+use crate::types::AdamParams;
 use rayon::prelude::*;
 
 /// Elements that one task of a step handles.
 const CHUNK: usize = 1 << 14;
 
-/// The settings of one AdamW step.
+/// The settings of one AdamW step. They stay 64-bit floats until a weight is written: as 32-bit ones, a small `eps` would be
+/// zero and a large beta one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Adam {
     /// Step size.
@@ -46,7 +48,41 @@ pub(crate) struct StepOutput {
 }
 
 impl Adam {
+    /// The settings of a request.
+    ///
+    /// # Errors
+    /// A setting outside of its range, by its name.
+    pub(crate) fn read(params: &AdamParams) -> Result<Adam, String> {
+        params.validate().map_err(|it| it.to_string())?;
+        // What was never trained would be divided by zero.
+        if params.eps == 0.0 {
+            return Err("adam_params.eps: must be above 0".into());
+        }
+        let sizes = [
+            ("learning_rate", params.learning_rate),
+            ("eps", params.eps),
+            ("weight_decay", params.weight_decay),
+            ("grad_clip_norm", params.grad_clip_norm),
+        ];
+        let most = f64::from(f32::MAX);
+        if let Some((name, value)) = sizes.into_iter().find(|it| most < it.1.abs()) {
+            let problem = format!("must be at most {most:e}, the largest 32-bit float, is {value:e}");
+            return Err(format!("adam_params.{name}: {problem}"));
+        }
+        Ok(Adam {
+            learning_rate: params.learning_rate,
+            beta1: params.beta1,
+            beta2: params.beta2,
+            eps: params.eps,
+            weight_decay: params.weight_decay,
+            grad_clip_norm: params.grad_clip_norm,
+        })
+    }
+
     /// Takes step number `step` (counted from 1) on flat parameters.
+    ///
+    /// # Errors
+    /// Gradients, or a result, that are not finite numbers; nothing has changed then.
     pub(super) fn step(
         &self,
         step: u64,
@@ -54,16 +90,36 @@ impl Adam {
         grads: &[f32],
         exp_avg: &mut [f32],
         exp_avg_sq: &mut [f32],
-    ) -> StepOutput {
+    ) -> Result<StepOutput, String> {
         let grad_norm = norm(grads);
-        let clips = self.grad_clip_norm > 0.0 && grad_norm > self.grad_clip_norm;
-        let factor = if clips { (self.grad_clip_norm / grad_norm) as f32 } else { 1.0 };
-        let correct = |beta: f64| 1.0 - beta.powf(step as f64);
-        let keep = (1.0 - self.learning_rate * self.weight_decay) as f32;
-        let size = (self.learning_rate / correct(self.beta1)) as f32;
-        let root = (1.0 / correct(self.beta2).sqrt()) as f32;
-        let (beta1, beta2, eps) = (self.beta1 as f32, self.beta2 as f32, self.eps as f32);
-        let (rest1, rest2) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32);
+        if !grad_norm.is_finite() {
+            return Err(format!("the gradients are not finite numbers (their norm is {grad_norm})"));
+        }
+        let update = self.update(step, grad_norm);
+        // Looked at before anything is written.
+        let finite = params
+            .par_chunks(CHUNK)
+            .zip(grads.par_chunks(CHUNK))
+            .zip(exp_avg.par_chunks(CHUNK).zip(exp_avg_sq.par_chunks(CHUNK)))
+            .all(|((params, grads), (m, v))| {
+                simd(
+                    #[inline(always)]
+                    || {
+                        let all = params.iter().zip(grads).zip(m).zip(v);
+                        all.fold(true, |fine, (((&p, &g), &m), &v)| {
+                            let [p, m, v] = update.of(p, g, m, v);
+                            fine & p.is_finite() & m.is_finite() & v.is_finite()
+                        })
+                    },
+                )
+            });
+        if !finite {
+            return Err(format!(
+                "the step would make weights or moments that are not finite numbers (the norm of the gradients is \
+                 {grad_norm:e}, the learning rate {:e})",
+                self.learning_rate
+            ));
+        }
         let tasks = params
             .par_chunks_mut(CHUNK)
             .zip(grads.par_chunks(CHUNK))
@@ -74,26 +130,152 @@ impl Adam {
                 || {
                     for (((p, &g), m), v) in params.iter_mut().zip(grads).zip(m.iter_mut()).zip(v.iter_mut())
                     {
-                        let g = g * factor;
-                        *m = beta1 * *m + rest1 * g;
-                        *v = beta2 * *v + rest2 * (g * g);
-                        *p = keep * *p - size * *m / (v.sqrt() * root + eps);
+                        [*p, *m, *v] = update.of(*p, g, *m, *v);
                     }
                 },
             );
         });
-        StepOutput { grad_norm, step }
+        Ok(StepOutput { grad_norm, step })
+    }
+
+    fn update(&self, step: u64, grad_norm: f64) -> Update {
+        let clips = self.grad_clip_norm > 0.0 && grad_norm > self.grad_clip_norm;
+        let correct = |beta: f64| 1.0 - beta.powf(step as f64);
+        Update {
+            factor: if clips { self.grad_clip_norm / grad_norm } else { 1.0 },
+            keep: 1.0 - self.learning_rate * self.weight_decay,
+            size: self.learning_rate / correct(self.beta1),
+            root: 1.0 / correct(self.beta2).sqrt(),
+            beta1: self.beta1,
+            beta2: self.beta2,
+            eps: self.eps,
+        }
+    }
+}
+
+/// What one step does to each parameter.
+#[derive(Clone, Copy)]
+struct Update {
+    /// Of the gradient, from clipping.
+    factor: f64,
+    /// Of the parameter, from weight decay.
+    keep: f64,
+    /// The step size, with the correction of the first mean.
+    size: f64,
+    /// The correction of the second mean's root.
+    root: f64,
+    beta1: f64,
+    beta2: f64,
+    eps: f64,
+}
+
+impl Update {
+    /// A parameter with its two running means, from those and its gradient.
+    #[inline(always)]
+    fn of(&self, p: f32, g: f32, m: f32, v: f32) -> [f32; 3] {
+        let g = f64::from(g) * self.factor;
+        let m = self.beta1 * f64::from(m) + (1.0 - self.beta1) * g;
+        let v = self.beta2 * f64::from(v) + (1.0 - self.beta2) * (g * g);
+        let p = self.keep * f64::from(p) - self.size * m / (v.sqrt() * self.root + self.eps);
+        let stored = v as f32;
+        // Zero would say that there was no gradient yet, and the next step would divide by `eps` alone.
+        let stored = if stored == 0.0 && v > 0.0 { f32::from_bits(1) } else { stored };
+        [p as f32, m as f32, stored]
     }
 }
 
 /// The Euclidean norm, summed in fixed chunks.
 fn norm(values: &[f32]) -> f64 {
     let square = |part: &[f32]| {
-        simd(
+        let sum = simd(
             #[inline(always)]
-            || f64::from(sum_by(part, |v| v * v)),
-        )
+            || sum_by(part, |v| v * v),
+        );
+        // The squares of large values overflow, those of small ones vanish.
+        match sum.is_finite() && 1e-20 < sum {
+            true => f64::from(sum),
+            false => part.iter().map(|v| f64::from(*v) * f64::from(*v)).sum(),
+        }
     };
     let parts: Vec<f64> = values.par_chunks(1024).map(square).collect();
     parts.iter().sum::<f64>().sqrt()
+}
+
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    /// Some steps of one parameter that begins at 1.
+    fn steps(adam: &Adam, grads: &[f32]) -> Vec<f32> {
+        let (mut p, mut m, mut v) = ([1.0f32], [0.0f32], [0.0f32]);
+        let mut seen = Vec::new();
+        for (step, g) in (1..).zip(grads) {
+            adam.step(step, &mut p, &[*g], &mut m, &mut v).expect("a step");
+            seen.push(p[0]);
+        }
+        seen
+    }
+
+    #[test]
+    fn settings_beyond_the_range_of_small_floats_do_what_they_say() {
+        let adam = |change: fn(&mut Adam)| {
+            let mut adam = Adam { learning_rate: 0.5, ..Adam::default() };
+            change(&mut adam);
+            adam
+        };
+        // A parameter without gradients stays, whatever it is divided by.
+        assert_eq!(steps(&adam(|it| it.eps = 1e-46), &[0.0, 0.0]), [1.0, 1.0]);
+        assert_eq!(steps(&adam(|it| it.eps = 1e-46), &[1.0]), [0.5]);
+        assert_eq!(steps(&adam(|it| it.learning_rate = 1e-60), &[1.0]), [1.0]);
+        // The correction makes the first step one of full size, however slow the means are.
+        assert_eq!(steps(&adam(|it| it.beta1 = 1.0 - 1e-12), &[1.0]), [0.5]);
+        let clipped = steps(&adam(|it| (it.grad_clip_norm, it.eps) = (1e-60, 1e-100)), &[3.0]);
+        assert_eq!(clipped, [0.5]);
+        // The square of this gradient is no 32-bit float.
+        let tiny = steps(&adam(|it| it.eps = 1e-300), &[1e-25, 0.0]);
+        assert!(tiny[0] == 0.5 && tiny[1].abs() < 1.0, "{tiny:?}");
+    }
+
+    #[test]
+    fn a_setting_that_no_weight_can_follow_is_refused_by_its_name() {
+        let refused = |change: fn(&mut AdamParams)| {
+            let mut params = AdamParams::default();
+            change(&mut params);
+            Adam::read(&params).expect_err("a refusal")
+        };
+        assert!(
+            refused(|it| it.learning_rate = 1e39).starts_with("adam_params.learning_rate: must be at most")
+        );
+        assert!(refused(|it| it.weight_decay = 1e39).starts_with("adam_params.weight_decay: "));
+        assert!(refused(|it| it.eps = 1e39).starts_with("adam_params.eps: "));
+        assert!(refused(|it| it.eps = 0.0).starts_with("adam_params.eps: "));
+        assert!(refused(|it| it.grad_clip_norm = 1e39).starts_with("adam_params.grad_clip_norm: "));
+        assert!(refused(|it| it.beta1 = 1.0).contains("adam_params.beta1"));
+    }
+
+    #[test]
+    fn the_norm_of_huge_and_of_tiny_gradients_is_right() {
+        for size in [1e30f32, 1e-30, 1.0] {
+            let norm = norm(&[3.0 * size, 4.0 * size]);
+            assert!((norm / f64::from(size) - 5.0).abs() < 1e-5, "{size} {norm}");
+        }
+        assert_eq!(norm(&[0.0; 4]), 0.0);
+        assert!(!norm(&[f32::INFINITY]).is_finite() && !norm(&[f32::NAN]).is_finite());
+    }
+
+    #[test]
+    fn a_step_that_would_not_be_finite_changes_nothing() {
+        let big = Adam { learning_rate: 1e38, ..Adam::default() };
+        // The weights of the first would overflow, the squares of the second.
+        for (adam, grads) in [(big, [1.0f32, 1.0]), (Adam::default(), [1.0, 1e25])] {
+            let before = ([1.0f32, -3e38], [0.5f32, 0.5], [0.25f32, 0.25]);
+            let (mut p, mut m, mut v) = before;
+            let error = adam.step(7, &mut p, &grads, &mut m, &mut v).expect_err("a refusal");
+            assert!(error.contains("norm of the gradients is"), "{error}");
+            assert_eq!((p, m, v), before);
+        }
+        let error = Adam::default().step(1, &mut [1.0], &[f32::INFINITY], &mut [0.0], &mut [0.0]);
+        assert!(error.expect_err("a refusal").contains("their norm is inf"));
+    }
 }

@@ -10,7 +10,7 @@ pub(super) struct Chooser {
     pub(super) temperature: f32,
     /// Only this many of the likeliest tokens; zero or less for all.
     pub(super) top_k: i64,
-    /// Only the fewest likeliest tokens that reach this share of the probability.
+    /// Only the fewest likeliest tokens that reach this share of the probability, at least one.
     pub(super) top_p: f32,
 }
 
@@ -19,8 +19,8 @@ impl Chooser {
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             return Err(format!("the temperature {} is not a number of at least 0", self.temperature));
         }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err(format!("top_p {} is not above 0 and at most 1", self.top_p));
+        if !(0.0..=1.0).contains(&self.top_p) {
+            return Err(format!("top_p {} is not in 0..=1", self.top_p));
         }
         Ok(())
     }
@@ -50,11 +50,12 @@ impl Chooser {
     }
 
     fn draw_from_all(&self, logits: &[f32], scratch: &mut [f32], draw: f64) -> usize {
+        // Less the largest before the division, which a small temperature makes infinite.
+        let top = crate::local::kernel::max(logits);
         for (slot, &logit) in scratch.iter_mut().zip(logits) {
-            *slot = logit / self.temperature;
+            *slot = (logit - top) / self.temperature;
         }
-        let top = crate::local::kernel::max(scratch);
-        crate::local::kernel::exp_sum(scratch, top);
+        crate::local::kernel::exp_sum(scratch, 0.0);
         pick(scratch.iter().copied(), draw)
     }
 
@@ -145,6 +146,19 @@ mod tests {
         assert_eq!(seen(Chooser { temperature: 1.0, top_k: -1, top_p: 0.7 }), [1, 3]);
         assert_eq!(seen(Chooser { temperature: 1.0, top_k: -1, top_p: 0.1 }), [1]);
         assert_eq!(seen(Chooser { temperature: 5.0, top_k: 0, top_p: 1.0 }), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn the_smallest_settings_take_the_likeliest_token() {
+        for temperature in [f32::from_bits(1), 1e-39, f32::MIN_POSITIVE, 1e-30, 1e-3] {
+            assert_eq!(seen(Chooser { temperature, top_k: -1, top_p: 1.0 }), [1, 3], "{temperature}");
+            assert_eq!(seen(Chooser { temperature, top_k: 3, top_p: 0.9 }), [1, 3], "{temperature}");
+        }
+        for top_p in [0.0, f32::from_bits(1), 1e-30] {
+            assert_eq!(seen(Chooser { temperature: 1.0, top_k: -1, top_p }), [1], "{top_p}");
+        }
+        // The largest temperature makes all alike.
+        assert_eq!(seen(Chooser { temperature: f32::MAX, top_k: -1, top_p: 1.0 }), [0, 1, 2, 3, 4]);
     }
 
     #[test]

@@ -14,29 +14,29 @@ pub(crate) enum Loss {
     /// `−min(r·A, clip(r, lo, hi)·A)`.
     Ppo {
         /// Smallest ratio that still counts.
-        lo: f32,
+        lo: f64,
         /// Largest ratio that still counts.
-        hi: f32,
+        hi: f64,
     },
     /// `−clip(r, lo, hi)·lp·A`, the clipped ratio held constant.
     Cispo {
         /// Smallest factor.
-        lo: f32,
+        lo: f64,
         /// Largest factor.
-        hi: f32,
+        hi: f64,
     },
     /// `−(lp·A − ½·beta·(lp − q)²)`.
     Dro {
         /// Weight of the pull towards the sampling policy.
-        beta: f32,
+        beta: f64,
     },
     /// `−Σ min(s·A, clip(s, lo, hi)·A)`, where the ratio `s` of every token is that of its sequence: the exponential of the
     /// mean of `lp − q` over the mask. Its derivative by `lp` is `s`, as if the mean were held constant.
     Gspo {
         /// Smallest ratio that still counts.
-        lo: f32,
+        lo: f64,
         /// Largest ratio that still counts.
-        hi: f32,
+        hi: f64,
     },
     /// A loss that a client wrote.
     Custom(Arc<LossGraph>),
@@ -60,22 +60,19 @@ impl Loss {
     /// cross entropy and its advantage for all others.
     pub(super) fn token(&self, lp: f32, q: f32, factor: f32) -> (f64, f32) {
         let (lp, q, a) = (f64::from(lp), f64::from(q), f64::from(factor));
-        // Both terms are f64, so that a ratio of unlikely tokens neither overflows nor loses its digits.
-        let ratio = || (lp - q).exp();
         let (loss, slope) = match *self {
             Loss::CrossEntropy => (-a * lp, -a),
-            Loss::ImportanceSampling => (-ratio() * a, -ratio() * a),
-            Loss::Ppo { lo, hi } => {
-                let free = ratio() * a;
-                let clipped = ratio().max(f64::from(lo)).min(f64::from(hi)) * a;
-                if free <= clipped { (-free, -free) } else { (-clipped, 0.0) }
+            Loss::ImportanceSampling => {
+                let scaled = scaled_ratio(lp - q, a);
+                (-scaled, -scaled)
             }
+            Loss::Ppo { lo, hi } => clipped(lp - q, a, lo, hi),
             Loss::Cispo { lo, hi } => {
-                let held = ratio().max(f64::from(lo)).min(f64::from(hi));
-                (-held * lp * a, -held * a)
+                let scaled = (lp - q).exp().max(lo).min(hi) * a;
+                (-scaled * lp, -scaled)
             }
             Loss::Dro { beta } => {
-                let (gap, beta) = (lp - q, f64::from(beta));
+                let gap = lp - q;
                 (-(lp * a - 0.5 * beta * gap * gap), -(a - beta * gap))
             }
             // A token alone has no cost: see `joint`. What is no number shows itself.
@@ -83,6 +80,19 @@ impl Loss {
         };
         (loss, slope as f32)
     }
+}
+
+/// `exp(gap) · advantage`. The exponential overflows to infinity above 709: an advantage of zero, which marks a token that
+/// does not count, must not make that `0 · ∞`.
+fn scaled_ratio(gap: f64, advantage: f64) -> f64 {
+    if advantage == 0.0 { 0.0 } else { gap.exp() * advantage }
+}
+
+/// The clipped objective of one token, `−min(r·A, clip(r, lo, hi)·A)` with `r = exp(gap)`, and its derivative by `gap`.
+pub(super) fn clipped(gap: f64, advantage: f64, lo: f64, hi: f64) -> (f64, f64) {
+    let free = scaled_ratio(gap, advantage);
+    let held = gap.exp().max(lo).min(hi) * advantage;
+    if free <= held { (-free, -free) } else { (-held, 0.0) }
 }
 
 #[cfg(test)]
@@ -129,7 +139,7 @@ mod tests {
         let (lo, hi) = (0.8, 1.2);
         assert_slope(&Loss::Ppo { lo, hi }, |lp, q, a| {
             let r = (lp - q).exp();
-            -(r * a).min(r.clamp(f64::from(lo), f64::from(hi)) * a)
+            -(r * a).min(r.clamp(lo, hi) * a)
         });
         assert_eq!(Loss::Ppo { lo, hi }.token(-0.2, -1.0, 1.0).1, 0.0);
         assert_ne!(Loss::Ppo { lo, hi }.token(-0.2, -1.0, -1.0).1, 0.0);
@@ -149,6 +159,21 @@ mod tests {
     #[test]
     fn dro_slopes_like_its_difference() {
         let beta = 0.25;
-        assert_slope(&Loss::Dro { beta }, |lp, q, a| -(lp * a - 0.5 * f64::from(beta) * (lp - q).powi(2)));
+        assert_slope(&Loss::Dro { beta }, |lp, q, a| -(lp * a - 0.5 * beta * (lp - q).powi(2)));
+    }
+
+    #[test]
+    fn a_token_of_no_advantage_costs_nothing_however_unlikely_it_was() {
+        let (lo, hi) = (0.0, f64::MAX);
+        let ratios = [Loss::ImportanceSampling, Loss::Ppo { lo, hi }, Loss::Cispo { lo, hi: 4.0 }];
+        for loss in ratios {
+            for q in [-3.0, -700.0, -800.0, -3e38] {
+                let (value, slope) = loss.token(-5.0, q, 0.0);
+                assert_eq!((value, slope), (0.0, 0.0), "{loss:?} {q}");
+            }
+        }
+        // With an advantage there is a cost, and clipping bounds it.
+        assert_eq!(Loss::ImportanceSampling.token(-5.0, -800.0, 1.0).0, f64::NEG_INFINITY);
+        assert_eq!(Loss::Ppo { lo: 0.8, hi: 1.2 }.token(-5.0, -800.0, 1.0), (-1.2, 0.0));
     }
 }

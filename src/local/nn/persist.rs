@@ -80,10 +80,12 @@ fn write<'a>(
 ) -> Result<Vec<u8>, String> {
     let raw: Vec<(String, [usize; 2], Vec<u8>)> = tensors
         .map(|(name, t, values)| {
-            let bytes = values[t.range.clone()].iter().flat_map(|v| v.to_le_bytes()).collect();
-            (name, [t.rows, t.cols], bytes)
+            let values = &values[t.range.clone()];
+            check(&name, values)?;
+            let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            Ok((name, [t.rows, t.cols], bytes))
         })
-        .collect();
+        .collect::<Result<_, String>>()?;
     let views = raw
         .iter()
         .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.to_vec(), bytes)?)))
@@ -108,7 +110,15 @@ fn read(file: &SafeTensors<'_>, name: &str, t: &Tensor, out: &mut [f32]) -> Resu
     for (slot, bytes) in out.iter_mut().zip(view.data().as_chunks::<4>().0) {
         *slot = f32::from_le_bytes(*bytes);
     }
-    Ok(())
+    check(name, out)
+}
+
+/// Refuses a tensor that is not made of finite numbers: a model could do nothing with it.
+fn check(name: &str, values: &[f32]) -> Result<(), String> {
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(i) => Err(format!("the tensor {name} holds {} at {i}, which is not a finite number", values[i])),
+        None => Ok(()),
+    }
 }
 
 /// An adapter of other matrices must not be loaded in part: whoever made it expects them to act.

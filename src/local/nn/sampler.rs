@@ -14,6 +14,10 @@ use std::sync::Arc;
 /// Samples that one task of a decoding step advances: enough to share each weight that is read.
 const STEP_SAMPLES: usize = 4;
 
+/// Tokens of samples that are drawn side by side, if each gets as long as it may: a bound on the memory of their caches,
+/// which is about 2 KiB a token. The others of a request follow when those are done.
+const WAVE_TOKENS: usize = 1 << 15;
+
 /// A model as it was at one moment, ready to continue prompts from any number of threads.
 #[derive(Debug)]
 pub(crate) struct Sampler {
@@ -37,7 +41,7 @@ pub(crate) struct Generate {
     pub temperature: f32,
     /// Draw among this many of the likeliest tokens; zero or less for all.
     pub top_k: i64,
-    /// Draw among the fewest likeliest tokens that reach this probability together.
+    /// Draw among the fewest likeliest tokens that reach this probability together, at least one.
     pub top_p: f32,
     /// Each sample draws from its own stream of this seed: sample 0 is the same alone and among others.
     pub seed: u64,
@@ -217,15 +221,21 @@ impl Sampler {
             return Ok(sequences);
         }
         // All samples share the first step; each continues with a copy of what it appended to the cache.
-        let mut own = [Segment::new(base, req.prompt.len() - 1)];
+        let mut shared = [Segment::new(base, req.prompt.len() - 1)];
         let mut first = vec![0.0; c.vocab];
-        self.step(prefix, &mut own, &[last], &mut first, scratch);
-        let mut own = vec![own[0].clone(); req.num_samples];
+        self.step(prefix, &mut shared, &[last], &mut first, scratch);
         let mut rngs: Vec<Rng> = (0..req.num_samples as u64).map(|i| Rng::stream(req.seed, i)).collect();
-        let mut alive: Vec<usize> = (0..req.num_samples).collect();
-        let mut logits = first.repeat(req.num_samples);
         let mut buffer = vec![0.0; c.vocab];
-        loop {
+        // So many side by side; none depends on the others.
+        let most_alive = (WAVE_TOKENS / most).max(STEP_SAMPLES);
+        let (mut next, mut alive, mut own, mut logits) = (0, Vec::new(), Vec::new(), Vec::new());
+        while !alive.is_empty() || next < req.num_samples {
+            if alive.is_empty() {
+                alive = (next..req.num_samples.min(next + most_alive)).collect();
+                next += alive.len();
+                own = vec![shared[0].clone(); alive.len()];
+                logits = first.repeat(alive.len());
+            }
             if cancelled() {
                 return Err(CANCELLED.to_owned());
             }
@@ -251,12 +261,12 @@ impl Sampler {
             own.retain(|_| keep.next().unwrap_or(false));
             let mut keep = ended.iter().map(|e| !e);
             alive.retain(|_| keep.next().unwrap_or(false));
-            if alive.is_empty() {
-                return Ok(sequences);
+            if !alive.is_empty() {
+                logits.truncate(alive.len() * c.vocab);
+                self.step(prefix, &mut own, &tokens, &mut logits, scratch);
             }
-            logits.truncate(alive.len() * c.vocab);
-            self.step(prefix, &mut own, &tokens, &mut logits, scratch);
         }
+        Ok(sequences)
     }
 
     /// Feeds one token to each sample, in fixed portions on several threads: no sample's numbers depend on the

@@ -67,6 +67,8 @@ pub(crate) struct Trainer {
     /// Idle workspaces and gradient buffers of groups.
     idle: Mutex<Vec<Workspace>>,
     idle_grads: Vec<Vec<f32>>,
+    /// The gradients before the pass at hand, kept for their memory.
+    before: Vec<f32>,
 }
 
 impl Trainer {
@@ -82,6 +84,7 @@ impl Trainer {
             step: 0,
             idle: Mutex::default(),
             idle_grads: Vec::new(),
+            before: Vec::new(),
         }
     }
 
@@ -89,7 +92,8 @@ impl Trainer {
     /// are added to those accumulated since the last step.
     ///
     /// # Errors
-    /// A datum that does not fit the model or the loss, by its index; nothing has changed then.
+    /// A datum that does not fit the model or the loss, or whose loss or gradient is not a finite number, by its index;
+    /// nothing has changed then.
     pub(crate) fn run(
         &mut self,
         batch: &[Example],
@@ -97,7 +101,7 @@ impl Trainer {
         backward: bool,
     ) -> Result<RunOutput, String> {
         for (i, example) in batch.iter().enumerate() {
-            check(example, loss, &self.model.base).map_err(|e| format!("datum {i}: {e}"))?;
+            check(example, loss, &self.model.base).map_err(|e| format!("data[{i}]: {e}"))?;
         }
         if batch.is_empty() {
             return Err("the batch has no data".to_owned());
@@ -106,8 +110,10 @@ impl Trainer {
         let mut output =
             RunOutput { loss_sum: 0.0, logprobs: Vec::with_capacity(batch.len()), metrics: BTreeMap::new() };
         let mut buffers = std::mem::take(&mut self.idle_grads);
-        // A loss that a client wrote may fail on a datum when others have been added up already.
-        let before = matches!(loss, Loss::Custom(_)).then(|| self.grads.clone());
+        // A datum may fail when the gradients of others have been added up already.
+        if backward {
+            self.before.clone_from(&self.grads);
+        }
         let mut failed = None;
         'waves: for wave in groups.chunks(WAVE) {
             buffers.resize_with(buffers.len().max(if backward { wave.len() } else { 0 }), Vec::new);
@@ -130,7 +136,7 @@ impl Trainer {
                 let group = match result {
                     Ok(it) => it,
                     Err((within, error)) => {
-                        failed = Some(format!("datum {}: {error}", output.logprobs.len() + within));
+                        failed = Some(format!("data[{}]: {error}", output.logprobs.len() + within));
                         break 'waves;
                     }
                 };
@@ -145,9 +151,15 @@ impl Trainer {
             }
         }
         self.idle_grads = buffers;
+        if failed.is_none() && !output.loss_sum.is_finite() {
+            failed = Some(format!("the losses of all data add up to {}", output.loss_sum));
+        }
+        if failed.is_none() && backward && !all_finite(&self.grads) {
+            failed = Some("the gradients, added to those since the last step, are not finite numbers".into());
+        }
         if let Some(error) = failed {
-            if let Some(before) = before {
-                self.grads = before;
+            if backward {
+                std::mem::swap(&mut self.grads, &mut self.before);
             }
             return Err(error);
         }
@@ -160,12 +172,18 @@ impl Trainer {
     }
 
     /// Takes a step along the accumulated gradients (zero if there are none) and clears them.
-    pub(crate) fn adam_step(&mut self, p: &Adam) -> StepOutput {
-        self.step += 1;
-        let output =
-            p.step(self.step, &mut self.model.params, &self.grads, &mut self.exp_avg, &mut self.exp_avg_sq);
+    ///
+    /// # Errors
+    /// A step that would not be made of finite numbers. The weights, the running means and the number of steps stay as they
+    /// were; the gradients are cleared, because no later step could use them.
+    pub(crate) fn adam_step(&mut self, p: &Adam) -> Result<StepOutput, String> {
+        let (params, step) = (&mut self.model.params, self.step + 1);
+        let stepped = p.step(step, params, &self.grads, &mut self.exp_avg, &mut self.exp_avg_sq);
         self.grads.fill(0.0);
-        output
+        if stepped.is_ok() {
+            self.step = step;
+        }
+        stepped
     }
 
     /// The model as it is now, ready for sampling; later steps do not change it.
@@ -238,24 +256,98 @@ fn run_group(
     let targets = Targets { ids: &ids, k, slope };
     let mut logprobs = vec![0.0; ids.len()];
     let tokens = group.iter().flat_map(|e| &e.tokens).copied();
-    let grads = grads.map(|grads| {
+    let mut grads = grads;
+    let buffer = grads.as_deref_mut().map(|grads| {
         grads.clear();
         grads.resize(model.params.len(), 0.0);
         grads.as_mut_slice()
     });
-    workspace.targets(model, &rows, tokens, &targets, &mut logprobs, grads);
+    let backward = buffer.is_some();
+    workspace.targets(model, &rows, tokens, &targets, &mut logprobs, buffer);
+    if let Some(i) = logprobs.iter().position(|lp| !lp.is_finite()) {
+        let (datum, target) = place(group, i);
+        return Err((datum, format!("the log-probability of target {target} is {}", logprobs[i])));
+    }
+    let not_finite = |i: usize, what: &str, value: f64| {
+        let (datum, target) = place(group, i);
+        (datum, format!("the {what} of target {target} is {value}, not a finite number"))
+    };
     let mut metrics = BTreeMap::new();
-    let loss_sum = if loss.is_joint() {
+    let mut loss_sum = 0.0;
+    if loss.is_joint() {
         let all = found.take().unwrap_or_else(|| all_joint(group, loss, &logprobs, false))?;
+        for (i, one) in all.iter().enumerate() {
+            if !one.loss.is_finite() {
+                return Err((i, format!("the loss is {}, not a finite number", one.loss)));
+            }
+            if let Some(target) = one.slopes.iter().position(|slope| !slope.is_finite() && backward) {
+                let slope = one.slopes[target];
+                let what = "the derivative of the loss by the log-probability of target";
+                return Err((i, format!("{what} {target} is {slope}, not a finite number")));
+            }
+            loss_sum += one.loss;
+        }
         for (name, value) in all.iter().flat_map(|it| &it.metrics) {
             *metrics.entry(name.clone()).or_insert(0.0) += value;
         }
-        all.iter().map(|it| it.loss).sum()
     } else {
-        logprobs.iter().enumerate().map(|(i, &lp)| token(i, lp).0).sum()
-    };
+        for (i, &lp) in logprobs.iter().enumerate() {
+            let (value, slope) = token(i, lp);
+            if !value.is_finite() {
+                return Err(not_finite(i, "loss", value));
+            }
+            if backward && !slope.is_finite() {
+                let what = "derivative of the loss by the log-probability";
+                return Err(not_finite(i, what, f64::from(slope)));
+            }
+            loss_sum += value;
+        }
+    }
+    if let Some(grads) = grads
+        && !all_finite(grads)
+    {
+        return Err(culprit(model, group, loss, workspace, grads));
+    }
     let logprobs = split(group, &logprobs).into_iter().map(<[f32]>::to_vec).collect();
     Ok(GroupOutput { loss_sum, logprobs, metrics })
+}
+
+/// The datum of a group to which the target at `i` belongs, and the target's number there.
+fn place(group: &[Example], mut i: usize) -> (usize, usize) {
+    for (datum, example) in group.iter().enumerate() {
+        match i.checked_sub(example.targets.len()) {
+            Some(rest) => i = rest,
+            None => return (datum, i),
+        }
+    }
+    (group.len().saturating_sub(1), i)
+}
+
+/// Finds the datum whose gradients are not finite, by running each alone.
+fn culprit(
+    model: &Model,
+    group: &[Example],
+    loss: &Loss,
+    workspace: &mut Workspace,
+    grads: &mut Vec<f32>,
+) -> Misfit {
+    const PROBLEM: &str = "its gradients are not finite numbers";
+    if group.len() == 1 {
+        return (0, PROBLEM.into());
+    }
+    for (i, one) in group.iter().enumerate() {
+        if let Err((_, error)) = run_group(model, std::slice::from_ref(one), loss, workspace, Some(grads)) {
+            return (i, error);
+        }
+    }
+    (0, format!("{PROBLEM} together with those of the {} data after it", group.len() - 1))
+}
+
+/// Whether no value is infinite or no number.
+fn all_finite(values: &[f32]) -> bool {
+    // Without an early end, so that it vectorises.
+    let part = |part: &[f32]| part.iter().fold(true, |fine, v| fine & v.is_finite());
+    values.par_chunks(ADD_CHUNK).all(part)
 }
 
 /// The part of each datum.

@@ -90,10 +90,10 @@ impl State {
         {
             return Ok(CopyWeightsResponse { tinker_path: path });
         }
-        let (from, meta) = self.any_checkpoint(&request.source_path)?;
+        let (from, _) = self.any_checkpoint(&request.source_path)?;
         let run_id = format!("{:016x}:copy:0", self.inner.lock().rng.u64(..));
         let to = Place::new(&run_id, from.kind, &from.name).or_else(|it| refuse(400, it))?;
-        let meta = Meta {
+        let describe = |meta: Meta| Meta {
             run_id,
             created: rfc3339(SystemTime::now()),
             ttl_seconds: request.ttl_seconds,
@@ -103,7 +103,7 @@ impl State {
             copy_of: Some(from.uri()),
             ..meta
         };
-        self.store.copy(&from, &to, &meta)?;
+        self.store.copy(&from, &to, describe)?;
         if let Some(key) = key {
             let copies = &mut self.inner.lock().copies;
             copies.push_back((key.into(), to.uri()));
@@ -117,9 +117,9 @@ impl State {
     /// Where a checkpoint can be fetched as one archive.
     pub(in crate::local) fn archive(&self, run_id: &str, segment: &str, name: &str) -> Reply<Address> {
         let place = place(run_id, segment, name)?;
-        self.store.meta(&place)?;
+        let save_id = self.store.meta(&place)?.save_id;
         let file = format!("{}-{}.tar", place.run_id.replace(':', "_"), place.name);
-        Ok(self.address(Item::Archive(place), &file))
+        Ok(self.address(Item::Archive(place, save_id), &file))
     }
 
     /// Where the files of exported weights can be fetched, by their names.
@@ -133,8 +133,8 @@ impl State {
         if place.kind != Kind::External {
             return refuse(400, format!("{} holds no exported weights", place.uri()));
         }
-        let files = self.store.files(&place)?;
-        Ok((files, self.address(Item::Files(place), "")))
+        let (meta, files) = self.store.files(&place)?;
+        Ok((files, self.address(Item::Files(place, meta.save_id), "")))
     }
 
     pub(super) fn address(&self, item: Item, file: &str) -> Address {
@@ -147,12 +147,16 @@ impl State {
         match self.downloads.find(token, SystemTime::now()) {
             None => refuse(404, "there is nothing at this address"),
             Some(Err(())) => refuse(403, "this address is no longer good; ask for a new one"),
-            Some(Ok(Item::Archive(place))) => Ok(self.store.archive(&place)?),
-            Some(Ok(Item::Files(place))) => {
-                if !self.store.files(&place)?.iter().any(|it| it == file) {
+            Some(Ok(Item::Archive(place, save_id))) => {
+                let (meta, bytes) = self.store.archive(&place)?;
+                the_same(&place, save_id, &meta).map(|()| bytes)
+            }
+            Some(Ok(Item::Files(place, save_id))) => {
+                if !self.store.files(&place)?.1.iter().any(|it| it == file) {
                     return refuse(404, format!("{} has no file {file:?}", place.uri()));
                 }
-                Ok(self.store.read(&place, file)?)
+                let (meta, mut bytes) = self.store.read(&place, &[file])?;
+                the_same(&place, save_id, &meta).map(|()| bytes.remove(0))
             }
             Some(Ok(Item::Trace(session_id))) => self.trace(&session_id),
         }
@@ -187,6 +191,14 @@ impl State {
     pub(super) fn project_of_run(&self, run_id: &str) -> Option<String> {
         let session = run_id.split_once(":train:").map_or(run_id, |it| it.0);
         self.inner.lock().sessions.get(session)?.project_id.clone()
+    }
+}
+
+/// Refuses the files of one save to whoever was given those of another.
+fn the_same(place: &Place, save_id: u64, meta: &Meta) -> Reply<()> {
+    match meta.save_id == save_id {
+        true => Ok(()),
+        false => refuse(404, format!("{} has been replaced; ask for a new address", place.uri())),
     }
 }
 

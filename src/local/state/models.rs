@@ -11,6 +11,7 @@ use crate::wire::json::*;
 
 use super::super::checkpoint::{Kind, Meta, Place};
 use super::super::engine::{Job, Load, Save, Work};
+use super::super::futures::session_of;
 use super::super::nn::LoraSpec;
 use super::super::sampling::Slot;
 use super::super::turns::{Seen, Turns};
@@ -19,6 +20,9 @@ use super::{Inner, Model, NANO, Reply, State, check_base, future, refuse};
 
 /// The largest adapter.
 const MOST_RANK: u32 = 256;
+
+/// What a load without a destination is told, or with two of them.
+const TWO_FORMS: &str = "give either session_id and model_seq_id, or model_id";
 
 impl State {
     fn spec(&self, lora: &LoraConfig, inner: &mut Inner) -> Reply<LoraSpec> {
@@ -80,7 +84,7 @@ impl State {
         };
         inner.models.insert(model_id.clone(), model);
         let reply = future(&ticket.id, Some(&model_id));
-        self.enqueue([Job { ticket: Some(ticket), work }]);
+        self.enqueue(session_of(&model_id), [Job { ticket: Some(ticket), work }]);
         Ok(reply)
     }
 
@@ -89,6 +93,61 @@ impl State {
         request: LoadWeightsRequest,
         fingerprint: u64,
     ) -> Reply<UntypedFuture> {
+        // A request with a number of a model keeps its turn whatever is wrong with it.
+        if let Some(model_id) = request.model_id.clone() {
+            return self.load_into(&model_id, request, fingerprint);
+        }
+        let (Some(session_id), Some(number)) = (request.session_id.clone(), request.model_seq_id) else {
+            return refuse(422, TWO_FORMS);
+        };
+        let (load, meta) = self.what_to_load(&request)?;
+        let mut inner = self.inner.lock();
+        if let Some(again) = inner.model_again(&session_id, number, fingerprint)? {
+            return Ok(again);
+        }
+        let made = NewModel {
+            session_id,
+            number,
+            lora: lora_of(&meta),
+            spec: meta.spec(),
+            user_metadata: request.user_metadata,
+            from: Some(load),
+        };
+        self.add_model(&mut inner, made, fingerprint)
+    }
+
+    /// Loads a checkpoint into a model that has done nothing yet.
+    fn load_into(
+        &self,
+        model_id: &str,
+        request: LoadWeightsRequest,
+        fingerprint: u64,
+    ) -> Reply<UntypedFuture> {
+        let found = match (&request.session_id, request.model_seq_id) {
+            (None, None) => self.what_to_load(&request).map_err(|it| it.detail),
+            _ => Err(TWO_FORMS.into()),
+        };
+        let seq_id = request.seq_id;
+        self.submit(model_id, seq_id, fingerprint, |model| {
+            let refused = |error: String| Work::Refused { error };
+            let number = seq_id.unwrap_or_else(|| model.turns.next());
+            if number != 1 {
+                return refused(format!(
+                    "load_weights must be the first request of a model, is its request {number}: load the checkpoint \
+                     into a new model"
+                ));
+            }
+            match found {
+                Ok((load, meta)) if lora_of(&meta) == model.shape_like(&meta) => {
+                    Work::Load { model_id: model_id.into(), load }
+                }
+                Ok(_) => refused(format!("{} has another LoRA shape than model {model_id}", request.path)),
+                Err(error) => refused(error),
+            }
+        })
+    }
+
+    fn what_to_load(&self, request: &LoadWeightsRequest) -> Reply<(Load, Meta)> {
         let (place, meta) = self.training_checkpoint(&request.path)?;
         if let Some(base) = &request.base_model {
             check_base(base)?;
@@ -96,38 +155,7 @@ impl State {
         if let Some(optimizer) = &request.optimizer_config {
             check_optimizer(optimizer)?;
         }
-        let load = Load { place, optimizer: request.optimizer };
-        match (request.session_id, request.model_seq_id, request.model_id) {
-            (Some(session_id), Some(number), None) => {
-                let mut inner = self.inner.lock();
-                if let Some(again) = inner.model_again(&session_id, number, fingerprint)? {
-                    return Ok(again);
-                }
-                let made = NewModel {
-                    session_id,
-                    number,
-                    lora: lora_of(&meta),
-                    spec: meta.spec(),
-                    user_metadata: request.user_metadata,
-                    from: Some(load),
-                };
-                self.add_model(&mut inner, made, fingerprint)
-            }
-            (None, None, Some(model_id)) => {
-                if request.seq_id.is_some_and(|it| it != 1) {
-                    return refuse(400, "load_weights must be the first request of a model (seq_id 1)");
-                }
-                let seq_id = request.seq_id.or(Some(1));
-                let work = |model: &Model| match lora_of(&meta) == model.shape_like(&meta) {
-                    true => Work::Load { model_id: model_id.clone(), load },
-                    false => Work::Refused {
-                        error: format!("{} has another LoRA shape than model {model_id}", request.path),
-                    },
-                };
-                self.submit(&model_id, seq_id, fingerprint, work)
-            }
-            _ => refuse(422, "give either session_id and model_seq_id, or model_id"),
-        }
+        Ok((Load { place, optimizer: request.optimizer }, meta))
     }
 
     pub(in crate::local) fn unload_model(&self, model_id: &str) -> Reply<UntypedFuture> {
@@ -136,7 +164,8 @@ impl State {
         self.remove_model(&mut inner, model_id, "as asked");
         let ticket = self.futures.create(None, None);
         let reply = future(&ticket.id, Some(model_id));
-        self.enqueue([Job { ticket: Some(ticket), work: Work::Unload { model_id: model_id.into() } }]);
+        let work = Work::Unload { model_id: model_id.into() };
+        self.enqueue(session_of(model_id), [Job { ticket: Some(ticket), work }]);
         Ok(reply)
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::types::SamplerKind;
 use crate::wire::json::*;
 
-use super::super::checkpoint::{Kind, Meta, Place};
+use super::super::checkpoint::{Kind, Place};
 use super::super::engine::{Job, Work};
 use super::super::feeds::{Feed, client_of};
 use super::super::sampling::{Sample, Slot};
@@ -94,7 +94,7 @@ impl State {
         }
         session.samplers.insert(number, fingerprint, &sampling_session_id);
         let slot = match checkpoint {
-            Some((place, meta)) => self.load_slot(place, meta),
+            Some((place, _)) => self.load_slot(place),
             None => self.base_slot(inner),
         };
         let entry = SamplerEntry::new(request.session_id, request.model_path, slot);
@@ -149,8 +149,9 @@ impl State {
             _ => None,
         };
         let owner = request.sampling_session_id.as_ref().and_then(|it| Some((it, inner.samplers.get(it)?)));
+        let session_id = owner.map(|(_, it)| it.session_id.clone());
         let span = owner.and_then(|(id, it)| inner.span(&it.session_id, "sample", id));
-        let ticket = self.futures.create_cancellable(feed, span);
+        let ticket = self.futures.create_cancellable(session_id.as_deref(), feed, span);
         let reply = sample_future(&ticket.id, request.num_samples);
         let entry = request.sampling_session_id.as_ref().and_then(|it| inner.samplers.get_mut(it));
         let slot = match (entry, checkpoint) {
@@ -160,11 +161,11 @@ impl State {
                 }
                 entry.slot.clone()
             }
-            (None, Some((place, meta))) => self.load_slot(place, meta),
+            (None, Some((place, _))) => self.load_slot(place),
             (None, None) => self.base_slot(inner),
         };
         let work = Work::Sample { slot, sample: Box::new(sample) };
-        self.enqueue([Job { ticket: Some(ticket), work }]);
+        self.enqueue(session_id.as_deref().unwrap_or_default(), [Job { ticket: Some(ticket), work }]);
         Ok(reply)
     }
 
@@ -186,9 +187,9 @@ impl State {
     }
 
     /// The weights of a checkpoint, to be there before whatever is asked of them from now on.
-    fn load_slot(&self, place: Place, meta: Meta) -> Slot {
+    fn load_slot(&self, place: Place) -> Slot {
         let slot = Slot::default();
-        self.enqueue([Job { ticket: None, work: Work::LoadSampler { slot: slot.clone(), meta, place } }]);
+        self.enqueue("", [Job { ticket: None, work: Work::LoadSampler { slot: slot.clone(), place } }]);
         slot
     }
 
@@ -196,7 +197,7 @@ impl State {
     fn base_slot(&self, inner: &mut Inner) -> Slot {
         let make = || {
             let slot = Slot::default();
-            self.enqueue([Job { ticket: None, work: Work::BaseSampler { slot: slot.clone() } }]);
+            self.enqueue("", [Job { ticket: None, work: Work::BaseSampler { slot: slot.clone() } }]);
             slot
         };
         inner.base.get_or_insert_with(make).clone()

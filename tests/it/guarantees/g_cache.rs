@@ -6,6 +6,9 @@
 use serde_json::json;
 use tinkex::testing::{Act, FakeServer};
 
+use super::Gate;
+use crate::util::{eventually, in_time};
+
 /// Sixteen threads that each need the session, all at once.
 fn sixteen(server: &FakeServer) {
     let service = server.in_memory().build().unwrap();
@@ -32,11 +35,45 @@ fn sixteen_threads_that_come_first_fetch_the_flags_and_open_the_session_once() {
 
 #[test]
 fn sixteen_threads_that_need_a_token_fetch_it_once() {
-    let server = FakeServer::new();
-    server.always("/api/v1/client/config", Act::json(json!({"pjwt_auth_enabled": true})));
-    server.always("/api/v1/auth/token", Act::json(json!({"jwt": "eyJ.only"})));
-    sixteen(&server);
-    assert_eq!(server.requests_to("/api/v1/auth/token").len(), 1);
+    in_time(|| {
+        const CAPABILITIES: &str = "/api/v1/get_server_capabilities";
+        const TOKEN: &str = "/api/v1/auth/token";
+        let (server, rejections, tokens) = (FakeServer::new(), Gate::new(), Gate::new());
+        server.always("/api/v1/client/config", Act::json(json!({"pjwt_auth_enabled": true})));
+        server.next(TOKEN, Act::json(json!({"jwt": "eyJ.first"})));
+        let gates = (rejections.clone(), tokens.clone());
+        server.script(move |seen| match (seen.path.as_str(), seen.header("x-api-key")) {
+            // Nobody hears that the token is no longer valid before all have used it.
+            (CAPABILITIES, Some("eyJ.first")) => {
+                gates.0.pass();
+                Some(Act::status(401, "{}").with_header("www-authenticate", "Bearer error=\"invalid_token\""))
+            }
+            // And nobody gets another one before all know.
+            (TOKEN, _) => {
+                gates.1.pass();
+                Some(Act::json(json!({"jwt": "eyJ.second"})))
+            }
+            _ => None,
+        });
+        let service = server.in_memory().build().unwrap();
+        service.create_sampling_client("fake/model").unwrap();
+        let failures = || service.metrics().snapshot().counters["tinkex_requests_failure"];
+        let before = failures();
+        std::thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| service.get_server_capabilities().unwrap());
+            }
+            eventually("all have used the token", || server.requests_to(CAPABILITIES).len() == 16);
+            rejections.open();
+            eventually("all were rejected", || before + 16 <= failures());
+            eventually("one fetches", || 2 <= server.requests_to(TOKEN).len());
+            // Long enough for the others to fetch as well, if they did.
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            tokens.open();
+        });
+        assert_eq!(server.requests_to(TOKEN).len(), 2);
+        assert_eq!(server.requests_to(CAPABILITIES).len(), 32);
+    });
 }
 
 #[test]

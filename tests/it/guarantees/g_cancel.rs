@@ -31,12 +31,24 @@ fn a_sample_that_is_cancelled_in_the_queue_for_a_permit_leaves_the_queue() {
     eventually("all permits are taken", || server.requests_to(SAMPLE).len() == 400);
     let queued = sample(&sampler, 1);
     eventually("one more has begun", || service.dump().operations.len() == 401);
+    // Long enough for it to stand in the queue: another thread is added after 100 ms. If not, there is less to see, and
+    // nothing fails.
+    std::thread::sleep(Duration::from_millis(300));
+    let unsent = || service.dump().pools.iter().find(|it| it.name == "tk-post").unwrap().queued;
+    eventually("a thread has it", || unsent() == 0);
+    std::thread::sleep(Duration::from_millis(50));
+    let later = sample(&sampler, 1);
+    eventually("and another one", || service.dump().operations.len() == 402);
     queued.cancel();
     assert!(queued.wait().unwrap_err().is_cancelled());
-    eventually("its thread gave up", || service.dump().operations.len() == 400);
+    eventually("its thread gave up", || service.dump().operations.len() == 401);
+    // One permit becomes free, which is for the one that still waits.
+    gate.let_one();
+    eventually("the later one is sent", || server.requests_to(SAMPLE).len() == 401);
     gate.open();
     tinkex::wait_all(first).unwrap();
-    assert_eq!(server.requests_to(SAMPLE).len(), 400);
+    later.wait().unwrap();
+    assert_eq!(server.requests_to(SAMPLE).len(), 401);
 }
 
 #[test]
@@ -45,6 +57,7 @@ fn an_operation_that_is_cancelled_during_a_pause_does_not_wait_for_its_end() {
     let service = server.in_memory().clock(Clock::default()).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     let started = Instant::now();
+    // The longest pause that a server may ask for.
     server.always(RETRIEVE, Act::status(429, "later").with_header("retry-after", "60"));
     let step = training.optim_step(AdamParams::default());
     eventually("it pauses", || server.requests_to(RETRIEVE).len() == 2);

@@ -3,13 +3,13 @@
 //! No supervisor restarts anything and no budget of restarts is shared: a client is a handle, a thread and a token, and
 //! to close or drop it ends these and nothing else, every time.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tinkex::CloseStatus;
 use tinkex::testing::{Act, FakeServer};
 use tinkex::types::{AdamParams, ModelInput, SamplingParams};
 
-use crate::util::{alone, client_threads, eventually, training};
+use crate::util::{HOUR, alone, client_threads, eventually, in_time, training};
 
 #[test]
 fn fifty_clients_can_be_made_and_closed_without_hurting_their_siblings() {
@@ -28,42 +28,44 @@ fn fifty_clients_can_be_made_and_closed_without_hurting_their_siblings() {
 fn closing_ends_everything_that_waits_in_bounded_time_and_leaves_no_thread() {
     alone(
         "guarantees::g_life::closing_ends_everything_that_waits_in_bounded_time_and_leaves_no_thread",
-        || {
-            let server = FakeServer::new();
-            let listening = server.listen().unwrap();
-            // The server is told for as long as `finish` says, and no longer.
-            let service = listening.client().timeouts(|it| it.finish = Duration::from_secs(3));
-            let service = service.build().unwrap();
-            let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
-            let sampler = service.create_sampling_client("fake/model").unwrap();
-            // A server that accepts connections and never says a word.
-            server.script(|_| Some(Act::Stall));
-            let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
-            let steps: Vec<_> = (0..5).map(|_| training.optim_step(AdamParams::default())).collect();
-            let samples: Vec<_> =
-                (0..20).map(|_| sampler.sample(&ModelInput::from_ints([1]), 1, &params)).collect();
-            eventually("the first requests arrived", || {
-                !server.requests_to("/api/v1/optim_step").is_empty()
-                    && server.requests_to("/api/v1/asample").len() == 20
-            });
-            let started = Instant::now();
-            let _told_or_not = service.close(CloseStatus::Interrupted);
-            for step in steps {
-                let error = step.wait().unwrap_err();
-                assert!(error.is_closed(), "{error:?}");
-            }
-            for sample in samples {
-                let error = sample.wait().unwrap_err();
-                assert!(error.is_closed(), "{error:?}");
-            }
-            assert!(training.optim_step(AdamParams::default()).wait().unwrap_err().is_closed());
-            assert!(service.get_server_capabilities().unwrap_err().is_closed());
-            service.close(CloseStatus::Success).unwrap();
-            drop((training, sampler, service));
-            assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
-            eventually("no thread stays", || client_threads().is_empty());
-        },
+        || in_time(close_while_everything_waits),
     );
+}
+
+fn close_while_everything_waits() {
+    let server = FakeServer::new();
+    let listening = server.listen().unwrap();
+    // The server is told for as long as `finish` says, and no longer. Nothing else but the end of the session ends the
+    // requests or the threads.
+    let builder = listening.client().timeouts(|it| {
+        (it.exchange, it.poll, it.finish) = (HOUR, HOUR, Duration::from_secs(3));
+    });
+    let service = builder.threads(|it| it.idle = HOUR).build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    // A server that accepts connections and never says a word.
+    server.script(|_| Some(Act::Stall));
+    let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
+    let steps: Vec<_> = (0..5).map(|_| training.optim_step(AdamParams::default())).collect();
+    let samples: Vec<_> = (0..20).map(|_| sampler.sample(&ModelInput::from_ints([1]), 1, &params)).collect();
+    eventually("the first requests arrived", || {
+        !server.requests_to("/api/v1/optim_step").is_empty()
+            && server.requests_to("/api/v1/asample").len() == 20
+    });
+    let _told_or_not = service.close(CloseStatus::Interrupted);
+    for step in steps {
+        let error = step.wait().unwrap_err();
+        assert!(error.is_closed(), "{error:?}");
+    }
+    for sample in samples {
+        let error = sample.wait().unwrap_err();
+        assert!(error.is_closed(), "{error:?}");
+    }
+    assert!(training.optim_step(AdamParams::default()).wait().unwrap_err().is_closed());
+    assert!(service.get_server_capabilities().unwrap_err().is_closed());
+    service.close(CloseStatus::Success).unwrap();
+    drop((training, sampler, service));
+    eventually("no thread stays", || client_threads().is_empty());
 }
 
 #[test]
@@ -71,7 +73,8 @@ fn dropping_the_last_handle_leaves_no_thread() {
     alone("guarantees::g_life::dropping_the_last_handle_leaves_no_thread", || {
         let server = FakeServer::new();
         let listening = server.listen().unwrap();
-        let service = listening.client().build().unwrap();
+        // Threads without work end with the session only.
+        let service = listening.client().threads(|it| it.idle = HOUR).build().unwrap();
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
         drop(service);
         // The session lives as long as somebody may still wait for something.
@@ -85,20 +88,22 @@ fn dropping_the_last_handle_leaves_no_thread() {
 
 #[test]
 fn closing_one_client_ends_its_waits_at_once_and_nobody_elses() {
-    let server = FakeServer::new();
-    let listening = server.listen().unwrap();
-    let service = listening.client().build().unwrap();
-    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
-    let sibling = service.create_lora_training_client("fake/model", Default::default()).unwrap();
-    // The first poll hangs, far longer than this test may take.
-    server.next("/api/v1/retrieve_future", Act::Stall);
-    let pending = training.optim_step(AdamParams::default());
-    eventually("the poll hangs", || server.requests_to("/api/v1/retrieve_future").len() == 3);
-    training.close();
-    let error = pending.wait().unwrap_err();
-    assert!(error.is_closed() && !error.is_cancelled(), "{error:?}");
-    assert_eq!(error.operation(), Some("optim_step"));
-    sibling.optim_step(AdamParams::default()).wait().unwrap();
+    in_time(|| {
+        let server = FakeServer::new();
+        let listening = server.listen().unwrap();
+        let service = listening.client().timeouts(|it| it.poll = HOUR).build().unwrap();
+        let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+        let sibling = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+        // The first poll hangs, far longer than this test may take.
+        server.next("/api/v1/retrieve_future", Act::Stall);
+        let pending = training.optim_step(AdamParams::default());
+        eventually("the poll hangs", || server.requests_to("/api/v1/retrieve_future").len() == 3);
+        training.close();
+        let error = pending.wait().unwrap_err();
+        assert!(error.is_closed() && !error.is_cancelled(), "{error:?}");
+        assert_eq!(error.operation(), Some("optim_step"));
+        sibling.optim_step(AdamParams::default()).wait().unwrap();
+    });
 }
 
 #[test]

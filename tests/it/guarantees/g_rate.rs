@@ -17,24 +17,31 @@ const SAMPLE: &str = "/api/v1/asample";
 /// Tokens of a prompt that is large enough for a pause of five seconds.
 const LARGE: usize = 13_200;
 const LONG: Duration = Duration::from_secs(5);
+const SHORT: Duration = Duration::from_secs(1);
 
-/// When the long pause began.
+/// When the first pause of each length was told.
 #[derive(Default)]
-struct Pauses(Mutex<Option<Instant>>);
+struct Pauses(Mutex<Vec<(Duration, Instant)>>);
+
+impl Pauses {
+    fn of(&self, pause: Duration) -> Option<Instant> {
+        self.0.lock().unwrap().iter().find(|it| it.0 == pause).map(|it| it.1)
+    }
+}
 
 impl Observer for Pauses {
     fn on_backoff(&self, it: &Backoff) {
-        if it.pause == LONG {
-            *self.0.lock().unwrap() = Some(Instant::now());
-        }
+        self.0.lock().unwrap().push((it.pause, Instant::now()));
     }
 }
 
 #[test]
 fn neither_a_shorter_refusal_nor_a_success_ends_the_window_early() {
-    let (server, gate, pauses) = (FakeServer::new(), Gate::new(), Arc::new(Pauses::default()));
+    let (server, pauses) = (FakeServer::new(), Arc::new(Pauses::default()));
+    let [long, last] = [Gate::new(), Gate::new()];
     let arrivals: Arc<Mutex<Vec<Instant>>> = Arc::default();
-    let (held, seen_at) = (gate.clone(), arrivals.clone());
+    let refused: Arc<Mutex<Option<Instant>>> = Arc::default();
+    let (gates, seen_at, refused_at) = ([long.clone(), last.clone()], arrivals.clone(), refused.clone());
     server.script(move |seen| {
         if seen.path != SAMPLE {
             return None;
@@ -44,22 +51,43 @@ fn neither_a_shorter_refusal_nor_a_success_ends_the_window_early() {
             all.push(Instant::now());
             all.len()
         };
-        held.pass();
-        // A sample of two tokens succeeds; of the others each is refused once.
-        (nth <= 4 && prompt_length(seen) != 2).then(|| Act::status(429, "too many"))
+        // The length of its prompt says what a sample is for.
+        match prompt_length(seen) {
+            // Each of the others is refused once: a small one first, then the large one, and another small one last.
+            _ if 4 < nth => return None,
+            1 => {}
+            LARGE => {
+                gates[0].pass();
+                *refused_at.lock().unwrap() = Some(Instant::now());
+            }
+            // This one succeeds.
+            2 => {
+                gates[1].pass();
+                return None;
+            }
+            _ => gates[1].pass(),
+        }
+        Some(Act::status(429, "too many"))
     });
     let service = server.in_memory().clock(Clock::default()).observer(pauses.clone()).build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
-    let all: Vec<_> = [1, LARGE, 1, 2].map(|it| sample(&sampler, it)).into();
-    eventually("all were sent", || arrivals.lock().unwrap().len() == 4);
-    gate.open();
-    tinkex::wait_all(all).unwrap();
-    let began = pauses.0.lock().unwrap().unwrap();
+    let held = [LARGE, 2, 3].map(|it| sample(&sampler, it));
+    eventually("three are held", || arrivals.lock().unwrap().len() == 3);
+    let first = sample(&sampler, 1);
+    eventually("the short pause began", || pauses.of(SHORT).is_some());
+    // Long enough for the first one to wait for its end. If not, there is less to see, and nothing fails.
+    std::thread::sleep(Duration::from_millis(100));
+    long.open();
+    eventually("the long pause began", || pauses.of(LONG).is_some());
+    last.open();
+    first.wait().unwrap();
+    tinkex::wait_all(held).unwrap();
+    let (refused, began) = (refused.lock().unwrap().unwrap(), pauses.of(LONG).unwrap());
     let arrivals = arrivals.lock().unwrap();
     assert_eq!(arrivals.len(), 7);
     // What was sent again before the long pause began was allowed to be.
-    assert!(arrivals[4..].iter().all(|it| *it <= began || began + LONG <= *it), "{began:?} {arrivals:?}");
-    assert!(arrivals[4..].iter().any(|it| began + LONG <= *it));
+    assert!(arrivals[4..].iter().all(|it| *it <= began || refused + LONG <= *it), "{began:?} {arrivals:?}");
+    assert!(arrivals[4..].iter().any(|it| refused + LONG <= *it));
 }
 
 #[test]
@@ -68,11 +96,9 @@ fn an_account_that_cannot_pay_pauses_all_samples_together() {
     server.next(SAMPLE, Act::status(402, r#"{"detail":"no funds"}"#));
     let service = server.in_memory().clock(Clock::default()).observer(pauses.clone()).build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
+    let began = Instant::now();
     let first = sample(&sampler, 1);
-    eventually("the pause began", || pauses.0.lock().unwrap().is_some());
-    let began = pauses.0.lock().unwrap().unwrap();
-    // The observer is told just before the others are.
-    std::thread::sleep(Duration::from_millis(100));
+    eventually("the pause began", || pauses.of(LONG).is_some());
     let others = [1, 2, 3].map(|it| sample(&sampler, it));
     tinkex::wait_all(others).unwrap();
     assert!(LONG <= began.elapsed(), "{:?}", began.elapsed());

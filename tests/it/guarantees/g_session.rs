@@ -3,7 +3,8 @@
 //! A thread beats for one session and does nothing else, so that nothing queues behind a heartbeat; each beat runs in a
 //! catch of its own; the session's end wakes the thread and waits for it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tinkex::CloseStatus;
@@ -11,7 +12,7 @@ use tinkex::testing::{Act, FakeServer, VirtualClock};
 use tinkex::types::LoraConfig;
 
 use super::Gate;
-use crate::util::eventually;
+use crate::util::{eventually, in_time};
 
 const BEAT: &str = "/api/v1/session_heartbeat";
 
@@ -27,54 +28,54 @@ fn beats(server: &FakeServer, clock: &VirtualClock, n: usize) {
 
 #[test]
 fn the_session_beats_every_ten_seconds_survives_failures_and_stops_when_finished() {
-    let server = FakeServer::new();
-    let clock = VirtualClock::new();
+    let (server, clock) = (FakeServer::new(), VirtualClock::new());
     let service = server.in_memory_at(clock.clone()).build().unwrap();
     service.create_lora_training_client("fake/model", LoraConfig::default()).unwrap();
-    let path = "/api/v1/session_heartbeat";
-    server.next(path, Act::status(500, "x"));
-    server.next(path, Act::status(401, "x"));
-    let beats = |n: usize| {
-        // The beating thread may not have begun its wait yet when time moves, so time moves until it has.
-        eventually("a heartbeat", || {
-            if server.requests_to(path).len() < n {
-                clock.advance(Duration::from_secs(10));
-            }
-            server.requests_to(path).len() >= n
-        });
-    };
-    (1..=4).for_each(beats);
-    assert_eq!(server.requests_to(path)[0].json().unwrap()["session_id"], "session-1");
-    server.always(path, Act::status(410, r#"{"detail":"finished"}"#));
-    beats(server.requests_to(path).len() + 1);
-    eventually("the thread ended", || {
-        let before = server.requests_to(path).len();
-        clock.advance(Duration::from_secs(60));
-        std::thread::sleep(Duration::from_millis(20));
-        server.requests_to(path).len() == before
+    server.next(BEAT, Act::status(500, "x"));
+    server.next(BEAT, Act::status(401, "x"));
+    (1..=4).for_each(|n| beats(&server, &clock, n));
+    assert_eq!(server.requests_to(BEAT)[0].json().unwrap()["session_id"], "session-1");
+    let n_refused = Arc::new(AtomicUsize::new(0));
+    let counted = n_refused.clone();
+    server.script(move |seen| {
+        (seen.path == BEAT).then(|| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Act::status(410, r#"{"detail":"finished"}"#)
+        })
     });
+    eventually("the server says that the session is finished", || {
+        clock.advance(Duration::from_secs(10));
+        n_refused.load(Ordering::Relaxed) != 0
+    });
+    for _ in 0..50 {
+        clock.advance(Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(n_refused.load(Ordering::Relaxed), 1, "a session that is finished beats no more");
 }
 
 #[test]
 fn a_heartbeat_that_hangs_does_not_hold_up_the_making_of_clients_nor_another_service() {
-    let (server, gate, clock) = (FakeServer::new(), Gate::new(), VirtualClock::new());
-    let hangs = gate.clone();
-    server.script(move |seen| {
-        if seen.path == BEAT {
-            hangs.pass();
-        }
-        None
+    in_time(|| {
+        let (server, gate, clock) = (FakeServer::new(), Gate::new(), VirtualClock::new());
+        let hangs = gate.clone();
+        server.script(move |seen| {
+            if seen.path == BEAT {
+                hangs.pass();
+            }
+            None
+        });
+        let service = server.in_memory_at(clock.clone()).build().unwrap();
+        service.create_sampling_client("fake/model").unwrap();
+        beats(&server, &clock, 1);
+        service.create_sampling_client("fake/model").unwrap();
+        service.create_lora_training_client("fake/model", Default::default()).unwrap();
+        let (other, other_clock) = (FakeServer::new(), VirtualClock::new());
+        let sibling = other.in_memory_at(other_clock.clone()).build().unwrap();
+        sibling.create_sampling_client("fake/model").unwrap();
+        beats(&other, &other_clock, 3);
+        gate.open();
     });
-    let service = server.in_memory_at(clock.clone()).build().unwrap();
-    service.create_sampling_client("fake/model").unwrap();
-    beats(&server, &clock, 1);
-    service.create_sampling_client("fake/model").unwrap();
-    service.create_lora_training_client("fake/model", Default::default()).unwrap();
-    let (other, other_clock) = (FakeServer::new(), VirtualClock::new());
-    let sibling = other.in_memory_at(other_clock.clone()).build().unwrap();
-    sibling.create_sampling_client("fake/model").unwrap();
-    beats(&other, &other_clock, 3);
-    gate.open();
 }
 
 #[test]
@@ -93,7 +94,8 @@ fn a_panic_in_one_heartbeat_is_survived_by_the_next() {
 #[test]
 fn no_heartbeat_starts_after_close_has_returned() {
     let (server, clock) = (FakeServer::new(), VirtualClock::new());
-    let service = server.in_memory_at(clock.clone()).build().unwrap();
+    let service = server.in_memory_at(clock.clone()).timeouts(|it| it.close = Duration::from_secs(30));
+    let service = service.build().unwrap();
     service.create_sampling_client("fake/model").unwrap();
     beats(&server, &clock, 1);
     service.close(CloseStatus::Success).unwrap();

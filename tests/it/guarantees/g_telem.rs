@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use tinkex::testing::{Act, FakeServer, VirtualClock};
 use tinkex::types::{AdamParams, CustomLoss, Datum, ModelInput, SamplingParams, Ttl};
 use tinkex::{CloseStatus, Error, SamplingClient, ServiceClient};
 
-use crate::util::{alone, client_threads, datum, eventually};
+use crate::util::{HOUR, alone, client_threads, datum, eventually, in_time};
 
 const PATH: &str = "/api/v1/telemetry";
 const SAMPLE: &str = "/api/v1/asample";
@@ -30,13 +30,20 @@ struct Reporting {
 
 /// A client that reports, with a session and something to do in it.
 fn reporting() -> Reporting {
+    // Bounds that no machine reaches.
+    reporting_within(Duration::from_secs(30), Duration::from_secs(60))
+}
+
+/// As [`reporting`], with so much time for its end, and for telling the server of that.
+fn reporting_within(close: Duration, finish: Duration) -> Reporting {
     let (server, clock) = (FakeServer::new(), VirtualClock::new());
     let service = server
         .in_memory_at(clock.clone())
         .api_key("tml-hunter2")
-        .threads(|it| it.max_in_flight = 8)
+        // A thread without work ends with the session only.
+        .threads(|it| (it.max_in_flight, it.idle) = (8, HOUR))
         .telemetry(true)
-        .timeouts(|it| (it.close, it.finish) = (Duration::from_secs(1), Duration::from_millis(1500)))
+        .timeouts(|it| (it.close, it.finish) = (close, finish))
         .build()
         .unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
@@ -251,18 +258,16 @@ fn a_full_queue_drops_events_and_counts_them() {
 
 #[test]
 fn an_endpoint_that_stands_still_delays_no_operation_and_close_only_within_its_bound() {
-    let it = reporting();
-    let _blocked = Blocked::reports_of(&it.server);
-    it.refused_samples(60);
-    it.server.always(SAMPLE, Act::json(json!({"request_id": "request-1"})));
-    it.server.always("/api/v1/retrieve_future", Act::json(json!({"type": "sample", "sequences": []})));
-    let started = Instant::now();
-    it.sample();
-    assert!(started.elapsed() < Duration::from_secs(1));
-    // The transport does not even return when it is shut down.
-    let started = Instant::now();
-    assert_eq!(it.close(), (0, 122));
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    in_time(|| {
+        let it = reporting_within(Duration::from_secs(1), Duration::from_millis(1500));
+        let _blocked = Blocked::reports_of(&it.server);
+        it.refused_samples(60);
+        it.server.always(SAMPLE, Act::json(json!({"request_id": "request-1"})));
+        it.server.always("/api/v1/retrieve_future", Act::json(json!({"type": "sample", "sequences": []})));
+        it.sample();
+        // The transport does not even return when it is shut down: nothing ends this wait but its bound.
+        assert_eq!(it.close(), (0, 122));
+    });
 }
 
 #[test]
@@ -373,6 +378,7 @@ fn the_reporter_has_one_thread_which_ends_with_the_session() {
             || client_threads().into_iter().filter(|it| it.starts_with("tk-tele")).collect::<Vec<_>>();
         assert_eq!(threads(), ["tk-tele-0"]);
         it.close();
-        assert!(threads().is_empty());
+        // The system lists a thread for some milliseconds after it was joined.
+        eventually("it ends", || threads().is_empty());
     });
 }

@@ -1,5 +1,7 @@
-//! The table of findings is complete, and every test that it names exists.
+//! The table of findings is complete, every test that it names exists, and for each there is a patch in `tests/mutants` that
+//! takes its mechanism out.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Every finding of the audits of another client: those of five documents, then those found while reading its code.
@@ -82,5 +84,124 @@ fn every_row_names_a_test_that_exists_or_says_why_there_is_none() {
         for test in tests {
             assert!(exists(&test), "{finding} names {test}, which does not exist");
         }
+    }
+}
+
+/// A patch of `tests/mutants`.
+struct Patch {
+    name: String,
+    /// Each finding with a test that fails without its mechanism.
+    fails: Vec<(String, String)>,
+    /// Each file with a text that is changed there.
+    old: Vec<(String, String)>,
+}
+
+impl Patch {
+    /// Reads what `tests/mutants/run.py` reads. An empty line ends a hunk.
+    fn read(path: &Path) -> Self {
+        let name = path.file_stem().unwrap().to_str().unwrap().to_string();
+        let mut patch = Patch { name, fails: Vec::new(), old: Vec::new() };
+        let (mut file, mut in_hunk) = (String::new(), false);
+        for line in std::fs::read_to_string(path).unwrap().lines() {
+            if let Some(row) = line.strip_prefix("Fails: ") {
+                let (findings, test) = row.split_once(": ").expect("findings and a test");
+                patch.fails.extend(findings.split(' ').map(|it| (it.into(), test.into())));
+            } else if let Some(it) = line.strip_prefix("+++ b/") {
+                file = it.into();
+            } else if line.starts_with("@@ ") {
+                patch.old.push((file.clone(), String::from("\n")));
+                in_hunk = true;
+            } else if let Some(old) = line.strip_prefix([' ', '-']).filter(|_| in_hunk) {
+                patch.old.last_mut().unwrap().1.extend([old, "\n"]);
+            } else {
+                in_hunk &= line.starts_with('+');
+            }
+        }
+        patch
+    }
+
+    fn all() -> Vec<Self> {
+        let folder = std::fs::read_dir(root().join("tests/mutants")).unwrap();
+        let paths = folder.map(|it| it.unwrap().path());
+        paths.filter(|it| it.extension().is_some_and(|it| it == "patch")).map(|it| Patch::read(&it)).collect()
+    }
+}
+
+#[test]
+fn every_test_of_a_row_has_a_patch_that_takes_its_mechanism_out() {
+    let named = rows().into_iter().flat_map(|row| {
+        let Row { finding, tests, .. } = row;
+        tests.into_iter().map(move |it| (finding.clone(), it))
+    });
+    let named: BTreeSet<_> = named.collect();
+    let patched: BTreeSet<_> = Patch::all().into_iter().flat_map(|it| it.fails).collect();
+    let without: Vec<_> = named.difference(&patched).collect();
+    assert!(without.is_empty(), "no patch in tests/mutants: {without:#?}");
+    let unnamed: Vec<_> = patched.difference(&named).collect();
+    assert!(unnamed.is_empty(), "a patch for what the table does not name: {unnamed:#?}");
+}
+
+#[test]
+fn every_patch_still_fits_the_code() {
+    for Patch { name, fails, old } in Patch::all() {
+        assert!(!fails.is_empty() && !old.is_empty(), "{name}.patch does nothing");
+        for (file, text) in old {
+            let source = std::fs::read_to_string(root().join(&file)).unwrap_or_default();
+            let n = format!("\n{source}").matches(&text).count();
+            assert_eq!(
+                n, 1,
+                "{name}.patch: in {file} this occurs {n} times; see tests/mutants/run.py:{text}"
+            );
+        }
+    }
+}
+
+/// What a row says that there is not, and a part of the names that it would have.
+const ABSENT: [(&str, &str); 5] = [
+    ("recovery", "recover"),
+    ("regularizers", "regulariz"),
+    ("downloads", "download"),
+    ("streaming", "stream"),
+    ("uploads of files", "upload"),
+];
+
+/// The names that the crate makes public, in whatever module; those of the engine are none of the client's.
+fn public_names(folder: &Path, names: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.ends_with("src/local") {
+            public_names(&path, names);
+        } else if path.extension().is_some_and(|it| it == "rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let public = text.lines().filter_map(|it| it.trim_start().strip_prefix("pub "));
+            for line in public.filter(|it| !it.starts_with("use ")) {
+                let end = line.find(['(', '{', ';', ':']).unwrap_or(line.len());
+                *names += &line[..end].to_lowercase();
+                names.push('\n');
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_is_said_to_be_missing_that_is_there() {
+    let mut names = String::new();
+    public_names(&root().join("src"), &mut names);
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let programs = ["src/main.rs", "src/bin"].iter().any(|it| root().join(it).exists());
+    for Row { finding, mechanism, .. } in rows() {
+        assert!(
+            !mechanism.contains("not there yet"),
+            "{finding}: say so at the beginning, for this test to see it"
+        );
+        let Some(what) = mechanism.strip_prefix("Not there yet: ").map(|it| it.trim_end_matches('.')) else {
+            continue;
+        };
+        let there = match ABSENT.iter().find(|it| it.0 == what) {
+            Some((_, part)) => names.lines().any(|it| it.contains(part)),
+            None if what == "the command line" => programs || manifest.contains("[[bin]]"),
+            None => panic!("{finding}: how would this test know that there is no {what}?"),
+        };
+        assert!(!there, "{finding} says that there is no {what}, but there is");
     }
 }

@@ -9,7 +9,7 @@ fn batch() -> Vec<Example> {
 /// One more step of training; returns the parameters after it.
 fn advance(trainer: &mut Trainer) -> Vec<f32> {
     trainer.run(&batch(), &Loss::CrossEntropy, true).unwrap();
-    trainer.adam_step(&Adam { learning_rate: 1e-2, ..Adam::default() });
+    trainer.adam_step(&Adam { learning_rate: 1e-2, ..Adam::default() }).unwrap();
     trainer.model.params.clone()
 }
 
@@ -60,4 +60,24 @@ fn files_of_another_shape_are_refused_and_change_nothing() {
     }
     assert!(trainer.load_optimizer(&trainer.adapter_bytes().unwrap()).unwrap_err().contains("step"));
     assert_eq!(trainer.model.params, before);
+}
+
+#[test]
+fn weights_that_are_not_finite_are_neither_saved_nor_loaded() {
+    let mut trainer = stirred(&tiny(), 2);
+    let mut broken = stirred(&tiny(), 2);
+    let (mut adapter, mut optimizer) = (broken.adapter_bytes().unwrap(), broken.optimizer_bytes().unwrap());
+    for bytes in [&mut adapter, &mut optimizer] {
+        let end = bytes.len() - 4;
+        bytes[end..].copy_from_slice(&f32::NAN.to_le_bytes());
+    }
+    let before = trainer.model.params.clone();
+    assert!(trainer.load_adapter(&adapter).unwrap_err().contains("holds NaN at"));
+    assert!(trainer.load_optimizer(&optimizer).unwrap_err().contains("holds NaN at"));
+    assert_eq!(trainer.model.params, before);
+    broken.exp_avg_sq[1] = f32::INFINITY;
+    assert!(broken.adapter_bytes().is_ok());
+    assert!(broken.optimizer_bytes().unwrap_err().contains("holds inf at 1"));
+    broken.model.params[2] = f32::NAN;
+    assert!(broken.adapter_bytes().unwrap_err().contains("holds NaN at 2"));
 }

@@ -31,7 +31,7 @@ fn sixty_steps_learn_a_few_short_texts() {
     let mut losses = Vec::new();
     for _ in 0..60 {
         losses.push(trainer.run(&batch, &Loss::CrossEntropy, true).unwrap().loss_sum / count as f64);
-        trainer.adam_step(&adam);
+        trainer.adam_step(&adam).unwrap();
     }
     assert!((5.4..6.3).contains(&losses[0]), "a new model should know nothing: {}", losses[0]);
     assert!(losses[59] < 0.1 * losses[0], "{} {}", losses[0], losses[59]);
@@ -66,7 +66,7 @@ fn fifty_steps_agree_with_a_plain_adamw() {
                 (m[i] / (1.0 - 0.8f64.powi(step as i32)), v[i] / (1.0 - 0.9f64.powi(step as i32)));
             p[i] -= 3e-3 * (mean / (square.sqrt() + 1e-6) + 0.1 * p[i]);
         }
-        let output = trainer.adam_step(&adam);
+        let output = trainer.adam_step(&adam).unwrap();
         assert!((output.grad_norm - norm).abs() < 1e-4 * norm);
         assert_eq!(output.step, step);
         assert!(trainer.grads.iter().all(|&g| g == 0.0));
@@ -80,7 +80,7 @@ fn fifty_steps_agree_with_a_plain_adamw() {
 fn a_step_without_gradients_is_legal_and_moves_nothing() {
     let mut trainer = stirred(&tiny(), 2);
     let before = trainer.model.params.clone();
-    assert_eq!(trainer.adam_step(&Adam::default()).grad_norm, 0.0);
+    assert_eq!(trainer.adam_step(&Adam::default()).unwrap().grad_norm, 0.0);
     assert_eq!(trainer.model.params, before);
 }
 
@@ -125,7 +125,7 @@ fn switched_off_parts_are_not_trained() {
     let nothing = LoraSpec { rank: 0, ..everything(2) };
     let mut frozen = Trainer::new(Arc::new(Weights::seeded(&config, 1)), nothing);
     frozen.run(&batch, &Loss::CrossEntropy, true).unwrap();
-    frozen.adam_step(&Adam::default());
+    frozen.adam_step(&Adam::default()).unwrap();
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn a_bad_datum_is_named_and_nothing_changes() {
     let mut trainer = stirred(&config, 2);
     for (bad, message) in cases {
         let error = trainer.run(&[good.clone(), bad], &Loss::CrossEntropy, true).unwrap_err();
-        assert!(error.starts_with("datum 1: ") && error.contains(message), "{error}");
+        assert!(error.starts_with("data[1]: ") && error.contains(message), "{error}");
     }
     let error = trainer.run(&[good], &Loss::Dro { beta: 0.1 }, true).unwrap_err();
     assert!(error.contains("weights"), "{error}");
@@ -213,6 +213,83 @@ fn a_custom_loss_that_fails_on_a_late_datum_leaves_the_gradients_as_they_were() 
     trainer.run(&batch[..2], &custom(), true).unwrap();
     let before = trainer.grads.clone();
     let error = trainer.run(&batch, &custom(), true).unwrap_err();
-    assert!(error.starts_with("datum 58: the loss mine is NaN"), "{error}");
+    assert!(error.starts_with("data[58]: the loss mine is NaN"), "{error}");
     assert_eq!(trainer.grads, before);
+}
+
+/// An example for the losses that weigh by advantages, with one sampler's log-probability for all targets.
+fn policy(rng: &mut Rng, q: f32, advantages: &[f32]) -> Example {
+    let mut e = weighted(&tiny(), rng, advantages.len(), 1);
+    e.weights.clear();
+    e.logprobs = vec![q; advantages.len()];
+    e.advantages = advantages.to_vec();
+    e
+}
+
+/// `sum(exp(−logprobs · w))`, as a client may write it.
+fn exponential() -> Loss {
+    let inputs = [("logprobs", 1), ("w", 1)];
+    let graph = LossGraph::trace("mine", &inputs, |it| (-(it.logprobs() * it.input("w"))).exp().sum());
+    Loss::Custom(Arc::new(graph.unwrap()))
+}
+
+/// An example for it.
+fn scaled(rng: &mut Rng, w: f64) -> Example {
+    let e = weighted(&tiny(), rng, 4, 1);
+    Example { weights: Vec::new(), inputs: vec![LossArray { shape: vec![4], values: vec![w; 4] }], ..e }
+}
+
+#[test]
+fn a_loss_or_gradient_that_is_not_finite_fails_its_datum_and_leaves_the_gradients_as_they_were() {
+    let mut rng = Rng::stream(4, 9);
+    let rng = &mut rng;
+    let masked = |e: Example| Example { mask: vec![1.0; e.tokens.len()], ..e };
+    let (lo, hi) = (0.8, 1.2);
+    let good = policy(rng, -3.0, &[1.0, 0.5]);
+    let weights = |rng: &mut Rng, w: f32| Example { weights: vec![w; 5], ..weighted(&tiny(), rng, 5, 1) };
+    let cases: Vec<(Loss, Example, Example)> = vec![
+        // The ratio is no 64-bit float, then no 32-bit one.
+        (Loss::ImportanceSampling, good.clone(), policy(rng, -800.0, &[0.0, 1.0, 1.0])),
+        (Loss::ImportanceSampling, good.clone(), policy(rng, -100.0, &[1.0, 1.0, 1.0])),
+        (Loss::Ppo { lo, hi }, good.clone(), policy(rng, -100.0, &[1.0, -1.0, 1.0])),
+        (Loss::Cispo { lo: 0.0, hi: 1e300 }, good.clone(), policy(rng, -200.0, &[1.0, -1.0, 1.0])),
+        (Loss::Dro { beta: 10.0 }, good.clone(), policy(rng, -3e38, &[1.0, -1.0, 1.0])),
+        (Loss::Gspo { lo, hi }, masked(good), masked(policy(rng, -800.0, &[1.0, -1.0, 0.0]))),
+        // The loss is finite and so are its derivatives; the gradients of the adapter are not.
+        (Loss::CrossEntropy, weights(rng, 0.5), weights(rng, 3e38)),
+        (exponential(), scaled(rng, 0.1), scaled(rng, 1e3)),
+        (exponential(), scaled(rng, 0.1), scaled(rng, 40.0)),
+    ];
+    for (loss, good, bad) in cases {
+        let mut trainer = stirred(&tiny(), 2);
+        trainer.run(std::slice::from_ref(&good), &loss, true).unwrap();
+        let before = trainer.grads.clone();
+        let error = trainer.run(&[good, bad], &loss, true).unwrap_err();
+        assert!(
+            error.starts_with("data[1]: ") && error.contains("inf") | error.contains("finite"),
+            "{error}"
+        );
+        assert_eq!(trainer.grads, before, "{error}");
+    }
+}
+
+#[test]
+fn what_fails_a_step_leaves_weights_moments_and_count_and_the_next_step_is_as_if_nothing_had_been() {
+    let (mut trainer, mut other) = (stirred(&tiny(), 2), stirred(&tiny(), 2));
+    let mut rng = Rng::stream(4, 10);
+    let batch = [weighted(&tiny(), &mut rng, 9, 1)];
+    for it in [&mut trainer, &mut other] {
+        it.run(&batch, &Loss::CrossEntropy, true).unwrap();
+        it.adam_step(&Adam::default()).unwrap();
+    }
+    trainer.grads[3] = f32::NAN;
+    assert!(trainer.adam_step(&Adam::default()).unwrap_err().contains("norm is NaN"));
+    trainer.run(&batch, &Loss::CrossEntropy, true).unwrap();
+    let huge = Adam { learning_rate: 1e300, ..Adam::default() };
+    assert!(trainer.adam_step(&huge).unwrap_err().contains("not finite"));
+    for it in [&mut trainer, &mut other] {
+        it.run(&batch, &Loss::CrossEntropy, true).unwrap();
+        assert_eq!(it.adam_step(&Adam::default()).unwrap().step, 2);
+    }
+    assert_eq!(trainer.model.params, other.model.params);
 }

@@ -1,0 +1,109 @@
+//! The jobs of the engine thread, and how many samples it has running.
+
+use parking_lot::{Condvar, Mutex};
+
+use super::engine::Job;
+use super::lines::{Lines, Way};
+
+/// What the engine thread does next.
+pub(super) enum Next {
+    /// A job that runs now.
+    Run(Job),
+    /// The sample of this id panicked.
+    Lost(String),
+    /// Nothing will ever come any more.
+    End,
+}
+
+/// What waits for the engine thread. Everyone may add; only that thread takes.
+pub(super) struct Queue {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+    /// The engine thread is woken for more samples when no more than so many are left running.
+    low: usize,
+}
+
+struct Inner {
+    lines: Lines<Job>,
+    running: usize,
+    lost: Vec<String>,
+    closed: bool,
+}
+
+impl Queue {
+    /// A queue that lets so many samples run side by side.
+    pub(super) fn new(most: usize) -> Self {
+        let inner = Inner { lines: Lines::new(most), running: 0, lost: Vec::new(), closed: false };
+        Queue { inner: Mutex::new(inner), changed: Condvar::new(), low: most / 2 }
+    }
+
+    /// Adds jobs of a session.
+    pub(super) fn push(&self, session: &str, jobs: impl IntoIterator<Item = Job>) {
+        let mut inner = self.inner.lock();
+        for job in jobs {
+            inner.lines.push(session, job.way(), job);
+        }
+        drop(inner);
+        self.changed.notify_one();
+    }
+
+    /// Takes everything out that a session still wants done.
+    pub(super) fn forget(&self, session: &str) -> Vec<Job> {
+        let jobs = self.inner.lock().lines.forget(session).collect();
+        self.changed.notify_one();
+        jobs
+    }
+
+    /// Gives a session no more turns until it is resumed.
+    pub(super) fn pause(&self, session: &str) {
+        self.inner.lock().lines.pause(session);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn resume(&self, session: &str) {
+        self.inner.lock().lines.resume(session);
+        self.changed.notify_one();
+    }
+
+    /// Whether a session has nothing in the queue.
+    pub(super) fn is_idle(&self, session: &str) -> bool {
+        self.inner.lock().lines.is_idle(session)
+    }
+
+    /// Ends the engine thread once the queue is empty.
+    pub(super) fn close(&self) {
+        self.inner.lock().closed = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits for something to do. A sample counts as running from now on.
+    pub(super) fn next(&self) -> Next {
+        let mut inner = self.inner.lock();
+        loop {
+            if let Some(id) = inner.lost.pop() {
+                return Next::Lost(id);
+            }
+            let running = inner.running;
+            if let Some((way, job)) = inner.lines.take(running) {
+                inner.running += usize::from(way == Way::Beside);
+                return Next::Run(job);
+            }
+            if inner.closed && running == 0 {
+                return Next::End;
+            }
+            self.changed.wait(&mut inner);
+        }
+    }
+
+    /// Notes that a sample runs no more, and which one if it panicked.
+    pub(super) fn ended(&self, lost: Option<String>) {
+        let mut inner = self.inner.lock();
+        inner.running -= 1;
+        let wakes = inner.running <= self.low || lost.is_some();
+        inner.lost.extend(lost);
+        drop(inner);
+        if wakes {
+            self.changed.notify_one();
+        }
+    }
+}

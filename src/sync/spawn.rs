@@ -1,0 +1,163 @@
+//! The one place that starts threads, so that tests can have the system refuse them.
+
+use std::cell::Cell;
+use std::io;
+
+use super::thread::{self, JoinHandle};
+use super::thread_local;
+
+#[cfg(all(any(test, feature = "testing"), not(all(test, shuttle))))]
+pub use refusal::RefusedThreads;
+#[cfg(all(test, shuttle))]
+pub(crate) use refusal::refuse_some;
+
+thread_local! {
+    static OURS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Starts a named thread. Without a size its stack is as large as usual.
+pub(crate) fn spawn(
+    name: String,
+    stack_size: Option<usize>,
+    life: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    #[cfg(any(test, feature = "testing"))]
+    refusal::check(&name)?;
+    let builder = thread::Builder::new().name(name);
+    let builder = match stack_size {
+        Some(n_bytes) => builder.stack_size(n_bytes),
+        None => builder,
+    };
+    builder.spawn(move || {
+        let _gone_with_its_locals = OURS.try_with(|it| it.set(true));
+        life();
+    })
+}
+
+/// Whether this thread was started by this crate.
+pub(crate) fn is_ours() -> bool {
+    OURS.try_with(Cell::get).unwrap_or(false)
+}
+
+#[cfg(all(any(test, feature = "testing"), not(all(test, shuttle))))]
+mod refusal {
+    use std::fmt;
+    use std::io;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use super::super::{Condvar, Mutex};
+
+    /// A refusal does not wait longer than this for others.
+    const LONGEST: Duration = Duration::from_secs(30);
+
+    static RULES: Mutex<Vec<Arc<Rule>>> = Mutex::new(Vec::new());
+
+    struct Rule {
+        prefix: String,
+        together: usize,
+        n_refused: Mutex<usize>,
+        refused: Condvar,
+    }
+
+    /// While this value lives, the crate cannot start threads with names that begin in a certain way, as if the system had none
+    /// left. Applies to the whole process.
+    ///
+    /// # Example: a client without threads
+    /// ```
+    /// use tinkex::testing::{FakeServer, RefusedThreads};
+    ///
+    /// let refused = RefusedThreads::named("tk-serv");
+    /// assert!(FakeServer::new().in_memory().build().is_err());
+    /// assert_eq!(refused.count(), 1);
+    /// drop(refused);
+    /// assert!(FakeServer::new().in_memory().build().is_ok());
+    /// ```
+    pub struct RefusedThreads {
+        rule: Arc<Rule>,
+    }
+
+    impl RefusedThreads {
+        /// Refuses threads whose names begin like this.
+        pub fn named(prefix: impl Into<String>) -> Self {
+            RefusedThreads::together(prefix, 1)
+        }
+
+        /// As [`named`](RefusedThreads::named); the first `n` starts are refused at the same moment, when the last of them is
+        /// being made.
+        pub fn together(prefix: impl Into<String>, n: usize) -> Self {
+            let rule = Rule {
+                prefix: prefix.into(),
+                together: n,
+                n_refused: Mutex::default(),
+                refused: Condvar::new(),
+            };
+            let rule = Arc::new(rule);
+            RULES.lock().push(rule.clone());
+            RefusedThreads { rule }
+        }
+
+        /// The number of threads that were refused so far.
+        pub fn count(&self) -> usize {
+            *self.rule.n_refused.lock()
+        }
+    }
+
+    impl fmt::Debug for RefusedThreads {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.debug_struct("RefusedThreads").field("prefix", &self.rule.prefix).finish_non_exhaustive()
+        }
+    }
+
+    impl Drop for RefusedThreads {
+        fn drop(&mut self) {
+            RULES.lock().retain(|it| !Arc::ptr_eq(it, &self.rule));
+        }
+    }
+
+    pub(super) fn check(name: &str) -> io::Result<()> {
+        let rule = RULES.lock().iter().find(|it| name.starts_with(&it.prefix)).cloned();
+        let Some(rule) = rule else { return Ok(()) };
+        let deadline = Instant::now() + LONGEST;
+        let mut n_refused = rule.n_refused.lock();
+        *n_refused += 1;
+        rule.refused.notify_all();
+        let mut in_time = true;
+        while *n_refused < rule.together && in_time {
+            in_time = super::super::wait(&rule.refused, &mut n_refused, Some(deadline));
+        }
+        Err(io::Error::new(io::ErrorKind::WouldBlock, "threads are refused by a test"))
+    }
+}
+
+#[cfg(all(test, shuttle))]
+mod refusal {
+    use std::cell::Cell;
+    use std::io;
+
+    use shuttle::rand::{Rng, thread_rng};
+
+    use super::thread;
+
+    std::thread_local! {
+        /// The checker runs all threads of a model on the one that asked for the check.
+        static REFUSES: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Whether some threads are refused from now on, in all checks of this thread.
+    pub(crate) fn refuse_some(refuses: bool) {
+        REFUSES.set(refuses);
+    }
+
+    pub(super) fn check(_: &str) -> io::Result<()> {
+        if !REFUSES.get() {
+            return Ok(());
+        }
+        // Others may act between the decision to start a thread and its refusal.
+        thread::yield_now();
+        match thread_rng().gen_bool(0.5) {
+            true => Err(io::Error::new(io::ErrorKind::WouldBlock, "refused by the model")),
+            false => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Threads that the system refuses, now and then.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use shuttle::thread;
+
+use super::{STACK, holds_for, never, notices_for};
+use crate::config::{Settings, Threads};
+use crate::env::Env;
+use crate::error::{Error, ErrorKind};
+use crate::pending::Progress;
+use crate::secret::Secret;
+use crate::session::crew::Crew;
+use crate::session::{Fetching, Owner, Poller, Session, Waiter};
+use crate::sync::CancelToken;
+use crate::sync::clock::Clock;
+use crate::sync::fault::Fault;
+use crate::sync::oneshot::{Reply, Slot, oneshot};
+use crate::sync::pool::{Pool, PoolConfig};
+use crate::sync::spawn::refuse_some;
+use crate::transport::{Answer, Broken, Exchange, Transport};
+
+/// These models start more threads than the others, and take longer.
+const SCHEDULES: usize = 8_000;
+
+/// While it lives, some threads are refused.
+struct Refusing;
+
+impl Refusing {
+    fn some() -> Self {
+        refuse_some(true);
+        Refusing
+    }
+}
+
+impl Drop for Refusing {
+    fn drop(&mut self) {
+        refuse_some(false);
+    }
+}
+
+/// Whether an answer says that there was no thread.
+fn is_refusal(error: &Error) -> bool {
+    *error.kind() == ErrorKind::System && error.message().starts_with("no thread could be started")
+}
+
+/// What was accepted is done, though the threads of others, which were counted on, may be refused. What was not is told why.
+fn an_accepted_job_is_done() {
+    let _refusing = Refusing::some();
+    let idle = Duration::from_secs(1);
+    let pool = Arc::new(Pool::new(PoolConfig { name: "model", max_threads: 2, stack_size: STACK, idle }));
+    let bringers: Vec<_> = (0..3)
+        .map(|_| {
+            let pool = pool.clone();
+            thread::spawn(move || {
+                let (reply, slot) = oneshot::<()>();
+                let accepted = pool.spawn(move || reply.send(Ok(()))).is_ok();
+                (accepted, slot.wait(None).unwrap().err())
+            })
+        })
+        .collect();
+    let answers: Vec<_> = bringers.into_iter().map(|it| it.join().unwrap()).collect();
+    let n_left = pool.close(never());
+    assert_eq!((n_left, pool.n_threads(), pool.n_queued()), (0, 0, 0));
+    for answer in answers {
+        match answer {
+            (true, None) => {}
+            (false, Some(error)) if is_refusal(&error) => {}
+            other => panic!("accepted, and the error: {other:?}"),
+        }
+    }
+}
+
+/// Every exchange is done, or told that there was no thread, and the crew works on afterwards.
+fn a_crew_answers_every_job() {
+    let refusing = Refusing::some();
+    let crew = Crew::new("model", 2, 2, &Threads::default());
+    let put = |crew: &Arc<Crew>| {
+        let (reply, slot) = oneshot::<()>();
+        crew.put(move || reply.send(Ok(())));
+        slot
+    };
+    let bringers: Vec<_> = (0..2)
+        .map(|_| {
+            let crew = crew.clone();
+            thread::spawn(move || [put(&crew), put(&crew)].map(|it| it.wait(None).unwrap().err()))
+        })
+        .collect();
+    let answers: Vec<_> = bringers.into_iter().flat_map(|it| it.join().unwrap()).collect();
+    drop(refusing);
+    let afterwards = put(&crew).wait(None).unwrap();
+    let n_left = crew.close(never());
+    assert!(answers.iter().flatten().all(is_refusal), "{answers:?}");
+    assert!(afterwards.is_ok() && n_left == 0, "{afterwards:?}, {n_left}");
+}
+
+/// Announces both samples to whoever asks.
+struct Announcing;
+
+impl Transport for Announcing {
+    fn exchange(&self, _: &Exchange) -> Result<Answer, Broken> {
+        let body = r#"{"completions":[{"state":"finished","request_id":"0"},{"state":"finished","request_id":"1"},
+                       {"state":"finished","request_id":"2"}],"cursor":1}"#;
+        Ok(Answer { status: 200, headers: Vec::new(), body: body.into() })
+    }
+
+    fn shutdown(&self) {}
+}
+
+struct Someone {
+    progress: Progress,
+    cancel: CancelToken,
+    reply: Reply<()>,
+}
+
+impl Waiter for Someone {
+    fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    fn cancel(&self) -> &CancelToken {
+        &self.cancel
+    }
+
+    fn fetch(self: Box<Self>, _: Option<usize>, fetching: Option<Fetching>) {
+        if let Some(fetching) = fetching {
+            fetching.settle();
+        }
+        self.reply.send(Ok(()));
+    }
+
+    fn look(self: Box<Self>, fetching: Fetching) {
+        fetching.unfinished(self);
+    }
+
+    fn fail(self: Box<Self>, error: Error) {
+        self.reply.send(Err(error));
+    }
+}
+
+fn waits(session: &Arc<Session>, poller: &Arc<Poller>, request_id: &str) -> Slot<()> {
+    let (reply, slot) = oneshot();
+    let progress = Progress::new("SamplingClient.sample", Instant::now(), None);
+    poller.register(request_id, Box::new(Someone { progress, cancel: session.cancel.child(), reply }));
+    slot
+}
+
+/// Every sample is fetched, or told that there was no thread, and the poller works on afterwards.
+fn a_poller_answers_every_sample() {
+    let refusing = Refusing::some();
+    let settings = Settings { api_key: Some(Secret::new("tml-x")), ..Default::default() };
+    let config = settings.resolve(&Env::empty()).unwrap();
+    let session = Session::new(config, Arc::new(Announcing), Clock::default());
+    let poller = Poller::new(&session, "s", 0, session.cancel.child());
+    let bringers: Vec<_> = ["0", "1"]
+        .into_iter()
+        .map(|id| {
+            let (session, poller) = (session.clone(), poller.clone());
+            thread::spawn(move || waits(&session, &poller, id).wait(None).unwrap().err())
+        })
+        .collect();
+    let answers: Vec<_> = bringers.into_iter().map(|it| it.join().unwrap()).collect();
+    drop(refusing);
+    let afterwards = waits(&session, &poller, "2").wait(None).unwrap();
+    drop(Owner::new(session));
+    assert!(answers.iter().flatten().all(is_refusal), "{answers:?}");
+    assert!(afterwards.is_ok(), "{afterwards:?}");
+}
+
+#[test]
+fn a_pool_does_the_jobs_that_it_accepted() {
+    holds_for(SCHEDULES, an_accepted_job_is_done);
+    notices_for(SCHEDULES, Fault::CountsPlaces, an_accepted_job_is_done);
+    notices_for(SCHEDULES, Fault::RefusesSilently, an_accepted_job_is_done);
+}
+
+#[test]
+fn a_crew_survives_that_threads_are_refused() {
+    holds_for(SCHEDULES, a_crew_answers_every_job);
+    notices_for(SCHEDULES, Fault::KeepsTheHand, a_crew_answers_every_job);
+}
+
+#[test]
+fn a_poller_survives_that_threads_are_refused() {
+    holds_for(SCHEDULES, a_poller_answers_every_sample);
+    notices_for(SCHEDULES, Fault::KeepsRunning, a_poller_answers_every_sample);
+}
