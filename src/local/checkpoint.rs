@@ -241,8 +241,12 @@ impl Store {
         let folder = self.folder(place);
         // One whose time is over is there no longer, though its folder may be.
         let taken = || !overwrite && folder.exists() && !is_over(&folder, SystemTime::now());
-        let exists =
-            || Problem::Exists(format!("{} already exists; save with overwrite to replace it", place.uri()));
+        // Only the verb that saves states has such an option.
+        let hint = match place.kind {
+            Kind::Training => "save with overwrite to replace it",
+            Kind::Sampler | Kind::External => "delete it or take another name",
+        };
+        let exists = || Problem::Exists(format!("{} already exists; {hint}", place.uri()));
         if taken() {
             return Err(exists());
         }

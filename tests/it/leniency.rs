@@ -354,7 +354,7 @@ fn a_pass_without_a_sum_of_the_loss_has_one_all_the_same() {
     server.next(RETRIEVE, Act::json(result(json!({"loss:sum": 3}))));
     let output = pass([0.0, 1.0, 0.0, 0.5]);
     assert_eq!((output.loss(), output.loss_per_token()), (Some(3.0), Some(2.0)));
-    server.next(RETRIEVE, Act::json(json!({"metrics": {"x:sum": 1}})));
+    server.next(RETRIEVE, Act::json(json!({"loss_fn_outputs": [{}], "metrics": {"x:sum": 1}})));
     assert_eq!(pass([1.0; 4]).loss(), None);
 }
 
