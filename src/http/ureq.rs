@@ -28,8 +28,9 @@ use crate::sync::Mutex;
 /// The longest timeout that ureq can add to the time: a century.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Shorter than the keep-alive of usual servers, so that a connection is seldom reused after the server left it.
-const IDLE_AGE: Duration = Duration::from_secs(15);
+/// Shorter than the keep-alive of usual servers, which is 5 s for the shortest of them (uvicorn, Node), so that a connection is
+/// seldom used again in the moment in which the server leaves it.
+const IDLE_AGE: Duration = Duration::from_secs(4);
 
 /// For how long the addresses of a name are believed, unless connecting fails.
 const NAME_AGE: Duration = Duration::from_secs(30);

@@ -250,8 +250,12 @@ impl Store {
         let now = SystemTime::now();
         // One whose time is over is there no longer, though its folder may be.
         let taken = || !overwrite && folder.exists() && !is_over(&folder, now);
-        let exists =
-            || Problem::Exists(format!("{} already exists; save with overwrite to replace it", place.uri()));
+        // Only the verb that saves states has such an option.
+        let hint = match place.kind {
+            Kind::Training => "save with overwrite to replace it",
+            Kind::Sampler | Kind::External => "delete it or take another name",
+        };
+        let exists = || Problem::Exists(format!("{} already exists; {hint}", place.uri()));
         // Asked again when nothing can come between; this saves writing what cannot be kept.
         if !overwrite && description(&folder).is_some_and(|it| !it.is_over(now)) {
             return Err(exists());

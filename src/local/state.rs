@@ -207,7 +207,7 @@ impl State {
             samplers: HashMap::new(),
             copies: VecDeque::new(),
         };
-                let (waiting, downloads, inner) = (Arc::default(), Downloads::default(), Mutex::new(inner));
+        let (waiting, downloads, inner) = (Arc::default(), Downloads::default(), Mutex::new(inner));
         State {
             futures,
             store,

@@ -89,7 +89,11 @@ impl Retries {
     ) -> Option<Duration> {
         let mut budget = limits.budget;
         let mut hint = None;
-        self.fresh = matches!(failure, Failure::Answer { verdict: Verdict::Dropped, .. });
+        // After a connection that broke, those that are kept may be as dead as it was.
+        self.fresh = matches!(
+            failure,
+            Failure::Answer { verdict: Verdict::Dropped, .. } | Failure::Connection { sent: Sent::Maybe }
+        );
         match failure {
             Failure::Fatal => return None,
             Failure::Answer { verdict: Verdict::Success | Verdict::Fatal, .. } => return None,
@@ -219,7 +223,11 @@ mod tests {
         assert_eq!(n, 16);
         assert!(retries.wants_fresh());
         retries.next(BUSY, Duration::ZERO, LIMITS, 0.0);
-        assert!(!retries.wants_fresh(), "only what a proxy dropped says something of the connection");
+        assert!(!retries.wants_fresh(), "an answer that is no success says nothing of the connection");
+        for (sent, fresh) in [(Sent::Maybe, true), (Sent::No, false)] {
+            retries.next(Failure::Connection { sent }, Duration::ZERO, LIMITS, 0.0);
+            assert_eq!(retries.wants_fresh(), fresh, "only one that broke was open");
+        }
         assert!(Retries::default().next(Failure::Fatal, Duration::ZERO, LIMITS, 0.0).is_none());
     }
 }

@@ -27,6 +27,9 @@ impl Session {
 
     pub(super) fn heed(self: &Arc<Self>, flags: &Arc<Flags>) {
         *self.flags.lock() = Some(flags.clone());
+        if flags.are_missing {
+            self.dialect.note_old();
+        }
         self.dispatch.resize(flags);
         self.many.resize(flags);
         if self.http.auth().uses_tokens() {

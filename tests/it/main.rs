@@ -37,6 +37,8 @@ mod engine_sessions;
 mod engine_waiting;
 mod faults;
 mod forked;
+mod forms;
+mod generations;
 mod guarantees;
 mod handles;
 mod hostile;

@@ -13,8 +13,10 @@ impl Nobody {
         let folder = std::env::temp_dir().join(format!("tinkex-state-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let queue = Arc::new(Queue::new(2));
+        let names = Names::new(&Default::default(), &folder, &ModelConfig::nano()).expect("the names");
         let state = State::new(
             ModelConfig::nano(),
+            names,
             0,
             Duration::from_secs(300),
             Duration::from_secs(60),
