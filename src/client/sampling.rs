@@ -193,9 +193,17 @@ impl SamplingClient {
 
     /// Draws answers to a prompt (PROTOCOL §3.4 #23). Dropping the [`Pending`] cancels it.
     ///
+    /// A server that has too many samples (HTTP 429) holds up all samples of the session together: for one second, or five if the
+    /// prompt is larger than about 13 000 tokens. Its `retry-after` is not used then. That of any other answer that is worth
+    /// another attempt (408, 425, 5xx) is, up to a minute.
+    ///
+    /// A sample outlives an outage of the server: it is submitted again until `Timeouts::operation`. Where `Timeouts::submit` is
+    /// shorter than its default, that ends the attempts at one submission, and the sample with them.
+    ///
     /// # Errors
     /// Through the [`Pending`]: an empty prompt, no samples or parameters out of their range (nothing is sent), or
-    /// what the server says.
+    /// what the server says; [`Decode`](crate::ErrorKind::Decode) if it sent another number of sequences, or of anything else that was
+    /// asked for. An error at the operation's deadline has the last failure as its cause.
     ///
     /// # Blocking
     /// Only while the mailbox is full, that is, while 1024 samples wait to be numbered.
@@ -212,9 +220,7 @@ impl SamplingClient {
     ///
     /// # Errors
     /// As for [`sample`](Self::sample); options that do not fit the prompt (nothing is sent);
-    /// [`Incompatible`](crate::ErrorKind::Incompatible) if the server took no notice of
-    /// [`prompt_alt_tokens_k`](SampleOptions::prompt_alt_tokens_k) or of
-    /// [`prompt_logprobs_last_n`](SampleOptions::prompt_logprobs_last_n), as older ones do.
+    /// [`Incompatible`](crate::ErrorKind::Incompatible) if the server took no notice of an option, as older ones do.
     ///
     /// # Blocking
     /// As for [`sample`](Self::sample).

@@ -7,12 +7,13 @@ use crate::client::create::CreatedModel;
 use crate::client::{Client, Hold};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pending::{OwnThread, Pending};
+use crate::policy::surrogate;
 use crate::session::{Owner, Session, Ticket};
 use crate::sync::actor::Actor;
 use crate::sync::process::forked;
 use crate::types::{
-    Datum, ForwardBackwardOutput, LoadStateOutput, Loss, LossFn, ModelInfo, OptimStepOutput, OptimizerParams,
-    SaveStateOutput, SaveWeightsExternalOutput,
+    Datum, DenseRoom, ForwardBackwardOutput, LoadStateOutput, Loss, LossFn, ModelInfo, OptimStepOutput,
+    OptimizerParams, SaveStateOutput, SaveWeightsExternalOutput,
 };
 use crate::wire::json;
 
@@ -22,6 +23,7 @@ mod pass;
 mod save;
 mod submit;
 mod train_step;
+mod unload;
 
 pub use train_step::TrainStep;
 
@@ -77,6 +79,7 @@ enum Msg {
     LoadState(Ask<LoadStateOutput>),
     SaveWeights(Ask<json::SaveWeightsForSamplerResponse>),
     SaveExternal(Ask<SaveWeightsExternalOutput>),
+    Unload(Ask<()>),
 }
 
 /// A pass, with a loss of the server's or with one that is computed here.
@@ -114,6 +117,7 @@ impl Actor for TrainingActor {
             Msg::LoadState(ask) => self.sequencer.ask(ask),
             Msg::SaveWeights(ask) => self.sequencer.ask(ask),
             Msg::SaveExternal(ask) => self.sequencer.ask(ask),
+            Msg::Unload(ask) => self.sequencer.ask(ask),
         }
     }
 }
@@ -143,7 +147,8 @@ impl TrainingClient {
     ///
     /// # Errors
     /// Through the [`Pending`]: bad data with the path of the value (nothing is sent, the client stays usable), or
-    /// what the server says of it.
+    /// what the server says of it; [`Decode`](crate::ErrorKind::Decode) if it sent another number of outputs than of data, or of
+    /// log-probabilities than of targets.
     ///
     /// # Blocking
     /// Only while the mailbox is full, that is, while 1024 operations wait to be submitted.
@@ -208,11 +213,18 @@ impl TrainingClient {
         }
         check_data(data)?;
         if self.session().config.dense_tensors {
-            data.iter().enumerate().try_for_each(|(i, it)| it.check_room(&format!("data[{i}]")))?;
+            let mut room = room(data);
+            data.iter().enumerate().try_for_each(|(i, it)| it.take_room(&mut room, &format!("data[{i}]")))?;
         }
         data.iter().enumerate().try_for_each(|(i, it)| loss.loss_fn.check(it, &format!("data[{i}]")))?;
         match &loss.loss_fn {
-            LossFn::Traced(handle) => handle.graph().rehearse(data),
+            LossFn::Traced(handle) => {
+                handle.graph().rehearse(data)?;
+                match handle.loss_id() {
+                    Some(_) => Ok(()),
+                    None => surrogate::check_room(data, &mut room(data)),
+                }
+            }
             _ => Ok(()),
         }
     }
@@ -234,10 +246,13 @@ impl TrainingClient {
     fn step(
         &self,
         ticket: Ticket<ForwardBackwardOutput>,
-        data: Vec<Datum>,
+        mut data: Vec<Datum>,
         loss: Loss,
         forward_only: bool,
     ) -> Step {
+        if let LossFn::Traced(handle) = &loss.loss_fn {
+            data.iter_mut().for_each(|it| handle.keep_inputs(it));
+        }
         match loss.resolve() {
             Ok(loss) => {
                 let data = self.pack(data);
@@ -325,6 +340,11 @@ fn optim_step(ticket: Ticket<OptimStepOutput>, params: OptimizerParams) -> Ask<O
         read: |body| Ok(json::response::<json::OptimStepResponse>(body)?.into()),
         named: None,
     }
+}
+
+/// The memory that all data of a call may take with the zeros of their tensors written out.
+fn room(data: &[Datum]) -> DenseRoom {
+    DenseRoom::of(data.iter().map(Datum::n_bytes).sum())
 }
 
 fn check_data(data: &[Datum]) -> Result<()> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{Branch, Lane};
+use super::{Branch, Lane, Room};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::TraceContext;
 use crate::pending::Progress;
@@ -31,6 +31,8 @@ pub(crate) struct Call {
     pub(crate) sdk_method: Option<&'static str>,
     /// The caller itself deals with a server that is too busy.
     pub(crate) leaves_429: bool,
+    /// The operation that this belongs to, which counts its attempts.
+    pub(crate) progress: Option<Progress>,
     /// When the operation gives up that this belongs to.
     pub(crate) deadline: Option<Instant>,
     /// Sent whatever the circuit breaker says, and unknown to it.
@@ -49,6 +51,8 @@ pub(crate) struct Call {
     pub(crate) key: Option<String>,
     /// Its one attempt goes over a new connection.
     pub(crate) fresh: bool,
+    /// How large its answer may be, if what is usual for the lane is not right.
+    pub(crate) room: Option<Room>,
 }
 
 impl std::fmt::Debug for Call {
@@ -139,6 +143,8 @@ impl Call {
             raw_credential: false,
             key: None,
             fresh: false,
+            progress: None,
+            room: None,
         }
     }
 
@@ -158,6 +164,7 @@ impl Call {
         self.sdk_method = Some(progress.sdk_method());
         self.trace = progress.trace().cloned();
         self.deadline = progress.deadline();
+        self.progress = Some(progress.clone());
         self
     }
 
@@ -169,6 +176,12 @@ impl Call {
     /// Is sent whatever the circuit breaker says.
     pub(crate) fn passing_breaker(mut self) -> Self {
         self.passes_breaker = true;
+        self
+    }
+
+    /// Its answer may be so large.
+    pub(crate) fn answered_within(mut self, room: Room) -> Self {
+        self.room = Some(room);
         self
     }
 

@@ -9,6 +9,14 @@ use crate::types::{
 
 use super::nn;
 
+/// The most tokens of one pass: a thousand sequences of half the context's length. A message of the size that clients cut
+/// their data to (5 MB) has fewer.
+const MOST_TOKENS: usize = 1 << 20;
+
+/// The most numbers that the inputs of one pass may have together, with the zeros of sparse tensors written out: a few
+/// bytes can name a tensor of any size.
+const MOST_NUMBERS: usize = 4 * MOST_TOKENS;
+
 /// A pass over data, ready to run.
 #[derive(Debug)]
 pub(super) struct Pass {
@@ -31,6 +39,7 @@ impl Pass {
             return Err("the request has no data".into());
         }
         let loss = read_loss(loss, custom)?;
+        check_size(data, &loss)?;
         let one = |(i, it)| read_datum(it, &loss, config).map_err(|it| format!("data[{i}]{it}"));
         let read: Vec<_> = data.iter().enumerate().map(one).collect::<Result<_, _>>()?;
         let (examples, shapes) = read.into_iter().unzip();
@@ -112,6 +121,45 @@ fn read_loss(loss: &Loss, custom: Option<Arc<LossGraph>>) -> Result<nn::Loss, St
     })
 }
 
+/// The inputs that a loss reads.
+fn wanted(loss: &nn::Loss) -> Vec<&str> {
+    match loss {
+        nn::Loss::CrossEntropy => vec!["target_tokens", "weights"],
+        nn::Loss::Gspo { .. } => vec!["target_tokens", "logprobs", "advantages", "sequence_ratio_mask"],
+        nn::Loss::Custom(graph) => {
+            let own = graph.inputs()[1..].iter().map(|it| it.name.as_str());
+            ["target_tokens"].into_iter().chain(own).collect()
+        }
+        _ => vec!["target_tokens", "logprobs", "advantages"],
+    }
+}
+
+/// Refuses a pass that would take too much memory or time, before anything is allocated for it.
+fn check_size(data: &[Datum], loss: &nn::Loss) -> Result<(), String> {
+    let wanted = wanted(loss);
+    let (mut tokens, mut numbers) = (0usize, 0usize);
+    for (i, datum) in data.iter().enumerate() {
+        tokens = tokens.saturating_add(datum.model_input.len().unwrap_or(0));
+        if MOST_TOKENS < tokens {
+            let problem = format!("with this datum the pass has {tokens} tokens; the most is {MOST_TOKENS}");
+            return Err(format!("data[{i}].model_input: {problem}: send fewer data at once"));
+        }
+        for (name, tensor) in datum.loss_fn_inputs.iter().filter(|it| wanted.contains(&it.0.as_str())) {
+            let shape = tensor.shape();
+            let n = shape.iter().try_fold(1usize, |n, it| n.checked_mul(*it)).unwrap_or(usize::MAX);
+            numbers = numbers.saturating_add(n);
+            if MOST_NUMBERS < numbers {
+                let problem =
+                    format!("with a tensor of {shape:?} the pass has more than {MOST_NUMBERS} numbers");
+                return Err(format!(
+                    "data[{i}].loss_fn_inputs[{name:?}]: {problem}: send fewer data at once"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Reads one datum. An error continues the path of the datum.
 fn read_datum(
     datum: &Datum,
@@ -129,19 +177,16 @@ fn read_datum(
         return Err(format!(".model_input: {n} tokens exceed the context window of {}", config.max_len));
     }
     let weighted = matches!(loss, nn::Loss::CrossEntropy);
-    let (wanted, widest): (Vec<&str>, bool) = match loss {
-        nn::Loss::CrossEntropy => (vec!["target_tokens", "weights"], true),
-        nn::Loss::Gspo { .. } => {
-            (vec!["target_tokens", "logprobs", "advantages", "sequence_ratio_mask"], false)
-        }
-        nn::Loss::Custom(program) => {
-            let inputs = program.inputs();
-            let own = inputs[1..].iter().map(|it| it.name.as_str());
-            (["target_tokens"].into_iter().chain(own).collect(), inputs[0].rank == 2)
-        }
-        _ => (vec!["target_tokens", "logprobs", "advantages"], false),
+    let widest = match loss {
+        nn::Loss::CrossEntropy => true,
+        nn::Loss::Custom(graph) => graph.inputs()[0].rank == 2,
+        _ => false,
     };
-    if let Some(name) = datum.loss_fn_inputs.keys().find(|it| !wanted.contains(&it.as_str())) {
+    let custom = matches!(loss, nn::Loss::Custom(_));
+    let wanted = wanted(loss);
+    // A custom loss reads what it names, and other inputs may be there for other losses.
+    let unknown = |it: &&String| !custom && !wanted.contains(&it.as_str());
+    if let Some(name) = datum.loss_fn_inputs.keys().find(unknown) {
         return Err(format!(
             ".loss_fn_inputs[{name:?}]: this loss takes only {}; remove it before sending",
             wanted.join(", ")
@@ -151,7 +196,6 @@ fn read_datum(
     let at = |name: &str, problem: String| format!(".loss_fn_inputs[{name:?}]: {problem}");
     let target_tokens = input("target_tokens").ok_or_else(|| at("target_tokens", "is missing".into()))?;
     let shape = target_tokens.shape();
-    let custom = matches!(loss, nn::Loss::Custom(_));
     let k = match shape[..] {
         // A custom loss says how many dimensions its log-probabilities have.
         [rows] if rows == n && !(custom && widest) => 1,
@@ -183,7 +227,8 @@ fn read_datum(
         }
         nn::Loss::Custom(program) => {
             for it in &program.inputs()[1..] {
-                let tensor = input(&it.name).ok_or_else(|| at(&it.name, "is missing".into()))?;
+                let missing = || at(&it.name, format!("is missing; the loss {} needs it", program.name()));
+                let tensor = input(&it.name).ok_or_else(missing)?;
                 example.inputs.push(own_input(tensor, it.rank, n).map_err(|problem| at(&it.name, problem))?);
             }
         }
@@ -259,7 +304,7 @@ fn dense_floats(tensor: &TensorData) -> Vec<f32> {
 }
 
 /// The values of a tensor in their places, zero where a sparse one lists none. Its indices were checked when it was
-/// read.
+/// read, its size by [`check_size`].
 fn spread<T: Copy + Default>(values: &[T], tensor: &TensorData) -> Vec<T> {
     let (Some(sparse), Some(&[rows, cols])) = (&tensor.sparse, tensor.shape.as_deref()) else {
         return values.to_vec();
@@ -320,6 +365,66 @@ mod tests {
         let output = pass.output(run);
         assert_eq!(output.loss_fn_outputs[0]["logprobs"].shape(), [2, 2]);
         assert_eq!(output.metrics["loss:sum"], 2.0);
+    }
+
+    /// A sparse tensor of one value.
+    fn lonely(rows: usize, cols: usize, values: Values) -> TensorData {
+        let mut crow_indices = vec![1; rows + 1];
+        crow_indices[0] = 0;
+        TensorData {
+            values,
+            shape: Some(vec![rows, cols]),
+            sparse: Some(Sparse { crow_indices, col_indices: vec![0] }),
+        }
+    }
+
+    #[test]
+    fn no_tensor_of_a_few_bytes_takes_more_memory_than_a_pass_may_have() {
+        let datum = |n: usize, cols: usize| {
+            Datum::new(ModelInput::from_ints(vec![1; n]))
+                .with("target_tokens", lonely(n, cols, Values::I64(vec![1])))
+                .with("weights", lonely(n, cols, Values::F32(vec![1.0])))
+        };
+        let ce = |data: &[Datum]| pass(data, LossFn::CrossEntropy);
+        assert_eq!(ce(&[datum(2, 4)]).expect("a pass").examples[0].k, 4);
+        for cols in [1 << 42, 1 << 62, MOST_NUMBERS] {
+            let error = ce(&[datum(1, 2), datum(1, cols)]).expect_err("a refusal");
+            assert!(
+                error.starts_with("data[1].loss_fn_inputs[\"target_tokens\"]: with a tensor of"),
+                "{error}"
+            );
+        }
+        // Each of these is small enough, all together are not.
+        let many = vec![datum(2048, 100); 12];
+        let error = ce(&many).expect_err("a refusal");
+        assert!(error.starts_with("data[10].") && error.ends_with("send fewer data at once"), "{error}");
+        // What the loss does not read is not looked at.
+        let inputs = [("logprobs", 1), ("w", 2)];
+        let graph = LossGraph::trace("mine", &inputs, |it| (it.logprobs() * it.input("w").sum()).sum());
+        let graph = Arc::new(graph.expect("a graph"));
+        let custom = |datum: Datum| {
+            let loss = LossFn::Custom { loss_id: "x".into() }.into();
+            Pass::new(&[datum], &loss, Some(graph.clone()), true, &nn::ModelConfig::nano())
+        };
+        let one = || Datum::new(ModelInput::from_ints([1])).with("target_tokens", vec![1i64]);
+        let w = |cols| lonely(1, cols, Values::F32(vec![1.0]));
+        let fine = custom(one().with("w", w(3)).with("weights", w(1 << 42))).expect("a pass");
+        assert_eq!(fine.examples[0].inputs[0].shape, [1, 3]);
+        let error = custom(one().with("w", w(1 << 42))).expect_err("a refusal");
+        assert!(error.starts_with("data[0].loss_fn_inputs[\"w\"]"), "{error}");
+        let error = custom(one().with("weights", w(3))).expect_err("a refusal");
+        assert_eq!(error, "data[0].loss_fn_inputs[\"w\"]: is missing; the loss mine needs it");
+        let long = vec![Datum::new(ModelInput::from_ints(vec![1; 2048])); 513];
+        let error = ce(&long).expect_err("a refusal");
+        assert!(error.starts_with("data[512].model_input: with this datum the pass has"), "{error}");
+    }
+
+    #[test]
+    fn options_that_no_small_float_can_hold_are_what_they_say() {
+        let loss = |it: Loss| pass(&[policy()], it).expect("a pass").loss;
+        let ppo = loss(LossFn::Ppo.with("clip_high_threshold", 1e39).with("clip_low_threshold", 1e-46));
+        assert!(matches!(ppo, nn::Loss::Ppo { lo: 1e-46, hi: 1e39 }));
+        assert!(matches!(loss(LossFn::Dro.with("beta", 1e-46)), nn::Loss::Dro { beta: 1e-46 }));
     }
 
     #[test]

@@ -13,9 +13,16 @@ use crate::wire::json::SampleRequest;
 
 use super::examples::token_ids;
 use super::nn::{Generate, ModelConfig, Sampler};
+use super::snapshots::Snapshot;
 
 /// Most answers of one request.
 const MOST_SAMPLES: u32 = 1024;
+
+/// Most tokens that the answers of one request may have together: 64 of the longest.
+const MOST_TOKENS: usize = 1 << 17;
+
+/// Most tokens that one request may be told about, each with its log-probability: the likeliest at each position.
+const MOST_REPORTED: usize = 1 << 21;
 
 /// Where the weights of a sampler appear once they are ready. Samplers that follow a model share one slot.
 pub(super) type Slot = Arc<Mutex<Weights>>;
@@ -24,7 +31,9 @@ pub(super) type Slot = Arc<Mutex<Weights>>;
 pub(super) enum Weights {
     #[default]
     None,
-    Ready(Arc<Sampler>),
+    /// Those of the base model.
+    Base,
+    Ready(Arc<Snapshot>),
     Failed(String),
 }
 
@@ -55,13 +64,23 @@ impl Sample {
         }
         let window = config.max_len;
         let max_tokens = params.max_tokens.map(|it| it as usize);
-        // The context must have room for the answer; without a limit the answer takes what is left.
+        let scores_prompt = request.prompt_logprobs.unwrap_or(false)
+            || 0 < request.topk_prompt_logprobs
+            || 0 < request.prompt_alt_tokens_k
+            || request.target_prompt_logprobs.is_some();
+        // The context must have room for the answer; without a limit the answer takes what is left. Who wants the prompt
+        // scored has to ask for an answer of one token, and needs none.
         let room = window.saturating_sub(prompt.len());
-        if room < max_tokens.unwrap_or(1) {
+        let needed = match max_tokens {
+            None | Some(1) => usize::from(!scores_prompt),
+            Some(it) => it,
+        };
+        if room < needed || window < prompt.len() {
             let n = prompt.len();
             let asked = max_tokens.map_or_else(|| "an answer".into(), |it| format!("max_tokens {it}"));
             return Err(format!("a prompt of {n} tokens and {asked} exceed the context window of {window}"));
         }
+        let most = max_tokens.unwrap_or(room).min(room);
         for (name, k) in [
             ("topk_prompt_logprobs", request.topk_prompt_logprobs),
             ("topk_sample_logprobs", request.topk_sample_logprobs),
@@ -71,6 +90,7 @@ impl Sample {
                 return Err(format!("{name} must be at most {}", config.vocab));
             }
         }
+        check_size(request, prompt.len(), most)?;
         let target = request.target_prompt_logprobs.clone();
         let target = target.map(|it| it.read("target_prompt_logprobs")).transpose();
         let target = target.map_err(|it| it.to_string())?;
@@ -87,7 +107,7 @@ impl Sample {
         let generate = Generate {
             prompt,
             num_samples: request.num_samples as usize,
-            max_tokens: max_tokens.unwrap_or(room),
+            max_tokens: most,
             temperature: params.temperature,
             top_k: i64::from(params.top_k),
             top_p: params.top_p,
@@ -146,6 +166,29 @@ impl Sample {
             prompt_alt_tokens: self.alternatives(generated.alternatives),
         })
     }
+}
+
+/// Refuses a request whose answers would take too much memory or time. `most` is the length of an answer.
+fn check_size(request: &SampleRequest, prompt: usize, most: usize) -> Result<(), String> {
+    let n = request.num_samples as usize;
+    let tokens = n * most;
+    if MOST_TOKENS < tokens {
+        let limit =
+            if request.sampling_params.max_tokens.is_none() { " (no max_tokens is given)" } else { "" };
+        return Err(format!(
+            "num_samples {n} times {most} tokens{limit} are {tokens}; one request may ask for {MOST_TOKENS}: \
+             ask for fewer or shorter answers"
+        ));
+    }
+    let of_prompt = request.topk_prompt_logprobs as usize + request.prompt_alt_tokens_k as usize;
+    let reported = tokens * request.topk_sample_logprobs as usize + prompt * of_prompt;
+    if MOST_REPORTED < reported {
+        return Err(format!(
+            "topk_sample_logprobs, topk_prompt_logprobs and prompt_alt_tokens_k ask for {reported} log-probabilities; \
+             one request may ask for {MOST_REPORTED}"
+        ));
+    }
+    Ok(())
 }
 
 /// The rows and ids that a tensor asks for.
@@ -222,6 +265,7 @@ mod tests {
         let overflow = refused(request(2000, &params(Some(49))));
         assert_eq!(overflow, "a prompt of 2000 tokens and max_tokens 49 exceed the context window of 2048");
         assert!(refused(request(2048, &params(None))).contains("exceed the context window"));
+        assert!(refused(request(2048, &params(Some(1)))).contains("exceed the context window"));
         assert!(refused(request(0, &params(None))).contains("has no tokens"));
         let mut many = request(1, &params(None));
         many.num_samples = 0;
@@ -235,5 +279,52 @@ mod tests {
         let mut unknown = request(1, &SamplingParams { stop: Some(Stop::Tokens(vec![600])), ..params(None) });
         unknown.prompt_logprobs = None;
         assert!(refused(unknown).starts_with("stop: token 0 is 600"));
+    }
+
+    #[test]
+    fn a_prompt_that_fills_the_context_can_be_scored_without_room_for_an_answer() {
+        let scored = |n: usize, max_tokens| {
+            let params = SamplingParams { max_tokens, ..Default::default() };
+            let options = SampleOptions { include_prompt_logprobs: true, ..Default::default() };
+            let prompt = ModelInput::from_ints(vec![1; n]);
+            read(&SampleRequest::new("s", 0, &prompt, 1, &params, &options).expect("a request"))
+        };
+        for (n, max_tokens, most) in
+            [(2048, Some(1), 0), (2048, None, 0), (2047, Some(1), 1), (2040, None, 8)]
+        {
+            assert_eq!(
+                scored(n, max_tokens).expect("a sample").generate.max_tokens,
+                most,
+                "{n} {max_tokens:?}"
+            );
+        }
+        for (n, max_tokens) in [(2048, Some(2)), (2047, Some(2)), (2049, Some(1)), (2049, None)] {
+            assert!(scored(n, max_tokens).is_err(), "{n} {max_tokens:?}");
+        }
+    }
+
+    #[test]
+    fn one_request_may_not_ask_for_more_than_an_engine_can_hold() {
+        let ask = |num_samples, max_tokens, topk| {
+            let params = SamplingParams { max_tokens, ..Default::default() };
+            let mut it = request(4, &params);
+            (it.num_samples, it.topk_sample_logprobs) = (num_samples, topk);
+            read(&it)
+        };
+        assert!(
+            ask(64, None, 0).is_ok() && ask(1024, Some(128), 0).is_ok() && ask(64, Some(64), 512).is_ok()
+        );
+        let error = ask(65, None, 0).expect_err("a refusal");
+        assert!(
+            error.starts_with("num_samples 65 times 2044 tokens (no max_tokens is given) are"),
+            "{error}"
+        );
+        let error = ask(1024, Some(129), 0).expect_err("a refusal");
+        assert!(
+            error.starts_with("num_samples 1024 times 129 tokens are 132096; one request may ask"),
+            "{error}"
+        );
+        let error = ask(64, Some(2000), 20).expect_err("a refusal");
+        assert!(error.starts_with("topk_sample_logprobs, "), "{error}");
     }
 }

@@ -20,7 +20,8 @@ use crate::sync::{StaticMutex, spawn, unwind};
 /// What keeps a session alive.
 pub(super) type Keep = Arc<dyn Any + Send + Sync>;
 
-static STATE: StaticMutex<State> = StaticMutex::new(State { arrived: Vec::new(), thread: None, kept: Vec::new() });
+static STATE: StaticMutex<State> =
+    StaticMutex::new(State { arrived: Vec::new(), thread: None, kept: Vec::new() });
 
 struct State {
     /// What the thread has not seen yet.

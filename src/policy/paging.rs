@@ -14,6 +14,12 @@ pub(crate) struct Paging {
     total: Option<u64>,
     seen: HashSet<String>,
     first: bool,
+    /// Where the walk was told to begin. It goes back no further.
+    start: u64,
+    /// How far it had come when it went back.
+    been: u64,
+    /// Pages in a row without anything new.
+    idle: u32,
 }
 
 /// What a page means for the walk.
@@ -38,7 +44,17 @@ pub(crate) enum Next {
 impl Paging {
     /// A walk in steps of `limit` entries; `default` is the limit that the server itself would choose.
     pub(crate) fn new(limit: u32, default: u32) -> Self {
-        Paging { offset: 0, limit, sure: limit.min(default), total: None, seen: HashSet::new(), first: true }
+        Paging {
+            offset: 0,
+            limit,
+            sure: limit.min(default),
+            total: None,
+            seen: HashSet::new(),
+            first: true,
+            start: 0,
+            been: 0,
+            idle: 0,
+        }
     }
 
     /// The number of entries before the next page.
@@ -58,6 +74,7 @@ impl Paging {
     /// Begins somewhere else.
     pub(crate) fn start_at(&mut self, offset: u64) {
         self.offset = offset;
+        self.start = offset;
     }
 
     /// Takes steps of another size.
@@ -68,7 +85,22 @@ impl Paging {
 
     /// A page arrived, of entries with these keys. An entry that was there before is passed on no second time: lists
     /// grow at their beginning while somebody walks through them.
+    ///
+    /// If the list has become shorter since the last page, by entries that were deleted before this place, what follows them has
+    /// moved to where the walk has been. So it goes back by as many entries and asks again.
     pub(crate) fn received(&mut self, keys: &[&str], cursor: Option<Cursor>) -> Step {
+        let total = cursor.and_then(|it| it.total_count);
+        if let (Some(before), Some(now)) = (self.total, total)
+            && now < before
+        {
+            self.total = Some(now);
+            let back = self.offset.saturating_sub(before - now).max(self.start);
+            if back < self.offset && self.is_patient() {
+                self.been = self.been.max(self.offset);
+                self.offset = back;
+                return Step { fresh: Vec::new(), next: Next::More };
+            }
+        }
         let mut fresh = Vec::new();
         let mut advanced = false;
         for (i, key) in keys.iter().enumerate() {
@@ -82,13 +114,19 @@ impl Paging {
         }
         let first = std::mem::replace(&mut self.first, false);
         self.offset += keys.len() as u64;
-        self.total = cursor.and_then(|it| it.total_count).or(self.total);
+        self.total = total.or(self.total);
         let more = match self.total {
             Some(total) => Some(self.offset < total),
             None if keys.len() < self.sure as usize => Some(false),
             None => None,
         };
-        let next = match (keys.is_empty(), advanced || first, more) {
+        let anew = advanced || first;
+        // A walk that went back sees again what it has passed on.
+        let returning = self.offset <= self.been && self.is_patient();
+        if anew {
+            self.idle = 0;
+        }
+        let next = match (keys.is_empty(), anew || returning, more) {
             // The list shrank, or this is its end.
             (true, _, _) | (_, _, Some(false)) => Next::End,
             (false, true, _) => Next::More,
@@ -100,6 +138,14 @@ impl Paging {
             fresh.clear();
         }
         Step { fresh, next }
+    }
+}
+
+impl Paging {
+    /// Counts a page that may bring nothing new.
+    fn is_patient(&mut self) -> bool {
+        self.idle += 1;
+        self.idle <= MOST_IDLE
     }
 }
 
@@ -214,6 +260,64 @@ mod tests {
             let came: Vec<&str> = came.iter().map(String::as_str).collect();
             assert_eq!((came.as_slice(), how, took), (out, next, n), "{name}");
         }
+    }
+
+    /// Walks through `n` entries, a page of `limit` at a time, and deletes those of each page that `delete` names when they were
+    /// passed on. Returns what was passed on, how the walk ended and the number of pages.
+    fn walk_and_delete(
+        n: u32,
+        limit: u32,
+        counted: bool,
+        delete: fn(u32) -> bool,
+    ) -> (Vec<u32>, Next, usize) {
+        let mut list: Vec<u32> = (0..n).collect();
+        let mut paging = Paging::new(limit, 20);
+        let (mut out, mut pages) = (Vec::new(), 0);
+        loop {
+            pages += 1;
+            let page: Vec<u32> =
+                list.iter().copied().skip(paging.offset() as usize).take(limit as usize).collect();
+            let keys: Vec<String> = page.iter().map(u32::to_string).collect();
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+            let total =
+                counted.then_some(Cursor { total_count: Some(list.len() as u64), ..Cursor::default() });
+            let step = paging.received(&keys, total);
+            let fresh: Vec<u32> = step.fresh.iter().map(|it| page[*it]).collect();
+            list.retain(|it| !(fresh.contains(it) && delete(*it)));
+            out.extend(fresh);
+            if step.next != Next::More {
+                return (out, step.next, pages);
+            }
+            assert!(pages < 1000, "an endless walk");
+        }
+    }
+
+    #[test]
+    fn entries_that_are_deleted_during_the_walk_make_it_skip_none() {
+        let deletions: [fn(u32) -> bool; 4] = [|_| true, |_| false, |it| it % 2 == 0, |it| it % 3 != 0];
+        for n in [0, 1, 3, 4, 5, 10, 25, 40] {
+            for limit in [1, 2, 4, 7] {
+                for (i, delete) in deletions.into_iter().enumerate() {
+                    let (out, end, _) = walk_and_delete(n, limit, true, delete);
+                    assert_eq!((out, end), ((0..n).collect(), Next::End), "{n} {limit} {i}");
+                }
+            }
+        }
+        let (_, _, pages) = walk_and_delete(10, 4, true, |_| false);
+        assert_eq!(pages, 3, "a list that stays as it is costs no further request");
+        // Nothing tells that a list became shorter which is not counted.
+        assert_eq!(walk_and_delete(10, 4, false, |_| true).0.len(), 6);
+    }
+
+    #[test]
+    fn a_count_that_falls_for_ever_ends_the_walk() {
+        let mut paging = Paging::new(2, 20);
+        let mut total = 1 << 40;
+        let ended = (0..10_000).any(|_| {
+            total -= 1;
+            paging.received(&["a", "b"], cursor(total)).next != Next::More
+        });
+        assert!(ended);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
-use crate::types::{CustomLoss, Datum, ForwardBackwardOutput, TensorData, Values};
+use crate::types::{CustomLoss, Datum, DenseRoom, ForwardBackwardOutput, TensorData, Values};
 
 /// The data of the forward pass, or with gradients that of the backward pass: targets and weights alone.
 pub(crate) fn data(data: &[Datum], gradients: Option<&[Vec<f32>]>) -> Vec<Datum> {
@@ -31,6 +31,27 @@ pub(crate) fn data(data: &[Datum], gradients: Option<&[Vec<f32>]>) -> Vec<Datum>
     data.iter().enumerate().map(one).collect()
 }
 
+/// Refuses targets whose weights, log-probabilities and gradients, which are dense, would take too much memory.
+pub(crate) fn check_room(data: &[Datum], room: &mut DenseRoom) -> Result<()> {
+    for (i, datum) in data.iter().enumerate() {
+        if let Some(targets) = datum.loss_fn_inputs.get("target_tokens") {
+            let path = format!("data[{i}].loss_fn_inputs[\"target_tokens\"]");
+            room.take(targets, 3 * size_of::<f32>(), &path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The bytes of each datum in the larger of the two passes. `forward` are the data of the forward pass. The backward pass has
+/// the same parts, with weights that may all be different from zero.
+pub(crate) fn sizes(forward: &[Datum]) -> Vec<usize> {
+    let size = |it: &Datum| {
+        let weights = it.loss_fn_inputs.get("weights").map_or(0, TensorData::n_bytes);
+        it.n_bytes() - weights + weights.max(size_of::<f32>() * n_targets(it))
+    };
+    forward.iter().map(size).collect()
+}
+
 fn dense(values: Vec<f32>, shape: Vec<usize>) -> TensorData {
     TensorData { values: Values::F32(values), shape: Some(shape), sparse: None }
 }
@@ -40,7 +61,7 @@ fn n_elements(shape: &[usize]) -> usize {
 }
 
 fn n_targets(datum: &Datum) -> usize {
-    datum.loss_fn_inputs.get("target_tokens").map_or(0, |it| n_elements(&it.shape()))
+    datum.n_targets().unwrap_or(0)
 }
 
 /// The log-probabilities that the server reports of each datum.
@@ -56,8 +77,11 @@ pub(crate) fn logprobs<'a>(data: &[Datum], output: &'a ForwardBackwardOutput) ->
     data.iter().enumerate().map(one).collect()
 }
 
-/// Refuses gradients that do not fit the data.
+/// Refuses a loss that is no number, and gradients that do not fit the data.
 pub(crate) fn check(data: &[Datum], loss: &CustomLoss) -> Result<()> {
+    if !loss.loss.is_finite() {
+        return Err(Error::invalid("loss", format!("{} is not a finite number", loss.loss)));
+    }
     if loss.gradients.len() != data.len() {
         let problem = format!("are those of {} data, not of {}", loss.gradients.len(), data.len());
         return Err(Error::invalid("gradients", problem));
@@ -118,12 +142,35 @@ mod tests {
     }
 
     #[test]
+    fn a_datum_counts_with_the_bytes_of_its_larger_pass() {
+        let mut weightless = datum();
+        weightless.loss_fn_inputs.remove("weights");
+        let mut packed = weightless.clone().with("weights", vec![0.0f32; 2]);
+        packed.loss_fn_inputs.insert(
+            "weights".into(),
+            TensorData {
+                values: Values::F32(vec![]),
+                shape: Some(vec![2, 1]),
+                sparse: Some(crate::types::Sparse { crow_indices: vec![0; 3], col_indices: vec![] }),
+            },
+        );
+        // Tokens, targets and advantages, and weights of two targets: none, dense ones, or 24 bytes of indices for none.
+        let bare = 2 * 4 + 2 * 8 + 2 * 4;
+        assert_eq!(sizes(&[weightless, datum(), packed]), [bare + 8, bare + 8, bare + 24]);
+    }
+
+    #[test]
     fn gradients_must_fit_the_data() {
         let path = |gradients| {
             let error = check(&[datum()], &CustomLoss::new(0.0, gradients)).expect_err("a refusal");
             error.violation().expect("a path").path.clone()
         };
-        check(&[datum()], &CustomLoss::new(f64::NAN, vec![vec![0.0, 1.0]])).expect("they fit");
+        check(&[datum()], &CustomLoss::new(7.0, vec![vec![0.0, 1.0]])).expect("they fit");
+        for loss in [f64::NAN, f64::INFINITY] {
+            let error =
+                check(&[datum()], &CustomLoss::new(loss, vec![vec![0.0, 1.0]])).expect_err("a refusal");
+            assert_eq!(error.violation().expect("a path").path, "loss");
+        }
         assert_eq!(path(vec![]), "gradients");
         assert_eq!(path(vec![vec![1.0]]), "gradients[0]");
         assert_eq!(path(vec![vec![1.0, f32::NAN]]), "gradients[0][1]");

@@ -16,6 +16,8 @@ pub(crate) struct Dispatch {
     samples: Semaphore,
     throttled: Semaphore,
     window: Mutex<Window>,
+    /// What the server said when it last asked to send no samples.
+    refusal: Mutex<Option<Error>>,
     budgets: Mutex<Budgets>,
 }
 
@@ -53,6 +55,7 @@ impl Dispatch {
             samples: Semaphore::new(CONCURRENT),
             throttled: Semaphore::new(CONCURRENT_THROTTLED),
             window: Mutex::new(Window::default()),
+            refusal: Mutex::default(),
             budgets: Mutex::new(Budgets::of(&Flags::default())),
         }
     }
@@ -91,7 +94,9 @@ impl Dispatch {
     }
 
     /// The server refused a sample, because of its load or of the account: nobody sends for a while.
-    pub(crate) fn back_off(&self, pause: Duration, clock: &Clock, observed: &Observed) {
+    pub(crate) fn back_off(&self, refusal: &Error, pause: Duration, clock: &Clock, observed: &Observed) {
+        // The one before is dropped without the lock.
+        let _before = self.refusal.lock().replace(refusal.clone());
         let until = clock.now() + pause;
         self.window.lock().extend(until);
         // Told afterwards: whoever hears of a pause can rely on it.
@@ -109,10 +114,10 @@ impl Dispatch {
             let now = clock.now();
             let Some(left) = self.window.lock().remaining(now) else { return Ok(()) };
             if deadline.is_some_and(|it| it < now + left) {
-                return Err(Error::timeout(
-                    Phase::Admission,
-                    "the server asked to send no samples for longer than that",
-                ));
+                let text = "the server asked to send no samples until after the operation's deadline";
+                let error = Error::timeout(Phase::Admission, text);
+                let refusal = self.refusal.lock().clone();
+                return Err(refusal.map_or(error.clone(), |it| error.caused_by(it)));
             }
             clock.pause(left, cancel)?;
         }

@@ -140,7 +140,7 @@ mod tests {
     use std::sync::mpsc;
     use std::thread;
 
-    use super::super::testing::{eventually, late};
+    use super::super::testing::{eventually, in_time, late};
     use super::*;
 
     #[test]
@@ -211,25 +211,27 @@ mod tests {
 
     #[test]
     fn closing_and_cancelling_turn_waiters_away() {
-        let (budget, cancel) = (Budget::new(1), CancelToken::new());
-        let held = budget.try_acquire(2).unwrap();
-        let waits = |cancel: &CancelToken| {
-            let (budget, cancel) = (budget.clone(), cancel.clone());
-            thread::spawn(move || budget.acquire_deadline(1, Some(late()), &cancel).unwrap_err())
-        };
-        let waiter = waits(&cancel);
-        eventually("it waits", || budget.waiting() == 1);
-        cancel.cancel();
-        assert!(waiter.join().unwrap().is_cancelled());
-        let waiter = waits(&CancelToken::new());
-        eventually("it waits", || budget.waiting() == 1);
-        budget.close();
-        assert!(waiter.join().unwrap().is_closed());
-        assert_eq!(
-            budget.acquire(1, &CancelToken::new()).unwrap_err().message(),
-            "the byte budget is closed"
-        );
-        drop(held);
-        assert_eq!(budget.used(), 0);
+        in_time(|| {
+            let (budget, cancel) = (Budget::new(1), CancelToken::new());
+            let held = budget.try_acquire(2).unwrap();
+            let waits = |cancel: &CancelToken| {
+                let (budget, cancel) = (budget.clone(), cancel.clone());
+                thread::spawn(move || budget.acquire(1, &cancel).unwrap_err())
+            };
+            let waiter = waits(&cancel);
+            eventually("it waits", || budget.waiting() == 1);
+            cancel.cancel();
+            assert!(waiter.join().unwrap().is_cancelled());
+            let waiter = waits(&CancelToken::new());
+            eventually("it waits", || budget.waiting() == 1);
+            budget.close();
+            assert!(waiter.join().unwrap().is_closed());
+            assert_eq!(
+                budget.acquire(1, &CancelToken::new()).unwrap_err().message(),
+                "the byte budget is closed"
+            );
+            drop(held);
+            assert_eq!(budget.used(), 0);
+        });
     }
 }

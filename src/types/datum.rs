@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
 
-use super::{Chunk, ModelInput, Provenance, TensorData, Values};
+use super::datum_losses::targets;
+use super::{Chunk, DenseRoom, ModelInput, Provenance, TensorData, Values};
 
 /// One example: what the model reads, and what the loss function needs besides (PROTOCOL §6.3).
 ///
@@ -86,11 +87,12 @@ impl Datum {
         self
     }
 
-    /// Refuses tensors that are too large to be made dense ones.
-    pub(crate) fn check_room(&self, path: &str) -> Result<()> {
-        let check =
-            |(name, it): (&String, &TensorData)| it.check_room(&format!("{path}.loss_fn_inputs[{name:?}]"));
-        self.loss_fn_inputs.iter().try_for_each(check)
+    /// Refuses tensors for which there is no room as dense ones.
+    pub(crate) fn take_room(&self, room: &mut DenseRoom, path: &str) -> Result<()> {
+        let take = |(name, it): (&String, &TensorData)| {
+            room.take(it, it.values.width(), &format!("{path}.loss_fn_inputs[{name:?}]"))
+        };
+        self.loss_fn_inputs.iter().try_for_each(take)
     }
 
     /// Makes its tensors those that are sent: dense ones if the server takes no others, else sparse ones where that is
@@ -105,15 +107,21 @@ impl Datum {
         }
     }
 
-    /// A prompt and the completion to learn: weight 0 on the prompt's tokens, 1 on the completion's.
+    /// An example for [`LossFn::CrossEntropy`](super::LossFn::CrossEntropy): a prompt and the completion to learn, with weight 0
+    /// on the prompt's tokens and 1 on the completion's.
+    ///
+    /// Other losses refuse the input `weights`. They have constructors of their own, such as
+    /// [`importance_sampling`](Self::importance_sampling).
     pub fn cross_entropy(prompt: &[i32], completion: &[i32]) -> Self {
-        let all: Vec<i32> = prompt.iter().chain(completion).copied().collect();
-        let n = all.len().saturating_sub(1);
+        let n = (prompt.len() + completion.len()).saturating_sub(1);
         let first_weighted = prompt.len().saturating_sub(1);
         let weights: Vec<f32> = (0..n).map(|i| if i < first_weighted { 0.0 } else { 1.0 }).collect();
-        Datum::new(ModelInput::from_ints(&all[..n]))
-            .with("target_tokens", all.get(1..).unwrap_or_default())
-            .with("weights", weights)
+        targets(prompt, completion).with("weights", weights)
+    }
+
+    /// How many log-probabilities a pass reports of it: one for each target. `None` without targets.
+    pub(crate) fn n_targets(&self) -> Option<usize> {
+        Some(self.loss_fn_inputs.get("target_tokens")?.shape().iter().product())
     }
 
     /// Estimated bytes of this example in a request: what splitting into requests counts (PROTOCOL §8.1).

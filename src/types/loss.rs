@@ -14,20 +14,21 @@ const LOSS_ID: &str = "loss_id";
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LossFn {
-    /// `−Σ w·logp`: `target_tokens`, `weights`.
+    /// `−Σ w·logp`: `target_tokens`, `weights`. [`Datum::cross_entropy`] makes them.
     CrossEntropy,
-    /// `−Σ r·A` with `r = exp(logp − q)`: `target_tokens`, `logprobs`, `advantages`.
+    /// `−Σ r·A` with `r = exp(logp − q)`: `target_tokens`, `logprobs` (q, of temperature 1), `advantages`.
+    /// [`Datum::importance_sampling`] makes them.
     ImportanceSampling,
-    /// Clipped policy gradient: inputs as for importance sampling.
+    /// Clipped policy gradient: inputs as for importance sampling. [`Datum::ppo`] makes them.
     Ppo,
-    /// Clipped importance weights: inputs as for importance sampling.
+    /// Clipped importance weights: inputs as for importance sampling. [`Datum::cispo`] makes them.
     Cispo,
-    /// Direct reward optimisation: inputs as for importance sampling.
+    /// Direct reward optimisation: inputs as for importance sampling. [`Datum::dro`] makes them.
     Dro,
-    /// Sequence-level ratios: additionally `sequence_ratio_mask`.
+    /// Sequence-level ratios: additionally `sequence_ratio_mask`. [`Datum::gspo`] makes them.
     Gspo,
     /// A variant of REINFORCE: `target_tokens`, `advantages`, and each datum's [`Provenance`](super::Provenance). The
-    /// samples must have been drawn with their stability recorded.
+    /// samples must have been drawn with their stability recorded. [`Datum::stable_reinforce`] makes them.
     StableReinforce,
     /// A loss that was uploaded to the server: `target_tokens`, and the inputs that it names.
     Custom {
@@ -35,7 +36,7 @@ pub enum LossFn {
         loss_id: String,
     },
     /// A loss that was traced and created in this session, [`LossGraph`](super::LossGraph): `target_tokens`, and the inputs
-    /// that it names.
+    /// that it names. Other inputs of the data are not sent.
     Traced(LossHandle),
     /// Any other name; the server decides whether it knows it.
     Other(String),

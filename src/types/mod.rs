@@ -5,12 +5,15 @@
 
 mod audit;
 mod checkpoint;
+mod checkpoint_name;
 mod checkpoint_plan;
 mod checkpoint_record;
 mod copy;
 mod custom_loss;
 mod datum;
+mod datum_losses;
 mod day;
+mod dense_room;
 mod identity;
 mod lenient;
 mod loss;
@@ -47,12 +50,14 @@ pub use checkpoint::{
     LoadStateOutput, SamplerKind, SaveStateOptions, SaveStateOutput, SaveWeightsExternalOutput,
     SaveWeightsForSamplerOutput, SaveWeightsOptions, Ttl,
 };
+pub(crate) use checkpoint_name::check_name;
 pub use checkpoint_plan::CheckpointPlan;
 pub use checkpoint_record::{Checkpoint, CheckpointType};
 pub use copy::{AccessToken, CopyOptions};
 pub use custom_loss::CustomLoss;
 pub use datum::Datum;
 pub use day::Day;
+pub(crate) use dense_room::DenseRoom;
 pub use identity::{ApiKeyDetails, ApiKeyInfo, Identity};
 pub use loss::{Loss, LossFn, LossValue};
 #[cfg(feature = "local")]

@@ -21,14 +21,14 @@ const FORM: &str = "must be tinker://<run>/<weights|sampler_weights|external_wei
 /// assert!(wrong.to_string().contains("save_state"));
 /// # Ok::<(), tinkex::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TrainingPath(Parts);
 
 /// Where weights to sample from are: `tinker://<run>/sampler_weights/<name>`. Some servers leave out the middle part.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SamplerPath(Parts);
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Parts {
     text: String,
     /// The end of the run id, and the start of the name, in `text`.
@@ -48,7 +48,7 @@ impl Parts {
 
 /// Where exported weights are: `tinker://<run>/external_weights/<name>`. They can be downloaded, not trained or sampled
 /// from.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ExternalPath(Parts);
 
 /// A checkpoint of any kind, for the calls that do not care which.
@@ -62,7 +62,7 @@ pub struct ExternalPath(Parts);
 /// assert_eq!((path.run_id(), path.checkpoint_id().as_str()), ("s:train:0", "sampler_weights/final"));
 /// # Ok::<(), tinkex::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CheckpointPath {
     /// A state to train on.
     Training(TrainingPath),
@@ -81,6 +81,10 @@ fn parse(text: &str) -> Result<(Parts, Option<&str>)> {
     let segments: Vec<&str> = rest.split('/').collect();
     if segments.iter().any(|it| it.is_empty()) {
         return fail(&format!("has an empty part; it {FORM}"));
+    }
+    let leads_elsewhere = |it: &&str| matches!(*it, "." | "..") || it.contains(char::is_control);
+    if let Some(part) = segments.iter().find(|it| leads_elsewhere(it)) {
+        return fail(&format!("has the part {part:?}, which is no name; it {FORM}"));
     }
     let (run, middle, name) = match segments[..] {
         [run, name] => (run, None, name),
@@ -230,6 +234,12 @@ impl CheckpointPath {
     }
 }
 
+impl fmt::Debug for CheckpointPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
 impl fmt::Display for CheckpointPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -287,6 +297,12 @@ macro_rules! path {
             /// Its id within the run.
             pub fn checkpoint_id(&self) -> String {
                 format!(concat!($segment, "/{}"), self.name())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(self.as_str(), f)
             }
         }
 
@@ -350,6 +366,9 @@ mod tests {
             "tinker://run/weights/x/y",
             "tinker://run/weights/",
             "tinker://run/other/x",
+            "tinker://run/weights/..",
+            "tinker://../x",
+            "tinker://run/weights/a\nb",
         ] {
             assert!(text.parse::<TrainingPath>().is_err(), "{text}");
             assert!(text.parse::<SamplerPath>().is_err(), "{text}");
@@ -402,6 +421,15 @@ mod tests {
     }
 
     #[test]
+    fn the_debug_text_of_a_path_is_the_path() {
+        let text = "tinker://s:train:0/weights/step-10";
+        let (path, any) = (text.parse::<TrainingPath>().expect("a path"), text.parse::<CheckpointPath>());
+        assert_eq!(format!("{path:?} {:?}", any.expect("a path")), format!("{text:?} {text:?}"));
+        let short: SamplerPath = "tinker://model_1/s1".parse().expect("a path");
+        assert_eq!(format!("{short:?}"), "\"tinker://model_1/s1\"");
+    }
+
+    #[test]
     fn a_two_part_path_is_a_sampler_path() {
         let path: SamplerPath = "tinker://model_1/s1".parse().expect("a sampler path");
         assert_eq!((path.run_id(), path.name(), path.as_str()), ("model_1", "s1", "tinker://model_1/s1"));
@@ -411,7 +439,7 @@ mod tests {
     #[test]
     fn every_path_is_written_as_it_was_read_and_can_be_put_together_again() {
         let middle = proptest::sample::select(vec!["weights", "sampler_weights", "external_weights"]);
-        proptest::proptest!(|(run in "[^/]{1,20}", middle in middle, name in "[^/]{1,20}")| {
+        proptest::proptest!(|(run in "[^/\\p{Cc}.]{1,20}", middle in middle, name in "[^/\\p{Cc}]{0,19}[^/\\p{Cc}.]")| {
             let text = format!("tinker://{run}/{middle}/{name}");
             let path: CheckpointPath = text.parse().expect("a path");
             assert_eq!((path.as_str(), path.to_string().as_str()), (text.as_str(), text.as_str()));

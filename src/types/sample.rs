@@ -64,7 +64,10 @@ pub struct SampledSequence {
     pub stop_reason: StopReason,
     /// The token ids.
     pub tokens: Vec<i32>,
-    /// The log-probability of each token, if the server sent them.
+    /// The log-probability of each token, if the server sent them. It is the model's own, that of temperature 1 without
+    /// [`top_k`](super::SamplingParams::top_k) and [`top_p`](super::SamplingParams::top_p), whatever the sample was drawn with:
+    /// what losses such as [`LossFn::ImportanceSampling`](super::LossFn::ImportanceSampling) compare with. See
+    /// [`Datum::importance_sampling`](super::Datum::importance_sampling).
     pub logprobs: Option<Vec<f32>>,
     /// For each token the most likely ones at its place, if asked for.
     pub topk_logprobs: Option<Vec<Option<Vec<TokenLogprob>>>>,

@@ -61,8 +61,14 @@ impl SampleOptions {
         }
     }
 
-    /// Refuses the answer of a server that took no notice of what would silently be missed.
-    pub(crate) fn check(&self, response: &SampleResponse) -> Result<()> {
+    /// Refuses the answer of a server that took no notice of what would silently be missed, and one with another number of
+    /// anything than was asked for.
+    pub(crate) fn check(
+        &self,
+        prompt: &ModelInput,
+        num_samples: u32,
+        response: &SampleResponse,
+    ) -> Result<()> {
         let too_old = |message: String| Err(Error::new(ErrorKind::Incompatible, message));
         if 0 < self.prompt_alt_tokens_k && response.prompt_alt_tokens.is_none() {
             return too_old(format!(
@@ -78,7 +84,87 @@ impl SampleOptions {
                 ));
             }
         }
+        self.check_sequences(num_samples, response)?;
+        // What the length of an image is, only the server may know.
+        prompt.len().map_or(Ok(()), |it| self.check_prompt(it, response))
+    }
+
+    fn check_sequences(&self, num_samples: u32, response: &SampleResponse) -> Result<()> {
+        check_count("sequences", response.sequences.len(), num_samples as usize, "that were asked for")?;
+        if self.topk_sample_logprobs == 0 {
+            return Ok(());
+        }
+        for (i, it) in response.sequences.iter().enumerate() {
+            let n = it.tokens.len();
+            match &it.topk_logprobs {
+                Some(rows) => check_count(&format!("sequences[{i}].topk_logprobs"), rows.len(), n, "tokens")?,
+                None if n == 0 => {}
+                None => return Err(missing(&format!("sequences[{i}].topk_logprobs"))),
+            }
+        }
         Ok(())
+    }
+
+    /// `n` is the number of the prompt's tokens.
+    fn check_prompt(&self, n: usize, response: &SampleResponse) -> Result<()> {
+        // The only token of a prompt is never scored.
+        let list = |name: &str, asked: bool, len: Option<usize>, without: fn(&str) -> Error| match len {
+            Some(len) if asked => check_count(name, len, n, "tokens of the prompt"),
+            None if asked && 1 < n => Err(without(name)),
+            _ => Ok(()),
+        };
+        let SampleResponse { prompt_logprobs, topk_prompt_logprobs, .. } = response;
+        list(
+            "prompt_logprobs",
+            self.include_prompt_logprobs,
+            prompt_logprobs.as_ref().map(Vec::len),
+            lacking,
+        )?;
+        let asked = 0 < self.topk_prompt_logprobs;
+        list("topk_prompt_logprobs", asked, topk_prompt_logprobs.as_ref().map(Vec::len), missing)?;
+        match (&self.target_prompt_logprobs, &response.target_prompt_logprobs) {
+            (Some(asked), Some(scores)) => {
+                check_shape("target_prompt_logprobs", scores, &asked.shape())?;
+            }
+            (Some(_), None) => return Err(missing("target_prompt_logprobs")),
+            (None, _) => {}
+        }
+        match &response.prompt_alt_tokens {
+            Some(it) if 0 < self.prompt_alt_tokens_k => {
+                let shape = [n.saturating_sub(1), self.prompt_alt_tokens_k as usize];
+                check_shape("prompt_alt_tokens", &it.tokens, &shape)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn lacking(what: &str) -> Error {
+    Error::decode(format!("the server's answer lacks {what}"))
+}
+
+/// As [`lacking`], of what a server leaves out that does not know the option.
+fn missing(what: &str) -> Error {
+    let text = format!("the server's answer lacks {what}, which was asked for: it may be too old for that");
+    Error::new(ErrorKind::Incompatible, text)
+}
+
+fn check_count(what: &str, found: usize, expected: usize, of: &str) -> Result<()> {
+    match found == expected {
+        true => Ok(()),
+        false => Err(Error::decode(format!("the server sent {found} {what} for the {expected} {of}"))),
+    }
+}
+
+fn check_shape(what: &str, tensor: &TensorData, expected: &[usize]) -> Result<()> {
+    match tensor.shape() == expected {
+        true => Ok(()),
+        false => {
+            let shape = tensor.shape();
+            Err(Error::decode(format!(
+                "the server's {what} have the shape {shape:?} instead of {expected:?}"
+            )))
+        }
     }
 }
 
@@ -113,7 +199,7 @@ fn check_target(target: &TensorData, len: Option<usize>) -> Result<()> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::types::{PromptAltTokens, Sparse, Values};
+    use crate::types::{PromptAltTokens, SampledSequence, Sparse, Values};
 
     fn target(ids: Vec<i64>, shape: [usize; 2]) -> SampleOptions {
         let target = TensorData { values: Values::I64(ids), shape: Some(shape.into()), sparse: None };
@@ -169,17 +255,84 @@ mod tests {
 
     #[test]
     fn a_server_that_took_no_notice_is_told_from_one_that_did() {
+        let prompt = ModelInput::from_ints([1, 2, 3]);
+        let check = |options: &SampleOptions, response: &SampleResponse| options.check(&prompt, 0, response);
         let scored =
             |it: [Option<f32>; 3]| SampleResponse { prompt_logprobs: Some(it.into()), ..Default::default() };
-        last(1).check(&scored([None, None, Some(-1.0)])).unwrap();
-        last(1).check(&SampleResponse::default()).unwrap();
-        let error = last(1).check(&scored([None, Some(-1.0), Some(-1.0)])).unwrap_err();
+        check(&last(1), &scored([None, None, Some(-1.0)])).unwrap();
+        let error = check(&last(1), &scored([None, Some(-1.0), Some(-1.0)])).unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Incompatible);
-        let alternatives = SampleOptions { prompt_alt_tokens_k: 2, ..Default::default() };
-        let error = alternatives.check(&SampleResponse::default()).unwrap_err();
+        let alternatives = SampleOptions { prompt_alt_tokens_k: 1, ..Default::default() };
+        let error = check(&alternatives, &SampleResponse::default()).unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Incompatible);
-        let tokens = PromptAltTokens { tokens: vec![1i64].into(), logprobs: vec![-1.0f32].into() };
-        let some = SampleResponse { prompt_alt_tokens: Some(tokens), ..Default::default() };
-        alternatives.check(&some).unwrap();
+        check(&alternatives, &alternative([2, 1])).unwrap();
+    }
+
+    fn alternative(shape: [usize; 2]) -> SampleResponse {
+        let n = shape[0] * shape[1];
+        let tokens = TensorData::from(vec![1i64; n]).with_shape(shape).unwrap();
+        let logprobs = TensorData::from(vec![-1.0f32; n]).with_shape(shape).unwrap();
+        SampleResponse { prompt_alt_tokens: Some(PromptAltTokens { tokens, logprobs }), ..Default::default() }
+    }
+
+    #[test]
+    fn an_answer_with_another_number_of_anything_than_was_asked_for_is_refused() {
+        let prompt = ModelInput::from_ints([1, 2, 3]);
+        let all = SampleOptions {
+            include_prompt_logprobs: true,
+            topk_prompt_logprobs: 1,
+            topk_sample_logprobs: 1,
+            prompt_alt_tokens_k: 2,
+            ..target(vec![-1, 7], [2, 1])
+        };
+        let sequence =
+            SampledSequence { tokens: vec![5, 6], topk_logprobs: Some(vec![None; 2]), ..Default::default() };
+        let good = SampleResponse {
+            sequences: vec![sequence; 2],
+            prompt_logprobs: Some(vec![None, Some(-1.0), Some(-1.0)]),
+            topk_prompt_logprobs: Some(vec![None; 3]),
+            target_prompt_logprobs: Some(TensorData::from(vec![0.0f32; 2]).with_shape([2, 1]).unwrap()),
+            ..alternative([2, 2])
+        };
+        all.check(&prompt, 2, &good).unwrap();
+        type Change = fn(&mut SampleResponse);
+        let table: [(&str, Change); 13] = [
+            ("0 sequences for the 2", |it| it.sequences.clear()),
+            ("1 sequences for the 2", |it| it.sequences.truncate(1)),
+            ("3 sequences for the 2", |it| it.sequences.push(SampledSequence::default())),
+            ("1 sequences[1].topk_logprobs for the 2 tokens", |it| {
+                it.sequences[1].topk_logprobs = Some(vec![None]);
+            }),
+            ("lacks sequences[0].topk_logprobs", |it| it.sequences[0].topk_logprobs = None),
+            ("lacks prompt_logprobs", |it| it.prompt_logprobs = None),
+            ("4 prompt_logprobs for the 3 tokens", |it| it.prompt_logprobs = Some(vec![None; 4])),
+            ("lacks topk_prompt_logprobs", |it| it.topk_prompt_logprobs = None),
+            ("1 topk_prompt_logprobs for the 3", |it| it.topk_prompt_logprobs = Some(vec![None])),
+            ("lacks target_prompt_logprobs", |it| it.target_prompt_logprobs = None),
+            ("target_prompt_logprobs have the shape [2]", |it| {
+                it.target_prompt_logprobs = Some(vec![0.0f32; 2].into());
+            }),
+            ("prompt_alt_tokens have the shape [2, 1]", |it| {
+                it.prompt_alt_tokens = alternative([2, 1]).prompt_alt_tokens;
+            }),
+            ("prompt_alt_tokens have the shape [3, 2]", |it| {
+                it.prompt_alt_tokens = alternative([3, 2]).prompt_alt_tokens;
+            }),
+        ];
+        for (problem, change) in table {
+            let mut response = good.clone();
+            change(&mut response);
+            let error = all.check(&prompt, 2, &response).unwrap_err();
+            let too_old = problem.starts_with("lacks") && problem != "lacks prompt_logprobs";
+            let kind = if too_old { ErrorKind::Incompatible } else { ErrorKind::Decode };
+            assert!(*error.kind() == kind && error.to_string().contains(problem), "{problem}: {error}");
+        }
+        // What was not asked for may come or not.
+        SampleOptions::default().check(&prompt, 2, &good).unwrap();
+        // A sequence without tokens has no rows, and a prompt of one token no scores.
+        let one =
+            SampleOptions { include_prompt_logprobs: true, topk_sample_logprobs: 1, ..Default::default() };
+        let bare = SampleResponse { sequences: vec![SampledSequence::default()], ..Default::default() };
+        one.check(&ModelInput::from_ints([1]), 1, &bare).unwrap();
     }
 }

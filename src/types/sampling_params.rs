@@ -22,10 +22,11 @@ pub struct SamplingParams {
     pub max_tokens: Option<u32>,
     /// Makes the draw repeatable, for the whole request. Default none.
     pub seed: Option<u64>,
-    /// Where to stop. `None` stops at the model's own end of sequence; an empty list never stops before
-    /// `max_tokens`. Default none.
+    /// Where to stop. `None` stops at the model's own end of sequence. Anything else takes its place: the end-of-sequence token
+    /// no longer stops, unless it is listed here, and an empty list never stops before `max_tokens`. Default none.
     pub stop: Option<Stop>,
-    /// Flattens (above 1) or sharpens (below 1) the distribution; 0 takes the most likely token. Default 1.
+    /// Flattens (above 1) or sharpens (below 1) the distribution; 0 takes the most likely token. Reported log-probabilities
+    /// are those of temperature 1 all the same. Default 1.
     pub temperature: f32,
     /// Draws among the k most likely tokens; −1 = all, and so is 0 on most servers. Default −1.
     pub top_k: i32,
@@ -33,7 +34,7 @@ pub struct SamplingParams {
     pub top_p: f32,
 }
 
-/// Where an answer ends. A single text goes to the server as a list of one, which all servers understand.
+/// Where an answer ends, instead of at the model's end of sequence. A single text goes to the server as a list of one, which all servers understand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// At any of these texts.

@@ -66,12 +66,17 @@ impl Values {
         }
     }
 
+    /// The bytes of one value.
+    pub(crate) fn width(&self) -> usize {
+        match self {
+            Values::F32(_) => 4,
+            Values::I64(_) => 8,
+        }
+    }
+
     /// The size in bytes.
     pub(crate) fn n_bytes(&self) -> usize {
-        match self {
-            Values::F32(it) => 4 * it.len(),
-            Values::I64(it) => 8 * it.len(),
-        }
+        self.width() * self.len()
     }
 }
 
@@ -170,7 +175,7 @@ impl TensorData {
             true => Ok(()),
             false => {
                 let problem = format!(
-                    "has {rows} x {columns} places, too many to be sent as a dense tensor; the most is {MOST_DENSE}"
+                    "has {rows} x {columns} places, too many to be written out; the most is {MOST_DENSE}"
                 );
                 Err(Error::invalid(path, problem))
             }

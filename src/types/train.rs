@@ -30,7 +30,9 @@ pub struct ForwardBackwardOutput {
 impl ForwardBackwardOutput {
     /// The log-probabilities of the targets of datum `idx`, if the server sent them.
     pub fn logprobs(&self, idx: usize) -> Option<&[f32]> {
-        self.loss_fn_outputs.get(idx)?.get("logprobs")?.as_f32()
+        let logprobs = self.loss_fn_outputs.get(idx)?.get("logprobs")?;
+        // The stored values of a sparse tensor are not those of the targets one after the other.
+        if logprobs.sparse.is_none() { logprobs.as_f32() } else { None }
     }
 
     /// The loss: the sum over tokens and data. The server's metric `loss:sum`, or, if it sends none, what the client computed

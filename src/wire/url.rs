@@ -12,11 +12,22 @@ fn escape(text: &str, keep: &[u8], out: &mut String) {
     }
 }
 
-/// An id as a part of a path.
+/// An id as one part of a path.
 ///
 /// # Errors
-/// Text that would lead to another place: nothing, or `..`.
+/// Text that would lead to another place: nothing, `..`, or one with a slash.
 pub(crate) fn segment(field: &str, id: &str) -> Result<String> {
+    match id.contains('/') {
+        true => Err(Error::invalid(field, format!("{id:?} contains a slash"))),
+        false => segments(field, id),
+    }
+}
+
+/// An id of one or more parts of a path, such as `weights/step-10`.
+///
+/// # Errors
+/// Text with a part that would lead to another place: nothing, or `..`.
+pub(crate) fn segments(field: &str, id: &str) -> Result<String> {
     if id.split('/').any(|it| matches!(it, "" | "." | "..")) {
         return Err(Error::invalid(field, format!("{id:?} cannot stand in an address")));
     }
@@ -30,7 +41,8 @@ pub(crate) fn segment(field: &str, id: &str) -> Result<String> {
 /// # Errors
 /// As for [`segment`], but then it is the server that is wrong.
 pub(crate) fn segment_of_server(id: &str) -> Result<String> {
-    segment("id", id).map_err(|_| Error::decode(format!("the server's id {id:?} cannot stand in an address")))
+    segments("id", id)
+        .map_err(|_| Error::decode(format!("the server's id {id:?} cannot stand in an address")))
 }
 
 /// A path with a query. Empty values are left out.
@@ -81,10 +93,13 @@ mod tests {
             ("a?b#c%d", "a%3Fb%23c%25d"),
             ("ü\n", "%C3%BC%0A"),
         ] {
-            assert_eq!(segment("id", id).expect("a segment"), path);
+            assert_eq!(segments("id", id).expect("parts"), path);
+            assert_eq!(segment("id", id).is_ok(), !id.contains('/'), "{id}");
         }
         for id in ["", "..", "a/../b", "a//b", "/a", "a/", "."] {
-            assert_eq!(segment("id", id).expect_err("a refusal").violation().expect("a place").path, "id");
+            for refused in [segment("id", id), segments("id", id)] {
+                assert_eq!(refused.expect_err("a refusal").violation().expect("a place").path, "id");
+            }
         }
     }
 

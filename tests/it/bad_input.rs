@@ -59,6 +59,41 @@ fn bad_data_is_refused_with_its_path_and_nothing_is_sent() {
 }
 
 #[test]
+fn a_name_that_cannot_be_a_part_of_a_path_is_refused_by_every_verb_before_anything_is_sent() {
+    let (server, service, training) = training();
+    let rest = service.create_rest_client();
+    let before = server.requests().len();
+    let long = "x".repeat(256);
+    for name in
+        ["", ".", "..", "a/b", "/a", "a/", "tinker://r/weights/x", "a\nb", "a\0", "a\u{202e}b", " a", &long]
+    {
+        assert_eq!(refused(training.save_state(name, Ttl::Never)), "name", "{name:?}");
+        assert_eq!(refused(training.save_weights_for_sampler(name, Ttl::Never)), "name", "{name:?}");
+        assert_eq!(refused(training.save_weights_external(name, Ttl::Never, &[])), "name", "{name:?}");
+    }
+    for name in ["", ".", "..", "a/b", "a\nb"] {
+        let path = format!("tinker://run/weights/{name}");
+        assert_eq!(refused(training.load_state(&path)), "path", "{name:?}");
+        assert_eq!(path_of(&service.create_training_client_from_state(&path).unwrap_err()), "path");
+        assert_eq!(path_of(&rest.delete_checkpoint_from_tinker_path(&path).unwrap_err()), "path");
+        let id = format!("weights/{name}");
+        assert!(rest.delete_checkpoint("run", &id).unwrap_err().is_user_error());
+        // Ids of other things cannot hold a slash either.
+        for error in [
+            rest.list_checkpoints(&format!("run/{name}")).unwrap_err(),
+            rest.get_session(&format!("s/{name}")).unwrap_err(),
+            rest.get_training_run(&format!("r/{name}")).map(drop).unwrap_err(),
+        ] {
+            assert!(error.is_user_error(), "{error}");
+        }
+    }
+    assert_eq!(server.requests().len(), before, "something was sent");
+    for name in ["step-100", "a.b", "größe 1", "..."] {
+        training.save_state(name, Ttl::Never).wait().unwrap();
+    }
+}
+
+#[test]
 fn bad_prompts_and_parameters_are_refused_with_their_path_and_nothing_is_sent() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();

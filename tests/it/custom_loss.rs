@@ -4,11 +4,14 @@
 use std::sync::mpsc;
 use std::time::Instant;
 
+use serde_json::json;
 use tinkex::testing::{Act, FakeServer};
-use tinkex::types::{AdamParams, CustomLoss, Datum, LossFn, Ttl};
+use tinkex::types::{
+    AdamParams, CustomLoss, Datum, LossFn, LossGraph, ModelInput, Sparse, TensorData, Ttl, Values,
+};
 use tinkex::{Error, ErrorKind};
 
-use crate::util::{PATIENCE, datum, eventually, path_of, seq_ids, training};
+use crate::util::{PATIENCE, alone, datum, eventually, path_of, seq_ids, training};
 
 /// The sum of the log-probabilities, with their gradients.
 fn sum(_data: &[Datum], logprobs: &[&[f32]]) -> Result<CustomLoss, Error> {
@@ -97,7 +100,9 @@ fn a_panicking_loss_poisons_the_client_with_its_message() {
 #[test]
 fn a_loss_that_fails_or_returns_bad_gradients_poisons_the_client_with_the_reason() {
     type Loss = fn(&[Datum], &[&[f32]]) -> Result<CustomLoss, Box<dyn std::error::Error + Send + Sync>>;
-    let table: [(Loss, &str); 4] = [
+    let table: [(Loss, &str); 6] = [
+        (|_, _| Ok(CustomLoss::new(f64::INFINITY, vec![vec![1.0; 4]])), "loss"),
+        (|_, _| Ok(CustomLoss::new(f64::NAN, vec![vec![1.0; 4]])), "loss"),
         (|_, _| Err("no reward".into()), "no reward"),
         (|_, _| Ok(CustomLoss::new(1.0, vec![])), "gradients"),
         (|_, _| Ok(CustomLoss::new(1.0, vec![vec![1.0; 3]])), "gradients[0]"),
@@ -115,6 +120,82 @@ fn a_loss_that_fails_or_returns_bad_gradients_poisons_the_client_with_the_reason
         assert!(*later.kind() == ErrorKind::Poisoned && later.to_string().contains(reason), "{later}");
         assert_eq!(seq_ids(&server), [1]);
     }
+}
+
+#[test]
+fn the_parts_of_the_second_pass_keep_to_the_limit_of_a_request_as_those_of_the_first_do() {
+    let server = FakeServer::new();
+    server.always("/api/v1/client/config", Act::json(json!({"proto_compress_fwdbwd": false})));
+    let service = server.in_memory().build().unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    // In the first pass the weights are all zero and take a few bytes; the gradients take as many as they are.
+    let (rows, columns) = (1000, 50);
+    let targets = TensorData::from(vec![7i64; rows * columns]).with_shape([rows, columns]).unwrap();
+    let datum = Datum::new(ModelInput::from_ints(vec![1; rows])).with("target_tokens", targets);
+    training.forward_backward_custom(vec![datum; 24], sum).wait().unwrap();
+    let sizes: Vec<usize> =
+        server.requests_to("/api/v1/forward_backward").iter().map(|it| it.body.len()).collect();
+    // The limit counts the numbers alone; names and lengths come on top.
+    assert!(sizes.iter().all(|it| *it <= 5_010_000), "{sizes:?}");
+    assert_eq!(sizes.len(), 2 * 3, "{sizes:?}");
+}
+
+#[test]
+fn targets_of_a_few_bytes_and_a_huge_shape_are_refused_and_end_no_process() {
+    const NAME: &str = "custom_loss::targets_of_a_few_bytes_and_a_huge_shape_are_refused_and_end_no_process";
+    alone(NAME, || {
+        let sparse = |columns| TensorData {
+            values: Values::I64(vec![7]),
+            shape: Some(vec![1, columns]),
+            sparse: Some(Sparse { crow_indices: vec![0, 1], col_indices: vec![0] }),
+        };
+        let datum = |columns| Datum::new(ModelInput::from_ints([1])).with("target_tokens", sparse(columns));
+        let graph = LossGraph::trace("sum", &[("logprobs", 2)], |it| it.logprobs().sum()).unwrap();
+        let wide = LossGraph::trace("wide", &[("logprobs", 2), ("x", 2)], |it| {
+            (it.logprobs() * it.input("x").sum()).sum()
+        });
+        let wide = wide.unwrap();
+        let place = "data[0].loss_fn_inputs[\"target_tokens\"]";
+        // The second alone fits into memory, the third as one of many.
+        for (columns, n) in [(1 << 42, 1), (100 << 20, 1), (2 << 20, 100)] {
+            let data = || vec![datum(columns); n];
+            for runs in [false, true] {
+                let server = FakeServer::new();
+                if runs {
+                    server.runs_custom_losses();
+                }
+                let service = server.in_memory().build().unwrap();
+                let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+                let error = training.forward_backward_custom(data(), sum).wait().unwrap_err();
+                assert!(path_of(&error).ends_with(".loss_fn_inputs[\"target_tokens\"]"), "{error}");
+                if n == 1 {
+                    let loss = service.create_custom_loss(graph.clone()).wait().unwrap();
+                    let error = training.forward_backward(data(), &loss).wait().unwrap_err();
+                    assert_eq!(path_of(&error), place);
+                }
+                assert!(seq_ids(&server).is_empty());
+            }
+        }
+        assert_eq!(path_of(&graph.evaluate(&[datum(1 << 42)], &[&[0.0]]).unwrap_err()), place);
+        let other = |x: TensorData| Datum::new(ModelInput::from_ints([1])).with("x", x);
+        let pair =
+            |x| other(x).with("target_tokens", TensorData::from(vec![1i64]).with_shape([1, 1]).unwrap());
+        let error = wide.evaluate(&[pair(sparse(1 << 42))], &[&[0.0]]).unwrap_err();
+        assert_eq!(path_of(&error), "data[0].loss_fn_inputs[\"x\"]");
+        // Rows without columns have no values, but sums.
+        let rows = TensorData::from(Vec::<f32>::new()).with_shape([1 << 42, 0]).unwrap();
+        let sums = LossGraph::trace("sums", &[("logprobs", 2), ("x", 2)], |it| {
+            (it.logprobs().sum() * it.input("x").sum_dim(1).sum()).sum()
+        });
+        assert_eq!(path_of(&sums.unwrap().evaluate(&[pair(rows)], &[&[0.0]]).unwrap_err()), "data[0]");
+        // Indices that lead out of the shape are told as well.
+        let mut broken = sparse(10);
+        broken.sparse.as_mut().unwrap().col_indices = vec![10];
+        assert_eq!(
+            path_of(&graph.evaluate(&[datum(10).with("target_tokens", broken)], &[&[0.0]]).unwrap_err()),
+            format!("{place}.col_indices[0]")
+        );
+    });
 }
 
 #[test]

@@ -324,14 +324,15 @@ fn losses_may_have_any_name_and_any_inputs() {
 
 #[test]
 fn outputs_may_lack_metrics_have_other_fields_and_unknown_reductions() {
-    let outputs = json!([{"logprobs": {"data": [-1, -2.5], "dtype": "float32", "shape": [2]}, "elementwise_loss": [1, 2]}]);
+    let outputs = json!([{"logprobs": {"data": [-1, -2.5, -1, -1], "dtype": "float32", "shape": [4]},
+        "elementwise_loss": [1, 2]}]);
     for metrics in
         [json!({}), json!(null), json!({"policy_lr:last": 1, "skyrl.ai/entropy": 0.5, "a:b:odd": 2})]
     {
         let result = json!({"loss_fn_output_type": "scalar", "loss_fn_outputs": outputs, "metrics": metrics});
         let (_server, _service, training) = answered(result);
         let output = training.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
-        assert_eq!(output.logprobs(0), Some(&[-1.0, -2.5][..]));
+        assert_eq!(output.logprobs(0), Some(&[-1.0, -2.5, -1.0, -1.0][..]));
         assert_eq!(output.loss_fn_outputs[0]["elementwise_loss"].as_f32(), Some(&[1.0, 2.0][..]));
         assert_eq!(output.metrics.len(), metrics.as_object().map_or(0, |it| it.len()));
     }
@@ -353,7 +354,7 @@ fn a_pass_without_a_sum_of_the_loss_has_one_all_the_same() {
     server.next(RETRIEVE, Act::json(result(json!({"loss:sum": 3}))));
     let output = pass([0.0, 1.0, 0.0, 0.5]);
     assert_eq!((output.loss(), output.loss_per_token()), (Some(3.0), Some(2.0)));
-    server.next(RETRIEVE, Act::json(json!({"metrics": {"x:sum": 1}})));
+    server.next(RETRIEVE, Act::json(json!({"loss_fn_outputs": [{}], "metrics": {"x:sum": 1}})));
     assert_eq!(pass([1.0; 4]).loss(), None);
 }
 

@@ -101,9 +101,9 @@ fn one_by_one() -> (FakeServer, ServiceClient) {
 
 #[test]
 fn outputs_are_never_given_to_the_data_of_others() {
-    let output =
-        |n: usize| json!({"loss_fn_outputs": vec![json!({"logprobs": [-1.0]}); n], "metrics": {"a:sum": 1}});
-    for (parts, fine) in [([1, 1], true), ([0, 0], true), ([0, 1], false), ([1, 0], false), ([2, 0], false)] {
+    let output = |n: usize| json!({"loss_fn_outputs": vec![json!({"logprobs": [-1, -1, -1, -1]}); n], "metrics": {"a:sum": 1}});
+    for (parts, fine) in [([1, 1], true), ([0, 0], false), ([0, 1], false), ([1, 0], false), ([2, 0], false)]
+    {
         let (server, service) = one_by_one();
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
         for n in parts {
@@ -122,6 +122,35 @@ fn outputs_are_never_given_to_the_data_of_others() {
     server.next(RETRIEVE, Act::json(output(1)));
     let error = training.forward_backward(vec![datum(); 2], LossFn::CrossEntropy).wait().unwrap_err();
     assert!(error.to_string().contains("1 outputs for the 2 data"), "{error}");
+}
+
+#[test]
+fn a_name_that_is_taken_is_a_conflict_whenever_the_server_finds_it_out() {
+    let taken = || json!({"error": "checkpoint a already exists", "category": "user"});
+    // As the answer to the submission, as the result, and as the result of SkyRL, which fails with a status.
+    for (at_once, act) in [
+        (true, Act::json(taken())),
+        (false, Act::json(taken())),
+        (false, Act::status(400, r#"{"detail":"checkpoint a already exists"}"#)),
+    ] {
+        let (server, _service, training) = training();
+        for path in
+            ["/api/v1/save_weights", "/api/v1/save_weights_for_sampler", "/api/v1/save_weights_external"]
+        {
+            server.always(if at_once { path } else { RETRIEVE }, act.clone());
+        }
+        let state = training.save_state("a", Ttl::Never).wait().unwrap_err();
+        let sampler = training.save_weights_for_sampler("a", Ttl::Never).wait().unwrap_err();
+        let external = training.save_weights_external("a", Ttl::Never, &[]).wait().unwrap_err();
+        for error in [state, sampler, external] {
+            assert_eq!(*error.kind(), ErrorKind::Conflict, "{error:?}");
+            assert!(error.to_string().contains("already exists") && error.is_user_error(), "{error}");
+        }
+        // The client is none the worse for it.
+        server.behave(RETRIEVE);
+        server.behave("/api/v1/save_weights");
+        training.save_state("b", Ttl::Never).wait().unwrap();
+    }
 }
 
 /// Has every answer to a path changed.

@@ -328,7 +328,8 @@ fn closing_reports_what_the_server_does_not_know_yet() {
     server.polls_together();
     let listening = server.listen().unwrap();
     // The last report has an eighth of the time for closing.
-    let service = listening.client().timeouts(|it| (it.close, it.finish) = (PATIENCE, HOUR)).build().unwrap();
+    let service =
+        listening.client().timeouts(|it| (it.close, it.finish) = (PATIENCE / 4, HOUR)).build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     let other = json!({"state": "finished", "request_id": "request-1"});
     server.next(MANY, Act::json(json!({"completions": [other], "cursor": 1})));

@@ -7,7 +7,7 @@ mod sessions;
 
 use serde_json::{Value, json};
 use tinkex::testing::{Act, FakeServer, VirtualClock};
-use tinkex::types::{AccessScope, LoraConfig};
+use tinkex::types::{AccessScope, LoraConfig, Ttl};
 use tinkex::{CloseStatus, Error, ErrorKind, RestClient, ServiceClient};
 
 use crate::util::{PATIENCE, eventually, path_of};

@@ -44,11 +44,11 @@ fn a_server_that_runs_custom_losses_gets_the_graph_once_and_then_its_id() {
     );
     assert_eq!(body["inputs"], json!([{"name": "logprobs", "rank": 1}, {"name": "weights", "rank": 1}]));
     assert_eq!((&body["graph"]["format"], body["graph"]["nodes"].as_array().unwrap().len()), (&json!(1), 6));
-    // One pass, with the data as they are.
+    // One pass, with the inputs that the loss reads and without others.
     training.forward_backward(vec![datum().with("advantages", vec![1.0f32; 4])], &loss).wait().unwrap();
     let [pass] = &server.requests_to(PASS)[..] else { panic!("not one pass") };
     let has = |text: &str| pass.body.windows(text.len()).any(|it| it == text.as_bytes());
-    assert!(has("custom") && has("loss_id") && has("loss-1") && has("advantages"));
+    assert!(has("custom") && has("loss_id") && has("loss-1") && has("weights") && !has("advantages"));
     // The same computation under another name is the same loss.
     let again = LossGraph::trace("other", &[("logprobs", 1), ("weights", 1)], |it| {
         let loss = -(it.logprobs() * it.input("weights")).sum();
@@ -230,9 +230,49 @@ fn a_gradient_that_is_no_number_poisons_the_client_with_its_place() {
         LossGraph::trace("root", &[("logprobs", 1)], |it| (it.logprobs() + 0.5).sqrt().sum()).unwrap();
     let loss = service.create_custom_loss(graph).wait().unwrap();
     let error = training.forward_backward(vec![datum()], &loss).wait().unwrap_err();
-    assert_eq!(path_of(&error), "gradients[0][0]");
+    assert!(
+        path_of(&error) == "data[0]" && error.to_string().contains("by log-probability 0 is inf"),
+        "{error}"
+    );
     let after = training.optim_step(AdamParams::default()).wait().unwrap_err();
     assert_eq!(*after.kind(), ErrorKind::Poisoned);
+}
+
+#[test]
+fn a_loss_that_is_no_finite_number_is_an_error_that_names_the_datum() {
+    // The fake server's log-probabilities are −0.5, and infinitely many of them are needed to make a weight of 0 of use.
+    let graph = LossGraph::trace("odds", &[("logprobs", 1), ("weights", 1)], |it| {
+        (it.logprobs() / it.input("weights")).sum()
+    });
+    for forward_only in [true, false] {
+        let server = FakeServer::new();
+        let (service, training) = start(&server);
+        let loss = service.create_custom_loss(graph.clone().unwrap()).wait().unwrap();
+        let data = vec![
+            datum().with("weights", vec![1.0f32; 4]),
+            datum().with("weights", vec![1.0f32, 0.0, 1.0, 1.0]),
+        ];
+        let step = match forward_only {
+            true => training.forward(data, &loss),
+            false => training.forward_backward(data, &loss),
+        };
+        let error = step.wait().unwrap_err();
+        assert_eq!(path_of(&error), "data[1]");
+        assert!(error.to_string().contains("the loss odds is -inf, not a finite number"), "{error}");
+    }
+    // A gradient may be too large for the type in which it is sent.
+    let steep = LossGraph::trace("steep", &[("logprobs", 1)], |it| (it.logprobs() * 1e39).sum()).unwrap();
+    let error = steep.evaluate(&[datum()], &[&[-0.5; 4]]).unwrap_err();
+    assert!(path_of(&error) == "data[0]" && error.to_string().contains("log-probability 0"), "{error}");
+}
+
+#[test]
+fn a_panic_of_the_traced_function_is_the_callers_and_the_next_trace_is_fine() {
+    let panicked = std::panic::catch_unwind(|| {
+        LossGraph::trace("mine", &[("logprobs", 1)], |_| panic!("my loss fell over"))
+    });
+    assert_eq!(panicked.unwrap_err().downcast_ref::<&str>(), Some(&"my loss fell over"));
+    LossGraph::trace("mine", &[("logprobs", 1)], |it| it.logprobs().sum()).unwrap();
 }
 
 #[test]

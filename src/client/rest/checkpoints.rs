@@ -37,7 +37,7 @@ const ARCHIVE_LIFE: Duration = Duration::from_secs(15 * 60);
 /// The address of a checkpoint.
 fn place(path: &CheckpointPath, action: &str) -> Result<String> {
     let run = url::segment("path", path.run_id())?;
-    let id = url::segment("path", &path.checkpoint_id())?;
+    let id = url::segments("path", &path.checkpoint_id())?;
     Ok(format!("/api/v1/training_runs/{run}/checkpoints/{id}{action}"))
 }
 
@@ -61,7 +61,7 @@ impl RestClient {
     }
 
     /// The checkpoints of all of the caller's training runs, newest first, page by page; 100 at a time unless told
-    /// otherwise. See [`Listing`].
+    /// otherwise. They may be deleted during the walk if the server says how many there are. See [`Listing`].
     pub fn list_user_checkpoints(&self) -> Listing<Checkpoint> {
         Listing::new(&self.asker, USER_CHECKPOINTS, None)
     }
@@ -223,7 +223,14 @@ impl RestClient {
     {
         const VERB: &str = "RestClient.get_external_weights_urls";
         let path = place(&path.try_into()?.into(), "/external_weights_urls")?;
-        self.asker.json(VERB, Ask::new("GET training_runs/{id}/checkpoints/{id}/external_weights_urls", path))
+        let ask = Ask::new("GET training_runs/{id}/checkpoints/{id}/external_weights_urls", path);
+        self.asker.run(VERB, |it| {
+            let mut found: ExternalWeightsUrls = it.json(&ask)?;
+            for url in found.urls.values_mut() {
+                *url = it.named(url)?;
+            }
+            Ok(found)
+        })
     }
 
     /// Where the archive of a checkpoint can be read, on servers that make one; the Tinker service of today does not
@@ -263,7 +270,8 @@ impl RestClient {
                 (Err(error), Some(second)) if error.http_status() == Some(404) => it.answer(second)?,
                 (result, _) => result?,
             };
-            archive(&answer)
+            let found = archive(&answer)?;
+            Ok(ArchiveUrl { url: it.named(&found.url)?, ..found })
         })
     }
 

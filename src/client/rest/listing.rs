@@ -24,7 +24,9 @@ pub(super) struct Source<T> {
 /// A list of a server, in its order: an iterator that fetches pages as they are needed. Nothing is sent before the first
 /// entry is asked for.
 ///
-/// An entry that appears twice because the list grew meanwhile is passed on once. After an error the iterator ends;
+/// An entry that appears twice because the list grew meanwhile is passed on once. If entries are deleted during the walk, be it
+/// those that it passed on, the walk notices by the list's length that what follows moved up, and skips none; servers that do not
+/// say the length ([`total_count`](Self::total_count)) must not be trusted with that: `collect` the list first. After an error the iterator ends;
 /// [`offset`](Self::offset) then says where to [`start_at`](Self::start_at) with another one.
 ///
 /// # Errors

@@ -6,17 +6,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::client::Submitted;
-use crate::config::PausePolicy;
+use crate::config::{PausePolicy, Timeouts};
 use crate::error::{Error, ErrorKind, Phase, Result};
-use crate::http::{Answer, Body, Call, Lane};
+use crate::http::{Answer, Body, Call, Lane, Room};
 use crate::pending::Progress;
 use crate::policy::admission::estimate;
 use crate::policy::backoff::pause_after;
 use crate::policy::billing;
+use crate::policy::pause::Pauses;
 use crate::session::{Fetching, Poller, Promise, Retrieved, Session, Ticket, Underway, Waiter};
 use crate::sync::cancel::Registration;
 use crate::sync::{CancelToken, Permit};
-use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
+use crate::types::{ModelInput, QueueState, SampleOptions, SampleResponse, SamplingParams};
 use crate::wire::{json, sample};
 
 /// What the server calls a sample.
@@ -35,6 +36,23 @@ pub(super) struct Request<T: Send + 'static> {
     /// Cancels the sample when the caller's own token is cancelled.
     pub(super) _cancelled_by: Option<Registration>,
     pub(super) read: fn(SampleResponse) -> Result<T>,
+}
+
+impl<T: Send + 'static> Request<T> {
+    /// How large the result may be.
+    fn room(&self) -> Room {
+        /// More than any model of today reads or writes.
+        const LONGEST: u32 = 1 << 20;
+        let options = &self.options;
+        let scored = 2 + 2 * u64::from(options.topk_sample_logprobs);
+        let max_tokens = self.params.max_tokens.unwrap_or(LONGEST);
+        let answers = u64::from(self.num_samples).saturating_mul(max_tokens.into()).saturating_mul(scored);
+        let targets = options.target_prompt_logprobs.as_ref().map_or(0, |it| it.n_bytes() as u64 / 4);
+        let scored =
+            2 + 2 * u64::from(options.topk_prompt_logprobs) + 2 * u64::from(options.prompt_alt_tokens_k);
+        let prompt = self.prompt.len().map_or(LONGEST.into(), |it| it as u64).saturating_mul(scored);
+        Room::for_numbers(answers.saturating_add(prompt).saturating_add(targets))
+    }
 }
 
 /// What the samples of a client share.
@@ -80,18 +98,24 @@ impl Sampler {
         ticket.progress.submitting();
         let call = Call::new(Lane::Sample, "POST", "/api/v1/asample", body)
             .of(&ticket.progress)
+            .answered_within(request.room())
             .header("X-Tinker-Sampling-Backpressure", "1")
             // The window below replaces the retries of a busy server, and the wait for payment: all samples wait together.
             .leaving_429();
+        let mut pauses = Pauses::default();
         loop {
-            ticket.progress.attempt();
             let error = match session.http.send(&call, &ticket.cancel) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            let in_time = deadline.is_none_or(|it| session.clock.now() < it);
+            let (now, policy) = (session.clock.now(), session.config.pause_policy);
+            let in_time = deadline.is_none_or(|it| now < it);
             let pause = match error.http_status() {
-                Some(429) if in_time && session.config.pause_policy != PausePolicy::Fail => {
+                Some(429) if in_time && policy != PausePolicy::Fail => {
+                    let since = now.saturating_duration_since(ticket.progress.submitted());
+                    if let Some(refusal) = pauses.on(&QueueState::PausedRateLimit, None, since, policy) {
+                        return Err(refusal.caused_by(error));
+                    }
                     pause_after(estimate)
                 }
                 Some(402) if session.http.waits_for_payment(&error, deadline) => {
@@ -99,7 +123,7 @@ impl Sampler {
                 }
                 _ => return Err(error),
             };
-            session.dispatch.back_off(pause, &session.clock, &session.config.seeing.observed);
+            session.dispatch.back_off(&error, pause, &session.clock, &session.config.seeing.observed);
             session.dispatch.wait_out(&session.clock, deadline, &ticket.cancel)?;
         }
     }
@@ -114,6 +138,8 @@ pub(super) struct Sample<T: Send + 'static> {
     losses: u32,
     /// The server did not even know of one promise of it.
     unknown: bool,
+    /// Why it was submitted again.
+    last: Option<Error>,
 }
 
 /// What the server answers to a submission.
@@ -157,7 +183,7 @@ fn may_pass(error: &Error) -> bool {
 impl<T: Send + 'static> Sample<T> {
     pub(super) fn new(sampler: Arc<Sampler>, request: Request<T>) -> Self {
         let seq_id = sampler.next_seq_id();
-        Sample { sampler, request, seq_id, losses: 0, unknown: false }
+        Sample { sampler, request, seq_id, losses: 0, unknown: false, last: None }
     }
 
     /// Submits the sample, and leaves the wait for its result to the poller or to a thread that waits for nothing else.
@@ -174,7 +200,7 @@ impl<T: Send + 'static> Sample<T> {
             Ok(Sent::Promised { promise, sequence_ids }) => {
                 let session = self.sampler.session.clone();
                 let request_id = promise.request_id.clone();
-                let underway = Underway::new(&session, &request_id);
+                let underway = Underway::new(&session, &request_id, &self.request.ticket.cancel);
                 let promised =
                     Box::new(Promised { sample: self, promise, sequence_ids, underway, _place: place });
                 match poller {
@@ -188,9 +214,13 @@ impl<T: Send + 'static> Sample<T> {
         }
     }
 
-    /// Whether the sample outlives that it was not accepted.
+    /// Whether the sample outlives that it was not accepted. A caller who allows less time than usual for a submission does
+    /// not want it to go on for as long as the operation may take.
     fn survives(&self, error: &Error) -> bool {
         let session = &self.sampler.session;
+        if session.config.timeouts.submit < Timeouts::default().submit {
+            return false;
+        }
         // A wrong address is told at once, and so is a server that is too busy for who does not wait.
         let waits =
             session.config.pause_policy != PausePolicy::Fail || *error.kind() != ErrorKind::RateLimited;
@@ -221,6 +251,7 @@ impl<T: Send + 'static> Sample<T> {
             protobuf: true,
             born,
             roundtrip: born.saturating_duration_since(started),
+            room: self.request.room(),
         };
         let sequence_ids = promised.sample_sequence_ids.unwrap_or_default();
         Ok(Sent::Promised { promise, sequence_ids })
@@ -254,6 +285,7 @@ impl<T: Send + 'static> Sample<T> {
         log::info!(target: "tinkex", "a sample is submitted again: {error}");
         session.clock.pause(pause, &ticket.cancel)?;
         self.losses += 1;
+        self.last = Some(error);
         self.seq_id = self.sampler.next_seq_id();
         Ok(())
     }
@@ -296,9 +328,14 @@ impl<T: Send + 'static> Sample<T> {
     }
 
     fn answer(self, result: Result<SampleResponse>) {
-        let Request { ticket, prompt, options, read, .. } = self.request;
+        let Request { ticket, prompt, num_samples, options, read, .. } = self.request;
         let result = result.map(|it| it.aligned(prompt.len().ok(), options.include_prompt_logprobs));
-        let result = result.and_then(|it| options.check(&it).and(Ok(it)));
+        let result = result.and_then(|it| options.check(&prompt, num_samples, &it).and(Ok(it)));
+        let result = result.map_err(|it| match (it.kind(), it.cause(), self.last) {
+            // The time was over while the sample waited for its next attempt. The last failure is the reason for that.
+            (ErrorKind::Timeout(_), None, Some(last)) => it.caused_by(last),
+            _ => it,
+        });
         ticket.answer(result.and_then(read));
     }
 }

@@ -61,7 +61,8 @@ impl TrainingClient {
     ///
     /// # Errors
     /// As for [`forward_backward`](Self::forward_backward); also [`ErrorKind::CustomLoss`](crate::ErrorKind::CustomLoss) if the function returns an error,
-    /// [`ErrorKind::Panicked`](crate::ErrorKind::Panicked) if it panics, and a violation such as `gradients[2]` if its gradients do not fit the data.
+    /// [`ErrorKind::Panicked`](crate::ErrorKind::Panicked) if it panics, and a violation such as `gradients[2]` if its gradients do not fit the data, or
+    /// if they or the loss are infinite or NaN.
     /// A failure between the two passes, cancelling included, poisons the client, because what was submitted behind
     /// the call counts on its gradients. Dropping the [`Pending`] changes nothing.
     ///
@@ -92,7 +93,8 @@ impl TrainingClient {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         const VERB: &str = "TrainingClient.forward_backward_custom";
-        if let Err(error) = self.check_pass(&data, &LossFn::CrossEntropy.into()) {
+        let fine = self.check_pass(&data, &LossFn::CrossEntropy.into());
+        if let Err(error) = fine.and_then(|()| surrogate::check_room(&data, &mut super::room(&data))) {
             return Pending::failed(VERB, error);
         }
         let thread = self.inner.loss_thread.clone();
@@ -157,7 +159,7 @@ impl Sequencer {
         loss: LossFunction,
     ) -> Result<(Vec<Accepted>, CustomLoss)> {
         let forward = self.surrogate(&data, None);
-        let parts = self.parts(&forward);
+        let parts = self.parts(surrogate::sizes(&forward));
         let range = self.begin(ticket, 2 * parts.len())?;
         let (first, n) = (range.start, parts.len() as u32);
         let forward = self.transmit(ticket, forward, LossFn::CrossEntropy.into(), true, parts.clone(), first);

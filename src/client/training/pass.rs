@@ -7,16 +7,17 @@ use std::time::Instant;
 use super::submit::Sequencer;
 use crate::client::Submitted;
 use crate::error::{Error, Result};
-use crate::http::{Answer, Body, Call, Lane};
+use crate::http::{Answer, Body, Call, Lane, Room};
 use crate::pending::Progress;
 use crate::policy::chunk::{ChunkLimits, split};
 use crate::policy::combine::combine;
+use crate::policy::forms::{ABOUT_FORM, Form, Next, Outcome};
 use crate::policy::loss_sum::{Terms, n_tokens};
 use crate::policy::turn::{Fate, fate, waves};
 use crate::session::{Promise, Session, Ticket};
 use crate::sync::CancelToken;
 use crate::types::{Datum, ForwardBackwardOutput, Loss};
-use crate::wire::{json, train};
+use crate::wire::{json, pass_json, train};
 
 /// A pass over data.
 pub(super) struct Pass {
@@ -34,7 +35,10 @@ pub(super) struct Accepted {
     submitted: Submitted,
     /// When that was.
     born: Instant,
-    n_data: usize,
+    /// For each of its data the number of targets, if it has any.
+    n_targets: Vec<Option<usize>>,
+    /// How large the result may be.
+    room: Room,
 }
 
 /// What was sent, with the ticket whose result it will bring. If nothing will come, whoever waits is told why first.
@@ -74,21 +78,21 @@ impl Sequencer {
         loss: Loss,
         forward_only: bool,
     ) -> Result<Vec<Accepted>> {
-        let parts = self.parts(&data);
+        let parts = self.parts(data.iter().map(Datum::n_bytes));
         let range = self.begin(ticket, parts.len())?;
         let sent = self.transmit(ticket, data, loss, forward_only, parts, range.start);
         self.settle(range, &sent.fates, sent.result.as_ref().err());
         sent.result
     }
 
-    /// How data is split into requests.
-    pub(super) fn parts(&self, data: &[Datum]) -> Vec<Range<usize>> {
+    /// How data of these sizes is split into requests.
+    pub(super) fn parts(&self, sizes: impl IntoIterator<Item = usize>) -> Vec<Range<usize>> {
         let flags = self.session.known_flags();
         let limits = ChunkLimits {
             n_data: usize_of(flags.config.fwdbwd_max_chunk_len),
             n_bytes: usize_of(flags.config.fwdbwd_max_chunk_bytes_count),
         };
-        split(data.iter().map(Datum::n_bytes), limits)
+        split(sizes, limits)
     }
 
     /// Sends the parts of a turn, under consecutive ids that were reserved for them.
@@ -120,7 +124,6 @@ impl Sequencer {
         let mut fates = vec![Fate::Unsent; job.parts.len()];
         let mut failure: Option<(usize, Error)> = None;
         for wave in waves(job.parts.len(), flags.config.parallel_fwdbwd_chunks) {
-            ticket.progress.attempt();
             for (idx, result) in wave.iter().copied().zip(job.send(&wave)) {
                 match result {
                     Ok(it) => {
@@ -217,31 +220,57 @@ impl Job {
         self.session.senders.fan_out(jobs.collect(), PARALLEL)
     }
 
+    /// Sends a part, in the form that the server reads. Whatever it took to find that out, the part has one id.
     fn send_part(&self, idx: usize) -> Result<Accepted> {
         let part = self.parts[idx].clone();
-        let n_data = part.len();
         // Its share of the budget, before memory is spent on its bytes and until the server took them.
         let n_bytes = self.sizes[part.clone()].iter().sum();
         let budget = self.session.dispatch.training_budget();
         let _share = budget.acquire_deadline(n_bytes, self.deadline, &self.cancel)?;
+        let (mut tried, mut results) = (Vec::new(), Vec::new());
+        loop {
+            match self.session.dialect.next(&tried) {
+                Next::Send { form, patient } => {
+                    let result = self.send_as(form, patient, idx, n_bytes);
+                    let outcome = match &result {
+                        Ok(_) => Outcome::Accepted,
+                        Err(error) => Outcome::refused(form, error.http_status()),
+                    };
+                    tried.push((form, outcome));
+                    results.push(result);
+                }
+                Next::Stand(i) => return results.swap_remove(i),
+            }
+        }
+    }
+
+    fn send_as(&self, form: Form, patient: bool, idx: usize, n_bytes: usize) -> Result<Accepted> {
+        let data = &self.data[self.parts[idx].clone()];
+        let (model_id, loss, forward_only) = (&self.model_id, &self.loss, self.forward_only);
         // The parts of one call are few enough that the cast cannot lose anything: each has a reserved id.
         let seq_id = self.first_seq_id + idx as u32;
-        let data = &self.data[part];
-        let bytes = self.session.compute(n_bytes, |parallel| {
-            train::encode_forward_backward(
-                &self.model_id,
-                seq_id,
-                data,
-                &self.loss,
-                self.forward_only,
-                parallel,
-            )
-        })?;
-        let body = Body::protobuf(bytes, self.compress);
-        let call = Call::new(Lane::Train, "POST", "/api/v1/forward_backward", body).of(&self.progress);
-        let answer = self.session.http.send(&call, &self.cancel)?;
-        let submitted = Submitted::read(answer, request_type(self.forward_only))?;
-        Ok(Accepted { submitted, born: self.session.clock.now(), n_data })
+        let (path, body) = match form {
+            Form::Protobuf => {
+                let bytes = self.session.compute(n_bytes, |parallel| {
+                    train::encode_forward_backward(model_id, seq_id, data, loss, forward_only, parallel)
+                })?;
+                ("/api/v1/forward_backward", Body::protobuf(bytes, self.compress))
+            }
+            Form::Json => {
+                let bytes = pass_json::encode_pass(model_id, seq_id, data, loss, forward_only)?;
+                (pass_json::path(forward_only), Body::Json(bytes.into()))
+            }
+        };
+        let mut call = Call::new(Lane::Train, "POST", path, body).of(&self.progress);
+        if !patient {
+            call.final_on = ABOUT_FORM;
+        }
+        // Of each number that is sent, a few may come back.
+        let room = Room::for_numbers(n_bytes as u64 / 4);
+        let answer = self.session.http.send(&call.answered_within(room), &self.cancel)?;
+        let submitted = Submitted::read(answer, request_type(forward_only))?;
+        let n_targets = data.iter().map(Datum::n_targets).collect();
+        Ok(Accepted { submitted, born: self.session.clock.now(), n_targets, room })
     }
 }
 
@@ -255,15 +284,20 @@ pub(super) fn collect(
 ) -> Result<ForwardBackwardOutput> {
     let request_type = request_type(forward_only);
     let started = progress.submitted();
-    let n_data: Vec<usize> = accepted.iter().map(|it| it.n_data).collect();
-    let jobs = accepted.into_iter().map(|Accepted { submitted, born, .. }| {
+    let several = 1 < accepted.len();
+    let jobs = accepted.into_iter().enumerate().map(|(i, Accepted { submitted, born, n_targets, room })| {
+        let part = if several { format!(" of part {i}") } else { String::new() };
+        let read = move |answer: &Answer| {
+            let output = read(answer, n_targets.len())?;
+            check_counts(&output, &n_targets, &part).map(|()| output)
+        };
         let (session, progress, cancel) = (session.clone(), progress.clone(), cancel.clone());
         Box::new(move || match submitted {
             Submitted::Done(result) => result.and_then(|it| read(&it)),
             Submitted::Promised(promised) => {
                 let roundtrip = born.saturating_duration_since(started);
                 let request_id = promised.request_id;
-                let promise = Promise { request_id, request_type, protobuf: true, born, roundtrip };
+                let promise = Promise { request_id, request_type, protobuf: true, born, roundtrip, room };
                 // Its share of the byte budget is held until it has been read.
                 session.retrieve(&promise, &progress, &cancel).and_then(|it| read(&it.answer))
             }
@@ -274,25 +308,27 @@ pub(super) fn collect(
         1 => vec![jobs.remove(0)()],
         n => session.waiters.fan_out(jobs, n),
     };
-    let parts = parts.into_iter().collect::<Result<Vec<_>>>()?;
-    check_counts(&parts, &n_data)?;
-    Ok(combine(parts))
+    Ok(combine(parts.into_iter().collect::<Result<Vec<_>>>()?))
 }
 
-/// Refuses parts with more or fewer outputs than data: all later data would get the outputs of others. A server may leave
-/// the outputs out, but then of all parts.
-fn check_counts(parts: &[ForwardBackwardOutput], n_data: &[usize]) -> Result<()> {
-    if parts.iter().all(|it| it.loss_fn_outputs.is_empty()) {
-        return Ok(());
+/// Refuses an output with more or fewer data, or log-probabilities of one, than were sent: all later ones would get those of
+/// others.
+fn check_counts(output: &ForwardBackwardOutput, n_targets: &[Option<usize>], part: &str) -> Result<()> {
+    let (found, sent) = (output.loss_fn_outputs.len(), n_targets.len());
+    if found != sent {
+        return Err(Error::decode(format!("the server sent {found} outputs for the {sent} data{part}")));
     }
-    let counts = parts.iter().map(|it| it.loss_fn_outputs.len()).zip(n_data);
-    match counts.enumerate().find(|(_, (outputs, data))| outputs != *data) {
-        Some((i, (outputs, data))) => {
-            let part = if parts.len() == 1 { String::new() } else { format!(" of part {i}") };
-            Err(Error::decode(format!("the server sent {outputs} outputs for the {data} data{part}")))
+    for (i, (fields, n_targets)) in output.loss_fn_outputs.iter().zip(n_targets).enumerate() {
+        if let (Some(logprobs), Some(n)) = (fields.get("logprobs"), n_targets)
+            && logprobs.values.len() != *n
+        {
+            let found = logprobs.values.len();
+            let problem =
+                format!("the server sent {found} log-probabilities for the {n} targets of datum {i}{part}");
+            return Err(Error::decode(problem));
         }
-        None => Ok(()),
     }
+    Ok(())
 }
 
 /// What the server calls such a pass.
@@ -301,9 +337,9 @@ fn request_type(forward_only: bool) -> &'static str {
 }
 
 /// Protobuf or JSON, as the server chose.
-fn read(answer: &Answer) -> Result<ForwardBackwardOutput> {
+fn read(answer: &Answer, n_data: usize) -> Result<ForwardBackwardOutput> {
     match answer.is_protobuf() {
-        true => train::decode_forward_backward_output(answer.body.clone()),
+        true => train::decode_forward_backward_output_of(answer.body.clone(), n_data),
         false => train::forward_backward_output_from_json(&json::response(&answer.body)?),
     }
 }

@@ -9,7 +9,7 @@ use crate::pending::Pending;
 use crate::session::incomplete;
 use crate::types::{
     SamplerKind, SaveStateOptions, SaveStateOutput, SaveWeightsExternalOutput, SaveWeightsForSamplerOutput,
-    SaveWeightsOptions, Ttl, check_recipients,
+    SaveWeightsOptions, Ttl, check_name, check_recipients,
 };
 use crate::wire::json;
 
@@ -17,8 +17,8 @@ impl TrainingClient {
     /// Saves weights and optimizer state under a name (PROTOCOL §3.3 #15).
     ///
     /// # Errors
-    /// Through the [`Pending`]: an empty name or a time to live out of range (nothing is sent), a name that is taken
-    /// ([`ErrorKind::Conflict`](crate::ErrorKind::Conflict)), or what the server says.
+    /// Through the [`Pending`]: a name that cannot be a part of a path, such as one with a slash, or a time to live out of range
+    /// (nothing is sent); a name that is taken ([`ErrorKind::Conflict`](crate::ErrorKind::Conflict)), or what the server says.
     ///
     /// # Blocking
     /// As for [`forward`](Self::forward).
@@ -286,12 +286,5 @@ impl TrainingClient {
             read: json::response,
             named,
         })
-    }
-}
-
-fn check_name(name: &str) -> Result<()> {
-    match name.is_empty() || name.contains("://") {
-        true => Err(Error::invalid("name", "must be a name such as step-100, not a path")),
-        false => Ok(()),
     }
 }

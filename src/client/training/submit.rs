@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::client::Submitted;
-use crate::error::{Error, ErrorKind, Result};
-use crate::http::{Body, Call, Lane};
+use crate::error::{Category, Error, ErrorKind, Result};
+use crate::http::{Body, Call, Lane, Room};
 use crate::policy::turn::{Fate, Settled, Turns, fate};
 use crate::session::{Promise, Session, Ticket};
 
@@ -118,23 +118,25 @@ impl Sequencer {
     /// Sends a request of one part and leaves the wait for its result to the pool.
     pub(super) fn ask<T: Send + 'static>(&mut self, ask: Ask<T>) {
         let Ask { ticket, path, request_type, body, read, named } = ask;
+        let named_alike = move |error: Error| if is_save(path) { as_conflict(error) } else { error };
         match self.submit(&ticket, path, request_type, body, named) {
-            Err(error) => ticket.answer(Err(error)),
+            Err(error) => ticket.answer(Err(named_alike(error))),
             Ok(Taken::Saved(result)) => ticket.answer(result),
             Ok(Taken::Now(Submitted::Done(result), _)) => {
-                ticket.answer(result.and_then(|it| read(&it.body)));
+                ticket.answer(result.and_then(|it| read(&it.body)).map_err(named_alike));
             }
             Ok(Taken::Now(Submitted::Promised(promised), born)) => {
                 let session = self.session.clone();
                 let roundtrip = born.saturating_duration_since(ticket.progress.submitted());
                 let request_id = promised.request_id;
-                let promise = Promise { request_id, request_type, protobuf: false, born, roundtrip };
+                let promise =
+                    Promise { request_id, request_type, protobuf: false, born, roundtrip, room: Room::SMALL };
                 // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
                 let _answered_by_its_ticket = self.session.waiters.spawn(move || {
                     let result = session
                         .retrieve(&promise, &ticket.progress, &ticket.cancel)
                         .and_then(|it| read(&it.answer.body));
-                    ticket.answer(result);
+                    ticket.answer(result.map_err(named_alike));
                 });
             }
         }
@@ -151,8 +153,9 @@ impl Sequencer {
         let range = self.begin(ticket, 1)?;
         let seq_id = u64::from(range.start);
         let sent = body(&self.model_id, seq_id).and_then(|body| {
-            let call = Call::new(Lane::Train, "POST", path, Body::Json(body.into())).of(&ticket.progress);
-            ticket.progress.attempt();
+            let call = Call::new(Lane::Train, "POST", path, Body::Json(body.into()))
+                .of(&ticket.progress)
+                .answered_within(Room::SMALL);
             self.session.http.send(&call, &ticket.cancel)
         });
         let born = self.session.clock.now();
@@ -198,7 +201,61 @@ enum Taken<T> {
     Saved(Result<T>),
 }
 
+/// A request that saves something, under a name as a rule.
+fn is_save(path: &str) -> bool {
+    path.starts_with("/api/v1/save_weights")
+}
+
 /// A refusal because there is something under the name (PROTOCOL §11).
 fn says_it_exists(error: &Error) -> bool {
-    error.http_status() == Some(409) && error.message().to_lowercase().contains("already exists")
+    error.http_status() == Some(409) && says_exists(error)
+}
+
+fn says_exists(error: &Error) -> bool {
+    error.message().to_lowercase().contains("already exists")
+}
+
+/// The failure of a save as a conflict, if there is something under the name. Servers that find that out when the save has its
+/// turn say it as the result, and some with another status.
+fn as_conflict(error: Error) -> Error {
+    let refused = matches!(
+        error.kind(),
+        ErrorKind::RequestFailed { category: Category::User | Category::Unknown }
+            | ErrorKind::Status { code: 400 | 422 }
+    );
+    match refused && says_exists(&error) {
+        true => {
+            let message = error.message().to_string();
+            error.renamed(ErrorKind::Conflict, message)
+        }
+        false => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_taken_is_a_conflict_however_the_server_says_it() {
+        use ErrorKind::*;
+        let exists = "tinker://r/weights/x already exists";
+        let table = [
+            (RequestFailed { category: Category::User }, exists, Conflict),
+            (RequestFailed { category: Category::Unknown }, "Checkpoint Already Exists", Conflict),
+            (Status { code: 400 }, exists, Conflict),
+            (
+                RequestFailed { category: Category::Server },
+                exists,
+                RequestFailed { category: Category::Server },
+            ),
+            (RequestFailed { category: Category::User }, "bad", RequestFailed { category: Category::User }),
+            (Status { code: 503 }, exists, Status { code: 503 }),
+            (Conflict, exists, Conflict),
+        ];
+        for (kind, message, expected) in table {
+            let error = as_conflict(Error::new(kind.clone(), message));
+            assert_eq!((error.kind(), error.message()), (&expected, message), "{kind:?}");
+        }
+    }
 }

@@ -46,12 +46,15 @@ fn cancelling_ends_the_wait_and_tells_the_worker() {
 fn what_a_session_wanted_sampled_ends_with_it_and_nothing_else() {
     let futures = futures();
     let place = Place { model_id: "s:train:0".into(), seq_id: 1 };
-    let (pass, sample) = (futures.create(Some(place), None), futures.create_cancellable(Some("s"), None, None));
+    let (pass, sample) =
+        (futures.create(Some(place), None), futures.create_cancellable(Some("s"), None, None));
     let other = futures.create_cancellable(Some("t"), None, None);
     assert_eq!([&pass, &other].map(|it| futures.session(&it.id)), [Some("s".into()), Some("t".into())]);
     futures.cancel_all_of("s", "over");
     assert!(sample.cancelled.load(Ordering::Relaxed) && !other.cancelled.load(Ordering::Relaxed));
-    assert!(matches!(poll(&futures, &sample.id), Found::Done(Outcome::Failed { error, .. }) if error == "over"));
+    assert!(
+        matches!(poll(&futures, &sample.id), Found::Done(Outcome::Failed { error, .. }) if error == "over")
+    );
     assert!(matches!(poll(&futures, &pass.id), Found::Pending(Some(_))));
     assert!(matches!(poll(&futures, &other.id), Found::Pending(None)));
 }

@@ -6,6 +6,10 @@ use super::loss::{Loss, clipped};
 use super::train::Example;
 use crate::types::LossArray;
 
+/// How many values the steps of a loss that a client wrote may have together, for one sequence: 32 MiB of them, and as many
+/// for their gradients.
+const MOST_VALUES: usize = 1 << 22;
+
 /// What a sequence costs.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Joint {
@@ -30,7 +34,7 @@ impl Loss {
                 let values = logprobs.iter().map(|it| f64::from(*it)).collect();
                 let mut inputs = vec![LossArray { shape, values }];
                 inputs.extend(e.inputs.iter().cloned());
-                let found = graph.compute(inputs)?;
+                let found = graph.compute_within(inputs, MOST_VALUES)?;
                 if !found.loss.is_finite() {
                     return Err(format!("the loss {} is {}", graph.name(), found.loss));
                 }

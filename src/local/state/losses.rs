@@ -33,6 +33,8 @@ impl Losses {
 
 impl State {
     /// Makes a loss. That takes no time worth a turn: its future is done at once.
+    ///
+    /// Two losses of one name are no conflict, because a loss is known by its id; the same computation is one.
     pub(in crate::local) fn create_custom_loss(
         &self,
         request: CreateCustomLossRequest,
@@ -43,7 +45,7 @@ impl State {
             Seen::Never => {}
             Seen::Same(request_id) => return Ok(future(&request_id, None)),
             Seen::Different => {
-                return refuse(400, format!("custom_loss_seq_id {number} was used for another loss"));
+                return refuse(409, format!("custom_loss_seq_id {number} was used for another loss"));
             }
         }
         // Read outside the lock: a large graph must not hold up others.
@@ -56,8 +58,8 @@ impl State {
         if let Some(it) = losses.all.iter().find(|it| it.graph.is_same_loss(&graph)) {
             let known = &it.id;
             return refuse(
-                400,
-                format!("this session has made the same loss before, as {known}: use that one"),
+                409,
+                format!("the same loss already exists in this session, as {known}: use that one"),
             );
         }
         if MOST <= losses.all.len() {

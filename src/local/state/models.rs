@@ -16,10 +16,13 @@ use super::super::nn::LoraSpec;
 use super::super::sampling::Slot;
 use super::super::turns::{Seen, Turns};
 use super::checkpoints::check_ttl;
-use super::{Inner, Model, NANO, Reply, State, check_base, future, refuse};
+use super::{Inner, Model, NANO, Reply, State, future, refuse};
 
 /// The largest adapter.
 const MOST_RANK: u32 = 256;
+
+/// What a load without a destination is told, or with two of them.
+const TWO_FORMS: &str = "give either session_id and model_seq_id, or model_id";
 
 impl State {
     fn spec(&self, lora: &LoraConfig, inner: &mut Inner) -> Reply<LoraSpec> {
@@ -43,7 +46,7 @@ impl State {
         request: CreateModelRequest,
         fingerprint: u64,
     ) -> Reply<UntypedFuture> {
-        check_base(&request.base_model)?;
+        self.names.check(&request.base_model)?;
         check_optimizer(&request.optimizer_config)?;
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
@@ -56,6 +59,7 @@ impl State {
         let made = NewModel {
             session_id: request.session_id,
             number: request.model_seq_id,
+            base_model: request.base_model,
             lora,
             spec,
             user_metadata: request.user_metadata,
@@ -72,6 +76,7 @@ impl State {
         inner.session(&new.session_id)?.models.insert(new.number, fingerprint, &ticket.id);
         let model = Model {
             session_id: new.session_id,
+            base_model: new.base_model,
             lora: new.lora,
             spec: new.spec,
             user_metadata: new.user_metadata,
@@ -90,45 +95,70 @@ impl State {
         request: LoadWeightsRequest,
         fingerprint: u64,
     ) -> Reply<UntypedFuture> {
+        // A request with a number of a model keeps its turn whatever is wrong with it.
+        if let Some(model_id) = request.model_id.clone() {
+            return self.load_into(&model_id, request, fingerprint);
+        }
+        let (Some(session_id), Some(number)) = (request.session_id.clone(), request.model_seq_id) else {
+            return refuse(422, TWO_FORMS);
+        };
+        let (load, meta) = self.what_to_load(&request)?;
+        let mut inner = self.inner.lock();
+        if let Some(again) = inner.model_again(&session_id, number, fingerprint)? {
+            return Ok(again);
+        }
+        let made = NewModel {
+            session_id,
+            number,
+            base_model: self.names.or_own(request.base_model.or(meta.asked_as.clone()).as_deref()).into(),
+            lora: lora_of(&meta),
+            spec: meta.spec(),
+            user_metadata: request.user_metadata,
+            from: Some(load),
+        };
+        self.add_model(&mut inner, made, fingerprint)
+    }
+
+    /// Loads a checkpoint into a model that has done nothing yet.
+    fn load_into(
+        &self,
+        model_id: &str,
+        request: LoadWeightsRequest,
+        fingerprint: u64,
+    ) -> Reply<UntypedFuture> {
+        let found = match (&request.session_id, request.model_seq_id) {
+            (None, None) => self.what_to_load(&request).map_err(|it| it.detail),
+            _ => Err(TWO_FORMS.into()),
+        };
+        let seq_id = request.seq_id;
+        self.submit(model_id, seq_id, fingerprint, |model| {
+            let refused = |error: String| Work::Refused { error };
+            let number = seq_id.unwrap_or_else(|| model.turns.next());
+            if number != 1 {
+                return refused(format!(
+                    "load_weights must be the first request of a model, is its request {number}: load the checkpoint \
+                     into a new model"
+                ));
+            }
+            match found {
+                Ok((load, meta)) if lora_of(&meta) == model.shape_like(&meta) => {
+                    Work::Load { model_id: model_id.into(), load }
+                }
+                Ok(_) => refused(format!("{} has another LoRA shape than model {model_id}", request.path)),
+                Err(error) => refused(error),
+            }
+        })
+    }
+
+    fn what_to_load(&self, request: &LoadWeightsRequest) -> Reply<(Load, Meta)> {
         let (place, meta) = self.training_checkpoint(&request.path)?;
         if let Some(base) = &request.base_model {
-            check_base(base)?;
+            self.names.check(base)?;
         }
         if let Some(optimizer) = &request.optimizer_config {
             check_optimizer(optimizer)?;
         }
-        let load = Load { place, optimizer: request.optimizer };
-        match (request.session_id, request.model_seq_id, request.model_id) {
-            (Some(session_id), Some(number), None) => {
-                let mut inner = self.inner.lock();
-                if let Some(again) = inner.model_again(&session_id, number, fingerprint)? {
-                    return Ok(again);
-                }
-                let made = NewModel {
-                    session_id,
-                    number,
-                    lora: lora_of(&meta),
-                    spec: meta.spec(),
-                    user_metadata: request.user_metadata,
-                    from: Some(load),
-                };
-                self.add_model(&mut inner, made, fingerprint)
-            }
-            (None, None, Some(model_id)) => {
-                if request.seq_id.is_some_and(|it| it != 1) {
-                    return refuse(400, "load_weights must be the first request of a model (seq_id 1)");
-                }
-                let seq_id = request.seq_id.or(Some(1));
-                let work = |model: &Model| match lora_of(&meta) == model.shape_like(&meta) {
-                    true => Work::Load { model_id: model_id.clone(), load },
-                    false => Work::Refused {
-                        error: format!("{} has another LoRA shape than model {model_id}", request.path),
-                    },
-                };
-                self.submit(&model_id, seq_id, fingerprint, work)
-            }
-            _ => refuse(422, "give either session_id and model_seq_id, or model_id"),
-        }
+        Ok((Load { place, optimizer: request.optimizer }, meta))
     }
 
     pub(in crate::local) fn unload_model(&self, model_id: &str) -> Reply<UntypedFuture> {
@@ -149,13 +179,13 @@ impl State {
             model_id: model_id.into(),
             model_data: ModelData {
                 arch: Some("llama".into()),
-                model_name: Some(NANO.into()),
-                tokenizer_id: Some(NANO.into()),
+                model_name: Some(model.base_model.clone()),
+                tokenizer_id: Some(self.names.tokenizer().into()),
                 ..ModelData::default()
             },
             is_lora: Some(true),
             lora_rank: Some(model.lora.rank),
-            model_name: Some(NANO.into()),
+            model_name: Some(model.base_model.clone()),
             ..GetInfoResponse::default()
         })
     }
@@ -176,6 +206,7 @@ impl State {
             format: 1,
             run_id: model_id.into(),
             base_model: NANO.into(),
+            asked_as: Some(model.base_model.clone()).filter(|it| it != NANO),
             base_seed: self.base_seed,
             rank: model.spec.rank,
             seed: model.spec.seed,
@@ -217,7 +248,7 @@ impl State {
     pub(in crate::local) fn weights_info(&self, path: &str) -> Reply<WeightsInfoResponse> {
         let (_, meta) = self.any_checkpoint(path)?;
         Ok(WeightsInfoResponse {
-            base_model: Some(meta.base_model),
+            base_model: Some(self.names.or_own(meta.asked_as.as_deref()).into()),
             optimizer_config: OptimizerConfig::default(),
             is_lora: Some(true),
             lora_rank: Some(meta.rank as u32),
@@ -231,6 +262,7 @@ impl State {
 struct NewModel {
     session_id: String,
     number: u64,
+    base_model: String,
     lora: LoraConfig,
     spec: LoraSpec,
     user_metadata: Option<BTreeMap<String, Value>>,

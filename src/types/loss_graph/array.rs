@@ -19,6 +19,8 @@ pub(super) struct Axis {
 
 /// The largest array of a loss. A mistake in broadcasting must not take all memory.
 const MAX_VALUES: usize = 1 << 24;
+/// The product of the sizes of an array without values, those that are 0 left out.
+const MOST_OF_NOTHING: usize = 1 << 20;
 
 impl Array {
     pub(super) fn number(value: f64) -> Self {
@@ -98,6 +100,16 @@ impl Array {
             n: self.shape[dim],
             inner: self.shape[dim + 1..].iter().product(),
         }
+    }
+}
+
+/// Refuses an input whose shape promises more than its values: an array of 2^42 rows and no columns has none, and its rows
+/// have 2^42 sums.
+pub(super) fn check_extent(input: &Array) -> Result<(), Problem> {
+    let extent = input.shape.iter().try_fold(1usize, |n, it| n.checked_mul(*it.max(&1)));
+    match extent {
+        Some(n) if n <= input.values.len().max(MOST_OF_NOTHING) => Ok(()),
+        _ => Err(format!("an input of shape {:?} has no values", input.shape)),
     }
 }
 

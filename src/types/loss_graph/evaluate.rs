@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashSet};
 
 use rayon::prelude::*;
 
-use super::array::Array;
+use super::array::{Array, check_extent};
 use super::plan::Op;
 use super::{LossGraph, backward, forward};
 use crate::error::{Error, Result};
-use crate::types::{CustomLoss, Datum, TensorData, Values};
+use crate::types::{CustomLoss, Datum, DenseRoom, TensorData, Values};
 
 /// The loss of one datum.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +29,7 @@ impl LossGraph {
     ///
     /// # Errors
     /// A datum that lacks an input or has it with another number of dimensions, shapes that do not fit together, a loss that
-    /// is not a single number.
+    /// is not a single number; a loss or a gradient that is infinite or NaN, with the datum.
     ///
     /// # Example: what a gradient is
     /// ```
@@ -56,7 +56,11 @@ impl LossGraph {
             let problem = format!("are those of {} data, not of {}", logprobs.len(), data.len());
             return Err(Error::invalid("logprobs", problem));
         }
-        let one = |i: usize| self.evaluate_datum(&data[i], logprobs[i], &format!("data[{i}]"));
+        let one = |i: usize| {
+            let path = format!("data[{i}]");
+            let loss = self.evaluate_datum(&data[i], logprobs[i], &path)?;
+            self.check_finite(&loss, &path).map(|()| loss)
+        };
         let each: Vec<DatumLoss> = match parallel {
             true => (0..data.len()).into_par_iter().map(one).collect::<Result<_>>()?,
             false => (0..data.len()).map(one).collect::<Result<_>>()?,
@@ -83,13 +87,13 @@ impl LossGraph {
         let mut fine = HashSet::new();
         for (i, datum) in data.iter().enumerate() {
             let path = format!("data[{i}]");
-            self.check(datum, &path)?;
+            self.check_room(datum, &path)?;
             let inputs = self.inputs.iter().skip(1).map(|it| datum.loss_fn_inputs[&it.name].shape());
             let targets = datum.loss_fn_inputs["target_tokens"].shape();
             let n = targets.iter().product();
             if fine.insert(std::iter::once(targets).chain(inputs).collect::<Vec<_>>()) {
                 let inputs = self.arrays(datum, &vec![0.0; n], &path)?;
-                self.values(inputs).map_err(|it| Error::invalid(&path, it))?;
+                self.values(inputs, MAX_VALUES).map_err(|it| Error::invalid(&path, it))?;
             }
         }
         Ok(())
@@ -101,9 +105,42 @@ impl LossGraph {
         self.compute(inputs).map_err(|it| Error::invalid(path, it))
     }
 
+    /// Refuses a datum whose inputs are missing, are no tensors, or would take too much memory with their zeros written out.
+    fn check_room(&self, datum: &Datum, path: &str) -> Result<()> {
+        self.check(datum, path)?;
+        let mut room = DenseRoom::of(datum.n_bytes());
+        let others = self.inputs.iter().skip(1).map(|it| it.name.as_str());
+        for name in std::iter::once("target_tokens").chain(others) {
+            let tensor = &datum.loss_fn_inputs[name];
+            let path = format!("{path}.loss_fn_inputs[{name:?}]");
+            tensor.validate(&path)?;
+            room.take(tensor, size_of::<f64>(), &path)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a loss, or a gradient in the type that is sent, that is infinite or no number.
+    fn check_finite(&self, it: &DatumLoss, path: &str) -> Result<()> {
+        if !it.loss.is_finite() {
+            return Err(Error::invalid(
+                path,
+                format!("the loss {} is {}, not a finite number", self.name, it.loss),
+            ));
+        }
+        match it.gradient.iter().position(|it| !(*it as f32).is_finite()) {
+            Some(i) => {
+                let gradient = it.gradient[i];
+                let problem =
+                    format!("the gradient of the loss {} by log-probability {i} is {gradient}", self.name);
+                Err(Error::invalid(path, format!("{problem}, not a finite 32-bit number")))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The inputs of a datum, the log-probabilities first.
     fn arrays(&self, datum: &Datum, logprobs: &[f32], path: &str) -> Result<Vec<Array>> {
-        self.check(datum, path)?;
+        self.check_room(datum, path)?;
         let shape = datum.loss_fn_inputs["target_tokens"].shape();
         if shape.iter().product::<usize>() != logprobs.len() {
             let problem = format!("{} log-probabilities for targets of shape {shape:?}", logprobs.len());
@@ -119,7 +156,16 @@ impl LossGraph {
     /// # Errors
     /// Which step failed, and of what.
     pub(crate) fn compute(&self, inputs: Vec<Array>) -> std::result::Result<DatumLoss, String> {
-        let values = self.values(inputs)?;
+        self.compute_within(inputs, MAX_VALUES)
+    }
+
+    /// As [`compute`](Self::compute), with at most so many values in all steps together.
+    pub(crate) fn compute_within(
+        &self,
+        inputs: Vec<Array>,
+        max_values: usize,
+    ) -> std::result::Result<DatumLoss, String> {
+        let values = self.values(inputs, max_values)?;
         let gradient = self.gradient(&values)?;
         // That these are single numbers has been seen.
         let metrics = self.plan.metrics.iter().map(|(name, place)| (name.clone(), values[*place].sum()));
@@ -131,23 +177,30 @@ impl LossGraph {
     }
 
     /// What every step gives.
-    fn values(&self, mut inputs: Vec<Array>) -> std::result::Result<Vec<Array>, String> {
+    fn values(&self, mut inputs: Vec<Array>, max_values: usize) -> std::result::Result<Vec<Array>, String> {
         let mut values: Vec<Array> = Vec::with_capacity(self.plan.ops.len());
         let mut n_values = 0;
         for (i, op) in self.plan.ops.iter().enumerate() {
             let value = match op {
                 // Each is read by one step.
-                Op::Input(it) => std::mem::take(&mut inputs[*it]),
+                Op::Input(it) => {
+                    let input = std::mem::take(&mut inputs[*it]);
+                    check_extent(&input).map_err(|it| self.failed(&self.plan.names[i], it))?;
+                    input
+                }
                 Op::Number(it) => Array::number(*it),
                 Op::Call(call, operands) => {
                     let operands: Vec<&Array> = operands.iter().map(|it| &values[*it]).collect();
-                    forward::value(call, &operands).map_err(|it| self.failed(&self.plan.names[i], it))?
+                    let failed = |it: String| self.failed(&self.plan.names[i], it);
+                    // Before anything is allocated: small operands may meet in a large shape.
+                    let size = forward::size(call, &operands).map_err(failed)?;
+                    if max_values < size.saturating_add(n_values) {
+                        return Err(failed(format!("takes too much memory: more than {max_values} values")));
+                    }
+                    forward::value(call, &operands).map_err(failed)?
                 }
             };
             n_values += value.values.len();
-            if MAX_VALUES < n_values {
-                return Err(self.failed(&self.plan.names[i], "takes too much memory"));
-            }
             values.push(value);
         }
         let shape = &values[self.plan.loss].shape;

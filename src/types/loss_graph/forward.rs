@@ -6,6 +6,17 @@ use super::plan::Problem;
 
 type Result<T> = std::result::Result<T, Problem>;
 
+/// How many values a call gives at most.
+pub(super) fn size(call: &Call, operands: &[&Array]) -> Result<usize> {
+    match call {
+        Call::Binary(_) | Call::Where => {
+            let shapes: Vec<&[usize]> = operands.iter().map(|it| &it.shape[..]).collect();
+            Ok(common(&shapes)?.iter().product())
+        }
+        _ => Ok(operands[0].values.len().max(1)),
+    }
+}
+
 /// What a call gives for its operands.
 pub(super) fn value(call: &Call, operands: &[&Array]) -> Result<Array> {
     let x = operands[0];

@@ -47,6 +47,13 @@ impl LossHandle {
         &self.graph
     }
 
+    /// Drops the inputs that the loss does not read. Servers refuse data with others.
+    pub(crate) fn keep_inputs(&self, datum: &mut Datum) {
+        let others = &self.inputs()[1..];
+        let is_read = |name: &str| name == "target_tokens" || others.iter().any(|it| it.name == name);
+        datum.loss_fn_inputs.retain(|name, _| is_read(name));
+    }
+
     pub(crate) fn check(&self, datum: &Datum, path: &str) -> Result<()> {
         self.graph.check(datum, path)
     }

@@ -71,6 +71,9 @@ impl LossGraph {
     /// # Errors
     /// A name or a rank that the protocol does not allow, an input that is not named, a dimension that a tensor does not
     /// have, a metric with a wrong name, a loss that is not a single number or does not depend on `logprobs`.
+    ///
+    /// # Panics
+    /// If the function panics: it runs on this thread, and its panic goes on to the caller.
     pub fn trace<F>(name: impl Into<String>, input_ranks: &[(&str, usize)], loss: F) -> Result<Self>
     where
         F: for<'g> FnOnce(&'g LossTrace) -> LossTensor<'g>,

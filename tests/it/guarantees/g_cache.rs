@@ -65,8 +65,8 @@ fn sixteen_threads_that_need_a_token_fetch_it_once() {
             }
             eventually("all have used the token", || server.requests_to(CAPABILITIES).len() == 16);
             rejections.open();
-            eventually("all were rejected", || failures() == before + 16);
-            eventually("one fetches", || server.requests_to(TOKEN).len() == 2);
+            eventually("all were rejected", || before + 16 <= failures());
+            eventually("one fetches", || 2 <= server.requests_to(TOKEN).len());
             // Long enough for the others to fetch as well, if they did.
             std::thread::sleep(std::time::Duration::from_millis(100));
             tokens.open();

@@ -31,8 +31,12 @@ fn a_sample_that_is_cancelled_in_the_queue_for_a_permit_leaves_the_queue() {
     eventually("all permits are taken", || server.requests_to(SAMPLE).len() == 400);
     let queued = sample(&sampler, 1);
     eventually("one more has begun", || service.dump().operations.len() == 401);
-    // Long enough for it to stand in the queue. If not, there is less to see, and nothing fails.
-    std::thread::sleep(Duration::from_millis(100));
+    // Long enough for it to stand in the queue: another thread is added after 100 ms. If not, there is less to see, and
+    // nothing fails.
+    std::thread::sleep(Duration::from_millis(300));
+    let unsent = || service.dump().pools.iter().find(|it| it.name == "tk-post").unwrap().queued;
+    eventually("a thread has it", || unsent() == 0);
+    std::thread::sleep(Duration::from_millis(50));
     let later = sample(&sampler, 1);
     eventually("and another one", || service.dump().operations.len() == 402);
     queued.cancel();

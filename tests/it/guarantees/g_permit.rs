@@ -14,17 +14,15 @@ use crate::util::{eventually, in_time};
 
 const SAMPLE: &str = "/api/v1/asample";
 
-/// The CPU time of the threads of this process with a name, in ticks of usually 10 ms.
-fn ticks(name: &str) -> u64 {
+/// How often the threads of this process with a name went to sleep, which is how often they were awake.
+fn naps(name: &str) -> u64 {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    let stats = tasks.filter_map(|it| std::fs::read_to_string(it.ok()?.path().join("stat")).ok());
-    let of_one = |stat: String| -> Option<u64> {
-        let (head, tail) = stat.rsplit_once(')')?;
-        let fields: Vec<&str> = tail.split_whitespace().collect();
-        head.ends_with(name).then_some(())?;
-        Some(fields[11].parse::<u64>().ok()? + fields[12].parse::<u64>().ok()?)
+    let statuses = tasks.filter_map(|it| std::fs::read_to_string(it.ok()?.path().join("status")).ok());
+    let of_one = |status: String| -> Option<u64> {
+        let value = |key: &str| status.lines().find_map(|it| it.strip_prefix(key)?.strip_prefix(":\t"));
+        (value("Name")? == name).then(|| value("voluntary_ctxt_switches")?.parse().ok())?
     };
-    stats.filter_map(of_one).sum()
+    statuses.filter_map(of_one).sum()
 }
 
 #[test]
@@ -40,11 +38,12 @@ fn waiters_for_a_permit_use_no_processor() {
         })
         .collect();
     eventually("all wait", || semaphore.waiting() == N);
-    let before = ticks("idle-waiter");
+    eventually("all sleep", || N as u64 <= naps("idle-waiter"));
+    let before = naps("idle-waiter");
     std::thread::sleep(Duration::from_millis(500));
     // A loop that looks every 2 ms would wake up 25 000 times meanwhile.
-    let used = ticks("idle-waiter") - before;
-    assert!(used <= 5, "{used} ticks");
+    let n = naps("idle-waiter") - before;
+    assert!(n <= N as u64, "they woke up {n} times");
     drop(held);
     for waiter in waiters {
         waiter.join().unwrap().unwrap();

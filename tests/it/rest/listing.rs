@@ -54,6 +54,23 @@ fn a_long_list_is_fetched_as_it_is_walked_through() {
 }
 
 #[test]
+fn checkpoints_that_are_deleted_while_they_are_listed_make_the_walk_skip_none() {
+    let server = FakeServer::new();
+    let service = server.in_memory().build().unwrap();
+    let training = service.create_lora_training_client("fake/model", LoraConfig::default()).unwrap();
+    for step in 0..10 {
+        training.save_state(&format!("step-{step}"), Ttl::Never).wait().unwrap();
+    }
+    let rest = service.create_rest_client();
+    let mut n = 0;
+    for checkpoint in rest.list_user_checkpoints().page_size(4) {
+        rest.delete_checkpoint_from_tinker_path(&checkpoint.unwrap().path().unwrap()).unwrap();
+        n += 1;
+    }
+    assert_eq!((n, rest.list_user_checkpoints().count()), (10, 0));
+}
+
+#[test]
 fn lists_end_whatever_the_server_says_of_their_length() {
     let ids = |range: std::ops::Range<u32>| range.map(|it| format!("s-{it}")).collect::<Vec<_>>();
     let counted = |range, total| json!({"sessions": ids(range), "cursor": {"total_count": total}});

@@ -1,0 +1,84 @@
+//! Requests of a model that cannot be read: their turn is kept all the same.
+//!
+//! A request of a model has a number, and later ones wait for it. If a body cannot be read but tells its model and its number,
+//! it is accepted and fails when its turn comes. Otherwise every later request of the model would wait for ever.
+
+use axum::response::Response;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use serde::Deserialize;
+
+use crate::error::Error;
+
+use super::super::state::State;
+use super::{reply, unreadable};
+
+/// Answers a body that cannot be read. `turn` is the model and the number that it names.
+pub(super) fn keep(state: &State, error: &Error, turn: Option<(String, u64)>, fingerprint: u64) -> Response {
+    match turn {
+        Some((model_id, seq_id)) => {
+            let error = format!("the request cannot be read: {}", error.message());
+            reply(state.submit_refused((&model_id, seq_id), fingerprint, error))
+        }
+        None => unreadable(error),
+    }
+}
+
+/// What a request with a turn tells besides its work. Reading it makes nothing of the rest of the body.
+#[derive(Deserialize)]
+struct Turn {
+    model_id: String,
+    seq_id: u64,
+}
+
+/// The model and the number in a JSON body, if it has both. Only requests with a turn do.
+pub(super) fn of_json(body: &[u8]) -> Option<(String, u64)> {
+    let turn: Turn = serde_json::from_slice(body).ok()?;
+    Some((turn.model_id, turn.seq_id)).filter(|it| 0 < it.1)
+}
+
+/// The model and the number in a protobuf body of a pass, which come before the data.
+pub(super) fn of_protobuf(mut body: &[u8]) -> Option<(String, u64)> {
+    let (mut model_id, mut seq_id) = (None, None);
+    while model_id.is_none() || seq_id.is_none() {
+        match decode_key(&mut body).ok()? {
+            (1, WireType::LengthDelimited) => {
+                let length = usize::try_from(decode_varint(&mut body).ok()?).ok()?;
+                let (text, rest) = body.split_at_checked(length)?;
+                (model_id, body) = (Some(std::str::from_utf8(text).ok()?.to_string()), rest);
+            }
+            (2, WireType::Varint) => seq_id = Some(decode_varint(&mut body).ok()?),
+            (tag, wire_type) => skip_field(wire_type, tag, &mut body, DecodeContext::default()).ok()?,
+        }
+    }
+    model_id.zip(seq_id).filter(|it| (1..=i32::MAX as u64).contains(&it.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_turn_is_read_from_bodies_that_are_broken_elsewhere() {
+        let of = |text: &str| of_json(text.as_bytes());
+        let turn = Some(("m".to_string(), 7));
+        assert_eq!(of(r#"{"model_id":"m","seq_id":7,"adam_params":{"eps":"x"}}"#), turn);
+        for text in [
+            r#"{"model_id":"m","seq_id":7,"adam_params":{"#,
+            r#"{"model_id":"m","seq_id":0}"#,
+            r#"{"model_id":"m","seq_id":-7}"#,
+            r#"{"model_id":"m"}"#,
+            r#"{"seq_id":7}"#,
+            "[]",
+            "",
+        ] {
+            assert_eq!(of(text), None, "{text}");
+        }
+        assert_eq!(of_protobuf(&[0x0a, 1, b'm', 0x10, 7, 0x1a, 99]), turn);
+        assert_eq!(of_protobuf(&[0x3a, 1, 0, 0x10, 7, 0x0a, 1, b'm']), turn);
+        for bytes in
+            [&[0x0a, 1, b'm', 0x10, 0][..], &[0x0a, 9, b'm'], &[0x0a, 1, 0xff, 0x10, 7], &[], &[0xff]]
+        {
+            assert_eq!(of_protobuf(bytes), None, "{bytes:?}");
+        }
+    }
+}

@@ -1,0 +1,477 @@
+//! Numbers of the engine at the ends of their ranges, and what a request may ask of its memory.
+
+use serde_json::{Value, json};
+use tinkex::local::{Options, Server};
+use tinkex::types::{
+    AdamParams, Datum, Loss, LossFn, LossGraph, ModelInput, SampleOptions, SamplingParams, Sparse, Stop,
+    TensorData, Ttl, Values,
+};
+use tinkex::{ErrorKind, SamplingClient, ServiceClient, TrainingClient};
+
+use crate::util::engine::{Client, pass, sample, step};
+
+/// A client of ours, of an engine of its own.
+struct Ours {
+    service: ServiceClient,
+    training: TrainingClient,
+    _server: Server,
+}
+
+impl Ours {
+    fn new() -> Self {
+        let server = Server::start(Options { threads: 2, ..Options::default() }).unwrap();
+        let service = ServiceClient::builder().without_environment();
+        let service = service.base_url(server.url()).api_key(server.api_key()).build().unwrap();
+        let lora = tinkex::types::LoraConfig { rank: 8, seed: Some(1), ..Default::default() };
+        let training = service.create_lora_training_client("tinkex/nano", lora).unwrap();
+        Ours { service, training, _server: server }
+    }
+
+    fn sampler(&self) -> SamplingClient {
+        self.service.create_sampling_client("tinkex/nano").unwrap()
+    }
+
+    /// The loss of a pass, which must succeed.
+    #[track_caller]
+    fn loss(&self, data: &[Datum], loss: impl Into<Loss>) -> f64 {
+        self.training.forward_backward(data.to_vec(), loss).wait().unwrap().metrics["loss:sum"]
+    }
+
+    /// What is wrong with a pass.
+    #[track_caller]
+    fn refused(&self, data: &[Datum], loss: impl Into<Loss>) -> String {
+        self.training.forward_backward(data.to_vec(), loss).wait().unwrap_err().to_string()
+    }
+}
+
+/// Four tokens with their advantages and the sampler's log-probabilities.
+fn policy(logprobs: [f32; 4], advantages: [f32; 4]) -> Datum {
+    Datum::new(ModelInput::from_ints([97, 98, 99, 100]))
+        .with("target_tokens", vec![98i64, 99, 100, 101])
+        .with("logprobs", logprobs.to_vec())
+        .with("advantages", advantages.to_vec())
+}
+
+fn text() -> Datum {
+    Datum::cross_entropy(&[97], &[98, 99, 100])
+}
+
+#[test]
+fn a_token_of_no_advantage_does_not_count_however_unlikely_the_sampler_found_it() {
+    let ours = Ours::new();
+    for loss_fn in [LossFn::ImportanceSampling, LossFn::Ppo, LossFn::Cispo] {
+        let of = |q: f32| {
+            let datum = policy([q, -3.0, -3.0, -3.0], [0.0, 1.0, 1.0, 1.0]);
+            ours.loss(&[datum], loss_fn.clone())
+        };
+        let expected = of(-3.0);
+        assert!(expected.is_finite() && expected != 0.0, "{loss_fn} {expected}");
+        for q in [-700.0, -800.0, -3e38] {
+            assert_eq!(of(q), expected, "{loss_fn} {q}");
+        }
+    }
+    // The ratio of a sequence is that of all its tokens, so that this one is infinite; no advantage, no cost.
+    let gspo = policy([-3e38, -3.0, -3.0, -3.0], [0.0; 4]).with("sequence_ratio_mask", vec![1.0f32; 4]);
+    assert_eq!(ours.loss(&[gspo], LossFn::Gspo), 0.0);
+    let step = ours.training.optim_step(AdamParams::default()).wait().unwrap();
+    assert!(0.0 < step.metrics["grad_norm"], "{step:?}");
+}
+
+#[test]
+fn a_loss_that_is_not_finite_fails_its_pass_and_the_model_goes_on_as_if_it_had_not_been() {
+    let ours = Ours::new();
+    let huge = LossGraph::trace("huge", &[("logprobs", 1), ("w", 1)], |it| {
+        (-(it.logprobs() * it.input("w"))).exp().sum()
+    });
+    let huge = ours.service.create_custom_loss(huge.unwrap()).wait().unwrap();
+    let w = |w: f32| text().with("w", vec![w; 3]);
+    let fine = policy([-3.0; 4], [1.0, 0.5, 1.0, 1.0]);
+    let masked = |it: Datum| it.with("sequence_ratio_mask", vec![1.0f32; 4]);
+    let weighted = |w: f32| text().with("weights", vec![w; 3]);
+    let cases: Vec<(Loss, Datum, Datum)> = vec![
+        (LossFn::ImportanceSampling.into(), fine.clone(), policy([-100.0; 4], [1.0; 4])),
+        (LossFn::ImportanceSampling.into(), fine.clone(), policy([-800.0; 4], [0.0, 1.0, 1.0, 1.0])),
+        (LossFn::Ppo.into(), fine.clone(), policy([-100.0; 4], [-1.0; 4])),
+        (LossFn::Cispo.with("clip_high_threshold", 1e300), fine.clone(), policy([-200.0; 4], [1.0; 4])),
+        (LossFn::Dro.with("beta", 10.0), fine.clone(), policy([-3e38; 4], [1.0; 4])),
+        (LossFn::Gspo.into(), masked(fine.clone()), masked(policy([-800.0; 4], [-1.0; 4]))),
+        (LossFn::CrossEntropy.into(), weighted(0.5), weighted(3e38)),
+        ((&huge).into(), w(0.01), w(1000.0)),
+        ((&huge).into(), w(0.01), w(20.0)),
+    ];
+    let clip = AdamParams { grad_clip_norm: 1.0, ..Default::default() };
+    let (mut untouched, mut last) = (ours.loss(&[text()], LossFn::CrossEntropy), 0.0);
+    for (loss, good, bad) in cases {
+        ours.training.optim_step(AdamParams { learning_rate: 0.0, ..Default::default() }).wait().unwrap();
+        let error = ours.refused(&[good.clone(), bad.clone()], loss.clone());
+        assert!(error.contains("data[1]: "), "{error}");
+        assert!(error.contains("inf") || error.contains("not finite"), "{error}");
+        // Its gradients are not part of the next step.
+        let step = ours.training.optim_step(clip.clone()).wait().unwrap();
+        assert_eq!(step.metrics["grad_norm"], 0.0, "{error}");
+        assert!(ours.loss(&[good], loss).is_finite());
+        let step = ours.training.optim_step(clip.clone()).wait().unwrap();
+        assert!(step.metrics["grad_norm"].is_finite() && last < step.metrics["tinkex/step"], "{step:?}");
+        last = step.metrics["tinkex/step"];
+        let now = ours.loss(&[text()], LossFn::CrossEntropy);
+        assert!(now.is_finite() && now != untouched, "{now} {untouched}");
+        untouched = now;
+    }
+    ours.training.save_state("fine", Ttl::Never).wait().unwrap();
+    let sampler = ours.training.save_weights_and_get_sampling_client().unwrap();
+    let params = SamplingParams { max_tokens: Some(3), ..Default::default() };
+    sampler.sample(&ModelInput::from_ints([97]), 1, &params).wait().unwrap();
+}
+
+#[test]
+fn a_step_that_would_break_the_weights_is_refused_and_leaves_them_and_its_number() {
+    let ours = Ours::new();
+    let before = ours.loss(&[text()], LossFn::CrossEntropy);
+    let huge = |change: fn(&mut AdamParams)| {
+        let mut adam = AdamParams::default();
+        change(&mut adam);
+        ours.training.optim_step(adam).wait().unwrap_err().to_string()
+    };
+    for (name, error) in [
+        ("learning_rate", huge(|it| it.learning_rate = 1e39)),
+        ("weight_decay", huge(|it| it.weight_decay = 1e300)),
+        ("eps", huge(|it| it.eps = 1e39)),
+        ("grad_clip_norm", huge(|it| it.grad_clip_norm = 1e39)),
+    ] {
+        assert!(error.contains(&format!("adam_params.{name}: must be at most 3.4")), "{error}");
+    }
+    let error = huge(|it| (it.learning_rate, it.weight_decay) = (3e38, 3e38));
+    assert!(error.contains("not finite numbers (the norm of the gradients is"), "{error}");
+    assert_eq!(ours.loss(&[text()], LossFn::CrossEntropy), before);
+    let step = ours.training.optim_step(AdamParams::default()).wait().unwrap();
+    assert_eq!(step.metrics["tinkex/step"], 1.0);
+    assert!(ours.loss(&[text()], LossFn::CrossEntropy) < before);
+}
+
+#[test]
+fn a_setting_too_small_for_a_small_float_is_still_what_it_says() {
+    let losses = |change: fn(&mut AdamParams)| {
+        let ours = Ours::new();
+        let mut adam = AdamParams { learning_rate: 0.01, ..Default::default() };
+        change(&mut adam);
+        let one = |_| {
+            let loss = ours.loss(&[text()], LossFn::CrossEntropy);
+            ours.training.optim_step(adam.clone()).wait().unwrap();
+            loss
+        };
+        (0..3).map(one).collect::<Vec<f64>>()
+    };
+    let usual = losses(|_| {});
+    assert!(usual[2] < usual[1] && usual[1] < usual[0], "{usual:?}");
+    for tiny in [losses(|it| it.eps = 1e-46), losses(|it| it.eps = 1e-300)] {
+        assert!(tiny.iter().zip(&usual).all(|(a, b)| (a - b).abs() < 1e-3), "{tiny:?} {usual:?}");
+    }
+    let still = losses(|it| it.learning_rate = 1e-46);
+    assert_eq!(still, [usual[0]; 3]);
+    // Gradients that are clipped to this are no 32-bit floats.
+    let clip = AdamParams { grad_clip_norm: 1e-46, ..Default::default() };
+    let error = Ours::new().training.optim_step(clip).wait().unwrap_err().to_string();
+    assert!(error.contains("adam_params.grad_clip_norm"), "{error}");
+
+    let sampler = Ours::new().sampler_and_server();
+    let draw = |temperature: f32, top_p: f32| {
+        let params = SamplingParams {
+            max_tokens: Some(8),
+            seed: Some(3),
+            temperature,
+            top_p,
+            stop: Some(Stop::Tokens(vec![])),
+            ..Default::default()
+        };
+        sampler.0.sample(&ModelInput::from_ints([97, 98]), 1, &params).wait().unwrap().sequences[0]
+            .tokens
+            .clone()
+    };
+    let greedy = draw(0.0, 1.0);
+    for (temperature, top_p) in
+        [(1e-45, 1.0), (1e-40, 1.0), (1e-38, 0.5), (1e-6, 1.0), (1.0, 1e-45), (1.0, 0.0)]
+    {
+        assert_eq!(draw(temperature, top_p), greedy, "{temperature} {top_p}");
+    }
+    assert_eq!(draw(f32::MAX, 1.0).len(), 8);
+}
+
+impl Ours {
+    fn sampler_and_server(self) -> (SamplingClient, Ours) {
+        (self.sampler(), self)
+    }
+}
+
+#[test]
+fn settings_of_a_sample_that_are_out_of_range_are_refused_by_name() {
+    let client = Client::new();
+    let body =
+        json!({"session_id": client.session, "sampling_session_seq_id": 0, "base_model": "tinkex/nano"});
+    let (_, made) = client.post("create_sampling_session", &body);
+    let sampler = made["sampling_session_id"].as_str().unwrap();
+    for (seq, (params, named)) in (0..).zip([
+        (json!({"max_tokens": 1, "temperature": 1e39}), "temperature"),
+        (json!({"max_tokens": 1, "temperature": -1e-30}), "temperature"),
+        (json!({"max_tokens": 1, "top_p": 1e39}), "top_p"),
+        (json!({"max_tokens": 1, "top_p": 1.1}), "top_p"),
+        (json!({"max_tokens": 0}), "max_tokens"),
+    ]) {
+        let (status, refused) = client.post("asample", &sample(sampler, seq, params));
+        let text = refused["detail"].as_str().unwrap();
+        assert!(status == 400 && text.contains(named), "{status} {refused}");
+    }
+    let mut many = sample(sampler, 9, json!({"max_tokens": 2000}));
+    many["num_samples"] = json!(100);
+    let (status, refused) = client.post("asample", &many);
+    assert!(
+        status == 400 && refused["detail"].as_str().unwrap().contains("num_samples 100 times 2000 tokens")
+    );
+}
+
+/// A sparse tensor of one row and one value.
+fn lonely(cols: usize, values: Values) -> TensorData {
+    let sparse = Sparse { crow_indices: vec![0, 1], col_indices: vec![0] };
+    TensorData { values, shape: Some(vec![1, cols]), sparse: Some(sparse) }
+}
+
+#[test]
+fn a_tensor_of_a_few_bytes_takes_no_more_memory_than_a_pass_may_have() {
+    let client = Client::new();
+    let model = client.model(0);
+    let graph = json!([
+        {"op": "placeholder", "name": "logprobs", "target": "logprobs"},
+        {"op": "placeholder", "name": "w", "target": "w"},
+        {"op": "call_method", "name": "sum_1", "target": "sum", "args": [{"ref": "w"}]},
+        {"op": "call_method", "name": "sum_2", "target": "sum", "args": [{"ref": "logprobs"}]},
+        {"op": "call_function", "name": "mul", "target": "operator.mul",
+         "args": [{"ref": "sum_1"}, {"ref": "sum_2"}]},
+        {"op": "output", "name": "output", "target": "output", "args": [{"tuple": [{"ref": "mul"}, {"dict": {}}]}]}]);
+    let made = client.run(
+        "create_custom_loss",
+        &json!({"session_id": client.session, "custom_loss_seq_id": 0, "name": "w", "type": "create_custom_loss",
+                "inputs": [{"name": "logprobs", "rank": 1}, {"name": "w", "rank": 2}],
+                "graph": {"format": 1, "nodes": graph}}),
+    );
+    let sparse = |cols: u64, dtype: &str| {
+        json!({"data": [1], "dtype": dtype, "shape": [1, cols], "sparse_crow_indices": [0, 1],
+               "sparse_col_indices": [0]})
+    };
+    let one = json!({"data": [1], "dtype": "int64", "shape": [1]});
+    let (mut seq, most) = (0, 1u64 << 62);
+    for cols in [1u64 << 30, 1 << 42, most] {
+        for (loss, inputs, named) in [
+            ("cross_entropy", json!({"target_tokens": sparse(cols, "int64")}), "target_tokens"),
+            ("ppo", json!({"target_tokens": sparse(cols, "int64")}), "target_tokens"),
+            ("cross_entropy", json!({"target_tokens": one, "weights": sparse(cols, "float32")}), "weights"),
+            ("custom", json!({"target_tokens": one, "w": sparse(cols, "float32")}), "w"),
+        ] {
+            let config = if loss == "custom" { json!({"loss_id": made["loss_id"]}) } else { Value::Null };
+            for (verb, key) in [("forward_backward", "forward_backward_input"), ("forward", "forward_input")]
+            {
+                seq += 1;
+                let body = json!({"model_id": model, "seq_id": seq, key: {
+                    "data": [{"model_input": {"chunks": [{"type": "encoded_text", "tokens": [1]}]},
+                              "loss_fn_inputs": inputs}],
+                    "loss_fn": loss, "loss_fn_config": config}});
+                let error = client.fail(verb, &body);
+                assert!(
+                    error.contains(&format!("data[0].loss_fn_inputs[{named:?}]: with a tensor of")),
+                    "{error}"
+                );
+            }
+        }
+    }
+    // A loss that makes a large array of a small one.
+    let (n, rows) = (2048, json!({"tuple": [{"slice": [null, null, null]}, null]}));
+    let nodes = json!([
+        {"op": "placeholder", "name": "logprobs", "target": "logprobs"},
+        {"op": "call_function", "name": "rows", "target": "operator.getitem", "args": [{"ref": "logprobs"}, rows]},
+        {"op": "call_function", "name": "a", "target": "operator.mul", "args": [{"ref": "rows"}, {"ref": "logprobs"}]},
+        {"op": "call_function", "name": "b", "target": "operator.add", "args": [{"ref": "a"}, {"ref": "logprobs"}]},
+        {"op": "call_method", "name": "sum_1", "target": "sum", "args": [{"ref": "b"}]},
+        {"op": "output", "name": "output", "target": "output", "args": [{"tuple": [{"ref": "sum_1"}, {"dict": {}}]}]}]);
+    let made = client.run(
+        "create_custom_loss",
+        &json!({"session_id": client.session, "custom_loss_seq_id": 1, "name": "pairs", "type": "create_custom_loss",
+                "inputs": [{"name": "logprobs", "rank": 1}], "graph": {"format": 1, "nodes": nodes}}),
+    );
+    let wide = |seq: u64, n: usize| {
+        json!({"model_id": model, "seq_id": seq, "forward_backward_input": {
+            "data": [{"model_input": {"chunks": [{"type": "encoded_text", "tokens": vec![97; n]}]},
+                      "loss_fn_inputs": {"target_tokens": {"data": vec![97; n], "dtype": "int64", "shape": [n]}}}],
+            "loss_fn": "custom", "loss_fn_config": {"loss_id": made["loss_id"]}}})
+    };
+    let error = client.fail("forward_backward", &wide(seq + 1, n));
+    assert!(error.contains("data[0]: ") && error.contains("takes too much memory"), "{error}");
+    client.run("forward_backward", &wide(seq + 2, 64));
+    client.run("forward_backward", &pass(&model, seq + 3, "forward_backward_input"));
+}
+
+#[test]
+fn a_huge_sparse_tensor_is_an_error_of_our_client_too() {
+    let ours = Ours::new();
+    let datum = |cols| {
+        Datum::new(ModelInput::from_ints([97])).with("target_tokens", lonely(cols, Values::I64(vec![98])))
+    };
+    let error =
+        ours.training.forward_backward(vec![datum(1 << 42)], LossFn::CrossEntropy).wait().unwrap_err();
+    assert!(error.is_user_error() && error.to_string().contains("target_tokens"), "{error}");
+    let weights = lonely(1 << 42, Values::F32(vec![1.0]));
+    let error = ours.refused(&[datum(1 << 42).with("weights", weights)], LossFn::CrossEntropy);
+    assert!(error.contains("loss_fn_inputs"), "{error}");
+    // What is small is as good as dense.
+    assert!(ours.loss(&[datum(2)], LossFn::CrossEntropy).is_finite());
+}
+
+#[test]
+fn a_prompt_as_long_as_the_context_is_scored_and_needs_no_room_for_an_answer() {
+    let ours = Ours::new();
+    let sampler = ours.sampler();
+    let prompt = ModelInput::from_ints((0..2048).map(|i| 97 + i % 26).collect::<Vec<i32>>());
+    let scores = sampler.compute_logprobs(&prompt).wait().unwrap();
+    assert!(scores.len() == 2048 && scores[0].is_none() && scores[1..].iter().all(Option::is_some));
+    let sum: f64 = scores.iter().flatten().map(|it| f64::from(*it)).sum();
+    assert!((sum + 11_389.108).abs() < 0.01, "{sum}");
+    assert_eq!(sampler.compute_logprobs_last(&prompt, 5).wait().unwrap()[2043..], scores[2043..]);
+    let options = SampleOptions { include_prompt_logprobs: true, ..Default::default() };
+    let params = |max_tokens| SamplingParams { max_tokens, ..Default::default() };
+    for max_tokens in [Some(1), None] {
+        let answer = sampler.sample_with(&prompt, 2, &params(max_tokens), &options).wait().unwrap();
+        assert_eq!(answer.prompt_logprobs.as_ref(), Some(&scores));
+        assert!(answer.sequences.len() == 2 && answer.sequences.iter().all(|it| it.tokens.is_empty()));
+    }
+    // Who wants an answer is told that there is no room for it.
+    for error in [
+        sampler.sample(&prompt, 1, &params(Some(1))).wait().unwrap_err(),
+        sampler.sample_with(&prompt, 1, &params(Some(2)), &options).wait().unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("exceed the context window of 2048"), "{error}");
+    }
+    let longer = ModelInput::from_ints((0..2049).map(|i| 97 + i % 26).collect::<Vec<i32>>());
+    assert!(sampler.compute_logprobs(&longer).wait().unwrap_err().to_string().contains("2049 tokens"));
+}
+
+#[test]
+fn whatever_is_refused_under_a_number_keeps_its_turn_and_fails_as_a_result() {
+    let client = Client::new();
+    let model = client.model(0);
+    client.losses(&model, 1, 1);
+    let saved = client.run("save_weights", &json!({"model_id": model, "path": "a", "seq_id": 3}));
+    let path = saved["path"].as_str().unwrap();
+    let load = |more: Value| {
+        let mut body = json!({"model_id": model, "path": path, "optimizer": false});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let broken = |key: &str| json!({"model_id": model, key: {"data": 7, "loss_fn": "ppo"}});
+    let tensor = json!({"data": [1], "dtype": "int64", "shape": [1, 2]});
+    let ragged = json!({"model_id": model, "forward_backward_input": {"loss_fn": "cross_entropy", "data": [
+        {"model_input": {"chunks": [{"type": "encoded_text", "tokens": [1]}]},
+         "loss_fn_inputs": {"target_tokens": tensor}}]}});
+    let table = [
+        ("load_weights", load(json!({})), "must be the first request of a model, is its request"),
+        ("load_weights", load(json!({"path": "tinker://nope/weights/none"})), "must be the first"),
+        ("load_weights", load(json!({"session_id": client.session, "model_seq_id": 3})), "must be the first"),
+        ("load_weights", load(json!({"optimizer": "yes"})), "cannot be read"),
+        ("optim_step", json!({"model_id": model, "adam_params": {"eps": "small"}}), "cannot be read"),
+        ("optim_step", json!({"model_id": model, "adam_params": {"eps": 0.0}}), "adam_params.eps"),
+        ("optim_step", json!({"model_id": model, "optimizer_params": {"type": "sgd"}}), "only adam_params"),
+        ("save_weights", json!({"model_id": model, "path": "a"}), "already exists"),
+        ("save_weights", json!({"model_id": model, "path": 7}), "cannot be read"),
+        ("save_weights", json!({"model_id": model, "path": "b", "ttl_seconds": 0}), "ttl_seconds"),
+        ("save_weights_for_sampler", json!({"model_id": model, "path": {}}), "cannot be read"),
+        ("save_weights_for_sampler", json!({"model_id": model, "kind": "other"}), "cannot be read"),
+        ("save_weights_for_sampler", json!({"model_id": model, "path": "a/b"}), "no name for a checkpoint"),
+        ("save_weights_external", json!({"model_id": model}), "cannot be read"),
+        ("save_weights_external", json!({"model_id": model, "path": ".."}), "no name for a checkpoint"),
+        ("forward_backward", broken("forward_backward_input"), "cannot be read"),
+        ("forward_backward", broken("other"), "cannot be read"),
+        ("forward_backward", ragged, "cannot be read"),
+        ("forward", broken("forward_input"), "cannot be read"),
+        ("forward", broken("forward_backward_input"), "cannot be read"),
+    ];
+    let mut seq = 3;
+    for (verb, mut body, expected) in table {
+        seq += 1;
+        body["seq_id"] = json!(seq);
+        let error = client.fail(verb, &body);
+        assert!(error.contains(expected), "{verb} {body}: {error}");
+        assert_eq!(client.fail(verb, &body), error, "asked again, the answer is the same");
+    }
+    // In protobuf: the model, the number, and a datum that ends too early.
+    let mut bytes = vec![0x0a, model.len() as u8];
+    bytes.extend_from_slice(model.as_bytes());
+    bytes.extend_from_slice(&[0x10, seq + 1, 0x1a, 99, 1]);
+    let request =
+        client.agent.post(client.url("forward_backward")).header("X-API-Key", client.server.api_key());
+    let mut response = request.header("Content-Type", "application/x-protobuf").send(&bytes[..]).unwrap();
+    let future: Value = serde_json::from_str(&response.body_mut().read_to_string().unwrap()).unwrap();
+    let failed = client.wait(future["request_id"].as_str().unwrap());
+    assert!(failed["error"].as_str().unwrap().contains("cannot be read"), "{failed}");
+    // The next number's turn has come.
+    client.run("optim_step", &step(&model, u64::from(seq) + 2));
+    // Without a number there is no turn to keep.
+    let nameless = json!({"model_id": model, "adam_params": {"eps": "small"}});
+    assert_eq!(client.post("optim_step", &nameless).0, 422);
+    let stranger = json!({"model_id": "nobody", "seq_id": 1, "adam_params": {"eps": "small"}});
+    assert_eq!(client.post("optim_step", &stranger).0, 404);
+}
+
+#[test]
+fn loading_a_state_into_a_used_model_fails_and_the_next_call_goes_on() {
+    let ours = Ours::new();
+    ours.loss(&[text()], LossFn::CrossEntropy);
+    let path = ours.training.save_state("a", Ttl::Never).wait().unwrap().path;
+    let error = ours.training.load_state(&path).wait().unwrap_err();
+    assert!(error.to_string().contains("must be the first request of a model"), "{error}");
+    ours.loss(&[text()], LossFn::CrossEntropy);
+}
+
+#[test]
+fn the_metrics_of_a_step_can_stand_in_a_programs_own_row() {
+    let client = Client::new();
+    let model = client.model(0);
+    client.run("forward_backward", &pass(&model, 1, "forward_backward_input"));
+    let stepped = client.run("optim_step", &step(&model, 2));
+    let metrics = stepped["metrics"].as_object().unwrap();
+    let names: Vec<&str> = metrics.keys().map(String::as_str).collect();
+    assert_eq!(names, ["grad_norm", "tinkex/learning_rate", "tinkex/step"]);
+}
+
+#[test]
+fn the_same_custom_loss_twice_in_a_session_is_a_conflict() {
+    let client = Client::new();
+    let graph = |number: u64, name: &str| {
+        json!({"session_id": client.session, "custom_loss_seq_id": number, "name": name, "type": "create_custom_loss",
+               "inputs": [{"name": "logprobs", "rank": 1}],
+               "graph": {"format": 1, "nodes": [
+                   {"op": "placeholder", "name": "logprobs", "target": "logprobs"},
+                   {"op": "call_method", "name": "sum_1", "target": "sum", "args": [{"ref": "logprobs"}]},
+                   {"op": "output", "name": "output", "target": "output",
+                    "args": [{"tuple": [{"ref": "sum_1"}, {"dict": {}}]}]}]}})
+    };
+    let made = client.run("create_custom_loss", &graph(0, "a"));
+    let (status, refused) = client.post("create_custom_loss", &graph(1, "b"));
+    let text = refused["detail"].as_str().unwrap();
+    assert!(
+        status == 409 && text.contains("already exists") && text.contains(made["loss_id"].as_str().unwrap())
+    );
+    assert_eq!(client.post("create_custom_loss", &graph(0, "b")).0, 409, "another one under its number");
+
+    let ours = Ours::new();
+    ours.training.save_state("a", Ttl::Never).wait().unwrap();
+    let error = ours.training.save_state("a", Ttl::Never).wait().unwrap_err();
+    assert!(error.to_string().contains("already exists"), "{error}");
+    assert!(matches!(error.kind(), ErrorKind::Conflict | ErrorKind::RequestFailed { .. }), "{error:?}");
+}
+
+#[test]
+fn a_custom_loss_reads_what_it_names_and_ignores_the_rest() {
+    let ours = Ours::new();
+    let graph = LossGraph::trace("squares", &[("logprobs", 1)], |it| it.logprobs().square().sum()).unwrap();
+    let loss = ours.service.create_custom_loss(graph).wait().unwrap();
+    // Brings weights, which the loss does not name.
+    let output = ours.training.forward_backward(vec![text()], &loss).wait().unwrap();
+    let squares: f64 = output.logprobs(0).unwrap().iter().map(|it| f64::from(*it).powi(2)).sum();
+    assert!((output.metrics["loss:sum"] - squares).abs() < 1e-3 * squares);
+}
