@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shuttle::thread;
 
-use super::{STACK, holds, never, notices};
+use super::{STACK, holds, never, notice, notices};
 use crate::sync::fault::Fault;
 use crate::sync::oneshot::oneshot;
 use crate::sync::pool::{Part, Pool, PoolConfig};
@@ -128,7 +128,7 @@ fn a_pool_leaves_no_job_behind() {
 #[test]
 fn a_pool_lets_nobody_wait_in_vain_for_a_place() {
     holds(nobody_waits_in_vain_for_a_place);
-    notices(Fault::ClearsSilently, nobody_waits_in_vain_for_a_place);
+    notice(Fault::ClearsSilently, nobody_waits_in_vain_for_a_place, no_job_is_left_behind);
 }
 
 #[test]
