@@ -14,9 +14,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tinkex::event::{Observer, Retry};
 use tinkex::tokenizer::Bytes;
 use tinkex::types::{AdamParams, Datum, LoraConfig, LossFn, ModelInput, SamplingParams, Stop, Ttl};
-use tinkex::{CloseStatus, Error, Observer, Retry, SamplingClient, ServiceClient, wait_all};
+use tinkex::{CloseStatus, Error, SamplingClient, ServiceClient, wait_all};
 
 /// What the model is taught. The first ten are asked again at the end.
 const PAIRS: [(&str, &str); 48] = [

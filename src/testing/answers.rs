@@ -80,6 +80,7 @@ impl Answers {
                 let id = format!("loss-{}", self.losses);
                 self.promise(ok(json!({"loss_id": id, "type": "create_custom_loss"})))
             }
+            "unload_model" => self.promise(ok(json!({"model_id": text("model_id"), "type": "unload_model"}))),
             "optim_step" => self.promise(ok(json!({"metrics": {"grad_norm": 1.0}, "type": "optim_step"}))),
             "save_weights" => {
                 let path = format!("tinker://{}/weights/{}", text("model_id"), text("path"));

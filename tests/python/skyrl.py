@@ -222,7 +222,7 @@ def attempt(server):
                         "TINKEX_DOCTOR_SECONDS": "120"}
     ok = True
     for example, last in [("doctor", r"doctor: .* 0 broken"), ("quickstart", r"loss ([0-9.]+) -> ([0-9.]+)")]:
-        command = ["cargo", "run", "--quiet", "--example", example]
+        command = ["cargo", "run", "--quiet", "--all-features", "--example", example]
         output = ""
         with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as process:
             for line in process.stdout:
