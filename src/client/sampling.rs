@@ -220,9 +220,7 @@ impl SamplingClient {
     ///
     /// # Errors
     /// As for [`sample`](Self::sample); options that do not fit the prompt (nothing is sent);
-    /// [`Incompatible`](crate::ErrorKind::Incompatible) if the server took no notice of
-    /// [`prompt_alt_tokens_k`](SampleOptions::prompt_alt_tokens_k) or of
-    /// [`prompt_logprobs_last_n`](SampleOptions::prompt_logprobs_last_n), as older ones do.
+    /// [`Incompatible`](crate::ErrorKind::Incompatible) if the server took no notice of an option, as older ones do.
     ///
     /// # Blocking
     /// As for [`sample`](Self::sample).

@@ -12,8 +12,8 @@ use crate::session::{Owner, Session, Ticket};
 use crate::sync::actor::Actor;
 use crate::sync::process::forked;
 use crate::types::{
-    Datum, ForwardBackwardOutput, LoadStateOutput, Loss, LossFn, ModelInfo, OptimStepOutput, OptimizerParams,
-    Room, SaveStateOutput, SaveWeightsExternalOutput,
+    Datum, DenseRoom, ForwardBackwardOutput, LoadStateOutput, Loss, LossFn, ModelInfo, OptimStepOutput,
+    OptimizerParams, SaveStateOutput, SaveWeightsExternalOutput,
 };
 use crate::wire::json;
 
@@ -343,8 +343,8 @@ fn optim_step(ticket: Ticket<OptimStepOutput>, params: OptimizerParams) -> Ask<O
 }
 
 /// The memory that all data of a call may take with the zeros of their tensors written out.
-fn room(data: &[Datum]) -> Room {
-    Room::of(data.iter().map(Datum::n_bytes).sum())
+fn room(data: &[Datum]) -> DenseRoom {
+    DenseRoom::of(data.iter().map(Datum::n_bytes).sum())
 }
 
 fn check_data(data: &[Datum]) -> Result<()> {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
-use crate::types::{CustomLoss, Datum, ForwardBackwardOutput, Room, TensorData, Values};
+use crate::types::{CustomLoss, Datum, DenseRoom, ForwardBackwardOutput, TensorData, Values};
 
 /// The data of the forward pass, or with gradients that of the backward pass: targets and weights alone.
 pub(crate) fn data(data: &[Datum], gradients: Option<&[Vec<f32>]>) -> Vec<Datum> {
@@ -32,7 +32,7 @@ pub(crate) fn data(data: &[Datum], gradients: Option<&[Vec<f32>]>) -> Vec<Datum>
 }
 
 /// Refuses targets whose weights, log-probabilities and gradients, which are dense, would take too much memory.
-pub(crate) fn check_room(data: &[Datum], room: &mut Room) -> Result<()> {
+pub(crate) fn check_room(data: &[Datum], room: &mut DenseRoom) -> Result<()> {
     for (i, datum) in data.iter().enumerate() {
         if let Some(targets) = datum.loss_fn_inputs.get("target_tokens") {
             let path = format!("data[{i}].loss_fn_inputs[\"target_tokens\"]");
@@ -154,8 +154,8 @@ mod tests {
                 sparse: Some(crate::types::Sparse { crow_indices: vec![0; 3], col_indices: vec![] }),
             },
         );
-        // Tokens and targets, and weights for two of these: none, dense ones, or 24 bytes of indices for none.
-        let bare = 2 * 4 + 2 * 8;
+        // Tokens, targets and advantages, and weights of two targets: none, dense ones, or 24 bytes of indices for none.
+        let bare = 2 * 4 + 2 * 8 + 2 * 4;
         assert_eq!(sizes(&[weightless, datum(), packed]), [bare + 8, bare + 8, bare + 24]);
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::error::{Error, Result};
 
 use super::datum_losses::targets;
-use super::{Chunk, ModelInput, Provenance, Room, TensorData, Values};
+use super::{Chunk, DenseRoom, ModelInput, Provenance, TensorData, Values};
 
 /// One example: what the model reads, and what the loss function needs besides (PROTOCOL §6.3).
 ///
@@ -88,7 +88,7 @@ impl Datum {
     }
 
     /// Refuses tensors for which there is no room as dense ones.
-    pub(crate) fn take_room(&self, room: &mut Room, path: &str) -> Result<()> {
+    pub(crate) fn take_room(&self, room: &mut DenseRoom, path: &str) -> Result<()> {
         let take = |(name, it): (&String, &TensorData)| {
             room.take(it, it.values.width(), &format!("{path}.loss_fn_inputs[{name:?}]"))
         };

@@ -108,15 +108,20 @@ impl SampleOptions {
     /// `n` is the number of the prompt's tokens.
     fn check_prompt(&self, n: usize, response: &SampleResponse) -> Result<()> {
         // The only token of a prompt is never scored.
-        let list = |name: &str, asked: bool, len: Option<usize>| match len {
+        let list = |name: &str, asked: bool, len: Option<usize>, without: fn(&str) -> Error| match len {
             Some(len) if asked => check_count(name, len, n, "tokens of the prompt"),
-            None if asked && 1 < n => Err(missing(name)),
+            None if asked && 1 < n => Err(without(name)),
             _ => Ok(()),
         };
         let SampleResponse { prompt_logprobs, topk_prompt_logprobs, .. } = response;
-        list("prompt_logprobs", self.include_prompt_logprobs, prompt_logprobs.as_ref().map(Vec::len))?;
+        list(
+            "prompt_logprobs",
+            self.include_prompt_logprobs,
+            prompt_logprobs.as_ref().map(Vec::len),
+            lacking,
+        )?;
         let asked = 0 < self.topk_prompt_logprobs;
-        list("topk_prompt_logprobs", asked, topk_prompt_logprobs.as_ref().map(Vec::len))?;
+        list("topk_prompt_logprobs", asked, topk_prompt_logprobs.as_ref().map(Vec::len), missing)?;
         match (&self.target_prompt_logprobs, &response.target_prompt_logprobs) {
             (Some(asked), Some(scores)) => {
                 check_shape("target_prompt_logprobs", scores, &asked.shape())?;
@@ -134,8 +139,14 @@ impl SampleOptions {
     }
 }
 
+fn lacking(what: &str) -> Error {
+    Error::decode(format!("the server's answer lacks {what}"))
+}
+
+/// As [`lacking`], of what a server leaves out that does not know the option.
 fn missing(what: &str) -> Error {
-    Error::decode(format!("the server's answer lacks {what}, which was asked for"))
+    let text = format!("the server's answer lacks {what}, which was asked for: it may be too old for that");
+    Error::new(ErrorKind::Incompatible, text)
 }
 
 fn check_count(what: &str, found: usize, expected: usize, of: &str) -> Result<()> {
@@ -312,10 +323,9 @@ mod tests {
             let mut response = good.clone();
             change(&mut response);
             let error = all.check(&prompt, 2, &response).unwrap_err();
-            assert!(
-                *error.kind() == ErrorKind::Decode && error.to_string().contains(problem),
-                "{problem}: {error}"
-            );
+            let too_old = problem.starts_with("lacks") && problem != "lacks prompt_logprobs";
+            let kind = if too_old { ErrorKind::Incompatible } else { ErrorKind::Decode };
+            assert!(*error.kind() == kind && error.to_string().contains(problem), "{problem}: {error}");
         }
         // What was not asked for may come or not.
         SampleOptions::default().check(&prompt, 2, &good).unwrap();

@@ -71,7 +71,7 @@ fn a_sample_of_a_dead_server_ends_with_the_time_that_its_submission_is_allowed()
         let (server, result) = sample(act.clone(), |it| (it.submit, it.operation) = (S(8), S(60)));
         let error = result.unwrap_err();
         let (attempts, elapsed) = account(&error);
-        assert!(S(3) < elapsed && elapsed <= S(8), "{act:?}: {error}");
+        assert!(S(2) < elapsed && elapsed <= S(8), "{act:?}: {error}");
         assert_eq!(attempts as usize, server.requests_to(SAMPLE).len(), "{act:?}: {error}");
     }
 }
@@ -101,7 +101,8 @@ fn a_poisoned_client_tells_its_own_attempts_and_time_and_the_cause_keeps_its_own
     assert_eq!(first.attempts().unwrap() as usize, n, "{first}");
     assert!(3 < n);
     let later = training.optim_step(AdamParams::default()).wait().unwrap_err();
-    assert_eq!((later.kind(), account(&later)), (&ErrorKind::Poisoned, (0, Duration::ZERO)), "{later}");
+    assert_eq!((later.kind(), later.attempts()), (&ErrorKind::Poisoned, Some(0)), "{later}");
+    assert!(later.elapsed() < first.elapsed(), "{later:?}");
     assert!(!later.to_string().contains("attempts"), "{later}");
     assert_eq!(later.cause().unwrap().attempts().unwrap() as usize, n);
 }

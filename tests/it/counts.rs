@@ -51,11 +51,9 @@ fn a_sample_with_another_number_of_sequences_or_scores_than_was_asked_for_is_an_
     ];
     for (name, change) in table {
         let error = sampled(everything(), change).unwrap_err();
-        assert_eq!(
-            (error.kind(), error.operation()),
-            (&ErrorKind::Decode, Some("sample")),
-            "{name}: {error}"
-        );
+        // What is left out altogether belongs to an option that older servers do not know.
+        let kind = if name.starts_with("no rows") { ErrorKind::Incompatible } else { ErrorKind::Decode };
+        assert_eq!((error.kind(), error.operation()), (&kind, Some("sample")), "{name}: {error}");
     }
     // What was not asked for may be there or not.
     for change in [(|it| it["prompt_logprobs"] = json!(null)) as Change, |_| ()] {

@@ -127,26 +127,28 @@ fn outputs_are_never_given_to_the_data_of_others() {
 #[test]
 fn a_name_that_is_taken_is_a_conflict_whenever_the_server_finds_it_out() {
     let taken = || json!({"error": "checkpoint a already exists", "category": "user"});
-    let acts: [(&str, Act); 3] = [
-        (RETRIEVE, Act::json(taken())),
-        // SkyRL reports a failed request with a status.
-        (RETRIEVE, Act::status(400, r#"{"detail":"checkpoint a already exists"}"#)),
-        ("now", Act::json(taken())),
-    ];
-    for (place, act) in acts {
+    // As the answer to the submission, as the result, and as the result of SkyRL, which fails with a status.
+    for (at_once, act) in [
+        (true, Act::json(taken())),
+        (false, Act::json(taken())),
+        (false, Act::status(400, r#"{"detail":"checkpoint a already exists"}"#)),
+    ] {
         let (server, _service, training) = training();
-        let meet = |path: &str| server.next(if place == "now" { path } else { place }, act.clone());
-        meet("/api/v1/save_weights");
+        for path in
+            ["/api/v1/save_weights", "/api/v1/save_weights_for_sampler", "/api/v1/save_weights_external"]
+        {
+            server.always(if at_once { path } else { RETRIEVE }, act.clone());
+        }
         let state = training.save_state("a", Ttl::Never).wait().unwrap_err();
-        meet("/api/v1/save_weights_for_sampler");
         let sampler = training.save_weights_for_sampler("a", Ttl::Never).wait().unwrap_err();
-        meet("/api/v1/save_weights_external");
         let external = training.save_weights_external("a", Ttl::Never, &[]).wait().unwrap_err();
         for error in [state, sampler, external] {
             assert_eq!(*error.kind(), ErrorKind::Conflict, "{error:?}");
             assert!(error.to_string().contains("already exists") && error.is_user_error(), "{error}");
         }
         // The client is none the worse for it.
+        server.behave(RETRIEVE);
+        server.behave("/api/v1/save_weights");
         training.save_state("b", Ttl::Never).wait().unwrap();
     }
 }

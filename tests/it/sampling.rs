@@ -138,10 +138,15 @@ fn a_server_too_old_for_an_option_is_noticed() {
     let options = SampleOptions { prompt_alt_tokens_k: 1, ..Default::default() };
     let error = sampler.sample_with(&prompt(), 1, &one_token(), &options).wait().unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Incompatible, "{error}");
-    // What such a server leaves out elsewhere is simply missing.
-    let options = SampleOptions { topk_sample_logprobs: 1, ..Default::default() };
-    let answer = sampler.sample_with(&prompt(), 1, &one_token(), &options).wait().unwrap();
-    assert!(answer.sequences[0].topk_logprobs.is_none());
+    let target = TensorData::from(vec![1i64, 1]).with_shape([2, 1]).unwrap();
+    for options in [
+        SampleOptions { topk_sample_logprobs: 1, ..Default::default() },
+        SampleOptions { topk_prompt_logprobs: 1, ..Default::default() },
+        SampleOptions { target_prompt_logprobs: Some(target), ..Default::default() },
+    ] {
+        let error = sampler.sample_with(&prompt(), 1, &one_token(), &options).wait().unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Incompatible, "{options:?}: {error}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::submit::Sequencer;
 use crate::client::Submitted;
 use crate::error::{Error, Result};
-use crate::http::{Answer, Body, Call, Lane};
+use crate::http::{Answer, Body, Call, Lane, Room};
 use crate::pending::Progress;
 use crate::policy::chunk::{ChunkLimits, split};
 use crate::policy::combine::combine;
@@ -37,6 +37,8 @@ pub(super) struct Accepted {
     born: Instant,
     /// For each of its data the number of targets, if it has any.
     n_targets: Vec<Option<usize>>,
+    /// How large the result may be.
+    room: Room,
 }
 
 /// What was sent, with the ticket whose result it will bring. If nothing will come, whoever waits is told why first.
@@ -263,10 +265,12 @@ impl Job {
         if !patient {
             call.final_on = ABOUT_FORM;
         }
-        let answer = self.session.http.send(&call, &self.cancel)?;
+        // Of each number that is sent, a few may come back.
+        let room = Room::for_numbers(n_bytes as u64 / 4);
+        let answer = self.session.http.send(&call.answered_within(room), &self.cancel)?;
         let submitted = Submitted::read(answer, request_type(forward_only))?;
         let n_targets = data.iter().map(Datum::n_targets).collect();
-        Ok(Accepted { submitted, born: self.session.clock.now(), n_targets })
+        Ok(Accepted { submitted, born: self.session.clock.now(), n_targets, room })
     }
 }
 
@@ -281,7 +285,7 @@ pub(super) fn collect(
     let request_type = request_type(forward_only);
     let started = progress.submitted();
     let several = 1 < accepted.len();
-    let jobs = accepted.into_iter().enumerate().map(|(i, Accepted { submitted, born, n_targets })| {
+    let jobs = accepted.into_iter().enumerate().map(|(i, Accepted { submitted, born, n_targets, room })| {
         let part = if several { format!(" of part {i}") } else { String::new() };
         let read = move |answer: &Answer| {
             let output = read(answer, n_targets.len())?;
@@ -293,7 +297,7 @@ pub(super) fn collect(
             Submitted::Promised(promised) => {
                 let roundtrip = born.saturating_duration_since(started);
                 let request_id = promised.request_id;
-                let promise = Promise { request_id, request_type, protobuf: true, born, roundtrip };
+                let promise = Promise { request_id, request_type, protobuf: true, born, roundtrip, room };
                 // Its share of the byte budget is held until it has been read.
                 session.retrieve(&promise, &progress, &cancel).and_then(|it| read(&it.answer))
             }

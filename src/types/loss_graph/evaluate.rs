@@ -8,7 +8,7 @@ use super::array::{Array, check_extent};
 use super::plan::Op;
 use super::{LossGraph, backward, forward};
 use crate::error::{Error, Result};
-use crate::types::{CustomLoss, Datum, Room, TensorData, Values};
+use crate::types::{CustomLoss, Datum, DenseRoom, TensorData, Values};
 
 /// The loss of one datum.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,7 +108,7 @@ impl LossGraph {
     /// Refuses a datum whose inputs are missing, are no tensors, or would take too much memory with their zeros written out.
     fn check_room(&self, datum: &Datum, path: &str) -> Result<()> {
         self.check(datum, path)?;
-        let mut room = Room::of(datum.n_bytes());
+        let mut room = DenseRoom::of(datum.n_bytes());
         let others = self.inputs.iter().skip(1).map(|it| it.name.as_str());
         for name in std::iter::once("target_tokens").chain(others) {
             let tensor = &datum.loss_fn_inputs[name];

@@ -50,7 +50,11 @@ pub(crate) const PLAIN: &[Exception] = &[
         how: How::NotSent,
         why: "a path that is none is refused before anything is sent, and takes no id",
     },
-    Exception { of: 248..=248, how: How::Field("seq_id", 70), why: GIVEN_BACK },
+    Exception {
+        of: 248..=248,
+        how: How::NotSent,
+        why: "a name that cannot be a part of a path is refused before anything is sent, and takes no id",
+    },
     Exception { of: 252..=252, how: How::Field("seq_id", 70), why: GIVEN_BACK },
     Exception { of: 256..=256, how: How::Field("seq_id", 70), why: GIVEN_BACK },
     Exception {

@@ -7,7 +7,7 @@ use super::TensorData;
 /// Memory that sparse tensors may take with their zeros written out. A sparse tensor of a few bytes can have any shape, so
 /// the limit follows from the bytes that were given.
 #[derive(Debug)]
-pub(crate) struct Room {
+pub(crate) struct DenseRoom {
     left: usize,
 }
 
@@ -16,10 +16,10 @@ const SPARE: usize = 64 << 20;
 /// Granted for each byte of the data: rows of 256 columns fit even if all of them are empty.
 const PER_BYTE: usize = 256;
 
-impl Room {
+impl DenseRoom {
     /// The memory that data of so many bytes may take.
     pub(crate) fn of(n_bytes: usize) -> Self {
-        Room { left: SPARE.saturating_add(n_bytes.saturating_mul(PER_BYTE)) }
+        DenseRoom { left: SPARE.saturating_add(n_bytes.saturating_mul(PER_BYTE)) }
     }
 
     /// Reserves the memory of a tensor with its zeros written out. A dense tensor takes nothing, because it is there.
@@ -65,10 +65,10 @@ mod tests {
             ("a shape that no memory holds", 20, 1 << 42, false),
         ];
         for (name, n_bytes, columns, fits) in table {
-            assert_eq!(Room::of(n_bytes).take(&sparse(columns), 4, "t").is_ok(), fits, "{name}");
+            assert_eq!(DenseRoom::of(n_bytes).take(&sparse(columns), 4, "t").is_ok(), fits, "{name}");
         }
         // What one tensor took is gone for the next.
-        let mut room = Room::of(0);
+        let mut room = DenseRoom::of(0);
         room.take(&sparse(10 << 20), 4, "a").expect("the first");
         assert_eq!(
             room.take(&sparse(10 << 20), 4, "b").expect_err("the second").violation().expect("b").path,
