@@ -100,7 +100,10 @@ pub(super) fn checks() -> Vec<Check> {
             };
             it.litter(&save()?.path);
             match save() {
-                Ok(_) => fine(),
+                Ok(saved) => {
+                    it.litter(&saved.path);
+                    fine()
+                }
                 // It was asked to replace what is there.
                 Err(Trouble::Refused(error)) if *error.kind() == ErrorKind::Conflict => {
                     ignored(format!("a save that exists is not replaced: {}", error.message()))

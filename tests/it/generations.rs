@@ -5,6 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tinkex::testing::{Act, FakeServer, Seen};
+use tinkex::transport::Answer;
 use tinkex::types::*;
 use tinkex::{CloseStatus, Error, ErrorKind, ServiceClient, TrainingClient};
 
@@ -73,9 +74,12 @@ fn act(line: &Value, promise: Option<&str>) -> Act {
         answer["request_id"] = json!(promise);
         body = answer.to_string().into();
     }
-    let act = Act::status(status, body).with_header("content-type", line["type"].as_str().unwrap());
+    let kind = line["type"].as_str().unwrap().to_string();
     // Where the archive lies.
-    if status == 302 { act.with_header("location", "http://skyrl.test/download") } else { act }
+    let location =
+        (status == 302).then(|| ("location".to_string(), "http://skyrl.test/download".to_string()));
+    let headers = [("content-type".to_string(), kind)].into_iter().chain(location).collect();
+    Act::Answer(Answer { status, headers, body: body.into() })
 }
 
 /// A client of each generation.
