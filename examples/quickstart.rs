@@ -10,9 +10,11 @@
 
 #![allow(clippy::print_stdout, reason = "an example talks to a person")]
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tinkex::event::{Observer, Retry};
 use tinkex::tokenizer::Bytes;
 use tinkex::types::{AdamParams, Datum, LoraConfig, LossFn, ModelInput, SamplingParams, Stop, Ttl};
 use tinkex::{CloseStatus, Error, SamplingClient, ServiceClient, wait_all};
@@ -165,8 +167,24 @@ fn connect() -> Result<(ServiceClient, String, ()), Error> {
     Ok((service, base_model, ()))
 }
 
+/// Says what is being waited for when a request has to be repeated.
+struct Waits;
+
+impl Observer for Waits {
+    fn on_retry(&self, retry: &Retry) {
+        println!(
+            "  waiting for the server, {} for the {}. time: {}",
+            retry.path, retry.attempts, retry.error
+        );
+    }
+}
+
 fn remote() -> Result<(ServiceClient, String), Error> {
-    let service = ServiceClient::from_env()?;
+    let service = ServiceClient::builder()
+        .observer(Arc::new(Waits))
+        // Nobody looks at an example for five minutes.
+        .timeouts(|it| it.submit = Duration::from_secs(60))
+        .build()?;
     if let Ok(name) = std::env::var("TINKEX_BASE_MODEL") {
         return Ok((service, name));
     }

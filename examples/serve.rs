@@ -1,8 +1,13 @@
 //! Serves the engine that is built in, for programs in other languages and for more than one program at a time.
 //!
 //! ```text
-//! cargo run --release --features local --example serve [PORT] [FLAG]...
+//! cargo run --release --features local --example serve [PORT] [--data DIR] [--alias NAME=MODEL]... [FLAG]...
 //! ```
+//!
+//! Checkpoints are kept in DIR; without one they go with the server. A NAME is one more under which the MODEL
+//! `tinkex/nano` is offered, such as `Qwen/Qwen3-8B=tinkex/nano`, so that a program for the service runs as it is. Programs
+//! in Python that look a tokenizer up by the model's name find it if they are run with `HF_HUB_CACHE=DIR/hub` and
+//! `HF_HUB_OFFLINE=1`.
 //!
 //! A flag is the name of one that clients are told: `sample_use_retrieve_futures`, `sample_join_sampling_session`,
 //! `pjwt_auth_enabled`. All are off unless they are named.
@@ -17,11 +22,20 @@ use std::io::{Read, Write, stdin, stdout};
 use tinkex::local::{Options, Server};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let port = arguments.next().map(|it| it.parse()).transpose()?.unwrap_or(0);
-    let mut options = Options { port, ..Default::default() };
-    for flag in arguments {
+    let mut arguments = std::env::args().skip(1).peekable();
+    let mut options = Options::default();
+    if let Some(port) = arguments.next_if(|it| !it.starts_with('-') && !it.contains('_')) {
+        options.port = port.parse().map_err(|it| format!("the port {port:?}: {it}"))?;
+    }
+    while let Some(flag) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{flag} needs a value"));
         match flag.as_str() {
+            "--data" => options.data_dir = Some(value()?.into()),
+            "--alias" => {
+                let value = value()?;
+                let (name, model) = value.split_once('=').ok_or("--alias needs NAME=MODEL")?;
+                options.aliases.insert(name.into(), model.into());
+            }
             "sample_use_retrieve_futures" => options.sample_use_retrieve_futures = true,
             "sample_join_sampling_session" => options.sample_join_sampling_session = true,
             "pjwt_auth_enabled" => options.pjwt_auth_enabled = true,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::address::Address;
 use crate::credential::{Credentials, Source};
 use crate::credentials::CredentialStore;
 use crate::env::Env;
@@ -24,6 +25,7 @@ pub(crate) const SDK_VERSION: &str = "0.38.0";
 /// | field | default | bounds |
 /// |---|---|---|
 /// | `connect` | 5 s | connecting, TLS included; also all attempts at a first connection to a server |
+/// | `first_contact` | 60 s | all attempts at one request to a server that has never answered, or only with 5xx; `submit`, if that is shorter |
 /// | `exchange` | 60 s | one HTTP exchange without progress, except those below |
 /// | `poll` | 45 s | the same for one that waits for a result |
 /// | `heartbeat` | 10 s | one heartbeat; one request for the flags that may change |
@@ -42,6 +44,9 @@ pub(crate) const SDK_VERSION: &str = "0.38.0";
 pub struct Timeouts {
     /// Connecting, TLS included; also all attempts at a first connection to a server.
     pub connect: Duration,
+    /// All attempts at one request to a server that takes connections but has never answered, or only as a proxy does whose
+    /// server is not there (5xx). `submit`, if that is shorter.
+    pub first_contact: Duration,
     /// One HTTP exchange without progress, unless it is of another class below.
     pub exchange: Duration,
     /// One HTTP exchange that waits for a result, without progress.
@@ -69,6 +74,7 @@ impl Default for Timeouts {
         let s = Duration::from_secs;
         Timeouts {
             connect: s(5),
+            first_contact: s(60),
             exchange: s(60),
             poll: s(45),
             heartbeat: s(10),
@@ -184,6 +190,8 @@ pub(crate) struct Config {
     pub(crate) source: Source,
     /// Without a slash at its end.
     pub(crate) base_url: String,
+    /// The same, as it was read.
+    pub(crate) server: Address,
     pub(crate) project_id: Option<String>,
     pub(crate) tags: Vec<String>,
     pub(crate) user_metadata: BTreeMap<String, String>,
@@ -205,6 +213,17 @@ pub(crate) struct Config {
 }
 
 impl Config {
+    /// Says in the log that anybody on the way can read the credential, if that is so.
+    pub(crate) fn warn_of_plain_text(&self) {
+        if !self.server.is_https() && !self.server.is_loopback() {
+            log::warn!(
+                target: "tinkex",
+                "the credential and all data go unencrypted to {}: anybody on the way can read them; use https://",
+                self.base_url
+            );
+        }
+    }
+
     /// What must not be seen, whoever says it.
     pub(crate) fn secrets(&self) -> Vec<Secret> {
         let credentials = [&self.credentials.candidate, &self.credentials.stored];
@@ -255,9 +274,10 @@ impl Settings {
             credentials.stored = stored.default_key().map(|it| Secret::new(it.key()));
         }
         let source = credentials.source(false)?;
-        let base_url = match self.base_url.or_else(|| env.base_url()) {
-            Some(url) => check_url(&url)?,
-            None => DEFAULT_BASE_URL.into(),
+        let server = match (self.base_url, env.base_url()) {
+            (Some(url), _) => address(&url, "base URL")?,
+            (None, Some(url)) => address(&url, "base URL in TINKER_BASE_URL")?,
+            (None, None) => address(DEFAULT_BASE_URL, "base URL")?,
         };
         self.timeouts.check()?;
         self.threads.check()?;
@@ -266,11 +286,12 @@ impl Settings {
         let sdk_version = self.sdk_version.unwrap_or_else(|| SDK_VERSION.into());
         overrides::check("sdk-version", &sdk_version)
             .map_err(|_| Error::config(format!("sdk_version {sdk_version:?} is not printable ASCII")))?;
-        let network = Network::resolve(&self.proxy, self.ca_bundle.as_deref(), &base_url, env)?;
+        let network = Network::resolve(&self.proxy, self.ca_bundle.as_deref(), &server, env)?;
         Ok(Config {
             credentials,
             source,
-            base_url,
+            base_url: server.as_str().into(),
+            server,
             project_id: self.project_id.or_else(|| env.project_id()),
             tags: self.tags.or_else(|| env.tags()).unwrap_or_default(),
             user_metadata: self.user_metadata,
@@ -294,6 +315,7 @@ impl Timeouts {
     fn check(&self) -> Result<()> {
         let all = [
             ("connect", self.connect),
+            ("first_contact", self.first_contact),
             ("exchange", self.exchange),
             ("poll", self.poll),
             ("heartbeat", self.heartbeat),
@@ -311,24 +333,13 @@ impl Timeouts {
     }
 }
 
-/// An absolute HTTP address, without the slashes at its end.
-fn check_url(url: &str) -> Result<String> {
-    let fail = |problem: &str| Err(Error::config(format!("base URL {url:?} {problem}")));
-    let lower = url.to_ascii_lowercase();
-    let Some(rest) = lower.strip_prefix("http://").or_else(|| lower.strip_prefix("https://")) else {
-        return fail("has no scheme: it must start with http:// or https://");
-    };
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if host.is_empty() || host.starts_with(':') {
-        return fail("has no host");
-    }
-    if url.contains(['?', '#']) || url.chars().any(|it| it.is_whitespace() || it.is_control()) {
-        return fail("must not contain a query, a fragment or white space");
-    }
-    if host.contains('@') {
-        return Err(Error::config("the base URL must not contain a user name or password"));
-    }
-    Ok(url.trim_end_matches('/').into())
+/// The address of the server, and where it comes from if it cannot be used.
+fn address(url: &str, whose: &str) -> Result<Address> {
+    Address::parse(url).map_err(|problem| match url.contains('@') {
+        // Such an address may hold a password.
+        true => Error::config(format!("the {whose} must not contain a user name or password")),
+        false => Error::config(format!("the {whose} {url:?} {problem}")),
+    })
 }
 
 #[cfg(test)]
@@ -374,6 +385,14 @@ mod tests {
             let settings = Settings { base_url: Some(url.into()), ..settings() };
             assert!(settings.resolve(&Env::empty()).is_err(), "{url}");
         }
+        let env = Env::of(|name| (name == "TINKER_BASE_URL").then(|| "http://h:8402abc".into()));
+        let error = settings().resolve(&env).expect_err("no port");
+        assert!(
+            error.message().contains("8402abc") && error.message().contains("TINKER_BASE_URL"),
+            "{error}"
+        );
+        let secret = Settings { base_url: Some("http://u:hunter2@h".into()), ..settings() };
+        assert!(!secret.resolve(&Env::empty()).expect_err("a password").to_string().contains("hunter2"));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod account;
 mod context;
 mod kind;
+pub(crate) mod words;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -52,7 +53,7 @@ impl Error {
         Error {
             inner: Arc::new(Inner {
                 kind,
-                message: message.into(),
+                message: words::message(message.into()),
                 context: Context::default(),
                 cause: None,
             }),
@@ -62,7 +63,8 @@ impl Error {
     /// Input that cannot be sent: the path of the offending value and what is wrong with it.
     #[cold]
     pub(crate) fn invalid(path: impl Into<String>, problem: impl Into<String>) -> Self {
-        let violation = Violation { path: path.into(), problem: problem.into() };
+        let (path, problem) = (words::message(path.into()), words::message(problem.into()));
+        let violation = Violation { path, problem };
         let message = violation.to_string();
         Error::new(ErrorKind::InvalidInput(violation), message)
     }
@@ -110,7 +112,8 @@ impl Error {
         &self.inner.kind
     }
 
-    /// The failure in one line, without the operation and without the cause.
+    /// The failure in one line, without the operation and without the cause. Whatever a server said in it is fit to be shown:
+    /// line breaks are spaces, and what would steer a terminal is left out.
     pub fn message(&self) -> &str {
         &self.inner.message
     }
@@ -278,8 +281,26 @@ impl Error {
     pub(crate) fn renamed(self, kind: ErrorKind, message: impl Into<String>) -> Self {
         self.edit(|it| {
             it.kind = kind;
-            it.message = message.into();
+            it.message = words::message(message.into());
         })
+    }
+
+    /// This error and its causes, with those messages replaced for which there is another text.
+    pub(crate) fn reworded(self, text: &dyn Fn(&str) -> Option<String>) -> Self {
+        let new = text(&self.inner.message);
+        let cause = self.inner.cause.clone().map(|it| it.reworded(text));
+        if new.is_none() && cause.is_none() {
+            return self;
+        }
+        self.edit(|it| {
+            it.message = new.unwrap_or_else(|| std::mem::take(&mut it.message));
+            it.cause = cause;
+        })
+    }
+
+    /// This error with more said in its message.
+    pub(crate) fn adding(self, more: &str) -> Self {
+        self.edit(|it| it.message = words::message(format!("{}{more}", it.message)))
     }
 
     fn edit(mut self, change: impl FnOnce(&mut Inner)) -> Self {
@@ -291,13 +312,14 @@ impl Error {
         std::iter::successors(Some(self), |it| Error::cause(it))
     }
 
-    /// The error that decides what can be done: the innermost one, except that being poisoned or closed is final
+    /// The error that decides what can be done: the innermost one, except that being poisoned, closed or out of time is final
     /// whatever led to it.
     fn root(&self) -> &Error {
-        self.chain()
-            .find(|it| matches!(it.kind(), ErrorKind::Poisoned | ErrorKind::Closed | ErrorKind::Cancelled))
-            .or_else(|| self.chain().last())
-            .unwrap_or(self)
+        let is_final = |it: &ErrorKind| {
+            matches!(it, ErrorKind::Poisoned | ErrorKind::Closed | ErrorKind::Cancelled)
+                || matches!(it, ErrorKind::Timeout(Phase::Total))
+        };
+        self.chain().find(|it| is_final(it.kind())).or_else(|| self.chain().last()).unwrap_or(self)
     }
 
     fn find<'a, T>(&'a self, get: impl Fn(&'a Context) -> Option<T>) -> Option<T> {
@@ -316,10 +338,10 @@ impl fmt::Display for Error {
         }
         let mut facts = Vec::new();
         if let Some(url) = self.url() {
-            facts.push(url.to_string());
+            facts.push(words::one_line(url).into_owned());
         }
         if let Some(id) = self.request_id() {
-            facts.push(format!("request {id}"));
+            facts.push(format!("request {}", words::one_line(id)));
         }
         if let Some((accepted, total)) = self.accepted_parts() {
             facts.push(format!("{accepted} of {total} parts were accepted"));
@@ -380,6 +402,23 @@ mod tests {
             "sample failed: the client is closed: connection refused (request 17, 3 attempts, 1.5 s)"
         );
         assert!(error.is_closed() && !error.is_retryable());
+    }
+
+    #[test]
+    fn nothing_that_a_server_says_steers_a_terminal_or_breaks_a_line() {
+        let bad = "a\r\nWARN fake\u{1b}[2J";
+        let errors = [
+            Error::decode(bad).caused_by(Error::closed(bad)),
+            Error::decode("x").renamed(ErrorKind::Auth, bad),
+            Error::decode("x").adding(bad),
+            Error::decode("x").with(|it| (it.request_id, it.url) = (Some(bad.into()), Some(bad.into()))),
+            Error::invalid(bad, bad),
+        ];
+        for error in errors {
+            for shown in [error.to_string(), error.message().to_string(), format!("{error:?}")] {
+                assert!(!shown.contains(char::is_control), "{shown:?}");
+            }
+        }
     }
 
     #[test]

@@ -76,6 +76,7 @@ compile_error!(
      profile"
 );
 
+mod address;
 mod claims;
 mod client;
 mod clock_text;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::address::{Address, Place};
 use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::secret::Secret;
@@ -60,18 +61,20 @@ impl Network {
     pub(crate) fn resolve(
         choice: &ProxyChoice,
         ca_bundle: Option<&Path>,
-        base_url: &str,
+        server: &Address,
         env: &Env,
     ) -> Result<Self> {
         let proxy = match choice {
             ProxyChoice::Never => None,
             ProxyChoice::Always(url) => Some(Proxy::parse(url.expose(), "the proxy")?),
             // A proxy cannot reach this machine's own loopback.
-            ProxyChoice::Environment if is_loopback(base_url) || is_excepted(base_url, &env.no_proxy()) => {
+            ProxyChoice::Environment
+                if server.is_loopback() || is_excepted(server.host(), &env.no_proxy()) =>
+            {
                 None
             }
             ProxyChoice::Environment => {
-                let found = env.proxy(base_url.to_ascii_lowercase().starts_with("https:"));
+                let found = env.proxy(server.is_https());
                 let parsed = found.map(|(name, url)| Proxy::parse(&url, &format!("the proxy in {name}")));
                 parsed.transpose()?
             }
@@ -80,8 +83,7 @@ impl Network {
             let pem = std::fs::read(path);
             pem.map_err(|it| Error::config(format!("the CA bundle {} cannot be read: {it}", path.display())))
         });
-        let is_plain =
-            proxy.is_none() && is_loopback(base_url) && base_url.to_ascii_lowercase().starts_with("http:");
+        let is_plain = proxy.is_none() && server.is_loopback() && !server.is_https();
         Ok(Network { proxy, ca_bundle: ca_bundle.transpose()?.map(Into::into), is_plain })
     }
 
@@ -130,24 +132,17 @@ impl Proxy {
             },
             None => None,
         };
-        let (host, port) = match place.strip_prefix('[').and_then(|it| it.split_once(']')) {
-            Some((host, port)) => (host, port.strip_prefix(':')),
-            None => match place.rsplit_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (place, None),
-            },
+        let place = match Place::parse(place) {
+            Ok(it) => it,
+            // The part is named and not shown: if a sign is missing, it is the password.
+            Err(problem) if problem.starts_with("has a port") => {
+                return fail("has a port that is no number from 1 to 65535");
+            }
+            Err(problem) if problem == "has no host" => return fail(&problem),
+            Err(_) => return fail("has a host that is no name and no address"),
         };
-        if host.is_empty() || host.chars().any(|it| it.is_whitespace() || it.is_control() || it == '[') {
-            return fail("has no host");
-        }
-        let port = match port {
-            None => scheme.default_port(),
-            Some(port) => match port.parse().ok().filter(|it| *it != 0) {
-                Some(port) => port,
-                None => return fail("has a port that is no number from 1 to 65535"),
-            },
-        };
-        Ok(Proxy { scheme, host: host.to_ascii_lowercase(), port, login, written })
+        let port = place.port.unwrap_or(scheme.default_port());
+        Ok(Proxy { scheme, host: place.host, port, login, written })
     }
 }
 
@@ -206,16 +201,9 @@ fn decode(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// The server is on this machine.
-pub(crate) fn is_loopback(url: &str) -> bool {
-    let host = host(url);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|it| it.is_loopback())
-}
-
 /// A list in the form of `NO_PROXY` names the server: its host, a domain above it (with or without a dot or a star before
 /// it), or a star for all. A port in the list is not looked at.
-fn is_excepted(url: &str, list: &[String]) -> bool {
-    let host = host(url);
+fn is_excepted(host: &str, list: &[String]) -> bool {
     list.iter().any(|it| {
         let it = it.to_ascii_lowercase();
         let bare = match it.strip_prefix('[').and_then(|it| it.split_once(']')) {
@@ -229,21 +217,13 @@ fn is_excepted(url: &str, list: &[String]) -> bool {
     })
 }
 
-/// The host of an absolute URL, in lower case and without brackets.
-fn host(url: &str) -> String {
-    let authority =
-        url.split_once("://").map_or(url, |it| it.1).split(['/', '?', '#']).next().unwrap_or_default();
-    let place = authority.rsplit_once('@').map_or(authority, |it| it.1);
-    let host = match place.strip_prefix('[').and_then(|it| it.split_once(']')) {
-        Some((host, _)) => host,
-        None => place.split(':').next().unwrap_or_default(),
-    };
-    host.to_ascii_lowercase()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn server() -> Address {
+        Address::parse("https://x").expect("good")
+    }
 
     fn proxy(url: &str) -> Result<Proxy> {
         Proxy::parse(url, "the proxy")
@@ -276,6 +256,10 @@ mod tests {
             "http://u:hunter2@:80",
             "http://u:hunter2@h:0",
             "http://u:hunter2@h:99999",
+            "http://u:hunter2@h:80x",
+            "http://u:hunter2@[::1",
+            "http://u:hunter2@bücher",
+            "http://u:hun@ter2@h:80:80",
             "http://u:hunter2@h:x",
             "http://u:hunter2%zz@h",
             "http://u:hunter2@h h",
@@ -295,7 +279,8 @@ mod tests {
             _ => None,
         });
         let through = |url: &str| {
-            let network = Network::resolve(&ProxyChoice::Environment, None, url, &env).expect("good");
+            let server = Address::parse(url).expect("good");
+            let network = Network::resolve(&ProxyChoice::Environment, None, &server, &env).expect("good");
             network.proxy.map(|it| it.to_string())
         };
         for url in ["https://x", "HTTPS://nota.example", "https://example", "https://10.0.0.10"] {
@@ -315,7 +300,7 @@ mod tests {
         ] {
             assert_eq!(through(url), None, "{url}");
         }
-        let resolve = |choice| Network::resolve(&choice, None, "https://x", &env).expect("good").proxy;
+        let resolve = |choice| Network::resolve(&choice, None, &server(), &env).expect("good").proxy;
         assert_eq!(resolve(ProxyChoice::Never), None);
         let given = resolve(ProxyChoice::Always(Secret::new("http://given:3"))).expect("a proxy");
         assert_eq!(given.to_string(), "http://given:3");
@@ -324,7 +309,7 @@ mod tests {
     #[test]
     fn a_bad_proxy_in_the_environment_is_named_and_a_bundle_must_exist() {
         let env = Env::of(|name| (name == "https_proxy").then(|| "gopher://h".into()));
-        let resolve = |choice, path| Network::resolve(&choice, path, "https://x", &env);
+        let resolve = |choice, path| Network::resolve(&choice, path, &server(), &env);
         let error = resolve(ProxyChoice::Environment, None).expect_err("bad");
         assert!(error.message().contains("https_proxy"), "{error}");
         let error = resolve(ProxyChoice::Never, Some(Path::new("/nonexistent/ca.pem"))).expect_err("no file");

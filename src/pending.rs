@@ -23,6 +23,8 @@ pub(crate) use progress::Progress;
 use progress::verb;
 pub use progress::{Stage, Status};
 
+/// The same of a wait for a server that has never answered anything.
+pub(crate) const FIRST_CONTACT_WARNING: Duration = Duration::from_secs(5);
 /// How long a wait is silent before it says in the log what it waits for, and how often it says so again.
 pub(crate) const FIRST_WARNING: Duration = Duration::from_secs(30);
 pub(crate) const NEXT_WARNING: Duration = Duration::from_secs(60);
@@ -126,7 +128,7 @@ impl<T: Send + 'static> Pending<T> {
     ///
     /// # Blocking
     /// Until the result is there, at most until the operation's deadline. After 30 s, and then once a minute, a
-    /// warning in the log says what is being waited for. To wait less long, use
+    /// warning in the log says what is being waited for; after 5 s, if the server has never answered anything. To wait less long, use
     /// [`wait_timeout`](Pending::wait_timeout). Not at all in a forked child of the process that submitted the operation: there
     /// every wait is an error.
     pub fn wait(self) -> Result<T> {
@@ -256,7 +258,11 @@ impl<T: Send + 'static> Pending<T> {
                         loss is there";
             return Some(self.explained(Err(Error::new(ErrorKind::CustomLoss, text))));
         }
-        let mut warn_at = Instant::now() + FIRST_WARNING;
+        let since = Instant::now();
+        let mut warn_at = since + FIRST_WARNING;
+        if self.progress.awaits_first_contact() {
+            warn_at = since + FIRST_CONTACT_WARNING;
+        }
         loop {
             let until = deadline.map_or(warn_at, |it| it.min(warn_at));
             if let Some(result) = self.slot.wait(Some(until)) {
@@ -265,6 +271,11 @@ impl<T: Send + 'static> Pending<T> {
             let now = Instant::now();
             if deadline.is_some_and(|it| it <= now) {
                 return None;
+            }
+            // By now it may have answered.
+            if now < since + FIRST_WARNING && !self.progress.awaits_first_contact() {
+                warn_at = since + FIRST_WARNING;
+                continue;
             }
             log::warn!(target: "tinkex", "still waiting: {}", self.describe());
             warn_at = now + NEXT_WARNING;

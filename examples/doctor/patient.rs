@@ -123,7 +123,17 @@ impl Patient {
 
     /// A client whose call failed may have lost its order: the next check gets another one.
     pub(crate) fn give_up_training(&self) {
-        self.made().training = None;
+        let client = self.made().training.take();
+        if let Some(client) = client {
+            self.discard(&client);
+        }
+    }
+
+    /// Gives a model back that is not needed any more: some servers hold few. Where they cannot be told, it goes with the
+    /// session.
+    pub(crate) fn discard(&self, client: &TrainingClient) {
+        drop(client.unload_model().wait());
+        client.close();
     }
 
     /// A sampler of the base model, made when it is first needed.

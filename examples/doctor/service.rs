@@ -23,24 +23,20 @@ pub(super) fn beginning() -> Vec<Check> {
             told(client.model_id())
         }),
         option("create_lora_training_client, seed", &["seed"], |it| {
-            it.new_training(LoraConfig { rank: 8, seed: Some(7), ..Default::default() })?.close();
+            it.discard(&it.new_training(LoraConfig { rank: 8, seed: Some(7), ..Default::default() })?);
             fine()
         }),
         option("create_lora_training_client_with, user_metadata", &["user_metadata"], |it| {
             let metadata = BTreeMap::from([("made_by".into(), "doctor".into())]);
             let options = ModelOptions { user_metadata: Some(metadata), ..Default::default() };
             let model = it.base_model.as_str();
-            it.service
-                .create_lora_training_client_with(
-                    model,
-                    LoraConfig { rank: 8, ..Default::default() },
-                    &options,
-                )?
-                .close();
+            let lora = LoraConfig { rank: 8, ..Default::default() };
+            it.discard(&it.service.create_lora_training_client_with(model, lora, &options)?);
             fine()
         }),
         option("create_lora_training_client, rank 1", &["rank"], |it| {
             let client = it.new_training(LoraConfig { rank: 1, ..Default::default() })?;
+            it.discard(&client);
             match client.get_info().lora_rank {
                 Some(1) => fine(),
                 Some(rank) => ignored(format!("the rank is {rank}")),
@@ -49,7 +45,7 @@ pub(super) fn beginning() -> Vec<Check> {
         }),
         option("create_lora_training_client, attention alone", &["train_mlp", "train_unembed"], |it| {
             let lora = LoraConfig { rank: 8, train_mlp: false, train_unembed: false, ..Default::default() };
-            it.new_training(lora)?.close();
+            it.discard(&it.new_training(lora)?);
             fine()
         }),
         option(
@@ -100,19 +96,19 @@ pub(super) fn from_checkpoints() -> Vec<Check> {
         core("create_training_client_from_state", |it| {
             let client = it.service.create_training_client_from_state(&it.state()?)?;
             super::training::one_step(&client)?;
-            client.close();
+            it.discard(&client);
             fine()
         }),
         option("create_training_client_from_state_with, user_metadata", &["user_metadata"], |it| {
             let metadata = BTreeMap::from([("made_by".into(), "doctor".into())]);
             let options = FromStateOptions { user_metadata: Some(metadata), ..Default::default() };
-            it.service.create_training_client_from_state_with(&it.state()?, &options)?.close();
+            it.discard(&it.service.create_training_client_from_state_with(&it.state()?, &options)?);
             fine()
         }),
         core("create_training_client_from_state_with_optimizer", |it| {
             let client = it.service.create_training_client_from_state_with_optimizer(&it.state()?)?;
             super::training::one_step(&client)?;
-            client.close();
+            it.discard(&client);
             fine()
         }),
         core("create_sampling_client", |it| {
@@ -145,8 +141,16 @@ pub(super) fn from_checkpoints() -> Vec<Check> {
 }
 
 pub(super) fn end() -> Vec<Check> {
-    vec![core("close", |it| {
-        it.service.close(CloseStatus::Success)?;
-        fine()
-    })]
+    vec![
+        endpoint("unload_model", |it| {
+            let client = it.training()?;
+            client.unload_model().wait()?;
+            client.close();
+            fine()
+        }),
+        core("close", |it| {
+            it.service.close(CloseStatus::Success)?;
+            fine()
+        }),
+    ]
 }

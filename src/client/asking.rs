@@ -12,6 +12,7 @@ use crate::error::{Error, Phase, Result};
 use crate::http::{Answer, Body, Call, Endpoint, Lane};
 use crate::policy::offered::Names;
 use crate::session::{Session, Ticket};
+use crate::types::SignedUrl;
 
 /// One request of a verb.
 pub(super) struct Ask {
@@ -143,6 +144,11 @@ impl<T: Send + 'static> Asking<'_, T> {
     pub(super) fn json<R: DeserializeOwned>(&self, ask: &Ask) -> Result<R> {
         let answer = self.answer(ask)?;
         self.session.http.decode(&ask.call, &answer)
+    }
+
+    /// An address that the server names.
+    pub(super) fn named(&self, url: &SignedUrl) -> Result<SignedUrl> {
+        self.session.http.named_address(url.expose()).map(SignedUrl::new)
     }
 
     /// Waits before the verb's next request, but not beyond its deadline.

@@ -164,7 +164,9 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// The address of the server, with scheme: `http://…` or `https://…`. An empty text leaves it to the environment.
+    /// The address of the server, with scheme: `http://…` or `https://…`. Hosts with letters other than ASCII are written as
+    /// `xn--…`. An empty text leaves it to the environment. Over `http://` to another machine anybody on the way can read the
+    /// credential, which is said once in the log.
     pub fn base_url(mut self, url: impl Into<String>) -> Self {
         self.settings.base_url = filled(url);
         self
@@ -290,8 +292,8 @@ impl ServiceClientBuilder {
     /// needs it.
     ///
     /// # Errors
-    /// A missing, malformed or expired credential, a stored key that cannot be read, a base URL without scheme, a malformed
-    /// proxy or header, a CA bundle without certificates, a timeout of zero, no thread.
+    /// A missing, malformed or expired credential, a stored key that cannot be read, a base URL whose scheme, host, port or path
+    /// is none (the error names the part), a malformed proxy or header, a CA bundle without certificates, a timeout of zero, no thread.
     pub fn build(self) -> Result<ServiceClient> {
         ServiceClient::start(self.session()?)
     }
@@ -323,7 +325,10 @@ impl ServiceClientBuilder {
         let config = self.settings.resolve(&self.env.unwrap_or_else(Env::process))?;
         let transport = match self.transport {
             Some(transport) => transport,
-            None => Arc::new(Ureq::new(&config.network)?),
+            None => {
+                config.warn_of_plain_text();
+                Arc::new(Ureq::new(&config.network)?)
+            }
         };
         Ok(Session::new(config, transport, self.clock))
     }

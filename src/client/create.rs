@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::client::Submitted;
 use crate::error::{Error, ErrorKind, Result};
-use crate::http::{Answer, Call, Endpoint, Lane};
+use crate::http::{Answer, Call, Endpoint, Lane, Room};
 use crate::policy::offered::Names;
 use crate::secret::Secret;
 use crate::session::{Promise, Session, Ticket, incomplete, names_what_is_missing};
@@ -305,7 +305,7 @@ impl<T: Send + 'static> Maker<'_, T> {
     ) -> Result<Accepted> {
         let progress = &self.ticket.progress;
         progress.submitting();
-        let call = Call::post(Lane::Train, path, request)?.of(progress);
+        let call = Call::post(Lane::Train, path, request)?.of(progress).answered_within(Room::SMALL);
         let started = self.session.clock.now();
         let answer = self.session.http.send(&call, self.cancel)?;
         let born = self.session.clock.now();
@@ -347,7 +347,7 @@ fn values(metadata: BTreeMap<String, String>) -> BTreeMap<String, Value> {
 /// The promise of a JSON result.
 fn promise(request_id: String, request_type: &'static str, started: Instant, born: Instant) -> Promise {
     let roundtrip = born.saturating_duration_since(started);
-    Promise { request_id, request_type, protobuf: false, born, roundtrip }
+    Promise { request_id, request_type, protobuf: false, born, roundtrip, room: Room::SMALL }
 }
 
 fn make_sampler(

@@ -23,6 +23,7 @@ mod pass;
 mod save;
 mod submit;
 mod train_step;
+mod unload;
 
 pub use train_step::TrainStep;
 
@@ -78,6 +79,7 @@ enum Msg {
     LoadState(Ask<LoadStateOutput>),
     SaveWeights(Ask<json::SaveWeightsForSamplerResponse>),
     SaveExternal(Ask<SaveWeightsExternalOutput>),
+    Unload(Ask<()>),
 }
 
 /// A pass, with a loss of the server's or with one that is computed here.
@@ -115,6 +117,7 @@ impl Actor for TrainingActor {
             Msg::LoadState(ask) => self.sequencer.ask(ask),
             Msg::SaveWeights(ask) => self.sequencer.ask(ask),
             Msg::SaveExternal(ask) => self.sequencer.ask(ask),
+            Msg::Unload(ask) => self.sequencer.ask(ask),
         }
     }
 }

@@ -88,11 +88,13 @@ impl Drop for Trial<'_> {
 fn outcome(lane: Lane, result: &Result<Answer, Broken>) -> Outcome {
     match result {
         Ok(answer) if 500 <= answer.status => Outcome::Failure,
-        Ok(_) | Err(Broken::TooLarge { .. }) => Outcome::Success,
+        Ok(_) | Err(Broken::TooLarge { .. } | Broken::TooManyValues { .. }) => Outcome::Success,
         Err(Broken::Timeout(Phase::Resolve | Phase::Connect)) => Outcome::Failure,
         // Waiting for a result longer than a request may take is no failure of the server.
         Err(Broken::Timeout(_)) if matches!(lane, Lane::Poll | Lane::PollMany) => Outcome::Nothing,
-        Err(Broken::Timeout(_) | Broken::Connection { .. } | Broken::Garbage { .. }) => Outcome::Failure,
+        Err(
+            Broken::Timeout(_) | Broken::Connection { .. } | Broken::Garbage { .. } | Broken::Stranger { .. },
+        ) => Outcome::Failure,
         Err(Broken::Closed | Broken::Token(_) | Broken::CircuitOpen { .. } | Broken::Unsendable { .. }) => {
             Outcome::Nothing
         }

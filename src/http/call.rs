@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{Branch, Lane};
+use super::{Branch, Lane, Room};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::TraceContext;
 use crate::pending::Progress;
@@ -51,6 +51,8 @@ pub(crate) struct Call {
     pub(crate) key: Option<String>,
     /// Its one attempt goes over a new connection.
     pub(crate) fresh: bool,
+    /// How large its answer may be, if what is usual for the lane is not right.
+    pub(crate) room: Option<Room>,
 }
 
 impl std::fmt::Debug for Call {
@@ -136,12 +138,13 @@ impl Call {
             passes_breaker: false,
             branch: None,
             trace: None,
-            progress: None,
             final_on: &[],
             takes_redirect: false,
             raw_credential: false,
             key: None,
             fresh: false,
+            progress: None,
+            room: None,
         }
     }
 
@@ -173,6 +176,12 @@ impl Call {
     /// Is sent whatever the circuit breaker says.
     pub(crate) fn passing_breaker(mut self) -> Self {
         self.passes_breaker = true;
+        self
+    }
+
+    /// Its answer may be so large.
+    pub(crate) fn answered_within(mut self, room: Room) -> Self {
+        self.room = Some(room);
         self
     }
 

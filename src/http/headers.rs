@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::error::words::presentable;
 
 use super::{Answer, Body, Call};
 
@@ -88,7 +89,7 @@ pub(super) fn log_deprecation(answer: &Answer, path: &str) {
             Some("error") => log::Level::Error,
             _ => log::Level::Warn,
         };
-        log::log!(target: "tinkex", level, "{path}: {note}");
+        log::log!(target: "tinkex", level, "{path}: {}", presentable(note));
     }
 }
 

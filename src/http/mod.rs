@@ -12,6 +12,7 @@ pub(crate) mod headers;
 mod lanes;
 mod offered;
 mod redact;
+mod room;
 pub mod transport;
 mod ureq;
 
@@ -22,12 +23,12 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 
 use crate::config::Config;
-use crate::error::{Error, ErrorKind, Phase, Result, Sent};
+use crate::error::{Error, ErrorKind, Phase, Result, Sent, words};
 use crate::event::{BillingPause, Retry};
 use crate::metrics::name;
 use crate::policy::billing::{self, Billing};
 use crate::policy::offered::Offered;
-use crate::policy::retry::{Failure, Limits, Retries};
+use crate::policy::retry::{Failure, FirstContact, Limits, Retries};
 use crate::policy::verdict::Verdict;
 use crate::secret::Secret;
 use crate::sync::clock::Clock;
@@ -40,13 +41,32 @@ use auth::Auth;
 use breakers::Breakers;
 pub(crate) use call::{Body, Call};
 pub(crate) use offered::Endpoint;
+pub(crate) use room::Room;
 pub(crate) use transport::{Answer, Branch, Broken, Exchange, Lane, Transport};
 
-/// The most that any answer may measure: far above every real one, far below what would hurt the machine.
-const LARGEST_ANSWER: u64 = 1 << 30;
+/// A call that has taken so long is worth a warning at each retry.
+const LONG: Duration = Duration::from_secs(5);
 
 /// The least time that an attempt is given.
 const MOMENT: Duration = Duration::from_millis(1);
+
+/// Whether a server has answered anything by itself.
+#[derive(Clone)]
+pub(crate) struct Served {
+    served: Arc<AtomicBool>,
+    config: Arc<Config>,
+}
+
+impl Served {
+    pub(crate) fn yet(&self) -> bool {
+        self.served.load(Ordering::Relaxed)
+    }
+
+    /// The server's address.
+    pub(crate) fn by(&self) -> &str {
+        &self.config.base_url
+    }
+}
 
 /// Which attempt at a call this is.
 #[derive(Clone, Copy, Default)]
@@ -66,8 +86,10 @@ pub(crate) struct Http {
     breakers: Option<Breakers>,
     billing: Mutex<Billing>,
     offered: Mutex<Offered>,
-    /// The server answered at least once.
+    /// The server, or a proxy before it, answered at least once.
     reached: AtomicBool,
+    /// The server itself did: with something else than 5xx.
+    served: Arc<AtomicBool>,
     /// The one whose connections these are.
     process: Process,
     last_contact: Mutex<Option<Instant>>,
@@ -87,6 +109,7 @@ impl Http {
             clock,
             auth,
             reached: AtomicBool::new(false),
+            served: Arc::default(),
             process: Process::this(),
             last_contact: Mutex::new(None),
         }
@@ -98,14 +121,40 @@ impl Http {
 
     /// Keeps a secret of one call, which the server may repeat, out of sight.
     pub(crate) fn hide(&self, secret: &Secret) {
-        self.auth.redactor().learn(secret);
+        self.auth.redactor().hide(secret);
+    }
+
+    /// The server itself has answered, with whatever else than 5xx.
+    pub(crate) fn has_served(&self) -> bool {
+        self.served.load(Ordering::Relaxed)
+    }
+
+    /// Whether the server itself has answered, now and later.
+    pub(crate) fn served(&self) -> Served {
+        Served { served: self.served.clone(), config: self.config.clone() }
+    }
+
+    /// An error of this client as it may leave it: without any part of a secret.
+    pub(crate) fn without_secrets(&self, error: Error) -> Error {
+        self.auth.redactor().error(error)
+    }
+
+    /// An address that the server names, for whoever has it to read from.
+    ///
+    /// # Errors
+    /// It is none of http or https, or less safe than the server's own.
+    pub(crate) fn named_address(&self, url: &str) -> Result<String> {
+        self.config.server.named(url).map_err(|problem| {
+            let text = format!("the server names an address that is not to be used: {problem}");
+            self.without_secrets(Error::decode(text))
+        })
     }
 
     /// The credential that the next request would carry, which may have to be fetched.
     pub(crate) fn credential(&self) -> Result<Secret> {
         let timeout = self.config.timeouts.exchange;
         let credential = self.auth.credential(&self.clock, timeout, |it| self.exchange_token(it, timeout));
-        credential.map_err(|it| it.error(&self.config.timeouts))
+        credential.map_err(|it| self.without_secrets(it.error(&self.config.timeouts)))
     }
 
     /// When the server last answered anything.
@@ -149,7 +198,16 @@ impl Http {
             let outcome = self.attempt(call, &key, nth, left);
             let elapsed = self.clock.now().saturating_duration_since(begun);
             let (failure, error, reached) = match outcome {
-                Ok(answer) if answer.facts().verdict() == Verdict::Success => return Ok(answer),
+                Ok(answer) if answer.facts().verdict() == Verdict::Success => match answer.is_page() {
+                    // No endpoint answers so: it is a proxy's, or that of a place where somebody has to log in.
+                    true => (Failure::Fatal, self.unexpected_page(&answer), Some(Sent::Maybe)),
+                    false => {
+                        if let Some(progress) = call.progress.as_ref().filter(|_| last.is_some()) {
+                            progress.recovered();
+                        }
+                        return Ok(answer);
+                    }
+                },
                 Ok(answer) if call.takes_redirect && (300..400).contains(&answer.status) => {
                     return Ok(answer);
                 }
@@ -178,29 +236,60 @@ impl Http {
                         (Broken::Timeout(_), Some(cause)) if cut => error.caused_by(cause),
                         _ => error,
                     };
-                    (broken.failure(), error, Some(broken.sent()).filter(|it| *it == Sent::Maybe))
+                    let failure = broken.failure();
+                    let is_strange = matches!(failure, Failure::Stranger { .. }) && !self.has_served();
+                    let error = if is_strange { error.adding("; is the base URL right?") } else { error };
+                    (failure, error, Some(broken.sent()).filter(|it| *it == Sent::Maybe))
                 }
             };
             // Whether any attempt may have reached the server decides what a training client may conclude.
             sent = reached.unwrap_or(sent);
             // Looked at after each attempt, because another call may have reached the server meanwhile.
-            let first_contact =
-                (!self.reached.load(Ordering::Relaxed)).then_some(self.config.timeouts.connect);
+            let first_contact = self.first_contact();
             let limits = Limits { budget, first_contact };
             let Some(pause) = retries.next(failure, elapsed, limits, fastrand::f64()) else {
                 return Err(self.explain(error, call, retries.taken() + 1, elapsed, sent));
             };
-            log::debug!(target: "tinkex::http", "{} {}: {error}; again in {pause:.1?}", call.method, call.path);
+            self.say_retry(call, &error, retries.taken(), elapsed, pause);
             self.config.seeing.metrics.increment(name::RETRIES, 1);
             let (path, attempts) = (call.path.clone(), retries.taken());
             self.config.seeing.observed.tell(|it| {
                 it.on_retry(&Retry { path, attempts, error: error.clone(), pause });
             });
+            if let Some(progress) = &call.progress {
+                progress.failed(error.clone());
+            }
             last = Some(error);
             if let Err(error) = self.clock.pause(pause, cancel) {
                 return Err(self.explain(error, call, retries.taken(), elapsed, sent));
             }
         }
+    }
+
+    /// The budgets for a server that has not answered yet.
+    fn first_contact(&self) -> Option<FirstContact> {
+        let timeouts = &self.config.timeouts;
+        if self.has_served() {
+            return None;
+        }
+        let is_reached = self.reached.load(Ordering::Relaxed);
+        let connection = if is_reached { timeouts.first_contact } else { timeouts.connect };
+        Some(FirstContact { connection, answer: timeouts.first_contact })
+    }
+
+    /// Retries are said quietly, until they have taken long.
+    fn say_retry(&self, call: &Call, error: &Error, attempts: u32, elapsed: Duration, pause: Duration) {
+        let level = if elapsed + pause < LONG { log::Level::Debug } else { log::Level::Warn };
+        log::log!(
+            target: "tinkex::http", level,
+            "{} {}: {error}; attempt {attempts} after {elapsed:.1?}, again in {pause:.1?}", call.method, call.path
+        );
+    }
+
+    fn unexpected_page(&self, answer: &Answer) -> Error {
+        let page = words::excerpt(&answer.body);
+        Error::decode(format!("the server answered with {page} instead of the answer of an API"))
+            .with(|it| it.status = Some(answer.status))
     }
 
     /// How long the server wants clients to wait for payment.
@@ -260,7 +349,10 @@ impl Http {
     pub(crate) fn decode<T: DeserializeOwned>(&self, call: &Call, answer: &Answer) -> Result<T> {
         // Endpoints that have nothing to say may answer with nothing at all.
         let body: &[u8] = if answer.body.is_empty() { b"{}" } else { &answer.body };
-        json::response(body).map_err(|it| it.with(|it| it.url = Some(self.url(call))))
+        json::response(body).map_err(|it| {
+            let error = it.with(|it| it.url = Some(self.url(call)));
+            self.without_secrets(error)
+        })
     }
 
     /// One attempt whose answer is wanted whatever its status: what polling needs.
@@ -305,7 +397,7 @@ impl Http {
     pub(crate) fn replace_token(&self) -> Result<()> {
         let timeout = self.config.timeouts.exchange;
         let replaced = self.auth.replace(&self.clock, |it| self.exchange_token(it, timeout));
-        replaced.map_err(|it| it.error(&self.config.timeouts))
+        replaced.map_err(|it| self.without_secrets(it.error(&self.config.timeouts)))
     }
 
     /// PROTOCOL §1.4: trades the raw credential for a short-lived token. A failure is told as what it is, not as one of the
@@ -370,6 +462,7 @@ impl Http {
         if self.process.is_other() {
             return Err(Broken::Token(forked()));
         }
+        let room = call.room.unwrap_or(Room::of(call.lane));
         let exchange = Exchange {
             lane: call.lane,
             method: call.method,
@@ -383,17 +476,20 @@ impl Http {
             limit: call
                 .deadline
                 .map_or(timeout, |it| it.saturating_duration_since(self.clock.now()).max(MOMENT)),
-            largest_answer: LARGEST_ANSWER,
+            largest_answer: room.bytes,
             fresh: nth.fresh,
         };
         log::trace!(target: "tinkex::http", "{} {} ({} bytes)", exchange.method, call.path, exchange.body.len());
         let sent = self.clock.now();
         let transport = call.branch.as_ref().map_or(&*self.transport, Branch::transport);
-        let result = transport.exchange(&exchange);
+        let result = transport.exchange(&exchange).and_then(|it| room.check(it));
         let success = result.as_ref().is_ok_and(|it| it.facts().verdict() == Verdict::Success);
         self.config.seeing.metrics.request(success, self.clock.now().saturating_duration_since(sent));
         if let Ok(answer) = &result {
             self.reached.store(true, Ordering::Relaxed);
+            if answer.status < 500 {
+                self.served.store(true, Ordering::Relaxed);
+            }
             *self.last_contact.lock() = Some(self.clock.now());
             log::trace!(target: "tinkex::http", "{} ← {} ({} bytes)", call.path, answer.status, answer.body.len());
         }
@@ -405,7 +501,7 @@ impl Http {
     }
 
     fn explain(&self, error: Error, call: &Call, attempts: u32, elapsed: Duration, sent: Sent) -> Error {
-        let error = error.with(|it| {
+        let error = self.without_secrets(error).with(|it| {
             it.url = Some(self.url(call));
             it.attempts = Some(attempts);
             it.elapsed = Some(elapsed);

@@ -1,73 +1,98 @@
 //! Keeps what must not be seen out of what the server says. A server or a proxy that repeats a credential in the text of
 //! an error would otherwise put it into every log that shows the error.
+//!
+//! What is looked for is the decoded text, in which a secret reads as it is however the server wrote it; what is taken out
+//! is its place in the text as it came, so that the rest stays as it is.
 
+mod forms;
+mod view;
+
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::transport::{Answer, Broken};
+use crate::error::Error;
 use crate::secret::Secret;
 use crate::sync::Mutex;
 
+use forms::Forms;
+use view::View;
+
 /// Stands for a secret.
 const MARK: &str = "***";
-/// What is shorter is no secret that anybody could keep, and too likely to be a part of ordinary words.
-const SHORTEST: usize = 8;
 /// Tokens change; so many of them are remembered.
-const MOST: usize = 64;
+const MOST_TOKENS: usize = 64;
+/// So many secrets of single calls are remembered.
+const MOST_HIDDEN: usize = 4096;
 /// Results may be large. What is said about an error is not.
 const LARGEST_SUCCESS: usize = 1 << 20;
+
+/// How much of a secret is one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// All of it. So it is in results, in which a few characters may stand by chance.
+    Whole,
+    /// Any [`forms::WINDOW`] characters of it. So it is in what is said about errors.
+    Any,
+}
 
 /// Knows the secrets of one client.
 pub(crate) struct Redactor {
     state: Mutex<State>,
 }
 
+#[derive(Default)]
 struct State {
-    /// Forms of the secrets that stay, then those of the tokens, the oldest first.
-    forms: Vec<Arc<str>>,
-    n_fixed: usize,
-    /// The same, the longest first, because one may be a part of another.
-    sorted: Arc<Vec<Arc<str>>>,
+    /// Those that stay.
+    fixed: Vec<Secret>,
+    /// Those of single calls, the oldest first.
+    hidden: Vec<Secret>,
+    /// Tokens, the oldest first.
+    tokens: Vec<Secret>,
+    forms: Arc<Forms>,
 }
 
 impl Redactor {
     /// Keeps these out of sight for ever.
     pub(crate) fn new<'a>(fixed: impl IntoIterator<Item = &'a Secret>) -> Self {
-        let mut state = State { forms: Vec::new(), n_fixed: 0, sorted: Arc::default() };
+        let mut state = State::default();
         for secret in fixed {
-            state.add(secret);
-            state.n_fixed = state.forms.len();
+            state.add(secret, |it| (&mut it.fixed, usize::MAX));
         }
         Redactor { state: Mutex::new(state) }
     }
 
-    /// Keeps this out of sight from now on.
-    pub(crate) fn learn(&self, secret: &Secret) {
-        self.state.lock().add(secret);
+    /// Keeps a token out of sight from now on, until many others have come after it.
+    pub(crate) fn learn(&self, token: &Secret) {
+        self.state.lock().add(token, |it| (&mut it.tokens, MOST_TOKENS));
     }
 
-    fn known(&self) -> Arc<Vec<Arc<str>>> {
-        self.state.lock().sorted.clone()
+    /// Keeps a secret of one call out of sight from now on, however many tokens come after it.
+    pub(crate) fn hide(&self, secret: &Secret) {
+        self.state.lock().add(secret, |it| (&mut it.hidden, MOST_HIDDEN));
+    }
+
+    fn forms(&self) -> Arc<Forms> {
+        self.state.lock().forms.clone()
     }
 
     /// An answer without any secret. What is a success and no text is left as it is.
     pub(crate) fn answer(&self, mut answer: Answer) -> Answer {
-        let known = self.known();
+        let forms = self.forms();
+        let is_error = 400 <= answer.status;
+        let part = if is_error { Part::Any } else { Part::Whole };
         for (_, value) in &mut answer.headers {
-            if let Some(clean) = clean(&known, value) {
+            if let Some(clean) = clean(&forms, value, part) {
                 *value = clean;
             }
         }
-        let is_success = (200..300).contains(&answer.status);
-        if is_success && (answer.is_protobuf() || LARGEST_SUCCESS < answer.body.len()) {
+        if answer.is_success() && (answer.is_protobuf() || LARGEST_SUCCESS < answer.body.len()) {
             return answer;
         }
-        let clean = match std::str::from_utf8(&answer.body) {
-            Ok(text) => clean(&known, text),
-            Err(_) => clean(&known, &String::from_utf8_lossy(&answer.body)),
-        };
-        if let Some(clean) = clean {
+        let text = String::from_utf8_lossy(&answer.body);
+        if let Some(clean) = clean(&forms, &text, part) {
             answer.body = Bytes::from(clean);
         }
         answer
@@ -77,51 +102,85 @@ impl Redactor {
     pub(crate) fn broken(&self, mut broken: Broken) -> Broken {
         if let Broken::Connection { message, .. }
         | Broken::Garbage { message }
+        | Broken::Stranger { message }
         | Broken::Unsendable { message } = &mut broken
+            && let Some(clean) = clean(&self.forms(), message, Part::Any)
         {
-            let known = self.known();
-            if let Some(clean) = clean(&known, message) {
-                *message = clean;
-            }
+            *message = clean;
         }
         broken
+    }
+
+    /// An error without any part of a secret.
+    pub(crate) fn error(&self, error: Error) -> Error {
+        let forms = self.forms();
+        error.reworded(&|it| clean(&forms, it, Part::Any))
     }
 }
 
 impl State {
-    fn add(&mut self, secret: &Secret) {
-        let text = secret.expose();
-        if text.len() < SHORTEST || self.forms.iter().any(|it| **it == *text) {
+    /// Adds a secret to a list that holds at most so many.
+    fn add(&mut self, secret: &Secret, list: impl Fn(&mut State) -> (&mut Vec<Secret>, usize)) {
+        let is_known = [&self.fixed, &self.hidden, &self.tokens].into_iter().any(|it| it.contains(secret));
+        if secret.expose().len() < forms::WINDOW || is_known {
             return;
         }
-        let quoted = serde_json::Value::from(text).to_string();
-        let in_json = quoted.strip_prefix('"').and_then(|it| it.strip_suffix('"')).unwrap_or(text);
-        self.forms.push(text.into());
-        if in_json != text {
-            self.forms.push(in_json.into());
+        let (secrets, most) = list(self);
+        secrets.push(secret.clone());
+        match most < secrets.len() {
+            true => {
+                secrets.remove(0);
+                let all = [&self.fixed, &self.hidden, &self.tokens].into_iter().flatten();
+                self.forms = Arc::new(Forms::of(all.map(Secret::expose)));
+            }
+            false => Arc::make_mut(&mut self.forms).add(secret.expose()),
         }
-        let surplus = self.forms.len().saturating_sub(self.n_fixed + MOST);
-        self.forms.drain(self.n_fixed..self.n_fixed + surplus);
-        let mut sorted = self.forms.clone();
-        sorted.sort_by_key(|it| std::cmp::Reverse(it.len()));
-        self.sorted = Arc::new(sorted);
     }
 }
 
 /// The text without secrets, if there are any in it.
-fn clean(known: &[Arc<str>], text: &str) -> Option<String> {
-    let mut cleaned: Option<String> = None;
-    for secret in known {
-        let now = cleaned.as_deref().unwrap_or(text);
-        if now.contains(&**secret) {
-            cleaned = Some(now.replace(&**secret, MARK));
+fn clean(forms: &Forms, text: &str, part: Part) -> Option<String> {
+    /// JSON within JSON within an address has three layers.
+    const LAYERS: usize = 4;
+    let mut found = Vec::new();
+    let mut view = Some(View::of(text));
+    for _ in 0..LAYERS {
+        let Some(it) = view else { break };
+        forms.find(it.bytes(), part == Part::Any, |range| found.push(it.origin(range)));
+        view = it.decoded();
+    }
+    (!found.is_empty()).then(|| without(text, found))
+}
+
+/// The text with a mark in the place of each range.
+fn without(text: &str, mut ranges: Vec<Range<usize>>) -> String {
+    ranges.sort_by_key(|it| it.start);
+    let mut clean = String::with_capacity(text.len());
+    let mut at = 0;
+    let mut ranges = ranges.into_iter().peekable();
+    while let Some(mut range) = ranges.next() {
+        while let Some(next) = ranges.next_if(|it| it.start <= range.end) {
+            range.end = range.end.max(next.end);
+        }
+        while !text.is_char_boundary(range.start) {
+            range.start -= 1;
+        }
+        clean.push_str(&text[at..range.start.max(at)]);
+        clean.push_str(MARK);
+        at = range.end;
+        while !text.is_char_boundary(at) {
+            at += 1;
         }
     }
-    cleaned
+    clean.push_str(&text[at..]);
+    clean
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+
     use super::*;
     use crate::error::Sent;
 
@@ -150,6 +209,57 @@ mod tests {
             Broken::Connection { message, .. } => assert_eq!(message, "no ***"),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_secret_is_found_however_it_is_written() {
+        let secret = "tml-0123456789";
+        let json: String = secret.chars().map(|it| format!("\\u{:04x}", it as u32)).collect();
+        let twice = json.replace('\\', "\\\\");
+        let percent: String = secret.bytes().map(|it| format!("%{it:02X}")).collect();
+        let html: String = secret.chars().map(|it| format!("&#{};", it as u32)).collect();
+        let base64 = |it: String| STANDARD.encode(it);
+        for written in [
+            json.clone(),
+            twice,
+            percent.replace('%', "%25"),
+            percent,
+            html,
+            secret.to_uppercase(),
+            base64(secret.into()),
+            base64(format!("user:{secret}")),
+            base64(format!("u:{secret}:and more")).replace('=', ""),
+            secret[3..].into(),
+            secret[..9].into(),
+        ] {
+            let said = body(500, &format!(r#"{{"detail":"key {written} is bad"}}"#));
+            let hidden = said.replace("***", "");
+            assert!(said.contains("***") && said.ends_with(r#" is bad"}"#), "{written}: {said}");
+            assert!(!hidden.contains("12345") && hidden.len() < 48, "{written}: {said}");
+        }
+        // In a result, whatever its writing, but whole: a few characters may stand there by chance.
+        assert_eq!(body(200, &format!(r#"{{"error":"{json}"}}"#)), r#"{"error":"***"}"#);
+        assert_eq!(body(200, r#"{"id":"0123456789"}"#), r#"{"id":"0123456789"}"#);
+    }
+
+    #[test]
+    fn a_secret_of_one_call_is_not_forgotten_for_tokens() {
+        let redactor = redactor();
+        redactor.hide(&Secret::new("a-word-of-one-call"));
+        for i in 0..1000 {
+            redactor.learn(&Secret::new(format!("token-{i:04}")));
+        }
+        let error = redactor.error(Error::decode("no a-word-of-one-call here"));
+        assert_eq!(error.message(), "no *** here");
+    }
+
+    #[test]
+    fn a_mark_never_cuts_a_character() {
+        let redactor = Redactor::new(&[Secret::new("pässwörter")]);
+        let answer = |text: &str| Answer { status: 400, body: text.to_string().into(), ..Answer::default() };
+        assert_eq!(redactor.answer(answer("äpässwörterö")).body, "ä***ö".as_bytes());
+        let cut = redactor.answer(answer("ö sswörter ö"));
+        assert_eq!(cut.body, "ö *** ö".as_bytes());
     }
 
     #[test]

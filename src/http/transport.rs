@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use crate::config::Timeouts;
-use crate::error::{Error, ErrorKind, Phase, Sent};
+use crate::error::{Error, ErrorKind, Phase, Sent, words};
 use crate::http_date;
 use crate::policy::retry::Failure;
 use crate::policy::verdict::Facts;
@@ -97,6 +97,20 @@ impl Answer {
         self.headers.iter().find(|it| it.0 == name).map(|it| it.1.as_str())
     }
 
+    pub(crate) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// A page for people, which no endpoint answers with.
+    pub(crate) fn is_page(&self) -> bool {
+        let is_html = |it: &str| it.trim_start().to_ascii_lowercase().starts_with("text/html");
+        let head = self.body.trim_ascii_start();
+        let head = &head[..head.len().min(256)];
+        // Some servers call everything so, even their JSON.
+        self.header("content-type").is_some_and(is_html) && head.starts_with(b"<")
+            || words::is_page(&String::from_utf8_lossy(head))
+    }
+
     pub(crate) fn is_protobuf(&self) -> bool {
         self.header("content-type")
             .is_some_and(|it| it.to_ascii_lowercase().contains("application/x-protobuf"))
@@ -115,6 +129,7 @@ impl Answer {
             retry_after: self.header("retry-after"),
             at: self.header("retry-after").map(|_| self.time()),
             should_retry: self.header("x-should-retry"),
+            location: self.header("location"),
         }
     }
 }
@@ -136,6 +151,21 @@ pub enum Broken {
     TooLarge {
         /// The limit in bytes.
         limit: u64,
+        /// The size that was announced or that arrived, if that is known.
+        announced: Option<u64>,
+    },
+    /// The answer is not too large, but has so many parts that reading it would take too much memory.
+    TooManyValues {
+        /// How many there may be.
+        limit: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// Whoever is at the address is not the server: does not speak TLS, or has a certificate that is not trusted. Nothing
+    /// was sent.
+    Stranger {
+        /// What is wrong.
+        message: String,
     },
     /// The answer is not HTTP, or its body cannot be decompressed.
     Garbage {
@@ -163,10 +193,15 @@ impl Broken {
         match self {
             Broken::Connection { sent, .. } => *sent,
             Broken::Timeout(Phase::Resolve | Phase::Connect) => Sent::No,
-            Broken::Token(_) | Broken::CircuitOpen { .. } | Broken::Unsendable { .. } => Sent::No,
-            Broken::Timeout(_) | Broken::TooLarge { .. } | Broken::Garbage { .. } | Broken::Closed => {
-                Sent::Maybe
-            }
+            Broken::Token(_)
+            | Broken::CircuitOpen { .. }
+            | Broken::Unsendable { .. }
+            | Broken::Stranger { .. } => Sent::No,
+            Broken::Timeout(_)
+            | Broken::TooLarge { .. }
+            | Broken::TooManyValues { .. }
+            | Broken::Garbage { .. }
+            | Broken::Closed => Sent::Maybe,
         }
     }
 
@@ -177,8 +212,12 @@ impl Broken {
             Broken::Timeout(_) => Failure::Timeout,
             // A broken answer to a request that may have been carried out: the request is idempotent, and asking
             // again gives the answer a second chance.
-            Broken::Garbage { .. } => Failure::Connection { sent: Sent::Maybe },
-            Broken::TooLarge { .. } | Broken::Closed | Broken::Unsendable { .. } => Failure::Fatal,
+            Broken::Garbage { .. } => Failure::Stranger { sent: Sent::Maybe },
+            Broken::Stranger { .. } => Failure::Stranger { sent: Sent::No },
+            Broken::TooLarge { .. }
+            | Broken::TooManyValues { .. }
+            | Broken::Closed
+            | Broken::Unsendable { .. } => Failure::Fatal,
             // The server of tokens may be back soon; a credential that it refuses stays refused.
             Broken::Token(error) if error.is_retryable() => Failure::Connection { sent: Sent::No },
             Broken::Token(_) | Broken::CircuitOpen { .. } => Failure::Fatal,
@@ -200,7 +239,18 @@ impl Broken {
                 Error::timeout(Phase::Send, "the request could not be sent in time")
             }
             Broken::Timeout(phase) => Error::timeout(*phase, format!("no answer in time ({phase:?})")),
-            Broken::TooLarge { limit } => Error::decode(format!("the answer is larger than {limit} bytes")),
+            Broken::TooLarge { limit, announced } => {
+                let size = match announced {
+                    Some(n) => format!("it has {n}"),
+                    // Also of one that was compressed: what it announced is another size.
+                    None => format!("it did not say how many, and more than {limit} arrived"),
+                };
+                Error::decode(format!("the answer is larger than the {limit} bytes that it may have: {size}"))
+            }
+            Broken::TooManyValues { limit, found } => Error::decode(format!(
+                "the answer has {found} values, more than the {limit} that it may have"
+            )),
+            Broken::Stranger { message } => Error::new(ErrorKind::Connection { sent: Sent::No }, message),
             Broken::Garbage { message } => Error::decode(format!("the answer is not HTTP: {message}")),
             Broken::Unsendable { message } => {
                 Error::invalid("request", format!("cannot be written as HTTP: {message}"))

@@ -1,6 +1,8 @@
-//! Requests over sockets: the only file that names ureq.
+//! Requests over sockets: the only module that names ureq.
 
-use std::io;
+mod failure;
+
+use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -11,20 +13,24 @@ use ureq::http::Uri;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout, TcpConnector};
-use ureq::{Agent, Error, ProxyProtocol, Timeout};
+use ureq::{Agent, Error, ProxyProtocol};
+
+use failure::{Marking, Stage, Step, broken, unsent};
 
 use super::Lane;
 use super::lanes::LANES;
+use super::room;
 use super::transport::{Answer, Broken, Exchange, Transport};
-use crate::error::{Phase, Sent};
+use crate::error::Sent;
 use crate::network::{Network, Proxy, Scheme};
 use crate::sync::Mutex;
 
 /// The longest timeout that ureq can add to the time: a century.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Shorter than the keep-alive of usual servers, so that a connection is seldom reused after the server left it.
-const IDLE_AGE: Duration = Duration::from_secs(15);
+/// Shorter than the keep-alive of usual servers, which is 5 s for the shortest of them (uvicorn, Node), so that a connection is
+/// seldom used again in the moment in which the server leaves it.
+const IDLE_AGE: Duration = Duration::from_secs(4);
 
 /// For how long the addresses of a name are believed, unless connecting fails.
 const NAME_AGE: Duration = Duration::from_secs(30);
@@ -65,7 +71,9 @@ impl Transport for Ureq {
             Some(open) => open.agents[exchange.lane.idx()].clone(),
             None => return Err(Broken::Closed),
         };
-        self.maker.exchange(&agent, exchange)
+        let result = self.maker.exchange(&agent, exchange);
+        // A connection that this side closed looks as if the server had.
+        if result.is_err() && self.open.lock().is_none() { Err(Broken::Closed) } else { result }
     }
 
     fn shutdown(&self) {
@@ -194,8 +202,8 @@ impl Maker {
             .build();
         match self.is_plain {
             // The connector of TLS alone takes a page of stack, which thousands of threads would pay for.
-            true => Agent::with_parts(config, TcpConnector::default(), self.names.clone()),
-            false => Agent::with_parts(config, DefaultConnector::default(), self.names.clone()),
+            true => Agent::with_parts(config, Marking(TcpConnector::default()), self.names.clone()),
+            false => Agent::with_parts(config, Marking(DefaultConnector::default()), self.names.clone()),
         }
     }
 
@@ -204,6 +212,9 @@ impl Maker {
         match (broken, &self.through) {
             (Broken::Connection { sent, message }, Some(proxy)) => {
                 Broken::Connection { sent, message: format!("{message} (through the proxy {proxy})") }
+            }
+            (Broken::Stranger { message }, Some(proxy)) => {
+                Broken::Stranger { message: format!("{message} (through the proxy {proxy})") }
             }
             (broken, _) => broken,
         }
@@ -241,13 +252,25 @@ impl Maker {
             .iter()
             .filter_map(|(name, value)| Some((name.as_str().to_string(), value.to_str().ok()?.to_string())))
             .collect();
-        let body = response
-            .body_mut()
-            .with_config()
-            .limit(exchange.largest_answer)
-            .read_to_vec()
-            .map_err(|it| broken(it, Stage::Body { limit: exchange.largest_answer }))?;
-        Ok(Answer { status: response.status().as_u16(), headers, body: Bytes::from(body) })
+        let mut answer = Answer { status: response.status().as_u16(), headers, body: Bytes::new() };
+        let announced = answer.header("content-length").and_then(|it| it.parse().ok());
+        let is_success = answer.is_success();
+        let limit = if is_success { exchange.largest_answer } else { u64::MAX };
+        if announced.is_some_and(|it| limit < it) {
+            return Err(Broken::TooLarge { limit, announced });
+        }
+        let stage = Stage::Body { limit, announced };
+        // The body grows as its pieces come: nothing is set aside for what is only announced.
+        let mut body = Vec::new();
+        let mut reader = response.body_mut().with_config().limit(limit).reader();
+        let read = match is_success {
+            true => reader.read_to_end(&mut body),
+            // Of what a server says of a failure the beginning is enough, and its status must not be lost.
+            false => reader.take(room::LARGEST_REFUSAL).read_to_end(&mut body),
+        };
+        read.map_err(|it| broken(it.into(), stage))?;
+        answer.body = Bytes::from(body);
+        Ok(answer)
     }
 }
 
@@ -291,7 +314,8 @@ impl Resolver for Names {
             addresses.into_iter().for_each(|it| known.push(it));
             return Ok(known);
         }
-        let found = DefaultResolver::default().resolve(uri, config, timeout)?;
+        let found = DefaultResolver::default().resolve(uri, config, timeout);
+        let found = found.map_err(|it| unsent(it, Step::Resolve))?;
         let known = Known { place, addresses: found.to_vec(), since: Instant::now() };
         *self.last.lock() = Some(known);
         Ok(found)
@@ -328,68 +352,6 @@ impl<S: ureq::AsSendBody> With for ureq::config::ConfigBuilder<ureq::typestate::
 /// socket, of whose progress nothing is seen.
 fn arriving(n_bytes: usize) -> Duration {
     Duration::from_secs_f64(n_bytes as f64 / SLOWEST)
-}
-
-/// How far an exchange was when it broke.
-#[derive(Clone, Copy)]
-enum Stage {
-    Head,
-    Body { limit: u64 },
-}
-
-fn broken(error: Error, stage: Stage) -> Broken {
-    let connection = |sent, message: String| Broken::Connection { sent, message };
-    match (error, stage) {
-        (Error::Timeout(it), stage) => Broken::Timeout(phase(it, stage)),
-        (error @ (Error::Http(_) | Error::BadUri(_)), Stage::Head) => {
-            Broken::Unsendable { message: error.to_string() }
-        }
-        (Error::HostNotFound, _) => connection(Sent::No, "the host name is unknown".into()),
-        (Error::ConnectionFailed, _) => {
-            connection(Sent::No, "no address of the host could be connected to".into())
-        }
-        (Error::BodyExceedsLimit(_), Stage::Body { limit }) => Broken::TooLarge { limit },
-        (Error::Io(error), stage) => io_error(error, stage),
-        (Error::Tls(message), _) => connection(Sent::No, format!("TLS: {message}")),
-        (Error::Rustls(error), _) => connection(Sent::No, format!("TLS: {error}")),
-        (Error::LargeResponseHeader(_, limit), _) => {
-            Broken::Garbage { message: format!("its head is larger than {limit} bytes") }
-        }
-        (error @ (Error::Protocol(_) | Error::Decompress(..)), _) => {
-            Broken::Garbage { message: error.to_string() }
-        }
-        (error @ Error::ConnectProxyFailed(_), _) => connection(Sent::No, error.to_string()),
-        (error, _) => connection(Sent::Maybe, error.to_string()),
-    }
-}
-
-fn io_error(error: io::Error, stage: Stage) -> Broken {
-    use io::ErrorKind::*;
-    match (error.kind(), stage) {
-        (NotConnected, _) => Broken::Closed,
-        (TimedOut | WouldBlock, Stage::Body { .. }) => Broken::Timeout(Phase::Body),
-        (TimedOut | WouldBlock, Stage::Head) => Broken::Timeout(Phase::Exchange),
-        (ConnectionRefused | HostUnreachable | NetworkUnreachable | AddrNotAvailable, Stage::Head) => {
-            Broken::Connection { sent: Sent::No, message: error.to_string() }
-        }
-        // What rustls says comes as invalid data.
-        (InvalidData, Stage::Head) => {
-            Broken::Connection { sent: Sent::Maybe, message: format!("TLS: {error}") }
-        }
-        _ => Broken::Connection { sent: Sent::Maybe, message: error.to_string() },
-    }
-}
-
-fn phase(timeout: Timeout, stage: Stage) -> Phase {
-    match (timeout, stage) {
-        // The head is there, so the server is not still working, whatever ran out.
-        (_, Stage::Body { .. }) => Phase::Body,
-        (Timeout::Resolve, _) => Phase::Resolve,
-        (Timeout::Connect, _) => Phase::Connect,
-        (Timeout::SendRequest | Timeout::SendBody | Timeout::PerWrite, _) => Phase::Send,
-        (Timeout::RecvResponse | Timeout::PerRead, _) => Phase::FirstByte,
-        _ => Phase::Exchange,
-    }
 }
 
 #[cfg(test)]

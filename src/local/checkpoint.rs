@@ -102,6 +102,9 @@ pub(super) struct Meta {
     pub(super) save_id: u64,
     pub(super) run_id: String,
     pub(super) base_model: String,
+    /// The other name under which the base model was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) asked_as: Option<String>,
     /// The seed of the base model, whose weights the adapter belongs to.
     pub(super) base_seed: u64,
     pub(super) rank: usize,
@@ -225,6 +228,11 @@ impl Store {
         self.root.join(within(place))
     }
 
+    /// A folder for what need not outlive this engine.
+    pub(super) fn scratch(&self) -> PathBuf {
+        self.lease.drafts()
+    }
+
     /// Where a folder can be written, or left to be deleted. Unique, whoever had such a number before.
     fn aside(&self) -> Aside {
         Aside(self.lease.drafts().join(format!("{:016x}", fastrand::u64(..))))
@@ -239,11 +247,17 @@ impl Store {
         overwrite: bool,
     ) -> Result<(), Problem> {
         let folder = self.folder(place);
+        let now = SystemTime::now();
         // One whose time is over is there no longer, though its folder may be.
-        let taken = || !overwrite && folder.exists() && !is_over(&folder, SystemTime::now());
-        let exists =
-            || Problem::Exists(format!("{} already exists; save with overwrite to replace it", place.uri()));
-        if taken() {
+        let taken = || !overwrite && folder.exists() && !is_over(&folder, now);
+        // Only the verb that saves states has such an option.
+        let hint = match place.kind {
+            Kind::Training => "save with overwrite to replace it",
+            Kind::Sampler | Kind::External => "delete it or take another name",
+        };
+        let exists = || Problem::Exists(format!("{} already exists; {hint}", place.uri()));
+        // Asked again when nothing can come between; this saves writing what cannot be kept.
+        if !overwrite && description(&folder).is_some_and(|it| !it.is_over(now)) {
             return Err(exists());
         }
         let meta = Meta { save_id: fastrand::u64(1..), ..meta.clone() };

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -26,9 +26,10 @@ use super::checkpoint::{ADAPTER, Kind, Meta, OPTIMIZER, Place, Problem, Store};
 use super::examples::Pass;
 use super::futures::{Futures, Outcome, Ticket};
 use super::lines::Way;
-use super::nn::{Adam, LoraSpec, Sampler, Trainer, Weights};
+use super::nn::{Adam, LoraSpec, Trainer, Weights};
 use super::queue::{Next, Queue};
 use super::sampling::{Sample, Slot, Weights as SlotWeights};
+use super::snapshots::{Snapshot, Snapshots};
 
 /// How many samples may be worked on side by side by so many threads. They start in order; a pass waits until those that
 /// run are done, so there are no more than keep the threads busy.
@@ -48,7 +49,7 @@ impl Job {
     pub(super) fn way(&self) -> Way {
         match &self.work {
             Work::Sample { .. } => Way::Beside,
-            Work::Create { .. } | Work::LoadSampler { .. } | Work::BaseSampler { .. } => Way::Express,
+            Work::Create { .. } | Work::LoadSampler { .. } | Work::Forget { .. } => Way::Express,
             // Of a session that has ended. One that was asked for has its turn behind what was asked before.
             Work::Unload { .. } if self.ticket.is_none() => Way::Express,
             _ => Way::Alone,
@@ -72,6 +73,8 @@ pub(super) enum Work {
     Pass {
         model_id: String,
         pass: Box<Pass>,
+        /// What it takes while it waits.
+        room: Room,
     },
     Step {
         model_id: String,
@@ -98,9 +101,9 @@ pub(super) enum Work {
         slot: Slot,
         place: Place,
     },
-    /// Makes the untrained model ready to sample from.
-    BaseSampler {
-        slot: Slot,
+    /// Gives up the weights of samplers that are no more.
+    Forget {
+        slots: Vec<Slot>,
     },
     Sample {
         slot: Slot,
@@ -127,11 +130,32 @@ impl Work {
             Work::Save { .. } => "save_weights",
             Work::SaveSampler { save, .. } if save.place.kind == Kind::External => "save_weights_external",
             Work::SaveSampler { .. } | Work::Snapshot { .. } => "save_weights_for_sampler",
-            Work::LoadSampler { .. } | Work::BaseSampler { .. } => "create_sampling_session",
+            Work::LoadSampler { .. } => "create_sampling_session",
+            Work::Forget { .. } => "forget",
             Work::Sample { .. } => "sample",
             Work::Unload { .. } => "unload_model",
             Work::Refused { .. } => "refused",
         }
+    }
+}
+
+/// Bytes that count as waiting until this is dropped.
+#[derive(Debug)]
+pub(super) struct Room {
+    bytes: usize,
+    all: Arc<AtomicUsize>,
+}
+
+impl Room {
+    pub(super) fn take(bytes: usize, all: &Arc<AtomicUsize>) -> Self {
+        all.fetch_add(bytes, Ordering::Relaxed);
+        Room { bytes, all: all.clone() }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -152,6 +176,7 @@ pub(super) struct Save {
 pub(super) struct Engine {
     pub(super) base: Arc<Weights>,
     pub(super) store: Arc<Store>,
+    pub(super) snapshots: Arc<Snapshots>,
     pub(super) futures: Arc<Futures>,
     pub(super) pool: ThreadPool,
     /// One thread for what is quick, so that it need not wait for the others.
@@ -175,16 +200,18 @@ impl Engine {
             match next {
                 Next::End => break,
                 Next::Lost(id) => self.futures.finish(&id, Outcome::server(self.panics.said())),
-                Next::Run(Job { ticket, work: Work::Sample { slot, sample } }) => {
-                    self.sample(queue, ticket, slot, sample);
-                }
-                Next::Run(Job { ticket, work }) => {
-                    if let Some(ticket) = &ticket {
-                        ticket.started();
+                Next::Run(job) => match *job {
+                    Job { ticket, work: Work::Sample { slot, sample } } => {
+                        self.sample(queue, ticket, slot, sample);
                     }
-                    let outcome = self.one(work);
-                    self.finish(ticket, outcome);
-                }
+                    Job { ticket, work } => {
+                        if let Some(ticket) = &ticket {
+                            ticket.started();
+                        }
+                        let outcome = self.one(work);
+                        self.finish(ticket, outcome);
+                    }
+                },
             }
         }
     }
@@ -202,20 +229,25 @@ impl Engine {
         let mut running = Running { queue: queue.clone(), id: String::new() };
         let Some(ticket) = ticket.filter(|it| !it.cancelled.load(Ordering::Relaxed)) else { return };
         running.id.clone_from(&ticket.id);
-        let (futures, stop) = (self.futures.clone(), self.stop.clone());
+        let (futures, stop, snapshots) = (self.futures.clone(), self.stop.clone(), self.snapshots.clone());
         self.pool.spawn(move || {
             let running = running;
             ticket.started();
             let cancelled = || ticket.cancelled.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
             let weights = slot.lock().clone();
-            let outcome = match weights {
-                SlotWeights::Ready(sampler) => match sample.run(&sampler, &cancelled) {
+            let sampler = match &weights {
+                SlotWeights::Base => Ok(snapshots.untrained()),
+                SlotWeights::Ready(it) => snapshots.sampler(it).map_err(Outcome::server),
+                SlotWeights::Failed(error) => Err(Outcome::server(error.as_str())),
+                SlotWeights::None => Err(Outcome::user("the weights of this sampler were never saved")),
+            };
+            let outcome = sampler.map_or_else(
+                |it| it,
+                |it| match sample.run(&it, &cancelled) {
                     Ok(response) => Outcome::Sample(encode_sample_response(&response).into()),
                     Err(error) => Outcome::user(error),
                 },
-                SlotWeights::Failed(error) => Outcome::server(error),
-                SlotWeights::None => Outcome::user("the weights of this sampler were never saved"),
-            };
+            );
             futures.finish(&running.id, outcome);
         });
     }
@@ -241,11 +273,11 @@ impl Engine {
                 let store = self.store.clone();
                 self.with(&model_id, move |trainer| load_into(trainer, &store, &load))
             }
-            Work::Pass { model_id, pass } => self.with(&model_id, move |trainer| {
-                match trainer.run(&pass.examples, &pass.loss, pass.backward) {
-                    Ok(run) => Outcome::Pass(encode_forward_backward_output(&pass.output(run)).into()),
-                    Err(error) => Outcome::user(error),
-                }
+            Work::Pass { model_id, pass, room: _room } => self.with(&model_id, move |trainer| match trainer
+                .run(&pass.examples, &pass.loss, pass.backward)
+            {
+                Ok(run) => Outcome::Pass(encode_forward_backward_output(&pass.output(run)).into()),
+                Err(error) => Outcome::user(error),
             }),
             Work::Step { model_id, adam } => self.with(&model_id, move |trainer| {
                 let step = match trainer.adam_step(&adam) {
@@ -297,18 +329,24 @@ impl Engine {
                     })
                 })
             }
-            Work::Snapshot { model_id, slot, sampler_id } => self.with(&model_id, move |trainer| {
-                *slot.lock() = SlotWeights::Ready(Arc::new(trainer.sampler()));
-                let sampling_session_id = Some(sampler_id);
-                answer(&SaveWeightsForSamplerResponse { path: None, sampling_session_id })
-            }),
-            Work::LoadSampler { slot, place } => {
-                let (base, store) = (self.base.clone(), self.store.clone());
-                self.fill(&slot, move || read_sampler(base, &store, &place))
+            Work::Snapshot { model_id, slot, sampler_id } => {
+                let (snapshots, id) = (self.snapshots.clone(), model_id.clone());
+                self.with(&model_id, move |trainer| match snapshots.of_model(&id, trainer) {
+                    Ok(snapshot) => {
+                        *slot.lock() = SlotWeights::Ready(snapshot);
+                        let sampling_session_id = Some(sampler_id);
+                        answer(&SaveWeightsForSamplerResponse { path: None, sampling_session_id })
+                    }
+                    Err(error) => Outcome::server(error),
+                })
             }
-            Work::BaseSampler { slot } => {
-                let base = self.base.clone();
-                self.fill(&slot, move || Ok(Sampler::base(base)))
+            Work::LoadSampler { slot, place } => {
+                let (snapshots, store) = (self.snapshots.clone(), self.store.clone());
+                self.fill(&slot, move || snapshots.of_checkpoint(&store, &place))
+            }
+            Work::Forget { slots } => {
+                drop(slots);
+                answer(&json!({}))
             }
             Work::Unload { model_id } => {
                 self.trainers.remove(&model_id);
@@ -321,9 +359,13 @@ impl Engine {
     }
 
     /// Makes weights ready to sample from; that they could not be made is told to who samples from them.
-    fn fill(&self, slot: &Slot, make: impl FnOnce() -> Result<Sampler, String> + Send + 'static) -> Outcome {
+    fn fill(
+        &self,
+        slot: &Slot,
+        make: impl FnOnce() -> Result<Arc<Snapshot>, String> + Send + 'static,
+    ) -> Outcome {
         *slot.lock() = match self.on_pool(&self.side, make).and_then(|it| it) {
-            Ok(it) => SlotWeights::Ready(Arc::new(it)),
+            Ok(it) => SlotWeights::Ready(it),
             Err(error) => SlotWeights::Failed(error),
         };
         answer(&json!({}))
@@ -465,16 +507,6 @@ fn load_into(trainer: &mut Trainer, store: &Store, load: &Load) -> Outcome {
         Ok(()) => answer(&LoadWeightsResponse { path: Some(uri), model_id: None }),
         Err(error) => Outcome::user(format!("{uri} does not fit this model: {error}")),
     }
-}
-
-fn read_sampler(base: Arc<Weights>, store: &Store, place: &Place) -> Result<Sampler, String> {
-    // It may have been replaced since it was asked for.
-    let (meta, files) = store.read(place, &[ADAPTER]).map_err(Problem::text)?;
-    let mut trainer = Trainer::new(base, meta.spec());
-    trainer
-        .load_adapter(files.first().map_or(&[], |it| it))
-        .map_err(|it| format!("{} does not fit this engine's model: {it}", place.uri()))?;
-    Ok(trainer.sampler())
 }
 
 #[cfg(test)]

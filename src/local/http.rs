@@ -1,7 +1,6 @@
 //! The HTTP face: reads requests, asks the state, writes answers (PROTOCOL §3, §4).
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::json;
 
 use crate::error::Error;
@@ -24,17 +23,19 @@ use super::checkpoint::Kind;
 use super::engine::Work;
 use super::examples::Pass;
 use super::nn::Adam;
-use super::state::{Refusal, Reply, State, refuse};
+use super::state::{Refusal, Reply, State};
 use super::tokens::Tokens;
 
 mod access;
+mod bodies;
 mod futures;
 mod rest;
 mod turn;
 
+pub(super) use bodies::Bodies;
+use bodies::{LARGE, aside, check_values, inflate};
+
 const PROTOBUF: &str = "application/x-protobuf";
-/// The largest request, compressed or not.
-const MOST_BODY: usize = 256 << 20;
 
 /// What every request is served with.
 pub(super) struct App {
@@ -43,6 +44,9 @@ pub(super) struct App {
     pub(super) flags: ClientConfig,
     pub(super) dynamic_flags: DynamicConfig,
     pub(super) api_key: String,
+    /// Names that it goes by besides those of this machine for itself.
+    pub(super) allowed_hosts: Vec<String>,
+    pub(super) bodies: Bodies,
     pub(super) tokens: Tokens,
     /// Its own address, for what can be fetched from it.
     pub(super) url: String,
@@ -80,7 +84,10 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/optim_step", call(optim_step))
         .route("/api/v1/save_weights", call(save_weights))
         .route("/api/v1/save_weights_external", call(save_weights_external))
-        .route("/api/v1/load_weights", call(|app, it, fingerprint| app.state.load_weights(it, fingerprint)))
+        .route(
+            "/api/v1/load_weights",
+            slow_call(|app, it, fingerprint| app.state.load_weights(it, fingerprint)),
+        )
         .route(
             "/api/v1/save_weights_for_sampler",
             call(|app, it, fingerprint| app.state.save_for_sampler(it, fingerprint)),
@@ -95,7 +102,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         )
         .route(
             "/api/v1/create_sampling_session",
-            call(|app, it, fingerprint| app.state.create_sampler(it, fingerprint)),
+            slow_call(|app, it, fingerprint| app.state.create_sampler(it, fingerprint)),
         )
         .route("/api/v1/join_sampling_session", call(|app, it, _| app.state.join_sampler(it)))
         .route("/api/v1/samplers/{id}", get(sampler))
@@ -106,20 +113,22 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .merge(rest::routes())
         .route(
             "/api/v1/weights_info",
-            call(|app, it: WeightsInfoRequest, _| app.state.weights_info(&it.tinker_path)),
+            slow_call(|app, it: WeightsInfoRequest, _| app.state.weights_info(&it.tinker_path)),
         )
         .route(
             "/api/v1/telemetry",
-            call(|_, _: serde_json::Value, _| Ok(TelemetryResponse { status: "accepted".into() })),
+            call(|_, _: IgnoredAny, _| Ok(TelemetryResponse { status: "accepted".into() })),
         )
         .fallback(|| async { refusal(404, "Not Found") })
         .method_not_allowed_fallback(not_allowed)
-        .layer(DefaultBodyLimit::max(MOST_BODY))
+        .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn_with_state(app.clone(), bodies::take))
         .layer(middleware::from_fn_with_state(app.clone(), access::check))
         // Whoever knows such an address has been given it.
         .route("/download/{token}/{file}", get(rest::download))
         // Says nothing and costs nothing, so whoever starts the server may ask without a key.
         .route("/api/v1/healthz", get(|| async { ok(&HealthzResponse { status: "ok".into() }) }))
+        .layer(middleware::from_fn_with_state(app.clone(), access::check_host))
         .with_state(app)
 }
 
@@ -132,11 +141,43 @@ where
     R: Serialize + 'static,
 {
     post(move |Shared(app): Context, uri: Uri, body: Bytes| async move {
-        match request::<T>(&body) {
-            Ok(it) => reply(serve(&app, it, fingerprint(&uri, &body))),
-            Err(error) => turn::keep(&app.state, &error, turn::of_json(&body), fingerprint(&uri, &body)),
+        match LARGE < body.len() {
+            true => aside(app, true, move |app| answer(app, &uri, body, serve)).await,
+            false => answer(&app, &uri, body, serve),
         }
     })
+}
+
+/// As [`call`], for what reads or writes files: not on the server's thread.
+fn slow_call<T, R>(serve: fn(&App, T, u64) -> Reply<R>) -> MethodRouter<Arc<App>>
+where
+    T: DeserializeOwned + 'static,
+    R: Serialize + 'static,
+{
+    post(move |Shared(app): Context, uri: Uri, body: Bytes| {
+        let large = LARGE < body.len();
+        aside(app, large, move |app| answer(app, &uri, body, serve))
+    })
+}
+
+fn answer<T: DeserializeOwned, R: Serialize>(
+    app: &App,
+    uri: &Uri,
+    body: Bytes,
+    serve: fn(&App, T, u64) -> Reply<R>,
+) -> Response {
+    if let Err(Refusal { status, detail }) = check_values(&body) {
+        return refusal(status, &detail);
+    }
+    let fingerprint = fingerprint(uri, &body);
+    match request::<T>(&body) {
+        Ok(it) => {
+            // Its room is needed by others.
+            drop(body);
+            reply(serve(app, it, fingerprint))
+        }
+        Err(error) => turn::keep(&app.state, &error, turn::of_json(&body), fingerprint),
+    }
 }
 
 /// Tells a repeated request from another one under the same number.
@@ -182,22 +223,6 @@ fn mentions(headers: &HeaderMap, name: header::HeaderName, what: &str) -> bool {
     headers.get_all(name).iter().any(|it| it.to_str().is_ok_and(|it| it.contains(what)))
 }
 
-/// The body as it was before compression.
-fn inflate(headers: &HeaderMap, body: Bytes) -> Reply<Bytes> {
-    if !mentions(headers, header::CONTENT_ENCODING, "zstd") {
-        return Ok(body);
-    }
-    let mut out = Vec::new();
-    let most = MOST_BODY as u64;
-    let read = zstd::stream::read::Decoder::with_buffer(&body[..])
-        .and_then(|it| it.take(most + 1).read_to_end(&mut out));
-    match read {
-        Ok(_) if MOST_BODY < out.len() => refuse(413, "the body is too large"),
-        Ok(_) => Ok(out.into()),
-        Err(error) => refuse(400, format!("the body is not zstd: {error}")),
-    }
-}
-
 // ---- endpoints that are more than one line ----
 
 async fn create_session(Shared(app): Context, headers: HeaderMap, body: Bytes) -> Response {
@@ -224,44 +249,72 @@ async fn not_allowed() -> Response {
 }
 
 async fn forward_backward(Shared(app): Context, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
-    let body = match inflate(&headers, body) {
-        Ok(it) => it,
-        Err(Refusal { status, detail }) => return refusal(status, &detail),
-    };
-    let fingerprint = fingerprint(&uri, &body);
-    let is_protobuf = mentions(&headers, header::CONTENT_TYPE, PROTOBUF);
-    let call = match is_protobuf {
-        true => train::decode_forward_backward_request(&body),
-        false => train::decode_forward_backward_json(&body, "forward_backward_input"),
-    };
-    match call {
-        Ok(it) => pass(&app, it, fingerprint),
-        Err(error) => {
-            let turn = if is_protobuf { turn::of_protobuf(&body) } else { turn::of_json(&body) };
-            turn::keep(&app.state, &error, turn, fingerprint)
+    let large = LARGE < body.len() || mentions(&headers, header::CONTENT_ENCODING, "zstd");
+    let work = move |app: &App| {
+        let body = match inflate(&headers, body) {
+            Ok(it) => it,
+            Err(Refusal { status, detail }) => return refusal(status, &detail),
+        };
+        let (fingerprint, size) = (fingerprint(&uri, &body), body.len());
+        if mentions(&headers, header::CONTENT_TYPE, PROTOBUF) {
+            return match train::decode_forward_backward_bytes(body.clone()) {
+                Ok(it) => {
+                    // Its room is needed by others.
+                    drop(body);
+                    pass(app, it, fingerprint, size)
+                }
+                Err(error) => turn::keep(&app.state, &error, turn::of_protobuf(&body), fingerprint),
+            };
         }
+        if let Err(Refusal { status, detail }) = check_values(&body) {
+            return refusal(status, &detail);
+        }
+        match train::decode_forward_backward_json(&body, "forward_backward_input") {
+            Ok(it) => {
+                drop(body);
+                pass(app, it, fingerprint, size)
+            }
+            Err(error) => turn::keep(&app.state, &error, turn::of_json(&body), fingerprint),
+        }
+    };
+    match large {
+        true => aside(app, true, work).await,
+        false => work(&app),
     }
 }
 
 async fn forward(Shared(app): Context, uri: Uri, body: Bytes) -> Response {
-    let fingerprint = fingerprint(&uri, &body);
-    match train::decode_forward_backward_json(&body, "forward_input") {
-        Ok(it) => pass(&app, it, fingerprint),
-        Err(error) => turn::keep(&app.state, &error, turn::of_json(&body), fingerprint),
+    let large = LARGE < body.len();
+    let work = move |app: &App| {
+        if let Err(Refusal { status, detail }) = check_values(&body) {
+            return refusal(status, &detail);
+        }
+        let (fingerprint, size) = (fingerprint(&uri, &body), body.len());
+        match train::decode_forward_backward_json(&body, "forward_input") {
+            Ok(it) => pass(app, it, fingerprint, size),
+            Err(error) => turn::keep(&app.state, &error, turn::of_json(&body), fingerprint),
+        }
+    };
+    match large {
+        true => aside(app, true, work).await,
+        false => work(&app),
     }
 }
 
-fn pass(app: &App, call: train::ForwardBackwardCall, fingerprint: u64) -> Response {
+fn pass(app: &App, call: train::ForwardBackwardCall, fingerprint: u64, size: usize) -> Response {
     // The legacy form may come without a number.
     let seq_id = Some(u64::from(call.seq_id)).filter(|it| 0 < *it);
     let custom = app.state.custom_loss(&call.model_id, &call.loss.loss_fn);
-    reply(app.state.submit(&call.model_id, seq_id, fingerprint, |_| {
-        let read = |it| Pass::new(&call.data, &call.loss, it, !call.forward_only, app.state.config());
-        match custom.and_then(read) {
-            Ok(pass) => Work::Pass { model_id: call.model_id.clone(), pass: Box::new(pass) },
-            Err(error) => Work::Refused { error },
+    // Read before its turn is taken, which nobody else can do meanwhile.
+    let read = |it| Pass::new(&call.data, &call.loss, it, !call.forward_only, app.state.config());
+    let work = match custom.and_then(read) {
+        Ok(pass) => {
+            let (model_id, room) = (call.model_id.clone(), app.state.room(2 * size));
+            Work::Pass { model_id, pass: Box::new(pass), room }
         }
-    }))
+        Err(error) => Work::Refused { error },
+    };
+    reply(app.state.submit_large(&call.model_id, seq_id, fingerprint, work))
 }
 
 fn optim_step(app: &App, request: OptimStepRequest, fingerprint: u64) -> Reply<UntypedFuture> {

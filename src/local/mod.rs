@@ -15,6 +15,7 @@
 //! What is served and refused stands in [`docs::compat`](crate::docs::compat).
 
 mod checkpoint;
+mod connections;
 mod downloads;
 mod engine;
 mod examples;
@@ -23,10 +24,13 @@ mod futures;
 mod http;
 mod kernel;
 mod lines;
+mod names;
 mod nn;
 mod queue;
 mod sampling;
+mod scratch;
 mod server;
+mod snapshots;
 mod state;
 mod tokens;
 mod trace;

@@ -8,7 +8,7 @@ use super::lines::{Lines, Way};
 /// What the engine thread does next.
 pub(super) enum Next {
     /// A job that runs now.
-    Run(Job),
+    Run(Box<Job>),
     /// The sample of this id panicked.
     Lost(String),
     /// Nothing will ever come any more.
@@ -86,13 +86,19 @@ impl Queue {
             let running = inner.running;
             if let Some((way, job)) = inner.lines.take(running) {
                 inner.running += usize::from(way == Way::Beside);
-                return Next::Run(job);
+                return Next::Run(Box::new(job));
             }
             if inner.closed && running == 0 {
                 return Next::End;
             }
             self.changed.wait(&mut inner);
         }
+    }
+
+    /// What could begin now, if nothing ran.
+    #[cfg(test)]
+    pub(super) fn look(&self) -> Option<Job> {
+        self.inner.lock().lines.take(0).map(|it| it.1)
     }
 
     /// Notes that a sample runs no more, and which one if it panicked.

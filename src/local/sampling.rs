@@ -13,6 +13,7 @@ use crate::wire::json::SampleRequest;
 
 use super::examples::token_ids;
 use super::nn::{Generate, ModelConfig, Sampler};
+use super::snapshots::Snapshot;
 
 /// Most answers of one request.
 const MOST_SAMPLES: u32 = 1024;
@@ -30,7 +31,9 @@ pub(super) type Slot = Arc<Mutex<Weights>>;
 pub(super) enum Weights {
     #[default]
     None,
-    Ready(Arc<Sampler>),
+    /// Those of the base model.
+    Base,
+    Ready(Arc<Snapshot>),
     Failed(String),
 }
 

@@ -1,5 +1,6 @@
 //! Starting and stopping.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -9,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use axum::serve::ListenerExt;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tokio::sync::Notify;
@@ -18,11 +18,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::wire::json::{ClientConfig, DynamicConfig};
 
 use super::checkpoint::Store;
+use super::connections::{self, Limits};
+use super::downloads::secret;
 use super::engine::{Engine, Panics, most_samples_at_once};
 use super::futures::Futures;
-use super::http::{App, router};
+use super::http::{App, Bodies, router};
+use super::names::Names;
 use super::nn;
 use super::queue::Queue;
+use super::snapshots::Snapshots;
 use super::state::State;
 
 /// No long poll is held longer, whatever the options say.
@@ -50,15 +54,41 @@ pub struct Options {
     /// Where checkpoints are kept: one engine at a time may use a folder. Default none: a folder of its own that is
     /// removed when the server stops.
     pub data_dir: Option<PathBuf>,
-    /// The key that every request must bear. Default `tml-local`.
-    pub api_key: String,
+    /// The key that every request must bear. Default none: a random one for each start, which
+    /// [`Server::api_key`] tells.
+    pub api_key: Option<String>,
+    /// Names of hosts, without a port, that requests may be meant for and pages may come from besides `127.0.0.1`,
+    /// `localhost` and `[::1]`; for who reaches the engine through a proxy or a tunnel. All others are refused, because a web
+    /// page can have its own name lead to this machine. Default none.
+    pub allowed_hosts: Vec<String>,
     /// The seed of the base model's weights, and of everything that is drawn without a seed of its own. Checkpoints
     /// belong to the base model of one seed. Default 0.
     pub seed: u64,
     /// How many threads compute. Default 0: as many as there are processors.
     pub threads: usize,
+    /// How many samplers are ready in memory at a time, about 5 MB each; others are made ready, which takes some
+    /// milliseconds, when they are sampled from again. Default 8.
+    pub samplers_in_memory: usize,
+    /// Other names under which the model is offered: programs that were written for a model of the service can be run
+    /// here as they are. Each name stands for `tinkex/nano`. Default none.
+    ///
+    /// ```
+    /// use tinkex::local::Options;
+    ///
+    /// let aliases = [("Qwen/Qwen3-8B".to_string(), "tinkex/nano".to_string())].into();
+    /// let options = Options { aliases, ..Options::default() };
+    /// ```
+    pub aliases: BTreeMap<String, String>,
     /// How long the server waits for a result before the client has to ask again. Default 20 s.
     pub long_poll: Duration,
+    /// How many connections there may be. A new one takes the place of the one that has been idle for longest; while all
+    /// are at work, it waits. Default 2048.
+    pub max_connections: usize,
+    /// A connection on which no whole request arrives for so long is closed. Default 60 s.
+    pub idle_timeout: Duration,
+    /// A request whose body stands still for so long is given up, and so is a connection whose client does not read its
+    /// answer. Default 30 s.
+    pub stall_timeout: Duration,
     /// Results of more bytes are announced first, so that clients can make room for them. Default 4 MiB.
     pub announce_above: usize,
     /// A session that was silent for so long is ended: its models are unloaded, and what it had asked for is dropped.
@@ -83,10 +113,16 @@ impl Default for Options {
         Options {
             port: 0,
             data_dir: None,
-            api_key: "tml-local".into(),
+            api_key: None,
+            allowed_hosts: Vec::new(),
             seed: 0,
             threads: 0,
+            samplers_in_memory: 8,
+            aliases: BTreeMap::new(),
             long_poll: Duration::from_secs(20),
+            max_connections: 2048,
+            idle_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(30),
             announce_above: 4 << 20,
             session_timeout: Duration::from_secs(300),
             pause_after: Duration::from_secs(60),
@@ -123,7 +159,13 @@ impl fmt::Debug for Options {
             .field("data_dir", &self.data_dir)
             .field("seed", &self.seed)
             .field("threads", &self.threads)
+            .field("samplers_in_memory", &self.samplers_in_memory)
+            .field("aliases", &self.aliases)
             .field("long_poll", &self.long_poll)
+            .field("allowed_hosts", &self.allowed_hosts)
+            .field("max_connections", &self.max_connections)
+            .field("idle_timeout", &self.idle_timeout)
+            .field("stall_timeout", &self.stall_timeout)
             .field("announce_above", &self.announce_above)
             .field("session_timeout", &self.session_timeout)
             .field("pause_after", &self.pause_after)
@@ -138,7 +180,8 @@ impl fmt::Debug for Options {
 /// The embedded engine, served on the loopback address until it is dropped.
 ///
 /// It trains and samples the model `tinkex/nano` for real, on the CPU, behind the same HTTP API as the Tinker service;
-/// any client of that API can be pointed at [`url`](Server::url). Only this machine can reach it.
+/// any client of that API can be pointed at [`url`](Server::url). Only this machine can reach it, and only who has its
+/// [`api_key`](Server::api_key), which is another one at each start unless [`Options`] name one.
 ///
 /// # Blocking
 /// Starting takes some milliseconds. Stopping, by [`stop`](Server::stop) or by dropping the server, waits for the batch
@@ -150,7 +193,7 @@ impl fmt::Debug for Options {
 ///
 /// let server = Server::start(Options::default())?;
 /// assert!(server.url().starts_with("http://127.0.0.1:"));
-/// assert_eq!(server.api_key(), "tml-local");
+/// assert!(server.api_key().starts_with("tml-"));
 /// server.stop();
 /// # Ok::<(), tinkex::Error>(())
 /// ```
@@ -196,7 +239,7 @@ impl Server {
         let data_dir = data_dir.map_err(system)?;
         let mut server = Server {
             url: format!("http://127.0.0.1:{port}"),
-            api_key: options.api_key.clone(),
+            api_key: options.api_key.unwrap_or_else(|| format!("tml-{}", secret())),
             data_dir: data_dir.clone(),
             temporary,
             process: std::process::id(),
@@ -207,14 +250,16 @@ impl Server {
         // From here on an early return drops the server, which stops what was started.
         let config = nn::ModelConfig::nano();
         let base = Arc::new(nn::Weights::seeded(&config, options.seed));
-        let store = Arc::new(Store::open(data_dir).map_err(system)?);
+        let store = Arc::new(Store::open(data_dir.clone()).map_err(system)?);
+        let names = Names::new(&options.aliases, &data_dir, &config).map_err(system)?;
         let futures = Arc::new(Futures::new(fastrand::u64(..) >> 32));
         let panics = Panics::new();
         let pool = server.pool("compute", options.threads, panics.sender())?;
         let side = server.pool("quick", 1, panics.sender())?;
         let queue = Arc::new(Queue::new(most_samples_at_once(pool.current_num_threads())));
         let engine = Engine {
-            base: base.clone(),
+            snapshots: Arc::new(Snapshots::new(base.clone(), store.scratch(), options.samplers_in_memory)),
+            base,
             store: store.clone(),
             futures: futures.clone(),
             pool,
@@ -228,6 +273,7 @@ impl Server {
         let app = Arc::new(App {
             state: State::new(
                 config,
+                names,
                 options.seed,
                 options.session_timeout,
                 options.pause_after,
@@ -237,19 +283,29 @@ impl Server {
             ),
             flags,
             dynamic_flags,
-            api_key: options.api_key,
+            api_key: server.api_key.clone(),
+            allowed_hosts: options.allowed_hosts,
+            bodies: Bodies::new(options.stall_timeout),
             tokens: Default::default(),
             url: server.url.clone(),
             // An instant further away cannot be computed with.
             long_poll: options.long_poll.min(LONGEST_POLL),
             announce_above: options.announce_above,
         });
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+        let limits = Limits {
+            most: options.max_connections,
+            idle: options.idle_timeout,
+            stall: options.stall_timeout,
+        };
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_io().enable_time().thread_name("tinkex-aside").max_blocking_threads(4);
+        let runtime = runtime.build();
         let runtime = runtime.map_err(|it| system(format!("cannot start the server's runtime: {it}")))?;
         let wake = server.wake.clone();
         let shortest = options.session_timeout.min(options.pause_after);
         let period = (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(5));
-        server.spawn("tinkex-server", move || runtime.block_on(serve(listener, app, period, wake)))?;
+        server
+            .spawn("tinkex-server", move || runtime.block_on(serve(listener, app, limits, period, wake)))?;
         Ok(server)
     }
 
@@ -359,7 +415,7 @@ impl Thread {
     }
 }
 
-async fn serve(listener: TcpListener, app: Arc<App>, period: Duration, stop: Arc<Notify>) {
+async fn serve(listener: TcpListener, app: Arc<App>, limits: Limits, period: Duration, stop: Arc<Notify>) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(it) => it,
         Err(error) => {
@@ -367,12 +423,8 @@ async fn serve(listener: TcpListener, app: Arc<App>, period: Duration, stop: Arc
             return;
         }
     };
-    // Small answers must not wait for more to fill a packet.
-    let listener = listener.tap_io(|it| {
-        let _ = it.set_nodelay(true);
-    });
     tokio::spawn(watch_sessions(app.clone(), period));
-    tokio::spawn(async move { axum::serve(listener, router(app)).await });
+    tokio::spawn(connections::serve(listener, router(app), limits));
     // Returning ends the runtime, and with it all connections and the state.
     stop.notified().await;
 }
@@ -387,7 +439,9 @@ async fn watch_sessions(app: Arc<App>, period: Duration) {
         // To look for them is to read every checkpoint's description. Meanwhile they count as gone already.
         if SWEEP <= now.duration_since(swept) {
             swept = now;
-            app.state.end_old_checkpoints(SystemTime::now());
+            let app = app.clone();
+            let swept = move || app.state.end_old_checkpoints(SystemTime::now());
+            drop(tokio::task::spawn_blocking(swept).await);
         }
     }
 }

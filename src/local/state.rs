@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -13,9 +14,10 @@ use crate::wire::json::*;
 
 use super::checkpoint::{Problem, Store};
 use super::downloads::Downloads;
-use super::engine::{Job, Work};
+use super::engine::{Job, Room, Work};
 use super::feeds::Feed;
 use super::futures::{Futures, Outcome, Place, session_of};
+use super::names::Names;
 use super::nn::{LoraSpec, ModelConfig};
 use super::queue::Queue;
 use super::sampling::Slot;
@@ -41,6 +43,12 @@ pub(super) const USER: &str = "tml:user:local";
 
 /// How many samples of one sampler are remembered, to answer a repeated one with the first one's result.
 const MOST_REMEMBERED: usize = 65_536;
+
+/// How many sessions are remembered after they have ended, and of how many is known what they did.
+const MOST_ENDED: usize = 1024;
+const MOST_TRACES: usize = 16;
+/// How many bytes of passes may wait for their turns; beyond, only what is next is taken.
+const MOST_WAITING_BYTES: usize = 256 << 20;
 
 /// An answer, or the status and text of a refusal.
 pub(super) type Reply<T> = Result<T, Refusal>;
@@ -70,10 +78,13 @@ pub(super) struct State {
     pub(super) futures: Arc<Futures>,
     store: Arc<Store>,
     config: ModelConfig,
+    names: Names,
     base_seed: u64,
     session_timeout: Duration,
     pause_after: Duration,
     queue: Arc<Queue>,
+    /// How many bytes of passes wait for their turn.
+    waiting: Arc<AtomicUsize>,
     downloads: Downloads,
     inner: Mutex<Inner>,
 }
@@ -85,11 +96,13 @@ struct Inner {
     /// Seeds of samples that name none: repeatable, in the order of arrival.
     seeds: fastrand::Rng,
     sessions: HashMap<String, Session>,
+    sessions_made: usize,
+    /// Those that have ended, the latest last.
+    ended: VecDeque<String>,
     /// Sessions by the idempotency key of the request that made them.
     session_keys: HashMap<String, String>,
     models: HashMap<String, Model>,
     samplers: HashMap<String, SamplerEntry>,
-    base: Option<Slot>,
     /// Copies of checkpoints by the idempotency key of the request that made them, the latest last.
     copies: VecDeque<(String, String)>,
 }
@@ -111,7 +124,8 @@ struct Session {
     display_name: Option<String>,
     project_id: Option<String>,
     end: Option<End>,
-    trace: Arc<Trace>,
+    /// Of one that ended long ago it is no longer kept.
+    trace: Option<Arc<Trace>>,
     contact: Instant,
     /// When one of its results was last asked for, which is no sign that the session is wanted, but that somebody waits.
     polled: Instant,
@@ -139,6 +153,8 @@ impl Session {
 /// A model that is being trained.
 pub(super) struct Model {
     session_id: String,
+    /// The name under which its base model was asked for.
+    base_model: String,
     lora: LoraConfig,
     spec: LoraSpec,
     user_metadata: Option<BTreeMap<String, Value>>,
@@ -150,6 +166,8 @@ pub(super) struct Model {
 
 struct SamplerEntry {
     session_id: String,
+    /// The name under which its base model was asked for.
+    base_model: String,
     model_path: Option<String>,
     slot: Slot,
     requests: Recent,
@@ -160,15 +178,16 @@ struct SamplerEntry {
 }
 
 impl SamplerEntry {
-    fn new(session_id: String, model_path: Option<String>, slot: Slot) -> Self {
+    fn new(session_id: String, base_model: String, model_path: Option<String>, slot: Slot) -> Self {
         let requests = Recent::new(MOST_REMEMBERED);
-        SamplerEntry { session_id, model_path, slot, requests, feeds: HashMap::new(), joined: 0 }
+        SamplerEntry { session_id, base_model, model_path, slot, requests, feeds: HashMap::new(), joined: 0 }
     }
 }
 
 impl State {
     pub(super) fn new(
         config: ModelConfig,
+        names: Names,
         base_seed: u64,
         session_timeout: Duration,
         pause_after: Duration,
@@ -181,14 +200,27 @@ impl State {
             rng: fastrand::Rng::new(),
             seeds: fastrand::Rng::with_seed(base_seed),
             sessions: HashMap::new(),
+            sessions_made: 0,
+            ended: VecDeque::new(),
             session_keys: HashMap::new(),
             models: HashMap::new(),
             samplers: HashMap::new(),
-            base: None,
             copies: VecDeque::new(),
         };
-        let (downloads, inner) = (Downloads::default(), Mutex::new(inner));
-        State { futures, store, config, base_seed, session_timeout, pause_after, queue, downloads, inner }
+        let (waiting, downloads, inner) = (Arc::default(), Downloads::default(), Mutex::new(inner));
+        State {
+            futures,
+            store,
+            config,
+            names,
+            base_seed,
+            session_timeout,
+            pause_after,
+            queue,
+            waiting,
+            downloads,
+            inner,
+        }
     }
 
     /// Hands jobs of a session to the engine thread. If that is gone, their futures were failed already. What belongs to
@@ -198,13 +230,13 @@ impl State {
     }
 
     pub(super) fn capabilities(&self) -> ServerCapabilitiesResponse {
-        let nano = SupportedModelJson {
-            model_name: Some(NANO.into()),
+        let model = |name: &str| SupportedModelJson {
+            model_name: Some(name.into()),
             max_context_length: Some(self.config.max_len as u64),
             trainable: Some(true),
             sampleable: Some(true),
         };
-        ServerCapabilitiesResponse { supported_models: vec![nano] }
+        ServerCapabilitiesResponse { supported_models: self.names.all().map(model).collect() }
     }
 
     // ---- sessions ----
@@ -219,13 +251,13 @@ impl State {
         let session_id = known.unwrap_or_else(|| {
             let id = format!("{:016x}", inner.rng.u64(..));
             let session = Session {
-                number: inner.sessions.len(),
+                number: inner.sessions_made,
                 created: SystemTime::now(),
                 user_metadata: request.user_metadata,
                 display_name: request.display_name,
                 project_id: request.project_id.filter(|it| !it.is_empty()),
                 end: None,
-                trace: Arc::default(),
+                trace: Some(Arc::default()),
                 contact: Instant::now(),
                 polled: Instant::now(),
                 paused: false,
@@ -234,6 +266,7 @@ impl State {
                 losses: Losses::new(),
             };
             inner.sessions.insert(id.clone(), session);
+            inner.sessions_made += 1;
             if let Some(key) = key {
                 inner.session_keys.insert(key.into(), id.clone());
             }
@@ -297,13 +330,19 @@ impl State {
 
     fn end_session(&self, inner: &mut Inner, session_id: &str, end: End, why: &str) {
         if let Some(session) = inner.sessions.get_mut(session_id) {
-            session.end.get_or_insert(end);
+            if session.end.is_none() {
+                session.end = Some(end);
+                inner.ended.push_back(session_id.into());
+            }
             session.models = Recent::new(0);
             session.samplers = Recent::new(0);
             session.losses = Losses::new();
         }
+        inner.forget_old_sessions();
         inner.session_keys.retain(|_, it| it != session_id);
-        inner.samplers.retain(|_, it| it.session_id != session_id);
+        let gone = inner.samplers.extract_if(|_, it| it.session_id == session_id);
+        // Thousands of them may take a while to go, for which nobody should wait here.
+        let slots: Vec<Slot> = gone.map(|it| it.1.slot).collect();
         let of_session: Vec<String> =
             inner.models.iter().filter(|it| it.1.session_id == session_id).map(|it| it.0.clone()).collect();
         // Nobody waits for it any more. What the engine works on now comes to its end.
@@ -312,6 +351,7 @@ impl State {
             self.futures.finish(&ticket.id, Outcome::user(dropped.as_str()));
         }
         self.futures.cancel_all_of(session_id, &dropped);
+        self.enqueue("", [Job { ticket: None, work: Work::Forget { slots } }]);
         for model_id in of_session {
             self.remove_model(inner, &model_id, why);
             self.enqueue(session_id, [Job { ticket: None, work: Work::Unload { model_id } }]);
@@ -339,6 +379,31 @@ impl State {
         work: impl FnOnce(&Model) -> Work,
     ) -> Reply<UntypedFuture> {
         self.submit_in(&mut self.inner.lock(), model_id, seq_id, fingerprint, work)
+    }
+
+    /// Room for a pass that waits.
+    pub(super) fn room(&self, bytes: usize) -> Room {
+        Room::take(bytes, &self.waiting)
+    }
+
+    /// As [`submit`](Self::submit), for what takes much room while it waits. If too much waits already, it must be sent again
+    /// later; not so if nothing else could make room.
+    pub(super) fn submit_large(
+        &self,
+        model_id: &str,
+        seq_id: Option<u64>,
+        fingerprint: u64,
+        work: Work,
+    ) -> Reply<UntypedFuture> {
+        let mut inner = self.inner.lock();
+        let turns = &inner.model(model_id)?.turns;
+        let seq_id = seq_id.unwrap_or_else(|| turns.next());
+        let is_new = turns.seen(seq_id, fingerprint) == Seen::Never;
+        let is_next = seq_id == turns.next() && self.queue.is_idle(session_of(model_id));
+        if is_new && !is_next && MOST_WAITING_BYTES < self.waiting.load(Ordering::Relaxed) {
+            return refuse(429, "too much data waits for its turn; send this again later");
+        }
+        self.submit_in(&mut inner, model_id, Some(seq_id), fingerprint, |_| work)
     }
 
     /// Takes the turn of a request whose body says no more than whose turn it is.
@@ -408,9 +473,22 @@ impl Drop for State {
 }
 
 impl Inner {
+    /// Forgets what sessions did that ended long ago, and in the end that they were.
+    fn forget_old_sessions(&mut self) {
+        let traced = self.ended.len().saturating_sub(MOST_TRACES);
+        if let Some(session) = traced.checked_sub(1).and_then(|i| self.sessions.get_mut(self.ended.get(i)?)) {
+            session.trace = None;
+        }
+        if MOST_ENDED < self.ended.len()
+            && let Some(id) = self.ended.pop_front()
+        {
+            self.sessions.remove(&id);
+        }
+    }
+
     /// Notes in the trace of a session that something was asked for.
     fn span(&self, session_id: &str, verb: &'static str, of: &str) -> Option<Arc<Span>> {
-        Some(self.sessions.get(session_id)?.trace.begin(verb, of))
+        Some(self.sessions.get(session_id)?.trace.as_ref()?.begin(verb, of))
     }
 
     /// A session that is alive; asking for it counts as contact.
@@ -437,13 +515,6 @@ impl Inner {
     }
 }
 
-fn check_base(name: &str) -> Reply<()> {
-    match name {
-        NANO => Ok(()),
-        other => refuse(400, format!("base model {other:?} is not served here; this engine offers {NANO:?}")),
-    }
-}
-
 fn future(request_id: &str, model_id: Option<&str>) -> UntypedFuture {
     UntypedFuture {
         request_id: request_id.into(),
@@ -451,3 +522,7 @@ fn future(request_id: &str, model_id: Option<&str>) -> UntypedFuture {
         sample_sequence_ids: None,
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod tests;

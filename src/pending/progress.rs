@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::event::{Observed, QueueStateChange, Seeing, TraceContext};
+use crate::http::Served;
 use crate::sync::Mutex;
 use crate::types::QueueState;
 
@@ -28,6 +29,8 @@ pub struct Status {
     pub last_contact: Option<Duration>,
     /// How long ago it was submitted.
     pub elapsed: Duration,
+    /// How the last request for it failed, if none has succeeded since and it is tried again.
+    pub last_failure: Option<String>,
 }
 
 /// How far an operation is.
@@ -53,6 +56,7 @@ pub(crate) struct Progress {
     deadline: Option<Instant>,
     observed: Observed,
     trace: Option<Arc<TraceContext>>,
+    served: Option<Served>,
     state: Arc<Mutex<State>>,
 }
 
@@ -64,6 +68,7 @@ struct State {
     queue: Option<(QueueState, Option<String>)>,
     attempts: u32,
     last_contact: Option<Instant>,
+    last_failure: Option<Error>,
 }
 
 impl Progress {
@@ -75,6 +80,7 @@ impl Progress {
             queue: None,
             attempts: 0,
             last_contact: None,
+            last_failure: None,
         };
         Progress {
             sdk_method,
@@ -82,6 +88,7 @@ impl Progress {
             deadline,
             observed: Observed::default(),
             trace: None,
+            served: None,
             state: Arc::new(Mutex::new(state)),
         }
     }
@@ -91,6 +98,17 @@ impl Progress {
         self.observed = seeing.observed.clone();
         self.trace = seeing.trace.current();
         self
+    }
+
+    /// With the server that it is asked of.
+    pub(crate) fn of_server(mut self, served: Served) -> Self {
+        self.served = Some(served);
+        self
+    }
+
+    /// The server has never answered anything yet.
+    pub(crate) fn awaits_first_contact(&self) -> bool {
+        self.served.as_ref().is_some_and(|it| !it.yet())
     }
 
     pub(crate) fn trace(&self) -> Option<&Arc<TraceContext>> {
@@ -145,6 +163,24 @@ impl Progress {
 
     pub(crate) fn contact(&self, now: Instant) {
         self.state.lock().last_contact = Some(now);
+    }
+
+    /// A request of the operation failed and will be sent again.
+    pub(crate) fn failed(&self, error: Error) {
+        let before = self.state.lock().last_failure.replace(error);
+        // Without the lock: it may be the last of a long chain.
+        drop(before);
+    }
+
+    /// A request of the operation succeeded.
+    pub(crate) fn recovered(&self) {
+        let before = self.state.lock().last_failure.take();
+        drop(before);
+    }
+
+    /// How the last request failed, if none has succeeded since.
+    pub(crate) fn last_failure(&self) -> Option<Error> {
+        self.state.lock().last_failure.clone()
     }
 
     /// Takes note of what the server says of its queue, and tells the observer of what is new.
@@ -209,8 +245,14 @@ impl Progress {
         if let Some(reason) = &status.queue_state_reason {
             text += &format!(" ({reason})");
         }
-        match status.last_contact {
-            Some(ago) => text + &format!(", last contact {ago:.0?} ago"),
+        if let Some(ago) = status.last_contact {
+            text += &format!(", last contact {ago:.0?} ago");
+        }
+        if let Some(served) = self.served.as_ref().filter(|it| !it.yet()) {
+            text += &format!(", {} has not answered yet", served.by());
+        }
+        match status.last_failure {
+            Some(failure) => text + &format!(", the last request failed: {failure}"),
             None => text,
         }
     }
@@ -230,6 +272,7 @@ impl Progress {
             attempts: state.attempts,
             last_contact: state.last_contact.map(|it| now.saturating_duration_since(it)),
             elapsed: now.saturating_duration_since(self.submitted),
+            last_failure: state.last_failure.as_ref().map(Error::to_string),
         }
     }
 }

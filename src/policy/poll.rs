@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::error::words::{excerpt, presentable};
 use crate::error::{Category, Error, ErrorKind};
 use crate::types::QueueState;
 
@@ -209,7 +210,8 @@ impl Poll {
     /// A JSON answer with a success status: the result, or a word about it.
     fn success(&mut self, body: &[u8], times: Times) -> Step {
         let Ok(reply) = FutureReply::read(body) else {
-            return Step::Fail(Error::decode("the result is neither JSON nor protobuf"));
+            let text = format!("the result is neither JSON nor protobuf; it begins with {}", excerpt(body));
+            return Step::Fail(Error::decode(text));
         };
         match reply {
             FutureReply::Done(_) => Step::Done,
@@ -246,7 +248,7 @@ impl Poll {
 fn queue(json: &Value) -> Option<(QueueState, Option<String>)> {
     let state = json.get("queue_state")?.as_str()?;
     let reason = json.get("queue_state_reason").and_then(Value::as_str).filter(|it| !it.is_empty());
-    Some((QueueState::parse(state), reason.map(str::to_string)))
+    Some((QueueState::parse(state), reason.map(presentable)))
 }
 
 #[cfg(test)]
@@ -268,6 +270,7 @@ mod tests {
             retry_after: None,
             at: None,
             should_retry: None,
+            location: None,
         };
         poll.on(Event::Answer { facts, protobuf: false }, times)
     }

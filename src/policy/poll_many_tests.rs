@@ -26,6 +26,7 @@ fn facts(status: u16, body: &str) -> Facts<'_> {
         retry_after_ms: None,
         retry_after: None,
         should_retry: None,
+        location: None,
         at: None,
     }
 }

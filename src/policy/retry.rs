@@ -31,6 +31,11 @@ pub(crate) enum Failure {
     },
     /// The attempt's own time ran out, after it was connected.
     Timeout,
+    /// Somebody answered who is no such server: another protocol, or a certificate that is not trusted.
+    Stranger {
+        /// Whether the request may have been read.
+        sent: Sent,
+    },
     /// Something that would happen again.
     Fatal,
 }
@@ -40,8 +45,18 @@ pub(crate) enum Failure {
 pub(crate) struct Limits {
     /// All attempts and the waits between them. Zero means one attempt.
     pub(crate) budget: Duration,
-    /// The budget for having no connection, or none that holds, while the server has never been reached, so that a wrong address is told at once.
-    pub(crate) first_contact: Option<Duration>,
+    /// While the server has never been reached.
+    pub(crate) first_contact: Option<FirstContact>,
+}
+
+/// The budgets of a call to a server that has never been reached, which may be the wrong one. Who is a stranger at the first
+/// contact stays one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FirstContact {
+    /// For having no connection, or none that holds, so that a wrong address is told at once.
+    pub(crate) connection: Duration,
+    /// For having no answer but those of a proxy or of a server that is about to start.
+    pub(crate) answer: Duration,
 }
 
 /// The retries of one logical call.
@@ -74,7 +89,11 @@ impl Retries {
     ) -> Option<Duration> {
         let mut budget = limits.budget;
         let mut hint = None;
-        self.fresh = matches!(failure, Failure::Answer { verdict: Verdict::Dropped, .. });
+        // After a connection that broke, those that are kept may be as dead as it was.
+        self.fresh = matches!(
+            failure,
+            Failure::Answer { verdict: Verdict::Dropped, .. } | Failure::Connection { sent: Sent::Maybe }
+        );
         match failure {
             Failure::Fatal => return None,
             Failure::Answer { verdict: Verdict::Success | Verdict::Fatal, .. } => return None,
@@ -85,15 +104,22 @@ impl Retries {
                     return None;
                 }
             }
-            Failure::Answer { verdict: Verdict::Retry, hint: it } => hint = it,
-            // A name that is not known, a certificate that is not trusted and a port of something else all end here.
-            Failure::Connection { .. } => {
-                if let Some(first) = limits.first_contact {
-                    budget = budget.min(first);
-                }
+            Failure::Answer { verdict: Verdict::Retry, hint: it } => {
+                hint = it;
+                budget = limits.first_contact.map_or(budget, |it| budget.min(it.answer));
             }
+            // A name that is not known and a port that nobody listens on end here.
+            Failure::Connection { .. } => {
+                budget = limits.first_contact.map_or(budget, |it| budget.min(it.connection));
+            }
+            // A certificate that is not trusted and a port of something else end here. Of a server that was reached before it
+            // is a passing fault on the way.
+            Failure::Stranger { .. } if limits.first_contact.is_some() => return None,
+            Failure::Stranger { .. } => {}
             // Somebody is there, who took the connection.
-            Failure::Timeout => {}
+            Failure::Timeout => {
+                budget = limits.first_contact.map_or(budget, |it| budget.min(it.answer));
+            }
         }
         let left = budget.checked_sub(elapsed).filter(|it| !it.is_zero())?;
         let delay = hint.unwrap_or_else(|| delay(self.taken, unit));
@@ -117,6 +143,8 @@ mod tests {
     use super::*;
 
     const LIMITS: Limits = Limits { budget: Duration::from_secs(300), first_contact: None };
+    const FIRST: Option<FirstContact> =
+        Some(FirstContact { connection: Duration::from_secs(5), answer: Duration::from_secs(60) });
     const BUSY: Failure = Failure::Answer { verdict: Verdict::Retry, hint: None };
 
     #[test]
@@ -147,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_server_never_reached_is_given_up_within_the_connect_timeout() {
-        let limits = Limits { first_contact: Some(Duration::from_secs(5)), ..LIMITS };
+        let limits = Limits { first_contact: FIRST, ..LIMITS };
         let refused = Failure::Connection { sent: Sent::No };
         let mut retries = Retries::default();
         let mut elapsed = Duration::ZERO;
@@ -161,6 +189,19 @@ mod tests {
                 Retries::default().next(alive, Duration::from_secs(6), limits, 0.0).is_some(),
                 "{alive:?}"
             );
+            // But not for as long as one that was reached before.
+            let late = Duration::from_secs(61);
+            assert_eq!(Retries::default().next(alive, late, limits, 0.0), None, "{alive:?}");
+            assert!(Retries::default().next(alive, late, LIMITS, 0.0).is_some(), "{alive:?}");
+        }
+    }
+
+    #[test]
+    fn a_stranger_at_the_first_contact_is_not_asked_again() {
+        for sent in [Sent::No, Sent::Maybe] {
+            let (failure, limits) = (Failure::Stranger { sent }, Limits { first_contact: FIRST, ..LIMITS });
+            assert_eq!(Retries::default().next(failure, Duration::ZERO, limits, 0.0), None);
+            assert!(Retries::default().next(failure, Duration::ZERO, LIMITS, 0.0).is_some());
         }
     }
 
@@ -182,7 +223,11 @@ mod tests {
         assert_eq!(n, 16);
         assert!(retries.wants_fresh());
         retries.next(BUSY, Duration::ZERO, LIMITS, 0.0);
-        assert!(!retries.wants_fresh(), "only what a proxy dropped says something of the connection");
+        assert!(!retries.wants_fresh(), "an answer that is no success says nothing of the connection");
+        for (sent, fresh) in [(Sent::Maybe, true), (Sent::No, false)] {
+            retries.next(Failure::Connection { sent }, Duration::ZERO, LIMITS, 0.0);
+            assert_eq!(retries.wants_fresh(), fresh, "only one that broke was open");
+        }
         assert!(Retries::default().next(Failure::Fatal, Duration::ZERO, LIMITS, 0.0).is_none());
     }
 }

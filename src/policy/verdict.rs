@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
+use crate::error::words::presentable;
 use crate::error::{Error, ErrorKind};
 use crate::http_date;
 
@@ -20,6 +21,8 @@ pub(crate) struct Facts<'a> {
     /// When it was, by the clock of the server or else of this machine: what a date in `retry_after` counts from.
     pub(crate) at: Option<SystemTime>,
     pub(crate) should_retry: Option<&'a str>,
+    /// Where the server says that the answer is.
+    pub(crate) location: Option<&'a str>,
 }
 
 /// What to do about an answer.
@@ -92,7 +95,14 @@ impl Facts<'_> {
         };
         let hint = self.hint();
         let vetoed = self.should_retry.is_some_and(|it| it.trim() == "false");
-        Error::new(kind, format!("HTTP {}: {}", self.status, detail(self.body))).with(|it| {
+        let elsewhere = match self.location {
+            Some(place) if (300..400).contains(&self.status) => {
+                let place = presentable(place);
+                format!(" (it points to {place:?}, which is not followed: is the base URL right?)")
+            }
+            _ => String::new(),
+        };
+        Error::new(kind, format!("HTTP {}: {}{elsewhere}", self.status, detail(self.body))).with(|it| {
             it.status = Some(self.status);
             it.retry_after = hint;
             it.vetoed = Some(vetoed);
@@ -100,9 +110,8 @@ impl Facts<'_> {
     }
 }
 
-/// The server's own words about a failure, from whatever shape of body it sends.
+/// The server's own words about a failure, from whatever shape of body it sends, fit to be shown.
 pub(crate) fn detail(body: &[u8]) -> String {
-    const LONGEST: usize = 2000;
     let text = String::from_utf8_lossy(body);
     let text = text.trim();
     let words = match serde_json::from_slice::<Value>(body) {
@@ -112,10 +121,9 @@ pub(crate) fn detail(body: &[u8]) -> String {
         }
         _ => text.to_string(),
     };
-    match words.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}…", &words[..end]),
-        None if words.is_empty() => "no further information".into(),
-        None => words,
+    match presentable(&words) {
+        words if words.is_empty() => "no further information".into(),
+        words => words,
     }
 }
 
@@ -147,7 +155,19 @@ mod tests {
             retry_after: None,
             at: None,
             should_retry: None,
+            location: None,
         }
+    }
+
+    #[test]
+    fn a_redirect_names_where_it_points_to() {
+        for status in [301, 302, 307, 308] {
+            let facts = Facts { location: Some("https://other/x\u{1b}[1m"), ..facts(status, "") };
+            let error = facts.error();
+            assert!(error.to_string().contains(r#""https://other/x""#), "{error}");
+        }
+        let error = Facts { location: Some("https://other"), ..facts(201, "") }.error();
+        assert!(!error.to_string().contains("other"), "{error}");
     }
 
     #[test]
@@ -237,6 +257,9 @@ mod tests {
             (r#"{"other":1}"#, r#"{"other":1}"#),
             (r#"["a"]"#, r#"["a"]"#),
             ("Internal Server Error", "Internal Server Error"),
+            ("a\r\nb", "a b"),
+            (r#"{"detail":"\u001b[31mred"}"#, "red"),
+            ("<html><title>502</title>", r#"an HTML page, "502""#),
             ("", "no further information"),
         ];
         for (body, text) in table {

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::Threads;
+use crate::error::words::one_line;
 use crate::error::{Error, Result};
 use crate::http::{Call, Lane};
-use crate::sync::Mutex;
+use crate::sync::cancel::{Registration, Wake};
 use crate::sync::pool::{Part, Pool, PoolConfig};
 use crate::sync::undo::Undo;
+use crate::sync::{CancelToken, Mutex};
 use crate::wire::json::CancelFutureRequest;
 
 use super::{PoolStatus, Session, pool_status};
@@ -62,15 +64,38 @@ impl Abandoned {
     }
 }
 
-/// A sample that the server works on. Dropping this says that nobody waits for it any more.
+/// A sample that the server works on. Dropping this says that nobody waits for it any more, and so does its token, at
+/// once: the thread that waits for the result may be held by the server for a while yet.
 pub(crate) struct Underway {
+    told: Arc<Told>,
+    _cancelled: Registration,
+}
+
+/// What the server calls a sample, until it has been told that nobody waits for it.
+struct Told {
     session: Arc<Session>,
-    request_id: String,
+    request_id: Mutex<Option<String>>,
+}
+
+impl Told {
+    fn take(&self) -> Option<String> {
+        self.request_id.lock().take()
+    }
+}
+
+impl Wake for Told {
+    fn wake(&self) {
+        if let Some(request_id) = self.take() {
+            self.session.abandon(request_id);
+        }
+    }
 }
 
 impl Underway {
-    pub(crate) fn new(session: &Arc<Session>, request_id: &str) -> Self {
-        Underway { session: session.clone(), request_id: request_id.into() }
+    pub(crate) fn new(session: &Arc<Session>, request_id: &str, cancel: &CancelToken) -> Self {
+        let request_id = Mutex::new(Some(request_id.to_string()));
+        let told = Arc::new(Told { session: session.clone(), request_id });
+        Underway { _cancelled: cancel.on_cancel(told.clone()), told }
     }
 
     /// It came to an error. Unless that only says that nobody waits any more, there is nothing to cancel.
@@ -82,17 +107,14 @@ impl Underway {
     }
 
     /// The server is done with it.
-    pub(crate) fn over(mut self) {
-        self.request_id.clear();
+    pub(crate) fn over(self) {
+        drop(self.told.take());
     }
 }
 
 impl Drop for Underway {
     fn drop(&mut self) {
-        let request_id = std::mem::take(&mut self.request_id);
-        if !request_id.is_empty() {
-            self.session.abandon(request_id);
-        }
+        self.told.wake();
     }
 }
 
@@ -155,6 +177,7 @@ impl Session {
                     // Repeated like any other request, but not queued again: the server also notices when the session's
                     // heartbeats end.
                     if let Err(error) = session.cancel_future(&request_id) {
+                        let request_id = one_line(&request_id);
                         match session.cancel.is_cancelled() {
                             true => {
                                 log::debug!(target: "tinkex", "sample {request_id} was not cancelled: {error}")

@@ -17,6 +17,8 @@ pub(crate) struct Flags {
     pub(crate) dynamic: DynamicConfig,
     /// The server has such flags, so that asking again makes sense.
     pub(crate) is_dynamic: bool,
+    /// The server does not tell any flags, as those of the time before protobuf.
+    pub(crate) are_missing: bool,
     /// The server could not be asked, so that these are the defaults. They are asked for again.
     pub(crate) are_assumed: bool,
 }
@@ -48,9 +50,11 @@ pub(super) fn fetch_late(http: &Http, config: &Config, cancel: &CancelToken) -> 
 }
 
 fn learn(http: &Http, config: &Config, call: &Call, cancel: &CancelToken) -> Result<Flags> {
-    let client: ClientConfig = offered(http.json(call, cancel))?.unwrap_or_default();
+    let client: Option<ClientConfig> = offered(http.json(call, cancel))?;
+    let are_missing = client.is_none();
+    let client = client.unwrap_or_default();
     heed(http, &client)?;
-    let flags = Flags { config: client, ..Flags::default() };
+    let flags = Flags { config: client, are_missing, ..Flags::default() };
     match fetch_dynamic(http, config, cancel) {
         Ok(dynamic) => {
             Ok(Flags { is_dynamic: dynamic.is_some(), dynamic: dynamic.unwrap_or_default(), ..flags })

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::error::words::one_line;
 use crate::error::{Error, Result};
 use crate::event::HeartbeatTrouble;
 use crate::http::{Call, Lane};
@@ -24,6 +25,7 @@ pub(super) fn start(session: &Arc<Session>, id: Arc<str>) -> Result<()> {
 
 fn run(session: &Arc<Session>, id: &str) {
     let mut last_success = session.clock.now();
+    let shown = one_line(id);
     while session.clock.tick(INTERVAL, &session.cancel).is_ok() {
         // What could not be started before, because the system refused a thread.
         retry_deliveries();
@@ -37,7 +39,7 @@ fn run(session: &Arc<Session>, id: &str) {
             Ok(Err(error)) | Err(error) => error,
         };
         if failure.http_status() == Some(410) {
-            log::info!(target: "tinkex", "session {id} was finished by the server");
+            log::info!(target: "tinkex", "session {shown} was finished by the server");
             return;
         }
         // The logger and the observer are foreign: their panics must not end the heartbeats.
@@ -51,7 +53,8 @@ fn tell(session: &Session, id: &str, last_success: Instant, failure: Error) {
     if silent <= WARN_AFTER || session.cancel.is_cancelled() {
         return;
     }
-    log::warn!(target: "tinkex", "no heartbeat of session {id} succeeded for {silent:.0?}: {failure}");
+    let shown = one_line(id);
+    log::warn!(target: "tinkex", "no heartbeat of session {shown} succeeded for {silent:.0?}: {failure}");
     let trouble = HeartbeatTrouble { session_id: id.into(), silent, error: failure };
     session.config.seeing.observed.tell(|it| it.on_heartbeat_trouble(&trouble));
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::error::words::one_line;
 use crate::metrics::{Metrics, name};
 use crate::pending::{Progress, Status};
 use crate::sync::Mutex;
@@ -89,7 +90,7 @@ pub struct PoolStatus {
 impl fmt::Display for Dump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let session = self.session_id.as_deref().unwrap_or("not open yet");
-        write!(f, "{} session {session}", self.base_url)?;
+        write!(f, "{} session {}", self.base_url, one_line(session))?;
         if self.closed {
             f.write_str(", closed")?;
         }
@@ -104,7 +105,7 @@ impl fmt::Display for Dump {
         for it in &self.operations {
             write!(f, "  {:<32} {:?} since {:.1?}", it.operation, it.stage, it.elapsed)?;
             if let Some(id) = &it.request_id {
-                write!(f, ", request {id}")?;
+                write!(f, ", request {}", one_line(id))?;
             }
             if let Some(state) = &it.queue_state {
                 write!(f, ", {state:?}")?;
@@ -115,6 +116,9 @@ impl fmt::Display for Dump {
             match it.last_contact {
                 Some(ago) => writeln!(f, ", {} requests, last contact {ago:.1?} ago", it.attempts)?,
                 None => writeln!(f, ", {} requests", it.attempts)?,
+            }
+            if let Some(failure) = &it.last_failure {
+                writeln!(f, "    the last one failed: {failure}")?;
             }
         }
         Ok(())

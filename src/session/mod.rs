@@ -6,6 +6,7 @@ mod dialect;
 mod dispatch;
 mod end;
 mod events;
+mod failing;
 mod flags;
 mod heartbeat;
 mod inflight;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{CloseStatus, Flags, Session, flags, heartbeat, tend};
 use crate::error::Result;
+use crate::error::words::{one_line, presentable};
 use crate::http::{Call, Lane};
 use crate::wire::json;
 
@@ -26,6 +27,9 @@ impl Session {
 
     pub(super) fn heed(self: &Arc<Self>, flags: &Arc<Flags>) {
         *self.flags.lock() = Some(flags.clone());
+        if flags.are_missing {
+            self.dialect.note_old();
+        }
         self.dispatch.resize(flags);
         self.many.resize(flags);
         if self.http.auth().uses_tokens() {
@@ -81,14 +85,14 @@ impl Session {
             (log::Level::Error, &reply.error_message),
         ] {
             if let Some(text) = text {
-                log::log!(target: "tinkex", level, "the server says: {text}");
+                log::log!(target: "tinkex", level, "the server says: {}", presentable(text));
             }
         }
         let id: Arc<str> = reply.session_id.into();
         if let Err(error) = heartbeat::start(self, id.clone()) {
             // The server would end it by itself before long, and the next call opens another.
             if let Err(untold) = self.finish(&id, CloseStatus::Errored, Some("no thread for heartbeats")) {
-                log::debug!(target: "tinkex", "session {id} was not finished: {untold}");
+                log::debug!(target: "tinkex", "session {} was not finished: {untold}", one_line(&id));
             }
             return Err(error);
         }

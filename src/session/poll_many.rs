@@ -308,12 +308,20 @@ impl Poller {
                     Broken::Timeout(_)
                     | Broken::Connection { .. }
                     | Broken::Garbage { .. }
+                    | Broken::Stranger { .. }
                     | Broken::CircuitOpen { .. } => Event::Broken(error),
                     _ => Event::Fatal(error),
                 }
             }
             Err(error) => Event::Fatal(error.clone()),
         };
+        match &event {
+            Event::Broken(error) => self.tell_failure(error),
+            Event::Answer(facts) if 500 <= facts.status || facts.status == 429 => {
+                self.tell_failure(&facts.error());
+            }
+            _ => {}
+        }
         self.handle(turn, event, times);
     }
 
@@ -373,6 +381,16 @@ impl Poller {
             state.machine.waiters().map(|it| it.1.waiter.progress().clone()).collect()
         };
         waiting.iter().for_each(|it| it.contact(now));
+    }
+
+    /// Tells those who wait how asking for their results failed.
+    fn tell_failure(&self, error: &Error) {
+        log::debug!(target: "tinkex", "asking for results failed, and is tried again: {error}");
+        let waiting: Vec<Progress> = {
+            let state = self.state.lock();
+            state.machine.waiters().map(|it| it.1.waiter.progress().clone()).collect()
+        };
+        waiting.iter().for_each(|it| it.failed(error.clone()));
     }
 
     /// Fails those whose time is over.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Phase, Result};
-use crate::http::{Answer, Body, Broken, Call, Lane};
+use crate::http::{Answer, Body, Broken, Call, Lane, Room};
 use crate::pending::Progress;
 use crate::policy::pause::Pauses;
 use crate::policy::poll::{Event, Poll, Step, Times};
@@ -11,6 +11,7 @@ use crate::sync::{Bytes, CancelToken};
 use crate::wire::json::RetrieveFutureRequest;
 
 use super::Session;
+use super::failing::Failing;
 
 /// How long a server may take to say whether a result is there, if nobody wants to wait for it.
 const LOOK: Duration = Duration::from_secs(5);
@@ -27,6 +28,8 @@ pub(crate) struct Promise {
     pub(crate) born: Instant,
     /// How long it took from the call to the promise.
     pub(crate) roundtrip: Duration,
+    /// How large the result may be, by what was asked for.
+    pub(crate) room: Room,
 }
 
 /// A result as it came, and its share of the byte budget until it has been read.
@@ -91,13 +94,19 @@ impl Session {
             poll: Poll::new(self.config.timeouts.silence),
             pauses: Pauses::default(),
             bytes: None,
+            failing: Failing::default(),
         }
     }
 
+    /// The end of an operation whose time is over, with how its last request failed as the cause.
     pub(super) fn too_late(&self, progress: &Progress) -> Error {
         let limit = self.config.timeouts.operation;
         let verb = progress.operation();
-        Error::timeout(Phase::Total, format!("{verb} was not done within its {limit:.0?}"))
+        let error = Error::timeout(Phase::Total, format!("{verb} was not done within its {limit:.0?}"));
+        match progress.last_failure() {
+            Some(cause) => error.caused_by(cause),
+            None => error,
+        }
     }
 }
 
@@ -110,6 +119,7 @@ struct Asking<'a> {
     poll: Poll,
     pauses: Pauses,
     bytes: Option<Bytes>,
+    failing: Failing,
 }
 
 /// What one request brought.
@@ -151,6 +161,15 @@ impl Asking<'_> {
         let contact = session.http.last_contact().map_or(Duration::ZERO, since);
         let times = Times { sent: since(sent), now: since(now), contact };
         let url = || format!("{}{}", session.config.base_url, call.path);
+        let failure = match &outcome {
+            // 408 is how some servers say that the result is not there yet.
+            Ok(answer) if answer.is_success() || answer.status == 408 => None,
+            Ok(answer) => Some(answer.facts().error()),
+            // The server holds the request for longer than we wait, or cannot be waited for.
+            Err(Broken::Timeout(Phase::FirstByte | Phase::Exchange) | Broken::Closed) => None,
+            Err(broken) => Some(broken.error(&session.config.timeouts)),
+        };
+        self.failing.note(failure, progress, now);
         let step = match &outcome {
             Ok(answer) => {
                 progress.contact(now);
@@ -166,6 +185,7 @@ impl Asking<'_> {
                 broken @ (Broken::Timeout(_)
                 | Broken::Connection { .. }
                 | Broken::Garbage { .. }
+                | Broken::Stranger { .. }
                 | Broken::CircuitOpen { .. }),
             ) => {
                 let error = broken.error(&session.config.timeouts).with(|it| it.url = Some(url()));
@@ -185,7 +205,11 @@ impl Asking<'_> {
             (Step::Done, Err(broken)) => Err(broken.error(&session.config.timeouts)),
             (Step::Fail(error), _) => {
                 progress.unqueue(now);
-                Err(error.with(|it| it.url = Some(url())))
+                Err(session.http.without_secrets(error).with(|it| it.url = Some(url())))
+            }
+            (Step::Reserve(n), _) if promise.room.bytes < n as u64 => {
+                let broken = Broken::TooLarge { limit: promise.room.bytes, announced: Some(n as u64) };
+                Err(broken.error(&session.config.timeouts).with(|it| it.url = Some(url())))
             }
             (Step::Reserve(n), _) => {
                 // The wait for a share is part of the operation, and bounded by its deadline.
@@ -223,6 +247,6 @@ impl Asking<'_> {
         call.protobuf = promise.protobuf;
         call.timeout = Some(timeout);
         call.fresh = poll.wants_fresh();
-        Ok(call)
+        Ok(call.answered_within(promise.room))
     }
 }

@@ -78,7 +78,7 @@ fn tend_flags(session: &Arc<Session>) {
                 let is_dynamic = dynamic.is_some();
                 let dynamic = dynamic.unwrap_or_default();
                 let config = known.config.clone();
-                let next = Flags { config, dynamic, is_dynamic, are_assumed: false };
+                let next = Flags { config, dynamic, is_dynamic, ..*known };
                 *session.flags.lock() = Some(Arc::new(next));
             }
             Err(error) => log::debug!(target: "tinkex", "the server's flags stay as they were: {error}"),

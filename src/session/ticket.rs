@@ -38,6 +38,7 @@ impl<T: Send + 'static> Ticket<T> {
     pub(crate) fn answer(self, result: Result<T>) {
         let now = self.session.clock.now();
         let result = result.map_err(|it| {
+            let it = self.session.http.without_secrets(it);
             let error = match self.session.as_ended(it) {
                 // A caller who cancels has his answer before the work hears of it. So where this one counts, the work was
                 // cancelled by the end of its client, and noticed before `Closing` was told.
@@ -79,7 +80,7 @@ impl Session {
     fn progress(&self, operation: &'static str) -> Progress {
         let now = self.clock.now();
         let deadline = now.checked_add(self.config.timeouts.operation);
-        Progress::new(operation, now, deadline).seen_by(&self.config.seeing)
+        Progress::new(operation, now, deadline).seen_by(&self.config.seeing).of_server(self.http.served())
     }
 
     fn ticket_of<T: Send + 'static>(

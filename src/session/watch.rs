@@ -2,10 +2,10 @@
 //! `Pending` say it themselves.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config::Threads;
-use crate::pending::{FIRST_WARNING, NEXT_WARNING, Progress};
+use crate::pending::{FIRST_CONTACT_WARNING, FIRST_WARNING, NEXT_WARNING, Progress};
 use crate::sync::Mutex;
 use crate::sync::pool::{Pool, PoolConfig};
 use crate::sync::undo::Undo;
@@ -29,6 +29,7 @@ struct State {
 struct Wait {
     number: u64,
     progress: Progress,
+    since: Instant,
     warn_at: Instant,
 }
 
@@ -68,12 +69,13 @@ impl Watch {
 impl Session {
     /// This thread waits for an operation until the value is dropped. The log says so after a while.
     pub(crate) fn watched(self: &Arc<Self>, progress: &Progress) -> Watched {
-        let warn_at = self.clock.now() + FIRST_WARNING;
+        let since = self.clock.now();
+        let warn_at = since + self.first_warning();
         let (number, is_watched) = {
             let mut state = self.watch.state.lock();
             state.n_waits += 1;
             let number = state.n_waits;
-            state.waits.push(Wait { number, progress: progress.clone(), warn_at });
+            state.waits.push(Wait { number, progress: progress.clone(), since, warn_at });
             (number, std::mem::replace(&mut state.is_watched, true))
         };
         if !is_watched {
@@ -91,6 +93,11 @@ impl Session {
         }
         Watched { session: self.clone(), number }
     }
+
+    /// After how long a wait that begins now is worth a word.
+    fn first_warning(&self) -> Duration {
+        if self.http.has_served() { FIRST_WARNING } else { FIRST_CONTACT_WARNING }
+    }
 }
 
 /// Looks at the waits until there are none, which is noted then, or the session ends.
@@ -100,10 +107,14 @@ fn watch(session: &Session) {
         let (long, next) = {
             let mut state = session.watch.state.lock();
             // Who comes while this thread waits is not due before it wakes.
-            let mut next = now + FIRST_WARNING;
+            let mut next = now + session.first_warning();
             let mut long = Vec::new();
             for wait in &mut state.waits {
-                if wait.warn_at <= now {
+                let is_early = now < wait.since + FIRST_WARNING && !wait.progress.awaits_first_contact();
+                if wait.warn_at <= now && is_early {
+                    // The server has answered by now.
+                    wait.warn_at = wait.since + FIRST_WARNING;
+                } else if wait.warn_at <= now {
                     long.push(wait.progress.clone());
                     wait.warn_at = now + NEXT_WARNING;
                 }

@@ -80,6 +80,7 @@ impl Answers {
                 let id = format!("loss-{}", self.losses);
                 self.promise(ok(json!({"loss_id": id, "type": "create_custom_loss"})))
             }
+            "unload_model" => self.promise(ok(json!({"model_id": text("model_id"), "type": "unload_model"}))),
             "optim_step" => self.promise(ok(json!({"metrics": {"grad_norm": 1.0}, "type": "optim_step"}))),
             "save_weights" => {
                 let path = format!("tinker://{}/weights/{}", text("model_id"), text("path"));
@@ -98,7 +99,7 @@ impl Answers {
                 let path = format!("tinker://{}/external_weights/{}", text("model_id"), text("path"));
                 self.promise(ok(json!({"path": path, "size_bytes": 2048, "type": "save_weights_external"})))
             }
-            "forward_backward" => match train::decode_forward_backward_request(&uncompressed(seen)) {
+            "forward_backward" | "forward" => match read_pass(seen, &name) {
                 Ok(call) => self.promise(protobuf(train::encode_forward_backward_output(&pass(&call)))),
                 Err(error) => status(422, json!({"detail": error.to_string()})),
             },
@@ -173,6 +174,16 @@ fn uncompressed(seen: &Seen) -> Bytes {
         return zstd::stream::decode_all(&seen.body[..]).unwrap_or_default().into();
     }
     seen.body.clone()
+}
+
+/// A request for a pass, in either form.
+fn read_pass(seen: &Seen, name: &str) -> crate::error::Result<train::ForwardBackwardCall> {
+    let is_json = seen.header("content-type").is_some_and(|it| it.contains("json"));
+    match (is_json, name) {
+        (true, "forward") => train::decode_forward_backward_json(&seen.body, "forward_input"),
+        (true, _) => train::decode_forward_backward_json(&seen.body, "forward_backward_input"),
+        (false, _) => train::decode_forward_backward_request(&uncompressed(seen)),
+    }
 }
 
 /// More targets than any test has.

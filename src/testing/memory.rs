@@ -41,7 +41,9 @@ impl InMemory {
     fn receive(&self, mut answer: Answer, exchange: &Exchange) -> Result<Answer, Broken> {
         let head: usize = answer.headers.iter().map(|it| it.0.len() + it.1.len()).sum();
         if LARGEST_HEAD < head {
-            return Err(Broken::Garbage { message: format!("a head of {head} bytes") });
+            return Err(Broken::Garbage {
+                message: format!("its head is larger than {LARGEST_HEAD} bytes: {head}"),
+            });
         }
         let length = answer.body.len();
         match answer.header("content-length").and_then(|it| it.parse::<usize>().ok()) {
@@ -51,8 +53,9 @@ impl InMemory {
             Some(stated) => answer.body.truncate(stated),
             None => {}
         }
-        match exchange.largest_answer < answer.body.len() as u64 {
-            true => Err(Broken::TooLarge { limit: exchange.largest_answer }),
+        let (limit, length) = (exchange.largest_answer, answer.body.len() as u64);
+        match answer.is_success() && limit < length {
+            true => Err(Broken::TooLarge { limit, announced: Some(length) }),
             false => Ok(answer),
         }
     }

@@ -91,7 +91,8 @@ pub struct ModelInfo {
     pub model_id: String,
     /// The base model's name.
     pub base_model: Option<String>,
-    /// The id of the tokenizer on the Hugging Face hub, without a revision.
+    /// The id of the tokenizer on the Hugging Face hub, without a revision; or the folder of a tokenizer on this machine,
+    /// as the embedded engine names it.
     pub tokenizer_id: Option<String>,
     /// The architecture.
     pub arch: Option<String>,

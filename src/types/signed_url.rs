@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::Timestamp;
 use super::odd::or_absent;
 
-/// An address that whoever has it may read from, for a while. Its `Debug` leaves out the query, where the signature is.
+/// An address that whoever has it may read from, for a while: of http or https, and of https if the server itself is; what
+/// else a server names is an error. Its `Debug` leaves out the query, where the signature is.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SignedUrl(String);

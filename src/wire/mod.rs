@@ -9,6 +9,7 @@ pub(crate) mod json;
 mod le;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod messages;
+pub(crate) mod pass_json;
 pub(crate) mod proto;
 pub(crate) mod sample;
 mod spans;

@@ -1,7 +1,9 @@
 //! Tensors in protobuf and in JSON (PROTOCOL §5, §6.2).
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use std::fmt;
+
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result};
 use crate::types::{Sparse, TensorData, Values};
@@ -90,10 +92,118 @@ pub(super) fn dimension(it: i64) -> Result<usize> {
     }
 }
 
+/// The numbers of a tensor in JSON, in little more room than they take as a tensor: integers as long as there is nothing
+/// else among them. A value that JSON cannot say is null there, and NaN here.
+#[derive(Clone, Debug)]
+pub(crate) enum Numbers {
+    Whole(Vec<i64>),
+    Any(Vec<f64>),
+}
+
+impl Default for Numbers {
+    fn default() -> Self {
+        Numbers::Whole(Vec::new())
+    }
+}
+
+impl PartialEq for Numbers {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |(a, b): (&f64, &f64)| a == b || (a.is_nan() && b.is_nan());
+        match (self, other) {
+            (Numbers::Whole(a), Numbers::Whole(b)) => a == b,
+            (Numbers::Any(a), Numbers::Any(b)) => a.len() == b.len() && a.iter().zip(b).all(same),
+            _ => false,
+        }
+    }
+}
+
+impl Serialize for Numbers {
+    fn serialize<S: Serializer>(&self, output: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            Numbers::Whole(it) => it.serialize(output),
+            Numbers::Any(it) => it.serialize(output),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Numbers {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> std::result::Result<Self, D::Error> {
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Numbers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of numbers")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> std::result::Result<Numbers, A::Error> {
+                let mut whole = Vec::new();
+                let other = loop {
+                    match items.next_element::<Number>()? {
+                        None => return Ok(Numbers::Whole(whole)),
+                        Some(Number::Whole(it)) => whole.push(it),
+                        Some(Number::Any(it)) => break it,
+                    }
+                };
+                let mut any: Vec<f64> = whole.into_iter().map(|it| it as f64).collect();
+                any.push(other);
+                while let Some(it) = items.next_element::<Number>()? {
+                    any.push(match it {
+                        Number::Whole(it) => it as f64,
+                        Number::Any(it) => it,
+                    });
+                }
+                Ok(Numbers::Any(any))
+            }
+        }
+
+        input.deserialize_seq(Reader)
+    }
+}
+
+/// A number, or the null that stands for one that JSON cannot say.
+enum Number {
+    Whole(i64),
+    Any(f64),
+}
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> std::result::Result<Self, D::Error> {
+        struct Reader;
+
+        impl Visitor<'_> for Reader {
+            type Value = Number;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number")
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, it: i64) -> std::result::Result<Number, E> {
+                Ok(Number::Whole(it))
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, it: u64) -> std::result::Result<Number, E> {
+                Ok(i64::try_from(it).map_or(Number::Any(it as f64), Number::Whole))
+            }
+
+            fn visit_f64<E: serde::de::Error>(self, it: f64) -> std::result::Result<Number, E> {
+                Ok(Number::Any(it))
+            }
+
+            fn visit_unit<E: serde::de::Error>(self) -> std::result::Result<Number, E> {
+                Ok(Number::Any(f64::NAN))
+            }
+        }
+
+        input.deserialize_any(Reader)
+    }
+}
+
 /// A tensor in JSON.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TensorJson {
-    pub(crate) data: Vec<Value>,
+    pub(crate) data: Numbers,
     #[serde(default = "float32")]
     pub(crate) dtype: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,8 +222,8 @@ impl From<&TensorData> for TensorJson {
     fn from(tensor: &TensorData) -> Self {
         let data = match &tensor.values {
             // Through f64: JSON has no other floats. A value that JSON cannot say becomes null, and null NaN again.
-            Values::F32(it) => it.iter().map(|it| Value::from(*it)).collect(),
-            Values::I64(it) => it.iter().map(|it| Value::from(*it)).collect(),
+            Values::F32(it) => Numbers::Any(it.iter().copied().map(f64::from).collect()),
+            Values::I64(it) => Numbers::Whole(it.clone()),
         };
         let sparse = tensor.sparse.clone();
         let (crow, col) = sparse.map(|it| (it.crow_indices, it.col_indices)).unzip();
@@ -129,17 +239,18 @@ impl From<&TensorData> for TensorJson {
 
 impl TensorJson {
     pub(crate) fn read(self, path: &str) -> Result<TensorData> {
-        let wrong = |i: usize, it: &Value| Error::decode(format!("{path}[{i}]: {it} is no number"));
-        let float = |(i, it): (usize, &Value)| match it {
-            Value::Null => Ok(f32::NAN),
-            it => it.as_f64().map(|it| it as f32).ok_or_else(|| wrong(i, it)),
-        };
-        let integer =
-            |(i, it): (usize, &Value)| it.as_i64().or_else(|| whole(it)).ok_or_else(|| wrong(i, it));
-        let values = match self.dtype.as_str() {
-            "int64" => Values::I64(self.data.iter().enumerate().map(integer).collect::<Result<_>>()?),
-            "float32" => Values::F32(self.data.iter().enumerate().map(float).collect::<Result<_>>()?),
-            other => return Err(Error::decode(format!("{path}: unknown element type {other:?}"))),
+        let values = match (self.dtype.as_str(), self.data) {
+            ("int64", Numbers::Whole(it)) => Values::I64(it),
+            ("int64", Numbers::Any(it)) => {
+                let wrong = |i, it| Error::decode(format!("{path}[{i}]: {it} is no integer"));
+                let integer = |(i, it)| whole(it).ok_or_else(|| wrong(i, it));
+                Values::I64(it.into_iter().enumerate().map(integer).collect::<Result<_>>()?)
+            }
+            ("float32", Numbers::Whole(it)) => {
+                Values::F32(it.into_iter().map(|it| it as f64 as f32).collect())
+            }
+            ("float32", Numbers::Any(it)) => Values::F32(it.into_iter().map(|it| it as f32).collect()),
+            (other, _) => return Err(Error::decode(format!("{path}: unknown element type {other:?}"))),
         };
         let shape = self.shape.map(|it| it.into_iter().map(dimension).collect::<Result<Vec<_>>>());
         let sparse = match (self.sparse_crow_indices, self.sparse_col_indices) {
@@ -154,7 +265,6 @@ impl TensorJson {
 }
 
 /// An integer that arrived as a float.
-fn whole(it: &Value) -> Option<i64> {
-    let it = it.as_f64()?;
+fn whole(it: f64) -> Option<i64> {
     (it.fract() == 0.0 && it.abs() < 2f64.powi(53)).then_some(it as i64)
 }

@@ -15,7 +15,7 @@ use crate::types::{
 
 use super::json::ModelInputJson;
 use super::proto::{self, ChunkKind, LossConfig, LossConfigValue};
-use super::tensor::{self, TensorJson};
+use super::tensor::{self, Numbers, TensorJson};
 use super::{json, le, spans};
 
 /// A request for a pass over data, read.
@@ -144,6 +144,14 @@ fn write_config(
 
 /// Reads the protobuf body of a `forward_backward` request.
 pub(crate) fn decode_forward_backward_request(body: &[u8]) -> Result<ForwardBackwardCall> {
+    decode_forward_backward_bytes(Bytes::copy_from_slice(body))
+}
+
+/// As [`decode_forward_backward_request`], from a body whose arrays are read where they lie.
+pub(crate) fn decode_forward_backward_bytes(body: Bytes) -> Result<ForwardBackwardCall> {
+    if MOST_PARTS < parts(&body) {
+        return Err(Error::decode(format!("the request consists of more than {MOST_PARTS} parts")));
+    }
     let request = proto::ForwardBackwardRequest::decode(body).map_err(not_protobuf)?;
     let data =
         request.data.into_iter().enumerate().map(|(i, it)| read_datum(it, i)).collect::<Result<_>>()?;
@@ -160,6 +168,56 @@ pub(crate) fn decode_forward_backward_request(body: &[u8]) -> Result<ForwardBack
         loss: Loss { loss_fn: LossFn::parse(&request.loss_fn, &config), config },
         forward_only: request.forward_only,
     })
+}
+
+/// How many data, chunks, tensors, options, spans and dimensions a request may have together: each takes more room than an
+/// empty one takes in a message.
+const MOST_PARTS: usize = 1 << 18;
+
+/// The number of those, as far as the message can be read.
+fn parts(body: &[u8]) -> usize {
+    const DATA: u64 = 3;
+    const INPUTS: u64 = 2;
+    const VALUE: u64 = 2;
+    const SHAPE: u64 = 4;
+    let tensor = |it: &[u8]| -> usize {
+        fields(it).map(|(tag, it)| 1 + if tag == SHAPE { it.len() } else { 0 }).sum()
+    };
+    let entry = |it| -> usize { fields(it).map(|(tag, it)| if tag == VALUE { tensor(it) } else { 0 }).sum() };
+    let datum =
+        |it| -> usize { fields(it).map(|(tag, it)| 1 + if tag == INPUTS { entry(it) } else { 0 }).sum() };
+    fields(body).map(|(tag, it)| 1 + if tag == DATA { datum(it) } else { 0 }).sum()
+}
+
+/// The fields of a message with their bytes, of which numbers have none here.
+fn fields(mut rest: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    std::iter::from_fn(move || {
+        let key = varint(&mut rest)?;
+        let size = match key & 7 {
+            0 => varint(&mut rest).map(|_| 0)?,
+            1 => 8,
+            2 => usize::try_from(varint(&mut rest)?).ok()?,
+            5 => 4,
+            // A group begins or ends: what it holds counts as if it stood here.
+            _ => 0,
+        };
+        let (field, after) = rest.split_at_checked(size)?;
+        rest = after;
+        Some((key >> 3, if key & 7 == 2 { field } else { &[] }))
+    })
+}
+
+fn varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for i in 0..10 {
+        let (byte, after) = rest.split_first()?;
+        *rest = after;
+        value |= u64::from(byte & 0x7f) << (7 * i);
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
 }
 
 fn read_seq_id(it: i64) -> Result<u32> {
@@ -205,8 +263,11 @@ struct CallJson {
     model_id: String,
     #[serde(default)]
     seq_id: Option<i64>,
-    #[serde(flatten)]
-    inputs: BTreeMap<String, Value>,
+    // One of the two. Named one by one, because what is named is read where it lies.
+    #[serde(default)]
+    forward_backward_input: Option<InputJson>,
+    #[serde(default)]
+    forward_input: Option<InputJson>,
 }
 
 #[derive(Deserialize)]
@@ -226,10 +287,12 @@ struct DatumJson {
 
 /// Reads the legacy JSON body, whose input stands under `key`: `forward_backward_input` or `forward_input`.
 pub(crate) fn decode_forward_backward_json(body: &[u8], key: &str) -> Result<ForwardBackwardCall> {
-    let mut call: CallJson = json::request(body)?;
-    let input = call.inputs.remove(key).ok_or_else(|| Error::decode(format!("{key} is missing")))?;
-    let input: InputJson =
-        serde_json::from_value(input).map_err(|it| Error::decode(format!("{key}: {it}")))?;
+    let call: CallJson = json::request(body)?;
+    let input = match key {
+        "forward_input" => call.forward_input,
+        _ => call.forward_backward_input,
+    };
+    let input = input.ok_or_else(|| Error::decode(format!("{key} is missing")))?;
     let datum = |(i, it): (usize, DatumJson)| {
         let tensor = |(name, it): (String, TensorJson)| {
             let tensor = it.read(&format!("data[{i}].loss_fn_inputs[{name:?}]"))?;
@@ -429,11 +492,12 @@ fn list(value: Option<&Value>) -> &[Value] {
 
 /// A tensor, or a bare list of numbers, or a single one.
 fn read_json_tensor(value: &Value, path: &str) -> Result<TensorData> {
-    let bare = |data: Vec<Value>| TensorJson { data, dtype: "float32".into(), ..TensorJson::default() };
+    let bare = |data| TensorJson { data, dtype: "float32".into(), ..TensorJson::default() };
+    let unread = |it| Error::decode(format!("{path}: {it}"));
     let tensor = match value {
-        Value::Array(data) => bare(data.clone()),
-        Value::Number(_) => bare(vec![value.clone()]),
-        other => TensorJson::deserialize(other).map_err(|it| Error::decode(format!("{path}: {it}")))?,
+        Value::Array(_) => bare(Numbers::deserialize(value).map_err(unread)?),
+        Value::Number(it) => bare(Numbers::Any(it.as_f64().into_iter().collect())),
+        other => TensorJson::deserialize(other).map_err(unread)?,
     };
     tensor.read(path)
 }

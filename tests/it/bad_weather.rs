@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tinkex::testing::{Act, FakeServer, VirtualClock};
-use tinkex::types::{AdamParams, LossFn, ModelInput, SamplingParams};
-use tinkex::{CloseStatus, ServiceClient};
+use tinkex::types::{AdamParams, Datum, LossFn, ModelInput, SamplingParams};
+use tinkex::{CloseStatus, ErrorKind, Phase, Sent, ServiceClient};
 
 use crate::util::{HOUR, PATIENCE, alone, client_threads, datum, eventually};
 
@@ -46,6 +46,35 @@ fn an_unknown_host_is_an_error_that_names_it() {
         .unwrap();
     let error = service.get_server_capabilities().unwrap_err();
     assert!(error.to_string().contains(url), "{error}");
+    // Nothing was sent to a host that was not found.
+    let kinds = [ErrorKind::Connection { sent: Sent::No }, ErrorKind::Timeout(Phase::Resolve)];
+    assert!(kinds.contains(error.kind()) && error.is_retryable(), "{error:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_process_that_may_open_no_more_files_poisons_no_client() {
+    alone("bad_weather::a_process_that_may_open_no_more_files_poisons_no_client", || {
+        let id = std::process::id().to_string();
+        let limited = std::process::Command::new("prlimit").args(["--pid", &id, "--nofile=128:128"]).status();
+        assert!(limited.unwrap().success());
+        let server = FakeServer::new();
+        let listening = server.listen().unwrap();
+        let service = listening.client().timeouts(|it| it.submit = Duration::from_secs(2)).build().unwrap();
+        // So that the next request needs a socket of its own.
+        for path in ["client/config", "create_session", "create_model", "get_info", "retrieve_future"] {
+            let close = |it| Act::Answer(it).with_header("connection", "close");
+            server.always_altered(&format!("/api/v1/{path}"), close);
+        }
+        let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+        let mut taken: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+        let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Connection { sent: Sent::No }, "{error:?}");
+        assert!(error.is_retryable() && error.to_string().contains("os error 24"), "{error}");
+        taken.clear();
+        training.optim_step(AdamParams::default()).wait().unwrap();
+        assert_eq!(server.requests_to("/api/v1/optim_step").len(), 1);
+    });
 }
 
 #[test]
@@ -106,7 +135,10 @@ fn a_result_of_more_than_ten_megabytes_arrives_whole() {
     let body = result.to_string();
     assert!(body.len() > 12_000_000);
     server.next("/api/v1/retrieve_future", Act::status(200, body));
-    let output = training.forward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
+    // How large a result may be follows from what was sent.
+    let long = vec![1; 100_000];
+    let data = vec![Datum::cross_entropy(&long, &long)];
+    let output = training.forward(data, LossFn::CrossEntropy).wait().unwrap();
     assert_eq!(output.logprobs(0).unwrap(), &logprobs[..]);
 }
 

@@ -1,11 +1,14 @@
 //! What the engine does with checkpoints: publishing, copies, archives, exports and their ends.
 
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use tinkex::local::{Options, Server};
 use tinkex::types::{
     CheckpointPath, CopyOptions, ExternalPath, LoraConfig, ModelInput, SamplerPath, SamplingParams,
-    TrainingPath, Ttl,
+    SaveStateOptions, TrainingPath, Ttl,
 };
 use tinkex::{ErrorKind, RestClient, ServiceClient, TrainingClient};
 
@@ -153,4 +156,108 @@ fn a_checkpoint_ends_when_its_time_is_over() {
     assert_eq!(again, state, "its name is free");
     let short = Ttl::After(Duration::from_secs(60));
     assert!(it.training.save_state("short", short).wait().is_err());
+}
+
+/// The data folder of the process that is to be killed.
+const KILLED: &str = "TINKEX_TEST_KILLED";
+
+fn start_on(folder: &Path) -> tinkex::Result<Server> {
+    Server::start(Options { data_dir: Some(folder.into()), threads: 1, ..Options::default() })
+}
+
+/// Overwrites one checkpoint again and again, and says which times were acknowledged, until it is killed.
+fn overwrite_for_ever(folder: &Path) {
+    let server = start_on(folder).unwrap();
+    let connect = ServiceClient::builder().without_environment();
+    let service = connect.base_url(server.url()).api_key(server.api_key()).build().unwrap();
+    let lora = LoraConfig { rank: 2, ..LoraConfig::default() };
+    let training = service.create_lora_training_client("tinkex/nano", lora).unwrap();
+    for n in 0..100_000 {
+        let user_metadata = Some([("n".to_string(), n.to_string())].into());
+        let options = SaveStateOptions { overwrite: true, user_metadata, ..Default::default() };
+        let path = training.save_state_with("a", &options).wait().unwrap().path;
+        writeln!(std::io::stderr(), "saved {n} {path}").unwrap();
+    }
+}
+
+#[test]
+fn an_engine_that_is_killed_while_it_overwrites_loses_nothing_and_leaves_nothing() {
+    const TEST: &str =
+        "engine_checkpoints::an_engine_that_is_killed_while_it_overwrites_loses_nothing_and_leaves_nothing";
+    if let Some(folder) = std::env::var_os(KILLED) {
+        return overwrite_for_ever(Path::new(&folder));
+    }
+    let folder = std::env::temp_dir().join(format!("tinkex-killed-{}", std::process::id()));
+    let mut paths: Vec<TrainingPath> = Vec::new();
+    for _ in 0..24 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", TEST, "--test-threads=1", "--nocapture"])
+            .env(KILLED, &folder)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut saved =
+            lines.map_while(Result::ok).filter_map(|it| it.strip_prefix("saved ").map(str::to_owned));
+        let first = saved.next().expect("an acknowledgement");
+        std::thread::sleep(Duration::from_micros(fastrand::u64(..40_000)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let last = saved.last().unwrap_or(first);
+        let (n, path) = last.split_once(' ').unwrap();
+        let (n, path): (u64, TrainingPath) = (n.parse().unwrap(), path.parse().unwrap());
+        let home = folder.join(path.run_id().replace(':', "_")).join("weights/a");
+        let read = |name: &str| std::fs::read(home.join(name)).expect("the checkpoint is whole");
+        let noted: serde_json::Value = serde_json::from_slice(&read("tinkex.json")).unwrap();
+        let found: u64 = noted["user_metadata"]["n"].as_str().unwrap().parse().unwrap();
+        assert!(n <= found && found <= n + 1, "acknowledged {n}, found {found}");
+        assert!(!read("adapter_model.safetensors").is_empty() && !read("optimizer.safetensors").is_empty());
+        paths.push(path);
+    }
+    // The killed ones hold nothing any more, and what they had begun is cleared.
+    let server = start_on(&folder).unwrap();
+    let names = |it: &Path| {
+        let mut names: Vec<String> =
+            std::fs::read_dir(it).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert!(names(&folder.join(".tinkex/drafts")).is_empty(), "{:?}", names(&folder.join(".tinkex/drafts")));
+    let runs = names(&folder).into_iter().filter(|it| it.contains("_train_")).count();
+    assert_eq!((runs, names(&folder).len()), (paths.len(), paths.len() + 3), "{:?}", names(&folder));
+    let connect = ServiceClient::builder().without_environment();
+    let service = connect.base_url(server.url()).api_key(server.api_key()).build().unwrap();
+    assert_eq!(service.create_rest_client().list_user_checkpoints().count(), paths.len());
+    for path in &paths {
+        service.create_training_client_from_state_with_optimizer(path).unwrap();
+    }
+    drop(service);
+    server.stop();
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn a_second_engine_on_a_folder_is_refused_until_the_first_has_stopped() {
+    let folder = std::env::temp_dir().join(format!("tinkex-two-{}", std::process::id()));
+    let server = start_on(&folder).unwrap();
+    let error = start_on(&folder).unwrap_err();
+    assert_eq!(error.kind(), &ErrorKind::System);
+    let text = error.to_string();
+    assert!(
+        text.contains(&format!("the data folder {} is in use by another engine", folder.display())),
+        "{text}"
+    );
+    server.stop();
+    start_on(&folder).unwrap().stop();
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_that_is_made_for_one_server_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let server = Server::start(Options { threads: 1, ..Options::default() }).unwrap();
+    let mode = std::fs::metadata(server.data_dir()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
 }

@@ -6,9 +6,12 @@ use serde_json::json;
 use tinkex::local::{Options, Server};
 use tinkex::types::{
     AdamParams, Datum, FinishReason, LoraConfig, LossFn, ModelInput, SamplingParams, SessionSearch,
-    SessionStatus, StatusFilter, Timestamp, Ttl,
+    SessionStatus, StatusFilter, Stop, Timestamp, Ttl,
 };
 use tinkex::{CloseStatus, ErrorKind, ServiceClient, ServiceClientBuilder};
+
+use crate::util::engine::{Client, pass, sample};
+use crate::util::{PATIENCE, eventually};
 
 fn server() -> Server {
     Server::start(Options { threads: 2, ..Options::default() }).unwrap()
@@ -126,4 +129,97 @@ fn where_tokens_are_in_use_the_key_alone_is_not_enough() {
     let challenge = refused.headers().get("www-authenticate").unwrap().to_str().unwrap().to_string();
     assert!(challenge.contains("error=\"invalid_token\""), "{challenge}");
     assert_eq!(ask("eyJforged").status(), 401);
+}
+
+/// Another session of the engine of a client.
+fn another(client: &Client) -> String {
+    let (status, made) = client.post("create_session", &json!({"tags": [], "type": "create_session"}));
+    assert_eq!(status, 200, "{made}");
+    made["session_id"].as_str().unwrap().into()
+}
+
+fn base_sampler(client: &Client, session: &str) -> String {
+    let body = json!({"session_id": session, "sampling_session_seq_id": 0, "base_model": "tinkex/nano"});
+    client.post("create_sampling_session", &body).1["sampling_session_id"].as_str().unwrap().into()
+}
+
+/// Has thousands of long samples and hundreds of passes queued. The last of both.
+fn flood(client: &Client, session: &str) -> [String; 2] {
+    let body = json!({"session_id": session, "model_seq_id": 0, "base_model": "tinkex/nano", "lora_config": {"rank": 8}});
+    let model = client.run("create_model", &body)["model_id"].as_str().unwrap().to_string();
+    let sampler = base_sampler(client, session);
+    let long = |seq| sample(&sampler, seq, json!({"max_tokens": 500, "stop": []}));
+    let samples: Vec<_> = (0..1500).map(|i| client.submit("asample", &long(i))).collect();
+    let passes =
+        (1..300).map(|i| client.submit("forward_backward", &pass(&model, i, "forward_backward_input")));
+    [samples.last().unwrap().clone(), passes.last().unwrap()]
+}
+
+fn is_pending(client: &Client, request_id: &str) -> bool {
+    let (_, it) = client.post("retrieve_future", &json!({"request_id": request_id}));
+    it["type"] == "try_again"
+}
+
+fn impatient() -> Options {
+    Options { long_poll: Duration::from_millis(20), ..Options::default() }
+}
+
+#[test]
+fn another_program_trains_while_one_has_thousands_of_samples_and_passes_queued() {
+    let client = Client::with(impatient());
+    let busy = another(&client);
+    let last = flood(&client, &busy);
+    // As if that program were killed now: nothing is ever heard of it again, but for the question at the end.
+    let model = client.model(0);
+    client.losses(&model, 1, 2);
+    let drawn = client.sample(&base_sampler(&client, &client.session), 0, json!({"max_tokens": 3}));
+    assert!(drawn["sequences"][0]["tokens"].is_array(), "{drawn}");
+    for id in &last {
+        assert!(is_pending(&client, id), "all of it came first");
+    }
+}
+
+#[test]
+fn what_a_session_had_queued_ends_with_it() {
+    let client = Client::with(impatient());
+    let busy = another(&client);
+    let last = flood(&client, &busy);
+    let finish = json!({"reason": {"type": "success"}, "detail": null});
+    assert_eq!(client.post(&format!("sessions/{busy}/finish"), &finish).0, 200);
+    for id in &last {
+        let error = client.wait(id)["error"].as_str().unwrap().to_string();
+        assert!(error.contains("was not done: its session was finished"), "{error}");
+    }
+}
+
+#[test]
+fn what_a_silent_session_had_queued_ends_with_it() {
+    let client = Client::with(Options { session_timeout: Duration::from_secs(5), ..impatient() });
+    let busy = another(&client);
+    let last = flood(&client, &busy);
+    for id in &last {
+        let error = client.wait(id)["error"].as_str().unwrap().to_string();
+        assert!(error.contains("was not done: its session was silent for too long"), "{error}");
+    }
+}
+
+#[test]
+fn a_sample_that_is_given_up_is_cancelled_while_its_result_is_waited_for() {
+    // Nobody asks twice: the wait ends with the result.
+    let server =
+        Server::start(Options { long_poll: Duration::MAX, threads: 1, ..Options::default() }).unwrap();
+    let service = connect(&server).timeouts(|it| it.poll = 10 * PATIENCE).build().unwrap();
+    let sampler = service.create_sampling_client("tinkex/nano").unwrap();
+    let params =
+        SamplingParams { max_tokens: Some(2000), stop: Some(Stop::Tokens(vec![])), ..Default::default() };
+    let prompt = ModelInput::from_ints([72]);
+    let long = sampler.sample(&prompt, 1000, &params);
+    eventually("it is accepted", || long.status().request_id.is_some());
+    let id = long.status().request_id.unwrap();
+    drop(long);
+    let client = Client::alongside(server);
+    let (status, ended) = client.post("retrieve_future", &json!({"request_id": id}));
+    assert_eq!((status, &ended["error"]), (200, &json!("cancelled by the client")));
+    let short = SamplingParams { max_tokens: Some(1), ..Default::default() };
+    sampler.sample(&prompt, 1, &short).wait().unwrap();
 }

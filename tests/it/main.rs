@@ -18,21 +18,30 @@ mod doctor;
 #[cfg(feature = "local")]
 mod engine_checkpoints;
 #[cfg(feature = "local")]
+mod engine_guard;
+#[cfg(feature = "local")]
 mod engine_http;
 #[cfg(feature = "local")]
 mod engine_losses;
 #[cfg(feature = "local")]
+mod engine_names;
+#[cfg(feature = "local")]
 mod engine_numbers;
 #[cfg(feature = "local")]
 mod engine_rest;
+#[cfg(feature = "local")]
+mod engine_samplers;
 #[cfg(feature = "local")]
 mod engine_sessions;
 #[cfg(feature = "local")]
 mod engine_waiting;
 mod faults;
 mod forked;
+mod forms;
+mod generations;
 mod guarantees;
 mod handles;
+mod hostile;
 mod leniency;
 mod long_timeouts;
 #[cfg(feature = "local")]
@@ -54,6 +63,7 @@ mod settings;
 mod slow_lines;
 mod soak;
 mod stale;
+mod strangers;
 mod traced_loss;
 mod training_options;
 mod verbs;

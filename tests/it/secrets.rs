@@ -57,6 +57,15 @@ fn secrets() -> Vec<String> {
     all
 }
 
+/// A text in other writings, in which whoever sees it can read it all the same: escaped as in JSON, twice so, as in an
+/// address, in upper case, and cut.
+fn writings(text: &str) -> Vec<String> {
+    let json: String = text.encode_utf16().map(|it| format!("\\u{it:04x}")).collect();
+    let percent = text.bytes().map(|it| format!("%{it:02X}")).collect();
+    let cut = text.chars().take(text.chars().count() - 2).skip(2).collect();
+    vec![json.replace('\\', "\\\\"), json, percent, text.to_uppercase(), cut]
+}
+
 /// What anybody could have seen.
 static SEEN: Mutex<String> = Mutex::new(String::new());
 
@@ -179,6 +188,11 @@ fn faults(echo: &str) -> Vec<Act> {
     let listed = json!({"detail": [{"loc": ["body", echo], "msg": echo, "type": "x"}]});
     acts.push(talkative(422, echo, listed.to_string()));
     acts.push(talkative(500, echo, format!("<html>{}</html>", echo)));
+    let base64 = STANDARD.encode(echo);
+    let echoes: Vec<String> = echo.split(" and ").flat_map(writings).chain([base64]).collect();
+    // The escapes stand in the text as they are.
+    let body = format!(r#"{{"detail":"{}"}}"#, echoes.join(" , ").replace('"', r#"\""#));
+    acts.push(talkative(400, echo, body));
     acts.push(
         talkative(401, echo, json!({"detail": echo}).to_string())
             .with_header("www-authenticate", "Bearer error=\"invalid_token\""),
@@ -425,5 +439,13 @@ fn no_secret_is_ever_seen() {
             }
         }
         assert!(!seen.contains("SECRET"), "a part of a secret was seen");
+        for secret in secrets() {
+            for written in writings(&secret).into_iter().chain([STANDARD.encode(&secret)]) {
+                // The end of what is in base64 depends on what comes after it.
+                let written = written.trim_end_matches('=');
+                let written = &written[..written.len() - 4];
+                assert!(!seen.contains(written), "{secret} was seen as {written}");
+            }
+        }
     });
 }

@@ -38,7 +38,7 @@ fn a_large_result_is_announced_first_and_then_fetched_whole() {
     let (server, _service, training) = training();
     server.next(
         RETRIEVE,
-        Act::json(json!({"status": "complete_metadata", "response_payload_size": 1u64 << 40})),
+        Act::json(json!({"status": "complete_metadata", "response_payload_size": 1u64 << 18})),
     );
     training.forward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
     let flags: Vec<_> = server

@@ -99,6 +99,15 @@ fn notices_for(schedules: usize, fault: Fault, model: fn()) {
     assert!(found.iter().all(Option::is_some), "not every scheduler notices {fault:?}: {found:?}");
 }
 
+/// As [`notices`], for a mistake that shows so seldom that each scheduler needs a model of its own to find it.
+#[track_caller]
+fn notice(fault: Fault, by_random: fn(), by_pct: fn()) {
+    let found =
+        [first_failure(random(SCHEDULES), fault, by_random), first_failure(pct(SCHEDULES), fault, by_pct)];
+    println!("{fault:?} shows in schedule {found:?} (random, PCT)");
+    assert!(found.iter().all(Option::is_some), "not every scheduler notices {fault:?}: {found:?}");
+}
+
 /// The number of the first schedule under which the model fails.
 fn first_failure(scheduler: impl Scheduler + Send + 'static, fault: Fault, model: fn()) -> Option<usize> {
     let begun = Arc::new(AtomicUsize::new(0));

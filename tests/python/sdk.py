@@ -1,7 +1,7 @@
 """The official Python SDK as a client of a server: trains, saves, loads, samples and lists.
 
-The server is that of TINKER_BASE_URL and TINKER_API_KEY; the arguments name the flags that it has on. Every step is done, however many fail; the exit status is 1 if
-one did.
+The server is that of TINKER_BASE_URL and TINKER_API_KEY; the arguments are another name of its model and the flags that
+it has on. Every step is done, however many fail; the exit status is 1 if one did.
 """
 
 import math
@@ -13,6 +13,7 @@ import tinker
 from tinker import types
 
 BASE_MODEL = "tinkex/nano"
+ALIAS = sys.argv[1]
 PROMPT = [72, 105, 33, 32]
 COMPLETION = [72, 105, 10]
 STEPS = []
@@ -64,7 +65,7 @@ def capabilities():
     Shared.service = tinker.ServiceClient(user_metadata={"made_by": "test"})
     Shared.rest = tinker.RestClient()
     models = Shared.rest.get_server_capabilities().result().supported_models
-    assert BASE_MODEL in [it.model_name for it in models], models
+    assert [it.model_name for it in models] == [BASE_MODEL, ALIAS], models
 
 
 @step
@@ -72,6 +73,39 @@ def create():
     Shared.training = Shared.service.create_lora_training_client(base_model=BASE_MODEL, rank=8, seed=1).result()
     info = Shared.training.get_info()
     assert info.model_data.model_name == BASE_MODEL, info
+
+
+@step
+def tokenizer():
+    found = Shared.training.get_tokenizer()
+    text = "Hi! \u00e9\u4f60 \U0001f600 a  b\n\t\r\x00\x7f n't  <br> 1 .\u00a0"
+    ids = list(text.encode())
+    assert found.encode(text) == ids, found.encode(text)
+    assert found.decode(ids) == text and found.decode(ids + [256, 511], skip_special_tokens=True) == text
+    assert (found.eos_token_id, found.encode("a<|endoftext|>")) == (256, [97, 256]), found
+    every = [found.convert_ids_to_tokens(it) for it in range(257)]
+    assert found.convert_tokens_to_ids(every) == list(range(257)), every
+
+
+@step
+def program_for_another_model():
+    """What a program does that was written for a model of the service: nothing in it names ours."""
+    training = Shared.service.create_lora_training_client(base_model=ALIAS, rank=4).result()
+    assert training.get_info().model_data.model_name == ALIAS, training.get_info()
+    reader = training.get_tokenizer()
+    prompt = types.ModelInput.from_ints(reader.encode("Hello"))
+    sampler = training.save_weights_and_get_sampling_client().result()
+    for client in [sampler, Shared.service.create_sampling_client(base_model=ALIAS).result()]:
+        assert client.get_base_model() == ALIAS
+        # Looked up by the name alone.
+        assert client.get_tokenizer().encode("Hello") == list(b"Hello")
+        answer = client.sample(prompt, 1, types.SamplingParams(max_tokens=4)).result().sequences[0]
+        assert reader.decode(answer.tokens) is not None
+    state = training.save_state("alias").result().path
+    assert Shared.rest.get_weights_info_by_tinker_path(state).result().base_model == ALIAS
+    again = Shared.service.create_training_client_from_state(state).result()
+    assert again.get_info().model_data.model_name == ALIAS
+    Shared.rest.delete_checkpoint_from_tinker_path(state).result()
 
 
 @step

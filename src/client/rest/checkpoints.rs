@@ -223,7 +223,14 @@ impl RestClient {
     {
         const VERB: &str = "RestClient.get_external_weights_urls";
         let path = place(&path.try_into()?.into(), "/external_weights_urls")?;
-        self.asker.json(VERB, Ask::new("GET training_runs/{id}/checkpoints/{id}/external_weights_urls", path))
+        let ask = Ask::new("GET training_runs/{id}/checkpoints/{id}/external_weights_urls", path);
+        self.asker.run(VERB, |it| {
+            let mut found: ExternalWeightsUrls = it.json(&ask)?;
+            for url in found.urls.values_mut() {
+                *url = it.named(url)?;
+            }
+            Ok(found)
+        })
     }
 
     /// Where the archive of a checkpoint can be read, on servers that make one; the Tinker service of today does not
@@ -263,7 +270,8 @@ impl RestClient {
                 (Err(error), Some(second)) if error.http_status() == Some(404) => it.answer(second)?,
                 (result, _) => result?,
             };
-            archive(&answer)
+            let found = archive(&answer)?;
+            Ok(ArchiveUrl { url: it.named(&found.url)?, ..found })
         })
     }
 

@@ -6,6 +6,7 @@ use super::RestClient;
 use super::listing::{Listing, Source};
 use super::search::FoundSessions;
 use crate::client::asking::Ask;
+use crate::error::words::presentable;
 use crate::error::{Category, Error, ErrorKind, Result};
 use crate::session::incomplete;
 use crate::types::{Page, SessionInfo, SessionSearch, SignedUrl};
@@ -85,7 +86,7 @@ impl RestClient {
                     ("ready", None) => return Err(incomplete("the address of the trace")),
                     // Whatever else it calls itself: with an address it is there, without one it is not yet.
                     ("pending", _) | (_, None) => it.pause(TRACE_PAUSE)?,
-                    (_, Some(url)) => return Ok(url),
+                    (_, Some(url)) => return it.named(&url),
                 }
             }
         })
@@ -99,6 +100,6 @@ impl RestClient {
 
 fn failed(error: Option<String>) -> Error {
     let category = Category::Unknown;
-    let text = error.unwrap_or_else(|| "no further information".into());
+    let text = error.map_or_else(|| "no further information".into(), |it| presentable(&it));
     Error::new(ErrorKind::RequestFailed { category }, format!("the trace could not be written: {text}"))
 }

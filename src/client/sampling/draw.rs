@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::client::Submitted;
 use crate::config::{PausePolicy, Timeouts};
 use crate::error::{Error, ErrorKind, Phase, Result};
-use crate::http::{Answer, Body, Call, Lane};
+use crate::http::{Answer, Body, Call, Lane, Room};
 use crate::pending::Progress;
 use crate::policy::admission::estimate;
 use crate::policy::backoff::pause_after;
@@ -36,6 +36,23 @@ pub(super) struct Request<T: Send + 'static> {
     /// Cancels the sample when the caller's own token is cancelled.
     pub(super) _cancelled_by: Option<Registration>,
     pub(super) read: fn(SampleResponse) -> Result<T>,
+}
+
+impl<T: Send + 'static> Request<T> {
+    /// How large the result may be.
+    fn room(&self) -> Room {
+        /// More than any model of today reads or writes.
+        const LONGEST: u32 = 1 << 20;
+        let options = &self.options;
+        let scored = 2 + 2 * u64::from(options.topk_sample_logprobs);
+        let max_tokens = self.params.max_tokens.unwrap_or(LONGEST);
+        let answers = u64::from(self.num_samples).saturating_mul(max_tokens.into()).saturating_mul(scored);
+        let targets = options.target_prompt_logprobs.as_ref().map_or(0, |it| it.n_bytes() as u64 / 4);
+        let scored =
+            2 + 2 * u64::from(options.topk_prompt_logprobs) + 2 * u64::from(options.prompt_alt_tokens_k);
+        let prompt = self.prompt.len().map_or(LONGEST.into(), |it| it as u64).saturating_mul(scored);
+        Room::for_numbers(answers.saturating_add(prompt).saturating_add(targets))
+    }
 }
 
 /// What the samples of a client share.
@@ -81,6 +98,7 @@ impl Sampler {
         ticket.progress.submitting();
         let call = Call::new(Lane::Sample, "POST", "/api/v1/asample", body)
             .of(&ticket.progress)
+            .answered_within(request.room())
             .header("X-Tinker-Sampling-Backpressure", "1")
             // The window below replaces the retries of a busy server, and the wait for payment: all samples wait together.
             .leaving_429();
@@ -182,7 +200,7 @@ impl<T: Send + 'static> Sample<T> {
             Ok(Sent::Promised { promise, sequence_ids }) => {
                 let session = self.sampler.session.clone();
                 let request_id = promise.request_id.clone();
-                let underway = Underway::new(&session, &request_id);
+                let underway = Underway::new(&session, &request_id, &self.request.ticket.cancel);
                 let promised =
                     Box::new(Promised { sample: self, promise, sequence_ids, underway, _place: place });
                 match poller {
@@ -233,6 +251,7 @@ impl<T: Send + 'static> Sample<T> {
             protobuf: true,
             born,
             roundtrip: born.saturating_duration_since(started),
+            room: self.request.room(),
         };
         let sequence_ids = promised.sample_sequence_ids.unwrap_or_default();
         Ok(Sent::Promised { promise, sequence_ids })

@@ -120,6 +120,7 @@ impl SamplerHandle {
             config: json::response_value(or_empty(&self.0.holder.client_config))?,
             dynamic: json::response_value(or_empty(&self.0.holder.client_dynamic_config))?,
             is_dynamic: true,
+            are_missing: false,
             are_assumed: false,
         })
     }

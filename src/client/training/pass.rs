@@ -7,16 +7,17 @@ use std::time::Instant;
 use super::submit::Sequencer;
 use crate::client::Submitted;
 use crate::error::{Error, Result};
-use crate::http::{Answer, Body, Call, Lane};
+use crate::http::{Answer, Body, Call, Lane, Room};
 use crate::pending::Progress;
 use crate::policy::chunk::{ChunkLimits, split};
 use crate::policy::combine::combine;
+use crate::policy::forms::{ABOUT_FORM, Form, Next, Outcome};
 use crate::policy::loss_sum::{Terms, n_tokens};
 use crate::policy::turn::{Fate, fate, waves};
 use crate::session::{Promise, Session, Ticket};
 use crate::sync::CancelToken;
 use crate::types::{Datum, ForwardBackwardOutput, Loss};
-use crate::wire::{json, train};
+use crate::wire::{json, pass_json, train};
 
 /// A pass over data.
 pub(super) struct Pass {
@@ -36,6 +37,8 @@ pub(super) struct Accepted {
     born: Instant,
     /// For each of its data the number of targets, if it has any.
     n_targets: Vec<Option<usize>>,
+    /// How large the result may be.
+    room: Room,
 }
 
 /// What was sent, with the ticket whose result it will bring. If nothing will come, whoever waits is told why first.
@@ -217,31 +220,57 @@ impl Job {
         self.session.senders.fan_out(jobs.collect(), PARALLEL)
     }
 
+    /// Sends a part, in the form that the server reads. Whatever it took to find that out, the part has one id.
     fn send_part(&self, idx: usize) -> Result<Accepted> {
         let part = self.parts[idx].clone();
         // Its share of the budget, before memory is spent on its bytes and until the server took them.
         let n_bytes = self.sizes[part.clone()].iter().sum();
         let budget = self.session.dispatch.training_budget();
         let _share = budget.acquire_deadline(n_bytes, self.deadline, &self.cancel)?;
+        let (mut tried, mut results) = (Vec::new(), Vec::new());
+        loop {
+            match self.session.dialect.next(&tried) {
+                Next::Send { form, patient } => {
+                    let result = self.send_as(form, patient, idx, n_bytes);
+                    let outcome = match &result {
+                        Ok(_) => Outcome::Accepted,
+                        Err(error) => Outcome::refused(form, error.http_status()),
+                    };
+                    tried.push((form, outcome));
+                    results.push(result);
+                }
+                Next::Stand(i) => return results.swap_remove(i),
+            }
+        }
+    }
+
+    fn send_as(&self, form: Form, patient: bool, idx: usize, n_bytes: usize) -> Result<Accepted> {
+        let data = &self.data[self.parts[idx].clone()];
+        let (model_id, loss, forward_only) = (&self.model_id, &self.loss, self.forward_only);
         // The parts of one call are few enough that the cast cannot lose anything: each has a reserved id.
         let seq_id = self.first_seq_id + idx as u32;
-        let data = &self.data[part];
-        let bytes = self.session.compute(n_bytes, |parallel| {
-            train::encode_forward_backward(
-                &self.model_id,
-                seq_id,
-                data,
-                &self.loss,
-                self.forward_only,
-                parallel,
-            )
-        })?;
-        let body = Body::protobuf(bytes, self.compress);
-        let call = Call::new(Lane::Train, "POST", "/api/v1/forward_backward", body).of(&self.progress);
-        let answer = self.session.http.send(&call, &self.cancel)?;
-        let submitted = Submitted::read(answer, request_type(self.forward_only))?;
+        let (path, body) = match form {
+            Form::Protobuf => {
+                let bytes = self.session.compute(n_bytes, |parallel| {
+                    train::encode_forward_backward(model_id, seq_id, data, loss, forward_only, parallel)
+                })?;
+                ("/api/v1/forward_backward", Body::protobuf(bytes, self.compress))
+            }
+            Form::Json => {
+                let bytes = pass_json::encode_pass(model_id, seq_id, data, loss, forward_only)?;
+                (pass_json::path(forward_only), Body::Json(bytes.into()))
+            }
+        };
+        let mut call = Call::new(Lane::Train, "POST", path, body).of(&self.progress);
+        if !patient {
+            call.final_on = ABOUT_FORM;
+        }
+        // Of each number that is sent, a few may come back.
+        let room = Room::for_numbers(n_bytes as u64 / 4);
+        let answer = self.session.http.send(&call.answered_within(room), &self.cancel)?;
+        let submitted = Submitted::read(answer, request_type(forward_only))?;
         let n_targets = data.iter().map(Datum::n_targets).collect();
-        Ok(Accepted { submitted, born: self.session.clock.now(), n_targets })
+        Ok(Accepted { submitted, born: self.session.clock.now(), n_targets, room })
     }
 }
 
@@ -256,7 +285,7 @@ pub(super) fn collect(
     let request_type = request_type(forward_only);
     let started = progress.submitted();
     let several = 1 < accepted.len();
-    let jobs = accepted.into_iter().enumerate().map(|(i, Accepted { submitted, born, n_targets })| {
+    let jobs = accepted.into_iter().enumerate().map(|(i, Accepted { submitted, born, n_targets, room })| {
         let part = if several { format!(" of part {i}") } else { String::new() };
         let read = move |answer: &Answer| {
             let output = read(answer, n_targets.len())?;
@@ -268,7 +297,7 @@ pub(super) fn collect(
             Submitted::Promised(promised) => {
                 let roundtrip = born.saturating_duration_since(started);
                 let request_id = promised.request_id;
-                let promise = Promise { request_id, request_type, protobuf: true, born, roundtrip };
+                let promise = Promise { request_id, request_type, protobuf: true, born, roundtrip, room };
                 // Its share of the byte budget is held until it has been read.
                 session.retrieve(&promise, &progress, &cancel).and_then(|it| read(&it.answer))
             }

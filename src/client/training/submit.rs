@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::client::Submitted;
 use crate::error::{Category, Error, ErrorKind, Result};
-use crate::http::{Body, Call, Lane};
+use crate::http::{Body, Call, Lane, Room};
 use crate::policy::turn::{Fate, Settled, Turns, fate};
 use crate::session::{Promise, Session, Ticket};
 
@@ -129,7 +129,8 @@ impl Sequencer {
                 let session = self.session.clone();
                 let roundtrip = born.saturating_duration_since(ticket.progress.submitted());
                 let request_id = promised.request_id;
-                let promise = Promise { request_id, request_type, protobuf: false, born, roundtrip };
+                let promise =
+                    Promise { request_id, request_type, protobuf: false, born, roundtrip, room: Room::SMALL };
                 // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
                 let _answered_by_its_ticket = self.session.waiters.spawn(move || {
                     let result = session
@@ -152,7 +153,9 @@ impl Sequencer {
         let range = self.begin(ticket, 1)?;
         let seq_id = u64::from(range.start);
         let sent = body(&self.model_id, seq_id).and_then(|body| {
-            let call = Call::new(Lane::Train, "POST", path, Body::Json(body.into())).of(&ticket.progress);
+            let call = Call::new(Lane::Train, "POST", path, Body::Json(body.into()))
+                .of(&ticket.progress)
+                .answered_within(Room::SMALL);
             self.session.http.send(&call, &ticket.cancel)
         });
         let born = self.session.clock.now();

@@ -19,9 +19,12 @@ fn engine() -> Engine {
         built.build().expect("a pool")
     };
     let (pool, side) = (pool(), pool());
+    let base = Arc::new(Weights::seeded(&ModelConfig::nano(), 0));
+    let store = Arc::new(Store::open(folder()).expect("a folder"));
     let mut engine = Engine {
-        base: Arc::new(Weights::seeded(&ModelConfig::nano(), 0)),
-        store: Arc::new(Store::open(folder()).expect("a folder")),
+        snapshots: Arc::new(Snapshots::new(base.clone(), store.scratch(), 1)),
+        base,
+        store,
         futures: Arc::new(Futures::new(0)),
         pool,
         side,

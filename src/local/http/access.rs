@@ -1,8 +1,10 @@
-//! Who may ask: the key of the server, or a token that was got for it.
+//! Who may ask: programs of this machine that have the key of the server, or a token that was got for it.
 
+use std::hint::black_box;
 use std::time::SystemTime;
 
 use axum::extract::{Request, State as Shared};
+use axum::http::uri::Authority;
 use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -16,12 +18,57 @@ use super::{App, Context, ok, refusal};
 /// What is asked with the key itself even where tokens are in use.
 const BY_KEY: [&str; 3] = ["/api/v1/client/config", "/api/v1/auth/token", "/api/v1/auth/apikey/me"];
 
+/// The names of this machine for itself.
+const LOOPBACK: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
+
+/// Refuses requests that were meant for another host, or come from a page of another one: a page that a browser shows may
+/// have its own name lead to this machine, and must not get at the engine by that.
+pub(super) async fn check_host(Shared(app): Context, request: Request, next: Next) -> Response {
+    match stranger(&request, &app.allowed_hosts) {
+        Some(why) => refusal(403, why),
+        None => next.run(request).await,
+    }
+}
+
+/// Why a request is none of ours.
+fn stranger(request: &Request, allowed: &[String]) -> Option<&'static str> {
+    let headers = request.headers();
+    let served = |it: &HeaderValue| it.to_str().is_ok_and(|it| is_served(it, allowed));
+    let in_address = request.uri().authority().map(|it| is_served(it.as_str(), allowed));
+    let mut hosts = headers.get_all(header::HOST).iter().map(served).chain(in_address).peekable();
+    if hosts.peek().is_none() || !hosts.all(|it| it) {
+        return Some("this server answers only to requests for 127.0.0.1, localhost and [::1]");
+    }
+    let from_here = |it: &HeaderValue| {
+        let host = it.to_str().ok().and_then(|it| it.split_once("://"));
+        host.is_some_and(|(_, it)| is_served(it, allowed))
+    };
+    let all = headers.get_all(header::ORIGIN).iter().all(from_here);
+    (!all).then_some("this server does not answer to pages of other hosts")
+}
+
+/// Whether this server goes by the name of a host, whatever the port.
+fn is_served(host: &str, allowed: &[String]) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else { return false };
+    let host = authority.host().trim_end_matches('.');
+    // Nobody logs in like this.
+    let bare = !authority.as_str().contains('@');
+    let names = LOOPBACK.into_iter().chain(allowed.iter().map(String::as_str));
+    bare && names.into_iter().any(|it| it.eq_ignore_ascii_case(host))
+}
+
+/// Whether two texts are the same, in a time that does not tell how much of them is.
+fn is_same(a: &[u8], b: &[u8]) -> bool {
+    let differences = a.iter().zip(b).fold(0, |all, (a, b)| black_box(all | (a ^ b)));
+    a.len() == b.len() && differences == 0
+}
+
 pub(super) async fn check(Shared(app): Context, request: Request, next: Next) -> Response {
     let by_key = !app.flags.pjwt_auth_enabled || BY_KEY.contains(&request.uri().path());
     let Some(key) = request.headers().get("x-api-key").map(|it| it.as_bytes()) else {
         return refusal(401, "the header X-API-Key is missing");
     };
-    let is_key = key == app.api_key.as_bytes();
+    let is_key = is_same(key, app.api_key.as_bytes());
     if (is_key && by_key) || (!is_key && app.tokens.knows(key, SystemTime::now())) {
         return next.run(request).await;
     }
@@ -44,4 +91,29 @@ pub(super) async fn key() -> Response {
     let details: Value =
         json!({"org_details": {"name": "local"}, "user_details": {"email": "local@localhost"}});
     ok(&json!({"key_id": 1, "name": "local", "note": "the key of this engine", "details": details}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_names_of_this_machine_and_those_that_are_allowed_are_served() {
+        let allowed = ["engine.test".to_string()];
+        for host in ["127.0.0.1", "127.0.0.1:80", "LocalHost:8000", "localhost.", "[::1]:9", "engine.test:1"]
+        {
+            assert!(is_served(host, &allowed), "{host}");
+        }
+        for host in
+            ["evil.example", "127.0.0.1.evil.example", "a@localhost", "", ":80", "127.0.0.2", "localhost/x"]
+        {
+            assert!(!is_served(host, &allowed), "{host}");
+        }
+    }
+
+    #[test]
+    fn texts_are_compared_whole() {
+        assert!(is_same(b"", b"") && is_same(b"tml-a", b"tml-a"));
+        assert!(!is_same(b"tml-a", b"tml-b") && !is_same(b"tml-", b"tml-a") && !is_same(b"tml-a", b""));
+    }
 }

@@ -7,12 +7,14 @@ use axum::extract::State as Shared;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use serde_json::json;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::wire::json::*;
 use crate::wire::{sample, train};
 
 use super::super::futures::{Found, Outcome};
 use super::super::state::{Refusal, Reply};
+use super::bodies::{LARGE, aside, held};
 use super::{App, Context, PROTOBUF, mentions, ok, payload, refusal, unreadable};
 
 /// Ends a sample that nobody waits for.
@@ -27,6 +29,7 @@ pub(super) async fn retrieve(Shared(app): Context, headers: HeaderMap, body: Byt
         Ok(it) => it,
         Err(error) => return unreadable(&error),
     };
+    drop(body);
     let id = &wanted.request_id;
     app.state.polled(id);
     let outcome = match app.state.futures.wait(id, app.long_poll).await {
@@ -54,7 +57,15 @@ pub(super) async fn retrieve(Shared(app): Context, headers: HeaderMap, body: Byt
         return ok(&json!({ "status": "complete_metadata", "response_payload_size": size }));
     }
     app.state.futures.fetched(id);
-    finished(outcome, mentions(&headers, header::ACCEPT, PROTOBUF))
+    let takes_protobuf = mentions(&headers, header::ACCEPT, PROTOBUF);
+    match takes_protobuf || outcome.len() <= LARGE {
+        true => finished(outcome, takes_protobuf, None),
+        // As JSON it is several times as large, and written anew for whoever asks.
+        false => match app.bodies.room_for_answer(outcome.len()).await {
+            Some(room) => aside(app, true, move |_| finished(outcome, false, Some(room))).await,
+            None => refusal(503, "the server is busy with other results"),
+        },
+    }
 }
 
 /// News of all samples of one client of a sampler, waited for.
@@ -63,6 +74,8 @@ pub(super) async fn news(Shared(app): Context, body: Bytes) -> Response {
         Ok(it) => it,
         Err(error) => return unreadable(&error),
     };
+    // Its room is needed by others.
+    drop(body);
     let patience = match wanted.timeout {
         None => app.long_poll,
         Some(it) => match Duration::try_from_secs_f64(it) {
@@ -81,8 +94,9 @@ pub(super) async fn news(Shared(app): Context, body: Bytes) -> Response {
     ok(&RetrieveFuturesResponse { completions, cursor: Some(cursor) })
 }
 
-/// The answer of a finished request: protobuf where there is such a form and the client takes it, otherwise JSON.
-fn finished(outcome: Outcome, takes_protobuf: bool) -> Response {
+/// The answer of a finished request: protobuf where there is such a form and the client takes it, otherwise JSON, which may
+/// need room until it is sent.
+fn finished(outcome: Outcome, takes_protobuf: bool, room: Option<OwnedSemaphorePermit>) -> Response {
     let value = match outcome {
         Outcome::Json(bytes) => return payload(StatusCode::OK, "application/json", bytes),
         Outcome::Failed { error, category } => {
@@ -98,8 +112,12 @@ fn finished(outcome: Outcome, takes_protobuf: bool) -> Response {
             sample::decode_sample_response(&bytes, &[]).map(|it| sample::sample_response_to_json(&it))
         }
     };
-    match value {
-        Ok(it) => ok(&it),
-        Err(error) => refusal(500, error.message()),
+    match (value, room) {
+        (Ok(it), None) => ok(&it),
+        (Ok(it), Some(room)) => match serde_json::to_vec(&it) {
+            Ok(bytes) => payload(StatusCode::OK, "application/json", held(bytes, room)),
+            Err(error) => refusal(500, &error.to_string()),
+        },
+        (Err(error), _) => refusal(500, error.message()),
     }
 }

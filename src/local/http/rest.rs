@@ -17,7 +17,8 @@ use crate::http_date;
 use crate::wire::json::*;
 
 use super::super::state::{Refusal, Window, query};
-use super::{App, Context, call, ok, refusal, reply, unreadable};
+use super::bodies::aside;
+use super::{App, Context, ok, refusal, reply, slow_call, unreadable};
 
 pub(super) fn routes() -> Router<Arc<App>> {
     const CHECKPOINT: &str = "/api/v1/training_runs/{id}/checkpoints/{kind}/{name}";
@@ -34,7 +35,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/api/v1/copy_weights", post(copy_weights))
         .route("/api/v1/checkpoints", get(checkpoints))
         .route("/api/v1/sessions", get(sessions))
-        .route("/api/v1/sessions/search", call(|app, it, _| app.state.search_sessions(&it)))
+        .route("/api/v1/sessions/search", slow_call(|app, it, _| app.state.search_sessions(&it)))
         .route("/api/v1/sessions/{id}", get(session))
         .route("/api/v1/sessions/{id}/project", put(assign_project))
         .route("/api/v1/sessions/{id}/trace_export", get(export_trace))
@@ -43,49 +44,63 @@ pub(super) fn routes() -> Router<Arc<App>> {
 }
 
 async fn training_run(Shared(app): Context, Path(id): Path<String>) -> Response {
-    reply(app.state.training_run(&id))
+    aside(app, false, move |app| reply(app.state.training_run(&id))).await
 }
 
 async fn training_runs(Shared(app): Context, uri: Uri) -> Response {
-    let asked = uri.query().unwrap_or_default();
-    ok(&app.state.training_runs(Window::read(asked, 20), query(asked, "project_id")))
+    aside(app, false, move |app| {
+        let asked = uri.query().unwrap_or_default();
+        ok(&app.state.training_runs(Window::read(asked, 20), query(asked, "project_id")))
+    })
+    .await
 }
 
 async fn checkpoints(Shared(app): Context, uri: Uri) -> Response {
-    ok(&app.state.checkpoints(Window::read(uri.query().unwrap_or_default(), 100)))
+    aside(app, false, move |app| {
+        ok(&app.state.checkpoints(Window::read(uri.query().unwrap_or_default(), 100)))
+    })
+    .await
 }
 
 async fn checkpoints_of(Shared(app): Context, Path(id): Path<String>) -> Response {
-    reply(app.state.checkpoints_of(&id))
+    aside(app, false, move |app| reply(app.state.checkpoints_of(&id))).await
 }
 
 /// The run, the kind and the name of a checkpoint.
 type Three = Path<(String, String, String)>;
 
 async fn delete_checkpoint(Shared(app): Context, Path((run, kind, name)): Three) -> Response {
-    match app.state.delete_checkpoint(&run, &kind, &name) {
+    aside(app, false, move |app| match app.state.delete_checkpoint(&run, &kind, &name) {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(Refusal { status, detail }) => refusal(status, &detail),
-    }
+    })
+    .await
 }
 
 async fn keep_checkpoint(Shared(app): Context, Path((run, kind, name)): Three, body: Bytes) -> Response {
-    match request::<CheckpointTtlRequest>(&body) {
+    aside(app, false, move |app| match request::<CheckpointTtlRequest>(&body) {
         Ok(it) => reply(app.state.keep_checkpoint(&run, &kind, &name, it.ttl_seconds).map(|()| json!({}))),
         Err(error) => unreadable(&error),
-    }
+    })
+    .await
 }
 
 async fn publish(Shared(app): Context, Path((run, kind, name)): Three) -> Response {
-    reply(app.state.publish_checkpoint(&run, &kind, &name, true).map(|()| json!({})))
+    aside(app, false, move |app| {
+        reply(app.state.publish_checkpoint(&run, &kind, &name, true).map(|()| json!({})))
+    })
+    .await
 }
 
 async fn unpublish(Shared(app): Context, Path((run, kind, name)): Three) -> Response {
-    reply(app.state.publish_checkpoint(&run, &kind, &name, false).map(|()| json!({})))
+    aside(app, false, move |app| {
+        reply(app.state.publish_checkpoint(&run, &kind, &name, false).map(|()| json!({})))
+    })
+    .await
 }
 
 async fn archive(Shared(app): Context, Path((run, kind, name)): Three) -> Response {
-    match app.state.archive(&run, &kind, &name) {
+    aside(app, false, move |app| match app.state.archive(&run, &kind, &name) {
         Ok(it) => {
             let headers = [
                 (header::LOCATION, format!("{}{}", app.url, it.path)),
@@ -94,34 +109,40 @@ async fn archive(Shared(app): Context, Path((run, kind, name)): Three) -> Respon
             (StatusCode::FOUND, headers).into_response()
         }
         Err(Refusal { status, detail }) => refusal(status, &detail),
-    }
+    })
+    .await
 }
 
 async fn external_weights(Shared(app): Context, Path((run, kind, name)): Three) -> Response {
-    match app.state.external_weights(&run, &kind, &name) {
+    aside(app, false, move |app| match app.state.external_weights(&run, &kind, &name) {
         Ok((files, it)) => {
             let url = |file: String| (file.clone(), format!("{}{}{file}", app.url, it.path));
             let urls: BTreeMap<String, String> = files.into_iter().map(url).collect();
             ok(&json!({"urls": urls, "expires": rfc3339(it.until)}))
         }
         Err(Refusal { status, detail }) => refusal(status, &detail),
-    }
+    })
+    .await
 }
 
 async fn copy_weights(Shared(app): Context, headers: HeaderMap, body: Bytes) -> Response {
-    let key = headers.get("x-idempotency-key").and_then(|it| it.to_str().ok());
-    match request::<CopyWeightsRequest>(&body) {
-        Ok(it) => reply(app.state.copy_weights(it, key)),
-        Err(error) => unreadable(&error),
-    }
+    aside(app, false, move |app| {
+        let key = headers.get("x-idempotency-key").and_then(|it| it.to_str().ok());
+        match request::<CopyWeightsRequest>(&body) {
+            Ok(it) => reply(app.state.copy_weights(it, key)),
+            Err(error) => unreadable(&error),
+        }
+    })
+    .await
 }
 
 async fn sessions(Shared(app): Context, uri: Uri) -> Response {
-    ok(&app.state.sessions(Window::read(uri.query().unwrap_or_default(), 20)))
+    aside(app, false, move |app| ok(&app.state.sessions(Window::read(uri.query().unwrap_or_default(), 20))))
+        .await
 }
 
 async fn session(Shared(app): Context, Path(id): Path<String>) -> Response {
-    reply(app.state.session_info(&id))
+    aside(app, false, move |app| reply(app.state.session_info(&id))).await
 }
 
 async fn assign_project(Shared(app): Context, Path(id): Path<String>, body: Bytes) -> Response {
@@ -132,8 +153,11 @@ async fn assign_project(Shared(app): Context, Path(id): Path<String>, body: Byte
 }
 
 async fn export_trace(Shared(app): Context, Path(id): Path<String>) -> Response {
-    let url = |path: String| json!({"status": "ready", "url": format!("{}{path}", app.url)});
-    reply(app.state.export_trace(&id).map(|it| url(it.path)))
+    aside(app, false, move |app| {
+        let url = |path: String| json!({"status": "ready", "url": format!("{}{path}", app.url)});
+        reply(app.state.export_trace(&id).map(|it| url(it.path)))
+    })
+    .await
 }
 
 /// Nothing costs anything here, so there are no events; the answer is complete up to now.
@@ -142,16 +166,18 @@ async fn usage() -> Response {
 }
 
 async fn storage(Shared(app): Context, uri: Uri) -> Response {
-    ok(&app.state.storage(query(uri.query().unwrap_or_default(), "project_id")))
+    aside(app, false, move |app| ok(&app.state.storage(query(uri.query().unwrap_or_default(), "project_id"))))
+        .await
 }
 
 /// A file, for whoever was given its address.
 pub(super) async fn download(Shared(app): Context, Path((token, file)): Path<(String, String)>) -> Response {
-    match app.state.download(&token, &file) {
+    aside(app, false, move |app| match app.state.download(&token, &file) {
         Ok(bytes) => {
             let headers = [(header::CONTENT_TYPE, "application/octet-stream")];
             (StatusCode::OK, headers, Body::from(bytes)).into_response()
         }
         Err(Refusal { status, detail }) => refusal(status, &detail),
-    }
+    })
+    .await
 }

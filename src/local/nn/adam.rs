@@ -69,6 +69,12 @@ impl Adam {
             let problem = format!("must be at most {most:e}, the largest 32-bit float, is {value:e}");
             return Err(format!("adam_params.{name}: {problem}"));
         }
+        // The gradients themselves are 32-bit floats, in their running means.
+        let least = f64::from(f32::MIN_POSITIVE);
+        if 0.0 < params.grad_clip_norm && params.grad_clip_norm < least {
+            let problem = format!("must be 0 (off) or at least {least:e}, is {:e}", params.grad_clip_norm);
+            return Err(format!("adam_params.grad_clip_norm: {problem}"));
+        }
         Ok(Adam {
             learning_rate: params.learning_rate,
             beta1: params.beta1,
@@ -251,6 +257,7 @@ mod tests {
         assert!(refused(|it| it.eps = 1e39).starts_with("adam_params.eps: "));
         assert!(refused(|it| it.eps = 0.0).starts_with("adam_params.eps: "));
         assert!(refused(|it| it.grad_clip_norm = 1e39).starts_with("adam_params.grad_clip_norm: "));
+        assert!(refused(|it| it.grad_clip_norm = 1e-46).starts_with("adam_params.grad_clip_norm: "));
         assert!(refused(|it| it.beta1 = 1.0).contains("adam_params.beta1"));
     }
 

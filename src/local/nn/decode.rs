@@ -7,6 +7,8 @@ use super::linear::Linear;
 use super::ops::rotate;
 use super::pass::Model;
 use super::weights::Weights;
+use std::sync::Arc;
+
 use crate::local::kernel::{
     Mat, MatMut, PANEL, PanelProduct, exp, exp_sum, matmul_here, max, pack_panels, simd, sum_by,
 };
@@ -52,20 +54,20 @@ impl Packed {
     }
 }
 
-/// The merged projections of one layer.
+/// The merged projections of one layer. What no adapter touches is shared with the untrained model.
 #[derive(Debug)]
 struct PackedLayer {
-    qkv: Packed,
-    o: Packed,
-    gate_up: Packed,
-    down: Packed,
+    qkv: Arc<Packed>,
+    o: Arc<Packed>,
+    gate_up: Arc<Packed>,
+    down: Arc<Packed>,
 }
 
 /// The merged model.
 #[derive(Debug)]
 pub(super) struct Decoder {
     layers: Vec<PackedLayer>,
-    head: Packed,
+    head: Arc<Packed>,
 }
 
 /// Keys and values of consecutive positions, for every layer and key head.
@@ -94,6 +96,13 @@ impl Segment {
         }
     }
 
+    /// How many bytes that many positions take.
+    pub(super) fn bytes(weights: &Weights, positions: usize) -> usize {
+        let c = &weights.config;
+        let floats = c.head_dim + c.head_dim.div_ceil(PANEL) * PANEL;
+        4 * c.layers * c.kv_heads * floats * positions.next_multiple_of(PANEL)
+    }
+
     /// Appends one layer's key and value rows, `[kv_heads·head_dim]` each, at position `at` of the segment.
     fn push(&mut self, weights: &Weights, layer: usize, at: usize, keys: &[f32], values: &[f32]) {
         let c = &weights.config;
@@ -102,7 +111,7 @@ impl Segment {
             let head = layer * c.kv_heads + kv;
             let panels = &mut self.keys[head];
             if at.is_multiple_of(PANEL) {
-                panels.resize((at / PANEL + 1) * d * PANEL, 0.0);
+                grow(panels, (at / PANEL + 1) * d * PANEL);
             }
             let panel = &mut panels[at / PANEL * d * PANEL..];
             for (slot, &v) in panel.iter_mut().skip(at % PANEL).step_by(PANEL).zip(key) {
@@ -110,8 +119,8 @@ impl Segment {
             }
             for (part, value) in value.chunks(PANEL).enumerate() {
                 let list = &mut self.values[head * per_head + part];
-                list.extend_from_slice(value);
-                list.resize((at + 1) * PANEL, 0.0);
+                grow(list, (at + 1) * PANEL);
+                list[at * PANEL..][..value.len()].copy_from_slice(value);
             }
         }
     }
@@ -128,6 +137,16 @@ impl Segment {
     }
 }
 
+/// Makes a list longer, with an eighth in reserve where a list that grows by itself has as much again: caches of long
+/// answers are most of what sampling needs.
+fn grow(list: &mut Vec<f32>, len: usize) {
+    let more = len.saturating_sub(list.len());
+    if list.capacity() < len {
+        list.reserve_exact(more.max(list.len() / 8));
+    }
+    list.resize(len, 0.0);
+}
+
 /// Buffers of [`Decoder::step`].
 #[derive(Debug, Default)]
 pub(super) struct StepScratch {
@@ -141,19 +160,25 @@ pub(super) struct StepScratch {
 }
 
 impl Decoder {
-    pub(super) fn new(model: &Model) -> Decoder {
-        let layer = |l| {
+    /// The merged model. `untrained` is that of the same base without an adapter, if there is one.
+    pub(super) fn new(model: &Model, untrained: Option<&Decoder>) -> Decoder {
+        let packed = |linear: &Linear<'_>, same: Option<&Arc<Packed>>| match same {
+            Some(same) if linear.site.is_none() => same.clone(),
+            _ => Arc::new(Packed::new(linear)),
+        };
+        let layer = |l: usize| {
             let (qkv, o, gate_up, down) = model.layer(l).linears();
+            let same = untrained.and_then(|it| it.layers.get(l));
             PackedLayer {
-                qkv: Packed::new(&qkv),
-                o: Packed::new(&o),
-                gate_up: Packed::new(&gate_up),
-                down: Packed::new(&down),
+                qkv: packed(&qkv, same.map(|it| &it.qkv)),
+                o: packed(&o, same.map(|it| &it.o)),
+                gate_up: packed(&gate_up, same.map(|it| &it.gate_up)),
+                down: packed(&down, same.map(|it| &it.down)),
             }
         };
         Decoder {
             layers: (0..model.base.config.layers).map(layer).collect(),
-            head: Packed::new(&model.head()),
+            head: packed(&model.head(), untrained.map(|it| &it.head)),
         }
     }
 

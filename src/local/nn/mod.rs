@@ -30,7 +30,7 @@ pub(crate) use adam::Adam;
 pub(crate) use config::ModelConfig;
 pub(crate) use lora::LoraSpec;
 pub(crate) use loss::Loss;
-pub(crate) use sampler::{Generate, GeneratedSequence, Sampler};
+pub(crate) use sampler::{AdapterShape, Generate, GeneratedSequence, Sampler};
 pub(crate) use train::{Example, RunOutput, Trainer};
 pub(crate) use weights::Weights;
 

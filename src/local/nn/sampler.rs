@@ -3,9 +3,10 @@
 use super::choose::{Chooser, top};
 use super::decode::{Decoder, Segment, StepScratch};
 use super::head::log_sum_exp;
-use super::lora::LoraSpec;
+use super::lora::{Layout, LoraSpec};
 use super::pass::{Model, Workspace};
 use super::rng::Rng;
+use super::train::Trainer;
 use super::weights::Weights;
 use parking_lot::Mutex;
 use rayon::prelude::*;
@@ -14,9 +15,14 @@ use std::sync::Arc;
 /// Samples that one task of a decoding step advances: enough to share each weight that is read.
 const STEP_SAMPLES: usize = 4;
 
-/// Tokens of samples that are drawn side by side, if each gets as long as it may: a bound on the memory of their caches,
-/// which is about 2 KiB a token. The others of a request follow when those are done.
-const WAVE_TOKENS: usize = 1 << 15;
+/// How many bytes of keys and values the samples of one request may need at a time: as many samples run side by side as
+/// could all reach their full length within that.
+const MOST_CACHE: usize = 32 << 20;
+
+/// How many workspaces are kept for the next requests, and for how long a prompt one may be that is kept.
+const MOST_IDLE: usize = 8;
+const MOST_IDLE_ROWS: usize = 512;
+const MOST_IDLE_STEPS: usize = 16;
 
 /// A model as it was at one moment, ready to continue prompts from any number of threads.
 #[derive(Debug)]
@@ -25,7 +31,41 @@ pub(crate) struct Sampler {
     model: Model,
     /// Both merged, for continuing them.
     decoder: Decoder,
-    idle: Mutex<Vec<(Workspace, Vec<StepScratch>)>>,
+    idle: Arc<Idle>,
+}
+
+/// Workspaces that nobody uses, shared by all samplers of a base model.
+type Idle = Mutex<Vec<(Workspace, Vec<StepScratch>)>>;
+
+/// Of an adapter, everything but its numbers.
+#[derive(Clone, Debug)]
+pub(crate) struct AdapterShape {
+    base: Arc<Weights>,
+    layout: Arc<Layout>,
+    scale: f32,
+}
+
+/// Whether numbers of one can be numbers of the other.
+impl PartialEq for AdapterShape {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.base, &other.base)
+            && self.scale == other.scale
+            && self.layout.tensors == other.layout.tensors
+    }
+}
+
+impl Trainer {
+    /// The adapter as it is now.
+    pub(crate) fn adapter(&self) -> (AdapterShape, &[f32]) {
+        let Model { base, layout, params, scale } = &self.model;
+        (AdapterShape { base: base.clone(), layout: layout.clone(), scale: *scale }, params)
+    }
+
+    /// The model as it is now, ready for sampling; later steps do not change it.
+    #[cfg(test)]
+    pub(crate) fn sampler(&self) -> Sampler {
+        Sampler::new(self.model.clone())
+    }
 }
 
 /// What to continue, and how.
@@ -106,9 +146,23 @@ impl Sampler {
         Sampler::new(Model::new(base, &none))
     }
 
-    pub(super) fn new(model: Model) -> Sampler {
-        let decoder = Decoder::new(&model);
-        Sampler { model, decoder, idle: Mutex::default() }
+    /// The model with an adapter of these numbers. What the adapter leaves as it is, is shared with the untrained model.
+    pub(crate) fn merged(shape: &AdapterShape, params: Vec<f32>, untrained: &Sampler) -> Sampler {
+        let AdapterShape { base, layout, scale } = shape.clone();
+        let model = Model { base, layout, params, scale };
+        let decoder = Decoder::new(&model, Some(&untrained.decoder));
+        Sampler { model, decoder, idle: untrained.idle.clone() }
+    }
+
+    /// Whether another sampler has the same adapter.
+    #[cfg(test)]
+    pub(crate) fn same_weights(&self, other: &Sampler) -> bool {
+        self.model.params == other.model.params
+    }
+
+    fn new(model: Model) -> Sampler {
+        let decoder = Decoder::new(&model, None);
+        Sampler { model, decoder, idle: Arc::default() }
     }
 
     /// Continues a prompt. `stop` is asked after every token with the sample's index and its tokens so far;
@@ -131,7 +185,13 @@ impl Sampler {
         let (mut workspace, mut scratch) = self.idle.lock().pop().unwrap_or_default();
         let (prefix, scores) = self.prefill(req, &mut workspace)?;
         let sequences = self.decode(req, &chooser, &prefix, &mut scratch, stop, cancelled);
-        self.idle.lock().push((workspace, scratch));
+        if req.prompt.len() <= MOST_IDLE_ROWS {
+            scratch.truncate(MOST_IDLE_STEPS);
+            let mut idle = self.idle.lock();
+            if idle.len() < MOST_IDLE {
+                idle.push((workspace, scratch));
+            }
+        }
         Ok(Generated {
             sequences: sequences?,
             prompt_logprobs: req.prompt_logprobs.then_some(scores.logprobs),
@@ -221,23 +281,27 @@ impl Sampler {
             return Ok(sequences);
         }
         // All samples share the first step; each continues with a copy of what it appended to the cache.
-        let mut shared = [Segment::new(base, req.prompt.len() - 1)];
+        let mut begun = [Segment::new(base, req.prompt.len() - 1)];
         let mut first = vec![0.0; c.vocab];
-        self.step(prefix, &mut shared, &[last], &mut first, scratch);
+        self.step(prefix, &mut begun, &[last], &mut first, scratch);
+        let [begun] = begun;
         let mut rngs: Vec<Rng> = (0..req.num_samples as u64).map(|i| Rng::stream(req.seed, i)).collect();
+        // No sample's numbers depend on which others run beside it, so they may begin at any time.
+        let most_alive = (MOST_CACHE / Segment::bytes(base, most)).max(STEP_SAMPLES);
+        let mut waiting = 0..req.num_samples;
+        let (mut alive, mut own): (Vec<usize>, Vec<Segment>) = Default::default();
+        let mut logits = Vec::new();
         let mut buffer = vec![0.0; c.vocab];
-        // So many side by side; none depends on the others.
-        let most_alive = (WAVE_TOKENS / most).max(STEP_SAMPLES);
-        let (mut next, mut alive, mut own, mut logits) = (0, Vec::new(), Vec::new(), Vec::new());
-        while !alive.is_empty() || next < req.num_samples {
-            if alive.is_empty() {
-                alive = (next..req.num_samples.min(next + most_alive)).collect();
-                next += alive.len();
-                own = vec![shared[0].clone(); alive.len()];
-                logits = first.repeat(alive.len());
-            }
+        loop {
             if cancelled() {
                 return Err(CANCELLED.to_owned());
+            }
+            while alive.len() < most_alive
+                && let Some(i) = waiting.next()
+            {
+                alive.push(i);
+                own.push(begun.clone());
+                logits.extend_from_slice(&first);
             }
             let mut tokens = Vec::with_capacity(alive.len());
             let mut ended = vec![false; alive.len()];
@@ -261,12 +325,15 @@ impl Sampler {
             own.retain(|_| keep.next().unwrap_or(false));
             let mut keep = ended.iter().map(|e| !e);
             alive.retain(|_| keep.next().unwrap_or(false));
-            if !alive.is_empty() {
-                logits.truncate(alive.len() * c.vocab);
-                self.step(prefix, &mut own, &tokens, &mut logits, scratch);
+            logits.truncate(alive.len() * c.vocab);
+            if alive.is_empty() {
+                match waiting.is_empty() {
+                    true => return Ok(sequences),
+                    false => continue,
+                }
             }
+            self.step(prefix, &mut own, &tokens, &mut logits, scratch);
         }
-        Ok(sequences)
     }
 
     /// Feeds one token to each sample, in fixed portions on several threads: no sample's numbers depend on the

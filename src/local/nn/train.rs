@@ -6,7 +6,6 @@ use super::layer::Rows;
 use super::lora::LoraSpec;
 use super::loss::Loss;
 use super::pass::{Model, Slope, Targets, Workspace};
-use super::sampler::Sampler;
 use super::weights::Weights;
 use crate::types::LossArray;
 use parking_lot::Mutex;
@@ -184,11 +183,6 @@ impl Trainer {
             self.step = step;
         }
         stepped
-    }
-
-    /// The model as it is now, ready for sampling; later steps do not change it.
-    pub(crate) fn sampler(&self) -> Sampler {
-        Sampler::new(self.model.clone())
     }
 }
 

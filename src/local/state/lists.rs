@@ -9,7 +9,7 @@ use crate::types::{Checkpoint, CheckpointType, Cursor, SessionInfo, Timestamp, T
 use crate::wire::json::*;
 
 use super::super::checkpoint::{Found, Kind};
-use super::{NANO, Reply, State, refuse};
+use super::{Reply, State, refuse};
 
 /// The largest page.
 const MOST: usize = 1000;
@@ -80,15 +80,16 @@ impl State {
         };
         let last = [newest(Kind::Training), newest(Kind::Sampler)];
         let alive = self.inner.lock().models.get(run_id).map(|model| {
-            (model.lora.rank, rfc3339(model.last_request), model.user_metadata.clone().unwrap_or_default())
+            let metadata = model.user_metadata.clone().unwrap_or_default();
+            (model.lora.rank, rfc3339(model.last_request), metadata, Some(model.base_model.clone()))
         });
-        let (rank, used, metadata) = alive.or_else(|| {
+        let (rank, used, metadata, name) = alive.or_else(|| {
             let it = last.iter().flatten().max_by(|a, b| a.meta.created.cmp(&b.meta.created))?;
-            Some((it.meta.rank as u32, it.meta.created.clone(), BTreeMap::new()))
+            Some((it.meta.rank as u32, it.meta.created.clone(), BTreeMap::new(), it.meta.asked_as.clone()))
         })?;
         Some(TrainingRun {
             training_run_id: run_id.into(),
-            base_model: Some(NANO.into()),
+            base_model: Some(self.names.or_own(name.as_deref()).into()),
             model_owner: Some("local".into()),
             is_lora: Some(true),
             corrupted: false,

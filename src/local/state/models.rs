@@ -16,7 +16,7 @@ use super::super::nn::LoraSpec;
 use super::super::sampling::Slot;
 use super::super::turns::{Seen, Turns};
 use super::checkpoints::check_ttl;
-use super::{Inner, Model, NANO, Reply, State, check_base, future, refuse};
+use super::{Inner, Model, NANO, Reply, State, future, refuse};
 
 /// The largest adapter.
 const MOST_RANK: u32 = 256;
@@ -46,7 +46,7 @@ impl State {
         request: CreateModelRequest,
         fingerprint: u64,
     ) -> Reply<UntypedFuture> {
-        check_base(&request.base_model)?;
+        self.names.check(&request.base_model)?;
         check_optimizer(&request.optimizer_config)?;
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
@@ -59,6 +59,7 @@ impl State {
         let made = NewModel {
             session_id: request.session_id,
             number: request.model_seq_id,
+            base_model: request.base_model,
             lora,
             spec,
             user_metadata: request.user_metadata,
@@ -75,6 +76,7 @@ impl State {
         inner.session(&new.session_id)?.models.insert(new.number, fingerprint, &ticket.id);
         let model = Model {
             session_id: new.session_id,
+            base_model: new.base_model,
             lora: new.lora,
             spec: new.spec,
             user_metadata: new.user_metadata,
@@ -108,6 +110,7 @@ impl State {
         let made = NewModel {
             session_id,
             number,
+            base_model: self.names.or_own(request.base_model.or(meta.asked_as.clone()).as_deref()).into(),
             lora: lora_of(&meta),
             spec: meta.spec(),
             user_metadata: request.user_metadata,
@@ -150,7 +153,7 @@ impl State {
     fn what_to_load(&self, request: &LoadWeightsRequest) -> Reply<(Load, Meta)> {
         let (place, meta) = self.training_checkpoint(&request.path)?;
         if let Some(base) = &request.base_model {
-            check_base(base)?;
+            self.names.check(base)?;
         }
         if let Some(optimizer) = &request.optimizer_config {
             check_optimizer(optimizer)?;
@@ -176,13 +179,13 @@ impl State {
             model_id: model_id.into(),
             model_data: ModelData {
                 arch: Some("llama".into()),
-                model_name: Some(NANO.into()),
-                tokenizer_id: Some(NANO.into()),
+                model_name: Some(model.base_model.clone()),
+                tokenizer_id: Some(self.names.tokenizer().into()),
                 ..ModelData::default()
             },
             is_lora: Some(true),
             lora_rank: Some(model.lora.rank),
-            model_name: Some(NANO.into()),
+            model_name: Some(model.base_model.clone()),
             ..GetInfoResponse::default()
         })
     }
@@ -203,6 +206,7 @@ impl State {
             format: 1,
             run_id: model_id.into(),
             base_model: NANO.into(),
+            asked_as: Some(model.base_model.clone()).filter(|it| it != NANO),
             base_seed: self.base_seed,
             rank: model.spec.rank,
             seed: model.spec.seed,
@@ -244,7 +248,7 @@ impl State {
     pub(in crate::local) fn weights_info(&self, path: &str) -> Reply<WeightsInfoResponse> {
         let (_, meta) = self.any_checkpoint(path)?;
         Ok(WeightsInfoResponse {
-            base_model: Some(meta.base_model),
+            base_model: Some(self.names.or_own(meta.asked_as.as_deref()).into()),
             optimizer_config: OptimizerConfig::default(),
             is_lora: Some(true),
             lora_rank: Some(meta.rank as u32),
@@ -258,6 +262,7 @@ impl State {
 struct NewModel {
     session_id: String,
     number: u64,
+    base_model: String,
     lora: LoraConfig,
     spec: LoraSpec,
     user_metadata: Option<BTreeMap<String, Value>>,

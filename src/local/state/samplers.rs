@@ -3,15 +3,17 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use crate::types::SamplerKind;
 use crate::wire::json::*;
 
 use super::super::checkpoint::{Kind, Place};
 use super::super::engine::{Job, Work};
 use super::super::feeds::{Feed, client_of};
-use super::super::sampling::{Sample, Slot};
+use super::super::sampling::{Sample, Slot, Weights};
 use super::super::turns::Seen;
-use super::{Inner, NANO, Reply, SamplerEntry, State, check_base, refuse};
+use super::{Inner, Reply, SamplerEntry, State, refuse};
 
 /// How many clients of one sampler are told news.
 const MOST_FEEDS: usize = 4096;
@@ -36,7 +38,8 @@ impl State {
         // A client that tries again may number the sampling session anew: what was asked is the same.
         let fingerprint = hash_of(&(&model_id, request.seq_id, request.kind));
         let mut inner = self.inner.lock();
-        let session_id = inner.model(&model_id)?.session_id.clone();
+        let model = inner.model(&model_id)?;
+        let (session_id, base_model) = (model.session_id.clone(), model.base_model.clone());
         let number = match request.sampling_session_seq_id {
             Some(it) => it,
             None => inner.session(&session_id)?.samplers.len() as u64,
@@ -59,7 +62,7 @@ impl State {
         // Nothing was made if the same request came before.
         if let Some(slot) = made {
             inner.session(&session_id)?.samplers.insert(number, fingerprint, &sampler_id);
-            inner.samplers.insert(sampler_id, SamplerEntry::new(session_id, None, slot));
+            inner.samplers.insert(sampler_id, SamplerEntry::new(session_id, base_model, None, slot));
         }
         Ok(reply)
     }
@@ -72,7 +75,7 @@ impl State {
         let checkpoint = match (&request.model_path, &request.base_model) {
             (Some(path), _) => Some(self.sampler_checkpoint(path)?),
             (None, Some(base)) => {
-                check_base(base)?;
+                self.names.check(base)?;
                 None
             }
             (None, None) => return refuse(400, "give base_model or model_path"),
@@ -93,11 +96,12 @@ impl State {
             }
         }
         session.samplers.insert(number, fingerprint, &sampling_session_id);
-        let slot = match checkpoint {
-            Some((place, _)) => self.load_slot(place),
-            None => self.base_slot(inner),
+        let (slot, name) = match checkpoint {
+            Some((place, meta)) => (self.load_slot(place), meta.asked_as),
+            None => (base_slot(), request.base_model),
         };
-        let entry = SamplerEntry::new(request.session_id, request.model_path, slot);
+        let base_model = self.names.or_own(name.as_deref()).to_string();
+        let entry = SamplerEntry::new(request.session_id, base_model, request.model_path, slot);
         inner.samplers.insert(sampling_session_id.clone(), entry);
         Ok(CreateSamplingSessionResponse { sampling_session_id })
     }
@@ -106,7 +110,7 @@ impl State {
         match self.inner.lock().samplers.get(sampler_id) {
             Some(it) => Ok(SamplerResponse {
                 sampler_id: sampler_id.into(),
-                base_model: Some(NANO.into()),
+                base_model: Some(it.base_model.clone()),
                 model_path: it.model_path.clone(),
             }),
             None => refuse(404, format!("sampler {sampler_id} does not exist")),
@@ -118,7 +122,7 @@ impl State {
             (Some(_), _, _) => None,
             (None, Some(path), _) => Some(self.sampler_checkpoint(path)?),
             (None, None, Some(base)) => {
-                check_base(base)?;
+                self.names.check(base)?;
                 None
             }
             (None, None, None) => {
@@ -162,7 +166,7 @@ impl State {
                 entry.slot.clone()
             }
             (None, Some((place, _))) => self.load_slot(place),
-            (None, None) => self.base_slot(inner),
+            (None, None) => base_slot(),
         };
         let work = Work::Sample { slot, sample: Box::new(sample) };
         self.enqueue(session_id.as_deref().unwrap_or_default(), [Job { ticket: Some(ticket), work }]);
@@ -192,16 +196,11 @@ impl State {
         self.enqueue("", [Job { ticket: None, work: Work::LoadSampler { slot: slot.clone(), place } }]);
         slot
     }
+}
 
-    /// The untrained weights, likewise.
-    fn base_slot(&self, inner: &mut Inner) -> Slot {
-        let make = || {
-            let slot = Slot::default();
-            self.enqueue("", [Job { ticket: None, work: Work::BaseSampler { slot: slot.clone() } }]);
-            slot
-        };
-        inner.base.get_or_insert_with(make).clone()
-    }
+/// The untrained weights.
+fn base_slot() -> Slot {
+    Arc::new(Mutex::new(Weights::Base))
 }
 
 impl Inner {

@@ -1,6 +1,7 @@
 //! Searching sessions (PROTOCOL §3.5, endpoint 40), and the project that one belongs to.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::Deserialize;
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 use crate::clock_text::rfc3339_micros;
 use crate::wire::json::FinishReason;
 
+use super::super::trace::Trace;
 use super::lists::texts;
 use super::{End, Reply, Session, State, USER, refuse};
 
@@ -197,17 +199,21 @@ impl State {
 
     /// What a session did, as a file that Perfetto reads.
     pub(super) fn trace(&self, session_id: &str) -> Reply<Vec<u8>> {
-        match self.inner.lock().sessions.get(session_id) {
-            Some(it) => Ok(it.trace.encode(SystemTime::now())),
+        let trace = self.trace_of(session_id)?;
+        Ok(trace.encode(SystemTime::now()))
+    }
+
+    fn trace_of(&self, session_id: &str) -> Reply<Arc<Trace>> {
+        match self.inner.lock().sessions.get(session_id).map(|it| it.trace.clone()) {
+            Some(Some(it)) => Ok(it),
+            Some(None) => refuse(404, format!("what session {session_id} did is no longer known")),
             None => refuse(404, format!("session {session_id} does not exist")),
         }
     }
 
     /// Where that file is.
     pub(in crate::local) fn export_trace(&self, session_id: &str) -> Reply<super::checkpoints::Address> {
-        if !self.inner.lock().sessions.contains_key(session_id) {
-            return refuse(404, format!("session {session_id} does not exist"));
-        }
+        self.trace_of(session_id)?;
         let item = super::super::downloads::Item::Trace(session_id.into());
         Ok(self.address(item, &format!("{session_id}.pftrace")))
     }

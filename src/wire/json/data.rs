@@ -13,7 +13,7 @@ pub(crate) struct ModelInputJson {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type", rename_all = "snake_case", try_from = "AnyChunk")]
 pub(crate) enum ChunkJson {
     EncodedText {
         tokens: Vec<i32>,
@@ -33,6 +33,45 @@ pub(crate) enum ChunkJson {
     Dmel {
         dmel: String,
     },
+}
+
+/// A chunk of any type. So tokens are read as numbers at once: where the type decides what is read, everything is first kept
+/// in a form that takes many times as much room.
+#[derive(Deserialize)]
+struct AnyChunk {
+    r#type: String,
+    tokens: Option<Vec<i32>>,
+    data: Option<String>,
+    format: Option<String>,
+    expected_tokens: Option<u32>,
+    location: Option<String>,
+    dmel: Option<String>,
+}
+
+impl TryFrom<AnyChunk> for ChunkJson {
+    type Error = String;
+
+    fn try_from(it: AnyChunk) -> std::result::Result<Self, String> {
+        fn given<T>(it: Option<T>, name: &str) -> std::result::Result<T, String> {
+            it.ok_or_else(|| format!("missing field `{name}`"))
+        }
+        let expected_tokens = it.expected_tokens;
+        Ok(match it.r#type.as_str() {
+            "encoded_text" => ChunkJson::EncodedText { tokens: given(it.tokens, "tokens")? },
+            "image" => ChunkJson::Image {
+                data: given(it.data, "data")?,
+                format: given(it.format, "format")?,
+                expected_tokens,
+            },
+            "image_asset_pointer" => ChunkJson::ImageAssetPointer {
+                location: given(it.location, "location")?,
+                format: given(it.format, "format")?,
+                expected_tokens,
+            },
+            "dmel" => ChunkJson::Dmel { dmel: given(it.dmel, "dmel")? },
+            other => return Err(format!("a chunk of the unknown type {other:?}")),
+        })
+    }
 }
 
 impl From<&ModelInput> for ModelInputJson {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::Result;
+use crate::error::words::presentable;
 use crate::types::QueueState;
 use crate::types::odd::{maybe_id, maybe_ids, or_absent, readable};
 
@@ -143,7 +144,7 @@ impl FutureReply {
         if text("type") == Some("try_again") {
             return FutureReply::Pending {
                 queue_state: text("queue_state").map(QueueState::parse),
-                reason: text("queue_state_reason").map(Into::into),
+                reason: text("queue_state_reason").map(presentable),
             };
         }
         if text("status") == Some("complete_metadata") {
@@ -152,7 +153,7 @@ impl FutureReply {
         }
         match value.get("error") {
             Some(error) => FutureReply::Failed {
-                message: error.as_str().map_or_else(|| error.to_string(), Into::into),
+                message: presentable(&error.as_str().map_or_else(|| error.to_string(), Into::into)),
                 category: text("category").unwrap_or_default().into(),
             },
             None => FutureReply::Done(value),

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, words};
 
 pub(crate) use crate::secret::Secret;
 pub(crate) use data::*;
@@ -40,8 +40,8 @@ pub(crate) fn request<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
 
 /// Reads a body that a server sent.
 pub(crate) fn response<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
-    let value = serde_json::from_slice(body).map_err(unexpected)?;
-    response_value(value)
+    let read = serde_json::from_slice(body).map_err(unexpected).and_then(response_value);
+    read.map_err(|it| it.adding(&format!("; it begins with {}", words::excerpt(body))))
 }
 
 /// Reads a body that a server sent, parsed already.

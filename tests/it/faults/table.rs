@@ -230,9 +230,13 @@ pub(super) fn faults() -> Vec<Fault> {
             Act::Answer(it).with_header("x-padding", &"x".repeat(100_000))
         }),
         harmless("head-of-9-kB", |it| Act::Answer(it).with_header("x-padding", &"x".repeat(9_000))),
-        nonsense("another-page", |_| Act::status(200, "<html>Please log in</html>")),
+        Fault {
+            // What is a page is no success even of what is answered with nothing.
+            finish: (fails(Kind::Decode, 1..=1), fails(Kind::Decode, 1..=1)),
+            ..nonsense("another-page", |_| Act::status(200, "<html>Please log in</html>"))
+        },
         harmless("drip", |it| Act::Drip(it, Duration::from_millis(1))),
-        harmless("body-of-11-MB", |it| Act::Answer(padded(it))),
+        harmless("body-of-200-kB", |it| Act::Answer(padded(it))),
         Fault {
             submit: (works(2), fails(Kind::Status(400), ALL)),
             // After 1, 2, 4, 8 and 16 s, the last of which ends with the operation.
@@ -300,9 +304,9 @@ pub(super) fn faults() -> Vec<Fault> {
     ]
 }
 
-/// The usual answer, and more than its reader needs to look at.
+/// The usual answer, and more than its reader needs to look at, but no more than any answer may be.
 fn padded(mut answer: Answer) -> Answer {
-    const PADDING: usize = 11 << 20;
+    const PADDING: usize = 200 << 10;
     let mut body = answer.body.to_vec();
     if answer.header("content-type") == Some("application/x-protobuf") {
         // Field 1000 of any message, which is none that we know.

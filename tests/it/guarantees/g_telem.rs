@@ -376,6 +376,8 @@ fn the_reporter_has_one_thread_which_ends_with_the_session() {
         it.refused_samples(200);
         let threads =
             || client_threads().into_iter().filter(|it| it.starts_with("tk-tele")).collect::<Vec<_>>();
+        // A thread gives itself its name, some time after it was started.
+        eventually("it has begun", || !threads().is_empty());
         assert_eq!(threads(), ["tk-tele-0"]);
         it.close();
         // The system lists a thread for some milliseconds after it was joined.

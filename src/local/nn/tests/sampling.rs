@@ -114,6 +114,24 @@ fn a_sample_that_outlives_the_others_keeps_its_bits() {
 }
 
 #[test]
+fn more_samples_than_run_side_by_side_have_the_bits_of_few() {
+    let sampler = stirred(&tiny(), 2).sampler();
+    // Their caches would take 40 MB together, which is more than they may take at a time.
+    let many = Generate { num_samples: 420, max_tokens: 155, ..request(&prompt(3)) };
+    let mut stop = |i: usize, tokens: &[u32]| i.is_multiple_of(3) && tokens.len() > i % 70;
+    let all = sampler.generate(&many, &mut stop, &|| false).unwrap().sequences;
+    for (i, sequence) in all.iter().enumerate() {
+        let len = if i.is_multiple_of(3) { i % 70 + 1 } else { 155 };
+        assert_eq!((sequence.tokens.len(), sequence.logprobs.len()), (len, len), "{i}");
+    }
+    let few = generate(&sampler, &Generate { num_samples: 8, ..many });
+    for (few, all) in few.sequences.iter().zip(&all) {
+        let len = all.tokens.len();
+        assert_eq!((&few.tokens[..len], &few.logprobs[..len]), (&all.tokens[..], &all.logprobs[..]));
+    }
+}
+
+#[test]
 fn one_seed_gives_one_text_for_any_number_of_threads() {
     let run = |threads, seed| {
         in_pool(threads, || {
@@ -175,10 +193,15 @@ fn requests_that_do_not_fit_are_refused() {
 #[test]
 fn an_untrained_adapter_samples_like_the_base_and_never_draws_a_dead_id() {
     let base = Arc::new(Weights::seeded(&ModelConfig::nano(), 1));
-    let fresh = Trainer::new(base.clone(), everything(8)).sampler();
+    let trainer = Trainer::new(base.clone(), LoraSpec { train_mlp: false, ..everything(8) });
+    let fresh = trainer.sampler();
     let req = Generate { max_tokens: 400, ..request(&prompt(9)) };
-    let (a, b) = (generate(&fresh, &req), generate(&Sampler::base(base), &req));
+    let untrained = Sampler::base(base);
+    let (a, b) = (generate(&fresh, &req), generate(&untrained, &req));
     assert_eq!(a, b);
+    let (shape, params) = trainer.adapter();
+    let merged = Sampler::merged(&shape, params.to_vec(), &untrained);
+    assert_eq!(a, generate(&merged, &req), "with what it shares with the base, too");
     assert!(a.sequences[0].tokens.iter().all(|&t| t <= 256));
 }
 

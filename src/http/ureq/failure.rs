@@ -1,0 +1,201 @@
+//! What ureq's errors say of the request: whether it left this machine, and whether another attempt can go better.
+
+use std::fmt;
+use std::io;
+
+use ureq::unversioned::transport::{ConnectionDetails, Connector};
+use ureq::{Error, Timeout};
+
+use super::super::transport::Broken;
+use crate::error::{Phase, Sent};
+
+/// How far an exchange was when it broke.
+#[derive(Clone, Copy)]
+pub(super) enum Stage {
+    /// The whole head of the answer is not there.
+    Head,
+    /// The head is there, which says so much of the body.
+    Body { limit: u64, announced: Option<u64> },
+}
+
+/// A step before the first byte of a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Step {
+    /// Looking up the host's name.
+    Resolve,
+    /// Connecting: the socket, the proxy, the handshake of TLS.
+    Connect,
+}
+
+/// An error of a step before the first byte of the request. Whatever the system calls it (too many open files, no such
+/// name, permission denied), it proves that the request did not leave this machine. The kind of an error alone proves
+/// nothing: "host unreachable" may also be said of a connection that has carried the request already.
+#[derive(Debug)]
+struct Unsent {
+    step: Step,
+    error: Error,
+}
+
+impl fmt::Display for Unsent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for Unsent {}
+
+/// Marks an error as one of a step before the request, unless it is marked already: a proxy is connected to within
+/// connecting.
+pub(super) fn unsent(error: Error, step: Step) -> Error {
+    match error {
+        Error::Other(it) if it.is::<Unsent>() => Error::Other(it),
+        error => Error::Other(Box::new(Unsent { step, error })),
+    }
+}
+
+/// Connects as another connector does, and marks its errors.
+#[derive(Debug)]
+pub(super) struct Marking<C>(pub(super) C);
+
+impl<C: Connector<()>> Connector<()> for Marking<C> {
+    type Out = C::Out;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        chained: Option<()>,
+    ) -> Result<Option<Self::Out>, Error> {
+        self.0.connect(details, chained).map_err(|it| unsent(it, Step::Connect))
+    }
+}
+
+/// Why there is no answer.
+pub(super) fn broken(error: Error, stage: Stage) -> Broken {
+    let maybe = |message: String| Broken::Connection { sent: Sent::Maybe, message };
+    match (error, stage) {
+        (Error::Other(it), _) => match it.downcast::<Unsent>() {
+            Ok(unsent) => before(unsent.error, unsent.step),
+            Err(other) => maybe(other.to_string()),
+        },
+        (Error::Timeout(it), stage) => Broken::Timeout(phase(it, stage)),
+        (error @ (Error::Http(_) | Error::BadUri(_)), Stage::Head) => {
+            Broken::Unsendable { message: error.to_string() }
+        }
+        (Error::BodyExceedsLimit(_), Stage::Body { limit, announced }) => {
+            Broken::TooLarge { limit, announced }
+        }
+        (Error::Io(error), stage) => io_error(error, stage),
+        (Error::LargeResponseHeader(n, limit), _) => Broken::Garbage {
+            message: format!("its head is larger than the {limit} bytes that it may have: {n} arrived"),
+        },
+        (error @ (Error::Protocol(_) | Error::Decompress(..)), _) => {
+            Broken::Garbage { message: error.to_string() }
+        }
+        (error, _) => maybe(error.to_string()),
+    }
+}
+
+/// The same of a step before the request.
+fn before(error: Error, step: Step) -> Broken {
+    let not_sent = |message: String| Broken::Connection { sent: Sent::No, message };
+    match error {
+        Error::Timeout(_) => Broken::Timeout(match step {
+            Step::Resolve => Phase::Resolve,
+            Step::Connect => Phase::Connect,
+        }),
+        Error::Http(_) | Error::BadUri(_) => Broken::Unsendable { message: error.to_string() },
+        Error::HostNotFound => not_sent("the host name is unknown".into()),
+        Error::ConnectionFailed => not_sent("no address of the host could be connected to".into()),
+        Error::Tls(message) => Broken::Stranger { message: format!("TLS: {message}") },
+        Error::Rustls(error) => Broken::Stranger { message: tls(&error.to_string()) },
+        // What rustls says comes as invalid data.
+        Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Broken::Stranger { message: tls(&error.to_string()) }
+        }
+        Error::Io(error) => match step {
+            Step::Resolve => not_sent(format!("the host name could not be looked up: {error}")),
+            Step::Connect => not_sent(error.to_string()),
+        },
+        error => not_sent(error.to_string()),
+    }
+}
+
+/// What the handshake failed at, in words.
+fn tls(error: &str) -> String {
+    match error.contains("corrupt message") {
+        true => format!("TLS: {error}: nobody speaks TLS there; is it an address of http://?"),
+        false => format!("TLS: {error}"),
+    }
+}
+
+fn io_error(error: io::Error, stage: Stage) -> Broken {
+    use io::ErrorKind::{TimedOut, WouldBlock};
+    match (error.kind(), stage) {
+        (TimedOut | WouldBlock, Stage::Body { .. }) => Broken::Timeout(Phase::Body),
+        (TimedOut | WouldBlock, Stage::Head) => Broken::Timeout(Phase::Exchange),
+        _ => Broken::Connection { sent: Sent::Maybe, message: error.to_string() },
+    }
+}
+
+fn phase(timeout: Timeout, stage: Stage) -> Phase {
+    match (timeout, stage) {
+        // The head is there, so the server is not still working, whatever ran out.
+        (_, Stage::Body { .. }) => Phase::Body,
+        (Timeout::Resolve, _) => Phase::Resolve,
+        (Timeout::Connect, _) => Phase::Connect,
+        (Timeout::SendRequest | Timeout::SendBody | Timeout::PerWrite, _) => Phase::Send,
+        (Timeout::RecvResponse | Timeout::PerRead, _) => Phase::FirstByte,
+        _ => Phase::Exchange,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::retry::Failure;
+
+    /// Too many open files, of the process and of the system; no buffers; not permitted; forbidden; no network; no route.
+    #[cfg(target_os = "linux")]
+    const OF_THE_SYSTEM: [i32; 9] = [24, 23, 105, 1, 13, 100, 101, 113, 111];
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_fails_before_the_request_was_not_sent_and_the_same_error_later_may_have_been() {
+        for code in OF_THE_SYSTEM {
+            let error = || Error::Io(io::Error::from_raw_os_error(code));
+            for step in [Step::Resolve, Step::Connect] {
+                let early = broken(unsent(error(), step), Stage::Head);
+                assert_eq!(early.sent(), Sent::No, "{code} {early:?}");
+                assert_eq!(early.failure(), Failure::Connection { sent: Sent::No }, "{code}");
+                assert!(early.error(&Default::default()).is_retryable(), "{code}");
+            }
+            assert_eq!(broken(error(), Stage::Head).sent(), Sent::Maybe, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_not_found_was_not_asked_whatever_the_resolver_calls_it() {
+        let found_no_name = io::Error::other("failed to lookup address information");
+        for error in [Error::HostNotFound, Error::Io(found_no_name), Error::Timeout(Timeout::Resolve)] {
+            assert_eq!(broken(unsent(error, Step::Resolve), Stage::Head).sent(), Sent::No);
+        }
+        // Also if it was the clock of the whole exchange that ran out.
+        let error = unsent(Error::Timeout(Timeout::Global), Step::Connect);
+        assert!(matches!(broken(error, Stage::Head), Broken::Timeout(Phase::Connect)));
+    }
+
+    #[test]
+    fn a_connection_that_the_system_lost_is_not_a_client_that_was_closed() {
+        let error = || Error::Io(io::ErrorKind::NotConnected.into());
+        assert!(matches!(broken(error(), Stage::Head), Broken::Connection { sent: Sent::Maybe, .. }));
+        let early = broken(unsent(error(), Step::Connect), Stage::Head);
+        assert!(matches!(early, Broken::Connection { sent: Sent::No, .. }));
+    }
+
+    #[test]
+    fn an_error_is_marked_by_the_innermost_step() {
+        let error = unsent(unsent(Error::HostNotFound, Step::Resolve), Step::Connect);
+        assert!(error.to_string().contains("host not found"), "{error}");
+        assert!(matches!(broken(error, Stage::Head), Broken::Connection { sent: Sent::No, .. }));
+    }
+}

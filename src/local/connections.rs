@@ -1,0 +1,224 @@
+//! The connections of the server: how many there are, and how long each may do nothing.
+//!
+//! A connection that sends no whole request is closed after a while, and so is one that does not read its answers. If there
+//! are as many as there may be, a new one takes the place of the one that has been idle for longest; while all are at
+//! work, new ones wait.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::{Sleep, sleep, timeout};
+
+/// The largest head of a request, which is also how much is read at once.
+const MOST_HEAD: usize = 16 << 10;
+
+/// No clock can hold much more than the longest durations.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// What connections may do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// How many there may be.
+    pub(super) most: usize,
+    /// How long one may send no whole request.
+    pub(super) idle: Duration,
+    /// How long an answer may find no reader.
+    pub(super) stall: Duration,
+}
+
+/// Serves connections for ever.
+pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new());
+    http.header_read_timeout(limits.idle.min(LONGEST)).max_buf_size(MOST_HEAD);
+    let connections = Arc::new(Connections::default());
+    for number in 0.. {
+        let stream = accept(&listener, &connections, limits.most.max(1)).await;
+        // Small answers must not wait for more to fill a packet.
+        let _ = stream.set_nodelay(true);
+        let io = Patient { stream, stall: limits.stall.min(LONGEST), given_up: None };
+        let service = TowerToHyperService::new(router.clone());
+        let open = connections.open(number);
+        let own = connections.clone();
+        let service = service_fn(move |request| {
+            own.busy(number, true);
+            let (answer, own) = (service.call(request), own.clone());
+            async move {
+                let answer = answer.await;
+                own.busy(number, false);
+                answer
+            }
+        });
+        let connection = http.serve_connection(TokioIo::new(io), service);
+        let task = tokio::spawn(async move {
+            let _open = open;
+            // A client that breaks off or is too slow is no concern of ours.
+            if let Err(error) = connection.await {
+                log::debug!("a connection of the embedded engine ended: {error}");
+            }
+        });
+        connections.runs(number, task.abort_handle());
+    }
+}
+
+async fn accept(listener: &TcpListener, connections: &Connections, most: usize) -> TcpStream {
+    loop {
+        connections.room(most).await;
+        let error = match listener.accept().await {
+            Ok((it, _)) => return it,
+            Err(error) => error,
+        };
+        use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+        if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
+            // The system has no more files for us.
+            log::warn!("the embedded engine cannot take a connection: {error}");
+            connections.close_idlest();
+            let _ = timeout(Duration::from_secs(1), connections.fewer.notified()).await;
+        }
+    }
+}
+
+/// All connections that are open.
+#[derive(Default)]
+struct Connections {
+    open: Mutex<HashMap<u64, Connection>>,
+    fewer: Notify,
+}
+
+struct Connection {
+    /// A request of it is being worked on.
+    busy: bool,
+    /// When that began or ended.
+    since: Instant,
+    task: Option<AbortHandle>,
+}
+
+/// An open connection, until this is dropped.
+struct Open {
+    connections: Arc<Connections>,
+    number: u64,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.connections.open.lock().remove(&self.number);
+        self.connections.fewer.notify_one();
+    }
+}
+
+impl Connections {
+    fn open(self: &Arc<Self>, number: u64) -> Open {
+        self.open.lock().insert(number, Connection { busy: false, since: Instant::now(), task: None });
+        Open { connections: self.clone(), number }
+    }
+
+    fn runs(&self, number: u64, task: AbortHandle) {
+        if let Some(it) = self.open.lock().get_mut(&number) {
+            it.task = Some(task);
+        }
+    }
+
+    fn busy(&self, number: u64, busy: bool) {
+        if let Some(it) = self.open.lock().get_mut(&number) {
+            (it.busy, it.since) = (busy, Instant::now());
+        }
+    }
+
+    /// Waits until there are fewer than so many.
+    async fn room(&self, most: usize) {
+        while most <= self.open.lock().len() {
+            self.close_idlest();
+            self.fewer.notified().await;
+        }
+    }
+
+    /// Closes the connection that has been idle for longest, if one is.
+    fn close_idlest(&self) {
+        let mut open = self.open.lock();
+        let idle = open.values_mut().filter(|it| !it.busy && it.task.is_some());
+        if let Some(task) = idle.min_by_key(|it| it.since).and_then(|it| it.task.take()) {
+            task.abort();
+        }
+    }
+}
+
+/// A stream whose writes fail if nobody reads for a while.
+struct Patient {
+    stream: TcpStream,
+    stall: Duration,
+    /// When the write that waits now is given up.
+    given_up: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patient {
+    fn written(
+        &mut self,
+        context: &mut Context<'_>,
+        outcome: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if outcome.is_ready() {
+            self.given_up = None;
+            return outcome;
+        }
+        let stall = self.stall;
+        ready!(self.given_up.get_or_insert_with(|| Box::pin(sleep(stall))).as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.written(context, outcome)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.written(context, outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,167 @@
+//! Bytes that are too many for memory and need not outlive the process: one nameless file, of which everybody has a part.
+//!
+//! Parts that are given back are used again by others of the same length. When none is left the file goes, and with it
+//! the room that it took on the disk.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+/// Where bytes can be put.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    folder: PathBuf,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    file: Option<Arc<File>>,
+    end: u64,
+    /// Where there are free parts, by their length.
+    free: HashMap<u64, Vec<u64>>,
+    used: usize,
+}
+
+/// Some bytes in the file, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Part {
+    inner: Arc<Mutex<Inner>>,
+    file: Arc<File>,
+    at: u64,
+    len: u64,
+}
+
+impl Scratch {
+    /// Scratch room in a folder, which is cleared by whoever starts on it next if the system cannot hide the file.
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Scratch { folder, inner: Arc::default() }
+    }
+
+    /// Puts bytes there. They are not meant to outlive this process, so nothing waits for the disk.
+    pub(super) fn put(&self, bytes: &[u8]) -> io::Result<Part> {
+        let known = self.inner.lock().file.clone();
+        let file = match known {
+            Some(it) => it,
+            None => Arc::new(self.file()?),
+        };
+        let part = {
+            let mut inner = self.inner.lock();
+            // Somebody else may have made one meanwhile; or the last part of that one went, and it is empty now.
+            let file = inner.file.get_or_insert(file).clone();
+            let len = bytes.len() as u64;
+            let at = match inner.free.get_mut(&len).and_then(Vec::pop) {
+                Some(it) => it,
+                None => {
+                    inner.end += len;
+                    inner.end - len
+                }
+            };
+            inner.used += 1;
+            Part { inner: self.inner.clone(), file, at, len }
+        };
+        write_at(&part.file, bytes, part.at)?;
+        Ok(part)
+    }
+
+    /// A new file that has no name, where the system can do that: it then goes however the process ends.
+    fn file(&self) -> io::Result<File> {
+        let path = self.folder.join(format!("scratch-{:016x}", fastrand::u64(..)));
+        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        if cfg!(unix) {
+            fs::remove_file(&path)?;
+        }
+        Ok(file)
+    }
+}
+
+impl Part {
+    /// The bytes.
+    pub(super) fn read(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.len as usize];
+        read_at(&self.file, &mut bytes, self.at)?;
+        Ok(bytes)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let mut inner = self.inner.lock();
+        inner.used -= 1;
+        inner.free.entry(self.len).or_default().push(self.at);
+        if inner.used == 0 {
+            // The file is closed when this part's own hold on it goes, after the lock.
+            *inner = Inner::default();
+        }
+    }
+}
+
+#[cfg(unix)]
+fn write_at(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, at)
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, at)
+}
+
+#[cfg(windows)]
+fn write_at(file: &File, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_write(file, bytes, at)? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            n => (bytes, at) = (&bytes[n..], at + n as u64),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, bytes, at)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => (bytes, at) = (&mut bytes[n..], at + n as u64),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_keep_their_bytes_and_room_that_is_given_back_is_used_again() {
+        let folder = std::env::temp_dir().join(format!("tinkex-scratch-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let scratch = Scratch::new(folder.clone());
+        let a = scratch.put(b"first").expect("room");
+        let b = scratch.put(b"other").expect("room");
+        let c = scratch.put(b"longer than those").expect("room");
+        assert_eq!(a.read().expect("bytes"), b"first");
+        drop(a);
+        let d = scratch.put(b"again").expect("room");
+        assert_eq!((d.at, scratch.inner.lock().end), (0, 27));
+        for (part, bytes) in [(&b, &b"other"[..]), (&c, b"longer than those"), (&d, b"again")] {
+            assert_eq!(part.read().expect("bytes"), bytes);
+        }
+        if cfg!(unix) {
+            assert_eq!(
+                fs::read_dir(&folder).expect("the folder").count(),
+                0,
+                "a killed process leaves nothing"
+            );
+        }
+        drop((b, c, d));
+        assert!(scratch.inner.lock().file.is_none() && scratch.inner.lock().end == 0);
+        assert_eq!(scratch.put(b"anew").expect("room").read().expect("bytes"), b"anew");
+        fs::remove_dir_all(&folder).expect("cleaning up");
+    }
+}

@@ -1,0 +1,216 @@
+//! The weights that samplers draw from.
+//!
+//! A program that samples after every step makes a snapshot each time, and only the end of its session says that it needs
+//! none of them any more. So the numbers of all adapters are in a scratch file, and those few that were sampled from last
+//! are in memory, merged with the base model.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use parking_lot::Mutex;
+
+use super::checkpoint::{ADAPTER, Place, Problem, Store};
+use super::nn::{AdapterShape, Sampler, Trainer, Weights};
+use super::scratch::{Part, Scratch};
+
+/// An adapter as it was at one moment. Its numbers go when it is dropped.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    number: u64,
+    shape: AdapterShape,
+    numbers: Part,
+    ready: Arc<Ready>,
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        self.ready.forget(self.number);
+    }
+}
+
+/// Where an adapter comes from. What comes from the same place again may be the same.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Origin {
+    Model(String),
+    /// The save of a checkpoint.
+    Save(u64),
+}
+
+/// All snapshots of a server.
+#[derive(Debug)]
+pub(super) struct Snapshots {
+    base: Arc<Weights>,
+    untrained: OnceLock<Arc<Sampler>>,
+    scratch: Scratch,
+    ready: Arc<Ready>,
+    latest: Mutex<HashMap<Origin, Weak<Snapshot>>>,
+    made: AtomicU64,
+}
+
+impl Snapshots {
+    /// Snapshots whose numbers are in a folder; `most` of them are ready in memory at a time.
+    pub(super) fn new(base: Arc<Weights>, folder: PathBuf, most: usize) -> Self {
+        Snapshots {
+            base,
+            untrained: OnceLock::new(),
+            scratch: Scratch::new(folder),
+            ready: Arc::new(Ready { most: most.max(1), samplers: Mutex::default() }),
+            latest: Mutex::default(),
+            made: AtomicU64::new(0),
+        }
+    }
+
+    /// A model as it is now. One that has not changed since its last snapshot shares it.
+    pub(super) fn of_model(&self, model_id: &str, trainer: &Trainer) -> Result<Arc<Snapshot>, String> {
+        self.keep(Origin::Model(model_id.into()), trainer).map_err(|it| disk(&it))
+    }
+
+    /// The weights of a checkpoint as they are on disk now. Samplers of the same save share them.
+    pub(super) fn of_checkpoint(&self, store: &Store, place: &Place) -> Result<Arc<Snapshot>, String> {
+        let save_id = store.meta(place).map_err(Problem::text)?.save_id;
+        // Checkpoints of earlier versions do not say it.
+        if let Some(known) = self.latest(&Origin::Save(save_id)).filter(|_| save_id != 0) {
+            return Ok(known);
+        }
+        let (meta, files) = store.read(place, &[ADAPTER]).map_err(Problem::text)?;
+        let mut trainer = Trainer::new(self.base.clone(), meta.spec());
+        trainer
+            .load_adapter(files.first().map_or(&[], |it| it))
+            .map_err(|it| format!("{} does not fit this engine's model: {it}", place.uri()))?;
+        self.keep(Origin::Save(meta.save_id), &trainer).map_err(|it| disk(&it))
+    }
+
+    fn latest(&self, origin: &Origin) -> Option<Arc<Snapshot>> {
+        self.latest.lock().get(origin)?.upgrade()
+    }
+
+    fn keep(&self, origin: Origin, trainer: &Trainer) -> io::Result<Arc<Snapshot>> {
+        let (shape, params) = trainer.adapter();
+        let mut bytes = Vec::with_capacity(4 * params.len());
+        params.iter().for_each(|it| bytes.extend_from_slice(&it.to_le_bytes()));
+        if let Some(known) = self.latest(&origin)
+            && known.shape == shape
+            && known.numbers.read()? == bytes
+        {
+            return Ok(known);
+        }
+        let snapshot = Arc::new(Snapshot {
+            number: self.made.fetch_add(1, Ordering::Relaxed),
+            shape,
+            numbers: self.scratch.put(&bytes)?,
+            ready: self.ready.clone(),
+        });
+        let mut latest = self.latest.lock();
+        if latest.len().is_multiple_of(64) {
+            latest.retain(|_, it| it.strong_count() != 0);
+        }
+        latest.insert(origin, Arc::downgrade(&snapshot));
+        Ok(snapshot)
+    }
+
+    /// The base model, to sample from. It is made once and stays.
+    pub(super) fn untrained(&self) -> Arc<Sampler> {
+        self.untrained.get_or_init(|| Arc::new(Sampler::base(self.base.clone()))).clone()
+    }
+
+    /// A snapshot, to sample from: as it is in memory, or made ready if it is not.
+    pub(super) fn sampler(&self, snapshot: &Snapshot) -> Result<Arc<Sampler>, String> {
+        let cell = self.ready.cell(snapshot.number);
+        // Whoever asks for it meanwhile waits for the same one.
+        let made = cell.get_or_init(|| {
+            let bytes = snapshot.numbers.read().map_err(|it| disk(&it))?;
+            let params = bytes.as_chunks::<4>().0.iter().map(|it| f32::from_le_bytes(*it)).collect();
+            Ok(Arc::new(Sampler::merged(&snapshot.shape, params, &self.untrained())))
+        });
+        if made.is_err() {
+            self.ready.forget(snapshot.number);
+        }
+        made.clone()
+    }
+}
+
+fn disk(error: &io::Error) -> String {
+    format!("the engine's scratch file: {error}")
+}
+
+type Cell = Arc<OnceLock<Result<Arc<Sampler>, String>>>;
+
+/// The samplers in memory, the one that was used last at the end.
+#[derive(Debug)]
+struct Ready {
+    most: usize,
+    samplers: Mutex<Vec<(u64, Cell)>>,
+}
+
+impl Ready {
+    /// Where the sampler of a snapshot is or will be.
+    fn cell(&self, number: u64) -> Cell {
+        let mut samplers = self.samplers.lock();
+        let known = samplers.iter().position(|it| it.0 == number).map(|i| samplers.remove(i).1);
+        let cell = known.unwrap_or_default();
+        samplers.push((number, cell.clone()));
+        let unused = (self.most < samplers.len()).then(|| samplers.remove(0));
+        drop(samplers);
+        // What is large goes after the lock.
+        drop(unused);
+        cell
+    }
+
+    fn forget(&self, number: u64) {
+        let mut samplers = self.samplers.lock();
+        let gone = samplers.iter().position(|it| it.0 == number).map(|i| samplers.remove(i));
+        drop(samplers);
+        drop(gone);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod tests {
+    use super::*;
+    use crate::local::nn::{LoraSpec, ModelConfig};
+
+    fn trainer(base: &Arc<Weights>, seed: u64) -> Trainer {
+        let spec = LoraSpec { rank: 2, seed, train_attn: true, train_mlp: true, train_unembed: false };
+        Trainer::new(base.clone(), spec)
+    }
+
+    #[test]
+    fn few_snapshots_are_in_memory_and_all_can_be_sampled_from() {
+        let folder = std::env::temp_dir().join(format!("tinkex-snapshots-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let base = Arc::new(Weights::seeded(&ModelConfig::nano(), 0));
+        let snapshots = Snapshots::new(base.clone(), folder.clone(), 2);
+        let kept: Vec<_> =
+            (0..5).map(|i| snapshots.of_model("m", &trainer(&base, i)).expect("a snapshot")).collect();
+        let ready = || snapshots.ready.samplers.lock().iter().map(|it| it.0).collect::<Vec<_>>();
+        assert!(ready().is_empty(), "nothing is merged before it is sampled from");
+        let first = snapshots.sampler(&kept[0]).expect("a sampler");
+        kept.iter().for_each(|it| drop(snapshots.sampler(it).expect("a sampler")));
+        assert_eq!(ready(), [3, 4]);
+        snapshots.sampler(&kept[3]).expect("a sampler");
+        let again = snapshots.sampler(&kept[0]).expect("a sampler");
+        assert_eq!(ready(), [3, 0], "what was used last stays");
+        assert!(!Arc::ptr_eq(&first, &again) && first.same_weights(&again));
+        assert!(!first.same_weights(&snapshots.sampler(&kept[3]).expect("a sampler")));
+        drop(kept);
+        assert!(ready().is_empty(), "they go with their snapshots");
+        std::fs::remove_dir_all(&folder).expect("cleaning up");
+    }
+
+    #[test]
+    fn a_model_that_has_not_changed_shares_its_snapshot() {
+        let folder = std::env::temp_dir().join(format!("tinkex-sharing-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let base = Arc::new(Weights::seeded(&ModelConfig::nano(), 0));
+        let snapshots = Snapshots::new(base.clone(), folder.clone(), 2);
+        let of = |model: &str, seed| snapshots.of_model(model, &trainer(&base, seed)).expect("a snapshot");
+        let a = of("m", 1);
+        assert!(Arc::ptr_eq(&a, &of("m", 1)));
+        assert!(!Arc::ptr_eq(&a, &of("m", 2)) && !Arc::ptr_eq(&a, &of("n", 1)));
+        std::fs::remove_dir_all(&folder).expect("cleaning up");
+    }
+}

@@ -1,0 +1,317 @@
+//! What clients that are broken or mean no good can do to the engine: nothing that others notice.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tinkex::local::{Options, Server};
+
+use crate::util::engine::{Client, pass};
+use crate::util::{PATIENCE, alone, eventually};
+
+/// A connection of a client that does as it likes.
+fn connect(server: &Server) -> TcpStream {
+    let stream = TcpStream::connect(server.url().strip_prefix("http://").unwrap()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// The status of an answer; 0 if the connection was closed without one.
+fn status(stream: &mut TcpStream) -> u16 {
+    let mut answer = Vec::new();
+    let mut part = [0; 1024];
+    while !answer.windows(2).any(|it| it == b"\r\n") {
+        match stream.read(&mut part) {
+            Ok(n) if 0 < n => answer.extend_from_slice(&part[..n]),
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock) => panic!("no answer"),
+            _ => return 0,
+        }
+    }
+    let line = String::from_utf8_lossy(&answer);
+    line.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// Whether the server closes a connection, sooner or later.
+fn is_closed(stream: &mut TcpStream) -> bool {
+    let mut rest = Vec::new();
+    match stream.read_to_end(&mut rest) {
+        Ok(_) => true,
+        Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+    }
+}
+
+/// Asks for something with a key and some more headers.
+fn ask(server: &Server, key: &str, headers: &[&str]) -> u16 {
+    let mut stream = connect(server);
+    let mut head = format!("GET /api/v1/get_server_capabilities HTTP/1.1\r\nX-API-Key: {key}\r\n");
+    headers.iter().for_each(|it| head.push_str(&format!("{it}\r\n")));
+    stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
+    status(&mut stream)
+}
+
+#[test]
+fn only_programs_that_know_the_key_of_this_start_and_mean_this_machine_are_answered() {
+    let server = Server::start(Options { threads: 1, ..Options::default() }).unwrap();
+    let other = Server::start(Options { threads: 1, ..Options::default() }).unwrap();
+    assert_ne!(server.api_key(), other.api_key());
+    assert!(server.api_key().starts_with("tml-") && 30 < server.api_key().len());
+    let local = "Host: localhost:1234";
+    for (key, expected) in [(server.api_key(), 200), (other.api_key(), 401), ("tml-local", 401), ("", 401)] {
+        assert_eq!(ask(&server, key, &[local]), expected, "{key:?}");
+    }
+    let key = server.api_key();
+    for host in ["Host: 127.0.0.1", "Host: LOCALHOST", "Host: [::1]:80"] {
+        assert_eq!(ask(&server, key, &[host]), 200, "{host}");
+    }
+    assert_eq!(ask(&server, key, &[local, "Origin: http://127.0.0.1:3000"]), 200);
+    for strange in ["Host: evil.example", "Host: evil.example:80", "Host: 127.0.0.1.evil.example"] {
+        assert_eq!(ask(&server, key, &[strange]), 403, "{strange}");
+        assert_eq!(ask(&server, key, &[local, strange]), 403, "{strange}");
+    }
+    assert_eq!(ask(&server, key, &[]), 403, "for nobody");
+    for origin in ["Origin: http://evil.example", "Origin: null", "Origin: https://evil.example:443"] {
+        assert_eq!(ask(&server, key, &[local, origin]), 403, "{origin}");
+    }
+    let mut health = connect(&server);
+    health.write_all(b"GET /api/v1/healthz HTTP/1.1\r\nHost: evil.example\r\n\r\n").unwrap();
+    assert_eq!(status(&mut health), 403, "not even whether it lives");
+
+    let options = Options {
+        api_key: Some("tml-mine".into()),
+        allowed_hosts: vec!["engine.test".into()],
+        threads: 1,
+        ..Options::default()
+    };
+    let named = Server::start(options).unwrap();
+    assert_eq!(ask(&named, "tml-mine", &["Host: engine.test:8000", "Origin: https://engine.test"]), 200);
+    assert_eq!(ask(&named, "tml-mine", &["Host: other.test"]), 403);
+}
+
+#[test]
+fn a_new_connection_takes_the_place_of_the_one_that_has_been_idle_for_longest() {
+    let client = Client::with(Options { max_connections: 4, ..Options::default() });
+    let mut idle: Vec<TcpStream> = (0..12).map(|_| connect(&client.server)).collect();
+    for stream in &mut idle {
+        // Half a head is no request.
+        let _ = stream.write_all(b"GET /api/v1/healthz HTTP/1.1\r\n");
+    }
+    assert_eq!(client.get("get_server_capabilities").0, 200);
+    assert!(is_closed(&mut idle[0]));
+}
+
+#[test]
+fn connections_that_stand_still_are_closed() {
+    let quick = Duration::from_secs(2);
+    let client = Client::with(Options { idle_timeout: quick, stall_timeout: quick, ..Options::default() });
+    let mut silent = connect(&client.server);
+    let mut half = connect(&client.server);
+    half.write_all(b"GET /api/v1/healthz HTTP/1.1\r\nHost: local").unwrap();
+    let mut kept = connect(&client.server);
+    kept.write_all(b"GET /api/v1/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    assert_eq!(status(&mut kept), 200);
+    let mut body = connect(&client.server);
+    let head = post("optim_step", client.server.api_key(), "Content-Length: 100\r\n");
+    body.write_all(format!("{head}{{\"mod").as_bytes()).unwrap();
+    assert_eq!(status(&mut body), 408);
+    for stream in [&mut silent, &mut half, &mut kept, &mut body] {
+        assert!(is_closed(stream));
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_its_answer_is_given_up() {
+    let client = Client::with(Options { stall_timeout: Duration::from_secs(2), ..Options::default() });
+    let mut stream = connect(&client.server);
+    // Thousands of answers that nobody reads fill every buffer on the way, until nothing can be written any more.
+    let key = client.server.api_key();
+    let one = format!(
+        "GET /api/v1/get_server_capabilities HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\n\r\n"
+    );
+    let many = one.repeat(1000);
+    let deadline = Instant::now() + PATIENCE;
+    while stream.write_all(many.as_bytes()).is_ok() {
+        assert!(Instant::now() < deadline, "the server takes requests without end");
+    }
+}
+
+/// The head of a request with a body.
+fn post(path: &str, key: &str, more: &str) -> String {
+    format!("POST /api/v1/{path} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\n{more}\r\n")
+}
+
+/// Writes a body as far as the server takes it.
+fn pour(stream: &mut TcpStream, part: &[u8], times: usize) {
+    for _ in 0..times {
+        if stream.write_all(part).is_err() {
+            return;
+        }
+    }
+}
+
+/// A number of kilobytes that the system tells of this process.
+#[cfg(target_os = "linux")]
+fn kilobytes(name: &str) -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|it| it.strip_prefix(name)).unwrap();
+    line.trim_start_matches(':').split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// How many kilobytes more than now the process takes at any time while something is done.
+#[cfg(target_os = "linux")]
+fn growth(work: impl FnOnce()) -> usize {
+    // The peak counts anew from here.
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    let before = kilobytes("VmRSS");
+    work();
+    kilobytes("VmHWM").saturating_sub(before)
+}
+
+/// How many connections this process can hold with both their ends.
+#[cfg(target_os = "linux")]
+fn most_connections() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let line = limits.lines().find_map(|it| it.strip_prefix("Max open files")).unwrap();
+    let soft = line.split_whitespace().next().unwrap().parse().unwrap_or(1_000_000usize);
+    (soft.saturating_sub(100) / 2).min(2000)
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn hostile_clients_cost_at_most_64_megabytes() {
+    const MOST: usize = 64 << 10;
+    alone("engine_guard::hostile_clients_cost_at_most_64_megabytes", || {
+        let quick = Duration::from_secs(3);
+        let client =
+            Client::with(Options { idle_timeout: quick * 4, stall_timeout: quick, ..Options::default() });
+        let key = client.server.api_key().to_string();
+        let model = client.model(0);
+        client.run("forward_backward", &pass(&model, 1, "forward_backward_input"));
+        let lives = || {
+            let body = json!({"session_id": client.session}).to_string();
+            let mut stream = connect(&client.server);
+            let head = post("session_heartbeat", &key, &format!("Content-Length: {}\r\n", body.len()));
+            stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+            assert_eq!(status(&mut stream), 200);
+        };
+        let refused = |name: &str, expected: &[u16], found: u16| {
+            // Who still writes when the server closes may never read why.
+            assert!(expected.contains(&found) || found == 0, "{name}: {found}");
+        };
+
+        let grown = growth(|| {
+            std::thread::scope(|scope| {
+                for i in 0..8 {
+                    let (server, key) = (&client.server, &key);
+                    scope.spawn(move || {
+                        let mut stream = connect(server);
+                        let zeros = [b' '; 64 << 10];
+                        let framing = match i % 2 {
+                            0 => "Content-Length: 104857600\r\n",
+                            _ => "Transfer-Encoding: chunked\r\n",
+                        };
+                        stream.write_all(post("forward_backward", key, framing).as_bytes()).unwrap();
+                        match i % 2 {
+                            0 => pour(&mut stream, &zeros, 1500),
+                            _ => {
+                                let chunk = [b"10000\r\n".as_slice(), &zeros, b"\r\n"].concat();
+                                pour(&mut stream, &chunk, 1600);
+                            }
+                        }
+                        refused("a body without end", &[413, 503, 408], status(&mut stream));
+                    });
+                }
+            });
+            lives();
+        });
+        assert!(grown < MOST, "bodies without end: {grown} kB");
+
+        let grown = growth(|| {
+            // As large as a pass may be, and never finished.
+            let mut streams: Vec<_> = (0..8).map(|_| connect(&client.server)).collect();
+            for stream in &mut streams {
+                stream
+                    .write_all(post("forward_backward", &key, "Content-Length: 16777216\r\n").as_bytes())
+                    .unwrap();
+                stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+                pour(stream, &[b' '; 64 << 10], 250);
+                stream.set_write_timeout(Some(PATIENCE)).unwrap();
+                lives();
+            }
+            streams.iter_mut().for_each(|it| refused("a body that stops", &[408, 503], status(it)));
+        });
+        assert!(grown < MOST, "bodies that stop: {grown} kB");
+
+        let start = format!(
+            r#"{{"model_id":"{model}","seq_id":2,"forward_backward_input":{{"loss_fn":"cross_entropy","data":[{{"model_input":{{"chunks":[{{"type":"encoded_text","tokens":[1"#
+        );
+        let end = r#"]}]},"loss_fn_inputs":{"target_tokens":{"data":[1],"dtype":"int64","shape":[1]}}}]}}"#;
+        for (megabytes, expected) in [(120, [413]), (15, [413]), (3, [200])] {
+            let grown = growth(|| {
+                let part = ",1".repeat(32 << 10);
+                let times = megabytes << 4;
+                let length = start.len() + end.len() + part.len() * times;
+                let mut stream = connect(&client.server);
+                let framing = format!("Content-Length: {length}\r\nContent-Type: application/json\r\n");
+                let head = post("forward_backward", &key, &framing);
+                stream.write_all(head.as_bytes()).unwrap();
+                stream.write_all(start.as_bytes()).unwrap();
+                pour(&mut stream, part.as_bytes(), times);
+                pour(&mut stream, end.as_bytes(), 1);
+                refused("token ids", &expected, status(&mut stream));
+                lives();
+            });
+            assert!(grown < MOST, "{megabytes} MB of token ids: {grown} kB");
+        }
+
+        // Empty data, of which each takes two bytes and much more when it is read.
+        let grown = growth(|| {
+            let data = [0x1a, 0].repeat(7 << 20);
+            let mut stream = connect(&client.server);
+            let framing =
+                format!("Content-Length: {}\r\nContent-Type: application/x-protobuf\r\n", data.len());
+            stream.write_all(post("forward_backward", &key, &framing).as_bytes()).unwrap();
+            pour(&mut stream, &data, 1);
+            refused("empty data", &[422], status(&mut stream));
+            lives();
+        });
+        assert!(grown < MOST, "empty data: {grown} kB");
+
+        let mut bomb = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
+        std::io::copy(&mut std::io::repeat(0).take(1 << 30), &mut bomb).unwrap();
+        let bomb = bomb.finish().unwrap();
+        let grown = growth(|| {
+            let mut stream = connect(&client.server);
+            let framing = format!("Content-Length: {}\r\nContent-Encoding: zstd\r\n", bomb.len());
+            stream.write_all(post("forward_backward", &key, &framing).as_bytes()).unwrap();
+            stream.write_all(&bomb).unwrap();
+            assert_eq!(status(&mut stream), 413);
+        });
+        assert!(grown < MOST, "a bomb: {grown} kB");
+
+        let mut streams = Vec::new();
+        let grown = growth(|| {
+            let name = "x".repeat(12 << 10);
+            for i in 0..most_connections() {
+                let mut stream = connect(&client.server);
+                let head = format!("POST /api/v1/asample HTTP/1.1\r\nHost: localhost\r\nX-Name: {name}");
+                if i % 2 == 0 {
+                    stream.write_all(head.as_bytes()).unwrap();
+                }
+                streams.push(stream);
+                if i % 100 == 0 {
+                    lives();
+                }
+            }
+            lives();
+        });
+        assert!(grown < MOST, "half a head: {grown} kB");
+        streams.iter_mut().for_each(|it| assert!(is_closed(it)));
+        drop(streams);
+
+        let result = client.run("forward_backward", &pass(&model, 3, "forward_backward_input"));
+        assert!(result["metrics"].is_object(), "{result}");
+        eventually("the server is as it was", || client.get("get_server_capabilities").0 == 200);
+    });
+}

@@ -1,0 +1,159 @@
+//! Servers that read passes as JSON alone, and how they are told from those that are in trouble.
+
+use serde_json::json;
+use tinkex::testing::{Act, FakeServer, Seen};
+use tinkex::types::*;
+use tinkex::{ErrorKind, TrainingClient};
+
+use crate::util::datum;
+
+const BACKWARD: &str = "/api/v1/forward_backward";
+const FORWARD: &str = "/api/v1/forward";
+
+fn is_json(seen: &Seen) -> bool {
+    seen.header("content-type").is_some_and(|it| it.contains("json"))
+}
+
+/// The passes that the server saw: whether each was JSON, and its id.
+fn passes(server: &FakeServer) -> Vec<(bool, Option<u64>)> {
+    let seen = server.requests().into_iter().filter(|it| it.path == BACKWARD || it.path == FORWARD);
+    let id = |it: &Seen| it.json().and_then(|it| it["seq_id"].as_u64());
+    seen.map(|it| (is_json(&it), id(&it))).collect()
+}
+
+/// A server that says this of every pass in protobuf.
+fn reading_json(act: Act) -> FakeServer {
+    let server = FakeServer::new();
+    server.script(move |it| (it.path == BACKWARD && !is_json(it)).then(|| act.clone()));
+    server
+}
+
+fn client(server: &FakeServer) -> TrainingClient {
+    let service = server.in_memory().build().unwrap();
+    service.create_lora_training_client("fake/model", Default::default()).unwrap()
+}
+
+fn pass(training: &TrainingClient) -> tinkex::Result<ForwardBackwardOutput> {
+    training.forward_backward(vec![datum(); 2], LossFn::CrossEntropy).wait()
+}
+
+#[test]
+fn a_server_that_reads_json_alone_is_found_out_by_the_first_pass_and_remembered() {
+    let not_utf8 = || Act::status(500, "Internal Server Error");
+    for act in [not_utf8(), Act::status(422, r#"{"detail":[]}"#), Act::status(415, ""), Act::status(400, "?")]
+    {
+        let server = reading_json(act);
+        let training = client(&server);
+        assert_eq!(pass(&training).unwrap().loss_fn_outputs.len(), 2);
+        assert_eq!(passes(&server), [(false, None), (true, Some(1))], "the same message, with the same id");
+        let steps = (training.optim_step(AdamParams::default()), pass(&training));
+        steps.0.wait().unwrap();
+        steps.1.unwrap();
+        training.forward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
+        assert_eq!(passes(&server)[2..], [(true, Some(3)), (true, Some(4))]);
+        assert_eq!(server.requests_to(FORWARD).len(), 1);
+    }
+}
+
+#[test]
+fn a_server_without_client_config_gets_json_from_the_start() {
+    for status in [404, 405] {
+        let server = reading_json(Act::status(500, "Internal Server Error"));
+        server.always("/api/v1/client/config", Act::status(status, r#"{"detail":"Not Found"}"#));
+        let training = client(&server);
+        pass(&training).unwrap();
+        training.forward_backward_custom(vec![datum()], ones).wait().unwrap();
+        assert_eq!(passes(&server), [(true, Some(1)), (true, Some(2)), (true, Some(3))]);
+        // One that wants protobuf all the same says so.
+        let server = FakeServer::new();
+        server.always("/api/v1/client/config", Act::status(status, r#"{"detail":"Not Found"}"#));
+        server.script(|it| (it.path == BACKWARD && is_json(it)).then(|| Act::status(415, "")));
+        let training = client(&server);
+        pass(&training).unwrap();
+        pass(&training).unwrap();
+        assert_eq!(passes(&server).iter().map(|it| it.0).collect::<Vec<_>>(), [true, false, false]);
+    }
+}
+
+fn ones(_: &[Datum], logprobs: &[&[f32]]) -> tinkex::Result<CustomLoss> {
+    Ok(CustomLoss::new(1.0, logprobs.iter().map(|it| vec![1.0; it.len()]).collect()))
+}
+
+#[test]
+fn what_both_forms_are_refused_for_is_the_content_and_ends_no_order() {
+    let refusal = r#"{"detail":"loss_fn: input should be 'cross_entropy'"}"#;
+    // A server that reads both, and one that fails at protobuf.
+    for protobuf in [Act::status(422, refusal), Act::status(500, "Internal Server Error")] {
+        let is_old = matches!(&protobuf, Act::Answer(it) if it.status == 500);
+        let server = FakeServer::new();
+        server.script(move |it| {
+            let odd = it.path == BACKWARD && it.body.windows(3).any(|it| it == b"dro");
+            match is_json(it) {
+                false if it.path == BACKWARD && (odd || is_old) => Some(protobuf.clone()),
+                true if odd => Some(Act::status(422, refusal)),
+                _ => None,
+            }
+        });
+        let training = client(&server);
+        let sampled = datum().with("logprobs", vec![-0.5f32; 4]).with("advantages", vec![1f32; 4]);
+        let mut sampled = sampled;
+        sampled.loss_fn_inputs.remove("weights");
+        let error = training.forward_backward(vec![sampled], LossFn::Dro).wait().unwrap_err();
+        assert!(error.http_status() == Some(422) && error.to_string().contains("loss_fn"), "{error}");
+        pass(&training).unwrap();
+        assert_eq!(passes(&server).last().unwrap().0, is_old);
+    }
+}
+
+#[test]
+fn a_bad_moment_of_a_server_that_reads_protobuf_costs_it_nothing() {
+    let unread = || Act::status(422, r#"{"detail":"body: not a protobuf message"}"#);
+    for json in [Act::status(415, ""), unread(), Act::status(500, "oops")] {
+        let server = FakeServer::new();
+        let no_json = json.clone();
+        server.script(move |it| (it.path == BACKWARD && is_json(it)).then(|| no_json.clone()));
+        server.next(BACKWARD, Act::status(500, "oops"));
+        let training = client(&server);
+        pass(&training).unwrap();
+        pass(&training).unwrap();
+        let forms: Vec<_> = passes(&server).into_iter().map(|it| it.0).collect();
+        assert_eq!(forms, [false, true, false, false], "{json:?}");
+    }
+}
+
+#[test]
+fn a_server_that_took_a_pass_is_never_asked_in_another_form() {
+    let server = FakeServer::new();
+    let training = client(&server);
+    pass(&training).unwrap();
+    server.next(BACKWARD, Act::status(500, "oops"));
+    pass(&training).unwrap();
+    server.next(BACKWARD, Act::status(422, r#"{"detail":"no"}"#));
+    assert_eq!(pass(&training).unwrap_err().http_status(), Some(422));
+    assert!(passes(&server).iter().all(|it| !it.0));
+}
+
+#[test]
+fn all_parts_of_the_first_call_find_the_form_out_and_keep_their_ids() {
+    let server = reading_json(Act::status(500, "Internal Server Error"));
+    server.always("/api/v1/client/config", Act::json(json!({"fwdbwd_max_chunk_len": 1})));
+    let training = client(&server);
+    let output = training.forward_backward(vec![datum(); 20], LossFn::CrossEntropy).wait().unwrap();
+    assert_eq!(output.loss_fn_outputs.len(), 20);
+    let mut ids: Vec<_> = passes(&server).into_iter().filter_map(|it| it.1).collect();
+    ids.sort();
+    assert_eq!(ids, (1..=20).collect::<Vec<_>>());
+    training.optim_step(AdamParams::default()).wait().unwrap();
+}
+
+#[test]
+fn numbers_that_json_does_not_have_are_refused_before_they_are_sent() {
+    let server = reading_json(Act::status(500, "Internal Server Error"));
+    let training = client(&server);
+    pass(&training).unwrap();
+    let sampled = datum().with("logprobs", vec![f32::NEG_INFINITY; 4]).with("advantages", vec![1f32; 4]);
+    let error = training.forward_backward(vec![sampled], LossFn::Other("x".into())).wait().unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::InvalidInput(_)), "{error:?}");
+    pass(&training).unwrap();
+    assert_eq!(passes(&server).last().unwrap().1, Some(2));
+}

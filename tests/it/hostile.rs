@@ -1,0 +1,154 @@
+//! Servers that try to hurt the process: answers that become large, announce much, or have very many parts.
+
+#![cfg(target_os = "linux")]
+
+use std::io::Write;
+use std::time::Duration;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::json;
+use tinkex::testing::{Act, FakeServer, Listening};
+use tinkex::transport::Answer;
+use tinkex::types::{AdamParams, LossFn, ModelInput, SamplingParams};
+use tinkex::{Error, ErrorKind, ServiceClient};
+
+use crate::util::{alone, datum};
+
+const RETRIEVE: &str = "/api/v1/retrieve_future";
+const CAPABILITIES: &str = "/api/v1/get_server_capabilities";
+/// So much may any of these answers take above what the process has before.
+const MOST: u64 = 64 << 20;
+
+/// A number of the process's own memory, in bytes.
+fn memory(name: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|it| it.strip_prefix(name)?.strip_prefix(':')).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+/// The most memory that a call took above what there was, and how it failed.
+fn cost<T>(call: impl FnOnce() -> Result<T, Error>) -> (u64, Result<(), Error>) {
+    // The mark of the most that was ever used begins anew.
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    let before = memory("VmRSS");
+    let result = call().map(drop);
+    (memory("VmHWM").saturating_sub(before), result)
+}
+
+fn gzip(pieces: &[(&[u8], usize)]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    for (piece, n) in pieces {
+        let many = piece.repeat(*n);
+        encoder.write_all(&many).unwrap();
+    }
+    encoder.finish().unwrap()
+}
+
+/// 256 MiB of white space around a good answer.
+fn bomb(status: u16) -> Act {
+    let space = vec![b' '; 1 << 20];
+    let spaces: Vec<(&[u8], usize)> = vec![(&space, 1); 256];
+    let body = gzip(&[&spaces[..], &[(b"{\"metrics\":{}}", 1)]].concat());
+    answer(status, body, true)
+}
+
+fn answer(status: u16, body: Vec<u8>, is_gzip: bool) -> Act {
+    let mut headers = vec![("content-type".to_string(), "application/json".to_string())];
+    if is_gzip {
+        headers.push(("content-encoding".into(), "gzip".into()));
+    }
+    Act::Answer(Answer { status, headers, body: body.into() })
+}
+
+/// Many values in few bytes.
+fn crowd(open: &str, value: &str, close: &str, n: usize) -> Act {
+    let last = value.trim_end_matches(',').as_bytes();
+    answer(200, gzip(&[(open.as_bytes(), 1), (value.as_bytes(), n), (last, 1), (close.as_bytes(), 1)]), true)
+}
+
+/// Announces more than any machine has.
+fn announced() -> Act {
+    let headers = vec![("content-length".to_string(), (1u64 << 42).to_string())];
+    Act::StallBody(Answer { status: 200, headers, body: "{}".into() })
+}
+
+fn client(listening: &Listening) -> ServiceClient {
+    let brief = Duration::from_secs(2);
+    listening.client().timeouts(|it| (it.submit, it.first_contact) = (brief, brief)).build().unwrap()
+}
+
+/// Fails, in bounds, and says both sizes.
+fn check(what: &str, cost: (u64, Result<(), Error>), sizes: [&str; 2]) {
+    let (bytes, result) = cost;
+    assert!(bytes <= MOST, "{what} took {} MiB", bytes >> 20);
+    let error = result.expect_err(what);
+    assert_eq!(*error.kind(), ErrorKind::Decode, "{what}: {error:?}");
+    for size in sizes {
+        assert!(error.to_string().contains(size), "{what}: {error}");
+    }
+}
+
+#[test]
+fn no_answer_makes_the_process_large() {
+    alone("hostile::no_answer_makes_the_process_large", || {
+        let (bomb, refusing) = (bomb(200), bomb(503));
+        let server = FakeServer::new();
+        let listening = server.listen().unwrap();
+        // Threads, buffers and the rest of the usual are there before anything is measured.
+        let service = client(&listening);
+        service.get_server_capabilities().unwrap();
+        let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+        training.forward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
+
+        // Of a lane whose answers are kilobytes.
+        server.next("/api/v1/create_session", bomb.clone());
+        let made = cost(|| client(&listening).create_lora_training_client("fake/model", Default::default()));
+        check("the answer to a new session", made, ["1048576 bytes", "more than"]);
+        // Of one with lists.
+        server.next(CAPABILITIES, bomb.clone());
+        check("capabilities", cost(|| service.get_server_capabilities()), ["16777216 bytes", "more than"]);
+        server.next(CAPABILITIES, announced());
+        check("a length", cost(|| service.get_server_capabilities()), ["16777216 bytes", "4398046511104"]);
+        server.next(CAPABILITIES, crowd("{\"a\":[", "0,", "]}", 4 << 20));
+        check("small values", cost(|| service.get_server_capabilities()), ["4194306 values", "524288"]);
+        server.next(CAPABILITIES, crowd("[", "{\"a\":[]},", "]", 1 << 19));
+        check("small objects", cost(|| service.get_server_capabilities()), ["values", "524288"]);
+        let head = Act::json(json!({})).with_header("x-long", &"x".repeat(1 << 20));
+        // It may be the fault of somebody on the way, and is asked for again.
+        server.always(CAPABILITIES, head);
+        check("a head", cost(|| service.get_server_capabilities()), ["16383 bytes", "16384 arrived"]);
+        // What is no success keeps its status, and only its beginning is read.
+        server.always(CAPABILITIES, refusing);
+        let (bytes, result) = cost(|| service.get_server_capabilities());
+        assert!(bytes <= MOST, "a refusal took {} MiB", bytes >> 20);
+        assert_eq!(result.unwrap_err().http_status(), Some(503));
+        server.behave(CAPABILITIES);
+
+        // Results are bounded by what was asked for.
+        server.next(RETRIEVE, bomb.clone());
+        let step = cost(|| training.optim_step(AdamParams::default()).wait());
+        check("a step", step, ["1048576 bytes", "more than"]);
+        server.next(RETRIEVE, bomb.clone());
+        let pass = cost(|| training.forward(vec![datum()], LossFn::CrossEntropy).wait());
+        check("a pass", pass, ["bytes", "more than"]);
+        // Also if they are announced, in which case nothing large is fetched.
+        let large = json!({"status": "complete_metadata", "response_payload_size": 1u64 << 40});
+        server.next(RETRIEVE, Act::json(large));
+        let pass = cost(|| training.forward(vec![datum()], LossFn::CrossEntropy).wait());
+        check("an announcement", pass, ["bytes", "1099511627776"]);
+        let small = json!({"status": "complete_metadata", "response_payload_size": 100_000});
+        server.next(RETRIEVE, Act::json(small));
+        server.next(RETRIEVE, bomb.clone());
+        let pass = cost(|| training.forward(vec![datum()], LossFn::CrossEntropy).wait());
+        check("another size than announced", pass, ["bytes", "more than"]);
+        let sampler = service.create_sampling_client("fake/model").unwrap();
+        let params = SamplingParams { max_tokens: Some(4), ..Default::default() };
+        let sample = || sampler.sample(&ModelInput::from_ints([1]), 1, &params).wait();
+        server.next("/api/v1/asample", bomb.clone());
+        check("a promise of a sample", cost(sample), ["bytes", "more than"]);
+        server.next(RETRIEVE, bomb);
+        check("a sample", cost(sample), ["bytes", "more than"]);
+        sample().unwrap();
+    });
+}
