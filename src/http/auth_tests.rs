@@ -119,7 +119,7 @@ fn crowd(outcome: fn() -> Result<String, Broken>) -> (usize, Vec<Result<Secret, 
             })
         });
         begun.recv().expect("a fetch that begins");
-        let others: Vec<_> = (0..OTHERS).map(|_| scope.spawn(&wants)).collect();
+        let others: Vec<_> = (0..OTHERS).map(|_| scope.spawn(wants)).collect();
         while auth.fetching.waiting() + others.iter().filter(|it| it.is_finished()).count() < OTHERS {
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -262,8 +262,7 @@ fn an_endpoint_that_stands_still_delays_no_operation_and_close_only_within_its_b
         let it = reporting_within(Duration::from_secs(1), Duration::from_millis(1500));
         let _blocked = Blocked::reports_of(&it.server);
         it.refused_samples(60);
-        it.server.always(SAMPLE, Act::json(json!({"request_id": "request-1"})));
-        it.server.always("/api/v1/retrieve_future", Act::json(json!({"type": "sample", "sequences": []})));
+        it.server.behave(SAMPLE);
         it.sample();
         // The transport does not even return when it is shut down: nothing ends this wait but its bound.
         assert_eq!(it.close(), (0, 122));

@@ -302,7 +302,7 @@ fn result(it: &Train) -> Value {
             json!({"path": format!("tinker://{}/{directory}/{name}", it.model)})
         }
         Kind::Pass { first, n } => {
-            let datum = |i| json!({"logprobs": {"data": [it.op, i], "dtype": "float32", "shape": [2]}});
+            let datum = |i| json!({"logprobs": {"data": [it.op, i, 0], "dtype": "float32", "shape": [3]}});
             let outputs: Vec<Value> = (*first..first + n).map(datum).collect();
             json!({"loss_fn_output_type": "Soak", "loss_fn_outputs": outputs, "metrics": {"n:sum": n}})
         }

@@ -147,7 +147,7 @@ impl Worker<'_> {
                 };
                 question.verb = "forward_backward";
                 self.follow(pending, question, move |it: &ForwardBackwardOutput| {
-                    let right = |i: usize| it.logprobs(i) == Some(&[op as f32, i as f32]);
+                    let right = |i: usize| it.logprobs(i) == Some(&[op as f32, i as f32, 0.0]);
                     let whole = it.loss_fn_outputs.len() == n && it.metrics.get("n:sum") == Some(&(n as f64));
                     (!whole || !(0..n).all(right)).then(|| format!("{it:?}"))
                 })
