@@ -41,6 +41,9 @@ const CONFIG: &str = "adapter_config.json";
 /// How often a checkpoint is looked at again that was replaced meanwhile.
 const MOST_LOOKS: usize = 100;
 
+/// Name and content of one file of a checkpoint.
+type NamedFile = (String, Vec<u8>);
+
 /// What a checkpoint holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -368,7 +371,7 @@ impl Store {
     }
 
     /// All files of a checkpoint with their names, and its description.
-    fn read_all(&self, place: &Place) -> Result<(Meta, Vec<(String, Vec<u8>)>), Problem> {
+    fn read_all(&self, place: &Place) -> Result<(Meta, Vec<NamedFile>), Problem> {
         self.consistent(place, || {
             let names = self.file_names(place)?.into_iter();
             names.map(|it| self.read_file(place, &it).map(|bytes| (it, bytes))).collect()

@@ -27,7 +27,7 @@ use super::names::Names;
 use super::nn;
 use super::queue::Queue;
 use super::snapshots::Snapshots;
-use super::state::State;
+use super::state::{Silence, State};
 
 /// No long poll is held longer, whatever the options say.
 const LONGEST_POLL: Duration = Duration::from_secs(24 * 3600);
@@ -275,8 +275,7 @@ impl Server {
                 config,
                 names,
                 options.seed,
-                options.session_timeout,
-                options.pause_after,
+                Silence { session_timeout: options.session_timeout, pause_after: options.pause_after },
                 store,
                 futures,
                 queue,

@@ -184,13 +184,18 @@ impl SamplerEntry {
     }
 }
 
+/// Time limits of sessions that send nothing (`Options` documents both).
+pub(super) struct Silence {
+    pub(super) session_timeout: Duration,
+    pub(super) pause_after: Duration,
+}
+
 impl State {
     pub(super) fn new(
         config: ModelConfig,
         names: Names,
         base_seed: u64,
-        session_timeout: Duration,
-        pause_after: Duration,
+        silence: Silence,
         store: Arc<Store>,
         futures: Arc<Futures>,
         queue: Arc<Queue>,
@@ -214,8 +219,8 @@ impl State {
             config,
             names,
             base_seed,
-            session_timeout,
-            pause_after,
+            session_timeout: silence.session_timeout,
+            pause_after: silence.pause_after,
             queue,
             waiting,
             downloads,

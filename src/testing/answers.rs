@@ -99,7 +99,7 @@ impl Answers {
                 let path = format!("tinker://{}/external_weights/{}", text("model_id"), text("path"));
                 self.promise(ok(json!({"path": path, "size_bytes": 2048, "type": "save_weights_external"})))
             }
-            "forward_backward" | "forward" => match read_pass(seen, &name) {
+            "forward_backward" | "forward" => match read_pass(seen, name) {
                 Ok(call) => self.promise(protobuf(train::encode_forward_backward_output(&pass(&call)))),
                 Err(error) => status(422, json!({"detail": error.to_string()})),
             },

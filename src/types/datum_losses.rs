@@ -258,15 +258,15 @@ mod tests {
     use super::*;
     use crate::types::LossFn;
 
+    type Make = fn(&[i32], &[i32], &[f32], &[f32]) -> Result<Datum>;
+
     #[test]
     fn each_constructor_makes_what_its_loss_reads_and_nothing_else() {
         let (logprobs, advantages) = ([-0.5f32, -1.0], [1.0f32, 2.0]);
         for prompt in [&[][..], &[1], &[1, 2, 3]] {
             let scored: Vec<Option<f32>> = (0..prompt.len()).map(|it| (0 < it).then_some(-2.0)).collect();
             let common = ["advantages", "logprobs", "target_tokens"];
-            let with = |make: fn(&[i32], &[i32], &[f32], &[f32]) -> Result<Datum>| {
-                make(prompt, &[7, 8], &logprobs, &advantages).expect("a datum")
-            };
+            let with = |make: Make| make(prompt, &[7, 8], &logprobs, &advantages).expect("a datum");
             let table: [(LossFn, Datum, &[&str]); 6] = [
                 (LossFn::ImportanceSampling, with(Datum::importance_sampling), &common),
                 (LossFn::Ppo, with(Datum::ppo), &common),

@@ -176,7 +176,7 @@ fn overwrite_for_ever(folder: &Path) {
         let user_metadata = Some([("n".to_string(), n.to_string())].into());
         let options = SaveStateOptions { overwrite: true, user_metadata, ..Default::default() };
         let path = training.save_state_with("a", &options).wait().unwrap().path;
-        writeln!(std::io::stderr(), "saved {n} {path}").unwrap();
+        std::io::stderr().write_all(format!("saved {n} {path}\n").as_bytes()).unwrap();
     }
 }
 

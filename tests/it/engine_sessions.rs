@@ -150,9 +150,9 @@ fn flood(client: &Client, session: &str) -> [String; 2] {
     let sampler = base_sampler(client, session);
     let long = |seq| sample(&sampler, seq, json!({"max_tokens": 500, "stop": []}));
     let samples: Vec<_> = (0..1500).map(|i| client.submit("asample", &long(i))).collect();
-    let passes =
-        (1..300).map(|i| client.submit("forward_backward", &pass(&model, i, "forward_backward_input")));
-    [samples.last().unwrap().clone(), passes.last().unwrap()]
+    let submit = |i| client.submit("forward_backward", &pass(&model, i, "forward_backward_input"));
+    let passes: Vec<_> = (1..300).map(submit).collect();
+    [samples.last().unwrap().clone(), passes.last().unwrap().clone()]
 }
 
 fn is_pending(client: &Client, request_id: &str) -> bool {

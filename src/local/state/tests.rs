@@ -18,8 +18,7 @@ impl Nobody {
             ModelConfig::nano(),
             names,
             0,
-            Duration::from_secs(300),
-            Duration::from_secs(60),
+            Silence { session_timeout: Duration::from_secs(300), pause_after: Duration::from_secs(60) },
             Arc::new(Store::open(folder.clone()).expect("a store")),
             Arc::new(Futures::new(0)),
             queue.clone(),
@@ -91,6 +90,8 @@ fn what_an_ended_session_had_queued_is_answered_and_its_model_unloaded() {
         let found = format!("{:?}", nobody.state.futures.now(&id));
         assert!(found.contains("silent for too long"), "{found}");
     }
+    // Its samplers are forgotten, then its model is unloaded.
+    assert_eq!(nobody.next().as_deref(), Some("forget"));
     assert_eq!(nobody.next().as_deref(), Some("unload_model"));
     assert_eq!(nobody.next(), None);
     assert_eq!(nobody.state.heartbeat(&session_id).expect_err("an end").status, 410);

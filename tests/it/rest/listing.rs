@@ -64,7 +64,7 @@ fn checkpoints_that_are_deleted_while_they_are_listed_make_the_walk_skip_none() 
     let rest = service.create_rest_client();
     let mut n = 0;
     for checkpoint in rest.list_user_checkpoints().page_size(4) {
-        rest.delete_checkpoint_from_tinker_path(&checkpoint.unwrap().path().unwrap()).unwrap();
+        rest.delete_checkpoint_from_tinker_path(checkpoint.unwrap().path().unwrap()).unwrap();
         n += 1;
     }
     assert_eq!((n, rest.list_user_checkpoints().count()), (10, 0));
