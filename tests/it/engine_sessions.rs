@@ -213,7 +213,7 @@ fn a_sample_that_is_given_up_is_cancelled_while_its_result_is_waited_for() {
     let params =
         SamplingParams { max_tokens: Some(2000), stop: Some(Stop::Tokens(vec![])), ..Default::default() };
     let prompt = ModelInput::from_ints([72]);
-    let long = sampler.sample(&prompt, 1000, &params);
+    let long = sampler.sample(&prompt, 60, &params);
     eventually("it is accepted", || long.status().request_id.is_some());
     let id = long.status().request_id.unwrap();
     drop(long);

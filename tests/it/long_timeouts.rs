@@ -63,6 +63,7 @@ fn every_timeout_may_be_as_long_as_a_duration_goes() {
 fn whoever_waits_for_a_token_may_wait_for_ever() {
     let server = FakeServer::new();
     server.always("/api/v1/client/config", Act::json(serde_json::json!({"pjwt_auth_enabled": true})));
+    server.always("/api/v1/auth/token", Act::json(serde_json::json!({"jwt": "eyJ.first"})));
     let listening = server.listen().unwrap();
     let builder = listening.client().timeouts(|it| ALL.iter().for_each(|field| *field(it) = Duration::MAX));
     let service = builder.build().unwrap();

@@ -29,7 +29,7 @@ fn a_result_that_takes_longer_to_arrive_than_one_poll_may_last_arrives() {
     let relay = Relay::start(&listening.url(), Pace { down: Duration::from_millis(25), ..Pace::default() });
     let service = client(&relay);
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
-    let mut body = json!({"metrics": {"a": 1.5}}).to_string();
+    let mut body = json!({"metrics": {"a": 1.5}, "loss_fn_outputs": [{}]}).to_string();
     body.push_str(&" ".repeat(4 << 20));
     server.always("/api/v1/retrieve_future", Act::status(200, body));
     // How large a result may be follows from what was sent.

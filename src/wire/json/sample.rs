@@ -132,9 +132,16 @@ pub(crate) struct SamplingParamsJson {
     pub(crate) seed: Option<i128>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) stop: Option<StopJson>,
+    #[serde(deserialize_with = "small_float")]
     pub(crate) temperature: f32,
     pub(crate) top_k: i32,
+    #[serde(deserialize_with = "small_float")]
     pub(crate) top_p: f32,
+}
+
+/// Reads numbers beyond the range of f32 as infinite, so that the check of the values refuses them by their name.
+fn small_float<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
+    f64::deserialize(deserializer).map(|it| it as f32)
 }
 
 /// A bare text is read but never written: some servers know only lists.

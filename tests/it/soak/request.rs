@@ -77,7 +77,9 @@ impl Request {
     pub(super) fn read(seen: &Seen) -> Option<Self> {
         let name = seen.path.strip_prefix("/api/v1/")?;
         if name == "forward_backward" {
-            return pass(&seen.body).map(Request::Train);
+            // A server that refuses the first pass may get it again as JSON.
+            let json = seen.json();
+            return json.map_or_else(|| pass(&seen.body), |it| json_pass(&it)).map(Request::Train);
         }
         let known = [
             "optim_step",
@@ -167,13 +169,29 @@ fn pass(body: &[u8]) -> Option<Train> {
             _ => {}
         }
     }
+    part_of_pass(model?, seq_id?, &data)
+}
+
+/// A pass as JSON.
+fn json_pass(body: &Value) -> Option<Train> {
+    let tokens = |datum: &Value| {
+        let tokens = &datum["model_input"]["chunks"][0]["tokens"];
+        let token = |i: usize| u32::try_from(tokens[i].as_u64()?).ok();
+        Some([token(0)?, token(1)?, token(2)?])
+    };
+    let data: Option<Vec<_>> =
+        body["forward_backward_input"]["data"].as_array()?.iter().map(tokens).collect();
+    part_of_pass(body["model_id"].as_str()?.to_string(), body["seq_id"].as_u64()?, &data?)
+}
+
+fn part_of_pass(model: String, seq_id: u64, data: &[[u32; 3]]) -> Option<Train> {
     let [op, first, total] = *data.first()?;
     let (first, total) = (first as usize, total as usize);
     let in_order = data.iter().enumerate().all(|(i, it)| *it == [op, (first + i) as u32, total as u32]);
     let (part, n_parts) = (first / CHUNK, total.div_ceil(CHUNK));
     (in_order && first % CHUNK == 0).then_some(())?;
     let kind = Kind::Pass { first, n: data.len() };
-    Some(Train { model: model?, seq_id: seq_id?, op, part, n_parts, kind })
+    Some(Train { model, seq_id, op, part, n_parts, kind })
 }
 
 fn tokens(datum: &[u8]) -> Option<[u32; 3]> {
