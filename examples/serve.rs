@@ -13,7 +13,8 @@
 //! `pjwt_auth_enabled`. All are off unless they are named.
 //!
 //! The first line that it prints is the address, the second the key, both as settings of the environment. It serves
-//! until its input ends or it is killed; Ctrl-C does either.
+//! until it is killed, as by Ctrl-C; one that was started with a pipe as its input ends with that, too. Without `--data` a
+//! server that is killed leaves its temporary folder behind.
 
 #![allow(clippy::print_stdout, reason = "an example talks to a person")]
 
@@ -47,8 +48,25 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("TINKER_API_KEY={}", server.api_key());
     // Whoever reads this through a pipe waits for it.
     stdout().flush()?;
+    if !input_is_a_pipe() {
+        // A terminal may stop whoever reads from it in the background, and a service has no input.
+        loop {
+            std::thread::park();
+        }
+    }
     let mut ignored = [0; 256];
     while stdin().read(&mut ignored)? != 0 {}
     server.stop();
     Ok(())
+}
+
+#[cfg(unix)]
+fn input_is_a_pipe() -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::metadata("/dev/stdin").is_ok_and(|it| it.file_type().is_fifo())
+}
+
+#[cfg(not(unix))]
+fn input_is_a_pipe() -> bool {
+    !std::io::IsTerminal::is_terminal(&stdin())
 }

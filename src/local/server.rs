@@ -134,7 +134,32 @@ impl Default for Options {
     }
 }
 
+/// More threads than that are a slip of the pen.
+const MOST_THREADS: usize = 1024;
+
 impl Options {
+    /// Refuses values with which no client could be served.
+    fn check(&self) -> Result<()> {
+        let fail = |what: &str| Err(Error::config(format!("Options::{what}")));
+        if self.api_key.as_ref().is_some_and(|it| it.is_empty() || !it.bytes().all(|b| b.is_ascii_graphic()))
+        {
+            return fail("api_key must be printable ASCII without spaces, and not empty");
+        }
+        if self.data_dir.as_ref().is_some_and(|it| it.as_os_str().is_empty()) {
+            return fail("data_dir is empty: leave it out for a temporary folder");
+        }
+        if MOST_THREADS < self.threads {
+            return fail(&format!("threads must be at most {MOST_THREADS}, is {}", self.threads));
+        }
+        if self.max_connections == 0 {
+            return fail("max_connections must be at least 1");
+        }
+        if self.stall_timeout.is_zero() || self.idle_timeout.is_zero() {
+            return fail("stall_timeout and idle_timeout must be above zero");
+        }
+        Ok(())
+    }
+
     /// What clients are told to do.
     fn flags(&self) -> ClientConfig {
         ClientConfig {
@@ -225,6 +250,7 @@ impl Server {
     /// # Errors
     /// The port is taken, the folder cannot be made or is used by another engine, or the system refuses a thread.
     pub fn start(options: Options) -> Result<Self> {
+        options.check()?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port));
         let bound = TcpListener::bind(address).and_then(|it| it.set_nonblocking(true).map(|()| it));
         let listener = bound.map_err(|it| system(format!("cannot listen on {address}: {it}")))?;

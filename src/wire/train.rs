@@ -143,11 +143,12 @@ fn write_config(
 }
 
 /// Reads the protobuf body of a `forward_backward` request.
+#[cfg(any(test, feature = "testing"))]
 pub(crate) fn decode_forward_backward_request(body: &[u8]) -> Result<ForwardBackwardCall> {
     decode_forward_backward_bytes(Bytes::copy_from_slice(body))
 }
 
-/// As [`decode_forward_backward_request`], from a body whose arrays are read where they lie.
+/// Reads the protobuf body of a `forward_backward` request, whose arrays are read where they lie.
 pub(crate) fn decode_forward_backward_bytes(body: Bytes) -> Result<ForwardBackwardCall> {
     if MOST_PARTS < parts(&body) {
         return Err(Error::decode(format!("the request consists of more than {MOST_PARTS} parts")));

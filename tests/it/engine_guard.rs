@@ -315,3 +315,22 @@ fn hostile_clients_cost_at_most_64_megabytes() {
         eventually("the server is as it was", || client.get("get_server_capabilities").0 == 200);
     });
 }
+
+#[test]
+fn options_with_which_nobody_could_be_served_are_refused_by_name() {
+    let table: [(fn(&mut Options), &str); 7] = [
+        (|it| it.api_key = Some(String::new()), "api_key"),
+        (|it| it.api_key = Some("a\nb".into()), "api_key"),
+        (|it| it.data_dir = Some("".into()), "data_dir"),
+        (|it| it.threads = 100_000, "threads"),
+        (|it| it.max_connections = 0, "max_connections"),
+        (|it| it.stall_timeout = Duration::ZERO, "stall_timeout"),
+        (|it| it.idle_timeout = Duration::ZERO, "idle_timeout"),
+    ];
+    for (spoil, named) in table {
+        let mut options = Options::default();
+        spoil(&mut options);
+        let error = Server::start(options).err().unwrap_or_else(|| panic!("{named} is accepted"));
+        assert!(error.is_user_error() && error.to_string().contains(named), "{error}");
+    }
+}

@@ -319,8 +319,12 @@ fn a_huge_sparse_tensor_is_an_error_of_our_client_too() {
     let weights = lonely(1 << 42, Values::F32(vec![1.0]));
     let error = ours.refused(&[datum(1 << 42).with("weights", weights)], LossFn::CrossEntropy);
     assert!(error.contains("loss_fn_inputs"), "{error}");
-    // What is small is as good as dense.
+    // What is small is as good as dense, and its result arrives however much larger than the request it is.
     assert!(ours.loss(&[datum(2)], LossFn::CrossEntropy).is_finite());
+    let weights = lonely(100_000, Values::F32(vec![1.0]));
+    let pass = vec![datum(100_000).with("weights", weights)];
+    let output = ours.training.forward_backward(pass, LossFn::CrossEntropy).wait().unwrap();
+    assert_eq!(output.logprobs(0).unwrap().len(), 100_000);
 }
 
 #[test]

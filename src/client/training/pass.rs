@@ -265,11 +265,12 @@ impl Job {
         if !patient {
             call.final_on = ABOUT_FORM;
         }
-        // Of each number that is sent, a few may come back.
-        let room = Room::for_numbers(n_bytes as u64 / 4);
+        let n_targets: Vec<_> = data.iter().map(Datum::n_targets).collect();
+        // Of each number that is sent, a few may come back, and of each place of a sparse target too.
+        let n_places = n_targets.iter().flatten().fold(0u64, |sum, it| sum.saturating_add(*it as u64));
+        let room = Room::for_numbers((n_bytes as u64 / 4).max(n_places));
         let answer = self.session.http.send(&call.answered_within(room), &self.cancel)?;
         let submitted = Submitted::read(answer, request_type(forward_only))?;
-        let n_targets = data.iter().map(Datum::n_targets).collect();
         Ok(Accepted { submitted, born: self.session.clock.now(), n_targets, room })
     }
 }
