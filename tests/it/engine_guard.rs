@@ -318,7 +318,8 @@ fn hostile_clients_cost_at_most_64_megabytes() {
 
 #[test]
 fn options_with_which_nobody_could_be_served_are_refused_by_name() {
-    let table: [(fn(&mut Options), &str); 7] = [
+    type Spoil = fn(&mut Options);
+    let table: [(Spoil, &str); 7] = [
         (|it| it.api_key = Some(String::new()), "api_key"),
         (|it| it.api_key = Some("a\nb".into()), "api_key"),
         (|it| it.data_dir = Some("".into()), "data_dir"),
