@@ -31,7 +31,7 @@ impl Address {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let fail = |problem: &str| Err(problem.to_string());
         let Some((is_https, rest)) = scheme(text) else {
-            return fail("must start with http:// or https://");
+            return fail("its scheme must be http:// or https://");
         };
         if let Some(it) = text.chars().find(|it| it.is_whitespace() || it.is_control()) {
             return Err(format!("must not contain white space or control characters: it has {it:?}"));
