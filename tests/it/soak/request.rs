@@ -76,7 +76,7 @@ impl Request {
     /// `None` if it is not what the soak sends.
     pub(super) fn read(seen: &Seen) -> Option<Self> {
         let name = seen.path.strip_prefix("/api/v1/")?;
-        if name == "forward_backward" {
+        if matches!(name, "forward_backward" | "forward") {
             // A server that refuses the first pass may get it again as JSON.
             let json = seen.json();
             return json.map_or_else(|| pass(&seen.body), |it| json_pass(&it)).map(Request::Train);
