@@ -48,7 +48,9 @@ pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits)
     http.header_read_timeout(limits.idle.min(LONGEST)).max_buf_size(MOST_HEAD);
     let connections = Arc::new(Connections::default());
     for number in 0.. {
-        let stream = accept(&listener, &connections, limits.most.max(1)).await;
+        let stream = accept(&listener, &connections).await;
+        // Only once a connection is there does it need a place: none is closed for nobody.
+        connections.room(limits.most.max(1)).await;
         // Small answers must not wait for more to fill a packet.
         let _ = stream.set_nodelay(true);
         let io = Patient { stream, stall: limits.stall.min(LONGEST), given_up: None };
@@ -76,9 +78,8 @@ pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits)
     }
 }
 
-async fn accept(listener: &TcpListener, connections: &Connections, most: usize) -> TcpStream {
+async fn accept(listener: &TcpListener, connections: &Connections) -> TcpStream {
     loop {
-        connections.room(most).await;
         let error = match listener.accept().await {
             Ok((it, _)) => return it,
             Err(error) => error,
@@ -106,6 +107,8 @@ struct Connection {
     /// When that began or ended.
     since: Instant,
     task: Option<AbortHandle>,
+    /// It was told to end, and will leave its place.
+    leaving: bool,
 }
 
 /// An open connection, until this is dropped.
@@ -123,7 +126,8 @@ impl Drop for Open {
 
 impl Connections {
     fn open(self: &Arc<Self>, number: u64) -> Open {
-        self.open.lock().insert(number, Connection { busy: false, since: Instant::now(), task: None });
+        let connection = Connection { busy: false, since: Instant::now(), task: None, leaving: false };
+        self.open.lock().insert(number, connection);
         Open { connections: self.clone(), number }
     }
 
@@ -137,12 +141,26 @@ impl Connections {
         if let Some(it) = self.open.lock().get_mut(&number) {
             (it.busy, it.since) = (busy, Instant::now());
         }
+        if !busy {
+            // Whoever waits for a place may have this one now.
+            self.fewer.notify_one();
+        }
     }
 
     /// Waits until there are fewer than so many.
     async fn room(&self, most: usize) {
-        while most <= self.open.lock().len() {
-            self.close_idlest();
+        loop {
+            let (open, leaving) = {
+                let all = self.open.lock();
+                (all.len(), all.values().filter(|it| it.leaving).count())
+            };
+            if open < most {
+                return;
+            }
+            // A place that is about to be free is waited for instead of taking another one from somebody.
+            if most <= open - leaving {
+                self.close_idlest();
+            }
             self.fewer.notified().await;
         }
     }
@@ -151,7 +169,9 @@ impl Connections {
     fn close_idlest(&self) {
         let mut open = self.open.lock();
         let idle = open.values_mut().filter(|it| !it.busy && it.task.is_some());
-        if let Some(task) = idle.min_by_key(|it| it.since).and_then(|it| it.task.take()) {
+        let Some(idlest) = idle.min_by_key(|it| it.since) else { return };
+        if let Some(task) = idlest.task.take() {
+            idlest.leaving = true;
             task.abort();
         }
     }

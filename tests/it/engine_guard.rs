@@ -91,14 +91,32 @@ fn only_programs_that_know_the_key_of_this_start_and_mean_this_machine_are_answe
 
 #[test]
 fn a_new_connection_takes_the_place_of_the_one_that_has_been_idle_for_longest() {
-    let client = Client::with(Options { max_connections: 4, ..Options::default() });
-    let mut idle: Vec<TcpStream> = (0..12).map(|_| connect(&client.server)).collect();
+    let server = Server::start(Options { threads: 1, max_connections: 4, ..Options::default() }).unwrap();
+    let mut idle: Vec<TcpStream> = (0..12).map(|_| connect(&server)).collect();
     for stream in &mut idle {
         // Half a head is no request.
         let _ = stream.write_all(b"GET /api/v1/healthz HTTP/1.1\r\n");
     }
-    assert_eq!(client.get("get_server_capabilities").0, 200);
-    assert!(is_closed(&mut idle[0]));
+    assert_eq!(ask(&server, server.api_key(), &["Host: localhost"]), 200);
+    let (gone, kept) = idle.split_at_mut(9);
+    assert!(gone.iter_mut().all(is_closed));
+    // No more were closed than there was need of.
+    for stream in kept {
+        stream.write_all(b"Host: localhost\r\n\r\n").unwrap();
+        assert_eq!(status(stream), 200);
+    }
+}
+
+#[test]
+fn a_connection_that_waits_for_a_place_gets_that_of_one_that_is_done() {
+    let client = Client::with(Options { max_connections: 1, ..Options::default() });
+    let request = b"GET /api/v1/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut streams: Vec<TcpStream> = (0..4).map(|_| connect(&client.server)).collect();
+    // The last to come is asked first: it has to outlive all those before it.
+    for stream in streams.iter_mut().rev() {
+        let _closed_already = stream.write_all(request);
+    }
+    assert_eq!(status(&mut streams[3]), 200);
 }
 
 #[test]
