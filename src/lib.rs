@@ -99,6 +99,7 @@ mod policy;
 mod secret;
 mod session;
 pub mod sync;
+mod telemetry;
 pub mod tokenizer;
 pub mod types;
 mod wire;
@@ -114,7 +115,7 @@ pub use http::transport;
 pub use metrics::{HistogramSnapshot, Metrics, MetricsSnapshot};
 pub use pending::{Canceller, Pending, Stage, Status, wait_all};
 pub use policy::telemetry::TelemetryCounts;
-pub use session::{CloseStatus, Dump, PoolStatus};
+pub use session::{ClientStatus, CloseStatus, Dump, PoolStatus};
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

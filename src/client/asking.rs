@@ -96,9 +96,9 @@ impl Asker {
         session.check_open()?;
         let (ticket, pending) = session.ticket(verb, &session.cancel);
         ticket.progress.submitting();
-        let watched = session.watched(&ticket.progress);
+        let long_wait = session.long_wait(&ticket.progress);
         let result = work(&Asking { session, ticket: &ticket });
-        drop(watched);
+        drop(long_wait);
         ticket.answer(result);
         // The answer is there: what is added here is what closing has to say of it.
         pending.wait()

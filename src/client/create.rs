@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Answer, Call, Endpoint, Lane, Room};
 use crate::policy::offered::Names;
 use crate::secret::Secret;
-use crate::session::{Promise, Session, Ticket, incomplete, names_what_is_missing};
+use crate::session::{Job, Promise, Session, Ticket, incomplete, names_what_is_missing};
 use crate::sync::CancelToken;
 use crate::types::{
     AccessToken, FromStateOptions, LoraConfig, ModelInfo, ModelOptions, SamplerPath, TrainingPath,
@@ -114,10 +114,10 @@ pub(crate) struct CreatedSampler {
 /// Makes a model, on a thread of the pool.
 pub(super) fn model(session: Arc<Session>, session_id: Arc<str>, job: Model) {
     let seq_id = session.next_model_seq_id();
-    let pool = session.waiters.clone();
     let Model { start, ticket } = job;
-    // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
-    let _answered_by_its_ticket = pool.spawn(move || {
+    let pool_of = session.clone();
+    // If the pool is closed, the ticket in the dropped job answers.
+    let _ = pool_of.pool[Job::Wait].spawn(move || {
         let maker =
             Maker { session: &session, session_id: &session_id, ticket: &ticket, cancel: &ticket.cancel };
         let made = maker.model(start, seq_id);
@@ -128,9 +128,10 @@ pub(super) fn model(session: Arc<Session>, session_id: Arc<str>, job: Model) {
 /// Makes a sampling session, on a thread of the pool.
 pub(super) fn sampler(session: Arc<Session>, session_id: Arc<str>, job: Sampler) {
     let seq_id = session.next_sampling_session_seq_id();
-    let pool = session.senders.clone();
     let Sampler { source, ticket } = job;
-    let _answered_by_its_ticket = pool.spawn(move || {
+    let pool_of = session.clone();
+    // As above.
+    let _ = pool_of.pool[Job::Send].spawn(move || {
         let made = make_sampler(&session, &session_id, source, seq_id, &ticket);
         ticket.answer(made);
     });

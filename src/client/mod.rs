@@ -27,7 +27,7 @@ use serde_json::Value;
 
 use crate::error::{Category, Error, ErrorKind, Result};
 use crate::http::Answer;
-use crate::session::{Child, Session};
+use crate::session::{Child, ClientStatus, Session};
 use crate::sync::CancelToken;
 use crate::sync::actor::{Actor, Handle};
 use crate::sync::process::leak;
@@ -93,6 +93,10 @@ impl<M: Send + 'static> Child for Client<M> {
 
     fn has_ended(&self) -> bool {
         !self.mailbox.is_alive()
+    }
+
+    fn status(&self) -> ClientStatus {
+        ClientStatus { name: self.mailbox.name().into(), queued: self.mailbox.n_queued() }
     }
 }
 

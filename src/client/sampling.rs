@@ -1,7 +1,7 @@
 //! The client that samples from a model.
 
-mod draw;
 mod handle;
+mod sample;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,15 +11,16 @@ use crate::client::{Client, Hold, ServiceClientBuilder};
 use crate::error::{Error, Result};
 use crate::http::Call;
 use crate::pending::{Canceller, Pending};
-use crate::session::{Child, Owner, Poller, Ticket, incomplete};
+use crate::session::{Child, Job, Owner, Poller, Ticket, incomplete};
 use crate::sync::CancelToken;
 use crate::sync::actor::Actor;
 use crate::sync::cancel::{Registration, Wake};
 use crate::sync::process::forked;
+use crate::sync::spawn;
 use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
 
-use draw::{Request, Sample, Sampler};
 pub use handle::SamplerHandle;
+use sample::{Request, Sample, Sampler};
 
 /// The samples of a client have so many numbers before those of its next clone begin (PROTOCOL §4.5).
 const SEQ_IDS_PER_CLONE: u64 = 1_000_000_000;
@@ -81,11 +82,13 @@ impl Actor for SamplingActor {
 }
 
 impl SamplingActor {
-    /// Numbers a sample and hands it to those who send.
+    /// Numbers a sample, waits until it may be sent, and passes it to a thread that sends it. The samples behind it wait in the
+    /// mailbox meanwhile, whose bound is therefore that of the samples that wait.
     fn begin<T: Send + 'static>(&self, request: Request<T>) {
-        let sample = Sample::new(self.sampler.clone(), request);
-        // A crew that is gone drops the job, and with it the ticket, which then answers by itself.
-        self.sampler.session.many.crew.put(move || sample.submit());
+        if let Some(sample) = Sample::new(self.sampler.clone(), request).admitted() {
+            // If the pool is closed, the ticket in the dropped job answers.
+            let _ = self.sampler.session.pool[Job::Post].spawn(move || sample.submit());
+        }
     }
 }
 
@@ -206,7 +209,9 @@ impl SamplingClient {
     /// asked for. An error at the operation's deadline has the last failure as its cause.
     ///
     /// # Blocking
-    /// Only while the mailbox is full, that is, while 1024 samples wait to be numbered.
+    /// While the mailbox is full, that is, while 1024 samples of this client wait for their turn to be sent (see
+    /// [`Threads::mailbox`](crate::Threads)): submitting is then as fast as the server accepts. At most until the operation's
+    /// deadline. A callback that runs on a thread of the client gets an error instead, because nobody could make room.
     pub fn sample(
         &self,
         prompt: &ModelInput,
@@ -346,7 +351,7 @@ impl SamplingClient {
         // First of all callers are answered.
         self.inner.actor.stop();
         if let Some(poller) = &self.inner.poller {
-            poller.farewell(session.closing() / 2);
+            poller.close(session.closing() / 2);
         }
         self.inner.cancel.cancel();
         self.inner.actor.join(deadline);
@@ -368,7 +373,13 @@ impl SamplingClient {
         let (ticket, pending) = owner.session().ticket(verb, &actor.cancel);
         let cancel = |it: &CancelToken| it.on_cancel(Arc::new(CancelSample(pending.canceller())));
         let message = message(ticket, self.cancelled_by.as_ref().map(cancel));
-        match actor.mailbox.send(message, pending.deadline()) {
+        // Such a thread is one of those that make room in the mailbox.
+        let sent = if spawn::drains_mailboxes() {
+            actor.mailbox.try_send(message)
+        } else {
+            actor.mailbox.send(message, pending.deadline())
+        };
+        match sent {
             Ok(()) => pending.cancelled_by_drop().keeping(owner.clone()),
             Err(error) => Pending::failed(verb, error),
         }

@@ -64,6 +64,7 @@ enum Msg {
 
 struct ServiceActor {
     session: Arc<Session>,
+    losses: Arc<loss::CustomLosses>,
 }
 
 impl Actor for ServiceActor {
@@ -83,7 +84,7 @@ impl Actor for ServiceActor {
                 Err(error) => job.ticket.answer(Err(error)),
             },
             Msg::CreateLoss(job) => match self.session.open() {
-                Ok(id) => loss::custom_loss(&self.session, id, job),
+                Ok(id) => loss::custom_loss(&self.session, &self.losses, id, job),
                 Err(error) => job.ticket.answer(Err(error)),
             },
         }
@@ -107,7 +108,7 @@ impl ServiceClient {
     pub(super) fn start(session: Arc<Session>) -> Result<Self> {
         // Made first, so that the session is ended if there is no thread.
         let owner = Owner::new(session.clone());
-        let actor = ServiceActor { session: session.clone() };
+        let actor = ServiceActor { session: session.clone(), losses: Arc::default() };
         let actor = Client::start(&session, "serv", actor)?;
         Ok(ServiceClient { inner: Arc::new(Inner { actor, owner }) })
     }

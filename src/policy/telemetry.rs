@@ -90,9 +90,9 @@ impl<E> Backlog<E> {
         BATCH <= self.waiting.len() || self.closed
     }
 
-    /// Nothing waits, and nothing will.
-    pub(crate) fn is_over(&self) -> bool {
-        self.closed && self.waiting.is_empty()
+    /// No event is queued.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
     }
 
     /// The events of the next request. Its fate is to be settled before the one after it is taken.
@@ -227,9 +227,9 @@ mod tests {
         backlog.finish(Some(|i| i));
         backlog.finish(Some(|_| unreachable!("a second end")));
         assert_eq!(backlog.offer(|i| i), Offered::Dropped);
-        assert!(backlog.is_due() && !backlog.is_over());
+        assert!(backlog.is_due() && !backlog.is_empty());
         let mut all = Vec::new();
-        while !backlog.is_over() {
+        while !backlog.is_empty() {
             all.extend(backlog.take());
             backlog.settle(true);
         }

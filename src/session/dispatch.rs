@@ -1,7 +1,9 @@
-//! How much may be under way at once: permits for sending samples, budgets for bytes (PROTOCOL §4.4, §8.3, §9.2).
+//! Limits on what is in flight: permits for sending samples, places to wait for results, budgets for bytes (PROTOCOL §4.4, §8.3,
+//! §9.2).
 
 use std::time::{Duration, Instant};
 
+use crate::config::Threads;
 use crate::error::{Error, Phase, Result};
 use crate::event::{Backoff, Observed};
 use crate::policy::admission::{CONCURRENT, CONCURRENT_THROTTLED, cost};
@@ -19,6 +21,10 @@ pub(crate) struct Dispatch {
     /// What the server said when it last asked to send no samples.
     refusal: Mutex<Option<Error>>,
     budgets: Mutex<Budgets>,
+    /// Samples of which each has a thread that waits for its result.
+    places: Mutex<Semaphore>,
+    /// Upper bound of the places: the number of threads there may be.
+    max_places: usize,
 }
 
 #[derive(Clone)]
@@ -41,28 +47,39 @@ impl Budgets {
     }
 }
 
-/// The right to send one sample. Dropping it lets the next one go.
+/// The right to send one sample. Dropping it admits the next one.
 #[derive(Debug)]
-pub(crate) struct Admitted {
+pub(crate) struct Admission {
     _bytes: Bytes,
     _throttled: Option<Permit>,
     _sample: Permit,
 }
 
 impl Dispatch {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(threads: &Threads) -> Self {
+        let max_places = threads.max_in_flight.max(1);
         Dispatch {
             samples: Semaphore::new(CONCURRENT),
             throttled: Semaphore::new(CONCURRENT_THROTTLED),
             window: Mutex::new(Window::default()),
             refusal: Mutex::default(),
             budgets: Mutex::new(Budgets::of(&Flags::default())),
+            places: Mutex::new(Semaphore::new(max_places)),
+            max_places,
         }
     }
 
-    /// Takes over the sizes that the server wants, for whatever is dispatched from now on.
+    /// Applies the sizes that the server wants to everything that is dispatched from now on.
     pub(super) fn resize(&self, flags: &Flags) {
         *self.budgets.lock() = Budgets::of(flags);
+        let wanted = usize::try_from(flags.config.sample_max_concurrent_requests).unwrap_or(usize::MAX);
+        *self.places.lock() = Semaphore::new(wanted.clamp(1, self.max_places));
+    }
+
+    /// Waits for the right to have a thread wait for the result of one sample.
+    pub(crate) fn place(&self, deadline: Option<Instant>, cancel: &CancelToken) -> Result<Permit> {
+        let places = self.places.lock().clone();
+        places.acquire_deadline(1, deadline, cancel)
     }
 
     pub(super) fn response_budget(&self) -> Budget {
@@ -73,37 +90,37 @@ impl Dispatch {
         self.budgets.lock().training.clone()
     }
 
-    /// Waits for the right to send a sample of an estimated size. What the server said about its load is looked at
-    /// after each wait, afresh.
+    /// Waits for the right to send a sample of an estimated size. The server's load is looked at again after each wait.
     pub(crate) fn admit(
         &self,
         estimate: usize,
         clock: &Clock,
         deadline: Option<Instant>,
         cancel: &CancelToken,
-    ) -> Result<Admitted> {
+    ) -> Result<Admission> {
         let sample = self.samples.acquire_deadline(1, deadline, cancel)?;
-        let throttled = match self.is_throttled(clock) {
-            true => Some(self.throttled.acquire_deadline(1, deadline, cancel)?),
-            false => None,
+        let throttled = if self.is_throttled(clock) {
+            Some(self.throttled.acquire_deadline(1, deadline, cancel)?)
+        } else {
+            None
         };
         let budget = self.budgets.lock().samples.clone();
         let bytes = budget.acquire_deadline(cost(estimate, self.is_throttled(clock)), deadline, cancel)?;
         self.wait_out(clock, deadline, cancel)?;
-        Ok(Admitted { _bytes: bytes, _throttled: throttled, _sample: sample })
+        Ok(Admission { _bytes: bytes, _throttled: throttled, _sample: sample })
     }
 
-    /// The server refused a sample, because of its load or of the account: nobody sends for a while.
+    /// The server refused a sample, because of its load or of the account: no sample is sent for a while.
     pub(crate) fn back_off(&self, refusal: &Error, pause: Duration, clock: &Clock, observed: &Observed) {
-        // The one before is dropped without the lock.
-        let _before = self.refusal.lock().replace(refusal.clone());
+        let previous = self.refusal.lock().replace(refusal.clone());
+        drop(previous);
         let until = clock.now() + pause;
         self.window.lock().extend(until);
-        // Told afterwards: whoever hears of a pause can rely on it.
+        // Told after the window is set, so that the observer can rely on it.
         observed.tell(|it| it.on_backoff(&Backoff { pause }));
     }
 
-    /// Waits until nobody asked to wait any more; the window may have grown meanwhile.
+    /// Waits for the end of the window, which may grow meanwhile.
     pub(crate) fn wait_out(
         &self,
         clock: &Clock,
@@ -130,6 +147,8 @@ impl Dispatch {
         for budget in [budgets.samples, budgets.training, budgets.responses] {
             budget.close();
         }
+        let places = self.places.lock().clone();
+        places.close();
     }
 
     fn is_throttled(&self, clock: &Clock) -> bool {

@@ -1,13 +1,19 @@
-//! What the server wants of its clients (PROTOCOL §3.1).
+//! The server's flags (PROTOCOL §3.1), their refresh, and what else is known of the messages that it understands.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Phase, Result, Sent};
 use crate::http::{Call, Http, Lane};
+use crate::policy::forms::{Form, Forms, Next, Outcome};
 use crate::policy::offered::{Names, Word, judge};
-use crate::sync::CancelToken;
+use crate::sync::task::{Turn, Work};
+use crate::sync::{CancelToken, Mutex, unwind};
 use crate::wire::json::{ClientConfig, ClientConfigRequest, DynamicConfig};
+
+use super::{Job, Session};
 
 /// The server's flags; the documented defaults where it does not say.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +29,11 @@ pub(crate) struct Flags {
     pub(crate) are_assumed: bool,
 }
 
-/// How long the flags are asked for before work begins without them.
+/// The flags are not fetched more often than this.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(10);
+/// Nor less often, even if the server names a longer interval.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+/// Time limit of fetching the flags; after it work begins without them.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Asks for the flags. Servers that do not offer them get the defaults; so do, for the time being, those that are in no
@@ -53,7 +63,7 @@ fn learn(http: &Http, config: &Config, call: &Call, cancel: &CancelToken) -> Res
     let client: Option<ClientConfig> = offered(http.json(call, cancel))?;
     let are_missing = client.is_none();
     let client = client.unwrap_or_default();
-    heed(http, &client)?;
+    apply(http, &client)?;
     let flags = Flags { config: client, are_missing, ..Flags::default() };
     match fetch_dynamic(http, config, cancel) {
         Ok(dynamic) => {
@@ -84,8 +94,8 @@ fn config_call(config: &Config) -> Result<Call> {
     Call::post(Lane::Session, "/api/v1/client/config", &request)
 }
 
-/// Has requests made as the flags want them.
-pub(super) fn heed(http: &Http, client: &ClientConfig) -> Result<()> {
+/// Applies the flags that are about requests in general.
+pub(super) fn apply(http: &Http, client: &ClientConfig) -> Result<()> {
     http.auth().adapt(client.pjwt_auth_enabled, client.credential_default_source == "credential_cmd")?;
     // A number that is no time says nothing.
     if let Ok(window) = Duration::try_from_secs_f64(client.billing_exception_max_pause_duration_sec) {
@@ -123,4 +133,105 @@ pub(crate) fn names_what_is_missing(error: &Error) -> bool {
 /// The endpoint does not exist on this server.
 pub(crate) fn is_not_offered(error: &Error) -> bool {
     matches!(error.http_status(), Some(404 | 405))
+}
+
+/// Fetches the flags again that may change (PROTOCOL §3.1 #2), or that the server did not tell at first.
+pub(super) struct FlagRefresh;
+
+impl Work for FlagRefresh {
+    type Owner = Session;
+
+    /// Waits for one interval, then fetches. Idle if the server has no such flags, or the session ends.
+    fn turn(&self, session: &Arc<Session>) -> Turn {
+        let known = session.known_flags();
+        if !known.are_assumed && !known.is_dynamic {
+            return Turn::Idle;
+        }
+        let pause = if known.are_assumed { SHORTEST_INTERVAL } else { interval(&known) };
+        if session.clock.tick(pause, &session.cancel).is_err() {
+            return Turn::Idle;
+        }
+        // A panic in foreign code, or a failure, leaves everything as it was.
+        if known.are_assumed {
+            match unwind::catch(|| fetch_late(&session.http, &session.config, &session.cancel)).flatten() {
+                Ok(flags) => {
+                    log::info!(target: "tinkex", "the server tells its flags again");
+                    session.apply(&Arc::new(flags));
+                }
+                Err(error) => {
+                    log::debug!(target: "tinkex", "the server still does not tell its flags: {error}");
+                }
+            }
+        } else {
+            match unwind::catch(|| fetch_dynamic(&session.http, &session.config, &session.cancel)).flatten() {
+                Ok(dynamic) => {
+                    let is_dynamic = dynamic.is_some();
+                    let (config, dynamic) = (known.config.clone(), dynamic.unwrap_or_default());
+                    let flags = Flags { config, dynamic, is_dynamic, ..*known };
+                    *session.flags.lock() = Some(Arc::new(flags));
+                }
+                Err(error) => log::debug!(target: "tinkex", "the server's flags stay as they were: {error}"),
+            }
+        }
+        Turn::Again
+    }
+
+    fn lost(&self, session: &Arc<Session>, error: &Error) {
+        if !session.cancel.is_cancelled() {
+            log::warn!(target: "tinkex", "the server's flags are not fetched again until the next heartbeat: {error}");
+        }
+    }
+}
+
+fn interval(flags: &Flags) -> Duration {
+    let wanted = Duration::try_from_secs_f64(flags.dynamic.refresh_interval_sec);
+    wanted.unwrap_or(SHORTEST_INTERVAL).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL)
+}
+
+impl Session {
+    /// Starts the refresh of the flags, if the server has any that may change or has not told them yet. Without a thread they stay
+    /// as they are, and the next heartbeat tries again.
+    pub(super) fn refresh_flags(self: &Arc<Self>) {
+        let flags = self.known_flags();
+        if flags.is_dynamic || flags.are_assumed {
+            let _ = self.flag_refresh.wake(self, &self.pool[Job::Refresh]);
+        }
+    }
+}
+
+/// What is known of the messages that the server understands and sends, beyond its flags.
+#[derive(Debug, Default)]
+pub(crate) struct Dialect {
+    reports_loss: AtomicBool,
+    forms: Mutex<Forms>,
+}
+
+impl Dialect {
+    /// Whether the server is known to report the sum of a loss, so that nothing has to be kept to compute it.
+    pub(crate) fn reports_loss(&self) -> bool {
+        self.reports_loss.load(Ordering::Relaxed)
+    }
+
+    /// The server reported the sum of a loss.
+    pub(crate) fn note_loss(&self) {
+        self.reports_loss.store(true, Ordering::Relaxed);
+    }
+
+    /// The server lacks an endpoint that is as old as protobuf.
+    pub(crate) fn note_old(&self) {
+        self.forms.lock().note_old();
+    }
+
+    /// What to do about a part of a pass that was sent in these forms with these outcomes.
+    pub(crate) fn next(&self, tried: &[(Form, Outcome)]) -> Next {
+        let mut forms = self.forms.lock();
+        let before = forms.known();
+        let next = forms.next(tried);
+        let learnt = forms.known().filter(|_| before.is_none());
+        drop(forms);
+        if learnt == Some(Form::Json) {
+            log::info!(target: "tinkex", "passes are sent as JSON, which is what this server reads");
+        }
+        next
+    }
 }

@@ -1,24 +1,14 @@
 //! What the clients of one session share: the connection to the server, its flags, the threads, the end.
 
-mod abandon;
-pub(crate) mod crew;
-mod dialect;
+mod cancellations;
+mod close;
 mod dispatch;
-mod end;
-mod events;
-mod failing;
 mod flags;
-mod heartbeat;
-mod inflight;
-mod losses;
-mod many;
 mod open;
-mod poll_many;
+mod operation;
+mod poller;
 mod retrieve;
-mod telemetry;
-mod tend;
-mod ticket;
-mod watch;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,28 +22,125 @@ use crate::config::{Config, Threads};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Call, Http, Lane, Transport};
 use crate::pending::Progress;
+use crate::policy::admission::CONCURRENT;
 use crate::sync::clock::Clock;
-use crate::sync::pool::{Pool, PoolConfig};
+use crate::sync::pool::{self, Pool};
 use crate::sync::process::Process;
+use crate::sync::task::Task;
+use crate::sync::workers::Class;
 use crate::sync::{Budget, CancelToken, Mutex};
+use crate::telemetry::Telemetry;
 
-pub(crate) use abandon::Underway;
+pub(crate) use cancellations::CancelOnDrop;
+use cancellations::Cancellations;
+pub use close::CloseStatus;
+pub(crate) use close::{Child, Owner};
+pub(crate) use dispatch::Admission;
 use dispatch::Dispatch;
-pub use end::CloseStatus;
-pub(crate) use end::{Child, Owner};
+use flags::{Dialect, FlagRefresh};
 pub(crate) use flags::{Flags, is_not_offered, names_what_is_missing};
-use inflight::InFlight;
-pub use inflight::{Dump, PoolStatus};
-pub(crate) use losses::Creating;
-pub(crate) use poll_many::{Fetching, Poller, Waiter};
+pub(crate) use operation::Ticket;
+pub use operation::{ClientStatus, Dump, PoolStatus};
+use operation::{InFlight, LongWaits};
+use poller::Pollers;
+pub(crate) use poller::{Fetching, Poller, Waiter};
 pub(crate) use retrieve::{Promise, Retrieved};
-use telemetry::Telemetry;
-pub(crate) use ticket::Ticket;
+use upkeep::{Heartbeat, TokenRefresh};
 
-/// Threads that send requests. Each of them is one exchange, so few of them keep a server busy.
-const SENDERS: usize = 64;
-/// Bytes from which on writing them is shared among several threads.
+/// Bytes from which on encoding is shared among several threads.
 const WORTH_SHARING: usize = 1 << 20;
+/// Stack of a thread that runs a caller's own code, in bytes: that of a thread of the standard library.
+const CALLBACK_STACK: usize = 2 << 20;
+
+/// The classes of a session's threads. Separate classes isolate the work: thousands of samples never hold up training, and a slow
+/// request for flags never holds up a heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Job {
+    /// Waits for a result of training, or makes a model.
+    Wait,
+    /// Sends one part of a pass, or makes a sampling session.
+    Send,
+    /// Runs a caller's own loss function.
+    Loss,
+    /// Sends one sample that is admitted.
+    Post,
+    /// Waits for the result of one sample, where no poller does.
+    Result,
+    /// Waits for the next attempt of a sample that was lost.
+    Retry,
+    /// Polls for all samples of a sampling session.
+    Poll,
+    /// Fetches one result that a poller announced.
+    Fetch,
+    /// Cancels samples on the server.
+    Cancel,
+    /// Sends heartbeats.
+    Heartbeat,
+    /// Fetches flags and tokens again before they are stale.
+    Refresh,
+    /// Logs long waits.
+    Warn,
+    /// Sends telemetry.
+    Telemetry,
+    /// Adds threads to classes that grow.
+    Grow,
+}
+
+impl Job {
+    const ALL: [Job; 14] = [
+        Job::Wait,
+        Job::Send,
+        Job::Loss,
+        Job::Post,
+        Job::Result,
+        Job::Retry,
+        Job::Poll,
+        Job::Fetch,
+        Job::Cancel,
+        Job::Heartbeat,
+        Job::Refresh,
+        Job::Warn,
+        Job::Telemetry,
+        Job::Grow,
+    ];
+
+    /// The threads of the class. [Threads](crate::docs::threads) describes them.
+    fn class(self, threads: &Threads) -> Class {
+        let Threads { max_in_flight, stack_size, idle, .. } = *threads;
+        let of = |name, max| Class::new(name, max, stack_size, idle);
+        let growing = |name, eager: usize, max: usize| {
+            let max = max.min(max_in_flight).max(1);
+            Class { eager: eager.min(max), drains_mailboxes: true, ..of(name, max) }
+        };
+        match self {
+            Job::Wait => of("tk-wait", max_in_flight),
+            // Each of them sends one large request, so that few keep a server busy.
+            Job::Send => of("tk-send", 64),
+            // A function may wait for another one.
+            Job::Loss => Class { stack: CALLBACK_STACK, dedicated: true, ..of("tk-loss", max_in_flight) },
+            // Few threads suffice for a server that accepts at once. There are never more jobs than permits.
+            Job::Post => growing("tk-post", 48, CONCURRENT),
+            Job::Result => Class { drains_mailboxes: true, ..of("tk-result", max_in_flight) },
+            Job::Retry => Class { drains_mailboxes: true, ..of("tk-retry", max_in_flight) },
+            // A poller that cannot start must not wait for the end of others, which may never come.
+            Job::Poll => Class { dedicated: true, drains_mailboxes: true, ..of("tk-poll", max_in_flight) },
+            Job::Fetch => growing("tk-fetch", 28, 256),
+            Job::Cancel => of("tk-cancel", cancellations::MOST_THREADS),
+            Job::Heartbeat => of("tk-beat", 1),
+            // Flags and tokens each keep a thread until the end of the session.
+            Job::Refresh => Class { dedicated: true, ..of("tk-refresh", 2) },
+            Job::Warn => of("tk-warn", 1),
+            Job::Telemetry => of("tk-tele", 1),
+            Job::Grow => of("tk-grow", 2),
+        }
+    }
+}
+
+impl pool::Kind for Job {
+    fn index(self) -> usize {
+        self as usize
+    }
+}
 
 /// The shared state of a session. Threads hold it; handles hold its [`Owner`], whose drop ends it.
 pub(crate) struct Session {
@@ -64,36 +151,22 @@ pub(crate) struct Session {
     pub(crate) clock: Clock,
     /// Cancelled when the session ends; every operation's token is its descendant.
     pub(crate) cancel: CancelToken,
-    /// Runs the jobs that wait for results of training, and those that make clients.
-    pub(crate) waiters: Arc<Pool>,
-    /// Runs samples from their dispatch to their result. Apart from the others, so that thousands of samples never hold
-    /// up training.
-    pub(crate) samplers: Arc<Pool>,
-    /// Runs the jobs that send requests.
-    pub(crate) senders: Arc<Pool>,
-    /// Runs the callers' own loss functions.
-    pub(crate) losses: Arc<Pool>,
-    /// Those that the session knows.
-    pub(crate) custom_losses: losses::CustomLosses,
+    /// All threads of the session except those of its clients.
+    pub(crate) pool: Pool<Job>,
     pub(crate) dispatch: Dispatch,
-    pub(crate) dialect: dialect::Dialect,
-    /// What samples need whose results are waited for together.
-    pub(crate) many: many::Many,
-    /// Samples that nobody waits for any more.
-    abandoned: abandon::Abandoned,
-    beats: Arc<Pool>,
-    /// Runs what keeps flags and tokens fresh, apart from the heartbeats, which neither must ever hold up.
-    tenders: Arc<Pool>,
-    watch: watch::Watch,
+    pub(crate) dialect: Dialect,
+    pollers: Pollers,
+    cancellations: Arc<Task<Cancellations>>,
+    heartbeat: Arc<Task<Heartbeat>>,
+    flag_refresh: Arc<Task<FlagRefresh>>,
+    token_refresh: Arc<Task<TokenRefresh>>,
+    long_waits: Arc<Task<LongWaits>>,
     flags: Mutex<Option<Arc<Flags>>>,
-    /// A thread asks for the flags again.
-    tends_flags: AtomicBool,
-    tends_tokens: AtomicBool,
     id: Mutex<Option<Arc<str>>>,
     model_seq_id: AtomicU64,
     sampling_session_seq_id: AtomicU64,
     closed: AtomicBool,
-    ending: end::Ending,
+    ending: close::Ending,
     /// The one that made the session.
     process: Process,
     children: Mutex<Vec<Arc<dyn Child>>>,
@@ -101,46 +174,31 @@ pub(crate) struct Session {
     in_flight: Arc<InFlight>,
 }
 
-/// The stack of a thread that runs a caller's own code, in bytes: as much as a thread of the standard library has.
-const LOSS_STACK: usize = 2 << 20;
-
 impl Session {
     pub(crate) fn new(config: Config, transport: Arc<dyn Transport>, clock: Clock) -> Arc<Self> {
         let config = Arc::new(config);
-        let pool = |name, max_threads| {
-            let Threads { stack_size, idle, .. } = config.threads;
-            Arc::new(Pool::new(PoolConfig { name, max_threads, stack_size, idle }))
-        };
         let http = Arc::new(Http::new(transport, config.clone(), clock.clone()));
+        let classes = Job::ALL.iter().map(|job| job.class(&config.threads)).collect();
+        let pool = Pool::new(classes, Job::Grow);
         Arc::new(Session {
-            telemetry: Telemetry::new(&config, &http, &clock),
+            telemetry: Telemetry::new(&config, &http, &clock, pool.shared(Job::Telemetry)),
+            pool,
             http,
             cancel: CancelToken::new(),
-            waiters: pool("tk-wait", config.threads.max_in_flight),
-            samplers: pool("tk-draw", config.threads.max_in_flight),
-            senders: pool("tk-send", SENDERS),
-            losses: Arc::new(Pool::new(PoolConfig {
-                name: "tk-loss",
-                max_threads: config.threads.max_in_flight,
-                stack_size: LOSS_STACK,
-                idle: config.threads.idle,
-            })),
-            beats: pool("tk-beat", 1),
-            many: many::Many::new(&config),
-            tenders: pool("tk-tend", 2),
-            abandoned: abandon::Abandoned::new(&config.threads),
-            watch: watch::Watch::new(&config.threads),
-            custom_losses: losses::CustomLosses::default(),
-            dispatch: Dispatch::new(),
-            dialect: dialect::Dialect::default(),
+            dispatch: Dispatch::new(&config.threads),
+            dialect: Dialect::default(),
+            pollers: Pollers::default(),
+            cancellations: Task::new(Cancellations::default()),
+            heartbeat: Task::new(Heartbeat::default()),
+            flag_refresh: Task::new(FlagRefresh),
+            token_refresh: Task::new(TokenRefresh::default()),
+            long_waits: Task::new(LongWaits::default()),
             flags: Mutex::new(None),
-            tends_flags: AtomicBool::new(false),
-            tends_tokens: AtomicBool::new(false),
             id: Mutex::new(None),
             model_seq_id: AtomicU64::new(0),
             sampling_session_seq_id: AtomicU64::new(0),
             closed: AtomicBool::new(false),
-            ending: end::Ending::default(),
+            ending: close::Ending::default(),
             process: Process::this(),
             children: Mutex::new(Vec::new()),
             cpu: OnceLock::new(),
@@ -187,18 +245,20 @@ impl Session {
             closed: self.closed.load(Ordering::Acquire),
             last_contact: self.http.last_contact().map(|it| now.saturating_duration_since(it)),
             operations: self.in_flight.list(now),
-            pools: [
-                pool_status("tk-wait", &self.waiters),
-                pool_status("tk-draw", &self.samplers),
-                pool_status("tk-send", &self.senders),
-                pool_status("tk-beat", &self.beats),
-                pool_status("tk-tend", &self.tenders),
-            ]
-            .into_iter()
-            .chain(self.many.status())
-            .chain([self.abandoned.status(), self.watch.status()])
-            .collect(),
+            clients: self.client_status(),
+            pools: self.pool_status(),
         }
+    }
+
+    fn pool_status(&self) -> Vec<PoolStatus> {
+        let of_pool = self.pool.status().map(|(name, threads, queued)| PoolStatus { name, threads, queued });
+        let mut all: Vec<_> = of_pool.collect();
+        // Samples to be cancelled wait in the task and not in the queue of its class.
+        all[Job::Cancel as usize].queued += self.cancellations.n_queued();
+        if let Some(Some(cpu)) = self.cpu.get() {
+            all.push(PoolStatus { name: "tk-cpu", threads: cpu.current_num_threads(), queued: 0 });
+        }
+        all
     }
 
     /// The result of an operation as its caller gets it. A failure is also told to telemetry.
@@ -240,10 +300,6 @@ impl std::fmt::Debug for Session {
 /// may refuse, the thread at hand computes.
 fn cpu() -> Option<rayon::ThreadPool> {
     rayon::ThreadPoolBuilder::new().thread_name(|i| format!("tk-cpu-{i}")).build().ok()
-}
-
-fn pool_status(name: &'static str, pool: &Pool) -> PoolStatus {
-    PoolStatus { name, threads: pool.n_threads(), queued: pool.n_queued() }
 }
 
 /// An error that says which answer is missing what.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{CloseStatus, Flags, Session, flags, heartbeat, tend};
+use super::{CloseStatus, Flags, Session, flags};
 use crate::error::Result;
 use crate::error::words::{one_line, presentable};
 use crate::http::{Call, Lane};
@@ -18,31 +18,29 @@ impl Session {
         self.check_open()?;
         let flags =
             Arc::new(flags::fetch(&self.http, &self.config, &self.cancel).map_err(|it| self.as_ended(it))?);
-        self.heed(&flags);
+        self.apply(&flags);
         if flags.are_assumed {
-            tend::start_flags(self);
+            self.refresh_flags();
         }
         Ok(flags)
     }
 
-    pub(super) fn heed(self: &Arc<Self>, flags: &Arc<Flags>) {
+    /// Applies flags to everything that is done from now on.
+    pub(super) fn apply(self: &Arc<Self>, flags: &Arc<Flags>) {
         *self.flags.lock() = Some(flags.clone());
         if flags.are_missing {
             self.dialect.note_old();
         }
         self.dispatch.resize(flags);
-        self.many.resize(flags);
-        if self.http.auth().uses_tokens() {
-            tend::start_tokens(self);
-        }
+        self.renew_tokens();
     }
 
     /// Takes part in a session that somebody else has opened, under flags that he was given. Called once, instead of
     /// [`open`](Self::open).
     pub(crate) fn join(self: &Arc<Self>, id: Arc<str>, flags: Flags) -> Result<()> {
-        flags::heed(&self.http, &flags.config)?;
-        self.heed(&Arc::new(flags));
-        heartbeat::start(self, id.clone())?;
+        flags::apply(&self.http, &flags.config)?;
+        self.apply(&Arc::new(flags));
+        self.start_heartbeat(id.clone())?;
         self.begin(id);
         Ok(())
     }
@@ -89,7 +87,7 @@ impl Session {
             }
         }
         let id: Arc<str> = reply.session_id.into();
-        if let Err(error) = heartbeat::start(self, id.clone()) {
+        if let Err(error) = self.start_heartbeat(id.clone()) {
             // The server would end it by itself before long, and the next call opens another.
             if let Err(untold) = self.finish(&id, CloseStatus::Errored, Some("no thread for heartbeats")) {
                 log::debug!(target: "tinkex", "session {} was not finished: {untold}", one_line(&id));
@@ -106,18 +104,17 @@ impl Session {
         if let Some(it) = &self.telemetry {
             it.session_started(&id);
         }
-        tend::start_flags(self);
+        self.refresh_flags();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
     use crate::config::Settings;
     use crate::env::Env;
     use crate::secret::Secret;
+    use crate::session::Job;
     use crate::sync::Mutex;
     use crate::sync::clock::Clock;
     use crate::transport::{Answer, Broken, Exchange, Transport};
@@ -143,7 +140,7 @@ mod tests {
         let server = Arc::new(Granting::default());
         let session = Session::new(config, server.clone(), Clock::default());
         // Threads are refused from now on.
-        session.beats.close(Instant::now());
+        session.pool[Job::Heartbeat].close();
         for n in 1..=2 {
             session.open().expect_err("no thread");
             assert_eq!(session.id(), None);

@@ -11,7 +11,6 @@ use crate::sync::{Bytes, CancelToken};
 use crate::wire::json::RetrieveFutureRequest;
 
 use super::Session;
-use super::failing::Failing;
 
 /// How long a server may take to say whether a result is there, if nobody wants to wait for it.
 const LOOK: Duration = Duration::from_secs(5);
@@ -248,5 +247,41 @@ impl Asking<'_> {
         call.timeout = Some(timeout);
         call.fresh = poll.wants_fresh();
         Ok(call.answered_within(promise.room))
+    }
+}
+
+/// Failures are said quietly until they have lasted so long.
+const FIRST_WARNING: Duration = Duration::from_secs(5);
+/// How often they are said aloud.
+const NEXT_WARNING: Duration = Duration::from_secs(60);
+
+/// Failures in a row.
+#[derive(Debug, Default)]
+struct Failing {
+    since: Option<Instant>,
+    count: u32,
+    warned: Option<Instant>,
+}
+
+impl Failing {
+    /// Takes note of how a request ended.
+    fn note(&mut self, failure: Option<Error>, progress: &Progress, now: Instant) {
+        let Some(error) = failure else {
+            *self = Failing::default();
+            return progress.recovered();
+        };
+        self.count += 1;
+        let lasted = now.saturating_duration_since(*self.since.get_or_insert(now));
+        let said = self.warned.is_some_and(|it| now.saturating_duration_since(it) < NEXT_WARNING);
+        let level = if lasted < FIRST_WARNING || said { log::Level::Debug } else { log::Level::Warn };
+        if level == log::Level::Warn {
+            self.warned = Some(now);
+        }
+        log::log!(
+            target: "tinkex", level,
+            "{}: asking for the result has failed {} times in a row, for {lasted:.0?}; it is asked for again: {error}",
+            progress.operation(), self.count
+        );
+        progress.failed(error);
     }
 }

@@ -230,6 +230,16 @@ impl<M: Send + 'static> Handle<M> {
         true
     }
 
+    /// The name of the thread.
+    pub(crate) fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Number of messages in the mailbox.
+    pub(crate) fn n_queued(&self) -> usize {
+        self.shared.mailbox.lock().as_ref().map_or(0, |mailbox| mailbox.len())
+    }
+
     /// Messages are still handled, though they may not be accepted any more.
     pub(crate) fn is_alive(&self) -> bool {
         self.shared.life.lock().fate.is_none()
@@ -263,7 +273,7 @@ enum Room {
 }
 
 fn refuse<M>(msg: M, error: Error) -> Result<()> {
-    unwind::bury(msg, &error);
+    unwind::drop_because(msg, &error);
     Err(error)
 }
 
@@ -277,7 +287,7 @@ fn live<A: Actor>(mut actor: A, bomb: &Bomb<A::Msg>) {
     bomb.shared.close();
     actor.ending();
     // Replies that it still owes say that it is closed.
-    unwind::bury(actor, &bomb.shared.fate());
+    unwind::drop_because(actor, &bomb.shared.fate());
 }
 
 /// Goes off when the thread ends, whatever ends it: records the cause, and only then closes the mailbox.
@@ -329,7 +339,7 @@ impl<M> Drop for Bomb<M> {
         while !fault::is(Fault::LeavesTheQueue)
             && let Ok(msg) = self.messages.recv()
         {
-            unwind::bury(msg, &fate);
+            unwind::drop_because(msg, &fate);
         }
         self.shared.life.lock().ended = true;
         self.shared.ended.notify_all();

@@ -57,9 +57,13 @@ pub(crate) enum Fault {
     WaitsIdly,
     /// A pool: the last job of a group does not wake who waits for it.
     FinishesSilently,
-    /// A crew: a hand that is lost goes on being counted.
-    KeepsTheHand,
-    /// A poller: one whose thread is lost goes on being taken for running.
+    /// A pool: a class does not add threads while jobs stay queued.
+    NeverGrows,
+    /// A task: a wake while it runs starts another thread.
+    RunsTwice,
+    /// A task: a wake during the last turn is forgotten.
+    MissesTheWake,
+    /// A task: one whose thread is lost still counts as running.
     KeepsRunning,
     /// A breaker: trials are not counted when they begin.
     CountsAtTheEnd,

@@ -30,6 +30,7 @@ pub(crate) mod cancel;
 #[cfg(all(test, shuttle))]
 mod checked;
 pub(crate) mod clock;
+mod fan_out;
 pub(crate) mod fault;
 mod gate;
 pub(crate) mod oneshot;
@@ -37,10 +38,12 @@ pub(crate) mod pool;
 pub(crate) mod process;
 mod semaphore;
 pub(crate) mod spawn;
+pub(crate) mod task;
 #[cfg(all(test, not(shuttle)))]
 mod testing;
 pub(crate) mod undo;
 pub(crate) mod unwind;
+pub(crate) mod workers;
 
 use std::time::Instant;
 

@@ -19,7 +19,7 @@ pub(crate) fn oneshot<T: Send + 'static>() -> (Reply<T>, Slot<T>) {
 }
 
 /// The obligation to answer. Dropping it unanswered answers with an error: the panic's, if the thread is unwinding
-/// inside [`unwind::catch`]; else the last words, the reason of a [`unwind::bury`], or a general one.
+/// inside [`unwind::catch`]; else the last words, the reason of a [`unwind::drop_because`], or a general one.
 pub(crate) struct Reply<T: Send + 'static> {
     /// Taken by whatever answers.
     slot: Option<Slot<T>>,

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io;
 
 use super::thread::{self, JoinHandle};
-use super::thread_local;
+use super::{process, thread_local};
 
 #[cfg(all(any(test, feature = "testing"), not(all(test, shuttle))))]
 pub use refusal::RefusedThreads;
@@ -13,6 +13,7 @@ pub(crate) use refusal::refuse_some;
 
 thread_local! {
     static OURS: Cell<bool> = const { Cell::new(false) };
+    static DRAINS_MAILBOXES: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Starts a named thread. Without a size its stack is as large as usual.
@@ -24,7 +25,7 @@ pub(crate) fn spawn(
     #[cfg(any(test, feature = "testing"))]
     refusal::check(&name)?;
     let builder = thread::Builder::new().name(name);
-    let builder = match stack_size {
+    let builder = match process::fresh_stack().max(stack_size) {
         Some(n_bytes) => builder.stack_size(n_bytes),
         None => builder,
     };
@@ -37,6 +38,17 @@ pub(crate) fn spawn(
 /// Whether this thread was started by this crate.
 pub(crate) fn is_ours() -> bool {
     OURS.try_with(Cell::get).unwrap_or(false)
+}
+
+/// Notes whether the mailboxes of clients are emptied by way of this thread.
+pub(super) fn set_drains_mailboxes(yes: bool) {
+    let _ = DRAINS_MAILBOXES.try_with(|flag| flag.set(yes));
+}
+
+/// Whether the mailboxes of clients are emptied by way of this thread. Such a thread must not wait for room in one: all of them
+/// might wait, and nobody would make room.
+pub(crate) fn drains_mailboxes() -> bool {
+    DRAINS_MAILBOXES.try_with(Cell::get).unwrap_or(false)
 }
 
 #[cfg(all(any(test, feature = "testing"), not(all(test, shuttle))))]

@@ -7,7 +7,7 @@ use crate::error::Error;
 /// the job may have gone away believing that it will be done: its pool may be closed, the system may refuse the thread, or the
 /// job may panic half-way.
 ///
-/// The function gets the reason: the panic, or the cause of the [`bury`](unwind::bury) in which the job died.
+/// The function gets the reason: the panic, or the cause of the [`drop_because`](unwind::drop_because) in which the job died.
 pub(crate) struct Undo {
     undo: Option<Box<dyn FnOnce(Error) + Send>>,
 }
@@ -47,7 +47,7 @@ mod tests {
     #[test]
     fn it_is_told_why_the_job_was_not_done() {
         let (undo, reason) = told();
-        unwind::bury(move || undo.disarm(), &Error::closed("the pool is closed"));
+        unwind::drop_because(move || undo.disarm(), &Error::closed("the pool is closed"));
         assert_eq!(reason.recv().unwrap().message(), "the pool is closed");
 
         let (undo, reason) = told();

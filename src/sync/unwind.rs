@@ -6,7 +6,7 @@
 //! registers itself there as an orphan, and `catch`, which then holds the payload, answers every orphan with the
 //! panic's own message. Scopes nest; outside of any scope an orphan is answered at once, in general words.
 //!
-//! [`bury`] is the counterpart without a panic: it drops things that will not be done any more, and replies that
+//! [`drop_because`] is the counterpart without a panic: it drops things that will not be done any more, and replies that
 //! die within it answer with the reason.
 //!
 //! All this needs `panic = "unwind"`. With `panic = "abort"` the crate does not compile.
@@ -25,7 +25,7 @@ type Answer = Box<dyn FnOnce(Error)>;
 enum Scope {
     /// A `catch`, and the answers owed when it has seen the panic.
     Catch(Vec<Answer>),
-    /// A `bury`, and why.
+    /// A `drop_because`, and why.
     Burial(Error),
 }
 
@@ -62,7 +62,7 @@ pub(crate) fn shield(what: &str, f: impl FnOnce()) {
 }
 
 /// Drops what will not be done any more. Replies in it answer with the cause given.
-pub(crate) fn bury<T>(value: T, cause: &Error) {
+pub(crate) fn drop_because<T>(value: T, cause: &Error) {
     shield("a destructor failed", || {
         // Closed by the `catch` around it, also if the destructor panics.
         open(Scope::Burial(cause.clone()));
@@ -285,7 +285,7 @@ mod tests {
         }
         let (first, first_slot) = oneshot::<()>();
         let (second, second_slot) = oneshot::<()>();
-        bury((first, Loud, second), &Error::closed("the shop is closed"));
+        drop_because((first, Loud, second), &Error::closed("the shop is closed"));
         assert_eq!(first_slot.try_take().unwrap().unwrap_err().message(), "the shop is closed");
         assert_eq!(message(&second_slot.try_take().unwrap().unwrap_err()), "loud");
         let (later, slot) = oneshot::<()>();

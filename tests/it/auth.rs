@@ -194,7 +194,7 @@ fn a_token_is_replaced_at_half_of_its_life_without_being_needed() {
     let fetched = || server.requests_to(TOKEN).len();
     assert_eq!(fetched(), 1);
     let begun = service.dump();
-    assert!(begun.pools.iter().any(|it| it.name == "tk-tend"));
+    assert!(begun.pools.iter().any(|it| it.name == "tk-refresh"));
     let mut passed = 0;
     eventually("the token is replaced", || {
         time.advance(Duration::from_secs(100));
@@ -318,7 +318,7 @@ fn what_keeps_flags_and_tokens_fresh_ends_with_the_session() {
         // A thread without work ends with the session only.
         let service = server.in_memory().threads(|it| it.idle = HOUR).build().unwrap();
         let _training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
-        let tenders = || client_threads().iter().filter(|it| it.starts_with("tk-tend")).count();
+        let tenders = || client_threads().iter().filter(|it| it.starts_with("tk-refresh")).count();
         eventually("both threads run", || tenders() == 2);
         service.close(CloseStatus::Success).unwrap();
         // The system lists a thread for some milliseconds after it was joined.

@@ -5,7 +5,7 @@ use tinkex::local::{Options, Server};
 use tinkex::types::{AdamParams, Datum, LoraConfig, LossFn, ModelInput};
 use tinkex::{CloseStatus, ServiceClient};
 
-use crate::util::alone;
+use crate::util::alone_with;
 use crate::util::engine::Client;
 
 /// How much memory this process has, in MiB.
@@ -22,7 +22,10 @@ fn resident() -> usize {
 fn a_sampler_after_every_step_costs_no_memory_and_each_keeps_its_weights() {
     const TEST: &str =
         "engine_samplers::a_sampler_after_every_step_costs_no_memory_and_each_keeps_its_weights";
-    alone(TEST, || {
+    // The allocator must not keep what was given back; these settings are those of glibc.
+    let tunables =
+        "glibc.malloc.arena_max=2:glibc.malloc.trim_threshold=65536:glibc.malloc.mmap_threshold=65536";
+    alone_with(TEST, &[("GLIBC_TUNABLES", tunables)], || {
         let most = std::env::var("TINKEX_SNAPSHOTS").map_or(150, |it| it.parse().unwrap());
         let server = Server::start(Options { threads: 2, ..Options::default() }).unwrap();
         let connect = ServiceClient::builder().without_environment();

@@ -64,6 +64,7 @@ mod slow_lines;
 mod soak;
 mod stale;
 mod strangers;
+mod threads;
 mod traced_loss;
 mod training_options;
 mod verbs;

@@ -249,7 +249,7 @@ fn closing_a_sampling_client_ends_its_held_poll_and_leaves_others_alone() {
         let clients = [(); 2].map(|_| service.create_sampling_client("fake/model").unwrap());
         let [lost, kept] = clients.each_ref().map(sample);
         eventually("both polls are held", || server.requests_to(MANY).len() == 2);
-        let polling = || client_threads().iter().filter(|it| it.starts_with("tk-many")).count();
+        let polling = || client_threads().iter().filter(|it| it.starts_with("tk-poll")).count();
         assert_eq!((polling(), service.dump().pools.iter().map(|it| it.queued).sum::<usize>()), (2, 0));
         clients[0].close();
         assert!(lost.wait().unwrap_err().is_closed());
@@ -363,7 +363,7 @@ fn samples_in_flight_need_no_thread_each() {
         let (n, names) = most.last_key_value().unwrap();
         // Usually about 80; on a machine that stands still for a while, up to the 449 that send and the 257 that fetch.
         assert!(*n < 750, "{names:?}");
-        assert!(names.iter().all(|it| !it.starts_with("tk-draw")), "{names:?}");
+        assert!(names.iter().all(|it| !it.starts_with("tk-result")), "{names:?}");
         service.close(CloseStatus::Success).unwrap();
     });
 }

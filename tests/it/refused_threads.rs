@@ -57,7 +57,7 @@ fn samples_are_answered_although_their_pollers_were_refused() {
     alone("refused_threads::samples_are_answered_although_their_pollers_were_refused", || {
         let server = FakeServer::new();
         server.polls_together();
-        samples_while_refused(&server, "tk-many", 2);
+        samples_while_refused(&server, "tk-poll", 2);
     });
 }
 
@@ -66,7 +66,7 @@ fn samples_are_answered_although_the_threads_that_wait_for_them_were_refused() {
     alone(
         "refused_threads::samples_are_answered_although_the_threads_that_wait_for_them_were_refused",
         || {
-            samples_while_refused(&FakeServer::new(), "tk-draw", 8);
+            samples_while_refused(&FakeServer::new(), "tk-result", 8);
         },
     );
 }
@@ -149,7 +149,7 @@ fn flags_are_kept_fresh_although_their_thread_was_refused_at_first() {
         let (server, clock) = (FakeServer::new(), VirtualClock::new());
         server.always(FLAGS, Act::json(serde_json::json!({"refresh_interval_sec": 300})));
         let service = server.in_memory_at(clock.clone()).build().unwrap();
-        let refused = RefusedThreads::named("tk-tend");
+        let refused = RefusedThreads::named("tk-refresh");
         service.create_lora_training_client("fake/model", Default::default()).unwrap();
         assert!(1 <= refused.count());
         let before = server.requests_to(FLAGS).len();

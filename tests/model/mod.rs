@@ -31,6 +31,7 @@ mod oneshot;
 mod pool;
 mod refusal;
 mod semaphore;
+mod task;
 
 /// How many schedules of each scheduler a model must stand.
 const SCHEDULES: usize = 40_000;

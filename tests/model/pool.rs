@@ -8,12 +8,11 @@ use shuttle::thread;
 use super::{STACK, holds, never, notice, notices};
 use crate::sync::fault::Fault;
 use crate::sync::oneshot::oneshot;
-use crate::sync::pool::{Part, Pool, PoolConfig};
+use crate::sync::workers::{Class, Part, Workers};
 
 /// Its threads may end whenever they are idle.
-fn pool(max_threads: usize) -> Arc<Pool> {
-    let idle = Duration::from_secs(1);
-    Arc::new(Pool::new(PoolConfig { name: "model", max_threads, stack_size: STACK, idle }))
+fn pool(max_threads: usize) -> Arc<Workers> {
+    Arc::new(Workers::new(Class::new("model", max_threads, STACK, Duration::from_secs(1)), None))
 }
 
 fn parts() -> Vec<Part<u32>> {
@@ -32,7 +31,7 @@ fn a_job_may_wait_for_jobs() {
     })
     .unwrap();
     let sum = slot.wait(None).unwrap().unwrap_or(0);
-    let n_left = pool.close(never());
+    let n_left = pool.end(never());
     assert_eq!((sum, n_left, pool.n_threads()), (6, 0, 0));
 }
 
@@ -40,7 +39,7 @@ fn a_job_may_wait_for_jobs() {
 fn all_results_come_back() {
     let pool = pool(2);
     let results: Vec<_> = pool.fan_out(parts(), 3).into_iter().map(|it| it.unwrap_or(0)).collect();
-    let n_left = pool.close(never());
+    let n_left = pool.end(never());
     assert_eq!((results, n_left, pool.n_threads()), (vec![1, 2, 3], 0, 0));
 }
 
@@ -58,7 +57,7 @@ fn no_job_is_left_behind() {
         })
         .collect();
     let done: Vec<_> = bringers.into_iter().map(|it| it.join().unwrap()).collect();
-    let n_left = pool.close(never());
+    let n_left = pool.end(never());
     assert_eq!((done, n_left, pool.n_threads()), (vec![true; 2], 0, 0));
 }
 
@@ -78,7 +77,7 @@ fn nobody_waits_in_vain_for_a_place() {
     let accepted = pool.spawn(move || reply.send(Ok(()))).is_ok();
     let done = done && second.wait(None).unwrap().is_ok();
     let started = starter.join().unwrap();
-    let n_left = pool.close(never());
+    let n_left = pool.end(never());
     assert_eq!((started, accepted, done, n_left, pool.n_threads()), (true, true, true, 0, 0));
 }
 
@@ -95,7 +94,7 @@ fn closing_answers_every_job() {
             })
         })
         .collect();
-    let n_left = pool.close(never());
+    let n_left = pool.end(never());
     let answers: Vec<_> = bringers.into_iter().map(|it| it.join().unwrap()).collect();
     assert_eq!((n_left, pool.n_threads()), (0, 0));
     for answer in answers {

@@ -6,19 +6,18 @@ use std::time::{Duration, Instant};
 use shuttle::thread;
 
 use super::{STACK, holds_for, never, notices_for};
-use crate::config::{Settings, Threads};
+use crate::config::Settings;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind};
 use crate::pending::Progress;
 use crate::secret::Secret;
-use crate::session::crew::Crew;
 use crate::session::{Fetching, Owner, Poller, Session, Waiter};
 use crate::sync::CancelToken;
 use crate::sync::clock::Clock;
 use crate::sync::fault::Fault;
 use crate::sync::oneshot::{Reply, Slot, oneshot};
-use crate::sync::pool::{Pool, PoolConfig};
 use crate::sync::spawn::refuse_some;
+use crate::sync::workers::{Class, Workers};
 use crate::transport::{Answer, Broken, Exchange, Transport};
 
 /// These models start more threads than the others, and take longer.
@@ -48,8 +47,7 @@ fn is_refusal(error: &Error) -> bool {
 /// What was accepted is done, though the threads of others, which were counted on, may be refused. What was not is told why.
 fn an_accepted_job_is_done() {
     let _refusing = Refusing::some();
-    let idle = Duration::from_secs(1);
-    let pool = Arc::new(Pool::new(PoolConfig { name: "model", max_threads: 2, stack_size: STACK, idle }));
+    let pool = Arc::new(Workers::new(Class::new("model", 2, STACK, Duration::from_secs(1)), None));
     let bringers: Vec<_> = (0..3)
         .map(|_| {
             let pool = pool.clone();
@@ -61,7 +59,7 @@ fn an_accepted_job_is_done() {
         })
         .collect();
     let answers: Vec<_> = bringers.into_iter().map(|it| it.join().unwrap()).collect();
-    let n_left = pool.close(never());
+    let n_left = pool.end(never());
     assert_eq!((n_left, pool.n_threads(), pool.n_queued()), (0, 0, 0));
     for answer in answers {
         match answer {
@@ -72,25 +70,28 @@ fn an_accepted_job_is_done() {
     }
 }
 
-/// Every exchange is done, or told that there was no thread, and the crew works on afterwards.
-fn a_crew_answers_every_job() {
+/// A class that grows answers every job, though any of its threads may be refused, and works on afterwards.
+fn a_growing_class_answers_every_job() {
     let refusing = Refusing::some();
-    let crew = Crew::new("model", 2, 2, &Threads::default());
-    let put = |crew: &Arc<Crew>| {
+    let class = |name, max| Class::new(name, max, STACK, Duration::from_secs(1));
+    let growth = Arc::new(Workers::new(class("growth", 1), None));
+    let pool = Arc::new(Workers::new(Class { eager: 1, ..class("model", 2) }, Some(growth.clone())));
+    let put = |pool: &Workers| {
         let (reply, slot) = oneshot::<()>();
-        crew.put(move || reply.send(Ok(())));
+        // A refusal is also the answer.
+        let _ = pool.spawn(move || reply.send(Ok(())));
         slot
     };
     let bringers: Vec<_> = (0..2)
         .map(|_| {
-            let crew = crew.clone();
-            thread::spawn(move || [put(&crew), put(&crew)].map(|it| it.wait(None).unwrap().err()))
+            let pool = pool.clone();
+            thread::spawn(move || [put(&pool), put(&pool)].map(|slot| slot.wait(None).unwrap().err()))
         })
         .collect();
-    let answers: Vec<_> = bringers.into_iter().flat_map(|it| it.join().unwrap()).collect();
+    let answers: Vec<_> = bringers.into_iter().flat_map(|bringer| bringer.join().unwrap()).collect();
     drop(refusing);
-    let afterwards = put(&crew).wait(None).unwrap();
-    let n_left = crew.close(never());
+    let afterwards = put(&pool).wait(None).unwrap();
+    let n_left = pool.end(never()) + growth.end(never());
     assert!(answers.iter().flatten().all(is_refusal), "{answers:?}");
     assert!(afterwards.is_ok() && n_left == 0, "{afterwards:?}, {n_left}");
 }
@@ -176,9 +177,9 @@ fn a_pool_does_the_jobs_that_it_accepted() {
 }
 
 #[test]
-fn a_crew_survives_that_threads_are_refused() {
-    holds_for(SCHEDULES, a_crew_answers_every_job);
-    notices_for(SCHEDULES, Fault::KeepsTheHand, a_crew_answers_every_job);
+fn a_growing_class_survives_that_threads_are_refused() {
+    holds_for(SCHEDULES, a_growing_class_answers_every_job);
+    notices_for(SCHEDULES, Fault::RefusesSilently, an_accepted_job_is_done);
 }
 
 #[test]

@@ -231,7 +231,7 @@ fn clone_id(session: &Arc<Session>, sampling_session_id: &str) -> Result<u64> {
     let deadline = now.checked_add(session.config.timeouts.operation);
     let progress = Progress::new("SamplingClient.from_sampler_handle", now, deadline);
     let call = Call::post(Lane::Session, "/api/v1/join_sampling_session", &request)?.of(&progress);
-    let _watched = session.watched(&progress);
+    let _long_wait = session.long_wait(&progress);
     let joined: Result<json::JoinSamplingSessionResponse> = session.http.json(&call, &session.cancel);
     match joined {
         Ok(it) => match it.client_counter {

@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind, Phase, Result};
 use crate::pending::{Pending, Progress};
 use crate::policy::loss_sum::n_tokens;
 use crate::policy::surrogate;
-use crate::session::{Session, Ticket};
+use crate::session::{Job, Session, Ticket};
 use crate::sync::cancel::Wake;
 use crate::sync::oneshot::{Slot, oneshot};
 use crate::sync::{CancelToken, unwind};
@@ -122,8 +122,8 @@ impl Sequencer {
         let sent = self.send_custom(&ticket, data, loss);
         let (ticket, (accepted, computed)) = or_told(ticket, sent)?;
         let session = self.session.clone();
-        // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
-        let _answered_by_its_ticket = self.session.waiters.spawn(move || {
+        // If the pool is closed, the ticket in the dropped job answers.
+        let _ = self.session.pool[Job::Wait].spawn(move || {
             let output = collect(&session, &ticket.progress, &ticket.cancel, accepted, false);
             let CustomLoss { loss, metrics, .. } = computed;
             ticket.answer(output.map(|it| surrogate::output(it, loss, metrics, n_tokens)));
@@ -143,8 +143,8 @@ impl Sequencer {
         let sent = self.send(&ticket, forward, LossFn::CrossEntropy.into(), true);
         let (ticket, accepted) = or_told(ticket, sent)?;
         let session = self.session.clone();
-        // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
-        let _answered_by_its_ticket = self.session.losses.spawn_apart(move || {
+        // If the pool is closed, the ticket in the dropped job answers.
+        let _ = self.session.pool[Job::Loss].spawn(move || {
             let computed = evaluate(&session, &ticket.progress, &ticket.cancel, accepted, data, loss);
             let report = |it: Computed| surrogate::output(it.output, it.loss.loss, it.loss.metrics, n_tokens);
             ticket.answer(computed.map(report));
@@ -198,7 +198,7 @@ impl Sequencer {
         let (session, progress, cancel) =
             (self.session.clone(), ticket.progress.clone(), ticket.cancel.clone());
         // A pool that is closed drops the job, and with it the reply, which then answers by itself.
-        let _answered_by_its_reply = self.session.losses.spawn_apart(move || {
+        let _ = self.session.pool[Job::Loss].spawn(move || {
             reply.send(evaluate(&session, &progress, &cancel, accepted, data, loss));
         });
         slot.wait(ticket.progress.deadline()).unwrap_or_else(|| {

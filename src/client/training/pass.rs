@@ -14,7 +14,7 @@ use crate::policy::combine::combine;
 use crate::policy::forms::{ABOUT_FORM, Form, Next, Outcome};
 use crate::policy::loss_sum::{Terms, n_tokens};
 use crate::policy::turn::{Fate, fate, waves};
-use crate::session::{Promise, Session, Ticket};
+use crate::session::{Job, Promise, Session, Ticket};
 use crate::sync::CancelToken;
 use crate::types::{Datum, ForwardBackwardOutput, Loss};
 use crate::wire::{json, pass_json, train};
@@ -63,8 +63,8 @@ impl Sequencer {
         let sent = self.send(&ticket, data, loss, forward_only);
         let (ticket, accepted) = or_told(ticket, sent)?;
         let session = self.session.clone();
-        // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
-        let _answered_by_its_ticket = self.session.waiters.spawn(move || {
+        // If the pool is closed, the ticket in the dropped job answers.
+        let _ = self.session.pool[Job::Wait].spawn(move || {
             let result = collect(&session, &ticket.progress, &ticket.cancel, accepted, forward_only);
             ticket.answer(result.map(|it| losses.complete(it, &session)));
         });
@@ -106,7 +106,7 @@ impl Sequencer {
         first_seq_id: u32,
     ) -> Transmitted {
         let flags = self.session.known_flags();
-        let job = Arc::new(Job {
+        let job = Arc::new(PartRequest {
             session: self.session.clone(),
             model_id: self.model_id.clone(),
             progress: ticket.progress.clone(),
@@ -192,7 +192,7 @@ pub(super) struct Transmitted {
 }
 
 /// What the threads that send the parts share.
-struct Job {
+struct PartRequest {
     session: Arc<Session>,
     model_id: String,
     progress: Progress,
@@ -207,7 +207,7 @@ struct Job {
     first_seq_id: u32,
 }
 
-impl Job {
+impl PartRequest {
     /// Sends the parts of one wave at the same time.
     fn send(self: &Arc<Self>, wave: &[usize]) -> Vec<Result<Accepted>> {
         if let [idx] = wave {
@@ -217,7 +217,7 @@ impl Job {
             let job = self.clone();
             Box::new(move || job.send_part(idx)) as Box<dyn FnOnce() -> Result<Accepted> + Send>
         });
-        self.session.senders.fan_out(jobs.collect(), PARALLEL)
+        self.session.pool[Job::Send].fan_out(jobs.collect(), PARALLEL)
     }
 
     /// Sends a part, in the form that the server reads. Whatever it took to find that out, the part has one id.
@@ -307,7 +307,7 @@ pub(super) fn collect(
     let mut jobs: Vec<_> = jobs.collect();
     let parts = match jobs.len() {
         1 => vec![jobs.remove(0)()],
-        n => session.waiters.fan_out(jobs, n),
+        n => session.pool[Job::Wait].fan_out(jobs, n),
     };
     Ok(combine(parts.into_iter().collect::<Result<Vec<_>>>()?))
 }

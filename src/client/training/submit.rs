@@ -9,7 +9,7 @@ use crate::client::Submitted;
 use crate::error::{Category, Error, ErrorKind, Result};
 use crate::http::{Body, Call, Lane, Room};
 use crate::policy::turn::{Fate, Settled, Turns, fate};
-use crate::session::{Promise, Session, Ticket};
+use crate::session::{Job, Promise, Session, Ticket};
 
 /// Writes a request's JSON body for a model and a sequence id.
 pub(super) type WriteBody = Box<dyn FnOnce(&str, u64) -> Result<Vec<u8>> + Send>;
@@ -131,8 +131,8 @@ impl Sequencer {
                 let request_id = promised.request_id;
                 let promise =
                     Promise { request_id, request_type, protobuf: false, born, roundtrip, room: Room::SMALL };
-                // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
-                let _answered_by_its_ticket = self.session.waiters.spawn(move || {
+                // If the pool is closed, the ticket in the dropped job answers.
+                let _ = self.session.pool[Job::Wait].spawn(move || {
                     let result = session
                         .retrieve(&promise, &ticket.progress, &ticket.cancel)
                         .and_then(|it| read(&it.answer.body));

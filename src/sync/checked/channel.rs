@@ -67,6 +67,10 @@ pub(crate) struct Sender<T> {
 }
 
 impl<T> Sender<T> {
+    pub(crate) fn len(&self) -> usize {
+        self.core.state.lock().queue.len()
+    }
+
     pub(crate) fn try_send(&self, msg: T) -> Result<(), TrySendError<T>> {
         self.core.send(msg, Patience::None).map_err(|it| match it {
             SendTimeoutError::Timeout(msg) => TrySendError::Full(msg),

@@ -109,6 +109,8 @@ impl Question {
             ErrorKind::Timeout(_) | ErrorKind::Connection { .. } => true,
             ErrorKind::Decode => any(&|it| matches!(it, Fault::Nonsense { .. } | Fault::Garbage { .. })),
             ErrorKind::NotFound => status(404),
+            // After a 404 the service remembers that the server lacks the endpoint, and later calls send nothing.
+            ErrorKind::Incompatible => self.verb == "get_server_capabilities",
             ErrorKind::Conflict => status(409),
             ErrorKind::PromiseExpired => status(410),
             ErrorKind::RateLimited => status(429),

@@ -9,7 +9,7 @@ use super::*;
 use crate::sync::oneshot::{Slot, oneshot};
 use crate::sync::spawn::RefusedThreads;
 
-impl Pool {
+impl Workers {
     /// Has a job done whose result is wanted. Whatever happens to the job, the slot is settled: with its result, its
     /// panic, or the reason why it was not begun.
     fn submit<T: Send + 'static>(&self, job: impl FnOnce() -> Result<T> + Send + 'static) -> Slot<T> {
@@ -20,17 +20,17 @@ impl Pool {
     }
 }
 
-fn pool(name: &'static str, max_threads: usize) -> Arc<Pool> {
-    Arc::new(Pool::new(PoolConfig { name, max_threads, stack_size: 128 * 1024, idle: LONG }))
+fn pool(name: &'static str, max: usize) -> Arc<Workers> {
+    Arc::new(Workers::new(Class::new(name, max, 128 << 10, LONG), None))
 }
 
 /// The pool's own books are exact; the system's list follows.
 #[track_caller]
-fn assert_all_joined(pool: &Pool) {
+fn assert_all_joined(pool: &Workers) {
     let state = pool.shared.state.lock();
     assert_eq!((state.threads.len(), state.ended.len()), (0, 0));
     drop(state);
-    no_threads_named(pool.shared.config.name);
+    no_threads_named(pool.shared.class.name);
 }
 
 fn parts<T>(n: usize, job: impl Fn(usize) -> Result<T> + Clone + Send + 'static) -> Vec<Part<T>> {
@@ -98,13 +98,7 @@ fn a_job_that_panics_is_answered_and_its_thread_survives() {
 
 #[test]
 fn threads_end_when_they_are_idle_and_come_back_with_the_next_job() {
-    let config = PoolConfig {
-        name: "tkp-idle",
-        max_threads: 8,
-        stack_size: 128 * 1024,
-        idle: Duration::from_millis(5),
-    };
-    let pool = Pool::new(config);
+    let pool = Workers::new(Class::new("tkp-idle", 8, 128 << 10, Duration::from_millis(5)), None);
     for _ in 0..3 {
         let door = Door::shut();
         let slots: Vec<_> = (0..8)
@@ -127,9 +121,7 @@ fn threads_end_when_they_are_idle_and_come_back_with_the_next_job() {
 #[test]
 fn no_job_is_lost_between_threads_that_end_and_jobs_that_come() {
     let n_done = in_time(|| {
-        let config =
-            PoolConfig { name: "tkp-edge", max_threads: 2, stack_size: 128 * 1024, idle: Duration::ZERO };
-        let pool = Pool::new(config);
+        let pool = Workers::new(Class::new("tkp-edge", 2, 128 << 10, Duration::ZERO), None);
         let mut n_done = 0;
         for i in 0..2_000 {
             n_done += pool.submit(|| Ok(1)).wait(None).unwrap().unwrap();
@@ -157,7 +149,7 @@ fn closing_answers_queued_jobs_and_joins_all_threads() {
         .collect();
     eventually("both are busy", || pool.n_queued() == 0);
     let queued: Vec<_> = (0..5).map(|_| pool.submit(|| Ok(()))).collect();
-    assert_eq!(pool.close(Instant::now()), 2);
+    assert_eq!(pool.end(Instant::now()), 2);
     for slot in queued {
         let error = slot.try_take().unwrap().unwrap_err();
         assert_eq!((error.is_closed(), error.message()), (true, "the pool tkp-close is closed"));
@@ -165,10 +157,10 @@ fn closing_answers_queued_jobs_and_joins_all_threads() {
     assert!(pool.spawn(|| ()).unwrap_err().is_closed());
     assert!(pool.submit(|| Ok(())).try_take().unwrap().unwrap_err().is_closed());
     door.open();
-    assert_eq!(pool.close(late()), 0);
+    assert_eq!(pool.end(late()), 0);
     assert!(running.iter().all(|it| it.try_take().unwrap().is_ok()));
     assert_all_joined(&pool);
-    assert_eq!(pool.close(Instant::now()), 0);
+    assert_eq!(pool.end(Instant::now()), 0);
 }
 
 #[test]
@@ -203,7 +195,7 @@ fn a_job_may_drop_the_last_handle_of_its_own_pool() {
 
 #[test]
 fn a_destructor_of_a_queued_job_may_panic_and_use_the_pool() {
-    struct Loud(Arc<Pool>);
+    struct Loud(Arc<Workers>);
     impl Drop for Loud {
         fn drop(&mut self) {
             assert!(self.0.spawn(|| ()).is_err());
@@ -223,7 +215,7 @@ fn a_destructor_of_a_queued_job_may_panic_and_use_the_pool() {
     let loud = Loud(pool.clone());
     pool.spawn(move || drop(loud)).unwrap();
     let behind = pool.submit(|| Ok(()));
-    pool.close(Instant::now());
+    pool.end(Instant::now());
     assert!(behind.try_take().unwrap().is_err());
     door.open();
     assert!(busy.wait(Some(late())).unwrap().is_ok());
@@ -231,8 +223,7 @@ fn a_destructor_of_a_queued_job_may_panic_and_use_the_pool() {
 
 #[test]
 fn a_thread_that_cannot_be_started_is_an_error_of_the_job() {
-    let config = PoolConfig { name: "tkp-none", max_threads: 2, stack_size: usize::MAX / 4, idle: LONG };
-    let pool = Pool::new(config);
+    let pool = Workers::new(Class::new("tkp-none", 2, usize::MAX / 4, LONG), None);
     let error = pool.submit(|| Ok(())).try_take().unwrap().unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::System);
     assert_eq!(pool.spawn(|| ()).unwrap_err().kind(), &ErrorKind::System);
@@ -345,7 +336,7 @@ fn a_closed_pool_or_a_full_one_leaves_all_the_work_to_the_caller() {
     let mine = move |_| Ok(thread::current().id() == me);
     assert!(full.fan_out(parts(5, mine), 5).into_iter().all(Result::unwrap));
     let closed = pool("tkp-shut", 1);
-    closed.close(late());
+    closed.end(late());
     assert!(closed.fan_out(parts(5, mine), 5).into_iter().all(Result::unwrap));
     door.open();
 }
@@ -362,12 +353,12 @@ fn closing_while_jobs_come_from_everywhere_loses_no_answer() {
                 })
                 .collect();
             thread::yield_now();
-            assert_eq!(pool.close(late()), 0);
+            assert_eq!(pool.end(late()), 0);
             for slot in threads.into_iter().flat_map(|it| it.join().unwrap()) {
                 let outcome = slot.wait(Some(late())).expect("every job is answered");
                 assert!(outcome.is_ok() || outcome.unwrap_err().is_closed());
             }
-            assert_eq!(pool.close(late()), 0);
+            assert_eq!(pool.end(late()), 0);
             assert_all_joined(&pool);
         }
     });
@@ -427,7 +418,8 @@ fn threads_that_were_refused_come_with_the_next_job_that_is_taken() {
 
 #[test]
 fn a_job_that_must_not_wait_for_others_is_refused_with_its_thread() {
-    let pool = pool("tkp-apart", 2);
+    let class = Class { dedicated: true, ..Class::new("tkp-apart", 2, 128 << 10, LONG) };
+    let pool = Workers::new(class, None);
     let door = Door::shut();
     let busy = pool.submit({
         let door = door.clone();
@@ -438,12 +430,73 @@ fn a_job_that_must_not_wait_for_others_is_refused_with_its_thread() {
     });
     eventually("a thread has it", || pool.n_queued() == 0);
     let refused = RefusedThreads::named("tkp-apart");
-    assert_eq!(*pool.spawn_apart(|| {}).unwrap_err().kind(), ErrorKind::System);
+    assert_eq!(*pool.spawn(|| {}).unwrap_err().kind(), ErrorKind::System);
     assert_eq!(pool.n_queued(), 0);
     drop(refused);
     let (reply, slot) = oneshot::<()>();
-    pool.spawn_apart(move || reply.send(Ok(()))).unwrap();
+    pool.spawn(move || reply.send(Ok(()))).unwrap();
     slot.wait(Some(late())).unwrap().unwrap();
     door.open();
     busy.wait(Some(late())).unwrap().unwrap();
+}
+
+#[test]
+fn threads_are_added_while_jobs_stay_queued_behind_a_slow_server() {
+    let table = [((48, 96, 900), 0), ((48, 95, 900), 48), ((48, 0, 7), 7), ((192, 10, 900), 192)];
+    for ((n_threads, n_taken, n_queued), more) in table {
+        assert_eq!(more_threads(n_threads, n_taken, n_queued), more, "{n_threads} {n_taken} {n_queued}");
+    }
+}
+
+/// A class with two eager threads of up to `max`.
+fn growing(name: &'static str, growth_name: &'static str, max: usize) -> Workers {
+    let growth = Workers::new(Class::new(growth_name, 1, 128 << 10, LONG), None);
+    Workers::new(Class { eager: 2, ..Class::new(name, max, 128 << 10, LONG) }, Some(Arc::new(growth)))
+}
+
+#[test]
+fn a_class_grows_only_while_its_jobs_stay_queued() {
+    let pool = growing("tkp-grow", "tkp-grower", 8);
+    let door = Door::shut();
+    let slots: Vec<_> = (0..8)
+        .map(|_| {
+            let door = door.clone();
+            pool.submit(move || {
+                door.pass();
+                Ok(())
+            })
+        })
+        .collect();
+    // Each job holds its thread, so that all eight have one in the end.
+    eventually("all threads are there", || pool.n_threads() == 8 && pool.n_queued() == 0);
+    door.open();
+    for slot in slots {
+        slot.wait(Some(late())).unwrap().unwrap();
+    }
+    assert_eq!(pool.end(late()), 0);
+}
+
+#[test]
+fn threads_that_are_refused_while_a_class_grows_cost_no_job() {
+    let pool = growing("tkp-regrow", "tkp-regrower", 4);
+    let door = Door::shut();
+    let job = |door: &Door| {
+        let door = door.clone();
+        move || {
+            door.pass();
+            Ok(())
+        }
+    };
+    let first: Vec<_> = (0..2).map(|_| pool.submit(job(&door))).collect();
+    eventually("both eager threads work", || pool.n_queued() == 0);
+    let refused = RefusedThreads::named("tkp-regrow-");
+    let queued = pool.submit(job(&door));
+    eventually("growth was refused", || 0 < refused.count());
+    drop(refused);
+    let last = pool.submit(job(&door));
+    eventually("the class grows afterwards", || pool.n_threads() == 4);
+    door.open();
+    for slot in first.into_iter().chain([queued, last]) {
+        slot.wait(Some(late())).unwrap().unwrap();
+    }
 }

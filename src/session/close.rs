@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::Session;
+use super::{ClientStatus, Session};
 use crate::error::{Error, Result};
 use crate::http::{Call, Lane};
 use crate::pending::retry_deliveries;
@@ -23,6 +23,8 @@ pub(crate) trait Child: Send + Sync {
     fn join(&self, deadline: Instant);
     /// Its thread is gone.
     fn has_ended(&self) -> bool;
+    /// Its thread and its mailbox.
+    fn status(&self) -> ClientStatus;
 }
 
 /// Ends the session when the last handle is dropped.
@@ -82,6 +84,13 @@ impl Session {
         }
     }
 
+    /// The threads of the clients that have not ended.
+    pub(super) fn client_status(&self) -> Vec<ClientStatus> {
+        // Looked at without the lock, because this takes other ones.
+        let children = self.children.lock().clone();
+        children.iter().filter(|child| !child.has_ended()).map(|child| child.status()).collect()
+    }
+
     /// This is a forked child of the process that made the session.
     pub(crate) fn is_foreign(&self) -> bool {
         self.process.is_other()
@@ -123,8 +132,8 @@ impl Session {
         let id = self.id.lock().clone();
         let finished = match (self.check_open(), id) {
             (Ok(()), Some(id)) => {
-                self.abandoned.retire();
-                self.many.farewell(self.closing() / 8);
+                self.cancellations.close();
+                self.report_finally(self.closing() / 8);
                 self.finish(&id, status, detail)
             }
             _ => Ok(()),
@@ -182,15 +191,11 @@ impl Session {
         for child in &children {
             child.join(deadline);
         }
-        let reporters = self.telemetry.as_ref().map_or(0, |it| it.join(deadline));
-        let left = [&self.senders, &self.waiters, &self.samplers, &self.losses, &self.beats, &self.tenders]
-            .map(|it| it.close(deadline))
-            .iter()
-            .sum::<usize>()
-            + reporters
-            + self.many.close(deadline)
-            + self.abandoned.close(deadline)
-            + self.watch.close(deadline);
+        self.cancellations.close();
+        let left = self.pool.close(deadline);
+        if let Some(telemetry) = &self.telemetry {
+            telemetry.give_up();
+        }
         if 0 < left {
             log::warn!(target: "tinkex", "{left} threads were still busy when the client was closed");
         }

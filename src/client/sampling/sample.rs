@@ -1,5 +1,5 @@
-//! One sample, from its submission to its result: it has a thread while it is being sent and fetched, and, where the server
-//! does not offer news of many samples at once, while it waits.
+//! One sample, from its admission to its result. It occupies a thread while it is sent and while its result is fetched, and also
+//! in between if the server has no `retrieve_futures`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,9 @@ use crate::policy::admission::estimate;
 use crate::policy::backoff::pause_after;
 use crate::policy::billing;
 use crate::policy::pause::Pauses;
-use crate::session::{Fetching, Poller, Promise, Retrieved, Session, Ticket, Underway, Waiter};
+use crate::session::{
+    Admission, CancelOnDrop, Fetching, Job, Poller, Promise, Retrieved, Session, Ticket, Waiter,
+};
 use crate::sync::cancel::Registration;
 use crate::sync::{CancelToken, Permit};
 use crate::types::{ModelInput, QueueState, SampleOptions, SampleResponse, SamplingParams};
@@ -82,7 +84,6 @@ impl Sampler {
     /// Sends a request, as often as the server says that there are too many.
     fn send<T: Send + 'static>(&self, request: &Request<T>, seq_id: u64) -> Result<Answer> {
         let (session, ticket) = (&self.session, &request.ticket);
-        let estimate = estimate(&request.prompt);
         let body = sample::encode_sample(
             &self.sampling_session_id,
             seq_id,
@@ -94,7 +95,7 @@ impl Sampler {
         )?;
         let body = Body::Json(body.into());
         let deadline = ticket.progress.deadline();
-        let _admitted = session.dispatch.admit(estimate, &session.clock, deadline, &ticket.cancel)?;
+        let estimate = estimate(&request.prompt);
         ticket.progress.submitting();
         let call = Call::new(Lane::Sample, "POST", "/api/v1/asample", body)
             .of(&ticket.progress)
@@ -186,32 +187,31 @@ impl<T: Send + 'static> Sample<T> {
         Sample { sampler, request, seq_id, losses: 0, unknown: false, last: None }
     }
 
-    /// Submits the sample, and leaves the wait for its result to the poller or to a thread that waits for nothing else.
-    pub(super) fn submit(self) {
+    /// Waits until the sample may be sent, in the order of the calls. `None` if it may not; the caller has been told why.
+    pub(super) fn admitted(self) -> Option<AdmittedSample<T>> {
         if self.request.ticket.is_given_up() {
-            return self.answer(Err(Error::cancelled()));
+            self.answer(Err(Error::cancelled()));
+            return None;
         }
-        let poller = self.sampler.poller.clone().filter(|it| it.is_offered());
-        let place = match poller.is_none().then(|| self.place()).transpose() {
-            Ok(place) => place,
-            Err(error) => return self.answer(Err(error)),
-        };
-        match self.send() {
-            Ok(Sent::Promised { promise, sequence_ids }) => {
-                let session = self.sampler.session.clone();
-                let request_id = promise.request_id.clone();
-                let underway = Underway::new(&session, &request_id, &self.request.ticket.cancel);
-                let promised =
-                    Box::new(Promised { sample: self, promise, sequence_ids, underway, _place: place });
-                match poller {
-                    Some(poller) => poller.register(&request_id, promised),
-                    None => session.wait_alone(promised),
-                }
+        match self.admit() {
+            Ok((poller, place, admission)) => Some(AdmittedSample { sample: self, poller, place, admission }),
+            Err(error) => {
+                self.answer(Err(error));
+                None
             }
-            Ok(Sent::Done(response)) => self.answer(Ok(*response)),
-            Err(error) if self.survives(&error) => self.again(error),
-            Err(error) => self.answer(Err(error)),
         }
+    }
+
+    fn admit(&self) -> Result<(Option<Arc<Poller>>, Option<Permit>, Admission)> {
+        let (session, ticket) = (&self.sampler.session, &self.request.ticket);
+        let deadline = ticket.progress.deadline();
+        let poller = self.sampler.poller.clone().filter(|poller| poller.is_offered());
+        // Without a poller, a thread must be free to wait for the result before the sample is sent.
+        let place =
+            if poller.is_none() { Some(session.dispatch.place(deadline, &ticket.cancel)?) } else { None };
+        let estimate = estimate(&self.request.prompt);
+        let admission = session.dispatch.admit(estimate, &session.clock, deadline, &ticket.cancel)?;
+        Ok((poller, place, admission))
     }
 
     /// Whether the sample outlives that it was not accepted. A caller who allows less time than usual for a submission does
@@ -225,12 +225,6 @@ impl<T: Send + 'static> Sample<T> {
         let waits =
             session.config.pause_policy != PausePolicy::Fail || *error.kind() != ErrorKind::RateLimited;
         may_pass(error) && waits && session.http.last_contact().is_some()
-    }
-
-    /// Waits until a thread is free to wait for the result: what nobody can wait for is better not submitted yet.
-    fn place(&self) -> Result<Permit> {
-        let ticket = &self.request.ticket;
-        self.sampler.session.many.alone().acquire_deadline(1, ticket.progress.deadline(), &ticket.cancel)
     }
 
     fn send(&self) -> Result<Sent> {
@@ -290,24 +284,27 @@ impl<T: Send + 'static> Sample<T> {
         Ok(())
     }
 
-    /// Begins anew after a pause, which must hold up neither those who fetch nor those who send.
+    /// Submits the sample again after a pause. A class of its own waits for that: a thread that waits for its admission must not
+    /// keep others from what they were admitted for.
     fn again(mut self, error: Error) {
         let session = self.sampler.session.clone();
-        let _answered_by_its_ticket = session.samplers.spawn(move || match self.lost(error) {
+        // If the pool is closed, the ticket in the dropped job answers.
+        let _ = session.pool[Job::Retry].spawn(move || match self.lost(error) {
             Ok(()) => {
-                let session = self.sampler.session.clone();
-                session.many.crew.put(move || self.submit());
+                if let Some(sample) = self.admitted() {
+                    sample.submit();
+                }
             }
             Err(error) => self.answer(Err(error)),
         });
     }
 
     /// Answers with what was fetched, or begins anew.
-    fn settle(self, outcome: Result<Outcome>, fetching: Option<Fetching>, underway: Underway) {
+    fn settle(self, outcome: Result<Outcome>, fetching: Option<Fetching>, cancel_on_drop: CancelOnDrop) {
         match &outcome {
             // The server may be at one that nobody could ask after any more.
-            Ok(Outcome::Lost(error)) | Err(error) => underway.ended_with(error),
-            Ok(Outcome::Done(_)) => underway.over(),
+            Ok(Outcome::Lost(error)) | Err(error) => cancel_on_drop.ended_with(error),
+            Ok(Outcome::Done(_)) => cancel_on_drop.disarm(),
         }
         // The server's own word on the sample, good or bad, is one that it need not keep any longer. This comes before
         // the answer, so that whoever closes the client upon the answer reports this one too.
@@ -340,12 +337,47 @@ impl<T: Send + 'static> Sample<T> {
     }
 }
 
+/// A sample that may be sent.
+pub(super) struct AdmittedSample<T: Send + 'static> {
+    sample: Sample<T>,
+    /// Waits for the result; without one, a thread of the sample's own does.
+    poller: Option<Arc<Poller>>,
+    place: Option<Permit>,
+    admission: Admission,
+}
+
+impl<T: Send + 'static> AdmittedSample<T> {
+    /// Sends the sample, and leaves the wait for its result to the poller or to a thread of its own.
+    pub(super) fn submit(self) {
+        let AdmittedSample { sample, poller, place, admission } = self;
+        let sent = sample.send();
+        // The server has accepted or refused it: the next one may be sent.
+        drop(admission);
+        match sent {
+            Ok(Sent::Promised { promise, sequence_ids }) => {
+                let session = sample.sampler.session.clone();
+                let request_id = promise.request_id.clone();
+                let cancel_on_drop = CancelOnDrop::new(&session, &request_id, &sample.request.ticket.cancel);
+                let promised =
+                    Box::new(Promised { sample, promise, sequence_ids, cancel_on_drop, _place: place });
+                match poller {
+                    Some(poller) => poller.register(&request_id, promised),
+                    None => session.wait_alone(promised),
+                }
+            }
+            Ok(Sent::Done(response)) => sample.answer(Ok(*response)),
+            Err(error) if sample.survives(&error) => sample.again(error),
+            Err(error) => sample.answer(Err(error)),
+        }
+    }
+}
+
 /// A sample that the server has accepted.
 struct Promised<T: Send + 'static> {
     sample: Sample<T>,
     promise: Promise,
     sequence_ids: Vec<String>,
-    underway: Underway,
+    cancel_on_drop: CancelOnDrop,
     /// Of a sample that has a thread of its own.
     _place: Option<Permit>,
 }
@@ -361,8 +393,8 @@ impl<T: Send + 'static> Waiter for Promised<T> {
 
     fn fetch(self: Box<Self>, size: Option<usize>, fetching: Option<Fetching>) {
         let outcome = self.sample.fetch(&self.promise, &self.sequence_ids, size);
-        let Promised { sample, underway, _place, .. } = *self;
-        sample.settle(outcome, fetching, underway);
+        let Promised { sample, cancel_on_drop, _place, .. } = *self;
+        sample.settle(outcome, fetching, cancel_on_drop);
     }
 
     fn look(self: Box<Self>, fetching: Fetching) {
@@ -371,16 +403,16 @@ impl<T: Send + 'static> Waiter for Promised<T> {
         match looked.transpose() {
             Some(result) => {
                 let outcome = Outcome::of(result, &self.sequence_ids);
-                let Promised { sample, underway, .. } = *self;
-                sample.settle(outcome, Some(fetching), underway);
+                let Promised { sample, cancel_on_drop, .. } = *self;
+                sample.settle(outcome, Some(fetching), cancel_on_drop);
             }
             None => fetching.unfinished(self),
         }
     }
 
     fn fail(self: Box<Self>, error: Error) {
-        let Promised { sample, underway, .. } = *self;
-        underway.ended_with(&error);
+        let Promised { sample, cancel_on_drop, .. } = *self;
+        cancel_on_drop.ended_with(&error);
         match is_lost(&error) {
             true => sample.again(error),
             false => sample.answer(Err(error)),

@@ -11,12 +11,11 @@ use crate::policy::poll::Times;
 use crate::policy::poll_many::{Event, PollMany, Registered, Step, Turn};
 use crate::policy::verdict::Verdict;
 use crate::sync::cancel::{Registration, Wake};
-use crate::sync::fault::{self, Fault};
-use crate::sync::undo::Undo;
+use crate::sync::task::{Task, Turn as TaskTurn, Work};
 use crate::sync::{CancelToken, Mutex, unwind};
 use crate::wire::json::{Completion, FuturesTarget, RetrieveFuturesRequest};
 
-use super::Session;
+use super::{Job, Session};
 
 const ENDPOINT: &str = "/api/v1/retrieve_futures";
 /// How long a request may take that only reports.
@@ -45,13 +44,18 @@ pub(crate) struct Poller {
     /// Carries the requests that the server may hold, so that they can be interrupted without those of others.
     branch: Option<Branch>,
     born: Instant,
+    task: Arc<Task<Polling>>,
     state: Mutex<State>,
+}
+
+/// The pollers of a session.
+#[derive(Default)]
+pub(super) struct Pollers {
+    all: Mutex<Vec<Weak<Poller>>>,
 }
 
 struct State {
     machine: PollMany<Entry>,
-    /// A thread is at it.
-    running: bool,
     closed: bool,
     /// No waiter has a deadline before this.
     nearest: Option<Instant>,
@@ -135,9 +139,9 @@ impl Poller {
             cancel,
             branch: session.http.branch(),
             born: session.clock.now(),
+            task: Task::new(Polling),
             state: Mutex::new(State {
                 machine,
-                running: false,
                 closed: false,
                 nearest: None,
                 busy_until: None,
@@ -146,7 +150,7 @@ impl Poller {
             }),
             session: session.clone(),
         });
-        session.many.adopt(&poller);
+        session.pollers.add(&poller);
         poller
     }
 
@@ -196,8 +200,8 @@ impl Poller {
         self.state.lock().machine.is_offered()
     }
 
-    /// Reports for the last time, and refuses whoever comes later. A request that the server holds is interrupted.
-    pub(crate) fn farewell(&self, within: Duration) {
+    /// Sends the last report and refuses later samples. Interrupts a request that the server holds.
+    pub(crate) fn close(&self, within: Duration) {
         let (turn, waiting) = {
             let mut state = self.state.lock();
             let turn = (!std::mem::replace(&mut state.closed, true)).then(|| state.machine.last_words());
@@ -214,59 +218,11 @@ impl Poller {
         }
     }
 
-    /// Makes sure that a thread is at it, if there is anything to do.
+    /// Makes sure that a thread polls, if there is anything to request or to report.
     fn start(self: &Arc<Self>) {
-        {
-            let mut state = self.state.lock();
-            if state.running || state.next().is_none() {
-                return;
-            }
-            state.running = true;
-        }
-        let poller = self.clone();
-        let lost = Undo::new(move |error| poller.strand(&error));
-        let poller = self.clone();
-        let _undone_if_refused = self.session.many.poll(move || {
-            poller.run();
-            lost.disarm();
-        });
-    }
-
-    /// There is no thread for this, or it ended before its time: nobody is at it, and those who wait learn why.
-    fn strand(&self, error: &Error) {
-        let waiting = {
-            let mut state = self.state.lock();
-            state.running = fault::is(Fault::KeepsRunning);
-            state.busy_until = None;
-            state.machine.take_waiters()
-        };
-        fail(waiting, error);
-    }
-
-    /// Polls until there is nothing to ask and nothing to report. Nothing is at it any more when this returns.
-    fn run(self: &Arc<Self>) {
-        loop {
-            let (turn, waiting) = {
-                let mut state = self.state.lock();
-                state.closed |= self.cancel.is_cancelled();
-                match state.next() {
-                    Some(turn) => (Some(turn), Vec::new()),
-                    None => {
-                        state.running = false;
-                        let waiting = if state.closed { state.machine.take_waiters() } else { Vec::new() };
-                        (None, waiting)
-                    }
-                }
-            };
-            let Some(turn) = turn else {
-                return fail(waiting, &Error::closed("the client was closed while this was in progress"));
-            };
-            if let Err(panic) = unwind::catch(|| self.turn(&turn)) {
-                // What was in the panicking hands has been answered with the panic; the others go on waiting.
-                unwind::shield("a poller failed", || {
-                    self.handle(&turn, Event::Panicked(panic), self.clock())
-                });
-            }
+        if self.state.lock().next().is_some() {
+            // A refusal fails those who wait, see `lost`.
+            let _ = self.task.wake(self, &self.session.pool[Job::Poll]);
         }
     }
 
@@ -365,7 +321,7 @@ impl Poller {
         };
         for (request_id, entry) in doubted {
             let fetching = Fetching { poller: self.clone(), request_id, settled: false };
-            self.session.many.fetch(move || entry.waiter.look(fetching));
+            self.session.fetch(move || entry.waiter.look(fetching));
         }
     }
 
@@ -425,7 +381,7 @@ impl Poller {
     fn fetch(self: &Arc<Self>, request_id: String, entry: Entry, completion: &Completion) {
         let size = completion.size();
         let fetching = Fetching { poller: self.clone(), request_id, settled: false };
-        self.session.many.fetch(move || entry.waiter.fetch(size, Some(fetching)));
+        self.session.fetch(move || entry.waiter.fetch(size, Some(fetching)));
     }
 
     fn call(&self, turn: &Turn, timeout: Duration) -> Result<Call> {
@@ -448,11 +404,77 @@ impl Poller {
     }
 }
 
+/// The work of a poller's thread.
+struct Polling;
+
+impl Work for Polling {
+    type Owner = Poller;
+
+    /// Sends one request and handles its answer. Idle when there is nothing to request or to report, or the client is closed.
+    fn turn(&self, poller: &Arc<Poller>) -> TaskTurn {
+        let next = {
+            let mut state = poller.state.lock();
+            state.closed |= poller.cancel.is_cancelled();
+            match state.next() {
+                Some(turn) => Ok(turn),
+                None if state.closed => Err(state.machine.take_waiters()),
+                None => Err(Vec::new()),
+            }
+        };
+        match next {
+            Ok(turn) => {
+                if let Err(panic) = unwind::catch(|| poller.turn(&turn)) {
+                    // The waiters that the panic dropped are answered with it; the others go on waiting.
+                    unwind::shield("a poller failed", || {
+                        poller.handle(&turn, Event::Panicked(panic), poller.clock());
+                    });
+                }
+                TaskTurn::Again
+            }
+            Err(waiting) => {
+                fail(waiting, &Error::closed("the client was closed while this was in progress"));
+                TaskTurn::Idle
+            }
+        }
+    }
+
+    fn lost(&self, poller: &Arc<Poller>, error: &Error) {
+        let waiting = {
+            let mut state = poller.state.lock();
+            state.busy_until = None;
+            state.machine.take_waiters()
+        };
+        fail(waiting, error);
+    }
+}
+
+impl Pollers {
+    fn add(&self, poller: &Arc<Poller>) {
+        let mut all = self.all.lock();
+        all.retain(|poller| 0 < poller.strong_count());
+        all.push(Arc::downgrade(poller));
+    }
+}
+
 impl Session {
     /// Waits for one sample on a thread of its own.
     pub(crate) fn wait_alone(&self, waiter: Box<dyn Waiter>) {
-        // A pool that is closed drops the job, and with it the ticket, which then answers by itself.
-        let _answered_by_its_ticket = self.samplers.spawn(move || waiter.fetch(None, None));
+        // If the pool is closed, the ticket in the dropped job answers.
+        let _ = self.pool[Job::Result].spawn(move || waiter.fetch(None, None));
+    }
+
+    fn fetch(&self, job: impl FnOnce() + Send + 'static) {
+        // As above.
+        let _ = self.pool[Job::Fetch].spawn(job);
+    }
+
+    /// Reports to the server which results it need not keep, because the session is about to be finished.
+    pub(super) fn report_finally(&self, within: Duration) {
+        let deadline = Instant::now() + within;
+        let pollers = std::mem::take(&mut *self.pollers.all.lock());
+        for poller in pollers.iter().filter_map(Weak::upgrade) {
+            poller.close(deadline.saturating_duration_since(Instant::now()));
+        }
     }
 }
 
@@ -469,5 +491,123 @@ fn fail(entries: Vec<Entry>, error: &Error) {
 }
 
 #[cfg(all(test, not(shuttle)))]
-#[path = "poll_many_tests.rs"]
-mod tests;
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::config::Settings;
+    use crate::env::Env;
+    use crate::secret::Secret;
+    use crate::sync::clock::Clock;
+    use crate::sync::oneshot::{Reply, Slot, oneshot};
+    use crate::sync::spawn::RefusedThreads;
+    use crate::transport::{self, Exchange, Transport};
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// Never answers.
+    struct Silent(CancelToken);
+
+    impl Transport for Silent {
+        fn exchange(&self, exchange: &Exchange) -> std::result::Result<transport::Answer, Broken> {
+            self.0.wait_timeout(exchange.timeout);
+            Err(Broken::Closed)
+        }
+
+        fn shutdown(&self) {
+            self.0.cancel();
+        }
+    }
+
+    fn poller() -> Arc<Poller> {
+        let settings = Settings { api_key: Some(Secret::new("tml-x")), ..Default::default() };
+        let config = settings.resolve(&Env::empty()).unwrap();
+        let session = Session::new(config, Arc::new(Silent(CancelToken::new())), Clock::default());
+        let cancel = session.cancel.child();
+        Poller::new(&session, "s", 0, cancel)
+    }
+
+    /// Says how it ends, and whether the poller's lock was held when it was dropped.
+    struct Someone {
+        poller: Arc<Poller>,
+        progress: Progress,
+        cancel: CancelToken,
+        reply: Option<Reply<()>>,
+        was_locked: Arc<AtomicBool>,
+    }
+
+    impl Someone {
+        fn waits(poller: &Arc<Poller>, request_id: &str) -> (Slot<()>, Arc<AtomicBool>) {
+            let (reply, slot) = oneshot();
+            let was_locked = Arc::new(AtomicBool::new(false));
+            let someone = Someone {
+                poller: poller.clone(),
+                progress: Progress::new("SamplingClient.sample", Instant::now(), None),
+                cancel: poller.session.cancel.child(),
+                reply: Some(reply),
+                was_locked: was_locked.clone(),
+            };
+            poller.register(request_id, Box::new(someone));
+            (slot, was_locked)
+        }
+    }
+
+    impl Waiter for Someone {
+        fn progress(&self) -> &Progress {
+            &self.progress
+        }
+
+        fn cancel(&self) -> &CancelToken {
+            &self.cancel
+        }
+
+        fn fetch(self: Box<Self>, _: Option<usize>, _: Option<Fetching>) {}
+
+        fn look(self: Box<Self>, _: Fetching) {}
+
+        fn fail(mut self: Box<Self>, error: Error) {
+            self.reply.take().unwrap().send(Err(error));
+        }
+    }
+
+    impl Drop for Someone {
+        fn drop(&mut self) {
+            self.was_locked.fetch_or(self.poller.state.try_lock().is_none(), Ordering::SeqCst);
+        }
+    }
+
+    #[track_caller]
+    fn failure(slot: &Slot<()>) -> Error {
+        slot.wait(Some(Instant::now() + LONG)).expect("an answer").unwrap_err()
+    }
+
+    #[test]
+    fn samples_whose_poller_gets_no_thread_fail_and_the_next_one_tries_again() {
+        let poller = poller();
+        let refused = RefusedThreads::named("tk-poll");
+        for id in ["a", "b"] {
+            let error = failure(&Someone::waits(&poller, id).0);
+            assert!(error.message().starts_with("no thread could be started"), "{error}");
+            assert!(poller.task.wait_idle(Instant::now() + LONG));
+        }
+        drop(refused);
+        let (slot, _) = Someone::waits(&poller, "c");
+        assert!(!poller.task.wait_idle(Instant::now()));
+        poller.session.end();
+        assert!(failure(&slot).is_closed());
+    }
+
+    #[test]
+    fn a_sample_whose_id_the_server_gives_to_another_one_is_told_so() {
+        let poller = poller();
+        let (first, was_locked) = Someone::waits(&poller, "same");
+        let (second, _) = Someone::waits(&poller, "same");
+        let error = failure(&first);
+        assert!(error.message().contains("the request id same to two samples"), "{error}");
+        assert!(!was_locked.load(Ordering::SeqCst), "the first one was dropped under the poller's lock");
+        assert!(!second.is_settled());
+        poller.session.end();
+        assert!(failure(&second).is_closed());
+    }
+}

@@ -1,0 +1,179 @@
+//! Cancels samples on the server whose callers no longer wait (PROTOCOL §9.3).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::words::one_line;
+use crate::error::{Error, Result};
+use crate::http::{Call, Lane};
+use crate::sync::cancel::{Registration, Wake};
+use crate::sync::task::{Turn, Work};
+use crate::sync::workers::Part;
+use crate::sync::{CancelToken, Mutex};
+use crate::wire::json::CancelFutureRequest;
+
+use super::{Job, Session};
+
+/// Time limit of one request.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Threads that send these requests, even if the server allows larger batches.
+pub(super) const MOST_THREADS: usize = 64;
+
+/// The samples that are still to be cancelled on the server.
+#[derive(Default)]
+pub(super) struct Cancellations {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    request_ids: VecDeque<String>,
+    closed: bool,
+}
+
+impl Cancellations {
+    /// Drops what is queued and takes nothing more: finishing the session cancels all samples.
+    pub(super) fn close(&self) {
+        let dropped = {
+            let mut state = self.state.lock();
+            state.closed = true;
+            std::mem::take(&mut state.request_ids)
+        };
+        drop(dropped);
+    }
+
+    pub(super) fn n_queued(&self) -> usize {
+        self.state.lock().request_ids.len()
+    }
+
+    fn push(&self, request_id: String) -> bool {
+        let mut state = self.state.lock();
+        if state.closed {
+            return false;
+        }
+        state.request_ids.push_back(request_id);
+        true
+    }
+
+    fn take(&self, n: usize) -> Vec<String> {
+        let mut state = self.state.lock();
+        let n = state.request_ids.len().min(n);
+        state.request_ids.drain(..n).collect()
+    }
+}
+
+impl Work for Cancellations {
+    type Owner = Session;
+
+    /// Cancels one batch.
+    fn turn(&self, session: &Arc<Session>) -> Turn {
+        // Read for each batch: the flag may change while samples are queued.
+        let most = usize::try_from(session.dynamic_flags().sample_cancel_max_batch_size);
+        let batch = self.take(most.unwrap_or(usize::MAX).max(1));
+        if batch.is_empty() {
+            return Turn::Idle;
+        }
+        let part = |request_id: String| -> Part<()> {
+            let session = session.clone();
+            Box::new(move || {
+                session.cancel_future(&request_id);
+                Ok(())
+            })
+        };
+        let parts = batch.into_iter().map(part).collect();
+        for result in session.pool[Job::Cancel].fan_out(parts, MOST_THREADS) {
+            if let Err(panic) = result {
+                log::error!(target: "tinkex", "a sample was not cancelled: {panic}");
+            }
+        }
+        Turn::Again
+    }
+
+    fn lost(&self, _: &Arc<Session>, error: &Error) {
+        let n_lost = self.take(usize::MAX).len();
+        if 0 < n_lost {
+            log::warn!(target: "tinkex", "{n_lost} samples could not be cancelled: {error}");
+        }
+    }
+}
+
+/// A sample that the server works on. Cancels it on the server when this is dropped, and at once when its token is
+/// cancelled: the server may hold the request for its result for a while yet.
+pub(crate) struct CancelOnDrop {
+    accepted: Arc<AcceptedSample>,
+    _registration: Registration,
+}
+
+/// The server's id of a sample, until it is cancelled or done.
+struct AcceptedSample {
+    session: Arc<Session>,
+    request_id: Mutex<Option<String>>,
+}
+
+impl AcceptedSample {
+    fn take_id(&self) -> Option<String> {
+        self.request_id.lock().take()
+    }
+}
+
+impl Wake for AcceptedSample {
+    fn wake(&self) {
+        if let Some(request_id) = self.take_id() {
+            self.session.cancel_on_server(request_id);
+        }
+    }
+}
+
+impl CancelOnDrop {
+    pub(crate) fn new(session: &Arc<Session>, request_id: &str, cancel: &CancelToken) -> Self {
+        let request_id = Mutex::new(Some(request_id.to_string()));
+        let accepted = Arc::new(AcceptedSample { session: session.clone(), request_id });
+        CancelOnDrop { _registration: cancel.on_cancel(accepted.clone()), accepted }
+    }
+
+    /// The sample ended with an error. Cancels it only if the error says that the caller stopped waiting.
+    pub(crate) fn ended_with(self, error: &Error) {
+        if error.is_cancelled() || error.is_closed() || error.is_timeout() {
+            drop(self);
+        } else {
+            self.disarm();
+        }
+    }
+
+    /// The server is done with the sample.
+    pub(crate) fn disarm(self) {
+        drop(self.accepted.take_id());
+    }
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.accepted.wake();
+    }
+}
+
+impl Session {
+    /// Queues a sample to be cancelled, if the server offers that. Never blocks.
+    fn cancel_on_server(self: &Arc<Self>, request_id: String) {
+        let is_wanted = self.dynamic_flags().sample_cancel_enabled && !self.cancel.is_cancelled();
+        if is_wanted && self.cancellations.push(request_id) {
+            // A refused thread is logged with the samples that it concerns.
+            let _ = self.cancellations.wake(self, &self.pool[Job::Cancel]);
+        }
+    }
+
+    /// Repeated like any other request, but not queued again: the server also notices when the heartbeats end.
+    fn cancel_future(&self, request_id: &str) {
+        let Err(error) = self.send_cancel_future(request_id) else { return };
+        let level = if self.cancel.is_cancelled() { log::Level::Debug } else { log::Level::Error };
+        log::log!(target: "tinkex", level, "sample {} was not cancelled: {error}", one_line(request_id));
+    }
+
+    fn send_cancel_future(&self, request_id: &str) -> Result<()> {
+        let request = CancelFutureRequest { request_id: request_id.into() };
+        let mut call = Call::post(Lane::Poll, "/api/v1/cancel_future", &request)?;
+        call.timeout = Some(TIMEOUT);
+        self.http.send(&call, &self.cancel).map(|_| ())
+    }
+}

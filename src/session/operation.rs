@@ -1,0 +1,368 @@
+//! The operations of a session: the half that answers one, the list of those in flight, and warnings of long waits.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Job, Session};
+use crate::error::words::one_line;
+use crate::error::{Error, Result};
+use crate::metrics::{Metrics, name};
+use crate::pending::{FIRST_CONTACT_WARNING, FIRST_WARNING, NEXT_WARNING, Pending, Progress, Status};
+use crate::sync::cancel::{Registration, Wake};
+use crate::sync::oneshot::{Reply, Slot, oneshot};
+use crate::sync::task::{Turn, Work};
+use crate::sync::{CancelToken, Mutex};
+
+/// Answers one operation, with everything that is known of it added to an error.
+pub(crate) struct Ticket<T: Send + 'static> {
+    reply: Reply<T>,
+    pub(crate) progress: Progress,
+    pub(crate) cancel: CancelToken,
+    session: Arc<Session>,
+    /// Answers at once when the client or the session is closed, however long the work then takes to notice.
+    _closing: Registration,
+    /// Its place among what is in flight, unless it is a part of an operation that has one.
+    _entry: Option<Entry>,
+}
+
+struct Closing<T: Send + 'static>(Slot<T>);
+
+impl<T: Send + 'static> Wake for Closing<T> {
+    fn wake(&self) {
+        self.0.settle(Err(closed_meanwhile()));
+    }
+}
+
+fn closed_meanwhile() -> Error {
+    Error::closed("the client was closed while this was in progress")
+}
+
+impl<T: Send + 'static> Ticket<T> {
+    pub(crate) fn answer(self, result: Result<T>) {
+        let now = self.session.clock.now();
+        let result = result.map_err(|it| {
+            let it = self.session.http.without_secrets(it);
+            let error = match self.session.as_ended(it) {
+                // A caller who cancels has his answer before the work hears of it. So where this one counts, the work was
+                // cancelled by the end of its client, and noticed before `Closing` was told.
+                it if it.is_cancelled() && !it.is_panic() => closed_meanwhile(),
+                it => it,
+            };
+            self.progress.account(error, now)
+        });
+        self.reply.send(self.session.reported(result));
+    }
+
+    /// Nobody waits any more.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.cancel.is_cancelled() || self.reply.is_settled()
+    }
+}
+
+impl Session {
+    /// A new operation: the half that answers and the half that waits.
+    pub(crate) fn ticket<T: Send + 'static>(
+        self: &Arc<Self>,
+        operation: &'static str,
+        parent: &CancelToken,
+    ) -> (Ticket<T>, Pending<T>) {
+        let progress = self.progress(operation);
+        let entry = self.in_flight.enter(progress.clone(), &self.config.seeing.metrics);
+        self.ticket_of(progress, Some(entry), parent)
+    }
+
+    /// As [`ticket`](Self::ticket), for a part of an operation that is counted already.
+    pub(crate) fn part<T: Send + 'static>(
+        self: &Arc<Self>,
+        operation: &'static str,
+        parent: &CancelToken,
+    ) -> (Ticket<T>, Pending<T>) {
+        self.ticket_of(self.progress(operation), None, parent)
+    }
+
+    fn progress(&self, operation: &'static str) -> Progress {
+        let now = self.clock.now();
+        let deadline = now.checked_add(self.config.timeouts.operation);
+        Progress::new(operation, now, deadline).seen_by(&self.config.seeing).of_server(self.http.served())
+    }
+
+    fn ticket_of<T: Send + 'static>(
+        self: &Arc<Self>,
+        progress: Progress,
+        entry: Option<Entry>,
+        parent: &CancelToken,
+    ) -> (Ticket<T>, Pending<T>) {
+        let cancel = parent.child();
+        let (reply, slot) = oneshot();
+        let closing = cancel.on_cancel(Arc::new(Closing(slot.clone())));
+        let pending = Pending::new(slot, progress.clone(), cancel.clone());
+        (Ticket { reply, progress, cancel, session: self.clone(), _closing: closing, _entry: entry }, pending)
+    }
+}
+
+/// The operations of a session that are not answered yet.
+#[derive(Default)]
+pub(super) struct InFlight {
+    entries: Mutex<Entries>,
+}
+
+#[derive(Default)]
+struct Entries {
+    next: u64,
+    all: BTreeMap<u64, Progress>,
+}
+
+/// An operation's place in the list, until it is answered.
+pub(super) struct Entry {
+    number: u64,
+    list: Arc<InFlight>,
+    metrics: Metrics,
+}
+
+impl InFlight {
+    pub(super) fn enter(self: &Arc<Self>, progress: Progress, metrics: &Metrics) -> Entry {
+        metrics.increment(name::OPERATIONS, 1);
+        metrics.shift_gauge(name::IN_FLIGHT, 1.0);
+        let number = {
+            let mut entries = self.entries.lock();
+            entries.next += 1;
+            let number = entries.next;
+            entries.all.insert(number, progress);
+            number
+        };
+        Entry { number, list: self.clone(), metrics: metrics.clone() }
+    }
+
+    pub(super) fn list(&self, now: Instant) -> Vec<Status> {
+        let all: Vec<Progress> = self.entries.lock().all.values().cloned().collect();
+        all.iter().map(|it| it.look(now)).collect()
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let over = self.list.entries.lock().all.remove(&self.number);
+        drop(over);
+        self.metrics.shift_gauge(name::IN_FLIGHT, -1.0);
+    }
+}
+
+/// Everything that a service client has in flight, at one moment. Its `Display` is a table for people.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Dump {
+    /// The server.
+    pub base_url: String,
+    /// The session, once it is open.
+    pub session_id: Option<String>,
+    /// The client is closed.
+    pub closed: bool,
+    /// How long ago the server last answered anything.
+    pub last_contact: Option<Duration>,
+    /// The operations that are not answered yet, oldest first.
+    pub operations: Vec<Status>,
+    /// The threads of the clients, with their mailboxes.
+    pub clients: Vec<ClientStatus>,
+    /// All other threads of the session, by class.
+    pub pools: Vec<PoolStatus>,
+}
+
+/// The thread of one client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientStatus {
+    /// Name of the thread, such as `tk-samp-3`.
+    pub name: String,
+    /// Operations in its mailbox, which wait for their turn.
+    pub queued: usize,
+}
+
+/// One class of threads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PoolStatus {
+    /// What its threads are called.
+    pub name: &'static str,
+    /// How many there are.
+    pub threads: usize,
+    /// How many jobs wait for one.
+    pub queued: usize,
+}
+
+impl fmt::Display for Dump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let session = self.session_id.as_deref().unwrap_or("not open yet");
+        write!(f, "{} session {}", self.base_url, one_line(session))?;
+        if self.closed {
+            f.write_str(", closed")?;
+        }
+        match self.last_contact {
+            Some(ago) => writeln!(f, ", last contact {ago:.1?} ago")?,
+            None => writeln!(f, ", no contact yet")?,
+        }
+        for client in &self.clients {
+            writeln!(f, "  {:<12} {} operations queued", client.name, client.queued)?;
+        }
+        for pool in &self.pools {
+            writeln!(f, "  {:<12} {} threads, {} jobs queued", pool.name, pool.threads, pool.queued)?;
+        }
+        writeln!(f, "  {} operations in flight", self.operations.len())?;
+        for it in &self.operations {
+            write!(f, "  {:<32} {:?} since {:.1?}", it.operation, it.stage, it.elapsed)?;
+            if let Some(id) = &it.request_id {
+                write!(f, ", request {}", one_line(id))?;
+            }
+            if let Some(state) = &it.queue_state {
+                write!(f, ", {state:?}")?;
+            }
+            if let Some(reason) = &it.queue_state_reason {
+                write!(f, " ({reason})")?;
+            }
+            match it.last_contact {
+                Some(ago) => writeln!(f, ", {} requests, last contact {ago:.1?} ago", it.attempts)?,
+                None => writeln!(f, ", {} requests", it.attempts)?,
+            }
+            if let Some(failure) = &it.last_failure {
+                writeln!(f, "    the last one failed: {failure}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits of callers that send on their own thread, which is too busy to warn by itself. Those who wait for a [`Pending`] warn
+/// themselves.
+#[derive(Default)]
+pub(super) struct LongWaits {
+    state: Mutex<Waits>,
+}
+
+#[derive(Default)]
+struct Waits {
+    all: Vec<Wait>,
+    n_waits: u64,
+}
+
+struct Wait {
+    number: u64,
+    progress: Progress,
+    since: Instant,
+    warn_at: Instant,
+}
+
+impl Work for LongWaits {
+    type Owner = Session;
+
+    /// Warns of the waits that are due, then sleeps until the next one is.
+    fn turn(&self, session: &Arc<Session>) -> Turn {
+        let now = session.clock.now();
+        let (due, next) = {
+            let mut state = self.state.lock();
+            if state.all.is_empty() {
+                return Turn::Idle;
+            }
+            // Waits that are registered during the sleep are due after it.
+            let mut next = now + session.first_warning();
+            let mut due = Vec::new();
+            for wait in &mut state.all {
+                let is_early = now < wait.since + FIRST_WARNING && !wait.progress.awaits_first_contact();
+                if wait.warn_at <= now && is_early {
+                    // The server has answered since the wait began.
+                    wait.warn_at = wait.since + FIRST_WARNING;
+                } else if wait.warn_at <= now {
+                    due.push(wait.progress.clone());
+                    wait.warn_at = now + NEXT_WARNING;
+                }
+                next = next.min(wait.warn_at);
+            }
+            (due, next)
+        };
+        for progress in due {
+            log::warn!(target: "tinkex", "still waiting: {}", progress.describe(false, now));
+        }
+        let pause = next.saturating_duration_since(now);
+        if session.clock.tick(pause, &session.cancel).is_ok() { Turn::Again } else { Turn::Idle }
+    }
+
+    fn lost(&self, _: &Arc<Session>, error: &Error) {
+        log::debug!(target: "tinkex", "long waits are not logged until the next one begins: {error}");
+    }
+}
+
+/// Ends the wait when it is dropped.
+pub(crate) struct LongWait {
+    session: Arc<Session>,
+    number: u64,
+}
+
+impl Drop for LongWait {
+    fn drop(&mut self) {
+        let mut state = self.session.long_waits.state.lock();
+        let position = state.all.iter().position(|wait| wait.number == self.number);
+        let wait = position.map(|i| state.all.swap_remove(i));
+        drop(state);
+        drop(wait);
+    }
+}
+
+impl Session {
+    /// Logs a warning from time to time while the calling thread waits for an operation, until the returned value is dropped.
+    pub(crate) fn long_wait(self: &Arc<Self>, progress: &Progress) -> LongWait {
+        let since = self.clock.now();
+        let warn_at = since + self.first_warning();
+        let number = {
+            let mut state = self.long_waits.state.lock();
+            state.n_waits += 1;
+            let number = state.n_waits;
+            state.all.push(Wait { number, progress: progress.clone(), since, warn_at });
+            number
+        };
+        // The wait itself can do without warnings.
+        let _ = self.long_waits.wake(self, &self.pool[Job::Warn]);
+        LongWait { session: self.clone(), number }
+    }
+
+    /// Time after which a wait that begins now is logged.
+    fn first_warning(&self) -> Duration {
+        if self.http.has_served() { FIRST_WARNING } else { FIRST_CONTACT_WARNING }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+    use crate::env::Env;
+    use crate::secret::Secret;
+    use crate::sync::clock::Clock;
+    use crate::transport::{Answer, Broken, Exchange, Transport};
+
+    struct Nowhere;
+
+    impl Transport for Nowhere {
+        fn exchange(&self, _: &Exchange) -> std::result::Result<Answer, Broken> {
+            Err(Broken::Closed)
+        }
+
+        fn shutdown(&self) {}
+    }
+
+    #[test]
+    fn work_that_notices_the_end_of_its_client_before_its_caller_does_says_that_it_was_closed() {
+        let settings = Settings { api_key: Some(Secret::new("tml-x")), ..Default::default() };
+        let config = settings.resolve(&Env::empty()).expect("good settings");
+        let session = Session::new(config, Arc::new(Nowhere), Clock::default());
+        let client = session.cancel.child();
+        let (ticket, pending) = session.ticket::<()>("TrainingClient.optim_step", &client);
+        ticket.answer(Err(Error::cancelled()));
+        let error = pending.wait().expect_err("an end");
+        assert!(error.is_closed() && !error.is_cancelled(), "{error:?}");
+        let (ticket, pending) = session.ticket::<()>("TrainingClient.optim_step", &client);
+        pending.cancel();
+        ticket.answer(Err(Error::cancelled()));
+        assert!(pending.wait().expect_err("an end").is_cancelled());
+        session.end();
+    }
+}

@@ -1,0 +1,177 @@
+//! What keeps a session alive while nothing else is sent: heartbeats (PROTOCOL §9.4) and the renewal of tokens (§1.4).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::words::one_line;
+use crate::error::{Error, Result};
+use crate::event::HeartbeatTrouble;
+use crate::http::{Call, Lane};
+use crate::pending::retry_deliveries;
+use crate::policy::refresh::{self, AFTER_FAILURE, AfterFailure};
+use crate::sync::task::{Turn, Work};
+use crate::sync::{Mutex, unwind};
+use crate::wire::json::SessionHeartbeatRequest;
+
+use super::{Job, Session};
+
+const INTERVAL: Duration = Duration::from_secs(10);
+/// Time without a successful heartbeat after which each failure is logged as a warning.
+const WARN_AFTER: Duration = Duration::from_secs(120);
+
+/// Sends heartbeats until the session ends.
+#[derive(Default)]
+pub(super) struct Heartbeat {
+    session: Mutex<Option<Beating>>,
+}
+
+#[derive(Clone)]
+struct Beating {
+    id: Arc<str>,
+    last_success: Instant,
+}
+
+impl Work for Heartbeat {
+    type Owner = Session;
+
+    /// Waits for one interval, then sends one heartbeat.
+    fn turn(&self, session: &Arc<Session>) -> Turn {
+        let Some(Beating { id, last_success }) = self.session.lock().clone() else { return Turn::Idle };
+        if session.clock.tick(INTERVAL, &session.cancel).is_err() {
+            return Turn::Idle;
+        }
+        // Start again what had no thread because the system refused one.
+        retry_deliveries();
+        session.refresh_flags();
+        session.renew_tokens();
+        // A panic in foreign code is one failed heartbeat.
+        let failure = match unwind::catch(|| beat(session, &id)).flatten() {
+            Ok(()) => {
+                let last_success = session.clock.now();
+                *self.session.lock() = Some(Beating { id, last_success });
+                return Turn::Again;
+            }
+            Err(error) => error,
+        };
+        if failure.http_status() == Some(410) {
+            log::info!(target: "tinkex", "session {} was finished by the server", one_line(&id));
+            *self.session.lock() = None;
+            return Turn::Idle;
+        }
+        // The logger and the observer are foreign code: their panics must not end the heartbeats.
+        unwind::shield("a heartbeat failed", || tell(session, &id, last_success, failure));
+        Turn::Again
+    }
+
+    fn lost(&self, session: &Arc<Session>, error: &Error) {
+        if !session.cancel.is_cancelled() {
+            log::error!(target: "tinkex", "no more heartbeats are sent: {error}");
+        }
+    }
+}
+
+/// Reports a failed heartbeat, if none has succeeded for a while.
+fn tell(session: &Session, id: &str, last_success: Instant, failure: Error) {
+    let silent = session.clock.now().saturating_duration_since(last_success);
+    if silent <= WARN_AFTER || session.cancel.is_cancelled() {
+        return;
+    }
+    let shown = one_line(id);
+    log::warn!(target: "tinkex", "no heartbeat of session {shown} succeeded for {silent:.0?}: {failure}");
+    let trouble = HeartbeatTrouble { session_id: id.into(), silent, error: failure };
+    session.config.seeing.observed.tell(|it| it.on_heartbeat_trouble(&trouble));
+}
+
+fn beat(session: &Session, id: &str) -> Result<(), Error> {
+    let request = SessionHeartbeatRequest { session_id: id.into() };
+    // A breaker that is open must not be what ends the session.
+    let call = Call::post(Lane::Session, "/api/v1/session_heartbeat", &request)?
+        .once(session.config.timeouts.heartbeat)
+        .passing_breaker();
+    session.http.send(&call, &session.cancel).map(|_| ())
+}
+
+/// Renews the token before the next request needs it.
+#[derive(Default)]
+pub(super) struct TokenRefresh {
+    /// The last attempt failed.
+    failed: Mutex<bool>,
+}
+
+impl Work for TokenRefresh {
+    type Owner = Session;
+
+    /// Waits until the token has to be renewed, then renews it.
+    fn turn(&self, session: &Arc<Session>) -> Turn {
+        match self.renew(session) {
+            Ok(failed) => {
+                *self.failed.lock() = failed;
+                Turn::Again
+            }
+            Err(Ended) => Turn::Idle,
+        }
+    }
+
+    fn lost(&self, session: &Arc<Session>, error: &Error) {
+        if !session.cancel.is_cancelled() {
+            log::warn!(target: "tinkex", "tokens are not renewed ahead of time until the next heartbeat: {error}");
+        }
+    }
+}
+
+/// The session ended.
+struct Ended;
+
+impl TokenRefresh {
+    /// Returns whether the attempt failed.
+    fn renew(&self, session: &Session) -> Result<bool, Ended> {
+        let (auth, clock) = (session.http.auth(), &session.clock);
+        let sleep = |pause| clock.tick(pause, &session.cancel).map_err(|_| Ended);
+        let before = auth.issued(clock.now());
+        let failed = *self.failed.lock();
+        sleep(match before.and_then(|token| Some((token.age, token.lifetime?))) {
+            Some((age, lifetime)) if !failed => refresh::pause(lifetime, fastrand::f64()).saturating_sub(age),
+            // No token yet, one that never expires, or a failed attempt.
+            _ => AFTER_FAILURE,
+        })?;
+        let now = auth.issued(clock.now());
+        let is_other = now.map(|token| token.number) != before.map(|token| token.number);
+        if is_other || now.is_none_or(|token| token.lifetime.is_none()) {
+            return Ok(false);
+        }
+        let n_tokens = auth.n_tokens();
+        let Err(error) = unwind::catch(|| session.http.replace_token()).flatten() else {
+            // Another thread may be fetching one at this moment, and fail.
+            return Ok(auth.n_tokens() == n_tokens);
+        };
+        log::debug!(target: "tinkex", "the token was not replaced: {error}");
+        let refused = error.http_status() == Some(401);
+        if refresh::after_failure(refused, now.and_then(|token| token.left)) != AfterFailure::Rest {
+            return Ok(true);
+        }
+        // Send nothing until a request that needs a token has got one.
+        while auth.n_tokens() == n_tokens {
+            sleep(AFTER_FAILURE)?;
+        }
+        Ok(false)
+    }
+}
+
+impl Session {
+    /// Starts the heartbeats.
+    ///
+    /// # Errors
+    /// The system refused the thread, or the session is closed.
+    pub(super) fn start_heartbeat(self: &Arc<Self>, id: Arc<str>) -> Result<()> {
+        *self.heartbeat.session.lock() = Some(Beating { id, last_success: self.clock.now() });
+        self.heartbeat.wake(self, &self.pool[Job::Heartbeat])
+    }
+
+    /// Starts the renewal of tokens, if the server uses any. Without a thread each request that needs a token fetches it, and the
+    /// next heartbeat tries again.
+    pub(super) fn renew_tokens(self: &Arc<Self>) {
+        if self.http.auth().uses_tokens() {
+            let _ = self.token_refresh.wake(self, &self.pool[Job::Refresh]);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Doing several jobs side by side and collecting their results.
+
+use std::collections::VecDeque;
+use std::mem;
+
+use super::fault::{self, Fault};
+use super::{Condvar, Mutex, unwind};
+use crate::error::{Error, Result};
+
+/// One of several jobs whose results are all wanted.
+pub(crate) type Part<T> = Box<dyn FnOnce() -> Result<T> + Send>;
+
+/// The jobs of one `fan_out`.
+pub(super) struct Group<T> {
+    state: Mutex<Progress<T>>,
+    /// Notified when the last job has ended.
+    done: Condvar,
+}
+
+struct Progress<T> {
+    waiting: VecDeque<(usize, Part<T>)>,
+    n_running: usize,
+    results: Vec<Option<Result<T>>>,
+}
+
+impl<T> Group<T> {
+    pub(super) fn new(jobs: Vec<Part<T>>) -> Self {
+        let results = jobs.iter().map(|_| None).collect();
+        let waiting = jobs.into_iter().enumerate().collect();
+        Group { state: Mutex::new(Progress { waiting, n_running: 0, results }), done: Condvar::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.state.lock().results.len()
+    }
+
+    /// Does jobs until every job is begun.
+    pub(super) fn help(&self) {
+        while let Some((place, job)) = self.begin() {
+            // The job and its captures are dropped inside `catch` too, so that no panic skips the count.
+            let result = unwind::catch(job).and_then(|it| it);
+            let mut state = self.state.lock();
+            state.results[place] = Some(result);
+            state.n_running -= 1;
+            let last = state.n_running == 0 && state.waiting.is_empty();
+            drop(state);
+            if last && !fault::is(Fault::FinishesSilently) {
+                self.done.notify_all();
+            }
+        }
+    }
+
+    fn begin(&self) -> Option<(usize, Part<T>)> {
+        let mut state = self.state.lock();
+        let next = state.waiting.pop_front();
+        state.n_running += usize::from(next.is_some());
+        next
+    }
+
+    /// Waits for jobs that other threads have begun, and takes all results.
+    pub(super) fn results(&self) -> Vec<Result<T>> {
+        let mut state = self.state.lock();
+        while 0 < state.n_running || !state.waiting.is_empty() {
+            self.done.wait(&mut state);
+        }
+        let results = mem::take(&mut state.results);
+        drop(state);
+        // Every job has ended, and each leaves a result.
+        results
+            .into_iter()
+            .map(|result| result.unwrap_or_else(|| Err(Error::closed("the job was not done"))))
+            .collect()
+    }
+}

@@ -1,0 +1,222 @@
+//! Background work that at most one thread does at a time.
+//!
+//! `wake` starts the work if it is idle. A thread then calls `turn` until that says idle and nobody woke the task meanwhile. What
+//! the work consists of (a queue, a time) is the work's own state, under its own lock: put the item there first and wake then.
+//!
+//! | moment | rule |
+//! |---|---|
+//! | `wake` while idle | counts as running before the thread is started, so that two threads never run at once |
+//! | `wake` while running | is noted, and the task takes another turn after the one that says idle |
+//! | the thread is refused, the pool is closed, a turn panics | the task is idle again, then `lost` fails what was queued for it |
+//!
+//! `lost` is called after the task is idle. A later `wake` therefore starts a new thread and cannot rely on the lost one; an item
+//! that is queued between the two may be failed with the reason of the loss, but is never left without an answer.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::fault::{self, Fault};
+use super::undo::Undo;
+use super::workers::Workers;
+use super::{Condvar, Mutex};
+use crate::error::{Error, Result};
+
+/// What a turn says about the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// There is more to do.
+    Again,
+    /// Nothing to do until the next `wake`.
+    Idle,
+}
+
+/// The work of a [`Task`].
+pub(crate) trait Work: Send + Sync + 'static {
+    /// What the work is part of. The thread holds it while it runs.
+    type Owner: Send + Sync + 'static;
+
+    /// Does one unit of work. May block, and then for a bounded time or until the owner is closed.
+    fn turn(&self, owner: &Arc<Self::Owner>) -> Turn;
+
+    /// The thread was refused, dropped or ended by a panic: fails what was queued for it.
+    fn lost(&self, owner: &Arc<Self::Owner>, error: &Error);
+}
+
+/// Work, and whether a thread is doing it. Dereferences to the work.
+pub(crate) struct Task<W> {
+    work: W,
+    state: Mutex<State>,
+    /// Notified when the task becomes idle.
+    idle: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    running: bool,
+    /// `wake` was called since the last turn began.
+    woken: bool,
+}
+
+impl<W: Work> Task<W> {
+    pub(crate) fn new(work: W) -> Arc<Self> {
+        Arc::new(Task { work, state: Mutex::default(), idle: Condvar::new() })
+    }
+
+    /// Makes sure that a turn begins after this call. Does not wait for it.
+    ///
+    /// # Errors
+    /// No thread could be started, or the workers are closed. `lost` was called then.
+    pub(crate) fn wake(self: &Arc<Self>, owner: &Arc<W::Owner>, workers: &Workers) -> Result<()> {
+        {
+            let mut state = self.state.lock();
+            state.woken = true;
+            if state.running && !fault::is(Fault::RunsTwice) {
+                return Ok(());
+            }
+            state.running = true;
+        }
+        let (task, lost_owner) = (self.clone(), owner.clone());
+        let on_loss = Undo::new(move |error| task.stopped(&lost_owner, &error));
+        let (task, owner) = (self.clone(), owner.clone());
+        workers.spawn(move || {
+            task.run(&owner);
+            on_loss.disarm();
+        })
+    }
+
+    /// Waits until the task is idle, and returns whether it is.
+    pub(crate) fn wait_idle(&self, deadline: Instant) -> bool {
+        let mut state = self.state.lock();
+        let mut in_time = true;
+        while state.running && in_time {
+            in_time = super::wait(&self.idle, &mut state, Some(deadline));
+        }
+        !state.running
+    }
+
+    fn run(&self, owner: &Arc<W::Owner>) {
+        loop {
+            self.state.lock().woken = false;
+            if self.work.turn(owner) == Turn::Again {
+                continue;
+            }
+            let mut state = self.state.lock();
+            if !state.woken || fault::is(Fault::MissesTheWake) {
+                state.running = false;
+                self.idle.notify_all();
+                return;
+            }
+        }
+    }
+
+    /// The thread is gone before its time.
+    fn stopped(&self, owner: &Arc<W::Owner>, error: &Error) {
+        {
+            let mut state = self.state.lock();
+            state.running = fault::is(Fault::KeepsRunning);
+            state.woken = false;
+            self.idle.notify_all();
+        }
+        self.work.lost(owner, error);
+    }
+}
+
+impl<W> Deref for Task<W> {
+    type Target = W;
+
+    fn deref(&self) -> &W {
+        &self.work
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::sync::spawn::RefusedThreads;
+    use crate::sync::testing::eventually;
+    use crate::sync::workers::Class;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// Moves numbers from one list to another; a negative number panics.
+    #[derive(Default)]
+    struct Mover {
+        waiting: Mutex<VecDeque<i32>>,
+        done: Mutex<Vec<i32>>,
+        lost: Mutex<Vec<String>>,
+    }
+
+    impl Work for Mover {
+        type Owner = ();
+
+        fn turn(&self, _: &Arc<()>) -> Turn {
+            let next = self.waiting.lock().pop_front();
+            let Some(number) = next else { return Turn::Idle };
+            assert!(0 <= number, "a negative number");
+            self.done.lock().push(number);
+            Turn::Again
+        }
+
+        fn lost(&self, _: &Arc<()>, error: &Error) {
+            let waiting = std::mem::take(&mut *self.waiting.lock());
+            self.lost.lock().push(format!("{}: {}", waiting.len(), error.message()));
+        }
+    }
+
+    fn workers(name: &'static str) -> Workers {
+        Workers::new(Class::new(name, 2, 128 << 10, LONG), None)
+    }
+
+    #[test]
+    fn a_task_does_what_was_queued_and_can_be_woken_again() {
+        let (task, workers, owner) = (Task::new(Mover::default()), workers("tkt-again"), Arc::new(()));
+        for number in 0..3 {
+            task.waiting.lock().push_back(number);
+            task.wake(&owner, &workers).unwrap();
+            assert!(task.wait_idle(Instant::now() + LONG));
+        }
+        assert_eq!(*task.done.lock(), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_turn_that_panics_fails_what_is_queued_and_a_later_wake_starts_anew() {
+        let (task, workers, owner) = (Task::new(Mover::default()), workers("tkt-panic"), Arc::new(()));
+        task.waiting.lock().extend([-1, 2]);
+        task.wake(&owner, &workers).unwrap();
+        eventually("the panic is told", || !task.lost.lock().is_empty());
+        assert!(task.lost.lock()[0].starts_with("1: ") && task.lost.lock()[0].contains("negative"));
+        task.waiting.lock().push_back(3);
+        task.wake(&owner, &workers).unwrap();
+        assert!(task.wait_idle(Instant::now() + LONG));
+        assert_eq!(*task.done.lock(), [3]);
+    }
+
+    #[test]
+    fn a_refused_thread_fails_what_is_queued_and_a_later_wake_starts_anew() {
+        let (task, workers, owner) = (Task::new(Mover::default()), workers("tkt-refused"), Arc::new(()));
+        let refused = RefusedThreads::named("tkt-refused");
+        task.waiting.lock().push_back(1);
+        assert!(task.wake(&owner, &workers).is_err());
+        assert!(task.lost.lock()[0].starts_with("1: no thread could be started"), "{:?}", task.lost.lock());
+        drop(refused);
+        task.waiting.lock().push_back(2);
+        task.wake(&owner, &workers).unwrap();
+        assert!(task.wait_idle(Instant::now() + LONG));
+        assert_eq!(*task.done.lock(), [2]);
+    }
+
+    #[test]
+    fn a_task_whose_workers_are_closed_tells_why() {
+        let (task, workers, owner) = (Task::new(Mover::default()), workers("tkt-closed"), Arc::new(()));
+        workers.close();
+        task.waiting.lock().push_back(1);
+        assert!(task.wake(&owner, &workers).unwrap_err().is_closed());
+        assert!(task.wait_idle(Instant::now()));
+        assert_eq!(task.lost.lock().len(), 1);
+    }
+}

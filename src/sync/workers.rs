@@ -1,0 +1,574 @@
+//! The threads of one class of a [`Pool`](super::pool::Pool): elastic, named, with small stacks, for jobs that block.
+//!
+//! # How jobs find threads
+//! One lock guards the queue and the list of threads. `spawn` queues the job and then, under the same lock, notifies the thread
+//! that went idle last (the others age and end), or reserves a place for a new thread, or leaves the job in the queue: each
+//! thread looks at the queue before it goes idle. An idle thread ends after `Class::idle`. It signs off under the lock under which
+//! it saw the queue empty, so that no job can count on a thread that is about to end.
+//!
+//! # Growth
+//! A class starts up to `Class::eager` threads at once. Above that, it grows only while jobs stay queued: a [`Task`] looks at the
+//! class every 100 ms and doubles the threads unless each of them took two jobs in that time (see [`more_threads`]).
+//!
+//! # When the system refuses a thread
+//! A reserved place is not a thread yet: the system may refuse it. A job counts only on a certain thread: one that
+//! was started and has not signed off. If the job gets no thread and no other thread is certain, `spawn` takes
+//! the job back, drops it, and returns the error. If all places are taken and none of them holds a certain thread, `spawn` waits
+//! until one does or a place is free; that takes no longer than the system call of another `spawn`. A thread that ends before
+//! its starter has stored its handle keeps its place until then. After a refusal each thread that takes a job tries to
+//! start another thread, as long as jobs are queued and a place is free.
+//!
+//! # How threads end
+//! A thread that has ended must be joined for its stack to be freed. Each one that ends joins the one that ended
+//! before it, so that at most one is left unjoined; [`Workers::join`] joins the rest.
+//!
+//! # Waiting inside a job
+//! A job must not wait for another job of its own class, which may stay queued behind it forever. Use
+//! [`Workers::fan_out`] instead: the calling thread does every part that no other thread has begun.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::fan_out::Group;
+pub(crate) use super::fan_out::Part;
+use super::fault::{self, Fault};
+use super::task::{Task, Turn, Work};
+use super::thread::{self, JoinHandle, ThreadId};
+use super::{Condvar, Mutex, spawn, unwind};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Time that dropping waits for the threads. Jobs that still run then, such as a request to a server that does not answer, end
+/// on their own.
+pub(super) const DROP_GRACE: Duration = Duration::from_secs(1);
+/// Interval at which a class with queued jobs reconsiders its number of threads.
+const ROUND: Duration = Duration::from_millis(100);
+
+/// One class of threads.
+#[derive(Clone, Debug)]
+pub(crate) struct Class {
+    /// Threads are called `{name}-{n}`, with the lowest free `n`; Linux shows the first 15 bytes.
+    pub(crate) name: &'static str,
+    /// Upper bound of the number of threads.
+    pub(crate) max: usize,
+    /// Threads that start as soon as jobs come; the others only while jobs stay queued.
+    pub(crate) eager: usize,
+    /// Stack size of each thread in bytes.
+    pub(crate) stack: usize,
+    /// Time without a job after which a thread ends.
+    pub(crate) idle: Duration,
+    /// Jobs may run forever: while there is a place, each gets a thread of its own instead of a place in the queue.
+    pub(crate) dedicated: bool,
+    /// The mailboxes of clients are emptied by way of these threads, so that code on them must not wait for room in one.
+    pub(crate) drains_mailboxes: bool,
+}
+
+impl Class {
+    /// A class of up to `max` threads (at least one), all of which start as soon as jobs come.
+    pub(crate) fn new(name: &'static str, max: usize, stack: usize, idle: Duration) -> Self {
+        let max = max.max(1);
+        Class { name, max, eager: max, stack, idle, dedicated: false, drains_mailboxes: false }
+    }
+}
+
+/// Owner of the threads of one class. Dropping it closes the class, with a grace of one second.
+pub(crate) struct Workers {
+    shared: Arc<Shared>,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+struct Shared {
+    class: Class,
+    state: Mutex<State>,
+    /// Notified when a thread signs off, becomes certain or is refused.
+    changed: Condvar,
+    /// Notified when the queue becomes empty and when the class is closed, for the growth task.
+    drained: Condvar,
+    /// For classes with more than their eager threads: the task that adds them, and the workers it runs on.
+    growth: Option<(Arc<Task<Growth>>, Arc<Workers>)>,
+}
+
+#[derive(Default)]
+struct State {
+    closed: bool,
+    /// Numbered, so that `spawn` can take a job back.
+    queue: VecDeque<(u64, Job)>,
+    n_jobs: u64,
+    /// Jobs that threads have taken from the queue so far.
+    n_taken: u64,
+    /// The system refused a thread whose job stays queued behind others.
+    refused: bool,
+    /// The last one went idle last.
+    idle: Vec<IdleThread>,
+    /// By the number in the name. A place is reserved here before its thread is started.
+    threads: BTreeMap<usize, Thread>,
+    /// Threads that signed off and are not joined yet.
+    ended: Vec<JoinHandle<()>>,
+}
+
+struct IdleThread {
+    n: usize,
+    wake: Arc<Condvar>,
+}
+
+#[derive(Default)]
+struct Thread {
+    /// Set once the thread runs.
+    id: Option<ThreadId>,
+    /// Set by its starter.
+    handle: Option<JoinHandle<()>>,
+    /// In the idle list, and not notified.
+    idle: bool,
+    /// Signed off before its handle was stored; its starter then frees the place.
+    left: bool,
+}
+
+impl Workers {
+    /// A class without threads; they come with the jobs. `growth` runs the task that adds threads above the eager ones; without
+    /// it there are none.
+    pub(crate) fn new(class: Class, growth: Option<Arc<Workers>>) -> Self {
+        let growth = growth.filter(|_| class.eager < class.max).map(|workers| (Task::new(Growth), workers));
+        let (max, eager) = (class.max.max(1), class.eager.max(1));
+        let class = Class { max, eager: eager.min(max), ..class };
+        let shared = Shared {
+            class,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            drained: Condvar::new(),
+            growth,
+        };
+        Workers { shared: Arc::new(shared) }
+    }
+
+    /// Has a job done by a thread of the class, or queues it if all threads are busy. A panic of the job is caught and logged.
+    /// Blocks only for the system calls that start threads.
+    ///
+    /// # Errors
+    /// Closed; or a system error, if no thread runs and none can be started (in a dedicated class: if none can be started for
+    /// this job). The job is then dropped, and replies in it answer with the same error. After `Ok` only closing drops the job.
+    pub(crate) fn spawn(&self, job: impl FnOnce() + Send + 'static) -> Result<()> {
+        self.shared.spawn(Box::new(job))
+    }
+
+    /// Does all jobs, at most `max_parallel` at once, and returns their results in order. A panic is the result of its job alone.
+    ///
+    /// The calling thread works too, and does everything itself if the class is busy or closed. So a job of the same class may
+    /// call this, even in a class of one thread. Returns when the last job has ended.
+    pub(crate) fn fan_out<T: Send + 'static>(
+        &self,
+        jobs: Vec<Part<T>>,
+        max_parallel: usize,
+    ) -> Vec<Result<T>> {
+        let group = Arc::new(Group::new(jobs));
+        let n_helpers = group.len().min(max_parallel).saturating_sub(1);
+        for _ in 0..n_helpers {
+            let helper = group.clone();
+            // A helper that starts late finds no work left; one that cannot start is not needed.
+            if self.spawn(move || helper.help()).is_err() {
+                break;
+            }
+        }
+        if !fault::is(Fault::WaitsIdly) {
+            group.help();
+        }
+        group.results()
+    }
+
+    /// Rejects new jobs, drops queued ones (replies in them answer that the class is closed) and wakes the idle threads, which
+    /// end. Does not wait. Closing again does nothing.
+    pub(crate) fn close(&self) {
+        self.shared.close();
+    }
+
+    /// Waits for the threads of a closed class until the deadline. Returns the number of threads that still run, without the
+    /// calling one; they end with their current job.
+    pub(crate) fn join(&self, deadline: Instant) -> usize {
+        self.shared.join(deadline)
+    }
+
+    /// Name, number of threads and number of queued jobs.
+    pub(crate) fn status(&self) -> (&'static str, usize, usize) {
+        let state = self.shared.state.lock();
+        (self.shared.class.name, state.threads.len(), state.queue.len())
+    }
+}
+
+#[cfg(test)]
+impl Workers {
+    pub(crate) fn n_threads(&self) -> usize {
+        self.status().1
+    }
+
+    pub(crate) fn n_queued(&self) -> usize {
+        self.status().2
+    }
+
+    /// Closes the class and waits for its threads.
+    pub(crate) fn end(&self, deadline: Instant) -> usize {
+        self.close();
+        self.join(deadline)
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.close();
+        self.join(Instant::now() + DROP_GRACE);
+    }
+}
+
+/// Adds threads to a class while jobs stay queued.
+struct Growth;
+
+impl Work for Growth {
+    type Owner = Shared;
+
+    /// Waits for one round, then adds threads as [`more_threads`] says. Idle once the queue is empty or all threads are there.
+    fn turn(&self, workers: &Arc<Shared>) -> Turn {
+        let mut state = workers.state.lock();
+        let before = state.n_taken;
+        let until = Instant::now() + ROUND;
+        let mut in_time = true;
+        while in_time && !state.closed && !state.queue.is_empty() {
+            in_time = super::wait(&workers.drained, &mut state, Some(until));
+        }
+        let (n_threads, max) = (state.threads.len(), workers.class.max);
+        if state.closed || state.queue.is_empty() || max <= n_threads || fault::is(Fault::NeverGrows) {
+            return Turn::Idle;
+        }
+        let more = more_threads(n_threads, state.n_taken - before, state.queue.len()).min(max - n_threads);
+        drop(state);
+        for _ in 0..more {
+            let place = {
+                let mut state = workers.state.lock();
+                (!state.closed && state.threads.len() < max).then(|| state.reserve())
+            };
+            // After a refusal the threads that run have to do; the next job that is queued tries again.
+            if place.is_none_or(|n| workers.start(n, None).is_err()) {
+                return Turn::Idle;
+            }
+        }
+        Turn::Again
+    }
+
+    fn lost(&self, _: &Arc<Shared>, error: &Error) {
+        log::debug!(target: "tinkex::sync", "no thread to grow a pool: {error}");
+    }
+}
+
+/// Number of threads to add to a class that took `n_taken` jobs from its queue in one round. If each thread took two, more threads
+/// would only take turns; otherwise they double.
+fn more_threads(n_threads: usize, n_taken: u64, n_queued: usize) -> usize {
+    if u64::try_from(n_threads).is_ok_and(|n_threads| 2 * n_threads <= n_taken) {
+        0
+    } else {
+        n_threads.min(n_queued)
+    }
+}
+
+impl Shared {
+    fn spawn(self: &Arc<Self>, job: Job) -> Result<()> {
+        let mut state = self.state.lock();
+        if state.closed {
+            drop(state);
+            let error = self.closed();
+            unwind::drop_because(job, &error);
+            return Err(error);
+        }
+        let number = state.put(job);
+        if let Some(thread) = state.idle.pop() {
+            state.set_idle(thread.n, false);
+            thread.wake.notify_one();
+            return Ok(());
+        }
+        loop {
+            if state.threads.len() < self.class.eager {
+                let n = state.reserve();
+                drop(state);
+                return self.start(n, Some(number));
+            }
+            if state.has_thread() {
+                let is_full = self.class.max <= state.threads.len();
+                drop(state);
+                if !is_full {
+                    self.grow();
+                }
+                return Ok(());
+            }
+            self.changed.wait(&mut state);
+            // Done meanwhile, or dropped because the class was closed.
+            if !state.is_queued(number) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Starts the growth task, if the class has one.
+    fn grow(self: &Arc<Self>) {
+        if let Some((task, workers)) = &self.growth {
+            // A refusal is logged; the next job that is queued tries again.
+            let _ = task.wake(self, workers);
+        }
+    }
+
+    /// Starts the thread for a reserved place, on behalf of the job with this number. Not under the lock: this is a system call.
+    ///
+    /// # Errors
+    /// The system refused the thread, and the job was dropped; or there was none.
+    fn start(self: &Arc<Self>, n: usize, job: Option<u64>) -> Result<()> {
+        let name = format!("{}-{n}", self.class.name);
+        let shared = self.clone();
+        match spawn::spawn(name, Some(self.class.stack), move || shared.work(n)) {
+            Ok(handle) => {
+                let has_left = {
+                    let mut state = self.state.lock();
+                    match state.threads.get_mut(&n) {
+                        Some(thread) if !thread.left => {
+                            thread.handle = Some(handle);
+                            false
+                        }
+                        // It left because the queue was empty: the job is done.
+                        _ => {
+                            state.threads.remove(&n);
+                            state.ended.push(handle);
+                            true
+                        }
+                    }
+                };
+                if !has_left || !fault::is(Fault::ClearsSilently) {
+                    self.changed.notify_all();
+                }
+                Ok(())
+            }
+            Err(cause) => {
+                let dropped = {
+                    let mut state = self.state.lock();
+                    state.threads.remove(&n);
+                    match job {
+                        Some(number) if self.class.dedicated || !state.has_thread() => {
+                            state.take_back(number)
+                        }
+                        _ => {
+                            state.refused = true;
+                            None
+                        }
+                    }
+                };
+                if !fault::is(Fault::RefusesSilently) {
+                    self.changed.notify_all();
+                }
+                let error = Error::new(ErrorKind::System, format!("no thread could be started: {cause}"));
+                unwind::report("the pool cannot grow", &error);
+                match (dropped, job) {
+                    (Some(dropped), _) => {
+                        unwind::drop_because(dropped, &error);
+                        Err(error)
+                    }
+                    // Another thread has taken the job, or will.
+                    (None, Some(_)) => Ok(()),
+                    (None, None) => Err(error),
+                }
+            }
+        }
+    }
+
+    /// Body of a thread.
+    fn work(self: Arc<Self>, n: usize) {
+        let mut presence = Presence { shared: &self, n, signed_off: false };
+        spawn::set_drains_mailboxes(self.class.drains_mailboxes);
+        let wake = Arc::new(Condvar::new());
+        if let Some(thread) = self.state.lock().threads.get_mut(&n) {
+            thread.id = Some(thread::current().id());
+        }
+        loop {
+            match self.next(n, &wake) {
+                Next::Job(job, another) => {
+                    if let Some(n) = another {
+                        // If this fails, the queued jobs wait for this thread.
+                        let _ = self.start(n, None);
+                    }
+                    unwind::shield("a job failed", job);
+                }
+                Next::Leave(before) => {
+                    presence.signed_off = true;
+                    return join_all(before);
+                }
+            }
+        }
+    }
+
+    /// Waits for a job, or signs off.
+    fn next(&self, n: usize, wake: &Arc<Condvar>) -> Next {
+        let mut state = self.state.lock();
+        loop {
+            if let Some((_, job)) = state.queue.pop_front() {
+                state.n_taken += 1;
+                let has_place = state.threads.len() < self.class.eager;
+                let wanted = mem::take(&mut state.refused) && !state.queue.is_empty() && has_place;
+                let another = wanted.then(|| state.reserve());
+                if state.queue.is_empty() {
+                    self.drained.notify_all();
+                }
+                return Next::Job(job, another);
+            }
+            if state.closed {
+                return Next::Leave(self.sign_off(&mut state, n));
+            }
+            state.set_idle(n, true);
+            state.idle.push(IdleThread { n, wake: wake.clone() });
+            // `None` if no clock can hold the time: the thread then never ends.
+            let until = Instant::now().checked_add(self.class.idle);
+            let mut in_time = true;
+            while state.is_idle(n) || (!in_time && fault::is(Fault::LeavesWhenCalled)) {
+                if !in_time {
+                    state.idle.retain(|thread| thread.n != n);
+                    return Next::Leave(self.sign_off(&mut state, n));
+                }
+                in_time = super::wait(wake, &mut state, until);
+            }
+        }
+    }
+
+    /// Takes a thread off the list, and returns those that it has to join.
+    fn sign_off(&self, state: &mut State, n: usize) -> Vec<JoinHandle<()>> {
+        self.changed.notify_all();
+        let Some(thread) = state.threads.get_mut(&n) else { return Vec::new() };
+        let Some(handle) = thread.handle.take() else {
+            thread.left = true;
+            return Vec::new();
+        };
+        state.threads.remove(&n);
+        // Once the pool is closed, whoever closes it joins everybody.
+        let before = if state.closed { Vec::new() } else { mem::take(&mut state.ended) };
+        state.ended.push(handle);
+        before
+    }
+
+    fn close(&self) {
+        let (jobs, idle) = {
+            let mut state = self.state.lock();
+            state.closed = true;
+            state.threads.values_mut().for_each(|thread| thread.idle = false);
+            (mem::take(&mut state.queue), mem::take(&mut state.idle))
+        };
+        for thread in &idle {
+            thread.wake.notify_one();
+        }
+        self.drained.notify_all();
+        if !jobs.is_empty() {
+            unwind::drop_because(jobs, &self.closed());
+        }
+    }
+
+    fn join(&self, deadline: Instant) -> usize {
+        // A job may drop the last handle of its own pool. Its thread cannot join itself; it ends after the job.
+        let me = thread::current().id();
+        let mut state = self.state.lock();
+        let mut in_time = true;
+        let n_running = loop {
+            match state.threads.values().filter(|thread| thread.id != Some(me)).count() {
+                n if 0 < n && in_time => in_time = super::wait(&self.changed, &mut state, Some(deadline)),
+                n => break n,
+            }
+        };
+        let ended = mem::take(&mut state.ended);
+        drop(state);
+        join_all(ended);
+        n_running
+    }
+
+    #[cold]
+    fn closed(&self) -> Error {
+        Error::closed(format!("the pool {} is closed", self.class.name))
+    }
+}
+
+enum Next {
+    /// A job; and the place for one more thread, which was refused before, to be started first.
+    Job(Job, Option<usize>),
+    Leave(Vec<JoinHandle<()>>),
+}
+
+impl State {
+    fn reserve(&mut self) -> usize {
+        let gap = self.threads.keys().zip(0..).find(|(taken, n)| *taken != n).map(|(_, n)| n);
+        let n = gap.unwrap_or(self.threads.len());
+        self.threads.insert(n, Thread::default());
+        n
+    }
+
+    /// Puts a job into the queue.
+    fn put(&mut self, job: Job) -> u64 {
+        self.n_jobs += 1;
+        self.queue.push_back((self.n_jobs, job));
+        self.n_jobs
+    }
+
+    fn is_queued(&self, number: u64) -> bool {
+        self.queue.iter().any(|it| it.0 == number)
+    }
+
+    fn take_back(&mut self, number: u64) -> Option<Job> {
+        let place = self.queue.iter().position(|it| it.0 == number)?;
+        self.queue.remove(place).map(|it| it.1)
+    }
+
+    /// A thread is certain to look at the queue before it leaves.
+    fn has_thread(&self) -> bool {
+        let is_certain = |it: &Thread| !it.left && (it.id.is_some() || it.handle.is_some());
+        self.threads.values().any(|it| is_certain(it) || fault::is(Fault::CountsPlaces))
+    }
+
+    fn is_idle(&self, n: usize) -> bool {
+        self.threads.get(&n).is_some_and(|it| it.idle)
+    }
+
+    fn set_idle(&mut self, n: usize, idle: bool) {
+        if let Some(thread) = self.threads.get_mut(&n) {
+            thread.idle = idle;
+        }
+    }
+
+    /// Takes the queued jobs if no thread is left to do them.
+    fn take_stranded(&mut self) -> VecDeque<(u64, Job)> {
+        if self.has_thread() { VecDeque::new() } else { mem::take(&mut self.queue) }
+    }
+}
+
+/// Signs a thread off that unwinds, which would take a panic outside of any job: nobody waits for a thread that is
+/// gone.
+struct Presence<'a> {
+    shared: &'a Shared,
+    n: usize,
+    signed_off: bool,
+}
+
+impl Drop for Presence<'_> {
+    fn drop(&mut self) {
+        if self.signed_off {
+            return;
+        }
+        let jobs = {
+            let mut state = self.shared.state.lock();
+            let before = self.shared.sign_off(&mut state, self.n);
+            state.ended.extend(before);
+            state.take_stranded()
+        };
+        let error = Error::new(ErrorKind::System, "the last thread of the pool ended abnormally");
+        unwind::drop_because(jobs, &error);
+    }
+}
+
+fn join_all(threads: Vec<JoinHandle<()>>) {
+    let me = thread::current().id();
+    for thread in threads.into_iter().filter(|it| it.thread().id() != me) {
+        // It has signed off and is about to end. Its panics were caught and logged.
+        let _ = thread.join();
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+#[path = "workers_tests.rs"]
+mod tests;

@@ -1,0 +1,188 @@
+//! The threads of a session: which there are, and that waiting samples are bounded by them and by the mailbox.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::json;
+use tinkex::testing::{Act, FakeServer};
+use tinkex::types::{AdamParams, CustomLoss, Datum, LossFn, ModelInput, SamplingParams};
+use tinkex::{CloseStatus, Error};
+
+use crate::util::{alone, client_threads, datum, eventually};
+
+const SAMPLE: &str = "/api/v1/asample";
+
+fn one_token() -> SamplingParams {
+    SamplingParams { max_tokens: Some(1), ..Default::default() }
+}
+
+/// Memory of this process in KiB, as the system names it.
+#[cfg(target_os = "linux")]
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").trim().parse().unwrap()
+}
+
+/// Requests of some path wait until the returned sender is dropped.
+fn held(server: &FakeServer, path: &'static str) -> crossbeam_channel::Sender<()> {
+    let (opened, door) = crossbeam_channel::bounded::<()>(0);
+    server.script(move |seen| {
+        if seen.path == path {
+            let _ = door.recv();
+        }
+        None
+    });
+    opened
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_hundred_thousand_samples_for_a_server_that_stands_still_take_no_memory() {
+    alone("threads::a_hundred_thousand_samples_for_a_server_that_stands_still_take_no_memory", || {
+        const PERMITS: usize = 400;
+        const MAILBOX: usize = 1024;
+        // In the mailbox, being sent, about to be sent, and waiting for room in the mailbox.
+        const MOST: usize = MAILBOX + PERMITS + 2;
+        let server = FakeServer::new();
+        let door = held(&server, SAMPLE);
+        let service = server.in_memory().build().unwrap();
+        let sampler = service.create_sampling_client("fake/model").unwrap();
+        // 4 KB each as tokens: without a bound, all of them would take more than 400 MB.
+        let prompt = ModelInput::from_ints(vec![7; 1000]);
+        let before = resident();
+        let (sender, answers) = mpsc::channel();
+        let submitter = std::thread::spawn(move || {
+            for _ in 0..100_000 {
+                if sender.send(sampler.sample(&prompt, 1, &one_token())).is_err() {
+                    return;
+                }
+            }
+        });
+        let in_flight = || service.dump().operations.len();
+        eventually("the mailbox is full", || MOST <= in_flight());
+        // Nothing would hold the submitter back but the bound.
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(in_flight(), MOST);
+        let queued: usize = service.dump().clients.iter().map(|client| client.queued).sum();
+        assert_eq!(queued, MAILBOX);
+        let grown = resident().saturating_sub(before) / 1024;
+        assert!(grown < 100, "{MOST} samples of 100 000 took {grown} MiB");
+        // Closing answers all that were submitted, and refuses those that come.
+        service.close(CloseStatus::Interrupted).unwrap();
+        drop(door);
+        let mut n_answered = 0;
+        for pending in answers {
+            assert!(pending.wait().unwrap_err().is_closed());
+            n_answered += 1;
+        }
+        assert_eq!(n_answered, 100_000);
+        submitter.join().unwrap();
+    });
+}
+
+/// A callback on a thread that makes room in the mailbox gets an error instead of waiting for itself.
+#[test]
+fn a_callback_that_samples_while_the_mailbox_is_full_is_refused_at_once() {
+    use std::sync::{Arc, Mutex};
+    use tinkex::SamplingClient;
+    use tinkex::event::{Backoff, Observer};
+
+    #[derive(Default)]
+    struct Sampling {
+        sampler: Mutex<Option<SamplingClient>>,
+        errors: Mutex<Vec<Error>>,
+    }
+
+    impl Observer for Sampling {
+        fn on_backoff(&self, _: &Backoff) {
+            let sampler = self.sampler.lock().unwrap().clone();
+            let Some(sampler) = sampler else { return };
+            if let Some(Err(error)) = sampler.sample(&ModelInput::from_ints([1]), 1, &one_token()).try_wait()
+            {
+                self.errors.lock().unwrap().push(error);
+            }
+        }
+    }
+
+    let server = FakeServer::new();
+    let observer = Arc::new(Sampling::default());
+    let (opened, door) = crossbeam_channel::bounded::<()>(0);
+    let n_seen = std::sync::atomic::AtomicUsize::new(0);
+    server.script(move |seen| {
+        if seen.path != SAMPLE {
+            return None;
+        }
+        let number = n_seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let _ = door.recv();
+        (number == 0).then(|| Act::status(429, "too many"))
+    });
+    let service =
+        server.in_memory().threads(|threads| threads.mailbox = 1).observer(observer.clone()).build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    *observer.sampler.lock().unwrap() = Some(sampler.clone());
+    // 400 are being sent, one has its turn, one is in the mailbox, one waits for room in it.
+    let submitter = std::thread::spawn(move || {
+        let prompt = ModelInput::from_ints([1]);
+        (0..403).map(|_| sampler.sample(&prompt, 1, &one_token())).collect::<Vec<_>>()
+    });
+    eventually("the mailbox is full", || service.dump().operations.len() == 403);
+    drop(opened);
+    let all = submitter.join().unwrap();
+    tinkex::wait_all(all).unwrap();
+    let errors = observer.errors.lock().unwrap();
+    assert!(errors.iter().all(Error::is_timeout), "{errors:?}");
+    *observer.sampler.lock().unwrap() = None;
+}
+
+#[test]
+fn each_thread_of_a_session_is_in_its_dump() {
+    alone("threads::each_thread_of_a_session_is_in_its_dump", || {
+        let server = FakeServer::new();
+        server.polls_together();
+        server.always("/api/v1/client/dynamic_config", Act::json(json!({"refresh_interval_sec": 10.0})));
+        let service = server.in_memory().telemetry(true).build().unwrap();
+        let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+        let sampler = service.create_sampling_client("fake/model").unwrap();
+        training.optim_step(AdamParams::default()).wait().unwrap();
+        let data: Vec<Datum> = (0..3000).map(|_| datum()).collect();
+        training.forward_backward(data, LossFn::CrossEntropy).wait().unwrap();
+        let zeros = |_: &[Datum], all: &[&[f32]]| {
+            Ok::<_, Error>(CustomLoss::new(0.0, all.iter().map(|one| vec![0.0; one.len()]).collect()))
+        };
+        training.forward_backward_custom(vec![datum()], zeros).wait().unwrap();
+        // Held until they are looked at, so that sampling, polling and the list have a thread each.
+        let door = held(&server, "/api/v1/retrieve_futures");
+        let samples: Vec<_> =
+            (0..4).map(|_| sampler.sample(&ModelInput::from_ints([1]), 1, &one_token())).collect();
+        eventually("they are polled for", || server.requests_to("/api/v1/retrieve_futures").len() == 1);
+        let missing = || {
+            let dump = service.dump();
+            let known: BTreeSet<String> = (dump.pools.iter().filter(|pool| 0 < pool.threads))
+                .map(|pool| pool.name.to_string())
+                .chain(dump.clients.iter().map(|client| client.name.clone()))
+                .collect();
+            let is_known = |name: &String| {
+                let class = name.rsplit_once('-').map_or(name.as_str(), |(class, _)| class);
+                known.contains(name) || known.contains(class)
+            };
+            client_threads().into_iter().filter(|name| !is_known(name)).collect::<Vec<_>>()
+        };
+        // A thread that has just ended is listed by the system for some milliseconds.
+        eventually("each thread is in the dump", || missing().is_empty());
+        let names = client_threads();
+        for class in ["tk-serv", "tk-train", "tk-samp", "tk-wait", "tk-send", "tk-loss", "tk-post", "tk-poll"]
+        {
+            assert!(names.iter().any(|name| name.starts_with(class)), "no {class} in {names:?}");
+        }
+        let text = service.dump().to_string();
+        for name in ["tk-loss", "tk-tele", "tk-grow", "tk-samp-"] {
+            assert!(text.contains(name), "{text}");
+        }
+        drop(door);
+        tinkex::wait_all(samples).unwrap();
+        service.close(CloseStatus::Success).unwrap();
+        assert!(service.dump().clients.is_empty(), "{}", service.dump());
+    });
+}
