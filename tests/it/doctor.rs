@@ -11,7 +11,7 @@ use serde_json::json;
 use tinkex::ServiceClientBuilder;
 use tinkex::testing::{Act, FakeServer, Seen};
 
-use crate::util::PATIENCE;
+use crate::util::{PATIENCE, recorded};
 
 /// Examines a server.
 fn examine(connect: impl Fn() -> ServiceClientBuilder + Send + Sync + 'static) -> Report {
@@ -171,6 +171,91 @@ fn nothing_is_broken_on_a_server_that_lacks_what_skyrl_lacks() {
     ];
     assert_marks(&report, Mark::NotOffered, &absent);
     assert_eq!(report.count(Mark::Ok) + absent.len(), examination::checks().len());
+}
+
+/// A recorded server lacks some of what is tried, and all the rest works.
+#[track_caller]
+fn assert_replays(generation: &str, ok: usize, absent: &[&str]) {
+    let file = format!("{}/tests/data/skyrl/{generation}-doctor.jsonl", env!("CARGO_MANIFEST_DIR"));
+    let (server, unknown) = recorded::replay(&std::fs::read_to_string(file).unwrap());
+    let report = examine(move || server.in_memory());
+    assert_marks(&report, Mark::Broken, &[]);
+    assert_marks(&report, Mark::NotOffered, absent);
+    assert_eq!(report.count(Mark::Ok), ok);
+    // A doctor that asks for more is recorded anew.
+    let unknown = unknown.lock().unwrap();
+    assert!(unknown.is_empty(), "`skyrl.py record-doctor` has no answer to {unknown:#?}");
+}
+
+#[test]
+fn nothing_is_broken_on_a_recorded_current_skyrl() {
+    let absent = [
+        "forward_backward, dro",
+        "forward_backward, gspo",
+        "save_state_with, overwrite and user_metadata",
+        "save_weights_external",
+        "ServiceClient.copy_weights",
+        "sample, without a length",
+        "sample_with, topk_prompt_logprobs",
+        "compute_logprobs_last",
+        "sample_with, topk_sample_logprobs",
+        "sample_with, prompt_alt_tokens_k",
+        "get_api_key_info",
+        "whoami",
+        "list_user_checkpoints",
+        "set_checkpoint_ttl_from_tinker_path",
+        "publish_checkpoint_from_tinker_path",
+        "unpublish_checkpoint_from_tinker_path",
+        "get_external_weights_urls",
+        "copy_weights",
+        "list_sessions",
+        "get_session",
+        "assign_session_project",
+        "export_session_trace",
+        "search_sessions",
+        "get_audit_log",
+        "get_billing_usage",
+        "get_current_checkpoint_storage_usage",
+    ];
+    assert_replays("0.4", 70, &absent);
+}
+
+#[test]
+fn nothing_is_broken_on_a_recorded_skyrl_that_reads_json_alone() {
+    let absent = [
+        "forward_backward, cispo",
+        "forward_backward, dro",
+        "forward_backward, gspo",
+        "save_state_with, overwrite and user_metadata",
+        "save_weights_external",
+        "ServiceClient.copy_weights",
+        "sample, without a length",
+        "sample_with, topk_prompt_logprobs",
+        "compute_logprobs_last",
+        "sample_with, topk_sample_logprobs",
+        "sample_with, prompt_alt_tokens_k",
+        "get_api_key_info",
+        "whoami",
+        "get_sampler",
+        "list_user_checkpoints",
+        "set_checkpoint_ttl_from_tinker_path",
+        "publish_checkpoint_from_tinker_path",
+        "unpublish_checkpoint_from_tinker_path",
+        "get_external_weights_urls",
+        "copy_weights",
+        "list_sessions",
+        "get_session",
+        "assign_session_project",
+        "export_session_trace",
+        "search_sessions",
+        "get_audit_log",
+        "get_billing_usage",
+        "get_current_checkpoint_storage_usage",
+        "delete_checkpoint_from_tinker_path",
+        "delete_checkpoint",
+        "delete_checkpoints",
+    ];
+    assert_replays("0.3", 65, &absent);
 }
 
 #[test]

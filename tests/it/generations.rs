@@ -1,13 +1,12 @@
 //! Each verb with each generation of SkyRL, by the answers that `tests/python/skyrl.py` recorded from the real packages
 //! (0.3: SkyRL-tx 0.3.0, which reads JSON alone; 0.4: SkyRL 0.4.0), both on their JAX backend.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tinkex::testing::{Act, FakeServer, Seen};
-use tinkex::transport::Answer;
 use tinkex::types::*;
 use tinkex::{CloseStatus, Error, ErrorKind, ServiceClient, TrainingClient};
+
+use crate::util::recorded::{act, lines};
 
 const PROMPT: [i32; 3] = [72, 105, 33];
 const RECORDED: [(&str, &str); 2] =
@@ -15,7 +14,7 @@ const RECORDED: [(&str, &str); 2] =
 
 /// A server that answers as it was recorded.
 fn server(recorded: &str) -> FakeServer {
-    let lines: Vec<Value> = recorded.lines().map(|it| serde_json::from_str(it).unwrap()).collect();
+    let lines = lines(recorded);
     let server = FakeServer::new();
     server.script(move |seen| Some(answer(&lines, seen)));
     server
@@ -61,25 +60,6 @@ fn verb(seen: &Seen, path: &str, body: &Value) -> String {
         (_, path) if path.starts_with("samplers/") => "samplers/{id}".into(),
         (_, path) => path.into(),
     }
-}
-
-fn act(line: &Value, promise: Option<&str>) -> Act {
-    let status = u16::try_from(line["status"].as_u64().unwrap()).unwrap();
-    let mut body = match line.get("base64") {
-        Some(it) => STANDARD.decode(it.as_str().unwrap()).unwrap(),
-        None => line["body"].as_str().unwrap().as_bytes().to_vec(),
-    };
-    if let Some(promise) = promise {
-        let mut answer: Value = serde_json::from_slice(&body).unwrap();
-        answer["request_id"] = json!(promise);
-        body = answer.to_string().into();
-    }
-    let kind = line["type"].as_str().unwrap().to_string();
-    // Where the archive lies.
-    let location =
-        (status == 302).then(|| ("location".to_string(), "http://skyrl.test/download".to_string()));
-    let headers = [("content-type".to_string(), kind)].into_iter().chain(location).collect();
-    Act::Answer(Answer { status, headers, body: body.into() })
 }
 
 /// A client of each generation.

@@ -3,6 +3,7 @@
 #[cfg(feature = "local")]
 pub(crate) mod engine;
 pub(crate) mod proxy;
+pub(crate) mod recorded;
 pub(crate) mod relay;
 
 use std::sync::mpsc::{self, RecvTimeoutError};

@@ -4,7 +4,17 @@ broken, and the quickstart must train.
     python3.12 tests/python/skyrl.py 0.3            # SkyRL-tx 0.3.0, which reads JSON alone
     python3.12 tests/python/skyrl.py 0.4            # SkyRL 0.4.0, which reads protobuf too
     python3.12 tests/python/skyrl.py 0.3 serve      # only starts the server, until it is interrupted
-    python3.12 tests/python/skyrl.py 0.3 record     # writes its answers down, to tests/data/skyrl/
+    python3.12 tests/python/skyrl.py 0.3 record     # writes its answers to each verb down, to tests/data/skyrl/0.3.jsonl
+    python3.12 tests/python/skyrl.py 0.4 record-doctor  # writes a whole run of the doctor down, to .../0.4-doctor.jsonl
+
+`record-doctor` runs the doctor through a proxy that keeps every exchange. A line of the file is one exchange, in the order in
+which the requests arrived: `method` and `path`; where there is such a thing `asks`, what else tells the request from others to
+the same path (the promise that is waited for, the model that is saved, the loss of a pass, what is wanted of a sample); then
+the answer: `status`, `type`, `location` where it has one, and `body`, or `base64` where the body is no text. Two kinds of
+exchanges are left out because they say nothing new: each further answer that a promise is not kept yet, and each further
+heartbeat. What the doctor asks or not, depending on how fast the server is, stands at the end if it did not ask: results that
+it did not wait for, and one `cancel_future`. The model is called `base/model`, the server's address `http://skyrl.test` and
+its folder `/skyrl`. The file is written only if the doctor found nothing broken. `tests/it/doctor.rs` replays it.
 
 Run by hand, from the root of the repository, with Python 3.12 or later; it needs PyPI once. Everything that it makes lies below
 `target/skyrl`. The base model is a Qwen3 of two layers with random weights, made here; a token is a byte.
@@ -12,6 +22,8 @@ Run by hand, from the root of the repository, with Python 3.12 or later; it need
 
 import array
 import base64
+import http.client
+import http.server
 import json
 import os
 import random
@@ -21,6 +33,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -216,26 +229,35 @@ def free_port():
         return it.getsockname()[1]
 
 
+def run_example(name, env):
+    """Runs an example of the crate; returns whether it ended well, and what it printed."""
+    command = ["cargo", "run", "--quiet", "--all-features", "--example", name]
+    output = ""
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ | env, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            output += line
+    return process.returncode == 0, output
+
+
 def attempt(server):
     """The doctor and the quickstart; returns whether both are content."""
-    env = os.environ | {"TINKER_BASE_URL": server.url, "TINKER_API_KEY": "tml-any", "TINKEX_BASE_MODEL": server.model,
-                        "TINKEX_DOCTOR_SECONDS": "120"}
+    env = {"TINKER_BASE_URL": server.url, "TINKER_API_KEY": "tml-any", "TINKEX_BASE_MODEL": server.model,
+           "TINKEX_DOCTOR_SECONDS": "120"}
     ok = True
-    for example, last in [("doctor", r"doctor: .* 0 broken"), ("quickstart", r"loss ([0-9.]+) -> ([0-9.]+)")]:
-        command = ["cargo", "run", "--quiet", "--all-features", "--example", example]
-        output = ""
-        with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as process:
-            for line in process.stdout:
-                print(line, end="", flush=True)
-                output += line
+    for example, last in [("doctor", NOTHING_BROKEN), ("quickstart", r"loss ([0-9.]+) -> ([0-9.]+)")]:
+        fine, output = run_example(example, env)
         found = re.search(last, output)
-        fine = process.returncode == 0 and found is not None
+        fine = fine and found is not None
         if fine and found.groups():
             # The words of random weights are never pig latin; that the loss falls is what shows training.
             fine = float(found[2]) < 0.7 * float(found[1])
         print(f"{example}: {'as it should be' if fine else 'NOT AS IT SHOULD BE'}", flush=True)
         ok = ok and fine
     return ok
+
+
+NOTHING_BROKEN = r"doctor: .* 0 broken"
 
 
 class Recorder:
@@ -380,6 +402,174 @@ def record(server, generation):
     print(f"wrote {path}")
 
 
+class Proxy:
+    """Carries requests to a server and keeps every exchange."""
+
+    def __init__(self, server):
+        self.kept, self.lock = [], threading.Lock()
+        proxy = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def carry(self):
+                if "chunked" in self.headers.get("Transfer-Encoding", ""):
+                    raise ValueError("the length of a request is not known in advance, and this proxy needs it")
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                line = proxy.arrived(self.command, self.path, body)
+                # An answer that is not compressed is what a replay can give. The address is this proxy's.
+                head = {name: value for name, value in self.headers.items()
+                        if name.lower() not in ("host", "connection", "accept-encoding")}
+                upstream = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
+                try:
+                    upstream.request(self.command, self.path, body, head)
+                    answer = upstream.getresponse()
+                    payload = answer.read()
+                finally:
+                    upstream.close()
+                proxy.answered(line, answer, payload)
+                self.send_response(answer.status)
+                for name, value in answer.getheaders():
+                    if name.lower() not in ("connection", "content-length", "transfer-encoding", "date", "server"):
+                        self.send_header(name, value)
+                self.send_header("Content-Length", str(len(payload)))
+                self.end_headers()
+                self.wfile.write(payload)
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = carry
+
+            def log_message(self, *args):
+                pass
+
+        class Listener(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 128
+
+            def handle_error(self, request, client):
+                # A client that gave its request up is no error of the proxy.
+                if not isinstance(sys.exception(), ConnectionError):
+                    super().handle_error(request, client)
+
+        self.listener = Listener(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.listener.server_port}"
+        threading.Thread(target=self.listener.serve_forever, daemon=True).start()
+
+    def arrived(self, method, path, body):
+        # The hours in the query of a bill are those of the recording, and no replay asks for them again.
+        line = {"method": method, "path": path.partition("?")[0] if "/billing/" in path else path}
+        if asks := what_is_asked(path, body):
+            line["asks"] = asks
+        with self.lock:
+            self.kept.append(line)
+        return line
+
+    def answered(self, line, answer, payload):
+        if answer.getheader("Content-Encoding"):
+            raise ValueError("an answer is compressed though nobody asked for that")
+        kind = answer.getheader("Content-Type", "")
+        found = {"status": answer.status, "type": kind}
+        if location := answer.getheader("Location"):
+            found["location"] = location
+        # What is no text may still look like text.
+        is_text = "protobuf" not in kind and "octet-stream" not in kind
+        found |= written(payload) if is_text else {"base64": base64.b64encode(payload).decode()}
+        with self.lock:
+            line.update(found)
+
+    def exchanges(self):
+        """Those that were answered. The others were given up by the client."""
+        with self.lock:
+            return [dict(line) for line in self.kept if "status" in line]
+
+    def complete(self):
+        """Asks for what a run asks or not, as it happens: every result that nobody waited for, and the end of one."""
+        lines = self.exchanges()
+        done = {line["asks"]["request_id"] for line in lines if is_wait(line) and not is_not_yet(line)}
+        promises = [promise for promise in map(promise_of, lines) if promise]
+        for promise in promises:
+            while promise not in done:
+                self.ask("retrieve_future", promise)
+                done |= {it["asks"]["request_id"] for it in self.exchanges() if is_wait(it) and not is_not_yet(it)}
+        if promises and not any(line["path"] == "/api/v1/cancel_future" for line in lines):
+            self.ask("cancel_future", promises[-1])
+
+    def ask(self, verb, promise):
+        head = {"X-API-Key": "tml-any", "Content-Type": "application/json",
+                "Accept": "application/x-protobuf, application/json"}
+        body = json.dumps({"request_id": promise}).encode()
+        try:
+            request = urllib.request.Request(self.url + "/api/v1/" + verb, body, head, method="POST")
+            OPENER.open(request, timeout=600).close()
+        except urllib.error.HTTPError as answer:
+            answer.close()
+
+
+def what_is_asked(path, body):
+    """What tells a request from others to the same path."""
+    verb = path.removeprefix("/api/v1/")
+    if verb == "retrieve_future":
+        return {"request_id": json.loads(body)["request_id"]}
+    if verb == "save_weights":
+        # How often a refused one is tried again depends on the time that it takes; the next one is another model's.
+        return {"model_id": json.loads(body)["model_id"]}
+    if verb in ("forward_backward", "forward"):
+        loss = re.search(rb"cross_entropy|importance_sampling|cispo|ppo|dro|gspo", body)
+        return {"loss_fn": loss[0].decode()} if loss else None
+    if verb == "asample":
+        ids = ("prompt", "sampling_session_id", "seq_id", "type")
+        return {name: value for name, value in json.loads(body).items() if name not in ids}
+    return None
+
+
+def is_wait(line):
+    return line["path"] == "/api/v1/retrieve_future"
+
+
+def is_not_yet(line):
+    return line["status"] == 408 or '"try_again"' in line.get("body", "")
+
+
+def promise_of(line):
+    """The number of the promise that an answer is."""
+    if is_wait(line) or line["status"] != 200 or not line["type"].startswith("application/json"):
+        return None
+    reply = json.loads(line.get("body") or "null")
+    return reply.get("request_id") if isinstance(reply, dict) else None
+
+
+def record_doctor(server, generation):
+    """Writes down a whole run of the doctor; returns whether it found nothing broken."""
+    proxy = Proxy(server)
+    fine, output = run_example("doctor", {
+        "TINKER_BASE_URL": proxy.url, "TINKER_API_KEY": "tml-any", "TINKEX_BASE_MODEL": "", "TINKEX_DOCTOR_SECONDS": "300"})
+    if not fine or not re.search(NOTHING_BROKEN, output):
+        print("nothing is written: the doctor is not content")
+        return False
+    proxy.complete()
+    path = os.path.join(ROOT, "tests", "data", "skyrl", generation + "-doctor.jsonl")
+    said, texts = set(), []
+    for line in proxy.exchanges():
+        again = None
+        if is_wait(line) and is_not_yet(line):
+            again = line["asks"]["request_id"]
+        elif line["path"] == "/api/v1/session_heartbeat":
+            again = "heartbeat"
+        if again not in said:
+            text = json.dumps(line, ensure_ascii=False)
+            for own, other in [(server.model, "base/model"), (server.folder, "/skyrl"), (server.url, "http://skyrl.test")]:
+                text = text.replace(own, other)
+            for own in [HOME, ROOT, "127.0.0.1", "localhost"]:
+                if own in text or own.encode() in base64.b64decode(line.get("base64", "")):
+                    sys.exit(f"the recording would name {own}: {text}")
+            texts.append(text + "\n")
+        if again:
+            said.add(again)
+    with open(path, "w", encoding="utf-8") as out:
+        out.writelines(texts)
+    print(f"wrote {path}: {len(texts)} exchanges")
+    return True
+
+
 def main():
     if len(sys.argv) < 2 or sys.argv[1] not in GENERATIONS:
         sys.exit(__doc__)
@@ -391,6 +581,8 @@ def main():
             signal.pause()
         elif mode == "record":
             record(server, generation)
+        elif mode == "record-doctor":
+            ok = record_doctor(server, generation)
         else:
             ok = attempt(server)
     except KeyboardInterrupt:

@@ -1,0 +1,104 @@
+//! Servers that answer as others were recorded by `tests/python/skyrl.py`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+use tinkex::testing::{Act, FakeServer, Seen};
+use tinkex::transport::Answer;
+
+/// The lines of a recording.
+pub(crate) fn lines(recorded: &str) -> Vec<Value> {
+    recorded.lines().map(|it| serde_json::from_str(it).unwrap()).collect()
+}
+
+/// The answer of a line, in which a promise may get another name.
+pub(crate) fn act(line: &Value, promise: Option<&str>) -> Act {
+    let status = u16::try_from(line["status"].as_u64().unwrap()).unwrap();
+    let mut body = match line.get("base64") {
+        Some(it) => STANDARD.decode(it.as_str().unwrap()).unwrap(),
+        None => line["body"].as_str().unwrap().as_bytes().to_vec(),
+    };
+    if let Some(promise) = promise {
+        let mut answer: Value = serde_json::from_slice(&body).unwrap();
+        answer["request_id"] = json!(promise);
+        body = answer.to_string().into();
+    }
+    let kind = line["type"].as_str().unwrap().to_string();
+    // Where the archive lies. Recordings of single verbs do not say it.
+    let somewhere = (status == 302).then_some("http://skyrl.test/download");
+    let location = line["location"].as_str().or(somewhere).map(|it| ("location".to_string(), it.to_string()));
+    let headers = [("content-type".to_string(), kind)].into_iter().chain(location).collect();
+    Act::Answer(Answer { status, headers, body: body.into() })
+}
+
+/// A server that gives the answers of a recorded run, and what it was asked that the run did not ask.
+///
+/// The answers to equal requests are given in their order, and the last of them again and again. What the client names
+/// itself, such as a checkpoint, does not tell requests from each other: the names in the answers are those of the
+/// recording.
+pub(crate) fn replay(recorded: &str) -> (FakeServer, Arc<Mutex<BTreeSet<String>>>) {
+    let mut answers: BTreeMap<String, VecDeque<Act>> = BTreeMap::new();
+    for line in lines(recorded) {
+        let path = line["path"].as_str().unwrap();
+        let key = key(line["method"].as_str().unwrap(), path, &line["asks"]);
+        answers.entry(key).or_default().push_back(act(&line, None));
+    }
+    let answers = Mutex::new(answers);
+    let unknown = Arc::new(Mutex::new(BTreeSet::new()));
+    let server = FakeServer::new();
+    let noted = unknown.clone();
+    server.script(move |seen| {
+        let key = key(&seen.method, path(seen), &asks(seen));
+        let mut answers = answers.lock().unwrap();
+        let Some(queue) = answers.get_mut(&key) else {
+            noted.lock().unwrap().insert(key);
+            return Some(Act::status(404, r#"{"detail":"not recorded"}"#));
+        };
+        match queue.len() {
+            1 => queue.front().cloned(),
+            _ => queue.pop_front(),
+        }
+    });
+    (server, unknown)
+}
+
+fn key(method: &str, path: &str, asks: &Value) -> String {
+    match asks.is_null() {
+        true => format!("{method} {path}"),
+        false => format!("{method} {path} {asks}"),
+    }
+}
+
+/// The path, without the hours of a bill, which are those of the recording.
+fn path(seen: &Seen) -> &str {
+    match seen.path.split_once('?') {
+        Some((path, _)) if path.contains("/billing/") => path,
+        _ => &seen.path,
+    }
+}
+
+/// What tells a request from others to the same path: the same as `what_is_asked` of the script that records.
+fn asks(seen: &Seen) -> Value {
+    let body = || seen.json().unwrap_or_default();
+    match seen.path.trim_start_matches("/api/v1/") {
+        "retrieve_future" => json!({"request_id": body()["request_id"]}),
+        "save_weights" => json!({"model_id": body()["model_id"]}),
+        "forward_backward" | "forward" => {
+            const LOSSES: [&str; 6] = ["cross_entropy", "importance_sampling", "cispo", "ppo", "dro", "gspo"];
+            let place = |name: &str| seen.body.windows(name.len()).position(|it| it == name.as_bytes());
+            let loss = LOSSES.iter().filter_map(|name| Some((place(name)?, *name))).min();
+            loss.map_or(Value::Null, |(_, name)| json!({"loss_fn": name}))
+        }
+        "asample" => {
+            let mut wanted: Map<String, Value> = body().as_object().cloned().unwrap_or_default();
+            for id in ["prompt", "sampling_session_id", "seq_id", "type"] {
+                wanted.remove(id);
+            }
+            Value::Object(wanted)
+        }
+        _ => Value::Null,
+    }
+}
