@@ -1,5 +1,5 @@
-//! What is fetched again while a session lives: the flags that may change (PROTOCOL §3.1 #2) and the token (§1.4). Each
-//! has a thread of its own, so that a slow answer to one holds up nothing else.
+//! What is fetched again while a session lives: the flags that may change (PROTOCOL §3.1 #2) and the token (PROTOCOL
+//! §1.4). Each has a thread of its own, so that a slow answer to one holds up nothing else.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
