@@ -231,7 +231,7 @@ impl Error {
         })
     }
 
-    /// As the protocol counts them (§1.13): the server says so, or answered 400 to 499, except 408. Unlike
+    /// As PROTOCOL §1.13 counts them: the server says so, or answered 400 to 499, except 408. Unlike
     /// [`is_user_error`](Error::is_user_error) this includes what may pass, such as 429.
     pub(crate) fn counts_as_user_error(&self) -> bool {
         let status = self.http_status();

@@ -135,6 +135,8 @@ pub mod docs {
     pub mod errors {}
     #[doc = include_str!("_docs/compat.md")]
     pub mod compat {}
+    #[doc = include_str!("_docs/protocol.md")]
+    pub mod protocol {}
 }
 
 // Its programs run against the engine.

@@ -1,4 +1,4 @@
-//! When to send the same request again: one budget of time for all attempts (PROTOCOL §1.10–1.11, flattened).
+//! When to send the same request again: one budget of time for all attempts (PROTOCOL §1.10 and §1.11, flattened).
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! What keeps a session alive while nothing else is sent: heartbeats (PROTOCOL §9.4) and the renewal of tokens (§1.4).
+//! What keeps a session alive while nothing else is sent: heartbeats (PROTOCOL §9.4) and the renewal of tokens (PROTOCOL
+//! §1.4).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Bytes ↔ types: what goes over the network, and nothing of how it goes (PROTOCOL §3–§6).
+//! Bytes ↔ types: what goes over the network, and nothing of how it goes (PROTOCOL §3, §4, §5, §6).
 //!
 //! The client and the embedded engine both stand on this floor, so every message can be written and read here.
 

@@ -15,6 +15,7 @@ mod compat;
 mod counts;
 mod custom_loss;
 mod doctor;
+mod documents;
 #[cfg(feature = "local")]
 mod engine_checkpoints;
 #[cfg(feature = "local")]

@@ -1,4 +1,4 @@
-//! Searching sessions (PROTOCOL §3.5, endpoint 40), and the project that one belongs to.
+//! Searching sessions (PROTOCOL §3.5 #40), and the project that one belongs to.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

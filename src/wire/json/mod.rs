@@ -1,7 +1,7 @@
 //! The JSON bodies (PROTOCOL §3, §4), named after their endpoints.
 //!
-//! Absent values are left out, defaults are written (§1.9). Answers are read leniently with [`response`]: unknown
-//! fields, nulls, integers written as floats, and nearly every field missing are all fine (§11.1).
+//! Absent values are left out, defaults are written (PROTOCOL §1.9). Answers are read leniently with [`response`]: unknown
+//! fields, nulls, integers written as floats, and nearly every field missing are all fine (PROTOCOL §11.1).
 
 mod data;
 mod future;
