@@ -1,7 +1,14 @@
-//! The nouns of the API: plain data, one noun per file, checked before anything is sent.
+//! Data types of the API.
 //!
-//! Values that a caller fills in are checked when they are submitted, and every problem names the path of the
-//! offending value, such as `data[3].loss_fn_inputs["weights"][7]`.
+//! # Checks
+//! Values from the caller are checked when they are submitted, before a request is sent. The error names the path of
+//! the invalid value, such as `data[3].loss_fn_inputs["weights"][7]`.
+//!
+//! # New fields
+//! A minor version may add fields and variants to all types of this module. Types of results and of data are
+//! `#[non_exhaustive]`: build them with their constructors (`new`, `with`, …), or assign fields of their default. Types
+//! of settings, such as [`SamplingParams`], are built as struct literals; end such a literal with
+//! `..Default::default()`, so that it still compiles with further fields.
 
 mod audit;
 mod checkpoint;
@@ -14,14 +21,13 @@ mod datum;
 mod datum_losses;
 mod day;
 mod dense_room;
+pub(crate) mod field_reader;
 mod identity;
-mod lenient;
 mod loss;
 mod loss_graph;
 mod model;
 mod model_input;
 mod model_options;
-pub(crate) mod odd;
 mod optim;
 mod optimizer;
 mod page;

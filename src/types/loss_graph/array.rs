@@ -1,6 +1,6 @@
-//! Numbers with a shape, as the computation of a loss needs them.
+//! Arrays of the evaluation of a loss.
 
-use super::plan::Problem;
+use super::node::Problem;
 
 /// A dense row-major array.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -9,7 +9,7 @@ pub(crate) struct Array {
     pub(crate) values: Vec<f64>,
 }
 
-/// An array as `outer` blocks of `n` rows of `inner` values: what an operation along one dimension sees.
+/// The layout of an array for an operation along one dimension: `outer` blocks of `n` rows of `inner` values.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Axis {
     pub(super) outer: usize,
@@ -17,10 +17,10 @@ pub(super) struct Axis {
     pub(super) inner: usize,
 }
 
-/// The largest array of a loss. A mistake in broadcasting must not take all memory.
+/// Largest number of values of an array. Without it, a mistake in broadcasting could use all memory.
 const MAX_VALUES: usize = 1 << 24;
-/// The product of the sizes of an array without values, those that are 0 left out.
-const MOST_OF_NOTHING: usize = 1 << 20;
+/// Largest product of the non-zero sizes of an array without values.
+const MAX_EMPTY_EXTENT: usize = 1 << 20;
 
 impl Array {
     pub(super) fn number(value: f64) -> Self {
@@ -32,10 +32,10 @@ impl Array {
     }
 
     pub(super) fn map(&self, f: impl Fn(f64) -> f64) -> Self {
-        Array { shape: self.shape.clone(), values: self.values.iter().map(|it| f(*it)).collect() }
+        Array { shape: self.shape.clone(), values: self.values.iter().map(|value| f(*value)).collect() }
     }
 
-    /// Of two arrays of the same shape.
+    /// Combines two arrays of the same shape element by element.
     pub(super) fn zip(&self, other: &Array, f: impl Fn(f64, f64) -> f64) -> Self {
         let values = self.values.iter().zip(&other.values).map(|(a, b)| f(*a, *b)).collect();
         Array { shape: self.shape.clone(), values }
@@ -49,49 +49,52 @@ impl Array {
         self.values.iter().sum()
     }
 
-    /// The same values in another shape of as many.
+    /// Sets another shape with the same number of values.
     pub(super) fn reshaped(mut self, shape: Vec<usize>) -> Self {
         self.shape = shape;
         self
     }
 
-    /// These values, repeated along what has size 1 or is missing in front.
+    /// Repeats the values along dimensions of size 1 and missing leading dimensions.
     pub(super) fn broadcast(&self, shape: &[usize]) -> Array {
         if self.shape == shape {
             return self.clone();
         }
         let n = shape.iter().product();
-        Array { shape: shape.to_vec(), values: (0..n).map(|i| self.values[self.origin(i, shape)]).collect() }
+        Array {
+            shape: shape.to_vec(),
+            values: (0..n).map(|i| self.values[self.source_index(i, shape)]).collect(),
+        }
     }
 
-    /// The reverse of [`broadcast`](Self::broadcast): the sums of the values that came from the same one.
-    pub(super) fn gathered(&self, shape: &[usize]) -> Array {
+    /// The transpose of [`broadcast`](Self::broadcast): sums the values that are copies of the same source value.
+    pub(super) fn sum_to_shape(&self, shape: &[usize]) -> Array {
         if self.shape == shape {
             return self.clone();
         }
         let mut sums = Array::filled(shape, 0.0);
         for (i, value) in self.values.iter().enumerate() {
-            let origin = sums.origin(i, &self.shape);
-            sums.values[origin] += value;
+            let source = sums.source_index(i, &self.shape);
+            sums.values[source] += value;
         }
         sums
     }
 
-    /// Which value stands at a place of the broadcast array.
-    fn origin(&self, mut place: usize, shape: &[usize]) -> usize {
-        let missing = shape.len() - self.shape.len();
-        let (mut origin, mut stride) = (0, 1);
+    /// Index of the value that is at `index` of the array broadcast to `shape`.
+    fn source_index(&self, mut index: usize, shape: &[usize]) -> usize {
+        let n_missing = shape.len() - self.shape.len();
+        let (mut source, mut stride) = (0, 1);
         for dim in (0..shape.len()).rev() {
-            let index = place % shape[dim];
-            place /= shape[dim];
-            if let Some(size) = dim.checked_sub(missing).map(|it| self.shape[it]) {
+            let coordinate = index % shape[dim];
+            index /= shape[dim];
+            if let Some(size) = dim.checked_sub(n_missing).map(|own_dim| self.shape[own_dim]) {
                 if size != 1 {
-                    origin += index * stride;
+                    source += coordinate * stride;
                 }
                 stride *= size;
             }
         }
-        origin
+        source
     }
 
     pub(super) fn axis(&self, dim: usize) -> Axis {
@@ -103,18 +106,18 @@ impl Array {
     }
 }
 
-/// Refuses an input whose shape promises more than its values: an array of 2^42 rows and no columns has none, and its rows
-/// have 2^42 sums.
+/// Refuses an input with a huge shape but no values: an array of 2^42 rows and 0 columns has no values, but 2^42 sums
+/// of its rows.
 pub(super) fn check_extent(input: &Array) -> Result<(), Problem> {
-    let extent = input.shape.iter().try_fold(1usize, |n, it| n.checked_mul(*it.max(&1)));
+    let extent = input.shape.iter().try_fold(1usize, |n, size| n.checked_mul(*size.max(&1)));
     match extent {
-        Some(n) if n <= input.values.len().max(MOST_OF_NOTHING) => Ok(()),
+        Some(n) if n <= input.values.len().max(MAX_EMPTY_EXTENT) => Ok(()),
         _ => Err(format!("an input of shape {:?} has no values", input.shape)),
     }
 }
 
 impl Axis {
-    /// Calls `f` with the places of each line along the dimension.
+    /// Calls `f` with the indices of each line along the dimension.
     pub(super) fn lines(self, mut f: impl FnMut(&mut dyn DoubleEndedIterator<Item = usize>)) {
         for outer in 0..self.outer {
             for inner in 0..self.inner {
@@ -125,29 +128,29 @@ impl Axis {
     }
 }
 
-/// The shape in which arrays of these shapes meet.
-pub(super) fn common(shapes: &[&[usize]]) -> Result<Vec<usize>, Problem> {
-    let rank = shapes.iter().map(|it| it.len()).max().unwrap_or_default();
-    let mut common = vec![1; rank];
+/// Shape to which arrays of these shapes are broadcast.
+pub(super) fn broadcast_shape(shapes: &[&[usize]]) -> Result<Vec<usize>, Problem> {
+    let rank = shapes.iter().map(|shape| shape.len()).max().unwrap_or_default();
+    let mut result = vec![1; rank];
     for shape in shapes {
-        for (size, other) in common.iter_mut().rev().zip(shape.iter().rev()) {
+        for (size, other) in result.iter_mut().rev().zip(shape.iter().rev()) {
             match (*size, *other) {
-                (1, it) => *size = it,
+                (1, other) => *size = other,
                 (_, 1) => {}
                 (a, b) if a == b => {}
-                _ => return Err(format!("shapes {} do not fit together", named(shapes))),
+                _ => return Err(format!("shapes {} cannot be broadcast together", list(shapes))),
             }
         }
     }
-    let n = common.iter().try_fold(1usize, |n, it| n.checked_mul(*it));
+    let n = result.iter().try_fold(1usize, |n, size| n.checked_mul(*size));
     match n {
-        Some(n) if n <= MAX_VALUES => Ok(common),
-        _ => Err(format!("shapes {} make more than {MAX_VALUES} values", named(shapes))),
+        Some(n) if n <= MAX_VALUES => Ok(result),
+        _ => Err(format!("shapes {} broadcast to more than {MAX_VALUES} values", list(shapes))),
     }
 }
 
-fn named(shapes: &[&[usize]]) -> String {
-    shapes.iter().map(|it| format!("{it:?}")).collect::<Vec<_>>().join(" and ")
+fn list(shapes: &[&[usize]]) -> String {
+    shapes.iter().map(|shape| format!("{shape:?}")).collect::<Vec<_>>().join(" and ")
 }
 
 #[cfg(test)]
@@ -155,23 +158,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arrays_are_repeated_from_the_last_dimension_backwards_and_gathered_again() {
+    fn sum_to_shape_is_the_transpose_of_broadcast() {
         let row = Array { shape: vec![2], values: vec![1.0, 2.0] };
         let wide = row.broadcast(&[3, 2]);
         assert_eq!(wide.values, [1.0, 2.0, 1.0, 2.0, 1.0, 2.0]);
-        assert_eq!(wide.gathered(&[2]).values, [3.0, 6.0]);
+        assert_eq!(wide.sum_to_shape(&[2]).values, [3.0, 6.0]);
         let column = Array { shape: vec![2, 1], values: vec![1.0, 2.0] };
         let wide = column.broadcast(&[2, 3]);
         assert_eq!(wide.values, [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]);
-        assert_eq!(wide.gathered(&[2, 1]).values, [3.0, 6.0]);
-        assert_eq!(wide.gathered(&[]).values, [9.0]);
+        assert_eq!(wide.sum_to_shape(&[2, 1]).values, [3.0, 6.0]);
+        assert_eq!(wide.sum_to_shape(&[]).values, [9.0]);
     }
 
     #[test]
-    fn shapes_that_do_not_fit_or_are_huge_together_are_refused() {
-        assert_eq!(common(&[&[3], &[2, 1]]), Ok(vec![2, 3]));
-        assert_eq!(common(&[&[], &[0]]), Ok(vec![0]));
-        assert!(common(&[&[3], &[2]]).is_err());
-        assert!(common(&[&[1, 1 << 20], &[1 << 20, 1]]).is_err());
+    fn shapes_that_do_not_fit_or_broadcast_to_a_huge_one_are_refused() {
+        assert_eq!(broadcast_shape(&[&[3], &[2, 1]]), Ok(vec![2, 3]));
+        assert_eq!(broadcast_shape(&[&[], &[0]]), Ok(vec![0]));
+        assert!(broadcast_shape(&[&[3], &[2]]).is_err());
+        assert!(broadcast_shape(&[&[1, 1 << 20], &[1 << 20, 1]]).is_err());
     }
 }

@@ -1,71 +1,73 @@
-//! The tensors of a loss that is being traced, and what can be done with them.
+//! Tensors of a loss during its trace, and their operations.
 
 use std::collections::BTreeMap;
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Range, Sub};
 
-use super::trace::Known;
+use super::trace::TensorInfo;
 use super::{Arg, LossTrace, NodeOp};
 use crate::error::Error;
 
-/// A tensor in a loss that is being traced: it has a number of dimensions, but no values yet. Of each operation the
-/// meaning is that of PyTorch's. Tensors of different shapes are broadcast, from the last dimension backwards.
+/// A tensor of a loss during its trace: it has a number of dimensions, but no values. The operations mean the same as
+/// in PyTorch. Tensors of different shapes are broadcast, from the last dimension backwards.
 ///
 /// # Example: a clipped policy gradient
 /// ```
 /// use tinkex::types::LossGraph;
 ///
 /// let inputs = [("logprobs", 1), ("old_logprobs", 1), ("advantages", 1)];
-/// let graph = LossGraph::trace("my_ppo", &inputs, |it| {
-///     let ratio = (it.logprobs() - it.input("old_logprobs")).exp();
-///     let advantages = it.input("advantages");
+/// let graph = LossGraph::trace("my_ppo", &inputs, |trace| {
+///     let ratio = (trace.logprobs() - trace.input("old_logprobs")).exp();
+///     let advantages = trace.input("advantages");
 ///     let clipped = ratio.clamp(Some(0.8), Some(1.2)) * advantages;
-///     it.metric("custom/clipped:mean", (ratio.gt(1.2) | ratio.lt(0.8)).float().mean());
+///     trace.metric("custom/clipped:mean", (ratio.gt(1.2) | ratio.lt(0.8)).float().mean());
 ///     -(ratio * advantages).minimum(clipped).sum()
 /// })?;
 /// assert_eq!(graph.inputs().len(), 3);
 /// # Ok::<(), tinkex::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
+#[must_use = "only the returned tensor and metrics are part of the loss"]
 pub struct LossTensor<'g> {
     trace: &'g LossTrace,
     index: usize,
 }
 
-/// Where a condition holds, element by element.
+/// A condition on each element of a tensor.
 #[derive(Clone, Copy, Debug)]
+#[must_use = "a condition has an effect only through `where_else` or `float`"]
 pub struct LossMask<'g>(LossTensor<'g>);
 
-/// What an operation takes besides its tensor: another [`LossTensor`], or a number.
+/// Second operand of an operation: another [`LossTensor`] or a number.
 pub trait LossOperand<'g>: sealed::Operand<'g> {}
 
 mod sealed {
-    use super::{Arg, Known, LossTrace};
+    use super::{Arg, LossTrace, TensorInfo};
 
     pub trait Operand<'g>: Copy {
-        /// How it is referred to, and what is known of it.
-        #[allow(private_interfaces, reason = "nobody outside can name the trait")]
-        fn read(self, trace: &'g LossTrace) -> (Arg, Known);
+        /// The argument of a node, and its dimensions.
+        #[allow(private_interfaces, reason = "the trait is not reachable from outside")]
+        fn read(self, trace: &'g LossTrace) -> (Arg, TensorInfo);
     }
 }
 
 impl<'g> sealed::Operand<'g> for LossTensor<'g> {
-    #[allow(private_interfaces, reason = "nobody outside can name the trait")]
-    fn read(self, trace: &'g LossTrace) -> (Arg, Known) {
+    #[allow(private_interfaces, reason = "the trait is not reachable from outside")]
+    fn read(self, trace: &'g LossTrace) -> (Arg, TensorInfo) {
         trace.read(self)
     }
 }
 
 impl<'g> sealed::Operand<'g> for f64 {
-    #[allow(private_interfaces, reason = "nobody outside can name the trait")]
-    fn read(self, _trace: &'g LossTrace) -> (Arg, Known) {
-        (Arg::Float(self), Known { rank: 0, differentiable: false })
+    #[allow(private_interfaces, reason = "the trait is not reachable from outside")]
+    fn read(self, _trace: &'g LossTrace) -> (Arg, TensorInfo) {
+        (Arg::Float(self), TensorInfo { rank: 0, differentiable: false })
     }
 }
 
 impl<'g> LossOperand<'g> for LossTensor<'g> {}
 impl LossOperand<'_> for f64 {}
 
-/// Operations on each element.
+/// Defines operations on each element.
 macro_rules! unary {
     ($($(#[$doc:meta])* $name:ident = $target:literal;)*) => {$(
         $(#[$doc])*
@@ -75,7 +77,7 @@ macro_rules! unary {
     )*};
 }
 
-/// Comparisons.
+/// Defines comparisons of each element.
 macro_rules! compare {
     ($($(#[$doc:meta])* $name:ident = $target:literal;)*) => {$(
         $(#[$doc])*
@@ -97,44 +99,44 @@ impl<'g> LossTensor<'g> {
     unary! {
         /// e to the power of each element.
         exp = "torch.exp";
-        /// e to the power of each element, less 1, exact near 0.
+        /// e to the power of each element, minus 1, accurate near 0.
         expm1 = "torch.expm1";
-        /// The natural logarithm of each element.
+        /// Natural logarithm of each element.
         log = "torch.log";
-        /// The natural logarithm of 1 plus each element, exact near 0.
+        /// Natural logarithm of 1 plus each element, accurate near 0.
         log1p = "torch.log1p";
-        /// The square root of each element.
+        /// Square root of each element.
         sqrt = "torch.sqrt";
-        /// The square of each element.
+        /// Square of each element.
         square = "torch.square";
-        /// The absolute value of each element.
+        /// Absolute value of each element.
         abs = "torch.abs";
-        /// The logistic function of each element.
+        /// Logistic function of each element.
         sigmoid = "torch.sigmoid";
-        /// The hyperbolic tangent of each element.
+        /// Hyperbolic tangent of each element.
         tanh = "torch.tanh";
         /// Each element, or 0 if that is larger.
         relu = "torch.relu";
     }
 
     compare! {
-        /// Where the elements are greater.
+        /// True where the elements are greater.
         gt = "operator.gt";
-        /// Where the elements are greater or equal.
+        /// True where the elements are greater or equal.
         ge = "operator.ge";
-        /// Where the elements are less.
+        /// True where the elements are less.
         lt = "operator.lt";
-        /// Where the elements are less or equal.
+        /// True where the elements are less or equal.
         le = "operator.le";
-        /// Where the elements are equal.
+        /// True where the elements are equal.
         eq = "operator.eq";
-        /// Where the elements differ.
+        /// True where the elements differ.
         ne = "operator.ne";
     }
 
-    /// The logarithm of the logistic function of each element, without overflow.
+    /// Logarithm of the logistic function of each element, without overflow.
     pub fn log_sigmoid(self) -> Self {
-        // Of operations that every server has.
+        // Composed of operations that every server supports.
         self.clamp(None, Some(0.0)) - (-self.abs()).exp().log1p()
     }
 
@@ -148,117 +150,118 @@ impl<'g> LossTensor<'g> {
         self.binary("torch.pow", exponent)
     }
 
-    /// The smaller of each two elements.
+    /// The smaller of two elements, at each position.
     pub fn minimum(self, other: LossTensor<'g>) -> Self {
         self.binary("torch.minimum", other)
     }
 
-    /// The larger of each two elements.
+    /// The larger of two elements, at each position.
     pub fn maximum(self, other: LossTensor<'g>) -> Self {
         self.binary("torch.maximum", other)
     }
 
-    /// Each element, but no less than `min` and no more than `max`. At least one of the two is needed.
+    /// Each element, limited to `min` and `max`. At least one of the two is required.
     pub fn clamp(self, min: Option<f64>, max: Option<f64>) -> Self {
         if min.or(max).is_none() {
-            self.trace.wrong(Error::invalid("clamp", "needs min or max"));
+            self.trace.set_error(Error::invalid("clamp", "needs min or max"));
         }
         let bounds = [("min", min), ("max", max)];
-        let bounds = bounds.into_iter().filter_map(|(name, it)| Some((name.into(), Arg::Float(it?))));
-        let (arg, known) = self.trace.read(self);
-        self.record(NodeOp::CallFunction, "torch.clamp", vec![arg], bounds.collect(), known)
+        let bounds = bounds.into_iter().filter_map(|(name, bound)| Some((name.into(), Arg::Float(bound?))));
+        let (arg, info) = self.trace.read(self);
+        self.record(NodeOp::CallFunction, "torch.clamp", vec![arg], bounds.collect(), info)
     }
 
-    /// The sum of all elements: one number.
+    /// Sum of all elements: one number.
     pub fn sum(self) -> Self {
         self.reduce("sum")
     }
 
-    /// The mean of all elements: one number.
+    /// Mean of all elements: one number.
     pub fn mean(self) -> Self {
         self.reduce("mean")
     }
 
-    /// The largest element: one number.
+    /// Largest element: one number.
     pub fn max(self) -> Self {
         self.reduce("max")
     }
 
-    /// The smallest element: one number.
+    /// Smallest element: one number.
     pub fn min(self) -> Self {
         self.reduce("min")
     }
 
-    /// The sums along a dimension, which disappears. A negative one counts from the end.
+    /// Sums along a dimension, which is removed. A negative dimension counts from the end.
     pub fn sum_dim(self, dim: i64) -> Self {
         self.along(NodeOp::CallMethod, "sum", dim, true)
     }
 
-    /// The means along a dimension, which disappears.
+    /// Means along a dimension, which is removed.
     pub fn mean_dim(self, dim: i64) -> Self {
         self.along(NodeOp::CallMethod, "mean", dim, true)
     }
 
-    /// The logarithms of the sums of the exponentials along a dimension, which disappears.
+    /// Logarithms of the sums of the exponentials along a dimension, which is removed.
     pub fn logsumexp(self, dim: i64) -> Self {
         self.along(NodeOp::CallFunction, "torch.logsumexp", dim, true)
     }
 
-    /// The softmax along a dimension.
+    /// Softmax along a dimension.
     pub fn softmax(self, dim: i64) -> Self {
         self.along(NodeOp::CallFunction, "torch.softmax", dim, false)
     }
 
-    /// The logarithm of the softmax along a dimension.
+    /// Logarithm of the softmax along a dimension.
     pub fn log_softmax(self, dim: i64) -> Self {
         self.along(NodeOp::CallFunction, "torch.log_softmax", dim, false)
     }
 
-    /// The sums of each element and those before it along a dimension.
+    /// Cumulative sums along a dimension.
     pub fn cumsum(self, dim: i64) -> Self {
         self.along(NodeOp::CallFunction, "torch.cumsum", dim, false)
     }
 
-    /// The element, or of `[T, K]` the row, at an index of the first dimension, which disappears.
+    /// The element (of `[T, K]`: the row) at an index of the first dimension, which is removed. A negative index counts
+    /// from the end.
     pub fn get(self, index: i64) -> Self {
         self.item(Arg::Int(index), 1, 1)
     }
 
-    /// The elements, or of `[T, K]` the rows, of a range of indices.
+    /// The elements (of `[T, K]`: the rows) in a range of indices.
     pub fn slice(self, range: Range<i64>) -> Self {
-        let slice = [Arg::Int(range.start), Arg::Int(range.end), Arg::Nothing];
+        let slice = [Arg::Int(range.start), Arg::Int(range.end), Arg::None];
         self.item(Arg::Slice(Box::new(slice)), 1, 0)
     }
 
     /// A column of a tensor of two dimensions.
     pub fn column(self, index: i64) -> Self {
-        let all = Arg::Slice(Box::new([Arg::Nothing, Arg::Nothing, Arg::Nothing]));
+        let all = Arg::Slice(Box::new([Arg::None, Arg::None, Arg::None]));
         self.item(Arg::Tuple(vec![all, Arg::Int(index)]), 2, 1)
     }
 
-    /// The same elements with one more dimension of size 1: `unsqueeze(1)` makes `[T]` a `[T, 1]`, which fits `[T, K]`.
+    /// Inserts a dimension of size 1: `unsqueeze(1)` makes `[T]` a `[T, 1]`, which broadcasts with `[T, K]`.
     pub fn unsqueeze(self, dim: i64) -> Self {
-        let (arg, known) = self.trace.read(self);
-        let rank = known.rank + 1;
+        let (arg, info) = self.trace.read(self);
+        let rank = info.rank + 1;
         if 2 < rank || !(-(rank as i64)..rank as i64).contains(&dim) {
-            let problem = format!("cannot add dimension {dim} to a tensor of {} dimensions", known.rank);
-            self.trace.wrong(Error::invalid("unsqueeze", problem));
+            let problem = format!("cannot add dimension {dim} to a tensor of {} dimensions", info.rank);
+            self.trace.set_error(Error::invalid("unsqueeze", problem));
         }
         let args = vec![arg, Arg::Int(dim)];
-        self.record(NodeOp::CallMethod, "unsqueeze", args, BTreeMap::new(), Known { rank, ..known })
+        self.record(NodeOp::CallMethod, "unsqueeze", args, BTreeMap::new(), TensorInfo { rank, ..info })
     }
 
-    /// The same values, through which no gradient flows.
+    /// The same values without a gradient.
     pub fn detach(self) -> Self {
-        let (arg, known) = self.trace.read(self);
-        let known = Known { differentiable: false, ..known };
-        self.record(NodeOp::CallMethod, "detach", vec![arg], BTreeMap::new(), known)
+        let (arg, info) = self.trace.read(self);
+        let info = TensorInfo { differentiable: false, ..info };
+        self.record(NodeOp::CallMethod, "detach", vec![arg], BTreeMap::new(), info)
     }
 
-    /// The same values as floating-point numbers: what inputs of integers need before most operations.
+    /// Converts integers to floating-point numbers, which most operations need.
     pub fn float(self) -> Self {
-        let (arg, known) = self.trace.read(self);
-        self.record(NodeOp::CallMethod, "float", vec![arg], BTreeMap::new(), known)
+        let (arg, info) = self.trace.read(self);
+        self.record(NodeOp::CallMethod, "float", vec![arg], BTreeMap::new(), info)
     }
 
     fn record(
@@ -267,78 +270,78 @@ impl<'g> LossTensor<'g> {
         target: &str,
         args: Vec<Arg>,
         kwargs: BTreeMap<String, Arg>,
-        known: Known,
+        info: TensorInfo,
     ) -> Self {
-        LossTensor { trace: self.trace, index: self.trace.record(op, target, args, kwargs, known) }
+        LossTensor { trace: self.trace, index: self.trace.record(op, target, args, kwargs, info) }
     }
 
-    /// A function that keeps the shape.
+    /// Records a function that keeps the shape.
     fn function(self, target: &str, more: Vec<Arg>) -> Self {
-        let (arg, known) = self.trace.read(self);
+        let (arg, info) = self.trace.read(self);
         let args = std::iter::once(arg).chain(more).collect();
-        self.record(NodeOp::CallFunction, target, args, BTreeMap::new(), known)
+        self.record(NodeOp::CallFunction, target, args, BTreeMap::new(), info)
     }
 
     fn binary(self, target: &str, other: impl LossOperand<'g>) -> Self {
         self.combine(target, self.trace.read(self), other.read(self.trace))
     }
 
-    /// A function of two tensors, in the order in which they are given.
-    fn combine(self, target: &str, (a, of_a): (Arg, Known), (b, of_b): (Arg, Known)) -> Self {
-        let known = Known {
-            rank: of_a.rank.max(of_b.rank),
-            differentiable: of_a.differentiable || of_b.differentiable,
+    /// Records a function of two tensors, in the given order.
+    fn combine(self, target: &str, a: (Arg, TensorInfo), b: (Arg, TensorInfo)) -> Self {
+        let info = TensorInfo {
+            rank: a.1.rank.max(b.1.rank),
+            differentiable: a.1.differentiable || b.1.differentiable,
         };
-        self.record(NodeOp::CallFunction, target, vec![a, b], BTreeMap::new(), known)
+        self.record(NodeOp::CallFunction, target, vec![a.0, b.0], BTreeMap::new(), info)
     }
 
     fn reduce(self, method: &str) -> Self {
-        let (arg, known) = self.trace.read(self);
-        self.record(NodeOp::CallMethod, method, vec![arg], BTreeMap::new(), Known { rank: 0, ..known })
+        let (arg, info) = self.trace.read(self);
+        self.record(NodeOp::CallMethod, method, vec![arg], BTreeMap::new(), TensorInfo { rank: 0, ..info })
     }
 
     fn along(self, op: NodeOp, target: &str, dim: i64, reduces: bool) -> Self {
-        let (arg, known) = self.trace.read(self);
-        let n = known.rank as i64;
+        let (arg, info) = self.trace.read(self);
+        let n = info.rank as i64;
         if !(-n..n).contains(&dim) {
-            let problem = format!("has no dimension {dim}, only {n}");
-            self.trace.wrong(Error::invalid(target.trim_start_matches("torch."), problem));
+            let problem = format!("dimension {dim} is out of range for {n} dimensions");
+            self.trace.set_error(Error::invalid(target.trim_start_matches("torch."), problem));
         }
-        let rank = known.rank.saturating_sub(usize::from(reduces));
-        self.record(op, target, vec![arg, Arg::Int(dim)], BTreeMap::new(), Known { rank, ..known })
+        let rank = info.rank.saturating_sub(usize::from(reduces));
+        self.record(op, target, vec![arg, Arg::Int(dim)], BTreeMap::new(), TensorInfo { rank, ..info })
     }
 
-    /// A part by its index, of a tensor that has at least so many dimensions.
-    fn item(self, index: Arg, needs: usize, loses: usize) -> Self {
-        let (arg, known) = self.trace.read(self);
-        if known.rank < needs {
-            let problem = format!("needs {needs} dimensions, but there are {}", known.rank);
-            self.trace.wrong(Error::invalid("index", problem));
+    /// Records indexing of a tensor of at least `min_rank` dimensions, which removes `n_removed` of them.
+    fn item(self, index: Arg, min_rank: usize, n_removed: usize) -> Self {
+        let (arg, info) = self.trace.read(self);
+        if info.rank < min_rank {
+            let problem = format!("needs {min_rank} dimensions, but the tensor has {}", info.rank);
+            self.trace.set_error(Error::invalid("index", problem));
         }
-        let rank = known.rank.saturating_sub(loses);
-        let known = Known { rank, ..known };
-        self.record(NodeOp::CallFunction, "operator.getitem", vec![arg, index], BTreeMap::new(), known)
+        let info = TensorInfo { rank: info.rank.saturating_sub(n_removed), ..info };
+        self.record(NodeOp::CallFunction, "operator.getitem", vec![arg, index], BTreeMap::new(), info)
     }
 }
 
 impl<'g> LossMask<'g> {
-    /// `yes` where the condition holds, `no` elsewhere: `torch.where`.
+    /// `yes` where the condition is true, `no` elsewhere: `torch.where`.
     pub fn where_else(self, yes: impl LossOperand<'g>, no: impl LossOperand<'g>) -> LossTensor<'g> {
         let trace = self.0.trace;
-        let ((mask, of_mask), (yes, of_yes), (no, of_no)) =
-            (trace.read(self.0), yes.read(trace), no.read(trace));
-        let known = Known {
-            rank: of_mask.rank.max(of_yes.rank).max(of_no.rank),
-            differentiable: of_yes.differentiable || of_no.differentiable,
+        let (mask, mask_info) = trace.read(self.0);
+        let (yes, yes_info) = yes.read(trace);
+        let (no, no_info) = no.read(trace);
+        let info = TensorInfo {
+            rank: mask_info.rank.max(yes_info.rank).max(no_info.rank),
+            differentiable: yes_info.differentiable || no_info.differentiable,
         };
         let args = vec![mask, yes, no];
-        self.0.record(NodeOp::CallFunction, "torch.where", args, BTreeMap::new(), known)
+        self.0.record(NodeOp::CallFunction, "torch.where", args, BTreeMap::new(), info)
     }
 
-    /// 1 where the condition holds, 0 elsewhere.
+    /// 1 where the condition is true, 0 elsewhere.
     pub fn float(self) -> LossTensor<'g> {
         let tensor = self.0.float();
-        // No gradient flows through a condition, whatever it compares.
+        // Conditions have no gradient.
         tensor.detach()
     }
 }
@@ -375,7 +378,7 @@ impl<'g> BitOr for LossMask<'g> {
     }
 }
 
-/// Arithmetic of two tensors, of a tensor and a number, and of a number and a tensor.
+/// Implements operators of two tensors, of a tensor and a number, and of a number and a tensor.
 macro_rules! arithmetic {
     ($($operator:ident $method:ident $target:literal;)*) => {$(
         impl<'g, T: LossOperand<'g>> $operator<T> for LossTensor<'g> {
