@@ -16,15 +16,12 @@ mod checkpoint_name;
 mod checkpoint_plan;
 mod checkpoint_record;
 mod copy;
-mod custom_loss;
 mod datum;
 mod datum_losses;
 mod day;
 mod dense_room;
 pub(crate) mod field_reader;
 mod identity;
-mod loss;
-mod loss_graph;
 mod model;
 mod model_input;
 mod model_options;
@@ -50,6 +47,10 @@ mod training_run;
 mod usage;
 mod weights_info;
 
+pub use crate::loss::{
+    CustomLoss, Loss, LossFn, LossGraph, LossHandle, LossInput, LossMask, LossOperand, LossTensor, LossTrace,
+    LossValue,
+};
 pub use audit::{AuditEntry, AuditEventType};
 pub(crate) use checkpoint::check_recipients;
 pub use checkpoint::{
@@ -60,16 +61,10 @@ pub(crate) use checkpoint_name::check_name;
 pub use checkpoint_plan::CheckpointPlan;
 pub use checkpoint_record::{Checkpoint, CheckpointType};
 pub use copy::{AccessToken, CopyOptions};
-pub use custom_loss::CustomLoss;
 pub use datum::Datum;
 pub use day::Day;
 pub(crate) use dense_room::DenseRoom;
 pub use identity::{ApiKeyDetails, ApiKeyInfo, Identity};
-pub use loss::{Loss, LossFn, LossValue};
-#[cfg(feature = "local")]
-pub(crate) use loss_graph::LossArray;
-pub(crate) use loss_graph::Node;
-pub use loss_graph::{LossGraph, LossHandle, LossInput, LossMask, LossOperand, LossTensor, LossTrace};
 pub use model::{LoraConfig, ModelInfo, ServerCapabilities, SupportedModel};
 pub use model_input::{Chunk, ImageFormat, ModelInput};
 pub use model_options::{FromStateOptions, ModelOptions};

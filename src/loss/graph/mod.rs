@@ -22,7 +22,7 @@ pub(crate) use node::{Arg, Node, NodeOp};
 pub use tensor::{LossMask, LossOperand, LossTensor};
 pub use trace::LossTrace;
 
-use super::Datum;
+use crate::types::Datum;
 
 /// The loss of one datum as a graph of tensor operations (PROTOCOL §9.6), in the form that the official SDK traces with
 /// torch.fx. [`ServiceClient::create_custom_loss`](crate::ServiceClient::create_custom_loss) sends it to servers that

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Datum, LossGraph, LossHandle};
+use super::{LossGraph, LossHandle};
 use crate::error::{Error, Result};
+use crate::types::Datum;
 
 /// Option that holds the id of a custom loss.
 const LOSS_ID: &str = "loss_id";
@@ -27,8 +28,8 @@ pub enum LossFn {
     Dro,
     /// Sequence-level ratios: additionally `sequence_ratio_mask`. [`Datum::gspo`] makes them.
     Gspo,
-    /// A variant of REINFORCE: `target_tokens`, `advantages`, and the [`Provenance`](super::Provenance) of each datum.
-    /// The sampling client must have recorded stability info. [`Datum::stable_reinforce`] makes them.
+    /// A variant of REINFORCE: `target_tokens`, `advantages`, and the [`Provenance`](crate::types::Provenance) of each
+    /// datum. The sampling client must have recorded stability info. [`Datum::stable_reinforce`] makes them.
     StableReinforce,
     /// A loss that was uploaded to the server: `target_tokens`, and the inputs that the loss names.
     Custom {

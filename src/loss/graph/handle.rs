@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::{LossGraph, LossInput};
 use crate::error::Result;
-use crate::types::{Datum, Loss, LossFn};
+use crate::loss::{Loss, LossFn};
+use crate::types::Datum;
 
 /// A [`LossGraph`] that was created in a session by
 /// [`ServiceClient::create_custom_loss`](crate::ServiceClient::create_custom_loss). Every client of that session can

@@ -8,7 +8,8 @@ use super::array::{Array, check_extent};
 use super::plan::Op;
 use super::{LossGraph, backward, forward};
 use crate::error::{Error, Result};
-use crate::types::{CustomLoss, Datum, DenseRoom, TensorData, Values};
+use crate::loss::CustomLoss;
+use crate::types::{Datum, DenseRoom, TensorData, Values};
 
 /// Loss of one datum.
 #[derive(Clone, Debug, PartialEq)]
