@@ -96,11 +96,10 @@ mod measured {
             let logprobs: Vec<f32> = (0..TOKENS).map(|j| -((i + j) as f32) / 1000.0).collect();
             BTreeMap::from([("logprobs".to_string(), TensorData::from(logprobs))])
         };
-        ForwardBackwardOutput {
-            loss_fn_output_type: "ArrayRecord".into(),
-            loss_fn_outputs: (0..DATA).map(datum).collect(),
-            metrics: BTreeMap::from([("loss:sum".to_string(), 1.0)]),
-            ..Default::default()
-        }
+        let mut output = ForwardBackwardOutput::default();
+        output.loss_fn_output_type = "ArrayRecord".into();
+        output.loss_fn_outputs = (0..DATA).map(datum).collect();
+        output.metrics = BTreeMap::from([("loss:sum".to_string(), 1.0)]);
+        output
     }
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tinkex::event::{Observer, Retry};
-use tinkex::tokenizer::Bytes;
+use tinkex::tokenizer::ByteTokenizer;
 use tinkex::types::{AdamParams, Datum, LoraConfig, LossFn, ModelInput, SamplingParams, Stop, Ttl};
 use tinkex::{CloseStatus, Error, SamplingClient, ServiceClient, wait_all};
 
@@ -94,7 +94,7 @@ fn main() -> Result<(), Error> {
     println!("Teaching it {} words …", PAIRS.len());
     let data: Vec<Datum> = PAIRS
         .iter()
-        .map(|it| Datum::cross_entropy(&prompt(it.0), &Bytes.encode(&format!("{}\n", it.1))))
+        .map(|it| Datum::cross_entropy(&prompt(it.0), &ByteTokenizer.encode(&format!("{}\n", it.1))))
         .collect();
     let n_tokens: usize = data.iter().map(|it| it.model_input.len()).sum::<Result<usize, Error>>()?;
 
@@ -196,7 +196,7 @@ fn remote() -> Result<(ServiceClient, String), Error> {
 }
 
 fn prompt(word: &str) -> Vec<i32> {
-    Bytes.encode(&format!("{word} -> "))
+    ByteTokenizer.encode(&format!("{word} -> "))
 }
 
 /// What a model makes of each word: all of them are asked at once.
@@ -210,7 +210,10 @@ fn answers(sampler: &SamplingClient, words: &[&str]) -> Result<Vec<String>, Erro
     };
     let asked = words.iter().map(|it| sampler.sample(&ModelInput::from_ints(prompt(it)), 1, &params));
     let answers = wait_all(asked)?;
-    Ok(answers.iter().map(|it| Bytes.decode(&it.sequences[0].tokens).trim_end().to_string()).collect())
+    Ok(answers
+        .iter()
+        .map(|it| ByteTokenizer.decode(&it.sequences[0].tokens).trim_end().to_string())
+        .collect())
 }
 
 /// Text of an untrained model may hold anything; a terminal should see only what has one column.

@@ -88,6 +88,7 @@ mod error;
 pub mod event;
 mod http;
 mod http_date;
+mod loss;
 mod metrics;
 #[cfg(all(test, shuttle))]
 #[path = "../tests/model/mod.rs"]

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::types::{
-    Datum, ForwardBackwardOutput, Loss, LossArray, LossFn, LossGraph, LossValue, TensorData, Values,
-};
+use crate::loss::LossArray;
+use crate::types::{Datum, ForwardBackwardOutput, Loss, LossFn, LossGraph, LossValue, TensorData, Values};
 
 use super::nn;
 

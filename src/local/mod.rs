@@ -7,7 +7,7 @@
 //! One engine thread runs the jobs; the sessions of its clients take turns, each in its own order, and samples run side by
 //! side. Models are made between the turns. What a session had asked for is dropped when it ends, and waits while nothing
 //! is heard of it. A client that waits for a result, or for news of many, costs no thread. The one model is `tinkex/nano`, whose tokens are bytes
-//! ([`tokenizer::Bytes`](crate::tokenizer::Bytes)).
+//! ([`tokenizer::ByteTokenizer`](crate::tokenizer::ByteTokenizer)).
 //!
 //! Every verb works offline except the audit log, and asking whom a plain key stands for. Losses that clients write as graphs are
 //! differentiated and trained on; checkpoints end when their time is over, can be copied, published, archived and exported;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::nn::ModelConfig;
 use super::state::{NANO, Reply, refuse};
-use crate::tokenizer::Bytes;
+use crate::tokenizer::ByteTokenizer;
 
 /// What a revision is called in the folders of the model hub: there is only one.
 const REVISION: &str = "0000000000000000000000000000000000000000";
@@ -117,12 +117,12 @@ fn write_files(folder: &Path, files: &[(&str, String)]) -> io::Result<()> {
     Ok(())
 }
 
-/// The tokenizer as the library `tokenizers` reads it: [`Bytes`], with a text for the end of a sequence.
+/// The tokenizer as the library `tokenizers` reads it: [`ByteTokenizer`], with a text for the end of a sequence.
 fn files(c: &ModelConfig) -> [(&'static str, String); 3] {
     let vocab: serde_json::Map<String, Value> =
         (0..=255u8).map(|byte| (letter(byte).to_string(), json!(byte))).collect();
     let eos = json!({
-        "id": Bytes::EOS, "content": EOS, "single_word": false, "lstrip": false, "rstrip": false,
+        "id": ByteTokenizer::EOS, "content": EOS, "single_word": false, "lstrip": false, "rstrip": false,
         "normalized": false, "special": true,
     });
     let level =
@@ -146,7 +146,7 @@ fn files(c: &ModelConfig) -> [(&'static str, String); 3] {
         "hidden_size": c.hidden, "intermediate_size": c.mlp, "num_hidden_layers": c.layers,
         "num_attention_heads": c.heads, "num_key_value_heads": c.kv_heads, "head_dim": c.head_dim,
         "max_position_embeddings": c.max_len, "rope_theta": c.rope_theta, "rms_norm_eps": c.norm_eps,
-        "hidden_act": "silu", "tie_word_embeddings": c.tied_head, "eos_token_id": Bytes::EOS,
+        "hidden_act": "silu", "tie_word_embeddings": c.tied_head, "eos_token_id": ByteTokenizer::EOS,
     });
     let text = |it: Value| format!("{it:#}\n");
     [

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::tokenizer::Bytes;
+use crate::tokenizer::ByteTokenizer;
 use crate::types::{
     ModelInput, PromptAltTokens, SampleOptions, SampleResponse, SampledSequence, Stop, StopReason,
     TensorData, TokenLogprob, Values,
@@ -98,7 +98,7 @@ impl Sample {
         asked.validate(&ModelInput::from_ints(ids)).map_err(|it| it.to_string())?;
         let targets = target.as_ref().map_or(Ok(Vec::new()), |it| targets(it, config.vocab))?;
         let (stop_tokens, stops) = match params.stop {
-            None => (vec![Bytes::EOS as u32], Vec::new()),
+            None => (vec![ByteTokenizer::EOS as u32], Vec::new()),
             Some(Stop::Tokens(it)) => {
                 (token_ids(&it, config.vocab).map_err(|it| format!("stop: {it}"))?, Vec::new())
             }

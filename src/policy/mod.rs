@@ -15,7 +15,6 @@ pub(crate) mod poll;
 pub(crate) mod poll_many;
 pub(crate) mod refresh;
 pub(crate) mod retry;
-pub(crate) mod surrogate;
 pub(crate) mod telemetry;
 pub(crate) mod turn;
 pub(crate) mod verdict;

@@ -1,5 +1,5 @@
-//! From text to token ids and back.
+//! Conversion between text and token ids.
 
-mod bytes;
+mod byte_tokenizer;
 
-pub use bytes::Bytes;
+pub use byte_tokenizer::ByteTokenizer;

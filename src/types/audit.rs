@@ -1,28 +1,27 @@
-//! Who did what.
+//! Entries of the audit log.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Timestamp;
-use super::lenient::text_enum;
-use super::odd::or_absent;
+use super::field_reader::{or_absent, text_enum};
 
-/// Which entries of the audit log to list.
+/// Filter for entries of the audit log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AuditEventType {
-    /// All of them.
+    /// All entries.
     #[default]
     All,
-    /// About checkpoints.
+    /// Entries about checkpoints.
     Checkpoints,
-    /// About projects.
+    /// Entries about projects.
     Projects,
-    /// About teams.
+    /// Entries about teams.
     Teams,
-    /// About organizations.
+    /// Entries about organizations.
     Organizations,
-    /// Others that a server may know.
+    /// A filter that this version does not know.
     Other(String),
 }
 
@@ -39,22 +38,22 @@ text_enum!(AuditEventType {
 #[serde(default)]
 #[non_exhaustive]
 pub struct AuditEntry {
-    /// When it happened.
+    /// Time of the event.
     #[serde(deserialize_with = "or_absent")]
     pub timestamp: Option<Timestamp>,
-    /// What happened.
+    /// Name of the event.
     #[serde(deserialize_with = "or_absent")]
     pub event: String,
-    /// What is known about it; which names there are depends on the event.
+    /// Details of the event. The keys depend on the event.
     #[serde(deserialize_with = "or_absent")]
     pub event_details: Map<String, Value>,
-    /// The model. Deprecated by the service in favour of `event_details`.
+    /// Id of the model. Deprecated by the service in favour of `event_details`.
     #[serde(deserialize_with = "or_absent")]
     pub model_id: Option<String>,
-    /// The checkpoint. Deprecated by the service in favour of `event_details`.
+    /// Path of the checkpoint. Deprecated by the service in favour of `event_details`.
     #[serde(deserialize_with = "or_absent")]
     pub tinker_path: Option<String>,
-    /// What for. Deprecated by the service in favour of `event_details`.
+    /// Purpose of the access. Deprecated by the service in favour of `event_details`.
     #[serde(deserialize_with = "or_absent")]
     pub purpose: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! What saving and loading report.
+//! Options and results of saving and loading.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 use super::{ExternalPath, SamplerPath, TrainingPath};
 use crate::error::{Error, Result};
 
-/// How long a checkpoint is kept.
+/// Lifetime of a checkpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Ttl {
-    /// Until it is deleted.
+    /// Kept until deleted.
     #[default]
     Never,
-    /// At least this long after saving: one hour to ten years, in whole seconds.
+    /// Kept for at least this time after the save: one hour to ten years, in whole seconds.
     After(Duration),
 }
 
@@ -23,18 +24,20 @@ impl Ttl {
         const HOUR: u64 = 3600;
         match self {
             Ttl::Never => Ok(None),
-            Ttl::After(it) if (HOUR..=10 * 366 * 24 * HOUR).contains(&it.as_secs()) => Ok(Some(it.as_secs())),
-            Ttl::After(it) => {
-                Err(Error::invalid("ttl", format!("must be between one hour and ten years, is {it:?}")))
+            Ttl::After(time) if (HOUR..=10 * 366 * 24 * HOUR).contains(&time.as_secs()) => {
+                Ok(Some(time.as_secs()))
+            }
+            Ttl::After(time) => {
+                Err(Error::invalid("ttl", format!("must be between one hour and ten years, is {time:?}")))
             }
         }
     }
 }
 
-/// How weights and optimizer state are saved. `SaveStateOptions::default()` keeps them until they are deleted and replaces
-/// nothing.
+/// Options of saving weights and optimizer state. The default keeps the checkpoint until it is deleted and replaces
+/// nothing. End the literal with `..Default::default()`: a minor version may add fields.
 ///
-/// # Example: the newest state under one name, with a note
+/// # Example: replace the checkpoint of the same name, with metadata
 /// ```
 /// use tinkex::types::SaveStateOptions;
 ///
@@ -47,77 +50,107 @@ impl Ttl {
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SaveStateOptions {
-    /// How long the checkpoint is kept. Default: until it is deleted.
+    /// Lifetime of the checkpoint. Default: kept until deleted.
     pub ttl: Ttl,
-    /// Replaces a checkpoint of the same name, with all of its metadata, instead of refusing. Default false.
+    /// Replaces a checkpoint of the same name together with its metadata. `false` refuses the save instead. Default
+    /// false.
     pub overwrite: bool,
-    /// Something to find the checkpoint by. Default: none.
+    /// Metadata for finding the checkpoint. Default: none.
     pub user_metadata: Option<BTreeMap<String, String>>,
 }
 
-/// How weights to sample from are saved under a name. The default keeps them until they are deleted.
+/// Options of saving weights for sampling under a name. The default keeps them until they are deleted. End the literal
+/// with `..Default::default()`: a minor version may add fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SaveWeightsOptions {
-    /// How long the weights are kept. Default: until they are deleted.
+    /// Lifetime of the weights. Default: kept until deleted.
     pub ttl: Ttl,
-    /// Something to find the weights by. Default: none.
+    /// Metadata for finding the weights. Default: none.
     pub user_metadata: Option<BTreeMap<String, String>>,
 }
 
-/// What a sampling client made from a training client samples from.
+/// Weights that a sampling client made from a training client samples from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum SamplerKind {
-    /// The weights as they are now, for good.
+    /// The current weights; they never change.
     #[default]
     Snapshot,
-    /// One target of the model, which all its inflight samplers share: every later inflight save moves the old clients
-    /// along with the new one. An answer may mix versions of the weights, none older than the client's own save.
+    /// One set of weights for all inflight samplers of the model: each later inflight save also updates the earlier
+    /// clients. One answer may mix versions of the weights; none is older than the client's own save.
     Inflight,
 }
 
-/// The most recipients that a save may be encrypted for.
+/// Largest number of recipients of an encrypted save.
 const MOST_RECIPIENTS: usize = 10;
 
 pub(crate) fn check_recipients(recipients: &[&str]) -> Result<()> {
     const PATH: &str = "age_encryption_recipients";
     if MOST_RECIPIENTS < recipients.len() {
-        return Err(Error::invalid(PATH, format!("are {}, at most {MOST_RECIPIENTS}", recipients.len())));
+        return Err(Error::invalid(
+            PATH,
+            format!("has {} recipients, the limit is {MOST_RECIPIENTS}", recipients.len()),
+        ));
     }
-    match recipients.iter().position(|it| it.is_empty()) {
+    match recipients.iter().position(|recipient| recipient.is_empty()) {
         Some(i) => Err(Error::invalid(format!("{PATH}[{i}]"), "is empty")),
         None => Ok(()),
     }
 }
 
-/// The result of `save_weights_external`.
+/// Result of `save_weights_external`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SaveWeightsExternalOutput {
-    /// Where the files are; give it to `RestClient::get_external_weights_urls`.
+    /// Path of the files; `RestClient::get_external_weights_urls` takes it.
     pub path: ExternalPath,
-    /// The size of all files together, in bytes, if the server says it.
+    /// Size of all files together in bytes, if the server reports it.
     pub size_bytes: Option<u64>,
 }
 
-/// The result of `save_state`.
+impl SaveWeightsExternalOutput {
+    /// A result without a size.
+    pub fn new(path: ExternalPath) -> Self {
+        SaveWeightsExternalOutput { path, size_bytes: None }
+    }
+}
+
+/// Result of `save_state`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SaveStateOutput {
-    /// Where weights and optimizer state are; give it to `load_state` or `create_training_client_from_state`.
+    /// Path of the weights and the optimizer state; `load_state` and `create_training_client_from_state` take it.
     pub path: TrainingPath,
 }
 
-/// The result of `save_weights_for_sampler`.
+impl SaveStateOutput {
+    /// The result of saving to a path.
+    pub fn new(path: TrainingPath) -> Self {
+        SaveStateOutput { path }
+    }
+}
+
+/// Result of `save_weights_for_sampler`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SaveWeightsForSamplerOutput {
-    /// Where the weights are; give it to `create_sampling_client`.
+    /// Path of the weights; `create_sampling_client` takes it.
     pub path: SamplerPath,
 }
 
-/// The result of `load_state` and `load_state_with_optimizer`.
+impl SaveWeightsForSamplerOutput {
+    /// The result of saving to a path.
+    pub fn new(path: SamplerPath) -> Self {
+        SaveWeightsForSamplerOutput { path }
+    }
+}
+
+/// Result of `load_state` and `load_state_with_optimizer`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LoadStateOutput {
-    /// The checkpoint that was loaded, if the server says so.
+    /// Path of the loaded checkpoint, if the server reports it.
     pub path: Option<String>,
 }
 
@@ -127,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_time_to_live_is_between_an_hour_and_ten_years() {
-        let seconds = |it| Ttl::After(Duration::from_secs(it)).seconds();
+        let seconds = |seconds| Ttl::After(Duration::from_secs(seconds)).seconds();
         assert_eq!(Ttl::Never.seconds().expect("no end"), None);
         for good in [3600, 86_400, 10 * 365 * 86_400] {
             assert_eq!(seconds(good).expect("a time"), Some(good));
@@ -139,12 +172,12 @@ mod tests {
     }
 
     #[test]
-    fn recipients_are_few_and_none_is_empty() {
-        let path = |it: &[&str]| {
-            check_recipients(it).expect_err("a refusal").violation().expect("a path").path.clone()
+    fn too_many_recipients_and_empty_recipients_are_refused() {
+        let path = |recipients: &[&str]| {
+            check_recipients(recipients).expect_err("a refusal").violation().expect("a path").path.clone()
         };
         check_recipients(&[]).expect("not encrypted");
-        check_recipients(&["age1a"; 10]).expect("as many as are allowed");
+        check_recipients(&["age1a"; 10]).expect("the largest allowed number");
         assert_eq!(path(&["age1a"; 11]), "age_encryption_recipients");
         assert_eq!(path(&["age1a", ""]), "age_encryption_recipients[1]");
     }

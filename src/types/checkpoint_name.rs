@@ -2,11 +2,10 @@
 
 use crate::error::{Error, Result};
 
-/// The longest name, in bytes: what file systems and servers take for a part of a path.
+/// Length limit in bytes, which is that of file systems and servers for one segment of a path.
 const LONGEST: usize = 255;
 
-/// Refuses a name that cannot be the last part of a path. Which characters a server allows besides is its own affair
-/// (PROTOCOL §6.8).
+/// Refuses a name that cannot be the last segment of a path. A server may allow fewer characters (PROTOCOL §6.8).
 pub(crate) fn check_name(name: &str) -> Result<()> {
     match problem(name) {
         None => Ok(()),
@@ -14,19 +13,19 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     }
 }
 
-/// What keeps text from being a part of a path.
+/// Returns the reason why a text cannot be a segment of a path, if there is one.
 pub(super) fn problem(name: &str) -> Option<String> {
     const ADVICE: &str = "use a name such as step-100";
-    let is_shown = |it: &char| !it.is_control() && !is_invisible(*it);
+    let is_hidden = |char: &char| char.is_control() || is_invisible(*char);
     let problem = if name.is_empty() {
         "is empty".to_string()
     } else if LONGEST < name.len() {
-        return Some(format!("is {} bytes long, more than {LONGEST}", name.len()));
+        return Some(format!("has {} bytes, the limit is {LONGEST}", name.len()));
     } else if name.contains('/') {
         format!("{name:?} contains a slash and is a path, not a name")
     } else if matches!(name, "." | "..") {
-        format!("{name:?} means a folder")
-    } else if let Some(hidden) = name.chars().find(|it| !is_shown(it)) {
+        format!("{name:?} is a reference to a folder")
+    } else if let Some(hidden) = name.chars().find(is_hidden) {
         format!("{name:?} contains the invisible character {}", hidden.escape_unicode())
     } else if name.trim() != name {
         format!("{name:?} begins or ends with a space")
@@ -36,9 +35,9 @@ pub(super) fn problem(name: &str) -> Option<String> {
     Some(format!("{problem}; {ADVICE}"))
 }
 
-/// Separators of lines, marks of direction, and characters without width: two names may differ in them alone.
-fn is_invisible(it: char) -> bool {
-    matches!(it,
+/// Line separators, direction marks and zero-width characters: with them, two different names can look the same.
+fn is_invisible(char: char) -> bool {
+    matches!(char,
         '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
         | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
@@ -48,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_cannot_be_a_part_of_a_path_is_refused_with_the_reason() {
+    fn a_name_that_cannot_be_a_path_segment_is_refused_with_the_reason() {
         for name in
             ["x", "step-100", "step_1.5", "a b", "größe", "名前", "...", "100%", "a:b", &"x".repeat(255)]
         {
@@ -70,7 +69,7 @@ mod tests {
             (" a", "space"),
             ("a\u{a0}", "space"),
             (&"x".repeat(256), "256 bytes"),
-            // The limit is one of bytes.
+            // The limit counts bytes.
             (&"ü".repeat(128), "256 bytes"),
         ] {
             let error = check_name(name).expect_err(name);

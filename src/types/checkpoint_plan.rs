@@ -1,46 +1,46 @@
-//! Which checkpoints stay and which go.
+//! Selection of checkpoints to delete.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
 
 use super::{Checkpoint, CheckpointPath, CheckpointType};
 
-/// Which checkpoints of a training run stay and which are to be deleted. Making it deletes nothing.
+/// The checkpoints of a training run, divided into those to keep and those to delete. Making a plan deletes nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct CheckpointPlan {
-    /// Those that stay, newest first as far as their age is known.
+    /// Checkpoints to keep, newest first; those without a readable time come last.
     pub keep: Vec<Checkpoint>,
-    /// Those that are to be deleted, newest first.
+    /// Checkpoints to delete, newest first.
     pub delete: Vec<Checkpoint>,
 }
 
 impl CheckpointPlan {
-    /// Keeps the newest `n` of each type, what is public, and what cannot be judged: a checkpoint without a time, a type or
-    /// a path.
+    /// Keeps the newest `n` of each type, public checkpoints, and checkpoints without a readable time, type or path.
     pub(crate) fn keep_last(mut all: Vec<Checkpoint>, n: usize) -> Self {
-        let time = |it: &Checkpoint| -> Option<SystemTime> { it.time.as_ref()?.to_system_time() };
-        all.sort_by_key(|it| std::cmp::Reverse(time(it)));
-        let mut kept: HashMap<CheckpointType, usize> = HashMap::new();
+        let time =
+            |checkpoint: &Checkpoint| -> Option<SystemTime> { checkpoint.time.as_ref()?.to_system_time() };
+        all.sort_by_key(|checkpoint| std::cmp::Reverse(time(checkpoint)));
+        let mut n_seen: HashMap<CheckpointType, usize> = HashMap::new();
         let mut plan = CheckpointPlan::default();
-        for it in all {
-            let kind = it.checkpoint_type.clone().filter(|_| time(&it).is_some() && it.path().is_ok());
-            let stays = match kind {
+        for checkpoint in all {
+            let is_complete = time(&checkpoint).is_some() && checkpoint.path().is_ok();
+            let keep = match checkpoint.checkpoint_type.clone().filter(|_| is_complete) {
                 None => true,
                 Some(kind) => {
-                    let place = kept.entry(kind).or_default();
-                    *place += 1;
-                    it.public || *place <= n
+                    let n_seen = n_seen.entry(kind).or_default();
+                    *n_seen += 1;
+                    checkpoint.public || *n_seen <= n
                 }
             };
-            if stays { plan.keep.push(it) } else { plan.delete.push(it) }
+            if keep { plan.keep.push(checkpoint) } else { plan.delete.push(checkpoint) }
         }
         plan
     }
 
-    /// Where those are that are to be deleted.
+    /// Paths of the checkpoints to delete.
     pub fn paths_to_delete(&self) -> Vec<CheckpointPath> {
-        self.delete.iter().filter_map(|it| it.path().ok()).collect()
+        self.delete.iter().filter_map(|checkpoint| checkpoint.path().ok()).collect()
     }
 }
 
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_of_each_type_stay_and_so_does_what_cannot_be_judged() {
+    fn the_newest_of_each_type_and_incomplete_checkpoints_are_kept() {
         let time = |hour: u32| format!("2026-11-20T{hour:02}:00:00Z");
         let all = vec![
             checkpoint("training", "old", &time(1), false),
@@ -75,7 +75,8 @@ mod tests {
             (3, vec![]),
         ] {
             let plan = CheckpointPlan::keep_last(all.clone(), n);
-            let names: Vec<String> = plan.paths_to_delete().iter().map(|it| it.name().to_string()).collect();
+            let names: Vec<String> =
+                plan.paths_to_delete().iter().map(|path| path.name().to_string()).collect();
             assert_eq!(names, deleted, "{n}");
             assert_eq!(plan.keep.len() + plan.delete.len(), all.len());
         }

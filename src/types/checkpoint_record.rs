@@ -1,23 +1,22 @@
-//! What a server knows of a checkpoint.
+//! Checkpoints as servers list them.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::lenient::{self, text_enum};
-use super::odd::or_absent;
+use super::field_reader::{self, or_absent, text_enum};
 use super::{CheckpointPath, Timestamp};
 use crate::error::Result;
 
-/// What a checkpoint holds.
+/// Content of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum CheckpointType {
-    /// A state to train on.
+    /// Weights and optimizer state for training.
     Training,
-    /// Weights to sample from.
+    /// Weights for sampling.
     Sampler,
-    /// Exported weights, to be downloaded.
+    /// Exported weights for download.
     External,
     /// A type that this version does not know.
     Other(String),
@@ -25,41 +24,41 @@ pub enum CheckpointType {
 
 text_enum!(CheckpointType { "training" => Training, "sampler" => Sampler, "external" => External });
 
-/// A checkpoint, as it is listed. Servers may leave out nearly everything (PROTOCOL §3.5 #29).
+/// A checkpoint in a list. Servers may leave out nearly every field (PROTOCOL §3.5 #29).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Checkpoint {
-    /// Its id within its run, such as `weights/step-10`. Some servers send the name alone; [`path`](Self::path) is the
-    /// same everywhere.
+    /// Id within the run, such as `weights/step-10`. Some servers send only the name; [`path`](Self::path) has the same
+    /// form on all servers.
     pub checkpoint_id: String,
-    /// What it holds, if the server says so.
+    /// Content of the checkpoint, if the server reports it.
     #[serde(deserialize_with = "or_absent")]
     pub checkpoint_type: Option<CheckpointType>,
-    /// When it was saved.
+    /// Time of the save.
     #[serde(deserialize_with = "or_absent")]
     pub time: Option<Timestamp>,
-    /// Where it is; see [`path`](Self::path).
+    /// Path as the server sent it; see [`path`](Self::path).
     pub tinker_path: String,
-    /// How large it is, in bytes.
-    #[serde(deserialize_with = "lenient::maybe_count")]
+    /// Size in bytes.
+    #[serde(deserialize_with = "field_reader::maybe_count")]
     pub size_bytes: Option<u64>,
-    /// Whether everybody may read it.
+    /// Anyone may read the checkpoint.
     #[serde(deserialize_with = "or_absent")]
     pub public: bool,
-    /// What was saved with it to find it by.
-    #[serde(deserialize_with = "lenient::texts")]
+    /// Metadata that the caller saved with the checkpoint.
+    #[serde(deserialize_with = "field_reader::texts")]
     pub user_metadata: BTreeMap<String, String>,
-    /// When it will be deleted. `None`: never, or the server does not say.
+    /// Time of the deletion. `None`: never, or not reported by the server.
     #[serde(deserialize_with = "or_absent")]
     pub expires_at: Option<Timestamp>,
 }
 
 impl Checkpoint {
-    /// Where it is, to be given to the other calls.
+    /// Path of the checkpoint, as other calls take it.
     ///
     /// # Errors
-    /// The server sent no path, or one of a form that this version does not know.
+    /// The server sent no path, or a path of a form that this version does not know.
     pub fn path(&self) -> Result<CheckpointPath> {
         self.tinker_path.parse()
     }

@@ -1,4 +1,4 @@
-//! How a checkpoint is copied.
+//! Options of copying a checkpoint.
 
 use std::fmt;
 
@@ -6,9 +6,10 @@ use super::Ttl;
 use crate::error::{Error, Result};
 use crate::secret::Secret;
 
-/// How a checkpoint is copied. `CopyOptions::default()` copies into the client's own project, for good.
+/// Options of copying a checkpoint. The default copies into the client's project and keeps the copy until it is
+/// deleted. End the literal with `..Default::default()`: a minor version may add fields.
 ///
-/// # Example: a copy that is kept for a week
+/// # Example: a copy that is kept for one week
 /// ```
 /// use std::time::Duration;
 /// use tinkex::types::{AccessToken, CopyOptions, Ttl};
@@ -22,41 +23,43 @@ use crate::secret::Secret;
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct CopyOptions {
-    /// The project that the copy will belong to. Default: that of the client
+    /// Project of the copy. Default: that of the client
     /// ([`ServiceClientBuilder::project_id`](crate::ServiceClientBuilder::project_id), `TINKER_PROJECT_ID`).
     pub destination_project_id: Option<String>,
-    /// How long the copy is kept; it does not inherit this from the original. Default: until it is deleted.
+    /// Lifetime of the copy; it is not inherited from the original. Default: kept until deleted.
     pub ttl: Ttl,
-    /// The owner's permission, for checkpoints that are not the caller's. Default: none.
+    /// Access token of the owner, for checkpoints of other users. Default: none.
     pub weights_access_token: Option<AccessToken>,
 }
 
-/// An owner's permission to read weights. It is sent where the server expects it and shown nowhere.
+/// A token with which the owner of weights grants read access. It is sent where the server expects it; `Debug` hides
+/// it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AccessToken(Secret);
 
 impl AccessToken {
-    /// The header that carries it, where it is not part of the body.
+    /// Header that carries the token in requests whose body does not.
     pub(crate) const HEADER: &str = "X-Tinker-Weights-Access-Token";
 
-    /// The permission, as the owner handed it out. What no header can carry, such as the end of a line, is refused when it is
-    /// used.
+    /// The token as the owner issued it. A token that a header cannot carry, such as one with a line break, is refused
+    /// when it is used.
     pub fn new(token: impl Into<String>) -> Self {
         AccessToken(Secret::new(token))
     }
 
-    /// The token, if a header can carry it.
+    /// Returns the token if a header can carry it.
     pub(crate) fn checked(&self) -> Result<&Secret> {
         const LONGEST: usize = 8192;
         let text = self.0.expose();
-        let is_printable = text.bytes().all(|it| (b' '..=b'~').contains(&it));
-        // What is wrong is said without a part of the token.
-        match is_printable && !text.is_empty() && text.trim() == text && text.len() <= LONGEST {
-            true => Ok(&self.0),
-            false => Err(Error::invalid(
+        let is_printable = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        if is_printable && !text.is_empty() && text.trim() == text && text.len() <= LONGEST {
+            Ok(&self.0)
+        } else {
+            // The error must not contain any part of the token.
+            Err(Error::invalid(
                 "weights_access_token",
                 "is empty, longer than 8 KiB or not printable ASCII, or begins or ends with white space",
-            )),
+            ))
         }
     }
 }

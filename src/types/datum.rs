@@ -1,4 +1,4 @@
-//! One example to train on.
+//! Training examples.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use crate::error::{Error, Result};
 use super::datum_losses::targets;
 use super::{Chunk, DenseRoom, ModelInput, Provenance, TensorData, Values};
 
-/// One example: what the model reads, and what the loss function needs besides (PROTOCOL §6.3).
+/// One training example: the input of the model and the inputs of the loss function (PROTOCOL §6.3).
 ///
-/// Row i of every input belongs to position i of `model_input`, which predicts the token at i + 1: for a sequence
-/// of n tokens the input is the first n − 1 and `target_tokens` the last n − 1.
+/// Row i of every loss input belongs to position i of `model_input`, which predicts the token at i + 1: for a sequence
+/// of n tokens, `model_input` is the first n − 1 and `target_tokens` the last n − 1.
 ///
 /// # Example: learn to continue `ab` with `cd`
 /// ```
@@ -23,33 +23,35 @@ use super::{Chunk, DenseRoom, ModelInput, Provenance, TensorData, Values};
 /// # Ok::<(), tinkex::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Datum {
-    /// What the model reads.
+    /// Input of the model.
     pub model_input: ModelInput,
-    /// The inputs of the loss function, by name.
+    /// Inputs of the loss function, by name.
     pub loss_fn_inputs: BTreeMap<String, TensorData>,
-    /// Where the tokens came from, for losses that want to know it.
+    /// Origin of the tokens, for losses that need it.
     pub provenance: Option<Provenance>,
 }
 
 impl Datum {
-    /// An example without loss inputs yet.
+    /// An example without loss inputs.
     pub fn new(model_input: ModelInput) -> Self {
         Datum { model_input, ..Datum::default() }
     }
 
-    /// This example with a loss input added. `target_tokens` takes `i64`, the other usual ones `f32`.
+    /// Adds a loss input. `target_tokens` takes `i64`, the other known names take `f32`.
+    #[must_use]
     pub fn with(mut self, name: impl Into<String>, tensor: impl Into<TensorData>) -> Self {
         self.loss_fn_inputs.insert(name.into(), tensor.into());
         self
     }
 
-    /// This example with a loss input of one dimension, whose type follows from its name: `target_tokens` becomes `i64`,
-    /// `weights`, `advantages`, `logprobs`, `clip_low_threshold`, `clip_high_threshold` and `sequence_ratio_mask` become
-    /// `f32` (PROTOCOL §6.3).
+    /// Adds a loss input of one dimension. Its type follows from its name: `target_tokens` becomes `i64`, `weights`,
+    /// `advantages`, `logprobs`, `clip_low_threshold`, `clip_high_threshold` and `sequence_ratio_mask` become `f32`
+    /// (PROTOCOL §6.3).
     ///
     /// # Errors
-    /// Another name, or a token id that is no whole number.
+    /// Another name, or a token id that is not a whole number.
     ///
     /// # Example: whole numbers as advantages
     /// ```
@@ -65,38 +67,39 @@ impl Datum {
         Ok(self.with(name, tensor))
     }
 
-    /// As [`with_list`](Self::with_list), with two dimensions: one row for each token.
+    /// As [`with_list`](Self::with_list), for a loss input of two dimensions: one row for each token.
     ///
     /// # Errors
-    /// As there; rows of different lengths.
+    /// As for [`with_list`](Self::with_list); also rows of different lengths.
     pub fn with_rows<V: Into<f64> + Copy>(self, name: &str, rows: &[impl AsRef<[V]>]) -> Result<Self> {
-        let n_columns = rows.first().map_or(0, |it| it.as_ref().len());
-        if let Some(i) = rows.iter().position(|it| it.as_ref().len() != n_columns) {
+        let n_columns = rows.first().map_or(0, |row| row.as_ref().len());
+        if let Some(i) = rows.iter().position(|row| row.as_ref().len() != n_columns) {
             let path = format!("loss_fn_inputs[{name:?}][{i}]");
             let problem = format!("has {} columns, the first row {n_columns}", rows[i].as_ref().len());
             return Err(Error::invalid(path, problem));
         }
-        let values = rows.iter().flat_map(|it| it.as_ref().iter().map(|it| (*it).into()));
+        let values = rows.iter().flat_map(|row| row.as_ref().iter().map(|value| (*value).into()));
         let tensor = typed(name, values.collect())?.with_shape([rows.len(), n_columns])?;
         Ok(self.with(name, tensor))
     }
 
-    /// This example with the origin of its tokens.
+    /// Sets the origin of the tokens.
+    #[must_use]
     pub fn with_provenance(mut self, provenance: Provenance) -> Self {
         self.provenance = Some(provenance);
         self
     }
 
-    /// Refuses tensors for which there is no room as dense ones.
+    /// Reserves memory for the dense form of the sparse tensors; refuses a tensor for which not enough is left.
     pub(crate) fn take_room(&self, room: &mut DenseRoom, path: &str) -> Result<()> {
-        let take = |(name, it): (&String, &TensorData)| {
-            room.take(it, it.values.width(), &format!("{path}.loss_fn_inputs[{name:?}]"))
+        let take = |(name, tensor): (&String, &TensorData)| {
+            room.take(tensor, tensor.values.width(), &format!("{path}.loss_fn_inputs[{name:?}]"))
         };
         self.loss_fn_inputs.iter().try_for_each(take)
     }
 
-    /// Makes its tensors those that are sent: dense ones if the server takes no others, else sparse ones where that is
-    /// smaller (PROTOCOL §6.2).
+    /// Converts the tensors to the form that is sent: dense if the server takes only dense tensors, otherwise sparse
+    /// where that is smaller (PROTOCOL §6.2).
     pub(crate) fn pack(&mut self, dense: bool) {
         for (name, tensor) in &mut self.loss_fn_inputs {
             if dense {
@@ -107,10 +110,10 @@ impl Datum {
         }
     }
 
-    /// An example for [`LossFn::CrossEntropy`](super::LossFn::CrossEntropy): a prompt and the completion to learn, with weight 0
-    /// on the prompt's tokens and 1 on the completion's.
+    /// An example for [`LossFn::CrossEntropy`](super::LossFn::CrossEntropy): a prompt and the completion to learn, with
+    /// weight 0 on the tokens of the prompt and 1 on those of the completion.
     ///
-    /// Other losses refuse the input `weights`. They have constructors of their own, such as
+    /// Other losses refuse the input `weights`; they have other constructors, such as
     /// [`importance_sampling`](Self::importance_sampling).
     pub fn cross_entropy(prompt: &[i32], completion: &[i32]) -> Self {
         let n = (prompt.len() + completion.len()).saturating_sub(1);
@@ -119,14 +122,14 @@ impl Datum {
         targets(prompt, completion).with("weights", weights)
     }
 
-    /// How many log-probabilities a pass reports of it: one for each target. `None` without targets.
+    /// Number of log-probabilities that a pass reports for this example: one for each target. `None` without targets.
     pub(crate) fn n_targets(&self) -> Option<usize> {
         Some(self.loss_fn_inputs.get("target_tokens")?.shape().iter().product())
     }
 
-    /// Estimated bytes of this example in a request: what splitting into requests counts (PROTOCOL §8.1).
+    /// Estimated size in a request in bytes; the split into requests counts with it (PROTOCOL §8.1).
     pub(crate) fn n_bytes(&self) -> usize {
-        let chunks = self.model_input.chunks.iter().map(|it| match it {
+        let chunks = self.model_input.chunks.iter().map(|chunk| match chunk {
             Chunk::EncodedText { tokens } => 4 * tokens.len(),
             Chunk::Image { data, .. } => data.len(),
             Chunk::ImageAssetPointer { location, .. } => location.len(),
@@ -135,7 +138,7 @@ impl Datum {
         chunks.sum::<usize>() + self.loss_fn_inputs.values().map(TensorData::n_bytes).sum::<usize>()
     }
 
-    /// Refuses what no server can train on, naming the place under `path`.
+    /// Refuses examples that no server can train on; errors name the place below `path`.
     pub(crate) fn validate(&self, path: &str) -> Result<()> {
         self.model_input.validate(&format!("{path}.model_input"))?;
         for (i, chunk) in self.model_input.chunks.iter().enumerate() {
@@ -152,11 +155,11 @@ impl Datum {
                 "weights" | "advantages" | "sequence_ratio_mask" => {
                     tensor.check_values(&path, "a finite number", f32::is_finite)?;
                 }
-                // A token that could not be drawn has a log-probability of minus infinity, and a threshold may be none.
+                // Minus infinity is the log-probability of a token with probability 0; infinite thresholds do not clip.
                 "logprobs" | "clip_low_threshold" | "clip_high_threshold" => {
-                    tensor.check_values(&path, "a number", |it| !it.is_nan())?;
+                    tensor.check_values(&path, "a number", |value| !value.is_nan())?;
                 }
-                // What the other names mean is known to the loss alone.
+                // Only the loss knows the meaning of other names.
                 _ => {}
             }
             if is_float(name) && tensor.as_f32().is_none() {
@@ -175,21 +178,21 @@ impl Datum {
             validate_targets(targets, &format!("{path}.loss_fn_inputs[\"target_tokens\"]"))?;
         }
         match &self.provenance {
-            Some(it) => {
+            Some(provenance) => {
                 let targets = targets.map(TensorData::shape);
-                it.validate(&format!("{path}.provenance"), n_tokens, targets.as_deref())
+                provenance.validate(&format!("{path}.provenance"), n_tokens, targets.as_deref())
             }
             None => Ok(()),
         }
     }
 }
 
-/// The inputs that every loss function reads as one row per token.
+/// Returns true if every loss function reads the input as one row for each token.
 fn is_per_token(name: &str) -> bool {
     matches!(name, "target_tokens" | "weights" | "advantages" | "logprobs" | "sequence_ratio_mask" | "mask")
 }
 
-/// The inputs that are floats on the wire, whatever the loss.
+/// Returns true if the input is a tensor of floats for every loss function.
 fn is_float(name: &str) -> bool {
     matches!(
         name,
@@ -202,17 +205,17 @@ fn is_float(name: &str) -> bool {
     )
 }
 
-/// Numbers in the type that their name asks for.
+/// Converts numbers to the element type of the named input.
 fn typed(name: &str, values: Vec<f64>) -> Result<TensorData> {
     let path = |i: usize| format!("loss_fn_inputs[{name:?}][{i}]");
     match name {
-        "target_tokens" => match values.iter().position(|it| it.fract() != 0.0) {
-            Some(i) => Err(Error::invalid(path(i), format!("{} is no whole number", values[i]))),
-            None => Ok(values.iter().map(|it| *it as i64).collect::<Vec<_>>().into()),
+        "target_tokens" => match values.iter().position(|value| value.fract() != 0.0) {
+            Some(i) => Err(Error::invalid(path(i), format!("{} is not a whole number", values[i]))),
+            None => Ok(values.iter().map(|value| *value as i64).collect::<Vec<_>>().into()),
         },
-        name if is_float(name) => Ok(values.iter().map(|it| *it as f32).collect::<Vec<_>>().into()),
+        name if is_float(name) => Ok(values.iter().map(|value| *value as f32).collect::<Vec<_>>().into()),
         _ => {
-            let problem = "has no type of its own; give it as a tensor of i64 or f32";
+            let problem = "has no known element type; pass a tensor of i64 or f32 to `with`";
             Err(Error::invalid(format!("loss_fn_inputs[{name:?}]"), problem))
         }
     }
@@ -224,7 +227,7 @@ fn validate_targets(targets: &TensorData, path: &str) -> Result<()> {
     }
     match &targets.values {
         Values::F32(_) => Err(Error::invalid(path, "must hold integers")),
-        Values::I64(ids) => match ids.iter().position(|it| !(0..=i64::from(i32::MAX)).contains(it)) {
+        Values::I64(ids) => match ids.iter().position(|id| !(0..=i64::from(i32::MAX)).contains(id)) {
             Some(i) => {
                 Err(Error::invalid(format!("{path}[{i}]"), format!("token id {} is not in 0..2^31", ids[i])))
             }
@@ -274,13 +277,13 @@ mod tests {
     }
 
     #[test]
-    fn bare_lists_get_the_type_of_their_name() {
+    fn lists_and_rows_get_the_element_type_of_their_name() {
         let datum = || Datum::cross_entropy(&[1, 2], &[3]);
         let rows = datum().with_rows("target_tokens", &[[1, 2], [3, 4]]).expect("a matrix");
         assert_eq!(rows.loss_fn_inputs["target_tokens"].shape(), [2, 2]);
         assert_eq!(rows.loss_fn_inputs["target_tokens"].as_i64(), Some(&[1, 2, 3, 4][..]));
         let refused =
-            |it: Result<Datum>| it.expect_err("a refusal").violation().expect("a path").path.clone();
+            |datum: Result<Datum>| datum.expect_err("a refusal").violation().expect("a path").path.clone();
         assert_eq!(
             refused(datum().with_list("target_tokens", [1.0, 2.5])),
             "loss_fn_inputs[\"target_tokens\"][1]"
@@ -291,10 +294,10 @@ mod tests {
     }
 
     #[test]
-    fn only_targets_and_weights_of_two_dimensions_are_packed_and_only_where_that_is_smaller() {
-        let matrix = |some: usize| {
+    fn only_targets_and_weights_of_two_dimensions_are_made_sparse_and_only_where_that_is_smaller() {
+        let matrix = |n_non_zero: usize| {
             let mut values = vec![0.0f32; 40];
-            values[..some].fill(0.5);
+            values[..n_non_zero].fill(0.5);
             TensorData::from(values).with_shape([4, 10]).expect("a shape")
         };
         // (4 + 1) + 2 · 17 < 40, and 5 + 2 · 18 is not.
@@ -310,7 +313,7 @@ mod tests {
             assert_eq!(packed.sparse.is_some(), sparse, "{name} {:?}", tensor.shape());
             packed.validate("t").expect("a good tensor");
             datum.pack(true);
-            assert_eq!(datum.loss_fn_inputs[name], tensor, "what is unpacked is what was packed");
+            assert_eq!(datum.loss_fn_inputs[name], tensor, "the dense form is the original");
         }
     }
 

@@ -1,22 +1,24 @@
-//! Data for the losses that compare a policy with the one that sampled.
+//! Examples for policy-gradient losses.
 
 use crate::error::{Error, Result};
 
 use super::{Datum, ModelInput, Origin, Provenance, ProvenanceSpan};
 
-/// Constructors named after losses. Each makes exactly the inputs that its loss reads (PROTOCOL §7), because servers refuse
-/// others: an example for [`LossFn::CrossEntropy`](super::LossFn::CrossEntropy) has `weights`, and none of these has.
+/// Constructors named after losses. Each makes exactly the inputs that its loss reads (PROTOCOL §7), because servers
+/// refuse further inputs: examples for [`LossFn::CrossEntropy`](super::LossFn::CrossEntropy) have `weights`, the
+/// examples here do not.
 ///
-/// `completion` is what was sampled after `prompt`. `logprobs` and `advantages` have one value for each token of the
-/// completion. Tokens of the prompt get the advantage 0, so that they are not trained on.
+/// `completion` holds the tokens sampled after `prompt`. `logprobs` and `advantages` have one value for each token of
+/// the completion. Tokens of the prompt get the advantage 0, so that they are not trained on.
 ///
 /// # Log-probabilities and temperature
-/// `logprobs` are those that the sampler reported, [`SampledSequence::logprobs`](super::SampledSequence::logprobs). They are the
-/// model's own, those of temperature 1, whatever [`temperature`](super::SamplingParams::temperature),
-/// [`top_k`](super::SamplingParams::top_k) and [`top_p`](super::SamplingParams::top_p) the sample was drawn with, and so are those
-/// of a pass. The ratio `r = exp(logp − q)` of an unchanged model is therefore 1 at any temperature, although tokens drawn at
-/// another one do not follow the distribution that is trained: sample at temperature 1 with no limits to train without that
-/// bias.
+/// `logprobs` are the values that the sampler reported,
+/// [`SampledSequence::logprobs`](super::SampledSequence::logprobs). They are those of the model at temperature 1,
+/// independent of the [`temperature`](super::SamplingParams::temperature), [`top_k`](super::SamplingParams::top_k) and
+/// [`top_p`](super::SamplingParams::top_p) of the sample; the log-probabilities of a training pass are, too. The ratio
+/// `r = exp(logp − q)` of an unchanged model is therefore 1 at any temperature, although tokens sampled at another
+/// temperature do not follow the trained distribution. Sample at temperature 1 without `top_k` and `top_p` to train
+/// without that bias.
 impl Datum {
     /// An example for [`LossFn::ImportanceSampling`](super::LossFn::ImportanceSampling): `target_tokens`, `logprobs`,
     /// `advantages`.
@@ -24,7 +26,7 @@ impl Datum {
     /// # Errors
     /// `logprobs` or `advantages` of another length than `completion`.
     ///
-    /// # Example: reward a sample that is short
+    /// # Example: reward short samples
     /// ```
     /// # #[cfg(feature = "local")] {
     /// # let server = tinkex::local::Server::start(Default::default())?;
@@ -37,11 +39,11 @@ impl Datum {
     /// let params = SamplingParams { max_tokens: Some(4), ..Default::default() };
     /// let answer = sampler.sample(&ModelInput::from_ints(prompt), 2, &params).wait()?;
     /// let mut data = Vec::new();
-    /// for it in &answer.sequences {
-    ///     let advantage = if it.tokens.len() < 4 { 1.0 } else { -0.1 };
-    ///     let logprobs = it.logprobs.as_deref().unwrap_or_default();
-    ///     let advantages = vec![advantage; it.tokens.len()];
-    ///     data.push(Datum::importance_sampling(&prompt, &it.tokens, logprobs, &advantages)?);
+    /// for sequence in &answer.sequences {
+    ///     let advantage = if sequence.tokens.len() < 4 { 1.0 } else { -0.1 };
+    ///     let logprobs = sequence.logprobs.as_deref().unwrap_or_default();
+    ///     let advantages = vec![advantage; sequence.tokens.len()];
+    ///     data.push(Datum::importance_sampling(&prompt, &sequence.tokens, logprobs, &advantages)?);
     /// }
     /// training.forward_backward(data, LossFn::ImportanceSampling).wait()?;
     /// training.optim_step(AdamParams::default()).wait()?;
@@ -102,14 +104,14 @@ impl Datum {
     }
 
     /// An example for [`LossFn::Dro`](super::LossFn::Dro): the inputs of
-    /// [`importance_sampling`](Self::importance_sampling). The quadratic term of this loss counts at every position, those of the
-    /// prompt included, so that the sampler's log-probabilities of the prompt are needed too: one for each of its tokens, `None`
-    /// for the first, as [`SampleResponse::prompt_logprobs`](super::SampleResponse::prompt_logprobs) and
+    /// [`importance_sampling`](Self::importance_sampling). The quadratic term of this loss includes the positions of
+    /// the prompt, so the constructor also needs the sampler's log-probabilities of the prompt: one for each token,
+    /// `None` for the first, as [`SampleResponse::prompt_logprobs`](super::SampleResponse::prompt_logprobs) and
     /// [`SamplingClient::compute_logprobs`](crate::SamplingClient::compute_logprobs) report them.
     ///
     /// # Errors
-    /// As for [`importance_sampling`](Self::importance_sampling); another number of `prompt_logprobs` than tokens of the prompt, or
-    /// one that is missing.
+    /// As for [`importance_sampling`](Self::importance_sampling); also `prompt_logprobs` of another length than
+    /// `prompt`, or with a missing value behind the first.
     ///
     /// # Example: a prompt of two tokens
     /// ```
@@ -129,17 +131,18 @@ impl Datum {
         let datum = Datum::importance_sampling(prompt, completion, logprobs, advantages)?;
         check_len("prompt_logprobs", prompt_logprobs.len(), prompt.len(), "prompt")?;
         let mut all = Vec::with_capacity(prompt.len() + completion.len());
-        for (i, it) in prompt_logprobs.iter().enumerate().skip(1) {
-            let path = || format!("prompt_logprobs[{i}]");
-            all.push(it.ok_or_else(|| Error::invalid(path(), "is missing; dro needs all but the first"))?);
+        for (i, logprob) in prompt_logprobs.iter().enumerate().skip(1) {
+            let missing =
+                || Error::invalid(format!("prompt_logprobs[{i}]"), "is missing; dro needs all but the first");
+            all.push(logprob.ok_or_else(missing)?);
         }
         all.extend(logprobs.iter().skip(usize::from(prompt.is_empty())));
         Ok(datum.with("logprobs", all))
     }
 
     /// An example for [`LossFn::Gspo`](super::LossFn::Gspo): the inputs of
-    /// [`importance_sampling`](Self::importance_sampling), and a `sequence_ratio_mask` that is 1 on the completion and 0 on the
-    /// prompt, so that the ratio of the sequence is the mean over the completion.
+    /// [`importance_sampling`](Self::importance_sampling), and a `sequence_ratio_mask` of 1 on the completion and 0 on
+    /// the prompt, so that the ratio of the sequence is the mean over the completion.
     ///
     /// # Errors
     /// As for [`importance_sampling`](Self::importance_sampling).
@@ -159,15 +162,15 @@ impl Datum {
         Ok(datum.with("sequence_ratio_mask", mask))
     }
 
-    /// An example for [`LossFn::StableReinforce`](super::LossFn::StableReinforce): `target_tokens`, `advantages`, and the
-    /// provenance of a sample that was drawn in this session with
-    /// [`record_stability_info`](crate::SamplingClient::record_stability_info). `sequence_id` is that of the sample,
+    /// An example for [`LossFn::StableReinforce`](super::LossFn::StableReinforce): `target_tokens`, `advantages`, and
+    /// the provenance of a sample of this session with
+    /// [`record_stability_info`](crate::SamplingClient::record_stability_info). `sequence_id` is the id of the sample,
     /// [`SampledSequence::sequence_id`](super::SampledSequence::sequence_id).
     ///
     /// # Errors
     /// `advantages` of another length than `completion`; an empty `sequence_id`.
     ///
-    /// # Example: where the tokens came from
+    /// # Example: the origin of the tokens
     /// ```
     /// use tinkex::types::{Datum, ProvenanceSpan};
     ///
@@ -195,14 +198,14 @@ impl Datum {
     }
 }
 
-/// The tokens of a prompt and a completion: all but the last as the input, all but the first as targets.
+/// Makes an example of a prompt and a completion: all tokens but the last are the input, all but the first the targets.
 pub(super) fn targets(prompt: &[i32], completion: &[i32]) -> Datum {
     let all: Vec<i32> = prompt.iter().chain(completion).copied().collect();
     let n = all.len().saturating_sub(1);
     Datum::new(ModelInput::from_ints(&all[..n])).with("target_tokens", all.get(1..).unwrap_or_default())
 }
 
-/// The lengths of a prompt and a completion.
+/// Lengths of a prompt and a completion.
 #[derive(Clone, Copy)]
 struct Shape {
     prompt: usize,
@@ -210,17 +213,17 @@ struct Shape {
 }
 
 impl Shape {
-    /// Values of the completion's tokens, one for each target: 0 for those of the prompt.
+    /// Extends values of the completion to one value for each target: 0 for targets within the prompt.
     fn rows(self, name: &str, values: &[f32]) -> Result<Vec<f32>> {
         check_len(name, values.len(), self.completion, "completion")?;
         let mut rows = vec![0.0; self.prompt.saturating_sub(1)];
-        // Nothing predicts the first token of a completion without a prompt.
+        // Without a prompt, the first token of the completion is not a target.
         rows.extend(values.iter().skip(usize::from(self.prompt == 0)));
         Ok(rows)
     }
 
     fn provenance(self, id: &str) -> Provenance {
-        // The last token of all is no input, and the first one no target.
+        // The last token of the sequence is not an input, and the first is not a target.
         let n = (self.prompt + self.completion).saturating_sub(1);
         let read = n.min(self.prompt);
         let first = usize::from(self.prompt == 0);
@@ -238,18 +241,17 @@ impl Shape {
             ],
         };
         for list in [&mut spans.model_input, &mut spans.loss_fn_inputs] {
-            list.retain(|it| 0 < it.length);
+            list.retain(|span| 0 < span.length);
         }
         spans
     }
 }
 
 fn check_len(name: &str, found: usize, expected: usize, of: &str) -> Result<()> {
-    match found == expected {
-        true => Ok(()),
-        false => {
-            Err(Error::invalid(name, format!("has {found} values for the {expected} tokens of the {of}")))
-        }
+    if found == expected {
+        Ok(())
+    } else {
+        Err(Error::invalid(name, format!("has {found} values for the {expected} tokens of the {of}")))
     }
 }
 
@@ -261,10 +263,10 @@ mod tests {
     type Make = fn(&[i32], &[i32], &[f32], &[f32]) -> Result<Datum>;
 
     #[test]
-    fn each_constructor_makes_what_its_loss_reads_and_nothing_else() {
+    fn each_constructor_makes_exactly_the_inputs_of_its_loss() {
         let (logprobs, advantages) = ([-0.5f32, -1.0], [1.0f32, 2.0]);
         for prompt in [&[][..], &[1], &[1, 2, 3]] {
-            let scored: Vec<Option<f32>> = (0..prompt.len()).map(|it| (0 < it).then_some(-2.0)).collect();
+            let scored: Vec<Option<f32>> = (0..prompt.len()).map(|i| (0 < i).then_some(-2.0)).collect();
             let common = ["advantages", "logprobs", "target_tokens"];
             let with = |make: Make| make(prompt, &[7, 8], &logprobs, &advantages).expect("a datum");
             let table: [(LossFn, Datum, &[&str]); 6] = [
@@ -289,14 +291,14 @@ mod tests {
             ];
             for (loss, datum, names) in table {
                 datum.validate("d").expect("good data");
-                loss.check(&datum, "d").expect("all that the loss needs");
+                loss.check(&datum, "d").expect("all inputs of the loss");
                 assert_eq!(datum.loss_fn_inputs.keys().collect::<Vec<_>>(), names, "{loss} {prompt:?}");
             }
         }
     }
 
     #[test]
-    fn values_stand_at_the_tokens_that_they_belong_to() {
+    fn values_of_the_completion_are_placed_behind_those_of_the_prompt() {
         let rows = |datum: &Datum, name: &str| datum.loss_fn_inputs[name].as_f32().map(<[f32]>::to_vec);
         let datum = Datum::gspo(&[1, 2, 3], &[7, 8], &[-0.5, -1.0], &[1.0, 2.0]).expect("a datum");
         assert_eq!(rows(&datum, "logprobs"), Some(vec![0.0, 0.0, -0.5, -1.0]));
@@ -309,8 +311,9 @@ mod tests {
     }
 
     #[test]
-    fn values_of_another_number_than_tokens_are_refused_by_name() {
-        let path = |it: Result<Datum>| it.expect_err("a refusal").violation().expect("a path").path.clone();
+    fn values_of_another_length_than_the_tokens_are_refused_by_name() {
+        let path =
+            |datum: Result<Datum>| datum.expect_err("a refusal").violation().expect("a path").path.clone();
         assert_eq!(path(Datum::ppo(&[1], &[2, 3], &[-1.0], &[1.0, 1.0])), "logprobs");
         assert_eq!(path(Datum::cispo(&[1], &[2, 3], &[-1.0, -1.0], &[1.0])), "advantages");
         assert_eq!(path(Datum::dro(&[1, 2], &[None], &[3], &[-1.0], &[1.0])), "prompt_logprobs");

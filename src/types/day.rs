@@ -1,4 +1,4 @@
-//! A day of the calendar.
+//! A calendar day.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 
 /// A day in UTC, `YYYY-MM-DD`.
 ///
-/// # Example: what is no day is refused
+/// # Example: a day that does not exist is refused
 /// ```
 /// use tinkex::types::Day;
 ///
@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 pub struct Day(String);
 
 impl Day {
-    /// The text.
+    /// The day as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -32,7 +32,7 @@ impl FromStr for Day {
     fn from_str(text: &str) -> Result<Self> {
         match parse_day(text) {
             Some(_) => Ok(Day(text.into())),
-            None => Err(Error::invalid("day", format!("{text:?} is no day like 2026-11-20"))),
+            None => Err(Error::invalid("day", format!("{text:?} is not a day; write it as 2026-11-20"))),
         }
     }
 }

@@ -1,50 +1,50 @@
-//! Who is asking.
+//! The identity behind a credential.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::odd::or_absent;
+use super::field_reader::{or_absent, texts};
 
-/// Whom the credential stands for (PROTOCOL §1.4).
+/// User and organization of the credential in use (PROTOCOL §1.4).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Identity {
-    /// The user.
+    /// URN of the user.
     pub user_urn: String,
-    /// The organization.
+    /// URN of the organization.
     pub org_urn: Option<String>,
-    /// The user's address, if there is one.
+    /// Email address of the user, if the user has one.
     pub email: Option<String>,
 }
 
-/// What a server knows of an API key (PROTOCOL §3.1 #4).
+/// Facts about an API key (PROTOCOL §3.1 #4).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct ApiKeyInfo {
-    /// The key's number.
+    /// Number of the key.
     #[serde(deserialize_with = "or_absent")]
     pub key_id: Option<u64>,
-    /// Its name.
+    /// Name of the key.
     #[serde(deserialize_with = "or_absent")]
     pub name: Option<String>,
-    /// What it is for.
+    /// Note that describes the purpose of the key.
     #[serde(deserialize_with = "or_absent")]
     pub note: Option<String>,
-    /// Whose it is.
+    /// Owner of the key.
     pub details: ApiKeyDetails,
 }
 
-/// Whose an API key is.
+/// Owner of an API key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct ApiKeyDetails {
-    /// The organization: `name`, and what else the server says.
-    #[serde(deserialize_with = "super::lenient::texts")]
+    /// Organization: `name`, and other facts that the server reports.
+    #[serde(deserialize_with = "texts")]
     pub org_details: BTreeMap<String, String>,
-    /// The user: `email`, and what else the server says.
-    #[serde(deserialize_with = "super::lenient::texts")]
+    /// User: `email`, and other facts that the server reports.
+    #[serde(deserialize_with = "texts")]
     pub user_details: BTreeMap<String, String>,
 }

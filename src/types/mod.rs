@@ -1,7 +1,14 @@
-//! The nouns of the API: plain data, one noun per file, checked before anything is sent.
+//! Data types of the API.
 //!
-//! Values that a caller fills in are checked when they are submitted, and every problem names the path of the
-//! offending value, such as `data[3].loss_fn_inputs["weights"][7]`.
+//! # Checks
+//! Values from the caller are checked when they are submitted, before a request is sent. The error names the path of
+//! the invalid value, such as `data[3].loss_fn_inputs["weights"][7]`.
+//!
+//! # New fields
+//! A minor version may add fields and variants to all types of this module. Types of results and of data are
+//! `#[non_exhaustive]`: build them with their constructors (`new`, `with`, …), or assign fields of their default. Types
+//! of settings, such as [`SamplingParams`], are built as struct literals; end such a literal with
+//! `..Default::default()`, so that it still compiles with further fields.
 
 mod audit;
 mod checkpoint;
@@ -9,19 +16,15 @@ mod checkpoint_name;
 mod checkpoint_plan;
 mod checkpoint_record;
 mod copy;
-mod custom_loss;
 mod datum;
 mod datum_losses;
 mod day;
 mod dense_room;
+pub(crate) mod field_reader;
 mod identity;
-mod lenient;
-mod loss;
-mod loss_graph;
 mod model;
 mod model_input;
 mod model_options;
-pub(crate) mod odd;
 mod optim;
 mod optimizer;
 mod page;
@@ -44,6 +47,10 @@ mod training_run;
 mod usage;
 mod weights_info;
 
+pub use crate::loss::{
+    CustomLoss, Loss, LossFn, LossGraph, LossHandle, LossInput, LossMask, LossOperand, LossTensor, LossTrace,
+    LossValue,
+};
 pub use audit::{AuditEntry, AuditEventType};
 pub(crate) use checkpoint::check_recipients;
 pub use checkpoint::{
@@ -54,16 +61,10 @@ pub(crate) use checkpoint_name::check_name;
 pub use checkpoint_plan::CheckpointPlan;
 pub use checkpoint_record::{Checkpoint, CheckpointType};
 pub use copy::{AccessToken, CopyOptions};
-pub use custom_loss::CustomLoss;
 pub use datum::Datum;
 pub use day::Day;
 pub(crate) use dense_room::DenseRoom;
 pub use identity::{ApiKeyDetails, ApiKeyInfo, Identity};
-pub use loss::{Loss, LossFn, LossValue};
-#[cfg(feature = "local")]
-pub(crate) use loss_graph::LossArray;
-pub(crate) use loss_graph::Node;
-pub use loss_graph::{LossGraph, LossHandle, LossInput, LossMask, LossOperand, LossTensor, LossTrace};
 pub use model::{LoraConfig, ModelInfo, ServerCapabilities, SupportedModel};
 pub use model_input::{Chunk, ImageFormat, ModelInput};
 pub use model_options::{FromStateOptions, ModelOptions};

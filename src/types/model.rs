@@ -1,54 +1,56 @@
-//! Models: what a server offers, and what is being trained.
+//! Base models of a server, and models in training.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// What a server offers.
+/// Capabilities of a server.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct ServerCapabilities {
-    /// The base models, in the server's order.
+    /// Base models in the server's order.
     pub supported_models: Vec<SupportedModel>,
 }
 
 /// A base model that a server offers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SupportedModel {
-    /// Its name, to be given as base model.
+    /// Name to pass as base model.
     pub model_name: Option<String>,
-    /// The longest input and answer together, in tokens.
+    /// Largest total length of input and answer in tokens.
     pub max_context_length: Option<u64>,
-    /// Whether it can be trained.
+    /// The model can be trained.
     pub trainable: Option<bool>,
-    /// Whether it can be sampled from.
+    /// The model can be sampled from.
     pub sampleable: Option<bool>,
 }
 
-/// The shape of a LoRA adapter.
+/// Shape of a LoRA adapter. End the literal with `..Default::default()`: a minor version may add fields.
 ///
-/// # Example: a small adapter with a fixed start
+/// # Example: a small adapter with a fixed seed
 /// ```
 /// use tinkex::types::LoraConfig;
 ///
 /// let lora = LoraConfig { rank: 8, seed: Some(1), ..Default::default() };
 /// assert!(lora.train_attn && lora.train_mlp && lora.train_unembed);
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoraConfig {
-    /// The rank. Some servers take 0 for a model that is trained as a whole. Default 32.
+    /// Rank. Some servers accept 0 for training the full model. Default 32.
     #[serde(default = "default_rank")]
     pub rank: u32,
-    /// The seed of the adapter's first values; without one the server draws it.
+    /// Seed of the adapter's initial values. `None`: the server chooses one. Default `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// Train the unembedding. Default true.
-    #[serde(default = "yes")]
+    /// Trains the unembedding. Default true.
+    #[serde(default = "default_true")]
     pub train_unembed: bool,
-    /// Train the feed-forward layers. Default true.
-    #[serde(default = "yes")]
+    /// Trains the feed-forward layers. Default true.
+    #[serde(default = "default_true")]
     pub train_mlp: bool,
-    /// Train the attention layers. Default true.
-    #[serde(default = "yes")]
+    /// Trains the attention layers. Default true.
+    #[serde(default = "default_true")]
     pub train_attn: bool,
 }
 
@@ -56,7 +58,7 @@ fn default_rank() -> u32 {
     32
 }
 
-fn yes() -> bool {
+fn default_true() -> bool {
     true
 }
 
@@ -74,30 +76,30 @@ impl Default for LoraConfig {
 
 impl LoraConfig {
     pub(crate) fn validate(&self) -> Result<()> {
-        match self.train_attn || self.train_mlp || self.train_unembed {
-            true => Ok(()),
-            false => {
-                let problem = "at least one of train_attn, train_mlp and train_unembed must be true";
-                Err(Error::invalid("lora_config", problem))
-            }
+        if self.train_attn || self.train_mlp || self.train_unembed {
+            Ok(())
+        } else {
+            let problem = "at least one of train_attn, train_mlp and train_unembed must be true";
+            Err(Error::invalid("lora_config", problem))
         }
     }
 }
 
-/// What the server knows of a model that is being trained.
+/// Facts about a model in training.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ModelInfo {
-    /// The model's id.
+    /// Id of the model.
     pub model_id: String,
-    /// The base model's name.
+    /// Name of the base model.
     pub base_model: Option<String>,
-    /// The id of the tokenizer on the Hugging Face hub, without a revision; or the folder of a tokenizer on this machine,
-    /// as the embedded engine names it.
+    /// Id of the tokenizer on the Hugging Face hub without a revision; with the embedded engine, the folder of a
+    /// tokenizer on this machine.
     pub tokenizer_id: Option<String>,
-    /// The architecture.
+    /// Architecture.
     pub arch: Option<String>,
-    /// Whether an adapter is trained.
+    /// An adapter is trained, not the full model.
     pub is_lora: Option<bool>,
-    /// The adapter's rank.
+    /// Rank of the adapter.
     pub lora_rank: Option<u32>,
 }

@@ -1,8 +1,8 @@
-//! What a model reads.
+//! Inputs of models.
 
 use crate::error::{Error, Result};
 
-/// The input of a model: a sequence of chunks, most often one chunk of token ids (PROTOCOL §6.1).
+/// Input of a model: a sequence of chunks, usually one chunk of token ids (PROTOCOL §6.1).
 ///
 /// # Example: a prompt of token ids
 /// ```
@@ -13,8 +13,9 @@ use crate::error::{Error, Result};
 /// # Ok::<(), tinkex::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct ModelInput {
-    /// The chunks, in order.
+    /// Chunks in order.
     pub chunks: Vec<Chunk>,
 }
 
@@ -24,35 +25,35 @@ pub struct ModelInput {
 pub enum Chunk {
     /// Token ids, each in `0..2^31`.
     EncodedText {
-        /// The ids.
+        /// Ids.
         tokens: Vec<i32>,
     },
-    /// An image, as the bytes of its file.
+    /// An image file.
     Image {
-        /// The file's bytes.
+        /// Bytes of the file.
         data: Vec<u8>,
-        /// The file's format.
+        /// Format of the file.
         format: ImageFormat,
-        /// How many tokens the image is expected to take; the server counts for itself and may refuse a mismatch.
+        /// Expected number of tokens of the image. The server counts too and may refuse a mismatch.
         expected_tokens: Option<u32>,
     },
-    /// An image that the server can fetch. Only for sampling.
+    /// An image that the server fetches. For sampling only.
     ImageAssetPointer {
-        /// Where it is.
+        /// Location of the file.
         location: String,
-        /// The file's format.
+        /// Format of the file.
         format: ImageFormat,
         /// As for [`Chunk::Image`].
         expected_tokens: Option<u32>,
     },
-    /// Audio, as a serialised tensor.
+    /// Audio as a serialised tensor.
     Dmel {
-        /// The tensor's bytes.
+        /// Bytes of the tensor.
         dmel: Vec<u8>,
     },
 }
 
-/// The format of an image file.
+/// Format of an image file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ImageFormat {
@@ -80,7 +81,7 @@ impl ImageFormat {
 }
 
 impl ModelInput {
-    /// An input of one chunk of token ids. Ids are checked when the input is submitted.
+    /// An input of one chunk of token ids. The ids are checked when the input is submitted.
     pub fn from_ints(tokens: impl Into<Vec<i32>>) -> Self {
         ModelInput { chunks: vec![Chunk::EncodedText { tokens: tokens.into() }] }
     }
@@ -88,34 +89,36 @@ impl ModelInput {
     /// An input of one chunk of token ids of any integer type.
     ///
     /// # Errors
-    /// A negative id, or one that does not fit 31 bits, with its path `tokens[i]`.
+    /// A negative id, or an id of more than 31 bits, with its path `tokens[i]`.
     pub fn try_from_ints<I>(tokens: I) -> Result<Self>
     where
         I: IntoIterator,
         I::Item: TryInto<i32>,
     {
-        let convert = |(i, it): (usize, I::Item)| match it.try_into() {
+        let convert = |(i, id): (usize, I::Item)| match id.try_into() {
             Ok(id) if 0 <= id => Ok(id),
-            _ => Err(Error::invalid(format!("tokens[{i}]"), "a token id must be in 0..2^31")),
+            _ => Err(Error::invalid(format!("tokens[{i}]"), "must be a token id in 0..2^31")),
         };
         Ok(ModelInput::from_ints(tokens.into_iter().enumerate().map(convert).collect::<Result<Vec<_>>>()?))
     }
 
-    /// This input with a chunk added.
+    /// Adds a chunk.
+    #[must_use]
     pub fn with_chunk(mut self, chunk: Chunk) -> Self {
         self.chunks.push(chunk);
         self
     }
 
-    /// This input with one token added: to its last chunk if that is text, else in a chunk of its own.
+    /// Adds one token: to the last chunk if that is text, otherwise as a new chunk.
     ///
-    /// # Example: a prompt that grows
+    /// # Example: extend a prompt
     /// ```
     /// use tinkex::types::ModelInput;
     ///
     /// let prompt = ModelInput::from_ints([1, 2]).append_int(3);
     /// assert_eq!(prompt, ModelInput::from_ints([1, 2, 3]));
     /// ```
+    #[must_use]
     pub fn append_int(mut self, token: i32) -> Self {
         match self.chunks.last_mut() {
             Some(Chunk::EncodedText { tokens }) => tokens.push(token),
@@ -124,7 +127,7 @@ impl ModelInput {
         self
     }
 
-    /// All token ids, if every chunk is text.
+    /// Returns all token ids if every chunk is text.
     ///
     /// # Errors
     /// A chunk that is not text.
@@ -139,7 +142,7 @@ impl ModelInput {
         Ok(all)
     }
 
-    /// The length in tokens.
+    /// Length in tokens.
     ///
     /// # Errors
     /// An image without `expected_tokens`, or an audio chunk whose header cannot be read.
@@ -148,16 +151,13 @@ impl ModelInput {
         let mut total = 0;
         for (i, chunk) in self.chunks.iter().enumerate() {
             total += chunk.len().ok_or_else(|| {
-                Error::invalid(
-                    format!("chunks[{i}]"),
-                    "its length in tokens is not known; set expected_tokens",
-                )
+                Error::invalid(format!("chunks[{i}]"), "has an unknown length in tokens; set expected_tokens")
             })?;
         }
         Ok(total)
     }
 
-    /// Refuses what no server can read.
+    /// Refuses an input without chunks or tokens, and negative ids.
     pub(crate) fn validate(&self, path: &str) -> Result<()> {
         if self.chunks.is_empty() {
             return Err(Error::invalid(path, "is empty"));
@@ -168,7 +168,7 @@ impl ModelInput {
             match chunk {
                 Chunk::EncodedText { tokens } => {
                     total += tokens.len();
-                    if let Some(j) = tokens.iter().position(|it| *it < 0) {
+                    if let Some(j) = tokens.iter().position(|id| *id < 0) {
                         let path = format!("{path}.chunks[{i}].tokens[{j}]");
                         return Err(Error::invalid(path, format!("token id {} is negative", tokens[j])));
                     }
@@ -176,28 +176,25 @@ impl ModelInput {
                 _ => text_only = false,
             }
         }
-        match text_only && total == 0 {
-            true => Err(Error::invalid(path, "has no tokens")),
-            false => Ok(()),
-        }
+        if text_only && total == 0 { Err(Error::invalid(path, "has no tokens")) } else { Ok(()) }
     }
 }
 
 impl Chunk {
-    /// The length in tokens, where it is known.
+    /// Length in tokens, if it is known.
     pub(crate) fn len(&self) -> Option<usize> {
         match self {
             Chunk::EncodedText { tokens } => Some(tokens.len()),
             Chunk::Image { expected_tokens, .. } | Chunk::ImageAssetPointer { expected_tokens, .. } => {
-                expected_tokens.map(|it| it as usize)
+                expected_tokens.map(|n_tokens| n_tokens as usize)
             }
             Chunk::Dmel { dmel } => tensor_container_rows(dmel),
         }
     }
 }
 
-/// Dimension 0 of a serialised tensor: an optional constant mark (254), a dtype byte, the number of dimensions and
-/// the dimensions as LEB128 varints.
+/// Reads dimension 0 of a serialised tensor, which starts with an optional marker of constants (254), a dtype byte, and
+/// the number of dimensions and the dimensions as LEB128 varints.
 fn tensor_container_rows(bytes: &[u8]) -> Option<usize> {
     let mut rest = bytes.iter().copied();
     let first = rest.next()?;
@@ -232,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_behind_an_image_begins_a_chunk() {
+    fn a_token_appended_to_an_image_starts_a_new_chunk() {
         let image = Chunk::ImageAssetPointer {
             location: "x".into(),
             format: ImageFormat::Png,
@@ -250,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_length_of_audio_comes_from_its_header() {
+    fn the_length_of_audio_is_read_from_its_header() {
         assert_eq!(Chunk::Dmel { dmel: vec![254, 1, 2, 0x85, 0x01, 80] }.len(), Some(133));
         assert_eq!(Chunk::Dmel { dmel: vec![9, 1] }.len(), None);
     }

@@ -1,4 +1,4 @@
-//! What else can be said of a model that is to be made.
+//! Options of creating a model.
 
 use std::collections::BTreeMap;
 
@@ -7,9 +7,10 @@ use serde_json::{Map, Value};
 use super::{AccessToken, OptimizerConfig};
 use crate::error::{Error, Result};
 
-/// How a model is made, besides its base model and adapter. `ModelOptions::default()` trains with AdamW and notes nothing.
+/// Options of creating a model, besides its base model and adapter. The default trains with AdamW and has no metadata.
+/// End the literal with `..Default::default()`: a minor version may add fields.
 ///
-/// # Example: a note, and another optimizer
+/// # Example: metadata and another optimizer
 /// ```
 /// use tinkex::types::{ModelOptions, OptimizerConfig};
 ///
@@ -22,23 +23,22 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModelOptions {
-    /// Something to find the training run by. Default: none.
+    /// Metadata for finding the training run. Default: none.
     pub user_metadata: Option<BTreeMap<String, String>>,
-    /// The optimizer. Default: AdamW.
+    /// Optimizer. Default: AdamW.
     pub optimizer: OptimizerConfig,
-    /// What a server wants to know besides, by name, such as `model_role` for a critic. It becomes part of the request;
-    /// fields that the client writes itself cannot be given. The Tinker service refuses fields that it does not know. Default:
-    /// nothing.
+    /// Further fields of the request, by name, such as `model_role` for a critic. Fields that the client sets itself
+    /// are refused. The Tinker service refuses fields that it does not know. Default: none.
     pub extra_fields: Map<String, Value>,
 }
 
 impl ModelOptions {
-    /// `written` are the names of the fields that the client writes itself.
-    pub(crate) fn validate(&self, written: &[&str]) -> Result<()> {
+    /// Checks the options. `reserved` are the names of the fields that the client sets itself.
+    pub(crate) fn validate(&self, reserved: &[&str]) -> Result<()> {
         self.optimizer.validate("optimizer")?;
-        match self.extra_fields.keys().find(|it| written.contains(&it.as_str())) {
+        match self.extra_fields.keys().find(|name| reserved.contains(&name.as_str())) {
             Some(name) => {
-                let problem = "is a field that the client writes itself";
+                let problem = "is a field that the client sets itself";
                 Err(Error::invalid(format!("extra_fields[{name:?}]"), problem))
             }
             None => Ok(()),
@@ -46,10 +46,10 @@ impl ModelOptions {
     }
 }
 
-/// How a model is made from a checkpoint. The default takes the weights alone, and everything else as the checkpoint has
-/// it.
+/// Options of creating a model from a checkpoint. The default loads only the weights and takes all other settings from
+/// the checkpoint. End the literal with `..Default::default()`: a minor version may add fields.
 ///
-/// # Example: go on with somebody else's weights
+/// # Example: continue from the weights of another user
 /// ```
 /// use tinkex::types::{AccessToken, FromStateOptions};
 ///
@@ -61,17 +61,17 @@ impl ModelOptions {
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct FromStateOptions {
-    /// Whether the state of the optimizer is restored too, so that training goes on as if it had never stopped. Default
-    /// false.
+    /// Restores the optimizer state too, so that training continues exactly where it stopped. Default false.
     pub restore_optimizer: bool,
-    /// The base model. Default: that of the checkpoint.
+    /// Base model. Default: that of the checkpoint.
     pub base_model: Option<String>,
-    /// Something to find the training run by. Default: none.
+    /// Metadata for finding the training run. Default: none.
     pub user_metadata: Option<BTreeMap<String, String>>,
-    /// The owner's permission, for checkpoints that are not the caller's. It is sent in the body of the request and shown
-    /// nowhere. Default: none.
+    /// Access token of the owner, for checkpoints of other users. It is sent in the body of the request; `Debug` hides
+    /// it. Default: none.
     pub weights_access_token: Option<AccessToken>,
-    /// The optimizer, for weights alone: one that is restored is of the kind that was saved. Default: the server's, AdamW.
+    /// Optimizer, if only the weights are loaded: a restored optimizer has the type that was saved. Default: that of
+    /// the server, AdamW.
     pub optimizer: Option<OptimizerConfig>,
 }
 
@@ -83,10 +83,11 @@ impl FromStateOptions {
         self.weights_access_token.as_ref().map(AccessToken::checked).transpose()?;
         match &self.optimizer {
             Some(_) if self.restore_optimizer => {
-                let problem = "an optimizer that is restored is of the kind that was saved";
+                let problem =
+                    "cannot be set with restore_optimizer: a restored optimizer has the type that was saved";
                 Err(Error::invalid("optimizer", problem))
             }
-            Some(it) => it.validate("optimizer"),
+            Some(optimizer) => optimizer.validate("optimizer"),
             None => Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! One step of the optimizer.
+//! Parameters and results of optimizer steps.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// The parameters of one AdamW step (PROTOCOL §6.5).
+/// Parameters of one AdamW step (PROTOCOL §6.5). End the literal with `..Default::default()`: a minor version may add
+/// fields.
 ///
 /// # Example: the defaults, with another learning rate
 /// ```
@@ -15,20 +16,20 @@ use crate::error::{Error, Result};
 /// let adam = AdamParams { learning_rate: 3e-4, ..Default::default() };
 /// assert_eq!((adam.beta1, adam.beta2, adam.eps, adam.weight_decay, adam.grad_clip_norm), (0.9, 0.95, 1e-12, 0.0, 0.0));
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AdamParams {
-    /// The step size. Default 1e-4.
+    /// Step size, at least 0. Default 1e-4.
     pub learning_rate: f64,
-    /// The decay of the mean of gradients, in `[0, 1)`. Default 0.9.
+    /// Decay rate of the mean of gradients, in `[0, 1)`. Default 0.9.
     pub beta1: f64,
-    /// The decay of the mean of squared gradients, in `[0, 1)`. Default 0.95.
+    /// Decay rate of the mean of squared gradients, in `[0, 1)`. Default 0.95.
     pub beta2: f64,
-    /// What is added to the root in the denominator, at least 0; some servers want more than that. Default 1e-12.
+    /// Constant added to the square root in the denominator, at least 0; some servers refuse 0. Default 1e-12.
     pub eps: f64,
-    /// Decoupled weight decay. Default 0.
+    /// Decoupled weight decay, at least 0. Default 0.
     pub weight_decay: f64,
-    /// Gradients of a greater global norm are scaled down to it; 0 or less = never. Default 0.
+    /// Largest global norm of the gradients; larger gradients are scaled down to it. 0 or less: no limit. Default 0.
     pub grad_clip_norm: f64,
 }
 
@@ -47,8 +48,8 @@ impl Default for AdamParams {
 
 impl AdamParams {
     pub(crate) fn validate(&self) -> Result<()> {
-        let at_least_0 = |it: f64| it.is_finite() && 0.0 <= it;
-        let beta = |it: f64| (0.0..1.0).contains(&it);
+        let at_least_0 = |value: f64| value.is_finite() && 0.0 <= value;
+        let beta = |value: f64| (0.0..1.0).contains(&value);
         let rules = [
             ("learning_rate", self.learning_rate, at_least_0(self.learning_rate), "finite and at least 0"),
             ("beta1", self.beta1, beta(self.beta1), "in [0, 1)"),
@@ -57,7 +58,7 @@ impl AdamParams {
             ("weight_decay", self.weight_decay, at_least_0(self.weight_decay), "finite and at least 0"),
             ("grad_clip_norm", self.grad_clip_norm, self.grad_clip_norm.is_finite(), "finite"),
         ];
-        match rules.iter().find(|it| !it.2) {
+        match rules.iter().find(|rule| !rule.2) {
             Some((name, value, _, rule)) => {
                 Err(Error::invalid(format!("adam_params.{name}"), format!("must be {rule}, is {value}")))
             }
@@ -66,10 +67,11 @@ impl AdamParams {
     }
 }
 
-/// What an optimizer step reports.
+/// Result of an optimizer step.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct OptimStepOutput {
-    /// Metrics by name. Which ones there are is the server's choice.
+    /// Metrics by name. The server decides which metrics it reports.
     pub metrics: BTreeMap<String, f64>,
 }
 
@@ -84,7 +86,7 @@ mod tests {
             change(&mut adam);
             adam.validate().expect_err("a refusal").violation().expect("a path").path.clone()
         };
-        AdamParams::default().validate().expect("the defaults are good");
+        AdamParams::default().validate().expect("valid defaults");
         assert_eq!(refused(|it| it.learning_rate = f64::NAN), "adam_params.learning_rate");
         assert_eq!(refused(|it| it.beta1 = 1.0), "adam_params.beta1");
         assert_eq!(refused(|it| it.beta2 = -0.1), "adam_params.beta2");
@@ -92,6 +94,6 @@ mod tests {
         assert_eq!(refused(|it| it.weight_decay = -1.0), "adam_params.weight_decay");
         assert_eq!(refused(|it| it.grad_clip_norm = f64::INFINITY), "adam_params.grad_clip_norm");
         let unusual = AdamParams { eps: 0.0, grad_clip_norm: -1.0, learning_rate: 0.0, ..Default::default() };
-        unusual.validate().expect("the server decides");
+        unusual.validate().expect("values that only some servers refuse");
     }
 }

@@ -1,11 +1,11 @@
-//! Optimizers: which one a model has, and the parameters of its steps.
+//! Optimizers of models, and parameters of their steps.
 
 use serde_json::{Map, Value};
 
 use super::AdamParams;
 use crate::error::{Error, Result};
 
-/// Which optimizer a model is trained with (PROTOCOL §3.3 #10). It is chosen when the model is made.
+/// Optimizer of a model (PROTOCOL §3.3 #10), chosen when the model is created.
 ///
 /// # Example: Dimuon
 /// ```
@@ -17,19 +17,19 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub enum OptimizerConfig {
-    /// Adam with decoupled weight decay; its steps take [`AdamParams`].
+    /// Adam with decoupled weight decay. Steps take [`AdamParams`].
     #[default]
     AdamW,
-    /// Dimuon; its steps take [`DimuonParams`].
+    /// Dimuon. Steps take [`DimuonParams`].
     Dimuon {
-        /// The version of the algorithm, from 1.
+        /// Version of the algorithm, from 1.
         version: u32,
     },
-    /// Any other; the server decides whether it knows it. Its steps take [`OptimizerParams::Other`].
+    /// An optimizer of any other name, which is sent unchanged. Steps take [`OptimizerParams::Other`].
     Other {
-        /// Its name: what the server calls `type`.
+        /// Name of the optimizer, the field `type` on the wire.
         kind: String,
-        /// Its settings.
+        /// Settings of the optimizer.
         more: Map<String, Value>,
     },
 }
@@ -66,8 +66,8 @@ impl OptimizerConfig {
     }
 }
 
-/// The parameters of one step, for the optimizer that the model was made with (PROTOCOL §6.5). [`AdamParams`] and
-/// [`DimuonParams`] turn into it by themselves where a step takes it.
+/// Parameters of one step of the model's optimizer (PROTOCOL §6.5). Methods that take steps also accept [`AdamParams`]
+/// and [`DimuonParams`], which convert with `into`.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum OptimizerParams {
@@ -77,9 +77,9 @@ pub enum OptimizerParams {
     Dimuon(DimuonParams),
     /// For any other optimizer.
     Other {
-        /// Its name: what the server calls `type`.
+        /// Name of the optimizer, the field `type` on the wire.
         kind: String,
-        /// Its parameters.
+        /// Parameters of the step.
         more: Map<String, Value>,
     },
 }
@@ -99,14 +99,15 @@ impl From<DimuonParams> for OptimizerParams {
 impl OptimizerParams {
     pub(crate) fn validate(&self) -> Result<()> {
         match self {
-            OptimizerParams::Adam(it) => it.validate(),
-            OptimizerParams::Dimuon(it) => it.validate(),
+            OptimizerParams::Adam(params) => params.validate(),
+            OptimizerParams::Dimuon(params) => params.validate(),
             OptimizerParams::Other { kind, more } => check_free_form("optimizer_params", kind, more),
         }
     }
 }
 
-/// The parameters of one Dimuon step (PROTOCOL §6.5).
+/// Parameters of one Dimuon step (PROTOCOL §6.5). End the literal with `..DimuonParams::new(…)`: a minor version may
+/// add fields.
 ///
 /// # Example: the defaults, with a learning rate
 /// ```
@@ -115,23 +116,23 @@ impl OptimizerParams {
 /// let dimuon = DimuonParams::new(1e-3);
 /// assert_eq!((dimuon.learning_rate, dimuon.grad_clip_norm, dimuon.beta1), (1e-3, 0.0, 0.9));
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DimuonParams {
-    /// The step size, at least 0.
+    /// Step size, at least 0.
     pub learning_rate: f64,
-    /// Gradients of a greater global norm are scaled down to it; 0 or less = never. Default 0.
+    /// Largest global norm of the gradients; larger gradients are scaled down to it. 0 or less: no limit. Default 0.
     pub grad_clip_norm: f64,
-    /// The decay of the mean of gradients, in `[0, 1)`. Default 0.9.
+    /// Decay rate of the mean of gradients, in `[0, 1)`. Default 0.9.
     pub beta1: f64,
 }
 
 impl DimuonParams {
-    /// The defaults with a learning rate, which has none.
+    /// The defaults with a learning rate, which has no default.
     pub fn new(learning_rate: f64) -> Self {
         DimuonParams { learning_rate, grad_clip_norm: 0.0, beta1: 0.9 }
     }
 
-    pub(crate) fn to_json(&self) -> Value {
+    pub(crate) fn to_json(self) -> Value {
         serde_json::json!({
             "type": "dimuon",
             "learning_rate": self.learning_rate,
@@ -151,7 +152,7 @@ impl DimuonParams {
             ("grad_clip_norm", self.grad_clip_norm, self.grad_clip_norm.is_finite(), "finite"),
             ("beta1", self.beta1, (0.0..1.0).contains(&self.beta1), "in [0, 1)"),
         ];
-        match rules.iter().find(|it| !it.2) {
+        match rules.iter().find(|rule| !rule.2) {
             Some((name, value, _, rule)) => {
                 Err(Error::invalid(format!("optimizer_params.{name}"), format!("must be {rule}, is {value}")))
             }
@@ -160,15 +161,15 @@ impl DimuonParams {
     }
 }
 
-/// The name stands apart from the rest, so that there is one of it. Numbers need no check: JSON has only finite ones.
+/// Refuses an empty name and a second name among the other fields. Numbers need no check: JSON numbers are finite.
 fn check_free_form(path: &str, kind: &str, more: &Map<String, Value>) -> Result<()> {
     if kind.is_empty() {
         return Err(Error::invalid(format!("{path}.type"), "is empty"));
     }
-    match more.contains_key("type") {
-        true => Err(Error::invalid(format!("{path}.type"), "is given twice")),
-        false => Ok(()),
+    if more.contains_key("type") {
+        return Err(Error::invalid(format!("{path}.type"), "is given twice"));
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -198,8 +199,8 @@ mod tests {
             assert_eq!(error.violation().expect("a path").path, path, "{params:?}");
         }
         let off = DimuonParams { grad_clip_norm: -1.0, learning_rate: 0.0, ..dimuon(1.0) };
-        OptimizerParams::from(off).validate().expect("no clipping");
-        other("sgd", Map::new()).validate().expect("the server decides");
+        OptimizerParams::from(off).validate().expect("no limit of the norm");
+        other("sgd", Map::new()).validate().expect("an optimizer that the client does not know");
     }
 
     #[test]

@@ -1,22 +1,22 @@
-//! Parts of long lists.
+//! Pages of lists.
 
 use serde::{Deserialize, Serialize};
 
-use super::lenient;
+use super::field_reader;
 
-/// Where a page stands in its list, as the server says it.
+/// Position of a page in its list, as the server reports it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Cursor {
-    /// The number of entries before it.
-    #[serde(deserialize_with = "lenient::count")]
+    /// Number of entries before the page.
+    #[serde(deserialize_with = "field_reader::count")]
     pub offset: u64,
-    /// How many entries it may have; 0 if the server does not say.
-    #[serde(deserialize_with = "lenient::count")]
+    /// Largest number of entries on the page; 0 if the server does not report it.
+    #[serde(deserialize_with = "field_reader::count")]
     pub limit: u64,
-    /// How many entries there are in all, if the server says so.
-    #[serde(deserialize_with = "lenient::maybe_count")]
+    /// Number of entries of the whole list, if the server reports it.
+    #[serde(deserialize_with = "field_reader::maybe_count")]
     pub total_count: Option<u64>,
 }
 
@@ -24,24 +24,25 @@ pub struct Cursor {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Page<T> {
-    /// Its entries, in the server's order.
+    /// Entries in the server's order.
     pub items: Vec<T>,
-    /// Where it stands, if the server says so.
+    /// Position in the list, if the server reports it.
     pub cursor: Option<Cursor>,
 }
 
-/// Whose things a call looks at.
+/// Owners whose objects a call lists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum AccessScope {
-    /// The caller's own.
+    /// Objects of the caller.
     #[default]
     Owned,
-    /// Everything that the caller may see.
+    /// All objects that the caller may read.
     Accessible,
 }
 
 impl AccessScope {
-    /// As servers read it.
+    /// The value on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             AccessScope::Owned => "owned",

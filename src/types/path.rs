@@ -1,4 +1,4 @@
-//! Addresses of checkpoints.
+//! Paths of checkpoints.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 const SCHEME: &str = "tinker://";
 const FORM: &str = "must be tinker://<run>/<weights|sampler_weights|external_weights>/<name>";
 
-/// Where a training state is: `tinker://<run>/weights/<name>` (PROTOCOL §6.8).
+/// Path of a training state: `tinker://<run>/weights/<name>` (PROTOCOL §6.8).
 ///
-/// # Example: the wrong kind of path says which call makes the right one
+/// # Example: the error for another kind of path names the call that makes the right kind
 /// ```
 /// use tinkex::types::TrainingPath;
 ///
@@ -24,15 +24,16 @@ const FORM: &str = "must be tinker://<run>/<weights|sampler_weights|external_wei
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TrainingPath(Parts);
 
-/// Where weights to sample from are: `tinker://<run>/sampler_weights/<name>`. Some servers leave out the middle part.
+/// Path of weights for sampling: `tinker://<run>/sampler_weights/<name>`. Some servers leave out the middle segment.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SamplerPath(Parts);
 
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Parts {
     text: String,
-    /// The end of the run id, and the start of the name, in `text`.
+    /// Index in `text` of the end of the run id.
     run_end: usize,
+    /// Index in `text` of the start of the name.
     name_start: usize,
 }
 
@@ -46,14 +47,14 @@ impl Parts {
     }
 }
 
-/// Where exported weights are: `tinker://<run>/external_weights/<name>`. They can be downloaded, not trained or sampled
-/// from.
+/// Path of exported weights: `tinker://<run>/external_weights/<name>`. They can be downloaded, but not trained or
+/// sampled from.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ExternalPath(Parts);
 
-/// A checkpoint of any kind, for the calls that do not care which.
+/// Path of a checkpoint of any kind, for calls that accept all kinds.
 ///
-/// # Example: what a path names
+/// # Example: the parts of a path
 /// ```
 /// use tinkex::types::{CheckpointPath, CheckpointType};
 ///
@@ -63,28 +64,30 @@ pub struct ExternalPath(Parts);
 /// # Ok::<(), tinkex::Error>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum CheckpointPath {
-    /// A state to train on.
+    /// Weights and optimizer state for training.
     Training(TrainingPath),
-    /// Weights to sample from.
+    /// Weights for sampling.
     Sampler(SamplerPath),
     /// Exported weights.
     External(ExternalPath),
 }
 
-/// Splits a path; the middle part is `None` in the two-part form.
+/// Splits a path. The middle segment is `None` in the form with two segments.
 fn parse(text: &str) -> Result<(Parts, Option<&str>)> {
     let fail = |problem: &str| Err(Error::invalid("path", format!("{text:?} {problem}")));
     let Some(rest) = text.strip_prefix(SCHEME) else {
         return fail("does not start with tinker://");
     };
     let segments: Vec<&str> = rest.split('/').collect();
-    if segments.iter().any(|it| it.is_empty()) {
-        return fail(&format!("has an empty part; it {FORM}"));
+    if segments.iter().any(|segment| segment.is_empty()) {
+        return fail(&format!("has an empty segment; it {FORM}"));
     }
-    let leads_elsewhere = |it: &&str| matches!(*it, "." | "..") || it.contains(char::is_control);
-    if let Some(part) = segments.iter().find(|it| leads_elsewhere(it)) {
-        return fail(&format!("has the part {part:?}, which is no name; it {FORM}"));
+    // Servers and clients use segments as names of folders and files.
+    let is_unsafe = |segment: &&&str| matches!(**segment, "." | "..") || segment.contains(char::is_control);
+    if let Some(segment) = segments.iter().find(is_unsafe) {
+        return fail(&format!("has the invalid segment {segment:?}; it {FORM}"));
     }
     let (run, middle, name) = match segments[..] {
         [run, name] => (run, None, name),
@@ -103,9 +106,9 @@ impl FromStr for TrainingPath {
         let problem = match middle {
             Some("weights") => return Ok(TrainingPath(parts)),
             Some("sampler_weights") => {
-                "holds weights for sampling only; a state to train on comes from save_state"
+                "holds weights for sampling only; save_state makes a state for training"
             }
-            Some("external_weights") => "holds exported weights; a state to train on comes from save_state",
+            Some("external_weights") => "holds exported weights; save_state makes a state for training",
             _ => "must be tinker://<run>/weights/<name>",
         };
         Err(Error::invalid("path", format!("{text:?} {problem}")))
@@ -119,11 +122,9 @@ impl FromStr for SamplerPath {
         let (parts, middle) = parse(text)?;
         let problem = match middle {
             Some("sampler_weights") | None => return Ok(SamplerPath(parts)),
-            Some("weights") => {
-                "holds a training state; weights to sample from come from save_weights_for_sampler"
-            }
+            Some("weights") => "holds a training state; save_weights_for_sampler makes weights for sampling",
             Some("external_weights") => {
-                "holds exported weights; weights to sample from come from save_weights_for_sampler"
+                "holds exported weights; save_weights_for_sampler makes weights for sampling"
             }
             _ => "must be tinker://<run>/sampler_weights/<name>",
         };
@@ -132,7 +133,7 @@ impl FromStr for SamplerPath {
 }
 
 impl SamplerPath {
-    /// The middle part is left out.
+    /// Returns true if the path has the form with two segments.
     pub(crate) fn is_short(&self) -> bool {
         self.0.run_end + 1 == self.0.name_start
     }
@@ -145,9 +146,9 @@ impl FromStr for ExternalPath {
         let (parts, middle) = parse(text)?;
         let problem = match middle {
             Some("external_weights") => return Ok(ExternalPath(parts)),
-            Some("weights") => "holds a training state; exported weights come from save_weights_external",
+            Some("weights") => "holds a training state; save_weights_external makes exported weights",
             Some("sampler_weights") | None => {
-                "holds weights for sampling; exported weights come from save_weights_external"
+                "holds weights for sampling; save_weights_external makes exported weights"
             }
             _ => "must be tinker://<run>/external_weights/<name>",
         };
@@ -170,7 +171,7 @@ impl FromStr for CheckpointPath {
 }
 
 impl CheckpointPath {
-    /// The checkpoint of a run, from its id: `weights/<name>`, `sampler_weights/<name>` or `external_weights/<name>`.
+    /// Path of a run's checkpoint with the id `weights/<name>`, `sampler_weights/<name>` or `external_weights/<name>`.
     ///
     /// # Errors
     /// An id of another form, such as the name alone.
@@ -178,7 +179,7 @@ impl CheckpointPath {
         let wrong =
             |path: &str, text: &str, problem: &str| Err(Error::invalid(path, format!("{text:?} {problem}")));
         if training_run_id.is_empty() || training_run_id.contains('/') {
-            return wrong("training_run_id", training_run_id, "is no id of a training run");
+            return wrong("training_run_id", training_run_id, "is not the id of a training run");
         }
         match checkpoint_id.split_once('/') {
             Some((segment, name)) if is_segment(segment) && !name.is_empty() && !name.contains('/') => {
@@ -192,7 +193,7 @@ impl CheckpointPath {
         }
     }
 
-    /// What it holds.
+    /// Content of the checkpoint.
     pub fn checkpoint_type(&self) -> CheckpointType {
         match self {
             CheckpointPath::Training(_) => CheckpointType::Training,
@@ -206,30 +207,30 @@ impl CheckpointPath {
         &self.parts().text
     }
 
-    /// The id of the training run that saved it. It may contain colons.
+    /// Id of the training run that saved the checkpoint. It may contain colons.
     pub fn run_id(&self) -> &str {
         self.parts().run_id()
     }
 
-    /// The name under which it was saved.
+    /// Name of the checkpoint.
     pub fn name(&self) -> &str {
         self.parts().name()
     }
 
-    /// Its id within the run, such as `weights/step-10`.
+    /// Id of the checkpoint within the run, such as `weights/step-10`.
     pub fn checkpoint_id(&self) -> String {
         match self {
-            CheckpointPath::Training(it) => it.checkpoint_id(),
-            CheckpointPath::Sampler(it) => it.checkpoint_id(),
-            CheckpointPath::External(it) => it.checkpoint_id(),
+            CheckpointPath::Training(path) => path.checkpoint_id(),
+            CheckpointPath::Sampler(path) => path.checkpoint_id(),
+            CheckpointPath::External(path) => path.checkpoint_id(),
         }
     }
 
     fn parts(&self) -> &Parts {
         match self {
-            CheckpointPath::Training(it) => &it.0,
-            CheckpointPath::Sampler(it) => &it.0,
-            CheckpointPath::External(it) => &it.0,
+            CheckpointPath::Training(path) => &path.0,
+            CheckpointPath::Sampler(path) => &path.0,
+            CheckpointPath::External(path) => &path.0,
         }
     }
 }
@@ -284,17 +285,17 @@ macro_rules! path {
                 &self.0.text
             }
 
-            /// The id of the training run that saved it. It may contain colons.
+            /// Id of the training run that saved the checkpoint. It may contain colons.
             pub fn run_id(&self) -> &str {
                 self.0.run_id()
             }
 
-            /// The name under which it was saved.
+            /// Name of the checkpoint.
             pub fn name(&self) -> &str {
                 self.0.name()
             }
 
-            /// Its id within the run.
+            /// Id of the checkpoint within the run.
             pub fn checkpoint_id(&self) -> String {
                 format!(concat!($segment, "/{}"), self.name())
             }
@@ -378,8 +379,8 @@ mod tests {
     }
 
     #[test]
-    fn the_wrong_kind_of_path_says_which_call_makes_the_right_one() {
-        let problem = |it: Error| it.violation().expect("a violation").problem.clone();
+    fn the_error_for_another_kind_of_path_names_the_call_that_makes_the_right_kind() {
+        let problem = |error: Error| error.violation().expect("a violation").problem.clone();
         for kind in ["weights", "sampler_weights", "external_weights"] {
             let text = format!("tinker://s:train:0/{kind}/x");
             let all = [
@@ -390,14 +391,16 @@ mod tests {
             for (right, verb, error) in all {
                 match error {
                     None => assert_eq!(right, kind),
-                    Some(it) => assert!(right != kind && problem(it).contains(verb), "{text} for {right}"),
+                    Some(error) => {
+                        assert!(right != kind && problem(error).contains(verb), "{text} for {right}")
+                    }
                 }
             }
         }
     }
 
     #[test]
-    fn a_checkpoint_is_known_by_its_path_and_by_its_id() {
+    fn a_path_is_parsed_from_text_or_made_of_run_and_checkpoint_id() {
         for (text, id, kind) in [
             ("tinker://s:train:0/weights/x", "weights/x", CheckpointType::Training),
             ("tinker://s:train:0/sampler_weights/x", "sampler_weights/x", CheckpointType::Sampler),
@@ -430,14 +433,14 @@ mod tests {
     }
 
     #[test]
-    fn a_two_part_path_is_a_sampler_path() {
+    fn a_path_of_two_segments_is_a_sampler_path() {
         let path: SamplerPath = "tinker://model_1/s1".parse().expect("a sampler path");
         assert_eq!((path.run_id(), path.name(), path.as_str()), ("model_1", "s1", "tinker://model_1/s1"));
         assert!("tinker://model_1/s1".parse::<TrainingPath>().is_err());
     }
 
     #[test]
-    fn every_path_is_written_as_it_was_read_and_can_be_put_together_again() {
+    fn every_path_is_displayed_as_parsed_and_can_be_made_of_its_parts() {
         let middle = proptest::sample::select(vec!["weights", "sampler_weights", "external_weights"]);
         proptest::proptest!(|(run in "[^/\\p{Cc}.]{1,20}", middle in middle, name in "[^/\\p{Cc}]{0,19}[^/\\p{Cc}.]")| {
             let text = format!("tinker://{run}/{middle}/{name}");

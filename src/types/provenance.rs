@@ -1,59 +1,61 @@
-//! Where the tokens of an example came from.
+//! Origin of the tokens of an example.
 
 use crate::error::{Error, Result};
 
-/// Where the tokens of an example came from, each of the two lists in order and without a gap (PROTOCOL §6.4). Known only
-/// within the session that drew the samples.
+/// Origin of the tokens of an example (PROTOCOL §6.4). Each of the two lists is in order and has no gaps. The ids are
+/// valid only within the session that sampled the sequences.
 ///
 /// # Example: a prompt of three tokens and a sample of two
 /// ```
 /// use tinkex::types::{Datum, Provenance, ProvenanceSpan};
 ///
-/// // The input leaves out the last token of the sequence, the targets the first.
-/// let provenance = Provenance {
-///     model_input: vec![ProvenanceSpan::prompt("seq-1", 0, 3), ProvenanceSpan::sampled("seq-1", 0, 1)],
-///     loss_fn_inputs: vec![ProvenanceSpan::prompt("seq-1", 1, 2), ProvenanceSpan::sampled("seq-1", 0, 2)],
-/// };
+/// // The input leaves out the last token of the sequence, the targets leave out the first.
+/// let input = vec![ProvenanceSpan::prompt("seq-1", 0, 3), ProvenanceSpan::sampled("seq-1", 0, 1)];
+/// let targets = vec![ProvenanceSpan::prompt("seq-1", 1, 2), ProvenanceSpan::sampled("seq-1", 0, 2)];
+/// let provenance = Provenance::new(input, targets);
 /// let datum = Datum::cross_entropy(&[1, 2, 3], &[4, 5]).with_provenance(provenance);
 /// assert_eq!(datum.provenance.unwrap().model_input.len(), 2);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Provenance {
-    /// The tokens of the model's input; the lengths add up to its length.
+    /// Spans of the model's input; their lengths add up to its length.
     pub model_input: Vec<ProvenanceSpan>,
-    /// The target tokens; the lengths add up to that of `target_tokens`, which must have one dimension.
+    /// Spans of the target tokens; their lengths add up to that of `target_tokens`, which must have one dimension.
     pub loss_fn_inputs: Vec<ProvenanceSpan>,
 }
 
 /// A range of the tokens of one sampled sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ProvenanceSpan {
-    /// Which of the sequence's tokens.
+    /// Part of the sequence.
     pub origin: Origin,
-    /// The id of the sequence, as its sample reported it. Not empty.
+    /// Id of the sequence, as the sample reported it. Not empty.
     pub sequence_id: String,
-    /// The first of the tokens, from 0.
+    /// Index of the first token within the part, from 0.
     pub offset: u64,
-    /// How many tokens.
+    /// Number of tokens.
     pub length: u64,
 }
 
-/// Which tokens of a sequence a [`ProvenanceSpan`] counts.
+/// Part of a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Origin {
-    /// Those of the prompt that the sequence was drawn from.
+    /// Tokens of the prompt.
     Prompt,
-    /// Those that were drawn.
+    /// Sampled tokens.
     Sampled,
 }
 
 impl ProvenanceSpan {
-    /// Tokens of the prompt of a sequence.
+    /// A span of the prompt of a sequence.
     pub fn prompt(sequence_id: impl Into<String>, offset: u64, length: u64) -> Self {
         ProvenanceSpan { origin: Origin::Prompt, sequence_id: sequence_id.into(), offset, length }
     }
 
-    /// Tokens that were drawn.
+    /// A span of the sampled tokens of a sequence.
     pub fn sampled(sequence_id: impl Into<String>, offset: u64, length: u64) -> Self {
         ProvenanceSpan { origin: Origin::Sampled, sequence_id: sequence_id.into(), offset, length }
     }
@@ -64,14 +66,19 @@ impl ProvenanceSpan {
         }
         match self.offset.checked_add(self.length) {
             Some(end) if end <= i64::MAX as u64 => Ok(()),
-            _ => Err(Error::invalid(path, "ends behind 2^63")),
+            _ => Err(Error::invalid(path, "ends after 2^63 - 1")),
         }
     }
 }
 
 impl Provenance {
-    /// Refuses spans that do not cover an input of so many tokens and targets of a shape. An input with images has no
-    /// known length.
+    /// A provenance of the spans of the model's input and of the target tokens.
+    pub fn new(model_input: Vec<ProvenanceSpan>, loss_fn_inputs: Vec<ProvenanceSpan>) -> Self {
+        Provenance { model_input, loss_fn_inputs }
+    }
+
+    /// Refuses spans that do not cover an input of `n_tokens` tokens and targets of the shape `targets`. `None`: the
+    /// length of the input is unknown, because it has images.
     pub(crate) fn validate(
         &self,
         path: &str,
@@ -87,13 +94,13 @@ impl Provenance {
             ("loss_fn_inputs", &self.loss_fn_inputs, n_targets),
         ] {
             let path = format!("{path}.{name}");
-            spans.iter().enumerate().try_for_each(|(i, it)| it.validate(&format!("{path}[{i}]")))?;
-            let sum = spans.iter().try_fold(0u64, |sum, it| sum.checked_add(it.length));
+            spans.iter().enumerate().try_for_each(|(i, span)| span.validate(&format!("{path}[{i}]")))?;
+            let sum = spans.iter().try_fold(0u64, |sum, span| sum.checked_add(span.length));
             if let Some(n) = n
                 && sum != Some(n as u64)
             {
-                let sum = sum.map_or("more than 2^64".to_string(), |it| it.to_string());
-                return Err(Error::invalid(path, format!("covers {sum} tokens of {n}")));
+                let sum = sum.map_or("more than 2^64".to_string(), |sum| sum.to_string());
+                return Err(Error::invalid(path, format!("covers {sum} tokens instead of {n}")));
             }
         }
         Ok(())

@@ -1,14 +1,14 @@
-//! Why a request waits on the server.
+//! State of the server's queue.
 
-/// What the server says of its queue while a result is pending (PROTOCOL §4.2).
+/// State of the server's queue while a result is pending (PROTOCOL §4.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QueueState {
-    /// The request is being worked on, or will be soon.
+    /// The server works on the request, or will soon.
     Active,
-    /// The backend has no capacity now.
+    /// The backend has no free capacity.
     PausedCapacity,
-    /// The account has too much in flight.
+    /// The account has too many requests in flight.
     PausedRateLimit,
     /// A state that this version does not know.
     Other(String),

@@ -1,19 +1,20 @@
-//! What a sample reports besides the answer.
+//! Options of the data that a sample reports.
 
 use crate::error::{Error, ErrorKind, Result};
 
 use super::{ModelInput, SampleResponse, TensorData};
 
-/// What a sample reports besides the answer (PROTOCOL §3.4 #23).
+/// Options of the data that a sample reports besides the sequences (PROTOCOL §3.4 #23). End the literal with
+/// `..Default::default()`: a minor version may add fields.
 ///
-/// Position 0 of a prompt has no context and is never scored; so row `i` of the options and results that have
-/// `len(prompt) - 1` rows is about position `i + 1`.
+/// Position 0 of a prompt has no context and is never scored. Options and results with `len(prompt) - 1` rows therefore
+/// start at position 1: row `i` belongs to position `i + 1`.
 ///
-/// # Example: how likely would these two tokens be at the end of the prompt?
+/// # Example: score two tokens at the last position of the prompt
 /// ```
 /// use tinkex::types::{SampleOptions, TensorData};
 ///
-/// // A prompt of three tokens has two rows; −1 asks for nothing.
+/// // A prompt of three tokens has two rows; −1 is not scored.
 /// let target = TensorData::from(vec![-1i64, -1, 65, 66]).with_shape([2, 2])?;
 /// let options = SampleOptions { target_prompt_logprobs: Some(target), ..Default::default() };
 /// assert_eq!(options.topk_sample_logprobs, 0);
@@ -21,26 +22,27 @@ use super::{ModelInput, SampleResponse, TensorData};
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SampleOptions {
-    /// The log-probability of each token of the prompt. Default false.
+    /// Reports the log-probability of each token of the prompt. Default false.
     pub include_prompt_logprobs: bool,
-    /// For each position of the prompt, the k most likely tokens. Default 0: none.
+    /// Reports the k most likely tokens at each position of the prompt. Default 0: none.
     pub topk_prompt_logprobs: u32,
-    /// For each position of the answers, the k most likely tokens. Default 0: none.
+    /// Reports the k most likely tokens at each position of the sequences. Default 0: none.
     pub topk_sample_logprobs: u32,
-    /// Token ids to be scored at the positions of the prompt: `i64`, `[len(prompt) - 1, K]`, dense or sparse. −1 asks
-    /// for nothing, as does what a sparse tensor does not list. Default none.
+    /// Token ids to score at the positions of the prompt: `i64`, `[len(prompt) - 1, K]`, dense or sparse. −1 and the
+    /// elements that a sparse tensor does not store are not scored. Default: none.
     pub target_prompt_logprobs: Option<TensorData>,
-    /// For each position of the prompt after the first, so many draws from the model's own distribution at the
-    /// request's temperature. Default 0: none.
+    /// Number of tokens to sample at each position of the prompt after the first, from the model's distribution at the
+    /// temperature of the request. Default 0.
     pub prompt_alt_tokens_k: u32,
-    /// Scores only the last n tokens of the prompt, 1 to `len(prompt) - 1`, which is cheap if the server has those before
-    /// in its cache. Needs [`include_prompt_logprobs`](Self::include_prompt_logprobs). Default none: all are scored.
+    /// Scores only the last n tokens of the prompt, 1 to `len(prompt) - 1`, which is cheap if the server has the tokens
+    /// before them in its cache. Needs [`include_prompt_logprobs`](Self::include_prompt_logprobs). Default none: all
+    /// tokens.
     pub prompt_logprobs_last_n: Option<u32>,
 }
 
 impl SampleOptions {
     pub(crate) fn validate(&self, prompt: &ModelInput) -> Result<()> {
-        // What the length of an image is, only the server may know.
+        // `None` for a prompt with an image: only the server may know its length.
         let len = prompt.len().ok();
         if let Some(target) = &self.target_prompt_logprobs {
             check_target(target, len)?;
@@ -61,8 +63,8 @@ impl SampleOptions {
         }
     }
 
-    /// Refuses the answer of a server that took no notice of what would silently be missed, and one with another number of
-    /// anything than was asked for.
+    /// Refuses a response in which the server ignored an option, and one with another number of sequences or rows than
+    /// requested.
     pub(crate) fn check(
         &self,
         prompt: &ModelInput,
@@ -72,7 +74,7 @@ impl SampleOptions {
         let too_old = |message: String| Err(Error::new(ErrorKind::Incompatible, message));
         if 0 < self.prompt_alt_tokens_k && response.prompt_alt_tokens.is_none() {
             return too_old(format!(
-                "prompt_alt_tokens_k is {} and the server returned no alternatives: it may be too old for that",
+                "prompt_alt_tokens_k is {} and the server returned no alternatives: the server may be too old",
                 self.prompt_alt_tokens_k
             ));
         }
@@ -80,37 +82,38 @@ impl SampleOptions {
             let unwanted = logprobs.len().saturating_sub(n as usize);
             if logprobs[..unwanted].iter().any(Option::is_some) {
                 return too_old(format!(
-                    "prompt_logprobs_last_n is {n} and the server scored more: it may be too old for that"
+                    "prompt_logprobs_last_n is {n} and the server scored more tokens: the server may be too old"
                 ));
             }
         }
         self.check_sequences(num_samples, response)?;
-        // What the length of an image is, only the server may know.
-        prompt.len().map_or(Ok(()), |it| self.check_prompt(it, response))
+        // The length of a prompt with an image may be unknown.
+        prompt.len().map_or(Ok(()), |n_tokens| self.check_prompt(n_tokens, response))
     }
 
     fn check_sequences(&self, num_samples: u32, response: &SampleResponse) -> Result<()> {
-        check_count("sequences", response.sequences.len(), num_samples as usize, "that were asked for")?;
+        check_count("sequences", response.sequences.len(), num_samples as usize, "requested")?;
         if self.topk_sample_logprobs == 0 {
             return Ok(());
         }
-        for (i, it) in response.sequences.iter().enumerate() {
-            let n = it.tokens.len();
-            match &it.topk_logprobs {
+        for (i, sequence) in response.sequences.iter().enumerate() {
+            let n = sequence.tokens.len();
+            match &sequence.topk_logprobs {
                 Some(rows) => check_count(&format!("sequences[{i}].topk_logprobs"), rows.len(), n, "tokens")?,
                 None if n == 0 => {}
-                None => return Err(missing(&format!("sequences[{i}].topk_logprobs"))),
+                None => return Err(ignored(&format!("sequences[{i}].topk_logprobs"))),
             }
         }
         Ok(())
     }
 
-    /// `n` is the number of the prompt's tokens.
+    /// Checks the data about a prompt of `n` tokens.
     fn check_prompt(&self, n: usize, response: &SampleResponse) -> Result<()> {
-        // The only token of a prompt is never scored.
-        let list = |name: &str, asked: bool, len: Option<usize>, without: fn(&str) -> Error| match len {
-            Some(len) if asked => check_count(name, len, n, "tokens of the prompt"),
-            None if asked && 1 < n => Err(without(name)),
+        // A prompt of one token has no scores, so the list may be missing.
+        let list = |name: &str, requested: bool, len: Option<usize>, if_missing: fn(&str) -> Error| match len
+        {
+            Some(len) if requested => check_count(name, len, n, "tokens of the prompt"),
+            None if requested && 1 < n => Err(if_missing(name)),
             _ => Ok(()),
         };
         let SampleResponse { prompt_logprobs, topk_prompt_logprobs, .. } = response;
@@ -118,53 +121,53 @@ impl SampleOptions {
             "prompt_logprobs",
             self.include_prompt_logprobs,
             prompt_logprobs.as_ref().map(Vec::len),
-            lacking,
+            missing,
         )?;
-        let asked = 0 < self.topk_prompt_logprobs;
-        list("topk_prompt_logprobs", asked, topk_prompt_logprobs.as_ref().map(Vec::len), missing)?;
+        let requested = 0 < self.topk_prompt_logprobs;
+        list("topk_prompt_logprobs", requested, topk_prompt_logprobs.as_ref().map(Vec::len), ignored)?;
         match (&self.target_prompt_logprobs, &response.target_prompt_logprobs) {
-            (Some(asked), Some(scores)) => {
-                check_shape("target_prompt_logprobs", scores, &asked.shape())?;
+            (Some(target), Some(scores)) => {
+                check_shape("target_prompt_logprobs", scores, &target.shape())?;
             }
-            (Some(_), None) => return Err(missing("target_prompt_logprobs")),
+            (Some(_), None) => return Err(ignored("target_prompt_logprobs")),
             (None, _) => {}
         }
         match &response.prompt_alt_tokens {
-            Some(it) if 0 < self.prompt_alt_tokens_k => {
+            Some(alternatives) if 0 < self.prompt_alt_tokens_k => {
                 let shape = [n.saturating_sub(1), self.prompt_alt_tokens_k as usize];
-                check_shape("prompt_alt_tokens", &it.tokens, &shape)
+                check_shape("prompt_alt_tokens", &alternatives.tokens, &shape)
             }
             _ => Ok(()),
         }
     }
 }
 
-fn lacking(what: &str) -> Error {
-    Error::decode(format!("the server's answer lacks {what}"))
+/// The error for a list that every server must send.
+fn missing(name: &str) -> Error {
+    Error::decode(format!("the server's response lacks {name}"))
 }
 
-/// As [`lacking`], of what a server leaves out that does not know the option.
-fn missing(what: &str) -> Error {
-    let text = format!("the server's answer lacks {what}, which was asked for: it may be too old for that");
+/// The error for a list that servers leave out if they do not know the option.
+fn ignored(name: &str) -> Error {
+    let text = format!("the server's response lacks {name}, which was requested: the server may be too old");
     Error::new(ErrorKind::Incompatible, text)
 }
 
-fn check_count(what: &str, found: usize, expected: usize, of: &str) -> Result<()> {
-    match found == expected {
-        true => Ok(()),
-        false => Err(Error::decode(format!("the server sent {found} {what} for the {expected} {of}"))),
+fn check_count(name: &str, found: usize, expected: usize, of: &str) -> Result<()> {
+    if found == expected {
+        Ok(())
+    } else {
+        Err(Error::decode(format!("the server sent {found} {name} for the {expected} {of}")))
     }
 }
 
-fn check_shape(what: &str, tensor: &TensorData, expected: &[usize]) -> Result<()> {
-    match tensor.shape() == expected {
-        true => Ok(()),
-        false => {
-            let shape = tensor.shape();
-            Err(Error::decode(format!(
-                "the server's {what} have the shape {shape:?} instead of {expected:?}"
-            )))
-        }
+fn check_shape(name: &str, tensor: &TensorData, expected: &[usize]) -> Result<()> {
+    let shape = tensor.shape();
+    if shape == expected {
+        Ok(())
+    } else {
+        let problem = format!("the server's {name} have the shape {shape:?} instead of {expected:?}");
+        Err(Error::decode(problem))
     }
 }
 
@@ -186,13 +189,11 @@ fn check_target(target: &TensorData, len: Option<usize>) -> Result<()> {
     if columns == 0 {
         return fail("has no columns".into());
     }
-    if let Some(i) = ids.iter().position(|it| *it < -1 || i64::from(i32::MAX) < *it) {
-        return Err(Error::invalid(format!("{PATH}[{i}]"), format!("{} is no token id and not -1", ids[i])));
+    if let Some(i) = ids.iter().position(|id| *id < -1 || i64::from(i32::MAX) < *id) {
+        let problem = format!("{} is neither a token id nor -1", ids[i]);
+        return Err(Error::invalid(format!("{PATH}[{i}]"), problem));
     }
-    match ids.iter().any(|it| 0 <= *it) {
-        true => Ok(()),
-        false => fail("asks for no token".into()),
-    }
+    if ids.iter().any(|id| 0 <= *id) { Ok(()) } else { fail("has no token id to score".into()) }
 }
 
 #[cfg(test)]
@@ -207,14 +208,13 @@ mod tests {
     }
 
     fn last(n: u32) -> SampleOptions {
-        let it = SampleOptions { prompt_logprobs_last_n: Some(n), ..Default::default() };
-        SampleOptions { include_prompt_logprobs: true, ..it }
+        SampleOptions { include_prompt_logprobs: true, prompt_logprobs_last_n: Some(n), ..Default::default() }
     }
 
     #[test]
-    fn what_a_server_would_refuse_is_refused_with_its_path() {
+    fn options_that_servers_refuse_are_refused_with_their_path() {
         let prompt = ModelInput::from_ints([1, 2, 3]);
-        let path = |it: SampleOptions| match it.validate(&prompt) {
+        let path = |options: SampleOptions| match options.validate(&prompt) {
             Ok(()) => String::new(),
             Err(error) => error.violation().unwrap().path.clone(),
         };
@@ -254,11 +254,13 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_took_no_notice_is_told_from_one_that_did() {
+    fn a_response_that_ignores_an_option_is_refused() {
         let prompt = ModelInput::from_ints([1, 2, 3]);
         let check = |options: &SampleOptions, response: &SampleResponse| options.check(&prompt, 0, response);
-        let scored =
-            |it: [Option<f32>; 3]| SampleResponse { prompt_logprobs: Some(it.into()), ..Default::default() };
+        let scored = |logprobs: [Option<f32>; 3]| SampleResponse {
+            prompt_logprobs: Some(logprobs.into()),
+            ..Default::default()
+        };
         check(&last(1), &scored([None, None, Some(-1.0)])).unwrap();
         let error = check(&last(1), &scored([None, Some(-1.0), Some(-1.0)])).unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Incompatible);
@@ -276,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_with_another_number_of_anything_than_was_asked_for_is_refused() {
+    fn a_response_with_another_number_of_sequences_or_rows_than_requested_is_refused() {
         let prompt = ModelInput::from_ints([1, 2, 3]);
         let all = SampleOptions {
             include_prompt_logprobs: true,
@@ -327,9 +329,9 @@ mod tests {
             let kind = if too_old { ErrorKind::Incompatible } else { ErrorKind::Decode };
             assert!(*error.kind() == kind && error.to_string().contains(problem), "{problem}: {error}");
         }
-        // What was not asked for may come or not.
+        // Data that was not requested may be present or missing.
         SampleOptions::default().check(&prompt, 2, &good).unwrap();
-        // A sequence without tokens has no rows, and a prompt of one token no scores.
+        // Lists of a sequence without tokens and of a prompt of one token may be missing.
         let one =
             SampleOptions { include_prompt_logprobs: true, topk_sample_logprobs: 1, ..Default::default() };
         let bare = SampleResponse { sequences: vec![SampledSequence::default()], ..Default::default() };

@@ -1,8 +1,8 @@
-//! How to sample.
+//! Parameters of sampling.
 
 use crate::error::{Error, Result};
 
-/// How an answer is drawn (PROTOCOL §6.6).
+/// Parameters of sampling (PROTOCOL §6.6). End the literal with `..Default::default()`: a minor version may add fields.
 ///
 /// # Example: the most likely answer, up to the end of the line
 /// ```
@@ -18,28 +18,31 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
-    /// The longest answer, in tokens. Some servers insist on it, and on at least one. Default none.
+    /// Largest length of a sequence in tokens. Some servers require it, and at least 1. Default: none.
     pub max_tokens: Option<u32>,
-    /// Makes the draw repeatable, for the whole request. Default none.
+    /// Seed for the whole request, which makes the sample repeatable. Default: none.
     pub seed: Option<u64>,
-    /// Where to stop. `None` stops at the model's own end of sequence. Anything else takes its place: the end-of-sequence token
-    /// no longer stops, unless it is listed here, and an empty list never stops before `max_tokens`. Default none.
+    /// Texts or tokens that end a sequence. They replace the model's end of sequence: that token no longer ends the
+    /// sequence unless it is listed here, and with an empty list only `max_tokens` does. Default `None`: the model's
+    /// end of sequence.
     pub stop: Option<Stop>,
-    /// Flattens (above 1) or sharpens (below 1) the distribution; 0 takes the most likely token. Reported log-probabilities
-    /// are those of temperature 1 all the same. Default 1.
+    /// Flattens (above 1) or sharpens (below 1) the distribution; 0 takes the most likely token. Reported
+    /// log-probabilities are always those at temperature 1. Default 1.
     pub temperature: f32,
-    /// Draws among the k most likely tokens; −1 = all, and so is 0 on most servers. Default −1.
+    /// Samples among the k most likely tokens. −1 means all tokens, and on most servers so does 0. Default −1.
     pub top_k: i32,
-    /// Draws among the most likely tokens of this total probability, in `[0, 1]`; some servers refuse 0. Default 1.
+    /// Samples among the most likely tokens with this total probability, in `[0, 1]`; some servers refuse 0. Default 1.
     pub top_p: f32,
 }
 
-/// Where an answer ends, instead of at the model's end of sequence. A single text goes to the server as a list of one, which all servers understand.
+/// Texts or tokens that end a sequence, instead of the model's end of sequence. A single text is sent as a list of one,
+/// which all servers accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Stop {
-    /// At any of these texts.
+    /// Any of these texts.
     Strings(Vec<String>),
-    /// At any of these token ids.
+    /// Any of these token ids.
     Tokens(Vec<i32>),
 }
 
@@ -91,7 +94,7 @@ impl SamplingParams {
                 Some(i) => fail(&format!("stop[{i}]"), "is empty".into()),
                 None => Ok(()),
             },
-            Some(Stop::Tokens(ids)) => match ids.iter().position(|it| *it < 0) {
+            Some(Stop::Tokens(ids)) => match ids.iter().position(|id| *id < 0) {
                 Some(i) => fail(&format!("stop[{i}]"), format!("token id {} is negative", ids[i])),
                 None => Ok(()),
             },

@@ -1,27 +1,26 @@
-//! What a server knows of a session.
+//! Sessions as servers describe them.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::lenient;
-use super::odd::{ids, or_absent};
+use super::field_reader::{ids, or_absent, texts};
 
-/// What was made in a session (PROTOCOL §3.5 #37).
+/// Objects that a session created (PROTOCOL §3.5 #37).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct SessionInfo {
-    /// Its training runs.
+    /// Ids of the training runs.
     #[serde(deserialize_with = "ids")]
     pub training_run_ids: Vec<String>,
-    /// Its samplers.
+    /// Ids of the samplers.
     #[serde(deserialize_with = "ids")]
     pub sampler_ids: Vec<String>,
-    /// What it was given to find it by.
-    #[serde(deserialize_with = "lenient::texts")]
+    /// Metadata that the caller gave the session.
+    #[serde(deserialize_with = "texts")]
     pub user_metadata: BTreeMap<String, String>,
-    /// Its name for people.
+    /// Name for display.
     #[serde(deserialize_with = "or_absent")]
     pub display_name: Option<String>,
 }

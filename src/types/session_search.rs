@@ -1,18 +1,18 @@
-//! Finding sessions.
+//! Search for sessions.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::lenient;
-use super::odd::or_absent;
-use super::{SessionStatus, Timestamp};
+use super::field_reader::{count, id, maybe_count, or_absent, texts};
+use super::{FinishReason, SessionStatus, Timestamp};
 use crate::error::{Error, Result};
 
-/// Which sessions to find (PROTOCOL §3.5 #40). `session_id` and `display_name` are alternatives; all other conditions must
-/// hold together.
+/// Conditions of a search for sessions (PROTOCOL §3.5 #40). A session must meet all of them; if both `session_id` and
+/// `display_name` are given, it must meet one of the two. End the literal with `..SessionSearch::default()`: a minor
+/// version may add fields.
 ///
-/// # Example: those that failed
+/// # Example: sessions that failed
 /// ```
 /// use tinkex::types::{SessionSearch, StatusFilter};
 ///
@@ -21,23 +21,23 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SessionSearch {
-    /// With this id.
+    /// Id of the session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_id: Option<String>,
-    /// In one of these projects; none: in any.
+    /// Projects to search; empty: all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub project_ids: Vec<String>,
-    /// With all of these.
+    /// Metadata, all of which the session must have.
     pub user_metadata: BTreeMap<String, String>,
-    /// With this in its name. At least one character.
+    /// Part of the display name; at least one character.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
-    /// Whose. Default: the caller's own.
+    /// Owner of the session. Default: the caller.
     pub owner: SessionOwner,
-    /// In one of these states; none: in any.
+    /// States, one of which the session must have; empty: any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub statuses: Vec<StatusFilter>,
-    /// Entries of one page, 1 to 200. Default 50.
+    /// Number of entries of one page, 1 to 200. Default 50.
     pub limit: u32,
 }
 
@@ -66,34 +66,36 @@ impl SessionSearch {
         match &self.owner {
             SessionOwner::User { owner_urns } if !(1..=10).contains(&owner_urns.len()) => {
                 let n = owner_urns.len();
-                Err(Error::invalid("owner.owner_urns", format!("must be 1 to 10 users, are {n}")))
+                Err(Error::invalid("owner.owner_urns", format!("must have 1 to 10 users, has {n}")))
             }
             _ => Ok(()),
         }
     }
 }
 
-/// Whose sessions.
+/// Owner of the sessions to find.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum SessionOwner {
-    /// The caller's own.
+    /// The caller.
     #[default]
     Own,
-    /// All that the caller may see.
+    /// Anyone whose sessions the caller may read.
     Accessible,
-    /// Those of some users.
+    /// Some users.
     User {
-        /// The users, 1 to 10 of them.
+        /// URNs of the users, 1 to 10.
         owner_urns: Vec<String>,
     },
 }
 
-/// A state of sessions to look for.
+/// State of the sessions to find.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum StatusFilter {
-    /// Going on.
+    /// Running.
     Active,
     /// Cancelled.
     Cancelled,
@@ -101,63 +103,64 @@ pub enum StatusFilter {
     Failed,
     /// Ended by its client.
     ClientFinished {
-        /// For one of these reasons; none: for any.
+        /// Reasons, one of which the session must have; empty: any.
         #[serde(skip_serializing_if = "Vec::is_empty")]
-        reasons: Vec<super::FinishReason>,
+        reasons: Vec<FinishReason>,
     },
 }
 
-/// The end of one page, where the next one begins.
+/// End of one page and start of the next.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct SessionCursor {
-    /// When the last session of the page was created.
+    /// Creation time of the last session on the page.
     pub last_created_at: Timestamp,
-    /// Its id.
-    #[serde(deserialize_with = "lenient::id")]
+    /// Id of the last session on the page.
+    #[serde(deserialize_with = "id")]
     pub last_session_id: String,
 }
 
-/// A session that was found.
+/// A session that a search found.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct FoundSession {
-    /// Its id.
-    #[serde(deserialize_with = "lenient::id")]
+    /// Id of the session.
+    #[serde(deserialize_with = "id")]
     pub session_id: String,
-    /// When it was created.
+    /// Creation time.
     #[serde(deserialize_with = "or_absent")]
     pub created_at: Option<Timestamp>,
-    /// Whose it is.
+    /// Owner.
     #[serde(deserialize_with = "or_absent")]
     pub owner: Option<String>,
-    /// The project that it belongs to.
+    /// Id of the project.
     #[serde(deserialize_with = "or_absent")]
     pub project_id: Option<String>,
-    /// Its state, if the server says so.
+    /// State, if the server reports it.
     #[serde(deserialize_with = "or_absent")]
     pub status: Option<SessionStatus>,
-    /// How many checkpoints it saved.
-    #[serde(deserialize_with = "lenient::count")]
+    /// Number of saved checkpoints.
+    #[serde(deserialize_with = "count")]
     pub checkpoints_count: u64,
-    /// Its name for people.
+    /// Name for display.
     #[serde(deserialize_with = "or_absent")]
     pub display_name: Option<String>,
-    /// What it was given to find it by.
-    #[serde(deserialize_with = "lenient::texts")]
+    /// Metadata that the caller gave the session.
+    #[serde(deserialize_with = "texts")]
     pub user_metadata: BTreeMap<String, String>,
-    /// What its checkpoints take, in bytes.
-    #[serde(deserialize_with = "lenient::maybe_count")]
+    /// Size of the checkpoints in bytes.
+    #[serde(deserialize_with = "maybe_count")]
     pub checkpoint_storage_bytes: Option<u64>,
 }
 
-/// One page of sessions that were found, newest first.
+/// One page of a search for sessions, newest first.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct SessionPage {
-    /// The sessions.
+    /// Sessions of the page.
     pub sessions: Vec<FoundSession>,
-    /// Where the next page begins. `None`: this is the last one.
+    /// Start of the next page. `None`: this page is the last.
     pub next_cursor: Option<SessionCursor>,
 }

@@ -1,51 +1,51 @@
-//! How a session is doing.
+//! States of sessions.
 
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use super::lenient::text_enum;
+use super::field_reader::text_enum;
 use crate::error::Category;
 
 /// The state of a session.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum SessionStatus {
-    /// Going on.
+    /// Running.
     Active,
     /// Cancelled.
     Cancelled {
-        /// Why, in somebody's words.
+        /// Reason as free text.
         detail: Option<String>,
     },
     /// Ended by its client.
     ClientFinished {
-        /// How it ended.
+        /// Kind of the end.
         reason: FinishReason,
-        /// Why, in the client's words.
+        /// Reason in the client's words.
         detail: Option<String>,
     },
     /// Failed.
     Failed {
-        /// Whose fault it is; the server's own is `internal` here.
+        /// Party that caused the failure; the server reports its own failures as `internal` here.
         category: Category,
-        /// What happened.
+        /// Description of the failure.
         message: String,
-        /// What failed.
+        /// Object that failed.
         reason: FailureReason,
     },
-    /// A state that this version does not know, as it came.
+    /// A state that this version does not know, as received.
     Other(Map<String, Value>),
 }
 
-/// How a client ended its session.
+/// Kind of end that the client reported for its session.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FinishReason {
-    /// The work was done.
+    /// The work is complete.
     Success,
     /// The program failed.
     Errored,
-    /// Somebody stopped the program.
+    /// The program was interrupted.
     Interrupted,
     /// A reason that this version does not know.
     Other(String),
@@ -53,28 +53,28 @@ pub enum FinishReason {
 
 text_enum!(FinishReason { "success" => Success, "errored" => Errored, "interrupted" => Interrupted });
 
-/// What failed in a session.
+/// Object that failed in a session.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum FailureReason {
     /// A request.
     Request {
-        /// Its id.
+        /// Id of the request.
         request_id: String,
-        /// Its type.
+        /// Type of the request.
         request_type: String,
     },
     /// A training run.
     TrainingRun {
-        /// Its id.
+        /// Id of the training run.
         training_run_id: String,
     },
     /// A sampling session.
     SamplingSession {
-        /// Its id.
+        /// Id of the sampling session.
         sampling_session_id: String,
     },
-    /// Something that this version does not know, as it came.
+    /// An object that this version does not know, as received.
     Other(Map<String, Value>),
 }
 
@@ -115,7 +115,7 @@ fn failure(map: &Map<String, Value>) -> FailureReason {
     }
 }
 
-/// A text, or the JSON of what stands there instead.
+/// Returns a field as text. A value that is not a string becomes its JSON; a missing one becomes "".
 fn text(map: &Map<String, Value>, name: &str) -> String {
     match map.get(name) {
         Some(Value::String(it)) => it.clone(),

@@ -1,4 +1,4 @@
-//! Addresses that are their own permission.
+//! Signed URLs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,10 +6,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
-use super::odd::or_absent;
+use super::field_reader::or_absent;
 
-/// An address that whoever has it may read from, for a while: of http or https, and of https if the server itself is; what
-/// else a server names is an error. Its `Debug` leaves out the query, where the signature is.
+/// A URL that grants read access to anyone who has it, for a limited time. Its scheme is http or https, and https if
+/// the server itself uses https; a URL of another scheme is an error. `Debug` leaves out the query, which holds the
+/// signature.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SignedUrl(String);
@@ -19,7 +20,7 @@ impl SignedUrl {
         SignedUrl(url.into())
     }
 
-    /// The whole address. Treat it as a secret.
+    /// The whole URL. Treat it as a secret.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -34,26 +35,26 @@ impl fmt::Debug for SignedUrl {
     }
 }
 
-/// Where the files of exported weights can be read (PROTOCOL §3.5 #33).
+/// URLs of the files of exported weights (PROTOCOL §3.5 #33).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct ExternalWeightsUrls {
-    /// The address of each file, by its path within the checkpoint.
+    /// URL of each file, by its path within the checkpoint.
     pub urls: BTreeMap<String, SignedUrl>,
-    /// Until when they can be read.
+    /// End of the read access.
     #[serde(deserialize_with = "or_absent")]
     pub expires: Option<Timestamp>,
 }
 
-/// Where the archive of a checkpoint can be read, on servers that make one (PROTOCOL §3.5 #34).
+/// URL of the archive of a checkpoint, on servers that make archives (PROTOCOL §3.5 #34).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct ArchiveUrl {
-    /// Its address.
+    /// URL of the archive.
     pub url: SignedUrl,
-    /// Until when it can be read, if the server says so; else about a quarter of an hour.
+    /// End of the read access, if the server reports it; otherwise about 15 minutes from now.
     #[serde(deserialize_with = "or_absent")]
     pub expires: Option<Timestamp>,
 }

@@ -1,4 +1,4 @@
-//! A moment, as servers write it.
+//! Points in time.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::clock_text::{parse_rfc3339, rfc3339, rfc3339_micros};
 use crate::error::{Error, Result};
 
-/// A moment as RFC 3339 text, exactly as the server sent it.
+/// A point in time as RFC 3339 text, exactly as the server sent it.
 ///
-/// # Example: how long ago?
+/// # Example: convert to `SystemTime` and back
 /// ```
 /// use std::time::{Duration, SystemTime};
 /// use tinkex::types::Timestamp;
@@ -26,13 +26,13 @@ use crate::error::{Error, Result};
 pub struct Timestamp(String);
 
 impl Timestamp {
-    /// The text.
+    /// The time as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The moment, to the nanosecond; text without an offset counts as UTC. `None` if a server sent something that is no
-    /// time of this kind, or one before 1970.
+    /// Converts to `SystemTime`, exact to the nanosecond. Text without an offset counts as UTC. `None` for text that is
+    /// not RFC 3339 and for times before 1970.
     pub fn to_system_time(&self) -> Option<SystemTime> {
         parse_rfc3339(&self.0)
     }
@@ -41,11 +41,14 @@ impl Timestamp {
 impl FromStr for Timestamp {
     type Err = Error;
 
-    /// Reads RFC 3339, such as `2026-11-20T13:00:00Z`.
+    /// Parses RFC 3339, such as `2026-11-20T13:00:00Z`.
     fn from_str(text: &str) -> Result<Self> {
         match parse_rfc3339(text) {
             Some(_) => Ok(Timestamp(text.trim().into())),
-            None => Err(Error::invalid("time", format!("{text:?} is not like 2026-11-20T13:00:00Z"))),
+            None => Err(Error::invalid(
+                "time",
+                format!("{text:?} is not an RFC 3339 time; write it as 2026-11-20T13:00:00Z"),
+            )),
         }
     }
 }
@@ -65,7 +68,7 @@ impl From<&Timestamp> for Timestamp {
 }
 
 impl From<SystemTime> for Timestamp {
-    /// In UTC: to the second if that is exact, else to the microsecond.
+    /// Formats in UTC: whole seconds without a fraction, other times with microseconds.
     fn from(time: SystemTime) -> Self {
         let whole = rfc3339(time);
         Timestamp(if parse_rfc3339(&whole) == Some(time) { whole } else { rfc3339_micros(time) })

@@ -1,46 +1,45 @@
-//! What a server knows of a model that was trained.
+//! Training runs as servers describe them.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::lenient;
-use super::odd::or_absent;
+use super::field_reader::{id, or_absent, texts};
 use super::{Checkpoint, Timestamp};
 
-/// A training run: one model that was trained, or is (PROTOCOL §3.5 #28).
+/// A training run: one model that is being trained or was trained (PROTOCOL §3.5 #28).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct TrainingRun {
-    /// Its id; the first part of the paths of its checkpoints.
-    #[serde(deserialize_with = "lenient::id")]
+    /// Id of the run; the paths of its checkpoints start with it.
+    #[serde(deserialize_with = "id")]
     pub training_run_id: String,
-    /// The base model's name.
+    /// Name of the base model.
     #[serde(deserialize_with = "or_absent")]
     pub base_model: Option<String>,
-    /// Whose it is.
+    /// Owner of the model.
     #[serde(deserialize_with = "or_absent")]
     pub model_owner: Option<String>,
-    /// Whether an adapter is trained.
+    /// The run trains an adapter.
     #[serde(deserialize_with = "or_absent")]
     pub is_lora: Option<bool>,
-    /// The server lost its state.
+    /// The server lost the state of the run.
     #[serde(deserialize_with = "or_absent")]
     pub corrupted: bool,
-    /// The adapter's rank.
+    /// Rank of the adapter.
     #[serde(deserialize_with = "or_absent")]
     pub lora_rank: Option<u32>,
-    /// When it was last used.
+    /// Time of the last request.
     #[serde(deserialize_with = "or_absent")]
     pub last_request_time: Option<Timestamp>,
-    /// The training state that was saved last.
+    /// Last saved training state.
     #[serde(deserialize_with = "or_absent")]
     pub last_checkpoint: Option<Checkpoint>,
-    /// The weights for sampling that were saved last.
+    /// Last saved weights for sampling.
     #[serde(deserialize_with = "or_absent")]
     pub last_sampler_checkpoint: Option<Checkpoint>,
-    /// What it was given to find it by.
-    #[serde(deserialize_with = "lenient::texts")]
+    /// Metadata that the caller gave the run.
+    #[serde(deserialize_with = "texts")]
     pub user_metadata: BTreeMap<String, String>,
 }

@@ -1,21 +1,21 @@
-//! What a server knows of the weights in a checkpoint.
+//! Weights of a checkpoint as servers describe them.
 
-/// The base model and the adapter of a checkpoint (PROTOCOL §3.5 #35).
+/// Base model and adapter of a checkpoint (PROTOCOL §3.5 #35).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WeightsInfo {
-    /// The base model's name.
+    /// Name of the base model.
     pub base_model: Option<String>,
-    /// The optimizer that trained it, such as `adamw`.
+    /// Optimizer that trained the weights, such as `adamw`.
     pub optimizer: String,
-    /// Whether it is an adapter.
+    /// The weights are those of an adapter.
     pub is_lora: Option<bool>,
-    /// The adapter's rank.
+    /// Rank of the adapter.
     pub lora_rank: Option<u32>,
-    /// Whether the unembedding was trained.
+    /// The unembedding was trained.
     pub train_unembed: Option<bool>,
-    /// Whether the feed-forward layers were trained.
+    /// The feed-forward layers were trained.
     pub train_mlp: Option<bool>,
-    /// Whether the attention layers were trained.
+    /// The attention layers were trained.
     pub train_attn: Option<bool>,
 }

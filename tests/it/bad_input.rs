@@ -4,7 +4,7 @@ use serde_json::json;
 use tinkex::testing::{Act, FakeServer};
 use tinkex::types::{
     AccessToken, AdamParams, CopyOptions, Datum, FromStateOptions, LoraConfig, LossFn, ModelInput,
-    SamplerPath, SamplingParams, Sparse, TensorData, TrainingPath, Ttl, Values,
+    SamplerPath, SamplingParams, TensorData, TrainingPath, Ttl, Values,
 };
 use tinkex::{CloseStatus, ErrorKind, Pending, ServiceClient};
 
@@ -143,10 +143,8 @@ fn unknown_forms_of_paths_and_models_without_anything_to_train_are_refused_befor
 
 #[test]
 fn a_sparse_tensor_that_no_memory_holds_is_refused_where_it_would_have_to_be_sent_dense() {
-    let sparse = |rows: usize, columns: usize| TensorData {
-        values: Values::F32(vec![1.0]),
-        shape: Some(vec![rows, columns]),
-        sparse: Some(Sparse { crow_indices: vec![0, 1], col_indices: vec![0] }),
+    let sparse = |rows: usize, columns: usize| {
+        TensorData::from_csr([rows, columns], vec![0, 1], vec![0], Values::F32(vec![1.0]))
     };
     let datum = |columns| {
         Datum::new(ModelInput::from_ints([1]))

@@ -6,9 +6,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use tinkex::testing::{Act, FakeServer};
-use tinkex::types::{
-    AdamParams, CustomLoss, Datum, LossFn, LossGraph, ModelInput, Sparse, TensorData, Ttl, Values,
-};
+use tinkex::types::{AdamParams, CustomLoss, Datum, LossFn, LossGraph, ModelInput, TensorData, Ttl, Values};
 use tinkex::{Error, ErrorKind};
 
 use crate::util::{PATIENCE, alone, datum, eventually, path_of, seq_ids, training};
@@ -144,11 +142,7 @@ fn the_parts_of_the_second_pass_keep_to_the_limit_of_a_request_as_those_of_the_f
 fn targets_of_a_few_bytes_and_a_huge_shape_are_refused_and_end_no_process() {
     const NAME: &str = "custom_loss::targets_of_a_few_bytes_and_a_huge_shape_are_refused_and_end_no_process";
     alone(NAME, || {
-        let sparse = |columns| TensorData {
-            values: Values::I64(vec![7]),
-            shape: Some(vec![1, columns]),
-            sparse: Some(Sparse { crow_indices: vec![0, 1], col_indices: vec![0] }),
-        };
+        let sparse = |columns| TensorData::from_csr([1, columns], vec![0, 1], vec![0], Values::I64(vec![7]));
         let datum = |columns| Datum::new(ModelInput::from_ints([1])).with("target_tokens", sparse(columns));
         let graph = LossGraph::trace("sum", &[("logprobs", 2)], |it| it.logprobs().sum()).unwrap();
         let wide = LossGraph::trace("wide", &[("logprobs", 2), ("x", 2)], |it| {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tinkex::local::Options;
-use tinkex::tokenizer::Bytes;
+use tinkex::tokenizer::ByteTokenizer;
 
 #[test]
 fn training_over_http_lowers_the_loss_and_the_sampler_says_what_it_learnt() {
@@ -25,11 +25,11 @@ fn training_over_http_lowers_the_loss_and_the_sampler_says_what_it_learnt() {
     assert_eq!(sampler, format!("{}:sample:0", client.session));
     let answer = client.sample(sampler, 0, json!({"max_tokens": 15, "temperature": 0.0}));
     let ids: Vec<i32> = serde_json::from_value(answer["sequences"][0]["tokens"].clone()).expect("tokens");
-    assert_eq!(Bytes.decode(&ids), "quick brown fox");
+    assert_eq!(ByteTokenizer.decode(&ids), "quick brown fox");
     let stopped = client.sample(sampler, 1, json!({"max_tokens": 15, "temperature": 0.0, "stop": ["own"]}));
     let ids: Vec<i32> = serde_json::from_value(stopped["sequences"][0]["tokens"].clone()).expect("tokens");
     assert_eq!(
-        (Bytes.decode(&ids).as_str(), &stopped["sequences"][0]["stop_reason"]),
+        (ByteTokenizer.decode(&ids).as_str(), &stopped["sequences"][0]["stop_reason"]),
         ("quick brown", &json!("stop"))
     );
 }

@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::util::engine::{Client, TEXT, step};
-use tinkex::tokenizer::Bytes;
+use tinkex::tokenizer::ByteTokenizer;
 
 /// A pass over the text with a loss and more inputs than the targets.
 fn pass(model: &str, seq: u64, loss: &str, config: Value, inputs: &[(&str, Vec<f32>)]) -> Value {
-    let ids = Bytes.encode(TEXT);
+    let ids = ByteTokenizer.encode(TEXT);
     let n = ids.len() - 1;
     let mut all = json!({"target_tokens": {"data": ids[1..], "dtype": "int64", "shape": [n]}});
     for (name, data) in inputs {
@@ -20,7 +20,7 @@ fn pass(model: &str, seq: u64, loss: &str, config: Value, inputs: &[(&str, Vec<f
 }
 
 fn length() -> usize {
-    Bytes.encode(TEXT).len() - 1
+    ByteTokenizer.encode(TEXT).len() - 1
 }
 
 /// The illustration of the protocol: the cross entropy.
@@ -104,7 +104,7 @@ fn a_loss_that_cannot_be_evaluated_says_where_and_changes_nothing() {
     wrong["graph"]["nodes"][2]["target"] = json!("os.system");
     let (status, refused) = client.post("create_custom_loss", &wrong);
     let text = refused["detail"].as_str().expect("a text");
-    assert!(status == 422 && text.contains("(os.system): is no function of torch"), "{status} {text}");
+    assert!(status == 422 && text.contains("(os.system): is not a function of torch"), "{status} {text}");
     let (status, _) = client.post("create_custom_loss", &json!({"session_id": client.session}));
     assert_eq!(status, 422);
     let (status, _) = client.post("create_custom_loss", &cross_entropy("nobody", 0));

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use tinkex::local::{Options, Server};
 use tinkex::types::{
-    AdamParams, Datum, Loss, LossFn, LossGraph, ModelInput, SampleOptions, SamplingParams, Sparse, Stop,
-    TensorData, Ttl, Values,
+    AdamParams, Datum, Loss, LossFn, LossGraph, ModelInput, SampleOptions, SamplingParams, Stop, TensorData,
+    Ttl, Values,
 };
 use tinkex::{ErrorKind, SamplingClient, ServiceClient, TrainingClient};
 
@@ -107,10 +107,10 @@ fn a_loss_that_is_not_finite_fails_its_pass_and_the_model_goes_on_as_if_it_had_n
         assert!(error.contains("data[1]: "), "{error}");
         assert!(error.contains("inf") || error.contains("not finite"), "{error}");
         // Its gradients are not part of the next step.
-        let step = ours.training.optim_step(clip.clone()).wait().unwrap();
+        let step = ours.training.optim_step(clip).wait().unwrap();
         assert_eq!(step.metrics["grad_norm"], 0.0, "{error}");
         assert!(ours.loss(&[good], loss).is_finite());
-        let step = ours.training.optim_step(clip.clone()).wait().unwrap();
+        let step = ours.training.optim_step(clip).wait().unwrap();
         assert!(step.metrics["grad_norm"].is_finite() && last < step.metrics["tinkex/step"], "{step:?}");
         last = step.metrics["tinkex/step"];
         let now = ours.loss(&[text()], LossFn::CrossEntropy);
@@ -156,7 +156,7 @@ fn a_setting_too_small_for_a_small_float_is_still_what_it_says() {
         change(&mut adam);
         let one = |_| {
             let loss = ours.loss(&[text()], LossFn::CrossEntropy);
-            ours.training.optim_step(adam.clone()).wait().unwrap();
+            ours.training.optim_step(adam).wait().unwrap();
             loss
         };
         (0..3).map(one).collect::<Vec<f64>>()
@@ -230,8 +230,7 @@ fn settings_of_a_sample_that_are_out_of_range_are_refused_by_name() {
 
 /// A sparse tensor of one row and one value.
 fn lonely(cols: usize, values: Values) -> TensorData {
-    let sparse = Sparse { crow_indices: vec![0, 1], col_indices: vec![0] };
-    TensorData { values, shape: Some(vec![1, cols]), sparse: Some(sparse) }
+    TensorData::from_csr([1, cols], vec![0, 1], vec![0], values)
 }
 
 #[test]
@@ -302,7 +301,7 @@ fn a_tensor_of_a_few_bytes_takes_no_more_memory_than_a_pass_may_have() {
             "loss_fn": "custom", "loss_fn_config": {"loss_id": made["loss_id"]}}})
     };
     let error = client.fail("forward_backward", &wide(seq + 1, n));
-    assert!(error.contains("data[0]: ") && error.contains("takes too much memory"), "{error}");
+    assert!(error.contains("data[0]: ") && error.contains("needs too much memory"), "{error}");
     client.run("forward_backward", &wide(seq + 2, 64));
     client.run("forward_backward", &pass(&model, seq + 3, "forward_backward_input"));
 }

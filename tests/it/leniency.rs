@@ -110,7 +110,7 @@ fn create_model_of_rank_0_is_left_to_the_server() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     let whole = LoraConfig { rank: 0, ..Default::default() };
-    service.create_lora_training_client("fake/model", whole.clone()).unwrap();
+    service.create_lora_training_client("fake/model", whole).unwrap();
     assert_eq!(body(&server, "/api/v1/create_model")["lora_config"]["rank"], 0);
     server.always("/api/v1/create_model", Act::status(400, r#"{"detail":"rank must be at least 1"}"#));
     let error = service.create_lora_training_client("fake/model", whole).map(drop).unwrap_err();
@@ -265,11 +265,7 @@ fn forward_backward_sends_matrices_with_their_zeros_if_asked_to() {
         assert_eq!(sent.len() < 4 * 400 + 8 * 400, !asked, "{} bytes", sent.len());
     }
     // The caller's own sparse tensors are written out as well.
-    let sparse = TensorData {
-        values: Values::F32(vec![1.0]),
-        shape: Some(vec![4, 100]),
-        sparse: Some(Sparse { crow_indices: vec![0, 1, 1, 1, 1], col_indices: vec![7] }),
-    };
+    let sparse = TensorData::from_csr([4, 100], vec![0, 1, 1, 1, 1], vec![7], Values::F32(vec![1.0]));
     let server = FakeServer::new();
     let service = server.in_memory().dense_tensors(true).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tinkex::testing::{Act, FakeServer};
-use tinkex::types::{ModelInput, SampleOptions, SamplingParams, Sparse, Stop, TensorData, Values};
+use tinkex::types::{ModelInput, SampleOptions, SamplingParams, Stop, TensorData, Values};
 use tinkex::{ErrorKind, SamplingClient, ServiceClient};
 
 const SAMPLE: &str = "/api/v1/asample";
@@ -69,9 +69,8 @@ fn everything_that_can_be_asked_is_sent_and_answered() {
 #[test]
 fn a_sparse_question_gets_a_sparse_answer() {
     let (server, _service, sampler) = in_memory();
-    let sparse = Sparse { crow_indices: vec![0, 0, 1], col_indices: vec![2] };
-    let target =
-        TensorData { values: Values::I64(vec![9]), shape: Some(vec![2, 5]), sparse: Some(sparse.clone()) };
+    let target = TensorData::from_csr([2, 5], vec![0, 0, 1], vec![2], Values::I64(vec![9]));
+    let sparse = target.sparse.clone();
     let options = SampleOptions { target_prompt_logprobs: Some(target), ..Default::default() };
     let answer = sampler.sample_with(&prompt(), 1, &one_token(), &options).wait().unwrap();
     assert_eq!(
@@ -82,7 +81,7 @@ fn a_sparse_question_gets_a_sparse_answer() {
         })
     );
     let scores = answer.target_prompt_logprobs.unwrap();
-    assert_eq!((scores.as_f32().unwrap(), &scores.sparse), (&[-2.0][..], &Some(sparse)));
+    assert_eq!((scores.as_f32().unwrap(), &scores.sparse), (&[-2.0][..], &sparse));
 }
 
 #[test]
@@ -197,9 +196,7 @@ fn the_engine_answers_every_option() {
         answer.sequences.iter().all(|it| it.topk_logprobs.as_ref().unwrap()[0].as_ref().unwrap().len() == 2)
     );
     // The same, asked for sparsely.
-    let sparse = Sparse { crow_indices: vec![0, 1, 3], col_indices: vec![1, 0, 1] };
-    let target =
-        TensorData { values: Values::I64(vec![2, 9, 3]), shape: Some(vec![2, 2]), sparse: Some(sparse) };
+    let target = TensorData::from_csr([2, 2], vec![0, 1, 3], vec![1, 0, 1], Values::I64(vec![2, 9, 3]));
     options.target_prompt_logprobs = Some(target);
     let answer = sampler.sample_with(&prompt(), 1, &one_token(), &options).wait().unwrap();
     assert_eq!(answer.target_prompt_logprobs.unwrap().as_f32().unwrap(), &scores[1..]);

@@ -210,7 +210,7 @@ fn data_of_shapes_that_do_not_fit_the_loss_are_refused_with_the_step_that_fails(
     let loss = service.create_custom_loss(graph.unwrap()).wait().unwrap();
     let wide = |rows: usize, columns: usize| {
         let targets = TensorData::from(vec![1i64; rows * columns]).with_shape([rows, columns]).unwrap();
-        let datum = Datum { model_input: ModelInput::from_ints(&[1, 2, 3][..rows]), ..Default::default() };
+        let datum = Datum::new(ModelInput::from_ints(&[1, 2, 3][..rows]));
         datum.with("target_tokens", targets).with("advantages", vec![1.0f32; rows])
     };
     let before = server.requests().len();
@@ -231,7 +231,8 @@ fn a_gradient_that_is_no_number_poisons_the_client_with_its_place() {
     let loss = service.create_custom_loss(graph).wait().unwrap();
     let error = training.forward_backward(vec![datum()], &loss).wait().unwrap_err();
     assert!(
-        path_of(&error) == "data[0]" && error.to_string().contains("by log-probability 0 is inf"),
+        path_of(&error) == "data[0]"
+            && error.to_string().contains("with respect to log-probability 0 is inf"),
         "{error}"
     );
     let after = training.optim_step(AdamParams::default()).wait().unwrap_err();

@@ -53,7 +53,7 @@ impl TrainingClient {
     ///
     /// let adam = AdamParams { learning_rate: 1e-2, ..Default::default() };
     /// let batch = || vec![Datum::cross_entropy(&[1, 2], &[3, 4])];
-    /// let first = training.train_step(batch(), LossFn::CrossEntropy, adam.clone());
+    /// let first = training.train_step(batch(), LossFn::CrossEntropy, adam);
     /// let second = training.train_step(batch(), LossFn::CrossEntropy, adam);
     /// let before = first.wait()?.0.loss();
     /// let after = second.wait()?.0.loss();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::loss::{Loss, clipped};
 use super::train::Example;
-use crate::types::LossArray;
+use crate::loss::LossArray;
 
 /// How many values the steps of a loss that a client wrote may have together, for one sequence: 32 MiB of them, and as many
 /// for their gradients.

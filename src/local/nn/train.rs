@@ -7,7 +7,7 @@ use super::lora::LoraSpec;
 use super::loss::Loss;
 use super::pass::{Model, Slope, Targets, Workspace};
 use super::weights::Weights;
-use crate::types::LossArray;
+use crate::loss::LossArray;
 use parking_lot::Mutex;
 use rayon::prelude::*;
 use std::cell::RefCell;

@@ -288,7 +288,7 @@ impl Inner {
 impl Model {
     /// The shape of this model's adapter, with the seed of another: seeds need not agree.
     fn shape_like(&self, meta: &Meta) -> LoraConfig {
-        LoraConfig { seed: Some(meta.seed), ..self.lora.clone() }
+        LoraConfig { seed: Some(meta.seed), ..self.lora }
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::error::words::presentable;
 use crate::types::QueueState;
-use crate::types::odd::{maybe_id, maybe_ids, or_absent, readable};
+use crate::types::field_reader::{maybe_id, maybe_ids, or_absent, readable};
 
 /// The answer to every submission. Only the request id is certain.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

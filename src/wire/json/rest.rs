@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::odd::{ids, or_absent};
+use crate::types::field_reader::{ids, or_absent};
 use crate::types::{AuditEntry, Checkpoint, Cursor, SessionCursor, SessionSearch, SignedUrl, TrainingRun};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::types::odd::or_absent;
+use crate::types::field_reader::or_absent;
 use crate::types::{ModelInput, SampleOptions, SamplingParams, Stop};
 use crate::wire::tensor::TensorJson;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use crate::types::odd::{or_absent, readable};
+use crate::types::field_reader::{or_absent, readable};
 use crate::types::{ServerCapabilities, SupportedModel};
 
 use super::Secret;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::types::odd::{maybe_id, or_absent};
+use crate::types::field_reader::{maybe_id, or_absent};
 use crate::types::{
     self, AdamParams, LoraConfig, ModelInfo, OptimStepOutput, OptimizerParams, SamplerKind, WeightsInfo,
 };

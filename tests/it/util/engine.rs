@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tinkex::local::{Options, Server};
-use tinkex::tokenizer::Bytes;
+use tinkex::tokenizer::ByteTokenizer;
 
 /// A client that is not ours, of an engine of its own.
 pub(crate) struct Client {
@@ -123,7 +123,7 @@ impl Client {
 pub(crate) const TEXT: &str = "the quick brown fox";
 
 pub(crate) fn pass(model: &str, seq: u64, key: &str) -> Value {
-    let ids = Bytes.encode(TEXT);
+    let ids = ByteTokenizer.encode(TEXT);
     let n = ids.len() - 1;
     json!({"model_id": model, "seq_id": seq, key: {
         "data": [{"model_input": {"chunks": [{"type": "encoded_text", "tokens": ids[..n]}]},
@@ -136,6 +136,6 @@ pub(crate) fn step(model: &str, seq: u64) -> Value {
 }
 
 pub(crate) fn sample(sampler: &str, seq: u64, params: Value) -> Value {
-    json!({"num_samples": 1, "prompt": {"chunks": [{"type": "encoded_text", "tokens": Bytes.encode("the ")}]},
+    json!({"num_samples": 1, "prompt": {"chunks": [{"type": "encoded_text", "tokens": ByteTokenizer.encode("the ")}]},
            "sampling_params": params, "sampling_session_id": sampler, "seq_id": seq, "type": "sample"})
 }

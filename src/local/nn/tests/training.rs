@@ -1,7 +1,7 @@
 //! Batches, steps, and what is refused.
 
 use super::*;
-use crate::types::{LossArray, LossGraph};
+use crate::loss::{LossArray, LossGraph};
 
 /// A batch of byte strings, each to be repeated from its first byte on.
 fn texts(texts: &[&str]) -> Vec<Example> {

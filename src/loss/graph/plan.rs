@@ -1,17 +1,15 @@
-//! The steps of a graph as operations that can be computed.
+//! Checked graphs: nodes as operations that can be computed.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::call::{self, Call};
+use super::node::Problem;
 use super::{Arg, LossInput, Node, NodeOp};
 use crate::error::{Error, Result};
 
-/// What is wrong with a step.
-pub(super) type Problem = String;
-
 type Checked<T> = std::result::Result<T, Problem>;
 
-/// An operation, of values that were computed before it.
+/// An operation. Operands are indices of earlier operations.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Op {
     Input(usize),
@@ -19,30 +17,38 @@ pub(super) enum Op {
     Call(Call, Vec<usize>),
 }
 
-/// A graph that can be computed.
+/// A graph as a list of operations in the order of their computation.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Plan {
     pub(super) ops: Vec<Op>,
-    /// For each the step that needs it.
+    /// For each operation, the name of its node.
     pub(super) names: Vec<String>,
-    /// Which of them depend on the log-probabilities in a way that has a gradient.
+    /// For each operation, true if gradients flow from its result to the log-probabilities.
     pub(super) differentiable: Vec<bool>,
+    /// Index of the operation whose result is the loss.
     pub(super) loss: usize,
+    /// Names of the metrics, and indices of the operations whose results they are.
     pub(super) metrics: Vec<(String, usize)>,
 }
 
-/// More steps than any loss has that a person wrote.
-const MAX_STEPS: usize = 10_000;
+/// Largest number of nodes: far more than hand-written losses have.
+const MAX_NODES: usize = 10_000;
 
 impl Plan {
+    /// Checks the nodes of a graph.
+    ///
     /// # Errors
-    /// A step that is not known or that refers to none before it, with its place.
+    /// A node that is not supported or that refers to a name that is not an earlier node, with its index.
     pub(super) fn new(inputs: &[LossInput], nodes: &[Node]) -> Result<Self> {
-        if MAX_STEPS < nodes.len() {
-            return Err(Error::invalid("graph.nodes", format!("has more than {MAX_STEPS} steps")));
+        if MAX_NODES < nodes.len() {
+            return Err(Error::invalid("graph.nodes", format!("has more than {MAX_NODES} nodes")));
         }
-        let mut planner =
-            Planner { ops: Vec::new(), names: Vec::new(), differentiable: Vec::new(), named: HashMap::new() };
+        let mut planner = Planner {
+            ops: Vec::new(),
+            names: Vec::new(),
+            differentiable: Vec::new(),
+            index_of: HashMap::new(),
+        };
         for (i, node) in nodes.iter().enumerate() {
             let refused = |problem| {
                 Error::invalid(
@@ -52,16 +58,16 @@ impl Plan {
             };
             if node.op == NodeOp::Output {
                 if i + 1 != nodes.len() {
-                    return Err(refused("steps follow the output".into()));
+                    return Err(refused("is not the last node".into()));
                 }
                 let (loss, metrics) = planner.output(node).map_err(refused)?;
                 let Planner { ops, names, differentiable, .. } = planner;
                 return Ok(Plan { ops, names, differentiable, loss, metrics });
             }
-            let place = planner.step(inputs, node).map_err(refused)?;
+            let index = planner.add(inputs, node).map_err(refused)?;
             planner.names.resize(planner.ops.len(), node.name.clone());
-            if planner.named.insert(node.name.clone(), place).is_some() {
-                return Err(refused("the name stands twice".into()));
+            if planner.index_of.insert(node.name.clone(), index).is_some() {
+                return Err(refused("the name is used twice".into()));
             }
         }
         Err(Error::invalid("graph.nodes", "has no output"))
@@ -72,59 +78,63 @@ struct Planner {
     ops: Vec<Op>,
     names: Vec<String>,
     differentiable: Vec<bool>,
-    named: HashMap<String, usize>,
+    /// Index of the operation of each node.
+    index_of: HashMap<String, usize>,
 }
 
 impl Planner {
+    /// Appends an operation and returns its index.
     fn push(&mut self, op: Op, differentiable: bool) -> usize {
         self.ops.push(op);
         self.differentiable.push(differentiable);
         self.ops.len() - 1
     }
 
-    fn step(&mut self, inputs: &[LossInput], node: &Node) -> Checked<usize> {
+    /// Appends the operations of a node that is not the output; returns the index of its result.
+    fn add(&mut self, inputs: &[LossInput], node: &Node) -> Checked<usize> {
         match node.op {
             NodeOp::Placeholder => {
-                let i = inputs.iter().position(|it| it.name == node.target);
-                let i = i.ok_or("is no input of the loss")?;
+                let i = inputs.iter().position(|input| input.name == node.target);
+                let i = i.ok_or("is not an input of the loss")?;
                 if self.ops.contains(&Op::Input(i)) {
-                    return Err("stands twice".into());
+                    return Err("is used twice".into());
                 }
                 Ok(self.push(Op::Input(i), i == 0))
             }
             NodeOp::CallFunction | NodeOp::CallMethod => self.call(node),
             NodeOp::GetAttr => Err("captures a tensor, which a loss must not".into()),
             NodeOp::CallModule => Err("calls a module, which a loss must not".into()),
-            // The caller has dealt with it.
+            // `new` handles it.
             NodeOp::Output => Err("is an output".into()),
         }
     }
 
     fn call(&mut self, node: &Node) -> Checked<usize> {
         let (call, operands) = call::read(node)?;
-        let operands = operands.iter().map(|it| self.operand(it)).collect::<Checked<Vec<_>>>()?;
-        let flows = call.has_gradient() && operands.iter().any(|it| self.differentiable[*it]);
-        Ok(self.push(Op::Call(call, operands), flows))
+        let operands = operands.iter().map(|arg| self.operand(arg)).collect::<Checked<Vec<_>>>()?;
+        let differentiable =
+            call.has_gradient() && operands.iter().any(|operand| self.differentiable[*operand]);
+        Ok(self.push(Op::Call(call, operands), differentiable))
     }
 
     fn operand(&mut self, arg: &Arg) -> Checked<usize> {
         let number = match arg {
             Arg::Ref(name) => {
-                let known = self.named.get(name).copied();
-                return known.ok_or_else(|| format!("{name:?} is no step before this one"));
+                let index = self.index_of.get(name).copied();
+                return index.ok_or_else(|| format!("{name:?} is not the name of an earlier node"));
             }
             Arg::Int(it) => *it as f64,
             Arg::Float(it) => *it,
             Arg::Bool(it) => f64::from(u8::from(*it)),
-            _ => return Err("takes tensors and numbers".into()),
+            _ => return Err("takes only tensors and numbers".into()),
         };
         Ok(self.push(Op::Number(number), false))
     }
 
     fn output(&mut self, node: &Node) -> Checked<(usize, Vec<(String, usize)>)> {
-        const SHAPE: &str = "must be the loss and its metrics";
-        let [Arg::Tuple(pair) | Arg::List(pair)] = &node.args[..] else { return Err(SHAPE.into()) };
-        let [loss @ Arg::Ref(_), Arg::Dict(metrics)] = &pair[..] else { return Err(SHAPE.into()) };
+        const FORM: &str = "must be the loss and its metrics";
+        let [Arg::Tuple(pair) | Arg::List(pair)] = &node.args[..] else { return Err(FORM.into()) };
+        let [loss @ Arg::Ref(_), Arg::Dict(metrics)] = &pair[..] else { return Err(FORM.into()) };
         let loss = self.operand(loss)?;
         if !self.differentiable[loss] {
             return Err("the loss does not depend on logprobs".into());
@@ -134,13 +144,13 @@ impl Planner {
     }
 
     fn metrics(&mut self, metrics: &BTreeMap<String, Arg>) -> Checked<Vec<(String, usize)>> {
-        let one = |(name, arg): (&String, &Arg)| match arg {
+        let metric = |(name, arg): (&String, &Arg)| match arg {
             _ if !super::trace::is_metric(name) => {
                 Err(format!("metric {name:?} must be custom/<name>:sum or custom/<name>:mean"))
             }
             Arg::Ref(_) => Ok((name.clone(), self.operand(arg)?)),
             _ => Err(format!("metric {name:?} must be a tensor")),
         };
-        metrics.iter().map(one).collect()
+        metrics.iter().map(metric).collect()
     }
 }

@@ -1,12 +1,13 @@
 use super::*;
+use crate::types::TensorData;
 
-fn refusal(graph: Result<LossGraph>) -> String {
+fn error_text(graph: Result<LossGraph>) -> String {
     let error = graph.expect_err("a refusal");
     assert!(error.is_user_error());
     error.to_string()
 }
 
-const ONE: &[(&str, usize)] = &[("logprobs", 1)];
+const LOGPROBS: &[(&str, usize)] = &[("logprobs", 1)];
 
 #[test]
 fn a_graph_is_written_as_torch_fx_records_it() {
@@ -32,30 +33,30 @@ fn a_graph_is_written_as_torch_fx_records_it() {
 }
 
 #[test]
-fn names_stay_apart_from_inputs_that_look_like_them() {
+fn names_of_nodes_do_not_clash_with_names_of_inputs() {
     let inputs = [("logprobs", 1), ("mul_2", 1)];
     let graph = LossGraph::trace("x", &inputs, |it| (it.logprobs() * it.input("mul_2")).sum());
     let graph = graph.expect("a graph");
-    let mut names: Vec<&str> = graph.nodes().iter().map(|it| it.name.as_str()).collect();
+    let mut names: Vec<&str> = graph.nodes().iter().map(|node| node.name.as_str()).collect();
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), graph.nodes().len());
 }
 
 #[test]
-fn a_number_may_stand_on_either_side() {
-    let graph = LossGraph::trace("x", ONE, |it| (2.0 - it.logprobs() / 3.0).sum()).expect("a graph");
+fn either_operand_may_be_a_number() {
+    let graph = LossGraph::trace("x", LOGPROBS, |it| (2.0 - it.logprobs() / 3.0).sum()).expect("a graph");
     let args: Vec<String> =
-        graph.nodes()[1..3].iter().map(|it| serde_json::to_string(&it.args).expect("JSON")).collect();
+        graph.nodes()[1..3].iter().map(|node| serde_json::to_string(&node.args).expect("JSON")).collect();
     assert_eq!(args, [r#"[{"ref":"logprobs"},3.0]"#, r#"[2.0,{"ref":"truediv_1"}]"#]);
 }
 
 #[test]
-fn inputs_must_be_allowed_by_the_protocol() {
-    let with = |inputs: &[(&str, usize)]| refusal(LossGraph::trace("x", inputs, |it| it.logprobs().sum()));
-    let many: Vec<String> = (0..16).map(|it| format!("i{it}")).collect();
-    let many: Vec<(&str, usize)> =
-        ONE.iter().copied().chain(many.iter().map(|it| (it.as_str(), 1))).collect();
+fn inputs_that_the_protocol_does_not_allow_are_refused() {
+    let with = |inputs: &[(&str, usize)]| error_text(LossGraph::trace("x", inputs, |it| it.logprobs().sum()));
+    let names: Vec<String> = (0..16).map(|i| format!("i{i}")).collect();
+    let too_many: Vec<(&str, usize)> =
+        LOGPROBS.iter().copied().chain(names.iter().map(|name| (name.as_str(), 1))).collect();
     for (inputs, problem) in [
         (&[][..], "must be logprobs"),
         (&[("weights", 1)], "must be logprobs"),
@@ -64,72 +65,72 @@ fn inputs_must_be_allowed_by_the_protocol() {
         (&[("logprobs", 1), ("Weights", 1)], "input_ranks[1]"),
         (&[("logprobs", 1), ("0a", 1)], "input_ranks[1]"),
         (&[("logprobs", 1), ("a", 3)], "only 0, 1 or 2"),
-        (&[("logprobs", 1), ("a", 1), ("a", 1)], "input_ranks[2]: a stands twice"),
-        (&many, "more than 16"),
+        (&[("logprobs", 1), ("a", 1), ("a", 1)], "input_ranks[2]: a is listed twice"),
+        (&too_many, "more than 16"),
     ] {
         let refused = with(inputs);
         assert!(refused.contains(problem), "{refused}");
     }
-    assert!(refusal(LossGraph::trace("", ONE, |it| it.logprobs().sum())).contains("name"));
+    assert!(error_text(LossGraph::trace("", LOGPROBS, |it| it.logprobs().sum())).contains("name"));
 }
 
 #[test]
-fn what_can_never_be_computed_is_refused_when_it_is_traced() {
+fn a_loss_that_can_never_be_computed_is_refused_during_the_trace() {
     type Loss = for<'g> fn(&'g LossTrace) -> LossTensor<'g>;
     let cases: &[(Loss, &str)] = &[
         (|it| it.logprobs(), "loss: has 1 dimensions"),
         (|it| it.logprobs().detach().sum(), "does not depend on logprobs"),
         (|it| it.logprobs().gt(0.0).float().sum(), "does not depend on logprobs"),
-        (|it| it.input("weights").sum() + it.logprobs().sum(), "does not name weights"),
-        (|it| it.logprobs().sum_dim(1).sum(), "has no dimension 1"),
-        (|it| it.logprobs().sum().logsumexp(-1), "logsumexp: has no dimension -1"),
+        (|it| it.input("weights").sum() + it.logprobs().sum(), "lacks weights"),
+        (|it| it.logprobs().sum_dim(1).sum(), "dimension 1 is out of range"),
+        (|it| it.logprobs().sum().logsumexp(-1), "logsumexp: dimension -1 is out of range for 0 dimensions"),
         (|it| it.logprobs().column(0).sum(), "needs 2 dimensions"),
         (|it| it.logprobs().unsqueeze(2).sum(), "cannot add dimension 2"),
         (|it| it.logprobs().clamp(None, None).sum(), "needs min or max"),
     ];
     for (loss, problem) in cases {
-        let refused = refusal(LossGraph::trace("x", ONE, loss));
+        let refused = error_text(LossGraph::trace("x", LOGPROBS, loss));
         assert!(refused.contains(problem), "{refused}");
     }
 }
 
 #[test]
-fn metrics_must_have_names_that_servers_take_and_be_numbers() {
+fn metrics_with_invalid_names_or_shapes_are_refused() {
     let with = |name: &str| {
-        LossGraph::trace("x", ONE, |it| {
+        LossGraph::trace("x", LOGPROBS, |it| {
             let loss = it.logprobs().sum();
             it.metric(name, loss);
             loss
         })
     };
-    for fine in ["custom/a:sum", "custom/a-b.c/d_9:mean"] {
-        assert!(with(fine).is_ok(), "{fine}");
+    for valid in ["custom/a:sum", "custom/a-b.c/d_9:mean"] {
+        assert!(with(valid).is_ok(), "{valid}");
     }
     let long = format!("custom/{}:sum", "a".repeat(65));
     for wrong in ["a:sum", "custom/:sum", "custom/a", "custom/a:max", "custom/A:sum", "custom/a b:sum", &long]
     {
-        assert!(refusal(with(wrong)).contains("must be custom/"), "{wrong}");
+        assert!(error_text(with(wrong)).contains("must be custom/"), "{wrong}");
     }
-    let vector = LossGraph::trace("x", ONE, |it| {
+    let vector = LossGraph::trace("x", LOGPROBS, |it| {
         it.metric("custom/a:sum", it.logprobs());
         it.logprobs().sum()
     });
-    assert!(refusal(vector).contains("one number"));
+    assert!(error_text(vector).contains("one number"));
 }
 
 #[test]
 fn the_tensors_of_two_traces_do_not_mix() {
     let other = LossTrace::new(&[LossInput { name: "logprobs".into(), rank: 1 }]);
-    let mixed = LossGraph::trace("x", ONE, |it| {
+    let mixed = LossGraph::trace("x", LOGPROBS, |it| {
         let (a, b) = (it.logprobs().parts(), other.logprobs().exp().parts());
-        let _lost = LossTensor::new(a.0, a.1) + LossTensor::new(b.0, b.1);
+        let _ = LossTensor::new(a.0, a.1) + LossTensor::new(b.0, b.1);
         it.logprobs().sum()
     });
-    assert!(refusal(mixed).contains("two traces"));
+    assert!(error_text(mixed).contains("two traces"));
 }
 
 #[test]
-fn data_must_have_the_inputs_with_their_dimensions() {
+fn data_without_the_declared_inputs_and_ranks_are_refused() {
     let inputs = [("logprobs", 1), ("beta", 0)];
     let graph = LossGraph::trace("dro", &inputs, |it| (it.logprobs() * it.input("beta")).sum());
     let graph = graph.expect("a graph");
@@ -139,25 +140,25 @@ fn data_must_have_the_inputs_with_their_dimensions() {
     datum.loss_fn_inputs.insert("beta".into(), vec![0.5f32].into());
     let flat = graph.check(&datum, "data[0]").expect_err("a refusal").to_string();
     assert!(flat.contains("has 1 dimensions") && flat.contains("beta with 0"), "{flat}");
-    let number = super::super::TensorData { shape: Some(Vec::new()), ..vec![0.5f32].into() };
-    datum.loss_fn_inputs.insert("beta".into(), number);
+    let scalar = TensorData { shape: Some(Vec::new()), ..vec![0.5f32].into() };
+    datum.loss_fn_inputs.insert("beta".into(), scalar);
     graph.check(&datum, "data[0]").expect("a datum that fits");
 }
 
-/// The loss of one datum with targets `[T]` or `[T, K]`, and a check of its gradient against differences of its values.
+/// Computes the loss of one datum with targets `[T]` or `[T, K]`, and checks its gradient against finite differences.
 fn computed(graph: &LossGraph, datum: &Datum, logprobs: &[f32]) -> evaluate::DatumLoss {
     let at = |logprobs: &[f32]| graph.evaluate_datum(datum, logprobs, "d").expect("a loss");
     let exact = at(logprobs);
     for (i, gradient) in exact.gradient.iter().enumerate() {
-        let moved = |by: f32| {
-            let mut moved = logprobs.to_vec();
-            moved[i] += by;
-            (f64::from(moved[i]), at(&moved).loss)
+        let shifted = |by: f32| {
+            let mut shifted = logprobs.to_vec();
+            shifted[i] += by;
+            (f64::from(shifted[i]), at(&shifted).loss)
         };
-        let ((up, more), (down, less)) = (moved(1e-2), moved(-1e-2));
-        let estimate = (more - less) / (up - down);
+        let ((x_up, y_up), (x_down, y_down)) = (shifted(1e-2), shifted(-1e-2));
+        let estimate = (y_up - y_down) / (x_up - x_down);
         let error = (gradient - estimate).abs() / (1.0 + gradient.abs());
-        assert!(error < 5e-3, "{}: by {i}: {gradient}, but {estimate}", graph.name());
+        assert!(error < 5e-3, "{}: logprobs[{i}]: {gradient}, expected {estimate}", graph.name());
     }
     exact
 }
@@ -206,19 +207,19 @@ fn every_operation_has_the_right_gradient() {
         ("beta", |it| (it.logprobs() * it.input("beta")).sum().exp()),
     ];
     let inputs = [("logprobs", 1), ("weights", 1), ("beta", 0)];
-    let beta = super::super::TensorData { shape: Some(Vec::new()), ..vec![0.3f32].into() };
+    let beta = TensorData { shape: Some(Vec::new()), ..vec![0.3f32].into() };
     let datum = Datum::cross_entropy(&[1, 2], &[3, 4, 5])
         .with("weights", vec![0.5f32, 2.0, 1.5, 0.25])
         .with("beta", beta);
     for (name, loss) in losses {
         let graph = LossGraph::trace(*name, &inputs, loss).expect(name);
         let exact = computed(&graph, &datum, &[-0.5, -1.5, -2.5, -0.7]);
-        assert!(exact.gradient.iter().any(|it| *it != 0.0), "{name}");
+        assert!(exact.gradient.iter().any(|value| *value != 0.0), "{name}");
     }
 }
 
 #[test]
-fn tables_of_candidates_are_computed_row_by_row_and_column_by_column() {
+fn log_probabilities_of_two_dimensions_are_indexed_by_row_and_column() {
     type Loss = for<'g> fn(&'g LossTrace) -> LossTensor<'g>;
     let losses: &[(&str, Loss, f64)] = &[
         // The columns of the log-probabilities below are [-1, -2, -3] and [-4, -5, -6].
@@ -230,8 +231,7 @@ fn tables_of_candidates_are_computed_row_by_row_and_column_by_column() {
         ("means", |it| it.logprobs().mean_dim(0).sum(), -7.0),
     ];
     let inputs = [("logprobs", 2), ("scale", 1), ("pair", 1)];
-    let targets =
-        super::super::TensorData::from(vec![1i64, 2, 3, 4, 5, 6]).with_shape([3, 2]).expect("a shape");
+    let targets = TensorData::from(vec![1i64, 2, 3, 4, 5, 6]).with_shape([3, 2]).expect("a shape");
     let datum = Datum::cross_entropy(&[1, 2], &[3, 4])
         .with("target_tokens", targets)
         .with("scale", vec![1.0f32, 2.0, 3.0])
@@ -245,7 +245,7 @@ fn tables_of_candidates_are_computed_row_by_row_and_column_by_column() {
 }
 
 #[test]
-fn losses_and_metrics_of_all_data_are_combined_as_their_names_say() {
+fn losses_and_metrics_of_all_data_are_combined_by_the_reduction_in_their_names() {
     let inputs = [("logprobs", 1), ("weights", 1)];
     let graph = LossGraph::trace("nll", &inputs, |it| {
         let loss = -(it.logprobs() * it.input("weights")).sum();
@@ -261,7 +261,7 @@ fn losses_and_metrics_of_all_data_are_combined_as_their_names_say() {
 }
 
 #[test]
-fn what_turns_out_to_be_impossible_says_which_step_it_was() {
+fn an_error_during_the_evaluation_names_the_node() {
     let inputs = [("logprobs", 1), ("weights", 1)];
     let graph = LossGraph::trace("sum", &inputs, |it| (it.logprobs() * it.input("weights")).sum());
     let graph = graph.expect("a graph");
@@ -269,7 +269,7 @@ fn what_turns_out_to_be_impossible_says_which_step_it_was() {
     let error = graph.evaluate(&[datum], &[&[-1.0, -2.0]]).expect_err("a refusal");
     let text = error.to_string();
     assert!(text.contains("data[0]") && text.contains("mul_2") && text.contains("[2] and [3]"), "{text}");
-    // A hundred thousand by a hundred thousand values would take all memory.
+    // 100 000 x 100 000 values would need 80 GB.
     let outer = LossGraph::trace("outer", &[("logprobs", 1)], |it| {
         (it.logprobs().unsqueeze(1) * it.logprobs()).sum()
     });
@@ -285,7 +285,7 @@ fn read(nodes: &str) -> Result<LossGraph> {
 }
 
 #[test]
-fn the_graph_of_the_protocol_s_illustration_is_computed() {
+fn the_example_graph_of_the_protocol_is_computed() {
     let graph = read(
         r#"[{"op":"placeholder","name":"logprobs","target":"logprobs","args":[],"kwargs":{}},
         {"op":"placeholder","name":"weights","target":"weights","args":[],"kwargs":{}},
@@ -301,80 +301,84 @@ fn the_graph_of_the_protocol_s_illustration_is_computed() {
 }
 
 #[test]
-fn a_graph_that_others_traced_is_refused_with_the_step_that_is_wrong() {
-    let with = |step: &str, output: &str| {
+fn the_error_for_an_invalid_graph_names_the_node() {
+    let with = |node: &str, output: &str| {
         let text = format!(
-            r#"[{{"op":"placeholder","name":"logprobs","target":"logprobs"}},{step},
+            r#"[{{"op":"placeholder","name":"logprobs","target":"logprobs"}},{node},
             {{"op":"output","name":"output","target":"output","args":[{output}]}}]"#
         );
-        refusal(read(&text))
+        error_text(read(&text))
     };
-    let fine = r#"{"tuple":[{"ref":"y"},{"dict":{}}]}"#;
+    let valid = r#"{"tuple":[{"ref":"y"},{"dict":{}}]}"#;
     let sum = r#"{"op":"call_method","name":"y","target":"sum","args":[{"ref":"logprobs"}]}"#;
-    for (step, output, problem) in [
+    for (node, output, problem) in [
         (
             r#"{"op":"call_function","name":"y","target":"os.system","args":["ls"]}"#,
-            fine,
+            valid,
             "graph.nodes[1]: y (os.system)",
         ),
         (
             r#"{"op":"call_method","name":"y","target":"backward","args":[{"ref":"logprobs"}]}"#,
-            fine,
+            valid,
             "not supported",
         ),
-        (r#"{"op":"get_attr","name":"y","target":"w"}"#, fine, "captures a tensor"),
-        (r#"{"op":"call_module","name":"y","target":"linear"}"#, fine, "calls a module"),
-        (r#"{"op":"placeholder","name":"y","target":"other"}"#, fine, "no input"),
-        (r#"{"op":"call_method","name":"y","target":"sum","args":[{"ref":"z"}]}"#, fine, "\"z\" is no step"),
+        (r#"{"op":"get_attr","name":"y","target":"w"}"#, valid, "captures a tensor"),
+        (r#"{"op":"call_module","name":"y","target":"linear"}"#, valid, "calls a module"),
+        (r#"{"op":"placeholder","name":"y","target":"other"}"#, valid, "not an input"),
+        (
+            r#"{"op":"call_method","name":"y","target":"sum","args":[{"ref":"z"}]}"#,
+            valid,
+            "\"z\" is not the name",
+        ),
         (
             r#"{"op":"call_method","name":"logprobs","target":"sum","args":[{"ref":"logprobs"}]}"#,
-            fine,
-            "stands twice",
+            valid,
+            "used twice",
         ),
         (
             r#"{"op":"call_method","name":"y","target":"sum","args":[{"ref":"logprobs"},0,true,3]}"#,
-            fine,
+            valid,
             "more arguments",
         ),
         (
             r#"{"op":"call_function","name":"y","target":"torch.add","args":[{"ref":"logprobs"},1],"kwargs":{"alpha":2}}"#,
-            fine,
+            valid,
             "\"alpha\"",
         ),
         (
             r#"{"op":"call_method","name":"y","target":"detach","args":[{"ref":"logprobs"}]}"#,
-            fine,
+            valid,
             "does not depend",
         ),
         (
             r#"{"op":"call_method","name":"y","target":"pow","args":[{"ref":"logprobs"},{"code":"x"}]}"#,
-            fine,
+            valid,
             "tensors and numbers",
         ),
         (sum, r#"{"ref":"y"}"#, "the loss and its metrics"),
         (sum, r#"{"tuple":[{"ref":"y"},{"dict":{"nll":{"ref":"y"}}}]}"#, "metric \"nll\""),
         (sum, r#"{"tuple":[{"ref":"y"},{"dict":{"custom/a:sum":1.5}}]}"#, "must be a tensor"),
     ] {
-        let refused = with(step, output);
+        let refused = with(node, output);
         assert!(refused.contains(problem), "{refused}");
     }
-    assert!(refusal(read("[]")).contains("no output"));
+    assert!(error_text(read("[]")).contains("no output"));
 }
 
 #[test]
-fn slices_and_indices_mean_what_they_mean_in_python() {
-    use call::Index::{At, Ellipsis, New, Range};
+fn slices_and_indices_mean_the_same_as_in_python() {
+    use call::Index::{At, Ellipsis, NewDim, Range};
     let all = Range { start: None, stop: None, step: 1 };
-    let part = |start, stop, step| Range { start, stop, step };
-    let at = |shape: &[usize], indices: &[call::Index]| forward::places(shape, indices);
+    let range = |start, stop, step| Range { start, stop, step };
+    let at = |shape: &[usize], indices: &[call::Index]| forward::positions(shape, indices);
     assert_eq!(at(&[4], &[At(-1)]), Ok((vec![3], vec![])));
-    assert_eq!(at(&[5], &[part(Some(1), None, 2)]), Ok((vec![1, 3], vec![2])));
-    assert_eq!(at(&[5], &[part(Some(-2), Some(99), 1)]), Ok((vec![3, 4], vec![2])));
-    assert_eq!(at(&[5], &[part(Some(3), Some(1), 1)]), Ok((vec![], vec![0])));
+    assert_eq!(at(&[5], &[range(Some(1), None, 2)]), Ok((vec![1, 3], vec![2])));
+    assert_eq!(at(&[5], &[range(Some(-2), Some(99), 1)]), Ok((vec![3, 4], vec![2])));
+    assert_eq!(at(&[5], &[range(Some(3), Some(1), 1)]), Ok((vec![], vec![0])));
     assert_eq!(at(&[2, 3], &[all, At(1)]), Ok((vec![1, 4], vec![2])));
     assert_eq!(at(&[2, 3], &[Ellipsis, At(0)]), Ok((vec![0, 3], vec![2])));
     assert_eq!(at(&[2, 3], &[At(1)]), Ok((vec![3, 4, 5], vec![3])));
-    assert_eq!(at(&[2], &[all, New]), Ok((vec![0, 1], vec![2, 1])));
+    assert_eq!(at(&[2], &[all, NewDim]), Ok((vec![0, 1], vec![2, 1])));
     assert!(at(&[2], &[At(2)]).is_err());
     assert!(at(&[2], &[At(0), At(0)]).is_err());
 }
@@ -407,7 +411,7 @@ struct RecordedValues {
     data: Vec<f32>,
 }
 
-/// `loss_graphs.jsonl` holds losses that the official SDK 0.38.0 traced with torch 2.15, and what torch computed.
+/// `loss_graphs.jsonl` holds losses that the official SDK 0.38.0 traced with torch 2.15, with the results of torch.
 #[test]
 fn losses_that_the_official_sdk_traced_are_computed_as_torch_computes_them() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/wire/loss_graphs.jsonl");
@@ -417,20 +421,20 @@ fn losses_that_the_official_sdk_traced_are_computed_as_torch_computes_them() {
         let recorded: Recorded = serde_json::from_str(line).expect("a recording");
         let name = &recorded.name;
         let ranks: Vec<(&str, usize)> =
-            recorded.inputs.iter().map(|it| (it.name.as_str(), it.rank)).collect();
+            recorded.inputs.iter().map(|input| (input.name.as_str(), input.rank)).collect();
         let graph = LossGraph::read(name, &ranks, recorded.graph.nodes).expect(name);
         let logprobs = &recorded.values["logprobs"];
-        let targets = super::super::TensorData::from(vec![0i64; logprobs.data.len()]);
+        let targets = TensorData::from(vec![0i64; logprobs.data.len()]);
         let mut datum =
             Datum::default().with("target_tokens", targets.with_shape(&logprobs.shape[..]).expect(name));
-        for (input, it) in &recorded.values {
-            let tensor = super::super::TensorData::from(&it.data[..]).with_shape(&it.shape[..]).expect(name);
-            datum = datum.with(input, tensor);
+        for (input, values) in &recorded.values {
+            let tensor = TensorData::from(&values.data[..]);
+            datum = datum.with(input, tensor.with_shape(&values.shape[..]).expect(name));
         }
         let computed = graph.evaluate_datum(&datum, &logprobs.data, "d").expect(name);
-        assert!(close(computed.loss, recorded.loss), "{name}: {} for {}", computed.loss, recorded.loss);
+        assert!(close(computed.loss, recorded.loss), "{name}: {}, expected {}", computed.loss, recorded.loss);
         for (i, (a, b)) in computed.gradient.iter().zip(&recorded.gradient).enumerate() {
-            assert!(close(*a, *b), "{name}: by {i}: {a} for {b}");
+            assert!(close(*a, *b), "{name}: logprobs[{i}]: {a}, expected {b}");
         }
         assert_eq!(computed.gradient.len(), recorded.gradient.len(), "{name}");
         assert_eq!(computed.metrics.len(), recorded.metrics.len(), "{name}");

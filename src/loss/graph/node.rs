@@ -1,35 +1,38 @@
-//! The steps of a traced loss, in the form in which torch.fx records them and servers read them (PROTOCOL §9.6).
+//! Nodes of a traced loss, in the form that torch.fx records and servers read (PROTOCOL §9.6).
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-/// What a step is.
+/// Reason why a node cannot be computed.
+pub(super) type Problem = String;
+
+/// Kind of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum NodeOp {
     /// An input.
     Placeholder,
-    /// A tensor from outside of the loss; nobody allows it.
+    /// A tensor captured from outside of the loss; not allowed.
     GetAttr,
     /// A function, by its qualified name.
     CallFunction,
-    /// A method of the first argument.
+    /// A method of the first argument, by its name.
     CallMethod,
-    /// A module; nobody allows it.
+    /// A module; not allowed.
     CallModule,
-    /// What the loss returns.
+    /// The result of the loss.
     Output,
 }
 
-/// One step.
+/// One node of the graph.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Node {
     pub(crate) op: NodeOp,
-    /// Unique in its graph: later steps refer to this one by it.
+    /// Name that later nodes refer to; unique in the graph.
     pub(crate) name: String,
-    /// What is called, or the name of the input.
+    /// Name of the function or method, or of the input.
     pub(crate) target: String,
     #[serde(default)]
     pub(crate) args: Vec<Arg>,
@@ -37,15 +40,15 @@ pub(crate) struct Node {
     pub(crate) kwargs: BTreeMap<String, Arg>,
 }
 
-/// An argument of a step.
+/// An argument of a node.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Arg {
-    Nothing,
+    None,
     Bool(bool),
     Int(i64),
     Float(f64),
     Text(String),
-    /// The result of an earlier step.
+    /// The result of the node of this name.
     Ref(String),
     List(Vec<Arg>),
     Tuple(Vec<Arg>),
@@ -54,18 +57,18 @@ pub(crate) enum Arg {
     Ellipsis,
     /// A constant of torch by its kind (`dtype`, `device`, `layout`, `memory_format`) and name.
     Constant(&'static str, String),
-    /// None that this version knows.
+    /// An argument that this version does not know, as received. Computing the node fails.
     Unknown(Value),
 }
 
-/// The kinds of constants.
+/// Kinds of constants.
 const CONSTANTS: [&str; 4] = ["dtype", "device", "layout", "memory_format"];
 
 impl Arg {
     fn to_value(&self) -> Value {
-        let all = |it: &[Arg]| Value::Array(it.iter().map(Arg::to_value).collect());
+        let all = |args: &[Arg]| Value::Array(args.iter().map(Arg::to_value).collect());
         match self {
-            Arg::Nothing => Value::Null,
+            Arg::None => Value::Null,
             Arg::Bool(it) => json!(it),
             Arg::Int(it) => json!(it),
             Arg::Float(it) if it.is_nan() => json!({"float": "nan"}),
@@ -85,11 +88,10 @@ impl Arg {
         }
     }
 
-    /// What is not understood is kept, and refused by whoever has to compute it.
     fn from_value(value: Value) -> Self {
-        let all = |it: Vec<Value>| it.into_iter().map(Arg::from_value).collect::<Vec<_>>();
+        let all = |values: Vec<Value>| values.into_iter().map(Arg::from_value).collect::<Vec<_>>();
         match value {
-            Value::Null => Arg::Nothing,
+            Value::Null => Arg::None,
             Value::Bool(it) => Arg::Bool(it),
             Value::Number(it) => match (it.as_i64(), it.as_f64()) {
                 (Some(it), _) => Arg::Int(it),
@@ -99,22 +101,22 @@ impl Arg {
             Value::String(it) => Arg::Text(it),
             Value::Array(it) => Arg::List(all(it)),
             Value::Object(it) if it.len() == 1 => {
-                let known = it.iter().next().and_then(|(kind, it)| Arg::of_kind(kind, it));
+                let known = it.iter().next().and_then(|(kind, value)| Arg::of_kind(kind, value));
                 known.unwrap_or(Arg::Unknown(Value::Object(it)))
             }
             other @ Value::Object(_) => Arg::Unknown(other),
         }
     }
 
-    /// What is written as an object of one key.
+    /// Parses an argument that is written as an object with one key, its kind.
     fn of_kind(kind: &str, value: &Value) -> Option<Self> {
-        let all = |it: &[Value]| it.iter().cloned().map(Arg::from_value).collect::<Vec<_>>();
+        let all = |values: &[Value]| values.iter().cloned().map(Arg::from_value).collect::<Vec<_>>();
         Some(match (kind, value) {
             ("ref", Value::String(it)) => Arg::Ref(it.clone()),
             ("tuple", Value::Array(it)) => Arg::Tuple(all(it)),
-            ("dict", Value::Object(it)) => {
-                Arg::Dict(it.iter().map(|(key, it)| (key.clone(), Arg::from_value(it.clone()))).collect())
-            }
+            ("dict", Value::Object(it)) => Arg::Dict(
+                it.iter().map(|(key, value)| (key.clone(), Arg::from_value(value.clone()))).collect(),
+            ),
             ("slice", Value::Array(it)) => Arg::Slice(Box::new(all(it).try_into().ok()?)),
             ("ellipsis", Value::Bool(true)) => Arg::Ellipsis,
             ("float", Value::String(it)) => match it.as_str() {
@@ -124,7 +126,7 @@ impl Arg {
                 _ => return None,
             },
             (kind, Value::String(it)) => {
-                let kind = CONSTANTS.into_iter().find(|it| *it == kind)?;
+                let kind = CONSTANTS.into_iter().find(|known| *known == kind)?;
                 Arg::Constant(kind, it.clone())
             }
             _ => return None,
@@ -149,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_of_argument_is_written_and_read_as_the_protocol_says() {
+    fn every_kind_of_argument_keeps_its_json() {
         for text in [
             "null",
             "true",
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_argument_is_kept_as_it_is() {
+    fn an_unknown_argument_keeps_its_json() {
         for text in [
             r#"{}"#,
             r#"{"ref":"a","tuple":[]}"#,

@@ -1,11 +1,11 @@
-//! The functions and methods that a loss may call, and what their arguments mean.
+//! Functions and methods that a loss may call, and the parsing of their arguments.
 
 use std::collections::BTreeMap;
 
-use super::plan::Problem;
+use super::node::Problem;
 use super::{Arg, Node, NodeOp};
 
-/// What is computed.
+/// An operation of a loss.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Call {
     Unary(Unary),
@@ -27,13 +27,13 @@ pub(super) enum Call {
     Item(Vec<Index>),
     Unsqueeze(i64),
     Squeeze(Option<i64>),
-    /// How many values there are.
-    Count,
-    /// As many values, all of them this one.
+    /// Number of values.
+    Numel,
+    /// The shape of the operand filled with a value.
     Fill(f64),
     Detach,
-    /// Another type or another place in memory, of which there is only one here.
-    Same,
+    /// Conversion of the type or copy in memory; arrays have only one type here.
+    Identity,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,14 +92,14 @@ pub(super) enum Along {
     CumSum,
 }
 
-/// Which dimensions disappear.
+/// Dimensions that a reduction removes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Dims {
     All,
-    These(Vec<i64>),
+    Listed(Vec<i64>),
 }
 
-/// A part of a tensor, dimension by dimension.
+/// One part of an index expression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Index {
     At(i64),
@@ -109,19 +109,19 @@ pub(super) enum Index {
         step: i64,
     },
     /// A new dimension of size 1.
-    New,
-    /// All dimensions that the others leave.
+    NewDim,
+    /// All dimensions that the other parts do not use.
     Ellipsis,
 }
 
 impl Call {
-    /// Gradients flow through it.
+    /// Returns true if gradients flow through the operation.
     pub(super) fn has_gradient(&self) -> bool {
         use Binary::*;
         !matches!(
             self,
             Call::Detach
-                | Call::Count
+                | Call::Numel
                 | Call::Fill(_)
                 | Call::Unary(Unary::Invert | Unary::Sign)
                 | Call::Binary(Gt | Ge | Lt | Le | Eq | Ne | And | Or)
@@ -129,34 +129,34 @@ impl Call {
     }
 }
 
-/// What a step calls, and the tensors and numbers on which.
+/// Parses the operation of a node and its operands.
 pub(super) fn read(node: &Node) -> Result<(Call, Vec<Arg>), Problem> {
     let name = match node.op {
         NodeOp::CallMethod => node.target.as_str(),
         _ => {
             let modules = ["torch.nn.functional.", "torch.special.", "torch._C._nn.", "torch.", "operator."];
-            let bare = modules.iter().find_map(|it| node.target.strip_prefix(it));
-            bare.ok_or("is no function of torch or operator")?
+            let bare = modules.iter().find_map(|module| node.target.strip_prefix(module));
+            bare.ok_or("is not a function of torch or operator")?
         }
     };
     let mut args = Args { args: node.args.iter(), kwargs: node.kwargs.clone() };
-    let first = args.next("input").ok_or("has no tensor to work on")?;
+    let first = args.next("input").ok_or("needs a tensor")?;
     let call = match named(name) {
-        // Of two tensors the smaller or larger elements.
+        // With two tensors, `min` and `max` compare them element by element.
         Some(Call::Reduce { how: Reduce::Min, .. }) if args.has_tensor() => Call::Binary(Binary::Minimum),
         Some(Call::Reduce { how: Reduce::Max, .. }) if args.has_tensor() => Call::Binary(Binary::Maximum),
-        Some(it) => it,
+        Some(call) => call,
         None => return Err("is not supported here".into()),
     };
     let mut operands = vec![first];
     let call = match call {
-        Call::Binary(it) => {
-            operands
-                .push(args.next("other").or_else(|| args.next("exponent")).ok_or("needs a second operand")?);
-            Call::Binary(it)
+        Call::Binary(binary) => {
+            let second = args.next("other").or_else(|| args.next("exponent"));
+            operands.push(second.ok_or("needs a second operand")?);
+            Call::Binary(binary)
         }
         Call::Where => {
-            // As a method it belongs to what is taken where the condition, its first argument, holds.
+            // As a method, `where` belongs to the value for true; its first argument is the condition.
             let second = args.next("condition").or_else(|| args.next("other")).ok_or("needs two values")?;
             let third = args.next("other").ok_or("needs two values")?;
             operands.extend([second, third]);
@@ -183,43 +183,43 @@ pub(super) fn read(node: &Node) -> Result<(Call, Vec<Arg>), Problem> {
             if how == Reduce::LogSumExp && dims == Dims::All {
                 return Err("needs a dimension".into());
             }
-            // With a dimension these also give the places of what they found, unless they are called amax and amin.
+            // With a dimension, `max` and `min` also return indices, which is not supported; `amax` and `amin` do not.
             if dims != Dims::All && matches!(name, "max" | "min") {
                 return Err("takes no dimension here; use amax or amin".into());
             }
             let keep = matches!(args.next("keepdim"), Some(Arg::Bool(true)));
-            args.drop("dtype");
+            args.skip("dtype");
             Call::Reduce { how, dims, keep }
         }
         Call::Along { how, .. } => {
             let dim = integer(args.next("dim"))?.ok_or("needs a dimension")?;
-            args.drop("dtype");
-            args.drop("_stacklevel");
+            args.skip("dtype");
+            args.skip("_stacklevel");
             Call::Along { how, dim }
         }
         Call::Item(_) => Call::Item(indices(args.next("index").ok_or("needs an index")?)?),
         Call::Unsqueeze(_) => Call::Unsqueeze(integer(args.next("dim"))?.ok_or("needs a dimension")?),
         Call::Squeeze(_) => Call::Squeeze(integer(args.next("dim"))?),
-        Call::Same => {
-            args.rest();
-            Call::Same
+        Call::Identity => {
+            args.skip_all();
+            Call::Identity
         }
         Call::Fill(_) if name == "full_like" => {
             let value = number(args.next("fill_value"))?.ok_or("needs a value")?;
-            args.rest();
+            args.skip_all();
             Call::Fill(value)
         }
-        Call::Fill(it) => {
-            args.rest();
-            Call::Fill(it)
+        Call::Fill(value) => {
+            args.skip_all();
+            Call::Fill(value)
         }
         other => other,
     };
-    args.end()?;
+    args.finish()?;
     Ok((call, operands))
 }
 
-/// What stands behind a name, with its arguments still to be read.
+/// The operation of a function's name, without its arguments.
 fn named(name: &str) -> Option<Call> {
     let reduce = |how| Call::Reduce { how, dims: Dims::All, keep: false };
     let along = |how| Call::Along { how, dim: 0 };
@@ -269,45 +269,46 @@ fn named(name: &str) -> Option<Call> {
         "getitem" => Call::Item(Vec::new()),
         "unsqueeze" => Call::Unsqueeze(0),
         "squeeze" => Call::Squeeze(None),
-        "numel" => Call::Count,
+        "numel" => Call::Numel,
         "zeros_like" => Call::Fill(0.0),
         "ones_like" => Call::Fill(1.0),
         "full_like" => Call::Fill(0.0),
         "detach" => Call::Detach,
-        "float" | "double" | "to" | "type" | "clone" | "contiguous" => Call::Same,
+        "float" | "double" | "to" | "type" | "clone" | "contiguous" => Call::Identity,
         _ => return None,
     })
 }
 
-/// The arguments of a step that were not read yet.
+/// Arguments of a node that are not parsed yet.
 struct Args<'a> {
     args: std::slice::Iter<'a, Arg>,
     kwargs: BTreeMap<String, Arg>,
 }
 
 impl Args<'_> {
-    /// The next one by its place, or else the one of that name.
+    /// Takes the next positional argument, or without one the keyword argument `name`.
     fn next(&mut self, name: &str) -> Option<Arg> {
-        self.args.next().cloned().or_else(|| self.kwargs.remove(name)).filter(|it| *it != Arg::Nothing)
+        self.args.next().cloned().or_else(|| self.kwargs.remove(name)).filter(|arg| *arg != Arg::None)
     }
 
-    /// The next one is a tensor.
+    /// Returns true if the next argument is a tensor.
     fn has_tensor(&self) -> bool {
-        let named = || self.kwargs.get("other");
-        matches!(self.args.as_slice().first().or_else(named), Some(Arg::Ref(_)))
+        let keyword = || self.kwargs.get("other");
+        matches!(self.args.as_slice().first().or_else(keyword), Some(Arg::Ref(_)))
     }
 
-    fn drop(&mut self, name: &str) {
+    fn skip(&mut self, name: &str) {
         self.kwargs.remove(name);
     }
 
-    fn rest(&mut self) {
+    fn skip_all(&mut self) {
         self.args = [].iter();
         self.kwargs.clear();
     }
 
-    fn end(mut self) -> Result<(), Problem> {
-        if self.args.any(|it| *it != Arg::Nothing) {
+    /// Refuses arguments that were not parsed.
+    fn finish(mut self) -> Result<(), Problem> {
+        if self.args.any(|arg| *arg != Arg::None) {
             return Err("has more arguments than are supported here".into());
         }
         match self.kwargs.keys().next() {
@@ -322,7 +323,7 @@ fn number(arg: Option<Arg>) -> Result<Option<f64>, Problem> {
         None => Ok(None),
         Some(Arg::Int(it)) => Ok(Some(it as f64)),
         Some(Arg::Float(it)) => Ok(Some(it)),
-        Some(_) => Err("takes numbers only, not tensors, for its options here".into()),
+        Some(_) => Err("supports only numbers as options here, not tensors".into()),
     }
 }
 
@@ -336,32 +337,32 @@ fn integer(arg: Option<Arg>) -> Result<Option<i64>, Problem> {
 
 fn dims(arg: Option<Arg>) -> Result<Dims, Problem> {
     match arg {
-        Some(Arg::List(all) | Arg::Tuple(all)) => {
-            let one = |it: Arg| integer(Some(it))?.ok_or_else(|| "needs integers".to_string());
-            Ok(Dims::These(all.into_iter().map(one).collect::<Result<_, _>>()?))
+        Some(Arg::List(args) | Arg::Tuple(args)) => {
+            let dim = |arg: Arg| integer(Some(arg))?.ok_or_else(|| "needs integers".to_string());
+            Ok(Dims::Listed(args.into_iter().map(dim).collect::<Result<_, _>>()?))
         }
-        other => Ok(integer(other)?.map_or(Dims::All, |it| Dims::These(vec![it]))),
+        other => Ok(integer(other)?.map_or(Dims::All, |dim| Dims::Listed(vec![dim]))),
     }
 }
 
 fn indices(arg: Arg) -> Result<Vec<Index>, Problem> {
-    let one = |arg: Arg| match arg {
-        Arg::Int(it) => Ok(Index::At(it)),
-        Arg::Nothing => Ok(Index::New),
+    let index = |arg: Arg| match arg {
+        Arg::Int(index) => Ok(Index::At(index)),
+        Arg::None => Ok(Index::NewDim),
         Arg::Ellipsis => Ok(Index::Ellipsis),
-        Arg::Slice(it) => {
-            let [start, stop, step] = *it;
-            let part = |it: Arg| integer(Some(it).filter(|it| *it != Arg::Nothing));
+        Arg::Slice(parts) => {
+            let [start, stop, step] = *parts;
+            let part = |arg: Arg| integer(Some(arg).filter(|arg| *arg != Arg::None));
             let step = part(step)?.unwrap_or(1);
             if step < 1 {
                 return Err("a slice needs a positive step".to_string());
             }
             Ok(Index::Range { start: part(start)?, stop: part(stop)?, step })
         }
-        _ => Err("can be indexed by integers and slices only".into()),
+        _ => Err("supports only integers and slices as indices".into()),
     };
     match arg {
-        Arg::Tuple(all) => all.into_iter().map(one).collect(),
-        arg => Ok(vec![one(arg)?]),
+        Arg::Tuple(args) => args.into_iter().map(index).collect(),
+        arg => Ok(vec![index(arg)?]),
     }
 }

@@ -1,47 +1,47 @@
-//! The values of a loss.
+//! Values of the operations.
 
-use super::array::{Array, common};
+use super::array::{Array, broadcast_shape};
 use super::call::{Along, Binary, Call, Dims, Index, Reduce, Unary};
-use super::plan::Problem;
+use super::node::Problem;
 
 type Result<T> = std::result::Result<T, Problem>;
 
-/// How many values a call gives at most.
+/// Upper bound of the number of values of a call's result.
 pub(super) fn size(call: &Call, operands: &[&Array]) -> Result<usize> {
     match call {
         Call::Binary(_) | Call::Where => {
-            let shapes: Vec<&[usize]> = operands.iter().map(|it| &it.shape[..]).collect();
-            Ok(common(&shapes)?.iter().product())
+            let shapes: Vec<&[usize]> = operands.iter().map(|operand| &operand.shape[..]).collect();
+            Ok(broadcast_shape(&shapes)?.iter().product())
         }
         _ => Ok(operands[0].values.len().max(1)),
     }
 }
 
-/// What a call gives for its operands.
+/// Result of a call.
 pub(super) fn value(call: &Call, operands: &[&Array]) -> Result<Array> {
     let x = operands[0];
     Ok(match call {
-        Call::Unary(it) => x.map(|x| unary(*it, x)),
-        Call::Binary(it) => {
-            let [a, b] = meet(operands)?;
-            a.zip(&b, |a, b| binary(*it, a, b))
+        Call::Unary(op) => x.map(|x| unary(*op, x)),
+        Call::Binary(op) => {
+            let [a, b] = broadcast_all(operands)?;
+            a.zip(&b, |a, b| binary(*op, a, b))
         }
         Call::Clamp { min, max } => x.map(|x| clamp(x, *min, *max)),
         Call::Where => {
-            let [mask, yes, no] = meet(operands)?;
+            let [mask, yes, no] = broadcast_all(operands)?;
             let values = mask.values.iter().zip(yes.values.iter().zip(&no.values));
             let values = values.map(|(m, (yes, no))| if *m != 0.0 { *yes } else { *no }).collect();
             Array { shape: mask.shape, values }
         }
         Call::Reduce { how, dims, keep } => {
-            let kept = reduced_dims(x, dims)?;
-            let y = kept.iter().try_fold(x.clone(), |y, dim| reduce(&y, *how, *dim))?;
-            y.reshaped(reduced_shape(x, &kept, *keep))
+            let dims = reduced_dims(x, dims)?;
+            let y = dims.iter().try_fold(x.clone(), |y, dim| reduce(&y, *how, *dim))?;
+            y.reshaped(reduced_shape(x, &dims, *keep))
         }
         Call::Along { how, dim } => along(x, *how, dimension(*dim, x.shape.len())?),
         Call::Item(indices) => {
-            let (places, shape) = places(&x.shape, indices)?;
-            Array { shape, values: places.into_iter().map(|it| x.values[it]).collect() }
+            let (positions, shape) = positions(&x.shape, indices)?;
+            Array { shape, values: positions.into_iter().map(|position| x.values[position]).collect() }
         }
         Call::Unsqueeze(dim) => {
             let mut shape = x.shape.clone();
@@ -49,23 +49,23 @@ pub(super) fn value(call: &Call, operands: &[&Array]) -> Result<Array> {
             x.clone().reshaped(shape)
         }
         Call::Squeeze(dim) => {
-            let dim = dim.map(|it| dimension(it, x.shape.len())).transpose()?;
-            let stays = |(i, size): &(usize, &usize)| **size != 1 || dim.is_some_and(|it| it != *i);
-            let shape = x.shape.iter().enumerate().filter(stays).map(|it| *it.1).collect();
+            let dim = dim.map(|dim| dimension(dim, x.shape.len())).transpose()?;
+            let stays = |(i, size): &(usize, &usize)| **size != 1 || dim.is_some_and(|dim| dim != *i);
+            let shape = x.shape.iter().enumerate().filter(stays).map(|(_, size)| *size).collect();
             x.clone().reshaped(shape)
         }
-        Call::Count => Array::number(x.values.len() as f64),
+        Call::Numel => Array::number(x.values.len() as f64),
         Call::Fill(value) => Array::filled(&x.shape, *value),
-        Call::Detach | Call::Same => x.clone(),
+        Call::Detach | Call::Identity => x.clone(),
     })
 }
 
-/// The operands in their common shape.
-pub(super) fn meet<const N: usize>(operands: &[&Array]) -> Result<[Array; N]> {
-    let shapes: Vec<&[usize]> = operands.iter().map(|it| &it.shape[..]).collect();
-    let shape = common(&shapes)?;
-    let all: Vec<Array> = operands.iter().map(|it| it.broadcast(&shape)).collect();
-    all.try_into().map_err(|_| "has another number of operands".to_string())
+/// Broadcasts the operands to a common shape.
+pub(super) fn broadcast_all<const N: usize>(operands: &[&Array]) -> Result<[Array; N]> {
+    let shapes: Vec<&[usize]> = operands.iter().map(|operand| &operand.shape[..]).collect();
+    let shape = broadcast_shape(&shapes)?;
+    let all: Vec<Array> = operands.iter().map(|operand| operand.broadcast(&shape)).collect();
+    all.try_into().map_err(|_| format!("needs {N} operands").to_string())
 }
 
 fn unary(how: Unary, x: f64) -> f64 {
@@ -92,25 +92,22 @@ fn unary(how: Unary, x: f64) -> f64 {
 }
 
 pub(super) fn sigmoid(x: f64) -> f64 {
-    // The exponential of a positive number would overflow.
-    match x < 0.0 {
-        true => x.exp() / (1.0 + x.exp()),
-        false => 1.0 / (1.0 + (-x).exp()),
-    }
+    // The exponential of a large positive number would overflow.
+    if x < 0.0 { x.exp() / (1.0 + x.exp()) } else { 1.0 / (1.0 + (-x).exp()) }
 }
 
 fn softplus(x: f64) -> f64 {
     (-x.abs()).exp().ln_1p() + if x < 0.0 { 0.0 } else { x }
 }
 
-/// What is no number stays none.
+/// Limits a number to a range. NaN stays NaN.
 fn clamp(x: f64, min: Option<f64>, max: Option<f64>) -> f64 {
-    let x = min.filter(|it| x < *it).unwrap_or(x);
-    max.filter(|it| *it < x).unwrap_or(x)
+    let x = min.filter(|min| x < *min).unwrap_or(x);
+    max.filter(|max| *max < x).unwrap_or(x)
 }
 
 fn binary(how: Binary, a: f64, b: f64) -> f64 {
-    let truth = |it: bool| f64::from(u8::from(it));
+    let truth = |condition: bool| f64::from(u8::from(condition));
     match how {
         Binary::Add => a + b,
         Binary::Sub => a - b,
@@ -132,41 +129,41 @@ fn binary(how: Binary, a: f64, b: f64) -> f64 {
     }
 }
 
-/// A dimension counted from the front.
+/// Converts a dimension, which counts from the end if negative, to an index from the front.
 pub(super) fn dimension(dim: i64, rank: usize) -> Result<usize> {
     let from_front = if dim < 0 { dim + rank as i64 } else { dim };
-    let inside = usize::try_from(from_front).ok().filter(|it| *it < rank);
-    inside.ok_or_else(|| format!("dimension {dim} is none of {rank}"))
+    let inside = usize::try_from(from_front).ok().filter(|dim| *dim < rank);
+    inside.ok_or_else(|| format!("dimension {dim} is out of range for {rank} dimensions"))
 }
 
-/// The dimensions that disappear, in rising order.
+/// Dimensions that a reduction removes, in ascending order.
 pub(super) fn reduced_dims(x: &Array, dims: &Dims) -> Result<Vec<usize>> {
     let rank = x.shape.len();
     let mut dims: Vec<usize> = match dims {
         Dims::All => (0..rank).collect(),
-        Dims::These(all) => all.iter().map(|it| dimension(*it, rank)).collect::<Result<_>>()?,
+        Dims::Listed(dims) => dims.iter().map(|dim| dimension(*dim, rank)).collect::<Result<_>>()?,
     };
     dims.sort_unstable();
-    if dims.windows(2).any(|it| it[0] == it[1]) {
-        return Err("names a dimension twice".into());
+    if dims.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err("lists a dimension twice".into());
     }
     Ok(dims)
 }
 
 fn reduced_shape(x: &Array, dims: &[usize], keep: bool) -> Vec<usize> {
-    let one = |(i, size): (usize, &usize)| match (dims.contains(&i), keep) {
+    let size_after = |(i, size): (usize, &usize)| match (dims.contains(&i), keep) {
         (false, _) => Some(*size),
         (true, true) => Some(1),
         (true, false) => None,
     };
-    x.shape.iter().enumerate().filter_map(one).collect()
+    x.shape.iter().enumerate().filter_map(size_after).collect()
 }
 
-/// Along one dimension, of which size 1 is left.
+/// Reduces one dimension to size 1.
 pub(super) fn reduce(x: &Array, how: Reduce, dim: usize) -> Result<Array> {
     let axis = x.axis(dim);
     if axis.n == 0 && matches!(how, Reduce::Max | Reduce::Min) {
-        return Err("has no values to choose from".into());
+        return Err("cannot take the maximum or minimum of 0 values".into());
     }
     let mut values = Vec::with_capacity(axis.outer * axis.inner);
     axis.lines(|line| {
@@ -189,21 +186,21 @@ fn logsumexp(line: &[f64]) -> f64 {
     if max.is_infinite() {
         return max;
     }
-    max + line.iter().map(|it| (it - max).exp()).sum::<f64>().ln()
+    max + line.iter().map(|x| (x - max).exp()).sum::<f64>().ln()
 }
 
 fn along(x: &Array, how: Along, dim: usize) -> Array {
     let mut y = x.clone();
     x.axis(dim).lines(|line| {
-        let places: Vec<usize> = line.collect();
-        let values: Vec<f64> = places.iter().map(|it| x.values[*it]).collect();
-        let whole = logsumexp(&values);
+        let indices: Vec<usize> = line.collect();
+        let values: Vec<f64> = indices.iter().map(|index| x.values[*index]).collect();
+        let log_total = logsumexp(&values);
         let mut sum = 0.0;
-        for (place, value) in places.into_iter().zip(values) {
+        for (index, value) in indices.into_iter().zip(values) {
             sum += value;
-            y.values[place] = match how {
-                Along::Softmax => (value - whole).exp(),
-                Along::LogSoftmax => value - whole,
+            y.values[index] = match how {
+                Along::Softmax => (value - log_total).exp(),
+                Along::LogSoftmax => value - log_total,
                 Along::CumSum => sum,
             };
         }
@@ -211,51 +208,56 @@ fn along(x: &Array, how: Along, dim: usize) -> Array {
     y
 }
 
-/// Where the values of a part stand, and the part's shape.
-pub(super) fn places(shape: &[usize], indices: &[Index]) -> Result<(Vec<usize>, Vec<usize>)> {
-    let named = indices.iter().filter(|it| matches!(it, Index::At(_) | Index::Range { .. })).count();
-    let left = shape.len().checked_sub(named).ok_or("has more indices than dimensions")?;
-    if 1 < indices.iter().filter(|it| **it == Index::Ellipsis).count() {
+/// Positions of the values that indices select, and the shape of the selection.
+pub(super) fn positions(shape: &[usize], indices: &[Index]) -> Result<(Vec<usize>, Vec<usize>)> {
+    let n_used = indices.iter().filter(|index| matches!(index, Index::At(_) | Index::Range { .. })).count();
+    let n_left = shape.len().checked_sub(n_used).ok_or("has more indices than dimensions")?;
+    if 1 < indices.iter().filter(|index| **index == Index::Ellipsis).count() {
         return Err("has two ellipses".into());
     }
     let whole = Index::Range { start: None, stop: None, step: 1 };
     let mut full: Vec<Index> = Vec::new();
     for index in indices {
         match index {
-            Index::Ellipsis => full.extend(std::iter::repeat_n(whole, left)),
-            it => full.push(*it),
+            Index::Ellipsis => full.extend(std::iter::repeat_n(whole, n_left)),
+            index => full.push(*index),
         }
     }
     if !indices.contains(&Index::Ellipsis) {
-        full.extend(std::iter::repeat_n(whole, left));
+        full.extend(std::iter::repeat_n(whole, n_left));
     }
-    let (mut places, mut part, mut dim) = (vec![0], Vec::new(), 0);
+    let (mut positions, mut result_shape, mut dim) = (vec![0], Vec::new(), 0);
     for index in full {
-        let steps: Vec<usize> = match index {
-            Index::New => {
-                part.push(1);
+        let coordinates: Vec<usize> = match index {
+            Index::NewDim => {
+                result_shape.push(1);
                 continue;
             }
-            Index::At(it) => vec![
-                dimension(it, shape[dim])
-                    .map_err(|_| format!("index {it} is outside of a dimension of size {}", shape[dim]))?,
-            ],
+            Index::At(index) => {
+                let out_of_range =
+                    |_| format!("index {index} is out of range for a dimension of size {}", shape[dim]);
+                vec![dimension(index, shape[dim]).map_err(out_of_range)?]
+            }
             Index::Range { start, stop, step } => {
                 let n = shape[dim] as i64;
-                let bound = |it: i64| (if it < 0 { it + n } else { it }).clamp(0, n);
+                let bound = |index: i64| (if index < 0 { index + n } else { index }).clamp(0, n);
                 let (start, stop) = (bound(start.unwrap_or(0)), bound(stop.unwrap_or(n)));
                 let step = usize::try_from(step).unwrap_or(1);
-                let steps: Vec<usize> =
+                let range: Vec<usize> =
                     (start as usize..(stop as usize).max(start as usize)).step_by(step).collect();
-                part.push(steps.len());
-                steps
+                result_shape.push(range.len());
+                range
             }
-            // Written out above.
+            // Replaced above.
             Index::Ellipsis => continue,
         };
         let size = shape[dim];
-        places = places.iter().flat_map(|at| steps.iter().map(move |it| at * size + it)).collect();
+        let children = |position: &usize| {
+            let first = position * size;
+            coordinates.iter().map(move |coordinate| first + coordinate)
+        };
+        positions = positions.iter().flat_map(children).collect();
         dim += 1;
     }
-    Ok((places, part))
+    Ok((positions, result_shape))
 }

@@ -1,22 +1,23 @@
-//! What to minimise.
+//! Loss functions and their options.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Datum, LossGraph, LossHandle};
+use super::{LossGraph, LossHandle};
 use crate::error::{Error, Result};
+use crate::types::Datum;
 
-/// The option that names a custom loss.
+/// Option that holds the id of a custom loss.
 const LOSS_ID: &str = "loss_id";
 
-/// A loss function of the server (PROTOCOL §7). All of them are sums over tokens and data.
+/// A loss function of the server (PROTOCOL §7). Every loss is a sum over tokens and data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LossFn {
     /// `−Σ w·logp`: `target_tokens`, `weights`. [`Datum::cross_entropy`] makes them.
     CrossEntropy,
-    /// `−Σ r·A` with `r = exp(logp − q)`: `target_tokens`, `logprobs` (q, of temperature 1), `advantages`.
+    /// `−Σ r·A` with `r = exp(logp − q)`: `target_tokens`, `logprobs` (q, at temperature 1), `advantages`.
     /// [`Datum::importance_sampling`] makes them.
     ImportanceSampling,
     /// Clipped policy gradient: inputs as for importance sampling. [`Datum::ppo`] makes them.
@@ -27,18 +28,18 @@ pub enum LossFn {
     Dro,
     /// Sequence-level ratios: additionally `sequence_ratio_mask`. [`Datum::gspo`] makes them.
     Gspo,
-    /// A variant of REINFORCE: `target_tokens`, `advantages`, and each datum's [`Provenance`](super::Provenance). The
-    /// samples must have been drawn with their stability recorded. [`Datum::stable_reinforce`] makes them.
+    /// A variant of REINFORCE: `target_tokens`, `advantages`, and the [`Provenance`](crate::types::Provenance) of each
+    /// datum. The sampling client must have recorded stability info. [`Datum::stable_reinforce`] makes them.
     StableReinforce,
-    /// A loss that was uploaded to the server: `target_tokens`, and the inputs that it names.
+    /// A loss that was uploaded to the server: `target_tokens`, and the inputs that the loss names.
     Custom {
-        /// The id under which the server knows it.
+        /// The server's id of the loss.
         loss_id: String,
     },
-    /// A loss that was traced and created in this session, [`LossGraph`](super::LossGraph): `target_tokens`, and the inputs
-    /// that it names. Other inputs of the data are not sent.
+    /// A loss that was traced and created in this session, [`LossGraph`](super::LossGraph): `target_tokens`, and the
+    /// inputs that the loss names. Other inputs of the data are not sent.
     Traced(LossHandle),
-    /// Any other name; the server decides whether it knows it.
+    /// A loss of any other name, which is sent unchanged.
     Other(String),
 }
 
@@ -58,9 +59,9 @@ impl LossFn {
         }
     }
 
-    /// The loss of a name on the wire and its options.
+    /// The loss function of a name and options on the wire.
     pub(crate) fn parse(name: &str, config: &BTreeMap<String, LossValue>) -> Self {
-        let plain = [
+        let named = [
             LossFn::CrossEntropy,
             LossFn::ImportanceSampling,
             LossFn::Ppo,
@@ -72,10 +73,10 @@ impl LossFn {
         if let ("custom", Some(LossValue::Text(loss_id))) = (name, config.get(LOSS_ID)) {
             return LossFn::Custom { loss_id: loss_id.clone() };
         }
-        plain.into_iter().find(|it| it.as_str() == name).unwrap_or_else(|| LossFn::Other(name.into()))
+        named.into_iter().find(|it| it.as_str() == name).unwrap_or_else(|| LossFn::Other(name.into()))
     }
 
-    /// The inputs without which the loss cannot be computed.
+    /// Inputs that the loss needs.
     fn required(&self) -> &'static [&'static str] {
         match self {
             LossFn::CrossEntropy | LossFn::Custom { .. } | LossFn::Traced(_) => &["target_tokens"],
@@ -88,7 +89,7 @@ impl LossFn {
         }
     }
 
-    /// The inputs that must have the shape of `target_tokens`.
+    /// Inputs that must have the shape of `target_tokens`.
     fn shaped_like_targets(&self) -> &'static [&'static str] {
         match self {
             LossFn::CrossEntropy => &["weights"],
@@ -97,13 +98,13 @@ impl LossFn {
         }
     }
 
-    /// Refuses a datum that lacks what the loss needs, naming the place under `path`.
+    /// Refuses a datum that lacks an input of the loss; errors name the place below `path`.
     pub(crate) fn check(&self, datum: &Datum, path: &str) -> Result<()> {
         if let LossFn::Traced(handle) = self {
             return handle.check(datum, path);
         }
         let inputs = &datum.loss_fn_inputs;
-        if let Some(name) = self.required().iter().find(|it| !inputs.contains_key(**it)) {
+        if let Some(name) = self.required().iter().find(|name| !inputs.contains_key(**name)) {
             let problem = format!("is missing; {self} needs it");
             return Err(Error::invalid(format!("{path}.loss_fn_inputs[{name:?}]"), problem));
         }
@@ -123,15 +124,16 @@ impl LossFn {
         Ok(())
     }
 
-    /// This loss with an option.
+    /// Adds an option.
     ///
-    /// # Example: a tighter clip
+    /// # Example: narrower clip thresholds
     /// ```
     /// use tinkex::types::LossFn;
     ///
     /// let loss = LossFn::Ppo.with("clip_low_threshold", 0.9).with("clip_high_threshold", 1.1);
     /// assert_eq!(loss.config.len(), 2);
     /// ```
+    #[must_use]
     pub fn with(self, option: impl Into<String>, value: impl Into<LossValue>) -> Loss {
         Loss::from(self).with(option, value)
     }
@@ -143,17 +145,19 @@ impl fmt::Display for LossFn {
     }
 }
 
-/// A loss function and its options.
+/// A loss function and its options. Build it from a [`LossFn`] with `into` or [`LossFn::with`].
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Loss {
-    /// The function.
+    /// Loss function.
     pub loss_fn: LossFn,
-    /// Its options, by name. Thresholds are absolute ratios: 0.9 means `r ≥ 0.9`.
+    /// Options by name. Thresholds are absolute ratios: 0.9 means `r ≥ 0.9`.
     pub config: BTreeMap<String, LossValue>,
 }
 
-/// The value of a loss option.
+/// Value of a loss option.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum LossValue {
     /// A number.
     Number(f64),
@@ -184,7 +188,8 @@ impl From<LossFn> for Loss {
 }
 
 impl Loss {
-    /// The loss that the server is to be asked for, or the one that it does not know and that is computed here.
+    /// Returns the loss to request from the server, or the graph of a loss that the server cannot run and the client
+    /// computes.
     pub(crate) fn resolve(self) -> std::result::Result<Loss, Arc<LossGraph>> {
         match self.loss_fn {
             LossFn::Traced(handle) => match handle.loss_id() {
@@ -195,7 +200,8 @@ impl Loss {
         }
     }
 
-    /// This loss with a further option.
+    /// Adds an option.
+    #[must_use]
     pub fn with(mut self, option: impl Into<String>, value: impl Into<LossValue>) -> Self {
         self.config.insert(option.into(), value.into());
         self
@@ -208,7 +214,10 @@ impl Loss {
         if let LossFn::Custom { loss_id } = &self.loss_fn
             && self.config.get(LOSS_ID) != Some(&LossValue::Text(loss_id.clone()))
         {
-            return Err(Error::invalid(format!("loss_fn_config[{LOSS_ID:?}]"), "is not the id of the loss"));
+            return Err(Error::invalid(
+                format!("loss_fn_config[{LOSS_ID:?}]"),
+                "differs from the id in loss_fn",
+            ));
         }
         if matches!(self.loss_fn, LossFn::Traced(_))
             && let Some(name) = self.config.keys().next()
@@ -232,14 +241,14 @@ mod tests {
     use super::*;
     use crate::types::{Provenance, ProvenanceSpan, TensorData};
 
-    fn policy() -> Datum {
+    fn policy_gradient_datum() -> Datum {
         let mut datum = Datum::cross_entropy(&[1], &[2, 3]);
         datum.loss_fn_inputs.remove("weights");
         datum.with("logprobs", vec![-1.0f32, -2.0]).with("advantages", vec![1.0f32, 0.5])
     }
 
     #[test]
-    fn every_name_is_read_as_it_was_written() {
+    fn every_loss_is_parsed_from_its_own_name_and_options() {
         let all = [
             LossFn::CrossEntropy,
             LossFn::ImportanceSampling,
@@ -263,32 +272,34 @@ mod tests {
     }
 
     #[test]
-    fn a_datum_without_what_its_loss_needs_is_refused_by_name() {
+    fn a_datum_that_lacks_an_input_of_the_loss_is_refused_by_name() {
         let refused = |loss: LossFn, datum: &Datum| {
             let error = loss.check(datum, "data[2]").expect_err("a refusal");
             error.violation().expect("a path").path.clone()
         };
         let input = |name: &str| format!("data[2].loss_fn_inputs[{name:?}]");
         for loss in [LossFn::ImportanceSampling, LossFn::Ppo, LossFn::Cispo, LossFn::Dro] {
-            loss.check(&policy(), "data[2]").expect("all that it needs");
+            loss.check(&policy_gradient_datum(), "data[2]").expect("all inputs");
             for name in ["target_tokens", "logprobs", "advantages"] {
-                let mut datum = policy();
+                let mut datum = policy_gradient_datum();
                 datum.loss_fn_inputs.remove(name);
                 assert_eq!(refused(loss.clone(), &datum), input(name), "{loss}");
             }
         }
-        assert_eq!(refused(LossFn::Gspo, &policy()), input("sequence_ratio_mask"));
+        assert_eq!(refused(LossFn::Gspo, &policy_gradient_datum()), input("sequence_ratio_mask"));
         LossFn::Gspo
-            .check(&policy().with("sequence_ratio_mask", vec![1.0f32, 0.0]), "data[2]")
-            .expect("all that it needs");
-        assert_eq!(refused(LossFn::StableReinforce, &policy()), "data[2].provenance");
+            .check(&policy_gradient_datum().with("sequence_ratio_mask", vec![1.0f32, 0.0]), "data[2]")
+            .expect("all inputs");
+        assert_eq!(refused(LossFn::StableReinforce, &policy_gradient_datum()), "data[2].provenance");
         let spans = vec![ProvenanceSpan::sampled("s", 0, 2)];
         let provenance = Provenance { model_input: spans.clone(), loss_fn_inputs: spans };
-        LossFn::StableReinforce.check(&policy().with_provenance(provenance), "data[2]").expect("known");
+        LossFn::StableReinforce
+            .check(&policy_gradient_datum().with_provenance(provenance), "data[2]")
+            .expect("all inputs");
         let bare = Datum::default();
         assert_eq!(refused(LossFn::CrossEntropy, &bare), input("target_tokens"));
         assert_eq!(refused(LossFn::Custom { loss_id: "x".into() }, &bare), input("target_tokens"));
-        LossFn::Other("dppo".into()).check(&bare, "data[2]").expect("the server knows");
+        LossFn::Other("dppo".into()).check(&bare, "data[2]").expect("the server checks it");
     }
 
     #[test]
@@ -304,7 +315,9 @@ mod tests {
             let error = error.expect_err("a refusal");
             assert_eq!(error.violation().expect("a path").path, "d.loss_fn_inputs[\"weights\"]");
         }
-        let error = LossFn::Ppo.check(&policy().with("advantages", rows(1)), "d").expect_err("a refusal");
+        let error = LossFn::Ppo
+            .check(&policy_gradient_datum().with("advantages", rows(1)), "d")
+            .expect_err("a refusal");
         assert_eq!(error.violation().expect("a path").path, "d.loss_fn_inputs[\"advantages\"]");
     }
 }

@@ -1,37 +1,39 @@
-//! A loss that the caller computes.
+//! The result of a custom loss function.
 
 use std::collections::BTreeMap;
 
-/// What a custom loss function returns: the loss and its gradients.
+/// Result of a custom loss function: the loss and its gradients.
 ///
 /// # Example: the sum of the squares of two data
 /// ```
 /// use tinkex::types::CustomLoss;
 ///
 /// let logprobs: [&[f32]; 2] = [&[-1.0, -2.0], &[-3.0]];
-/// let loss = logprobs.iter().flat_map(|it| it.iter()).map(|it| f64::from(it * it)).sum();
-/// let gradients = logprobs.iter().map(|it| it.iter().map(|it| 2.0 * it).collect()).collect();
+/// let loss = logprobs.iter().flat_map(|datum| datum.iter()).map(|logprob| f64::from(logprob * logprob)).sum();
+/// let gradients = logprobs.iter().map(|datum| datum.iter().map(|logprob| 2.0 * logprob).collect()).collect();
 /// let custom = CustomLoss::new(loss, gradients).with_metric("squares:sum", loss);
 /// assert_eq!((custom.loss, &custom.gradients[1]), (14.0, &vec![-6.0]));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct CustomLoss {
-    /// The value of the loss, reported as `loss:sum`. Only its gradients train.
+    /// Value of the loss, reported as `loss:sum`. It has no effect on training; only the gradients have.
     pub loss: f64,
-    /// For each datum the derivative of the loss by each of its log-probabilities, in the same order: row-major, as many as
-    /// `target_tokens` has elements. All finite.
+    /// For each datum, the derivative of the loss with respect to each of its log-probabilities, in the same order:
+    /// row-major, one value for each element of `target_tokens`. All values must be finite.
     pub gradients: Vec<Vec<f32>>,
-    /// What else is to be reported, added to the metrics of the server.
+    /// Further metrics, added to those of the server.
     pub metrics: BTreeMap<String, f64>,
 }
 
 impl CustomLoss {
-    /// A loss and its gradients.
+    /// A loss with its gradients and without metrics.
     pub fn new(loss: f64, gradients: Vec<Vec<f32>>) -> Self {
         CustomLoss { loss, gradients, metrics: BTreeMap::new() }
     }
 
-    /// This loss with something else to be reported.
+    /// Adds a metric.
+    #[must_use]
     pub fn with_metric(mut self, name: impl Into<String>, value: f64) -> Self {
         self.metrics.insert(name.into(), value);
         self

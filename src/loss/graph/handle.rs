@@ -1,15 +1,15 @@
-//! A traced loss that a session may use.
+//! Losses that were created in a session.
 
 use std::sync::Arc;
 
 use super::{LossGraph, LossInput};
 use crate::error::Result;
-use crate::types::{Datum, Loss, LossFn};
+use crate::loss::{Loss, LossFn};
+use crate::types::Datum;
 
-/// A [`LossGraph`] that was created in a session, [`ServiceClient::create_custom_loss`](crate::ServiceClient::create_custom_loss).
-/// Every client of that session can train with it, as with any other [`LossFn`]; clients of another session cannot.
-///
-/// Cheap to clone.
+/// A [`LossGraph`] that was created in a session by
+/// [`ServiceClient::create_custom_loss`](crate::ServiceClient::create_custom_loss). Every client of that session can
+/// train with it, as with any other [`LossFn`]; clients of another session cannot. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct LossHandle {
     graph: Arc<LossGraph>,
@@ -22,23 +22,23 @@ impl LossHandle {
         LossHandle { graph, session_id, loss_id }
     }
 
-    /// The name, for people.
+    /// Name for display.
     pub fn name(&self) -> &str {
         self.graph.name()
     }
 
-    /// What the loss reads, `logprobs` first.
+    /// Inputs of the loss, `logprobs` first.
     pub fn inputs(&self) -> &[LossInput] {
         self.graph.inputs()
     }
 
-    /// The session in which it was created.
+    /// Id of the session.
     pub fn session_id(&self) -> &str {
         &self.session_id
     }
 
-    /// The server's name of the loss. `None` if the server runs no custom losses: then it is computed here, and takes two
-    /// passes, as [`forward_backward_custom`](crate::TrainingClient::forward_backward_custom) does.
+    /// The server's id of the loss. `None` if the server does not run custom losses; then the client computes the loss,
+    /// in two passes, as [`forward_backward_custom`](crate::TrainingClient::forward_backward_custom) does.
     pub fn loss_id(&self) -> Option<&str> {
         self.loss_id.as_deref()
     }
@@ -47,10 +47,10 @@ impl LossHandle {
         &self.graph
     }
 
-    /// Drops the inputs that the loss does not read. Servers refuse data with others.
+    /// Removes the inputs that the loss does not read; servers refuse them.
     pub(crate) fn keep_inputs(&self, datum: &mut Datum) {
         let others = &self.inputs()[1..];
-        let is_read = |name: &str| name == "target_tokens" || others.iter().any(|it| it.name == name);
+        let is_read = |name: &str| name == "target_tokens" || others.iter().any(|input| input.name == name);
         datum.loss_fn_inputs.retain(|name, _| is_read(name));
     }
 
@@ -59,7 +59,7 @@ impl LossHandle {
     }
 }
 
-/// The same loss of the same session.
+/// Handles are equal if they stand for the same loss of the same session.
 impl PartialEq for LossHandle {
     fn eq(&self, other: &Self) -> bool {
         (Arc::ptr_eq(&self.graph, &other.graph) || self.graph.is_same_loss(&other.graph))

@@ -1,37 +1,41 @@
-//! A custom loss as a linear one that the server knows (PROTOCOL §9.6).
+//! Custom losses as linear losses that the server knows (PROTOCOL §9.6).
 //!
-//! Cross-entropy is `−Σ w·logp`. With `w = −g`, where g is the gradient of the custom loss by the log-probabilities, its own
-//! gradient is g.
+//! Cross-entropy is `−Σ w·logp`. With `w = −g`, where `g` is the gradient of the custom loss with respect to the
+//! log-probabilities, the gradient of cross-entropy is `g`, too. So a custom loss takes a forward pass for the
+//! log-probabilities and a backward pass with these weights.
 
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
-use crate::types::{CustomLoss, Datum, DenseRoom, ForwardBackwardOutput, TensorData, Values};
+use crate::types::{Datum, DenseRoom, ForwardBackwardOutput, TensorData, Values};
 
-/// The data of the forward pass, or with gradients that of the backward pass: targets and weights alone.
+use super::CustomLoss;
+
+/// Makes the data of the forward pass, or with gradients those of the backward pass: only targets and weights.
 pub(crate) fn data(data: &[Datum], gradients: Option<&[Vec<f32>]>) -> Vec<Datum> {
-    let one = |(i, it): (usize, &Datum)| {
-        let inputs = &it.loss_fn_inputs;
+    let linear = |(i, datum): (usize, &Datum)| {
+        let inputs = &datum.loss_fn_inputs;
         let shape = inputs.get("target_tokens").map(TensorData::shape).unwrap_or_default();
         let weights = match gradients {
-            Some(all) => dense(all[i].iter().map(|it| -it).collect(), shape),
+            Some(gradients) => dense(gradients[i].iter().map(|value| -value).collect(), shape),
             None => match inputs.get("weights") {
-                Some(it) => it.clone(),
+                Some(weights) => weights.clone(),
                 None => dense(vec![0.0; n_elements(&shape)], shape),
             },
         };
         let targets = inputs.get("target_tokens").cloned();
-        let loss_fn_inputs = targets.map(|it| ("target_tokens".to_string(), it)).into_iter();
+        let targets = targets.map(|targets| ("target_tokens".to_string(), targets)).into_iter();
         Datum {
-            model_input: it.model_input.clone(),
-            loss_fn_inputs: loss_fn_inputs.chain([("weights".to_string(), weights)]).collect(),
-            provenance: it.provenance.clone(),
+            model_input: datum.model_input.clone(),
+            loss_fn_inputs: targets.chain([("weights".to_string(), weights)]).collect(),
+            provenance: datum.provenance.clone(),
         }
     };
-    data.iter().enumerate().map(one).collect()
+    data.iter().enumerate().map(linear).collect()
 }
 
-/// Refuses targets whose weights, log-probabilities and gradients, which are dense, would take too much memory.
+/// Reserves memory for the weights, log-probabilities and gradients of the targets, which are dense; refuses targets
+/// for which not enough is left.
 pub(crate) fn check_room(data: &[Datum], room: &mut DenseRoom) -> Result<()> {
     for (i, datum) in data.iter().enumerate() {
         if let Some(targets) = datum.loss_fn_inputs.get("target_tokens") {
@@ -42,12 +46,12 @@ pub(crate) fn check_room(data: &[Datum], room: &mut DenseRoom) -> Result<()> {
     Ok(())
 }
 
-/// The bytes of each datum in the larger of the two passes. `forward` are the data of the forward pass. The backward pass has
-/// the same parts, with weights that may all be different from zero.
+/// Size of each datum in bytes in the larger of the two passes, for the split into requests. `forward` are the data of
+/// the forward pass. The backward pass is split into the same parts, but all of its weights may be other than zero.
 pub(crate) fn sizes(forward: &[Datum]) -> Vec<usize> {
-    let size = |it: &Datum| {
-        let weights = it.loss_fn_inputs.get("weights").map_or(0, TensorData::n_bytes);
-        it.n_bytes() - weights + weights.max(size_of::<f32>() * n_targets(it))
+    let size = |datum: &Datum| {
+        let weights = datum.loss_fn_inputs.get("weights").map_or(0, TensorData::n_bytes);
+        datum.n_bytes() - weights + weights.max(size_of::<f32>() * n_targets(datum))
     };
     forward.iter().map(size).collect()
 }
@@ -64,26 +68,26 @@ fn n_targets(datum: &Datum) -> usize {
     datum.n_targets().unwrap_or(0)
 }
 
-/// The log-probabilities that the server reports of each datum.
+/// Returns the log-probabilities of each datum that the server reported.
 pub(crate) fn logprobs<'a>(data: &[Datum], output: &'a ForwardBackwardOutput) -> Result<Vec<&'a [f32]>> {
-    let one = |(i, it)| match output.logprobs(i) {
-        Some(logprobs) if logprobs.len() == n_targets(it) => Ok(logprobs),
+    let of_datum = |(i, datum)| match output.logprobs(i) {
+        Some(logprobs) if logprobs.len() == n_targets(datum) => Ok(logprobs),
         Some(logprobs) => {
-            let problem = format!("{} log-probabilities for {} targets", logprobs.len(), n_targets(it));
+            let problem = format!("{} log-probabilities for {} targets", logprobs.len(), n_targets(datum));
             Err(Error::decode(format!("loss_fn_outputs[{i}]: {problem}")))
         }
         None => Err(Error::decode(format!("loss_fn_outputs[{i}]: the server reports no log-probabilities"))),
     };
-    data.iter().enumerate().map(one).collect()
+    data.iter().enumerate().map(of_datum).collect()
 }
 
-/// Refuses a loss that is no number, and gradients that do not fit the data.
+/// Refuses a loss that is infinite or NaN, and gradients that do not fit the data.
 pub(crate) fn check(data: &[Datum], loss: &CustomLoss) -> Result<()> {
     if !loss.loss.is_finite() {
         return Err(Error::invalid("loss", format!("{} is not a finite number", loss.loss)));
     }
     if loss.gradients.len() != data.len() {
-        let problem = format!("are those of {} data, not of {}", loss.gradients.len(), data.len());
+        let problem = format!("has gradients of {} data instead of {}", loss.gradients.len(), data.len());
         return Err(Error::invalid("gradients", problem));
     }
     for (i, (gradient, datum)) in loss.gradients.iter().zip(data).enumerate() {
@@ -91,7 +95,7 @@ pub(crate) fn check(data: &[Datum], loss: &CustomLoss) -> Result<()> {
             let problem = format!("has {} values for {} targets", gradient.len(), n_targets(datum));
             return Err(Error::invalid(format!("gradients[{i}]"), problem));
         }
-        if let Some(j) = gradient.iter().position(|it| !it.is_finite()) {
+        if let Some(j) = gradient.iter().position(|value| !value.is_finite()) {
             let problem = format!("{} is not a finite number", gradient[j]);
             return Err(Error::invalid(format!("gradients[{i}][{j}]"), problem));
         }
@@ -99,8 +103,8 @@ pub(crate) fn check(data: &[Datum], loss: &CustomLoss) -> Result<()> {
     Ok(())
 }
 
-/// What the call reports: the output of the backward pass, with the metrics of the loss that was meant, which is one of so
-/// many tokens.
+/// Makes the result of the call from the output of the backward pass: replaces the server's loss by the custom one, and
+/// adds its metrics and number of tokens.
 pub(crate) fn output(
     mut output: ForwardBackwardOutput,
     loss: f64,
@@ -125,11 +129,11 @@ mod tests {
     }
 
     #[test]
-    fn only_targets_and_weights_are_sent_and_weights_are_the_negative_gradients() {
+    fn data_have_only_targets_and_weights_which_are_the_negative_gradients() {
         let mut bare = datum();
         bare.loss_fn_inputs.remove("weights");
-        let names = |it: &Datum| it.loss_fn_inputs.keys().cloned().collect::<Vec<_>>();
-        let weights = |it: &Datum| it.loss_fn_inputs["weights"].as_f32().map(<[f32]>::to_vec);
+        let names = |datum: &Datum| datum.loss_fn_inputs.keys().cloned().collect::<Vec<_>>();
+        let weights = |datum: &Datum| datum.loss_fn_inputs["weights"].as_f32().map(<[f32]>::to_vec);
         let forward = data(&[datum(), bare], None);
         assert_eq!(names(&forward[0]), ["target_tokens", "weights"]);
         assert_eq!(
@@ -142,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_datum_counts_with_the_bytes_of_its_larger_pass() {
+    fn the_size_of_a_datum_is_that_of_its_larger_pass() {
         let mut weightless = datum();
         weightless.loss_fn_inputs.remove("weights");
         let mut packed = weightless.clone().with("weights", vec![0.0f32; 2]);
@@ -154,18 +158,19 @@ mod tests {
                 sparse: Some(crate::types::Sparse { crow_indices: vec![0; 3], col_indices: vec![] }),
             },
         );
-        // Tokens, targets and advantages, and weights of two targets: none, dense ones, or 24 bytes of indices for none.
+        // Tokens, targets and advantages, and weights of two targets: missing, dense, or sparse with 24 bytes of
+        // indices.
         let bare = 2 * 4 + 2 * 8 + 2 * 4;
         assert_eq!(sizes(&[weightless, datum(), packed]), [bare + 8, bare + 8, bare + 24]);
     }
 
     #[test]
-    fn gradients_must_fit_the_data() {
+    fn gradients_that_do_not_fit_the_data_are_refused() {
         let path = |gradients| {
             let error = check(&[datum()], &CustomLoss::new(0.0, gradients)).expect_err("a refusal");
             error.violation().expect("a path").path.clone()
         };
-        check(&[datum()], &CustomLoss::new(7.0, vec![vec![0.0, 1.0]])).expect("they fit");
+        check(&[datum()], &CustomLoss::new(7.0, vec![vec![0.0, 1.0]])).expect("gradients that fit");
         for loss in [f64::NAN, f64::INFINITY] {
             let error =
                 check(&[datum()], &CustomLoss::new(loss, vec![vec![0.0, 1.0]])).expect_err("a refusal");
@@ -177,9 +182,11 @@ mod tests {
     }
 
     #[test]
-    fn log_probabilities_that_are_missing_or_of_another_number_are_not_taken() {
+    fn missing_log_probabilities_or_another_number_than_targets_are_refused() {
         let output = |values: Option<Vec<f32>>| ForwardBackwardOutput {
-            loss_fn_outputs: vec![values.map(|it| ("logprobs".to_string(), it.into())).into_iter().collect()],
+            loss_fn_outputs: vec![
+                values.map(|logprobs| ("logprobs".to_string(), logprobs.into())).into_iter().collect(),
+            ],
             ..Default::default()
         };
         let good = output(Some(vec![-1.0, -2.0]));
@@ -190,9 +197,9 @@ mod tests {
     }
 
     #[test]
-    fn the_metrics_are_those_of_the_loss_that_was_meant() {
+    fn the_result_reports_the_custom_loss_and_its_metrics() {
         let metrics = |all: &[(&str, f64)]| -> BTreeMap<String, f64> {
-            all.iter().map(|(name, it)| (name.to_string(), *it)).collect()
+            all.iter().map(|(name, value)| (name.to_string(), *value)).collect()
         };
         let of = |server: &[(&str, f64)]| {
             let server = ForwardBackwardOutput { metrics: metrics(server), ..Default::default() };
