@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::client::Submitted;
 use crate::error::{Error, ErrorKind, Result};
-use crate::http::{Answer, Call, Endpoint, Lane, Room};
+use crate::http::{Call, Endpoint, Lane, Room};
 use crate::policy::offered::Names;
 use crate::secret::Secret;
 use crate::session::{Promise, Session, Ticket, incomplete, names_what_is_missing};
@@ -144,7 +144,7 @@ pub(super) enum Accepted {
         model_id: Option<String>,
     },
     /// It answered at once, with the result or why there is none.
-    Done(Result<Answer>),
+    Done(Result<json::ResultBody>),
 }
 
 impl Accepted {
@@ -321,10 +321,9 @@ impl<T: Send + 'static> Maker<'_, T> {
 
     pub(super) fn result<R: DeserializeOwned>(&self, accepted: &Accepted) -> Result<R> {
         match accepted {
-            Accepted::Done(result) => json::response(&result.as_ref().map_err(Error::clone)?.body),
+            Accepted::Done(result) => result.as_ref().map_err(Error::clone)?.read(),
             Accepted::Promised { promise, .. } => {
-                let retrieved = self.session.retrieve(promise, &self.ticket.progress, self.cancel)?;
-                json::response(&retrieved.answer.body)
+                self.session.retrieve(promise, &self.ticket.progress, self.cancel)?.body.read()
             }
         }
     }

@@ -36,8 +36,8 @@ pub(crate) enum Event<'a> {
 /// What to do next.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// The answer is the result.
-    Done,
+    /// The answer is the result: this JSON, or the protobuf message in the body.
+    Done(Option<Value>),
     /// Ask again after a pause.
     Again {
         /// The pause.
@@ -160,10 +160,7 @@ impl Poll {
         match facts.status {
             200..300 => {
                 (self.backoffs, self.server_errors, self.bad_requests) = (0, 0, 0);
-                match protobuf {
-                    true => Step::Done,
-                    false => self.success(facts.body, times),
-                }
+                if protobuf { Step::Done(None) } else { self.success(facts.body, times) }
             }
             408 => {
                 self.backoffs = 0;
@@ -214,7 +211,7 @@ impl Poll {
             return Step::Fail(Error::decode(text));
         };
         match reply {
-            FutureReply::Done(_) => Step::Done,
+            FutureReply::Done(value) => Step::Done(Some(value)),
             FutureReply::Pending { queue_state, reason } => {
                 self.spaced(times, queue_state.map(|it| (it, reason.filter(|it| !it.is_empty()))))
             }
@@ -299,8 +296,8 @@ mod tests {
             at(0),
         );
         assert!(matches!(step, Step::Again { queue: Some((QueueState::PausedCapacity, Some(_))), .. }));
-        assert!(matches!(on(&mut poll, 200, r#"{"metrics":{}}"#, at(0)), Step::Done));
-        assert!(matches!(on(&mut poll, 200, r#"{"path":"p","error":null}"#, at(0)), Step::Done));
+        assert!(matches!(on(&mut poll, 200, r#"{"metrics":{}}"#, at(0)), Step::Done(Some(_))));
+        assert!(matches!(on(&mut poll, 200, r#"{"path":"p","error":null}"#, at(0)), Step::Done(Some(_))));
         let failed = on(&mut poll, 200, r#"{"error":"too long","category":"user"}"#, at(0));
         assert_eq!(kind(failed), ErrorKind::RequestFailed { category: Category::User });
         assert_eq!(kind(on(&mut poll, 200, "<html>", at(0))), ErrorKind::Decode);

@@ -129,10 +129,6 @@ macro_rules! decoder {
     };
 }
 
-fn value(body: &[u8]) -> Result<serde_json::Value> {
-    json::response(body)
-}
-
 fn text(body: &[u8]) -> &str {
     std::str::from_utf8(body).unwrap_or_default()
 }
@@ -150,12 +146,12 @@ pub(crate) const OTHERS: &[Message] = &[
     decoder!("legacy forward" | it | train::decode_forward_backward_json(it, "forward_input").is_ok()),
     decoder!(
         "ForwardBackwardOutput in JSON" | it | {
-            value(it).is_ok_and(|it| train::forward_backward_output_from_json(&it).is_ok())
+            json::parse(it).is_ok_and(|it| train::forward_backward_output_from_json(&it).is_ok())
         }
     ),
     decoder!(
         "SampleResponse in JSON" | it | {
-            value(it).is_ok_and(|it| sample::sample_response_from_json(&it, &[]).is_ok())
+            json::parse(it).is_ok_and(|it| sample::sample_response_from_json(&it, &[]).is_ok())
         }
     ),
     decoder!(

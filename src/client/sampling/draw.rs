@@ -18,7 +18,8 @@ use crate::session::{Fetching, Poller, Promise, Retrieved, Session, Ticket, Unde
 use crate::sync::cancel::Registration;
 use crate::sync::{CancelToken, Permit};
 use crate::types::{ModelInput, QueueState, SampleOptions, SampleResponse, SamplingParams};
-use crate::wire::{json, sample};
+use crate::wire::json::ResultBody;
+use crate::wire::sample;
 
 /// What the server calls a sample.
 const REQUEST_TYPE: &str = "Sample";
@@ -157,7 +158,7 @@ enum Outcome {
 impl Outcome {
     fn of(result: Result<Retrieved>, sequence_ids: &[String]) -> Result<Self> {
         match result {
-            Ok(it) => read(&it.answer, sequence_ids).map(|it| Outcome::Done(it.into())),
+            Ok(it) => read(&it.body, sequence_ids).map(|it| Outcome::Done(it.into())),
             Err(error) if is_lost(&error) => Ok(Outcome::Lost(error)),
             Err(error) => Err(error),
         }
@@ -389,10 +390,10 @@ impl<T: Send + 'static> Waiter for Promised<T> {
 }
 
 /// Protobuf or JSON, as the server chose.
-fn read(answer: &Answer, sequence_ids: &[String]) -> Result<SampleResponse> {
-    match answer.is_protobuf() {
-        true => sample::decode_sample_response(&answer.body, sequence_ids),
-        false => sample::sample_response_from_json(&json::response(&answer.body)?, sequence_ids),
+fn read(body: &ResultBody, sequence_ids: &[String]) -> Result<SampleResponse> {
+    match body {
+        ResultBody::Protobuf(bytes) => sample::decode_sample_response(bytes, sequence_ids),
+        ResultBody::Json(value) => sample::sample_response_from_json(value, sequence_ids),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::submit::Sequencer;
 use crate::client::Submitted;
 use crate::error::{Error, Result};
-use crate::http::{Answer, Body, Call, Lane, Room};
+use crate::http::{Body, Call, Lane, Room};
 use crate::pending::Progress;
 use crate::policy::chunk::{ChunkLimits, split};
 use crate::policy::combine::combine;
@@ -17,7 +17,8 @@ use crate::policy::turn::{Fate, fate, waves};
 use crate::session::{Promise, Session, Ticket};
 use crate::sync::CancelToken;
 use crate::types::{Datum, ForwardBackwardOutput, Loss};
-use crate::wire::{json, pass_json, train};
+use crate::wire::json::ResultBody;
+use crate::wire::{pass_json, train};
 
 /// A pass over data.
 pub(super) struct Pass {
@@ -288,7 +289,7 @@ pub(super) fn collect(
     let several = 1 < accepted.len();
     let jobs = accepted.into_iter().enumerate().map(|(i, Accepted { submitted, born, n_targets, room })| {
         let part = if several { format!(" of part {i}") } else { String::new() };
-        let read = move |answer: &Answer| {
+        let read = move |answer: &ResultBody| {
             let output = read(answer, n_targets.len())?;
             check_counts(&output, &n_targets, &part).map(|()| output)
         };
@@ -300,7 +301,7 @@ pub(super) fn collect(
                 let request_id = promised.request_id;
                 let promise = Promise { request_id, request_type, protobuf: true, born, roundtrip, room };
                 // Its share of the byte budget is held until it has been read.
-                session.retrieve(&promise, &progress, &cancel).and_then(|it| read(&it.answer))
+                session.retrieve(&promise, &progress, &cancel).and_then(|it| read(&it.body))
             }
         }) as Box<dyn FnOnce() -> Result<ForwardBackwardOutput> + Send>
     });
@@ -338,10 +339,10 @@ fn request_type(forward_only: bool) -> &'static str {
 }
 
 /// Protobuf or JSON, as the server chose.
-fn read(answer: &Answer, n_data: usize) -> Result<ForwardBackwardOutput> {
-    match answer.is_protobuf() {
-        true => train::decode_forward_backward_output_of(answer.body.clone(), n_data),
-        false => train::forward_backward_output_from_json(&json::response(&answer.body)?),
+fn read(body: &ResultBody, n_data: usize) -> Result<ForwardBackwardOutput> {
+    match body {
+        ResultBody::Protobuf(bytes) => train::decode_forward_backward_output_of(bytes.clone(), n_data),
+        ResultBody::Json(value) => train::forward_backward_output_from_json(value),
     }
 }
 

@@ -1,10 +1,12 @@
 //! Futures: how a submission is answered and how its result is fetched (PROTOCOL §4).
 
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::Result;
 use crate::error::words::presentable;
+use crate::error::{Error, Result};
 use crate::types::QueueState;
 use crate::types::odd::{maybe_id, maybe_ids, or_absent, readable};
 
@@ -134,9 +136,27 @@ pub(crate) enum FutureReply {
     Done(Value),
 }
 
+/// Body of a result: JSON, which was parsed when the answer was classified, or the bytes of a protobuf message.
+#[derive(Clone, Debug)]
+pub(crate) enum ResultBody {
+    Json(Value),
+    Protobuf(Bytes),
+}
+
+impl ResultBody {
+    /// Reads a result whose only form is JSON.
+    pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T> {
+        match self {
+            ResultBody::Json(value) => T::deserialize(value)
+                .map_err(|error| super::unexpected_in(value.to_string().as_bytes(), error)),
+            ResultBody::Protobuf(_) => Err(Error::decode("the server sent protobuf where JSON was expected")),
+        }
+    }
+}
+
 impl FutureReply {
     pub(crate) fn read(body: &[u8]) -> Result<Self> {
-        super::response::<Value>(body).map(FutureReply::classify)
+        super::parse(body).map(FutureReply::classify)
     }
 
     pub(crate) fn classify(value: Value) -> Self {

@@ -40,11 +40,17 @@ pub(crate) fn request<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
 
 /// Reads a body that a server sent.
 pub(crate) fn response<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
-    let read = serde_json::from_slice(body).map_err(unexpected).and_then(response_value);
-    read.map_err(|it| it.adding(&format!("; it begins with {}", words::excerpt(body))))
+    serde_json::from_value(parse(body)?).map_err(|error| unexpected_in(body, error))
 }
 
-/// Reads a body that a server sent, parsed already.
+/// Parses a body that a server sent, without nulls in objects and with whole floats as integers.
+pub(crate) fn parse(body: &[u8]) -> Result<Value> {
+    let mut value = serde_json::from_slice(body).map_err(|error| unexpected_in(body, error))?;
+    normalize(&mut value);
+    Ok(value)
+}
+
+/// Reads a part of a message that is JSON of its own, in any form that [`response`] accepts.
 pub(crate) fn response_value<T: DeserializeOwned>(mut value: Value) -> Result<T> {
     normalize(&mut value);
     serde_json::from_value(value).map_err(unexpected)
@@ -52,6 +58,10 @@ pub(crate) fn response_value<T: DeserializeOwned>(mut value: Value) -> Result<T>
 
 fn unexpected(error: serde_json::Error) -> Error {
     Error::decode(format!("the server's JSON is not what was expected: {error}"))
+}
+
+fn unexpected_in(body: &[u8], error: serde_json::Error) -> Error {
+    unexpected(error).adding(&format!("; it begins with {}", words::excerpt(body)))
 }
 
 /// Drops nulls in objects, so that they count as absent, and writes whole floats as integers, which every field of
