@@ -23,7 +23,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-
 use crate::error::{Category, Error, ErrorKind, Result};
 use crate::http::Answer;
 use crate::session::{Child, Session};
