@@ -13,6 +13,7 @@
 use std::time::Instant;
 
 use crate::config::CircuitBreaker;
+use crate::error::Phase;
 use crate::event::BreakerState;
 use crate::sync::fault::{self, Fault};
 
@@ -23,6 +24,42 @@ pub(crate) enum Outcome {
     Failure,
     /// It says nothing about the server: the caller gave up first.
     Nothing,
+}
+
+/// How one attempt at a request ended, as far as the breaker needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The server answered with this status.
+    Answered(u16),
+    /// The server answered, and the answer exceeds a limit of this client.
+    TooLarge,
+    /// Time ran out in this phase.
+    TimedOut(Phase),
+    /// The connection broke, or the peer did not answer as a server of this API does.
+    Broken,
+    /// The request was not sent or not waited for, for a reason on this side.
+    NotSent,
+}
+
+impl Outcome {
+    /// What an attempt says about the server. A server that answers is alive even if it refuses; only its own failures count.
+    /// `may_be_held` is set for requests that the server holds until there is something to answer.
+    pub(crate) fn of(ending: Ending, may_be_held: bool) -> Self {
+        match ending {
+            Ending::Answered(status) if 500 <= status => Outcome::Failure,
+            Ending::Answered(_) | Ending::TooLarge => Outcome::Success,
+            Ending::TimedOut(Phase::Resolve | Phase::Connect) | Ending::Broken => Outcome::Failure,
+            // The server may hold the request for longer than the attempt may take.
+            Ending::TimedOut(_) => {
+                if may_be_held {
+                    Outcome::Nothing
+                } else {
+                    Outcome::Failure
+                }
+            }
+            Ending::NotSent => Outcome::Nothing,
+        }
+    }
 }
 
 /// Which admission an outcome belongs to.

@@ -107,6 +107,28 @@ fn the_circuit_follows_its_table() {
 }
 
 #[test]
+fn only_failures_of_the_server_count() {
+    // How the attempt ended; what it says of the server; what it says if the server may hold the request.
+    let table = [
+        (Ending::Answered(200), Success, Success),
+        (Ending::Answered(429), Success, Success),
+        (Ending::Answered(499), Success, Success),
+        (Ending::Answered(500), Failure, Failure),
+        (Ending::Answered(503), Failure, Failure),
+        (Ending::TooLarge, Success, Success),
+        (Ending::TimedOut(Phase::Resolve), Failure, Failure),
+        (Ending::TimedOut(Phase::Connect), Failure, Failure),
+        (Ending::TimedOut(Phase::FirstByte), Failure, Nothing),
+        (Ending::TimedOut(Phase::Exchange), Failure, Nothing),
+        (Ending::Broken, Failure, Failure),
+        (Ending::NotSent, Nothing, Nothing),
+    ];
+    for (ending, outcome, if_held) in table {
+        assert_eq!((Outcome::of(ending, false), Outcome::of(ending, true)), (outcome, if_held), "{ending:?}");
+    }
+}
+
+#[test]
 fn several_trials_are_admitted_if_so_wished() {
     let limits = CircuitBreaker { failures: 1, trials: 2, ..TWO };
     play("two", limits, &[Admit, End(0, Failure), Pass(30), Admit, Admit, Refuse(None)]);

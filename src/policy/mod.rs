@@ -14,6 +14,7 @@ pub(crate) mod pause;
 pub(crate) mod poll;
 pub(crate) mod poll_many;
 pub(crate) mod refresh;
+pub(crate) mod resubmit;
 pub(crate) mod retry;
 pub(crate) mod surrogate;
 pub(crate) mod telemetry;

@@ -79,9 +79,36 @@ impl Offered {
     }
 }
 
+/// A refused `load_weights` leaves open that the server cannot make a model from a checkpoint in one step, so that the three
+/// steps are worth a try (PROTOCOL §11). A 404 that names what was not found is about the checkpoint.
+pub(crate) fn may_lack_one_step_load(status: Option<u16>, names_what_is_missing: bool) -> bool {
+    match status {
+        Some(404) => !names_what_is_missing,
+        Some(status) => matches!(status, 405 | 422),
+        None => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refused_load_is_tried_in_three_steps_unless_it_is_about_the_checkpoint() {
+        for (status, names_what_is_missing, expected) in [
+            (Some(404), false, true),
+            (Some(404), true, false),
+            (Some(405), true, true),
+            (Some(422), true, true),
+            (Some(400), false, false),
+            (Some(409), false, false),
+            (Some(500), false, false),
+            (None, false, false),
+        ] {
+            let found = may_lack_one_step_load(status, names_what_is_missing);
+            assert_eq!(found, expected, "{status:?} {names_what_is_missing}");
+        }
+    }
 
     #[test]
     fn only_what_cannot_be_a_missing_thing_says_that_an_endpoint_is_absent() {
