@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::client::Submitted;
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Call, Endpoint, Lane, Room};
-use crate::policy::offered::Names;
+use crate::policy::offered::{Names, may_lack_one_step_load};
 use crate::secret::Secret;
 use crate::session::{Promise, Session, Ticket, incomplete, names_what_is_missing};
 use crate::sync::CancelToken;
@@ -235,7 +235,7 @@ impl Maker<'_, CreatedModel> {
                 let derived = || format!("{}:train:{model_seq_id}", self.session_id);
                 Ok((accepted.model_id(loaded.model_id).unwrap_or_else(derived), 1))
             }
-            Err(error) if wants_three_steps(&error) => {
+            Err(error) if may_lack_one_step_load(error.http_status(), names_what_is_missing(&error)) => {
                 let Shape { base_model, lora, optimizer: saved } = self.shape(path, token)?;
                 let model_id = self.create(&json::CreateModelRequest {
                     session_id: self.session_id.into(),
@@ -326,16 +326,6 @@ impl<T: Send + 'static> Maker<'_, T> {
                 self.session.retrieve(promise, &self.ticket.progress, self.cancel)?.body.read()
             }
         }
-    }
-}
-
-/// The server does not make models from checkpoints in one step, as far as its refusal tells. It is not about that when it
-/// says in words of its own what it did not find.
-fn wants_three_steps(refusal: &Error) -> bool {
-    match refusal.http_status() {
-        Some(404) => !names_what_is_missing(refusal),
-        Some(status) => matches!(status, 405 | 422),
-        None => false,
     }
 }
 
