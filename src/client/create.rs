@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::client::Submitted;
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Call, Endpoint, Lane, Room};
-use crate::policy::offered::{Names, may_lack_one_step_load};
+use crate::policy::endpoints::{Names, may_lack_one_step_load};
 use crate::secret::Secret;
 use crate::session::{Promise, Session, Ticket, incomplete, names_what_is_missing};
 use crate::sync::CancelToken;

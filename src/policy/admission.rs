@@ -1,21 +1,21 @@
-//! What a sample has to acquire before it is sent (PROTOCOL §9.2).
+//! Admission of samples: the limits that a sample passes before it is sent (PROTOCOL §9.2).
 
 use std::time::Duration;
 
 use crate::types::{Chunk, ModelInput};
 
-/// Samples that are being sent at the same time.
+/// Largest number of samples that are sent concurrently.
 pub(crate) const CONCURRENT: usize = 400;
-/// As many as that while the server recently asked to slow down.
+/// The same limit while the client is throttled after a 429.
 pub(crate) const CONCURRENT_THROTTLED: usize = 10;
-/// How often the number of threads is reconsidered that send samples, or fetch their results.
+/// Interval at which the number of threads that send samples or fetch results is adjusted.
 pub(crate) const ROUND: Duration = Duration::from_millis(100);
-/// While throttled, bytes count this many times.
+/// Factor on the bytes of a prompt while the client is throttled.
 const THROTTLED_COST: usize = 20;
 
-/// The estimated bytes of a prompt in a request.
+/// Estimated bytes of a prompt in a request.
 pub(crate) fn estimate(prompt: &ModelInput) -> usize {
-    let sizes = prompt.chunks.iter().map(|it| match it {
+    let sizes = prompt.chunks.iter().map(|chunk| match chunk {
         Chunk::EncodedText { tokens } => 10 * tokens.len(),
         Chunk::Image { data, .. } => data.len(),
         Chunk::ImageAssetPointer { location, .. } => location.len(),
@@ -24,18 +24,17 @@ pub(crate) fn estimate(prompt: &ModelInput) -> usize {
     sizes.sum()
 }
 
-/// What a prompt of an estimated size takes from the byte budget.
+/// Bytes of the budget that a prompt with this estimate acquires.
 pub(crate) fn cost(estimate: usize, throttled: bool) -> usize {
     estimate.saturating_mul(if throttled { THROTTLED_COST } else { 1 })
 }
 
-/// How many threads to add to so many, after a round in which they took so many jobs from their queue. Where each of them took
-/// two, the server answers so fast that more threads would only take turns; otherwise they double.
-pub(crate) fn more_hands(hands: usize, taken: u64, queued: usize) -> usize {
-    match u64::try_from(hands) {
-        Ok(hands) if 2 * hands <= taken => 0,
-        _ => hands.min(queued),
-    }
+/// Number of threads to add to `n_threads` after a round in which they took `n_taken` jobs and left `n_queued`. The
+/// number doubles, at most by one thread per queued job. If each thread took two jobs, the server answers fast enough
+/// that more threads would not help.
+pub(crate) fn threads_to_add(n_threads: usize, n_taken: u64, n_queued: usize) -> usize {
+    let is_fast = u64::try_from(n_threads).is_ok_and(|n| 2 * n <= n_taken);
+    if is_fast { 0 } else { n_threads.min(n_queued) }
 }
 
 #[cfg(test)]
@@ -45,8 +44,8 @@ mod tests {
     #[test]
     fn threads_are_added_while_jobs_queue_up_behind_a_slow_server() {
         let table = [((48, 96, 900), 0), ((48, 95, 900), 48), ((48, 0, 7), 7), ((192, 10, 900), 192)];
-        for ((hands, taken, queued), more) in table {
-            assert_eq!(more_hands(hands, taken, queued), more, "{hands} {taken} {queued}");
+        for ((threads, taken, queued), expected) in table {
+            assert_eq!(threads_to_add(threads, taken, queued), expected, "{threads} {taken} {queued}");
         }
     }
 

@@ -1,5 +1,5 @@
-//! Decisions about what goes on after the retries of one request have ended: resubmitting a sample, and starting a session
-//! without the server's flags.
+//! Decisions about what goes on after the retries of one request have ended: resubmitting a sample, and starting a
+//! session without the server's flags.
 
 use std::time::Duration;
 
@@ -28,8 +28,8 @@ pub(crate) fn pause_before_resubmission(n_resubmissions: u32, unit: f64) -> Dura
     Duration::from_secs_f64((nominal * (0.75 + 0.5 * unit)).min(10.0))
 }
 
-/// The flags could not be fetched, but the server was reached and may answer later, so that the session may begin with the
-/// documented defaults. A wrong address and a refused credential are errors of the caller.
+/// The flags could not be fetched, but the server was reached and may answer later, so that the session may begin with
+/// the documented defaults. A wrong address and a refused credential are errors of the caller.
 pub(crate) fn may_assume_flags(error: &Error) -> bool {
     let never_arrived = matches!(
         error.kind(),

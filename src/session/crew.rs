@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::config::Threads;
 use crate::error::Error;
-use crate::policy::admission::{ROUND, more_hands};
+use crate::policy::admission::{ROUND, threads_to_add};
 use crate::sync::fault::{self, Fault};
 use crate::sync::pool::{Pool, PoolConfig};
 use crate::sync::undo::Undo;
@@ -139,7 +139,7 @@ impl Crew {
                 state.watched = false;
                 return;
             }
-            let more = more_hands(state.hands, state.taken - before, state.queue.len());
+            let more = threads_to_add(state.hands, state.taken - before, state.queue.len());
             let more = more.min(self.most - state.hands);
             state.hands += more;
             drop(state);

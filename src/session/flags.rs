@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::http::{Call, Http, Lane};
-use crate::policy::offered::{Names, Word, judge};
+use crate::policy::endpoints::{Names, Presence, presence};
 use crate::policy::resubmit::may_assume_flags;
 use crate::sync::CancelToken;
 use crate::wire::json::{ClientConfig, ClientConfigRequest, DynamicConfig};
@@ -107,8 +107,8 @@ fn offered<T>(result: Result<T>) -> Result<Option<T>> {
 /// A 404 is about the thing that was named, and the endpoint exists.
 pub(crate) fn names_what_is_missing(error: &Error) -> bool {
     let detail = error.message().split_once(": ").map_or("", |it| it.1);
-    let word = error.http_status().map(|it| judge(it, detail, Names::Something));
-    word == Some(Word::Present)
+    let found = error.http_status().map(|it| presence(it, detail, Names::Something));
+    found == Some(Presence::Present)
 }
 
 /// The endpoint does not exist on this server.

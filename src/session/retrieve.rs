@@ -247,7 +247,7 @@ impl Asking<'_> {
         }
         call.protobuf = promise.protobuf;
         call.timeout = Some(timeout);
-        call.fresh = poll.wants_fresh();
+        call.fresh = poll.needs_new_connection();
         Ok(call.answered_within(promise.room))
     }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::http::{Call, Http, Lane, headers};
-use crate::policy::telemetry::{Backlog, Offered, TelemetryCounts};
+use crate::policy::telemetry::{Backlog, Pushed, TelemetryCounts};
 use crate::sync::clock::Clock;
 use crate::sync::oneshot::{Reply, Slot, oneshot};
 use crate::sync::pool::{Pool, PoolConfig};
@@ -102,23 +102,23 @@ impl Telemetry {
 
     /// Queues an event. Never waits for the network or for room, and never fails.
     fn report(self: &Arc<Self>, event: Event) {
-        let (offered, round, reply) = {
+        let (pushed, round, reply) = {
             let mut state = self.state.lock();
-            let offered = state.backlog.offer(|index| event.numbered(index));
-            let starts = state.exporter.is_none() && matches!(offered, Offered::Queued | Offered::Due);
+            let pushed = state.backlog.push(|index| event.numbered(index));
+            let starts = state.exporter.is_none() && matches!(pushed, Pushed::Queued | Pushed::Due);
             let reply = starts.then(|| {
                 let (reply, slot) = oneshot();
                 state.exporter = Some(slot);
                 reply
             });
-            (offered, state.round.clone(), reply)
+            (pushed, state.round.clone(), reply)
         };
-        match offered {
-            Offered::Due => round.cancel(),
-            Offered::Full => {
+        match pushed {
+            Pushed::Due => round.cancel(),
+            Pushed::Full => {
                 log::warn!(target: "tinkex", "telemetry cannot keep up: further events are dropped");
             }
-            Offered::Queued | Offered::Dropped => {}
+            Pushed::Queued | Pushed::Dropped => {}
         }
         if let Some(reply) = reply {
             self.start(reply);
@@ -211,7 +211,7 @@ impl Telemetry {
     /// Waits for the thread until the deadline, and gives up what is not delivered. Returns how many threads are left.
     pub(super) fn join(&self, deadline: Instant) -> usize {
         let left = self.pool.close(deadline);
-        let given_up = self.state.lock().backlog.abandon();
+        let given_up = self.state.lock().backlog.drop_all();
         // Dropped without the lock.
         drop(given_up);
         left

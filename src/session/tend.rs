@@ -131,7 +131,7 @@ fn tend_tokens(session: &Arc<Session>) {
         log::debug!(target: "tinkex", "the token was not replaced: {error}");
         failed = true;
         let refused = error.http_status() == Some(401);
-        if refresh::after_failure(refused, now.and_then(|it| it.left)) == AfterFailure::Rest {
+        if refresh::after_failure(refused, now.and_then(|it| it.left)) == AfterFailure::Stop {
             // Until somebody who needs a token has got one. Nothing is sent for that.
             while auth.n_tokens() == n_tokens {
                 if clock.tick(AFTER_FAILURE, &session.cancel).is_err() {

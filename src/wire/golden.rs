@@ -1,5 +1,5 @@
-//! Tests with recorded exchanges of the official SDK (`tests/data/wire`): each request is read and written again unchanged,
-//! and each answer can be read.
+//! Tests with recorded exchanges of the official SDK (`tests/data/wire`): each request is read and written again
+//! unchanged, and each answer can be read.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 
-/// Defines a writer and a reader of packed numbers. A macro, because the standard library has no trait with `to_le_bytes`.
-/// Both directions iterate over arrays of constant size, which the compiler turns into block copies.
+/// Defines a writer and a reader of packed numbers. A macro, because the standard library has no trait with
+/// `to_le_bytes`. Both directions iterate over arrays of constant size, which the compiler turns into block copies.
 macro_rules! array {
     ($write:ident, $read:ident, $number:ty, $size:literal) => {
         pub(super) fn $write(values: &[$number]) -> Bytes {

@@ -1,5 +1,5 @@
-//! Table of all messages that are read from the network, with their readers. The property tests and `benches/fuzz.rs` run over
-//! it.
+//! Table of all messages that are read from the network, with their readers. The property tests and `benches/fuzz.rs`
+//! run over it.
 
 use serde::Serialize;
 
@@ -16,7 +16,8 @@ pub(crate) struct Message {
     pub(crate) name: &'static str,
     /// Reads bytes and tells whether this succeeded.
     pub(crate) decode: fn(&[u8]) -> bool,
-    /// Checks that a message survives being written and read again. `None` for a message that this crate does not write.
+    /// Checks that a message survives being written and read again. `None` for a message that this crate does not
+    /// write.
     #[cfg_attr(not(test), allow(dead_code, reason = "only the property tests use it"))]
     pub(crate) round_trip: Option<RoundTrip>,
     /// Example with all fields. A string that begins with `=` is a literal without that character; any other value is a

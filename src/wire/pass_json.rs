@@ -39,8 +39,8 @@ struct DatumJson {
     loss_fn_inputs: BTreeMap<String, TensorJson>,
 }
 
-/// Encodes the request. Sparse tensors are written dense, because the servers that need this form read no others. Provenance
-/// is left out.
+/// Encodes the request. Sparse tensors are written dense, because the servers that need this form read no others.
+/// Provenance is left out.
 ///
 /// # Errors
 /// A number that JSON cannot represent, or a sparse tensor that is too large to be written dense.

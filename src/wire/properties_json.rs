@@ -13,8 +13,8 @@ use crate::types::*;
 const MAPS: [&str; 7] =
     ["user_metadata", "metrics", "urls", "sessions", "org_details", "user_details", "event_details"];
 
-/// Fields that a message must have to be readable. Answers need only their identifying fields, requests also the fields without
-/// a default. Any other field may be missing.
+/// Fields that a message must have to be readable. Answers need only their identifying fields, requests also the fields
+/// without a default. Any other field may be missing.
 const REQUIRED: &[(&str, &[&str])] = &[
     ("ClientConfigRequest", &["sdk_version"]),
     ("SessionHeartbeatRequest", &["session_id"]),
@@ -119,7 +119,8 @@ fn remove(value: &mut Value, path: &str) {
     }
 }
 
-/// Generates a message from its example, with random texts and numbers, optionally without optional fields and with unknown ones.
+/// Generates a message from its example, with random texts and numbers, optionally without optional fields and with
+/// unknown ones.
 struct Fill {
     random: fastrand::Rng,
     leave_out: bool,

@@ -1,5 +1,5 @@
-//! The protobuf messages of PROTOCOL §5, package `tinker_public`. They are declared by hand, so the build needs no `protoc`.
-//! Numbers in `bytes` fields are packed little-endian in row-major order.
+//! The protobuf messages of PROTOCOL §5, package `tinker_public`. They are declared by hand, so the build needs no
+//! `protoc`. Numbers in `bytes` fields are packed little-endian in row-major order.
 
 use std::collections::BTreeMap;
 

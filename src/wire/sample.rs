@@ -338,8 +338,8 @@ mod tests {
     use super::*;
     use crate::types::{Sparse, Values};
 
-    /// A message written with the official SDK's schema: a sequence with its top tokens, and scores and alternatives for a prompt
-    /// of three tokens.
+    /// A message written with the official SDK's schema: a sequence with its top tokens, and scores and alternatives
+    /// for a prompt of three tokens.
     const VECTOR: &str = "0a28080112040b0000001a04000080bf22180a0809000000000000001208000000bf804fc3c718022001\
         2a100a080000c07f000000c0180122020201322c0a180a1007000000000000000800000000000000180222020201\
         12100a08000000bf000080be180122020201";

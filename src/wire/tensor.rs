@@ -93,8 +93,9 @@ pub(super) fn dimension(n: i64) -> Result<usize> {
     }
 }
 
-/// Numbers of a tensor in JSON: integers, or floats if at least one number is not an integer. Takes 8 bytes per number, while a
-/// list of [`serde_json::Value`] takes several times that. A number that JSON cannot represent is null there and NaN here.
+/// Numbers of a tensor in JSON: integers, or floats if at least one number is not an integer. Takes 8 bytes per number,
+/// while a list of [`serde_json::Value`] takes several times that. A number that JSON cannot represent is null there
+/// and NaN here.
 #[derive(Clone, Debug)]
 pub(crate) enum Numbers {
     Whole(Vec<i64>),

@@ -28,7 +28,8 @@ pub(crate) struct ForwardBackwardCall {
     pub(crate) forward_only: bool,
 }
 
-/// Encodes a `forward_backward` request. `seq_id` counts from 1. `parallel` encodes the data on the caller's rayon pool.
+/// Encodes a `forward_backward` request. `seq_id` counts from 1. `parallel` encodes the data on the caller's rayon
+/// pool.
 pub(crate) fn encode_forward_backward(
     model_id: &str,
     seq_id: u32,
@@ -50,8 +51,8 @@ pub(crate) fn encode_forward_backward(
         loss_fn_config_v2,
         ..Default::default()
     };
-    // Concatenated protobuf messages are read as one. Each datum is therefore built, written and dropped before the next one,
-    // while its copied values are still in the cache.
+    // Concatenated protobuf messages are read as one. Each datum is therefore built, written and dropped before the
+    // next one, while its copied values are still in the cache.
     let write = |out: &mut Vec<u8>, i: usize, datum: &Datum| {
         let datum = write_datum(datum, i)?;
         append(out, &proto::ForwardBackwardRequest { data: vec![datum], ..Default::default() })
@@ -172,8 +173,8 @@ pub(crate) fn decode_forward_backward_bytes(body: Bytes) -> Result<ForwardBackwa
     })
 }
 
-/// Largest number of data, chunks, tensors, options, spans and dimensions of a request. An empty one takes two bytes in the
-/// message and far more once decoded, so the size of the message does not bound the memory.
+/// Largest number of data, chunks, tensors, options, spans and dimensions of a request. An empty one takes two bytes in
+/// the message and far more once decoded, so the size of the message does not bound the memory.
 const MAX_PARTS: usize = 1 << 18;
 
 /// Counts these parts up to the first malformed byte.
@@ -272,7 +273,8 @@ struct CallJson {
     model_id: String,
     #[serde(default)]
     seq_id: Option<i64>,
-    // Exactly one of the two is present. Two named fields, because serde would buffer a flattened one in a generic form.
+    // Exactly one of the two is present. Two named fields, because serde would buffer a flattened one in a generic
+    // form.
     #[serde(default)]
     forward_backward_input: Option<InputJson>,
     #[serde(default)]
@@ -328,8 +330,8 @@ pub(crate) fn decode_forward_backward_json(body: &[u8], key: &str) -> Result<For
     })
 }
 
-/// Encodes an output as protobuf. Consecutive data share a record if their fields have the same types and trailing dimensions,
-/// which a record states once for all its data.
+/// Encodes an output as protobuf. Consecutive data share a record if their fields have the same types and trailing
+/// dimensions, which a record states once for all its data.
 pub(crate) fn encode_forward_backward_output(output: &ForwardBackwardOutput) -> Vec<u8> {
     let layout = |fields: &BTreeMap<String, TensorData>| -> Vec<(String, i32, Vec<usize>)> {
         let dims = |tensor: &TensorData| tensor.shape().get(1..).unwrap_or_default().to_vec();

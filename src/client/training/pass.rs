@@ -231,21 +231,21 @@ impl Job {
         let (mut tried, mut results) = (Vec::new(), Vec::new());
         loop {
             match self.session.dialect.next(&tried) {
-                Next::Send { form, patient } => {
-                    let result = self.send_as(form, patient, idx, n_bytes);
+                Next::Send { form, retries } => {
+                    let result = self.send_as(form, retries, idx, n_bytes);
                     let outcome = match &result {
                         Ok(_) => Outcome::Accepted,
-                        Err(error) => Outcome::refused(form, error.http_status()),
+                        Err(error) => Outcome::of_failure(form, error.http_status()),
                     };
                     tried.push((form, outcome));
                     results.push(result);
                 }
-                Next::Stand(i) => return results.swap_remove(i),
+                Next::Report(i) => return results.swap_remove(i),
             }
         }
     }
 
-    fn send_as(&self, form: Form, patient: bool, idx: usize, n_bytes: usize) -> Result<Accepted> {
+    fn send_as(&self, form: Form, retries: bool, idx: usize, n_bytes: usize) -> Result<Accepted> {
         let data = &self.data[self.parts[idx].clone()];
         let (model_id, loss, forward_only) = (&self.model_id, &self.loss, self.forward_only);
         // The parts of one call are few enough that the cast cannot lose anything: each has a reserved id.
@@ -263,7 +263,7 @@ impl Job {
             }
         };
         let mut call = Call::new(Lane::Train, "POST", path, body).of(&self.progress);
-        if !patient {
+        if !retries {
             call.final_on = ABOUT_FORM;
         }
         let n_targets: Vec<_> = data.iter().map(Datum::n_targets).collect();

@@ -5,8 +5,8 @@ use serde_json::Value;
 
 pub(super) use crate::types::odd::{ids, maybe_id, maybe_ids, or_absent, readable};
 
-/// Drops nulls in objects, so that they count as absent, and writes whole floats as integers, which fields of either number
-/// type can read.
+/// Drops nulls in objects, so that they count as absent, and writes whole floats as integers, which fields of either
+/// number type can read.
 pub(super) fn normalize(value: &mut Value) {
     match value {
         Value::Object(fields) => {

@@ -104,8 +104,8 @@ pub(crate) struct FailedFuture {
     pub(crate) category: Option<String>,
 }
 
-/// Tells whether an answer is the result of a request of this type (PROTOCOL §4.1): it has a field of such results, or their
-/// `type`.
+/// Tells whether an answer is the result of a request of this type (PROTOCOL §4.1): it has a field of such results, or
+/// their `type`.
 pub(crate) fn is_result(request_type: &str, value: &Value) -> bool {
     let (name, fields): (&str, &[&str]) = match request_type {
         "CreateModel" => ("create_model", &["model_id"]),

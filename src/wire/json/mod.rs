@@ -1,13 +1,13 @@
 //! The JSON bodies (PROTOCOL §3, §4), named after their endpoints.
 //!
-//! Absent values are left out, defaults are written (§1.9). [`response`] accepts unknown fields, nulls, integers written as
-//! floats, and messages in which nearly every field is missing (§11.1).
+//! Absent values are left out, defaults are written (§1.9). [`response`] accepts unknown fields, nulls, integers
+//! written as floats, and messages in which nearly every field is missing (§11.1).
 
-mod data;
 mod fields;
 mod future;
 mod handle;
 mod loss;
+mod model_input;
 mod rest;
 mod sample;
 mod session;
@@ -20,11 +20,12 @@ use serde_json::Value;
 use crate::error::{Error, Result, words};
 
 pub(crate) use crate::secret::Secret;
-pub(crate) use data::*;
+
 use fields::normalize;
 pub(crate) use future::*;
 pub(crate) use handle::*;
 pub(crate) use loss::*;
+pub(crate) use model_input::*;
 pub(crate) use rest::*;
 pub(crate) use sample::*;
 pub(crate) use session::*;
@@ -38,7 +39,8 @@ pub(crate) fn encode(body: &impl Serialize) -> Result<Vec<u8>> {
 
 /// Reads a body that a client sent.
 pub(crate) fn request<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
-    serde_json::from_slice(body).map_err(|error| Error::decode(format!("the JSON body: {error}")))
+    serde_json::from_slice(body)
+        .map_err(|error| Error::decode(format!("the JSON body cannot be read: {error}")))
 }
 
 /// Reads a body that a server sent.
@@ -60,7 +62,7 @@ pub(crate) fn response_value<T: DeserializeOwned>(mut value: Value) -> Result<T>
 }
 
 fn unexpected(error: serde_json::Error) -> Error {
-    Error::decode(format!("the server's JSON is not what was expected: {error}"))
+    Error::decode(format!("the server's JSON does not have the expected form: {error}"))
 }
 
 fn unexpected_in(body: &[u8], error: serde_json::Error) -> Error {

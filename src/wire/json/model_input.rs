@@ -35,8 +35,8 @@ pub(crate) enum ChunkJson {
     },
 }
 
-/// A chunk of any type. Serde buffers an internally tagged enum in a generic form before it picks the variant, which takes
-/// many times the memory of the tokens; this struct reads tokens directly as numbers.
+/// A chunk of any type. Serde buffers an internally tagged enum in a generic form before it picks the variant, which
+/// takes many times the memory of the tokens; this struct reads tokens directly as numbers.
 #[derive(Deserialize)]
 struct AnyChunk {
     r#type: String,
