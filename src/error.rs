@@ -208,7 +208,7 @@ impl Error {
             ErrorKind::RateLimited | ErrorKind::Timeout(_) | ErrorKind::Connection { .. } => true,
             ErrorKind::Stuck { .. } | ErrorKind::PromiseExpired => true,
             ErrorKind::Paused | ErrorKind::CircuitOpen => true,
-            ErrorKind::Status { code } => matches!(code, 408 | 409 | 425) || 500 <= *code,
+            ErrorKind::Status { code } => matches!(code, 408 | 425) || 500 <= *code,
             ErrorKind::RequestFailed { category } => *category != Category::User,
             _ => false,
         }
@@ -225,7 +225,7 @@ impl Error {
             | ErrorKind::Conflict
             | ErrorKind::Billing
             | ErrorKind::CustomLoss => true,
-            ErrorKind::Status { code } => (400..500).contains(code) && !matches!(code, 408 | 425 | 429),
+            ErrorKind::Status { code } => (400..500).contains(code) && !matches!(code, 408 | 425),
             ErrorKind::RequestFailed { category } => *category == Category::User,
             _ => false,
         })

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::ServiceClient;
 use crate::error::{Error, Phase, Result};
 use crate::http::{Answer, Body, Call, Endpoint, Lane};
-use crate::policy::offered::Names;
+use crate::policy::endpoints::Names;
 use crate::session::{Session, Ticket};
 use crate::types::SignedUrl;
 

@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use crate::client::Submitted;
 use crate::error::{Error, ErrorKind, Result};
-use crate::http::{Answer, Call, Endpoint, Lane, Room};
-use crate::policy::offered::Names;
+use crate::http::{Call, Endpoint, Lane, Room};
+use crate::policy::endpoints::{Names, may_lack_one_step_load};
 use crate::secret::Secret;
 use crate::session::{Job, Promise, Session, Ticket, incomplete, names_what_is_missing};
 use crate::sync::CancelToken;
@@ -145,7 +145,7 @@ pub(super) enum Accepted {
         model_id: Option<String>,
     },
     /// It answered at once, with the result or why there is none.
-    Done(Result<Answer>),
+    Done(Result<json::ResultBody>),
 }
 
 impl Accepted {
@@ -236,7 +236,7 @@ impl Maker<'_, CreatedModel> {
                 let derived = || format!("{}:train:{model_seq_id}", self.session_id);
                 Ok((accepted.model_id(loaded.model_id).unwrap_or_else(derived), 1))
             }
-            Err(error) if wants_three_steps(&error) => {
+            Err(error) if may_lack_one_step_load(error.http_status(), names_what_is_missing(&error)) => {
                 let Shape { base_model, lora, optimizer: saved } = self.shape(path, token)?;
                 let model_id = self.create(&json::CreateModelRequest {
                     session_id: self.session_id.into(),
@@ -322,22 +322,11 @@ impl<T: Send + 'static> Maker<'_, T> {
 
     pub(super) fn result<R: DeserializeOwned>(&self, accepted: &Accepted) -> Result<R> {
         match accepted {
-            Accepted::Done(result) => json::response(&result.as_ref().map_err(Error::clone)?.body),
+            Accepted::Done(result) => result.as_ref().map_err(Error::clone)?.read(),
             Accepted::Promised { promise, .. } => {
-                let retrieved = self.session.retrieve(promise, &self.ticket.progress, self.cancel)?;
-                json::response(&retrieved.answer.body)
+                self.session.retrieve(promise, &self.ticket.progress, self.cancel)?.body.read()
             }
         }
-    }
-}
-
-/// The server does not make models from checkpoints in one step, as far as its refusal tells. It is not about that when it
-/// says in words of its own what it did not find.
-fn wants_three_steps(refusal: &Error) -> bool {
-    match refusal.http_status() {
-        Some(404) => !names_what_is_missing(refusal),
-        Some(status) => matches!(status, 405 | 422),
-        None => false,
     }
 }
 

@@ -23,15 +23,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use serde_json::Value;
-
 use crate::error::{Category, Error, ErrorKind, Result};
 use crate::http::Answer;
 use crate::session::{Child, ClientStatus, Session};
 use crate::sync::CancelToken;
 use crate::sync::actor::{Actor, Handle};
 use crate::sync::process::leak;
-use crate::wire::json::{self, FutureReply, UntypedFuture};
+use crate::wire::json::{self, FutureReply, ResultBody, UntypedFuture};
 
 /// A client's actor, and the token from which its operations descend.
 struct Client<M: Send + 'static> {
@@ -109,7 +107,7 @@ fn thread_name(kind: &str) -> String {
 /// What a server answers to a submission: most promise a result, some send it, or why there is none, at once.
 enum Submitted {
     Promised(UntypedFuture),
-    Done(Result<Answer>),
+    Done(Result<ResultBody>),
 }
 
 impl Submitted {
@@ -119,14 +117,16 @@ impl Submitted {
     /// What is neither a promise nor a result: nobody knows what the server did.
     fn read(answer: Answer, request_type: &str) -> Result<Self> {
         if answer.is_protobuf() {
-            return Ok(Submitted::Done(Ok(answer)));
+            return Ok(Submitted::Done(Ok(ResultBody::Protobuf(answer.body))));
         }
-        let value: Value = json::response(&answer.body)?;
+        let value = json::parse(&answer.body)?;
         if value.get("request_id").is_some() {
             return Ok(Submitted::Promised(json::response_value(value)?));
         }
         match FutureReply::classify(value) {
-            FutureReply::Done(it) if json::is_result(request_type, &it) => Ok(Submitted::Done(Ok(answer))),
+            FutureReply::Done(it) if json::is_result(request_type, &it) => {
+                Ok(Submitted::Done(Ok(ResultBody::Json(it))))
+            }
             FutureReply::Failed { message, category } => {
                 let category = Category::parse(&category);
                 Ok(Submitted::Done(Err(Error::new(ErrorKind::RequestFailed { category }, message))))

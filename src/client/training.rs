@@ -337,7 +337,7 @@ fn optim_step(ticket: Ticket<OptimStepOutput>, params: OptimizerParams) -> Ask<O
         body: Box::new(|model_id, seq_id| {
             json::encode(&json::OptimStepRequest::new(model_id, seq_id, params))
         }),
-        read: |body| Ok(json::response::<json::OptimStepResponse>(body)?.into()),
+        read: |body| Ok(body.read::<json::OptimStepResponse>()?.into()),
         named: None,
     }
 }

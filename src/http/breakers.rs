@@ -1,10 +1,10 @@
 //! A circuit breaker for each class of request, shared by everything that sends over one client.
 
 use crate::config::CircuitBreaker;
-use crate::error::{Error, ErrorKind, Phase};
+use crate::error::{Error, ErrorKind};
 use crate::event::{BreakerChange, Seeing};
 use crate::metrics::name;
-use crate::policy::breaker::{Circuit, Epoch, Outcome};
+use crate::policy::breaker::{Circuit, Ending, Epoch, Outcome};
 use crate::sync::Mutex;
 use crate::sync::clock::Clock;
 use crate::sync::fault::{self, Fault};
@@ -65,7 +65,8 @@ pub(crate) struct Trial<'a> {
 impl Trial<'_> {
     /// Says how the request ended.
     pub(crate) fn record(mut self, result: &Result<Answer, Broken>) {
-        self.settle(outcome(self.lane, result));
+        let may_be_held = matches!(self.lane, Lane::Poll | Lane::PollMany);
+        self.settle(Outcome::of(ending(result), may_be_held));
     }
 
     fn settle(&mut self, outcome: Outcome) {
@@ -84,19 +85,14 @@ impl Drop for Trial<'_> {
     }
 }
 
-/// What a request says about its server. One that answers is there, even if it refuses; only its own failures count.
-fn outcome(lane: Lane, result: &Result<Answer, Broken>) -> Outcome {
+fn ending(result: &Result<Answer, Broken>) -> Ending {
     match result {
-        Ok(answer) if 500 <= answer.status => Outcome::Failure,
-        Ok(_) | Err(Broken::TooLarge { .. } | Broken::TooManyValues { .. }) => Outcome::Success,
-        Err(Broken::Timeout(Phase::Resolve | Phase::Connect)) => Outcome::Failure,
-        // Waiting for a result longer than a request may take is no failure of the server.
-        Err(Broken::Timeout(_)) if matches!(lane, Lane::Poll | Lane::PollMany) => Outcome::Nothing,
-        Err(
-            Broken::Timeout(_) | Broken::Connection { .. } | Broken::Garbage { .. } | Broken::Stranger { .. },
-        ) => Outcome::Failure,
+        Ok(answer) => Ending::Answered(answer.status),
+        Err(Broken::TooLarge { .. } | Broken::TooManyValues { .. }) => Ending::TooLarge,
+        Err(Broken::Timeout(phase)) => Ending::TimedOut(*phase),
+        Err(Broken::Connection { .. } | Broken::Garbage { .. } | Broken::Stranger { .. }) => Ending::Broken,
         Err(Broken::Closed | Broken::Token(_) | Broken::CircuitOpen { .. } | Broken::Unsendable { .. }) => {
-            Outcome::Nothing
+            Ending::NotSent
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::error::{Error, ErrorKind, Phase, Result, Sent, words};
 use crate::event::{BillingPause, Retry};
 use crate::metrics::name;
 use crate::policy::billing::{self, Billing};
-use crate::policy::offered::Offered;
+use crate::policy::endpoints::Endpoints;
 use crate::policy::retry::{Failure, FirstContact, Limits, Retries};
 use crate::policy::verdict::Verdict;
 use crate::secret::Secret;
@@ -85,7 +85,7 @@ pub(crate) struct Http {
     auth: Auth,
     breakers: Option<Breakers>,
     billing: Mutex<Billing>,
-    offered: Mutex<Offered>,
+    offered: Mutex<Endpoints>,
     /// The server, or a proxy before it, answered at least once.
     reached: AtomicBool,
     /// The server itself did: with something else than 5xx.
@@ -103,7 +103,7 @@ impl Http {
         Http {
             breakers,
             billing: Mutex::new(Billing::new()),
-            offered: Mutex::new(Offered::default()),
+            offered: Mutex::new(Endpoints::default()),
             transport,
             config,
             clock,
@@ -194,7 +194,7 @@ impl Http {
                 return Err(self.explain(Error::cancelled(), call, retries.taken(), elapsed, sent));
             }
             let left = (!budget.is_zero()).then(|| budget.saturating_sub(elapsed));
-            let nth = Try { retry: retries.taken(), fresh: retries.wants_fresh() };
+            let nth = Try { retry: retries.taken(), fresh: retries.needs_new_connection() };
             let outcome = self.attempt(call, &key, nth, left);
             let elapsed = self.clock.now().saturating_duration_since(begun);
             let (failure, error, reached) = match outcome {
@@ -237,7 +237,7 @@ impl Http {
                         _ => error,
                     };
                     let failure = broken.failure();
-                    let is_strange = matches!(failure, Failure::Stranger { .. }) && !self.has_served();
+                    let is_strange = matches!(failure, Failure::WrongPeer { .. }) && !self.has_served();
                     let error = if is_strange { error.adding("; is the base URL right?") } else { error };
                     (failure, error, Some(broken.sent()).filter(|it| *it == Sent::Maybe))
                 }
@@ -314,8 +314,8 @@ impl Http {
     /// Whether a refusal for want of payment is to be waited out, for [`billing::PAUSE`] at least.
     pub(crate) fn waits_for_payment(&self, refusal: &Error, deadline: Option<Instant>) -> bool {
         let now = self.clock.now();
-        let word = self.billing.lock().refused(now, self.config.pause_policy, deadline);
-        let billing::Word::Wait { warn } = word else { return false };
+        let decision = self.billing.lock().refused(now, self.config.pause_policy, deadline);
+        let billing::Decision::Wait { warn } = decision else { return false };
         if let Some(lasted) = warn {
             let error = refusal.clone();
             log::warn!(target: "tinkex", "waiting for the account to be settled, for {lasted:.0?} now: {error}");
@@ -335,7 +335,7 @@ impl Http {
         };
         // Of a request that the server took too long over or failed at, nobody knows what became.
         let unknown = facts.status == 408 || 500 <= facts.status;
-        let sent = if unknown { Some(Sent::Maybe) } else { facts.judges_content().then_some(Sent::No) };
+        let sent = if unknown { Some(Sent::Maybe) } else { facts.refuses_content().then_some(Sent::No) };
         (failure, facts.error(), sent)
     }
 

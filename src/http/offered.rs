@@ -2,7 +2,7 @@
 
 use super::{Answer, Call, Http};
 use crate::error::{Error, ErrorKind, Result};
-use crate::policy::offered::{Names, Offered, Word};
+use crate::policy::endpoints::{Endpoints, Names, Presence};
 use crate::sync::{CancelToken, Mutex};
 
 /// An endpoint, as it is remembered and as errors name it.
@@ -15,7 +15,7 @@ pub(crate) struct Endpoint {
 
 impl Http {
     /// What is known of the endpoints that the server has and lacks.
-    pub(crate) fn offered(&self) -> &Mutex<Offered> {
+    pub(crate) fn offered(&self) -> &Mutex<Endpoints> {
         &self.offered
     }
 
@@ -45,14 +45,14 @@ impl Http {
         let is_of_this = error.url().is_some_and(|it| it.ends_with(path));
         let Some(status) = error.http_status().filter(|_| is_of_this) else { return error };
         let detail = error.message().split_once(": ").map_or("", |it| it.1);
-        let word = self.offered.lock().judge(endpoint.name, status, detail, endpoint.names);
-        match word {
-            Word::Present => error,
-            Word::Absent | Word::Likely => {
+        let presence = self.offered.lock().note_refusal(endpoint.name, status, detail, endpoint.names);
+        match presence {
+            Presence::Present => error,
+            Presence::Absent | Presence::ProbablyAbsent => {
                 let text = format!("{} (HTTP {status})", not_offered(endpoint));
                 error.renamed(ErrorKind::Incompatible, text)
             }
-            Word::Unclear => {
+            Presence::Unclear => {
                 let text =
                     format!("{}; a server that does not offer this call says the same", error.message());
                 let kind = error.kind().clone();

@@ -212,8 +212,8 @@ impl Broken {
             Broken::Timeout(_) => Failure::Timeout,
             // A broken answer to a request that may have been carried out: the request is idempotent, and asking
             // again gives the answer a second chance.
-            Broken::Garbage { .. } => Failure::Stranger { sent: Sent::Maybe },
-            Broken::Stranger { .. } => Failure::Stranger { sent: Sent::No },
+            Broken::Garbage { .. } => Failure::WrongPeer { sent: Sent::Maybe },
+            Broken::Stranger { .. } => Failure::WrongPeer { sent: Sent::No },
             Broken::TooLarge { .. }
             | Broken::TooManyValues { .. }
             | Broken::Closed

@@ -1,17 +1,17 @@
-//! What a sample has to acquire before it is sent (PROTOCOL §9.2).
+//! Admission of samples: the limits that a sample passes before it is sent (PROTOCOL §9.2).
 
 use crate::types::{Chunk, ModelInput};
 
-/// Samples that are being sent at the same time.
+/// Largest number of samples that are sent concurrently.
 pub(crate) const CONCURRENT: usize = 400;
-/// As many as that while the server recently asked to slow down.
+/// The same limit while the client is throttled after a 429.
 pub(crate) const CONCURRENT_THROTTLED: usize = 10;
-/// While throttled, bytes count this many times.
+/// Factor on the bytes of a prompt while the client is throttled.
 const THROTTLED_COST: usize = 20;
 
-/// The estimated bytes of a prompt in a request.
+/// Estimated bytes of a prompt in a request.
 pub(crate) fn estimate(prompt: &ModelInput) -> usize {
-    let sizes = prompt.chunks.iter().map(|it| match it {
+    let sizes = prompt.chunks.iter().map(|chunk| match chunk {
         Chunk::EncodedText { tokens } => 10 * tokens.len(),
         Chunk::Image { data, .. } => data.len(),
         Chunk::ImageAssetPointer { location, .. } => location.len(),
@@ -20,7 +20,7 @@ pub(crate) fn estimate(prompt: &ModelInput) -> usize {
     sizes.sum()
 }
 
-/// What a prompt of an estimated size takes from the byte budget.
+/// Bytes of the budget that a prompt with this estimate acquires.
 pub(crate) fn cost(estimate: usize, throttled: bool) -> usize {
     estimate.saturating_mul(if throttled { THROTTLED_COST } else { 1 })
 }

@@ -1,21 +1,21 @@
-//! The time during which nobody should submit samples, because the server said that there are too many.
+//! The shared backoff window: after a 429, no sample of the client is submitted until the window ends.
 
 use std::time::{Duration, Instant};
 
 use crate::sync::fault::{self, Fault};
 
-/// A small prompt's submission waits this long after a refusal, a large one's longer (PROTOCOL §9.2).
+/// Largest estimate, in bytes, of a prompt that counts as small (PROTOCOL §9.2).
 const SMALL: usize = 131_072;
-/// Submissions are throttled for this long after the window has passed.
-const TAIL: Duration = Duration::from_secs(10);
+/// Submissions stay throttled for this time after the end of the window.
+const THROTTLED_AFTER: Duration = Duration::from_secs(10);
 
-/// How long a refused submission of an estimated size asks everybody to wait.
+/// Length of the window after the refusal of a prompt with this estimate in bytes.
 pub(crate) fn pause_after(estimate: usize) -> Duration {
     Duration::from_secs(if estimate <= SMALL { 1 } else { 5 })
 }
 
-/// The shared window. Refusals only ever extend it, and no success ends it: one that was sent before the refusal says
-/// nothing about it, and none is sent while it lasts.
+/// The shared window. A refusal may extend it. A success does not end it: no sample is sent while it is open, and a
+/// sample that was sent before the refusal says nothing about it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Window {
     until: Option<Instant>,
@@ -28,14 +28,14 @@ impl Window {
         self.until = Some(self.until.map_or(until, |it| if shortens { until } else { it.max(until) }));
     }
 
-    /// How long the window is still open.
+    /// Time until the window ends; `None` if it is not open.
     pub(crate) fn remaining(&self, now: Instant) -> Option<Duration> {
         self.until.and_then(|it| it.checked_duration_since(now)).filter(|it| !it.is_zero())
     }
 
-    /// The window is open, or was until recently.
-    pub(crate) fn is_recent(&self, now: Instant) -> bool {
-        self.until.is_some_and(|it| now < it + TAIL)
+    /// The window is open, or ended less than 10 s ago.
+    pub(crate) fn is_throttled(&self, now: Instant) -> bool {
+        self.until.is_some_and(|it| now < it + THROTTLED_AFTER)
     }
 }
 
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_window_only_extends() {
+    fn a_window_is_extended_and_never_shortened() {
         let now = Instant::now();
         let mut window = Window::default();
         assert_eq!(window.remaining(now), None);
@@ -55,17 +55,17 @@ mod tests {
     }
 
     #[test]
-    fn throttling_lasts_ten_seconds_longer_than_the_window() {
+    fn throttling_ends_ten_seconds_after_the_window() {
         let now = Instant::now();
         let mut window = Window::default();
-        assert!(!window.is_recent(now));
+        assert!(!window.is_throttled(now));
         window.extend(now + Duration::from_secs(1));
-        assert!(window.is_recent(now) && window.is_recent(now + Duration::from_secs(10)));
-        assert!(!window.is_recent(now + Duration::from_secs(11)));
+        assert!(window.is_throttled(now) && window.is_throttled(now + Duration::from_secs(10)));
+        assert!(!window.is_throttled(now + Duration::from_secs(11)));
     }
 
     #[test]
-    fn large_prompts_pause_longer() {
+    fn large_prompts_open_a_longer_window() {
         assert_eq!(pause_after(131_072), Duration::from_secs(1));
         assert_eq!(pause_after(131_073), Duration::from_secs(5));
     }

@@ -1,16 +1,16 @@
-//! Waiting for an account to be settled (PROTOCOL §1.11): a request that the server refuses for want of payment is sent
-//! again for a while, so that a long training does not die of an expired card.
+//! Pauses for payment (PROTOCOL §1.11): a request that the server refuses with HTTP 402 is repeated for a while, so
+//! that an expired card does not end a long training.
 
 use std::time::{Duration, Instant};
 
 use crate::config::PausePolicy;
 
-/// The time between two attempts.
+/// Pause between two attempts.
 pub(crate) const PAUSE: Duration = Duration::from_secs(5);
-/// Warnings are at least this far apart.
-const WARN_EVERY: Duration = Duration::from_secs(60);
-/// A refusal so long after the last warning is the first of another incident.
-const FORGET: Duration = Duration::from_secs(300);
+/// Shortest interval between two warnings.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
+/// A refusal this long after the last warning starts a new incident.
+const INCIDENT_GAP: Duration = Duration::from_secs(300);
 
 /// Endpoints whose refusals are told at once, because nothing is lost by that: those with which work begins, of which PROTOCOL
 /// §1.11 leaves most out, and those that are asked to learn whether the account is in order. So is that of a session's end.
@@ -34,19 +34,19 @@ pub(crate) fn is_waited_out(path: &str) -> bool {
     !ends && !TOLD_AT_ONCE.iter().any(|it| path.strip_suffix(it).is_some_and(|rest| rest.ends_with("/v1/")))
 }
 
-/// What to do about a refusal.
+/// Decision about a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Word {
+pub(crate) enum Decision {
     /// Try again after [`PAUSE`].
     Wait {
-        /// It is time for a warning; so long has the incident lasted.
+        /// Set if a warning is due: the duration of the incident so far.
         warn: Option<Duration>,
     },
-    /// It has lasted too long: the refusal is the answer.
-    Final,
+    /// Report the refusal: the incident has lasted too long.
+    Fail,
 }
 
-/// The refusals of a client, as far as they belong together.
+/// The current incident of a client: a series of refusals for lack of payment.
 #[derive(Debug)]
 pub(crate) struct Billing {
     window: Duration,
@@ -60,23 +60,28 @@ struct Incident {
 }
 
 impl Billing {
-    /// An hour of patience, until the server says otherwise.
+    /// Starts with a window of one hour.
     pub(crate) fn new() -> Self {
         Billing { window: Duration::from_secs(3600), incident: None }
     }
 
-    /// How long the server wants clients to be patient.
+    /// Sets the longest duration of an incident, as the server's flags state it.
     pub(crate) fn set_window(&mut self, window: Duration) {
         self.window = window;
     }
 
-    /// The server refused a request that may go on until `deadline`.
-    pub(crate) fn refused(&mut self, now: Instant, policy: PausePolicy, deadline: Option<Instant>) -> Word {
+    /// Decides about a refused request with this deadline.
+    pub(crate) fn refused(
+        &mut self,
+        now: Instant,
+        policy: PausePolicy,
+        deadline: Option<Instant>,
+    ) -> Decision {
         let since = |at: Instant| now.saturating_duration_since(at);
-        let known = self.incident.filter(|it| since(it.warned) <= FORGET);
+        let known = self.incident.filter(|incident| since(incident.warned) <= INCIDENT_GAP);
         let mut incident = known.unwrap_or(Incident { began: now, warned: now });
         let lasted = since(incident.began);
-        let warn = (known.is_none() || WARN_EVERY <= since(incident.warned)).then_some(lasted);
+        let warn = (known.is_none() || WARNING_INTERVAL <= since(incident.warned)).then_some(lasted);
         if warn.is_some() {
             incident.warned = now;
         }
@@ -86,12 +91,9 @@ impl Billing {
             PausePolicy::WaitAtMost(limit) => self.window.min(limit),
             PausePolicy::Fail => Duration::ZERO,
         };
-        // A pause that outlasts the operation leaves nothing to try with.
-        let in_time = deadline.is_none_or(|it| now + PAUSE < it);
-        match lasted < window && in_time {
-            true => Word::Wait { warn },
-            false => Word::Final,
-        }
+        // A pause that ends after the deadline leaves no time for another attempt.
+        let in_time = deadline.is_none_or(|deadline| now + PAUSE < deadline);
+        if lasted < window && in_time { Decision::Wait { warn } } else { Decision::Fail }
     }
 }
 
@@ -101,16 +103,16 @@ mod tests {
 
     const S: fn(u64) -> Duration = Duration::from_secs;
 
-    /// What is said about refusals at these times, in seconds: a letter each.
-    fn said(policy: PausePolicy, window: u64, deadline: Option<u64>, at: &[u64]) -> String {
+    /// Decisions about refusals at these times in seconds, one letter each: `W` wait and warn, `w` wait, `x` fail.
+    fn decisions(policy: PausePolicy, window: u64, deadline: Option<u64>, at: &[u64]) -> String {
         let start = Instant::now();
         let mut billing = Billing::new();
         billing.set_window(S(window));
         let mut letter =
-            |it: &u64| match billing.refused(start + S(*it), policy, deadline.map(|it| start + S(it))) {
-                Word::Wait { warn: Some(_) } => 'W',
-                Word::Wait { warn: None } => 'w',
-                Word::Final => 'x',
+            |at: &u64| match billing.refused(start + S(*at), policy, deadline.map(|it| start + S(it))) {
+                Decision::Wait { warn: Some(_) } => 'W',
+                Decision::Wait { warn: None } => 'w',
+                Decision::Fail => 'x',
             };
         at.iter().map(&mut letter).collect()
     }
@@ -136,19 +138,19 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_waited_out_for_as_long_as_the_window_of_their_incident() {
+    fn refused_requests_wait_up_to_the_window_of_their_incident() {
         use PausePolicy::*;
         let table = [
             ("warnings are a minute apart", Wait, 3600, None, vec![0, 5, 55, 60, 65, 120], "WwwWwW"),
-            ("the window ends the patience", Wait, 100, None, vec![0, 95, 100, 105], "WWxx"),
-            ("a limit of the caller's is shorter", WaitAtMost(S(10)), 3600, None, vec![0, 5, 10], "Wwx"),
-            ("who does not wait is told at once", Fail, 3600, None, vec![0], "x"),
-            ("a server may want no patience", Wait, 0, None, vec![0], "x"),
-            ("no pause outlasts the operation", Wait, 3600, Some(20), vec![0, 10, 14, 15, 16], "Wwwxx"),
-            ("a new incident has a window of its own", Wait, 100, None, vec![0, 100, 401, 402], "WxWw"),
+            ("the window limits the wait", Wait, 100, None, vec![0, 95, 100, 105], "WWxx"),
+            ("the limit of the caller is shorter", WaitAtMost(S(10)), 3600, None, vec![0, 5, 10], "Wwx"),
+            ("without waiting the refusal is reported at once", Fail, 3600, None, vec![0], "x"),
+            ("the server may set an empty window", Wait, 0, None, vec![0], "x"),
+            ("no pause ends after the deadline", Wait, 3600, Some(20), vec![0, 10, 14, 15, 16], "Wwwxx"),
+            ("a new incident has a new window", Wait, 100, None, vec![0, 100, 401, 402], "WxWw"),
         ];
         for (name, policy, window, deadline, at, expected) in table {
-            assert_eq!(said(policy, window, deadline, &at), expected, "{name}");
+            assert_eq!(decisions(policy, window, deadline, &at), expected, "{name}");
         }
     }
 }

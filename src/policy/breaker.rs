@@ -1,38 +1,75 @@
-//! Whether to try at all, after too many failures in a row.
+//! The circuit breaker: stops sending requests after too many failures in a row.
 //!
-//! | state | who may try | a success | a failure |
+//! | state | admits | on a success | on a failure |
 //! |---|---|---|---|
-//! | closed | everybody | forgets the failures | counts; the last one tolerated opens it |
-//! | open | nobody, until the reset time has passed since it opened | | |
-//! | half-open | so many at once | closes it | opens it, for the whole reset time |
+//! | closed | all requests | resets the count of failures | counts; opens at the limit |
+//! | open | no request until the reset time has passed since it opened | | |
+//! | half-open | a limited number of concurrent trials | closes | opens for the whole reset time |
 //!
-//! Each change of state begins a new epoch. Whoever may try gets the epoch with the permission, and an outcome of an
-//! older epoch says nothing about this one: a request that was sent before the breaker opened cannot close it.
-//! Trials are counted when they are admitted, because what is counted at its end has not limited anything.
+//! Each change between these states starts a new epoch. An admitted request carries the epoch of its admission, and an
+//! outcome of an older epoch is ignored: a request that was sent before the breaker opened cannot close it. Trials are
+//! counted at admission; a count at their end would not limit them.
 
 use std::time::Instant;
 
 use crate::config::CircuitBreaker;
+use crate::error::Phase;
 use crate::event::BreakerState;
 use crate::sync::fault::{self, Fault};
 
-/// How a try ended.
+/// Outcome of an admitted request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Success,
     Failure,
-    /// It says nothing about the server: the caller gave up first.
-    Nothing,
+    /// The outcome says nothing about the server, for example because the caller gave up.
+    Neutral,
 }
 
-/// Which admission an outcome belongs to.
+/// How one attempt at a request ended, as far as the breaker needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The server answered with this status.
+    Answered(u16),
+    /// The server answered, and the answer exceeds a limit of this client.
+    TooLarge,
+    /// Time ran out in this phase.
+    TimedOut(Phase),
+    /// The connection broke, or the peer did not answer as a server of this API does.
+    Broken,
+    /// The request was not sent or not waited for, for a reason on this side.
+    NotSent,
+}
+
+impl Outcome {
+    /// What an attempt says about the server. A server that answers is alive even if it refuses; only its own failures
+    /// count. `may_be_held` is set for requests that the server holds until there is something to answer.
+    pub(crate) fn of(ending: Ending, may_be_held: bool) -> Self {
+        match ending {
+            Ending::Answered(status) if 500 <= status => Outcome::Failure,
+            Ending::Answered(_) | Ending::TooLarge => Outcome::Success,
+            Ending::TimedOut(Phase::Resolve | Phase::Connect) | Ending::Broken => Outcome::Failure,
+            // The server may hold the request for longer than the attempt may take.
+            Ending::TimedOut(_) => {
+                if may_be_held {
+                    Outcome::Neutral
+                } else {
+                    Outcome::Failure
+                }
+            }
+            Ending::NotSent => Outcome::Neutral,
+        }
+    }
+}
+
+/// Epoch in which a request was admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Epoch(u64);
 
-/// Nobody may try.
+/// Refusal by an open or half-open breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Open {
-    /// When to ask again, if that is known: while others try, nobody knows.
+    /// Time of the next trial. `None` while trials are in flight, because their end is unknown.
     pub(crate) until: Option<Instant>,
 }
 
@@ -43,7 +80,7 @@ enum State {
     HalfOpen { trials: u32 },
 }
 
-/// The decisions of a breaker. The time is told.
+/// State machine of a breaker. The caller passes the time.
 #[derive(Debug)]
 pub(crate) struct Circuit {
     limits: CircuitBreaker,
@@ -52,12 +89,12 @@ pub(crate) struct Circuit {
 }
 
 impl Circuit {
-    /// A closed one.
+    /// Creates a closed breaker.
     pub(crate) fn new(limits: CircuitBreaker) -> Self {
         Circuit { limits, epoch: 0, state: State::Closed { failures: 0 } }
     }
 
-    /// Whether it lets requests pass.
+    /// Current state, without the change from open to half-open that is due at the next admission.
     pub(crate) fn state(&self) -> BreakerState {
         match self.state {
             State::Closed { .. } => BreakerState::Closed,
@@ -66,10 +103,10 @@ impl Circuit {
         }
     }
 
-    /// Asks for permission to try. Each one granted owes one outcome.
+    /// Admits or refuses a request. The caller must record one outcome for each admitted request.
     pub(crate) fn admit(&mut self, now: Instant) -> Result<Epoch, Open> {
         if let State::Open { since } = self.state {
-            // A time that no clock can hold never comes.
+            // On overflow the breaker stays open for ever.
             let until = since.checked_add(self.limits.reset);
             match until {
                 Some(until) if until <= now => self.enter(State::HalfOpen { trials: 0 }),
@@ -85,7 +122,7 @@ impl Circuit {
         Ok(Epoch(self.epoch))
     }
 
-    /// Takes an outcome into account, unless it belongs to an older epoch.
+    /// Applies an outcome, unless it belongs to an older epoch.
     pub(crate) fn record(&mut self, epoch: Epoch, outcome: Outcome, now: Instant) {
         if epoch.0 != self.epoch && !fault::is(Fault::HearsOldEpochs) {
             return;
@@ -99,12 +136,12 @@ impl Circuit {
             (State::Closed { .. } | State::HalfOpen { .. }, Outcome::Failure) => {
                 self.enter(State::Open { since: now });
             }
-            // The trial was none: another one may take its place.
-            (State::HalfOpen { trials }, Outcome::Nothing) => {
+            // Another trial may take the place of this one.
+            (State::HalfOpen { trials }, Outcome::Neutral) => {
                 self.state = State::HalfOpen { trials: trials.saturating_sub(1) };
             }
-            (State::Closed { .. }, Outcome::Nothing) => {}
-            // Only an outcome of an older epoch can come now.
+            (State::Closed { .. }, Outcome::Neutral) => {}
+            // An open breaker admits no request, so it has no outcome of its own epoch.
             (State::Open { .. }, _) => {}
         }
     }

@@ -1,19 +1,19 @@
-//! Tests of the breaker: tables of events and what comes of them.
+//! Tests of the breaker: tables of steps.
 
 use std::time::Duration;
 
-use super::Outcome::{Failure, Nothing, Success};
+use super::Outcome::{Failure, Neutral, Success};
 use super::*;
 
-/// What happens to a circuit, and what it should say.
+/// One step of a test.
 enum Step {
-    /// So many seconds pass.
+    /// This number of seconds passes.
     Pass(u64),
-    /// Somebody asks and may try.
+    /// A request is admitted.
     Admit,
-    /// Somebody asks and may not; in so many seconds perhaps.
+    /// A request is refused, and the next trial is in this number of seconds.
     Refuse(Option<u64>),
-    /// The oldest (0), second oldest (1), … try without an outcome ends.
+    /// The request in flight with this index, the oldest first, ends.
     End(usize, Outcome),
 }
 
@@ -22,19 +22,19 @@ use Step::{Admit, End, Pass, Refuse};
 #[track_caller]
 fn play(name: &str, limits: CircuitBreaker, steps: &[Step]) {
     let mut circuit = Circuit::new(limits);
-    let (mut now, mut tries) = (Instant::now(), Vec::new());
+    let (mut now, mut in_flight) = (Instant::now(), Vec::new());
     for (n, step) in steps.iter().enumerate() {
         match step {
             Pass(seconds) => now += Duration::from_secs(*seconds),
             Admit => match circuit.admit(now) {
-                Ok(epoch) => tries.push(epoch),
+                Ok(epoch) => in_flight.push(epoch),
                 Err(open) => panic!("{name}, step {n}: refused, {open:?}"),
             },
             Refuse(seconds) => {
                 let until = seconds.map(|it| now + Duration::from_secs(it));
                 assert_eq!(circuit.admit(now), Err(Open { until }), "{name}, step {n}");
             }
-            End(which, outcome) => circuit.record(tries.remove(*which), *outcome, now),
+            End(which, outcome) => circuit.record(in_flight.remove(*which), *outcome, now),
         }
     }
 }
@@ -47,19 +47,19 @@ fn the_circuit_follows_its_table() {
     let after = |rest: Vec<Step>| opened().into_iter().chain(rest).collect::<Vec<_>>();
     let table = [
         ("failures in a row open it", after(vec![Refuse(Some(30))])),
-        ("a success in between forgets", {
+        ("a success in between resets the count", {
             vec![Admit, End(0, Failure), Admit, End(0, Success), Admit, End(0, Failure), Admit]
         }),
         ("it stays open until the reset time", after(vec![Pass(29), Refuse(Some(1)), Pass(1), Admit])),
         (
-            "one at a time tries while it is half-open",
+            "one trial at a time is admitted while it is half-open",
             after(vec![Pass(30), Admit, Refuse(None), Pass(99), Refuse(None)]),
         ),
         (
             "a trial that succeeds closes it",
             after(vec![Pass(30), Admit, End(0, Success), Admit, Admit, Admit]),
         ),
-        ("after closing it tolerates as much as before", {
+        ("after closing it counts from 0", {
             after(vec![Pass(30), Admit, End(0, Success), Admit, End(0, Failure), Admit])
         }),
         ("a trial that fails opens it for the whole time", {
@@ -94,9 +94,9 @@ fn the_circuit_follows_its_table() {
         ("a failure from before it closed does not count", {
             let mut steps = vec![Admit];
             steps.extend(after(vec![Pass(30), Admit]));
-            // The first of all is still under way, and so stands before the others.
-            let ends = steps.iter_mut().filter_map(|it| if let End(n, _) = it { Some(n) } else { None });
-            ends.for_each(|it| *it = 1);
+            // The first request is still in flight and stays at index 0.
+            let ends = steps.iter_mut().filter_map(|step| if let End(n, _) = step { Some(n) } else { None });
+            ends.for_each(|index| *index = 1);
             steps.extend([End(1, Success), End(0, Failure), Admit, End(0, Failure), Admit]);
             steps
         }),
@@ -107,7 +107,29 @@ fn the_circuit_follows_its_table() {
 }
 
 #[test]
-fn several_trials_are_admitted_if_so_wished() {
+fn only_failures_of_the_server_count() {
+    // How the attempt ended; what it says of the server; what it says if the server may hold the request.
+    let table = [
+        (Ending::Answered(200), Success, Success),
+        (Ending::Answered(429), Success, Success),
+        (Ending::Answered(499), Success, Success),
+        (Ending::Answered(500), Failure, Failure),
+        (Ending::Answered(503), Failure, Failure),
+        (Ending::TooLarge, Success, Success),
+        (Ending::TimedOut(Phase::Resolve), Failure, Failure),
+        (Ending::TimedOut(Phase::Connect), Failure, Failure),
+        (Ending::TimedOut(Phase::FirstByte), Failure, Neutral),
+        (Ending::TimedOut(Phase::Exchange), Failure, Neutral),
+        (Ending::Broken, Failure, Failure),
+        (Ending::NotSent, Neutral, Neutral),
+    ];
+    for (ending, outcome, if_held) in table {
+        assert_eq!((Outcome::of(ending, false), Outcome::of(ending, true)), (outcome, if_held), "{ending:?}");
+    }
+}
+
+#[test]
+fn several_trials_are_admitted_if_so_configured() {
     let limits = CircuitBreaker { failures: 1, trials: 2, ..TWO };
     play("two", limits, &[Admit, End(0, Failure), Pass(30), Admit, Admit, Refuse(None)]);
 }
@@ -120,13 +142,13 @@ fn five_failures_open_it_for_thirty_seconds_by_default() {
 }
 
 #[test]
-fn a_reset_that_no_clock_can_hold_never_comes() {
+fn a_reset_time_beyond_the_range_of_the_clock_never_passes() {
     let limits = CircuitBreaker { failures: 1, reset: Duration::MAX, trials: 1 };
     play("endless", limits, &[Admit, End(0, Failure), Refuse(None), Pass(1_000_000), Refuse(None)]);
 }
 
 #[test]
-fn a_trial_that_says_nothing_makes_room_for_another() {
+fn a_trial_with_a_neutral_outcome_makes_room_for_another() {
     let steps = [
         Admit,
         End(0, Failure),
@@ -135,10 +157,10 @@ fn a_trial_that_says_nothing_makes_room_for_another() {
         Pass(30),
         Admit,
         Refuse(None),
-        End(0, Nothing),
+        End(0, Neutral),
         Admit,
     ];
-    play("nothing", TWO, &steps);
-    let steps = [Admit, End(0, Failure), Admit, End(0, Nothing), Admit, End(0, Failure), Refuse(Some(30))];
-    play("nothing while closed", TWO, &steps);
+    play("half-open", TWO, &steps);
+    let steps = [Admit, End(0, Failure), Admit, End(0, Neutral), Admit, End(0, Failure), Refuse(Some(30))];
+    play("closed", TWO, &steps);
 }

@@ -1,15 +1,16 @@
-//! How a batch is split into requests (PROTOCOL §8.1).
+//! Splitting of a batch into requests (PROTOCOL §8.1).
 
 use std::ops::Range;
 
-/// The largest request: in data, and in estimated bytes.
+/// Largest request: number of data and estimated bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ChunkLimits {
     pub(crate) n_data: usize,
     pub(crate) n_bytes: usize,
 }
 
-/// Splits data of the given sizes, in order. No part is empty; a datum above the limit stands alone.
+/// Splits data of these sizes into consecutive ranges. No range is empty; a datum above the byte limit has a range of
+/// its own.
 pub(crate) fn split(sizes: impl IntoIterator<Item = usize>, limits: ChunkLimits) -> Vec<Range<usize>> {
     let mut parts = Vec::new();
     let (mut start, mut end, mut bytes) = (0, 0, 0usize);
@@ -42,13 +43,13 @@ mod tests {
     }
 
     #[test]
-    fn a_datum_above_the_limit_stands_alone_and_no_part_is_empty() {
+    fn a_datum_above_the_limit_is_a_part_of_its_own_and_no_part_is_empty() {
         assert_eq!(split([500, 1, 500, 1], LIMITS), [0..1, 1..2, 2..3, 3..4]);
         assert_eq!(split([usize::MAX, usize::MAX], LIMITS), [0..1, 1..2]);
     }
 
     #[test]
-    fn any_batch_is_conserved_in_order() {
+    fn the_parts_contain_each_datum_once_and_in_order() {
         proptest::proptest!(|(sizes in proptest::collection::vec(0usize..200, 0..50), n_data in 1usize..9, n_bytes in 1usize..300)| {
             let parts = split(sizes.iter().copied(), ChunkLimits { n_data, n_bytes });
             let all: Vec<usize> = parts.iter().cloned().flatten().collect();

@@ -1,10 +1,10 @@
-//! How the results of the parts of one call become one result (PROTOCOL §8.4).
+//! Combination of the outputs of the parts of one call (PROTOCOL §8.4).
 
 use std::collections::BTreeMap;
 
 use crate::types::ForwardBackwardOutput;
 
-/// Joins the outputs of the parts, in their order.
+/// Concatenates the outputs of the parts in order and reduces their metrics.
 pub(crate) fn combine(mut parts: Vec<ForwardBackwardOutput>) -> ForwardBackwardOutput {
     match parts.len() {
         0 => return ForwardBackwardOutput::default(),
@@ -17,7 +17,7 @@ pub(crate) fn combine(mut parts: Vec<ForwardBackwardOutput>) -> ForwardBackwardO
     ForwardBackwardOutput { loss_fn_output_type, loss_fn_outputs, metrics, ..Default::default() }
 }
 
-/// The metrics of the first part that every part has, each reduced as its name says.
+/// Reduces each metric that all parts have. The suffix of its name selects the reduction.
 fn reduce(parts: &[ForwardBackwardOutput]) -> BTreeMap<String, f64> {
     let weights: Vec<f64> = parts.iter().map(|it| it.loss_fn_outputs.len() as f64).collect();
     let mut metrics = BTreeMap::new();
@@ -47,19 +47,20 @@ fn reduce(parts: &[ForwardBackwardOutput]) -> BTreeMap<String, f64> {
     metrics
 }
 
-/// Weighted by the number of outputs; unweighted if there are none.
+/// The weighted mean; the unweighted mean if all weights are 0.
 fn mean(values: &[f64], weights: &[f64]) -> f64 {
     let total: f64 = weights.iter().sum();
-    match 0.0 < total {
-        true => values.iter().zip(weights).map(|(v, w)| v * w).sum::<f64>() / total,
-        false => values.iter().sum::<f64>() / values.len() as f64,
+    if 0.0 < total {
+        values.iter().zip(weights).map(|(v, w)| v * w).sum::<f64>() / total
+    } else {
+        values.iter().sum::<f64>() / values.len() as f64
     }
 }
 
-/// The sum of the truncated values modulo 2^64, negative ones in two's complement.
+/// Sum of the truncated values modulo 2^64; negative values count in two's complement.
 fn hash(values: &[f64]) -> f64 {
-    // The casts saturate far outside the values that a hash can have.
-    values.iter().fold(0u64, |sum, it| sum.wrapping_add(it.trunc() as i128 as u64)) as f64
+    // The cast to i128 saturates only beyond 2^127, far outside the range of a hash.
+    values.iter().fold(0u64, |sum, value| sum.wrapping_add(value.trunc() as i128 as u64)) as f64
 }
 
 #[cfg(test)]
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn the_vector_of_the_protocol_combines_as_stated() {
+    fn the_documented_example_combines_as_stated() {
         let names = ["loss:sum", "m:mean", "s:slack", "u:unique", "h:hash2", "x:min", "y:max", "z:last"];
         let a = [1.0, 1.0, 4.0, 5.0, -1.0, 2.0, 3.0, 1.0];
         let b = [2.0, 5.0, 8.0, 6.0, (1u64 << 40) as f64, 1.0, 9.0, 1.0];
@@ -103,24 +104,24 @@ mod tests {
     }
 
     #[test]
-    fn a_metric_that_a_part_lacks_is_dropped_and_no_weight_is_no_crash() {
+    fn a_metric_that_a_part_lacks_is_dropped_and_a_total_weight_of_zero_is_allowed() {
         let combined =
             combine(vec![part(0, &[("a:mean", 1.0), ("b:sum", 1.0)]), part(0, &[("a:mean", 3.0)])]);
         assert_eq!(combined.metrics, [("a:mean".to_string(), 2.0)].into());
     }
 
     #[test]
-    fn the_parts_of_a_call_combine_to_what_one_part_would_have_been() {
+    fn the_parts_of_a_call_combine_to_the_output_of_a_single_part() {
         use proptest::collection::vec;
-        // What a server would say of some data: whole numbers, so that the order of additions cannot matter.
+        // Output of a server for some data, with integers, so that the order of additions does not matter.
         let whole = |values: &[i32]| {
-            let of = |it: &i32| BTreeMap::from([("v".to_string(), vec![*it as f32].into())]);
+            let fields = |value: &i32| BTreeMap::from([("v".to_string(), vec![*value as f32].into())]);
             let floats: Vec<f64> = values.iter().map(|it| f64::from(*it)).collect();
             let sum: f64 = floats.iter().sum();
             let (min, max) = (values.iter().min().copied(), values.iter().max().copied());
             ForwardBackwardOutput {
                 loss_fn_output_type: "T".into(),
-                loss_fn_outputs: values.iter().map(of).collect(),
+                loss_fn_outputs: values.iter().map(fields).collect(),
                 metrics: [
                     ("a:sum", sum),
                     ("a:mean", sum / floats.len() as f64),
@@ -128,14 +129,14 @@ mod tests {
                     ("a:max", max.unwrap_or_default().into()),
                     ("a:hash2", values.iter().fold(0u64, |n, it| n.wrapping_add(*it as i64 as u64)) as f64),
                 ]
-                .map(|(name, it)| (name.to_string(), it))
+                .map(|(name, value)| (name.to_string(), value))
                 .into(),
                 ..Default::default()
             }
         };
         proptest::proptest!(|(parts in vec(vec(0i32..1000, 1..9), 1..6))| {
             let one = whole(&parts.concat());
-            let combined = combine(parts.iter().map(|it| whole(it)).collect());
+            let combined = combine(parts.iter().map(|part| whole(part)).collect());
             assert_eq!(combined.loss_fn_outputs, one.loss_fn_outputs);
             assert_eq!(combined.metrics.keys().collect::<Vec<_>>(), one.metrics.keys().collect::<Vec<_>>());
             for (name, value) in &one.metrics {

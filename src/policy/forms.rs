@@ -1,99 +1,99 @@
-//! In which form a pass is sent: protobuf, or JSON to servers that read nothing else (PROTOCOL §3.3).
+//! Detects the form in which a server reads passes: protobuf, or JSON on servers without protobuf (PROTOCOL §3.3).
 //!
-//! Nothing says which of the two a server reads, so that the first pass finds it out. Once a pass was accepted, the form is
-//! known, and every refusal is about the content.
+//! No endpoint reports the form, so the first pass tries both. Once a pass was accepted, the form is known, and each
+//! later refusal is about the content.
 
 /// The form of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// The form of the official service.
+    /// Used by the official service.
     Protobuf,
-    /// The form of old servers. It has no place for provenance.
+    /// Used by old servers. Has no fields for provenance.
     Json,
 }
 
-/// What became of a message in one form.
+/// Outcome of a message in one form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The server took it.
+    /// The server accepted it.
     Accepted,
-    /// The server does not read such messages, or not there.
-    Unread,
-    /// The server says that the content is wrong, which is also what it may say of bytes that it cannot read.
-    Judged,
-    /// The server failed, as some do at bytes that they cannot read.
+    /// The server does not support the form: unsupported media type, or no such endpoint.
+    Unsupported,
+    /// The server refused the content. Some servers also answer so to bytes that they cannot parse.
+    Refused,
+    /// The server failed, which some do on bytes that they cannot parse.
     Failed,
-    /// Anything else, which says nothing of the form.
+    /// Any other outcome. It says nothing about the form.
     Other,
 }
 
-/// The statuses that may be about the form. While the form is not known they are not worth another try of the same bytes.
+/// Statuses that may be about the form. While the form is unknown, they are not retried with the same bytes.
 pub(crate) const ABOUT_FORM: &[u16] = &[400, 415, 422, 500, 501];
 
 impl Outcome {
-    /// What a failed message says, by the status of the answer if there was one.
-    pub(crate) fn refused(form: Form, status: Option<u16>) -> Self {
+    /// Outcome of a failed message, given the status of the answer, if any.
+    pub(crate) fn of_failure(form: Form, status: Option<u16>) -> Self {
         match (status, form) {
-            (Some(415), _) => Outcome::Unread,
-            // The two forms of a forward pass go to different addresses.
-            (Some(404 | 405), Form::Json) => Outcome::Unread,
-            (Some(400 | 422), _) => Outcome::Judged,
+            (Some(415), _) => Outcome::Unsupported,
+            // In JSON a forward pass has an endpoint of its own, which the server may lack.
+            (Some(404 | 405), Form::Json) => Outcome::Unsupported,
+            (Some(400 | 422), _) => Outcome::Refused,
             (Some(500 | 501), _) => Outcome::Failed,
             _ => Outcome::Other,
         }
     }
 }
 
-/// What is to be done next about a message.
+/// The next action for a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Send it in this form; unless `patient`, what may be about the form is not tried again.
-    Send { form: Form, patient: bool },
-    /// The outcome with this number is the message's.
-    Stand(usize),
+    /// Send it in this form. Without `retries`, statuses that may be about the form are not retried.
+    Send { form: Form, retries: bool },
+    /// Report the outcome of the attempt with this index.
+    Report(usize),
 }
 
-/// What is known of the forms that a server reads.
+/// Knowledge about the form that a server reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Forms {
     known: Option<Form>,
-    /// The server is of a time before protobuf.
+    /// The server is probably older than protobuf; try JSON first.
     is_old: bool,
 }
 
 impl Forms {
-    /// The server lacks an endpoint that came with protobuf.
+    /// Records that the server lacks an endpoint that is as old as protobuf.
     pub(crate) fn note_old(&mut self) {
         self.is_old = true;
     }
 
-    /// What is known.
+    /// The form, once it is known.
     pub(crate) fn known(self) -> Option<Form> {
         self.known
     }
 
-    /// What to do about a message that was sent in these forms with these outcomes, the latest last; what this says of the
-    /// server is noted.
+    /// Decides the next action for a message with these attempts, the latest last. Records what they show about the
+    /// server.
     pub(crate) fn next(&mut self, tried: &[(Form, Outcome)]) -> Next {
-        let (next, learnt) = self.decide(tried);
-        self.known = self.known.or(learnt);
+        let (next, found) = self.decide(tried);
+        self.known = self.known.or(found);
         next
     }
 
     fn decide(self, tried: &[(Form, Outcome)]) -> (Next, Option<Form>) {
         use Form::*;
         use Outcome::*;
-        let send = |form, patient| (Next::Send { form, patient }, None);
+        let send = |form, retries| (Next::Send { form, retries }, None);
         let last = tried.len().saturating_sub(1);
-        let stand = (Next::Stand(last), None);
+        let report = (Next::Report(last), None);
         if let Some(&(form, Accepted)) = tried.last() {
-            return (Next::Stand(last), Some(form));
+            return (Next::Report(last), Some(form));
         }
         if let Some(known) = self.known {
-            // Another message may have found it out while this one was under way.
+            // Another message may have found the form while this one was in flight.
             return match tried.last() {
-                Some((form, Unread | Judged | Failed)) if *form != known => send(known, true),
-                Some(_) => stand,
+                Some((form, Unsupported | Refused | Failed)) if *form != known => send(known, true),
+                Some(_) => report,
                 None => send(known, true),
             };
         }
@@ -105,18 +105,18 @@ impl Forms {
                     send(Protobuf, false)
                 }
             }
-            [(Protobuf, Unread | Judged | Failed)] => send(Json, false),
-            // Whoever refuses JSON as such must read something else.
-            [(Json, Unread)] => send(Protobuf, true),
-            // Both certainly refused: the better judge is the one that read the content.
-            [(Protobuf, Unread | Judged), (Json, Unread | Failed)] => (Next::Stand(0), None),
-            // Was the failure about the form, and the refusal about the content? Or was it a moment's failure, of a server that
-            // reads no JSON?
-            [(Protobuf, Failed), (Json, Judged)] => send(Protobuf, false),
-            [(Protobuf, Failed), (Json, Judged), (Protobuf, Failed)] => (Next::Stand(1), Some(Json)),
-            // It is the server's bad moment, which may pass.
-            [(Protobuf, Failed), (Json, Unread | Failed)] => send(Protobuf, true),
-            _ => stand,
+            [(Protobuf, Unsupported | Refused | Failed)] => send(Json, false),
+            // A server that does not support JSON must read protobuf.
+            [(Json, Unsupported)] => send(Protobuf, true),
+            // Both forms failed: report the refusal that is more likely about the content.
+            [(Protobuf, Unsupported | Refused), (Json, Unsupported | Failed)] => (Next::Report(0), None),
+            // Either the server cannot parse protobuf and refuses the content, or it failed for a moment and does not
+            // read JSON. A second attempt in protobuf decides.
+            [(Protobuf, Failed), (Json, Refused)] => send(Protobuf, false),
+            [(Protobuf, Failed), (Json, Refused), (Protobuf, Failed)] => (Next::Report(1), Some(Json)),
+            // The server itself is failing; retry as usual.
+            [(Protobuf, Failed), (Json, Unsupported | Failed)] => send(Protobuf, true),
+            _ => report,
         }
     }
 }
@@ -127,117 +127,121 @@ mod tests {
     use super::Outcome::*;
     use super::*;
 
-    /// Has messages meet the outcomes; returns the forms in which the last one was sent, the number of the outcome that stands,
-    /// and what is known in the end.
-    fn walk(forms: &mut Forms, outcomes: &[Outcome]) -> (Vec<Form>, usize, Option<Form>) {
+    /// Sends a message with these outcomes. Returns the forms of the attempts, the index of the reported outcome, and
+    /// the known form.
+    fn deliver(forms: &mut Forms, outcomes: &[Outcome]) -> (Vec<Form>, usize, Option<Form>) {
         let mut tried = Vec::new();
         loop {
             match forms.next(&tried) {
                 Next::Send { form, .. } => {
                     let outcome = outcomes.get(tried.len()).copied();
-                    tried.push((form, outcome.unwrap_or_else(|| panic!("a further try: {tried:?}"))));
+                    tried.push((form, outcome.unwrap_or_else(|| panic!("one attempt too many: {tried:?}"))));
                 }
-                Next::Stand(i) => {
-                    assert_eq!(tried.len(), outcomes.len(), "too few tries: {tried:?}");
-                    return (tried.into_iter().map(|it| it.0).collect(), i, forms.known());
+                Next::Report(i) => {
+                    assert_eq!(tried.len(), outcomes.len(), "too few attempts: {tried:?}");
+                    return (tried.into_iter().map(|attempt| attempt.0).collect(), i, forms.known());
                 }
             }
         }
     }
 
     #[test]
-    fn the_first_pass_finds_out_what_the_server_reads() {
+    fn the_first_pass_detects_the_form() {
         const P: Form = Protobuf;
         const J: Form = Json;
-        /// Outcomes of the tries; their forms; which stands; what is known then.
+        /// Outcomes of the attempts; their forms; index of the reported one; form that is known afterwards.
         type Row = (&'static [Outcome], &'static [Form], usize, Option<Form>);
         let new: [Row; 14] = [
             (&[Accepted], &[P], 0, Some(P)),
             (&[Other], &[P], 0, None),
-            // A server that reads JSON alone says so in one of three ways.
+            // A server that reads only JSON answers to protobuf in one of three ways.
             (&[Failed, Accepted], &[P, J], 1, Some(J)),
-            (&[Judged, Accepted], &[P, J], 1, Some(J)),
-            (&[Unread, Accepted], &[P, J], 1, Some(J)),
-            // The same server, and content that it refuses.
-            (&[Failed, Judged, Failed], &[P, J, P], 1, Some(J)),
-            (&[Judged, Judged], &[P, J], 1, None),
-            (&[Unread, Judged], &[P, J], 1, None),
-            // A server that reads protobuf, and content that it refuses.
-            (&[Judged, Unread], &[P, J], 0, None),
-            (&[Judged, Failed], &[P, J], 0, None),
-            // A server that reads protobuf, in a bad moment.
-            (&[Failed, Unread, Accepted], &[P, J, P], 2, Some(P)),
+            (&[Refused, Accepted], &[P, J], 1, Some(J)),
+            (&[Unsupported, Accepted], &[P, J], 1, Some(J)),
+            // The same server with content that it refuses.
+            (&[Failed, Refused, Failed], &[P, J, P], 1, Some(J)),
+            (&[Refused, Refused], &[P, J], 1, None),
+            (&[Unsupported, Refused], &[P, J], 1, None),
+            // A server that reads protobuf, with content that it refuses.
+            (&[Refused, Unsupported], &[P, J], 0, None),
+            (&[Refused, Failed], &[P, J], 0, None),
+            // A server that reads protobuf and fails for a moment.
+            (&[Failed, Unsupported, Accepted], &[P, J, P], 2, Some(P)),
             (&[Failed, Failed, Failed], &[P, J, P], 2, None),
-            (&[Failed, Judged, Accepted], &[P, J, P], 2, Some(P)),
+            (&[Failed, Refused, Accepted], &[P, J, P], 2, Some(P)),
             (&[Failed, Other], &[P, J], 1, None),
         ];
         for (outcomes, sent, stands, known) in new {
-            assert_eq!(walk(&mut Forms::default(), outcomes), (sent.to_vec(), stands, known), "{outcomes:?}");
+            assert_eq!(
+                deliver(&mut Forms::default(), outcomes),
+                (sent.to_vec(), stands, known),
+                "{outcomes:?}"
+            );
         }
         let old: [Row; 5] = [
             (&[Accepted], &[J], 0, Some(J)),
-            (&[Judged], &[J], 0, None),
+            (&[Refused], &[J], 0, None),
             (&[Failed], &[J], 0, None),
-            (&[Unread, Accepted], &[J, P], 1, Some(P)),
-            (&[Unread, Judged], &[J, P], 1, None),
+            (&[Unsupported, Accepted], &[J, P], 1, Some(P)),
+            (&[Unsupported, Refused], &[J, P], 1, None),
         ];
         for (outcomes, sent, stands, known) in old {
             let mut forms = Forms::default();
             forms.note_old();
-            assert_eq!(walk(&mut forms, outcomes), (sent.to_vec(), stands, known), "{outcomes:?}");
+            assert_eq!(deliver(&mut forms, outcomes), (sent.to_vec(), stands, known), "{outcomes:?}");
         }
     }
 
     #[test]
-    fn what_is_known_stays_and_every_refusal_is_then_about_the_content() {
+    fn once_the_form_is_known_each_refusal_is_about_the_content() {
         for (known, other) in [(Protobuf, Json), (Json, Protobuf)] {
             let mut forms = Forms { known: Some(known), is_old: false };
-            for outcome in [Accepted, Unread, Judged, Failed, Other] {
-                assert_eq!(walk(&mut forms, &[outcome]), (vec![known], 0, Some(known)));
-                assert_eq!(forms.next(&[]), Next::Send { form: known, patient: true });
+            for outcome in [Accepted, Unsupported, Refused, Failed, Other] {
+                assert_eq!(deliver(&mut forms, &[outcome]), (vec![known], 0, Some(known)));
+                assert_eq!(forms.next(&[]), Next::Send { form: known, retries: true });
             }
-            // A message that was under way in the other form when it was found out is sent again.
-            for outcome in [Unread, Judged, Failed] {
+            // A message that was in flight in the other form is sent again.
+            for outcome in [Unsupported, Refused, Failed] {
                 let next = forms.next(&[(other, outcome)]);
-                assert_eq!(next, Next::Send { form: known, patient: true });
+                assert_eq!(next, Next::Send { form: known, retries: true });
             }
-            assert_eq!(forms.next(&[(other, Other)]), Next::Stand(0));
-            assert_eq!(forms.next(&[(other, Accepted)]), Next::Stand(0));
+            assert_eq!(forms.next(&[(other, Other)]), Next::Report(0));
+            assert_eq!(forms.next(&[(other, Accepted)]), Next::Report(0));
             assert_eq!(forms.known(), Some(known));
         }
     }
 
     #[test]
-    fn only_a_try_that_is_followed_by_another_form_is_impatient() {
-        let patience = |forms: &mut Forms, tried: &[(Form, Outcome)]| match forms.next(tried) {
-            Next::Send { patient, .. } => patient,
-            Next::Stand(_) => panic!("nothing was sent"),
+    fn an_attempt_that_another_form_may_follow_has_no_retries() {
+        let retries = |forms: &mut Forms, tried: &[(Form, Outcome)]| match forms.next(tried) {
+            Next::Send { retries, .. } => retries,
+            Next::Report(_) => panic!("no attempt"),
         };
         let mut forms = Forms::default();
-        assert!(!patience(&mut forms, &[]));
-        assert!(!patience(&mut forms, &[(Protobuf, Failed)]));
-        assert!(!patience(&mut forms, &[(Protobuf, Failed), (Json, Judged)]));
-        assert!(patience(&mut forms, &[(Protobuf, Failed), (Json, Failed)]));
+        assert!(!retries(&mut forms, &[]));
+        assert!(!retries(&mut forms, &[(Protobuf, Failed)]));
+        assert!(!retries(&mut forms, &[(Protobuf, Failed), (Json, Refused)]));
+        assert!(retries(&mut forms, &[(Protobuf, Failed), (Json, Failed)]));
         forms.note_old();
-        assert!(patience(&mut forms, &[]));
+        assert!(retries(&mut forms, &[]));
     }
 
     #[test]
-    fn each_status_says_its_part() {
+    fn each_status_has_its_outcome() {
         for (form, status, outcome) in [
-            (Protobuf, Some(415), Unread),
-            (Protobuf, Some(400), Judged),
-            (Protobuf, Some(422), Judged),
+            (Protobuf, Some(415), Unsupported),
+            (Protobuf, Some(400), Refused),
+            (Protobuf, Some(422), Refused),
             (Protobuf, Some(500), Failed),
             (Protobuf, Some(501), Failed),
             (Protobuf, Some(404), Other),
             (Protobuf, Some(503), Other),
             (Protobuf, None, Other),
-            (Json, Some(404), Unread),
-            (Json, Some(405), Unread),
-            (Json, Some(422), Judged),
+            (Json, Some(404), Unsupported),
+            (Json, Some(405), Unsupported),
+            (Json, Some(422), Refused),
         ] {
-            assert_eq!(Outcome::refused(form, status), outcome, "{form:?} {status:?}");
+            assert_eq!(Outcome::of_failure(form, status), outcome, "{form:?} {status:?}");
         }
     }
 }

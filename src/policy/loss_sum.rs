@@ -1,4 +1,4 @@
-//! The sum of a loss, for servers that do not report it, and how many tokens it is of (PROTOCOL §7).
+//! Sum of a loss, for servers that do not report it, and the number of its tokens (PROTOCOL §7).
 
 use std::collections::BTreeMap;
 
@@ -6,39 +6,39 @@ use crate::types::{Datum, Loss, LossFn, LossValue, TensorData};
 
 type Inputs = BTreeMap<String, TensorData>;
 
-/// How many tokens the loss is of.
+/// Number of tokens that count for the loss; for cross-entropy the sum of their weights.
 pub(crate) fn n_tokens(data: &[Datum], loss: &Loss) -> f64 {
-    data.iter().map(|it| count(&it.loss_fn_inputs, &loss.loss_fn)).sum()
+    data.iter().map(|datum| count(&datum.loss_fn_inputs, &loss.loss_fn)).sum()
 }
 
 fn count(inputs: &Inputs, loss_fn: &LossFn) -> f64 {
-    let weights = || Some(floats(inputs, "weights")?.iter().map(|it| f64::from(*it)).sum());
-    let named = |name| Some(floats(inputs, name)?.iter().filter(|it| **it != 0.0).count() as f64);
+    let weights = || Some(floats(inputs, "weights")?.iter().map(|weight| f64::from(*weight)).sum());
+    let non_zero = |name| Some(floats(inputs, name)?.iter().filter(|value| **value != 0.0).count() as f64);
     let targets = || {
         let shape = inputs.get("target_tokens").map(TensorData::shape).unwrap_or_default();
-        if shape.is_empty() { 0.0 } else { shape.iter().map(|it| *it as f64).product() }
+        if shape.is_empty() { 0.0 } else { shape.iter().map(|n| *n as f64).product() }
     };
     let counted = match loss_fn {
         LossFn::CrossEntropy => weights(),
-        LossFn::Gspo => named("sequence_ratio_mask"),
+        LossFn::Gspo => non_zero("sequence_ratio_mask"),
         LossFn::ImportanceSampling | LossFn::Ppo | LossFn::Cispo | LossFn::Dro | LossFn::StableReinforce => {
-            named("advantages")
+            non_zero("advantages")
         }
         LossFn::Custom { .. } | LossFn::Traced(_) | LossFn::Other(_) => {
-            weights().or_else(|| named("advantages"))
+            weights().or_else(|| non_zero("advantages"))
         }
     };
     counted.unwrap_or_else(targets)
 }
 
-/// What the sum of a loss needs of the data, kept until the result is there.
+/// The inputs that the sum needs, copied from the data until the result arrives.
 #[derive(Debug)]
 pub(crate) struct Terms {
     formula: Formula,
     inputs: Vec<Inputs>,
 }
 
-/// The loss of one token.
+/// Formula for the loss of one token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Formula {
     CrossEntropy,
@@ -49,10 +49,10 @@ enum Formula {
 }
 
 impl Formula {
-    /// `None` for a loss whose formula, or the default of one of whose options, only the server knows.
+    /// `None` if only the server knows the formula or the default of one of its options.
     fn of(loss: &Loss) -> Option<Self> {
         let option = |name: &str| match loss.config.get(name) {
-            Some(LossValue::Number(it)) => Some(*it),
+            Some(LossValue::Number(number)) => Some(*number),
             _ => None,
         };
         let [lo, hi] = ["clip_low_threshold", "clip_high_threshold"].map(option);
@@ -66,18 +66,19 @@ impl Formula {
         })
     }
 
-    /// The inputs that it reads.
+    /// Names of the inputs that the formula reads.
     fn inputs(self) -> &'static [&'static str] {
         match self {
             Formula::CrossEntropy => &["weights"],
-            // Servers that take weights beside advantages multiply by them.
+            // Servers that accept weights together with advantages multiply by them.
             _ => &["logprobs", "advantages", "weights"],
         }
     }
 
-    /// `q` is the log-probability under the policy that drew the token, `a` its advantage.
+    /// `lp` is the log-probability under the model, `q` that under the policy that sampled the token, `a` its
+    /// advantage.
     fn token(self, lp: f64, q: f64, a: f64) -> f64 {
-        // A token without an advantage costs nothing, however unlikely it was: 0 · ∞ is not meant.
+        // A token with advantage 0 has loss 0 even if its ratio is infinite; 0 · ∞ would be NaN.
         let times = |ratio: f64| if a == 0.0 { 0.0 } else { ratio * a };
         let ratio = (lp - q).exp();
         match self {
@@ -91,78 +92,80 @@ impl Formula {
 }
 
 impl Terms {
-    /// Copies what is needed; `None` if the sum cannot be computed at all.
+    /// Copies the inputs. `None` if the sum cannot be computed.
     pub(crate) fn of(data: &[Datum], loss: &Loss) -> Option<Self> {
         let formula = Formula::of(loss)?;
-        // Thresholds of single tokens mean what each server takes them for.
-        let odd = |it: &Datum| it.loss_fn_inputs.keys().any(|it| it.starts_with("clip_"));
-        if data.iter().any(odd) {
+        // Servers differ in how they apply thresholds per token.
+        let clips_per_token =
+            |datum: &Datum| datum.loss_fn_inputs.keys().any(|name| name.starts_with("clip_"));
+        if data.iter().any(clips_per_token) {
             return None;
         }
-        let kept = |it: &Datum| {
-            let named = |name: &&str| Some((name.to_string(), it.loss_fn_inputs.get(*name)?.clone()));
-            formula.inputs().iter().filter_map(named).collect()
+        let inputs = |datum: &Datum| {
+            let input = |name: &&str| Some((name.to_string(), datum.loss_fn_inputs.get(*name)?.clone()));
+            formula.inputs().iter().filter_map(input).collect()
         };
-        Some(Terms { formula, inputs: data.iter().map(kept).collect() })
+        Some(Terms { formula, inputs: data.iter().map(inputs).collect() })
     }
 
-    /// The sum over tokens and data, given what the server reports of each datum. `None` if it reports no log-probabilities, or
-    /// others than of the data.
+    /// The sum over tokens and data, given the outputs of the server. `None` if their number does not match the data or
+    /// they have no log-probabilities.
     pub(crate) fn sum(&self, outputs: &[Inputs]) -> Option<f64> {
         if outputs.len() != self.inputs.len() {
             return None;
         }
         let sums = self.inputs.iter().zip(outputs).map(|(inputs, output)| {
-            let logprobs = output.get("logprobs").filter(|it| it.sparse.is_none())?.as_f32()?;
+            let logprobs = output.get("logprobs").filter(|tensor| tensor.sparse.is_none())?.as_f32()?;
             self.datum(inputs, logprobs)
         });
-        sums.sum::<Option<f64>>().filter(|it| it.is_finite())
+        sums.sum::<Option<f64>>().filter(|sum| sum.is_finite())
     }
 
     fn datum(&self, inputs: &Inputs, logprobs: &[f32]) -> Option<f64> {
         let weights = Weights::of(inputs.get("weights"), logprobs.len())?;
-        let per_token = |name| floats(inputs, name).filter(|it| it.len() == logprobs.len());
+        let per_token = |name| floats(inputs, name).filter(|values| values.len() == logprobs.len());
         let (q, a): (&[f32], &[f32]) = match self.formula {
             Formula::CrossEntropy => (&[], &[]),
             _ => (per_token("logprobs")?, per_token("advantages")?),
         };
-        let at = |all: &[f32], i: usize| all.get(i).map_or(0.0, |it| f64::from(*it));
+        let at = |values: &[f32], i: usize| values.get(i).map_or(0.0, |value| f64::from(*value));
         let token = |(i, w): (usize, f32)| {
             let lp = logprobs.get(i).copied().map(f64::from)?;
             Some(if w == 0.0 { 0.0 } else { f64::from(w) * self.formula.token(lp, at(q, i), at(a, i)) })
         };
         match weights {
-            Weights::All(n) => (0..n).map(|i| token((i, 1.0))).sum(),
-            Weights::Dense(all) => all.iter().copied().enumerate().map(token).sum(),
-            Weights::Listed(all) => all.into_iter().map(token).sum(),
+            Weights::Ones(n) => (0..n).map(|i| token((i, 1.0))).sum(),
+            Weights::Dense(weights) => weights.iter().copied().enumerate().map(token).sum(),
+            Weights::Sparse(weights) => weights.into_iter().map(token).sum(),
         }
     }
 }
 
 /// The weight of each log-probability of a datum.
 enum Weights<'a> {
-    /// 1, of so many: none were given.
-    All(usize),
+    /// No weights were given: each of this number of tokens has weight 1.
+    Ones(usize),
     Dense(&'a [f32]),
-    /// Those that are not zero, with their places.
-    Listed(Vec<(usize, f32)>),
+    /// The weights that are not zero, with their indices.
+    Sparse(Vec<(usize, f32)>),
 }
 
 impl<'a> Weights<'a> {
     fn of(tensor: Option<&'a TensorData>, n: usize) -> Option<Self> {
-        let Some(tensor) = tensor else { return Some(Weights::All(n)) };
+        let Some(tensor) = tensor else { return Some(Weights::Ones(n)) };
         let values = tensor.as_f32()?;
         let Some(sparse) = &tensor.sparse else {
             return (values.len() == n).then_some(Weights::Dense(values));
         };
         let columns = tensor.shape().get(1).copied()?;
         let rows = sparse.crow_indices.windows(2).enumerate();
-        let places = rows.flat_map(|(row, it)| (it[0]..it[1]).map(move |_| row)).zip(&sparse.col_indices);
-        let place = |(row, column): (usize, &i64)| {
+        let cells =
+            rows.flat_map(|(row, ends)| (ends[0]..ends[1]).map(move |_| row)).zip(&sparse.col_indices);
+        let index = |(row, column): (usize, &i64)| {
             row.checked_mul(columns)?.checked_add(usize::try_from(*column).ok()?)
         };
-        let listed = places.zip(values).map(|(it, w)| Some((place(it)?, *w))).collect::<Option<_>>()?;
-        Some(Weights::Listed(listed))
+        let weights = cells.zip(values).map(|(cell, w)| Some((index(cell)?, *w))).collect::<Option<_>>()?;
+        Some(Weights::Sparse(weights))
     }
 }
 
@@ -186,10 +189,10 @@ mod tests {
     }
 
     #[test]
-    fn the_sum_is_that_of_the_formula_of_the_loss() {
+    fn the_sum_follows_the_formula_of_the_loss() {
         let lp = [-0.5f32, -2.5, -0.25];
         let (r0, r1) = (0.5f64.exp(), (-0.5f64).exp());
-        let clip = |it: LossFn| it.with("clip_low_threshold", 0.9).with("clip_high_threshold", 1.1);
+        let clip = |loss: LossFn| loss.with("clip_low_threshold", 0.9).with("clip_high_threshold", 1.1);
         let squares = 0.5 * 0.1 * (0.25 + 0.25 + 799.75f64.powi(2));
         let table = [
             (LossFn::ImportanceSampling.into(), Some(-(r0 - 2.0 * r1))),
@@ -197,10 +200,10 @@ mod tests {
             (clip(LossFn::Ppo), Some(-(1.1 - 2.0 * 0.9))),
             (clip(LossFn::Cispo), Some(-(-1.1 * 0.5 + 2.0 * 0.9 * 2.5))),
             (LossFn::Dro.with("beta", 0.1), Some(-(-0.5 + 5.0) + squares)),
-            // Their defaults differ from server to server.
+            // The defaults of their options differ between servers.
             (LossFn::Cispo.into(), None),
             (LossFn::Dro.into(), None),
-            // The server's own.
+            // Only the server knows the formula.
             (LossFn::StableReinforce.into(), None),
             (LossFn::Other("dppo".into()).into(), None),
             (LossFn::Custom { loss_id: "x".into() }.into(), None),
@@ -222,13 +225,13 @@ mod tests {
         let datum = Datum::cross_entropy(&[1, 2], &[3, 4]);
         assert_eq!(sum(datum.clone(), vec![f32::NEG_INFINITY, -1.0, -2.0].into()), Some(3.0));
         let bare = Datum::default().with("target_tokens", vec![1i64, 2]);
-        assert_eq!(sum(bare, vec![-1.0, -2.0].into()), Some(3.0), "no weights are weights of 1");
-        // Two candidates for each token, most of them without weight: sent sparse.
+        assert_eq!(sum(bare, vec![-1.0, -2.0].into()), Some(3.0), "missing weights are 1");
+        // Two candidates for each token, most of them with weight 0, so that the tensor is packed as sparse.
         let mut weights = vec![0.0f32; 40];
         (weights[3], weights[21]) = (0.5, 2.0);
         let weights = TensorData::from(weights).with_shape([20, 2]).expect("a shape");
         let mut wide = Datum::default().with("weights", weights);
-        let logprobs: Vec<f32> = (0..40).map(|it| -(it as f32)).collect();
+        let logprobs: Vec<f32> = (0..40).map(|i| -(i as f32)).collect();
         let logprobs = TensorData::from(logprobs).with_shape([20, 2]).expect("a shape");
         let dense = sum(wide.clone(), logprobs.clone());
         wide.pack(false);
@@ -237,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_has_no_sum() {
+    fn outputs_that_do_not_match_the_data_have_no_sum() {
         let loss = LossFn::CrossEntropy.into();
         let data = [Datum::cross_entropy(&[1, 2], &[3, 4])];
         let terms = Terms::of(&data, &loss).expect("terms");
@@ -245,13 +248,13 @@ mod tests {
         assert_eq!(terms.sum(&output(vec![1i64, 2, 3])), None, "integers");
         assert_eq!(terms.sum(&[]), None, "no outputs");
         assert_eq!(terms.sum(&[BTreeMap::new()]), None, "no log-probabilities");
-        assert_eq!(terms.sum(&output(vec![-1.0f32, f32::NEG_INFINITY, 0.0])), None, "no finite sum");
-        let odd = [policy().with("clip_low_threshold", vec![0.9f32; 3])];
-        assert!(Terms::of(&odd, &LossFn::Ppo.into()).is_none());
+        assert_eq!(terms.sum(&output(vec![-1.0f32, f32::NEG_INFINITY, 0.0])), None, "an infinite sum");
+        let clipped = [policy().with("clip_low_threshold", vec![0.9f32; 3])];
+        assert!(Terms::of(&clipped, &LossFn::Ppo.into()).is_none());
     }
 
     #[test]
-    fn the_tokens_that_count_are_those_with_weight_or_advantage() {
+    fn tokens_with_a_weight_or_an_advantage_count() {
         let count = |datum: Datum, loss: LossFn| n_tokens(&[datum.clone(), datum], &loss.into());
         let datum = Datum::cross_entropy(&[1, 2], &[3, 4]);
         assert_eq!(count(datum.clone(), LossFn::CrossEntropy), 4.0);

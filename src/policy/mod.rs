@@ -1,4 +1,4 @@
-//! Decisions, without threads, clocks, sockets or randomness of their own: events in, decisions out.
+//! Decisions as pure functions and state machines: the caller passes in events, times and random numbers.
 
 pub(crate) mod admission;
 pub(crate) mod backoff;
@@ -6,14 +6,15 @@ pub(crate) mod billing;
 pub(crate) mod breaker;
 pub(crate) mod chunk;
 pub(crate) mod combine;
+pub(crate) mod endpoints;
 pub(crate) mod forms;
 pub(crate) mod loss_sum;
-pub(crate) mod offered;
 pub(crate) mod paging;
 pub(crate) mod pause;
 pub(crate) mod poll;
 pub(crate) mod poll_many;
 pub(crate) mod refresh;
+pub(crate) mod resubmit;
 pub(crate) mod retry;
 pub(crate) mod telemetry;
 pub(crate) mod turn;

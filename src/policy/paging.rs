@@ -1,63 +1,63 @@
-//! Walking through a long list page by page, whatever the server makes of it.
+//! Pagination: decides which page to request next, also for servers that count, cap or repeat pages wrongly.
 
 use std::collections::HashSet;
 
 use crate::types::Cursor;
 
-/// Where in the list the walk is.
+/// Position in a list that is paged by offset and limit.
 #[derive(Debug)]
 pub(crate) struct Paging {
     offset: u64,
     limit: u32,
-    /// A page that is shorter than this is the last one, even on a server that caps the limit.
-    sure: u32,
+    /// A shorter page is the last one, even on a server that caps the limit.
+    full_page: u32,
     total: Option<u64>,
     seen: HashSet<String>,
     first: bool,
-    /// Where the walk was told to begin. It goes back no further.
+    /// Offset of the first page. The offset never becomes smaller.
     start: u64,
-    /// How far it had come when it went back.
-    been: u64,
-    /// Pages in a row without anything new.
+    /// Largest offset that was reached before a step back.
+    reached: u64,
+    /// Number of consecutive pages without a new entry.
     idle: u32,
 }
 
-/// What a page means for the walk.
+/// Result of one page.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Step {
-    /// Which entries of the page were not there before, by their places in it.
+    /// Indices of the entries on the page that were not returned before.
     pub(crate) fresh: Vec<usize>,
     pub(crate) next: Next,
 }
 
-/// How the walk goes on.
+/// The next action.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// With the page at the new offset.
+    /// Request the next page.
     More,
-    /// Not at all: that was the last page.
+    /// Stop: this was the last page.
     End,
-    /// Not at all: the server says that there is more, and repeats itself.
+    /// Stop: the server announces more entries but repeats pages.
     Stuck,
 }
 
 impl Paging {
-    /// A walk in steps of `limit` entries; `default` is the limit that the server itself would choose.
+    /// Starts at offset 0 with pages of `limit` entries. `default` is the limit that the server uses by itself.
     pub(crate) fn new(limit: u32, default: u32) -> Self {
         Paging {
             offset: 0,
             limit,
-            sure: limit.min(default),
+            full_page: limit.min(default),
             total: None,
             seen: HashSet::new(),
             first: true,
             start: 0,
-            been: 0,
+            reached: 0,
             idle: 0,
         }
     }
 
-    /// The number of entries before the next page.
+    /// Offset of the next page.
     pub(crate) fn offset(&self) -> u64 {
         self.offset
     }
@@ -66,37 +66,37 @@ impl Paging {
         self.limit
     }
 
-    /// How many entries there are in all, once the server said so.
+    /// Number of entries of the list, once the server has reported it.
     pub(crate) fn total(&self) -> Option<u64> {
         self.total
     }
 
-    /// Begins somewhere else.
+    /// Sets the offset.
     pub(crate) fn start_at(&mut self, offset: u64) {
         self.offset = offset;
         self.start = offset;
     }
 
-    /// Takes steps of another size.
-    pub(crate) fn step_by(&mut self, limit: u32) {
+    /// Sets the page size.
+    pub(crate) fn set_limit(&mut self, limit: u32) {
         self.limit = limit;
-        self.sure = self.sure.min(limit);
+        self.full_page = self.full_page.min(limit);
     }
 
-    /// A page arrived, of entries with these keys. An entry that was there before is passed on no second time: lists
-    /// grow at their beginning while somebody walks through them.
+    /// Handles a page with entries of these keys. An entry is returned once: new entries at the beginning of the list
+    /// move older ones to the next page.
     ///
-    /// If the list has become shorter since the last page, by entries that were deleted before this place, what follows them has
-    /// moved to where the walk has been. So it goes back by as many entries and asks again.
+    /// If the list has become shorter since the last page, later entries may have moved to offsets that were already
+    /// read. Paging therefore goes back by the number of deleted entries and requests that page again.
     pub(crate) fn received(&mut self, keys: &[&str], cursor: Option<Cursor>) -> Step {
-        let total = cursor.and_then(|it| it.total_count);
+        let total = cursor.and_then(|cursor| cursor.total_count);
         if let (Some(before), Some(now)) = (self.total, total)
             && now < before
         {
             self.total = Some(now);
             let back = self.offset.saturating_sub(before - now).max(self.start);
-            if back < self.offset && self.is_patient() {
-                self.been = self.been.max(self.offset);
+            if back < self.offset && self.may_repeat() {
+                self.reached = self.reached.max(self.offset);
                 self.offset = back;
                 return Step { fresh: Vec::new(), next: Next::More };
             }
@@ -104,7 +104,7 @@ impl Paging {
         let mut fresh = Vec::new();
         let mut advanced = false;
         for (i, key) in keys.iter().enumerate() {
-            // What has no key cannot be told apart, and is no sign of progress.
+            // An entry without a key is always returned and does not count as progress.
             if key.is_empty() {
                 fresh.push(i);
             } else if self.seen.insert((*key).to_string()) {
@@ -117,21 +117,21 @@ impl Paging {
         self.total = total.or(self.total);
         let more = match self.total {
             Some(total) => Some(self.offset < total),
-            None if keys.len() < self.sure as usize => Some(false),
+            None if keys.len() < self.full_page as usize => Some(false),
             None => None,
         };
-        let anew = advanced || first;
-        // A walk that went back sees again what it has passed on.
-        let returning = self.offset <= self.been && self.is_patient();
-        if anew {
+        let progressed = advanced || first;
+        // After a step back, pages repeat entries until `reached`.
+        let returning = self.offset <= self.reached && self.may_repeat();
+        if progressed {
             self.idle = 0;
         }
-        let next = match (keys.is_empty(), anew || returning, more) {
-            // The list shrank, or this is its end.
+        let next = match (keys.is_empty(), progressed || returning, more) {
+            // The end of the list, or the list has become shorter.
             (true, _, _) | (_, _, Some(false)) => Next::End,
             (false, true, _) => Next::More,
             (false, false, Some(true)) => Next::Stuck,
-            // A server that ignores the offset sends the same page for ever.
+            // The server ignores the offset and repeats the page.
             (false, false, None) => Next::End,
         };
         if !advanced && !first {
@@ -142,40 +142,40 @@ impl Paging {
 }
 
 impl Paging {
-    /// Counts a page that may bring nothing new.
-    fn is_patient(&mut self) -> bool {
+    /// Counts a page that may have no new entry; false after too many.
+    fn may_repeat(&mut self) -> bool {
         self.idle += 1;
-        self.idle <= MOST_IDLE
+        self.idle <= MAX_IDLE
     }
 }
 
-/// So many pages in a row without anything new are enough.
-const MOST_IDLE: u32 = 100;
+/// Largest number of consecutive pages without a new entry.
+const MAX_IDLE: u32 = 100;
 
-/// A walk through a list whose server says where the next page begins.
+/// Position in a list that is paged by cursors.
 #[derive(Debug)]
-pub(crate) struct Trail<C> {
-    been: Vec<C>,
+pub(crate) struct CursorPaging<C> {
+    visited: Vec<C>,
     seen: HashSet<String>,
     idle: u32,
 }
 
-impl<C: PartialEq> Trail<C> {
+impl<C: PartialEq> CursorPaging<C> {
     pub(crate) fn new() -> Self {
-        Trail { been: Vec::new(), seen: HashSet::new(), idle: 0 }
+        CursorPaging { visited: Vec::new(), seen: HashSet::new(), idle: 0 }
     }
 
-    /// A page arrived, of entries with these keys, and the place where the next one begins. An empty page is no end: the
-    /// server may have looked through entries that were not asked for.
+    /// Handles a page with entries of these keys and the cursor of the next page. An empty page is not the end: the
+    /// server may have filtered out its entries.
     pub(crate) fn received(&mut self, keys: &[&str], next: Option<C>) -> Step {
-        let is_fresh = |it: &usize| keys[*it].is_empty() || self.seen.insert(keys[*it].to_string());
+        let is_fresh = |idx: &usize| keys[*idx].is_empty() || self.seen.insert(keys[*idx].to_string());
         let fresh: Vec<usize> = (0..keys.len()).filter(is_fresh).collect();
         self.idle = if fresh.is_empty() { self.idle + 1 } else { 0 };
         let next = match next {
             None => Next::End,
-            Some(it) if self.been.contains(&it) || MOST_IDLE <= self.idle => Next::Stuck,
-            Some(it) => {
-                self.been.push(it);
+            Some(cursor) if self.visited.contains(&cursor) || MAX_IDLE <= self.idle => Next::Stuck,
+            Some(cursor) => {
+                self.visited.push(cursor);
                 Next::More
             }
         };
@@ -189,15 +189,15 @@ mod tests {
 
     type Pages = &'static [(&'static [&'static str], Option<Cursor>)];
 
-    /// What it is about, the pages that the server sends, what comes out, how it ends, after how many pages.
+    /// Name, pages of the server, returned entries, final action, number of pages.
     type Case = (&'static str, Pages, &'static [&'static str], Next, usize);
 
     const fn cursor(total: u64) -> Option<Cursor> {
         Some(Cursor { offset: 0, limit: 0, total_count: Some(total) })
     }
 
-    /// Walks over pages and says what came out, how it ended, and how many pages it took.
-    fn walk(mut paging: Paging, pages: &[(&[&str], Option<Cursor>)]) -> (Vec<String>, Next, usize) {
+    /// Pages through a list. Returns the entries, the final action and the number of pages.
+    fn read_all(mut paging: Paging, pages: &[(&[&str], Option<Cursor>)]) -> (Vec<String>, Next, usize) {
         let mut out = Vec::new();
         for (i, (keys, cursor)) in pages.iter().enumerate() {
             let step = paging.received(keys, *cursor);
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_ends_where_the_list_does() {
+    fn paging_ends_at_the_end_of_the_list() {
         const TABLE: [Case; 12] = [
             ("nothing", &[(&[], None)], &[], Next::End, 1),
             ("nothing, counted", &[(&[], cursor(0))], &[], Next::End, 1),
@@ -256,15 +256,15 @@ mod tests {
             ("no keys at all", &[(&["", ""], None), (&["", ""], None)], &["", ""], Next::End, 2),
         ];
         for (name, pages, out, next, n) in TABLE {
-            let (came, how, took) = walk(Paging::new(2, 20), pages);
-            let came: Vec<&str> = came.iter().map(String::as_str).collect();
-            assert_eq!((came.as_slice(), how, took), (out, next, n), "{name}");
+            let (entries, end, n_pages) = read_all(Paging::new(2, 20), pages);
+            let entries: Vec<&str> = entries.iter().map(String::as_str).collect();
+            assert_eq!((entries.as_slice(), end, n_pages), (out, next, n), "{name}");
         }
     }
 
-    /// Walks through `n` entries, a page of `limit` at a time, and deletes those of each page that `delete` names when they were
-    /// passed on. Returns what was passed on, how the walk ended and the number of pages.
-    fn walk_and_delete(
+    /// Pages through `n` entries and deletes, after each page, the returned entries that `delete` selects. Returns the
+    /// entries, the final action and the number of pages.
+    fn read_and_delete(
         n: u32,
         limit: u32,
         counted: bool,
@@ -288,29 +288,29 @@ mod tests {
             if step.next != Next::More {
                 return (out, step.next, pages);
             }
-            assert!(pages < 1000, "an endless walk");
+            assert!(pages < 1000, "paging does not end");
         }
     }
 
     #[test]
-    fn entries_that_are_deleted_during_the_walk_make_it_skip_none() {
+    fn deletions_during_paging_do_not_make_it_skip_entries() {
         let deletions: [fn(u32) -> bool; 4] = [|_| true, |_| false, |it| it % 2 == 0, |it| it % 3 != 0];
         for n in [0, 1, 3, 4, 5, 10, 25, 40] {
             for limit in [1, 2, 4, 7] {
                 for (i, delete) in deletions.into_iter().enumerate() {
-                    let (out, end, _) = walk_and_delete(n, limit, true, delete);
+                    let (out, end, _) = read_and_delete(n, limit, true, delete);
                     assert_eq!((out, end), ((0..n).collect(), Next::End), "{n} {limit} {i}");
                 }
             }
         }
-        let (_, _, pages) = walk_and_delete(10, 4, true, |_| false);
-        assert_eq!(pages, 3, "a list that stays as it is costs no further request");
-        // Nothing tells that a list became shorter which is not counted.
-        assert_eq!(walk_and_delete(10, 4, false, |_| true).0.len(), 6);
+        let (_, _, pages) = read_and_delete(10, 4, true, |_| false);
+        assert_eq!(pages, 3, "an unchanged list needs no additional request");
+        // Without a count, deletions cannot be detected.
+        assert_eq!(read_and_delete(10, 4, false, |_| true).0.len(), 6);
     }
 
     #[test]
-    fn a_count_that_falls_for_ever_ends_the_walk() {
+    fn paging_ends_even_if_the_count_falls_with_every_page() {
         let mut paging = Paging::new(2, 20);
         let mut total = 1 << 40;
         let ended = (0..10_000).any(|_| {
@@ -321,9 +321,9 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_caps_the_limit_is_asked_on() {
-        let many: Vec<String> = (0..30).map(|it| it.to_string()).collect();
-        let page: Vec<&str> = many.iter().map(String::as_str).collect();
+    fn paging_goes_on_if_the_server_caps_the_limit() {
+        let names: Vec<String> = (0..30).map(|it| it.to_string()).collect();
+        let page: Vec<&str> = names.iter().map(String::as_str).collect();
         let mut paging = Paging::new(1000, 20);
         assert_eq!(paging.received(&page[..25], None).next, Next::More);
         assert_eq!(paging.offset(), 25);
@@ -331,13 +331,16 @@ mod tests {
     }
 
     #[test]
-    fn a_trail_ends_without_a_next_place_and_is_stuck_at_one_that_it_has_been_to() {
-        let mut trail = Trail::new();
-        assert_eq!(trail.received(&["a", "b"], Some(1)), Step { fresh: vec![0, 1], next: Next::More });
-        assert_eq!(trail.received(&[], Some(2)), Step { fresh: vec![], next: Next::More });
-        assert_eq!(trail.received(&["b", "c"], Some(1)), Step { fresh: vec![1], next: Next::Stuck });
-        assert_eq!(Trail::new().received(&["a"], None::<u8>), Step { fresh: vec![0], next: Next::End });
-        let mut idle = Trail::new();
+    fn cursor_paging_ends_without_a_next_cursor_and_is_stuck_at_a_repeated_one() {
+        let mut paging = CursorPaging::new();
+        assert_eq!(paging.received(&["a", "b"], Some(1)), Step { fresh: vec![0, 1], next: Next::More });
+        assert_eq!(paging.received(&[], Some(2)), Step { fresh: vec![], next: Next::More });
+        assert_eq!(paging.received(&["b", "c"], Some(1)), Step { fresh: vec![1], next: Next::Stuck });
+        assert_eq!(
+            CursorPaging::new().received(&["a"], None::<u8>),
+            Step { fresh: vec![0], next: Next::End }
+        );
+        let mut idle = CursorPaging::new();
         let n = (0..).take_while(|it| idle.received(&["a"], Some(*it)).next == Next::More).count();
         assert_eq!(n, 100);
     }

@@ -1,4 +1,4 @@
-//! How long an operation lets the server pause it.
+//! Limit on the time for which the server may pause an operation.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use crate::config::PausePolicy;
 use crate::error::{Error, ErrorKind};
 use crate::types::QueueState;
 
-/// The pauses of one operation.
+/// The current pause of one operation.
 #[derive(Debug, Default)]
 pub(crate) struct Pauses {
     since: Option<Duration>,
 }
 
 impl Pauses {
-    /// Takes note of what the server says, and why. An error if the operation should not wait any longer.
+    /// Applies a queue state. Returns an error if the operation must not wait any longer.
     pub(crate) fn on(
         &mut self,
         state: &QueueState,
@@ -29,11 +29,11 @@ impl Pauses {
         let too_long = match policy {
             PausePolicy::Wait => return None,
             PausePolicy::WaitAtMost(limit) if paused < limit => return None,
-            PausePolicy::WaitAtMost(limit) => format!(", for longer than the {limit:.1?} that were allowed"),
+            PausePolicy::WaitAtMost(limit) => format!(" for longer than the allowed {limit:.1?}"),
             PausePolicy::Fail => String::new(),
         };
         let why = if *state == QueueState::PausedCapacity { "lack of capacity" } else { "a rate limit" };
-        let reason = reason.map(|it| format!(" ({it})")).unwrap_or_default();
+        let reason = reason.map(|text| format!(" ({text})")).unwrap_or_default();
         Some(Error::new(ErrorKind::Paused, format!("the server pauses for {why}{reason}{too_long}")))
     }
 }
@@ -46,10 +46,11 @@ mod tests {
     const S: fn(u64) -> Duration = Duration::from_secs;
 
     #[test]
-    fn each_policy_waits_as_long_as_it_says() {
+    fn each_policy_waits_up_to_its_limit() {
         let waits = |policy, at: &[u64]| {
             let mut pauses = Pauses::default();
-            at.iter().take_while(|it| pauses.on(&PausedCapacity, None, S(**it), policy).is_none()).count()
+            let waits = |seconds: &&u64| pauses.on(&PausedCapacity, None, S(**seconds), policy).is_none();
+            at.iter().take_while(waits).count()
         };
         assert_eq!(waits(PausePolicy::Wait, &[0, 1000, 100_000]), 3);
         assert_eq!(waits(PausePolicy::WaitAtMost(S(10)), &[5, 10, 14, 15]), 3);
@@ -57,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_repeats_the_reason_of_the_server_and_the_limit_if_there_was_one() {
+    fn the_error_contains_the_reason_of_the_server_and_the_limit() {
         let said = |state, reason, policy| {
             let refusal = Pauses::default().on(&state, reason, S(0), policy).expect("a refusal");
             refusal.message().to_string()
@@ -68,12 +69,12 @@ mod tests {
         );
         assert_eq!(
             said(PausedCapacity, None, PausePolicy::WaitAtMost(Duration::ZERO)),
-            "the server pauses for lack of capacity, for longer than the 0.0ns that were allowed"
+            "the server pauses for lack of capacity for longer than the allowed 0.0ns"
         );
     }
 
     #[test]
-    fn a_pause_that_ended_does_not_count() {
+    fn only_the_current_pause_counts() {
         let mut pauses = Pauses::default();
         let policy = PausePolicy::WaitAtMost(S(10));
         assert!(pauses.on(&PausedRateLimit, None, S(0), policy).is_none());
@@ -83,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn other_states_are_no_pause() {
+    fn other_states_do_not_pause() {
         let mut pauses = Pauses::default();
         assert!(pauses.on(&Active, None, S(0), PausePolicy::Fail).is_none());
         assert!(pauses.on(&Other("x".into()), None, S(0), PausePolicy::Fail).is_none());

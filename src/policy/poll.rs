@@ -1,4 +1,4 @@
-//! The life of one promised result: a state machine that is fed what happened and says what to do (PROTOCOL §4).
+//! Polling for one promised result: a state machine that takes events and decides the next request (PROTOCOL §4).
 
 use std::time::Duration;
 
@@ -11,58 +11,58 @@ use crate::types::QueueState;
 use super::verdict::Facts;
 use crate::wire::json::FutureReply;
 
-/// No two requests about the same promise follow each other faster than this.
+/// Shortest interval between two requests for the same promise.
 const FLOOR: Duration = Duration::from_millis(50);
-/// How often a request that the server calls malformed is repeated.
-const MOST_BAD_REQUESTS: u32 = 3;
-/// A promise younger than this may not be known to every replica of a server yet. The official SDK allows no time for that
-/// (PROTOCOL §4.3), at the price of a paid result; what is really unknown is told within seconds all the same.
-const YOUNG: Duration = Duration::from_secs(10);
+/// Largest number of repetitions of a request that the server calls malformed.
+const MAX_BAD_REQUESTS: u32 = 3;
+/// During this time after the submission, a 404 may come from a replica that does not know the promise yet, and is
+/// retried. The official SDK fails at once (PROTOCOL §4.3) and so may lose a result that is paid for.
+const REPLICATION_TIME: Duration = Duration::from_secs(10);
 
-/// What happened to one request for the result.
+/// Outcome of one request for the result.
 pub(crate) enum Event<'a> {
     /// The server answered.
     Answer {
         facts: Facts<'a>,
-        /// The answer's content type is protobuf.
+        /// The content type of the answer is protobuf.
         protobuf: bool,
     },
-    /// The request's own time ran out: the server is still working.
+    /// The time limit of the request passed while the server held it.
     Timeout,
-    /// No connection, or it broke.
+    /// The connection failed or broke.
     Connection(Error),
 }
 
-/// What to do next.
+/// The next action.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// The answer is the result.
-    Done,
-    /// Ask again after a pause.
+    /// The answer is the result: this JSON, or the protobuf message in the body.
+    Done(Option<Value>),
+    /// Poll again after a pause.
     Again {
-        /// The pause.
+        /// Length of the pause.
         after: Duration,
-        /// What the server said of its queue.
+        /// State of the server's queue and its reason, if the server reported them.
         queue: Option<(QueueState, Option<String>)>,
     },
-    /// The result is there but large: reserve so many bytes, then ask again for the whole.
+    /// The result is available and has this size: reserve the bytes, then request all of it.
     Reserve(usize),
-    /// There will be no result.
+    /// The result cannot be obtained.
     Fail(Error),
 }
 
-/// When something happened, all counted from the birth of the promise or the poller.
+/// Times of one request, counted from the creation of the promise or of the poller.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
-    /// The request was sent.
+    /// Time at which the request was sent.
     pub(crate) sent: Duration,
-    /// Its answer, or its failure, arrived.
+    /// Time at which it was answered or failed.
     pub(crate) now: Duration,
-    /// The server last answered anything that this client asked, be it a heartbeat.
+    /// Time of the last answer to any request of this client, heartbeats included.
     pub(crate) contact: Duration,
 }
 
-/// The state of one promise.
+/// Polling state of one promise.
 #[derive(Debug)]
 pub(crate) struct Poll {
     metadata_only: bool,
@@ -76,7 +76,7 @@ pub(crate) struct Poll {
 }
 
 impl Poll {
-    /// A promise that is given up after `silence` without any answer of the server.
+    /// Starts polling. Fails after `silence` without any answer of the server.
     pub(crate) fn new(silence: Duration) -> Self {
         Poll {
             metadata_only: true,
@@ -90,27 +90,27 @@ impl Poll {
         }
     }
 
-    /// A promise whose result is known to be there, and for which memory is reserved already.
+    /// Starts polling for a result that is known to be available and whose bytes are reserved.
     pub(crate) fn finished(silence: Duration) -> Self {
         Poll { metadata_only: false, ..Poll::new(silence) }
     }
 
-    /// The number of the next request, from 0.
+    /// Number of the next request, counted from 0.
     pub(crate) fn iteration(&self) -> u32 {
         self.iteration
     }
 
-    /// Whether the next request allows the server to answer with the size of the result only.
+    /// The next request allows the server to answer with the size of the result only.
     pub(crate) fn allow_metadata_only(&self) -> bool {
         self.metadata_only
     }
 
-    /// Whether the next request should not use a connection that was used before: a proxy dropped the last one.
-    pub(crate) fn wants_fresh(&self) -> bool {
+    /// The next request needs a new connection, because a proxy dropped the last request.
+    pub(crate) fn needs_new_connection(&self) -> bool {
         self.dropped
     }
 
-    /// Takes note of an event and decides.
+    /// Applies an event and decides the next action.
     pub(crate) fn on(&mut self, event: Event<'_>, times: Times) -> Step {
         self.iteration += 1;
         self.dropped =
@@ -120,13 +120,13 @@ impl Poll {
                 self.last_contact = times.now;
                 self.answer(facts, protobuf, times)
             }
-            // Some servers hold a request for longer than we wait: they are asked again at once, and as long as they
-            // answer heartbeats they count as alive.
+            // Some servers hold a request for longer than its time limit. Poll again at once: a server that answers
+            // heartbeats counts as alive.
             Event::Timeout => {
                 let error = Error::timeout(crate::Phase::Exchange, "no answer in time");
-                self.no_answer(times, error).unwrap_or_else(|| self.spaced(times, None))
+                self.fail_if_stuck(times, error).unwrap_or_else(|| self.poll_again(times, None))
             }
-            Event::Connection(error) => match self.no_answer(times, error) {
+            Event::Connection(error) => match self.fail_if_stuck(times, error) {
                 Some(fail) => fail,
                 None => self.back_off_within(times),
             },
@@ -137,17 +137,17 @@ impl Poll {
         times.now.saturating_sub(self.last_contact.max(times.contact))
     }
 
-    /// The end, if there was no sign of life for too long.
-    fn no_answer(&mut self, times: Times, error: Error) -> Option<Step> {
+    /// Fails if the server has not answered anything for `silence`.
+    fn fail_if_stuck(&mut self, times: Times, error: Error) -> Option<Step> {
         let idle = self.idle(times);
         if idle < self.silence {
             return None;
         }
-        let message = format!("no answer of the server for {:.1} s", idle.as_secs_f64());
+        let message = format!("no answer from the server for {:.1} s", idle.as_secs_f64());
         Some(Step::Fail(Error::new(ErrorKind::Stuck { idle }, message).caused_by(error)))
     }
 
-    /// Backs off; the last pause ends when the silence does, so that the limit is kept to the moment.
+    /// Backs off. Shortens the last pause so that it ends when the limit of `silence` is reached.
     fn back_off_within(&mut self, times: Times) -> Step {
         let left = self.silence.saturating_sub(self.idle(times));
         match self.back_off() {
@@ -160,10 +160,7 @@ impl Poll {
         match facts.status {
             200..300 => {
                 (self.backoffs, self.server_errors, self.bad_requests) = (0, 0, 0);
-                match protobuf {
-                    true => Step::Done,
-                    false => self.success(facts.body, times),
-                }
+                if protobuf { Step::Done(None) } else { self.success(facts.body, times) }
             }
             408 => {
                 self.backoffs = 0;
@@ -171,7 +168,7 @@ impl Poll {
                 if queue.is_some() {
                     self.bad_requests = 0;
                 }
-                self.spaced(times, queue)
+                self.poll_again(times, queue)
             }
             429 => match facts.hint() {
                 Some(after) => Step::Again { after, queue: None },
@@ -180,18 +177,17 @@ impl Poll {
             400 if facts.body.is_empty() => self.back_off(),
             400 => {
                 self.bad_requests += 1;
-                match self.bad_requests <= MOST_BAD_REQUESTS {
-                    true => self.spaced(times, None),
-                    false => {
-                        let error = facts.error();
-                        let kind = ErrorKind::RequestFailed { category: Category::User };
-                        let status = facts.status;
-                        Step::Fail(Error::new(kind, error.message()).with(|it| it.status = Some(status)))
-                    }
+                if self.bad_requests <= MAX_BAD_REQUESTS {
+                    self.poll_again(times, None)
+                } else {
+                    let error = facts.error();
+                    let kind = ErrorKind::RequestFailed { category: Category::User };
+                    let status = facts.status;
+                    Step::Fail(Error::new(kind, error.message()).with(|it| it.status = Some(status)))
                 }
             }
-            404 if times.now < YOUNG => self.back_off(),
-            // Told from 410 by its status: a server that never knew a promise is unlikely to know the next.
+            404 if times.now < REPLICATION_TIME => self.back_off(),
+            // The status stays in the error: after a 404 the caller resubmits only once.
             404 | 410 => {
                 let (error, status) = (facts.error(), facts.status);
                 let expired = Error::new(ErrorKind::PromiseExpired, error.message());
@@ -207,24 +203,27 @@ impl Poll {
         }
     }
 
-    /// A JSON answer with a success status: the result, or a word about it.
+    /// Handles a JSON answer with a success status: the result, its size, a failure, or "not yet".
     fn success(&mut self, body: &[u8], times: Times) -> Step {
         let Ok(reply) = FutureReply::read(body) else {
             let text = format!("the result is neither JSON nor protobuf; it begins with {}", excerpt(body));
             return Step::Fail(Error::decode(text));
         };
         match reply {
-            FutureReply::Done(_) => Step::Done,
+            FutureReply::Done(value) => Step::Done(Some(value)),
             FutureReply::Pending { queue_state, reason } => {
-                self.spaced(times, queue_state.map(|it| (it, reason.filter(|it| !it.is_empty()))))
+                let reason = reason.filter(|text| !text.is_empty());
+                self.poll_again(times, queue_state.map(|state| (state, reason)))
             }
-            FutureReply::Metadata { payload_size } => match std::mem::replace(&mut self.metadata_only, false)
-            {
-                true => Step::Reserve(usize::try_from(payload_size).unwrap_or(usize::MAX)),
-                false => {
-                    Step::Fail(Error::decode("the server sent the result's size where it had to send it"))
+            FutureReply::Metadata { payload_size } => {
+                if std::mem::replace(&mut self.metadata_only, false) {
+                    Step::Reserve(usize::try_from(payload_size).unwrap_or(usize::MAX))
+                } else {
+                    Step::Fail(Error::decode(
+                        "the server sent only the size of the result, which was not allowed",
+                    ))
                 }
-            },
+            }
             FutureReply::Failed { message, category } => {
                 let category = Category::parse(&category);
                 Step::Fail(Error::new(ErrorKind::RequestFailed { category }, message))
@@ -232,8 +231,8 @@ impl Poll {
         }
     }
 
-    /// At once, but not faster than the floor allows.
-    fn spaced(&mut self, times: Times, queue: Option<(QueueState, Option<String>)>) -> Step {
+    /// Polls again at once, at least [`FLOOR`] after the last request was sent.
+    fn poll_again(&mut self, times: Times, queue: Option<(QueueState, Option<String>)>) -> Step {
         let took = times.now.saturating_sub(times.sent);
         Step::Again { after: FLOOR.saturating_sub(took), queue }
     }
@@ -290,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn each_json_answer_is_what_the_protocol_calls_it() {
+    fn each_json_answer_is_classified_as_documented() {
         let mut poll = Poll::new(SILENCE);
         let step = on(
             &mut poll,
@@ -299,15 +298,15 @@ mod tests {
             at(0),
         );
         assert!(matches!(step, Step::Again { queue: Some((QueueState::PausedCapacity, Some(_))), .. }));
-        assert!(matches!(on(&mut poll, 200, r#"{"metrics":{}}"#, at(0)), Step::Done));
-        assert!(matches!(on(&mut poll, 200, r#"{"path":"p","error":null}"#, at(0)), Step::Done));
+        assert!(matches!(on(&mut poll, 200, r#"{"metrics":{}}"#, at(0)), Step::Done(Some(_))));
+        assert!(matches!(on(&mut poll, 200, r#"{"path":"p","error":null}"#, at(0)), Step::Done(Some(_))));
         let failed = on(&mut poll, 200, r#"{"error":"too long","category":"user"}"#, at(0));
         assert_eq!(kind(failed), ErrorKind::RequestFailed { category: Category::User });
         assert_eq!(kind(on(&mut poll, 200, "<html>", at(0))), ErrorKind::Decode);
     }
 
     #[test]
-    fn a_large_result_is_reserved_once_and_then_fetched_whole() {
+    fn memory_for_a_large_result_is_reserved_once_before_it_is_fetched() {
         let mut poll = Poll::new(SILENCE);
         let metadata = r#"{"status":"complete_metadata","response_payload_size":48213377}"#;
         assert!(poll.allow_metadata_only());
@@ -317,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn pending_answers_are_repeated_at_once_but_never_faster_than_the_floor() {
+    fn a_pending_result_is_polled_again_at_once_but_not_faster_than_the_floor() {
         let mut poll = Poll::new(SILENCE);
         assert_eq!(after(on(&mut poll, 408, "", at(0))), FLOOR);
         let slow = Times { now: Duration::from_secs(30), ..at(0) };
@@ -326,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_of_the_server_are_spaced_ever_wider_and_any_answer_resets_them() {
+    fn pauses_after_server_errors_double_and_any_success_resets_them() {
         let mut poll = Poll::new(SILENCE);
         let waits: Vec<u128> = (0..8).map(|_| after(on(&mut poll, 503, "x", at(0))).as_millis()).collect();
         assert_eq!(waits, [50, 100, 200, 400, 800, 1600, 3200, 3200]);
@@ -345,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_holds_requests_for_long_is_alive_while_it_answers_heartbeats() {
+    fn a_server_that_holds_requests_counts_as_alive_while_it_answers_heartbeats() {
         let mut poll = Poll::new(Duration::from_secs(60));
         let held = |minutes: u64, beat: u64| Times {
             sent: Duration::from_secs(60 * minutes - 45),
@@ -359,11 +358,11 @@ mod tests {
     #[test]
     fn a_request_that_a_proxy_dropped_is_repeated_over_a_new_connection() {
         let mut poll = Poll::new(SILENCE);
-        assert!(!poll.wants_fresh());
+        assert!(!poll.needs_new_connection());
         assert_eq!(after(on(&mut poll, 400, "", at(0))), Duration::from_secs(1));
-        assert!(poll.wants_fresh());
+        assert!(poll.needs_new_connection());
         on(&mut poll, 408, "", at(0));
-        assert!(!poll.wants_fresh());
+        assert!(!poll.needs_new_connection());
     }
 
     #[test]
@@ -379,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_promise_is_given_time_while_it_is_young() {
+    fn an_unknown_promise_is_polled_again_during_its_first_ten_seconds() {
         let mut poll = Poll::new(SILENCE);
         assert_eq!(after(on(&mut poll, 404, "x", at(0))), Duration::from_secs(1));
         match on(&mut poll, 404, "x", at(10_000)) {

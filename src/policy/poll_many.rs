@@ -1,7 +1,7 @@
-//! Waiting for the samples of one sampling session together: a state machine that is fed what happened and says what
-//! to do (PROTOCOL §4.5).
+//! Polling for all samples of one sampling session: a state machine that takes events and decides the next request
+//! (PROTOCOL §4.5).
 //!
-//! `W` is whoever waits for a sample. The machine keeps waiters and hands them back; it never looks at them.
+//! `W` is the waiter of a sample. The machine stores waiters and returns them; it does not use them.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -12,103 +12,104 @@ use crate::wire::json::{self, Completion, RetrieveFuturesResponse};
 use super::poll::Times;
 use super::verdict::{Facts, Verdict};
 
-/// How often a request that the server calls malformed, or a turn that panicked, is repeated.
-const MOST_BAD_REQUESTS: u32 = 3;
-/// The pause after anything that went wrong, or that went on for no reason.
+/// Largest number of consecutive repetitions of a malformed request or of a turn that panicked.
+const MAX_BAD_REQUESTS: u32 = 3;
+/// Pause after a failure, and between reports to a server that moves its cursor without a reason.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
-/// Polls that bring something follow each other no faster than this, so that samples that finish one after the other
-/// are announced together.
+/// Shortest interval after a poll that announced samples. Samples that finish in this time are announced together.
 const FLOOR: Duration = Duration::from_millis(20);
-/// Polls that bring nothing follow each other no faster than this: some servers answer at once.
+/// Shortest interval after a poll that announced nothing: some servers answer at once instead of holding the request.
 const FLOOR_EMPTY: Duration = Duration::from_millis(50);
 
-/// After so long without news a sample is looked up by itself, lest an announcement that got lost leave it waiting until
-/// its deadline; each time it is found unfinished, the next look comes after twice as long.
-const PATIENCE: Duration = Duration::from_secs(60);
-const MOST_PATIENCE: u32 = 4;
-/// Samples that are looked up by themselves at the same time.
-const LOOKS: usize = 4;
-/// Reports that bring nothing follow each other at once only so often: there may be a server whose cursor moves by itself.
-const MOST_EMPTY_REPORTS: u32 = 3;
-/// How many ids are remembered that nobody waits for.
-const MOST_REMEMBERED: usize = 4096;
+/// A sample without an announcement for this time is looked up individually, because a lost announcement would leave it
+/// waiting until its deadline. Each look that finds it unfinished doubles the time.
+const LOOK_AFTER: Duration = Duration::from_secs(60);
+/// Largest number of doublings.
+const MAX_DOUBLINGS: u32 = 4;
+/// Largest number of concurrent looks.
+const MAX_LOOKS: usize = 4;
+/// Largest number of consecutive reports without a pause that announce nothing: a server may move its cursor on each
+/// request.
+const MAX_EMPTY_REPORTS: u32 = 3;
+/// Largest number of remembered ids without a waiter.
+const MAX_REMEMBERED: usize = 4096;
 
-/// One request for news.
+/// One request for finished samples.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Turn {
-    /// Everything up to here has been received, and the server may forget it.
+    /// Acknowledges all announcements up to this cursor; the server may drop them.
     pub(crate) prev_cursor: u64,
-    /// The server may hold the request until there is news. Otherwise it only takes notice.
-    pub(crate) long: bool,
+    /// The server may hold the request until a sample finishes. Otherwise the request only reports.
+    pub(crate) holds: bool,
     /// Samples whose results have been fetched, sorted.
     pub(crate) retrieved: Vec<String>,
 }
 
-/// What happened to one request for news.
+/// Outcome of one request.
 pub(crate) enum Event<'a> {
     /// The server answered.
     Answer(Facts<'a>),
-    /// No answer, but there may be one later.
+    /// No answer; a later request may be answered.
     Broken(Error),
-    /// No answer, and there will not be any.
+    /// No answer; a later request would fail in the same way.
     Fatal(Error),
-    /// The client's own thread failed.
+    /// The client's thread panicked.
     Panicked(Error),
 }
 
-/// What to do next, besides asking again after a pause.
+/// Action before the next request.
 #[derive(Debug)]
 pub(crate) enum Step<W> {
-    /// These samples are finished, and their results are to be fetched.
+    /// Fetch the results of these finished samples.
     Ready(Vec<(String, W, Completion)>),
-    /// Nothing.
+    /// No action.
     Nothing,
-    /// These waiters fail.
+    /// Fail these waiters.
     Fail(Vec<W>, Error),
-    /// The server has no such endpoint: these wait each for itself.
-    Alone(Vec<W>),
+    /// The server lacks the endpoint: let each of these waiters poll for its own sample.
+    PollAlone(Vec<W>),
 }
 
-/// What becomes of a new waiter.
+/// Outcome of [`PollMany::register`].
 #[derive(Debug)]
 pub(crate) enum Registered<W> {
-    /// It will be handed back.
+    /// The machine stores the waiter.
     Waiting,
-    /// As `Waiting`, in the place of somebody who waited for the same id and will not get its result.
+    /// As `Waiting`; returns the previous waiter of the same id, which will not get the result.
     Replaces(W),
-    /// Its sample is finished already.
+    /// The sample has finished.
     Ready(W, Completion),
-    /// It has to wait for itself.
-    Alone(W),
-    /// Nobody waits here any more.
+    /// The server lacks the endpoint: the waiter must poll for its own sample.
+    PollAlone(W),
+    /// Polling has ended with an error.
     Refused(W, Error),
 }
 
-/// Why there will be no more polls.
+/// Reason for the end of polling.
 #[derive(Debug)]
 enum End {
-    NotOffered,
+    EndpointMissing,
     Failed(Error),
 }
 
-/// The state of one sampling session.
+/// Polling state of one sampling session.
 #[derive(Debug)]
 pub(crate) struct PollMany<W> {
     cursor: u64,
     acked: u64,
     waiting: HashMap<String, Waiting<W>>,
-    /// No waiter is to be looked up before this.
+    /// Time of the earliest due look.
     next_look: Duration,
-    /// Finished, but nobody has come for them yet: a completion may overtake the answer to its submission.
+    /// Finished samples without a waiter: a completion may arrive before the answer to its submission.
     finished: Recent<Completion>,
-    /// Their results are being fetched. Meanwhile there is nothing to report, and soon there will be.
+    /// Samples whose results are being fetched. Reports wait for them.
     fetching: HashMap<String, Fetch>,
-    /// Nobody waits for them any more. Their completions may still come, and must not be kept.
+    /// Samples whose waiters gave up. Their completions may still arrive and must not be stored.
     forgotten: Recent<()>,
-    /// Fetched, and the server does not know that yet.
+    /// Fetched samples that are not reported to the server yet.
     retrieved: BTreeSet<String>,
     bad_requests: u32,
-    /// Reports since the last one that brought something, or that somebody waited for.
+    /// Consecutive reports that announced nothing.
     empty_reports: u32,
     last_contact: Duration,
     silence: Duration,
@@ -118,25 +119,25 @@ pub(crate) struct PollMany<W> {
 #[derive(Debug)]
 struct Waiting<W> {
     waiter: W,
-    /// When to look it up, and how often that was done.
+    /// Time of the next look, and number of looks so far.
     look: Duration,
     looks: u32,
 }
 
-/// Why a result is being fetched.
+/// Reason for a fetch.
 #[derive(Clone, Copy, Debug)]
 enum Fetch {
-    /// The server said that it is there.
+    /// The server announced the sample.
     Announced,
-    /// To see whether it is; how often that was done before.
+    /// An individual look; holds the number of looks before it.
     Look(u32),
 }
 
-/// The latest of what nobody may ever ask for: what the server says must not fill the memory.
+/// The most recent entries of a map, so that ids sent by the server cannot fill the memory.
 #[derive(Debug)]
 struct Recent<V> {
     entries: HashMap<String, (u64, V)>,
-    /// In the order of their numbers. Those that were removed stay here until their turn comes.
+    /// Ids in order of insertion. Removed ids stay until they are the oldest.
     order: VecDeque<(u64, String)>,
     n_inserted: u64,
 }
@@ -147,7 +148,7 @@ impl<V> Recent<V> {
     }
 
     fn insert(&mut self, id: &str, value: V) {
-        // One that is there already keeps its age.
+        // An existing entry keeps its age.
         if let Some(known) = self.entries.get_mut(id) {
             known.1 = value;
             return;
@@ -155,11 +156,11 @@ impl<V> Recent<V> {
         self.n_inserted += 1;
         self.entries.insert(id.into(), (self.n_inserted, value));
         self.order.push_back((self.n_inserted, id.into()));
-        while MOST_REMEMBERED < self.order.len()
+        while MAX_REMEMBERED < self.order.len()
             && let Some((number, oldest)) = self.order.pop_front()
         {
-            // What was inserted again since has another number.
-            if self.entries.get(&oldest).is_some_and(|it| it.0 == number) {
+            // An id that was inserted again has another number.
+            if self.entries.get(&oldest).is_some_and(|entry| entry.0 == number) {
                 self.entries.remove(&oldest);
             }
         }
@@ -171,7 +172,7 @@ impl<V> Recent<V> {
 }
 
 impl<W> PollMany<W> {
-    /// A session whose waiters are given up after `silence` without any answer of the server.
+    /// Starts polling. Waiters fail after `silence` without any answer of the server.
     pub(crate) fn new(silence: Duration) -> Self {
         PollMany {
             cursor: 0,
@@ -190,12 +191,12 @@ impl<W> PollMany<W> {
         }
     }
 
-    /// A session on a server that is known not to offer news of many samples.
-    pub(crate) fn not_offered() -> Self {
-        PollMany { end: Some(End::NotOffered), ..PollMany::new(Duration::MAX) }
+    /// Creates the machine for a server that is known to lack the endpoint.
+    pub(crate) fn without_endpoint() -> Self {
+        PollMany { end: Some(End::EndpointMissing), ..PollMany::new(Duration::MAX) }
     }
 
-    /// Somebody waits for a sample, or goes on waiting after it was looked up and found unfinished.
+    /// Registers the waiter of a sample, also again after a look that found it unfinished.
     pub(crate) fn register(&mut self, id: &str, waiter: W, now: Duration) -> Registered<W> {
         let looks = match self.fetching.remove(id) {
             Some(Fetch::Look(before)) => before + 1,
@@ -206,10 +207,10 @@ impl<W> PollMany<W> {
             return Registered::Ready(waiter, completion);
         }
         match &self.end {
-            Some(End::NotOffered) => Registered::Alone(waiter),
+            Some(End::EndpointMissing) => Registered::PollAlone(waiter),
             Some(End::Failed(error)) => Registered::Refused(waiter, error.clone()),
             None => {
-                let look = now + PATIENCE * (1 << looks.min(MOST_PATIENCE));
+                let look = now + LOOK_AFTER * (1 << looks.min(MAX_DOUBLINGS));
                 self.next_look = self.next_look.min(look);
                 match self.waiting.insert(id.into(), Waiting { waiter, look, looks }) {
                     Some(before) => Registered::Replaces(before.waiter),
@@ -219,7 +220,7 @@ impl<W> PollMany<W> {
         }
     }
 
-    /// Nobody waits for a sample any more.
+    /// Removes the waiter of a sample.
     pub(crate) fn forget(&mut self, id: &str) -> Option<W> {
         let waiter = self.waiting.remove(id)?;
         if self.end.is_none() {
@@ -228,44 +229,44 @@ impl<W> PollMany<W> {
         Some(waiter.waiter)
     }
 
-    /// Those who have waited for so long that their samples are to be looked up by themselves. Each of them either goes on
-    /// waiting afterwards or is [`fetched`](Self::fetched).
-    pub(crate) fn doubted(&mut self, now: Duration) -> Vec<(String, W)> {
-        let looking = self.fetching.values().filter(|it| matches!(it, Fetch::Look(_))).count();
-        let most = LOOKS.saturating_sub(looking);
-        if now < self.next_look || most == 0 {
+    /// Takes the waiters whose samples are due for an individual look. After the look the caller registers the waiter
+    /// again or calls [`fetched`](Self::fetched).
+    pub(crate) fn take_due_looks(&mut self, now: Duration) -> Vec<(String, W)> {
+        let looking = self.fetching.values().filter(|fetch| matches!(fetch, Fetch::Look(_))).count();
+        let n_free = MAX_LOOKS.saturating_sub(looking);
+        if now < self.next_look || n_free == 0 {
             return Vec::new();
         }
-        let due = self.waiting.iter().filter(|it| it.1.look <= now);
-        let mut due: Vec<(Duration, String)> = due.map(|it| (it.1.look, it.0.clone())).collect();
+        let due = self.waiting.iter().filter(|(_, waiting)| waiting.look <= now);
+        let mut due: Vec<(Duration, String)> = due.map(|(id, waiting)| (waiting.look, id.clone())).collect();
         due.sort();
-        due.truncate(most);
+        due.truncate(n_free);
         let take = |(_, id): (Duration, String)| {
             let Waiting { waiter, looks, .. } = self.waiting.remove(&id)?;
             self.fetching.insert(id.clone(), Fetch::Look(looks));
             Some((id, waiter))
         };
-        let doubted = due.into_iter().filter_map(take).collect();
+        let looks = due.into_iter().filter_map(take).collect();
         self.next_look = self.waiting.values().map(|it| it.look).min().unwrap_or(Duration::MAX);
-        doubted
+        looks
     }
 
-    /// The server has not said that there is no such endpoint.
-    pub(crate) fn is_offered(&self) -> bool {
-        !matches!(self.end, Some(End::NotOffered))
+    /// The server may have the endpoint.
+    pub(crate) fn has_endpoint(&self) -> bool {
+        !matches!(self.end, Some(End::EndpointMissing))
     }
 
-    /// Those who wait.
+    /// The registered waiters.
     pub(crate) fn waiters(&self) -> impl Iterator<Item = (&String, &W)> {
-        self.waiting.iter().map(|(id, it)| (id, &it.waiter))
+        self.waiting.iter().map(|(id, waiting)| (id, &waiting.waiter))
     }
 
-    /// Hands all waiters back.
+    /// Removes and returns all waiters.
     pub(crate) fn take_waiters(&mut self) -> Vec<W> {
         self.waiting.drain().map(|it| it.1.waiter).collect()
     }
 
-    /// The fetching of a result has ended. If it is `settled`, the server need not keep the result.
+    /// Ends the fetch of a result. If it is `settled`, the next report lets the server drop the result.
     pub(crate) fn fetched(&mut self, id: String, settled: bool) {
         self.fetching.remove(&id);
         self.finished.remove(&id);
@@ -274,28 +275,28 @@ impl<W> PollMany<W> {
         }
     }
 
-    /// The next request, if there is anything to ask or to report.
+    /// The next request, if a waiter is registered or a report is due.
     pub(crate) fn next(&self) -> Option<Turn> {
-        let long = !self.waiting.is_empty();
-        // What is being fetched will have to be reported as well: one report is enough.
-        let due = long || (self.fetching.is_empty() && self.has_news());
-        (self.end.is_none() && due).then(|| self.turn(long))
+        let holds = !self.waiting.is_empty();
+        // A report waits until the current fetches have ended, so that it covers them too.
+        let due = holds || (self.fetching.is_empty() && self.has_report());
+        (self.end.is_none() && due).then(|| self.turn(holds))
     }
 
-    /// A last report, however much is still under way.
-    pub(crate) fn last_words(&self) -> Option<Turn> {
-        (self.end.is_none() && self.has_news()).then(|| self.turn(false))
+    /// The report before the end of the client; does not wait for fetches in flight.
+    pub(crate) fn final_report(&self) -> Option<Turn> {
+        (self.end.is_none() && self.has_report()).then(|| self.turn(false))
     }
 
-    fn has_news(&self) -> bool {
+    fn has_report(&self) -> bool {
         !self.retrieved.is_empty() || self.acked < self.cursor
     }
 
-    fn turn(&self, long: bool) -> Turn {
-        Turn { prev_cursor: self.cursor, long, retrieved: self.retrieved.iter().cloned().collect() }
+    fn turn(&self, holds: bool) -> Turn {
+        Turn { prev_cursor: self.cursor, holds, retrieved: self.retrieved.iter().cloned().collect() }
     }
 
-    /// Takes note of what became of a request, and decides.
+    /// Applies the outcome of a request. Returns the action and the pause before the next request.
     pub(crate) fn on(&mut self, turn: &Turn, event: Event<'_>, times: Times) -> (Step<W>, Duration) {
         match event {
             Event::Answer(facts) => {
@@ -307,10 +308,10 @@ impl<W> PollMany<W> {
                 if idle < self.silence {
                     return (Step::Nothing, AFTER_FAILURE.min(self.silence - idle));
                 }
-                // Whoever comes later brings a fresh sign of life: its submission was answered.
-                let message = format!("no answer of the server for {:.1} s", idle.as_secs_f64());
+                // Polling goes on for later waiters: the answer to their submission shows that the server is alive.
+                let message = format!("no answer from the server for {:.1} s", idle.as_secs_f64());
                 let error = Error::new(ErrorKind::Stuck { idle }, message).caused_by(error);
-                self.settle_down();
+                self.drop_reports();
                 (Step::Fail(self.take_waiters(), error), AFTER_FAILURE)
             }
             Event::Fatal(error) => self.fail(error),
@@ -322,17 +323,17 @@ impl<W> PollMany<W> {
         let again = |after| (Step::Nothing, after);
         match facts.status {
             200..300 => match json::response::<RetrieveFuturesResponse>(facts.body) {
-                Ok(reply) => self.news(turn, reply, times),
+                Ok(reply) => self.completions(turn, reply, times),
                 Err(error) => self.bad_request(error),
             },
             404 | 405 | 501 => {
-                self.end = Some(End::NotOffered);
-                (Step::Alone(self.take_waiters()), Duration::ZERO)
+                self.end = Some(End::EndpointMissing);
+                (Step::PollAlone(self.take_waiters()), Duration::ZERO)
             }
             409 => again(AFTER_FAILURE),
-            // Paid for later, the same session goes on; so only those who wait now are told.
+            // The session can go on after payment, so only the current waiters fail.
             402 => {
-                self.settle_down();
+                self.drop_reports();
                 (Step::Fail(self.take_waiters(), facts.error()), AFTER_FAILURE)
             }
             _ => match facts.verdict() {
@@ -345,11 +346,16 @@ impl<W> PollMany<W> {
         }
     }
 
-    fn news(&mut self, turn: &Turn, reply: RetrieveFuturesResponse, times: Times) -> (Step<W>, Duration) {
+    fn completions(
+        &mut self,
+        turn: &Turn,
+        reply: RetrieveFuturesResponse,
+        times: Times,
+    ) -> (Step<W>, Duration) {
         self.bad_requests = 0;
         self.acked = self.acked.max(turn.prev_cursor);
         self.cursor = reply.cursor.unwrap_or(self.cursor);
-        // The cursor is opaque: one that moves without news is nothing to be acknowledged.
+        // A cursor that moves without completions needs no acknowledgement.
         if reply.completions.is_empty() {
             self.acked = self.acked.max(self.cursor);
         }
@@ -365,7 +371,7 @@ impl<W> PollMany<W> {
             } else if self.forgotten.remove(id).is_none()
                 && !matches!(self.fetching.get(id), Some(Fetch::Announced))
                 && !self.retrieved.contains(id)
-                // A repetition of what this very request reported as fetched.
+                // The server repeats a completion that this request reported as fetched.
                 && turn.retrieved.binary_search(id).is_err()
             {
                 let id = id.clone();
@@ -377,23 +383,18 @@ impl<W> PollMany<W> {
             self.empty_reports = 0;
             return (Step::Ready(ready), FLOOR.saturating_sub(took));
         }
-        if turn.long {
+        if turn.holds {
             self.empty_reports = 0;
             return (Step::Nothing, FLOOR_EMPTY.saturating_sub(took));
         }
         self.empty_reports += 1;
-        match self.empty_reports <= MOST_EMPTY_REPORTS || self.cursor <= self.acked {
-            true => (Step::Nothing, Duration::ZERO),
-            false => (Step::Nothing, AFTER_FAILURE),
-        }
+        let at_once = self.empty_reports <= MAX_EMPTY_REPORTS || self.cursor <= self.acked;
+        (Step::Nothing, if at_once { Duration::ZERO } else { AFTER_FAILURE })
     }
 
     fn bad_request(&mut self, error: Error) -> (Step<W>, Duration) {
         self.bad_requests += 1;
-        match self.bad_requests <= MOST_BAD_REQUESTS {
-            true => (Step::Nothing, AFTER_FAILURE),
-            false => self.fail(error),
-        }
+        if self.bad_requests <= MAX_BAD_REQUESTS { (Step::Nothing, AFTER_FAILURE) } else { self.fail(error) }
     }
 
     fn fail(&mut self, error: Error) -> (Step<W>, Duration) {
@@ -402,9 +403,9 @@ impl<W> PollMany<W> {
         (Step::Fail(self.take_waiters(), error), Duration::ZERO)
     }
 
-    /// Nobody waits any more, so that a server in trouble is left alone: what was to be reported is dropped, which the
-    /// server survives.
-    fn settle_down(&mut self) {
+    /// Drops the pending report when all waiters fail, so that a failing server gets no further requests. The server
+    /// then keeps the results until they expire.
+    fn drop_reports(&mut self) {
         self.retrieved.clear();
         self.acked = self.acked.max(self.cursor);
     }

@@ -1,36 +1,37 @@
-//! When to fetch the next token before anybody needs it (PROTOCOL §1.4).
+//! Times at which the next token is fetched in the background (PROTOCOL §1.4).
 
 use std::time::Duration;
 
-/// After a failure the next attempt comes so much later.
+/// Pause after a failed fetch.
 pub(crate) const AFTER_FAILURE: Duration = Duration::from_secs(60);
-/// A token is renewed before it is used if it lives no longer than this.
+/// Remaining lifetime below which a token is renewed before it is used.
 pub(crate) const RENEW_BEFORE: Duration = Duration::from_secs(60);
-/// A token that hardly lives is left to those who need one: asking all the time would help nobody.
-const SHORTEST: Duration = Duration::from_secs(10);
+/// Shortest interval between two fetches in the background, however short-lived the tokens are.
+const MIN_PAUSE: Duration = Duration::from_secs(10);
 
-/// How long after its arrival a token of this lifetime is to be replaced: about half, so that many clients which
-/// started together do not ask together. `unit` is a random number in `[0, 1)`.
+/// Time from the arrival of a token to its replacement: 45 to 55 % of its lifetime, so that clients which started
+/// together spread their requests. `unit` is a random number in `[0, 1)`.
 pub(crate) fn pause(lifetime: Duration, unit: f64) -> Duration {
-    lifetime.mul_f64(0.45 + 0.1 * unit).max(SHORTEST)
+    lifetime.mul_f64(0.45 + 0.1 * unit).max(MIN_PAUSE)
 }
 
-/// What comes of a fetch in the background that failed.
+/// Decision after a failed fetch in the background.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AfterFailure {
-    /// Another attempt, later.
+    /// Fetch again after a pause.
     Again,
-    /// None, until somebody who needed a token has got one: the server refuses the credential, and the token that there
-    /// is will not last long enough to be worth asking again.
-    Rest,
+    /// Stop fetching until a request has fetched a token itself: the server refuses the credential, and the current
+    /// token expires before another attempt would help.
+    Stop,
 }
 
-/// What to do after a failure, with a token that lives so much longer, if there is one.
+/// Decides after a failure. `left` is the remaining lifetime of the current token.
 pub(crate) fn after_failure(refused: bool, left: Option<Duration>) -> AfterFailure {
     let left = left.unwrap_or(Duration::ZERO);
-    match refused && left.saturating_sub(RENEW_BEFORE) <= AFTER_FAILURE {
-        true => AfterFailure::Rest,
-        false => AfterFailure::Again,
+    if refused && left.saturating_sub(RENEW_BEFORE) <= AFTER_FAILURE {
+        AfterFailure::Stop
+    } else {
+        AfterFailure::Again
     }
 }
 
@@ -39,22 +40,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_replaced_at_about_half_of_its_life() {
+    fn a_token_is_replaced_at_about_half_of_its_lifetime() {
         let s = Duration::from_secs;
         assert_eq!(pause(s(1000), 0.0), s(450));
         assert!(s(549) < pause(s(1000), 0.999) && pause(s(1000), 0.999) < s(550));
-        assert_eq!(pause(s(1), 0.5), SHORTEST);
+        assert_eq!(pause(s(1), 0.5), MIN_PAUSE);
     }
 
     #[test]
-    fn a_refused_credential_is_given_up_only_when_the_token_is_nearly_over() {
+    fn fetching_stops_after_a_refusal_only_if_the_token_is_about_to_expire() {
         let s = Duration::from_secs;
         for (refused, left, expected) in [
             (false, None, AfterFailure::Again),
             (false, Some(s(1)), AfterFailure::Again),
             (true, Some(s(121)), AfterFailure::Again),
-            (true, Some(s(120)), AfterFailure::Rest),
-            (true, None, AfterFailure::Rest),
+            (true, Some(s(120)), AfterFailure::Stop),
+            (true, None, AfterFailure::Stop),
         ] {
             assert_eq!(after_failure(refused, left), expected, "{refused} {left:?}");
         }

@@ -1,4 +1,4 @@
-//! When to send the same request again: one budget of time for all attempts (PROTOCOL §1.10 and §1.11, flattened).
+//! Retries of one request, with one time budget for all attempts (PROTOCOL §1.10–1.11).
 
 use std::time::Duration;
 
@@ -6,56 +6,56 @@ use crate::error::Sent;
 
 use super::verdict::Verdict;
 
-/// A conflict is worth this long, counted from the first attempt.
+/// Budget for a request that meets a conflict, counted from the first attempt.
 const CONFLICT_BUDGET: Duration = Duration::from_secs(5);
-/// How often a request that a proxy dropped is sent again, each time over a new connection.
-const MOST_DROPPED: u32 = 16;
+/// Largest number of retries, each over a new connection, of a request that a proxy drops.
+const MAX_DROPPED: u32 = 16;
 
-/// An attempt that has less time than this, or a tenth of a small budget, is not worth making.
-const LEAST: Duration = Duration::from_secs(1);
+/// Shortest time for an attempt; a tenth of the budget if that is less.
+const MIN_ATTEMPT: Duration = Duration::from_secs(1);
 
-/// What happened to an attempt that did not succeed.
+/// Outcome of a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     /// The server answered.
     Answer {
-        /// What its answer means.
+        /// Meaning of the answer.
         verdict: Verdict,
-        /// How long it asks to wait.
+        /// Pause that the server asks for.
         hint: Option<Duration>,
     },
-    /// No connection, or it broke.
+    /// The connection failed or broke.
     Connection {
-        /// Whether the server may have seen the request.
+        /// Tells whether the server may have received the request.
         sent: Sent,
     },
-    /// The attempt's own time ran out, after it was connected.
+    /// The time limit of the attempt passed after the connection was made.
     Timeout,
-    /// Somebody answered who is no such server: another protocol, or a certificate that is not trusted.
-    Stranger {
-        /// Whether the request may have been read.
+    /// The peer is not a Tinker server: it speaks another protocol or has an untrusted certificate.
+    WrongPeer {
+        /// Tells whether the peer may have read the request.
         sent: Sent,
     },
-    /// Something that would happen again.
+    /// A retry would fail in the same way.
     Fatal,
 }
 
-/// How long one logical call may go on trying.
+/// Time limits of one logical call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// All attempts and the waits between them. Zero means one attempt.
+    /// Limit for all attempts and the pauses between them. Zero means one attempt.
     pub(crate) budget: Duration,
-    /// While the server has never been reached.
+    /// Additional limits while the server has never been reached.
     pub(crate) first_contact: Option<FirstContact>,
 }
 
-/// The budgets of a call to a server that has never been reached, which may be the wrong one. Who is a stranger at the first
-/// contact stays one.
+/// Budgets of a call to a server that has never been reached: the address may be wrong. A wrong peer at the first
+/// contact is not retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FirstContact {
-    /// For having no connection, or none that holds, so that a wrong address is told at once.
+    /// Budget without a stable connection; short, so that a wrong address is reported soon.
     pub(crate) connection: Duration,
-    /// For having no answer but those of a proxy or of a server that is about to start.
+    /// Budget with a connection, but without an answer other than that of a proxy or of a starting server.
     pub(crate) answer: Duration,
 }
 
@@ -64,22 +64,22 @@ pub(crate) struct FirstContact {
 pub(crate) struct Retries {
     taken: u32,
     dropped: u32,
-    fresh: bool,
+    new_connection: bool,
 }
 
 impl Retries {
-    /// How many retries were granted so far.
+    /// Number of retries granted so far.
     pub(crate) fn taken(&self) -> u32 {
         self.taken
     }
 
-    /// The next attempt should not use a connection that was used before.
-    pub(crate) fn wants_fresh(&self) -> bool {
-        self.fresh
+    /// The next attempt needs a new connection.
+    pub(crate) fn needs_new_connection(&self) -> bool {
+        self.new_connection
     }
 
-    /// How long to wait before the next attempt, or `None` to give up. `elapsed` counts from the first attempt,
-    /// `unit` is a random number in `[0, 1)`.
+    /// Pause before the next attempt, or `None` to give up. `elapsed` counts from the first attempt, `unit` is a random
+    /// number in `[0, 1)`.
     pub(crate) fn next(
         &mut self,
         failure: Failure,
@@ -89,8 +89,8 @@ impl Retries {
     ) -> Option<Duration> {
         let mut budget = limits.budget;
         let mut hint = None;
-        // After a connection that broke, those that are kept may be as dead as it was.
-        self.fresh = matches!(
+        // If one connection broke, the idle connections of the pool may be dead too.
+        self.new_connection = matches!(
             failure,
             Failure::Answer { verdict: Verdict::Dropped, .. } | Failure::Connection { sent: Sent::Maybe }
         );
@@ -100,7 +100,7 @@ impl Retries {
             Failure::Answer { verdict: Verdict::Conflict, .. } => budget = budget.min(CONFLICT_BUDGET),
             Failure::Answer { verdict: Verdict::Dropped, .. } => {
                 self.dropped += 1;
-                if MOST_DROPPED < self.dropped {
+                if MAX_DROPPED < self.dropped {
                     return None;
                 }
             }
@@ -108,23 +108,23 @@ impl Retries {
                 hint = it;
                 budget = limits.first_contact.map_or(budget, |it| budget.min(it.answer));
             }
-            // A name that is not known and a port that nobody listens on end here.
+            // For example an unknown host name, or a port without a listener.
             Failure::Connection { .. } => {
                 budget = limits.first_contact.map_or(budget, |it| budget.min(it.connection));
             }
-            // A certificate that is not trusted and a port of something else end here. Of a server that was reached before it
-            // is a passing fault on the way.
-            Failure::Stranger { .. } if limits.first_contact.is_some() => return None,
-            Failure::Stranger { .. } => {}
-            // Somebody is there, who took the connection.
+            // For example an untrusted certificate, or a port of another service. If the server was reached before, the
+            // cause is a temporary fault on the network path.
+            Failure::WrongPeer { .. } if limits.first_contact.is_some() => return None,
+            Failure::WrongPeer { .. } => {}
+            // The peer accepted the connection.
             Failure::Timeout => {
                 budget = limits.first_contact.map_or(budget, |it| budget.min(it.answer));
             }
         }
         let left = budget.checked_sub(elapsed).filter(|it| !it.is_zero())?;
         let delay = hint.unwrap_or_else(|| delay(self.taken, unit));
-        // What little time a long wait leaves would only turn a telling error into a timeout.
-        if left <= delay + LEAST.min(budget / 10) {
+        // An attempt with too little time would replace the present error by a mere timeout.
+        if left <= delay + MIN_ATTEMPT.min(budget / 10) {
             return None;
         }
         self.taken += 1;
@@ -132,7 +132,7 @@ impl Retries {
     }
 }
 
-/// `min(0.5 · 2^n, 10) s`, shortened by up to a quarter.
+/// `min(0.5 · 2^n, 10) s`, reduced by up to a quarter.
 fn delay(retries_taken: u32, unit: f64) -> Duration {
     let nominal = (0.5 * f64::from(1u32 << retries_taken.min(10))).min(10.0);
     Duration::from_secs_f64(nominal * (0.75 + 0.25 * unit.clamp(0.0, 1.0)))
@@ -167,14 +167,18 @@ mod tests {
         let hint = Failure::Answer { verdict: Verdict::Retry, hint: Some(Duration::from_secs(7)) };
         for (elapsed, again) in [(291_900, true), (292_100, false)] {
             let next = Retries::default().next(hint, Duration::from_millis(elapsed), LIMITS, 0.0);
-            assert_eq!(next.is_some(), again, "after {elapsed} ms, with 7 s to wait and one to try");
+            assert_eq!(
+                next.is_some(),
+                again,
+                "after {elapsed} ms, with a pause of 7 s and an attempt of 1 s"
+            );
         }
         let once = Limits { budget: Duration::ZERO, ..LIMITS };
         assert_eq!(Retries::default().next(BUSY, Duration::ZERO, once, 0.0), None);
     }
 
     #[test]
-    fn a_server_never_reached_is_given_up_within_the_connect_timeout() {
+    fn a_server_that_was_never_reached_is_given_up_within_the_connection_budget() {
         let limits = Limits { first_contact: FIRST, ..LIMITS };
         let refused = Failure::Connection { sent: Sent::No };
         let mut retries = Retries::default();
@@ -183,13 +187,13 @@ mod tests {
             elapsed += delay;
         }
         assert!(Duration::from_secs(3) < elapsed && elapsed <= Duration::from_secs(5), "{elapsed:?}");
-        // An answer is a sign of life, and so is a connection that holds.
+        // An answer or a stable connection shows that a server is there.
         for alive in [BUSY, Failure::Timeout] {
             assert!(
                 Retries::default().next(alive, Duration::from_secs(6), limits, 0.0).is_some(),
                 "{alive:?}"
             );
-            // But not for as long as one that was reached before.
+            // The budget is still shorter than for a server that was reached before.
             let late = Duration::from_secs(61);
             assert_eq!(Retries::default().next(alive, late, limits, 0.0), None, "{alive:?}");
             assert!(Retries::default().next(alive, late, LIMITS, 0.0).is_some(), "{alive:?}");
@@ -197,9 +201,9 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_at_the_first_contact_is_not_asked_again() {
+    fn a_wrong_peer_at_the_first_contact_is_not_retried() {
         for sent in [Sent::No, Sent::Maybe] {
-            let (failure, limits) = (Failure::Stranger { sent }, Limits { first_contact: FIRST, ..LIMITS });
+            let (failure, limits) = (Failure::WrongPeer { sent }, Limits { first_contact: FIRST, ..LIMITS });
             assert_eq!(Retries::default().next(failure, Duration::ZERO, limits, 0.0), None);
             assert!(Retries::default().next(failure, Duration::ZERO, LIMITS, 0.0).is_some());
         }
@@ -221,12 +225,12 @@ mod tests {
         let mut retries = Retries::default();
         let n = std::iter::from_fn(|| retries.next(dropped, Duration::ZERO, LIMITS, 0.0)).count();
         assert_eq!(n, 16);
-        assert!(retries.wants_fresh());
+        assert!(retries.needs_new_connection());
         retries.next(BUSY, Duration::ZERO, LIMITS, 0.0);
-        assert!(!retries.wants_fresh(), "an answer that is no success says nothing of the connection");
-        for (sent, fresh) in [(Sent::Maybe, true), (Sent::No, false)] {
+        assert!(!retries.needs_new_connection(), "an error answer says nothing about the connection");
+        for (sent, expected) in [(Sent::Maybe, true), (Sent::No, false)] {
             retries.next(Failure::Connection { sent }, Duration::ZERO, LIMITS, 0.0);
-            assert_eq!(retries.wants_fresh(), fresh, "only one that broke was open");
+            assert_eq!(retries.needs_new_connection(), expected, "{sent:?}");
         }
         assert!(Retries::default().next(Failure::Fatal, Duration::ZERO, LIMITS, 0.0).is_none());
     }

@@ -1,26 +1,26 @@
-//! The order of a training client's requests (PROTOCOL §8.2).
+//! Order of the requests of a training client (PROTOCOL §8.2).
 //!
-//! The server runs requests by their sequence id and holds back whatever comes after a gap. So an id that was taken
-//! must arrive, or be given back before the next one is taken, or the client has to say that its order is lost.
+//! The server runs requests by sequence id and holds back all requests behind a gap. A reserved id must therefore reach
+//! the server, or be released before the next one is reserved; otherwise the client is poisoned.
 
 use std::ops::Range;
 
 use crate::error::{Error, ErrorKind, Phase, Sent};
 
-/// What became of one request of a turn.
+/// Outcome of one request of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// The server accepted it.
     Accepted,
     /// The server certainly did not accept it.
     Refused,
-    /// It was never sent.
+    /// The request was not sent.
     Unsent,
     /// The server may have accepted it.
     Unknown,
 }
 
-/// What a failed submission means for its id.
+/// Derives from the error of a failed submission what happened to its id.
 pub(crate) fn fate(error: &Error) -> Fate {
     match error.sent() {
         Some(Sent::No) => Fate::Refused,
@@ -34,12 +34,12 @@ pub(crate) fn fate(error: &Error) -> Fate {
     }
 }
 
-/// What a turn leaves behind.
+/// State of the order after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Settled {
-    /// The order holds: later requests may follow.
+    /// The order is intact: later requests may follow.
     Whole,
-    /// The order cannot be kept: no later request may be sent.
+    /// The order is lost: no later request may be sent.
     Broken,
 }
 
@@ -50,12 +50,12 @@ pub(crate) struct Turns {
 }
 
 impl Turns {
-    /// A counter whose first id is `first`.
+    /// Creates a counter whose first id is `first`.
     pub(crate) fn starting_at(first: u32) -> Self {
         Turns { next: first }
     }
 
-    /// Takes `n` consecutive ids.
+    /// Reserves `n` consecutive ids. `None` if the protocol has no more ids.
     pub(crate) fn reserve(&mut self, n: usize) -> Option<Range<u32>> {
         let end = u32::try_from(n)
             .ok()
@@ -66,22 +66,22 @@ impl Turns {
         Some(range)
     }
 
-    /// Settles a turn, given the fate of each of its ids in their order. Ids behind the accepted ones come back if
-    /// certainly nothing arrived under them.
+    /// Settles a turn, given the fate of each id in order. Releases the ids behind the accepted ones if the server
+    /// certainly received nothing under them.
     pub(crate) fn settle(&mut self, range: Range<u32>, fates: &[Fate]) -> Settled {
-        let accepted = fates.iter().take_while(|it| **it == Fate::Accepted).count();
-        if fates[accepted..].iter().any(|it| matches!(it, Fate::Accepted | Fate::Unknown)) {
+        let accepted = fates.iter().take_while(|fate| **fate == Fate::Accepted).count();
+        if fates[accepted..].iter().any(|fate| matches!(fate, Fate::Accepted | Fate::Unknown)) {
             return Settled::Broken;
         }
-        // Nothing was reserved after this turn: a client has one turn at a time. The cast cannot lose anything,
-        // because the range had that many ids.
+        // A client has one turn at a time, so no id was reserved after this range. The cast is exact, because
+        // `accepted` is at most the length of a range of `u32`.
         self.next = range.start + accepted as u32;
         Settled::Whole
     }
 
-    /// Settles the turn of a custom loss: the ids of its forward parts, and behind them as many for the backward parts.
-    /// `backward` is `None` if the gradients were not to be had. Then nothing is missing on the server, but the client is
-    /// broken all the same: what was submitted behind the call counts on its gradients.
+    /// Settles the turn of a custom loss: the ids of its forward parts, followed by as many for its backward parts.
+    /// `backward` is `None` if the gradients could not be computed. The server then has no gap, but the order is lost,
+    /// because the requests behind the call rely on its gradients.
     pub(crate) fn settle_custom(
         &mut self,
         range: Range<u32>,
@@ -90,19 +90,17 @@ impl Turns {
     ) -> Settled {
         let unsent = vec![Fate::Unsent; forward.len()];
         match backward {
-            None if forward.iter().all(|it| *it == Fate::Accepted) => Settled::Broken,
+            None if forward.iter().all(|fate| *fate == Fate::Accepted) => Settled::Broken,
             backward => self.settle(range, &[forward, backward.unwrap_or(&unsent)].concat()),
         }
     }
 }
 
-/// In which waves the parts of one call are sent; the parts of a wave are sent at the same time. With parallel parts
-/// the first one goes last, because the server starts when it sees it and should then see all of them.
+/// Groups the parts of a call into waves, each sent after the one before it; the parts of a wave are sent concurrently.
+/// With parallel parts the first part goes last: the server starts when it receives that part, and should then have all
+/// others.
 pub(crate) fn waves(n: usize, parallel: bool) -> Vec<Vec<usize>> {
-    match parallel && 1 < n {
-        true => vec![(1..n).collect(), vec![0]],
-        false => (0..n).map(|it| vec![it]).collect(),
-    }
+    if parallel && 1 < n { vec![(1..n).collect(), vec![0]] } else { (0..n).map(|part| vec![part]).collect() }
 }
 
 #[cfg(test)]
@@ -111,7 +109,7 @@ mod tests {
     use Fate::*;
 
     #[test]
-    fn ids_start_where_asked_and_have_no_gap() {
+    fn ids_start_at_the_given_number_and_have_no_gap() {
         let mut turns = Turns::starting_at(1);
         assert_eq!(turns.reserve(3), Some(1..4));
         assert_eq!(turns.settle(1..4, &[Accepted, Accepted, Accepted]), Settled::Whole);
@@ -127,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_behind_the_accepted_ones_give_their_ids_back() {
+    fn the_ids_of_parts_behind_the_accepted_ones_are_released() {
         let mut turns = Turns::starting_at(5);
         let turn = turns.reserve(4).expect("ids");
         assert_eq!(turns.settle(turn, &[Accepted, Accepted, Refused, Unsent]), Settled::Whole);
@@ -144,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_refusal_of_the_server_or_no_connection_at_all_gives_an_id_back() {
+    fn only_a_refusal_of_the_server_or_no_connection_releases_an_id() {
         let error = |kind: ErrorKind, status: Option<u16>, sent| {
             Error::new(kind, "x").with(|it| (it.status, it.sent) = (status, sent))
         };
@@ -153,7 +151,7 @@ mod tests {
         let table = [
             (status(422, Sent::No), Refused),
             (status(409, Sent::No), Refused),
-            // The first attempt may have arrived, and something on the way refused the second.
+            // The first attempt may have been accepted; only the second one was certainly refused.
             (status(409, Sent::Maybe), Unknown),
             (status(429, Sent::Maybe), Unknown),
             (status(500, Sent::Maybe), Unknown),
@@ -163,7 +161,7 @@ mod tests {
             (error(ErrorKind::Cancelled, None, Some(Sent::Maybe)), Unknown),
             (Error::cancelled(), Unsent),
             (Error::timeout(Phase::Admission, "x"), Unsent),
-            (Error::decode("an answer that nobody understands"), Unknown),
+            (Error::decode("an unknown answer"), Unknown),
         ];
         for (error, expected) in table {
             assert_eq!(fate(&error), expected, "{error:?}");
@@ -171,25 +169,31 @@ mod tests {
     }
 
     #[test]
-    fn a_custom_loss_that_fails_halfway_breaks_the_order_and_one_that_was_refused_gives_its_ids_back() {
+    fn a_custom_loss_that_fails_halfway_breaks_the_order_and_a_refused_one_releases_its_ids() {
         use Settled::*;
-        /// What happened, the fates of the parts of both passes, what is left, and the next id.
+        /// Case, fates of the parts of both passes, state of the order, and the next id.
         type Row = (&'static str, [Fate; 2], Option<[Fate; 2]>, Settled, u32);
         let table: [Row; 7] = [
-            ("all went well", [Accepted, Accepted], Some([Accepted, Accepted]), Whole, 5),
+            ("all parts were accepted", [Accepted, Accepted], Some([Accepted, Accepted]), Whole, 5),
             ("no gradients", [Accepted, Accepted], None, Broken, 5),
             ("the forward parts were refused", [Refused, Unsent], None, Whole, 1),
-            ("the second of them was", [Accepted, Refused], None, Whole, 2),
-            ("one of them is lost", [Accepted, Unknown], None, Broken, 5),
+            ("the second forward part was refused", [Accepted, Refused], None, Whole, 2),
+            ("the fate of a forward part is unknown", [Accepted, Unknown], None, Broken, 5),
             ("the backward parts were refused", [Accepted, Accepted], Some([Refused, Unsent]), Whole, 3),
-            ("one of them is lost", [Accepted, Accepted], Some([Accepted, Unknown]), Broken, 5),
+            (
+                "the fate of a backward part is unknown",
+                [Accepted, Accepted],
+                Some([Accepted, Unknown]),
+                Broken,
+                5,
+            ),
         ];
-        for (what, forward, backward, settled, next) in table {
+        for (case, forward, backward, settled, next) in table {
             let mut turns = Turns::starting_at(1);
             let turn = turns.reserve(4).expect("ids");
             let backward = backward.as_ref().map(|it| &it[..]);
-            assert_eq!(turns.settle_custom(turn, &forward, backward), settled, "{what}");
-            assert_eq!(turns.reserve(1), Some(next..next + 1), "{what}");
+            assert_eq!(turns.settle_custom(turn, &forward, backward), settled, "{case}");
+            assert_eq!(turns.reserve(1), Some(next..next + 1), "{case}");
         }
     }
 
@@ -207,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_took_has_no_gap_and_no_id_twice_whatever_happens() {
+    fn accepted_ids_have_no_gap_and_no_repetition_for_any_fates() {
         use proptest::prelude::*;
         let fates =
             || prop_oneof![6 => Just(Accepted), 1 => Just(Refused), 1 => Just(Unsent), 1 => Just(Unknown)];
@@ -218,15 +222,15 @@ mod tests {
             for fates in calls {
                 let ids = turns.reserve(fates.len()).expect("ids");
                 let settled = turns.settle(ids.clone(), &fates);
-                let doubtful = ids.clone().zip(&fates).any(|it| *it.1 == Unknown);
+                let any_unknown = fates.contains(&Unknown);
                 if settled == Settled::Broken {
                     break;
                 }
-                // After a turn that leaves the order whole, nothing may have arrived that was not accepted.
-                prop_assert!(!doubtful);
-                accepted.extend(ids.zip(fates).filter(|it| it.1 == Accepted).map(|it| it.0));
+                // The order is intact only if the fate of each request is known.
+                prop_assert!(!any_unknown);
+                accepted.extend(ids.zip(fates).filter(|(_, fate)| *fate == Accepted).map(|(id, _)| id));
                 prop_assert_eq!(&accepted, &(first..first + accepted.len() as u32).collect::<Vec<_>>());
-                // The next id follows.
+                // The next id follows without a gap.
                 let next = turns.reserve(1).expect("an id");
                 prop_assert_eq!(next.start, first + accepted.len() as u32);
                 turns.settle(next, &[Refused]);
@@ -238,7 +242,7 @@ mod tests {
     fn every_part_is_sent_exactly_once() {
         proptest::proptest!(|(n in 0usize..40, parallel: bool)| {
             let waves = waves(n, parallel);
-            assert!(waves.iter().all(|it| !it.is_empty()));
+            assert!(waves.iter().all(|wave| !wave.is_empty()));
             let mut sent: Vec<usize> = waves.concat();
             sent.sort();
             assert_eq!(sent, (0..n).collect::<Vec<_>>());

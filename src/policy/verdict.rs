@@ -1,4 +1,4 @@
-//! What one answer of the server means, before anybody knows which call it belongs to (PROTOCOL §1.10, §1.13).
+//! Classification of one HTTP answer, independent of the call (PROTOCOL §1.10, §1.13).
 
 use std::time::{Duration, SystemTime};
 
@@ -8,33 +8,33 @@ use crate::error::words::presentable;
 use crate::error::{Error, ErrorKind};
 use crate::http_date;
 
-/// The longest wait that a server may ask for; a longer one is ignored.
-const LONGEST_HINT: Duration = Duration::from_secs(60);
+/// Longest pause that a server may ask for; a longer one is ignored.
+const MAX_HINT: Duration = Duration::from_secs(60);
 
-/// An answer, as far as decisions need it.
+/// The parts of an answer that decisions need.
 #[derive(Clone, Copy)]
 pub(crate) struct Facts<'a> {
     pub(crate) status: u16,
     pub(crate) body: &'a [u8],
     pub(crate) retry_after_ms: Option<&'a str>,
     pub(crate) retry_after: Option<&'a str>,
-    /// When it was, by the clock of the server or else of this machine: what a date in `retry_after` counts from.
+    /// Time of the answer, by the clock of the server or else of this machine. A date in `retry_after` counts from it.
     pub(crate) at: Option<SystemTime>,
     pub(crate) should_retry: Option<&'a str>,
-    /// Where the server says that the answer is.
+    /// The `location` header.
     pub(crate) location: Option<&'a str>,
 }
 
-/// What to do about an answer.
+/// Meaning of an answer for retries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It is a success.
+    /// A success status.
     Success,
     /// The same request may succeed later.
     Retry,
-    /// Something stands in the way that is seldom gone soon: worth a few seconds.
+    /// A conflict, which seldom ends soon: retry for a few seconds.
     Conflict,
-    /// A proxy on the way dropped the request: worth trying again over a new connection.
+    /// A proxy dropped the request: retry over a new connection.
     Dropped,
     /// The same request would fail again.
     Fatal,
@@ -58,9 +58,9 @@ impl Facts<'_> {
         }
     }
 
-    /// The server looked at the request's content and refused it. As the content is the same at every attempt, no
-    /// earlier one was accepted.
-    pub(crate) fn judges_content(&self) -> bool {
+    /// The server refused the content of the request. All attempts have the same content, so no earlier one was
+    /// accepted.
+    pub(crate) fn refuses_content(&self) -> bool {
         match self.status {
             400 => !self.body.is_empty(),
             422 => true,
@@ -68,7 +68,7 @@ impl Facts<'_> {
         }
     }
 
-    /// How long the server asks to wait: in milliseconds, in seconds, or until a date.
+    /// Pause that the server asks for, stated in milliseconds, in seconds, or as a date.
     pub(crate) fn hint(&self) -> Option<Duration> {
         let seconds = |text: &str, unit: f64| {
             let seconds = text.trim().parse::<f64>().ok()? * unit;
@@ -79,10 +79,10 @@ impl Facts<'_> {
             .retry_after_ms
             .and_then(|it| seconds(it, 1e-3))
             .or_else(|| self.retry_after.and_then(|it| seconds(it, 1.0).or_else(|| until(it))))?;
-        (!hint.is_zero() && hint <= LONGEST_HINT).then_some(hint)
+        (!hint.is_zero() && hint <= MAX_HINT).then_some(hint)
     }
 
-    /// This answer as the error that the caller gets.
+    /// Converts this answer to the error that the caller gets.
     pub(crate) fn error(&self) -> Error {
         let kind = match self.status {
             401 => ErrorKind::Auth,
@@ -127,7 +127,7 @@ pub(crate) fn detail(body: &[u8]) -> String {
     }
 }
 
-/// FastAPI lists what is wrong as objects with a place and a message.
+/// Converts a reason to text. FastAPI sends a list of objects with a location and a message.
 fn in_words(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_names_where_it_points_to() {
+    fn the_error_of_a_redirect_names_its_target() {
         for status in [301, 302, 307, 308] {
             let facts = Facts { location: Some("https://other/x\u{1b}[1m"), ..facts(status, "") };
             let error = facts.error();
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_servers_own_words_judge_the_content() {
+    fn a_422_and_a_400_with_a_body_refuse_the_content() {
         let table = [
             (400, "no such loss", true),
             (400, "", false),
@@ -207,45 +207,45 @@ mod tests {
             (404, "x", false),
             (500, "x", false),
         ];
-        for (status, body, judges) in table {
-            assert_eq!(facts(status, body).judges_content(), judges, "{status} {body}");
+        for (status, body, expected) in table {
+            assert_eq!(facts(status, body).refuses_content(), expected, "{status} {body}");
         }
     }
 
     #[test]
-    fn the_server_may_overrule_the_status() {
+    fn the_should_retry_header_overrules_the_status() {
         assert_eq!(Facts { should_retry: Some("false"), ..facts(503, "x") }.verdict(), Verdict::Fatal);
         assert_eq!(Facts { should_retry: Some("true"), ..facts(400, "x") }.verdict(), Verdict::Retry);
     }
 
     #[test]
-    fn a_hint_in_milliseconds_wins_and_absurd_hints_are_ignored() {
+    fn a_hint_in_milliseconds_has_precedence_and_invalid_hints_are_ignored() {
         let hint = |ms, s| Facts { retry_after_ms: ms, retry_after: s, ..facts(429, "") }.hint();
         assert_eq!(hint(Some("250"), Some("9")), Some(Duration::from_millis(250)));
         assert_eq!(hint(None, Some("1.5")), Some(Duration::from_millis(1500)));
-        for odd in ["0", "-1", "61", "nan", "soon", "1e300"] {
-            assert_eq!(hint(None, Some(odd)), None, "{odd}");
+        for invalid in ["0", "-1", "61", "nan", "soon", "1e300"] {
+            assert_eq!(hint(None, Some(invalid)), None, "{invalid}");
         }
     }
 
     #[test]
-    fn a_hint_may_be_a_date_which_counts_from_the_time_of_the_answer() {
+    fn a_hint_may_be_a_date_relative_to_the_time_of_the_answer() {
         let at = http_date::parse("Fri, 20 Nov 2026 13:19:11 GMT");
         let hint = |text| Facts { retry_after: Some(text), at, ..facts(503, "") }.hint();
         assert_eq!(hint("Fri, 20 Nov 2026 13:19:41 GMT"), Some(Duration::from_secs(30)));
-        for odd in [
+        for ignored in [
             "Fri, 20 Nov 2026 13:19:11 GMT",
             "Fri, 20 Nov 2026 13:00:00 GMT",
             "Fri, 20 Nov 2026 14:19:11 GMT",
         ] {
-            assert_eq!(hint(odd), None, "{odd}");
+            assert_eq!(hint(ignored), None, "{ignored}");
         }
-        let timeless = Facts { retry_after: Some("Fri, 20 Nov 2026 13:19:41 GMT"), ..facts(503, "") };
-        assert_eq!(timeless.hint(), None);
+        let without_time = Facts { retry_after: Some("Fri, 20 Nov 2026 13:19:41 GMT"), ..facts(503, "") };
+        assert_eq!(without_time.hint(), None);
     }
 
     #[test]
-    fn the_servers_words_are_found_in_every_shape_of_body() {
+    fn the_reason_of_the_server_is_found_in_every_form_of_body() {
         let table = [
             (r#"{"detail":"no such model"}"#, "no such model"),
             (r#"{"message":"m"}"#, "m"),

@@ -153,6 +153,6 @@ impl Dispatch {
 
     fn is_throttled(&self, clock: &Clock) -> bool {
         let now = clock.now();
-        self.window.lock().is_recent(now)
+        self.window.lock().is_throttled(now)
     }
 }

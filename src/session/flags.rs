@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::error::{Error, ErrorKind, Phase, Result, Sent};
+use crate::error::{Error, Result};
 use crate::http::{Call, Http, Lane};
+use crate::policy::endpoints::{Names, Presence, presence};
 use crate::policy::forms::{Form, Forms, Next, Outcome};
-use crate::policy::offered::{Names, Word, judge};
+use crate::policy::resubmit::may_assume_flags;
 use crate::sync::task::{Turn, Work};
 use crate::sync::{CancelToken, Mutex, unwind};
 use crate::wire::json::{ClientConfig, ClientConfigRequest, DynamicConfig};
@@ -42,7 +43,7 @@ pub(super) fn fetch(http: &Http, config: &Config, cancel: &CancelToken) -> Resul
     let mut call = config_call(config)?;
     call.budget = Some(PATIENCE.min(config.timeouts.submit));
     match learn(http, config, &call, cancel) {
-        Err(error) if is_passing(&error) && http.auth().can_do_without_tokens() => {
+        Err(error) if may_assume_flags(&error) && http.auth().can_do_without_tokens() => {
             log::warn!(
                 target: "tinkex",
                 "the server does not tell its flags, so the documented ones hold until it does, and the credential is sent \
@@ -69,7 +70,7 @@ fn learn(http: &Http, config: &Config, call: &Call, cancel: &CancelToken) -> Res
         Ok(dynamic) => {
             Ok(Flags { is_dynamic: dynamic.is_some(), dynamic: dynamic.unwrap_or_default(), ..flags })
         }
-        Err(error) if is_passing(&error) => {
+        Err(error) if may_assume_flags(&error) => {
             log::warn!(target: "tinkex", "the server does not tell the flags that may change: {error}");
             // Zero is the shortest interval that there is.
             let dynamic = DynamicConfig { refresh_interval_sec: 0.0, ..DynamicConfig::default() };
@@ -77,16 +78,6 @@ fn learn(http: &Http, config: &Config, call: &Call, cancel: &CancelToken) -> Res
         }
         Err(error) => Err(error),
     }
-}
-
-/// The server is there, and may do better later. A wrong address or a refused credential is the caller's affair.
-fn is_passing(error: &Error) -> bool {
-    let never_arrived = matches!(
-        error.kind(),
-        ErrorKind::Connection { sent: Sent::No } | ErrorKind::Timeout(Phase::Resolve | Phase::Connect)
-    );
-    // A circuit that is open says what the caller wanted to hear.
-    error.is_retryable() && !never_arrived && *error.kind() != ErrorKind::CircuitOpen
 }
 
 fn config_call(config: &Config) -> Result<Call> {
@@ -126,8 +117,8 @@ fn offered<T>(result: Result<T>) -> Result<Option<T>> {
 /// A 404 is about the thing that was named, and the endpoint exists.
 pub(crate) fn names_what_is_missing(error: &Error) -> bool {
     let detail = error.message().split_once(": ").map_or("", |it| it.1);
-    let word = error.http_status().map(|it| judge(it, detail, Names::Something));
-    word == Some(Word::Present)
+    let found = error.http_status().map(|it| presence(it, detail, Names::Something));
+    found == Some(Presence::Present)
 }
 
 /// The endpoint does not exist on this server.

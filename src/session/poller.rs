@@ -131,7 +131,7 @@ impl Poller {
     ) -> Arc<Self> {
         let sampling_session_id = sampling_session_id.to_string();
         let machine = match session.http.offered().lock().lacks(ENDPOINT) {
-            true => PollMany::not_offered(),
+            true => PollMany::without_endpoint(),
             false => PollMany::new(session.config.timeouts.silence),
         };
         let poller = Arc::new(Poller {
@@ -166,7 +166,7 @@ impl Poller {
             match (state.closed, state.busy_until, deadline) {
                 (true, ..) => Registered::Refused(entry, Error::closed("the client is closed")),
                 // The request under way cannot be shortened, and would outlast this sample's time.
-                (_, Some(until), Some(deadline)) if deadline < until => Registered::Alone(entry),
+                (_, Some(until), Some(deadline)) if deadline < until => Registered::PollAlone(entry),
                 _ => {
                     state.nearest = state.nearest.into_iter().chain(deadline).min();
                     state.machine.register(request_id, entry, now)
@@ -179,7 +179,7 @@ impl Poller {
             Registered::Ready(entry, completion) => {
                 return self.fetch(request_id.into(), entry, &completion);
             }
-            Registered::Alone(entry) => return self.session.wait_alone(entry.waiter),
+            Registered::PollAlone(entry) => return self.session.wait_alone(entry.waiter),
             Registered::Refused(entry, error) => return entry.waiter.fail(error),
         };
         if let Some(Entry { waiter, _given_up }) = replaced {
@@ -197,14 +197,14 @@ impl Poller {
 
     /// Whether the server offers news of many samples, as far as is known.
     pub(crate) fn is_offered(&self) -> bool {
-        self.state.lock().machine.is_offered()
+        self.state.lock().machine.has_endpoint()
     }
 
     /// Sends the last report and refuses later samples. Interrupts a request that the server holds.
     pub(crate) fn close(&self, within: Duration) {
         let (turn, waiting) = {
             let mut state = self.state.lock();
-            let turn = (!std::mem::replace(&mut state.closed, true)).then(|| state.machine.last_words());
+            let turn = (!std::mem::replace(&mut state.closed, true)).then(|| state.machine.final_report());
             (turn.flatten(), state.machine.take_waiters())
         };
         fail(waiting, &Error::closed("the client was closed while this was in progress"));
@@ -234,7 +234,7 @@ impl Poller {
         let timeout = {
             let mut state = self.state.lock();
             let left = state.nearest.map(|it| it.saturating_duration_since(sent));
-            let longest = if turn.long { timeouts.poll } else { REPORT };
+            let longest = if turn.holds { timeouts.poll } else { REPORT };
             let timeout = left.map_or(longest, |it| longest.min(it.max(Duration::from_millis(1))));
             state.busy_until = sent.checked_add(timeout);
             timeout
@@ -294,7 +294,7 @@ impl Poller {
                     self.fetch(id, entry, &completion);
                 }
             }
-            Step::Alone(waiting) => {
+            Step::PollAlone(waiting) => {
                 log::info!(target: "tinkex", "the server has no retrieve_futures: samples are waited for one by one");
                 // Nobody of this service need ask again.
                 self.session.http.offered().lock().note_absent(ENDPOINT);
@@ -315,11 +315,11 @@ impl Poller {
     /// Has those looked up by themselves who have waited long without news.
     fn look_up(self: &Arc<Self>) {
         let now = self.clock().now;
-        let doubted = {
+        let due_looks = {
             let mut state = self.state.lock();
-            if state.closed { Vec::new() } else { state.machine.doubted(now) }
+            if state.closed { Vec::new() } else { state.machine.take_due_looks(now) }
         };
-        for (request_id, entry) in doubted {
+        for (request_id, entry) in due_looks {
             let fetching = Fetching { poller: self.clone(), request_id, settled: false };
             self.session.fetch(move || entry.waiter.look(fetching));
         }
@@ -388,11 +388,11 @@ impl Poller {
         let request = RetrieveFuturesRequest {
             target: self.target.clone(),
             prev_cursor: turn.prev_cursor,
-            timeout: (!turn.long).then_some(0.0),
+            timeout: (!turn.holds).then_some(0.0),
             retrieved_request_ids: turn.retrieved.clone(),
         };
         let mut call = Call::post(Lane::PollMany, ENDPOINT, &request)?.once(timeout);
-        call.branch = self.branch.clone().filter(|_| turn.long);
+        call.branch = self.branch.clone().filter(|_| turn.holds);
         call.fresh = self.state.lock().dropped;
         Ok(call)
     }

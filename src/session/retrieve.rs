@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Phase, Result};
-use crate::http::{Answer, Body, Broken, Call, Lane, Room};
+use crate::http::{Body, Broken, Call, Lane, Room};
 use crate::pending::Progress;
 use crate::policy::pause::Pauses;
 use crate::policy::poll::{Event, Poll, Step, Times};
 use crate::sync::{Bytes, CancelToken};
-use crate::wire::json::RetrieveFutureRequest;
+use crate::wire::json::{ResultBody, RetrieveFutureRequest};
 
 use super::Session;
 
@@ -33,7 +33,7 @@ pub(crate) struct Promise {
 
 /// A result as it came, and its share of the byte budget until it has been read.
 pub(crate) struct Retrieved {
-    pub(crate) answer: Answer,
+    pub(crate) body: ResultBody,
     _bytes: Option<Bytes>,
 }
 
@@ -197,11 +197,12 @@ impl Asking<'_> {
             Err(broken) => return Err(broken.error(&session.config.timeouts)),
         };
         match (step, outcome) {
-            (Step::Done, Ok(answer)) => {
+            (Step::Done(json), Ok(answer)) => {
                 progress.unqueue(now);
-                Ok(Round::Done(Retrieved { answer, _bytes: self.bytes.take() }))
+                let body = json.map_or(ResultBody::Protobuf(answer.body), ResultBody::Json);
+                Ok(Round::Done(Retrieved { body, _bytes: self.bytes.take() }))
             }
-            (Step::Done, Err(broken)) => Err(broken.error(&session.config.timeouts)),
+            (Step::Done(_), Err(broken)) => Err(broken.error(&session.config.timeouts)),
             (Step::Fail(error), _) => {
                 progress.unqueue(now);
                 Err(session.http.without_secrets(error).with(|it| it.url = Some(url())))
@@ -245,7 +246,7 @@ impl Asking<'_> {
         }
         call.protobuf = promise.protobuf;
         call.timeout = Some(timeout);
-        call.fresh = poll.wants_fresh();
+        call.fresh = poll.needs_new_connection();
         Ok(call.answered_within(promise.room))
     }
 }

@@ -147,7 +147,7 @@ impl TokenRefresh {
         };
         log::debug!(target: "tinkex", "the token was not replaced: {error}");
         let refused = error.http_status() == Some(401);
-        if refresh::after_failure(refused, now.and_then(|token| token.left)) != AfterFailure::Rest {
+        if refresh::after_failure(refused, now.and_then(|token| token.left)) != AfterFailure::Stop {
             return Ok(true);
         }
         // Send nothing until a request that needs a token has got one.

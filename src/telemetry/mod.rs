@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::http::{Call, Http, Lane, headers};
-use crate::policy::telemetry::{Backlog, Offered, TelemetryCounts};
+use crate::policy::telemetry::{Backlog, Pushed, TelemetryCounts};
 use crate::sync::clock::Clock;
 use crate::sync::task::{Task, Turn, Work};
 use crate::sync::workers::Workers;
@@ -98,20 +98,20 @@ impl Telemetry {
 
     /// Queues an event. Never waits for the network or for room, and never fails.
     fn report(self: &Arc<Self>, event: Event) {
-        let (offered, round) = {
+        let (pushed, round) = {
             let mut state = self.state.lock();
-            (state.backlog.offer(|index| event.numbered(index)), state.round.clone())
+            (state.backlog.push(|index| event.numbered(index)), state.round.clone())
         };
-        match offered {
-            Offered::Due => {
+        match pushed {
+            Pushed::Due => {
                 round.cancel();
                 self.export();
             }
-            Offered::Queued => self.export(),
-            Offered::Full => {
+            Pushed::Queued => self.export(),
+            Pushed::Full => {
                 log::warn!(target: "tinkex", "telemetry cannot keep up: further events are dropped");
             }
-            Offered::Dropped => {}
+            Pushed::Dropped => {}
         }
     }
 
@@ -163,7 +163,7 @@ impl Telemetry {
 
     /// Counts what is still queued as dropped.
     pub(crate) fn give_up(&self) {
-        let dropped = self.state.lock().backlog.abandon();
+        let dropped = self.state.lock().backlog.drop_all();
         drop(dropped);
     }
 }

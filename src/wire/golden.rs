@@ -1,5 +1,5 @@
-//! The recorded exchanges of the official SDK (`tests/data/wire`): everything that it sent is read and written again
-//! without a change, and everything that it was answered is understood.
+//! Tests with recorded exchanges of the official SDK (`tests/data/wire`): each request is read and written again
+//! unchanged, and each answer can be read.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -29,14 +29,14 @@ fn exact_bytes(body: &Value) -> Vec<u8> {
 }
 
 /// Reads a body as `T` and requires that writing it gives the same JSON.
-fn round<T: Serialize + DeserializeOwned>(body: &Value) {
-    let read: T = request(body.to_string().as_bytes()).unwrap_or_else(|it| panic!("{it}: {body}"));
+fn assert_unchanged<T: Serialize + DeserializeOwned>(body: &Value) {
+    let read: T = request(body.to_string().as_bytes()).unwrap_or_else(|error| panic!("{error}: {body}"));
     let again: Value = serde_json::from_slice(&encode(&read).expect("a body")).expect("JSON");
     assert_eq!(&again, body);
 }
 
 fn read<T: DeserializeOwned>(body: &Value) -> T {
-    response(body.to_string().as_bytes()).unwrap_or_else(|it| panic!("{it}: {body}"))
+    response(body.to_string().as_bytes()).unwrap_or_else(|error| panic!("{error}: {body}"))
 }
 
 fn verb(path: &str) -> &str {
@@ -51,23 +51,23 @@ fn every_recorded_json_request_is_read_and_written_unchanged() {
         let body = &line["request_body"];
         n += 1;
         match verb(line["path"].as_str().expect("a path")) {
-            "client/config" | "client/dynamic_config" => round::<ClientConfigRequest>(body),
-            "create_session" => round::<CreateSessionRequest>(body),
-            "session_heartbeat" => round::<SessionHeartbeatRequest>(body),
-            "create_model" => round::<CreateModelRequest>(body),
-            "get_info" => round::<GetInfoRequest>(body),
-            "optim_step" => round::<OptimStepRequest>(body),
-            "save_weights" => round::<SaveWeightsRequest>(body),
-            "load_weights" => round::<LoadWeightsRequest>(body),
-            "save_weights_for_sampler" => round::<SaveWeightsForSamplerRequest>(body),
-            "create_sampling_session" => round::<CreateSamplingSessionRequest>(body),
-            "asample" => round::<SampleRequest>(body),
-            "retrieve_future" => round::<RetrieveFutureRequest>(body),
-            "weights_info" => round::<WeightsInfoRequest>(body),
-            "telemetry" => round::<TelemetryRequest>(body),
-            path if path.ends_with("/finish") => round::<FinishSessionRequest>(body),
-            path if path.ends_with("/ttl") => round::<CheckpointTtlRequest>(body),
-            // Of a verb that this floor does not describe yet.
+            "client/config" | "client/dynamic_config" => assert_unchanged::<ClientConfigRequest>(body),
+            "create_session" => assert_unchanged::<CreateSessionRequest>(body),
+            "session_heartbeat" => assert_unchanged::<SessionHeartbeatRequest>(body),
+            "create_model" => assert_unchanged::<CreateModelRequest>(body),
+            "get_info" => assert_unchanged::<GetInfoRequest>(body),
+            "optim_step" => assert_unchanged::<OptimStepRequest>(body),
+            "save_weights" => assert_unchanged::<SaveWeightsRequest>(body),
+            "load_weights" => assert_unchanged::<LoadWeightsRequest>(body),
+            "save_weights_for_sampler" => assert_unchanged::<SaveWeightsForSamplerRequest>(body),
+            "create_sampling_session" => assert_unchanged::<CreateSamplingSessionRequest>(body),
+            "asample" => assert_unchanged::<SampleRequest>(body),
+            "retrieve_future" => assert_unchanged::<RetrieveFutureRequest>(body),
+            "weights_info" => assert_unchanged::<WeightsInfoRequest>(body),
+            "telemetry" => assert_unchanged::<TelemetryRequest>(body),
+            path if path.ends_with("/finish") => assert_unchanged::<FinishSessionRequest>(body),
+            path if path.ends_with("/ttl") => assert_unchanged::<CheckpointTtlRequest>(body),
+            // The crate writes this message in another form.
             "save_weights_external" => n -= 1,
             path => panic!("no struct for {path}"),
         }
@@ -76,7 +76,7 @@ fn every_recorded_json_request_is_read_and_written_unchanged() {
 }
 
 #[test]
-fn every_recorded_sample_request_is_what_we_would_send() {
+fn every_recorded_sample_request_is_encoded_alike() {
     let mut n = 0;
     for line in recordings().iter().filter(|it| it["path"] == "/api/v1/asample" && it["status"] == 200) {
         let body = &line["request_body"];
@@ -121,7 +121,7 @@ fn every_recorded_protobuf_request_is_read_and_written_unchanged() {
         let read = |it: &[u8]| proto::ForwardBackwardRequest::decode(it).expect("a message");
         assert_eq!(read(&ours), read(&bytes));
         for (i, datum) in call.data.iter().enumerate() {
-            datum.validate(&format!("data[{i}]")).expect("what the SDK sends passes our checks");
+            datum.validate(&format!("data[{i}]")).expect("data of the SDK are valid");
         }
         n += 1;
     }
@@ -129,7 +129,7 @@ fn every_recorded_protobuf_request_is_read_and_written_unchanged() {
 }
 
 #[test]
-fn every_recorded_result_is_understood() {
+fn every_recorded_result_is_read() {
     let mut n = 0;
     for line in recordings().iter().filter(|it| it["future_of"].is_string() && it["status"] == 200) {
         let body = &line["response_body"];
@@ -180,7 +180,7 @@ fn every_recorded_result_is_understood() {
 }
 
 #[test]
-fn every_other_recorded_answer_is_understood() {
+fn every_other_recorded_answer_is_read() {
     let mut n = 0;
     let plain =
         |it: &&Value| it["future_of"].is_null() && it["status"] == 200 && it["response_encoding"] == "json";
@@ -190,8 +190,8 @@ fn every_other_recorded_answer_is_understood() {
         match verb(line["path"].as_str().expect("a path")) {
             "client/config" => assert!(!read::<ClientConfig>(body).pjwt_auth_enabled),
             "get_server_capabilities" => {
-                let offered = ServerCapabilities::from(read::<ServerCapabilitiesResponse>(body));
-                assert_eq!(offered.supported_models[0].model_name.as_deref(), Some("local/tiny-qwen3"));
+                let capabilities = ServerCapabilities::from(read::<ServerCapabilitiesResponse>(body));
+                assert_eq!(capabilities.supported_models[0].model_name.as_deref(), Some("local/tiny-qwen3"));
             }
             "create_session" => {
                 assert!(read::<CreateSessionResponse>(body).session_id.starts_with("session_"))
@@ -226,13 +226,13 @@ fn every_other_recorded_answer_is_understood() {
             path if path.ends_with("/checkpoints") => {
                 let checkpoints = read::<CheckpointsResponse>(body).checkpoints;
                 assert!(!checkpoints.is_empty());
-                for it in checkpoints {
-                    let path = it.path().expect("a path");
-                    assert_eq!(Some(path.checkpoint_type()), it.checkpoint_type);
-                    assert_eq!(path.name(), it.checkpoint_id);
+                for checkpoint in checkpoints {
+                    let path = checkpoint.path().expect("a path");
+                    assert_eq!(Some(path.checkpoint_type()), checkpoint.checkpoint_type);
+                    assert_eq!(path.name(), checkpoint.checkpoint_id);
                 }
             }
-            // The answer to the end of a session says nothing that this floor reads.
+            // The answer to the end of a session has no fields.
             path if path.ends_with("/finish") => n -= 1,
             path => panic!("no struct for the answer of {path}"),
         }
@@ -240,14 +240,15 @@ fn every_other_recorded_answer_is_understood() {
     assert!(100 < n, "only {n} answers were recorded");
 }
 
-/// Every body of the recordings, as its bytes.
+/// All recorded bodies.
 fn bodies() -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for line in recordings() {
         for body in [&line["request_body"], &line["response_body"]] {
-            match body["_b64"].is_string() {
-                true => all.push(exact_bytes(body)),
-                false => all.push(body.to_string().into_bytes()),
+            if body["_b64"].is_string() {
+                all.push(exact_bytes(body));
+            } else {
+                all.push(body.to_string().into_bytes());
             }
         }
     }
@@ -255,7 +256,7 @@ fn bodies() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn no_reader_panics_at_a_damaged_recording() {
+fn no_reader_panics_on_a_damaged_recording() {
     use super::messages::{JSON, OTHERS};
     let bodies = bodies();
     let mut random = fastrand::Rng::with_seed(4);

@@ -1,5 +1,5 @@
-//! Every message that is read from the network, with its reader: for the properties that hold for all of them, and for
-//! `benches/fuzz.rs`, which throws bytes at each.
+//! Table of all messages that are read from the network, with their readers. The property tests and `benches/fuzz.rs`
+//! run over it.
 
 use serde::Serialize;
 
@@ -7,26 +7,27 @@ use super::{json, sample, train};
 use crate::error::Result;
 use crate::types;
 
-/// Whether writing what was read and reading it again gives the same. `None` if it cannot be read.
-type Again = fn(&[u8]) -> Option<bool>;
+/// Reads a body, writes the message and reads it again; compares the two. `None` if the body cannot be read.
+type RoundTrip = fn(&[u8]) -> Option<bool>;
 
 /// One kind of message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Message {
     pub(crate) name: &'static str,
-    /// Reads bytes and throws away what they say. Whether they could be read.
+    /// Reads bytes and tells whether this succeeded.
     pub(crate) decode: fn(&[u8]) -> bool,
-    /// Reads bytes, and whether writing that and reading it again gives the same. `None` if they cannot be read.
-    #[cfg_attr(not(test), allow(dead_code, reason = "only the properties ask"))]
-    pub(crate) again: Option<Again>,
-    /// An example with all its fields. Texts that begin with `=` stand for themselves without it; every other value stands
-    /// for any of its type.
+    /// Checks that a message survives being written and read again. `None` for a message that this crate does not
+    /// write.
+    #[cfg_attr(not(test), allow(dead_code, reason = "only the property tests use it"))]
+    pub(crate) round_trip: Option<RoundTrip>,
+    /// Example with all fields. A string that begins with `=` is a literal without that character; any other value is a
+    /// placeholder of its type.
     pub(crate) example: &'static str,
 }
 
-fn again<T: Serialize + PartialEq>(body: &[u8], read: fn(&[u8]) -> Result<T>) -> Option<bool> {
+fn round_trip<T: Serialize + PartialEq>(body: &[u8], read: fn(&[u8]) -> Result<T>) -> Option<bool> {
     let first = read(body).ok()?;
-    Some(json::encode(&first).is_ok_and(|it| read(&it).is_ok_and(|it| it == first)))
+    Some(json::encode(&first).and_then(|body| read(&body)).is_ok_and(|again| again == first))
 }
 
 macro_rules! message {
@@ -34,7 +35,7 @@ macro_rules! message {
         Message {
             name: stringify!($name),
             decode: |it| json::$read::<json::$name>(it).is_ok(),
-            again: Some(|it| again(it, json::$read::<json::$name>)),
+            round_trip: Some(|it| round_trip(it, json::$read::<json::$name>)),
             example: $example,
         }
     };
@@ -42,7 +43,7 @@ macro_rules! message {
         Message {
             name: stringify!($name),
             decode: |it| json::$read::<types::$name>(it).is_ok(),
-            again: Some(|it| again(it, json::$read::<types::$name>)),
+            round_trip: Some(|it| round_trip(it, json::$read::<types::$name>)),
             example: $example,
         }
     };
@@ -51,13 +52,13 @@ macro_rules! message {
         Message {
             name: stringify!($name),
             decode: |it| json::$read::<types::$name>(it).is_ok(),
-            again: None,
+            round_trip: None,
             example: $example,
         }
     };
 }
 
-/// The messages that are plain JSON, as a client sends them (`request`) and as a server does (`response`).
+/// Messages in plain JSON: sent by clients (`request`) and by servers (`response`).
 pub(crate) const JSON: &[Message] = &[
     message!(request ClientConfigRequest r#"{"sdk_version":"a"}"#),
     message!(request AuthTokenRequest "{}"),
@@ -125,19 +126,15 @@ pub(crate) const JSON: &[Message] = &[
 
 macro_rules! decoder {
     ($name:literal $decode:expr) => {
-        Message { name: $name, decode: $decode, again: None, example: "" }
+        Message { name: $name, decode: $decode, round_trip: None, example: "" }
     };
-}
-
-fn value(body: &[u8]) -> Result<serde_json::Value> {
-    json::response(body)
 }
 
 fn text(body: &[u8]) -> &str {
     std::str::from_utf8(body).unwrap_or_default()
 }
 
-/// Protobuf, and the readers with rules of their own.
+/// Protobuf messages, and readers with special rules.
 pub(crate) const OTHERS: &[Message] = &[
     decoder!("ForwardBackwardRequest" | it | train::decode_forward_backward_request(it).is_ok()),
     decoder!("ForwardBackwardOutput" | it | train::decode_forward_backward_output(it.to_vec()).is_ok()),
@@ -150,12 +147,12 @@ pub(crate) const OTHERS: &[Message] = &[
     decoder!("legacy forward" | it | train::decode_forward_backward_json(it, "forward_input").is_ok()),
     decoder!(
         "ForwardBackwardOutput in JSON" | it | {
-            value(it).is_ok_and(|it| train::forward_backward_output_from_json(&it).is_ok())
+            json::parse(it).is_ok_and(|it| train::forward_backward_output_from_json(&it).is_ok())
         }
     ),
     decoder!(
         "SampleResponse in JSON" | it | {
-            value(it).is_ok_and(|it| sample::sample_response_from_json(&it, &[]).is_ok())
+            json::parse(it).is_ok_and(|it| sample::sample_response_from_json(&it, &[]).is_ok())
         }
     ),
     decoder!(

@@ -1,8 +1,8 @@
-//! Bytes ↔ types: what goes over the network, and nothing of how it goes (PROTOCOL §3, §4, §5, §6).
+//! Encoding and decoding of every message on the network (PROTOCOL §3–§6). Transport is in [`http`](crate::http).
 //!
-//! The client and the embedded engine both stand on this floor, so every message can be written and read here.
+//! The client and the embedded engine share this module, so each message can be both written and read.
 
-// A build without the engine uses only the client's half of each message.
+// A build without the engine uses only the client's direction of each message.
 #![cfg_attr(not(feature = "local"), allow(dead_code))]
 
 pub(crate) mod json;

@@ -1,4 +1,4 @@
-//! The legacy JSON form of a request for a pass (PROTOCOL §3.3 #12, #13), for servers that read no protobuf.
+//! The legacy JSON form of a forward or backward pass request (PROTOCOL §3.3 #12, #13), for servers without protobuf.
 
 use std::collections::BTreeMap;
 
@@ -6,12 +6,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::Result;
-use crate::types::{Datum, Loss, LossValue};
+use crate::types::{Datum, Loss, LossValue, TensorData};
 
 use super::json::{ModelInputJson, encode};
 use super::tensor::TensorJson;
 
-/// Where such a request goes.
+/// Path of the request.
 pub(crate) fn path(forward_only: bool) -> &'static str {
     if forward_only { "/api/v1/forward" } else { "/api/v1/forward_backward" }
 }
@@ -39,10 +39,11 @@ struct DatumJson {
     loss_fn_inputs: BTreeMap<String, TensorJson>,
 }
 
-/// The body of the request. Tensors are dense, because the servers that need it know no others; it has no provenance.
+/// Encodes the request. Sparse tensors are written dense, because the servers that need this form read no others.
+/// Provenance is left out.
 ///
 /// # Errors
-/// Numbers that JSON does not have, a sparse tensor that is too large to be written out.
+/// A number that JSON cannot represent, or a sparse tensor that is too large to be written dense.
 pub(crate) fn encode_pass(
     model_id: &str,
     seq_id: u32,
@@ -53,13 +54,13 @@ pub(crate) fn encode_pass(
     let config: BTreeMap<&str, Value> = loss
         .config
         .iter()
-        .map(|(name, it)| match it {
-            LossValue::Number(it) => (name.as_str(), Value::from(*it)),
-            LossValue::Text(it) => (name.as_str(), it.as_str().into()),
+        .map(|(name, value)| match value {
+            LossValue::Number(number) => (name.as_str(), Value::from(*number)),
+            LossValue::Text(text) => (name.as_str(), text.as_str().into()),
         })
         .collect();
     let input = Input {
-        data: data.iter().enumerate().map(|(i, it)| datum(it, i)).collect::<Result<_>>()?,
+        data: data.iter().enumerate().map(|(i, datum)| datum_json(datum, i)).collect::<Result<_>>()?,
         loss_fn: loss.loss_fn.as_str(),
         loss_fn_config: (!config.is_empty()).then_some(config),
     };
@@ -67,25 +68,25 @@ pub(crate) fn encode_pass(
     encode(&Call { model_id, seq_id, forward_backward_input: backward, forward_input: forward })
 }
 
-fn datum(datum: &Datum, i: usize) -> Result<DatumJson> {
-    let tensor = |(name, it): (&String, &crate::types::TensorData)| {
+fn datum_json(datum: &Datum, i: usize) -> Result<DatumJson> {
+    let tensor_json = |(name, tensor): (&String, &TensorData)| {
         let path = format!("data[{i}].loss_fn_inputs[{name:?}]");
-        it.check_values(
+        tensor.check_values(
             &path,
-            "a finite number, and this server reads JSON, which has no others",
+            "a finite number; this server accepts only JSON, which has no others",
             f32::is_finite,
         )?;
-        if it.sparse.is_none() {
-            return Ok((name.clone(), TensorJson::from(it)));
+        if tensor.sparse.is_none() {
+            return Ok((name.clone(), TensorJson::from(tensor)));
         }
-        it.check_room(&path)?;
-        let mut dense = it.clone();
+        tensor.check_room(&path)?;
+        let mut dense = tensor.clone();
         dense.make_dense();
         Ok((name.clone(), TensorJson::from(&dense)))
     };
     Ok(DatumJson {
         model_input: (&datum.model_input).into(),
-        loss_fn_inputs: datum.loss_fn_inputs.iter().map(tensor).collect::<Result<_>>()?,
+        loss_fn_inputs: datum.loss_fn_inputs.iter().map(tensor_json).collect::<Result<_>>()?,
     })
 }
 
@@ -93,7 +94,7 @@ fn datum(datum: &Datum, i: usize) -> Result<DatumJson> {
 #[allow(clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::types::{LossFn, TensorData};
+    use crate::types::LossFn;
     use crate::wire::train::{
         decode_forward_backward_json, decode_forward_backward_request, encode_forward_backward,
     };
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn the_json_form_says_what_the_protobuf_form_says() {
+    fn the_json_form_and_the_protobuf_form_are_read_as_the_same_request() {
         let losses = [
             LossFn::CrossEntropy.into(),
             LossFn::Ppo.with("clip_low_threshold", 0.9).with("kind", "x"),
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_body_is_that_of_the_protocol() {
+    fn the_body_has_the_documented_form() {
         let data = [Datum::cross_entropy(&[1], &[2, 3])];
         let body = encode_pass("m", 1, &data, &LossFn::CrossEntropy.into(), false).expect("JSON");
         let body: Value = serde_json::from_slice(&body).expect("JSON");
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn sparse_tensors_are_written_out_and_what_json_cannot_say_is_refused_by_name() {
+    fn sparse_tensors_are_written_dense_and_infinite_values_are_refused_by_name() {
         let mut datum = Datum::default().with("weights", matrix());
         datum.pack(false);
         assert!(datum.loss_fn_inputs["weights"].sparse.is_some());
@@ -154,8 +155,8 @@ mod tests {
         let body = encode_pass("m", 1, &[datum], &loss, false).expect("JSON");
         let read = decode_forward_backward_json(&body, "forward_backward_input").expect("a pass");
         assert_eq!(read.data[0].loss_fn_inputs["weights"], matrix());
-        let odd = Datum::default().with("logprobs", vec![0.0, f32::NEG_INFINITY]);
-        let error = encode_pass("m", 1, &[odd], &loss, false).expect_err("a refusal");
+        let infinite = Datum::default().with("logprobs", vec![0.0, f32::NEG_INFINITY]);
+        let error = encode_pass("m", 1, &[infinite], &loss, false).expect_err("a refusal");
         assert_eq!(error.violation().expect("a path").path, "data[0].loss_fn_inputs[\"logprobs\"][1]");
     }
 }

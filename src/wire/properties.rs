@@ -1,4 +1,4 @@
-//! What holds for all messages: reading gives back what was written, and no bytes make a reader panic.
+//! Properties of the codecs: a message is read as it was written, and no input makes a reader panic.
 
 use std::collections::BTreeMap;
 
@@ -93,7 +93,7 @@ fn output() -> impl Strategy<Value = ForwardBackwardOutput> {
 
 fn topk(length: usize) -> impl Strategy<Value = Option<Vec<Option<Vec<TokenLogprob>>>>> {
     let cell = (0..i32::MAX, -50f32..0.0).prop_map(|(token, logprob)| TokenLogprob { token, logprob });
-    // No rows, or a row without cells, cannot be told from none.
+    // No rows, and a row without cells, are read as `None`.
     let rows = vec(proptest::option::of(vec(cell, 1..4)), length.max(1));
     proptest::option::of(rows)
 }
@@ -117,7 +117,7 @@ fn sequence() -> impl Strategy<Value = SampledSequence> {
     })
 }
 
-fn sampled() -> impl Strategy<Value = SampleResponse> {
+fn sample_response() -> impl Strategy<Value = SampleResponse> {
     let prompt = proptest::option::of(vec(proptest::option::of(-50f32..0.0), 1..8));
     (vec(sequence(), 0..4), prompt, topk(3), 0u32..1000).prop_map(
         |(sequences, prompt_logprobs, topk_prompt_logprobs, prompt_cache_hit_tokens)| SampleResponse {
@@ -130,7 +130,7 @@ fn sampled() -> impl Strategy<Value = SampleResponse> {
     )
 }
 
-/// Adds fields that no version has had so far: a number, a text and eight bytes.
+/// Appends unknown fields: a varint, a string and a fixed64.
 fn with_unknown_fields(mut message: Vec<u8>) -> Vec<u8> {
     // The keys of fields 999 to 1001, of wire types 0, 2 and 1.
     message.extend([0xb8, 0x3e, 7]);
@@ -163,7 +163,7 @@ proptest! {
     }
 
     #[test]
-    fn a_sample_is_read_as_it_was_written(response in sampled()) {
+    fn a_sample_is_read_as_it_was_written(response in sample_response()) {
         let bytes = sample::encode_sample_response(&response);
         prop_assert_eq!(sample::decode_sample_response(&with_unknown_fields(bytes), &[]).expect("a response"), response.clone());
         let json = sample::sample_response_to_json(&response);
@@ -171,8 +171,8 @@ proptest! {
     }
 
     #[test]
-    fn damaged_messages_never_panic(
-        data in vec(datum(), 1..3), output in output(), response in sampled(), at: prop::sample::Index, to: u8, cut: bool
+    fn no_reader_panics_on_a_damaged_message(
+        data in vec(datum(), 1..3), output in output(), response in sample_response(), at: prop::sample::Index, to: u8, cut: bool
     ) {
         let damage = |mut bytes: Vec<u8>| {
             if !bytes.is_empty() {

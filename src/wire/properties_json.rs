@@ -1,4 +1,4 @@
-//! What holds for all messages of [`messages`](super::messages).
+//! Properties of all messages in the table of [`messages`](super::messages).
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -9,12 +9,12 @@ use super::train::ForwardBackwardCall;
 use super::{json, messages, sample, tensor, train};
 use crate::types::*;
 
-/// Objects whose fields are named by their users, so that no field in them is unknown.
+/// Objects with arbitrary field names, in which no field is unknown.
 const MAPS: [&str; 7] =
     ["user_metadata", "metrics", "urls", "sessions", "org_details", "user_details", "event_details"];
 
-/// The fields without which a message cannot be read: of answers those that say what it is about, of requests also those
-/// without a default. Every other field may be missing.
+/// Fields that a message must have to be readable. Answers need only their identifying fields, requests also the fields
+/// without a default. Any other field may be missing.
 const REQUIRED: &[(&str, &[&str])] = &[
     ("ClientConfigRequest", &["sdk_version"]),
     ("SessionHeartbeatRequest", &["session_id"]),
@@ -84,56 +84,56 @@ fn required(message: &str) -> &'static [&'static str] {
     REQUIRED.iter().find(|it| it.0 == message).map_or(&[], |it| it.1)
 }
 
-/// The places of all fields of an example: names with dots between them, and `[]` for the items of a list.
-fn places(example: &Value, place: &str, all: &mut Vec<String>) {
+/// Collects the paths of all fields of an example: names joined by dots, with `[]` for the items of a list.
+fn field_paths(example: &Value, path: &str, all: &mut Vec<String>) {
     match example {
         Value::Object(fields) => {
-            for (name, it) in fields {
-                let place = if place.is_empty() { name.clone() } else { format!("{place}.{name}") };
-                places(it, &place, all);
-                all.push(place);
+            for (name, value) in fields {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                field_paths(value, &path, all);
+                all.push(path);
             }
         }
-        Value::Array(items) => items.iter().for_each(|it| places(it, &format!("{place}[]"), all)),
+        Value::Array(items) => items.iter().for_each(|item| field_paths(item, &format!("{path}[]"), all)),
         _ => {}
     }
 }
 
-/// Removes the field at a place, from every item if it is in a list.
-fn remove(value: &mut Value, place: &str) {
+/// Removes the field at a path, in a list from each item.
+fn remove(value: &mut Value, path: &str) {
     match value {
         Value::Array(items) => {
-            let place = place.strip_prefix("[].").expect("a place in a list");
-            items.iter_mut().for_each(|it| remove(it, place));
+            let path = path.strip_prefix("[].").expect("a path into a list");
+            items.iter_mut().for_each(|item| remove(item, path));
         }
         Value::Object(fields) => {
-            let end = place.find(['.', '[']).unwrap_or(place.len());
-            let (name, rest) = place.split_at(end);
-            match (rest.is_empty(), fields.get_mut(name)) {
-                (true, _) => drop(fields.remove(name)),
-                (false, Some(it)) => remove(it, rest.strip_prefix('.').unwrap_or(rest)),
-                // Another item of the list has it.
-                (false, None) => {}
+            let end = path.find(['.', '[']).unwrap_or(path.len());
+            let (name, rest) = path.split_at(end);
+            if rest.is_empty() {
+                fields.remove(name);
+            } else if let Some(value) = fields.get_mut(name) {
+                remove(value, rest.strip_prefix('.').unwrap_or(rest));
             }
         }
         _ => {}
     }
 }
 
-/// Fills the example of a message: any text and number, optional fields missing, unknown fields added.
+/// Generates a message from its example, with random texts and numbers, optionally without optional fields and with
+/// unknown ones.
 struct Fill {
     random: fastrand::Rng,
     leave_out: bool,
     unknown: bool,
     required: &'static [&'static str],
-    place: String,
+    path: String,
 }
 
 impl Fill {
     fn fill(&mut self, name: &str, example: &Value) -> Value {
         match example {
-            Value::String(it) => match it.strip_prefix('=') {
-                Some(it) => it.into(),
+            Value::String(text) => match text.strip_prefix('=') {
+                Some(literal) => literal.into(),
                 None => self.text().into(),
             },
             Value::Number(it) if it.is_f64() => (f64::from(self.random.i16(..)) / 8.0 + 0.0625).into(),
@@ -141,26 +141,26 @@ impl Fill {
             Value::Bool(_) => self.random.bool().into(),
             Value::Null => Value::Null,
             Value::Array(items) => {
-                let len = self.place.len();
-                self.place.push_str("[]");
-                let filled = items.iter().map(|it| self.fill(name, it)).collect();
-                self.place.truncate(len);
+                let len = self.path.len();
+                self.path.push_str("[]");
+                let filled = items.iter().map(|item| self.fill(name, item)).collect();
+                self.path.truncate(len);
                 filled
             }
             Value::Object(fields) => {
                 let mut filled = serde_json::Map::new();
-                for (name, it) in fields {
-                    let len = self.place.len();
-                    self.place.push_str(if len == 0 { "" } else { "." });
-                    self.place.push_str(name);
-                    let may_go = self.leave_out && !self.required.contains(&self.place.as_str());
-                    if !(may_go && self.random.u8(..4) == 0) {
-                        filled.insert(name.clone(), self.fill(name, it));
+                for (name, value) in fields {
+                    let len = self.path.len();
+                    self.path.push_str(if len == 0 { "" } else { "." });
+                    self.path.push_str(name);
+                    let is_optional = self.leave_out && !self.required.contains(&self.path.as_str());
+                    if !(is_optional && self.random.u8(..4) == 0) {
+                        filled.insert(name.clone(), self.fill(name, value));
                     }
-                    self.place.truncate(len);
+                    self.path.truncate(len);
                 }
                 if self.unknown && !MAPS.contains(&name) {
-                    filled.insert("a_field_of_tomorrow".into(), json!({"a": [1, null, "x"]}));
+                    filled.insert("an_unknown_field".into(), json!({"a": [1, null, "x"]}));
                 }
                 filled.into()
             }
@@ -182,8 +182,8 @@ impl Fill {
 
 fn filled(message: &messages::Message, seed: u64, leave_out: bool, unknown: bool) -> Vec<u8> {
     let example: Value = serde_json::from_str(message.example).expect("JSON");
-    let (required, place) = (required(message.name), String::new());
-    let mut fill = Fill { random: fastrand::Rng::with_seed(seed), leave_out, unknown, required, place };
+    let (required, path) = (required(message.name), String::new());
+    let mut fill = Fill { random: fastrand::Rng::with_seed(seed), leave_out, unknown, required, path };
     fill.fill("", &example).to_string().into_bytes()
 }
 
@@ -217,15 +217,15 @@ proptest! {
     #[test]
     fn every_json_message_is_read_as_it_was_written(message in any_message(), seed: u64, leave_out: bool) {
         let body = filled(message, seed, leave_out, false);
-        let again = message.again.unwrap_or(|_| Some(true));
-        let same = again(&body);
+        let round_trip = message.round_trip.unwrap_or(|_| Some(true));
+        let same = round_trip(&body);
         let body = String::from_utf8_lossy(&body);
         prop_assert_ne!(same, Some(false), "{} changes {}", message.name, body);
         prop_assert_eq!(same, Some(true), "{} cannot be read: {}", message.name, body);
     }
 
     #[test]
-    fn unknown_fields_do_no_harm(message in any_message(), seed: u64) {
+    fn unknown_fields_are_ignored(message in any_message(), seed: u64) {
         let body = filled(message, seed, false, true);
         prop_assert!((message.decode)(&body), "{}: {}", message.name, String::from_utf8_lossy(&body));
     }
@@ -245,14 +245,16 @@ proptest! {
     fn a_legacy_request_is_read_as_it_was_written(
         data in vec(super::properties::datum(), 0..4), loss in super::properties::loss(), seq_id in 1u32..=i32::MAX as u32
     ) {
-        let datum = |it: &Datum| {
-            let inputs = it.loss_fn_inputs.iter().map(|(name, it)| (name.clone(), json!(tensor::TensorJson::from(it))));
-            json!({"model_input": json::ModelInputJson::from(&it.model_input), "loss_fn_inputs": Value::Object(inputs.collect())})
+        let tensor_json = |(name, tensor): (&String, &TensorData)| (name.clone(), json!(tensor::TensorJson::from(tensor)));
+        let datum = |datum: &Datum| {
+            let inputs = datum.loss_fn_inputs.iter().map(tensor_json);
+            let model_input = json::ModelInputJson::from(&datum.model_input);
+            json!({"model_input": model_input, "loss_fn_inputs": Value::Object(inputs.collect())})
         };
-        let config = loss.config.iter().map(|(name, it)| {
-            let value = match it {
-                LossValue::Number(it) => json!(it),
-                LossValue::Text(it) => json!(it),
+        let config = loss.config.iter().map(|(name, value)| {
+            let value = match value {
+                LossValue::Number(number) => json!(number),
+                LossValue::Text(text) => json!(text),
             };
             (name.clone(), value)
         });
@@ -266,7 +268,7 @@ proptest! {
     }
 
     #[test]
-    fn unknown_words_are_kept_and_never_fail(word in "[a-z_]{0,12}") {
+    fn unknown_enum_values_are_kept(word in "[a-z_]{0,12}") {
         let reply = json::FutureReply::classify(json!({"type": "try_again", "queue_state": &word}));
         let pending = matches!(reply, json::FutureReply::Pending { queue_state: Some(_), .. });
         prop_assert!(pending);
@@ -283,14 +285,14 @@ proptest! {
     }
 
     #[test]
-    fn no_reader_panics_at_random_bytes(bytes in vec(any::<u8>(), 0..300)) {
+    fn no_reader_panics_on_random_bytes(bytes in vec(any::<u8>(), 0..300)) {
         for message in OTHERS.iter().chain(JSON) {
             let _ = (message.decode)(&bytes);
         }
     }
 
     #[test]
-    fn no_reader_panics_at_a_damaged_example(
+    fn no_reader_panics_on_a_damaged_example(
         message in any_message(), seed: u64, at: prop::sample::Index, with in vec(any::<u8>(), 0..4), len in 0usize..4
     ) {
         let mut body = filled(message, seed, true, true);
@@ -304,30 +306,31 @@ proptest! {
 }
 
 #[test]
-fn a_message_can_be_read_without_any_field_but_those_that_it_needs() {
+fn exactly_the_listed_fields_of_a_message_are_required() {
     let mut found = Vec::new();
     for message in JSON {
         let example: Value = serde_json::from_slice(&filled(message, 1, false, false)).expect("JSON");
         let mut all = Vec::new();
-        places(&example, "", &mut all);
+        field_paths(&example, "", &mut all);
         all.sort();
         all.dedup();
-        all.retain(|place| {
-            let mut less = example.clone();
-            remove(&mut less, place);
-            !(message.decode)(less.to_string().as_bytes())
+        all.retain(|path| {
+            let mut rest = example.clone();
+            remove(&mut rest, path);
+            !(message.decode)(rest.to_string().as_bytes())
         });
         if !all.is_empty() {
             found.push((message.name, all));
         }
     }
+    let owned = |fields: &[&str]| fields.iter().map(|field| field.to_string()).collect();
     let expected: Vec<(&str, Vec<String>)> =
-        REQUIRED.iter().map(|it| (it.0, it.1.iter().map(|it| it.to_string()).collect())).collect();
+        REQUIRED.iter().map(|(name, fields)| (*name, owned(fields))).collect();
     assert_eq!(found, expected, "{found:#?}");
 }
 
 #[test]
-fn every_message_of_the_wire_is_in_the_table() {
+fn every_json_message_is_in_the_table() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/wire/json");
     let mut missing = Vec::new();
     for file in std::fs::read_dir(folder).expect("the sources").flatten() {
@@ -335,9 +338,11 @@ fn every_message_of_the_wire_is_in_the_table() {
         let names = text.lines().filter_map(|it| it.strip_prefix("pub(crate) struct "));
         let names = names.filter_map(|it| it.split([' ', '<', '(']).next());
         let messages = names.filter(|it| it.ends_with("Request") || it.ends_with("Response"));
-        missing.extend(messages.map(str::to_string).filter(|it| JSON.iter().all(|m| m.name != it)));
+        missing.extend(
+            messages.map(str::to_string).filter(|name| JSON.iter().all(|message| message.name != name)),
+        );
     }
-    // It borrows what it writes and is never read.
-    missing.retain(|it| it != "SearchSessionsRequest");
+    // This message borrows its fields and is never read.
+    missing.retain(|name| name != "SearchSessionsRequest");
     assert!(missing.is_empty(), "src/wire/messages.rs lacks an example of {missing:?}");
 }

@@ -1,5 +1,5 @@
-//! The protobuf messages of PROTOCOL §5, package `tinker_public`, declared by hand so that no compiler for them is
-//! needed. Numbers in `bytes` fields are packed little-endian in row-major order.
+//! The protobuf messages of PROTOCOL §5, package `tinker_public`. They are declared by hand, so the build needs no
+//! `protoc`. Numbers in `bytes` fields are packed little-endian in row-major order.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ pub(crate) enum DType {
 pub(crate) struct SampleResponse {
     #[prost(message, repeated, tag = "1")]
     pub(crate) sequences: Vec<SampledSequence>,
-    /// `f32` per token of the prompt; NaN where it was not scored.
+    /// `f32` per token of the prompt; NaN for a token without a score.
     #[prost(bytes = "bytes", optional, tag = "2")]
     pub(crate) prompt_logprobs: Option<Bytes>,
     #[prost(message, optional, tag = "3")]
@@ -85,7 +85,7 @@ pub(crate) struct ForwardBackwardOutput {
     pub(crate) metrics: BTreeMap<String, f64>,
 }
 
-/// The outputs of several data that follow each other.
+/// Outputs of several consecutive data.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ArrayRecord {
     #[prost(string, tag = "1")]
@@ -96,12 +96,12 @@ pub(crate) struct ArrayRecord {
     pub(crate) num_datums: i64,
 }
 
-/// One field of a record, its data back to back.
+/// One field of a record: the values of all data, concatenated.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct BatchedTensor {
     #[prost(bytes = "bytes", tag = "1")]
     pub(crate) data: Bytes,
-    /// `i64` offsets in bytes into `data`, one more than there are data.
+    /// `i64` byte offsets into `data`, one more than the number of data.
     #[prost(bytes = "bytes", tag = "2")]
     pub(crate) offsets: Bytes,
     #[prost(enumeration = "DType", tag = "3")]
@@ -148,14 +148,14 @@ pub(crate) struct SparseCsr {
 pub(crate) struct ForwardBackwardRequest {
     #[prost(string, tag = "1")]
     pub(crate) model_id: String,
-    /// From 1: 0 is what "none" becomes, and is refused.
+    /// Counts from 1. A missing value is read as 0, which is refused.
     #[prost(int32, tag = "2")]
     pub(crate) seq_id: i32,
     #[prost(message, repeated, tag = "3")]
     pub(crate) data: Vec<Datum>,
     #[prost(string, tag = "4")]
     pub(crate) loss_fn: String,
-    /// The numeric options once more, for servers that know only this map.
+    /// Repeats the numeric options, for servers that read only this map.
     #[prost(btree_map = "string, double", tag = "5")]
     pub(crate) loss_fn_config: BTreeMap<String, f64>,
     #[prost(bool, tag = "6")]

@@ -1,4 +1,4 @@
-//! Sampling: the result in protobuf and in JSON (PROTOCOL §5, §6.7). The request is in [`json`](super::json).
+//! Results of sampling in protobuf and in JSON (PROTOCOL §5, §6.7). The request is in [`json`](super::json).
 
 use prost::Message;
 use serde::Deserialize;
@@ -15,7 +15,7 @@ use super::tensor::{self, TensorJson};
 use super::train::not_protobuf;
 use super::{le, proto};
 
-/// The body of an `asample` request.
+/// Encodes an `asample` request.
 pub(crate) fn encode_sample(
     sampling_session_id: &str,
     seq_id: u64,
@@ -29,19 +29,19 @@ pub(crate) fn encode_sample(
     encode(&SampleRequest { record_stability_info: Some(record_stability_info), ..request })
 }
 
-/// The mark of an empty cell in a top-k matrix.
-const EMPTY: (i32, f32) = (0, -99999.0);
+/// Content of an empty cell in a top-k matrix.
+const EMPTY_CELL: (i32, f32) = (0, -99999.0);
 
 type Topk = Vec<Option<Vec<TokenLogprob>>>;
 
-/// Reads a protobuf result. The ids of its sequences are not in it; they come with the answer to the submission.
+/// Reads a protobuf result. It does not contain the ids of its sequences; the answer to the submission does.
 pub(crate) fn decode_sample_response(body: &[u8], sequence_ids: &[String]) -> Result<SampleResponse> {
     let response = proto::SampleResponse::decode(body).map_err(not_protobuf)?;
     let sequences = response.sequences.into_iter().map(read_sequence).collect::<Result<Vec<_>>>()?;
-    let unscored = |it: f32| if it.is_nan() { None } else { Some(it) };
+    let score = |logprob: f32| if logprob.is_nan() { None } else { Some(logprob) };
     let prompt_logprobs = match response.prompt_logprobs {
         Some(bytes) if !bytes.is_empty() => {
-            Some(le::read_f32(&bytes)?.into_iter().map(unscored).collect::<Vec<_>>())
+            Some(le::read_f32(&bytes)?.into_iter().map(score).collect::<Vec<_>>())
         }
         _ => None,
     };
@@ -60,18 +60,18 @@ pub(crate) fn decode_sample_response(body: &[u8], sequence_ids: &[String]) -> Re
 const TARGET: &str = "target_prompt_logprobs";
 const ALTERNATIVES: [&str; 2] = ["prompt_alt_tokens.tokens", "prompt_alt_tokens.logprobs"];
 
-fn read_alternatives(it: proto::PromptAltTokens) -> Result<PromptAltTokens> {
-    let read = |it: Option<proto::Tensor>, path: &str| match it {
-        Some(it) => read_tensor(it, path),
+fn read_alternatives(message: proto::PromptAltTokens) -> Result<PromptAltTokens> {
+    let read = |tensor: Option<proto::Tensor>, path: &str| match tensor {
+        Some(tensor) => read_tensor(tensor, path),
         None => Err(Error::decode(format!("{path} is missing"))),
     };
     let [tokens, logprobs] = ALTERNATIVES;
-    alternatives(read(it.tokens, tokens)?, read(it.logprobs, logprobs)?)
+    alternatives(read(message.tokens, tokens)?, read(message.logprobs, logprobs)?)
 }
 
-/// A tensor that does not fit is no fault of the caller's.
-fn read_tensor(it: proto::Tensor, path: &str) -> Result<TensorData> {
-    tensor::from_proto(it, path).map_err(|it| Error::decode(it.to_string()))
+/// Reads a tensor of a result. An invalid tensor is a fault of the server, not an invalid argument of the caller.
+fn read_tensor(message: proto::Tensor, path: &str) -> Result<TensorData> {
+    tensor::from_proto(message, path).map_err(|error| Error::decode(error.to_string()))
 }
 
 fn alternatives(tokens: TensorData, logprobs: TensorData) -> Result<PromptAltTokens> {
@@ -80,7 +80,7 @@ fn alternatives(tokens: TensorData, logprobs: TensorData) -> Result<PromptAltTok
         (Some(_), Some(_)) if tokens.shape() == logprobs.shape() => Ok(PromptAltTokens { tokens, logprobs }),
         (Some(_), Some(_)) => {
             let (tokens, logprobs) = (tokens.shape(), logprobs.shape());
-            Err(Error::decode(format!("{ids} has the shape {tokens:?}, {scores} {logprobs:?}")))
+            Err(Error::decode(format!("{ids} has the shape {tokens:?}, but {scores} has {logprobs:?}")))
         }
         _ => Err(Error::decode(format!("{ids} must be integers and {scores} floats"))),
     }
@@ -116,8 +116,9 @@ fn read_sequence(sequence: proto::SampledSequence) -> Result<SampledSequence> {
 
 fn check_logprobs(n_tokens: usize, logprobs: Option<&[f32]>) -> Result<()> {
     match logprobs {
-        Some(it) if it.len() != n_tokens => {
-            Err(Error::decode(format!("a sequence of {n_tokens} tokens with {} log-probabilities", it.len())))
+        Some(logprobs) if logprobs.len() != n_tokens => {
+            let n = logprobs.len();
+            Err(Error::decode(format!("a sequence of {n_tokens} tokens has {n} log-probabilities")))
         }
         _ => Ok(()),
     }
@@ -132,14 +133,14 @@ fn read_topk(topk: proto::TopkLogprobs) -> Result<Option<Topk>> {
     let n = k.checked_mul(length);
     if n != Some(ids.len()) || n != Some(logprobs.len()) {
         let found = format!("{} ids and {} log-probabilities", ids.len(), logprobs.len());
-        return Err(Error::decode(format!("{found} where {length} rows of {k} were announced")));
+        return Err(Error::decode(format!("a top-k matrix of {length} rows of {k} has {found}")));
     }
     let row = |(ids, logprobs): (&[i32], &[f32])| {
         let mut row: Vec<_> = ids.iter().copied().zip(logprobs.iter().copied()).collect();
-        if row.first() == Some(&EMPTY) {
+        if row.first() == Some(&EMPTY_CELL) {
             return None;
         }
-        while row.last() == Some(&EMPTY) {
+        while row.last() == Some(&EMPTY_CELL) {
             row.pop();
         }
         Some(row.into_iter().map(|(token, logprob)| TokenLogprob { token, logprob }).collect())
@@ -147,20 +148,20 @@ fn read_topk(topk: proto::TopkLogprobs) -> Result<Option<Topk>> {
     Ok(Some(ids.chunks(k).zip(logprobs.chunks(k)).map(row).collect()))
 }
 
-/// The protobuf form of a result.
+/// Encodes a result as protobuf.
 pub(crate) fn encode_sample_response(response: &SampleResponse) -> Vec<u8> {
-    let scored = |it: &Vec<Option<f32>>| {
-        le::write_f32(&it.iter().map(|it| it.unwrap_or(f32::NAN)).collect::<Vec<_>>())
+    let scores = |logprobs: &Vec<Option<f32>>| {
+        le::write_f32(&logprobs.iter().map(|it| it.unwrap_or(f32::NAN)).collect::<Vec<_>>())
     };
     let message = proto::SampleResponse {
         sequences: response.sequences.iter().map(write_sequence).collect(),
-        prompt_logprobs: response.prompt_logprobs.as_ref().map(scored),
+        prompt_logprobs: response.prompt_logprobs.as_ref().map(scores),
         topk_prompt_logprobs: response.topk_prompt_logprobs.as_ref().map(write_topk),
         prompt_cache_hit_tokens: i32::try_from(response.prompt_cache_hit_tokens).unwrap_or(i32::MAX),
         target_prompt_logprobs: response.target_prompt_logprobs.as_ref().map(tensor::to_proto),
-        prompt_alt_tokens: response.prompt_alt_tokens.as_ref().map(|it| proto::PromptAltTokens {
-            tokens: Some(tensor::to_proto(&it.tokens)),
-            logprobs: Some(tensor::to_proto(&it.logprobs)),
+        prompt_alt_tokens: response.prompt_alt_tokens.as_ref().map(|alternatives| proto::PromptAltTokens {
+            tokens: Some(tensor::to_proto(&alternatives.tokens)),
+            logprobs: Some(tensor::to_proto(&alternatives.logprobs)),
         }),
     };
     message.encode_to_vec()
@@ -170,7 +171,7 @@ fn write_sequence(sequence: &SampledSequence) -> proto::SampledSequence {
     let stop_reason = match &sequence.stop_reason {
         StopReason::Stop => proto::StopReason::Stop.into(),
         StopReason::Length => proto::StopReason::Length.into(),
-        // A number that this version did not know when it read it; any other text has no number.
+        // A number that the reader did not know; any other text has no number.
         StopReason::Other(text) => text.parse().unwrap_or(-1),
     };
     proto::SampledSequence {
@@ -182,12 +183,12 @@ fn write_sequence(sequence: &SampledSequence) -> proto::SampledSequence {
 }
 
 fn write_topk(rows: &Topk) -> proto::TopkLogprobs {
-    // At least one column, or rows that are all empty could not be told from no rows.
+    // At least one column: with k = 0, empty rows would be read as no rows.
     let k = rows.iter().flatten().map(Vec::len).max().unwrap_or(0).max(1);
-    let (mut ids, mut logprobs) = (vec![EMPTY.0; k * rows.len()], vec![EMPTY.1; k * rows.len()]);
+    let (mut ids, mut logprobs) = (vec![EMPTY_CELL.0; k * rows.len()], vec![EMPTY_CELL.1; k * rows.len()]);
     for (i, row) in rows.iter().enumerate() {
-        for (j, it) in row.iter().flatten().enumerate() {
-            (ids[i * k + j], logprobs[i * k + j]) = (it.token, it.logprob);
+        for (j, cell) in row.iter().flatten().enumerate() {
+            (ids[i * k + j], logprobs[i * k + j]) = (cell.token, cell.logprob);
         }
     }
     proto::TopkLogprobs {
@@ -198,10 +199,10 @@ fn write_topk(rows: &Topk) -> proto::TopkLogprobs {
     }
 }
 
-/// Reads a result that came as JSON.
+/// Reads a result in JSON.
 pub(crate) fn sample_response_from_json(value: &Value, sequence_ids: &[String]) -> Result<SampleResponse> {
     let Some(sequences) = value.get("sequences").and_then(Value::as_array) else {
-        return Err(Error::decode("the result of sampling has no sequences"));
+        return Err(Error::decode("the result of sampling has no field `sequences`"));
     };
     let response = SampleResponse {
         sequences: sequences.iter().map(read_json_sequence).collect::<Result<_>>()?,
@@ -219,11 +220,11 @@ pub(crate) fn sample_response_from_json(value: &Value, sequence_ids: &[String]) 
         prompt_alt_tokens: value
             .get("prompt_alt_tokens")
             .filter(|it| !it.is_null())
-            .map(|it| {
+            .map(|columns| {
                 let [tokens, logprobs] = ALTERNATIVES;
                 alternatives(
-                    read_json_tensor(&it["tokens"], tokens)?,
-                    read_json_tensor(&it["logprobs"], logprobs)?,
+                    read_json_tensor(&columns["tokens"], tokens)?,
+                    read_json_tensor(&columns["logprobs"], logprobs)?,
                 )
             })
             .transpose()?,
@@ -232,19 +233,19 @@ pub(crate) fn sample_response_from_json(value: &Value, sequence_ids: &[String]) 
 }
 
 fn read_json_tensor(value: &Value, path: &str) -> Result<TensorData> {
-    let tensor: TensorJson =
-        TensorJson::deserialize(value).map_err(|it| Error::decode(format!("{path} is no tensor: {it}")))?;
-    tensor.read(path).map_err(|it| Error::decode(it.to_string()))
+    let tensor = TensorJson::deserialize(value)
+        .map_err(|error| Error::decode(format!("{path} is not a valid tensor: {error}")))?;
+    tensor.read(path).map_err(|error| Error::decode(error.to_string()))
 }
 
 fn read_json_sequence(value: &Value) -> Result<SampledSequence> {
-    let token = |it: &Value| {
-        let id = it
+    let token = |value: &Value| {
+        let id = value
             .as_f64()
-            .filter(|it| it.fract() == 0.0 && f64::from(i32::MIN) <= *it && *it <= f64::from(i32::MAX));
-        id.map(|it| it as i32).ok_or_else(|| Error::decode(format!("{it} is no token id")))
+            .filter(|id| id.fract() == 0.0 && f64::from(i32::MIN) <= *id && *id <= f64::from(i32::MAX));
+        id.map(|id| id as i32).ok_or_else(|| Error::decode(format!("{value} is not a valid token id")))
     };
-    let logprob = |it: &Value| Ok(read_number(it)?.unwrap_or(f32::NAN));
+    let logprob = |value: &Value| Ok(read_number(value)?.unwrap_or(f32::NAN));
     let tokens = optional_list(value.get("tokens"), token)?
         .ok_or_else(|| Error::decode("a sampled sequence has no tokens"))?;
     let logprobs = optional_list(value.get("logprobs"), logprob)?;
@@ -267,51 +268,55 @@ fn read_json_sequence(value: &Value) -> Result<SampledSequence> {
 fn optional_list<T>(value: Option<&Value>, read: impl Fn(&Value) -> Result<T>) -> Result<Option<Vec<T>>> {
     match value {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::Array(it)) => it.iter().map(read).collect::<Result<_>>().map(Some),
-        Some(other) => Err(Error::decode(format!("a list was expected, not {other}"))),
+        Some(Value::Array(items)) => items.iter().map(read).collect::<Result<_>>().map(Some),
+        Some(other) => Err(Error::decode(format!("expected a list, found {other}"))),
     }
 }
 
 fn read_number(value: &Value) -> Result<Option<f32>> {
     match value {
         Value::Null => Ok(None),
-        it => match it.as_f64() {
-            Some(it) => Ok(Some(it as f32)),
-            None => Err(Error::decode(format!("{it} is no number"))),
+        other => match other.as_f64() {
+            Some(number) => Ok(Some(number as f32)),
+            None => Err(Error::decode(format!("{other} is not a number"))),
         },
     }
 }
 
-/// A row: pairs of a token id and its log-probability.
+/// Reads a row: pairs of a token id and its log-probability.
 fn read_json_topk(value: &Value) -> Result<Option<Vec<TokenLogprob>>> {
-    let pair = |it: &Value| match it.as_array().map(Vec::as_slice) {
+    let pair = |value: &Value| match value.as_array().map(Vec::as_slice) {
         Some([token, logprob]) => {
-            let token = token.as_i64().and_then(|it| i32::try_from(it).ok());
-            token.zip(logprob.as_f64()).map(|(token, it)| TokenLogprob { token, logprob: it as f32 })
+            let token = token.as_i64().and_then(|id| i32::try_from(id).ok());
+            token
+                .zip(logprob.as_f64())
+                .map(|(token, logprob)| TokenLogprob { token, logprob: logprob as f32 })
         }
         _ => None,
     };
-    let read = |it: &Value| {
-        pair(it).ok_or_else(|| Error::decode(format!("{it} is no pair of a token id and a log-probability")))
+    let read = |value: &Value| {
+        let problem = || Error::decode(format!("{value} is not a pair of a token id and a log-probability"));
+        pair(value).ok_or_else(problem)
     };
     optional_list(Some(value), read)
 }
 
-/// The JSON form of a result.
+/// Converts a result to JSON.
 pub(crate) fn sample_response_to_json(response: &SampleResponse) -> Value {
-    let row = |it: &Option<Vec<TokenLogprob>>| {
-        it.as_ref().map(|it| it.iter().map(|it| json!([it.token, it.logprob])).collect::<Vec<_>>())
+    let cell = |cell: &TokenLogprob| json!([cell.token, cell.logprob]);
+    let row = |cells: &Option<Vec<TokenLogprob>>| {
+        cells.as_ref().map(|cells| cells.iter().map(cell).collect::<Vec<_>>())
     };
-    let topk = |it: &Option<Topk>| it.as_ref().map(|it| it.iter().map(row).collect::<Vec<_>>());
-    let sequence = |it: &SampledSequence| {
-        let stop_reason = match &it.stop_reason {
+    let topk = |rows: &Option<Topk>| rows.as_ref().map(|rows| rows.iter().map(row).collect::<Vec<_>>());
+    let sequence = |sequence: &SampledSequence| {
+        let stop_reason = match &sequence.stop_reason {
             StopReason::Stop => "stop",
             StopReason::Length => "length",
             StopReason::Other(text) => text,
         };
         json!({
-            "stop_reason": stop_reason, "tokens": it.tokens, "logprobs": it.logprobs,
-            "topk_logprobs": topk(&it.topk_logprobs), "sequence_id": it.sequence_id,
+            "stop_reason": stop_reason, "tokens": sequence.tokens, "logprobs": sequence.logprobs,
+            "topk_logprobs": topk(&sequence.topk_logprobs), "sequence_id": sequence.sequence_id,
         })
     };
     json!({
@@ -320,8 +325,8 @@ pub(crate) fn sample_response_to_json(response: &SampleResponse) -> Value {
         "topk_prompt_logprobs": topk(&response.topk_prompt_logprobs),
         "prompt_cache_hit_tokens": response.prompt_cache_hit_tokens,
         "target_prompt_logprobs": response.target_prompt_logprobs.as_ref().map(TensorJson::from),
-        "prompt_alt_tokens": response.prompt_alt_tokens.as_ref().map(|it| {
-            json!({"tokens": TensorJson::from(&it.tokens), "logprobs": TensorJson::from(&it.logprobs)})
+        "prompt_alt_tokens": response.prompt_alt_tokens.as_ref().map(|columns| {
+            json!({"tokens": TensorJson::from(&columns.tokens), "logprobs": TensorJson::from(&columns.logprobs)})
         }),
         "type": "sample",
     })
@@ -333,8 +338,8 @@ mod tests {
     use super::*;
     use crate::types::{Sparse, Values};
 
-    /// Written with the official SDK's schema: a sequence with its likeliest tokens, scores and alternatives of a prompt of
-    /// three tokens.
+    /// A message written with the official SDK's schema: a sequence with its top tokens, and scores and alternatives
+    /// for a prompt of three tokens.
     const VECTOR: &str = "0a28080112040b0000001a04000080bf22180a0809000000000000001208000000bf804fc3c718022001\
         2a100a080000c07f000000c0180122020201322c0a180a1007000000000000000800000000000000180222020201\
         12100a08000000bf000080be180122020201";
@@ -344,10 +349,10 @@ mod tests {
         hex.as_bytes().chunks(2).map(|it| 16 * digit(it[0]) + digit(it[1])).collect()
     }
 
-    /// With what is no number where nothing was asked replaced, so that results can be compared.
-    fn numbered(mut response: SampleResponse) -> SampleResponse {
-        if let Some(Values::F32(it)) = response.target_prompt_logprobs.as_mut().map(|it| &mut it.values) {
-            it.iter_mut().filter(|it| it.is_nan()).for_each(|it| *it = 1.0);
+    /// Replaces NaN by 1, so that results can be compared.
+    fn without_nan(mut response: SampleResponse) -> SampleResponse {
+        if let Some(Values::F32(scores)) = response.target_prompt_logprobs.as_mut().map(|it| &mut it.values) {
+            scores.iter_mut().filter(|score| score.is_nan()).for_each(|score| *score = 1.0);
         }
         response
     }
@@ -375,12 +380,12 @@ mod tests {
     fn scores_and_alternatives_are_read_and_written_in_both_forms() {
         let ids = ["a".to_string()];
         let response = decode_sample_response(&bytes(VECTOR), &ids).unwrap();
-        assert_eq!(numbered(response.clone()), expected());
+        assert_eq!(without_nan(response.clone()), expected());
         let again = decode_sample_response(&encode_sample_response(&response), &ids).unwrap();
-        assert_eq!(numbered(again), expected());
+        assert_eq!(without_nan(again), expected());
         let json = sample_response_to_json(&response);
         assert_eq!(json["target_prompt_logprobs"]["data"], json!([null, -2.0]));
-        assert_eq!(numbered(sample_response_from_json(&json, &[]).unwrap()), expected());
+        assert_eq!(without_nan(sample_response_from_json(&json, &[]).unwrap()), expected());
         let sparse = Sparse { crow_indices: vec![0, 0, 1], col_indices: vec![3] };
         let scores =
             TensorData { values: Values::F32(vec![-2.0]), shape: Some(vec![2, 4]), sparse: Some(sparse) };
@@ -394,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn results_that_contradict_themselves_are_the_servers_fault() {
+    fn a_result_that_contradicts_itself_is_not_a_user_error() {
         let column = |dtype: &str| json!({"data": [1, 2], "dtype": dtype, "shape": [2, 1]});
         for (name, value) in [
             ("prompt_alt_tokens", json!({"tokens": column("int64")})),
@@ -414,10 +419,10 @@ mod tests {
         }
         let empty = json!({"sequences": [], "target_prompt_logprobs": null, "prompt_alt_tokens": null});
         assert_eq!(sample_response_from_json(&empty, &[]).unwrap(), SampleResponse::default());
-        let half = proto::SampleResponse {
+        let incomplete = proto::SampleResponse {
             prompt_alt_tokens: Some(proto::PromptAltTokens { tokens: None, logprobs: None }),
             ..Default::default()
         };
-        assert!(!decode_sample_response(&half.encode_to_vec(), &[]).unwrap_err().is_user_error());
+        assert!(!decode_sample_response(&incomplete.encode_to_vec(), &[]).unwrap_err().is_user_error());
     }
 }

@@ -6,11 +6,11 @@ use crate::types::{Origin, Provenance, ProvenanceSpan};
 use super::proto::{ProvenanceSpan as Proto, SequenceRange, Span};
 
 pub(super) fn write(spans: &[ProvenanceSpan]) -> impl Iterator<Item = Proto> {
-    spans.iter().map(|it| {
-        // Both were checked to be below 2^63.
-        let (offset, length) = (it.offset as i64, it.length as i64);
-        let range = SequenceRange { sequence_id: it.sequence_id.clone(), offset, length };
-        let span = match it.origin {
+    spans.iter().map(|span| {
+        // Validation bounds both below 2^63.
+        let (offset, length) = (span.offset as i64, span.length as i64);
+        let range = SequenceRange { sequence_id: span.sequence_id.clone(), offset, length };
+        let span = match span.origin {
             Origin::Prompt => Span::PromptTokens(range),
             Origin::Sampled => Span::SampledTokens(range),
         };
@@ -18,7 +18,7 @@ pub(super) fn write(spans: &[ProvenanceSpan]) -> impl Iterator<Item = Proto> {
     })
 }
 
-/// Reads both lists; `path` names their datum in an error.
+/// Reads the two span lists of a datum; `path` names the datum in an error.
 pub(super) fn read(
     model_input: Vec<Proto>,
     loss_fn_inputs: Vec<Proto>,
@@ -28,8 +28,8 @@ pub(super) fn read(
         return Ok(None);
     }
     let list = |spans: Vec<Proto>, name: &str| -> Result<Vec<ProvenanceSpan>> {
-        let one = |(i, it)| read_span(it, &format!("{path}.{name}[{i}]"));
-        spans.into_iter().enumerate().map(one).collect()
+        let read = |(i, span)| read_span(span, &format!("{path}.{name}[{i}]"));
+        spans.into_iter().enumerate().map(read).collect()
     };
     Ok(Some(Provenance {
         model_input: list(model_input, "model_input_spans")?,
@@ -39,12 +39,12 @@ pub(super) fn read(
 
 fn read_span(span: Proto, path: &str) -> Result<ProvenanceSpan> {
     let (origin, range) = match span.span {
-        Some(Span::PromptTokens(it)) => (Origin::Prompt, it),
-        Some(Span::SampledTokens(it)) => (Origin::Sampled, it),
-        None => return Err(Error::decode(format!("{path}: a span of an unknown kind"))),
+        Some(Span::PromptTokens(range)) => (Origin::Prompt, range),
+        Some(Span::SampledTokens(range)) => (Origin::Sampled, range),
+        None => return Err(Error::decode(format!("{path} is a span of an unknown kind"))),
     };
-    let count = |it: i64| {
-        u64::try_from(it).map_err(|_| Error::decode(format!("{path}: {it} is no number of tokens")))
+    let count = |n: i64| {
+        u64::try_from(n).map_err(|_| Error::decode(format!("{path} has a negative offset or length: {n}")))
     };
     let (offset, length) = (count(range.offset)?, count(range.length)?);
     Ok(ProvenanceSpan { origin, sequence_id: range.sequence_id, offset, length })
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_of_no_kind_or_of_less_than_nothing_are_refused() {
+    fn spans_of_an_unknown_kind_and_negative_offsets_are_refused() {
         let range = |offset| SequenceRange { sequence_id: "s".into(), offset, length: 1 };
         for wrong in [None, Some(Span::PromptTokens(range(-1)))] {
             read(vec![Proto { span: wrong }], vec![], "data[0]").expect_err("a refusal");

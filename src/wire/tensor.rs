@@ -25,7 +25,7 @@ pub(super) fn write_values(values: &Values) -> bytes::Bytes {
     }
 }
 
-/// The bytes of one element.
+/// Bytes of one element.
 pub(super) fn item_size(dtype: i32) -> Result<usize> {
     match DType::try_from(dtype) {
         Ok(DType::Float32 | DType::Int32) => Ok(4),
@@ -35,7 +35,7 @@ pub(super) fn item_size(dtype: i32) -> Result<usize> {
     }
 }
 
-/// Reads elements, widening the two types that have no public twin.
+/// Reads elements. `bf16` becomes `f32` and `int32` becomes `i64`, because [`Values`] has only these two types.
 pub(super) fn read_values(dtype: i32, bytes: &[u8]) -> Result<Values> {
     match DType::try_from(dtype) {
         Ok(DType::Float32) => le::read_f32(bytes).map(Values::F32),
@@ -63,14 +63,15 @@ pub(super) fn to_proto(tensor: &TensorData) -> Tensor {
     Tensor { encoding: Some(encoding), dtype: dtype(&tensor.values).into(), shape }
 }
 
-/// Reads a tensor and checks that its shape and indices fit; `path` names it in an error.
+/// Reads a tensor and validates its shape and indices. `path` names the tensor in an error.
 pub(super) fn from_proto(tensor: Tensor, path: &str) -> Result<TensorData> {
-    let shape = match tensor.shape.is_empty() {
-        true => None,
-        false => Some(tensor.shape.iter().map(|it| dimension(*it)).collect::<Result<Vec<_>>>()?),
+    let shape = if tensor.shape.is_empty() {
+        None
+    } else {
+        Some(tensor.shape.iter().map(|it| dimension(*it)).collect::<Result<Vec<_>>>()?)
     };
     let (values, sparse) = match tensor.encoding {
-        // An empty dense tensor may be left out of the bytes.
+        // Protobuf may omit an empty dense tensor.
         None => (read_values(tensor.dtype, &[])?, None),
         Some(Encoding::Dense(bytes)) => (read_values(tensor.dtype, &bytes)?, None),
         Some(Encoding::SparseCsr(csr)) => {
@@ -84,16 +85,17 @@ pub(super) fn from_proto(tensor: Tensor, path: &str) -> Result<TensorData> {
     Ok(tensor)
 }
 
-/// A dimension; far fewer than the largest `usize`, so that one may be added.
-pub(super) fn dimension(it: i64) -> Result<usize> {
-    match usize::try_from(it) {
-        Ok(it) if it < isize::MAX as usize => Ok(it),
-        _ => Err(Error::decode(format!("a dimension of {it}"))),
+/// Converts a dimension. The result is below `isize::MAX`, so that adding 1 cannot overflow.
+pub(super) fn dimension(n: i64) -> Result<usize> {
+    match usize::try_from(n) {
+        Ok(n) if n < isize::MAX as usize => Ok(n),
+        _ => Err(Error::decode(format!("{n} is not a valid dimension"))),
     }
 }
 
-/// The numbers of a tensor in JSON, in little more room than they take as a tensor: integers as long as there is nothing
-/// else among them. A value that JSON cannot say is null there, and NaN here.
+/// Numbers of a tensor in JSON: integers, or floats if at least one number is not an integer. Takes 8 bytes per number,
+/// while a list of [`serde_json::Value`] takes several times that. A number that JSON cannot represent is null there
+/// and NaN here.
 #[derive(Clone, Debug)]
 pub(crate) enum Numbers {
     Whole(Vec<i64>),
@@ -139,19 +141,19 @@ impl<'de> Deserialize<'de> for Numbers {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> std::result::Result<Numbers, A::Error> {
                 let mut whole = Vec::new();
-                let other = loop {
+                let first_float = loop {
                     match items.next_element::<Number>()? {
                         None => return Ok(Numbers::Whole(whole)),
-                        Some(Number::Whole(it)) => whole.push(it),
-                        Some(Number::Any(it)) => break it,
+                        Some(Number::Whole(number)) => whole.push(number),
+                        Some(Number::Any(number)) => break number,
                     }
                 };
                 let mut any: Vec<f64> = whole.into_iter().map(|it| it as f64).collect();
-                any.push(other);
-                while let Some(it) = items.next_element::<Number>()? {
-                    any.push(match it {
-                        Number::Whole(it) => it as f64,
-                        Number::Any(it) => it,
+                any.push(first_float);
+                while let Some(number) = items.next_element::<Number>()? {
+                    any.push(match number {
+                        Number::Whole(number) => number as f64,
+                        Number::Any(number) => number,
                     });
                 }
                 Ok(Numbers::Any(any))
@@ -162,7 +164,7 @@ impl<'de> Deserialize<'de> for Numbers {
     }
 }
 
-/// A number, or the null that stands for one that JSON cannot say.
+/// A number, or a null in the place of a number that JSON cannot represent.
 enum Number {
     Whole(i64),
     Any(f64),
@@ -221,16 +223,16 @@ fn float32() -> String {
 impl From<&TensorData> for TensorJson {
     fn from(tensor: &TensorData) -> Self {
         let data = match &tensor.values {
-            // Through f64: JSON has no other floats. A value that JSON cannot say becomes null, and null NaN again.
+            // JSON numbers are written from f64. NaN and infinities become null, and null is read as NaN.
             Values::F32(it) => Numbers::Any(it.iter().copied().map(f64::from).collect()),
             Values::I64(it) => Numbers::Whole(it.clone()),
         };
         let sparse = tensor.sparse.clone();
-        let (crow, col) = sparse.map(|it| (it.crow_indices, it.col_indices)).unzip();
+        let (crow, col) = sparse.map(|sparse| (sparse.crow_indices, sparse.col_indices)).unzip();
         TensorJson {
             data,
             dtype: tensor.values.dtype().into(),
-            shape: tensor.shape.as_ref().map(|it| it.iter().map(|it| *it as i64).collect()),
+            shape: tensor.shape.as_ref().map(|shape| shape.iter().map(|it| *it as i64).collect()),
             sparse_crow_indices: crow,
             sparse_col_indices: col,
         }
@@ -240,23 +242,29 @@ impl From<&TensorData> for TensorJson {
 impl TensorJson {
     pub(crate) fn read(self, path: &str) -> Result<TensorData> {
         let values = match (self.dtype.as_str(), self.data) {
-            ("int64", Numbers::Whole(it)) => Values::I64(it),
-            ("int64", Numbers::Any(it)) => {
-                let wrong = |i, it| Error::decode(format!("{path}[{i}]: {it} is no integer"));
-                let integer = |(i, it)| whole(it).ok_or_else(|| wrong(i, it));
-                Values::I64(it.into_iter().enumerate().map(integer).collect::<Result<_>>()?)
+            ("int64", Numbers::Whole(numbers)) => Values::I64(numbers),
+            ("int64", Numbers::Any(numbers)) => {
+                let wrong = |i, number| Error::decode(format!("{path}[{i}] is not an integer: {number}"));
+                let integer = |(i, number)| whole(number).ok_or_else(|| wrong(i, number));
+                Values::I64(numbers.into_iter().enumerate().map(integer).collect::<Result<_>>()?)
             }
-            ("float32", Numbers::Whole(it)) => {
-                Values::F32(it.into_iter().map(|it| it as f64 as f32).collect())
+            ("float32", Numbers::Whole(numbers)) => {
+                Values::F32(numbers.into_iter().map(|it| it as f64 as f32).collect())
             }
-            ("float32", Numbers::Any(it)) => Values::F32(it.into_iter().map(|it| it as f32).collect()),
-            (other, _) => return Err(Error::decode(format!("{path}: unknown element type {other:?}"))),
+            ("float32", Numbers::Any(numbers)) => {
+                Values::F32(numbers.into_iter().map(|it| it as f32).collect())
+            }
+            (other, _) => {
+                return Err(Error::decode(format!("{path} has the unknown element type {other:?}")));
+            }
         };
-        let shape = self.shape.map(|it| it.into_iter().map(dimension).collect::<Result<Vec<_>>>());
+        let shape = self.shape.map(|shape| shape.into_iter().map(dimension).collect::<Result<Vec<_>>>());
         let sparse = match (self.sparse_crow_indices, self.sparse_col_indices) {
             (Some(crow_indices), Some(col_indices)) => Some(Sparse { crow_indices, col_indices }),
             (None, None) => None,
-            _ => return Err(Error::decode(format!("{path}: only one of its two lists of sparse indices"))),
+            _ => {
+                return Err(Error::decode(format!("{path} has only one of the two lists of sparse indices")));
+            }
         };
         let tensor = TensorData { values, shape: shape.transpose()?, sparse };
         tensor.validate(path)?;
@@ -264,7 +272,7 @@ impl TensorJson {
     }
 }
 
-/// An integer that arrived as a float.
-fn whole(it: f64) -> Option<i64> {
-    (it.fract() == 0.0 && it.abs() < 2f64.powi(53)).then_some(it as i64)
+/// Converts a float without a fraction, below 2^53, to an integer.
+fn whole(number: f64) -> Option<i64> {
+    (number.fract() == 0.0 && number.abs() < 2f64.powi(53)).then_some(number as i64)
 }

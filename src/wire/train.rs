@@ -1,4 +1,4 @@
-//! Passes over data: the protobuf request, its legacy JSON form, and the output (PROTOCOL §3.3, §5).
+//! Forward and backward passes: the protobuf request, its legacy JSON form, and the output (PROTOCOL §3.3, §5).
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use super::proto::{self, ChunkKind, LossConfig, LossConfigValue};
 use super::tensor::{self, Numbers, TensorJson};
 use super::{json, le, spans};
 
-/// A request for a pass over data, read.
+/// A decoded request for a pass over data.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ForwardBackwardCall {
     pub(crate) model_id: String,
@@ -28,8 +28,8 @@ pub(crate) struct ForwardBackwardCall {
     pub(crate) forward_only: bool,
 }
 
-/// The body of a `forward_backward` request. `seq_id` counts from 1. In parallel it is written on the threads of the
-/// rayon pool of the caller.
+/// Encodes a `forward_backward` request. `seq_id` counts from 1. `parallel` encodes the data on the caller's rayon
+/// pool.
 pub(crate) fn encode_forward_backward(
     model_id: &str,
     seq_id: u32,
@@ -39,7 +39,7 @@ pub(crate) fn encode_forward_backward(
     parallel: bool,
 ) -> Result<Vec<u8>> {
     let seq_id = match i32::try_from(seq_id) {
-        Ok(it) if 0 < it => it,
+        Ok(id) if 0 < id => id,
         _ => return Err(Error::invalid("seq_id", format!("{seq_id} is not in 1..2^31"))),
     };
     let (loss_fn_config, loss_fn_config_v2) = write_config(&loss.config);
@@ -51,50 +51,46 @@ pub(crate) fn encode_forward_backward(
         loss_fn_config_v2,
         ..Default::default()
     };
-    // Messages that follow each other count as one. So each datum is built, written and dropped before the next one,
-    // and what was copied for it is still in the cache.
-    let write = |out: &mut Vec<u8>, i: usize, it: &Datum| {
-        let datum = write_datum(it, i)?;
+    // Concatenated protobuf messages are read as one. Each datum is therefore built, written and dropped before the
+    // next one, while its copied values are still in the cache.
+    let write = |out: &mut Vec<u8>, i: usize, datum: &Datum| {
+        let datum = write_datum(datum, i)?;
         append(out, &proto::ForwardBackwardRequest { data: vec![datum], ..Default::default() })
     };
-    let estimate = |it: &Datum| it.n_bytes() + ROOM_FOR_NAMES;
+    let estimate = |datum: &Datum| datum.n_bytes() + ROOM_FOR_NAMES;
     let n_bytes: usize = data.iter().map(estimate).sum();
     let mut out = Vec::with_capacity(head.encoded_len() + n_bytes + tail.encoded_len());
     append(&mut out, &head)?;
     if parallel {
-        let one = |(i, it): (usize, &Datum)| {
-            let mut out = Vec::with_capacity(estimate(it));
-            write(&mut out, i, it).map(|()| out)
+        let encode = |(i, datum): (usize, &Datum)| {
+            let mut out = Vec::with_capacity(estimate(datum));
+            write(&mut out, i, datum).map(|()| out)
         };
-        for part in data.par_iter().enumerate().map(one).collect::<Result<Vec<_>>>()? {
+        for part in data.par_iter().enumerate().map(encode).collect::<Result<Vec<_>>>()? {
             out.extend_from_slice(&part);
         }
     } else {
-        data.iter().enumerate().try_for_each(|(i, it)| write(&mut out, i, it))?;
+        data.iter().enumerate().try_for_each(|(i, datum)| write(&mut out, i, datum))?;
     }
     append(&mut out, &tail)?;
     Ok(out)
 }
 
 fn append(out: &mut Vec<u8>, message: &impl Message) -> Result<()> {
-    message.encode(out).map_err(|it| Error::invalid("data", format!("cannot be written: {it}")))
+    message.encode(out).map_err(|error| Error::invalid("data", format!("cannot be encoded: {error}")))
 }
 
-/// What the names, lengths and shapes of a datum usually take besides its numbers. A larger one is written as well, after the
-/// buffer has grown.
+/// Estimated bytes for the names, lengths and shapes of a datum. The buffer grows if a datum needs more.
 const ROOM_FOR_NAMES: usize = 256;
 
 fn write_datum(datum: &Datum, i: usize) -> Result<proto::Datum> {
-    let chunk = |(j, it)| write_chunk(it, &format!("data[{i}].model_input.chunks[{j}]"));
+    let chunk = |(j, chunk)| write_chunk(chunk, &format!("data[{i}].model_input.chunks[{j}]"));
+    let provenance = || datum.provenance.iter();
     Ok(proto::Datum {
         model_input: datum.model_input.chunks.iter().enumerate().map(chunk).collect::<Result<_>>()?,
         loss_fn_inputs: datum.loss_fn_inputs.iter().map(|(k, v)| (k.clone(), tensor::to_proto(v))).collect(),
-        model_input_spans: datum.provenance.iter().flat_map(|it| spans::write(&it.model_input)).collect(),
-        loss_fn_input_spans: datum
-            .provenance
-            .iter()
-            .flat_map(|it| spans::write(&it.loss_fn_inputs))
-            .collect(),
+        model_input_spans: provenance().flat_map(|it| spans::write(&it.model_input)).collect(),
+        loss_fn_input_spans: provenance().flat_map(|it| spans::write(&it.loss_fn_inputs)).collect(),
     })
 }
 
@@ -104,9 +100,10 @@ fn write_chunk(chunk: &Chunk, path: &str) -> Result<proto::Chunk> {
             ChunkKind::EncodedText(proto::EncodedTextChunk { tokens: le::write_i32(tokens) })
         }
         Chunk::Image { data, format, expected_tokens } => {
-            let narrow = |it: u32| {
-                i32::try_from(it)
-                    .map_err(|_| Error::invalid(format!("{path}.expected_tokens"), "is too large"))
+            let narrow = |n: u32| {
+                i32::try_from(n).map_err(|_| {
+                    Error::invalid(format!("{path}.expected_tokens"), format!("{n} is not below 2^31"))
+                })
             };
             ChunkKind::Image(proto::ImageChunk {
                 data: Bytes::copy_from_slice(data),
@@ -117,13 +114,16 @@ fn write_chunk(chunk: &Chunk, path: &str) -> Result<proto::Chunk> {
         }
         Chunk::Dmel { dmel } => ChunkKind::Dmel(proto::DmelChunk { dmel: Bytes::copy_from_slice(dmel) }),
         Chunk::ImageAssetPointer { .. } => {
-            return Err(Error::invalid(path, "an image pointer can be sampled from but not trained on"));
+            return Err(Error::invalid(
+                path,
+                "is an image asset pointer, which is allowed in prompts but not in training data",
+            ));
         }
     };
     Ok(proto::Chunk { chunk: Some(kind) })
 }
 
-/// Numbers go into both maps, because some servers know only the first; texts only into the second.
+/// Splits the options. Numbers go into both maps, because some servers read only the first; texts go into the second.
 fn write_config(
     config: &BTreeMap<String, LossValue>,
 ) -> (BTreeMap<String, f64>, BTreeMap<String, LossConfigValue>) {
@@ -131,11 +131,11 @@ fn write_config(
     let mut all = BTreeMap::new();
     for (name, value) in config {
         let value = match value {
-            LossValue::Number(it) => {
-                numbers.insert(name.clone(), *it);
-                LossConfig::Number(*it)
+            LossValue::Number(number) => {
+                numbers.insert(name.clone(), *number);
+                LossConfig::Number(*number)
             }
-            LossValue::Text(it) => LossConfig::Text(it.clone()),
+            LossValue::Text(text) => LossConfig::Text(text.clone()),
         };
         all.insert(name.clone(), LossConfigValue { value: Some(value) });
     }
@@ -148,20 +148,22 @@ pub(crate) fn decode_forward_backward_request(body: &[u8]) -> Result<ForwardBack
     decode_forward_backward_bytes(Bytes::copy_from_slice(body))
 }
 
-/// Reads the protobuf body of a `forward_backward` request, whose arrays are read where they lie.
+/// Reads the protobuf body of a `forward_backward` request without copying its arrays.
 pub(crate) fn decode_forward_backward_bytes(body: Bytes) -> Result<ForwardBackwardCall> {
-    if MOST_PARTS < parts(&body) {
-        return Err(Error::decode(format!("the request consists of more than {MOST_PARTS} parts")));
+    if MAX_PARTS < parts(&body) {
+        return Err(Error::decode(format!(
+            "the request has more than {MAX_PARTS} data, chunks, tensors and options"
+        )));
     }
     let request = proto::ForwardBackwardRequest::decode(body).map_err(not_protobuf)?;
     let data =
-        request.data.into_iter().enumerate().map(|(i, it)| read_datum(it, i)).collect::<Result<_>>()?;
-    let numbers = request.loss_fn_config.into_iter().map(|(name, it)| (name, LossValue::Number(it)));
-    let newer = request.loss_fn_config_v2.into_iter().filter_map(|(name, it)| match it.value? {
-        LossConfig::Number(it) => Some((name, LossValue::Number(it))),
-        LossConfig::Text(it) => Some((name, LossValue::Text(it))),
+        request.data.into_iter().enumerate().map(|(i, datum)| read_datum(datum, i)).collect::<Result<_>>()?;
+    let numbers = request.loss_fn_config.into_iter().map(|(name, number)| (name, LossValue::Number(number)));
+    let values = request.loss_fn_config_v2.into_iter().filter_map(|(name, option)| match option.value? {
+        LossConfig::Number(number) => Some((name, LossValue::Number(number))),
+        LossConfig::Text(text) => Some((name, LossValue::Text(text))),
     });
-    let config = numbers.chain(newer).collect();
+    let config = numbers.chain(values).collect();
     Ok(ForwardBackwardCall {
         model_id: request.model_id,
         seq_id: read_seq_id(i64::from(request.seq_id))?,
@@ -171,26 +173,29 @@ pub(crate) fn decode_forward_backward_bytes(body: Bytes) -> Result<ForwardBackwa
     })
 }
 
-/// How many data, chunks, tensors, options, spans and dimensions a request may have together: each takes more room than an
-/// empty one takes in a message.
-const MOST_PARTS: usize = 1 << 18;
+/// Largest number of data, chunks, tensors, options, spans and dimensions of a request. An empty one takes two bytes in
+/// the message and far more once decoded, so the size of the message does not bound the memory.
+const MAX_PARTS: usize = 1 << 18;
 
-/// The number of those, as far as the message can be read.
+/// Counts these parts up to the first malformed byte.
 fn parts(body: &[u8]) -> usize {
     const DATA: u64 = 3;
     const INPUTS: u64 = 2;
     const VALUE: u64 = 2;
     const SHAPE: u64 = 4;
-    let tensor = |it: &[u8]| -> usize {
-        fields(it).map(|(tag, it)| 1 + if tag == SHAPE { it.len() } else { 0 }).sum()
+    let tensor = |message: &[u8]| -> usize {
+        fields(message).map(|(tag, bytes)| 1 + if tag == SHAPE { bytes.len() } else { 0 }).sum()
     };
-    let entry = |it| -> usize { fields(it).map(|(tag, it)| if tag == VALUE { tensor(it) } else { 0 }).sum() };
-    let datum =
-        |it| -> usize { fields(it).map(|(tag, it)| 1 + if tag == INPUTS { entry(it) } else { 0 }).sum() };
-    fields(body).map(|(tag, it)| 1 + if tag == DATA { datum(it) } else { 0 }).sum()
+    let entry = |message| -> usize {
+        fields(message).map(|(tag, bytes)| if tag == VALUE { tensor(bytes) } else { 0 }).sum()
+    };
+    let datum = |message| -> usize {
+        fields(message).map(|(tag, bytes)| 1 + if tag == INPUTS { entry(bytes) } else { 0 }).sum()
+    };
+    fields(body).map(|(tag, bytes)| 1 + if tag == DATA { datum(bytes) } else { 0 }).sum()
 }
 
-/// The fields of a message with their bytes, of which numbers have none here.
+/// The tags of a message's fields, with the content of length-delimited fields and an empty slice for the others.
 fn fields(mut rest: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
     std::iter::from_fn(move || {
         let key = varint(&mut rest)?;
@@ -199,7 +204,7 @@ fn fields(mut rest: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
             1 => 8,
             2 => usize::try_from(varint(&mut rest)?).ok()?,
             5 => 4,
-            // A group begins or ends: what it holds counts as if it stood here.
+            // Start or end of a group: its fields are counted as fields of this message.
             _ => 0,
         };
         let (field, after) = rest.split_at_checked(size)?;
@@ -221,20 +226,23 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
-fn read_seq_id(it: i64) -> Result<u32> {
-    match u32::try_from(it) {
-        Ok(it) if 0 < it && it <= i32::MAX as u32 => Ok(it),
-        _ => Err(Error::decode(format!("seq_id must be in 1..2^31, is {it}"))),
+fn read_seq_id(id: i64) -> Result<u32> {
+    match u32::try_from(id) {
+        Ok(id) if 0 < id && id <= i32::MAX as u32 => Ok(id),
+        _ => Err(Error::decode(format!("seq_id must be in 1..2^31, is {id}"))),
     }
 }
 
 fn read_datum(datum: proto::Datum, i: usize) -> Result<Datum> {
-    let chunk = |(j, it): (usize, proto::Chunk)| match it.chunk {
-        Some(it) => read_chunk(it, &format!("data[{i}].model_input.chunks[{j}]")),
-        None => Err(Error::decode(format!("data[{i}].model_input.chunks[{j}]: a chunk of an unknown kind"))),
+    let chunk = |(j, chunk): (usize, proto::Chunk)| {
+        let path = format!("data[{i}].model_input.chunks[{j}]");
+        match chunk.chunk {
+            Some(chunk) => read_chunk(chunk, &path),
+            None => Err(Error::decode(format!("{path} is a chunk of an unknown kind"))),
+        }
     };
-    let input = |(name, it)| {
-        let tensor = tensor::from_proto(it, &format!("data[{i}].loss_fn_inputs[{name:?}]"))?;
+    let input = |(name, tensor)| {
+        let tensor = tensor::from_proto(tensor, &format!("data[{i}].loss_fn_inputs[{name:?}]"))?;
         Ok((name, tensor))
     };
     Ok(Datum {
@@ -248,13 +256,14 @@ fn read_datum(datum: proto::Datum, i: usize) -> Result<Datum> {
 
 fn read_chunk(chunk: ChunkKind, path: &str) -> Result<Chunk> {
     match chunk {
-        ChunkKind::EncodedText(it) => Ok(Chunk::EncodedText { tokens: le::read_i32(&it.tokens)? }),
-        ChunkKind::Dmel(it) => Ok(Chunk::Dmel { dmel: it.dmel.into() }),
-        ChunkKind::Image(it) => {
-            let format = ImageFormat::parse(&it.format)
-                .ok_or_else(|| Error::decode(format!("{path}: unknown image format {:?}", it.format)))?;
-            let expected_tokens = it.expected_tokens.and_then(|it| u32::try_from(it).ok());
-            Ok(Chunk::Image { data: it.data.into(), format, expected_tokens })
+        ChunkKind::EncodedText(text) => Ok(Chunk::EncodedText { tokens: le::read_i32(&text.tokens)? }),
+        ChunkKind::Dmel(dmel) => Ok(Chunk::Dmel { dmel: dmel.dmel.into() }),
+        ChunkKind::Image(image) => {
+            let format = ImageFormat::parse(&image.format).ok_or_else(|| {
+                Error::decode(format!("{path} has the unknown image format {:?}", image.format))
+            })?;
+            let expected_tokens = image.expected_tokens.and_then(|n| u32::try_from(n).ok());
+            Ok(Chunk::Image { data: image.data.into(), format, expected_tokens })
         }
     }
 }
@@ -264,7 +273,8 @@ struct CallJson {
     model_id: String,
     #[serde(default)]
     seq_id: Option<i64>,
-    // One of the two. Named one by one, because what is named is read where it lies.
+    // Exactly one of the two is present. Two named fields, because serde would buffer a flattened one in a generic
+    // form.
     #[serde(default)]
     forward_backward_input: Option<InputJson>,
     #[serde(default)]
@@ -286,7 +296,7 @@ struct DatumJson {
     loss_fn_inputs: BTreeMap<String, TensorJson>,
 }
 
-/// Reads the legacy JSON body, whose input stands under `key`: `forward_backward_input` or `forward_input`.
+/// Reads the legacy JSON body. `key` names the field of the input: `forward_backward_input` or `forward_input`.
 pub(crate) fn decode_forward_backward_json(body: &[u8], key: &str) -> Result<ForwardBackwardCall> {
     let call: CallJson = json::request(body)?;
     let input = match key {
@@ -294,25 +304,25 @@ pub(crate) fn decode_forward_backward_json(body: &[u8], key: &str) -> Result<For
         _ => call.forward_backward_input,
     };
     let input = input.ok_or_else(|| Error::decode(format!("{key} is missing")))?;
-    let datum = |(i, it): (usize, DatumJson)| {
-        let tensor = |(name, it): (String, TensorJson)| {
-            let tensor = it.read(&format!("data[{i}].loss_fn_inputs[{name:?}]"))?;
+    let datum = |(i, datum): (usize, DatumJson)| {
+        let tensor = |(name, tensor): (String, TensorJson)| {
+            let tensor = tensor.read(&format!("data[{i}].loss_fn_inputs[{name:?}]"))?;
             Ok((name, tensor))
         };
         Ok(Datum {
-            model_input: it.model_input.read()?,
-            loss_fn_inputs: it.loss_fn_inputs.into_iter().map(tensor).collect::<Result<_>>()?,
+            model_input: datum.model_input.read()?,
+            loss_fn_inputs: datum.loss_fn_inputs.into_iter().map(tensor).collect::<Result<_>>()?,
             provenance: None,
         })
     };
-    let option = |(name, it): (String, Value)| match it {
-        Value::String(it) => Some((name, LossValue::Text(it))),
-        it => it.as_f64().map(|it| (name, LossValue::Number(it))),
+    let option = |(name, value): (String, Value)| match value {
+        Value::String(text) => Some((name, LossValue::Text(text))),
+        other => other.as_f64().map(|number| (name, LossValue::Number(number))),
     };
     let config = input.loss_fn_config.into_iter().flatten().filter_map(option).collect();
     Ok(ForwardBackwardCall {
         model_id: call.model_id,
-        // The legacy body may leave it out; then the request counts as the next one.
+        // The legacy body may omit the number; 0 stands for the next request in order.
         seq_id: call.seq_id.map(read_seq_id).transpose()?.unwrap_or(0),
         data: input.data.into_iter().enumerate().map(datum).collect::<Result<_>>()?,
         loss: Loss { loss_fn: LossFn::parse(&input.loss_fn, &config), config },
@@ -320,14 +330,14 @@ pub(crate) fn decode_forward_backward_json(body: &[u8], key: &str) -> Result<For
     })
 }
 
-/// The protobuf form of an output. Consecutive data share a record while their fields have the same types and
-/// trailing dimensions, because within a record these are stated once.
+/// Encodes an output as protobuf. Consecutive data share a record if their fields have the same types and trailing
+/// dimensions, which a record states once for all its data.
 pub(crate) fn encode_forward_backward_output(output: &ForwardBackwardOutput) -> Vec<u8> {
-    let like = |it: &BTreeMap<String, TensorData>| -> Vec<(String, i32, Vec<usize>)> {
-        let dims = |it: &TensorData| it.shape().get(1..).unwrap_or_default().to_vec();
-        it.iter().map(|(k, v)| (k.clone(), tensor::dtype(&v.values).into(), dims(v))).collect()
+    let layout = |fields: &BTreeMap<String, TensorData>| -> Vec<(String, i32, Vec<usize>)> {
+        let dims = |tensor: &TensorData| tensor.shape().get(1..).unwrap_or_default().to_vec();
+        fields.iter().map(|(k, v)| (k.clone(), tensor::dtype(&v.values).into(), dims(v))).collect()
     };
-    let records = output.loss_fn_outputs.chunk_by(|a, b| like(a) == like(b)).map(write_record).collect();
+    let records = output.loss_fn_outputs.chunk_by(|a, b| layout(a) == layout(b)).map(write_record).collect();
     let output = proto::ForwardBackwardOutput {
         loss_fn_output_type: output.loss_fn_output_type.clone(),
         loss_fn_outputs: records,
@@ -356,19 +366,17 @@ fn write_record(data: &[BTreeMap<String, TensorData>]) -> proto::ArrayRecord {
     proto::ArrayRecord { type_tag: String::new(), fields, num_datums: data.len() as i64 }
 }
 
-/// Reads the protobuf form of an output (PROTOCOL §5.2).
-///
-/// Takes the body itself, because from [`Bytes`] the arrays are read where they lie.
+/// Reads the protobuf form of an output (PROTOCOL §5.2). A body in [`Bytes`] is read without copying its arrays.
 #[cfg_attr(
     not(any(feature = "local", feature = "testing", test)),
-    allow(dead_code, reason = "a client knows how many data there are")
+    allow(dead_code, reason = "a client knows the number of its data")
 )]
 pub(crate) fn decode_forward_backward_output(body: impl Into<Bytes>) -> Result<ForwardBackwardOutput> {
     decode_forward_backward_output_of(body, usize::MAX)
 }
 
-/// As [`decode_forward_backward_output`], of so many data at most. A record of more is refused before memory is taken for it:
-/// a map takes two hundred times as many bytes as what announces it.
+/// As [`decode_forward_backward_output`], with at most `n_data` data. A record of more data is refused before memory is
+/// allocated for it: an empty map takes two hundred times the bytes that announce it.
 pub(crate) fn decode_forward_backward_output_of(
     body: impl Into<Bytes>,
     n_data: usize,
@@ -378,10 +386,10 @@ pub(crate) fn decode_forward_backward_output_of(
     for record in output.loss_fn_outputs {
         read_record(record, &mut outputs, n_data)?;
     }
-    let named = last_part(&output.loss_fn_output_type);
-    let no_records = if outputs.is_empty() && named.is_empty() { "ArrayRecord" } else { named };
+    let stated = last_part(&output.loss_fn_output_type);
+    let type_name = if outputs.is_empty() && stated.is_empty() { "ArrayRecord" } else { stated };
     Ok(ForwardBackwardOutput {
-        loss_fn_output_type: no_records.into(),
+        loss_fn_output_type: type_name.into(),
         loss_fn_outputs: outputs,
         metrics: output.metrics,
         ..Default::default()
@@ -392,38 +400,40 @@ fn last_part(text: &str) -> &str {
     text.rsplit(':').next().unwrap_or(text)
 }
 
-/// How many data without any field are believed. Data with fields are bounded by the bytes of their offsets.
-const MOST_BARE_DATA: usize = 1 << 20;
+/// Largest number of data without fields. The number of data with fields is bounded by the bytes of their offsets.
+const MAX_DATA_WITHOUT_FIELDS: usize = 1 << 20;
 
 fn read_record(
     record: proto::ArrayRecord,
     outputs: &mut Vec<BTreeMap<String, TensorData>>,
-    most: usize,
+    max_outputs: usize,
 ) -> Result<()> {
     let stated = usize::try_from(record.num_datums)
-        .map_err(|_| Error::decode(format!("a record of {} data", record.num_datums)))?;
+        .map_err(|_| Error::decode(format!("a record states {} data", record.num_datums)))?;
     let n = match record.fields.values().next() {
         Some(field) if stated == 0 => (field.offsets.len() / 8).saturating_sub(1),
         Some(_) => stated,
-        None if outputs.len().saturating_add(stated) <= MOST_BARE_DATA => stated,
-        None => return Err(Error::decode(format!("a record of {stated} data without fields"))),
+        None if outputs.len().saturating_add(stated) <= MAX_DATA_WITHOUT_FIELDS => stated,
+        None => return Err(Error::decode(format!("a record states {stated} data and has no fields"))),
     };
     let first = outputs.len();
-    if most < first.saturating_add(n) {
+    if max_outputs < first.saturating_add(n) {
         let found = first.saturating_add(n);
-        return Err(Error::decode(format!("the server sent {found} outputs for the {most} data")));
+        return Err(Error::decode(format!("the server sent {found} outputs for the {max_outputs} data")));
     }
-    // Checked before anything is allocated for n data.
+    // Check the offsets before memory is allocated for n data.
     for (name, field) in &record.fields {
         if n.checked_add(1).and_then(|it| it.checked_mul(8)) != Some(field.offsets.len()) {
-            let problem = format!("{} bytes of offsets for {n} data", field.offsets.len());
-            return Err(Error::decode(format!("output {name:?}: {problem}")));
+            let n_bytes = field.offsets.len();
+            return Err(Error::decode(format!(
+                "output {name:?} has {n_bytes} bytes of offsets for {n} data"
+            )));
         }
     }
     outputs.resize_with(first + n, BTreeMap::new);
     for (name, field) in record.fields {
         let tensors =
-            split(&field).map_err(|it| Error::decode(format!("output {name:?}: {}", it.message())))?;
+            split(&field).map_err(|error| Error::decode(format!("output {name:?}: {}", error.message())))?;
         for (output, tensor) in outputs[first..].iter_mut().zip(tensors) {
             output.insert(name.clone(), tensor);
         }
@@ -437,33 +447,41 @@ fn split(field: &proto::BatchedTensor) -> Result<Vec<TensorData>> {
         field.trailing_shape.iter().map(|it| tensor::dimension(*it)).collect::<Result<_>>()?;
     let row = trailing
         .iter()
-        .try_fold(1usize, |n, it| n.checked_mul(*it))
+        .try_fold(1usize, |n, dimension| n.checked_mul(*dimension))
         .ok_or_else(|| Error::decode(format!("trailing dimensions {trailing:?} are too large")))?;
     let offsets = le::read_i64(&field.offsets)?;
-    let one = |ends: &[i64]| {
+    let tensor = |ends: &[i64]| {
         let range = usize::try_from(ends[0]).ok().zip(usize::try_from(ends[1]).ok());
         let bytes = range.and_then(|(from, to)| field.data.get(from..to)).ok_or_else(|| {
-            Error::decode(format!("offsets {}..{} leave its {} bytes", ends[0], ends[1], field.data.len()))
+            Error::decode(format!(
+                "offsets {}..{} are not within its {} bytes",
+                ends[0],
+                ends[1],
+                field.data.len()
+            ))
         })?;
         let n = bytes.len() / size;
         let rows = n.checked_div(row).unwrap_or(0);
         if bytes.len() % size != 0 || rows * row != n {
-            return Err(Error::decode(format!("{} bytes do not fill rows of {trailing:?}", bytes.len())));
+            return Err(Error::decode(format!(
+                "{} bytes are not whole rows of shape {trailing:?}",
+                bytes.len()
+            )));
         }
         let shape = std::iter::once(rows).chain(trailing.iter().copied()).collect();
         Ok(TensorData { values: tensor::read_values(field.dtype, bytes)?, shape: Some(shape), sparse: None })
     };
-    // What the ranges hold together is bounded by the message only while they do not overlap.
-    if offsets.windows(2).any(|it| it[1] < it[0]) {
-        return Err(Error::decode("its offsets do not rise"));
+    // Overlapping ranges could together exceed the bytes of the message.
+    if offsets.windows(2).any(|ends| ends[1] < ends[0]) {
+        return Err(Error::decode("its offsets decrease"));
     }
-    offsets.windows(2).map(one).collect()
+    offsets.windows(2).map(tensor).collect()
 }
 
-/// Reads an output that came as JSON, in whatever of its shapes (PROTOCOL §6.7).
+/// Reads an output in any of its JSON forms (PROTOCOL §6.7).
 pub(crate) fn forward_backward_output_from_json(value: &Value) -> Result<ForwardBackwardOutput> {
     let Some(object) = value.as_object() else {
-        return Err(Error::decode("the output of a pass over data is no JSON object"));
+        return Err(Error::decode("the output of a pass over data is not a JSON object"));
     };
     if !json::is_result("ForwardBackward", value) {
         return Err(Error::decode("the output of a pass over data has neither outputs nor metrics"));
@@ -471,9 +489,9 @@ pub(crate) fn forward_backward_output_from_json(value: &Value) -> Result<Forward
     let mut outputs = Vec::new();
     for (i, datum) in list(object.get("loss_fn_outputs")).iter().enumerate() {
         let mut fields = BTreeMap::new();
-        for (name, it) in datum.as_object().into_iter().flatten().filter(|it| !it.1.is_null()) {
+        for (name, value) in datum.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null()) {
             let path = format!("loss_fn_outputs[{i}][{name:?}]");
-            fields.insert(name.clone(), read_json_tensor(it, &path)?);
+            fields.insert(name.clone(), read_json_tensor(value, &path)?);
         }
         outputs.push(fields);
     }
@@ -482,7 +500,7 @@ pub(crate) fn forward_backward_output_from_json(value: &Value) -> Result<Forward
     Ok(ForwardBackwardOutput {
         loss_fn_output_type: last_part(kind).into(),
         loss_fn_outputs: outputs,
-        metrics: metrics.filter_map(|(name, it)| Some((name.clone(), it.as_f64()?))).collect(),
+        metrics: metrics.filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect(),
         ..Default::default()
     })
 }
@@ -491,22 +509,22 @@ fn list(value: Option<&Value>) -> &[Value] {
     value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
-/// A tensor, or a bare list of numbers, or a single one.
+/// Reads a tensor, a list of numbers or a single number.
 fn read_json_tensor(value: &Value, path: &str) -> Result<TensorData> {
     let bare = |data| TensorJson { data, dtype: "float32".into(), ..TensorJson::default() };
-    let unread = |it| Error::decode(format!("{path}: {it}"));
+    let not_a_tensor = |error| Error::decode(format!("{path} is not a valid tensor: {error}"));
     let tensor = match value {
-        Value::Array(_) => bare(Numbers::deserialize(value).map_err(unread)?),
-        Value::Number(it) => bare(Numbers::Any(it.as_f64().into_iter().collect())),
-        other => TensorJson::deserialize(other).map_err(unread)?,
+        Value::Array(_) => bare(Numbers::deserialize(value).map_err(not_a_tensor)?),
+        Value::Number(number) => bare(Numbers::Any(number.as_f64().into_iter().collect())),
+        other => TensorJson::deserialize(other).map_err(not_a_tensor)?,
     };
     tensor.read(path)
 }
 
-/// The JSON form of an output.
+/// Converts an output to JSON.
 pub(crate) fn forward_backward_output_to_json(output: &ForwardBackwardOutput) -> Value {
-    let datum = |it: &BTreeMap<String, TensorData>| -> BTreeMap<String, TensorJson> {
-        it.iter().map(|(name, it)| (name.clone(), TensorJson::from(it))).collect()
+    let datum = |fields: &BTreeMap<String, TensorData>| -> BTreeMap<String, TensorJson> {
+        fields.iter().map(|(name, tensor)| (name.clone(), TensorJson::from(tensor))).collect()
     };
     let outputs: Vec<_> = output.loss_fn_outputs.iter().map(datum).collect();
     serde_json::json!({
@@ -517,5 +535,5 @@ pub(crate) fn forward_backward_output_to_json(output: &ForwardBackwardOutput) ->
 }
 
 pub(super) fn not_protobuf(error: prost::DecodeError) -> Error {
-    Error::decode(format!("the bytes are not the protobuf message expected: {error}"))
+    Error::decode(format!("the body is not the expected protobuf message: {error}"))
 }

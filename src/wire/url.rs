@@ -1,51 +1,53 @@
-//! Paths and queries of addresses (PROTOCOL §1.9).
+//! Paths and queries of URLs (PROTOCOL §1.9).
 
 use crate::error::{Error, Result};
 
-/// Writes text into a path. What a path may contain stays, colons and slashes too; a space becomes `%20`.
+/// Appends text, percent-encoded except for ASCII letters, digits and the bytes in `keep`. A space becomes `%20`.
 fn escape(text: &str, keep: &[u8], out: &mut String) {
     for byte in text.bytes() {
-        match byte.is_ascii_alphanumeric() || keep.contains(&byte) {
-            true => out.push(char::from(byte)),
-            false => out.push_str(&format!("%{byte:02X}")),
+        if byte.is_ascii_alphanumeric() || keep.contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
         }
     }
 }
 
-/// An id as one part of a path.
+/// Encodes an id as one segment of a path.
 ///
 /// # Errors
-/// Text that would lead to another place: nothing, `..`, or one with a slash.
+/// An id that would change the path: empty, `.`, `..`, or with a slash.
 pub(crate) fn segment(field: &str, id: &str) -> Result<String> {
-    match id.contains('/') {
-        true => Err(Error::invalid(field, format!("{id:?} contains a slash"))),
-        false => segments(field, id),
+    if id.contains('/') {
+        Err(Error::invalid(field, format!("{id:?} contains a slash")))
+    } else {
+        segments(field, id)
     }
 }
 
-/// An id of one or more parts of a path, such as `weights/step-10`.
+/// Encodes an id of one or more segments of a path, such as `weights/step-10`.
 ///
 /// # Errors
-/// Text with a part that would lead to another place: nothing, or `..`.
+/// An id with a segment that would change the path: empty, `.` or `..`.
 pub(crate) fn segments(field: &str, id: &str) -> Result<String> {
-    if id.split('/').any(|it| matches!(it, "" | "." | "..")) {
-        return Err(Error::invalid(field, format!("{id:?} cannot stand in an address")));
+    if id.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
+        return Err(Error::invalid(field, format!("{id:?} has an empty segment, \".\" or \"..\"")));
     }
     let mut out = String::with_capacity(id.len());
     escape(id, b"-._~!$&'()*+,;=:@/", &mut out);
     Ok(out)
 }
 
-/// An id that the server gave, as a part of a path.
+/// Encodes an id that the server assigned as segments of a path.
 ///
 /// # Errors
-/// As for [`segment`], but then it is the server that is wrong.
+/// As for [`segments`], reported as a fault of the server.
 pub(crate) fn segment_of_server(id: &str) -> Result<String> {
     segments("id", id)
-        .map_err(|_| Error::decode(format!("the server's id {id:?} cannot stand in an address")))
+        .map_err(|_| Error::decode(format!("the server's id {id:?} is not a valid part of a URL path")))
 }
 
-/// A path with a query. Empty values are left out.
+/// A path with a query. Empty values are omitted.
 #[derive(Debug)]
 pub(crate) struct Query {
     text: String,
@@ -86,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_stay_readable_and_cannot_lead_elsewhere() {
+    fn ids_stay_readable_and_cannot_change_the_path() {
         for (id, path) in [
             ("session_1:train:0", "session_1:train:0"),
             ("weights/step 1", "weights/step%201"),
@@ -104,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_leaves_out_what_is_empty_and_escapes_the_rest() {
+    fn a_query_omits_empty_values_and_escapes_the_others() {
         let query = Query::on("/a").with("limit", 20).with("x", "").and("none", None::<u8>);
         assert_eq!(query.and("p", Some("a b&c=d+e")).text(), "/a?limit=20&p=a%20b%26c%3Dd%2Be");
         assert_eq!(Query::on("/a").with("t", "2026-07-13T00:00:00Z").text(), "/a?t=2026-07-13T00:00:00Z");

@@ -1,4 +1,4 @@
-//! The test vectors of PROTOCOL §13. Maps have no canonical order, so decoded messages are compared, not bytes.
+//! Test vectors of PROTOCOL §13. Maps have no canonical order, so the tests compare decoded messages, not bytes.
 
 use bytes::Bytes;
 use prost::Message;
@@ -34,7 +34,7 @@ fn bytes(hex: &str) -> Vec<u8> {
     hex.as_bytes().chunks(2).map(|it| 16 * digit(it[0]) + digit(it[1])).collect()
 }
 
-fn same<M: Message + Default + PartialEq + std::fmt::Debug>(ours: &[u8], theirs: &[u8]) {
+fn assert_same_message<M: Message + Default + PartialEq + std::fmt::Debug>(ours: &[u8], theirs: &[u8]) {
     let read = |it: &[u8]| M::decode(it).expect("a message");
     assert_eq!(read(ours), read(theirs));
 }
@@ -50,7 +50,7 @@ fn v1_is_read_and_written() {
         assert_eq!((call.model_id.as_str(), call.seq_id, call.forward_only), ("m", 1, forward_only));
         let ours =
             encode_forward_backward("m", 1, &call.data, &call.loss, forward_only, false).expect("bytes");
-        same::<proto::ForwardBackwardRequest>(&ours, &bytes);
+        assert_same_message::<proto::ForwardBackwardRequest>(&ours, &bytes);
     }
 }
 
@@ -64,7 +64,7 @@ fn v2_with_a_sparse_tensor_and_an_option_is_read_and_written() {
     let sparse = targets.sparse.as_ref().expect("sparse");
     assert_eq!((&sparse.crow_indices[..], &sparse.col_indices[..]), (&[0, 1][..], &[2][..]));
     let ours = encode_forward_backward("m", 2, &call.data, &call.loss, false, false).expect("bytes");
-    same::<proto::ForwardBackwardRequest>(&ours, &bytes);
+    assert_same_message::<proto::ForwardBackwardRequest>(&ours, &bytes);
 }
 
 #[test]
@@ -84,14 +84,14 @@ fn v3_is_read_and_written() {
         ..Default::default()
     };
     assert_eq!(response, expected);
-    // The vector has a spare column, which is not kept; reading both again is what must agree.
+    // The vector has an unused column, which is not written again; the decoded messages must be equal.
     let again =
         decode_sample_response(&encode_sample_response(&response), &["a".into()]).expect("a response");
     assert_eq!(again, expected);
 }
 
 #[test]
-fn v3b_an_empty_answer_has_stopped() {
+fn v3b_an_empty_sequence_has_the_stop_reason_stop() {
     let response = decode_sample_response(&bytes("0a00"), &[]).expect("a response");
     assert_eq!(response.sequences, [SampledSequence::default()]);
     assert_eq!(encode_sample_response(&response), bytes("0a00"));
@@ -106,11 +106,11 @@ fn v4_is_read_and_written() {
     assert_eq!(output.loss_fn_outputs[0]["logprobs"].shape(), [2]);
     assert_eq!(output.metrics["loss:sum"], 3.5);
     let again = ForwardBackwardOutput { loss_fn_output_type: "mod.sub:TorchLossReturn".into(), ..output };
-    same::<proto::ForwardBackwardOutput>(&encode_forward_backward_output(&again), &bytes(V4));
+    assert_same_message::<proto::ForwardBackwardOutput>(&encode_forward_backward_output(&again), &bytes(V4));
 }
 
 #[test]
-fn v5_brain_floats_are_widened_and_trailing_dimensions_kept() {
+fn v5_bf16_is_widened_and_trailing_dimensions_are_kept() {
     let output = decode_forward_backward_output(bytes(V5)).expect("an output");
     let a = &output.loss_fn_outputs[0]["a"];
     assert_eq!((a.shape(), a.as_f32()), (vec![1, 2], Some(&[1.0, -2.0][..])));
@@ -136,15 +136,18 @@ fn record(num_datums: i64, data: Vec<u8>, offsets: &[i64], trailing: &[i64]) -> 
 }
 
 #[test]
-fn lying_lengths_are_refused_without_allocating_for_them() {
-    let bare = |n| {
+fn wrong_lengths_are_refused_before_memory_is_allocated_for_them() {
+    let without_fields = |n| {
         let record = proto::ArrayRecord { num_datums: n, ..Default::default() };
         proto::ForwardBackwardOutput { loss_fn_outputs: vec![record], ..Default::default() }.encode_to_vec()
     };
-    assert_eq!(decode_forward_backward_output(bare(3)).expect("stripped outputs").loss_fn_outputs.len(), 3);
+    assert_eq!(
+        decode_forward_backward_output(without_fields(3)).expect("stripped outputs").loss_fn_outputs.len(),
+        3
+    );
     for (what, body) in [
-        ("negative", bare(-1)),
-        ("very many", bare(i64::MAX)),
+        ("negative", without_fields(-1)),
+        ("more than a count can be", without_fields(i64::MAX)),
         ("more than offsets", record(i64::MAX, vec![0; 8], &[0, 8], &[])),
         ("offset beyond the data", record(1, vec![0; 8], &[0, 12], &[])),
         ("negative offset", record(1, vec![0; 8], &[-4, 8], &[])),
@@ -153,14 +156,18 @@ fn lying_lengths_are_refused_without_allocating_for_them() {
         ("half a row", record(1, vec![0; 12], &[0, 12], &[2])),
         ("overflowing dimensions", record(1, vec![0; 8], &[0, 8], &[1 << 62, 1 << 62])),
         ("negative dimension", record(1, vec![0; 8], &[0, 8], &[-1])),
-        ("rows of nothing", record(1, vec![0; 8], &[0, 8], &[0])),
+        ("elements in rows of size 0", record(1, vec![0; 8], &[0, 8], &[0])),
     ] {
         assert!(decode_forward_backward_output(body).is_err(), "{what}");
     }
     let empty = decode_forward_backward_output(record(1, vec![], &[0, 0], &[0])).expect("an empty tensor");
     assert_eq!(empty.loss_fn_outputs[0]["a"].shape(), [0, 0]);
     let counted = decode_forward_backward_output(record(0, vec![0; 8], &[0, 4, 8], &[])).expect("two data");
-    assert_eq!(counted.loss_fn_outputs.len(), 2, "the offsets count when the record does not");
+    assert_eq!(
+        counted.loss_fn_outputs.len(),
+        2,
+        "the offsets give the number of data if the record does not"
+    );
 }
 
 #[test]
@@ -171,7 +178,7 @@ fn a_request_without_a_sequence_number_is_refused() {
 }
 
 #[test]
-fn an_image_pointer_cannot_be_trained_on() {
+fn an_image_pointer_in_training_data_is_refused() {
     let pointer =
         Chunk::ImageAssetPointer { location: "x".into(), format: ImageFormat::Png, expected_tokens: None };
     let datum = Datum::new(ModelInput::default().with_chunk(pointer));
@@ -198,7 +205,7 @@ fn the_legacy_json_request_is_read() {
 }
 
 #[test]
-fn outputs_in_json_are_read_in_every_shape() {
+fn outputs_in_json_are_read_in_every_form() {
     let value = serde_json::json!({
         "loss_fn_output_type": "a:scalar", "metrics": {"loss:sum": 1, "text": "x", "none": null},
         "loss_fn_outputs": [{"logprobs": {"data": [-1, -0.5, null], "shape": [3]}, "gone": null}, {"loss": 2.5}, {}]
@@ -215,7 +222,7 @@ fn outputs_in_json_are_read_in_every_shape() {
 }
 
 #[test]
-fn a_sample_in_json_is_read_leniently() {
+fn a_sample_in_json_may_lack_fields_and_write_integers_as_floats() {
     let value = serde_json::json!({
         "sequences": [{"stop_reason": "stop", "tokens": [1, 2.0], "logprobs": [-1, -0.5]}, {"tokens": []}],
         "prompt_logprobs": [null, -0.1], "topk_prompt_logprobs": [null, [[11, -0.1]]]

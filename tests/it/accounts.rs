@@ -87,7 +87,10 @@ fn a_caller_who_waits_a_while_for_a_rate_limit_waits_no_longer_with_a_sample() {
         sampler.sample(&ModelInput::from_ints([1]), 1, &SamplingParams::default()).wait().unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Paused, "{error:?}");
     assert_eq!(account(&error), (31, S(30)));
-    assert!(error.to_string().contains("30.0s that were allowed: HTTP 429: too many samples"), "{error}");
+    assert!(
+        error.to_string().contains("longer than the allowed 30.0s: HTTP 429: too many samples"),
+        "{error}"
+    );
 }
 
 #[test]

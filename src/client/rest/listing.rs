@@ -77,7 +77,7 @@ impl<T: Send + 'static> Listing<T> {
 
     /// Fetches so many entries at a time, at least 1. Servers may send fewer.
     pub fn page_size(mut self, limit: u32) -> Self {
-        self.paging.step_by(limit.max(1));
+        self.paging.set_limit(limit.max(1));
         self
     }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::client::asking::{Ask, Asker};
 use crate::error::{Error, Result};
-use crate::policy::paging::{Next, Trail};
+use crate::policy::paging::{CursorPaging, Next};
 use crate::types::{FoundSession, SessionCursor, SessionPage, SessionSearch};
 use crate::wire::json::SearchSessionsRequest;
 
@@ -37,7 +37,7 @@ pub struct FoundSessions {
     asker: Asker,
     search: SessionSearch,
     cursor: Option<SessionCursor>,
-    trail: Trail<SessionCursor>,
+    trail: CursorPaging<SessionCursor>,
     ready: VecDeque<FoundSession>,
     next: Next,
 }
@@ -50,7 +50,7 @@ impl FoundSessions {
             asker: asker.clone(),
             search,
             cursor: None,
-            trail: Trail::new(),
+            trail: CursorPaging::new(),
             ready: VecDeque::new(),
             next: Next::More,
         }

@@ -3,24 +3,25 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use crate::client::Submitted;
 use crate::config::{PausePolicy, Timeouts};
-use crate::error::{Error, ErrorKind, Phase, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Answer, Body, Call, Lane, Room};
 use crate::pending::Progress;
 use crate::policy::admission::estimate;
 use crate::policy::backoff::pause_after;
 use crate::policy::billing;
 use crate::policy::pause::Pauses;
+use crate::policy::resubmit::{is_lost, may_be_accepted_later, pause_before_resubmission};
 use crate::session::{
     Admission, CancelOnDrop, Fetching, Job, Poller, Promise, Retrieved, Session, Ticket, Waiter,
 };
 use crate::sync::cancel::Registration;
 use crate::sync::{CancelToken, Permit};
 use crate::types::{ModelInput, QueueState, SampleOptions, SampleResponse, SamplingParams};
-use crate::wire::{json, sample};
+use crate::wire::json::ResultBody;
+use crate::wire::sample;
 
 /// What the server calls a sample.
 const REQUEST_TYPE: &str = "Sample";
@@ -158,26 +159,10 @@ enum Outcome {
 impl Outcome {
     fn of(result: Result<Retrieved>, sequence_ids: &[String]) -> Result<Self> {
         match result {
-            Ok(it) => read(&it.answer, sequence_ids).map(|it| Outcome::Done(it.into())),
+            Ok(it) => read(&it.body, sequence_ids).map(|it| Outcome::Done(it.into())),
             Err(error) if is_lost(&error) => Ok(Outcome::Lost(error)),
             Err(error) => Err(error),
         }
-    }
-}
-
-/// No result will come of what the server accepted, for a reason that is not the sample's.
-fn is_lost(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::PromiseExpired | ErrorKind::Stuck { .. })
-}
-
-/// What kept a sample from being accepted, for as long as one request is repeated, may pass.
-fn may_pass(error: &Error) -> bool {
-    match error.kind() {
-        _ if error.is_vetoed() => false,
-        ErrorKind::Connection { .. } | ErrorKind::Conflict | ErrorKind::RateLimited => true,
-        ErrorKind::Timeout(phase) => !matches!(phase, Phase::Admission | Phase::Total | Phase::Wait),
-        ErrorKind::Status { code } => matches!(code, 408 | 425) || 500 <= *code,
-        _ => false,
     }
 }
 
@@ -224,7 +209,7 @@ impl<T: Send + 'static> Sample<T> {
         // A wrong address is told at once, and so is a server that is too busy for who does not wait.
         let waits =
             session.config.pause_policy != PausePolicy::Fail || *error.kind() != ErrorKind::RateLimited;
-        may_pass(error) && waits && session.http.last_contact().is_some()
+        may_be_accepted_later(error) && waits && session.http.last_contact().is_some()
     }
 
     fn send(&self) -> Result<Sent> {
@@ -270,7 +255,7 @@ impl<T: Send + 'static> Sample<T> {
         if error.http_status() == Some(404) && std::mem::replace(&mut self.unknown, true) {
             return Err(error);
         }
-        let pause = after_loss(self.losses);
+        let pause = pause_before_resubmission(self.losses, fastrand::f64());
         // A pause that outlasts the operation leaves nothing to try with.
         let in_time = ticket.progress.deadline().is_none_or(|it| session.clock.now() + pause < it);
         if !in_time {
@@ -421,15 +406,9 @@ impl<T: Send + 'static> Waiter for Promised<T> {
 }
 
 /// Protobuf or JSON, as the server chose.
-fn read(answer: &Answer, sequence_ids: &[String]) -> Result<SampleResponse> {
-    match answer.is_protobuf() {
-        true => sample::decode_sample_response(&answer.body, sequence_ids),
-        false => sample::sample_response_from_json(&json::response(&answer.body)?, sequence_ids),
+fn read(body: &ResultBody, sequence_ids: &[String]) -> Result<SampleResponse> {
+    match body {
+        ResultBody::Protobuf(bytes) => sample::decode_sample_response(bytes, sequence_ids),
+        ResultBody::Json(value) => sample::sample_response_from_json(value, sequence_ids),
     }
-}
-
-/// `min(0.5 · 2^n, 10) s`, within a quarter (PROTOCOL §1.12).
-fn after_loss(losses: u32) -> Duration {
-    let nominal = (0.5 * f64::from(1u32 << losses.min(10))).min(10.0);
-    Duration::from_secs_f64((nominal * (0.75 + 0.5 * fastrand::f64())).min(10.0))
 }

@@ -61,9 +61,7 @@ impl TrainingClient {
                     optimizer,
                 ))
             }),
-            read: |body| {
-                Ok(LoadStateOutput { path: json::response::<json::LoadWeightsResponse>(body)?.path })
-            },
+            read: |body| Ok(LoadStateOutput { path: body.read::<json::LoadWeightsResponse>()?.path }),
             named: None,
         })
     }

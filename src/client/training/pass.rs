@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::submit::Sequencer;
 use crate::client::Submitted;
 use crate::error::{Error, Result};
-use crate::http::{Answer, Body, Call, Lane, Room};
+use crate::http::{Body, Call, Lane, Room};
 use crate::pending::Progress;
 use crate::policy::chunk::{ChunkLimits, split};
 use crate::policy::combine::combine;
@@ -17,7 +17,8 @@ use crate::policy::turn::{Fate, fate, waves};
 use crate::session::{Job, Promise, Session, Ticket};
 use crate::sync::CancelToken;
 use crate::types::{Datum, ForwardBackwardOutput, Loss};
-use crate::wire::{json, pass_json, train};
+use crate::wire::json::ResultBody;
+use crate::wire::{pass_json, train};
 
 /// A pass over data.
 pub(super) struct Pass {
@@ -230,21 +231,21 @@ impl PartRequest {
         let (mut tried, mut results) = (Vec::new(), Vec::new());
         loop {
             match self.session.dialect.next(&tried) {
-                Next::Send { form, patient } => {
-                    let result = self.send_as(form, patient, idx, n_bytes);
+                Next::Send { form, retries } => {
+                    let result = self.send_as(form, retries, idx, n_bytes);
                     let outcome = match &result {
                         Ok(_) => Outcome::Accepted,
-                        Err(error) => Outcome::refused(form, error.http_status()),
+                        Err(error) => Outcome::of_failure(form, error.http_status()),
                     };
                     tried.push((form, outcome));
                     results.push(result);
                 }
-                Next::Stand(i) => return results.swap_remove(i),
+                Next::Report(i) => return results.swap_remove(i),
             }
         }
     }
 
-    fn send_as(&self, form: Form, patient: bool, idx: usize, n_bytes: usize) -> Result<Accepted> {
+    fn send_as(&self, form: Form, retries: bool, idx: usize, n_bytes: usize) -> Result<Accepted> {
         let data = &self.data[self.parts[idx].clone()];
         let (model_id, loss, forward_only) = (&self.model_id, &self.loss, self.forward_only);
         // The parts of one call are few enough that the cast cannot lose anything: each has a reserved id.
@@ -262,7 +263,7 @@ impl PartRequest {
             }
         };
         let mut call = Call::new(Lane::Train, "POST", path, body).of(&self.progress);
-        if !patient {
+        if !retries {
             call.final_on = ABOUT_FORM;
         }
         let n_targets: Vec<_> = data.iter().map(Datum::n_targets).collect();
@@ -288,7 +289,7 @@ pub(super) fn collect(
     let several = 1 < accepted.len();
     let jobs = accepted.into_iter().enumerate().map(|(i, Accepted { submitted, born, n_targets, room })| {
         let part = if several { format!(" of part {i}") } else { String::new() };
-        let read = move |answer: &Answer| {
+        let read = move |answer: &ResultBody| {
             let output = read(answer, n_targets.len())?;
             check_counts(&output, &n_targets, &part).map(|()| output)
         };
@@ -300,7 +301,7 @@ pub(super) fn collect(
                 let request_id = promised.request_id;
                 let promise = Promise { request_id, request_type, protobuf: true, born, roundtrip, room };
                 // Its share of the byte budget is held until it has been read.
-                session.retrieve(&promise, &progress, &cancel).and_then(|it| read(&it.answer))
+                session.retrieve(&promise, &progress, &cancel).and_then(|it| read(&it.body))
             }
         }) as Box<dyn FnOnce() -> Result<ForwardBackwardOutput> + Send>
     });
@@ -338,10 +339,10 @@ fn request_type(forward_only: bool) -> &'static str {
 }
 
 /// Protobuf or JSON, as the server chose.
-fn read(answer: &Answer, n_data: usize) -> Result<ForwardBackwardOutput> {
-    match answer.is_protobuf() {
-        true => train::decode_forward_backward_output_of(answer.body.clone(), n_data),
-        false => train::forward_backward_output_from_json(&json::response(&answer.body)?),
+fn read(body: &ResultBody, n_data: usize) -> Result<ForwardBackwardOutput> {
+    match body {
+        ResultBody::Protobuf(bytes) => train::decode_forward_backward_output_of(bytes.clone(), n_data),
+        ResultBody::Json(value) => train::forward_backward_output_from_json(value),
     }
 }
 

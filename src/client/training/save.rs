@@ -71,7 +71,7 @@ impl TrainingClient {
                 json::encode(&json::SaveWeightsRequest { model_id, seq_id, ..request })
             }),
             read: |body| {
-                let reply: json::SaveWeightsResponse = json::response(body)?;
+                let reply: json::SaveWeightsResponse = body.read()?;
                 Ok(SaveStateOutput { path: from_server(reply.path.parse())? })
             },
             named: Some(Named {
@@ -175,7 +175,7 @@ impl TrainingClient {
                 json::encode(&json::SaveWeightsExternalRequest { model_id, seq_id, ..request })
             }),
             read: |body| {
-                let reply: json::SaveWeightsExternalResponse = json::response(body)?;
+                let reply: json::SaveWeightsExternalResponse = body.read()?;
                 let path = reply.path.ok_or_else(|| incomplete("the path of the files"))?;
                 Ok(SaveWeightsExternalOutput {
                     path: from_server(path.parse())?,
@@ -283,7 +283,7 @@ impl TrainingClient {
                 let (model_id, seq_id) = (model_id.into(), Some(seq_id));
                 json::encode(&json::SaveWeightsForSamplerRequest { model_id, seq_id, ..request })
             }),
-            read: json::response,
+            read: json::ResultBody::read,
             named,
         })
     }

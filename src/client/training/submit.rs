@@ -10,6 +10,7 @@ use crate::error::{Category, Error, ErrorKind, Result};
 use crate::http::{Body, Call, Lane, Room};
 use crate::policy::turn::{Fate, Settled, Turns, fate};
 use crate::session::{Job, Promise, Session, Ticket};
+use crate::wire::json::ResultBody;
 
 /// Writes a request's JSON body for a model and a sequence id.
 pub(super) type WriteBody = Box<dyn FnOnce(&str, u64) -> Result<Vec<u8>> + Send>;
@@ -21,7 +22,7 @@ pub(super) struct Ask<T: Send + 'static> {
     pub(super) request_type: &'static str,
     pub(super) body: WriteBody,
     /// Reads the JSON result.
-    pub(super) read: fn(&[u8]) -> Result<T>,
+    pub(super) read: fn(&ResultBody) -> Result<T>,
     /// What is saved under a name, if anything is.
     pub(super) named: Option<Named<T>>,
 }
@@ -123,7 +124,7 @@ impl Sequencer {
             Err(error) => ticket.answer(Err(named_alike(error))),
             Ok(Taken::Saved(result)) => ticket.answer(result),
             Ok(Taken::Now(Submitted::Done(result), _)) => {
-                ticket.answer(result.and_then(|it| read(&it.body)).map_err(named_alike));
+                ticket.answer(result.and_then(|it| read(&it)).map_err(named_alike));
             }
             Ok(Taken::Now(Submitted::Promised(promised), born)) => {
                 let session = self.session.clone();
@@ -135,7 +136,7 @@ impl Sequencer {
                 let _ = self.session.pool[Job::Wait].spawn(move || {
                     let result = session
                         .retrieve(&promise, &ticket.progress, &ticket.cancel)
-                        .and_then(|it| read(&it.answer.body));
+                        .and_then(|it| read(&it.body));
                     ticket.answer(result.map_err(named_alike));
                 });
             }

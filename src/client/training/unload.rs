@@ -40,7 +40,7 @@ impl TrainingClient {
             body: Box::new(|model_id, _| {
                 json::encode(&json::UnloadModelRequest { model_id: model_id.into() })
             }),
-            read: |body| json::response::<json::UnloadModelResponse>(body).map(drop),
+            read: |body| body.read::<json::UnloadModelResponse>().map(drop),
             named: None,
         })
     }

@@ -1,17 +1,20 @@
-//! Futures: how a submission is answered and how its result is fetched (PROTOCOL §4).
+//! Futures: answers to submissions, and messages that fetch their results (PROTOCOL §4).
 
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::Result;
 use crate::error::words::presentable;
+use crate::error::{Error, Result};
 use crate::types::QueueState;
-use crate::types::field_reader::{maybe_id, maybe_ids, or_absent, readable};
 
-/// The answer to every submission. Only the request id is certain.
+use super::fields::{id, maybe_id, maybe_ids, or_absent, readable};
+
+/// Answer to a submission. Only the request id is mandatory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct UntypedFuture {
-    #[serde(deserialize_with = "super::id")]
+    #[serde(deserialize_with = "id")]
     pub(crate) request_id: String,
     #[serde(default, deserialize_with = "maybe_id", skip_serializing_if = "Option::is_none")]
     pub(crate) model_id: Option<String>,
@@ -21,7 +24,7 @@ pub(crate) struct UntypedFuture {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RetrieveFutureRequest {
-    #[serde(deserialize_with = "super::id")]
+    #[serde(deserialize_with = "id")]
     pub(crate) request_id: String,
     #[serde(default)]
     pub(crate) allow_metadata_only: bool,
@@ -29,24 +32,24 @@ pub(crate) struct RetrieveFutureRequest {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CancelFutureRequest {
-    #[serde(deserialize_with = "super::id")]
+    #[serde(deserialize_with = "id")]
     pub(crate) request_id: String,
 }
 
-/// A request for news of all samples of a sampling session.
+/// Requests the finished samples of a sampling session.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RetrieveFuturesRequest {
     pub(crate) target: FuturesTarget,
     #[serde(default)]
     pub(crate) prev_cursor: u64,
-    /// In seconds; absent for as long as the server likes.
+    /// Longest time in seconds that the server may hold the request; absent: the server decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) timeout: Option<f64>,
     #[serde(default)]
     pub(crate) retrieved_request_ids: Vec<String>,
 }
 
-/// Whose news are wanted.
+/// Object whose finished samples are requested.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum FuturesTarget {
@@ -62,27 +65,27 @@ pub(crate) struct RetrieveFuturesResponse {
     pub(crate) cursor: Option<u64>,
 }
 
-/// A sample that is finished, or has failed.
+/// A sample that has finished or failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Completion {
     #[serde(default, deserialize_with = "or_absent")]
     pub(crate) state: String,
-    #[serde(deserialize_with = "super::id")]
+    #[serde(deserialize_with = "id")]
     pub(crate) request_id: String,
     #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) response_payload_uncompressed_size: Option<u64>,
 }
 
 impl Completion {
-    /// The size of the result, if there is one and the server says how large it is.
+    /// Size of the result in bytes, if the sample succeeded and the server reports a size.
     pub(crate) fn size(&self) -> Option<usize> {
         let size =
-            self.response_payload_uncompressed_size.filter(|it| 0 < *it && self.state == "finished")?;
+            self.response_payload_uncompressed_size.filter(|size| 0 < *size && self.state == "finished")?;
         Some(usize::try_from(size).unwrap_or(usize::MAX))
     }
 }
 
-/// "Not yet."
+/// Answer while the result is not available yet.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "try_again")]
 pub(crate) struct PendingFuture {
@@ -101,8 +104,8 @@ pub(crate) struct FailedFuture {
     pub(crate) category: Option<String>,
 }
 
-/// Whether an answer looks like the result of a request of a type (PROTOCOL §4.1): it has one of the fields of such results,
-/// or says by its `type` that it is one.
+/// Tells whether an answer is the result of a request of this type (PROTOCOL §4.1): it has a field of such results, or
+/// their `type`.
 pub(crate) fn is_result(request_type: &str, value: &Value) -> bool {
     let (name, fields): (&str, &[&str]) = match request_type {
         "CreateModel" => ("create_model", &["model_id"]),
@@ -118,25 +121,43 @@ pub(crate) fn is_result(request_type: &str, value: &Value) -> bool {
         _ => return false,
     };
     let named = value.get("type").and_then(Value::as_str) == Some(name);
-    named || fields.iter().any(|it| value.get(it).is_some())
+    named || fields.iter().any(|field| value.get(field).is_some())
 }
 
-/// What a JSON answer of `retrieve_future` with a status of success means, in the order of PROTOCOL §4.2.
+/// Meaning of a JSON answer of `retrieve_future` with a success status. Checked in the order of PROTOCOL §4.2.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum FutureReply {
-    /// Ask again.
+    /// The result is not available yet; poll again.
     Pending { queue_state: Option<QueueState>, reason: Option<String> },
-    /// Finished, of this size in bytes; ask again without allowing metadata.
+    /// The result is available and has this size in bytes; poll again without allowing metadata.
     Metadata { payload_size: u64 },
-    /// The request failed, for good.
+    /// The request failed; a further poll gives the same answer.
     Failed { message: String, category: String },
     /// The result.
     Done(Value),
 }
 
+/// Body of a result: JSON, which was parsed when the answer was classified, or the bytes of a protobuf message.
+#[derive(Clone, Debug)]
+pub(crate) enum ResultBody {
+    Json(Value),
+    Protobuf(Bytes),
+}
+
+impl ResultBody {
+    /// Reads a result whose only form is JSON.
+    pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T> {
+        match self {
+            ResultBody::Json(value) => T::deserialize(value)
+                .map_err(|error| super::unexpected_in(value.to_string().as_bytes(), error)),
+            ResultBody::Protobuf(_) => Err(Error::decode("the server sent protobuf where JSON was expected")),
+        }
+    }
+}
+
 impl FutureReply {
     pub(crate) fn read(body: &[u8]) -> Result<Self> {
-        super::response::<Value>(body).map(FutureReply::classify)
+        super::parse(body).map(FutureReply::classify)
     }
 
     pub(crate) fn classify(value: Value) -> Self {

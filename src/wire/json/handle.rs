@@ -1,18 +1,19 @@
-//! The handle of a sampler, by which another process can sample from it (PROTOCOL §9.7).
+//! The serialized handle with which another process uses a sampling session (PROTOCOL §9.7).
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{ClientConfig, DynamicConfig, normalize};
+use super::fields::{id, normalize};
+use super::{ClientConfig, DynamicConfig};
 
-/// All fields are written, because readers of the official SDK insist on them.
+/// Every field is written, because the official SDK requires all of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SamplerHandleJson {
-    #[serde(deserialize_with = "super::id")]
+    #[serde(deserialize_with = "id")]
     pub(crate) session_id: String,
-    #[serde(deserialize_with = "super::id")]
+    #[serde(deserialize_with = "id")]
     pub(crate) sampling_session_id: String,
     pub(crate) holder: HolderJson,
     #[serde(default)]
@@ -30,14 +31,14 @@ pub(crate) struct HolderJson {
     pub(crate) client_config: Value,
     #[serde(default)]
     pub(crate) client_dynamic_config: Value,
-    /// Written as none, and never read.
+    /// Written as `null` and never read.
     #[serde(default, skip_deserializing)]
     pub(crate) api_key: Option<()>,
 }
 
-/// The flags of `client/config` with those that have no meaning here, and numbers as the official SDK writes them.
+/// Flags of `client/config` as the official SDK writes them, including flags without a meaning in this crate.
 pub(crate) fn config_to_json(config: &ClientConfig) -> Value {
-    let mut value = whole(serde_json::to_value(config));
+    let mut value = normalized(serde_json::to_value(config));
     if let Value::Object(fields) = &mut value {
         fields.entry("use_pyqwest_transport").or_insert(true.into());
     }
@@ -45,11 +46,11 @@ pub(crate) fn config_to_json(config: &ClientConfig) -> Value {
 }
 
 pub(crate) fn dynamic_config_to_json(config: &DynamicConfig) -> Value {
-    whole(serde_json::to_value(config))
+    normalized(serde_json::to_value(config))
 }
 
-fn whole(value: serde_json::Result<Value>) -> Value {
-    // Structs of numbers and texts can always be written; an empty object stands for the defaults.
+fn normalized(value: serde_json::Result<Value>) -> Value {
+    // Serializing a struct of numbers and strings cannot fail; an empty object would mean the defaults.
     let mut value = value.unwrap_or_else(|_| Value::Object(Default::default()));
     normalize(&mut value);
     value

@@ -1,8 +1,11 @@
-//! Losses that servers run (PROTOCOL §9.6).
+//! Custom losses that the server evaluates (PROTOCOL §9.6).
 
 use serde::{Deserialize, Serialize};
 
-use crate::loss::{LossGraph, Node};
+use crate::loss::Node;
+use crate::types::{LossGraph, LossInput};
+
+use super::fields::id;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "create_custom_loss")]
@@ -10,7 +13,7 @@ pub(crate) struct CreateCustomLossRequest {
     pub(crate) session_id: String,
     pub(crate) custom_loss_seq_id: u64,
     pub(crate) name: String,
-    /// `logprobs` first.
+    /// The first input is `logprobs`.
     pub(crate) inputs: Vec<CustomLossInput>,
     pub(crate) graph: CustomLossGraph,
 }
@@ -23,7 +26,7 @@ pub(crate) struct CustomLossInput {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct CustomLossGraph {
-    /// The version of the encoding: 1.
+    /// Version of the encoding: 1.
     pub(crate) format: u32,
     pub(crate) nodes: Vec<Node>,
 }
@@ -31,13 +34,13 @@ pub(crate) struct CustomLossGraph {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "create_custom_loss")]
 pub(crate) struct CreateCustomLossResponse {
-    #[serde(deserialize_with = "super::id")]
+    #[serde(deserialize_with = "id")]
     pub(crate) loss_id: String,
 }
 
 impl CreateCustomLossRequest {
     pub(crate) fn new(session_id: &str, custom_loss_seq_id: u64, graph: &LossGraph) -> Self {
-        let input = |it: &crate::types::LossInput| CustomLossInput { name: it.name.clone(), rank: it.rank };
+        let input = |input: &LossInput| CustomLossInput { name: input.name.clone(), rank: input.rank };
         CreateCustomLossRequest {
             session_id: session_id.into(),
             custom_loss_seq_id,

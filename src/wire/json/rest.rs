@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::field_reader::{ids, or_absent};
 use crate::types::{AuditEntry, Checkpoint, Cursor, SessionCursor, SessionSearch, SignedUrl, TrainingRun};
+
+use super::fields::{ids, or_absent};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -30,7 +31,7 @@ pub(crate) struct SessionsResponse {
     pub(crate) cursor: Option<Cursor>,
 }
 
-/// How long a checkpoint is kept. `null` is written: it removes the limit.
+/// Sets the lifetime of a checkpoint. An absent value is written as `null`, which removes the limit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct CheckpointTtlRequest {
     #[serde(default)]
@@ -66,7 +67,7 @@ pub(crate) struct TraceExportResponse {
     pub(crate) error: Option<String>,
 }
 
-/// One page of a search.
+/// Requests one page of a search.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct SearchSessionsRequest<'a> {
     #[serde(flatten)]

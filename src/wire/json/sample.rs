@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::types::field_reader::or_absent;
 use crate::types::{ModelInput, SampleOptions, SamplingParams, Stop};
 use crate::wire::tensor::TensorJson;
 
 use super::ModelInputJson;
+use super::fields::{f32_or_infinite, id, or_absent};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "create_sampling_session")]
@@ -23,27 +23,27 @@ pub(crate) struct CreateSamplingSessionRequest {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "create_sampling_session")]
 pub(crate) struct CreateSamplingSessionResponse {
-    #[serde(deserialize_with = "super::id")]
+    #[serde(deserialize_with = "id")]
     pub(crate) sampling_session_id: String,
 }
 
-/// Takes part in a sampling session that somebody else made.
+/// Joins a sampling session that another client created.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "join_sampling_session")]
 pub(crate) struct JoinSamplingSessionRequest {
-    #[serde(deserialize_with = "super::id")]
+    #[serde(deserialize_with = "id")]
     pub(crate) sampling_session_id: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "join_sampling_session")]
 pub(crate) struct JoinSamplingSessionResponse {
-    /// The number of the newcomer, of which its sequence ids are made.
+    /// Number of the joining client; part of its sequence ids.
     #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) client_counter: Option<u64>,
 }
 
-/// What `GET samplers/{id}` answers.
+/// Answer to `GET samplers/{id}`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct SamplerResponse {
@@ -100,7 +100,7 @@ impl SampleRequest {
         params: &SamplingParams,
         options: &SampleOptions,
     ) -> Result<Self> {
-        // JSON has no such numbers, and null would silently become the default.
+        // JSON has no such numbers; `null` in their place would silently become the default.
         if !(params.temperature.is_finite() && params.top_p.is_finite()) {
             return Err(Error::invalid("sampling_params", "temperature and top_p must be finite"));
         }
@@ -132,19 +132,14 @@ pub(crate) struct SamplingParamsJson {
     pub(crate) seed: Option<i128>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) stop: Option<StopJson>,
-    #[serde(deserialize_with = "small_float")]
+    #[serde(deserialize_with = "f32_or_infinite")]
     pub(crate) temperature: f32,
     pub(crate) top_k: i32,
-    #[serde(deserialize_with = "small_float")]
+    #[serde(deserialize_with = "f32_or_infinite")]
     pub(crate) top_p: f32,
 }
 
-/// Reads numbers beyond the range of f32 as infinite, so that the check of the values refuses them by their name.
-fn small_float<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
-    f64::deserialize(deserializer).map(|it| it as f32)
-}
-
-/// A bare text is read but never written: some servers know only lists.
+/// Stop sequences. A single string is read but never written, because some servers accept only lists.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub(crate) enum StopJson {
@@ -164,9 +159,9 @@ impl From<&SamplingParams> for SamplingParamsJson {
         SamplingParamsJson {
             max_tokens: params.max_tokens.map(i64::from),
             seed: params.seed.map(i128::from),
-            stop: params.stop.as_ref().map(|it| match it {
-                Stop::Strings(it) => StopJson::Strings(it.clone()),
-                Stop::Tokens(it) => StopJson::Tokens(it.clone()),
+            stop: params.stop.as_ref().map(|stop| match stop {
+                Stop::Strings(texts) => StopJson::Strings(texts.clone()),
+                Stop::Tokens(tokens) => StopJson::Tokens(tokens.clone()),
             }),
             temperature: params.temperature,
             top_k: params.top_k,
@@ -176,21 +171,21 @@ impl From<&SamplingParams> for SamplingParamsJson {
 }
 
 impl SamplingParamsJson {
-    /// The parameters, checked.
+    /// Converts and validates the parameters.
     pub(crate) fn read(self) -> Result<SamplingParams> {
-        let max_tokens = self.max_tokens.map(|it| {
-            u32::try_from(it).ok().filter(|it| 0 < *it).ok_or_else(|| {
-                Error::invalid("sampling_params.max_tokens", format!("must be at least 1, is {it}"))
+        let max_tokens = self.max_tokens.map(|n| {
+            u32::try_from(n).ok().filter(|n| 0 < *n).ok_or_else(|| {
+                Error::invalid("sampling_params.max_tokens", format!("must be at least 1, is {n}"))
             })
         });
         let params = SamplingParams {
             max_tokens: max_tokens.transpose()?,
-            // The protocol folds any integer into the range of seeds.
-            seed: self.seed.map(|it| it.rem_euclid(i128::from(i64::MAX)) as u64),
-            stop: self.stop.map(|it| match it {
-                StopJson::One(it) => Stop::Strings(vec![it]),
-                StopJson::Strings(it) => Stop::Strings(it),
-                StopJson::Tokens(it) => Stop::Tokens(it),
+            // The protocol reduces any integer to the range of seeds.
+            seed: self.seed.map(|seed| seed.rem_euclid(i128::from(i64::MAX)) as u64),
+            stop: self.stop.map(|stop| match stop {
+                StopJson::One(text) => Stop::Strings(vec![text]),
+                StopJson::Strings(texts) => Stop::Strings(texts),
+                StopJson::Tokens(tokens) => Stop::Tokens(tokens),
             }),
             temperature: self.temperature,
             top_k: self.top_k,

@@ -5,37 +5,18 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use crate::types::field_reader::{or_absent, readable};
 use crate::types::{ServerCapabilities, SupportedModel};
 
 use super::Secret;
+use super::fields::{id, or_absent, read_flags, readable};
 
-/// Asks for the flags, of `client/config` and of `client/dynamic_config` alike.
+/// Requests the flags of `client/config` or of `client/dynamic_config`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ClientConfigRequest {
     pub(crate) sdk_version: String,
 }
 
-/// Reads flags: one that is missing, of another type or out of range has its documented default.
-macro_rules! read_flags {
-    ($name:ident { $($flag:ident),+ }) => {
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-                let mut given: Map<String, Value> = Map::deserialize(input)?;
-                let default = $name::default();
-                Ok($name {
-                    $($flag: match given.remove(stringify!($flag)).map(serde_json::from_value) {
-                        Some(Ok(it)) => it,
-                        Some(Err(_)) | None => default.$flag,
-                    },)+
-                    more: given,
-                })
-            }
-        }
-    };
-}
-
-/// The server's flags; what it does not say has its documented default.
+/// Flags of the server. A missing flag has its documented default.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct ClientConfig {
     pub(crate) pjwt_auth_enabled: bool,
@@ -54,7 +35,7 @@ pub(crate) struct ClientConfig {
     pub(crate) sample_use_retrieve_futures: bool,
     pub(crate) custom_loss_server_side: bool,
     pub(crate) sample_join_sampling_session: bool,
-    /// Flags that this version does not know, for those who do.
+    /// Unknown flags, kept so that a sampler handle passes them on.
     #[serde(flatten)]
     pub(crate) more: Map<String, Value>,
 }
@@ -102,13 +83,13 @@ read_flags!(ClientConfig {
     sample_join_sampling_session
 });
 
-/// The flags that may change while a session lives.
+/// Flags that may change during a session.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct DynamicConfig {
     pub(crate) refresh_interval_sec: f64,
     pub(crate) sample_cancel_enabled: bool,
     pub(crate) sample_cancel_max_batch_size: u64,
-    /// Flags that this version does not know, for those who do.
+    /// Unknown flags, kept so that a sampler handle passes them on.
     #[serde(flatten)]
     pub(crate) more: Map<String, Value>,
 }
@@ -162,11 +143,11 @@ pub(crate) struct SupportedModelJson {
 
 impl From<ServerCapabilitiesResponse> for ServerCapabilities {
     fn from(response: ServerCapabilitiesResponse) -> Self {
-        let model = |it: SupportedModelJson| SupportedModel {
-            model_name: it.model_name,
-            max_context_length: it.max_context_length,
-            trainable: it.trainable,
-            sampleable: it.sampleable,
+        let model = |model: SupportedModelJson| SupportedModel {
+            model_name: model.model_name,
+            max_context_length: model.max_context_length,
+            trainable: model.trainable,
+            sampleable: model.sampleable,
         };
         ServerCapabilities { supported_models: response.supported_models.into_iter().map(model).collect() }
     }
@@ -190,9 +171,9 @@ pub(crate) struct CreateSessionRequest {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "create_session")]
 pub(crate) struct CreateSessionResponse {
-    #[serde(deserialize_with = "super::id")]
+    #[serde(deserialize_with = "id")]
     pub(crate) session_id: String,
-    /// Messages to log at their level; none of them is a failure.
+    /// The three messages are logged at their level. They do not make the call fail.
     #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) info_message: Option<String>,
     #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
@@ -211,7 +192,7 @@ pub(crate) struct SessionHeartbeatRequest {
 #[serde(tag = "type", rename = "session_heartbeat")]
 pub(crate) struct SessionHeartbeatResponse {}
 
-/// Ends a session. `detail` is written even when there is none.
+/// Ends a session. An absent `detail` is written as `null`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FinishSessionRequest {
     pub(crate) reason: FinishReason,
@@ -227,7 +208,7 @@ pub(crate) enum FinishReason {
     Interrupted,
 }
 
-/// Reports how the library is used.
+/// Reports usage events of the library.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TelemetryRequest {
     pub(crate) events: Vec<Value>,

@@ -9,7 +9,7 @@ fn parse<T: DeserializeOwned>(value: Value) -> T {
 }
 
 #[test]
-fn flags_that_are_missing_null_or_floats_still_read() {
+fn flags_that_are_missing_null_or_floats_are_read() {
     let flags: ClientConfig = parse(json!({
         "pjwt_auth_enabled": null, "fwdbwd_max_chunk_len": 512.0, "sample_no_retries": true, "unknown_flag": [1]
     }));
@@ -46,15 +46,15 @@ fn a_tokenizer_id_ends_at_its_first_colon() {
 }
 
 #[test]
-fn metrics_that_are_no_numbers_are_skipped() {
-    let step: OptimStepResponse = parse(json!({"metrics": {"a": 1, "b": 2.5, "c": "text"}, "more": 1}));
-    let step = OptimStepOutput::from(step);
-    assert_eq!(step.metrics.into_iter().collect::<Vec<_>>(), [("a".into(), 1.0), ("b".into(), 2.5)]);
+fn metrics_that_are_not_numbers_are_skipped() {
+    let response: OptimStepResponse = parse(json!({"metrics": {"a": 1, "b": 2.5, "c": "text"}, "more": 1}));
+    let output = OptimStepOutput::from(response);
+    assert_eq!(output.metrics.into_iter().collect::<Vec<_>>(), [("a".into(), 1.0), ("b".into(), 2.5)]);
     assert!(OptimStepOutput::from(parse::<OptimStepResponse>(json!({"metrics": null}))).metrics.is_empty());
 }
 
 #[test]
-fn a_token_is_never_shown() {
+fn debug_output_hides_a_token() {
     let mut load = LoadWeightsRequest::create("s", 1, "tinker://r/weights/x", true);
     load.weights_access_token = Some(Secret::new("very-secret"));
     assert!(!format!("{load:?}").contains("very-secret"));
@@ -62,14 +62,14 @@ fn a_token_is_never_shown() {
 }
 
 #[test]
-fn ending_a_session_writes_the_absent_detail() {
+fn an_absent_detail_of_a_finished_session_is_written_as_null() {
     let finish = FinishSessionRequest { reason: FinishReason::Success, detail: None };
     let body = encode(&finish).expect("a body");
     assert_eq!(body, br#"{"reason":{"type":"success"},"detail":null}"#);
 }
 
 #[test]
-fn the_answers_of_retrieve_future_are_told_apart_in_the_documented_order() {
+fn the_answers_of_retrieve_future_are_classified_in_the_documented_order() {
     let table = [
         (
             json!({"type": "try_again", "request_id": 3, "queue_state": "paused_capacity", "error": "no"}),
@@ -95,7 +95,7 @@ fn the_answers_of_retrieve_future_are_told_apart_in_the_documented_order() {
 }
 
 #[test]
-fn a_bare_stop_text_is_sent_as_a_list_and_read_either_way() {
+fn a_single_stop_string_is_written_as_a_list_and_read_in_both_forms() {
     let params = SamplingParams { stop: Some(Stop::from("x")), ..Default::default() };
     let body = |params| {
         let request =
@@ -116,7 +116,7 @@ fn a_bare_stop_text_is_sent_as_a_list_and_read_either_way() {
 }
 
 #[test]
-fn impossible_sampling_parameters_are_refused_by_name() {
+fn invalid_sampling_parameters_are_refused_by_name() {
     for (field, value) in
         [("max_tokens", json!(0)), ("max_tokens", json!(-1)), ("top_p", json!(2)), ("top_k", json!(-2))]
     {
@@ -129,7 +129,7 @@ fn impossible_sampling_parameters_are_refused_by_name() {
 }
 
 #[test]
-fn every_kind_of_chunk_survives_json() {
+fn every_chunk_type_is_read_as_it_was_written() {
     let input = ModelInput::from_ints([1, 2])
         .with_chunk(Chunk::Image {
             data: vec![0, 255, 7],

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::types::field_reader::{maybe_id, or_absent};
 use crate::types::{
     self, AdamParams, LoraConfig, ModelInfo, OptimStepOutput, OptimizerParams, SamplerKind, WeightsInfo,
 };
 
 use super::Secret;
+use super::fields::{maybe_id, or_absent};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "create_model")]
@@ -24,13 +24,13 @@ pub(crate) struct CreateModelRequest {
     pub(crate) lora_config: Option<LoraConfig>,
     #[serde(default)]
     pub(crate) optimizer_config: OptimizerConfig,
-    /// What some servers want to know besides.
+    /// Additional fields that some servers require.
     #[serde(flatten, skip_deserializing)]
     pub(crate) more: Map<String, Value>,
 }
 
 impl CreateModelRequest {
-    /// The names of its own fields.
+    /// Names of the fields that `more` must not contain.
     pub(crate) const FIELDS: [&str; 7] = [
         "session_id",
         "model_seq_id",
@@ -42,7 +42,7 @@ impl CreateModelRequest {
     ];
 }
 
-/// Which optimizer a model has. Fields that this version does not know are kept.
+/// Optimizer of a model. Unknown fields are kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct OptimizerConfig {
     #[serde(rename = "type", default = "adamw")]
@@ -107,14 +107,14 @@ pub(crate) struct ModelData {
     pub(crate) model_name: Option<String>,
     #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) tokenizer_id: Option<String>,
-    /// Where SkyRL puts the name and the rank.
+    /// SkyRL puts the model name and the rank into these two fields.
     #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) base_model: Option<String>,
     #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) lora_config: Option<LoraInfo>,
 }
 
-/// What some servers tell of an adapter.
+/// Adapter settings that some servers report.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct LoraInfo {
@@ -126,8 +126,8 @@ impl From<GetInfoResponse> for ModelInfo {
     fn from(response: GetInfoResponse) -> Self {
         let data = response.model_data;
         let lora_rank = response.lora_rank.or_else(|| data.lora_config.as_ref()?.rank);
-        // What follows the first colon names a variant, which the hub does not know.
-        let bare = |it: String| it.split(':').next().unwrap_or_default().to_string();
+        // The part behind the first colon names a variant; the hub has only the part before it.
+        let bare = |id: String| id.split(':').next().unwrap_or_default().to_string();
         ModelInfo {
             model_id: response.model_id,
             base_model: data.model_name.or(response.model_name).or(data.base_model),
@@ -147,7 +147,7 @@ pub(crate) struct OptimStepRequest {
     pub(crate) seq_id: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) adam_params: Option<AdamParams>,
-    /// The parameters of another optimizer, with its name under `type`.
+    /// Parameters of another optimizer, with its name under `type`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) optimizer_params: Option<Value>,
 }
@@ -169,14 +169,14 @@ impl OptimStepRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "optim_step")]
 pub(crate) struct OptimStepResponse {
-    /// Mostly numbers.
+    /// Servers may send values that are not numbers.
     #[serde(default, deserialize_with = "or_absent")]
     pub(crate) metrics: BTreeMap<String, Value>,
 }
 
 impl From<OptimStepResponse> for OptimStepOutput {
     fn from(response: OptimStepResponse) -> Self {
-        let numbers = response.metrics.into_iter().filter_map(|(name, it)| Some((name, it.as_f64()?)));
+        let numbers = response.metrics.into_iter().filter_map(|(name, value)| Some((name, value.as_f64()?)));
         OptimStepOutput { metrics: numbers.collect() }
     }
 }
@@ -203,7 +203,7 @@ pub(crate) struct SaveWeightsResponse {
     pub(crate) path: String,
 }
 
-/// Loads a checkpoint: as a new model of a session, or into a model that was just created.
+/// Loads a checkpoint into a new model of a session, or into a model that was just created.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "load_weights")]
 pub(crate) struct LoadWeightsRequest {
@@ -228,7 +228,7 @@ pub(crate) struct LoadWeightsRequest {
 }
 
 impl LoadWeightsRequest {
-    /// Creates model number `model_seq_id` of a session from a checkpoint.
+    /// Creates the model with the number `model_seq_id` in its session from a checkpoint.
     pub(crate) fn create(session_id: &str, model_seq_id: u64, path: &str, optimizer: bool) -> Self {
         let (session_id, model_seq_id) = (Some(session_id.into()), Some(model_seq_id));
         LoadWeightsRequest { session_id, model_seq_id, path: path.into(), optimizer, ..Default::default() }
@@ -254,10 +254,10 @@ pub(crate) struct LoadWeightsResponse {
 #[serde(tag = "type", rename = "save_weights_for_sampler")]
 pub(crate) struct SaveWeightsForSamplerRequest {
     pub(crate) model_id: String,
-    /// The name of the checkpoint, or else …
+    /// Name of the checkpoint; mutually exclusive with `sampling_session_seq_id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) path: Option<String>,
-    /// … the number of the sampling session to make without one.
+    /// Number of the sampling session to create without a named checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) sampling_session_seq_id: Option<u64>,
     #[serde(default)]
@@ -339,15 +339,15 @@ pub(crate) struct WeightsInfoResponse {
 }
 
 impl From<WeightsInfoResponse> for WeightsInfo {
-    fn from(it: WeightsInfoResponse) -> Self {
+    fn from(response: WeightsInfoResponse) -> Self {
         WeightsInfo {
-            base_model: it.base_model,
-            optimizer: it.optimizer_config.kind,
-            is_lora: it.is_lora,
-            lora_rank: it.lora_rank,
-            train_unembed: it.train_unembed,
-            train_mlp: it.train_mlp,
-            train_attn: it.train_attn,
+            base_model: response.base_model,
+            optimizer: response.optimizer_config.kind,
+            is_lora: response.is_lora,
+            lora_rank: response.lora_rank,
+            train_unembed: response.train_unembed,
+            train_mlp: response.train_mlp,
+            train_attn: response.train_attn,
         }
     }
 }

@@ -35,8 +35,8 @@ pub(crate) enum ChunkJson {
     },
 }
 
-/// A chunk of any type. So tokens are read as numbers at once: where the type decides what is read, everything is first kept
-/// in a form that takes many times as much room.
+/// A chunk of any type. Serde buffers an internally tagged enum in a generic form before it picks the variant, which
+/// takes many times the memory of the tokens; this struct reads tokens directly as numbers.
 #[derive(Deserialize)]
 struct AnyChunk {
     r#type: String,
@@ -51,32 +51,32 @@ struct AnyChunk {
 impl TryFrom<AnyChunk> for ChunkJson {
     type Error = String;
 
-    fn try_from(it: AnyChunk) -> std::result::Result<Self, String> {
-        fn given<T>(it: Option<T>, name: &str) -> std::result::Result<T, String> {
-            it.ok_or_else(|| format!("missing field `{name}`"))
+    fn try_from(chunk: AnyChunk) -> std::result::Result<Self, String> {
+        fn required<T>(field: Option<T>, name: &str) -> std::result::Result<T, String> {
+            field.ok_or_else(|| format!("missing field `{name}`"))
         }
-        let expected_tokens = it.expected_tokens;
-        Ok(match it.r#type.as_str() {
-            "encoded_text" => ChunkJson::EncodedText { tokens: given(it.tokens, "tokens")? },
+        let expected_tokens = chunk.expected_tokens;
+        Ok(match chunk.r#type.as_str() {
+            "encoded_text" => ChunkJson::EncodedText { tokens: required(chunk.tokens, "tokens")? },
             "image" => ChunkJson::Image {
-                data: given(it.data, "data")?,
-                format: given(it.format, "format")?,
+                data: required(chunk.data, "data")?,
+                format: required(chunk.format, "format")?,
                 expected_tokens,
             },
             "image_asset_pointer" => ChunkJson::ImageAssetPointer {
-                location: given(it.location, "location")?,
-                format: given(it.format, "format")?,
+                location: required(chunk.location, "location")?,
+                format: required(chunk.format, "format")?,
                 expected_tokens,
             },
-            "dmel" => ChunkJson::Dmel { dmel: given(it.dmel, "dmel")? },
-            other => return Err(format!("a chunk of the unknown type {other:?}")),
+            "dmel" => ChunkJson::Dmel { dmel: required(chunk.dmel, "dmel")? },
+            other => return Err(format!("unknown chunk type {other:?}")),
         })
     }
 }
 
 impl From<&ModelInput> for ModelInputJson {
     fn from(input: &ModelInput) -> Self {
-        let chunk = |it: &Chunk| match it {
+        let chunk = |chunk: &Chunk| match chunk {
             Chunk::EncodedText { tokens } => ChunkJson::EncodedText { tokens: tokens.clone() },
             Chunk::Image { data, format, expected_tokens } => ChunkJson::Image {
                 data: STANDARD.encode(data),
@@ -96,7 +96,8 @@ impl From<&ModelInput> for ModelInputJson {
 
 impl ModelInputJson {
     pub(crate) fn read(self) -> Result<ModelInput> {
-        let chunks = self.chunks.into_iter().enumerate().map(|(i, it)| it.read(i)).collect::<Result<_>>()?;
+        let chunks =
+            self.chunks.into_iter().enumerate().map(|(i, chunk)| chunk.read(i)).collect::<Result<_>>()?;
         Ok(ModelInput { chunks })
     }
 }
@@ -104,11 +105,13 @@ impl ModelInputJson {
 impl ChunkJson {
     fn read(self, i: usize) -> Result<Chunk> {
         let bytes = |text: String| {
-            STANDARD.decode(text).map_err(|it| Error::decode(format!("chunks[{i}]: broken base64: {it}")))
+            STANDARD
+                .decode(text)
+                .map_err(|error| Error::decode(format!("chunks[{i}] is not valid base64: {error}")))
         };
         let image = |text: String| {
             ImageFormat::parse(&text)
-                .ok_or_else(|| Error::decode(format!("chunks[{i}]: unknown image format {text:?}")))
+                .ok_or_else(|| Error::decode(format!("chunks[{i}] has the unknown image format {text:?}")))
         };
         Ok(match self {
             ChunkJson::EncodedText { tokens } => Chunk::EncodedText { tokens },

@@ -1,0 +1,113 @@
+//! Decisions about what goes on after the retries of one request have ended: resubmitting a sample, and starting a
+//! session without the server's flags.
+
+use std::time::Duration;
+
+use crate::error::{Error, ErrorKind, Phase, Sent};
+
+/// The submission failed for a reason that may pass, so that the sample may be submitted again later.
+pub(crate) fn may_be_accepted_later(error: &Error) -> bool {
+    match error.kind() {
+        _ if error.is_vetoed() => false,
+        ErrorKind::Connection { .. } | ErrorKind::Conflict | ErrorKind::RateLimited => true,
+        ErrorKind::Timeout(phase) => !matches!(phase, Phase::Admission | Phase::Total | Phase::Wait),
+        ErrorKind::Status { code } => matches!(code, 408 | 425) || 500 <= *code,
+        _ => false,
+    }
+}
+
+/// The server accepted the sample and then lost it, so that only a new submission can bring a result.
+pub(crate) fn is_lost(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::PromiseExpired | ErrorKind::Stuck { .. })
+}
+
+/// Pause before a sample is submitted again: `min(0.5 · 2^n, 10) s`, changed by up to a quarter, at most 10 s (PROTOCOL
+/// §1.12). `n_resubmissions` counts those before this one; `unit` is a random number in `[0, 1)`.
+pub(crate) fn pause_before_resubmission(n_resubmissions: u32, unit: f64) -> Duration {
+    let nominal = (0.5 * f64::from(1u32 << n_resubmissions.min(10))).min(10.0);
+    Duration::from_secs_f64((nominal * (0.75 + 0.5 * unit)).min(10.0))
+}
+
+/// The flags could not be fetched, but the server was reached and may answer later, so that the session may begin with
+/// the documented defaults. A wrong address and a refused credential are errors of the caller.
+pub(crate) fn may_assume_flags(error: &Error) -> bool {
+    let never_arrived = matches!(
+        error.kind(),
+        ErrorKind::Connection { sent: Sent::No } | ErrorKind::Timeout(Phase::Resolve | Phase::Connect)
+    );
+    // An open breaker is the caller's own setting; report it.
+    error.is_retryable() && !never_arrived && *error.kind() != ErrorKind::CircuitOpen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Category;
+
+    fn error(kind: ErrorKind) -> Error {
+        Error::new(kind, "x")
+    }
+
+    #[test]
+    fn each_failure_of_a_sample_is_final_or_may_pass_or_means_that_the_sample_is_lost() {
+        let status = |code| ErrorKind::Status { code };
+        // The kind; the sample may be accepted later; the sample is lost.
+        let table = [
+            (ErrorKind::Connection { sent: Sent::No }, true, false),
+            (ErrorKind::Connection { sent: Sent::Maybe }, true, false),
+            (ErrorKind::Conflict, true, false),
+            (ErrorKind::RateLimited, true, false),
+            (ErrorKind::Timeout(Phase::Connect), true, false),
+            (ErrorKind::Timeout(Phase::Exchange), true, false),
+            (ErrorKind::Timeout(Phase::Admission), false, false),
+            (ErrorKind::Timeout(Phase::Total), false, false),
+            (ErrorKind::Timeout(Phase::Wait), false, false),
+            (status(408), true, false),
+            (status(425), true, false),
+            (status(500), true, false),
+            (status(503), true, false),
+            (status(422), false, false),
+            (ErrorKind::Auth, false, false),
+            (ErrorKind::Billing, false, false),
+            (ErrorKind::NotFound, false, false),
+            (ErrorKind::CircuitOpen, false, false),
+            (ErrorKind::RequestFailed { category: Category::Server }, false, false),
+            (ErrorKind::PromiseExpired, false, true),
+            (ErrorKind::Stuck { idle: Duration::ZERO }, false, true),
+        ];
+        for (kind, later, lost) in table {
+            let error = error(kind.clone());
+            assert_eq!((may_be_accepted_later(&error), is_lost(&error)), (later, lost), "{kind:?}");
+        }
+        let vetoed = error(status(503)).with(|it| it.vetoed = Some(true));
+        assert!(!may_be_accepted_later(&vetoed));
+    }
+
+    #[test]
+    fn pauses_double_up_to_ten_seconds_and_vary_by_a_quarter() {
+        let seconds = |n, unit| pause_before_resubmission(n, unit).as_secs_f64();
+        let nominal: Vec<f64> = (0..7).map(|n| seconds(n, 0.5)).collect();
+        assert_eq!(nominal, [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]);
+        assert_eq!((seconds(1, 0.0), seconds(1, 1.0)), (0.75, 1.25));
+        assert_eq!((seconds(u32::MAX, 0.0), seconds(u32::MAX, 1.0)), (7.5, 10.0));
+    }
+
+    #[test]
+    fn flags_are_assumed_only_if_the_server_was_reached_and_may_answer_later() {
+        let table = [
+            (ErrorKind::Connection { sent: Sent::No }, false),
+            (ErrorKind::Connection { sent: Sent::Maybe }, true),
+            (ErrorKind::Timeout(Phase::Resolve), false),
+            (ErrorKind::Timeout(Phase::Connect), false),
+            (ErrorKind::Timeout(Phase::Exchange), true),
+            (ErrorKind::Status { code: 503 }, true),
+            (ErrorKind::RateLimited, true),
+            (ErrorKind::CircuitOpen, false),
+            (ErrorKind::Auth, false),
+            (ErrorKind::Decode, false),
+        ];
+        for (kind, expected) in table {
+            assert_eq!(may_assume_flags(&error(kind.clone())), expected, "{kind:?}");
+        }
+    }
+}
