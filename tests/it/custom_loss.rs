@@ -339,16 +339,16 @@ fn a_loss_that_submits_while_the_mailbox_is_full_gets_an_error_at_once() {
     let own = training.clone();
     let (begin, begun) = mpsc::channel();
     let (open, gate) = mpsc::channel::<()>();
-    let (tell, told) = mpsc::channel();
+    let (report, errors) = mpsc::channel();
     let step = training.forward_backward_custom(vec![datum()], move |data, logprobs| {
         begin.send(()).unwrap();
         // Fails when `open` is dropped, after the mailbox has been filled.
         let _ = gate.recv();
         let both = own.train_step(vec![datum()], LossFn::CrossEntropy, AdamParams::default());
         let one = own.save_state("from-the-loss", Ttl::Never);
-        let errors = [both.optim_step.wait().map(|_| ()), both.forward_backward.wait().map(|_| ())];
-        for result in errors.into_iter().chain([one.wait().map(|_| ())]) {
-            tell.send(result.unwrap_err()).unwrap();
+        let results = [both.optim_step.wait().map(|_| ()), both.forward_backward.wait().map(|_| ())];
+        for result in results.into_iter().chain([one.wait().map(|_| ())]) {
+            report.send(result.unwrap_err()).unwrap();
         }
         sum(data, logprobs)
     });
@@ -357,7 +357,7 @@ fn a_loss_that_submits_while_the_mailbox_is_full_gets_an_error_at_once() {
     let more: Vec<_> = (0..4).map(|_| training.optim_step(AdamParams::default())).collect();
     drop(open);
     for _ in 0..3 {
-        let error = told.recv_timeout(PATIENCE).unwrap();
+        let error = errors.recv_timeout(PATIENCE).unwrap();
         assert_eq!(*error.kind(), ErrorKind::CustomLoss, "{error}");
         assert!(error.message().contains("mailbox is full"), "{error}");
     }

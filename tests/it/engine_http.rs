@@ -178,10 +178,10 @@ fn refusals_say_what_is_wrong() {
     let heartbeat = json!({"session_id": client.session});
     assert_eq!(client.post_with_key("session_heartbeat", &heartbeat, "tml-wrong").0, 401);
     assert_eq!(client.post("session_heartbeat", &heartbeat).0, 200);
-    let (status, refused) = client.post("forward_backward", &pass("nobody", 1, "forward_backward_input"));
+    let (status, refused) = client.post("forward_backward", &pass("unknown", 1, "forward_backward_input"));
     assert_eq!(
         (status, refused["detail"].as_str()),
-        (404, Some("model nobody does not exist, or its session has ended"))
+        (404, Some("model unknown does not exist, or its session has ended"))
     );
     let body = json!({"session_id": client.session, "model_seq_id": 0, "base_model": "gpt", "lora_config": {"rank": 4}});
     let (status, refused) = client.post("create_model", &body);
@@ -207,7 +207,7 @@ fn refusals_say_what_is_wrong() {
         refused["detail"],
         "a prompt of 4 tokens and max_tokens 2045 exceed the context window of 2048"
     );
-    assert_eq!(client.post("asample", &sample("nobody", 0, json!({"max_tokens": 1}))).0, 404);
+    assert_eq!(client.post("asample", &sample("unknown", 0, json!({"max_tokens": 1}))).0, 404);
 
     let (status, _) = client.post(
         &format!("sessions/{}/finish", client.session),

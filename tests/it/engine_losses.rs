@@ -111,7 +111,7 @@ fn a_custom_loss_that_cannot_be_evaluated_names_the_place_and_changes_nothing() 
     assert!(status == 422 && text.contains("(os.system): is no function of torch"), "{status} {text}");
     let (status, _) = client.post("create_custom_loss", &json!({"session_id": client.session}));
     assert_eq!(status, 422);
-    let (status, _) = client.post("create_custom_loss", &cross_entropy("nobody", 0));
+    let (status, _) = client.post("create_custom_loss", &cross_entropy("unknown", 0));
     assert_eq!(status, 404);
     let made = client.run("create_custom_loss", &cross_entropy(&client.session, 1));
     let config = json!({"loss_id": made["loss_id"]});

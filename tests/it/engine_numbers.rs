@@ -411,8 +411,8 @@ fn a_refused_request_with_a_seq_id_uses_it_up_and_fails_in_its_result() {
     // Without a seq id or a model, the refusal is immediate.
     let nameless = json!({"model_id": model, "adam_params": {"eps": "small"}});
     assert_eq!(client.post("optim_step", &nameless).0, 422);
-    let stranger = json!({"model_id": "nobody", "seq_id": 1, "adam_params": {"eps": "small"}});
-    assert_eq!(client.post("optim_step", &stranger).0, 404);
+    let unknown = json!({"model_id": "unknown", "seq_id": 1, "adam_params": {"eps": "small"}});
+    assert_eq!(client.post("optim_step", &unknown).0, 404);
 }
 
 #[test]

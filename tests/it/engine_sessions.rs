@@ -65,7 +65,7 @@ fn sessions_are_found_by_name_id_project_metadata_and_status() {
     assert_eq!((found[0].checkpoints_count, found[0].status.clone()), (1, Some(SessionStatus::Active)));
     let size = rest.list_checkpoints(saved.run_id()).unwrap()[0].size_bytes;
     assert_eq!((found[0].checkpoint_storage_bytes, found[0].project_id.as_deref()), (size, Some("p")));
-    let error = rest.assign_session_project("nobody", "p").unwrap_err();
+    let error = rest.assign_session_project("unknown", "p").unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::NotFound, "{error}");
 }
 
@@ -92,7 +92,7 @@ fn a_trace_shows_every_request_of_its_session() {
         assert!(text.contains(name), "{name}");
     }
     assert!(text.contains(training.model_id()) && text.contains(sampler.sampling_session_id()));
-    assert_eq!(rest.export_session_trace("nobody").unwrap_err().kind(), &ErrorKind::NotFound);
+    assert_eq!(rest.export_session_trace("unknown").unwrap_err().kind(), &ErrorKind::NotFound);
 }
 
 #[test]

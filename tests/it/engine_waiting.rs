@@ -72,7 +72,7 @@ fn a_poll_without_completions_waits() {
     let (status, none) = client.post("retrieve_futures", &completions_request(&sampler, 0, 0, json!({})));
     assert_eq!((status, ids(&none), &none["cursor"]), (200, vec![], &json!(0)));
     assert!(Duration::from_millis(50) <= started.elapsed(), "the poll returned too early");
-    let (status, unknown) = client.post("retrieve_futures", &completions_request("nobody", 0, 0, json!({})));
+    let (status, unknown) = client.post("retrieve_futures", &completions_request("unknown", 0, 0, json!({})));
     assert_eq!(status, 404, "{unknown}");
     let (status, _) =
         client.post("retrieve_futures", &completions_request(&sampler, 0, 0, json!({"timeout": -1.0})));
@@ -85,7 +85,7 @@ fn each_client_that_joins_a_sampler_gets_another_number() {
     let join = json!({"sampling_session_id": sampler(&client), "type": "join_sampling_session"});
     let numbers = [0, 1, 2].map(|_| client.post("join_sampling_session", &join).1["client_counter"].as_u64());
     assert_eq!(numbers, [Some(1), Some(2), Some(3)]);
-    let unknown = json!({"sampling_session_id": "nobody", "type": "join_sampling_session"});
+    let unknown = json!({"sampling_session_id": "unknown", "type": "join_sampling_session"});
     assert_eq!(client.post("join_sampling_session", &unknown).0, 404);
 }
 
