@@ -1,6 +1,6 @@
-"""Runs the official Python SDK against the engine, in an environment of its own below the target folder.
+"""Runs the official Python SDK against the engine, in a virtual environment in the target folder.
 
-Fails where there is no Python 3.11 or no way to the package index: nothing is skipped.
+Fails without Python 3.11 or without access to the package index; it skips nothing.
 """
 
 import os
@@ -11,14 +11,14 @@ import venv
 
 SDK = "tinker==0.38.0"
 TARGET = os.environ.get("CARGO_TARGET_DIR", "target")
-# A name that programs for the service ask for.
+# A model name of the service, which the engine serves as an alias.
 ALIAS = "Qwen/Qwen3-8B"
-# The engine as it is, and with everything that it can ask of its clients besides.
-WAYS = [[], ["sample_use_retrieve_futures", "sample_join_sampling_session", "pjwt_auth_enabled"]]
+# Flags of each run of the engine: the defaults, and all flags that change how clients must talk to it.
+FLAG_SETS = [[], ["sample_use_retrieve_futures", "sample_join_sampling_session", "pjwt_auth_enabled"]]
 
 
 def environment():
-    """The Python of a folder that has the SDK."""
+    """Creates a virtual environment with the SDK if needed; returns its Python."""
     if sys.version_info < (3, 11):
         sys.exit(f"{SDK} needs Python 3.11 or later, this is {sys.version.split()[0]}")
     folder = os.path.join(TARGET, "python")
@@ -33,32 +33,32 @@ def environment():
 
 
 def run(python, flags, data):
-    """Exit status 1 and a sentence if something does not hold."""
+    """Runs the SDK once; exits with status 1 and a message if a step fails."""
     serve = [os.path.join(TARGET, "release", "examples", "serve"), "0", "--data", data]
     serve += ["--alias", f"{ALIAS}=tinkex/nano", *flags]
     with subprocess.Popen(serve, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         try:
             settings = dict(server.stdout.readline().strip().split("=", 1) for _ in range(2))
             inherited = {k: v for k, v in os.environ.items() if not k.startswith("TINKER")}
-            # Nothing is to be looked up on the hub of models: what has been fetched from there is the engine's.
+            # The SDK must not access the model hub: it has to use the tokenizer files of the engine.
             offline = {"HF_HUB_OFFLINE": "1", "TINKER_TELEMETRY": "0", "HF_HUB_CACHE": os.path.join(data, "hub")}
             done = subprocess.run(
                 [python, os.path.join("tests", "python", "sdk.py"), ALIAS, *flags],
                 env={**inherited, **settings, **offline}, check=False, timeout=300,
             )
         finally:
-            # The end of its input is the end of the server.
+            # The server stops at the end of its input.
             server.stdin.close()
             if server.wait(timeout=60) != 0:
                 sys.exit(f"the server ended with status {server.returncode}")
     if done.returncode != 0:
-        sys.exit(f"the official SDK does not get along with the engine (flags: {flags})")
+        sys.exit(f"the official SDK failed on the engine (flags: {flags})")
 
 
 def main():
-    """Runs everything in each way."""
+    """Runs the SDK with each set of flags."""
     python = environment()
-    for flags in WAYS:
+    for flags in FLAG_SETS:
         with tempfile.TemporaryDirectory(prefix="tinkex-python-") as data:
             run(python, flags, data)
 

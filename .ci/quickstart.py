@@ -1,4 +1,4 @@
-"""Runs the quickstart as a user would, and checks what it promises."""
+"""Runs the quickstart as a user would, and checks its documented results."""
 
 import os
 import re
@@ -12,7 +12,7 @@ TARGET = os.environ.get("CARGO_TARGET_DIR", "target")
 
 
 def main():
-    """Exit status 1 and a sentence if something does not hold."""
+    """Exits with status 1 and a message if a check fails."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TINKER")}
     started = time.monotonic()
     run = subprocess.run(
@@ -26,15 +26,15 @@ def main():
         sys.exit(f"the quickstart failed with status {run.returncode}: {run.stderr}")
     last = LAST_LINE.fullmatch(run.stdout.rstrip("\n").split("\n")[-1])
     if last is None:
-        sys.exit("the quickstart's last line is not as promised")
+        sys.exit("the last line of the quickstart does not have the documented form")
     exact, first, final = int(last.group(1)), float(last.group(2)), float(last.group(3))
     print(f"exact {exact}/10, loss {first} -> {final}, {seconds:.1f} s, {megabytes:.0f} MB")
     if exact != 10:
-        sys.exit("not all ten words were right")
+        sys.exit(f"only {exact} of 10 words were right")
     if final >= 0.1 * first:
-        sys.exit("the loss did not fall below a tenth of the first")
+        sys.exit(f"the loss did not fall below a tenth of {first}: {final}")
     if megabytes >= 300:
-        sys.exit("it took 300 MB or more")
+        sys.exit(f"the quickstart took {megabytes:.0f} MB, not less than 300 MB")
 
 
 main()

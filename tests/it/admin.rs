@@ -1,4 +1,4 @@
-//! The client for those who run an organization.
+//! `AdminClient`: audit log, billing usage and checkpoint storage.
 
 use serde_json::json;
 use tinkex::testing::{Act, FakeServer};
@@ -14,7 +14,7 @@ fn admin() -> (FakeServer, AdminClient) {
 }
 
 #[test]
-fn the_audit_log_is_asked_for_by_kind_and_day() {
+fn the_audit_log_is_requested_by_kind_and_day() {
     let (server, admin) = admin();
     let day: Day = "2026-11-20".parse().unwrap();
     let path = "/api/v1/audit?event_type=checkpoints&day=2026-11-20";
@@ -36,7 +36,7 @@ fn the_audit_log_is_asked_for_by_kind_and_day() {
 }
 
 #[test]
-fn usage_is_asked_for_in_full_hours_of_at_most_fourteen_days() {
+fn usage_is_requested_in_full_hours_of_at_most_fourteen_days() {
     let (server, admin) = admin();
     for (from, to, path) in [
         ("2026-11-20T00:30:00Z", "2026-11-21T00:00:00Z", "starting_on"),
@@ -57,7 +57,7 @@ fn usage_is_asked_for_in_full_hours_of_at_most_fourteen_days() {
 }
 
 #[test]
-fn every_kind_of_use_is_understood_and_an_unknown_one_kept() {
+fn every_kind_of_usage_is_parsed_and_an_unknown_one_kept() {
     let (server, admin) = admin();
     let path =
         "/api/v1/billing/usage/events?starting_on=2026-11-20T00:00:00Z&ending_before=2026-11-21T00:00:00Z";
@@ -93,7 +93,7 @@ fn every_kind_of_use_is_understood_and_an_unknown_one_kept() {
 }
 
 #[test]
-fn storage_is_understood_however_its_numbers_are_written() {
+fn storage_usage_is_parsed_from_integers_and_floats() {
     let (server, admin) = admin();
     let path = "/api/v1/billing/usage/checkpoints/current";
     server.next(
@@ -113,7 +113,7 @@ fn storage_is_understood_however_its_numbers_are_written() {
 }
 
 #[test]
-fn a_caller_without_the_role_and_a_server_without_the_endpoint_are_told_apart() {
+fn a_missing_role_and_a_missing_endpoint_are_different_errors() {
     let (server, admin) = admin();
     server.script(|it| it.path.contains("/billing/").then(|| Act::status(403, r#"{"detail":"no role"}"#)));
     let error = admin.get_current_checkpoint_storage_usage(None).unwrap_err();

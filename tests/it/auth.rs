@@ -1,4 +1,4 @@
-//! The credential: where it comes from, and the token that stands for it.
+//! Sources of the credential, and the tokens that the client exchanges it for.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ const CONFIG: &str = "/api/v1/client/config";
 const TOKEN: &str = "/api/v1/auth/token";
 const MODELS: &str = "/api/v1/get_server_capabilities";
 
-/// A server that wants tokens.
+/// A server that requires tokens.
 fn server() -> FakeServer {
     let server = FakeServer::new();
     server.always(CONFIG, Act::json(json!({"pjwt_auth_enabled": true})));
     server
 }
 
-/// A token of this number, which lives for so many seconds from now on.
+/// A token with the subject `number` that expires in `seconds`.
 fn jwt(number: usize, seconds: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let claims = json!({"iat": now, "exp": now + seconds, "sub": number.to_string()});
@@ -35,14 +35,14 @@ fn token(number: usize, seconds: u64) -> Act {
     Act::json(json!({"jwt": jwt(number, seconds)}))
 }
 
-/// The credentials that a path was asked with.
+/// The credentials of the requests to `path`, in order.
 fn keys(server: &FakeServer, path: &str) -> Vec<String> {
     server.requests_to(path).iter().map(|it| it.header("x-api-key").unwrap().to_string()).collect()
 }
 
 fn folder(name: &str) -> PathBuf {
     let path = std::env::temp_dir().join(format!("tinkex-auth-{name}-{}", std::process::id()));
-    drop(std::fs::remove_dir_all(&path));
+    let _ = std::fs::remove_dir_all(&path);
     std::fs::create_dir_all(&path).unwrap();
     path
 }
@@ -80,25 +80,25 @@ fn the_command_is_run_each_time_a_credential_is_needed() {
 
 #[cfg(unix)]
 #[test]
-fn a_server_may_insist_on_the_command_and_then_it_must_be_there() {
-    let insisting = || {
+fn if_the_server_requires_the_credential_command_it_must_be_set() {
+    let requiring_the_command = || {
         let server = FakeServer::new();
         let flags = json!({"pjwt_auth_enabled": true, "credential_default_source": "credential_cmd"});
         server.always(CONFIG, Act::json(flags));
         server.always(TOKEN, token(1, 3600));
         server
     };
-    let server = insisting();
+    let server = requiring_the_command();
     let service = server.in_memory().credential_command("echo tml-printed").build().unwrap();
     service.get_server_capabilities().unwrap();
     assert_eq!(keys(&server, CONFIG), ["tml-test"]);
     assert_eq!(keys(&server, TOKEN), ["tml-printed"]);
-    let server = insisting();
+    let server = requiring_the_command();
     let error = server.in_memory().build().unwrap().get_server_capabilities().unwrap_err();
     assert!(error.message().contains("TINKER_CREDENTIAL_CMD"), "{error}");
     assert!(server.requests_to(TOKEN).is_empty());
-    // Only a token outranks it.
-    let server = insisting();
+    // A token of the caller has precedence over the command.
+    let server = requiring_the_command();
     let given = jwt(7, 3600);
     server.in_memory().api_key(&given).build().unwrap().get_server_capabilities().unwrap();
     assert_eq!(keys(&server, TOKEN), [given]);
@@ -106,7 +106,7 @@ fn a_server_may_insist_on_the_command_and_then_it_must_be_there() {
 
 #[cfg(unix)]
 #[test]
-fn a_command_alone_does_not_do_where_keys_are_taken_as_they_are() {
+fn a_command_alone_is_an_error_on_a_server_without_tokens() {
     let server = FakeServer::new();
     let service =
         server.in_memory().api_key("no-key").credential_command("echo tml-printed").build().unwrap();
@@ -116,7 +116,7 @@ fn a_command_alone_does_not_do_where_keys_are_taken_as_they_are() {
 
 #[cfg(unix)]
 #[test]
-fn a_command_that_hangs_or_says_nothing_good_is_an_error_in_time() {
+fn a_command_that_hangs_or_prints_no_credential_is_an_error_within_its_timeout() {
     let old = format!("eyJ.{}.sig", URL_SAFE_NO_PAD.encode(r#"{"exp":1000}"#));
     for (line, problem) in [
         ("sleep 1000", "within 500.0ms"),
@@ -127,9 +127,9 @@ fn a_command_that_hangs_or_says_nothing_good_is_an_error_in_time() {
     ] {
         let server = server();
         let builder = server.in_memory().api_key("no-key").credential_command(line);
-        // Only the one that hangs is short of time: a shell may take a while to start.
+        // The short timeout is for the command that hangs; on a busy machine the others may take longer to start.
         let time = if line.starts_with("sleep") { Duration::from_millis(500) } else { PATIENCE };
-        let service = builder.timeouts(|it| it.credential_command = time).build().unwrap();
+        let service = builder.timeouts(|timeouts| timeouts.credential_command = time).build().unwrap();
         let begun = Instant::now();
         let error = service.get_server_capabilities().unwrap_err();
         assert!(error.to_string().contains(problem), "{line}: {error}");
@@ -143,14 +143,14 @@ fn a_command_that_hangs_or_says_nothing_good_is_an_error_in_time() {
 fn closing_the_client_does_not_wait_for_a_command() {
     let server = server();
     let service = server.in_memory().api_key("no-key").credential_command("sleep 1000").build().unwrap();
-    let asking = std::thread::spawn({
+    let request = std::thread::spawn({
         let service = service.clone();
         move || service.get_server_capabilities()
     });
-    eventually("it is being asked", || !service.dump().operations.is_empty());
+    eventually("the request is in flight", || !service.dump().operations.is_empty());
     let begun = Instant::now();
     service.close(CloseStatus::Success).unwrap();
-    let error = asking.join().unwrap().unwrap_err();
+    let error = request.join().unwrap().unwrap_err();
     assert!(error.is_closed() && begun.elapsed() < PATIENCE, "{error}");
 }
 
@@ -182,12 +182,12 @@ fn without_any_other_credential_the_stored_default_key_is_used() {
 }
 
 #[test]
-fn a_token_is_replaced_at_half_of_its_life_without_being_needed() {
+fn a_token_is_renewed_at_half_of_its_life_even_without_requests() {
     let (server, time) = (server(), VirtualClock::new());
     for number in 1..=2 {
         server.next(TOKEN, token(number, 3600));
     }
-    // The server refuses a third.
+    // The server refuses to issue a third token.
     server.always(TOKEN, Act::status(503, "no more"));
     let service = server.in_memory_at(time.clone()).build().unwrap();
     service.get_server_capabilities().unwrap();
@@ -196,20 +196,24 @@ fn a_token_is_replaced_at_half_of_its_life_without_being_needed() {
     let begun = service.dump();
     assert!(begun.pools.iter().any(|it| it.name == "tk-refresh"));
     let mut passed = 0;
-    eventually("the token is replaced", || {
+    eventually("the token is renewed", || {
         time.advance(Duration::from_secs(100));
         passed += 100;
         fetched() == 2
     });
-    assert!(1600 <= passed, "replaced after {passed} s");
-    // No session and so no heartbeat: nothing else needed a token meanwhile.
+    assert!(1600 <= passed, "renewed after {passed} s");
+    // Without a session no heartbeat is sent, so no other request needed a token meanwhile.
     assert_eq!(server.requests().len(), 5);
-    service.get_server_capabilities().unwrap();
-    assert_ne!(keys(&server, MODELS)[0], keys(&server, MODELS)[1]);
+    // The server counts the exchange before the client has stored the new token.
+    eventually("requests use the new token", || {
+        service.get_server_capabilities().unwrap();
+        let keys = keys(&server, MODELS);
+        keys.first() != keys.last()
+    });
 }
 
 #[test]
-fn a_replacement_that_fails_is_tried_again_and_hurts_nobody() {
+fn a_failed_token_renewal_is_retried_and_requests_go_on() {
     let (server, time) = (server(), VirtualClock::new());
     server.next(TOKEN, token(1, 36_000));
     server.next(TOKEN, Act::status(503, "busy"));
@@ -218,16 +222,19 @@ fn a_replacement_that_fails_is_tried_again_and_hurts_nobody() {
     let service = server.in_memory_at(time.clone()).build().unwrap();
     service.get_server_capabilities().unwrap();
     let mut passed = 0;
-    eventually("the token is replaced after two failures", || {
+    eventually("the token is renewed after two failures", || {
         time.advance(Duration::from_secs(50));
         passed += 50;
         service.get_server_capabilities().unwrap();
         server.requests_to(TOKEN).len() == 4
     });
-    service.get_server_capabilities().unwrap();
-    let keys = keys(&server, MODELS);
-    assert_ne!(keys.first(), keys.last());
-    assert!(passed < 36_000, "it was replaced before it was needed");
+    // The server counts the exchange before the client has stored the new token.
+    eventually("requests use the new token", || {
+        service.get_server_capabilities().unwrap();
+        let keys = keys(&server, MODELS);
+        keys.first() != keys.last()
+    });
+    assert!(passed < 36_000, "renewed only after it had expired");
 }
 
 #[test]
@@ -239,7 +246,7 @@ fn many_requests_with_a_rejected_token_cost_one_exchange() {
     server.always(TOKEN, token(2, 3600));
     let service = server.in_memory().build().unwrap();
     service.get_server_capabilities().unwrap();
-    // From now on the server has forgotten the first token, and says so only when all have asked with it.
+    // From now on the server rejects the first token. It answers only after all threads have sent a request with it.
     let gate = Arc::new(std::sync::Barrier::new(THREADS));
     server.script(move |seen| {
         let rejected = seen.path == MODELS && seen.header("x-api-key") == Some(&first);
@@ -269,7 +276,7 @@ fn a_second_rejection_is_the_callers_error() {
 }
 
 #[test]
-fn an_exchange_that_fails_is_told_as_what_it_is() {
+fn a_failed_token_exchange_is_reported_with_its_own_error() {
     let refusing = server();
     refusing.always(TOKEN, Act::status(403, r#"{"detail":"key revoked"}"#));
     let error = refusing.in_memory().build().unwrap().get_server_capabilities().unwrap_err();
@@ -279,23 +286,26 @@ fn an_exchange_that_fails_is_told_as_what_it_is() {
         "{error}"
     );
     assert_eq!(refusing.requests_to(TOKEN).len(), 1);
-    // One that may succeed later is tried again, within the time that the request itself has.
+    // A retryable failure of the exchange is retried within the timeout of the request.
     let busy = server();
     busy.next(TOKEN, Act::status(503, "busy"));
     busy.next(TOKEN, Act::Reset);
     busy.always(TOKEN, token(1, 3600));
     busy.in_memory().build().unwrap().get_server_capabilities().unwrap();
     assert_eq!(busy.requests_to(TOKEN).len(), 3);
-    for odd in ["{}", r#"{"jwt":""}"#, r#"{"jwt":"eyJ a"}"#, "<html>"] {
-        let odd_server = server();
-        odd_server.always(TOKEN, Act::status(200, odd.to_string()));
-        let error = odd_server.in_memory().build().unwrap().get_server_capabilities().unwrap_err();
-        assert!(*error.kind() == ErrorKind::Decode && error.message().contains("token"), "{odd}: {error}");
+    for malformed in ["{}", r#"{"jwt":""}"#, r#"{"jwt":"eyJ a"}"#, "<html>"] {
+        let server = server();
+        server.always(TOKEN, Act::status(200, malformed.to_string()));
+        let error = server.in_memory().build().unwrap().get_server_capabilities().unwrap_err();
+        assert!(
+            *error.kind() == ErrorKind::Decode && error.message().contains("token"),
+            "{malformed}: {error}"
+        );
     }
 }
 
 #[test]
-fn an_outage_of_the_tokens_does_not_cost_a_result_that_was_promised() {
+fn an_outage_of_the_token_endpoint_does_not_lose_a_promised_result() {
     let (server, time) = (server(), VirtualClock::new());
     server.always(TOKEN, token(1, 3600));
     let service = server.in_memory_at(time.clone()).build().unwrap();
@@ -310,18 +320,18 @@ fn an_outage_of_the_tokens_does_not_cost_a_result_that_was_promised() {
 }
 
 #[test]
-fn what_keeps_flags_and_tokens_fresh_ends_with_the_session() {
-    alone("auth::what_keeps_flags_and_tokens_fresh_ends_with_the_session", || {
+fn the_threads_that_renew_flags_and_tokens_end_with_the_session() {
+    alone("auth::the_threads_that_renew_flags_and_tokens_end_with_the_session", || {
         let server = server();
         server.always(TOKEN, token(1, 3600));
         server.always("/api/v1/client/dynamic_config", Act::json(json!({"refresh_interval_sec": 300})));
-        // A thread without work ends with the session only.
-        let service = server.in_memory().threads(|it| it.idle = HOUR).build().unwrap();
+        // Idle threads end only with the session.
+        let service = server.in_memory().threads(|threads| threads.idle = HOUR).build().unwrap();
         let _training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
-        let tenders = || client_threads().iter().filter(|it| it.starts_with("tk-refresh")).count();
-        eventually("both threads run", || tenders() == 2);
+        let renewing = || client_threads().iter().filter(|it| it.starts_with("tk-refresh")).count();
+        eventually("both threads run", || renewing() == 2);
         service.close(CloseStatus::Success).unwrap();
-        // The system lists a thread for some milliseconds after it was joined.
-        eventually("they end", || tenders() == 0);
+        // The kernel lists a thread for some milliseconds after it was joined.
+        eventually("both threads end", || renewing() == 0);
     });
 }

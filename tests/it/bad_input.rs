@@ -1,4 +1,4 @@
-//! Input that cannot be sent: the error names the place, nothing is sent, the client stays usable.
+//! Invalid input: the error has the path of the value, nothing is sent, the client stays usable.
 
 use serde_json::json;
 use tinkex::testing::{Act, FakeServer};
@@ -10,7 +10,7 @@ use tinkex::{CloseStatus, ErrorKind, Pending, ServiceClient};
 
 use crate::util::{datum, path_of, training};
 
-/// The path of the value that an operation was refused for.
+/// The path of the invalid value in the error of `pending`.
 #[track_caller]
 fn refused<T: Send + std::fmt::Debug>(pending: Pending<T>) -> String {
     let error = pending.wait().unwrap_err();
@@ -52,7 +52,7 @@ fn bad_data_is_refused_with_its_path_and_nothing_is_sent() {
     let minute = Ttl::After(std::time::Duration::from_secs(60));
     assert_eq!(refused(training.save_weights_for_sampler("x", minute)), "ttl");
     assert_eq!(refused(training.load_state("tinker://run/sampler_weights/x")), "path");
-    assert_eq!(server.requests().len(), before, "something was sent");
+    assert_eq!(server.requests().len(), before, "a request was sent");
 
     training.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
     training.optim_step(AdamParams::default()).wait().unwrap();
@@ -78,7 +78,7 @@ fn a_name_that_cannot_be_a_part_of_a_path_is_refused_by_every_verb_before_anythi
         assert_eq!(path_of(&rest.delete_checkpoint_from_tinker_path(&path).unwrap_err()), "path");
         let id = format!("weights/{name}");
         assert!(rest.delete_checkpoint("run", &id).unwrap_err().is_user_error());
-        // Ids of other things cannot hold a slash either.
+        // Ids of runs and sessions must not contain a slash either.
         for error in [
             rest.list_checkpoints(&format!("run/{name}")).unwrap_err(),
             rest.get_session(&format!("s/{name}")).unwrap_err(),
@@ -87,7 +87,7 @@ fn a_name_that_cannot_be_a_part_of_a_path_is_refused_by_every_verb_before_anythi
             assert!(error.is_user_error(), "{error}");
         }
     }
-    assert_eq!(server.requests().len(), before, "something was sent");
+    assert_eq!(server.requests().len(), before, "a request was sent");
     for name in ["step-100", "a.b", "größe 1", "..."] {
         training.save_state(name, Ttl::Never).wait().unwrap();
     }
@@ -119,13 +119,13 @@ fn bad_prompts_and_parameters_are_refused_with_their_path_and_nothing_is_sent() 
     assert_eq!(with(|it| it.top_k = -2), "sampling_params.top_k");
     assert_eq!(with(|it| it.stop = Some("".into())), "sampling_params.stop[0]");
     assert_eq!(refused(sampler.compute_logprobs(&ModelInput::from_ints([]))), "prompt");
-    assert_eq!(server.requests().len(), before, "something was sent");
+    assert_eq!(server.requests().len(), before, "a request was sent");
 
     sampler.sample(&prompt, 1, &params).wait().unwrap();
 }
 
 #[test]
-fn unknown_forms_of_paths_and_models_without_anything_to_train_are_refused_before_the_session_is_opened() {
+fn malformed_paths_and_models_with_nothing_to_train_are_refused_before_the_session_is_opened() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     for path in ["tinker://run", "tinker://run/other/x", "run/weights/x", "tinker://run/sampler_weights/x"] {
@@ -142,7 +142,7 @@ fn unknown_forms_of_paths_and_models_without_anything_to_train_are_refused_befor
 }
 
 #[test]
-fn a_sparse_tensor_that_no_memory_holds_is_refused_where_it_would_have_to_be_sent_dense() {
+fn a_sparse_tensor_too_large_for_memory_is_refused_where_it_must_be_sent_dense() {
     let sparse = |rows: usize, columns: usize| {
         TensorData::from_csr([rows, columns], vec![0, 1], vec![0], Values::F32(vec![1.0]))
     };
@@ -161,7 +161,7 @@ fn a_sparse_tensor_that_no_memory_holds_is_refused_where_it_would_have_to_be_sen
         client.forward_backward(vec![datum(columns)], LossFn::Other("mine".into())).wait()
     };
     assert_eq!(path_of(&pass(&dense, 1_000_000_000_000).unwrap_err()), place);
-    // More places than can be counted are no shape at all.
+    // A shape whose number of elements overflows is refused everywhere.
     for client in [&dense, &any] {
         assert_eq!(path_of(&pass(client, usize::MAX).unwrap_err()), place);
     }
@@ -185,13 +185,13 @@ fn a_key_without_its_prefix_and_a_url_without_scheme_are_refused_when_the_client
     {
         let error = build(key, url).unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Config, "{key} {url}");
-        assert!(key.is_empty() || !format!("{error:?}{error}").contains(key), "a key stands in the error");
+        assert!(key.is_empty() || !format!("{error:?}{error}").contains(key), "the error contains the key");
     }
     assert!(build("tml-1", "http://h").is_ok());
 }
 
 #[test]
-fn an_access_token_that_no_header_can_carry_is_refused_without_being_shown() {
+fn an_access_token_that_is_not_a_valid_header_is_refused_without_being_shown() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
     let service = listening.client().build().unwrap();
@@ -222,7 +222,7 @@ fn an_access_token_that_no_header_can_carry_is_refused_without_being_shown() {
 }
 
 #[test]
-fn odd_ids_of_the_server_stand_escaped_in_addresses() {
+fn ids_from_the_server_are_percent_encoded_in_urls() {
     let server = FakeServer::new();
     server.always("/api/v1/create_session", Act::json(json!({"session_id": "session 1?#"})));
     server.always("/api/v1/create_sampling_session", Act::json(json!({"sampling_session_id": "of 1?#"})));
@@ -233,7 +233,7 @@ fn odd_ids_of_the_server_stand_escaped_in_addresses() {
     for path in ["/api/v1/samplers/of%201%3F%23", "/api/v1/sessions/session%201%3F%23/finish"] {
         assert_eq!(server.requests_to(path).len(), 1, "{path}");
     }
-    // Where an id would lead elsewhere, nothing is sent.
+    // An id that would change the path of a request is an error, and nothing is sent.
     server.always("/api/v1/create_sampling_session", Act::json(json!({"sampling_session_id": "../x"})));
     let service = listening.client().build().unwrap();
     let error = service.create_sampling_client("tinker://r/sampler_weights/x").map(drop).unwrap_err();

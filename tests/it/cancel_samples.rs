@@ -1,4 +1,4 @@
-//! Samples that nobody waits for any more: the server is told, if it wants to know.
+//! Cancelled, dropped and timed-out samples are cancelled on the server, if it enables cancellation.
 
 use std::time::Duration;
 
@@ -11,41 +11,43 @@ use tinkex::{CloseStatus, Pending, SamplingClient, ServiceClient};
 use crate::util::{PATIENCE, eventually};
 
 const CANCEL: &str = "/api/v1/cancel_future";
-const ONE: &str = "/api/v1/retrieve_future";
-const MANY: &str = "/api/v1/retrieve_futures";
+const RETRIEVE: &str = "/api/v1/retrieve_future";
+const RETRIEVE_TOGETHER: &str = "/api/v1/retrieve_futures";
 
 fn sample(sampler: &SamplingClient) -> Pending<SampleResponse> {
     sampler.sample(&ModelInput::from_ints([1]), 1, &SamplingParams::default())
 }
 
-/// A server that never finishes a sample, with samples waited for together or one by one.
+/// A server that never finishes a sample and is polled for all samples `together` or for each sample alone.
 fn busy(together: bool, dynamic: Value) -> (FakeServer, ServiceClient, SamplingClient) {
     let server = FakeServer::new();
     if together {
         server.polls_together();
     }
-    server.always(MANY, Act::json(json!({"completions": [], "cursor": 0})));
-    server.always(ONE, Act::json(json!({"type": "try_again"})));
+    server.always(RETRIEVE_TOGETHER, Act::json(json!({"completions": [], "cursor": 0})));
+    server.always(RETRIEVE, Act::json(json!({"type": "try_again"})));
     server.always("/api/v1/client/dynamic_config", Act::json(dynamic));
     let service = server.in_memory().build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     (server, service, sampler)
 }
 
+/// Flags of a server that enables cancellation.
 fn enabled() -> Value {
     json!({"sample_cancel_enabled": true, "sample_cancel_max_batch_size": 4})
 }
 
+/// The sorted request ids of the cancellations that `server` got.
 fn cancelled(server: &FakeServer) -> Vec<String> {
-    let ids = server.requests_to(CANCEL).into_iter().map(|it| it.json().unwrap());
-    let mut ids: Vec<String> = ids.map(|it| it["request_id"].as_str().unwrap().to_string()).collect();
+    let bodies = server.requests_to(CANCEL).into_iter().map(|seen| seen.json().unwrap());
+    let mut ids: Vec<String> = bodies.map(|body| body["request_id"].as_str().unwrap().to_string()).collect();
     ids.sort();
     ids
 }
 
-/// Waits until the server has accepted a sample, and returns what it calls it.
+/// Waits until the server has accepted a sample, and returns its request id.
 fn accepted(pending: &Pending<SampleResponse>) -> String {
-    eventually("a promise", || pending.status().request_id.is_some());
+    eventually("the sample is accepted", || pending.status().request_id.is_some());
     pending.status().request_id.unwrap()
 }
 
@@ -53,19 +55,19 @@ fn accepted(pending: &Pending<SampleResponse>) -> String {
 fn a_sample_that_is_dropped_or_cancelled_is_cancelled_on_the_server() {
     for together in [false, true] {
         let (server, _service, sampler) = busy(together, enabled());
-        let (dropped, given_up) = (sample(&sampler), sample(&sampler));
-        let mut expected = vec![accepted(&dropped), accepted(&given_up)];
+        let (dropped, aborted) = (sample(&sampler), sample(&sampler));
+        let mut expected = vec![accepted(&dropped), accepted(&aborted)];
         expected.sort();
         drop(dropped);
-        given_up.cancel();
-        assert!(given_up.wait().unwrap_err().is_cancelled());
-        eventually("both are told", || cancelled(&server).len() == 2);
+        aborted.cancel();
+        assert!(aborted.wait().unwrap_err().is_cancelled());
+        eventually("both are cancelled on the server", || cancelled(&server).len() == 2);
         assert_eq!(cancelled(&server), expected);
     }
 }
 
 #[test]
-fn a_server_that_does_not_want_to_know_is_told_nothing() {
+fn a_server_that_disables_cancellation_gets_none() {
     let (server, service, sampler) = busy(true, json!({"sample_cancel_enabled": false}));
     for _ in 0..3 {
         let pending = sample(&sampler);
@@ -77,7 +79,7 @@ fn a_server_that_does_not_want_to_know_is_told_nothing() {
 }
 
 #[test]
-fn a_sample_that_is_given_up_while_it_is_sent_is_cancelled_as_soon_as_it_is_known() {
+fn a_sample_dropped_during_its_submission_is_cancelled_once_its_request_id_is_known() {
     let (server, _service, sampler) = busy(true, enabled());
     let (held, release) = (CancelToken::new(), CancelToken::new());
     let (holding, released) = (held.clone(), release.clone());
@@ -92,21 +94,21 @@ fn a_sample_that_is_given_up_while_it_is_sent_is_cancelled_as_soon_as_it_is_know
     assert!(held.wait_timeout(PATIENCE));
     drop(pending);
     release.cancel();
-    eventually("it is told", || cancelled(&server) == ["request-1"]);
+    eventually("it is cancelled on the server", || cancelled(&server) == ["request-1"]);
 }
 
 #[test]
-fn what_is_not_accepted_and_what_is_done_is_not_cancelled() {
+fn samples_that_were_not_accepted_or_are_done_are_not_cancelled() {
     let (server, service, sampler) = busy(false, enabled());
     let token = CancelToken::new();
     token.cancel();
     assert!(sample(&sampler.with_cancel(&token)).wait().unwrap_err().is_cancelled());
     assert!(server.requests_to("/api/v1/asample").is_empty());
-    server.behave(ONE);
+    server.behave(RETRIEVE);
     let mut done = sample(&sampler);
     done.wait_timeout(PATIENCE).unwrap();
     drop(done);
-    server.always(ONE, Act::json(json!({"error": "no", "category": "user"})));
+    server.always(RETRIEVE, Act::json(json!({"error": "no", "category": "user"})));
     assert!(sample(&sampler).wait().is_err());
     service.close(CloseStatus::Success).unwrap();
     assert!(cancelled(&server).is_empty());
@@ -124,7 +126,7 @@ fn a_token_cancels_the_samples_of_its_handle_and_no_others() {
     for pending in round {
         assert!(pending.wait().unwrap_err().is_cancelled());
     }
-    eventually("all are told", || cancelled(&server).len() == ids.len());
+    eventually("all are cancelled on the server", || cancelled(&server).len() == ids.len());
     assert!(!cancelled(&server).contains(&other_id) && !other.is_done());
 }
 
@@ -138,20 +140,22 @@ fn closing_a_client_cancels_its_samples_on_the_server() {
         let other = sample(&service.create_sampling_client("fake/model").unwrap());
         accepted(&other);
         sampler.close();
-        eventually("all are told", || cancelled(&server).len() == ids.len());
+        eventually("all are cancelled on the server", || cancelled(&server).len() == ids.len());
         assert_eq!(cancelled(&server), ids);
-        // The end of the session says the rest.
+        // The end of the session implies the cancellation of the others.
         service.close(CloseStatus::Success).unwrap();
         assert_eq!(cancelled(&server), ids);
     }
 }
 
 #[test]
-fn no_more_are_cancelled_at_once_than_the_server_wants() {
+fn no_more_cancellations_are_in_flight_than_the_servers_batch_size() {
     let (server, _service, sampler) = busy(true, enabled());
     let token = CancelToken::new();
     let round: Vec<_> = (0..11).map(|_| sample(&sampler.with_cancel(&token))).collect();
-    round.iter().for_each(|it| drop(accepted(it)));
+    for pending in &round {
+        accepted(pending);
+    }
     let release = CancelToken::new();
     let released = release.clone();
     server.script(move |seen| {
@@ -161,42 +165,42 @@ fn no_more_are_cancelled_at_once_than_the_server_wants() {
         None
     });
     token.cancel();
-    // Nobody who cancels waits for the server, which has at most a batch in its hands.
+    // Cancelled samples end without waiting for the server, and at most one batch of cancellations is in flight.
     for pending in round {
         assert!(pending.wait().unwrap_err().is_cancelled());
     }
-    eventually("some are being told", || !server.requests_to(CANCEL).is_empty());
+    eventually("cancellations are in flight", || !server.requests_to(CANCEL).is_empty());
     assert!(server.requests_to(CANCEL).len() <= 4);
     release.cancel();
-    eventually("all are told", || cancelled(&server).len() == 11);
+    eventually("all are cancelled on the server", || cancelled(&server).len() == 11);
 }
 
 #[test]
-fn a_cancellation_that_fails_is_not_repeated_for_ever() {
+fn a_refused_cancellation_is_not_retried() {
     let (server, _service, sampler) = busy(true, enabled());
     server.next(CANCEL, Act::status(400, r#"{"detail":"no"}"#));
     let first = sample(&sampler);
     accepted(&first);
     drop(first);
-    eventually("the first is told", || cancelled(&server).len() == 1);
+    eventually("the first is cancelled on the server", || cancelled(&server).len() == 1);
     let second = sample(&sampler);
     let id = accepted(&second);
     drop(second);
-    eventually("the second is told", || cancelled(&server).contains(&id));
+    eventually("the second is cancelled on the server", || cancelled(&server).contains(&id));
     assert_eq!(cancelled(&server).len(), 2);
 }
 
 #[test]
-fn a_sample_whose_time_is_over_is_cancelled_on_the_server() {
+fn a_sample_that_times_out_is_cancelled_on_the_server() {
     let server = FakeServer::new();
-    server.always(ONE, Act::json(json!({"type": "try_again"})));
+    server.always(RETRIEVE, Act::json(json!({"type": "try_again"})));
     server.always("/api/v1/client/dynamic_config", Act::json(enabled()));
     let service = server
         .in_memory_at(VirtualClock::new())
-        .timeouts(|it| it.operation = Duration::from_secs(30))
+        .timeouts(|timeouts| timeouts.operation = Duration::from_secs(30))
         .build()
         .unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     assert!(sample(&sampler).wait().unwrap_err().is_timeout());
-    eventually("it is told", || cancelled(&server) == ["request-1"]);
+    eventually("it is cancelled on the server", || cancelled(&server) == ["request-1"]);
 }

@@ -1,4 +1,4 @@
-//! Closing a service client from several threads.
+//! Concurrent calls of `ServiceClient::close`.
 
 use tinkex::ServiceClient;
 use tinkex::testing::FakeServer;
@@ -6,21 +6,22 @@ use tinkex::testing::FakeServer;
 use crate::util::PATIENCE;
 
 #[test]
-fn both_of_two_who_close_at_once_find_the_client_closed_when_their_calls_return() {
+fn both_of_two_concurrent_closes_return_after_all_threads_have_ended() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
     for round in 0..100 {
-        // Time enough for the threads to end, however busy the machine is.
-        let service = listening.client().timeouts(|it| it.close = PATIENCE).build().unwrap();
+        // Long enough for the threads to end on a busy machine.
+        let service = listening.client().timeouts(|timeouts| timeouts.close = PATIENCE).build().unwrap();
         service.create_sampling_client("fake/model").unwrap();
         let close = |service: ServiceClient| {
             move || {
-                let _told = service.close(tinkex::CloseStatus::Success);
+                // Only the number of threads afterwards is tested.
+                let _ = service.close(tinkex::CloseStatus::Success);
                 service.dump().pools.iter().map(|it| it.threads).sum::<usize>()
             }
         };
-        let closers = [service.clone(), service].map(|it| std::thread::spawn(close(it)));
-        let left = closers.map(|it| it.join().unwrap());
-        assert_eq!(left, [0, 0], "in round {round}");
+        let closers = [service.clone(), service].map(|handle| std::thread::spawn(close(handle)));
+        let n_threads = closers.map(|closer| closer.join().unwrap());
+        assert_eq!(n_threads, [0, 0], "in round {round}");
     }
 }

@@ -1,4 +1,4 @@
-//! `src/_docs/compat.md` is complete, and what it names exists.
+//! Checks that `src/_docs/compat.md` is complete and that the files and methods that it names exist.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,24 +12,24 @@ fn page() -> String {
 }
 
 fn source(path: &str) -> String {
-    std::fs::read_to_string(root().join(path)).unwrap_or_else(|it| panic!("{path}: {it}"))
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 /// The Rust files at or below a path.
 fn files(path: PathBuf) -> Vec<PathBuf> {
     match std::fs::read_dir(&path) {
-        Ok(entries) => entries.flatten().flat_map(|it| files(it.path())).collect(),
+        Ok(entries) => entries.flatten().flat_map(|entry| files(entry.path())).collect(),
         Err(_) => vec![path],
     }
 }
 
-/// What stands between backquotes.
+/// The texts between backquotes.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// Where the methods of a public type are.
-fn homes(owner: &str) -> Option<&'static [&'static str]> {
+/// The files that define the methods of a public type.
+fn sources(owner: &str) -> Option<&'static [&'static str]> {
     Some(match owner {
         "ServiceClient" => &["src/client/service.rs"],
         "ServiceClientBuilder" => &["src/client/builder.rs"],
@@ -56,11 +56,11 @@ fn every_method_that_is_named_exists() {
     let mut n = 0;
     for name in quoted(&page) {
         let Some((owner, method)) = name.split_once("::") else { continue };
-        let Some(homes) = homes(owner) else { continue };
-        let all = homes.iter().flat_map(|it| files(root().join(it)));
-        let text: String = all.filter_map(|it| std::fs::read_to_string(it).ok()).collect();
-        let exists = ["(", "<"].iter().any(|it| text.contains(&format!("pub fn {method}{it}")));
-        assert!(exists, "compat.md names `{name}`, which {homes:?} do not define");
+        let Some(sources) = sources(owner) else { continue };
+        let paths = sources.iter().flat_map(|source| files(root().join(source)));
+        let text: String = paths.filter_map(|it| std::fs::read_to_string(it).ok()).collect();
+        let exists = ["(", "<"].iter().any(|next| text.contains(&format!("pub fn {method}{next}")));
+        assert!(exists, "compat.md names `{name}`, which {sources:?} do not define");
         n += 1;
     }
     assert!(30 < n, "only {n} methods are named");
@@ -74,7 +74,7 @@ fn every_file_that_is_named_exists() {
     }
 }
 
-/// The fields of the types of a source, by the type's name: of a struct its own, of an enum those of its variants.
+/// The field names of each type in a source file, by the type's name. An enum has the fields of all of its variants.
 fn types(path: &str) -> BTreeMap<String, Vec<String>> {
     let mut all = BTreeMap::new();
     let mut current: Option<(String, Vec<String>)> = None;
@@ -82,9 +82,10 @@ fn types(path: &str) -> BTreeMap<String, Vec<String>> {
         let item = line.strip_prefix("pub(crate) ").or(line.strip_prefix("pub ")).unwrap_or_default();
         if let Some(rest) = item.strip_prefix("struct ").or(item.strip_prefix("enum ")) {
             let name = rest.split([' ', '<', '(', ';']).next().unwrap_or_default().to_string();
-            match line.ends_with('{') {
-                true => current = Some((name, Vec::new())),
-                false => drop(all.insert(name, Vec::new())),
+            if line.ends_with('{') {
+                current = Some((name, Vec::new()));
+            } else {
+                all.insert(name, Vec::new());
             }
         } else if line == "}" {
             all.extend(current.take());
@@ -92,12 +93,12 @@ fn types(path: &str) -> BTreeMap<String, Vec<String>> {
             let field = line.trim_start();
             let field = field.strip_prefix("pub(crate) ").or(field.strip_prefix("pub ")).unwrap_or(field);
             let name = field.split_once(": ").map_or("", |it| it.0);
-            let plain = !name.is_empty()
+            let is_field = !name.is_empty()
                 && name.chars().all(|it| it.is_ascii_lowercase() || it == '_' || it.is_ascii_digit());
-            if plain && field.ends_with(',') {
+            if is_field && field.ends_with(',') {
                 fields.push(name.to_string());
             } else if let Some((_, rest)) = field.split_once(" { ") {
-                // A variant on one line.
+                // A variant with its fields on one line.
                 let names = rest.trim_end_matches([',', ' ', '}']).split(", ");
                 fields.extend(names.filter_map(|it| Some(it.split_once(": ")?.0.to_string())));
             }
@@ -106,16 +107,17 @@ fn types(path: &str) -> BTreeMap<String, Vec<String>> {
     all
 }
 
-/// The messages whose fields the page has to list.
+/// The fields of each message that the page must list.
 fn messages() -> BTreeMap<String, Vec<String>> {
     let mut all = BTreeMap::new();
     for file in files(root().join("src/wire/json")) {
         let path = file.strip_prefix(root()).unwrap().to_str().unwrap().to_string();
         let parts = ["Json", "Config", "Target", "Future", "Completion"];
-        let message = |it: &str| {
-            it.ends_with("Request") || it.ends_with("Response") || parts.iter().any(|part| it.ends_with(part))
+        let is_message = |name: &str| {
+            let is_whole = name.ends_with("Request") || name.ends_with("Response");
+            is_whole || parts.iter().any(|part| name.ends_with(part))
         };
-        all.extend(types(&path).into_iter().filter(|it| message(&it.0)));
+        all.extend(types(&path).into_iter().filter(|it| is_message(&it.0)));
     }
     all.extend(types("src/wire/tensor.rs").into_iter().filter(|it| it.0 == "TensorJson"));
     for (path, name) in [
@@ -128,15 +130,15 @@ fn messages() -> BTreeMap<String, Vec<String>> {
     }
     let proto = types("src/wire/proto.rs").into_iter().filter(|it| !it.1.is_empty());
     all.extend(proto.map(|(name, fields)| (format!("proto::{name}"), fields)));
-    // A oneof has no fields of its own, and an answer without any has nothing to list.
+    // Oneofs and messages without fields have nothing to list.
     all.retain(|_, fields| !fields.is_empty());
     all
 }
 
-/// The rows of the page's table of messages: the name and the fields.
+/// The rows of the page's table of messages: fields by message name.
 fn rows() -> BTreeMap<String, Vec<String>> {
     let page = page();
-    let table = page.split("## Messages").nth(1).expect("the part about messages");
+    let table = page.split("## Messages").nth(1).expect("the section about messages");
     let table = table.split("\n## ").next().unwrap_or_default();
     let mut rows = BTreeMap::new();
     for line in table.lines().filter(|it| it.starts_with("| `")) {
@@ -162,25 +164,35 @@ fn every_field_of_every_message_is_listed_and_no_other() {
                     problems.push(format!("the row of `{name}` lacks `{field}`"));
                 }
                 for field in listed.iter().filter(|it| !fields.contains(it)) {
-                    problems.push(format!("the row of `{name}` lists `{field}`, which the message has not"));
+                    problems.push(format!(
+                        "the row of `{name}` lists `{field}`, which the message does not have"
+                    ));
                 }
             }
         }
     }
     for name in rows.keys().filter(|it| !messages.contains_key(*it)) {
-        problems.push(format!("the row of `{name}` describes no message of src/wire"));
+        problems.push(format!("the row of `{name}` does not belong to a message of src/wire"));
     }
-    assert!(problems.is_empty(), "the part \"Messages\" of src/_docs/compat.md:\n{}", problems.join("\n"));
+    assert!(
+        problems.is_empty(),
+        "the section \"Messages\" of src/_docs/compat.md:\
+{}",
+        problems.join(
+            "\
+"
+        )
+    );
     assert!(60 < messages.len(), "only {} messages were found", messages.len());
 }
 
 #[test]
 fn every_flag_that_is_read_has_a_row() {
     let page = page();
-    let flags = page.split("## Flags of the server").nth(1).expect("the part about flags");
+    let flags = page.split("## Flags of the server").nth(1).expect("the section about flags");
     let flags: Vec<&str> = quoted(flags.split("\n## ").next().unwrap_or_default()).collect();
-    let read = types("src/wire/json/session.rs");
-    for flag in read["ClientConfig"].iter().chain(&read["DynamicConfig"]) {
+    let types = types("src/wire/json/session.rs");
+    for flag in types["ClientConfig"].iter().chain(&types["DynamicConfig"]) {
         assert!(flags.contains(&flag.as_str()), "\"Flags of the server\" in compat.md lacks `{flag}`");
     }
 }
@@ -188,14 +200,17 @@ fn every_flag_that_is_read_has_a_row() {
 #[test]
 fn every_behaviour_of_the_protocol_has_a_row() {
     let page = page();
-    // The endpoints of section 3 have a part of their own; 14 lists open questions.
-    let numbered = |section: u32, last: u32| (1..=last).map(move |it| format!("{section}.{it}"));
+    // Section 3, the endpoints, has its own part of the page. Section 14 lists open questions.
+    let numbered = |section: u32, last: u32| (1..=last).map(move |part| format!("{section}.{part}"));
     let parts = [(1, 13), (2, 3), (4, 6), (5, 2), (6, 8), (8, 4), (9, 12), (15, 2)];
     let whole = [7, 10, 11, 12, 13].map(|it| it.to_string());
     for section in parts.into_iter().flat_map(|it| numbered(it.0, it.1)).chain(whole) {
         let row = page.lines().find_map(|it| it.strip_prefix(&format!("| {section} ")));
         let row = row.unwrap_or_else(|| panic!("\"Behaviours\" in compat.md lacks {section}"));
-        let (what, says) = row.split_once(" | ").unwrap_or_default();
-        assert!(2 < what.len() && 3 < says.trim_end_matches(" |").len(), "{section} says nothing: {row}");
+        let (behaviour, text) = row.split_once(" | ").unwrap_or_default();
+        assert!(
+            2 < behaviour.len() && 3 < text.trim_end_matches(" |").len(),
+            "{section} has an empty row: {row}"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! A loss that the caller computes: its two passes keep their place in the order, and whatever goes wrong between them ends
-//! the client with the cause.
+//! `forward_backward_custom`: its two passes keep their place in the order of the client, and a failure between them
+//! poisons the client with its cause.
 
 use std::sync::mpsc;
 use std::time::Instant;
@@ -11,9 +11,9 @@ use tinkex::{Error, ErrorKind};
 
 use crate::util::{PATIENCE, alone, datum, eventually, path_of, seq_ids, training};
 
-/// The sum of the log-probabilities, with their gradients.
+/// A loss: the sum of the log-probabilities, with gradients of 1 and one metric.
 fn sum(_data: &[Datum], logprobs: &[&[f32]]) -> Result<CustomLoss, Error> {
-    let loss = logprobs.iter().flat_map(|it| it.iter()).map(|it| f64::from(*it)).sum();
+    let loss = logprobs.iter().copied().flatten().map(|it| f64::from(*it)).sum();
     let gradients = logprobs.iter().map(|it| vec![1.0; it.len()]).collect();
     Ok(CustomLoss::new(loss, gradients).with_metric("mine:mean", 3.0))
 }
@@ -56,10 +56,11 @@ fn order_holds_while_a_custom_loss_is_pending_even_if_nobody_waits_for_it() {
     let (server, _service, training) = training();
     let (open, gate) = mpsc::channel::<()>();
     let step = training.forward_backward_custom(vec![datum()], move |data, logprobs| {
-        let _opened = gate.recv();
+        // Fails when `open` is dropped, which opens the gate.
+        let _ = gate.recv();
         sum(data, logprobs)
     });
-    // A drop cancels no training.
+    // Dropping the `Pending` does not cancel training work.
     drop(step);
     let update = training.optim_step(AdamParams::default());
     let save = training.save_state("x", Ttl::Never);
@@ -89,7 +90,7 @@ fn a_panicking_loss_poisons_the_client_with_its_message() {
         assert_eq!(*error.kind(), ErrorKind::Poisoned);
         assert!(error.to_string().contains("my loss fell over"), "{error}");
     }
-    // Of the backward pass and of what came behind it nothing was sent.
+    // Neither the backward pass nor the operations after it were sent.
     assert_eq!(seq_ids(&server), [1]);
     let other = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     other.forward_backward_custom(vec![datum()], sum).wait().unwrap();
@@ -110,7 +111,7 @@ fn a_loss_that_fails_or_returns_bad_gradients_poisons_the_client_with_the_reason
         let (server, _service, training) = training();
         let error = training.forward_backward_custom(vec![datum()], loss).wait().unwrap_err();
         match error.violation() {
-            Some(it) => assert_eq!(it.path, reason),
+            Some(violation) => assert_eq!(violation.path, reason),
             None => assert!(*error.kind() == ErrorKind::CustomLoss && error.to_string().contains(reason)),
         }
         assert_eq!(error.operation(), Some("forward_backward_custom"));
@@ -121,41 +122,42 @@ fn a_loss_that_fails_or_returns_bad_gradients_poisons_the_client_with_the_reason
 }
 
 #[test]
-fn the_parts_of_the_second_pass_keep_to_the_limit_of_a_request_as_those_of_the_first_do() {
+fn the_parts_of_both_passes_stay_below_the_size_limit_of_a_request() {
     let server = FakeServer::new();
     server.always("/api/v1/client/config", Act::json(json!({"proto_compress_fwdbwd": false})));
     let service = server.in_memory().build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
-    // In the first pass the weights are all zero and take a few bytes; the gradients take as many as they are.
+    // The zero weights of the first pass take few bytes on the wire; the gradients of the second take 4 bytes each.
     let (rows, columns) = (1000, 50);
     let targets = TensorData::from(vec![7i64; rows * columns]).with_shape([rows, columns]).unwrap();
     let datum = Datum::new(ModelInput::from_ints(vec![1; rows])).with("target_tokens", targets);
     training.forward_backward_custom(vec![datum; 24], sum).wait().unwrap();
     let sizes: Vec<usize> =
         server.requests_to("/api/v1/forward_backward").iter().map(|it| it.body.len()).collect();
-    // The limit counts the numbers alone; names and lengths come on top.
+    // The limit of 5 000 000 bytes counts only the numbers, not names and lengths.
     assert!(sizes.iter().all(|it| *it <= 5_010_000), "{sizes:?}");
     assert_eq!(sizes.len(), 2 * 3, "{sizes:?}");
 }
 
 #[test]
-fn targets_of_a_few_bytes_and_a_huge_shape_are_refused_and_end_no_process() {
-    const NAME: &str = "custom_loss::targets_of_a_few_bytes_and_a_huge_shape_are_refused_and_end_no_process";
+fn targets_with_few_bytes_and_a_huge_shape_are_refused_without_aborting_the_process() {
+    const NAME: &str =
+        "custom_loss::targets_with_few_bytes_and_a_huge_shape_are_refused_without_aborting_the_process";
     alone(NAME, || {
         let sparse = |columns| TensorData::from_csr([1, columns], vec![0, 1], vec![0], Values::I64(vec![7]));
         let datum = |columns| Datum::new(ModelInput::from_ints([1])).with("target_tokens", sparse(columns));
         let graph = LossGraph::trace("sum", &[("logprobs", 2)], |it| it.logprobs().sum()).unwrap();
-        let wide = LossGraph::trace("wide", &[("logprobs", 2), ("x", 2)], |it| {
-            (it.logprobs() * it.input("x").sum()).sum()
+        let wide = LossGraph::trace("wide", &[("logprobs", 2), ("x", 2)], |graph| {
+            (graph.logprobs() * graph.input("x").sum()).sum()
         });
         let wide = wide.unwrap();
         let place = "data[0].loss_fn_inputs[\"target_tokens\"]";
-        // The second alone fits into memory, the third as one of many.
+        // In dense form the second fits into memory once, and the third fits once but not 100 times.
         for (columns, n) in [(1 << 42, 1), (100 << 20, 1), (2 << 20, 100)] {
             let data = || vec![datum(columns); n];
-            for runs in [false, true] {
+            for is_server_side in [false, true] {
                 let server = FakeServer::new();
-                if runs {
+                if is_server_side {
                     server.runs_custom_losses();
                 }
                 let service = server.in_memory().build().unwrap();
@@ -176,13 +178,13 @@ fn targets_of_a_few_bytes_and_a_huge_shape_are_refused_and_end_no_process() {
             |x| other(x).with("target_tokens", TensorData::from(vec![1i64]).with_shape([1, 1]).unwrap());
         let error = wide.evaluate(&[pair(sparse(1 << 42))], &[&[0.0]]).unwrap_err();
         assert_eq!(path_of(&error), "data[0].loss_fn_inputs[\"x\"]");
-        // Rows without columns have no values, but sums.
+        // Rows without columns have no values, but each row has a sum.
         let rows = TensorData::from(Vec::<f32>::new()).with_shape([1 << 42, 0]).unwrap();
-        let sums = LossGraph::trace("sums", &[("logprobs", 2), ("x", 2)], |it| {
-            (it.logprobs().sum() * it.input("x").sum_dim(1).sum()).sum()
+        let sums = LossGraph::trace("sums", &[("logprobs", 2), ("x", 2)], |graph| {
+            (graph.logprobs().sum() * graph.input("x").sum_dim(1).sum()).sum()
         });
         assert_eq!(path_of(&sums.unwrap().evaluate(&[pair(rows)], &[&[0.0]]).unwrap_err()), "data[0]");
-        // Indices that lead out of the shape are told as well.
+        // An index outside of the shape is refused too.
         let mut broken = sparse(10);
         broken.sparse.as_mut().unwrap().col_indices = vec![10];
         assert_eq!(
@@ -199,11 +201,12 @@ fn cancelling_while_the_loss_is_computed_poisons_the_client_without_waiting_for_
     let (begin, begun) = mpsc::channel::<()>();
     let step = training.forward_backward_custom(vec![datum()], move |data, logprobs| {
         drop(begin);
-        let _opened = gate.recv();
+        let _ = gate.recv();
         sum(data, logprobs)
     });
     let update = training.optim_step(AdamParams::default());
-    let _ended = begun.recv();
+    // Fails when the loss drops `begin`.
+    let _ = begun.recv();
     step.cancel();
     assert!(step.wait().unwrap_err().is_cancelled());
     let error = update.wait().unwrap_err();
@@ -220,11 +223,12 @@ fn closing_the_client_does_not_wait_for_the_loss() {
     let (begin, begun) = mpsc::channel::<()>();
     let step = training.forward_backward_custom(vec![datum()], move |data, logprobs| {
         drop(begin);
-        let _opened = gate.recv();
+        let _ = gate.recv();
         sum(data, logprobs)
     });
     let update = training.optim_step(AdamParams::default());
-    let _ended = begun.recv();
+    // Fails when the loss drops `begin`.
+    let _ = begun.recv();
     training.close();
     assert!(step.wait().unwrap_err().is_closed());
     assert!(update.wait().unwrap_err().is_closed());
@@ -234,7 +238,7 @@ fn closing_the_client_does_not_wait_for_the_loss() {
 #[test]
 fn a_forward_pass_that_is_refused_gives_its_ids_back() {
     let (server, _service, training) = training();
-    // A server that has read one pass is not suspected of being unable to.
+    // After one accepted pass the client does not try another format when the server refuses one.
     training.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
     server.next("/api/v1/forward_backward", Act::status(422, r#"{"detail":"too long"}"#));
     let error = training.forward_backward_custom(vec![datum()], sum).wait().unwrap_err();
@@ -244,18 +248,19 @@ fn a_forward_pass_that_is_refused_gives_its_ids_back() {
 }
 
 #[test]
-fn data_that_cannot_be_sent_are_refused_before_the_loss_is_asked_for() {
+fn invalid_data_is_refused_before_the_loss_is_called() {
     let (server, _service, training) = training();
     let before = server.requests().len();
     let refused = |data| {
-        let never = |_: &[Datum], _: &[&[f32]]| -> Result<CustomLoss, Error> { panic!("it was called") };
+        let never =
+            |_: &[Datum], _: &[&[f32]]| -> Result<CustomLoss, Error> { panic!("the loss was called") };
         path_of(&training.forward_backward_custom(data, never).wait().unwrap_err())
     };
     let mut bare = datum();
     bare.loss_fn_inputs.clear();
     assert_eq!(refused(vec![bare]), "data[0].loss_fn_inputs[\"target_tokens\"]");
     assert_eq!(refused(vec![]), "data");
-    assert_eq!(server.requests().len(), before, "something was sent");
+    assert_eq!(server.requests().len(), before, "a request was sent");
     training.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
 }
 
@@ -284,21 +289,21 @@ fn the_engine_learns_the_same_from_a_custom_loss_as_from_its_own() {
     assert!((first["loss:sum"] - second["loss:sum"]).abs() < 1e-3);
     own.optim_step(adam()).wait().unwrap();
     custom.optim_step(adam()).wait().unwrap();
-    let after = |it: &tinkex::TrainingClient| {
-        it.forward(batch(), LossFn::CrossEntropy).wait().unwrap().metrics["loss:sum"]
+    let after = |training: &tinkex::TrainingClient| {
+        training.forward(batch(), LossFn::CrossEntropy).wait().unwrap().metrics["loss:sum"]
     };
     assert_eq!(after(&own), after(&custom));
 }
 
 #[test]
-fn a_loss_that_waits_for_what_it_submits_to_its_own_client_is_told_so_at_once() {
+fn a_loss_that_waits_for_an_operation_of_its_own_client_gets_an_error_at_once() {
     let (server, service, training) = training();
     let (own, other) =
         (training.clone(), service.create_lora_training_client("fake/model", Default::default()).unwrap());
     let earlier = training.optim_step(AdamParams::default());
     let (later, submitted) = mpsc::channel();
     let step = training.forward_backward_custom(vec![datum()], move |data, logprobs| {
-        // What came before, and other clients, may be waited for.
+        // The loss may wait for earlier operations and for those of other clients.
         earlier.wait()?;
         other.optim_step(AdamParams::default()).wait()?;
         let before = Instant::now();
@@ -315,7 +320,7 @@ fn a_loss_that_waits_for_what_it_submits_to_its_own_client_is_told_so_at_once() 
         sum(data, logprobs)
     });
     step.wait().unwrap();
-    // It was submitted all the same, and others may wait for it.
+    // The update was submitted nevertheless, and another thread may wait for it.
     submitted.recv().unwrap().wait().unwrap();
     assert_eq!(server.requests_to("/api/v1/optim_step").len(), 3);
 }
@@ -323,33 +328,34 @@ fn a_loss_that_waits_for_what_it_submits_to_its_own_client_is_told_so_at_once() 
 #[test]
 fn a_loss_that_submits_while_the_mailbox_is_full_gets_an_error_at_once() {
     let server = FakeServer::new();
-    let service = server.in_memory().threads(|it| it.mailbox = 4).build().unwrap();
+    let service = server.in_memory().threads(|threads| threads.mailbox = 4).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     let own = training.clone();
     let (begin, begun) = mpsc::channel();
     let (open, gate) = mpsc::channel::<()>();
-    let (tell, told) = mpsc::channel();
+    let (report, errors) = mpsc::channel();
     let step = training.forward_backward_custom(vec![datum()], move |data, logprobs| {
         begin.send(()).unwrap();
-        let _filled = gate.recv();
+        // Fails when `open` is dropped, after the mailbox has been filled.
+        let _ = gate.recv();
         let both = own.train_step(vec![datum()], LossFn::CrossEntropy, AdamParams::default());
         let one = own.save_state("from-the-loss", Ttl::Never);
-        let errors = [both.optim_step.wait().map(|_| ()), both.forward_backward.wait().map(|_| ())];
-        for result in errors.into_iter().chain([one.wait().map(|_| ())]) {
-            tell.send(result.unwrap_err()).unwrap();
+        let results = [both.optim_step.wait().map(|_| ()), both.forward_backward.wait().map(|_| ())];
+        for result in results.into_iter().chain([one.wait().map(|_| ())]) {
+            report.send(result.unwrap_err()).unwrap();
         }
         sum(data, logprobs)
     });
     begun.recv_timeout(PATIENCE).unwrap();
-    // As many as there is room for, by somebody who may wait.
+    // Fill the mailbox from a thread that may block on it.
     let more: Vec<_> = (0..4).map(|_| training.optim_step(AdamParams::default())).collect();
     drop(open);
     for _ in 0..3 {
-        let error = told.recv_timeout(PATIENCE).unwrap();
+        let error = errors.recv_timeout(PATIENCE).unwrap();
         assert_eq!(*error.kind(), ErrorKind::CustomLoss, "{error}");
         assert!(error.message().contains("mailbox is full"), "{error}");
     }
-    // What it did not submit is missed by nobody.
+    // The operations that were not submitted do not disturb the others.
     step.wait().unwrap();
     tinkex::wait_all(more).unwrap();
 }

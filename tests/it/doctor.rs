@@ -1,4 +1,4 @@
-//! The doctor of `examples/`: what it says of servers of each kind.
+//! The report of `examples/doctor` about each kind of server.
 
 #[path = "../../examples/doctor/mod.rs"]
 mod examination;
@@ -13,12 +13,12 @@ use tinkex::testing::{Act, FakeServer, Seen};
 
 use crate::util::{PATIENCE, recorded};
 
-/// Examines a server.
+/// Runs the doctor on a server.
 fn examine(connect: impl Fn() -> ServiceClientBuilder + Send + Sync + 'static) -> Report {
     examination::examine(connect, None, PATIENCE, |_| {}).unwrap()
 }
 
-/// All that have a mark, and no others.
+/// Asserts that exactly the checks `expected` have the mark.
 #[track_caller]
 fn assert_marks(report: &Report, mark: Mark, expected: &[&str]) {
     let marked = || report.lines.iter().filter(|it| it.mark == mark);
@@ -28,7 +28,7 @@ fn assert_marks(report: &Report, mark: Mark, expected: &[&str]) {
 }
 
 #[test]
-fn nothing_is_broken_on_a_server_that_behaves() {
+fn nothing_is_broken_on_the_fake_server() {
     let server = FakeServer::new();
     let connect = server.clone();
     let report = examine(move || connect.in_memory());
@@ -36,7 +36,7 @@ fn nothing_is_broken_on_a_server_that_behaves() {
     let absent = ["sample, stop at tokens", "whoami"];
     assert_marks(&report, Mark::NotOffered, &absent);
     let left = server.in_memory().build().unwrap().create_rest_client().list_user_checkpoints().count();
-    assert_eq!(left, 0, "it cleans up after itself");
+    assert_eq!(left, 0, "the doctor leaves checkpoints behind");
 }
 
 #[cfg(feature = "local")]
@@ -48,13 +48,13 @@ fn nothing_is_broken_on_the_engine() {
         tinkex::ServiceClient::builder().without_environment().base_url(url.clone()).api_key(key.clone())
     });
     assert_marks(&report, Mark::Broken, &[]);
-    // A key says nothing of its owner, and nothing is written down that an auditor could read.
+    // The engine knows no owner of a key and keeps no audit log.
     assert_marks(&report, Mark::NotOffered, &["whoami", "get_audit_log"]);
 }
 
 #[cfg(feature = "local")]
 #[test]
-fn the_engine_offers_the_same_in_its_other_ways() {
+fn nothing_is_broken_on_the_engine_with_its_other_options() {
     let server = tinkex::local::Server::start(tinkex::local::Options {
         pjwt_auth_enabled: true,
         sample_use_retrieve_futures: true,
@@ -71,7 +71,7 @@ fn the_engine_offers_the_same_in_its_other_ways() {
     assert_marks(&report, Mark::NotOffered, &["get_audit_log"]);
 }
 
-/// As a server of the SkyRL project answers (PROTOCOL §11), as far as it differs.
+/// A fake server with the differences of a SkyRL server (PROTOCOL §11).
 fn skyrl() -> FakeServer {
     let server = FakeServer::new();
     let first = Mutex::new(BTreeSet::new());
@@ -87,14 +87,14 @@ fn skyrl() -> FakeServer {
                 Some(Act::status(422, json!({"detail": missing}).to_string()))
             }
             "save_weights_for_sampler" if body["path"].is_string() => {
-                // The result is written into the answer at once, for this script keeps no promises.
+                // Answers with the result at once, because this script has no promises.
                 let path = format!("tinker://{}/{}", text("model_id"), text("path"));
                 Some(Act::json(json!({"path": path, "type": "save_weights_for_sampler"})))
             }
-            "forward_backward" if of_loss(seen, "dro") || of_loss(seen, "gspo") => {
+            "forward_backward" if has_loss(seen, "dro") || has_loss(seen, "gspo") => {
                 refuse(422, "loss_fn: Input should be 'cross_entropy', 'importance_sampling', 'ppo' or 'cispo'")
             }
-            "forward_backward" if of_loss(seen, "cispo") => Some(Act::json(json!({"request_id": "1000000"}))),
+            "forward_backward" if has_loss(seen, "cispo") => Some(Act::json(json!({"request_id": "1000000"}))),
             "retrieve_future" => {
                 let id = text("request_id");
                 if id == "1000000" {
@@ -112,24 +112,25 @@ fn skyrl() -> FakeServer {
             }))),
             "retrieve_futures" | "cancel_future" | "join_sampling_session" | "save_weights_external"
             | "copy_weights" | "audit" | "checkpoints" | "sessions" => not_found(),
-            it if it.starts_with("sessions/") || it.starts_with("billing/") || it.starts_with("auth/") => {
+            path if path.starts_with("sessions/") || path.starts_with("billing/") || path.starts_with("auth/") => {
                 not_found()
             }
-            it if it.ends_with("/publish") || it.ends_with("/ttl") || it.ends_with("/external_weights_urls") => {
-                match seen.method == "DELETE" {
-                    true => refuse(422, "checkpoint_id: not a checkpoint"),
-                    false => refuse(405, "Method Not Allowed"),
+            path if path.ends_with("/publish") || path.ends_with("/ttl") || path.ends_with("/external_weights_urls") => {
+                if seen.method == "DELETE" {
+                    refuse(422, "checkpoint_id: not a checkpoint")
+                } else {
+                    refuse(405, "Method Not Allowed")
                 }
             }
-            it if it.ends_with("/checkpoints") && it.starts_with("training_runs/") => None,
+            path if path.ends_with("/checkpoints") && path.starts_with("training_runs/") => None,
             _ => None,
         }
     });
     server
 }
 
-/// Whether a pass is about a loss, whose name stands in the message as it is.
-fn of_loss(seen: &Seen, name: &str) -> bool {
+/// Tells if a pass has a loss, whose name occurs verbatim in JSON and protobuf.
+fn has_loss(seen: &Seen, name: &str) -> bool {
     seen.body.windows(name.len()).any(|it| it == name.as_bytes())
 }
 
@@ -138,8 +139,8 @@ fn nothing_is_broken_on_a_server_that_lacks_what_skyrl_lacks() {
     let server = skyrl();
     let report = examine(move || server.in_memory());
     assert_marks(&report, Mark::Broken, &[]);
-    // Everything else works there. The rank, the archive and the two deletions are the script's doing, which has one
-    // rank and keeps nothing of the weights that it saves for samplers.
+    // Everything else works. The rank, the archive and the two deletions fail because of the script, which has one rank
+    // and does not store the weights that it saves for samplers.
     let absent = [
         "create_lora_training_client, rank 1",
         "forward_backward, cispo",
@@ -259,7 +260,7 @@ fn nothing_is_broken_on_a_recorded_skyrl_that_reads_json_alone() {
 }
 
 #[test]
-fn a_core_verb_that_fails_is_broken_and_the_others_are_examined_all_the_same() {
+fn a_core_verb_that_fails_is_broken_and_the_others_are_still_examined() {
     let server = FakeServer::new();
     server.always("/api/v1/optim_step", Act::status(404, r#"{"detail":"Not Found"}"#));
     server.always("/api/v1/audit?event_type=all", Act::status(500, "oops"));
@@ -273,12 +274,12 @@ fn a_core_verb_that_fails_is_broken_and_the_others_are_examined_all_the_same() {
 }
 
 #[test]
-fn every_verb_is_examined_or_there_is_a_reason_why_not() {
+fn every_verb_is_examined_or_excluded_with_a_reason() {
     const NOT_EXAMINED: &[(&str, &str)] = &[
-        ("revoke_api_key", "ends the key with which everything else is asked"),
-        ("close_with", "as close, with words for people"),
-        ("builder", "no verb of the server"),
-        ("from_env", "no verb of the server"),
+        ("revoke_api_key", "would revoke the key of the other checks"),
+        ("close_with", "as `close`, with a detail text"),
+        ("builder", "sends nothing"),
+        ("from_env", "sends nothing"),
         ("create_rest_client", "sends nothing"),
         ("create_admin_client", "sends nothing"),
         ("get_console_url", "sends nothing"),
@@ -292,10 +293,11 @@ fn every_verb_is_examined_or_there_is_a_reason_why_not() {
         .iter()
         .map(|it| root.join(it))
         .collect();
-    let of_rest = ["account", "checkpoints", "runs", "sessions"];
-    files.extend(of_rest.iter().map(|it| root.join(format!("rest/{it}.rs"))));
+    let rest_files = ["account", "checkpoints", "runs", "sessions"];
+    files.extend(rest_files.iter().map(|name| root.join(format!("rest/{name}.rs"))));
     let names: Vec<&str> = examination::checks().iter().map(|it| it.name).collect();
-    let is_examined = |verb: &str| names.iter().any(|it| it.split([' ', ',', '.']).any(|word| word == verb));
+    let is_examined =
+        |verb: &str| names.iter().any(|name| name.split([' ', ',', '.']).any(|word| word == verb));
     let mut missing = Vec::new();
     for file in files {
         let text = std::fs::read_to_string(&file).unwrap();

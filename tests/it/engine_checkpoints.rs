@@ -1,4 +1,4 @@
-//! What the engine does with checkpoints: publishing, copies, archives, exports and their ends.
+//! Checkpoints of the engine: publication, copies, archives, exports and expiry.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -14,23 +14,23 @@ use tinkex::{ErrorKind, RestClient, ServiceClient, TrainingClient};
 
 const HOUR: Ttl = Ttl::After(Duration::from_secs(3600));
 
-struct Bench {
+struct Setup {
     server: Server,
     service: ServiceClient,
     rest: RestClient,
     training: TrainingClient,
 }
 
-fn bench() -> Bench {
+fn setup() -> Setup {
     let server = Server::start(Options { threads: 2, ..Options::default() }).unwrap();
     let connect = ServiceClient::builder().without_environment();
     let service = connect.base_url(server.url()).api_key(server.api_key()).build().unwrap();
     let lora = LoraConfig { rank: 4, ..LoraConfig::default() };
     let training = service.create_lora_training_client("tinkex/nano", lora).unwrap();
-    Bench { rest: service.create_rest_client(), server, service, training }
+    Setup { rest: service.create_rest_client(), server, service, training }
 }
 
-/// Fetches an address as anybody would: without a key.
+/// Fetches a URL without an API key.
 fn fetch(url: &str) -> (u16, Vec<u8>) {
     let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
     let mut response = agent.get(url).call().unwrap();
@@ -38,44 +38,44 @@ fn fetch(url: &str) -> (u16, Vec<u8>) {
 }
 
 #[test]
-fn exported_weights_are_fetched_by_the_names_of_their_files() {
-    let it = bench();
-    let saved = it.training.save_weights_external("out", HOUR, &[]).wait().unwrap();
+fn exported_weights_are_downloaded_file_by_file() {
+    let setup = setup();
+    let saved = setup.training.save_weights_external("out", HOUR, &[]).wait().unwrap();
     let path: ExternalPath = saved.path.clone();
-    let urls = it.rest.get_external_weights_urls(&path).unwrap();
+    let urls = setup.rest.get_external_weights_urls(&path).unwrap();
     let names: Vec<&str> = urls.urls.keys().map(String::as_str).collect();
     assert_eq!(names, ["adapter_config.json", "adapter_model.safetensors"]);
     let left = urls.expires.unwrap().to_system_time().unwrap().duration_since(SystemTime::now()).unwrap();
     assert!(left <= Duration::from_secs(15 * 60), "{left:?}");
     for (name, url) in &urls.urls {
         let (status, bytes) = fetch(url.expose());
-        let folder = it.server.data_dir().join(path.run_id().replace(':', "_"));
+        let folder = setup.server.data_dir().join(path.run_id().replace(':', "_"));
         let file = folder.join("external_weights/out").join(name);
         assert_eq!((status, bytes), (200, std::fs::read(file).unwrap()), "{name}");
         let (status, _) = fetch(&url.expose().replace(name, "tinkex.json"));
-        assert_eq!(status, 404, "the engine's own notes are not exported");
+        assert_eq!(status, 404, "the engine's metadata file is not exported");
     }
-    let (status, _) = fetch(&format!("{}/download/guess/adapter_config.json", it.server.url()));
+    let (status, _) = fetch(&format!("{}/download/guess/adapter_config.json", setup.server.url()));
     assert_eq!(status, 404);
-    let listed = it.rest.list_checkpoints(path.run_id()).unwrap();
+    let listed = setup.rest.list_checkpoints(path.run_id()).unwrap();
     assert_eq!(listed[0].path().unwrap(), CheckpointPath::from(&path));
     assert_eq!(listed[0].size_bytes, saved.size_bytes);
-    let state = it.training.save_state("s", HOUR).wait().unwrap().path;
+    let state = setup.training.save_state("s", HOUR).wait().unwrap().path;
     let wrong = format!("tinker://{}/external_weights/none", state.run_id());
-    let error = it.rest.get_external_weights_urls(wrong.as_str()).unwrap_err();
+    let error = setup.rest.get_external_weights_urls(wrong.as_str()).unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::NotFound, "{error}");
-    it.rest.delete_checkpoint_from_tinker_path(&path).unwrap();
+    setup.rest.delete_checkpoint_from_tinker_path(&path).unwrap();
     let (status, _) = fetch(urls.urls["adapter_config.json"].expose());
     assert_eq!(status, 404);
-    let error = it.training.save_weights_external("secret", HOUR, &["age1x"]).wait().unwrap_err();
+    let error = setup.training.save_weights_external("secret", HOUR, &["age1x"]).wait().unwrap_err();
     assert!(error.to_string().contains("encryption is not offered"), "{error}");
 }
 
 #[test]
-fn an_archive_is_a_tar_of_the_folder_behind_an_address() {
-    let it = bench();
-    let state = it.training.save_state("a", HOUR).wait().unwrap().path;
-    let archive = it.rest.get_checkpoint_archive_url(&state).unwrap();
+fn the_archive_url_serves_a_tar_of_the_checkpoint_folder() {
+    let setup = setup();
+    let state = setup.training.save_state("a", HOUR).wait().unwrap().path;
+    let archive = setup.rest.get_checkpoint_archive_url(&state).unwrap();
     assert!(SystemTime::now() < archive.expires.unwrap().to_system_time().unwrap());
     let (status, bytes) = fetch(archive.url.expose());
     assert_eq!((status, &bytes[257..262]), (200, &b"ustar"[..]));
@@ -83,90 +83,91 @@ fn an_archive_is_a_tar_of_the_folder_behind_an_address() {
         assert!(bytes.chunks(512).any(|it| it.starts_with(name.as_bytes())), "{name}");
     }
     let none: TrainingPath = format!("tinker://{}/weights/none", state.run_id()).parse().unwrap();
-    assert_eq!(it.rest.get_checkpoint_archive_url(&none).unwrap_err().kind(), &ErrorKind::NotFound);
+    assert_eq!(setup.rest.get_checkpoint_archive_url(&none).unwrap_err().kind(), &ErrorKind::NotFound);
 }
 
 #[test]
-fn a_copy_goes_on_when_the_original_is_gone_and_belongs_to_its_project() {
-    let it = bench();
-    let state = it.training.save_state("a", HOUR).wait().unwrap().path;
-    let weights = it.training.save_weights_for_sampler("b", HOUR).wait().unwrap().path;
+fn a_copy_survives_the_deletion_of_its_original_and_belongs_to_its_project() {
+    let setup = setup();
+    let state = setup.training.save_state("a", HOUR).wait().unwrap().path;
+    let weights = setup.training.save_weights_for_sampler("b", HOUR).wait().unwrap().path;
     let options = CopyOptions { destination_project_id: Some("p".into()), ..Default::default() };
-    let copied = it.rest.copy_weights(&state, &options).unwrap();
-    let sampler = it.rest.copy_weights(&weights, &options).unwrap();
+    let copied = setup.rest.copy_weights(&state, &options).unwrap();
+    let sampler = setup.rest.copy_weights(&weights, &options).unwrap();
     assert_ne!(copied.run_id(), state.run_id());
     assert_ne!(copied.run_id(), sampler.run_id());
-    it.rest.delete_checkpoint_from_tinker_path(&state).unwrap();
-    it.rest.delete_checkpoint_from_tinker_path(&weights).unwrap();
+    setup.rest.delete_checkpoint_from_tinker_path(&state).unwrap();
+    setup.rest.delete_checkpoint_from_tinker_path(&weights).unwrap();
     let copied: TrainingPath = copied.try_into().unwrap();
-    it.service.create_training_client_from_state_with_optimizer(&copied).unwrap();
+    setup.service.create_training_client_from_state_with_optimizer(&copied).unwrap();
     let sampler: SamplerPath = sampler.try_into().unwrap();
-    let client = it.service.create_sampling_client(&sampler).unwrap();
+    let client = setup.service.create_sampling_client(&sampler).unwrap();
     let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
     client.sample(&ModelInput::from_ints([72]), 1, &params).wait().unwrap();
-    let of_project = it.rest.list_training_runs().project_id("p");
+    let of_project = setup.rest.list_training_runs().project_id("p");
     let mut runs: Vec<_> = of_project.map(|it| it.unwrap().training_run_id).collect();
     runs.sort();
     let mut expected = [copied.run_id(), sampler.run_id()];
     expected.sort();
     assert_eq!(runs, expected);
-    let listed = it.rest.list_checkpoints(copied.run_id()).unwrap();
-    assert_eq!((listed.len(), listed[0].expires_at.as_ref()), (1, None), "the end is not inherited");
-    let usage = it.service.create_admin_client().get_current_checkpoint_storage_usage(Some("p")).unwrap();
+    let listed = setup.rest.list_checkpoints(copied.run_id()).unwrap();
+    assert_eq!((listed.len(), listed[0].expires_at.as_ref()), (1, None), "the expiry is not inherited");
+    let usage = setup.service.create_admin_client().get_current_checkpoint_storage_usage(Some("p")).unwrap();
     assert_eq!((usage.entries.len(), usage.entries[0].checkpoint_count), (1, 2));
-    let sizes = [&copied.into(), &sampler.into()]
-        .map(|path: &CheckpointPath| it.rest.list_checkpoints(path.run_id()).unwrap()[0].size_bytes.unwrap());
+    let sizes = [&copied.into(), &sampler.into()].map(|path: &CheckpointPath| {
+        setup.rest.list_checkpoints(path.run_id()).unwrap()[0].size_bytes.unwrap()
+    });
     assert_eq!(usage.entries[0].size_bytes, sizes.iter().sum::<u64>());
-    let error = it.rest.copy_weights(&state, &options).unwrap_err();
+    let error = setup.rest.copy_weights(&state, &options).unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::NotFound, "{error}");
 }
 
 #[test]
-fn what_is_published_is_listed_so_until_it_is_not() {
-    let it = bench();
-    let state = it.training.save_state("a", HOUR).wait().unwrap().path;
-    let public = || it.rest.list_checkpoints(state.run_id()).unwrap()[0].public;
+fn a_published_checkpoint_is_listed_as_public_until_it_is_unpublished() {
+    let setup = setup();
+    let state = setup.training.save_state("a", HOUR).wait().unwrap().path;
+    let public = || setup.rest.list_checkpoints(state.run_id()).unwrap()[0].public;
     assert!(!public());
-    it.rest.publish_checkpoint_from_tinker_path(&state).unwrap();
+    setup.rest.publish_checkpoint_from_tinker_path(&state).unwrap();
     assert!(public());
-    let error = it.rest.publish_checkpoint_from_tinker_path(&state).unwrap_err();
+    let error = setup.rest.publish_checkpoint_from_tinker_path(&state).unwrap_err();
     assert_eq!(error.http_status(), Some(409), "{error}");
-    it.rest.unpublish_checkpoint_from_tinker_path(&state).unwrap();
+    setup.rest.unpublish_checkpoint_from_tinker_path(&state).unwrap();
     assert!(!public());
-    let error = it.rest.unpublish_checkpoint_from_tinker_path(&state).unwrap_err();
+    let error = setup.rest.unpublish_checkpoint_from_tinker_path(&state).unwrap_err();
     assert_eq!(error.http_status(), Some(409), "{error}");
 }
 
 #[test]
-fn a_checkpoint_ends_when_its_time_is_over() {
-    let it = bench();
-    let state = it.training.save_state("a", HOUR).wait().unwrap().path;
-    assert_eq!(it.rest.list_user_checkpoints().count(), 1);
-    // An hour passes.
-    let folder = it.server.data_dir().join(state.run_id().replace(':', "_")).join("weights/a");
+fn a_checkpoint_expires_after_its_ttl() {
+    let setup = setup();
+    let state = setup.training.save_state("a", HOUR).wait().unwrap().path;
+    assert_eq!(setup.rest.list_user_checkpoints().count(), 1);
+    // Move the creation into the past, so that the hour is over.
+    let folder = setup.server.data_dir().join(state.run_id().replace(':', "_")).join("weights/a");
     let file = folder.join("tinkex.json");
-    let mut noted: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    noted["created"] = "2020-01-01T00:00:00Z".into();
-    std::fs::write(&file, noted.to_string()).unwrap();
-    assert_eq!(it.rest.list_user_checkpoints().count(), 0);
-    let error = it.service.create_training_client_from_state(&state).unwrap_err();
+    let mut metadata: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    metadata["created"] = "2020-01-01T00:00:00Z".into();
+    std::fs::write(&file, metadata.to_string()).unwrap();
+    assert_eq!(setup.rest.list_user_checkpoints().count(), 0);
+    let error = setup.service.create_training_client_from_state(&state).unwrap_err();
     assert!(error.to_string().contains("its time is over"), "{error}");
-    assert!(it.rest.get_weights_info_by_tinker_path(&state).is_err());
-    let again = it.training.save_state("a", HOUR).wait().unwrap().path;
-    assert_eq!(again, state, "its name is free");
+    assert!(setup.rest.get_weights_info_by_tinker_path(&state).is_err());
+    let again = setup.training.save_state("a", HOUR).wait().unwrap().path;
+    assert_eq!(again, state, "the name of an expired checkpoint is free");
     let short = Ttl::After(Duration::from_secs(60));
-    assert!(it.training.save_state("short", short).wait().is_err());
+    assert!(setup.training.save_state("short", short).wait().is_err());
 }
 
-/// The data folder of the process that is to be killed.
+/// Environment variable with the data folder of the child process that is killed.
 const KILLED: &str = "TINKEX_TEST_KILLED";
 
 fn start_on(folder: &Path) -> tinkex::Result<Server> {
     Server::start(Options { data_dir: Some(folder.into()), threads: 1, ..Options::default() })
 }
 
-/// Overwrites one checkpoint again and again, and says which times were acknowledged, until it is killed.
-fn overwrite_for_ever(folder: &Path) {
+/// Overwrites one checkpoint until the process is killed, and writes the number of each acknowledged save to stderr.
+fn overwrite_until_killed(folder: &Path) {
     let server = start_on(folder).unwrap();
     let connect = ServiceClient::builder().without_environment();
     let service = connect.base_url(server.url()).api_key(server.api_key()).build().unwrap();
@@ -181,11 +182,11 @@ fn overwrite_for_ever(folder: &Path) {
 }
 
 #[test]
-fn an_engine_that_is_killed_while_it_overwrites_loses_nothing_and_leaves_nothing() {
+fn an_engine_killed_during_an_overwrite_loses_no_checkpoint_and_leaves_no_draft() {
     const TEST: &str =
-        "engine_checkpoints::an_engine_that_is_killed_while_it_overwrites_loses_nothing_and_leaves_nothing";
+        "engine_checkpoints::an_engine_killed_during_an_overwrite_loses_no_checkpoint_and_leaves_no_draft";
     if let Some(folder) = std::env::var_os(KILLED) {
-        return overwrite_for_ever(Path::new(&folder));
+        return overwrite_until_killed(Path::new(&folder));
     }
     let folder = std::env::temp_dir().join(format!("tinkex-killed-{}", std::process::id()));
     let mut paths: Vec<TrainingPath> = Vec::new();
@@ -209,17 +210,18 @@ fn an_engine_that_is_killed_while_it_overwrites_loses_nothing_and_leaves_nothing
         let (n, path): (u64, TrainingPath) = (n.parse().unwrap(), path.parse().unwrap());
         let home = folder.join(path.run_id().replace(':', "_")).join("weights/a");
         let read = |name: &str| std::fs::read(home.join(name)).expect("the checkpoint is whole");
-        let noted: serde_json::Value = serde_json::from_slice(&read("tinkex.json")).unwrap();
-        let found: u64 = noted["user_metadata"]["n"].as_str().unwrap().parse().unwrap();
+        let metadata: serde_json::Value = serde_json::from_slice(&read("tinkex.json")).unwrap();
+        let found: u64 = metadata["user_metadata"]["n"].as_str().unwrap().parse().unwrap();
         assert!(n <= found && found <= n + 1, "acknowledged {n}, found {found}");
         assert!(!read("adapter_model.safetensors").is_empty() && !read("optimizer.safetensors").is_empty());
         paths.push(path);
     }
-    // The killed ones hold nothing any more, and what they had begun is cleared.
+    // The killed engines hold no lock on the folder, and the next one removes their drafts.
     let server = start_on(&folder).unwrap();
-    let names = |it: &Path| {
+    let names = |path: &Path| {
+        let entries = std::fs::read_dir(path).unwrap();
         let mut names: Vec<String> =
-            std::fs::read_dir(it).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     };
@@ -255,7 +257,7 @@ fn a_second_engine_on_a_folder_is_refused_until_the_first_has_stopped() {
 
 #[cfg(unix)]
 #[test]
-fn a_folder_that_is_made_for_one_server_is_its_owners_alone() {
+fn a_temporary_data_folder_is_accessible_to_its_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let server = Server::start(Options { threads: 1, ..Options::default() }).unwrap();
     let mode = std::fs::metadata(server.data_dir()).unwrap().permissions().mode();

@@ -1,4 +1,4 @@
-//! The embedded engine over bare HTTP, as a client that is not ours would use it.
+//! The embedded engine over plain HTTP, as clients other than this crate use it.
 #![cfg(feature = "local")]
 #![allow(clippy::expect_used)]
 
@@ -11,7 +11,7 @@ use tinkex::local::Options;
 use tinkex::tokenizer::ByteTokenizer;
 
 #[test]
-fn training_over_http_lowers_the_loss_and_the_sampler_says_what_it_learnt() {
+fn training_over_http_lowers_the_loss_and_the_sampler_reproduces_the_text() {
     let client = Client::new();
     let model = client.model(0);
     assert_eq!(model, format!("{}:train:0", client.session));
@@ -50,10 +50,14 @@ fn a_state_is_loaded_with_or_without_its_optimizer() {
         client.run("load_weights", &body)["model_id"].as_str().expect("a model id").to_string()
     };
     let with = load(1, true);
-    assert_eq!(client.losses(&with, 1, 3), expected, "with its optimizer, training goes on bit for bit");
+    assert_eq!(
+        client.losses(&with, 1, 3),
+        expected,
+        "with its optimizer state, training continues bit for bit"
+    );
     let without = client.losses(&load(2, false), 1, 3);
-    assert_eq!(without[0], expected[0], "the weights are the same");
-    assert_ne!(without[2], expected[2], "the optimizer is not");
+    assert_eq!(without[0], expected[0], "the weights differ");
+    assert_ne!(without[2], expected[2], "the optimizer state was loaded too");
 
     let legacy = client.model(3);
     client.run("load_weights", &json!({"model_id": legacy, "seq_id": 1, "path": path, "optimizer": true}));
@@ -99,7 +103,7 @@ fn checkpoints_outlive_the_server_that_wrote_them() {
         assert_eq!(
             client.post("create_sampling_session", &body).1,
             made,
-            "the same request makes nothing new"
+            "a repeated request gets the same sampler"
         );
         let (_, info) = client.get(&format!("samplers/{id}"));
         assert_eq!((&info["model_path"], &info["base_model"]), (&json!(path), &json!("tinkex/nano")));
@@ -117,7 +121,7 @@ fn checkpoints_outlive_the_server_that_wrote_them() {
 }
 
 #[test]
-fn requests_run_in_the_order_of_their_numbers_and_a_repeated_one_runs_once() {
+fn requests_run_in_the_order_of_their_seq_ids_and_a_repeated_one_runs_once() {
     let client = Client::with(Options { long_poll: Duration::from_millis(100), ..Options::default() });
     let model = client.model(0);
     let second = client.submit("optim_step", &step(&model, 2));
@@ -130,12 +134,16 @@ fn requests_run_in_the_order_of_their_numbers_and_a_repeated_one_runs_once() {
     let stepped = client.wait(&second);
     assert!(
         0.0 < stepped["metrics"]["grad_norm"].as_f64().expect("a norm"),
-        "the gradient was there: {stepped}"
+        "the step ran before the pass: {stepped}"
     );
     assert_eq!(stepped["metrics"]["tinkex/step"], 1);
     assert!(client.wait(&first)["loss_fn_outputs"][0]["logprobs"]["shape"] == json!([TEXT.len() - 1]));
-    assert_eq!(client.submit("optim_step", &step(&model, 2)), second, "still the same, when it is done");
-    assert_eq!(client.wait(&second), stepped, "and its result can be fetched again");
+    assert_eq!(
+        client.submit("optim_step", &step(&model, 2)),
+        second,
+        "a repetition after the end has the same id"
+    );
+    assert_eq!(client.wait(&second), stepped, "its result can be fetched again");
     let mut other = step(&model, 2);
     other["adam_params"]["learning_rate"] = json!(1.0);
     let (status, conflict) = client.post("optim_step", &other);
@@ -144,11 +152,11 @@ fn requests_run_in_the_order_of_their_numbers_and_a_repeated_one_runs_once() {
         "create_model",
         &json!({"session_id": client.session, "model_seq_id": 0, "base_model": "tinkex/nano", "lora_config": {"rank": 4}}),
     );
-    assert_eq!(status, 409, "another model under a number that is taken");
+    assert_eq!(status, 409, "another model with a model_seq_id that is taken");
 }
 
 #[test]
-fn a_request_that_cannot_be_done_keeps_its_turn() {
+fn a_failing_request_uses_up_its_seq_id() {
     let client = Client::new();
     let model = client.model(0);
     let mut unknown = pass(&model, 1, "forward_backward_input");
@@ -170,30 +178,36 @@ fn refusals_say_what_is_wrong() {
     let heartbeat = json!({"session_id": client.session});
     assert_eq!(client.post_with_key("session_heartbeat", &heartbeat, "tml-wrong").0, 401);
     assert_eq!(client.post("session_heartbeat", &heartbeat).0, 200);
-    let (status, it) = client.post("forward_backward", &pass("nobody", 1, "forward_backward_input"));
+    let (status, refused) = client.post("forward_backward", &pass("unknown", 1, "forward_backward_input"));
     assert_eq!(
-        (status, it["detail"].as_str()),
-        (404, Some("model nobody does not exist, or its session has ended"))
+        (status, refused["detail"].as_str()),
+        (404, Some("model unknown does not exist, or its session has ended"))
     );
     let body = json!({"session_id": client.session, "model_seq_id": 0, "base_model": "gpt", "lora_config": {"rank": 4}});
-    let (status, it) = client.post("create_model", &body);
-    assert!(status == 400 && it["detail"].as_str().expect("a text").contains("tinkex/nano"), "{it}");
+    let (status, refused) = client.post("create_model", &body);
+    assert!(
+        status == 400 && refused["detail"].as_str().expect("a text").contains("tinkex/nano"),
+        "{refused}"
+    );
     assert_eq!(client.post("get_info", &json!({})).0, 422);
     assert_eq!(client.post("nothing", &json!({})).0, 404);
     assert_eq!(client.get("get_info").0, 405);
     assert_eq!(client.post("retrieve_future", &json!({"request_id": "7"})).0, 404);
     assert_eq!(client.get("get_server_capabilities").1["supported_models"][0]["model_name"], "tinkex/nano");
     let health = client.agent.get(client.url("healthz")).call().expect("an answer");
-    assert_eq!(health.status().as_u16(), 200, "no key is needed to ask whether it lives");
+    assert_eq!(health.status().as_u16(), 200, "the health check needs no key");
 
     let body =
         json!({"session_id": client.session, "sampling_session_seq_id": 0, "base_model": "tinkex/nano"});
     let (_, made) = client.post("create_sampling_session", &body);
     let sampler = made["sampling_session_id"].as_str().expect("a sampler");
-    let (status, it) = client.post("asample", &sample(sampler, 0, json!({"max_tokens": 2045})));
+    let (status, refused) = client.post("asample", &sample(sampler, 0, json!({"max_tokens": 2045})));
     assert_eq!(status, 400);
-    assert_eq!(it["detail"], "a prompt of 4 tokens and max_tokens 2045 exceed the context window of 2048");
-    assert_eq!(client.post("asample", &sample("nobody", 0, json!({"max_tokens": 1}))).0, 404);
+    assert_eq!(
+        refused["detail"],
+        "a prompt of 4 tokens and max_tokens 2045 exceed the context window of 2048"
+    );
+    assert_eq!(client.post("asample", &sample("unknown", 0, json!({"max_tokens": 1}))).0, 404);
 
     let (status, _) = client.post(
         &format!("sessions/{}/finish", client.session),
@@ -222,10 +236,13 @@ fn samples_are_repeatable_scored_and_cancellable() {
     assert_eq!(first["sequences"].as_array().expect("sequences").len(), 2);
     assert!(first["prompt_logprobs"][0].is_null() && first["prompt_logprobs"][1].is_f64());
     assert_eq!(first["topk_prompt_logprobs"][1].as_array().expect("a row").len(), 3);
-    assert_eq!(client.post("asample", &request).1, future, "the same request is not drawn again");
+    assert_eq!(client.post("asample", &request).1, future, "a repeated request is not sampled again");
     request["seq_id"] = json!(1);
     let second = client.run("asample", &request);
-    assert_eq!(first["sequences"][0]["tokens"], second["sequences"][0]["tokens"], "the same seed");
+    assert_eq!(
+        first["sequences"][0]["tokens"], second["sequences"][0]["tokens"],
+        "the same seed gives other tokens"
+    );
 
     let mut long = sample(&sampler, 2, json!({"max_tokens": 2000, "stop": []}));
     long["num_samples"] = json!(64);
@@ -235,7 +252,7 @@ fn samples_are_repeatable_scored_and_cancellable() {
 }
 
 #[test]
-fn a_snapshot_stays_and_samplers_in_flight_follow_the_latest_save() {
+fn a_snapshot_keeps_its_weights_and_inflight_samplers_follow_the_latest_save() {
     let client = Client::new();
     let model = client.model(0);
     let save = |seq: u64, number: u64, kind: &str| {
@@ -245,25 +262,29 @@ fn a_snapshot_stays_and_samplers_in_flight_follow_the_latest_save() {
         (id, saved)
     };
     let ((first, snapshot), (_, old)) = (save(1, 0, "snapshot"), save(2, 1, "inflight"));
-    assert_eq!(save(1, 9, "snapshot"), (first, snapshot.clone()), "numbered anew, it is the same request");
-    let draw = |sampler: &str, seq: u64| {
+    assert_eq!(
+        save(1, 9, "snapshot"),
+        (first, snapshot.clone()),
+        "with another sampling_session_seq_id it is the same request"
+    );
+    let tokens = |sampler: &str, seq: u64| {
         client.sample(sampler, seq, json!({"max_tokens": 10, "temperature": 0.0}))["sequences"][0]["tokens"]
             .clone()
     };
-    let untrained = draw(&snapshot, 0);
-    assert_eq!(draw(&old, 0), untrained);
+    let untrained = tokens(&snapshot, 0);
+    assert_eq!(tokens(&old, 0), untrained);
     client.losses(&model, 3, 15);
     let (_, new) = save(33, 2, "inflight");
-    assert_ne!(draw(&new, 0), untrained);
-    assert_eq!(draw(&old, 1), draw(&new, 1));
-    assert_eq!(draw(&snapshot, 1), untrained);
+    assert_ne!(tokens(&new, 0), untrained);
+    assert_eq!(tokens(&old, 1), tokens(&new, 1));
+    assert_eq!(tokens(&snapshot, 1), untrained);
     let body =
         json!({"session_id": client.session, "sampling_session_seq_id": 2, "base_model": "tinkex/nano"});
-    assert_eq!(client.post("create_sampling_session", &body).0, 409, "its number is taken");
+    assert_eq!(client.post("create_sampling_session", &body).0, 409, "its sampling_session_seq_id is taken");
 }
 
 #[test]
-fn an_unloaded_model_is_gone_and_what_waited_for_it_fails() {
+fn an_unloaded_model_is_gone_and_its_waiting_requests_fail() {
     let client = Client::new();
     let model = client.model(0);
     let early = client.submit("optim_step", &step(&model, 2));
@@ -277,7 +298,7 @@ fn an_unloaded_model_is_gone_and_what_waited_for_it_fails() {
 fn protobuf_and_compressed_bodies_are_served() {
     let client = Client::new();
     let model = client.model(0);
-    // model 1..: one datum, text [1, 2, 3], targets [2, 3, 4], cross entropy; PROTOCOL §13 V1 with our model's id.
+    // PROTOCOL §13 V1 with the id of this model: one datum, tokens [1, 2, 3], targets [2, 3, 4], cross entropy.
     let mut body = vec![0x0a, model.len() as u8];
     body.extend_from_slice(model.as_bytes());
     body.extend_from_slice(&[
@@ -302,13 +323,13 @@ fn protobuf_and_compressed_bodies_are_served() {
     };
     let (status, plain) = send(&body, "");
     assert_eq!(status, 200, "{plain}");
-    // One raw zstd block: the magic, a header for this size, the block, without compressing anything.
+    // One raw (uncompressed) zstd block: the magic, a frame header with the size, the block.
     let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0x20, body.len() as u8];
     frame.extend_from_slice(&(((body.len() as u32) << 3) | 1).to_le_bytes()[..3]);
     frame.extend_from_slice(&body);
-    assert_eq!(send(&frame, "zstd"), (200, plain.clone()), "compressed, it is the same request");
-    assert_eq!(send(b"rubbish", "zstd").0, 400);
-    assert_eq!(send(b"rubbish", "").0, 422);
+    assert_eq!(send(&frame, "zstd"), (200, plain.clone()), "the compressed body is the same request");
+    assert_eq!(send(b"malformed", "zstd").0, 400);
+    assert_eq!(send(b"malformed", "").0, 422);
 
     let id = plain["request_id"].as_str().expect("an id");
     let expected = client.wait(id);
@@ -330,12 +351,12 @@ fn large_results_are_announced_before_they_are_sent() {
     let model = client.model(0);
     let id = client.submit("forward_backward", &pass(&model, 1, "forward_backward_input"));
     client.wait(&id);
-    let ask = |allow: bool| {
+    let retrieve = |allow: bool| {
         client.post("retrieve_future", &json!({"request_id": id, "allow_metadata_only": allow})).1
     };
-    assert_eq!(ask(true)["status"], "complete_metadata");
-    assert!(100 < ask(true)["response_payload_size"].as_u64().expect("a size"));
-    assert!(ask(false)["metrics"].is_object());
+    assert_eq!(retrieve(true)["status"], "complete_metadata");
+    assert!(100 < retrieve(true)["response_payload_size"].as_u64().expect("a size"));
+    assert!(retrieve(false)["metrics"].is_object());
 }
 
 #[test]
@@ -356,7 +377,7 @@ fn a_silent_session_is_ended_with_its_models() {
     assert_eq!(client.post("session_heartbeat", &json!({"session_id": client.session})).0, 410);
 }
 
-/// The threads of this process.
+/// Number of threads of this process.
 #[cfg(target_os = "linux")]
 fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").expect("the threads of this process").count()
@@ -370,16 +391,16 @@ fn a_stopped_server_leaves_no_thread_and_no_folder() {
         let client = Client::new();
         let model = client.model(0);
         client.losses(&model, 1, 1);
-        assert!(before + 4 <= threads(), "a server, an engine and two that compute");
+        assert!(before + 4 <= threads(), "fewer threads than server, engine and two compute threads");
         let folder = client.server.data_dir().to_path_buf();
         assert!(folder.exists());
         let url = client.url("healthz");
         let Client { server, agent, .. } = client;
         server.stop();
         assert!(!folder.exists());
-        assert!(agent.get(url).call().is_err(), "nobody listens any more");
+        assert!(agent.get(url).call().is_err(), "the port is still open");
         drop(agent);
-        // The system lists a thread for some milliseconds after it was joined.
+        // The kernel lists a thread for some milliseconds after it was joined.
         eventually("no thread stays", || threads() == before);
     });
 }

@@ -1,11 +1,11 @@
-//! Losses of the engine over bare HTTP: those of whole sequences, and those that clients write.
+//! Losses of the engine over plain HTTP: custom losses and `gspo`, a loss over whole sequences.
 
 use serde_json::{Value, json};
 
 use crate::util::engine::{Client, TEXT, step};
 use tinkex::tokenizer::ByteTokenizer;
 
-/// A pass over the text with a loss and more inputs than the targets.
+/// A pass over `TEXT` with the loss `loss` and `inputs` in addition to the targets.
 fn pass(model: &str, seq: u64, loss: &str, config: Value, inputs: &[(&str, Vec<f32>)]) -> Value {
     let ids = ByteTokenizer.encode(TEXT);
     let n = ids.len() - 1;
@@ -19,11 +19,12 @@ fn pass(model: &str, seq: u64, loss: &str, config: Value, inputs: &[(&str, Vec<f
         "loss_fn": loss, "loss_fn_config": config}})
 }
 
+/// Number of targets of [`pass`].
 fn length() -> usize {
     ByteTokenizer.encode(TEXT).len() - 1
 }
 
-/// The illustration of the protocol: the cross entropy.
+/// The example graph of the protocol: the cross entropy.
 fn cross_entropy(session: &str, number: u64) -> Value {
     json!({"session_id": session, "custom_loss_seq_id": number, "name": "nll", "type": "create_custom_loss",
     "inputs": [{"name": "logprobs", "rank": 1}, {"name": "weights", "rank": 1}],
@@ -41,31 +42,34 @@ fn cross_entropy(session: &str, number: u64) -> Value {
 }
 
 #[test]
-fn a_loss_that_a_client_wrote_trains_as_the_same_loss_of_the_engine() {
+fn a_custom_loss_trains_like_the_same_built_in_loss() {
     let client = Client::new();
     let (_, flags) = client.post("client/config", &json!({"sdk_version": "0.38.0"}));
     assert_eq!(flags["custom_loss_server_side"], true, "{flags}");
     let made = client.run("create_custom_loss", &cross_entropy(&client.session, 0));
     let id = made["loss_id"].as_str().expect("an id");
-    let (ours, theirs) = (client.model(0), client.model(1));
+    let (custom, built_in) = (client.model(0), client.model(1));
     let weights: Vec<f32> = (0..length()).map(|i| i as f32 / 8.0).collect();
     let inputs = [("weights", weights)];
     let mut last = f64::INFINITY;
     for i in 0..5 {
         let (seq, config) = (1 + 2 * i, json!({"loss_id": id}));
-        let own = client.run("forward_backward", &pass(&ours, seq, "custom", config, &inputs));
-        let built_in = pass(&theirs, seq, "cross_entropy", Value::Null, &inputs);
-        let built_in = client.run("forward_backward", &built_in);
-        let [a, b] = [&own, &built_in].map(|it| it["metrics"]["loss:sum"].as_f64().expect("a loss"));
+        let output = client.run("forward_backward", &pass(&custom, seq, "custom", config, &inputs));
+        let expected = pass(&built_in, seq, "cross_entropy", Value::Null, &inputs);
+        let expected = client.run("forward_backward", &expected);
+        let [a, b] = [&output, &expected].map(|it| it["metrics"]["loss:sum"].as_f64().expect("a loss"));
         assert!((a - b).abs() < 1e-3 * b, "{a} {b}");
-        assert_eq!(own["metrics"]["custom/nll:sum"], own["metrics"]["loss:sum"]);
-        let scores = own["loss_fn_outputs"][0]["logprobs"]["data"].as_array().expect("scores");
-        let mean = scores.iter().filter_map(Value::as_f64).sum::<f64>() / length() as f64;
-        assert!((own["metrics"]["custom/lp:mean"].as_f64().expect("a mean") - mean).abs() < 1e-4, "{own}");
+        assert_eq!(output["metrics"]["custom/nll:sum"], output["metrics"]["loss:sum"]);
+        let logprobs = output["loss_fn_outputs"][0]["logprobs"]["data"].as_array().expect("logprobs");
+        let mean = logprobs.iter().filter_map(Value::as_f64).sum::<f64>() / length() as f64;
+        assert!(
+            (output["metrics"]["custom/lp:mean"].as_f64().expect("a mean") - mean).abs() < 1e-4,
+            "{output}"
+        );
         assert!(a < last, "{a} {last}");
         last = a;
-        let norms = [&ours, &theirs].map(|it| {
-            let update = client.run("optim_step", &step(it, seq + 1));
+        let norms = [&custom, &built_in].map(|model| {
+            let update = client.run("optim_step", &step(model, seq + 1));
             update["metrics"]["grad_norm"].as_f64().expect("a norm")
         });
         assert!((norms[0] - norms[1]).abs() < 1e-3 * norms[1], "{norms:?}");
@@ -73,11 +77,11 @@ fn a_loss_that_a_client_wrote_trains_as_the_same_loss_of_the_engine() {
 }
 
 #[test]
-fn a_loss_is_made_once_and_belongs_to_its_session() {
+fn a_custom_loss_is_created_once_and_belongs_to_its_session() {
     let client = Client::new();
     let first = client.submit("create_custom_loss", &cross_entropy(&client.session, 0));
     let again = client.submit("create_custom_loss", &cross_entropy(&client.session, 0));
-    assert_eq!(first, again, "the answer to the first may have been lost");
+    assert_eq!(first, again, "a repeated request, after a lost response, has the same id");
     let made = client.wait(&first);
     let id = made["loss_id"].as_str().expect("an id");
     let (status, refused) = client.post("create_custom_loss", &cross_entropy(&client.session, 1));
@@ -92,13 +96,13 @@ fn a_loss_is_made_once_and_belongs_to_its_session() {
     let foreign = pass(model, 1, "custom", json!({"loss_id": id}), &[("weights", vec![1.0; length()])]);
     let error = client.fail("forward_backward", &foreign);
     assert!(error.contains("is no custom loss of the session"), "{error}");
-    // The other session may make the same.
-    let theirs = client.run("create_custom_loss", &cross_entropy(other, 0));
-    assert_ne!(theirs["loss_id"], id);
+    // Another session may create the same loss.
+    let same = client.run("create_custom_loss", &cross_entropy(other, 0));
+    assert_ne!(same["loss_id"], id);
 }
 
 #[test]
-fn a_loss_that_cannot_be_evaluated_says_where_and_changes_nothing() {
+fn a_custom_loss_that_cannot_be_evaluated_names_the_place_and_changes_nothing() {
     let client = Client::new();
     let mut wrong = cross_entropy(&client.session, 0);
     wrong["graph"]["nodes"][2]["target"] = json!("os.system");
@@ -107,7 +111,7 @@ fn a_loss_that_cannot_be_evaluated_says_where_and_changes_nothing() {
     assert!(status == 422 && text.contains("(os.system): is not a function of torch"), "{status} {text}");
     let (status, _) = client.post("create_custom_loss", &json!({"session_id": client.session}));
     assert_eq!(status, 422);
-    let (status, _) = client.post("create_custom_loss", &cross_entropy("nobody", 0));
+    let (status, _) = client.post("create_custom_loss", &cross_entropy("unknown", 0));
     assert_eq!(status, 404);
     let made = client.run("create_custom_loss", &cross_entropy(&client.session, 1));
     let config = json!({"loss_id": made["loss_id"]});
@@ -123,7 +127,7 @@ fn a_loss_that_cannot_be_evaluated_says_where_and_changes_nothing() {
         let error = client.fail("forward_backward", &pass(&model, seq, "custom", config, inputs));
         assert!(error.contains(expected), "{error}");
     }
-    // What fails keeps its turn and leaves the model as it was. Inputs that the loss does not name are ignored.
+    // A failed pass uses up its seq id and leaves the model unchanged. Inputs that the loss does not name are ignored.
     let more = [("weights", vec![1.0; n]), ("mask", vec![1.0; n - 1])];
     client.run("forward_backward", &pass(&model, 4, "custom", config, &more));
 }
@@ -137,14 +141,14 @@ fn gspo_trains_on_the_ratio_of_the_whole_sequence() {
         [("logprobs", vec![q; n]), ("advantages", vec![1.0; n]), ("sequence_ratio_mask", vec![1.0; n])]
     };
     let output = client.run("forward_backward", &pass(&model, 1, "gspo", json!({}), &inputs(-6.0)));
-    let scores = output["loss_fn_outputs"][0]["logprobs"]["data"].as_array().expect("scores");
-    let mean = scores.iter().filter_map(Value::as_f64).sum::<f64>() / n as f64;
+    let logprobs = output["loss_fn_outputs"][0]["logprobs"]["data"].as_array().expect("logprobs");
+    let mean = logprobs.iter().filter_map(Value::as_f64).sum::<f64>() / n as f64;
     let ratio = (mean + 6.0).exp().clamp(f64::MIN, 1.2);
     let loss = output["metrics"]["loss:sum"].as_f64().expect("a loss");
     assert!((loss + n as f64 * ratio).abs() < 1e-3 * loss.abs(), "{loss} {ratio}");
     let update = client.run("optim_step", &step(&model, 2));
     assert!(0.0 < update["metrics"]["grad_norm"].as_f64().expect("a norm") || ratio == 1.2, "{update}");
-    let marks = [("logprobs", vec![-6.0; n]), ("advantages", vec![1.0; n])];
-    let error = client.fail("forward_backward", &pass(&model, 3, "gspo", json!({}), &marks));
+    let unmasked = [("logprobs", vec![-6.0; n]), ("advantages", vec![1.0; n])];
+    let error = client.fail("forward_backward", &pass(&model, 3, "gspo", json!({}), &unmasked));
     assert!(error.contains("[\"sequence_ratio_mask\"]: is missing"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! The names under which the engine serves its model, and the tokenizer that it writes for others.
+//! The names and aliases of the engine's model, and the tokenizer files that it writes.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ fn server() -> (Server, ServiceClient) {
 }
 
 #[test]
-fn a_program_that_was_written_for_another_model_runs_under_its_name() {
+fn a_program_written_for_another_model_runs_with_an_alias() {
     let (_server, service) = server();
     let models = service.get_server_capabilities().unwrap().supported_models;
     let names: Vec<&str> = models.iter().filter_map(|it| it.model_name.as_deref()).collect();
@@ -46,7 +46,7 @@ fn a_program_that_was_written_for_another_model_runs_under_its_name() {
 }
 
 #[test]
-fn the_tokenizer_of_a_model_is_a_folder_that_others_can_read() {
+fn the_tokenizer_id_of_a_model_is_a_folder_with_tokenizer_files() {
     let (server, service) = server();
     let lora = LoraConfig { rank: 2, ..LoraConfig::default() };
     let training = service.create_lora_training_client("tinkex/nano", lora).unwrap();
@@ -60,7 +60,7 @@ fn the_tokenizer_of_a_model_is_a_folder_that_others_can_read() {
 }
 
 #[test]
-fn a_name_for_a_model_that_is_not_there_is_refused_at_the_start() {
+fn an_alias_of_an_unknown_model_is_refused_at_start() {
     let aliases = [(ALIAS.to_string(), "Qwen/Qwen3-4B".to_string())].into();
     let error = Server::start(Options { threads: 1, aliases, ..Options::default() }).unwrap_err();
     assert!(error.to_string().contains("only \"tinkex/nano\" is served here"), "{error}");

@@ -1,4 +1,4 @@
-//! Numbers of the engine at the ends of their ranges, and what a request may ask of its memory.
+//! The engine with numbers at the ends of their ranges, and the limits of memory for one request.
 
 use serde_json::{Value, json};
 use tinkex::local::{Options, Server};
@@ -10,41 +10,41 @@ use tinkex::{ErrorKind, SamplingClient, ServiceClient, TrainingClient};
 
 use crate::util::engine::{Client, pass, sample, step};
 
-/// A client of ours, of an engine of its own.
-struct Ours {
+/// Clients of this crate with an engine of their own.
+struct Setup {
     service: ServiceClient,
     training: TrainingClient,
     _server: Server,
 }
 
-impl Ours {
+impl Setup {
     fn new() -> Self {
         let server = Server::start(Options { threads: 2, ..Options::default() }).unwrap();
         let service = ServiceClient::builder().without_environment();
         let service = service.base_url(server.url()).api_key(server.api_key()).build().unwrap();
         let lora = tinkex::types::LoraConfig { rank: 8, seed: Some(1), ..Default::default() };
         let training = service.create_lora_training_client("tinkex/nano", lora).unwrap();
-        Ours { service, training, _server: server }
+        Setup { service, training, _server: server }
     }
 
     fn sampler(&self) -> SamplingClient {
         self.service.create_sampling_client("tinkex/nano").unwrap()
     }
 
-    /// The loss of a pass, which must succeed.
+    /// Runs a pass and returns its loss.
     #[track_caller]
     fn loss(&self, data: &[Datum], loss: impl Into<Loss>) -> f64 {
         self.training.forward_backward(data.to_vec(), loss).wait().unwrap().metrics["loss:sum"]
     }
 
-    /// What is wrong with a pass.
+    /// Runs a pass that must fail and returns the text of its error.
     #[track_caller]
     fn refused(&self, data: &[Datum], loss: impl Into<Loss>) -> String {
         self.training.forward_backward(data.to_vec(), loss).wait().unwrap_err().to_string()
     }
 }
 
-/// Four tokens with their advantages and the sampler's log-probabilities.
+/// A datum of four tokens with log-probabilities of the sampler and advantages.
 fn policy(logprobs: [f32; 4], advantages: [f32; 4]) -> Datum {
     Datum::new(ModelInput::from_ints([97, 98, 99, 100]))
         .with("target_tokens", vec![98i64, 99, 100, 101])
@@ -57,33 +57,33 @@ fn text() -> Datum {
 }
 
 #[test]
-fn a_token_of_no_advantage_does_not_count_however_unlikely_the_sampler_found_it() {
-    let ours = Ours::new();
+fn a_token_with_zero_advantage_adds_nothing_to_the_loss_however_low_its_sampling_logprob() {
+    let setup = Setup::new();
     for loss_fn in [LossFn::ImportanceSampling, LossFn::Ppo, LossFn::Cispo] {
-        let of = |q: f32| {
+        let loss = |q: f32| {
             let datum = policy([q, -3.0, -3.0, -3.0], [0.0, 1.0, 1.0, 1.0]);
-            ours.loss(&[datum], loss_fn.clone())
+            setup.loss(&[datum], loss_fn.clone())
         };
-        let expected = of(-3.0);
+        let expected = loss(-3.0);
         assert!(expected.is_finite() && expected != 0.0, "{loss_fn} {expected}");
         for q in [-700.0, -800.0, -3e38] {
-            assert_eq!(of(q), expected, "{loss_fn} {q}");
+            assert_eq!(loss(q), expected, "{loss_fn} {q}");
         }
     }
-    // The ratio of a sequence is that of all its tokens, so that this one is infinite; no advantage, no cost.
+    // The ratio of the whole sequence is infinite here; with zero advantages the loss is zero nevertheless.
     let gspo = policy([-3e38, -3.0, -3.0, -3.0], [0.0; 4]).with("sequence_ratio_mask", vec![1.0f32; 4]);
-    assert_eq!(ours.loss(&[gspo], LossFn::Gspo), 0.0);
-    let step = ours.training.optim_step(AdamParams::default()).wait().unwrap();
+    assert_eq!(setup.loss(&[gspo], LossFn::Gspo), 0.0);
+    let step = setup.training.optim_step(AdamParams::default()).wait().unwrap();
     assert!(0.0 < step.metrics["grad_norm"], "{step:?}");
 }
 
 #[test]
-fn a_loss_that_is_not_finite_fails_its_pass_and_the_model_goes_on_as_if_it_had_not_been() {
-    let ours = Ours::new();
-    let huge = LossGraph::trace("huge", &[("logprobs", 1), ("w", 1)], |it| {
-        (-(it.logprobs() * it.input("w"))).exp().sum()
+fn a_non_finite_loss_fails_its_pass_and_leaves_the_model_unchanged() {
+    let setup = Setup::new();
+    let huge = LossGraph::trace("huge", &[("logprobs", 1), ("w", 1)], |graph| {
+        (-(graph.logprobs() * graph.input("w"))).exp().sum()
     });
-    let huge = ours.service.create_custom_loss(huge.unwrap()).wait().unwrap();
+    let huge = setup.service.create_custom_loss(huge.unwrap()).wait().unwrap();
     let w = |w: f32| text().with("w", vec![w; 3]);
     let fine = policy([-3.0; 4], [1.0, 0.5, 1.0, 1.0]);
     let masked = |it: Datum| it.with("sequence_ratio_mask", vec![1.0f32; 4]);
@@ -100,37 +100,37 @@ fn a_loss_that_is_not_finite_fails_its_pass_and_the_model_goes_on_as_if_it_had_n
         ((&huge).into(), w(0.01), w(20.0)),
     ];
     let clip = AdamParams { grad_clip_norm: 1.0, ..Default::default() };
-    let (mut untouched, mut last) = (ours.loss(&[text()], LossFn::CrossEntropy), 0.0);
+    let (mut untouched, mut last) = (setup.loss(&[text()], LossFn::CrossEntropy), 0.0);
     for (loss, good, bad) in cases {
-        ours.training.optim_step(AdamParams { learning_rate: 0.0, ..Default::default() }).wait().unwrap();
-        let error = ours.refused(&[good.clone(), bad.clone()], loss.clone());
+        setup.training.optim_step(AdamParams { learning_rate: 0.0, ..Default::default() }).wait().unwrap();
+        let error = setup.refused(&[good.clone(), bad.clone()], loss.clone());
         assert!(error.contains("data[1]: "), "{error}");
         assert!(error.contains("inf") || error.contains("not finite"), "{error}");
-        // Its gradients are not part of the next step.
-        let step = ours.training.optim_step(clip).wait().unwrap();
+        // The gradients of the failed pass are not part of the next step.
+        let step = setup.training.optim_step(clip).wait().unwrap();
         assert_eq!(step.metrics["grad_norm"], 0.0, "{error}");
-        assert!(ours.loss(&[good], loss).is_finite());
-        let step = ours.training.optim_step(clip).wait().unwrap();
+        assert!(setup.loss(&[good], loss).is_finite());
+        let step = setup.training.optim_step(clip).wait().unwrap();
         assert!(step.metrics["grad_norm"].is_finite() && last < step.metrics["tinkex/step"], "{step:?}");
         last = step.metrics["tinkex/step"];
-        let now = ours.loss(&[text()], LossFn::CrossEntropy);
+        let now = setup.loss(&[text()], LossFn::CrossEntropy);
         assert!(now.is_finite() && now != untouched, "{now} {untouched}");
         untouched = now;
     }
-    ours.training.save_state("fine", Ttl::Never).wait().unwrap();
-    let sampler = ours.training.save_weights_and_get_sampling_client().unwrap();
+    setup.training.save_state("fine", Ttl::Never).wait().unwrap();
+    let sampler = setup.training.save_weights_and_get_sampling_client().unwrap();
     let params = SamplingParams { max_tokens: Some(3), ..Default::default() };
     sampler.sample(&ModelInput::from_ints([97]), 1, &params).wait().unwrap();
 }
 
 #[test]
-fn a_step_that_would_break_the_weights_is_refused_and_leaves_them_and_its_number() {
-    let ours = Ours::new();
-    let before = ours.loss(&[text()], LossFn::CrossEntropy);
+fn a_step_that_would_make_weights_non_finite_is_refused_and_not_counted() {
+    let setup = Setup::new();
+    let before = setup.loss(&[text()], LossFn::CrossEntropy);
     let huge = |change: fn(&mut AdamParams)| {
         let mut adam = AdamParams::default();
         change(&mut adam);
-        ours.training.optim_step(adam).wait().unwrap_err().to_string()
+        setup.training.optim_step(adam).wait().unwrap_err().to_string()
     };
     for (name, error) in [
         ("learning_rate", huge(|it| it.learning_rate = 1e39)),
@@ -142,21 +142,21 @@ fn a_step_that_would_break_the_weights_is_refused_and_leaves_them_and_its_number
     }
     let error = huge(|it| (it.learning_rate, it.weight_decay) = (3e38, 3e38));
     assert!(error.contains("not finite numbers (the norm of the gradients is"), "{error}");
-    assert_eq!(ours.loss(&[text()], LossFn::CrossEntropy), before);
-    let step = ours.training.optim_step(AdamParams::default()).wait().unwrap();
+    assert_eq!(setup.loss(&[text()], LossFn::CrossEntropy), before);
+    let step = setup.training.optim_step(AdamParams::default()).wait().unwrap();
     assert_eq!(step.metrics["tinkex/step"], 1.0);
-    assert!(ours.loss(&[text()], LossFn::CrossEntropy) < before);
+    assert!(setup.loss(&[text()], LossFn::CrossEntropy) < before);
 }
 
 #[test]
-fn a_setting_too_small_for_a_small_float_is_still_what_it_says() {
+fn settings_too_small_for_f32_keep_their_meaning() {
     let losses = |change: fn(&mut AdamParams)| {
-        let ours = Ours::new();
+        let setup = Setup::new();
         let mut adam = AdamParams { learning_rate: 0.01, ..Default::default() };
         change(&mut adam);
         let one = |_| {
-            let loss = ours.loss(&[text()], LossFn::CrossEntropy);
-            ours.training.optim_step(adam).wait().unwrap();
+            let loss = setup.loss(&[text()], LossFn::CrossEntropy);
+            setup.training.optim_step(adam).wait().unwrap();
             loss
         };
         (0..3).map(one).collect::<Vec<f64>>()
@@ -168,13 +168,14 @@ fn a_setting_too_small_for_a_small_float_is_still_what_it_says() {
     }
     let still = losses(|it| it.learning_rate = 1e-46);
     assert_eq!(still, [usual[0]; 3]);
-    // Gradients that are clipped to this are no 32-bit floats.
+    // Gradients clipped to this norm would underflow in f32.
     let clip = AdamParams { grad_clip_norm: 1e-46, ..Default::default() };
-    let error = Ours::new().training.optim_step(clip).wait().unwrap_err().to_string();
+    let error = Setup::new().training.optim_step(clip).wait().unwrap_err().to_string();
     assert!(error.contains("adam_params.grad_clip_norm"), "{error}");
 
-    let sampler = Ours::new().sampler_and_server();
-    let draw = |temperature: f32, top_p: f32| {
+    let setup = Setup::new();
+    let sampler = setup.sampler();
+    let tokens = |temperature: f32, top_p: f32| {
         let params = SamplingParams {
             max_tokens: Some(8),
             seed: Some(3),
@@ -183,27 +184,20 @@ fn a_setting_too_small_for_a_small_float_is_still_what_it_says() {
             stop: Some(Stop::Tokens(vec![])),
             ..Default::default()
         };
-        sampler.0.sample(&ModelInput::from_ints([97, 98]), 1, &params).wait().unwrap().sequences[0]
-            .tokens
-            .clone()
+        let response = sampler.sample(&ModelInput::from_ints([97, 98]), 1, &params).wait().unwrap();
+        response.sequences[0].tokens.clone()
     };
-    let greedy = draw(0.0, 1.0);
+    let greedy = tokens(0.0, 1.0);
     for (temperature, top_p) in
         [(1e-45, 1.0), (1e-40, 1.0), (1e-38, 0.5), (1e-6, 1.0), (1.0, 1e-45), (1.0, 0.0)]
     {
-        assert_eq!(draw(temperature, top_p), greedy, "{temperature} {top_p}");
+        assert_eq!(tokens(temperature, top_p), greedy, "{temperature} {top_p}");
     }
-    assert_eq!(draw(f32::MAX, 1.0).len(), 8);
-}
-
-impl Ours {
-    fn sampler_and_server(self) -> (SamplingClient, Ours) {
-        (self.sampler(), self)
-    }
+    assert_eq!(tokens(f32::MAX, 1.0).len(), 8);
 }
 
 #[test]
-fn settings_of_a_sample_that_are_out_of_range_are_refused_by_name() {
+fn sampling_params_out_of_range_are_refused_by_name() {
     let client = Client::new();
     let body =
         json!({"session_id": client.session, "sampling_session_seq_id": 0, "base_model": "tinkex/nano"});
@@ -228,13 +222,13 @@ fn settings_of_a_sample_that_are_out_of_range_are_refused_by_name() {
     );
 }
 
-/// A sparse tensor of one row and one value.
-fn lonely(cols: usize, values: Values) -> TensorData {
+/// A sparse tensor of one row with one value.
+fn sparse_row(cols: usize, values: Values) -> TensorData {
     TensorData::from_csr([1, cols], vec![0, 1], vec![0], values)
 }
 
 #[test]
-fn a_tensor_of_a_few_bytes_takes_no_more_memory_than_a_pass_may_have() {
+fn a_tensor_of_few_bytes_cannot_exceed_the_memory_limit_of_a_pass() {
     let client = Client::new();
     let model = client.model(0);
     let graph = json!([
@@ -256,8 +250,8 @@ fn a_tensor_of_a_few_bytes_takes_no_more_memory_than_a_pass_may_have() {
                "sparse_col_indices": [0]})
     };
     let one = json!({"data": [1], "dtype": "int64", "shape": [1]});
-    let (mut seq, most) = (0, 1u64 << 62);
-    for cols in [1u64 << 30, 1 << 42, most] {
+    let mut seq = 0;
+    for cols in [1u64 << 30, 1 << 42, 1 << 62] {
         for (loss, inputs, named) in [
             ("cross_entropy", json!({"target_tokens": sparse(cols, "int64")}), "target_tokens"),
             ("ppo", json!({"target_tokens": sparse(cols, "int64")}), "target_tokens"),
@@ -280,7 +274,7 @@ fn a_tensor_of_a_few_bytes_takes_no_more_memory_than_a_pass_may_have() {
             }
         }
     }
-    // A loss that makes a large array of a small one.
+    // A loss that expands a small array into a large one.
     let (n, rows) = (2048, json!({"tuple": [{"slice": [null, null, null]}, null]}));
     let nodes = json!([
         {"op": "placeholder", "name": "logprobs", "target": "logprobs"},
@@ -307,43 +301,43 @@ fn a_tensor_of_a_few_bytes_takes_no_more_memory_than_a_pass_may_have() {
 }
 
 #[test]
-fn a_huge_sparse_tensor_is_an_error_of_our_client_too() {
-    let ours = Ours::new();
+fn a_huge_sparse_tensor_is_an_error_in_the_rust_client_too() {
+    let setup = Setup::new();
     let datum = |cols| {
-        Datum::new(ModelInput::from_ints([97])).with("target_tokens", lonely(cols, Values::I64(vec![98])))
+        Datum::new(ModelInput::from_ints([97])).with("target_tokens", sparse_row(cols, Values::I64(vec![98])))
     };
     let error =
-        ours.training.forward_backward(vec![datum(1 << 42)], LossFn::CrossEntropy).wait().unwrap_err();
+        setup.training.forward_backward(vec![datum(1 << 42)], LossFn::CrossEntropy).wait().unwrap_err();
     assert!(error.is_user_error() && error.to_string().contains("target_tokens"), "{error}");
-    let weights = lonely(1 << 42, Values::F32(vec![1.0]));
-    let error = ours.refused(&[datum(1 << 42).with("weights", weights)], LossFn::CrossEntropy);
+    let weights = sparse_row(1 << 42, Values::F32(vec![1.0]));
+    let error = setup.refused(&[datum(1 << 42).with("weights", weights)], LossFn::CrossEntropy);
     assert!(error.contains("loss_fn_inputs"), "{error}");
-    // What is small is as good as dense, and its result arrives however much larger than the request it is.
-    assert!(ours.loss(&[datum(2)], LossFn::CrossEntropy).is_finite());
-    let weights = lonely(100_000, Values::F32(vec![1.0]));
+    // A small sparse tensor works like a dense one, and its result arrives although it is much larger than the request.
+    assert!(setup.loss(&[datum(2)], LossFn::CrossEntropy).is_finite());
+    let weights = sparse_row(100_000, Values::F32(vec![1.0]));
     let pass = vec![datum(100_000).with("weights", weights)];
-    let output = ours.training.forward_backward(pass, LossFn::CrossEntropy).wait().unwrap();
+    let output = setup.training.forward_backward(pass, LossFn::CrossEntropy).wait().unwrap();
     assert_eq!(output.logprobs(0).unwrap().len(), 100_000);
 }
 
 #[test]
-fn a_prompt_as_long_as_the_context_is_scored_and_needs_no_room_for_an_answer() {
-    let ours = Ours::new();
-    let sampler = ours.sampler();
+fn a_prompt_that_fills_the_context_is_scored_without_room_for_a_sample() {
+    let setup = Setup::new();
+    let sampler = setup.sampler();
     let prompt = ModelInput::from_ints((0..2048).map(|i| 97 + i % 26).collect::<Vec<i32>>());
-    let scores = sampler.compute_logprobs(&prompt).wait().unwrap();
-    assert!(scores.len() == 2048 && scores[0].is_none() && scores[1..].iter().all(Option::is_some));
-    let sum: f64 = scores.iter().flatten().map(|it| f64::from(*it)).sum();
+    let logprobs = sampler.compute_logprobs(&prompt).wait().unwrap();
+    assert!(logprobs.len() == 2048 && logprobs[0].is_none() && logprobs[1..].iter().all(Option::is_some));
+    let sum: f64 = logprobs.iter().flatten().map(|it| f64::from(*it)).sum();
     assert!((sum + 11_389.108).abs() < 0.01, "{sum}");
-    assert_eq!(sampler.compute_logprobs_last(&prompt, 5).wait().unwrap()[2043..], scores[2043..]);
+    assert_eq!(sampler.compute_logprobs_last(&prompt, 5).wait().unwrap()[2043..], logprobs[2043..]);
     let options = SampleOptions { include_prompt_logprobs: true, ..Default::default() };
     let params = |max_tokens| SamplingParams { max_tokens, ..Default::default() };
     for max_tokens in [Some(1), None] {
-        let answer = sampler.sample_with(&prompt, 2, &params(max_tokens), &options).wait().unwrap();
-        assert_eq!(answer.prompt_logprobs.as_ref(), Some(&scores));
-        assert!(answer.sequences.len() == 2 && answer.sequences.iter().all(|it| it.tokens.is_empty()));
+        let response = sampler.sample_with(&prompt, 2, &params(max_tokens), &options).wait().unwrap();
+        assert_eq!(response.prompt_logprobs.as_ref(), Some(&logprobs));
+        assert!(response.sequences.len() == 2 && response.sequences.iter().all(|it| it.tokens.is_empty()));
     }
-    // Who wants an answer is told that there is no room for it.
+    // A request for sampled tokens fails, because the context has no room for them.
     for error in [
         sampler.sample(&prompt, 1, &params(Some(1))).wait().unwrap_err(),
         sampler.sample_with(&prompt, 1, &params(Some(2)), &options).wait().unwrap_err(),
@@ -355,7 +349,7 @@ fn a_prompt_as_long_as_the_context_is_scored_and_needs_no_room_for_an_answer() {
 }
 
 #[test]
-fn whatever_is_refused_under_a_number_keeps_its_turn_and_fails_as_a_result() {
+fn a_refused_request_with_a_seq_id_uses_it_up_and_fails_in_its_result() {
     let client = Client::new();
     let model = client.model(0);
     client.losses(&model, 1, 1);
@@ -399,9 +393,9 @@ fn whatever_is_refused_under_a_number_keeps_its_turn_and_fails_as_a_result() {
         body["seq_id"] = json!(seq);
         let error = client.fail(verb, &body);
         assert!(error.contains(expected), "{verb} {body}: {error}");
-        assert_eq!(client.fail(verb, &body), error, "asked again, the answer is the same");
+        assert_eq!(client.fail(verb, &body), error, "a repeated request has the same error");
     }
-    // In protobuf: the model, the number, and a datum that ends too early.
+    // In protobuf: the model id, the seq id and a truncated datum.
     let mut bytes = vec![0x0a, model.len() as u8];
     bytes.extend_from_slice(model.as_bytes());
     bytes.extend_from_slice(&[0x10, seq + 1, 0x1a, 99, 1]);
@@ -411,27 +405,27 @@ fn whatever_is_refused_under_a_number_keeps_its_turn_and_fails_as_a_result() {
     let future: Value = serde_json::from_str(&response.body_mut().read_to_string().unwrap()).unwrap();
     let failed = client.wait(future["request_id"].as_str().unwrap());
     assert!(failed["error"].as_str().unwrap().contains("cannot be read"), "{failed}");
-    // The next number's turn has come.
+    // The next seq id runs.
     client.run("optim_step", &step(&model, u64::from(seq) + 2));
-    // Without a number there is no turn to keep.
+    // Without a seq id or a model, the refusal is immediate.
     let nameless = json!({"model_id": model, "adam_params": {"eps": "small"}});
     assert_eq!(client.post("optim_step", &nameless).0, 422);
-    let stranger = json!({"model_id": "nobody", "seq_id": 1, "adam_params": {"eps": "small"}});
-    assert_eq!(client.post("optim_step", &stranger).0, 404);
+    let unknown = json!({"model_id": "unknown", "seq_id": 1, "adam_params": {"eps": "small"}});
+    assert_eq!(client.post("optim_step", &unknown).0, 404);
 }
 
 #[test]
-fn loading_a_state_into_a_used_model_fails_and_the_next_call_goes_on() {
-    let ours = Ours::new();
-    ours.loss(&[text()], LossFn::CrossEntropy);
-    let path = ours.training.save_state("a", Ttl::Never).wait().unwrap().path;
-    let error = ours.training.load_state(&path).wait().unwrap_err();
+fn loading_a_state_into_a_used_model_fails_and_the_next_call_succeeds() {
+    let setup = Setup::new();
+    setup.loss(&[text()], LossFn::CrossEntropy);
+    let path = setup.training.save_state("a", Ttl::Never).wait().unwrap().path;
+    let error = setup.training.load_state(&path).wait().unwrap_err();
     assert!(error.to_string().contains("must be the first request of a model"), "{error}");
-    ours.loss(&[text()], LossFn::CrossEntropy);
+    setup.loss(&[text()], LossFn::CrossEntropy);
 }
 
 #[test]
-fn the_metrics_of_a_step_can_stand_in_a_programs_own_row() {
+fn the_engines_own_step_metrics_are_prefixed_with_tinkex() {
     let client = Client::new();
     let model = client.model(0);
     client.run("forward_backward", &pass(&model, 1, "forward_backward_input"));
@@ -459,22 +453,26 @@ fn the_same_custom_loss_twice_in_a_session_is_a_conflict() {
     assert!(
         status == 409 && text.contains("already exists") && text.contains(made["loss_id"].as_str().unwrap())
     );
-    assert_eq!(client.post("create_custom_loss", &graph(0, "b")).0, 409, "another one under its number");
+    assert_eq!(
+        client.post("create_custom_loss", &graph(0, "b")).0,
+        409,
+        "another loss with the same custom_loss_seq_id"
+    );
 
-    let ours = Ours::new();
-    ours.training.save_state("a", Ttl::Never).wait().unwrap();
-    let error = ours.training.save_state("a", Ttl::Never).wait().unwrap_err();
+    let setup = Setup::new();
+    setup.training.save_state("a", Ttl::Never).wait().unwrap();
+    let error = setup.training.save_state("a", Ttl::Never).wait().unwrap_err();
     assert!(error.to_string().contains("already exists"), "{error}");
     assert!(matches!(error.kind(), ErrorKind::Conflict | ErrorKind::RequestFailed { .. }), "{error:?}");
 }
 
 #[test]
-fn a_custom_loss_reads_what_it_names_and_ignores_the_rest() {
-    let ours = Ours::new();
+fn a_custom_loss_reads_its_named_inputs_and_ignores_the_others() {
+    let setup = Setup::new();
     let graph = LossGraph::trace("squares", &[("logprobs", 1)], |it| it.logprobs().square().sum()).unwrap();
-    let loss = ours.service.create_custom_loss(graph).wait().unwrap();
-    // Brings weights, which the loss does not name.
-    let output = ours.training.forward_backward(vec![text()], &loss).wait().unwrap();
+    let loss = setup.service.create_custom_loss(graph).wait().unwrap();
+    // The datum has weights, which the loss does not name.
+    let output = setup.training.forward_backward(vec![text()], &loss).wait().unwrap();
     let squares: f64 = output.logprobs(0).unwrap().iter().map(|it| f64::from(*it).powi(2)).sum();
     assert!((output.metrics["loss:sum"] - squares).abs() < 1e-3 * squares);
 }

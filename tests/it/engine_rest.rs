@@ -1,4 +1,4 @@
-//! The clients without a session, against the engine.
+//! `RestClient` and `AdminClient` against the engine.
 #![cfg(feature = "local")]
 
 use std::time::{Duration, SystemTime};
@@ -18,7 +18,7 @@ fn service(server: &Server) -> ServiceClient {
 }
 
 #[test]
-fn what_a_session_made_is_listed_kept_and_deleted() {
+fn the_runs_and_checkpoints_of_a_session_are_listed_kept_and_deleted() {
     let server = Server::start(Options { threads: 2, ..Options::default() }).unwrap();
     let service = service(&server);
     let rest = service.create_rest_client();
@@ -52,9 +52,9 @@ fn what_a_session_made_is_listed_kept_and_deleted() {
 
     rest.set_checkpoint_ttl_from_tinker_path(&weights, Ttl::After(Duration::from_secs(3600))).unwrap();
     rest.set_checkpoint_ttl_from_tinker_path(&state, Ttl::Never).unwrap();
-    for it in rest.list_checkpoints(training.model_id()).unwrap() {
-        let is_sampler = it.checkpoint_type == Some(CheckpointType::Sampler);
-        assert_eq!(it.expires_at.is_some(), is_sampler, "{it:?}");
+    for checkpoint in rest.list_checkpoints(training.model_id()).unwrap() {
+        let is_sampler = checkpoint.checkpoint_type == Some(CheckpointType::Sampler);
+        assert_eq!(checkpoint.expires_at.is_some(), is_sampler, "{checkpoint:?}");
     }
     rest.delete_checkpoint_from_tinker_path(&weights).unwrap();
     let error = rest.delete_checkpoint_from_tinker_path(&weights).unwrap_err();
@@ -78,7 +78,7 @@ fn what_a_session_made_is_listed_kept_and_deleted() {
 }
 
 #[test]
-fn what_the_engine_does_not_offer_or_have_is_said_so() {
+fn missing_features_are_incompatible_and_missing_objects_not_found() {
     let server = Server::start(Options { threads: 2, ..Options::default() }).unwrap();
     let rest = service(&server).create_rest_client();
     let path = "tinker://r/weights/x";
@@ -106,9 +106,9 @@ fn what_the_engine_does_not_offer_or_have_is_said_so() {
 }
 
 #[test]
-fn a_run_that_only_left_checkpoints_is_listed_by_the_next_server() {
+fn a_run_known_only_by_its_checkpoints_is_listed_by_the_next_server() {
     let folder = std::env::temp_dir().join(format!("tinkex-rest-{}", std::process::id()));
-    drop(std::fs::remove_dir_all(&folder));
+    let _ = std::fs::remove_dir_all(&folder);
     let start = || {
         let options = Options { data_dir: Some(folder.clone()), threads: 2, ..Options::default() };
         Server::start(options).unwrap()

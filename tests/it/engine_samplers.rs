@@ -1,4 +1,4 @@
-//! What samplers cost the engine, and when it is given back.
+//! Memory of the engine for samplers and ended sessions.
 
 use serde_json::json;
 use tinkex::local::{Options, Server};
@@ -8,7 +8,7 @@ use tinkex::{CloseStatus, ServiceClient};
 use crate::util::alone_with;
 use crate::util::engine::Client;
 
-/// How much memory this process has, in MiB.
+/// Resident memory of this process, in MiB.
 #[cfg(target_os = "linux")]
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -16,60 +16,60 @@ fn resident() -> usize {
     line.trim().trim_end_matches(" kB").trim().parse::<usize>().unwrap() / 1024
 }
 
-/// With `TINKEX_SNAPSHOTS=10000` it makes as many as the engine promises to bear.
+/// Creates 150 samplers, or as many as the variable `TINKEX_SNAPSHOTS` says.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_sampler_after_every_step_costs_no_memory_and_each_keeps_its_weights() {
     const TEST: &str =
         "engine_samplers::a_sampler_after_every_step_costs_no_memory_and_each_keeps_its_weights";
-    // The allocator must not keep what was given back; these settings are those of glibc.
+    // Settings of glibc: its allocator must not keep freed memory.
     let tunables =
         "glibc.malloc.arena_max=2:glibc.malloc.trim_threshold=65536:glibc.malloc.mmap_threshold=65536";
     alone_with(TEST, &[("GLIBC_TUNABLES", tunables)], || {
-        let most = std::env::var("TINKEX_SNAPSHOTS").map_or(150, |it| it.parse().unwrap());
+        let n_samplers = std::env::var("TINKEX_SNAPSHOTS").map_or(150, |it| it.parse().unwrap());
         let server = Server::start(Options { threads: 2, ..Options::default() }).unwrap();
         let connect = ServiceClient::builder().without_environment();
         let service = connect.base_url(server.url()).api_key(server.api_key()).build().unwrap();
         let lora = LoraConfig { rank: 32, ..LoraConfig::default() };
         let training = service.create_lora_training_client("tinkex/nano", lora).unwrap();
         let text = ModelInput::from_ints([72, 105, 33]);
-        let mut told = Vec::new();
+        let mut checked = Vec::new();
         let mut before = 0;
-        for i in 0..most {
+        for i in 0..n_samplers {
             training
                 .forward_backward(vec![Datum::cross_entropy(&[1, 2], &[3])], LossFn::CrossEntropy)
                 .wait()
                 .unwrap();
             training.optim_step(AdamParams { learning_rate: 1e-3, ..Default::default() }).wait().unwrap();
             let sampler = training.save_weights_and_get_sampling_client().unwrap();
-            if i % (most / 10) == 0 {
-                told.push((sampler.compute_logprobs(&text).wait().unwrap(), sampler));
+            if i % (n_samplers / 10) == 0 {
+                checked.push((sampler.compute_logprobs(&text).wait().unwrap(), sampler));
             }
             if i == 20 {
                 before = resident();
             }
         }
         let grown = resident().saturating_sub(before);
-        // Beside the samplers there are the results of all requests, which are kept for two minutes, also after the session.
-        let most_mib = 60 + most / 100;
-        assert!(grown < most_mib, "{most} samplers took {grown} MiB beyond {before}");
-        assert_ne!(told[0].0, told[9].0, "training changes them");
-        for (logprobs, sampler) in &told {
+        // The engine also keeps the results of all requests for two minutes, even after the session.
+        let max_growth = 60 + n_samplers / 100;
+        assert!(grown < max_growth, "{n_samplers} samplers took {grown} MiB beyond {before}");
+        assert_ne!(checked[0].0, checked[9].0, "training does not change the weights");
+        for (logprobs, sampler) in &checked {
             assert_eq!(logprobs, &sampler.compute_logprobs(&text).wait().unwrap());
         }
-        drop((training, told));
+        drop((training, checked));
         service.close(CloseStatus::Success).unwrap();
         let after = resident();
-        assert!(after < before + most_mib, "{after} MiB after the session, {before} at its start");
+        assert!(after < before + max_growth, "{after} MiB after the session, {before} at its start");
         let line = format!(
-            "{most} samplers: {before} MiB at 20, {grown} more at the end, {after} after the session\n"
+            "{n_samplers} samplers: {before} MiB at 20, {grown} more at the end, {after} after the session\n"
         );
         std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
     });
 }
 
 #[test]
-fn sessions_that_ended_long_ago_are_forgotten() {
+fn only_the_latest_1024_ended_sessions_are_remembered() {
     let client = Client::new();
     let mut ids = Vec::new();
     for _ in 0..1100 {
@@ -81,11 +81,7 @@ fn sessions_that_ended_long_ago_are_forgotten() {
         ids.push(id);
     }
     let (_, listed) = client.get("sessions?limit=1");
-    assert_eq!(
-        listed["cursor"]["total_count"],
-        1024 + 1,
-        "the ended ones and the one that is alive: {listed}"
-    );
+    assert_eq!(listed["cursor"]["total_count"], 1024 + 1, "ended sessions and one active session: {listed}");
     let trace = |id: &str| client.get(&format!("sessions/{id}/trace_export"));
     assert_eq!(trace(&ids[0]), (404, json!({"detail": format!("session {} does not exist", ids[0])})));
     let (status, text) = trace(&ids[1000]);

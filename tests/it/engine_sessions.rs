@@ -1,4 +1,4 @@
-//! What the engine tells of sessions and of the account.
+//! Sessions of the engine: search, traces, account, token authentication, queues and their end.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -21,7 +21,7 @@ fn connect(server: &Server) -> ServiceClientBuilder {
     ServiceClient::builder().without_environment().base_url(server.url()).api_key(server.api_key())
 }
 
-/// A session of this name that has begun.
+/// Opens a session with the display name `name`.
 fn session(server: &Server, name: &str) -> (ServiceClient, String) {
     let service = connect(server).display_name(name).user_metadata("team", name).build().unwrap();
     let sampler = service.create_sampling_client("tinkex/nano").unwrap();
@@ -30,7 +30,7 @@ fn session(server: &Server, name: &str) -> (ServiceClient, String) {
 }
 
 #[test]
-fn sessions_are_found_by_what_is_known_of_them() {
+fn sessions_are_found_by_name_id_project_metadata_and_status() {
     let server = server();
     let (red, red_id) = session(&server, "Red team");
     let (blue, blue_id) = session(&server, "Blue team");
@@ -65,7 +65,7 @@ fn sessions_are_found_by_what_is_known_of_them() {
     assert_eq!((found[0].checkpoints_count, found[0].status.clone()), (1, Some(SessionStatus::Active)));
     let size = rest.list_checkpoints(saved.run_id()).unwrap()[0].size_bytes;
     assert_eq!((found[0].checkpoint_storage_bytes, found[0].project_id.as_deref()), (size, Some("p")));
-    let error = rest.assign_session_project("nobody", "p").unwrap_err();
+    let error = rest.assign_session_project("unknown", "p").unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::NotFound, "{error}");
 }
 
@@ -85,18 +85,18 @@ fn a_trace_shows_every_request_of_its_session() {
     let url = rest.export_session_trace(&id).unwrap();
     assert!(url.expose().ends_with(".pftrace"));
     let trace = ureq::get(url.expose()).call().unwrap().body_mut().read_to_vec().unwrap();
-    // Every packet of the file is field 1.
+    // Each packet of a trace is field 1, length-delimited: tag 0x0a.
     assert_eq!(trace[0], 0x0a);
     let text = String::from_utf8_lossy(&trace);
     for name in ["create_model", "forward_backward", "optim_step", "save_weights_for_sampler", "sample"] {
         assert!(text.contains(name), "{name}");
     }
     assert!(text.contains(training.model_id()) && text.contains(sampler.sampling_session_id()));
-    assert_eq!(rest.export_session_trace("nobody").unwrap_err().kind(), &ErrorKind::NotFound);
+    assert_eq!(rest.export_session_trace("unknown").unwrap_err().kind(), &ErrorKind::NotFound);
 }
 
 #[test]
-fn the_account_is_that_of_this_engine_and_owes_nothing() {
+fn the_account_is_local_and_has_no_usage() {
     let server = server();
     let service = connect(&server).build().unwrap();
     assert_eq!(service.create_rest_client().get_api_key_info().unwrap().name.as_deref(), Some("local"));
@@ -108,7 +108,7 @@ fn the_account_is_that_of_this_engine_and_owes_nothing() {
 }
 
 #[test]
-fn where_tokens_are_in_use_the_key_alone_is_not_enough() {
+fn with_token_authentication_the_key_alone_is_refused() {
     let server =
         Server::start(Options { pjwt_auth_enabled: true, threads: 2, ..Options::default() }).unwrap();
     let service = connect(&server).build().unwrap();
@@ -117,22 +117,26 @@ fn where_tokens_are_in_use_the_key_alone_is_not_enough() {
     sampler.sample(&ModelInput::from_ints([72]), 1, &params).wait().unwrap();
     let rest = service.create_rest_client();
     assert_eq!(rest.whoami().unwrap().user_urn, "tml:user:local");
-    assert_eq!(rest.get_api_key_info().unwrap().name.as_deref(), Some("local"), "that is asked with the key");
+    assert_eq!(
+        rest.get_api_key_info().unwrap().name.as_deref(),
+        Some("local"),
+        "this endpoint takes the key"
+    );
     let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
-    let ask = |key: &str| {
+    let create_session = |key: &str| {
         let url = format!("{}/api/v1/create_session", server.url());
         let request = agent.post(url).header("X-API-Key", key).header("Content-Type", "application/json");
         request.send(json!({"tags": [], "type": "create_session"}).to_string()).unwrap()
     };
-    let refused = ask(server.api_key());
+    let refused = create_session(server.api_key());
     assert_eq!(refused.status(), 401);
     let challenge = refused.headers().get("www-authenticate").unwrap().to_str().unwrap().to_string();
     assert!(challenge.contains("error=\"invalid_token\""), "{challenge}");
-    assert_eq!(ask("eyJforged").status(), 401);
+    assert_eq!(create_session("eyJforged").status(), 401);
 }
 
-/// Another session of the engine of a client.
-fn another(client: &Client) -> String {
+/// Opens another session on the engine of `client`.
+fn open_session(client: &Client) -> String {
     let (status, made) = client.post("create_session", &json!({"tags": [], "type": "create_session"}));
     assert_eq!(status, 200, "{made}");
     made["session_id"].as_str().unwrap().into()
@@ -143,8 +147,8 @@ fn base_sampler(client: &Client, session: &str) -> String {
     client.post("create_sampling_session", &body).1["sampling_session_id"].as_str().unwrap().into()
 }
 
-/// Has thousands of long samples and hundreds of passes queued. The last of both.
-fn flood(client: &Client, session: &str) -> [String; 2] {
+/// Queues 1500 long samples and 299 passes. Returns the request ids of the last sample and the last pass.
+fn queue_many(client: &Client, session: &str) -> [String; 2] {
     let body = json!({"session_id": session, "model_seq_id": 0, "base_model": "tinkex/nano", "lora_config": {"rank": 8}});
     let model = client.run("create_model", &body)["model_id"].as_str().unwrap().to_string();
     let sampler = base_sampler(client, session);
@@ -156,34 +160,34 @@ fn flood(client: &Client, session: &str) -> [String; 2] {
 }
 
 fn is_pending(client: &Client, request_id: &str) -> bool {
-    let (_, it) = client.post("retrieve_future", &json!({"request_id": request_id}));
-    it["type"] == "try_again"
+    let (_, response) = client.post("retrieve_future", &json!({"request_id": request_id}));
+    response["type"] == "try_again"
 }
 
-fn impatient() -> Options {
+fn short_polls() -> Options {
     Options { long_poll: Duration::from_millis(20), ..Options::default() }
 }
 
 #[test]
 fn another_program_trains_while_one_has_thousands_of_samples_and_passes_queued() {
-    let client = Client::with(impatient());
-    let busy = another(&client);
-    let last = flood(&client, &busy);
-    // As if that program were killed now: nothing is ever heard of it again, but for the question at the end.
+    let client = Client::with(short_polls());
+    let busy = open_session(&client);
+    let last = queue_many(&client, &busy);
+    // The busy session sends nothing more, like a killed program, until its results are polled at the end.
     let model = client.model(0);
     client.losses(&model, 1, 2);
-    let drawn = client.sample(&base_sampler(&client, &client.session), 0, json!({"max_tokens": 3}));
-    assert!(drawn["sequences"][0]["tokens"].is_array(), "{drawn}");
+    let sampled = client.sample(&base_sampler(&client, &client.session), 0, json!({"max_tokens": 3}));
+    assert!(sampled["sequences"][0]["tokens"].is_array(), "{sampled}");
     for id in &last {
-        assert!(is_pending(&client, id), "all of it came first");
+        assert!(is_pending(&client, id), "the queue of the busy session is already done");
     }
 }
 
 #[test]
-fn what_a_session_had_queued_ends_with_it() {
-    let client = Client::with(impatient());
-    let busy = another(&client);
-    let last = flood(&client, &busy);
+fn queued_requests_fail_when_their_session_is_finished() {
+    let client = Client::with(short_polls());
+    let busy = open_session(&client);
+    let last = queue_many(&client, &busy);
     let finish = json!({"reason": {"type": "success"}, "detail": null});
     assert_eq!(client.post(&format!("sessions/{busy}/finish"), &finish).0, 200);
     for id in &last {
@@ -193,10 +197,10 @@ fn what_a_session_had_queued_ends_with_it() {
 }
 
 #[test]
-fn what_a_silent_session_had_queued_ends_with_it() {
-    let client = Client::with(Options { session_timeout: Duration::from_secs(5), ..impatient() });
-    let busy = another(&client);
-    let last = flood(&client, &busy);
+fn queued_requests_fail_when_their_session_times_out() {
+    let client = Client::with(Options { session_timeout: Duration::from_secs(5), ..short_polls() });
+    let busy = open_session(&client);
+    let last = queue_many(&client, &busy);
     for id in &last {
         let error = client.wait(id)["error"].as_str().unwrap().to_string();
         assert!(error.contains("was not done: its session was silent for too long"), "{error}");
@@ -204,11 +208,11 @@ fn what_a_silent_session_had_queued_ends_with_it() {
 }
 
 #[test]
-fn a_sample_that_is_given_up_is_cancelled_while_its_result_is_waited_for() {
-    // Nobody asks twice: the wait ends with the result.
+fn a_dropped_sample_is_cancelled_during_the_long_poll_for_its_result() {
+    // The long poll ends only with the result, so a cancellation must end it.
     let server =
         Server::start(Options { long_poll: Duration::MAX, threads: 1, ..Options::default() }).unwrap();
-    let service = connect(&server).timeouts(|it| it.poll = 10 * PATIENCE).build().unwrap();
+    let service = connect(&server).timeouts(|timeouts| timeouts.poll = 10 * PATIENCE).build().unwrap();
     let sampler = service.create_sampling_client("tinkex/nano").unwrap();
     let params =
         SamplingParams { max_tokens: Some(2000), stop: Some(Stop::Tokens(vec![])), ..Default::default() };

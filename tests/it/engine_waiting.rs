@@ -1,4 +1,4 @@
-//! Waiting for many samples of the engine together, and sharing a sampler.
+//! The engine's `retrieve_futures`, one poll for many samples, and `join_sampling_session`.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,8 @@ fn sampler(client: &Client) -> String {
     made["sampling_session_id"].as_str().expect("an id").into()
 }
 
-fn news(sampler: &str, client: u64, cursor: u64, more: Value) -> Value {
+/// The body of a `retrieve_futures` request with the fields of `more`.
+fn completions_request(sampler: &str, client: u64, cursor: u64, more: Value) -> Value {
     let target =
         json!({"type": "sampling_session", "sampling_session_id": sampler, "cloned_sampler_id": client});
     let mut body = json!({"target": target, "prev_cursor": cursor, "retrieved_request_ids": []});
@@ -28,64 +29,68 @@ fn news(sampler: &str, client: u64, cursor: u64, more: Value) -> Value {
     body
 }
 
-fn ids(news: &Value) -> Vec<&str> {
-    let all = news["completions"].as_array().expect("a list");
+/// The request ids of the announced completions.
+fn ids(response: &Value) -> Vec<&str> {
+    let all = response["completions"].as_array().expect("a list");
     all.iter().filter_map(|it| it["request_id"].as_str()).collect()
 }
 
 #[test]
-fn samples_that_end_are_announced_to_the_client_that_asked_for_them_and_to_no_other() {
+fn finished_samples_are_announced_only_to_the_client_that_submitted_them() {
     let client = Client::new();
     let sampler = sampler(&client);
     let params = json!({"max_tokens": 2});
     let first = client.submit("asample", &sample(&sampler, 0, params.clone()));
     let clone = client.submit("asample", &sample(&sampler, 3_000_000_000, params.clone()));
-    let (status, told) = client.post("retrieve_futures", &news(&sampler, 0, 0, json!({})));
-    assert_eq!((status, ids(&told)), (200, vec![first.as_str()]), "{told}");
-    let size = told["completions"][0]["response_payload_uncompressed_size"].as_u64().expect("a size");
-    assert!(0 < size && told["completions"][0]["state"] == "finished", "{told}");
-    let (_, others) = client.post("retrieve_futures", &news(&sampler, 3, 0, json!({})));
+    let (status, announced) =
+        client.post("retrieve_futures", &completions_request(&sampler, 0, 0, json!({})));
+    assert_eq!((status, ids(&announced)), (200, vec![first.as_str()]), "{announced}");
+    let size = announced["completions"][0]["response_payload_uncompressed_size"].as_u64().expect("a size");
+    assert!(0 < size && announced["completions"][0]["state"] == "finished", "{announced}");
+    let (_, others) = client.post("retrieve_futures", &completions_request(&sampler, 3, 0, json!({})));
     assert_eq!(ids(&others), [clone.as_str()]);
-    // Told again until it is known to have arrived, and not after that.
-    let (_, again) = client.post("retrieve_futures", &news(&sampler, 0, 0, json!({"timeout": 0})));
+    // A completion is announced until the client acknowledges it in `retrieved_request_ids`.
+    let (_, again) =
+        client.post("retrieve_futures", &completions_request(&sampler, 0, 0, json!({"timeout": 0})));
     assert_eq!(ids(&again), [first.as_str()]);
     let cursor = again["cursor"].as_u64().expect("a number");
     let seen = json!({"timeout": 0, "retrieved_request_ids": [first]});
-    let (_, none) = client.post("retrieve_futures", &news(&sampler, 0, cursor, seen));
+    let (_, none) = client.post("retrieve_futures", &completions_request(&sampler, 0, cursor, seen));
     assert!(ids(&none).is_empty() && none["cursor"] == cursor, "{none}");
     let cancelled = client.submit("asample", &sample(&sampler, 1, json!({"max_tokens": 1500, "stop": []})));
     let (status, _) = client.post("cancel_future", &json!({"request_id": cancelled}));
     assert_eq!(status, 200);
-    let (_, failed) = client.post("retrieve_futures", &news(&sampler, 0, cursor, json!({})));
+    let (_, failed) = client.post("retrieve_futures", &completions_request(&sampler, 0, cursor, json!({})));
     assert_eq!(failed["completions"], json!([{"state": "failed", "request_id": cancelled}]));
 }
 
 #[test]
-fn who_asks_for_news_that_is_not_there_waits_for_it() {
+fn a_poll_without_completions_waits() {
     let client = Client::with(Options { long_poll: Duration::from_millis(50), ..Options::default() });
     let sampler = sampler(&client);
     let started = Instant::now();
-    let (status, none) = client.post("retrieve_futures", &news(&sampler, 0, 0, json!({})));
+    let (status, none) = client.post("retrieve_futures", &completions_request(&sampler, 0, 0, json!({})));
     assert_eq!((status, ids(&none), &none["cursor"]), (200, vec![], &json!(0)));
-    assert!(Duration::from_millis(50) <= started.elapsed(), "it was to wait");
-    let (status, unknown) = client.post("retrieve_futures", &news("nobody", 0, 0, json!({})));
+    assert!(Duration::from_millis(50) <= started.elapsed(), "the poll returned too early");
+    let (status, unknown) = client.post("retrieve_futures", &completions_request("unknown", 0, 0, json!({})));
     assert_eq!(status, 404, "{unknown}");
-    let (status, _) = client.post("retrieve_futures", &news(&sampler, 0, 0, json!({"timeout": -1.0})));
+    let (status, _) =
+        client.post("retrieve_futures", &completions_request(&sampler, 0, 0, json!({"timeout": -1.0})));
     assert_eq!(status, 422);
 }
 
 #[test]
-fn everyone_who_joins_a_sampler_gets_another_number() {
+fn each_client_that_joins_a_sampler_gets_another_number() {
     let client = Client::new();
     let join = json!({"sampling_session_id": sampler(&client), "type": "join_sampling_session"});
     let numbers = [0, 1, 2].map(|_| client.post("join_sampling_session", &join).1["client_counter"].as_u64());
     assert_eq!(numbers, [Some(1), Some(2), Some(3)]);
-    let unknown = json!({"sampling_session_id": "nobody", "type": "join_sampling_session"});
+    let unknown = json!({"sampling_session_id": "unknown", "type": "join_sampling_session"});
     assert_eq!(client.post("join_sampling_session", &unknown).0, 404);
 }
 
 #[test]
-fn clients_wait_together_and_share_samplers_if_the_engine_tells_them_to() {
+fn clients_poll_together_and_share_samplers_if_the_engine_enables_it() {
     let options = Options {
         sample_use_retrieve_futures: true,
         sample_join_sampling_session: true,

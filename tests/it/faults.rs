@@ -1,8 +1,8 @@
-//! Every verb meets every fault, over real sockets.
+//! Runs every verb with every fault of the server, over real sockets.
 //!
-//! The table of `faults::table` says what each fault must lead to. Faults that are over at once run on a virtual clock,
-//! which makes their pauses free and their counts exact; faults that hold the line run on the real one, where a busy
-//! machine may add a request, so that their counts are lower bounds.
+//! `faults::table` has the expected outcome of each fault. Faults that end at once run on a virtual clock, so that pauses
+//! take no real time and the numbers of requests are exact. Faults that hold the connection run on the real clock, where a
+//! busy machine may add a request, so that the numbers are lower bounds.
 
 mod table;
 pub(crate) mod verbs;
@@ -24,14 +24,14 @@ const RETRIEVE: &str = "/api/v1/retrieve_future";
 /// Rows that run at the same time.
 const WORKERS: usize = 16;
 
-/// Which of a verb's requests meets the fault.
+/// The request of a verb that meets the fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Submit,
     Retrieve,
 }
 
-/// How often.
+/// The number of requests that meet the fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Times {
     Once,
@@ -50,12 +50,12 @@ fn every_verb_survives_or_reports_every_fault_in_time_and_leaves_nothing_behind(
     alone("faults::every_verb_survives_or_reports_every_fault_in_time_and_leaves_nothing_behind", || {
         let (verbs, faults) = (verbs(), faults());
         let mut failures = Vec::new();
-        // What is made once per process, such as the system's random source, is no leak.
+        // Warm up: descriptors that are opened once per process, such as the random source, are not leaks.
         drop(Scene::new(&faults[0]));
-        let quiet = || client_threads().is_empty();
-        eventually("no thread stays after the warm-up", quiet);
+        let no_threads = || client_threads().is_empty();
+        eventually("no thread stays after the warm-up", no_threads);
         let descriptors = open_descriptors();
-        // Faults that hold the line wait most of the time, so they share a group.
+        // Rows with faults that hold the connection wait most of the time, so they all run in one group.
         let (slow, quick): (Vec<_>, Vec<_>) = faults.iter().partition(|it| it.slow);
         let groups = quick.into_iter().map(|it| vec![it]).chain([slow]);
         let mut n = 0;
@@ -64,7 +64,7 @@ fn every_verb_survives_or_reports_every_fault_in_time_and_leaves_nothing_behind(
             n += rows.len();
             failures.extend(run_all(&rows));
             let names: Vec<_> = group.iter().map(|it| it.name).collect();
-            eventually(&format!("no thread stays after {names:?}"), quiet);
+            eventually(&format!("no thread stays after {names:?}"), no_threads);
             eventually(&format!("no descriptor stays after {names:?}"), || open_descriptors() <= descriptors);
         }
         assert!(1000 < n, "the table has only {n} rows");
@@ -93,9 +93,10 @@ fn run_all(rows: &[Row<'_>]) -> Vec<String> {
         for _ in 0..WORKERS.min(rows.len()) {
             scope.spawn(|| {
                 while let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(what) = row.run() {
+                    if let Err(problem) = row.run() {
                         let Row { verb, fault, place, times } = row;
-                        let text = format!("{} × {} at {place:?}, {times:?}: {what}", verb.name, fault.name);
+                        let text =
+                            format!("{} × {} at {place:?}, {times:?}: {problem}", verb.name, fault.name);
                         failures.lock().unwrap().push(text);
                     }
                 }
@@ -105,9 +106,9 @@ fn run_all(rows: &[Row<'_>]) -> Vec<String> {
     failures.into_inner().unwrap()
 }
 
-/// A server of its own for each row, with clients that are well.
+/// The server of one row, with healthy clients.
 struct Scene {
-    // Dropped in this order: the clients first, so that what they leave behind is theirs.
+    // Drop the clients first, so that a thread or descriptor that remains is a leak of theirs.
     clients: Clients,
     listening: tinkex::testing::Listening,
     server: FakeServer,
@@ -117,26 +118,24 @@ struct Scene {
 impl Scene {
     fn new(fault: &Fault) -> Self {
         let server = FakeServer::new();
-        // A heartbeat that is answered would be a sign of life at a random moment.
+        // Let heartbeats fail: a successful one would restart the silence timeout at a random moment.
         server.always("/api/v1/session_heartbeat", Act::Reset);
         let listening = server.listen().unwrap();
         let (ms, s) = (Duration::from_millis, Duration::from_secs);
-        let clock = match fault.slow {
-            true => Clock::default(),
-            false => VirtualClock::new().clock(),
-        };
-        let service = listening.client().clock(clock.clone()).timeouts(|it| match fault.slow {
-            true => {
-                (it.exchange, it.poll) = (ms(400), ms(400));
-                (it.submit, it.silence, it.operation) = (s(4), s(2), s(12));
-            }
-            false => {
-                (it.exchange, it.poll, it.connect, it.close) = (PATIENCE, PATIENCE, PATIENCE, s(20));
-                (it.submit, it.silence, it.operation) = (s(30), s(20), s(fault.operation));
+        let clock = if fault.slow { Clock::default() } else { VirtualClock::new().clock() };
+        let service = listening.client().clock(clock.clone()).timeouts(|timeouts| {
+            if fault.slow {
+                (timeouts.exchange, timeouts.poll) = (ms(400), ms(400));
+                (timeouts.submit, timeouts.silence, timeouts.operation) = (s(4), s(2), s(12));
+            } else {
+                (timeouts.exchange, timeouts.poll) = (PATIENCE, PATIENCE);
+                (timeouts.connect, timeouts.close) = (PATIENCE, s(20));
+                (timeouts.submit, timeouts.silence) = (s(30), s(20));
+                timeouts.operation = s(fault.operation);
             }
         });
         let clients = Clients::new(service.build().unwrap());
-        // A server that has read one pass is not suspected of being unable to (`generations` has those that are).
+        // After one accepted pass the client does not try JSON when the server refuses one (`json_passes` tests that).
         clients.training.forward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
         Scene { clients, listening, server, clock }
     }
@@ -144,13 +143,13 @@ impl Scene {
 
 impl Row<'_> {
     fn expected(&self) -> Expect {
-        let special = exceptions().into_iter().find(|it| {
-            it.fault == self.fault.name
-                && it.verbs.contains(&self.verb.name)
-                && (it.place, it.times) == (self.place, self.times)
+        let special = exceptions().into_iter().find(|exception| {
+            exception.fault == self.fault.name
+                && exception.verbs.contains(&self.verb.name)
+                && (exception.place, exception.times) == (self.place, self.times)
         });
-        if let Some(it) = special {
-            return it.expect;
+        if let Some(exception) = special {
+            return exception.expect;
         }
         let (once, always) = match (self.verb.name, self.place) {
             ("close", _) => (&self.fault.finish.0, &self.fault.finish.1),
@@ -169,11 +168,11 @@ impl Row<'_> {
             Place::Submit => self.verb.path,
             Place::Retrieve => RETRIEVE,
         };
-        (self.fault.tell)(&scene.server, path, self.times == Times::Once);
+        (self.fault.inject)(&scene.server, path, self.times == Times::Once);
         let before = scene.server.requests_to(path).len();
-        let (real, by_clock) = (Instant::now(), scene.clock.now());
+        let (real_start, clock_start) = (Instant::now(), scene.clock.now());
         let outcome = (self.verb.run)(&scene.clients);
-        let (real, by_clock) = (real.elapsed(), scene.clock.now() - by_clock);
+        let (real, by_clock) = (real_start.elapsed(), scene.clock.now() - clock_start);
         let n = scene.server.requests_to(path).len() - before;
         let expected = self.expected();
         check(&outcome, n, &expected, self.fault.slow)?;
@@ -188,39 +187,32 @@ impl Row<'_> {
             scene.server.behave(path);
             self.check_order(&scene)?;
         }
-        let _told_or_not = scene.clients.service.close(CloseStatus::Errored);
+        // Closing may fail because of the fault.
+        let _ = scene.clients.service.close(CloseStatus::Errored);
         drop(scene.clients);
         drop(scene.listening);
         Ok(())
     }
 
-    /// After a failed submission the client knows whether its order still holds.
+    /// Checks that the client is poisoned after a failed submission if, and only if, the request may have been accepted.
     fn check_order(&self, scene: &Scene) -> Result<(), String> {
         let next = scene.clients.training.optim_step(AdamParams::default()).wait();
         match (self.fault.order, next) {
             (Order::Whole, Ok(_)) => Ok(()),
             (Order::Lost, Err(error)) if *error.kind() == ErrorKind::Poisoned => Ok(()),
-            (order, next) => Err(format!("the order is {order:?}, but the next step is {next:?}")),
+            (order, next) => Err(format!("the order should be {order:?}, but the next step is {next:?}")),
         }
     }
 }
 
 fn check(outcome: &Result<(), Error>, n: usize, expected: &Expect, slow: bool) -> Result<(), String> {
-    let at_least = |range: &RangeInclusive<usize>| match slow {
-        true => *range.start() <= n,
-        false => range.contains(&n),
-    };
-    let good = match (outcome, expected) {
-        (Ok(()), Expect::Works(requests)) => at_least(requests),
-        (Err(error), Expect::Fails(kinds, requests)) => {
-            kinds.contains(&Kind::of(error)) && at_least(requests)
-        }
+    let fits = |range: &RangeInclusive<usize>| if slow { *range.start() <= n } else { range.contains(&n) };
+    let is_expected = match (outcome, expected) {
+        (Ok(()), Expect::Works(requests)) => fits(requests),
+        (Err(error), Expect::Fails(kinds, requests)) => kinds.contains(&Kind::of(error)) && fits(requests),
         _ => false,
     };
-    match good {
-        true => Ok(()),
-        false => Err(format!("{n} requests and {outcome:?}, not {expected:?}")),
-    }
+    if is_expected { Ok(()) } else { Err(format!("{n} requests and {outcome:?}, not {expected:?}")) }
 }
 
 fn open_descriptors() -> usize {

@@ -1,4 +1,4 @@
-//! A process that forks: its child has none of the threads, and must leave the parent's connections alone.
+//! A process that forks: the child has none of its threads and must not use the parent's connections.
 #![allow(unsafe_code, reason = "fork is not in the standard library")]
 
 use std::time::{Duration, Instant};
@@ -19,21 +19,21 @@ unsafe extern "C" {
 const WNOHANG: i32 = 1;
 const SIGKILL: i32 = 9;
 
-/// Runs a function in a forked child, and returns the code with which that ends: the number of the first check that failed.
+/// Runs `checks` in a forked child and returns its result, which is the exit code of the child.
 fn in_child(checks: impl FnOnce() -> i32) -> i32 {
-    // SAFETY: no memory is touched. The child runs the function and ends at once, without any destructors of this process.
+    // SAFETY: `fork` takes no pointers. The child runs `checks` and exits without running destructors of the parent.
     let child = unsafe { fork() };
     assert!(0 <= child);
     if child == 0 {
         let code = checks();
-        // SAFETY: it does not return.
+        // SAFETY: `_exit` takes no pointers and does not return.
         unsafe { _exit(code) }
     }
     let (deadline, mut status) = (Instant::now() + PATIENCE, 0);
-    // SAFETY: the status is ours, and outlives the call.
+    // SAFETY: `status` is a local variable that outlives the call.
     while unsafe { waitpid(child, &raw mut status, WNOHANG) } == 0 {
         if deadline < Instant::now() {
-            // SAFETY: it is our child, which has not been waited for.
+            // SAFETY: the process is our child and has not been reaped, so its id is not reused.
             unsafe { kill(child, SIGKILL) };
             panic!("the child hangs");
         }
@@ -48,8 +48,8 @@ fn says_forked<T>(result: Result<T, Error>) -> bool {
 }
 
 #[test]
-fn in_a_forked_child_everything_fails_at_once_and_the_parent_goes_on() {
-    alone("forked::in_a_forked_child_everything_fails_at_once_and_the_parent_goes_on", || {
+fn in_a_forked_child_every_call_fails_at_once_and_the_parent_goes_on() {
+    alone("forked::in_a_forked_child_every_call_fails_at_once_and_the_parent_goes_on", || {
         let server = FakeServer::new();
         server.polls_together();
         let listening = server.listen().unwrap();
@@ -58,25 +58,26 @@ fn in_a_forked_child_everything_fails_at_once_and_the_parent_goes_on() {
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
         let sampler = service.create_sampling_client("fake/model").unwrap();
         let (prompt, params) = (ModelInput::from_ints([1]), SamplingParams::default());
-        // The server holds what it was asked, over connections that the child has as well.
+        // The server holds the polls, on connections that the child inherits.
         let (open, gate) = crossbeam_channel::bounded::<()>(0);
         for path in ["/api/v1/retrieve_future", "/api/v1/retrieve_futures"] {
             let gate = gate.clone();
             server.always_altered(path, move |answer| {
-                let _opened = gate.recv_timeout(PATIENCE);
+                // Fails when `open` is dropped, which opens the gate.
+                let _ = gate.recv_timeout(PATIENCE);
                 Act::Answer(answer)
             });
         }
         let step = training.optim_step(AdamParams::default());
         let sample = sampler.sample(&prompt, 1, &params);
-        eventually("both are waited for", || {
+        eventually("both are polled", || {
             ["/api/v1/retrieve_future", "/api/v1/retrieve_futures"]
                 .iter()
                 .all(|it| !server.requests_to(it).is_empty())
         });
-        // Heartbeats go on meanwhile.
-        let asked = || server.requests().iter().filter(|it| !it.path.ends_with("heartbeat")).count();
-        let before = asked();
+        // Heartbeats go on, so they do not count.
+        let n_requests = || server.requests().iter().filter(|it| !it.path.ends_with("heartbeat")).count();
+        let before = n_requests();
 
         let mut held = Some((step, sample, training, sampler, rest, service));
         let code = in_child(|| {
@@ -92,7 +93,7 @@ fn in_a_forked_child_everything_fails_at_once_and_the_parent_goes_on() {
                 says_forked(service.create_sampling_client("fake/model")),
                 says_forked(rest.get_server_capabilities()),
             ];
-            // Nothing of the parent's is ended by any of this.
+            // None of these calls must end work of the parent.
             sample.cancel();
             drop(sample);
             training.close();
@@ -104,8 +105,8 @@ fn in_a_forked_child_everything_fails_at_once_and_the_parent_goes_on() {
         });
         assert_eq!(code, 0, "the number of the first check that failed, plus two");
 
-        // The parent's requests were neither cut off nor followed by others.
-        assert_eq!(asked(), before);
+        // The child has sent no request.
+        assert_eq!(n_requests(), before);
         drop(open);
         let (step, sample, training, sampler, _rest, service) = held.unwrap();
         step.wait().unwrap();
@@ -116,7 +117,6 @@ fn in_a_forked_child_everything_fails_at_once_and_the_parent_goes_on() {
     });
 }
 
-/// A new client in the child is as good as any.
 #[test]
 fn a_forked_child_may_make_a_client_of_its_own() {
     alone("forked::a_forked_child_may_make_a_client_of_its_own", || {

@@ -1,5 +1,5 @@
-//! Each verb with each generation of SkyRL, by the answers that `tests/python/skyrl.py` recorded from the real packages
-//! (0.3: SkyRL-tx 0.3.0, which reads JSON alone; 0.4: SkyRL 0.4.0), both on their JAX backend.
+//! Each verb with each generation of SkyRL, with the responses that `tests/python/skyrl.py` recorded from the real packages
+//! (0.3: SkyRL-tx 0.3.0, which reads only JSON; 0.4: SkyRL 0.4.0), both on their JAX backend.
 
 use serde_json::Value;
 use tinkex::testing::{Act, FakeServer, Seen};
@@ -12,7 +12,7 @@ const PROMPT: [i32; 3] = [72, 105, 33];
 const RECORDED: [(&str, &str); 2] =
     [("0.3", include_str!("../data/skyrl/0.3.jsonl")), ("0.4", include_str!("../data/skyrl/0.4.jsonl"))];
 
-/// A server that answers as it was recorded.
+/// A server that replays the recorded responses.
 fn server(recorded: &str) -> FakeServer {
     let lines = lines(recorded);
     let server = FakeServer::new();
@@ -25,7 +25,7 @@ fn answer(lines: &[Value], seen: &Seen) -> Act {
     let find = |verb: &str| lines.iter().find(|it| it["verb"] == *verb);
     let path = seen.path.split('?').next().unwrap().trim_start_matches("/api/v1/");
     if path == "retrieve_future" {
-        // A promise is named after its verb.
+        // The id of a promise is the name of its verb.
         let line = find(body["request_id"].as_str().unwrap()).unwrap();
         return act(&line["result"], None);
     }
@@ -36,7 +36,7 @@ fn answer(lines: &[Value], seen: &Seen) -> Act {
     }
 }
 
-/// The name under which the answer was recorded.
+/// The name under which the response to a request was recorded.
 fn verb(seen: &Seen, path: &str, body: &Value) -> String {
     let is_json = seen.header("content-type").is_some_and(|it| it.contains("json"));
     let names = |word: &[u8]| seen.body.windows(word.len()).any(|it| it == word);
@@ -62,8 +62,8 @@ fn verb(seen: &Seen, path: &str, body: &Value) -> String {
     }
 }
 
-/// A client of each generation.
-fn each(test: impl Fn(&str, &FakeServer, &ServiceClient, &TrainingClient)) {
+/// Runs `test` with clients of a server of each generation.
+fn for_each_generation(test: impl Fn(&str, &FakeServer, &ServiceClient, &TrainingClient)) {
     for (generation, recorded) in RECORDED {
         let server = server(recorded);
         let service = server.in_memory().build().unwrap();
@@ -79,7 +79,7 @@ fn datum() -> Datum {
 
 #[test]
 fn each_generation_trains_and_its_passes_have_a_loss() {
-    each(|generation, server, _, training| {
+    for_each_generation(|generation, server, _, training| {
         assert_eq!(training.get_info().base_model.as_deref(), Some("base/model"), "{generation}");
         assert_eq!(training.get_info().lora_rank, Some(8), "{generation}");
         let data = || vec![datum()];
@@ -101,7 +101,7 @@ fn each_generation_trains_and_its_passes_have_a_loss() {
         assert_eq!(training.forward_backward_custom(data(), ones).wait().unwrap().loss(), Some(5.0));
         let step = training.train_step(data(), LossFn::CrossEntropy, AdamParams::default());
         assert!(step.wait().unwrap().0.loss().is_some());
-        // 0.3 reads no protobuf, and 0.4 gets nothing else.
+        // 0.3 gets only JSON, 0.4 only protobuf.
         let passes = server.requests().into_iter().filter(|it| it.path.contains("/forward"));
         let is_json = |it: Seen| it.header("content-type").unwrap().contains("json");
         assert!(passes.map(is_json).all(|it| it == (generation == "0.3")), "{generation}");
@@ -109,8 +109,8 @@ fn each_generation_trains_and_its_passes_have_a_loss() {
 }
 
 #[test]
-fn a_loss_that_a_generation_does_not_know_ends_no_order() {
-    each(|generation, _, _, training| {
+fn an_unknown_loss_poisons_no_client() {
+    for_each_generation(|generation, _, _, training| {
         let sampled = Datum::new(ModelInput::from_ints(PROMPT))
             .with("target_tokens", vec![105i64, 33, 32])
             .with("logprobs", vec![-1.0f32; 3])
@@ -124,9 +124,9 @@ fn a_loss_that_a_generation_does_not_know_ends_no_order() {
 
 #[test]
 fn each_generation_saves_once_under_a_name_and_loads_in_its_own_way() {
-    each(|generation, server, service, training| {
+    for_each_generation(|generation, server, service, training| {
         let state = training.save_state("state", Ttl::Never).wait().unwrap().path;
-        // 0.3 fails at a name that is taken, with 500: whether it was saved, nobody can know.
+        // 0.3 answers a name that is taken with 500, after which the fate of the request is unknown.
         if generation != "0.3" {
             let options = SaveStateOptions { overwrite: true, ..Default::default() };
             let error = training.save_state_with("taken", &options).wait().unwrap_err();
@@ -145,7 +145,7 @@ fn each_generation_saves_once_under_a_name_and_loads_in_its_own_way() {
 
 #[test]
 fn each_generation_samples_and_scores_prompts() {
-    each(|generation, _, service, training| {
+    for_each_generation(|generation, _, service, training| {
         let prompt = ModelInput::from_ints(PROMPT);
         let weights = training.save_weights_for_sampler("weights", Ttl::Never).wait().unwrap().path;
         let named = service.create_sampling_client(&weights).unwrap();
@@ -155,18 +155,18 @@ fn each_generation_samples_and_scores_prompts() {
             let options = SampleOptions { include_prompt_logprobs: true, ..Default::default() };
             let sample = sampler.sample_with(&prompt, 1, &params, &options).wait().unwrap();
             assert!(!sample.sequences[0].tokens.is_empty(), "{generation}");
-            for scores in [sample.prompt_logprobs.unwrap(), sampler.compute_logprobs(&prompt).wait().unwrap()]
-            {
-                let scored: Vec<_> = scores.iter().map(Option::is_some).collect();
-                assert_eq!(scored, [false, true, true], "{generation}: {scores:?}");
+            let computed = sampler.compute_logprobs(&prompt).wait().unwrap();
+            for logprobs in [sample.prompt_logprobs.unwrap(), computed] {
+                let are_present: Vec<_> = logprobs.iter().map(Option::is_some).collect();
+                assert_eq!(are_present, [false, true, true], "{generation}: {logprobs:?}");
             }
         }
     });
 }
 
 #[test]
-fn each_generation_lists_what_it_has_and_says_what_it_lacks() {
-    each(|generation, _, service, training| {
+fn each_generation_lists_its_objects_and_missing_endpoints_are_incompatible() {
+    for_each_generation(|generation, _, service, training| {
         let rest = service.create_rest_client();
         assert_eq!(rest.get_server_capabilities().unwrap().supported_models.len(), 1);
         assert!(!rest.list_training_runs().page(20, 0).unwrap().items.is_empty(), "{generation}");

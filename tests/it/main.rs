@@ -4,22 +4,19 @@
 
 mod util;
 
-mod accounts;
 mod admin;
 mod auth;
 mod bad_input;
-mod bad_weather;
 mod cancel_samples;
 mod closing;
 mod compat;
-mod counts;
 mod custom_loss;
 mod doctor;
 mod documents;
 #[cfg(feature = "local")]
-mod engine_checkpoints;
+mod engine_abuse;
 #[cfg(feature = "local")]
-mod engine_guard;
+mod engine_checkpoints;
 #[cfg(feature = "local")]
 mod engine_http;
 #[cfg(feature = "local")]
@@ -36,13 +33,14 @@ mod engine_samplers;
 mod engine_sessions;
 #[cfg(feature = "local")]
 mod engine_waiting;
+mod error_context;
 mod faults;
 mod forked;
-mod forms;
 mod generations;
 mod guarantees;
 mod handles;
 mod hostile;
+mod json_passes;
 mod leniency;
 mod long_timeouts;
 #[cfg(feature = "local")]
@@ -56,10 +54,12 @@ mod poll_many;
 mod refused_threads;
 mod regression;
 mod replay;
+mod response_counts;
 mod rest;
 mod sampling;
 mod secrets;
 mod seeing;
+mod server_failures;
 mod settings;
 mod slow_lines;
 mod soak;

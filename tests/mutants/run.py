@@ -1,15 +1,15 @@
-"""Takes out the mechanisms of `src/_docs/findings.md` one by one and sees whether the tests notice.
+"""Checks that the tests fail when a mechanism of `src/_docs/findings.md` is taken out.
 
-Each patch beside this file takes out one mechanism, behind a switch: `crate::mutant("NAME")` is true if the variable
-TINKEX_MUTANT names the patch. So all of them are put into a copy of the checkout together, which is built once, and each
-test that a patch names is run with that patch's switch. It must fail within a minute, and pass without the switch.
+Each patch in this folder takes out one mechanism, behind a switch: `crate::mutant("NAME")` is true if the variable
+TINKEX_MUTANT is the name of the patch. The script applies all patches to one copy of the checkout, builds it once and runs
+each test that a patch names with the switch of that patch. The test must fail within a minute, and pass without the switch.
 
-    python3 tests/mutants/run.py                  all of them
-    python3 tests/mutants/run.py --only N-02 g_cb those whose name or test or finding contains one of these
-    python3 tests/mutants/run.py --list           what there is
+    python3 tests/mutants/run.py                  runs all patches
+    python3 tests/mutants/run.py --only N-02 g_cb runs the patches whose name, test or finding contains one of these words
+    python3 tests/mutants/run.py --list           lists the patches
 
-A patch begins with `Takes out: …` and lines of the form `Fails: FINDING …: TEST`. Its hunks are found by their text and not by their
-line numbers, which may be stale; the text must occur once. The copy lies in the target folder; the checkout is not touched.
+A patch begins with `Takes out: …` and lines of the form `Fails: FINDING …: TEST`. Its hunks are found by their text, which
+must occur exactly once; line numbers are ignored. The copy is in the target folder; the checkout is not changed.
 """
 
 import argparse
@@ -28,11 +28,12 @@ ROOT = HERE.parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 TREE = TARGET / "mutants" / "tree"
 CARGO = os.environ.get("CARGO", "cargo")
-# A test must fail within so many seconds. The waits of tests that are bounded by their patience end well before that.
+# A test must fail within this number of seconds.
 BOUND = 60
+# The tests' bound for their own waits, in seconds: well below BOUND.
 PATIENCE = 20
 SWITCH = """
-/// Whether the mechanism of this name is taken out.
+/// Tells if the mechanism with this name is taken out.
 #[allow(dead_code)]
 pub(crate) fn mutant(name: &str) -> bool {
     static CHOSEN: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
@@ -47,9 +48,9 @@ class Patch:
     def __init__(self, path):
         self.name = path.stem
         self.what = ""
-        # Findings and test.
+        # Pairs: findings, test.
         self.fails = []
-        # File, old text, new text.
+        # Triples: file, old text, new text.
         self.hunks = []
         self.read(path.read_text(encoding="utf-8").splitlines())
 
@@ -77,36 +78,36 @@ class Patch:
             sys.exit(f"{self.name}.patch is not complete")
 
     def applied(self, texts):
-        """The texts with this change in them, or None if a hunk does not occur exactly once."""
+        """Returns the texts with this patch applied, or None if the old text of a hunk does not occur exactly once."""
         texts = dict(texts)
         for file, old, new in self.hunks:
-            # At the beginnings of lines only.
+            # Match only at the beginning of a line.
             text = "\n" + texts[file]
             if text.count("\n" + old) != 1:
                 return None
             texts[file] = text.replace("\n" + old, "\n" + new)[1:]
         return texts
 
-    def is_meant(self, words):
-        """Whether one of the words names it."""
+    def is_selected(self, words):
+        """Tells if a name of the patch contains one of the words."""
         names = [self.name, *(text for row in self.fails for text in row)]
         return not words or any(word in name for word in words for name in names)
 
 
 def sources(patches):
-    """The texts of all files that are changed."""
+    """Reads the files that the patches change."""
     files = {file for patch in patches for file, _, _ in patch.hunks} | {"src/lib.rs"}
     return {it: (ROOT / it).read_text(encoding="utf-8") for it in files}
 
 
 def batches(patches, alone):
-    """Groups of patches that can be in one build, with the texts of their files."""
+    """Groups the patches that fit into one build; returns each group with the patched texts."""
     original = sources(patches)
     original["src/lib.rs"] += SWITCH
     groups = []
     for patch in patches:
         if patch.applied(original) is None:
-            sys.exit(f"{patch.name}.patch does not fit any more: what it changes must occur once")
+            sys.exit(f"{patch.name}.patch does not fit: its old text must occur exactly once")
         for group in groups if not alone else []:
             texts = patch.applied(group[1])
             if texts is not None:
@@ -119,12 +120,12 @@ def batches(patches, alone):
 
 
 def renamed(file):
-    """A manifest or lock file with another version of the crate, so that cargo never takes the copy for the checkout."""
+    """Returns a manifest or lock file with another crate version, so that cargo does not confuse the copy with the checkout."""
     return re.sub(r'(name = "tinkex"\nversion = "[^"]*)"', r'\1+mutants"', (ROOT / file).read_text(encoding="utf-8"))
 
 
 def write(texts):
-    """Makes the copy equal to the checkout with these texts. Files that stay as they are keep their time."""
+    """Makes the copy equal to the checkout with these texts. Unchanged files keep their modification time."""
     texts = {**texts, **{it: renamed(it) for it in ("Cargo.toml", "Cargo.lock")}}
     listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
                             cwd=ROOT, check=True, capture_output=True).stdout.decode().split("\0")
@@ -141,10 +142,10 @@ def write(texts):
 
 
 def build():
-    """Builds the tests of the copy; each test with the program that has it."""
+    """Builds the tests of the copy; returns the program of each test."""
     command = [CARGO, "test", "--features", "testing", "--lib", "--test", "it", "--no-run", "--quiet",
                "--message-format", "json-render-diagnostics"]
-    # Without what nobody debugs it is built sooner.
+    # Without debug info the build is faster.
     env = {**os.environ, "CARGO_TARGET_DIR": str(TARGET), "CARGO_PROFILE_DEV_DEBUG": "0"}
     done = subprocess.run(command, cwd=TREE, env=env, check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
@@ -160,7 +161,7 @@ def build():
 
 
 def run(program, tests, mutant, limit):
-    """Runs tests; the exit status, None if they had to be killed, and the output."""
+    """Runs tests; returns the exit status, or None if they were killed at the limit, and the output."""
     env = {**os.environ, "TINKEX_TEST_PATIENCE": str(PATIENCE), "RUST_BACKTRACE": "0"}
     env.pop("TINKEX_MUTANT", None)
     if mutant:
@@ -176,7 +177,7 @@ def run(program, tests, mutant, limit):
 
 
 def judge(program, test, mutant):
-    """What becomes of a test whose mechanism is taken out, and in how many seconds."""
+    """Runs a test with its mechanism taken out; returns a verdict and the seconds it took."""
     begun = time.monotonic()
     status, output = run(program, [test], mutant, BOUND)
     took = time.monotonic() - begun
@@ -184,7 +185,7 @@ def judge(program, test, mutant):
         return "HANGS", took
     if status == 0:
         return "survives" if "1 passed" in output else "did not run", took
-    # A stack that overflows ends the process.
+    # A stack overflow ends the process with a signal: a negative status.
     failed = f"test {test} ... FAILED" in output or status < 0 or "... FAILED" in output
     return ("dies" if failed else f"status {status}"), took
 
@@ -197,12 +198,12 @@ def table(rows):
 
 
 def examine(group, jobs):
-    """Builds the copy and runs the tests of these patches; the rows of the table, and whether all is well."""
+    """Builds the copy and runs the tests of these patches; returns the rows of the table, and True if each mutant dies."""
     tests = build()
     pairs = [(patch, findings, test) for patch in group for findings, test in patch.fails]
     missing = sorted({test for _, _, test in pairs} - set(tests))
     if missing:
-        sys.exit(f"there are no such tests: {missing}")
+        sys.exit(f"these tests do not exist: {missing}")
     healthy = set()
     for program in set(tests.values()):
         wanted = sorted({test for _, _, test in pairs if tests[test] == program})
@@ -223,31 +224,31 @@ def examine(group, jobs):
 
 
 def main():
-    """Exit status 1 if a mechanism can be taken out without its test failing in time."""
+    """Exits with status 1 if a test does not fail in time without its mechanism."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", default=[], help="parts of names of patches, findings or tests")
-    parser.add_argument("--list", action="store_true", help="say what there is, and do nothing")
-    parser.add_argument("--alone", action="store_true", help="a build for each patch")
-    parser.add_argument("--jobs", type=int, default=4, help="tests that run side by side")
+    parser.add_argument("--only", nargs="+", default=[], help="parts of the names of patches, findings or tests")
+    parser.add_argument("--list", action="store_true", help="list the patches and exit")
+    parser.add_argument("--alone", action="store_true", help="build each patch separately")
+    parser.add_argument("--jobs", type=int, default=4, help="number of tests that run in parallel")
     options = parser.parse_args()
     patches = [Patch(it) for it in sorted(HERE.glob("*.patch"))]
-    meant = [it for it in patches if it.is_meant(options.only)]
-    if not meant:
-        sys.exit("there is no such patch")
+    selected = [it for it in patches if it.is_selected(options.only)]
+    if not selected:
+        sys.exit("no patch matches --only")
     if options.list:
-        return table([(it.name, it.what, test) for it in meant for _, test in it.fails])
+        return table([(it.name, it.what, test) for it in selected for _, test in it.fails])
     rows, good = [("patch", "findings", "verdict", "seconds", "test")], True
-    # Those that are not meant are in the build as well, so that the next run need not build it again.
-    for group, texts in batches(meant if options.alone else patches, options.alone):
-        group = [it for it in group if it in meant]
+    # Build the other patches too, so that the next run with another selection needs no build.
+    for group, texts in batches(selected if options.alone else patches, options.alone):
+        group = [it for it in group if it in selected]
         if group:
             write(texts)
-            more, well = examine(group, options.jobs)
-            rows, good = rows + more, good and well
+            more, all_die = examine(group, options.jobs)
+            rows, good = rows + more, good and all_die
     print()
     table(rows)
     if not good:
-        sys.exit("not every mutant dies")
+        sys.exit("at least one mutant did not die")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The official Python SDK as a client of a server: trains, saves, loads, samples and lists.
+"""Runs the official Python SDK against a server: trains, saves, loads, samples and lists.
 
-The server is that of TINKER_BASE_URL and TINKER_API_KEY; the arguments are another name of its model and the flags that
-it has on. Every step is done, however many fail; the exit status is 1 if one did.
+TINKER_BASE_URL and TINKER_API_KEY name the server. The arguments are an alias of its model and the flags that it has
+enabled. All steps run, even if some fail; the exit status is 1 if one failed.
 """
 
 import math
@@ -20,13 +20,13 @@ STEPS = []
 
 
 def step(function):
-    """Adds a step, in the order of the file."""
+    """Registers a step; steps run in the order of the file."""
     STEPS.append(function)
     return function
 
 
 class Shared:
-    """What later steps take from earlier ones."""
+    """Results of earlier steps that later ones use."""
 
     service = training = rest = None
     state = weights = None
@@ -34,7 +34,7 @@ class Shared:
 
 
 def datum():
-    """Learn to continue the prompt with the completion."""
+    """A datum that trains the model to continue the prompt with the completion."""
     tokens = PROMPT + COMPLETION
     weights = [0.0] * (len(PROMPT) - 1) + [1.0] * len(COMPLETION)
     inputs = {
@@ -45,7 +45,7 @@ def datum():
 
 
 def sampled_datum():
-    """What reinforcement learning trains on."""
+    """A datum for reinforcement learning: with sampling log-probabilities and advantages."""
     n = len(PROMPT) - 1
     inputs = {
         "target_tokens": types.TensorData(data=PROMPT[1:], dtype="int64", shape=[n]),
@@ -56,7 +56,7 @@ def sampled_datum():
 
 
 def completion_logprobs(client):
-    """How likely a model finds the completion."""
+    """Log-probabilities of the completion after the prompt."""
     return client.compute_logprobs(types.ModelInput.from_ints(PROMPT + COMPLETION)).result()[len(PROMPT):]
 
 
@@ -89,7 +89,7 @@ def tokenizer():
 
 @step
 def program_for_another_model():
-    """What a program does that was written for a model of the service: nothing in it names ours."""
+    """Runs a program that was written for a model of the service: it names only the alias."""
     training = Shared.service.create_lora_training_client(base_model=ALIAS, rank=4).result()
     assert training.get_info().model_data.model_name == ALIAS, training.get_info()
     reader = training.get_tokenizer()
@@ -97,7 +97,7 @@ def program_for_another_model():
     sampler = training.save_weights_and_get_sampling_client().result()
     for client in [sampler, Shared.service.create_sampling_client(base_model=ALIAS).result()]:
         assert client.get_base_model() == ALIAS
-        # Looked up by the name alone.
+        # The SDK finds the tokenizer by the name of the model.
         assert client.get_tokenizer().encode("Hello") == list(b"Hello")
         answer = client.sample(prompt, 1, types.SamplingParams(max_tokens=4)).result().sequences[0]
         assert reader.decode(answer.tokens) is not None
@@ -293,7 +293,7 @@ def close():
 
 
 def main():
-    """Exit status 1 if a step failed."""
+    """Exits with status 1 if a step failed."""
     failed = []
     for function in STEPS:
         try:

@@ -1,7 +1,7 @@
-"""Tries this crate on the SkyRL servers of PyPI, which run here on the CPU and without torch: the doctor must find nothing
-broken, and the quickstart must train.
+"""Runs the doctor and the quickstart against the SkyRL servers of PyPI, which run on the CPU and without torch. The doctor must
+find nothing broken, and the quickstart must train.
 
-    python3.12 tests/python/skyrl.py 0.3            # SkyRL-tx 0.3.0, which reads JSON alone
+    python3.12 tests/python/skyrl.py 0.3            # SkyRL-tx 0.3.0, which reads only JSON
     python3.12 tests/python/skyrl.py 0.4            # SkyRL 0.4.0, which reads protobuf too
     python3.12 tests/python/skyrl.py 0.3 serve      # only starts the server, until it is interrupted
     python3.12 tests/python/skyrl.py 0.3 record     # writes its answers to each verb down, to tests/data/skyrl/0.3.jsonl
@@ -16,8 +16,8 @@ heartbeat. What the doctor asks or not, depending on how fast the server is, sta
 it did not wait for, and one `cancel_future`. The model is called `base/model`, the server's address `http://skyrl.test` and
 its folder `/skyrl`. The file is written only if the doctor found nothing broken. `tests/it/doctor.rs` replays it.
 
-Run by hand, from the root of the repository, with Python 3.12 or later; it needs PyPI once. Everything that it makes lies below
-`target/skyrl`. The base model is a Qwen3 of two layers with random weights, made here; a token is a byte.
+Run it by hand from the root of the repository, with Python 3.12 or later. The first run needs PyPI. All output is in
+`target/skyrl`. The base model is a Qwen3 with two layers and random weights, which the script makes; each token is a byte.
 """
 
 import array
@@ -42,7 +42,7 @@ import venv
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 HOME = os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target")), "skyrl")
 
-# What both need of PyPI. The packages themselves are installed without their dependencies, which would bring torch.
+# Packages that both generations need. SkyRL itself is installed without its dependencies, which include torch.
 COMMON = ["fastapi", "uvicorn", "sqlmodel", "sqlalchemy[asyncio]", "aiosqlite", "jax>=0.8,<1", "optax>=0.2.5", "safetensors",
           "rich", "cloudpathlib", "pillow", "httpx", "aiohttp", "psutil"]
 GENERATIONS = {
@@ -58,7 +58,7 @@ GENERATIONS = {
     },
 }
 
-# They write the description of an adapter with `peft` and know images as tensors of `torch`; nothing else of either is used.
+# SkyRL uses `peft` only to write an adapter's config file, and `torch` only for the type of images.
 STUBS = {
     "torch": "",
     "peft": """import json, os
@@ -73,8 +73,8 @@ class LoraConfig:
 """,
 }
 
-# Stands for `uv`, by which the server starts its engine. SkyRL 0.4 also looks how it was started itself, so that the shell must
-# stay its parent.
+# Replaces `uv`, with which the server starts its engine. SkyRL 0.4 also inspects how it was started itself, so the shell must
+# remain the parent of the server.
 UV = """#!/bin/sh
 while [ "$1" != -m ]; do shift; done
 case "$2" in
@@ -88,7 +88,7 @@ END_OF_TEXT = 256
 
 
 def install(generation):
-    """A virtual environment with the server in it; returns its interpreter."""
+    """Creates a virtual environment with the server; returns its interpreter."""
     home = os.path.join(HOME, "venv-" + generation)
     python = os.path.join(home, "bin", "python")
     done = os.path.join(home, "done")
@@ -114,7 +114,7 @@ def write(path, text):
 
 
 def make_model(folder):
-    """A Qwen3 with random weights and a tokenizer of bytes."""
+    """Writes a Qwen3 model with random weights and a byte tokenizer."""
     config = {
         "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": HIDDEN, "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": HEAD_DIM, "intermediate_size": MLP,
@@ -139,7 +139,7 @@ def make_model(folder):
 
 
 def write_safetensors(path, shapes):
-    """Weights that are drawn anew, and equal each time; norms are 1."""
+    """Writes random weights from a fixed seed; the weights of norms are 1."""
     draw = random.Random(0)
     head, data = {}, bytearray()
     for name, shape in shapes.items():
@@ -154,7 +154,8 @@ def write_safetensors(path, shapes):
 
 
 def write_tokenizer(folder):
-    """The id of a byte is the byte. Byte-level tokenizers write those that are not printable as others that are."""
+    """Writes a tokenizer in which the id of a byte is the byte. As usual for byte-level tokenizers, printable characters
+    stand for the bytes that are not printable."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [it for it in range(256) if it not in plain]
     names = {it: chr(it) for it in plain} | {it: chr(256 + i) for i, it in enumerate(others)}
@@ -174,7 +175,7 @@ def write_tokenizer(folder):
 
 
 class Server:
-    """A server and its engine, in a folder of their own."""
+    """A running server with its engine, in a folder of its own."""
 
     def __init__(self, generation):
         python = install(generation)
@@ -250,9 +251,9 @@ def attempt(server):
         found = re.search(last, output)
         fine = fine and found is not None
         if fine and found.groups():
-            # The words of random weights are never pig latin; that the loss falls is what shows training.
+            # A model with random weights never reaches the exact answers; a falling loss shows that it trains.
             fine = float(found[2]) < 0.7 * float(found[1])
-        print(f"{example}: {'as it should be' if fine else 'NOT AS IT SHOULD BE'}", flush=True)
+        print(f"{example}: {'passed' if fine else 'FAILED'}", flush=True)
         ok = ok and fine
     return ok
 
@@ -261,13 +262,13 @@ NOTHING_BROKEN = r"doctor: .* 0 broken"
 
 
 class Recorder:
-    """Asks the verbs of the protocol one after the other, and keeps what the server answers."""
+    """Sends requests to the server and writes its responses to a file."""
 
     def __init__(self, server, out):
         self.server, self.out = server, out
 
-    def ask(self, verb, method, path, body=None, promised=False):
-        """One verb. `promised`: the answer is the number of a promise, whose result is waited for and kept too."""
+    def record(self, verb, method, path, body=None, promised=False):
+        """Records the response to one verb and, if it is a promise (`promised`), the result too."""
         status, kind, answer = self.exchange(method, path, body)
         line = {"verb": verb, "method": method, "path": path, "status": status, "type": kind} | written(answer)
         reply = {}
@@ -279,7 +280,7 @@ class Recorder:
             line["result"] = {"status": status, "type": kind} | written(answer)
             if kind.startswith("application/json"):
                 reply = json.loads(answer) | {"request_id": wanted["request_id"]}
-        # What names a folder of this machine names nothing elsewhere.
+        # Replace the local path of the model, which means nothing on other machines.
         text = json.dumps(line, ensure_ascii=False).replace(self.server.model, "base/model")
         self.out.write(text.replace(self.server.url, "http://skyrl.test") + "\n")
         return reply
@@ -338,67 +339,67 @@ def pass_protobuf(model_id, seq_id, loss="cross_entropy", forward_only=False):
     return call + (bytes([6 << 3, 1]) if forward_only else b"")
 
 
-def record(server, generation):
-    """Writes down what the server answers to each verb."""
+def record_all(server, generation):
+    """Records the response of the server to each verb."""
     path = os.path.join(ROOT, "tests", "data", "skyrl", generation + ".jsonl")
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w", encoding="utf-8") as out:
-        it = Recorder(server, out)
+        record = Recorder(server, out).record
         api = "/api/v1/"
-        it.ask("client/config", "POST", api + "client/config", {"sdk_version": "0.38.0"})
-        it.ask("client/dynamic_config", "POST", api + "client/dynamic_config", {"sdk_version": "0.38.0"})
-        it.ask("get_server_capabilities", "GET", api + "get_server_capabilities")
-        session = it.ask("create_session", "POST", api + "create_session", {
+        record("client/config", "POST", api + "client/config", {"sdk_version": "0.38.0"})
+        record("client/dynamic_config", "POST", api + "client/dynamic_config", {"sdk_version": "0.38.0"})
+        record("get_server_capabilities", "GET", api + "get_server_capabilities")
+        session = record("create_session", "POST", api + "create_session", {
             "tags": [], "user_metadata": {}, "sdk_version": "0.38.0", "type": "create_session"})["session_id"]
-        it.ask("session_heartbeat", "POST", api + "session_heartbeat", {"session_id": session, "type": "session_heartbeat"})
-        model = it.ask("create_model", "POST", api + "create_model", {
+        record("session_heartbeat", "POST", api + "session_heartbeat", {"session_id": session, "type": "session_heartbeat"})
+        model = record("create_model", "POST", api + "create_model", {
             "session_id": session, "model_seq_id": 0, "base_model": server.model, "type": "create_model",
             "lora_config": {"rank": 8, "train_unembed": True, "train_mlp": True, "train_attn": True},
             "optimizer_config": {"type": "adamw"}}, promised=True)["model_id"]
-        it.ask("get_info", "POST", api + "get_info", {"model_id": model, "type": "get_info"})
-        it.ask("forward_backward", "POST", api + "forward_backward", pass_protobuf(model, 1), promised=True)
-        it.ask("forward, protobuf", "POST", api + "forward_backward", pass_protobuf(model, 2, forward_only=True), promised=True)
-        it.ask("forward_backward, loss dro", "POST", api + "forward_backward", pass_protobuf(model, 3, "dro"), promised=True)
-        it.ask("forward_backward, JSON", "POST", api + "forward_backward",
+        record("get_info", "POST", api + "get_info", {"model_id": model, "type": "get_info"})
+        record("forward_backward", "POST", api + "forward_backward", pass_protobuf(model, 1), promised=True)
+        record("forward, protobuf", "POST", api + "forward_backward", pass_protobuf(model, 2, forward_only=True), promised=True)
+        record("forward_backward, loss dro", "POST", api + "forward_backward", pass_protobuf(model, 3, "dro"), promised=True)
+        record("forward_backward, JSON", "POST", api + "forward_backward",
                pass_json("forward_backward_input", model, 4), promised=True)
-        it.ask("forward, JSON", "POST", api + "forward", pass_json("forward_input", model, 5), promised=True)
-        it.ask("forward_backward, JSON, loss dro", "POST", api + "forward_backward",
+        record("forward, JSON", "POST", api + "forward", pass_json("forward_input", model, 5), promised=True)
+        record("forward_backward, JSON, loss dro", "POST", api + "forward_backward",
                pass_json("forward_backward_input", model, 6, "dro"), promised=True)
-        it.ask("optim_step", "POST", api + "optim_step", {
+        record("optim_step", "POST", api + "optim_step", {
             "model_id": model, "seq_id": 7, "type": "optim_step", "adam_params": {
                 "learning_rate": 1e-4, "beta1": 0.9, "beta2": 0.95, "eps": 1e-12, "weight_decay": 0.0,
                 "grad_clip_norm": 0.0}}, promised=True)
         save = {"model_id": model, "path": "state", "seq_id": 8, "overwrite": True, "type": "save_weights"}
-        saved = it.ask("save_weights", "POST", api + "save_weights", save, promised=True)["path"]
-        it.ask("save_weights, again", "POST", api + "save_weights", save | {"seq_id": 9}, promised=True)
+        saved = record("save_weights", "POST", api + "save_weights", save, promised=True)["path"]
+        record("save_weights, again", "POST", api + "save_weights", save | {"seq_id": 9}, promised=True)
         save = {"model_id": model, "path": "weights", "seq_id": 10, "kind": "snapshot", "type": "save_weights_for_sampler"}
-        weights = it.ask("save_weights_for_sampler", "POST", api + "save_weights_for_sampler", save, promised=True)["path"]
+        weights = record("save_weights_for_sampler", "POST", api + "save_weights_for_sampler", save, promised=True)["path"]
         save = {"model_id": model, "sampling_session_seq_id": 0, "kind": "snapshot", "seq_id": 11,
                 "type": "save_weights_for_sampler"}
-        it.ask("save_weights_for_sampler, unnamed", "POST", api + "save_weights_for_sampler", save, promised=True)
-        it.ask("load_weights, create", "POST", api + "load_weights", {
+        record("save_weights_for_sampler, unnamed", "POST", api + "save_weights_for_sampler", save, promised=True)
+        record("load_weights, create", "POST", api + "load_weights", {
             "session_id": session, "model_seq_id": 1, "path": saved, "optimizer": False, "type": "load_weights"}, promised=True)
-        it.ask("weights_info", "POST", api + "weights_info", {"tinker_path": saved})
-        second = it.ask("create_model, second", "POST", api + "create_model", {
+        record("weights_info", "POST", api + "weights_info", {"tinker_path": saved})
+        second = record("create_model, second", "POST", api + "create_model", {
             "session_id": session, "model_seq_id": 2, "base_model": server.model, "type": "create_model",
             "lora_config": {"rank": 8}}, promised=True)["model_id"]
-        it.ask("load_weights", "POST", api + "load_weights", {
+        record("load_weights", "POST", api + "load_weights", {
             "model_id": second, "seq_id": 1, "path": saved, "optimizer": True, "type": "load_weights"}, promised=True)
-        sampler = it.ask("create_sampling_session", "POST", api + "create_sampling_session", {
+        sampler = record("create_sampling_session", "POST", api + "create_sampling_session", {
             "session_id": session, "sampling_session_seq_id": 1, "model_path": weights,
             "type": "create_sampling_session"})["sampling_session_id"]
-        it.ask("samplers/{id}", "GET", api + "samplers/" + sampler)
-        it.ask("asample", "POST", api + "asample", {
+        record("samplers/{id}", "GET", api + "samplers/" + sampler)
+        record("asample", "POST", api + "asample", {
             "num_samples": 1, "prompt": {"chunks": [{"tokens": TOKENS[:3], "type": "encoded_text"}]},
             "sampling_params": {"max_tokens": 4, "temperature": 1.0, "top_k": -1, "top_p": 1.0, "seed": 1},
             "sampling_session_id": sampler, "seq_id": 0, "prompt_logprobs": True, "type": "sample"}, promised=True)
-        it.ask("training_runs", "GET", api + "training_runs?limit=20&offset=0")
-        it.ask("training_runs/{id}", "GET", api + "training_runs/" + model)
-        it.ask("training_runs/{id}/checkpoints", "GET", f"{api}training_runs/{model}/checkpoints")
-        it.ask("archive", "GET", f"{api}training_runs/{model}/checkpoints/weights/archive")
-        it.ask("delete", "DELETE", f"{api}training_runs/{model}/checkpoints/weights/state")
-        it.ask("unload_model", "POST", api + "unload_model", {"model_id": model, "type": "unload_model"}, promised=True)
-        it.ask("finish", "POST", f"{api}sessions/{session}/finish", {"reason": {"type": "success"}})
+        record("training_runs", "GET", api + "training_runs?limit=20&offset=0")
+        record("training_runs/{id}", "GET", api + "training_runs/" + model)
+        record("training_runs/{id}/checkpoints", "GET", f"{api}training_runs/{model}/checkpoints")
+        record("archive", "GET", f"{api}training_runs/{model}/checkpoints/weights/archive")
+        record("delete", "DELETE", f"{api}training_runs/{model}/checkpoints/weights/state")
+        record("unload_model", "POST", api + "unload_model", {"model_id": model, "type": "unload_model"}, promised=True)
+        record("finish", "POST", f"{api}sessions/{session}/finish", {"reason": {"type": "success"}})
     print(f"wrote {path}")
 
 
@@ -580,7 +581,7 @@ def main():
             print(f"TINKER_BASE_URL={server.url} TINKER_API_KEY=tml-any TINKEX_BASE_MODEL={server.model}", flush=True)
             signal.pause()
         elif mode == "record":
-            record(server, generation)
+            record_all(server, generation)
         elif mode == "record-doctor":
             ok = record_doctor(server, generation)
         else:

@@ -1,8 +1,8 @@
-//! What each fault must lead to (PROTOCOL §1.10, §1.13, §4.3, with the retries of both layers flattened into one budget of
-//! time).
+//! The faults and their expected outcomes (PROTOCOL §1.10, §1.13, §4.3, with the retries of both layers under one time
+//! limit).
 //!
-//! On the virtual clock a request is repeated for 30 s, a promise is asked after for 30 s unless the fault says otherwise,
-//! and a server is given up after 20 s of silence.
+//! On the virtual clock a request is retried for 30 s, an operation takes at most 30 s unless [`Fault::operation`] says
+//! otherwise, and an operation fails as stuck after 20 s of silence.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tinkex::{Category, Error, ErrorKind};
 
 use super::{Place, Times};
 
-/// A kind of error, without what differs from run to run.
+/// A kind of error, without the details that differ from run to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Connection,
@@ -55,42 +55,43 @@ impl Kind {
     }
 }
 
-/// What must come of a row, and how many requests must reach the server.
+/// The expected outcome of a row, and the number of requests that must reach the server.
 #[derive(Clone, Debug)]
 pub(super) enum Expect {
     Works(RangeInclusive<usize>),
-    /// With one of these kinds of error.
+    /// Fails with one of these kinds of error.
     Fails(Vec<Kind>, RangeInclusive<usize>),
 }
 
-/// What a failed submission leaves of a training client's order.
+/// The order of a training client after a failed submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
-    /// The server certainly did not accept the request: later ones may follow.
+    /// The server certainly did not accept the request: the client accepts later operations.
     Whole,
-    /// It may have: the client says so.
+    /// The server may have accepted the request: the client is poisoned.
     Lost,
 }
 
-type Tell = Box<dyn Fn(&FakeServer, &str, bool) + Send + Sync>;
+/// Injects a fault into the server at a path, once if the flag is true and always otherwise.
+type Inject = Box<dyn Fn(&FakeServer, &str, bool) + Send + Sync>;
 
 pub(super) struct Fault {
     pub(super) name: &'static str,
-    /// It holds the line, so that real time has to pass.
+    /// The fault holds the connection, so the row needs the real clock.
     pub(super) slow: bool,
-    /// How long an operation may take on the virtual clock, in seconds.
+    /// Timeout of an operation on the virtual clock, in seconds.
     pub(super) operation: u64,
-    pub(super) tell: Tell,
-    /// On the submitting request: once, and always.
+    pub(super) inject: Inject,
+    /// Outcome if the submitting request meets the fault: once, and always.
     pub(super) submit: (Expect, Expect),
-    /// On the request for the result: once, and always.
+    /// Outcome if the request for the result meets the fault: once, and always.
     pub(super) retrieve: (Expect, Expect),
-    /// On the request that ends a session, which is repeated for 10 s: once, and always.
+    /// Outcome if the request that ends a session meets the fault: once, and always. It is retried for 10 s.
     pub(super) finish: (Expect, Expect),
     pub(super) order: Order,
 }
 
-/// A verb for which a fault means something else.
+/// Verbs for which a fault has another outcome.
 pub(super) struct Exception {
     pub(super) fault: &'static str,
     pub(super) verbs: &'static [&'static str],
@@ -107,10 +108,10 @@ fn fails(kind: Kind, requests: RangeInclusive<usize>) -> Expect {
     Expect::Fails(vec![kind], requests)
 }
 
-/// A request that is repeated with growing pauses until its 30 s are over is sent so many times.
+/// Number of attempts when a request is retried with growing pauses for 30 s.
 const ALL: RangeInclusive<usize> = 7..=8;
 
-/// The connection breaks, whatever of the usual answer arrives.
+/// The connection breaks; `alter` makes the fault from the usual response.
 fn broken(
     name: &'static str,
     kind: Kind,
@@ -120,19 +121,22 @@ fn broken(
         name,
         slow: false,
         operation: 30,
-        tell: Box::new(move |server, path, once| match once {
-            true => server.next_altered(path, alter.clone()),
-            false => server.always_altered(path, alter.clone()),
+        inject: Box::new(move |server, path, once| {
+            if once {
+                server.next_altered(path, alter.clone());
+            } else {
+                server.always_altered(path, alter.clone());
+            }
         }),
         submit: (works(2), fails(kind, ALL)),
-        // After 1, 2, 4 and 8 s, and at the end of the silence.
+        // Attempts after 1, 2, 4 and 8 s, and at the end of the silence timeout.
         retrieve: (works(2), fails(Kind::Stuck, 6..=6)),
         finish: (works(2), fails(kind, 5..=5)),
         order: Order::Lost,
     }
 }
 
-/// The line is held without a word until the exchange times out.
+/// The server holds the connection without a response until the exchange times out.
 fn held(name: &'static str, alter: impl Fn(Answer) -> Act + Clone + Send + Sync + 'static) -> Fault {
     Fault {
         slow: true,
@@ -143,7 +147,7 @@ fn held(name: &'static str, alter: impl Fn(Answer) -> Act + Clone + Send + Sync 
     }
 }
 
-/// The answer is odd but complete.
+/// The response is unusual but complete.
 fn harmless(name: &'static str, alter: impl Fn(Answer) -> Act + Clone + Send + Sync + 'static) -> Fault {
     Fault {
         submit: (works(1), works(1)),
@@ -153,19 +157,19 @@ fn harmless(name: &'static str, alter: impl Fn(Answer) -> Act + Clone + Send + S
     }
 }
 
-/// The answer says that it is a success, and is nothing that anybody understands.
-fn nonsense(name: &'static str, alter: impl Fn(Answer) -> Act + Clone + Send + Sync + 'static) -> Fault {
+/// The response has a success status and a body that cannot be decoded.
+fn undecodable(name: &'static str, alter: impl Fn(Answer) -> Act + Clone + Send + Sync + 'static) -> Fault {
     let fail = || fails(Kind::Decode, 1..=1);
     Fault {
         submit: (fail(), fail()),
         retrieve: (fail(), fail()),
-        // Nobody reads the answer to that.
+        // The client does not read the body of this response.
         finish: (works(1), works(1)),
         ..broken(name, Kind::Decode, alter)
     }
 }
 
-/// A status that is final wherever it comes.
+/// A status that is final for every request.
 fn fatal(name: &'static str, kind: Kind, act: Act) -> Fault {
     let fail = || fails(kind, 1..=1);
     Fault {
@@ -177,7 +181,7 @@ fn fatal(name: &'static str, kind: Kind, act: Act) -> Fault {
     }
 }
 
-/// A status that may pass. `polls` is how often a result is asked for until the operation's time is over.
+/// A transient status. `polls` is the number of requests for a result until the operation times out.
 fn passing(name: &'static str, kind: Kind, order: Order, act: Act, polls: RangeInclusive<usize>) -> Fault {
     Fault {
         submit: (works(2), fails(kind, ALL)),
@@ -193,21 +197,27 @@ pub(super) fn faults() -> Vec<Fault> {
     use Order::*;
     let status = |code| Act::status(code, DETAIL);
     let after = |code, name: &str, value: &str| status(code).with_header(name, value);
-    let unread: Tell = Box::new(|server, path, once| match once {
-        true => server.next(path, Act::ResetUnread),
-        false => server.always(path, Act::ResetUnread),
+    let unread: Inject = Box::new(|server, path, once| {
+        if once {
+            server.next(path, Act::ResetUnread);
+        } else {
+            server.always(path, Act::ResetUnread);
+        }
     });
-    let refuse: Tell = Box::new(|server, path, once| match once {
-        true => server.next(path, Act::Refuse(Duration::from_millis(100))),
-        false => server.always(path, Act::Refuse(Duration::from_secs(3600))),
+    let refuse: Inject = Box::new(|server, path, once| {
+        if once {
+            server.next(path, Act::Refuse(Duration::from_millis(100)));
+        } else {
+            server.always(path, Act::Refuse(Duration::from_secs(3600)));
+        }
     });
     vec![
-        Fault { tell: unread, ..broken("reset-before", Kind::Connection, |_| Act::Reset) },
+        Fault { inject: unread, ..broken("reset-before", Kind::Connection, |_| Act::Reset) },
         broken("reset-after", Kind::Connection, |_| Act::Reset),
         Fault {
-            tell: refuse,
+            inject: refuse,
             slow: true,
-            // Those that are refused never arrive.
+            // Refused requests do not reach the server and are not counted.
             submit: (works(2), fails(Kind::Connection, 1..=1)),
             retrieve: (works(2), fails(Kind::Stuck, 1..=1)),
             finish: (works(2), fails(Kind::Connection, 1..=1)),
@@ -215,31 +225,31 @@ pub(super) fn faults() -> Vec<Fault> {
         },
         held("stall-head", |_| Act::Stall),
         held("stall-body", Act::StallBody),
-        held("length-too-long", |it| {
-            let length = it.body.len() + 7;
-            Act::Answer(it).with_header("content-length", &length.to_string())
+        held("length-too-long", |answer| {
+            let length = answer.body.len() + 7;
+            Act::Answer(answer).with_header("content-length", &length.to_string())
         }),
-        nonsense("length-too-short", |it| {
-            let length = it.body.len() / 2;
-            Act::Answer(it).with_header("content-length", &length.to_string())
+        undecodable("length-too-short", |answer| {
+            let length = answer.body.len() / 2;
+            Act::Answer(answer).with_header("content-length", &length.to_string())
         }),
         broken("truncate", Kind::Connection, Act::Truncate),
         broken("garbage", Kind::Decode, |_| Act::Garbage("this is not HTTP\r\n\r\n".into())),
-        // More than the buffer of a connection holds, and as much as every one does.
-        broken("head-of-100-kB", Kind::Decode, |it| {
-            Act::Answer(it).with_header("x-padding", &"x".repeat(100_000))
+        // A head that exceeds the buffer of a connection, and one that fits into it.
+        broken("head-of-100-kB", Kind::Decode, |answer| {
+            Act::Answer(answer).with_header("x-padding", &"x".repeat(100_000))
         }),
         harmless("head-of-9-kB", |it| Act::Answer(it).with_header("x-padding", &"x".repeat(9_000))),
         Fault {
-            // What is a page is no success even of what is answered with nothing.
+            // An HTML page is an error even if the client expects no body.
             finish: (fails(Kind::Decode, 1..=1), fails(Kind::Decode, 1..=1)),
-            ..nonsense("another-page", |_| Act::status(200, "<html>Please log in</html>"))
+            ..undecodable("another-page", |_| Act::status(200, "<html>Please log in</html>"))
         },
         harmless("drip", |it| Act::Drip(it, Duration::from_millis(1))),
         harmless("body-of-200-kB", |it| Act::Answer(padded(it))),
         Fault {
             submit: (works(2), fails(Kind::Status(400), ALL)),
-            // After 1, 2, 4, 8 and 16 s, the last of which ends with the operation.
+            // Pauses of 1, 2, 4, 8 and 16 s; the operation times out during the last.
             retrieve: (works(2), fails(Kind::Timeout, 5..=5)),
             finish: (works(2), fails(Kind::Status(400), 5..=5)),
             ..fatal("400-empty", Kind::Status(400), Act::status(400, ""))
@@ -250,7 +260,7 @@ pub(super) fn faults() -> Vec<Fault> {
         },
         fatal("401", Kind::Auth, status(401)),
         Fault {
-            // Every five seconds, for as long as the operation may take.
+            // Every 5 s until the operation times out.
             submit: (works(2), fails(Kind::Billing, 6..=6)),
             retrieve: (works(2), fails(Kind::Billing, 6..=6)),
             ..fatal("402", Kind::Billing, status(402))
@@ -258,14 +268,14 @@ pub(super) fn faults() -> Vec<Fault> {
         fatal("403", Kind::Permission, status(403)),
         Fault {
             operation: 60,
-            // Young promises may not be known everywhere yet: after 1, 2, 4 and 8 s.
+            // A new promise may not yet be known to all replicas: attempts after 1, 2, 4 and 8 s.
             retrieve: (works(2), fails(Kind::Expired, 5..=5)),
             finish: (works(1), works(1)),
             ..fatal("404", Kind::NotFound, status(404))
         },
         passing("408", Kind::Status(408), Lost, status(408), 590..=601),
         Fault {
-            // Worth five seconds.
+            // Retried for 5 s.
             submit: (works(2), fails(Kind::Conflict, 4..=4)),
             finish: (works(2), fails(Kind::Conflict, 4..=4)),
             ..fatal("409", Kind::Conflict, status(409))
@@ -304,19 +314,19 @@ pub(super) fn faults() -> Vec<Fault> {
     ]
 }
 
-/// The usual answer, and more than its reader needs to look at, but no more than any answer may be.
+/// The usual response with 200 kB of padding, which the decoder skips and which no size limit forbids.
 fn padded(mut answer: Answer) -> Answer {
     const PADDING: usize = 200 << 10;
     let mut body = answer.body.to_vec();
     if answer.header("content-type") == Some("application/x-protobuf") {
-        // Field 1000 of any message, which is none that we know.
+        // Field 1000, length-delimited, which no known message has.
         body.extend([0xc2, 0x3e]);
-        let mut left = PADDING;
-        while 0x7f < left {
-            body.push(0x80 | (left & 0x7f) as u8);
-            left >>= 7;
+        let mut length = PADDING;
+        while 0x7f < length {
+            body.push(0x80 | (length & 0x7f) as u8);
+            length >>= 7;
         }
-        body.push(left as u8);
+        body.push(length as u8);
     }
     body.resize(body.len() + PADDING, b' ');
     answer.body = body.into();
@@ -327,7 +337,7 @@ pub(super) fn exceptions() -> Vec<Exception> {
     const FROM_STATE: &[&str] =
         &["create_training_client_from_state", "create_training_client_from_state_with_optimizer"];
     const CAPABILITIES: &[&str] = &["get_server_capabilities"];
-    const BEGINNING: &[&str] =
+    const FIRST_CALLS: &[&str] =
         &["get_server_capabilities", "create_lora_training_client", "create_sampling_client"];
     const SAMPLING: &[&str] = &["sample", "compute_logprobs"];
     use Place::*;
@@ -337,27 +347,27 @@ pub(super) fn exceptions() -> Vec<Exception> {
     let ended = |requests| Expect::Fails(vec![Kind::RateLimited, Kind::Timeout], requests);
     let lost = |requests| Expect::Fails(vec![Kind::Expired, Kind::Timeout], requests);
     vec![
-        // A server that cannot make a model from a checkpoint in one step is asked in three.
+        // If the server refuses to create a model from a checkpoint in one request, the client sends three.
         except("422", FROM_STATE, Submit, Once, works(2)),
         except("422", FROM_STATE, Submit, Always, fails(Kind::Status(422), 2..=2)),
-        // The call names nothing that could be missing but itself.
+        // The request names no object, so the missing thing is the endpoint itself.
         except("404", CAPABILITIES, Submit, Once, fails(Kind::Incompatible, 1..=1)),
         except("404", CAPABILITIES, Submit, Always, fails(Kind::Incompatible, 1..=1)),
-        // Who cannot pay at the beginning is told at once.
-        except("402", BEGINNING, Submit, Once, fails(Kind::Billing, 1..=1)),
-        except("402", BEGINNING, Submit, Always, fails(Kind::Billing, 1..=1)),
-        // A lost sample is submitted again for as long as the operation may take.
+        // Billing errors of the first calls are not retried.
+        except("402", FIRST_CALLS, Submit, Once, fails(Kind::Billing, 1..=1)),
+        except("402", FIRST_CALLS, Submit, Always, fails(Kind::Billing, 1..=1)),
+        // A sample whose promise is gone is submitted again until the operation times out.
         except("410", SAMPLING, Retrieve, Once, works(2)),
         except("410", SAMPLING, Retrieve, Always, lost(5..=10)),
-        // One whose promise is not even known, once more.
+        // A sample with an unknown promise is submitted a second time, with as many polls again.
         except("404", SAMPLING, Retrieve, Always, fails(Kind::Expired, 10..=10)),
-        // All samples wait together when the server has too many, and go on for as long as the operation may take.
+        // After a 429 all samples pause together and are retried until the operation times out.
         except("429", SAMPLING, Submit, Always, ended(29..=31)),
         except("429-retry-after", SAMPLING, Submit, Always, ended(29..=31)),
     ]
     .into_iter()
-    // These clients allow less time for a submission than is usual, so that a sample that is not accepted is not submitted
-    // afresh.
+    // These clients have a shorter submit timeout than the default, so that a sample that was not accepted is not submitted
+    // as a new request.
     .chain(
         [
             ("reset-before", Kind::Connection),

@@ -1,7 +1,7 @@
-//! G-CACHE. Answers 000-G, 001-8, 003-D5, 003-D7.
+//! G-CACHE. Covers 000-G, 001-8, 003-D5, 003-D7.
 //!
-//! What is fetched once belongs to one thread: the service's actor asks for the flags and opens the session, one turn at a
-//! time, and everybody else waits for that turn. A failure is not remembered.
+//! The actor of the service fetches the flags and opens the session, one turn at a time; other threads wait for that turn.
+//! So each is fetched once. A failure is not cached.
 
 use serde_json::json;
 use tinkex::testing::{Act, FakeServer};
@@ -9,8 +9,8 @@ use tinkex::testing::{Act, FakeServer};
 use super::Gate;
 use crate::util::{eventually, in_time};
 
-/// Sixteen threads that each need the session, all at once.
-fn sixteen(server: &FakeServer) {
+/// Lets sixteen threads need the session at the same time.
+fn create_sixteen_samplers(server: &FakeServer) {
     let service = server.in_memory().build().unwrap();
     let start = std::sync::Barrier::new(16);
     std::thread::scope(|scope| {
@@ -27,7 +27,7 @@ fn sixteen(server: &FakeServer) {
 #[test]
 fn sixteen_threads_that_come_first_fetch_the_flags_and_open_the_session_once() {
     let server = FakeServer::new();
-    sixteen(&server);
+    create_sixteen_samplers(&server);
     assert_eq!(server.requests_to("/api/v1/client/config").len(), 1);
     assert_eq!(server.requests_to("/api/v1/client/dynamic_config").len(), 1);
     assert_eq!(server.requests_to("/api/v1/create_session").len(), 1);
@@ -43,12 +43,12 @@ fn sixteen_threads_that_need_a_token_fetch_it_once() {
         server.next(TOKEN, Act::json(json!({"jwt": "eyJ.first"})));
         let gates = (rejections.clone(), tokens.clone());
         server.script(move |seen| match (seen.path.as_str(), seen.header("x-api-key")) {
-            // Nobody hears that the token is no longer valid before all have used it.
+            // Reject the first token only after all threads have sent a request with it.
             (CAPABILITIES, Some("eyJ.first")) => {
                 gates.0.pass();
                 Some(Act::status(401, "{}").with_header("www-authenticate", "Bearer error=\"invalid_token\""))
             }
-            // And nobody gets another one before all know.
+            // Issue the second token only after all threads have got the rejection.
             (TOKEN, _) => {
                 gates.1.pass();
                 Some(Act::json(json!({"jwt": "eyJ.second"})))
@@ -63,11 +63,11 @@ fn sixteen_threads_that_need_a_token_fetch_it_once() {
             for _ in 0..16 {
                 scope.spawn(|| service.get_server_capabilities().unwrap());
             }
-            eventually("all have used the token", || server.requests_to(CAPABILITIES).len() == 16);
+            eventually("all threads have used the token", || server.requests_to(CAPABILITIES).len() == 16);
             rejections.open();
-            eventually("all were rejected", || before + 16 <= failures());
-            eventually("one fetches", || 2 <= server.requests_to(TOKEN).len());
-            // Long enough for the others to fetch as well, if they did.
+            eventually("all threads were rejected", || before + 16 <= failures());
+            eventually("one thread fetches a token", || 2 <= server.requests_to(TOKEN).len());
+            // Give the other threads time to fetch a token too, which would be the fault.
             std::thread::sleep(std::time::Duration::from_millis(100));
             tokens.open();
         });

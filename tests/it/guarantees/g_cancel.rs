@@ -1,7 +1,7 @@
-//! G-CANCEL. Answers 000-B, 000-E, 002-5, N-02, N-05.
+//! G-CANCEL. Covers 000-B, 000-E, 002-5, N-02, N-05.
 //!
-//! Each operation has a token, a child of its client's and its session's. It is looked at before each request and wakes
-//! every wait, so that what nobody wants any more stops by itself; no thread is ever killed.
+//! Each operation has a cancel token, a child of the tokens of its client and its session. The operation checks it before
+//! each request, and it wakes every wait, so that cancelled work stops by itself; no thread is ever killed.
 
 use std::time::{Duration, Instant};
 
@@ -34,12 +34,12 @@ fn a_sample_that_is_cancelled_in_the_queue_for_a_permit_leaves_the_queue() {
     // Long enough for its turn to wait for a permit. If not, there is less to see, and nothing fails.
     std::thread::sleep(Duration::from_millis(50));
     let later = sample(&sampler, 1);
-    eventually("and another one", || service.dump().operations.len() == 402);
+    eventually("a second one has begun", || service.dump().operations.len() == 402);
     queued.cancel();
     assert!(queued.wait().unwrap_err().is_cancelled());
     eventually("its turn gave up", || service.dump().operations.len() == 401);
     // One permit becomes free, which is for the one that still waits.
-    gate.let_one();
+    gate.let_one_pass();
     eventually("the later one is sent", || server.requests_to(SAMPLE).len() == 401);
     gate.open();
     tinkex::wait_all(first).unwrap();
@@ -53,10 +53,10 @@ fn an_operation_that_is_cancelled_during_a_pause_does_not_wait_for_its_end() {
     let service = server.in_memory().clock(Clock::default()).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     let started = Instant::now();
-    // The longest pause that a server may ask for.
+    // The longest pause that the client accepts from a server.
     server.always(RETRIEVE, Act::status(429, "later").with_header("retry-after", "60"));
     let step = training.optim_step(AdamParams::default());
-    eventually("it pauses", || server.requests_to(RETRIEVE).len() == 2);
+    eventually("the operation pauses", || server.requests_to(RETRIEVE).len() == 2);
     step.cancel();
     assert!(step.wait().unwrap_err().is_cancelled());
     eventually("its turn gave up", || service.dump().operations.is_empty());
@@ -71,7 +71,7 @@ fn a_sample_that_is_dropped_is_not_polled_any_more() {
     let sampler = service.create_sampling_client("fake/model").unwrap();
     server.always(RETRIEVE, Act::status(408, "{}"));
     let pending = sample(&sampler, 1);
-    eventually("it is polled", || !server.requests_to(RETRIEVE).is_empty());
+    eventually("the sample is polled", || !server.requests_to(RETRIEVE).is_empty());
     drop(pending);
     eventually("its turn gave up", || service.dump().operations.is_empty());
     let n = server.requests_to(RETRIEVE).len();

@@ -1,7 +1,7 @@
-//! G-CB. Answers 003-V3, 003-F5, N-19, N-35.
+//! G-CB. Covers 003-V3, 003-F5, N-19, N-35.
 //!
-//! Each class of requests has one circuit under one lock. A request is counted when it is admitted, its outcome is
-//! recorded once, and an outcome from before the circuit last changed is not heard. It is off unless the program asks.
+//! Each class of requests has one circuit breaker under one lock. Trials count when they are admitted, each outcome is
+//! recorded once, and outcomes of an older epoch are ignored. Breakers are off by default.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -24,13 +24,13 @@ const THREE: CircuitBreaker = CircuitBreaker { failures: 3, reset: RESET, trials
 struct Changes(Mutex<Vec<(Lane, BreakerState)>>);
 
 impl Observer for Changes {
-    fn on_breaker(&self, it: &BreakerChange) {
-        self.0.lock().unwrap().push((it.class, it.state));
+    fn on_breaker(&self, change: &BreakerChange) {
+        self.0.lock().unwrap().push((change.class, change.state));
     }
 }
 
 #[test]
-fn however_often_an_endpoint_failed_it_is_asked_again_by_default() {
+fn by_default_no_number_of_failures_stops_requests() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     server.always(CAPABILITIES, Act::status(500, "down"));
@@ -43,7 +43,7 @@ fn however_often_an_endpoint_failed_it_is_asked_again_by_default() {
 }
 
 #[test]
-fn after_so_many_failures_nothing_is_sent_until_a_trial_succeeds() {
+fn after_three_failures_nothing_is_sent_until_a_trial_succeeds() {
     let (server, time, changes) = (FakeServer::new(), VirtualClock::new(), Arc::new(Changes::default()));
     let service =
         server.in_memory_at(time.clone()).circuit_breaker(THREE).observer(changes.clone()).build().unwrap();
@@ -57,7 +57,7 @@ fn after_so_many_failures_nothing_is_sent_until_a_trial_succeeds() {
 
     time.advance(RESET);
     assert_eq!(service.get_server_capabilities().unwrap_err().kind(), &ErrorKind::CircuitOpen);
-    assert_eq!(server.requests_to(CAPABILITIES).len(), 4, "one request was the trial");
+    assert_eq!(server.requests_to(CAPABILITIES).len(), 4, "one request more, the trial");
 
     time.advance(RESET);
     server.behave(CAPABILITIES);
@@ -70,7 +70,7 @@ fn after_so_many_failures_nothing_is_sent_until_a_trial_succeeds() {
 }
 
 #[test]
-fn only_as_many_as_allowed_try_at_once_whether_the_server_is_back() {
+fn a_half_open_breaker_admits_only_the_allowed_number_of_trials() {
     in_time(|| {
         let (server, time, gate) = (FakeServer::new(), VirtualClock::new(), Gate::new());
         let service = server.in_memory_at(time.clone()).circuit_breaker(THREE).build().unwrap();
@@ -100,7 +100,7 @@ fn only_as_many_as_allowed_try_at_once_whether_the_server_is_back() {
 }
 
 #[test]
-fn an_answer_that_refuses_is_no_failure_and_other_classes_are_not_held_up() {
+fn a_refusal_is_not_a_failure_and_other_classes_of_requests_go_on() {
     let server = FakeServer::new();
     let service = server.in_memory().circuit_breaker(THREE).build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
@@ -114,7 +114,7 @@ fn an_answer_that_refuses_is_no_failure_and_other_classes_are_not_held_up() {
 }
 
 #[test]
-fn a_result_that_the_server_promised_is_asked_for_again_when_the_breaker_closes() {
+fn a_promised_result_is_polled_again_when_the_breaker_closes() {
     let server = FakeServer::new();
     let service = server.in_memory().circuit_breaker(THREE).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
@@ -131,7 +131,7 @@ fn a_result_that_the_server_promised_is_asked_for_again_when_the_breaker_closes(
 }
 
 #[test]
-fn a_session_whose_breaker_is_open_goes_on_beating() {
+fn heartbeats_go_on_while_the_breaker_is_open() {
     let (server, time) = (FakeServer::new(), VirtualClock::new());
     let endless = CircuitBreaker { reset: Duration::MAX, ..THREE };
     let service = server.in_memory_at(time.clone()).circuit_breaker(endless).build().unwrap();
@@ -140,19 +140,19 @@ fn a_session_whose_breaker_is_open_goes_on_beating() {
     assert_eq!(service.get_server_capabilities().unwrap_err().kind(), &ErrorKind::CircuitOpen);
     let beats = || server.requests_to("/api/v1/session_heartbeat").len();
     let before = beats();
-    eventually("the session beats", || {
+    eventually("heartbeats are sent", || {
         time.advance(Duration::from_secs(10));
         before + 3 <= beats()
     });
     drop(sampler);
 }
 
-/// A transport with a defect.
+/// A transport that panics.
 struct Panics;
 
 impl Transport for Panics {
     fn exchange(&self, _: &Exchange) -> Result<Answer, Broken> {
-        panic!("a defect");
+        panic!("the transport panics");
     }
 
     fn shutdown(&self) {}
@@ -174,14 +174,14 @@ fn a_request_that_panics_counts_as_a_failure() {
 }
 
 #[test]
-fn a_breaker_that_could_never_let_anything_pass_is_refused() {
+fn unusable_breaker_settings_are_refused() {
     let server = FakeServer::new();
-    for odd in [
+    for unusable in [
         CircuitBreaker { failures: 0, ..THREE },
         CircuitBreaker { trials: 0, ..THREE },
         CircuitBreaker { reset: Duration::ZERO, ..THREE },
     ] {
-        let error = server.in_memory().circuit_breaker(odd).build().unwrap_err();
-        assert_eq!(error.kind(), &ErrorKind::Config, "{odd:?}");
+        let error = server.in_memory().circuit_breaker(unusable).build().unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::Config, "{unusable:?}");
     }
 }

@@ -1,7 +1,7 @@
-//! G-DEBOUNCE. Answers 003-F6, 003-M4, 004-5, N-34.
+//! G-DEBOUNCE. Covers 003-F6, 003-M4, 004-5, N-34.
 //!
-//! What a client has already said, and for how long it holds back, is part of the client. Nothing of it lies in the
-//! process, so that it is gone with the client and no other one shares it.
+//! The state for debouncing and backoff is part of the client. None of it is global, so that it ends with the client and
+//! no other client shares it.
 
 use std::sync::{Arc, Mutex};
 
@@ -30,8 +30,8 @@ fn two_services_share_no_window() {
 struct Reasons(Mutex<Vec<String>>);
 
 impl Observer for Reasons {
-    fn on_queue_state(&self, it: &QueueStateChange) {
-        self.0.lock().unwrap().extend(it.reason.clone());
+    fn on_queue_state(&self, change: &QueueStateChange) {
+        self.0.lock().unwrap().extend(change.reason.clone());
     }
 }
 

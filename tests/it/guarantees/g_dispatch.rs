@@ -1,6 +1,6 @@
-//! G-DISPATCH. Answers 003-D6, 004-3b, 004-7, N-11, N-16.
+//! G-DISPATCH. Covers 003-D6, 004-3b, 004-7, N-11, N-16.
 //!
-//! Whether the server recently asked to slow down is looked at after each wait for a permit, never before it.
+//! Throttling is decided after each wait for a permit, with the state at that time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,14 +16,15 @@ const SAMPLE: &str = "/api/v1/asample";
 fn samples_that_queued_before_a_refusal_are_throttled_after_it() {
     let server = FakeServer::new();
     let [early, refusal, late] = [Gate::new(), Gate::new(), Gate::new()];
-    let (inside, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (gates, counts) = ([early.clone(), refusal.clone(), late.clone()], (inside.clone(), most.clone()));
+    let (in_flight, max_in_flight) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (gates, counts) =
+        ([early.clone(), refusal.clone(), late.clone()], (in_flight.clone(), max_in_flight.clone()));
     let refused = AtomicBool::new(false);
     server.script(move |seen| {
         if seen.path != SAMPLE {
             return None;
         }
-        // The length of its prompt says what a sample is for.
+        // The length of the prompt tells the samples apart: 2 is refused once, 1 is early, 3 is late.
         match prompt_length(seen) {
             2 if !refused.swap(true, Ordering::Relaxed) => {
                 gates[1].pass();
@@ -40,16 +41,17 @@ fn samples_that_queued_before_a_refusal_are_throttled_after_it() {
     });
     let service = server.in_memory().build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
-    let mut all: Vec<_> = (0..400).map(|it| sample(&sampler, if it == 0 { 2 } else { 1 })).collect();
+    let mut all: Vec<_> = (0..400).map(|i| sample(&sampler, if i == 0 { 2 } else { 1 })).collect();
     eventually("all permits are taken", || server.requests_to(SAMPLE).len() == 400);
     all.extend((0..30).map(|_| sample(&sampler, 3)));
     eventually("thirty more wait for one", || service.dump().operations.len() == 430);
     refusal.open();
     eventually("the refused one is sent again", || server.requests_to(SAMPLE).len() == 401);
     early.open();
-    eventually("ten are let in", || inside.load(Ordering::SeqCst) == 10);
+    eventually("ten late samples are in flight", || in_flight.load(Ordering::SeqCst) == 10);
+    // Give an eleventh time to be sent, which would be the fault.
     std::thread::sleep(std::time::Duration::from_millis(50));
     late.open();
     tinkex::wait_all(all).unwrap();
-    assert_eq!(most.load(Ordering::SeqCst), 10);
+    assert_eq!(max_in_flight.load(Ordering::SeqCst), 10);
 }

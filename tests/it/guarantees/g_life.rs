@@ -1,7 +1,7 @@
-//! G-LIFE. Answers 000-A, 000-F, 001-3, 001-4, 001-5, 001-T, N-03.
+//! G-LIFE. Covers 000-A, 000-F, 001-3, 001-4, 001-5, 001-T, N-03.
 //!
-//! No supervisor restarts anything and no budget of restarts is shared: a client is a handle, a thread and a token, and
-//! to close or drop it ends these and nothing else, every time.
+//! No supervisor restarts a client, and no restart budget is shared: a client is a handle, a thread and a cancel token.
+//! Closing or dropping it always ends these and nothing else.
 
 use std::time::Duration;
 
@@ -35,15 +35,14 @@ fn closing_ends_everything_that_waits_in_bounded_time_and_leaves_no_thread() {
 fn close_while_everything_waits() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
-    // The server is told for as long as `finish` says, and no longer. Nothing else but the end of the session ends the
-    // requests or the threads.
-    let builder = listening.client().timeouts(|it| {
-        (it.exchange, it.poll, it.finish) = (HOUR, HOUR, Duration::from_secs(3));
+    // Only `finish` bounds the request that ends the session. All other requests and threads end only with the session.
+    let builder = listening.client().timeouts(|timeouts| {
+        (timeouts.exchange, timeouts.poll, timeouts.finish) = (HOUR, HOUR, Duration::from_secs(3));
     });
-    let service = builder.threads(|it| it.idle = HOUR).build().unwrap();
+    let service = builder.threads(|threads| threads.idle = HOUR).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
-    // A server that accepts connections and never says a word.
+    // From now on the server accepts connections and never responds.
     server.script(|_| Some(Act::Stall));
     let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
     let steps: Vec<_> = (0..5).map(|_| training.optim_step(AdamParams::default())).collect();
@@ -52,7 +51,8 @@ fn close_while_everything_waits() {
         !server.requests_to("/api/v1/optim_step").is_empty()
             && server.requests_to("/api/v1/asample").len() == 20
     });
-    let _told_or_not = service.close(CloseStatus::Interrupted);
+    // Fails, because the server does not respond to the end of the session.
+    let _ = service.close(CloseStatus::Interrupted);
     for step in steps {
         let error = step.wait().unwrap_err();
         assert!(error.is_closed(), "{error:?}");
@@ -73,11 +73,11 @@ fn dropping_the_last_handle_leaves_no_thread() {
     alone("guarantees::g_life::dropping_the_last_handle_leaves_no_thread", || {
         let server = FakeServer::new();
         let listening = server.listen().unwrap();
-        // Threads without work end with the session only.
-        let service = listening.client().threads(|it| it.idle = HOUR).build().unwrap();
+        // Idle threads end only with the session.
+        let service = listening.client().threads(|threads| threads.idle = HOUR).build().unwrap();
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
         drop(service);
-        // The session lives as long as somebody may still wait for something.
+        // A pending operation keeps the session alive.
         let pending = training.optim_step(AdamParams::default());
         drop(training);
         pending.wait().unwrap();
@@ -91,10 +91,10 @@ fn closing_one_client_ends_its_waits_at_once_and_nobody_elses() {
     in_time(|| {
         let server = FakeServer::new();
         let listening = server.listen().unwrap();
-        let service = listening.client().timeouts(|it| it.poll = HOUR).build().unwrap();
+        let service = listening.client().timeouts(|timeouts| timeouts.poll = HOUR).build().unwrap();
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
         let sibling = service.create_lora_training_client("fake/model", Default::default()).unwrap();
-        // The first poll hangs, far longer than this test may take.
+        // The first poll hangs for longer than this test may take.
         server.next("/api/v1/retrieve_future", Act::Stall);
         let pending = training.optim_step(AdamParams::default());
         eventually("the poll hangs", || server.requests_to("/api/v1/retrieve_future").len() == 3);

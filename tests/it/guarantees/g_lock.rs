@@ -1,6 +1,6 @@
-//! G-LOCK. Answers 003-D6, 004-7, N-09.
+//! G-LOCK. Covers 003-D6, 004-7, N-09.
 //!
-//! No lock is held during a callback, a request or a wait, so that whoever is called may call the client.
+//! No lock is held during a callback, a request or a wait, so that observers and transports may call the client.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -13,12 +13,12 @@ use tinkex::{CloseStatus, ServiceClient};
 use super::sample;
 use crate::util::in_time;
 
-/// Looks at everything that it can reach, whenever it is told something.
+/// Calls the observed client in each callback.
 #[derive(Default)]
-struct Nosy(OnceLock<ServiceClient>);
+struct CallsBack(OnceLock<ServiceClient>);
 
-impl Nosy {
-    fn look(&self) {
+impl CallsBack {
+    fn call(&self) {
         let Some(service) = self.0.get() else { return };
         assert!(service.dump().to_string().contains("session-1"));
         service.metrics().snapshot();
@@ -26,36 +26,36 @@ impl Nosy {
     }
 }
 
-impl Observer for Nosy {
+impl Observer for CallsBack {
     fn on_queue_state(&self, _: &QueueStateChange) {
-        self.look();
+        self.call();
     }
 
     fn on_retry(&self, _: &Retry) {
-        self.look();
+        self.call();
     }
 
     fn on_backoff(&self, _: &Backoff) {
-        self.look();
+        self.call();
     }
 }
 
 #[test]
 fn an_observer_may_use_the_client_that_it_observes() {
     in_time(|| {
-        let (server, nosy) = (FakeServer::new(), Arc::new(Nosy::default()));
-        let service = server.in_memory().observer(nosy.clone()).build().unwrap();
+        let (server, observer) = (FakeServer::new(), Arc::new(CallsBack::default()));
+        let service = server.in_memory().observer(observer.clone()).build().unwrap();
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
         let sampler = service.create_sampling_client("fake/model").unwrap();
-        nosy.0.set(service.clone()).unwrap();
+        observer.0.set(service.clone()).unwrap();
         server.next("/api/v1/optim_step", Act::status(503, "x"));
         server.next("/api/v1/retrieve_future", Act::status(408, r#"{"queue_state":"paused_capacity"}"#));
         training.optim_step(AdamParams::default()).wait().unwrap();
         server.next("/api/v1/asample", Act::status(429, "x"));
         sample(&sampler, 1).wait().unwrap();
-        // Two clients were made by hand, the others by callbacks: a retry, a state and its end, a backoff.
+        // Callbacks created the others: a retry, the begin and end of a queue state, and a backoff.
         assert!(4 < server.requests_to("/api/v1/create_sampling_session").len());
-        // The observer holds the service, and the service the observer.
+        // Break the cycle of references between the observer and the service.
         service.close(CloseStatus::Success).unwrap();
     });
 }
@@ -83,7 +83,7 @@ fn a_transport_may_use_the_client_that_uses_it() {
     });
 }
 
-/// Closes the client from another thread and waits for that.
+/// Closes the client on another thread and waits for the end of that thread.
 #[derive(Default)]
 struct Closer(OnceLock<ServiceClient>);
 
@@ -102,7 +102,7 @@ fn a_callback_may_wait_for_another_thread_that_closes_the_client() {
         let service = server
             .in_memory()
             .observer(closer.clone())
-            .timeouts(|it| it.close = Duration::from_millis(200))
+            .timeouts(|timeouts| timeouts.close = Duration::from_millis(200))
             .build()
             .unwrap();
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();

@@ -1,7 +1,7 @@
-//! G-NEST. Answers 002-2, N-04, N-06.
+//! G-NEST. Covers 002-2, N-04, N-06.
 //!
-//! No job of a pool waits for another job of the same pool: the parts of a pass are waited for inside one job, and sent by
-//! threads that help a waiter who does the work itself. One thread is therefore enough for everything.
+//! No job of a pool depends on another job of the same pool: one job waits for all parts of a pass, and the thread that
+//! sends the parts does the work itself if no other thread helps. So one thread is enough for everything.
 
 use serde_json::json;
 use tinkex::testing::{Act, FakeServer};
@@ -11,10 +11,10 @@ use super::sample;
 use crate::util::{datum, in_time};
 
 #[test]
-fn one_thread_is_enough_for_passes_of_many_parts_and_whatever_is_made_meanwhile() {
+fn one_thread_is_enough_for_passes_of_many_parts_and_samples() {
     in_time(|| {
         let server = FakeServer::new();
-        let service = server.in_memory().threads(|it| it.max_in_flight = 1).build().unwrap();
+        let service = server.in_memory().threads(|threads| threads.max_in_flight = 1).build().unwrap();
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
         let passes: Vec<_> =
             (0..3).map(|_| training.forward_backward(vec![datum(); 9000], LossFn::CrossEntropy)).collect();
@@ -30,14 +30,14 @@ fn one_thread_is_enough_for_passes_of_many_parts_and_whatever_is_made_meanwhile(
 }
 
 #[test]
-fn one_thread_is_enough_to_make_a_client_in_three_steps() {
+fn one_thread_is_enough_to_create_a_client_in_three_requests() {
     in_time(|| {
         let server = FakeServer::new();
         let refused = Act::status(422, r#"{"detail":[{"loc":["body","model_id"],"msg":"Field required"}]}"#);
         server.next("/api/v1/load_weights", refused);
         let info = json!({"base_model": "fake/model", "is_lora": true, "lora_rank": 7});
         server.next("/api/v1/weights_info", Act::json(info));
-        let service = server.in_memory().threads(|it| it.max_in_flight = 1).build().unwrap();
+        let service = server.in_memory().threads(|threads| threads.max_in_flight = 1).build().unwrap();
         service.create_training_client_from_state("tinker://r/weights/x").unwrap();
     });
 }

@@ -1,7 +1,7 @@
-//! G-ORDER. Answers 004-8, 004-9, N-10, N-32.
+//! G-ORDER. Covers 004-8, 004-9, N-10, N-32.
 //!
-//! One thread reserves the ids of a call and sends its requests within one turn, and nothing else can reserve before that
-//! turn has ended. What cannot be ordered any more is refused: the client is poisoned and says so.
+//! One thread reserves the seq ids of a call and sends its requests in one turn; no other call can reserve ids before that
+//! turn has ended. If the fate of a request is unknown, the client is poisoned and refuses later calls.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ fn requests_arrive_in_the_order_of_the_calls_with_ids_from_one() {
 }
 
 #[test]
-fn whatever_threads_submit_the_ids_rise_without_a_gap() {
+fn ids_rise_without_a_gap_when_many_threads_submit() {
     let (server, _service, training) = training();
     let training = Arc::new(training);
     std::thread::scope(|scope| {
@@ -40,7 +40,7 @@ fn whatever_threads_submit_the_ids_rise_without_a_gap() {
     assert_eq!(seq_ids(&server), (1..=80).collect::<Vec<u64>>());
 }
 
-/// 2500 data make three requests.
+/// A batch of 2500 data, which is sent in three requests.
 fn large() -> Vec<Datum> {
     vec![datum(); 2500]
 }
@@ -59,7 +59,7 @@ fn a_large_batch_is_split_its_first_part_is_sent_last_and_the_results_are_joined
 }
 
 #[test]
-fn parts_go_one_after_the_other_when_the_server_wants_it_so() {
+fn parts_are_sent_one_after_the_other_if_the_server_disables_parallel_chunks() {
     let server = tinkex::testing::FakeServer::new();
     server.always("/api/v1/client/config", Act::status(200, r#"{"parallel_fwdbwd_chunks":false}"#));
     let service = server.in_memory().build().unwrap();
@@ -88,7 +88,7 @@ fn a_request_of_unknown_fate_poisons_the_client_with_its_cause() {
     assert_eq!(*error.kind(), ErrorKind::Poisoned);
     assert!(error.to_string().contains("boom") && !error.is_retryable(), "{error}");
     assert!(server.requests_to("/api/v1/forward_backward").is_empty());
-    // Its sibling is not concerned.
+    // Other clients of the service are not affected.
     let other = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     other.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
 }
@@ -124,12 +124,12 @@ fn a_refusal_after_an_attempt_that_may_have_arrived_does_not_give_the_id_back() 
 }
 
 #[test]
-fn cancelling_an_operation_that_was_never_sent_leaves_the_client_whole() {
+fn cancelling_an_operation_that_was_never_sent_does_not_poison_the_client() {
     let server = tinkex::testing::FakeServer::new();
     let listening = server.listen().unwrap();
     let service = listening.client().build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
-    // The first one keeps the actor busy, so that the second is cancelled while it is queued.
+    // The first operation keeps the actor busy, so that the second is cancelled while it is queued.
     let Act::Answer(answer) = Act::json(serde_json::json!({"request_id": "late"})) else { unreachable!() };
     server.next("/api/v1/optim_step", Act::Drip(answer, std::time::Duration::from_millis(20)));
     let first = training.optim_step(AdamParams::default());
@@ -142,13 +142,13 @@ fn cancelling_an_operation_that_was_never_sent_leaves_the_client_whole() {
 }
 
 #[test]
-fn only_the_servers_own_words_make_an_id_free_that_may_have_been_accepted() {
+fn after_an_attempt_of_unknown_fate_only_a_refusal_by_the_server_itself_frees_the_id() {
     let table = [
         ("a proxy that drops requests", Act::status(400, ""), false),
-        ("a proxy that knows no such place", Act::status(404, "not here"), false),
-        ("the server, of the content", Act::status(422, r#"{"detail":"no such option"}"#), true),
+        ("a proxy without this path", Act::status(404, "not here"), false),
+        ("the server, about the content", Act::status(422, r#"{"detail":"no such option"}"#), true),
     ];
-    for (who, refusal, free) in table {
+    for (source, refusal, frees_the_id) in table {
         let (server, _service, training) = training();
         // The first attempt may have been accepted.
         server.next("/api/v1/optim_step", Act::Reset);
@@ -156,6 +156,6 @@ fn only_the_servers_own_words_make_an_id_free_that_may_have_been_accepted() {
         training.optim_step(AdamParams::default()).wait().unwrap_err();
         server.behave("/api/v1/optim_step");
         let next = training.optim_step(AdamParams::default()).wait();
-        assert_eq!(next.is_ok(), free, "{who}: {next:?}");
+        assert_eq!(next.is_ok(), frees_the_id, "{source}: {next:?}");
     }
 }

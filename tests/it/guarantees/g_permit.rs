@@ -1,7 +1,7 @@
-//! G-PERMIT. Answers 003-V4, 003-F7, 004-6, N-02, N-11.
+//! G-PERMIT. Covers 003-V4, 003-F7, 004-6, N-02, N-11.
 //!
-//! A permit is a value that gives itself back when it is dropped, be it by a panic. Waiters stand in a queue, each with a
-//! condition variable of its own, and are handed their permit: nobody polls, nobody barges in.
+//! A permit is released when it is dropped, also by a panic. Waiters queue in order, each with a condition variable of its
+//! own, and a released permit is handed to the first: no waiter polls, and none overtakes another.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,8 +14,8 @@ use crate::util::{eventually, in_time};
 
 const SAMPLE: &str = "/api/v1/asample";
 
-/// How often the threads of this process with a name went to sleep, which is how often they were awake.
-fn naps(name: &str) -> u64 {
+/// Sum of the voluntary context switches of the threads of this process named `name`: the number of times they slept.
+fn n_sleeps(name: &str) -> u64 {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     let statuses = tasks.filter_map(|it| std::fs::read_to_string(it.ok()?.path().join("status")).ok());
     let of_one = |status: String| -> Option<u64> {
@@ -37,12 +37,12 @@ fn waiters_for_a_permit_use_no_processor() {
             waiter.spawn(move || semaphore.acquire(1, &cancel).map(drop)).unwrap()
         })
         .collect();
-    eventually("all wait", || semaphore.waiting() == N);
-    eventually("all sleep", || N as u64 <= naps("idle-waiter"));
-    let before = naps("idle-waiter");
+    eventually("all threads wait", || semaphore.waiting() == N);
+    eventually("all threads sleep", || N as u64 <= n_sleeps("idle-waiter"));
+    let before = n_sleeps("idle-waiter");
     std::thread::sleep(Duration::from_millis(500));
-    // A loop that looks every 2 ms would wake up 25 000 times meanwhile.
-    let n = naps("idle-waiter") - before;
+    // 100 threads that poll every 2 ms would wake up 25 000 times in this time.
+    let n = n_sleeps("idle-waiter") - before;
     assert!(n <= N as u64, "they woke up {n} times");
     drop(held);
     for waiter in waiters {
@@ -57,14 +57,14 @@ fn samples_that_panic_give_their_permits_back() {
         let server = FakeServer::new();
         let service = server.in_memory().build().unwrap();
         let sampler = service.create_sampling_client("fake/model").unwrap();
-        // While the server recently asked to slow down there are ten permits, so that twelve panics would use them up.
+        // For a while after a 429 the client has only ten permits, so that twelve leaked ones would exhaust them.
         server.next(SAMPLE, Act::status(429, "slow down"));
         sample(&sampler, 1).wait().unwrap();
         let left = AtomicUsize::new(12);
         server.script(move |seen| {
-            let lives = seen.path != SAMPLE
+            let succeeds = seen.path != SAMPLE
                 || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |it| it.checked_sub(1)).is_err();
-            assert!(lives, "a sample dies");
+            assert!(succeeds, "the request panics");
             None
         });
         for _ in 0..12 {

@@ -1,7 +1,7 @@
-//! G-POLL. Answers 000-E, 002-5, 003-V1, 003-D1, 003-M1, 003-M2, 003-F1, 003-F2, N-12, N-13, N-15, N-18.
+//! G-POLL. Covers 000-E, 002-5, 003-V1, 003-D1, 003-M1, 003-M2, 003-F1, 003-F2, N-12, N-13, N-15, N-18.
 //!
-//! The life of a promise is a state machine in a loop. It counts each sort of failure by itself, keeps a floor between two
-//! requests, and gives no pause and no request more time than is left.
+//! Polling a promise is a state machine in a loop. It counts each kind of failure separately, keeps a minimum interval
+//! between two requests, and limits each pause and request to the time that is left.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use crate::util::in_time;
 const RETRIEVE: &str = "/api/v1/retrieve_future";
 const FLOOR: Duration = Duration::from_millis(50);
 
-/// The pauses of an optimizer step while its result is asked for, which meets some acts.
+/// The pauses of an optimizer step whose polls meet `acts`.
 fn pauses(acts: impl IntoIterator<Item = Act>) -> Vec<Duration> {
     let (server, clock) = (FakeServer::new(), VirtualClock::new());
     let service = server.in_memory_at(clock.clone()).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     let before = clock.pauses().len();
-    acts.into_iter().for_each(|it| server.next(RETRIEVE, it));
+    acts.into_iter().for_each(|act| server.next(RETRIEVE, act));
     training.optim_step(AdamParams::default()).wait().unwrap();
     clock.pauses().split_off(before)
 }
@@ -31,12 +31,12 @@ fn an_operation_ends_at_its_own_deadline() {
         let clock = VirtualClock::new();
         let service = server
             .in_memory_at(clock)
-            .timeouts(|it| it.operation = Duration::from_secs(600))
+            .timeouts(|timeouts| timeouts.operation = Duration::from_secs(600))
             .build()
             .unwrap();
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
         server.always(RETRIEVE, Act::status(408, r#"{"queue_state":"paused_rate_limit"}"#));
-        // It may be asked very often.
+        // Do not keep the requests: there may be very many.
         server.forget_requests();
         let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
         assert!(error.is_timeout(), "{error}");
@@ -50,9 +50,9 @@ fn a_long_poll_gets_no_more_time_than_the_operation_has_left() {
     let (server, clock) = (FakeServer::new(), VirtualClock::new());
     let service = server
         .in_memory_at(clock)
-        .timeouts(|it| {
-            it.operation = Duration::from_secs(100);
-            it.silence = Duration::from_secs(3600);
+        .timeouts(|timeouts| {
+            timeouts.operation = Duration::from_secs(100);
+            timeouts.silence = Duration::from_secs(3600);
         })
         .build()
         .unwrap();
@@ -64,7 +64,7 @@ fn a_long_poll_gets_no_more_time_than_the_operation_has_left() {
 }
 
 #[test]
-fn a_server_that_answers_at_once_is_asked_no_more_than_twenty_times_a_second() {
+fn a_server_that_answers_at_once_is_polled_at_most_twenty_times_a_second() {
     assert_eq!(pauses(vec![Act::status(408, "{}"); 100]), [FLOOR; 100]);
 }
 

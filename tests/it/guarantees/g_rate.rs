@@ -1,7 +1,7 @@
-//! G-RATE. Answers 003-D3, 003-F3, 004-2, 004-3a, N-17.
+//! G-RATE. Covers 003-D3, 003-F3, 004-2, 004-3a, N-17.
 //!
-//! The window during which nobody sends is one value under one lock. It is only ever extended, no success clears it, and
-//! whoever waits for its end looks at it again before going on.
+//! The end of the window in which no sample is sent is one value under one lock. It is only extended, no success clears
+//! it, and a waiter checks it again before it sends.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,24 +14,25 @@ use super::{Gate, prompt_length, sample};
 use crate::util::eventually;
 
 const SAMPLE: &str = "/api/v1/asample";
-/// Tokens of a prompt that is large enough for a pause of five seconds.
+/// Number of tokens in a prompt that is large enough for a pause of 5 s after a 429.
 const LARGE: usize = 13_200;
 const LONG: Duration = Duration::from_secs(5);
 const SHORT: Duration = Duration::from_secs(1);
 
-/// When the first pause of each length was told.
+/// The lengths of all pauses, with the time of their callback.
 #[derive(Default)]
 struct Pauses(Mutex<Vec<(Duration, Instant)>>);
 
 impl Pauses {
-    fn of(&self, pause: Duration) -> Option<Instant> {
+    /// Time of the first pause of this length.
+    fn first(&self, pause: Duration) -> Option<Instant> {
         self.0.lock().unwrap().iter().find(|it| it.0 == pause).map(|it| it.1)
     }
 }
 
 impl Observer for Pauses {
-    fn on_backoff(&self, it: &Backoff) {
-        self.0.lock().unwrap().push((it.pause, Instant::now()));
+    fn on_backoff(&self, backoff: &Backoff) {
+        self.0.lock().unwrap().push((backoff.pause, Instant::now()));
     }
 }
 
@@ -51,16 +52,16 @@ fn neither_a_shorter_refusal_nor_a_success_ends_the_window_early() {
             all.push(Instant::now());
             all.len()
         };
-        // The length of its prompt says what a sample is for.
+        // The length of the prompt tells the samples apart.
         match prompt_length(seen) {
-            // Each of the others is refused once: a small one first, then the large one, and another small one last.
+            // All but one are refused once, in this order: a small one, the large one, another small one.
             _ if 4 < nth => return None,
             1 => {}
             LARGE => {
                 gates[0].pass();
                 *refused_at.lock().unwrap() = Some(Instant::now());
             }
-            // This one succeeds.
+            // This sample succeeds at once.
             2 => {
                 gates[1].pass();
                 return None;
@@ -71,21 +72,21 @@ fn neither_a_shorter_refusal_nor_a_success_ends_the_window_early() {
     });
     let service = server.in_memory().clock(Clock::default()).observer(pauses.clone()).build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
-    let held = [LARGE, 2, 3].map(|it| sample(&sampler, it));
-    eventually("three are held", || arrivals.lock().unwrap().len() == 3);
+    let held = [LARGE, 2, 3].map(|n_tokens| sample(&sampler, n_tokens));
+    eventually("three samples are held", || arrivals.lock().unwrap().len() == 3);
     let first = sample(&sampler, 1);
-    eventually("the short pause began", || pauses.of(SHORT).is_some());
-    // Long enough for the first one to wait for its end. If not, there is less to see, and nothing fails.
+    eventually("the short pause began", || pauses.first(SHORT).is_some());
+    // Long enough for the first sample to wait for the end of the pause. If it is not, the test shows less but still passes.
     std::thread::sleep(Duration::from_millis(100));
     long.open();
-    eventually("the long pause began", || pauses.of(LONG).is_some());
+    eventually("the long pause began", || pauses.first(LONG).is_some());
     last.open();
     first.wait().unwrap();
     tinkex::wait_all(held).unwrap();
-    let (refused, began) = (refused.lock().unwrap().unwrap(), pauses.of(LONG).unwrap());
+    let (refused, began) = (refused.lock().unwrap().unwrap(), pauses.first(LONG).unwrap());
     let arrivals = arrivals.lock().unwrap();
     assert_eq!(arrivals.len(), 7);
-    // What was sent again before the long pause began was allowed to be.
+    // Samples may be sent again before the long pause began or after it has ended.
     assert!(arrivals[4..].iter().all(|it| *it <= began || refused + LONG <= *it), "{began:?} {arrivals:?}");
     assert!(arrivals[4..].iter().any(|it| refused + LONG <= *it));
 }
@@ -98,12 +99,12 @@ fn an_account_that_cannot_pay_pauses_all_samples_together() {
     let sampler = service.create_sampling_client("fake/model").unwrap();
     let began = Instant::now();
     let first = sample(&sampler, 1);
-    eventually("the pause began", || pauses.of(LONG).is_some());
-    let others = [1, 2, 3].map(|it| sample(&sampler, it));
+    eventually("the pause began", || pauses.first(LONG).is_some());
+    let others = [1, 2, 3].map(|n_tokens| sample(&sampler, n_tokens));
     tinkex::wait_all(others).unwrap();
     assert!(LONG <= began.elapsed(), "{:?}", began.elapsed());
     first.wait().unwrap();
-    // The refused one was sent again as it was.
+    // The refused sample was sent again with the same seq id.
     let numbers: Vec<_> =
         server.requests_to(SAMPLE).iter().map(|it| it.json().unwrap()["seq_id"].clone()).collect();
     assert_eq!(numbers.iter().filter(|it| **it == 0).count(), 2, "{numbers:?}");

@@ -1,7 +1,7 @@
-//! G-REPLY. Answers 000-B, 001-2, 002-2, 003-V2, 003-F4, 004-4, N-01, N-14, N-31, N-36.
+//! G-REPLY. Covers 000-B, 001-2, 002-2, 003-V2, 003-F4, 004-4, N-01, N-14, N-31, N-36.
 //!
-//! Whoever works on an operation holds its reply, and dropping the reply is an answer too. So an operation ends exactly
-//! once, whether its worker returns, panics, is refused by a closed pool or never gets a thread.
+//! The worker of an operation owns its reply slot, and dropping the slot sends an error. So an operation ends exactly
+//! once: if its worker returns, panics, is refused by a closed pool or never gets a thread.
 
 use tinkex::ErrorKind;
 use tinkex::testing::{Act, FakeServer};
@@ -9,12 +9,12 @@ use tinkex::types::{AdamParams, LossFn, ModelInput, SamplingParams};
 
 use crate::util::{datum, in_time, training};
 
-/// Panics inside the transport, that is, in whatever thread of the client sends to `path`, once.
+/// Makes the transport panic once, on the thread of the client that sends to `path`.
 fn panic_once(server: &FakeServer, path: &'static str) {
     let armed = std::sync::atomic::AtomicBool::new(true);
     server.script(move |seen| {
         if seen.path == path && armed.swap(false, std::sync::atomic::Ordering::Relaxed) {
-            panic!("the moon is blue");
+            panic!("the transport panics");
         }
         None::<Act>
     });
@@ -26,8 +26,8 @@ fn a_panic_in_an_actors_turn_reaches_the_caller_with_its_message_and_siblings_go
         let (server, service, training) = training();
         panic_once(&server, "/api/v1/optim_step");
         let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
-        assert!(error.is_panic() && error.to_string().contains("the moon is blue"), "{error}");
-        // What became of the request that panicked is unknown, so this model's order is; its siblings are well.
+        assert!(error.is_panic() && error.to_string().contains("the transport panics"), "{error}");
+        // The fate of the request that panicked is unknown, so its client is poisoned; other clients are not.
         assert_eq!(
             *training.optim_step(AdamParams::default()).wait().unwrap_err().kind(),
             ErrorKind::Poisoned
@@ -43,7 +43,7 @@ fn a_panic_in_a_job_reaches_the_caller_with_its_message_and_the_client_goes_on()
         let (server, _service, training) = training();
         panic_once(&server, "/api/v1/retrieve_future");
         let error = training.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap_err();
-        assert!(error.is_panic() && error.to_string().contains("the moon is blue"), "{error}");
+        assert!(error.is_panic() && error.to_string().contains("the transport panics"), "{error}");
         training.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
         training.optim_step(AdamParams::default()).wait().unwrap();
     });
@@ -55,13 +55,13 @@ fn a_panic_in_one_part_of_a_batch_is_the_error_of_the_batch() {
         let (server, _service, training) = training();
         panic_once(&server, "/api/v1/retrieve_future");
         let error = training.forward_backward(vec![datum(); 2500], LossFn::CrossEntropy).wait().unwrap_err();
-        assert!(error.is_panic() && error.to_string().contains("the moon is blue"), "{error}");
+        assert!(error.is_panic() && error.to_string().contains("the transport panics"), "{error}");
         training.forward_backward(vec![datum(); 2500], LossFn::CrossEntropy).wait().unwrap();
     });
 }
 
 #[test]
-fn a_panic_while_sampling_hurts_one_sample() {
+fn a_panic_while_sampling_fails_only_that_sample() {
     in_time(|| {
         let server = FakeServer::new();
         let service = server.in_memory().build().unwrap();
@@ -69,7 +69,7 @@ fn a_panic_while_sampling_hurts_one_sample() {
         let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
         panic_once(&server, "/api/v1/asample");
         let error = sampler.sample(&ModelInput::from_ints([1]), 1, &params).wait().unwrap_err();
-        assert!(error.is_panic() && error.to_string().contains("the moon is blue"), "{error}");
+        assert!(error.is_panic() && error.to_string().contains("the transport panics"), "{error}");
         sampler.sample(&ModelInput::from_ints([1]), 1, &params).wait().unwrap();
     });
 }
@@ -81,13 +81,13 @@ fn a_panic_while_a_client_is_made_reaches_the_caller_and_the_service_goes_on() {
         let service = server.in_memory().build().unwrap();
         panic_once(&server, "/api/v1/create_session");
         let error = service.create_sampling_client("fake/model").unwrap_err();
-        assert!(error.is_panic() && error.to_string().contains("the moon is blue"), "{error}");
+        assert!(error.is_panic() && error.to_string().contains("the transport panics"), "{error}");
         service.create_sampling_client("fake/model").unwrap();
     });
 }
 
 #[test]
-fn in_a_storm_of_panics_and_refusals_every_operation_is_answered_once() {
+fn every_operation_is_answered_once_despite_panics_and_refusals() {
     in_time(|| {
         let server = FakeServer::new();
         let service = server.in_memory().build().unwrap();
@@ -96,7 +96,7 @@ fn in_a_storm_of_panics_and_refusals_every_operation_is_answered_once() {
         server.script(move |seen| {
             let turn = n.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             match (seen.path.as_str(), turn % 7) {
-                ("/api/v1/asample", 0) | ("/api/v1/retrieve_future", 0) => panic!("a storm"),
+                ("/api/v1/asample", 0) | ("/api/v1/retrieve_future", 0) => panic!("the transport panics"),
                 ("/api/v1/asample", 1) => Some(Act::status(422, "no")),
                 _ => None,
             }

@@ -1,7 +1,7 @@
-//! G-SCOPE. Answers 001-6, 003-D2, 003-D4, 004-1.
+//! G-SCOPE. Covers 001-6, 003-D2, 003-D4, 004-1.
 //!
-//! A handle owns what it needs by counting references; there is no registry to be late for. Threads that outlive a call
-//! belong to the session, which joins them at its end, but never one from itself.
+//! A handle owns its state by reference counting; no registry exists. Threads that outlive a call belong to the session,
+//! which joins them at its end, except the thread on which it ends.
 
 use tinkex::testing::FakeServer;
 
@@ -9,8 +9,8 @@ use super::{Gate, sample};
 use crate::util::{alone, client_threads, eventually};
 
 #[test]
-fn a_session_may_end_on_a_thread_of_its_own_and_leaves_none() {
-    alone("guarantees::g_scope::a_session_may_end_on_a_thread_of_its_own_and_leaves_none", || {
+fn a_session_that_ends_on_one_of_its_own_threads_leaves_no_thread() {
+    alone("guarantees::g_scope::a_session_that_ends_on_one_of_its_own_threads_leaves_no_thread", || {
         let (server, gate) = (FakeServer::new(), Gate::new());
         let held = gate.clone();
         server.script(move |seen| {
@@ -22,7 +22,7 @@ fn a_session_may_end_on_a_thread_of_its_own_and_leaves_none() {
         let service = server.in_memory().build().unwrap();
         let sampler = service.create_sampling_client("fake/model").unwrap();
         let (tx, rx) = crossbeam_channel::bounded(1);
-        // From here on the callback is the last owner of the session.
+        // From here on the pending operation is the last owner of the session, so that the session ends on its thread.
         sample(&sampler, 1).on_done((), tx);
         drop((sampler, service));
         gate.open();
@@ -32,14 +32,14 @@ fn a_session_may_end_on_a_thread_of_its_own_and_leaves_none() {
 }
 
 #[test]
-fn a_client_is_complete_when_its_maker_returns() {
+fn a_client_is_usable_as_soon_as_it_is_returned() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     for _ in 0..50 {
         let sampler = service.create_sampling_client("fake/model").unwrap();
         let pending = sample(&sampler, 1);
         drop(sampler);
-        // The pending operation keeps alive what it needs.
+        // The pending operation keeps the session alive.
         pending.wait().unwrap();
     }
 }

@@ -1,5 +1,5 @@
-//! One module per guarantee of the client's lifecycle. Each says first which findings about other clients it answers; the
-//! table in `src/_docs/findings.md` maps every finding to its mechanism and its test.
+//! One module for each guarantee of the client's lifecycle. Each begins with the ids of the findings about another client
+//! that it covers; the table in `src/_docs/findings.md` maps each finding to its mechanism and its tests.
 
 mod g_cache;
 mod g_cancel;
@@ -26,43 +26,43 @@ use tinkex::testing::Seen;
 use tinkex::types::{ModelInput, SampleResponse, SamplingParams};
 use tinkex::{Pending, SamplingClient};
 
-/// Holds whoever passes, until it is opened or lets one through.
+/// Blocks threads in [`Gate::pass`] until it is opened or lets single threads pass.
 #[derive(Clone)]
 struct Gate {
-    keys: Arc<std::sync::Mutex<Option<Sender<()>>>>,
-    door: Receiver<()>,
+    sender: Arc<std::sync::Mutex<Option<Sender<()>>>>,
+    receiver: Receiver<()>,
 }
 
 impl Gate {
     fn new() -> Self {
-        let (sender, door) = crossbeam_channel::unbounded();
-        Gate { keys: Arc::new(std::sync::Mutex::new(Some(sender))), door }
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        Gate { sender: Arc::new(std::sync::Mutex::new(Some(sender))), receiver }
     }
 
-    /// Waits until the gate is open, or for one of those who are let through.
+    /// Waits until the gate is open or lets this thread pass.
     fn pass(&self) {
-        // An error says that the gate is open.
-        let _open = self.door.recv();
+        // Fails when the sender is gone, that is, when the gate is open.
+        let _ = self.receiver.recv();
     }
 
-    /// Lets one pass: who waits, or else who comes next.
-    fn let_one(&self) {
-        self.keys.lock().unwrap().as_ref().expect("a gate that is shut").send(()).unwrap();
+    /// Lets one thread pass: one that waits or, if none waits, the next.
+    fn let_one_pass(&self) {
+        self.sender.lock().unwrap().as_ref().expect("a closed gate").send(()).unwrap();
     }
 
-    /// Opens the gate for good.
+    /// Opens the gate permanently.
     fn open(&self) {
-        self.keys.lock().unwrap().take();
+        self.sender.lock().unwrap().take();
     }
 }
 
-/// Samples one token after a prompt of so many.
+/// Samples one token after a prompt of `n_tokens`.
 fn sample(sampler: &SamplingClient, n_tokens: usize) -> Pending<SampleResponse> {
     let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
     sampler.sample(&ModelInput::from_ints(vec![1; n_tokens]), 1, &params)
 }
 
-/// The length of the prompt of a sample that a server got.
+/// Number of tokens in the prompt of a sample request.
 fn prompt_length(seen: &Seen) -> usize {
     seen.json().unwrap()["prompt"]["chunks"][0]["tokens"].as_array().unwrap().len()
 }

@@ -1,10 +1,10 @@
-//! The table of findings is complete, every test that it names exists, and for each there is a patch in `tests/mutants` that
-//! takes its mechanism out.
+//! Checks that the table of findings is complete, that every test that it names exists, and that `tests/mutants` has a patch
+//! for each that takes the mechanism out.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Every finding of the audits of another client: those of five documents, then those found while reading its code.
+/// Ids of the findings about another client: those of five audits, then those found while reading its code.
 const FINDINGS: &str = "\
     000-A 000-B 000-C 000-D 000-E 000-F 000-G \
     001-1 001-2 001-3 001-4 001-5 001-6 001-7 001-8 001-9 001-10 001-T \
@@ -34,14 +34,14 @@ fn rows() -> Vec<Row> {
     let rows = page.lines().filter(|it| it.starts_with("| 0") || it.starts_with("| N-")).map(cells);
     rows.map(|row| {
         let [finding, mechanism, tests] = row.try_into().expect("three columns");
-        // What stands between backquotes is the path of a test.
+        // Each text between backquotes is the path of a test.
         let tests = tests.split('`').skip(1).step_by(2).map(str::to_string).collect();
         Row { finding, mechanism, tests }
     })
     .collect()
 }
 
-/// The files in which the module of a test may lie.
+/// The files that may define the module of a test.
 fn files(modules: &[&str]) -> Vec<PathBuf> {
     let mut all = vec![root().join("tests/it").join(modules.join("/")).with_extension("rs")];
     let own = modules.strip_suffix(&["tests"]).unwrap_or(modules);
@@ -90,14 +90,14 @@ fn every_row_names_a_test_that_exists_or_says_why_there_is_none() {
 /// A patch of `tests/mutants`.
 struct Patch {
     name: String,
-    /// Each finding with a test that fails without its mechanism.
+    /// Pairs of a finding and a test that fails without the mechanism.
     fails: Vec<(String, String)>,
-    /// Each file with a text that is changed there.
+    /// Pairs of a file and the text that the patch replaces in it.
     old: Vec<(String, String)>,
 }
 
 impl Patch {
-    /// Reads what `tests/mutants/run.py` reads. An empty line ends a hunk.
+    /// Parses a patch as `tests/mutants/run.py` does. An empty line ends a hunk.
     fn read(path: &Path) -> Self {
         let name = path.file_stem().unwrap().to_str().unwrap().to_string();
         let mut patch = Patch { name, fails: Vec::new(), old: Vec::new() };
@@ -106,8 +106,8 @@ impl Patch {
             if let Some(row) = line.strip_prefix("Fails: ") {
                 let (findings, test) = row.split_once(": ").expect("findings and a test");
                 patch.fails.extend(findings.split(' ').map(|it| (it.into(), test.into())));
-            } else if let Some(it) = line.strip_prefix("+++ b/") {
-                file = it.into();
+            } else if let Some(path) = line.strip_prefix("+++ b/") {
+                file = path.into();
             } else if line.starts_with("@@ ") {
                 patch.old.push((file.clone(), String::from("\n")));
                 in_hunk = true;
@@ -123,7 +123,10 @@ impl Patch {
     fn all() -> Vec<Self> {
         let folder = std::fs::read_dir(root().join("tests/mutants")).unwrap();
         let paths = folder.map(|it| it.unwrap().path());
-        paths.filter(|it| it.extension().is_some_and(|it| it == "patch")).map(|it| Patch::read(&it)).collect()
+        paths
+            .filter(|path| path.extension().is_some_and(|it| it == "patch"))
+            .map(|it| Patch::read(&it))
+            .collect()
     }
 }
 
@@ -144,19 +147,19 @@ fn every_test_of_a_row_has_a_patch_that_takes_its_mechanism_out() {
 #[test]
 fn every_patch_still_fits_the_code() {
     for Patch { name, fails, old } in Patch::all() {
-        assert!(!fails.is_empty() && !old.is_empty(), "{name}.patch does nothing");
+        assert!(!fails.is_empty() && !old.is_empty(), "{name}.patch has no hunk or no test");
         for (file, text) in old {
             let source = std::fs::read_to_string(root().join(&file)).unwrap_or_default();
             let n = format!("\n{source}").matches(&text).count();
             assert_eq!(
                 n, 1,
-                "{name}.patch: in {file} this occurs {n} times; see tests/mutants/run.py:{text}"
+                "{name}.patch: this text must occur once in {file}, not {n} times; see tests/mutants/run.py:{text}"
             );
         }
     }
 }
 
-/// What a row says that there is not, and a part of the names that it would have.
+/// Features that a row may call missing, each with a part of the names that its public items would have.
 const ABSENT: [(&str, &str); 5] = [
     ("recovery", "recover"),
     ("regularizers", "regulariz"),
@@ -165,7 +168,7 @@ const ABSENT: [(&str, &str); 5] = [
     ("uploads of files", "upload"),
 ];
 
-/// The names that the crate makes public, in whatever module; those of the engine are none of the client's.
+/// Collects the public names of all modules of the client, without those of the engine.
 fn public_names(folder: &Path, names: &mut String) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -184,7 +187,7 @@ fn public_names(folder: &Path, names: &mut String) {
 }
 
 #[test]
-fn nothing_is_said_to_be_missing_that_is_there() {
+fn nothing_that_exists_is_said_to_be_missing() {
     let mut names = String::new();
     public_names(&root().join("src"), &mut names);
     let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
@@ -192,16 +195,17 @@ fn nothing_is_said_to_be_missing_that_is_there() {
     for Row { finding, mechanism, .. } in rows() {
         assert!(
             !mechanism.contains("not there yet"),
-            "{finding}: say so at the beginning, for this test to see it"
+            "{finding}: write \"Not there yet: \" at the beginning of the text"
         );
-        let Some(what) = mechanism.strip_prefix("Not there yet: ").map(|it| it.trim_end_matches('.')) else {
+        let Some(feature) = mechanism.strip_prefix("Not there yet: ").map(|it| it.trim_end_matches('.'))
+        else {
             continue;
         };
-        let there = match ABSENT.iter().find(|it| it.0 == what) {
+        let exists = match ABSENT.iter().find(|it| it.0 == feature) {
             Some((_, part)) => names.lines().any(|it| it.contains(part)),
-            None if what == "the command line" => programs || manifest.contains("[[bin]]"),
-            None => panic!("{finding}: how would this test know that there is no {what}?"),
+            None if feature == "the command line" => programs || manifest.contains("[[bin]]"),
+            None => panic!("{finding}: add {feature:?} to `ABSENT`"),
         };
-        assert!(!there, "{finding} says that there is no {what}, but there is");
+        assert!(!exists, "{finding} says that {feature} is missing, but it exists");
     }
 }

@@ -1,4 +1,4 @@
-//! Servers that read passes as JSON alone, and how they are told from those that are in trouble.
+//! The client detects servers that read passes only as JSON, and does not confuse them with failing servers.
 
 use serde_json::json;
 use tinkex::testing::{Act, FakeServer, Seen};
@@ -14,17 +14,17 @@ fn is_json(seen: &Seen) -> bool {
     seen.header("content-type").is_some_and(|it| it.contains("json"))
 }
 
-/// The passes that the server saw: whether each was JSON, and its id.
+/// The passes that the server got: `true` for JSON, and the seq id of a JSON pass.
 fn passes(server: &FakeServer) -> Vec<(bool, Option<u64>)> {
     let seen = server.requests().into_iter().filter(|it| it.path == BACKWARD || it.path == FORWARD);
-    let id = |it: &Seen| it.json().and_then(|it| it["seq_id"].as_u64());
+    let id = |seen: &Seen| seen.json().and_then(|body| body["seq_id"].as_u64());
     seen.map(|it| (is_json(&it), id(&it))).collect()
 }
 
-/// A server that says this of every pass in protobuf.
+/// A server that answers each pass in protobuf with `act`.
 fn reading_json(act: Act) -> FakeServer {
     let server = FakeServer::new();
-    server.script(move |it| (it.path == BACKWARD && !is_json(it)).then(|| act.clone()));
+    server.script(move |seen| (seen.path == BACKWARD && !is_json(seen)).then(|| act.clone()));
     server
 }
 
@@ -38,7 +38,7 @@ fn pass(training: &TrainingClient) -> tinkex::Result<ForwardBackwardOutput> {
 }
 
 #[test]
-fn a_server_that_reads_json_alone_is_found_out_by_the_first_pass_and_remembered() {
+fn a_server_that_reads_only_json_is_detected_by_the_first_pass_and_remembered() {
     let not_utf8 = || Act::status(500, "Internal Server Error");
     for act in [not_utf8(), Act::status(422, r#"{"detail":[]}"#), Act::status(415, ""), Act::status(400, "?")]
     {
@@ -64,10 +64,10 @@ fn a_server_without_client_config_gets_json_from_the_start() {
         pass(&training).unwrap();
         training.forward_backward_custom(vec![datum()], ones).wait().unwrap();
         assert_eq!(passes(&server), [(true, Some(1)), (true, Some(2)), (true, Some(3))]);
-        // One that wants protobuf all the same says so.
+        // A server that reads only protobuf answers JSON with 415.
         let server = FakeServer::new();
         server.always("/api/v1/client/config", Act::status(status, r#"{"detail":"Not Found"}"#));
-        server.script(|it| (it.path == BACKWARD && is_json(it)).then(|| Act::status(415, "")));
+        server.script(|seen| (seen.path == BACKWARD && is_json(seen)).then(|| Act::status(415, "")));
         let training = client(&server);
         pass(&training).unwrap();
         pass(&training).unwrap();
@@ -80,49 +80,49 @@ fn ones(_: &[Datum], logprobs: &[&[f32]]) -> tinkex::Result<CustomLoss> {
 }
 
 #[test]
-fn what_both_forms_are_refused_for_is_the_content_and_ends_no_order() {
+fn a_pass_refused_in_both_formats_poisons_no_client() {
     let refusal = r#"{"detail":"loss_fn: input should be 'cross_entropy'"}"#;
-    // A server that reads both, and one that fails at protobuf.
+    // A server that reads both formats, and one that fails on protobuf.
     for protobuf in [Act::status(422, refusal), Act::status(500, "Internal Server Error")] {
-        let is_old = matches!(&protobuf, Act::Answer(it) if it.status == 500);
+        let reads_only_json = matches!(&protobuf, Act::Answer(answer) if answer.status == 500);
         let server = FakeServer::new();
-        server.script(move |it| {
-            let odd = it.path == BACKWARD && it.body.windows(3).any(|it| it == b"dro");
-            match is_json(it) {
-                false if it.path == BACKWARD && (odd || is_old) => Some(protobuf.clone()),
-                true if odd => Some(Act::status(422, refusal)),
-                _ => None,
+        server.script(move |seen| {
+            let is_pass = seen.path == BACKWARD;
+            let has_dro = is_pass && seen.body.windows(3).any(|bytes| bytes == b"dro");
+            if is_json(seen) {
+                has_dro.then(|| Act::status(422, refusal))
+            } else {
+                (is_pass && (has_dro || reads_only_json)).then(|| protobuf.clone())
             }
         });
         let training = client(&server);
-        let sampled = datum().with("logprobs", vec![-0.5f32; 4]).with("advantages", vec![1f32; 4]);
-        let mut sampled = sampled;
+        let mut sampled = datum().with("logprobs", vec![-0.5f32; 4]).with("advantages", vec![1f32; 4]);
         sampled.loss_fn_inputs.remove("weights");
         let error = training.forward_backward(vec![sampled], LossFn::Dro).wait().unwrap_err();
         assert!(error.http_status() == Some(422) && error.to_string().contains("loss_fn"), "{error}");
         pass(&training).unwrap();
-        assert_eq!(passes(&server).last().unwrap().0, is_old);
+        assert_eq!(passes(&server).last().unwrap().0, reads_only_json);
     }
 }
 
 #[test]
-fn a_bad_moment_of_a_server_that_reads_protobuf_costs_it_nothing() {
-    let unread = || Act::status(422, r#"{"detail":"body: not a protobuf message"}"#);
-    for json in [Act::status(415, ""), unread(), Act::status(500, "oops")] {
+fn one_failure_of_a_server_that_reads_protobuf_does_not_switch_it_to_json() {
+    let not_protobuf = || Act::status(422, r#"{"detail":"body: not a protobuf message"}"#);
+    for refusal in [Act::status(415, ""), not_protobuf(), Act::status(500, "oops")] {
         let server = FakeServer::new();
-        let no_json = json.clone();
-        server.script(move |it| (it.path == BACKWARD && is_json(it)).then(|| no_json.clone()));
+        let act = refusal.clone();
+        server.script(move |seen| (seen.path == BACKWARD && is_json(seen)).then(|| act.clone()));
         server.next(BACKWARD, Act::status(500, "oops"));
         let training = client(&server);
         pass(&training).unwrap();
         pass(&training).unwrap();
-        let forms: Vec<_> = passes(&server).into_iter().map(|it| it.0).collect();
-        assert_eq!(forms, [false, true, false, false], "{json:?}");
+        let are_json: Vec<_> = passes(&server).into_iter().map(|it| it.0).collect();
+        assert_eq!(are_json, [false, true, false, false], "{refusal:?}");
     }
 }
 
 #[test]
-fn a_server_that_took_a_pass_is_never_asked_in_another_form() {
+fn a_server_that_accepted_a_pass_never_gets_another_format() {
     let server = FakeServer::new();
     let training = client(&server);
     pass(&training).unwrap();
@@ -134,7 +134,7 @@ fn a_server_that_took_a_pass_is_never_asked_in_another_form() {
 }
 
 #[test]
-fn all_parts_of_the_first_call_find_the_form_out_and_keep_their_ids() {
+fn all_parts_of_the_first_call_switch_to_json_and_keep_their_ids() {
     let server = reading_json(Act::status(500, "Internal Server Error"));
     server.always("/api/v1/client/config", Act::json(json!({"fwdbwd_max_chunk_len": 1})));
     let training = client(&server);
@@ -147,7 +147,7 @@ fn all_parts_of_the_first_call_find_the_form_out_and_keep_their_ids() {
 }
 
 #[test]
-fn numbers_that_json_does_not_have_are_refused_before_they_are_sent() {
+fn non_finite_numbers_are_refused_before_they_are_sent_as_json() {
     let server = reading_json(Act::status(500, "Internal Server Error"));
     let training = client(&server);
     pass(&training).unwrap();

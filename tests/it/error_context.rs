@@ -1,4 +1,4 @@
-//! What an error says of the effort behind it: all attempts, all of the time, the last reason.
+//! The context of an error: number of attempts, elapsed time and the last reason.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tinkex::{Error, ErrorKind, PausePolicy, Phase, Result, Timeouts};
 const SAMPLE: &str = "/api/v1/asample";
 const S: fn(u64) -> Duration = Duration::from_secs;
 
-/// A sample of a server that answers each submission with an act.
+/// Samples on a server that answers each submission with `act`.
 fn sample(act: Act, timeouts: impl FnOnce(&mut Timeouts)) -> (FakeServer, Result<SampleResponse>) {
     let server = FakeServer::new();
     let service = server.in_memory_at(VirtualClock::new()).timeouts(timeouts).build().unwrap();
@@ -21,16 +21,16 @@ fn sample(act: Act, timeouts: impl FnOnce(&mut Timeouts)) -> (FakeServer, Result
     (server, result)
 }
 
-fn account(error: &Error) -> (u32, Duration) {
+fn attempts_and_elapsed(error: &Error) -> (u32, Duration) {
     (error.attempts().unwrap(), error.elapsed().unwrap())
 }
 
 #[test]
-fn a_sample_that_the_server_has_no_room_for_until_its_deadline_tells_all_attempts_and_the_whole_time() {
+fn a_sample_rejected_with_429_until_its_deadline_reports_all_attempts_and_the_whole_time() {
     let act = Act::status(429, r#"{"detail":"too many samples"}"#);
-    let (server, result) = sample(act, |it| it.operation = S(600));
+    let (server, result) = sample(act, |timeouts| timeouts.operation = S(600));
     let error = result.unwrap_err();
-    assert_eq!(account(&error), (601, S(600)), "{error}");
+    assert_eq!(attempts_and_elapsed(&error), (601, S(600)), "{error}");
     assert_eq!(server.requests_to(SAMPLE).len(), 601);
     assert!(
         error.to_string().contains("too many samples") && error.to_string().contains("601 attempts"),
@@ -40,23 +40,26 @@ fn a_sample_that_the_server_has_no_room_for_until_its_deadline_tells_all_attempt
 }
 
 #[test]
-fn a_sample_that_meets_an_outage_until_its_deadline_tells_all_attempts_and_the_whole_time() {
+fn a_sample_that_meets_an_outage_until_its_deadline_reports_all_attempts_and_the_whole_time() {
     for act in [Act::status(503, r#"{"detail":"down"}"#), Act::Reset] {
-        let (server, result) = sample(act.clone(), |it| it.operation = S(600));
+        let (server, result) = sample(act.clone(), |timeouts| timeouts.operation = S(600));
         let error = result.unwrap_err();
-        let (attempts, elapsed) = account(&error);
+        let (attempts, elapsed) = attempts_and_elapsed(&error);
         assert_eq!(attempts as usize, server.requests_to(SAMPLE).len(), "{act:?}: {error}");
         assert!(S(580) < elapsed && elapsed <= S(600), "{act:?}: {error}");
     }
 }
 
 #[test]
-fn a_sample_whose_time_is_over_before_its_turn_comes_repeats_what_the_server_said_to_others() {
+fn a_sample_that_times_out_during_a_shared_pause_reports_the_rejection_that_caused_it() {
     let server = FakeServer::new();
-    let service =
-        server.in_memory_at(VirtualClock::new()).timeouts(|it| it.operation = S(3)).build().unwrap();
+    let service = server
+        .in_memory_at(VirtualClock::new())
+        .timeouts(|timeouts| timeouts.operation = S(3))
+        .build()
+        .unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
-    // A large prompt makes everybody wait for five seconds.
+    // After a 429 for a prompt of this size all samples pause for 5 s, longer than the operation may take.
     server.always(SAMPLE, Act::status(429, r#"{"detail":"too many samples"}"#));
     let error = sampler.sample(&ModelInput::from_ints(vec![1; 20_000]), 1, &SamplingParams::default()).wait();
     let error = error.unwrap_err();
@@ -66,18 +69,19 @@ fn a_sample_whose_time_is_over_before_its_turn_comes_repeats_what_the_server_sai
 }
 
 #[test]
-fn a_sample_of_a_dead_server_ends_with_the_time_that_its_submission_is_allowed() {
+fn a_sample_that_cannot_be_submitted_ends_at_the_submit_timeout() {
     for act in [Act::Reset, Act::status(503, "down"), Act::status(408, "late")] {
-        let (server, result) = sample(act.clone(), |it| (it.submit, it.operation) = (S(8), S(60)));
+        let (server, result) =
+            sample(act.clone(), |timeouts| (timeouts.submit, timeouts.operation) = (S(8), S(60)));
         let error = result.unwrap_err();
-        let (attempts, elapsed) = account(&error);
+        let (attempts, elapsed) = attempts_and_elapsed(&error);
         assert!(S(2) < elapsed && elapsed <= S(8), "{act:?}: {error}");
         assert_eq!(attempts as usize, server.requests_to(SAMPLE).len(), "{act:?}: {error}");
     }
 }
 
 #[test]
-fn a_caller_who_waits_a_while_for_a_rate_limit_waits_no_longer_with_a_sample() {
+fn wait_at_most_bounds_the_time_that_a_sample_waits_for_a_rate_limit() {
     let server = FakeServer::new();
     let policy = PausePolicy::WaitAtMost(S(30));
     let service = server.in_memory_at(VirtualClock::new()).pause_policy(policy).build().unwrap();
@@ -86,7 +90,7 @@ fn a_caller_who_waits_a_while_for_a_rate_limit_waits_no_longer_with_a_sample() {
     let error =
         sampler.sample(&ModelInput::from_ints([1]), 1, &SamplingParams::default()).wait().unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Paused, "{error:?}");
-    assert_eq!(account(&error), (31, S(30)));
+    assert_eq!(attempts_and_elapsed(&error), (31, S(30)));
     assert!(
         error.to_string().contains("longer than the allowed 30.0s: HTTP 429: too many samples"),
         "{error}"
@@ -94,9 +98,13 @@ fn a_caller_who_waits_a_while_for_a_rate_limit_waits_no_longer_with_a_sample() {
 }
 
 #[test]
-fn a_poisoned_client_tells_its_own_attempts_and_time_and_the_cause_keeps_its_own() {
+fn a_poisoned_error_has_its_own_attempts_and_time_and_its_cause_keeps_its_own() {
     let server = FakeServer::new();
-    let service = server.in_memory_at(VirtualClock::new()).timeouts(|it| it.submit = S(60)).build().unwrap();
+    let service = server
+        .in_memory_at(VirtualClock::new())
+        .timeouts(|timeouts| timeouts.submit = S(60))
+        .build()
+        .unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     server.always("/api/v1/optim_step", Act::status(503, "down"));
     let first = training.optim_step(AdamParams::default()).wait().unwrap_err();
@@ -122,7 +130,7 @@ fn an_error_after_the_submission_counts_the_requests_for_the_result_too() {
 }
 
 #[test]
-fn a_caller_who_does_not_wait_for_a_pause_is_told_its_reason_and_no_limit() {
+fn with_the_pause_policy_fail_the_error_has_the_reason_of_the_pause_and_no_limit() {
     let server = FakeServer::new();
     let service = server.in_memory().pause_policy(PausePolicy::Fail).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();

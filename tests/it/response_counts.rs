@@ -1,4 +1,4 @@
-//! Answers with fewer or more of something than was asked for: no caller is to panic over them.
+//! Responses with fewer or more items than requested are errors, so that a caller may index into them.
 
 use serde_json::{Value, json};
 use tinkex::testing::{Act, FakeServer};
@@ -9,7 +9,8 @@ use crate::util::{datum, training};
 
 const RETRIEVE: &str = "/api/v1/retrieve_future";
 
-/// What two samples of a prompt of three tokens fail of, whose result is changed before it is sent.
+/// Requests two samples of a prompt of three tokens, on a server that applies `change` to the result. Returns the number
+/// of sequences.
 fn sampled(options: SampleOptions, change: impl FnOnce(&mut Value)) -> Result<usize, Error> {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
@@ -21,12 +22,12 @@ fn sampled(options: SampleOptions, change: impl FnOnce(&mut Value)) -> Result<us
     change(&mut result);
     server.always(RETRIEVE, Act::json(result));
     let params = SamplingParams { max_tokens: Some(2), ..Default::default() };
-    let answer = sampler.sample_with(&ModelInput::from_ints([1, 2, 3]), 2, &params, &options).wait()?;
-    Ok(answer.sequences.len())
+    let response = sampler.sample_with(&ModelInput::from_ints([1, 2, 3]), 2, &params, &options).wait()?;
+    Ok(response.sequences.len())
 }
 
 #[test]
-fn a_sample_with_another_number_of_sequences_or_scores_than_was_asked_for_is_an_error() {
+fn a_sample_with_a_wrong_number_of_sequences_or_logprobs_is_an_error() {
     type Change = fn(&mut Value);
     let everything = || SampleOptions {
         include_prompt_logprobs: true,
@@ -38,31 +39,31 @@ fn a_sample_with_another_number_of_sequences_or_scores_than_was_asked_for_is_an_
     let table: [(&str, Change); 9] = [
         ("no sequence", |it| it["sequences"] = json!([])),
         ("one sequence", |it| drop(it["sequences"].as_array_mut().unwrap().pop())),
-        ("three sequences", |it| {
-            let one = it["sequences"][0].clone();
-            it["sequences"].as_array_mut().unwrap().push(one);
+        ("three sequences", |result| {
+            let one = result["sequences"][0].clone();
+            result["sequences"].as_array_mut().unwrap().push(one);
         }),
-        ("a log-probability less", |it| it["sequences"][1]["logprobs"] = json!([-1])),
-        ("a row less", |it| it["sequences"][1]["topk_logprobs"] = json!([[[7, -1]]])),
+        ("too few log-probabilities", |it| it["sequences"][1]["logprobs"] = json!([-1])),
+        ("too few rows", |it| it["sequences"][1]["topk_logprobs"] = json!([[[7, -1]]])),
         ("no rows", |it| it["sequences"][1]["topk_logprobs"] = json!(null)),
-        ("no scores of the prompt", |it| it["prompt_logprobs"] = json!(null)),
-        ("a score of the prompt too many", |it| it["prompt_logprobs"] = json!([null, -1, -1, -1])),
+        ("no log-probabilities of the prompt", |it| it["prompt_logprobs"] = json!(null)),
+        ("too many log-probabilities of the prompt", |it| it["prompt_logprobs"] = json!([null, -1, -1, -1])),
         ("no rows of the prompt", |it| it["topk_prompt_logprobs"] = json!(null)),
     ];
     for (name, change) in table {
         let error = sampled(everything(), change).unwrap_err();
-        // What is left out altogether belongs to an option that older servers do not know.
+        // A missing field belongs to an option that older servers do not know.
         let kind = if name.starts_with("no rows") { ErrorKind::Incompatible } else { ErrorKind::Decode };
         assert_eq!((error.kind(), error.operation()), (&kind, Some("sample")), "{name}: {error}");
     }
-    // What was not asked for may be there or not.
+    // Fields that were not requested may be missing or present.
     for change in [(|it| it["prompt_logprobs"] = json!(null)) as Change, |_| ()] {
         assert_eq!(sampled(SampleOptions::default(), change).unwrap(), 2);
     }
 }
 
 #[test]
-fn scores_of_another_number_of_tokens_than_the_prompt_has_are_an_error() {
+fn prompt_logprobs_that_do_not_match_the_prompt_are_an_error() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
@@ -76,7 +77,7 @@ fn scores_of_another_number_of_tokens_than_the_prompt_has_are_an_error() {
 }
 
 #[test]
-fn a_pass_with_another_number_of_outputs_or_log_probabilities_than_was_asked_for_is_an_error() {
+fn a_pass_with_a_wrong_number_of_outputs_or_logprobs_is_an_error() {
     let output = |n: usize| json!({"logprobs": vec![-1.0; n]});
     for (outputs, problem) in [
         (json!([]), "0 outputs for the 2 data"),
@@ -89,7 +90,7 @@ fn a_pass_with_another_number_of_outputs_or_log_probabilities_than_was_asked_for
         server.next(RETRIEVE, Act::json(json!({"loss_fn_outputs": outputs, "metrics": {"loss:sum": 1}})));
         let error = training.forward_backward(vec![datum(); 2], LossFn::CrossEntropy).wait().unwrap_err();
         assert!(*error.kind() == ErrorKind::Decode && error.to_string().contains(problem), "{error}");
-        // The pass was accepted, and the order holds.
+        // The server has accepted the pass, so the client is not poisoned.
         training.forward(vec![datum(); 2], LossFn::CrossEntropy).wait().unwrap();
     }
 }

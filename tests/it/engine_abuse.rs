@@ -1,4 +1,4 @@
-//! What clients that are broken or mean no good can do to the engine: nothing that others notice.
+//! Broken and malicious clients of the engine must not affect others: access control, connection and memory limits.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,7 +10,7 @@ use tinkex::local::{Options, Server};
 use crate::util::engine::{Client, pass};
 use crate::util::{PATIENCE, alone, eventually};
 
-/// A connection of a client that does as it likes.
+/// A raw connection to the engine.
 fn connect(server: &Server) -> TcpStream {
     let stream = TcpStream::connect(server.url().strip_prefix("http://").unwrap()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -18,22 +18,22 @@ fn connect(server: &Server) -> TcpStream {
     stream
 }
 
-/// The status of an answer; 0 if the connection was closed without one.
+/// Reads the status of a response; 0 if the connection was closed without one.
 fn status(stream: &mut TcpStream) -> u16 {
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     let mut part = [0; 1024];
-    while !answer.windows(2).any(|it| it == b"\r\n") {
+    while !response.windows(2).any(|it| it == b"\r\n") {
         match stream.read(&mut part) {
-            Ok(n) if 0 < n => answer.extend_from_slice(&part[..n]),
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock) => panic!("no answer"),
+            Ok(n) if 0 < n => response.extend_from_slice(&part[..n]),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("no response"),
             _ => return 0,
         }
     }
-    let line = String::from_utf8_lossy(&answer);
+    let line = String::from_utf8_lossy(&response);
     line.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-/// Whether the server closes a connection, sooner or later.
+/// Waits until the server closes a connection; `false` if it does not within `PATIENCE`.
 fn is_closed(stream: &mut TcpStream) -> bool {
     let mut rest = Vec::new();
     match stream.read_to_end(&mut rest) {
@@ -42,8 +42,8 @@ fn is_closed(stream: &mut TcpStream) -> bool {
     }
 }
 
-/// Asks for something with a key and some more headers.
-fn ask(server: &Server, key: &str, headers: &[&str]) -> u16 {
+/// Sends a GET request with `key` and `headers`, and returns the status.
+fn get(server: &Server, key: &str, headers: &[&str]) -> u16 {
     let mut stream = connect(server);
     let mut head = format!("GET /api/v1/get_server_capabilities HTTP/1.1\r\nX-API-Key: {key}\r\n");
     headers.iter().for_each(|it| head.push_str(&format!("{it}\r\n")));
@@ -52,31 +52,31 @@ fn ask(server: &Server, key: &str, headers: &[&str]) -> u16 {
 }
 
 #[test]
-fn only_programs_that_know_the_key_of_this_start_and_mean_this_machine_are_answered() {
+fn requests_need_the_key_of_this_start_and_a_local_host_header() {
     let server = Server::start(Options { threads: 1, ..Options::default() }).unwrap();
     let other = Server::start(Options { threads: 1, ..Options::default() }).unwrap();
     assert_ne!(server.api_key(), other.api_key());
     assert!(server.api_key().starts_with("tml-") && 30 < server.api_key().len());
     let local = "Host: localhost:1234";
     for (key, expected) in [(server.api_key(), 200), (other.api_key(), 401), ("tml-local", 401), ("", 401)] {
-        assert_eq!(ask(&server, key, &[local]), expected, "{key:?}");
+        assert_eq!(get(&server, key, &[local]), expected, "{key:?}");
     }
     let key = server.api_key();
     for host in ["Host: 127.0.0.1", "Host: LOCALHOST", "Host: [::1]:80"] {
-        assert_eq!(ask(&server, key, &[host]), 200, "{host}");
+        assert_eq!(get(&server, key, &[host]), 200, "{host}");
     }
-    assert_eq!(ask(&server, key, &[local, "Origin: http://127.0.0.1:3000"]), 200);
-    for strange in ["Host: evil.example", "Host: evil.example:80", "Host: 127.0.0.1.evil.example"] {
-        assert_eq!(ask(&server, key, &[strange]), 403, "{strange}");
-        assert_eq!(ask(&server, key, &[local, strange]), 403, "{strange}");
+    assert_eq!(get(&server, key, &[local, "Origin: http://127.0.0.1:3000"]), 200);
+    for foreign in ["Host: evil.example", "Host: evil.example:80", "Host: 127.0.0.1.evil.example"] {
+        assert_eq!(get(&server, key, &[foreign]), 403, "{foreign}");
+        assert_eq!(get(&server, key, &[local, foreign]), 403, "{foreign}");
     }
-    assert_eq!(ask(&server, key, &[]), 403, "for nobody");
+    assert_eq!(get(&server, key, &[]), 403, "without a Host header");
     for origin in ["Origin: http://evil.example", "Origin: null", "Origin: https://evil.example:443"] {
-        assert_eq!(ask(&server, key, &[local, origin]), 403, "{origin}");
+        assert_eq!(get(&server, key, &[local, origin]), 403, "{origin}");
     }
     let mut health = connect(&server);
     health.write_all(b"GET /api/v1/healthz HTTP/1.1\r\nHost: evil.example\r\n\r\n").unwrap();
-    assert_eq!(status(&mut health), 403, "not even whether it lives");
+    assert_eq!(status(&mut health), 403, "the health check needs a local host too");
 
     let options = Options {
         api_key: Some("tml-mine".into()),
@@ -85,22 +85,22 @@ fn only_programs_that_know_the_key_of_this_start_and_mean_this_machine_are_answe
         ..Options::default()
     };
     let named = Server::start(options).unwrap();
-    assert_eq!(ask(&named, "tml-mine", &["Host: engine.test:8000", "Origin: https://engine.test"]), 200);
-    assert_eq!(ask(&named, "tml-mine", &["Host: other.test"]), 403);
+    assert_eq!(get(&named, "tml-mine", &["Host: engine.test:8000", "Origin: https://engine.test"]), 200);
+    assert_eq!(get(&named, "tml-mine", &["Host: other.test"]), 403);
 }
 
 #[test]
-fn a_new_connection_takes_the_place_of_the_one_that_has_been_idle_for_longest() {
+fn a_new_connection_replaces_the_one_that_has_been_idle_longest() {
     let server = Server::start(Options { threads: 1, max_connections: 4, ..Options::default() }).unwrap();
     let mut idle: Vec<TcpStream> = (0..12).map(|_| connect(&server)).collect();
     for stream in &mut idle {
-        // Half a head is no request.
+        // Half a request head does not count as a request. The server may have closed the connection already.
         let _ = stream.write_all(b"GET /api/v1/healthz HTTP/1.1\r\n");
     }
-    assert_eq!(ask(&server, server.api_key(), &["Host: localhost"]), 200);
+    assert_eq!(get(&server, server.api_key(), &["Host: localhost"]), 200);
     let (gone, kept) = idle.split_at_mut(9);
     assert!(gone.iter_mut().all(is_closed));
-    // No more were closed than there was need of.
+    // No more were closed than needed.
     for stream in kept {
         stream.write_all(b"Host: localhost\r\n\r\n").unwrap();
         assert_eq!(status(stream), 200);
@@ -108,19 +108,19 @@ fn a_new_connection_takes_the_place_of_the_one_that_has_been_idle_for_longest() 
 }
 
 #[test]
-fn a_connection_that_waits_for_a_place_gets_that_of_one_that_is_done() {
+fn a_waiting_connection_is_served_when_another_is_done() {
     let client = Client::with(Options { max_connections: 1, ..Options::default() });
     let request = b"GET /api/v1/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let mut streams: Vec<TcpStream> = (0..4).map(|_| connect(&client.server)).collect();
-    // The last to come is asked first: it has to outlive all those before it.
+    // Send on the latest connection first, because the engine may close the earlier ones for it.
     for stream in streams.iter_mut().rev() {
-        let _closed_already = stream.write_all(request);
+        let _ = stream.write_all(request);
     }
     assert_eq!(status(&mut streams[3]), 200);
 }
 
 #[test]
-fn connections_that_stand_still_are_closed() {
+fn idle_and_stalled_connections_are_closed() {
     let quick = Duration::from_secs(2);
     let client = Client::with(Options { idle_timeout: quick, stall_timeout: quick, ..Options::default() });
     let mut silent = connect(&client.server);
@@ -139,10 +139,10 @@ fn connections_that_stand_still_are_closed() {
 }
 
 #[test]
-fn a_client_that_does_not_read_its_answer_is_given_up() {
+fn a_client_that_does_not_read_its_responses_is_disconnected() {
     let client = Client::with(Options { stall_timeout: Duration::from_secs(2), ..Options::default() });
     let mut stream = connect(&client.server);
-    // Thousands of answers that nobody reads fill every buffer on the way, until nothing can be written any more.
+    // Thousands of unread responses fill every buffer on the way, until the engine cannot write and drops the connection.
     let key = client.server.api_key();
     let one = format!(
         "GET /api/v1/get_server_capabilities HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\n\r\n"
@@ -150,7 +150,7 @@ fn a_client_that_does_not_read_its_answer_is_given_up() {
     let many = one.repeat(1000);
     let deadline = Instant::now() + PATIENCE;
     while stream.write_all(many.as_bytes()).is_ok() {
-        assert!(Instant::now() < deadline, "the server takes requests without end");
+        assert!(Instant::now() < deadline, "the engine keeps reading requests");
     }
 }
 
@@ -159,8 +159,8 @@ fn post(path: &str, key: &str, more: &str) -> String {
     format!("POST /api/v1/{path} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\n{more}\r\n")
 }
 
-/// Writes a body as far as the server takes it.
-fn pour(stream: &mut TcpStream, part: &[u8], times: usize) {
+/// Writes `part` up to `times` times, until the server stops reading.
+fn write_repeatedly(stream: &mut TcpStream, part: &[u8], times: usize) {
     for _ in 0..times {
         if stream.write_all(part).is_err() {
             return;
@@ -168,7 +168,7 @@ fn pour(stream: &mut TcpStream, part: &[u8], times: usize) {
     }
 }
 
-/// A number of kilobytes that the system tells of this process.
+/// Reads a field in kB from `/proc/self/status`.
 #[cfg(target_os = "linux")]
 fn kilobytes(name: &str) -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -176,19 +176,19 @@ fn kilobytes(name: &str) -> usize {
     line.trim_start_matches(':').split_whitespace().next().unwrap().parse().unwrap()
 }
 
-/// How many kilobytes more than now the process takes at any time while something is done.
+/// Peak growth of the resident memory during `work`, in kB.
 #[cfg(target_os = "linux")]
 fn growth(work: impl FnOnce()) -> usize {
-    // The peak counts anew from here.
+    // Reset the peak `VmHWM`.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = kilobytes("VmRSS");
     work();
     kilobytes("VmHWM").saturating_sub(before)
 }
 
-/// How many connections this process can hold with both their ends.
+/// Number of connections, at most 2000, for which this process has enough file descriptors. It holds both ends of each.
 #[cfg(target_os = "linux")]
-fn most_connections() -> usize {
+fn max_connections() -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
     let line = limits.lines().find_map(|it| it.strip_prefix("Max open files")).unwrap();
     let soft = line.split_whitespace().next().unwrap().parse().unwrap_or(1_000_000usize);
@@ -199,14 +199,14 @@ fn most_connections() -> usize {
 #[test]
 fn hostile_clients_cost_at_most_64_megabytes() {
     const MOST: usize = 64 << 10;
-    alone("engine_guard::hostile_clients_cost_at_most_64_megabytes", || {
+    alone("engine_abuse::hostile_clients_cost_at_most_64_megabytes", || {
         let quick = Duration::from_secs(3);
         let client =
             Client::with(Options { idle_timeout: quick * 4, stall_timeout: quick, ..Options::default() });
         let key = client.server.api_key().to_string();
         let model = client.model(0);
         client.run("forward_backward", &pass(&model, 1, "forward_backward_input"));
-        let lives = || {
+        let assert_alive = || {
             let body = json!({"session_id": client.session}).to_string();
             let mut stream = connect(&client.server);
             let head = post("session_heartbeat", &key, &format!("Content-Length: {}\r\n", body.len()));
@@ -214,7 +214,7 @@ fn hostile_clients_cost_at_most_64_megabytes() {
             assert_eq!(status(&mut stream), 200);
         };
         let refused = |name: &str, expected: &[u16], found: u16| {
-            // Who still writes when the server closes may never read why.
+            // Status 0: a client that still writes when the server closes may lose the response.
             assert!(expected.contains(&found) || found == 0, "{name}: {found}");
         };
 
@@ -224,38 +224,39 @@ fn hostile_clients_cost_at_most_64_megabytes() {
                     let (server, key) = (&client.server, &key);
                     scope.spawn(move || {
                         let mut stream = connect(server);
-                        let zeros = [b' '; 64 << 10];
-                        let framing = match i % 2 {
-                            0 => "Content-Length: 104857600\r\n",
-                            _ => "Transfer-Encoding: chunked\r\n",
+                        let spaces = [b' '; 64 << 10];
+                        let has_length = i % 2 == 0;
+                        let framing = if has_length {
+                            "Content-Length: 104857600\r\n"
+                        } else {
+                            "Transfer-Encoding: chunked\r\n"
                         };
                         stream.write_all(post("forward_backward", key, framing).as_bytes()).unwrap();
-                        match i % 2 {
-                            0 => pour(&mut stream, &zeros, 1500),
-                            _ => {
-                                let chunk = [b"10000\r\n".as_slice(), &zeros, b"\r\n"].concat();
-                                pour(&mut stream, &chunk, 1600);
-                            }
+                        if has_length {
+                            write_repeatedly(&mut stream, &spaces, 1500);
+                        } else {
+                            let chunk = [b"10000\r\n".as_slice(), &spaces, b"\r\n"].concat();
+                            write_repeatedly(&mut stream, &chunk, 1600);
                         }
-                        refused("a body without end", &[413, 503, 408], status(&mut stream));
+                        refused("an endless body", &[413, 503, 408], status(&mut stream));
                     });
                 }
             });
-            lives();
+            assert_alive();
         });
-        assert!(grown < MOST, "bodies without end: {grown} kB");
+        assert!(grown < MOST, "endless bodies: {grown} kB");
 
         let grown = growth(|| {
-            // As large as a pass may be, and never finished.
+            // Bodies of the maximum size of a pass that are never finished.
             let mut streams: Vec<_> = (0..8).map(|_| connect(&client.server)).collect();
             for stream in &mut streams {
                 stream
                     .write_all(post("forward_backward", &key, "Content-Length: 16777216\r\n").as_bytes())
                     .unwrap();
                 stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
-                pour(stream, &[b' '; 64 << 10], 250);
+                write_repeatedly(stream, &[b' '; 64 << 10], 250);
                 stream.set_write_timeout(Some(PATIENCE)).unwrap();
-                lives();
+                assert_alive();
             }
             streams.iter_mut().for_each(|it| refused("a body that stops", &[408, 503], status(it)));
         });
@@ -275,24 +276,24 @@ fn hostile_clients_cost_at_most_64_megabytes() {
                 let head = post("forward_backward", &key, &framing);
                 stream.write_all(head.as_bytes()).unwrap();
                 stream.write_all(start.as_bytes()).unwrap();
-                pour(&mut stream, part.as_bytes(), times);
-                pour(&mut stream, end.as_bytes(), 1);
+                write_repeatedly(&mut stream, part.as_bytes(), times);
+                write_repeatedly(&mut stream, end.as_bytes(), 1);
                 refused("token ids", &expected, status(&mut stream));
-                lives();
+                assert_alive();
             });
             assert!(grown < MOST, "{megabytes} MB of token ids: {grown} kB");
         }
 
-        // Empty data, of which each takes two bytes and much more when it is read.
+        // Empty data: each takes two bytes in the body and much more memory when it is decoded.
         let grown = growth(|| {
             let data = [0x1a, 0].repeat(7 << 20);
             let mut stream = connect(&client.server);
             let framing =
                 format!("Content-Length: {}\r\nContent-Type: application/x-protobuf\r\n", data.len());
             stream.write_all(post("forward_backward", &key, &framing).as_bytes()).unwrap();
-            pour(&mut stream, &data, 1);
+            write_repeatedly(&mut stream, &data, 1);
             refused("empty data", &[422], status(&mut stream));
-            lives();
+            assert_alive();
         });
         assert!(grown < MOST, "empty data: {grown} kB");
 
@@ -306,12 +307,12 @@ fn hostile_clients_cost_at_most_64_megabytes() {
             stream.write_all(&bomb).unwrap();
             assert_eq!(status(&mut stream), 413);
         });
-        assert!(grown < MOST, "a bomb: {grown} kB");
+        assert!(grown < MOST, "a decompression bomb: {grown} kB");
 
         let mut streams = Vec::new();
         let grown = growth(|| {
             let name = "x".repeat(12 << 10);
-            for i in 0..most_connections() {
+            for i in 0..max_connections() {
                 let mut stream = connect(&client.server);
                 let head = format!("POST /api/v1/asample HTTP/1.1\r\nHost: localhost\r\nX-Name: {name}");
                 if i % 2 == 0 {
@@ -319,25 +320,25 @@ fn hostile_clients_cost_at_most_64_megabytes() {
                 }
                 streams.push(stream);
                 if i % 100 == 0 {
-                    lives();
+                    assert_alive();
                 }
             }
-            lives();
+            assert_alive();
         });
-        assert!(grown < MOST, "half a head: {grown} kB");
-        streams.iter_mut().for_each(|it| assert!(is_closed(it)));
+        assert!(grown < MOST, "unfinished request heads: {grown} kB");
+        assert!(streams.iter_mut().all(is_closed));
         drop(streams);
 
         let result = client.run("forward_backward", &pass(&model, 3, "forward_backward_input"));
         assert!(result["metrics"].is_object(), "{result}");
-        eventually("the server is as it was", || client.get("get_server_capabilities").0 == 200);
+        eventually("the engine serves requests", || client.get("get_server_capabilities").0 == 200);
     });
 }
 
 #[test]
-fn options_with_which_nobody_could_be_served_are_refused_by_name() {
-    type Spoil = fn(&mut Options);
-    let table: [(Spoil, &str); 7] = [
+fn unusable_options_are_refused_by_name() {
+    type Change = fn(&mut Options);
+    let table: [(Change, &str); 7] = [
         (|it| it.api_key = Some(String::new()), "api_key"),
         (|it| it.api_key = Some("a\nb".into()), "api_key"),
         (|it| it.data_dir = Some("".into()), "data_dir"),
@@ -346,10 +347,11 @@ fn options_with_which_nobody_could_be_served_are_refused_by_name() {
         (|it| it.stall_timeout = Duration::ZERO, "stall_timeout"),
         (|it| it.idle_timeout = Duration::ZERO, "idle_timeout"),
     ];
-    for (spoil, named) in table {
+    for (change, named) in table {
         let mut options = Options::default();
-        spoil(&mut options);
-        let error = Server::start(options).err().unwrap_or_else(|| panic!("{named} is accepted"));
+        change(&mut options);
+        let error =
+            Server::start(options).err().unwrap_or_else(|| panic!("the invalid `{named}` is accepted"));
         assert!(error.is_user_error() && error.to_string().contains(named), "{error}");
     }
 }

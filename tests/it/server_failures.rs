@@ -1,4 +1,4 @@
-//! Servers that are slow, wrong or gone; clients that are closed while work is in flight.
+//! Servers that are slow, send malformed responses or are unreachable; clients that are closed with work in flight.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -14,14 +14,14 @@ use tinkex::{CloseStatus, ErrorKind, Phase, Sent, ServiceClient};
 use crate::util::{HOUR, PATIENCE, alone, client_threads, datum, eventually};
 
 #[test]
-fn an_unreachable_server_is_told_within_the_connect_timeout_with_its_url() {
-    // A port that was free a moment ago and that nobody listens on.
+fn an_unreachable_server_is_an_error_with_its_url_within_the_connect_timeout() {
+    // The listener is dropped at once, so no process listens on its port.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("http://127.0.0.1:{port}");
     let service = ServiceClient::builder()
         .api_key("tml-x")
         .base_url(&url)
-        .timeouts(|it| it.connect = Duration::from_millis(300))
+        .timeouts(|timeouts| timeouts.connect = Duration::from_millis(300))
         .build()
         .unwrap();
     for error in [
@@ -41,37 +41,38 @@ fn an_unknown_host_is_an_error_that_names_it() {
     let service = ServiceClient::builder()
         .api_key("tml-x")
         .base_url(url)
-        .timeouts(|it| it.connect = Duration::from_millis(300))
+        .timeouts(|timeouts| timeouts.connect = Duration::from_millis(300))
         .build()
         .unwrap();
     let error = service.get_server_capabilities().unwrap_err();
     assert!(error.to_string().contains(url), "{error}");
-    // Nothing was sent to a host that was not found.
+    // Without an address nothing can have been sent, so the error is retryable.
     let kinds = [ErrorKind::Connection { sent: Sent::No }, ErrorKind::Timeout(Phase::Resolve)];
     assert!(kinds.contains(error.kind()) && error.is_retryable(), "{error:?}");
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_process_that_may_open_no_more_files_poisons_no_client() {
-    alone("bad_weather::a_process_that_may_open_no_more_files_poisons_no_client", || {
+fn running_out_of_file_descriptors_poisons_no_client() {
+    alone("server_failures::running_out_of_file_descriptors_poisons_no_client", || {
         let id = std::process::id().to_string();
         let limited = std::process::Command::new("prlimit").args(["--pid", &id, "--nofile=128:128"]).status();
         assert!(limited.unwrap().success());
         let server = FakeServer::new();
         let listening = server.listen().unwrap();
-        let service = listening.client().timeouts(|it| it.submit = Duration::from_secs(2)).build().unwrap();
-        // So that the next request needs a socket of its own.
+        let service =
+            listening.client().timeouts(|timeouts| timeouts.submit = Duration::from_secs(2)).build().unwrap();
+        // Let the server close each connection, so that the next request needs a new socket.
         for path in ["client/config", "create_session", "create_model", "get_info", "retrieve_future"] {
-            let close = |it| Act::Answer(it).with_header("connection", "close");
+            let close = |answer| Act::Answer(answer).with_header("connection", "close");
             server.always_altered(&format!("/api/v1/{path}"), close);
         }
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
-        let mut taken: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+        let mut files: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
         let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Connection { sent: Sent::No }, "{error:?}");
         assert!(error.is_retryable() && error.to_string().contains("os error 24"), "{error}");
-        taken.clear();
+        files.clear();
         training.optim_step(AdamParams::default()).wait().unwrap();
         assert_eq!(server.requests_to("/api/v1/optim_step").len(), 1);
     });
@@ -80,14 +81,14 @@ fn a_process_that_may_open_no_more_files_poisons_no_client() {
 #[test]
 fn when_the_server_dies_every_waiting_operation_ends_with_an_error_and_no_thread_stays() {
     alone(
-        "bad_weather::when_the_server_dies_every_waiting_operation_ends_with_an_error_and_no_thread_stays",
+        "server_failures::when_the_server_dies_every_waiting_operation_ends_with_an_error_and_no_thread_stays",
         || {
             let server = FakeServer::new();
             let listening = server.listen().unwrap();
             let ms = Duration::from_millis;
-            let service = listening.client().timeouts(|it| {
-                // Samples are tried again for as long as `operation`, so that the test takes that time.
-                (it.silence, it.operation, it.finish) = (ms(200), ms(15_000), ms(1000));
+            let service = listening.client().timeouts(|timeouts| {
+                // Samples are retried until `operation` is over, so the test takes that long.
+                (timeouts.silence, timeouts.operation, timeouts.finish) = (ms(200), ms(15_000), ms(1000));
             });
             let service = service.build().unwrap();
             let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
@@ -113,7 +114,7 @@ fn when_the_server_dies_every_waiting_operation_ends_with_an_error_and_no_thread
                 assert!(sample.wait().unwrap_err().is_retryable());
             }
             let started = Instant::now();
-            // The server cannot be told; the client is closed all the same.
+            // The request that ends the session fails; the client is closed nevertheless.
             assert!(service.close(CloseStatus::Errored).is_err());
             drop((training, sampler, service));
             assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
@@ -135,18 +136,19 @@ fn a_result_of_more_than_ten_megabytes_arrives_whole() {
     let body = result.to_string();
     assert!(body.len() > 12_000_000);
     server.next("/api/v1/retrieve_future", Act::status(200, body));
-    // How large a result may be follows from what was sent.
+    // The size limit of the result grows with the number of targets, so send as many as the result has.
     let data = vec![Datum::cross_entropy(&[1], &vec![1; n])];
     let output = training.forward(data, LossFn::CrossEntropy).wait().unwrap();
     assert_eq!(output.logprobs(0).unwrap(), &logprobs[..]);
 }
 
 #[test]
-fn faults_while_submitting_are_survived_by_trying_again_with_the_same_key() {
+fn failed_submissions_are_retried_with_the_same_idempotency_key() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
-    // Also what is answered must be answered within it.
-    let service = listening.client().timeouts(|it| it.exchange = Duration::from_secs(2)).build().unwrap();
+    // Short enough for `Act::Stall`, long enough for a normal response on a busy machine.
+    let service =
+        listening.client().timeouts(|timeouts| timeouts.exchange = Duration::from_secs(2)).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     let path = "/api/v1/optim_step";
     server.next(path, Act::Reset);
@@ -165,7 +167,7 @@ fn faults_while_submitting_are_survived_by_trying_again_with_the_same_key() {
 }
 
 #[test]
-fn a_slow_but_steady_answer_is_waited_for() {
+fn a_slow_but_steady_response_is_read_to_its_end() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
     let service = listening.client().build().unwrap();
@@ -198,7 +200,7 @@ fn an_expired_token_is_renewed_and_the_request_replayed_once() {
 }
 
 #[test]
-fn a_server_that_cannot_create_from_a_checkpoint_is_asked_in_three_steps() {
+fn a_server_without_create_from_checkpoint_gets_three_requests_instead() {
     let server = FakeServer::new();
     let refused = Act::status(422, r#"{"detail":[{"loc":["body","model_id"],"msg":"Field required"}]}"#);
     server.next("/api/v1/load_weights", refused);
@@ -208,7 +210,7 @@ fn a_server_that_cannot_create_from_a_checkpoint_is_asked_in_three_steps() {
     let training = service.create_training_client_from_state_with_optimizer("tinker://r/weights/x").unwrap();
     let made = server.requests_to("/api/v1/create_model")[0].json().unwrap();
     assert_eq!((&made["lora_config"]["rank"], &made["lora_config"]["train_mlp"]), (&json!(7), &json!(false)));
-    // The number that was refused is used up.
+    // The refused request has used up its model number.
     let numbers = [&server.requests_to("/api/v1/load_weights")[0].json().unwrap(), &made]
         .map(|it| it["model_seq_id"].clone());
     assert_eq!(numbers, [0, 1]);
@@ -233,7 +235,7 @@ fn a_credential_does_not_follow_a_redirect() {
 }
 
 #[test]
-fn a_sample_that_is_refused_as_gone_is_not_submitted_again() {
+fn a_sample_refused_with_410_is_not_submitted_again() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
@@ -245,11 +247,14 @@ fn a_sample_that_is_refused_as_gone_is_not_submitted_again() {
 }
 
 #[test]
-fn a_server_that_is_busy_for_longer_than_a_sample_may_take_ends_it_in_time() {
+fn a_sample_on_a_busy_server_ends_at_its_deadline() {
     let server = FakeServer::new();
     let clock = VirtualClock::new();
-    let service =
-        server.in_memory_at(clock).timeouts(|it| it.operation = Duration::from_secs(60)).build().unwrap();
+    let service = server
+        .in_memory_at(clock)
+        .timeouts(|timeouts| timeouts.operation = Duration::from_secs(60))
+        .build()
+        .unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     server.always("/api/v1/asample", Act::status(429, "too many"));
     let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
@@ -259,16 +264,19 @@ fn a_server_that_is_busy_for_longer_than_a_sample_may_take_ends_it_in_time() {
 
 #[test]
 fn dropping_everything_while_the_server_hangs_leaves_no_thread() {
-    alone("bad_weather::dropping_everything_while_the_server_hangs_leaves_no_thread", || {
+    alone("server_failures::dropping_everything_while_the_server_hangs_leaves_no_thread", || {
         let server = FakeServer::new();
         let listening = server.listen().unwrap();
-        // Neither requests nor threads end by themselves.
-        let service = listening.client().timeouts(|it| it.exchange = HOUR).threads(|it| it.idle = HOUR);
+        // Within the test no request times out and no thread ends because it is idle.
+        let service = listening
+            .client()
+            .timeouts(|timeouts| timeouts.exchange = HOUR)
+            .threads(|threads| threads.idle = HOUR);
         let service = service.build().unwrap();
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
         server.always("/api/v1/optim_step", Act::Stall);
         drop(training.optim_step(AdamParams::default()));
-        eventually("the actor hangs in a request", || !server.requests_to("/api/v1/optim_step").is_empty());
+        eventually("the request hangs", || !server.requests_to("/api/v1/optim_step").is_empty());
         let started = Instant::now();
         drop(training);
         drop(service);
@@ -277,7 +285,7 @@ fn dropping_everything_while_the_server_hangs_leaves_no_thread() {
     });
 }
 
-/// Answers on one connection: on the first of all with an empty 400, whatever is asked there.
+/// Serves one connection of a proxy: every request on connection 0 gets an empty 400 and is dropped.
 fn proxy_connection(stream: TcpStream, number: usize, n_dropped: &AtomicUsize) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut out = stream;
@@ -293,13 +301,12 @@ fn proxy_connection(stream: TcpStream, number: usize, n_dropped: &AtomicUsize) -
             return Ok(());
         }
         reader.read_exact(&mut vec![0; length])?;
-        let (status, body) = match number {
-            0 => (400, ""),
-            _ => (200, r#"{"supported_models":[{"model_name":"m"}]}"#),
-        };
-        if number == 0 {
+        let (status, body) = if number == 0 {
             n_dropped.fetch_add(1, Ordering::Relaxed);
-        }
+            (400, "")
+        } else {
+            (200, r#"{"supported_models":[{"model_name":"m"}]}"#)
+        };
         write!(out, "HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len())?;
     }
 }
