@@ -1,17 +1,17 @@
-//! Checkpoints on disk: one PEFT adapter folder each, which vLLM and PEFT can load, with what the engine needs besides.
+//! Checkpoints on disk: one PEFT adapter folder each, which vLLM and PEFT can load, plus files of the engine.
 //!
 //! ```text
 //! <data folder>/<run>/weights/<name>/            adapter_config.json  adapter_model.safetensors
 //!                                                optimizer.safetensors  tinkex.json
 //! <data folder>/<run>/sampler_weights/<name>/    the same without the optimizer
-//! <data folder>/<run>/external_weights/<name>/   likewise, to be fetched
+//! <data folder>/<run>/external_weights/<name>/   likewise, to be downloaded
 //! ```
-//! A folder appears whole or not at all: it is written under another name, and its name is given to it when all of it is
-//! on the disk. A checkpoint that replaces another exchanges names with it in one step, so that whoever reads finds the old
-//! one or the new one, and so does the next engine if this one is killed. Where the system cannot do that it takes two
-//! steps, between which readers wait; the next engine undoes the first if the second is missing.
+//! A folder appears completely or not at all: it is written under a temporary name and renamed once all of it is on
+//! the disk. A checkpoint that replaces another one exchanges names with it in one step, so that readers, and the next
+//! engine if this one is killed, find either the old or the new one. Where the system cannot exchange names this takes
+//! two steps, between which readers wait; the next engine undoes the first step if the second is missing.
 //!
-//! What is no checkpoint (drafts, the lock that keeps a second engine off the folder) is in `<data folder>/.tinkex`.
+//! Temporary folders, and the lock that excludes a second engine, are in `<data folder>/.tinkex`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,19 +32,19 @@ use lease::Lease;
 mod disk;
 mod lease;
 
-/// The strength of an adapter is this over its rank: how the network reads it, and so what PEFT must be told.
+/// The adapter is scaled by this value over its rank, in the network and in the configuration for PEFT.
 const ALPHA: f64 = 32.0;
 pub(super) const ADAPTER: &str = "adapter_model.safetensors";
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 const META: &str = "tinkex.json";
 const CONFIG: &str = "adapter_config.json";
-/// How often a checkpoint is looked at again that was replaced meanwhile.
+/// Number of attempts to read a checkpoint that is being replaced.
 const MOST_LOOKS: usize = 100;
 
-/// Name and content of one file of a checkpoint.
+/// Name and content of a file of a checkpoint.
 type NamedFile = (String, Vec<u8>);
 
-/// What a checkpoint holds.
+/// Kind of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Training,
@@ -64,7 +64,7 @@ impl Kind {
     }
 }
 
-/// Which checkpoint.
+/// Id of a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Place {
     pub(super) run_id: String,
@@ -73,18 +73,20 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The checkpoint of a run under a name, if both could be names of folders.
+    /// The id of a checkpoint, if the run id and the name are valid folder names.
     pub(super) fn new(run_id: &str, kind: Kind, name: &str) -> Result<Self, String> {
         if !is_name(name) {
-            return Err(format!("{name:?} is no name for a checkpoint: use 1 to 255 of A-Z a-z 0-9 _ . -"));
+            return Err(format!(
+                "{name:?} is not a valid checkpoint name: use 1 to 255 of A-Z a-z 0-9 _ . -"
+            ));
         }
         if !is_name(&run_id.replace(':', "_")) {
-            return Err(format!("{run_id:?} is no id of a training run"));
+            return Err(format!("{run_id:?} is not a valid id of a training run"));
         }
         Ok(Place { run_id: run_id.into(), kind, name: name.into() })
     }
 
-    /// The address of this checkpoint.
+    /// The `tinker://` path of this checkpoint.
     pub(super) fn uri(&self) -> String {
         format!("tinker://{}/{}/{}", self.run_id, self.kind.segment(), self.name)
     }
@@ -92,23 +94,23 @@ impl Place {
 
 fn is_name(text: &str) -> bool {
     let good = |it: u8| it.is_ascii_alphanumeric() || b"_.-".contains(&it);
-    // The two names that mean folders themselves are not among them.
+    // `.` and `..` are not allowed.
     (1..=255).contains(&text.len()) && text.bytes().all(good) && text.bytes().any(|it| it != b'.')
 }
 
-/// What `tinkex.json` says of a checkpoint.
+/// Content of `tinkex.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Meta {
     pub(super) format: u32,
-    /// Tells this save from all others under its name.
+    /// Random number of this save, different from that of all other saves under this name.
     pub(super) save_id: u64,
     pub(super) run_id: String,
     pub(super) base_model: String,
-    /// The other name under which the base model was asked for.
+    /// Alias of the base model in the request, if one was used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) asked_as: Option<String>,
-    /// The seed of the base model, whose weights the adapter belongs to.
+    /// Seed of the base model that the adapter was trained on.
     pub(super) base_seed: u64,
     pub(super) rank: usize,
     pub(super) seed: u64,
@@ -119,23 +121,23 @@ pub(super) struct Meta {
     pub(super) created: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ttl_seconds: Option<u64>,
-    /// RFC 3339: when it may go, if that was said after it was saved.
+    /// RFC 3339: time of expiry, if it was set after the save.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) expires: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) user_metadata: Option<BTreeMap<String, String>>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) public: bool,
-    /// Of a copy: the project it was made for …
+    /// Of a copy: its project.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) project_id: Option<String>,
-    /// … and what it is a copy of.
+    /// Of a copy: the path of its source.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) copy_of: Option<String>,
 }
 
 impl Meta {
-    /// When it may go.
+    /// Time of expiry.
     pub(super) fn end(&self) -> Option<SystemTime> {
         match (&self.expires, self.ttl_seconds) {
             (Some(it), _) => parse_rfc3339(it),
@@ -158,7 +160,7 @@ impl Meta {
         }
     }
 
-    /// What `tinkex.json` holds.
+    /// Content of `tinkex.json`.
     fn text(&self) -> Result<Vec<u8>, Problem> {
         let text = serde_json::to_string_pretty(self).map_err(|it| Problem::Disk(it.to_string()))?;
         Ok((text + "\n").into_bytes())
@@ -184,12 +186,12 @@ impl Meta {
     }
 }
 
-/// Why a checkpoint could not be saved or read.
+/// Reason for which a checkpoint cannot be saved or read.
 #[derive(Debug)]
 pub(super) enum Problem {
     Missing(String),
     Exists(String),
-    /// The disk; the text names the path.
+    /// An error of the disk; the text names the path.
     Disk(String),
 }
 
@@ -205,20 +207,20 @@ fn disk(path: &Path, doing: &str, error: &io::Error) -> Problem {
     Problem::Disk(format!("cannot {doing} {}: {error}", path.display()))
 }
 
-/// The folder of all checkpoints, which no other engine uses meanwhile.
+/// The folder of all checkpoints, locked against other engines.
 #[derive(Debug)]
 pub(super) struct Store {
     root: PathBuf,
     lease: Lease,
-    /// Held while a name is looked at and changed, so that what is changed is what was looked at. Nothing but names and
-    /// descriptions is read and written meanwhile: never weights, and nothing that waits for the disk.
+    /// Held while a name is checked and changed. Only names and descriptions are read and written under it: no
+    /// weights, and nothing that syncs.
     names: Mutex<()>,
-    /// Whether names can be exchanged in one step here, as far as is known.
+    /// Cleared when the file system turns out to be unable to exchange two names.
     exchanges: AtomicBool,
 }
 
 impl Store {
-    /// Takes a folder, which is made if it is not there. What an earlier engine left half done is cleared.
+    /// Opens a folder, creating it if necessary, and removes what an earlier engine left unfinished.
     ///
     /// # Errors
     /// Another engine uses the folder, or it cannot be written to.
@@ -231,17 +233,17 @@ impl Store {
         self.root.join(within(place))
     }
 
-    /// A folder for what need not outlive this engine.
+    /// Folder for files that need not outlive this engine.
     pub(super) fn scratch(&self) -> PathBuf {
         self.lease.drafts()
     }
 
-    /// Where a folder can be written, or left to be deleted. Unique, whoever had such a number before.
+    /// A new path for a draft, or for a folder that is to be deleted. Unique among all runs of the engine.
     fn aside(&self) -> Aside {
         Aside(self.lease.drafts().join(format!("{:016x}", fastrand::u64(..))))
     }
 
-    /// Saves a checkpoint: its files besides the two that describe it. All of it is on the disk when this returns.
+    /// Saves a checkpoint: the given files and the two that describe it. All of it is on the disk when this returns.
     pub(super) fn save(
         &self,
         place: &Place,
@@ -251,15 +253,15 @@ impl Store {
     ) -> Result<(), Problem> {
         let folder = self.folder(place);
         let now = SystemTime::now();
-        // One whose time is over is there no longer, though its folder may be.
+        // An expired checkpoint counts as missing, though its folder may still exist.
         let taken = || !overwrite && folder.exists() && !is_over(&folder, now);
-        // Only the verb that saves states has such an option.
+        // Only `save_weights` has the option to overwrite.
         let hint = match place.kind {
             Kind::Training => "save with overwrite to replace it",
             Kind::Sampler | Kind::External => "delete it or take another name",
         };
         let exists = || Problem::Exists(format!("{} already exists; {hint}", place.uri()));
-        // Asked again when nothing can come between; this saves writing what cannot be kept.
+        // Checked again under the lock; this check avoids writing files that cannot be kept.
         if !overwrite && description(&folder).is_some_and(|it| !it.is_over(now)) {
             return Err(exists());
         }
@@ -275,12 +277,12 @@ impl Store {
             }
             self.give_name(&draft, place).map_err(|it| disk(&folder, "write", &it))?;
         }
-        // Its name, and those of the folders around it, which may be new.
+        // Sync the new name and those of the parent folders, which may be new.
         self.sync(&folder)
-        // What it replaced goes with the draft, whose name it has now.
+        // The replaced checkpoint now has the draft's path and is deleted with the draft.
     }
 
-    /// Gives a draft its name; what had that name has the draft's afterwards.
+    /// Renames a draft to the name of a checkpoint; an existing checkpoint gets the path of the draft.
     fn give_name(&self, draft: &Aside, place: &Place) -> io::Result<()> {
         let folder = self.folder(place);
         if fs::symlink_metadata(&folder).is_err() {
@@ -292,7 +294,7 @@ impl Store {
             }
             self.exchanges.store(false, Ordering::Relaxed);
         }
-        // In two steps. If only the first is done, the next engine takes it back.
+        // Rename in two steps. If only the first is done, the next engine undoes it.
         let moved = self.lease.moved().join(within(place));
         disk::remove(&moved);
         fs::create_dir_all(moved.parent().unwrap_or(&self.root))?;
@@ -303,7 +305,7 @@ impl Store {
         fs::rename(&moved, &draft.0)
     }
 
-    /// Brings the name of a checkpoint to the disk, and the names of the folders around it.
+    /// Syncs the name of a checkpoint and those of its parent folders.
     fn sync(&self, folder: &Path) -> Result<(), Problem> {
         let around = folder.ancestors().skip(1).take_while(|it| it.starts_with(&self.root));
         for it in around {
@@ -312,20 +314,20 @@ impl Store {
         Ok(())
     }
 
-    /// What a checkpoint says of itself.
+    /// Reads the description of a checkpoint.
     pub(super) fn meta(&self, place: &Place) -> Result<Meta, Problem> {
         let meta = match self.read_meta(place) {
-            // Between the two steps of a replacement it seems to be missing.
+            // It may be between the two steps of a replacement.
             Err(Problem::Missing(_)) if !self.exchanges.load(Ordering::Relaxed) => {
                 let _names = self.names.lock();
                 self.read_meta(place)?
             }
             read => read?,
         };
-        match meta.is_over(SystemTime::now()) {
-            true => Err(Problem::Missing(format!("{} does not exist: its time is over", place.uri()))),
-            false => Ok(meta),
+        if meta.is_over(SystemTime::now()) {
+            return Err(Problem::Missing(format!("{} does not exist: its time is over", place.uri())));
         }
+        Ok(meta)
     }
 
     fn read_meta(&self, place: &Place) -> Result<Meta, Problem> {
@@ -334,7 +336,7 @@ impl Store {
             .map_err(|it| Problem::Disk(format!("{}: {it}", self.folder(place).join(META).display())))
     }
 
-    /// Reads some of a checkpoint, all from one save: if it is replaced meanwhile it is read again.
+    /// Reads parts of a checkpoint, all from one save: if it is replaced meanwhile, `read` runs again.
     fn consistent<T>(
         &self,
         place: &Place,
@@ -350,7 +352,7 @@ impl Store {
         Err(Problem::Disk(format!("{} is replaced faster than it can be read", place.uri())))
     }
 
-    /// The names of the files that a checkpoint is made of, without the engine's own description.
+    /// Names of the files of a checkpoint, without the engine's own description.
     fn file_names(&self, place: &Place) -> Result<Vec<String>, Problem> {
         let folder = self.folder(place);
         let entries = fs::read_dir(&folder).map_err(|it| disk(&folder, "read", &it))?;
@@ -360,17 +362,17 @@ impl Store {
         Ok(names)
     }
 
-    /// Those names, and which save they are of.
+    /// The description and the file names of a checkpoint.
     pub(super) fn files(&self, place: &Place) -> Result<(Meta, Vec<String>), Problem> {
         self.consistent(place, || self.file_names(place))
     }
 
-    /// Some files of a checkpoint, with its description.
+    /// The description and some files of a checkpoint.
     pub(super) fn read(&self, place: &Place, files: &[&str]) -> Result<(Meta, Vec<Vec<u8>>), Problem> {
         self.consistent(place, || files.iter().map(|it| self.read_file(place, it)).collect())
     }
 
-    /// All files of a checkpoint with their names, and its description.
+    /// The description and all files of a checkpoint.
     fn read_all(&self, place: &Place) -> Result<(Meta, Vec<NamedFile>), Problem> {
         self.consistent(place, || {
             let names = self.file_names(place)?.into_iter();
@@ -378,7 +380,7 @@ impl Store {
         })
     }
 
-    /// All those files in one, as tar writes them, and which save they are of.
+    /// The description and all files of a checkpoint as a tar archive.
     pub(super) fn archive(&self, place: &Place) -> Result<(Meta, Vec<u8>), Problem> {
         let mut archive = tar::Builder::new(Vec::new());
         let failed = |it: &io::Error| Problem::Disk(format!("cannot archive {}: {it}", place.uri()));
@@ -392,7 +394,7 @@ impl Store {
         Ok((meta, archive.into_inner().map_err(|it| failed(&it))?))
     }
 
-    /// All files of a checkpoint under another name, described anew.
+    /// Copies all files of a checkpoint to another name, with a changed description.
     pub(super) fn copy(
         &self,
         from: &Place,
@@ -405,7 +407,7 @@ impl Store {
         self.save(to, &describe(meta), &files, false)
     }
 
-    /// Notes in its description whether everyone may read a checkpoint. That it is so already is an error.
+    /// Makes a checkpoint public or private. It is an error if it is so already.
     pub(super) fn publish(&self, place: &Place, public: bool) -> Result<(), Problem> {
         self.describe(place, |meta| {
             if meta.public == public {
@@ -417,14 +419,14 @@ impl Store {
         })
     }
 
-    /// Deletes the checkpoints whose time is over; returns their addresses. One that was replaced meanwhile stays.
+    /// Deletes expired checkpoints; returns their paths. One that was replaced meanwhile stays.
     pub(super) fn sweep(&self, now: SystemTime) -> Vec<String> {
         let all = self.everything().into_iter().filter(|it| it.meta.is_over(now));
         let gone = |it: &Found| matches!(self.take_away(&it.place, |it| is_over(it, now)), Ok(true));
         all.filter(gone).map(|it| it.place.uri()).collect()
     }
 
-    /// One file of a checkpoint.
+    /// Reads one file of a checkpoint.
     fn read_file(&self, place: &Place, file: &str) -> Result<Vec<u8>, Problem> {
         let path = self.folder(place).join(file);
         fs::read(&path).map_err(|it| match it.kind() {
@@ -436,7 +438,7 @@ impl Store {
         })
     }
 
-    /// All checkpoints. What cannot be read is none, and neither is what should have been deleted.
+    /// All checkpoints that can be read and have not expired.
     pub(super) fn all(&self) -> Vec<Found> {
         let now = SystemTime::now();
         self.everything().into_iter().filter(|it| !it.meta.is_over(now)).collect()
@@ -469,24 +471,26 @@ impl Store {
         let place = Place::new(&meta.run_id, kind, folder.file_name()?.to_str()?).ok()?;
         let files = fs::read_dir(folder).ok()?.flatten();
         let size_bytes = files.filter_map(|it| Some(it.metadata().ok()?.len())).sum();
-        // A folder that was copied from another run is not where its description says.
+        // The folder of another run, copied by hand, is not where its description says.
         (self.folder(&place) == folder).then_some(Found { place, meta, size_bytes })
     }
 
-    /// Deletes a checkpoint: it is gone as a whole before its files are.
+    /// Deletes a checkpoint. Its name disappears before its files do.
     pub(super) fn delete(&self, place: &Place) -> Result<(), Problem> {
         self.take_away(place, |_| true).map(|_| ())
     }
 
-    /// Deletes a checkpoint if its folder is as it should be; returns whether it was.
+    /// Deletes a checkpoint if its folder passes `wanted`; returns whether it was deleted.
     fn take_away(&self, place: &Place, wanted: impl Fn(&Path) -> bool) -> Result<bool, Problem> {
         let (folder, aside) = (self.folder(place), self.aside());
         {
             let _names = self.names.lock();
             let known = fs::symlink_metadata(&folder).map(|_| wanted(&folder));
-            let moved = known.and_then(|it| match it {
-                true => fs::rename(&folder, &aside.0).map(|()| true),
-                false => Ok(false),
+            let moved = known.and_then(|wanted| {
+                if !wanted {
+                    return Ok(false);
+                }
+                fs::rename(&folder, &aside.0).map(|()| true)
             });
             let moved = moved.map_err(|it| match it.kind() {
                 io::ErrorKind::NotFound => Problem::Missing(format!("{} does not exist", place.uri())),
@@ -495,7 +499,7 @@ impl Store {
             if !moved {
                 return Ok(false);
             }
-            // Whoever puts folders here by hand knows nothing of the lock.
+            // A folder that a user put here meanwhile is not protected by the lock: move it back.
             if !wanted(&aside.0) && fs::rename(&aside.0, &folder).is_ok() {
                 return Ok(false);
             }
@@ -504,7 +508,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Notes in its description how much longer a checkpoint is to be kept; `None` is for ever.
+    /// Sets the time that a checkpoint is kept from now on; `None` keeps it for ever.
     pub(super) fn keep(&self, place: &Place, ttl_seconds: Option<u64>) -> Result<(), Problem> {
         let end = ttl_seconds.and_then(|it| SystemTime::now().checked_add(Duration::from_secs(it)));
         self.describe(place, |meta| {
@@ -513,7 +517,8 @@ impl Store {
         })
     }
 
-    /// Changes the description of a checkpoint. One that was replaced meanwhile, or described anew, is read again.
+    /// Changes the description of a checkpoint. If the checkpoint or its description is replaced meanwhile, tries
+    /// again.
     fn describe(
         &self,
         place: &Place,
@@ -525,7 +530,7 @@ impl Store {
             let before = self.meta(place)?;
             let mut meta = before.clone();
             change(&mut meta)?;
-            // Replaced at once, so that nobody reads half of it.
+            // Replaced by a rename, so that readers never see a partial file.
             let draft = self.aside();
             write_file(&draft.0, &meta.text()?).map_err(|it| disk(&draft.0, "write", &it))?;
             let names = self.names.lock();
@@ -544,7 +549,7 @@ impl Store {
 pub(super) struct Found {
     pub(super) place: Place,
     pub(super) meta: Meta,
-    /// All its files together.
+    /// Bytes of all its files.
     pub(super) size_bytes: u64,
 }
 
@@ -554,7 +559,7 @@ impl Found {
     }
 }
 
-/// Where a checkpoint is in the data folder.
+/// Path of a checkpoint in the data folder.
 fn within(place: &Place) -> PathBuf {
     let run = PathBuf::from(place.run_id.replace(':', "_"));
     run.join(place.kind.segment()).join(&place.name)
@@ -568,7 +573,7 @@ fn description(folder: &Path) -> Option<Meta> {
     serde_json::from_slice(&fs::read(folder.join(META)).ok()?).ok()
 }
 
-/// The folders in a folder, in the order of their names.
+/// The subfolders of a folder, sorted by name.
 fn folders(within: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let entries = fs::read_dir(within).into_iter().flatten().flatten();
     let mut all: Vec<PathBuf> = entries.map(|it| it.path()).filter(|it| it.is_dir()).collect();
@@ -576,7 +581,7 @@ fn folders(within: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     all.into_iter()
 }
 
-/// Writes a folder that must not be there yet. All of it is on the disk when this returns.
+/// Writes a new folder. All of it is on the disk when this returns.
 fn write_folder(folder: &Path, meta: &Meta, files: &[(&str, Vec<u8>)]) -> Result<(), Problem> {
     fs::create_dir(folder).map_err(|it| disk(folder, "create", &it))?;
     let config = format!("{:#}\n", meta.adapter_config()).into_bytes();

@@ -1,8 +1,7 @@
-//! The connections of the server: how many there are, and how long each may do nothing.
+//! Connections of the server: their number, and how long each may be idle.
 //!
-//! A connection that sends no whole request is closed after a while, and so is one that does not read its answers. If there
-//! are as many as there may be, a new one takes the place of the one that has been idle for longest; while all are at
-//! work, new ones wait.
+//! A connection without a complete request is closed after a while, and so is one that does not read its responses. At
+//! the limit, a new connection replaces the one that has been idle for longest; if all are busy, new ones wait.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -24,24 +23,24 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Sleep, sleep, timeout};
 
-/// The largest head of a request, which is also how much is read at once.
+/// Largest head of a request, and the size of one read.
 const MOST_HEAD: usize = 16 << 10;
 
-/// No clock can hold much more than the longest durations.
+/// Upper bound of time limits: timers cannot represent much longer ones.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// What connections may do.
+/// Limits of the connections.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// How many there may be.
+    /// Largest number of open connections.
     pub(super) most: usize,
-    /// How long one may send no whole request.
+    /// Time that a connection may stay without a complete request.
     pub(super) idle: Duration,
-    /// How long an answer may find no reader.
+    /// Time that a response may wait for its reader.
     pub(super) stall: Duration,
 }
 
-/// Serves connections for ever.
+/// Accepts and serves connections for ever.
 pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new());
@@ -49,9 +48,9 @@ pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits)
     let connections = Arc::new(Connections::default());
     for number in 0.. {
         let stream = accept(&listener, &connections).await;
-        // Only once a connection is there does it need a place: none is closed for nobody.
+        // Make place only for a connection that has been accepted.
         connections.room(limits.most.max(1)).await;
-        // Small answers must not wait for more to fill a packet.
+        // Send small responses at once.
         let _ = stream.set_nodelay(true);
         let io = Patient { stream, stall: limits.stall.min(LONGEST), given_up: None };
         let service = TowerToHyperService::new(router.clone());
@@ -69,7 +68,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits)
         let connection = http.serve_connection(TokioIo::new(io), service);
         let task = tokio::spawn(async move {
             let _open = open;
-            // A client that breaks off or is too slow is no concern of ours.
+            // The client broke off or was too slow.
             if let Err(error) = connection.await {
                 log::debug!("a connection of the embedded engine ended: {error}");
             }
@@ -86,7 +85,7 @@ async fn accept(listener: &TcpListener, connections: &Connections) -> TcpStream 
         };
         use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
         if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
-            // The system has no more files for us.
+            // The process has no more file descriptors.
             log::warn!("the embedded engine cannot take a connection: {error}");
             connections.close_idlest();
             let _ = timeout(Duration::from_secs(1), connections.fewer.notified()).await;
@@ -94,7 +93,7 @@ async fn accept(listener: &TcpListener, connections: &Connections) -> TcpStream 
     }
 }
 
-/// All connections that are open.
+/// All open connections.
 #[derive(Default)]
 struct Connections {
     open: Mutex<HashMap<u64, Connection>>,
@@ -102,16 +101,16 @@ struct Connections {
 }
 
 struct Connection {
-    /// A request of it is being worked on.
+    /// A request is being worked on.
     busy: bool,
-    /// When that began or ended.
+    /// Start or end of that request.
     since: Instant,
     task: Option<AbortHandle>,
-    /// It was told to end, and will leave its place.
+    /// The task was aborted; the connection is about to be removed.
     leaving: bool,
 }
 
-/// An open connection, until this is dropped.
+/// Counts a connection as open until it is dropped.
 struct Open {
     connections: Arc<Connections>,
     number: u64,
@@ -142,12 +141,12 @@ impl Connections {
             (it.busy, it.since) = (busy, Instant::now());
         }
         if !busy {
-            // Whoever waits for a place may have this one now.
+            // An idle connection can be replaced by one that waits.
             self.fewer.notify_one();
         }
     }
 
-    /// Waits until there are fewer than so many.
+    /// Waits until fewer than `most` connections are open.
     async fn room(&self, most: usize) {
         loop {
             let (open, leaving) = {
@@ -157,7 +156,7 @@ impl Connections {
             if open < most {
                 return;
             }
-            // A place that is about to be free is waited for instead of taking another one from somebody.
+            // A closing connection is about to free its place: wait for it instead of closing another one.
             if most <= open - leaving {
                 self.close_idlest();
             }
@@ -165,7 +164,7 @@ impl Connections {
         }
     }
 
-    /// Closes the connection that has been idle for longest, if one is.
+    /// Closes the connection that has been idle for longest, if any is idle.
     fn close_idlest(&self) {
         let mut open = self.open.lock();
         let idle = open.values_mut().filter(|it| !it.busy && it.task.is_some());
@@ -177,11 +176,11 @@ impl Connections {
     }
 }
 
-/// A stream whose writes fail if nobody reads for a while.
+/// A stream whose writes fail if the client does not read for a while.
 struct Patient {
     stream: TcpStream,
     stall: Duration,
-    /// When the write that waits now is given up.
+    /// Deadline of the pending write.
     given_up: Option<Pin<Box<Sleep>>>,
 }
 

@@ -1,4 +1,4 @@
-//! Addresses from which something can be fetched for a while without a key, as from a signed storage.
+//! Temporary download addresses that need no key, like signed URLs of a storage service.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -8,38 +8,38 @@ use parking_lot::Mutex;
 
 use super::checkpoint::Place;
 
-/// How long an address is good for.
+/// Time that an address is valid.
 const LIFE: Duration = Duration::from_secs(15 * 60);
 
-/// What can be fetched.
+/// Content of an address.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Item {
-    /// The files of one save of a checkpoint, one by one.
+    /// The files of one save of a checkpoint, each by its name.
     Files(Place, u64),
-    /// All of them in one.
+    /// All files of a save in one archive.
     Archive(Place, u64),
-    /// What a session did, and when.
+    /// The trace of a session.
     Trace(String),
 }
 
-/// The addresses that were given out.
+/// Addresses that were issued.
 #[derive(Debug, Default)]
 pub(super) struct Downloads {
     given: Mutex<HashMap<String, (Item, SystemTime)>>,
 }
 
 impl Downloads {
-    /// A word that gives access to something, and until when.
+    /// Issues a token for an item; returns it with its expiry.
     pub(super) fn give(&self, item: Item, now: SystemTime) -> (String, SystemTime) {
         let (token, until) = (secret(), now + LIFE);
         let mut given = self.given.lock();
-        // An hour longer than it is good for, so that whoever comes late is told so.
+        // Expired tokens are kept for an hour, so that late requests get a precise error.
         given.retain(|_, it| now < it.1 + Duration::from_secs(3600));
         given.insert(token.clone(), (item, until));
         (token, until)
     }
 
-    /// What a word gives access to: `None` if nothing ever, an error if no longer.
+    /// Item of a token: `None` if the token is unknown, an error if it has expired.
     pub(super) fn find(&self, token: &str, now: SystemTime) -> Option<Result<Item, ()>> {
         let given = self.given.lock();
         let (item, until) = given.get(token)?;
@@ -47,7 +47,7 @@ impl Downloads {
     }
 }
 
-/// A word that nobody guesses: 128 bits of a keyed hash whose keys come from the system.
+/// A random token of 128 bits, from a keyed hash whose keys come from the system.
 pub(super) fn secret() -> String {
     let half = || RandomState::new().hash_one(SystemTime::now());
     format!("{:016x}{:016x}", half(), half())

@@ -1,9 +1,9 @@
-//! The engine thread: it owns the models and runs one job after the other. Whose job is next is decided in
-//! [`lines`](super::lines): sessions take turns, and what is quick waits for no turn.
+//! The engine thread: owns the models and runs jobs one after the other. [`lines`](super::lines) decides which job is
+//! next: sessions take turns, and quick jobs wait for no turn.
 //!
-//! The work itself happens on a private pool of threads. A job takes what it works on with it and brings it back, so a
-//! panic costs the model it worked on and nothing else. Samples run side by side while the engine thread looks for more;
-//! what is quick runs on a thread of its own meanwhile.
+//! The computation happens on a private thread pool. A job moves the model it works on into the pool and back, so a
+//! panic loses that model only. Samples run concurrently while the engine thread looks for more; quick jobs run on a
+//! thread of their own meanwhile.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,13 +31,13 @@ use super::queue::{Next, Queue};
 use super::sampling::{Sample, Slot, Weights as SlotWeights};
 use super::snapshots::{Snapshot, Snapshots};
 
-/// How many samples may be worked on side by side by so many threads. They start in order; a pass waits until those that
-/// run are done, so there are no more than keep the threads busy.
+/// Largest number of concurrent samples for this many threads. Samples start in order and a pass waits until all
+/// running samples are done, so the limit is just large enough to keep the threads busy.
 pub(super) fn most_samples_at_once(threads: usize) -> usize {
     (4 * threads).clamp(8, 64)
 }
 
-/// One thing to do. Without a ticket nobody waits for it.
+/// A job of the engine thread. Without a ticket no client waits for its result.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) ticket: Option<Ticket>,
@@ -45,12 +45,13 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// How it may run.
+    /// How the job may run beside others.
     pub(super) fn way(&self) -> Way {
         match &self.work {
             Work::Sample { .. } => Way::Beside,
             Work::Create { .. } | Work::LoadSampler { .. } | Work::Forget { .. } => Way::Express,
-            // Of a session that has ended. One that was asked for has its turn behind what was asked before.
+            // Without a ticket the session has ended. With one, the client requested it, and it runs after the
+            // client's earlier requests.
             Work::Unload { .. } if self.ticket.is_none() => Way::Express,
             _ => Way::Alone,
         }
@@ -73,7 +74,7 @@ pub(super) enum Work {
     Pass {
         model_id: String,
         pass: Box<Pass>,
-        /// What it takes while it waits.
+        /// Counts the pass as waiting until this is dropped.
         room: Room,
     },
     Step {
@@ -101,7 +102,7 @@ pub(super) enum Work {
         slot: Slot,
         place: Place,
     },
-    /// Gives up the weights of samplers that are no more.
+    /// Drops the weights of samplers whose session has ended.
     Forget {
         slots: Vec<Slot>,
     },
@@ -112,14 +113,14 @@ pub(super) enum Work {
     Unload {
         model_id: String,
     },
-    /// A request that cannot be done, yet has its turn among those of its model.
+    /// Fails with this error when the turn of the request comes.
     Refused {
         error: String,
     },
 }
 
 impl Work {
-    /// The verb that asked for it.
+    /// Verb of the request, for the trace.
     pub(super) fn verb(&self) -> &'static str {
         match self {
             Work::Create { from: None, .. } => "create_model",
@@ -139,7 +140,7 @@ impl Work {
     }
 }
 
-/// Bytes that count as waiting until this is dropped.
+/// Counts bytes as waiting until it is dropped.
 #[derive(Debug)]
 pub(super) struct Room {
     bytes: usize,
@@ -172,19 +173,19 @@ pub(super) struct Save {
     pub(super) overwrite: bool,
 }
 
-/// What the engine thread owns.
+/// State of the engine thread.
 pub(super) struct Engine {
     pub(super) base: Arc<Weights>,
     pub(super) store: Arc<Store>,
     pub(super) snapshots: Arc<Snapshots>,
     pub(super) futures: Arc<Futures>,
     pub(super) pool: ThreadPool,
-    /// One thread for what is quick, so that it need not wait for the others.
+    /// One thread for quick jobs, so that they do not wait for training.
     pub(super) side: ThreadPool,
-    /// What the panics of both say.
+    /// Texts of the panics of both pools.
     pub(super) panics: Panics,
     pub(super) stop: Arc<AtomicBool>,
-    /// Models, or why they are no more.
+    /// Models by id; for a lost model, the reason.
     pub(super) trainers: HashMap<String, Result<Trainer, String>>,
 }
 
@@ -224,7 +225,8 @@ impl Engine {
         }
     }
 
-    /// Begins a sample, which answers when it is done. One that was cancelled while it waited is answered already.
+    /// Starts a sample, whose result is set when it is done. A sample that was cancelled while it waited already has a
+    /// result.
     fn sample(&self, queue: &Arc<Queue>, ticket: Option<Ticket>, slot: Slot, sample: Box<Sample>) {
         let mut running = Running { queue: queue.clone(), id: String::new() };
         let Some(ticket) = ticket.filter(|it| !it.cancelled.load(Ordering::Relaxed)) else { return };
@@ -252,7 +254,7 @@ impl Engine {
         });
     }
 
-    /// Runs something on a pool. An error says how it panicked.
+    /// Runs `work` on a pool and waits for it. The error is the text of its panic.
     fn on_pool<T: Send + 'static>(
         &self,
         pool: &ThreadPool,
@@ -260,7 +262,7 @@ impl Engine {
     ) -> Result<T, String> {
         let (send, receive) = bounded(1);
         pool.spawn(move || {
-            // The engine thread waits for it, so it can only fail if that thread is gone.
+            // Fails only if the engine thread, which waits for it, is gone.
             let _ = send.send(work());
         });
         receive.recv().map_err(|_| self.panics.said())
@@ -287,7 +289,7 @@ impl Engine {
                         return Outcome::user(format!("{error}; {kept}"));
                     }
                 };
-                // Programs put these into rows of their own, which have a `step` and a `learning_rate`.
+                // Clients merge these into their own rows, which have a `step` and a `learning_rate`.
                 let metrics = [
                     ("grad_norm", json!(step.grad_norm)),
                     ("tinkex/learning_rate", json!(adam.learning_rate)),
@@ -353,12 +355,12 @@ impl Engine {
                 answer(&UnloadModelResponse { model_id })
             }
             Work::Refused { error } => Outcome::user(error),
-            // Samples are begun elsewhere.
-            Work::Sample { .. } => Outcome::server("a sample that runs alone"),
+            // `run` starts samples itself.
+            Work::Sample { .. } => Outcome::server("internal error: a sample was queued as an exclusive job"),
         }
     }
 
-    /// Makes weights ready to sample from; that they could not be made is told to who samples from them.
+    /// Sets the weights of a slot. If they cannot be made, samples from this slot fail with the error.
     fn fill(
         &self,
         slot: &Slot,
@@ -392,7 +394,7 @@ impl Engine {
         outcome
     }
 
-    /// Works on a model. The model is away meanwhile; a panic keeps it.
+    /// Runs `work` on a model, which is moved into the pool meanwhile; a panic loses it.
     fn with(
         &mut self,
         model_id: &str,
@@ -422,7 +424,7 @@ impl Engine {
     }
 }
 
-/// Fails whatever is still waited for when the engine thread ends, however it ends.
+/// Fails all pending requests when the engine thread ends, for whatever reason.
 struct Last(Arc<Futures>);
 
 impl Drop for Last {
@@ -431,7 +433,7 @@ impl Drop for Last {
     }
 }
 
-/// A sample that runs, until this is dropped.
+/// Counts a sample as running until it is dropped.
 struct Running {
     queue: Arc<Queue>,
     id: String,
@@ -444,8 +446,8 @@ impl Drop for Running {
     }
 }
 
-/// What panics of the pool say. A panic is noticed by what it dropped, which is a moment before the pool's handler is told
-/// its text: whoever asks waits for that moment.
+/// Texts of the panics of the pools. A panic is noticed when it drops what the job owned, which is shortly before the
+/// pool's panic handler receives its text; `said` waits for the text.
 pub(super) struct Panics {
     send: Sender<String>,
     receive: Receiver<String>,
@@ -457,12 +459,12 @@ impl Panics {
         Panics { send, receive }
     }
 
-    /// Where the pool's handler puts each text.
+    /// Sender for the pools' panic handlers.
     pub(super) fn sender(&self) -> Sender<String> {
         self.send.clone()
     }
 
-    /// The text of a panic that was noticed. Called once for each.
+    /// Text of a panic that was noticed. To be called once for each panic.
     fn said(&self) -> String {
         let said = self.receive.recv_timeout(Duration::from_secs(5));
         format!("the engine panicked: {}", said.unwrap_or_else(|_| "see the program's standard error".into()))
@@ -490,7 +492,7 @@ fn write(store: &Store, save: &Save, files: &[(&str, Vec<u8>)], then: impl FnOnc
     }
 }
 
-/// Loads a checkpoint: both files are read before anything changes.
+/// Loads a checkpoint: reads all files before changing anything.
 fn load_into(trainer: &mut Trainer, store: &Store, load: &Load) -> Outcome {
     let names: &[&str] = if load.optimizer { &[ADAPTER, OPTIMIZER] } else { &[ADAPTER] };
     let mut files = match store.read(&load.place, names) {

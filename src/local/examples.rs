@@ -1,4 +1,4 @@
-//! From the data and the loss of a request to what the network takes, with every refusal saying where and why.
+//! Converts the data and the loss of a request into the network's input. Every refusal names the place and the reason.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,20 +9,20 @@ use crate::types::{
 
 use super::nn;
 
-/// The most tokens of one pass: a thousand sequences of half the context's length. A message of the size that clients cut
-/// their data to (5 MB) has fewer.
+/// Limit of the tokens of one pass: a thousand sequences of half the context length. Clients cut their data to
+/// messages of 5 MB, which hold fewer.
 const MOST_TOKENS: usize = 1 << 20;
 
-/// The most numbers that the inputs of one pass may have together, with the zeros of sparse tensors written out: a few
-/// bytes can name a tensor of any size.
+/// Limit of the numbers in the inputs of one pass, with the zeros of sparse tensors written out: a few bytes can
+/// describe a tensor of any size.
 const MOST_NUMBERS: usize = 4 * MOST_TOKENS;
 
-/// A pass over data, ready to run.
+/// A forward or forward-backward pass over data, ready to run.
 #[derive(Debug)]
 pub(super) struct Pass {
     pub(super) examples: Vec<nn::Example>,
     pub(super) loss: nn::Loss,
-    /// For each datum the shape of its targets, which is the shape of its log-probabilities.
+    /// Shape of each datum's targets, which is also that of its log-probabilities.
     shapes: Vec<Vec<usize>>,
     pub(super) backward: bool,
 }
@@ -46,7 +46,7 @@ impl Pass {
         Ok(Pass { examples, loss, shapes, backward })
     }
 
-    /// What the run reports, in the protocol's words.
+    /// The response in the types of the protocol.
     pub(super) fn output(&self, run: nn::RunOutput) -> ForwardBackwardOutput {
         let datum = |(logprobs, shape): (Vec<f32>, &Vec<usize>)| {
             let tensor =
@@ -64,7 +64,7 @@ impl Pass {
     }
 }
 
-/// The loss with its options, those left out at their defaults (PROTOCOL §7). A custom one was looked up before.
+/// Reads a loss and its options, with defaults for missing ones (PROTOCOL §7). `custom` is the graph of a custom loss.
 fn read_loss(loss: &Loss, custom: Option<Arc<LossGraph>>) -> Result<nn::Loss, String> {
     const CLIP: [&str; 2] = ["clip_low_threshold", "clip_high_threshold"];
     if let Some(program) = custom {
@@ -74,7 +74,9 @@ fn read_loss(loss: &Loss, custom: Option<Arc<LossGraph>>) -> Result<nn::Loss, St
         LossFn::CrossEntropy | LossFn::ImportanceSampling => &[],
         LossFn::Ppo | LossFn::Cispo | LossFn::Gspo => &CLIP,
         LossFn::Dro => &["beta"],
-        LossFn::Custom { .. } => return Err("loss_fn_config: loss_id names no loss of this session".into()),
+        LossFn::Custom { .. } => {
+            return Err("loss_fn_config: loss_id does not name a loss of this session".into());
+        }
         ref other => {
             let offered = "cross_entropy, importance_sampling, ppo, cispo, dro, gspo, custom";
             return Err(format!(
@@ -99,29 +101,38 @@ fn read_loss(loss: &Loss, custom: Option<Arc<LossGraph>>) -> Result<nn::Loss, St
         Some(LossValue::Number(it)) => *it,
         _ => default,
     };
-    let clip = |lo, hi| (option(CLIP[0], lo), option(CLIP[1], hi));
+    let clip = |default_low: f64, default_high: f64| {
+        let (lo, hi) = (option(CLIP[0], default_low), option(CLIP[1], default_high));
+        if hi < lo {
+            return Err(format!(
+                "loss_fn_config: {} is {lo}, which is above {} ({hi}): set both so that low <= high",
+                CLIP[0], CLIP[1]
+            ));
+        }
+        Ok((lo, hi))
+    };
     Ok(match loss.loss_fn {
         LossFn::ImportanceSampling => nn::Loss::ImportanceSampling,
         LossFn::Ppo => {
-            let (lo, hi) = clip(0.8, 1.2);
+            let (lo, hi) = clip(0.8, 1.2)?;
             nn::Loss::Ppo { lo, hi }
         }
         LossFn::Cispo => {
-            let (lo, hi) = clip(0.0, 4.0);
+            let (lo, hi) = clip(0.0, 4.0)?;
             nn::Loss::Cispo { lo, hi }
         }
-        // The protocol leaves the defaults open; these are PPO's.
+        // The protocol specifies no defaults; these are PPO's.
         LossFn::Gspo => {
-            let (lo, hi) = clip(0.8, 1.2);
+            let (lo, hi) = clip(0.8, 1.2)?;
             nn::Loss::Gspo { lo, hi }
         }
-        // The protocol leaves the default open; this is what another server takes.
+        // The protocol specifies no default; another server uses this one.
         LossFn::Dro => nn::Loss::Dro { beta: option("beta", 0.1) },
         _ => nn::Loss::CrossEntropy,
     })
 }
 
-/// The inputs that a loss reads.
+/// Names of the inputs that a loss reads.
 fn wanted(loss: &nn::Loss) -> Vec<&str> {
     match loss {
         nn::Loss::CrossEntropy => vec!["target_tokens", "weights"],
@@ -134,7 +145,7 @@ fn wanted(loss: &nn::Loss) -> Vec<&str> {
     }
 }
 
-/// Refuses a pass that would take too much memory or time, before anything is allocated for it.
+/// Refuses a pass that would take too much memory or time, before allocating anything for it.
 fn check_size(data: &[Datum], loss: &nn::Loss) -> Result<(), String> {
     let wanted = wanted(loss);
     let (mut tokens, mut numbers) = (0usize, 0usize);
@@ -160,7 +171,7 @@ fn check_size(data: &[Datum], loss: &nn::Loss) -> Result<(), String> {
     Ok(())
 }
 
-/// Reads one datum. An error continues the path of the datum.
+/// Reads one datum. The text of an error continues the path of the datum.
 fn read_datum(
     datum: &Datum,
     loss: &nn::Loss,
@@ -184,7 +195,7 @@ fn read_datum(
     };
     let custom = matches!(loss, nn::Loss::Custom(_));
     let wanted = wanted(loss);
-    // A custom loss reads what it names, and other inputs may be there for other losses.
+    // A custom loss reads the inputs that it names; other inputs are ignored.
     let unknown = |it: &&String| !custom && !wanted.contains(&it.as_str());
     if let Some(name) = datum.loss_fn_inputs.keys().find(unknown) {
         return Err(format!(
@@ -197,7 +208,7 @@ fn read_datum(
     let target_tokens = input("target_tokens").ok_or_else(|| at("target_tokens", "is missing".into()))?;
     let shape = target_tokens.shape();
     let k = match shape[..] {
-        // A custom loss says how many dimensions its log-probabilities have.
+        // A custom loss declares the number of dimensions of its log-probabilities.
         [rows] if rows == n && !(custom && widest) => 1,
         [rows, k] if rows == n && 0 < k && (widest || (k == 1 && !custom)) => k,
         _ if widest => {
@@ -243,11 +254,12 @@ fn read_datum(
             return Err(at("sequence_ratio_mask", "marks no token".into()));
         }
     }
-    // A place of weight 0 may hold any filler as its target.
+    // The target of weight 0 may be any filler value.
     for (i, target) in example.targets.iter_mut().enumerate() {
         if !(0..config.vocab as i64).contains(target) {
             if !weighted || example.weights[i] != 0.0 {
-                let problem = format!("[{i}] = {target} is no token id of a vocabulary of {}", config.vocab);
+                let problem =
+                    format!("[{i}] = {target} is not a token id of a vocabulary of {}", config.vocab);
                 return Err(at("target_tokens", problem));
             }
             *target = 0;
@@ -256,7 +268,8 @@ fn read_datum(
     Ok((example, shape))
 }
 
-/// An input of a custom loss, which must have as many dimensions as the loss says, the first as long as the datum.
+/// Reads an input of a custom loss. It must have as many dimensions as the loss declares, the first as long as the
+/// datum.
 fn own_input(tensor: &TensorData, rank: usize, n: usize) -> Result<LossArray, String> {
     let shape = tensor.shape();
     let fits = match shape[..] {
@@ -280,11 +293,11 @@ fn own_input(tensor: &TensorData, rank: usize, n: usize) -> Result<LossArray, St
     Ok(LossArray { shape: if rank == 0 { Vec::new() } else { shape }, values })
 }
 
-/// Token ids as the network takes them.
+/// Converts token ids to the network's type.
 pub(super) fn token_ids(ids: &[i32], vocab: usize) -> Result<Vec<u32>, String> {
     let one = |(i, it): (usize, &i32)| match u32::try_from(*it) {
         Ok(id) if (id as usize) < vocab => Ok(id),
-        _ => Err(format!("token {i} is {it}, which is no id of a vocabulary of {vocab}")),
+        _ => Err(format!("token {i} is {it}, which is not an id of a vocabulary of {vocab}")),
     };
     ids.iter().enumerate().map(one).collect()
 }
@@ -303,8 +316,8 @@ fn dense_floats(tensor: &TensorData) -> Vec<f32> {
     }
 }
 
-/// The values of a tensor in their places, zero where a sparse one lists none. Its indices were checked when it was
-/// read, its size by [`check_size`].
+/// The values of a tensor with the zeros of a sparse one written out. Its indices were checked when it was read, its
+/// size by [`check_size`].
 fn spread<T: Copy + Default>(values: &[T], tensor: &TensorData) -> Vec<T> {
     let (Some(sparse), Some(&[rows, cols])) = (&tensor.sparse, tensor.shape.as_deref()) else {
         return values.to_vec();
@@ -367,7 +380,7 @@ mod tests {
         assert_eq!(output.metrics["loss:sum"], 2.0);
     }
 
-    /// A sparse tensor of one value.
+    /// A sparse tensor with one value.
     fn lonely(rows: usize, cols: usize, values: Values) -> TensorData {
         let mut crow_indices = vec![1; rows + 1];
         crow_indices[0] = 0;
@@ -394,11 +407,11 @@ mod tests {
                 "{error}"
             );
         }
-        // Each of these is small enough, all together are not.
+        // Each datum is small enough, all together are not.
         let many = vec![datum(2048, 100); 12];
         let error = ce(&many).expect_err("a refusal");
         assert!(error.starts_with("data[10].") && error.ends_with("send fewer data at once"), "{error}");
-        // What the loss does not read is not looked at.
+        // Inputs that the loss does not read are not checked.
         let inputs = [("logprobs", 1), ("w", 2)];
         let graph = LossGraph::trace("mine", &inputs, |it| (it.logprobs() * it.input("w").sum()).sum());
         let graph = Arc::new(graph.expect("a graph"));
@@ -428,6 +441,20 @@ mod tests {
     }
 
     #[test]
+    fn a_low_clip_threshold_above_the_high_one_is_refused_with_both_values() {
+        let refused = |loss: Loss| pass(&[policy()], loss).expect_err("a refusal");
+        let both = refused(LossFn::Ppo.with("clip_low_threshold", 1.3).with("clip_high_threshold", 1.1));
+        let expected = "clip_low_threshold is 1.3, which is above clip_high_threshold (1.1)";
+        assert!(both.contains(expected), "{both}");
+        let default_low = refused(LossFn::Gspo.with("clip_high_threshold", 0.5));
+        assert!(default_low.contains("is 0.8, which is above clip_high_threshold (0.5)"), "{default_low}");
+        let default_high = refused(LossFn::Cispo.with("clip_low_threshold", 5.0));
+        assert!(default_high.contains("is 5, which is above clip_high_threshold (4)"), "{default_high}");
+        let equal = LossFn::Ppo.with("clip_low_threshold", 1.0).with("clip_high_threshold", 1.0);
+        assert!(pass(&[policy()], equal).is_ok());
+    }
+
+    #[test]
     fn every_refusal_names_the_place_and_the_reason() {
         let ce = |datum: Datum| pass(&[policy(), datum], LossFn::Ppo).expect_err("a refusal");
         let long = ModelInput::from_ints(vec![1; 2049]);
@@ -451,7 +478,7 @@ mod tests {
             ),
             (ce(policy().with("logprobs", vec![0.0, f32::NAN])), "[1] = NaN is not a finite number"),
             (ce(policy().with("target_tokens", vec![1.0f32, 1.0])), "must hold integers"),
-            (ce(policy().with("target_tokens", vec![1i64, 512])), "[1] = 512 is no token id"),
+            (ce(policy().with("target_tokens", vec![1i64, 512])), "[1] = 512 is not a token id"),
             (ce(policy().with("target_tokens", vec![1i64])), "it must be [2]"),
             (pass(&[], LossFn::Ppo).expect_err("a refusal"), "no data"),
             (
@@ -460,7 +487,7 @@ mod tests {
             ),
             (
                 pass(&[policy()], LossFn::Custom { loss_id: "x".into() }).expect_err("a refusal"),
-                "loss_id names no loss",
+                "loss_id does not name a loss",
             ),
             (
                 pass(&[policy().with("sequence_ratio_mask", vec![0.0f32; 2])], LossFn::Gspo)

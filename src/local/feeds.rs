@@ -1,7 +1,7 @@
-//! News of finished samples, one feed for each client of a sampling session (PROTOCOL §4.5).
+//! Feeds of completed samples, one for each client of a sampling session (PROTOCOL §4.5).
 //!
-//! A feed is a list with a number for each entry. Whoever asks says up to which number it has read, which may then be
-//! forgotten, and is told what came after; if that is nothing, the answer waits without a thread.
+//! A feed is a list of numbered entries. A request says up to which number the client has read; these entries are
+//! dropped and later ones returned. If none exists, the response waits without occupying a thread.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,20 +12,21 @@ use tokio::sync::Notify;
 
 use crate::wire::json::Completion;
 
-/// How much news waits at most; beyond, the oldest is forgotten. Whoever missed it can still ask for each sample.
+/// Limit of the entries of a feed. Beyond it the oldest are dropped; a client that missed one can still request each
+/// sample.
 const MOST: usize = 65_536;
-/// How many bytes that news may take.
+/// Limit of the bytes of the entries.
 const MOST_BYTES: usize = 2 << 20;
 
-/// Sequence ids of one client of a sampling session: each has so many.
+/// Size of the range of sequence ids that one client of a sampling session uses.
 const IDS_PER_CLIENT: u64 = 1_000_000_000;
 
-/// Which client of a sampling session a sequence id belongs to.
+/// Client number of a sequence id.
 pub(super) fn client_of(seq_id: u64) -> u64 {
     seq_id / IDS_PER_CLIENT
 }
 
-/// The news for one client.
+/// The feed of one client.
 #[derive(Debug, Default)]
 pub(super) struct Feed {
     news: Mutex<News>,
@@ -34,10 +35,10 @@ pub(super) struct Feed {
 
 #[derive(Debug, Default)]
 struct News {
-    /// The number of the latest entry.
+    /// Number of the latest entry.
     last: u64,
     entries: VecDeque<(u64, Completion)>,
-    /// What the entries take.
+    /// Bytes of the entries.
     bytes: usize,
 }
 
@@ -49,13 +50,13 @@ impl News {
     }
 }
 
-/// What an entry takes.
+/// Bytes of an entry.
 fn size(completion: &Completion) -> usize {
     size_of::<(u64, Completion)>() + completion.state.len() + completion.request_id.len()
 }
 
 impl Feed {
-    /// Adds that a sample has ended.
+    /// Adds the end of a sample.
     pub(super) fn push(&self, completion: Completion) {
         let mut news = self.news.lock();
         news.last += 1;
@@ -69,11 +70,11 @@ impl Feed {
         self.notify.notify_waiters();
     }
 
-    /// What came after `read`, and the number to be given next time.
+    /// Drops entries up to `read`; returns the later ones and the number for the next call.
     fn after(&self, read: u64) -> (Vec<Completion>, u64) {
         let mut news = self.news.lock();
         let last = news.last;
-        // A number from another life of this server tells nothing.
+        // A number of an earlier run of the server is ignored.
         if last < read {
             return (Vec::new(), last);
         }
@@ -83,12 +84,12 @@ impl Feed {
         (news.entries.iter().map(|it| it.1.clone()).collect(), last)
     }
 
-    /// The news after `read`, waited for if there is none.
+    /// Entries after `read`; waits for one if none exists.
     pub(super) async fn wait(self: Arc<Self>, read: u64, patience: Duration) -> (Vec<Completion>, u64) {
-        // A time that is beyond all clocks is for ever.
+        // A deadline that cannot be represented means no deadline.
         let deadline = tokio::time::Instant::now().checked_add(patience);
         loop {
-            // Created before the look, so that news in between is not missed.
+            // Created before the look, so that an entry in between is not missed.
             let notified = self.notify.notified();
             let (news, cursor) = self.after(read);
             let waited = match deadline {

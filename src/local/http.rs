@@ -1,4 +1,4 @@
-//! The HTTP face: reads requests, asks the state, writes answers (PROTOCOL §3, §4).
+//! The HTTP endpoints: read requests, call the state, write responses (PROTOCOL §3, §4).
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -37,22 +37,22 @@ use bodies::{LARGE, aside, check_values, inflate};
 
 const PROTOBUF: &str = "application/x-protobuf";
 
-/// What every request is served with.
+/// Shared data of all requests.
 pub(super) struct App {
     pub(super) state: State,
-    /// What clients are told to do.
+    /// Flags sent to clients.
     pub(super) flags: ClientConfig,
     pub(super) dynamic_flags: DynamicConfig,
     pub(super) api_key: String,
-    /// Names that it goes by besides those of this machine for itself.
+    /// Accepted host names besides those of the loopback address.
     pub(super) allowed_hosts: Vec<String>,
     pub(super) bodies: Bodies,
     pub(super) tokens: Tokens,
-    /// Its own address, for what can be fetched from it.
+    /// Base URL of this server, for download addresses.
     pub(super) url: String,
-    /// How long an unfinished result is waited for before the client has to ask again.
+    /// Time that a request waits for a result before the client has to poll again.
     pub(super) long_poll: Duration,
-    /// Results of more bytes are announced first, if the client allows it.
+    /// Larger results, in bytes, are announced first if the client allows it.
     pub(super) announce_above: usize,
 }
 
@@ -124,9 +124,9 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(app.clone(), bodies::take))
         .layer(middleware::from_fn_with_state(app.clone(), access::check))
-        // Whoever knows such an address has been given it.
+        // The address itself grants access.
         .route("/download/{token}/{file}", get(rest::download))
-        // Says nothing and costs nothing, so whoever starts the server may ask without a key.
+        // Reveals nothing and costs nothing, so the program that starts the server can poll it without a key.
         .route("/api/v1/healthz", get(|| async { ok(&HealthzResponse { status: "ok".into() }) }))
         .layer(middleware::from_fn_with_state(app.clone(), access::check_host))
         .with_state(app)
@@ -134,21 +134,22 @@ pub(super) fn router(app: Arc<App>) -> Router {
 
 // ---- reading and writing ----
 
-/// A request with a JSON body that is answered at once.
+/// An endpoint with a JSON body that is answered on the server's thread, unless the body is large.
 fn call<T, R>(serve: fn(&App, T, u64) -> Reply<R>) -> MethodRouter<Arc<App>>
 where
     T: DeserializeOwned + 'static,
     R: Serialize + 'static,
 {
     post(move |Shared(app): Context, uri: Uri, body: Bytes| async move {
-        match LARGE < body.len() {
-            true => aside(app, true, move |app| answer(app, &uri, body, serve)).await,
-            false => answer(&app, &uri, body, serve),
+        if LARGE < body.len() {
+            aside(app, true, move |app| answer(app, &uri, body, serve)).await
+        } else {
+            answer(&app, &uri, body, serve)
         }
     })
 }
 
-/// As [`call`], for what reads or writes files: not on the server's thread.
+/// As [`call`], for endpoints that read or write files: runs off the server's thread.
 fn slow_call<T, R>(serve: fn(&App, T, u64) -> Reply<R>) -> MethodRouter<Arc<App>>
 where
     T: DeserializeOwned + 'static,
@@ -172,7 +173,7 @@ fn answer<T: DeserializeOwned, R: Serialize>(
     let fingerprint = fingerprint(uri, &body);
     match request::<T>(&body) {
         Ok(it) => {
-            // Its room is needed by others.
+            // Free its share of the body budget.
             drop(body);
             reply(serve(app, it, fingerprint))
         }
@@ -180,7 +181,7 @@ fn answer<T: DeserializeOwned, R: Serialize>(
     }
 }
 
-/// Tells a repeated request from another one under the same number.
+/// Distinguishes a repeated request from a different one with the same number.
 fn fingerprint(uri: &Uri, body: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     (uri.path(), body).hash(&mut hasher);
@@ -202,7 +203,7 @@ fn refusal(status: u16, detail: &str) -> Response {
     respond(status, &json!({ "detail": detail }))
 }
 
-/// A body that is not what the endpoint takes, in the words of the family's servers.
+/// Refusal of an invalid body, in the format of the family's servers.
 fn unreadable(error: &Error) -> Response {
     respond(422, &json!({ "detail": [{ "loc": ["body"], "msg": error.message(), "type": "value_error" }] }))
 }
@@ -223,7 +224,7 @@ fn mentions(headers: &HeaderMap, name: header::HeaderName, what: &str) -> bool {
     headers.get_all(name).iter().any(|it| it.to_str().is_ok_and(|it| it.contains(what)))
 }
 
-// ---- endpoints that are more than one line ----
+// ---- endpoints of more than one line ----
 
 async fn create_session(Shared(app): Context, headers: HeaderMap, body: Bytes) -> Response {
     let key = headers.get("x-idempotency-key").and_then(|it| it.to_str().ok());
@@ -259,7 +260,7 @@ async fn forward_backward(Shared(app): Context, uri: Uri, headers: HeaderMap, bo
         if mentions(&headers, header::CONTENT_TYPE, PROTOBUF) {
             return match train::decode_forward_backward_bytes(body.clone()) {
                 Ok(it) => {
-                    // Its room is needed by others.
+                    // Free its share of the body budget.
                     drop(body);
                     pass(app, it, fingerprint, size)
                 }
@@ -277,10 +278,7 @@ async fn forward_backward(Shared(app): Context, uri: Uri, headers: HeaderMap, bo
             Err(error) => turn::keep(&app.state, &error, turn::of_json(&body), fingerprint),
         }
     };
-    match large {
-        true => aside(app, true, work).await,
-        false => work(&app),
-    }
+    if large { aside(app, true, work).await } else { work(&app) }
 }
 
 async fn forward(Shared(app): Context, uri: Uri, body: Bytes) -> Response {
@@ -295,17 +293,14 @@ async fn forward(Shared(app): Context, uri: Uri, body: Bytes) -> Response {
             Err(error) => turn::keep(&app.state, &error, turn::of_json(&body), fingerprint),
         }
     };
-    match large {
-        true => aside(app, true, work).await,
-        false => work(&app),
-    }
+    if large { aside(app, true, work).await } else { work(&app) }
 }
 
 fn pass(app: &App, call: train::ForwardBackwardCall, fingerprint: u64, size: usize) -> Response {
-    // The legacy form may come without a number.
+    // The legacy form may lack the number.
     let seq_id = Some(u64::from(call.seq_id)).filter(|it| 0 < *it);
     let custom = app.state.custom_loss(&call.model_id, &call.loss.loss_fn);
-    // Read before its turn is taken, which nobody else can do meanwhile.
+    // Read before it gets its place in the order. No other request can take that place meanwhile.
     let read = |it| Pass::new(&call.data, &call.loss, it, !call.forward_only, app.state.config());
     let work = match custom.and_then(read) {
         Ok(pass) => {

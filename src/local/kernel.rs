@@ -56,7 +56,7 @@ impl<'a> Mat<'a> {
     }
 }
 
-/// Whether a row-major matrix of this shape lies inside a slice of this length.
+/// True if a row-major matrix of this shape lies inside a slice of this length.
 fn fits(len: usize, rows: usize, cols: usize, row_stride: usize) -> bool {
     if rows == 0 || cols == 0 {
         return true;
@@ -311,7 +311,7 @@ impl PanelProduct<'_> {
         }
     }
 
-    /// `P` panels for all rows, `R` at a time as long as there are so many.
+    /// `P` panels for all rows, `R` rows at a time while that many are left.
     #[inline(always)]
     fn rows<S: Simd, const NV: usize, const R: usize, const P: usize>(&mut self, simd: S, panel: usize) {
         let mut row = 0;

@@ -1,32 +1,32 @@
-//! Whose job is next. No clock, no lock, no thread.
+//! Decides which job is next. Has no clock, no lock and no thread.
 //!
-//! Each session has a line of its own, first in, first out. Sessions take turns: a turn is one job that needs the engine
-//! for itself, or some that run side by side. A few jobs are quick and wait for no turn at all.
+//! Each session has a first-in-first-out queue. Sessions take turns: a turn is one exclusive job or several shared
+//! ones. Immediate jobs wait for no turn.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-/// How a job may run.
+/// How a job may run beside others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// At once, whatever else is going on: it is quick.
+    /// At once, whatever else is running: the job is quick.
     Express,
-    /// When nothing else is running.
+    /// Only while no other job is running.
     Alone,
-    /// Together with others of its kind.
+    /// Together with other shared jobs.
     Beside,
 }
 
-/// The jobs that wait, by session.
+/// Waiting jobs, by session.
 #[derive(Debug)]
 pub(super) struct Lines<J> {
-    /// How many jobs may run side by side, and how many of them a session may begin in one turn.
+    /// Limit of shared jobs that run at the same time, and of those that a session may start in one turn.
     most: usize,
     express: VecDeque<J>,
     lines: HashMap<String, VecDeque<(Way, J)>>,
-    /// The sessions that have a job to do and are not paused; the one in front has its turn.
+    /// Sessions that have jobs and are not paused; the first one has its turn.
     order: VecDeque<String>,
     paused: HashSet<String>,
-    /// How many jobs the session in front has begun in this turn.
+    /// Number of jobs that the first session has started in this turn.
     begun: usize,
 }
 
@@ -58,7 +58,8 @@ impl<J> Lines<J> {
         }
     }
 
-    /// The job that may begin now, while so many run side by side. `None` if it must wait for these, or if there is none.
+    /// Takes the job that may start now, while `running` shared jobs run. `None` if it must wait for these, or if no
+    /// job waits.
     pub(super) fn take(&mut self, running: usize) -> Option<(Way, J)> {
         if let Some(job) = self.express.pop_front() {
             return Some((Way::Express, job));
@@ -78,17 +79,18 @@ impl<J> Lines<J> {
         Some(job)
     }
 
-    /// Ends the turn of the session in front.
+    /// Ends the turn of the first session.
     fn next_turn(&mut self) {
         self.begun = 0;
         let Some(session) = self.order.pop_front() else { return };
-        match self.lines.get(&session).is_some_and(|it| !it.is_empty()) {
-            true => self.order.push_back(session),
-            false => drop(self.lines.remove(&session)),
+        if self.lines.get(&session).is_some_and(|it| !it.is_empty()) {
+            self.order.push_back(session);
+        } else {
+            self.lines.remove(&session);
         }
     }
 
-    /// Gives a session no more turns until it is resumed.
+    /// Excludes a session from the turns until it is resumed.
     pub(super) fn pause(&mut self, session: &str) {
         if self.paused.insert(session.into()) {
             self.leave(session);
@@ -108,14 +110,14 @@ impl<J> Lines<J> {
         self.order.retain(|it| it != session);
     }
 
-    /// Takes everything out that a session still wants done.
+    /// Removes all jobs of a session and returns them.
     pub(super) fn forget(&mut self, session: &str) -> impl Iterator<Item = J> + use<J> {
         self.leave(session);
         self.paused.remove(session);
         self.lines.remove(session).into_iter().flatten().map(|it| it.1)
     }
 
-    /// Whether a session has nothing to do.
+    /// True if a session has no waiting job.
     pub(super) fn is_idle(&self, session: &str) -> bool {
         !self.lines.contains_key(session)
     }
@@ -125,7 +127,7 @@ impl<J> Lines<J> {
 mod tests {
     use super::*;
 
-    /// Begins what may begin, in order, as if nothing ever ended, and takes it as done between two jobs that run alone.
+    /// Starts all jobs that may start, in order. No shared job ends until nothing else can start.
     fn all(lines: &mut Lines<&'static str>) -> Vec<&'static str> {
         let (mut done, mut running) = (Vec::new(), 0);
         loop {

@@ -1,25 +1,25 @@
-//! The jobs of the engine thread, and how many samples it has running.
+//! Queue of the engine thread, and its count of running samples.
 
 use parking_lot::{Condvar, Mutex};
 
 use super::engine::Job;
 use super::lines::{Lines, Way};
 
-/// What the engine thread does next.
+/// Next action of the engine thread.
 pub(super) enum Next {
-    /// A job that runs now.
+    /// Run this job now.
     Run(Box<Job>),
-    /// The sample of this id panicked.
+    /// The sample with this id panicked.
     Lost(String),
-    /// Nothing will ever come any more.
+    /// The queue is closed and empty, and no sample runs.
     End,
 }
 
-/// What waits for the engine thread. Everyone may add; only that thread takes.
+/// Jobs that wait for the engine thread. Any thread may add jobs; only the engine thread takes them.
 pub(super) struct Queue {
     inner: Mutex<Inner>,
     changed: Condvar,
-    /// The engine thread is woken for more samples when no more than so many are left running.
+    /// The engine thread is woken for more samples when at most this many are running.
     low: usize,
 }
 
@@ -31,7 +31,7 @@ struct Inner {
 }
 
 impl Queue {
-    /// A queue that lets so many samples run side by side.
+    /// A queue that lets `most` samples run concurrently.
     pub(super) fn new(most: usize) -> Self {
         let inner = Inner { lines: Lines::new(most), running: 0, lost: Vec::new(), closed: false };
         Queue { inner: Mutex::new(inner), changed: Condvar::new(), low: most / 2 }
@@ -47,14 +47,14 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Takes everything out that a session still wants done.
+    /// Removes all jobs of a session and returns them.
     pub(super) fn forget(&self, session: &str) -> Vec<Job> {
         let jobs = self.inner.lock().lines.forget(session).collect();
         self.changed.notify_one();
         jobs
     }
 
-    /// Gives a session no more turns until it is resumed.
+    /// Excludes a session from the turns until it is resumed.
     pub(super) fn pause(&self, session: &str) {
         self.inner.lock().lines.pause(session);
         self.changed.notify_one();
@@ -65,7 +65,7 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Whether a session has nothing in the queue.
+    /// True if a session has no waiting job.
     pub(super) fn is_idle(&self, session: &str) -> bool {
         self.inner.lock().lines.is_idle(session)
     }
@@ -76,7 +76,7 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Waits for something to do. A sample counts as running from now on.
+    /// Waits for the next action. A sample counts as running from now on.
     pub(super) fn next(&self) -> Next {
         let mut inner = self.inner.lock();
         loop {
@@ -95,13 +95,13 @@ impl Queue {
         }
     }
 
-    /// What could begin now, if nothing ran.
+    /// Takes the next job, assuming that no sample is running.
     #[cfg(test)]
     pub(super) fn look(&self) -> Option<Job> {
         self.inner.lock().lines.take(0).map(|it| it.1)
     }
 
-    /// Notes that a sample runs no more, and which one if it panicked.
+    /// Records the end of a sample; `lost` is its id if it panicked.
     pub(super) fn ended(&self, lost: Option<String>) {
         let mut inner = self.inner.lock();
         inner.running -= 1;

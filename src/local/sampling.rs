@@ -1,4 +1,4 @@
-//! Sampling requests: what is asked, checked, and how it is run on a snapshot.
+//! Sampling requests: reading, checking and running them on a snapshot.
 
 use std::sync::Arc;
 
@@ -15,23 +15,23 @@ use super::examples::token_ids;
 use super::nn::{Generate, ModelConfig, Sampler};
 use super::snapshots::Snapshot;
 
-/// Most answers of one request.
+/// Largest `num_samples` of a request.
 const MOST_SAMPLES: u32 = 1024;
 
-/// Most tokens that the answers of one request may have together: 64 of the longest.
+/// Limit of the tokens of all sequences of one request: 64 of the longest.
 const MOST_TOKENS: usize = 1 << 17;
 
-/// Most tokens that one request may be told about, each with its log-probability: the likeliest at each position.
+/// Limit of the log-probabilities that one request may return besides those of its own tokens.
 const MOST_REPORTED: usize = 1 << 21;
 
-/// Where the weights of a sampler appear once they are ready. Samplers that follow a model share one slot.
+/// Cell for the weights of a sampler, filled once they are loaded. Samplers that follow a model share one slot.
 pub(super) type Slot = Arc<Mutex<Weights>>;
 
 #[derive(Clone, Debug, Default)]
 pub(super) enum Weights {
     #[default]
     None,
-    /// Those of the base model.
+    /// The base model without an adapter.
     Base,
     Ready(Arc<Snapshot>),
     Failed(String),
@@ -41,16 +41,16 @@ pub(super) enum Weights {
 #[derive(Debug)]
 pub(super) struct Sample {
     generate: Generate,
-    /// Texts to stop at, as bytes.
+    /// Stop strings, as bytes.
     stops: Vec<Vec<u8>>,
-    /// What was asked to be scored.
+    /// Tokens to score, as the request named them.
     target: Option<TensorData>,
-    /// Of the prompt's scores, keep only so many.
+    /// Keep only the last scores of the prompt, this many.
     last_n: Option<usize>,
 }
 
 impl Sample {
-    /// Reads a request; `seed` is used if it names none.
+    /// Reads a request; `seed` is used if it has none.
     pub(super) fn new(request: &SampleRequest, config: &ModelConfig, seed: u64) -> Result<Self, String> {
         let prompt = request.prompt.clone().read().map_err(|it| format!("prompt: {it}"))?;
         let ids = prompt.to_ints().map_err(|_| "prompt: this model reads text only".to_string())?;
@@ -68,8 +68,8 @@ impl Sample {
             || 0 < request.topk_prompt_logprobs
             || 0 < request.prompt_alt_tokens_k
             || request.target_prompt_logprobs.is_some();
-        // The context must have room for the answer; without a limit the answer takes what is left. Who wants the prompt
-        // scored has to ask for an answer of one token, and needs none.
+        // The context must have room for `max_tokens`; without that limit a sequence takes the rest of the context. A
+        // request that only scores the prompt has to ask for one token as well, but that one needs no room.
         let room = window.saturating_sub(prompt.len());
         let needed = match max_tokens {
             None | Some(1) => usize::from(!scores_prompt),
@@ -168,7 +168,7 @@ impl Sample {
     }
 }
 
-/// Refuses a request whose answers would take too much memory or time. `most` is the length of an answer.
+/// Refuses a request whose result would take too much memory or time. `most` is the length of a sequence.
 fn check_size(request: &SampleRequest, prompt: usize, most: usize) -> Result<(), String> {
     let n = request.num_samples as usize;
     let tokens = n * most;
@@ -191,7 +191,7 @@ fn check_size(request: &SampleRequest, prompt: usize, most: usize) -> Result<(),
     Ok(())
 }
 
-/// The rows and ids that a tensor asks for.
+/// The rows and token ids named by a tensor of targets.
 fn targets(tensor: &TensorData, vocab: usize) -> Result<Vec<(usize, u32)>, String> {
     let ids = tensor.as_i64().unwrap_or_default();
     let columns = tensor.shape().last().copied().unwrap_or(1).max(1);
@@ -203,12 +203,12 @@ fn targets(tensor: &TensorData, vocab: usize) -> Result<Vec<(usize, u32)>, Strin
     let asked = ids.iter().enumerate().filter(|(_, id)| 0 <= **id);
     let one = |(i, id): (usize, &i64)| match u32::try_from(*id) {
         Ok(id) if (id as usize) < vocab => Ok((row(i), id)),
-        _ => Err(format!("target_prompt_logprobs[{i}]: {id} is no id of a vocabulary of {vocab}")),
+        _ => Err(format!("target_prompt_logprobs[{i}]: {id} is not a token id of a vocabulary of {vocab}")),
     };
     asked.map(one).collect()
 }
 
-/// Scores in the form in which they were asked for.
+/// Scores in the layout of the targets that they belong to.
 fn scores(asked: &TensorData, scores: &[f32]) -> TensorData {
     let mut scores = scores.iter().copied();
     let one = |id: &i64| if *id < 0 { f32::NAN } else { scores.next().unwrap_or(f32::NAN) };
@@ -216,7 +216,7 @@ fn scores(asked: &TensorData, scores: &[f32]) -> TensorData {
     TensorData { values: Values::F32(values), ..asked.clone() }
 }
 
-/// Whether the text of tokens ends with some bytes. Tokens that are no bytes are not part of the text.
+/// True if the text of the tokens ends with `end`. Tokens that are not bytes are skipped.
 fn ends_with(tokens: &[u32], end: &[u8]) -> bool {
     let mut text = tokens.iter().rev().filter_map(|it| u8::try_from(*it).ok());
     end.iter().rev().all(|it| text.next() == Some(*it))

@@ -1,7 +1,7 @@
-//! The weights that samplers draw from.
+//! Weights of samplers.
 //!
-//! A program that samples after every step makes a snapshot each time, and only the end of its session says that it needs
-//! none of them any more. So the numbers of all adapters are in a scratch file, and those few that were sampled from last
+//! A program that samples after every optimizer step takes a snapshot each time, and releases them only at the end of
+//! its session. Therefore the parameters of all adapters are in a scratch file, and only the most recently used ones
 //! are in memory, merged with the base model.
 
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use super::checkpoint::{ADAPTER, Place, Problem, Store};
 use super::nn::{AdapterShape, Sampler, Trainer, Weights};
 use super::scratch::{Part, Scratch};
 
-/// An adapter as it was at one moment. Its numbers go when it is dropped.
+/// An adapter at one moment. Dropping it frees its parameters.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     number: u64,
@@ -31,11 +31,11 @@ impl Drop for Snapshot {
     }
 }
 
-/// Where an adapter comes from. What comes from the same place again may be the same.
+/// Source of an adapter. Two snapshots from the same source may be equal.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Origin {
     Model(String),
-    /// The save of a checkpoint.
+    /// One save of a checkpoint.
     Save(u64),
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Snapshots {
 }
 
 impl Snapshots {
-    /// Snapshots whose numbers are in a folder; `most` of them are ready in memory at a time.
+    /// Snapshots whose parameters are in a folder; at most `most` of them are in memory.
     pub(super) fn new(base: Arc<Weights>, folder: PathBuf, most: usize) -> Self {
         Snapshots {
             base,
@@ -63,15 +63,15 @@ impl Snapshots {
         }
     }
 
-    /// A model as it is now. One that has not changed since its last snapshot shares it.
+    /// Takes a snapshot of a model. An unchanged model shares its last snapshot.
     pub(super) fn of_model(&self, model_id: &str, trainer: &Trainer) -> Result<Arc<Snapshot>, String> {
         self.keep(Origin::Model(model_id.into()), trainer).map_err(|it| disk(&it))
     }
 
-    /// The weights of a checkpoint as they are on disk now. Samplers of the same save share them.
+    /// The weights of a checkpoint as they are on disk now. Samplers of the same save share a snapshot.
     pub(super) fn of_checkpoint(&self, store: &Store, place: &Place) -> Result<Arc<Snapshot>, String> {
         let save_id = store.meta(place).map_err(Problem::text)?.save_id;
-        // Checkpoints of earlier versions do not say it.
+        // Checkpoints of earlier versions have no save id.
         if let Some(known) = self.latest(&Origin::Save(save_id)).filter(|_| save_id != 0) {
             return Ok(known);
         }
@@ -111,15 +111,15 @@ impl Snapshots {
         Ok(snapshot)
     }
 
-    /// The base model, to sample from. It is made once and stays.
+    /// Sampler of the base model, made once.
     pub(super) fn untrained(&self) -> Arc<Sampler> {
         self.untrained.get_or_init(|| Arc::new(Sampler::base(self.base.clone()))).clone()
     }
 
-    /// A snapshot, to sample from: as it is in memory, or made ready if it is not.
+    /// Sampler of a snapshot, merged first if it is not in memory.
     pub(super) fn sampler(&self, snapshot: &Snapshot) -> Result<Arc<Sampler>, String> {
         let cell = self.ready.cell(snapshot.number);
-        // Whoever asks for it meanwhile waits for the same one.
+        // Concurrent callers wait for the same sampler.
         let made = cell.get_or_init(|| {
             let bytes = snapshot.numbers.read().map_err(|it| disk(&it))?;
             let params = bytes.as_chunks::<4>().0.iter().map(|it| f32::from_le_bytes(*it)).collect();
@@ -138,7 +138,7 @@ fn disk(error: &io::Error) -> String {
 
 type Cell = Arc<OnceLock<Result<Arc<Sampler>, String>>>;
 
-/// The samplers in memory, the one that was used last at the end.
+/// Samplers in memory, the most recently used last.
 #[derive(Debug)]
 struct Ready {
     most: usize,
@@ -146,7 +146,7 @@ struct Ready {
 }
 
 impl Ready {
-    /// Where the sampler of a snapshot is or will be.
+    /// Cell of the sampler of a snapshot, which may be empty yet.
     fn cell(&self, number: u64) -> Cell {
         let mut samplers = self.samplers.lock();
         let known = samplers.iter().position(|it| it.0 == number).map(|i| samplers.remove(i).1);
@@ -154,7 +154,7 @@ impl Ready {
         samplers.push((number, cell.clone()));
         let unused = (self.most < samplers.len()).then(|| samplers.remove(0));
         drop(samplers);
-        // What is large goes after the lock.
+        // Free the memory outside the lock.
         drop(unused);
         cell
     }

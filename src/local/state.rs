@@ -1,5 +1,5 @@
-//! What the server knows: sessions, models, samplers. Every request is decided here, under one lock and without
-//! waiting; what takes time becomes a job of the engine thread.
+//! State of the server: sessions, models, samplers. Every request is decided here, under one lock and without waiting;
+//! whatever takes time becomes a job of the engine thread.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -38,19 +38,19 @@ pub(super) use lists::{Window, query};
 /// The one model that this engine serves.
 pub(super) const NANO: &str = "tinkex/nano";
 
-/// Whose everything here is.
+/// Owner URN of every object.
 pub(super) const USER: &str = "tml:user:local";
 
-/// How many samples of one sampler are remembered, to answer a repeated one with the first one's result.
+/// Number of requests remembered for each sampler. A repeated request gets the result of the first.
 const MOST_REMEMBERED: usize = 65_536;
 
-/// How many sessions are remembered after they have ended, and of how many is known what they did.
+/// Number of ended sessions that are remembered, and of ended sessions whose trace is kept.
 const MOST_ENDED: usize = 1024;
 const MOST_TRACES: usize = 16;
-/// How many bytes of passes may wait for their turns; beyond, only what is next is taken.
+/// Limit of the bytes of passes that wait. Beyond it only the next pass of a model is accepted.
 const MOST_WAITING_BYTES: usize = 256 << 20;
 
-/// An answer, or the status and text of a refusal.
+/// The response, or the status and text of a refusal.
 pub(super) type Reply<T> = Result<T, Refusal>;
 
 #[derive(Debug)]
@@ -83,21 +83,21 @@ pub(super) struct State {
     session_timeout: Duration,
     pause_after: Duration,
     queue: Arc<Queue>,
-    /// How many bytes of passes wait for their turn.
+    /// Bytes of passes that wait.
     waiting: Arc<AtomicUsize>,
     downloads: Downloads,
     inner: Mutex<Inner>,
 }
 
 struct Inner {
-    /// For the sessions that are heard of again.
+    /// To resume paused sessions.
     queue: Arc<Queue>,
     rng: fastrand::Rng,
-    /// Seeds of samples that name none: repeatable, in the order of arrival.
+    /// Seeds of samples without a seed: repeatable, in the order of arrival.
     seeds: fastrand::Rng,
     sessions: HashMap<String, Session>,
     sessions_made: usize,
-    /// Those that have ended, the latest last.
+    /// Ended sessions, the latest last.
     ended: VecDeque<String>,
     /// Sessions by the idempotency key of the request that made them.
     session_keys: HashMap<String, String>,
@@ -107,29 +107,29 @@ struct Inner {
     copies: VecDeque<(String, String)>,
 }
 
-/// How a session ended.
+/// Why a session ended.
 #[derive(Clone, Debug, PartialEq)]
 enum End {
-    /// Its client said so.
+    /// The client finished it.
     Finished { reason: FinishReason, detail: Option<String> },
-    /// Nothing was heard of it any more.
+    /// No heartbeat arrived within the session timeout.
     Silent,
 }
 
 struct Session {
-    /// How many there were before it.
+    /// Number of sessions created before it.
     number: usize,
     created: SystemTime,
     user_metadata: BTreeMap<String, Value>,
     display_name: Option<String>,
     project_id: Option<String>,
     end: Option<End>,
-    /// Of one that ended long ago it is no longer kept.
+    /// `None` once the session ended long ago.
     trace: Option<Arc<Trace>>,
     contact: Instant,
-    /// When one of its results was last asked for, which is no sign that the session is wanted, but that somebody waits.
+    /// Time of the last poll for a result. A poll shows that a client waits, but does not count as contact.
     polled: Instant,
-    /// It has no turns, because nobody seems to wait.
+    /// The session gets no turns because no client seems to wait for it.
     paused: bool,
     models: Recent,
     samplers: Recent,
@@ -137,7 +137,7 @@ struct Session {
 }
 
 impl Session {
-    /// Notes that something was heard of it.
+    /// Records contact with the session.
     fn heard(&mut self, id: &str, queue: &Queue) {
         self.contact = Instant::now();
         self.resume(id, queue);
@@ -153,27 +153,27 @@ impl Session {
 /// A model that is being trained.
 pub(super) struct Model {
     session_id: String,
-    /// The name under which its base model was asked for.
+    /// Name of the base model in the request.
     base_model: String,
     lora: LoraConfig,
     spec: LoraSpec,
     user_metadata: Option<BTreeMap<String, Value>>,
     last_request: SystemTime,
     turns: Turns<Job>,
-    /// The weights that all in-flight samplers of this model follow.
+    /// Weights shared by all in-flight samplers of this model.
     inflight: Slot,
 }
 
 struct SamplerEntry {
     session_id: String,
-    /// The name under which its base model was asked for.
+    /// Name of the base model in the request.
     base_model: String,
     model_path: Option<String>,
     slot: Slot,
     requests: Recent,
-    /// News for each client of this sampler.
+    /// Completion feeds, one for each client of this sampler.
     feeds: HashMap<u64, Arc<Feed>>,
-    /// How many clients have asked for a number of their own.
+    /// Number of clients that joined.
     joined: u64,
 }
 
@@ -184,7 +184,7 @@ impl SamplerEntry {
     }
 }
 
-/// Time limits of sessions that send nothing (`Options` documents both).
+/// Time limits of silent sessions (documented at `Options`).
 pub(super) struct Silence {
     pub(super) session_timeout: Duration,
     pub(super) pause_after: Duration,
@@ -228,8 +228,8 @@ impl State {
         }
     }
 
-    /// Hands jobs of a session to the engine thread. If that is gone, their futures were failed already. What belongs to
-    /// no session has a line of its own.
+    /// Queues jobs of a session for the engine thread. After that thread has ended, their futures have already failed.
+    /// Jobs without a session have a queue of their own.
     fn enqueue(&self, session_id: &str, jobs: impl IntoIterator<Item = Job>) {
         self.queue.push(session_id, jobs);
     }
@@ -285,7 +285,7 @@ impl State {
         Ok(SessionHeartbeatResponse {})
     }
 
-    /// Notes that somebody waits for a result.
+    /// Records that a client polls for a result.
     pub(super) fn polled(&self, request_id: &str) {
         let Some(session_id) = self.futures.session(request_id) else { return };
         let mut inner = self.inner.lock();
@@ -295,7 +295,7 @@ impl State {
         }
     }
 
-    /// Gives the sessions that were silent for a while no more turns until they are heard of again: nobody seems to wait.
+    /// Pauses sessions without contact for a while: they get no turns until the next contact.
     pub(super) fn pause_silent_sessions(&self, now: Instant) {
         let mut inner = self.inner.lock();
         for (id, session) in inner.sessions.iter_mut().filter(|it| it.1.end.is_none() && !it.1.paused) {
@@ -307,7 +307,7 @@ impl State {
         }
     }
 
-    /// Ends a session; ending it again is fine, and the first reason stays.
+    /// Ends a session. Repeating it has no effect; the first reason stays.
     pub(super) fn finish_session(&self, session_id: &str, request: FinishSessionRequest) -> Reply<()> {
         let mut inner = self.inner.lock();
         if !inner.sessions.contains_key(session_id) {
@@ -318,7 +318,7 @@ impl State {
         Ok(())
     }
 
-    /// Ends the sessions that have been silent for too long.
+    /// Ends sessions without contact for longer than the session timeout.
     pub(super) fn end_silent_sessions(&self, now: Instant) {
         let mut inner = self.inner.lock();
         let silent = |it: &Session| {
@@ -346,11 +346,11 @@ impl State {
         inner.forget_old_sessions();
         inner.session_keys.retain(|_, it| it != session_id);
         let gone = inner.samplers.extract_if(|_, it| it.session_id == session_id);
-        // Thousands of them may take a while to go, for which nobody should wait here.
+        // Dropping thousands of samplers may take a while; the engine thread does it, outside of this lock.
         let slots: Vec<Slot> = gone.map(|it| it.1.slot).collect();
         let of_session: Vec<String> =
             inner.models.iter().filter(|it| it.1.session_id == session_id).map(|it| it.0.clone()).collect();
-        // Nobody waits for it any more. What the engine works on now comes to its end.
+        // Fail queued jobs. The job that is running now is completed.
         let dropped = format!("this was not done: {why}");
         for ticket in self.queue.forget(session_id).into_iter().filter_map(|it| it.ticket) {
             self.futures.finish(&ticket.id, Outcome::user(dropped.as_str()));
@@ -363,7 +363,7 @@ impl State {
         }
     }
 
-    /// Forgets a model; requests that waited for an earlier one fail.
+    /// Removes a model and fails requests that waited for an earlier one.
     fn remove_model(&self, inner: &mut Inner, model_id: &str, why: &str) {
         let Some(model) = inner.models.remove(model_id) else { return };
         for ticket in model.turns.into_waiting().filter_map(|it| it.ticket) {
@@ -372,10 +372,10 @@ impl State {
         }
     }
 
-    // ---- turns ----
+    // ---- requests of a model ----
 
-    /// Takes a request of a model into its turn. What cannot be done fails when its turn comes: a refusal now would
-    /// leave a gap in the numbers, for which all later requests would wait.
+    /// Accepts a request of a model. Invalid work fails when its turn comes: refusing it now would leave a gap in the
+    /// sequence numbers, and all later requests would wait for it.
     pub(super) fn submit(
         &self,
         model_id: &str,
@@ -386,13 +386,13 @@ impl State {
         self.submit_in(&mut self.inner.lock(), model_id, seq_id, fingerprint, work)
     }
 
-    /// Room for a pass that waits.
+    /// Counts a pass as waiting.
     pub(super) fn room(&self, bytes: usize) -> Room {
         Room::take(bytes, &self.waiting)
     }
 
-    /// As [`submit`](Self::submit), for what takes much room while it waits. If too much waits already, it must be sent again
-    /// later; not so if nothing else could make room.
+    /// As [`submit`](Self::submit), for a pass that holds much memory while it waits. If too many bytes wait already,
+    /// the client has to send it again later, except the pass that all others wait for.
     pub(super) fn submit_large(
         &self,
         model_id: &str,
@@ -411,7 +411,7 @@ impl State {
         self.submit_in(&mut inner, model_id, Some(seq_id), fingerprint, |_| work)
     }
 
-    /// Takes the turn of a request whose body says no more than whose turn it is.
+    /// Accepts a request whose body cannot be read apart from its model and number; it fails in its turn.
     pub(super) fn submit_refused(
         &self,
         (model_id, seq_id): (&str, u64),
@@ -459,7 +459,7 @@ impl State {
         Ok(reply)
     }
 
-    /// Which request a pending one waits for, if an earlier one has not arrived.
+    /// Number of the missing request that a pending one waits for.
     pub(super) fn waits_for(&self, place: &Place) -> Option<u64> {
         let inner = self.inner.lock();
         let next = inner.models.get(&place.model_id)?.turns.next();
@@ -478,7 +478,7 @@ impl Drop for State {
 }
 
 impl Inner {
-    /// Forgets what sessions did that ended long ago, and in the end that they were.
+    /// Drops the trace of sessions that ended long ago, and finally the sessions.
     fn forget_old_sessions(&mut self) {
         let traced = self.ended.len().saturating_sub(MOST_TRACES);
         if let Some(session) = traced.checked_sub(1).and_then(|i| self.sessions.get_mut(self.ended.get(i)?)) {
@@ -491,12 +491,12 @@ impl Inner {
         }
     }
 
-    /// Notes in the trace of a session that something was asked for.
+    /// Adds a request to the trace of a session.
     fn span(&self, session_id: &str, verb: &'static str, of: &str) -> Option<Arc<Span>> {
         Some(self.sessions.get(session_id)?.trace.as_ref()?.begin(verb, of))
     }
 
-    /// A session that is alive; asking for it counts as contact.
+    /// Looks up an active session; counts as contact.
     fn session(&mut self, id: &str) -> Reply<&mut Session> {
         match self.sessions.get_mut(id) {
             None => refuse(404, format!("session {id} does not exist")),
@@ -508,7 +508,7 @@ impl Inner {
         }
     }
 
-    /// A model; asking for it counts as contact with its session.
+    /// Looks up a model; counts as contact with its session.
     fn model(&mut self, id: &str) -> Reply<&mut Model> {
         let Some(model) = self.models.get_mut(id) else {
             return refuse(404, format!("model {id} does not exist, or its session has ended"));

@@ -1,7 +1,7 @@
 //! Tokens in exchange for the key (PROTOCOL §1.4).
 //!
-//! A token is a JWT that clients can read; the server itself knows its tokens by heart, so their last part is no signature
-//! but a word that nobody guesses.
+//! A token is a JWT that clients can parse. The server keeps a list of its tokens, so their last part is a random word
+//! instead of a signature.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 
 use super::downloads::secret;
 
-/// How long a token is good for.
+/// Time that a token is valid.
 const LIFE: Duration = Duration::from_secs(3600);
 
-/// The tokens that were given out.
+/// Tokens that were issued.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
     given: Mutex<HashMap<String, SystemTime>>,

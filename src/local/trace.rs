@@ -1,7 +1,7 @@
-//! What a session asked for and when it was worked on, as a file of the tracing tool Perfetto (`.pftrace`).
+//! Requests of a session and their times, as a file of the tracing tool Perfetto (`.pftrace`).
 //!
-//! Each request is a slice of its waiting and a slice of its work, below its model or its sampler. The messages are the few
-//! fields of Perfetto's that this needs, by their numbers there.
+//! Each request is a slice of waiting and a slice of work, on a track below its model or sampler. The messages hold
+//! only the fields of Perfetto's schema that are needed here, with their field numbers.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};
@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use prost::Message;
 
-/// How many requests of a session are remembered.
+/// Number of requests remembered for each session.
 const MOST: usize = 8192;
 
 #[derive(Clone, PartialEq, Message)]
@@ -63,7 +63,7 @@ pub(super) struct Trace {
 #[derive(Debug)]
 pub(super) struct Span {
     verb: &'static str,
-    /// The model or the sampler.
+    /// Model or sampler.
     of: String,
     submitted: SystemTime,
     started: OnceLock<SystemTime>,
@@ -71,19 +71,19 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// The engine has begun with it. The first beginning counts.
+    /// Records the start of the work. Later calls have no effect.
     pub(super) fn start(&self) {
         self.started.get_or_init(SystemTime::now);
     }
 
-    /// It has ended, worked on or not.
+    /// Records the end, whether the work started or not.
     pub(super) fn end(&self) {
         self.ended.get_or_init(SystemTime::now);
     }
 }
 
 impl Trace {
-    /// Notes a request that was submitted now.
+    /// Adds a request submitted now.
     pub(super) fn begin(&self, verb: &'static str, of: &str) -> Arc<Span> {
         let span = Arc::new(Span {
             verb,
@@ -100,7 +100,7 @@ impl Trace {
         span
     }
 
-    /// The file; what has not ended reaches until now.
+    /// Encodes the file. Unfinished requests extend to `now`.
     pub(super) fn encode(&self, now: SystemTime) -> Vec<u8> {
         let spans: Vec<Arc<Span>> = self.spans.lock().iter().cloned().collect();
         let mut packet = Vec::new();
@@ -121,8 +121,8 @@ impl Trace {
                     uuid
                 }
             };
-            // A track for each request, because requests of one model wait at the same time; Perfetto puts tracks of one
-            // name together.
+            // One track for each request, because requests of one model wait at the same time; Perfetto groups tracks
+            // of one name.
             let uuid = track(&mut packet, span.verb, Some(owner));
             let end = span.ended.get().copied().unwrap_or(now);
             let started = span.started.get().copied().unwrap_or(end).min(end);

@@ -1,9 +1,9 @@
-//! The order of one model's requests, and which of them were seen before. No clock, no lock, no thread.
+//! Order of one model's requests, and recognition of repeated ones. Has no clock, no lock and no thread.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-/// Request numbers that were used, with what was asked and under which id it is answered. Bounded: the oldest are
-/// forgotten.
+/// Used request numbers, each with the fingerprint of the request and the id of its result. Bounded: the oldest are
+/// dropped.
 #[derive(Debug)]
 pub(super) struct Recent {
     ids: HashMap<u64, (u64, String)>,
@@ -15,9 +15,9 @@ pub(super) struct Recent {
 #[derive(Debug, PartialEq)]
 pub(super) enum Seen {
     Never,
-    /// The same request, answered under this id.
+    /// Used by the same request; holds the id of its result.
     Same(String),
-    /// Another request.
+    /// Used by another request.
     Different,
 }
 
@@ -50,7 +50,7 @@ impl Recent {
     }
 }
 
-/// The turns of one model. Requests run in the order of their numbers; one that comes early waits (PROTOCOL §8.2).
+/// Orders the requests of one model by their numbers; a request that arrives early waits (PROTOCOL §8.2).
 #[derive(Debug)]
 pub(super) struct Turns<J> {
     next: u64,
@@ -58,16 +58,16 @@ pub(super) struct Turns<J> {
     recent: Recent,
 }
 
-/// How many requests of one model may wait for a missing one.
+/// Limit of requests of one model that wait for a missing one.
 pub(super) const MOST_WAITING: usize = 1024;
 
 impl<J> Turns<J> {
-    /// Turns that begin with request 1.
+    /// The first request has number 1.
     pub(super) fn new() -> Self {
         Turns { next: 1, waiting: BTreeMap::new(), recent: Recent::new(4096) }
     }
 
-    /// The number that the next request must have to run at once.
+    /// Number of the request that can run next.
     pub(super) fn next(&self) -> u64 {
         self.next
     }
@@ -78,13 +78,13 @@ impl<J> Turns<J> {
 
     pub(super) fn seen(&self, number: u64, fingerprint: u64) -> Seen {
         match self.recent.seen(number, fingerprint) {
-            // Its turn is over, though it is not remembered what was asked.
+            // It has run, but its fingerprint is no longer known.
             Seen::Never if number < self.next => Seen::Different,
             seen => seen,
         }
     }
 
-    /// Takes a request that was never seen; returns those whose turn has come.
+    /// Adds a new request; returns those that can run now.
     pub(super) fn arrive(&mut self, number: u64, fingerprint: u64, id: &str, job: J) -> Vec<J> {
         self.recent.insert(number, fingerprint, id);
         self.waiting.insert(number, job);
@@ -96,7 +96,7 @@ impl<J> Turns<J> {
         due
     }
 
-    /// The requests that still wait, which now never run.
+    /// The requests that still wait and will never run.
     pub(super) fn into_waiting(self) -> impl Iterator<Item = J> {
         self.waiting.into_values()
     }

@@ -1,4 +1,4 @@
-//! Folders of checkpoints on a disk.
+//! Folders of checkpoints on disk.
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn store(name: &str) -> Store {
     Store::open(root(name)).expect("a folder")
 }
 
-/// What a checkpoint says of itself, whichever save it is.
+/// The description of a checkpoint, without its save id.
 fn told(store: &Store, place: &Place) -> Meta {
     Meta { save_id: 0, ..store.meta(place).expect("the description") }
 }
@@ -172,7 +172,7 @@ fn a_checkpoint_is_published_once() {
     fs::remove_dir_all(&store.root).expect("cleaning up");
 }
 
-/// Reads a checkpoint while it is replaced again and again, until it was seen changing often enough.
+/// Reads a checkpoint while another thread replaces it, until 30 different saves were seen.
 fn read_while_replaced(store: &Store, look: impl Fn(&Store) -> Vec<Vec<u8>>) {
     let save = |n: u32| {
         let bytes = n.to_le_bytes().repeat(1000);
@@ -195,7 +195,7 @@ fn read_while_replaced(store: &Store, look: impl Fn(&Store) -> Vec<Vec<u8>>) {
     fs::remove_dir_all(&store.root).expect("cleaning up");
 }
 
-/// Says stop, also if the test fails.
+/// Sets the flag on drop, also if the test fails.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {

@@ -3,12 +3,12 @@
 use super::*;
 use crate::local::nn::ModelConfig;
 
-/// A folder of its own, which nobody uses.
+/// A new folder name.
 fn folder() -> std::path::PathBuf {
     std::env::temp_dir().join(format!("tinkex-engine-{}-{:016x}", std::process::id(), fastrand::u64(..)))
 }
 
-/// An engine without a server, with one model.
+/// An engine without a server, with two models.
 fn engine() -> Engine {
     let panics = Panics::new();
     let pool = || {

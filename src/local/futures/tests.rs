@@ -1,4 +1,4 @@
-//! Results from their beginning to their end.
+//! Results from submission to expiry.
 
 use super::*;
 

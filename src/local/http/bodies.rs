@@ -1,8 +1,8 @@
-//! The bodies of requests, and of large answers: how large they may be, how much of them is held at once, and how long one may take.
+//! Bodies of requests and of large responses: limits of their size, of their sum, and of the time to transfer one.
 //!
-//! No body is read before there is room for all of it. Small ones and large ones have room of their own, so that uploads
-//! that stand still keep nobody from asking. A large one keeps its room until it has been read into something else, off the
-//! server's thread and one after the other.
+//! No body is read before memory for all of it is reserved. Small and large bodies have separate budgets, so that
+//! stalled uploads do not block small requests. A large body keeps its share until it has been converted, which
+//! happens off the server's thread, one body at a time.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -20,48 +20,48 @@ use tokio::time::{Instant, timeout};
 use super::super::state::{Refusal, Reply, refuse};
 use super::{App, Context, mentions, refusal};
 
-/// The largest pass over data, compressed or not. Clients send them in parts of about 5 MB.
+/// Largest pass over data, compressed or not. Clients send parts of about 5 MB.
 pub(super) const MOST_PASS: usize = 16 << 20;
-/// The largest sample, custom loss, report or list of results.
+/// Largest sample, custom loss, telemetry report or list of results.
 const MOST_MIDDLING: usize = 4 << 20;
-/// The largest of all other bodies.
+/// Largest body of all other endpoints.
 const MOST_SMALL: usize = 256 << 10;
-/// A body of more bytes counts as large.
+/// Larger bodies, in bytes, count as large.
 pub(super) const LARGE: usize = 64 << 10;
-/// How many bytes of large bodies are held at once.
+/// Budget of all large bodies, in bytes.
 const ALL_LARGE: usize = 20 << 20;
-/// How many bytes of others.
+/// Budget of all small bodies, in bytes.
 const ALL_SMALL: usize = 4 << 20;
-/// How many bytes of results, before they are written as JSON, are being sent at once.
+/// Budget of the results that are being written as JSON, in bytes before the conversion.
 const ALL_ANSWERS: usize = 8 << 20;
-/// How many values the JSON of one body may list, each of which takes more room when it is read: a thousand data that fill
-/// the context.
+/// Limit of the values that a JSON body may list, because each takes more memory once it is parsed: a thousand data
+/// that fill the context.
 const MOST_VALUES: usize = 2 << 20;
-/// How much of a body that is refused is read all the same, so that its sender lives to read why.
+/// Largest rest of a refused body that is still read, so that the client gets to read the refusal.
 const MOST_DISCARDED: usize = 1 << 30;
-/// How long that may take.
+/// Time limit of reading that rest.
 const DISCARDING: Duration = Duration::from_secs(5);
-/// How often a body may almost stand still.
+/// Time limit of a whole body, as a multiple of the stall timeout.
 const STALLS: u32 = 10;
 
-/// The room for bodies, counted over all connections.
+/// Budgets for bodies, shared by all connections.
 pub(in crate::local) struct Bodies {
     small: Arc<Semaphore>,
     large: Arc<Semaphore>,
     answers: Arc<Semaphore>,
-    /// Whose large body is being read.
+    /// Held while a large body is converted.
     turn: Arc<Semaphore>,
-    /// How long a body may stand still, and wait for room.
+    /// Time that a body may make no progress, or wait for its budget.
     stall: Duration,
 }
 
-/// A body with the room that it takes.
+/// A body with its share of the budget.
 struct Held {
     bytes: Vec<u8>,
     _room: OwnedSemaphorePermit,
 }
 
-/// Bytes that keep their room as long as they live.
+/// Bytes that keep their share of the budget as long as they exist.
 pub(super) fn held(bytes: Vec<u8>, room: OwnedSemaphorePermit) -> Bytes {
     Bytes::from_owner(Held { bytes, _room: room })
 }
@@ -84,12 +84,12 @@ impl Bodies {
         }
     }
 
-    /// Waits until nobody else reads a large body. Never closed, so there always is a turn.
+    /// Waits until no other large body is being converted. The semaphore is never closed, so this returns `Some`.
     pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         self.turn.clone().acquire_owned().await.ok()
     }
 
-    /// Room for a result that is written as JSON. One that is larger than all room waits for all of it.
+    /// Reserves a share for a result that is written as JSON. A result larger than the budget waits for all of it.
     pub(super) async fn room_for_answer(&self, size: usize) -> Option<OwnedSemaphorePermit> {
         let room = self.answers.clone().acquire_many_owned(size.min(ALL_ANSWERS) as u32);
         timeout(self.stall, room).await.ok()?.ok()
@@ -109,7 +109,7 @@ impl Bodies {
             return refuse(503, "the server is busy with the bodies of other requests");
         };
         let mut bytes = Vec::with_capacity(announced.unwrap_or(0));
-        // Neither silence nor a trickle keeps the room for long.
+        // Bounds both silence and a trickle of bytes.
         let end = Instant::now().checked_add(self.stall.saturating_mul(STALLS));
         loop {
             let frame = timeout(self.stall, poll_fn(|it| Pin::new(&mut *body).poll_frame(it))).await;
@@ -130,14 +130,12 @@ impl Bodies {
                 }
             }
         }
-        match bytes.len() <= LARGE {
-            true => Ok(bytes.into()),
-            false => Ok(held(bytes, room)),
-        }
+        let body = if bytes.len() <= LARGE { bytes.into() } else { held(bytes, room) };
+        Ok(body)
     }
 }
 
-/// The largest body of an endpoint.
+/// Largest body of an endpoint.
 fn most(path: &str) -> usize {
     match path.strip_prefix("/api/v1/").unwrap_or_default() {
         "forward_backward" | "forward" => MOST_PASS,
@@ -146,14 +144,14 @@ fn most(path: &str) -> usize {
     }
 }
 
-/// Reads the body of a request before anything else is done with it.
+/// Reads the body of a request before the request is handled.
 pub(super) async fn take(Shared(app): Context, request: Request, next: Next) -> Response {
     let (parts, mut body) = request.into_parts();
     let asks_first = parts.headers.contains_key(header::EXPECT);
     match app.bodies.read(&mut body, most(parts.uri.path())).await {
         Ok(bytes) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
         Err(Refusal { status, detail }) => {
-            // Whoever asks first has sent nothing yet.
+            // A client that expects `100 Continue` has sent no body yet.
             if matches!(status, 413 | 503) && !asks_first {
                 let _ = timeout(DISCARDING, discard(body)).await;
             }
@@ -177,7 +175,7 @@ async fn discard(mut body: Body) {
     }
 }
 
-/// Does what takes a while off the server's thread; what reads a large body, when its turn has come.
+/// Runs slow work off the server's thread, one at a time if it converts a large body.
 pub(super) async fn aside(
     app: Arc<App>,
     large: bool,
@@ -191,7 +189,7 @@ pub(super) async fn aside(
     done.await.unwrap_or_else(|error| refusal(500, &format!("the engine failed at this request: {error}")))
 }
 
-/// Refuses JSON that lists more values than anything here takes.
+/// Refuses JSON that lists more values than any endpoint takes.
 pub(super) fn check_values(body: &[u8]) -> Reply<()> {
     if body.len() <= MOST_VALUES || body.iter().filter(|it| **it == b',').count() < MOST_VALUES {
         return Ok(());
@@ -199,7 +197,7 @@ pub(super) fn check_values(body: &[u8]) -> Reply<()> {
     refuse(413, format!("the body lists more than {MOST_VALUES} values"))
 }
 
-/// The body as it was before compression.
+/// Decompresses a body.
 pub(super) fn inflate(headers: &HeaderMap, body: Bytes) -> Reply<Bytes> {
     use std::io::Read;
     if !mentions(headers, header::CONTENT_ENCODING, "zstd") {
@@ -207,7 +205,7 @@ pub(super) fn inflate(headers: &HeaderMap, body: Bytes) -> Reply<Bytes> {
     }
     let mut out = Vec::new();
     let read = zstd::stream::read::Decoder::with_buffer(&body[..]).and_then(|mut it| {
-        // What a frame says of its size is believed no further than that.
+        // Do not trust a larger size in the frame header.
         it.window_log_max(MOST_PASS.ilog2())?;
         it.take(MOST_PASS as u64 + 1).read_to_end(&mut out)
     });

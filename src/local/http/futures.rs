@@ -1,4 +1,4 @@
-//! Waiting for results.
+//! Endpoints that wait for results.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ use super::super::state::{Refusal, Reply};
 use super::bodies::{LARGE, aside, held};
 use super::{App, Context, PROTOBUF, mentions, ok, payload, refusal, unreadable};
 
-/// Ends a sample that nobody waits for.
+/// Cancels a sample.
 pub(super) fn cancel(app: &App, request: CancelFutureRequest, _: u64) -> Reply<serde_json::Value> {
     app.state.futures.cancel(&request.request_id);
     Ok(json!({}))
 }
 
-/// The result of one request, waited for.
+/// Waits for the result of one request.
 pub(super) async fn retrieve(Shared(app): Context, headers: HeaderMap, body: Bytes) -> Response {
     let wanted: RetrieveFutureRequest = match request(&body) {
         Ok(it) => it,
@@ -58,29 +58,29 @@ pub(super) async fn retrieve(Shared(app): Context, headers: HeaderMap, body: Byt
     }
     app.state.futures.fetched(id);
     let takes_protobuf = mentions(&headers, header::ACCEPT, PROTOBUF);
-    match takes_protobuf || outcome.len() <= LARGE {
-        true => finished(outcome, takes_protobuf, None),
-        // As JSON it is several times as large, and written anew for whoever asks.
-        false => match app.bodies.room_for_answer(outcome.len()).await {
-            Some(room) => aside(app, true, move |_| finished(outcome, false, Some(room))).await,
-            None => refusal(503, "the server is busy with other results"),
-        },
+    if takes_protobuf || outcome.len() <= LARGE {
+        return finished(outcome, takes_protobuf, None);
+    }
+    // As JSON it is several times as large, and every request writes its own copy.
+    match app.bodies.room_for_answer(outcome.len()).await {
+        Some(room) => aside(app, true, move |_| finished(outcome, false, Some(room))).await,
+        None => refusal(503, "the server is busy with other results"),
     }
 }
 
-/// News of all samples of one client of a sampler, waited for.
+/// Waits for completed samples of one client of a sampler.
 pub(super) async fn news(Shared(app): Context, body: Bytes) -> Response {
     let wanted: RetrieveFuturesRequest = match request(&body) {
         Ok(it) => it,
         Err(error) => return unreadable(&error),
     };
-    // Its room is needed by others.
+    // Free its share of the body budget.
     drop(body);
     let patience = match wanted.timeout {
         None => app.long_poll,
         Some(it) => match Duration::try_from_secs_f64(it) {
             Ok(it) => it.min(app.long_poll),
-            Err(_) => return refusal(422, &format!("timeout: {it} is no time in seconds")),
+            Err(_) => return refusal(422, &format!("timeout: {it} is not a valid time in seconds")),
         },
     };
     let feed = match app.state.feed(&wanted.target) {
@@ -94,8 +94,8 @@ pub(super) async fn news(Shared(app): Context, body: Bytes) -> Response {
     ok(&RetrieveFuturesResponse { completions, cursor: Some(cursor) })
 }
 
-/// The answer of a finished request: protobuf where there is such a form and the client takes it, otherwise JSON, which may
-/// need room until it is sent.
+/// Response to a finished request: protobuf if the result has such a form and the client accepts it, else JSON, which
+/// may hold a share of the budget until it is sent.
 fn finished(outcome: Outcome, takes_protobuf: bool, room: Option<OwnedSemaphorePermit>) -> Response {
     let value = match outcome {
         Outcome::Json(bytes) => return payload(StatusCode::OK, "application/json", bytes),

@@ -66,7 +66,7 @@ async fn checkpoints_of(Shared(app): Context, Path(id): Path<String>) -> Respons
     aside(app, false, move |app| reply(app.state.checkpoints_of(&id))).await
 }
 
-/// The run, the kind and the name of a checkpoint.
+/// Run id, kind and name of a checkpoint.
 type Three = Path<(String, String, String)>;
 
 async fn delete_checkpoint(Shared(app): Context, Path((run, kind, name)): Three) -> Response {
@@ -160,7 +160,7 @@ async fn export_trace(Shared(app): Context, Path(id): Path<String>) -> Response 
     .await
 }
 
-/// Nothing costs anything here, so there are no events; the answer is complete up to now.
+/// Nothing is billed here, so the list is empty and complete up to now.
 async fn usage() -> Response {
     ok(&json!({"data": [], "sessions": {}, "cost_data_through": rfc3339(SystemTime::now())}))
 }
@@ -170,7 +170,7 @@ async fn storage(Shared(app): Context, uri: Uri) -> Response {
         .await
 }
 
-/// A file, for whoever was given its address.
+/// Serves a file to the holder of its address.
 pub(super) async fn download(Shared(app): Context, Path((token, file)): Path<(String, String)>) -> Response {
     aside(app, false, move |app| match app.state.download(&token, &file) {
         Ok(bytes) => {

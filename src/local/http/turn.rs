@@ -1,7 +1,8 @@
-//! Requests of a model that cannot be read: their turn is kept all the same.
+//! Requests of a model whose bodies cannot be read.
 //!
-//! A request of a model has a number, and later ones wait for it. If a body cannot be read but tells its model and its number,
-//! it is accepted and fails when its turn comes. Otherwise every later request of the model would wait for ever.
+//! Every request of a model has a sequence number, and later requests wait for it. An invalid body that names its
+//! model and number is therefore accepted and fails in its turn; otherwise all later requests of the model would wait
+//! for ever.
 
 use axum::response::Response;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
@@ -12,7 +13,7 @@ use crate::error::Error;
 use super::super::state::State;
 use super::{reply, unreadable};
 
-/// Answers a body that cannot be read. `turn` is the model and the number that it names.
+/// Answers an invalid body. `turn` is the model and the number that it names.
 pub(super) fn keep(state: &State, error: &Error, turn: Option<(String, u64)>, fingerprint: u64) -> Response {
     match turn {
         Some((model_id, seq_id)) => {
@@ -23,20 +24,20 @@ pub(super) fn keep(state: &State, error: &Error, turn: Option<(String, u64)>, fi
     }
 }
 
-/// What a request with a turn tells besides its work. Reading it makes nothing of the rest of the body.
+/// Model and number of a request. Parsing skips the rest of the body.
 #[derive(Deserialize)]
 struct Turn {
     model_id: String,
     seq_id: u64,
 }
 
-/// The model and the number in a JSON body, if it has both. Only requests with a turn do.
+/// Model and number in a JSON body, if it has both. Only requests of a model do.
 pub(super) fn of_json(body: &[u8]) -> Option<(String, u64)> {
     let turn: Turn = serde_json::from_slice(body).ok()?;
     Some((turn.model_id, turn.seq_id)).filter(|it| 0 < it.1)
 }
 
-/// The model and the number in a protobuf body of a pass, which come before the data.
+/// Model and number in the protobuf body of a pass, which precede the data.
 pub(super) fn of_protobuf(mut body: &[u8]) -> Option<(String, u64)> {
     let (mut model_id, mut seq_id) = (None, None);
     while model_id.is_none() || seq_id.is_none() {

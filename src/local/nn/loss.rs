@@ -1,4 +1,4 @@
-//! The loss functions: what one target's log-probability costs, and how fast the cost changes with it.
+//! Loss functions: the loss of one target's log-probability, and its derivative.
 
 use std::sync::Arc;
 
@@ -38,18 +38,18 @@ pub(crate) enum Loss {
         /// Largest ratio that still counts.
         hi: f64,
     },
-    /// A loss that a client wrote.
+    /// A loss that a client sent as a graph.
     Custom(Arc<LossGraph>),
 }
 
 impl Loss {
-    /// Whether the loss reads `weights` (and allows several targets per position) rather than `logprobs` and
+    /// True if the loss reads `weights` (and allows several targets per position) rather than `logprobs` and
     /// `advantages`.
     pub(super) fn is_weighted(&self) -> bool {
         matches!(self, Loss::CrossEntropy)
     }
 
-    /// Whether what a token costs hangs on the other tokens of its sequence.
+    /// True if the loss of a token depends on the other tokens of its sequence.
     pub(super) fn is_joint(&self) -> bool {
         matches!(self, Loss::Gspo { .. } | Loss::Custom(_))
     }
@@ -75,15 +75,15 @@ impl Loss {
                 let gap = lp - q;
                 (-(lp * a - 0.5 * beta * gap * gap), -(a - beta * gap))
             }
-            // A token alone has no cost: see `joint`. What is no number shows itself.
+            // Has no loss of a single token; see `joint`. NaN makes a wrong call visible.
             Loss::Gspo { .. } | Loss::Custom(_) => (f64::NAN, f64::NAN),
         };
         (loss, slope as f32)
     }
 }
 
-/// `exp(gap) · advantage`. The exponential overflows to infinity above 709: an advantage of zero, which marks a token that
-/// does not count, must not make that `0 · ∞`.
+/// `exp(gap) · advantage`. The exponential overflows to infinity above 709; an advantage of zero, which marks a token
+/// that does not count, must not give `0 · ∞`.
 fn scaled_ratio(gap: f64, advantage: f64) -> f64 {
     if advantage == 0.0 { 0.0 } else { gap.exp() * advantage }
 }

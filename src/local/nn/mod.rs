@@ -1,11 +1,11 @@
 //! The network: a decoder-only transformer in f32 with a low-rank adapter, its gradients, its optimizer and its
 //! sampler, on the products of [`super::kernel`].
 //!
-//! From the bottom up: [`linear`], [`ops`] and [`attention`] are operations with their backward passes;
-//! [`layer`] joins them, [`head`] turns hidden rows into log-probabilities and losses, [`joint`] knows the losses of whole
-//! sequences; [`pass`] runs a group of
-//! sequences; [`train`] runs a batch and [`adam`] takes steps. [`decode`] is the other half, one token at a
-//! time, and [`sampler`] drives it. Results are the same bits for any number of threads.
+//! From the bottom up: [`linear`], [`ops`] and [`attention`] are operations with their backward passes; [`layer`]
+//! joins them; [`head`] turns hidden rows into log-probabilities and losses; [`joint`] holds the losses of whole
+//! sequences; [`pass`] runs a group of sequences; [`train`] runs a batch and [`adam`] updates the parameters.
+//! [`decode`] generates one token at a time, driven by [`sampler`]. Results have the same bits for any number of
+//! threads.
 
 mod adam;
 mod attention;

@@ -113,7 +113,7 @@ fn read(file: &SafeTensors<'_>, name: &str, t: &Tensor, out: &mut [f32]) -> Resu
     check(name, out)
 }
 
-/// Refuses a tensor that is not made of finite numbers: a model could do nothing with it.
+/// Refuses a tensor with values that are not finite.
 fn check(name: &str, values: &[f32]) -> Result<(), String> {
     match values.iter().position(|v| !v.is_finite()) {
         Some(i) => Err(format!("the tensor {name} holds {} at {i}, which is not a finite number", values[i])),
@@ -121,7 +121,7 @@ fn check(name: &str, values: &[f32]) -> Result<(), String> {
     }
 }
 
-/// An adapter of other matrices must not be loaded in part: whoever made it expects them to act.
+/// Refuses a file with other tensors, so that an adapter of other matrices is never loaded in part.
 fn reject_strangers(
     file: &SafeTensors<'_>,
     expected: usize,

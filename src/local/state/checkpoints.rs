@@ -1,4 +1,4 @@
-//! What is done with checkpoints that are there.
+//! Requests about existing checkpoints.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -11,12 +11,12 @@ use super::super::checkpoint::{Kind, Meta, Place};
 use super::super::downloads::Item;
 use super::{Reply, State, refuse};
 
-/// How long a checkpoint may be kept, in seconds.
+/// Accepted values of `ttl_seconds`.
 const TTL: std::ops::RangeInclusive<u64> = 3600..=10 * 366 * 24 * 3600;
-/// How many copies are remembered by the key of their request.
+/// Number of copies remembered by idempotency key.
 const MOST_COPIES: usize = 4096;
 
-/// Refuses to keep something for no sensible time.
+/// Refuses a `ttl_seconds` outside of [`TTL`].
 pub(super) fn check_ttl(ttl_seconds: Option<u64>) -> Result<(), String> {
     match ttl_seconds {
         Some(it) if !TTL.contains(&it) => {
@@ -26,20 +26,20 @@ pub(super) fn check_ttl(ttl_seconds: Option<u64>) -> Result<(), String> {
     }
 }
 
-/// An address of this server, and until when it is good.
+/// A download address and its expiry.
 pub(in crate::local) struct Address {
-    /// What follows the address of the server.
+    /// Path below the server's URL.
     pub(in crate::local) path: String,
     pub(in crate::local) until: SystemTime,
 }
 
 impl State {
-    /// Deletes a checkpoint. Samplers that were made from it go on.
+    /// Deletes a checkpoint. Samplers that were made from it continue to work.
     pub(in crate::local) fn delete_checkpoint(&self, run_id: &str, segment: &str, name: &str) -> Reply<()> {
         Ok(self.store.delete(&place(run_id, segment, name)?)?)
     }
 
-    /// Says how much longer a checkpoint is to be kept.
+    /// Sets the time that a checkpoint is kept from now on.
     pub(in crate::local) fn keep_checkpoint(
         &self,
         run_id: &str,
@@ -51,7 +51,7 @@ impl State {
         Ok(self.store.keep(&place(run_id, segment, name)?, ttl_seconds)?)
     }
 
-    /// Notes that everyone may read a checkpoint, or no longer. Everyone who reaches this server can read all anyway.
+    /// Makes a checkpoint public or private. This server lets every client read all of them anyway.
     pub(in crate::local) fn publish_checkpoint(
         &self,
         run_id: &str,
@@ -62,20 +62,20 @@ impl State {
         Ok(self.store.publish(&place(run_id, segment, name)?, public)?)
     }
 
-    /// Deletes the checkpoints whose time is over.
+    /// Deletes expired checkpoints.
     pub(in crate::local) fn end_old_checkpoints(&self, now: SystemTime) {
         for uri in self.store.sweep(now) {
             log::info!("the embedded engine deleted {uri}: its time was over");
         }
     }
 
-    /// A checkpoint of any kind.
+    /// The description of a checkpoint of any kind, by its path.
     pub(super) fn any_checkpoint(&self, path: &str) -> Reply<(Place, Meta)> {
         let path: CheckpointPath = path.parse().or_else(|it: crate::Error| refuse(400, it.to_string()))?;
         self.checkpoint(path.run_id(), kind_of(&path)?, path.name())
     }
 
-    /// Copies a checkpoint into a run of its own, which cannot be trained. The same key of a request makes one copy.
+    /// Copies a checkpoint into a run of its own, which cannot be trained. Requests with the same key make one copy.
     pub(in crate::local) fn copy_weights(
         &self,
         request: CopyWeightsRequest,
@@ -114,7 +114,7 @@ impl State {
         Ok(CopyWeightsResponse { tinker_path: to.uri() })
     }
 
-    /// Where a checkpoint can be fetched as one archive.
+    /// Creates an address where a checkpoint can be downloaded as one archive.
     pub(in crate::local) fn archive(&self, run_id: &str, segment: &str, name: &str) -> Reply<Address> {
         let place = place(run_id, segment, name)?;
         let save_id = self.store.meta(&place)?.save_id;
@@ -122,7 +122,7 @@ impl State {
         Ok(self.address(Item::Archive(place, save_id), &file))
     }
 
-    /// Where the files of exported weights can be fetched, by their names.
+    /// Creates an address where the files of exported weights can be downloaded; returns their names.
     pub(in crate::local) fn external_weights(
         &self,
         run_id: &str,
@@ -142,7 +142,7 @@ impl State {
         Address { path: format!("/download/{token}/{file}"), until }
     }
 
-    /// What stands at an address.
+    /// Content of a download address.
     pub(in crate::local) fn download(&self, token: &str, file: &str) -> Reply<Vec<u8>> {
         match self.downloads.find(token, SystemTime::now()) {
             None => refuse(404, "there is nothing at this address"),
@@ -162,7 +162,7 @@ impl State {
         }
     }
 
-    /// How many checkpoints there are and how large they are, of each project or of one.
+    /// Number and size of the checkpoints, by project or of one project.
     pub(in crate::local) fn storage(&self, project_id: Option<&str>) -> StorageUsage {
         let mut all: BTreeMap<Option<String>, (u64, u64)> = Default::default();
         for found in self.store.all() {
@@ -183,7 +183,7 @@ impl State {
         StorageUsage { effective_rate_usd_per_gigabyte_month: Some(0.0), entries }
     }
 
-    /// The project that a checkpoint belongs to: its own, or that of the session that trained it.
+    /// Project of a checkpoint: its own, or that of the session that trained it.
     pub(super) fn project_of(&self, meta: &Meta) -> Option<String> {
         meta.project_id.clone().or_else(|| self.project_of_run(&meta.run_id))
     }
@@ -194,12 +194,12 @@ impl State {
     }
 }
 
-/// Refuses the files of one save to whoever was given those of another.
+/// Refuses a download if the checkpoint was replaced after the address was created.
 fn the_same(place: &Place, save_id: u64, meta: &Meta) -> Reply<()> {
-    match meta.save_id == save_id {
-        true => Ok(()),
-        false => refuse(404, format!("{} has been replaced; ask for a new address", place.uri())),
+    if meta.save_id != save_id {
+        return refuse(404, format!("{} has been replaced; ask for a new address", place.uri()));
     }
+    Ok(())
 }
 
 fn kind_of(path: &CheckpointPath) -> Reply<Kind> {

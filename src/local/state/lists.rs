@@ -1,4 +1,4 @@
-//! Lists of what there is: training runs, checkpoints, sessions.
+//! Lists of training runs, checkpoints and sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,10 +11,10 @@ use crate::wire::json::*;
 use super::super::checkpoint::{Found, Kind};
 use super::{Reply, State, refuse};
 
-/// The largest page.
+/// Largest page.
 const MOST: usize = 1000;
 
-/// Which page of a list is wanted.
+/// Offset and limit of a page.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::local) struct Window {
     offset: usize,
@@ -22,7 +22,7 @@ pub(in crate::local) struct Window {
 }
 
 impl Window {
-    /// Reads a query; what it does not say is the default.
+    /// Reads a query; missing values have defaults.
     pub(in crate::local) fn read(query: &str, limit: usize) -> Self {
         let number = |name: &str| self::query(query, name).and_then(|it| it.parse().ok());
         let limit: usize = number("limit").unwrap_or(limit);
@@ -36,13 +36,13 @@ impl Window {
     }
 }
 
-/// What a query says under a name. Ids of this server need no escapes.
+/// Value of a query parameter. Ids of this server need no escapes.
 pub(in crate::local) fn query<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query.split('&').find_map(|it| it.strip_prefix(name)?.strip_prefix('='))
 }
 
 impl State {
-    /// All training runs, or those of a project, the ones used last first: models that are alive, and runs that left
+    /// All training runs, or those of a project, the most recently used first: models that exist, and runs that saved
     /// checkpoints.
     pub(in crate::local) fn training_runs(
         &self,
@@ -60,7 +60,7 @@ impl State {
             ids.retain(|it| project(it).as_deref() == Some(wanted));
         }
         let mut runs: Vec<TrainingRun> = ids.iter().filter_map(|it| self.run_of(it, &found)).collect();
-        // Times are all in one form, in which text sorts as time does.
+        // All times have one format, in which text order is time order.
         runs.sort_by(|a, b| time(&b.last_request_time).cmp(time(&a.last_request_time)));
         let (training_runs, cursor) = window.cut(runs);
         TrainingRunsResponse { training_runs, cursor }

@@ -1,4 +1,4 @@
-//! Losses that clients of a session made.
+//! Custom losses that clients of a session created.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use super::super::futures::Outcome;
 use super::super::turns::{Recent, Seen};
 use super::{Reply, State, future, refuse};
 
-/// How many losses one session may make.
+/// Limit of the losses of one session.
 const MOST: usize = 256;
 
-/// The losses of a session.
+/// The custom losses of a session.
 pub(super) struct Losses {
     requests: Recent,
     all: Vec<Loss>,
@@ -32,9 +32,10 @@ impl Losses {
 }
 
 impl State {
-    /// Makes a loss. That takes no time worth a turn: its future is done at once.
+    /// Creates a custom loss. This is quick, so its future is done at once.
     ///
-    /// Two losses of one name are no conflict, because a loss is known by its id; the same computation is one.
+    /// Two losses may have the same name, because a loss is identified by its id; two losses with the same computation
+    /// conflict.
     pub(in crate::local) fn create_custom_loss(
         &self,
         request: CreateCustomLossRequest,
@@ -48,7 +49,7 @@ impl State {
                 return refuse(409, format!("custom_loss_seq_id {number} was used for another loss"));
             }
         }
-        // Read outside the lock: a large graph must not hold up others.
+        // Read outside the lock, because reading a large graph takes a while.
         let graph = match read(&request) {
             Ok(it) => Arc::new(it),
             Err(problem) => return refuse(422, format!("the custom loss {:?}: {problem}", request.name)),
@@ -74,7 +75,7 @@ impl State {
         Ok(future(&ticket.id, None))
     }
 
-    /// The loss that a pass of a model names, if it names one: its own session must have made it.
+    /// The graph of the custom loss named by a pass, if it names one. The session of the model must have created it.
     pub(in crate::local) fn custom_loss(
         &self,
         model_id: &str,
@@ -87,7 +88,7 @@ impl State {
         match found {
             Some(it) => Ok(Some(it.graph.clone())),
             None => Err(format!(
-                "loss_fn_config: {loss_id:?} is no custom loss of the session of model {model_id}"
+                "loss_fn_config: {loss_id:?} is not a custom loss of the session of model {model_id}"
             )),
         }
     }

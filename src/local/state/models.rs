@@ -18,10 +18,10 @@ use super::super::turns::{Seen, Turns};
 use super::checkpoints::check_ttl;
 use super::{Inner, Model, NANO, Reply, State, future, refuse};
 
-/// The largest adapter.
+/// Largest rank of an adapter.
 const MOST_RANK: u32 = 256;
 
-/// What a load without a destination is told, or with two of them.
+/// Error of a load with no destination, or with two.
 const TWO_FORMS: &str = "give either session_id and model_seq_id, or model_id";
 
 impl State {
@@ -95,7 +95,7 @@ impl State {
         request: LoadWeightsRequest,
         fingerprint: u64,
     ) -> Reply<UntypedFuture> {
-        // A request with a number of a model keeps its turn whatever is wrong with it.
+        // A request with the number of a model keeps its place in the order, even if it is invalid.
         if let Some(model_id) = request.model_id.clone() {
             return self.load_into(&model_id, request, fingerprint);
         }
@@ -119,7 +119,7 @@ impl State {
         self.add_model(&mut inner, made, fingerprint)
     }
 
-    /// Loads a checkpoint into a model that has done nothing yet.
+    /// Loads a checkpoint into a new model.
     fn load_into(
         &self,
         model_id: &str,
@@ -190,7 +190,7 @@ impl State {
         })
     }
 
-    /// What a save writes besides the weights, or why its name cannot be used.
+    /// The checkpoint and the description of a save, or why its name cannot be used.
     pub(in crate::local) fn save(
         &self,
         model: &Model,
@@ -270,7 +270,7 @@ struct NewModel {
 }
 
 impl Inner {
-    /// The answer to a request for a model that came before.
+    /// Response to a repeated request for a model.
     fn model_again(
         &mut self,
         session_id: &str,
@@ -286,7 +286,7 @@ impl Inner {
 }
 
 impl Model {
-    /// The shape of this model's adapter, with the seed of another: seeds need not agree.
+    /// The configuration of this model's adapter with the seed of `meta`: seeds need not be equal.
     fn shape_like(&self, meta: &Meta) -> LoraConfig {
         LoraConfig { seed: Some(meta.seed), ..self.lora.clone() }
     }

@@ -15,11 +15,11 @@ use super::super::sampling::{Sample, Slot, Weights};
 use super::super::turns::Seen;
 use super::{Inner, Reply, SamplerEntry, State, refuse};
 
-/// How many clients of one sampler are told news.
+/// Limit of the clients of one sampler that have a feed.
 const MOST_FEEDS: usize = 4096;
 
 impl State {
-    /// Saves a model's weights for sampling: under a name, or straight into a new sampling session.
+    /// Saves a model's weights for sampling: under a name, or into a new sampling session.
     pub(in crate::local) fn save_for_sampler(
         &self,
         request: SaveWeightsForSamplerRequest,
@@ -35,7 +35,7 @@ impl State {
                 }
             });
         }
-        // A client that tries again may number the sampling session anew: what was asked is the same.
+        // A client that retries may use another number for the sampling session: the request is still the same.
         let fingerprint = hash_of(&(&model_id, request.seq_id, request.kind));
         let mut inner = self.inner.lock();
         let model = inner.model(&model_id)?;
@@ -59,7 +59,7 @@ impl State {
             made = Some(slot.clone());
             Work::Snapshot { model_id: model_id.clone(), slot, sampler_id: sampler_id.clone() }
         })?;
-        // Nothing was made if the same request came before.
+        // `made` is `None` if the request is a repeated one.
         if let Some(slot) = made {
             inner.session(&session_id)?.samplers.insert(number, fingerprint, &sampler_id);
             inner.samplers.insert(sampler_id, SamplerEntry::new(session_id, base_model, None, slot));
@@ -173,7 +173,7 @@ impl State {
         Ok(reply)
     }
 
-    /// A number for one more client of a sampling session. The client that made it has number 0.
+    /// Assigns a number to one more client of a sampling session. The client that created it has number 0.
     pub(in crate::local) fn join_sampler(
         &self,
         request: JoinSamplingSessionRequest,
@@ -184,13 +184,13 @@ impl State {
         Ok(JoinSamplingSessionResponse { client_counter: Some(entry.joined) })
     }
 
-    /// The news for a client of a sampling session.
+    /// Completion feed of a client of a sampling session.
     pub(in crate::local) fn feed(&self, target: &FuturesTarget) -> Reply<Arc<Feed>> {
         let FuturesTarget::SamplingSession { sampling_session_id, cloned_sampler_id } = target;
         self.inner.lock().sampler(sampling_session_id)?.feed(*cloned_sampler_id)
     }
 
-    /// The weights of a checkpoint, to be there before whatever is asked of them from now on.
+    /// Slot of a checkpoint's weights. The load is queued before any sample that uses the slot.
     fn load_slot(&self, place: Place) -> Slot {
         let slot = Slot::default();
         self.enqueue("", [Job { ticket: None, work: Work::LoadSampler { slot: slot.clone(), place } }]);
@@ -198,13 +198,13 @@ impl State {
     }
 }
 
-/// The untrained weights.
+/// Slot of the base model.
 fn base_slot() -> Slot {
     Arc::new(Mutex::new(Weights::Base))
 }
 
 impl Inner {
-    /// A sampler whose session is alive; asking for it counts as contact.
+    /// Looks up a sampler whose session is active; counts as contact.
     fn sampler(&mut self, id: &str) -> Reply<&mut SamplerEntry> {
         let Some(session_id) = self.samplers.get(id).map(|it| it.session_id.clone()) else {
             return refuse(404, format!("sampling session {id} does not exist"));

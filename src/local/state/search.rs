@@ -1,4 +1,4 @@
-//! Searching sessions (PROTOCOL §3.5, endpoint 40), and the project that one belongs to.
+//! Search for sessions (PROTOCOL §3.5, endpoint 40), and the project of a session.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::super::trace::Trace;
 use super::lists::texts;
 use super::{End, Reply, Session, State, USER, refuse};
 
-/// What is looked for.
+/// Criteria of a search.
 #[derive(Debug, Deserialize)]
 #[serde(default)]
 pub(in crate::local) struct Search {
@@ -63,7 +63,7 @@ enum Status {
     },
 }
 
-/// The last session of the page before.
+/// The last session of the previous page.
 #[derive(Debug, Deserialize)]
 struct Cursor {
     last_created_at: String,
@@ -103,7 +103,7 @@ impl Status {
                 let reasons = reasons.as_deref().unwrap_or_default();
                 reasons.is_empty() || reasons.iter().any(|it| it == word(*reason))
             }
-            // Sessions do not fail here: what fails is a request.
+            // A session never fails here; single requests do.
             _ => false,
         }
     }
@@ -132,7 +132,7 @@ fn status(end: &Option<End>) -> Value {
 }
 
 impl State {
-    /// One page of what is found, newest first.
+    /// One page of the sessions found, newest first.
     pub(in crate::local) fn search_sessions(&self, search: &Search) -> Reply<Value> {
         if !(1..=200).contains(&search.limit) {
             return refuse(422, format!("limit: must be in 1..=200, is {}", search.limit));
@@ -145,7 +145,7 @@ impl State {
         {
             return refuse(422, "owner.owner_urns: must be 1 to 10 users");
         }
-        // Checkpoints are counted by the session that is in the name of their run.
+        // Count checkpoints by the session id in the name of their run.
         let mut saved: BTreeMap<String, (u64, u64)> = BTreeMap::new();
         for found in self.store.all() {
             if let Some((session, _)) = found.meta.run_id.split_once(":train:") {
@@ -185,7 +185,7 @@ impl State {
         Ok(page)
     }
 
-    /// Moves a session, with all that it trained, to a project.
+    /// Moves a session and its training runs to a project.
     pub(in crate::local) fn assign_project(&self, session_id: &str, project_id: String) -> Reply<()> {
         if project_id.is_empty() {
             return refuse(400, "project_id: is empty");
@@ -197,7 +197,7 @@ impl State {
         Ok(())
     }
 
-    /// What a session did, as a file that Perfetto reads.
+    /// Trace of a session, as a file for Perfetto.
     pub(super) fn trace(&self, session_id: &str) -> Reply<Vec<u8>> {
         let trace = self.trace_of(session_id)?;
         Ok(trace.encode(SystemTime::now()))
@@ -211,7 +211,7 @@ impl State {
         }
     }
 
-    /// Where that file is.
+    /// Creates an address where the trace can be downloaded.
     pub(in crate::local) fn export_trace(&self, session_id: &str) -> Reply<super::checkpoints::Address> {
         self.trace_of(session_id)?;
         let item = super::super::downloads::Item::Trace(session_id.into());

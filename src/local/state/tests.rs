@@ -26,7 +26,7 @@ impl Nobody {
         Nobody { state, queue, folder }
     }
 
-    /// A session and its model, which is made.
+    /// A session and its model, whose creation was taken from the queue.
     fn model(&self) -> (String, String) {
         let session = CreateSessionRequest::default();
         let session_id = self.state.create_session(session, None).session_id;
@@ -39,13 +39,13 @@ impl Nobody {
         (session_id, model_id)
     }
 
-    /// A request that has its turn and says something.
+    /// Submits a request that fails with this text in its turn.
     fn submit(&self, model_id: &str, seq_id: u64, error: &str) -> String {
         let work = |_: &Model| Work::Refused { error: error.into() };
         self.state.submit(model_id, Some(seq_id), seq_id, work).expect("a turn").request_id
     }
 
-    /// What the engine thread would do next.
+    /// The next job of the engine thread.
     fn next(&self) -> Option<String> {
         match self.queue.look()?.work {
             Work::Refused { error } => Some(error),
@@ -90,7 +90,7 @@ fn what_an_ended_session_had_queued_is_answered_and_its_model_unloaded() {
         let found = format!("{:?}", nobody.state.futures.now(&id));
         assert!(found.contains("silent for too long"), "{found}");
     }
-    // Its samplers are forgotten, then its model is unloaded.
+    // Sampler slots are dropped, then the model is unloaded.
     assert_eq!(nobody.next().as_deref(), Some("forget"));
     assert_eq!(nobody.next().as_deref(), Some("unload_model"));
     assert_eq!(nobody.next(), None);

@@ -1,4 +1,4 @@
-//! Every gradient against a difference of the reference.
+//! Every gradient against a difference quotient of the reference.
 
 use super::reference::Reference;
 use super::*;

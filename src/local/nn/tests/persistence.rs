@@ -6,7 +6,7 @@ fn batch() -> Vec<Example> {
     vec![weighted(&tiny(), &mut Rng::stream(9, 1), 12, 1)]
 }
 
-/// One more step of training; returns the parameters after it.
+/// Trains one more step; returns the parameters after it.
 fn advance(trainer: &mut Trainer) -> Vec<f32> {
     trainer.run(&batch(), &Loss::CrossEntropy, true).unwrap();
     trainer.adam_step(&Adam { learning_rate: 1e-2, ..Adam::default() }).unwrap();

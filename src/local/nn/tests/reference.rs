@@ -1,4 +1,4 @@
-//! The same model in f64, written as plainly as its formulas, sharing no arithmetic with the engine.
+//! The same model in f64, written plainly, sharing no arithmetic with the engine.
 
 use super::super::weights::Weights;
 
@@ -22,7 +22,7 @@ fn plus(a: &[Vec<f64>], b: &[Vec<f64>]) -> Vec<Vec<f64>> {
     a.iter().zip(b).map(|(a, b)| a.iter().zip(b).map(|(a, b)| a + b).collect()).collect()
 }
 
-/// The reference's view of a model: frozen weights, and the adapter's parameters by name.
+/// A model for the reference: frozen weights, and the adapter's parameters by name.
 pub(super) struct Reference<'a> {
     pub(super) weights: &'a Weights,
     pub(super) rank: usize,

@@ -1,4 +1,4 @@
-//! The sampler against the training forward, and its promises.
+//! The sampler against the training forward pass, and its other properties.
 
 use super::*;
 
@@ -24,7 +24,7 @@ fn generate(sampler: &Sampler, req: &Generate) -> crate::local::nn::sampler::Gen
     sampler.generate(req, &mut |_, _| false, &|| false).unwrap()
 }
 
-/// The training forward's log-probability of each token after those before it.
+/// The training forward pass's log-probability of each token after the earlier ones.
 fn scored(trainer: &mut Trainer, tokens: &[u32]) -> Vec<f32> {
     let example = Example {
         tokens: tokens[..tokens.len() - 1].to_vec(),
@@ -116,7 +116,7 @@ fn a_sample_that_outlives_the_others_keeps_its_bits() {
 #[test]
 fn more_samples_than_run_side_by_side_have_the_bits_of_few() {
     let sampler = stirred(&tiny(), 2).sampler();
-    // Their caches would take 40 MB together, which is more than they may take at a time.
+    // Their caches would take 40 MB together, more than the limit.
     let many = Generate { num_samples: 420, max_tokens: 155, ..request(&prompt(3)) };
     let mut stop = |i: usize, tokens: &[u32]| i.is_multiple_of(3) && tokens.len() > i % 70;
     let all = sampler.generate(&many, &mut stop, &|| false).unwrap().sequences;
@@ -209,7 +209,7 @@ fn an_untrained_adapter_samples_like_the_base_and_never_draws_a_dead_id() {
 fn targets_alternatives_and_likeliest_tokens_agree_with_the_scores_of_the_prompt() {
     let sampler = stirred(&tiny(), 2).sampler();
     let prompt = prompt(6);
-    // Each token of the prompt itself, as a target at its own place.
+    // Each token of the prompt itself, as a target at its own position.
     let targets: Vec<(usize, u32)> = prompt[1..].iter().copied().enumerate().collect();
     let req = Generate {
         prompt_logprobs: true,
@@ -224,7 +224,7 @@ fn targets_alternatives_and_likeliest_tokens_agree_with_the_scores_of_the_prompt
     let generated = generate(&sampler, &req);
     let own: Vec<f32> = generated.prompt_logprobs.unwrap().into_iter().flatten().collect();
     assert_eq!(generated.targets, own);
-    // Without any heat the alternatives are the likeliest tokens.
+    // At temperature 0 the alternatives are the likeliest tokens.
     let top = generated.topk_prompt_logprobs.unwrap();
     let likeliest: Vec<(u32, f32)> = top[1..].iter().flat_map(|it| [it.as_ref().unwrap()[0]; 3]).collect();
     let close = |a: &[(u32, f32)], b: &[(u32, f32)]| {
@@ -236,7 +236,7 @@ fn targets_alternatives_and_likeliest_tokens_agree_with_the_scores_of_the_prompt
     let drawn: Vec<_> = sequence.tokens.iter().copied().zip(sequence.logprobs.iter().copied()).collect();
     close(&sequence.top.iter().map(|it| it[0]).collect::<Vec<_>>(), &drawn);
     assert!(sequence.top.iter().all(|it| it.len() == 2 && it[1].1 <= it[0].1));
-    // What is asked besides the answer does not change it.
+    // Reporting more does not change the sequences.
     let plain = Generate { alternatives: 0, temperature: 1.0, ..req.clone() };
     let answer = |it: &Generate| generate(&sampler, it).sequences;
     assert_eq!(answer(&Generate { alternatives: 3, ..plain.clone() }), answer(&plain));

@@ -1,9 +1,9 @@
-//! Batches, steps, and what is refused.
+//! Batches, steps, and refusals.
 
 use super::*;
 use crate::types::{LossArray, LossGraph};
 
-/// A batch of byte strings, each to be repeated from its first byte on.
+/// A batch of byte strings for next-token training.
 fn texts(texts: &[&str]) -> Vec<Example> {
     let one = |text: &&str| {
         let bytes: Vec<u32> = text.bytes().map(u32::from).chain([256]).collect();
@@ -161,7 +161,7 @@ fn a_bad_datum_is_named_and_nothing_changes() {
     assert!(trainer.grads.iter().all(|&g| g == 0.0));
 }
 
-/// `sum(logprobs · w)`, as a client may write it.
+/// `sum(logprobs · w)` as a custom loss.
 fn custom() -> Loss {
     let inputs = [("logprobs", 1), ("w", 1)];
     let graph = LossGraph::trace("mine", &inputs, |it| {
@@ -172,7 +172,7 @@ fn custom() -> Loss {
     Loss::Custom(Arc::new(graph.unwrap()))
 }
 
-/// The same examples for a custom loss that is the cross entropy.
+/// The same examples for a custom loss that equals the cross entropy.
 fn negated(batch: &[Example]) -> Vec<Example> {
     let one = |e: &Example| {
         let values: Vec<f64> = e.weights.iter().map(|it| -f64::from(*it)).collect();
@@ -217,7 +217,7 @@ fn a_custom_loss_that_fails_on_a_late_datum_leaves_the_gradients_as_they_were() 
     assert_eq!(trainer.grads, before);
 }
 
-/// An example for the losses that weigh by advantages, with one sampler's log-probability for all targets.
+/// An example for losses with advantages; every target has the same old log-probability.
 fn policy(rng: &mut Rng, q: f32, advantages: &[f32]) -> Example {
     let mut e = weighted(&tiny(), rng, advantages.len(), 1);
     e.weights.clear();
@@ -226,14 +226,14 @@ fn policy(rng: &mut Rng, q: f32, advantages: &[f32]) -> Example {
     e
 }
 
-/// `sum(exp(−logprobs · w))`, as a client may write it.
+/// `sum(exp(−logprobs · w))` as a custom loss.
 fn exponential() -> Loss {
     let inputs = [("logprobs", 1), ("w", 1)];
     let graph = LossGraph::trace("mine", &inputs, |it| (-(it.logprobs() * it.input("w"))).exp().sum());
     Loss::Custom(Arc::new(graph.unwrap()))
 }
 
-/// An example for it.
+/// An example for `exponential`.
 fn scaled(rng: &mut Rng, w: f64) -> Example {
     let e = weighted(&tiny(), rng, 4, 1);
     Example { weights: Vec::new(), inputs: vec![LossArray { shape: vec![4], values: vec![w; 4] }], ..e }
@@ -248,7 +248,7 @@ fn a_loss_or_gradient_that_is_not_finite_fails_its_datum_and_leaves_the_gradient
     let good = policy(rng, -3.0, &[1.0, 0.5]);
     let weights = |rng: &mut Rng, w: f32| Example { weights: vec![w; 5], ..weighted(&tiny(), rng, 5, 1) };
     let cases: Vec<(Loss, Example, Example)> = vec![
-        // The ratio is no 64-bit float, then no 32-bit one.
+        // The ratio overflows f64 in the first case and f32 in the second.
         (Loss::ImportanceSampling, good.clone(), policy(rng, -800.0, &[0.0, 1.0, 1.0])),
         (Loss::ImportanceSampling, good.clone(), policy(rng, -100.0, &[1.0, 1.0, 1.0])),
         (Loss::Ppo { lo, hi }, good.clone(), policy(rng, -100.0, &[1.0, -1.0, 1.0])),
