@@ -26,7 +26,7 @@ use serde_json::json;
 
 use super::nn::LoraSpec;
 use crate::clock_text::{parse_rfc3339, rfc3339};
-use disk::{Aside, exchange, sync_folder, write_file};
+use disk::{TempPath, exchange, sync_folder, write_file};
 use lease::Lease;
 
 mod disk;
@@ -39,7 +39,7 @@ pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 const META: &str = "tinkex.json";
 const CONFIG: &str = "adapter_config.json";
 /// Number of attempts to read a checkpoint that is being replaced.
-const MOST_LOOKS: usize = 100;
+const MAX_ATTEMPTS: usize = 100;
 
 /// Name and content of a file of a checkpoint.
 type NamedFile = (String, Vec<u8>);
@@ -66,13 +66,13 @@ impl Kind {
 
 /// Id of a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Place {
+pub(super) struct CheckpointId {
     pub(super) run_id: String,
     pub(super) kind: Kind,
     pub(super) name: String,
 }
 
-impl Place {
+impl CheckpointId {
     /// The id of a checkpoint, if the run id and the name are valid folder names.
     pub(super) fn new(run_id: &str, kind: Kind, name: &str) -> Result<Self, String> {
         if !is_name(name) {
@@ -83,7 +83,7 @@ impl Place {
         if !is_name(&run_id.replace(':', "_")) {
             return Err(format!("{run_id:?} is not a valid id of a training run"));
         }
-        Ok(Place { run_id: run_id.into(), kind, name: name.into() })
+        Ok(CheckpointId { run_id: run_id.into(), kind, name: name.into() })
     }
 
     /// The `tinker://` path of this checkpoint.
@@ -108,8 +108,8 @@ pub(super) struct Meta {
     pub(super) run_id: String,
     pub(super) base_model: String,
     /// Alias of the base model in the request, if one was used.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) asked_as: Option<String>,
+    #[serde(rename = "asked_as", skip_serializing_if = "Option::is_none")]
+    pub(super) base_alias: Option<String>,
     /// Seed of the base model that the adapter was trained on.
     pub(super) base_seed: u64,
     pub(super) rank: usize,
@@ -138,7 +138,7 @@ pub(super) struct Meta {
 
 impl Meta {
     /// Time of expiry.
-    pub(super) fn end(&self) -> Option<SystemTime> {
+    pub(super) fn expiry(&self) -> Option<SystemTime> {
         match (&self.expires, self.ttl_seconds) {
             (Some(it), _) => parse_rfc3339(it),
             (None, Some(it)) => parse_rfc3339(&self.created)?.checked_add(Duration::from_secs(it)),
@@ -146,8 +146,8 @@ impl Meta {
         }
     }
 
-    fn is_over(&self, now: SystemTime) -> bool {
-        self.end().is_some_and(|it| it <= now)
+    fn is_expired(&self, now: SystemTime) -> bool {
+        self.expiry().is_some_and(|it| it <= now)
     }
 
     pub(super) fn spec(&self) -> LoraSpec {
@@ -161,8 +161,8 @@ impl Meta {
     }
 
     /// Content of `tinkex.json`.
-    fn text(&self) -> Result<Vec<u8>, Problem> {
-        let text = serde_json::to_string_pretty(self).map_err(|it| Problem::Disk(it.to_string()))?;
+    fn text(&self) -> Result<Vec<u8>, StoreError> {
+        let text = serde_json::to_string_pretty(self).map_err(|it| StoreError::Disk(it.to_string()))?;
         Ok((text + "\n").into_bytes())
     }
 
@@ -188,23 +188,23 @@ impl Meta {
 
 /// Reason for which a checkpoint cannot be saved or read.
 #[derive(Debug)]
-pub(super) enum Problem {
+pub(super) enum StoreError {
     Missing(String),
     Exists(String),
     /// An error of the disk; the text names the path.
     Disk(String),
 }
 
-impl Problem {
+impl StoreError {
     pub(super) fn text(self) -> String {
         match self {
-            Problem::Missing(it) | Problem::Exists(it) | Problem::Disk(it) => it,
+            StoreError::Missing(it) | StoreError::Exists(it) | StoreError::Disk(it) => it,
         }
     }
 }
 
-fn disk(path: &Path, doing: &str, error: &io::Error) -> Problem {
-    Problem::Disk(format!("cannot {doing} {}: {error}", path.display()))
+fn disk(path: &Path, doing: &str, error: &io::Error) -> StoreError {
+    StoreError::Disk(format!("cannot {doing} {}: {error}", path.display()))
 }
 
 /// The folder of all checkpoints, locked against other engines.
@@ -216,7 +216,7 @@ pub(super) struct Store {
     /// weights, and nothing that syncs.
     names: Mutex<()>,
     /// Cleared when the file system turns out to be unable to exchange two names.
-    exchanges: AtomicBool,
+    can_exchange: AtomicBool,
 }
 
 impl Store {
@@ -226,11 +226,11 @@ impl Store {
     /// Another engine uses the folder, or it cannot be written to.
     pub(super) fn open(root: PathBuf) -> Result<Self, String> {
         let lease = Lease::take(&root)?;
-        Ok(Store { root, lease, names: Mutex::new(()), exchanges: AtomicBool::new(true) })
+        Ok(Store { root, lease, names: Mutex::new(()), can_exchange: AtomicBool::new(true) })
     }
 
-    fn folder(&self, place: &Place) -> PathBuf {
-        self.root.join(within(place))
+    fn folder(&self, checkpoint: &CheckpointId) -> PathBuf {
+        self.root.join(relative_path(checkpoint))
     }
 
     /// Folder for files that need not outlive this engine.
@@ -239,34 +239,34 @@ impl Store {
     }
 
     /// A new path for a draft, or for a folder that is to be deleted. Unique among all runs of the engine.
-    fn aside(&self) -> Aside {
-        Aside(self.lease.drafts().join(format!("{:016x}", fastrand::u64(..))))
+    fn temp_path(&self) -> TempPath {
+        TempPath(self.lease.drafts().join(format!("{:016x}", fastrand::u64(..))))
     }
 
     /// Saves a checkpoint: the given files and the two that describe it. All of it is on the disk when this returns.
     pub(super) fn save(
         &self,
-        place: &Place,
+        checkpoint: &CheckpointId,
         meta: &Meta,
         files: &[(&str, Vec<u8>)],
         overwrite: bool,
-    ) -> Result<(), Problem> {
-        let folder = self.folder(place);
+    ) -> Result<(), StoreError> {
+        let folder = self.folder(checkpoint);
         let now = SystemTime::now();
         // An expired checkpoint counts as missing, though its folder may still exist.
-        let taken = || !overwrite && folder.exists() && !is_over(&folder, now);
+        let taken = || !overwrite && folder.exists() && !is_expired(&folder, now);
         // Only `save_weights` has the option to overwrite.
-        let hint = match place.kind {
+        let hint = match checkpoint.kind {
             Kind::Training => "save with overwrite to replace it",
             Kind::Sampler | Kind::External => "delete it or take another name",
         };
-        let exists = || Problem::Exists(format!("{} already exists; {hint}", place.uri()));
+        let exists = || StoreError::Exists(format!("{} already exists; {hint}", checkpoint.uri()));
         // Checked again under the lock; this check avoids writing files that cannot be kept.
-        if !overwrite && description(&folder).is_some_and(|it| !it.is_over(now)) {
+        if !overwrite && meta_in(&folder).is_some_and(|it| !it.is_expired(now)) {
             return Err(exists());
         }
         let meta = Meta { save_id: fastrand::u64(1..), ..meta.clone() };
-        let draft = self.aside();
+        let draft = self.temp_path();
         write_folder(&draft.0, &meta, files)?;
         let parent = folder.parent().unwrap_or(&self.root);
         fs::create_dir_all(parent).map_err(|it| disk(parent, "create", &it))?;
@@ -275,7 +275,7 @@ impl Store {
             if taken() {
                 return Err(exists());
             }
-            self.give_name(&draft, place).map_err(|it| disk(&folder, "write", &it))?;
+            self.rename_draft(&draft, checkpoint).map_err(|it| disk(&folder, "write", &it))?;
         }
         // Sync the new name and those of the parent folders, which may be new.
         self.sync(&folder)
@@ -283,19 +283,19 @@ impl Store {
     }
 
     /// Renames a draft to the name of a checkpoint; an existing checkpoint gets the path of the draft.
-    fn give_name(&self, draft: &Aside, place: &Place) -> io::Result<()> {
-        let folder = self.folder(place);
+    fn rename_draft(&self, draft: &TempPath, checkpoint: &CheckpointId) -> io::Result<()> {
+        let folder = self.folder(checkpoint);
         if fs::symlink_metadata(&folder).is_err() {
             return fs::rename(&draft.0, &folder);
         }
-        if self.exchanges.load(Ordering::Relaxed) {
+        if self.can_exchange.load(Ordering::Relaxed) {
             if exchange(&draft.0, &folder)? {
                 return Ok(());
             }
-            self.exchanges.store(false, Ordering::Relaxed);
+            self.can_exchange.store(false, Ordering::Relaxed);
         }
         // Rename in two steps. If only the first is done, the next engine undoes it.
-        let moved = self.lease.moved().join(within(place));
+        let moved = self.lease.moved().join(relative_path(checkpoint));
         disk::remove(&moved);
         fs::create_dir_all(moved.parent().unwrap_or(&self.root))?;
         fs::rename(&folder, &moved)?;
@@ -306,55 +306,55 @@ impl Store {
     }
 
     /// Syncs the name of a checkpoint and those of its parent folders.
-    fn sync(&self, folder: &Path) -> Result<(), Problem> {
+    fn sync(&self, folder: &Path) -> Result<(), StoreError> {
         let around = folder.ancestors().skip(1).take_while(|it| it.starts_with(&self.root));
-        for it in around {
-            sync_folder(it).map_err(|error| disk(it, "sync", &error))?;
+        for folder in around {
+            sync_folder(folder).map_err(|error| disk(folder, "sync", &error))?;
         }
         Ok(())
     }
 
     /// Reads the description of a checkpoint.
-    pub(super) fn meta(&self, place: &Place) -> Result<Meta, Problem> {
-        let meta = match self.read_meta(place) {
+    pub(super) fn meta(&self, checkpoint: &CheckpointId) -> Result<Meta, StoreError> {
+        let meta = match self.read_meta(checkpoint) {
             // It may be between the two steps of a replacement.
-            Err(Problem::Missing(_)) if !self.exchanges.load(Ordering::Relaxed) => {
+            Err(StoreError::Missing(_)) if !self.can_exchange.load(Ordering::Relaxed) => {
                 let _names = self.names.lock();
-                self.read_meta(place)?
+                self.read_meta(checkpoint)?
             }
             read => read?,
         };
-        if meta.is_over(SystemTime::now()) {
-            return Err(Problem::Missing(format!("{} does not exist: its time is over", place.uri())));
+        if meta.is_expired(SystemTime::now()) {
+            return Err(StoreError::Missing(format!("{} does not exist: it has expired", checkpoint.uri())));
         }
         Ok(meta)
     }
 
-    fn read_meta(&self, place: &Place) -> Result<Meta, Problem> {
-        let bytes = self.read_file(place, META)?;
+    fn read_meta(&self, checkpoint: &CheckpointId) -> Result<Meta, StoreError> {
+        let bytes = self.read_file(checkpoint, META)?;
         serde_json::from_slice(&bytes)
-            .map_err(|it| Problem::Disk(format!("{}: {it}", self.folder(place).join(META).display())))
+            .map_err(|it| StoreError::Disk(format!("{}: {it}", self.folder(checkpoint).join(META).display())))
     }
 
     /// Reads parts of a checkpoint, all from one save: if it is replaced meanwhile, `read` runs again.
     fn consistent<T>(
         &self,
-        place: &Place,
-        read: impl Fn() -> Result<T, Problem>,
-    ) -> Result<(Meta, T), Problem> {
-        for _ in 0..MOST_LOOKS {
-            let meta = self.meta(place)?;
+        checkpoint: &CheckpointId,
+        read: impl Fn() -> Result<T, StoreError>,
+    ) -> Result<(Meta, T), StoreError> {
+        for _ in 0..MAX_ATTEMPTS {
+            let meta = self.meta(checkpoint)?;
             let found = read();
-            if self.meta(place)?.save_id == meta.save_id {
+            if self.meta(checkpoint)?.save_id == meta.save_id {
                 return found.map(|it| (meta, it));
             }
         }
-        Err(Problem::Disk(format!("{} is replaced faster than it can be read", place.uri())))
+        Err(StoreError::Disk(format!("{} is replaced faster than it can be read", checkpoint.uri())))
     }
 
     /// Names of the files of a checkpoint, without the engine's own description.
-    fn file_names(&self, place: &Place) -> Result<Vec<String>, Problem> {
-        let folder = self.folder(place);
+    fn file_names(&self, checkpoint: &CheckpointId) -> Result<Vec<String>, StoreError> {
+        let folder = self.folder(checkpoint);
         let entries = fs::read_dir(&folder).map_err(|it| disk(&folder, "read", &it))?;
         let names = entries.flatten().filter_map(|it| it.file_name().into_string().ok());
         let mut names: Vec<String> = names.filter(|it| it != META && !it.starts_with('.')).collect();
@@ -363,28 +363,32 @@ impl Store {
     }
 
     /// The description and the file names of a checkpoint.
-    pub(super) fn files(&self, place: &Place) -> Result<(Meta, Vec<String>), Problem> {
-        self.consistent(place, || self.file_names(place))
+    pub(super) fn files(&self, checkpoint: &CheckpointId) -> Result<(Meta, Vec<String>), StoreError> {
+        self.consistent(checkpoint, || self.file_names(checkpoint))
     }
 
     /// The description and some files of a checkpoint.
-    pub(super) fn read(&self, place: &Place, files: &[&str]) -> Result<(Meta, Vec<Vec<u8>>), Problem> {
-        self.consistent(place, || files.iter().map(|it| self.read_file(place, it)).collect())
+    pub(super) fn read(
+        &self,
+        checkpoint: &CheckpointId,
+        files: &[&str],
+    ) -> Result<(Meta, Vec<Vec<u8>>), StoreError> {
+        self.consistent(checkpoint, || files.iter().map(|it| self.read_file(checkpoint, it)).collect())
     }
 
     /// The description and all files of a checkpoint.
-    fn read_all(&self, place: &Place) -> Result<(Meta, Vec<NamedFile>), Problem> {
-        self.consistent(place, || {
-            let names = self.file_names(place)?.into_iter();
-            names.map(|it| self.read_file(place, &it).map(|bytes| (it, bytes))).collect()
+    fn read_all(&self, checkpoint: &CheckpointId) -> Result<(Meta, Vec<NamedFile>), StoreError> {
+        self.consistent(checkpoint, || {
+            let names = self.file_names(checkpoint)?.into_iter();
+            names.map(|it| self.read_file(checkpoint, &it).map(|bytes| (it, bytes))).collect()
         })
     }
 
     /// The description and all files of a checkpoint as a tar archive.
-    pub(super) fn archive(&self, place: &Place) -> Result<(Meta, Vec<u8>), Problem> {
+    pub(super) fn archive(&self, checkpoint: &CheckpointId) -> Result<(Meta, Vec<u8>), StoreError> {
         let mut archive = tar::Builder::new(Vec::new());
-        let failed = |it: &io::Error| Problem::Disk(format!("cannot archive {}: {it}", place.uri()));
-        let (meta, files) = self.read_all(place)?;
+        let failed = |it: &io::Error| StoreError::Disk(format!("cannot archive {}: {it}", checkpoint.uri()));
+        let (meta, files) = self.read_all(checkpoint)?;
         for (name, bytes) in files {
             let mut header = tar::Header::new_ustar();
             header.set_size(bytes.len() as u64);
@@ -397,10 +401,10 @@ impl Store {
     /// Copies all files of a checkpoint to another name, with a changed description.
     pub(super) fn copy(
         &self,
-        from: &Place,
-        to: &Place,
+        from: &CheckpointId,
+        to: &CheckpointId,
         describe: impl FnOnce(Meta) -> Meta,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), StoreError> {
         let (meta, files) = self.read_all(from)?;
         let files = files.iter().filter(|it| it.0 != CONFIG);
         let files: Vec<(&str, Vec<u8>)> = files.map(|(name, it)| (name.as_str(), it.clone())).collect();
@@ -408,11 +412,11 @@ impl Store {
     }
 
     /// Makes a checkpoint public or private. It is an error if it is so already.
-    pub(super) fn publish(&self, place: &Place, public: bool) -> Result<(), Problem> {
-        self.describe(place, |meta| {
+    pub(super) fn publish(&self, checkpoint: &CheckpointId, public: bool) -> Result<(), StoreError> {
+        self.update_meta(checkpoint, |meta| {
             if meta.public == public {
                 let state = if public { "public" } else { "private" };
-                return Err(Problem::Exists(format!("{} is {state} already", place.uri())));
+                return Err(StoreError::Exists(format!("{} is {state} already", checkpoint.uri())));
             }
             meta.public = public;
             Ok(())
@@ -421,68 +425,74 @@ impl Store {
 
     /// Deletes expired checkpoints; returns their paths. One that was replaced meanwhile stays.
     pub(super) fn sweep(&self, now: SystemTime) -> Vec<String> {
-        let all = self.everything().into_iter().filter(|it| it.meta.is_over(now));
-        let gone = |it: &Found| matches!(self.take_away(&it.place, |it| is_over(it, now)), Ok(true));
-        all.filter(gone).map(|it| it.place.uri()).collect()
+        let all = self.all_with_expired().into_iter().filter(|it| it.meta.is_expired(now));
+        let gone = |it: &SavedCheckpoint| {
+            matches!(self.delete_if(&it.checkpoint, |it| is_expired(it, now)), Ok(true))
+        };
+        all.filter(gone).map(|it| it.checkpoint.uri()).collect()
     }
 
     /// Reads one file of a checkpoint.
-    fn read_file(&self, place: &Place, file: &str) -> Result<Vec<u8>, Problem> {
-        let path = self.folder(place).join(file);
-        fs::read(&path).map_err(|it| match it.kind() {
+    fn read_file(&self, checkpoint: &CheckpointId, file: &str) -> Result<Vec<u8>, StoreError> {
+        let path = self.folder(checkpoint).join(file);
+        fs::read(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound if file == OPTIMIZER => {
-                Problem::Missing(format!("{} holds no optimizer state", place.uri()))
+                StoreError::Missing(format!("{} holds no optimizer state", checkpoint.uri()))
             }
-            io::ErrorKind::NotFound => Problem::Missing(format!("{} does not exist", place.uri())),
-            _ => disk(&path, "read", &it),
+            io::ErrorKind::NotFound => StoreError::Missing(format!("{} does not exist", checkpoint.uri())),
+            _ => disk(&path, "read", &error),
         })
     }
 
     /// All checkpoints that can be read and have not expired.
-    pub(super) fn all(&self) -> Vec<Found> {
+    pub(super) fn all(&self) -> Vec<SavedCheckpoint> {
         let now = SystemTime::now();
-        self.everything().into_iter().filter(|it| !it.meta.is_over(now)).collect()
+        self.all_with_expired().into_iter().filter(|it| !it.meta.is_expired(now)).collect()
     }
 
-    fn everything(&self) -> Vec<Found> {
+    fn all_with_expired(&self) -> Vec<SavedCheckpoint> {
         let runs = folders(&self.root).filter(|it| it != self.lease.folder());
-        runs.flat_map(|run| self.within(&run)).collect()
+        runs.flat_map(|run| self.checkpoints_in(&run)).collect()
     }
 
     /// The checkpoints of a run.
-    pub(super) fn of_run(&self, run_id: &str) -> Vec<Found> {
-        let Ok(place) = Place::new(run_id, Kind::Training, "any") else { return Vec::new() };
-        let folder = self.folder(&place);
+    pub(super) fn of_run(&self, run_id: &str) -> Vec<SavedCheckpoint> {
+        let Ok(checkpoint) = CheckpointId::new(run_id, Kind::Training, "any") else { return Vec::new() };
+        let folder = self.folder(&checkpoint);
         let run = folder.ancestors().nth(2).unwrap_or(&self.root);
         let now = SystemTime::now();
-        let here = |it: &Found| it.meta.run_id == run_id && !it.meta.is_over(now);
-        self.within(run).into_iter().filter(here).collect()
+        let here = |it: &SavedCheckpoint| it.meta.run_id == run_id && !it.meta.is_expired(now);
+        self.checkpoints_in(run).into_iter().filter(here).collect()
     }
 
     /// The checkpoints in the folder of a run.
-    fn within(&self, run: &Path) -> Vec<Found> {
+    fn checkpoints_in(&self, run: &Path) -> Vec<SavedCheckpoint> {
         let kinds = Kind::ALL.into_iter();
         let places = kinds.flat_map(|kind| folders(&run.join(kind.segment())).map(move |it| (kind, it)));
         places.filter_map(|(kind, folder)| self.found(kind, &folder)).collect()
     }
 
-    fn found(&self, kind: Kind, folder: &Path) -> Option<Found> {
-        let meta = description(folder)?;
-        let place = Place::new(&meta.run_id, kind, folder.file_name()?.to_str()?).ok()?;
+    fn found(&self, kind: Kind, folder: &Path) -> Option<SavedCheckpoint> {
+        let meta = meta_in(folder)?;
+        let checkpoint = CheckpointId::new(&meta.run_id, kind, folder.file_name()?.to_str()?).ok()?;
         let files = fs::read_dir(folder).ok()?.flatten();
         let size_bytes = files.filter_map(|it| Some(it.metadata().ok()?.len())).sum();
         // The folder of another run, copied by hand, is not where its description says.
-        (self.folder(&place) == folder).then_some(Found { place, meta, size_bytes })
+        (self.folder(&checkpoint) == folder).then_some(SavedCheckpoint { checkpoint, meta, size_bytes })
     }
 
     /// Deletes a checkpoint. Its name disappears before its files do.
-    pub(super) fn delete(&self, place: &Place) -> Result<(), Problem> {
-        self.take_away(place, |_| true).map(|_| ())
+    pub(super) fn delete(&self, checkpoint: &CheckpointId) -> Result<(), StoreError> {
+        self.delete_if(checkpoint, |_| true).map(|_| ())
     }
 
     /// Deletes a checkpoint if its folder passes `wanted`; returns whether it was deleted.
-    fn take_away(&self, place: &Place, wanted: impl Fn(&Path) -> bool) -> Result<bool, Problem> {
-        let (folder, aside) = (self.folder(place), self.aside());
+    fn delete_if(
+        &self,
+        checkpoint: &CheckpointId,
+        wanted: impl Fn(&Path) -> bool,
+    ) -> Result<bool, StoreError> {
+        let (folder, aside) = (self.folder(checkpoint), self.temp_path());
         {
             let _names = self.names.lock();
             let known = fs::symlink_metadata(&folder).map(|_| wanted(&folder));
@@ -492,9 +502,11 @@ impl Store {
                 }
                 fs::rename(&folder, &aside.0).map(|()| true)
             });
-            let moved = moved.map_err(|it| match it.kind() {
-                io::ErrorKind::NotFound => Problem::Missing(format!("{} does not exist", place.uri())),
-                _ => disk(&folder, "delete", &it),
+            let moved = moved.map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => {
+                    StoreError::Missing(format!("{} does not exist", checkpoint.uri()))
+                }
+                _ => disk(&folder, "delete", &error),
             })?;
             if !moved {
                 return Ok(false);
@@ -509,9 +521,13 @@ impl Store {
     }
 
     /// Sets the time that a checkpoint is kept from now on; `None` keeps it for ever.
-    pub(super) fn keep(&self, place: &Place, ttl_seconds: Option<u64>) -> Result<(), Problem> {
+    pub(super) fn set_ttl(
+        &self,
+        checkpoint: &CheckpointId,
+        ttl_seconds: Option<u64>,
+    ) -> Result<(), StoreError> {
         let end = ttl_seconds.and_then(|it| SystemTime::now().checked_add(Duration::from_secs(it)));
-        self.describe(place, |meta| {
+        self.update_meta(checkpoint, |meta| {
             (meta.ttl_seconds, meta.expires) = (ttl_seconds, end.map(rfc3339));
             Ok(())
         })
@@ -519,57 +535,57 @@ impl Store {
 
     /// Changes the description of a checkpoint. If the checkpoint or its description is replaced meanwhile, tries
     /// again.
-    fn describe(
+    fn update_meta(
         &self,
-        place: &Place,
-        change: impl Fn(&mut Meta) -> Result<(), Problem>,
-    ) -> Result<(), Problem> {
-        let folder = self.folder(place);
+        checkpoint: &CheckpointId,
+        change: impl Fn(&mut Meta) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let folder = self.folder(checkpoint);
         let path = folder.join(META);
-        for _ in 0..MOST_LOOKS {
-            let before = self.meta(place)?;
+        for _ in 0..MAX_ATTEMPTS {
+            let before = self.meta(checkpoint)?;
             let mut meta = before.clone();
             change(&mut meta)?;
             // Replaced by a rename, so that readers never see a partial file.
-            let draft = self.aside();
+            let draft = self.temp_path();
             write_file(&draft.0, &meta.text()?).map_err(|it| disk(&draft.0, "write", &it))?;
             let names = self.names.lock();
-            if description(&folder).as_ref() == Some(&before) {
+            if meta_in(&folder).as_ref() == Some(&before) {
                 fs::rename(&draft.0, &path).map_err(|it| disk(&path, "write", &it))?;
                 drop(names);
                 return sync_folder(&folder).map_err(|it| disk(&folder, "sync", &it));
             }
         }
-        Err(Problem::Disk(format!("{} is replaced faster than it can be described", place.uri())))
+        Err(StoreError::Disk(format!("{} is replaced faster than it can be described", checkpoint.uri())))
     }
 }
 
 /// A checkpoint that is on disk.
 #[derive(Debug)]
-pub(super) struct Found {
-    pub(super) place: Place,
+pub(super) struct SavedCheckpoint {
+    pub(super) checkpoint: CheckpointId,
     pub(super) meta: Meta,
     /// Bytes of all its files.
     pub(super) size_bytes: u64,
 }
 
-impl Found {
+impl SavedCheckpoint {
     pub(super) fn kind(&self) -> Kind {
-        self.place.kind
+        self.checkpoint.kind
     }
 }
 
 /// Path of a checkpoint in the data folder.
-fn within(place: &Place) -> PathBuf {
-    let run = PathBuf::from(place.run_id.replace(':', "_"));
-    run.join(place.kind.segment()).join(&place.name)
+fn relative_path(checkpoint: &CheckpointId) -> PathBuf {
+    let run = PathBuf::from(checkpoint.run_id.replace(':', "_"));
+    run.join(checkpoint.kind.segment()).join(&checkpoint.name)
 }
 
-fn is_over(folder: &Path, now: SystemTime) -> bool {
-    description(folder).is_some_and(|it| it.is_over(now))
+fn is_expired(folder: &Path, now: SystemTime) -> bool {
+    meta_in(folder).is_some_and(|it| it.is_expired(now))
 }
 
-fn description(folder: &Path) -> Option<Meta> {
+fn meta_in(folder: &Path) -> Option<Meta> {
     serde_json::from_slice(&fs::read(folder.join(META)).ok()?).ok()
 }
 
@@ -582,7 +598,7 @@ fn folders(within: &Path) -> impl Iterator<Item = PathBuf> + use<> {
 }
 
 /// Writes a new folder. All of it is on the disk when this returns.
-fn write_folder(folder: &Path, meta: &Meta, files: &[(&str, Vec<u8>)]) -> Result<(), Problem> {
+fn write_folder(folder: &Path, meta: &Meta, files: &[(&str, Vec<u8>)]) -> Result<(), StoreError> {
     fs::create_dir(folder).map_err(|it| disk(folder, "create", &it))?;
     let config = format!("{:#}\n", meta.adapter_config()).into_bytes();
     let described = [(CONFIG, &config), (META, &meta.text()?)];

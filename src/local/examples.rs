@@ -11,11 +11,11 @@ use super::nn;
 
 /// Limit of the tokens of one pass: a thousand sequences of half the context length. Clients cut their data to
 /// messages of 5 MB, which hold fewer.
-const MOST_TOKENS: usize = 1 << 20;
+const MAX_TOKENS: usize = 1 << 20;
 
 /// Limit of the numbers in the inputs of one pass, with the zeros of sparse tensors written out: a few bytes can
 /// describe a tensor of any size.
-const MOST_NUMBERS: usize = 4 * MOST_TOKENS;
+const MAX_NUMBERS: usize = 4 * MAX_TOKENS;
 
 /// A forward or forward-backward pass over data, ready to run.
 #[derive(Debug)]
@@ -133,7 +133,7 @@ fn read_loss(loss: &Loss, custom: Option<Arc<LossGraph>>) -> Result<nn::Loss, St
 }
 
 /// Names of the inputs that a loss reads.
-fn wanted(loss: &nn::Loss) -> Vec<&str> {
+fn input_names(loss: &nn::Loss) -> Vec<&str> {
     match loss {
         nn::Loss::CrossEntropy => vec!["target_tokens", "weights"],
         nn::Loss::Gspo { .. } => vec!["target_tokens", "logprobs", "advantages", "sequence_ratio_mask"],
@@ -147,21 +147,21 @@ fn wanted(loss: &nn::Loss) -> Vec<&str> {
 
 /// Refuses a pass that would take too much memory or time, before allocating anything for it.
 fn check_size(data: &[Datum], loss: &nn::Loss) -> Result<(), String> {
-    let wanted = wanted(loss);
+    let wanted = input_names(loss);
     let (mut tokens, mut numbers) = (0usize, 0usize);
     for (i, datum) in data.iter().enumerate() {
         tokens = tokens.saturating_add(datum.model_input.len().unwrap_or(0));
-        if MOST_TOKENS < tokens {
-            let problem = format!("with this datum the pass has {tokens} tokens; the most is {MOST_TOKENS}");
+        if MAX_TOKENS < tokens {
+            let problem = format!("with this datum the pass has {tokens} tokens; the limit is {MAX_TOKENS}");
             return Err(format!("data[{i}].model_input: {problem}: send fewer data at once"));
         }
         for (name, tensor) in datum.loss_fn_inputs.iter().filter(|it| wanted.contains(&it.0.as_str())) {
             let shape = tensor.shape();
             let n = shape.iter().try_fold(1usize, |n, it| n.checked_mul(*it)).unwrap_or(usize::MAX);
             numbers = numbers.saturating_add(n);
-            if MOST_NUMBERS < numbers {
+            if MAX_NUMBERS < numbers {
                 let problem =
-                    format!("with a tensor of {shape:?} the pass has more than {MOST_NUMBERS} numbers");
+                    format!("with a tensor of {shape:?} the pass has more than {MAX_NUMBERS} numbers");
                 return Err(format!(
                     "data[{i}].loss_fn_inputs[{name:?}]: {problem}: send fewer data at once"
                 ));
@@ -194,7 +194,7 @@ fn read_datum(
         _ => false,
     };
     let custom = matches!(loss, nn::Loss::Custom(_));
-    let wanted = wanted(loss);
+    let wanted = input_names(loss);
     // A custom loss reads the inputs that it names; other inputs are ignored.
     let unknown = |it: &&String| !custom && !wanted.contains(&it.as_str());
     if let Some(name) = datum.loss_fn_inputs.keys().find(unknown) {
@@ -237,10 +237,12 @@ fn read_datum(
             example.weights = floats("weights")?.unwrap_or_else(|| vec![1.0; n * k]);
         }
         nn::Loss::Custom(program) => {
-            for it in &program.inputs()[1..] {
-                let missing = || at(&it.name, format!("is missing; the loss {} needs it", program.name()));
-                let tensor = input(&it.name).ok_or_else(missing)?;
-                example.inputs.push(own_input(tensor, it.rank, n).map_err(|problem| at(&it.name, problem))?);
+            for declared in &program.inputs()[1..] {
+                let name = &declared.name;
+                let missing = || at(name, format!("is missing; the loss {} needs it", program.name()));
+                let tensor = input(name).ok_or_else(missing)?;
+                let array = custom_input(tensor, declared.rank, n).map_err(|problem| at(name, problem))?;
+                example.inputs.push(array);
             }
         }
         _ => {
@@ -251,7 +253,7 @@ fn read_datum(
     if let nn::Loss::Gspo { .. } = loss {
         example.mask = required("sequence_ratio_mask")?;
         if example.mask.iter().all(|it| *it == 0.0) {
-            return Err(at("sequence_ratio_mask", "marks no token".into()));
+            return Err(at("sequence_ratio_mask", "is zero for every token".into()));
         }
     }
     // The target of weight 0 may be any filler value.
@@ -270,7 +272,7 @@ fn read_datum(
 
 /// Reads an input of a custom loss. It must have as many dimensions as the loss declares, the first as long as the
 /// datum.
-fn own_input(tensor: &TensorData, rank: usize, n: usize) -> Result<LossArray, String> {
+fn custom_input(tensor: &TensorData, rank: usize, n: usize) -> Result<LossArray, String> {
     let shape = tensor.shape();
     let fits = match shape[..] {
         [] => true,
@@ -287,38 +289,38 @@ fn own_input(tensor: &TensorData, rank: usize, n: usize) -> Result<LossArray, St
         return Err(format!("its shape is {shape:?}; this loss takes {wanted}"));
     }
     let values = match &tensor.values {
-        Values::I64(it) => spread(it, tensor).into_iter().map(|it| it as f64).collect(),
-        Values::F32(it) => spread(it, tensor).into_iter().map(f64::from).collect(),
+        Values::I64(it) => dense(it, tensor).into_iter().map(|it| it as f64).collect(),
+        Values::F32(it) => dense(it, tensor).into_iter().map(f64::from).collect(),
     };
     Ok(LossArray { shape: if rank == 0 { Vec::new() } else { shape }, values })
 }
 
 /// Converts token ids to the network's type.
 pub(super) fn token_ids(ids: &[i32], vocab: usize) -> Result<Vec<u32>, String> {
-    let one = |(i, it): (usize, &i32)| match u32::try_from(*it) {
+    let one = |(i, id): (usize, &i32)| match u32::try_from(*id) {
         Ok(id) if (id as usize) < vocab => Ok(id),
-        _ => Err(format!("token {i} is {it}, which is not an id of a vocabulary of {vocab}")),
+        _ => Err(format!("token {i} is {id}, which is not an id of a vocabulary of {vocab}")),
     };
     ids.iter().enumerate().map(one).collect()
 }
 
 fn dense_integers(tensor: &TensorData) -> Result<Vec<i64>, String> {
     match &tensor.values {
-        Values::I64(it) => Ok(spread(it, tensor)),
+        Values::I64(it) => Ok(dense(it, tensor)),
         Values::F32(_) => Err("must hold integers".into()),
     }
 }
 
 fn dense_floats(tensor: &TensorData) -> Vec<f32> {
     match &tensor.values {
-        Values::F32(it) => spread(it, tensor),
-        Values::I64(it) => spread(&it.iter().map(|it| *it as f32).collect::<Vec<_>>(), tensor),
+        Values::F32(it) => dense(it, tensor),
+        Values::I64(it) => dense(&it.iter().map(|it| *it as f32).collect::<Vec<_>>(), tensor),
     }
 }
 
 /// The values of a tensor with the zeros of a sparse one written out. Its indices were checked when it was read, its
 /// size by [`check_size`].
-fn spread<T: Copy + Default>(values: &[T], tensor: &TensorData) -> Vec<T> {
+fn dense<T: Copy + Default>(values: &[T], tensor: &TensorData) -> Vec<T> {
     let (Some(sparse), Some(&[rows, cols])) = (&tensor.sparse, tensor.shape.as_deref()) else {
         return values.to_vec();
     };
@@ -381,7 +383,7 @@ mod tests {
     }
 
     /// A sparse tensor with one value.
-    fn lonely(rows: usize, cols: usize, values: Values) -> TensorData {
+    fn single_value(rows: usize, cols: usize, values: Values) -> TensorData {
         let mut crow_indices = vec![1; rows + 1];
         crow_indices[0] = 0;
         TensorData {
@@ -392,15 +394,15 @@ mod tests {
     }
 
     #[test]
-    fn no_tensor_of_a_few_bytes_takes_more_memory_than_a_pass_may_have() {
+    fn a_small_sparse_tensor_of_a_huge_shape_is_refused() {
         let datum = |n: usize, cols: usize| {
             Datum::new(ModelInput::from_ints(vec![1; n]))
-                .with("target_tokens", lonely(n, cols, Values::I64(vec![1])))
-                .with("weights", lonely(n, cols, Values::F32(vec![1.0])))
+                .with("target_tokens", single_value(n, cols, Values::I64(vec![1])))
+                .with("weights", single_value(n, cols, Values::F32(vec![1.0])))
         };
         let ce = |data: &[Datum]| pass(data, LossFn::CrossEntropy);
         assert_eq!(ce(&[datum(2, 4)]).expect("a pass").examples[0].k, 4);
-        for cols in [1 << 42, 1 << 62, MOST_NUMBERS] {
+        for cols in [1 << 42, 1 << 62, MAX_NUMBERS] {
             let error = ce(&[datum(1, 2), datum(1, cols)]).expect_err("a refusal");
             assert!(
                 error.starts_with("data[1].loss_fn_inputs[\"target_tokens\"]: with a tensor of"),
@@ -420,7 +422,7 @@ mod tests {
             Pass::new(&[datum], &loss, Some(graph.clone()), true, &nn::ModelConfig::nano())
         };
         let one = || Datum::new(ModelInput::from_ints([1])).with("target_tokens", vec![1i64]);
-        let w = |cols| lonely(1, cols, Values::F32(vec![1.0]));
+        let w = |cols| single_value(1, cols, Values::F32(vec![1.0]));
         let fine = custom(one().with("w", w(3)).with("weights", w(1 << 42))).expect("a pass");
         assert_eq!(fine.examples[0].inputs[0].shape, [1, 3]);
         let error = custom(one().with("w", w(1 << 42))).expect_err("a refusal");
@@ -433,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn options_that_no_small_float_can_hold_are_what_they_say() {
+    fn loss_options_beyond_the_range_of_32_bit_floats_are_kept() {
         let loss = |it: Loss| pass(&[policy()], it).expect("a pass").loss;
         let ppo = loss(LossFn::Ppo.with("clip_high_threshold", 1e39).with("clip_low_threshold", 1e-46));
         assert!(matches!(ppo, nn::Loss::Ppo { lo: 1e-46, hi: 1e39 }));
@@ -492,7 +494,7 @@ mod tests {
             (
                 pass(&[policy().with("sequence_ratio_mask", vec![0.0f32; 2])], LossFn::Gspo)
                     .expect_err("a refusal"),
-                "marks no token",
+                "is zero for every token",
             ),
             (
                 pass(&[policy()], LossFn::Ppo.with("beta", 1.0)).expect_err("a refusal"),
@@ -509,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filler_target_of_no_weight_is_harmless() {
+    fn the_target_of_weight_zero_may_be_any_filler_value() {
         let datum = Datum::new(ModelInput::from_ints([1, 2]))
             .with("target_tokens", vec![-100i64, 3])
             .with("weights", vec![0.0f32, 1.0]);

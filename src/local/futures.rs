@@ -19,7 +19,7 @@ const KEEP_FETCHED: Duration = Duration::from_secs(120);
 /// Time that a result is kept if it is never fetched.
 const KEEP_UNFETCHED: Duration = Duration::from_secs(3600);
 /// Limit of the bytes of results. Beyond it the oldest are dropped, fetched ones before others.
-const MOST_BYTES: usize = 256 << 20;
+const MAX_BYTES: usize = 256 << 20;
 
 /// Result of a request.
 #[derive(Clone, Debug)]
@@ -61,7 +61,7 @@ pub(super) struct Ticket {
 
 impl Ticket {
     /// Records that the engine started the request.
-    pub(super) fn started(&self) {
+    pub(super) fn mark_started(&self) {
         if let Some(it) = &self.span {
             it.start();
         }
@@ -70,7 +70,7 @@ impl Ticket {
 
 /// Model and sequence number of a request, which may have to wait for earlier ones.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Place {
+pub(super) struct Position {
     pub(super) model_id: String,
     pub(super) seq_id: u64,
 }
@@ -81,12 +81,12 @@ struct Entry {
     fetched: Option<Instant>,
     notify: Arc<Notify>,
     cancelled: Arc<AtomicBool>,
-    place: Option<Place>,
+    position: Option<Position>,
     /// Set for samples only: a model's requests run even if no client waits for them.
     cancellable: bool,
     /// Session of the request, if it has one.
     session: Option<Box<str>>,
-    /// Feed that is told of its end.
+    /// Feed that receives its end.
     feed: Option<Arc<Feed>>,
     /// Records its times.
     span: Option<Arc<Span>>,
@@ -112,14 +112,14 @@ impl Entry {
     }
 }
 
-/// What is known of a request id.
+/// State of a request id.
 #[derive(Debug)]
 pub(super) enum Found {
     /// Never issued by this server.
     Unknown,
     /// Issued by this server; the result has been dropped.
     Expired,
-    Pending(Option<Place>),
+    Pending(Option<Position>),
     Done(Outcome),
 }
 
@@ -130,7 +130,7 @@ pub(super) fn session_of(id: &str) -> &str {
 
 enum Look {
     Now(Found),
-    Later(Arc<Notify>, Option<Place>),
+    Later(Arc<Notify>, Option<Position>),
 }
 
 /// All requests of a server.
@@ -156,12 +156,12 @@ impl Futures {
     }
 
     /// Adds a request.
-    pub(super) fn create(&self, place: Option<Place>, span: Option<Arc<Span>>) -> Ticket {
-        let session = place.as_ref().map(|it| session_of(&it.model_id).into());
-        self.add(place, session, false, None, span)
+    pub(super) fn create(&self, position: Option<Position>, span: Option<Arc<Span>>) -> Ticket {
+        let session = position.as_ref().map(|it| session_of(&it.model_id).into());
+        self.add(position, session, false, None, span)
     }
 
-    /// Adds a request that can be cancelled; a feed, if given, is told of its end.
+    /// Adds a request that can be cancelled; its end is added to a feed, if one is given.
     pub(super) fn create_cancellable(
         &self,
         session: Option<&str>,
@@ -173,7 +173,7 @@ impl Futures {
 
     fn add(
         &self,
-        place: Option<Place>,
+        position: Option<Position>,
         session: Option<Box<str>>,
         cancellable: bool,
         feed: Option<Arc<Feed>>,
@@ -190,7 +190,7 @@ impl Futures {
             fetched: None,
             notify: Arc::default(),
             cancelled: cancelled.clone(),
-            place,
+            position,
             cancellable,
             session,
             feed,
@@ -233,7 +233,7 @@ impl Futures {
     }
 
     /// Ends the pending samples of a session and sets their cancel flags.
-    pub(super) fn cancel_all_of(&self, session: &str, why: &str) {
+    pub(super) fn cancel_samples_of(&self, session: &str, why: &str) {
         let mut inner = self.inner.lock();
         let of_session = |it: &Entry| it.cancellable && it.session.as_deref() == Some(session);
         let open = |it: &Entry| it.outcome.is_none() && of_session(it);
@@ -266,7 +266,7 @@ impl Futures {
         match inner.entries.get_mut(&number) {
             None => Look::Now(Found::Expired),
             Some(Entry { outcome: Some(outcome), .. }) => Look::Now(Found::Done(outcome.clone())),
-            Some(entry) => Look::Later(entry.notify.clone(), entry.place.clone()),
+            Some(entry) => Look::Later(entry.notify.clone(), entry.position.clone()),
         }
     }
 
@@ -275,25 +275,25 @@ impl Futures {
     pub(super) fn now(&self, id: &str) -> Found {
         match self.look(id) {
             Look::Now(found) => found,
-            Look::Later(_, place) => Found::Pending(place),
+            Look::Later(_, position) => Found::Pending(position),
         }
     }
 
     /// Waits for the end of a request, at most for `timeout`.
-    pub(super) async fn wait(&self, id: &str, patience: Duration) -> Found {
-        let (notify, place) = match self.look(id) {
+    pub(super) async fn wait(&self, id: &str, timeout: Duration) -> Found {
+        let (notify, position) = match self.look(id) {
             Look::Now(found) => return found,
-            Look::Later(notify, place) => (notify, place),
+            Look::Later(notify, position) => (notify, position),
         };
         // Created before the second look, so that an end in between is not missed.
         let notified = notify.notified();
         if let Look::Now(found) = self.look(id) {
             return found;
         }
-        let _ = tokio::time::timeout(patience, notified).await;
+        let _ = tokio::time::timeout(timeout, notified).await;
         match self.look(id) {
             Look::Now(found) => found,
-            Look::Later(..) => Found::Pending(place),
+            Look::Later(..) => Found::Pending(position),
         }
     }
 
@@ -309,7 +309,7 @@ impl Futures {
 impl Inner {
     fn sweep(&mut self, now: Instant) {
         let recently = self.swept.is_some_and(|it| now.duration_since(it) < Duration::from_secs(5));
-        if recently && self.bytes <= MOST_BYTES {
+        if recently && self.bytes <= MAX_BYTES {
             return;
         }
         self.swept = Some(now);
@@ -320,14 +320,14 @@ impl Inner {
         });
         let size = |it: &Entry| it.outcome.as_ref().map_or(0, Outcome::len);
         self.bytes = self.entries.values().map(size).sum();
-        if self.bytes <= MOST_BYTES {
+        if self.bytes <= MAX_BYTES {
             return;
         }
         let mut done: Vec<_> = self.entries.iter().filter(|it| it.1.outcome.is_some()).collect();
         done.sort_by_key(|(_, it)| (it.fetched.is_none(), it.done));
         // Keep the latest result, however large: a client is waiting for it.
         done.pop();
-        let mut excess = self.bytes - MOST_BYTES;
+        let mut excess = self.bytes - MAX_BYTES;
         let mut gone = Vec::new();
         for (number, entry) in done {
             if excess == 0 {

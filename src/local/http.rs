@@ -20,20 +20,21 @@ use crate::wire::json::*;
 use crate::wire::train;
 
 use super::checkpoint::Kind;
-use super::engine::Work;
 use super::examples::Pass;
+use super::job::Work;
 use super::nn::Adam;
-use super::state::{Refusal, Reply, State};
+use super::reply::{Refusal, Reply};
+use super::state::State;
 use super::tokens::Tokens;
 
 mod access;
 mod bodies;
 mod futures;
 mod rest;
-mod turn;
+mod unreadable;
 
 pub(super) use bodies::Bodies;
-use bodies::{LARGE, aside, check_values, inflate};
+use bodies::{LARGE, check_values, decompress, run_blocking};
 
 const PROTOBUF: &str = "application/x-protobuf";
 
@@ -70,7 +71,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
             get(|app: Context| async move { ok(&app.state.capabilities()) }),
         )
         .route("/api/v1/auth/token", call(access::token))
-        .route("/api/v1/auth/apikey/me", get(access::key))
+        .route("/api/v1/auth/apikey/me", get(access::key_info))
         .route("/api/v1/create_session", post(create_session))
         .route(
             "/api/v1/session_heartbeat",
@@ -109,7 +110,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/asample", call(|app, it, fingerprint| app.state.sample(it, fingerprint)))
         .route("/api/v1/cancel_future", call(futures::cancel))
         .route("/api/v1/retrieve_future", post(futures::retrieve))
-        .route("/api/v1/retrieve_futures", post(futures::news))
+        .route("/api/v1/retrieve_futures", post(futures::retrieve_many))
         .merge(rest::routes())
         .route(
             "/api/v1/weights_info",
@@ -122,8 +123,8 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .fallback(|| async { refusal(404, "Not Found") })
         .method_not_allowed_fallback(not_allowed)
         .layer(DefaultBodyLimit::disable())
-        .layer(middleware::from_fn_with_state(app.clone(), bodies::take))
-        .layer(middleware::from_fn_with_state(app.clone(), access::check))
+        .layer(middleware::from_fn_with_state(app.clone(), bodies::read_body))
+        .layer(middleware::from_fn_with_state(app.clone(), access::check_credentials))
         // The address itself grants access.
         .route("/download/{token}/{file}", get(rest::download))
         // Reveals nothing and costs nothing, so the program that starts the server can poll it without a key.
@@ -142,7 +143,7 @@ where
 {
     post(move |Shared(app): Context, uri: Uri, body: Bytes| async move {
         if LARGE < body.len() {
-            aside(app, true, move |app| answer(app, &uri, body, serve)).await
+            run_blocking(app, true, move |app| answer(app, &uri, body, serve)).await
         } else {
             answer(&app, &uri, body, serve)
         }
@@ -157,7 +158,7 @@ where
 {
     post(move |Shared(app): Context, uri: Uri, body: Bytes| {
         let large = LARGE < body.len();
-        aside(app, large, move |app| answer(app, &uri, body, serve))
+        run_blocking(app, large, move |app| answer(app, &uri, body, serve))
     })
 }
 
@@ -177,7 +178,7 @@ fn answer<T: DeserializeOwned, R: Serialize>(
             drop(body);
             reply(serve(app, it, fingerprint))
         }
-        Err(error) => turn::keep(&app.state, &error, turn::of_json(&body), fingerprint),
+        Err(error) => unreadable::answer(&app.state, &error, unreadable::ids_in_json(&body), fingerprint),
     }
 }
 
@@ -221,7 +222,7 @@ fn payload(status: StatusCode, content_type: &'static str, bytes: Bytes) -> Resp
 }
 
 fn mentions(headers: &HeaderMap, name: header::HeaderName, what: &str) -> bool {
-    headers.get_all(name).iter().any(|it| it.to_str().is_ok_and(|it| it.contains(what)))
+    headers.get_all(name).iter().any(|value| value.to_str().is_ok_and(|text| text.contains(what)))
 }
 
 // ---- endpoints of more than one line ----
@@ -252,7 +253,7 @@ async fn not_allowed() -> Response {
 async fn forward_backward(Shared(app): Context, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let large = LARGE < body.len() || mentions(&headers, header::CONTENT_ENCODING, "zstd");
     let work = move |app: &App| {
-        let body = match inflate(&headers, body) {
+        let body = match decompress(&headers, body) {
             Ok(it) => it,
             Err(Refusal { status, detail }) => return refusal(status, &detail),
         };
@@ -264,7 +265,9 @@ async fn forward_backward(Shared(app): Context, uri: Uri, headers: HeaderMap, bo
                     drop(body);
                     pass(app, it, fingerprint, size)
                 }
-                Err(error) => turn::keep(&app.state, &error, turn::of_protobuf(&body), fingerprint),
+                Err(error) => {
+                    unreadable::answer(&app.state, &error, unreadable::ids_in_protobuf(&body), fingerprint)
+                }
             };
         }
         if let Err(Refusal { status, detail }) = check_values(&body) {
@@ -275,10 +278,10 @@ async fn forward_backward(Shared(app): Context, uri: Uri, headers: HeaderMap, bo
                 drop(body);
                 pass(app, it, fingerprint, size)
             }
-            Err(error) => turn::keep(&app.state, &error, turn::of_json(&body), fingerprint),
+            Err(error) => unreadable::answer(&app.state, &error, unreadable::ids_in_json(&body), fingerprint),
         }
     };
-    if large { aside(app, true, work).await } else { work(&app) }
+    if large { run_blocking(app, true, work).await } else { work(&app) }
 }
 
 async fn forward(Shared(app): Context, uri: Uri, body: Bytes) -> Response {
@@ -290,10 +293,10 @@ async fn forward(Shared(app): Context, uri: Uri, body: Bytes) -> Response {
         let (fingerprint, size) = (fingerprint(&uri, &body), body.len());
         match train::decode_forward_backward_json(&body, "forward_input") {
             Ok(it) => pass(app, it, fingerprint, size),
-            Err(error) => turn::keep(&app.state, &error, turn::of_json(&body), fingerprint),
+            Err(error) => unreadable::answer(&app.state, &error, unreadable::ids_in_json(&body), fingerprint),
         }
     };
-    if large { aside(app, true, work).await } else { work(&app) }
+    if large { run_blocking(app, true, work).await } else { work(&app) }
 }
 
 fn pass(app: &App, call: train::ForwardBackwardCall, fingerprint: u64, size: usize) -> Response {
@@ -304,8 +307,8 @@ fn pass(app: &App, call: train::ForwardBackwardCall, fingerprint: u64, size: usi
     let read = |it| Pass::new(&call.data, &call.loss, it, !call.forward_only, app.state.config());
     let work = match custom.and_then(read) {
         Ok(pass) => {
-            let (model_id, room) = (call.model_id.clone(), app.state.room(2 * size));
-            Work::Pass { model_id, pass: Box::new(pass), room }
+            let (model_id, waiting) = (call.model_id.clone(), app.state.count_waiting(2 * size));
+            Work::Pass { model_id, pass: Box::new(pass), waiting }
         }
         Err(error) => Work::Refused { error },
     };
@@ -319,7 +322,7 @@ fn optim_step(app: &App, request: OptimStepRequest, fingerprint: u64) -> Reply<U
             return Work::Refused { error: "optimizer_params: only adam_params are offered here".into() };
         }
         match Adam::read(&request.adam_params.unwrap_or_default()) {
-            Ok(adam) => Work::Step { model_id: model_id.clone(), adam },
+            Ok(adam) => Work::OptimStep { model_id: model_id.clone(), adam },
             Err(error) => Work::Refused { error },
         }
     })

@@ -251,8 +251,8 @@ pub(crate) fn pack_panels(weight: &[f32], outputs: usize, inputs: usize) -> Vec<
 
 /// `dst[r] = keep·dst[r] + panels·x[r]` for a few rows at once.
 ///
-/// Each output is one chain of multiply-adds over the inputs in order, so a row has the same bits alone and in
-/// company. `panel_inputs` is the number of input slots that a panel has room for; only the first `inputs` of
+/// Each output is one chain of multiply-adds over the inputs in order, so a row has the same bits alone and among
+/// others. `panel_inputs` is the number of input slots that a panel has room for; only the first `inputs` of
 /// them are read, which lets a growing cache be multiplied in place.
 #[derive(Debug)]
 pub(crate) struct PanelProduct<'a> {
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn panel_products_agree_with_plain_loops_and_rows_do_not_notice_each_other() {
+    fn panel_products_agree_with_plain_loops_and_rows_are_independent() {
         for (outputs, inputs) in [(32, 8), (70, 33), (5, 1), (256, 16)] {
             let weight = numbers(outputs * inputs);
             let panels = pack_panels(&weight, outputs, inputs);

@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::nn::ModelConfig;
-use super::state::{NANO, Reply, refuse};
+use super::reply::{Reply, refuse};
 use crate::tokenizer::Bytes;
+
+/// The one model that this engine serves.
+pub(super) const NANO: &str = "tinkex/nano";
 
 /// Revision name in the folders of the model hub; only one exists.
 const REVISION: &str = "0000000000000000000000000000000000000000";
@@ -75,7 +78,7 @@ impl Names {
     }
 
     /// The given name if it is still a name of the model, else its own name.
-    pub(super) fn or_own<'a>(&'a self, name: Option<&str>) -> &'a str {
+    pub(super) fn alias_or_own<'a>(&'a self, name: Option<&str>) -> &'a str {
         self.all().find(|it| Some(*it) == name).unwrap_or(NANO)
     }
 }
@@ -181,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn only_names_of_this_model_are_accepted_and_each_is_found_in_the_folders_of_the_hub() {
+    fn only_aliases_of_this_model_are_accepted_and_each_is_found_in_the_folders_of_the_hub() {
         let folder = std::env::temp_dir().join(format!("tinkex-names-{}", std::process::id()));
         let named = |alias: &str, model: &str| {
             Names::new(&[(alias.to_string(), model.to_string())].into(), &folder, &ModelConfig::nano())
@@ -197,7 +200,11 @@ mod tests {
         let refusal = names.check("Qwen/Qwen3-4B").expect_err("a refusal");
         assert!(refusal.detail.contains(r#"offers "tinkex/nano", "Qwen/Qwen3-8B""#), "{}", refusal.detail);
         assert_eq!(
-            [names.or_own(Some("Qwen/Qwen3-8B")), names.or_own(Some("gone")), names.or_own(None)],
+            [
+                names.alias_or_own(Some("Qwen/Qwen3-8B")),
+                names.alias_or_own(Some("gone")),
+                names.alias_or_own(None)
+            ],
             ["Qwen/Qwen3-8B", NANO, NANO]
         );
         let read = |path: &str| fs::read_to_string(folder.join(path)).expect("a file");

@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_keep_their_bytes_and_room_that_is_given_back_is_used_again() {
+    fn parts_keep_their_bytes_and_freed_parts_are_reused() {
         let folder = std::env::temp_dir().join(format!("tinkex-scratch-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         let scratch = Scratch::new(folder.clone());
@@ -157,7 +157,7 @@ mod tests {
             assert_eq!(
                 fs::read_dir(&folder).expect("the folder").count(),
                 0,
-                "a killed process leaves nothing"
+                "a killed process leaves no file"
             );
         }
         drop((b, c, d));

@@ -19,23 +19,23 @@ use crate::wire::json::{ClientConfig, DynamicConfig};
 
 use super::checkpoint::Store;
 use super::connections::{self, Limits};
-use super::downloads::secret;
-use super::engine::{Engine, Panics, most_samples_at_once};
+use super::downloads::random_token;
+use super::engine::{Engine, PanicTexts, max_concurrent_samples};
 use super::futures::Futures;
 use super::http::{App, Bodies, router};
 use super::names::Names;
 use super::nn;
 use super::queue::Queue;
 use super::snapshots::Snapshots;
-use super::state::{Silence, State};
+use super::state::{SilenceLimits, State};
 
 /// Upper bound of `Options::long_poll`.
-const LONGEST_POLL: Duration = Duration::from_secs(24 * 3600);
+const MAX_LONG_POLL: Duration = Duration::from_secs(24 * 3600);
 /// Time limit of stopping.
-const PATIENCE: Duration = Duration::from_secs(30);
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Interval between deletions of expired checkpoints.
-const SWEEP: Duration = Duration::from_secs(30);
+const SWEEP_PERIOD: Duration = Duration::from_secs(30);
 
 /// Settings of a [`Server`].
 ///
@@ -136,7 +136,7 @@ impl Default for Options {
 }
 
 /// A larger number of threads is taken for a mistake.
-const MOST_THREADS: usize = 1024;
+const MAX_THREADS: usize = 1024;
 
 impl Options {
     /// Refuses values with which the server could serve no client.
@@ -149,8 +149,8 @@ impl Options {
         if self.data_dir.as_ref().is_some_and(|it| it.as_os_str().is_empty()) {
             return fail("data_dir is empty: leave it out for a temporary folder");
         }
-        if MOST_THREADS < self.threads {
-            return fail(&format!("threads must be at most {MOST_THREADS}, is {}", self.threads));
+        if MAX_THREADS < self.threads {
+            return fail(&format!("threads must be at most {MAX_THREADS}, is {}", self.threads));
         }
         if self.max_connections == 0 {
             return fail("max_connections must be at least 1");
@@ -254,19 +254,21 @@ impl Server {
         options.check()?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port));
         let bound = TcpListener::bind(address).and_then(|it| it.set_nonblocking(true).map(|()| it));
-        let listener = bound.map_err(|it| system(format!("cannot listen on {address}: {it}")))?;
-        let port =
-            listener.local_addr().map_err(|it| system(format!("no address to listen on: {it}")))?.port();
+        let listener = bound.map_err(|it| system_error(format!("cannot listen on {address}: {it}")))?;
+        let port = listener
+            .local_addr()
+            .map_err(|it| system_error(format!("no address to listen on: {it}")))?
+            .port();
         let temporary = options.data_dir.is_none();
         let (flags, dynamic_flags) = (options.flags(), options.dynamic_flags());
         let data_dir = match options.data_dir {
             Some(it) => make_folder(&it, true).map(|()| it),
             None => temporary_folder(),
         };
-        let data_dir = data_dir.map_err(system)?;
+        let data_dir = data_dir.map_err(system_error)?;
         let mut server = Server {
             url: format!("http://127.0.0.1:{port}"),
-            api_key: options.api_key.unwrap_or_else(|| format!("tml-{}", secret())),
+            api_key: options.api_key.unwrap_or_else(|| format!("tml-{}", random_token())),
             data_dir: data_dir.clone(),
             temporary,
             process: std::process::id(),
@@ -277,20 +279,20 @@ impl Server {
         // From here on an early return drops the server, which stops the threads started so far.
         let config = nn::ModelConfig::nano();
         let base = Arc::new(nn::Weights::seeded(&config, options.seed));
-        let store = Arc::new(Store::open(data_dir.clone()).map_err(system)?);
-        let names = Names::new(&options.aliases, &data_dir, &config).map_err(system)?;
+        let store = Arc::new(Store::open(data_dir.clone()).map_err(system_error)?);
+        let names = Names::new(&options.aliases, &data_dir, &config).map_err(system_error)?;
         let futures = Arc::new(Futures::new(fastrand::u64(..) >> 32));
-        let panics = Panics::new();
+        let panics = PanicTexts::new();
         let pool = server.pool("compute", options.threads, panics.sender())?;
-        let side = server.pool("quick", 1, panics.sender())?;
-        let queue = Arc::new(Queue::new(most_samples_at_once(pool.current_num_threads())));
+        let quick_pool = server.pool("quick", 1, panics.sender())?;
+        let queue = Arc::new(Queue::new(max_concurrent_samples(pool.current_num_threads())));
         let engine = Engine {
             snapshots: Arc::new(Snapshots::new(base.clone(), store.scratch(), options.samplers_in_memory)),
             base,
             store: store.clone(),
             futures: futures.clone(),
             pool,
-            side,
+            quick_pool,
             panics,
             stop: server.stopping.clone(),
             trainers: Default::default(),
@@ -302,7 +304,7 @@ impl Server {
                 config,
                 names,
                 options.seed,
-                Silence { session_timeout: options.session_timeout, pause_after: options.pause_after },
+                SilenceLimits { session_timeout: options.session_timeout, pause_after: options.pause_after },
                 store,
                 futures,
                 queue,
@@ -315,18 +317,17 @@ impl Server {
             tokens: Default::default(),
             url: server.url.clone(),
             // Later instants may overflow.
-            long_poll: options.long_poll.min(LONGEST_POLL),
+            long_poll: options.long_poll.min(MAX_LONG_POLL),
             announce_above: options.announce_above,
         });
-        let limits = Limits {
-            most: options.max_connections,
-            idle: options.idle_timeout,
-            stall: options.stall_timeout,
-        };
+        let limits =
+            Limits { max: options.max_connections, idle: options.idle_timeout, stall: options.stall_timeout };
         let mut runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = runtime.enable_io().enable_time().thread_name("tinkex-aside").max_blocking_threads(4);
+        let runtime =
+            runtime.enable_io().enable_time().thread_name("tinkex-blocking").max_blocking_threads(4);
         let runtime = runtime.build();
-        let runtime = runtime.map_err(|it| system(format!("cannot start the server's runtime: {it}")))?;
+        let runtime =
+            runtime.map_err(|it| system_error(format!("cannot start the server's runtime: {it}")))?;
         let wake = server.wake.clone();
         let shortest = options.session_timeout.min(options.pause_after);
         let period = (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(5));
@@ -363,7 +364,7 @@ impl Server {
             // A rayon worker that waits runs other jobs on top of its stack.
             .stack_size(8 << 20)
             // Sending fails only after the engine thread has ended.
-            .panic_handler(move |payload| drop(panics.send(text_of(&*payload))))
+            .panic_handler(move |payload| drop(panics.send(panic_text(&*payload))))
             .spawn_handler(|thread| {
                 let name = thread.name().unwrap_or("tinkex").to_string();
                 let stack = thread.stack_size();
@@ -371,12 +372,12 @@ impl Server {
                 Ok(())
             })
             .build();
-        pool.map_err(|it| system(format!("cannot start the threads that compute: {it}")))
+        pool.map_err(|it| system_error(format!("cannot start the compute threads: {it}")))
     }
 
     fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
         let thread = Thread::start(name.into(), None, work);
-        let thread = thread.map_err(|it| system(format!("cannot start the thread {name}: {it}")))?;
+        let thread = thread.map_err(|it| system_error(format!("cannot start the thread {name}: {it}")))?;
         self.threads.push(thread);
         Ok(())
     }
@@ -391,7 +392,7 @@ impl Drop for Server {
         }
         self.stopping.store(true, Ordering::Relaxed);
         self.wake.notify_one();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + STOP_TIMEOUT;
         // The server's thread drops the queue; then the engine thread ends and drops the pools.
         for thread in self.threads.drain(..).rev() {
             thread.join(deadline);
@@ -433,7 +434,9 @@ impl Thread {
         match self.ended.recv_deadline(deadline) {
             Err(RecvTimeoutError::Timeout) => {
                 let name = self.handle.thread().name().unwrap_or_default().to_string();
-                log::warn!("the thread {name} of the embedded engine is still at work and is left alone");
+                log::warn!(
+                    "the thread {name} of the embedded engine did not end in time and is left running"
+                );
             }
             // The panic was logged when it happened.
             _ => drop(self.handle.join()),
@@ -449,13 +452,13 @@ async fn serve(listener: TcpListener, app: Arc<App>, limits: Limits, period: Dur
             return;
         }
     };
-    tokio::spawn(watch_sessions(app.clone(), period));
+    tokio::spawn(sweep_sessions(app.clone(), period));
     tokio::spawn(connections::serve(listener, router(app), limits));
     // Returning ends the runtime, all connections and the state.
     stop.notified().await;
 }
 
-async fn watch_sessions(app: Arc<App>, period: Duration) {
+async fn sweep_sessions(app: Arc<App>, period: Duration) {
     let mut swept = Instant::now();
     loop {
         tokio::time::sleep(period).await;
@@ -463,10 +466,10 @@ async fn watch_sessions(app: Arc<App>, period: Duration) {
         app.state.end_silent_sessions(now);
         app.state.pause_silent_sessions(now);
         // The search reads the description of every checkpoint. Expired ones are hidden meanwhile.
-        if SWEEP <= now.duration_since(swept) {
+        if SWEEP_PERIOD <= now.duration_since(swept) {
             swept = now;
             let app = app.clone();
-            let swept = move || app.state.end_old_checkpoints(SystemTime::now());
+            let swept = move || app.state.delete_expired_checkpoints(SystemTime::now());
             drop(tokio::task::spawn_blocking(swept).await);
         }
     }
@@ -496,12 +499,12 @@ fn temporary_folder() -> std::result::Result<PathBuf, String> {
     made
 }
 
-fn text_of(payload: &(dyn std::any::Any + Send)) -> String {
+fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(|it| it.to_string());
     text.or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a text".into())
+        .unwrap_or_else(|| "a panic without a message".into())
 }
 
-fn system(message: String) -> Error {
+fn system_error(message: String) -> Error {
     Error::new(ErrorKind::System, message)
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
-use super::checkpoint::{ADAPTER, Place, Problem, Store};
+use super::checkpoint::{ADAPTER, CheckpointId, Store, StoreError};
 use super::nn::{AdapterShape, Sampler, Trainer, Weights};
 use super::scratch::{Part, Scratch};
 
@@ -51,13 +51,13 @@ pub(super) struct Snapshots {
 }
 
 impl Snapshots {
-    /// Snapshots whose parameters are in a folder; at most `most` of them are in memory.
-    pub(super) fn new(base: Arc<Weights>, folder: PathBuf, most: usize) -> Self {
+    /// Snapshots whose parameters are in a folder; at most `max` of them are in memory.
+    pub(super) fn new(base: Arc<Weights>, folder: PathBuf, max: usize) -> Self {
         Snapshots {
             base,
             untrained: OnceLock::new(),
             scratch: Scratch::new(folder),
-            ready: Arc::new(Ready { most: most.max(1), samplers: Mutex::default() }),
+            ready: Arc::new(Ready { max: max.max(1), samplers: Mutex::default() }),
             latest: Mutex::default(),
             made: AtomicU64::new(0),
         }
@@ -69,17 +69,21 @@ impl Snapshots {
     }
 
     /// The weights of a checkpoint as they are on disk now. Samplers of the same save share a snapshot.
-    pub(super) fn of_checkpoint(&self, store: &Store, place: &Place) -> Result<Arc<Snapshot>, String> {
-        let save_id = store.meta(place).map_err(Problem::text)?.save_id;
+    pub(super) fn of_checkpoint(
+        &self,
+        store: &Store,
+        checkpoint: &CheckpointId,
+    ) -> Result<Arc<Snapshot>, String> {
+        let save_id = store.meta(checkpoint).map_err(StoreError::text)?.save_id;
         // Checkpoints of earlier versions have no save id.
         if let Some(known) = self.latest(&Origin::Save(save_id)).filter(|_| save_id != 0) {
             return Ok(known);
         }
-        let (meta, files) = store.read(place, &[ADAPTER]).map_err(Problem::text)?;
+        let (meta, files) = store.read(checkpoint, &[ADAPTER]).map_err(StoreError::text)?;
         let mut trainer = Trainer::new(self.base.clone(), meta.spec());
         trainer
             .load_adapter(files.first().map_or(&[], |it| it))
-            .map_err(|it| format!("{} does not fit this engine's model: {it}", place.uri()))?;
+            .map_err(|it| format!("{} does not fit this engine's model: {it}", checkpoint.uri()))?;
         self.keep(Origin::Save(meta.save_id), &trainer).map_err(|it| disk(&it))
     }
 
@@ -141,7 +145,7 @@ type Cell = Arc<OnceLock<Result<Arc<Sampler>, String>>>;
 /// Samplers in memory, the most recently used last.
 #[derive(Debug)]
 struct Ready {
-    most: usize,
+    max: usize,
     samplers: Mutex<Vec<(u64, Cell)>>,
 }
 
@@ -152,7 +156,7 @@ impl Ready {
         let known = samplers.iter().position(|it| it.0 == number).map(|i| samplers.remove(i).1);
         let cell = known.unwrap_or_default();
         samplers.push((number, cell.clone()));
-        let unused = (self.most < samplers.len()).then(|| samplers.remove(0));
+        let unused = (self.max < samplers.len()).then(|| samplers.remove(0));
         drop(samplers);
         // Free the memory outside the lock.
         drop(unused);
@@ -179,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn few_snapshots_are_in_memory_and_all_can_be_sampled_from() {
+    fn all_snapshots_can_be_sampled_from_while_few_are_in_memory() {
         let folder = std::env::temp_dir().join(format!("tinkex-snapshots-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let base = Arc::new(Weights::seeded(&ModelConfig::nano(), 0));
@@ -187,17 +191,17 @@ mod tests {
         let kept: Vec<_> =
             (0..5).map(|i| snapshots.of_model("m", &trainer(&base, i)).expect("a snapshot")).collect();
         let ready = || snapshots.ready.samplers.lock().iter().map(|it| it.0).collect::<Vec<_>>();
-        assert!(ready().is_empty(), "nothing is merged before it is sampled from");
+        assert!(ready().is_empty(), "no snapshot is merged before it is sampled from");
         let first = snapshots.sampler(&kept[0]).expect("a sampler");
         kept.iter().for_each(|it| drop(snapshots.sampler(it).expect("a sampler")));
         assert_eq!(ready(), [3, 4]);
         snapshots.sampler(&kept[3]).expect("a sampler");
         let again = snapshots.sampler(&kept[0]).expect("a sampler");
-        assert_eq!(ready(), [3, 0], "what was used last stays");
+        assert_eq!(ready(), [3, 0], "the most recently used stay");
         assert!(!Arc::ptr_eq(&first, &again) && first.same_weights(&again));
         assert!(!first.same_weights(&snapshots.sampler(&kept[3]).expect("a sampler")));
         drop(kept);
-        assert!(ready().is_empty(), "they go with their snapshots");
+        assert!(ready().is_empty(), "samplers are dropped with their snapshots");
         std::fs::remove_dir_all(&folder).expect("cleaning up");
     }
 

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use prost::Message;
 
 /// Number of requests remembered for each session.
-const MOST: usize = 8192;
+const MAX_SPANS: usize = 8192;
 
 #[derive(Clone, PartialEq, Message)]
 struct TraceFile {
@@ -64,7 +64,7 @@ pub(super) struct Trace {
 pub(super) struct Span {
     verb: &'static str,
     /// Model or sampler.
-    of: String,
+    owner: String,
     submitted: SystemTime,
     started: OnceLock<SystemTime>,
     ended: OnceLock<SystemTime>,
@@ -84,17 +84,17 @@ impl Span {
 
 impl Trace {
     /// Adds a request submitted now.
-    pub(super) fn begin(&self, verb: &'static str, of: &str) -> Arc<Span> {
+    pub(super) fn begin(&self, verb: &'static str, owner: &str) -> Arc<Span> {
         let span = Arc::new(Span {
             verb,
-            of: of.into(),
+            owner: owner.into(),
             submitted: SystemTime::now(),
             started: OnceLock::new(),
             ended: OnceLock::new(),
         });
         let mut spans = self.spans.lock();
         spans.push_back(span.clone());
-        if MOST < spans.len() {
+        if MAX_SPANS < spans.len() {
             spans.pop_front();
         }
         span
@@ -113,17 +113,17 @@ impl Trace {
             tracks
         };
         for span in spans {
-            let owner = match owners.get(&span.of) {
+            let owner_track = match owners.get(&span.owner) {
                 Some(it) => *it,
                 None => {
-                    let uuid = track(&mut packet, &span.of, None);
-                    owners.insert(span.of.clone(), uuid);
+                    let uuid = track(&mut packet, &span.owner, None);
+                    owners.insert(span.owner.clone(), uuid);
                     uuid
                 }
             };
             // One track for each request, because requests of one model wait at the same time; Perfetto groups tracks
             // of one name.
-            let uuid = track(&mut packet, span.verb, Some(owner));
+            let uuid = track(&mut packet, span.verb, Some(owner_track));
             let end = span.ended.get().copied().unwrap_or(now);
             let started = span.started.get().copied().unwrap_or(end).min(end);
             slice(&mut packet, uuid, "waiting", span.submitted, started);
@@ -131,8 +131,8 @@ impl Trace {
                 slice(&mut packet, uuid, span.verb, started, end);
             }
         }
-        for it in &mut packet {
-            it.trusted_packet_sequence_id = Some(1);
+        for packet in &mut packet {
+            packet.trusted_packet_sequence_id = Some(1);
         }
         TraceFile { packet }.encode_to_vec()
     }
@@ -170,8 +170,9 @@ mod tests {
             .packet
             .iter()
             .filter_map(|it| it.track_event.as_ref())
-            .map(|it| {
-                (it.track_uuid.unwrap_or(0), it.kind.unwrap_or(0), it.name.as_deref().unwrap_or_default())
+            .map(|event| {
+                let name = event.name.as_deref().unwrap_or_default();
+                (event.track_uuid.unwrap_or(0), event.kind.unwrap_or(0), name)
             })
             .collect();
         let expected = [
@@ -189,10 +190,10 @@ mod tests {
     }
 
     #[test]
-    fn a_long_session_is_remembered_from_its_end() {
+    fn only_the_latest_requests_of_a_long_session_are_kept() {
         let trace = Trace::default();
-        (0..MOST + 5).for_each(|_| trace.begin("sample", "s").end());
+        (0..MAX_SPANS + 5).for_each(|_| trace.begin("sample", "s").end());
         let file = TraceFile::decode(&trace.encode(SystemTime::now())[..]).expect("a trace");
-        assert_eq!(file.packet.iter().filter(|it| it.track_descriptor.is_some()).count(), MOST + 1);
+        assert_eq!(file.packet.iter().filter(|it| it.track_descriptor.is_some()).count(), MAX_SPANS + 1);
     }
 }

@@ -150,7 +150,7 @@ fn a_checkpoint_ends_when_its_time_is_over() {
     std::fs::write(&file, noted.to_string()).unwrap();
     assert_eq!(it.rest.list_user_checkpoints().count(), 0);
     let error = it.service.create_training_client_from_state(&state).unwrap_err();
-    assert!(error.to_string().contains("its time is over"), "{error}");
+    assert!(error.to_string().contains("it has expired"), "{error}");
     assert!(it.rest.get_weights_info_by_tinker_path(&state).is_err());
     let again = it.training.save_state("a", HOUR).wait().unwrap().path;
     assert_eq!(again, state, "its name is free");

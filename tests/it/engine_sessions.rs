@@ -188,7 +188,7 @@ fn what_a_session_had_queued_ends_with_it() {
     assert_eq!(client.post(&format!("sessions/{busy}/finish"), &finish).0, 200);
     for id in &last {
         let error = client.wait(id)["error"].as_str().unwrap().to_string();
-        assert!(error.contains("was not done: its session was finished"), "{error}");
+        assert!(error.contains("not executed: its session was finished"), "{error}");
     }
 }
 
@@ -199,7 +199,7 @@ fn what_a_silent_session_had_queued_ends_with_it() {
     let last = flood(&client, &busy);
     for id in &last {
         let error = client.wait(id)["error"].as_str().unwrap().to_string();
-        assert!(error.contains("was not done: its session was silent for too long"), "{error}");
+        assert!(error.contains("not executed: its session was silent for too long"), "{error}");
     }
 }
 

@@ -45,9 +45,9 @@ pub(super) fn exchange(a: &Path, b: &Path) -> io::Result<bool> {
 
 /// A folder or file that is removed on drop: a draft, or a checkpoint that was replaced or deleted.
 #[derive(Debug)]
-pub(super) struct Aside(pub(super) PathBuf);
+pub(super) struct TempPath(pub(super) PathBuf);
 
-impl Drop for Aside {
+impl Drop for TempPath {
     fn drop(&mut self) {
         // If this fails, the next engine on this folder removes it.
         remove(&self.0);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::disk::{remove, sync_folder};
 
 /// Subfolder of the data folder for the engine's own files.
-const OWN: &str = ".tinkex";
+const ENGINE_FOLDER: &str = ".tinkex";
 
 /// The right to use a data folder. The system releases it on drop, and when the process is killed.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl Lease {
     /// # Errors
     /// Another engine uses the folder, or it cannot be written to.
     pub(super) fn take(root: &Path) -> Result<Self, String> {
-        let own = root.join(OWN);
+        let own = root.join(ENGINE_FOLDER);
         let cannot =
             |doing: &str, path: &Path, it: io::Error| format!("cannot {doing} {}: {it}", path.display());
         fs::create_dir_all(&own).map_err(|it| cannot("create", &own, it))?;
@@ -40,12 +40,12 @@ impl Lease {
                     holder.trim().parse().map_or(String::new(), |it: u32| format!(" (process {it})"));
                 let folder = root.display();
                 return Err(format!(
-                    "the data folder {folder} is in use by another engine{holder}: two would spoil each other's \
-                     checkpoints; stop that one or use another folder"
+                    "the data folder {folder} is in use by another engine{holder}: two engines would overwrite each \
+                     other's checkpoints; stop that one or use another folder"
                 ));
             }
             Err(TryLockError::Error(it)) if it.kind() == io::ErrorKind::Unsupported => {
-                log::warn!("{} cannot be locked: nothing keeps a second engine off it", root.display());
+                log::warn!("{} cannot be locked: a second engine would not be refused", root.display());
             }
             Err(TryLockError::Error(it)) => return Err(cannot("lock", &path, it)),
         }
@@ -72,7 +72,7 @@ impl Lease {
     }
 
     fn clear(&self, root: &Path) -> io::Result<()> {
-        self.put_back(root)?;
+        self.restore_moved(root)?;
         remove(&self.moved());
         remove(&self.drafts());
         // Earlier versions wrote drafts beside the checkpoints.
@@ -81,7 +81,7 @@ impl Lease {
             let number =
                 |it: &str| it.strip_prefix(".draft-").or_else(|| it.strip_prefix(".old-")).map(str::to_owned);
             let number = name.to_str().and_then(number);
-            if number.is_some_and(|it| it.bytes().all(|it| it.is_ascii_digit() || it == b'-')) {
+            if number.is_some_and(|text| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')) {
                 remove(&entry.path());
             }
         }
@@ -97,7 +97,7 @@ impl Lease {
     }
 
     /// Renames checkpoints back that the first of two steps moved, unless the second step was done.
-    fn put_back(&self, root: &Path) -> io::Result<()> {
+    fn restore_moved(&self, root: &Path) -> io::Result<()> {
         let moved = self.moved();
         let within = |it: &Path| fs::read_dir(it).into_iter().flatten().flatten().map(|it| it.path());
         for run in within(&moved) {

@@ -12,11 +12,12 @@ use serde_json::{Value, json};
 
 use crate::wire::json::{AuthTokenRequest, AuthTokenResponse, Secret};
 
-use super::super::state::{Reply, USER};
+use super::super::reply::Reply;
+use super::super::state::USER;
 use super::{App, Context, ok, refusal};
 
 /// Endpoints that take the key itself even if tokens are required.
-const BY_KEY: [&str; 3] = ["/api/v1/client/config", "/api/v1/auth/token", "/api/v1/auth/apikey/me"];
+const KEY_ENDPOINTS: [&str; 3] = ["/api/v1/client/config", "/api/v1/auth/token", "/api/v1/auth/apikey/me"];
 
 /// Host names of the loopback address.
 const LOOPBACK: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
@@ -24,14 +25,14 @@ const LOOPBACK: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
 /// Refuses requests for another host, or from a page of another host: a page in a browser can have its own host name
 /// resolve to this machine, and must not reach the engine that way.
 pub(super) async fn check_host(Shared(app): Context, request: Request, next: Next) -> Response {
-    match stranger(&request, &app.allowed_hosts) {
+    match refusal_reason(&request, &app.allowed_hosts) {
         Some(why) => refusal(403, why),
         None => next.run(request).await,
     }
 }
 
 /// Reason for which a request is refused, if its host or origin is not allowed.
-fn stranger(request: &Request, allowed: &[String]) -> Option<&'static str> {
+fn refusal_reason(request: &Request, allowed: &[String]) -> Option<&'static str> {
     let headers = request.headers();
     let served = |it: &HeaderValue| it.to_str().is_ok_and(|it| is_served(it, allowed));
     let in_address = request.uri().authority().map(|it| is_served(it.as_str(), allowed));
@@ -63,13 +64,13 @@ fn is_same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && differences == 0
 }
 
-pub(super) async fn check(Shared(app): Context, request: Request, next: Next) -> Response {
-    let by_key = !app.flags.pjwt_auth_enabled || BY_KEY.contains(&request.uri().path());
+pub(super) async fn check_credentials(Shared(app): Context, request: Request, next: Next) -> Response {
+    let takes_key = !app.flags.pjwt_auth_enabled || KEY_ENDPOINTS.contains(&request.uri().path());
     let Some(key) = request.headers().get("x-api-key").map(|it| it.as_bytes()) else {
         return refusal(401, "the header X-API-Key is missing");
     };
     let is_key = is_same(key, app.api_key.as_bytes());
-    if (is_key && by_key) || (!is_key && app.tokens.knows(key, SystemTime::now())) {
+    if (is_key && takes_key) || (!is_key && app.tokens.is_valid(key, SystemTime::now())) {
         return next.run(request).await;
     }
     if !app.flags.pjwt_auth_enabled {
@@ -83,11 +84,11 @@ pub(super) async fn check(Shared(app): Context, request: Request, next: Next) ->
 
 /// Issues a token for the key.
 pub(super) fn token(app: &App, _: AuthTokenRequest, _: u64) -> Reply<AuthTokenResponse> {
-    Ok(AuthTokenResponse { jwt: Secret::new(app.tokens.give(USER, SystemTime::now())) })
+    Ok(AuthTokenResponse { jwt: Secret::new(app.tokens.issue(USER, SystemTime::now())) })
 }
 
 /// Description of the key.
-pub(super) async fn key() -> Response {
+pub(super) async fn key_info() -> Response {
     let details: Value =
         json!({"org_details": {"name": "local"}, "user_details": {"email": "local@localhost"}});
     ok(&json!({"key_id": 1, "name": "local", "note": "the key of this engine", "details": details}))
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_compared_whole() {
+    fn a_comparison_includes_the_length_and_every_byte() {
         assert!(is_same(b"", b"") && is_same(b"tml-a", b"tml-a"));
         assert!(!is_same(b"tml-a", b"tml-b") && !is_same(b"tml-", b"tml-a") && !is_same(b"tml-a", b""));
     }

@@ -17,15 +17,15 @@ use axum::response::Response;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use super::super::state::{Refusal, Reply, refuse};
+use super::super::reply::{Refusal, Reply, refuse};
 use super::{App, Context, mentions, refusal};
 
 /// Largest pass over data, compressed or not. Clients send parts of about 5 MB.
-pub(super) const MOST_PASS: usize = 16 << 20;
+pub(super) const MAX_PASS: usize = 16 << 20;
 /// Largest sample, custom loss, telemetry report or list of results.
-const MOST_MIDDLING: usize = 4 << 20;
+const MAX_MIDDLING: usize = 4 << 20;
 /// Largest body of all other endpoints.
-const MOST_SMALL: usize = 256 << 10;
+const MAX_SMALL: usize = 256 << 10;
 /// Larger bodies, in bytes, count as large.
 pub(super) const LARGE: usize = 64 << 10;
 /// Budget of all large bodies, in bytes.
@@ -36,13 +36,13 @@ const ALL_SMALL: usize = 4 << 20;
 const ALL_ANSWERS: usize = 8 << 20;
 /// Limit of the values that a JSON body may list, because each takes more memory once it is parsed: a thousand data
 /// that fill the context.
-const MOST_VALUES: usize = 2 << 20;
+const MAX_VALUES: usize = 2 << 20;
 /// Largest rest of a refused body that is still read, so that the client gets to read the refusal.
-const MOST_DISCARDED: usize = 1 << 30;
+const MAX_DISCARDED: usize = 1 << 30;
 /// Time limit of reading that rest.
-const DISCARDING: Duration = Duration::from_secs(5);
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit of a whole body, as a multiple of the stall timeout.
-const STALLS: u32 = 10;
+const MAX_STALLS: u32 = 10;
 
 /// Budgets for bodies, shared by all connections.
 pub(in crate::local) struct Bodies {
@@ -50,23 +50,23 @@ pub(in crate::local) struct Bodies {
     large: Arc<Semaphore>,
     answers: Arc<Semaphore>,
     /// Held while a large body is converted.
-    turn: Arc<Semaphore>,
+    conversion: Arc<Semaphore>,
     /// Time that a body may make no progress, or wait for its budget.
     stall: Duration,
 }
 
 /// A body with its share of the budget.
-struct Held {
+struct BodyWithPermit {
     bytes: Vec<u8>,
     _room: OwnedSemaphorePermit,
 }
 
 /// Bytes that keep their share of the budget as long as they exist.
-pub(super) fn held(bytes: Vec<u8>, room: OwnedSemaphorePermit) -> Bytes {
-    Bytes::from_owner(Held { bytes, _room: room })
+pub(super) fn with_permit(bytes: Vec<u8>, room: OwnedSemaphorePermit) -> Bytes {
+    Bytes::from_owner(BodyWithPermit { bytes, _room: room })
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for BodyWithPermit {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -79,29 +79,29 @@ impl Bodies {
             small: room(ALL_SMALL),
             large: room(ALL_LARGE),
             answers: room(ALL_ANSWERS),
-            turn: room(1),
+            conversion: room(1),
             stall,
         }
     }
 
     /// Waits until no other large body is being converted. The semaphore is never closed, so this returns `Some`.
-    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        self.turn.clone().acquire_owned().await.ok()
+    pub(super) async fn conversion_turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.conversion.clone().acquire_owned().await.ok()
     }
 
     /// Reserves a share for a result that is written as JSON. A result larger than the budget waits for all of it.
-    pub(super) async fn room_for_answer(&self, size: usize) -> Option<OwnedSemaphorePermit> {
+    pub(super) async fn reserve_answer(&self, size: usize) -> Option<OwnedSemaphorePermit> {
         let room = self.answers.clone().acquire_many_owned(size.min(ALL_ANSWERS) as u32);
         timeout(self.stall, room).await.ok()?.ok()
     }
 
-    async fn read(&self, body: &mut Body, most: usize) -> Reply<Bytes> {
+    async fn read(&self, body: &mut Body, max: usize) -> Reply<Bytes> {
         let announced = body.size_hint().exact().map(|it| usize::try_from(it).unwrap_or(usize::MAX));
-        let too_large = || refuse(413, format!("the body is too large: at most {most} bytes are taken here"));
+        let too_large = || refuse(413, format!("the body is too large: at most {max} bytes are taken here"));
         let size = match announced {
             Some(0) => return Ok(Bytes::new()),
-            Some(it) if most < it => return too_large(),
-            other => other.unwrap_or(most),
+            Some(it) if max < it => return too_large(),
+            other => other.unwrap_or(max),
         };
         let room = if size <= LARGE { &self.small } else { &self.large };
         let room = timeout(self.stall, room.clone().acquire_many_owned(size as u32)).await;
@@ -110,7 +110,7 @@ impl Bodies {
         };
         let mut bytes = Vec::with_capacity(announced.unwrap_or(0));
         // Bounds both silence and a trickle of bytes.
-        let end = Instant::now().checked_add(self.stall.saturating_mul(STALLS));
+        let end = Instant::now().checked_add(self.stall.saturating_mul(MAX_STALLS));
         loop {
             let frame = timeout(self.stall, poll_fn(|it| Pin::new(&mut *body).poll_frame(it))).await;
             let late = end.is_some_and(|it| it < Instant::now());
@@ -123,37 +123,37 @@ impl Bodies {
                 Some(Err(error)) => return refuse(400, format!("the body broke off: {error}")),
                 Some(Ok(frame)) => {
                     let part = frame.into_data().unwrap_or_default();
-                    if most < bytes.len() + part.len() {
+                    if max < bytes.len() + part.len() {
                         return too_large();
                     }
                     bytes.extend_from_slice(&part);
                 }
             }
         }
-        let body = if bytes.len() <= LARGE { bytes.into() } else { held(bytes, room) };
+        let body = if bytes.len() <= LARGE { bytes.into() } else { with_permit(bytes, room) };
         Ok(body)
     }
 }
 
 /// Largest body of an endpoint.
-fn most(path: &str) -> usize {
+fn max_body(path: &str) -> usize {
     match path.strip_prefix("/api/v1/").unwrap_or_default() {
-        "forward_backward" | "forward" => MOST_PASS,
-        "asample" | "create_custom_loss" | "telemetry" | "retrieve_futures" => MOST_MIDDLING,
-        _ => MOST_SMALL,
+        "forward_backward" | "forward" => MAX_PASS,
+        "asample" | "create_custom_loss" | "telemetry" | "retrieve_futures" => MAX_MIDDLING,
+        _ => MAX_SMALL,
     }
 }
 
 /// Reads the body of a request before the request is handled.
-pub(super) async fn take(Shared(app): Context, request: Request, next: Next) -> Response {
+pub(super) async fn read_body(Shared(app): Context, request: Request, next: Next) -> Response {
     let (parts, mut body) = request.into_parts();
-    let asks_first = parts.headers.contains_key(header::EXPECT);
-    match app.bodies.read(&mut body, most(parts.uri.path())).await {
+    let expects_continue = parts.headers.contains_key(header::EXPECT);
+    match app.bodies.read(&mut body, max_body(parts.uri.path())).await {
         Ok(bytes) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
         Err(Refusal { status, detail }) => {
             // A client that expects `100 Continue` has sent no body yet.
-            if matches!(status, 413 | 503) && !asks_first {
-                let _ = timeout(DISCARDING, discard(body)).await;
+            if matches!(status, 413 | 503) && !expects_continue {
+                let _ = timeout(DISCARD_TIMEOUT, discard(body)).await;
             }
             let mut response = refusal(status, &detail);
             if status == 503 {
@@ -165,7 +165,7 @@ pub(super) async fn take(Shared(app): Context, request: Request, next: Next) -> 
 }
 
 async fn discard(mut body: Body) {
-    let mut left = MOST_DISCARDED;
+    let mut left = MAX_DISCARDED;
     while let Some(Ok(frame)) = poll_fn(|it| Pin::new(&mut body).poll_frame(it)).await {
         let size = frame.data_ref().map_or(0, Bytes::len);
         match left.checked_sub(size) {
@@ -176,12 +176,12 @@ async fn discard(mut body: Body) {
 }
 
 /// Runs slow work off the server's thread, one at a time if it converts a large body.
-pub(super) async fn aside(
+pub(super) async fn run_blocking(
     app: Arc<App>,
     large: bool,
     work: impl FnOnce(&App) -> Response + Send + 'static,
 ) -> Response {
-    let turn = if large { app.bodies.turn().await } else { None };
+    let turn = if large { app.bodies.conversion_turn().await } else { None };
     let done = tokio::task::spawn_blocking(move || {
         let _turn = turn;
         work(&app)
@@ -191,14 +191,14 @@ pub(super) async fn aside(
 
 /// Refuses JSON that lists more values than any endpoint takes.
 pub(super) fn check_values(body: &[u8]) -> Reply<()> {
-    if body.len() <= MOST_VALUES || body.iter().filter(|it| **it == b',').count() < MOST_VALUES {
+    if body.len() <= MAX_VALUES || body.iter().filter(|it| **it == b',').count() < MAX_VALUES {
         return Ok(());
     }
-    refuse(413, format!("the body lists more than {MOST_VALUES} values"))
+    refuse(413, format!("the body lists more than {MAX_VALUES} values"))
 }
 
 /// Decompresses a body.
-pub(super) fn inflate(headers: &HeaderMap, body: Bytes) -> Reply<Bytes> {
+pub(super) fn decompress(headers: &HeaderMap, body: Bytes) -> Reply<Bytes> {
     use std::io::Read;
     if !mentions(headers, header::CONTENT_ENCODING, "zstd") {
         return Ok(body);
@@ -206,12 +206,12 @@ pub(super) fn inflate(headers: &HeaderMap, body: Bytes) -> Reply<Bytes> {
     let mut out = Vec::new();
     let read = zstd::stream::read::Decoder::with_buffer(&body[..]).and_then(|mut it| {
         // Do not trust a larger size in the frame header.
-        it.window_log_max(MOST_PASS.ilog2())?;
-        it.take(MOST_PASS as u64 + 1).read_to_end(&mut out)
+        it.window_log_max(MAX_PASS.ilog2())?;
+        it.take(MAX_PASS as u64 + 1).read_to_end(&mut out)
     });
     match read {
-        Ok(_) if MOST_PASS < out.len() => {
-            refuse(413, format!("the body is too large: at most {MOST_PASS} bytes are taken here"))
+        Ok(_) if MAX_PASS < out.len() => {
+            refuse(413, format!("the body is too large: at most {MAX_PASS} bytes are taken here"))
         }
         Ok(_) => Ok(out.into()),
         Err(error) => refuse(400, format!("the body is not zstd: {error}")),

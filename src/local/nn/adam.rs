@@ -64,9 +64,9 @@ impl Adam {
             ("weight_decay", params.weight_decay),
             ("grad_clip_norm", params.grad_clip_norm),
         ];
-        let most = f64::from(f32::MAX);
-        if let Some((name, value)) = sizes.into_iter().find(|it| most < it.1.abs()) {
-            let problem = format!("must be at most {most:e}, the largest 32-bit float, is {value:e}");
+        let max = f64::from(f32::MAX);
+        if let Some((name, value)) = sizes.into_iter().find(|it| max < it.1.abs()) {
+            let problem = format!("must be at most {max:e}, the largest 32-bit float, is {value:e}");
             return Err(format!("adam_params.{name}: {problem}"));
         }
         // The running means store the gradients as 32-bit floats.
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_beyond_the_range_of_small_floats_do_what_they_say() {
+    fn settings_beyond_the_range_of_32_bit_floats_take_effect() {
         let adam = |change: fn(&mut Adam)| {
             let mut adam = Adam { learning_rate: 0.5, ..Adam::default() };
             change(&mut adam);
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_no_weight_can_follow_is_refused_by_its_name() {
+    fn a_setting_out_of_range_is_refused_with_its_name() {
         let refused = |change: fn(&mut AdamParams)| {
             let mut params = AdamParams::default();
             change(&mut params);

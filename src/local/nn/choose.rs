@@ -17,7 +17,7 @@ pub(super) struct Chooser {
 impl Chooser {
     pub(super) fn check(&self) -> Result<(), String> {
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            return Err(format!("the temperature {} is not a number of at least 0", self.temperature));
+            return Err(format!("temperature {} is not a finite number of at least 0", self.temperature));
         }
         if !(0.0..=1.0).contains(&self.top_p) {
             return Err(format!("top_p {} is not in 0..=1", self.top_p));

@@ -97,7 +97,7 @@ pub(super) struct Layer<'a> {
 }
 
 impl<'a> Layer<'a> {
-    /// From `a.x` to the next layer's input.
+    /// Computes the next layer's input from `a.x`.
     pub(super) fn forward(&self, rows: &Rows, a: &mut Activations, next: &mut [f32]) {
         let (c, w, n) = (&self.model.config, self.weights, rows.len());
         let (qkv, o, gate_up, down) = self.linears();

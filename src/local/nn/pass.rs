@@ -73,7 +73,7 @@ pub(super) enum Slope<'a> {
     /// Maps the index of a target and its log-probability to the derivative.
     Each(&'a (dyn Fn(usize, f32) -> f32 + Sync)),
     /// Maps all log-probabilities to all derivatives.
-    Joint(&'a dyn Fn(&[f32]) -> Vec<f32>),
+    Sequence(&'a dyn Fn(&[f32]) -> Vec<f32>),
 }
 
 /// Receives a chunk of rows of logits and the number of its first row.
@@ -143,18 +143,18 @@ impl Workspace {
         let Some(grads) = grads else {
             return head.targets(targets.ids, targets.k, logprobs, &mut self.head, None);
         };
-        let joint = match targets.slope {
+        let slopes = match targets.slope {
             Slope::Each(_) => Vec::new(),
             // The function needs all log-probabilities, so the head runs twice, which costs little beside the layers.
-            Slope::Joint(of) => {
+            Slope::Sequence(of) => {
                 head.targets(targets.ids, targets.k, logprobs, &mut self.head, None);
                 of(logprobs)
             }
         };
-        let read = |i: usize, _: f32| joint[i];
+        let read = |i: usize, _: f32| slopes[i];
         let slope: &(dyn Fn(usize, f32) -> f32 + Sync) = match targets.slope {
             Slope::Each(it) => it,
-            Slope::Joint(_) => &read,
+            Slope::Sequence(_) => &read,
         };
         let dnormed = self.dnormed.get(size);
         let backward = Backward { slope, dhidden: dnormed, grads };

@@ -17,13 +17,13 @@ const STEP_SAMPLES: usize = 4;
 
 /// Limit of the bytes of keys and values of one request. It bounds the number of concurrent samples, each counted with
 /// its full length.
-const MOST_CACHE: usize = 32 << 20;
+const MAX_CACHE: usize = 32 << 20;
 
 /// Limits of the workspaces kept for later requests: their number, the rows of the prompt, and the decoding scratches
 /// of each.
-const MOST_IDLE: usize = 8;
-const MOST_IDLE_ROWS: usize = 512;
-const MOST_IDLE_STEPS: usize = 16;
+const MAX_IDLE: usize = 8;
+const MAX_IDLE_ROWS: usize = 512;
+const MAX_IDLE_STEPS: usize = 16;
 
 /// A model at one moment, ready to continue prompts from any number of threads.
 #[derive(Debug)]
@@ -186,10 +186,10 @@ impl Sampler {
         let (mut workspace, mut scratch) = self.idle.lock().pop().unwrap_or_default();
         let (prefix, scores) = self.prefill(req, &mut workspace)?;
         let sequences = self.decode(req, &chooser, &prefix, &mut scratch, stop, cancelled);
-        if req.prompt.len() <= MOST_IDLE_ROWS {
-            scratch.truncate(MOST_IDLE_STEPS);
+        if req.prompt.len() <= MAX_IDLE_ROWS {
+            scratch.truncate(MAX_IDLE_STEPS);
             let mut idle = self.idle.lock();
-            if idle.len() < MOST_IDLE {
+            if idle.len() < MAX_IDLE {
                 idle.push((workspace, scratch));
             }
         }
@@ -276,9 +276,9 @@ impl Sampler {
         let base = &self.model.base;
         let c = &base.config;
         let mut sequences = vec![GeneratedSequence::default(); req.num_samples];
-        let most = req.max_tokens.min(c.max_len - req.prompt.len());
+        let max = req.max_tokens.min(c.max_len - req.prompt.len());
         let Some(&last) = req.prompt.last() else { return Ok(sequences) };
-        if most == 0 || req.num_samples == 0 {
+        if max == 0 || req.num_samples == 0 {
             return Ok(sequences);
         }
         // All samples share the first step; each continues with a copy of what it appended to the cache.
@@ -288,7 +288,7 @@ impl Sampler {
         let [begun] = begun;
         let mut rngs: Vec<Rng> = (0..req.num_samples as u64).map(|i| Rng::stream(req.seed, i)).collect();
         // A sample's numbers do not depend on the others, so samples may start at any time.
-        let most_alive = (MOST_CACHE / Segment::bytes(base, most)).max(STEP_SAMPLES);
+        let max_alive = (MAX_CACHE / Segment::bytes(base, max)).max(STEP_SAMPLES);
         let mut waiting = 0..req.num_samples;
         let (mut alive, mut own): (Vec<usize>, Vec<Segment>) = Default::default();
         let mut logits = Vec::new();
@@ -297,7 +297,7 @@ impl Sampler {
             if cancelled() {
                 return Err(CANCELLED.to_owned());
             }
-            while alive.len() < most_alive
+            while alive.len() < max_alive
                 && let Some(i) = waiting.next()
             {
                 alive.push(i);
@@ -317,7 +317,7 @@ impl Sampler {
                     sequence.top.push(best.map(|(id, logit)| (id as u32, logit - log_sum)).collect());
                 }
                 sequence.stopped = req.stop_tokens.contains(&token) || stop(i, &sequence.tokens);
-                ended[slot] = sequence.stopped || sequence.tokens.len() == most;
+                ended[slot] = sequence.stopped || sequence.tokens.len() == max;
                 if !ended[slot] {
                     tokens.push(token);
                 }

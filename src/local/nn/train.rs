@@ -1,13 +1,13 @@
 //! Training of one LoRA model: runs batches, accumulates gradients, applies optimizer steps.
 
 use super::adam::{Adam, StepOutput};
-use super::joint::Joint;
+use super::example::Example;
 use super::layer::Rows;
 use super::lora::LoraSpec;
 use super::loss::Loss;
 use super::pass::{Model, Slope, Targets, Workspace};
+use super::sequence_loss::SequenceLoss;
 use super::weights::Weights;
-use crate::types::LossArray;
 use parking_lot::Mutex;
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -21,28 +21,6 @@ const GROUP_ROWS: (usize, usize) = (96, 256);
 /// Number of groups whose gradients exist at the same time before they are added up. It bounds memory, and is fixed so
 /// that the order of the sums does not depend on the number of threads.
 const WAVE: usize = 8;
-
-/// One training sequence. With `N` tokens and `k` targets per position, `targets` and `weights` are `[N, k]`
-/// row-major.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Example {
-    /// The input, `N` token ids.
-    pub tokens: Vec<u32>,
-    /// The tokens to predict after each input token.
-    pub targets: Vec<i64>,
-    /// Targets per position; 1 except for cross entropy against several candidates.
-    pub k: usize,
-    /// Weight of each target, for cross entropy; empty for the other losses.
-    pub weights: Vec<f32>,
-    /// Log-probability of each target when it was sampled; empty for cross entropy.
-    pub logprobs: Vec<f32>,
-    /// Advantage of each target; empty for cross entropy.
-    pub advantages: Vec<f32>,
-    /// Nonzero for targets that count in the ratio of their sequence, for GSPO; empty for the other losses.
-    pub mask: Vec<f32>,
-    /// Inputs of a custom loss besides the log-probabilities, in their declared order.
-    pub inputs: Vec<LossArray>,
-}
 
 /// Result of [`Trainer::run`].
 #[derive(Clone, Debug, PartialEq)]
@@ -189,11 +167,11 @@ impl Trainer {
 /// Cuts a batch into groups of whole sequences with the same number of targets per position.
 fn groups(batch: &[Example]) -> Vec<&[Example]> {
     let total: usize = batch.iter().map(|e| e.tokens.len()).sum();
-    let most = (total / 4).clamp(GROUP_ROWS.0, GROUP_ROWS.1);
+    let max = (total / 4).clamp(GROUP_ROWS.0, GROUP_ROWS.1);
     let mut groups = Vec::new();
     let (mut start, mut rows) = (0, 0);
     for (i, example) in batch.iter().enumerate() {
-        let full = rows + example.tokens.len() > most || example.k != batch[start].k;
+        let full = rows + example.tokens.len() > max || example.k != batch[start].k;
         if i > start && full {
             groups.push(&batch[start..i]);
             (start, rows) = (i, 0);
@@ -205,7 +183,7 @@ fn groups(batch: &[Example]) -> Vec<&[Example]> {
 }
 
 /// Index of a datum in its group, and why its loss cannot be used.
-type Misfit = (usize, String);
+type DatumError = (usize, String);
 
 /// Result of the pass of a group.
 struct GroupOutput {
@@ -223,7 +201,7 @@ fn run_group(
     loss: &Loss,
     workspace: &mut Workspace,
     grads: Option<&mut Vec<f32>>,
-) -> Result<GroupOutput, Misfit> {
+) -> Result<GroupOutput, DatumError> {
     let rows = Rows::new(group.iter().map(|e| e.tokens.len()));
     let k = group.first().map_or(1, |e| e.k);
     let ids: Vec<u32> = group.iter().flat_map(|e| &e.targets).map(|&id| id as u32).collect();
@@ -236,9 +214,9 @@ fn run_group(
     let token = |i: usize, lp: f32| loss.token(lp, old.get(i).copied().unwrap_or(0.0), factors[i]);
     let each = |i: usize, lp: f32| token(i, lp).1;
     // Losses of whole sequences, computed during the backward pass, or after a forward pass.
-    let found: RefCell<Option<Result<Vec<Joint>, Misfit>>> = RefCell::new(None);
-    let joint = |logprobs: &[f32]| {
-        let result = all_joint(group, loss, logprobs, true);
+    let found: RefCell<Option<Result<Vec<SequenceLoss>, DatumError>>> = RefCell::new(None);
+    let all_slopes = |logprobs: &[f32]| {
+        let result = sequence_losses(group, loss, logprobs, true);
         let slopes = match &result {
             Ok(all) => all.iter().flat_map(|it| &it.slopes).copied().collect(),
             Err(_) => vec![0.0; logprobs.len()],
@@ -246,7 +224,7 @@ fn run_group(
         found.replace(Some(result));
         slopes
     };
-    let slope = if loss.is_joint() { Slope::Joint(&joint) } else { Slope::Each(&each) };
+    let slope = if loss.is_sequence_loss() { Slope::Sequence(&all_slopes) } else { Slope::Each(&each) };
     let targets = Targets { ids: &ids, k, slope };
     let mut logprobs = vec![0.0; ids.len()];
     let tokens = group.iter().flat_map(|e| &e.tokens).copied();
@@ -259,17 +237,17 @@ fn run_group(
     let backward = buffer.is_some();
     workspace.targets(model, &rows, tokens, &targets, &mut logprobs, buffer);
     if let Some(i) = logprobs.iter().position(|lp| !lp.is_finite()) {
-        let (datum, target) = place(group, i);
+        let (datum, target) = datum_of_target(group, i);
         return Err((datum, format!("the log-probability of target {target} is {}", logprobs[i])));
     }
     let not_finite = |i: usize, what: &str, value: f64| {
-        let (datum, target) = place(group, i);
+        let (datum, target) = datum_of_target(group, i);
         (datum, format!("the {what} of target {target} is {value}, not a finite number"))
     };
     let mut metrics = BTreeMap::new();
     let mut loss_sum = 0.0;
-    if loss.is_joint() {
-        let all = found.take().unwrap_or_else(|| all_joint(group, loss, &logprobs, false))?;
+    if loss.is_sequence_loss() {
+        let all = found.take().unwrap_or_else(|| sequence_losses(group, loss, &logprobs, false))?;
         for (i, one) in all.iter().enumerate() {
             if !one.loss.is_finite() {
                 return Err((i, format!("the loss is {}, not a finite number", one.loss)));
@@ -300,14 +278,14 @@ fn run_group(
     if let Some(grads) = grads
         && !all_finite(grads)
     {
-        return Err(culprit(model, group, loss, workspace, grads));
+        return Err(failing_datum(model, group, loss, workspace, grads));
     }
     let logprobs = split(group, &logprobs).into_iter().map(<[f32]>::to_vec).collect();
     Ok(GroupOutput { loss_sum, logprobs, metrics })
 }
 
 /// Maps a target of a group to its datum and its index there.
-fn place(group: &[Example], mut i: usize) -> (usize, usize) {
+fn datum_of_target(group: &[Example], mut i: usize) -> (usize, usize) {
     for (datum, example) in group.iter().enumerate() {
         match i.checked_sub(example.targets.len()) {
             Some(rest) => i = rest,
@@ -318,13 +296,13 @@ fn place(group: &[Example], mut i: usize) -> (usize, usize) {
 }
 
 /// Finds the datum whose gradients are not finite, by running each one alone.
-fn culprit(
+fn failing_datum(
     model: &Model,
     group: &[Example],
     loss: &Loss,
     workspace: &mut Workspace,
     grads: &mut Vec<f32>,
-) -> Misfit {
+) -> DatumError {
     const PROBLEM: &str = "its gradients are not finite numbers";
     if group.len() == 1 {
         return (0, PROBLEM.into());
@@ -354,8 +332,13 @@ fn split<'a>(group: &[Example], mut rest: &'a [f32]) -> Vec<&'a [f32]> {
     own.collect()
 }
 
-fn all_joint(group: &[Example], loss: &Loss, logprobs: &[f32], backward: bool) -> Result<Vec<Joint>, Misfit> {
-    let one = |(i, (e, own))| loss.joint(e, own, backward).map_err(|it| (i, it));
+fn sequence_losses(
+    group: &[Example],
+    loss: &Loss,
+    logprobs: &[f32],
+    backward: bool,
+) -> Result<Vec<SequenceLoss>, DatumError> {
+    let one = |(i, (e, own))| loss.sequence_loss(e, own, backward).map_err(|it| (i, it));
     group.iter().zip(split(group, logprobs)).enumerate().map(one).collect()
 }
 

@@ -8,11 +8,12 @@ use crate::clock_text::rfc3339;
 use crate::types::{Checkpoint, CheckpointType, Cursor, SessionInfo, Timestamp, TrainingRun};
 use crate::wire::json::*;
 
-use super::super::checkpoint::{Found, Kind};
-use super::{Reply, State, refuse};
+use super::super::checkpoint::{Kind, SavedCheckpoint};
+use super::super::reply::{Reply, refuse};
+use super::State;
 
 /// Largest page.
-const MOST: usize = 1000;
+const MAX_PAGE: usize = 1000;
 
 /// Offset and limit of a page.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +27,7 @@ impl Window {
     pub(in crate::local) fn read(query: &str, limit: usize) -> Self {
         let number = |name: &str| self::query(query, name).and_then(|it| it.parse().ok());
         let limit: usize = number("limit").unwrap_or(limit);
-        Window { offset: number("offset").unwrap_or(0), limit: limit.clamp(1, MOST) }
+        Window { offset: number("offset").unwrap_or(0), limit: limit.clamp(1, MAX_PAGE) }
     }
 
     fn cut<T>(self, all: Vec<T>) -> (Vec<T>, Option<Cursor>) {
@@ -73,7 +74,7 @@ impl State {
         }
     }
 
-    fn run_of(&self, run_id: &str, found: &[Found]) -> Option<TrainingRun> {
+    fn run_of(&self, run_id: &str, found: &[SavedCheckpoint]) -> Option<TrainingRun> {
         let newest = |kind: Kind| {
             let of_kind = found.iter().filter(|it| it.meta.run_id == run_id && it.kind() == kind);
             of_kind.max_by(|a, b| a.meta.created.cmp(&b.meta.created))
@@ -84,12 +85,13 @@ impl State {
             (model.lora.rank, rfc3339(model.last_request), metadata, Some(model.base_model.clone()))
         });
         let (rank, used, metadata, name) = alive.or_else(|| {
-            let it = last.iter().flatten().max_by(|a, b| a.meta.created.cmp(&b.meta.created))?;
-            Some((it.meta.rank as u32, it.meta.created.clone(), BTreeMap::new(), it.meta.asked_as.clone()))
+            let newest = last.iter().flatten().max_by(|a, b| a.meta.created.cmp(&b.meta.created))?;
+            let meta = &newest.meta;
+            Some((meta.rank as u32, meta.created.clone(), BTreeMap::new(), meta.base_alias.clone()))
         })?;
         Some(TrainingRun {
             training_run_id: run_id.into(),
-            base_model: Some(self.names.or_own(name.as_deref()).into()),
+            base_model: Some(self.names.alias_or_own(name.as_deref()).into()),
             model_owner: Some("local".into()),
             is_lora: Some(true),
             corrupted: false,
@@ -152,27 +154,27 @@ fn time(time: &Option<Timestamp>) -> &str {
     time.as_ref().map_or("", Timestamp::as_str)
 }
 
-fn newest_first(found: &[Found]) -> Vec<Checkpoint> {
+fn newest_first(found: &[SavedCheckpoint]) -> Vec<Checkpoint> {
     let mut all: Vec<Checkpoint> = found.iter().map(describe).collect();
     all.sort_by(|a, b| (time(&b.time), &b.tinker_path).cmp(&(time(&a.time), &a.tinker_path)));
     all
 }
 
-fn describe(found: &Found) -> Checkpoint {
-    let Found { place, meta, size_bytes } = found;
+fn describe(found: &SavedCheckpoint) -> Checkpoint {
+    let SavedCheckpoint { checkpoint, meta, size_bytes } = found;
     Checkpoint {
-        checkpoint_id: format!("{}/{}", place.kind.segment(), place.name),
-        checkpoint_type: Some(match place.kind {
+        checkpoint_id: format!("{}/{}", checkpoint.kind.segment(), checkpoint.name),
+        checkpoint_type: Some(match checkpoint.kind {
             Kind::Training => CheckpointType::Training,
             Kind::Sampler => CheckpointType::Sampler,
             Kind::External => CheckpointType::External,
         }),
         time: meta.created.parse().ok(),
-        tinker_path: place.uri(),
+        tinker_path: checkpoint.uri(),
         size_bytes: Some(*size_bytes),
         public: meta.public,
         user_metadata: meta.user_metadata.clone().unwrap_or_default(),
-        expires_at: meta.end().map(Into::into),
+        expires_at: meta.expiry().map(Into::into),
     }
 }
 

@@ -8,15 +8,16 @@ use parking_lot::Mutex;
 use crate::types::SamplerKind;
 use crate::wire::json::*;
 
-use super::super::checkpoint::{Kind, Place};
-use super::super::engine::{Job, Work};
+use super::super::checkpoint::{CheckpointId, Kind};
 use super::super::feeds::{Feed, client_of};
+use super::super::job::{Job, Work};
+use super::super::reply::{Reply, refuse};
+use super::super::request_order::Seen;
 use super::super::sampling::{Sample, Slot, Weights};
-use super::super::turns::Seen;
-use super::{Inner, Reply, SamplerEntry, State, refuse};
+use super::{Inner, SamplerEntry, State};
 
 /// Limit of the clients of one sampler that have a feed.
-const MOST_FEEDS: usize = 4096;
+const MAX_FEEDS: usize = 4096;
 
 impl State {
     /// Saves a model's weights for sampling: under a name, or into a new sampling session.
@@ -47,7 +48,7 @@ impl State {
         let sampler_id = format!("{session_id}:sample:{number}");
         let taken = inner.samplers.contains_key(&sampler_id);
         let mut made = None;
-        let reply = self.submit_in(&mut inner, &model_id, request.seq_id, fingerprint, |model| {
+        let reply = self.submit_locked(&mut inner, &model_id, request.seq_id, fingerprint, |model| {
             if taken {
                 let error = format!("sampling_session_seq_id {number} was used for another request");
                 return Work::Refused { error };
@@ -97,10 +98,10 @@ impl State {
         }
         session.samplers.insert(number, fingerprint, &sampling_session_id);
         let (slot, name) = match checkpoint {
-            Some((place, meta)) => (self.load_slot(place), meta.asked_as),
+            Some((checkpoint, meta)) => (self.load_slot(checkpoint), meta.base_alias),
             None => (base_slot(), request.base_model),
         };
-        let base_model = self.names.or_own(name.as_deref()).to_string();
+        let base_model = self.names.alias_or_own(name.as_deref()).to_string();
         let entry = SamplerEntry::new(request.session_id, base_model, request.model_path, slot);
         inner.samplers.insert(sampling_session_id.clone(), entry);
         Ok(CreateSamplingSessionResponse { sampling_session_id })
@@ -165,7 +166,7 @@ impl State {
                 }
                 entry.slot.clone()
             }
-            (None, Some((place, _))) => self.load_slot(place),
+            (None, Some((checkpoint, _))) => self.load_slot(checkpoint),
             (None, None) => base_slot(),
         };
         let work = Work::Sample { slot, sample: Box::new(sample) };
@@ -191,9 +192,9 @@ impl State {
     }
 
     /// Slot of a checkpoint's weights. The load is queued before any sample that uses the slot.
-    fn load_slot(&self, place: Place) -> Slot {
+    fn load_slot(&self, checkpoint: CheckpointId) -> Slot {
         let slot = Slot::default();
-        self.enqueue("", [Job { ticket: None, work: Work::LoadSampler { slot: slot.clone(), place } }]);
+        self.enqueue("", [Job { ticket: None, work: Work::LoadSampler { slot: slot.clone(), checkpoint } }]);
         slot
     }
 }
@@ -219,8 +220,8 @@ impl Inner {
 
 impl SamplerEntry {
     fn feed(&mut self, client: u64) -> Reply<Arc<Feed>> {
-        if MOST_FEEDS <= self.feeds.len() && !self.feeds.contains_key(&client) {
-            return refuse(429, format!("more than {MOST_FEEDS} clients share this sampler"));
+        if MAX_FEEDS <= self.feeds.len() && !self.feeds.contains_key(&client) {
+            return refuse(429, format!("more than {MAX_FEEDS} clients share this sampler"));
         }
         Ok(self.feeds.entry(client).or_default().clone())
     }

@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 use crate::clock_text::rfc3339_micros;
 use crate::wire::json::FinishReason;
 
+use super::super::reply::{Reply, refuse};
 use super::super::trace::Trace;
 use super::lists::texts;
-use super::{End, Reply, Session, State, USER, refuse};
+use super::{End, Session, State, USER};
 
 /// Criteria of a search.
 #[derive(Debug, Deserialize)]
@@ -169,12 +170,12 @@ impl State {
         let next = next.map(|it| json!({"last_created_at": it.0, "last_session_id": it.1}));
         let sessions: Vec<Value> = found
             .into_iter()
-            .map(|(created, id, it)| {
+            .map(|(created, id, session)| {
                 let (count, bytes) = saved.get(id).copied().unwrap_or_default();
                 json!({
-                    "session_id": id, "created_at": created, "owner": USER, "project_id": it.project_id,
-                    "status": status(&it.end), "checkpoints_count": count, "checkpoint_storage_bytes": bytes,
-                    "display_name": it.display_name, "user_metadata": texts(it.user_metadata.clone()),
+                    "session_id": id, "created_at": created, "owner": USER, "project_id": session.project_id,
+                    "status": status(&session.end), "checkpoints_count": count, "checkpoint_storage_bytes": bytes,
+                    "display_name": session.display_name, "user_metadata": texts(session.user_metadata.clone()),
                 })
             })
             .collect();
@@ -206,7 +207,7 @@ impl State {
     fn trace_of(&self, session_id: &str) -> Reply<Arc<Trace>> {
         match self.inner.lock().sessions.get(session_id).map(|it| it.trace.clone()) {
             Some(Some(it)) => Ok(it),
-            Some(None) => refuse(404, format!("what session {session_id} did is no longer known")),
+            Some(None) => refuse(404, format!("the trace of session {session_id} is no longer kept")),
             None => refuse(404, format!("session {session_id} does not exist")),
         }
     }

@@ -35,7 +35,7 @@ fn everything(rank: usize) -> LoraSpec {
 }
 
 /// A trainer whose B matrices are not zero, so that no gradient is zero.
-fn stirred(config: &ModelConfig, rank: usize) -> Trainer {
+fn with_noise(config: &ModelConfig, rank: usize) -> Trainer {
     let mut trainer = Trainer::new(Arc::new(Weights::seeded(config, 1)), everything(rank));
     let mut noise = vec![0.0; trainer.model.params.len()];
     Rng::stream(8, 8).fill_uniform(&mut noise, 0.5 / rank as f64);

@@ -4,23 +4,23 @@ use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
 
+use super::example::Example;
 use super::loss::{Loss, clipped};
-use super::train::Example;
 use crate::types::LossArray;
 
 /// Limit of the values in all steps of a custom loss for one sequence: 32 MiB of values, and as much of gradients.
-const MOST_VALUES: usize = 1 << 22;
+const MAX_VALUES: usize = 1 << 22;
 
-/// Limit of these values for a custom loss that is computed while others are. A pass computes up to eight at a time, which
-/// without this limit would take 512 MiB.
-const MAX_CONCURRENT_VALUES: usize = MOST_VALUES / 8;
+/// Limit of these values for a custom loss that is computed while others are. A pass computes up to eight at a time,
+/// which without this limit would take 512 MiB.
+const MAX_CONCURRENT_VALUES: usize = MAX_VALUES / 8;
 
 /// Held while a custom loss beyond [`MAX_CONCURRENT_VALUES`] is computed, so that only one takes so much memory.
 static LARGE: Mutex<()> = Mutex::new(());
 
 /// Loss of a sequence.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Joint {
+pub(super) struct SequenceLoss {
     pub(super) loss: f64,
     /// Derivatives by the log-probabilities; empty without `backward`.
     pub(super) slopes: Vec<f32>,
@@ -33,7 +33,12 @@ impl Loss {
     ///
     /// # Errors
     /// A custom loss that cannot be computed for the sequence.
-    pub(super) fn joint(&self, e: &Example, logprobs: &[f32], backward: bool) -> Result<Joint, String> {
+    pub(super) fn sequence_loss(
+        &self,
+        e: &Example,
+        logprobs: &[f32],
+        backward: bool,
+    ) -> Result<SequenceLoss, String> {
         match self {
             Loss::Gspo { lo, hi } => Ok(gspo(e, logprobs, *lo, *hi)),
             Loss::Custom(graph) => {
@@ -46,31 +51,31 @@ impl Loss {
                     Ok(found) => found,
                     Err(_) => {
                         let _large_guard = LARGE.lock();
-                        graph.compute_within(inputs, MOST_VALUES)?
+                        graph.compute_within(inputs, MAX_VALUES)?
                     }
                 };
                 if !found.loss.is_finite() {
                     return Err(format!("the loss {} is {}", graph.name(), found.loss));
                 }
                 let slopes = found.gradient.iter().filter(|_| backward).map(|it| *it as f32).collect();
-                Ok(Joint { loss: found.loss, slopes, metrics: found.metrics.into_iter().collect() })
+                Ok(SequenceLoss { loss: found.loss, slopes, metrics: found.metrics.into_iter().collect() })
             }
-            _ => Err("this loss is one of each token".into()),
+            _ => Err("this loss has no form for whole sequences".into()),
         }
     }
 }
 
-fn gspo(e: &Example, logprobs: &[f32], lo: f64, hi: f64) -> Joint {
+fn gspo(e: &Example, logprobs: &[f32], lo: f64, hi: f64) -> SequenceLoss {
     let gap = |i: usize| f64::from(logprobs[i]) - f64::from(e.logprobs[i]);
     let counted: Vec<usize> = (0..logprobs.len()).filter(|i| e.mask[*i] != 0.0).collect();
     let mean = counted.iter().map(|i| gap(*i)).sum::<f64>() / counted.len().max(1) as f64;
-    let mut joint = Joint::default();
+    let mut total = SequenceLoss::default();
     for advantage in e.advantages.iter().map(|it| f64::from(*it)) {
         let (loss, slope) = clipped(mean, advantage, lo, hi);
-        joint.loss += loss;
-        joint.slopes.push(slope as f32);
+        total.loss += loss;
+        total.slopes.push(slope as f32);
     }
-    joint
+    total
 }
 
 #[cfg(test)]
@@ -106,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn gspo_slopes_like_its_difference_with_the_mean_held() {
+    fn the_derivative_of_gspo_agrees_with_a_difference_quotient_at_a_fixed_mean() {
         for lp in [[-1.0f32, -0.5, -2.0, -0.1], [-0.2, -0.3, -0.4, -0.5], [-3.0, -3.0, -3.0, -3.0]] {
             let e = example(&[-1.1, -0.9, -1.5, -0.7], &[1.0, -2.0, 0.5, 3.0], &[0.0, 1.0, 1.0, 0.5]);
             let (lo, hi) = (0.8, 1.2);
@@ -126,13 +131,13 @@ mod tests {
     }
 
     /// `sum((lp_i − lp_j)²)` over all pairs, with `n²` values in each of two steps.
-    fn pairs(n: usize) -> Result<Joint, String> {
-        let graph = LossGraph::trace("pairs", &[("logprobs", 1)], |it| {
-            (it.logprobs().unsqueeze(0) - it.logprobs().unsqueeze(1)).square().sum()
+    fn pairs(n: usize) -> Result<SequenceLoss, String> {
+        let graph = LossGraph::trace("pairs", &[("logprobs", 1)], |graph| {
+            (graph.logprobs().unsqueeze(0) - graph.logprobs().unsqueeze(1)).square().sum()
         });
         let loss = Loss::Custom(Arc::new(graph.expect("a graph")));
         let logprobs: Vec<f32> = (0..n).map(|i| -((i % 4) as f32)).collect();
-        loss.joint(&example(&logprobs, &[], &[]), &logprobs, true)
+        loss.sequence_loss(&example(&logprobs, &[], &[]), &logprobs, true)
     }
 
     #[test]
@@ -148,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn gspo_has_one_ratio_for_a_sequence_and_counts_only_the_mask_in_it() {
+    fn gspo_has_one_ratio_for_a_sequence_over_the_masked_tokens() {
         let e = example(&[-1.0, -1.0, -1.0], &[1.0, 1.0, 1.0], &[0.0, 1.0, 1.0]);
         let found = gspo(&e, &[-9.0, -0.5, -1.3], 0.0, 9.0);
         let ratio = f64::exp((0.5 - 0.3) / 2.0);

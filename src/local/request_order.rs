@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 /// Used request numbers, each with the fingerprint of the request and the id of its result. Bounded: the oldest are
 /// dropped.
 #[derive(Debug)]
-pub(super) struct Recent {
+pub(super) struct RecentRequests {
     ids: HashMap<u64, (u64, String)>,
     order: VecDeque<u64>,
-    most: usize,
+    max: usize,
 }
 
-/// What is known of a request number.
+/// State of a request number.
 #[derive(Debug, PartialEq)]
 pub(super) enum Seen {
     Never,
@@ -21,9 +21,9 @@ pub(super) enum Seen {
     Different,
 }
 
-impl Recent {
-    pub(super) fn new(most: usize) -> Self {
-        Recent { ids: HashMap::new(), order: VecDeque::new(), most }
+impl RecentRequests {
+    pub(super) fn new(max: usize) -> Self {
+        RecentRequests { ids: HashMap::new(), order: VecDeque::new(), max }
     }
 
     pub(super) fn seen(&self, number: u64, fingerprint: u64) -> Seen {
@@ -42,7 +42,7 @@ impl Recent {
         if self.ids.insert(number, (fingerprint, id.into())).is_none() {
             self.order.push_back(number);
         }
-        if self.most < self.order.len()
+        if self.max < self.order.len()
             && let Some(oldest) = self.order.pop_front()
         {
             self.ids.remove(&oldest);
@@ -52,19 +52,19 @@ impl Recent {
 
 /// Orders the requests of one model by their numbers; a request that arrives early waits (PROTOCOL §8.2).
 #[derive(Debug)]
-pub(super) struct Turns<J> {
+pub(super) struct RequestOrder<J> {
     next: u64,
     waiting: BTreeMap<u64, J>,
-    recent: Recent,
+    recent: RecentRequests,
 }
 
 /// Limit of requests of one model that wait for a missing one.
-pub(super) const MOST_WAITING: usize = 1024;
+pub(super) const MAX_WAITING: usize = 1024;
 
-impl<J> Turns<J> {
+impl<J> RequestOrder<J> {
     /// The first request has number 1.
     pub(super) fn new() -> Self {
-        Turns { next: 1, waiting: BTreeMap::new(), recent: Recent::new(4096) }
+        RequestOrder { next: 1, waiting: BTreeMap::new(), recent: RecentRequests::new(4096) }
     }
 
     /// Number of the request that can run next.
@@ -73,7 +73,7 @@ impl<J> Turns<J> {
     }
 
     pub(super) fn is_full(&self, number: u64) -> bool {
-        number != self.next && MOST_WAITING <= self.waiting.len()
+        number != self.next && MAX_WAITING <= self.waiting.len()
     }
 
     pub(super) fn seen(&self, number: u64, fingerprint: u64) -> Seen {
@@ -106,50 +106,50 @@ impl<J> Turns<J> {
 mod tests {
     use super::*;
 
-    fn arrive(turns: &mut Turns<u64>, number: u64) -> Vec<u64> {
-        assert_eq!(turns.seen(number, number), Seen::Never);
-        turns.arrive(number, number, &number.to_string(), number)
+    fn arrive(requests: &mut RequestOrder<u64>, number: u64) -> Vec<u64> {
+        assert_eq!(requests.seen(number, number), Seen::Never);
+        requests.arrive(number, number, &number.to_string(), number)
     }
 
     #[test]
-    fn requests_run_in_the_order_of_their_numbers_whatever_the_order_of_arrival() {
-        let mut turns = Turns::new();
+    fn requests_run_in_the_order_of_their_numbers() {
+        let mut requests = RequestOrder::new();
         for early in [2, 3, 5] {
-            assert!(arrive(&mut turns, early).is_empty());
+            assert!(arrive(&mut requests, early).is_empty());
         }
-        assert_eq!(arrive(&mut turns, 1), [1, 2, 3]);
-        assert_eq!(turns.next(), 4);
-        assert_eq!(turns.into_waiting().collect::<Vec<_>>(), [5]);
+        assert_eq!(arrive(&mut requests, 1), [1, 2, 3]);
+        assert_eq!(requests.next(), 4);
+        assert_eq!(requests.into_waiting().collect::<Vec<_>>(), [5]);
     }
 
     #[test]
-    fn a_repeated_request_is_known_and_another_under_its_number_is_not() {
-        let mut turns = Turns::new();
-        arrive(&mut turns, 1);
-        arrive(&mut turns, 3);
-        assert_eq!(turns.seen(1, 1), Seen::Same("1".into()));
-        assert_eq!(turns.seen(3, 3), Seen::Same("3".into()));
-        assert_eq!(turns.seen(1, 7), Seen::Different);
-        assert_eq!(turns.seen(0, 0), Seen::Different, "turn 0 is over");
+    fn a_repeated_request_is_recognised_and_another_request_with_its_number_is_not() {
+        let mut requests = RequestOrder::new();
+        arrive(&mut requests, 1);
+        arrive(&mut requests, 3);
+        assert_eq!(requests.seen(1, 1), Seen::Same("1".into()));
+        assert_eq!(requests.seen(3, 3), Seen::Same("3".into()));
+        assert_eq!(requests.seen(1, 7), Seen::Different);
+        assert_eq!(requests.seen(0, 0), Seen::Different, "number 0 is never used");
     }
 
     #[test]
-    fn what_was_forgotten_cannot_run_again() {
-        let mut turns = Turns::new();
+    fn a_forgotten_request_does_not_run_again() {
+        let mut requests = RequestOrder::new();
         for number in 1..=5000 {
-            arrive(&mut turns, number);
+            arrive(&mut requests, number);
         }
-        assert_eq!(turns.seen(5000, 5000), Seen::Same("5000".into()));
-        assert_eq!(turns.seen(1, 1), Seen::Different);
+        assert_eq!(requests.seen(5000, 5000), Seen::Same("5000".into()));
+        assert_eq!(requests.seen(1, 1), Seen::Different);
     }
 
     #[test]
-    fn a_gap_does_not_gather_requests_without_end() {
-        let mut turns = Turns::new();
-        for number in 2..2 + MOST_WAITING as u64 {
-            assert!(!turns.is_full(number));
-            arrive(&mut turns, number);
+    fn the_number_of_requests_that_wait_for_a_missing_one_is_bounded() {
+        let mut requests = RequestOrder::new();
+        for number in 2..2 + MAX_WAITING as u64 {
+            assert!(!requests.is_full(number));
+            arrive(&mut requests, number);
         }
-        assert!(turns.is_full(9999) && !turns.is_full(1));
+        assert!(requests.is_full(9999) && !requests.is_full(1));
     }
 }

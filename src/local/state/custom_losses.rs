@@ -8,15 +8,16 @@ use crate::types::{LossFn, LossGraph};
 use crate::wire::json::{CreateCustomLossRequest, UntypedFuture};
 
 use super::super::futures::Outcome;
-use super::super::turns::{Recent, Seen};
-use super::{Reply, State, future, refuse};
+use super::super::reply::{Reply, refuse};
+use super::super::request_order::{RecentRequests, Seen};
+use super::{State, future};
 
 /// Limit of the losses of one session.
-const MOST: usize = 256;
+const MAX_LOSSES: usize = 256;
 
 /// The custom losses of a session.
-pub(super) struct Losses {
-    requests: Recent,
+pub(super) struct CustomLosses {
+    requests: RecentRequests,
     all: Vec<Loss>,
 }
 
@@ -25,9 +26,9 @@ struct Loss {
     graph: Arc<LossGraph>,
 }
 
-impl Losses {
+impl CustomLosses {
     pub(super) fn new() -> Self {
-        Losses { requests: Recent::new(MOST), all: Vec::new() }
+        CustomLosses { requests: RecentRequests::new(MAX_LOSSES), all: Vec::new() }
     }
 }
 
@@ -63,8 +64,8 @@ impl State {
                 format!("the same loss already exists in this session, as {known}: use that one"),
             );
         }
-        if MOST <= losses.all.len() {
-            return refuse(400, format!("a session may make {MOST} custom losses"));
+        if MAX_LOSSES <= losses.all.len() {
+            return refuse(400, format!("a session may make {MAX_LOSSES} custom losses"));
         }
         let loss_id = format!("{id}:loss:{}", losses.all.len());
         let ticket = self.futures.create(None, None);
@@ -84,7 +85,7 @@ impl State {
         let LossFn::Custom { loss_id } = loss else { return Ok(None) };
         let inner = self.inner.lock();
         let session = inner.models.get(model_id).and_then(|it| inner.sessions.get(&it.session_id));
-        let found = session.and_then(|it| it.losses.all.iter().find(|it| it.id == *loss_id));
+        let found = session.and_then(|session| session.losses.all.iter().find(|loss| loss.id == *loss_id));
         match found {
             Some(it) => Ok(Some(it.graph.clone())),
             None => Err(format!(
@@ -96,7 +97,7 @@ impl State {
 
 fn read(request: &CreateCustomLossRequest) -> Result<LossGraph, String> {
     if request.graph.format != 1 {
-        return Err(format!("graph.format: {} is not known here, only 1", request.graph.format));
+        return Err(format!("graph.format: {} is not supported, only 1", request.graph.format));
     }
     let ranks: Vec<(&str, usize)> = request.inputs.iter().map(|it| (it.name.as_str(), it.rank)).collect();
     LossGraph::read(&request.name, &ranks, request.graph.nodes.clone()).map_err(|it| it.to_string())
