@@ -1,55 +1,108 @@
-//! Serves the engine that is built in, for programs in other languages and for more than one program at a time.
+//! Serves the embedded engine to programs in other languages, or to several programs at a time.
 //!
 //! ```text
-//! cargo run --release --features local --example serve [PORT] [--data DIR] [--alias NAME=MODEL]... [FLAG]...
+//! cargo run --release --features local --example serve -- --help
 //! ```
 //!
-//! Checkpoints are kept in DIR; without one they go with the server. A NAME is one more under which the MODEL
-//! `tinkex/nano` is offered, such as `Qwen/Qwen3-8B=tinkex/nano`, so that a program for the service runs as it is. Programs
-//! in Python that look a tokenizer up by the model's name find it if they are run with `HF_HUB_CACHE=DIR/hub` and
-//! `HF_HUB_OFFLINE=1`.
+//! It prints the address and the key as settings of the environment, one line each, and serves until it is killed, for
+//! example by Ctrl-C. If its standard input is a pipe, it also stops when the pipe is closed.
 //!
-//! A flag is the name of one that clients are told: `sample_use_retrieve_futures`, `sample_join_sampling_session`,
-//! `pjwt_auth_enabled`. All are off unless they are named.
-//!
-//! The first line that it prints is the address, the second the key, both as settings of the environment. It serves
-//! until it is killed, as by Ctrl-C; one that was started with a pipe as its input ends with that, too. Without `--data` a
-//! server that is killed leaves its temporary folder behind.
+//! With the data folder DIR, Python programs that look up a tokenizer by the model's name find it if they run with
+//! `HF_HUB_CACHE=DIR/hub` and `HF_HUB_OFFLINE=1`.
 
-#![allow(clippy::print_stdout, reason = "an example talks to a person")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
 use std::io::{Read, Write, stdin, stdout};
+use std::process::ExitCode;
 
 use tinkex::local::{Options, Server};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1).peekable();
-    let mut options = Options::default();
-    if let Some(port) = arguments.next_if(|it| !it.starts_with('-') && !it.contains('_')) {
-        options.port = port.parse().map_err(|it| format!("the port {port:?}: {it}"))?;
+const HELP: &str = "\
+Serves the embedded engine on 127.0.0.1.
+
+Usage: serve [PORT] [--data DIR] [--alias NAME=MODEL]... [FLAG]...
+
+  PORT                port to listen on; default: any free port
+  --data DIR          folder of the checkpoints; default: a temporary folder, removed at the end
+  --alias NAME=MODEL  another name of the model tinkex/nano, such as Qwen/Qwen3-8B=tinkex/nano
+  -h, --help          print this text
+
+Flags that clients are told, all off by default:
+  sample_use_retrieve_futures   wait for all samples of a sampler together
+  sample_join_sampling_session  request a client number for a shared sampler
+  pjwt_auth_enabled             exchange the key for a token
+
+The first two lines printed are TINKER_BASE_URL=... and TINKER_API_KEY=...
+Exit status: 0 after the end of input, 1 if the server cannot run, 2 for wrong arguments.
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> =
+        match std::env::args_os().skip(1).map(|argument| argument.into_string()).collect() {
+            Ok(arguments) => arguments,
+            Err(argument) => return fail(2, &format!("the argument {argument:?} is not valid UTF-8")),
+        };
+    if arguments.iter().any(|argument| argument == "-h" || argument == "--help") {
+        print!("{HELP}");
+        return ExitCode::SUCCESS;
     }
-    while let Some(flag) = arguments.next() {
-        let mut value = || arguments.next().ok_or(format!("{flag} needs a value"));
-        match flag.as_str() {
+    let options = match parse(arguments) {
+        Ok(options) => options,
+        Err(problem) => return fail(2, &format!("{problem}; see --help")),
+    };
+    #[cfg(unix)]
+    if options.data_dir.is_none() && !input_is_a_pipe() {
+        return run_in_a_child();
+    }
+    match serve(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(1, &error.to_string()),
+    }
+}
+
+fn fail(status: u8, problem: &str) -> ExitCode {
+    eprintln!("serve: {problem}");
+    ExitCode::from(status)
+}
+
+fn parse(arguments: Vec<String>) -> Result<Options, String> {
+    let mut arguments = arguments.into_iter();
+    let mut options = Options::default();
+    let mut has_port = false;
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+        match argument.as_str() {
             "--data" => options.data_dir = Some(value()?.into()),
             "--alias" => {
                 let value = value()?;
-                let (name, model) = value.split_once('=').ok_or("--alias needs NAME=MODEL")?;
+                let Some((name, model)) = value.split_once('=') else {
+                    return Err(format!("--alias needs NAME=MODEL, not {value:?}"));
+                };
                 options.aliases.insert(name.into(), model.into());
             }
             "sample_use_retrieve_futures" => options.sample_use_retrieve_futures = true,
             "sample_join_sampling_session" => options.sample_join_sampling_session = true,
             "pjwt_auth_enabled" => options.pjwt_auth_enabled = true,
-            _ => return Err(format!("there is no flag {flag:?}").into()),
+            port if !has_port && port.starts_with(|first: char| first.is_ascii_digit()) => {
+                has_port = true;
+                options.port =
+                    port.parse().map_err(|_| format!("the port {port:?} is not a number from 0 to 65535"))?;
+            }
+            unknown => return Err(format!("unknown argument {unknown:?}")),
         }
     }
+    Ok(options)
+}
+
+/// Serves until the process is killed, or until the end of the input if that is a pipe.
+fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let server = Server::start(options)?;
     println!("TINKER_BASE_URL={}", server.url());
     println!("TINKER_API_KEY={}", server.api_key());
-    // Whoever reads this through a pipe waits for it.
+    // A program that reads these lines through a pipe waits for them.
     stdout().flush()?;
     if !input_is_a_pipe() {
-        // A terminal may stop whoever reads from it in the background, and a service has no input.
+        // Do not read from a terminal, which would stop a background job; a service may have no input at all.
         loop {
             std::thread::park();
         }
@@ -60,10 +113,32 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+/// Runs the server in a child process that stops at the end of its input, so that the temporary folder is removed even
+/// if this process is killed. The child has its own process group and does not receive the terminal's Ctrl-C.
+#[cfg(unix)]
+fn run_in_a_child() -> ExitCode {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio};
+
+    let spawned = std::env::current_exe().and_then(|program| {
+        Command::new(program).args(std::env::args_os().skip(1)).stdin(Stdio::piped()).process_group(0).spawn()
+    });
+    let mut child = match spawned {
+        Ok(child) => child,
+        Err(error) => return fail(1, &format!("cannot start the server's process: {error}")),
+    };
+    // `wait` closes the child's input unless it is taken out; the end of this process closes it.
+    let _input = child.stdin.take();
+    match child.wait() {
+        Ok(status) => ExitCode::from(status.code().and_then(|code| code.try_into().ok()).unwrap_or(1)),
+        Err(error) => fail(1, &format!("cannot wait for the server's process: {error}")),
+    }
+}
+
 #[cfg(unix)]
 fn input_is_a_pipe() -> bool {
     use std::os::unix::fs::FileTypeExt;
-    std::fs::metadata("/dev/stdin").is_ok_and(|it| it.file_type().is_fifo())
+    std::fs::metadata("/dev/stdin").is_ok_and(|input| input.file_type().is_fifo())
 }
 
 #[cfg(not(unix))]

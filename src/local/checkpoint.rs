@@ -1,17 +1,17 @@
-//! Checkpoints on disk: one PEFT adapter folder each, which vLLM and PEFT can load, with what the engine needs besides.
+//! Checkpoints on disk: one PEFT adapter folder each, which vLLM and PEFT can load, plus files of the engine.
 //!
 //! ```text
 //! <data folder>/<run>/weights/<name>/            adapter_config.json  adapter_model.safetensors
 //!                                                optimizer.safetensors  tinkex.json
 //! <data folder>/<run>/sampler_weights/<name>/    the same without the optimizer
-//! <data folder>/<run>/external_weights/<name>/   likewise, to be fetched
+//! <data folder>/<run>/external_weights/<name>/   likewise, to be downloaded
 //! ```
-//! A folder appears whole or not at all: it is written under another name, and its name is given to it when all of it is
-//! on the disk. A checkpoint that replaces another exchanges names with it in one step, so that whoever reads finds the old
-//! one or the new one, and so does the next engine if this one is killed. Where the system cannot do that it takes two
-//! steps, between which readers wait; the next engine undoes the first if the second is missing.
+//! A folder appears completely or not at all: it is written under a temporary name and renamed once all of it is on
+//! the disk. A checkpoint that replaces another one exchanges names with it in one step, so that readers, and the next
+//! engine if this one is killed, find either the old or the new one. Where the system cannot exchange names this takes
+//! two steps, between which readers wait; the next engine undoes the first step if the second is missing.
 //!
-//! What is no checkpoint (drafts, the lock that keeps a second engine off the folder) is in `<data folder>/.tinkex`.
+//! Temporary folders, and the lock that excludes a second engine, are in `<data folder>/.tinkex`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,25 +26,25 @@ use serde_json::json;
 
 use super::nn::LoraSpec;
 use crate::clock_text::{parse_rfc3339, rfc3339};
-use disk::{Aside, exchange, sync_folder, write_file};
+use disk::{TempPath, exchange, sync_folder, write_file};
 use lease::Lease;
 
 mod disk;
 mod lease;
 
-/// The strength of an adapter is this over its rank: how the network reads it, and so what PEFT must be told.
+/// The adapter is scaled by this value over its rank, in the network and in the configuration for PEFT.
 const ALPHA: f64 = 32.0;
 pub(super) const ADAPTER: &str = "adapter_model.safetensors";
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 const META: &str = "tinkex.json";
 const CONFIG: &str = "adapter_config.json";
-/// How often a checkpoint is looked at again that was replaced meanwhile.
-const MOST_LOOKS: usize = 100;
+/// Number of attempts to read a checkpoint that is being replaced.
+const MAX_ATTEMPTS: usize = 100;
 
-/// Name and content of one file of a checkpoint.
+/// Name and content of a file of a checkpoint.
 type NamedFile = (String, Vec<u8>);
 
-/// What a checkpoint holds.
+/// Kind of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Training,
@@ -64,27 +64,29 @@ impl Kind {
     }
 }
 
-/// Which checkpoint.
+/// Id of a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Place {
+pub(super) struct CheckpointId {
     pub(super) run_id: String,
     pub(super) kind: Kind,
     pub(super) name: String,
 }
 
-impl Place {
-    /// The checkpoint of a run under a name, if both could be names of folders.
+impl CheckpointId {
+    /// The id of a checkpoint, if the run id and the name are valid folder names.
     pub(super) fn new(run_id: &str, kind: Kind, name: &str) -> Result<Self, String> {
         if !is_name(name) {
-            return Err(format!("{name:?} is no name for a checkpoint: use 1 to 255 of A-Z a-z 0-9 _ . -"));
+            return Err(format!(
+                "{name:?} is not a valid checkpoint name: use 1 to 255 of A-Z a-z 0-9 _ . -"
+            ));
         }
         if !is_name(&run_id.replace(':', "_")) {
-            return Err(format!("{run_id:?} is no id of a training run"));
+            return Err(format!("{run_id:?} is not a valid id of a training run"));
         }
-        Ok(Place { run_id: run_id.into(), kind, name: name.into() })
+        Ok(CheckpointId { run_id: run_id.into(), kind, name: name.into() })
     }
 
-    /// The address of this checkpoint.
+    /// The `tinker://` path of this checkpoint.
     pub(super) fn uri(&self) -> String {
         format!("tinker://{}/{}/{}", self.run_id, self.kind.segment(), self.name)
     }
@@ -92,23 +94,23 @@ impl Place {
 
 fn is_name(text: &str) -> bool {
     let good = |it: u8| it.is_ascii_alphanumeric() || b"_.-".contains(&it);
-    // The two names that mean folders themselves are not among them.
+    // `.` and `..` are not allowed.
     (1..=255).contains(&text.len()) && text.bytes().all(good) && text.bytes().any(|it| it != b'.')
 }
 
-/// What `tinkex.json` says of a checkpoint.
+/// Content of `tinkex.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Meta {
     pub(super) format: u32,
-    /// Tells this save from all others under its name.
+    /// Random number of this save, different from that of all other saves under this name.
     pub(super) save_id: u64,
     pub(super) run_id: String,
     pub(super) base_model: String,
-    /// The other name under which the base model was asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) asked_as: Option<String>,
-    /// The seed of the base model, whose weights the adapter belongs to.
+    /// Alias of the base model in the request, if one was used.
+    #[serde(rename = "asked_as", skip_serializing_if = "Option::is_none")]
+    pub(super) base_alias: Option<String>,
+    /// Seed of the base model that the adapter was trained on.
     pub(super) base_seed: u64,
     pub(super) rank: usize,
     pub(super) seed: u64,
@@ -119,24 +121,24 @@ pub(super) struct Meta {
     pub(super) created: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ttl_seconds: Option<u64>,
-    /// RFC 3339: when it may go, if that was said after it was saved.
+    /// RFC 3339: time of expiry, if it was set after the save.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) expires: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) user_metadata: Option<BTreeMap<String, String>>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) public: bool,
-    /// Of a copy: the project it was made for …
+    /// Of a copy: its project.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) project_id: Option<String>,
-    /// … and what it is a copy of.
+    /// Of a copy: the path of its source.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) copy_of: Option<String>,
 }
 
 impl Meta {
-    /// When it may go.
-    pub(super) fn end(&self) -> Option<SystemTime> {
+    /// Time of expiry.
+    pub(super) fn expiry(&self) -> Option<SystemTime> {
         match (&self.expires, self.ttl_seconds) {
             (Some(it), _) => parse_rfc3339(it),
             (None, Some(it)) => parse_rfc3339(&self.created)?.checked_add(Duration::from_secs(it)),
@@ -144,8 +146,8 @@ impl Meta {
         }
     }
 
-    fn is_over(&self, now: SystemTime) -> bool {
-        self.end().is_some_and(|it| it <= now)
+    fn is_expired(&self, now: SystemTime) -> bool {
+        self.expiry().is_some_and(|it| it <= now)
     }
 
     pub(super) fn spec(&self) -> LoraSpec {
@@ -158,9 +160,9 @@ impl Meta {
         }
     }
 
-    /// What `tinkex.json` holds.
-    fn text(&self) -> Result<Vec<u8>, Problem> {
-        let text = serde_json::to_string_pretty(self).map_err(|it| Problem::Disk(it.to_string()))?;
+    /// Content of `tinkex.json`.
+    fn text(&self) -> Result<Vec<u8>, StoreError> {
+        let text = serde_json::to_string_pretty(self).map_err(|it| StoreError::Disk(it.to_string()))?;
         Ok((text + "\n").into_bytes())
     }
 
@@ -184,87 +186,87 @@ impl Meta {
     }
 }
 
-/// Why a checkpoint could not be saved or read.
+/// Reason for which a checkpoint cannot be saved or read.
 #[derive(Debug)]
-pub(super) enum Problem {
+pub(super) enum StoreError {
     Missing(String),
     Exists(String),
-    /// The disk; the text names the path.
+    /// An error of the disk; the text names the path.
     Disk(String),
 }
 
-impl Problem {
+impl StoreError {
     pub(super) fn text(self) -> String {
         match self {
-            Problem::Missing(it) | Problem::Exists(it) | Problem::Disk(it) => it,
+            StoreError::Missing(it) | StoreError::Exists(it) | StoreError::Disk(it) => it,
         }
     }
 }
 
-fn disk(path: &Path, doing: &str, error: &io::Error) -> Problem {
-    Problem::Disk(format!("cannot {doing} {}: {error}", path.display()))
+fn disk(path: &Path, doing: &str, error: &io::Error) -> StoreError {
+    StoreError::Disk(format!("cannot {doing} {}: {error}", path.display()))
 }
 
-/// The folder of all checkpoints, which no other engine uses meanwhile.
+/// The folder of all checkpoints, locked against other engines.
 #[derive(Debug)]
 pub(super) struct Store {
     root: PathBuf,
     lease: Lease,
-    /// Held while a name is looked at and changed, so that what is changed is what was looked at. Nothing but names and
-    /// descriptions is read and written meanwhile: never weights, and nothing that waits for the disk.
+    /// Held while a name is checked and changed. Only names and descriptions are read and written under it: no
+    /// weights, and nothing that syncs.
     names: Mutex<()>,
-    /// Whether names can be exchanged in one step here, as far as is known.
-    exchanges: AtomicBool,
+    /// Cleared when the file system turns out to be unable to exchange two names.
+    can_exchange: AtomicBool,
 }
 
 impl Store {
-    /// Takes a folder, which is made if it is not there. What an earlier engine left half done is cleared.
+    /// Opens a folder, creating it if necessary, and removes what an earlier engine left unfinished.
     ///
     /// # Errors
     /// Another engine uses the folder, or it cannot be written to.
     pub(super) fn open(root: PathBuf) -> Result<Self, String> {
         let lease = Lease::take(&root)?;
-        Ok(Store { root, lease, names: Mutex::new(()), exchanges: AtomicBool::new(true) })
+        Ok(Store { root, lease, names: Mutex::new(()), can_exchange: AtomicBool::new(true) })
     }
 
-    fn folder(&self, place: &Place) -> PathBuf {
-        self.root.join(within(place))
+    fn folder(&self, checkpoint: &CheckpointId) -> PathBuf {
+        self.root.join(relative_path(checkpoint))
     }
 
-    /// A folder for what need not outlive this engine.
+    /// Folder for files that need not outlive this engine.
     pub(super) fn scratch(&self) -> PathBuf {
         self.lease.drafts()
     }
 
-    /// Where a folder can be written, or left to be deleted. Unique, whoever had such a number before.
-    fn aside(&self) -> Aside {
-        Aside(self.lease.drafts().join(format!("{:016x}", fastrand::u64(..))))
+    /// A new path for a draft, or for a folder that is to be deleted. Unique among all runs of the engine.
+    fn temp_path(&self) -> TempPath {
+        TempPath(self.lease.drafts().join(format!("{:016x}", fastrand::u64(..))))
     }
 
-    /// Saves a checkpoint: its files besides the two that describe it. All of it is on the disk when this returns.
+    /// Saves a checkpoint: the given files and the two that describe it. All of it is on the disk when this returns.
     pub(super) fn save(
         &self,
-        place: &Place,
+        checkpoint: &CheckpointId,
         meta: &Meta,
         files: &[(&str, Vec<u8>)],
         overwrite: bool,
-    ) -> Result<(), Problem> {
-        let folder = self.folder(place);
+    ) -> Result<(), StoreError> {
+        let folder = self.folder(checkpoint);
         let now = SystemTime::now();
-        // One whose time is over is there no longer, though its folder may be.
-        let taken = || !overwrite && folder.exists() && !is_over(&folder, now);
-        // Only the verb that saves states has such an option.
-        let hint = match place.kind {
+        // An expired checkpoint counts as missing, though its folder may still exist.
+        let taken = || !overwrite && folder.exists() && !is_expired(&folder, now);
+        // Only `save_weights` has the option to overwrite.
+        let hint = match checkpoint.kind {
             Kind::Training => "save with overwrite to replace it",
             Kind::Sampler | Kind::External => "delete it or take another name",
         };
-        let exists = || Problem::Exists(format!("{} already exists; {hint}", place.uri()));
-        // Asked again when nothing can come between; this saves writing what cannot be kept.
-        if !overwrite && description(&folder).is_some_and(|it| !it.is_over(now)) {
+        let exists = || StoreError::Exists(format!("{} already exists; {hint}", checkpoint.uri()));
+        // Checked again under the lock; this check avoids writing files that cannot be kept.
+        if !overwrite && meta_in(&folder).is_some_and(|it| !it.is_expired(now)) {
             return Err(exists());
         }
         let meta = Meta { save_id: fastrand::u64(1..), ..meta.clone() };
-        let draft = self.aside();
+        let draft = self.temp_path();
         write_folder(&draft.0, &meta, files)?;
         let parent = folder.parent().unwrap_or(&self.root);
         fs::create_dir_all(parent).map_err(|it| disk(parent, "create", &it))?;
@@ -273,27 +275,27 @@ impl Store {
             if taken() {
                 return Err(exists());
             }
-            self.give_name(&draft, place).map_err(|it| disk(&folder, "write", &it))?;
+            self.rename_draft(&draft, checkpoint).map_err(|it| disk(&folder, "write", &it))?;
         }
-        // Its name, and those of the folders around it, which may be new.
+        // Sync the new name and those of the parent folders, which may be new.
         self.sync(&folder)
-        // What it replaced goes with the draft, whose name it has now.
+        // The replaced checkpoint now has the draft's path and is deleted with the draft.
     }
 
-    /// Gives a draft its name; what had that name has the draft's afterwards.
-    fn give_name(&self, draft: &Aside, place: &Place) -> io::Result<()> {
-        let folder = self.folder(place);
+    /// Renames a draft to the name of a checkpoint; an existing checkpoint gets the path of the draft.
+    fn rename_draft(&self, draft: &TempPath, checkpoint: &CheckpointId) -> io::Result<()> {
+        let folder = self.folder(checkpoint);
         if fs::symlink_metadata(&folder).is_err() {
             return fs::rename(&draft.0, &folder);
         }
-        if self.exchanges.load(Ordering::Relaxed) {
+        if self.can_exchange.load(Ordering::Relaxed) {
             if exchange(&draft.0, &folder)? {
                 return Ok(());
             }
-            self.exchanges.store(false, Ordering::Relaxed);
+            self.can_exchange.store(false, Ordering::Relaxed);
         }
-        // In two steps. If only the first is done, the next engine takes it back.
-        let moved = self.lease.moved().join(within(place));
+        // Rename in two steps. If only the first is done, the next engine undoes it.
+        let moved = self.lease.moved().join(relative_path(checkpoint));
         disk::remove(&moved);
         fs::create_dir_all(moved.parent().unwrap_or(&self.root))?;
         fs::rename(&folder, &moved)?;
@@ -303,56 +305,56 @@ impl Store {
         fs::rename(&moved, &draft.0)
     }
 
-    /// Brings the name of a checkpoint to the disk, and the names of the folders around it.
-    fn sync(&self, folder: &Path) -> Result<(), Problem> {
+    /// Syncs the name of a checkpoint and those of its parent folders.
+    fn sync(&self, folder: &Path) -> Result<(), StoreError> {
         let around = folder.ancestors().skip(1).take_while(|it| it.starts_with(&self.root));
-        for it in around {
-            sync_folder(it).map_err(|error| disk(it, "sync", &error))?;
+        for folder in around {
+            sync_folder(folder).map_err(|error| disk(folder, "sync", &error))?;
         }
         Ok(())
     }
 
-    /// What a checkpoint says of itself.
-    pub(super) fn meta(&self, place: &Place) -> Result<Meta, Problem> {
-        let meta = match self.read_meta(place) {
-            // Between the two steps of a replacement it seems to be missing.
-            Err(Problem::Missing(_)) if !self.exchanges.load(Ordering::Relaxed) => {
+    /// Reads the description of a checkpoint.
+    pub(super) fn meta(&self, checkpoint: &CheckpointId) -> Result<Meta, StoreError> {
+        let meta = match self.read_meta(checkpoint) {
+            // It may be between the two steps of a replacement.
+            Err(StoreError::Missing(_)) if !self.can_exchange.load(Ordering::Relaxed) => {
                 let _names = self.names.lock();
-                self.read_meta(place)?
+                self.read_meta(checkpoint)?
             }
             read => read?,
         };
-        match meta.is_over(SystemTime::now()) {
-            true => Err(Problem::Missing(format!("{} does not exist: its time is over", place.uri()))),
-            false => Ok(meta),
+        if meta.is_expired(SystemTime::now()) {
+            return Err(StoreError::Missing(format!("{} does not exist: it has expired", checkpoint.uri())));
         }
+        Ok(meta)
     }
 
-    fn read_meta(&self, place: &Place) -> Result<Meta, Problem> {
-        let bytes = self.read_file(place, META)?;
+    fn read_meta(&self, checkpoint: &CheckpointId) -> Result<Meta, StoreError> {
+        let bytes = self.read_file(checkpoint, META)?;
         serde_json::from_slice(&bytes)
-            .map_err(|it| Problem::Disk(format!("{}: {it}", self.folder(place).join(META).display())))
+            .map_err(|it| StoreError::Disk(format!("{}: {it}", self.folder(checkpoint).join(META).display())))
     }
 
-    /// Reads some of a checkpoint, all from one save: if it is replaced meanwhile it is read again.
+    /// Reads parts of a checkpoint, all from one save: if it is replaced meanwhile, `read` runs again.
     fn consistent<T>(
         &self,
-        place: &Place,
-        read: impl Fn() -> Result<T, Problem>,
-    ) -> Result<(Meta, T), Problem> {
-        for _ in 0..MOST_LOOKS {
-            let meta = self.meta(place)?;
+        checkpoint: &CheckpointId,
+        read: impl Fn() -> Result<T, StoreError>,
+    ) -> Result<(Meta, T), StoreError> {
+        for _ in 0..MAX_ATTEMPTS {
+            let meta = self.meta(checkpoint)?;
             let found = read();
-            if self.meta(place)?.save_id == meta.save_id {
+            if self.meta(checkpoint)?.save_id == meta.save_id {
                 return found.map(|it| (meta, it));
             }
         }
-        Err(Problem::Disk(format!("{} is replaced faster than it can be read", place.uri())))
+        Err(StoreError::Disk(format!("{} is replaced faster than it can be read", checkpoint.uri())))
     }
 
-    /// The names of the files that a checkpoint is made of, without the engine's own description.
-    fn file_names(&self, place: &Place) -> Result<Vec<String>, Problem> {
-        let folder = self.folder(place);
+    /// Names of the files of a checkpoint, without the engine's own description.
+    fn file_names(&self, checkpoint: &CheckpointId) -> Result<Vec<String>, StoreError> {
+        let folder = self.folder(checkpoint);
         let entries = fs::read_dir(&folder).map_err(|it| disk(&folder, "read", &it))?;
         let names = entries.flatten().filter_map(|it| it.file_name().into_string().ok());
         let mut names: Vec<String> = names.filter(|it| it != META && !it.starts_with('.')).collect();
@@ -360,29 +362,33 @@ impl Store {
         Ok(names)
     }
 
-    /// Those names, and which save they are of.
-    pub(super) fn files(&self, place: &Place) -> Result<(Meta, Vec<String>), Problem> {
-        self.consistent(place, || self.file_names(place))
+    /// The description and the file names of a checkpoint.
+    pub(super) fn files(&self, checkpoint: &CheckpointId) -> Result<(Meta, Vec<String>), StoreError> {
+        self.consistent(checkpoint, || self.file_names(checkpoint))
     }
 
-    /// Some files of a checkpoint, with its description.
-    pub(super) fn read(&self, place: &Place, files: &[&str]) -> Result<(Meta, Vec<Vec<u8>>), Problem> {
-        self.consistent(place, || files.iter().map(|it| self.read_file(place, it)).collect())
+    /// The description and some files of a checkpoint.
+    pub(super) fn read(
+        &self,
+        checkpoint: &CheckpointId,
+        files: &[&str],
+    ) -> Result<(Meta, Vec<Vec<u8>>), StoreError> {
+        self.consistent(checkpoint, || files.iter().map(|it| self.read_file(checkpoint, it)).collect())
     }
 
-    /// All files of a checkpoint with their names, and its description.
-    fn read_all(&self, place: &Place) -> Result<(Meta, Vec<NamedFile>), Problem> {
-        self.consistent(place, || {
-            let names = self.file_names(place)?.into_iter();
-            names.map(|it| self.read_file(place, &it).map(|bytes| (it, bytes))).collect()
+    /// The description and all files of a checkpoint.
+    fn read_all(&self, checkpoint: &CheckpointId) -> Result<(Meta, Vec<NamedFile>), StoreError> {
+        self.consistent(checkpoint, || {
+            let names = self.file_names(checkpoint)?.into_iter();
+            names.map(|it| self.read_file(checkpoint, &it).map(|bytes| (it, bytes))).collect()
         })
     }
 
-    /// All those files in one, as tar writes them, and which save they are of.
-    pub(super) fn archive(&self, place: &Place) -> Result<(Meta, Vec<u8>), Problem> {
+    /// The description and all files of a checkpoint as a tar archive.
+    pub(super) fn archive(&self, checkpoint: &CheckpointId) -> Result<(Meta, Vec<u8>), StoreError> {
         let mut archive = tar::Builder::new(Vec::new());
-        let failed = |it: &io::Error| Problem::Disk(format!("cannot archive {}: {it}", place.uri()));
-        let (meta, files) = self.read_all(place)?;
+        let failed = |it: &io::Error| StoreError::Disk(format!("cannot archive {}: {it}", checkpoint.uri()));
+        let (meta, files) = self.read_all(checkpoint)?;
         for (name, bytes) in files {
             let mut header = tar::Header::new_ustar();
             header.set_size(bytes.len() as u64);
@@ -392,110 +398,120 @@ impl Store {
         Ok((meta, archive.into_inner().map_err(|it| failed(&it))?))
     }
 
-    /// All files of a checkpoint under another name, described anew.
+    /// Copies all files of a checkpoint to another name, with a changed description.
     pub(super) fn copy(
         &self,
-        from: &Place,
-        to: &Place,
+        from: &CheckpointId,
+        to: &CheckpointId,
         describe: impl FnOnce(Meta) -> Meta,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), StoreError> {
         let (meta, files) = self.read_all(from)?;
         let files = files.iter().filter(|it| it.0 != CONFIG);
         let files: Vec<(&str, Vec<u8>)> = files.map(|(name, it)| (name.as_str(), it.clone())).collect();
         self.save(to, &describe(meta), &files, false)
     }
 
-    /// Notes in its description whether everyone may read a checkpoint. That it is so already is an error.
-    pub(super) fn publish(&self, place: &Place, public: bool) -> Result<(), Problem> {
-        self.describe(place, |meta| {
+    /// Makes a checkpoint public or private. It is an error if it is so already.
+    pub(super) fn publish(&self, checkpoint: &CheckpointId, public: bool) -> Result<(), StoreError> {
+        self.update_meta(checkpoint, |meta| {
             if meta.public == public {
                 let state = if public { "public" } else { "private" };
-                return Err(Problem::Exists(format!("{} is {state} already", place.uri())));
+                return Err(StoreError::Exists(format!("{} is {state} already", checkpoint.uri())));
             }
             meta.public = public;
             Ok(())
         })
     }
 
-    /// Deletes the checkpoints whose time is over; returns their addresses. One that was replaced meanwhile stays.
+    /// Deletes expired checkpoints; returns their paths. One that was replaced meanwhile stays.
     pub(super) fn sweep(&self, now: SystemTime) -> Vec<String> {
-        let all = self.everything().into_iter().filter(|it| it.meta.is_over(now));
-        let gone = |it: &Found| matches!(self.take_away(&it.place, |it| is_over(it, now)), Ok(true));
-        all.filter(gone).map(|it| it.place.uri()).collect()
+        let all = self.all_with_expired().into_iter().filter(|it| it.meta.is_expired(now));
+        let gone = |it: &SavedCheckpoint| {
+            matches!(self.delete_if(&it.checkpoint, |it| is_expired(it, now)), Ok(true))
+        };
+        all.filter(gone).map(|it| it.checkpoint.uri()).collect()
     }
 
-    /// One file of a checkpoint.
-    fn read_file(&self, place: &Place, file: &str) -> Result<Vec<u8>, Problem> {
-        let path = self.folder(place).join(file);
-        fs::read(&path).map_err(|it| match it.kind() {
+    /// Reads one file of a checkpoint.
+    fn read_file(&self, checkpoint: &CheckpointId, file: &str) -> Result<Vec<u8>, StoreError> {
+        let path = self.folder(checkpoint).join(file);
+        fs::read(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound if file == OPTIMIZER => {
-                Problem::Missing(format!("{} holds no optimizer state", place.uri()))
+                StoreError::Missing(format!("{} holds no optimizer state", checkpoint.uri()))
             }
-            io::ErrorKind::NotFound => Problem::Missing(format!("{} does not exist", place.uri())),
-            _ => disk(&path, "read", &it),
+            io::ErrorKind::NotFound => StoreError::Missing(format!("{} does not exist", checkpoint.uri())),
+            _ => disk(&path, "read", &error),
         })
     }
 
-    /// All checkpoints. What cannot be read is none, and neither is what should have been deleted.
-    pub(super) fn all(&self) -> Vec<Found> {
+    /// All checkpoints that can be read and have not expired.
+    pub(super) fn all(&self) -> Vec<SavedCheckpoint> {
         let now = SystemTime::now();
-        self.everything().into_iter().filter(|it| !it.meta.is_over(now)).collect()
+        self.all_with_expired().into_iter().filter(|it| !it.meta.is_expired(now)).collect()
     }
 
-    fn everything(&self) -> Vec<Found> {
+    fn all_with_expired(&self) -> Vec<SavedCheckpoint> {
         let runs = folders(&self.root).filter(|it| it != self.lease.folder());
-        runs.flat_map(|run| self.within(&run)).collect()
+        runs.flat_map(|run| self.checkpoints_in(&run)).collect()
     }
 
     /// The checkpoints of a run.
-    pub(super) fn of_run(&self, run_id: &str) -> Vec<Found> {
-        let Ok(place) = Place::new(run_id, Kind::Training, "any") else { return Vec::new() };
-        let folder = self.folder(&place);
+    pub(super) fn of_run(&self, run_id: &str) -> Vec<SavedCheckpoint> {
+        let Ok(checkpoint) = CheckpointId::new(run_id, Kind::Training, "any") else { return Vec::new() };
+        let folder = self.folder(&checkpoint);
         let run = folder.ancestors().nth(2).unwrap_or(&self.root);
         let now = SystemTime::now();
-        let here = |it: &Found| it.meta.run_id == run_id && !it.meta.is_over(now);
-        self.within(run).into_iter().filter(here).collect()
+        let here = |it: &SavedCheckpoint| it.meta.run_id == run_id && !it.meta.is_expired(now);
+        self.checkpoints_in(run).into_iter().filter(here).collect()
     }
 
     /// The checkpoints in the folder of a run.
-    fn within(&self, run: &Path) -> Vec<Found> {
+    fn checkpoints_in(&self, run: &Path) -> Vec<SavedCheckpoint> {
         let kinds = Kind::ALL.into_iter();
         let places = kinds.flat_map(|kind| folders(&run.join(kind.segment())).map(move |it| (kind, it)));
         places.filter_map(|(kind, folder)| self.found(kind, &folder)).collect()
     }
 
-    fn found(&self, kind: Kind, folder: &Path) -> Option<Found> {
-        let meta = description(folder)?;
-        let place = Place::new(&meta.run_id, kind, folder.file_name()?.to_str()?).ok()?;
+    fn found(&self, kind: Kind, folder: &Path) -> Option<SavedCheckpoint> {
+        let meta = meta_in(folder)?;
+        let checkpoint = CheckpointId::new(&meta.run_id, kind, folder.file_name()?.to_str()?).ok()?;
         let files = fs::read_dir(folder).ok()?.flatten();
         let size_bytes = files.filter_map(|it| Some(it.metadata().ok()?.len())).sum();
-        // A folder that was copied from another run is not where its description says.
-        (self.folder(&place) == folder).then_some(Found { place, meta, size_bytes })
+        // The folder of another run, copied by hand, is not where its description says.
+        (self.folder(&checkpoint) == folder).then_some(SavedCheckpoint { checkpoint, meta, size_bytes })
     }
 
-    /// Deletes a checkpoint: it is gone as a whole before its files are.
-    pub(super) fn delete(&self, place: &Place) -> Result<(), Problem> {
-        self.take_away(place, |_| true).map(|_| ())
+    /// Deletes a checkpoint. Its name disappears before its files do.
+    pub(super) fn delete(&self, checkpoint: &CheckpointId) -> Result<(), StoreError> {
+        self.delete_if(checkpoint, |_| true).map(|_| ())
     }
 
-    /// Deletes a checkpoint if its folder is as it should be; returns whether it was.
-    fn take_away(&self, place: &Place, wanted: impl Fn(&Path) -> bool) -> Result<bool, Problem> {
-        let (folder, aside) = (self.folder(place), self.aside());
+    /// Deletes a checkpoint if its folder passes `wanted`; returns whether it was deleted.
+    fn delete_if(
+        &self,
+        checkpoint: &CheckpointId,
+        wanted: impl Fn(&Path) -> bool,
+    ) -> Result<bool, StoreError> {
+        let (folder, aside) = (self.folder(checkpoint), self.temp_path());
         {
             let _names = self.names.lock();
             let known = fs::symlink_metadata(&folder).map(|_| wanted(&folder));
-            let moved = known.and_then(|it| match it {
-                true => fs::rename(&folder, &aside.0).map(|()| true),
-                false => Ok(false),
+            let moved = known.and_then(|wanted| {
+                if !wanted {
+                    return Ok(false);
+                }
+                fs::rename(&folder, &aside.0).map(|()| true)
             });
-            let moved = moved.map_err(|it| match it.kind() {
-                io::ErrorKind::NotFound => Problem::Missing(format!("{} does not exist", place.uri())),
-                _ => disk(&folder, "delete", &it),
+            let moved = moved.map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => {
+                    StoreError::Missing(format!("{} does not exist", checkpoint.uri()))
+                }
+                _ => disk(&folder, "delete", &error),
             })?;
             if !moved {
                 return Ok(false);
             }
-            // Whoever puts folders here by hand knows nothing of the lock.
+            // A folder that a user put here meanwhile is not protected by the lock: move it back.
             if !wanted(&aside.0) && fs::rename(&aside.0, &folder).is_ok() {
                 return Ok(false);
             }
@@ -504,71 +520,76 @@ impl Store {
         Ok(true)
     }
 
-    /// Notes in its description how much longer a checkpoint is to be kept; `None` is for ever.
-    pub(super) fn keep(&self, place: &Place, ttl_seconds: Option<u64>) -> Result<(), Problem> {
+    /// Sets the time that a checkpoint is kept from now on; `None` keeps it for ever.
+    pub(super) fn set_ttl(
+        &self,
+        checkpoint: &CheckpointId,
+        ttl_seconds: Option<u64>,
+    ) -> Result<(), StoreError> {
         let end = ttl_seconds.and_then(|it| SystemTime::now().checked_add(Duration::from_secs(it)));
-        self.describe(place, |meta| {
+        self.update_meta(checkpoint, |meta| {
             (meta.ttl_seconds, meta.expires) = (ttl_seconds, end.map(rfc3339));
             Ok(())
         })
     }
 
-    /// Changes the description of a checkpoint. One that was replaced meanwhile, or described anew, is read again.
-    fn describe(
+    /// Changes the description of a checkpoint. If the checkpoint or its description is replaced meanwhile, tries
+    /// again.
+    fn update_meta(
         &self,
-        place: &Place,
-        change: impl Fn(&mut Meta) -> Result<(), Problem>,
-    ) -> Result<(), Problem> {
-        let folder = self.folder(place);
+        checkpoint: &CheckpointId,
+        change: impl Fn(&mut Meta) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let folder = self.folder(checkpoint);
         let path = folder.join(META);
-        for _ in 0..MOST_LOOKS {
-            let before = self.meta(place)?;
+        for _ in 0..MAX_ATTEMPTS {
+            let before = self.meta(checkpoint)?;
             let mut meta = before.clone();
             change(&mut meta)?;
-            // Replaced at once, so that nobody reads half of it.
-            let draft = self.aside();
+            // Replaced by a rename, so that readers never see a partial file.
+            let draft = self.temp_path();
             write_file(&draft.0, &meta.text()?).map_err(|it| disk(&draft.0, "write", &it))?;
             let names = self.names.lock();
-            if description(&folder).as_ref() == Some(&before) {
+            if meta_in(&folder).as_ref() == Some(&before) {
                 fs::rename(&draft.0, &path).map_err(|it| disk(&path, "write", &it))?;
                 drop(names);
                 return sync_folder(&folder).map_err(|it| disk(&folder, "sync", &it));
             }
         }
-        Err(Problem::Disk(format!("{} is replaced faster than it can be described", place.uri())))
+        Err(StoreError::Disk(format!("{} is replaced faster than it can be described", checkpoint.uri())))
     }
 }
 
 /// A checkpoint that is on disk.
 #[derive(Debug)]
-pub(super) struct Found {
-    pub(super) place: Place,
+pub(super) struct SavedCheckpoint {
+    pub(super) checkpoint: CheckpointId,
     pub(super) meta: Meta,
-    /// All its files together.
+    /// Bytes of all its files.
     pub(super) size_bytes: u64,
 }
 
-impl Found {
+impl SavedCheckpoint {
     pub(super) fn kind(&self) -> Kind {
-        self.place.kind
+        self.checkpoint.kind
     }
 }
 
-/// Where a checkpoint is in the data folder.
-fn within(place: &Place) -> PathBuf {
-    let run = PathBuf::from(place.run_id.replace(':', "_"));
-    run.join(place.kind.segment()).join(&place.name)
+/// Path of a checkpoint in the data folder.
+fn relative_path(checkpoint: &CheckpointId) -> PathBuf {
+    let run = PathBuf::from(checkpoint.run_id.replace(':', "_"));
+    run.join(checkpoint.kind.segment()).join(&checkpoint.name)
 }
 
-fn is_over(folder: &Path, now: SystemTime) -> bool {
-    description(folder).is_some_and(|it| it.is_over(now))
+fn is_expired(folder: &Path, now: SystemTime) -> bool {
+    meta_in(folder).is_some_and(|it| it.is_expired(now))
 }
 
-fn description(folder: &Path) -> Option<Meta> {
+fn meta_in(folder: &Path) -> Option<Meta> {
     serde_json::from_slice(&fs::read(folder.join(META)).ok()?).ok()
 }
 
-/// The folders in a folder, in the order of their names.
+/// The subfolders of a folder, sorted by name.
 fn folders(within: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let entries = fs::read_dir(within).into_iter().flatten().flatten();
     let mut all: Vec<PathBuf> = entries.map(|it| it.path()).filter(|it| it.is_dir()).collect();
@@ -576,8 +597,8 @@ fn folders(within: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     all.into_iter()
 }
 
-/// Writes a folder that must not be there yet. All of it is on the disk when this returns.
-fn write_folder(folder: &Path, meta: &Meta, files: &[(&str, Vec<u8>)]) -> Result<(), Problem> {
+/// Writes a new folder. All of it is on the disk when this returns.
+fn write_folder(folder: &Path, meta: &Meta, files: &[(&str, Vec<u8>)]) -> Result<(), StoreError> {
     fs::create_dir(folder).map_err(|it| disk(folder, "create", &it))?;
     let config = format!("{:#}\n", meta.adapter_config()).into_bytes();
     let described = [(CONFIG, &config), (META, &meta.text()?)];

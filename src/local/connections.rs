@@ -1,8 +1,7 @@
-//! The connections of the server: how many there are, and how long each may do nothing.
+//! Connections of the server: their number, and the time that each may be idle.
 //!
-//! A connection that sends no whole request is closed after a while, and so is one that does not read its answers. If there
-//! are as many as there may be, a new one takes the place of the one that has been idle for longest; while all are at
-//! work, new ones wait.
+//! A connection without a complete request is closed after a while, and so is one that does not read its responses. At
+//! the limit, a new connection replaces the one that has been idle for longest; if all are busy, new ones wait.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -24,57 +23,57 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Sleep, sleep, timeout};
 
-/// The largest head of a request, which is also how much is read at once.
-const MOST_HEAD: usize = 16 << 10;
+/// Largest head of a request, and the size of one read.
+const MAX_HEAD: usize = 16 << 10;
 
-/// No clock can hold much more than the longest durations.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Upper bound of time limits: timers cannot represent much longer ones.
+const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// What connections may do.
+/// Limits of the connections.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// How many there may be.
-    pub(super) most: usize,
-    /// How long one may send no whole request.
+    /// Largest number of open connections.
+    pub(super) max: usize,
+    /// Time that a connection may stay without a complete request.
     pub(super) idle: Duration,
-    /// How long an answer may find no reader.
+    /// Time that a response may wait for its reader.
     pub(super) stall: Duration,
 }
 
-/// Serves connections for ever.
+/// Accepts and serves connections for ever.
 pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new());
-    http.header_read_timeout(limits.idle.min(LONGEST)).max_buf_size(MOST_HEAD);
+    http.header_read_timeout(limits.idle.min(MAX_TIMEOUT)).max_buf_size(MAX_HEAD);
     let connections = Arc::new(Connections::default());
     for number in 0.. {
         let stream = accept(&listener, &connections).await;
-        // Only once a connection is there does it need a place: none is closed for nobody.
-        connections.room(limits.most.max(1)).await;
-        // Small answers must not wait for more to fill a packet.
+        // Make place only for a connection that has been accepted.
+        connections.wait_for_place(limits.max.max(1)).await;
+        // Send small responses at once.
         let _ = stream.set_nodelay(true);
-        let io = Patient { stream, stall: limits.stall.min(LONGEST), given_up: None };
+        let io = StallLimited { stream, stall: limits.stall.min(MAX_TIMEOUT), write_deadline: None };
         let service = TowerToHyperService::new(router.clone());
         let open = connections.open(number);
         let own = connections.clone();
         let service = service_fn(move |request| {
-            own.busy(number, true);
+            own.set_busy(number, true);
             let (answer, own) = (service.call(request), own.clone());
             async move {
                 let answer = answer.await;
-                own.busy(number, false);
+                own.set_busy(number, false);
                 answer
             }
         });
         let connection = http.serve_connection(TokioIo::new(io), service);
         let task = tokio::spawn(async move {
             let _open = open;
-            // A client that breaks off or is too slow is no concern of ours.
+            // The client broke off or was too slow.
             if let Err(error) = connection.await {
                 log::debug!("a connection of the embedded engine ended: {error}");
             }
         });
-        connections.runs(number, task.abort_handle());
+        connections.set_task(number, task.abort_handle());
     }
 }
 
@@ -86,122 +85,122 @@ async fn accept(listener: &TcpListener, connections: &Connections) -> TcpStream 
         };
         use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
         if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
-            // The system has no more files for us.
+            // The process has no more file descriptors.
             log::warn!("the embedded engine cannot take a connection: {error}");
-            connections.close_idlest();
-            let _ = timeout(Duration::from_secs(1), connections.fewer.notified()).await;
+            connections.close_longest_idle();
+            let _ = timeout(Duration::from_secs(1), connections.freed.notified()).await;
         }
     }
 }
 
-/// All connections that are open.
+/// All open connections.
 #[derive(Default)]
 struct Connections {
     open: Mutex<HashMap<u64, Connection>>,
-    fewer: Notify,
+    freed: Notify,
 }
 
 struct Connection {
-    /// A request of it is being worked on.
+    /// A request is being worked on.
     busy: bool,
-    /// When that began or ended.
+    /// Start or end of that request.
     since: Instant,
     task: Option<AbortHandle>,
-    /// It was told to end, and will leave its place.
-    leaving: bool,
+    /// The task was aborted; the connection is about to be removed.
+    closing: bool,
 }
 
-/// An open connection, until this is dropped.
-struct Open {
+/// Counts a connection as open until it is dropped.
+struct OpenConnection {
     connections: Arc<Connections>,
     number: u64,
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.connections.open.lock().remove(&self.number);
-        self.connections.fewer.notify_one();
+        self.connections.freed.notify_one();
     }
 }
 
 impl Connections {
-    fn open(self: &Arc<Self>, number: u64) -> Open {
-        let connection = Connection { busy: false, since: Instant::now(), task: None, leaving: false };
+    fn open(self: &Arc<Self>, number: u64) -> OpenConnection {
+        let connection = Connection { busy: false, since: Instant::now(), task: None, closing: false };
         self.open.lock().insert(number, connection);
-        Open { connections: self.clone(), number }
+        OpenConnection { connections: self.clone(), number }
     }
 
-    fn runs(&self, number: u64, task: AbortHandle) {
+    fn set_task(&self, number: u64, task: AbortHandle) {
         if let Some(it) = self.open.lock().get_mut(&number) {
             it.task = Some(task);
         }
     }
 
-    fn busy(&self, number: u64, busy: bool) {
+    fn set_busy(&self, number: u64, busy: bool) {
         if let Some(it) = self.open.lock().get_mut(&number) {
             (it.busy, it.since) = (busy, Instant::now());
         }
         if !busy {
-            // Whoever waits for a place may have this one now.
-            self.fewer.notify_one();
+            // An idle connection can be replaced by one that waits.
+            self.freed.notify_one();
         }
     }
 
-    /// Waits until there are fewer than so many.
-    async fn room(&self, most: usize) {
+    /// Waits until fewer than `max` connections are open.
+    async fn wait_for_place(&self, max: usize) {
         loop {
-            let (open, leaving) = {
+            let (open, closing) = {
                 let all = self.open.lock();
-                (all.len(), all.values().filter(|it| it.leaving).count())
+                (all.len(), all.values().filter(|it| it.closing).count())
             };
-            if open < most {
+            if open < max {
                 return;
             }
-            // A place that is about to be free is waited for instead of taking another one from somebody.
-            if most <= open - leaving {
-                self.close_idlest();
+            // A closing connection is about to free its place: wait for it instead of closing another one.
+            if max <= open - closing {
+                self.close_longest_idle();
             }
-            self.fewer.notified().await;
+            self.freed.notified().await;
         }
     }
 
-    /// Closes the connection that has been idle for longest, if one is.
-    fn close_idlest(&self) {
+    /// Closes the connection that has been idle for longest, if any is idle.
+    fn close_longest_idle(&self) {
         let mut open = self.open.lock();
         let idle = open.values_mut().filter(|it| !it.busy && it.task.is_some());
-        let Some(idlest) = idle.min_by_key(|it| it.since) else { return };
-        if let Some(task) = idlest.task.take() {
-            idlest.leaving = true;
+        let Some(longest_idle) = idle.min_by_key(|it| it.since) else { return };
+        if let Some(task) = longest_idle.task.take() {
+            longest_idle.closing = true;
             task.abort();
         }
     }
 }
 
-/// A stream whose writes fail if nobody reads for a while.
-struct Patient {
+/// A stream whose writes fail if the client does not read for a while.
+struct StallLimited {
     stream: TcpStream,
     stall: Duration,
-    /// When the write that waits now is given up.
-    given_up: Option<Pin<Box<Sleep>>>,
+    /// Deadline of the pending write.
+    write_deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl Patient {
-    fn written(
+impl StallLimited {
+    fn check_stall(
         &mut self,
         context: &mut Context<'_>,
         outcome: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         if outcome.is_ready() {
-            self.given_up = None;
+            self.write_deadline = None;
             return outcome;
         }
         let stall = self.stall;
-        ready!(self.given_up.get_or_insert_with(|| Box::pin(sleep(stall))).as_mut().poll(context));
+        ready!(self.write_deadline.get_or_insert_with(|| Box::pin(sleep(stall))).as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl AsyncRead for Patient {
+impl AsyncRead for StallLimited {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -211,14 +210,14 @@ impl AsyncRead for Patient {
     }
 }
 
-impl AsyncWrite for Patient {
+impl AsyncWrite for StallLimited {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.written(context, outcome)
+        self.check_stall(context, outcome)
     }
 
     fn poll_write_vectored(
@@ -227,7 +226,7 @@ impl AsyncWrite for Patient {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
-        self.written(context, outcome)
+        self.check_stall(context, outcome)
     }
 
     fn is_write_vectored(&self) -> bool {

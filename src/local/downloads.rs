@@ -1,4 +1,4 @@
-//! Addresses from which something can be fetched for a while without a key, as from a signed storage.
+//! Temporary download addresses that need no key, like signed URLs of a storage service.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -6,49 +6,49 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 
-use super::checkpoint::Place;
+use super::checkpoint::CheckpointId;
 
-/// How long an address is good for.
+/// Time that an address is valid.
 const LIFE: Duration = Duration::from_secs(15 * 60);
 
-/// What can be fetched.
+/// Content of an address.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Item {
-    /// The files of one save of a checkpoint, one by one.
-    Files(Place, u64),
-    /// All of them in one.
-    Archive(Place, u64),
-    /// What a session did, and when.
+    /// The files of one save of a checkpoint, each by its name.
+    Files(CheckpointId, u64),
+    /// All files of a save in one archive.
+    Archive(CheckpointId, u64),
+    /// The trace of a session.
     Trace(String),
 }
 
-/// The addresses that were given out.
+/// Addresses that were issued.
 #[derive(Debug, Default)]
 pub(super) struct Downloads {
-    given: Mutex<HashMap<String, (Item, SystemTime)>>,
+    issued: Mutex<HashMap<String, (Item, SystemTime)>>,
 }
 
 impl Downloads {
-    /// A word that gives access to something, and until when.
-    pub(super) fn give(&self, item: Item, now: SystemTime) -> (String, SystemTime) {
-        let (token, until) = (secret(), now + LIFE);
-        let mut given = self.given.lock();
-        // An hour longer than it is good for, so that whoever comes late is told so.
-        given.retain(|_, it| now < it.1 + Duration::from_secs(3600));
-        given.insert(token.clone(), (item, until));
+    /// Issues a token for an item; returns it with its expiry.
+    pub(super) fn issue(&self, item: Item, now: SystemTime) -> (String, SystemTime) {
+        let (token, until) = (random_token(), now + LIFE);
+        let mut issued = self.issued.lock();
+        // Expired tokens are kept for an hour, so that late requests get a precise error.
+        issued.retain(|_, it| now < it.1 + Duration::from_secs(3600));
+        issued.insert(token.clone(), (item, until));
         (token, until)
     }
 
-    /// What a word gives access to: `None` if nothing ever, an error if no longer.
-    pub(super) fn find(&self, token: &str, now: SystemTime) -> Option<Result<Item, ()>> {
-        let given = self.given.lock();
-        let (item, until) = given.get(token)?;
+    /// Item of a token: `None` if the token is unknown, an error if it has expired.
+    pub(super) fn lookup(&self, token: &str, now: SystemTime) -> Option<Result<Item, ()>> {
+        let issued = self.issued.lock();
+        let (item, until) = issued.get(token)?;
         Some(if now < *until { Ok(item.clone()) } else { Err(()) })
     }
 }
 
-/// A word that nobody guesses: 128 bits of a keyed hash whose keys come from the system.
-pub(super) fn secret() -> String {
+/// A random token of 128 bits, from a keyed hash whose keys come from the system.
+pub(super) fn random_token() -> String {
     let half = || RandomState::new().hash_one(SystemTime::now());
     format!("{:016x}{:016x}", half(), half())
 }
@@ -59,16 +59,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_good_for_a_quarter_of_an_hour() {
+    fn an_address_is_valid_for_a_quarter_of_an_hour() {
         let (downloads, now) = (Downloads::default(), SystemTime::now());
         let item = Item::Trace("s".into());
-        let (token, until) = downloads.give(item.clone(), now);
-        let (other, _) = downloads.give(item.clone(), now);
+        let (token, until) = downloads.issue(item.clone(), now);
+        let (other, _) = downloads.issue(item.clone(), now);
         assert!(token != other && token.len() == 32 && until == now + LIFE);
-        assert_eq!(downloads.find(&token, now), Some(Ok(item)));
-        assert_eq!(downloads.find(&token, until), Some(Err(())));
-        assert_eq!(downloads.find("guess", now), None);
-        downloads.give(Item::Trace("t".into()), until + Duration::from_secs(3600));
-        assert_eq!(downloads.find(&token, until), None, "forgotten in the end");
+        assert_eq!(downloads.lookup(&token, now), Some(Ok(item)));
+        assert_eq!(downloads.lookup(&token, until), Some(Err(())));
+        assert_eq!(downloads.lookup("guess", now), None);
+        downloads.issue(Item::Trace("t".into()), until + Duration::from_secs(3600));
+        assert_eq!(downloads.lookup(&token, until), None, "dropped after another hour");
     }
 }

@@ -1,13 +1,13 @@
-//! The engine thread: it owns the models and runs one job after the other. Whose job is next is decided in
-//! [`lines`](super::lines): sessions take turns, and what is quick waits for no turn.
+//! The engine thread: owns the models and runs jobs one after the other. [`schedule`](super::schedule) decides which
+//! job is next: sessions take turns, and quick jobs wait for no turn.
 //!
-//! The work itself happens on a private pool of threads. A job takes what it works on with it and brings it back, so a
-//! panic costs the model it worked on and nothing else. Samples run side by side while the engine thread looks for more;
-//! what is quick runs on a thread of its own meanwhile.
+//! The computation happens on a private thread pool. A job moves the model it works on into the pool and back, so a
+//! panic loses that model only. Samples run concurrently while the engine thread looks for more; quick jobs run on a
+//! thread of their own meanwhile.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -22,176 +22,40 @@ use crate::wire::json::{
 use crate::wire::sample::encode_sample_response;
 use crate::wire::train::encode_forward_backward_output;
 
-use super::checkpoint::{ADAPTER, Kind, Meta, OPTIMIZER, Place, Problem, Store};
-use super::examples::Pass;
+use super::checkpoint::{ADAPTER, Kind, OPTIMIZER, Store, StoreError};
 use super::futures::{Futures, Outcome, Ticket};
-use super::lines::Way;
-use super::nn::{Adam, LoraSpec, Trainer, Weights};
+use super::job::{Job, Load, Save, Work};
+use super::nn::{LoraSpec, Trainer, Weights};
 use super::queue::{Next, Queue};
 use super::sampling::{Sample, Slot, Weights as SlotWeights};
 use super::snapshots::{Snapshot, Snapshots};
 
-/// How many samples may be worked on side by side by so many threads. They start in order; a pass waits until those that
-/// run are done, so there are no more than keep the threads busy.
-pub(super) fn most_samples_at_once(threads: usize) -> usize {
+/// Largest number of concurrent samples for this many threads. Samples start in order and a pass waits until all
+/// running samples are done, so the limit is just large enough to keep the threads busy.
+pub(super) fn max_concurrent_samples(threads: usize) -> usize {
     (4 * threads).clamp(8, 64)
 }
 
-/// One thing to do. Without a ticket nobody waits for it.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub(super) ticket: Option<Ticket>,
-    pub(super) work: Work,
-}
-
-impl Job {
-    /// How it may run.
-    pub(super) fn way(&self) -> Way {
-        match &self.work {
-            Work::Sample { .. } => Way::Beside,
-            Work::Create { .. } | Work::LoadSampler { .. } | Work::Forget { .. } => Way::Express,
-            // Of a session that has ended. One that was asked for has its turn behind what was asked before.
-            Work::Unload { .. } if self.ticket.is_none() => Way::Express,
-            _ => Way::Alone,
-        }
-    }
-}
-
-#[derive(Debug)]
-pub(super) enum Work {
-    /// Makes a model, from a checkpoint if one is given.
-    Create {
-        model_id: String,
-        spec: LoraSpec,
-        from: Option<Load>,
-    },
-    /// Loads a checkpoint into a model.
-    Load {
-        model_id: String,
-        load: Load,
-    },
-    Pass {
-        model_id: String,
-        pass: Box<Pass>,
-        /// What it takes while it waits.
-        room: Room,
-    },
-    Step {
-        model_id: String,
-        adam: Adam,
-    },
-    /// Writes a model's weights and optimizer.
-    Save {
-        model_id: String,
-        save: Save,
-    },
-    /// Writes a model's weights for sampling, or for others to fetch.
-    SaveSampler {
-        model_id: String,
-        save: Save,
-    },
-    /// Takes a snapshot of a model's weights for a sampler that has no checkpoint.
-    Snapshot {
-        model_id: String,
-        slot: Slot,
-        sampler_id: String,
-    },
-    /// Reads a sampler's weights.
-    LoadSampler {
-        slot: Slot,
-        place: Place,
-    },
-    /// Gives up the weights of samplers that are no more.
-    Forget {
-        slots: Vec<Slot>,
-    },
-    Sample {
-        slot: Slot,
-        sample: Box<Sample>,
-    },
-    Unload {
-        model_id: String,
-    },
-    /// A request that cannot be done, yet has its turn among those of its model.
-    Refused {
-        error: String,
-    },
-}
-
-impl Work {
-    /// The verb that asked for it.
-    pub(super) fn verb(&self) -> &'static str {
-        match self {
-            Work::Create { from: None, .. } => "create_model",
-            Work::Create { .. } | Work::Load { .. } => "load_weights",
-            Work::Pass { pass, .. } if pass.backward => "forward_backward",
-            Work::Pass { .. } => "forward",
-            Work::Step { .. } => "optim_step",
-            Work::Save { .. } => "save_weights",
-            Work::SaveSampler { save, .. } if save.place.kind == Kind::External => "save_weights_external",
-            Work::SaveSampler { .. } | Work::Snapshot { .. } => "save_weights_for_sampler",
-            Work::LoadSampler { .. } => "create_sampling_session",
-            Work::Forget { .. } => "forget",
-            Work::Sample { .. } => "sample",
-            Work::Unload { .. } => "unload_model",
-            Work::Refused { .. } => "refused",
-        }
-    }
-}
-
-/// Bytes that count as waiting until this is dropped.
-#[derive(Debug)]
-pub(super) struct Room {
-    bytes: usize,
-    all: Arc<AtomicUsize>,
-}
-
-impl Room {
-    pub(super) fn take(bytes: usize, all: &Arc<AtomicUsize>) -> Self {
-        all.fetch_add(bytes, Ordering::Relaxed);
-        Room { bytes, all: all.clone() }
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct Load {
-    pub(super) place: Place,
-    pub(super) optimizer: bool,
-}
-
-#[derive(Debug)]
-pub(super) struct Save {
-    pub(super) place: Place,
-    pub(super) meta: Meta,
-    pub(super) overwrite: bool,
-}
-
-/// What the engine thread owns.
+/// State of the engine thread.
 pub(super) struct Engine {
     pub(super) base: Arc<Weights>,
     pub(super) store: Arc<Store>,
     pub(super) snapshots: Arc<Snapshots>,
     pub(super) futures: Arc<Futures>,
     pub(super) pool: ThreadPool,
-    /// One thread for what is quick, so that it need not wait for the others.
-    pub(super) side: ThreadPool,
-    /// What the panics of both say.
-    pub(super) panics: Panics,
+    /// One thread for quick jobs, so that they do not wait for training.
+    pub(super) quick_pool: ThreadPool,
+    /// Texts of the panics of both pools.
+    pub(super) panics: PanicTexts,
     pub(super) stop: Arc<AtomicBool>,
-    /// Models, or why they are no more.
+    /// Models by id; for a lost model, the reason.
     pub(super) trainers: HashMap<String, Result<Trainer, String>>,
 }
 
 impl Engine {
     /// Runs jobs until the queue is closed or the server stops.
     pub(super) fn run(mut self, queue: &Arc<Queue>) {
-        let _last = Last(self.futures.clone());
+        let _close_on_drop = CloseOnDrop(self.futures.clone());
         loop {
             let next = queue.next();
             if self.stop.load(Ordering::Relaxed) {
@@ -199,16 +63,18 @@ impl Engine {
             }
             match next {
                 Next::End => break,
-                Next::Lost(id) => self.futures.finish(&id, Outcome::server(self.panics.said())),
+                Next::SamplePanicked(id) => {
+                    self.futures.finish(&id, Outcome::server(self.panics.next_text()))
+                }
                 Next::Run(job) => match *job {
                     Job { ticket, work: Work::Sample { slot, sample } } => {
                         self.sample(queue, ticket, slot, sample);
                     }
                     Job { ticket, work } => {
                         if let Some(ticket) = &ticket {
-                            ticket.started();
+                            ticket.mark_started();
                         }
-                        let outcome = self.one(work);
+                        let outcome = self.run_job(work);
                         self.finish(ticket, outcome);
                     }
                 },
@@ -224,15 +90,16 @@ impl Engine {
         }
     }
 
-    /// Begins a sample, which answers when it is done. One that was cancelled while it waited is answered already.
+    /// Starts a sample, whose result is set when it is done. A sample that was cancelled while it waited already has a
+    /// result.
     fn sample(&self, queue: &Arc<Queue>, ticket: Option<Ticket>, slot: Slot, sample: Box<Sample>) {
-        let mut running = Running { queue: queue.clone(), id: String::new() };
+        let mut running = RunningSample { queue: queue.clone(), id: String::new() };
         let Some(ticket) = ticket.filter(|it| !it.cancelled.load(Ordering::Relaxed)) else { return };
         running.id.clone_from(&ticket.id);
         let (futures, stop, snapshots) = (self.futures.clone(), self.stop.clone(), self.snapshots.clone());
         self.pool.spawn(move || {
             let running = running;
-            ticket.started();
+            ticket.mark_started();
             let cancelled = || ticket.cancelled.load(Ordering::Relaxed) || stop.load(Ordering::Relaxed);
             let weights = slot.lock().clone();
             let sampler = match &weights {
@@ -241,18 +108,16 @@ impl Engine {
                 SlotWeights::Failed(error) => Err(Outcome::server(error.as_str())),
                 SlotWeights::None => Err(Outcome::user("the weights of this sampler were never saved")),
             };
-            let outcome = sampler.map_or_else(
-                |it| it,
-                |it| match sample.run(&it, &cancelled) {
-                    Ok(response) => Outcome::Sample(encode_sample_response(&response).into()),
-                    Err(error) => Outcome::user(error),
-                },
-            );
+            let outcome = match sampler.map(|sampler| sample.run(&sampler, &cancelled)) {
+                Ok(Ok(response)) => Outcome::Sample(encode_sample_response(&response).into()),
+                Ok(Err(error)) => Outcome::user(error),
+                Err(outcome) => outcome,
+            };
             futures.finish(&running.id, outcome);
         });
     }
 
-    /// Runs something on a pool. An error says how it panicked.
+    /// Runs `work` on a pool and waits for it. The error is the text of its panic.
     fn on_pool<T: Send + 'static>(
         &self,
         pool: &ThreadPool,
@@ -260,34 +125,36 @@ impl Engine {
     ) -> Result<T, String> {
         let (send, receive) = bounded(1);
         pool.spawn(move || {
-            // The engine thread waits for it, so it can only fail if that thread is gone.
+            // Fails only if the engine thread, which waits for it, is gone.
             let _ = send.send(work());
         });
-        receive.recv().map_err(|_| self.panics.said())
+        receive.recv().map_err(|_| self.panics.next_text())
     }
 
-    fn one(&mut self, work: Work) -> Outcome {
+    fn run_job(&mut self, work: Work) -> Outcome {
         match work {
             Work::Create { model_id, spec, from } => self.create(model_id, spec, from),
             Work::Load { model_id, load } => {
                 let store = self.store.clone();
-                self.with(&model_id, move |trainer| load_into(trainer, &store, &load))
+                self.with_trainer(&model_id, move |trainer| load_into(trainer, &store, &load))
             }
-            Work::Pass { model_id, pass, room: _room } => self.with(&model_id, move |trainer| match trainer
-                .run(&pass.examples, &pass.loss, pass.backward)
-            {
-                Ok(run) => Outcome::Pass(encode_forward_backward_output(&pass.output(run)).into()),
-                Err(error) => Outcome::user(error),
-            }),
-            Work::Step { model_id, adam } => self.with(&model_id, move |trainer| {
+            Work::Pass { model_id, pass, waiting: _waiting } => {
+                self.with_trainer(&model_id, move |trainer| {
+                    match trainer.run(&pass.examples, &pass.loss, pass.backward) {
+                        Ok(run) => Outcome::Pass(encode_forward_backward_output(&pass.output(run)).into()),
+                        Err(error) => Outcome::user(error),
+                    }
+                })
+            }
+            Work::OptimStep { model_id, adam } => self.with_trainer(&model_id, move |trainer| {
                 let step = match trainer.adam_step(&adam) {
                     Ok(it) => it,
                     Err(error) => {
-                        let kept = "the model is as it was before the step, without the gradients";
+                        let kept = "the weights are unchanged, the gradients were cleared";
                         return Outcome::user(format!("{error}; {kept}"));
                     }
                 };
-                // Programs put these into rows of their own, which have a `step` and a `learning_rate`.
+                // Clients merge these into their own rows, which have a `step` and a `learning_rate`.
                 let metrics = [
                     ("grad_norm", json!(step.grad_norm)),
                     ("tinkex/learning_rate", json!(adam.learning_rate)),
@@ -299,39 +166,40 @@ impl Engine {
             }),
             Work::Save { model_id, save } => {
                 let store = self.store.clone();
-                self.with(&model_id, move |trainer| {
+                self.with_trainer(&model_id, move |trainer| {
                     let files = trainer.adapter_bytes().and_then(|it| Ok((it, trainer.optimizer_bytes()?)));
                     let (adapter, optimizer) = match files {
                         Ok(it) => it,
                         Err(error) => return Outcome::server(error),
                     };
                     write(&store, &save, &[(ADAPTER, adapter), (OPTIMIZER, optimizer)], || {
-                        answer(&SaveWeightsResponse { path: save.place.uri() })
+                        answer(&SaveWeightsResponse { path: save.checkpoint.uri() })
                     })
                 })
             }
             Work::SaveSampler { model_id, save } => {
                 let store = self.store.clone();
-                self.with(&model_id, move |trainer| {
+                self.with_trainer(&model_id, move |trainer| {
                     let adapter = match trainer.adapter_bytes() {
                         Ok(it) => it,
                         Err(error) => return Outcome::server(error),
                     };
                     write(&store, &save, &[(ADAPTER, adapter)], || {
-                        let path = Some(save.place.uri());
-                        if save.place.kind != Kind::External {
+                        let path = Some(save.checkpoint.uri());
+                        if save.checkpoint.kind != Kind::External {
                             let response = SaveWeightsForSamplerResponse { path, sampling_session_id: None };
                             return answer(&response);
                         }
-                        let run = store.of_run(&save.place.run_id);
-                        let size_bytes = run.iter().find(|it| it.place == save.place).map(|it| it.size_bytes);
+                        let run = store.of_run(&save.checkpoint.run_id);
+                        let size_bytes =
+                            run.iter().find(|it| it.checkpoint == save.checkpoint).map(|it| it.size_bytes);
                         answer(&SaveWeightsExternalResponse { path, size_bytes })
                     })
                 })
             }
             Work::Snapshot { model_id, slot, sampler_id } => {
                 let (snapshots, id) = (self.snapshots.clone(), model_id.clone());
-                self.with(&model_id, move |trainer| match snapshots.of_model(&id, trainer) {
+                self.with_trainer(&model_id, move |trainer| match snapshots.of_model(&id, trainer) {
                     Ok(snapshot) => {
                         *slot.lock() = SlotWeights::Ready(snapshot);
                         let sampling_session_id = Some(sampler_id);
@@ -340,11 +208,11 @@ impl Engine {
                     Err(error) => Outcome::server(error),
                 })
             }
-            Work::LoadSampler { slot, place } => {
+            Work::LoadSampler { slot, checkpoint } => {
                 let (snapshots, store) = (self.snapshots.clone(), self.store.clone());
-                self.fill(&slot, move || snapshots.of_checkpoint(&store, &place))
+                self.fill_slot(&slot, move || snapshots.of_checkpoint(&store, &checkpoint))
             }
-            Work::Forget { slots } => {
+            Work::DropSlots { slots } => {
                 drop(slots);
                 answer(&json!({}))
             }
@@ -353,18 +221,18 @@ impl Engine {
                 answer(&UnloadModelResponse { model_id })
             }
             Work::Refused { error } => Outcome::user(error),
-            // Samples are begun elsewhere.
-            Work::Sample { .. } => Outcome::server("a sample that runs alone"),
+            // `run` starts samples itself.
+            Work::Sample { .. } => Outcome::server("internal error: a sample was queued as an exclusive job"),
         }
     }
 
-    /// Makes weights ready to sample from; that they could not be made is told to who samples from them.
-    fn fill(
+    /// Sets the weights of a slot. If they cannot be made, samples from this slot fail with the error.
+    fn fill_slot(
         &self,
         slot: &Slot,
         make: impl FnOnce() -> Result<Arc<Snapshot>, String> + Send + 'static,
     ) -> Outcome {
-        *slot.lock() = match self.on_pool(&self.side, make).and_then(|it| it) {
+        *slot.lock() = match self.on_pool(&self.quick_pool, make).and_then(|it| it) {
             Ok(it) => SlotWeights::Ready(it),
             Err(error) => SlotWeights::Failed(error),
         };
@@ -374,7 +242,7 @@ impl Engine {
     fn create(&mut self, model_id: String, spec: LoraSpec, from: Option<Load>) -> Outcome {
         let (base, store) = (self.base.clone(), self.store.clone());
         let loads = from.is_some();
-        let made = self.on_pool(&self.side, move || {
+        let made = self.on_pool(&self.quick_pool, move || {
             let mut trainer = Trainer::new(base, spec);
             let loaded = from.map(|it| load_into(&mut trainer, &store, &it));
             match loaded {
@@ -392,8 +260,8 @@ impl Engine {
         outcome
     }
 
-    /// Works on a model. The model is away meanwhile; a panic keeps it.
-    fn with(
+    /// Runs `work` on a model, which is moved into the pool meanwhile; a panic loses it.
+    fn with_trainer(
         &mut self,
         model_id: &str,
         work: impl FnOnce(&mut Trainer) -> Outcome + Send + 'static,
@@ -413,7 +281,7 @@ impl Engine {
         let (trainer, outcome) = match worked {
             Ok((trainer, outcome)) => (Ok(trainer), outcome),
             Err(why) => {
-                let error = format!("{why}; model {model_id} is lost, go on from its last checkpoint");
+                let error = format!("{why}; model {model_id} is lost; continue from its last checkpoint");
                 (Err(why), Outcome::server(error))
             }
         };
@@ -422,48 +290,48 @@ impl Engine {
     }
 }
 
-/// Fails whatever is still waited for when the engine thread ends, however it ends.
-struct Last(Arc<Futures>);
+/// Fails all pending requests when the engine thread ends, for whatever reason.
+struct CloseOnDrop(Arc<Futures>);
 
-impl Drop for Last {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         self.0.close("the engine has stopped");
     }
 }
 
-/// A sample that runs, until this is dropped.
-struct Running {
+/// Counts a sample as running until it is dropped.
+struct RunningSample {
     queue: Arc<Queue>,
     id: String,
 }
 
-impl Drop for Running {
+impl Drop for RunningSample {
     fn drop(&mut self) {
-        let lost = std::thread::panicking().then(|| std::mem::take(&mut self.id));
-        self.queue.ended(lost);
+        let panicked = std::thread::panicking().then(|| std::mem::take(&mut self.id));
+        self.queue.sample_ended(panicked);
     }
 }
 
-/// What panics of the pool say. A panic is noticed by what it dropped, which is a moment before the pool's handler is told
-/// its text: whoever asks waits for that moment.
-pub(super) struct Panics {
+/// Texts of the panics of the pools. A panic is noticed when it drops what the job owned, which is shortly before the
+/// pool's panic handler receives its text; `next_text` waits for the text.
+pub(super) struct PanicTexts {
     send: Sender<String>,
     receive: Receiver<String>,
 }
 
-impl Panics {
+impl PanicTexts {
     pub(super) fn new() -> Self {
         let (send, receive) = unbounded();
-        Panics { send, receive }
+        PanicTexts { send, receive }
     }
 
-    /// Where the pool's handler puts each text.
+    /// Sender for the pools' panic handlers.
     pub(super) fn sender(&self) -> Sender<String> {
         self.send.clone()
     }
 
-    /// The text of a panic that was noticed. Called once for each.
-    fn said(&self) -> String {
+    /// Text of a panic that was noticed. To be called once for each panic.
+    fn next_text(&self) -> String {
         let said = self.receive.recv_timeout(Duration::from_secs(5));
         format!("the engine panicked: {}", said.unwrap_or_else(|_| "see the program's standard error".into()))
     }
@@ -476,29 +344,29 @@ fn answer(body: &impl Serialize) -> Outcome {
     }
 }
 
-fn failed(problem: Problem) -> Outcome {
-    match problem {
-        Problem::Missing(_) | Problem::Exists(_) => Outcome::user(problem.text()),
-        Problem::Disk(text) => Outcome::server(text),
+fn failed(error: StoreError) -> Outcome {
+    match error {
+        StoreError::Missing(_) | StoreError::Exists(_) => Outcome::user(error.text()),
+        StoreError::Disk(text) => Outcome::server(text),
     }
 }
 
 fn write(store: &Store, save: &Save, files: &[(&str, Vec<u8>)], then: impl FnOnce() -> Outcome) -> Outcome {
-    match store.save(&save.place, &save.meta, files, save.overwrite) {
+    match store.save(&save.checkpoint, &save.meta, files, save.overwrite) {
         Ok(()) => then(),
-        Err(problem) => failed(problem),
+        Err(error) => failed(error),
     }
 }
 
-/// Loads a checkpoint: both files are read before anything changes.
+/// Loads a checkpoint: reads all files before changing anything.
 fn load_into(trainer: &mut Trainer, store: &Store, load: &Load) -> Outcome {
     let names: &[&str] = if load.optimizer { &[ADAPTER, OPTIMIZER] } else { &[ADAPTER] };
-    let mut files = match store.read(&load.place, names) {
+    let mut files = match store.read(&load.checkpoint, names) {
         Ok((_, files)) => files.into_iter(),
-        Err(problem) => return failed(problem),
+        Err(error) => return failed(error),
     };
     let (adapter, optimizer) = (files.next().unwrap_or_default(), files.next());
-    let uri = load.place.uri();
+    let uri = load.checkpoint.uri();
     let loaded = trainer.load_adapter(&adapter).and_then(|()| match optimizer {
         Some(bytes) => trainer.load_optimizer(&bytes),
         None => Ok(()),

@@ -1,4 +1,4 @@
-//! From the data and the loss of a request to what the network takes, with every refusal saying where and why.
+//! Converts the data and the loss of a request into the network's input. Every refusal names the place and the reason.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,20 +8,20 @@ use crate::types::{Datum, ForwardBackwardOutput, Loss, LossFn, LossGraph, LossVa
 
 use super::nn;
 
-/// The most tokens of one pass: a thousand sequences of half the context's length. A message of the size that clients cut
-/// their data to (5 MB) has fewer.
-const MOST_TOKENS: usize = 1 << 20;
+/// Limit of the tokens of one pass: a thousand sequences of half the context length. Clients cut their data to
+/// messages of 5 MB, which hold fewer.
+const MAX_TOKENS: usize = 1 << 20;
 
-/// The most numbers that the inputs of one pass may have together, with the zeros of sparse tensors written out: a few
-/// bytes can name a tensor of any size.
-const MOST_NUMBERS: usize = 4 * MOST_TOKENS;
+/// Limit of the numbers in the inputs of one pass, with the zeros of sparse tensors written out: a few bytes can
+/// describe a tensor of any size.
+const MAX_NUMBERS: usize = 4 * MAX_TOKENS;
 
-/// A pass over data, ready to run.
+/// A forward or forward-backward pass over data, ready to run.
 #[derive(Debug)]
 pub(super) struct Pass {
     pub(super) examples: Vec<nn::Example>,
     pub(super) loss: nn::Loss,
-    /// For each datum the shape of its targets, which is the shape of its log-probabilities.
+    /// Shape of each datum's targets, which is also that of its log-probabilities.
     shapes: Vec<Vec<usize>>,
     pub(super) backward: bool,
 }
@@ -45,7 +45,7 @@ impl Pass {
         Ok(Pass { examples, loss, shapes, backward })
     }
 
-    /// What the run reports, in the protocol's words.
+    /// The response in the types of the protocol.
     pub(super) fn output(&self, run: nn::RunOutput) -> ForwardBackwardOutput {
         let datum = |(logprobs, shape): (Vec<f32>, &Vec<usize>)| {
             let tensor =
@@ -63,7 +63,7 @@ impl Pass {
     }
 }
 
-/// The loss with its options, those left out at their defaults (PROTOCOL §7). A custom one was looked up before.
+/// Reads a loss and its options, with defaults for missing ones (PROTOCOL §7). `custom` is the graph of a custom loss.
 fn read_loss(loss: &Loss, custom: Option<Arc<LossGraph>>) -> Result<nn::Loss, String> {
     const CLIP: [&str; 2] = ["clip_low_threshold", "clip_high_threshold"];
     if let Some(program) = custom {
@@ -73,7 +73,9 @@ fn read_loss(loss: &Loss, custom: Option<Arc<LossGraph>>) -> Result<nn::Loss, St
         LossFn::CrossEntropy | LossFn::ImportanceSampling => &[],
         LossFn::Ppo | LossFn::Cispo | LossFn::Gspo => &CLIP,
         LossFn::Dro => &["beta"],
-        LossFn::Custom { .. } => return Err("loss_fn_config: loss_id names no loss of this session".into()),
+        LossFn::Custom { .. } => {
+            return Err("loss_fn_config: loss_id does not name a loss of this session".into());
+        }
         ref other => {
             let offered = "cross_entropy, importance_sampling, ppo, cispo, dro, gspo, custom";
             return Err(format!(
@@ -98,30 +100,39 @@ fn read_loss(loss: &Loss, custom: Option<Arc<LossGraph>>) -> Result<nn::Loss, St
         Some(LossValue::Number(it)) => *it,
         _ => default,
     };
-    let clip = |lo, hi| (option(CLIP[0], lo), option(CLIP[1], hi));
+    let clip = |default_low: f64, default_high: f64| {
+        let (lo, hi) = (option(CLIP[0], default_low), option(CLIP[1], default_high));
+        if hi < lo {
+            return Err(format!(
+                "loss_fn_config: {} is {lo}, which is above {} ({hi}): set both so that low <= high",
+                CLIP[0], CLIP[1]
+            ));
+        }
+        Ok((lo, hi))
+    };
     Ok(match loss.loss_fn {
         LossFn::ImportanceSampling => nn::Loss::ImportanceSampling,
         LossFn::Ppo => {
-            let (lo, hi) = clip(0.8, 1.2);
+            let (lo, hi) = clip(0.8, 1.2)?;
             nn::Loss::Ppo { lo, hi }
         }
         LossFn::Cispo => {
-            let (lo, hi) = clip(0.0, 4.0);
+            let (lo, hi) = clip(0.0, 4.0)?;
             nn::Loss::Cispo { lo, hi }
         }
-        // The protocol leaves the defaults open; these are PPO's.
+        // The protocol specifies no defaults; these are PPO's.
         LossFn::Gspo => {
-            let (lo, hi) = clip(0.8, 1.2);
+            let (lo, hi) = clip(0.8, 1.2)?;
             nn::Loss::Gspo { lo, hi }
         }
-        // The protocol leaves the default open; this is what another server takes.
+        // The protocol specifies no default; another server uses this one.
         LossFn::Dro => nn::Loss::Dro { beta: option("beta", 0.1) },
         _ => nn::Loss::CrossEntropy,
     })
 }
 
-/// The inputs that a loss reads.
-fn wanted(loss: &nn::Loss) -> Vec<&str> {
+/// Names of the inputs that a loss reads.
+fn input_names(loss: &nn::Loss) -> Vec<&str> {
     match loss {
         nn::Loss::CrossEntropy => vec!["target_tokens", "weights"],
         nn::Loss::Gspo { .. } => vec!["target_tokens", "logprobs", "advantages", "sequence_ratio_mask"],
@@ -133,23 +144,23 @@ fn wanted(loss: &nn::Loss) -> Vec<&str> {
     }
 }
 
-/// Refuses a pass that would take too much memory or time, before anything is allocated for it.
+/// Refuses a pass that would take too much memory or time, before allocating anything for it.
 fn check_size(data: &[Datum], loss: &nn::Loss) -> Result<(), String> {
-    let wanted = wanted(loss);
+    let wanted = input_names(loss);
     let (mut tokens, mut numbers) = (0usize, 0usize);
     for (i, datum) in data.iter().enumerate() {
         tokens = tokens.saturating_add(datum.model_input.len().unwrap_or(0));
-        if MOST_TOKENS < tokens {
-            let problem = format!("with this datum the pass has {tokens} tokens; the most is {MOST_TOKENS}");
+        if MAX_TOKENS < tokens {
+            let problem = format!("with this datum the pass has {tokens} tokens; the limit is {MAX_TOKENS}");
             return Err(format!("data[{i}].model_input: {problem}: send fewer data at once"));
         }
         for (name, tensor) in datum.loss_fn_inputs.iter().filter(|it| wanted.contains(&it.0.as_str())) {
             let shape = tensor.shape();
             let n = shape.iter().try_fold(1usize, |n, it| n.checked_mul(*it)).unwrap_or(usize::MAX);
             numbers = numbers.saturating_add(n);
-            if MOST_NUMBERS < numbers {
+            if MAX_NUMBERS < numbers {
                 let problem =
-                    format!("with a tensor of {shape:?} the pass has more than {MOST_NUMBERS} numbers");
+                    format!("with a tensor of {shape:?} the pass has more than {MAX_NUMBERS} numbers");
                 return Err(format!(
                     "data[{i}].loss_fn_inputs[{name:?}]: {problem}: send fewer data at once"
                 ));
@@ -159,7 +170,7 @@ fn check_size(data: &[Datum], loss: &nn::Loss) -> Result<(), String> {
     Ok(())
 }
 
-/// Reads one datum. An error continues the path of the datum.
+/// Reads one datum. The text of an error continues the path of the datum.
 fn read_datum(
     datum: &Datum,
     loss: &nn::Loss,
@@ -182,8 +193,8 @@ fn read_datum(
         _ => false,
     };
     let custom = matches!(loss, nn::Loss::Custom(_));
-    let wanted = wanted(loss);
-    // A custom loss reads what it names, and other inputs may be there for other losses.
+    let wanted = input_names(loss);
+    // A custom loss reads the inputs that it names; other inputs are ignored.
     let unknown = |it: &&String| !custom && !wanted.contains(&it.as_str());
     if let Some(name) = datum.loss_fn_inputs.keys().find(unknown) {
         return Err(format!(
@@ -196,7 +207,7 @@ fn read_datum(
     let target_tokens = input("target_tokens").ok_or_else(|| at("target_tokens", "is missing".into()))?;
     let shape = target_tokens.shape();
     let k = match shape[..] {
-        // A custom loss says how many dimensions its log-probabilities have.
+        // A custom loss declares the number of dimensions of its log-probabilities.
         [rows] if rows == n && !(custom && widest) => 1,
         [rows, k] if rows == n && 0 < k && (widest || (k == 1 && !custom)) => k,
         _ if widest => {
@@ -225,10 +236,12 @@ fn read_datum(
             example.weights = floats("weights")?.unwrap_or_else(|| vec![1.0; n * k]);
         }
         nn::Loss::Custom(program) => {
-            for it in &program.inputs()[1..] {
-                let missing = || at(&it.name, format!("is missing; the loss {} needs it", program.name()));
-                let tensor = input(&it.name).ok_or_else(missing)?;
-                example.inputs.push(own_input(tensor, it.rank, n).map_err(|problem| at(&it.name, problem))?);
+            for declared in &program.inputs()[1..] {
+                let name = &declared.name;
+                let missing = || at(name, format!("is missing; the loss {} needs it", program.name()));
+                let tensor = input(name).ok_or_else(missing)?;
+                let array = custom_input(tensor, declared.rank, n).map_err(|problem| at(name, problem))?;
+                example.inputs.push(array);
             }
         }
         _ => {
@@ -239,14 +252,15 @@ fn read_datum(
     if let nn::Loss::Gspo { .. } = loss {
         example.mask = required("sequence_ratio_mask")?;
         if example.mask.iter().all(|it| *it == 0.0) {
-            return Err(at("sequence_ratio_mask", "marks no token".into()));
+            return Err(at("sequence_ratio_mask", "is zero for every token".into()));
         }
     }
-    // A place of weight 0 may hold any filler as its target.
+    // The target of weight 0 may be any filler value.
     for (i, target) in example.targets.iter_mut().enumerate() {
         if !(0..config.vocab as i64).contains(target) {
             if !weighted || example.weights[i] != 0.0 {
-                let problem = format!("[{i}] = {target} is no token id of a vocabulary of {}", config.vocab);
+                let problem =
+                    format!("[{i}] = {target} is not a token id of a vocabulary of {}", config.vocab);
                 return Err(at("target_tokens", problem));
             }
             *target = 0;
@@ -255,8 +269,9 @@ fn read_datum(
     Ok((example, shape))
 }
 
-/// An input of a custom loss, which must have as many dimensions as the loss says, the first as long as the datum.
-fn own_input(tensor: &TensorData, rank: usize, n: usize) -> Result<LossArray, String> {
+/// Reads an input of a custom loss. It must have as many dimensions as the loss declares, the first as long as the
+/// datum.
+fn custom_input(tensor: &TensorData, rank: usize, n: usize) -> Result<LossArray, String> {
     let shape = tensor.shape();
     let fits = match shape[..] {
         [] => true,
@@ -273,38 +288,38 @@ fn own_input(tensor: &TensorData, rank: usize, n: usize) -> Result<LossArray, St
         return Err(format!("its shape is {shape:?}; this loss takes {wanted}"));
     }
     let values = match &tensor.values {
-        Values::I64(it) => spread(it, tensor).into_iter().map(|it| it as f64).collect(),
-        Values::F32(it) => spread(it, tensor).into_iter().map(f64::from).collect(),
+        Values::I64(it) => dense(it, tensor).into_iter().map(|it| it as f64).collect(),
+        Values::F32(it) => dense(it, tensor).into_iter().map(f64::from).collect(),
     };
     Ok(LossArray { shape: if rank == 0 { Vec::new() } else { shape }, values })
 }
 
-/// Token ids as the network takes them.
+/// Converts token ids to the network's type.
 pub(super) fn token_ids(ids: &[i32], vocab: usize) -> Result<Vec<u32>, String> {
-    let one = |(i, it): (usize, &i32)| match u32::try_from(*it) {
+    let one = |(i, id): (usize, &i32)| match u32::try_from(*id) {
         Ok(id) if (id as usize) < vocab => Ok(id),
-        _ => Err(format!("token {i} is {it}, which is no id of a vocabulary of {vocab}")),
+        _ => Err(format!("token {i} is {id}, which is not an id of a vocabulary of {vocab}")),
     };
     ids.iter().enumerate().map(one).collect()
 }
 
 fn dense_integers(tensor: &TensorData) -> Result<Vec<i64>, String> {
     match &tensor.values {
-        Values::I64(it) => Ok(spread(it, tensor)),
+        Values::I64(it) => Ok(dense(it, tensor)),
         Values::F32(_) => Err("must hold integers".into()),
     }
 }
 
 fn dense_floats(tensor: &TensorData) -> Vec<f32> {
     match &tensor.values {
-        Values::F32(it) => spread(it, tensor),
-        Values::I64(it) => spread(&it.iter().map(|it| *it as f32).collect::<Vec<_>>(), tensor),
+        Values::F32(it) => dense(it, tensor),
+        Values::I64(it) => dense(&it.iter().map(|it| *it as f32).collect::<Vec<_>>(), tensor),
     }
 }
 
-/// The values of a tensor in their places, zero where a sparse one lists none. Its indices were checked when it was
-/// read, its size by [`check_size`].
-fn spread<T: Copy + Default>(values: &[T], tensor: &TensorData) -> Vec<T> {
+/// The values of a tensor with the zeros of a sparse one written out. Its indices were checked when it was read, its
+/// size by [`check_size`].
+fn dense<T: Copy + Default>(values: &[T], tensor: &TensorData) -> Vec<T> {
     let (Some(sparse), Some(&[rows, cols])) = (&tensor.sparse, tensor.shape.as_deref()) else {
         return values.to_vec();
     };
@@ -366,8 +381,8 @@ mod tests {
         assert_eq!(output.metrics["loss:sum"], 2.0);
     }
 
-    /// A sparse tensor of one value.
-    fn lonely(rows: usize, cols: usize, values: Values) -> TensorData {
+    /// A sparse tensor with one value.
+    fn single_value(rows: usize, cols: usize, values: Values) -> TensorData {
         let mut crow_indices = vec![1; rows + 1];
         crow_indices[0] = 0;
         TensorData {
@@ -378,26 +393,26 @@ mod tests {
     }
 
     #[test]
-    fn no_tensor_of_a_few_bytes_takes_more_memory_than_a_pass_may_have() {
+    fn a_small_sparse_tensor_of_a_huge_shape_is_refused() {
         let datum = |n: usize, cols: usize| {
             Datum::new(ModelInput::from_ints(vec![1; n]))
-                .with("target_tokens", lonely(n, cols, Values::I64(vec![1])))
-                .with("weights", lonely(n, cols, Values::F32(vec![1.0])))
+                .with("target_tokens", single_value(n, cols, Values::I64(vec![1])))
+                .with("weights", single_value(n, cols, Values::F32(vec![1.0])))
         };
         let ce = |data: &[Datum]| pass(data, LossFn::CrossEntropy);
         assert_eq!(ce(&[datum(2, 4)]).expect("a pass").examples[0].k, 4);
-        for cols in [1 << 42, 1 << 62, MOST_NUMBERS] {
+        for cols in [1 << 42, 1 << 62, MAX_NUMBERS] {
             let error = ce(&[datum(1, 2), datum(1, cols)]).expect_err("a refusal");
             assert!(
                 error.starts_with("data[1].loss_fn_inputs[\"target_tokens\"]: with a tensor of"),
                 "{error}"
             );
         }
-        // Each of these is small enough, all together are not.
+        // Each datum is small enough, all together are not.
         let many = vec![datum(2048, 100); 12];
         let error = ce(&many).expect_err("a refusal");
         assert!(error.starts_with("data[10].") && error.ends_with("send fewer data at once"), "{error}");
-        // What the loss does not read is not looked at.
+        // Inputs that the loss does not read are not checked.
         let inputs = [("logprobs", 1), ("w", 2)];
         let graph = LossGraph::trace("mine", &inputs, |it| (it.logprobs() * it.input("w").sum()).sum());
         let graph = Arc::new(graph.expect("a graph"));
@@ -406,7 +421,7 @@ mod tests {
             Pass::new(&[datum], &loss, Some(graph.clone()), true, &nn::ModelConfig::nano())
         };
         let one = || Datum::new(ModelInput::from_ints([1])).with("target_tokens", vec![1i64]);
-        let w = |cols| lonely(1, cols, Values::F32(vec![1.0]));
+        let w = |cols| single_value(1, cols, Values::F32(vec![1.0]));
         let fine = custom(one().with("w", w(3)).with("weights", w(1 << 42))).expect("a pass");
         assert_eq!(fine.examples[0].inputs[0].shape, [1, 3]);
         let error = custom(one().with("w", w(1 << 42))).expect_err("a refusal");
@@ -419,11 +434,25 @@ mod tests {
     }
 
     #[test]
-    fn options_that_no_small_float_can_hold_are_what_they_say() {
+    fn loss_options_beyond_the_range_of_32_bit_floats_are_kept() {
         let loss = |it: Loss| pass(&[policy()], it).expect("a pass").loss;
         let ppo = loss(LossFn::Ppo.with("clip_high_threshold", 1e39).with("clip_low_threshold", 1e-46));
         assert!(matches!(ppo, nn::Loss::Ppo { lo: 1e-46, hi: 1e39 }));
         assert!(matches!(loss(LossFn::Dro.with("beta", 1e-46)), nn::Loss::Dro { beta: 1e-46 }));
+    }
+
+    #[test]
+    fn a_low_clip_threshold_above_the_high_one_is_refused_with_both_values() {
+        let refused = |loss: Loss| pass(&[policy()], loss).expect_err("a refusal");
+        let both = refused(LossFn::Ppo.with("clip_low_threshold", 1.3).with("clip_high_threshold", 1.1));
+        let expected = "clip_low_threshold is 1.3, which is above clip_high_threshold (1.1)";
+        assert!(both.contains(expected), "{both}");
+        let default_low = refused(LossFn::Gspo.with("clip_high_threshold", 0.5));
+        assert!(default_low.contains("is 0.8, which is above clip_high_threshold (0.5)"), "{default_low}");
+        let default_high = refused(LossFn::Cispo.with("clip_low_threshold", 5.0));
+        assert!(default_high.contains("is 5, which is above clip_high_threshold (4)"), "{default_high}");
+        let equal = LossFn::Ppo.with("clip_low_threshold", 1.0).with("clip_high_threshold", 1.0);
+        assert!(pass(&[policy()], equal).is_ok());
     }
 
     #[test]
@@ -450,7 +479,7 @@ mod tests {
             ),
             (ce(policy().with("logprobs", vec![0.0, f32::NAN])), "[1] = NaN is not a finite number"),
             (ce(policy().with("target_tokens", vec![1.0f32, 1.0])), "must hold integers"),
-            (ce(policy().with("target_tokens", vec![1i64, 512])), "[1] = 512 is no token id"),
+            (ce(policy().with("target_tokens", vec![1i64, 512])), "[1] = 512 is not a token id"),
             (ce(policy().with("target_tokens", vec![1i64])), "it must be [2]"),
             (pass(&[], LossFn::Ppo).expect_err("a refusal"), "no data"),
             (
@@ -459,12 +488,12 @@ mod tests {
             ),
             (
                 pass(&[policy()], LossFn::Custom { loss_id: "x".into() }).expect_err("a refusal"),
-                "loss_id names no loss",
+                "loss_id does not name a loss",
             ),
             (
                 pass(&[policy().with("sequence_ratio_mask", vec![0.0f32; 2])], LossFn::Gspo)
                     .expect_err("a refusal"),
-                "marks no token",
+                "is zero for every token",
             ),
             (
                 pass(&[policy()], LossFn::Ppo.with("beta", 1.0)).expect_err("a refusal"),
@@ -481,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filler_target_of_no_weight_is_harmless() {
+    fn the_target_of_weight_zero_may_be_any_filler_value() {
         let datum = Datum::new(ModelInput::from_ints([1, 2]))
             .with("target_tokens", vec![-100i64, 3])
             .with("weights", vec![0.0f32, 1.0]);

@@ -1,7 +1,7 @@
-//! News of finished samples, one feed for each client of a sampling session (PROTOCOL §4.5).
+//! Feeds of completed samples, one for each client of a sampling session (PROTOCOL §4.5).
 //!
-//! A feed is a list with a number for each entry. Whoever asks says up to which number it has read, which may then be
-//! forgotten, and is told what came after; if that is nothing, the answer waits without a thread.
+//! A feed is a list of numbered entries. A request says up to which number the client has read; these entries are
+//! dropped and later ones returned. If none exists, the response waits without occupying a thread.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,87 +12,88 @@ use tokio::sync::Notify;
 
 use crate::wire::json::Completion;
 
-/// How much news waits at most; beyond, the oldest is forgotten. Whoever missed it can still ask for each sample.
-const MOST: usize = 65_536;
-/// How many bytes that news may take.
-const MOST_BYTES: usize = 2 << 20;
+/// Limit of the entries of a feed. Beyond it the oldest are dropped; a client that missed one can still request each
+/// sample.
+const MAX_ENTRIES: usize = 65_536;
+/// Limit of the bytes of the entries.
+const MAX_BYTES: usize = 2 << 20;
 
-/// Sequence ids of one client of a sampling session: each has so many.
+/// Size of the range of sequence ids that one client of a sampling session uses.
 const IDS_PER_CLIENT: u64 = 1_000_000_000;
 
-/// Which client of a sampling session a sequence id belongs to.
+/// Client number of a sequence id.
 pub(super) fn client_of(seq_id: u64) -> u64 {
     seq_id / IDS_PER_CLIENT
 }
 
-/// The news for one client.
+/// The feed of one client.
 #[derive(Debug, Default)]
 pub(super) struct Feed {
-    news: Mutex<News>,
+    state: Mutex<State>,
     notify: Notify,
 }
 
 #[derive(Debug, Default)]
-struct News {
-    /// The number of the latest entry.
+struct State {
+    /// Number of the latest entry.
     last: u64,
     entries: VecDeque<(u64, Completion)>,
-    /// What the entries take.
+    /// Bytes of the entries.
     bytes: usize,
 }
 
-impl News {
-    fn forget_oldest(&mut self) {
+impl State {
+    fn drop_oldest(&mut self) {
         if let Some((_, it)) = self.entries.pop_front() {
             self.bytes -= size(&it);
         }
     }
 }
 
-/// What an entry takes.
+/// Bytes of an entry.
 fn size(completion: &Completion) -> usize {
     size_of::<(u64, Completion)>() + completion.state.len() + completion.request_id.len()
 }
 
 impl Feed {
-    /// Adds that a sample has ended.
+    /// Adds the end of a sample.
     pub(super) fn push(&self, completion: Completion) {
-        let mut news = self.news.lock();
-        news.last += 1;
-        let number = news.last;
-        news.bytes += size(&completion);
-        news.entries.push_back((number, completion));
-        while MOST < news.entries.len() || (MOST_BYTES < news.bytes && 1 < news.entries.len()) {
-            news.forget_oldest();
+        let mut state = self.state.lock();
+        state.last += 1;
+        let number = state.last;
+        state.bytes += size(&completion);
+        state.entries.push_back((number, completion));
+        while MAX_ENTRIES < state.entries.len() || (MAX_BYTES < state.bytes && 1 < state.entries.len()) {
+            state.drop_oldest();
         }
-        drop(news);
+        drop(state);
         self.notify.notify_waiters();
     }
 
-    /// What came after `read`, and the number to be given next time.
+    /// Drops entries up to `read`; returns the later ones and the number for the next call.
     fn after(&self, read: u64) -> (Vec<Completion>, u64) {
-        let mut news = self.news.lock();
-        let last = news.last;
-        // A number from another life of this server tells nothing.
+        let mut state = self.state.lock();
+        let last = state.last;
+        // A number of an earlier run of the server is ignored.
         if last < read {
             return (Vec::new(), last);
         }
-        while news.entries.front().is_some_and(|it| it.0 <= read) {
-            news.forget_oldest();
+        while state.entries.front().is_some_and(|it| it.0 <= read) {
+            state.drop_oldest();
         }
-        (news.entries.iter().map(|it| it.1.clone()).collect(), last)
+        (state.entries.iter().map(|it| it.1.clone()).collect(), last)
     }
 
-    /// The news after `read`, waited for if there is none.
-    pub(super) async fn wait(self: Arc<Self>, read: u64, patience: Duration) -> (Vec<Completion>, u64) {
-        // A time that is beyond all clocks is for ever.
-        let deadline = tokio::time::Instant::now().checked_add(patience);
+    /// Entries after `read`; waits for one if none exists.
+    pub(super) async fn wait(self: Arc<Self>, read: u64, timeout: Duration) -> (Vec<Completion>, u64) {
+        // A deadline that cannot be represented means no deadline.
+        let deadline = tokio::time::Instant::now().checked_add(timeout);
         loop {
-            // Created before the look, so that news in between is not missed.
+            // Created before the look, so that an entry in between is not missed.
             let notified = self.notify.notified();
-            let (news, cursor) = self.after(read);
+            let (entries, cursor) = self.after(read);
             let waited = match deadline {
-                _ if !news.is_empty() => return (news, cursor),
+                _ if !entries.is_empty() => return (entries, cursor),
                 Some(it) => tokio::time::timeout_at(it, notified).await.is_ok(),
                 None => {
                     notified.await;
@@ -100,7 +101,7 @@ impl Feed {
                 }
             };
             if !waited {
-                return (news, cursor);
+                return (entries, cursor);
             }
         }
     }
@@ -118,40 +119,40 @@ mod tests {
         }
     }
 
-    fn ids(news: &[Completion]) -> Vec<&str> {
-        news.iter().map(|it| it.request_id.as_str()).collect()
+    fn ids(entries: &[Completion]) -> Vec<&str> {
+        entries.iter().map(|it| it.request_id.as_str()).collect()
     }
 
     #[test]
-    fn what_was_read_is_forgotten_and_the_rest_is_told_again() {
+    fn read_entries_are_dropped_and_unread_ones_returned_again() {
         let feed = Feed::default();
         feed.push(done("a"));
         feed.push(done("b"));
-        let (news, cursor) = feed.after(0);
-        assert_eq!((ids(&news), cursor), (vec!["a", "b"], 2));
+        let (entries, cursor) = feed.after(0);
+        assert_eq!((ids(&entries), cursor), (vec!["a", "b"], 2));
         feed.push(done("c"));
-        assert_eq!(ids(&feed.after(0).0), ["a", "b", "c"], "the answer may have been lost");
-        let (news, cursor) = feed.after(2);
-        assert_eq!((ids(&news), cursor), (vec!["c"], 3));
+        assert_eq!(ids(&feed.after(0).0), ["a", "b", "c"], "the response may have been lost");
+        let (entries, cursor) = feed.after(2);
+        assert_eq!((ids(&entries), cursor), (vec!["c"], 3));
         assert_eq!(ids(&feed.after(0).0), ["c"]);
         assert_eq!(feed.after(9).1, 3);
     }
 
     #[test]
-    fn news_that_nobody_reads_is_bounded() {
+    fn unread_entries_are_bounded() {
         let feed = Feed::default();
-        (0..MOST + 10).for_each(|i| feed.push(done(&i.to_string())));
-        let (news, cursor) = feed.after(0);
-        let bytes: usize = news.iter().map(size).sum();
-        assert!(news.len() <= MOST && bytes <= MOST_BYTES && MOST_BYTES < bytes + 200, "{bytes}");
-        assert_eq!(cursor, MOST as u64 + 10);
-        assert_eq!(news.last().map(|it| it.request_id.as_str()), Some("65545"), "the latest stays");
+        (0..MAX_ENTRIES + 10).for_each(|i| feed.push(done(&i.to_string())));
+        let (entries, cursor) = feed.after(0);
+        let bytes: usize = entries.iter().map(size).sum();
+        assert!(entries.len() <= MAX_ENTRIES && bytes <= MAX_BYTES && MAX_BYTES < bytes + 200, "{bytes}");
+        assert_eq!(cursor, MAX_ENTRIES as u64 + 10);
+        assert_eq!(entries.last().map(|it| it.request_id.as_str()), Some("65545"), "the latest stays");
         feed.after(cursor);
-        assert_eq!(feed.news.lock().bytes, 0);
+        assert_eq!(feed.state.lock().bytes, 0);
     }
 
     #[test]
-    fn sequence_ids_say_whose_they_are() {
+    fn a_sequence_id_gives_its_client() {
         assert_eq!([0, 999_999_999, 1_000_000_000, 7_000_000_003].map(client_of), [0, 0, 1, 7]);
     }
 }

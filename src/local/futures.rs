@@ -1,4 +1,4 @@
-//! The results of requests, from submission until they have been fetched and a while longer.
+//! Results of requests, from submission until some time after they were fetched.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use crate::wire::json::Completion;
 use super::feeds::Feed;
 use super::trace::Span;
 
-/// How long a result stays after it was first fetched: an answer that was lost on its way can be fetched again.
+/// Time that a result is kept after it was first fetched, so that it can be fetched again if the response was lost.
 const KEEP_FETCHED: Duration = Duration::from_secs(120);
-/// How long a result stays that nobody fetches.
+/// Time that a result is kept if it is never fetched.
 const KEEP_UNFETCHED: Duration = Duration::from_secs(3600);
-/// How many bytes of results stay at most; beyond, the oldest go first, and fetched ones before others.
-const MOST_BYTES: usize = 256 << 20;
+/// Limit of the bytes of results. Beyond it the oldest are dropped, fetched ones before others.
+const MAX_BYTES: usize = 256 << 20;
 
-/// How a request ended.
+/// Result of a request.
 #[derive(Clone, Debug)]
 pub(super) enum Outcome {
     /// A JSON body.
@@ -30,7 +30,7 @@ pub(super) enum Outcome {
     Pass(Bytes),
     /// A protobuf `SampleResponse`.
     Sample(Bytes),
-    /// It failed, by the fault of `user` or `server`.
+    /// A failure caused by the `user` or the `server`.
     Failed { error: String, category: &'static str },
 }
 
@@ -60,17 +60,17 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    /// The engine has begun with it.
-    pub(super) fn started(&self) {
+    /// Records that the engine started the request.
+    pub(super) fn mark_started(&self) {
         if let Some(it) = &self.span {
             it.start();
         }
     }
 }
 
-/// Why a request may not have begun: its model and its number there.
+/// Model and sequence number of a request, which may have to wait for earlier ones.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Place {
+pub(super) struct Position {
     pub(super) model_id: String,
     pub(super) seq_id: u64,
 }
@@ -81,14 +81,14 @@ struct Entry {
     fetched: Option<Instant>,
     notify: Arc<Notify>,
     cancelled: Arc<AtomicBool>,
-    place: Option<Place>,
-    /// Only samples: a model's requests have their turn whether anybody waits for them or not.
+    position: Option<Position>,
+    /// Set for samples only: a model's requests run even if no client waits for them.
     cancellable: bool,
-    /// Whose it is, if it is anybody's.
+    /// Session of the request, if it has one.
     session: Option<Box<str>>,
-    /// Where its end is told besides.
+    /// Feed that receives its end.
     feed: Option<Arc<Feed>>,
-    /// Where its times are noted.
+    /// Records its times.
     span: Option<Arc<Span>>,
 }
 
@@ -112,30 +112,30 @@ impl Entry {
     }
 }
 
-/// What is known of a request id.
+/// State of a request id.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// It is not ours.
+    /// Never issued by this server.
     Unknown,
-    /// It was ours, and its result is gone.
+    /// Issued by this server; the result has been dropped.
     Expired,
-    Pending(Option<Place>),
+    Pending(Option<Position>),
     Done(Outcome),
 }
 
-/// The session of a model or of a sampler, whose ids begin with it.
+/// Session of a model or a sampler, whose ids begin with the session id.
 pub(super) fn session_of(id: &str) -> &str {
     id.split(':').next().unwrap_or(id)
 }
 
 enum Look {
     Now(Found),
-    Later(Arc<Notify>, Option<Place>),
+    Later(Arc<Notify>, Option<Position>),
 }
 
 /// All requests of a server.
 pub(super) struct Futures {
-    /// Tells the ids of this run from those of earlier ones, whose results must not be mistaken for ours.
+    /// Distinguishes the ids of this run from those of earlier runs, whose results are not here.
     prefix: String,
     inner: Mutex<Inner>,
 }
@@ -146,7 +146,7 @@ struct Inner {
     entries: HashMap<u64, Entry>,
     bytes: usize,
     swept: Option<Instant>,
-    /// Why nothing is worked on any more.
+    /// Why no request is worked on any more.
     closed: Option<&'static str>,
 }
 
@@ -155,13 +155,13 @@ impl Futures {
         Futures { prefix: format!("req-{run:08x}-"), inner: Mutex::default() }
     }
 
-    /// A new request.
-    pub(super) fn create(&self, place: Option<Place>, span: Option<Arc<Span>>) -> Ticket {
-        let session = place.as_ref().map(|it| session_of(&it.model_id).into());
-        self.add(place, session, false, None, span)
+    /// Adds a request.
+    pub(super) fn create(&self, position: Option<Position>, span: Option<Arc<Span>>) -> Ticket {
+        let session = position.as_ref().map(|it| session_of(&it.model_id).into());
+        self.add(position, session, false, None, span)
     }
 
-    /// A new request of a session that can be cancelled, and whose end is told to a feed if one is given.
+    /// Adds a request that can be cancelled; its end is added to a feed, if one is given.
     pub(super) fn create_cancellable(
         &self,
         session: Option<&str>,
@@ -173,7 +173,7 @@ impl Futures {
 
     fn add(
         &self,
-        place: Option<Place>,
+        position: Option<Position>,
         session: Option<Box<str>>,
         cancellable: bool,
         feed: Option<Arc<Feed>>,
@@ -190,7 +190,7 @@ impl Futures {
             fetched: None,
             notify: Arc::default(),
             cancelled: cancelled.clone(),
-            place,
+            position,
             cancellable,
             session,
             feed,
@@ -207,7 +207,7 @@ impl Futures {
         id.strip_prefix(&self.prefix)?.parse().ok()
     }
 
-    /// Ends a request. The first end stands.
+    /// Ends a request. Later calls have no effect.
     pub(super) fn finish(&self, id: &str, outcome: Outcome) {
         let now = Instant::now();
         let mut inner = self.inner.lock();
@@ -219,7 +219,7 @@ impl Futures {
         inner.sweep(now);
     }
 
-    /// Ends a request that can be cancelled and has not ended.
+    /// Ends a request if it can be cancelled and is pending.
     pub(super) fn cancel(&self, id: &str) {
         let cancelled = {
             let inner = self.inner.lock();
@@ -232,8 +232,8 @@ impl Futures {
         }
     }
 
-    /// Ends the samples of a session that have not ended, and tells who works on them.
-    pub(super) fn cancel_all_of(&self, session: &str, why: &str) {
+    /// Ends the pending samples of a session and sets their cancel flags.
+    pub(super) fn cancel_samples_of(&self, session: &str, why: &str) {
         let mut inner = self.inner.lock();
         let of_session = |it: &Entry| it.cancellable && it.session.as_deref() == Some(session);
         let open = |it: &Entry| it.outcome.is_none() && of_session(it);
@@ -243,13 +243,13 @@ impl Futures {
         }
     }
 
-    /// Whose request it is.
+    /// Session of a request.
     pub(super) fn session(&self, id: &str) -> Option<Box<str>> {
         let inner = self.inner.lock();
         inner.entries.get(&self.number(id)?)?.session.clone()
     }
 
-    /// Fails all requests that have not ended, and all that come from now on.
+    /// Fails all pending requests, and all that are added from now on.
     pub(super) fn close(&self, why: &'static str) {
         let mut inner = self.inner.lock();
         inner.closed = Some(why);
@@ -266,38 +266,38 @@ impl Futures {
         match inner.entries.get_mut(&number) {
             None => Look::Now(Found::Expired),
             Some(Entry { outcome: Some(outcome), .. }) => Look::Now(Found::Done(outcome.clone())),
-            Some(entry) => Look::Later(entry.notify.clone(), entry.place.clone()),
+            Some(entry) => Look::Later(entry.notify.clone(), entry.position.clone()),
         }
     }
 
-    /// What is known now.
+    /// The state of a request, without waiting.
     #[cfg(test)]
     pub(super) fn now(&self, id: &str) -> Found {
         match self.look(id) {
             Look::Now(found) => found,
-            Look::Later(_, place) => Found::Pending(place),
+            Look::Later(_, position) => Found::Pending(position),
         }
     }
 
-    /// Waits for the end of a request, for so long.
-    pub(super) async fn wait(&self, id: &str, patience: Duration) -> Found {
-        let (notify, place) = match self.look(id) {
+    /// Waits for the end of a request, at most for `timeout`.
+    pub(super) async fn wait(&self, id: &str, timeout: Duration) -> Found {
+        let (notify, position) = match self.look(id) {
             Look::Now(found) => return found,
-            Look::Later(notify, place) => (notify, place),
+            Look::Later(notify, position) => (notify, position),
         };
         // Created before the second look, so that an end in between is not missed.
         let notified = notify.notified();
         if let Look::Now(found) = self.look(id) {
             return found;
         }
-        let _ = tokio::time::timeout(patience, notified).await;
+        let _ = tokio::time::timeout(timeout, notified).await;
         match self.look(id) {
             Look::Now(found) => found,
-            Look::Later(..) => Found::Pending(place),
+            Look::Later(..) => Found::Pending(position),
         }
     }
 
-    /// Notes that a result was sent in full.
+    /// Records that a result was sent completely.
     pub(super) fn fetched(&self, id: &str) {
         let mut inner = self.inner.lock();
         if let Some(entry) = self.number(id).and_then(|it| inner.entries.get_mut(&it)) {
@@ -309,7 +309,7 @@ impl Futures {
 impl Inner {
     fn sweep(&mut self, now: Instant) {
         let recently = self.swept.is_some_and(|it| now.duration_since(it) < Duration::from_secs(5));
-        if recently && self.bytes <= MOST_BYTES {
+        if recently && self.bytes <= MAX_BYTES {
             return;
         }
         self.swept = Some(now);
@@ -320,14 +320,14 @@ impl Inner {
         });
         let size = |it: &Entry| it.outcome.as_ref().map_or(0, Outcome::len);
         self.bytes = self.entries.values().map(size).sum();
-        if self.bytes <= MOST_BYTES {
+        if self.bytes <= MAX_BYTES {
             return;
         }
         let mut done: Vec<_> = self.entries.iter().filter(|it| it.1.outcome.is_some()).collect();
         done.sort_by_key(|(_, it)| (it.fetched.is_none(), it.done));
-        // The latest result stays however large it is: someone is waiting for it.
+        // Keep the latest result, however large: a client is waiting for it.
         done.pop();
-        let mut excess = self.bytes - MOST_BYTES;
+        let mut excess = self.bytes - MAX_BYTES;
         let mut gone = Vec::new();
         for (number, entry) in done {
             if excess == 0 {

@@ -1,4 +1,4 @@
-//! The HTTP face: reads requests, asks the state, writes answers (PROTOCOL §3, §4).
+//! The HTTP endpoints: read requests, call the state, write responses (PROTOCOL §3, §4).
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -20,39 +20,40 @@ use crate::wire::json::*;
 use crate::wire::train;
 
 use super::checkpoint::Kind;
-use super::engine::Work;
 use super::examples::Pass;
+use super::job::Work;
 use super::nn::Adam;
-use super::state::{Refusal, Reply, State};
+use super::reply::{Refusal, Reply};
+use super::state::State;
 use super::tokens::Tokens;
 
 mod access;
 mod bodies;
 mod futures;
 mod rest;
-mod turn;
+mod unreadable;
 
 pub(super) use bodies::Bodies;
-use bodies::{LARGE, aside, check_values, inflate};
+use bodies::{LARGE, check_values, decompress, run_blocking};
 
 const PROTOBUF: &str = "application/x-protobuf";
 
-/// What every request is served with.
+/// Shared data of all requests.
 pub(super) struct App {
     pub(super) state: State,
-    /// What clients are told to do.
+    /// Flags sent to clients.
     pub(super) flags: ClientConfig,
     pub(super) dynamic_flags: DynamicConfig,
     pub(super) api_key: String,
-    /// Names that it goes by besides those of this machine for itself.
+    /// Accepted host names besides those of the loopback address.
     pub(super) allowed_hosts: Vec<String>,
     pub(super) bodies: Bodies,
     pub(super) tokens: Tokens,
-    /// Its own address, for what can be fetched from it.
+    /// Base URL of this server, for download addresses.
     pub(super) url: String,
-    /// How long an unfinished result is waited for before the client has to ask again.
+    /// Time that a request waits for a result before the client has to poll again.
     pub(super) long_poll: Duration,
-    /// Results of more bytes are announced first, if the client allows it.
+    /// Larger results, in bytes, are announced first if the client allows it.
     pub(super) announce_above: usize,
 }
 
@@ -70,7 +71,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
             get(|app: Context| async move { ok(&app.state.capabilities()) }),
         )
         .route("/api/v1/auth/token", call(access::token))
-        .route("/api/v1/auth/apikey/me", get(access::key))
+        .route("/api/v1/auth/apikey/me", get(access::key_info))
         .route("/api/v1/create_session", post(create_session))
         .route(
             "/api/v1/session_heartbeat",
@@ -109,7 +110,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/api/v1/asample", call(|app, it, fingerprint| app.state.sample(it, fingerprint)))
         .route("/api/v1/cancel_future", call(futures::cancel))
         .route("/api/v1/retrieve_future", post(futures::retrieve))
-        .route("/api/v1/retrieve_futures", post(futures::news))
+        .route("/api/v1/retrieve_futures", post(futures::retrieve_many))
         .merge(rest::routes())
         .route(
             "/api/v1/weights_info",
@@ -122,11 +123,11 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .fallback(|| async { refusal(404, "Not Found") })
         .method_not_allowed_fallback(not_allowed)
         .layer(DefaultBodyLimit::disable())
-        .layer(middleware::from_fn_with_state(app.clone(), bodies::take))
-        .layer(middleware::from_fn_with_state(app.clone(), access::check))
-        // Whoever knows such an address has been given it.
+        .layer(middleware::from_fn_with_state(app.clone(), bodies::read_body))
+        .layer(middleware::from_fn_with_state(app.clone(), access::check_credentials))
+        // The address itself grants access.
         .route("/download/{token}/{file}", get(rest::download))
-        // Says nothing and costs nothing, so whoever starts the server may ask without a key.
+        // Reveals nothing and costs nothing, so the program that starts the server can poll it without a key.
         .route("/api/v1/healthz", get(|| async { ok(&HealthzResponse { status: "ok".into() }) }))
         .layer(middleware::from_fn_with_state(app.clone(), access::check_host))
         .with_state(app)
@@ -134,21 +135,22 @@ pub(super) fn router(app: Arc<App>) -> Router {
 
 // ---- reading and writing ----
 
-/// A request with a JSON body that is answered at once.
+/// An endpoint with a JSON body that is answered on the server's thread, unless the body is large.
 fn call<T, R>(serve: fn(&App, T, u64) -> Reply<R>) -> MethodRouter<Arc<App>>
 where
     T: DeserializeOwned + 'static,
     R: Serialize + 'static,
 {
     post(move |Shared(app): Context, uri: Uri, body: Bytes| async move {
-        match LARGE < body.len() {
-            true => aside(app, true, move |app| answer(app, &uri, body, serve)).await,
-            false => answer(&app, &uri, body, serve),
+        if LARGE < body.len() {
+            run_blocking(app, true, move |app| answer(app, &uri, body, serve)).await
+        } else {
+            answer(&app, &uri, body, serve)
         }
     })
 }
 
-/// As [`call`], for what reads or writes files: not on the server's thread.
+/// As [`call`], for endpoints that read or write files: runs off the server's thread.
 fn slow_call<T, R>(serve: fn(&App, T, u64) -> Reply<R>) -> MethodRouter<Arc<App>>
 where
     T: DeserializeOwned + 'static,
@@ -156,7 +158,7 @@ where
 {
     post(move |Shared(app): Context, uri: Uri, body: Bytes| {
         let large = LARGE < body.len();
-        aside(app, large, move |app| answer(app, &uri, body, serve))
+        run_blocking(app, large, move |app| answer(app, &uri, body, serve))
     })
 }
 
@@ -172,15 +174,15 @@ fn answer<T: DeserializeOwned, R: Serialize>(
     let fingerprint = fingerprint(uri, &body);
     match request::<T>(&body) {
         Ok(it) => {
-            // Its room is needed by others.
+            // Free its share of the body budget.
             drop(body);
             reply(serve(app, it, fingerprint))
         }
-        Err(error) => turn::keep(&app.state, &error, turn::of_json(&body), fingerprint),
+        Err(error) => unreadable::answer(&app.state, &error, unreadable::ids_in_json(&body), fingerprint),
     }
 }
 
-/// Tells a repeated request from another one under the same number.
+/// Distinguishes a repeated request from a different one with the same number.
 fn fingerprint(uri: &Uri, body: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     (uri.path(), body).hash(&mut hasher);
@@ -202,7 +204,7 @@ fn refusal(status: u16, detail: &str) -> Response {
     respond(status, &json!({ "detail": detail }))
 }
 
-/// A body that is not what the endpoint takes, in the words of the family's servers.
+/// Refusal of an invalid body, in the format of the family's servers.
 fn unreadable(error: &Error) -> Response {
     respond(422, &json!({ "detail": [{ "loc": ["body"], "msg": error.message(), "type": "value_error" }] }))
 }
@@ -220,10 +222,10 @@ fn payload(status: StatusCode, content_type: &'static str, bytes: Bytes) -> Resp
 }
 
 fn mentions(headers: &HeaderMap, name: header::HeaderName, what: &str) -> bool {
-    headers.get_all(name).iter().any(|it| it.to_str().is_ok_and(|it| it.contains(what)))
+    headers.get_all(name).iter().any(|value| value.to_str().is_ok_and(|text| text.contains(what)))
 }
 
-// ---- endpoints that are more than one line ----
+// ---- endpoints of more than one line ----
 
 async fn create_session(Shared(app): Context, headers: HeaderMap, body: Bytes) -> Response {
     let key = headers.get("x-idempotency-key").and_then(|it| it.to_str().ok());
@@ -251,7 +253,7 @@ async fn not_allowed() -> Response {
 async fn forward_backward(Shared(app): Context, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let large = LARGE < body.len() || mentions(&headers, header::CONTENT_ENCODING, "zstd");
     let work = move |app: &App| {
-        let body = match inflate(&headers, body) {
+        let body = match decompress(&headers, body) {
             Ok(it) => it,
             Err(Refusal { status, detail }) => return refusal(status, &detail),
         };
@@ -259,11 +261,13 @@ async fn forward_backward(Shared(app): Context, uri: Uri, headers: HeaderMap, bo
         if mentions(&headers, header::CONTENT_TYPE, PROTOBUF) {
             return match train::decode_forward_backward_bytes(body.clone()) {
                 Ok(it) => {
-                    // Its room is needed by others.
+                    // Free its share of the body budget.
                     drop(body);
                     pass(app, it, fingerprint, size)
                 }
-                Err(error) => turn::keep(&app.state, &error, turn::of_protobuf(&body), fingerprint),
+                Err(error) => {
+                    unreadable::answer(&app.state, &error, unreadable::ids_in_protobuf(&body), fingerprint)
+                }
             };
         }
         if let Err(Refusal { status, detail }) = check_values(&body) {
@@ -274,13 +278,10 @@ async fn forward_backward(Shared(app): Context, uri: Uri, headers: HeaderMap, bo
                 drop(body);
                 pass(app, it, fingerprint, size)
             }
-            Err(error) => turn::keep(&app.state, &error, turn::of_json(&body), fingerprint),
+            Err(error) => unreadable::answer(&app.state, &error, unreadable::ids_in_json(&body), fingerprint),
         }
     };
-    match large {
-        true => aside(app, true, work).await,
-        false => work(&app),
-    }
+    if large { run_blocking(app, true, work).await } else { work(&app) }
 }
 
 async fn forward(Shared(app): Context, uri: Uri, body: Bytes) -> Response {
@@ -292,25 +293,22 @@ async fn forward(Shared(app): Context, uri: Uri, body: Bytes) -> Response {
         let (fingerprint, size) = (fingerprint(&uri, &body), body.len());
         match train::decode_forward_backward_json(&body, "forward_input") {
             Ok(it) => pass(app, it, fingerprint, size),
-            Err(error) => turn::keep(&app.state, &error, turn::of_json(&body), fingerprint),
+            Err(error) => unreadable::answer(&app.state, &error, unreadable::ids_in_json(&body), fingerprint),
         }
     };
-    match large {
-        true => aside(app, true, work).await,
-        false => work(&app),
-    }
+    if large { run_blocking(app, true, work).await } else { work(&app) }
 }
 
 fn pass(app: &App, call: train::ForwardBackwardCall, fingerprint: u64, size: usize) -> Response {
-    // The legacy form may come without a number.
+    // The legacy form may lack the number.
     let seq_id = Some(u64::from(call.seq_id)).filter(|it| 0 < *it);
     let custom = app.state.custom_loss(&call.model_id, &call.loss.loss_fn);
-    // Read before its turn is taken, which nobody else can do meanwhile.
+    // Read before it gets its place in the order. No other request can take that place meanwhile.
     let read = |it| Pass::new(&call.data, &call.loss, it, !call.forward_only, app.state.config());
     let work = match custom.and_then(read) {
         Ok(pass) => {
-            let (model_id, room) = (call.model_id.clone(), app.state.room(2 * size));
-            Work::Pass { model_id, pass: Box::new(pass), room }
+            let (model_id, waiting) = (call.model_id.clone(), app.state.count_waiting(2 * size));
+            Work::Pass { model_id, pass: Box::new(pass), waiting }
         }
         Err(error) => Work::Refused { error },
     };
@@ -324,7 +322,7 @@ fn optim_step(app: &App, request: OptimStepRequest, fingerprint: u64) -> Reply<U
             return Work::Refused { error: "optimizer_params: only adam_params are offered here".into() };
         }
         match Adam::read(&request.adam_params.unwrap_or_default()) {
-            Ok(adam) => Work::Step { model_id: model_id.clone(), adam },
+            Ok(adam) => Work::OptimStep { model_id: model_id.clone(), adam },
             Err(error) => Work::Refused { error },
         }
     })

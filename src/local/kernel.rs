@@ -56,7 +56,7 @@ impl<'a> Mat<'a> {
     }
 }
 
-/// Whether a row-major matrix of this shape lies inside a slice of this length.
+/// True if a row-major matrix of this shape lies inside a slice of this length.
 fn fits(len: usize, rows: usize, cols: usize, row_stride: usize) -> bool {
     if rows == 0 || cols == 0 {
         return true;
@@ -251,8 +251,8 @@ pub(crate) fn pack_panels(weight: &[f32], outputs: usize, inputs: usize) -> Vec<
 
 /// `dst[r] = keep·dst[r] + panels·x[r]` for a few rows at once.
 ///
-/// Each output is one chain of multiply-adds over the inputs in order, so a row has the same bits alone and in
-/// company. `panel_inputs` is the number of input slots that a panel has room for; only the first `inputs` of
+/// Each output is one chain of multiply-adds over the inputs in order, so a row has the same bits alone and among
+/// others. `panel_inputs` is the number of input slots that a panel has room for; only the first `inputs` of
 /// them are read, which lets a growing cache be multiplied in place.
 #[derive(Debug)]
 pub(crate) struct PanelProduct<'a> {
@@ -311,7 +311,7 @@ impl PanelProduct<'_> {
         }
     }
 
-    /// `P` panels for all rows, `R` at a time as long as there are so many.
+    /// `P` panels for all rows, `R` rows at a time while that many are left.
     #[inline(always)]
     fn rows<S: Simd, const NV: usize, const R: usize, const P: usize>(&mut self, simd: S, panel: usize) {
         let mut row = 0;
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn panel_products_agree_with_plain_loops_and_rows_do_not_notice_each_other() {
+    fn panel_products_agree_with_plain_loops_and_rows_are_independent() {
         for (outputs, inputs) in [(32, 8), (70, 33), (5, 1), (256, 16)] {
             let weight = numbers(outputs * inputs);
             let panels = pack_panels(&weight, outputs, inputs);

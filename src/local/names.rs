@@ -1,4 +1,4 @@
-//! The names of the one model that is served, and its tokenizer in the form that others read.
+//! Names of the served model, and its tokenizer in the file formats of other libraries.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,15 +8,18 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::nn::ModelConfig;
-use super::state::{NANO, Reply, refuse};
+use super::reply::{Reply, refuse};
 use crate::tokenizer::ByteTokenizer;
 
-/// What a revision is called in the folders of the model hub: there is only one.
+/// The one model that this engine serves.
+pub(super) const NANO: &str = "tinkex/nano";
+
+/// Revision name in the folders of the model hub; only one exists.
 const REVISION: &str = "0000000000000000000000000000000000000000";
-/// How the end of a sequence is written.
+/// Text of the end-of-sequence token.
 const EOS: &str = "<|endoftext|>";
 
-/// Under which names the model is offered, and where its tokenizer is.
+/// Names of the model, and the folder of its tokenizer.
 #[derive(Debug)]
 pub(super) struct Names {
     aliases: Vec<String>,
@@ -24,11 +27,11 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Takes the names that were asked for, and writes the tokenizer into a data folder: once as a folder that can be
-    /// named instead of a model, and once for each name in the folders in which the hub's clients look a name up.
+    /// Checks the aliases and writes the tokenizer into the data folder: once as a folder of its own, and once for
+    /// each name in the layout in which clients of the hub look up a name.
     ///
     /// # Errors
-    /// A name that is none, or that stands for another model; or the disk.
+    /// An invalid alias, one that stands for another model, or an error of the disk.
     pub(super) fn new(
         aliases: &BTreeMap<String, String>,
         data_dir: &Path,
@@ -43,7 +46,7 @@ impl Names {
             let plain = |it: &str| !it.is_empty() && !it.starts_with('.') && it.bytes().all(is_plain);
             if alias == NANO || !alias.split('/').all(plain) {
                 return Err(format!(
-                    "{alias:?} is no other name for a model: write it as in \"Qwen/Qwen3-8B\""
+                    "{alias:?} is not a valid alias of a model: write it like \"Qwen/Qwen3-8B\""
                 ));
             }
         }
@@ -55,7 +58,7 @@ impl Names {
         Ok(Names { aliases, tokenizer: folder.display().to_string() })
     }
 
-    /// The folder of the tokenizer.
+    /// Folder of the tokenizer.
     pub(super) fn tokenizer(&self) -> &str {
         &self.tokenizer
     }
@@ -65,7 +68,7 @@ impl Names {
         [NANO].into_iter().chain(self.aliases.iter().map(String::as_str))
     }
 
-    /// Refuses a model that is not served.
+    /// Refuses the name of a model that is not served.
     pub(super) fn check(&self, name: &str) -> Reply<()> {
         if self.all().any(|it| it == name) {
             return Ok(());
@@ -74,13 +77,13 @@ impl Names {
         refuse(400, format!("base model {name:?} is not served here; this engine offers {offered}"))
     }
 
-    /// The name under which something was made, unless the model has it no longer.
-    pub(super) fn or_own<'a>(&'a self, name: Option<&str>) -> &'a str {
+    /// The given name if it is still a name of the model, else its own name.
+    pub(super) fn alias_or_own<'a>(&'a self, name: Option<&str>) -> &'a str {
         self.all().find(|it| Some(*it) == name).unwrap_or(NANO)
     }
 }
 
-/// What a name may consist of: it becomes part of the name of a folder.
+/// True for bytes allowed in a name, which becomes part of a folder name.
 fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)
 }
@@ -102,7 +105,7 @@ fn write<'a>(
     Ok(folder)
 }
 
-/// Writes files that may be there already. Nobody reads a half: most often nothing has to be written.
+/// Writes files unless they exist with the same content. Readers never see a partial file.
 fn write_files(folder: &Path, files: &[(&str, String)]) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     for (name, text) in files {
@@ -117,7 +120,7 @@ fn write_files(folder: &Path, files: &[(&str, String)]) -> io::Result<()> {
     Ok(())
 }
 
-/// The tokenizer as the library `tokenizers` reads it: [`ByteTokenizer`], with a text for the end of a sequence.
+/// The tokenizer [`ByteTokenizer`] in the format of the library `tokenizers`, with a text for the end of a sequence.
 fn files(c: &ModelConfig) -> [(&'static str, String); 3] {
     let vocab: serde_json::Map<String, Value> =
         (0..=255u8).map(|byte| (letter(byte).to_string(), json!(byte))).collect();
@@ -140,7 +143,7 @@ fn files(c: &ModelConfig) -> [(&'static str, String); 3] {
         "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOS, "pad_token": EOS,
         "model_max_length": c.max_len, "clean_up_tokenization_spaces": false, "add_prefix_space": false,
     });
-    // Who looks a tokenizer up by the name of a model reads this first.
+    // Libraries that look up a tokenizer by model name read this file first.
     let model = json!({
         "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": c.vocab,
         "hidden_size": c.hidden, "intermediate_size": c.mlp, "num_hidden_layers": c.layers,
@@ -156,8 +159,8 @@ fn files(c: &ModelConfig) -> [(&'static str, String); 3] {
     ]
 }
 
-/// The letter that stands for a byte in byte-level tokenizers: itself if it is a visible one of Latin-1, else one of those
-/// from U+0100 on, in order.
+/// Letter that represents a byte in byte-level tokenizers: the byte itself if it is a visible character of Latin-1,
+/// else the next free one from U+0100 on.
 fn letter(byte: u8) -> char {
     let visible = |it: u8| matches!(it, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     if visible(byte) {
@@ -181,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn only_names_of_this_model_are_accepted_and_each_is_found_in_the_folders_of_the_hub() {
+    fn only_aliases_of_this_model_are_accepted_and_each_is_found_in_the_folders_of_the_hub() {
         let folder = std::env::temp_dir().join(format!("tinkex-names-{}", std::process::id()));
         let named = |alias: &str, model: &str| {
             Names::new(&[(alias.to_string(), model.to_string())].into(), &folder, &ModelConfig::nano())
@@ -190,14 +193,18 @@ mod tests {
         assert!(error.contains("only \"tinkex/nano\" is served here"), "{error}");
         for bad in ["", "/", "a//b", "../x", "a/..", "a b", "tinkex/nano", "/a"] {
             let error = named(bad, NANO).expect_err("an error");
-            assert!(error.contains("no other name"), "{bad:?}: {error}");
+            assert!(error.contains("not a valid alias"), "{bad:?}: {error}");
         }
         let names = named("Qwen/Qwen3-8B", NANO).expect("names");
         assert!(names.check("Qwen/Qwen3-8B").is_ok() && names.check(NANO).is_ok());
         let refusal = names.check("Qwen/Qwen3-4B").expect_err("a refusal");
         assert!(refusal.detail.contains(r#"offers "tinkex/nano", "Qwen/Qwen3-8B""#), "{}", refusal.detail);
         assert_eq!(
-            [names.or_own(Some("Qwen/Qwen3-8B")), names.or_own(Some("gone")), names.or_own(None)],
+            [
+                names.alias_or_own(Some("Qwen/Qwen3-8B")),
+                names.alias_or_own(Some("gone")),
+                names.alias_or_own(None)
+            ],
             ["Qwen/Qwen3-8B", NANO, NANO]
         );
         let read = |path: &str| fs::read_to_string(folder.join(path)).expect("a file");

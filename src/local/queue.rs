@@ -1,73 +1,73 @@
-//! The jobs of the engine thread, and how many samples it has running.
+//! Queue of the engine thread, and its count of running samples.
 
 use parking_lot::{Condvar, Mutex};
 
-use super::engine::Job;
-use super::lines::{Lines, Way};
+use super::job::Job;
+use super::schedule::{Concurrency, Schedule};
 
-/// What the engine thread does next.
+/// Next action of the engine thread.
 pub(super) enum Next {
-    /// A job that runs now.
+    /// Run this job now.
     Run(Box<Job>),
-    /// The sample of this id panicked.
-    Lost(String),
-    /// Nothing will ever come any more.
+    /// The sample with this id panicked.
+    SamplePanicked(String),
+    /// The queue is closed and empty, and no sample runs.
     End,
 }
 
-/// What waits for the engine thread. Everyone may add; only that thread takes.
+/// Jobs that wait for the engine thread. Any thread may add jobs; only the engine thread takes them.
 pub(super) struct Queue {
     inner: Mutex<Inner>,
     changed: Condvar,
-    /// The engine thread is woken for more samples when no more than so many are left running.
-    low: usize,
+    /// The engine thread is woken for more samples when at most this many are running.
+    wake_at: usize,
 }
 
 struct Inner {
-    lines: Lines<Job>,
+    schedule: Schedule<Job>,
     running: usize,
-    lost: Vec<String>,
+    panicked: Vec<String>,
     closed: bool,
 }
 
 impl Queue {
-    /// A queue that lets so many samples run side by side.
-    pub(super) fn new(most: usize) -> Self {
-        let inner = Inner { lines: Lines::new(most), running: 0, lost: Vec::new(), closed: false };
-        Queue { inner: Mutex::new(inner), changed: Condvar::new(), low: most / 2 }
+    /// A queue that lets `max` samples run concurrently.
+    pub(super) fn new(max: usize) -> Self {
+        let inner = Inner { schedule: Schedule::new(max), running: 0, panicked: Vec::new(), closed: false };
+        Queue { inner: Mutex::new(inner), changed: Condvar::new(), wake_at: max / 2 }
     }
 
     /// Adds jobs of a session.
     pub(super) fn push(&self, session: &str, jobs: impl IntoIterator<Item = Job>) {
         let mut inner = self.inner.lock();
         for job in jobs {
-            inner.lines.push(session, job.way(), job);
+            inner.schedule.push(session, job.concurrency(), job);
         }
         drop(inner);
         self.changed.notify_one();
     }
 
-    /// Takes everything out that a session still wants done.
-    pub(super) fn forget(&self, session: &str) -> Vec<Job> {
-        let jobs = self.inner.lock().lines.forget(session).collect();
+    /// Removes all jobs of a session and returns them.
+    pub(super) fn remove_session(&self, session: &str) -> Vec<Job> {
+        let jobs = self.inner.lock().schedule.remove_session(session).collect();
         self.changed.notify_one();
         jobs
     }
 
-    /// Gives a session no more turns until it is resumed.
+    /// Excludes a session from the turns until it is resumed.
     pub(super) fn pause(&self, session: &str) {
-        self.inner.lock().lines.pause(session);
+        self.inner.lock().schedule.pause(session);
         self.changed.notify_one();
     }
 
     pub(super) fn resume(&self, session: &str) {
-        self.inner.lock().lines.resume(session);
+        self.inner.lock().schedule.resume(session);
         self.changed.notify_one();
     }
 
-    /// Whether a session has nothing in the queue.
+    /// True if a session has no waiting job.
     pub(super) fn is_idle(&self, session: &str) -> bool {
-        self.inner.lock().lines.is_idle(session)
+        self.inner.lock().schedule.is_idle(session)
     }
 
     /// Ends the engine thread once the queue is empty.
@@ -76,16 +76,16 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Waits for something to do. A sample counts as running from now on.
+    /// Waits for the next action. A sample counts as running from now on.
     pub(super) fn next(&self) -> Next {
         let mut inner = self.inner.lock();
         loop {
-            if let Some(id) = inner.lost.pop() {
-                return Next::Lost(id);
+            if let Some(id) = inner.panicked.pop() {
+                return Next::SamplePanicked(id);
             }
             let running = inner.running;
-            if let Some((way, job)) = inner.lines.take(running) {
-                inner.running += usize::from(way == Way::Beside);
+            if let Some((concurrency, job)) = inner.schedule.take(running) {
+                inner.running += usize::from(concurrency == Concurrency::Shared);
                 return Next::Run(Box::new(job));
             }
             if inner.closed && running == 0 {
@@ -95,18 +95,18 @@ impl Queue {
         }
     }
 
-    /// What could begin now, if nothing ran.
+    /// Takes the next job, assuming that no sample is running.
     #[cfg(test)]
-    pub(super) fn look(&self) -> Option<Job> {
-        self.inner.lock().lines.take(0).map(|it| it.1)
+    pub(super) fn take_next(&self) -> Option<Job> {
+        self.inner.lock().schedule.take(0).map(|it| it.1)
     }
 
-    /// Notes that a sample runs no more, and which one if it panicked.
-    pub(super) fn ended(&self, lost: Option<String>) {
+    /// Records the end of a sample; `panicked` is its id if it panicked.
+    pub(super) fn sample_ended(&self, panicked: Option<String>) {
         let mut inner = self.inner.lock();
         inner.running -= 1;
-        let wakes = inner.running <= self.low || lost.is_some();
-        inner.lost.extend(lost);
+        let wakes = inner.running <= self.wake_at || panicked.is_some();
+        inner.panicked.extend(panicked);
         drop(inner);
         if wakes {
             self.changed.notify_one();

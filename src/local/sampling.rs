@@ -1,4 +1,4 @@
-//! Sampling requests: what is asked, checked, and how it is run on a snapshot.
+//! Sampling requests: reading, checking and running them on a snapshot.
 
 use std::sync::Arc;
 
@@ -15,23 +15,23 @@ use super::examples::token_ids;
 use super::nn::{Generate, ModelConfig, Sampler};
 use super::snapshots::Snapshot;
 
-/// Most answers of one request.
-const MOST_SAMPLES: u32 = 1024;
+/// Largest `num_samples` of a request.
+const MAX_SAMPLES: u32 = 1024;
 
-/// Most tokens that the answers of one request may have together: 64 of the longest.
-const MOST_TOKENS: usize = 1 << 17;
+/// Limit of the tokens of all sequences of one request: 64 of the longest.
+const MAX_TOKENS: usize = 1 << 17;
 
-/// Most tokens that one request may be told about, each with its log-probability: the likeliest at each position.
-const MOST_REPORTED: usize = 1 << 21;
+/// Limit of the log-probabilities that one request may return besides those of its own tokens.
+const MAX_REPORTED: usize = 1 << 21;
 
-/// Where the weights of a sampler appear once they are ready. Samplers that follow a model share one slot.
+/// Cell for the weights of a sampler, filled once they are loaded. Samplers that follow a model share one slot.
 pub(super) type Slot = Arc<Mutex<Weights>>;
 
 #[derive(Clone, Debug, Default)]
 pub(super) enum Weights {
     #[default]
     None,
-    /// Those of the base model.
+    /// The base model without an adapter.
     Base,
     Ready(Arc<Snapshot>),
     Failed(String),
@@ -41,16 +41,16 @@ pub(super) enum Weights {
 #[derive(Debug)]
 pub(super) struct Sample {
     generate: Generate,
-    /// Texts to stop at, as bytes.
+    /// Stop strings, as bytes.
     stops: Vec<Vec<u8>>,
-    /// What was asked to be scored.
+    /// Tokens to score, as the request named them.
     target: Option<TensorData>,
-    /// Of the prompt's scores, keep only so many.
+    /// Keep only the last scores of the prompt, this many.
     last_n: Option<usize>,
 }
 
 impl Sample {
-    /// Reads a request; `seed` is used if it names none.
+    /// Reads a request; `seed` is used if it has none.
     pub(super) fn new(request: &SampleRequest, config: &ModelConfig, seed: u64) -> Result<Self, String> {
         let prompt = request.prompt.clone().read().map_err(|it| format!("prompt: {it}"))?;
         let ids = prompt.to_ints().map_err(|_| "prompt: this model reads text only".to_string())?;
@@ -59,8 +59,8 @@ impl Sample {
         if prompt.is_empty() {
             return Err("prompt: has no tokens".into());
         }
-        if !(1..=MOST_SAMPLES).contains(&request.num_samples) {
-            return Err(format!("num_samples must be in 1..={MOST_SAMPLES}, is {}", request.num_samples));
+        if !(1..=MAX_SAMPLES).contains(&request.num_samples) {
+            return Err(format!("num_samples must be in 1..={MAX_SAMPLES}, is {}", request.num_samples));
         }
         let window = config.max_len;
         let max_tokens = params.max_tokens.map(|it| it as usize);
@@ -68,8 +68,8 @@ impl Sample {
             || 0 < request.topk_prompt_logprobs
             || 0 < request.prompt_alt_tokens_k
             || request.target_prompt_logprobs.is_some();
-        // The context must have room for the answer; without a limit the answer takes what is left. Who wants the prompt
-        // scored has to ask for an answer of one token, and needs none.
+        // The context must have room for `max_tokens`; without that limit a sequence takes the rest of the context. A
+        // request that only scores the prompt has to set `max_tokens` to 1, but that token needs no room.
         let room = window.saturating_sub(prompt.len());
         let needed = match max_tokens {
             None | Some(1) => usize::from(!scores_prompt),
@@ -80,17 +80,17 @@ impl Sample {
             let asked = max_tokens.map_or_else(|| "an answer".into(), |it| format!("max_tokens {it}"));
             return Err(format!("a prompt of {n} tokens and {asked} exceed the context window of {window}"));
         }
-        let most = max_tokens.unwrap_or(room).min(room);
+        let max = max_tokens.unwrap_or(room).min(room);
         for (name, k) in [
             ("topk_prompt_logprobs", request.topk_prompt_logprobs),
             ("topk_sample_logprobs", request.topk_sample_logprobs),
             ("prompt_alt_tokens_k", request.prompt_alt_tokens_k),
         ] {
             if config.vocab < k as usize {
-                return Err(format!("{name} must be at most {}", config.vocab));
+                return Err(format!("{name} must be at most {}, is {k}", config.vocab));
             }
         }
-        check_size(request, prompt.len(), most)?;
+        check_size(request, prompt.len(), max)?;
         let target = request.target_prompt_logprobs.clone();
         let target = target.map(|it| it.read("target_prompt_logprobs")).transpose();
         let target = target.map_err(|it| it.to_string())?;
@@ -107,7 +107,7 @@ impl Sample {
         let generate = Generate {
             prompt,
             num_samples: request.num_samples as usize,
-            max_tokens: most,
+            max_tokens: max,
             temperature: params.temperature,
             top_k: i64::from(params.top_k),
             top_p: params.top_p,
@@ -142,12 +142,12 @@ impl Sample {
         let generated = sampler.generate(&self.generate, &mut stop, cancelled)?;
         let pair = |(token, logprob): (u32, f32)| TokenLogprob { token: token as i32, logprob };
         let row = |it: Vec<(u32, f32)>| it.into_iter().map(pair).collect::<Vec<_>>();
-        let sequence = |it: super::nn::GeneratedSequence| SampledSequence {
-            stop_reason: if it.stopped { StopReason::Stop } else { StopReason::Length },
-            tokens: it.tokens.into_iter().map(|it| it as i32).collect(),
-            logprobs: Some(it.logprobs),
+        let sequence = |generated: super::nn::GeneratedSequence| SampledSequence {
+            stop_reason: if generated.stopped { StopReason::Stop } else { StopReason::Length },
+            tokens: generated.tokens.into_iter().map(|id| id as i32).collect(),
+            logprobs: Some(generated.logprobs),
             topk_logprobs: (0 < self.generate.topk_sample_logprobs)
-                .then(|| it.top.into_iter().map(|it| Some(row(it))).collect()),
+                .then(|| generated.top.into_iter().map(|entries| Some(row(entries))).collect()),
             sequence_id: None,
         };
         let mut prompt_logprobs = generated.prompt_logprobs;
@@ -160,7 +160,7 @@ impl Sample {
             prompt_logprobs,
             topk_prompt_logprobs: generated
                 .topk_prompt_logprobs
-                .map(|it| it.into_iter().map(|it| it.map(row)).collect()),
+                .map(|rows| rows.into_iter().map(|entries| entries.map(row)).collect()),
             prompt_cache_hit_tokens: 0,
             target_prompt_logprobs: self.target.as_ref().map(|it| scores(it, &generated.targets)),
             prompt_alt_tokens: self.alternatives(generated.alternatives),
@@ -168,30 +168,30 @@ impl Sample {
     }
 }
 
-/// Refuses a request whose answers would take too much memory or time. `most` is the length of an answer.
-fn check_size(request: &SampleRequest, prompt: usize, most: usize) -> Result<(), String> {
+/// Refuses a request whose result would take too much memory or time. `max` is the length of a sequence.
+fn check_size(request: &SampleRequest, prompt: usize, max: usize) -> Result<(), String> {
     let n = request.num_samples as usize;
-    let tokens = n * most;
-    if MOST_TOKENS < tokens {
+    let tokens = n * max;
+    if MAX_TOKENS < tokens {
         let limit =
             if request.sampling_params.max_tokens.is_none() { " (no max_tokens is given)" } else { "" };
         return Err(format!(
-            "num_samples {n} times {most} tokens{limit} are {tokens}; one request may ask for {MOST_TOKENS}: \
+            "num_samples {n} times {max} tokens{limit} are {tokens}; one request may ask for {MAX_TOKENS}: \
              ask for fewer or shorter answers"
         ));
     }
     let of_prompt = request.topk_prompt_logprobs as usize + request.prompt_alt_tokens_k as usize;
     let reported = tokens * request.topk_sample_logprobs as usize + prompt * of_prompt;
-    if MOST_REPORTED < reported {
+    if MAX_REPORTED < reported {
         return Err(format!(
             "topk_sample_logprobs, topk_prompt_logprobs and prompt_alt_tokens_k ask for {reported} log-probabilities; \
-             one request may ask for {MOST_REPORTED}"
+             one request may ask for {MAX_REPORTED}"
         ));
     }
     Ok(())
 }
 
-/// The rows and ids that a tensor asks for.
+/// The rows and token ids named by a tensor of targets.
 fn targets(tensor: &TensorData, vocab: usize) -> Result<Vec<(usize, u32)>, String> {
     let ids = tensor.as_i64().unwrap_or_default();
     let columns = tensor.shape().last().copied().unwrap_or(1).max(1);
@@ -203,12 +203,12 @@ fn targets(tensor: &TensorData, vocab: usize) -> Result<Vec<(usize, u32)>, Strin
     let asked = ids.iter().enumerate().filter(|(_, id)| 0 <= **id);
     let one = |(i, id): (usize, &i64)| match u32::try_from(*id) {
         Ok(id) if (id as usize) < vocab => Ok((row(i), id)),
-        _ => Err(format!("target_prompt_logprobs[{i}]: {id} is no id of a vocabulary of {vocab}")),
+        _ => Err(format!("target_prompt_logprobs[{i}]: {id} is not a token id of a vocabulary of {vocab}")),
     };
     asked.map(one).collect()
 }
 
-/// Scores in the form in which they were asked for.
+/// Scores in the layout of the targets that they belong to.
 fn scores(asked: &TensorData, scores: &[f32]) -> TensorData {
     let mut scores = scores.iter().copied();
     let one = |id: &i64| if *id < 0 { f32::NAN } else { scores.next().unwrap_or(f32::NAN) };
@@ -216,7 +216,7 @@ fn scores(asked: &TensorData, scores: &[f32]) -> TensorData {
     TensorData { values: Values::F32(values), ..asked.clone() }
 }
 
-/// Whether the text of tokens ends with some bytes. Tokens that are no bytes are not part of the text.
+/// True if the text of the tokens ends with `end`. Tokens that are not bytes are skipped.
 fn ends_with(tokens: &[u32], end: &[u8]) -> bool {
     let mut text = tokens.iter().rev().filter_map(|it| u8::try_from(*it).ok());
     end.iter().rev().all(|it| text.next() == Some(*it))
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn stop_texts_are_found_in_bytes_across_tokens_that_are_none() {
+    fn stop_strings_are_found_across_tokens_that_are_not_bytes() {
         assert!(ends_with(&[97, 10, 10], b"\n\n"));
         assert!(ends_with(&[97, 10, 256, 10], b"\n\n"));
         assert!(!ends_with(&[10], b"\n\n"));
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_stop_the_end_of_sequence_stops_and_with_an_empty_list_nothing() {
+    fn the_default_stop_is_the_end_of_sequence_and_an_empty_list_never_stops() {
         let stop =
             |stop| read(&request(1, &SamplingParams { stop, ..Default::default() })).expect("a sample");
         assert_eq!(stop(None).generate.stop_tokens, [256]);
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_cannot_be_served_says_why() {
+    fn a_refused_request_gets_the_reason() {
         let params = |max_tokens| SamplingParams { max_tokens, ..Default::default() };
         assert!(read(&request(2000, &params(Some(48)))).is_ok());
         let refused = |request: SampleRequest| read(&request).expect_err("a refusal");
@@ -289,12 +289,11 @@ mod tests {
             let prompt = ModelInput::from_ints(vec![1; n]);
             read(&SampleRequest::new("s", 0, &prompt, 1, &params, &options).expect("a request"))
         };
-        for (n, max_tokens, most) in
-            [(2048, Some(1), 0), (2048, None, 0), (2047, Some(1), 1), (2040, None, 8)]
+        for (n, max_tokens, max) in [(2048, Some(1), 0), (2048, None, 0), (2047, Some(1), 1), (2040, None, 8)]
         {
             assert_eq!(
                 scored(n, max_tokens).expect("a sample").generate.max_tokens,
-                most,
+                max,
                 "{n} {max_tokens:?}"
             );
         }
@@ -304,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn one_request_may_not_ask_for_more_than_an_engine_can_hold() {
+    fn a_request_for_too_many_tokens_or_log_probabilities_is_refused() {
         let ask = |num_samples, max_tokens, topk| {
             let params = SamplingParams { max_tokens, ..Default::default() };
             let mut it = request(4, &params);

@@ -1,7 +1,7 @@
-//! Bytes that are too many for memory and need not outlive the process: one nameless file, of which everybody has a part.
+//! Bytes that are too many for memory and need not outlive the process: one unnamed file, divided into parts.
 //!
-//! Parts that are given back are used again by others of the same length. When none is left the file goes, and with it
-//! the room that it took on the disk.
+//! Freed parts are reused for others of the same length. When the last part is freed, the file is closed, which frees
+//! its disk space.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Where bytes can be put.
+/// Allocates parts of the file.
 #[derive(Debug)]
 pub(super) struct Scratch {
     folder: PathBuf,
@@ -22,12 +22,12 @@ pub(super) struct Scratch {
 struct Inner {
     file: Option<Arc<File>>,
     end: u64,
-    /// Where there are free parts, by their length.
+    /// Offsets of free parts, by length.
     free: HashMap<u64, Vec<u64>>,
     used: usize,
 }
 
-/// Some bytes in the file, until this is dropped.
+/// Bytes in the file, freed when this is dropped.
 #[derive(Debug)]
 pub(super) struct Part {
     inner: Arc<Mutex<Inner>>,
@@ -37,12 +37,12 @@ pub(super) struct Part {
 }
 
 impl Scratch {
-    /// Scratch room in a folder, which is cleared by whoever starts on it next if the system cannot hide the file.
+    /// Scratch space in a folder. If the system cannot unlink an open file, the next engine on that folder deletes it.
     pub(super) fn new(folder: PathBuf) -> Self {
         Scratch { folder, inner: Arc::default() }
     }
 
-    /// Puts bytes there. They are not meant to outlive this process, so nothing waits for the disk.
+    /// Writes bytes to a new part. They need not outlive this process, so they are not synced.
     pub(super) fn put(&self, bytes: &[u8]) -> io::Result<Part> {
         let known = self.inner.lock().file.clone();
         let file = match known {
@@ -51,7 +51,8 @@ impl Scratch {
         };
         let part = {
             let mut inner = self.inner.lock();
-            // Somebody else may have made one meanwhile; or the last part of that one went, and it is empty now.
+            // Another thread may have set a file meanwhile, or the previous file was closed and the part starts an
+            // empty one.
             let file = inner.file.get_or_insert(file).clone();
             let len = bytes.len() as u64;
             let at = match inner.free.get_mut(&len).and_then(Vec::pop) {
@@ -68,7 +69,7 @@ impl Scratch {
         Ok(part)
     }
 
-    /// A new file that has no name, where the system can do that: it then goes however the process ends.
+    /// Creates a file and unlinks it where the system allows it, so that it is removed however the process ends.
     fn file(&self) -> io::Result<File> {
         let path = self.folder.join(format!("scratch-{:016x}", fastrand::u64(..)));
         let file = File::options().read(true).write(true).create_new(true).open(&path)?;
@@ -94,7 +95,7 @@ impl Drop for Part {
         inner.used -= 1;
         inner.free.entry(self.len).or_default().push(self.at);
         if inner.used == 0 {
-            // The file is closed when this part's own hold on it goes, after the lock.
+            // The file is closed after the lock, when the last part drops its handle.
             *inner = Inner::default();
         }
     }
@@ -138,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_keep_their_bytes_and_room_that_is_given_back_is_used_again() {
+    fn parts_keep_their_bytes_and_freed_parts_are_reused() {
         let folder = std::env::temp_dir().join(format!("tinkex-scratch-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         let scratch = Scratch::new(folder.clone());
@@ -156,7 +157,7 @@ mod tests {
             assert_eq!(
                 fs::read_dir(&folder).expect("the folder").count(),
                 0,
-                "a killed process leaves nothing"
+                "a killed process leaves no file"
             );
         }
         drop((b, c, d));

@@ -1,4 +1,4 @@
-//! Starting and stopping.
+//! The server: options, start and stop.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,25 +19,25 @@ use crate::wire::json::{ClientConfig, DynamicConfig};
 
 use super::checkpoint::Store;
 use super::connections::{self, Limits};
-use super::downloads::secret;
-use super::engine::{Engine, Panics, most_samples_at_once};
+use super::downloads::random_token;
+use super::engine::{Engine, PanicTexts, max_concurrent_samples};
 use super::futures::Futures;
 use super::http::{App, Bodies, router};
 use super::names::Names;
 use super::nn;
 use super::queue::Queue;
 use super::snapshots::Snapshots;
-use super::state::{Silence, State};
+use super::state::{SilenceLimits, State};
 
-/// No long poll is held longer, whatever the options say.
-const LONGEST_POLL: Duration = Duration::from_secs(24 * 3600);
-/// How long stopping waits for the work in hand.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Upper bound of `Options::long_poll`.
+const MAX_LONG_POLL: Duration = Duration::from_secs(24 * 3600);
+/// Time limit of stopping.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often checkpoints are deleted whose time is over.
-const SWEEP: Duration = Duration::from_secs(30);
+/// Interval between deletions of expired checkpoints.
+const SWEEP_PERIOD: Duration = Duration::from_secs(30);
 
-/// How a [`Server`] is started.
+/// Settings of a [`Server`].
 ///
 /// # Example: a server that keeps its checkpoints
 /// ```no_run
@@ -51,26 +51,26 @@ const SWEEP: Duration = Duration::from_secs(30);
 pub struct Options {
     /// The port on the loopback address. Default 0: any free one.
     pub port: u16,
-    /// Where checkpoints are kept: one engine at a time may use a folder. Default none: a folder of its own that is
+    /// Folder of the checkpoints; only one engine at a time may use a folder. Default none: a temporary folder that is
     /// removed when the server stops.
     pub data_dir: Option<PathBuf>,
-    /// The key that every request must bear. Default none: a random one for each start, which
-    /// [`Server::api_key`] tells.
+    /// The key that every request must carry. Default none: a random key for each start, returned by
+    /// [`Server::api_key`].
     pub api_key: Option<String>,
-    /// Names of hosts, without a port, that requests may be meant for and pages may come from besides `127.0.0.1`,
-    /// `localhost` and `[::1]`; for who reaches the engine through a proxy or a tunnel. All others are refused, because a web
-    /// page can have its own name lead to this machine. Default none.
+    /// Host names, without a port, that requests and web pages may use besides `127.0.0.1`, `localhost` and `[::1]`,
+    /// for access through a proxy or a tunnel. Requests with any other host or origin are refused, because a web page
+    /// can have its own host name resolve to this machine. Default none.
     pub allowed_hosts: Vec<String>,
-    /// The seed of the base model's weights, and of everything that is drawn without a seed of its own. Checkpoints
-    /// belong to the base model of one seed. Default 0.
+    /// Seed of the base model's weights and of all random draws without a seed of their own. Checkpoints can only be
+    /// used with the seed that they were trained with. Default 0.
     pub seed: u64,
-    /// How many threads compute. Default 0: as many as there are processors.
+    /// Number of compute threads. Default 0: one for each processor.
     pub threads: usize,
-    /// How many samplers are ready in memory at a time, about 5 MB each; others are made ready, which takes some
-    /// milliseconds, when they are sampled from again. Default 8.
+    /// Number of samplers kept in memory, about 5 MB each. Sampling from another one first loads it, which takes some
+    /// milliseconds. Default 8.
     pub samplers_in_memory: usize,
-    /// Other names under which the model is offered: programs that were written for a model of the service can be run
-    /// here as they are. Each name stands for `tinkex/nano`. Default none.
+    /// Other names of the model, so that programs written for a model of the service run unchanged. Each name stands
+    /// for `tinkex/nano`. Default none.
     ///
     /// ```
     /// use tinkex::local::Options;
@@ -79,32 +79,33 @@ pub struct Options {
     /// let options = Options { aliases, ..Options::default() };
     /// ```
     pub aliases: BTreeMap<String, String>,
-    /// How long the server waits for a result before the client has to ask again. Default 20 s.
+    /// Time that the server waits for a result before the client has to poll again. Default 20 s.
     pub long_poll: Duration,
-    /// How many connections there may be. A new one takes the place of the one that has been idle for longest; while all
-    /// are at work, it waits. Default 2048.
+    /// Limit of open connections. A new connection replaces the one that has been idle for longest; if all are busy,
+    /// it waits. Default 2048.
     pub max_connections: usize,
-    /// A connection on which no whole request arrives for so long is closed. Default 60 s.
+    /// A connection without a complete request for this long is closed. Default 60 s.
     pub idle_timeout: Duration,
-    /// A request whose body stands still for so long is given up, and so is a connection whose client does not read its
-    /// answer. Default 30 s.
+    /// A request whose body makes no progress for this long is aborted, and so is a connection whose client does not
+    /// read the response. Default 30 s.
     pub stall_timeout: Duration,
-    /// Results of more bytes are announced first, so that clients can make room for them. Default 4 MiB.
+    /// Larger results, in bytes, are announced first, so that clients can reserve memory for them. Default 4 MiB.
     pub announce_above: usize,
-    /// A session that was silent for so long is ended: its models are unloaded, and what it had asked for is dropped.
+    /// A session without contact for this long is ended: its models are unloaded and its pending requests fail.
     /// Default 300 s.
     pub session_timeout: Duration,
-    /// A session that was silent for so long gets no more turns until it is heard of again. Clients send a sign of life
-    /// every ten seconds. Default 60 s.
+    /// A session without contact for this long is paused until the next contact. Clients send a heartbeat every ten
+    /// seconds. Default 60 s.
     pub pause_after: Duration,
-    /// Clients are told to wait for all samples of a sampler together. Default false: for each alone. Both are served.
+    /// Tells clients to wait for all samples of a sampler together. Default false: for each one separately. The server
+    /// accepts both.
     pub sample_use_retrieve_futures: bool,
-    /// Clients that share a sampler are told to ask for a number of their own. Default false: they draw one. Both are
-    /// served.
+    /// Tells clients that share a sampler to request a client number. Default false: they choose one at random. The
+    /// server accepts both.
     pub sample_join_sampling_session: bool,
-    /// Clients are told to get a token for the key, and the key alone is refused where a token is due. Default false.
+    /// Tells clients to exchange the key for a token, and refuses the key where a token is required. Default false.
     pub pjwt_auth_enabled: bool,
-    /// Clients are told to give notice of samples that nobody waits for any more. Default true.
+    /// Tells clients to cancel samples that they no longer wait for. Default true.
     pub sample_cancel_enabled: bool,
 }
 
@@ -134,11 +135,11 @@ impl Default for Options {
     }
 }
 
-/// More threads than that are a slip of the pen.
-const MOST_THREADS: usize = 1024;
+/// A larger number of threads is taken for a mistake.
+const MAX_THREADS: usize = 1024;
 
 impl Options {
-    /// Refuses values with which no client could be served.
+    /// Refuses values with which the server could serve no client.
     fn check(&self) -> Result<()> {
         let fail = |what: &str| Err(Error::config(format!("Options::{what}")));
         if self.api_key.as_ref().is_some_and(|it| it.is_empty() || !it.bytes().all(|b| b.is_ascii_graphic()))
@@ -148,8 +149,8 @@ impl Options {
         if self.data_dir.as_ref().is_some_and(|it| it.as_os_str().is_empty()) {
             return fail("data_dir is empty: leave it out for a temporary folder");
         }
-        if MOST_THREADS < self.threads {
-            return fail(&format!("threads must be at most {MOST_THREADS}, is {}", self.threads));
+        if MAX_THREADS < self.threads {
+            return fail(&format!("threads must be at most {MAX_THREADS}, is {}", self.threads));
         }
         if self.max_connections == 0 {
             return fail("max_connections must be at least 1");
@@ -160,7 +161,7 @@ impl Options {
         Ok(())
     }
 
-    /// What clients are told to do.
+    /// Flags sent to clients.
     fn flags(&self) -> ClientConfig {
         ClientConfig {
             custom_loss_server_side: true,
@@ -176,7 +177,7 @@ impl Options {
     }
 }
 
-/// Shows everything but the key.
+/// Shows all settings except the key.
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
@@ -205,12 +206,12 @@ impl fmt::Debug for Options {
 /// The embedded engine, served on the loopback address until it is dropped.
 ///
 /// It trains and samples the model `tinkex/nano` for real, on the CPU, behind the same HTTP API as the Tinker service;
-/// any client of that API can be pointed at [`url`](Server::url). Only this machine can reach it, and only who has its
-/// [`api_key`](Server::api_key), which is another one at each start unless [`Options`] name one.
+/// any client of that API can use it at [`url`](Server::url). Only programs on this machine can reach it, and only
+/// with its [`api_key`](Server::api_key), which is new at each start unless [`Options`] set one.
 ///
 /// # Blocking
-/// Starting takes some milliseconds. Stopping, by [`stop`](Server::stop) or by dropping the server, waits for the batch
-/// that is being trained on, at most 30 s, and leaves no thread behind; requests in flight are cut off.
+/// Starting takes some milliseconds. Stopping, by [`stop`](Server::stop) or by dropping the server, waits at most 30 s
+/// for the batch that is being trained on and for all threads; requests in flight are aborted.
 ///
 /// # Example: a server for one program
 /// ```
@@ -226,9 +227,9 @@ pub struct Server {
     url: String,
     api_key: String,
     data_dir: PathBuf,
-    /// The folder is ours and goes with us.
+    /// Remove the folder when the server stops.
     temporary: bool,
-    /// The one that started it.
+    /// The process that started the server.
     process: u32,
     stopping: Arc<AtomicBool>,
     wake: Arc<Notify>,
@@ -248,24 +249,26 @@ impl Server {
     /// Starts a server.
     ///
     /// # Errors
-    /// The port is taken, the folder cannot be made or is used by another engine, or the system refuses a thread.
+    /// The port is taken, the folder cannot be created or is used by another engine, or the system refuses a thread.
     pub fn start(options: Options) -> Result<Self> {
         options.check()?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port));
         let bound = TcpListener::bind(address).and_then(|it| it.set_nonblocking(true).map(|()| it));
-        let listener = bound.map_err(|it| system(format!("cannot listen on {address}: {it}")))?;
-        let port =
-            listener.local_addr().map_err(|it| system(format!("no address to listen on: {it}")))?.port();
+        let listener = bound.map_err(|it| system_error(format!("cannot listen on {address}: {it}")))?;
+        let port = listener
+            .local_addr()
+            .map_err(|it| system_error(format!("no address to listen on: {it}")))?
+            .port();
         let temporary = options.data_dir.is_none();
         let (flags, dynamic_flags) = (options.flags(), options.dynamic_flags());
         let data_dir = match options.data_dir {
             Some(it) => make_folder(&it, true).map(|()| it),
             None => temporary_folder(),
         };
-        let data_dir = data_dir.map_err(system)?;
+        let data_dir = data_dir.map_err(system_error)?;
         let mut server = Server {
             url: format!("http://127.0.0.1:{port}"),
-            api_key: options.api_key.unwrap_or_else(|| format!("tml-{}", secret())),
+            api_key: options.api_key.unwrap_or_else(|| format!("tml-{}", random_token())),
             data_dir: data_dir.clone(),
             temporary,
             process: std::process::id(),
@@ -273,23 +276,23 @@ impl Server {
             wake: Arc::default(),
             threads: Vec::new(),
         };
-        // From here on an early return drops the server, which stops what was started.
+        // From here on an early return drops the server, which stops the threads started so far.
         let config = nn::ModelConfig::nano();
         let base = Arc::new(nn::Weights::seeded(&config, options.seed));
-        let store = Arc::new(Store::open(data_dir.clone()).map_err(system)?);
-        let names = Names::new(&options.aliases, &data_dir, &config).map_err(system)?;
+        let store = Arc::new(Store::open(data_dir.clone()).map_err(system_error)?);
+        let names = Names::new(&options.aliases, &data_dir, &config).map_err(system_error)?;
         let futures = Arc::new(Futures::new(fastrand::u64(..) >> 32));
-        let panics = Panics::new();
+        let panics = PanicTexts::new();
         let pool = server.pool("compute", options.threads, panics.sender())?;
-        let side = server.pool("quick", 1, panics.sender())?;
-        let queue = Arc::new(Queue::new(most_samples_at_once(pool.current_num_threads())));
+        let quick_pool = server.pool("quick", 1, panics.sender())?;
+        let queue = Arc::new(Queue::new(max_concurrent_samples(pool.current_num_threads())));
         let engine = Engine {
             snapshots: Arc::new(Snapshots::new(base.clone(), store.scratch(), options.samplers_in_memory)),
             base,
             store: store.clone(),
             futures: futures.clone(),
             pool,
-            side,
+            quick_pool,
             panics,
             stop: server.stopping.clone(),
             trainers: Default::default(),
@@ -301,7 +304,7 @@ impl Server {
                 config,
                 names,
                 options.seed,
-                Silence { session_timeout: options.session_timeout, pause_after: options.pause_after },
+                SilenceLimits { session_timeout: options.session_timeout, pause_after: options.pause_after },
                 store,
                 futures,
                 queue,
@@ -313,19 +316,18 @@ impl Server {
             bodies: Bodies::new(options.stall_timeout),
             tokens: Default::default(),
             url: server.url.clone(),
-            // An instant further away cannot be computed with.
-            long_poll: options.long_poll.min(LONGEST_POLL),
+            // Later instants may overflow.
+            long_poll: options.long_poll.min(MAX_LONG_POLL),
             announce_above: options.announce_above,
         });
-        let limits = Limits {
-            most: options.max_connections,
-            idle: options.idle_timeout,
-            stall: options.stall_timeout,
-        };
+        let limits =
+            Limits { max: options.max_connections, idle: options.idle_timeout, stall: options.stall_timeout };
         let mut runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = runtime.enable_io().enable_time().thread_name("tinkex-aside").max_blocking_threads(4);
+        let runtime =
+            runtime.enable_io().enable_time().thread_name("tinkex-blocking").max_blocking_threads(4);
         let runtime = runtime.build();
-        let runtime = runtime.map_err(|it| system(format!("cannot start the server's runtime: {it}")))?;
+        let runtime =
+            runtime.map_err(|it| system_error(format!("cannot start the server's runtime: {it}")))?;
         let wake = server.wake.clone();
         let shortest = options.session_timeout.min(options.pause_after);
         let period = (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(5));
@@ -334,17 +336,17 @@ impl Server {
         Ok(server)
     }
 
-    /// The base URL, to be given to a client.
+    /// The base URL for clients.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The key that requests must bear.
+    /// The key that requests must carry.
     pub fn api_key(&self) -> &str {
         &self.api_key
     }
 
-    /// Where the checkpoints are.
+    /// Folder of the checkpoints.
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
     }
@@ -354,15 +356,15 @@ impl Server {
         drop(self);
     }
 
-    /// Threads that compute. They end when the pool is dropped, which the engine thread does last.
+    /// Starts compute threads. They end when the pool is dropped, which the engine thread does last.
     fn pool(&mut self, name: &'static str, threads: usize, panics: Sender<String>) -> Result<ThreadPool> {
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(move |i| format!("tinkex-{name}-{i}"))
-            // A waiting thread takes up other work on top of its own, which takes stack.
+            // A rayon worker that waits runs other jobs on top of its stack.
             .stack_size(8 << 20)
-            // If nobody listens any more then nobody is left to be told.
-            .panic_handler(move |payload| drop(panics.send(text_of(&*payload))))
+            // Sending fails only after the engine thread has ended.
+            .panic_handler(move |payload| drop(panics.send(panic_text(&*payload))))
             .spawn_handler(|thread| {
                 let name = thread.name().unwrap_or("tinkex").to_string();
                 let stack = thread.stack_size();
@@ -370,12 +372,12 @@ impl Server {
                 Ok(())
             })
             .build();
-        pool.map_err(|it| system(format!("cannot start the threads that compute: {it}")))
+        pool.map_err(|it| system_error(format!("cannot start the compute threads: {it}")))
     }
 
     fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
         let thread = Thread::start(name.into(), None, work);
-        let thread = thread.map_err(|it| system(format!("cannot start the thread {name}: {it}")))?;
+        let thread = thread.map_err(|it| system_error(format!("cannot start the thread {name}: {it}")))?;
         self.threads.push(thread);
         Ok(())
     }
@@ -383,15 +385,15 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // In a forked child there are none of the threads, and the folder is the parent's.
+        // A forked child has none of the threads, and the folder belongs to the parent.
         if self.process != std::process::id() {
             std::mem::forget(std::mem::take(&mut self.threads));
             return;
         }
         self.stopping.store(true, Ordering::Relaxed);
         self.wake.notify_one();
-        let deadline = Instant::now() + PATIENCE;
-        // The server's thread drops the queue, at whose end the engine's thread ends and drops the pool.
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        // The server's thread drops the queue; then the engine thread ends and drops the pools.
         for thread in self.threads.drain(..).rev() {
             thread.join(deadline);
         }
@@ -403,7 +405,7 @@ impl Drop for Server {
     }
 }
 
-/// A thread that can be waited for with a deadline.
+/// A thread that can be joined with a deadline.
 struct Thread {
     handle: JoinHandle<()>,
     ended: Receiver<()>,
@@ -421,7 +423,7 @@ impl Thread {
             builder = builder.stack_size(stack);
         }
         let handle = builder.spawn(move || {
-            // Dropped at the end, however that comes.
+            // Dropped when the thread ends, also by a panic.
             let _alive = alive;
             work();
         })?;
@@ -432,9 +434,11 @@ impl Thread {
         match self.ended.recv_deadline(deadline) {
             Err(RecvTimeoutError::Timeout) => {
                 let name = self.handle.thread().name().unwrap_or_default().to_string();
-                log::warn!("the thread {name} of the embedded engine is still at work and is left alone");
+                log::warn!(
+                    "the thread {name} of the embedded engine did not end in time and is left running"
+                );
             }
-            // A panic in it was reported when it happened.
+            // The panic was logged when it happened.
             _ => drop(self.handle.join()),
         }
     }
@@ -448,30 +452,30 @@ async fn serve(listener: TcpListener, app: Arc<App>, limits: Limits, period: Dur
             return;
         }
     };
-    tokio::spawn(watch_sessions(app.clone(), period));
+    tokio::spawn(sweep_sessions(app.clone(), period));
     tokio::spawn(connections::serve(listener, router(app), limits));
-    // Returning ends the runtime, and with it all connections and the state.
+    // Returning ends the runtime, all connections and the state.
     stop.notified().await;
 }
 
-async fn watch_sessions(app: Arc<App>, period: Duration) {
+async fn sweep_sessions(app: Arc<App>, period: Duration) {
     let mut swept = Instant::now();
     loop {
         tokio::time::sleep(period).await;
         let now = Instant::now();
         app.state.end_silent_sessions(now);
         app.state.pause_silent_sessions(now);
-        // To look for them is to read every checkpoint's description. Meanwhile they count as gone already.
-        if SWEEP <= now.duration_since(swept) {
+        // The search reads the description of every checkpoint. Expired ones are hidden meanwhile.
+        if SWEEP_PERIOD <= now.duration_since(swept) {
             swept = now;
             let app = app.clone();
-            let swept = move || app.state.end_old_checkpoints(SystemTime::now());
+            let swept = move || app.state.delete_expired_checkpoints(SystemTime::now());
             drop(tokio::task::spawn_blocking(swept).await);
         }
     }
 }
 
-/// Makes a folder that only its owner may use. One that is there already is taken if that is `known` to be wanted.
+/// Creates a folder that only its owner may use. An existing one is accepted if `known` is set.
 fn make_folder(path: &Path, known: bool) -> std::result::Result<(), String> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(known);
@@ -480,7 +484,8 @@ fn make_folder(path: &Path, known: bool) -> std::result::Result<(), String> {
     builder.create(path).map_err(|it| format!("cannot create {}: {it}", path.display()))
 }
 
-/// A folder of our own among those of everybody: one that is there already is somebody else's.
+/// Creates a new folder among the system's temporary files. An existing one belongs to another program and is not
+/// used.
 fn temporary_folder() -> std::result::Result<PathBuf, String> {
     let name = || format!("tinkex-{}-{:016x}", std::process::id(), fastrand::u64(..));
     let mut made = Err(String::new());
@@ -494,12 +499,12 @@ fn temporary_folder() -> std::result::Result<PathBuf, String> {
     made
 }
 
-fn text_of(payload: &(dyn std::any::Any + Send)) -> String {
+fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(|it| it.to_string());
     text.or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a text".into())
+        .unwrap_or_else(|| "a panic without a message".into())
 }
 
-fn system(message: String) -> Error {
+fn system_error(message: String) -> Error {
     Error::new(ErrorKind::System, message)
 }

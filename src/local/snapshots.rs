@@ -1,7 +1,7 @@
-//! The weights that samplers draw from.
+//! Weights of samplers.
 //!
-//! A program that samples after every step makes a snapshot each time, and only the end of its session says that it needs
-//! none of them any more. So the numbers of all adapters are in a scratch file, and those few that were sampled from last
+//! A program that samples after every optimizer step takes a snapshot each time, and releases them only at the end of
+//! its session. Therefore the parameters of all adapters are in a scratch file, and only the most recently used ones
 //! are in memory, merged with the base model.
 
 use std::collections::HashMap;
@@ -12,11 +12,11 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
-use super::checkpoint::{ADAPTER, Place, Problem, Store};
+use super::checkpoint::{ADAPTER, CheckpointId, Store, StoreError};
 use super::nn::{AdapterShape, Sampler, Trainer, Weights};
 use super::scratch::{Part, Scratch};
 
-/// An adapter as it was at one moment. Its numbers go when it is dropped.
+/// An adapter at one moment. Dropping it frees its parameters.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     number: u64,
@@ -31,11 +31,11 @@ impl Drop for Snapshot {
     }
 }
 
-/// Where an adapter comes from. What comes from the same place again may be the same.
+/// Source of an adapter. Two snapshots from the same source may be equal.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Origin {
     Model(String),
-    /// The save of a checkpoint.
+    /// One save of a checkpoint.
     Save(u64),
 }
 
@@ -51,35 +51,39 @@ pub(super) struct Snapshots {
 }
 
 impl Snapshots {
-    /// Snapshots whose numbers are in a folder; `most` of them are ready in memory at a time.
-    pub(super) fn new(base: Arc<Weights>, folder: PathBuf, most: usize) -> Self {
+    /// Snapshots whose parameters are in a folder; at most `max` of them are in memory.
+    pub(super) fn new(base: Arc<Weights>, folder: PathBuf, max: usize) -> Self {
         Snapshots {
             base,
             untrained: OnceLock::new(),
             scratch: Scratch::new(folder),
-            ready: Arc::new(Ready { most: most.max(1), samplers: Mutex::default() }),
+            ready: Arc::new(Ready { max: max.max(1), samplers: Mutex::default() }),
             latest: Mutex::default(),
             made: AtomicU64::new(0),
         }
     }
 
-    /// A model as it is now. One that has not changed since its last snapshot shares it.
+    /// Takes a snapshot of a model. An unchanged model shares its last snapshot.
     pub(super) fn of_model(&self, model_id: &str, trainer: &Trainer) -> Result<Arc<Snapshot>, String> {
         self.keep(Origin::Model(model_id.into()), trainer).map_err(|it| disk(&it))
     }
 
-    /// The weights of a checkpoint as they are on disk now. Samplers of the same save share them.
-    pub(super) fn of_checkpoint(&self, store: &Store, place: &Place) -> Result<Arc<Snapshot>, String> {
-        let save_id = store.meta(place).map_err(Problem::text)?.save_id;
-        // Checkpoints of earlier versions do not say it.
+    /// The weights of a checkpoint as they are on disk now. Samplers of the same save share a snapshot.
+    pub(super) fn of_checkpoint(
+        &self,
+        store: &Store,
+        checkpoint: &CheckpointId,
+    ) -> Result<Arc<Snapshot>, String> {
+        let save_id = store.meta(checkpoint).map_err(StoreError::text)?.save_id;
+        // Checkpoints of earlier versions have no save id.
         if let Some(known) = self.latest(&Origin::Save(save_id)).filter(|_| save_id != 0) {
             return Ok(known);
         }
-        let (meta, files) = store.read(place, &[ADAPTER]).map_err(Problem::text)?;
+        let (meta, files) = store.read(checkpoint, &[ADAPTER]).map_err(StoreError::text)?;
         let mut trainer = Trainer::new(self.base.clone(), meta.spec());
         trainer
             .load_adapter(files.first().map_or(&[], |it| it))
-            .map_err(|it| format!("{} does not fit this engine's model: {it}", place.uri()))?;
+            .map_err(|it| format!("{} does not fit this engine's model: {it}", checkpoint.uri()))?;
         self.keep(Origin::Save(meta.save_id), &trainer).map_err(|it| disk(&it))
     }
 
@@ -111,15 +115,15 @@ impl Snapshots {
         Ok(snapshot)
     }
 
-    /// The base model, to sample from. It is made once and stays.
+    /// Sampler of the base model, made once.
     pub(super) fn untrained(&self) -> Arc<Sampler> {
         self.untrained.get_or_init(|| Arc::new(Sampler::base(self.base.clone()))).clone()
     }
 
-    /// A snapshot, to sample from: as it is in memory, or made ready if it is not.
+    /// Sampler of a snapshot, merged first if it is not in memory.
     pub(super) fn sampler(&self, snapshot: &Snapshot) -> Result<Arc<Sampler>, String> {
         let cell = self.ready.cell(snapshot.number);
-        // Whoever asks for it meanwhile waits for the same one.
+        // Concurrent callers wait for the same sampler.
         let made = cell.get_or_init(|| {
             let bytes = snapshot.numbers.read().map_err(|it| disk(&it))?;
             let params = bytes.as_chunks::<4>().0.iter().map(|it| f32::from_le_bytes(*it)).collect();
@@ -138,23 +142,23 @@ fn disk(error: &io::Error) -> String {
 
 type Cell = Arc<OnceLock<Result<Arc<Sampler>, String>>>;
 
-/// The samplers in memory, the one that was used last at the end.
+/// Samplers in memory, the most recently used last.
 #[derive(Debug)]
 struct Ready {
-    most: usize,
+    max: usize,
     samplers: Mutex<Vec<(u64, Cell)>>,
 }
 
 impl Ready {
-    /// Where the sampler of a snapshot is or will be.
+    /// Cell of the sampler of a snapshot, which may be empty yet.
     fn cell(&self, number: u64) -> Cell {
         let mut samplers = self.samplers.lock();
         let known = samplers.iter().position(|it| it.0 == number).map(|i| samplers.remove(i).1);
         let cell = known.unwrap_or_default();
         samplers.push((number, cell.clone()));
-        let unused = (self.most < samplers.len()).then(|| samplers.remove(0));
+        let unused = (self.max < samplers.len()).then(|| samplers.remove(0));
         drop(samplers);
-        // What is large goes after the lock.
+        // Free the memory outside the lock.
         drop(unused);
         cell
     }
@@ -179,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn few_snapshots_are_in_memory_and_all_can_be_sampled_from() {
+    fn all_snapshots_can_be_sampled_from_while_few_are_in_memory() {
         let folder = std::env::temp_dir().join(format!("tinkex-snapshots-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder");
         let base = Arc::new(Weights::seeded(&ModelConfig::nano(), 0));
@@ -187,17 +191,17 @@ mod tests {
         let kept: Vec<_> =
             (0..5).map(|i| snapshots.of_model("m", &trainer(&base, i)).expect("a snapshot")).collect();
         let ready = || snapshots.ready.samplers.lock().iter().map(|it| it.0).collect::<Vec<_>>();
-        assert!(ready().is_empty(), "nothing is merged before it is sampled from");
+        assert!(ready().is_empty(), "no snapshot is merged before it is sampled from");
         let first = snapshots.sampler(&kept[0]).expect("a sampler");
         kept.iter().for_each(|it| drop(snapshots.sampler(it).expect("a sampler")));
         assert_eq!(ready(), [3, 4]);
         snapshots.sampler(&kept[3]).expect("a sampler");
         let again = snapshots.sampler(&kept[0]).expect("a sampler");
-        assert_eq!(ready(), [3, 0], "what was used last stays");
+        assert_eq!(ready(), [3, 0], "the most recently used stay");
         assert!(!Arc::ptr_eq(&first, &again) && first.same_weights(&again));
         assert!(!first.same_weights(&snapshots.sampler(&kept[3]).expect("a sampler")));
         drop(kept);
-        assert!(ready().is_empty(), "they go with their snapshots");
+        assert!(ready().is_empty(), "samplers are dropped with their snapshots");
         std::fs::remove_dir_all(&folder).expect("cleaning up");
     }
 

@@ -1,5 +1,5 @@
-//! What the server knows: sessions, models, samplers. Every request is decided here, under one lock and without
-//! waiting; what takes time becomes a job of the engine thread.
+//! State of the server: sessions, models, samplers. Every request is decided here, under one lock and without waiting;
+//! whatever takes time becomes a job of the engine thread.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,67 +12,41 @@ use serde_json::Value;
 use crate::types::LoraConfig;
 use crate::wire::json::*;
 
-use super::checkpoint::{Problem, Store};
+use super::checkpoint::Store;
 use super::downloads::Downloads;
-use super::engine::{Job, Room, Work};
 use super::feeds::Feed;
-use super::futures::{Futures, Outcome, Place, session_of};
+use super::futures::{Futures, Outcome, Position, session_of};
+use super::job::{Job, WaitingBytes, Work};
 use super::names::Names;
 use super::nn::{LoraSpec, ModelConfig};
 use super::queue::Queue;
+use super::reply::{Reply, refuse};
+use super::request_order::{RecentRequests, RequestOrder, Seen};
 use super::sampling::Slot;
 use super::trace::{Span, Trace};
-use super::turns::{Recent, Seen, Turns};
 
 mod checkpoints;
+mod custom_losses;
 mod lists;
-mod losses;
 mod models;
 mod samplers;
 mod search;
 
-use losses::Losses;
+use custom_losses::CustomLosses;
 
 pub(super) use lists::{Window, query};
 
-/// The one model that this engine serves.
-pub(super) const NANO: &str = "tinkex/nano";
-
-/// Whose everything here is.
+/// Owner URN of every object.
 pub(super) const USER: &str = "tml:user:local";
 
-/// How many samples of one sampler are remembered, to answer a repeated one with the first one's result.
-const MOST_REMEMBERED: usize = 65_536;
+/// Number of requests remembered for each sampler. A repeated request gets the result of the first.
+const MAX_REMEMBERED: usize = 65_536;
 
-/// How many sessions are remembered after they have ended, and of how many is known what they did.
-const MOST_ENDED: usize = 1024;
-const MOST_TRACES: usize = 16;
-/// How many bytes of passes may wait for their turns; beyond, only what is next is taken.
-const MOST_WAITING_BYTES: usize = 256 << 20;
-
-/// An answer, or the status and text of a refusal.
-pub(super) type Reply<T> = Result<T, Refusal>;
-
-#[derive(Debug)]
-pub(super) struct Refusal {
-    pub(super) status: u16,
-    pub(super) detail: String,
-}
-
-pub(super) fn refuse<T>(status: u16, detail: impl Into<String>) -> Reply<T> {
-    Err(Refusal { status, detail: detail.into() })
-}
-
-impl From<Problem> for Refusal {
-    fn from(problem: Problem) -> Self {
-        let status = match problem {
-            Problem::Missing(_) => 404,
-            Problem::Exists(_) => 409,
-            Problem::Disk(_) => 500,
-        };
-        Refusal { status, detail: problem.text() }
-    }
-}
+/// Number of ended sessions that are remembered, and of ended sessions whose trace is kept.
+const MAX_ENDED: usize = 1024;
+const MAX_TRACES: usize = 16;
+/// Limit of the bytes of passes that wait. Beyond it only the next pass of a model is accepted.
+const MAX_WAITING_BYTES: usize = 256 << 20;
 
 pub(super) struct State {
     pub(super) futures: Arc<Futures>,
@@ -83,21 +57,21 @@ pub(super) struct State {
     session_timeout: Duration,
     pause_after: Duration,
     queue: Arc<Queue>,
-    /// How many bytes of passes wait for their turn.
+    /// Bytes of passes that wait.
     waiting: Arc<AtomicUsize>,
     downloads: Downloads,
     inner: Mutex<Inner>,
 }
 
 struct Inner {
-    /// For the sessions that are heard of again.
+    /// To resume paused sessions.
     queue: Arc<Queue>,
     rng: fastrand::Rng,
-    /// Seeds of samples that name none: repeatable, in the order of arrival.
+    /// Seeds of samples without a seed: repeatable, in the order of arrival.
     seeds: fastrand::Rng,
     sessions: HashMap<String, Session>,
     sessions_made: usize,
-    /// Those that have ended, the latest last.
+    /// Ended sessions, the latest last.
     ended: VecDeque<String>,
     /// Sessions by the idempotency key of the request that made them.
     session_keys: HashMap<String, String>,
@@ -107,39 +81,39 @@ struct Inner {
     copies: VecDeque<(String, String)>,
 }
 
-/// How a session ended.
+/// Why a session ended.
 #[derive(Clone, Debug, PartialEq)]
 enum End {
-    /// Its client said so.
+    /// The client finished it.
     Finished { reason: FinishReason, detail: Option<String> },
-    /// Nothing was heard of it any more.
+    /// No heartbeat arrived within the session timeout.
     Silent,
 }
 
 struct Session {
-    /// How many there were before it.
+    /// Number of sessions created before it.
     number: usize,
     created: SystemTime,
     user_metadata: BTreeMap<String, Value>,
     display_name: Option<String>,
     project_id: Option<String>,
     end: Option<End>,
-    /// Of one that ended long ago it is no longer kept.
+    /// `None` once the session ended long ago.
     trace: Option<Arc<Trace>>,
-    contact: Instant,
-    /// When one of its results was last asked for, which is no sign that the session is wanted, but that somebody waits.
-    polled: Instant,
-    /// It has no turns, because nobody seems to wait.
+    last_contact: Instant,
+    /// Time of the last poll for a result. A poll shows that a client waits, but does not count as contact.
+    last_poll: Instant,
+    /// The session gets no turns because no client seems to wait for it.
     paused: bool,
-    models: Recent,
-    samplers: Recent,
-    losses: Losses,
+    models: RecentRequests,
+    samplers: RecentRequests,
+    losses: CustomLosses,
 }
 
 impl Session {
-    /// Notes that something was heard of it.
-    fn heard(&mut self, id: &str, queue: &Queue) {
-        self.contact = Instant::now();
+    /// Records contact with the session.
+    fn touch(&mut self, id: &str, queue: &Queue) {
+        self.last_contact = Instant::now();
         self.resume(id, queue);
     }
 
@@ -153,39 +127,39 @@ impl Session {
 /// A model that is being trained.
 pub(super) struct Model {
     session_id: String,
-    /// The name under which its base model was asked for.
+    /// Name of the base model in the request.
     base_model: String,
     lora: LoraConfig,
     spec: LoraSpec,
     user_metadata: Option<BTreeMap<String, Value>>,
     last_request: SystemTime,
-    turns: Turns<Job>,
-    /// The weights that all in-flight samplers of this model follow.
+    order: RequestOrder<Job>,
+    /// Weights shared by all in-flight samplers of this model.
     inflight: Slot,
 }
 
 struct SamplerEntry {
     session_id: String,
-    /// The name under which its base model was asked for.
+    /// Name of the base model in the request.
     base_model: String,
     model_path: Option<String>,
     slot: Slot,
-    requests: Recent,
-    /// News for each client of this sampler.
+    requests: RecentRequests,
+    /// Completion feeds, one for each client of this sampler.
     feeds: HashMap<u64, Arc<Feed>>,
-    /// How many clients have asked for a number of their own.
+    /// Number of clients that joined.
     joined: u64,
 }
 
 impl SamplerEntry {
     fn new(session_id: String, base_model: String, model_path: Option<String>, slot: Slot) -> Self {
-        let requests = Recent::new(MOST_REMEMBERED);
+        let requests = RecentRequests::new(MAX_REMEMBERED);
         SamplerEntry { session_id, base_model, model_path, slot, requests, feeds: HashMap::new(), joined: 0 }
     }
 }
 
-/// Time limits of sessions that send nothing (`Options` documents both).
-pub(super) struct Silence {
+/// Time limits of silent sessions (documented at `Options`).
+pub(super) struct SilenceLimits {
     pub(super) session_timeout: Duration,
     pub(super) pause_after: Duration,
 }
@@ -195,7 +169,7 @@ impl State {
         config: ModelConfig,
         names: Names,
         base_seed: u64,
-        silence: Silence,
+        silence: SilenceLimits,
         store: Arc<Store>,
         futures: Arc<Futures>,
         queue: Arc<Queue>,
@@ -228,8 +202,8 @@ impl State {
         }
     }
 
-    /// Hands jobs of a session to the engine thread. If that is gone, their futures were failed already. What belongs to
-    /// no session has a line of its own.
+    /// Queues jobs of a session for the engine thread. After that thread has ended, their futures have already failed.
+    /// Jobs without a session have a queue of their own.
     fn enqueue(&self, session_id: &str, jobs: impl IntoIterator<Item = Job>) {
         self.queue.push(session_id, jobs);
     }
@@ -263,12 +237,12 @@ impl State {
                 project_id: request.project_id.filter(|it| !it.is_empty()),
                 end: None,
                 trace: Some(Arc::default()),
-                contact: Instant::now(),
-                polled: Instant::now(),
+                last_contact: Instant::now(),
+                last_poll: Instant::now(),
                 paused: false,
-                models: Recent::new(4096),
-                samplers: Recent::new(4096),
-                losses: Losses::new(),
+                models: RecentRequests::new(4096),
+                samplers: RecentRequests::new(4096),
+                losses: CustomLosses::new(),
             };
             inner.sessions.insert(id.clone(), session);
             inner.sessions_made += 1;
@@ -285,29 +259,29 @@ impl State {
         Ok(SessionHeartbeatResponse {})
     }
 
-    /// Notes that somebody waits for a result.
-    pub(super) fn polled(&self, request_id: &str) {
+    /// Records that a client polls for a result.
+    pub(super) fn note_poll(&self, request_id: &str) {
         let Some(session_id) = self.futures.session(request_id) else { return };
         let mut inner = self.inner.lock();
         if let Some(session) = inner.sessions.get_mut(&*session_id) {
-            session.polled = Instant::now();
+            session.last_poll = Instant::now();
             session.resume(&session_id, &self.queue);
         }
     }
 
-    /// Gives the sessions that were silent for a while no more turns until they are heard of again: nobody seems to wait.
+    /// Pauses sessions without contact for a while: they get no turns until the next contact.
     pub(super) fn pause_silent_sessions(&self, now: Instant) {
         let mut inner = self.inner.lock();
         for (id, session) in inner.sessions.iter_mut().filter(|it| it.1.end.is_none() && !it.1.paused) {
-            let heard = session.contact.max(session.polled);
-            if self.pause_after < now.saturating_duration_since(heard) {
+            let last = session.last_contact.max(session.last_poll);
+            if self.pause_after < now.saturating_duration_since(last) {
                 session.paused = true;
                 self.queue.pause(id);
             }
         }
     }
 
-    /// Ends a session; ending it again is fine, and the first reason stays.
+    /// Ends a session. Repeating it has no effect; the first reason stays.
     pub(super) fn finish_session(&self, session_id: &str, request: FinishSessionRequest) -> Reply<()> {
         let mut inner = self.inner.lock();
         if !inner.sessions.contains_key(session_id) {
@@ -318,17 +292,17 @@ impl State {
         Ok(())
     }
 
-    /// Ends the sessions that have been silent for too long.
+    /// Ends sessions without contact for longer than the session timeout.
     pub(super) fn end_silent_sessions(&self, now: Instant) {
         let mut inner = self.inner.lock();
         let silent = |it: &Session| {
-            it.end.is_none() && self.session_timeout < now.saturating_duration_since(it.contact)
+            it.end.is_none() && self.session_timeout < now.saturating_duration_since(it.last_contact)
         };
         let ids: Vec<String> =
             inner.sessions.iter().filter(|it| silent(it.1)).map(|it| it.0.clone()).collect();
         for id in ids {
-            let patience = self.session_timeout.as_secs();
-            log::warn!("the embedded engine ended session {id}: no heartbeat for {patience} s");
+            let timeout = self.session_timeout.as_secs();
+            log::warn!("the embedded engine ended session {id}: no heartbeat for {timeout} s");
             self.end_session(&mut inner, &id, End::Silent, "its session was silent for too long");
         }
     }
@@ -339,43 +313,43 @@ impl State {
                 session.end = Some(end);
                 inner.ended.push_back(session_id.into());
             }
-            session.models = Recent::new(0);
-            session.samplers = Recent::new(0);
-            session.losses = Losses::new();
+            session.models = RecentRequests::new(0);
+            session.samplers = RecentRequests::new(0);
+            session.losses = CustomLosses::new();
         }
         inner.forget_old_sessions();
         inner.session_keys.retain(|_, it| it != session_id);
         let gone = inner.samplers.extract_if(|_, it| it.session_id == session_id);
-        // Thousands of them may take a while to go, for which nobody should wait here.
+        // Dropping thousands of samplers may take a while; the engine thread does it, outside of this lock.
         let slots: Vec<Slot> = gone.map(|it| it.1.slot).collect();
         let of_session: Vec<String> =
             inner.models.iter().filter(|it| it.1.session_id == session_id).map(|it| it.0.clone()).collect();
-        // Nobody waits for it any more. What the engine works on now comes to its end.
-        let dropped = format!("this was not done: {why}");
-        for ticket in self.queue.forget(session_id).into_iter().filter_map(|it| it.ticket) {
+        // Fail queued jobs. The job that is running now is completed.
+        let dropped = format!("not executed: {why}");
+        for ticket in self.queue.remove_session(session_id).into_iter().filter_map(|it| it.ticket) {
             self.futures.finish(&ticket.id, Outcome::user(dropped.as_str()));
         }
-        self.futures.cancel_all_of(session_id, &dropped);
-        self.enqueue("", [Job { ticket: None, work: Work::Forget { slots } }]);
+        self.futures.cancel_samples_of(session_id, &dropped);
+        self.enqueue("", [Job { ticket: None, work: Work::DropSlots { slots } }]);
         for model_id in of_session {
             self.remove_model(inner, &model_id, why);
             self.enqueue(session_id, [Job { ticket: None, work: Work::Unload { model_id } }]);
         }
     }
 
-    /// Forgets a model; requests that waited for an earlier one fail.
+    /// Removes a model and fails requests that waited for an earlier one.
     fn remove_model(&self, inner: &mut Inner, model_id: &str, why: &str) {
         let Some(model) = inner.models.remove(model_id) else { return };
-        for ticket in model.turns.into_waiting().filter_map(|it| it.ticket) {
+        for ticket in model.order.into_waiting().filter_map(|it| it.ticket) {
             let error = format!("model {model_id} was unloaded ({why}) before an earlier request arrived");
             self.futures.finish(&ticket.id, Outcome::user(error));
         }
     }
 
-    // ---- turns ----
+    // ---- requests of a model ----
 
-    /// Takes a request of a model into its turn. What cannot be done fails when its turn comes: a refusal now would
-    /// leave a gap in the numbers, for which all later requests would wait.
+    /// Accepts a request of a model. Invalid work fails when its turn comes: refusing it now would leave a gap in the
+    /// sequence numbers, and all later requests would wait for it.
     pub(super) fn submit(
         &self,
         model_id: &str,
@@ -383,16 +357,16 @@ impl State {
         fingerprint: u64,
         work: impl FnOnce(&Model) -> Work,
     ) -> Reply<UntypedFuture> {
-        self.submit_in(&mut self.inner.lock(), model_id, seq_id, fingerprint, work)
+        self.submit_locked(&mut self.inner.lock(), model_id, seq_id, fingerprint, work)
     }
 
-    /// Room for a pass that waits.
-    pub(super) fn room(&self, bytes: usize) -> Room {
-        Room::take(bytes, &self.waiting)
+    /// Counts a pass as waiting.
+    pub(super) fn count_waiting(&self, bytes: usize) -> WaitingBytes {
+        WaitingBytes::count(bytes, &self.waiting)
     }
 
-    /// As [`submit`](Self::submit), for what takes much room while it waits. If too much waits already, it must be sent again
-    /// later; not so if nothing else could make room.
+    /// As [`submit`](Self::submit), for a pass that holds much memory while it waits. If too many bytes wait already,
+    /// the client has to send it again later, except the pass that all others wait for.
     pub(super) fn submit_large(
         &self,
         model_id: &str,
@@ -401,18 +375,18 @@ impl State {
         work: Work,
     ) -> Reply<UntypedFuture> {
         let mut inner = self.inner.lock();
-        let turns = &inner.model(model_id)?.turns;
-        let seq_id = seq_id.unwrap_or_else(|| turns.next());
-        let is_new = turns.seen(seq_id, fingerprint) == Seen::Never;
-        let is_next = seq_id == turns.next() && self.queue.is_idle(session_of(model_id));
-        if is_new && !is_next && MOST_WAITING_BYTES < self.waiting.load(Ordering::Relaxed) {
+        let order = &inner.model(model_id)?.order;
+        let seq_id = seq_id.unwrap_or_else(|| order.next());
+        let is_new = order.seen(seq_id, fingerprint) == Seen::Never;
+        let is_next = seq_id == order.next() && self.queue.is_idle(session_of(model_id));
+        if is_new && !is_next && MAX_WAITING_BYTES < self.waiting.load(Ordering::Relaxed) {
             return refuse(429, "too much data waits for its turn; send this again later");
         }
-        self.submit_in(&mut inner, model_id, Some(seq_id), fingerprint, |_| work)
+        self.submit_locked(&mut inner, model_id, Some(seq_id), fingerprint, |_| work)
     }
 
-    /// Takes the turn of a request whose body says no more than whose turn it is.
-    pub(super) fn submit_refused(
+    /// Accepts a request whose body cannot be read apart from its model and number; it fails in its turn.
+    pub(super) fn submit_unreadable(
         &self,
         (model_id, seq_id): (&str, u64),
         fingerprint: u64,
@@ -421,7 +395,7 @@ impl State {
         self.submit(model_id, Some(seq_id), fingerprint, |_| Work::Refused { error })
     }
 
-    fn submit_in(
+    fn submit_locked(
         &self,
         inner: &mut Inner,
         model_id: &str,
@@ -430,8 +404,8 @@ impl State {
         work: impl FnOnce(&Model) -> Work,
     ) -> Reply<UntypedFuture> {
         let model = inner.model(model_id)?;
-        let seq_id = seq_id.unwrap_or_else(|| model.turns.next());
-        match model.turns.seen(seq_id, fingerprint) {
+        let seq_id = seq_id.unwrap_or_else(|| model.order.next());
+        match model.order.seen(seq_id, fingerprint) {
             Seen::Same(id) => return Ok(future(&id, Some(model_id))),
             Seen::Different => {
                 return refuse(
@@ -439,31 +413,31 @@ impl State {
                     format!("seq_id {seq_id} of model {model_id} was used for another request"),
                 );
             }
-            Seen::Never if model.turns.is_full(seq_id) => {
-                let next = model.turns.next();
+            Seen::Never if model.order.is_full(seq_id) => {
+                let next = model.order.next();
                 return refuse(429, format!("too many requests of model {model_id} wait for seq_id {next}"));
             }
             Seen::Never => {}
         }
         model.last_request = SystemTime::now();
         let work = work(model);
-        let place = Place { model_id: model_id.into(), seq_id };
+        let position = Position { model_id: model_id.into(), seq_id };
         let session_id = model.session_id.clone();
         let span = inner.span(&session_id, work.verb(), model_id);
-        let ticket = self.futures.create(Some(place), span);
+        let ticket = self.futures.create(Some(position), span);
         let model = inner.model(model_id)?;
         let reply = future(&ticket.id, Some(model_id));
         let id = ticket.id.clone();
-        let due = model.turns.arrive(seq_id, fingerprint, &id, Job { ticket: Some(ticket), work });
+        let due = model.order.arrive(seq_id, fingerprint, &id, Job { ticket: Some(ticket), work });
         self.enqueue(session_of(model_id), due);
         Ok(reply)
     }
 
-    /// Which request a pending one waits for, if an earlier one has not arrived.
-    pub(super) fn waits_for(&self, place: &Place) -> Option<u64> {
+    /// Number of the missing request that a pending one waits for.
+    pub(super) fn waits_for(&self, position: &Position) -> Option<u64> {
         let inner = self.inner.lock();
-        let next = inner.models.get(&place.model_id)?.turns.next();
-        (next <= place.seq_id).then_some(next)
+        let next = inner.models.get(&position.model_id)?.order.next();
+        (next <= position.seq_id).then_some(next)
     }
 
     pub(super) fn config(&self) -> &ModelConfig {
@@ -478,43 +452,43 @@ impl Drop for State {
 }
 
 impl Inner {
-    /// Forgets what sessions did that ended long ago, and in the end that they were.
+    /// Drops the trace of sessions that ended long ago, and finally the sessions.
     fn forget_old_sessions(&mut self) {
-        let traced = self.ended.len().saturating_sub(MOST_TRACES);
+        let traced = self.ended.len().saturating_sub(MAX_TRACES);
         if let Some(session) = traced.checked_sub(1).and_then(|i| self.sessions.get_mut(self.ended.get(i)?)) {
             session.trace = None;
         }
-        if MOST_ENDED < self.ended.len()
+        if MAX_ENDED < self.ended.len()
             && let Some(id) = self.ended.pop_front()
         {
             self.sessions.remove(&id);
         }
     }
 
-    /// Notes in the trace of a session that something was asked for.
-    fn span(&self, session_id: &str, verb: &'static str, of: &str) -> Option<Arc<Span>> {
-        Some(self.sessions.get(session_id)?.trace.as_ref()?.begin(verb, of))
+    /// Adds a request to the trace of a session.
+    fn span(&self, session_id: &str, verb: &'static str, owner: &str) -> Option<Arc<Span>> {
+        Some(self.sessions.get(session_id)?.trace.as_ref()?.begin(verb, owner))
     }
 
-    /// A session that is alive; asking for it counts as contact.
+    /// Looks up an active session; counts as contact.
     fn session(&mut self, id: &str) -> Reply<&mut Session> {
         match self.sessions.get_mut(id) {
             None => refuse(404, format!("session {id} does not exist")),
-            Some(it) if it.end.is_some() => refuse(410, format!("session {id} is finished")),
-            Some(it) => {
-                it.heard(id, &self.queue);
-                Ok(it)
+            Some(session) if session.end.is_some() => refuse(410, format!("session {id} is finished")),
+            Some(session) => {
+                session.touch(id, &self.queue);
+                Ok(session)
             }
         }
     }
 
-    /// A model; asking for it counts as contact with its session.
+    /// Looks up a model; counts as contact with its session.
     fn model(&mut self, id: &str) -> Reply<&mut Model> {
         let Some(model) = self.models.get_mut(id) else {
             return refuse(404, format!("model {id} does not exist, or its session has ended"));
         };
         if let Some(session) = self.sessions.get_mut(&model.session_id) {
-            session.heard(&model.session_id, &self.queue);
+            session.touch(&model.session_id, &self.queue);
         }
         Ok(model)
     }

@@ -1,7 +1,7 @@
 //! Tokens in exchange for the key (PROTOCOL §1.4).
 //!
-//! A token is a JWT that clients can read; the server itself knows its tokens by heart, so their last part is no signature
-//! but a word that nobody guesses.
+//! A token is a JWT that clients can parse. The server keeps a list of its tokens, so their last part is a random word
+//! instead of a signature.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,35 +11,36 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::downloads::secret;
+use super::downloads::random_token;
 
-/// How long a token is good for.
+/// Time that a token is valid.
 const LIFE: Duration = Duration::from_secs(3600);
 
-/// The tokens that were given out.
+/// Tokens that were issued.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
-    given: Mutex<HashMap<String, SystemTime>>,
+    issued: Mutex<HashMap<String, SystemTime>>,
 }
 
 impl Tokens {
-    pub(super) fn give(&self, user: &str, now: SystemTime) -> String {
+    pub(super) fn issue(&self, user: &str, now: SystemTime) -> String {
         let seconds = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let part = |it: Value| URL_SAFE_NO_PAD.encode(it.to_string());
         let claims = json!({
             "iss": "passport-tinkex-local", "sub": user, "org_id": "local", "email": "",
             "iat": seconds(now), "exp": seconds(now + LIFE),
         });
-        let token = format!("{}.{}.{}", part(json!({"alg": "none", "typ": "JWT"})), part(claims), secret());
-        let mut given = self.given.lock();
-        given.retain(|_, until| now < *until);
-        given.insert(token.clone(), now + LIFE);
+        let token =
+            format!("{}.{}.{}", part(json!({"alg": "none", "typ": "JWT"})), part(claims), random_token());
+        let mut issued = self.issued.lock();
+        issued.retain(|_, until| now < *until);
+        issued.insert(token.clone(), now + LIFE);
         token
     }
 
-    pub(super) fn knows(&self, token: &[u8], now: SystemTime) -> bool {
+    pub(super) fn is_valid(&self, token: &[u8], now: SystemTime) -> bool {
         let token = std::str::from_utf8(token).ok();
-        token.is_some_and(|it| self.given.lock().get(it).is_some_and(|until| now < *until))
+        token.is_some_and(|it| self.issued.lock().get(it).is_some_and(|until| now < *until))
     }
 }
 
@@ -49,17 +50,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_says_whose_it_is_and_is_good_for_an_hour() {
+    fn a_token_names_its_user_and_is_valid_for_an_hour() {
         let (tokens, now) = (Tokens::default(), SystemTime::now());
-        let token = tokens.give("tml:user:local", now);
+        let token = tokens.issue("tml:user:local", now);
         let claims = token.split('.').nth(1).expect("claims");
         let claims: Value =
             serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).expect("base64")).expect("JSON");
         assert_eq!(claims["sub"], "tml:user:local");
         assert_eq!(claims["exp"].as_u64().expect("a time") - claims["iat"].as_u64().expect("a time"), 3600);
-        assert!(token.starts_with("eyJ") && tokens.knows(token.as_bytes(), now));
-        assert!(!tokens.knows(token.as_bytes(), now + LIFE));
-        let forged = format!("{}.{}", token.rsplit_once('.').expect("parts").0, secret());
-        assert!(!tokens.knows(forged.as_bytes(), now));
+        assert!(token.starts_with("eyJ") && tokens.is_valid(token.as_bytes(), now));
+        assert!(!tokens.is_valid(token.as_bytes(), now + LIFE));
+        let forged = format!("{}.{}", token.rsplit_once('.').expect("parts").0, random_token());
+        assert!(!tokens.is_valid(forged.as_bytes(), now));
     }
 }

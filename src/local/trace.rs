@@ -1,7 +1,7 @@
-//! What a session asked for and when it was worked on, as a file of the tracing tool Perfetto (`.pftrace`).
+//! Requests of a session and their times, as a file of the tracing tool Perfetto (`.pftrace`).
 //!
-//! Each request is a slice of its waiting and a slice of its work, below its model or its sampler. The messages are the few
-//! fields of Perfetto's that this needs, by their numbers there.
+//! Each request is a slice of waiting and a slice of work, on a track below its model or sampler. The messages hold
+//! only the fields of Perfetto's schema that are needed here, with their field numbers.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};
@@ -10,8 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use prost::Message;
 
-/// How many requests of a session are remembered.
-const MOST: usize = 8192;
+/// Number of requests remembered for each session.
+const MAX_SPANS: usize = 8192;
 
 #[derive(Clone, PartialEq, Message)]
 struct TraceFile {
@@ -63,44 +63,44 @@ pub(super) struct Trace {
 #[derive(Debug)]
 pub(super) struct Span {
     verb: &'static str,
-    /// The model or the sampler.
-    of: String,
+    /// Model or sampler.
+    owner: String,
     submitted: SystemTime,
     started: OnceLock<SystemTime>,
     ended: OnceLock<SystemTime>,
 }
 
 impl Span {
-    /// The engine has begun with it. The first beginning counts.
+    /// Records the start of the work. Later calls have no effect.
     pub(super) fn start(&self) {
         self.started.get_or_init(SystemTime::now);
     }
 
-    /// It has ended, worked on or not.
+    /// Records the end, whether the work started or not.
     pub(super) fn end(&self) {
         self.ended.get_or_init(SystemTime::now);
     }
 }
 
 impl Trace {
-    /// Notes a request that was submitted now.
-    pub(super) fn begin(&self, verb: &'static str, of: &str) -> Arc<Span> {
+    /// Adds a request submitted now.
+    pub(super) fn begin(&self, verb: &'static str, owner: &str) -> Arc<Span> {
         let span = Arc::new(Span {
             verb,
-            of: of.into(),
+            owner: owner.into(),
             submitted: SystemTime::now(),
             started: OnceLock::new(),
             ended: OnceLock::new(),
         });
         let mut spans = self.spans.lock();
         spans.push_back(span.clone());
-        if MOST < spans.len() {
+        if MAX_SPANS < spans.len() {
             spans.pop_front();
         }
         span
     }
 
-    /// The file; what has not ended reaches until now.
+    /// Encodes the file. Unfinished requests extend to `now`.
     pub(super) fn encode(&self, now: SystemTime) -> Vec<u8> {
         let spans: Vec<Arc<Span>> = self.spans.lock().iter().cloned().collect();
         let mut packet = Vec::new();
@@ -113,17 +113,17 @@ impl Trace {
             tracks
         };
         for span in spans {
-            let owner = match owners.get(&span.of) {
+            let owner_track = match owners.get(&span.owner) {
                 Some(it) => *it,
                 None => {
-                    let uuid = track(&mut packet, &span.of, None);
-                    owners.insert(span.of.clone(), uuid);
+                    let uuid = track(&mut packet, &span.owner, None);
+                    owners.insert(span.owner.clone(), uuid);
                     uuid
                 }
             };
-            // A track for each request, because requests of one model wait at the same time; Perfetto puts tracks of one
-            // name together.
-            let uuid = track(&mut packet, span.verb, Some(owner));
+            // One track for each request, because requests of one model wait at the same time; Perfetto groups tracks
+            // of one name.
+            let uuid = track(&mut packet, span.verb, Some(owner_track));
             let end = span.ended.get().copied().unwrap_or(now);
             let started = span.started.get().copied().unwrap_or(end).min(end);
             slice(&mut packet, uuid, "waiting", span.submitted, started);
@@ -131,8 +131,8 @@ impl Trace {
                 slice(&mut packet, uuid, span.verb, started, end);
             }
         }
-        for it in &mut packet {
-            it.trusted_packet_sequence_id = Some(1);
+        for packet in &mut packet {
+            packet.trusted_packet_sequence_id = Some(1);
         }
         TraceFile { packet }.encode_to_vec()
     }
@@ -170,8 +170,9 @@ mod tests {
             .packet
             .iter()
             .filter_map(|it| it.track_event.as_ref())
-            .map(|it| {
-                (it.track_uuid.unwrap_or(0), it.kind.unwrap_or(0), it.name.as_deref().unwrap_or_default())
+            .map(|event| {
+                let name = event.name.as_deref().unwrap_or_default();
+                (event.track_uuid.unwrap_or(0), event.kind.unwrap_or(0), name)
             })
             .collect();
         let expected = [
@@ -189,10 +190,10 @@ mod tests {
     }
 
     #[test]
-    fn a_long_session_is_remembered_from_its_end() {
+    fn only_the_latest_requests_of_a_long_session_are_kept() {
         let trace = Trace::default();
-        (0..MOST + 5).for_each(|_| trace.begin("sample", "s").end());
+        (0..MAX_SPANS + 5).for_each(|_| trace.begin("sample", "s").end());
         let file = TraceFile::decode(&trace.encode(SystemTime::now())[..]).expect("a trace");
-        assert_eq!(file.packet.iter().filter(|it| it.track_descriptor.is_some()).count(), MOST + 1);
+        assert_eq!(file.packet.iter().filter(|it| it.track_descriptor.is_some()).count(), MAX_SPANS + 1);
     }
 }

@@ -151,7 +151,7 @@ fn a_checkpoint_expires_after_its_ttl() {
     std::fs::write(&file, metadata.to_string()).unwrap();
     assert_eq!(setup.rest.list_user_checkpoints().count(), 0);
     let error = setup.service.create_training_client_from_state(&state).unwrap_err();
-    assert!(error.to_string().contains("its time is over"), "{error}");
+    assert!(error.to_string().contains("it has expired"), "{error}");
     assert!(setup.rest.get_weights_info_by_tinker_path(&state).is_err());
     let again = setup.training.save_state("a", HOUR).wait().unwrap().path;
     assert_eq!(again, state, "the name of an expired checkpoint is free");

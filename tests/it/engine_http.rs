@@ -164,7 +164,7 @@ fn a_failing_request_uses_up_its_seq_id() {
     let error = client.fail("forward_backward", &unknown);
     assert!(error.contains("\"nonsense\" is not offered here"), "{error}");
     let error = client.fail("save_weights", &json!({"model_id": model, "path": "a/b", "seq_id": 2}));
-    assert!(error.contains("is no name for a checkpoint"), "{error}");
+    assert!(error.contains("is not a valid checkpoint name"), "{error}");
     let mut bad = step(&model, 3);
     bad["adam_params"]["beta1"] = json!(2.0);
     assert!(client.fail("optim_step", &bad).contains("adam_params.beta1"));

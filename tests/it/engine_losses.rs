@@ -95,7 +95,7 @@ fn a_custom_loss_is_created_once_and_belongs_to_its_session() {
     let model = model["model_id"].as_str().expect("an id");
     let foreign = pass(model, 1, "custom", json!({"loss_id": id}), &[("weights", vec![1.0; length()])]);
     let error = client.fail("forward_backward", &foreign);
-    assert!(error.contains("is no custom loss of the session"), "{error}");
+    assert!(error.contains("is not a custom loss of the session"), "{error}");
     // Another session may create the same loss.
     let same = client.run("create_custom_loss", &cross_entropy(other, 0));
     assert_ne!(same["loss_id"], id);
@@ -121,7 +121,7 @@ fn a_custom_loss_that_cannot_be_evaluated_names_the_place_and_changes_nothing() 
     let table: [(Value, Inputs<'_>, &str); 3] = [
         (config.clone(), &[], "[\"weights\"]: is missing"),
         (config.clone(), &[("weights", vec![1.0; n - 1])], "this loss takes [18]"),
-        (json!({"loss_id": "x"}), &[], "\"x\" is no custom loss"),
+        (json!({"loss_id": "x"}), &[], "\"x\" is not a custom loss"),
     ];
     for (seq, (config, inputs, expected)) in (1..).zip(table) {
         let error = client.fail("forward_backward", &pass(&model, seq, "custom", config, inputs));

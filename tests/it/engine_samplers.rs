@@ -85,6 +85,6 @@ fn only_the_latest_1024_ended_sessions_are_remembered() {
     let trace = |id: &str| client.get(&format!("sessions/{id}/trace_export"));
     assert_eq!(trace(&ids[0]), (404, json!({"detail": format!("session {} does not exist", ids[0])})));
     let (status, text) = trace(&ids[1000]);
-    assert!(status == 404 && text["detail"].as_str().unwrap().contains("no longer known"), "{text}");
+    assert!(status == 404 && text["detail"].as_str().unwrap().contains("no longer kept"), "{text}");
     assert_eq!(client.get(&format!("sessions/{}", ids[1000])).0, 200);
 }

@@ -192,7 +192,7 @@ fn queued_requests_fail_when_their_session_is_finished() {
     assert_eq!(client.post(&format!("sessions/{busy}/finish"), &finish).0, 200);
     for id in &last {
         let error = client.wait(id)["error"].as_str().unwrap().to_string();
-        assert!(error.contains("was not done: its session was finished"), "{error}");
+        assert!(error.contains("not executed: its session was finished"), "{error}");
     }
 }
 
@@ -203,7 +203,7 @@ fn queued_requests_fail_when_their_session_times_out() {
     let last = queue_many(&client, &busy);
     for id in &last {
         let error = client.wait(id)["error"].as_str().unwrap().to_string();
-        assert!(error.contains("was not done: its session was silent for too long"), "{error}");
+        assert!(error.contains("not executed: its session was silent for too long"), "{error}");
     }
 }
 

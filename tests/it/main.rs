@@ -59,6 +59,8 @@ mod rest;
 mod sampling;
 mod secrets;
 mod seeing;
+#[cfg(feature = "local")]
+mod serve;
 mod server_failures;
 mod settings;
 mod slow_lines;

@@ -1,4 +1,4 @@
-//! What checkpoints need of a file system: names that change in one step, and contents that outlive a power failure.
+//! File operations of checkpoints: renames in one step, and contents that survive a power failure.
 
 use std::fs;
 use std::io::{self, Write};
@@ -11,7 +11,7 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Brings the names in a folder to the disk. File systems that cannot do that for folders are left alone.
+/// Syncs the names in a folder. Does nothing on file systems that cannot sync folders.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     if cfg!(not(unix)) {
         return Ok(());
@@ -22,8 +22,8 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Exchanges two names in one step, so that neither is ever without a folder. False if the system or the file
-/// system cannot do that.
+/// Exchanges two names in one step, so that both exist at all times. `false` if the system or the file system cannot
+/// do that.
 pub(super) fn exchange(a: &Path, b: &Path) -> io::Result<bool> {
     #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
     {
@@ -31,7 +31,7 @@ pub(super) fn exchange(a: &Path, b: &Path) -> io::Result<bool> {
         use rustix::io::Errno;
         match renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE) {
             Ok(()) => Ok(true),
-            // Only some know the call, and only some file systems know the flag.
+            // Some kernels lack the call, some file systems the flag.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
             Err(error) => Err(error.into()),
         }
@@ -43,18 +43,18 @@ pub(super) fn exchange(a: &Path, b: &Path) -> io::Result<bool> {
     }
 }
 
-/// A folder or file that goes when nobody holds this any more: a draft, or what was replaced or deleted.
+/// A folder or file that is removed on drop: a draft, or a checkpoint that was replaced or deleted.
 #[derive(Debug)]
-pub(super) struct Aside(pub(super) PathBuf);
+pub(super) struct TempPath(pub(super) PathBuf);
 
-impl Drop for Aside {
+impl Drop for TempPath {
     fn drop(&mut self) {
-        // What cannot be removed now is removed when the next engine starts on this folder.
+        // If this fails, the next engine on this folder removes it.
         remove(&self.0);
     }
 }
 
-/// Removes whatever is at a path. That nothing is there is fine; anything else is worth a line.
+/// Removes a file or folder, if it exists; logs a failure.
 pub(super) fn remove(path: &Path) {
     let removed = match fs::symlink_metadata(path) {
         Ok(it) if it.is_dir() => fs::remove_dir_all(path),

@@ -1,4 +1,4 @@
-//! One engine at a time on a data folder, and what an engine that was killed left there.
+//! Excludes a second engine from a data folder, and cleans up after an engine that was killed.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use super::disk::{remove, sync_folder};
 
-/// Where an engine keeps what is no checkpoint, below its data folder.
-const OWN: &str = ".tinkex";
+/// Subfolder of the data folder for the engine's own files.
+const ENGINE_FOLDER: &str = ".tinkex";
 
-/// The right to use a data folder. The system takes it back when it is dropped, and when the process is killed.
+/// The right to use a data folder. The system releases it on drop, and when the process is killed.
 #[derive(Debug)]
 pub(super) struct Lease {
     own: PathBuf,
@@ -17,12 +17,12 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Takes a data folder, which is made if it is not there, and clears what an earlier engine left half done.
+    /// Locks a data folder, creating it if necessary, and removes what an earlier engine left unfinished.
     ///
     /// # Errors
     /// Another engine uses the folder, or it cannot be written to.
     pub(super) fn take(root: &Path) -> Result<Self, String> {
-        let own = root.join(OWN);
+        let own = root.join(ENGINE_FOLDER);
         let cannot =
             |doing: &str, path: &Path, it: io::Error| format!("cannot {doing} {}: {it}", path.display());
         fs::create_dir_all(&own).map_err(|it| cannot("create", &own, it))?;
@@ -34,61 +34,61 @@ impl Lease {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
-                // Whoever has it wrote its number; some systems do not let others read a locked file.
+                // The holder wrote its process id; some systems do not let others read a locked file.
                 let _ = lock.read_to_string(&mut holder);
                 let holder =
                     holder.trim().parse().map_or(String::new(), |it: u32| format!(" (process {it})"));
                 let folder = root.display();
                 return Err(format!(
-                    "the data folder {folder} is in use by another engine{holder}: two would spoil each other's \
-                     checkpoints; stop that one or use another folder"
+                    "the data folder {folder} is in use by another engine{holder}: two engines would overwrite each \
+                     other's checkpoints; stop that one or use another folder"
                 ));
             }
             Err(TryLockError::Error(it)) if it.kind() == io::ErrorKind::Unsupported => {
-                log::warn!("{} cannot be locked: nothing keeps a second engine off it", root.display());
+                log::warn!("{} cannot be locked: a second engine would not be refused", root.display());
             }
             Err(TryLockError::Error(it)) => return Err(cannot("lock", &path, it)),
         }
-        // For people only; that it could not be written changes nothing.
+        // The process id is informative only, so a failure to write it is ignored.
         let _ = lock.set_len(0).and_then(|()| lock.write_all(format!("{}\n", std::process::id()).as_bytes()));
         let lease = Lease { own, _lock: lock };
         lease.clear(root).map_err(|it| format!("cannot clear {}: {it}", root.display()))?;
         Ok(lease)
     }
 
-    /// Where all that is.
+    /// Folder of the engine's own files.
     pub(super) fn folder(&self) -> &Path {
         &self.own
     }
 
-    /// Where drafts are written, and where goes what is deleted.
+    /// Folder of drafts and of folders that are being deleted.
     pub(super) fn drafts(&self) -> PathBuf {
         self.own.join("drafts")
     }
 
-    /// Where a checkpoint waits while its name changes hands, if that takes two steps.
+    /// Folder of checkpoints between the two steps of a replacement.
     pub(super) fn moved(&self) -> PathBuf {
         self.own.join("moved")
     }
 
     fn clear(&self, root: &Path) -> io::Result<()> {
-        self.put_back(root)?;
+        self.restore_moved(root)?;
         remove(&self.moved());
         remove(&self.drafts());
-        // Earlier versions wrote beside the checkpoints.
+        // Earlier versions wrote drafts beside the checkpoints.
         for entry in fs::read_dir(root)?.flatten() {
             let name = entry.file_name();
             let number =
                 |it: &str| it.strip_prefix(".draft-").or_else(|| it.strip_prefix(".old-")).map(str::to_owned);
             let number = name.to_str().and_then(number);
-            if number.is_some_and(|it| it.bytes().all(|it| it.is_ascii_digit() || it == b'-')) {
+            if number.is_some_and(|text| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-')) {
                 remove(&entry.path());
             }
         }
         fs::create_dir_all(self.drafts())?;
         sync_folder(&self.own)?;
         sync_folder(root)?;
-        // The folder itself may be new.
+        // The data folder itself may be new.
         match root.parent() {
             Some(it) if it.as_os_str().is_empty() => sync_folder(Path::new(".")),
             Some(it) => sync_folder(it),
@@ -96,8 +96,8 @@ impl Lease {
         }
     }
 
-    /// Gives checkpoints their names back that were taken in the first of two steps, unless the second was done, too.
-    fn put_back(&self, root: &Path) -> io::Result<()> {
+    /// Renames checkpoints back that the first of two steps moved, unless the second step was done.
+    fn restore_moved(&self, root: &Path) -> io::Result<()> {
         let moved = self.moved();
         let within = |it: &Path| fs::read_dir(it).into_iter().flatten().flatten().map(|it| it.path());
         for run in within(&moved) {

@@ -1,4 +1,4 @@
-//! Folders of checkpoints on a disk.
+//! Folders of checkpoints on disk.
 
 use super::*;
 
@@ -12,17 +12,17 @@ fn store(name: &str) -> Store {
     Store::open(root(name)).expect("a folder")
 }
 
-/// What a checkpoint says of itself, whichever save it is.
-fn told(store: &Store, place: &Place) -> Meta {
-    Meta { save_id: 0, ..store.meta(place).expect("the description") }
+/// The description of a checkpoint, without its save id.
+fn meta_of(store: &Store, checkpoint: &CheckpointId) -> Meta {
+    Meta { save_id: 0, ..store.meta(checkpoint).expect("the description") }
 }
 
-fn file(store: &Store, place: &Place, name: &str) -> Result<Vec<u8>, Problem> {
-    store.read(place, &[name]).map(|it| it.1.into_iter().next().expect("one"))
+fn file(store: &Store, checkpoint: &CheckpointId, name: &str) -> Result<Vec<u8>, StoreError> {
+    store.read(checkpoint, &[name]).map(|it| it.1.into_iter().next().expect("one"))
 }
 
-fn place(name: &str) -> Place {
-    Place::new("s:train:0", Kind::Training, name).expect("a good name")
+fn checkpoint(name: &str) -> CheckpointId {
+    CheckpointId::new("s:train:0", Kind::Training, name).expect("a good name")
 }
 
 fn meta() -> Meta {
@@ -34,31 +34,34 @@ fn meta() -> Meta {
 fn names_that_could_leave_the_folder_are_refused() {
     let long = "x".repeat(256);
     for name in ["", ".", "..", "a/b", "a\\b", "a b", "é", "a:b", &long] {
-        assert!(Place::new("s", Kind::Training, name).is_err(), "{name:?}");
-        assert!(Place::new("../s", Kind::Training, "x").is_err());
+        assert!(CheckpointId::new("s", Kind::Training, name).is_err(), "{name:?}");
+        assert!(CheckpointId::new("../s", Kind::Training, "x").is_err());
     }
     for name in ["x", "..x", "step-1_0.5", &long[..255]] {
-        assert!(Place::new("s:train:0", Kind::Training, name).is_ok(), "{name:?}");
+        assert!(CheckpointId::new("s:train:0", Kind::Training, name).is_ok(), "{name:?}");
     }
 }
 
 #[test]
-fn a_checkpoint_is_there_as_a_whole_and_is_replaced_only_if_asked() {
+fn a_checkpoint_is_replaced_only_with_overwrite() {
     let store = store("whole");
-    let save =
-        |bytes: &[u8], overwrite| store.save(&place("a"), &meta(), &[(ADAPTER, bytes.to_vec())], overwrite);
+    let save = |bytes: &[u8], overwrite| {
+        store.save(&checkpoint("a"), &meta(), &[(ADAPTER, bytes.to_vec())], overwrite)
+    };
     save(b"1", false).expect("a first save");
-    assert!(matches!(save(b"2", false), Err(Problem::Exists(text)) if text.contains("s:train:0/weights/a")));
-    assert_eq!(file(&store, &place("a"), ADAPTER).expect("the file"), b"1");
+    assert!(
+        matches!(save(b"2", false), Err(StoreError::Exists(text)) if text.contains("s:train:0/weights/a"))
+    );
+    assert_eq!(file(&store, &checkpoint("a"), ADAPTER).expect("the file"), b"1");
     save(b"2", true).expect("a second save");
-    assert_eq!(file(&store, &place("a"), ADAPTER).expect("the file"), b"2");
-    assert_eq!(told(&store, &place("a")), meta());
+    assert_eq!(file(&store, &checkpoint("a"), ADAPTER).expect("the file"), b"2");
+    assert_eq!(meta_of(&store, &checkpoint("a")), meta());
     let found = store.of_run("s:train:0");
-    assert_eq!((found.len(), &found[0].place, found[0].meta.rank), (1, &place("a"), 8));
+    assert_eq!((found.len(), &found[0].checkpoint, found[0].meta.rank), (1, &checkpoint("a"), 8));
     assert!(store.of_run("s:train:1").is_empty() && store.all().len() == 1);
-    assert!(matches!(file(&store, &place("a"), OPTIMIZER), Err(Problem::Missing(_))));
-    assert!(matches!(store.meta(&place("b")), Err(Problem::Missing(_))));
-    let config = file(&store, &place("a"), "adapter_config.json").expect("the file");
+    assert!(matches!(file(&store, &checkpoint("a"), OPTIMIZER), Err(StoreError::Missing(_))));
+    assert!(matches!(store.meta(&checkpoint("b")), Err(StoreError::Missing(_))));
+    let config = file(&store, &checkpoint("a"), "adapter_config.json").expect("the file");
     let config: serde_json::Value = serde_json::from_slice(&config).expect("JSON");
     assert_eq!(config["target_modules"], json!(["gate_proj", "up_proj", "down_proj"]));
     let left: Vec<_> =
@@ -69,20 +72,22 @@ fn a_checkpoint_is_there_as_a_whole_and_is_replaced_only_if_asked() {
 }
 
 #[test]
-fn a_deleted_checkpoint_is_gone_and_a_kept_one_says_until_when() {
+fn a_deleted_checkpoint_is_missing_and_a_ttl_sets_the_expiry() {
     let store = store("delete");
     for name in ["a", "b"] {
-        store.save(&place(name), &meta(), &[(ADAPTER, b"1".to_vec())], false).expect("a save");
+        store.save(&checkpoint(name), &meta(), &[(ADAPTER, b"1".to_vec())], false).expect("a save");
     }
-    store.delete(&place("a")).expect("a deletion");
-    assert!(matches!(store.delete(&place("a")), Err(Problem::Missing(text)) if text.contains("weights/a")));
-    assert!(matches!(store.keep(&place("a"), None), Err(Problem::Missing(_))));
-    store.keep(&place("b"), Some(3600)).expect("a note");
+    store.delete(&checkpoint("a")).expect("a deletion");
+    assert!(
+        matches!(store.delete(&checkpoint("a")), Err(StoreError::Missing(text)) if text.contains("weights/a"))
+    );
+    assert!(matches!(store.set_ttl(&checkpoint("a"), None), Err(StoreError::Missing(_))));
+    store.set_ttl(&checkpoint("b"), Some(3600)).expect("a note");
     let found = store.all();
     assert_eq!(found.len(), 1);
     assert!(found[0].meta.expires.is_some() && found[0].meta.rank == 8 && 1 < found[0].size_bytes);
-    store.keep(&place("b"), None).expect("a note");
-    assert_eq!(told(&store, &place("b")), meta());
+    store.set_ttl(&checkpoint("b"), None).expect("a note");
+    assert_eq!(meta_of(&store, &checkpoint("b")), meta());
     assert_eq!(fs::read_dir(store.lease.drafts()).expect("the folder").count(), 0, "nothing stays aside");
     fs::remove_dir_all(&store.root).expect("cleaning up");
 }
@@ -91,7 +96,7 @@ fn a_deleted_checkpoint_is_gone_and_a_kept_one_says_until_when() {
 fn a_folder_that_cannot_be_written_is_an_error_with_its_path() {
     let store = store("file");
     fs::write(store.root.join("s_train_0"), "a file where the folder should be").expect("a file");
-    let saved = store.save(&place("a"), &meta(), &[], false);
+    let saved = store.save(&checkpoint("a"), &meta(), &[], false);
     let text = saved.expect_err("an error").text();
     assert!(text.starts_with("cannot create") && text.contains("s_train_0"), "{text}");
     assert_eq!(fs::read_dir(store.lease.drafts()).expect("the folder").count(), 0, "no drafts are left");
@@ -103,18 +108,20 @@ fn a_folder_that_cannot_be_written_is_an_error_with_its_path() {
 }
 
 #[test]
-fn a_checkpoint_whose_time_is_over_is_gone_for_everyone_and_then_deleted() {
+fn an_expired_checkpoint_is_hidden_and_then_deleted() {
     let store = store("over");
     let mut old = meta();
     (old.created, old.ttl_seconds) = ("2020-01-01T00:00:00Z".into(), Some(3600));
-    let save = |name: &str, meta: &Meta| store.save(&place(name), meta, &[(ADAPTER, b"1".to_vec())], false);
+    let save =
+        |name: &str, meta: &Meta| store.save(&checkpoint(name), meta, &[(ADAPTER, b"1".to_vec())], false);
     save("old", &old).expect("a save");
     save("new", &Meta { created: rfc3339(SystemTime::now()), ttl_seconds: Some(3600), ..meta() })
         .expect("a save");
     save("kept", &Meta { created: "2020-01-01T00:00:00Z".into(), ..meta() }).expect("a save");
-    let names = |store: &Store| -> Vec<String> { store.all().into_iter().map(|it| it.place.name).collect() };
+    let names =
+        |store: &Store| -> Vec<String> { store.all().into_iter().map(|it| it.checkpoint.name).collect() };
     assert!(
-        matches!(store.meta(&place("old")), Err(Problem::Missing(text)) if text.contains("its time is over"))
+        matches!(store.meta(&checkpoint("old")), Err(StoreError::Missing(text)) if text.contains("it has expired"))
     );
     assert_eq!((names(&store), store.of_run("s:train:0").len()), (vec!["kept".into(), "new".into()], 2));
     assert_eq!(store.sweep(SystemTime::now()), ["tinker://s:train:0/weights/old"]);
@@ -123,61 +130,61 @@ fn a_checkpoint_whose_time_is_over_is_gone_for_everyone_and_then_deleted() {
     assert_eq!(store.sweep(tomorrow), ["tinker://s:train:0/weights/new"]);
     assert_eq!(names(&store), ["kept"]);
     save("old", &old).expect("its name is free again");
-    save("old", &old).expect("even before it was swept");
+    save("old", &old).expect("even before the old one is deleted");
     fs::remove_dir_all(&store.root).expect("cleaning up");
 }
 
 #[test]
-fn an_archive_and_a_copy_hold_what_others_can_read_and_no_more() {
+fn an_archive_and_a_copy_hold_all_files_but_the_description() {
     let store = store("copy");
     let files = [(ADAPTER, b"123".to_vec()), (OPTIMIZER, b"45".to_vec())];
-    store.save(&place("a"), &meta(), &files, false).expect("a save");
+    store.save(&checkpoint("a"), &meta(), &files, false).expect("a save");
     let names = ["adapter_config.json", ADAPTER, OPTIMIZER];
-    assert_eq!(store.files(&place("a")).expect("names").1, names);
-    let bytes = store.archive(&place("a")).expect("an archive").1;
+    assert_eq!(store.files(&checkpoint("a")).expect("names").1, names);
+    let bytes = store.archive(&checkpoint("a")).expect("an archive").1;
     let mut archive = tar::Archive::new(&bytes[..]);
     let found: Vec<(String, u64)> = archive
         .entries()
         .expect("entries")
-        .map(|it| {
-            let it = it.expect("an entry");
-            (it.path().expect("a path").display().to_string(), it.size())
+        .map(|entry| {
+            let entry = entry.expect("an entry");
+            (entry.path().expect("a path").display().to_string(), entry.size())
         })
         .collect();
     assert_eq!(found.iter().map(|it| it.0.as_str()).collect::<Vec<_>>(), names);
     assert_eq!((found[1].1, found[2].1), (3, 2));
-    let to = Place::new("c:copy:0", Kind::Training, "a").expect("a good name");
-    let copied = Meta { run_id: "c:copy:0".into(), copy_of: Some(place("a").uri()), ..meta() };
-    store.copy(&place("a"), &to, |_| copied.clone()).expect("a copy");
-    store.delete(&place("a")).expect("a deletion");
+    let to = CheckpointId::new("c:copy:0", Kind::Training, "a").expect("a good name");
+    let copied = Meta { run_id: "c:copy:0".into(), copy_of: Some(checkpoint("a").uri()), ..meta() };
+    store.copy(&checkpoint("a"), &to, |_| copied.clone()).expect("a copy");
+    store.delete(&checkpoint("a")).expect("a deletion");
     assert_eq!(file(&store, &to, OPTIMIZER).expect("the file"), b"45");
-    assert_eq!((told(&store, &to), store.all().len()), (copied, 1));
+    assert_eq!((meta_of(&store, &to), store.all().len()), (copied, 1));
     fs::remove_dir_all(&store.root).expect("cleaning up");
 }
 
 #[test]
 fn a_checkpoint_is_published_once() {
     let store = store("public");
-    store.save(&place("a"), &meta(), &[], false).expect("a save");
+    store.save(&checkpoint("a"), &meta(), &[], false).expect("a save");
     assert!(
-        matches!(store.publish(&place("a"), false), Err(Problem::Exists(text)) if text.contains("private"))
+        matches!(store.publish(&checkpoint("a"), false), Err(StoreError::Exists(text)) if text.contains("private"))
     );
-    store.publish(&place("a"), true).expect("a note");
+    store.publish(&checkpoint("a"), true).expect("a note");
     assert!(store.all()[0].meta.public);
     assert!(
-        matches!(store.publish(&place("a"), true), Err(Problem::Exists(text)) if text.contains("public"))
+        matches!(store.publish(&checkpoint("a"), true), Err(StoreError::Exists(text)) if text.contains("public"))
     );
-    store.publish(&place("a"), false).expect("a note");
-    assert_eq!(told(&store, &place("a")), meta());
+    store.publish(&checkpoint("a"), false).expect("a note");
+    assert_eq!(meta_of(&store, &checkpoint("a")), meta());
     fs::remove_dir_all(&store.root).expect("cleaning up");
 }
 
-/// Reads a checkpoint while it is replaced again and again, until it was seen changing often enough.
+/// Reads a checkpoint while another thread replaces it, until 30 different saves were seen.
 fn read_while_replaced(store: &Store, look: impl Fn(&Store) -> Vec<Vec<u8>>) {
     let save = |n: u32| {
         let bytes = n.to_le_bytes().repeat(1000);
         store
-            .save(&place("a"), &meta(), &[(ADAPTER, bytes.clone()), (OPTIMIZER, bytes)], true)
+            .save(&checkpoint("a"), &meta(), &[(ADAPTER, bytes.clone()), (OPTIMIZER, bytes)], true)
             .expect("a save");
     };
     save(0);
@@ -195,7 +202,7 @@ fn read_while_replaced(store: &Store, look: impl Fn(&Store) -> Vec<Vec<u8>>) {
     fs::remove_dir_all(&store.root).expect("cleaning up");
 }
 
-/// Says stop, also if the test fails.
+/// Sets the flag on drop, also if the test fails.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -205,51 +212,54 @@ impl Drop for Stop<'_> {
 }
 
 fn both(store: &Store) -> Vec<Vec<u8>> {
-    store.read(&place("a"), &[ADAPTER, OPTIMIZER]).expect("never missing").1
+    store.read(&checkpoint("a"), &[ADAPTER, OPTIMIZER]).expect("never missing").1
 }
 
 #[test]
-fn a_reader_finds_one_save_whole_while_others_replace_it() {
+fn a_read_returns_files_of_one_save_while_the_checkpoint_is_replaced() {
     read_while_replaced(&store("readers"), both);
 }
 
 #[test]
-fn a_copy_is_of_one_save_while_others_replace_it() {
+fn a_copy_is_of_one_save_while_the_checkpoint_is_replaced() {
     let copies = std::cell::Cell::new(0);
     read_while_replaced(&store("copies"), |store| {
         copies.set(copies.get() + 1);
-        let to = Place::new("c:copy:0", Kind::Training, &format!("c{}", copies.get())).expect("a good name");
-        store.copy(&place("a"), &to, |it| Meta { run_id: to.run_id.clone(), ..it }).expect("never missing");
+        let to = CheckpointId::new("c:copy:0", Kind::Training, &format!("c{}", copies.get()))
+            .expect("a good name");
+        store
+            .copy(&checkpoint("a"), &to, |it| Meta { run_id: to.run_id.clone(), ..it })
+            .expect("never missing");
         store.read(&to, &[ADAPTER, OPTIMIZER]).expect("the copy").1
     });
 }
 
 #[test]
-fn where_names_cannot_be_exchanged_readers_find_one_save_whole_too() {
+fn a_read_returns_files_of_one_save_where_names_cannot_be_exchanged() {
     let store = store("steps");
-    store.exchanges.store(false, Ordering::Relaxed);
+    store.can_exchange.store(false, Ordering::Relaxed);
     read_while_replaced(&store, both);
 }
 
 #[test]
-fn a_checkpoint_that_was_moved_in_the_first_of_two_steps_gets_its_name_back() {
+fn a_checkpoint_moved_by_the_first_of_two_steps_is_renamed_back() {
     let store = store("first");
     for (name, bytes) in [("a", b"1"), ("b", b"1")] {
-        store.save(&place(name), &meta(), &[(ADAPTER, bytes.to_vec())], false).expect("a save");
-        let moved = store.lease.moved().join(within(&place(name)));
+        store.save(&checkpoint(name), &meta(), &[(ADAPTER, bytes.to_vec())], false).expect("a save");
+        let moved = store.lease.moved().join(relative_path(&checkpoint(name)));
         fs::create_dir_all(moved.parent().expect("a parent")).expect("a folder");
-        fs::rename(store.folder(&place(name)), moved).expect("the first step");
+        fs::rename(store.folder(&checkpoint(name)), moved).expect("the first step");
     }
-    store.save(&place("b"), &meta(), &[(ADAPTER, b"2".to_vec())], false).expect("the second step");
+    store.save(&checkpoint("b"), &meta(), &[(ADAPTER, b"2".to_vec())], false).expect("the second step");
     let root = store.root.clone();
     drop(store);
     let store = Store::open(root).expect("the folder");
     assert_eq!(
-        file(&store, &place("a"), ADAPTER).expect("the file"),
+        file(&store, &checkpoint("a"), ADAPTER).expect("the file"),
         b"1",
-        "the old one, whose place is free"
+        "the old one, because no new one took its name"
     );
-    assert_eq!(file(&store, &place("b"), ADAPTER).expect("the file"), b"2", "the new one");
+    assert_eq!(file(&store, &checkpoint("b"), ADAPTER).expect("the file"), b"2", "the new one");
     assert!(!store.lease.moved().exists());
     fs::remove_dir_all(&store.root).expect("cleaning up");
 }
@@ -260,33 +270,33 @@ fn a_new_checkpoint_under_an_expired_name_is_never_swept() {
     let mut old = meta();
     (old.created, old.ttl_seconds) = ("2020-01-01T00:00:00Z".into(), Some(3600));
     for _ in 0..100 {
-        store.save(&place("a"), &old, &[(ADAPTER, b"1".to_vec())], true).expect("an old one");
+        store.save(&checkpoint("a"), &old, &[(ADAPTER, b"1".to_vec())], true).expect("an old one");
         std::thread::scope(|threads| {
             threads.spawn(|| store.sweep(SystemTime::now()));
-            store.save(&place("a"), &meta(), &[(ADAPTER, b"2".to_vec())], false).expect("a new one");
+            store.save(&checkpoint("a"), &meta(), &[(ADAPTER, b"2".to_vec())], false).expect("a new one");
         });
-        assert_eq!(file(&store, &place("a"), ADAPTER).expect("it is there"), b"2");
+        assert_eq!(file(&store, &checkpoint("a"), ADAPTER).expect("it is there"), b"2");
     }
     fs::remove_dir_all(&store.root).expect("cleaning up");
 }
 
 #[test]
-fn a_description_is_never_that_of_a_checkpoint_which_was_replaced() {
+fn a_replaced_checkpoint_keeps_its_own_description() {
     let store = store("describe");
     for n in 0..100 {
         let rank = |rank| Meta { rank, ..meta() };
-        store.save(&place("a"), &rank(n), &[], true).expect("a save");
+        store.save(&checkpoint("a"), &rank(n), &[], true).expect("a save");
         std::thread::scope(|threads| {
-            threads.spawn(|| store.keep(&place("a"), Some(3600)).expect("a note"));
-            store.save(&place("a"), &rank(n + 1), &[], true).expect("a save");
+            threads.spawn(|| store.set_ttl(&checkpoint("a"), Some(3600)).expect("a note"));
+            store.save(&checkpoint("a"), &rank(n + 1), &[], true).expect("a save");
         });
-        assert_eq!(told(&store, &place("a")).rank, n + 1);
+        assert_eq!(meta_of(&store, &checkpoint("a")).rank, n + 1);
     }
     fs::remove_dir_all(&store.root).expect("cleaning up");
 }
 
 #[test]
-fn what_a_killed_engine_left_is_cleared_and_mixed_into_nothing() {
+fn files_of_a_killed_engine_are_removed_and_never_used() {
     let root = root("left");
     let pid = std::process::id();
     for name in
@@ -301,7 +311,7 @@ fn what_a_killed_engine_left_is_cleared_and_mixed_into_nothing() {
     left.sort();
     assert_eq!(left, [".draft-of-mine", ".tinkex", "mine"], "nothing that an engine did not make");
     assert_eq!(fs::read_dir(store.lease.drafts()).expect("the folder").count(), 0);
-    let sampler = Place::new("s:train:0", Kind::Sampler, "a").expect("a good name");
+    let sampler = CheckpointId::new("s:train:0", Kind::Sampler, "a").expect("a good name");
     for _ in 0..2 {
         store.save(&sampler, &meta(), &[(ADAPTER, b"1".to_vec())], true).expect("a save");
     }
@@ -311,7 +321,7 @@ fn what_a_killed_engine_left_is_cleared_and_mixed_into_nothing() {
 }
 
 #[test]
-fn a_folder_has_one_engine_at_a_time() {
+fn only_one_engine_can_open_a_folder() {
     let store = store("one");
     let error = Store::open(store.root.clone()).expect_err("a refusal");
     assert!(error.contains("in use by another engine") && error.contains("tinkex-checkpoint-one"), "{error}");

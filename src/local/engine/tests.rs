@@ -3,22 +3,22 @@
 use super::*;
 use crate::local::nn::ModelConfig;
 
-/// A folder of its own, which nobody uses.
+/// A new folder name.
 fn folder() -> std::path::PathBuf {
     std::env::temp_dir().join(format!("tinkex-engine-{}-{:016x}", std::process::id(), fastrand::u64(..)))
 }
 
-/// An engine without a server, with one model.
+/// An engine without a server, with two models.
 fn engine() -> Engine {
-    let panics = Panics::new();
+    let panics = PanicTexts::new();
     let pool = || {
         let said = panics.sender();
-        let built = rayon::ThreadPoolBuilder::new().num_threads(1).panic_handler(move |it| {
-            said.send(it.downcast_ref::<&str>().unwrap_or(&"").to_string()).expect("room")
+        let built = rayon::ThreadPoolBuilder::new().num_threads(1).panic_handler(move |payload| {
+            said.send(payload.downcast_ref::<&str>().unwrap_or(&"").to_string()).expect("room")
         });
         built.build().expect("a pool")
     };
-    let (pool, side) = (pool(), pool());
+    let (pool, quick_pool) = (pool(), pool());
     let base = Arc::new(Weights::seeded(&ModelConfig::nano(), 0));
     let store = Arc::new(Store::open(folder()).expect("a folder"));
     let mut engine = Engine {
@@ -27,7 +27,7 @@ fn engine() -> Engine {
         store,
         futures: Arc::new(Futures::new(0)),
         pool,
-        side,
+        quick_pool,
         panics,
         stop: Arc::default(),
         trainers: HashMap::new(),
@@ -47,17 +47,17 @@ fn failure(outcome: Outcome) -> String {
 }
 
 #[test]
-fn a_panic_costs_its_model_and_nothing_else() {
+fn a_panic_loses_its_model_and_no_other() {
     let mut engine = engine();
-    let error = failure(engine.with("a", |_| panic!("a broken kernel")));
+    let error = failure(engine.with_trainer("a", |_| panic!("a broken kernel")));
     assert!(error.contains("a broken kernel") && error.contains("model a is lost"), "{error}");
-    assert!(failure(engine.with("a", |_| Outcome::Json("1".into()))).contains("cannot be used"));
-    assert!(matches!(engine.with("b", |_| Outcome::Json("1".into())), Outcome::Json(_)));
-    assert!(failure(engine.with("c", |_| Outcome::Json("1".into()))).contains("is not loaded"));
+    assert!(failure(engine.with_trainer("a", |_| Outcome::Json("1".into()))).contains("cannot be used"));
+    assert!(matches!(engine.with_trainer("b", |_| Outcome::Json("1".into())), Outcome::Json(_)));
+    assert!(failure(engine.with_trainer("c", |_| Outcome::Json("1".into()))).contains("is not loaded"));
 }
 
 #[test]
-fn a_thread_that_ends_fails_what_is_waited_for() {
+fn the_end_of_the_engine_thread_fails_pending_requests() {
     let engine = engine();
     let futures = engine.futures.clone();
     let ticket = futures.create(None, None);

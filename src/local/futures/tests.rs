@@ -1,4 +1,4 @@
-//! Results from their beginning to their end.
+//! Results from submission to expiry.
 
 use super::*;
 
@@ -11,11 +11,11 @@ fn poll(futures: &Futures, id: &str) -> Found {
 }
 
 #[test]
-fn a_result_can_be_fetched_again_and_its_first_end_stands() {
+fn a_result_can_be_fetched_again_and_the_first_result_stays() {
     let futures = futures();
-    let place = Place { model_id: "m".into(), seq_id: 3 };
-    let ticket = futures.create(Some(place.clone()), None);
-    assert!(matches!(poll(&futures, &ticket.id), Found::Pending(Some(it)) if it == place));
+    let position = Position { model_id: "m".into(), seq_id: 3 };
+    let ticket = futures.create(Some(position.clone()), None);
+    assert!(matches!(poll(&futures, &ticket.id), Found::Pending(Some(it)) if it == position));
     futures.finish(&ticket.id, Outcome::Json("1".into()));
     futures.finish(&ticket.id, Outcome::user("late"));
     futures.fetched(&ticket.id);
@@ -23,7 +23,7 @@ fn a_result_can_be_fetched_again_and_its_first_end_stands() {
 }
 
 #[test]
-fn ids_of_other_runs_and_of_the_future_are_unknown() {
+fn ids_of_other_runs_and_ids_not_issued_yet_are_unknown() {
     let futures = futures();
     let other = Futures::new(8).create(None, None);
     for id in [other.id.as_str(), "req-00000007-0", "", "x", "req-00000007--1"] {
@@ -32,7 +32,7 @@ fn ids_of_other_runs_and_of_the_future_are_unknown() {
 }
 
 #[test]
-fn cancelling_ends_the_wait_and_tells_the_worker() {
+fn cancelling_ends_the_request_and_sets_the_flag_of_its_worker() {
     let futures = futures();
     let (training, ticket) = (futures.create(None, None), futures.create_cancellable(Some("s"), None, None));
     futures.cancel(&training.id);
@@ -43,14 +43,14 @@ fn cancelling_ends_the_wait_and_tells_the_worker() {
 }
 
 #[test]
-fn what_a_session_wanted_sampled_ends_with_it_and_nothing_else() {
+fn the_end_of_a_session_cancels_its_samples_and_no_other_request() {
     let futures = futures();
-    let place = Place { model_id: "s:train:0".into(), seq_id: 1 };
+    let position = Position { model_id: "s:train:0".into(), seq_id: 1 };
     let (pass, sample) =
-        (futures.create(Some(place), None), futures.create_cancellable(Some("s"), None, None));
+        (futures.create(Some(position), None), futures.create_cancellable(Some("s"), None, None));
     let other = futures.create_cancellable(Some("t"), None, None);
     assert_eq!([&pass, &other].map(|it| futures.session(&it.id)), [Some("s".into()), Some("t".into())]);
-    futures.cancel_all_of("s", "over");
+    futures.cancel_samples_of("s", "over");
     assert!(sample.cancelled.load(Ordering::Relaxed) && !other.cancelled.load(Ordering::Relaxed));
     assert!(
         matches!(poll(&futures, &sample.id), Found::Done(Outcome::Failed { error, .. }) if error == "over")
@@ -60,7 +60,7 @@ fn what_a_session_wanted_sampled_ends_with_it_and_nothing_else() {
 }
 
 #[test]
-fn nobody_waits_for_an_engine_that_is_gone() {
+fn after_close_pending_and_new_requests_fail() {
     let futures = futures();
     let early = futures.create(None, None);
     futures.close("gone");
@@ -92,7 +92,7 @@ fn old_results_expire_and_pending_requests_do_not() {
 #[test]
 fn results_are_bounded_in_bytes_and_the_fetched_ones_go_first() {
     let futures = futures();
-    let large = Bytes::from(vec![0; MOST_BYTES / 2]);
+    let large = Bytes::from(vec![0; MAX_BYTES / 2]);
     let ids: Vec<_> = (0..4).map(|_| futures.create(None, None).id).collect();
     for (i, id) in ids.iter().enumerate() {
         futures.finish(id, Outcome::Json(large.clone()));

@@ -1,4 +1,4 @@
-//! Who may ask: programs of this machine that have the key of the server, or a token that was got for it.
+//! Access control: programs of this machine with the server's key, or a token that was issued for it.
 
 use std::hint::black_box;
 use std::time::SystemTime;
@@ -12,26 +12,27 @@ use serde_json::{Value, json};
 
 use crate::wire::json::{AuthTokenRequest, AuthTokenResponse, Secret};
 
-use super::super::state::{Reply, USER};
+use super::super::reply::Reply;
+use super::super::state::USER;
 use super::{App, Context, ok, refusal};
 
-/// What is asked with the key itself even where tokens are in use.
-const BY_KEY: [&str; 3] = ["/api/v1/client/config", "/api/v1/auth/token", "/api/v1/auth/apikey/me"];
+/// Endpoints that take the key itself even if tokens are required.
+const KEY_ENDPOINTS: [&str; 3] = ["/api/v1/client/config", "/api/v1/auth/token", "/api/v1/auth/apikey/me"];
 
-/// The names of this machine for itself.
+/// Host names of the loopback address.
 const LOOPBACK: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
 
-/// Refuses requests that were meant for another host, or come from a page of another one: a page that a browser shows may
-/// have its own name lead to this machine, and must not get at the engine by that.
+/// Refuses requests for another host, or from a page of another host: a page in a browser can have its own host name
+/// resolve to this machine, and must not reach the engine that way.
 pub(super) async fn check_host(Shared(app): Context, request: Request, next: Next) -> Response {
-    match stranger(&request, &app.allowed_hosts) {
+    match refusal_reason(&request, &app.allowed_hosts) {
         Some(why) => refusal(403, why),
         None => next.run(request).await,
     }
 }
 
-/// Why a request is none of ours.
-fn stranger(request: &Request, allowed: &[String]) -> Option<&'static str> {
+/// Reason for which a request is refused, if its host or origin is not allowed.
+fn refusal_reason(request: &Request, allowed: &[String]) -> Option<&'static str> {
     let headers = request.headers();
     let served = |it: &HeaderValue| it.to_str().is_ok_and(|it| is_served(it, allowed));
     let in_address = request.uri().authority().map(|it| is_served(it.as_str(), allowed));
@@ -47,47 +48,47 @@ fn stranger(request: &Request, allowed: &[String]) -> Option<&'static str> {
     (!all).then_some("this server does not answer to pages of other hosts")
 }
 
-/// Whether this server goes by the name of a host, whatever the port.
+/// True if this server accepts the host name, with any port.
 fn is_served(host: &str, allowed: &[String]) -> bool {
     let Ok(authority) = host.parse::<Authority>() else { return false };
     let host = authority.host().trim_end_matches('.');
-    // Nobody logs in like this.
+    // User names are not accepted.
     let bare = !authority.as_str().contains('@');
     let names = LOOPBACK.into_iter().chain(allowed.iter().map(String::as_str));
     bare && names.into_iter().any(|it| it.eq_ignore_ascii_case(host))
 }
 
-/// Whether two texts are the same, in a time that does not tell how much of them is.
+/// Compares two texts in a time that does not depend on how many bytes are equal.
 fn is_same(a: &[u8], b: &[u8]) -> bool {
     let differences = a.iter().zip(b).fold(0, |all, (a, b)| black_box(all | (a ^ b)));
     a.len() == b.len() && differences == 0
 }
 
-pub(super) async fn check(Shared(app): Context, request: Request, next: Next) -> Response {
-    let by_key = !app.flags.pjwt_auth_enabled || BY_KEY.contains(&request.uri().path());
+pub(super) async fn check_credentials(Shared(app): Context, request: Request, next: Next) -> Response {
+    let takes_key = !app.flags.pjwt_auth_enabled || KEY_ENDPOINTS.contains(&request.uri().path());
     let Some(key) = request.headers().get("x-api-key").map(|it| it.as_bytes()) else {
         return refusal(401, "the header X-API-Key is missing");
     };
     let is_key = is_same(key, app.api_key.as_bytes());
-    if (is_key && by_key) || (!is_key && app.tokens.knows(key, SystemTime::now())) {
+    if (is_key && takes_key) || (!is_key && app.tokens.is_valid(key, SystemTime::now())) {
         return next.run(request).await;
     }
     if !app.flags.pjwt_auth_enabled {
-        return refusal(401, "this is not the API key of this server");
+        return refusal(401, "the API key is not that of this server");
     }
-    let mut response = refusal(401, "this is no token of this server, or no longer; get one at auth/token");
+    let mut response = refusal(401, "the token is not valid, or has expired; get a new one at auth/token");
     let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
     response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     response
 }
 
-/// A token for the key.
+/// Issues a token for the key.
 pub(super) fn token(app: &App, _: AuthTokenRequest, _: u64) -> Reply<AuthTokenResponse> {
-    Ok(AuthTokenResponse { jwt: Secret::new(app.tokens.give(USER, SystemTime::now())) })
+    Ok(AuthTokenResponse { jwt: Secret::new(app.tokens.issue(USER, SystemTime::now())) })
 }
 
-/// What is known of the key.
-pub(super) async fn key() -> Response {
+/// Description of the key.
+pub(super) async fn key_info() -> Response {
     let details: Value =
         json!({"org_details": {"name": "local"}, "user_details": {"email": "local@localhost"}});
     ok(&json!({"key_id": 1, "name": "local", "note": "the key of this engine", "details": details}))
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_compared_whole() {
+    fn a_comparison_includes_the_length_and_every_byte() {
         assert!(is_same(b"", b"") && is_same(b"tml-a", b"tml-a"));
         assert!(!is_same(b"tml-a", b"tml-b") && !is_same(b"tml-", b"tml-a") && !is_same(b"tml-a", b""));
     }

@@ -1,4 +1,4 @@
-//! Waiting for results.
+//! Endpoints that wait for results.
 
 use std::time::Duration;
 
@@ -13,17 +13,17 @@ use crate::wire::json::*;
 use crate::wire::{sample, train};
 
 use super::super::futures::{Found, Outcome};
-use super::super::state::{Refusal, Reply};
-use super::bodies::{LARGE, aside, held};
+use super::super::reply::{Refusal, Reply};
+use super::bodies::{LARGE, run_blocking, with_permit};
 use super::{App, Context, PROTOBUF, mentions, ok, payload, refusal, unreadable};
 
-/// Ends a sample that nobody waits for.
+/// Cancels a sample.
 pub(super) fn cancel(app: &App, request: CancelFutureRequest, _: u64) -> Reply<serde_json::Value> {
     app.state.futures.cancel(&request.request_id);
     Ok(json!({}))
 }
 
-/// The result of one request, waited for.
+/// Waits for the result of one request.
 pub(super) async fn retrieve(Shared(app): Context, headers: HeaderMap, body: Bytes) -> Response {
     let wanted: RetrieveFutureRequest = match request(&body) {
         Ok(it) => it,
@@ -31,14 +31,14 @@ pub(super) async fn retrieve(Shared(app): Context, headers: HeaderMap, body: Byt
     };
     drop(body);
     let id = &wanted.request_id;
-    app.state.polled(id);
+    app.state.note_poll(id);
     let outcome = match app.state.futures.wait(id, app.long_poll).await {
         Found::Unknown => return refusal(404, &format!("request {id} does not exist")),
         Found::Expired => return refusal(410, &format!("the result of request {id} is no longer kept")),
-        Found::Pending(place) => {
-            let missing = place.and_then(|it| Some((app.state.waits_for(&it)?, it)));
-            let reason = missing.map(|(next, it)| {
-                let (model_id, seq_id) = (it.model_id, it.seq_id);
+        Found::Pending(position) => {
+            let missing = position.and_then(|position| Some((app.state.waits_for(&position)?, position)));
+            let reason = missing.map(|(next, position)| {
+                let (model_id, seq_id) = (position.model_id, position.seq_id);
                 format!(
                     "request {seq_id} of model {model_id} waits for request {next}, which has not arrived"
                 )
@@ -58,29 +58,29 @@ pub(super) async fn retrieve(Shared(app): Context, headers: HeaderMap, body: Byt
     }
     app.state.futures.fetched(id);
     let takes_protobuf = mentions(&headers, header::ACCEPT, PROTOBUF);
-    match takes_protobuf || outcome.len() <= LARGE {
-        true => finished(outcome, takes_protobuf, None),
-        // As JSON it is several times as large, and written anew for whoever asks.
-        false => match app.bodies.room_for_answer(outcome.len()).await {
-            Some(room) => aside(app, true, move |_| finished(outcome, false, Some(room))).await,
-            None => refusal(503, "the server is busy with other results"),
-        },
+    if takes_protobuf || outcome.len() <= LARGE {
+        return finished(outcome, takes_protobuf, None);
+    }
+    // As JSON it is several times as large, and every request writes its own copy.
+    match app.bodies.reserve_answer(outcome.len()).await {
+        Some(room) => run_blocking(app, true, move |_| finished(outcome, false, Some(room))).await,
+        None => refusal(503, "the server is busy with other results"),
     }
 }
 
-/// News of all samples of one client of a sampler, waited for.
-pub(super) async fn news(Shared(app): Context, body: Bytes) -> Response {
+/// Waits for completed samples of one client of a sampler.
+pub(super) async fn retrieve_many(Shared(app): Context, body: Bytes) -> Response {
     let wanted: RetrieveFuturesRequest = match request(&body) {
         Ok(it) => it,
         Err(error) => return unreadable(&error),
     };
-    // Its room is needed by others.
+    // Free its share of the body budget.
     drop(body);
-    let patience = match wanted.timeout {
+    let timeout = match wanted.timeout {
         None => app.long_poll,
         Some(it) => match Duration::try_from_secs_f64(it) {
             Ok(it) => it.min(app.long_poll),
-            Err(_) => return refusal(422, &format!("timeout: {it} is no time in seconds")),
+            Err(_) => return refusal(422, &format!("timeout: {it} is not a valid time in seconds")),
         },
     };
     let feed = match app.state.feed(&wanted.target) {
@@ -90,12 +90,12 @@ pub(super) async fn news(Shared(app): Context, body: Bytes) -> Response {
     for id in &wanted.retrieved_request_ids {
         app.state.futures.fetched(id);
     }
-    let (completions, cursor) = feed.wait(wanted.prev_cursor, patience).await;
+    let (completions, cursor) = feed.wait(wanted.prev_cursor, timeout).await;
     ok(&RetrieveFuturesResponse { completions, cursor: Some(cursor) })
 }
 
-/// The answer of a finished request: protobuf where there is such a form and the client takes it, otherwise JSON, which may
-/// need room until it is sent.
+/// Response to a finished request: protobuf if the result has such a form and the client accepts it, else JSON, which
+/// may hold a share of the budget until it is sent.
 fn finished(outcome: Outcome, takes_protobuf: bool, room: Option<OwnedSemaphorePermit>) -> Response {
     let value = match outcome {
         Outcome::Json(bytes) => return payload(StatusCode::OK, "application/json", bytes),
@@ -115,7 +115,7 @@ fn finished(outcome: Outcome, takes_protobuf: bool, room: Option<OwnedSemaphoreP
     match (value, room) {
         (Ok(it), None) => ok(&it),
         (Ok(it), Some(room)) => match serde_json::to_vec(&it) {
-            Ok(bytes) => payload(StatusCode::OK, "application/json", held(bytes, room)),
+            Ok(bytes) => payload(StatusCode::OK, "application/json", with_permit(bytes, room)),
             Err(error) => refusal(500, &error.to_string()),
         },
         (Err(error), _) => refusal(500, error.message()),

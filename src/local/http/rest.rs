@@ -16,8 +16,9 @@ use crate::clock_text::rfc3339;
 use crate::http_date;
 use crate::wire::json::*;
 
-use super::super::state::{Refusal, Window, query};
-use super::bodies::aside;
+use super::super::reply::Refusal;
+use super::super::state::{Window, query};
+use super::bodies::run_blocking;
 use super::{App, Context, ok, refusal, reply, slow_call, unreadable};
 
 pub(super) fn routes() -> Router<Arc<App>> {
@@ -28,7 +29,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/api/v1/training_runs/{id}", get(training_run))
         .route("/api/v1/training_runs/{id}/checkpoints", get(checkpoints_of))
         .route(CHECKPOINT, delete(delete_checkpoint))
-        .route(&of("ttl"), put(keep_checkpoint))
+        .route(&of("ttl"), put(set_checkpoint_ttl))
         .route(&of("publish"), post(publish).delete(unpublish))
         .route(&of("archive"), get(archive))
         .route(&of("external_weights_urls"), get(external_weights))
@@ -44,11 +45,11 @@ pub(super) fn routes() -> Router<Arc<App>> {
 }
 
 async fn training_run(Shared(app): Context, Path(id): Path<String>) -> Response {
-    aside(app, false, move |app| reply(app.state.training_run(&id))).await
+    run_blocking(app, false, move |app| reply(app.state.training_run(&id))).await
 }
 
 async fn training_runs(Shared(app): Context, uri: Uri) -> Response {
-    aside(app, false, move |app| {
+    run_blocking(app, false, move |app| {
         let asked = uri.query().unwrap_or_default();
         ok(&app.state.training_runs(Window::read(asked, 20), query(asked, "project_id")))
     })
@@ -56,51 +57,55 @@ async fn training_runs(Shared(app): Context, uri: Uri) -> Response {
 }
 
 async fn checkpoints(Shared(app): Context, uri: Uri) -> Response {
-    aside(app, false, move |app| {
+    run_blocking(app, false, move |app| {
         ok(&app.state.checkpoints(Window::read(uri.query().unwrap_or_default(), 100)))
     })
     .await
 }
 
 async fn checkpoints_of(Shared(app): Context, Path(id): Path<String>) -> Response {
-    aside(app, false, move |app| reply(app.state.checkpoints_of(&id))).await
+    run_blocking(app, false, move |app| reply(app.state.checkpoints_of(&id))).await
 }
 
-/// The run, the kind and the name of a checkpoint.
-type Three = Path<(String, String, String)>;
+/// Run id, kind and name of a checkpoint.
+type CheckpointParts = Path<(String, String, String)>;
 
-async fn delete_checkpoint(Shared(app): Context, Path((run, kind, name)): Three) -> Response {
-    aside(app, false, move |app| match app.state.delete_checkpoint(&run, &kind, &name) {
+async fn delete_checkpoint(Shared(app): Context, Path((run, kind, name)): CheckpointParts) -> Response {
+    run_blocking(app, false, move |app| match app.state.delete_checkpoint(&run, &kind, &name) {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(Refusal { status, detail }) => refusal(status, &detail),
     })
     .await
 }
 
-async fn keep_checkpoint(Shared(app): Context, Path((run, kind, name)): Three, body: Bytes) -> Response {
-    aside(app, false, move |app| match request::<CheckpointTtlRequest>(&body) {
-        Ok(it) => reply(app.state.keep_checkpoint(&run, &kind, &name, it.ttl_seconds).map(|()| json!({}))),
+async fn set_checkpoint_ttl(
+    Shared(app): Context,
+    Path((run, kind, name)): CheckpointParts,
+    body: Bytes,
+) -> Response {
+    run_blocking(app, false, move |app| match request::<CheckpointTtlRequest>(&body) {
+        Ok(it) => reply(app.state.set_checkpoint_ttl(&run, &kind, &name, it.ttl_seconds).map(|()| json!({}))),
         Err(error) => unreadable(&error),
     })
     .await
 }
 
-async fn publish(Shared(app): Context, Path((run, kind, name)): Three) -> Response {
-    aside(app, false, move |app| {
+async fn publish(Shared(app): Context, Path((run, kind, name)): CheckpointParts) -> Response {
+    run_blocking(app, false, move |app| {
         reply(app.state.publish_checkpoint(&run, &kind, &name, true).map(|()| json!({})))
     })
     .await
 }
 
-async fn unpublish(Shared(app): Context, Path((run, kind, name)): Three) -> Response {
-    aside(app, false, move |app| {
+async fn unpublish(Shared(app): Context, Path((run, kind, name)): CheckpointParts) -> Response {
+    run_blocking(app, false, move |app| {
         reply(app.state.publish_checkpoint(&run, &kind, &name, false).map(|()| json!({})))
     })
     .await
 }
 
-async fn archive(Shared(app): Context, Path((run, kind, name)): Three) -> Response {
-    aside(app, false, move |app| match app.state.archive(&run, &kind, &name) {
+async fn archive(Shared(app): Context, Path((run, kind, name)): CheckpointParts) -> Response {
+    run_blocking(app, false, move |app| match app.state.archive(&run, &kind, &name) {
         Ok(it) => {
             let headers = [
                 (header::LOCATION, format!("{}{}", app.url, it.path)),
@@ -113,8 +118,8 @@ async fn archive(Shared(app): Context, Path((run, kind, name)): Three) -> Respon
     .await
 }
 
-async fn external_weights(Shared(app): Context, Path((run, kind, name)): Three) -> Response {
-    aside(app, false, move |app| match app.state.external_weights(&run, &kind, &name) {
+async fn external_weights(Shared(app): Context, Path((run, kind, name)): CheckpointParts) -> Response {
+    run_blocking(app, false, move |app| match app.state.external_weights(&run, &kind, &name) {
         Ok((files, it)) => {
             let url = |file: String| (file.clone(), format!("{}{}{file}", app.url, it.path));
             let urls: BTreeMap<String, String> = files.into_iter().map(url).collect();
@@ -126,7 +131,7 @@ async fn external_weights(Shared(app): Context, Path((run, kind, name)): Three) 
 }
 
 async fn copy_weights(Shared(app): Context, headers: HeaderMap, body: Bytes) -> Response {
-    aside(app, false, move |app| {
+    run_blocking(app, false, move |app| {
         let key = headers.get("x-idempotency-key").and_then(|it| it.to_str().ok());
         match request::<CopyWeightsRequest>(&body) {
             Ok(it) => reply(app.state.copy_weights(it, key)),
@@ -137,12 +142,14 @@ async fn copy_weights(Shared(app): Context, headers: HeaderMap, body: Bytes) -> 
 }
 
 async fn sessions(Shared(app): Context, uri: Uri) -> Response {
-    aside(app, false, move |app| ok(&app.state.sessions(Window::read(uri.query().unwrap_or_default(), 20))))
-        .await
+    run_blocking(app, false, move |app| {
+        ok(&app.state.sessions(Window::read(uri.query().unwrap_or_default(), 20)))
+    })
+    .await
 }
 
 async fn session(Shared(app): Context, Path(id): Path<String>) -> Response {
-    aside(app, false, move |app| reply(app.state.session_info(&id))).await
+    run_blocking(app, false, move |app| reply(app.state.session_info(&id))).await
 }
 
 async fn assign_project(Shared(app): Context, Path(id): Path<String>, body: Bytes) -> Response {
@@ -153,26 +160,28 @@ async fn assign_project(Shared(app): Context, Path(id): Path<String>, body: Byte
 }
 
 async fn export_trace(Shared(app): Context, Path(id): Path<String>) -> Response {
-    aside(app, false, move |app| {
+    run_blocking(app, false, move |app| {
         let url = |path: String| json!({"status": "ready", "url": format!("{}{path}", app.url)});
         reply(app.state.export_trace(&id).map(|it| url(it.path)))
     })
     .await
 }
 
-/// Nothing costs anything here, so there are no events; the answer is complete up to now.
+/// Nothing is billed here, so the list is empty and complete up to now.
 async fn usage() -> Response {
     ok(&json!({"data": [], "sessions": {}, "cost_data_through": rfc3339(SystemTime::now())}))
 }
 
 async fn storage(Shared(app): Context, uri: Uri) -> Response {
-    aside(app, false, move |app| ok(&app.state.storage(query(uri.query().unwrap_or_default(), "project_id"))))
-        .await
+    run_blocking(app, false, move |app| {
+        ok(&app.state.storage(query(uri.query().unwrap_or_default(), "project_id")))
+    })
+    .await
 }
 
-/// A file, for whoever was given its address.
+/// Serves a file to the holder of its address.
 pub(super) async fn download(Shared(app): Context, Path((token, file)): Path<(String, String)>) -> Response {
-    aside(app, false, move |app| match app.state.download(&token, &file) {
+    run_blocking(app, false, move |app| match app.state.download(&token, &file) {
         Ok(bytes) => {
             let headers = [(header::CONTENT_TYPE, "application/octet-stream")];
             (StatusCode::OK, headers, Body::from(bytes)).into_response()

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 /// Elements that one task of a step handles.
 const CHUNK: usize = 1 << 14;
 
-/// The settings of one AdamW step. They stay 64-bit floats until a weight is written: as 32-bit ones, a small `eps` would be
-/// zero and a large beta one.
+/// Settings of one AdamW step. They stay 64-bit floats until a weight is written, because as 32-bit floats a small
+/// `eps` would become zero and a large beta one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Adam {
     /// Step size.
@@ -38,7 +38,7 @@ impl Default for Adam {
     }
 }
 
-/// What a step reports.
+/// Result of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct StepOutput {
     /// Norm of all gradients together, before clipping.
@@ -51,10 +51,10 @@ impl Adam {
     /// The settings of a request.
     ///
     /// # Errors
-    /// A setting outside of its range, by its name.
+    /// A setting out of its range; the text names it.
     pub(crate) fn read(params: &AdamParams) -> Result<Adam, String> {
         params.validate().map_err(|it| it.to_string())?;
-        // What was never trained would be divided by zero.
+        // Parameters that never had a gradient would be divided by zero.
         if params.eps == 0.0 {
             return Err("adam_params.eps: must be above 0".into());
         }
@@ -64,12 +64,12 @@ impl Adam {
             ("weight_decay", params.weight_decay),
             ("grad_clip_norm", params.grad_clip_norm),
         ];
-        let most = f64::from(f32::MAX);
-        if let Some((name, value)) = sizes.into_iter().find(|it| most < it.1.abs()) {
-            let problem = format!("must be at most {most:e}, the largest 32-bit float, is {value:e}");
+        let max = f64::from(f32::MAX);
+        if let Some((name, value)) = sizes.into_iter().find(|it| max < it.1.abs()) {
+            let problem = format!("must be at most {max:e}, the largest 32-bit float, is {value:e}");
             return Err(format!("adam_params.{name}: {problem}"));
         }
-        // The gradients themselves are 32-bit floats, in their running means.
+        // The running means store the gradients as 32-bit floats.
         let least = f64::from(f32::MIN_POSITIVE);
         if 0.0 < params.grad_clip_norm && params.grad_clip_norm < least {
             let problem = format!("must be 0 (off) or at least {least:e}, is {:e}", params.grad_clip_norm);
@@ -85,10 +85,10 @@ impl Adam {
         })
     }
 
-    /// Takes step number `step` (counted from 1) on flat parameters.
+    /// Applies step number `step` (counted from 1) to flat parameters.
     ///
     /// # Errors
-    /// Gradients, or a result, that are not finite numbers; nothing has changed then.
+    /// Gradients or results that are not finite; nothing has changed then.
     pub(super) fn step(
         &self,
         step: u64,
@@ -102,7 +102,7 @@ impl Adam {
             return Err(format!("the gradients are not finite numbers (their norm is {grad_norm})"));
         }
         let update = self.update(step, grad_norm);
-        // Looked at before anything is written.
+        // Check before writing anything.
         let finite = params
             .par_chunks(CHUNK)
             .zip(grads.par_chunks(CHUNK))
@@ -159,16 +159,16 @@ impl Adam {
     }
 }
 
-/// What one step does to each parameter.
+/// Coefficients of one step, the same for every parameter.
 #[derive(Clone, Copy)]
 struct Update {
-    /// Of the gradient, from clipping.
+    /// Factor of the gradient, from clipping.
     factor: f64,
-    /// Of the parameter, from weight decay.
+    /// Factor of the parameter, from weight decay.
     keep: f64,
-    /// The step size, with the correction of the first mean.
+    /// The step size, with the bias correction of the first mean.
     size: f64,
-    /// The correction of the second mean's root.
+    /// The bias correction of the second mean's root.
     root: f64,
     beta1: f64,
     beta2: f64,
@@ -176,7 +176,7 @@ struct Update {
 }
 
 impl Update {
-    /// A parameter with its two running means, from those and its gradient.
+    /// New values of a parameter and its two running means, from the old ones and its gradient.
     #[inline(always)]
     fn of(&self, p: f32, g: f32, m: f32, v: f32) -> [f32; 3] {
         let g = f64::from(g) * self.factor;
@@ -184,7 +184,7 @@ impl Update {
         let v = self.beta2 * f64::from(v) + (1.0 - self.beta2) * (g * g);
         let p = self.keep * f64::from(p) - self.size * m / (v.sqrt() * self.root + self.eps);
         let stored = v as f32;
-        // Zero would say that there was no gradient yet, and the next step would divide by `eps` alone.
+        // A stored zero would mean that no gradient came yet, and the next step would divide by `eps` alone.
         let stored = if stored == 0.0 && v > 0.0 { f32::from_bits(1) } else { stored };
         [p as f32, m as f32, stored]
     }
@@ -197,10 +197,11 @@ fn norm(values: &[f32]) -> f64 {
             #[inline(always)]
             || sum_by(part, |v| v * v),
         );
-        // The squares of large values overflow, those of small ones vanish.
-        match sum.is_finite() && 1e-20 < sum {
-            true => f64::from(sum),
-            false => part.iter().map(|v| f64::from(*v) * f64::from(*v)).sum(),
+        // The squares of large values overflow, those of small ones become zero.
+        if sum.is_finite() && 1e-20 < sum {
+            f64::from(sum)
+        } else {
+            part.iter().map(|v| f64::from(*v) * f64::from(*v)).sum()
         }
     };
     let parts: Vec<f64> = values.par_chunks(1024).map(square).collect();
@@ -212,7 +213,7 @@ fn norm(values: &[f32]) -> f64 {
 mod tests {
     use super::*;
 
-    /// Some steps of one parameter that begins at 1.
+    /// Applies steps to one parameter that starts at 1.
     fn steps(adam: &Adam, grads: &[f32]) -> Vec<f32> {
         let (mut p, mut m, mut v) = ([1.0f32], [0.0f32], [0.0f32]);
         let mut seen = Vec::new();
@@ -224,27 +225,27 @@ mod tests {
     }
 
     #[test]
-    fn settings_beyond_the_range_of_small_floats_do_what_they_say() {
+    fn settings_beyond_the_range_of_32_bit_floats_take_effect() {
         let adam = |change: fn(&mut Adam)| {
             let mut adam = Adam { learning_rate: 0.5, ..Adam::default() };
             change(&mut adam);
             adam
         };
-        // A parameter without gradients stays, whatever it is divided by.
+        // A parameter without gradients stays, whatever the denominator is.
         assert_eq!(steps(&adam(|it| it.eps = 1e-46), &[0.0, 0.0]), [1.0, 1.0]);
         assert_eq!(steps(&adam(|it| it.eps = 1e-46), &[1.0]), [0.5]);
         assert_eq!(steps(&adam(|it| it.learning_rate = 1e-60), &[1.0]), [1.0]);
-        // The correction makes the first step one of full size, however slow the means are.
+        // The bias correction gives the first step its full size, however slow the means are.
         assert_eq!(steps(&adam(|it| it.beta1 = 1.0 - 1e-12), &[1.0]), [0.5]);
         let clipped = steps(&adam(|it| (it.grad_clip_norm, it.eps) = (1e-60, 1e-100)), &[3.0]);
         assert_eq!(clipped, [0.5]);
-        // The square of this gradient is no 32-bit float.
+        // The square of this gradient cannot be stored as a 32-bit float.
         let tiny = steps(&adam(|it| it.eps = 1e-300), &[1e-25, 0.0]);
         assert!(tiny[0] == 0.5 && tiny[1].abs() < 1.0, "{tiny:?}");
     }
 
     #[test]
-    fn a_setting_that_no_weight_can_follow_is_refused_by_its_name() {
+    fn a_setting_out_of_range_is_refused_with_its_name() {
         let refused = |change: fn(&mut AdamParams)| {
             let mut params = AdamParams::default();
             change(&mut params);
@@ -274,7 +275,7 @@ mod tests {
     #[test]
     fn a_step_that_would_not_be_finite_changes_nothing() {
         let big = Adam { learning_rate: 1e38, ..Adam::default() };
-        // The weights of the first would overflow, the squares of the second.
+        // The first overflows a weight, the second the square of a gradient.
         for (adam, grads) in [(big, [1.0f32, 1.0]), (Adam::default(), [1.0, 1e25])] {
             let before = ([1.0f32, -3e38], [0.5f32, 0.5], [0.25f32, 0.25]);
             let (mut p, mut m, mut v) = before;

@@ -25,7 +25,7 @@ thread_local! {
     static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
-/// Lends scratch buffers of these lengths, with any content.
+/// Lends scratch buffers of these lengths, with arbitrary content.
 fn with_scratch<const N: usize>(lengths: [usize; N], body: impl FnOnce([&mut [f32]; N])) {
     let mut buffer = SCRATCH.take();
     let total = lengths.iter().sum();
@@ -115,7 +115,7 @@ fn keys_and_values<'a>(c: &ModelConfig, rows: &'a [f32], kv: usize, prefix: usiz
     (k, v)
 }
 
-/// What the backward pass of [`attention`] reads.
+/// Input of the backward pass of [`attention`].
 #[derive(Debug)]
 pub(super) struct Backward<'a> {
     pub(super) weights: &'a Weights,
@@ -208,7 +208,7 @@ impl Backward<'_> {
         }
     }
 
-    /// Copies the results of the tasks into rows, turning queries and keys back by their positions.
+    /// Copies the results of the tasks into rows and rotates queries and keys back by their positions.
     fn gather(&self, dqkv: &mut [f32], by_head: &[f32]) {
         let c = &self.weights.config;
         let (width, d, group) = (c.qkv_width(), c.head_dim, c.group());

@@ -1,9 +1,9 @@
-//! From logits to a token.
+//! Choice of a token from logits.
 
 use super::head::log_sum_exp;
 use super::rng::Rng;
 
-/// How tokens are drawn.
+/// Sampling settings.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chooser {
     /// Logits are divided by it; zero takes the likeliest token.
@@ -17,7 +17,7 @@ pub(super) struct Chooser {
 impl Chooser {
     pub(super) fn check(&self) -> Result<(), String> {
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            return Err(format!("the temperature {} is not a number of at least 0", self.temperature));
+            return Err(format!("temperature {} is not a finite number of at least 0", self.temperature));
         }
         if !(0.0..=1.0).contains(&self.top_p) {
             return Err(format!("top_p {} is not in 0..=1", self.top_p));
@@ -25,8 +25,8 @@ impl Chooser {
         Ok(())
     }
 
-    /// Picks a token and returns it with its log-probability under the model itself, that is at temperature 1
-    /// and without any cut. `scratch` must be as long as `logits`.
+    /// Picks a token and returns it with its log-probability under the model itself, at temperature 1 and without any
+    /// cut. `scratch` must be as long as `logits`.
     pub(super) fn choose(
         &self,
         logits: &[f32],
@@ -37,7 +37,7 @@ impl Chooser {
         if !log_sum.is_finite() {
             return Err("the model's logits are not finite".to_owned());
         }
-        // The draw happens even if it decides nothing, so that a sample's later draws do not depend on it.
+        // Draw even if the result is not used, so that a sample's later draws do not depend on the settings.
         let draw = rng.unit();
         let token = if self.temperature == 0.0 {
             argmax(logits)
@@ -50,7 +50,7 @@ impl Chooser {
     }
 
     fn draw_from_all(&self, logits: &[f32], scratch: &mut [f32], draw: f64) -> usize {
-        // Less the largest before the division, which a small temperature makes infinite.
+        // Subtract the largest logit first: dividing by a small temperature overflows.
         let top = crate::local::kernel::max(logits);
         for (slot, &logit) in scratch.iter_mut().zip(logits) {
             *slot = (logit - top) / self.temperature;
@@ -157,7 +157,7 @@ mod tests {
         for top_p in [0.0, f32::from_bits(1), 1e-30] {
             assert_eq!(seen(Chooser { temperature: 1.0, top_k: -1, top_p }), [1], "{top_p}");
         }
-        // The largest temperature makes all alike.
+        // The largest temperature makes all tokens equally likely.
         assert_eq!(seen(Chooser { temperature: f32::MAX, top_k: -1, top_p: 1.0 }), [0, 1, 2, 3, 4]);
     }
 

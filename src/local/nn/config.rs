@@ -27,7 +27,7 @@ pub(crate) struct ModelConfig {
     pub(crate) norm_eps: f32,
     /// Longest sequence, prompt and answer together.
     pub(crate) max_len: usize,
-    /// Whether the output head is the embedding matrix.
+    /// Use the embedding matrix as output head.
     pub(crate) tied_head: bool,
 }
 

@@ -1,4 +1,4 @@
-//! One token at a time: merged weights in panels, and the cache of keys and values.
+//! Generation of one token at a time, with merged weights in panels and a cache of keys and values.
 //!
 //! Every product here is a [`PanelProduct`], so each sample's numbers are the same alone and in a batch.
 
@@ -54,7 +54,7 @@ impl Packed {
     }
 }
 
-/// The merged projections of one layer. What no adapter touches is shared with the untrained model.
+/// The merged projections of one layer. Projections without an adapter are shared with the untrained model.
 #[derive(Debug)]
 struct PackedLayer {
     qkv: Arc<Packed>,
@@ -96,7 +96,7 @@ impl Segment {
         }
     }
 
-    /// How many bytes that many positions take.
+    /// Bytes of this many positions.
     pub(super) fn bytes(weights: &Weights, positions: usize) -> usize {
         let c = &weights.config;
         let floats = c.head_dim + c.head_dim.div_ceil(PANEL) * PANEL;
@@ -125,7 +125,7 @@ impl Segment {
         }
     }
 
-    /// Takes over the keys and values that a prompt's forward pass computed for one layer.
+    /// Appends the keys and values that a prompt's forward pass computed for one layer.
     pub(super) fn fill(&mut self, weights: &Weights, layer: usize, rows: usize, activations: &Activations) {
         let c = &weights.config;
         let qkv = activations.qkv.read(rows * c.qkv_width());
@@ -137,8 +137,8 @@ impl Segment {
     }
 }
 
-/// Makes a list longer, with an eighth in reserve where a list that grows by itself has as much again: caches of long
-/// answers are most of what sampling needs.
+/// Extends a list with zeros and reserves an eighth of its length, where `Vec` would double it: the caches of long
+/// sequences are most of the memory of sampling.
 fn grow(list: &mut Vec<f32>, len: usize) {
     let more = len.saturating_sub(list.len());
     if list.capacity() < len {
@@ -160,7 +160,7 @@ pub(super) struct StepScratch {
 }
 
 impl Decoder {
-    /// The merged model. `untrained` is that of the same base without an adapter, if there is one.
+    /// Merges a model. `untrained` is the decoder of the same base without an adapter, if one exists.
     pub(super) fn new(model: &Model, untrained: Option<&Decoder>) -> Decoder {
         let packed = |linear: &Linear<'_>, same: Option<&Arc<Packed>>| match same {
             Some(same) if linear.site.is_none() => same.clone(),
@@ -182,8 +182,8 @@ impl Decoder {
         }
     }
 
-    /// Feeds one token to each of several samples and writes their logits, `[samples, vocab]`. All continue
-    /// `prefix`; `own` holds what each has seen since.
+    /// Feeds one token to each of several samples and writes their logits, `[samples, vocab]`. All continue `prefix`;
+    /// `own` holds the later positions of each.
     pub(super) fn step(
         &self,
         weights: &Weights,

@@ -1,4 +1,4 @@
-//! The output head, fused with whatever is wanted of the logits, so that they are never all stored.
+//! The output head, fused with the consumer of the logits, so that they are never all stored.
 
 use super::linear::Linear;
 use crate::local::kernel::{exp_sum, max, simd};
@@ -45,7 +45,7 @@ pub(super) struct HeadRows<'a> {
 }
 
 impl HeadRows<'_> {
-    /// Hands every chunk of logits to `visit` with the number of its first row.
+    /// Passes every chunk of logits to `visit`, with the number of its first row.
     pub(super) fn logits(&self, s: &mut HeadScratch, mut visit: impl FnMut(usize, &mut [f32])) {
         let (vocab, inputs) = (self.head.outputs, self.head.inputs);
         let chunk = chunk_rows(vocab);
@@ -99,15 +99,15 @@ impl HeadRows<'_> {
 }
 
 #[allow(missing_debug_implementations)] // A closure has none.
-/// Where the backward pass of [`HeadRows::targets`] puts its results.
+/// Outputs of the backward pass of [`HeadRows::targets`].
 pub(super) struct Backward<'a> {
-    /// From the index of a target and its log-probability to the loss's derivative by it.
+    /// Maps the index of a target and its log-probability to the loss's derivative by it.
     pub(super) slope: &'a (dyn Fn(usize, f32) -> f32 + Sync),
     pub(super) dhidden: &'a mut [f32],
     pub(super) grads: &'a mut [f32],
 }
 
-/// Reads off the targets' log-probabilities and, with a slope, turns logits into their gradients.
+/// Reads the targets' log-probabilities and, with a slope, turns the logits into their gradients.
 fn softmax_rows(
     logits: &mut [f32],
     vocab: usize,

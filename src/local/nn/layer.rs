@@ -10,7 +10,7 @@ use std::ops::Range;
 /// The rows of one pass: several sequences, one after the other.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rows {
-    /// Where each sequence lies among the rows.
+    /// Range of each sequence in the rows.
     pub(super) sequences: Vec<Range<usize>>,
     /// Each row's position within its sequence.
     pub(super) positions: Vec<u32>,
@@ -32,15 +32,15 @@ impl Rows {
     }
 }
 
-/// A buffer that keeps its memory between uses and promises nothing about its content.
+/// A buffer that keeps its memory between uses; its content is unspecified.
 #[derive(Debug, Default)]
 pub(super) struct Buffer(Vec<f32>);
 
 impl Buffer {
-    /// The first `len` elements, with any content.
+    /// The first `len` elements, with arbitrary content.
     pub(super) fn get(&mut self, len: usize) -> &mut [f32] {
         if self.0.len() < len {
-            // Dropping first means that the old content is not copied.
+            // Drop the old buffer first: resizing it would copy its content.
             self.0 = Vec::new();
             self.0.resize(len, 0.0);
         }
@@ -53,7 +53,7 @@ impl Buffer {
     }
 }
 
-/// What the forward pass of one layer leaves for its backward pass.
+/// Values that the forward pass of one layer keeps for its backward pass.
 #[derive(Debug, Default)]
 pub(super) struct Activations {
     /// The layer's input.
@@ -97,7 +97,7 @@ pub(super) struct Layer<'a> {
 }
 
 impl<'a> Layer<'a> {
-    /// From `a.x` to the next layer's input.
+    /// Computes the next layer's input from `a.x`.
     pub(super) fn forward(&self, rows: &Rows, a: &mut Activations, next: &mut [f32]) {
         let (c, w, n) = (&self.model.config, self.weights, rows.len());
         let (qkv, o, gate_up, down) = self.linears();
@@ -123,8 +123,8 @@ impl<'a> Layer<'a> {
         down.forward(n, act, next, 1.0, a.ax_down.get(n * down.inner()));
     }
 
-    /// Turns `dx`, the gradient by the layer's output, into that by its input, and adds the adapter's gradients
-    /// to `grads`. For the first layer the gradient by the input is of no use and is left unfinished.
+    /// Turns `dx`, the gradient by the layer's output, into the gradient by its input, and adds the adapter's
+    /// gradients to `grads`. For the first layer the gradient by the input is not needed and left incomplete.
     pub(super) fn backward(
         &self,
         rows: &Rows,

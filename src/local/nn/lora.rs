@@ -1,13 +1,13 @@
-//! The low-rank adapter: which matrices it touches, where its numbers lie, and what they are called.
+//! The low-rank adapter: the matrices that it adapts, the layout of its parameters, and their names.
 
 use super::config::ModelConfig;
 use super::rng::Rng;
 use std::ops::Range;
 
-/// The adapter's strength is this over its rank, as on the Tinker service.
+/// The adapter is scaled by this value over its rank, as on the Tinker service.
 const ALPHA: f32 = 32.0;
 
-/// What to adapt, and from which seed to draw the A matrices.
+/// Matrices to adapt, and the seed of the A matrices.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct LoraSpec {
     /// Inner width; 0 adapts nothing.
@@ -53,7 +53,7 @@ pub(super) struct Site {
 pub(super) struct Part {
     /// Its B matrix, `[width, rank]`.
     pub(super) b: Range<usize>,
-    /// Where its outputs begin in the stack's output.
+    /// Offset of its outputs in the stack's output.
     pub(super) at: usize,
     pub(super) width: usize,
 }
@@ -74,7 +74,7 @@ pub(super) struct LayerSites {
     pub(super) down: Option<Site>,
 }
 
-/// Where everything lies in the flat parameters.
+/// Offsets in the flat parameters.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
     pub(super) tensors: Vec<Tensor>,

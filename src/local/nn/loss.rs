@@ -1,4 +1,4 @@
-//! The loss functions: what one target's log-probability costs, and how fast the cost changes with it.
+//! Loss functions: the loss of one target's log-probability, and its derivative.
 
 use std::sync::Arc;
 
@@ -30,27 +30,27 @@ pub(crate) enum Loss {
         /// Weight of the pull towards the sampling policy.
         beta: f64,
     },
-    /// `−Σ min(s·A, clip(s, lo, hi)·A)`, where the ratio `s` of every token is that of its sequence: the exponential of the
-    /// mean of `lp − q` over the mask. Its derivative by `lp` is `s`, as if the mean were held constant.
+    /// `−Σ min(s·A, clip(s, lo, hi)·A)`. The ratio `s` of every token is that of its sequence: the exponential of the
+    /// mean of `lp − q` over the mask. Its derivative by `lp` is `s`, with the mean held constant.
     Gspo {
         /// Smallest ratio that still counts.
         lo: f64,
         /// Largest ratio that still counts.
         hi: f64,
     },
-    /// A loss that a client wrote.
+    /// A loss that a client sent as a graph.
     Custom(Arc<LossGraph>),
 }
 
 impl Loss {
-    /// Whether the loss reads `weights` (and allows several targets per position) rather than `logprobs` and
+    /// True if the loss reads `weights` (and allows several targets per position) rather than `logprobs` and
     /// `advantages`.
     pub(super) fn is_weighted(&self) -> bool {
         matches!(self, Loss::CrossEntropy)
     }
 
-    /// Whether what a token costs hangs on the other tokens of its sequence.
-    pub(super) fn is_joint(&self) -> bool {
+    /// True if the loss of a token depends on the other tokens of its sequence.
+    pub(super) fn is_sequence_loss(&self) -> bool {
         matches!(self, Loss::Gspo { .. } | Loss::Custom(_))
     }
 
@@ -75,15 +75,15 @@ impl Loss {
                 let gap = lp - q;
                 (-(lp * a - 0.5 * beta * gap * gap), -(a - beta * gap))
             }
-            // A token alone has no cost: see `joint`. What is no number shows itself.
+            // Has no loss of a single token; see `sequence_loss`. NaN makes a wrong call visible.
             Loss::Gspo { .. } | Loss::Custom(_) => (f64::NAN, f64::NAN),
         };
         (loss, slope as f32)
     }
 }
 
-/// `exp(gap) · advantage`. The exponential overflows to infinity above 709: an advantage of zero, which marks a token that
-/// does not count, must not make that `0 · ∞`.
+/// `exp(gap) · advantage`. The exponential overflows to infinity above 709; an advantage of zero, which marks a token
+/// that does not count, must not give `0 · ∞`.
 fn scaled_ratio(gap: f64, advantage: f64) -> f64 {
     if advantage == 0.0 { 0.0 } else { gap.exp() * advantage }
 }
@@ -125,17 +125,17 @@ mod tests {
     }
 
     #[test]
-    fn cross_entropy_slopes_by_its_weight() {
+    fn the_derivative_of_cross_entropy_is_its_weight() {
         assert_slope(&Loss::CrossEntropy, |lp, _, w| -w * lp);
     }
 
     #[test]
-    fn importance_sampling_slopes_like_its_difference() {
+    fn the_derivative_of_importance_sampling_agrees_with_a_difference_quotient() {
         assert_slope(&Loss::ImportanceSampling, |lp, q, a| -(lp - q).exp() * a);
     }
 
     #[test]
-    fn ppo_slopes_like_its_difference_and_is_flat_where_clipped() {
+    fn the_derivative_of_ppo_agrees_with_a_difference_quotient_and_is_zero_where_clipped() {
         let (lo, hi) = (0.8, 1.2);
         assert_slope(&Loss::Ppo { lo, hi }, |lp, q, a| {
             let r = (lp - q).exp();
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn cispo_slopes_by_the_clipped_ratio_held_constant() {
+    fn the_derivative_of_cispo_is_the_clipped_ratio_times_the_advantage() {
         for (lp, q, a) in points() {
             let loss = Loss::Cispo { lo: 0.5, hi: 1.5 };
             let held = (f64::from(lp) - f64::from(q)).exp().clamp(0.5, 1.5);
@@ -157,13 +157,13 @@ mod tests {
     }
 
     #[test]
-    fn dro_slopes_like_its_difference() {
+    fn the_derivative_of_dro_agrees_with_a_difference_quotient() {
         let beta = 0.25;
         assert_slope(&Loss::Dro { beta }, |lp, q, a| -(lp * a - 0.5 * beta * (lp - q).powi(2)));
     }
 
     #[test]
-    fn a_token_of_no_advantage_costs_nothing_however_unlikely_it_was() {
+    fn a_token_with_advantage_zero_has_loss_and_derivative_zero() {
         let (lo, hi) = (0.0, f64::MAX);
         let ratios = [Loss::ImportanceSampling, Loss::Ppo { lo, hi }, Loss::Cispo { lo, hi: 4.0 }];
         for loss in ratios {
@@ -172,7 +172,7 @@ mod tests {
                 assert_eq!((value, slope), (0.0, 0.0), "{loss:?} {q}");
             }
         }
-        // With an advantage there is a cost, and clipping bounds it.
+        // With an advantage the loss is not zero, and clipping bounds it.
         assert_eq!(Loss::ImportanceSampling.token(-5.0, -800.0, 1.0).0, f64::NEG_INFINITY);
         assert_eq!(Loss::Ppo { lo: 0.8, hi: 1.2 }.token(-5.0, -800.0, 1.0), (-1.2, 0.0));
     }

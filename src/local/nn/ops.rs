@@ -119,7 +119,7 @@ fn swiglu_slopes(gate: f32, up: f32, dact: f32) -> [f32; 2] {
     [dact * up * (sigmoid + silu * (1.0 - sigmoid)), dact * silu]
 }
 
-/// From the gradient by `act` to the gradient by `[gate, up]`.
+/// Computes the gradient by `[gate, up]` from the gradient by `act`.
 pub(super) fn swiglu_backward(gate_up: &[f32], mlp: usize, dact: &[f32], dgate_up: &mut [f32]) {
     let width = 2 * mlp;
     let tasks = gate_up
@@ -134,7 +134,7 @@ pub(super) fn swiglu_backward(gate_up: &[f32], mlp: usize, dact: &[f32], dgate_u
                 for ((row, dact), drow) in rows.zip(dgate_up.chunks_exact_mut(width)) {
                     let ((gate, up), (dgate, dup)) = (row.split_at(mlp), drow.split_at_mut(mlp));
                     // Blocks of fixed size through local arrays: over plain slices the compiler would have to
-                    // prove that five of them do not overlap, and gives up vectorising.
+                    // prove that five of them do not overlap, and does not vectorise the loop.
                     let ((g, g_rest), (u, u_rest)) = (gate.as_chunks::<16>(), up.as_chunks::<16>());
                     let (d, d_rest) = dact.as_chunks::<16>();
                     let ((dg, dg_rest), (du, du_rest)) =

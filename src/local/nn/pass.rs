@@ -46,7 +46,7 @@ impl Model {
     }
 }
 
-/// Everything a pass needs besides the model; kept between passes, because fresh pages are slow.
+/// Buffers of a pass, kept between passes because fresh pages are slow.
 #[derive(Debug, Default)]
 pub(super) struct Workspace {
     layers: Vec<Activations>,
@@ -59,7 +59,7 @@ pub(super) struct Workspace {
     head: HeadScratch,
 }
 
-/// What a training pass is given per target.
+/// Targets of a training pass.
 pub(super) struct Targets<'a> {
     pub(super) ids: &'a [u32],
     /// Targets per row.
@@ -67,21 +67,21 @@ pub(super) struct Targets<'a> {
     pub(super) slope: Slope<'a>,
 }
 
-/// How the loss's derivatives by the log-probabilities are found.
+/// Source of the loss's derivatives by the log-probabilities.
 #[derive(Clone, Copy)]
 pub(super) enum Slope<'a> {
-    /// From the index of a target and its log-probability to the derivative by it.
+    /// Maps the index of a target and its log-probability to the derivative.
     Each(&'a (dyn Fn(usize, f32) -> f32 + Sync)),
-    /// From all log-probabilities to all derivatives.
-    Joint(&'a dyn Fn(&[f32]) -> Vec<f32>),
+    /// Maps all log-probabilities to all derivatives.
+    Sequence(&'a dyn Fn(&[f32]) -> Vec<f32>),
 }
 
-/// Sees a chunk of rows of logits and the number of its first row.
+/// Receives a chunk of rows of logits and the number of its first row.
 pub(super) type VisitLogits<'a> = dyn FnMut(usize, &mut [f32]) + 'a;
 
 impl Workspace {
-    /// Runs `tokens` forward up to the final norm. With `keep` every layer's activations stay for a backward
-    /// pass; `visit` sees each layer's as soon as they are there.
+    /// Runs `tokens` forward up to the final norm. With `keep` every layer's activations stay for a backward pass;
+    /// `visit` receives each layer's activations as soon as they are computed.
     fn body(
         &mut self,
         model: &Model,
@@ -107,7 +107,8 @@ impl Workspace {
         rmsnorm(self.x.read(size), &model.base.norm, c.norm_eps, normed, self.inverse.get(rows.len()));
     }
 
-    /// Runs a prompt forward and shows each layer's activations; then each chunk of logits, if `logits` is given.
+    /// Runs a prompt forward, passing each layer's activations to `visit`, and each chunk of logits to `logits` if it
+    /// is given.
     pub(super) fn prompt(
         &mut self,
         model: &Model,
@@ -142,18 +143,18 @@ impl Workspace {
         let Some(grads) = grads else {
             return head.targets(targets.ids, targets.k, logprobs, &mut self.head, None);
         };
-        let joint = match targets.slope {
+        let slopes = match targets.slope {
             Slope::Each(_) => Vec::new(),
-            // All log-probabilities have to be there first: the head is run twice, which is little beside the layers.
-            Slope::Joint(of) => {
+            // The function needs all log-probabilities, so the head runs twice, which costs little beside the layers.
+            Slope::Sequence(of) => {
                 head.targets(targets.ids, targets.k, logprobs, &mut self.head, None);
                 of(logprobs)
             }
         };
-        let read = |i: usize, _: f32| joint[i];
+        let read = |i: usize, _: f32| slopes[i];
         let slope: &(dyn Fn(usize, f32) -> f32 + Sync) = match targets.slope {
             Slope::Each(it) => it,
-            Slope::Joint(_) => &read,
+            Slope::Sequence(_) => &read,
         };
         let dnormed = self.dnormed.get(size);
         let backward = Backward { slope, dhidden: dnormed, grads };

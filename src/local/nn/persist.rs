@@ -35,7 +35,7 @@ impl Trainer {
         for t in self.tensors() {
             read(&file, &t.name, t, &mut params[t.range.clone()])?;
         }
-        reject_strangers(&file, self.tensors().len(), |name| self.tensors().iter().any(|t| t.name == name))?;
+        reject_unknown(&file, self.tensors().len(), |name| self.tensors().iter().any(|t| t.name == name))?;
         self.model.params = params;
         for buffer in [&mut self.grads, &mut self.exp_avg, &mut self.exp_avg_sq] {
             buffer.fill(0.0);
@@ -52,7 +52,7 @@ impl Trainer {
         let (_, metadata) = SafeTensors::read_metadata(bytes)
             .map_err(|e| format!("the optimizer state is not safetensors: {e}"))?;
         let step = metadata.metadata().as_ref().and_then(|m| m.get("step")).and_then(|s| s.parse().ok());
-        let step = step.ok_or("the optimizer state does not say its step")?;
+        let step = step.ok_or("the optimizer state lacks its step count")?;
         let file = open(bytes, "optimizer state")?;
         let mut moments = [vec![0.0; self.exp_avg.len()], vec![0.0; self.exp_avg.len()]];
         for t in self.tensors() {
@@ -60,7 +60,7 @@ impl Trainer {
                 read(&file, &format!("{}.{suffix}", t.name), t, &mut moment[t.range.clone()])?;
             }
         }
-        reject_strangers(&file, 2 * self.tensors().len(), |name| {
+        reject_unknown(&file, 2 * self.tensors().len(), |name| {
             let base = MOMENTS.iter().find_map(|m| name.strip_suffix(m).and_then(|n| n.strip_suffix('.')));
             self.tensors().iter().any(|t| Some(t.name.as_str()) == base)
         })?;
@@ -113,7 +113,7 @@ fn read(file: &SafeTensors<'_>, name: &str, t: &Tensor, out: &mut [f32]) -> Resu
     check(name, out)
 }
 
-/// Refuses a tensor that is not made of finite numbers: a model could do nothing with it.
+/// Refuses a tensor with values that are not finite.
 fn check(name: &str, values: &[f32]) -> Result<(), String> {
     match values.iter().position(|v| !v.is_finite()) {
         Some(i) => Err(format!("the tensor {name} holds {} at {i}, which is not a finite number", values[i])),
@@ -121,8 +121,8 @@ fn check(name: &str, values: &[f32]) -> Result<(), String> {
     }
 }
 
-/// An adapter of other matrices must not be loaded in part: whoever made it expects them to act.
-fn reject_strangers(
+/// Refuses a file with other tensors, so that an adapter of other matrices is never loaded in part.
+fn reject_unknown(
     file: &SafeTensors<'_>,
     expected: usize,
     known: impl Fn(&str) -> bool,
@@ -132,6 +132,6 @@ fn reject_strangers(
     }
     let mut names = file.names();
     names.sort_unstable();
-    let stranger = names.into_iter().find(|name| !known(name)).unwrap_or_default();
-    Err(format!("the tensor {stranger} does not belong to this adapter"))
+    let unknown = names.into_iter().find(|name| !known(name)).unwrap_or_default();
+    Err(format!("the tensor {unknown} does not belong to this adapter"))
 }

@@ -1,4 +1,4 @@
-//! The engine's own random numbers, which must never change: weights, adapters and samples are named by seeds.
+//! The engine's own random numbers. They must never change, because seeds identify weights, adapters and samples.
 
 /// SplitMix64 (Steele, Lea, Flood 2014): a counter through a mixing function. It is short enough to be its own
 /// specification, unlike a generator from a crate, which may change with a version.

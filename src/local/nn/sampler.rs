@@ -15,29 +15,30 @@ use std::sync::Arc;
 /// Samples that one task of a decoding step advances: enough to share each weight that is read.
 const STEP_SAMPLES: usize = 4;
 
-/// How many bytes of keys and values the samples of one request may need at a time: as many samples run side by side as
-/// could all reach their full length within that.
-const MOST_CACHE: usize = 32 << 20;
+/// Limit of the bytes of keys and values of one request. It bounds the number of concurrent samples, each counted with
+/// its full length.
+const MAX_CACHE: usize = 32 << 20;
 
-/// How many workspaces are kept for the next requests, and for how long a prompt one may be that is kept.
-const MOST_IDLE: usize = 8;
-const MOST_IDLE_ROWS: usize = 512;
-const MOST_IDLE_STEPS: usize = 16;
+/// Limits of the workspaces kept for later requests: their number, the rows of the prompt, and the decoding scratches
+/// of each.
+const MAX_IDLE: usize = 8;
+const MAX_IDLE_ROWS: usize = 512;
+const MAX_IDLE_STEPS: usize = 16;
 
-/// A model as it was at one moment, ready to continue prompts from any number of threads.
+/// A model at one moment, ready to continue prompts from any number of threads.
 #[derive(Debug)]
 pub(crate) struct Sampler {
-    /// Base and adapter, apart, for prompts.
+    /// Base and adapter, unmerged, for prompts.
     model: Model,
-    /// Both merged, for continuing them.
+    /// Base and adapter merged, for decoding.
     decoder: Decoder,
     idle: Arc<Idle>,
 }
 
-/// Workspaces that nobody uses, shared by all samplers of a base model.
+/// Unused workspaces, shared by all samplers of a base model.
 type Idle = Mutex<Vec<(Workspace, Vec<StepScratch>)>>;
 
-/// Of an adapter, everything but its numbers.
+/// An adapter without its parameters.
 #[derive(Clone, Debug)]
 pub(crate) struct AdapterShape {
     base: Arc<Weights>,
@@ -45,7 +46,7 @@ pub(crate) struct AdapterShape {
     scale: f32,
 }
 
-/// Whether numbers of one can be numbers of the other.
+/// Equal shapes can exchange parameters.
 impl PartialEq for AdapterShape {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.base, &other.base)
@@ -55,7 +56,7 @@ impl PartialEq for AdapterShape {
 }
 
 impl Trainer {
-    /// The adapter as it is now.
+    /// The adapter's shape and current parameters.
     pub(crate) fn adapter(&self) -> (AdapterShape, &[f32]) {
         let Model { base, layout, params, scale } = &self.model;
         (AdapterShape { base: base.clone(), layout: layout.clone(), scale: *scale }, params)
@@ -68,16 +69,16 @@ impl Trainer {
     }
 }
 
-/// What to continue, and how.
+/// A request: the prompt and the sampling settings.
 #[derive(Clone, Debug)]
 pub(crate) struct Generate {
     /// The token ids to continue, at least one.
     pub prompt: Vec<u32>,
-    /// How many continuations to draw.
+    /// Number of continuations.
     pub num_samples: usize,
-    /// Longest continuation; it also ends where the model's longest sequence does.
+    /// Longest continuation. It also ends at the model's longest sequence.
     pub max_tokens: usize,
-    /// Zero takes the likeliest token.
+    /// Temperature; zero takes the likeliest token.
     pub temperature: f32,
     /// Draw among this many of the likeliest tokens; zero or less for all.
     pub top_k: i64,
@@ -87,13 +88,13 @@ pub(crate) struct Generate {
     pub seed: u64,
     /// Ids that end a continuation; they are part of it.
     pub stop_tokens: Vec<u32>,
-    /// Whether to score the prompt.
+    /// Score the prompt.
     pub prompt_logprobs: bool,
-    /// How many of the likeliest tokens to report at each prompt position.
+    /// Number of likeliest tokens to report at each prompt position.
     pub topk_prompt_logprobs: usize,
-    /// How many of the likeliest tokens to report at each drawn one.
+    /// Number of likeliest tokens to report at each drawn token.
     pub topk_sample_logprobs: usize,
-    /// How many tokens to draw at each prompt position after the first.
+    /// Number of tokens to draw at each prompt position after the first.
     pub alternatives: usize,
     /// Rows and ids to score, in order of rows: row i is about the prompt position i + 1.
     pub targets: Vec<(usize, u32)>,
@@ -102,7 +103,7 @@ pub(crate) struct Generate {
 /// The likeliest token ids at one position with their log-probabilities, likeliest first.
 pub(crate) type TopLogprobs = Vec<(u32, f32)>;
 
-/// What [`Sampler::generate`] made.
+/// Result of [`Sampler::generate`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Generated {
     /// One continuation per sample.
@@ -124,9 +125,9 @@ pub(crate) struct GeneratedSequence {
     pub tokens: Vec<u32>,
     /// The log-probability of each under the model itself (temperature 1, nothing cut).
     pub logprobs: Vec<f32>,
-    /// The likeliest tokens at each place, if asked for.
+    /// The likeliest tokens at each position, if requested.
     pub top: Vec<TopLogprobs>,
-    /// Whether a stop token or the caller ended it, and not its length.
+    /// True if a stop token or the caller ended it, false if its length did.
     pub stopped: bool,
 }
 
@@ -146,7 +147,7 @@ impl Sampler {
         Sampler::new(Model::new(base, &none))
     }
 
-    /// The model with an adapter of these numbers. What the adapter leaves as it is, is shared with the untrained model.
+    /// The model with an adapter. Parts that the adapter does not change are shared with the untrained model.
     pub(crate) fn merged(shape: &AdapterShape, params: Vec<f32>, untrained: &Sampler) -> Sampler {
         let AdapterShape { base, layout, scale } = shape.clone();
         let model = Model { base, layout, params, scale };
@@ -154,7 +155,7 @@ impl Sampler {
         Sampler { model, decoder, idle: untrained.idle.clone() }
     }
 
-    /// Whether another sampler has the same adapter.
+    /// True if another sampler has the same adapter.
     #[cfg(test)]
     pub(crate) fn same_weights(&self, other: &Sampler) -> bool {
         self.model.params == other.model.params
@@ -165,8 +166,8 @@ impl Sampler {
         Sampler { model, decoder, idle: Arc::default() }
     }
 
-    /// Continues a prompt. `stop` is asked after every token with the sample's index and its tokens so far;
-    /// `cancelled` is polled at every token.
+    /// Continues a prompt. Calls `stop` after every token with the sample's index and its tokens so far, and
+    /// `cancelled` at every token.
     ///
     /// # Errors
     /// A request that does not fit the model, `"cancelled"`, or logits that are not finite.
@@ -185,10 +186,10 @@ impl Sampler {
         let (mut workspace, mut scratch) = self.idle.lock().pop().unwrap_or_default();
         let (prefix, scores) = self.prefill(req, &mut workspace)?;
         let sequences = self.decode(req, &chooser, &prefix, &mut scratch, stop, cancelled);
-        if req.prompt.len() <= MOST_IDLE_ROWS {
-            scratch.truncate(MOST_IDLE_STEPS);
+        if req.prompt.len() <= MAX_IDLE_ROWS {
+            scratch.truncate(MAX_IDLE_STEPS);
             let mut idle = self.idle.lock();
-            if idle.len() < MOST_IDLE {
+            if idle.len() < MAX_IDLE {
                 idle.push((workspace, scratch));
             }
         }
@@ -219,8 +220,8 @@ impl Sampler {
         }
     }
 
-    /// Runs all of the prompt but its last token, which the first step of decoding feeds: those rows fill the
-    /// cache and score the tokens after them.
+    /// Runs all of the prompt but its last token, which the first decoding step consumes. These rows fill the cache
+    /// and score the tokens after them.
     fn prefill(&self, req: &Generate, workspace: &mut Workspace) -> Result<(Segment, PromptScores), String> {
         let base = &self.model.base;
         let mut prefix = Segment::new(base, 0);
@@ -230,7 +231,7 @@ impl Sampler {
         if rows.is_empty() {
             return Ok((prefix, scores));
         }
-        // Nothing is cut off here, and the stream is that of no sample.
+        // Alternatives are drawn from all tokens, with a stream that no sample uses.
         let chooser = Chooser { temperature: req.temperature, top_k: -1, top_p: 1.0 };
         let mut rng = Rng::stream(req.seed, u64::MAX);
         let mut targets = req.targets.iter().peekable();
@@ -275,9 +276,9 @@ impl Sampler {
         let base = &self.model.base;
         let c = &base.config;
         let mut sequences = vec![GeneratedSequence::default(); req.num_samples];
-        let most = req.max_tokens.min(c.max_len - req.prompt.len());
+        let max = req.max_tokens.min(c.max_len - req.prompt.len());
         let Some(&last) = req.prompt.last() else { return Ok(sequences) };
-        if most == 0 || req.num_samples == 0 {
+        if max == 0 || req.num_samples == 0 {
             return Ok(sequences);
         }
         // All samples share the first step; each continues with a copy of what it appended to the cache.
@@ -286,8 +287,8 @@ impl Sampler {
         self.step(prefix, &mut begun, &[last], &mut first, scratch);
         let [begun] = begun;
         let mut rngs: Vec<Rng> = (0..req.num_samples as u64).map(|i| Rng::stream(req.seed, i)).collect();
-        // No sample's numbers depend on which others run beside it, so they may begin at any time.
-        let most_alive = (MOST_CACHE / Segment::bytes(base, most)).max(STEP_SAMPLES);
+        // A sample's numbers do not depend on the others, so samples may start at any time.
+        let max_alive = (MAX_CACHE / Segment::bytes(base, max)).max(STEP_SAMPLES);
         let mut waiting = 0..req.num_samples;
         let (mut alive, mut own): (Vec<usize>, Vec<Segment>) = Default::default();
         let mut logits = Vec::new();
@@ -296,7 +297,7 @@ impl Sampler {
             if cancelled() {
                 return Err(CANCELLED.to_owned());
             }
-            while alive.len() < most_alive
+            while alive.len() < max_alive
                 && let Some(i) = waiting.next()
             {
                 alive.push(i);
@@ -316,7 +317,7 @@ impl Sampler {
                     sequence.top.push(best.map(|(id, logit)| (id as u32, logit - log_sum)).collect());
                 }
                 sequence.stopped = req.stop_tokens.contains(&token) || stop(i, &sequence.tokens);
-                ended[slot] = sequence.stopped || sequence.tokens.len() == most;
+                ended[slot] = sequence.stopped || sequence.tokens.len() == max;
                 if !ended[slot] {
                     tokens.push(token);
                 }
@@ -327,17 +328,17 @@ impl Sampler {
             alive.retain(|_| keep.next().unwrap_or(false));
             logits.truncate(alive.len() * c.vocab);
             if alive.is_empty() {
-                match waiting.is_empty() {
-                    true => return Ok(sequences),
-                    false => continue,
+                if waiting.is_empty() {
+                    return Ok(sequences);
                 }
+                continue;
             }
             self.step(prefix, &mut own, &tokens, &mut logits, scratch);
         }
     }
 
-    /// Feeds one token to each sample, in fixed portions on several threads: no sample's numbers depend on the
-    /// others, so the portions need not be equal or stay the same.
+    /// Feeds one token to each sample, in fixed portions on several threads. A sample's numbers do not depend on the
+    /// others, so the portions may differ in size and between steps.
     fn step(
         &self,
         prefix: &Segment,
@@ -357,5 +358,5 @@ impl Sampler {
     }
 }
 
-/// The error of a cancelled request.
+/// Error of a cancelled request.
 const CANCELLED: &str = "cancelled";

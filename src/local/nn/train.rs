@@ -1,57 +1,35 @@
-//! One LoRA model in training: batches in, gradients accumulated, steps taken.
+//! Training of one LoRA model: runs batches, accumulates gradients, applies optimizer steps.
 
 use super::adam::{Adam, StepOutput};
-use super::joint::Joint;
+use super::example::Example;
 use super::layer::Rows;
 use super::lora::LoraSpec;
 use super::loss::Loss;
 use super::pass::{Model, Slope, Targets, Workspace};
+use super::sequence_loss::SequenceLoss;
 use super::weights::Weights;
-use crate::loss::LossArray;
 use parking_lot::Mutex;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Sequences are packed into one pass up to about this many rows, so that short ones share their products: a
-/// quarter of the batch within these bounds, so that small batches too are shared out over several threads.
+/// Bounds of the rows of a group. Sequences are packed into groups of a quarter of the batch within these bounds, so
+/// that short ones share their products and small batches still use several threads.
 const GROUP_ROWS: (usize, usize) = (96, 256);
 
-/// Groups whose gradients exist side by side before they are added up. A bound on memory, and fixed, so that
-/// the order of the sums does not depend on the number of threads.
+/// Number of groups whose gradients exist at the same time before they are added up. It bounds memory, and is fixed so
+/// that the order of the sums does not depend on the number of threads.
 const WAVE: usize = 8;
 
-/// One sequence to learn from. With `N` tokens and `k` targets per position, `targets` and `weights` are
-/// `[N, k]` row-major.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Example {
-    /// The input, `N` token ids.
-    pub tokens: Vec<u32>,
-    /// The tokens to predict after each input token.
-    pub targets: Vec<i64>,
-    /// Targets per position; 1 except for cross entropy against several candidates.
-    pub k: usize,
-    /// Weight of each target, for cross entropy; empty for the other losses.
-    pub weights: Vec<f32>,
-    /// Log-probability of each target when it was sampled; empty for cross entropy.
-    pub logprobs: Vec<f32>,
-    /// Advantage of each target; empty for cross entropy.
-    pub advantages: Vec<f32>,
-    /// Which targets count in the ratio of their sequence, for GSPO; empty for the other losses.
-    pub mask: Vec<f32>,
-    /// What a custom loss reads besides the log-probabilities, in the order of its inputs.
-    pub inputs: Vec<LossArray>,
-}
-
-/// What [`Trainer::run`] computed.
+/// Result of [`Trainer::run`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RunOutput {
     /// The loss, summed over targets and data.
     pub loss_sum: f64,
     /// For each datum, the log-probabilities of its targets, `[N, k]` row-major.
     pub logprobs: Vec<Vec<f32>>,
-    /// What a custom loss reports, combined over the data as each name says.
+    /// Metrics of a custom loss, combined over the data as each name says.
     pub metrics: BTreeMap<String, f64>,
 }
 
@@ -66,12 +44,12 @@ pub(crate) struct Trainer {
     /// Idle workspaces and gradient buffers of groups.
     idle: Mutex<Vec<Workspace>>,
     idle_grads: Vec<Vec<f32>>,
-    /// The gradients before the pass at hand, kept for their memory.
+    /// Copy of the gradients before the current pass, kept for its memory.
     before: Vec<f32>,
 }
 
 impl Trainer {
-    /// A fresh adapter on a base model: it changes nothing until it is trained.
+    /// A new adapter on a base model. It changes nothing until it is trained.
     pub(crate) fn new(base: Arc<Weights>, spec: LoraSpec) -> Trainer {
         let model = Model::new(base, &spec);
         let len = model.params.len();
@@ -91,8 +69,8 @@ impl Trainer {
     /// are added to those accumulated since the last step.
     ///
     /// # Errors
-    /// A datum that does not fit the model or the loss, or whose loss or gradient is not a finite number, by its index;
-    /// nothing has changed then.
+    /// A datum that does not fit the model or the loss, or whose loss or gradient is not finite; the text names its
+    /// index. Nothing has changed then.
     pub(crate) fn run(
         &mut self,
         batch: &[Example],
@@ -109,7 +87,7 @@ impl Trainer {
         let mut output =
             RunOutput { loss_sum: 0.0, logprobs: Vec::with_capacity(batch.len()), metrics: BTreeMap::new() };
         let mut buffers = std::mem::take(&mut self.idle_grads);
-        // A datum may fail when the gradients of others have been added up already.
+        // A datum may fail after gradients of others were added.
         if backward {
             self.before.clone_from(&self.grads);
         }
@@ -170,11 +148,11 @@ impl Trainer {
         Ok(output)
     }
 
-    /// Takes a step along the accumulated gradients (zero if there are none) and clears them.
+    /// Applies an optimizer step to the accumulated gradients (zero if there are none) and clears them.
     ///
     /// # Errors
-    /// A step that would not be made of finite numbers. The weights, the running means and the number of steps stay as they
-    /// were; the gradients are cleared, because no later step could use them.
+    /// A step whose result would not be finite. Weights, running means and the step count stay; the gradients are
+    /// cleared, because no later step could use them.
     pub(crate) fn adam_step(&mut self, p: &Adam) -> Result<StepOutput, String> {
         let (params, step) = (&mut self.model.params, self.step + 1);
         let stepped = p.step(step, params, &self.grads, &mut self.exp_avg, &mut self.exp_avg_sq);
@@ -189,11 +167,11 @@ impl Trainer {
 /// Cuts a batch into groups of whole sequences with the same number of targets per position.
 fn groups(batch: &[Example]) -> Vec<&[Example]> {
     let total: usize = batch.iter().map(|e| e.tokens.len()).sum();
-    let most = (total / 4).clamp(GROUP_ROWS.0, GROUP_ROWS.1);
+    let max = (total / 4).clamp(GROUP_ROWS.0, GROUP_ROWS.1);
     let mut groups = Vec::new();
     let (mut start, mut rows) = (0, 0);
     for (i, example) in batch.iter().enumerate() {
-        let full = rows + example.tokens.len() > most || example.k != batch[start].k;
+        let full = rows + example.tokens.len() > max || example.k != batch[start].k;
         if i > start && full {
             groups.push(&batch[start..i]);
             (start, rows) = (i, 0);
@@ -204,26 +182,26 @@ fn groups(batch: &[Example]) -> Vec<&[Example]> {
     groups
 }
 
-/// A datum's number in its group, and why it cannot be learnt from.
-type Misfit = (usize, String);
+/// Index of a datum in its group, and why its loss cannot be used.
+type DatumError = (usize, String);
 
-/// What the pass of a group came to.
+/// Result of the pass of a group.
 struct GroupOutput {
     loss_sum: f64,
-    /// For each datum.
+    /// Log-probabilities of each datum.
     logprobs: Vec<Vec<f32>>,
     /// Sums over the data.
     metrics: BTreeMap<String, f64>,
 }
 
-/// Runs one group; with `grads`, sets it to the group's gradients. An error comes with the number of its datum.
+/// Runs one group. If `grads` is given, sets it to the group's gradients. An error names the datum by its index.
 fn run_group(
     model: &Model,
     group: &[Example],
     loss: &Loss,
     workspace: &mut Workspace,
     grads: Option<&mut Vec<f32>>,
-) -> Result<GroupOutput, Misfit> {
+) -> Result<GroupOutput, DatumError> {
     let rows = Rows::new(group.iter().map(|e| e.tokens.len()));
     let k = group.first().map_or(1, |e| e.k);
     let ids: Vec<u32> = group.iter().flat_map(|e| &e.targets).map(|&id| id as u32).collect();
@@ -235,10 +213,10 @@ fn run_group(
     };
     let token = |i: usize, lp: f32| loss.token(lp, old.get(i).copied().unwrap_or(0.0), factors[i]);
     let each = |i: usize, lp: f32| token(i, lp).1;
-    // What whole sequences cost is found on the way back, or after a pass forward.
-    let found: RefCell<Option<Result<Vec<Joint>, Misfit>>> = RefCell::new(None);
-    let joint = |logprobs: &[f32]| {
-        let result = all_joint(group, loss, logprobs, true);
+    // Losses of whole sequences, computed during the backward pass, or after a forward pass.
+    let found: RefCell<Option<Result<Vec<SequenceLoss>, DatumError>>> = RefCell::new(None);
+    let all_slopes = |logprobs: &[f32]| {
+        let result = sequence_losses(group, loss, logprobs, true);
         let slopes = match &result {
             Ok(all) => all.iter().flat_map(|it| &it.slopes).copied().collect(),
             Err(_) => vec![0.0; logprobs.len()],
@@ -246,7 +224,7 @@ fn run_group(
         found.replace(Some(result));
         slopes
     };
-    let slope = if loss.is_joint() { Slope::Joint(&joint) } else { Slope::Each(&each) };
+    let slope = if loss.is_sequence_loss() { Slope::Sequence(&all_slopes) } else { Slope::Each(&each) };
     let targets = Targets { ids: &ids, k, slope };
     let mut logprobs = vec![0.0; ids.len()];
     let tokens = group.iter().flat_map(|e| &e.tokens).copied();
@@ -259,17 +237,17 @@ fn run_group(
     let backward = buffer.is_some();
     workspace.targets(model, &rows, tokens, &targets, &mut logprobs, buffer);
     if let Some(i) = logprobs.iter().position(|lp| !lp.is_finite()) {
-        let (datum, target) = place(group, i);
+        let (datum, target) = datum_of_target(group, i);
         return Err((datum, format!("the log-probability of target {target} is {}", logprobs[i])));
     }
     let not_finite = |i: usize, what: &str, value: f64| {
-        let (datum, target) = place(group, i);
+        let (datum, target) = datum_of_target(group, i);
         (datum, format!("the {what} of target {target} is {value}, not a finite number"))
     };
     let mut metrics = BTreeMap::new();
     let mut loss_sum = 0.0;
-    if loss.is_joint() {
-        let all = found.take().unwrap_or_else(|| all_joint(group, loss, &logprobs, false))?;
+    if loss.is_sequence_loss() {
+        let all = found.take().unwrap_or_else(|| sequence_losses(group, loss, &logprobs, false))?;
         for (i, one) in all.iter().enumerate() {
             if !one.loss.is_finite() {
                 return Err((i, format!("the loss is {}, not a finite number", one.loss)));
@@ -300,14 +278,14 @@ fn run_group(
     if let Some(grads) = grads
         && !all_finite(grads)
     {
-        return Err(culprit(model, group, loss, workspace, grads));
+        return Err(failing_datum(model, group, loss, workspace, grads));
     }
     let logprobs = split(group, &logprobs).into_iter().map(<[f32]>::to_vec).collect();
     Ok(GroupOutput { loss_sum, logprobs, metrics })
 }
 
-/// The datum of a group to which the target at `i` belongs, and the target's number there.
-fn place(group: &[Example], mut i: usize) -> (usize, usize) {
+/// Maps a target of a group to its datum and its index there.
+fn datum_of_target(group: &[Example], mut i: usize) -> (usize, usize) {
     for (datum, example) in group.iter().enumerate() {
         match i.checked_sub(example.targets.len()) {
             Some(rest) => i = rest,
@@ -317,14 +295,14 @@ fn place(group: &[Example], mut i: usize) -> (usize, usize) {
     (group.len().saturating_sub(1), i)
 }
 
-/// Finds the datum whose gradients are not finite, by running each alone.
-fn culprit(
+/// Finds the datum whose gradients are not finite, by running each one alone.
+fn failing_datum(
     model: &Model,
     group: &[Example],
     loss: &Loss,
     workspace: &mut Workspace,
     grads: &mut Vec<f32>,
-) -> Misfit {
+) -> DatumError {
     const PROBLEM: &str = "its gradients are not finite numbers";
     if group.len() == 1 {
         return (0, PROBLEM.into());
@@ -337,14 +315,14 @@ fn culprit(
     (0, format!("{PROBLEM} together with those of the {} data after it", group.len() - 1))
 }
 
-/// Whether no value is infinite or no number.
+/// True if every value is finite.
 fn all_finite(values: &[f32]) -> bool {
-    // Without an early end, so that it vectorises.
+    // No early exit, so that the loop vectorises.
     let part = |part: &[f32]| part.iter().fold(true, |fine, v| fine & v.is_finite());
     values.par_chunks(ADD_CHUNK).all(part)
 }
 
-/// The part of each datum.
+/// Splits values of all targets by datum.
 fn split<'a>(group: &[Example], mut rest: &'a [f32]) -> Vec<&'a [f32]> {
     let own = group.iter().map(|e| {
         let (own, tail) = rest.split_at(e.targets.len());
@@ -354,8 +332,13 @@ fn split<'a>(group: &[Example], mut rest: &'a [f32]) -> Vec<&'a [f32]> {
     own.collect()
 }
 
-fn all_joint(group: &[Example], loss: &Loss, logprobs: &[f32], backward: bool) -> Result<Vec<Joint>, Misfit> {
-    let one = |(i, (e, own))| loss.joint(e, own, backward).map_err(|it| (i, it));
+fn sequence_losses(
+    group: &[Example],
+    loss: &Loss,
+    logprobs: &[f32],
+    backward: bool,
+) -> Result<Vec<SequenceLoss>, DatumError> {
+    let one = |(i, (e, own))| loss.sequence_loss(e, own, backward).map_err(|it| (i, it));
     group.iter().zip(split(group, logprobs)).enumerate().map(one).collect()
 }
 
@@ -370,7 +353,7 @@ fn add(sum: &mut [f32], part: &[f32]) {
     });
 }
 
-/// Whether a datum fits the model and the loss.
+/// Checks that a datum fits the model and the loss.
 fn check(e: &Example, loss: &Loss, base: &Weights) -> Result<(), String> {
     let (c, n) = (&base.config, e.tokens.len());
     if n == 0 {

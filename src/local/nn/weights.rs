@@ -57,7 +57,7 @@ impl Weights {
             matrix[..inputs].fill(0.0);
             matrix
         };
-        // A tied head must start small as well, at the price of blocks that outweigh the embedding.
+        // A tied head must start small as well, so its blocks outweigh the embedding.
         let embed_std = if c.tied_head { HEAD_STD } else { 1.0 };
         let mut embed = make("embed_tokens", c.vocab, h, embed_std);
         for row in embed.chunks_exact_mut(h) {

@@ -1,4 +1,4 @@
-//! What is done with checkpoints that are there.
+//! Requests about existing checkpoints.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -7,40 +7,41 @@ use crate::clock_text::rfc3339;
 use crate::types::{CheckpointPath, CheckpointType, StorageEntry, StorageUsage};
 use crate::wire::json::*;
 
-use super::super::checkpoint::{Kind, Meta, Place};
+use super::super::checkpoint::{CheckpointId, Kind, Meta};
 use super::super::downloads::Item;
-use super::{Reply, State, refuse};
+use super::super::reply::{Reply, refuse};
+use super::State;
 
-/// How long a checkpoint may be kept, in seconds.
+/// Accepted values of `ttl_seconds`.
 const TTL: std::ops::RangeInclusive<u64> = 3600..=10 * 366 * 24 * 3600;
-/// How many copies are remembered by the key of their request.
-const MOST_COPIES: usize = 4096;
+/// Number of copies remembered by idempotency key.
+const MAX_COPIES: usize = 4096;
 
-/// Refuses to keep something for no sensible time.
+/// Refuses a `ttl_seconds` outside of [`TTL`].
 pub(super) fn check_ttl(ttl_seconds: Option<u64>) -> Result<(), String> {
     match ttl_seconds {
         Some(it) if !TTL.contains(&it) => {
-            Err(format!("ttl_seconds: {it} must be null or between one hour and ten years"))
+            Err(format!("ttl_seconds: must be null or from one hour to ten years, is {it}"))
         }
         _ => Ok(()),
     }
 }
 
-/// An address of this server, and until when it is good.
+/// A download address and its expiry.
 pub(in crate::local) struct Address {
-    /// What follows the address of the server.
+    /// Path below the server's URL.
     pub(in crate::local) path: String,
     pub(in crate::local) until: SystemTime,
 }
 
 impl State {
-    /// Deletes a checkpoint. Samplers that were made from it go on.
+    /// Deletes a checkpoint. Samplers that were made from it continue to work.
     pub(in crate::local) fn delete_checkpoint(&self, run_id: &str, segment: &str, name: &str) -> Reply<()> {
-        Ok(self.store.delete(&place(run_id, segment, name)?)?)
+        Ok(self.store.delete(&checkpoint_id(run_id, segment, name)?)?)
     }
 
-    /// Says how much longer a checkpoint is to be kept.
-    pub(in crate::local) fn keep_checkpoint(
+    /// Sets the time that a checkpoint is kept from now on.
+    pub(in crate::local) fn set_checkpoint_ttl(
         &self,
         run_id: &str,
         segment: &str,
@@ -48,10 +49,10 @@ impl State {
         ttl_seconds: Option<u64>,
     ) -> Reply<()> {
         check_ttl(ttl_seconds).or_else(|it| refuse(400, it))?;
-        Ok(self.store.keep(&place(run_id, segment, name)?, ttl_seconds)?)
+        Ok(self.store.set_ttl(&checkpoint_id(run_id, segment, name)?, ttl_seconds)?)
     }
 
-    /// Notes that everyone may read a checkpoint, or no longer. Everyone who reaches this server can read all anyway.
+    /// Makes a checkpoint public or private. This server lets every client read all of them anyway.
     pub(in crate::local) fn publish_checkpoint(
         &self,
         run_id: &str,
@@ -59,23 +60,23 @@ impl State {
         name: &str,
         public: bool,
     ) -> Reply<()> {
-        Ok(self.store.publish(&place(run_id, segment, name)?, public)?)
+        Ok(self.store.publish(&checkpoint_id(run_id, segment, name)?, public)?)
     }
 
-    /// Deletes the checkpoints whose time is over.
-    pub(in crate::local) fn end_old_checkpoints(&self, now: SystemTime) {
+    /// Deletes expired checkpoints.
+    pub(in crate::local) fn delete_expired_checkpoints(&self, now: SystemTime) {
         for uri in self.store.sweep(now) {
-            log::info!("the embedded engine deleted {uri}: its time was over");
+            log::info!("the embedded engine deleted {uri}: it had expired");
         }
     }
 
-    /// A checkpoint of any kind.
-    pub(super) fn any_checkpoint(&self, path: &str) -> Reply<(Place, Meta)> {
+    /// The description of a checkpoint of any kind, by its path.
+    pub(super) fn any_checkpoint(&self, path: &str) -> Reply<(CheckpointId, Meta)> {
         let path: CheckpointPath = path.parse().or_else(|it: crate::Error| refuse(400, it.to_string()))?;
         self.checkpoint(path.run_id(), kind_of(&path)?, path.name())
     }
 
-    /// Copies a checkpoint into a run of its own, which cannot be trained. The same key of a request makes one copy.
+    /// Copies a checkpoint into a run of its own, which cannot be trained. Requests with the same key make one copy.
     pub(in crate::local) fn copy_weights(
         &self,
         request: CopyWeightsRequest,
@@ -92,7 +93,7 @@ impl State {
         }
         let (from, _) = self.any_checkpoint(&request.source_path)?;
         let run_id = format!("{:016x}:copy:0", self.inner.lock().rng.u64(..));
-        let to = Place::new(&run_id, from.kind, &from.name).or_else(|it| refuse(400, it))?;
+        let to = CheckpointId::new(&run_id, from.kind, &from.name).or_else(|it| refuse(400, it))?;
         let describe = |meta: Meta| Meta {
             run_id,
             created: rfc3339(SystemTime::now()),
@@ -107,62 +108,62 @@ impl State {
         if let Some(key) = key {
             let copies = &mut self.inner.lock().copies;
             copies.push_back((key.into(), to.uri()));
-            if MOST_COPIES < copies.len() {
+            if MAX_COPIES < copies.len() {
                 copies.pop_front();
             }
         }
         Ok(CopyWeightsResponse { tinker_path: to.uri() })
     }
 
-    /// Where a checkpoint can be fetched as one archive.
+    /// Creates an address where a checkpoint can be downloaded as one archive.
     pub(in crate::local) fn archive(&self, run_id: &str, segment: &str, name: &str) -> Reply<Address> {
-        let place = place(run_id, segment, name)?;
-        let save_id = self.store.meta(&place)?.save_id;
-        let file = format!("{}-{}.tar", place.run_id.replace(':', "_"), place.name);
-        Ok(self.address(Item::Archive(place, save_id), &file))
+        let checkpoint = checkpoint_id(run_id, segment, name)?;
+        let save_id = self.store.meta(&checkpoint)?.save_id;
+        let file = format!("{}-{}.tar", checkpoint.run_id.replace(':', "_"), checkpoint.name);
+        Ok(self.address(Item::Archive(checkpoint, save_id), &file))
     }
 
-    /// Where the files of exported weights can be fetched, by their names.
+    /// Creates an address where the files of exported weights can be downloaded; returns their names.
     pub(in crate::local) fn external_weights(
         &self,
         run_id: &str,
         segment: &str,
         name: &str,
     ) -> Reply<(Vec<String>, Address)> {
-        let place = place(run_id, segment, name)?;
-        if place.kind != Kind::External {
-            return refuse(400, format!("{} holds no exported weights", place.uri()));
+        let checkpoint = checkpoint_id(run_id, segment, name)?;
+        if checkpoint.kind != Kind::External {
+            return refuse(400, format!("{} holds no exported weights", checkpoint.uri()));
         }
-        let (meta, files) = self.store.files(&place)?;
-        Ok((files, self.address(Item::Files(place, meta.save_id), "")))
+        let (meta, files) = self.store.files(&checkpoint)?;
+        Ok((files, self.address(Item::Files(checkpoint, meta.save_id), "")))
     }
 
     pub(super) fn address(&self, item: Item, file: &str) -> Address {
-        let (token, until) = self.downloads.give(item, SystemTime::now());
+        let (token, until) = self.downloads.issue(item, SystemTime::now());
         Address { path: format!("/download/{token}/{file}"), until }
     }
 
-    /// What stands at an address.
+    /// Content of a download address.
     pub(in crate::local) fn download(&self, token: &str, file: &str) -> Reply<Vec<u8>> {
-        match self.downloads.find(token, SystemTime::now()) {
-            None => refuse(404, "there is nothing at this address"),
-            Some(Err(())) => refuse(403, "this address is no longer good; ask for a new one"),
-            Some(Ok(Item::Archive(place, save_id))) => {
-                let (meta, bytes) = self.store.archive(&place)?;
-                the_same(&place, save_id, &meta).map(|()| bytes)
+        match self.downloads.lookup(token, SystemTime::now()) {
+            None => refuse(404, "this download address does not exist"),
+            Some(Err(())) => refuse(403, "this download address has expired; request a new one"),
+            Some(Ok(Item::Archive(checkpoint, save_id))) => {
+                let (meta, bytes) = self.store.archive(&checkpoint)?;
+                the_same(&checkpoint, save_id, &meta).map(|()| bytes)
             }
-            Some(Ok(Item::Files(place, save_id))) => {
-                if !self.store.files(&place)?.1.iter().any(|it| it == file) {
-                    return refuse(404, format!("{} has no file {file:?}", place.uri()));
+            Some(Ok(Item::Files(checkpoint, save_id))) => {
+                if !self.store.files(&checkpoint)?.1.iter().any(|it| it == file) {
+                    return refuse(404, format!("{} has no file {file:?}", checkpoint.uri()));
                 }
-                let (meta, mut bytes) = self.store.read(&place, &[file])?;
-                the_same(&place, save_id, &meta).map(|()| bytes.remove(0))
+                let (meta, mut bytes) = self.store.read(&checkpoint, &[file])?;
+                the_same(&checkpoint, save_id, &meta).map(|()| bytes.remove(0))
             }
             Some(Ok(Item::Trace(session_id))) => self.trace(&session_id),
         }
     }
 
-    /// How many checkpoints there are and how large they are, of each project or of one.
+    /// Number and size of the checkpoints, by project or of one project.
     pub(in crate::local) fn storage(&self, project_id: Option<&str>) -> StorageUsage {
         let mut all: BTreeMap<Option<String>, (u64, u64)> = Default::default();
         for found in self.store.all() {
@@ -183,7 +184,7 @@ impl State {
         StorageUsage { effective_rate_usd_per_gigabyte_month: Some(0.0), entries }
     }
 
-    /// The project that a checkpoint belongs to: its own, or that of the session that trained it.
+    /// Project of a checkpoint: its own, or that of the session that trained it.
     pub(super) fn project_of(&self, meta: &Meta) -> Option<String> {
         meta.project_id.clone().or_else(|| self.project_of_run(&meta.run_id))
     }
@@ -194,12 +195,12 @@ impl State {
     }
 }
 
-/// Refuses the files of one save to whoever was given those of another.
-fn the_same(place: &Place, save_id: u64, meta: &Meta) -> Reply<()> {
-    match meta.save_id == save_id {
-        true => Ok(()),
-        false => refuse(404, format!("{} has been replaced; ask for a new address", place.uri())),
+/// Refuses a download if the checkpoint was replaced after the address was created.
+fn the_same(checkpoint: &CheckpointId, save_id: u64, meta: &Meta) -> Reply<()> {
+    if meta.save_id != save_id {
+        return refuse(404, format!("{} has been replaced; request a new address", checkpoint.uri()));
     }
+    Ok(())
 }
 
 fn kind_of(path: &CheckpointPath) -> Reply<Kind> {
@@ -211,8 +212,8 @@ fn kind_of(path: &CheckpointPath) -> Reply<Kind> {
     }
 }
 
-fn place(run_id: &str, segment: &str, name: &str) -> Reply<Place> {
+fn checkpoint_id(run_id: &str, segment: &str, name: &str) -> Reply<CheckpointId> {
     let path = CheckpointPath::of(run_id, &format!("{segment}/{name}"));
     let path = path.or_else(|it| refuse(400, it.to_string()))?;
-    Place::new(run_id, kind_of(&path)?, name).or_else(|it| refuse(400, it))
+    CheckpointId::new(run_id, kind_of(&path)?, name).or_else(|it| refuse(400, it))
 }

@@ -1,4 +1,4 @@
-//! Lists of what there is: training runs, checkpoints, sessions.
+//! Lists of training runs, checkpoints and sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,13 +8,14 @@ use crate::clock_text::rfc3339;
 use crate::types::{Checkpoint, CheckpointType, Cursor, SessionInfo, Timestamp, TrainingRun};
 use crate::wire::json::*;
 
-use super::super::checkpoint::{Found, Kind};
-use super::{Reply, State, refuse};
+use super::super::checkpoint::{Kind, SavedCheckpoint};
+use super::super::reply::{Reply, refuse};
+use super::State;
 
-/// The largest page.
-const MOST: usize = 1000;
+/// Largest page.
+const MAX_PAGE: usize = 1000;
 
-/// Which page of a list is wanted.
+/// Offset and limit of a page.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::local) struct Window {
     offset: usize,
@@ -22,11 +23,11 @@ pub(in crate::local) struct Window {
 }
 
 impl Window {
-    /// Reads a query; what it does not say is the default.
+    /// Reads a query; missing values have defaults.
     pub(in crate::local) fn read(query: &str, limit: usize) -> Self {
         let number = |name: &str| self::query(query, name).and_then(|it| it.parse().ok());
         let limit: usize = number("limit").unwrap_or(limit);
-        Window { offset: number("offset").unwrap_or(0), limit: limit.clamp(1, MOST) }
+        Window { offset: number("offset").unwrap_or(0), limit: limit.clamp(1, MAX_PAGE) }
     }
 
     fn cut<T>(self, all: Vec<T>) -> (Vec<T>, Option<Cursor>) {
@@ -36,13 +37,13 @@ impl Window {
     }
 }
 
-/// What a query says under a name. Ids of this server need no escapes.
+/// Value of a query parameter. Ids of this server need no escapes.
 pub(in crate::local) fn query<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query.split('&').find_map(|it| it.strip_prefix(name)?.strip_prefix('='))
 }
 
 impl State {
-    /// All training runs, or those of a project, the ones used last first: models that are alive, and runs that left
+    /// All training runs, or those of a project, the most recently used first: models that exist, and runs that saved
     /// checkpoints.
     pub(in crate::local) fn training_runs(
         &self,
@@ -60,7 +61,7 @@ impl State {
             ids.retain(|it| project(it).as_deref() == Some(wanted));
         }
         let mut runs: Vec<TrainingRun> = ids.iter().filter_map(|it| self.run_of(it, &found)).collect();
-        // Times are all in one form, in which text sorts as time does.
+        // All times have one format, in which text order is time order.
         runs.sort_by(|a, b| time(&b.last_request_time).cmp(time(&a.last_request_time)));
         let (training_runs, cursor) = window.cut(runs);
         TrainingRunsResponse { training_runs, cursor }
@@ -73,7 +74,7 @@ impl State {
         }
     }
 
-    fn run_of(&self, run_id: &str, found: &[Found]) -> Option<TrainingRun> {
+    fn run_of(&self, run_id: &str, found: &[SavedCheckpoint]) -> Option<TrainingRun> {
         let newest = |kind: Kind| {
             let of_kind = found.iter().filter(|it| it.meta.run_id == run_id && it.kind() == kind);
             of_kind.max_by(|a, b| a.meta.created.cmp(&b.meta.created))
@@ -84,12 +85,13 @@ impl State {
             (model.lora.rank, rfc3339(model.last_request), metadata, Some(model.base_model.clone()))
         });
         let (rank, used, metadata, name) = alive.or_else(|| {
-            let it = last.iter().flatten().max_by(|a, b| a.meta.created.cmp(&b.meta.created))?;
-            Some((it.meta.rank as u32, it.meta.created.clone(), BTreeMap::new(), it.meta.asked_as.clone()))
+            let newest = last.iter().flatten().max_by(|a, b| a.meta.created.cmp(&b.meta.created))?;
+            let meta = &newest.meta;
+            Some((meta.rank as u32, meta.created.clone(), BTreeMap::new(), meta.base_alias.clone()))
         })?;
         Some(TrainingRun {
             training_run_id: run_id.into(),
-            base_model: Some(self.names.or_own(name.as_deref()).into()),
+            base_model: Some(self.names.alias_or_own(name.as_deref()).into()),
             model_owner: Some("local".into()),
             is_lora: Some(true),
             corrupted: false,
@@ -152,27 +154,27 @@ fn time(time: &Option<Timestamp>) -> &str {
     time.as_ref().map_or("", Timestamp::as_str)
 }
 
-fn newest_first(found: &[Found]) -> Vec<Checkpoint> {
+fn newest_first(found: &[SavedCheckpoint]) -> Vec<Checkpoint> {
     let mut all: Vec<Checkpoint> = found.iter().map(describe).collect();
     all.sort_by(|a, b| (time(&b.time), &b.tinker_path).cmp(&(time(&a.time), &a.tinker_path)));
     all
 }
 
-fn describe(found: &Found) -> Checkpoint {
-    let Found { place, meta, size_bytes } = found;
+fn describe(found: &SavedCheckpoint) -> Checkpoint {
+    let SavedCheckpoint { checkpoint, meta, size_bytes } = found;
     Checkpoint {
-        checkpoint_id: format!("{}/{}", place.kind.segment(), place.name),
-        checkpoint_type: Some(match place.kind {
+        checkpoint_id: format!("{}/{}", checkpoint.kind.segment(), checkpoint.name),
+        checkpoint_type: Some(match checkpoint.kind {
             Kind::Training => CheckpointType::Training,
             Kind::Sampler => CheckpointType::Sampler,
             Kind::External => CheckpointType::External,
         }),
         time: meta.created.parse().ok(),
-        tinker_path: place.uri(),
+        tinker_path: checkpoint.uri(),
         size_bytes: Some(*size_bytes),
         public: meta.public,
         user_metadata: meta.user_metadata.clone().unwrap_or_default(),
-        expires_at: meta.end().map(Into::into),
+        expires_at: meta.expiry().map(Into::into),
     }
 }
 

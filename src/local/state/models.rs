@@ -9,19 +9,21 @@ use crate::clock_text::rfc3339;
 use crate::types::{LoraConfig, SamplerPath, TrainingPath};
 use crate::wire::json::*;
 
-use super::super::checkpoint::{Kind, Meta, Place};
-use super::super::engine::{Job, Load, Save, Work};
+use super::super::checkpoint::{CheckpointId, Kind, Meta};
 use super::super::futures::session_of;
+use super::super::job::{Job, Load, Save, Work};
+use super::super::names::NANO;
 use super::super::nn::LoraSpec;
+use super::super::reply::{Reply, refuse};
+use super::super::request_order::{RequestOrder, Seen};
 use super::super::sampling::Slot;
-use super::super::turns::{Seen, Turns};
 use super::checkpoints::check_ttl;
-use super::{Inner, Model, NANO, Reply, State, future, refuse};
+use super::{Inner, Model, State, future};
 
-/// The largest adapter.
-const MOST_RANK: u32 = 256;
+/// Largest rank of an adapter.
+const MAX_RANK: u32 = 256;
 
-/// What a load without a destination is told, or with two of them.
+/// Error of a load with no destination, or with two.
 const TWO_FORMS: &str = "give either session_id and model_seq_id, or model_id";
 
 impl State {
@@ -29,8 +31,8 @@ impl State {
         if let Err(error) = lora.validate() {
             return refuse(400, error.to_string());
         }
-        if !(1..=MOST_RANK).contains(&lora.rank) {
-            return refuse(400, format!("lora_config.rank: must be in 1..={MOST_RANK}, is {}", lora.rank));
+        if !(1..=MAX_RANK).contains(&lora.rank) {
+            return refuse(400, format!("lora_config.rank: must be in 1..={MAX_RANK}, is {}", lora.rank));
         }
         Ok(LoraSpec {
             rank: lora.rank as usize,
@@ -50,13 +52,13 @@ impl State {
         check_optimizer(&request.optimizer_config)?;
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
-        if let Some(again) = inner.model_again(&request.session_id, request.model_seq_id, fingerprint)? {
+        if let Some(again) = inner.repeated_model(&request.session_id, request.model_seq_id, fingerprint)? {
             return Ok(again);
         }
         let mut lora = request.lora_config.unwrap_or_default();
         let spec = self.spec(&lora, inner)?;
         lora.seed = Some(spec.seed);
-        let made = NewModel {
+        let new = NewModel {
             session_id: request.session_id,
             number: request.model_seq_id,
             base_model: request.base_model,
@@ -65,7 +67,7 @@ impl State {
             user_metadata: request.user_metadata,
             from: None,
         };
-        self.add_model(inner, made, fingerprint)
+        self.add_model(inner, new, fingerprint)
     }
 
     fn add_model(&self, inner: &mut Inner, new: NewModel, fingerprint: u64) -> Reply<UntypedFuture> {
@@ -81,7 +83,7 @@ impl State {
             spec: new.spec,
             user_metadata: new.user_metadata,
             last_request: SystemTime::now(),
-            turns: Turns::new(),
+            order: RequestOrder::new(),
             inflight: Slot::default(),
         };
         inner.models.insert(model_id.clone(), model);
@@ -95,31 +97,34 @@ impl State {
         request: LoadWeightsRequest,
         fingerprint: u64,
     ) -> Reply<UntypedFuture> {
-        // A request with a number of a model keeps its turn whatever is wrong with it.
+        // A request with the number of a model keeps its place in the order, even if it is invalid.
         if let Some(model_id) = request.model_id.clone() {
             return self.load_into(&model_id, request, fingerprint);
         }
         let (Some(session_id), Some(number)) = (request.session_id.clone(), request.model_seq_id) else {
             return refuse(422, TWO_FORMS);
         };
-        let (load, meta) = self.what_to_load(&request)?;
+        let (load, meta) = self.resolve_load(&request)?;
         let mut inner = self.inner.lock();
-        if let Some(again) = inner.model_again(&session_id, number, fingerprint)? {
+        if let Some(again) = inner.repeated_model(&session_id, number, fingerprint)? {
             return Ok(again);
         }
-        let made = NewModel {
+        let new = NewModel {
             session_id,
             number,
-            base_model: self.names.or_own(request.base_model.or(meta.asked_as.clone()).as_deref()).into(),
-            lora: lora_of(&meta),
+            base_model: self
+                .names
+                .alias_or_own(request.base_model.or(meta.base_alias.clone()).as_deref())
+                .into(),
+            lora: lora_config(&meta),
             spec: meta.spec(),
             user_metadata: request.user_metadata,
             from: Some(load),
         };
-        self.add_model(&mut inner, made, fingerprint)
+        self.add_model(&mut inner, new, fingerprint)
     }
 
-    /// Loads a checkpoint into a model that has done nothing yet.
+    /// Loads a checkpoint into a new model.
     fn load_into(
         &self,
         model_id: &str,
@@ -127,13 +132,13 @@ impl State {
         fingerprint: u64,
     ) -> Reply<UntypedFuture> {
         let found = match (&request.session_id, request.model_seq_id) {
-            (None, None) => self.what_to_load(&request).map_err(|it| it.detail),
+            (None, None) => self.resolve_load(&request).map_err(|it| it.detail),
             _ => Err(TWO_FORMS.into()),
         };
         let seq_id = request.seq_id;
         self.submit(model_id, seq_id, fingerprint, |model| {
             let refused = |error: String| Work::Refused { error };
-            let number = seq_id.unwrap_or_else(|| model.turns.next());
+            let number = seq_id.unwrap_or_else(|| model.order.next());
             if number != 1 {
                 return refused(format!(
                     "load_weights must be the first request of a model, is its request {number}: load the checkpoint \
@@ -141,7 +146,7 @@ impl State {
                 ));
             }
             match found {
-                Ok((load, meta)) if lora_of(&meta) == model.shape_like(&meta) => {
+                Ok((load, meta)) if lora_config(&meta) == model.config_with_seed_of(&meta) => {
                     Work::Load { model_id: model_id.into(), load }
                 }
                 Ok(_) => refused(format!("{} has another LoRA shape than model {model_id}", request.path)),
@@ -150,15 +155,15 @@ impl State {
         })
     }
 
-    fn what_to_load(&self, request: &LoadWeightsRequest) -> Reply<(Load, Meta)> {
-        let (place, meta) = self.training_checkpoint(&request.path)?;
+    fn resolve_load(&self, request: &LoadWeightsRequest) -> Reply<(Load, Meta)> {
+        let (checkpoint, meta) = self.training_checkpoint(&request.path)?;
         if let Some(base) = &request.base_model {
             self.names.check(base)?;
         }
         if let Some(optimizer) = &request.optimizer_config {
             check_optimizer(optimizer)?;
         }
-        Ok((Load { place, optimizer: request.optimizer }, meta))
+        Ok((Load { checkpoint, optimizer: request.optimizer }, meta))
     }
 
     pub(in crate::local) fn unload_model(&self, model_id: &str) -> Reply<UntypedFuture> {
@@ -190,7 +195,7 @@ impl State {
         })
     }
 
-    /// What a save writes besides the weights, or why its name cannot be used.
+    /// The checkpoint and the description of a save, or why its name cannot be used.
     pub(in crate::local) fn save(
         &self,
         model: &Model,
@@ -200,13 +205,13 @@ impl State {
         ttl_seconds: Option<u64>,
         user_metadata: Option<BTreeMap<String, String>>,
     ) -> Result<Save, String> {
-        let place = Place::new(model_id, kind, name)?;
+        let checkpoint = CheckpointId::new(model_id, kind, name)?;
         check_ttl(ttl_seconds)?;
         let meta = Meta {
             format: 1,
             run_id: model_id.into(),
             base_model: NANO.into(),
-            asked_as: Some(model.base_model.clone()).filter(|it| it != NANO),
+            base_alias: Some(model.base_model.clone()).filter(|it| it != NANO),
             base_seed: self.base_seed,
             rank: model.spec.rank,
             seed: model.spec.seed,
@@ -218,37 +223,40 @@ impl State {
             user_metadata,
             ..Meta::default()
         };
-        Ok(Save { place, meta, overwrite: false })
+        Ok(Save { checkpoint, meta, overwrite: false })
     }
 
-    fn training_checkpoint(&self, path: &str) -> Reply<(Place, Meta)> {
+    fn training_checkpoint(&self, path: &str) -> Reply<(CheckpointId, Meta)> {
         match path.parse::<TrainingPath>() {
             Ok(it) => self.checkpoint(it.run_id(), Kind::Training, it.name()),
             Err(error) => refuse(400, error.to_string()),
         }
     }
 
-    pub(super) fn sampler_checkpoint(&self, path: &str) -> Reply<(Place, Meta)> {
+    pub(super) fn sampler_checkpoint(&self, path: &str) -> Reply<(CheckpointId, Meta)> {
         match path.parse::<SamplerPath>() {
             Ok(it) => self.checkpoint(it.run_id(), Kind::Sampler, it.name()),
             Err(error) => refuse(400, error.to_string()),
         }
     }
 
-    pub(super) fn checkpoint(&self, run_id: &str, kind: Kind, name: &str) -> Reply<(Place, Meta)> {
-        let place = Place::new(run_id, kind, name).or_else(|it| refuse(400, it))?;
-        let meta = self.store.meta(&place)?;
+    pub(super) fn checkpoint(&self, run_id: &str, kind: Kind, name: &str) -> Reply<(CheckpointId, Meta)> {
+        let checkpoint = CheckpointId::new(run_id, kind, name).or_else(|it| refuse(400, it))?;
+        let meta = self.store.meta(&checkpoint)?;
         if meta.base_seed != self.base_seed || meta.base_model != NANO {
             let made = format!("{} with seed {}", meta.base_model, meta.base_seed);
-            return refuse(400, format!("{} was trained on {made}, not on this engine's model", place.uri()));
+            return refuse(
+                400,
+                format!("{} was trained on {made}, not on this engine's model", checkpoint.uri()),
+            );
         }
-        Ok((place, meta))
+        Ok((checkpoint, meta))
     }
 
     pub(in crate::local) fn weights_info(&self, path: &str) -> Reply<WeightsInfoResponse> {
         let (_, meta) = self.any_checkpoint(path)?;
         Ok(WeightsInfoResponse {
-            base_model: Some(self.names.or_own(meta.asked_as.as_deref()).into()),
+            base_model: Some(self.names.alias_or_own(meta.base_alias.as_deref()).into()),
             optimizer_config: OptimizerConfig::default(),
             is_lora: Some(true),
             lora_rank: Some(meta.rank as u32),
@@ -270,8 +278,8 @@ struct NewModel {
 }
 
 impl Inner {
-    /// The answer to a request for a model that came before.
-    fn model_again(
+    /// Response to a repeated request for a model.
+    fn repeated_model(
         &mut self,
         session_id: &str,
         number: u64,
@@ -286,13 +294,13 @@ impl Inner {
 }
 
 impl Model {
-    /// The shape of this model's adapter, with the seed of another: seeds need not agree.
-    fn shape_like(&self, meta: &Meta) -> LoraConfig {
+    /// The configuration of this model's adapter with the seed of `meta`: seeds need not be equal.
+    fn config_with_seed_of(&self, meta: &Meta) -> LoraConfig {
         LoraConfig { seed: Some(meta.seed), ..self.lora }
     }
 }
 
-fn lora_of(meta: &Meta) -> LoraConfig {
+fn lora_config(meta: &Meta) -> LoraConfig {
     LoraConfig {
         rank: meta.rank as u32,
         seed: Some(meta.seed),

@@ -8,18 +8,19 @@ use parking_lot::Mutex;
 use crate::types::SamplerKind;
 use crate::wire::json::*;
 
-use super::super::checkpoint::{Kind, Place};
-use super::super::engine::{Job, Work};
+use super::super::checkpoint::{CheckpointId, Kind};
 use super::super::feeds::{Feed, client_of};
+use super::super::job::{Job, Work};
+use super::super::reply::{Reply, refuse};
+use super::super::request_order::Seen;
 use super::super::sampling::{Sample, Slot, Weights};
-use super::super::turns::Seen;
-use super::{Inner, Reply, SamplerEntry, State, refuse};
+use super::{Inner, SamplerEntry, State};
 
-/// How many clients of one sampler are told news.
-const MOST_FEEDS: usize = 4096;
+/// Limit of the clients of one sampler that have a feed.
+const MAX_FEEDS: usize = 4096;
 
 impl State {
-    /// Saves a model's weights for sampling: under a name, or straight into a new sampling session.
+    /// Saves a model's weights for sampling: under a name, or into a new sampling session.
     pub(in crate::local) fn save_for_sampler(
         &self,
         request: SaveWeightsForSamplerRequest,
@@ -35,7 +36,7 @@ impl State {
                 }
             });
         }
-        // A client that tries again may number the sampling session anew: what was asked is the same.
+        // A client that retries may use another number for the sampling session: the request is still the same.
         let fingerprint = hash_of(&(&model_id, request.seq_id, request.kind));
         let mut inner = self.inner.lock();
         let model = inner.model(&model_id)?;
@@ -47,7 +48,7 @@ impl State {
         let sampler_id = format!("{session_id}:sample:{number}");
         let taken = inner.samplers.contains_key(&sampler_id);
         let mut made = None;
-        let reply = self.submit_in(&mut inner, &model_id, request.seq_id, fingerprint, |model| {
+        let reply = self.submit_locked(&mut inner, &model_id, request.seq_id, fingerprint, |model| {
             if taken {
                 let error = format!("sampling_session_seq_id {number} was used for another request");
                 return Work::Refused { error };
@@ -59,7 +60,7 @@ impl State {
             made = Some(slot.clone());
             Work::Snapshot { model_id: model_id.clone(), slot, sampler_id: sampler_id.clone() }
         })?;
-        // Nothing was made if the same request came before.
+        // `made` is `None` if the request is a repeated one.
         if let Some(slot) = made {
             inner.session(&session_id)?.samplers.insert(number, fingerprint, &sampler_id);
             inner.samplers.insert(sampler_id, SamplerEntry::new(session_id, base_model, None, slot));
@@ -97,10 +98,10 @@ impl State {
         }
         session.samplers.insert(number, fingerprint, &sampling_session_id);
         let (slot, name) = match checkpoint {
-            Some((place, meta)) => (self.load_slot(place), meta.asked_as),
+            Some((checkpoint, meta)) => (self.load_slot(checkpoint), meta.base_alias),
             None => (base_slot(), request.base_model),
         };
-        let base_model = self.names.or_own(name.as_deref()).to_string();
+        let base_model = self.names.alias_or_own(name.as_deref()).to_string();
         let entry = SamplerEntry::new(request.session_id, base_model, request.model_path, slot);
         inner.samplers.insert(sampling_session_id.clone(), entry);
         Ok(CreateSamplingSessionResponse { sampling_session_id })
@@ -165,7 +166,7 @@ impl State {
                 }
                 entry.slot.clone()
             }
-            (None, Some((place, _))) => self.load_slot(place),
+            (None, Some((checkpoint, _))) => self.load_slot(checkpoint),
             (None, None) => base_slot(),
         };
         let work = Work::Sample { slot, sample: Box::new(sample) };
@@ -173,7 +174,7 @@ impl State {
         Ok(reply)
     }
 
-    /// A number for one more client of a sampling session. The client that made it has number 0.
+    /// Assigns a number to one more client of a sampling session. The client that created it has number 0.
     pub(in crate::local) fn join_sampler(
         &self,
         request: JoinSamplingSessionRequest,
@@ -184,27 +185,27 @@ impl State {
         Ok(JoinSamplingSessionResponse { client_counter: Some(entry.joined) })
     }
 
-    /// The news for a client of a sampling session.
+    /// Completion feed of a client of a sampling session.
     pub(in crate::local) fn feed(&self, target: &FuturesTarget) -> Reply<Arc<Feed>> {
         let FuturesTarget::SamplingSession { sampling_session_id, cloned_sampler_id } = target;
         self.inner.lock().sampler(sampling_session_id)?.feed(*cloned_sampler_id)
     }
 
-    /// The weights of a checkpoint, to be there before whatever is asked of them from now on.
-    fn load_slot(&self, place: Place) -> Slot {
+    /// Slot of a checkpoint's weights. The load is queued before any sample that uses the slot.
+    fn load_slot(&self, checkpoint: CheckpointId) -> Slot {
         let slot = Slot::default();
-        self.enqueue("", [Job { ticket: None, work: Work::LoadSampler { slot: slot.clone(), place } }]);
+        self.enqueue("", [Job { ticket: None, work: Work::LoadSampler { slot: slot.clone(), checkpoint } }]);
         slot
     }
 }
 
-/// The untrained weights.
+/// Slot of the base model.
 fn base_slot() -> Slot {
     Arc::new(Mutex::new(Weights::Base))
 }
 
 impl Inner {
-    /// A sampler whose session is alive; asking for it counts as contact.
+    /// Looks up a sampler whose session is active; counts as contact.
     fn sampler(&mut self, id: &str) -> Reply<&mut SamplerEntry> {
         let Some(session_id) = self.samplers.get(id).map(|it| it.session_id.clone()) else {
             return refuse(404, format!("sampling session {id} does not exist"));
@@ -219,8 +220,8 @@ impl Inner {
 
 impl SamplerEntry {
     fn feed(&mut self, client: u64) -> Reply<Arc<Feed>> {
-        if MOST_FEEDS <= self.feeds.len() && !self.feeds.contains_key(&client) {
-            return refuse(429, format!("more than {MOST_FEEDS} clients share this sampler"));
+        if MAX_FEEDS <= self.feeds.len() && !self.feeds.contains_key(&client) {
+            return refuse(429, format!("more than {MAX_FEEDS} clients share this sampler"));
         }
         Ok(self.feeds.entry(client).or_default().clone())
     }

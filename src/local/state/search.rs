@@ -1,4 +1,4 @@
-//! Searching sessions (PROTOCOL §3.5 #40), and the project that one belongs to.
+//! Search for sessions (PROTOCOL §3.5 #40), and the project of a session.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 use crate::clock_text::rfc3339_micros;
 use crate::wire::json::FinishReason;
 
+use super::super::reply::{Reply, refuse};
 use super::super::trace::Trace;
 use super::lists::texts;
-use super::{End, Reply, Session, State, USER, refuse};
+use super::{End, Session, State, USER};
 
-/// What is looked for.
+/// Criteria of a search.
 #[derive(Debug, Deserialize)]
 #[serde(default)]
 pub(in crate::local) struct Search {
@@ -63,7 +64,7 @@ enum Status {
     },
 }
 
-/// The last session of the page before.
+/// The last session of the previous page.
 #[derive(Debug, Deserialize)]
 struct Cursor {
     last_created_at: String,
@@ -103,7 +104,7 @@ impl Status {
                 let reasons = reasons.as_deref().unwrap_or_default();
                 reasons.is_empty() || reasons.iter().any(|it| it == word(*reason))
             }
-            // Sessions do not fail here: what fails is a request.
+            // A session never fails here; single requests do.
             _ => false,
         }
     }
@@ -132,7 +133,7 @@ fn status(end: &Option<End>) -> Value {
 }
 
 impl State {
-    /// One page of what is found, newest first.
+    /// One page of the sessions found, newest first.
     pub(in crate::local) fn search_sessions(&self, search: &Search) -> Reply<Value> {
         if !(1..=200).contains(&search.limit) {
             return refuse(422, format!("limit: must be in 1..=200, is {}", search.limit));
@@ -145,7 +146,7 @@ impl State {
         {
             return refuse(422, "owner.owner_urns: must be 1 to 10 users");
         }
-        // Checkpoints are counted by the session that is in the name of their run.
+        // Count checkpoints by the session id in the name of their run.
         let mut saved: BTreeMap<String, (u64, u64)> = BTreeMap::new();
         for found in self.store.all() {
             if let Some((session, _)) = found.meta.run_id.split_once(":train:") {
@@ -169,12 +170,12 @@ impl State {
         let next = next.map(|it| json!({"last_created_at": it.0, "last_session_id": it.1}));
         let sessions: Vec<Value> = found
             .into_iter()
-            .map(|(created, id, it)| {
+            .map(|(created, id, session)| {
                 let (count, bytes) = saved.get(id).copied().unwrap_or_default();
                 json!({
-                    "session_id": id, "created_at": created, "owner": USER, "project_id": it.project_id,
-                    "status": status(&it.end), "checkpoints_count": count, "checkpoint_storage_bytes": bytes,
-                    "display_name": it.display_name, "user_metadata": texts(it.user_metadata.clone()),
+                    "session_id": id, "created_at": created, "owner": USER, "project_id": session.project_id,
+                    "status": status(&session.end), "checkpoints_count": count, "checkpoint_storage_bytes": bytes,
+                    "display_name": session.display_name, "user_metadata": texts(session.user_metadata.clone()),
                 })
             })
             .collect();
@@ -185,7 +186,7 @@ impl State {
         Ok(page)
     }
 
-    /// Moves a session, with all that it trained, to a project.
+    /// Moves a session and its training runs to a project.
     pub(in crate::local) fn assign_project(&self, session_id: &str, project_id: String) -> Reply<()> {
         if project_id.is_empty() {
             return refuse(400, "project_id: is empty");
@@ -197,7 +198,7 @@ impl State {
         Ok(())
     }
 
-    /// What a session did, as a file that Perfetto reads.
+    /// Trace of a session, as a file for Perfetto.
     pub(super) fn trace(&self, session_id: &str) -> Reply<Vec<u8>> {
         let trace = self.trace_of(session_id)?;
         Ok(trace.encode(SystemTime::now()))
@@ -206,12 +207,12 @@ impl State {
     fn trace_of(&self, session_id: &str) -> Reply<Arc<Trace>> {
         match self.inner.lock().sessions.get(session_id).map(|it| it.trace.clone()) {
             Some(Some(it)) => Ok(it),
-            Some(None) => refuse(404, format!("what session {session_id} did is no longer known")),
+            Some(None) => refuse(404, format!("the trace of session {session_id} is no longer kept")),
             None => refuse(404, format!("session {session_id} does not exist")),
         }
     }
 
-    /// Where that file is.
+    /// Creates an address where the trace can be downloaded.
     pub(in crate::local) fn export_trace(&self, session_id: &str) -> Reply<super::checkpoints::Address> {
         self.trace_of(session_id)?;
         let item = super::super::downloads::Item::Trace(session_id.into());

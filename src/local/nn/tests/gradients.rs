@@ -1,4 +1,4 @@
-//! Every gradient against a difference of the reference.
+//! Every gradient against a difference quotient of the reference.
 
 use super::reference::Reference;
 use super::*;
@@ -63,9 +63,9 @@ fn assert_gradients(trainer: &mut Trainer, batch: &[Example], loss: &Loss, strid
 }
 
 #[test]
-fn every_adapter_gradient_agrees_with_a_difference_of_the_reference() {
+fn every_adapter_gradient_agrees_with_a_difference_quotient_of_the_reference() {
     let config = tiny();
-    let mut trainer = stirred(&config, 2);
+    let mut trainer = with_noise(&config, 2);
     let mut rng = Rng::stream(3, 3);
     let batch = [weighted(&config, &mut rng, 7, 1), weighted(&config, &mut rng, 4, 1)];
     assert_gradients(&mut trainer, &batch, &Loss::CrossEntropy, 1);
@@ -74,16 +74,16 @@ fn every_adapter_gradient_agrees_with_a_difference_of_the_reference() {
 #[test]
 fn gradients_hold_across_blocks_of_attention_and_tied_heads() {
     let config = ModelConfig { tied_head: true, layers: 1, hidden: 8, ..tiny() };
-    let mut trainer = stirred(&config, 2);
+    let mut trainer = with_noise(&config, 2);
     let mut rng = Rng::stream(3, 4);
     let batch = [weighted(&config, &mut rng, 150, 1), weighted(&config, &mut rng, 65, 1)];
     assert_gradients(&mut trainer, &batch, &Loss::CrossEntropy, 29);
 }
 
 #[test]
-fn several_targets_per_position_pull_by_their_weights() {
+fn several_targets_per_position_count_by_their_weights() {
     let config = tiny();
-    let mut trainer = stirred(&config, 2);
+    let mut trainer = with_noise(&config, 2);
     let mut rng = Rng::stream(3, 5);
     let batch = [weighted(&config, &mut rng, 5, 3), weighted(&config, &mut rng, 3, 1)];
     assert_gradients(&mut trainer, &batch, &Loss::CrossEntropy, 13);
@@ -92,7 +92,7 @@ fn several_targets_per_position_pull_by_their_weights() {
 #[test]
 fn a_policy_loss_reaches_the_adapter_through_its_slope() {
     let config = tiny();
-    let mut trainer = stirred(&config, 2);
+    let mut trainer = with_noise(&config, 2);
     let mut rng = Rng::stream(3, 6);
     let mut example = weighted(&config, &mut rng, 6, 1);
     example.weights.clear();
@@ -106,7 +106,7 @@ fn gradients_accumulate_over_calls_and_sequences_do_not_see_each_other() {
     let config = tiny();
     let mut rng = Rng::stream(3, 7);
     let batch: Vec<Example> = [9, 100, 3, 120, 90].map(|n| weighted(&config, &mut rng, n, 1)).into();
-    let (mut together, mut apart) = (stirred(&config, 2), stirred(&config, 2));
+    let (mut together, mut apart) = (with_noise(&config, 2), with_noise(&config, 2));
     let whole = together.run(&batch, &Loss::CrossEntropy, true).unwrap();
     for (i, example) in batch.iter().enumerate() {
         let one = apart.run(std::slice::from_ref(example), &Loss::CrossEntropy, true).unwrap();

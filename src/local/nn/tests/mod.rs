@@ -1,4 +1,4 @@
-//! The network against an independent reference, and the promises of its interface.
+//! The network against an independent reference, and the properties of its interface.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test may fail by panicking.
 
@@ -34,8 +34,8 @@ fn everything(rank: usize) -> LoraSpec {
     LoraSpec { rank, seed: 5, train_attn: true, train_mlp: true, train_unembed: true }
 }
 
-/// A trainer whose B matrices are not zero, so that every gradient is.
-fn stirred(config: &ModelConfig, rank: usize) -> Trainer {
+/// A trainer whose B matrices are not zero, so that no gradient is zero.
+fn with_noise(config: &ModelConfig, rank: usize) -> Trainer {
     let mut trainer = Trainer::new(Arc::new(Weights::seeded(config, 1)), everything(rank));
     let mut noise = vec![0.0; trainer.model.params.len()];
     Rng::stream(8, 8).fill_uniform(&mut noise, 0.5 / rank as f64);

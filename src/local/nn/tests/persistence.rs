@@ -6,7 +6,7 @@ fn batch() -> Vec<Example> {
     vec![weighted(&tiny(), &mut Rng::stream(9, 1), 12, 1)]
 }
 
-/// One more step of training; returns the parameters after it.
+/// Trains one more step; returns the parameters after it.
 fn advance(trainer: &mut Trainer) -> Vec<f32> {
     trainer.run(&batch(), &Loss::CrossEntropy, true).unwrap();
     trainer.adam_step(&Adam { learning_rate: 1e-2, ..Adam::default() }).unwrap();
@@ -15,7 +15,7 @@ fn advance(trainer: &mut Trainer) -> Vec<f32> {
 
 #[test]
 fn weights_and_optimizer_restored_continue_with_the_same_bits() {
-    let mut first = stirred(&tiny(), 2);
+    let mut first = with_noise(&tiny(), 2);
     (0..3).for_each(|_| drop(advance(&mut first)));
     let (adapter, optimizer) = (first.adapter_bytes().unwrap(), first.optimizer_bytes().unwrap());
     let mut other = Trainer::new(Arc::new(Weights::seeded(&tiny(), 1)), everything(2));
@@ -31,10 +31,10 @@ fn weights_and_optimizer_restored_continue_with_the_same_bits() {
 }
 
 #[test]
-fn loading_weights_forgets_gradients_and_optimizer() {
-    let mut used = stirred(&tiny(), 2);
+fn loading_weights_resets_gradients_and_optimizer() {
+    let mut used = with_noise(&tiny(), 2);
     let start = used.adapter_bytes().unwrap();
-    let mut fresh = stirred(&tiny(), 2);
+    let mut fresh = with_noise(&tiny(), 2);
     advance(&mut used);
     used.run(&batch(), &Loss::CrossEntropy, true).unwrap();
     used.load_adapter(&start).unwrap();
@@ -43,11 +43,11 @@ fn loading_weights_forgets_gradients_and_optimizer() {
 
 #[test]
 fn files_of_another_shape_are_refused_and_change_nothing() {
-    let mut trainer = stirred(&tiny(), 2);
+    let mut trainer = with_noise(&tiny(), 2);
     let before = trainer.model.params.clone();
-    let rank = stirred(&tiny(), 3);
-    let deep = stirred(&ModelConfig { layers: 3, ..tiny() }, 2);
-    let shallow = stirred(&ModelConfig { layers: 1, ..tiny() }, 2);
+    let rank = with_noise(&tiny(), 3);
+    let deep = with_noise(&ModelConfig { layers: 3, ..tiny() }, 2);
+    let shallow = with_noise(&ModelConfig { layers: 1, ..tiny() }, 2);
     let error = trainer.load_adapter(&rank.adapter_bytes().unwrap()).unwrap_err();
     assert!(error.contains("has shape [3, "), "{error}");
     let error = trainer.load_adapter(&deep.adapter_bytes().unwrap()).unwrap_err();
@@ -64,8 +64,8 @@ fn files_of_another_shape_are_refused_and_change_nothing() {
 
 #[test]
 fn weights_that_are_not_finite_are_neither_saved_nor_loaded() {
-    let mut trainer = stirred(&tiny(), 2);
-    let mut broken = stirred(&tiny(), 2);
+    let mut trainer = with_noise(&tiny(), 2);
+    let mut broken = with_noise(&tiny(), 2);
     let (mut adapter, mut optimizer) = (broken.adapter_bytes().unwrap(), broken.optimizer_bytes().unwrap());
     for bytes in [&mut adapter, &mut optimizer] {
         let end = bytes.len() - 4;

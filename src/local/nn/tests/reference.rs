@@ -1,4 +1,4 @@
-//! The same model in f64, written as plainly as its formulas, sharing no arithmetic with the engine.
+//! The same model in f64, written plainly, sharing no arithmetic with the engine.
 
 use super::super::weights::Weights;
 
@@ -22,7 +22,7 @@ fn plus(a: &[Vec<f64>], b: &[Vec<f64>]) -> Vec<Vec<f64>> {
     a.iter().zip(b).map(|(a, b)| a.iter().zip(b).map(|(a, b)| a + b).collect()).collect()
 }
 
-/// The reference's view of a model: frozen weights, and the adapter's parameters by name.
+/// A model for the reference: frozen weights, and the adapter's parameters by name.
 pub(super) struct Reference<'a> {
     pub(super) weights: &'a Weights,
     pub(super) rank: usize,
@@ -60,8 +60,8 @@ impl Reference<'_> {
             let (q, rest) = layer.qkv.split_at(c.q_width() * h);
             let (k, v) = rest.split_at(c.kv_width() * h);
             let normed = norm(&x, &layer.norm_attn, eps);
-            let q = self.turned(project(&normed, &self.adapted(q, h, &name("self_attn.q_proj")), h));
-            let k = self.turned(project(&normed, &self.adapted(k, h, &name("self_attn.k_proj")), h));
+            let q = self.rotated(project(&normed, &self.adapted(q, h, &name("self_attn.q_proj")), h));
+            let k = self.rotated(project(&normed, &self.adapted(k, h, &name("self_attn.k_proj")), h));
             let v = project(&normed, &self.adapted(v, h, &name("self_attn.v_proj")), h);
             let mixed = self.attend(&q, &k, &v);
             let o = self.adapted(&layer.o, c.q_width(), &name("self_attn.o_proj"));
@@ -87,7 +87,7 @@ impl Reference<'_> {
         logits.iter().map(log_softmax).collect()
     }
 
-    fn turned(&self, mut rows: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
+    fn rotated(&self, mut rows: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
         let (d, theta) = (self.weights.config().head_dim, self.weights.config().rope_theta);
         for (t, row) in rows.iter_mut().enumerate() {
             for head in row.chunks_mut(d) {

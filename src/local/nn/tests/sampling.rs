@@ -1,4 +1,4 @@
-//! The sampler against the training forward, and its promises.
+//! The sampler against the training forward pass, and its other properties.
 
 use super::*;
 
@@ -24,7 +24,7 @@ fn generate(sampler: &Sampler, req: &Generate) -> crate::local::nn::sampler::Gen
     sampler.generate(req, &mut |_, _| false, &|| false).unwrap()
 }
 
-/// The training forward's log-probability of each token after those before it.
+/// The training forward pass's log-probability of each token after the earlier ones.
 fn scored(trainer: &mut Trainer, tokens: &[u32]) -> Vec<f32> {
     let example = Example {
         tokens: tokens[..tokens.len() - 1].to_vec(),
@@ -43,7 +43,7 @@ fn prompt(len: usize) -> Vec<u32> {
 
 #[test]
 fn sampling_with_the_cache_scores_like_the_training_forward() {
-    let mut trainer = stirred(&tiny(), 2);
+    let mut trainer = with_noise(&tiny(), 2);
     let sampler = trainer.sampler();
     for len in [1, 2, 31, 32, 33, 70] {
         let prompt = prompt(len);
@@ -71,7 +71,7 @@ fn sampling_with_the_cache_scores_like_the_training_forward() {
 
 #[test]
 fn greedy_sampling_takes_the_likeliest_token_each_time() {
-    let mut trainer = stirred(&tiny(), 2);
+    let mut trainer = with_noise(&tiny(), 2);
     let req = Generate { temperature: 0.0, max_tokens: 12, ..request(&prompt(5)) };
     let sequence = &generate(&trainer.sampler(), &req).sequences[0];
     let mut tokens = req.prompt.clone();
@@ -90,7 +90,7 @@ fn greedy_sampling_takes_the_likeliest_token_each_time() {
 
 #[test]
 fn a_sample_has_the_same_bits_alone_and_among_sixteen() {
-    let sampler = stirred(&ModelConfig::nano(), 4).sampler();
+    let sampler = with_noise(&ModelConfig::nano(), 4).sampler();
     let alone = generate(&sampler, &request(&prompt(40)));
     let sixteen = generate(&sampler, &Generate { num_samples: 16, ..request(&prompt(40)) });
     let five = generate(&sampler, &Generate { num_samples: 5, ..request(&prompt(40)) });
@@ -101,7 +101,7 @@ fn a_sample_has_the_same_bits_alone_and_among_sixteen() {
 
 #[test]
 fn a_sample_that_outlives_the_others_keeps_its_bits() {
-    let sampler = stirred(&ModelConfig::nano(), 4).sampler();
+    let sampler = with_noise(&ModelConfig::nano(), 4).sampler();
     let req = Generate { num_samples: 6, ..request(&prompt(3)) };
     let all = generate(&sampler, &req);
     let mut stop = |i: usize, tokens: &[u32]| i.is_multiple_of(2) && tokens.len() > i;
@@ -114,9 +114,9 @@ fn a_sample_that_outlives_the_others_keeps_its_bits() {
 }
 
 #[test]
-fn more_samples_than_run_side_by_side_have_the_bits_of_few() {
-    let sampler = stirred(&tiny(), 2).sampler();
-    // Their caches would take 40 MB together, which is more than they may take at a time.
+fn samples_beyond_the_concurrent_limit_have_the_same_bits_as_few_samples() {
+    let sampler = with_noise(&tiny(), 2).sampler();
+    // Their caches would take 40 MB together, more than the limit.
     let many = Generate { num_samples: 420, max_tokens: 155, ..request(&prompt(3)) };
     let mut stop = |i: usize, tokens: &[u32]| i.is_multiple_of(3) && tokens.len() > i % 70;
     let all = sampler.generate(&many, &mut stop, &|| false).unwrap().sequences;
@@ -135,7 +135,7 @@ fn more_samples_than_run_side_by_side_have_the_bits_of_few() {
 fn one_seed_gives_one_text_for_any_number_of_threads() {
     let run = |threads, seed| {
         in_pool(threads, || {
-            let sampler = stirred(&ModelConfig::nano(), 4).sampler();
+            let sampler = with_noise(&ModelConfig::nano(), 4).sampler();
             generate(&sampler, &Generate { seed, prompt_logprobs: true, ..request(&prompt(300)) })
         })
     };
@@ -147,7 +147,7 @@ fn one_seed_gives_one_text_for_any_number_of_threads() {
 
 #[test]
 fn a_stop_token_ends_a_sequence_and_belongs_to_it() {
-    let sampler = stirred(&tiny(), 2).sampler();
+    let sampler = with_noise(&tiny(), 2).sampler();
     let free = generate(&sampler, &request(&prompt(5))).sequences.remove(0);
     let stop = free.tokens[7];
     let first = free.tokens.iter().position(|&t| t == stop).unwrap();
@@ -158,7 +158,7 @@ fn a_stop_token_ends_a_sequence_and_belongs_to_it() {
 
 #[test]
 fn a_sequence_ends_where_the_model_does() {
-    let sampler = stirred(&tiny(), 2).sampler();
+    let sampler = with_noise(&tiny(), 2).sampler();
     let sequence = generate(&sampler, &request(&prompt(155))).sequences.remove(0);
     assert_eq!((sequence.tokens.len(), sequence.stopped), (5, false));
     assert!(generate(&sampler, &request(&prompt(160))).sequences[0].tokens.is_empty());
@@ -168,7 +168,7 @@ fn a_sequence_ends_where_the_model_does() {
 
 #[test]
 fn cancelling_ends_generation_within_a_token() {
-    let sampler = stirred(&tiny(), 2).sampler();
+    let sampler = with_noise(&tiny(), 2).sampler();
     let seen = std::cell::Cell::new(0);
     let mut stop = |_: usize, tokens: &[u32]| {
         seen.set(tokens.len());
@@ -180,7 +180,7 @@ fn cancelling_ends_generation_within_a_token() {
 
 #[test]
 fn requests_that_do_not_fit_are_refused() {
-    let sampler = stirred(&tiny(), 2).sampler();
+    let sampler = with_noise(&tiny(), 2).sampler();
     let refused = |req: &Generate| sampler.generate(req, &mut |_, _| false, &|| false).unwrap_err();
     assert!(refused(&request(&[])).contains("empty"));
     assert!(refused(&request(&[17])).contains("token id 17"));
@@ -207,9 +207,9 @@ fn an_untrained_adapter_samples_like_the_base_and_never_draws_a_dead_id() {
 
 #[test]
 fn targets_alternatives_and_likeliest_tokens_agree_with_the_scores_of_the_prompt() {
-    let sampler = stirred(&tiny(), 2).sampler();
+    let sampler = with_noise(&tiny(), 2).sampler();
     let prompt = prompt(6);
-    // Each token of the prompt itself, as a target at its own place.
+    // Each token of the prompt itself, as a target at its own position.
     let targets: Vec<(usize, u32)> = prompt[1..].iter().copied().enumerate().collect();
     let req = Generate {
         prompt_logprobs: true,
@@ -224,7 +224,7 @@ fn targets_alternatives_and_likeliest_tokens_agree_with_the_scores_of_the_prompt
     let generated = generate(&sampler, &req);
     let own: Vec<f32> = generated.prompt_logprobs.unwrap().into_iter().flatten().collect();
     assert_eq!(generated.targets, own);
-    // Without any heat the alternatives are the likeliest tokens.
+    // At temperature 0 the alternatives are the likeliest tokens.
     let top = generated.topk_prompt_logprobs.unwrap();
     let likeliest: Vec<(u32, f32)> = top[1..].iter().flat_map(|it| [it.as_ref().unwrap()[0]; 3]).collect();
     let close = |a: &[(u32, f32)], b: &[(u32, f32)]| {
@@ -236,7 +236,7 @@ fn targets_alternatives_and_likeliest_tokens_agree_with_the_scores_of_the_prompt
     let drawn: Vec<_> = sequence.tokens.iter().copied().zip(sequence.logprobs.iter().copied()).collect();
     close(&sequence.top.iter().map(|it| it[0]).collect::<Vec<_>>(), &drawn);
     assert!(sequence.top.iter().all(|it| it.len() == 2 && it[1].1 <= it[0].1));
-    // What is asked besides the answer does not change it.
+    // Reporting more does not change the sequences.
     let plain = Generate { alternatives: 0, temperature: 1.0, ..req.clone() };
     let answer = |it: &Generate| generate(&sampler, it).sequences;
     assert_eq!(answer(&Generate { alternatives: 3, ..plain.clone() }), answer(&plain));

@@ -1,9 +1,9 @@
-//! Batches, steps, and what is refused.
+//! Batches, steps, and refusals.
 
 use super::*;
 use crate::loss::{LossArray, LossGraph};
 
-/// A batch of byte strings, each to be repeated from its first byte on.
+/// A batch of byte strings for next-token training.
 fn texts(texts: &[&str]) -> Vec<Example> {
     let one = |text: &&str| {
         let bytes: Vec<u32> = text.bytes().map(u32::from).chain([256]).collect();
@@ -39,7 +39,7 @@ fn sixty_steps_learn_a_few_short_texts() {
 
 #[test]
 fn fifty_steps_agree_with_a_plain_adamw() {
-    let mut trainer = stirred(&tiny(), 2);
+    let mut trainer = with_noise(&tiny(), 2);
     let adam = Adam {
         learning_rate: 3e-3,
         beta1: 0.8,
@@ -77,8 +77,8 @@ fn fifty_steps_agree_with_a_plain_adamw() {
 }
 
 #[test]
-fn a_step_without_gradients_is_legal_and_moves_nothing() {
-    let mut trainer = stirred(&tiny(), 2);
+fn a_step_without_gradients_changes_no_weight() {
+    let mut trainer = with_noise(&tiny(), 2);
     let before = trainer.model.params.clone();
     assert_eq!(trainer.adam_step(&Adam::default()).unwrap().grad_norm, 0.0);
     assert_eq!(trainer.model.params, before);
@@ -87,7 +87,7 @@ fn a_step_without_gradients_is_legal_and_moves_nothing() {
 #[test]
 fn a_forward_run_gives_the_same_numbers_and_leaves_no_gradient() {
     let config = tiny();
-    let mut trainer = stirred(&config, 2);
+    let mut trainer = with_noise(&config, 2);
     let batch = [weighted(&config, &mut Rng::stream(4, 4), 9, 1)];
     let forward = trainer.run(&batch, &Loss::CrossEntropy, false).unwrap();
     assert!(trainer.grads.iter().all(|&g| g == 0.0));
@@ -101,7 +101,7 @@ fn results_are_the_same_bits_for_any_number_of_threads() {
     let batch: Vec<Example> = [300, 20, 140, 130, 60, 200].map(|n| weighted(&config, &mut rng, n, 1)).into();
     let run = |threads| {
         in_pool(threads, || {
-            let mut trainer = stirred(&config, 4);
+            let mut trainer = with_noise(&config, 4);
             let output = trainer.run(&batch, &Loss::CrossEntropy, true).unwrap();
             let grads = trainer.grads.clone();
             let step = trainer.adam_step(&Adam { grad_clip_norm: 1.0, ..Adam::default() });
@@ -150,7 +150,7 @@ fn a_bad_datum_is_named_and_nothing_changes() {
         (with(&|e| *e = Example { k: 1, ..Example::default() }), "no tokens"),
         (weighted(&config, &mut rng, 161, 1), "at most 160"),
     ];
-    let mut trainer = stirred(&config, 2);
+    let mut trainer = with_noise(&config, 2);
     for (bad, message) in cases {
         let error = trainer.run(&[good.clone(), bad], &Loss::CrossEntropy, true).unwrap_err();
         assert!(error.starts_with("data[1]: ") && error.contains(message), "{error}");
@@ -161,18 +161,18 @@ fn a_bad_datum_is_named_and_nothing_changes() {
     assert!(trainer.grads.iter().all(|&g| g == 0.0));
 }
 
-/// `sum(logprobs · w)`, as a client may write it.
+/// `sum(logprobs · w)` as a custom loss.
 fn custom() -> Loss {
     let inputs = [("logprobs", 1), ("w", 1)];
-    let graph = LossGraph::trace("mine", &inputs, |it| {
-        let loss = (it.logprobs() * it.input("w")).sum();
-        it.metric("custom/x:mean", loss);
+    let graph = LossGraph::trace("mine", &inputs, |graph| {
+        let loss = (graph.logprobs() * graph.input("w")).sum();
+        graph.metric("custom/x:mean", loss);
         loss
     });
     Loss::Custom(Arc::new(graph.unwrap()))
 }
 
-/// The same examples for a custom loss that is the cross entropy.
+/// The same examples for a custom loss that equals the cross entropy.
 fn negated(batch: &[Example]) -> Vec<Example> {
     let one = |e: &Example| {
         let values: Vec<f64> = e.weights.iter().map(|it| -f64::from(*it)).collect();
@@ -187,7 +187,7 @@ fn a_custom_loss_has_the_gradients_of_the_same_loss_that_is_built_in() {
     let config = tiny();
     let mut rng = Rng::stream(4, 4);
     let batch: Vec<Example> = [9, 100, 3, 120, 90].map(|n| weighted(&config, &mut rng, n, 1)).into();
-    let (mut ours, mut theirs) = (stirred(&config, 2), stirred(&config, 2));
+    let (mut ours, mut theirs) = (with_noise(&config, 2), with_noise(&config, 2));
     let own = ours.run(&negated(&batch), &custom(), true).unwrap();
     let built_in = theirs.run(&batch, &Loss::CrossEntropy, true).unwrap();
     assert!((own.loss_sum - built_in.loss_sum).abs() < 1e-6 * built_in.loss_sum.abs());
@@ -209,7 +209,7 @@ fn a_custom_loss_that_fails_on_a_late_datum_leaves_the_gradients_as_they_were() 
     let batch: Vec<Example> = (0..60).map(|_| weighted(&config, &mut rng, 150, 1)).collect();
     let mut batch = negated(&batch);
     batch[58].inputs[0].values[3] = f64::NAN;
-    let mut trainer = stirred(&config, 2);
+    let mut trainer = with_noise(&config, 2);
     trainer.run(&batch[..2], &custom(), true).unwrap();
     let before = trainer.grads.clone();
     let error = trainer.run(&batch, &custom(), true).unwrap_err();
@@ -217,7 +217,7 @@ fn a_custom_loss_that_fails_on_a_late_datum_leaves_the_gradients_as_they_were() 
     assert_eq!(trainer.grads, before);
 }
 
-/// An example for the losses that weigh by advantages, with one sampler's log-probability for all targets.
+/// An example for losses with advantages; every target has the same old log-probability.
 fn policy(rng: &mut Rng, q: f32, advantages: &[f32]) -> Example {
     let mut e = weighted(&tiny(), rng, advantages.len(), 1);
     e.weights.clear();
@@ -226,14 +226,14 @@ fn policy(rng: &mut Rng, q: f32, advantages: &[f32]) -> Example {
     e
 }
 
-/// `sum(exp(−logprobs · w))`, as a client may write it.
+/// `sum(exp(−logprobs · w))` as a custom loss.
 fn exponential() -> Loss {
     let inputs = [("logprobs", 1), ("w", 1)];
     let graph = LossGraph::trace("mine", &inputs, |it| (-(it.logprobs() * it.input("w"))).exp().sum());
     Loss::Custom(Arc::new(graph.unwrap()))
 }
 
-/// An example for it.
+/// An example for `exponential`.
 fn scaled(rng: &mut Rng, w: f64) -> Example {
     let e = weighted(&tiny(), rng, 4, 1);
     Example { weights: Vec::new(), inputs: vec![LossArray { shape: vec![4], values: vec![w; 4] }], ..e }
@@ -248,7 +248,7 @@ fn a_loss_or_gradient_that_is_not_finite_fails_its_datum_and_leaves_the_gradient
     let good = policy(rng, -3.0, &[1.0, 0.5]);
     let weights = |rng: &mut Rng, w: f32| Example { weights: vec![w; 5], ..weighted(&tiny(), rng, 5, 1) };
     let cases: Vec<(Loss, Example, Example)> = vec![
-        // The ratio is no 64-bit float, then no 32-bit one.
+        // The ratio overflows f64 in the first case and f32 in the second.
         (Loss::ImportanceSampling, good.clone(), policy(rng, -800.0, &[0.0, 1.0, 1.0])),
         (Loss::ImportanceSampling, good.clone(), policy(rng, -100.0, &[1.0, 1.0, 1.0])),
         (Loss::Ppo { lo, hi }, good.clone(), policy(rng, -100.0, &[1.0, -1.0, 1.0])),
@@ -261,7 +261,7 @@ fn a_loss_or_gradient_that_is_not_finite_fails_its_datum_and_leaves_the_gradient
         (exponential(), scaled(rng, 0.1), scaled(rng, 40.0)),
     ];
     for (loss, good, bad) in cases {
-        let mut trainer = stirred(&tiny(), 2);
+        let mut trainer = with_noise(&tiny(), 2);
         trainer.run(std::slice::from_ref(&good), &loss, true).unwrap();
         let before = trainer.grads.clone();
         let error = trainer.run(&[good, bad], &loss, true).unwrap_err();
@@ -274,22 +274,22 @@ fn a_loss_or_gradient_that_is_not_finite_fails_its_datum_and_leaves_the_gradient
 }
 
 #[test]
-fn what_fails_a_step_leaves_weights_moments_and_count_and_the_next_step_is_as_if_nothing_had_been() {
-    let (mut trainer, mut other) = (stirred(&tiny(), 2), stirred(&tiny(), 2));
+fn a_failed_step_leaves_weights_moments_and_count_and_does_not_affect_the_next_step() {
+    let (mut trainer, mut other) = (with_noise(&tiny(), 2), with_noise(&tiny(), 2));
     let mut rng = Rng::stream(4, 10);
     let batch = [weighted(&tiny(), &mut rng, 9, 1)];
-    for it in [&mut trainer, &mut other] {
-        it.run(&batch, &Loss::CrossEntropy, true).unwrap();
-        it.adam_step(&Adam::default()).unwrap();
+    for trainer in [&mut trainer, &mut other] {
+        trainer.run(&batch, &Loss::CrossEntropy, true).unwrap();
+        trainer.adam_step(&Adam::default()).unwrap();
     }
     trainer.grads[3] = f32::NAN;
     assert!(trainer.adam_step(&Adam::default()).unwrap_err().contains("norm is NaN"));
     trainer.run(&batch, &Loss::CrossEntropy, true).unwrap();
     let huge = Adam { learning_rate: 1e300, ..Adam::default() };
     assert!(trainer.adam_step(&huge).unwrap_err().contains("not finite"));
-    for it in [&mut trainer, &mut other] {
-        it.run(&batch, &Loss::CrossEntropy, true).unwrap();
-        assert_eq!(it.adam_step(&Adam::default()).unwrap().step, 2);
+    for trainer in [&mut trainer, &mut other] {
+        trainer.run(&batch, &Loss::CrossEntropy, true).unwrap();
+        assert_eq!(trainer.adam_step(&Adam::default()).unwrap().step, 2);
     }
     assert_eq!(trainer.model.params, other.model.params);
 }

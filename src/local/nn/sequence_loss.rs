@@ -1,31 +1,44 @@
-//! Losses of a whole sequence: what a token costs hangs on the others.
+//! Losses of a whole sequence, in which the loss of a token depends on the other tokens.
 
 use std::collections::BTreeMap;
 
+use parking_lot::Mutex;
+
+use super::example::Example;
 use super::loss::{Loss, clipped};
-use super::train::Example;
 use crate::loss::LossArray;
 
-/// How many values the steps of a loss that a client wrote may have together, for one sequence: 32 MiB of them, and as many
-/// for their gradients.
-const MOST_VALUES: usize = 1 << 22;
+/// Limit of the values in all steps of a custom loss for one sequence: 32 MiB of values, and as much of gradients.
+const MAX_VALUES: usize = 1 << 22;
 
-/// What a sequence costs.
+/// Limit of these values for a custom loss that is computed while others are. A pass computes up to eight at a time,
+/// which without this limit would take 512 MiB.
+const MAX_CONCURRENT_VALUES: usize = MAX_VALUES / 8;
+
+/// Held while a custom loss beyond [`MAX_CONCURRENT_VALUES`] is computed, so that only one takes so much memory.
+static LARGE: Mutex<()> = Mutex::new(());
+
+/// Loss of a sequence.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Joint {
+pub(super) struct SequenceLoss {
     pub(super) loss: f64,
-    /// Its derivatives by the log-probabilities; empty if they were not asked for.
+    /// Derivatives by the log-probabilities; empty without `backward`.
     pub(super) slopes: Vec<f32>,
-    /// What else the loss reports.
+    /// Metrics that the loss reports.
     pub(super) metrics: BTreeMap<String, f64>,
 }
 
 impl Loss {
-    /// The loss of one sequence, from the log-probabilities of all its targets.
+    /// Computes the loss of one sequence from the log-probabilities of all its targets.
     ///
     /// # Errors
-    /// A custom loss does not suit the sequence.
-    pub(super) fn joint(&self, e: &Example, logprobs: &[f32], backward: bool) -> Result<Joint, String> {
+    /// A custom loss that cannot be computed for the sequence.
+    pub(super) fn sequence_loss(
+        &self,
+        e: &Example,
+        logprobs: &[f32],
+        backward: bool,
+    ) -> Result<SequenceLoss, String> {
         match self {
             Loss::Gspo { lo, hi } => Ok(gspo(e, logprobs, *lo, *hi)),
             Loss::Custom(graph) => {
@@ -34,34 +47,44 @@ impl Loss {
                 let values = logprobs.iter().map(|it| f64::from(*it)).collect();
                 let mut inputs = vec![LossArray { shape, values }];
                 inputs.extend(e.inputs.iter().cloned());
-                let found = graph.compute_within(inputs, MOST_VALUES)?;
+                let found = match graph.compute_within(inputs.clone(), MAX_CONCURRENT_VALUES) {
+                    Ok(found) => found,
+                    Err(_) => {
+                        let _large_guard = LARGE.lock();
+                        graph.compute_within(inputs, MAX_VALUES)?
+                    }
+                };
                 if !found.loss.is_finite() {
                     return Err(format!("the loss {} is {}", graph.name(), found.loss));
                 }
                 let slopes = found.gradient.iter().filter(|_| backward).map(|it| *it as f32).collect();
-                Ok(Joint { loss: found.loss, slopes, metrics: found.metrics.into_iter().collect() })
+                Ok(SequenceLoss { loss: found.loss, slopes, metrics: found.metrics.into_iter().collect() })
             }
-            _ => Err("this loss is one of each token".into()),
+            _ => Err("this loss has no form for whole sequences".into()),
         }
     }
 }
 
-fn gspo(e: &Example, logprobs: &[f32], lo: f64, hi: f64) -> Joint {
+fn gspo(e: &Example, logprobs: &[f32], lo: f64, hi: f64) -> SequenceLoss {
     let gap = |i: usize| f64::from(logprobs[i]) - f64::from(e.logprobs[i]);
     let counted: Vec<usize> = (0..logprobs.len()).filter(|i| e.mask[*i] != 0.0).collect();
     let mean = counted.iter().map(|i| gap(*i)).sum::<f64>() / counted.len().max(1) as f64;
-    let mut joint = Joint::default();
+    let mut total = SequenceLoss::default();
     for advantage in e.advantages.iter().map(|it| f64::from(*it)) {
         let (loss, slope) = clipped(mean, advantage, lo, hi);
-        joint.loss += loss;
-        joint.slopes.push(slope as f32);
+        total.loss += loss;
+        total.slopes.push(slope as f32);
     }
-    joint
+    total
 }
 
 #[cfg(test)]
+#[allow(clippy::expect_used)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::types::LossGraph;
 
     fn example(q: &[f32], advantages: &[f32], mask: &[f32]) -> Example {
         Example {
@@ -74,7 +97,7 @@ mod tests {
         }
     }
 
-    /// The formula as it is written, with the mean of the held log-probabilities given.
+    /// The formula written plainly, with the log-probabilities of the mean held at `held`.
     fn plain(e: &Example, lp: &[f64], held: &[f64], lo: f64, hi: f64) -> f64 {
         let counted: Vec<usize> = (0..lp.len()).filter(|i| e.mask[*i] != 0.0).collect();
         let gaps = counted.iter().map(|i| held[*i] - f64::from(e.logprobs[*i]));
@@ -88,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn gspo_slopes_like_its_difference_with_the_mean_held() {
+    fn the_derivative_of_gspo_agrees_with_a_difference_quotient_at_a_fixed_mean() {
         for lp in [[-1.0f32, -0.5, -2.0, -0.1], [-0.2, -0.3, -0.4, -0.5], [-3.0, -3.0, -3.0, -3.0]] {
             let e = example(&[-1.1, -0.9, -1.5, -0.7], &[1.0, -2.0, 0.5, 3.0], &[0.0, 1.0, 1.0, 0.5]);
             let (lo, hi) = (0.8, 1.2);
@@ -107,8 +130,30 @@ mod tests {
         }
     }
 
+    /// `sum((lp_i − lp_j)²)` over all pairs, with `n²` values in each of two steps.
+    fn pairs(n: usize) -> Result<SequenceLoss, String> {
+        let graph = LossGraph::trace("pairs", &[("logprobs", 1)], |graph| {
+            (graph.logprobs().unsqueeze(0) - graph.logprobs().unsqueeze(1)).square().sum()
+        });
+        let loss = Loss::Custom(Arc::new(graph.expect("a graph")));
+        let logprobs: Vec<f32> = (0..n).map(|i| -((i % 4) as f32)).collect();
+        loss.sequence_loss(&example(&logprobs, &[], &[]), &logprobs, true)
+    }
+
     #[test]
-    fn gspo_has_one_ratio_for_a_sequence_and_counts_only_the_mask_in_it() {
+    fn a_custom_loss_beyond_the_concurrent_limit_is_computed_and_one_beyond_the_limit_refused() {
+        for n in [64, 1024] {
+            let found = pairs(n).expect("a loss");
+            // Of 16 pairs of values from 0 to 3 the squares add up to 40.
+            assert_eq!(found.loss, 40.0 * (n * n) as f64 / 16.0);
+            assert_eq!(found.slopes.len(), n);
+        }
+        let error = pairs(2048).expect_err("a refusal");
+        assert!(error.contains("takes too much memory: more than 4194304 values"), "{error}");
+    }
+
+    #[test]
+    fn gspo_has_one_ratio_for_a_sequence_over_the_masked_tokens() {
         let e = example(&[-1.0, -1.0, -1.0], &[1.0, 1.0, 1.0], &[0.0, 1.0, 1.0]);
         let found = gspo(&e, &[-9.0, -0.5, -1.3], 0.0, 9.0);
         let ratio = f64::exp((0.5 - 0.3) / 2.0);

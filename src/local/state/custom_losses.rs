@@ -1,4 +1,4 @@
-//! Losses that clients of a session made.
+//! Custom losses that clients of a session created.
 
 use std::sync::Arc;
 
@@ -8,15 +8,16 @@ use crate::types::{LossFn, LossGraph};
 use crate::wire::json::{CreateCustomLossRequest, UntypedFuture};
 
 use super::super::futures::Outcome;
-use super::super::turns::{Recent, Seen};
-use super::{Reply, State, future, refuse};
+use super::super::reply::{Reply, refuse};
+use super::super::request_order::{RecentRequests, Seen};
+use super::{State, future};
 
-/// How many losses one session may make.
-const MOST: usize = 256;
+/// Limit of the losses of one session.
+const MAX_LOSSES: usize = 256;
 
-/// The losses of a session.
-pub(super) struct Losses {
-    requests: Recent,
+/// The custom losses of a session.
+pub(super) struct CustomLosses {
+    requests: RecentRequests,
     all: Vec<Loss>,
 }
 
@@ -25,16 +26,17 @@ struct Loss {
     graph: Arc<LossGraph>,
 }
 
-impl Losses {
+impl CustomLosses {
     pub(super) fn new() -> Self {
-        Losses { requests: Recent::new(MOST), all: Vec::new() }
+        CustomLosses { requests: RecentRequests::new(MAX_LOSSES), all: Vec::new() }
     }
 }
 
 impl State {
-    /// Makes a loss. That takes no time worth a turn: its future is done at once.
+    /// Creates a custom loss. This is quick, so its future is done at once.
     ///
-    /// Two losses of one name are no conflict, because a loss is known by its id; the same computation is one.
+    /// Two losses may have the same name, because a loss is identified by its id; two losses with the same computation
+    /// conflict.
     pub(in crate::local) fn create_custom_loss(
         &self,
         request: CreateCustomLossRequest,
@@ -48,7 +50,7 @@ impl State {
                 return refuse(409, format!("custom_loss_seq_id {number} was used for another loss"));
             }
         }
-        // Read outside the lock: a large graph must not hold up others.
+        // Read outside the lock, because reading a large graph takes a while.
         let graph = match read(&request) {
             Ok(it) => Arc::new(it),
             Err(problem) => return refuse(422, format!("the custom loss {:?}: {problem}", request.name)),
@@ -62,8 +64,8 @@ impl State {
                 format!("the same loss already exists in this session, as {known}: use that one"),
             );
         }
-        if MOST <= losses.all.len() {
-            return refuse(400, format!("a session may make {MOST} custom losses"));
+        if MAX_LOSSES <= losses.all.len() {
+            return refuse(400, format!("a session may make {MAX_LOSSES} custom losses"));
         }
         let loss_id = format!("{id}:loss:{}", losses.all.len());
         let ticket = self.futures.create(None, None);
@@ -74,7 +76,7 @@ impl State {
         Ok(future(&ticket.id, None))
     }
 
-    /// The loss that a pass of a model names, if it names one: its own session must have made it.
+    /// The graph of the custom loss named by a pass, if it names one. The session of the model must have created it.
     pub(in crate::local) fn custom_loss(
         &self,
         model_id: &str,
@@ -83,11 +85,11 @@ impl State {
         let LossFn::Custom { loss_id } = loss else { return Ok(None) };
         let inner = self.inner.lock();
         let session = inner.models.get(model_id).and_then(|it| inner.sessions.get(&it.session_id));
-        let found = session.and_then(|it| it.losses.all.iter().find(|it| it.id == *loss_id));
+        let found = session.and_then(|session| session.losses.all.iter().find(|loss| loss.id == *loss_id));
         match found {
             Some(it) => Ok(Some(it.graph.clone())),
             None => Err(format!(
-                "loss_fn_config: {loss_id:?} is no custom loss of the session of model {model_id}"
+                "loss_fn_config: {loss_id:?} is not a custom loss of the session of model {model_id}"
             )),
         }
     }
@@ -95,7 +97,7 @@ impl State {
 
 fn read(request: &CreateCustomLossRequest) -> Result<LossGraph, String> {
     if request.graph.format != 1 {
-        return Err(format!("graph.format: {} is not known here, only 1", request.graph.format));
+        return Err(format!("graph.format: {} is not supported, only 1", request.graph.format));
     }
     let ranks: Vec<(&str, usize)> = request.inputs.iter().map(|it| (it.name.as_str(), it.rank)).collect();
     LossGraph::read(&request.name, &ranks, request.graph.nodes.clone()).map_err(|it| it.to_string())

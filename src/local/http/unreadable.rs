@@ -1,7 +1,8 @@
-//! Requests of a model that cannot be read: their turn is kept all the same.
+//! Requests of a model whose bodies cannot be read.
 //!
-//! A request of a model has a number, and later ones wait for it. If a body cannot be read but tells its model and its number,
-//! it is accepted and fails when its turn comes. Otherwise every later request of the model would wait for ever.
+//! Every request of a model has a sequence number, and later requests wait for it. An invalid body that names its
+//! model and number is therefore accepted and fails in its turn; otherwise all later requests of the model would wait
+//! for ever.
 
 use axum::response::Response;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
@@ -12,32 +13,32 @@ use crate::error::Error;
 use super::super::state::State;
 use super::{reply, unreadable};
 
-/// Answers a body that cannot be read. `turn` is the model and the number that it names.
-pub(super) fn keep(state: &State, error: &Error, turn: Option<(String, u64)>, fingerprint: u64) -> Response {
-    match turn {
+/// Answers an invalid body. `ids` are the model and the number that it names.
+pub(super) fn answer(state: &State, error: &Error, ids: Option<(String, u64)>, fingerprint: u64) -> Response {
+    match ids {
         Some((model_id, seq_id)) => {
             let error = format!("the request cannot be read: {}", error.message());
-            reply(state.submit_refused((&model_id, seq_id), fingerprint, error))
+            reply(state.submit_unreadable((&model_id, seq_id), fingerprint, error))
         }
         None => unreadable(error),
     }
 }
 
-/// What a request with a turn tells besides its work. Reading it makes nothing of the rest of the body.
+/// Model and number of a request. Parsing skips the rest of the body.
 #[derive(Deserialize)]
-struct Turn {
+struct RequestIds {
     model_id: String,
     seq_id: u64,
 }
 
-/// The model and the number in a JSON body, if it has both. Only requests with a turn do.
-pub(super) fn of_json(body: &[u8]) -> Option<(String, u64)> {
-    let turn: Turn = serde_json::from_slice(body).ok()?;
-    Some((turn.model_id, turn.seq_id)).filter(|it| 0 < it.1)
+/// Model and number in a JSON body, if it has both. Only requests of a model do.
+pub(super) fn ids_in_json(body: &[u8]) -> Option<(String, u64)> {
+    let ids: RequestIds = serde_json::from_slice(body).ok()?;
+    Some((ids.model_id, ids.seq_id)).filter(|it| 0 < it.1)
 }
 
-/// The model and the number in a protobuf body of a pass, which come before the data.
-pub(super) fn of_protobuf(mut body: &[u8]) -> Option<(String, u64)> {
+/// Model and number in the protobuf body of a pass, which precede the data.
+pub(super) fn ids_in_protobuf(mut body: &[u8]) -> Option<(String, u64)> {
     let (mut model_id, mut seq_id) = (None, None);
     while model_id.is_none() || seq_id.is_none() {
         match decode_key(&mut body).ok()? {
@@ -58,10 +59,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_turn_is_read_from_bodies_that_are_broken_elsewhere() {
-        let of = |text: &str| of_json(text.as_bytes());
-        let turn = Some(("m".to_string(), 7));
-        assert_eq!(of(r#"{"model_id":"m","seq_id":7,"adam_params":{"eps":"x"}}"#), turn);
+    fn model_and_number_are_read_from_bodies_that_are_invalid_elsewhere() {
+        let of = |text: &str| ids_in_json(text.as_bytes());
+        let ids = Some(("m".to_string(), 7));
+        assert_eq!(of(r#"{"model_id":"m","seq_id":7,"adam_params":{"eps":"x"}}"#), ids);
         for text in [
             r#"{"model_id":"m","seq_id":7,"adam_params":{"#,
             r#"{"model_id":"m","seq_id":0}"#,
@@ -73,12 +74,12 @@ mod tests {
         ] {
             assert_eq!(of(text), None, "{text}");
         }
-        assert_eq!(of_protobuf(&[0x0a, 1, b'm', 0x10, 7, 0x1a, 99]), turn);
-        assert_eq!(of_protobuf(&[0x3a, 1, 0, 0x10, 7, 0x0a, 1, b'm']), turn);
+        assert_eq!(ids_in_protobuf(&[0x0a, 1, b'm', 0x10, 7, 0x1a, 99]), ids);
+        assert_eq!(ids_in_protobuf(&[0x3a, 1, 0, 0x10, 7, 0x0a, 1, b'm']), ids);
         for bytes in
             [&[0x0a, 1, b'm', 0x10, 0][..], &[0x0a, 9, b'm'], &[0x0a, 1, 0xff, 0x10, 7], &[], &[0xff]]
         {
-            assert_eq!(of_protobuf(bytes), None, "{bytes:?}");
+            assert_eq!(ids_in_protobuf(bytes), None, "{bytes:?}");
         }
     }
 }

@@ -1,0 +1,149 @@
+//! Jobs of the engine thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::checkpoint::{CheckpointId, Kind, Meta};
+use super::examples::Pass;
+use super::futures::Ticket;
+use super::nn::{Adam, LoraSpec};
+use super::sampling::{Sample, Slot};
+use super::schedule::Concurrency;
+
+/// A job of the engine thread. Without a ticket no client waits for its result.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) ticket: Option<Ticket>,
+    pub(super) work: Work,
+}
+
+impl Job {
+    /// How the job may run beside others.
+    pub(super) fn concurrency(&self) -> Concurrency {
+        match &self.work {
+            Work::Sample { .. } => Concurrency::Shared,
+            Work::Create { .. } | Work::LoadSampler { .. } | Work::DropSlots { .. } => Concurrency::Immediate,
+            // Without a ticket the session has ended. With one, the client requested it, and it runs after the
+            // client's earlier requests.
+            Work::Unload { .. } if self.ticket.is_none() => Concurrency::Immediate,
+            _ => Concurrency::Exclusive,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Makes a model, from a checkpoint if one is given.
+    Create {
+        model_id: String,
+        spec: LoraSpec,
+        from: Option<Load>,
+    },
+    /// Loads a checkpoint into a model.
+    Load {
+        model_id: String,
+        load: Load,
+    },
+    Pass {
+        model_id: String,
+        pass: Box<Pass>,
+        /// Counts the pass as waiting until this is dropped.
+        waiting: WaitingBytes,
+    },
+    OptimStep {
+        model_id: String,
+        adam: Adam,
+    },
+    /// Writes a model's weights and optimizer.
+    Save {
+        model_id: String,
+        save: Save,
+    },
+    /// Writes a model's weights for sampling, or for others to fetch.
+    SaveSampler {
+        model_id: String,
+        save: Save,
+    },
+    /// Takes a snapshot of a model's weights for a sampler that has no checkpoint.
+    Snapshot {
+        model_id: String,
+        slot: Slot,
+        sampler_id: String,
+    },
+    /// Reads a sampler's weights.
+    LoadSampler {
+        slot: Slot,
+        checkpoint: CheckpointId,
+    },
+    /// Drops the weights of samplers whose session has ended.
+    DropSlots {
+        slots: Vec<Slot>,
+    },
+    Sample {
+        slot: Slot,
+        sample: Box<Sample>,
+    },
+    Unload {
+        model_id: String,
+    },
+    /// Fails with this error when the turn of the request comes.
+    Refused {
+        error: String,
+    },
+}
+
+impl Work {
+    /// Verb of the request, for the trace.
+    pub(super) fn verb(&self) -> &'static str {
+        match self {
+            Work::Create { from: None, .. } => "create_model",
+            Work::Create { .. } | Work::Load { .. } => "load_weights",
+            Work::Pass { pass, .. } if pass.backward => "forward_backward",
+            Work::Pass { .. } => "forward",
+            Work::OptimStep { .. } => "optim_step",
+            Work::Save { .. } => "save_weights",
+            Work::SaveSampler { save, .. } if save.checkpoint.kind == Kind::External => {
+                "save_weights_external"
+            }
+            Work::SaveSampler { .. } | Work::Snapshot { .. } => "save_weights_for_sampler",
+            Work::LoadSampler { .. } => "create_sampling_session",
+            Work::DropSlots { .. } => "drop_slots",
+            Work::Sample { .. } => "sample",
+            Work::Unload { .. } => "unload_model",
+            Work::Refused { .. } => "refused",
+        }
+    }
+}
+
+/// Counts bytes as waiting until it is dropped.
+#[derive(Debug)]
+pub(super) struct WaitingBytes {
+    bytes: usize,
+    all: Arc<AtomicUsize>,
+}
+
+impl WaitingBytes {
+    pub(super) fn count(bytes: usize, all: &Arc<AtomicUsize>) -> Self {
+        all.fetch_add(bytes, Ordering::Relaxed);
+        WaitingBytes { bytes, all: all.clone() }
+    }
+}
+
+impl Drop for WaitingBytes {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Load {
+    pub(super) checkpoint: CheckpointId,
+    pub(super) optimizer: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Save {
+    pub(super) checkpoint: CheckpointId,
+    pub(super) meta: Meta,
+    pub(super) overwrite: bool,
+}

@@ -1,0 +1,75 @@
+//! The example `serve`: its arguments, its exit status, and the end of its temporary folder.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use crate::util::eventually;
+
+/// The built example. `None` if only this test binary was built, as by `cargo test --test it`.
+fn program() -> Option<PathBuf> {
+    let program = std::env::current_exe().unwrap().parent()?.parent()?.join("examples").join("serve");
+    let program = program.with_extension(std::env::consts::EXE_EXTENSION);
+    program.exists().then_some(program)
+}
+
+fn run(program: &Path, arguments: &[&str]) -> Output {
+    Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn help_is_printed_and_a_wrong_argument_is_named_without_debug_text() {
+    let Some(program) = program() else { return };
+    for help in ["--help", "-h"] {
+        let output = run(&program, &["8402", help]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.contains("Usage: serve [PORT] [--data DIR]"), "{text}");
+    }
+    for (arguments, expected) in [
+        (&["--date"][..], "serve: unknown argument \"--date\"; see --help\n"),
+        (&["8402", "8403"], "serve: unknown argument \"8403\"; see --help\n"),
+        (&["70000"], "serve: the port \"70000\" is not a number from 0 to 65535; see --help\n"),
+        (&["--data"], "serve: --data needs a value; see --help\n"),
+        (&["--alias", "x"], "serve: --alias needs NAME=MODEL, not \"x\"; see --help\n"),
+    ] {
+        let output = run(&program, arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), expected);
+    }
+}
+
+#[test]
+fn a_server_that_cannot_run_says_why_and_exits_with_1() {
+    let Some(program) = program() else { return };
+    let output = run(&program, &["--alias", "x=y"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.starts_with("serve: ") && text.contains("only \"tinkex/nano\" is served here"), "{text}");
+    assert!(!text.contains("Error {"), "{text}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_killed_server_without_a_data_folder_removes_its_temporary_folder() {
+    let Some(program) = program() else { return };
+    let temporary = std::env::temp_dir().join(format!("tinkex-serve-test-{}", std::process::id()));
+    std::fs::create_dir_all(&temporary).unwrap();
+    let mut server = Command::new(program)
+        .env("TMPDIR", &temporary)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(server.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert!(line.starts_with("TINKER_BASE_URL=http://127.0.0.1:"), "{line}");
+    let folders = || std::fs::read_dir(&temporary).unwrap().count();
+    assert_eq!(folders(), 1);
+    server.kill().unwrap();
+    server.wait().unwrap();
+    eventually("the temporary folder is gone", || folders() == 0);
+    // The output ends with the server's process.
+    output.read_to_string(&mut line).unwrap();
+    std::fs::remove_dir_all(&temporary).unwrap();
+}
