@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::http::endpoint;
 use crate::client::asking::{Ask, Asker};
 use crate::client::create::{self, SamplingSource};
 use crate::client::loss;
@@ -123,7 +124,7 @@ impl ServiceClient {
     /// `Timeouts::connect`.
     pub fn get_server_capabilities(&self) -> Result<ServerCapabilities> {
         const VERB: &str = "ServiceClient.get_server_capabilities";
-        let ask = Ask::new("GET get_server_capabilities", "/api/v1/get_server_capabilities").naming_nothing();
+        let ask = Ask::new(&endpoint::SERVER_CAPABILITIES, endpoint::SERVER_CAPABILITIES.path());
         Asker::new(self).json::<ServerCapabilitiesResponse>(VERB, ask).map(Into::into)
     }
 

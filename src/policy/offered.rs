@@ -29,7 +29,7 @@ pub(crate) enum Word {
 
 /// What servers say of an unknown path by themselves, in lower case: the words of their frameworks, or nothing. Whoever
 /// looked for something and did not find it says what.
-const SAYS_NOTHING: [&str; 5] = ["not found", "404 page not found", "no further information", "{}", "null"];
+const SAYS_NOTHING: [&str; 5] = ["", "not found", "404 page not found", "{}", "null"];
 
 /// What an answer's status says of the endpoint that gave it. 405 is never about a thing that is missing; 404 may be. `body`
 /// tells a little more: the words of the family's framework for an unknown path.
@@ -94,7 +94,7 @@ mod tests {
             (404, "whatever", Nothing, Word::Absent),
             (404, "Not Found", Something, Word::Unclear),
             (404, "Not Found", NoPath, Word::Likely),
-            (404, "no further information", NoPath, Word::Likely),
+            (404, "", NoPath, Word::Likely),
             (404, "Model not found", Something, Word::Present),
             (404, "Model not found", NoPath, Word::Present),
             (400, "Not Found", Nothing, Word::Present),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Phase, Result, Sent};
-use crate::http::{Call, Http, Lane};
+use crate::http::{Call, Http, Lane, endpoint};
 use crate::policy::offered::{Names, Word, judge};
 use crate::sync::CancelToken;
 use crate::wire::json::{ClientConfig, ClientConfigRequest, DynamicConfig};
@@ -81,7 +81,7 @@ fn is_passing(error: &Error) -> bool {
 
 fn config_call(config: &Config) -> Result<Call> {
     let request = ClientConfigRequest { sdk_version: config.sdk_version.clone() };
-    Call::post(Lane::Session, "/api/v1/client/config", &request)
+    Call::post(Lane::Session, &endpoint::CLIENT_CONFIG, &request)
 }
 
 /// Has requests made as the flags want them.
@@ -101,7 +101,7 @@ pub(super) fn fetch_dynamic(
     cancel: &CancelToken,
 ) -> Result<Option<DynamicConfig>> {
     let request = ClientConfigRequest { sdk_version: config.sdk_version.clone() };
-    let call = Call::post(Lane::Session, "/api/v1/client/dynamic_config", &request)?;
+    let call = Call::post(Lane::Session, &endpoint::CLIENT_DYNAMIC_CONFIG, &request)?;
     offered(http.json(&call.once(config.timeouts.heartbeat), cancel))
 }
 
@@ -115,8 +115,8 @@ fn offered<T>(result: Result<T>) -> Result<Option<T>> {
 
 /// A 404 is about the thing that was named, and the endpoint exists.
 pub(crate) fn names_what_is_missing(error: &Error) -> bool {
-    let detail = error.message().split_once(": ").map_or("", |it| it.1);
-    let word = error.http_status().map(|it| judge(it, detail, Names::Something));
+    let detail = error.detail().unwrap_or_default();
+    let word = error.http_status().map(|status| judge(status, detail, Names::Something));
     word == Some(Word::Present)
 }
 

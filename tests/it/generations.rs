@@ -78,8 +78,9 @@ fn act(line: &Value, promise: Option<&str>) -> Act {
     // Where the archive lies.
     let location =
         (status == 302).then(|| ("location".to_string(), "http://skyrl.test/download".to_string()));
-    let headers = [("content-type".to_string(), kind)].into_iter().chain(location).collect();
-    Act::Answer(Answer { status, headers, body: body.into() })
+    let mut answer = Answer::new(status).with_header("content-type", kind).with_body(body);
+    answer.headers.extend(location);
+    Act::Answer(answer)
 }
 
 /// A client of each generation.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::client::Submitted;
 use crate::config::{PausePolicy, Timeouts};
 use crate::error::{Error, ErrorKind, Phase, Result};
-use crate::http::{Answer, Body, Call, Lane, Room};
+use crate::http::{Answer, Body, Call, Lane, Room, endpoint};
 use crate::pending::Progress;
 use crate::policy::admission::estimate;
 use crate::policy::backoff::pause_after;
@@ -96,7 +96,7 @@ impl Sampler {
         let deadline = ticket.progress.deadline();
         let _admitted = session.dispatch.admit(estimate, &session.clock, deadline, &ticket.cancel)?;
         ticket.progress.submitting();
-        let call = Call::new(Lane::Sample, "POST", "/api/v1/asample", body)
+        let call = Call::new(Lane::Sample, &endpoint::ASAMPLE, body)
             .of(&ticket.progress)
             .answered_within(request.room())
             .header("X-Tinker-Sampling-Backpressure", "1")

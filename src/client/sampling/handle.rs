@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::{SEQ_IDS_PER_CLONE, SamplingClient};
 use crate::client::create::CreatedSampler;
 use crate::error::{Error, Result};
-use crate::http::{Call, Lane};
+use crate::http::{Call, Lane, endpoint};
 use crate::overrides;
 use crate::pending::Progress;
 use crate::secret::Secret;
@@ -230,7 +230,7 @@ fn clone_id(session: &Arc<Session>, sampling_session_id: &str) -> Result<u64> {
     let now = session.clock.now();
     let deadline = now.checked_add(session.config.timeouts.operation);
     let progress = Progress::new("SamplingClient.from_sampler_handle", now, deadline);
-    let call = Call::post(Lane::Session, "/api/v1/join_sampling_session", &request)?.of(&progress);
+    let call = Call::post(Lane::Session, &endpoint::JOIN_SAMPLING_SESSION, &request)?.of(&progress);
     let _watched = session.watched(&progress);
     let joined: Result<json::JoinSamplingSessionResponse> = session.http.json(&call, &session.cancel);
     match joined {
