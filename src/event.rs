@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::http::transport::Lane;
+use crate::lane::Lane;
 use crate::metrics::Metrics;
 use crate::sync::unwind;
 use crate::types::QueueState;
@@ -210,7 +210,8 @@ impl Tracing {
                 return None;
             }
         };
-        let printable = |text: &str| !text.is_empty() && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+        let printable =
+            |text: &str| !text.is_empty() && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
         let good = printable(&context.traceparent) && context.tracestate.as_deref().is_none_or(printable);
         if !good {
             log::warn!(target: "tinkex", "a trace context is ignored because it is not a valid header value");

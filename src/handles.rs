@@ -5,8 +5,9 @@ use crate::event::{Observer, TraceContext};
 use crate::sync::CancelToken;
 use crate::transport::{Answer, Broken, Exchange, Transport};
 use crate::{
-    AdminClient, Canceller, Dump, Error, FoundSessions, Listing, Metrics, MetricsSnapshot, Pending, RestClient,
-    SamplerHandle, SamplingClient, ServiceClient, ServiceClientBuilder, Status, TrainStep, TrainingClient, types,
+    AdminClient, Canceller, Dump, Error, FoundSessions, Listing, Metrics, MetricsSnapshot, Pending,
+    RestClient, SamplerHandle, SamplingClient, ServiceClient, ServiceClientBuilder, Status, TrainStep,
+    TrainingClient, types,
 };
 
 const fn is_shared<T: Send + Sync + ?Sized>() {}

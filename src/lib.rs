@@ -80,28 +80,22 @@ compile_error!(
      profile"
 );
 
-mod address;
-mod claims;
 mod client;
 mod clock_text;
 mod config;
-mod credential;
 pub mod credentials;
-mod env;
 mod error;
 pub mod event;
 mod handles;
 mod http;
 mod http_date;
+mod lane;
 mod metrics;
 #[cfg(all(test, shuttle))]
 #[path = "../tests/model/mod.rs"]
 mod model;
-mod network;
-mod overrides;
 mod pending;
 mod policy;
-mod secret;
 mod session;
 pub mod sync;
 pub mod tokenizer;

@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::ServiceClient;
 use super::asking::{Ask, Asker};
-use crate::http::endpoint;
 use crate::error::{Error, Result};
+use crate::http::endpoint;
 use crate::types::{AuditEntry, AuditEventType, BillingUsage, Day, StorageUsage, Timestamp};
 use crate::wire::json::AuditResponse;
 use crate::wire::url::Query;

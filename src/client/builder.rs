@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{SamplerHandle, SamplingClient, ServiceClient};
+use crate::config::env::Env;
+use crate::config::network::ProxyChoice;
 use crate::config::{CircuitBreaker, PausePolicy, Settings, Threads, Timeouts};
-use crate::env::Env;
+use crate::credentials::Secret;
 use crate::error::{Error, Result};
 use crate::event::{Observed, Observer, TraceContext, Tracing};
 use crate::http::{Transport, Ureq};
 use crate::metrics::Metrics;
-use crate::network::ProxyChoice;
-use crate::secret::Secret;
 use crate::session::Session;
 use crate::sync::clock::Clock;
 

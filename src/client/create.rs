@@ -10,10 +10,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::client::Submitted;
+use crate::credentials::Secret;
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Answer, Call, Endpoint, Lane, Room, endpoint};
 use crate::policy::offered::Names;
-use crate::secret::Secret;
 use crate::session::{Promise, Session, Ticket, incomplete, names_what_is_missing};
 use crate::sync::CancelToken;
 use crate::types::{
@@ -276,11 +276,7 @@ impl Maker<'_, CreatedModel> {
         Ok(Shape { base_model, lora, optimizer: info.optimizer_config })
     }
 
-    fn ask<R: DeserializeOwned>(
-        &self,
-        endpoint: &'static Endpoint,
-        request: &impl Serialize,
-    ) -> Result<R> {
+    fn ask<R: DeserializeOwned>(&self, endpoint: &'static Endpoint, request: &impl Serialize) -> Result<R> {
         self.session.ask(Lane::Train, endpoint, request, &self.ticket.progress, self.cancel)
     }
 }

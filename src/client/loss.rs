@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::create::Maker;
-use crate::http::endpoint;
 use crate::error::Result;
+use crate::http::endpoint;
 use crate::session::{Creating, Session, Ticket, is_not_offered};
 use crate::types::{LossGraph, LossHandle};
 use crate::wire::json;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::http::endpoint;
 use crate::client::asking::{Ask, Asker};
 use crate::client::create::{self, SamplingSource};
 use crate::client::loss;
@@ -11,6 +10,7 @@ use crate::client::{
     AdminClient, Client, Hold, RestClient, SamplingClient, ServiceClientBuilder, TrainingClient,
 };
 use crate::error::{Error, Result};
+use crate::http::endpoint;
 use crate::metrics::Metrics;
 use crate::pending::Pending;
 use crate::policy::telemetry::TelemetryCounts;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::http::endpoint;
 use crate::client::create::CreatedModel;
 use crate::client::{Client, Hold};
 use crate::error::{Error, ErrorKind, Result};
+use crate::http::endpoint;
 use crate::pending::{OwnThread, Pending};
 use crate::policy::surrogate;
 use crate::session::{Owner, Session, Ticket};

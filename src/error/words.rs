@@ -114,9 +114,8 @@ fn cut(text: &str, longest: usize) -> Cow<'_, str> {
 /// Tells whether the text is an HTML page.
 pub(crate) fn is_page(text: &str) -> bool {
     let head = text.trim_start_matches('\u{feff}').trim_start().as_bytes();
-    let begins = |tag: &str| {
-        head.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag.as_bytes()))
-    };
+    let begins =
+        |tag: &str| head.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag.as_bytes()));
     ["<!doctype html", "<html", "<head", "<body", "<title"].into_iter().any(begins)
 }
 

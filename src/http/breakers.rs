@@ -1,7 +1,7 @@
 //! The circuit breakers of a client, one for each class of requests.
 
 use crate::config::CircuitBreaker;
-use crate::error::{Error, ErrorKind, Phase};
+use crate::error::Phase;
 use crate::event::{BreakerChange, Seeing};
 use crate::metrics::name;
 use crate::policy::breaker::{Circuit, Epoch, Outcome};
@@ -47,7 +47,9 @@ impl Breakers {
         if before != after {
             log::info!(target: "tinkex::http", "the circuit breaker of {lane:?} requests is now {after:?}");
             self.seeing.metrics.increment(name::BREAKER_CHANGES, 1);
-            self.seeing.observed.tell(|observer| observer.on_breaker(&BreakerChange { class: lane, state: after }));
+            self.seeing
+                .observed
+                .tell(|observer| observer.on_breaker(&BreakerChange { class: lane, state: after }));
         }
         result
     }
@@ -99,10 +101,4 @@ fn outcome(lane: Lane, result: &Result<Answer, Broken>) -> Outcome {
             Outcome::Nothing
         }
     }
-}
-
-/// The error of a request that was not sent.
-pub(super) fn refusal(retry_after: Option<std::time::Duration>) -> Error {
-    let text = "not sent: the circuit breaker is open because too many requests failed in a row";
-    Error::new(ErrorKind::CircuitOpen, text).with(|context| context.retry_after = retry_after)
 }

@@ -100,7 +100,9 @@ impl Body {
         if compress {
             match zstd::bulk::compress(&bytes, 3) {
                 Ok(small) => return Body::Protobuf { bytes: small.into(), zstd: true },
-                Err(error) => log::warn!(target: "tinkex::http", "compression failed, the body is sent uncompressed: {error}"),
+                Err(error) => {
+                    log::warn!(target: "tinkex::http", "compression failed, the body is sent uncompressed: {error}")
+                }
             }
         }
         #[cfg(not(feature = "zstd"))]

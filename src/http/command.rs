@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use crate::credentials::Secret;
 use crate::error::{Error, ErrorKind, Phase, Result};
-use crate::secret::Secret;
 use crate::sync::CancelToken;
 use crate::sync::cancel::Wake;
 

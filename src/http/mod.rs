@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 
 use crate::config::Config;
+use crate::credentials::Secret;
 use crate::error::{Error, ErrorKind, Phase, Result, Sent, words};
 use crate::event::{BillingPause, Retry};
 use crate::metrics::name;
@@ -31,7 +32,6 @@ use crate::policy::billing::{self, Billing};
 use crate::policy::offered::Offered;
 use crate::policy::retry::{self, Failure, FirstContact, Retries};
 use crate::policy::verdict::Verdict;
-use crate::secret::Secret;
 use crate::sync::clock::Clock;
 use crate::sync::process::{Process, forked};
 use crate::sync::{CancelToken, Mutex};
@@ -43,8 +43,8 @@ use breakers::Breakers;
 pub(crate) use call::{Body, Call};
 pub(crate) use endpoint::Endpoint;
 pub(crate) use room::Room;
-pub(crate) use transport::{Answer, Branch, Broken, Exchange, Lane, Limits, Transport};
 use transport::head_timeout;
+pub(crate) use transport::{Answer, Branch, Broken, Exchange, Lane, Limits, Transport};
 
 /// Retries of a call that has lasted this long are logged as warnings, earlier ones as debug messages.
 const WARN_AFTER: Duration = Duration::from_secs(5);
@@ -292,8 +292,10 @@ impl Http {
 
     fn unexpected_page(&self, answer: &Answer) -> Error {
         let page = words::excerpt(&answer.body);
-        Error::decode(format!("the server answered with {page} instead of JSON or protobuf; check the base URL"))
-            .with(|it| it.status = Some(answer.status))
+        Error::decode(format!(
+            "the server answered with {page} instead of JSON or protobuf; check the base URL"
+        ))
+        .with(|it| it.status = Some(answer.status))
     }
 
     /// Sets the time for which the server wants clients to wait for payment.
@@ -323,7 +325,10 @@ impl Http {
         if let Some(lasted) = warn {
             let error = refusal.clone();
             log::warn!(target: "tinkex", "waiting for payment of the account for {lasted:.0?}: {error}");
-            self.config.seeing.observed.tell(|observer| observer.on_billing_pause(&BillingPause { lasted, error }));
+            self.config
+                .seeing
+                .observed
+                .tell(|observer| observer.on_billing_pause(&BillingPause { lasted, error }));
         }
         true
     }
@@ -368,7 +373,13 @@ impl Http {
     }
 
     /// Makes one attempt if the circuit breaker allows it.
-    fn attempt(&self, call: &Call, key: &str, nth: Attempt, left: Option<Duration>) -> Result<Answer, Broken> {
+    fn attempt(
+        &self,
+        call: &Call,
+        key: &str,
+        nth: Attempt,
+        left: Option<Duration>,
+    ) -> Result<Answer, Broken> {
         let Some(breakers) = self.breakers.as_ref().filter(|_| !call.passes_breaker) else {
             return self.authorized(call, key, nth, left);
         };

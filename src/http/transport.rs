@@ -35,27 +35,7 @@ use crate::http_date;
 use crate::policy::retry::Failure;
 use crate::policy::verdict::Facts;
 
-use super::breakers;
-
-/// The class of a request. Each class has its own connections, so that long polls never starve uploads or heartbeats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Lane {
-    /// Sessions, heartbeats, configuration.
-    Session,
-    /// Training requests.
-    Train,
-    /// Sampling requests.
-    Sample,
-    /// Waiting for one result.
-    Poll,
-    /// All other requests.
-    Rest,
-    /// Waiting for all samples of a sampling session.
-    PollMany,
-    /// Reports about the use of the client.
-    Telemetry,
-}
+pub use crate::lane::Lane;
 
 /// One complete HTTP request, with its limits.
 #[derive(Clone)]
@@ -308,7 +288,11 @@ impl Broken {
                 Error::invalid("request", format!("cannot be written as HTTP: {message}"))
             }
             Broken::Closed => Error::closed("the client is closed"),
-            Broken::CircuitOpen { retry_after } => breakers::refusal(*retry_after),
+            Broken::CircuitOpen { retry_after } => {
+                let text = "not sent: the circuit breaker is open because too many requests failed in a row";
+                let retry_after = *retry_after;
+                Error::new(ErrorKind::CircuitOpen, text).with(|context| context.retry_after = retry_after)
+            }
             Broken::Token(error) => error.clone(),
         }
     }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::config::Settings;
-use crate::env::Env;
-use crate::secret::Secret;
+use crate::config::env::Env;
+use crate::credentials::Secret;
 use crate::sync::clock::Clock;
 use crate::sync::oneshot::{Reply, Slot, oneshot};
 use crate::sync::spawn::RefusedThreads;

@@ -219,14 +219,17 @@ impl FakeServer {
         match reaction {
             Some(Reaction::Act(act)) => act,
             Some(Reaction::Altered(alter)) => alter(self.default_answer(&seen)),
-            None => script.and_then(|script| script(&seen)).unwrap_or_else(|| Act::Answer(self.default_answer(&seen))),
+            None => script
+                .and_then(|script| script(&seen))
+                .unwrap_or_else(|| Act::Answer(self.default_answer(&seen))),
         }
     }
 
     /// Tells whether to reset a request after its first line. If so, it is recorded.
     pub(super) fn resets_unread(&self, method: &str, path: &str) -> bool {
         let mut state = self.state.lock();
-        let is_reset = |reaction: Option<&Reaction>| matches!(reaction, Some(Reaction::Act(Act::ResetUnread)));
+        let is_reset =
+            |reaction: Option<&Reaction>| matches!(reaction, Some(Reaction::Act(Act::ResetUnread)));
         let reset = match state.next.get(path).and_then(VecDeque::front) {
             Some(front) => is_reset(Some(front)),
             None => is_reset(state.always.get(path)),

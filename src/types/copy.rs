@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::Ttl;
+use crate::credentials::Secret;
 use crate::error::{Error, Result};
-use crate::secret::Secret;
 
 /// How a checkpoint is copied. `CopyOptions::default()` copies into the client's own project, for good.
 ///

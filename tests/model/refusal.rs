@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use shuttle::thread;
 
 use super::{STACK, holds_for, never, notices_for};
+use crate::config::env::Env;
 use crate::config::{Settings, Threads};
-use crate::env::Env;
+use crate::credentials::Secret;
 use crate::error::{Error, ErrorKind};
 use crate::pending::Progress;
-use crate::secret::Secret;
 use crate::session::crew::Crew;
 use crate::session::{Fetching, Owner, Poller, Session, Waiter};
 use crate::sync::CancelToken;

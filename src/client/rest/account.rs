@@ -1,10 +1,10 @@
 //! Who is asking, and with which key.
 
 use super::RestClient;
-use crate::http::{Endpoint, endpoint};
-use crate::claims::{Claims, JWT_PREFIX};
 use crate::client::asking::Ask;
+use crate::credentials::claims::{Claims, JWT_PREFIX};
 use crate::error::{Error, ErrorKind, Result};
+use crate::http::{Endpoint, endpoint};
 use crate::session::incomplete;
 use crate::types::{ApiKeyInfo, Identity};
 

@@ -8,8 +8,8 @@ use super::listing::{Listing, Source};
 use crate::client::asking::Ask;
 use crate::client::from_server;
 use crate::error::{Error, Result};
-use crate::http::{Answer, Endpoint, endpoint};
 use crate::http::headers::uuid4;
+use crate::http::{Answer, Endpoint, endpoint};
 use crate::http_date;
 use crate::session::incomplete;
 use crate::types::{
@@ -309,7 +309,8 @@ impl RestClient {
             source_path: path.as_str().into(),
             ttl_seconds: options.ttl.seconds()?,
         };
-        let mut ask = Ask::json(&endpoint::COPY_WEIGHTS, endpoint::COPY_WEIGHTS.path(), &request)?.final_on(&[403]);
+        let mut ask =
+            Ask::json(&endpoint::COPY_WEIGHTS, endpoint::COPY_WEIGHTS.path(), &request)?.final_on(&[403]);
         ask.call.key = Some(uuid4());
         if let Some(token) = &options.weights_access_token {
             let token = token.checked()?;

@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use crate::http::Endpoint;
 use crate::client::asking::{Ask, Asker};
 use crate::error::{Error, Result};
+use crate::http::Endpoint;
 use crate::policy::paging::{Next, Paging};
 use crate::types::{AccessScope, Page, TrainingRun};
 use crate::wire::url::Query;

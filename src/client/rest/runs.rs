@@ -4,9 +4,9 @@ use serde::Deserialize;
 
 use super::RestClient;
 use super::listing::{Listing, Source};
-use crate::http::endpoint;
 use crate::client::asking::Ask;
 use crate::error::{Error, Result};
+use crate::http::endpoint;
 use crate::types::{CheckpointPath, Page, SamplerInfo, ServerCapabilities, TrainingRun, WeightsInfo};
 use crate::wire::json::{self, ServerCapabilitiesResponse, TrainingRunsResponse};
 use crate::wire::url::{self, Query};

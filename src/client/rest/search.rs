@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use crate::http::endpoint;
 use crate::client::asking::{Ask, Asker};
 use crate::error::{Error, Result};
+use crate::http::endpoint;
 use crate::policy::paging::{Next, Trail};
 use crate::types::{FoundSession, SessionCursor, SessionPage, SessionSearch};
 use crate::wire::json::SearchSessionsRequest;

@@ -11,11 +11,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{SEQ_IDS_PER_CLONE, SamplingClient};
 use crate::client::create::CreatedSampler;
+use crate::config::overrides;
+use crate::credentials::Secret;
 use crate::error::{Error, Result};
 use crate::http::{Call, Lane, endpoint};
-use crate::overrides;
 use crate::pending::Progress;
-use crate::secret::Secret;
 use crate::session::{Flags, Owner, Session, is_not_offered};
 use crate::wire::json::{self, HolderJson, SamplerHandleJson};
 

@@ -2,8 +2,8 @@
 
 use super::submit::Ask;
 use super::{Msg, TrainingClient};
-use crate::http::endpoint;
 use crate::error::{Error, Result};
+use crate::http::endpoint;
 use crate::pending::Pending;
 use crate::types::{LoadStateOutput, TrainingPath};
 use crate::wire::json;

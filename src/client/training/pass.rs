@@ -258,7 +258,10 @@ impl Job {
             }
             Form::Json => {
                 let bytes = pass_json::encode_pass(model_id, seq_id, data, loss, forward_only)?;
-                (if forward_only { &endpoint::FORWARD } else { &endpoint::FORWARD_BACKWARD }, Body::Json(bytes.into()))
+                (
+                    if forward_only { &endpoint::FORWARD } else { &endpoint::FORWARD_BACKWARD },
+                    Body::Json(bytes.into()),
+                )
             }
         };
         let mut call = Call::new(Lane::Train, endpoint, body).of(&self.progress);

@@ -2,10 +2,10 @@
 
 use super::submit::{Ask, Named};
 use super::{Msg, TrainingClient};
-use crate::http::endpoint;
 use crate::client::create::{self, CreatedSampler};
 use crate::client::{SamplingClient, SamplingSource, from_server};
 use crate::error::{Error, Result};
+use crate::http::endpoint;
 use crate::pending::Pending;
 use crate::session::incomplete;
 use crate::types::{

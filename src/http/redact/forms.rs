@@ -114,7 +114,8 @@ fn find_word(text: &[u8], word: &[u8], found: &mut impl FnMut(std::ops::Range<us
     let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || !byte.is_ascii();
     for (start, piece) in text.windows(word.len()).enumerate() {
         let end = start + word.len();
-        let is_alone = !text[..start].last().is_some_and(is_part) && !text[end..].first().is_some_and(is_part);
+        let is_alone =
+            !text[..start].last().is_some_and(is_part) && !text[end..].first().is_some_and(is_part);
         if piece == word && is_alone {
             found(start..end);
         }

@@ -85,9 +85,9 @@ pub(super) fn broken(error: Error, stage: Stage) -> Broken {
             Broken::TooLarge { limit, announced }
         }
         (Error::Io(error), stage) => io_error(error, stage),
-        (Error::LargeResponseHeader(n, limit), _) => Broken::Garbage {
-            message: format!("its head exceeds the limit of {limit} bytes: {n} arrived"),
-        },
+        (Error::LargeResponseHeader(n, limit), _) => {
+            Broken::Garbage { message: format!("its head exceeds the limit of {limit} bytes: {n} arrived") }
+        }
         (error @ (Error::Protocol(_) | Error::Decompress(..)), _) => {
             Broken::Garbage { message: error.to_string() }
         }
@@ -123,7 +123,9 @@ fn before(error: Error, step: Step) -> Broken {
 /// The text of a failed TLS handshake.
 fn tls(error: &str) -> String {
     if error.contains("corrupt message") {
-        format!("TLS: {error}: the server does not use TLS; if it uses plain HTTP, write http:// instead of https://")
+        format!(
+            "TLS: {error}: the server does not use TLS; if it uses plain HTTP, write http:// instead of https://"
+        )
     } else {
         format!("TLS: {error}")
     }

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result, words};
 
-pub(crate) use crate::secret::Secret;
+pub(crate) use crate::credentials::Secret;
 pub(crate) use data::*;
 pub(crate) use future::*;
 pub(crate) use handle::*;

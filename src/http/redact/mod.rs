@@ -13,8 +13,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::transport::{Answer, Broken};
+use crate::credentials::Secret;
 use crate::error::Error;
-use crate::secret::Secret;
 use crate::sync::Mutex;
 
 use forms::Forms;
@@ -255,7 +255,10 @@ mod tests {
     #[test]
     fn a_short_secret_is_removed_from_errors_where_it_is_a_word() {
         assert_eq!(body(401, "bad key short"), "bad key ***");
-        assert_eq!(body(401, r#"{"detail":"bad key: \"short\", shorter"}"#), r#"{"detail":"bad key: \"***\", shorter"}"#);
+        assert_eq!(
+            body(401, r#"{"detail":"bad key: \"short\", shorter"}"#),
+            r#"{"detail":"bad key: \"***\", shorter"}"#
+        );
         assert_eq!(redactor().error(Error::decode("key=short.")).message(), "key=***.");
         assert_eq!(body(200, r#"{"word":"short"}"#), r#"{"word":"short"}"#);
         // Words of one to three characters are too common to be removed.

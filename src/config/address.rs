@@ -138,7 +138,9 @@ impl Place {
 
 fn port_of(text: &str, authority: &str) -> Result<u16, String> {
     if text.contains(':') {
-        return Err(format!("has the host {authority:?} with several colons: write IPv6 addresses in brackets"));
+        return Err(format!(
+            "has the host {authority:?} with several colons: write IPv6 addresses in brackets"
+        ));
     }
     let port = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
     match port.filter(|port| *port != 0) {
@@ -190,7 +192,9 @@ fn check_path(path: &str) -> Result<(), String> {
     while let Some((_, after)) = rest.split_once('%') {
         let digits = after.as_bytes().get(..2);
         if !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
-            return Err(format!("has the path {path:?} with a percent sign that is not followed by two hex digits"));
+            return Err(format!(
+                "has the path {path:?} with a percent sign that is not followed by two hex digits"
+            ));
         }
         rest = after;
     }

@@ -1,18 +1,22 @@
-//! The settings of a client. They are checked once, when the client is built.
+//! The settings of a client. They are checked once, when the client is built. The parts: base URL, environment, network and
+//! header overrides.
+
+pub(crate) mod address;
+pub(crate) mod env;
+pub(crate) mod network;
+pub(crate) mod overrides;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::address::Address;
-use crate::credential::{Credentials, Source};
-use crate::credentials::CredentialStore;
-use crate::env::Env;
+use crate::credentials::source::{Credentials, Source};
+use crate::credentials::{CredentialStore, Secret};
 use crate::error::{Error, Result};
 use crate::event::Seeing;
-use crate::network::{Network, ProxyChoice};
-use crate::overrides;
-use crate::secret::Secret;
+use address::Address;
+use env::Env;
+use network::{Network, ProxyChoice};
 
 /// URL of the Tinker service.
 pub(crate) const DEFAULT_BASE_URL: &str = "https://tinker.thinkingmachines.dev/services/tinker-prod";

@@ -1,4 +1,7 @@
-use serde_json::json;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
 
 use super::*;
 

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::address::{Address, Place};
-use crate::env::Env;
+use crate::config::address::{Address, Place};
+use crate::config::env::Env;
+use crate::credentials::Secret;
 use crate::error::{Error, Result};
-use crate::secret::Secret;
 
 /// The caller's choice of a proxy.
 #[derive(Clone, Debug, Default)]

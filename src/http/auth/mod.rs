@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::claims::{self, Claims};
 use crate::config::Config;
-use crate::credential::{Credentials, Source};
+use crate::credentials::Secret;
+use crate::credentials::claims::{self, Claims};
+use crate::credentials::source::{Credentials, Source};
 use crate::error::{Error, Result};
 use crate::policy::refresh::RENEW_BEFORE;
-use crate::secret::Secret;
 use crate::sync::clock::Clock;
 use crate::sync::{CancelToken, Mutex, Semaphore};
 
@@ -281,5 +281,4 @@ impl Token {
 }
 
 #[cfg(test)]
-#[path = "auth_tests.rs"]
 mod tests;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::credentials::Secret;
 use crate::error::{Error, Result};
-use crate::secret::Secret;
 
 /// Headers that control the body or the connection. They cannot be overridden.
 const RESERVED: [&str; 6] =
@@ -70,9 +70,8 @@ pub(crate) fn shared(overrides: &[(String, Secret)], secrets: &[Secret]) -> BTre
     for (name, value) in overrides {
         // As in a request, the last header of a name counts.
         shared.retain(|earlier: &String, _| !earlier.eq_ignore_ascii_case(name));
-        let is_part = |secret: &Secret| {
-            !secret.expose().is_empty() && value.expose().contains(secret.expose())
-        };
+        let is_part =
+            |secret: &Secret| !secret.expose().is_empty() && value.expose().contains(secret.expose());
         if may_be_foreign(name) && !is_secret(name) && !secrets.iter().any(is_part) {
             shared.insert(name.clone(), value.expose().to_string());
         }

@@ -21,8 +21,8 @@ use super::Lane;
 use super::lanes::LANES;
 use super::room;
 use super::transport::{Answer, Broken, Exchange, Transport, head_timeout};
+use crate::config::network::{Network, Proxy, Scheme};
 use crate::error::Sent;
-use crate::network::{Network, Proxy, Scheme};
 use crate::sync::Mutex;
 
 /// Longest timeout: 100 years. ureq adds timeouts to the current time, which overflows with `Duration::MAX`.
@@ -373,10 +373,10 @@ impl<S: ureq::AsSendBody> With for ureq::config::ConfigBuilder<ureq::typestate::
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::env::Env;
     use crate::config::{Settings, Timeouts};
-    use crate::env::Env;
+    use crate::credentials::Secret;
     use crate::policy::retry::Failure;
-    use crate::secret::Secret;
 
     #[test]
     fn a_request_that_cannot_be_written_as_http_is_not_retried() {

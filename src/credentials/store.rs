@@ -1,21 +1,4 @@
-//! The file of stored keys, `~/.tinker/credentials.json`, which the official command line uses as well (PROTOCOL §1.3).
-//!
-//! A client without another credential uses the default key of this file.
-//!
-//! # Example: keep a key and make it the default
-//! ```
-//! use tinkex::credentials::{CredentialStore, StoredKey};
-//!
-//! # let dir = std::env::temp_dir().join(format!("tinkex-doc-{}", std::process::id()));
-//! let store = CredentialStore::at(dir.join("credentials.json")); // or CredentialStore::of_user()?
-//! let mut stored = store.load()?; // a file that does not exist holds no keys
-//! stored.insert("123", StoredKey::new("tml-example").named("laptop"));
-//! stored.set_default("123");
-//! store.save(&stored)?;
-//! assert_eq!(store.load()?.default_key().unwrap().key(), "tml-example");
-//! # std::fs::remove_dir_all(&dir).unwrap();
-//! # Ok::<(), tinkex::Error>(())
-//! ```
+//! The file of stored keys.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,9 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::env::Env;
+use super::Secret;
+use crate::config::env::Env;
 use crate::error::{Error, ErrorKind, Result};
-use crate::secret::Secret;
 
 /// Version of the format of new files.
 const VERSION: u64 = 1;
@@ -133,7 +116,8 @@ impl CredentialStore {
             .map_err(|_| Error::new(ErrorKind::System, "the credentials cannot be written as JSON"))?;
         drop_nulls(&mut value);
         let write = || -> io::Result<()> {
-            let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let folder =
+                self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
             make_private_folder(folder)?;
             let name = format!(".credentials-{}-{:016x}.tmp", std::process::id(), fastrand::u64(..));
             let temporary = folder.join(name);
@@ -319,7 +303,3 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }
-
-#[cfg(test)]
-#[path = "credentials_tests.rs"]
-mod tests;

@@ -2,9 +2,9 @@
 
 use std::time::SystemTime;
 
-use crate::claims::{self, JWT_PREFIX};
+use super::Secret;
+use super::claims::{self, JWT_PREFIX};
 use crate::error::{Error, ErrorKind, Result};
-use crate::secret::Secret;
 
 /// Prefix of API keys.
 const KEY_PREFIX: &str = "tml-";
@@ -129,8 +129,8 @@ mod tests {
             ("eyJx", "c", "tml-s", true, (fixed, "eyJx")),
             ("eyJx", "", "", false, (fixed, "eyJx")),
             ("tml-a", "c", "tml-s", true, (run, "c")),
-            ("tml-a", "", "tml-s", true, (none, "credential command only")),
-            ("", "", "tml-s", true, (none, "credential command only")),
+            ("tml-a", "", "tml-s", true, (none, "only credentials from a credential command")),
+            ("", "", "tml-s", true, (none, "only credentials from a credential command")),
             ("tml-a", "c", "tml-s", false, (fixed, "tml-a")),
             ("sk-1", "c", "tml-s", false, (run, "c")),
             ("sk-1", "", "tml-s", false, (none, "must start with tml- or eyJ")),
