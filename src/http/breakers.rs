@@ -95,7 +95,10 @@ fn outcome(lane: Lane, result: &Result<Answer, Broken>) -> Outcome {
         // A poll may time out because the result is not ready yet, which is not a failure of the server.
         Err(Broken::Timeout(_)) if matches!(lane, Lane::Poll | Lane::PollMany) => Outcome::Nothing,
         Err(
-            Broken::Timeout(_) | Broken::Connection { .. } | Broken::Garbage { .. } | Broken::Stranger { .. },
+            Broken::Timeout(_)
+            | Broken::Connection { .. }
+            | Broken::InvalidHttp { .. }
+            | Broken::WrongPeer { .. },
         ) => Outcome::Failure,
         Err(Broken::Closed | Broken::Token(_) | Broken::CircuitOpen { .. } | Broken::Unsendable { .. }) => {
             Outcome::Nothing

@@ -242,7 +242,7 @@ impl Http {
                         _ => error,
                     };
                     let failure = broken.failure();
-                    let is_unknown_peer = matches!(failure, Failure::Stranger { .. }) && !self.has_served();
+                    let is_unknown_peer = matches!(failure, Failure::WrongPeer { .. }) && !self.has_served();
                     let error = if is_unknown_peer { error.adding("; check the base URL") } else { error };
                     (failure, error, Some(broken.sent()).filter(|sent| *sent == Sent::Maybe))
                 }

@@ -203,12 +203,12 @@ pub enum Broken {
         found: usize,
     },
     /// The peer is not the server: it does not speak TLS, or its certificate is not trusted. Nothing was sent.
-    Stranger {
+    WrongPeer {
         /// The problem.
         message: String,
     },
     /// The answer is not valid HTTP, or its body cannot be decompressed.
-    Garbage {
+    InvalidHttp {
         /// The problem.
         message: String,
     },
@@ -236,11 +236,11 @@ impl Broken {
             Broken::Token(_)
             | Broken::CircuitOpen { .. }
             | Broken::Unsendable { .. }
-            | Broken::Stranger { .. } => Sent::No,
+            | Broken::WrongPeer { .. } => Sent::No,
             Broken::Timeout(_)
             | Broken::TooLarge { .. }
             | Broken::TooManyValues { .. }
-            | Broken::Garbage { .. }
+            | Broken::InvalidHttp { .. }
             | Broken::Closed => Sent::Maybe,
         }
     }
@@ -252,8 +252,8 @@ impl Broken {
             Broken::Timeout(_) => Failure::Timeout,
             // The server may have carried out the request. Requests are idempotent, so that a retry is safe and may get an
             // intact answer.
-            Broken::Garbage { .. } => Failure::Stranger { sent: Sent::Maybe },
-            Broken::Stranger { .. } => Failure::Stranger { sent: Sent::No },
+            Broken::InvalidHttp { .. } => Failure::WrongPeer { sent: Sent::Maybe },
+            Broken::WrongPeer { .. } => Failure::WrongPeer { sent: Sent::No },
             Broken::TooLarge { .. }
             | Broken::TooManyValues { .. }
             | Broken::Closed
@@ -282,8 +282,10 @@ impl Broken {
             Broken::TooManyValues { limit, found } => {
                 Error::decode(format!("the answer exceeds its limit of {limit} values: it has {found}"))
             }
-            Broken::Stranger { message } => Error::new(ErrorKind::Connection { sent: Sent::No }, message),
-            Broken::Garbage { message } => Error::decode(format!("the answer is not valid HTTP: {message}")),
+            Broken::WrongPeer { message } => Error::new(ErrorKind::Connection { sent: Sent::No }, message),
+            Broken::InvalidHttp { message } => {
+                Error::decode(format!("the answer is not valid HTTP: {message}"))
+            }
             Broken::Unsendable { message } => {
                 Error::invalid("request", format!("cannot be written as HTTP: {message}"))
             }

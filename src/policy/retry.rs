@@ -32,7 +32,7 @@ pub(crate) enum Failure {
     /// The attempt's own time ran out, after it was connected.
     Timeout,
     /// Somebody answered who is no such server: another protocol, or a certificate that is not trusted.
-    Stranger {
+    WrongPeer {
         /// Whether the request may have been read.
         sent: Sent,
     },
@@ -114,8 +114,8 @@ impl Retries {
             }
             // A certificate that is not trusted and a port of something else end here. Of a server that was reached before it
             // is a passing fault on the way.
-            Failure::Stranger { .. } if limits.first_contact.is_some() => return None,
-            Failure::Stranger { .. } => {}
+            Failure::WrongPeer { .. } if limits.first_contact.is_some() => return None,
+            Failure::WrongPeer { .. } => {}
             // Somebody is there, who took the connection.
             Failure::Timeout => {
                 budget = limits.first_contact.map_or(budget, |it| budget.min(it.answer));
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a_stranger_at_the_first_contact_is_not_asked_again() {
         for sent in [Sent::No, Sent::Maybe] {
-            let (failure, limits) = (Failure::Stranger { sent }, Limits { first_contact: FIRST, ..LIMITS });
+            let (failure, limits) = (Failure::WrongPeer { sent }, Limits { first_contact: FIRST, ..LIMITS });
             assert_eq!(Retries::default().next(failure, Duration::ZERO, limits, 0.0), None);
             assert!(Retries::default().next(failure, Duration::ZERO, LIMITS, 0.0).is_some());
         }

@@ -307,8 +307,8 @@ impl Poller {
                     Broken::Token(it) if it.is_retryable() => Event::Broken(error),
                     Broken::Timeout(_)
                     | Broken::Connection { .. }
-                    | Broken::Garbage { .. }
-                    | Broken::Stranger { .. }
+                    | Broken::InvalidHttp { .. }
+                    | Broken::WrongPeer { .. }
                     | Broken::CircuitOpen { .. } => Event::Broken(error),
                     _ => Event::Fatal(error),
                 }

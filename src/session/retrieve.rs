@@ -184,8 +184,8 @@ impl Asking<'_> {
             Err(
                 broken @ (Broken::Timeout(_)
                 | Broken::Connection { .. }
-                | Broken::Garbage { .. }
-                | Broken::Stranger { .. }
+                | Broken::InvalidHttp { .. }
+                | Broken::WrongPeer { .. }
                 | Broken::CircuitOpen { .. }),
             ) => {
                 let error = broken.error(&session.config.timeouts).with(|it| it.url = Some(url()));

@@ -38,7 +38,7 @@ impl InMemory {
     fn receive(&self, mut answer: Answer, exchange: &Exchange) -> Result<Answer, Broken> {
         let head: usize = answer.headers.iter().map(|it| it.0.len() + it.1.len()).sum();
         if LARGEST_HEAD < head {
-            return Err(Broken::Garbage {
+            return Err(Broken::InvalidHttp {
                 message: format!("its head exceeds the limit of {LARGEST_HEAD} bytes: it has {head}"),
             });
         }
@@ -93,5 +93,5 @@ impl Transport for InMemory {
 }
 
 fn garbage(bytes: &Bytes) -> Broken {
-    Broken::Garbage { message: format!("{:?}", String::from_utf8_lossy(bytes)) }
+    Broken::InvalidHttp { message: format!("{:?}", String::from_utf8_lossy(bytes)) }
 }

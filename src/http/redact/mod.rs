@@ -101,8 +101,8 @@ impl Redactor {
     /// Removes secrets from the reason of a failed exchange.
     pub(crate) fn broken(&self, mut broken: Broken) -> Broken {
         if let Broken::Connection { message, .. }
-        | Broken::Garbage { message }
-        | Broken::Stranger { message }
+        | Broken::InvalidHttp { message }
+        | Broken::WrongPeer { message }
         | Broken::Unsendable { message } = &mut broken
             && let Some(clean) = clean(&self.forms(), message, Part::Any)
         {

@@ -85,11 +85,11 @@ pub(super) fn broken(error: Error, stage: Stage) -> Broken {
             Broken::TooLarge { limit, announced }
         }
         (Error::Io(error), stage) => io_error(error, stage),
-        (Error::LargeResponseHeader(n, limit), _) => {
-            Broken::Garbage { message: format!("its head exceeds the limit of {limit} bytes: {n} arrived") }
-        }
+        (Error::LargeResponseHeader(n, limit), _) => Broken::InvalidHttp {
+            message: format!("its head exceeds the limit of {limit} bytes: {n} arrived"),
+        },
         (error @ (Error::Protocol(_) | Error::Decompress(..)), _) => {
-            Broken::Garbage { message: error.to_string() }
+            Broken::InvalidHttp { message: error.to_string() }
         }
         (error, _) => maybe(error.to_string()),
     }
@@ -106,11 +106,11 @@ fn before(error: Error, step: Step) -> Broken {
         Error::Http(_) | Error::BadUri(_) => Broken::Unsendable { message: error.to_string() },
         Error::HostNotFound => not_sent("the host name is unknown".into()),
         Error::ConnectionFailed => not_sent("connecting failed at every address of the host".into()),
-        Error::Tls(message) => Broken::Stranger { message: format!("TLS: {message}") },
-        Error::Rustls(error) => Broken::Stranger { message: tls(&error.to_string()) },
+        Error::Tls(message) => Broken::WrongPeer { message: format!("TLS: {message}") },
+        Error::Rustls(error) => Broken::WrongPeer { message: tls(&error.to_string()) },
         // Errors of rustls arrive as invalid data.
         Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
-            Broken::Stranger { message: tls(&error.to_string()) }
+            Broken::WrongPeer { message: tls(&error.to_string()) }
         }
         Error::Io(error) => match step {
             Step::Resolve => not_sent(format!("the host name could not be resolved: {error}")),

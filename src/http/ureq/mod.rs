@@ -212,8 +212,8 @@ impl Maker {
             (Broken::Connection { sent, message }, Some(proxy)) => {
                 Broken::Connection { sent, message: format!("{message} (through the proxy {proxy})") }
             }
-            (Broken::Stranger { message }, Some(proxy)) => {
-                Broken::Stranger { message: format!("{message} (through the proxy {proxy})") }
+            (Broken::WrongPeer { message }, Some(proxy)) => {
+                Broken::WrongPeer { message: format!("{message} (through the proxy {proxy})") }
             }
             (broken, _) => broken,
         }
