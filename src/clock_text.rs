@@ -28,8 +28,8 @@ fn since_1970(at: SystemTime) -> Duration {
     at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO)
 }
 
-/// Parses RFC 3339. A time without an offset counts as UTC, and a space may replace the `T`. `None` if the text is not a
-/// valid time, or the time is before 1970.
+/// Parses RFC 3339. A time without an offset counts as UTC, and a space may replace the `T`. `None` if the text is not
+/// a valid time, or the time is before 1970.
 pub(crate) fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     let text = text.trim();
     let (date, rest) = (text.get(..10)?, text.get(10..)?);

@@ -174,11 +174,26 @@ impl fmt::Debug for Observed {
 
 /// The place of an operation in a distributed trace, in the form of W3C Trace Context.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TraceContext {
     /// Value of the header `traceparent`, such as `00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01`.
     pub traceparent: String,
     /// Value of the header `tracestate`.
     pub tracestate: Option<String>,
+}
+
+impl TraceContext {
+    /// Creates a context without `tracestate`.
+    pub fn new(traceparent: impl Into<String>) -> Self {
+        TraceContext { traceparent: traceparent.into(), tracestate: None }
+    }
+
+    /// Sets the value of `tracestate`.
+    #[must_use]
+    pub fn with_tracestate(mut self, tracestate: impl Into<String>) -> Self {
+        self.tracestate = Some(tracestate.into());
+        self
+    }
 }
 
 type Trace = dyn Fn() -> Option<TraceContext> + Send + Sync;

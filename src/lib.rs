@@ -1,5 +1,5 @@
-//! A blocking SDK for the Tinker fine-tuning API: the training loop runs in plain threads of your program, and the model
-//! trains on a server, or on the embedded engine (feature `local`).
+//! A blocking SDK for the Tinker fine-tuning API: the training loop runs in plain threads of your program, and the
+//! model trains on a server, or on the embedded engine (feature `local`).
 //!
 //! # Ten lines that train
 //! ```
@@ -20,28 +20,28 @@
 //! ```
 //!
 //! # The clients
-//! [`ServiceClient`] opens a session and creates the other clients. [`TrainingClient`] trains one model, in the order of
-//! the calls. [`SamplingClient`] samples from one set of weights, with thousands of samples in flight if needed. These
-//! three are cheap handles that can be cloned and given to other threads; each has its own thread, which owns its state.
-//! [`RestClient`] lists and manages runs and checkpoints, [`AdminClient`] reads usage and the audit log. These two open no
-//! session and work on the caller's thread.
+//! [`ServiceClient`] opens a session and creates the other clients. [`TrainingClient`] trains one model, in the order
+//! of the calls. [`SamplingClient`] samples from one set of weights, with thousands of samples in flight if needed.
+//! These three are cheap handles that can be cloned and given to other threads; each has its own thread, which owns its
+//! state. [`RestClient`] lists and manages runs and checkpoints, [`AdminClient`] reads usage and the audit log. These
+//! two open no session and work on the caller's thread.
 //!
 //! # Waiting
-//! A method submits an operation and returns a [`Pending`]; the operation continues whether or not a thread waits for it.
-//! [`Pending::wait`] blocks until the result is there, [`Pending::wait_timeout`] for a limited time, [`Pending::on_done`]
-//! sends the result to a channel, [`wait_all`] waits for several operations. [`Pending::status`] tells what the operation
-//! waits for. Each wait is bounded: [`Timeouts`] lists the limits and their defaults. After 30 s without a result, and
-//! then once a minute, a warning in the log names the operation.
+//! A method submits an operation and returns a [`Pending`]; the operation continues whether or not a thread waits for
+//! it. [`Pending::wait`] blocks until the result is there, [`Pending::wait_timeout`] for a limited time,
+//! [`Pending::on_done`] sends the result to a channel, [`wait_all`] waits for several operations. [`Pending::status`]
+//! tells what the operation waits for. Each wait is bounded: [`Timeouts`] lists the limits and their defaults. After 30
+//! s without a result, and then once a minute, a warning in the log names the operation.
 //!
 //! # Errors
 //! All fallible functions return [`Error`]. Its predicates tell whether to try again
-//! ([`is_retryable`](Error::is_retryable)) or to correct the call ([`is_user_error`](Error::is_user_error)). The library
-//! itself retries requests where that is safe; see [`docs::errors`].
+//! ([`is_retryable`](Error::is_retryable)) or to correct the call ([`is_user_error`](Error::is_user_error)). The
+//! library itself retries requests where that is safe; see [`docs::errors`].
 //!
 //! # Threads and the end
-//! The library needs no async runtime and works in any thread that may block. [`ServiceClient::close`] ends a session and
-//! its clients, and tells the server, within `Timeouts::finish`. Dropping the last handle does the same without telling
-//! the server, within `Timeouts::close`. See [`docs::threads`].
+//! The library needs no async runtime and works in any thread that may block. [`ServiceClient::close`] ends a session
+//! and its clients, and tells the server, within `Timeouts::finish`. Dropping the last handle does the same without
+//! telling the server, within `Timeouts::close`. See [`docs::threads`].
 //!
 //! # Seeing inside
 //! [`ServiceClient::dump`] lists the operations in flight, [`ServiceClient::metrics`] counts and measures, an
@@ -57,20 +57,22 @@
 //! | `testing` | a scriptable server and a clock for tests, [`testing`]; may change in a minor version |
 //!
 //! # The log
-//! The library logs through the `log` crate, with the targets `tinkex` and `tinkex::http`. ERROR: messages of the server at
-//! that level, panics in threads of the library, lost results. WARN: long waits, failing heartbeats, threads that outlive
-//! `close`. INFO: messages of the server, lost samples. DEBUG: retries. TRACE: each request and answer, without headers
-//! and bodies. Credentials are never logged, and are removed from texts of the server. At TRACE a dependency of the HTTP
-//! library logs the bytes of each request, including the credential, with the target `ureq_proto`: keep that target off.
+//! The library logs through the `log` crate, with the targets `tinkex` and `tinkex::http`. ERROR: messages of the
+//! server at that level, panics in threads of the library, lost results. WARN: long waits, failing heartbeats, threads
+//! that outlive `close`. INFO: messages of the server, lost samples. DEBUG: retries. TRACE: each request and answer,
+//! without headers and bodies. Credentials are never logged, and are removed from texts of the server. At TRACE a
+//! dependency of the HTTP library logs the bytes of each request, including the credential, with the target
+//! `ureq_proto`: keep that target off.
 //!
 //! # Environment variables
-//! `TINKER_API_KEY`, `TINKER_CREDENTIAL_CMD`, `TINKER_BASE_URL`, `TINKER_PROJECT_ID`, `TINKER_TAGS`, `TINKER_TELEMETRY`,
-//! `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`; `HTTPS_PROXY` or `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`; `HOME`
-//! for the stored keys ([`credentials`]). Settings of [`ServiceClientBuilder`] take precedence over them.
+//! `TINKER_API_KEY`, `TINKER_CREDENTIAL_CMD`, `TINKER_BASE_URL`, `TINKER_PROJECT_ID`, `TINKER_TAGS`,
+//! `TINKER_TELEMETRY`, `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`; `HTTPS_PROXY` or
+//! `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`; `HOME` for the stored keys ([`credentials`]). Settings of
+//! [`ServiceClientBuilder`] take precedence over them.
 //!
 //! # Limits
-//! Tokenizers other than bytes, chat templates and the download of checkpoints are not implemented yet. The library does not
-//! merge adapters, handle signals, or start a runtime.
+//! Tokenizers other than bytes, chat templates and the download of checkpoints are not implemented yet. The library
+//! does not merge adapters, handle signals, or start a runtime.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

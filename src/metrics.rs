@@ -149,18 +149,18 @@ impl Metrics {
 
     /// Removes all counters and histograms. Gauges stay, because they describe the current state.
     pub fn reset(&self) {
-        self.edit(|it| {
-            it.counters.clear();
-            it.histograms.clear();
+        self.edit(|state| {
+            state.counters.clear();
+            state.histograms.clear();
         });
     }
 
     /// Counts one HTTP request.
     pub(crate) fn request(&self, success: bool, latency: Duration) {
-        self.edit(|it| {
-            *entry(&mut it.counters, name::REQUESTS) += 1;
-            *entry(&mut it.counters, if success { name::SUCCESSES } else { name::FAILURES }) += 1;
-            entry(&mut it.histograms, name::DURATION).record(latency.as_secs_f64() * 1e3);
+        self.edit(|state| {
+            *entry(&mut state.counters, name::REQUESTS) += 1;
+            *entry(&mut state.counters, if success { name::SUCCESSES } else { name::FAILURES }) += 1;
+            entry(&mut state.histograms, name::DURATION).record(latency.as_secs_f64() * 1e3);
         });
     }
 

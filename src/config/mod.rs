@@ -1,5 +1,5 @@
-//! The settings of a client. They are checked once, when the client is built. The parts: base URL, environment, network and
-//! header overrides.
+//! The settings of a client. They are checked once, when the client is built. The parts: base URL, environment, network
+//! and header overrides.
 
 pub(crate) mod address;
 pub(crate) mod env;
@@ -40,16 +40,17 @@ pub(crate) const SDK_VERSION: &str = "0.38.0";
 /// | `finish` | 10 s | `ServiceClient::close`, including telling the server |
 /// | `credential_command` | 60 s | one run of the credential command |
 ///
-/// Each piece of a body that is written or read counts as progress. Large data and results may therefore take as long as
-/// their operation: only the time without a byte is bounded. The client cannot see how much of an uploaded body the server
-/// has read from the system's buffers, so that the wait for the answer is one second longer for each 32 KiB of the body.
+/// Each piece of a body that is written or read counts as progress. Large data and results may therefore take as long
+/// as their operation: only the time without a byte is bounded. The client cannot see how much of an uploaded body the
+/// server has read from the system's buffers, so that the wait for the answer is one second longer for each 32 KiB of
+/// the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
     /// Limit of connecting, TLS included; also of all attempts to connect to a server for the first time.
     pub connect: Duration,
-    /// Limit of all attempts of one request to a server that accepts connections but has never answered, or only with 5xx,
-    /// as a proxy does whose server is down. At most `submit`.
+    /// Limit of all attempts of one request to a server that accepts connections but has never answered, or only with
+    /// 5xx, as a proxy does whose server is down. At most `submit`.
     pub first_contact: Duration,
     /// Limit of one HTTP exchange without progress, unless a field below applies.
     pub exchange: Duration,
@@ -57,8 +58,8 @@ pub struct Timeouts {
     pub poll: Duration,
     /// Limit of one heartbeat, and of one request for the flags that can change.
     pub heartbeat: Duration,
-    /// Limit of all attempts of one request together. If it has at least its default value, a sample that is not accepted
-    /// within it is submitted again until `operation`.
+    /// Limit of all attempts of one request together. If it has at least its default value, a sample that is not
+    /// accepted within it is submitted again until `operation`.
     pub submit: Duration,
     /// Limit of waiting for a result without contact with the server.
     pub silence: Duration,
@@ -92,8 +93,8 @@ impl Default for Timeouts {
     }
 }
 
-/// The reaction of an operation to a pause by the server: lack of capacity, a rate limit, or an unpaid account (HTTP 402,
-/// which is waited out for one hour at most, unless the server sets another limit).
+/// The reaction of an operation to a pause by the server: lack of capacity, a rate limit, or an unpaid account (HTTP
+/// 402, which is waited out for one hour at most, unless the server sets another limit).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PausePolicy {
@@ -109,11 +110,11 @@ pub enum PausePolicy {
 /// Settings of the circuit breakers, which stop sending requests after too many failures in a row. Set them with
 /// [`ServiceClientBuilder::circuit_breaker`](crate::ServiceClientBuilder::circuit_breaker).
 ///
-/// Each class of requests ([`Lane`](crate::transport::Lane)) has its own breaker. After `failures` failures in a row the
-/// breaker opens: requests fail at once with [`ErrorKind::CircuitOpen`](crate::ErrorKind::CircuitOpen). After `reset` it
-/// lets `trials` requests pass. The first success closes it, a failure opens it again. A failure is a 5xx answer, a broken
-/// connection or a timeout; any other answer shows that the server is up. An open breaker does not end the wait for
-/// results of accepted requests: they are polled again later.
+/// Each class of requests ([`Lane`](crate::transport::Lane)) has its own breaker. After `failures` failures in a row
+/// the breaker opens: requests fail at once with [`ErrorKind::CircuitOpen`](crate::ErrorKind::CircuitOpen). After
+/// `reset` it lets `trials` requests pass. The first success closes it, a failure opens it again. A failure is a 5xx
+/// answer, a broken connection or a timeout; any other answer shows that the server is up. An open breaker does not end
+/// the wait for results of accepted requests: they are polled again later.
 ///
 /// | field | default | meaning |
 /// |---|---|---|

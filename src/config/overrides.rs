@@ -63,8 +63,8 @@ fn is_secret(name: &str) -> bool {
     SECRET_WORDS.iter().any(|word| name.contains(word))
 }
 
-/// The headers that a sampler handle passes on to other processes: none with a secret name, and none whose value contains a
-/// secret.
+/// The headers that a sampler handle passes on to other processes: none with a secret name, and none whose value
+/// contains a secret.
 pub(crate) fn shared(overrides: &[(String, Secret)], secrets: &[Secret]) -> BTreeMap<String, String> {
     let mut shared = BTreeMap::new();
     for (name, value) in overrides {

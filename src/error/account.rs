@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::Error;
 
 impl Error {
-    /// Sets the number of HTTP requests of the whole operation and the time since its submission. They replace the numbers
-    /// of a part of the operation; causes keep their own.
+    /// Sets the number of HTTP requests of the whole operation and the time since its submission. They replace the
+    /// numbers of a part of the operation; causes keep their own.
     pub(crate) fn accounted(self, attempts: u32, elapsed: Duration) -> Self {
-        self.edit(|it| {
-            it.context.attempts = Some(attempts);
-            it.context.elapsed = Some(elapsed);
+        self.edit(|inner| {
+            inner.context.attempts = Some(attempts);
+            inner.context.elapsed = Some(elapsed);
         })
     }
 }

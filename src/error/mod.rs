@@ -22,8 +22,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A failure: its kind, its message, its circumstances and its cause.
 ///
-/// Every failure has this type: a refused connection, an error answer of the server, a deadline, a closed client, a panic
-/// in a worker thread. Credentials never appear in its `Debug` or `Display`.
+/// Every failure has this type: a refused connection, an error answer of the server, a deadline, a closed client, a
+/// panic in a worker thread. Credentials never appear in its `Debug` or `Display`.
 ///
 /// # Example: deciding what to do
 /// ```
@@ -158,8 +158,8 @@ impl Error {
         self.find(|it| it.endpoint)
     }
 
-    /// The server's own words about its refusal, if it gave any. Safe to print, as [`message`](Error::message) is, which
-    /// contains them.
+    /// The server's own words about its refusal, if it gave any. Safe to print, as [`message`](Error::message) is,
+    /// which contains them.
     pub fn detail(&self) -> Option<&str> {
         self.find(|it| it.detail.as_deref())
     }
@@ -197,7 +197,7 @@ impl Error {
 
     /// The path of the invalid value and the problem with it, if an argument was invalid.
     pub fn violation(&self) -> Option<&Violation> {
-        self.chain().find_map(|it| match it.kind() {
+        self.chain().find_map(|error| match error.kind() {
             ErrorKind::InvalidInput(violation) => Some(violation),
             _ => None,
         })
@@ -231,7 +231,7 @@ impl Error {
 
     /// The call itself is at fault and would fail again.
     pub fn is_user_error(&self) -> bool {
-        self.chain().any(|it| match it.kind() {
+        self.chain().any(|error| match error.kind() {
             ErrorKind::InvalidInput(_)
             | ErrorKind::Config
             | ErrorKind::Auth
@@ -296,7 +296,7 @@ impl Error {
     ///     last: &TrainingPath,
     /// ) -> Result<Option<TrainingClient>, Error> {
     ///     if error.is_poisoned() {
-    ///         return service.create_training_client_from_state_with_optimizer(last).map(Some);
+    ///         return service.create_training_client_from_state_with_optimizer(last.clone()).map(Some);
     ///     }
     ///     Ok(None)
     /// }
@@ -327,18 +327,18 @@ impl Error {
 
     /// Fills unknown fields of the context. Known fields keep their values.
     pub(crate) fn with(self, fill: impl FnOnce(&mut Context)) -> Self {
-        self.edit(|it| {
+        self.edit(|inner| {
             let mut more = Context::default();
             fill(&mut more);
-            it.context.or(more);
+            inner.context.or(more);
         })
     }
 
     /// Replaces kind and message; the context stays.
     pub(crate) fn renamed(self, kind: ErrorKind, message: impl Into<String>) -> Self {
-        self.edit(|it| {
-            it.kind = kind;
-            it.message = words::message(message.into());
+        self.edit(|inner| {
+            inner.kind = kind;
+            inner.message = words::message(message.into());
         })
     }
 
@@ -350,10 +350,10 @@ impl Error {
         if new.is_none() && detail.is_none() && cause.is_none() {
             return self;
         }
-        self.edit(|it| {
-            it.message = new.unwrap_or_else(|| std::mem::take(&mut it.message));
-            it.context.detail = detail.or_else(|| it.context.detail.take());
-            it.cause = cause;
+        self.edit(|inner| {
+            inner.message = new.unwrap_or_else(|| std::mem::take(&mut inner.message));
+            inner.context.detail = detail.or_else(|| inner.context.detail.take());
+            inner.cause = cause;
         })
     }
 
@@ -371,8 +371,8 @@ impl Error {
         std::iter::successors(Some(self), |it| Error::cause(it))
     }
 
-    /// The error of the chain that decides what can be done: the innermost one, unless an outer one is final whatever its
-    /// cause (poisoned, closed, cancelled, out of time).
+    /// The error of the chain that decides what can be done: the innermost one, unless an outer one is final whatever
+    /// its cause (poisoned, closed, cancelled, out of time).
     fn root(&self) -> &Error {
         let is_final = |it: &ErrorKind| {
             matches!(it, ErrorKind::Poisoned | ErrorKind::Closed | ErrorKind::Cancelled)
@@ -446,11 +446,11 @@ mod tests {
     #[test]
     fn the_text_names_operation_cause_request_attempts_and_time() {
         let cause = Error::new(ErrorKind::Connection { sent: Sent::No }, "connection refused");
-        let error = Error::closed("the client is closed").caused_by(cause).with(|it| {
-            it.operation = Some("sample".into());
-            it.request_id = Some("17".into());
-            it.attempts = Some(3);
-            it.elapsed = Some(Duration::from_millis(1500));
+        let error = Error::closed("the client is closed").caused_by(cause).with(|context| {
+            context.operation = Some("sample".into());
+            context.request_id = Some("17".into());
+            context.attempts = Some(3);
+            context.elapsed = Some(Duration::from_millis(1500));
         });
         assert_eq!(
             error.to_string(),

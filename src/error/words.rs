@@ -10,8 +10,8 @@ const LONGEST_MESSAGE: usize = 4000;
 const LONGEST_TITLE: usize = 100;
 
 /// Makes text of a server safe to show in messages, logs, events and reasons: replaces line breaks by spaces and other
-/// control characters by U+FFFD, removes terminal control sequences, shows only the title of an HTML page, and cuts long
-/// text.
+/// control characters by U+FFFD, removes terminal control sequences, shows only the title of an HTML page, and cuts
+/// long text.
 pub(crate) fn presentable(text: &str) -> String {
     let text = text.trim();
     if is_page(text) {
@@ -79,8 +79,8 @@ fn is_unfit(c: char) -> bool {
     c.is_control() || breaks(c) || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Skips the rest of a control sequence that began with ESC or CSI. An unterminated sequence is left in place, so that the
-/// rest of the text is not lost.
+/// Skips the rest of a control sequence that began with ESC or CSI. An unterminated sequence is left in place, so that
+/// the rest of the text is not lost.
 fn skip_sequence(first: char, rest: &mut std::str::Chars<'_>) {
     let mut ahead = rest.clone();
     let kind = if first == '\u{1b}' { ahead.next() } else { Some('[') };

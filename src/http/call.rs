@@ -93,8 +93,8 @@ impl Body {
         }
     }
 
-    /// Makes a protobuf body. With `compress` and the feature `zstd` it is one zstd frame of level 3 with the content size
-    /// in its header (PROTOCOL §1.8).
+    /// Makes a protobuf body. With `compress` and the feature `zstd` it is one zstd frame of level 3 with the content
+    /// size in its header (PROTOCOL §1.8).
     pub(crate) fn protobuf(bytes: Vec<u8>, compress: bool) -> Self {
         #[cfg(feature = "zstd")]
         if compress {

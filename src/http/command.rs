@@ -30,8 +30,8 @@ impl Wake for Stop {
     }
 }
 
-/// Runs the command and returns what it prints. The command and its output are never shown or logged. Its exit status does
-/// not count, its standard error is discarded, and it has no input and no terminal.
+/// Runs the command and returns what it prints. The command and its output are never shown or logged. Its exit status
+/// does not count, its standard error is discarded, and it has no input and no terminal.
 ///
 /// After `timeout`, or when `stop` is cancelled, the command is killed with all processes that it started.
 pub(super) fn run(command: &Secret, timeout: Duration, stop: &CancelToken) -> Result<Vec<u8>> {
@@ -132,8 +132,8 @@ impl Drop for Shell {
     }
 }
 
-/// Kills a command and the processes that it started. A shell does it, because the standard library cannot signal process
-/// groups.
+/// Kills a command and the processes that it started. A shell does it, because the standard library cannot signal
+/// process groups.
 fn kill(id: u32) {
     let mut command = if cfg!(unix) {
         let mut shell = Command::new("sh");

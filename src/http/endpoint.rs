@@ -60,8 +60,8 @@ macro_rules! endpoints {
     };
 }
 
-// Endpoints with `failing_unpaid` start work or are called to learn the state of the account, so that no work is lost by
-// an early error; PROTOCOL §1.11 leaves most of them out of the wait. The end of a session is one of them.
+// Endpoints with `failing_unpaid` start work or are called to learn the state of the account, so that no work is lost
+// by an early error; PROTOCOL §1.11 leaves most of them out of the wait. The end of a session is one of them.
 endpoints! {
     // Account and settings
     AUTH_TOKEN = Endpoint::new("POST auth/token").failing_unpaid();

@@ -29,8 +29,8 @@ impl Lane {
         }
     }
 
-    /// The number of idle connections to keep: as many as requests of the class usually run at the same time. Each further
-    /// request opens a new connection.
+    /// The number of idle connections to keep: as many as requests of the class usually run at the same time. Each
+    /// further request opens a new connection.
     pub(super) fn idle_connections(self) -> usize {
         match self {
             Lane::Session => 4,

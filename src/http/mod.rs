@@ -1,8 +1,8 @@
 //! Sends requests: one call in, one answer or one classified error out.
 //!
-//! [`Http`] adds the credential, the headers and the idempotency key, sends the request over the transport and repeats it
-//! as [`policy::retry`](crate::policy::retry) decides. The modules above see status codes of failures only as errors,
-//! except the poll loop, which gets each answer unclassified.
+//! [`Http`] adds the credential, the headers and the idempotency key, sends the request over the transport and repeats
+//! it as [`policy::retry`](crate::policy::retry) decides. The modules above see status codes of failures only as
+//! errors, except the poll loop, which gets each answer unclassified.
 
 pub(crate) mod auth;
 pub(crate) mod breakers;
@@ -216,7 +216,8 @@ impl Http {
                     return Ok(answer);
                 }
                 Ok(answer) => {
-                    // Calls of one attempt are not repeated after a payment either, and samples wait together elsewhere.
+                    // Calls of one attempt are not repeated after a payment either, and samples wait together
+                    // elsewhere.
                     let waits = !budget.is_zero() && !call.leaves_429 && call.endpoint.waits_for_payment;
                     let paused = if waits {
                         self.pause_for_payment(&answer, call.deadline.or(latest), cancel)
@@ -405,7 +406,7 @@ impl Http {
         let credential = || self.auth.credential(&self.clock, timeout, |it| self.exchange_token(it, timeout));
         let first = credential()?;
         let answer = self.exchange(call, key, nth, timeout, first.expose())?;
-        if !headers::rejects_token(&answer) || !self.auth.renew(&first) {
+        if !headers::rejects_token(&answer) || !self.auth.drop_rejected(&first) {
             return Ok(answer);
         }
         self.exchange(call, key, nth, timeout, credential()?.expose())
@@ -438,8 +439,8 @@ impl Http {
         replaced.map_err(|it| self.without_secrets(it.error(&self.config.timeouts)))
     }
 
-    /// Exchanges the raw credential for a short-lived token (PROTOCOL §1.4). A failure names the token endpoint, not the
-    /// request that needed the token.
+    /// Exchanges the raw credential for a short-lived token (PROTOCOL §1.4). A failure names the token endpoint, not
+    /// the request that needed the token.
     fn exchange_token(&self, raw: &str, timeout: Duration) -> Result<String, Broken> {
         let call = Call::post(Lane::Session, &endpoint::AUTH_TOKEN, &json::AuthTokenRequest {});
         let call = call.map_err(Broken::Token)?;

@@ -32,8 +32,8 @@ impl Http {
         }
     }
 
-    /// Turns the refusal of an endpoint that the server lacks into [`Incompatible`](ErrorKind::Incompatible) where it can
-    /// be told, and remembers the endpoint where that is certain.
+    /// Turns the refusal of an endpoint that the server lacks into [`Incompatible`](ErrorKind::Incompatible) where it
+    /// can be told, and remembers the endpoint where that is certain.
     pub(crate) fn judged(&self, error: Error, endpoint: &Endpoint, names: Names) -> Error {
         // A failed fetch of the token is an error of another endpoint.
         let is_of_this = error.endpoint() == Some(endpoint.name);

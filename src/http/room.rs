@@ -1,5 +1,5 @@
-//! Limits of the size of answers. Each kind of answer has its own limit, far above real answers and far below the memory of
-//! the machine. It applies to the body after decompression, whatever length was announced.
+//! Limits of the size of answers. Each kind of answer has its own limit, far above real answers and far below the
+//! memory of the machine. It applies to the body after decompression, whatever length was announced.
 
 use super::transport::{Answer, Broken, Lane};
 
@@ -23,7 +23,8 @@ impl Room {
     /// For results of unknown size.
     pub(crate) const UNKNOWN: Room = Room { bytes: 256 << 20, values: 1 << 25 };
 
-    /// For the result of a request that sends or asks for `n` numbers: several numbers for each, in the longest JSON form.
+    /// For the result of a request that sends or asks for `n` numbers: several numbers for each, in the longest JSON
+    /// form.
     pub(crate) fn for_numbers(n: u64) -> Room {
         let bytes = n.saturating_mul(128).saturating_add(256 << 10);
         let values = n.saturating_mul(8).saturating_add(1 << 16);

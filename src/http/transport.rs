@@ -250,8 +250,8 @@ impl Broken {
             Broken::Connection { sent, .. } => Failure::Connection { sent: *sent },
             Broken::Timeout(Phase::Resolve | Phase::Connect) => Failure::Connection { sent: Sent::No },
             Broken::Timeout(_) => Failure::Timeout,
-            // The server may have carried out the request. Requests are idempotent, so that a retry is safe and may get an
-            // intact answer.
+            // The server may have carried out the request. Requests are idempotent, so that a retry is safe and may get
+            // an intact answer.
             Broken::InvalidHttp { .. } => Failure::WrongPeer { sent: Sent::Maybe },
             Broken::WrongPeer { .. } => Failure::WrongPeer { sent: Sent::No },
             Broken::TooLarge { .. }
@@ -350,8 +350,8 @@ pub trait Transport: Send + Sync {
     /// Interrupts all requests in progress and refuses later ones.
     fn shutdown(&self);
 
-    /// Opens a branch: a transport to the same server that can be shut down separately, for a client with long polls. It is
-    /// shut down with this transport at the latest. If `None`, this transport carries those requests, too.
+    /// Opens a branch: a transport to the same server that can be shut down separately, for a client with long polls.
+    /// It is shut down with this transport at the latest. If `None`, this transport carries those requests, too.
     fn branch(&self) -> Option<Arc<dyn Transport>> {
         None
     }

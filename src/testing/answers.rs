@@ -206,8 +206,8 @@ fn pass(call: &train::ForwardBackwardCall) -> ForwardBackwardOutput {
     }
 }
 
-/// The result of a sample: the token 7, at most twice. Alternatives to tokens start with 7, too. The log-probability is −0.25
-/// for sampled tokens, −1 for tokens of the prompt and −2 for requested targets.
+/// The result of a sample: the token 7, at most twice. Alternatives to tokens start with 7, too. The log-probability is
+/// −0.25 for sampled tokens, −1 for tokens of the prompt and −2 for requested targets.
 fn answers(request: &Value) -> SampleResponse {
     let number = |value: &Value| value.as_u64().and_then(|it| usize::try_from(it).ok()).unwrap_or(0);
     let n = number(&request["num_samples"]).max(1);

@@ -1,7 +1,7 @@
 //! The codecs of the wire, for `benches/wire.rs`, `benches/fuzz.rs` and `tests/it/replay.rs`.
 //!
-//! Benches and integration tests are separate crates and can use only public items. These functions are public but hidden,
-//! require the feature `testing`, and do not belong to the interface of the crate.
+//! Benches and integration tests are separate crates and can use only public items. These functions are public but
+//! hidden, require the feature `testing`, and do not belong to the interface of the crate.
 
 use bytes::Bytes;
 

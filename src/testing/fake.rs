@@ -21,14 +21,15 @@ use crate::sync::clock::VirtualClock;
 pub enum Act {
     /// Sends an answer.
     Answer(Answer),
-    /// Reads the request and closes the connection without an answer. The client sees a FIN, not an RST: an RST after all
-    /// data was read needs a socket option that the standard library lacks.
+    /// Reads the request and closes the connection without an answer. The client sees a FIN, not an RST: an RST after
+    /// all data was read needs a socket option that the standard library lacks.
     Reset,
-    /// Closes the connection after the first line of the request. Over a socket this sends an RST, because data is unread.
-    /// A script cannot use it: scripts are called after the request was read, when it acts as [`Reset`](Act::Reset).
+    /// Closes the connection after the first line of the request. Over a socket this sends an RST, because data is
+    /// unread. A script cannot use it: scripts are called after the request was read, when it acts as
+    /// [`Reset`](Act::Reset).
     ResetUnread,
-    /// Closes all connections without an answer and refuses new ones for a while, as a restarting server does. In memory
-    /// only this request is refused.
+    /// Closes all connections without an answer and refuses new ones for a while, as a restarting server does. In
+    /// memory only this request is refused.
     Refuse(Duration),
     /// Never answers, until the client gives up or the server is dropped.
     Stall,
@@ -127,8 +128,8 @@ impl FakeServer {
         self.state.lock().answers.polls_together = true;
     }
 
-    /// Announces custom losses in the flags and offers `create_custom_loss` from now on. Any graph is accepted, and passes
-    /// are answered as usual.
+    /// Announces custom losses in the flags and offers `create_custom_loss` from now on. Any graph is accepted, and
+    /// passes are answered as usual.
     pub fn runs_custom_losses(&self) {
         self.state.lock().answers.runs_losses = true;
     }

@@ -1,5 +1,5 @@
-//! Tools for tests of programs that use tinkex: a scripted server, in memory or over a real socket, and a clock that a test
-//! can advance. Feature `testing`; may change in a minor version.
+//! Tools for tests of programs that use tinkex: a scripted server, in memory or over a real socket, and a clock that a
+//! test can advance. Feature `testing`; may change in a minor version.
 //!
 //! # Example: a server that fails once
 //! ```

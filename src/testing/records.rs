@@ -73,14 +73,14 @@ impl Records {
                 ok(page)
             }
             ("POST", ["sessions", "search"]) => {
-                let found = self.sessions.iter().rev().map(|it| {
-                    json!({"session_id": it, "created_at": "2026-11-20T13:00:00Z", "owner": "owner-1",
+                let found = self.sessions.iter().rev().map(|id| {
+                    json!({"session_id": id, "created_at": "2026-11-20T13:00:00Z", "owner": "owner-1",
                            "project_id": "project-1", "status": {"type": "active"}, "checkpoints_count": 0})
                 });
                 ok(json!({"sessions": found.collect::<Vec<_>>()}))
             }
-            ("GET", ["sessions", id]) => self.of_session(id, |it| {
-                let ids = |name: &str| it.runs.iter().map(|run| run[name].clone()).collect::<Vec<_>>();
+            ("GET", ["sessions", id]) => self.of_session(id, |records| {
+                let ids = |name: &str| records.runs.iter().map(|run| run[name].clone()).collect::<Vec<_>>();
                 ok(json!({"training_run_ids": ids("training_run_id"), "sampler_ids": []}))
             }),
             ("PUT", ["sessions", id, "project"]) => self.of_session(id, |_| ok(json!({}))),

@@ -78,8 +78,8 @@ impl Auth {
         }
     }
 
-    /// Applies the server's flags: whether it uses tokens instead of raw credentials, and whether the credential must come
-    /// from the command then.
+    /// Applies the server's flags: whether it uses tokens instead of raw credentials, and whether the credential must
+    /// come from the command then.
     pub(crate) fn adapt(&self, uses_tokens: bool, command_only: bool) -> Result<()> {
         let source = self.credentials.source(uses_tokens && command_only)?;
         if !uses_tokens && matches!(source, Source::Command(_)) {
@@ -129,8 +129,8 @@ impl Auth {
         }
     }
 
-    /// The credential for the header of the next request: the raw one, or a token that is fetched if needed. Waits at most
-    /// `timeout` for a fetch by another thread.
+    /// The credential for the header of the next request: the raw one, or a token that is fetched if needed. Waits at
+    /// most `timeout` for a fetch by another thread.
     pub(crate) fn credential(
         &self,
         clock: &Clock,
@@ -183,7 +183,7 @@ impl Auth {
     }
 
     /// Drops a token that the server rejected. False if the client uses no tokens, so that a retry is pointless.
-    pub(crate) fn renew(&self, rejected: &Secret) -> bool {
+    pub(crate) fn drop_rejected(&self, rejected: &Secret) -> bool {
         let mut state = self.state.lock();
         if state.token.as_ref().is_some_and(|it| it.jwt == *rejected) {
             state.token = None;
@@ -259,7 +259,8 @@ impl State {
         token.expires.is_none_or(|it| now + left < it).then(|| token.jwt.clone())
     }
 
-    /// The current token despite a failed fetch, if it is still valid and the server did not refuse the credential itself.
+    /// The current token despite a failed fetch, if it is still valid and the server did not refuse the credential
+    /// itself.
     fn token_despite(&self, broken: Broken, now: Instant) -> Result<Secret, Broken> {
         let refused = matches!(&broken, Broken::Token(it) if it.http_status() == Some(401));
         self.token(now, Duration::ZERO).filter(|_| !refused).ok_or(broken)

@@ -86,17 +86,17 @@ fn an_expired_token_is_not_used_after_a_failed_fetch() {
 #[test]
 fn a_rejected_token_is_dropped_once() {
     let clock = Clock::default();
-    assert!(!auth("tml-x").renew(&Secret::new("tml-x")), "a raw credential cannot be renewed");
+    assert!(!auth("tml-x").drop_rejected(&Secret::new("tml-x")), "a raw credential cannot be renewed");
     let auth = auth_with_tokens();
     let first = auth.credential(&clock, TIMEOUT, |_| Ok(jwt(3600))).expect("a token");
-    assert!(auth.renew(&first));
+    assert!(auth.drop_rejected(&first));
     let second = auth.credential(&clock, TIMEOUT, |_| Ok(jwt(7200))).expect("a token");
-    assert!(auth.renew(&first), "a late rejection of the old token keeps the new one");
+    assert!(auth.drop_rejected(&first), "a late rejection of the old token keeps the new one");
     assert_eq!(auth.credential(&clock, TIMEOUT, |_| panic!("not again")).expect("a token"), second);
 }
 
-/// Runs one fetch with the given outcome while 15 further threads want a token. The fetch ends only when all of them wait
-/// for it. Returns the number of fetches and the results of all threads.
+/// Runs one fetch with the given outcome while 15 further threads want a token. The fetch ends only when all of them
+/// wait for it. Returns the number of fetches and the results of all threads.
 fn concurrent_fetches(outcome: fn() -> Result<String, Broken>) -> (usize, Vec<Result<Secret, Broken>>) {
     const OTHERS: usize = 15;
     const HOUR: Duration = Duration::from_secs(3600);

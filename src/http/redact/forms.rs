@@ -8,8 +8,8 @@ pub(super) const WINDOW: usize = 8;
 /// Shorter secrets are not searched at all.
 pub(super) const SHORTEST: usize = 4;
 
-/// The forms of a set of secrets: each secret in plain text, and in base64 at each of the three alignments that it may have
-/// there within a longer text.
+/// The forms of a set of secrets: each secret in plain text, and in base64 at each of the three alignments that it may
+/// have there within a longer text.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Forms {
     /// The forms, normalised by [`folded`].
@@ -76,7 +76,8 @@ impl Forms {
         }
     }
 
-    /// Reports each range of a text that contains a form; with `any_part` also each window of a form and each short secret.
+    /// Reports each range of a text that contains a form; with `any_part` also each window of a form and each short
+    /// secret.
     pub(super) fn find(&self, text: &[u8], any_part: bool, mut found: impl FnMut(std::ops::Range<usize>)) {
         if any_part {
             self.words.iter().for_each(|word| find_word(text, word, &mut found));
@@ -137,7 +138,8 @@ fn folded(byte: u8) -> u8 {
     }
 }
 
-/// The characters of the base64 of a longer text that depend on `secret` alone, if `before` bytes (modulo 3) precede it.
+/// The characters of the base64 of a longer text that depend on `secret` alone, if `before` bytes (modulo 3) precede
+/// it.
 fn within_base64(secret: &str, before: usize) -> String {
     let padded = [&b"\0\0"[..before], secret.as_bytes()].concat();
     let encoded = STANDARD.encode(&padded);

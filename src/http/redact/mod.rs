@@ -1,8 +1,8 @@
 //! Removes secrets from texts of the server. A server or a proxy may repeat a credential in the text of an error, which
 //! would put it into every log that shows the error.
 //!
-//! Secrets are searched in the decoded text, so that they are found in any encoding, and replaced in the original text, so
-//! that the rest of it stays unchanged.
+//! Secrets are searched in the decoded text, so that they are found in any encoding, and replaced in the original text,
+//! so that the rest of it stays unchanged.
 
 mod forms;
 mod view;

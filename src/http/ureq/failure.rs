@@ -28,8 +28,8 @@ pub(super) enum Step {
 }
 
 /// An error of a step before the first byte of the request. Whatever its kind (too many open files, unknown name,
-/// permission denied), the request did not leave this machine. The kind alone does not tell: "host unreachable" may also
-/// be the error of a connection that has carried the request already.
+/// permission denied), the request did not leave this machine. The kind alone does not tell: "host unreachable" may
+/// also be the error of a connection that has carried the request already.
 #[derive(Debug)]
 struct Unsent {
     step: Step,
@@ -44,8 +44,8 @@ impl fmt::Display for Unsent {
 
 impl std::error::Error for Unsent {}
 
-/// Marks an error as one of a step before the request. An error that is marked already keeps its step: connecting to the
-/// proxy is a part of connecting.
+/// Marks an error as one of a step before the request. An error that is marked already keeps its step: connecting to
+/// the proxy is a part of connecting.
 pub(super) fn unsent(error: Error, step: Step) -> Error {
     match error {
         Error::Other(it) if it.is::<Unsent>() => Error::Other(it),

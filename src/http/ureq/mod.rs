@@ -28,15 +28,15 @@ use crate::sync::Mutex;
 /// Longest timeout: 100 years. ureq adds timeouts to the current time, which overflows with `Duration::MAX`.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Longest idle time of a connection that is used again. Usual servers close idle connections after 5 s or more (uvicorn,
-/// Node), so that a request seldom meets a connection that the server is closing.
+/// Longest idle time of a connection that is used again. Usual servers close idle connections after 5 s or more
+/// (uvicorn, Node), so that a request seldom meets a connection that the server is closing.
 const IDLE_AGE: Duration = Duration::from_secs(4);
 
 /// Time for which resolved addresses are cached, unless connecting fails.
 const NAME_AGE: Duration = Duration::from_secs(30);
 
-/// The transport over sockets, with one agent per lane. Shutting an agent down also ends its clones, so that each client
-/// has its own agents.
+/// The transport over sockets, with one agent per lane. Shutting an agent down also ends its clones, so that each
+/// client has its own agents.
 pub(crate) struct Ureq {
     /// `None` after the shutdown.
     open: Mutex<Option<Open>>,
@@ -141,8 +141,8 @@ fn proxy(proxy: &Proxy) -> crate::error::Result<ureq::Proxy> {
     builder.build().map_err(|_| crate::error::Error::config(format!("the proxy {proxy} cannot be used")))
 }
 
-/// The certificates that TLS trusts: only those of the CA bundle, if there is one; otherwise those of the operating system
-/// with the feature `native-roots`, or those that are compiled in.
+/// The certificates that TLS trusts: only those of the CA bundle, if there is one; otherwise those of the operating
+/// system with the feature `native-roots`, or those that are compiled in.
 fn roots(network: &Network) -> crate::error::Result<RootCerts> {
     let Some(pem) = &network.ca_bundle else {
         return Ok(if cfg!(feature = "native-roots") {
@@ -277,26 +277,21 @@ impl Maker {
 
 /// Refuses a request line or a header that does not fit into the output buffer of its connection.
 fn check_lines(exchange: &Exchange) -> Result<(), Broken> {
-    // The method, two spaces, the version and the line break; or a colon, a space and the line break.
-    const OVERHEAD: usize = 24;
-    let room = exchange.lane.buffers().1 - OVERHEAD;
-    let too_long = |line: &str, n: usize| {
-        let message = format!("{line} has {n} bytes, and at most {room} fit into a request");
-        Err(Broken::Unsendable { message })
+    let buffer = exchange.lane.buffers().1;
+    // The colon, the space and the line break.
+    let header_line = |name: &str, value: &str| name.len() + value.len() + ": \r\n".len();
+    let message = if buffer < exchange.method.len() + exchange.url.len() + "  HTTP/1.1\r\n".len() {
+        format!("the URL has {} bytes, and a request line must fit into {buffer} bytes", exchange.url.len())
+    } else {
+        let long = exchange.headers.iter().find(|(name, value)| buffer < header_line(name, value));
+        let Some((name, value)) = long else { return Ok(()) };
+        format!("the header {name} has {} bytes, and a header line must fit into {buffer} bytes", value.len())
     };
-    if room < exchange.url.len() {
-        return too_long("the URL", exchange.url.len());
-    }
-    for (name, value) in &exchange.headers {
-        if room < name.len() + value.len() {
-            return too_long(&format!("the header {name}"), value.len());
-        }
-    }
-    Ok(())
+    Err(Broken::Unsendable { message })
 }
 
-/// Resolves host names and caches the last one. ureq resolves the name for each request, even over an open connection, in a
-/// thread that it starts for that, which costs more than the rest of a request.
+/// Resolves host names and caches the last one. ureq resolves the name for each request, even over an open connection,
+/// in a thread that it starts for that, which costs more than the rest of a request.
 #[derive(Clone, Debug, Default)]
 struct Names {
     last: Arc<Mutex<Option<Known>>>,
