@@ -280,7 +280,7 @@ impl Broken {
                 Error::decode(format!("the answer exceeds its limit of {limit} bytes: {size}"))
             }
             Broken::TooManyValues { limit, found } => {
-                Error::decode(format!("the answer exceeds its limit of {limit} values: it has {found}"))
+                Error::decode(format!("the answer has {found} values and exceeds its limit of {limit}"))
             }
             Broken::WrongPeer { message } => Error::new(ErrorKind::Connection { sent: Sent::No }, message),
             Broken::InvalidHttp { message } => {
