@@ -84,7 +84,7 @@ pub struct MetricsSnapshot {
     pub histograms: BTreeMap<String, HistogramSnapshot>,
 }
 
-/// A histogram at one moment. Without values there is no mean, minimum, maximum or percentile.
+/// A histogram at one moment. Without values, mean, minimum, maximum and percentiles are `None`.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct HistogramSnapshot {

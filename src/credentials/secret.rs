@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A credential, a password or a token. `Debug` shows only its kind, and there is no `Display`. In a body it is written
-/// as plain text.
+/// A credential, a password or a token. `Debug` shows only its kind, and `Display` is not implemented. In a body it is
+/// written as plain text.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Secret(String);

@@ -110,7 +110,7 @@ impl Forms {
     }
 }
 
-/// Reports each place where a word stands between characters that are no part of words.
+/// Reports each place where a word stands alone: not next to a letter, a digit, `-`, `_` or a non-ASCII character.
 fn find_word(text: &[u8], word: &[u8], found: &mut impl FnMut(std::ops::Range<usize>)) {
     let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || !byte.is_ascii();
     for (start, piece) in text.windows(word.len()).enumerate() {
