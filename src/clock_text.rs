@@ -1,19 +1,19 @@
-//! Times and durations as text.
+//! Conversion between times and text in the form of RFC 3339.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A time as RFC 3339 in UTC, to the second.
+/// Writes a time in UTC, with seconds.
 pub(crate) fn rfc3339(at: SystemTime) -> String {
     format!("{}Z", date_time(since_1970(at).as_secs()))
 }
 
-/// A time as RFC 3339 in UTC, to the microsecond.
+/// Writes a time in UTC, with microseconds.
 pub(crate) fn rfc3339_micros(at: SystemTime) -> String {
     let since = since_1970(at);
     format!("{}.{:06}Z", date_time(since.as_secs()), since.subsec_micros())
 }
 
-/// A duration as hours, minutes and seconds, such as `0:01:02.500000`.
+/// Writes a duration as hours, minutes and seconds, such as `0:01:02.500000`.
 pub(crate) fn hours(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
@@ -23,19 +23,19 @@ pub(crate) fn hours(duration: Duration) -> String {
     }
 }
 
-/// A time before 1970 counts as its beginning.
+/// The time since 1970. Earlier times become zero.
 fn since_1970(at: SystemTime) -> Duration {
     at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO)
 }
 
-/// Reads RFC 3339. A time without an offset counts as UTC, and a space may stand for the `T`. `None` for what is no time,
-/// or before 1970.
+/// Parses RFC 3339. A time without an offset counts as UTC, and a space may replace the `T`. `None` if the text is not
+/// a valid time, or the time is before 1970.
 pub(crate) fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     let text = text.trim();
     let (date, rest) = (text.get(..10)?, text.get(10..)?);
     let days = parse_day(date)?;
     let rest = rest.strip_prefix(['T', 't', ' '])?;
-    // The offset begins at the first sign that is no digit, colon or point.
+    // The offset begins with one of these characters.
     let end = rest.find(['Z', 'z', '+', '-']).unwrap_or(rest.len());
     let (time, offset) = (rest.get(..end)?, rest.get(end..)?);
     let (whole, fraction) = time.split_once('.').map_or((time, None), |(it, more)| (it, Some(more)));
@@ -44,7 +44,7 @@ pub(crate) fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::new(u64::try_from(seconds).ok()?, nanos))
 }
 
-/// Reads `YYYY-MM-DD` as days since 1970.
+/// Parses `YYYY-MM-DD` into days since 1970.
 pub(crate) fn parse_day(text: &str) -> Option<i64> {
     let mut parts = text.split('-');
     let (year, month, day) = (parts.next()?, parts.next()?, parts.next()?);
@@ -64,7 +64,7 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> Option<i64> {
     if !(1..=last).contains(&day) || !(0..=9999).contains(&year) {
         return None;
     }
-    // The reverse of `date_time`: the year begins with March.
+    // The inverse of `date_time`: the year begins in March.
     let year = if month <= 2 { year - 1 } else { year };
     let month_from_march = (month + 9) % 12;
     let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
@@ -73,7 +73,7 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> Option<i64> {
     Some(era * 146_097 + day_of_era - 719_468)
 }
 
-/// Reads `HH:MM:SS` as seconds. A leap second counts as the one after it.
+/// Parses `HH:MM:SS` or `HH:MM` into seconds. A leap second counts as the second after it.
 fn parse_time(text: &str) -> Option<i64> {
     let mut parts = text.split(':');
     let (hour, minute, second) = (parts.next()?, parts.next()?, parts.next().unwrap_or("00"));
@@ -83,7 +83,7 @@ fn parse_time(text: &str) -> Option<i64> {
     (hour < 24 && minute < 60 && second <= 60).then_some(hour * 3600 + minute * 60 + second)
 }
 
-/// Reads `Z`, `+HH:MM`, `-HHMM` or nothing as seconds east of Greenwich.
+/// Parses `Z`, `+HH:MM`, `-HHMM` or an empty text into seconds east of Greenwich.
 fn parse_offset(text: &str) -> Option<i64> {
     let sign = match text.bytes().next() {
         None => return Some(0),
@@ -96,7 +96,7 @@ fn parse_offset(text: &str) -> Option<i64> {
     (minute.len() == 2).then_some(sign * (digits(hour)? * 3600 + digits(minute)? * 60))
 }
 
-/// What stands behind the point of seconds. More than nine digits are cut off.
+/// Parses the digits after the decimal point of seconds. Digits after the ninth are ignored.
 fn parse_nanos(text: &str) -> Option<u32> {
     digits(text)?;
     let nine: String = text.chars().chain(std::iter::repeat('0')).take(9).collect();
@@ -110,7 +110,7 @@ fn digits(text: &str) -> Option<i64> {
 
 fn date_time(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Days since 1 March of year 0, so that the leap day comes last in its year; then eras of 400 years.
+    // Count days since 1 March of year 0, so that the leap day is the last of its year, in eras of 400 years.
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year_of_era = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_rfc3339_is_read() {
+    fn every_form_of_rfc3339_is_parsed() {
         let at = |seconds, nanos| Some(UNIX_EPOCH + Duration::new(seconds, nanos));
         for (text, time) in [
             ("1970-01-01T00:00:00Z", at(0, 0)),
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again_across_four_centuries() {
+    fn written_times_are_parsed_again_across_four_centuries() {
         for day in (0..146_097u64).step_by(97) {
             let at = UNIX_EPOCH + Duration::from_secs(day * 86_400 + 86_399);
             assert_eq!(parse_rfc3339(&rfc3339(at)), Some(at));
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn microseconds_keep_their_zeros() {
+    fn microseconds_are_written_with_six_digits() {
         let at = UNIX_EPOCH + Duration::new(1_795_180_751, 16_170_999);
         assert_eq!(rfc3339_micros(at), "2026-11-20T13:19:11.016170Z");
         assert_eq!(rfc3339_micros(UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01T00:00:00.000000Z");

@@ -1,21 +1,21 @@
-//! What happens inside of a client, for those who want to see it.
+//! Events inside of a client, and their observers.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::http::transport::Lane;
+use crate::lane::Lane;
 use crate::metrics::Metrics;
 use crate::sync::unwind;
 use crate::types::QueueState;
 
-/// Is told what happens inside of a client. Every method does nothing unless it is implemented.
+/// Receives events from inside of a client. The default methods do nothing.
 ///
-/// Methods are called on the client's own threads, with no lock held, as it happens: one that takes long holds up the
-/// operation that it is about, one that panics is logged and ignored.
+/// Methods are called on the client's threads at the moment of the event, without a lock held. A slow method delays the
+/// operation that it is called for. A panic in a method is logged and ignored.
 ///
-/// # Example: say when training waits for capacity
+/// # Example: print when training waits for capacity
 /// ```
 /// use std::sync::Arc;
 /// use tinkex::ServiceClient;
@@ -33,55 +33,55 @@ use crate::types::QueueState;
 /// # drop(builder);
 /// ```
 pub trait Observer: Send + Sync {
-    /// The server said something new about the queue in which an operation waits.
+    /// The state of the queue in which an operation waits has changed.
     fn on_queue_state(&self, _change: &QueueStateChange) {}
 
-    /// A request failed and will be sent again.
+    /// A request failed and will be retried.
     fn on_retry(&self, _retry: &Retry) {}
 
-    /// The server has too many samples: none is sent for a while.
+    /// The server is overloaded with samples. No sample is sent during the pause.
     fn on_backoff(&self, _backoff: &Backoff) {}
 
-    /// A circuit breaker opened, closed, or lets a few requests pass to see whether the server is back.
+    /// A circuit breaker changed its state.
     fn on_breaker(&self, _change: &BreakerChange) {}
 
-    /// The server wants to be paid (HTTP 402): operations wait for it. Told when it begins and once a minute.
+    /// Operations wait because the account is unpaid (HTTP 402). Called at the start of the wait and once a minute.
     fn on_billing_pause(&self, _pause: &BillingPause) {}
 
     /// Heartbeats have failed for so long that the server may end the session.
     fn on_heartbeat_trouble(&self, _trouble: &HeartbeatTrouble) {}
 
-    /// An operation was given up by dropping its handle.
+    /// An operation was cancelled because its handle was dropped.
     fn on_drop(&self, _dropped: &Dropped) {}
 }
 
-/// What the server says of its queue.
+/// A change of the queue state of an operation.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct QueueStateChange {
-    /// The verb of the operation.
+    /// The method of the operation.
     pub operation: &'static str,
     /// The server's id of the request.
     pub request_id: String,
-    /// The state now; also `Active` when an operation that was paused is done.
+    /// The new state. `Active` is also reported when a paused operation is done.
     pub state: QueueState,
-    /// Why, in the server's words.
+    /// The reason in the server's words.
     pub reason: Option<String>,
-    /// How long ago the operation was submitted.
+    /// Time since the submission of the operation.
     pub elapsed: Duration,
 }
 
-/// A request that will be sent again.
+/// A retry of a failed request.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Retry {
     /// The path of the endpoint.
     pub path: String,
-    /// How often it was sent so far.
+    /// Number of attempts so far.
     pub attempts: u32,
-    /// How it failed.
+    /// The error of the last attempt.
     pub error: Error,
-    /// How long until it is sent again.
+    /// Time until the next attempt.
     pub pause: Duration,
 }
 
@@ -89,51 +89,51 @@ pub struct Retry {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Backoff {
-    /// How long.
+    /// Length of the pause.
     pub pause: Duration,
 }
 
-/// An account that has to be settled.
+/// A wait for payment of the account.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct BillingPause {
-    /// For how long operations have waited.
+    /// Time since the first refusal.
     pub lasted: Duration,
-    /// The server's words.
+    /// The refusal of the server.
     pub error: Error,
 }
 
-/// A circuit breaker whose state changed; see [`CircuitBreaker`](crate::CircuitBreaker).
+/// A change of a circuit breaker's state; see [`CircuitBreaker`](crate::CircuitBreaker).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BreakerChange {
-    /// The class of requests that it stands before.
+    /// The class of requests of the breaker.
     pub class: Lane,
-    /// Its state now.
+    /// The new state.
     pub state: BreakerState,
 }
 
-/// Whether a circuit lets requests pass.
+/// The state of a circuit breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BreakerState {
-    /// All pass.
+    /// All requests pass.
     Closed,
-    /// None passes.
+    /// No request passes.
     Open,
-    /// A few pass, to see whether the server is back.
+    /// A few requests pass and test whether the server is back.
     HalfOpen,
 }
 
-/// Heartbeats that fail.
+/// A period of failed heartbeats.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HeartbeatTrouble {
-    /// The session.
+    /// The id of the session.
     pub session_id: String,
-    /// For how long none succeeded.
+    /// Time since the last successful heartbeat.
     pub silent: Duration,
-    /// How the last one failed.
+    /// The error of the last heartbeat.
     pub error: Error,
 }
 
@@ -141,13 +141,13 @@ pub struct HeartbeatTrouble {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Dropped {
-    /// The verb.
+    /// The method of the operation.
     pub operation: &'static str,
-    /// The server's id, if it had accepted the request.
+    /// The server's id of the request, if it was accepted.
     pub request_id: Option<String>,
 }
 
-/// The observer of a client, or none.
+/// The optional observer of a client.
 #[derive(Clone, Default)]
 pub(crate) struct Observed(Option<Arc<dyn Observer>>);
 
@@ -156,7 +156,7 @@ impl Observed {
         Observed(Some(observer))
     }
 
-    /// Tells the observer, if there is one. What it is told is made only then.
+    /// Calls the observer, if there is one. The event is built only then.
     pub(crate) fn tell(&self, tell: impl FnOnce(&dyn Observer)) {
         if let Some(observer) = &self.0
             && let Err(error) = unwind::catch(|| tell(&**observer))
@@ -172,18 +172,33 @@ impl fmt::Debug for Observed {
     }
 }
 
-/// The place of an operation in a distributed trace, as W3C Trace Context writes it.
+/// The place of an operation in a distributed trace, in the form of W3C Trace Context.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TraceContext {
-    /// Such as `00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01`.
+    /// Value of the header `traceparent`, such as `00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01`.
     pub traceparent: String,
-    /// What goes with it, if anything.
+    /// Value of the header `tracestate`.
     pub tracestate: Option<String>,
+}
+
+impl TraceContext {
+    /// Creates a context without `tracestate`.
+    pub fn new(traceparent: impl Into<String>) -> Self {
+        TraceContext { traceparent: traceparent.into(), tracestate: None }
+    }
+
+    /// Sets the value of `tracestate`.
+    #[must_use]
+    pub fn with_tracestate(mut self, tracestate: impl Into<String>) -> Self {
+        self.tracestate = Some(tracestate.into());
+        self
+    }
 }
 
 type Trace = dyn Fn() -> Option<TraceContext> + Send + Sync;
 
-/// How a client is seen from outside.
+/// Observer, metrics and tracing of a client.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seeing {
     pub(crate) observed: Observed,
@@ -191,7 +206,7 @@ pub(crate) struct Seeing {
     pub(crate) trace: Tracing,
 }
 
-/// Where the place in a trace comes from.
+/// The optional source of trace contexts.
 #[derive(Clone, Default)]
 pub(crate) struct Tracing(Option<Arc<Trace>>);
 
@@ -200,20 +215,21 @@ impl Tracing {
         Tracing(Some(trace))
     }
 
-    /// The place of what the current thread is about to submit.
+    /// The trace context of the operation that the current thread is about to submit.
     pub(crate) fn current(&self) -> Option<Arc<TraceContext>> {
-        let ask = self.0.as_ref()?;
-        let context = match unwind::catch(|| ask()) {
-            Ok(it) => it?,
+        let source = self.0.as_ref()?;
+        let context = match unwind::catch(|| source()) {
+            Ok(context) => context?,
             Err(error) => {
                 unwind::report("a trace hook panicked", &error);
                 return None;
             }
         };
-        let printable = |it: &str| !it.is_empty() && it.bytes().all(|it| (b' '..=b'~').contains(&it));
+        let printable =
+            |text: &str| !text.is_empty() && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
         let good = printable(&context.traceparent) && context.tracestate.as_deref().is_none_or(printable);
         if !good {
-            log::warn!(target: "tinkex", "a trace context that cannot be a header was left out");
+            log::warn!(target: "tinkex", "a trace context is ignored because it is not a valid header value");
         }
         good.then(|| Arc::new(context))
     }

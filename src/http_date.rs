@@ -1,12 +1,12 @@
-//! Times as HTTP writes them.
+//! Conversion between times and text in the form of HTTP headers.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// Reads the form that every server has to send, such as `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110 §5.6.7). The two forms
-/// that it calls obsolete are not read. The day of the week is not checked.
+/// Parses the preferred form, such as `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110 §5.6.7). The two obsolete forms are not
+/// parsed. The day of the week is not checked.
 pub(crate) fn parse(text: &str) -> Option<SystemTime> {
     let (weekday, rest) = text.trim().split_once(", ")?;
     let words: Vec<&str> = rest.split(' ').collect();
@@ -18,7 +18,7 @@ pub(crate) fn parse(text: &str) -> Option<SystemTime> {
     let (day, year) = (number(day, 2)?, number(year, 4)?);
     let mut parts = time.split(':').map(|it| number(it, 2));
     let (hour, minute, second) = (parts.next()??, parts.next()??, parts.next()??);
-    // The 60th second is a leap second, which counts as the one before it.
+    // Second 60 is a leap second, which counts as the second before it.
     let in_range = hour < 24 && minute < 60 && second <= 60 && parts.next().is_none();
     if !in_range || !(1..=days_in(year, month)).contains(&day) || year < 1970 {
         return None;
@@ -27,7 +27,7 @@ pub(crate) fn parse(text: &str) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
-/// Writes that form.
+/// Writes the preferred form.
 #[cfg(feature = "local")]
 pub(crate) fn write(at: SystemTime) -> String {
     const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
@@ -40,12 +40,10 @@ pub(crate) fn write(at: SystemTime) -> String {
     format!("{weekday}, {day} {} {year} {time} GMT", MONTHS[month - 1])
 }
 
-/// So many digits and nothing else.
+/// Parses a number of exactly `digits` digits.
 fn number(text: &str, digits: usize) -> Option<u64> {
-    match text.len() == digits && text.bytes().all(|it| it.is_ascii_digit()) {
-        true => text.parse().ok(),
-        false => None,
-    }
+    let is_number = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number { text.parse().ok() } else { None }
 }
 
 fn is_leap(year: u64) -> bool {
@@ -96,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_date_is_none() {
+    fn a_text_in_another_form_is_none() {
         for text in [
             "",
             "120",
@@ -119,7 +117,7 @@ mod tests {
 
     #[cfg(feature = "local")]
     #[test]
-    fn what_is_written_is_read_again() {
+    fn written_dates_are_parsed_again() {
         let at = |text: &str| crate::clock_text::parse_rfc3339(text).unwrap_or(UNIX_EPOCH);
         assert_eq!(write(at("1994-11-06T08:49:37Z")), "Sun, 06 Nov 1994 08:49:37 GMT");
         assert_eq!(write(at("2024-02-29T23:00:01Z")), "Thu, 29 Feb 2024 23:00:01 GMT");

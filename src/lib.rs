@@ -1,5 +1,5 @@
-//! A blocking SDK for the Tinker fine-tuning API: the training loop runs here, in plain threads, and the model trains
-//! somewhere else, or on the engine that is built in (feature `local`).
+//! A blocking SDK for the Tinker fine-tuning API: the training loop runs in plain threads of your program, and the
+//! model trains on a server, or on the embedded engine (feature `local`).
 //!
 //! # Ten lines that train
 //! ```
@@ -13,97 +13,103 @@
 //! let data = vec![Datum::cross_entropy(&[104, 105], &[33, 10])];
 //! let step = training.forward_backward(data, LossFn::CrossEntropy); // submitted
 //! let update = training.optim_step(AdamParams { learning_rate: 1e-2, ..Default::default() });
-//! println!("loss {:?}", step.wait()?.loss()); // waited for
+//! println!("loss {:?}", step.wait()?.loss()); // waits for the result
 //! update.wait()?;
 //! # }
 //! # Ok::<(), tinkex::Error>(())
 //! ```
 //!
 //! # The clients
-//! [`ServiceClient`] opens a session and makes the others. [`TrainingClient`] trains one model, in the order of the calls.
-//! [`SamplingClient`] samples from one set of weights, thousands of times at once if need be. Each is a cheap handle of
-//! which clones can be given to other threads, and has a thread of its own that owns its state. [`RestClient`] lists and manages
-//! what was made, [`AdminClient`] says what it cost; they open no session and work on the caller's thread.
+//! [`ServiceClient`] opens a session and creates the other clients. [`TrainingClient`] trains one model, in the order
+//! of the calls. [`SamplingClient`] samples from one set of weights, with thousands of samples in flight if needed.
+//! These three are cheap handles that can be cloned and given to other threads; each has its own thread, which owns its
+//! state. [`RestClient`] lists and manages runs and checkpoints, [`AdminClient`] reads usage and the audit log. These
+//! two open no session and work on the caller's thread.
 //!
 //! # Waiting
-//! A verb submits and returns a [`Pending`]; the operation goes on whether or not anybody waits. [`Pending::wait`] blocks
-//! until the result is there, [`Pending::wait_timeout`] for a while, [`Pending::on_done`] feeds a channel, [`wait_all`]
-//! waits for many. [`Pending::status`] says what is being waited for. Every wait ends: [`Timeouts`] lists the bounds and
-//! their defaults. After 30 s without a result, and then once a minute, a warning in the log says what is missing.
+//! A method submits an operation and returns a [`Pending`]; the operation continues whether or not a thread waits for
+//! it. [`Pending::wait`] blocks until the result is there, [`Pending::wait_timeout`] for a limited time,
+//! [`Pending::on_done`] sends the result to a channel, [`wait_all`] waits for several operations. [`Pending::status`]
+//! tells what the operation waits for. Each wait is bounded: [`Timeouts`] lists the limits and their defaults. After 30
+//! s without a result, and then once a minute, a warning in the log names the operation.
 //!
 //! # Errors
-//! Everything that can fail returns [`Error`]; its predicates say whether to try again
-//! ([`is_retryable`](Error::is_retryable)) or to mend the call ([`is_user_error`](Error::is_user_error)). Requests are
-//! repeated by the library itself where that is safe; see [`docs::errors`].
+//! All fallible functions return [`Error`]. Its predicates tell whether to try again
+//! ([`is_retryable`](Error::is_retryable)) or to correct the call ([`is_user_error`](Error::is_user_error)). The
+//! library itself retries requests where that is safe; see [`docs::errors`].
 //!
 //! # Threads and the end
-//! No async runtime is involved: the library works in any thread, inside of an async program in one that may block.
-//! [`ServiceClient::close`] ends a session and everything in it, dropping the last handle does the same without telling the
-//! server; the one takes at most `Timeouts::finish`, the other `Timeouts::close`. See [`docs::threads`].
+//! The library needs no async runtime and works in any thread that may block. [`ServiceClient::close`] ends a session
+//! and its clients, and tells the server, within `Timeouts::finish`. Dropping the last handle does the same without
+//! telling the server, within `Timeouts::close`. See [`docs::threads`].
 //!
 //! # Seeing inside
-//! [`ServiceClient::dump`] lists what is in flight, [`ServiceClient::metrics`] counts and measures, an
-//! [`Observer`](event::Observer) hears of queue states, retries and trouble as they happen, and [`PausePolicy`] says how long
-//! an operation lets the server pause it.
+//! [`ServiceClient::dump`] lists the operations in flight, [`ServiceClient::metrics`] counts and measures, an
+//! [`Observer`](event::Observer) is called for queue states, retries and failures as they happen, and [`PausePolicy`]
+//! limits the pauses of an operation by the server.
 //!
 //! # Features
-//! | feature | what it brings |
+//! | feature | effect |
 //! |---|---|
-//! | `zstd` (default) | compressed training uploads, when the server asks for them |
+//! | `zstd` (default) | compressed training uploads, if the server asks for them |
 //! | `local` | the embedded engine, [`local`] |
 //! | `native-roots` | TLS trusts the operating system's certificates instead of those that are compiled in |
 //! | `testing` | a scriptable server and a clock for tests, [`testing`]; may change in a minor version |
 //!
 //! # The log
-//! Through the `log` crate, target `tinkex` and `tinkex::http`. ERROR: a message of the server at that level, a panic in one
-//! of the library's threads, a lost result. WARN: a wait that is long, heartbeats that fail, threads that outlive `close`.
-//! INFO: messages of the server, lost samples. DEBUG: repeated requests. TRACE: every request and answer, without headers
-//! and bodies. Credentials are never logged, and taken out of what a server repeats. At TRACE the crate under the HTTP library
-//! logs the bytes of every request, the credential among them, under the target `ureq_proto`: leave that target off.
+//! The library logs through the `log` crate, with the targets `tinkex` and `tinkex::http`. ERROR: messages of the
+//! server at that level, panics in threads of the library, lost results. WARN: long waits, failing heartbeats, threads
+//! that outlive `close`. INFO: messages of the server, lost samples. DEBUG: retries. TRACE: each request and answer,
+//! without headers and bodies. Credentials are never logged, and are removed from texts of the server. At TRACE a
+//! dependency of the HTTP library logs the bytes of each request, including the credential, with the target
+//! `ureq_proto`: keep that target off.
 //!
 //! # Environment variables
-//! `TINKER_API_KEY`, `TINKER_CREDENTIAL_CMD`, `TINKER_BASE_URL`, `TINKER_PROJECT_ID`, `TINKER_TAGS`, `TINKER_TELEMETRY`,
-//! `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`; `HTTPS_PROXY` or `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`; `HOME`
-//! for the stored keys ([`credentials`]). Each has less weight than what [`ServiceClientBuilder`] is told.
+//! `TINKER_API_KEY`, `TINKER_CREDENTIAL_CMD`, `TINKER_BASE_URL`, `TINKER_PROJECT_ID`, `TINKER_TAGS`,
+//! `TINKER_TELEMETRY`, `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`; `HTTPS_PROXY` or
+//! `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`; `HOME` for the stored keys ([`credentials`]). Settings of
+//! [`ServiceClientBuilder`] take precedence over them.
 //!
-//! # What it does not do
-//! Tokenizers other than bytes, chat templates and the download of checkpoints are not there yet. It never merges adapters,
-//! owns signals, or starts a runtime.
+//! # Limits
+//! Tokenizers other than bytes, chat templates and the download of checkpoints are not implemented yet. The library
+//! does not merge adapters, handle signals, or start a runtime.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(panic = "abort")]
 compile_error!(
-    "tinkex turns a panic in one of its threads into an error for whoever waits there, which needs `panic = \"unwind\"` in the \
+    "tinkex turns a panic in one of its threads into an error of the operation, which needs `panic = \"unwind\"` in the \
      profile"
 );
 
-mod address;
-mod claims;
 mod client;
 mod clock_text;
 mod config;
-mod credential;
 pub mod credentials;
-mod env;
 mod error;
 pub mod event;
+mod handles;
 mod http;
 mod http_date;
+mod lane;
 mod loss;
 mod metrics;
 #[cfg(all(test, shuttle))]
 #[path = "../tests/model/mod.rs"]
 mod model;
-mod network;
-mod overrides;
 mod pending;
 mod policy;
-mod secret;
 mod session;
 pub mod sync;
 mod telemetry;
 pub mod tokenizer;
 pub mod types;
 mod wire;
+
+/// The crate of the byte buffers in [`transport`] and [`testing`].
+pub use bytes;
+/// The crate of the channels that [`Pending::on_done`] sends to.
+pub use crossbeam_channel;
 
 pub use client::{AdminClient, FoundSessions, Listing, RestClient};
 pub use client::{
@@ -124,7 +130,7 @@ pub mod testing;
 #[cfg(feature = "local")]
 pub mod local;
 
-/// How the crate is built, for those who use it hard and those who work on it.
+/// Guides: architecture, threads, errors and compatibility, for users and contributors.
 pub mod docs {
     #[doc = include_str!("_docs/architecture.md")]
     pub mod architecture {}
@@ -140,7 +146,7 @@ pub mod docs {
     pub mod protocol {}
 }
 
-// Its programs run against the engine.
+// The examples of the README run against the engine.
 #[cfg(all(doctest, feature = "local"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

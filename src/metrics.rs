@@ -1,4 +1,4 @@
-//! Numbers about what a client does: counters, gauges and latencies.
+//! Metrics of a client: counters, gauges and latencies.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -7,34 +7,34 @@ use std::time::Duration;
 
 use crate::sync::Mutex;
 
-/// So many of the newest values of a histogram are kept; percentiles are exact over them.
+/// Number of newest values that a histogram keeps. Percentiles are exact over them.
 const KEPT: usize = 1000;
 
-/// The names of what the library counts itself.
+/// The names of the library's own metrics.
 pub(crate) mod name {
-    /// HTTP requests, whatever came of them.
+    /// All HTTP requests.
     pub(crate) const REQUESTS: &str = "tinkex_requests_total";
     /// HTTP requests with a 2xx answer.
     pub(crate) const SUCCESSES: &str = "tinkex_requests_success";
-    /// HTTP requests with another answer, or none.
+    /// HTTP requests with another answer or without one.
     pub(crate) const FAILURES: &str = "tinkex_requests_failure";
-    /// How long HTTP requests took, in milliseconds.
+    /// Duration of HTTP requests, in milliseconds.
     pub(crate) const DURATION: &str = "tinkex_request_duration_ms";
-    /// Requests that were sent again.
+    /// Retries of requests.
     pub(crate) const RETRIES: &str = "tinkex_retries_total";
-    /// Circuit breakers that changed their state.
+    /// State changes of circuit breakers.
     pub(crate) const BREAKER_CHANGES: &str = "tinkex_breaker_changes_total";
-    /// Operations that were submitted.
+    /// Submitted operations.
     pub(crate) const OPERATIONS: &str = "tinkex_operations_total";
-    /// Operations that are in flight.
+    /// Operations in flight.
     pub(crate) const IN_FLIGHT: &str = "tinkex_operations_in_flight";
 }
 
-/// Counters, gauges and histograms, by name. Cheap to clone; clones are the same numbers.
+/// Counters, gauges and histograms by name. Clones are cheap and share the same numbers.
 ///
-/// The library keeps `tinkex_requests_total`, `tinkex_requests_success`, `tinkex_requests_failure`,
+/// The library records `tinkex_requests_total`, `tinkex_requests_success`, `tinkex_requests_failure`,
 /// `tinkex_request_duration_ms`, `tinkex_retries_total`, `tinkex_breaker_changes_total`, `tinkex_operations_total` and
-/// `tinkex_operations_in_flight`; a program may add its own.
+/// `tinkex_operations_in_flight`; a program may add others.
 ///
 /// # Example: count and measure
 /// ```
@@ -52,7 +52,7 @@ pub(crate) mod name {
 /// ```
 #[derive(Clone)]
 pub struct Metrics {
-    /// `None` when nothing is to be kept.
+    /// `None` if the metrics are disabled.
     state: Option<Arc<Mutex<State>>>,
 }
 
@@ -84,23 +84,23 @@ pub struct MetricsSnapshot {
     pub histograms: BTreeMap<String, HistogramSnapshot>,
 }
 
-/// A histogram at one moment. Without values there is no mean, minimum, maximum or percentile.
+/// A histogram at one moment. Without values, mean, minimum, maximum and percentiles are `None`.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct HistogramSnapshot {
-    /// How many values were recorded.
+    /// The number of recorded values.
     pub count: u64,
-    /// Their mean.
+    /// The mean of all values.
     pub mean: Option<f64>,
-    /// The least of all.
+    /// The least of all values.
     pub min: Option<f64>,
-    /// The greatest of all.
+    /// The greatest of all values.
     pub max: Option<f64>,
-    /// The median of the newest 1000: of an even number of values, the mean of the two in the middle.
+    /// The median of the newest 1000 values. For an even number it is the mean of the two middle values.
     pub p50: Option<f64>,
-    /// The 95th percentile of the newest 1000, by nearest rank.
+    /// The 95th percentile of the newest 1000 values, by nearest rank.
     pub p95: Option<f64>,
-    /// The 99th percentile of the newest 1000, by nearest rank.
+    /// The 99th percentile of the newest 1000 values, by nearest rank.
     pub p99: Option<f64>,
 }
 
@@ -111,7 +111,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Metrics that keep nothing and cost nothing.
+    /// Creates metrics that record nothing, at no cost.
     pub fn disabled() -> Self {
         Metrics { state: None }
     }
@@ -136,7 +136,7 @@ impl Metrics {
         self.edit(|it| entry(&mut it.histograms, name).record(latency.as_secs_f64() * 1e3));
     }
 
-    /// All numbers as they are now.
+    /// Copies all current numbers.
     pub fn snapshot(&self) -> MetricsSnapshot {
         let Some(state) = &self.state else { return MetricsSnapshot::default() };
         let state = state.lock();
@@ -147,20 +147,20 @@ impl Metrics {
         }
     }
 
-    /// Forgets all counters and histograms. Gauges stay: what they say is still so.
+    /// Removes all counters and histograms. Gauges stay, because they describe the current state.
     pub fn reset(&self) {
-        self.edit(|it| {
-            it.counters.clear();
-            it.histograms.clear();
+        self.edit(|state| {
+            state.counters.clear();
+            state.histograms.clear();
         });
     }
 
     /// Counts one HTTP request.
     pub(crate) fn request(&self, success: bool, latency: Duration) {
-        self.edit(|it| {
-            *entry(&mut it.counters, name::REQUESTS) += 1;
-            *entry(&mut it.counters, if success { name::SUCCESSES } else { name::FAILURES }) += 1;
-            entry(&mut it.histograms, name::DURATION).record(latency.as_secs_f64() * 1e3);
+        self.edit(|state| {
+            *entry(&mut state.counters, name::REQUESTS) += 1;
+            *entry(&mut state.counters, if success { name::SUCCESSES } else { name::FAILURES }) += 1;
+            entry(&mut state.histograms, name::DURATION).record(latency.as_secs_f64() * 1e3);
         });
     }
 
@@ -177,12 +177,12 @@ impl fmt::Debug for Metrics {
     }
 }
 
-/// The value of a name; the name is copied only the first time.
+/// The entry of a name. The name is copied only for a new entry.
 fn entry<'a, T: Default>(map: &'a mut BTreeMap<String, T>, name: &str) -> &'a mut T {
     if !map.contains_key(name) {
         map.insert(name.into(), T::default());
     }
-    // Inserted above if it was not there.
+    // The entry exists: it was inserted above if it was missing.
     #[allow(clippy::expect_used)]
     map.get_mut(name).expect("a name that was just inserted")
 }
@@ -247,14 +247,14 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_look_at_the_newest_thousand_and_the_rest_at_all() {
+    fn percentiles_cover_the_newest_thousand_values_and_the_other_numbers_all() {
         let all = of((0..1000).map(|_| 1000).chain((0..1000).map(|_| 1)));
         assert_eq!((all.count, all.p99, all.max), (2000, Some(1.0), Some(1000.0)));
         assert_eq!(all.mean, Some(500.5));
     }
 
     #[test]
-    fn nothing_recorded_is_nothing_known_and_reset_forgets() {
+    fn a_new_snapshot_is_empty_and_reset_keeps_only_gauges() {
         let metrics = Metrics::default();
         assert_eq!(metrics.snapshot(), MetricsSnapshot::default());
         metrics.increment("a", 3);
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn disabled_metrics_keep_nothing() {
+    fn disabled_metrics_record_nothing() {
         let metrics = Metrics::disabled();
         metrics.increment("a", 1);
         metrics.request(true, Duration::ZERO);

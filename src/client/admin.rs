@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::ServiceClient;
 use super::asking::{Ask, Asker};
 use crate::error::{Error, Result};
+use crate::http::endpoint;
 use crate::types::{AuditEntry, AuditEventType, BillingUsage, Day, StorageUsage, Timestamp};
 use crate::wire::json::AuditResponse;
 use crate::wire::url::Query;
@@ -51,8 +52,8 @@ impl AdminClient {
     /// # Blocking
     /// For one request.
     pub fn get_audit_log(&self, event_type: AuditEventType, day: Option<&Day>) -> Result<Vec<AuditEntry>> {
-        let query = Query::on("/api/v1/audit").with("event_type", event_type.as_str());
-        let ask = Ask::new("GET audit", query.and("day", day).text()).naming_nothing();
+        let query = Query::on(endpoint::AUDIT.path()).with("event_type", event_type.as_str());
+        let ask = Ask::new(&endpoint::AUDIT, query.and("day", day).text());
         Ok(self.asker.json::<AuditResponse>("AdminClient.get_audit_log", ask)?.entries)
     }
 
@@ -80,10 +81,10 @@ impl AdminClient {
             }
             _ => return Err(Error::invalid("ending_before", "is not after starting_on")),
         }
-        let query = Query::on("/api/v1/billing/usage/events")
+        let query = Query::on(endpoint::BILLING_EVENTS.path())
             .with("starting_on", Timestamp::from(starting))
             .with("ending_before", Timestamp::from(ending));
-        let ask = Ask::new("GET billing/usage/events", query.text()).naming_nothing();
+        let ask = Ask::new(&endpoint::BILLING_EVENTS, query.text());
         self.asker.json("AdminClient.get_billing_usage", ask)
     }
 
@@ -96,8 +97,8 @@ impl AdminClient {
     /// For one request.
     pub fn get_current_checkpoint_storage_usage(&self, project_id: Option<&str>) -> Result<StorageUsage> {
         const VERB: &str = "AdminClient.get_current_checkpoint_storage_usage";
-        let query = Query::on("/api/v1/billing/usage/checkpoints/current").and("project_id", project_id);
-        let ask = Ask::new("GET billing/usage/checkpoints/current", query.text());
+        let query = Query::on(endpoint::BILLING_STORAGE.path()).and("project_id", project_id);
+        let ask = Ask::new(&endpoint::BILLING_STORAGE, query.text());
         // A project that was named may be what is missing.
         let ask = if project_id.is_some() { ask } else { ask.naming_nothing() };
         self.asker.json(VERB, ask)

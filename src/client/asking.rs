@@ -16,34 +16,27 @@ use crate::types::SignedUrl;
 
 /// One request of a verb.
 pub(super) struct Ask {
-    endpoint: Endpoint,
     pub(super) call: Call,
 }
 
 impl Ask {
-    /// A request that has no body; `endpoint` begins with its method.
-    pub(super) fn new(endpoint: &'static str, path: impl Into<String>) -> Self {
-        Ask::with_body(endpoint, path, Body::Empty)
+    /// A request without a body.
+    pub(super) fn new(endpoint: &'static Endpoint, path: impl Into<String>) -> Self {
+        Ask { call: Call::new(Lane::Rest, endpoint, Body::Empty).at(path) }
     }
 
     /// A request with a JSON body.
     pub(super) fn json(
-        endpoint: &'static str,
+        endpoint: &'static Endpoint,
         path: impl Into<String>,
         body: &impl Serialize,
     ) -> Result<Self> {
-        Ok(Ask::with_body(endpoint, path, Body::json(body)?))
-    }
-
-    fn with_body(endpoint: &'static str, path: impl Into<String>, body: Body) -> Self {
-        let method = endpoint.split_once(' ').map_or("GET", |it| it.0);
-        let endpoint = Endpoint { name: endpoint, names: Names::Something };
-        Ask { endpoint, call: Call::new(Lane::Rest, method, path, body) }
+        Ok(Ask { call: Call::post(Lane::Rest, endpoint, body)?.at(path) })
     }
 
     /// The request names nothing that could be missing: a 404 then means that the server lacks the endpoint.
     pub(super) fn naming_nothing(mut self) -> Self {
-        self.endpoint.names = Names::Nothing;
+        self.call.names = Names::Nothing;
         self
     }
 
@@ -135,8 +128,8 @@ impl<T: Send + 'static> Asking<'_, T> {
     /// Sends one request. A server that is known to lack the endpoint is not asked.
     pub(super) fn answer(&self, ask: &Ask) -> Result<Answer> {
         let (http, progress) = (&self.session.http, &self.ticket.progress);
-        http.check_offered(ask.endpoint)?;
-        let answer = http.send_to(ask.endpoint, &ask.call.clone().of(progress), &self.ticket.cancel)?;
+        http.check_offered(ask.call.endpoint)?;
+        let answer = http.send_to_optional(&ask.call.clone().of(progress), &self.ticket.cancel)?;
         progress.contact(self.session.clock.now());
         Ok(answer)
     }

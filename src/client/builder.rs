@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{SamplerHandle, SamplingClient, ServiceClient};
+use crate::config::env::Env;
+use crate::config::network::ProxyChoice;
 use crate::config::{CircuitBreaker, PausePolicy, Settings, Threads, Timeouts};
-use crate::env::Env;
+use crate::credentials::Secret;
 use crate::error::{Error, Result};
 use crate::event::{Observed, Observer, TraceContext, Tracing};
 use crate::http::{Transport, Ureq};
 use crate::metrics::Metrics;
-use crate::network::ProxyChoice;
-use crate::secret::Secret;
 use crate::session::Session;
 use crate::sync::clock::Clock;
 
@@ -221,18 +221,17 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Stops sending requests of a class for a while after too many failures in a row. Default: it never does.
+    /// Turns on the circuit breakers and changes their settings; see [`CircuitBreaker`] for the defaults. Default: off.
     ///
     /// # Example: three failures in a row are enough
     /// ```
-    /// use tinkex::{CircuitBreaker, ServiceClient};
+    /// use tinkex::ServiceClient;
     ///
-    /// let builder = ServiceClient::builder()
-    ///     .circuit_breaker(CircuitBreaker { failures: 3, ..CircuitBreaker::default() });
+    /// let builder = ServiceClient::builder().circuit_breaker(|it| it.failures = 3);
     /// # drop(builder);
     /// ```
-    pub fn circuit_breaker(mut self, breaker: CircuitBreaker) -> Self {
-        self.settings.circuit_breaker = Some(breaker);
+    pub fn circuit_breaker(mut self, change: impl FnOnce(&mut CircuitBreaker)) -> Self {
+        change(self.settings.circuit_breaker.get_or_insert_default());
         self
     }
 

@@ -10,21 +10,16 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::client::Submitted;
+use crate::credentials::Secret;
 use crate::error::{Error, ErrorKind, Result};
-use crate::http::{Call, Endpoint, Lane, Room};
+use crate::http::{Call, Endpoint, Lane, Room, endpoint};
 use crate::policy::endpoints::{Names, may_lack_one_step_load};
-use crate::secret::Secret;
 use crate::session::{Job, Promise, Session, Ticket, incomplete, names_what_is_missing};
 use crate::sync::CancelToken;
 use crate::types::{
     AccessToken, FromStateOptions, LoraConfig, ModelInfo, ModelOptions, SamplerPath, TrainingPath,
 };
 use crate::wire::{json, url};
-
-const MODELS: Endpoint = Endpoint { name: "POST create_model", names: Names::NoPath };
-const SAMPLING: Endpoint = Endpoint { name: "POST create_sampling_session", names: Names::NoPath };
-/// Under the name that `RestClient::get_sampler` has for it.
-const SAMPLERS: Endpoint = Endpoint { name: "GET samplers/{id}", names: Names::NoPath };
 
 /// What to sample from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,18 +188,18 @@ impl Maker<'_, CreatedModel> {
             Start::From { path, options } => self.load(&path, options, seq_id)?,
         };
         let request = json::GetInfoRequest { model_id: model_id.clone() };
-        let info: json::GetInfoResponse = self.ask("/api/v1/get_info", &request)?;
+        let info: json::GetInfoResponse = self.ask(&endpoint::GET_INFO, &request)?;
         let info = ModelInfo { model_id, ..info.into() };
         Ok(CreatedModel { info, first_seq_id })
     }
 
     fn create(&self, request: &json::CreateModelRequest) -> Result<String> {
-        const PATH: &str = "/api/v1/create_model";
+        const ENDPOINT: &Endpoint = &endpoint::CREATE_MODEL;
         let http = &self.session.http;
-        http.check_offered(MODELS)?;
-        let accepted = self.submit(PATH, request, "CreateModel");
-        let accepted = accepted.map_err(|it| http.judged(it, MODELS, PATH))?;
-        http.offered().lock().note_present(MODELS.name);
+        http.check_offered(ENDPOINT)?;
+        let accepted = self.submit(ENDPOINT, request, "CreateModel");
+        let accepted = accepted.map_err(|error| http.judged(error, ENDPOINT, ENDPOINT.names))?;
+        http.offered().lock().note_present(ENDPOINT.name);
         let made: json::CreateModelResponse = self.result(&accepted)?;
         accepted.model_id(made.model_id).ok_or_else(|| incomplete("the id of the model"))
     }
@@ -216,7 +211,7 @@ impl Maker<'_, CreatedModel> {
         options: FromStateOptions,
         model_seq_id: u64,
     ) -> Result<(String, u32)> {
-        const PATH: &str = "/api/v1/load_weights";
+        const ENDPOINT: &Endpoint = &endpoint::LOAD_WEIGHTS;
         let token = options.weights_access_token.as_ref().map(AccessToken::checked).transpose()?;
         if let Some(token) = token {
             self.session.http.hide(token);
@@ -230,7 +225,7 @@ impl Maker<'_, CreatedModel> {
             ..json::LoadWeightsRequest::create(self.session_id, model_seq_id, path.as_str(), optimizer)
         };
         // Only the submission tells what the server can do: a load that failed later would fail again.
-        match self.submit(PATH, &request, "LoadWeights") {
+        match self.submit(ENDPOINT, &request, "LoadWeights") {
             Ok(accepted) => {
                 let loaded: json::LoadWeightsResponse = self.result(&accepted)?;
                 let derived = || format!("{}:train:{model_seq_id}", self.session_id);
@@ -255,7 +250,7 @@ impl Maker<'_, CreatedModel> {
                     weights_access_token: request.weights_access_token,
                     ..json::LoadWeightsRequest::into_model(&model_id, 1, path.as_str(), optimizer)
                 };
-                let _loaded: json::LoadWeightsResponse = self.future(PATH, &request, "LoadWeights")?;
+                let _loaded: json::LoadWeightsResponse = self.future(ENDPOINT, &request, "LoadWeights")?;
                 Ok((model_id, 2))
             }
             Err(error) => Err(error),
@@ -264,7 +259,7 @@ impl Maker<'_, CreatedModel> {
 
     fn shape(&self, path: &TrainingPath, token: Option<&Secret>) -> Result<Shape> {
         let request = json::WeightsInfoRequest { tinker_path: path.as_str().into() };
-        let mut call = Call::post(Lane::Train, "/api/v1/weights_info", &request)?.of(&self.ticket.progress);
+        let mut call = Call::post(Lane::Train, &endpoint::WEIGHTS_INFO, &request)?.of(&self.ticket.progress);
         if let Some(token) = token {
             call = call.header(AccessToken::HEADER, token.expose());
         }
@@ -282,8 +277,8 @@ impl Maker<'_, CreatedModel> {
         Ok(Shape { base_model, lora, optimizer: info.optimizer_config })
     }
 
-    fn ask<R: DeserializeOwned>(&self, path: &str, request: &impl Serialize) -> Result<R> {
-        self.session.ask(Lane::Train, path, request, &self.ticket.progress, self.cancel)
+    fn ask<R: DeserializeOwned>(&self, endpoint: &'static Endpoint, request: &impl Serialize) -> Result<R> {
+        self.session.ask(Lane::Train, endpoint, request, &self.ticket.progress, self.cancel)
     }
 }
 
@@ -291,22 +286,22 @@ impl<T: Send + 'static> Maker<'_, T> {
     /// Submits a request and waits for what it promises.
     fn future<R: DeserializeOwned>(
         &self,
-        path: &str,
+        endpoint: &'static Endpoint,
         request: &impl Serialize,
         request_type: &'static str,
     ) -> Result<R> {
-        self.result(&self.submit(path, request, request_type)?)
+        self.result(&self.submit(endpoint, request, request_type)?)
     }
 
     pub(super) fn submit(
         &self,
-        path: &str,
+        endpoint: &'static Endpoint,
         request: &impl Serialize,
         request_type: &'static str,
     ) -> Result<Accepted> {
         let progress = &self.ticket.progress;
         progress.submitting();
-        let call = Call::post(Lane::Train, path, request)?.of(progress).answered_within(Room::SMALL);
+        let call = Call::post(Lane::Train, endpoint, request)?.of(progress).answered_within(Room::SMALL);
         let started = self.session.clock.now();
         let answer = self.session.http.send(&call, self.cancel)?;
         let born = self.session.clock.now();
@@ -360,9 +355,9 @@ fn make_sampler(
     };
     ticket.progress.submitting();
     let http = &session.http;
-    http.check_offered(SAMPLING)?;
-    let call = Call::post(Lane::Session, "/api/v1/create_sampling_session", &request)?.of(&ticket.progress);
-    let answer = http.send_to(SAMPLING, &call, &ticket.cancel)?;
+    http.check_offered(&endpoint::CREATE_SAMPLING_SESSION)?;
+    let call = Call::post(Lane::Session, &endpoint::CREATE_SAMPLING_SESSION, &request)?.of(&ticket.progress);
+    let answer = http.send_to_optional(&call, &ticket.cancel)?;
     let made: json::CreateSamplingSessionResponse = http.decode(&call, &answer)?;
     let id = made.sampling_session_id;
     let base_model = match base_model {
@@ -385,10 +380,12 @@ pub(super) fn base_model_of(
     cancel: &CancelToken,
 ) -> Result<Option<String>> {
     let http = &session.http;
-    http.check_offered(SAMPLERS)?;
+    const ENDPOINT: &Endpoint = &endpoint::SAMPLER;
+    http.check_offered(ENDPOINT)?;
     let id = url::segment_of_server(sampling_session_id)?;
-    let call = adjust(Call::get(Lane::Rest, format!("/api/v1/samplers/{id}")));
-    let answer = http.send_to(SAMPLERS, &call, cancel)?;
+    let mut call = adjust(Call::get(Lane::Rest, ENDPOINT).at(ENDPOINT.path_with(&[&id])));
+    call.names = Names::NoPath;
+    let answer = http.send_to_optional(&call, cancel)?;
     Ok(http.decode::<json::SamplerResponse>(&call, &answer)?.base_model)
 }
 

@@ -5,12 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::create::Maker;
 use crate::error::Result;
+use crate::http::endpoint;
 use crate::session::{Job, Session, Ticket, is_not_offered};
 use crate::sync::Mutex;
 use crate::types::{LossGraph, LossHandle};
 use crate::wire::json;
-
-const PATH: &str = "/api/v1/create_custom_loss";
 
 /// A loss to be made.
 pub(super) struct CustomLoss {
@@ -73,7 +72,7 @@ fn upload(
     let request = json::CreateCustomLossRequest::new(session_id, seq_id, graph);
     // Others may wait for the same loss, and the server would not create it twice: the one who asked first cannot end it.
     let maker = Maker { session, session_id, ticket, cancel: &session.cancel };
-    let loss_id = match maker.submit(PATH, &request, "CreateCustomLoss") {
+    let loss_id = match maker.submit(&endpoint::CREATE_CUSTOM_LOSS, &request, "CreateCustomLoss") {
         Ok(accepted) => {
             let made: json::CreateCustomLossResponse = maker.result(&accepted)?;
             Some(made.loss_id.into())

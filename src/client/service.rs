@@ -10,6 +10,7 @@ use crate::client::{
     AdminClient, Client, Hold, RestClient, SamplingClient, ServiceClientBuilder, TrainingClient,
 };
 use crate::error::{Error, Result};
+use crate::http::endpoint;
 use crate::metrics::Metrics;
 use crate::pending::Pending;
 use crate::policy::telemetry::TelemetryCounts;
@@ -124,7 +125,7 @@ impl ServiceClient {
     /// `Timeouts::connect`.
     pub fn get_server_capabilities(&self) -> Result<ServerCapabilities> {
         const VERB: &str = "ServiceClient.get_server_capabilities";
-        let ask = Ask::new("GET get_server_capabilities", "/api/v1/get_server_capabilities").naming_nothing();
+        let ask = Ask::new(&endpoint::SERVER_CAPABILITIES, endpoint::SERVER_CAPABILITIES.path());
         Asker::new(self).json::<ServerCapabilitiesResponse>(VERB, ask).map(Into::into)
     }
 

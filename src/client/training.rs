@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::client::create::CreatedModel;
 use crate::client::{Client, Hold};
 use crate::error::{Error, ErrorKind, Result};
+use crate::http::endpoint;
 use crate::loss::linear as surrogate;
 use crate::pending::{OwnThread, Pending};
 use crate::session::{Owner, Session, Ticket};
@@ -332,7 +333,7 @@ impl std::fmt::Debug for TrainingClient {
 fn optim_step(ticket: Ticket<OptimStepOutput>, params: OptimizerParams) -> Ask<OptimStepOutput> {
     Ask {
         ticket,
-        path: "/api/v1/optim_step",
+        endpoint: &endpoint::OPTIM_STEP,
         request_type: "OptimStep",
         body: Box::new(|model_id, seq_id| {
             json::encode(&json::OptimStepRequest::new(model_id, seq_id, params))

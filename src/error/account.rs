@@ -1,16 +1,16 @@
-//! How much an operation tried before it failed.
+//! The attempts and the time of an operation that failed.
 
 use std::time::Duration;
 
 use super::Error;
 
 impl Error {
-    /// This error with the account of its operation: the HTTP requests that were made for it, and the time since it was
-    /// submitted. They replace what a part of the operation knew of itself; causes keep their own.
+    /// Sets the number of HTTP requests of the whole operation and the time since its submission. They replace the
+    /// numbers of a part of the operation; causes keep their own.
     pub(crate) fn accounted(self, attempts: u32, elapsed: Duration) -> Self {
-        self.edit(|it| {
-            it.context.attempts = Some(attempts);
-            it.context.elapsed = Some(elapsed);
+        self.edit(|inner| {
+            inner.context.attempts = Some(attempts);
+            inner.context.elapsed = Some(elapsed);
         })
     }
 }
@@ -21,12 +21,12 @@ mod tests {
     use crate::error::ErrorKind;
 
     #[test]
-    fn the_account_of_the_operation_wins_over_those_of_its_parts() {
+    fn the_numbers_of_the_operation_replace_those_of_its_parts() {
         let s = Duration::from_secs;
         let part = Error::new(ErrorKind::RateLimited, "busy").accounted(1, s(0));
         let whole = part.clone().accounted(601, s(600));
         assert_eq!((whole.attempts(), whole.elapsed()), (Some(601), Some(s(600))));
-        // An operation that sent nothing does not boast of what its cause tried.
+        // An operation that sent nothing does not report the attempts of its cause.
         let unsent = Error::new(ErrorKind::Poisoned, "not sent").caused_by(whole).accounted(0, s(2));
         assert_eq!((unsent.attempts(), unsent.elapsed()), (Some(0), Some(s(2))));
         assert_eq!(unsent.cause().and_then(Error::attempts), Some(601));

@@ -3,21 +3,21 @@
 use std::fmt;
 use std::time::Duration;
 
-/// What kind of failure an [`Error`](crate::Error) is. New kinds may be added in any version.
+/// The kind of failure of an [`Error`](crate::Error). Any version may add kinds.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A setting of the client cannot be used: no key, a base URL without a scheme.
+    /// A setting of the client cannot be used: a missing key, a base URL without a scheme.
     Config,
-    /// The credential was refused (HTTP 401), or is missing or malformed.
+    /// The server refused the credential (HTTP 401), or it has expired, or the credential command gave none.
     Auth,
-    /// The credential is good but does not allow this (HTTP 403).
+    /// The credential is valid but does not allow the call (HTTP 403).
     Permission,
-    /// The thing asked for does not exist (HTTP 404).
+    /// The requested thing does not exist (HTTP 404).
     NotFound,
-    /// Something stands in the way, such as a checkpoint of the same name (HTTP 409).
+    /// The state on the server forbids the call, such as a checkpoint of the same name (HTTP 409).
     Conflict,
-    /// An argument cannot be sent. Nothing was sent.
+    /// An argument is invalid. Nothing was sent.
     InvalidInput(Violation),
     /// The account cannot pay for this (HTTP 402).
     Billing,
@@ -32,23 +32,23 @@ pub enum ErrorKind {
     Timeout(Phase),
     /// No connection, or it broke.
     Connection {
-        /// Whether the server may have seen the request.
+        /// Tells whether the server may have received the request.
         sent: Sent,
     },
-    /// The server's answer could not be understood.
+    /// The server's answer cannot be decoded.
     Decode,
-    /// The server does not offer what the call needs.
+    /// The server lacks an endpoint or a feature that the call needs.
     Incompatible,
     /// The server accepted the request, worked on it and failed.
     RequestFailed {
-        /// Whose fault the server says it is.
+        /// The side at fault, as the server says.
         category: Category,
     },
-    /// The server does not know the result of an accepted request any more (HTTP 410), or at all (404).
+    /// The server no longer has the result of an accepted request (HTTP 410), or does not know the request (404).
     PromiseExpired,
     /// No contact with the server for too long while waiting for a result.
     Stuck {
-        /// How long there was no contact.
+        /// The time without contact.
         idle: Duration,
     },
     /// The caller cancelled.
@@ -62,25 +62,26 @@ pub enum ErrorKind {
         /// The panic's message.
         message: String,
     },
-    /// The caller's own loss function returned an error, which the message repeats.
+    /// The caller's own loss function returned an error. The message contains its text.
     CustomLoss,
-    /// An earlier request of this training client has an unknown fate, so that the order of later ones cannot be
-    /// kept, or a custom loss failed between its two passes. The cause is the earlier failure; make a new client from the last checkpoint.
+    /// The fate of an earlier request of this training client is unknown, so that the order of later requests cannot be
+    /// kept, or a custom loss failed between its two passes. The cause is the earlier failure. Create a new client from
+    /// the last checkpoint.
     Poisoned,
-    /// The server pauses the operation, for longer than [`PausePolicy`](crate::PausePolicy) allows.
+    /// The server paused the operation for longer than [`PausePolicy`](crate::PausePolicy) allows.
     Paused,
-    /// Not sent, because too many requests before it failed; see [`CircuitBreaker`](crate::CircuitBreaker). The cause,
-    /// if there is one, is how this call itself failed before.
+    /// Not sent, because too many earlier requests failed; see [`CircuitBreaker`](crate::CircuitBreaker). The cause, if
+    /// any, is the failure of an earlier attempt of this call.
     CircuitOpen,
-    /// The operating system refused: a thread, a file.
+    /// The operating system refused a resource: a thread, a file.
     System,
 }
 
-/// Which clock ran out.
+/// The phase of an operation whose time limit passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Waiting for a permit: too much is in flight already.
+    /// Waiting for a permit, because too much is in flight.
     Admission,
     /// Looking up the host's name.
     Resolve,
@@ -88,28 +89,28 @@ pub enum Phase {
     Connect,
     /// Sending the request.
     Send,
-    /// Waiting for the answer to begin.
+    /// Waiting for the head of the answer.
     FirstByte,
-    /// Receiving the answer.
+    /// Receiving the body of the answer.
     Body,
-    /// The whole of one HTTP exchange.
+    /// One whole HTTP exchange.
     Exchange,
-    /// The operation's deadline, over all attempts.
+    /// The whole operation, over all attempts.
     Total,
-    /// The caller's own wait; the operation goes on.
+    /// The caller's own wait. The operation goes on.
     Wait,
 }
 
-/// Whether the server may have seen a request whose connection failed.
+/// Tells whether the server may have received a request that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
-    /// Certainly not.
+    /// The server has not received it.
     No,
-    /// Perhaps.
+    /// The server may have received it.
     Maybe,
 }
 
-/// Whose fault the server says a failed request was (PROTOCOL §1.13).
+/// The side at fault for a failed request, as the server says (PROTOCOL §1.13).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Category {
@@ -123,6 +124,45 @@ pub enum Category {
     Other(String),
 }
 
+impl ErrorKind {
+    /// The name of the kind, without the values that it carries, such as `NotFound`.
+    ///
+    /// # Example: count failures by kind
+    /// ```
+    /// use tinkex::ErrorKind;
+    ///
+    /// assert_eq!(ErrorKind::Status { code: 503 }.name(), "Status");
+    /// ```
+    pub fn name(&self) -> &'static str {
+        match self {
+            ErrorKind::Config => "Config",
+            ErrorKind::Auth => "Auth",
+            ErrorKind::Permission => "Permission",
+            ErrorKind::NotFound => "NotFound",
+            ErrorKind::Conflict => "Conflict",
+            ErrorKind::InvalidInput(_) => "InvalidInput",
+            ErrorKind::Billing => "Billing",
+            ErrorKind::RateLimited => "RateLimited",
+            ErrorKind::Status { .. } => "Status",
+            ErrorKind::Timeout(_) => "Timeout",
+            ErrorKind::Connection { .. } => "Connection",
+            ErrorKind::Decode => "Decode",
+            ErrorKind::Incompatible => "Incompatible",
+            ErrorKind::RequestFailed { .. } => "RequestFailed",
+            ErrorKind::PromiseExpired => "PromiseExpired",
+            ErrorKind::Stuck { .. } => "Stuck",
+            ErrorKind::Cancelled => "Cancelled",
+            ErrorKind::Closed => "Closed",
+            ErrorKind::Panicked { .. } => "Panicked",
+            ErrorKind::CustomLoss => "CustomLoss",
+            ErrorKind::Poisoned => "Poisoned",
+            ErrorKind::Paused => "Paused",
+            ErrorKind::CircuitOpen => "CircuitOpen",
+            ErrorKind::System => "System",
+        }
+    }
+}
+
 impl Category {
     pub(crate) fn parse(text: &str) -> Self {
         match text {
@@ -134,12 +174,13 @@ impl Category {
     }
 }
 
-/// The place of a value that cannot be sent, and why.
+/// An invalid value in an argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Violation {
-    /// Where the value stands, such as `data[3].loss_fn_inputs["weights"][7]`.
+    /// The place of the value, such as `data[3].loss_fn_inputs["weights"][7]`.
     pub path: String,
-    /// What is wrong with it.
+    /// The problem with it.
     pub problem: String,
 }
 

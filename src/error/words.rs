@@ -1,4 +1,4 @@
-//! Text that others wrote, made fit to be shown: in one line, without what steers a terminal, and not too long.
+//! Makes foreign text safe to show: one line, no terminal control sequences, bounded length.
 
 use std::borrow::Cow;
 
@@ -9,9 +9,9 @@ const LONGEST_MESSAGE: usize = 4000;
 /// The longest title of a page that is shown.
 const LONGEST_TITLE: usize = 100;
 
-/// What a server says, as it may be shown: in messages, logs, events and reasons. Line breaks become spaces, sequences that
-/// steer a terminal are taken out, other control characters are replaced, a page of HTML is named by its title, and what is
-/// too long is cut.
+/// Makes text of a server safe to show in messages, logs, events and reasons: replaces line breaks by spaces and other
+/// control characters by U+FFFD, removes terminal control sequences, shows only the title of an HTML page, and cuts
+/// long text.
 pub(crate) fn presentable(text: &str) -> String {
     let text = text.trim();
     if is_page(text) {
@@ -23,28 +23,28 @@ pub(crate) fn presentable(text: &str) -> String {
     cut(one_line(text).trim(), LONGEST).into_owned()
 }
 
-/// The beginning of a body that is not what it should be.
+/// Quotes the beginning of a body that is not in the expected format.
 pub(crate) fn excerpt(body: &[u8]) -> String {
     const SHOWN: usize = 120;
     let head = &body[..body.len().min(16 * SHOWN)];
     let text = String::from_utf8_lossy(head);
     match presentable(&text) {
-        text if text.is_empty() => "nothing".into(),
+        text if text.is_empty() => "an empty body".into(),
         text if is_page(&String::from_utf8_lossy(head)) => text,
         text => format!("{:?}", cut(&text, SHOWN)),
     }
 }
 
-/// A message of an error, whoever wrote parts of it.
+/// Makes the message of an error safe to show.
 pub(super) fn message(text: String) -> String {
-    let end = text.char_indices().nth(LONGEST_MESSAGE).map(|it| it.0);
+    let end = text.char_indices().nth(LONGEST_MESSAGE).map(|(end, _)| end);
     match (one_line(&text), end) {
         (Cow::Borrowed(_), None) => text,
         (line, _) => cut(&line, LONGEST_MESSAGE).into_owned(),
     }
 }
 
-/// The text in one line, without what steers a terminal.
+/// Joins the lines of a text and removes terminal control sequences.
 pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unfit) {
         return Cow::Borrowed(text);
@@ -54,12 +54,12 @@ pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     while let Some(c) = rest.next() {
         match c {
             '\u{1b}' | '\u{9b}' => skip_sequence(c, &mut rest),
-            // However many of them there are, and those around them.
+            // Replace a run of line breaks and the spaces around it by one space.
             _ if breaks(c) => {
                 if !line.ends_with(' ') {
                     line.push(' ');
                 }
-                let trimmed = rest.as_str().trim_start_matches(|it| it == ' ' || breaks(it));
+                let trimmed = rest.as_str().trim_start_matches(|c| c == ' ' || breaks(c));
                 rest = trimmed.chars();
             }
             _ if is_unfit(c) => line.push('\u{fffd}'),
@@ -69,30 +69,30 @@ pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     Cow::Owned(line)
 }
 
-/// Begins a new line, or may in some terminal.
+/// Characters that start a new line, in some terminal at least.
 fn breaks(c: char) -> bool {
     matches!(c, '\t'..='\r' | '\u{85}' | '\u{2028}' | '\u{2029}')
 }
 
-/// Steers a terminal, begins a line, or turns the direction of what is written.
+/// Control characters, line breaks, and characters that change the direction of writing.
 fn is_unfit(c: char) -> bool {
     c.is_control() || breaks(c) || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Leaves out the rest of a sequence that began with ESC or CSI. A sequence that does not end is no reason to lose the rest
-/// of the text.
+/// Skips the rest of a control sequence that began with ESC or CSI. An unterminated sequence is left in place, so that
+/// the rest of the text is not lost.
 fn skip_sequence(first: char, rest: &mut std::str::Chars<'_>) {
     let mut ahead = rest.clone();
     let kind = if first == '\u{1b}' { ahead.next() } else { Some('[') };
     match kind {
         Some('[') => {
-            let body = ahead.as_str().trim_start_matches(|it| matches!(it, ' '..='?'));
+            let body = ahead.as_str().trim_start_matches(|c| matches!(c, ' '..='?'));
             ahead = body.chars();
-            if ahead.next().is_some_and(|it| matches!(it, '@'..='~')) {
+            if ahead.next().is_some_and(|c| matches!(c, '@'..='~')) {
                 *rest = ahead;
             }
         }
-        // A command to the operating system, and its like, up to BEL or ESC \.
+        // OSC, DCS, SOS, PM and APC end with BEL or ESC \.
         Some(']' | 'P' | 'X' | '^' | '_') => {
             let text = ahead.as_str();
             if let Some(end) = text.find(['\u{7}', '\u{1b}']) {
@@ -103,7 +103,7 @@ fn skip_sequence(first: char, rest: &mut std::str::Chars<'_>) {
     }
 }
 
-/// At most so many characters.
+/// Cuts a text after `longest` characters.
 fn cut(text: &str, longest: usize) -> Cow<'_, str> {
     match text.char_indices().nth(longest) {
         Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
@@ -111,11 +111,11 @@ fn cut(text: &str, longest: usize) -> Cow<'_, str> {
     }
 }
 
-/// The text is a page for people.
+/// Tells whether the text is an HTML page.
 pub(crate) fn is_page(text: &str) -> bool {
     let head = text.trim_start_matches('\u{feff}').trim_start().as_bytes();
     let begins =
-        |with: &str| head.get(..with.len()).is_some_and(|it| it.eq_ignore_ascii_case(with.as_bytes()));
+        |tag: &str| head.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag.as_bytes()));
     ["<!doctype html", "<html", "<head", "<body", "<title"].into_iter().any(begins)
 }
 
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_steers_a_terminal_is_taken_out_and_lines_are_joined() {
+    fn terminal_sequences_are_removed_and_lines_are_joined() {
         for (text, shown) in [
             ("plain", "plain"),
             ("  a\r\nb\n\n c\td ", "a b c d"),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_named_by_its_title_and_a_long_text_is_cut() {
+    fn a_page_is_shown_by_its_title_and_a_long_text_is_cut() {
         let page = "\n<!DOCTYPE html>\n<html><head><title>502 Bad\r\nGateway</title></head><body>…</body>";
         assert_eq!(presentable(page), r#"an HTML page, "502 Bad Gateway""#);
         assert_eq!(presentable("<html><body>x"), "an HTML page");
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn an_excerpt_is_short_and_quoted() {
-        assert_eq!(excerpt(b""), "nothing");
+        assert_eq!(excerpt(b""), "an empty body");
         assert_eq!(excerpt(b"\x1b[1mhello\xff"), "\"hello\u{fffd}\"");
         assert_eq!(excerpt(b"<html><title>Login</title>"), r#"an HTML page, "Login""#);
         assert!(excerpt(&[b'x'; 1 << 20]).len() < 140);

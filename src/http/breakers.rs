@@ -1,7 +1,6 @@
-//! A circuit breaker for each class of request, shared by everything that sends over one client.
+//! The circuit breakers of a client, one for each class of requests.
 
 use crate::config::CircuitBreaker;
-use crate::error::{Error, ErrorKind};
 use crate::event::{BreakerChange, Seeing};
 use crate::metrics::name;
 use crate::policy::breaker::{Circuit, Ending, Epoch, Outcome};
@@ -12,7 +11,7 @@ use crate::sync::fault::{self, Fault};
 use super::lanes::LANES;
 use super::{Answer, Broken, Lane};
 
-/// The breakers of a client, one per lane.
+/// The circuit breakers of a client, one per lane.
 pub(crate) struct Breakers {
     circuits: [Mutex<Circuit>; LANES.len()],
     clock: Clock,
@@ -24,14 +23,14 @@ impl Breakers {
         Breakers { circuits: LANES.map(|_| Mutex::new(Circuit::new(limits))), clock, seeing }
     }
 
-    /// Asks for permission to send one request.
+    /// Admits one request, or fails if the breaker is open.
     pub(crate) fn admit(&self, lane: Lane) -> Result<Trial<'_>, Broken> {
-        // The time is read without the lock, because a virtual clock has one of its own.
+        // Read the time before locking: a virtual clock takes a lock of its own.
         let now = self.clock.now();
-        match self.change(lane, |it| it.admit(now)) {
+        match self.change(lane, |circuit| circuit.admit(now)) {
             Ok(epoch) => Ok(Trial { breakers: self, lane, epoch: Some(epoch) }),
             Err(open) => Err(Broken::CircuitOpen {
-                retry_after: open.until.map(|it| it.saturating_duration_since(now)),
+                retry_after: open.until.map(|until| until.saturating_duration_since(now)),
             }),
         }
     }
@@ -43,27 +42,29 @@ impl Breakers {
             let result = change(&mut circuit);
             (result, before, circuit.state())
         };
-        // The observer is told without the lock: two changes in quick succession may be told in either order.
+        // Call the observer without the lock. Two changes in quick succession may be reported in either order.
         if before != after {
             log::info!(target: "tinkex::http", "the circuit breaker of {lane:?} requests is now {after:?}");
             self.seeing.metrics.increment(name::BREAKER_CHANGES, 1);
-            self.seeing.observed.tell(|it| it.on_breaker(&BreakerChange { class: lane, state: after }));
+            self.seeing
+                .observed
+                .tell(|observer| observer.on_breaker(&BreakerChange { class: lane, state: after }));
         }
         result
     }
 }
 
-/// The permission to send one request. Dropped without an outcome, by a panic for instance, it counts as a failure.
-#[must_use = "a permission that is not used counts as a failure"]
+/// The permission to send one request. If it is dropped without an outcome, as a panic does, it counts as a failure.
+#[must_use = "an unused permission counts as a failure"]
 pub(crate) struct Trial<'a> {
     breakers: &'a Breakers,
     lane: Lane,
-    /// Taken by the outcome, so that there is one.
+    /// `None` once an outcome is recorded.
     epoch: Option<Epoch>,
 }
 
 impl Trial<'_> {
-    /// Says how the request ended.
+    /// Records the outcome of the request.
     pub(crate) fn record(mut self, result: &Result<Answer, Broken>) {
         let may_be_held = matches!(self.lane, Lane::Poll | Lane::PollMany);
         self.settle(Outcome::of(ending(result), may_be_held));
@@ -72,7 +73,7 @@ impl Trial<'_> {
     fn settle(&mut self, outcome: Outcome) {
         if let Some(epoch) = self.epoch.take() {
             let now = self.breakers.clock.now();
-            self.breakers.change(self.lane, |it| it.record(epoch, outcome, now));
+            self.breakers.change(self.lane, |circuit| circuit.record(epoch, outcome, now));
         }
     }
 }
@@ -90,15 +91,11 @@ fn ending(result: &Result<Answer, Broken>) -> Ending {
         Ok(answer) => Ending::Answered(answer.status),
         Err(Broken::TooLarge { .. } | Broken::TooManyValues { .. }) => Ending::TooLarge,
         Err(Broken::Timeout(phase)) => Ending::TimedOut(*phase),
-        Err(Broken::Connection { .. } | Broken::Garbage { .. } | Broken::Stranger { .. }) => Ending::Broken,
+        Err(Broken::Connection { .. } | Broken::InvalidHttp { .. } | Broken::WrongPeer { .. }) => {
+            Ending::Broken
+        }
         Err(Broken::Closed | Broken::Token(_) | Broken::CircuitOpen { .. } | Broken::Unsendable { .. }) => {
             Ending::NotSent
         }
     }
-}
-
-/// What the caller is told whose request was not sent.
-pub(super) fn refusal(retry_after: Option<std::time::Duration>) -> Error {
-    Error::new(ErrorKind::CircuitOpen, "too many requests failed in a row, so this one was not sent")
-        .with(|it| it.retry_after = retry_after)
 }

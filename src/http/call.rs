@@ -1,4 +1,4 @@
-//! What is asked of a server: one request, whoever carries it and however often.
+//! A call: one logical request, which may take several attempts.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,52 +6,55 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{Branch, Lane, Room};
+use super::{Branch, Endpoint, Lane, Room};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::TraceContext;
 use crate::pending::Progress;
+use crate::policy::endpoints::Names;
 
-/// One logical call: what is asked, and how hard to try.
+/// A request to an endpoint, and the rules for sending it.
 #[derive(Clone)]
 pub(crate) struct Call {
     pub(crate) lane: Lane,
-    pub(crate) method: &'static str,
-    /// Such as `/api/v1/create_session`.
+    pub(crate) endpoint: &'static Endpoint,
+    /// The endpoint's path with its ids and the query, such as `/api/v1/create_session`.
     pub(crate) path: String,
+    /// What a 404 may be about; the default is the endpoint's.
+    pub(crate) names: Names,
     pub(crate) body: Body,
-    /// Ask for protobuf; JSON is accepted all the same.
+    /// Asks for protobuf. JSON is accepted as well.
     pub(crate) protobuf: bool,
-    /// How long one attempt may take; the default is `Timeouts::exchange`.
+    /// Limit of one attempt. Default: `Timeouts::exchange`.
     pub(crate) timeout: Option<Duration>,
-    /// How long all attempts may take; the default is `Timeouts::submit`.
+    /// Limit of all attempts together. Default: `Timeouts::submit`.
     pub(crate) budget: Option<Duration>,
-    /// Headers of this endpoint only.
+    /// Additional headers.
     pub(crate) headers: Vec<(&'static str, String)>,
-    /// The public method that this belongs to, such as `TrainingClient.forward_backward`.
+    /// The public method that makes the call, such as `TrainingClient.forward_backward`.
     pub(crate) sdk_method: Option<&'static str>,
-    /// The caller itself deals with a server that is too busy.
+    /// Returns 429 to the caller, who waits and retries by itself.
     pub(crate) leaves_429: bool,
-    /// The operation that this belongs to, which counts its attempts.
+    /// The operation of the call, which counts its attempts.
     pub(crate) progress: Option<Progress>,
-    /// When the operation gives up that this belongs to.
+    /// The deadline of the operation.
     pub(crate) deadline: Option<Instant>,
-    /// Sent whatever the circuit breaker says, and unknown to it.
+    /// Bypasses the circuit breaker.
     pub(crate) passes_breaker: bool,
-    /// Goes over a transport of its own.
+    /// Uses this branch of the transport.
     pub(crate) branch: Option<Branch>,
-    /// Its place in a distributed trace.
+    /// The place of the operation in a distributed trace.
     pub(crate) trace: Option<Arc<TraceContext>>,
-    /// Answers of these statuses are final, whatever they mean elsewhere.
+    /// Statuses that are not retried.
     pub(crate) final_on: &'static [u16],
-    /// An answer that points elsewhere is a success. It is never followed.
+    /// Counts a redirect as success. It is never followed.
     pub(crate) takes_redirect: bool,
-    /// Carries the credential itself, even where a token stands for it.
+    /// Sends the raw credential even if the client uses tokens.
     pub(crate) raw_credential: bool,
-    /// The idempotency key; without one, each call gets a new one.
+    /// The idempotency key. Default: a new one.
     pub(crate) key: Option<String>,
-    /// Its one attempt goes over a new connection.
+    /// Uses a new connection for its only attempt.
     pub(crate) fresh: bool,
-    /// How large its answer may be, if what is usual for the lane is not right.
+    /// Limit of the answer's size. Default: the limit of the lane.
     pub(crate) room: Option<Room>,
 }
 
@@ -60,19 +63,19 @@ impl std::fmt::Debug for Call {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Call")
             .field("lane", &self.lane)
-            .field("method", &self.method)
+            .field("method", &self.endpoint.method())
             .field("path", &self.path)
             .field("body", &self.body)
             .finish_non_exhaustive()
     }
 }
 
-/// What a request carries.
+/// The body of a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Body {
     Empty,
     Json(Bytes),
-    /// As it goes over the wire, compressed already if `zstd`.
+    /// The bytes on the wire, already compressed if `zstd`.
     Protobuf {
         bytes: Bytes,
         zstd: bool,
@@ -80,28 +83,38 @@ pub(crate) enum Body {
 }
 
 impl Body {
-    /// A JSON body.
+    /// Encodes a JSON body.
     pub(crate) fn json(value: &impl Serialize) -> Result<Self> {
         match serde_json::to_vec(value) {
             Ok(json) => Ok(Body::Json(json.into())),
             Err(error) => {
-                Err(Error::new(ErrorKind::System, format!("the request could not be written: {error}")))
+                Err(Error::new(ErrorKind::System, format!("the request cannot be encoded as JSON: {error}")))
             }
         }
     }
 
-    /// A protobuf body, compressed if asked for and possible: one zstd frame of level 3 with the content size in its
-    /// header (PROTOCOL §1.8).
+    /// Makes a protobuf body. With `compress` and the feature `zstd` it is one zstd frame of level 3 with the content
+    /// size in its header (PROTOCOL §1.8).
     pub(crate) fn protobuf(bytes: Vec<u8>, compress: bool) -> Self {
         #[cfg(feature = "zstd")]
         if compress {
             match zstd::bulk::compress(&bytes, 3) {
                 Ok(small) => return Body::Protobuf { bytes: small.into(), zstd: true },
-                Err(error) => log::warn!(target: "tinkex::http", "sent uncompressed: {error}"),
+                Err(error) => {
+                    log::warn!(target: "tinkex::http", "compression failed, the body is sent uncompressed: {error}")
+                }
             }
         }
-        let _only_with_the_feature = compress;
+        #[cfg(not(feature = "zstd"))]
+        let _ = compress;
         Body::Protobuf { bytes: bytes.into(), zstd: false }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Body::Empty => 0,
+            Body::Json(bytes) | Body::Protobuf { bytes, .. } => bytes.len(),
+        }
     }
 
     pub(super) fn bytes(&self) -> Bytes {
@@ -113,20 +126,22 @@ impl Body {
 }
 
 impl Call {
-    pub(crate) fn get(lane: Lane, path: impl Into<String>) -> Self {
-        Call::new(lane, "GET", path, Body::Empty)
+    /// A call without a body.
+    pub(crate) fn get(lane: Lane, endpoint: &'static Endpoint) -> Self {
+        Call::new(lane, endpoint, Body::Empty)
     }
 
-    /// A POST of a JSON body.
-    pub(crate) fn post(lane: Lane, path: impl Into<String>, body: &impl Serialize) -> Result<Self> {
-        Ok(Call::new(lane, "POST", path, Body::json(body)?))
+    /// A call with a JSON body.
+    pub(crate) fn post(lane: Lane, endpoint: &'static Endpoint, body: &impl Serialize) -> Result<Self> {
+        Ok(Call::new(lane, endpoint, Body::json(body)?))
     }
 
-    pub(crate) fn new(lane: Lane, method: &'static str, path: impl Into<String>, body: Body) -> Self {
+    pub(crate) fn new(lane: Lane, endpoint: &'static Endpoint, body: Body) -> Self {
         Call {
             lane,
-            method,
-            path: path.into(),
+            endpoint,
+            path: endpoint.path(),
+            names: endpoint.names,
             body,
             protobuf: false,
             timeout: None,
@@ -148,6 +163,13 @@ impl Call {
         }
     }
 
+    /// Sets the path, for an endpoint with ids or a query.
+    pub(crate) fn at(mut self, path: impl Into<String>) -> Self {
+        self.path = path.into();
+        self
+    }
+
+    /// Limits the call to one attempt.
     pub(crate) fn once(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self.budget = Some(Duration::ZERO);
@@ -159,7 +181,7 @@ impl Call {
         self
     }
 
-    /// A request of an operation.
+    /// Makes the call part of an operation.
     pub(crate) fn of(mut self, progress: &Progress) -> Self {
         self.sdk_method = Some(progress.sdk_method());
         self.trace = progress.trace().cloned();
@@ -173,13 +195,13 @@ impl Call {
         self
     }
 
-    /// Is sent whatever the circuit breaker says.
+    /// Bypasses the circuit breaker.
     pub(crate) fn passing_breaker(mut self) -> Self {
         self.passes_breaker = true;
         self
     }
 
-    /// Its answer may be so large.
+    /// Limits the size of the answer.
     pub(crate) fn answered_within(mut self, room: Room) -> Self {
         self.room = Some(room);
         self

@@ -1,125 +1,150 @@
-//! Runs the credential command (PROTOCOL §1.3): a line for the shell that prints a credential.
+//! Runs the credential command (PROTOCOL §1.3): a shell command line that prints a credential.
 
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use crate::credentials::Secret;
 use crate::error::{Error, ErrorKind, Phase, Result};
-use crate::secret::Secret;
 use crate::sync::CancelToken;
 use crate::sync::cancel::Wake;
 
-/// More than any credential measures.
+/// Largest output that is read. Credentials are far shorter.
 const LARGEST_OUTPUT: u64 = 64 * 1024;
 
-/// What came of a command.
-enum News {
+/// Why the wait for the command ends.
+enum Outcome {
     Output(std::io::Result<Vec<u8>>),
     Stopped,
 }
 
-struct Stop(crossbeam_channel::Sender<News>);
+struct Stop(Sender<Outcome>);
 
 impl Wake for Stop {
     fn wake(&self) {
-        // Full only if there is news already.
-        let _first_counts = self.0.try_send(News::Stopped);
+        // The channel is full only if an outcome is there already, and the first one counts.
+        let _ = self.0.try_send(Outcome::Stopped);
     }
 }
 
-/// What a command prints. Neither the command nor what it prints is ever shown or logged. Its exit status does not count,
-/// its errors are thrown away, and it has no input and no terminal.
+/// Runs the command and returns what it prints. The command and its output are never shown or logged. Its exit status
+/// does not count, its standard error is discarded, and it has no input and no terminal.
 ///
-/// After `patience`, or when `stop` is cancelled, it is killed with everything that it started.
-pub(super) fn run(command: &Secret, patience: Duration, stop: &CancelToken) -> Result<Vec<u8>> {
+/// After `timeout`, or when `stop` is cancelled, the command is killed with all processes that it started.
+pub(super) fn run(command: &Secret, timeout: Duration, stop: &CancelToken) -> Result<Vec<u8>> {
     stop.check()?;
-    let deadline = Instant::now().checked_add(patience);
-    let system = |it: std::io::Error| {
-        Error::new(ErrorKind::System, format!("the credential command could not be run: {it}"))
-    };
-    let child = start(command).map_err(system)?;
-    let id = child.id();
-    // Room for both kinds of news, so that nobody waits who brings one.
-    let (sender, news) = bounded(2);
-    let _stopping = stop.on_cancel(std::sync::Arc::new(Stop(sender.clone())));
-    let reading = std::thread::Builder::new().name("tk-cred".into()).spawn(move || {
-        let _whether_anybody_waits = sender.try_send(News::Output(read(child)));
-    });
-    if let Err(error) = reading {
-        kill(id);
-        return Err(system(error));
-    }
-    match receive(&news, deadline) {
-        Ok(News::Output(output)) => output.map_err(system),
-        Ok(News::Stopped) => {
-            kill(id);
-            Err(Error::closed("the client was closed while the credential command ran"))
-        }
+    let deadline = Instant::now().checked_add(timeout);
+    let shell = Shell::start(command).map_err(not_run)?;
+    let id = shell.child.id();
+    // Capacity for both outcomes, so that neither sender blocks.
+    let (sender, outcomes) = bounded(2);
+    let _stop_guard = stop.on_cancel(Arc::new(Stop(sender.clone())));
+    // If the thread cannot be started, the shell is dropped with the closure, which kills it.
+    std::thread::Builder::new()
+        .name("tk-cred".into())
+        .spawn(move || {
+            let output = shell.output();
+            // Fails only if the waiter has given up.
+            let _ = sender.try_send(Outcome::Output(output));
+        })
+        .map_err(not_run)?;
+    let error = match receive(&outcomes, deadline) {
+        Ok(Outcome::Output(output)) => return output.map_err(not_run),
+        Ok(Outcome::Stopped) => Error::closed("the client was closed while the credential command ran"),
         Err(RecvTimeoutError::Timeout) => {
-            kill(id);
-            let text =
-                format!("the credential command printed no credential within {patience:.1?} and was killed");
-            Err(Error::timeout(Phase::Total, text))
+            let text = format!("the credential command did not finish within {timeout:.1?} and was killed");
+            Error::timeout(Phase::Total, text)
         }
         Err(RecvTimeoutError::Disconnected) => {
-            kill(id);
-            Err(Error::new(ErrorKind::System, "the credential command's output could not be read"))
+            Error::new(ErrorKind::System, "the output of the credential command could not be read")
         }
-    }
+    };
+    // The reader then sees the end of the output and waits for the shell, so that no zombie is left.
+    kill(id);
+    Err(error)
 }
 
-fn receive(news: &Receiver<News>, deadline: Option<Instant>) -> std::result::Result<News, RecvTimeoutError> {
+fn not_run(error: std::io::Error) -> Error {
+    Error::new(ErrorKind::System, format!("the credential command could not be run: {error}"))
+}
+
+fn receive(
+    outcomes: &Receiver<Outcome>,
+    deadline: Option<Instant>,
+) -> std::result::Result<Outcome, RecvTimeoutError> {
     match deadline {
-        Some(deadline) => news.recv_deadline(deadline),
-        None => news.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        Some(deadline) => outcomes.recv_deadline(deadline),
+        None => outcomes.recv().map_err(|_| RecvTimeoutError::Disconnected),
     }
 }
 
-/// Everything that is printed until nobody can print any more, and the end of the shell.
-fn read(mut child: Child) -> std::io::Result<Vec<u8>> {
-    let mut output = Vec::new();
-    let result = match child.stdout.take() {
-        Some(stdout) => stdout.take(LARGEST_OUTPUT).read_to_end(&mut output),
-        None => Ok(0),
-    };
-    // Reading has ended, so that whoever still prints is told so; the shell's own end is not far.
-    let ended = child.wait();
-    result.and(ended).map(|_| output)
+/// The shell that runs the command. If it is dropped while it runs, it is killed and waited for.
+struct Shell {
+    child: Child,
+    ended: bool,
 }
 
-#[cfg(unix)]
-fn start(command: &Secret) -> std::io::Result<Child> {
-    use std::os::unix::process::CommandExt;
-    let mut shell = Command::new("sh");
-    // In a group of its own, so that it can be killed with everything that it started.
-    shell.arg("-c").arg(command.expose()).process_group(0);
-    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()
+impl Shell {
+    #[cfg(unix)]
+    fn start(command: &Secret) -> std::io::Result<Self> {
+        use std::os::unix::process::CommandExt;
+        let mut shell = Command::new("sh");
+        // Its own process group, so that it can be killed with all processes that it starts.
+        shell.arg("-c").arg(command.expose()).process_group(0);
+        Shell::spawn(shell)
+    }
+
+    #[cfg(not(unix))]
+    fn start(command: &Secret) -> std::io::Result<Self> {
+        let mut shell = Command::new("cmd");
+        shell.arg("/C").arg(command.expose());
+        Shell::spawn(shell)
+    }
+
+    fn spawn(mut shell: Command) -> std::io::Result<Self> {
+        let child = shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        Ok(Shell { child, ended: false })
+    }
+
+    /// Reads the output until every process that may write to it has closed it, and waits for the shell.
+    fn output(mut self) -> std::io::Result<Vec<u8>> {
+        let mut output = Vec::new();
+        let result = match self.child.stdout.take() {
+            Some(stdout) => stdout.take(LARGEST_OUTPUT).read_to_end(&mut output),
+            None => Ok(0),
+        };
+        // The pipe is closed now: a process that still prints gets an error and ends.
+        let status = self.child.wait();
+        self.ended = true;
+        result.and(status.map(|_| output))
+    }
 }
 
-#[cfg(not(unix))]
-fn start(command: &Secret) -> std::io::Result<Child> {
-    let mut shell = Command::new("cmd");
-    shell.arg("/C").arg(command.expose());
-    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()
+impl Drop for Shell {
+    fn drop(&mut self) {
+        if !self.ended {
+            kill(self.child.id());
+            drop(self.child.wait());
+        }
+    }
 }
 
-/// Kills a command and what it started. The shell does it, because the standard library knows no groups of processes.
+/// Kills a command and the processes that it started. A shell does it, because the standard library cannot signal
+/// process groups.
 fn kill(id: u32) {
-    let mut shell = match cfg!(unix) {
-        true => {
-            let mut shell = Command::new("sh");
-            shell.arg("-c").arg(format!("kill -KILL -{id}"));
-            shell
-        }
-        false => {
-            let mut shell = Command::new("taskkill");
-            shell.args(["/F", "/T", "/PID", &id.to_string()]);
-            shell
-        }
+    let mut command = if cfg!(unix) {
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("kill -KILL -{id}"));
+        shell
+    } else {
+        let mut taskkill = Command::new("taskkill");
+        taskkill.args(["/F", "/T", "/PID", &id.to_string()]);
+        taskkill
     };
-    let killed = shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let killed = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     if let Err(error) = killed {
         log::warn!(target: "tinkex", "a credential command could not be killed: {error}");
     }
@@ -129,55 +154,54 @@ fn kill(id: u32) {
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_secs(60);
 
     fn run_line(line: &str) -> Result<String> {
-        let output = run(&Secret::new(line), PATIENCE, &CancelToken::new())?;
+        let output = run(&Secret::new(line), LONG, &CancelToken::new())?;
         Ok(String::from_utf8_lossy(&output).into_owned())
     }
 
     #[test]
-    fn the_shell_runs_the_line_whatever_its_status_and_its_errors() {
+    fn the_shell_runs_the_line_and_ignores_its_status_and_its_errors() {
         assert_eq!(run_line("x=ml; echo t$x-a | cat; echo no >&2; exit 3").expect("output"), "tml-a\n");
         assert_eq!(run_line("read x; echo \"<$x>\"").expect("output"), "<>\n");
         assert_eq!(run_line("exit 0").expect("output"), "");
     }
 
     #[test]
-    fn a_command_that_hangs_is_killed_with_everything_that_it_started() {
+    fn a_command_that_hangs_is_killed_with_all_processes_that_it_started() {
         let dir = std::env::temp_dir().join(format!("tinkex-command-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a folder");
-        let pid_file = dir.join("pid");
-        // The shell waits for a child that holds the pipe as well.
-        let line = format!("sleep 1000 & echo $! > {}; wait", pid_file.display());
-        let begun = Instant::now();
-        let patience = Duration::from_millis(500);
-        let error = run(&Secret::new(line), patience, &CancelToken::new()).expect_err("it hangs");
-        assert!(error.is_timeout() && begun.elapsed() < PATIENCE, "{error}");
+        let fifo = dir.join("fifo");
+        assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
+        // The child of the shell holds the fifo open. Its reader gets the end when the child dies.
+        let (sender, ended) = bounded(1);
+        let reading = fifo.clone();
+        let reader = std::thread::spawn(move || sender.send(std::fs::read(reading).map(|bytes| bytes.len())));
+        let line = format!("sleep 1000 3> {} & wait", fifo.display());
+        let start = Instant::now();
+        let error =
+            run(&Secret::new(line), Duration::from_millis(500), &CancelToken::new()).expect_err("it hangs");
+        assert!(error.is_timeout() && start.elapsed() < LONG, "{error}");
         assert!(error.message().contains("credential command"), "{error}");
-        if let Ok(pid) = std::fs::read_to_string(&pid_file) {
-            let stat = format!("/proc/{}/stat", pid.trim());
-            let deadline = Instant::now() + PATIENCE;
-            while std::fs::read_to_string(&stat).is_ok_and(|it| !it.contains(" Z ")) {
-                assert!(Instant::now() < deadline, "the child of the command still runs");
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
+        let read = ended.recv_timeout(LONG).expect("the child of the command is dead");
+        assert_eq!(read.expect("a fifo"), 0);
+        reader.join().expect("no panic").expect("the receiver lives");
         std::fs::remove_dir_all(&dir).expect("the folder");
     }
 
     #[test]
-    fn the_end_of_the_client_ends_the_command() {
+    fn closing_the_client_kills_the_command() {
         let stop = CancelToken::new();
         let stopper = stop.clone();
         let stopping = std::thread::spawn(move || {
             stopper.wait_timeout(Duration::from_millis(100));
             stopper.cancel();
         });
-        let begun = Instant::now();
+        let start = Instant::now();
         let error = run(&Secret::new("sleep 1000"), Duration::MAX, &stop).expect_err("stopped");
-        assert!(error.is_closed() && begun.elapsed() < PATIENCE, "{error}");
+        assert!(error.is_closed() && start.elapsed() < LONG, "{error}");
         stopping.join().expect("no panic");
-        assert!(run(&Secret::new("echo tml-a"), PATIENCE, &stop).expect_err("stopped").is_cancelled());
+        assert!(run(&Secret::new("echo tml-a"), LONG, &stop).expect_err("stopped").is_cancelled());
     }
 }

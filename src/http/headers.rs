@@ -1,4 +1,4 @@
-//! What every request carries besides its body (PROTOCOL §1.5).
+//! The headers of requests (PROTOCOL §1.5).
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use super::{Answer, Body, Call};
 
 pub(super) const USER_AGENT: &str = concat!("tinkex/Rust ", env!("CARGO_PKG_VERSION"));
 
-/// A new key, under which a server can tell a repeated request from a new one.
+/// Makes a new idempotency key, by which a server recognises repeated requests.
 pub(crate) fn idempotency_key() -> String {
     format!("tinkex-{}", uuid4())
 }
 
-/// A random UUID in its usual form.
+/// Makes a random UUID (version 4).
 pub(crate) fn uuid4() -> String {
     let bits = fastrand::u128(..);
     let bits = (bits & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
@@ -45,7 +45,7 @@ pub(super) fn all(
         ("x-stainless-retry-count", retry.to_string()),
         ("x-stainless-read-timeout", seconds(timeout)),
     ];
-    if call.method != "GET" {
+    if call.endpoint.method() != "GET" {
         all.push(("X-Idempotency-Key", key.to_string()));
         let content_type = match call.body {
             Body::Protobuf { .. } => "application/x-protobuf",
@@ -66,18 +66,18 @@ pub(super) fn all(
     }
     if let Some(trace) = &call.trace {
         all.push(("traceparent", trace.traceparent.clone()));
-        all.extend(trace.tracestate.iter().map(|it| ("tracestate", it.clone())));
+        all.extend(trace.tracestate.iter().map(|state| ("tracestate", state.clone())));
     }
     all.extend(call.headers.iter().cloned());
     let mut all: Vec<_> = all.into_iter().map(|(name, value)| (Cow::Borrowed(name), value)).collect();
     for (name, value) in &config.overrides {
-        all.retain(|it| !it.0.eq_ignore_ascii_case(name));
+        all.retain(|(own, _)| !own.eq_ignore_ascii_case(name));
         all.push((Cow::Owned(name.clone()), value.expose().to_string()));
     }
     all
 }
 
-/// PROTOCOL §1.4: the server asks for a new token.
+/// The server rejects the token and wants a new one (PROTOCOL §1.4).
 pub(super) fn rejects_token(answer: &Answer) -> bool {
     answer.status == 401
         && answer.header("www-authenticate").is_some_and(|it| it.contains("error=\"invalid_token\""))
@@ -98,7 +98,7 @@ fn seconds(timeout: Duration) -> String {
     if seconds.fract() == 0.0 { format!("{seconds:.0}") } else { format!("{seconds:.1}") }
 }
 
-/// The operating system, as servers are told it.
+/// Name of the operating system in the headers and in telemetry.
 pub(crate) fn os() -> &'static str {
     match std::env::consts::OS {
         "linux" => "Linux",

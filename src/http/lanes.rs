@@ -1,4 +1,4 @@
-//! What the connections of each class of request are like.
+//! Buffers and idle connections of each class of requests.
 
 use super::Lane;
 
@@ -18,8 +18,9 @@ impl Lane {
         }
     }
 
-    /// The size of each of the two buffers of a connection, in bytes. Thousands of connections may be waiting at once, and
-    /// ureq's own 128 KiB would cost them 576 MB. The head of an answer has to fit, and one line of a request's.
+    /// The sizes of the input and the output buffer of a connection, in bytes. With ureq's default of 128 KiB, 2000
+    /// waiting connections would take 576 MB. The input buffer must hold the head of an answer, the output buffer the
+    /// longest line of the head of a request.
     pub(super) fn buffers(self) -> (usize, usize) {
         match self {
             Lane::Poll => (10 << 10, 4 << 10),
@@ -28,7 +29,8 @@ impl Lane {
         }
     }
 
-    /// As many as requests of the class usually run at the same time: each one above it pays a new connection.
+    /// The number of idle connections to keep: as many as requests of the class usually run at the same time. Each
+    /// further request opens a new connection.
     pub(super) fn idle_connections(self) -> usize {
         match self {
             Lane::Session => 4,
@@ -37,7 +39,7 @@ impl Lane {
             Lane::Poll => 256,
             Lane::Rest => 8,
             Lane::Telemetry => 1,
-            // One for each sampling client.
+            // One per sampling client.
             Lane::PollMany => 16,
         }
     }

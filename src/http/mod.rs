@@ -1,13 +1,14 @@
-//! One request → one classified answer.
+//! Sends requests: one call in, one answer or one classified error out.
 //!
-//! [`Http`] adds what every request needs (credential, headers, idempotency key), sends it over the transport and
-//! repeats it as [`policy::retry`](crate::policy::retry) decides. Nothing above this floor sees a status code that is
-//! not a success, except the poll loop, which wants each answer raw.
+//! [`Http`] adds the credential, the headers and the idempotency key, sends the request over the transport and repeats
+//! it as [`policy::retry`](crate::policy::retry) decides. The modules above see status codes of failures only as
+//! errors, except the poll loop, which gets each answer unclassified.
 
 pub(crate) mod auth;
 pub(crate) mod breakers;
 mod call;
 mod command;
+pub(crate) mod endpoint;
 pub(crate) mod headers;
 mod lanes;
 mod offered;
@@ -23,14 +24,14 @@ use std::time::{Duration, Instant};
 use serde::de::DeserializeOwned;
 
 use crate::config::Config;
+use crate::credentials::Secret;
 use crate::error::{Error, ErrorKind, Phase, Result, Sent, words};
 use crate::event::{BillingPause, Retry};
 use crate::metrics::name;
 use crate::policy::billing::{self, Billing};
 use crate::policy::endpoints::Endpoints;
-use crate::policy::retry::{Failure, FirstContact, Limits, Retries};
+use crate::policy::retry::{self, Failure, FirstContact, Retries};
 use crate::policy::verdict::Verdict;
-use crate::secret::Secret;
 use crate::sync::clock::Clock;
 use crate::sync::process::{Process, forked};
 use crate::sync::{CancelToken, Mutex};
@@ -40,17 +41,18 @@ pub(crate) use self::ureq::Ureq;
 use auth::Auth;
 use breakers::Breakers;
 pub(crate) use call::{Body, Call};
-pub(crate) use offered::Endpoint;
+pub(crate) use endpoint::Endpoint;
 pub(crate) use room::Room;
-pub(crate) use transport::{Answer, Branch, Broken, Exchange, Lane, Transport};
+use transport::head_timeout;
+pub(crate) use transport::{Answer, Branch, Broken, Exchange, Lane, Limits, Transport};
 
-/// A call that has taken so long is worth a warning at each retry.
-const LONG: Duration = Duration::from_secs(5);
+/// Retries of a call that has lasted this long are logged as warnings, earlier ones as debug messages.
+const WARN_AFTER: Duration = Duration::from_secs(5);
 
-/// The least time that an attempt is given.
-const MOMENT: Duration = Duration::from_millis(1);
+/// Shortest time limit of an attempt.
+const SHORTEST: Duration = Duration::from_millis(1);
 
-/// Whether a server has answered anything by itself.
+/// Tells, now and later, whether the server itself has answered.
 #[derive(Clone)]
 pub(crate) struct Served {
     served: Arc<AtomicBool>,
@@ -62,22 +64,22 @@ impl Served {
         self.served.load(Ordering::Relaxed)
     }
 
-    /// The server's address.
+    /// The base URL of the server.
     pub(crate) fn by(&self) -> &str {
         &self.config.base_url
     }
 }
 
-/// Which attempt at a call this is.
+/// The number and kind of an attempt.
 #[derive(Clone, Copy, Default)]
-struct Try {
-    /// So many were made before.
+struct Attempt {
+    /// Number of earlier attempts.
     retry: u32,
-    /// Over a new connection.
+    /// Uses a new connection.
     fresh: bool,
 }
 
-/// Sends calls. Cheap to share; everything above holds it by reference.
+/// Sends calls.
 pub(crate) struct Http {
     transport: Arc<dyn Transport>,
     config: Arc<Config>,
@@ -86,11 +88,11 @@ pub(crate) struct Http {
     breakers: Option<Breakers>,
     billing: Mutex<Billing>,
     offered: Mutex<Endpoints>,
-    /// The server, or a proxy before it, answered at least once.
+    /// The server or a proxy in front of it has answered.
     reached: AtomicBool,
-    /// The server itself did: with something else than 5xx.
+    /// The server itself has answered: with another status than 5xx.
     served: Arc<AtomicBool>,
-    /// The one whose connections these are.
+    /// The process that owns the connections.
     process: Process,
     last_contact: Mutex<Option<Instant>>,
 }
@@ -119,61 +121,61 @@ impl Http {
         &self.auth
     }
 
-    /// Keeps a secret of one call, which the server may repeat, out of sight.
+    /// Removes a secret of one call from all texts of the server from now on.
     pub(crate) fn hide(&self, secret: &Secret) {
         self.auth.redactor().hide(secret);
     }
 
-    /// The server itself has answered, with whatever else than 5xx.
+    /// The server itself has answered, with another status than 5xx.
     pub(crate) fn has_served(&self) -> bool {
         self.served.load(Ordering::Relaxed)
     }
 
-    /// Whether the server itself has answered, now and later.
+    /// A handle that tells, now and later, whether the server itself has answered.
     pub(crate) fn served(&self) -> Served {
         Served { served: self.served.clone(), config: self.config.clone() }
     }
 
-    /// An error of this client as it may leave it: without any part of a secret.
+    /// Removes secrets and parts of them from an error.
     pub(crate) fn without_secrets(&self, error: Error) -> Error {
         self.auth.redactor().error(error)
     }
 
-    /// An address that the server names, for whoever has it to read from.
+    /// Checks a URL that the server returned, such as that of a download.
     ///
     /// # Errors
-    /// It is none of http or https, or less safe than the server's own.
+    /// The URL is neither http nor https, or it is http while the server is reached over https.
     pub(crate) fn named_address(&self, url: &str) -> Result<String> {
         self.config.server.named(url).map_err(|problem| {
-            let text = format!("the server names an address that is not to be used: {problem}");
+            let text = format!("the server returned an unusable URL: {problem}");
             self.without_secrets(Error::decode(text))
         })
     }
 
-    /// The credential that the next request would carry, which may have to be fetched.
+    /// The credential of the next request. Fetches a token if one is needed.
     pub(crate) fn credential(&self) -> Result<Secret> {
         let timeout = self.config.timeouts.exchange;
         let credential = self.auth.credential(&self.clock, timeout, |it| self.exchange_token(it, timeout));
         credential.map_err(|it| self.without_secrets(it.error(&self.config.timeouts)))
     }
 
-    /// When the server last answered anything.
+    /// Time of the last answer.
     pub(crate) fn last_contact(&self) -> Option<Instant> {
         *self.last_contact.lock()
     }
 
-    /// A transport for requests that have to be interrupted without all others.
+    /// Opens a branch of the transport, for requests that must be interrupted separately.
     pub(crate) fn branch(&self) -> Option<Branch> {
         Branch::of(&*self.transport)
     }
 
-    /// Interrupts everything that is being sent or received, and refuses whatever comes later.
+    /// Interrupts all requests in progress and refuses later ones.
     pub(crate) fn shutdown(&self) {
         self.auth.shutdown();
         self.transport.shutdown();
     }
 
-    /// Sends a call until it succeeds, fails for good, or its budget is spent, and returns the answer's body.
+    /// Sends a call, with retries until it succeeds, fails for good, or its budget is spent.
     pub(crate) fn send(&self, call: &Call, cancel: &CancelToken) -> Result<Answer> {
         let started = self.clock.now();
         let budget = call.budget.unwrap_or(self.config.timeouts.submit);
@@ -182,41 +184,45 @@ impl Http {
         let mut sent = Sent::No;
         let mut last = None;
         let latest = started.checked_add(self.config.timeouts.operation);
-        // Waiting for payment is not counted as trying.
+        // Moves forward while the call waits for payment, which does not use up the budget.
         let mut begun = started;
         loop {
             let elapsed = self.clock.now().saturating_duration_since(begun);
-            // No attempt outlasts the operation; one is made in any case.
-            let to_deadline =
-                call.deadline.map_or(Duration::MAX, |it| it.saturating_duration_since(begun).max(MOMENT));
+            // No attempt outlasts the operation, but at least one is made.
+            let to_deadline = call
+                .deadline
+                .map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(begun).max(SHORTEST));
             let budget = budget.min(to_deadline);
             if cancel.is_cancelled() {
                 return Err(self.explain(Error::cancelled(), call, retries.taken(), elapsed, sent));
             }
             let left = (!budget.is_zero()).then(|| budget.saturating_sub(elapsed));
-            let nth = Try { retry: retries.taken(), fresh: retries.needs_new_connection() };
+            let nth = Attempt { retry: retries.taken(), fresh: retries.needs_new_connection() };
+            let limits = self.limits(call, self.timeout(call, left));
             let outcome = self.attempt(call, &key, nth, left);
             let elapsed = self.clock.now().saturating_duration_since(begun);
             let (failure, error, reached) = match outcome {
-                Ok(answer) if answer.facts().verdict() == Verdict::Success => match answer.is_page() {
-                    // No endpoint answers so: it is a proxy's, or that of a place where somebody has to log in.
-                    true => (Failure::Fatal, self.unexpected_page(&answer), Some(Sent::Maybe)),
-                    false => {
-                        if let Some(progress) = call.progress.as_ref().filter(|_| last.is_some()) {
-                            progress.recovered();
-                        }
-                        return Ok(answer);
+                // The page comes from a proxy or from a login gateway: no endpoint answers with HTML.
+                Ok(answer) if answer.facts().verdict() == Verdict::Success && answer.is_page() => {
+                    (Failure::Fatal, self.unexpected_page(&answer), Some(Sent::Maybe))
+                }
+                Ok(answer) if answer.facts().verdict() == Verdict::Success => {
+                    if let Some(progress) = call.progress.as_ref().filter(|_| last.is_some()) {
+                        progress.recovered();
                     }
-                },
+                    return Ok(answer);
+                }
                 Ok(answer) if call.takes_redirect && (300..400).contains(&answer.status) => {
                     return Ok(answer);
                 }
                 Ok(answer) => {
-                    // What is sent only once is not sent again for payment either, and samples wait together.
-                    let waits = !budget.is_zero() && !call.leaves_429 && billing::is_waited_out(&call.path);
-                    let paused = match waits {
-                        true => self.pause_for_payment(&answer, call.deadline.or(latest), cancel),
-                        false => Ok(false),
+                    // Calls of one attempt are not repeated after a payment either, and samples wait together
+                    // elsewhere.
+                    let waits = !budget.is_zero() && !call.leaves_429 && call.endpoint.waits_for_payment;
+                    let paused = if waits {
+                        self.pause_for_payment(&answer, call.deadline.or(latest), cancel)
+                    } else {
+                        Ok(false)
                     };
                     match paused {
                         Ok(true) => {
@@ -228,8 +234,8 @@ impl Http {
                     }
                 }
                 Err(broken) => {
-                    let error = broken.error(&self.config.timeouts);
-                    // An attempt that was cut short, or not made, says less than the one before it.
+                    let error = broken.error(limits);
+                    // An attempt that was cut short or not made tells less than the one before it.
                     let cut = self.timeout(call, left) < self.timeout(call, None);
                     let error = match (&broken, last.take()) {
                         (Broken::CircuitOpen { .. }, Some(cause)) => error.caused_by(cause),
@@ -237,24 +243,24 @@ impl Http {
                         _ => error,
                     };
                     let failure = broken.failure();
-                    let is_strange = matches!(failure, Failure::WrongPeer { .. }) && !self.has_served();
-                    let error = if is_strange { error.adding("; is the base URL right?") } else { error };
-                    (failure, error, Some(broken.sent()).filter(|it| *it == Sent::Maybe))
+                    let is_unknown_peer = matches!(failure, Failure::WrongPeer { .. }) && !self.has_served();
+                    let error = if is_unknown_peer { error.adding("; check the base URL") } else { error };
+                    (failure, error, Some(broken.sent()).filter(|sent| *sent == Sent::Maybe))
                 }
             };
-            // Whether any attempt may have reached the server decides what a training client may conclude.
+            // `sent` covers all attempts: a training client may reuse a sequence number only if none arrived.
             sent = reached.unwrap_or(sent);
-            // Looked at after each attempt, because another call may have reached the server meanwhile.
+            // Read after each attempt, because another call may have reached the server meanwhile.
             let first_contact = self.first_contact();
-            let limits = Limits { budget, first_contact };
+            let limits = retry::Limits { budget, first_contact };
             let Some(pause) = retries.next(failure, elapsed, limits, fastrand::f64()) else {
                 return Err(self.explain(error, call, retries.taken() + 1, elapsed, sent));
             };
-            self.say_retry(call, &error, retries.taken(), elapsed, pause);
+            self.log_retry(call, &error, retries.taken(), elapsed, pause);
             self.config.seeing.metrics.increment(name::RETRIES, 1);
             let (path, attempts) = (call.path.clone(), retries.taken());
-            self.config.seeing.observed.tell(|it| {
-                it.on_retry(&Retry { path, attempts, error: error.clone(), pause });
+            self.config.seeing.observed.tell(|observer| {
+                observer.on_retry(&Retry { path, attempts, error: error.clone(), pause });
             });
             if let Some(progress) = &call.progress {
                 progress.failed(error.clone());
@@ -266,7 +272,7 @@ impl Http {
         }
     }
 
-    /// The budgets for a server that has not answered yet.
+    /// The retry budgets while the server has not answered yet.
     fn first_contact(&self) -> Option<FirstContact> {
         let timeouts = &self.config.timeouts;
         if self.has_served() {
@@ -277,27 +283,28 @@ impl Http {
         Some(FirstContact { connection, answer: timeouts.first_contact })
     }
 
-    /// Retries are said quietly, until they have taken long.
-    fn say_retry(&self, call: &Call, error: &Error, attempts: u32, elapsed: Duration, pause: Duration) {
-        let level = if elapsed + pause < LONG { log::Level::Debug } else { log::Level::Warn };
+    fn log_retry(&self, call: &Call, error: &Error, attempts: u32, elapsed: Duration, pause: Duration) {
+        let level = if elapsed + pause < WARN_AFTER { log::Level::Debug } else { log::Level::Warn };
         log::log!(
             target: "tinkex::http", level,
-            "{} {}: {error}; attempt {attempts} after {elapsed:.1?}, again in {pause:.1?}", call.method, call.path
+            "{} {}: {error}; attempt {attempts} after {elapsed:.1?}, again in {pause:.1?}", call.endpoint.method(), call.path
         );
     }
 
     fn unexpected_page(&self, answer: &Answer) -> Error {
         let page = words::excerpt(&answer.body);
-        Error::decode(format!("the server answered with {page} instead of the answer of an API"))
-            .with(|it| it.status = Some(answer.status))
+        Error::decode(format!(
+            "the server answered with {page} instead of JSON or protobuf; check the base URL"
+        ))
+        .with(|it| it.status = Some(answer.status))
     }
 
-    /// How long the server wants clients to wait for payment.
+    /// Sets the time for which the server wants clients to wait for payment.
     pub(crate) fn set_billing_window(&self, window: Duration) {
         self.billing.lock().set_window(window);
     }
 
-    /// If an answer is a refusal for want of payment that is to be waited out, waits and says so.
+    /// Waits if the answer is a refusal for lack of payment that is to be waited out. Returns true after a wait.
     pub(crate) fn pause_for_payment(
         &self,
         answer: &Answer,
@@ -311,68 +318,86 @@ impl Http {
         Ok(true)
     }
 
-    /// Whether a refusal for want of payment is to be waited out, for [`billing::PAUSE`] at least.
+    /// Tells whether a refusal for lack of payment is to be waited out, for at least [`billing::PAUSE`].
     pub(crate) fn waits_for_payment(&self, refusal: &Error, deadline: Option<Instant>) -> bool {
         let now = self.clock.now();
         let decision = self.billing.lock().refused(now, self.config.pause_policy, deadline);
         let billing::Decision::Wait { warn } = decision else { return false };
         if let Some(lasted) = warn {
             let error = refusal.clone();
-            log::warn!(target: "tinkex", "waiting for the account to be settled, for {lasted:.0?} now: {error}");
-            self.config.seeing.observed.tell(|it| it.on_billing_pause(&BillingPause { lasted, error }));
+            log::warn!(target: "tinkex", "waiting for payment of the account for {lasted:.0?}: {error}");
+            self.config
+                .seeing
+                .observed
+                .tell(|observer| observer.on_billing_pause(&BillingPause { lasted, error }));
         }
         true
     }
 
-    /// What an answer that is no success means for a call, and what it says, if anything, about whether the server took
-    /// this attempt or an earlier one.
+    /// Classifies an error answer. The third value tells whether the server may have carried out this or an earlier
+    /// attempt; `None` if the answer does not tell.
     fn refused(&self, call: &Call, answer: &Answer) -> (Failure, Error, Option<Sent>) {
         let facts = answer.facts();
         let is_final = call.final_on.contains(&facts.status) || call.leaves_429 && facts.status == 429;
-        let failure = match is_final {
-            true => Failure::Fatal,
-            false => Failure::Answer { verdict: facts.verdict(), hint: facts.hint() },
+        let failure = if is_final {
+            Failure::Fatal
+        } else {
+            Failure::Answer { verdict: facts.verdict(), hint: facts.hint() }
         };
-        // Of a request that the server took too long over or failed at, nobody knows what became.
+        // After a timeout or a failure of the server the fate of the request is unknown.
         let unknown = facts.status == 408 || 500 <= facts.status;
         let sent = if unknown { Some(Sent::Maybe) } else { facts.refuses_content().then_some(Sent::No) };
         (failure, facts.error(), sent)
     }
 
-    /// As [`send`](Http::send), for an endpoint that answers in JSON.
+    /// As [`send`](Http::send), for an endpoint with a JSON answer.
     pub(crate) fn json<T: DeserializeOwned>(&self, call: &Call, cancel: &CancelToken) -> Result<T> {
         let answer = self.send(call, cancel)?;
         self.decode(call, &answer)
     }
 
-    /// Reads a JSON answer.
+    /// Decodes a JSON answer. An empty body counts as `{}`, because some endpoints without results answer so.
     pub(crate) fn decode<T: DeserializeOwned>(&self, call: &Call, answer: &Answer) -> Result<T> {
-        // Endpoints that have nothing to say may answer with nothing at all.
         let body: &[u8] = if answer.body.is_empty() { b"{}" } else { &answer.body };
-        json::response(body).map_err(|it| {
-            let error = it.with(|it| it.url = Some(self.url(call)));
+        json::response(body).map_err(|error| {
+            let error = error.with(|context| {
+                context.url = Some(self.url(call));
+                context.endpoint = Some(call.endpoint.name);
+            });
             self.without_secrets(error)
         })
     }
 
-    /// One attempt whose answer is wanted whatever its status: what polling needs.
+    /// Makes one attempt and returns the answer whatever its status. Polling uses it.
     pub(crate) fn raw(&self, call: &Call) -> Result<Answer, Broken> {
-        self.attempt(call, &headers::idempotency_key(), Try { retry: 0, fresh: call.fresh }, None)
+        self.attempt(call, &headers::idempotency_key(), Attempt { retry: 0, fresh: call.fresh }, None)
     }
 
-    /// One attempt, if the circuit breaker allows it.
-    fn attempt(&self, call: &Call, key: &str, nth: Try, left: Option<Duration>) -> Result<Answer, Broken> {
+    /// Makes one attempt if the circuit breaker allows it.
+    fn attempt(
+        &self,
+        call: &Call,
+        key: &str,
+        nth: Attempt,
+        left: Option<Duration>,
+    ) -> Result<Answer, Broken> {
         let Some(breakers) = self.breakers.as_ref().filter(|_| !call.passes_breaker) else {
-            return self.renewed(call, key, nth, left);
+            return self.authorized(call, key, nth, left);
         };
         let trial = breakers.admit(call.lane)?;
-        let result = self.renewed(call, key, nth, left);
+        let result = self.authorized(call, key, nth, left);
         trial.record(&result);
         result
     }
 
-    /// One attempt, repeated once if the server says that the token is no longer valid.
-    fn renewed(&self, call: &Call, key: &str, nth: Try, left: Option<Duration>) -> Result<Answer, Broken> {
+    /// Makes one attempt with the credential, and repeats it once with a new token if the server rejects the token.
+    fn authorized(
+        &self,
+        call: &Call,
+        key: &str,
+        nth: Attempt,
+        left: Option<Duration>,
+    ) -> Result<Answer, Broken> {
         let timeout = self.timeout(call, left);
         if call.raw_credential {
             let raw = self.auth.raw().map_err(Broken::Token)?;
@@ -381,58 +406,77 @@ impl Http {
         let credential = || self.auth.credential(&self.clock, timeout, |it| self.exchange_token(it, timeout));
         let first = credential()?;
         let answer = self.exchange(call, key, nth, timeout, first.expose())?;
-        if !headers::rejects_token(&answer) || !self.auth.renew(&first) {
+        if !headers::rejects_token(&answer) || !self.auth.drop_rejected(&first) {
             return Ok(answer);
         }
         self.exchange(call, key, nth, timeout, credential()?.expose())
     }
 
-    /// How long one attempt may take without progress: no longer than what is left of the call's budget.
+    /// Limit of one attempt without progress: at most the rest of the call's budget.
     fn timeout(&self, call: &Call, left: Option<Duration>) -> Duration {
         let timeout = call.timeout.unwrap_or(self.config.timeouts.exchange);
-        left.map_or(timeout, |it| timeout.min(it.max(MOMENT)))
+        left.map_or(timeout, |left| timeout.min(left.max(SHORTEST)))
     }
 
-    /// Fetches a token before anybody needs it.
+    /// The time limits of one attempt.
+    fn limits(&self, call: &Call, timeout: Duration) -> Limits {
+        let now = self.clock.now();
+        Limits {
+            connect: self.config.timeouts.connect.min(timeout),
+            idle: timeout,
+            head: head_timeout(timeout, call.body.len()),
+            // Requests of an operation carry large bodies and may last as long as the operation. All others are small.
+            whole: call
+                .deadline
+                .map_or(timeout, |deadline| deadline.saturating_duration_since(now).max(SHORTEST)),
+        }
+    }
+
+    /// Fetches a new token, while the current one is still valid.
     pub(crate) fn replace_token(&self) -> Result<()> {
         let timeout = self.config.timeouts.exchange;
         let replaced = self.auth.replace(&self.clock, |it| self.exchange_token(it, timeout));
         replaced.map_err(|it| self.without_secrets(it.error(&self.config.timeouts)))
     }
 
-    /// PROTOCOL §1.4: trades the raw credential for a short-lived token. A failure is told as what it is, not as one of the
-    /// request that the token was for.
+    /// Exchanges the raw credential for a short-lived token (PROTOCOL §1.4). A failure names the token endpoint, not
+    /// the request that needed the token.
     fn exchange_token(&self, raw: &str, timeout: Duration) -> Result<String, Broken> {
-        let call = Call::post(Lane::Session, "/api/v1/auth/token", &json::AuthTokenRequest {});
+        let call = Call::post(Lane::Session, &endpoint::AUTH_TOKEN, &json::AuthTokenRequest {});
         let call = call.map_err(Broken::Token)?;
-        let failed = |it: Error| Broken::Token(it.with(|it| it.url = Some(self.url(&call))));
-        let answer =
-            match self.exchange_unread(&call, &headers::idempotency_key(), Try::default(), timeout, raw) {
-                Ok(answer) => answer,
-                Err(Broken::Closed) => return Err(Broken::Closed),
-                Err(broken) => {
-                    let broken = self.auth.redactor().broken(broken);
-                    return Err(failed(broken.error(&self.config.timeouts)));
-                }
-            };
+        let failed = |error: Error| {
+            Broken::Token(error.with(|context| {
+                context.url = Some(self.url(&call));
+                context.endpoint = Some(call.endpoint.name);
+            }))
+        };
+        let key = headers::idempotency_key();
+        let limits = self.limits(&call, timeout);
+        let answer = match self.exchange_unredacted(&call, &key, Attempt::default(), timeout, raw) {
+            Ok(answer) => answer,
+            Err(Broken::Closed) => return Err(Broken::Closed),
+            Err(broken) => return Err(failed(self.auth.redactor().broken(broken).error(limits))),
+        };
         if answer.facts().verdict() != Verdict::Success {
             return Err(failed(self.auth.redactor().answer(answer).facts().error()));
         }
         let reply = json::response::<json::AuthTokenResponse>(&answer.body);
-        // What the decoder says may repeat what it read.
-        let reply = reply.map_err(|_| failed(Error::decode("the server's answer holds no token")))?;
-        match reply.jwt.expose().chars().all(|it| it.is_ascii_graphic()) && !reply.jwt.expose().is_empty() {
-            true => Ok(reply.jwt.expose().to_string()),
-            false => Err(failed(Error::decode("the server's token is empty or no single word"))),
+        // The message of the decoder may contain parts of the token and is dropped.
+        let reply = reply.map_err(|_| failed(Error::decode("the server's answer contains no token")))?;
+        let jwt = reply.jwt.expose();
+        if jwt.is_empty() || !jwt.chars().all(|c| c.is_ascii_graphic()) {
+            let text = "the server's token is empty or contains a character that a header must not contain";
+            return Err(failed(Error::decode(text)));
         }
+        Ok(jwt.to_string())
     }
 
-    /// One exchange, from which no secret comes back.
+    /// Makes one exchange and removes secrets from its outcome.
     fn exchange(
         &self,
         call: &Call,
         key: &str,
-        nth: Try,
+        nth: Attempt,
         timeout: Duration,
         credential: &str,
     ) -> Result<Answer, Broken> {
@@ -440,7 +484,7 @@ impl Http {
         if let Some(progress) = &call.progress {
             progress.attempt();
         }
-        match self.exchange_unread(call, key, nth, timeout, credential) {
+        match self.exchange_unredacted(call, key, nth, timeout, credential) {
             Ok(answer) => {
                 let answer = redactor.answer(answer);
                 headers::log_deprecation(&answer, &call.path);
@@ -450,11 +494,11 @@ impl Http {
         }
     }
 
-    fn exchange_unread(
+    fn exchange_unredacted(
         &self,
         call: &Call,
         key: &str,
-        nth: Try,
+        nth: Attempt,
         timeout: Duration,
         credential: &str,
     ) -> Result<Answer, Broken> {
@@ -463,19 +507,17 @@ impl Http {
             return Err(Broken::Token(forked()));
         }
         let room = call.room.unwrap_or(Room::of(call.lane));
+        let limits = self.limits(call, timeout);
         let exchange = Exchange {
             lane: call.lane,
-            method: call.method,
+            method: call.endpoint.method(),
             url: self.url(call),
-            // What a request is usually given, even if less is left for this attempt.
+            // The header names the usual timeout, even if less is left for this attempt.
             headers: headers::all(call, &self.config, key, nth.retry, self.timeout(call, None), credential),
             body: call.body.bytes(),
-            connect_timeout: self.config.timeouts.connect.min(timeout),
+            connect_timeout: limits.connect,
             timeout,
-            // What belongs to an operation may go on as long as that; everything else is small.
-            limit: call
-                .deadline
-                .map_or(timeout, |it| it.saturating_duration_since(self.clock.now()).max(MOMENT)),
+            limit: limits.whole,
             largest_answer: room.bytes,
             fresh: nth.fresh,
         };
@@ -501,21 +543,22 @@ impl Http {
     }
 
     fn explain(&self, error: Error, call: &Call, attempts: u32, elapsed: Duration, sent: Sent) -> Error {
-        let error = self.without_secrets(error).with(|it| {
-            it.url = Some(self.url(call));
-            it.attempts = Some(attempts);
-            it.elapsed = Some(elapsed);
-            it.sent = Some(sent);
+        let error = self.without_secrets(error).with(|context| {
+            context.url = Some(self.url(call));
+            context.endpoint = Some(call.endpoint.name);
+            context.attempts = Some(attempts);
+            context.elapsed = Some(elapsed);
+            context.sent = Some(sent);
         });
-        // A connection that failed last has to be told that an earlier attempt may have arrived.
+        // The last attempt certainly did not arrive, but an earlier one may have.
         let never_arrived = matches!(
             error.kind(),
             ErrorKind::Connection { sent: Sent::No } | ErrorKind::Timeout(Phase::Resolve | Phase::Connect)
         );
         match (never_arrived, sent) {
             (true, Sent::Maybe) => {
-                Error::new(ErrorKind::Connection { sent }, "an earlier attempt may have arrived")
-                    .caused_by(error)
+                let text = "an earlier attempt may have reached the server";
+                Error::new(ErrorKind::Connection { sent }, text).caused_by(error)
             }
             _ => error,
         }

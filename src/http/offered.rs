@@ -1,51 +1,45 @@
-//! Endpoints that not every server has: asked for once, and told from things that are missing.
+//! Endpoints that a server may lack: such an endpoint is called once, and its absence is told apart from that of the
+//! thing which the call names.
 
-use super::{Answer, Call, Http};
+use super::{Answer, Call, Endpoint, Http};
 use crate::error::{Error, ErrorKind, Result};
 use crate::policy::endpoints::{Endpoints, Names, Presence};
 use crate::sync::{CancelToken, Mutex};
 
-/// An endpoint, as it is remembered and as errors name it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Endpoint {
-    /// Method and path, such as `GET sessions/{id}`.
-    pub(crate) name: &'static str,
-    pub(crate) names: Names,
-}
-
 impl Http {
-    /// What is known of the endpoints that the server has and lacks.
+    /// The endpoints that the server is known to have or to lack.
     pub(crate) fn offered(&self) -> &Mutex<Endpoints> {
         &self.offered
     }
 
-    /// Refuses what the server is known to lack.
-    pub(crate) fn check_offered(&self, endpoint: Endpoint) -> Result<()> {
-        match self.offered.lock().lacks(endpoint.name) {
-            true => Err(Error::new(ErrorKind::Incompatible, not_offered(endpoint))),
-            false => Ok(()),
+    /// Refuses an endpoint that the server is known to lack.
+    pub(crate) fn check_offered(&self, endpoint: &Endpoint) -> Result<()> {
+        if self.offered.lock().lacks(endpoint.name) {
+            Err(Error::new(ErrorKind::Incompatible, not_offered(endpoint)))
+        } else {
+            Ok(())
         }
     }
 
     /// As [`send`](Http::send), to an endpoint that the server may lack.
-    pub(crate) fn send_to(&self, endpoint: Endpoint, call: &Call, cancel: &CancelToken) -> Result<Answer> {
+    pub(crate) fn send_to_optional(&self, call: &Call, cancel: &CancelToken) -> Result<Answer> {
         match self.send(call, cancel) {
             Ok(answer) => {
-                self.offered.lock().note_present(endpoint.name);
+                self.offered.lock().note_present(call.endpoint.name);
                 Ok(answer)
             }
-            Err(error) => Err(self.judged(error, endpoint, &call.path)),
+            Err(error) => Err(self.judged(error, call.endpoint, call.names)),
         }
     }
 
-    /// A refusal as the caller should see it: that of an endpoint which the server lacks is told apart where that is
-    /// possible, and remembered where it is certain.
-    pub(crate) fn judged(&self, error: Error, endpoint: Endpoint, path: &str) -> Error {
-        // The token's own address may be what is missing.
-        let is_of_this = error.url().is_some_and(|it| it.ends_with(path));
+    /// Turns the refusal of an endpoint that the server lacks into [`Incompatible`](ErrorKind::Incompatible) where it
+    /// can be told, and remembers the endpoint where that is certain.
+    pub(crate) fn judged(&self, error: Error, endpoint: &Endpoint, names: Names) -> Error {
+        // A failed fetch of the token is an error of another endpoint.
+        let is_of_this = error.endpoint() == Some(endpoint.name);
         let Some(status) = error.http_status().filter(|_| is_of_this) else { return error };
-        let detail = error.message().split_once(": ").map_or("", |it| it.1);
-        let presence = self.offered.lock().note_refusal(endpoint.name, status, detail, endpoint.names);
+        let detail = error.detail().unwrap_or_default();
+        let presence = self.offered.lock().note_refusal(endpoint.name, status, detail, names);
         match presence {
             Presence::Present => error,
             Presence::Absent | Presence::ProbablyAbsent => {
@@ -62,6 +56,6 @@ impl Http {
     }
 }
 
-fn not_offered(endpoint: Endpoint) -> String {
+fn not_offered(endpoint: &Endpoint) -> String {
     format!("this server does not offer {}", endpoint.name)
 }

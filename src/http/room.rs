@@ -1,30 +1,30 @@
-//! How large an answer may be. Each kind of answer has a limit of its own, far above every real one of that kind and far
-//! below what would hurt the machine: it holds for the body after decompression, whatever its announced length.
+//! Limits of the size of answers. Each kind of answer has its own limit, far above real answers and far below the
+//! memory of the machine. It applies to the body after decompression, whatever length was announced.
 
 use super::transport::{Answer, Broken, Lane};
 
-/// Of an answer that is no success, so much is read and the rest is left.
+/// Number of bytes that are read of an error answer. The rest is dropped.
 pub(super) const LARGEST_REFUSAL: u64 = 64 << 10;
 
-/// The most that an answer may take.
+/// The limits of one answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Room {
-    /// Of its body, in bytes.
+    /// Largest body, in bytes.
     pub(crate) bytes: u64,
-    /// Values in its JSON. One that is written as `0,` takes 2 bytes of the body and 32 bytes of memory.
+    /// Largest number of values in JSON. A value written as `0,` takes 2 bytes in the body and 32 bytes in memory.
     pub(crate) values: usize,
 }
 
 impl Room {
-    /// Flags, heartbeats, capabilities, promises, tokens: kilobytes.
+    /// For flags, heartbeats, capabilities, promises and tokens, which have kilobytes.
     pub(crate) const SMALL: Room = Room { bytes: 1 << 20, values: 1 << 17 };
-    /// Lists: of some servers, all checkpoints of a run at once.
+    /// For lists. Some servers return all checkpoints of a run at once.
     pub(crate) const LIST: Room = Room { bytes: 16 << 20, values: 1 << 19 };
-    /// Results of which it is not known what was asked for.
+    /// For results of unknown size.
     pub(crate) const UNKNOWN: Room = Room { bytes: 256 << 20, values: 1 << 25 };
 
-    /// The result of a request that sent, or asked for, so many numbers: several numbers for each of them, as JSON writes
-    /// the longest ones.
+    /// For the result of a request that sends or asks for `n` numbers: several numbers for each, in the longest JSON
+    /// form.
     pub(crate) fn for_numbers(n: u64) -> Room {
         let bytes = n.saturating_mul(128).saturating_add(256 << 10);
         let values = n.saturating_mul(8).saturating_add(1 << 16);
@@ -34,17 +34,17 @@ impl Room {
         }
     }
 
-    /// What the requests of a lane are answered with, unless the call knows better.
+    /// The default limits of a lane.
     pub(super) fn of(lane: Lane) -> Room {
         match lane {
             Lane::Session | Lane::Telemetry => Room::SMALL,
             Lane::Rest | Lane::PollMany => Room::LIST,
-            // Some servers answer with the result at once.
+            // Some servers answer a submission with the result.
             Lane::Train | Lane::Sample | Lane::Poll => Room::UNKNOWN,
         }
     }
 
-    /// Checks an answer, whatever transport brought it. One that is no success is shortened.
+    /// Checks the size of an answer and cuts an error answer, whatever the transport did.
     pub(super) fn check(self, mut answer: Answer) -> Result<Answer, Broken> {
         if !answer.is_success() {
             answer.body.truncate(LARGEST_REFUSAL.min(self.bytes) as usize);
@@ -58,32 +58,33 @@ impl Room {
             return Ok(answer);
         }
         let n_values = n_values(&answer.body);
-        match self.values < n_values {
-            true => Err(Broken::TooManyValues { limit: self.values, found: n_values }),
-            false => Ok(answer),
+        if self.values < n_values {
+            return Err(Broken::TooManyValues { limit: self.values, found: n_values });
         }
+        Ok(answer)
     }
 }
 
-/// How many values JSON may hold at most, counted without reading it: texts count as if they were JSON, too.
+/// An upper bound of the number of values in JSON. Separators inside of strings are counted, too.
 fn n_values(json: &[u8]) -> usize {
-    // A short body cannot hold too many.
+    // A short body cannot exceed any limit.
     if json.len() < 1 << 16 {
         return json.len();
     }
-    json.iter().filter(|it| matches!(it, b',' | b'[' | b'{')).count()
+    json.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Timeouts;
 
     fn answer(status: u16, body: Vec<u8>) -> Answer {
         Answer { status, headers: Vec::new(), body: body.into() }
     }
 
     #[test]
-    fn each_kind_of_answer_has_a_limit_of_its_own() {
+    fn each_kind_of_answer_has_its_own_limit() {
         for (room, bytes) in [
             (Room::of(Lane::Session), 1 << 20),
             (Room::of(Lane::Rest), 16 << 20),
@@ -95,7 +96,7 @@ mod tests {
         let fits = Room::SMALL.check(answer(200, vec![b' '; 1 << 20]));
         assert!(fits.is_ok());
         let error = Room::SMALL.check(answer(200, vec![b' '; (1 << 20) + 1])).expect_err("too large");
-        let text = error.error(&Default::default()).to_string();
+        let text = error.error(&Timeouts::default()).to_string();
         assert!(text.contains("1048576") && text.contains("1048577"), "{text}");
     }
 
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_refusal_the_beginning_is_kept_with_its_status() {
+    fn an_error_answer_is_cut_and_keeps_its_status() {
         let kept = Room::SMALL.check(answer(503, vec![b'x'; 1 << 20])).expect("a refusal");
         assert_eq!((kept.status, kept.body.len() as u64), (503, LARGEST_REFUSAL));
     }

@@ -1,5 +1,27 @@
-//! What carries a request: sockets, memory in tests, or something of your own
-//! (`ServiceClientBuilder::transport`).
+//! The transport that carries requests: sockets by default, memory in tests, or a transport of your own
+//! ([`ServiceClientBuilder::transport`](crate::ServiceClientBuilder::transport)).
+//!
+//! # Example: a transport that answers by itself
+//! ```
+//! use std::sync::Arc;
+//! use tinkex::ServiceClient;
+//! use tinkex::transport::{Answer, Broken, Exchange, Transport};
+//!
+//! struct Healthy;
+//!
+//! impl Transport for Healthy {
+//!     fn exchange(&self, exchange: &Exchange) -> Result<Answer, Broken> {
+//!         assert!(exchange.url.ends_with("/api/v1/healthz"));
+//!         Ok(Answer::new(200).with_header("Content-Type", "application/json").with_body(r#"{"status":"ok"}"#))
+//!     }
+//!
+//!     fn shutdown(&self) {}
+//! }
+//!
+//! let service = ServiceClient::builder().api_key("tml-example").transport(Arc::new(Healthy)).build()?;
+//! assert_eq!(service.create_rest_client().healthz()?, "ok");
+//! # Ok::<(), tinkex::Error>(())
+//! ```
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -13,51 +35,32 @@ use crate::http_date;
 use crate::policy::retry::Failure;
 use crate::policy::verdict::Facts;
 
-use super::breakers;
+pub use crate::lane::Lane;
 
-/// The class of a request. Each has connections of its own, so that long polls never starve uploads or heartbeats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Lane {
-    /// Sessions, heartbeats, configuration.
-    Session,
-    /// Training requests.
-    Train,
-    /// Sampling requests.
-    Sample,
-    /// Waiting for one result.
-    Poll,
-    /// Everything else.
-    Rest,
-    /// Waiting for all samples of a sampling session.
-    PollMany,
-    /// Reports of the client's own use.
-    Telemetry,
-}
-
-/// One HTTP request, complete.
+/// One complete HTTP request, with its limits.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct Exchange {
-    /// Its class.
+    /// The class of the request.
     pub lane: Lane,
-    /// Its method.
+    /// The method.
     pub method: &'static str,
-    /// Its absolute address.
+    /// The absolute URL.
     pub url: String,
-    /// Its headers.
+    /// The headers.
     pub headers: Vec<(Cow<'static, str>, String)>,
-    /// Its body, as it goes over the wire.
+    /// The body as it goes over the wire.
     pub body: Bytes,
-    /// How long connecting may take.
+    /// Limit of connecting.
     pub connect_timeout: Duration,
-    /// How long may pass without any progress: while the body is written, until the whole head of the answer is there,
-    /// between two pieces of the answer's body.
+    /// Limit of the time without progress: while the body is written, until the whole head of the answer has arrived,
+    /// and between two pieces of the answer's body.
     pub timeout: Duration,
-    /// How long everything may take, however steadily bytes flow.
+    /// Limit of the whole exchange, however steadily bytes flow.
     pub limit: Duration,
-    /// The largest answer to accept, in bytes.
+    /// The largest body to accept, in bytes.
     pub largest_answer: u64,
-    /// Over a new connection: those that are open are not to be trusted.
+    /// Requires a new connection, because an open one has just failed.
     pub fresh: bool,
 }
 
@@ -74,39 +77,77 @@ impl std::fmt::Debug for Exchange {
 }
 
 impl Exchange {
-    /// The value of a header, whatever its case.
+    /// Creates a request without headers and body, for tests of a transport. Its limits are the default ones of
+    /// [`Timeouts`] and an answer of 1 MiB.
+    pub fn new(lane: Lane, method: &'static str, url: impl Into<String>) -> Self {
+        let timeouts = Timeouts::default();
+        Exchange {
+            lane,
+            method,
+            url: url.into(),
+            headers: Vec::new(),
+            body: Bytes::new(),
+            connect_timeout: timeouts.connect,
+            timeout: timeouts.exchange,
+            limit: timeouts.exchange,
+            largest_answer: 1 << 20,
+            fresh: false,
+        }
+    }
+
+    /// The value of a header. The case of the name does not matter.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|it| it.0.eq_ignore_ascii_case(name)).map(|it| it.1.as_str())
+        self.headers.iter().find(|header| header.0.eq_ignore_ascii_case(name)).map(|header| header.1.as_str())
     }
 }
 
-/// An HTTP answer, complete.
+/// One complete HTTP answer.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Answer {
     /// The status.
     pub status: u16,
-    /// The headers; names are lower case.
+    /// The headers, with names in lower case.
     pub headers: Vec<(String, String)>,
-    /// The body, decompressed.
+    /// The decompressed body.
     pub body: Bytes,
 }
 
 impl Answer {
+    /// Creates an answer without headers and body.
+    pub fn new(status: u16) -> Self {
+        Answer { status, ..Answer::default() }
+    }
+
+    /// Adds a header. The name is put into lower case.
+    #[must_use]
+    pub fn with_header(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_ascii_lowercase(), value.into()));
+        self
+    }
+
+    /// Sets the body.
+    #[must_use]
+    pub fn with_body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+
     /// The value of a header, by its lower-case name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|it| it.0 == name).map(|it| it.1.as_str())
+        self.headers.iter().find(|header| header.0 == name).map(|header| header.1.as_str())
     }
 
     pub(crate) fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
 
-    /// A page for people, which no endpoint answers with.
+    /// The body is an HTML page, which no endpoint answers with.
     pub(crate) fn is_page(&self) -> bool {
-        let is_html = |it: &str| it.trim_start().to_ascii_lowercase().starts_with("text/html");
+        let is_html = |value: &str| value.trim_start().to_ascii_lowercase().starts_with("text/html");
         let head = self.body.trim_ascii_start();
         let head = &head[..head.len().min(256)];
-        // Some servers call everything so, even their JSON.
+        // Some servers send this content type with everything, even with JSON.
         self.header("content-type").is_some_and(is_html) && head.starts_with(b"<")
             || words::is_page(&String::from_utf8_lossy(head))
     }
@@ -116,7 +157,7 @@ impl Answer {
             .is_some_and(|it| it.to_ascii_lowercase().contains("application/x-protobuf"))
     }
 
-    /// When it was sent, by the server's own clock if it says so.
+    /// The time of the answer by the `Date` header, else by this machine's clock.
     fn time(&self) -> SystemTime {
         self.header("date").and_then(http_date::parse).unwrap_or_else(SystemTime::now)
     }
@@ -134,57 +175,56 @@ impl Answer {
     }
 }
 
-/// Why there is no answer.
+/// The reason why an exchange has no answer.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Broken {
-    /// No connection, or it broke.
+    /// The connection could not be opened, or it broke.
     Connection {
-        /// Whether the server may have seen the request.
+        /// Tells whether the server may have received the request.
         sent: Sent,
-        /// What the system says.
+        /// The text of the operating system.
         message: String,
     },
-    /// Time ran out.
+    /// A time limit passed.
     Timeout(Phase),
     /// The answer is larger than allowed.
     TooLarge {
         /// The limit in bytes.
         limit: u64,
-        /// The size that was announced or that arrived, if that is known.
+        /// The announced or received size in bytes, if known.
         announced: Option<u64>,
     },
-    /// The answer is not too large, but has so many parts that reading it would take too much memory.
+    /// The JSON of the answer has so many values that decoding it would take too much memory.
     TooManyValues {
-        /// How many there may be.
+        /// The largest number of values allowed.
         limit: usize,
-        /// How many there are.
+        /// The number of values in the answer.
         found: usize,
     },
-    /// Whoever is at the address is not the server: does not speak TLS, or has a certificate that is not trusted. Nothing
-    /// was sent.
-    Stranger {
-        /// What is wrong.
+    /// The peer is not the server: it does not speak TLS, or its certificate is not trusted. Nothing was sent.
+    WrongPeer {
+        /// The problem.
         message: String,
     },
-    /// The answer is not HTTP, or its body cannot be decompressed.
-    Garbage {
-        /// What is wrong with it.
+    /// The answer is not valid HTTP, or its body cannot be decompressed.
+    InvalidHttp {
+        /// The problem.
         message: String,
     },
-    /// Not sent: it cannot be written as HTTP, for instance because a header contains the end of a line.
+    /// Not sent: the request cannot be written as HTTP, for instance because a header contains a line break.
     Unsendable {
-        /// What is wrong with it.
+        /// The problem.
         message: String,
     },
     /// The transport was shut down.
     Closed,
     /// Not sent: the circuit breaker is open.
     CircuitOpen {
-        /// When to ask again, if that is known.
+        /// Time until the next trial, if known.
         retry_after: Option<Duration>,
     },
-    /// The credential could not be traded for a token.
+    /// The exchange of the credential for a token failed.
     Token(Error),
 }
 
@@ -196,11 +236,11 @@ impl Broken {
             Broken::Token(_)
             | Broken::CircuitOpen { .. }
             | Broken::Unsendable { .. }
-            | Broken::Stranger { .. } => Sent::No,
+            | Broken::WrongPeer { .. } => Sent::No,
             Broken::Timeout(_)
             | Broken::TooLarge { .. }
             | Broken::TooManyValues { .. }
-            | Broken::Garbage { .. }
+            | Broken::InvalidHttp { .. }
             | Broken::Closed => Sent::Maybe,
         }
     }
@@ -210,74 +250,114 @@ impl Broken {
             Broken::Connection { sent, .. } => Failure::Connection { sent: *sent },
             Broken::Timeout(Phase::Resolve | Phase::Connect) => Failure::Connection { sent: Sent::No },
             Broken::Timeout(_) => Failure::Timeout,
-            // A broken answer to a request that may have been carried out: the request is idempotent, and asking
-            // again gives the answer a second chance.
-            Broken::Garbage { .. } => Failure::WrongPeer { sent: Sent::Maybe },
-            Broken::Stranger { .. } => Failure::WrongPeer { sent: Sent::No },
+            // The server may have carried out the request. Requests are idempotent, so that a retry is safe and may get
+            // an intact answer.
+            Broken::InvalidHttp { .. } => Failure::WrongPeer { sent: Sent::Maybe },
+            Broken::WrongPeer { .. } => Failure::WrongPeer { sent: Sent::No },
             Broken::TooLarge { .. }
             | Broken::TooManyValues { .. }
             | Broken::Closed
             | Broken::Unsendable { .. } => Failure::Fatal,
-            // The server of tokens may be back soon; a credential that it refuses stays refused.
+            // A failure of the token endpoint may pass. A refused credential stays refused.
             Broken::Token(error) if error.is_retryable() => Failure::Connection { sent: Sent::No },
             Broken::Token(_) | Broken::CircuitOpen { .. } => Failure::Fatal,
         }
     }
 
-    pub(crate) fn error(&self, timeouts: &Timeouts) -> Error {
+    /// The error that the caller gets. `limits` are those of the failed exchange.
+    pub(crate) fn error(&self, limits: impl Into<Limits>) -> Error {
         match self {
             Broken::Connection { sent, message } => {
                 Error::new(ErrorKind::Connection { sent: *sent }, message)
             }
-            Broken::Timeout(phase @ (Phase::Resolve | Phase::Connect)) => {
-                Error::timeout(*phase, format!("no connection within {:.1?}", timeouts.connect))
-            }
-            Broken::Timeout(Phase::Body) => {
-                Error::timeout(Phase::Body, "the answer began to arrive but did not arrive whole in time")
-            }
-            Broken::Timeout(Phase::Send) => {
-                Error::timeout(Phase::Send, "the request could not be sent in time")
-            }
-            Broken::Timeout(phase) => Error::timeout(*phase, format!("no answer in time ({phase:?})")),
+            Broken::Timeout(phase) => Error::timeout(*phase, limits.into().text(*phase)),
             Broken::TooLarge { limit, announced } => {
                 let size = match announced {
-                    Some(n) => format!("it has {n}"),
-                    // Also of one that was compressed: what it announced is another size.
-                    None => format!("it did not say how many, and more than {limit} arrived"),
+                    Some(n) => format!("it has {n} bytes"),
+                    // A compressed body announces its compressed size only.
+                    None => format!("more than {limit} bytes arrived"),
                 };
-                Error::decode(format!("the answer is larger than the {limit} bytes that it may have: {size}"))
+                Error::decode(format!("the answer exceeds its limit of {limit} bytes: {size}"))
             }
-            Broken::TooManyValues { limit, found } => Error::decode(format!(
-                "the answer has {found} values, more than the {limit} that it may have"
-            )),
-            Broken::Stranger { message } => Error::new(ErrorKind::Connection { sent: Sent::No }, message),
-            Broken::Garbage { message } => Error::decode(format!("the answer is not HTTP: {message}")),
+            Broken::TooManyValues { limit, found } => {
+                Error::decode(format!("the answer has {found} values and exceeds its limit of {limit}"))
+            }
+            Broken::WrongPeer { message } => Error::new(ErrorKind::Connection { sent: Sent::No }, message),
+            Broken::InvalidHttp { message } => {
+                Error::decode(format!("the answer is not valid HTTP: {message}"))
+            }
             Broken::Unsendable { message } => {
                 Error::invalid("request", format!("cannot be written as HTTP: {message}"))
             }
             Broken::Closed => Error::closed("the client is closed"),
-            Broken::CircuitOpen { retry_after } => breakers::refusal(*retry_after),
+            Broken::CircuitOpen { retry_after } => {
+                let text = "not sent: the circuit breaker is open because too many requests failed in a row";
+                let retry_after = *retry_after;
+                Error::new(ErrorKind::CircuitOpen, text).with(|context| context.retry_after = retry_after)
+            }
             Broken::Token(error) => error.clone(),
         }
     }
 }
 
-/// Carries requests. Implementations block the calling thread, at most for the request's own timeouts.
+/// The time limits of an exchange that failed, as its error reports them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) connect: Duration,
+    /// Limit of the time without progress.
+    pub(crate) idle: Duration,
+    /// Limit of the wait for the head of the answer.
+    pub(crate) head: Duration,
+    /// Limit of the whole exchange, however steadily bytes flow.
+    pub(crate) whole: Duration,
+}
+
+impl Limits {
+    fn text(self, phase: Phase) -> String {
+        let Limits { connect, idle, head, whole } = self;
+        match phase {
+            Phase::Resolve => format!("the host name was not resolved within {connect:.1?}"),
+            Phase::Connect => format!("no connection within {connect:.1?}"),
+            Phase::Send => format!("sending the request made no progress for {idle:.1?}"),
+            Phase::FirstByte => format!("the request was sent, but no answer came within {head:.1?}"),
+            Phase::Body => format!("the answer began to arrive and then stopped for {idle:.1?}"),
+            _ => format!("the exchange did not finish within {whole:.1?}"),
+        }
+    }
+}
+
+impl From<&Timeouts> for Limits {
+    /// The limits of a poll.
+    fn from(timeouts: &Timeouts) -> Self {
+        let poll = timeouts.poll;
+        Limits { connect: timeouts.connect.min(poll), idle: poll, head: poll, whole: poll }
+    }
+}
+
+/// Extends the wait for the head of the answer by the time that an uploaded body of `n_bytes` may still spend in the
+/// buffers of the system, where its progress cannot be seen.
+pub(super) fn head_timeout(timeout: Duration, n_bytes: usize) -> Duration {
+    /// The slowest supported upload, in bytes per second.
+    const SLOWEST: f64 = 32.0 * 1024.0;
+    timeout.saturating_add(Duration::from_secs_f64(n_bytes as f64 / SLOWEST))
+}
+
+/// Carries requests. An implementation blocks the calling thread, at most for the limits of the request.
 pub trait Transport: Send + Sync {
-    /// Sends a request and receives the whole answer, whatever its status.
+    /// Sends a request and receives the whole answer. An error status is an answer, too.
     fn exchange(&self, exchange: &Exchange) -> Result<Answer, Broken>;
 
     /// Interrupts all requests in progress and refuses later ones.
     fn shutdown(&self);
 
-    /// A transport to the same server that can be shut down alone, for a client whose requests wait long. It ends with
-    /// this one at the latest. A transport that has none is used for such requests itself.
+    /// Opens a branch: a transport to the same server that can be shut down separately, for a client with long polls.
+    /// It is shut down with this transport at the latest. If `None`, this transport carries those requests, too.
     fn branch(&self) -> Option<Arc<dyn Transport>> {
         None
     }
 }
 
-/// The transport of a call that does not take its client's.
+/// The branch of a transport, for calls that must be interrupted separately.
 #[derive(Clone)]
 pub(crate) struct Branch(Arc<dyn Transport>);
 

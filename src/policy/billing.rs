@@ -12,28 +12,6 @@ const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// A refusal this long after the last warning starts a new incident.
 const INCIDENT_GAP: Duration = Duration::from_secs(300);
 
-/// Endpoints whose refusals are told at once, because nothing is lost by that: those with which work begins, of which PROTOCOL
-/// §1.11 leaves most out, and those that are asked to learn whether the account is in order. So is that of a session's end.
-const TOLD_AT_ONCE: [&str; 10] = [
-    "auth/apikey/me",
-    "auth/token",
-    "client/config",
-    "client/dynamic_config",
-    "create_model",
-    "create_sampling_session",
-    "create_session",
-    "get_server_capabilities",
-    "session_heartbeat",
-    "telemetry",
-];
-
-/// Whether a refusal of a request to this address is waited out.
-pub(crate) fn is_waited_out(path: &str) -> bool {
-    let path = path.split('?').next().unwrap_or_default();
-    let ends = path.contains("/v1/sessions/") && path.ends_with("/finish");
-    !ends && !TOLD_AT_ONCE.iter().any(|it| path.strip_suffix(it).is_some_and(|rest| rest.ends_with("/v1/")))
-}
-
 /// Decision about a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
@@ -115,26 +93,6 @@ mod tests {
                 Decision::Fail => 'x',
             };
         at.iter().map(&mut letter).collect()
-    }
-
-    #[test]
-    fn what_begins_or_asks_is_told_at_once_and_everything_else_waits() {
-        for path in TOLD_AT_ONCE {
-            assert!(!is_waited_out(&format!("/api/v1/{path}")), "{path}");
-        }
-        assert!(!is_waited_out("/api/v1/sessions/s-1/finish"));
-        for path in [
-            "forward_backward",
-            "load_weights",
-            "get_info",
-            "training_runs?limit=20",
-            "training_runs/create_model",
-            "samplers/telemetry",
-            "samplers/finish",
-            "billing/usage/events?x=/v1/create_model",
-        ] {
-            assert!(is_waited_out(&format!("/api/v1/{path}")), "{path}");
-        }
     }
 
     #[test]

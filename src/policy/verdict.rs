@@ -95,23 +95,26 @@ impl Facts<'_> {
         };
         let hint = self.hint();
         let vetoed = self.should_retry.is_some_and(|it| it.trim() == "false");
-        let elsewhere = match self.location {
-            Some(place) if (300..400).contains(&self.status) => {
+        let detail = detail(self.body);
+        let text = match (&detail, self.location.filter(|_| (300..400).contains(&self.status))) {
+            (_, Some(place)) => {
                 let place = presentable(place);
-                format!(" (it points to {place:?}, which is not followed: is the base URL right?)")
+                format!("the server redirects to {place:?}, which is not followed; check the base URL")
             }
-            _ => String::new(),
+            (Some(detail), None) => detail.clone(),
+            (None, None) => "the server gave no reason".into(),
         };
-        Error::new(kind, format!("HTTP {}: {}{elsewhere}", self.status, detail(self.body))).with(|it| {
+        Error::new(kind, format!("HTTP {}: {text}", self.status)).with(|it| {
             it.status = Some(self.status);
+            it.detail = detail;
             it.retry_after = hint;
             it.vetoed = Some(vetoed);
         })
     }
 }
 
-/// The server's own words about a failure, from whatever shape of body it sends, fit to be shown.
-pub(crate) fn detail(body: &[u8]) -> String {
+/// The server's own words about a failure, from whatever shape of body it sends, fit to be shown. `None` if the body has no text.
+pub(crate) fn detail(body: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(body);
     let text = text.trim();
     let words = match serde_json::from_slice::<Value>(body) {
@@ -121,10 +124,7 @@ pub(crate) fn detail(body: &[u8]) -> String {
         }
         _ => text.to_string(),
     };
-    match presentable(&words) {
-        words if words.is_empty() => "no further information".into(),
-        words => words,
-    }
+    Some(presentable(&words)).filter(|words| !words.is_empty())
 }
 
 /// Converts a reason to text. FastAPI sends a list of objects with a location and a message.
@@ -260,10 +260,10 @@ mod tests {
             ("a\r\nb", "a b"),
             (r#"{"detail":"\u001b[31mred"}"#, "red"),
             ("<html><title>502</title>", r#"an HTML page, "502""#),
-            ("", "no further information"),
         ];
         for (body, text) in table {
-            assert_eq!(detail(body.as_bytes()), text);
+            assert_eq!(detail(body.as_bytes()).as_deref(), Some(text));
         }
+        assert_eq!(detail(b""), None);
     }
 }

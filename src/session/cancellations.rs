@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::error::words::one_line;
 use crate::error::{Error, Result};
-use crate::http::{Call, Lane};
+use crate::http::{Call, Lane, endpoint};
 use crate::sync::cancel::{Registration, Wake};
 use crate::sync::task::{Turn, Work};
 use crate::sync::workers::Part;
@@ -172,7 +172,7 @@ impl Session {
 
     fn send_cancel_future(&self, request_id: &str) -> Result<()> {
         let request = CancelFutureRequest { request_id: request_id.into() };
-        let mut call = Call::post(Lane::Poll, "/api/v1/cancel_future", &request)?;
+        let mut call = Call::post(Lane::Poll, &endpoint::CANCEL_FUTURE, &request)?;
         call.timeout = Some(TIMEOUT);
         self.http.send(&call, &self.cancel).map(|_| ())
     }

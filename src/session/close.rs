@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{ClientStatus, Session};
 use crate::error::{Error, Result};
-use crate::http::{Call, Lane};
+use crate::http::{Call, Lane, endpoint};
 use crate::pending::retry_deliveries;
 use crate::sync::process::leak;
 use crate::sync::{self, Condvar, Mutex, spawn};
@@ -151,7 +151,8 @@ impl Session {
         };
         let request = json::FinishSessionRequest { reason, detail: detail.map(str::to_string) };
         let id = url::segment_of_server(id)?;
-        let mut call = Call::post(Lane::Session, format!("/api/v1/sessions/{id}/finish"), &request)?
+        let mut call = Call::post(Lane::Session, &endpoint::FINISH_SESSION, &request)?
+            .at(endpoint::FINISH_SESSION.path_with(&[&id]))
             .by("ServiceClient.close");
         let budget = self.finishing().saturating_sub(self.closing()).max(self.closing() / 2);
         call.budget = Some(budget);

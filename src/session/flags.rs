@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::http::{Call, Http, Lane};
+use crate::http::{Call, Http, Lane, endpoint};
 use crate::policy::endpoints::{Names, Presence, presence};
 use crate::policy::forms::{Form, Forms, Next, Outcome};
 use crate::policy::resubmit::may_assume_flags;
@@ -82,7 +82,7 @@ fn learn(http: &Http, config: &Config, call: &Call, cancel: &CancelToken) -> Res
 
 fn config_call(config: &Config) -> Result<Call> {
     let request = ClientConfigRequest { sdk_version: config.sdk_version.clone() };
-    Call::post(Lane::Session, "/api/v1/client/config", &request)
+    Call::post(Lane::Session, &endpoint::CLIENT_CONFIG, &request)
 }
 
 /// Applies the flags that are about requests in general.
@@ -102,7 +102,7 @@ pub(super) fn fetch_dynamic(
     cancel: &CancelToken,
 ) -> Result<Option<DynamicConfig>> {
     let request = ClientConfigRequest { sdk_version: config.sdk_version.clone() };
-    let call = Call::post(Lane::Session, "/api/v1/client/dynamic_config", &request)?;
+    let call = Call::post(Lane::Session, &endpoint::CLIENT_DYNAMIC_CONFIG, &request)?;
     offered(http.json(&call.once(config.timeouts.heartbeat), cancel))
 }
 
@@ -116,7 +116,7 @@ fn offered<T>(result: Result<T>) -> Result<Option<T>> {
 
 /// A 404 is about the thing that was named, and the endpoint exists.
 pub(crate) fn names_what_is_missing(error: &Error) -> bool {
-    let detail = error.message().split_once(": ").map_or("", |it| it.1);
+    let detail = error.detail().unwrap_or_default();
     let found = error.http_status().map(|it| presence(it, detail, Names::Something));
     found == Some(Presence::Present)
 }

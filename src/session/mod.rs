@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use crate::config::{Config, Threads};
 use crate::error::{Error, ErrorKind, Result};
-use crate::http::{Call, Http, Lane, Transport};
+use crate::http::{Call, Endpoint, Http, Lane, Transport};
 use crate::pending::Progress;
 use crate::policy::admission::CONCURRENT;
 use crate::sync::clock::Clock;
@@ -227,12 +227,12 @@ impl Session {
     pub(crate) fn ask<T: DeserializeOwned>(
         &self,
         lane: Lane,
-        path: &str,
+        endpoint: &'static Endpoint,
         request: &impl Serialize,
         progress: &Progress,
         cancel: &CancelToken,
     ) -> Result<T> {
-        self.http.json(&Call::post(lane, path, request)?.of(progress), cancel)
+        self.http.json(&Call::post(lane, endpoint, request)?.of(progress), cancel)
     }
 
     /// Everything that is in flight.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{CloseStatus, Flags, Session, flags};
 use crate::error::Result;
 use crate::error::words::{one_line, presentable};
-use crate::http::{Call, Lane};
+use crate::http::{Call, Lane, endpoint};
 use crate::wire::json;
 
 impl Session {
@@ -74,7 +74,7 @@ impl Session {
             project_id: self.config.project_id.clone(),
             display_name: self.config.display_name.clone(),
         };
-        let call = Call::post(Lane::Session, "/api/v1/create_session", &request)?;
+        let call = Call::post(Lane::Session, &endpoint::CREATE_SESSION, &request)?;
         let reply: json::CreateSessionResponse =
             self.http.json(&call, &self.cancel).map_err(|it| self.as_ended(it))?;
         for (level, text) in [
@@ -112,8 +112,8 @@ impl Session {
 mod tests {
     use super::*;
     use crate::config::Settings;
-    use crate::env::Env;
-    use crate::secret::Secret;
+    use crate::config::env::Env;
+    use crate::credentials::Secret;
     use crate::session::Job;
     use crate::sync::Mutex;
     use crate::sync::clock::Clock;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::http::{Answer, Branch, Broken, Call, Lane};
+use crate::http::{Answer, Branch, Broken, Call, Endpoint, Lane, endpoint};
 use crate::pending::Progress;
 use crate::policy::poll::Times;
 use crate::policy::poll_many::{Event, PollMany, Registered, Step, Turn};
@@ -17,7 +17,7 @@ use crate::wire::json::{Completion, FuturesTarget, RetrieveFuturesRequest};
 
 use super::{Job, Session};
 
-const ENDPOINT: &str = "/api/v1/retrieve_futures";
+const ENDPOINT: &Endpoint = &endpoint::RETRIEVE_FUTURES;
 /// How long a request may take that only reports.
 const REPORT: Duration = Duration::from_secs(5);
 /// How often those who wait are told that the server still answers.
@@ -130,7 +130,7 @@ impl Poller {
         cancel: CancelToken,
     ) -> Arc<Self> {
         let sampling_session_id = sampling_session_id.to_string();
-        let machine = match session.http.offered().lock().lacks(ENDPOINT) {
+        let machine = match session.http.offered().lock().lacks(ENDPOINT.name) {
             true => PollMany::without_endpoint(),
             false => PollMany::new(session.config.timeouts.silence),
         };
@@ -263,8 +263,8 @@ impl Poller {
                     Broken::Token(it) if it.is_retryable() => Event::Broken(error),
                     Broken::Timeout(_)
                     | Broken::Connection { .. }
-                    | Broken::Garbage { .. }
-                    | Broken::Stranger { .. }
+                    | Broken::InvalidHttp { .. }
+                    | Broken::WrongPeer { .. }
                     | Broken::CircuitOpen { .. } => Event::Broken(error),
                     _ => Event::Fatal(error),
                 }
@@ -297,7 +297,7 @@ impl Poller {
             Step::PollAlone(waiting) => {
                 log::info!(target: "tinkex", "the server has no retrieve_futures: samples are waited for one by one");
                 // Nobody of this service need ask again.
-                self.session.http.offered().lock().note_absent(ENDPOINT);
+                self.session.http.offered().lock().note_absent(ENDPOINT.name);
                 waiting.into_iter().for_each(|it| self.session.wait_alone(it.waiter));
             }
             Step::Fail(waiting, error) => fail(waiting, &error),
@@ -497,8 +497,8 @@ mod tests {
 
     use super::*;
     use crate::config::Settings;
-    use crate::env::Env;
-    use crate::secret::Secret;
+    use crate::config::env::Env;
+    use crate::credentials::Secret;
     use crate::sync::clock::Clock;
     use crate::sync::oneshot::{Reply, Slot, oneshot};
     use crate::sync::spawn::RefusedThreads;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Phase, Result};
-use crate::http::{Body, Broken, Call, Lane, Room};
+use crate::http::{Broken, Call, Lane, Room, endpoint};
 use crate::pending::Progress;
 use crate::policy::pause::Pauses;
 use crate::policy::poll::{Event, Poll, Step, Times};
@@ -183,8 +183,8 @@ impl Asking<'_> {
             Err(
                 broken @ (Broken::Timeout(_)
                 | Broken::Connection { .. }
-                | Broken::Garbage { .. }
-                | Broken::Stranger { .. }
+                | Broken::InvalidHttp { .. }
+                | Broken::WrongPeer { .. }
                 | Broken::CircuitOpen { .. }),
             ) => {
                 let error = broken.error(&session.config.timeouts).with(|it| it.url = Some(url()));
@@ -237,7 +237,7 @@ impl Asking<'_> {
             request_id: promise.request_id.clone(),
             allow_metadata_only: poll.allow_metadata_only(),
         };
-        let mut call = Call::new(Lane::Poll, "POST", "/api/v1/retrieve_future", Body::json(&request)?)
+        let mut call = Call::post(Lane::Poll, &endpoint::RETRIEVE_FUTURE, &request)?
             .header("X-Tinker-Request-Iteration", poll.iteration().to_string())
             .header("X-Tinker-Request-Type", promise.request_type);
         if poll.iteration() == 0 {

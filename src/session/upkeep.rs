@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::error::words::one_line;
 use crate::error::{Error, Result};
 use crate::event::HeartbeatTrouble;
-use crate::http::{Call, Lane};
+use crate::http::{Call, Lane, endpoint};
 use crate::pending::retry_deliveries;
 use crate::policy::refresh::{self, AFTER_FAILURE, AfterFailure};
 use crate::sync::task::{Turn, Work};
@@ -86,7 +86,7 @@ fn tell(session: &Session, id: &str, last_success: Instant, failure: Error) {
 fn beat(session: &Session, id: &str) -> Result<(), Error> {
     let request = SessionHeartbeatRequest { session_id: id.into() };
     // A breaker that is open must not be what ends the session.
-    let call = Call::post(Lane::Session, "/api/v1/session_heartbeat", &request)?
+    let call = Call::post(Lane::Session, &endpoint::SESSION_HEARTBEAT, &request)?
         .once(session.config.timeouts.heartbeat)
         .passing_breaker();
     session.http.send(&call, &session.cancel).map(|_| ())

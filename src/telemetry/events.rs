@@ -57,7 +57,7 @@ fn exchange(error: &Error, secrets: &[&str]) -> Option<Event> {
     let mut data = json!({
         "operation": operation,
         "exception": presentable(&error.to_string(), secrets),
-        "exception_type": type_name(error),
+        "exception_type": error.kind().name(),
         "should_retry": error.is_retryable(),
         "is_user_error": error.counts_as_user_error(),
         "status_code": error.http_status(),
@@ -98,21 +98,16 @@ fn exception(error: &Error, secrets: &[&str]) -> Event {
     let message = presentable(&error.to_string(), secrets);
     match error.counts_as_user_error() {
         true => {
-            let mut data = json!({"error_type": type_name(error), "message": message});
+            let mut data = json!({"error_type": error.kind().name(), "message": message});
             if let Some(status) = error.http_status() {
                 data["status_code"] = status.into();
             }
             Event::generic("user_error", "WARNING", data)
         }
         false => Event::new("UNHANDLED_EXCEPTION", "ERROR")
-            .with("error_type", type_name(error))
+            .with("error_type", error.kind().name())
             .with("error_message", message),
     }
-}
-
-/// The name of the error's kind, without what it carries.
-fn type_name(error: &Error) -> String {
-    format!("{:?}", error.kind()).chars().take_while(char::is_ascii_alphanumeric).collect()
 }
 
 #[cfg(test)]

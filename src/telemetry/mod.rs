@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::http::{Call, Http, Lane, headers};
+use crate::http::{Call, Http, Lane, endpoint, headers};
 use crate::policy::telemetry::{Backlog, Pushed, TelemetryCounts};
 use crate::sync::clock::Clock;
 use crate::sync::task::{Task, Turn, Work};
@@ -137,7 +137,7 @@ impl Telemetry {
             session_id: session.unwrap_or_else(|| self.sessionless.clone()),
             process_uuid: Some(process_uuid().into()),
         };
-        let mut call = Call::post(Lane::Telemetry, "/api/v1/telemetry", &request)?;
+        let mut call = Call::post(Lane::Telemetry, &endpoint::TELEMETRY, &request)?;
         call.timeout = Some(TIMEOUT);
         call.budget = Some(BUDGET);
         self.http.send(&call, &self.stop).map(|_| ())

@@ -1,4 +1,4 @@
-//! What a well-behaved server answers.
+//! The default answers of the fake server.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::fake::Seen;
-use super::shelf::Shelf;
+use super::records::Records;
 use crate::http::Answer;
 use crate::types::{
     ForwardBackwardOutput, PromptAltTokens, SampleResponse, SampledSequence, StopReason, TensorData,
@@ -15,21 +15,21 @@ use crate::types::{
 use crate::wire::json::SampleRequest;
 use crate::wire::{sample, train};
 
-/// Remembers the results that it promised.
+/// The state behind the default answers.
 #[derive(Default)]
 pub(super) struct Answers {
     promises: HashMap<String, Answer>,
     models: usize,
     samplers: usize,
-    shelf: Shelf,
-    /// Offers `retrieve_futures`, and says so in its flags.
+    records: Records,
+    /// Offers `retrieve_futures` and announces it in the flags.
     pub(super) polls_together: bool,
-    /// Runs custom losses, and says so in its flags.
+    /// Runs custom losses and announces it in the flags.
     pub(super) runs_losses: bool,
     losses: usize,
-    /// Finished samples, with the sizes of their results.
+    /// Ids of finished samples, with the sizes of their results.
     finished: Vec<(String, usize)>,
-    /// How many took part in a sampling session of somebody else.
+    /// Number of clients that joined a sampling session.
     joined: u64,
 }
 
@@ -38,12 +38,8 @@ impl Answers {
         let body = seen.json().unwrap_or_default();
         let text = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
         let name = seen.path.strip_prefix("/api/v1/").unwrap_or(&seen.path);
-        if let Some((code, value)) = self.shelf.answer(seen) {
-            return if code == 204 {
-                Answer { status: code, ..Answer::default() }
-            } else {
-                status(code, value)
-            };
+        if let Some((code, value)) = self.records.answer(seen) {
+            return if code == 204 { Answer::new(code) } else { status(code, value) };
         }
         match name {
             "client/config" => ok(json!({
@@ -53,7 +49,7 @@ impl Answers {
             })),
             "client/dynamic_config" => status(404, json!({"detail": "Not Found"})),
             "create_session" => {
-                self.shelf.add_session("session-1");
+                self.records.add_session("session-1");
                 ok(json!({"session_id": "session-1", "type": "create_session"}))
             }
             "telemetry" => ok(json!({"status": "accepted"})),
@@ -84,13 +80,13 @@ impl Answers {
             "optim_step" => self.promise(ok(json!({"metrics": {"grad_norm": 1.0}, "type": "optim_step"}))),
             "save_weights" => {
                 let path = format!("tinker://{}/weights/{}", text("model_id"), text("path"));
-                self.shelf.add_checkpoint(&text("model_id"), "weights", &text("path"));
+                self.records.add_checkpoint(&text("model_id"), "weights", &text("path"));
                 self.promise(ok(json!({"path": path, "type": "save_weights"})))
             }
             "save_weights_for_sampler" => match body.get("path") {
                 Some(_) => {
                     let path = format!("tinker://{}/sampler_weights/{}", text("model_id"), text("path"));
-                    self.shelf.add_checkpoint(&text("model_id"), "sampler_weights", &text("path"));
+                    self.records.add_checkpoint(&text("model_id"), "sampler_weights", &text("path"));
                     self.promise(ok(json!({"path": path, "type": "save_weights_for_sampler"})))
                 }
                 None => self.promise(ok(json!({"sampling_session_id": "sampler-of-model"}))),
@@ -106,7 +102,8 @@ impl Answers {
             "asample" => {
                 let result = sample::encode_sample_response(&answers(&body));
                 let size = result.len();
-                let _promised = self.promise(protobuf(result));
+                // The answer below replaces the usual promise.
+                drop(self.promise(protobuf(result)));
                 let id = format!("request-{}", self.promises.len());
                 let n = body["num_samples"].as_u64().unwrap_or(1);
                 let sequence_ids: Vec<_> = (0..n).map(|it| format!("{id}:{it}")).collect();
@@ -138,11 +135,11 @@ impl Answers {
         }
     }
 
-    /// A new model's id.
+    /// Creates a model and returns its id.
     fn model(&mut self) -> String {
         self.models += 1;
         let id = format!("model-{}", self.models);
-        self.shelf.add_run(&id);
+        self.records.add_run(&id);
         id
     }
 
@@ -158,50 +155,48 @@ fn ok(value: Value) -> Answer {
 }
 
 fn status(status: u16, value: Value) -> Answer {
-    let headers = vec![("content-type".to_string(), "application/json".to_string())];
-    Answer { status, headers, body: value.to_string().into() }
+    Answer::new(status).with_header("content-type", "application/json").with_body(value.to_string())
 }
 
 fn protobuf(bytes: Vec<u8>) -> Answer {
-    let headers = vec![("content-type".to_string(), "application/x-protobuf".to_string())];
-    Answer { status: 200, headers, body: bytes.into() }
+    Answer::new(200).with_header("content-type", "application/x-protobuf").with_body(bytes)
 }
 
 fn uncompressed(seen: &Seen) -> Bytes {
     #[cfg(feature = "zstd")]
     if seen.header("content-encoding") == Some("zstd") {
-        // A body that cannot be read is refused as one that cannot be decoded.
+        // A body that cannot be decompressed becomes empty, which cannot be decoded either.
         return zstd::stream::decode_all(&seen.body[..]).unwrap_or_default().into();
     }
     seen.body.clone()
 }
 
-/// A request for a pass, in either form.
+/// Reads a request for a pass, in JSON or protobuf.
 fn read_pass(seen: &Seen, name: &str) -> crate::error::Result<train::ForwardBackwardCall> {
-    let is_json = seen.header("content-type").is_some_and(|it| it.contains("json"));
-    match (is_json, name) {
-        (true, "forward") => train::decode_forward_backward_json(&seen.body, "forward_input"),
-        (true, _) => train::decode_forward_backward_json(&seen.body, "forward_backward_input"),
-        (false, _) => train::decode_forward_backward_request(&uncompressed(seen)),
+    let is_json = seen.header("content-type").is_some_and(|kind| kind.contains("json"));
+    if !is_json {
+        return train::decode_forward_backward_request(&uncompressed(seen));
     }
+    let field = if name == "forward" { "forward_input" } else { "forward_backward_input" };
+    train::decode_forward_backward_json(&seen.body, field)
 }
 
-/// More targets than any test has.
+/// Bounds the targets of one datum. No test has as many.
 const MOST_TARGETS: usize = 1 << 24;
 
-/// Every target gets the log-probability −0.5.
+/// The result of a pass: each target has the log-probability −0.5.
 fn pass(call: &train::ForwardBackwardCall) -> ForwardBackwardOutput {
     let outputs: Vec<_> = call
         .data
         .iter()
-        .map(|it| {
-            let n = it.n_targets().unwrap_or(0).min(MOST_TARGETS);
+        .map(|datum| {
+            let n = datum.n_targets().unwrap_or(0).min(MOST_TARGETS);
             BTreeMap::from([("logprobs".to_string(), vec![-0.5f32; n].into())])
         })
         .collect();
     let n: usize = outputs
         .iter()
-        .map(|it| it.values().map(|it: &crate::types::TensorData| it.values.len()).sum::<usize>())
+        .map(|tensors| tensors.values().map(|it: &crate::types::TensorData| it.values.len()).sum::<usize>())
         .sum();
     ForwardBackwardOutput {
         loss_fn_output_type: "FakeOutput".into(),
@@ -211,8 +206,8 @@ fn pass(call: &train::ForwardBackwardCall) -> ForwardBackwardOutput {
     }
 }
 
-/// Every answer is the token 7, as often as allowed but at most twice; so is every alternative to a token. Tokens have the
-/// log-probability −0.25 in answers and −1 in prompts, those that are asked for −2.
+/// The result of a sample: the token 7, at most twice. Alternatives to tokens start with 7, too. The log-probability is
+/// −0.25 for sampled tokens, −1 for tokens of the prompt and −2 for requested targets.
 fn answers(request: &Value) -> SampleResponse {
     let number = |value: &Value| value.as_u64().and_then(|it| usize::try_from(it).ok()).unwrap_or(0);
     let n = number(&request["num_samples"]).max(1);

@@ -1,4 +1,4 @@
-//! A server that speaks the protocol and can be told to misbehave.
+//! A fake server that speaks the protocol and can be scripted to fail.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,25 +15,25 @@ use crate::http::Answer;
 use crate::sync::Mutex;
 use crate::sync::clock::VirtualClock;
 
-/// What the server does with a request.
+/// The reaction of the server to a request.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Act {
-    /// Answers.
+    /// Sends an answer.
     Answer(Answer),
-    /// Reads the request and closes the connection without an answer. The client sees its end, not an RST: sending one
-    /// after everything was read takes a socket option that the standard library does not offer.
+    /// Reads the request and closes the connection without an answer. The client sees a FIN, not an RST: an RST after
+    /// all data was read needs a socket option that the standard library lacks.
     Reset,
-    /// Closes the connection without reading more than the first line of the request. Over a socket that is an RST,
-    /// because unread data is lost with it. A script cannot say this: it is asked only when the request was read, and then
-    /// this is a [`Reset`](Act::Reset).
+    /// Closes the connection after the first line of the request. Over a socket this sends an RST, because data is
+    /// unread. A script cannot use it: scripts are called after the request was read, when it acts as
+    /// [`Reset`](Act::Reset).
     ResetUnread,
-    /// Closes this connection and all others without an answer, and refuses new ones for a while, as a server does that
-    /// is started again. In memory this request alone is refused.
+    /// Closes all connections without an answer and refuses new ones for a while, as a restarting server does. In
+    /// memory only this request is refused.
     Refuse(Duration),
     /// Never answers, until the client gives up or the server is dropped.
     Stall,
-    /// Sends the head of the answer and half of its body, then never the rest.
+    /// Sends the head of the answer and half of its body, and never the rest.
     StallBody(Answer),
     /// Sends the head of the answer and half of its body, then closes the connection.
     Truncate(Answer),
@@ -44,43 +44,44 @@ pub enum Act {
 }
 
 impl Act {
-    /// An answer with a status and a body, sent as JSON.
+    /// Answers with a status and a JSON body.
     pub fn status(status: u16, body: impl Into<Bytes>) -> Self {
-        let headers = vec![("content-type".to_string(), "application/json".to_string())];
-        Act::Answer(Answer { status, headers, body: body.into() })
+        Act::Answer(Answer::new(status).with_header("content-type", "application/json").with_body(body))
     }
 
-    /// A successful JSON answer.
+    /// Answers with status 200 and a JSON body.
     pub fn json(value: Value) -> Self {
         Act::status(200, value.to_string())
     }
 
-    /// This answer with a header added; other acts stay as they are.
-    pub fn with_header(mut self, name: &str, value: &str) -> Self {
-        if let Act::Answer(answer) = &mut self {
-            answer.headers.push((name.to_ascii_lowercase(), value.to_string()));
+    /// Adds a header to an answer. Other acts stay unchanged.
+    #[must_use]
+    pub fn with_header(self, name: &str, value: &str) -> Self {
+        match self {
+            Act::Answer(answer) => Act::Answer(answer.with_header(name, value)),
+            other => other,
         }
-        self
     }
 }
 
-/// A request that the server got.
+/// A request that the server received.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Seen {
-    /// Its method.
+    /// The method.
     pub method: String,
-    /// Its path, with the query.
+    /// The path with the query.
     pub path: String,
-    /// Its headers; names are lower case.
+    /// The headers, with names in lower case.
     pub headers: Vec<(String, String)>,
-    /// Its body, as it came.
+    /// The body as received, without decompression.
     pub body: Bytes,
 }
 
 impl Seen {
     /// The value of a header, by its lower-case name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|it| it.0 == name).map(|it| it.1.as_str())
+        self.headers.iter().find(|header| header.0 == name).map(|header| header.1.as_str())
     }
 
     /// The body, if it is JSON.
@@ -92,14 +93,14 @@ impl Seen {
 type Script = dyn Fn(&Seen) -> Option<Act> + Send + Sync;
 type Alter = dyn Fn(Answer) -> Act + Send + Sync;
 
-/// What a test said about a path.
+/// The reaction that a test set for a path.
 #[derive(Clone)]
-enum Told {
+enum Reaction {
     Act(Act),
     Altered(Arc<Alter>),
 }
 
-/// A server that answers every verb sensibly, unless it is told otherwise. Cheap to clone; clones are the same server.
+/// A server that answers each method plausibly unless it is scripted. Clones are cheap and share one server.
 #[derive(Clone, Default)]
 pub struct FakeServer {
     state: Arc<Mutex<State>>,
@@ -108,71 +109,71 @@ pub struct FakeServer {
 #[derive(Default)]
 struct State {
     seen: Vec<Seen>,
-    forgets: bool,
-    next: HashMap<String, VecDeque<Told>>,
-    always: HashMap<String, Told>,
+    keeps_no_requests: bool,
+    next: HashMap<String, VecDeque<Reaction>>,
+    always: HashMap<String, Reaction>,
     script: Option<Arc<Script>>,
     answers: answers::Answers,
 }
 
 impl FakeServer {
-    /// A server that behaves.
+    /// Creates a server with the default answers.
     pub fn new() -> Self {
         FakeServer::default()
     }
 
-    /// From now on the server says in its flags that samples are to be waited for together, and offers
-    /// `retrieve_futures`, which it answers at once. Every sample is finished as soon as it is submitted.
+    /// Announces `retrieve_futures` in the flags and offers it from now on. It is answered at once, and each sample is
+    /// finished as soon as it is submitted.
     pub fn polls_together(&self) {
         self.state.lock().answers.polls_together = true;
     }
 
-    /// From now on the server says in its flags that it runs custom losses, and offers `create_custom_loss`. It takes any
-    /// graph, and answers passes as always.
+    /// Announces custom losses in the flags and offers `create_custom_loss` from now on. Any graph is accepted, and
+    /// passes are answered as usual.
     pub fn runs_custom_losses(&self) {
         self.state.lock().answers.runs_losses = true;
     }
 
-    /// The next request to a path is met with an act; several of them are used in order.
+    /// Sets the reaction to the next request to a path. Several reactions are used in order.
     pub fn next(&self, path: &str, act: Act) {
-        self.tell_next(path, Told::Act(act));
+        self.set_next(path, Reaction::Act(act));
     }
 
-    /// As [`next`](Self::next), with an act made of the usual answer, such as its first half.
+    /// As [`next`](Self::next), with an act derived from the default answer.
     pub fn next_altered(&self, path: &str, alter: impl Fn(Answer) -> Act + Send + Sync + 'static) {
-        self.tell_next(path, Told::Altered(Arc::new(alter)));
+        self.set_next(path, Reaction::Altered(Arc::new(alter)));
     }
 
-    /// Every request to a path is met with an act.
+    /// Sets the reaction to all requests to a path.
     pub fn always(&self, path: &str, act: Act) {
-        self.state.lock().always.insert(path.into(), Told::Act(act));
+        self.state.lock().always.insert(path.into(), Reaction::Act(act));
     }
 
-    /// As [`always`](Self::always), with an act made of the usual answer.
+    /// As [`always`](Self::always), with an act derived from the default answer.
     pub fn always_altered(&self, path: &str, alter: impl Fn(Answer) -> Act + Send + Sync + 'static) {
-        self.state.lock().always.insert(path.into(), Told::Altered(Arc::new(alter)));
+        self.state.lock().always.insert(path.into(), Reaction::Altered(Arc::new(alter)));
     }
 
-    /// From now on a path is answered as usual.
+    /// Restores the default answers of a path.
     pub fn behave(&self, path: &str) {
         let mut state = self.state.lock();
         state.next.remove(path);
         state.always.remove(path);
     }
 
-    /// Requests are met with whatever a function says; where it says nothing, as usual.
+    /// Sets a function that chooses the reactions. Where it returns `None`, the default answer is sent.
     pub fn script(&self, script: impl Fn(&Seen) -> Option<Act> + Send + Sync + 'static) {
         self.state.lock().script = Some(Arc::new(script));
     }
 
-    /// From now on requests are not kept, for tests of so many that their memory would be all that is measured.
+    /// Stops keeping requests, for tests that measure memory over many of them.
     pub fn forget_requests(&self) {
         let mut state = self.state.lock();
-        state.forgets = true;
+        state.keeps_no_requests = true;
         state.seen = Vec::new();
     }
 
-    /// All requests so far, in the order of their arrival.
+    /// All requests so far, in order of arrival.
     pub fn requests(&self) -> Vec<Seen> {
         self.state.lock().seen.clone()
     }
@@ -182,12 +183,12 @@ impl FakeServer {
         self.state.lock().seen.iter().filter(|it| it.path == path).cloned().collect()
     }
 
-    /// A client of this server that reaches it without a socket.
+    /// A builder of a client that reaches this server without a socket.
     pub fn in_memory(&self) -> ServiceClientBuilder {
         self.in_memory_at(VirtualClock::new())
     }
 
-    /// As [`in_memory`](Self::in_memory), with a clock that the test can move.
+    /// As [`in_memory`](Self::in_memory), with a clock that the test can advance.
     pub fn in_memory_at(&self, clock: VirtualClock) -> ServiceClientBuilder {
         ServiceClient::builder()
             .without_environment()
@@ -197,36 +198,39 @@ impl FakeServer {
             .clock(clock.clock())
     }
 
-    /// Listens on a port of this machine until the value is dropped.
+    /// Listens on a loopback port until the returned value is dropped.
     ///
     /// # Errors
-    /// No port, or no thread.
+    /// No port or no thread is available.
     pub fn listen(&self) -> std::io::Result<Listening> {
         Listening::start(self.clone())
     }
 
-    /// What to do with a request.
+    /// The reaction to a request, which is recorded.
     pub(super) fn act(&self, seen: Seen) -> Act {
-        let (told, script) = {
+        let (reaction, script) = {
             let mut state = self.state.lock();
-            if !state.forgets {
+            if !state.keeps_no_requests {
                 state.seen.push(seen.clone());
             }
             let queued = state.next.get_mut(&seen.path).and_then(VecDeque::pop_front);
             (queued.or_else(|| state.always.get(&seen.path).cloned()), state.script.clone())
         };
-        // Scripts and alterations are the test's own code, and may ask this server things: no lock is held meanwhile.
-        match told {
-            Some(Told::Act(act)) => act,
-            Some(Told::Altered(alter)) => alter(self.usual(&seen)),
-            None => script.and_then(|it| it(&seen)).unwrap_or_else(|| Act::Answer(self.usual(&seen))),
+        // Scripts and alterations are code of the test and may call this server: run them without the lock.
+        match reaction {
+            Some(Reaction::Act(act)) => act,
+            Some(Reaction::Altered(alter)) => alter(self.default_answer(&seen)),
+            None => script
+                .and_then(|script| script(&seen))
+                .unwrap_or_else(|| Act::Answer(self.default_answer(&seen))),
         }
     }
 
-    /// Whether the request of which only the first line is known is to be reset now; it counts as seen then.
+    /// Tells whether to reset a request after its first line. If so, it is recorded.
     pub(super) fn resets_unread(&self, method: &str, path: &str) -> bool {
         let mut state = self.state.lock();
-        let is_reset = |it: Option<&Told>| matches!(it, Some(Told::Act(Act::ResetUnread)));
+        let is_reset =
+            |reaction: Option<&Reaction>| matches!(reaction, Some(Reaction::Act(Act::ResetUnread)));
         let reset = match state.next.get(path).and_then(VecDeque::front) {
             Some(front) => is_reset(Some(front)),
             None => is_reset(state.always.get(path)),
@@ -235,7 +239,7 @@ impl FakeServer {
             if let Some(queue) = state.next.get_mut(path) {
                 queue.pop_front();
             }
-            if !state.forgets {
+            if !state.keeps_no_requests {
                 let (method, path) = (method.to_string(), path.to_string());
                 state.seen.push(Seen { method, path, headers: Vec::new(), body: Bytes::new() });
             }
@@ -243,12 +247,12 @@ impl FakeServer {
         reset
     }
 
-    fn usual(&self, seen: &Seen) -> Answer {
+    fn default_answer(&self, seen: &Seen) -> Answer {
         self.state.lock().answers.answer(seen)
     }
 
-    fn tell_next(&self, path: &str, told: Told) {
-        self.state.lock().next.entry(path.into()).or_default().push_back(told);
+    fn set_next(&self, path: &str, reaction: Reaction) {
+        self.state.lock().next.entry(path.into()).or_default().push_back(reaction);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Requests that never leave the process.
+//! The transport to a fake server in the same process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::http::{Answer, Broken, Exchange, Transport};
 use crate::sync::CancelToken;
 use crate::sync::clock::VirtualClock;
 
-/// Longer heads are refused, as they are over sockets.
+/// Largest head of an answer. Larger ones are refused, as over sockets.
 const LARGEST_HEAD: usize = 64 * 1024;
 
-/// Carries requests to a fake server by a function call.
+/// Calls a fake server directly.
 pub(super) struct InMemory {
     server: FakeServer,
     clock: Arc<VirtualClock>,
@@ -26,23 +26,20 @@ impl InMemory {
         InMemory { server, clock: Arc::new(clock), down: CancelToken::new() }
     }
 
-    /// The client waits for the whole timeout of its request: virtual time passes, real time does not.
+    /// Advances the virtual clock by the timeout of the request. No real time passes.
     fn time_out(&self, timeout: Duration, phase: Phase) -> Broken {
         self.clock.advance(timeout);
-        match self.down.is_cancelled() {
-            true => Broken::Closed,
-            false => Broken::Timeout(phase),
-        }
+        if self.down.is_cancelled() { Broken::Closed } else { Broken::Timeout(phase) }
     }
 }
 
 impl InMemory {
-    /// What arrives of an answer that may be too large, or lie about its length.
+    /// Receives an answer, which may be too large or announce a wrong length.
     fn receive(&self, mut answer: Answer, exchange: &Exchange) -> Result<Answer, Broken> {
         let head: usize = answer.headers.iter().map(|it| it.0.len() + it.1.len()).sum();
         if LARGEST_HEAD < head {
-            return Err(Broken::Garbage {
-                message: format!("its head is larger than {LARGEST_HEAD} bytes: {head}"),
+            return Err(Broken::InvalidHttp {
+                message: format!("its head exceeds the limit of {LARGEST_HEAD} bytes: it has {head}"),
             });
         }
         let length = answer.body.len();
@@ -54,10 +51,10 @@ impl InMemory {
             None => {}
         }
         let (limit, length) = (exchange.largest_answer, answer.body.len() as u64);
-        match answer.is_success() && limit < length {
-            true => Err(Broken::TooLarge { limit, announced: Some(length) }),
-            false => Ok(answer),
+        if answer.is_success() && limit < length {
+            return Err(Broken::TooLarge { limit, announced: Some(length) });
         }
+        Ok(answer)
     }
 }
 
@@ -96,5 +93,5 @@ impl Transport for InMemory {
 }
 
 fn garbage(bytes: &Bytes) -> Broken {
-    Broken::Garbage { message: format!("{:?}", String::from_utf8_lossy(bytes)) }
+    Broken::InvalidHttp { message: format!("{:?}", String::from_utf8_lossy(bytes)) }
 }

@@ -1,7 +1,7 @@
-//! For tests of programs that use tinkex: a server that answers as it is told, in memory or over a real socket, and a
-//! clock that a test can move. Feature `testing`; may change in a minor version.
+//! Tools for tests of programs that use tinkex: a scripted server, in memory or over a real socket, and a clock that a
+//! test can advance. Feature `testing`; may change in a minor version.
 //!
-//! # Example: a program meets a server that fails once
+//! # Example: a server that fails once
 //! ```
 //! use tinkex::testing::{Act, FakeServer};
 //!
@@ -18,7 +18,7 @@ mod answers;
 pub mod codecs;
 mod fake;
 mod memory;
-mod shelf;
+mod records;
 mod tcp;
 
 pub use crate::sync::clock::{Clock, VirtualClock};

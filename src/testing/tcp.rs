@@ -12,7 +12,7 @@ use crate::client::{ServiceClient, ServiceClientBuilder};
 use crate::http::Answer;
 use crate::sync::{CancelToken, Condvar, Mutex};
 
-/// A fake server that listens on a port of this machine; it is gone when this is dropped.
+/// A fake server that listens on a loopback port. Dropping the value stops it.
 #[derive(Debug)]
 pub struct Listening {
     address: SocketAddr,
@@ -25,17 +25,17 @@ struct Shared {
     stop: CancelToken,
     open: Mutex<HashMap<u64, TcpStream>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    door: Mutex<Door>,
-    moved: Condvar,
+    listener: Mutex<ListenerState>,
+    changed: Condvar,
 }
 
-/// Whether connections are accepted.
+/// The requested and the current state of the listening socket.
 #[derive(Debug, Default)]
-struct Door {
-    /// As it should be.
-    shut: bool,
-    /// As it is.
-    is_shut: bool,
+struct ListenerState {
+    /// The requested state.
+    close: bool,
+    /// The current state.
+    is_closed: bool,
 }
 
 impl Listening {
@@ -52,41 +52,41 @@ impl Listening {
         Ok(Listening { address, shared, accepting: Some(accepting) })
     }
 
-    /// The address, for `ServiceClientBuilder::base_url`.
+    /// The URL, for `ServiceClientBuilder::base_url`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// A client of this server, over its socket.
+    /// A builder of a client that reaches this server over its socket.
     pub fn client(&self) -> ServiceClientBuilder {
         ServiceClient::builder().without_environment().api_key("tml-test").base_url(self.url())
     }
 
-    /// Closes all connections and refuses new ones, until [`accept_again`](Self::accept_again).
+    /// Closes all connections and refuses new ones until [`accept_again`](Self::accept_again).
     pub fn refuse(&self) {
-        self.shared.shut(self.address);
+        self.shared.close_listener(self.address);
     }
 
     /// Accepts connections again, on the same port.
     ///
     /// # Errors
-    /// Somebody else took the port meanwhile.
+    /// Another process uses the port now.
     pub fn accept_again(&self) -> io::Result<()> {
-        self.shared.reopen()
+        self.shared.reopen_listener()
     }
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
         self.shared.stop.cancel();
-        self.shared.door.lock().shut = false;
-        self.shared.moved.notify_all();
-        // Wakes the accepting thread, which then sees that it should stop.
+        self.shared.listener.lock().close = false;
+        self.shared.changed.notify_all();
+        // Wake the accepting thread, which then stops.
         drop(TcpStream::connect(self.address));
         if let Some(thread) = self.accepting.take() {
             drop(thread.join());
         }
-        self.shared.hang_up();
+        self.shared.close_connections();
         let threads = std::mem::take(&mut *self.shared.threads.lock());
         for thread in threads {
             drop(thread.join());
@@ -95,65 +95,64 @@ impl Drop for Listening {
 }
 
 impl Shared {
-    fn shut(&self, address: SocketAddr) {
-        self.door.lock().shut = true;
-        // Wakes the accepting thread, which then sees that it should close its socket.
+    fn close_listener(&self, address: SocketAddr) {
+        self.listener.lock().close = true;
+        // Wake the accepting thread, which then closes its socket.
         drop(TcpStream::connect(address));
-        let mut door = self.door.lock();
-        while door.shut && !door.is_shut && !self.stop.is_cancelled() {
-            self.moved.wait(&mut door);
+        let mut state = self.listener.lock();
+        while state.close && !state.is_closed && !self.stop.is_cancelled() {
+            self.changed.wait(&mut state);
         }
-        drop(door);
-        self.hang_up();
+        drop(state);
+        self.close_connections();
     }
 
-    fn reopen(&self) -> io::Result<()> {
+    fn reopen_listener(&self) -> io::Result<()> {
         let deadline = Instant::now() + Duration::from_secs(10);
-        let mut door = self.door.lock();
-        door.shut = false;
-        self.moved.notify_all();
-        while door.is_shut && !self.stop.is_cancelled() {
-            if self.moved.wait_until(&mut door, deadline).timed_out() {
+        let mut state = self.listener.lock();
+        state.close = false;
+        self.changed.notify_all();
+        while state.is_closed && !self.stop.is_cancelled() {
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
                 return Err(io::ErrorKind::AddrInUse.into());
             }
         }
         Ok(())
     }
 
-    /// Closes all connections.
-    fn hang_up(&self) {
+    fn close_connections(&self) {
         let open = std::mem::take(&mut *self.open.lock());
         for stream in open.into_values() {
-            // The client may have closed it already.
+            // Fails if the client has closed the connection.
             drop(stream.shutdown(Shutdown::Both));
         }
     }
 
-    /// The socket to accept from, as the door should be. `None` when the server stops.
-    fn listener(&self, mut listener: Option<TcpListener>, address: SocketAddr) -> Option<TcpListener> {
-        let mut door = self.door.lock();
+    /// Closes or reopens the socket as requested, and returns it once it is open. `None` when the server stops.
+    fn open_listener(&self, mut listener: Option<TcpListener>, address: SocketAddr) -> Option<TcpListener> {
+        let mut state = self.listener.lock();
         loop {
             if self.stop.is_cancelled() {
                 return None;
             }
-            if door.shut {
+            if state.close {
                 listener = None;
-                door.is_shut = true;
-                self.moved.notify_all();
-                self.moved.wait(&mut door);
+                state.is_closed = true;
+                self.changed.notify_all();
+                self.changed.wait(&mut state);
                 continue;
             }
             match listener.map_or_else(|| TcpListener::bind(address), Ok) {
-                Ok(it) => {
-                    door.is_shut = false;
-                    self.moved.notify_all();
-                    return Some(it);
+                Ok(listener) => {
+                    state.is_closed = false;
+                    self.changed.notify_all();
+                    return Some(listener);
                 }
                 Err(_) => {
-                    // Connections of before may still be on their way out.
+                    // The port is busy while earlier connections are being closed.
                     listener = None;
                     let soon = Instant::now() + Duration::from_millis(10);
-                    self.moved.wait_until(&mut door, soon);
+                    self.changed.wait_until(&mut state, soon);
                 }
             }
         }
@@ -163,30 +162,30 @@ impl Shared {
 fn accept(listener: TcpListener, address: SocketAddr, server: &FakeServer, shared: &Arc<Shared>) {
     let mut listener = Some(listener);
     for id in 0.. {
-        // Looked at with the socket open: whoever wants something after this can wake us by connecting.
-        listener = shared.listener(listener, address);
+        // A later request to close or stop connects to the socket, which ends `accept`.
+        listener = shared.open_listener(listener, address);
         let Some(socket) = &listener else { return };
         let Ok((stream, _)) = socket.accept() else { continue };
-        if shared.stop.is_cancelled() || shared.door.lock().shut {
+        if shared.stop.is_cancelled() || shared.listener.lock().close {
             continue;
         }
         let Ok(clone) = stream.try_clone() else { continue };
         shared.open.lock().insert(id, clone);
         let (server, serving) = (server.clone(), shared.clone());
         let thread = std::thread::Builder::new().name("fake-serve".into()).spawn(move || {
-            // A connection that broke is the client's affair.
+            // A broken connection was closed by the client.
             let end = serve(&stream, &server, &serving).unwrap_or(End::Close);
             drop(serving.open.lock().remove(&id));
             match end {
-                // Closing the last descriptor with data unread is what sends an RST.
+                // Closing the last descriptor with unread data sends an RST.
                 End::Reset => drop(stream),
                 End::Close => drop(stream.shutdown(Shutdown::Both)),
                 End::Refuse(pause) => {
-                    serving.shut(address);
+                    serving.close_listener(address);
                     drop(stream.shutdown(Shutdown::Both));
                     if !serving.stop.wait_timeout(pause) {
-                        // Whoever took the port meanwhile keeps it.
-                        drop(serving.reopen());
+                        // Fails if another process uses the port now.
+                        drop(serving.reopen_listener());
                     }
                 }
             }
@@ -199,7 +198,7 @@ fn accept(listener: TcpListener, address: SocketAddr, server: &FakeServer, share
     }
 }
 
-/// How a connection ends.
+/// The end of a connection.
 enum End {
     Close,
     Reset,
@@ -217,7 +216,7 @@ fn serve(stream: &TcpStream, server: &FakeServer, shared: &Shared) -> io::Result
         if server.resets_unread(&method, &path) {
             return Ok(End::Reset);
         }
-        // The reader has nothing left over: the client sends one request at a time.
+        // The reader has no bytes buffered here: the client sends one request at a time.
         match server.act(read(&mut reader, method, path)?) {
             Act::Answer(answer) => out.write_all(&bytes(&answer))?,
             Act::Reset | Act::ResetUnread => return Ok(End::Close),
@@ -251,7 +250,7 @@ fn serve(stream: &TcpStream, server: &FakeServer, shared: &Shared) -> io::Result
     }
 }
 
-/// Method and path of the next request. Not a byte behind its first line is taken from the socket.
+/// Reads method and path of the next request. No byte after the first line is read.
 fn first_line(mut stream: &TcpStream) -> io::Result<Option<(String, String)>> {
     const LONGEST: usize = 2048;
     let mut line = Vec::new();
@@ -293,7 +292,7 @@ fn bytes(answer: &Answer) -> Vec<u8> {
     out
 }
 
-/// The rest of a request whose first line was taken already.
+/// Reads a request after its first line.
 fn read(reader: &mut impl BufRead, method: String, path: String) -> io::Result<Seen> {
     let mut seen = Seen { method, path, headers: Vec::new(), body: Default::default() };
     loop {

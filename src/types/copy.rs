@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::Ttl;
+use crate::credentials::Secret;
 use crate::error::{Error, Result};
-use crate::secret::Secret;
 
 /// Options of copying a checkpoint. The default copies into the client's project and keeps the copy until it is
 /// deleted. End the literal with `..Default::default()`: a minor version may add fields.

@@ -11,11 +11,6 @@ use crate::types::{Datum, Loss, LossValue, TensorData};
 use super::json::{ModelInputJson, encode};
 use super::tensor::TensorJson;
 
-/// Path of the request.
-pub(crate) fn path(forward_only: bool) -> &'static str {
-    if forward_only { "/api/v1/forward" } else { "/api/v1/forward_backward" }
-}
-
 #[derive(Serialize)]
 struct Call<'a> {
     model_id: &'a str,

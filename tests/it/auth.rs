@@ -122,7 +122,7 @@ fn a_command_that_hangs_or_prints_no_credential_is_an_error_within_its_timeout()
         ("sleep 1000", "within 500.0ms"),
         ("exit 1", "printed nothing"),
         ("echo 'password: hunter2'", "white space"),
-        ("echo hunter2", "starts neither"),
+        ("echo hunter2", "must start with"),
         (&format!("echo {old}"), "expired"),
     ] {
         let server = server();

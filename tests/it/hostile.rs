@@ -54,11 +54,8 @@ fn bomb(status: u16) -> Act {
 }
 
 fn answer(status: u16, body: Vec<u8>, is_gzip: bool) -> Act {
-    let mut headers = vec![("content-type".to_string(), "application/json".to_string())];
-    if is_gzip {
-        headers.push(("content-encoding".into(), "gzip".into()));
-    }
-    Act::Answer(Answer { status, headers, body: body.into() })
+    let answer = Answer::new(status).with_header("content-type", "application/json").with_body(body);
+    Act::Answer(if is_gzip { answer.with_header("content-encoding", "gzip") } else { answer })
 }
 
 /// Many values in few bytes.
@@ -69,8 +66,8 @@ fn crowd(open: &str, value: &str, close: &str, n: usize) -> Act {
 
 /// Announces more than any machine has.
 fn announced() -> Act {
-    let headers = vec![("content-length".to_string(), (1u64 << 42).to_string())];
-    Act::StallBody(Answer { status: 200, headers, body: "{}".into() })
+    let length = (1u64 << 42).to_string();
+    Act::StallBody(Answer::new(200).with_header("content-length", length).with_body("{}"))
 }
 
 fn client(listening: &Listening) -> ServiceClient {

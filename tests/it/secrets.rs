@@ -20,7 +20,7 @@ use tinkex::types::{
     AccessToken, AdamParams, CopyOptions, CustomLoss, Datum, FromStateOptions, ModelInput, SamplingParams,
     Ttl,
 };
-use tinkex::{CircuitBreaker, CloseStatus, Error, ServiceClient, ServiceClientBuilder};
+use tinkex::{CloseStatus, Error, ServiceClient, ServiceClientBuilder};
 
 use crate::faults::verbs::{Clients, verbs};
 use crate::matrix::{self, rows};
@@ -208,8 +208,7 @@ fn faults(echo: &str) -> Vec<Act> {
     acts.push(talkative(200, echo, paused.to_string()));
     acts.push(Act::Garbage(echo.to_string().into()));
     acts.push(Act::Reset);
-    let headers = vec![("x-note".into(), "n".into())];
-    acts.push(Act::Truncate(Answer { status: 200, headers, body: echo.to_string().into() }));
+    acts.push(Act::Truncate(Answer::new(200).with_header("x-note", "n").with_body(echo.to_string())));
     acts
 }
 
@@ -242,7 +241,7 @@ impl Scene {
             .default_headers_overrides([("X-Gateway-Token", OVERRIDE)])
             .observer(Arc::new(Watcher))
             .telemetry(true)
-            .circuit_breaker(CircuitBreaker { failures: 1000, ..CircuitBreaker::default() })
+            .circuit_breaker(|it| it.failures = 1000)
             .clock(VirtualClock::new().clock())
             .timeouts(|it| {
                 let s = Duration::from_secs;

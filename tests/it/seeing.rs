@@ -227,8 +227,8 @@ fn the_place_in_a_trace_is_that_of_the_thread_that_submits() {
     let builder = server.in_memory().trace_context(|| match SPAN.get() {
         0 => None,
         13 => panic!("an unlucky span"),
-        99 => Some(TraceContext { traceparent: "bad\r\nx-api-key: evil".into(), tracestate: None }),
-        it => Some(TraceContext { traceparent: format!("00-trace-{it}"), tracestate: Some("a=b".into()) }),
+        99 => Some(TraceContext::new("bad\r\nx-api-key: evil")),
+        it => Some(TraceContext::new(format!("00-trace-{it}")).with_tracestate("a=b")),
     });
     let service = builder.build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();

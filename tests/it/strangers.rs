@@ -61,7 +61,7 @@ fn a_peer_of_another_protocol_is_not_asked_again() {
         let error = first_call(&client(format!("http://{address}")));
         assert_eq!(*error.kind(), ErrorKind::Decode, "{error:?}");
         let text = error.to_string();
-        assert!(text.contains("not HTTP") && text.contains("base URL"), "{text}");
+        assert!(text.contains("not valid HTTP") && text.contains("base URL"), "{text}");
         assert_eq!(count.load(Ordering::Relaxed), 1, "{text}");
     }
 }
@@ -99,7 +99,7 @@ fn a_server_that_never_answers_is_given_up_after_a_minute_and_one_that_did_later
 }
 
 fn answer(body: &str) -> tinkex::transport::Answer {
-    tinkex::transport::Answer { status: 200, headers: Vec::new(), body: body.to_string().into() }
+    tinkex::transport::Answer::new(200).with_body(body.to_string())
 }
 
 #[test]

@@ -7,10 +7,10 @@ use shuttle::thread;
 
 use super::{STACK, holds_for, never, notices_for};
 use crate::config::Settings;
-use crate::env::Env;
+use crate::config::env::Env;
+use crate::credentials::Secret;
 use crate::error::{Error, ErrorKind};
 use crate::pending::Progress;
-use crate::secret::Secret;
 use crate::session::{Fetching, Owner, Poller, Session, Waiter};
 use crate::sync::CancelToken;
 use crate::sync::clock::Clock;

@@ -1,13 +1,12 @@
 //! Who is asking, and with which key.
 
 use super::RestClient;
-use crate::claims::{Claims, JWT_PREFIX};
 use crate::client::asking::Ask;
+use crate::credentials::claims::{Claims, JWT_PREFIX};
 use crate::error::{Error, ErrorKind, Result};
+use crate::http::{Endpoint, endpoint};
 use crate::session::incomplete;
 use crate::types::{ApiKeyInfo, Identity};
-
-const KEY: &str = "/api/v1/auth/apikey/me";
 
 impl RestClient {
     /// Whom the credential stands for: what the token says that requests carry (PROTOCOL §1.4). There is no endpoint for
@@ -47,7 +46,7 @@ impl RestClient {
     /// # Blocking
     /// For one request; see [`RestClient`].
     pub fn get_api_key_info(&self) -> Result<ApiKeyInfo> {
-        let ask = self.about_key("GET auth/apikey/me")?;
+        let ask = self.about_key(&endpoint::API_KEY)?;
         self.asker.run_unprepared("RestClient.get_api_key_info", |it| it.json(&ask))
     }
 
@@ -59,16 +58,16 @@ impl RestClient {
     /// # Blocking
     /// For one request; see [`RestClient`].
     pub fn revoke_api_key(&self) -> Result<()> {
-        let ask = self.about_key("DELETE auth/apikey/me")?;
+        let ask = self.about_key(&endpoint::REVOKE_API_KEY)?;
         self.asker.run_unprepared("RestClient.revoke_api_key", |it| it.answer(&ask).map(|_| ()))
     }
 
     /// A request that carries the key itself, whatever token stands for it elsewhere.
-    fn about_key(&self, endpoint: &'static str) -> Result<Ask> {
+    fn about_key(&self, endpoint: &'static Endpoint) -> Result<Ask> {
         if self.asker.session().http.auth().raw()?.expose().starts_with(JWT_PREFIX) {
             return Err(Error::invalid("api_key", "is a token, not an API key"));
         }
-        let mut ask = Ask::new(endpoint, KEY).naming_nothing();
+        let mut ask = Ask::new(endpoint, endpoint.path());
         ask.call.raw_credential = true;
         Ok(ask)
     }

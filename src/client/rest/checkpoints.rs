@@ -8,8 +8,8 @@ use super::listing::{Listing, Source};
 use crate::client::asking::Ask;
 use crate::client::from_server;
 use crate::error::{Error, Result};
-use crate::http::Answer;
 use crate::http::headers::uuid4;
+use crate::http::{Answer, Endpoint, endpoint};
 use crate::http_date;
 use crate::session::incomplete;
 use crate::types::{
@@ -21,8 +21,7 @@ use crate::wire::url;
 
 const USER_CHECKPOINTS: Source<Checkpoint> = Source {
     verb: "RestClient.list_user_checkpoints",
-    endpoint: "GET checkpoints",
-    path: "/api/v1/checkpoints",
+    endpoint: &endpoint::CHECKPOINTS,
     limit: 100,
     read: |body| {
         let it: CheckpointsResponse = json::response(body)?;
@@ -34,11 +33,11 @@ const USER_CHECKPOINTS: Source<Checkpoint> = Source {
 /// How long the address of an archive is good if the server does not say.
 const ARCHIVE_LIFE: Duration = Duration::from_secs(15 * 60);
 
-/// The address of a checkpoint.
-fn place(path: &CheckpointPath, action: &str) -> Result<String> {
+/// The path of an endpoint of a checkpoint.
+fn path_of(endpoint: &Endpoint, path: &CheckpointPath) -> Result<String> {
     let run = url::segment("path", path.run_id())?;
     let id = url::segments("path", &path.checkpoint_id())?;
-    Ok(format!("/api/v1/training_runs/{run}/checkpoints/{id}{action}"))
+    Ok(endpoint.path_with(&[&run, &id]))
 }
 
 impl RestClient {
@@ -55,8 +54,7 @@ impl RestClient {
 
     fn checkpoints_of(&self, verb: &'static str, training_run_id: &str) -> Result<Vec<Checkpoint>> {
         let run = url::segment("training_run_id", training_run_id)?;
-        let path = format!("/api/v1/training_runs/{run}/checkpoints");
-        let ask = Ask::new("GET training_runs/{id}/checkpoints", path);
+        let ask = Ask::new(&endpoint::RUN_CHECKPOINTS, endpoint::RUN_CHECKPOINTS.path_with(&[&run]));
         Ok(self.asker.json::<CheckpointsResponse>(verb, ask)?.checkpoints)
     }
 
@@ -147,7 +145,8 @@ impl RestClient {
     }
 
     fn delete(&self, verb: &'static str, path: &CheckpointPath) -> Result<()> {
-        let ask = Ask::new("DELETE training_runs/{id}/checkpoints/{id}", place(path, "")?);
+        const ENDPOINT: &Endpoint = &endpoint::DELETE_CHECKPOINT;
+        let ask = Ask::new(ENDPOINT, path_of(ENDPOINT, path)?);
         self.asker.done(verb, ask)
     }
 
@@ -165,9 +164,10 @@ impl RestClient {
         Error: From<P::Error>,
     {
         const VERB: &str = "RestClient.publish_checkpoint_from_tinker_path";
-        let path = place(&path.try_into()?, "/publish")?;
+        const ENDPOINT: &Endpoint = &endpoint::PUBLISH_CHECKPOINT;
+        let path = path_of(ENDPOINT, &path.try_into()?)?;
         // A conflict is the answer here, not something that passes.
-        let ask = Ask::new("POST training_runs/{id}/checkpoints/{id}/publish", path).final_on(&[409]);
+        let ask = Ask::new(ENDPOINT, path).final_on(&[409]);
         self.asker.done(VERB, ask)
     }
 
@@ -185,8 +185,9 @@ impl RestClient {
         Error: From<P::Error>,
     {
         const VERB: &str = "RestClient.unpublish_checkpoint_from_tinker_path";
-        let path = place(&path.try_into()?, "/publish")?;
-        let ask = Ask::new("DELETE training_runs/{id}/checkpoints/{id}/publish", path).final_on(&[409]);
+        const ENDPOINT: &Endpoint = &endpoint::UNPUBLISH_CHECKPOINT;
+        let path = path_of(ENDPOINT, &path.try_into()?)?;
+        let ask = Ask::new(ENDPOINT, path).final_on(&[409]);
         self.asker.done(VERB, ask)
     }
 
@@ -204,9 +205,10 @@ impl RestClient {
         Error: From<P::Error>,
     {
         const VERB: &str = "RestClient.set_checkpoint_ttl_from_tinker_path";
-        let path = place(&path.try_into()?, "/ttl")?;
+        const ENDPOINT: &Endpoint = &endpoint::CHECKPOINT_TTL;
+        let path = path_of(ENDPOINT, &path.try_into()?)?;
         let request = json::CheckpointTtlRequest { ttl_seconds: ttl.seconds()? };
-        self.asker.done(VERB, Ask::json("PUT training_runs/{id}/checkpoints/{id}/ttl", path, &request)?)
+        self.asker.done(VERB, Ask::json(ENDPOINT, path, &request)?)
     }
 
     /// Where the files of exported weights can be read (PROTOCOL §3.5 #33).
@@ -222,8 +224,8 @@ impl RestClient {
         Error: From<P::Error>,
     {
         const VERB: &str = "RestClient.get_external_weights_urls";
-        let path = place(&path.try_into()?.into(), "/external_weights_urls")?;
-        let ask = Ask::new("GET training_runs/{id}/checkpoints/{id}/external_weights_urls", path);
+        const ENDPOINT: &Endpoint = &endpoint::EXTERNAL_WEIGHTS_URLS;
+        let ask = Ask::new(ENDPOINT, path_of(ENDPOINT, &path.try_into()?.into())?);
         self.asker.run(VERB, |it| {
             let mut found: ExternalWeightsUrls = it.json(&ask)?;
             for url in found.urls.values_mut() {
@@ -247,19 +249,19 @@ impl RestClient {
         P: TryInto<CheckpointPath>,
         Error: From<P::Error>,
     {
-        const ENDPOINT: &str = "GET training_runs/{id}/checkpoints/{id}/archive";
+        const ENDPOINT: &Endpoint = &endpoint::CHECKPOINT_ARCHIVE;
         let path: CheckpointPath = path.try_into()?;
         let ask = |path: String| {
             let mut ask = Ask::new(ENDPOINT, path);
             ask.call.takes_redirect = true;
             ask
         };
-        let mut first = ask(place(&path, "/archive")?);
+        let mut first = ask(path_of(ENDPOINT, &path)?);
         let mut second = None;
         if let CheckpointPath::Sampler(it) = &path {
             // Some servers know the weights of samplers by their names alone, and say their paths accordingly.
             let (run, name) = (url::segment("path", it.run_id())?, url::segment("path", it.name())?);
-            let mut bare = ask(format!("/api/v1/training_runs/{run}/checkpoints/{name}/archive"));
+            let mut bare = ask(ENDPOINT.path_with(&[&run, &name]));
             if it.is_short() {
                 mem::swap(&mut first, &mut bare);
             }
@@ -307,7 +309,8 @@ impl RestClient {
             source_path: path.as_str().into(),
             ttl_seconds: options.ttl.seconds()?,
         };
-        let mut ask = Ask::json("POST copy_weights", "/api/v1/copy_weights", &request)?.final_on(&[403]);
+        let mut ask =
+            Ask::json(&endpoint::COPY_WEIGHTS, endpoint::COPY_WEIGHTS.path(), &request)?.final_on(&[403]);
         ask.call.key = Some(uuid4());
         if let Some(token) = &options.weights_access_token {
             let token = token.checked()?;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::client::asking::{Ask, Asker};
 use crate::error::{Error, Result};
+use crate::http::Endpoint;
 use crate::policy::paging::{Next, Paging};
 use crate::types::{AccessScope, Page, TrainingRun};
 use crate::wire::url::Query;
@@ -12,8 +13,7 @@ use crate::wire::url::Query;
 #[derive(Clone, Copy)]
 pub(super) struct Source<T> {
     pub(super) verb: &'static str,
-    pub(super) endpoint: &'static str,
-    pub(super) path: &'static str,
+    pub(super) endpoint: &'static Endpoint,
     /// The limit of a page that the official SDK asks for.
     pub(super) limit: u32,
     pub(super) read: fn(&[u8]) -> Result<Page<T>>,
@@ -105,7 +105,7 @@ impl<T: Send + 'static> Listing<T> {
     /// # Blocking
     /// For one request.
     pub fn page(&self, limit: u32, offset: u64) -> Result<Page<T>> {
-        let query = Query::on(self.source.path).with("limit", limit).with("offset", offset);
+        let query = Query::on(self.source.endpoint.path()).with("limit", limit).with("offset", offset);
         let query = query.and("access_scope", self.scope.map(AccessScope::as_str));
         let query = query.and("project_id", self.project_id.as_deref());
         let ask = Ask::new(self.source.endpoint, query.text());
@@ -181,7 +181,7 @@ impl<T: Send + 'static> std::iter::FusedIterator for Listing<T> {}
 impl<T> std::fmt::Debug for Listing<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Listing")
-            .field("path", &self.source.path)
+            .field("path", &self.source.endpoint.path())
             .field("offset", &self.paging.offset())
             .field("total_count", &self.paging.total())
             .finish_non_exhaustive()

@@ -6,14 +6,14 @@ use super::RestClient;
 use super::listing::{Listing, Source};
 use crate::client::asking::Ask;
 use crate::error::{Error, Result};
+use crate::http::endpoint;
 use crate::types::{CheckpointPath, Page, SamplerInfo, ServerCapabilities, TrainingRun, WeightsInfo};
 use crate::wire::json::{self, ServerCapabilitiesResponse, TrainingRunsResponse};
 use crate::wire::url::{self, Query};
 
 const RUNS: Source<TrainingRun> = Source {
     verb: "RestClient.list_training_runs",
-    endpoint: "GET training_runs",
-    path: "/api/v1/training_runs",
+    endpoint: &endpoint::TRAINING_RUNS,
     limit: 20,
     read: |body| {
         let it: TrainingRunsResponse = json::response(body)?;
@@ -36,7 +36,7 @@ impl RestClient {
         struct Health {
             status: String,
         }
-        let ask = Ask::new("GET healthz", "/api/v1/healthz").naming_nothing();
+        let ask = Ask::new(&endpoint::HEALTHZ, endpoint::HEALTHZ.path());
         self.asker.run_unprepared("RestClient.healthz", |it| Ok(it.json::<Health>(&ask)?.status))
     }
 
@@ -49,8 +49,7 @@ impl RestClient {
     /// For one request; see [`RestClient`].
     pub fn get_server_capabilities(&self) -> Result<ServerCapabilities> {
         const VERB: &str = "RestClient.get_server_capabilities";
-        let path = "/api/v1/get_server_capabilities";
-        let ask = Ask::new("GET get_server_capabilities", path).naming_nothing();
+        let ask = Ask::new(&endpoint::SERVER_CAPABILITIES, endpoint::SERVER_CAPABILITIES.path());
         self.asker.json::<ServerCapabilitiesResponse>(VERB, ask).map(Into::into)
     }
 
@@ -87,9 +86,9 @@ impl RestClient {
     }
 
     fn training_run(&self, verb: &'static str, id: &str) -> Result<TrainingRun> {
-        let path = format!("/api/v1/training_runs/{}", url::segment("training_run_id", id)?);
+        let path = endpoint::TRAINING_RUN.path_with(&[&url::segment("training_run_id", id)?]);
         let query = Query::on(path).with("access_scope", self.scope.as_str());
-        self.asker.json(verb, Ask::new("GET training_runs/{id}", query.text()))
+        self.asker.json(verb, Ask::new(&endpoint::TRAINING_RUN, query.text()))
     }
 
     /// The base model and the adapter of a checkpoint, also of a public one of somebody else (PROTOCOL §3.5 #35).
@@ -107,7 +106,7 @@ impl RestClient {
         const VERB: &str = "RestClient.get_weights_info_by_tinker_path";
         let path = path.try_into()?;
         let request = json::WeightsInfoRequest { tinker_path: path.as_str().into() };
-        let ask = Ask::json("POST weights_info", "/api/v1/weights_info", &request)?;
+        let ask = Ask::json(&endpoint::WEIGHTS_INFO, endpoint::WEIGHTS_INFO.path(), &request)?;
         self.asker.json::<json::WeightsInfoResponse>(VERB, ask).map(Into::into)
     }
 
@@ -119,7 +118,7 @@ impl RestClient {
     /// # Blocking
     /// For one request; see [`RestClient`].
     pub fn get_sampler(&self, sampler_id: &str) -> Result<SamplerInfo> {
-        let path = format!("/api/v1/samplers/{}", url::segment("sampler_id", sampler_id)?);
-        self.asker.json("RestClient.get_sampler", Ask::new("GET samplers/{id}", path))
+        let path = endpoint::SAMPLER.path_with(&[&url::segment("sampler_id", sampler_id)?]);
+        self.asker.json("RestClient.get_sampler", Ask::new(&endpoint::SAMPLER, path))
     }
 }

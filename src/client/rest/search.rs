@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::client::asking::{Ask, Asker};
 use crate::error::{Error, Result};
+use crate::http::endpoint;
 use crate::policy::paging::{CursorPaging, Next};
 use crate::types::{FoundSession, SessionCursor, SessionPage, SessionSearch};
 use crate::wire::json::SearchSessionsRequest;
@@ -66,7 +67,7 @@ impl FoundSessions {
     pub fn page(&self, cursor: Option<&SessionCursor>) -> Result<SessionPage> {
         self.search.validate()?;
         let request = SearchSessionsRequest { search: &self.search, cursor };
-        let ask = Ask::json("POST sessions/search", "/api/v1/sessions/search", &request)?;
+        let ask = Ask::json(&endpoint::SEARCH_SESSIONS, endpoint::SEARCH_SESSIONS.path(), &request)?;
         // A project that was named may be what is missing.
         let ask = if self.search.project_ids.is_empty() { ask.naming_nothing() } else { ask };
         self.asker.json(VERB, ask)

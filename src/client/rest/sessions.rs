@@ -8,6 +8,7 @@ use super::search::FoundSessions;
 use crate::client::asking::Ask;
 use crate::error::words::presentable;
 use crate::error::{Category, Error, ErrorKind, Result};
+use crate::http::endpoint;
 use crate::session::incomplete;
 use crate::types::{Page, SessionInfo, SessionSearch, SignedUrl};
 use crate::wire::json::{self, SessionsResponse, TraceExportResponse};
@@ -15,8 +16,7 @@ use crate::wire::url::{self, Query};
 
 const SESSIONS: Source<String> = Source {
     verb: "RestClient.list_sessions",
-    endpoint: "GET sessions",
-    path: "/api/v1/sessions",
+    endpoint: &endpoint::SESSIONS,
     limit: 20,
     read: |body| {
         let it: SessionsResponse = json::response(body)?;
@@ -42,9 +42,9 @@ impl RestClient {
     /// # Blocking
     /// For one request; see [`RestClient`].
     pub fn get_session(&self, session_id: &str) -> Result<SessionInfo> {
-        let path = format!("/api/v1/sessions/{}", url::segment("session_id", session_id)?);
+        let path = endpoint::SESSION.path_with(&[&url::segment("session_id", session_id)?]);
         let query = Query::on(path).with("access_scope", self.scope.as_str());
-        self.asker.json("RestClient.get_session", Ask::new("GET sessions/{id}", query.text()))
+        self.asker.json("RestClient.get_session", Ask::new(&endpoint::SESSION, query.text()))
     }
 
     /// Moves a session with its training runs to a project; it cannot be taken out of projects again (PROTOCOL §3.5 #38).
@@ -59,9 +59,9 @@ impl RestClient {
         if project_id.is_empty() {
             return Err(Error::invalid("project_id", "is empty"));
         }
-        let path = format!("/api/v1/sessions/{}/project", url::segment("session_id", session_id)?);
+        let path = endpoint::SESSION_PROJECT.path_with(&[&url::segment("session_id", session_id)?]);
         let request = json::AssignProjectRequest { project_id: project_id.into() };
-        let ask = Ask::json("PUT sessions/{id}/project", path, &request)?;
+        let ask = Ask::json(&endpoint::SESSION_PROJECT, path, &request)?;
         self.asker.done("RestClient.assign_session_project", ask)
     }
 
@@ -76,8 +76,8 @@ impl RestClient {
     /// Until the server has written it; it is asked every 5 s, for at most `Timeouts::operation`. Closing the service client
     /// ends the wait.
     pub fn export_session_trace(&self, session_id: &str) -> Result<SignedUrl> {
-        let path = format!("/api/v1/sessions/{}/trace_export", url::segment("session_id", session_id)?);
-        let ask = Ask::new("GET sessions/{id}/trace_export", path);
+        let path = endpoint::SESSION_TRACE_EXPORT.path_with(&[&url::segment("session_id", session_id)?]);
+        let ask = Ask::new(&endpoint::SESSION_TRACE_EXPORT, path);
         self.asker.run("RestClient.export_session_trace", |it| {
             loop {
                 let reply: TraceExportResponse = it.json(&ask)?;

@@ -11,11 +11,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{SEQ_IDS_PER_CLONE, SamplingClient};
 use crate::client::create::CreatedSampler;
+use crate::config::overrides;
+use crate::credentials::Secret;
 use crate::error::{Error, Result};
-use crate::http::{Call, Lane};
-use crate::overrides;
+use crate::http::{Call, Lane, endpoint};
 use crate::pending::Progress;
-use crate::secret::Secret;
 use crate::session::{Flags, Owner, Session, is_not_offered};
 use crate::wire::json::{self, HolderJson, SamplerHandleJson};
 
@@ -230,7 +230,7 @@ fn clone_id(session: &Arc<Session>, sampling_session_id: &str) -> Result<u64> {
     let now = session.clock.now();
     let deadline = now.checked_add(session.config.timeouts.operation);
     let progress = Progress::new("SamplingClient.from_sampler_handle", now, deadline);
-    let call = Call::post(Lane::Session, "/api/v1/join_sampling_session", &request)?.of(&progress);
+    let call = Call::post(Lane::Session, &endpoint::JOIN_SAMPLING_SESSION, &request)?.of(&progress);
     let _long_wait = session.long_wait(&progress);
     let joined: Result<json::JoinSamplingSessionResponse> = session.http.json(&call, &session.cancel);
     match joined {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::client::Submitted;
 use crate::config::{PausePolicy, Timeouts};
 use crate::error::{Error, ErrorKind, Result};
-use crate::http::{Answer, Body, Call, Lane, Room};
+use crate::http::{Answer, Body, Call, Lane, Room, endpoint};
 use crate::pending::Progress;
 use crate::policy::admission::estimate;
 use crate::policy::backoff::pause_after;
@@ -98,7 +98,7 @@ impl Sampler {
         let deadline = ticket.progress.deadline();
         let estimate = estimate(&request.prompt);
         ticket.progress.submitting();
-        let call = Call::new(Lane::Sample, "POST", "/api/v1/asample", body)
+        let call = Call::new(Lane::Sample, &endpoint::ASAMPLE, body)
             .of(&ticket.progress)
             .answered_within(request.room())
             .header("X-Tinker-Sampling-Backpressure", "1")

@@ -3,6 +3,7 @@
 use super::submit::Ask;
 use super::{Msg, TrainingClient};
 use crate::error::{Error, Result};
+use crate::http::endpoint;
 use crate::pending::Pending;
 use crate::types::{LoadStateOutput, TrainingPath};
 use crate::wire::json;
@@ -51,7 +52,7 @@ impl TrainingClient {
         };
         self.ask(verb, Msg::LoadState, |ticket| Ask {
             ticket,
-            path: "/api/v1/load_weights",
+            endpoint: &endpoint::LOAD_WEIGHTS,
             request_type: "LoadWeights",
             body: Box::new(move |model_id, seq_id| {
                 json::encode(&json::LoadWeightsRequest::into_model(

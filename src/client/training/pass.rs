@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::submit::Sequencer;
 use crate::client::Submitted;
 use crate::error::{Error, Result};
-use crate::http::{Body, Call, Lane, Room};
+use crate::http::{Body, Call, Lane, Room, endpoint};
 use crate::pending::Progress;
 use crate::policy::chunk::{ChunkLimits, split};
 use crate::policy::combine::combine;
@@ -250,19 +250,22 @@ impl PartRequest {
         let (model_id, loss, forward_only) = (&self.model_id, &self.loss, self.forward_only);
         // The parts of one call are few enough that the cast cannot lose anything: each has a reserved id.
         let seq_id = self.first_seq_id + idx as u32;
-        let (path, body) = match form {
+        let (endpoint, body) = match form {
             Form::Protobuf => {
                 let bytes = self.session.compute(n_bytes, |parallel| {
                     train::encode_forward_backward(model_id, seq_id, data, loss, forward_only, parallel)
                 })?;
-                ("/api/v1/forward_backward", Body::protobuf(bytes, self.compress))
+                (&endpoint::FORWARD_BACKWARD, Body::protobuf(bytes, self.compress))
             }
             Form::Json => {
                 let bytes = pass_json::encode_pass(model_id, seq_id, data, loss, forward_only)?;
-                (pass_json::path(forward_only), Body::Json(bytes.into()))
+                (
+                    if forward_only { &endpoint::FORWARD } else { &endpoint::FORWARD_BACKWARD },
+                    Body::Json(bytes.into()),
+                )
             }
         };
-        let mut call = Call::new(Lane::Train, "POST", path, body).of(&self.progress);
+        let mut call = Call::new(Lane::Train, endpoint, body).of(&self.progress);
         if !retries {
             call.final_on = ABOUT_FORM;
         }

@@ -5,6 +5,7 @@ use super::{Msg, TrainingClient};
 use crate::client::create::{self, CreatedSampler};
 use crate::client::{SamplingClient, SamplingSource, from_server};
 use crate::error::{Error, Result};
+use crate::http::endpoint;
 use crate::pending::Pending;
 use crate::session::incomplete;
 use crate::types::{
@@ -64,7 +65,7 @@ impl TrainingClient {
         };
         self.ask(VERB, Msg::SaveState, |ticket| Ask {
             ticket,
-            path: "/api/v1/save_weights",
+            endpoint: &endpoint::SAVE_WEIGHTS,
             request_type: "SaveWeights",
             body: Box::new(move |model_id, seq_id| {
                 let (model_id, seq_id) = (model_id.into(), Some(seq_id));
@@ -168,7 +169,7 @@ impl TrainingClient {
         };
         self.ask(VERB, Msg::SaveExternal, |ticket| Ask {
             ticket,
-            path: "/api/v1/save_weights_external",
+            endpoint: &endpoint::SAVE_WEIGHTS_EXTERNAL,
             request_type: "SaveWeightsExternal",
             body: Box::new(move |model_id, seq_id| {
                 let (model_id, seq_id) = (model_id.into(), Some(seq_id));
@@ -277,7 +278,7 @@ impl TrainingClient {
         });
         self.ask(verb, Msg::SaveWeights, |ticket| Ask {
             ticket,
-            path: "/api/v1/save_weights_for_sampler",
+            endpoint: &endpoint::SAVE_WEIGHTS_FOR_SAMPLER,
             request_type: "SaveWeightsForSampler",
             body: Box::new(move |model_id, seq_id| {
                 let (model_id, seq_id) = (model_id.into(), Some(seq_id));

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::client::Submitted;
 use crate::error::{Category, Error, ErrorKind, Result};
-use crate::http::{Body, Call, Lane, Room};
+use crate::http::{Body, Call, Endpoint, Lane, Room};
 use crate::policy::turn::{Fate, Settled, Turns, fate};
 use crate::session::{Job, Promise, Session, Ticket};
 use crate::wire::json::ResultBody;
@@ -18,7 +18,7 @@ pub(super) type WriteBody = Box<dyn FnOnce(&str, u64) -> Result<Vec<u8>> + Send>
 /// A request of one part, with its result.
 pub(super) struct Ask<T: Send + 'static> {
     pub(super) ticket: Ticket<T>,
-    pub(super) path: &'static str,
+    pub(super) endpoint: &'static Endpoint,
     pub(super) request_type: &'static str,
     pub(super) body: WriteBody,
     /// Reads the JSON result.
@@ -118,9 +118,9 @@ impl Sequencer {
 
     /// Sends a request of one part and leaves the wait for its result to the pool.
     pub(super) fn ask<T: Send + 'static>(&mut self, ask: Ask<T>) {
-        let Ask { ticket, path, request_type, body, read, named } = ask;
-        let named_alike = move |error: Error| if is_save(path) { as_conflict(error) } else { error };
-        match self.submit(&ticket, path, request_type, body, named) {
+        let Ask { ticket, endpoint, request_type, body, read, named } = ask;
+        let named_alike = move |error: Error| if endpoint.saves_by_name { as_conflict(error) } else { error };
+        match self.submit(&ticket, endpoint, request_type, body, named) {
             Err(error) => ticket.answer(Err(named_alike(error))),
             Ok(Taken::Saved(result)) => ticket.answer(result),
             Ok(Taken::Now(Submitted::Done(result), _)) => {
@@ -146,7 +146,7 @@ impl Sequencer {
     fn submit<T: Send + 'static>(
         &mut self,
         ticket: &Ticket<T>,
-        path: &'static str,
+        endpoint: &'static Endpoint,
         request_type: &str,
         body: WriteBody,
         named: Option<Named<T>>,
@@ -154,7 +154,7 @@ impl Sequencer {
         let range = self.begin(ticket, 1)?;
         let seq_id = u64::from(range.start);
         let sent = body(&self.model_id, seq_id).and_then(|body| {
-            let call = Call::new(Lane::Train, "POST", path, Body::Json(body.into()))
+            let call = Call::new(Lane::Train, endpoint, Body::Json(body.into()))
                 .of(&ticket.progress)
                 .answered_within(Room::SMALL);
             self.session.http.send(&call, &ticket.cancel)
@@ -164,7 +164,7 @@ impl Sequencer {
             sent.and_then(|it| Submitted::read(it, request_type)).map(|it| Taken::Now(it, born));
         let mut fate = submitted.as_ref().map_or_else(fate, |_| Fate::Accepted);
         if let Some(Named { name, result }) = named {
-            let is_new = !self.saved.contains(&(path, name.clone()));
+            let is_new = !self.saved.contains(&(endpoint.name, name.clone()));
             match &submitted {
                 // An earlier attempt was taken after all: nobody but this client saves anything of its model.
                 Err(error) if fate == Fate::Unknown && says_it_exists(error) && is_new => {
@@ -177,7 +177,7 @@ impl Sequencer {
                 _ => {}
             }
             if fate == Fate::Accepted {
-                self.saved.insert((path, name));
+                self.saved.insert((endpoint.name, name));
             }
         }
         self.settle(range, &[fate], submitted.as_ref().err());
@@ -200,11 +200,6 @@ enum Taken<T> {
     Now(Submitted, Instant),
     /// With an earlier attempt, whose answer was lost. What it saved is known all the same.
     Saved(Result<T>),
-}
-
-/// A request that saves something, under a name as a rule.
-fn is_save(path: &str) -> bool {
-    path.starts_with("/api/v1/save_weights")
 }
 
 /// A refusal because there is something under the name (PROTOCOL §11).

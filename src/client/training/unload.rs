@@ -2,6 +2,7 @@
 
 use super::submit::Ask;
 use super::{Msg, TrainingClient};
+use crate::http::endpoint;
 use crate::pending::Pending;
 use crate::wire::json;
 
@@ -35,7 +36,7 @@ impl TrainingClient {
     pub fn unload_model(&self) -> Pending<()> {
         self.ask("TrainingClient.unload_model", Msg::Unload, |ticket| Ask {
             ticket,
-            path: "/api/v1/unload_model",
+            endpoint: &endpoint::UNLOAD_MODEL,
             request_type: "UnloadModel",
             body: Box::new(|model_id, _| {
                 json::encode(&json::UnloadModelRequest { model_id: model_id.into() })

@@ -1,22 +1,26 @@
-//! The forms in which secrets are looked for.
+//! The encoded forms of secrets, and the search for them.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// What is shorter is no secret that anybody could keep, and too likely to be a part of ordinary words.
+/// Length of the parts of a secret that are searched in errors. Shorter parts often occur in ordinary words.
 pub(super) const WINDOW: usize = 8;
+/// Shorter secrets are not searched at all.
+pub(super) const SHORTEST: usize = 4;
 
-/// The forms of some secrets: each as it is, and as it stands in base64 at each of the three places that it may have there,
-/// alone or within something longer.
+/// The forms of a set of secrets: each secret in plain text, and in base64 at each of the three alignments that it may
+/// have there within a longer text.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Forms {
-    /// In the writing of [`folded`].
+    /// The forms, normalised by [`folded`].
     all: Vec<Box<[u8]>>,
-    /// The first window of each, and its number.
+    /// The first window of each form and the form's number, sorted.
     first: Vec<(u64, usize)>,
     /// All windows, sorted.
     windows: Vec<u64>,
-    /// One bit for each value of a hash, set if a window has it.
+    /// Secrets that are shorter than a window.
+    words: Vec<Box<[u8]>>,
+    /// A Bloom filter of the windows with one hash.
     filter: Vec<u64>,
 }
 
@@ -30,13 +34,16 @@ impl Forms {
         forms
     }
 
-    /// One more secret.
+    /// Adds a secret.
     pub(super) fn add(&mut self, secret: &str) {
         self.take(secret);
         self.order();
     }
 
     fn take(&mut self, secret: &str) {
+        if secret.len() < WINDOW {
+            self.words.push(secret.as_bytes().into());
+        }
         for form in [secret.to_string()].into_iter().chain((0..3).map(|it| within_base64(secret, it))) {
             let form: Box<[u8]> = form.bytes().map(folded).collect();
             if form.len() < WINDOW {
@@ -44,11 +51,11 @@ impl Forms {
             }
             let number = self.all.len();
             for (i, piece) in form.windows(WINDOW).enumerate() {
-                let window = piece.iter().fold(0, |it, byte| it << 8 | u64::from(*byte));
+                let window = piece.iter().fold(0, |window, byte| window << 8 | u64::from(*byte));
                 if i == 0 {
                     self.first.push((window, number));
                 }
-                // White space is seldom a part of what is secret, but stands before it: "Bearer x".
+                // White space rarely belongs to the secret part: "Bearer x".
                 if i == 0 || !piece.iter().any(u8::is_ascii_whitespace) {
                     self.windows.push(window);
                 }
@@ -69,8 +76,12 @@ impl Forms {
         }
     }
 
-    /// Tells where a text holds a form, or, if any part of one counts, a window of one.
+    /// Reports each range of a text that contains a form; with `any_part` also each window of a form and each short
+    /// secret.
     pub(super) fn find(&self, text: &[u8], any_part: bool, mut found: impl FnMut(std::ops::Range<usize>)) {
+        if any_part {
+            self.words.iter().for_each(|word| find_word(text, word, &mut found));
+        }
         let bits = 64 * self.filter.len();
         if bits == 0 {
             return;
@@ -87,11 +98,11 @@ impl Forms {
             if any_part && !has_space {
                 found(start..i + 1);
             }
-            let from = self.first.partition_point(|it| it.0 < window);
-            for (_, number) in self.first[from..].iter().take_while(|it| it.0 == window) {
+            let from = self.first.partition_point(|(first, _)| *first < window);
+            for (_, number) in self.first[from..].iter().take_while(|(first, _)| *first == window) {
                 let form = &self.all[*number];
                 let here = text.get(start..start + form.len());
-                if here.is_some_and(|it| it.iter().zip(form).all(|(a, b)| folded(*a) == *b)) {
+                if here.is_some_and(|bytes| bytes.iter().zip(form).all(|(a, b)| folded(*a) == *b)) {
                     found(start..start + form.len());
                 }
             }
@@ -99,13 +110,26 @@ impl Forms {
     }
 }
 
-/// Which bit stands for a window.
+/// Reports each place where a word stands alone: not next to a letter, a digit, `-`, `_` or a non-ASCII character.
+fn find_word(text: &[u8], word: &[u8], found: &mut impl FnMut(std::ops::Range<usize>)) {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || !byte.is_ascii();
+    for (start, piece) in text.windows(word.len()).enumerate() {
+        let end = start + word.len();
+        let is_alone =
+            !text[..start].last().is_some_and(is_part) && !text[end..].first().is_some_and(is_part);
+        if piece == word && is_alone {
+            found(start..end);
+        }
+    }
+}
+
+/// The bit of a window in the filter.
 fn place(window: u64, bits: usize) -> usize {
     let hash = window.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
     hash as usize & (bits - 1)
 }
 
-/// A byte as it is compared: in lower case, and in the one of the two alphabets of base64.
+/// Normalises a byte for comparison: lower case, and the standard one of the two alphabets of base64.
 fn folded(byte: u8) -> u8 {
     match byte {
         b'-' => b'+',
@@ -114,11 +138,12 @@ fn folded(byte: u8) -> u8 {
     }
 }
 
-/// What of the base64 of a longer text depends on this part of it alone, if so many bytes stand before it, modulo 3.
+/// The characters of the base64 of a longer text that depend on `secret` alone, if `before` bytes (modulo 3) precede
+/// it.
 fn within_base64(secret: &str, before: usize) -> String {
     let padded = [&b"\0\0"[..before], secret.as_bytes()].concat();
     let encoded = STANDARD.encode(&padded);
-    // Each character stands for 6 bits.
+    // Each character encodes 6 bits.
     let (from, to) = ((8 * before).div_ceil(6), 8 * padded.len() / 6);
     encoded.get(from..to).unwrap_or_default().to_string()
 }
@@ -128,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_base64_of_a_part_is_found_in_that_of_the_whole_wherever_it_stands() {
+    fn the_base64_of_a_part_is_found_in_that_of_the_whole_at_each_alignment() {
         let secret = "tml-0123456789abcdef";
         for before in ["", "x", "xy", "xyz", "user:"] {
             for after in ["", "!", "!!", "!!!"] {

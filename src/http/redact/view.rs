@@ -1,16 +1,16 @@
-//! A text as it reads after layers of encoding were undone.
+//! A text after decoding of some layers of encoding, with the positions in the original.
 
 use std::ops::Range;
 
-/// A text, and where in the original each of its bytes comes from.
+/// A decoded text, with the origin of each byte in the original text.
 pub(super) struct View<'a> {
     bytes: std::borrow::Cow<'a, [u8]>,
-    /// For each byte its range in the original; `None` where each byte comes from the same place.
+    /// The range in the original of each byte. `None` if the text is the original.
     origins: Option<Vec<(u32, u32)>>,
 }
 
 impl<'a> View<'a> {
-    /// A text as it is.
+    /// Views a text without decoding.
     pub(super) fn of(text: &'a str) -> Self {
         View { bytes: text.as_bytes().into(), origins: None }
     }
@@ -19,7 +19,7 @@ impl<'a> View<'a> {
         &self.bytes
     }
 
-    /// Where a range comes from.
+    /// The range in the original text.
     pub(super) fn origin(&self, range: Range<usize>) -> Range<usize> {
         match &self.origins {
             None => range,
@@ -27,7 +27,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The text with one layer of escapes of JSON, of addresses and of HTML undone. `None` if there is none.
+    /// Decodes one layer of JSON, URL and HTML escapes. `None` if the text contains no escape.
     pub(super) fn decoded(&self) -> Option<View<'static>> {
         let bytes = self.bytes();
         if u32::try_from(bytes.len()).is_err() || !bytes.iter().any(|it| matches!(it, b'\\' | b'%' | b'&')) {
@@ -38,13 +38,9 @@ impl<'a> View<'a> {
         let mut at = 0;
         let mut any = false;
         while at < bytes.len() {
-            let (c, length) = match escape(&bytes[at..]) {
-                Some(it) => {
-                    any = true;
-                    it
-                }
-                None => (None, 1),
-            };
+            let escape = escape(&bytes[at..]);
+            any |= escape.is_some();
+            let (c, length) = escape.unwrap_or((None, 1));
             let origin = self.origin(at..at + length);
             let mut buffer = [0; 4];
             let out = match c {
@@ -52,7 +48,7 @@ impl<'a> View<'a> {
                 None => &bytes[at..at + 1],
             };
             decoded.extend_from_slice(out);
-            // Texts of 4 GiB were left out above.
+            // The length fits into 32 bits, as checked above.
             origins.extend(out.iter().map(|_| (origin.start as u32, origin.end as u32)));
             at += length;
         }
@@ -60,14 +56,14 @@ impl<'a> View<'a> {
     }
 }
 
-/// The character that an escape at the beginning stands for, and how long the escape is.
+/// Decodes an escape at the beginning of the text: its character and its length.
 fn escape(text: &[u8]) -> Option<(Option<char>, usize)> {
     let hex = |digits: Option<&[u8]>| {
         let digits = std::str::from_utf8(digits?).ok()?;
         let is_hex = digits.bytes().all(|it| it.is_ascii_hexdigit());
         if is_hex { u32::from_str_radix(digits, 16).ok() } else { None }
     };
-    // Half a pair, or a byte of a longer character, is no part of any secret that could be written in a header.
+    // Half of a surrogate pair or a byte of a longer character cannot be part of a secret that a header can carry.
     let char = |code: u32| Some(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
     match text {
         [b'\\', b'u', ..] => Some((char(hex(text.get(2..6))?), 6)),
@@ -101,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_are_undone_and_what_is_none_stays() {
+    fn escapes_are_decoded_and_other_text_stays() {
         for (text, read) in [
             (r"\u0074ml\/x", "tml/x"),
             ("%74ml%2Dx", "tml-x"),

@@ -1,4 +1,4 @@
-//! What ureq's errors say of the request: whether it left this machine, and whether another attempt can go better.
+//! Classifies ureq's errors: whether the request left this machine, and whether another attempt may succeed.
 
 use std::fmt;
 use std::io;
@@ -9,12 +9,12 @@ use ureq::{Error, Timeout};
 use super::super::transport::Broken;
 use crate::error::{Phase, Sent};
 
-/// How far an exchange was when it broke.
+/// Progress of an exchange when it failed.
 #[derive(Clone, Copy)]
 pub(super) enum Stage {
-    /// The whole head of the answer is not there.
+    /// The head of the answer was incomplete.
     Head,
-    /// The head is there, which says so much of the body.
+    /// The head of the answer was complete.
     Body { limit: u64, announced: Option<u64> },
 }
 
@@ -27,9 +27,9 @@ pub(super) enum Step {
     Connect,
 }
 
-/// An error of a step before the first byte of the request. Whatever the system calls it (too many open files, no such
-/// name, permission denied), it proves that the request did not leave this machine. The kind of an error alone proves
-/// nothing: "host unreachable" may also be said of a connection that has carried the request already.
+/// An error of a step before the first byte of the request. Whatever its kind (too many open files, unknown name,
+/// permission denied), the request did not leave this machine. The kind alone does not tell: "host unreachable" may
+/// also be the error of a connection that has carried the request already.
 #[derive(Debug)]
 struct Unsent {
     step: Step,
@@ -44,8 +44,8 @@ impl fmt::Display for Unsent {
 
 impl std::error::Error for Unsent {}
 
-/// Marks an error as one of a step before the request, unless it is marked already: a proxy is connected to within
-/// connecting.
+/// Marks an error as one of a step before the request. An error that is marked already keeps its step: connecting to
+/// the proxy is a part of connecting.
 pub(super) fn unsent(error: Error, step: Step) -> Error {
     match error {
         Error::Other(it) if it.is::<Unsent>() => Error::Other(it),
@@ -53,7 +53,7 @@ pub(super) fn unsent(error: Error, step: Step) -> Error {
     }
 }
 
-/// Connects as another connector does, and marks its errors.
+/// Wraps a connector and marks its errors.
 #[derive(Debug)]
 pub(super) struct Marking<C>(pub(super) C);
 
@@ -69,7 +69,7 @@ impl<C: Connector<()>> Connector<()> for Marking<C> {
     }
 }
 
-/// Why there is no answer.
+/// Classifies an error of ureq.
 pub(super) fn broken(error: Error, stage: Stage) -> Broken {
     let maybe = |message: String| Broken::Connection { sent: Sent::Maybe, message };
     match (error, stage) {
@@ -85,17 +85,17 @@ pub(super) fn broken(error: Error, stage: Stage) -> Broken {
             Broken::TooLarge { limit, announced }
         }
         (Error::Io(error), stage) => io_error(error, stage),
-        (Error::LargeResponseHeader(n, limit), _) => Broken::Garbage {
-            message: format!("its head is larger than the {limit} bytes that it may have: {n} arrived"),
+        (Error::LargeResponseHeader(n, limit), _) => Broken::InvalidHttp {
+            message: format!("its head exceeds the limit of {limit} bytes: {n} arrived"),
         },
         (error @ (Error::Protocol(_) | Error::Decompress(..)), _) => {
-            Broken::Garbage { message: error.to_string() }
+            Broken::InvalidHttp { message: error.to_string() }
         }
         (error, _) => maybe(error.to_string()),
     }
 }
 
-/// The same of a step before the request.
+/// Classifies an error of a step before the request.
 fn before(error: Error, step: Step) -> Broken {
     let not_sent = |message: String| Broken::Connection { sent: Sent::No, message };
     match error {
@@ -105,26 +105,29 @@ fn before(error: Error, step: Step) -> Broken {
         }),
         Error::Http(_) | Error::BadUri(_) => Broken::Unsendable { message: error.to_string() },
         Error::HostNotFound => not_sent("the host name is unknown".into()),
-        Error::ConnectionFailed => not_sent("no address of the host could be connected to".into()),
-        Error::Tls(message) => Broken::Stranger { message: format!("TLS: {message}") },
-        Error::Rustls(error) => Broken::Stranger { message: tls(&error.to_string()) },
-        // What rustls says comes as invalid data.
+        Error::ConnectionFailed => not_sent("connecting failed at every address of the host".into()),
+        Error::Tls(message) => Broken::WrongPeer { message: format!("TLS: {message}") },
+        Error::Rustls(error) => Broken::WrongPeer { message: tls(&error.to_string()) },
+        // Errors of rustls arrive as invalid data.
         Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
-            Broken::Stranger { message: tls(&error.to_string()) }
+            Broken::WrongPeer { message: tls(&error.to_string()) }
         }
         Error::Io(error) => match step {
-            Step::Resolve => not_sent(format!("the host name could not be looked up: {error}")),
+            Step::Resolve => not_sent(format!("the host name could not be resolved: {error}")),
             Step::Connect => not_sent(error.to_string()),
         },
         error => not_sent(error.to_string()),
     }
 }
 
-/// What the handshake failed at, in words.
+/// The text of a failed TLS handshake.
 fn tls(error: &str) -> String {
-    match error.contains("corrupt message") {
-        true => format!("TLS: {error}: nobody speaks TLS there; is it an address of http://?"),
-        false => format!("TLS: {error}"),
+    if error.contains("corrupt message") {
+        format!(
+            "TLS: {error}: the server does not use TLS; if it uses plain HTTP, write http:// instead of https://"
+        )
+    } else {
+        format!("TLS: {error}")
     }
 }
 
@@ -139,7 +142,7 @@ fn io_error(error: io::Error, stage: Stage) -> Broken {
 
 fn phase(timeout: Timeout, stage: Stage) -> Phase {
     match (timeout, stage) {
-        // The head is there, so the server is not still working, whatever ran out.
+        // The head has arrived, so that the server has finished its work, whichever limit passed.
         (_, Stage::Body { .. }) => Phase::Body,
         (Timeout::Resolve, _) => Phase::Resolve,
         (Timeout::Connect, _) => Phase::Connect,
@@ -152,40 +155,41 @@ fn phase(timeout: Timeout, stage: Stage) -> Phase {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Timeouts;
     use crate::policy::retry::Failure;
 
-    /// Too many open files, of the process and of the system; no buffers; not permitted; forbidden; no network; no route.
+    /// EMFILE, ENFILE, ENOBUFS, EPERM, EACCES, ENETDOWN, ENETUNREACH, EHOSTUNREACH and ECONNREFUSED.
     #[cfg(target_os = "linux")]
     const OF_THE_SYSTEM: [i32; 9] = [24, 23, 105, 1, 13, 100, 101, 113, 111];
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn what_fails_before_the_request_was_not_sent_and_the_same_error_later_may_have_been() {
+    fn an_error_before_the_request_proves_that_it_was_not_sent_and_the_same_error_later_does_not() {
         for code in OF_THE_SYSTEM {
             let error = || Error::Io(io::Error::from_raw_os_error(code));
             for step in [Step::Resolve, Step::Connect] {
                 let early = broken(unsent(error(), step), Stage::Head);
                 assert_eq!(early.sent(), Sent::No, "{code} {early:?}");
                 assert_eq!(early.failure(), Failure::Connection { sent: Sent::No }, "{code}");
-                assert!(early.error(&Default::default()).is_retryable(), "{code}");
+                assert!(early.error(&Timeouts::default()).is_retryable(), "{code}");
             }
             assert_eq!(broken(error(), Stage::Head).sent(), Sent::Maybe, "{code}");
         }
     }
 
     #[test]
-    fn a_name_that_is_not_found_was_not_asked_whatever_the_resolver_calls_it() {
+    fn a_failed_name_resolution_proves_that_nothing_was_sent() {
         let found_no_name = io::Error::other("failed to lookup address information");
         for error in [Error::HostNotFound, Error::Io(found_no_name), Error::Timeout(Timeout::Resolve)] {
             assert_eq!(broken(unsent(error, Step::Resolve), Stage::Head).sent(), Sent::No);
         }
-        // Also if it was the clock of the whole exchange that ran out.
+        // Also if the limit of the whole exchange passed.
         let error = unsent(Error::Timeout(Timeout::Global), Step::Connect);
         assert!(matches!(broken(error, Stage::Head), Broken::Timeout(Phase::Connect)));
     }
 
     #[test]
-    fn a_connection_that_the_system_lost_is_not_a_client_that_was_closed() {
+    fn a_lost_connection_is_not_reported_as_a_closed_client() {
         let error = || Error::Io(io::ErrorKind::NotConnected.into());
         assert!(matches!(broken(error(), Stage::Head), Broken::Connection { sent: Sent::Maybe, .. }));
         let early = broken(unsent(error(), Step::Connect), Stage::Head);
@@ -193,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_marked_by_the_innermost_step() {
+    fn an_error_keeps_the_mark_of_the_innermost_step() {
         let error = unsent(unsent(Error::HostNotFound, Step::Resolve), Step::Connect);
         assert!(error.to_string().contains("host not found"), "{error}");
         assert!(matches!(broken(error, Stage::Head), Broken::Connection { sent: Sent::No, .. }));

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result, words};
 
-pub(crate) use crate::secret::Secret;
+pub(crate) use crate::credentials::Secret;
 
 use fields::normalize;
 pub(crate) use future::*;

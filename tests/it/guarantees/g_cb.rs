@@ -18,7 +18,11 @@ use crate::util::{eventually, in_time};
 const CAPABILITIES: &str = "/api/v1/get_server_capabilities";
 const RETRIEVE: &str = "/api/v1/retrieve_future";
 const RESET: Duration = Duration::from_secs(30);
-const THREE: CircuitBreaker = CircuitBreaker { failures: 3, reset: RESET, trials: 1 };
+
+/// Opens the breaker after three failures.
+fn three(it: &mut CircuitBreaker) {
+    (it.failures, it.reset, it.trials) = (3, RESET, 1);
+}
 
 #[derive(Default)]
 struct Changes(Mutex<Vec<(Lane, BreakerState)>>);
@@ -46,7 +50,7 @@ fn by_default_no_number_of_failures_stops_requests() {
 fn after_three_failures_nothing_is_sent_until_a_trial_succeeds() {
     let (server, time, changes) = (FakeServer::new(), VirtualClock::new(), Arc::new(Changes::default()));
     let service =
-        server.in_memory_at(time.clone()).circuit_breaker(THREE).observer(changes.clone()).build().unwrap();
+        server.in_memory_at(time.clone()).circuit_breaker(three).observer(changes.clone()).build().unwrap();
     server.always(CAPABILITIES, Act::status(500, "down"));
     let error = service.get_server_capabilities().unwrap_err();
     assert_eq!((error.kind(), error.http_status()), (&ErrorKind::CircuitOpen, Some(500)));
@@ -73,7 +77,7 @@ fn after_three_failures_nothing_is_sent_until_a_trial_succeeds() {
 fn a_half_open_breaker_admits_only_the_allowed_number_of_trials() {
     in_time(|| {
         let (server, time, gate) = (FakeServer::new(), VirtualClock::new(), Gate::new());
-        let service = server.in_memory_at(time.clone()).circuit_breaker(THREE).build().unwrap();
+        let service = server.in_memory_at(time.clone()).circuit_breaker(three).build().unwrap();
         server.always(CAPABILITIES, Act::status(500, "down"));
         service.get_server_capabilities().unwrap_err();
         time.advance(RESET);
@@ -102,7 +106,7 @@ fn a_half_open_breaker_admits_only_the_allowed_number_of_trials() {
 #[test]
 fn a_refusal_is_not_a_failure_and_other_classes_of_requests_go_on() {
     let server = FakeServer::new();
-    let service = server.in_memory().circuit_breaker(THREE).build().unwrap();
+    let service = server.in_memory().circuit_breaker(three).build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     for _ in 0..10 {
         server.next(CAPABILITIES, Act::status(403, "no"));
@@ -116,7 +120,7 @@ fn a_refusal_is_not_a_failure_and_other_classes_of_requests_go_on() {
 #[test]
 fn a_promised_result_is_polled_again_when_the_breaker_closes() {
     let server = FakeServer::new();
-    let service = server.in_memory().circuit_breaker(THREE).build().unwrap();
+    let service = server.in_memory().circuit_breaker(three).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     for _ in 0..4 {
         server.next(RETRIEVE, Act::status(502, "down"));
@@ -133,8 +137,8 @@ fn a_promised_result_is_polled_again_when_the_breaker_closes() {
 #[test]
 fn heartbeats_go_on_while_the_breaker_is_open() {
     let (server, time) = (FakeServer::new(), VirtualClock::new());
-    let endless = CircuitBreaker { reset: Duration::MAX, ..THREE };
-    let service = server.in_memory_at(time.clone()).circuit_breaker(endless).build().unwrap();
+    let builder = server.in_memory_at(time.clone()).circuit_breaker(three);
+    let service = builder.circuit_breaker(|it| it.reset = Duration::MAX).build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     server.always(CAPABILITIES, Act::status(500, "down"));
     assert_eq!(service.get_server_capabilities().unwrap_err().kind(), &ErrorKind::CircuitOpen);
@@ -164,7 +168,7 @@ fn a_request_that_panics_counts_as_a_failure() {
         .api_key("tml-test")
         .without_environment()
         .transport(Arc::new(Panics))
-        .circuit_breaker(THREE)
+        .circuit_breaker(three)
         .build()
         .unwrap();
     for _ in 0..3 {
@@ -176,12 +180,10 @@ fn a_request_that_panics_counts_as_a_failure() {
 #[test]
 fn unusable_breaker_settings_are_refused() {
     let server = FakeServer::new();
-    for unusable in [
-        CircuitBreaker { failures: 0, ..THREE },
-        CircuitBreaker { trials: 0, ..THREE },
-        CircuitBreaker { reset: Duration::ZERO, ..THREE },
-    ] {
-        let error = server.in_memory().circuit_breaker(unusable).build().unwrap_err();
-        assert_eq!(error.kind(), &ErrorKind::Config, "{unusable:?}");
+    let wrong: [fn(&mut CircuitBreaker); 3] =
+        [|it| it.failures = 0, |it| it.trials = 0, |it| it.reset = Duration::ZERO];
+    for change in wrong {
+        let error = server.in_memory().circuit_breaker(change).build().unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::Config, "{error}");
     }
 }

@@ -59,7 +59,10 @@ impl Exchange {
         // The body is written anew here, and may then have another length.
         let headers =
             line["response_headers"].as_object().unwrap().iter().filter(|it| it.0 != "content-length");
-        let headers = headers.map(|(k, v)| (k.clone(), v.as_str().unwrap().to_string())).collect();
+        let status = line["status"].as_u64().unwrap().try_into().unwrap();
+        let answer = headers.fold(Answer::new(status), |answer, (name, value)| {
+            answer.with_header(name, value.as_str().unwrap())
+        });
         let request_headers = line["request_headers"].clone();
         // The bytes of a compressed body were recorded as they were before.
         let message = message::read(request_headers["content-type"].as_str(), &bytes(&line["request_body"]));
@@ -71,11 +74,7 @@ impl Exchange {
             request_headers,
             message,
             response: response.get("decoded").unwrap_or(response).clone(),
-            answer: Answer {
-                status: line["status"].as_u64().unwrap().try_into().unwrap(),
-                headers,
-                body: bytes(response),
-            },
+            answer: answer.with_body(bytes(response)),
         }
     }
 

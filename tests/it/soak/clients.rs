@@ -67,7 +67,7 @@ impl Service {
             .trace_context(|| {
                 stumble();
                 let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_string();
-                Some(TraceContext { traceparent, tracestate: None })
+                Some(TraceContext::new(traceparent))
             })
             .telemetry(number % 2 == 1)
             .metrics(metrics.clone());

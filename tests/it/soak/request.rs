@@ -179,7 +179,7 @@ fn json_pass(body: &Value) -> Option<Train> {
         let token = |i: usize| u32::try_from(tokens[i].as_u64()?).ok();
         Some([token(0)?, token(1)?, token(2)?])
     };
-    let input = body.get("forward_backward_input").or_else(|| body.get("forward_input"))?;
+    let input = body.get("forward_backward_input").or(body.get("forward_input"))?;
     let data: Option<Vec<_>> = input["data"].as_array()?.iter().map(tokens).collect();
     part_of_pass(body["model_id"].as_str()?.to_string(), body["seq_id"].as_u64()?, &data?)
 }

@@ -323,8 +323,7 @@ fn ok(value: Value) -> Answer {
 }
 
 fn answer(status: u16, value: Value) -> Answer {
-    let headers = vec![("content-type".to_string(), "application/json".to_string())];
-    Answer { status, headers, body: value.to_string().into() }
+    Answer::new(status).with_header("content-type", "application/json").with_body(value.to_string())
 }
 
 fn fingerprint(seen: &Seen) -> u64 {

@@ -30,8 +30,9 @@ pub(crate) fn act(line: &Value, promise: Option<&str>) -> Act {
     // Where the archive lies. Recordings of single verbs do not say it.
     let somewhere = (status == 302).then_some("http://skyrl.test/download");
     let location = line["location"].as_str().or(somewhere).map(|it| ("location".to_string(), it.to_string()));
-    let headers = [("content-type".to_string(), kind)].into_iter().chain(location).collect();
-    Act::Answer(Answer { status, headers, body: body.into() })
+    let mut answer = Answer::new(status).with_header("content-type", kind).with_body(body);
+    answer.headers.extend(location);
+    Act::Answer(answer)
 }
 
 /// A server that gives the answers of a recorded run, and what it was asked that the run did not ask.

@@ -1,21 +1,21 @@
-//! Addresses of servers and proxies. They are read once, by the parser whose result is connected to, and what that parser
-//! lets pass without meaning anything (a port that is no port, half an address of IPv6) is refused here.
+//! URLs of servers and proxies. They are parsed once, by the parser whose result is used to connect. Mistakes that this
+//! parser accepts (an invalid port, an unfinished IPv6 address) are refused here.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::Uri;
 use http::uri::Authority;
 
-/// The address of a server.
+/// The base URL of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
-    /// Without the slashes at its end.
+    /// Without trailing slashes.
     text: String,
     is_https: bool,
     place: Place,
 }
 
-/// Who is spoken to.
+/// A host and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     /// In lower case, without brackets.
@@ -24,20 +24,20 @@ pub(crate) struct Place {
 }
 
 impl Address {
-    /// An absolute address of a server.
+    /// Parses an absolute URL.
     ///
     /// # Errors
-    /// What is wrong with it, and where.
+    /// The problem, worded as the predicate of the URL.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let fail = |problem: &str| Err(problem.to_string());
         let Some((is_https, rest)) = scheme(text) else {
-            return fail("its scheme must be http:// or https://");
+            return fail("must begin with http:// or https://");
         };
-        if let Some(it) = text.chars().find(|it| it.is_whitespace() || it.is_control()) {
-            return Err(format!("must not contain white space or control characters: it has {it:?}"));
+        if let Some(c) = text.chars().find(|c| c.is_whitespace() || c.is_control()) {
+            return Err(format!("must not contain white space or control characters, but has {c:?}"));
         }
-        if let Some(it) = text.chars().find(|it| matches!(it, '?' | '#')) {
-            return Err(format!("must not contain a query or a fragment: it has {it:?}"));
+        if let Some(c) = text.chars().find(|c| matches!(c, '?' | '#')) {
+            return Err(format!("must not contain a query or a fragment, but has {c:?}"));
         }
         let (authority, path) = split(rest);
         if authority.contains('@') {
@@ -46,14 +46,13 @@ impl Address {
         let place = Place::parse(authority)?;
         check_path(path)?;
         let text = text.trim_end_matches('/');
-        let read = Uri::try_from(text).map_err(|it| format!("is no address: {it}"))?;
-        let read_host = read.host().unwrap_or_default();
-        let read_host = read_host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
-        match read_host == place.host && read.port_u16() == place.port {
-            true => Ok(Address { text: text.into(), is_https, place }),
-            false => {
-                Err(format!("can be read in two ways: its host may be {:?} or {read_host:?}", place.host))
-            }
+        let uri = Uri::try_from(text).map_err(|error| format!("is not a valid URL: {error}"))?;
+        let uri_host = uri.host().unwrap_or_default();
+        let uri_host = uri_host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+        if uri_host == place.host && uri.port_u16() == place.port {
+            Ok(Address { text: text.into(), is_https, place })
+        } else {
+            Err(format!("is ambiguous: its host may be {:?} or {uri_host:?}", place.host))
         }
     }
 
@@ -76,103 +75,104 @@ impl Address {
         host == "localhost" || host.parse::<IpAddr>().is_ok_and(|it| it.is_loopback())
     }
 
-    /// An address that this server names, where something can be read by whoever has the address. One that begins with a
-    /// slash is on the server itself.
+    /// Checks a URL that this server returned. A URL that begins with one slash is resolved against the server.
     ///
     /// # Errors
-    /// It is not of http or https, less safe than the server itself, or none at all.
+    /// The URL is malformed, neither http nor https, or it is http while the server is reached over https.
     pub(crate) fn named(&self, url: &str) -> Result<String, String> {
         let url = url.trim();
         if url.starts_with('/') && !url.starts_with("//") {
-            let origin = self.text.len() - split(scheme(&self.text).map_or("", |it| it.1)).1.len();
+            let origin = self.text.len() - split(scheme(&self.text).map_or("", |(_, rest)| rest)).1.len();
             return self.named(&format!("{}{url}", &self.text[..origin]));
         }
         let Some((is_https, rest)) = scheme(url) else {
-            let scheme = url.split_once(':').map_or("", |it| it.0);
+            let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
             return Err(format!("its scheme {scheme:?} is neither http nor https"));
         };
         if self.is_https && !is_https {
-            return Err("it is of http, though the server itself is of https".into());
+            return Err("it uses http, but the server is reached over https".into());
         }
-        if url.chars().any(|it| it.is_whitespace() || it.is_control() || it == '\\') {
-            return Err("it has white space, a control character or a backslash".into());
+        if url.chars().any(|c| c.is_whitespace() || c.is_control() || c == '\\') {
+            return Err("it contains white space, a control character or a backslash".into());
         }
         let authority = split(rest).0;
-        match authority.contains('@') {
-            true => Err("it has a user name".into()),
-            false => Place::parse(authority).map(|_| url.to_string()).map_err(|it| format!("it {it}")),
+        if authority.contains('@') {
+            return Err("it contains a user name".into());
         }
+        Place::parse(authority).map(|_| url.to_string()).map_err(|problem| format!("it {problem}"))
     }
 }
 
 impl Place {
-    /// A host, with a port or without.
+    /// Parses a host with or without a port.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The problem, worded as a predicate.
     pub(crate) fn parse(authority: &str) -> Result<Self, String> {
         let (host, port) = match authority.strip_prefix('[') {
             Some(rest) => match rest.split_once(']') {
                 Some((host, "")) => (host, None),
                 Some((host, port)) if port.starts_with(':') => (host, Some(&port[1..])),
-                Some((_, rest)) => return Err(format!("has {rest:?} behind the brackets of its host")),
-                None => return Err(format!("has a host {authority:?} whose bracket is not closed")),
+                Some((_, rest)) => return Err(format!("has {rest:?} after the brackets of its host")),
+                None => return Err(format!("has the host {authority:?}, whose bracket is not closed")),
             },
             None => match authority.split_once(':') {
                 Some((host, port)) => (host, Some(port)),
                 None => (authority, None),
             },
         };
-        let port = port.map(|it| port_of(it, authority)).transpose()?;
-        let host = match authority.starts_with('[') {
-            true => match host.parse::<Ipv6Addr>() {
-                Ok(_) => host.to_ascii_lowercase(),
-                Err(_) => return Err(format!("has a host \"[{host}]\" that is no address of IPv6")),
-            },
-            false => name(host)?,
+        let port = port.map(|port| port_of(port, authority)).transpose()?;
+        let host = if !authority.starts_with('[') {
+            name(host)?
+        } else if host.parse::<Ipv6Addr>().is_ok() {
+            host.to_ascii_lowercase()
+        } else {
+            return Err(format!("has the host \"[{host}]\", which is not a valid IPv6 address"));
         };
         match Authority::try_from(authority) {
             Ok(_) => Ok(Place { host, port }),
-            Err(error) => Err(format!("has a host {authority:?} that is none: {error}")),
+            Err(error) => Err(format!("has the host {authority:?}, which is not valid: {error}")),
         }
     }
 }
 
 fn port_of(text: &str, authority: &str) -> Result<u16, String> {
     if text.contains(':') {
-        return Err(format!("has a host {authority:?} with several colons: IPv6 stands in brackets"));
+        return Err(format!(
+            "has the host {authority:?} with several colons: write IPv6 addresses in brackets"
+        ));
     }
-    let port = text.bytes().all(|it| it.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-    match port.filter(|it| *it != 0) {
+    let port = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+    match port.filter(|port| *port != 0) {
         Some(port) => Ok(port),
-        None => Err(format!("has a port {text:?} that is no number from 1 to 65535")),
+        None => Err(format!("has the port {text:?}, which is not a number from 1 to 65535")),
     }
 }
 
-/// A name or an address of IPv4, in lower case.
+/// Checks a host name or an IPv4 address and puts it into lower case.
 fn name(host: &str) -> Result<String, String> {
     if host.is_empty() {
         return Err("has no host".into());
     }
     if !host.is_ascii() {
-        return Err(format!("has a host {host:?} with other letters than ASCII: write it as xn--…"));
+        return Err(format!("has the host {host:?} with letters other than ASCII: write it as xn--…"));
     }
-    if let Some(it) = host.chars().find(|it| !it.is_ascii_alphanumeric() && !matches!(it, '-' | '.' | '_')) {
-        return Err(format!("has a host {host:?} with {it:?} in it"));
+    if let Some(c) = host.chars().find(|c| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '.' | '_')) {
+        return Err(format!("has the host {host:?}, which must not contain {c:?}"));
     }
     let labels = host.strip_suffix('.').unwrap_or(host);
-    if 253 < labels.len() || labels.split('.').any(|it| it.is_empty() || 63 < it.len()) {
-        return Err(format!("has a host {host:?} with an empty or too long part"));
+    if 253 < labels.len() || labels.split('.').any(|label| label.is_empty() || 63 < label.len()) {
+        return Err(format!("has the host {host:?} with an empty or too long part"));
     }
     let last = labels.rsplit('.').next().unwrap_or_default();
-    let is_number = last.bytes().all(|it| it.is_ascii_digit());
-    match is_number && host.parse::<Ipv4Addr>().is_err() {
-        true => Err(format!("has a host {host:?} that is no address of IPv4")),
-        false => Ok(host.to_ascii_lowercase()),
+    let is_number = last.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number && host.parse::<Ipv4Addr>().is_err() {
+        return Err(format!("has the host {host:?}, which is not a valid IPv4 address"));
     }
+    Ok(host.to_ascii_lowercase())
 }
 
-/// Whether the scheme is https, and what comes after it.
+/// Splits off the scheme. Returns whether it is https, and the rest.
 fn scheme(text: &str) -> Option<(bool, &str)> {
     let (scheme, rest) = text.split_once("://")?;
     match scheme.to_ascii_lowercase().as_str() {
@@ -182,7 +182,7 @@ fn scheme(text: &str) -> Option<(bool, &str)> {
     }
 }
 
-/// The authority, and what comes after it.
+/// Splits the authority from the path.
 fn split(rest: &str) -> (&str, &str) {
     rest.split_at(rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len()))
 }
@@ -191,16 +191,17 @@ fn check_path(path: &str) -> Result<(), String> {
     let mut rest = path;
     while let Some((_, after)) = rest.split_once('%') {
         let digits = after.as_bytes().get(..2);
-        if !digits.is_some_and(|it| it.iter().all(u8::is_ascii_hexdigit)) {
-            return Err(format!("has a path {path:?} with a percent sign that two digits do not follow"));
+        if !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
+            return Err(format!(
+                "has the path {path:?} with a percent sign that is not followed by two hex digits"
+            ));
         }
         rest = after;
     }
-    match path
-        .chars()
-        .find(|it| !it.is_ascii() || matches!(it, '\\' | '"' | '<' | '>' | '^' | '`' | '{' | '|' | '}'))
-    {
-        Some(it) => Err(format!("has a path {path:?} with {it:?} in it, which must be percent-encoded")),
+    let is_forbidden =
+        |c: &char| !c.is_ascii() || matches!(c, '\\' | '"' | '<' | '>' | '^' | '`' | '{' | '|' | '}');
+    match path.chars().find(is_forbidden) {
+        Some(c) => Err(format!("has the path {path:?}, in which {c:?} must be percent-encoded")),
         None => Ok(()),
     }
 }
@@ -210,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn good_addresses_are_read() {
+    fn valid_urls_are_parsed() {
         for (text, kept, https, host, port) in [
             ("http://h", "http://h", false, "h", None),
             (
@@ -238,10 +239,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn the_problem_of_an_invalid_url_is_named() {
         for (text, part) in [
-            ("localhost:8000", "scheme"),
-            ("ftp://x", "scheme"),
+            ("localhost:8000", "http://"),
+            ("ftp://x", "http://"),
             ("http://", "no host"),
             ("http:///x", "no host"),
             ("http://:80", "no host"),
@@ -279,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_names_is_no_less_safe_than_itself() {
+    fn a_url_returned_by_a_server_is_at_least_as_safe_as_the_server() {
         let named = |server: &str, url: &str| Address::parse(server).expect("good").named(url);
         let (plain, safe) = ("http://h:1/p", "https://h/p");
         for (server, url, kept) in [

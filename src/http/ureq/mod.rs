@@ -20,27 +20,25 @@ use failure::{Marking, Stage, Step, broken, unsent};
 use super::Lane;
 use super::lanes::LANES;
 use super::room;
-use super::transport::{Answer, Broken, Exchange, Transport};
+use super::transport::{Answer, Broken, Exchange, Transport, head_timeout};
+use crate::config::network::{Network, Proxy, Scheme};
 use crate::error::Sent;
-use crate::network::{Network, Proxy, Scheme};
 use crate::sync::Mutex;
 
-/// The longest timeout that ureq can add to the time: a century.
+/// Longest timeout: 100 years. ureq adds timeouts to the current time, which overflows with `Duration::MAX`.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Shorter than the keep-alive of usual servers, which is 5 s for the shortest of them (uvicorn, Node), so that a connection is
-/// seldom used again in the moment in which the server leaves it.
+/// Longest idle time of a connection that is used again. Usual servers close idle connections after 5 s or more
+/// (uvicorn, Node), so that a request seldom meets a connection that the server is closing.
 const IDLE_AGE: Duration = Duration::from_secs(4);
 
-/// For how long the addresses of a name are believed, unless connecting fails.
+/// Time for which resolved addresses are cached, unless connecting fails.
 const NAME_AGE: Duration = Duration::from_secs(30);
 
-/// The slowest upload, in bytes per second, whose answer is waited for.
-const SLOWEST: f64 = 32.0 * 1024.0;
-
-/// One agent per lane. Shutting an agent down also ends its clones, so each client has agents of its own.
+/// The transport over sockets, with one agent per lane. Shutting an agent down also ends its clones, so that each
+/// client has its own agents.
 pub(crate) struct Ureq {
-    /// Until it is shut down.
+    /// `None` after the shutdown.
     open: Mutex<Option<Open>>,
     maker: Maker,
 }
@@ -51,7 +49,7 @@ struct Open {
 }
 
 impl Ureq {
-    /// The connections of a client of one server.
+    /// Creates the transport of one client. Nothing is connected yet.
     pub(crate) fn new(network: &Network) -> crate::error::Result<Self> {
         let maker = Maker {
             is_plain: network.is_plain,
@@ -72,12 +70,12 @@ impl Transport for Ureq {
             None => return Err(Broken::Closed),
         };
         let result = self.maker.exchange(&agent, exchange);
-        // A connection that this side closed looks as if the server had.
+        // A connection closed by the shutdown fails as if the server had closed it.
         if result.is_err() && self.open.lock().is_none() { Err(Broken::Closed) } else { result }
     }
 
     fn shutdown(&self) {
-        // Taken out first: shutting down waits for nothing, but no lock is held across a call into other code.
+        // Shut down without the lock, so that no lock is held across a call into another crate.
         let Some(open) = self.open.lock().take() else { return };
         open.agents.into_iter().for_each(Agent::shutdown);
         open.branches.iter().filter_map(Weak::upgrade).for_each(|it| it.shutdown());
@@ -97,9 +95,9 @@ impl Transport for Ureq {
     }
 }
 
-/// The connections of one client's long polls.
+/// A branch: the connections for the long polls of one client.
 struct Single {
-    /// Until it is shut down.
+    /// `None` after the shutdown.
     agent: Mutex<Option<Agent>>,
     maker: Maker,
 }
@@ -114,7 +112,7 @@ impl Transport for Single {
     fn exchange(&self, exchange: &Exchange) -> Result<Answer, Broken> {
         let agent = self.agent().ok_or(Broken::Closed)?;
         let result = self.maker.exchange(&agent, exchange);
-        // A connection that this side closed looks as if the server had.
+        // A connection closed by the shutdown fails as if the server had closed it.
         if result.is_err() && self.agent().is_none() { Err(Broken::Closed) } else { result }
     }
 
@@ -126,7 +124,7 @@ impl Transport for Single {
     }
 }
 
-/// A proxy, as ureq wants it.
+/// Converts a proxy into ureq's form.
 fn proxy(proxy: &Proxy) -> crate::error::Result<ureq::Proxy> {
     let protocol = match proxy.scheme {
         Scheme::Http => ProxyProtocol::Http,
@@ -143,8 +141,8 @@ fn proxy(proxy: &Proxy) -> crate::error::Result<ureq::Proxy> {
     builder.build().map_err(|_| crate::error::Error::config(format!("the proxy {proxy} cannot be used")))
 }
 
-/// Whom TLS trusts: the given certificates and no others, or those of the operating system if the crate was built so, or
-/// those that are compiled in.
+/// The certificates that TLS trusts: only those of the CA bundle, if there is one; otherwise those of the operating
+/// system with the feature `native-roots`, or those that are compiled in.
 fn roots(network: &Network) -> crate::error::Result<RootCerts> {
     let Some(pem) = &network.ca_bundle else {
         return Ok(if cfg!(feature = "native-roots") {
@@ -157,25 +155,25 @@ fn roots(network: &Network) -> crate::error::Result<RootCerts> {
     let mut certificates = Vec::new();
     for item in parse_pem(pem) {
         match item {
-            Ok(PemItem::Certificate(it)) => certificates.push(it),
+            Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
             Ok(_) => {}
-            Err(_) => return Err(unreadable("is no PEM file")),
+            Err(_) => return Err(unreadable("is not a PEM file")),
         }
     }
-    match certificates.is_empty() {
-        true => Err(unreadable("holds no certificate")),
-        false => Ok(RootCerts::Specific(Arc::new(certificates))),
+    if certificates.is_empty() {
+        return Err(unreadable("contains no certificate"));
     }
+    Ok(RootCerts::Specific(Arc::new(certificates)))
 }
 
-/// Makes agents for one server, and sends over them.
+/// Creates agents for one server and sends over them.
 #[derive(Clone)]
 struct Maker {
-    /// Neither TLS nor a proxy is between this machine and itself.
+    /// The server is on this machine and reached without TLS and proxy.
     is_plain: bool,
     tls: TlsConfig,
     proxy: Option<ureq::Proxy>,
-    /// The proxy, as errors name it.
+    /// The proxy as errors name it.
     through: Option<String>,
     names: Names,
 }
@@ -187,40 +185,42 @@ impl Maker {
             .tls_config(self.tls.clone())
             .user_agent(super::headers::USER_AGENT)
             .accept("")
-            // A redirect would carry the credential to wherever the server says.
+            // A followed redirect would send the credential to any address that the server names.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .input_buffer_size(lane.buffers().0)
             .output_buffer_size(lane.buffers().1)
-            // A head that fills the buffer would look like a connection that ended.
+            // ureq reports a head that fills the whole buffer as a closed connection.
             .max_response_header_size(lane.buffers().0 - 1)
             .max_idle_connections(lane.idle_connections())
             .max_idle_connections_per_host(lane.idle_connections())
             .max_idle_age(IDLE_AGE)
-            // Always said, because ureq would look into the environment by itself.
+            // Set even if `None`: by default ureq reads the environment itself.
             .proxy(self.proxy.clone())
             .build();
-        match self.is_plain {
-            // The connector of TLS alone takes a page of stack, which thousands of threads would pay for.
-            true => Agent::with_parts(config, Marking(TcpConnector::default()), self.names.clone()),
-            false => Agent::with_parts(config, Marking(DefaultConnector::default()), self.names.clone()),
+        if self.is_plain {
+            // The TLS connector takes a page of stack in each of thousands of threads.
+            Agent::with_parts(config, Marking(TcpConnector::default()), self.names.clone())
+        } else {
+            Agent::with_parts(config, Marking(DefaultConnector::default()), self.names.clone())
         }
     }
 
-    /// An error of the way to the server names the proxy on it.
-    fn blamed(&self, broken: Broken) -> Broken {
+    /// Adds the proxy to the text of a connection error.
+    fn with_proxy_named(&self, broken: Broken) -> Broken {
         match (broken, &self.through) {
             (Broken::Connection { sent, message }, Some(proxy)) => {
                 Broken::Connection { sent, message: format!("{message} (through the proxy {proxy})") }
             }
-            (Broken::Stranger { message }, Some(proxy)) => {
-                Broken::Stranger { message: format!("{message} (through the proxy {proxy})") }
+            (Broken::WrongPeer { message }, Some(proxy)) => {
+                Broken::WrongPeer { message: format!("{message} (through the proxy {proxy})") }
             }
             (broken, _) => broken,
         }
     }
 
     fn exchange(&self, agent: &Agent, exchange: &Exchange) -> Result<Answer, Broken> {
+        check_lines(exchange)?;
         let mut request = ureq::http::Request::builder().method(exchange.method).uri(&exchange.url);
         if let Some(headers) = request.headers_mut() {
             headers.reserve(exchange.headers.len());
@@ -228,24 +228,24 @@ impl Maker {
         for (name, value) in &exchange.headers {
             request = request.header(&**name, value);
         }
-        let garbage = |it: ureq::http::Error| Broken::Unsendable { message: it.to_string() };
+        let unsendable = |error: ureq::http::Error| Broken::Unsendable { message: error.to_string() };
         let result = match exchange.method {
-            // A GET must not announce a body, not even an empty one.
+            // A GET must not have a `Content-Length`, not even of 0.
             "GET" => {
-                let request = request.body(()).map_err(garbage)?;
+                let request = request.body(()).map_err(unsendable)?;
                 agent.run(agent.configure_request(request).with(exchange))
             }
             _ => {
-                let request = request.body(&exchange.body[..]).map_err(garbage)?;
+                let request = request.body(&exchange.body[..]).map_err(unsendable)?;
                 agent.run(agent.configure_request(request).with(exchange))
             }
         };
-        let mut response = result.map_err(|it| {
-            let broken = broken(it, Stage::Head);
+        let mut response = result.map_err(|error| {
+            let broken = broken(error, Stage::Head);
             if broken.sent() == Sent::No {
                 self.names.forget();
             }
-            self.blamed(broken)
+            self.with_proxy_named(broken)
         })?;
         let headers = response
             .headers()
@@ -260,22 +260,38 @@ impl Maker {
             return Err(Broken::TooLarge { limit, announced });
         }
         let stage = Stage::Body { limit, announced };
-        // The body grows as its pieces come: nothing is set aside for what is only announced.
+        // The buffer grows with the received pieces. Memory for the announced length is not allocated ahead.
         let mut body = Vec::new();
         let mut reader = response.body_mut().with_config().limit(limit).reader();
-        let read = match is_success {
-            true => reader.read_to_end(&mut body),
-            // Of what a server says of a failure the beginning is enough, and its status must not be lost.
-            false => reader.take(room::LARGEST_REFUSAL).read_to_end(&mut body),
+        let read = if is_success {
+            reader.read_to_end(&mut body)
+        } else {
+            // The beginning of an error answer is enough. A size limit must not hide its status.
+            reader.take(room::LARGEST_REFUSAL).read_to_end(&mut body)
         };
-        read.map_err(|it| broken(it.into(), stage))?;
+        read.map_err(|error| broken(error.into(), stage))?;
         answer.body = Bytes::from(body);
         Ok(answer)
     }
 }
 
-/// Looks names up and remembers the last one. ureq itself looks the name up for each request, also for one over an open
-/// connection, and starts a thread to do so in time, which costs more than all the rest of a request.
+/// Refuses a request line or a header that does not fit into the output buffer of its connection.
+fn check_lines(exchange: &Exchange) -> Result<(), Broken> {
+    let buffer = exchange.lane.buffers().1;
+    // The colon, the space and the line break.
+    let header_line = |name: &str, value: &str| name.len() + value.len() + ": \r\n".len();
+    let message = if buffer < exchange.method.len() + exchange.url.len() + "  HTTP/1.1\r\n".len() {
+        format!("the URL has {} bytes, and a request line must fit into {buffer} bytes", exchange.url.len())
+    } else {
+        let long = exchange.headers.iter().find(|(name, value)| buffer < header_line(name, value));
+        let Some((name, value)) = long else { return Ok(()) };
+        format!("the header {name} has {} bytes, and a header line must fit into {buffer} bytes", value.len())
+    };
+    Err(Broken::Unsendable { message })
+}
+
+/// Resolves host names and caches the last one. ureq resolves the name for each request, even over an open connection,
+/// in a thread that it starts for that, which costs more than the rest of a request.
 #[derive(Clone, Debug, Default)]
 struct Names {
     last: Arc<Mutex<Option<Known>>>,
@@ -283,7 +299,7 @@ struct Names {
 
 #[derive(Debug)]
 struct Known {
-    /// Scheme and authority, because the port follows from both.
+    /// Scheme and authority, which together determine the port.
     place: String,
     addresses: Vec<SocketAddr>,
     since: Instant,
@@ -332,60 +348,50 @@ impl<S: ureq::AsSendBody> With for ureq::config::ConfigBuilder<ureq::typestate::
     type Out = ureq::http::Request<S>;
 
     fn with(self, exchange: &Exchange) -> Self::Out {
-        let wait = exchange.timeout.saturating_add(arriving(exchange.body.len()));
+        let wait = head_timeout(exchange.timeout, exchange.body.len());
         let at_most = |it: Duration| Some(it.min(LONGEST));
-        // Connections of such an age, which is any, are closed and not used.
-        let it = if exchange.fresh { self.max_idle_age(Duration::ZERO) } else { self };
-        it.timeout_resolve(at_most(exchange.connect_timeout))
+        // An idle connection of any age is older than zero, so that it is closed and not used.
+        let builder = if exchange.fresh { self.max_idle_age(Duration::ZERO) } else { self };
+        builder
+            .timeout_resolve(at_most(exchange.connect_timeout))
             .timeout_connect(at_most(exchange.connect_timeout))
             .timeout_send_request(at_most(exchange.timeout))
             .timeout_per_write(at_most(exchange.timeout))
             .timeout_recv_response(at_most(wait))
-            // The head is read as well, so that this must not be shorter than the wait for it.
+            // Applies to reads of the head, too, and must not be shorter than the wait for the head.
             .timeout_per_read(at_most(wait))
             .timeout_global(at_most(exchange.limit))
             .build()
     }
 }
 
-/// How long a body may still be under way when the system has taken all of it: megabytes of it may wait in the buffers of a
-/// socket, of whose progress nothing is seen.
-fn arriving(n_bytes: usize) -> Duration {
-    Duration::from_secs_f64(n_bytes as f64 / SLOWEST)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Settings;
-    use crate::env::Env;
+    use crate::config::env::Env;
+    use crate::config::{Settings, Timeouts};
+    use crate::credentials::Secret;
     use crate::policy::retry::Failure;
-    use crate::secret::Secret;
 
     #[test]
-    fn what_cannot_be_written_as_http_is_not_tried_again() {
+    fn a_request_that_cannot_be_written_as_http_is_not_retried() {
         let settings = Settings { api_key: Some(Secret::new("tml-x")), ..Default::default() };
         let network = settings.resolve(&Env::empty()).expect("good settings").network;
         let transport = Ureq::new(&network).expect("a transport");
         let header = |value: &str| vec![("X-Token".into(), value.to_string())];
-        for (url, headers) in [("http://127.0.0.1:1/a b", vec![]), ("http://127.0.0.1:1/a", header("a\nb"))] {
-            let second = Duration::from_secs(1);
-            let exchange = Exchange {
-                lane: Lane::Rest,
-                method: "GET",
-                url: url.into(),
-                headers,
-                body: Bytes::new(),
-                connect_timeout: second,
-                timeout: second,
-                limit: second,
-                largest_answer: 1,
-                fresh: false,
-            };
+        let long = "x".repeat(20_000);
+        let long_url = format!("http://127.0.0.1:1/{long}");
+        for (url, headers) in [
+            ("http://127.0.0.1:1/a b", vec![]),
+            ("http://127.0.0.1:1/a", header("a\nb")),
+            ("http://127.0.0.1:1/a", header(&long)),
+            (&long_url, vec![]),
+        ] {
+            let exchange = Exchange { headers, ..Exchange::new(Lane::Rest, "GET", url) };
             let broken = transport.exchange(&exchange).expect_err("a refusal");
             assert!(matches!(broken, Broken::Unsendable { .. }), "{broken:?}");
             assert_eq!((broken.failure(), broken.sent()), (Failure::Fatal, Sent::No));
-            assert!(broken.error(&Default::default()).is_user_error());
+            assert!(broken.error(&Timeouts::default()).is_user_error());
         }
     }
 }

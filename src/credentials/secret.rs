@@ -1,11 +1,11 @@
-//! Text that must not be seen.
+//! Secret text.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A credential, a password or a token. Its `Debug` shows only its kind, and it has no `Display`. In a body it is a text
-/// like any other.
+/// A credential, a password or a token. `Debug` shows only its kind, and `Display` is not implemented. In a body it is
+/// written as plain text.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Secret(String);
@@ -15,7 +15,7 @@ impl Secret {
         Secret(text.into())
     }
 
-    /// The text itself, for the one place that has to carry it.
+    /// The text, for the place that sends it.
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }
@@ -23,10 +23,7 @@ impl Secret {
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match () {
-            () if self.0.starts_with("tml-") => "tml-***",
-            () if self.0.starts_with("eyJ") => "eyJ***",
-            () => "***",
-        })
+        let prefix = ["tml-", "eyJ"].into_iter().find(|prefix| self.0.starts_with(prefix));
+        write!(f, "{}***", prefix.unwrap_or_default())
     }
 }

@@ -1,8 +1,11 @@
-use serde_json::json;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
 
 use super::*;
 
-/// A folder of one test, gone with it.
+/// A temporary folder of one test. Dropping it deletes the folder.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -32,7 +35,7 @@ impl Drop for Folder {
 }
 
 #[test]
-fn a_file_of_the_official_form_is_read_and_written_again_with_what_is_unknown_in_it() {
+fn a_file_of_the_official_form_is_read_and_written_again_with_its_unknown_fields() {
     let folder = Folder::new("official");
     let text = json!({
         "version": 1, "default": "123", "theme": "dark",
@@ -67,14 +70,14 @@ fn a_file_of_the_official_form_is_read_and_written_again_with_what_is_unknown_in
 }
 
 #[test]
-fn a_file_that_does_not_exist_holds_no_keys() {
+fn a_missing_file_contains_no_keys() {
     let folder = Folder::new("none");
-    let stored = folder.store().load().expect("nothing is fine");
+    let stored = folder.store().load().expect("no keys");
     assert!(stored.default_key().is_none() && stored.keys().next().is_none());
 }
 
 #[test]
-fn a_default_may_be_missing_or_name_no_key() {
+fn a_default_that_is_missing_or_names_no_key_is_none() {
     let folder = Folder::new("dangling");
     for text in [
         r#"{"version":1,"keys":{}}"#,
@@ -86,7 +89,7 @@ fn a_default_may_be_missing_or_name_no_key() {
 }
 
 #[test]
-fn removing_the_default_key_leaves_none() {
+fn removing_the_default_key_leaves_no_default() {
     let mut stored = StoredCredentials::default();
     stored.insert("1", StoredKey::new("tml-a"));
     stored.set_default("1");
@@ -95,7 +98,7 @@ fn removing_the_default_key_leaves_none() {
 }
 
 #[test]
-fn a_malformed_file_is_named_and_nothing_in_it_is_shown() {
+fn the_error_of_a_malformed_file_names_the_file_and_shows_no_content() {
     let folder = Folder::new("malformed");
     for text in [
         "tml-secret-text",
@@ -115,7 +118,7 @@ fn a_malformed_file_is_named_and_nothing_in_it_is_shown() {
 
 #[cfg(unix)]
 #[test]
-fn only_the_user_may_read_what_is_written_and_nothing_else_is_left() {
+fn only_the_user_can_read_the_written_file_and_no_other_file_is_left() {
     use std::os::unix::fs::PermissionsExt;
     let folder = Folder::new("modes");
     let store = folder.store();
@@ -123,7 +126,7 @@ fn only_the_user_may_read_what_is_written_and_nothing_else_is_left() {
     store.save(&StoredCredentials::default()).expect("written");
     let inside = store.path().parent().expect("a folder");
     assert_eq!((mode(store.path()), mode(inside)), (0o600, 0o700));
-    // What somebody else made too open is closed.
+    // Modes that are too open are corrected.
     fs::set_permissions(store.path(), fs::Permissions::from_mode(0o644)).expect("a mode");
     fs::set_permissions(inside, fs::Permissions::from_mode(0o755)).expect("a mode");
     store.save(&StoredCredentials::default()).expect("written");
@@ -132,7 +135,7 @@ fn only_the_user_may_read_what_is_written_and_nothing_else_is_left() {
 }
 
 #[test]
-fn a_file_that_cannot_be_written_is_an_error_that_names_it() {
+fn the_error_of_a_file_that_cannot_be_written_names_it() {
     let folder = Folder::new("unwritable");
     fs::write(folder.0.join(".tinker"), "in the way").expect("a file");
     let error = folder.store().save(&StoredCredentials::default()).expect_err("no folder");

@@ -1,4 +1,4 @@
-//! What a JWT says of itself. Nothing here checks its signature: that is the server's affair.
+//! The claims of JWTs. Signatures are not checked here: that is the task of the server.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,22 +14,22 @@ pub(crate) const JWT_PREFIX: &str = "eyJ";
 /// The claims that the protocol uses (PROTOCOL §1.4). A claim that is missing or of another type is `None`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Claims {
-    /// Seconds since 1970 from which on the token is worthless.
+    /// Time of expiry, in seconds since 1970.
     pub(crate) exp: Option<f64>,
-    /// Seconds since 1970 at which it was made.
+    /// Time of issue, in seconds since 1970.
     pub(crate) iat: Option<f64>,
     /// The user's URN.
     pub(crate) sub: Option<String>,
     /// The organization's id.
     pub(crate) org_id: Option<String>,
-    /// The user's address; an empty one counts as none.
+    /// The user's email address. An empty one counts as missing.
     pub(crate) email: Option<String>,
-    /// Who made it. The server's own begin with `passport-`.
+    /// The issuer. Tokens of the service have one that begins with `passport-`.
     pub(crate) iss: Option<String>,
 }
 
 impl Claims {
-    /// The claims of a JWT; `None` if the text is not one.
+    /// Decodes the claims. `None` if the text is not a JWT.
     pub(crate) fn read(jwt: &str) -> Option<Self> {
         let payload = URL_SAFE_NO_PAD.decode(jwt.split('.').nth(1)?.trim_end_matches('=')).ok()?;
         let claims: Map<String, Value> = serde_json::from_slice(&payload).ok()?;
@@ -48,33 +48,28 @@ impl Claims {
         })
     }
 
-    /// How much longer the token lives: zero if it has expired, `None` if it does not say.
+    /// Time until expiry: zero for an expired token, `None` without the claim.
     pub(crate) fn left(&self, now: SystemTime) -> Option<Duration> {
         let left = self.exp? - since_1970(now);
         Some(Duration::try_from_secs_f64(left.max(0.0)).unwrap_or(Duration::MAX))
     }
 
-    /// From when it was made to when it expires.
+    /// Time from issue to expiry.
     pub(crate) fn lifetime(&self) -> Option<Duration> {
         Duration::try_from_secs_f64(self.exp? - self.iat?).ok().filter(|it| !it.is_zero())
     }
 }
 
-/// Refuses a credential that is a JWT and has expired, which a server would only refuse later.
-pub(crate) fn check_expiry(credential: &str, whose: &str, now: SystemTime) -> Result<()> {
-    let claims = match credential.starts_with(JWT_PREFIX) {
-        true => Claims::read(credential),
-        false => None,
-    };
-    let Some(exp) = claims.and_then(|it| it.exp) else { return Ok(()) };
+/// Refuses a JWT that has expired, before the server would. `name` names the credential in the error.
+pub(crate) fn check_expiry(credential: &str, name: &str, now: SystemTime) -> Result<()> {
+    let claims = if credential.starts_with(JWT_PREFIX) { Claims::read(credential) } else { None };
+    let Some(exp) = claims.and_then(|claims| claims.exp) else { return Ok(()) };
     let ago = since_1970(now) - exp;
-    match ago < 0.0 {
-        true => Ok(()),
-        false => Err(Error::new(
-            ErrorKind::Auth,
-            format!("{whose} is a JWT that expired {ago:.0} s ago: get a new one"),
-        )),
+    if ago < 0.0 {
+        return Ok(());
     }
+    let text = format!("{name} is a JWT that expired {ago:.0} s ago: get a new one");
+    Err(Error::new(ErrorKind::Auth, text))
 }
 
 fn since_1970(at: SystemTime) -> f64 {
@@ -96,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_are_read_and_empty_ones_count_as_none() {
+    fn claims_are_decoded_and_empty_ones_count_as_missing() {
         let text = r#"{"exp":1795003600,"iat":1795000000.0,"sub":"tml:user:7","org_id":"9","email":"","iss":"passport-1"}"#;
         let claims = Claims::read(&jwt(text)).expect("a token");
         assert_eq!(claims.left(now()), Some(Duration::from_secs(3600)));
@@ -106,18 +101,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_has_no_claims_and_odd_claims_are_nothing() {
+    fn a_text_that_is_not_a_token_has_no_claims_and_claims_of_other_types_are_missing() {
         for text in ["", "eyJ", "eyJ.", "eyJ.!!!.x", "tml-abc", &jwt("[1]"), &jwt("{")] {
             assert_eq!(Claims::read(text), None, "{text}");
         }
-        let odd = Claims::read(&jwt(r#"{"exp":"soon","iat":null,"sub":7}"#));
-        assert_eq!(odd, Some(Claims::default()));
+        let mistyped = Claims::read(&jwt(r#"{"exp":"soon","iat":null,"sub":7}"#));
+        assert_eq!(mistyped, Some(Claims::default()));
         let backwards = Claims::read(&jwt(r#"{"exp":5,"iat":9}"#)).expect("a token");
         assert_eq!((backwards.lifetime(), backwards.left(now())), (None, Some(Duration::ZERO)));
     }
 
     #[test]
-    fn only_a_token_that_says_that_it_expired_is_refused() {
+    fn only_a_token_with_a_past_expiry_is_refused() {
         let check = |text: &str| check_expiry(text, "the credential", now());
         for good in ["tml-abc", "eyJx", &jwt("{}"), &jwt(r#"{"exp":1795000001}"#)] {
             assert!(check(good).is_ok(), "{good}");

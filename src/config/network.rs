@@ -1,4 +1,4 @@
-//! How requests leave this machine: through which proxy, and whom TLS trusts.
+//! The way of requests to the server: proxy and trusted certificates.
 
 use std::fmt;
 use std::path::Path;
@@ -7,30 +7,30 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::address::{Address, Place};
-use crate::env::Env;
+use crate::config::address::{Address, Place};
+use crate::config::env::Env;
+use crate::credentials::Secret;
 use crate::error::{Error, Result};
-use crate::secret::Secret;
 
-/// What a caller said about proxies.
+/// The caller's choice of a proxy.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum ProxyChoice {
-    /// Nothing: the environment decides.
+    /// The proxy of the environment, if any.
     #[default]
     Environment,
-    /// None is to be used.
+    /// No proxy.
     Never,
-    /// This one, as a URL that may contain a password.
+    /// This proxy: a URL that may contain a password.
     Always(Secret),
 }
 
-/// The settings of connections, checked.
+/// The checked settings of connections.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Network {
     pub(crate) proxy: Option<Proxy>,
-    /// The certificates to trust instead of the usual ones, as PEM.
+    /// PEM file of the certificates to trust instead of the default ones.
     pub(crate) ca_bundle: Option<Arc<[u8]>>,
-    /// Neither TLS nor a proxy is between this machine and itself.
+    /// The server is on this machine and reached without TLS and proxy.
     pub(crate) is_plain: bool,
 }
 
@@ -38,16 +38,16 @@ pub(crate) struct Network {
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Proxy {
     pub(crate) scheme: Scheme,
-    /// Without brackets, if it is an address of IPv6.
+    /// IPv6 addresses are without brackets.
     pub(crate) host: String,
     pub(crate) port: u16,
-    /// User and password, as they are, not as the URL writes them.
+    /// User and password after percent decoding.
     pub(crate) login: Option<(Secret, Secret)>,
-    /// The password as the URL writes it.
+    /// The password as written in the URL.
     written: Option<Secret>,
 }
 
-/// How a proxy is spoken to.
+/// The protocol of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scheme {
     Http,
@@ -67,7 +67,7 @@ impl Network {
         let proxy = match choice {
             ProxyChoice::Never => None,
             ProxyChoice::Always(url) => Some(Proxy::parse(url.expose(), "the proxy")?),
-            // A proxy cannot reach this machine's own loopback.
+            // A proxy cannot reach the loopback interface of this machine.
             ProxyChoice::Environment
                 if server.is_loopback() || is_excepted(server.host(), &env.no_proxy()) =>
             {
@@ -81,13 +81,15 @@ impl Network {
         };
         let ca_bundle = ca_bundle.map(|path| {
             let pem = std::fs::read(path);
-            pem.map_err(|it| Error::config(format!("the CA bundle {} cannot be read: {it}", path.display())))
+            pem.map_err(|error| {
+                Error::config(format!("the CA bundle {} cannot be read: {error}", path.display()))
+            })
         });
         let is_plain = proxy.is_none() && server.is_loopback() && !server.is_https();
         Ok(Network { proxy, ca_bundle: ca_bundle.transpose()?.map(Into::into), is_plain })
     }
 
-    /// What of this must not be seen.
+    /// The secrets of these settings.
     pub(crate) fn secrets(&self) -> Vec<Secret> {
         let Some((user, password)) = self.proxy.as_ref().and_then(|it| it.login.as_ref()) else {
             return Vec::new();
@@ -99,9 +101,10 @@ impl Network {
 }
 
 impl Proxy {
-    fn parse(url: &str, whose: &str) -> Result<Self> {
-        // The URL itself is not shown: a password may be in any part of it that is written wrongly.
-        let fail = |problem: &str| Err(Error::config(format!("{whose} {problem}")));
+    /// Parses the URL of a proxy. `name` names the proxy in errors.
+    fn parse(url: &str, name: &str) -> Result<Self> {
+        // The URL is not shown: a malformed one may contain the password in any part.
+        let fail = |problem: &str| Err(Error::config(format!("{name} {problem}")));
         let (scheme, rest) = match url.trim().split_once("://") {
             Some((scheme, rest)) => (scheme.to_ascii_lowercase(), rest),
             None => ("http".into(), url.trim()),
@@ -112,7 +115,7 @@ impl Proxy {
             "socks4" => Scheme::Socks4,
             "socks5" | "socks" => Scheme::Socks5,
             "socks5h" => Scheme::Socks5h,
-            _ => return fail("has an unknown scheme: http, https, socks4, socks5 and socks5h are known"),
+            _ => return fail("has an unknown scheme: use http, https, socks4, socks5 or socks5h"),
         };
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         let (login, place) = match authority.rsplit_once('@') {
@@ -126,7 +129,7 @@ impl Proxy {
                 (Some(user), Some(password)) => Some((Secret::new(user), Secret::new(password))),
                 _ => {
                     return fail(
-                        "has a user or a password whose percent signs are not followed by two digits",
+                        "has a user or password with a percent sign that is not followed by two hex digits",
                     );
                 }
             },
@@ -134,12 +137,12 @@ impl Proxy {
         };
         let place = match Place::parse(place) {
             Ok(it) => it,
-            // The part is named and not shown: if a sign is missing, it is the password.
-            Err(problem) if problem.starts_with("has a port") => {
-                return fail("has a port that is no number from 1 to 65535");
+            // Host and port are not shown: if an `@` is missing, they are the password.
+            Err(problem) if problem.starts_with("has the port") => {
+                return fail("has a port that is not a number from 1 to 65535");
             }
             Err(problem) if problem == "has no host" => return fail(&problem),
-            Err(_) => return fail("has a host that is no name and no address"),
+            Err(_) => return fail("has an invalid host"),
         };
         let port = place.port.unwrap_or(scheme.default_port());
         Ok(Proxy { scheme, host: place.host, port, login, written })
@@ -180,14 +183,14 @@ impl fmt::Debug for Proxy {
     }
 }
 
-/// Undoes percent encoding. `None` if the text is not encoded so, or is no UTF-8.
+/// Decodes percent encoding. `None` if the encoding is malformed or the result is not UTF-8.
 fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {
         rest = match (*first, tail) {
             (b'%', [high, low, tail @ ..]) => {
-                let digit = |it: u8| char::from(it).to_digit(16);
+                let digit = |byte: u8| char::from(byte).to_digit(16);
                 bytes.push((digit(*high)? * 16 + digit(*low)?) as u8);
                 tail
             }
@@ -201,18 +204,18 @@ fn decode(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// A list in the form of `NO_PROXY` names the server: its host, a domain above it (with or without a dot or a star before
-/// it), or a star for all. A port in the list is not looked at.
+/// Tells whether a `NO_PROXY` list contains the server: its host, a domain above it (with or without a leading dot or
+/// star), or a star for all hosts. Ports in the list are ignored.
 fn is_excepted(host: &str, list: &[String]) -> bool {
-    list.iter().any(|it| {
-        let it = it.to_ascii_lowercase();
-        let bare = match it.strip_prefix('[').and_then(|it| it.split_once(']')) {
+    list.iter().any(|entry| {
+        let entry = entry.to_ascii_lowercase();
+        let bare = match entry.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             Some((address, _port)) => address,
-            None if it.parse::<std::net::IpAddr>().is_ok() => it.as_str(),
-            None => it.split(':').next().unwrap_or_default(),
+            None if entry.parse::<std::net::IpAddr>().is_ok() => entry.as_str(),
+            None => entry.split(':').next().unwrap_or_default(),
         };
         let domain = bare.trim_start_matches('*').trim_start_matches('.');
-        let below = host.strip_suffix(domain).is_some_and(|it| it.ends_with('.'));
+        let below = host.strip_suffix(domain).is_some_and(|above| above.ends_with('.'));
         bare == "*" || !domain.is_empty() && (host == domain || below)
     })
 }
@@ -230,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_is_read_from_every_usual_form() {
+    fn every_usual_form_of_a_proxy_url_is_parsed() {
         for (url, shown, login) in [
             ("http://proxy:3128", "http://proxy:3128", None),
             ("proxy:3128", "http://proxy:3128", None),
@@ -271,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_decides_by_the_scheme_of_the_server_and_never_for_loopback() {
+    fn the_environment_sets_the_proxy_by_the_scheme_of_the_server_and_never_for_loopback() {
         let env = Env::of(|name| match name {
             "HTTPS_PROXY" => Some("http://for-https:1".into()),
             "all_proxy" => Some("http://for-all:2".into()),
@@ -307,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_proxy_in_the_environment_is_named_and_a_bundle_must_exist() {
+    fn the_variable_of_an_invalid_proxy_is_named_and_a_ca_bundle_must_exist() {
         let env = Env::of(|name| (name == "https_proxy").then(|| "gopher://h".into()));
         let resolve = |choice, path| Network::resolve(&choice, path, &server(), &env);
         let error = resolve(ProxyChoice::Environment, None).expect_err("bad");

@@ -1,71 +1,76 @@
-//! The settings of a client, checked once and then fixed.
+//! The settings of a client. They are checked once, when the client is built. The parts: base URL, environment, network
+//! and header overrides.
+
+pub(crate) mod address;
+pub(crate) mod env;
+pub(crate) mod network;
+pub(crate) mod overrides;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::address::Address;
-use crate::credential::{Credentials, Source};
-use crate::credentials::CredentialStore;
-use crate::env::Env;
+use crate::credentials::source::{Credentials, Source};
+use crate::credentials::{CredentialStore, Secret};
 use crate::error::{Error, Result};
 use crate::event::Seeing;
-use crate::network::{Network, ProxyChoice};
-use crate::overrides;
-use crate::secret::Secret;
+use address::Address;
+use env::Env;
+use network::{Network, ProxyChoice};
 
-/// The address of the Tinker service.
+/// URL of the Tinker service.
 pub(crate) const DEFAULT_BASE_URL: &str = "https://tinker.thinkingmachines.dev/services/tinker-prod";
 
 /// The version of the official SDK whose protocol this crate speaks; servers choose flags by it.
 pub(crate) const SDK_VERSION: &str = "0.38.0";
 
-/// How long things may take. Every wait of the crate is bounded by one of these.
+/// Time limits. Each wait of the crate is bounded by one of them.
 ///
 /// | field | default | bounds |
 /// |---|---|---|
-/// | `connect` | 5 s | connecting, TLS included; also all attempts at a first connection to a server |
-/// | `first_contact` | 60 s | all attempts at one request to a server that has never answered, or only with 5xx; `submit`, if that is shorter |
+/// | `connect` | 5 s | connecting, TLS included; also all attempts to connect to a server for the first time |
+/// | `first_contact` | 60 s | all attempts of one request to a server that has never answered, or only with 5xx; at most `submit` |
 /// | `exchange` | 60 s | one HTTP exchange without progress, except those below |
-/// | `poll` | 45 s | the same for one that waits for a result |
-/// | `heartbeat` | 10 s | one heartbeat; one request for the flags that may change |
-/// | `submit` | 300 s | all attempts at one request together |
-/// | `silence` | 300 s | waiting for a result without any sign of life from the server |
+/// | `poll` | 45 s | one HTTP exchange without progress that waits for a result |
+/// | `heartbeat` | 10 s | one heartbeat; one request for the flags that can change |
+/// | `submit` | 300 s | all attempts of one request together |
+/// | `silence` | 300 s | waiting for a result without contact with the server |
 /// | `operation` | 2 h | a whole operation, from its submission to its result |
 /// | `close` | 2 s | `close` of one client, and dropping the last handle |
-/// | `finish` | 10 s | `ServiceClient::close`, which tells the server of the end |
+/// | `finish` | 10 s | `ServiceClient::close`, including telling the server |
 /// | `credential_command` | 60 s | one run of the credential command |
 ///
-/// Progress is each piece of a body that is written or read, so that large data and results may take as long as their
-/// operation: what is bounded is the time without a byte. While the server reads what the system has taken of a body
-/// nothing is seen of its progress; the wait for its answer is longer by a second for each 32 KiB of the body.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Each piece of a body that is written or read counts as progress. Large data and results may therefore take as long
+/// as their operation: only the time without a byte is bounded. The client cannot see how much of an uploaded body the
+/// server has read from the system's buffers, so that the wait for the answer is one second longer for each 32 KiB of
+/// the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// Connecting, TLS included; also all attempts at a first connection to a server.
+    /// Limit of connecting, TLS included; also of all attempts to connect to a server for the first time.
     pub connect: Duration,
-    /// All attempts at one request to a server that takes connections but has never answered, or only as a proxy does whose
-    /// server is not there (5xx). `submit`, if that is shorter.
+    /// Limit of all attempts of one request to a server that accepts connections but has never answered, or only with
+    /// 5xx, as a proxy does whose server is down. At most `submit`.
     pub first_contact: Duration,
-    /// One HTTP exchange without progress, unless it is of another class below.
+    /// Limit of one HTTP exchange without progress, unless a field below applies.
     pub exchange: Duration,
-    /// One HTTP exchange that waits for a result, without progress.
+    /// Limit of one HTTP exchange without progress that waits for a result.
     pub poll: Duration,
-    /// One heartbeat; one request for the flags that may change.
+    /// Limit of one heartbeat, and of one request for the flags that can change.
     pub heartbeat: Duration,
-    /// All attempts at one request together. A sample that is not accepted in this time is submitted again until `operation`,
-    /// unless this is shorter than its default.
+    /// Limit of all attempts of one request together. If it has at least its default value, a sample that is not
+    /// accepted within it is submitted again until `operation`.
     pub submit: Duration,
-    /// Waiting for a result without any sign of life from the server.
+    /// Limit of waiting for a result without contact with the server.
     pub silence: Duration,
-    /// A whole operation, from its submission to its result.
+    /// Limit of a whole operation, from its submission to its result.
     pub operation: Duration,
-    /// `close` of one client, and dropping the last handle.
+    /// Limit of `close` of one client, and of dropping the last handle.
     pub close: Duration,
-    /// `ServiceClient::close`: all attempts at telling the server of the end, what is left of telemetry, and then the end of the
-    /// threads, for which a part of `close` is kept. `close`, if that is longer.
+    /// Limit of `ServiceClient::close`: all attempts to tell the server, the remaining telemetry, and the end of the
+    /// threads, for which a part of `close` is reserved. At least `close`.
     pub finish: Duration,
-    /// One run of the credential command, which is killed then.
+    /// Limit of one run of the credential command, which is killed afterwards.
     pub credential_command: Duration,
 }
 
@@ -88,39 +93,42 @@ impl Default for Timeouts {
     }
 }
 
-/// What an operation does while the server pauses it for lack of capacity, because of a rate limit, or until the account
-/// is settled (HTTP 402, for which it waits an hour at most, unless the server says otherwise).
+/// The reaction of an operation to a pause by the server: lack of capacity, a rate limit, or an unpaid account (HTTP
+/// 402, which is waited out for one hour at most, unless the server sets another limit).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PausePolicy {
-    /// Waits, until its own deadline.
+    /// Waits until the deadline of the operation.
     #[default]
     Wait,
-    /// Waits no longer than this for one pause.
+    /// Waits at most this long for one pause, then fails.
     WaitAtMost(Duration),
-    /// Fails at once. What the server accepted it may still do.
+    /// Fails at once. The server may still carry out requests that it has accepted.
     Fail,
 }
 
-/// When requests are no longer sent because too many failed in a row.
+/// Settings of the circuit breakers, which stop sending requests after too many failures in a row. Set them with
+/// [`ServiceClientBuilder::circuit_breaker`](crate::ServiceClientBuilder::circuit_breaker).
 ///
-/// Each class of requests ([`Lane`](crate::transport::Lane)) has a breaker of its own. After `failures` failures in a row
-/// it opens: requests fail at once with [`ErrorKind::CircuitOpen`](crate::ErrorKind::CircuitOpen). After `reset` it lets
-/// `trials` requests pass; the first that succeeds closes it, one that fails opens it again. A failure is an answer of
-/// 5xx, a broken connection or a timeout; any other answer shows that the server is there. Waiting for results of
-/// requests that the server accepted is not given up: it asks again later.
+/// Each class of requests ([`Lane`](crate::transport::Lane)) has its own breaker. After `failures` failures in a row
+/// the breaker opens: requests fail at once with [`ErrorKind::CircuitOpen`](crate::ErrorKind::CircuitOpen). After
+/// `reset` it lets `trials` requests pass. The first success closes it, a failure opens it again. A failure is a 5xx
+/// answer, a broken connection or a timeout; any other answer shows that the server is up. An open breaker does not end
+/// the wait for results of accepted requests: they are polled again later.
 ///
-/// | field | default | |
+/// | field | default | meaning |
 /// |---|---|---|
-/// | `failures` | 5 | so many failures in a row open it |
-/// | `reset` | 30 s | how long it stays open |
-/// | `trials` | 1 | how many requests at once try whether the server is back |
+/// | `failures` | 5 | number of failures in a row that opens the breaker |
+/// | `reset` | 30 s | time for which it stays open |
+/// | `trials` | 1 | number of concurrent requests that test whether the server is back |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CircuitBreaker {
-    /// So many failures in a row open it. At least 1.
+    /// Number of failures in a row that opens the breaker. At least 1.
     pub failures: u32,
-    /// How long it stays open.
+    /// Time for which the breaker stays open.
     pub reset: Duration,
-    /// How many requests at once try whether the server is back. At least 1.
+    /// Number of concurrent requests that test whether the server is back. At least 1.
     pub trials: u32,
 }
 
@@ -132,33 +140,33 @@ impl Default for CircuitBreaker {
 
 impl CircuitBreaker {
     fn check(&self) -> Result<()> {
-        match self.failures == 0 || self.trials == 0 || self.reset.is_zero() {
-            true => Err(Error::config(
+        if self.failures == 0 || self.trials == 0 || self.reset.is_zero() {
+            return Err(Error::config(
                 "circuit_breaker.failures and .trials must be at least 1, and .reset above zero",
-            )),
-            false => Ok(()),
+            ));
         }
+        Ok(())
     }
 }
 
-/// The threads of a client: how many, how large, for how long. They start when there is work for them.
+/// Limits of the threads of a client. Threads start when there is work for them.
 ///
-/// | field | default | what it limits |
+/// | field | default | meaning |
 /// |---|---|---|
-/// | `max_in_flight` | 2048 | operations that wait for their results at the same time; more of them queue |
-/// | `mailbox` | 1024 | operations of one client that wait to be submitted; who submits more waits for room |
-/// | `stack_size` | 512 KiB | the stack of each thread of a pool, of which only what is used takes memory |
-/// | `idle` | 10 s | after so long without work a thread of a pool ends |
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// | `max_in_flight` | 2048 | operations that wait for their results at the same time; further ones queue |
+/// | `mailbox` | 1024 | operations of one client that wait to be submitted; a further submission blocks until there is room |
+/// | `stack_size` | 512 KiB | stack of each pool thread; only the used part takes memory |
+/// | `idle` | 10 s | idle time after which a pool thread ends |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Threads {
-    /// Operations that wait for their results at the same time; more of them queue.
+    /// Number of operations that wait for their results at the same time. Further ones queue.
     pub max_in_flight: usize,
-    /// Operations of one client that wait to be submitted; who submits more waits for room.
+    /// Number of operations of one client that wait to be submitted. A further submission blocks until there is room.
     pub mailbox: usize,
-    /// The stack of each thread of a pool, in bytes, of which only what is used takes memory.
+    /// Stack of each pool thread in bytes. Only the used part takes memory.
     pub stack_size: usize,
-    /// After so long without work a thread of a pool ends.
+    /// Idle time after which a pool thread ends.
     pub idle: Duration,
 }
 
@@ -170,15 +178,15 @@ impl Default for Threads {
 
 impl Threads {
     fn check(&self) -> Result<()> {
-        // TLS, the deepest thing on such a stack, does not fit into less.
+        // TLS needs the deepest stack and does not fit into less.
         const LEAST_STACK: usize = 128 * 1024;
         if self.max_in_flight == 0 || self.mailbox == 0 {
             return Err(Error::config("threads.max_in_flight and threads.mailbox must be at least 1"));
         }
-        match self.stack_size < LEAST_STACK {
-            true => Err(Error::config(format!("threads.stack_size must be at least {LEAST_STACK} bytes"))),
-            false => Ok(()),
+        if self.stack_size < LEAST_STACK {
+            return Err(Error::config(format!("threads.stack_size must be at least {LEAST_STACK} bytes")));
         }
+        Ok(())
     }
 }
 
@@ -186,11 +194,11 @@ impl Threads {
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) credentials: Credentials,
-    /// What the credential comes from, unless the server wants it otherwise.
+    /// Source of the credential, until the server's flags choose another one.
     pub(crate) source: Source,
-    /// Without a slash at its end.
+    /// Without a trailing slash.
     pub(crate) base_url: String,
-    /// The same, as it was read.
+    /// The parsed base URL.
     pub(crate) server: Address,
     pub(crate) project_id: Option<String>,
     pub(crate) tags: Vec<String>,
@@ -203,28 +211,28 @@ pub(crate) struct Config {
     pub(crate) circuit_breaker: Option<CircuitBreaker>,
     pub(crate) seeing: Seeing,
     pub(crate) telemetry: bool,
-    /// Sparse tensors are written out.
+    /// Sends sparse tensors in dense form.
     pub(crate) dense_tensors: bool,
     pub(crate) network: Network,
-    /// Headers that stand in the place of the client's own, or beside them.
+    /// Headers that replace or extend the client's own.
     pub(crate) overrides: Vec<(String, Secret)>,
-    /// The version as which the client presents itself.
+    /// SDK version that the client reports to the server.
     pub(crate) sdk_version: String,
 }
 
 impl Config {
-    /// Says in the log that anybody on the way can read the credential, if that is so.
+    /// Logs a warning if the credential is sent unencrypted to another machine.
     pub(crate) fn warn_of_plain_text(&self) {
         if !self.server.is_https() && !self.server.is_loopback() {
             log::warn!(
                 target: "tinkex",
-                "the credential and all data go unencrypted to {}: anybody on the way can read them; use https://",
+                "the credential and all data are sent unencrypted to {}, where anyone on the network can read them; use https://",
                 self.base_url
             );
         }
     }
 
-    /// What must not be seen, whoever says it.
+    /// All secrets of the configuration, which are removed from texts of the server.
     pub(crate) fn secrets(&self) -> Vec<Secret> {
         let credentials = [&self.credentials.candidate, &self.credentials.stored];
         let credentials = credentials.into_iter().flatten();
@@ -236,7 +244,7 @@ impl Config {
     }
 }
 
-/// What a caller set; the rest comes from the environment or a default.
+/// The settings that the caller made. Missing ones come from the environment or a default.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
     pub(crate) api_key: Option<Secret>,
@@ -261,7 +269,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Explicit before environment before default.
+    /// Resolves each setting: explicit value, then environment, then default.
     pub(crate) fn resolve(self, env: &Env) -> Result<Config> {
         let mut credentials = Credentials {
             candidate: self.api_key.or_else(|| env.api_key().map(Secret::new)),
@@ -333,12 +341,15 @@ impl Timeouts {
     }
 }
 
-/// The address of the server, and where it comes from if it cannot be used.
-fn address(url: &str, whose: &str) -> Result<Address> {
-    Address::parse(url).map_err(|problem| match url.contains('@') {
-        // Such an address may hold a password.
-        true => Error::config(format!("the {whose} must not contain a user name or password")),
-        false => Error::config(format!("the {whose} {url:?} {problem}")),
+/// Parses the URL of the server. `name` tells in the error where the URL comes from.
+fn address(url: &str, name: &str) -> Result<Address> {
+    Address::parse(url).map_err(|problem| {
+        if url.contains('@') {
+            // The URL may contain a password and must not be shown.
+            Error::config(format!("the {name} must not contain a user name or password"))
+        } else {
+            Error::config(format!("the {name} {url:?} {problem}"))
+        }
     })
 }
 
@@ -351,10 +362,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_explicitly_wins_over_the_environment_and_that_over_the_default() {
-        let env = Env::of(|name| match name.contains("PROXY") || name.contains("proxy") {
-            true => None,
-            false => Some(format!("{}-env", name.to_lowercase())),
+    fn an_explicit_setting_wins_over_the_environment_and_the_environment_over_the_default() {
+        let env = Env::of(|name| {
+            let is_proxy = name.to_lowercase().contains("proxy");
+            (!is_proxy).then(|| format!("{}-env", name.to_lowercase()))
         });
         let config =
             Settings { base_url: Some("http://h/p/".into()), ..settings() }.resolve(&env).expect("good");

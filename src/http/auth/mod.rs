@@ -2,28 +2,28 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::claims::{self, Claims};
 use crate::config::Config;
-use crate::credential::{Credentials, Source};
+use crate::credentials::Secret;
+use crate::credentials::claims::{self, Claims};
+use crate::credentials::source::{Credentials, Source};
 use crate::error::{Error, Result};
 use crate::policy::refresh::RENEW_BEFORE;
-use crate::secret::Secret;
 use crate::sync::clock::Clock;
 use crate::sync::{CancelToken, Mutex, Semaphore};
 
 use super::redact::Redactor;
 use super::{Broken, command};
 
-/// The raw credential, and the token that stands for it where the server wants one.
+/// The raw credential, and the token that replaces it if the server uses tokens.
 pub(crate) struct Auth {
     credentials: Credentials,
-    /// How long the credential command may take.
-    patience: Duration,
+    /// Limit of one run of the credential command.
+    command_timeout: Duration,
     redactor: Redactor,
-    /// Cancelled at the end of the client, which ends a command that is running.
+    /// Cancelled by `shutdown`, which ends a running command.
     stop: CancelToken,
     state: Mutex<State>,
-    /// Taken while a token is fetched, so that many requests fetch one.
+    /// Held while a token is fetched, so that concurrent requests fetch one token together.
     fetching: Semaphore,
 }
 
@@ -31,11 +31,11 @@ struct State {
     source: Source,
     uses_tokens: bool,
     token: Option<Token>,
-    /// How many tokens arrived.
+    /// Number of tokens received.
     n_tokens: u64,
-    /// How many fetches ended.
+    /// Number of finished fetches.
     n_fetches: u64,
-    /// The last fetch that ended, if it failed.
+    /// The error of the last finished fetch, if it failed.
     failure: Option<Broken>,
 }
 
@@ -47,15 +47,15 @@ struct Token {
     lifetime: Option<Duration>,
 }
 
-/// The token that there is, for whoever replaces it in time.
+/// Age and lifetime of the current token, by which its replacement is scheduled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Issued {
-    /// Tells tokens apart.
+    /// Distinguishes tokens.
     pub(crate) number: u64,
     pub(crate) age: Duration,
-    /// From its making to its end, if it says so.
+    /// Time from issue to expiry, if the token states it.
     pub(crate) lifetime: Option<Duration>,
-    /// How much longer it lives, if it says so.
+    /// Time until expiry, if the token states it.
     pub(crate) left: Option<Duration>,
 }
 
@@ -63,7 +63,7 @@ impl Auth {
     pub(crate) fn new(config: &Config) -> Self {
         Auth {
             credentials: config.credentials.clone(),
-            patience: config.timeouts.credential_command,
+            command_timeout: config.timeouts.credential_command,
             redactor: Redactor::new(&config.secrets()),
             stop: CancelToken::new(),
             state: Mutex::new(State {
@@ -78,13 +78,13 @@ impl Auth {
         }
     }
 
-    /// What the server says of itself: whether it wants tokens instead of the raw credential, and then whether the
-    /// credential has to come from the command.
+    /// Applies the server's flags: whether it uses tokens instead of raw credentials, and whether the credential must
+    /// come from the command then.
     pub(crate) fn adapt(&self, uses_tokens: bool, command_only: bool) -> Result<()> {
         let source = self.credentials.source(uses_tokens && command_only)?;
         if !uses_tokens && matches!(source, Source::Command(_)) {
             return Err(Error::config(
-                "the server takes API keys as they are, and there is only a credential command: set TINKER_API_KEY or \
+                "the server uses API keys directly, but only a credential command is configured: set TINKER_API_KEY or \
                  call ServiceClientBuilder::api_key",
             ));
         }
@@ -93,12 +93,12 @@ impl Auth {
         Ok(())
     }
 
-    /// The credential is one that servers without tokens take as it is. Nothing that a server says is needed to send it.
+    /// The credential is fixed, so that it can be sent before the server's flags are known.
     pub(crate) fn can_do_without_tokens(&self) -> bool {
         matches!(self.credentials.source(false), Ok(Source::Fixed(_)))
     }
 
-    /// The server gave this credential for another one.
+    /// The credential is a token that the server issued in exchange for the raw credential.
     pub(crate) fn is_exchanged(&self, credential: &Secret) -> bool {
         self.state.lock().token.as_ref().is_some_and(|it| &it.jwt == credential)
     }
@@ -107,12 +107,12 @@ impl Auth {
         &self.redactor
     }
 
-    /// Ends a command that is running, and runs none any more.
+    /// Ends a running command and starts no further one.
     pub(crate) fn shutdown(&self) {
         self.stop.cancel();
     }
 
-    /// The credential itself: the fixed one, or what the command prints now.
+    /// The raw credential: the fixed one, or the output of a run of the command.
     pub(crate) fn raw(&self) -> Result<Secret> {
         let source = self.state.lock().source.clone();
         match source {
@@ -121,7 +121,7 @@ impl Auth {
                 Ok(secret)
             }
             Source::Command(line) => {
-                let output = command::run(&line, self.patience, &self.stop)?;
+                let output = command::run(&line, self.command_timeout, &self.stop)?;
                 let secret = self.credentials.printed(&output)?;
                 self.redactor.learn(&secret);
                 Ok(secret)
@@ -129,14 +129,15 @@ impl Auth {
         }
     }
 
-    /// What to put into the header now. Another thread's fetch is waited for no longer than `patience`.
+    /// The credential for the header of the next request: the raw one, or a token that is fetched if needed. Waits at
+    /// most `timeout` for a fetch by another thread.
     pub(crate) fn credential(
         &self,
         clock: &Clock,
-        patience: Duration,
+        timeout: Duration,
         fetch: impl FnOnce(&str) -> Result<String, Broken>,
     ) -> Result<Secret, Broken> {
-        // Read before the lock is taken: a clock of a test's own has one as well.
+        // Read the time before locking: a virtual clock takes a lock of its own.
         let now = clock.now();
         let n_fetches = {
             let state = self.state.lock();
@@ -146,15 +147,14 @@ impl Auth {
             state.uses_tokens.then_some(state.n_fetches)
         };
         let Some(n_fetches) = n_fetches else { return self.raw().map_err(Broken::Token) };
-        let _one = match self.fetching.try_acquire(1) {
+        let _permit = match self.fetching.try_acquire(1) {
             Some(permit) => permit,
             None => {
-                // Somebody is at it. A token that will do once more need not wait for the next one.
-                if let Some(it) = self.state.lock().token(now, Duration::ZERO) {
-                    return Ok(it);
+                // Another thread is fetching. Use the old token while it is valid.
+                if let Some(token) = self.state.lock().token(now, Duration::ZERO) {
+                    return Ok(token);
                 }
-                // One thread fetches, the others wait for it and then find its token.
-                let deadline = Instant::now().checked_add(patience);
+                let deadline = Instant::now().checked_add(timeout);
                 self.fetching.acquire_deadline(1, deadline, &self.stop).map_err(Broken::Token)?
             }
         };
@@ -164,26 +164,26 @@ impl Auth {
             if let Some(it) = state.token(now, RENEW_BEFORE) {
                 return Ok(it);
             }
-            // What failed for one while others waited for it has failed for all of them.
+            // A fetch that failed while this thread waited for it has failed for this thread, too.
             if let Some(broken) = state.failure.as_ref().filter(|_| n_fetches < state.n_fetches) {
-                return state.despite(broken.clone(), now);
+                return state.token_despite(broken.clone(), now);
             }
         }
         self.fetch(clock, fetch)
     }
 
-    /// Fetches a token, however long the one that there is would do.
+    /// Fetches a new token even if the current one is valid. Does nothing if another thread is fetching.
     pub(crate) fn replace(
         &self,
         clock: &Clock,
         fetch: impl FnOnce(&str) -> Result<String, Broken>,
     ) -> Result<(), Broken> {
-        let Some(_one) = self.fetching.try_acquire(1) else { return Ok(()) };
-        self.fetched(clock, fetch).map(|_| ())
+        let Some(_permit) = self.fetching.try_acquire(1) else { return Ok(()) };
+        self.fetch_with_permit(clock, fetch).map(|_| ())
     }
 
-    /// Forgets a token that the server rejected. False if there is no use in trying again.
-    pub(crate) fn renew(&self, rejected: &Secret) -> bool {
+    /// Drops a token that the server rejected. False if the client uses no tokens, so that a retry is pointless.
+    pub(crate) fn drop_rejected(&self, rejected: &Secret) -> bool {
         let mut state = self.state.lock();
         if state.token.as_ref().is_some_and(|it| it.jwt == *rejected) {
             state.token = None;
@@ -195,7 +195,7 @@ impl Auth {
         self.state.lock().uses_tokens
     }
 
-    /// The token that there is.
+    /// Age and lifetime of the current token.
     pub(crate) fn issued(&self, now: Instant) -> Option<Issued> {
         let state = self.state.lock();
         let token = state.token.as_ref()?;
@@ -207,7 +207,7 @@ impl Auth {
         })
     }
 
-    /// How many tokens arrived so far.
+    /// Number of tokens received so far.
     pub(crate) fn n_tokens(&self) -> u64 {
         self.state.lock().n_tokens
     }
@@ -217,14 +217,14 @@ impl Auth {
         clock: &Clock,
         fetch: impl FnOnce(&str) -> Result<String, Broken>,
     ) -> Result<Secret, Broken> {
-        self.fetched(clock, fetch).or_else(|it| {
+        self.fetch_with_permit(clock, fetch).or_else(|broken| {
             let now = clock.now();
-            self.state.lock().despite(it, now)
+            self.state.lock().token_despite(broken, now)
         })
     }
 
-    /// A new token, which everybody uses from now on. Only for the holder of the permit.
-    fn fetched(
+    /// Fetches a new token and makes it the current one. The caller must hold the permit of `fetching`.
+    fn fetch_with_permit(
         &self,
         clock: &Clock,
         fetch: impl FnOnce(&str) -> Result<String, Broken>,
@@ -253,14 +253,15 @@ impl Auth {
 }
 
 impl State {
-    /// The token, if it lives longer than this.
+    /// The token, if it is valid for longer than `left`.
     fn token(&self, now: Instant, left: Duration) -> Option<Secret> {
         let token = self.token.as_ref().filter(|_| self.uses_tokens)?;
         token.expires.is_none_or(|it| now + left < it).then(|| token.jwt.clone())
     }
 
-    /// An older token that is still good is better than none, unless the server refuses the credential itself.
-    fn despite(&self, broken: Broken, now: Instant) -> Result<Secret, Broken> {
+    /// The current token despite a failed fetch, if it is still valid and the server did not refuse the credential
+    /// itself.
+    fn token_despite(&self, broken: Broken, now: Instant) -> Result<Secret, Broken> {
         let refused = matches!(&broken, Broken::Token(it) if it.http_status() == Some(401));
         self.token(now, Duration::ZERO).filter(|_| !refused).ok_or(broken)
     }
@@ -274,12 +275,11 @@ impl Token {
             jwt,
             arrived: now,
             expires: left.and_then(|it| now.checked_add(it)),
-            // One that does not say when it was made was made just now.
+            // Without an issue time the token counts as new.
             lifetime: claims.lifetime().or(left),
         }
     }
 }
 
 #[cfg(test)]
-#[path = "auth_tests.rs"]
 mod tests;

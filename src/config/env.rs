@@ -1,10 +1,10 @@
-//! The only reader of environment variables.
+//! Reads environment variables. No other module does.
 //!
 //! Values are trimmed, and an empty value counts as unset (PROTOCOL §1.2).
 
 use std::path::PathBuf;
 
-/// The environment, so that tests need not change the process's own.
+/// A source of environment variables. Tests use their own one instead of that of the process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Env {
     get: fn(&str) -> Option<String>,
@@ -38,61 +38,61 @@ impl Env {
         self.text("TINKER_API_KEY")
     }
 
-    /// The line for the shell that prints a credential.
+    /// The shell command line that prints a credential.
     pub(crate) fn credential_command(&self) -> Option<String> {
         self.text("TINKER_CREDENTIAL_CMD")
     }
 
-    /// The user's own folder, in which the stored keys lie.
+    /// The home folder, which contains the stored keys.
     pub(crate) fn home(&self) -> Option<PathBuf> {
         self.text(if cfg!(windows) { "USERPROFILE" } else { "HOME" }).map(PathBuf::from)
     }
 
-    /// The proxy for a server, with the name of the variable that says so. What is said for the server's scheme counts
-    /// more than what is said for all.
+    /// The proxy for a server, with the name of its variable. Variables of the server's scheme take precedence.
     pub(crate) fn proxy(&self, https: bool) -> Option<(&'static str, String)> {
-        let names = match https {
-            true => ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"],
-            false => ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"],
+        let names = if https {
+            ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]
+        } else {
+            ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"]
         };
         names.into_iter().find_map(|name| Some((name, self.text(name)?)))
     }
 
-    /// The hosts that are reached without a proxy: a comma list.
+    /// The hosts that are reached without a proxy, from a comma-separated list.
     pub(crate) fn no_proxy(&self) -> Vec<String> {
         let text = self.text("NO_PROXY").or_else(|| self.text("no_proxy")).unwrap_or_default();
-        text.split(',').map(str::trim).filter(|it| !it.is_empty()).map(str::to_string).collect()
+        text.split(',').map(str::trim).filter(|host| !host.is_empty()).map(str::to_string).collect()
     }
 
-    /// The address of the service.
+    /// The base URL of the service.
     pub(crate) fn base_url(&self) -> Option<String> {
         self.text("TINKER_BASE_URL")
     }
 
-    /// The project that sessions and copies belong to.
+    /// The project of sessions and copies.
     pub(crate) fn project_id(&self) -> Option<String> {
         self.text("TINKER_PROJECT_ID")
     }
 
-    /// Tags of the session: a comma list, each once, in order.
+    /// The tags of the session, from a comma-separated list without duplicates.
     pub(crate) fn tags(&self) -> Option<Vec<String>> {
         let text = self.text("TINKER_TAGS")?;
         let mut tags: Vec<String> = Vec::new();
-        for tag in text.split(',').map(str::trim).filter(|it| !it.is_empty()) {
-            if !tags.iter().any(|it| it == tag) {
+        for tag in text.split(',').map(str::trim).filter(|tag| !tag.is_empty()) {
+            if !tags.iter().any(|known| known == tag) {
                 tags.push(tag.into());
             }
         }
         Some(tags)
     }
 
-    /// Whether the session's own use is to be reported.
+    /// Turns telemetry on or off.
     pub(crate) fn telemetry(&self) -> Option<bool> {
         let text = self.text("TINKER_TELEMETRY")?.to_ascii_lowercase();
         Some(matches!(text.as_str(), "1" | "true" | "yes" | "on"))
     }
 
-    /// The two values that Cloudflare Access wants on every request.
+    /// Client id and secret of Cloudflare Access.
     pub(crate) fn cloudflare(&self) -> Option<(String, String)> {
         Some((self.text("CLOUDFLARE_ACCESS_CLIENT_ID")?, self.text("CLOUDFLARE_ACCESS_CLIENT_SECRET")?))
     }
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn telemetry_is_asked_for_in_four_ways_and_refused_in_all_others() {
+    fn four_values_turn_telemetry_on_and_all_others_off() {
         assert_eq!(Env::empty().telemetry(), None);
         for (get, expected) in [
             ((|_| Some(" ".into())) as fn(&str) -> Option<String>, None),

@@ -1,8 +1,8 @@
 //! The one error type of the crate.
 //!
-//! [`Error`] is one word wide and cheap to clone. Ask it questions with its predicates
-//! ([`is_retryable`](Error::is_retryable), [`is_user_error`](Error::is_user_error), …) rather than matching on
-//! [`ErrorKind`], which grows. Its text says what failed, why and, where something can be done about it, what.
+//! [`Error`] is one word wide and cheap to clone. Prefer its predicates ([`is_retryable`](Error::is_retryable),
+//! [`is_user_error`](Error::is_user_error), …) to matching on [`ErrorKind`], which gains variants. The text of an error
+//! names the operation, the reason and, where there is one, the remedy.
 
 mod account;
 mod context;
@@ -20,10 +20,10 @@ pub use kind::{Category, ErrorKind, Phase, Sent, Violation};
 /// The result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, where, and after how long.
+/// A failure: its kind, its message, its circumstances and its cause.
 ///
-/// Everything that can go wrong arrives as this type: a refused connection, an answer of the server, a deadline,
-/// a closed client, a panic in a worker thread. Credentials never appear in its `Debug` or `Display`.
+/// Every failure has this type: a refused connection, an error answer of the server, a deadline, a closed client, a
+/// panic in a worker thread. Credentials never appear in its `Debug` or `Display`.
 ///
 /// # Example: deciding what to do
 /// ```
@@ -47,7 +47,7 @@ struct Inner {
 }
 
 impl Error {
-    /// An error of a kind, with a message that says what happened in one line without a trailing period.
+    /// Creates an error. The message says in one line what happened, without a final full stop.
     #[cold]
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Error {
@@ -60,7 +60,7 @@ impl Error {
         }
     }
 
-    /// Input that cannot be sent: the path of the offending value and what is wrong with it.
+    /// Creates the error of an invalid argument from the path of the value and the problem with it.
     #[cold]
     pub(crate) fn invalid(path: impl Into<String>, problem: impl Into<String>) -> Self {
         let (path, problem) = (words::message(path.into()), words::message(problem.into()));
@@ -69,37 +69,37 @@ impl Error {
         Error::new(ErrorKind::InvalidInput(violation), message)
     }
 
-    /// A setting of the client that cannot be used.
+    /// Creates the error of an unusable setting.
     #[cold]
     pub(crate) fn config(message: impl Into<String>) -> Self {
         Error::new(ErrorKind::Config, message)
     }
 
-    /// Bytes of the server that could not be understood.
+    /// Creates the error of an answer that cannot be decoded.
     #[cold]
     pub(crate) fn decode(message: impl Into<String>) -> Self {
         Error::new(ErrorKind::Decode, message)
     }
 
-    /// The client, session or pool that should have done this is closed.
+    /// Creates the error of a closed client, session or pool.
     #[cold]
     pub(crate) fn closed(message: impl Into<String>) -> Self {
         Error::new(ErrorKind::Closed, message)
     }
 
-    /// The caller cancelled.
+    /// Creates the error of a cancelled operation.
     #[cold]
     pub(crate) fn cancelled() -> Self {
         Error::new(ErrorKind::Cancelled, "cancelled by the caller")
     }
 
-    /// A deadline passed, in the phase given.
+    /// Creates the error of a deadline that passed in `phase`.
     #[cold]
     pub(crate) fn timeout(phase: Phase, message: impl Into<String>) -> Self {
         Error::new(ErrorKind::Timeout(phase), message)
     }
 
-    /// A panic in a worker thread, with the panic's message.
+    /// Creates the error of a panic in a worker thread, from the panic's message.
     #[cold]
     pub(crate) fn panicked(thread: impl Into<String>, message: impl Into<String>) -> Self {
         let (thread, message) = (thread.into(), message.into());
@@ -107,13 +107,13 @@ impl Error {
         Error::new(ErrorKind::Panicked { thread, message }, text)
     }
 
-    /// What kind of failure this is.
+    /// The kind of failure.
     pub fn kind(&self) -> &ErrorKind {
         &self.inner.kind
     }
 
-    /// The failure in one line, without the operation and without the cause. Whatever a server said in it is fit to be shown:
-    /// line breaks are spaces, and what would steer a terminal is left out.
+    /// The failure in one line, without the operation and the cause. Text of the server in it is safe to print: line
+    /// breaks are replaced by spaces, and terminal control sequences are removed.
     pub fn message(&self) -> &str {
         &self.inner.message
     }
@@ -123,89 +123,104 @@ impl Error {
         self.inner.cause.as_ref()
     }
 
-    /// The verb that failed, such as `forward_backward`.
+    /// The method that failed, such as `forward_backward`.
     pub fn operation(&self) -> Option<&str> {
         self.find(|it| it.operation.as_deref())
     }
 
-    /// The server's id of the request, to quote in a question to the server's operators.
+    /// The server's id of the request. Quote it in questions to the operators of the server.
     pub fn request_id(&self) -> Option<&str> {
         self.find(|it| it.request_id.as_deref())
     }
 
-    /// The session in which it happened.
+    /// The id of the session.
     pub fn session_id(&self) -> Option<&str> {
         self.find(|it| it.session_id.as_deref())
     }
 
-    /// The model that was trained or sampled.
+    /// The id of the model that was trained or sampled.
     pub fn model_id(&self) -> Option<&str> {
         self.find(|it| it.model_id.as_deref())
     }
 
-    /// The place of the request in its client's order.
+    /// The sequence number of the request within its client.
     pub fn seq_id(&self) -> Option<u64> {
         self.find(|it| it.seq_id)
     }
 
-    /// The address that was asked.
+    /// The URL of the request.
     pub fn url(&self) -> Option<&str> {
         self.find(|it| it.url.as_deref())
     }
 
-    /// How many HTTP requests were made for the operation, over all of its parts and repetitions.
+    /// The method and path of the endpoint, with `{id}` for each id, such as `GET sessions/{id}`.
+    pub fn endpoint(&self) -> Option<&str> {
+        self.find(|it| it.endpoint)
+    }
+
+    /// The server's own words about its refusal, if it gave any. Safe to print, as [`message`](Error::message) is,
+    /// which contains them.
+    pub fn detail(&self) -> Option<&str> {
+        self.find(|it| it.detail.as_deref())
+    }
+
+    /// The number of HTTP requests that were made for the operation, over all of its parts and attempts.
     pub fn attempts(&self) -> Option<u32> {
         self.find(|it| it.attempts)
     }
 
-    /// How long it took from the submission of the operation to this error.
+    /// The time from the submission of the operation to this error.
     pub fn elapsed(&self) -> Option<Duration> {
         self.find(|it| it.elapsed)
     }
 
-    /// Of a call that was split into several requests: how many the server had accepted, and how many there were.
-    /// Gradients of accepted parts stay accumulated on the server.
+    /// For a call that was split into several requests: the number of accepted requests, and of all. Gradients of
+    /// accepted parts stay accumulated on the server.
     pub fn accepted_parts(&self) -> Option<(usize, usize)> {
         self.find(|it| it.accepted_parts)
     }
 
-    /// Whether the server may have taken the request. `None` if this is no error of sending.
+    /// Tells whether the server may have received the request. `None` if the error is not one of sending.
     pub(crate) fn sent(&self) -> Option<Sent> {
         self.find(|it| it.sent)
     }
 
-    /// What the server calls the request whose result could not be had.
+    /// The server's name for the kind of request whose result is missing.
     pub(crate) fn request_type(&self) -> Option<&'static str> {
         self.find(|it| it.request_type)
     }
 
-    /// The server said that the request is not to be repeated.
+    /// The server forbids to repeat the request (`x-should-retry: false`).
     pub(crate) fn is_vetoed(&self) -> bool {
         self.find(|it| it.vetoed).unwrap_or(false)
     }
 
-    /// Where the input is wrong, if that is what this error is about.
+    /// The path of the invalid value and the problem with it, if an argument was invalid.
     pub fn violation(&self) -> Option<&Violation> {
-        self.chain().find_map(|it| match it.kind() {
+        self.chain().find_map(|error| match error.kind() {
             ErrorKind::InvalidInput(violation) => Some(violation),
             _ => None,
         })
     }
 
-    /// The status of the HTTP answer that caused this.
+    /// The status of the HTTP answer that caused the error.
     pub fn http_status(&self) -> Option<u16> {
         self.find(|it| it.status)
     }
 
-    /// How long the server asked to wait before trying again.
+    /// The pause before the next attempt that the server asked for.
     pub fn retry_after(&self) -> Option<Duration> {
         self.find(|it| it.retry_after)
     }
 
     /// The same call may succeed later: no connection, a deadline, a limit, a fault of the server.
+    ///
+    /// False for a [`Phase::Wait`] timeout: only the caller's own wait ended, and the operation goes on. Submitting it
+    /// again would do the work twice.
     pub fn is_retryable(&self) -> bool {
         match &self.root().inner.kind {
-            ErrorKind::RateLimited | ErrorKind::Timeout(_) | ErrorKind::Connection { .. } => true,
+            ErrorKind::Timeout(phase) => *phase != Phase::Wait,
+            ErrorKind::RateLimited | ErrorKind::Connection { .. } => true,
             ErrorKind::Stuck { .. } | ErrorKind::PromiseExpired => true,
             ErrorKind::Paused | ErrorKind::CircuitOpen => true,
             ErrorKind::Status { code } => matches!(code, 408 | 425) || 500 <= *code,
@@ -214,9 +229,9 @@ impl Error {
         }
     }
 
-    /// The call itself is at fault, and would fail again.
+    /// The call itself is at fault and would fail again.
     pub fn is_user_error(&self) -> bool {
-        self.chain().any(|it| match it.kind() {
+        self.chain().any(|error| match error.kind() {
             ErrorKind::InvalidInput(_)
             | ErrorKind::Config
             | ErrorKind::Auth
@@ -231,14 +246,14 @@ impl Error {
         })
     }
 
-    /// As PROTOCOL §1.13 counts them: the server says so, or answered 400 to 499, except 408. Unlike
-    /// [`is_user_error`](Error::is_user_error) this includes what may pass, such as 429.
+    /// A user error by the protocol's definition (PROTOCOL §1.13): the server says so, or its status is 400 to 499 except 408.
+    /// Unlike [`is_user_error`](Error::is_user_error) this includes refusals that may pass, such as 429.
     pub(crate) fn counts_as_user_error(&self) -> bool {
         let status = self.http_status();
         self.is_user_error() || status.is_some_and(|it| (400..500).contains(&it) && it != 408)
     }
 
-    /// A deadline passed. The operation itself may still be running on the server.
+    /// A deadline passed. The operation may still be running on the server.
     pub fn is_timeout(&self) -> bool {
         matches!(self.root().inner.kind, ErrorKind::Timeout(_) | ErrorKind::Stuck { .. })
     }
@@ -258,47 +273,91 @@ impl Error {
         matches!(self.root().inner.kind, ErrorKind::Connection { .. })
     }
 
-    /// A worker thread panicked while it did this.
+    /// The requested thing does not exist on the server. An endpoint that the server lacks is
+    /// [`is_incompatible`](Error::is_incompatible) instead, wherever the two can be told apart.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self.root().inner.kind, ErrorKind::NotFound)
+    }
+
+    /// The state on the server forbids the call, for example because the name of a checkpoint is taken.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self.root().inner.kind, ErrorKind::Conflict)
+    }
+
+    /// The training client refuses further work because the fate of an earlier request is unknown. Create a new client
+    /// from the last checkpoint; [`cause`](Error::cause) is the earlier failure.
+    ///
+    /// # Example: resume from the last checkpoint
+    /// ```
+    /// # use tinkex::{Error, Pending, ServiceClient, TrainingClient, types::{ForwardBackwardOutput, TrainingPath}};
+    /// fn client_after(
+    ///     error: &Error,
+    ///     service: &ServiceClient,
+    ///     last: &TrainingPath,
+    /// ) -> Result<Option<TrainingClient>, Error> {
+    ///     if error.is_poisoned() {
+    ///         return service.create_training_client_from_state_with_optimizer(last.clone()).map(Some);
+    ///     }
+    ///     Ok(None)
+    /// }
+    /// ```
+    pub fn is_poisoned(&self) -> bool {
+        self.chain().any(|it| matches!(it.kind(), ErrorKind::Poisoned))
+    }
+
+    /// The server lacks an endpoint or a feature that the call needs.
+    pub fn is_incompatible(&self) -> bool {
+        self.chain().any(|it| matches!(it.kind(), ErrorKind::Incompatible))
+    }
+
+    /// The server paused the operation for longer than [`PausePolicy`](crate::PausePolicy) allows.
+    pub fn is_paused(&self) -> bool {
+        self.chain().any(|it| matches!(it.kind(), ErrorKind::Paused))
+    }
+
+    /// A worker thread panicked.
     pub fn is_panic(&self) -> bool {
         self.chain().any(|it| matches!(it.kind(), ErrorKind::Panicked { .. }))
     }
 
-    /// This error with another as its cause.
+    /// Sets the cause.
     pub(crate) fn caused_by(self, cause: Error) -> Self {
         self.edit(|it| it.cause = Some(cause))
     }
 
-    /// This error with more known about where it happened; what was known already stays.
+    /// Fills unknown fields of the context. Known fields keep their values.
     pub(crate) fn with(self, fill: impl FnOnce(&mut Context)) -> Self {
-        self.edit(|it| {
+        self.edit(|inner| {
             let mut more = Context::default();
             fill(&mut more);
-            it.context.or(more);
+            inner.context.or(more);
         })
     }
 
-    /// This error under another kind and in other words, with everything that is known about its place.
+    /// Replaces kind and message; the context stays.
     pub(crate) fn renamed(self, kind: ErrorKind, message: impl Into<String>) -> Self {
-        self.edit(|it| {
-            it.kind = kind;
-            it.message = words::message(message.into());
+        self.edit(|inner| {
+            inner.kind = kind;
+            inner.message = words::message(message.into());
         })
     }
 
-    /// This error and its causes, with those messages replaced for which there is another text.
+    /// Replaces the texts of this error and of its causes for which `text` returns another one.
     pub(crate) fn reworded(self, text: &dyn Fn(&str) -> Option<String>) -> Self {
         let new = text(&self.inner.message);
+        let detail = self.inner.context.detail.as_deref().and_then(text);
         let cause = self.inner.cause.clone().map(|it| it.reworded(text));
-        if new.is_none() && cause.is_none() {
+        if new.is_none() && detail.is_none() && cause.is_none() {
             return self;
         }
-        self.edit(|it| {
-            it.message = new.unwrap_or_else(|| std::mem::take(&mut it.message));
-            it.cause = cause;
+        self.edit(|inner| {
+            inner.message = new.unwrap_or_else(|| std::mem::take(&mut inner.message));
+            inner.context.detail = detail.or_else(|| inner.context.detail.take());
+            inner.cause = cause;
         })
     }
 
-    /// This error with more said in its message.
+    /// Appends text to the message.
     pub(crate) fn adding(self, more: &str) -> Self {
         self.edit(|it| it.message = words::message(format!("{}{more}", it.message)))
     }
@@ -312,8 +371,8 @@ impl Error {
         std::iter::successors(Some(self), |it| Error::cause(it))
     }
 
-    /// The error that decides what can be done: the innermost one, except that being poisoned, closed or out of time is final
-    /// whatever led to it.
+    /// The error of the chain that decides what can be done: the innermost one, unless an outer one is final whatever
+    /// its cause (poisoned, closed, cancelled, out of time).
     fn root(&self) -> &Error {
         let is_final = |it: &ErrorKind| {
             matches!(it, ErrorKind::Poisoned | ErrorKind::Closed | ErrorKind::Cancelled)
@@ -346,29 +405,25 @@ impl fmt::Display for Error {
         if let Some((accepted, total)) = self.accepted_parts() {
             facts.push(format!("{accepted} of {total} parts were accepted"));
         }
-        match self.attempts() {
-            Some(n) if 1 < n => facts.push(format!("{n} attempts")),
-            _ => {}
+        if let Some(n) = self.attempts().filter(|n| 1 < *n) {
+            facts.push(format!("{n} attempts"));
         }
         if let Some(elapsed) = self.elapsed() {
             facts.push(format!("{:.1} s", elapsed.as_secs_f64()));
         }
-        match facts.is_empty() {
-            true => Ok(()),
-            false => write!(f, " ({})", facts.join(", ")),
-        }
+        if facts.is_empty() { Ok(()) } else { write!(f, " ({})", facts.join(", ")) }
     }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut it = f.debug_struct("Error");
-        it.field("kind", self.kind()).field("message", &self.inner.message);
-        self.inner.context.debug(&mut it);
+        let mut out = f.debug_struct("Error");
+        out.field("kind", self.kind()).field("message", &self.inner.message);
+        self.inner.context.debug(&mut out);
         if let Some(cause) = self.cause() {
-            it.field("cause", cause);
+            out.field("cause", cause);
         }
-        it.finish()
+        out.finish()
     }
 }
 
@@ -389,13 +444,13 @@ mod tests {
     }
 
     #[test]
-    fn the_text_names_operation_cause_request_and_effort() {
+    fn the_text_names_operation_cause_request_attempts_and_time() {
         let cause = Error::new(ErrorKind::Connection { sent: Sent::No }, "connection refused");
-        let error = Error::closed("the client is closed").caused_by(cause).with(|it| {
-            it.operation = Some("sample".into());
-            it.request_id = Some("17".into());
-            it.attempts = Some(3);
-            it.elapsed = Some(Duration::from_millis(1500));
+        let error = Error::closed("the client is closed").caused_by(cause).with(|context| {
+            context.operation = Some("sample".into());
+            context.request_id = Some("17".into());
+            context.attempts = Some(3);
+            context.elapsed = Some(Duration::from_millis(1500));
         });
         assert_eq!(
             error.to_string(),
@@ -405,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_a_server_says_steers_a_terminal_or_breaks_a_line() {
+    fn text_of_the_server_contains_no_terminal_sequence_and_no_line_break() {
         let bad = "a\r\nWARN fake\u{1b}[2J";
         let errors = [
             Error::decode(bad).caused_by(Error::closed(bad)),
@@ -422,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_first_about_the_place_stays() {
+    fn known_context_is_not_overwritten() {
         let error = Error::cancelled().with(|it| it.operation = Some("sample".into()));
         let error = error.with(|it| it.operation = Some("outer".into()));
         assert_eq!(error.operation(), Some("sample"));
@@ -431,13 +486,15 @@ mod tests {
     #[test]
     fn retry_advice_follows_the_kind() {
         let table = [
-            (ErrorKind::RateLimited, true, false),
             (ErrorKind::Status { code: 503 }, true, false),
             (ErrorKind::Status { code: 418 }, false, true),
-            // Of a session that is finished, for instance; not a result that is gone.
+            // A finished session, for instance. An expired result is `PromiseExpired`.
             (ErrorKind::Status { code: 410 }, false, true),
             (ErrorKind::Status { code: 425 }, true, false),
             (ErrorKind::Timeout(Phase::Total), true, false),
+            (ErrorKind::Timeout(Phase::Wait), false, false),
+            (ErrorKind::Conflict, false, true),
+            (ErrorKind::RateLimited, true, false),
             (ErrorKind::RequestFailed { category: Category::User }, false, true),
             (ErrorKind::RequestFailed { category: Category::Server }, true, false),
             (ErrorKind::Auth, false, true),
@@ -449,5 +506,43 @@ mod tests {
             let error = Error::new(kind.clone(), "x");
             assert_eq!((error.is_retryable(), error.is_user_error()), (retryable, user), "{kind:?}");
         }
+    }
+    #[test]
+    fn predicates_name_the_kind_of_the_error_or_of_its_cause() {
+        let of = Error::new;
+        let poisoned = of(ErrorKind::Poisoned, "p").caused_by(of(ErrorKind::Conflict, "c"));
+        let paused = of(ErrorKind::Timeout(Phase::Total), "t").caused_by(of(ErrorKind::Paused, "p"));
+        for (error, names) in [
+            (of(ErrorKind::NotFound, "x"), "not_found"),
+            (of(ErrorKind::Decode, "outer").caused_by(of(ErrorKind::NotFound, "x")), "not_found"),
+            (of(ErrorKind::Conflict, "x"), "conflict"),
+            (of(ErrorKind::Incompatible, "x"), "incompatible"),
+            (poisoned, "poisoned"),
+            (paused, "paused"),
+            (of(ErrorKind::Decode, "x"), ""),
+        ] {
+            let found = [
+                (error.is_not_found(), "not_found"),
+                (error.is_conflict(), "conflict"),
+                (error.is_incompatible(), "incompatible"),
+                (error.is_poisoned(), "poisoned"),
+                (error.is_paused(), "paused"),
+            ];
+            let found: Vec<&str> = found.into_iter().filter_map(|(yes, name)| yes.then_some(name)).collect();
+            assert_eq!(found.join(" "), names, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn detail_and_endpoint_are_facts_of_the_error() {
+        let error = Error::new(ErrorKind::NotFound, "HTTP 404: no such model").with(|context| {
+            context.endpoint = Some("POST get_info");
+            context.detail = Some("no such model".into());
+        });
+        let outer = Error::decode("outer").caused_by(error);
+        assert_eq!((outer.endpoint(), outer.detail()), (Some("POST get_info"), Some("no such model")));
+        let hidden = outer.reworded(&|text| text.contains("model").then(|| "***".to_string()));
+        assert_eq!((hidden.detail(), hidden.endpoint()), (Some("***"), Some("POST get_info")));
+        assert!(!hidden.to_string().contains("no such model"));
     }
 }

@@ -1,4 +1,4 @@
-//! What a well-behaved server remembers of runs, checkpoints and sessions, and how it lists them.
+//! The runs, checkpoints and sessions of the fake server, and their lists.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -10,18 +10,18 @@ use crate::clock_text::rfc3339;
 /// A status and a body.
 pub(super) type Reply = (u16, Value);
 
-/// Everything that was made, in the order of its making.
+/// All sessions, runs and checkpoints, in order of creation.
 #[derive(Default)]
-pub(super) struct Shelf {
+pub(super) struct Records {
     sessions: Vec<String>,
     runs: Vec<Value>,
     checkpoints: Vec<Value>,
-    made: u64,
+    created: u64,
 }
 
-impl Shelf {
+impl Records {
     pub(super) fn add_session(&mut self, id: &str) {
-        if !self.sessions.iter().any(|it| it == id) {
+        if !self.sessions.iter().any(|known| known == id) {
             self.sessions.push(id.into());
         }
     }
@@ -34,7 +34,7 @@ impl Shelf {
         }));
     }
 
-    /// A save: `segment` is the middle part of its path.
+    /// Adds a checkpoint. `segment` is the middle part of its path.
     pub(super) fn add_checkpoint(&mut self, run: &str, segment: &str, name: &str) {
         let kind = if segment == "weights" { "training" } else { "sampler" };
         let time = self.time();
@@ -44,13 +44,13 @@ impl Shelf {
         }));
     }
 
-    /// One second after the last thing that was made.
+    /// The time of the next creation: one second after the last one.
     fn time(&mut self) -> String {
-        self.made += 1;
-        rfc3339(UNIX_EPOCH + Duration::from_secs(1_795_176_000 + self.made))
+        self.created += 1;
+        rfc3339(UNIX_EPOCH + Duration::from_secs(1_795_176_000 + self.created))
     }
 
-    /// The answer to a request of a client without a session, if it is one.
+    /// Answers a request of a client without a session. `None` for other requests.
     pub(super) fn answer(&mut self, seen: &Seen) -> Option<Reply> {
         let path = seen.path.strip_prefix("/api/v1/")?;
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
@@ -73,14 +73,14 @@ impl Shelf {
                 ok(page)
             }
             ("POST", ["sessions", "search"]) => {
-                let found = self.sessions.iter().rev().map(|it| {
-                    json!({"session_id": it, "created_at": "2026-11-20T13:00:00Z", "owner": "owner-1",
+                let found = self.sessions.iter().rev().map(|id| {
+                    json!({"session_id": id, "created_at": "2026-11-20T13:00:00Z", "owner": "owner-1",
                            "project_id": "project-1", "status": {"type": "active"}, "checkpoints_count": 0})
                 });
                 ok(json!({"sessions": found.collect::<Vec<_>>()}))
             }
-            ("GET", ["sessions", id]) => self.of_session(id, |it| {
-                let ids = |name: &str| it.runs.iter().map(|run| run[name].clone()).collect::<Vec<_>>();
+            ("GET", ["sessions", id]) => self.of_session(id, |records| {
+                let ids = |name: &str| records.runs.iter().map(|run| run[name].clone()).collect::<Vec<_>>();
                 ok(json!({"training_run_ids": ids("training_run_id"), "sampler_ids": []}))
             }),
             ("PUT", ["sessions", id, "project"]) => self.of_session(id, |_| ok(json!({}))),
@@ -113,7 +113,7 @@ impl Shelf {
                 let source = body["source_path"].as_str().unwrap_or_default();
                 match source.strip_prefix("tinker://").and_then(|it| it.split_once('/')) {
                     Some((_, rest)) => ok(json!({"tinker_path": format!("tinker://copy-1/{rest}")})),
-                    None => (400, json!({"detail": "source_path is no path"})),
+                    None => (400, json!({"detail": "source_path is not a tinker:// path"})),
                 }
             }
             ("GET", ["audit"]) => ok(json!({"entries": []})),
@@ -164,10 +164,7 @@ impl Shelf {
     }
 
     fn of_session(&self, id: &str, answer: impl FnOnce(&Self) -> Reply) -> Reply {
-        match self.sessions.iter().any(|it| it == id) {
-            true => answer(self),
-            false => missing("session"),
-        }
+        if self.sessions.iter().any(|known| known == id) { answer(self) } else { missing("session") }
     }
 }
 
@@ -175,13 +172,13 @@ fn ok(body: Value) -> Reply {
     (200, body)
 }
 
-fn missing(what: &str) -> Reply {
-    (404, json!({"detail": format!("this {what} does not exist")}))
+fn missing(kind: &str) -> Reply {
+    (404, json!({"detail": format!("this {kind} does not exist")}))
 }
 
 fn page(name: &str, all: Vec<Value>, query: &str) -> Value {
     let number = |name: &str, default: usize| {
-        let value = query.split('&').find_map(|it| it.strip_prefix(name)?.strip_prefix('='));
+        let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
         value.and_then(|it| it.parse().ok()).unwrap_or(default)
     };
     let (limit, offset) = (number("limit", 20), number("offset", 0));

@@ -1,19 +1,18 @@
-//! Headers that a caller adds to every request, or puts in the place of the client's own.
+//! Headers of the caller, which are added to each request or replace the client's own.
 
 use std::collections::BTreeMap;
 
+use crate::credentials::Secret;
 use crate::error::{Error, Result};
-use crate::secret::Secret;
 
-/// What says where a body ends, or whose connection this is, is not the caller's to say.
+/// Headers that control the body or the connection. They cannot be overridden.
 const RESERVED: [&str; 6] =
     ["connection", "content-length", "keep-alive", "te", "transfer-encoding", "upgrade"];
-/// Words in the names of headers whose values are secrets, even if a server repeats them.
-const TELLTALE: [&str; 8] = ["auth", "cookie", "credential", "key", "pass", "secret", "session", "token"];
+/// Parts of names of headers with secret values.
+const SECRET_WORDS: [&str; 8] = ["auth", "cookie", "credential", "key", "pass", "secret", "session", "token"];
 
-/// What a handle that somebody else made does not decide: as whom the client speaks, what it sends and understands, and by
-/// what its requests are told apart.
-const OURS: [&str; 14] = [
+/// Headers that a sampler handle from elsewhere must not set: identity, encoding of bodies, idempotency.
+const NOT_FROM_HANDLES: [&str; 14] = [
     "accept",
     "accept-encoding",
     "authorization",
@@ -30,47 +29,50 @@ const OURS: [&str; 14] = [
     "x-tinker-weights-access-token",
 ];
 
-/// Whether a handle may ask for a header of this name.
+/// Tells whether a sampler handle from elsewhere may set a header.
 pub(crate) fn may_be_foreign(name: &str) -> bool {
-    !OURS.iter().chain(&RESERVED).any(|it| name.eq_ignore_ascii_case(it))
+    !NOT_FROM_HANDLES.iter().chain(&RESERVED).any(|own| name.eq_ignore_ascii_case(own))
 }
 
-/// Refuses what is no header (RFC 9110 §5.1, §5.5). The value is not shown.
+/// Checks the form of a header (RFC 9110 §5.1, §5.5). The error does not show the value.
 pub(crate) fn check(name: &str, value: &str) -> Result<()> {
-    let is_token = |it: u8| it.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&it);
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if name.is_empty() || !name.bytes().all(is_token) {
-        return Err(Error::config(format!("{name:?} is no name of a header")));
+        return Err(Error::config(format!("{name:?} is not a valid header name")));
     }
-    if RESERVED.iter().any(|it| name.eq_ignore_ascii_case(it)) {
+    if RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
         return Err(Error::config(format!("the header {name} cannot be overridden")));
     }
-    let is_printable = value.bytes().all(|it| (b' '..=b'~').contains(&it) || it == b'\t');
-    match is_printable && value.trim() == value {
-        true => Ok(()),
-        false => Err(Error::config(format!(
-            "the value of the header {name} is not printable ASCII, or begins or ends with white space"
-        ))),
+    if !value.bytes().all(|byte| (b' '..=b'~').contains(&byte) || byte == b'\t') {
+        let text = format!("the value of the header {name} contains a character other than printable ASCII");
+        return Err(Error::config(text));
     }
+    if value.trim() != value {
+        return Err(Error::config(format!("the value of the header {name} begins or ends with white space")));
+    }
+    Ok(())
 }
 
-/// The values that must not be seen even if a server repeats them.
+/// The secret values, which are removed from texts of the server.
 pub(crate) fn secrets(overrides: &[(String, Secret)]) -> impl Iterator<Item = &Secret> {
-    overrides.iter().filter(|it| is_secret(&it.0)).map(|it| &it.1)
+    overrides.iter().filter(|(name, _)| is_secret(name)).map(|(_, value)| value)
 }
 
 fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    TELLTALE.iter().any(|it| name.contains(it))
+    SECRET_WORDS.iter().any(|word| name.contains(word))
 }
 
-/// What a handle may take to other processes: nothing whose name speaks of a secret, and no value that contains one.
+/// The headers that a sampler handle passes on to other processes: none with a secret name, and none whose value
+/// contains a secret.
 pub(crate) fn shared(overrides: &[(String, Secret)], secrets: &[Secret]) -> BTreeMap<String, String> {
     let mut shared = BTreeMap::new();
     for (name, value) in overrides {
-        // As in a request, the last of a name counts.
-        shared.retain(|it: &String, _| !it.eq_ignore_ascii_case(name));
-        let holds = |it: &Secret| !it.expose().is_empty() && value.expose().contains(it.expose());
-        if may_be_foreign(name) && !is_secret(name) && !secrets.iter().any(holds) {
+        // As in a request, the last header of a name counts.
+        shared.retain(|earlier: &String, _| !earlier.eq_ignore_ascii_case(name));
+        let is_part =
+            |secret: &Secret| !secret.expose().is_empty() && value.expose().contains(secret.expose());
+        if may_be_foreign(name) && !is_secret(name) && !secrets.iter().any(is_part) {
             shared.insert(name.clone(), value.expose().to_string());
         }
     }
@@ -82,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_headers_are_accepted_and_no_value_is_shown() {
+    fn only_valid_headers_are_accepted_and_no_value_is_shown() {
         for (name, value) in [("X-Team", "a b\tc"), ("x-api-key", "k"), ("A!~", "")] {
             assert!(check(name, value).is_ok(), "{name}");
         }
@@ -103,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handle_takes_along_what_is_no_secret_and_no_others_affair() {
+    fn a_handle_passes_on_headers_without_secrets_that_others_may_set() {
         let overrides = [
             ("X-Team", "research"),
             ("X-Gateway-Token", "open-sesame"),
@@ -120,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_secret_where_the_name_says_so() {
+    fn a_value_is_secret_if_its_name_contains_a_secret_word() {
         let overrides = ["Authorization", "X-Gateway-Token", "Accept", "COOKIE"];
         let overrides = overrides.map(|it| (it.to_string(), Secret::new(it)));
         let found: Vec<_> = secrets(&overrides).map(Secret::expose).collect();

@@ -1,22 +1,4 @@
-//! The file in which keys are kept for later: `~/.tinker/credentials.json`, which the official command line writes and
-//! reads as well (PROTOCOL §1.3).
-//!
-//! A client that is told of no credential uses the default key of this file.
-//!
-//! # Example: keep a key and make it the default
-//! ```
-//! use tinkex::credentials::{CredentialStore, StoredKey};
-//!
-//! # let dir = std::env::temp_dir().join(format!("tinkex-doc-{}", std::process::id()));
-//! let store = CredentialStore::at(dir.join("credentials.json")); // or CredentialStore::of_user()?
-//! let mut stored = store.load()?; // a file that does not exist holds no keys
-//! stored.insert("123", StoredKey::new("tml-example").named("laptop"));
-//! stored.set_default("123");
-//! store.save(&stored)?;
-//! assert_eq!(store.load()?.default_key().unwrap().key(), "tml-example");
-//! # std::fs::remove_dir_all(&dir).unwrap();
-//! # Ok::<(), tinkex::Error>(())
-//! ```
+//! The file of stored keys.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,20 +8,20 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::env::Env;
+use super::Secret;
+use crate::config::env::Env;
 use crate::error::{Error, ErrorKind, Result};
-use crate::secret::Secret;
 
-/// The version of the file's format that is written into new files.
+/// Version of the format of new files.
 const VERSION: u64 = 1;
 
-/// A file with keys.
+/// A credential file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialStore {
     path: PathBuf,
 }
 
-/// What such a file holds. What this version does not know is kept when it is written again.
+/// The content of a credential file. Unknown fields are kept when it is written again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StoredCredentials {
     #[serde(default = "version")]
@@ -52,7 +34,7 @@ pub struct StoredCredentials {
     more: Map<String, Value>,
 }
 
-/// One key, and what is known of it. Its `Debug` does not show it.
+/// A stored key with its metadata. `Debug` does not show the key.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoredKey {
     #[serde(rename = "type", default = "manual")]
@@ -77,18 +59,18 @@ fn manual() -> String {
 }
 
 impl CredentialStore {
-    /// The user's own: `.tinker/credentials.json` in the folder that `HOME` names (`USERPROFILE` on Windows).
+    /// The file of the user: `.tinker/credentials.json` in the folder `HOME` (`USERPROFILE` on Windows).
     ///
     /// # Errors
-    /// That variable is not set.
+    /// The variable is not set.
     pub fn of_user() -> Result<Self> {
         match Env::process().home() {
             Some(home) => Ok(CredentialStore::in_home(&home)),
-            None => Err(Error::config("the folder of the stored credentials is unknown: HOME is not set")),
+            None => Err(Error::config("the folder of the stored credentials is unknown: set HOME")),
         }
     }
 
-    /// Another file.
+    /// The file at a path.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         CredentialStore { path: path.into() }
     }
@@ -97,25 +79,24 @@ impl CredentialStore {
         CredentialStore::at(home.join(".tinker").join("credentials.json"))
     }
 
-    /// Where the file is, whether or not it exists.
+    /// The path of the file. The file may not exist.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Reads the file. One that does not exist holds no keys.
+    /// Reads the file. A missing file counts as one without keys.
     ///
     /// # Errors
-    /// The file cannot be read, or is not what it should be. The error names the place in the file, and nothing that stands
-    /// there.
+    /// The file cannot be read or is malformed. The error names line and column and shows no content.
     pub fn load(&self) -> Result<StoredCredentials> {
         let bytes = match fs::read(&self.path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(StoredCredentials::default()),
             Err(error) => return Err(self.failed("cannot be read", &error)),
         };
-        let mut value: Value = serde_json::from_slice(&bytes).map_err(|it| self.malformed(&it))?;
+        let mut value: Value = serde_json::from_slice(&bytes).map_err(|error| self.malformed(&error))?;
         drop_nulls(&mut value);
-        // Read from the text again, so that an error has a place.
+        // On failure decode the text again: only an error of the text has line and column.
         match serde_json::from_value(value) {
             Ok(stored) => Ok(stored),
             Err(error) => {
@@ -125,8 +106,8 @@ impl CredentialStore {
         }
     }
 
-    /// Writes the file: first beside it, then in its place, so that whoever reads it meanwhile sees the old one or the new
-    /// one, whole. The folder is made if it does not exist. Only the user may read either (on Unix: modes 0700 and 0600).
+    /// Writes the file atomically: a concurrent reader sees the whole old or the whole new file. Creates the folder if
+    /// needed. On Unix only the user can read them (modes 0700 and 0600).
     ///
     /// # Errors
     /// The folder or the file cannot be written.
@@ -135,23 +116,24 @@ impl CredentialStore {
             .map_err(|_| Error::new(ErrorKind::System, "the credentials cannot be written as JSON"))?;
         drop_nulls(&mut value);
         let write = || -> io::Result<()> {
-            let folder = self.path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let folder =
+                self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
             make_private_folder(folder)?;
             let name = format!(".credentials-{}-{:016x}.tmp", std::process::id(), fastrand::u64(..));
-            let beside = folder.join(name);
-            let written = write_private(&beside, &format!("{value:#}\n"))
-                .and_then(|()| fs::rename(&beside, &self.path));
+            let temporary = folder.join(name);
+            let written = write_private(&temporary, &format!("{value:#}\n"))
+                .and_then(|()| fs::rename(&temporary, &self.path));
             if written.is_err() {
-                // It holds keys. If it cannot be removed, the first error says more.
-                let _gone_or_not = fs::remove_file(&beside);
+                // The file contains keys. The first error is reported, whether or not the file can be removed.
+                let _ = fs::remove_file(&temporary);
             }
             written
         };
-        write().map_err(|it| self.failed("cannot be written", &it))
+        write().map_err(|error| self.failed("cannot be written", &error))
     }
 
-    fn failed(&self, what: &str, error: &io::Error) -> Error {
-        Error::config(format!("the credentials in {} {what}: {error}", self.path.display()))
+    fn failed(&self, problem: &str, error: &io::Error) -> Error {
+        Error::config(format!("the credentials in {} {problem}: {error}", self.path.display()))
     }
 
     fn malformed(&self, error: &serde_json::Error) -> Error {
@@ -168,22 +150,22 @@ impl Default for StoredCredentials {
 }
 
 impl StoredCredentials {
-    /// The keys, by the ids that the server gave them.
+    /// The keys with their ids, which the server assigned.
     pub fn keys(&self) -> impl Iterator<Item = (&str, &StoredKey)> {
         self.keys.iter().map(|(id, key)| (id.as_str(), key))
     }
 
-    /// The key of an id.
+    /// The key with an id.
     pub fn get(&self, id: &str) -> Option<&StoredKey> {
         self.keys.get(id)
     }
 
-    /// Puts a key under an id, and returns the one that was there.
+    /// Stores a key under an id and returns the previous one.
     pub fn insert(&mut self, id: impl Into<String>, key: StoredKey) -> Option<StoredKey> {
         self.keys.insert(id.into(), key)
     }
 
-    /// Removes the key of an id. If it was the default, there is none then.
+    /// Removes the key with an id. Removing the default key leaves no default.
     pub fn remove(&mut self, id: &str) -> Option<StoredKey> {
         if self.default.as_deref() == Some(id) {
             self.default = None;
@@ -191,29 +173,29 @@ impl StoredCredentials {
         self.keys.remove(id)
     }
 
-    /// The id of the default key. There may be no key of this id, and then there is no default.
+    /// The id of the default key. It may name no stored key; [`default_key`](Self::default_key) is `None` then.
     pub fn default_id(&self) -> Option<&str> {
         self.default.as_deref()
     }
 
-    /// The key to use where nothing else is said.
+    /// The key that is used without another credential.
     pub fn default_key(&self) -> Option<&StoredKey> {
         self.keys.get(self.default.as_deref()?)
     }
 
-    /// Makes the key of an id the default.
+    /// Makes the key with an id the default.
     pub fn set_default(&mut self, id: impl Into<String>) {
         self.default = Some(id.into());
     }
 
-    /// No key is the default any more.
+    /// Removes the default; the keys stay.
     pub fn clear_default(&mut self) {
         self.default = None;
     }
 }
 
 impl StoredKey {
-    /// A key that somebody entered.
+    /// Creates a key of the kind `manual`.
     pub fn new(key: impl Into<String>) -> Self {
         StoredKey {
             kind: manual(),
@@ -225,48 +207,48 @@ impl StoredKey {
         }
     }
 
-    /// This key with a name.
+    /// Sets the name.
     #[must_use]
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// This key with a note about what it is for.
+    /// Sets a note about the purpose of the key.
     #[must_use]
     pub fn noted(mut self, note: impl Into<String>) -> Self {
         self.note = Some(note.into());
         self
     }
 
-    /// This key with what the server says of its owner: `org_details` and `user_details`.
+    /// Sets the server's data about the owner: `org_details` and `user_details`.
     #[must_use]
     pub fn detailed(mut self, details: Value) -> Self {
         self.details = Some(details);
         self
     }
 
-    /// The key itself. Do not print it.
+    /// The key. Do not print it.
     pub fn key(&self) -> &str {
         self.key.expose()
     }
 
-    /// How it came here: `manual`, or `generated` by older programs.
+    /// The origin of the key: `manual`, or `generated` by older programs.
     pub fn kind(&self) -> &str {
         &self.kind
     }
 
-    /// Its name.
+    /// The name.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 
-    /// What it is for.
+    /// The note about the purpose of the key.
     pub fn note(&self) -> Option<&str> {
         self.note.as_deref()
     }
 
-    /// What the server says of its owner.
+    /// The server's data about the owner.
     pub fn details(&self) -> Option<&Value> {
         self.details.as_ref()
     }
@@ -282,7 +264,7 @@ impl std::fmt::Debug for StoredKey {
     }
 }
 
-/// Fields that are null are left out.
+/// Removes fields that are null.
 fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -294,8 +276,7 @@ fn drop_nulls(value: &mut Value) {
     }
 }
 
-/// The folder, which only the user may look into. One that exists already keeps whatever mode it has, unless it is the
-/// one that this file names by itself.
+/// Creates the folder with access for the user only. An existing folder keeps its mode, unless it is `.tinker`.
 fn make_private_folder(folder: &Path) -> io::Result<()> {
     let existed = folder.is_dir();
     let mut builder = fs::DirBuilder::new();
@@ -304,12 +285,12 @@ fn make_private_folder(folder: &Path) -> io::Result<()> {
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(folder)?;
     #[cfg(unix)]
-    if existed && folder.file_name().is_some_and(|it| it == ".tinker") {
+    if existed && folder.file_name().is_some_and(|name| name == ".tinker") {
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
     }
     #[cfg(not(unix))]
-    let _modes_are_of_unix = existed;
+    let _ = existed;
     Ok(())
 }
 
@@ -322,7 +303,3 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }
-
-#[cfg(test)]
-#[path = "credentials_tests.rs"]
-mod tests;

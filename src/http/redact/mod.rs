@@ -1,8 +1,8 @@
-//! Keeps what must not be seen out of what the server says. A server or a proxy that repeats a credential in the text of
-//! an error would otherwise put it into every log that shows the error.
+//! Removes secrets from texts of the server. A server or a proxy may repeat a credential in the text of an error, which
+//! would put it into every log that shows the error.
 //!
-//! What is looked for is the decoded text, in which a secret reads as it is however the server wrote it; what is taken out
-//! is its place in the text as it came, so that the rest stays as it is.
+//! Secrets are searched in the decoded text, so that they are found in any encoding, and replaced in the original text,
+//! so that the rest of it stays unchanged.
 
 mod forms;
 mod view;
@@ -13,49 +13,49 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::transport::{Answer, Broken};
+use crate::credentials::Secret;
 use crate::error::Error;
-use crate::secret::Secret;
 use crate::sync::Mutex;
 
 use forms::Forms;
 use view::View;
 
-/// Stands for a secret.
+/// Replaces a secret.
 const MARK: &str = "***";
-/// Tokens change; so many of them are remembered.
+/// Number of tokens that are remembered. Tokens are replaced from time to time.
 const MOST_TOKENS: usize = 64;
-/// So many secrets of single calls are remembered.
+/// Number of secrets of single calls that are remembered.
 const MOST_HIDDEN: usize = 4096;
-/// Results may be large. What is said about an error is not.
+/// Larger bodies of successful answers are not searched. They are results, not texts.
 const LARGEST_SUCCESS: usize = 1 << 20;
 
-/// How much of a secret is one.
+/// The part of a secret that is removed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
-    /// All of it. So it is in results, in which a few characters may stand by chance.
+    /// Only the whole secret. Used for results, which may contain a few of its characters by chance.
     Whole,
-    /// Any [`forms::WINDOW`] characters of it. So it is in what is said about errors.
+    /// Each run of [`forms::WINDOW`] characters of it; a shorter secret where it stands as a word. Used for errors.
     Any,
 }
 
-/// Knows the secrets of one client.
+/// Removes the secrets of one client from texts.
 pub(crate) struct Redactor {
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// Those that stay.
+    /// Secrets of the configuration.
     fixed: Vec<Secret>,
-    /// Those of single calls, the oldest first.
+    /// Secrets of single calls, oldest first.
     hidden: Vec<Secret>,
-    /// Tokens, the oldest first.
+    /// Tokens, oldest first.
     tokens: Vec<Secret>,
     forms: Arc<Forms>,
 }
 
 impl Redactor {
-    /// Keeps these out of sight for ever.
+    /// Creates a redactor of the secrets of the configuration, which it never forgets.
     pub(crate) fn new<'a>(fixed: impl IntoIterator<Item = &'a Secret>) -> Self {
         let mut state = State::default();
         for secret in fixed {
@@ -64,12 +64,12 @@ impl Redactor {
         Redactor { state: Mutex::new(state) }
     }
 
-    /// Keeps a token out of sight from now on, until many others have come after it.
+    /// Adds a token. It is forgotten after [`MOST_TOKENS`] newer ones.
     pub(crate) fn learn(&self, token: &Secret) {
         self.state.lock().add(token, |it| (&mut it.tokens, MOST_TOKENS));
     }
 
-    /// Keeps a secret of one call out of sight from now on, however many tokens come after it.
+    /// Adds a secret of one call. It is forgotten after [`MOST_HIDDEN`] newer ones.
     pub(crate) fn hide(&self, secret: &Secret) {
         self.state.lock().add(secret, |it| (&mut it.hidden, MOST_HIDDEN));
     }
@@ -78,7 +78,7 @@ impl Redactor {
         self.state.lock().forms.clone()
     }
 
-    /// An answer without any secret. What is a success and no text is left as it is.
+    /// Removes secrets from an answer. Large and binary results are left unchanged.
     pub(crate) fn answer(&self, mut answer: Answer) -> Answer {
         let forms = self.forms();
         let is_error = 400 <= answer.status;
@@ -98,11 +98,11 @@ impl Redactor {
         answer
     }
 
-    /// The reason why there is no answer, without any secret.
+    /// Removes secrets from the reason of a failed exchange.
     pub(crate) fn broken(&self, mut broken: Broken) -> Broken {
         if let Broken::Connection { message, .. }
-        | Broken::Garbage { message }
-        | Broken::Stranger { message }
+        | Broken::InvalidHttp { message }
+        | Broken::WrongPeer { message }
         | Broken::Unsendable { message } = &mut broken
             && let Some(clean) = clean(&self.forms(), message, Part::Any)
         {
@@ -111,7 +111,7 @@ impl Redactor {
         broken
     }
 
-    /// An error without any part of a secret.
+    /// Removes secrets and parts of them from an error.
     pub(crate) fn error(&self, error: Error) -> Error {
         let forms = self.forms();
         error.reworded(&|it| clean(&forms, it, Part::Any))
@@ -119,42 +119,41 @@ impl Redactor {
 }
 
 impl State {
-    /// Adds a secret to a list that holds at most so many.
+    /// Adds a secret to a list, which drops its oldest entry if it is full.
     fn add(&mut self, secret: &Secret, list: impl Fn(&mut State) -> (&mut Vec<Secret>, usize)) {
         let is_known = [&self.fixed, &self.hidden, &self.tokens].into_iter().any(|it| it.contains(secret));
-        if secret.expose().len() < forms::WINDOW || is_known {
+        if secret.expose().len() < forms::SHORTEST || is_known {
             return;
         }
         let (secrets, most) = list(self);
         secrets.push(secret.clone());
-        match most < secrets.len() {
-            true => {
-                secrets.remove(0);
-                let all = [&self.fixed, &self.hidden, &self.tokens].into_iter().flatten();
-                self.forms = Arc::new(Forms::of(all.map(Secret::expose)));
-            }
-            false => Arc::make_mut(&mut self.forms).add(secret.expose()),
+        if secrets.len() <= most {
+            Arc::make_mut(&mut self.forms).add(secret.expose());
+            return;
         }
+        secrets.remove(0);
+        let all = [&self.fixed, &self.hidden, &self.tokens].into_iter().flatten();
+        self.forms = Arc::new(Forms::of(all.map(Secret::expose)));
     }
 }
 
-/// The text without secrets, if there are any in it.
+/// Removes secrets from a text. `None` if it contains none.
 fn clean(forms: &Forms, text: &str, part: Part) -> Option<String> {
-    /// JSON within JSON within an address has three layers.
+    /// JSON within JSON within a URL has three layers of encoding.
     const LAYERS: usize = 4;
     let mut found = Vec::new();
     let mut view = Some(View::of(text));
     for _ in 0..LAYERS {
-        let Some(it) = view else { break };
-        forms.find(it.bytes(), part == Part::Any, |range| found.push(it.origin(range)));
-        view = it.decoded();
+        let Some(layer) = view else { break };
+        forms.find(layer.bytes(), part == Part::Any, |range| found.push(layer.origin(range)));
+        view = layer.decoded();
     }
     (!found.is_empty()).then(|| without(text, found))
 }
 
-/// The text with a mark in the place of each range.
+/// Replaces each range by a mark.
 fn without(text: &str, mut ranges: Vec<Range<usize>>) -> String {
-    ranges.sort_by_key(|it| it.start);
+    ranges.sort_by_key(|range| range.start);
     let mut clean = String::with_capacity(text.len());
     let mut at = 0;
     let mut ranges = ranges.into_iter().peekable();
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_taken_out_of_bodies_headers_and_reasons() {
+    fn a_secret_is_removed_from_bodies_headers_and_reasons() {
         assert_eq!(body(401, "bad key tml-0123456789, not tml-0123456789-and-more"), "bad key ***, not ***");
         assert_eq!(body(200, r#"{"error":"pass\"word is short"}"#), r#"{"error":"*** is short"}"#);
         let headers = vec![("x-note".to_string(), "for tml-0123456789".to_string())];
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_found_however_it_is_written() {
+    fn a_secret_is_found_in_every_encoding() {
         let secret = "tml-0123456789";
         let json: String = secret.chars().map(|it| format!("\\u{:04x}", it as u32)).collect();
         let twice = json.replace('\\', "\\\\");
@@ -237,13 +236,13 @@ mod tests {
             assert!(said.contains("***") && said.ends_with(r#" is bad"}"#), "{written}: {said}");
             assert!(!hidden.contains("12345") && hidden.len() < 48, "{written}: {said}");
         }
-        // In a result, whatever its writing, but whole: a few characters may stand there by chance.
+        // Results lose the whole secret in any encoding, but not parts of it, which may stand there by chance.
         assert_eq!(body(200, &format!(r#"{{"error":"{json}"}}"#)), r#"{"error":"***"}"#);
         assert_eq!(body(200, r#"{"id":"0123456789"}"#), r#"{"id":"0123456789"}"#);
     }
 
     #[test]
-    fn a_secret_of_one_call_is_not_forgotten_for_tokens() {
+    fn a_secret_of_one_call_is_not_displaced_by_tokens() {
         let redactor = redactor();
         redactor.hide(&Secret::new("a-word-of-one-call"));
         for i in 0..1000 {
@@ -251,6 +250,20 @@ mod tests {
         }
         let error = redactor.error(Error::decode("no a-word-of-one-call here"));
         assert_eq!(error.message(), "no *** here");
+    }
+
+    #[test]
+    fn a_short_secret_is_removed_from_errors_where_it_is_a_word() {
+        assert_eq!(body(401, "bad key short"), "bad key ***");
+        assert_eq!(
+            body(401, r#"{"detail":"bad key: \"short\", shorter"}"#),
+            r#"{"detail":"bad key: \"***\", shorter"}"#
+        );
+        assert_eq!(redactor().error(Error::decode("key=short.")).message(), "key=***.");
+        assert_eq!(body(200, r#"{"word":"short"}"#), r#"{"word":"short"}"#);
+        // Words of one to three characters are too common to be removed.
+        let answer = Answer { status: 401, body: Bytes::from_static(b"bad key abc"), ..Answer::default() };
+        assert_eq!(Redactor::new(&[Secret::new("abc")]).answer(answer).body, "bad key abc");
     }
 
     #[test]
@@ -263,8 +276,8 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_no_secret_stays_as_it_is() {
-        for text in ["", "tml-", "short", r#"{"a":1}"#] {
+    fn a_text_without_secrets_stays_unchanged() {
+        for text in ["", "tml-", "shortly", "x-short", r#"{"a":1}"#] {
             assert_eq!(body(500, text), text);
         }
         let headers = vec![("content-type".to_string(), "application/x-protobuf".to_string())];
@@ -274,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_tokens_are_remembered_and_what_is_fixed_stays() {
+    fn the_newest_tokens_and_the_fixed_secrets_are_remembered() {
         let redactor = redactor();
         for i in 0..1000 {
             redactor.learn(&Secret::new(format!("token-{i:04}")));

@@ -1,38 +1,38 @@
-//! Which credential a client uses (PROTOCOL §1.3). What is read and run for it is told from outside.
+//! Choice and checks of the credential (PROTOCOL §1.3). Reading files and running commands happens elsewhere.
 
 use std::time::SystemTime;
 
-use crate::claims::{self, JWT_PREFIX};
+use super::Secret;
+use super::claims::{self, JWT_PREFIX};
 use crate::error::{Error, ErrorKind, Result};
-use crate::secret::Secret;
 
-/// Every API key begins with this.
+/// Prefix of API keys.
 const KEY_PREFIX: &str = "tml-";
 
-/// Everything that a credential could come from.
+/// All possible sources of the credential.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Credentials {
-    /// Given explicitly, or else `TINKER_API_KEY`.
+    /// The key of the builder, or else of `TINKER_API_KEY`.
     pub(crate) candidate: Option<Secret>,
-    /// A candidate of any form will do.
+    /// Accepts keys of any form.
     pub(crate) any_key: bool,
-    /// A line for the shell that prints a credential. A secret, because it may contain one.
+    /// A shell command line that prints a credential. It is secret because it may contain one.
     pub(crate) command: Option<Secret>,
-    /// The default key of the user's file.
+    /// The default key of the user's credential file.
     pub(crate) stored: Option<Secret>,
 }
 
-/// What a credential does come from.
+/// The source of the credential in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// It is this one.
+    /// This credential.
     Fixed(Secret),
-    /// It is printed by this command, which is run whenever one is needed.
+    /// The output of this command, which is run each time a credential is needed.
     Command(Secret),
 }
 
 impl Credentials {
-    /// The source to use. A server may insist on the command, which only a JWT outranks then.
+    /// Chooses the source. With `command_only`, as a server may require, only a JWT takes precedence over the command.
     pub(crate) fn source(&self, command_only: bool) -> Result<Source> {
         let command = self.command.clone().map(Source::Command);
         let candidate = self.candidate.as_ref();
@@ -43,7 +43,7 @@ impl Credentials {
         if command_only {
             return command.ok_or_else(|| {
                 Error::config(
-                    "the server takes credentials from a credential command only: set TINKER_CREDENTIAL_CMD or call \
+                    "the server accepts only credentials from a credential command: set TINKER_CREDENTIAL_CMD or call \
                      ServiceClientBuilder::credential_command",
                 )
             });
@@ -51,7 +51,7 @@ impl Credentials {
         if let Some(key) = candidate {
             return match (self.check(key, "the API key"), command) {
                 (Ok(()), _) => Ok(Source::Fixed(key.clone())),
-                // Not even the beginning is right, so that it is probably no key at all.
+                // A text without the prefix is probably not a key, so that the command is used instead.
                 (Err(_), Some(command)) if !key.expose().starts_with(KEY_PREFIX) => Ok(command),
                 (Err(error), _) => Err(error),
             };
@@ -69,34 +69,43 @@ impl Credentials {
         }
     }
 
-    /// Whether a text could be a credential at all, and has not expired.
-    pub(crate) fn check(&self, credential: &Secret, whose: &str) -> Result<()> {
+    /// Checks the form of a credential and the expiry of a JWT. `name` names the credential in errors.
+    pub(crate) fn check(&self, credential: &Secret, name: &str) -> Result<()> {
+        /// A header line must fit into the smallest output buffer of a connection (4 KiB).
+        const LONGEST: usize = 4000;
         let text = credential.expose();
-        if text.is_empty() || text.chars().any(|it| it.is_control() || it.is_whitespace()) {
-            return Err(Error::config(format!("{whose} is empty or contains white space")));
+        if text.is_empty() {
+            return Err(Error::config(format!("{name} is empty")));
+        }
+        if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(Error::config(format!("{name} contains white space or control characters")));
+        }
+        if LONGEST < text.len() {
+            let n = text.len();
+            return Err(Error::config(format!("{name} has {n} bytes; credentials have at most {LONGEST}")));
         }
         if !self.any_key && !text.starts_with(KEY_PREFIX) && !text.starts_with(JWT_PREFIX) {
             return Err(Error::config(format!(
-                "{whose} starts neither with {KEY_PREFIX} nor with {JWT_PREFIX}; for a server that takes any key, call \
+                "{name} must start with {KEY_PREFIX} or {JWT_PREFIX}; for a server that takes any key, call \
                  ServiceClientBuilder::allow_any_key"
             )));
         }
-        claims::check_expiry(text, whose, SystemTime::now())
+        claims::check_expiry(text, name, SystemTime::now())
     }
 
-    /// The credential in what a command printed.
+    /// Reads the credential from the output of the command.
     pub(crate) fn printed(&self, output: &[u8]) -> Result<Secret> {
-        const WHOSE: &str = "what the credential command printed";
-        let auth = |it: Error| Error::new(ErrorKind::Auth, it.message());
+        const NAME: &str = "the output of the credential command";
+        let auth = |error: Error| Error::new(ErrorKind::Auth, error.message());
         let Ok(text) = std::str::from_utf8(output) else {
-            return Err(Error::new(ErrorKind::Auth, format!("{WHOSE} is not text")));
+            return Err(Error::new(ErrorKind::Auth, format!("{NAME} is not valid UTF-8")));
         };
         if text.trim().is_empty() {
-            let text = "the credential command printed nothing: run it by hand to see what is wrong";
+            let text = "the credential command printed nothing: run it in a shell to see its errors";
             return Err(Error::new(ErrorKind::Auth, text));
         }
         let credential = Secret::new(text.trim());
-        self.check(&credential, WHOSE).map_err(auth)?;
+        self.check(&credential, NAME).map_err(auth)?;
         Ok(credential)
     }
 }
@@ -120,15 +129,15 @@ mod tests {
             ("eyJx", "c", "tml-s", true, (fixed, "eyJx")),
             ("eyJx", "", "", false, (fixed, "eyJx")),
             ("tml-a", "c", "tml-s", true, (run, "c")),
-            ("tml-a", "", "tml-s", true, (none, "credential command only")),
-            ("", "", "tml-s", true, (none, "credential command only")),
+            ("tml-a", "", "tml-s", true, (none, "only credentials from a credential command")),
+            ("", "", "tml-s", true, (none, "only credentials from a credential command")),
             ("tml-a", "c", "tml-s", false, (fixed, "tml-a")),
             ("sk-1", "c", "tml-s", false, (run, "c")),
-            ("sk-1", "", "tml-s", false, (none, "starts neither with tml- nor with eyJ")),
+            ("sk-1", "", "tml-s", false, (none, "must start with tml- or eyJ")),
             ("tml-a b", "c", "", false, (none, "white space")),
             ("", "c", "tml-s", false, (run, "c")),
             ("", "", "tml-s", false, (fixed, "tml-s")),
-            ("", "", "sk-s", false, (none, "the stored default key starts neither")),
+            ("", "", "sk-s", false, (none, "the stored default key must start with")),
             ("", "", "", false, (none, "no API key: set TINKER_API_KEY")),
         ] {
             let credentials = Credentials {
@@ -143,9 +152,9 @@ mod tests {
                 Ok(Source::Command(it)) => (run, it.expose()),
                 Err(error) => (none, error.message()),
             };
-            let what = format!("{candidate:?} {command:?} {stored:?} {command_only}: {found:?}");
-            assert_eq!(found.0, expected.0, "{what}");
-            assert!(found.1.contains(expected.1), "{what}");
+            let case = format!("{candidate:?} {command:?} {stored:?} {command_only}: {found:?}");
+            assert_eq!(found.0, expected.0, "{case}");
+            assert!(found.1.contains(expected.1), "{case}");
         }
     }
 
@@ -156,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expired_token_is_refused_here_whatever_it_came_from() {
+    fn an_expired_token_from_any_source_is_refused() {
         let jwt = format!("eyJ.{}.x", URL_SAFE_NO_PAD.encode(EXPIRED));
         let given = Credentials { candidate: secret(&jwt), command: secret("c"), ..Default::default() };
         let error = given.source(false).expect_err("expired");
@@ -167,15 +176,16 @@ mod tests {
     }
 
     #[test]
-    fn what_a_command_prints_is_trimmed_and_checked() {
+    fn the_output_of_the_command_is_trimmed_and_checked() {
         let credentials = Credentials::default();
         assert_eq!(credentials.printed(b" tml-a\r\n").expect("a key").expose(), "tml-a");
         for (output, problem) in [
             (&b" \n"[..], "printed nothing"),
-            (b"\xff", "is not text"),
+            (b"\xff", "is not valid UTF-8"),
             (b"tml-a\ntml-b", "white space"),
             (b"password: hunter2", "white space"),
-            (b"hunter2", "starts neither"),
+            (b"hunter2", "must start with"),
+            (&[b'x'; 20_000], "has 20000 bytes"),
         ] {
             let error = credentials.printed(output).expect_err("no credential");
             assert!(error.message().contains(problem), "{error}");
