@@ -78,8 +78,7 @@ fn a_wait_that_times_out_leaves_the_operation_running() {
         })
     });
     let mut pending = training.optim_step(AdamParams::default());
-    let error = pending.wait_timeout(Duration::from_millis(20)).unwrap_err();
-    assert!(error.is_timeout() && error.is_retryable(), "{error}");
+    assert!(pending.wait_timeout(Duration::from_millis(20)).unwrap().is_none());
     eventually("the queue's state is known", || {
         let status = pending.status();
         status.stage == Stage::Waiting
@@ -90,7 +89,7 @@ fn a_wait_that_times_out_leaves_the_operation_running() {
     });
     assert!(pending.try_wait().is_none() && !pending.is_done());
     ready.store(true, std::sync::atomic::Ordering::Release);
-    pending.wait_timeout(PATIENCE).unwrap();
+    pending.wait_timeout(PATIENCE).unwrap().unwrap();
     assert_eq!(pending.status().stage, Stage::Done);
 }
 
