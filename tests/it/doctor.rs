@@ -28,7 +28,7 @@ fn assert_marks(report: &Report, mark: Mark, expected: &[&str]) {
 }
 
 #[test]
-fn nothing_is_broken_on_a_server_that_behaves() {
+fn nothing_is_broken_on_the_fake_server() {
     let server = FakeServer::new();
     let connect = server.clone();
     let report = examine(move || connect.in_memory());
@@ -54,7 +54,7 @@ fn nothing_is_broken_on_the_engine() {
 
 #[cfg(feature = "local")]
 #[test]
-fn the_engine_offers_the_same_in_its_other_ways() {
+fn the_engine_with_every_option_changed_offers_the_same() {
     let server = tinkex::local::Server::start(tinkex::local::Options {
         pjwt_auth_enabled: true,
         sample_use_retrieve_futures: true,
@@ -174,7 +174,7 @@ fn nothing_is_broken_on_a_server_that_lacks_what_skyrl_lacks() {
 }
 
 #[test]
-fn a_core_verb_that_fails_is_broken_and_the_others_are_examined_all_the_same() {
+fn a_failed_core_verb_is_broken_and_the_other_checks_still_run() {
     let server = FakeServer::new();
     server.always("/api/v1/optim_step", Act::status(404, r#"{"detail":"Not Found"}"#));
     server.always("/api/v1/audit?event_type=all", Act::status(500, "oops"));
@@ -188,7 +188,7 @@ fn a_core_verb_that_fails_is_broken_and_the_others_are_examined_all_the_same() {
 }
 
 #[test]
-fn every_verb_is_examined_or_there_is_a_reason_why_not() {
+fn every_verb_has_a_check_or_a_reason_for_none() {
     const NOT_EXAMINED: &[(&str, &str)] = &[
         ("revoke_api_key", "ends the key with which everything else is asked"),
         ("close_with", "as close, with words for people"),

@@ -32,7 +32,7 @@ fn handle_of(server: &FakeServer) -> (ServiceClient, SamplerHandle) {
 }
 
 #[test]
-fn clones_sample_in_the_same_sampling_session_under_numbers_of_their_own() {
+fn clones_share_the_sampling_session_and_use_distinct_sequence_ids() {
     let server = FakeServer::new();
     let (_service, handle) = handle_of(&server);
     let text = handle.to_string();
@@ -59,7 +59,7 @@ fn clones_sample_in_the_same_sampling_session_under_numbers_of_their_own() {
 }
 
 #[test]
-fn a_handle_holds_no_key_and_everything_that_the_official_sdk_reads() {
+fn a_handle_holds_every_field_that_the_official_sdk_reads_and_no_key() {
     let server = FakeServer::new();
     let (_service, handle) = handle_of(&server);
     let json = decoded(&handle.to_string());
@@ -87,7 +87,7 @@ fn a_handle_holds_no_key_and_everything_that_the_official_sdk_reads() {
 }
 
 #[test]
-fn a_handle_passes_on_the_flags_that_only_newer_readers_know() {
+fn a_handle_passes_unknown_flags_on() {
     let server = FakeServer::new();
     let flags = json!({"use_pyqwest_transport": false, "flag_of_tomorrow": {"a": [1]}, "fwdbwd_max_chunk_len": "all"});
     server.always("/api/v1/client/config", Act::json(flags));
@@ -108,7 +108,7 @@ fn a_handle_passes_on_the_flags_that_only_newer_readers_know() {
 }
 
 #[test]
-fn a_handle_of_the_official_sdk_is_taken() {
+fn a_handle_of_the_official_sdk_is_accepted() {
     let server = FakeServer::new();
     let sampler = server.in_memory().from_sampler_handle(THEIRS).unwrap();
     assert_eq!(sampler.get_base_model(), Some("Qwen/Qwen3-8B"));
@@ -138,7 +138,7 @@ fn a_clone_keeps_the_session_alive_and_does_not_finish_it() {
 }
 
 #[test]
-fn a_server_that_numbers_clones_is_asked_for_the_number() {
+fn a_clone_gets_its_number_from_a_server_that_numbers_clones() {
     let server = FakeServer::new();
     server.polls_together();
     server.always(
@@ -174,7 +174,7 @@ fn handle_asking_for(headers: serde_json::Value) -> String {
 }
 
 #[test]
-fn headers_that_a_handle_asks_for_are_sent_but_for_those_that_say_who_is_asking() {
+fn headers_of_a_handle_are_sent_except_credentials_and_framing() {
     let server = FakeServer::new();
     let handle = handle_asking_for(json!({
         "X-Team": "theirs", "X-Stage": "test", "X-Gateway-Token": "open-sesame",
@@ -215,7 +215,7 @@ fn headers_that_a_handle_asks_for_are_sent_but_for_those_that_say_who_is_asking(
 }
 
 #[test]
-fn a_handle_with_what_is_no_header_is_refused_and_its_value_not_repeated() {
+fn a_handle_with_an_invalid_header_is_refused_without_showing_its_value() {
     let server = FakeServer::new();
     for (name, value) in [("X Team", "hunter2"), ("X-Team", "hunter2\r\nX-Other: 1"), ("", "hunter2")] {
         let handle = handle_asking_for(json!({ name: value }));
@@ -227,7 +227,7 @@ fn a_handle_with_what_is_no_header_is_refused_and_its_value_not_repeated() {
 }
 
 #[test]
-fn what_is_no_handle_is_refused_and_not_repeated() {
+fn an_invalid_handle_is_refused_without_showing_its_text() {
     let server = FakeServer::new();
     let encoded = |it: &str| SamplerHandleText(it).to_string();
     for text in [

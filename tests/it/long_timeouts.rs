@@ -39,7 +39,7 @@ fn works(builder: ServiceClientBuilder) -> tinkex::Result<()> {
 }
 
 #[test]
-fn every_timeout_may_be_as_long_as_a_duration_goes() {
+fn every_timeout_may_be_the_longest_duration() {
     for together in [false, true] {
         let server = FakeServer::new();
         if together {
@@ -60,7 +60,7 @@ fn every_timeout_may_be_as_long_as_a_duration_goes() {
 }
 
 #[test]
-fn whoever_waits_for_a_token_may_wait_for_ever() {
+fn waits_for_a_token_may_have_the_longest_timeout() {
     let server = FakeServer::new();
     server.always("/api/v1/client/config", Act::json(serde_json::json!({"pjwt_auth_enabled": true})));
     server.always("/api/v1/auth/token", Act::json(serde_json::json!({"jwt": "eyJ.first"})));
@@ -77,7 +77,7 @@ fn whoever_waits_for_a_token_may_wait_for_ever() {
 
 #[cfg(feature = "local")]
 #[test]
-fn a_long_poll_of_the_engine_may_be_as_long_as_a_duration_goes() {
+fn a_long_poll_of_the_engine_may_be_the_longest_duration() {
     use tinkex::local::{Options, Server};
     let server = Server::start(Options { long_poll: Duration::MAX, ..Options::default() }).unwrap();
     let builder = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key());

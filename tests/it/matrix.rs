@@ -426,7 +426,7 @@ fn play(row: &Row, behaviour: Behaviour) -> (Result<(), Error>, Duration) {
 }
 
 #[test]
-fn every_client_degrades_as_it_should_on_every_kind_of_server() {
+fn every_verb_meets_its_row_for_every_behaviour_of_its_endpoint() {
     let mut wrong = Vec::new();
     for row in rows() {
         for behaviour in BEHAVIOURS {
@@ -454,7 +454,7 @@ fn every_client_degrades_as_it_should_on_every_kind_of_server() {
 }
 
 #[test]
-fn every_optional_endpoint_of_the_table_is_really_asked() {
+fn every_verb_of_the_table_sends_a_request_to_its_endpoint() {
     // A row whose verb never asks its endpoint would pass whatever the server does there.
     for row in rows() {
         let server = furnished();

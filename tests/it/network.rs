@@ -13,7 +13,7 @@ use crate::util::alone_with;
 use crate::util::proxy::Proxy;
 
 #[test]
-fn a_proxy_that_the_caller_names_carries_everything_and_is_given_its_password() {
+fn every_request_goes_through_the_callers_proxy_with_its_password() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
     let proxy = Proxy::start(&listening.url(), 200);
@@ -69,7 +69,7 @@ fn the_proxy_of_the_environment_is_used_for_other_machines_only() {
 }
 
 #[test]
-fn an_error_on_the_way_names_the_proxy_and_not_its_password() {
+fn a_connection_error_names_the_proxy_without_its_password() {
     let refusing = Proxy::start("127.0.0.1:9", 407);
     let gone = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
     for address in [refusing.address(), gone] {
@@ -142,7 +142,7 @@ fn tls_server() -> String {
 }
 
 #[test]
-fn a_certificate_of_ones_own_is_trusted_with_a_bundle_and_not_without() {
+fn a_private_certificate_authority_is_trusted_only_with_its_bundle() {
     let url = tls_server();
     let client = || {
         let builder = ServiceClient::builder().api_key("tml-x").base_url(&url);

@@ -49,7 +49,7 @@ fn samples_survive_an_outage_of_twenty_minutes_each_time_under_a_new_number() {
 }
 
 #[test]
-fn a_sample_of_which_nothing_is_heard_for_too_long_is_submitted_again() {
+fn a_sample_without_an_answer_for_too_long_is_submitted_again() {
     let server = FakeServer::new();
     let (_service, sampler, clock) = client(&server);
     let (times, over) = (clock.clone(), clock.now() + OUTAGE);
@@ -60,7 +60,7 @@ fn a_sample_of_which_nothing_is_heard_for_too_long_is_submitted_again() {
 }
 
 #[test]
-fn where_the_server_wants_no_retries_an_outage_ends_a_sample() {
+fn an_outage_ends_a_sample_if_the_server_forbids_retries() {
     let server = FakeServer::new();
     server.always(CONFIG, Act::json(json!({"sample_no_retries": true})));
     let (_service, sampler, clock) = client(&server);
@@ -71,7 +71,7 @@ fn where_the_server_wants_no_retries_an_outage_ends_a_sample() {
 }
 
 #[test]
-fn a_refusal_that_is_not_to_be_repeated_is_the_answer() {
+fn a_refusal_that_forbids_a_retry_is_the_answer() {
     let server = FakeServer::new();
     let (_service, sampler, _) = client(&server);
     server.always(SAMPLE, Act::status(503, "no").with_header("x-should-retry", "false"));
@@ -80,7 +80,7 @@ fn a_refusal_that_is_not_to_be_repeated_is_the_answer() {
 }
 
 #[test]
-fn an_unknown_promise_is_paid_for_twice_at_most() {
+fn a_sample_with_an_unknown_promise_is_submitted_twice_at_most() {
     let server = FakeServer::new();
     let (service, sampler, clock) = client(&server);
     server.always(RETRIEVE, Act::status(404, r#"{"detail":"no such promise"}"#));
@@ -98,7 +98,7 @@ fn an_unknown_promise_is_paid_for_twice_at_most() {
 }
 
 #[test]
-fn a_server_that_takes_its_time_over_the_first_request_is_asked_again() {
+fn a_first_request_without_an_answer_is_repeated() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
     let ms = Duration::from_millis;
@@ -110,7 +110,7 @@ fn a_server_that_takes_its_time_over_the_first_request_is_asked_again() {
 }
 
 #[test]
-fn a_server_that_is_busy_when_a_session_ends_is_told_again() {
+fn the_end_of_a_session_is_sent_again_to_a_busy_server() {
     const FINISH: &str = "/api/v1/sessions/session-1/finish";
     for act in [Act::Reset, Act::status(503, "busy"), Act::status(429, "busy"), Act::Stall] {
         let server = FakeServer::new();

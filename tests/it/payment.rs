@@ -28,7 +28,7 @@ fn refused_thrice(
 }
 
 #[test]
-fn calls_of_all_clients_wait_until_the_account_is_settled() {
+fn calls_of_all_clients_wait_until_the_account_is_paid() {
     let verbs: [(&str, Verb); 5] = [
         ("/api/v1/audit?event_type=all", |it| {
             it.create_admin_client().get_audit_log(AuditEventType::All, None).map(drop)
@@ -55,7 +55,7 @@ fn calls_of_all_clients_wait_until_the_account_is_settled() {
 }
 
 #[test]
-fn what_begins_the_work_or_asks_whether_one_may_is_told_at_once() {
+fn calls_that_begin_the_work_report_an_unpaid_account_at_once() {
     let model: Verb = |it| it.create_lora_training_client("fake/model", Default::default()).map(drop);
     let verbs: [(&str, Verb); 6] = [
         ("/api/v1/client/config", model),

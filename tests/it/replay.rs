@@ -45,14 +45,14 @@ fn the_recorded_program_sends_the_same_messages_in_the_same_order() {
 
 #[cfg(feature = "zstd")]
 #[test]
-fn the_recorded_program_of_a_server_that_wants_compressed_passes_does_so_too() {
+fn the_recorded_program_sends_compressed_passes_if_the_server_wants_them() {
     let replay = Replay::of(recording::read("sdk-0.38.0-zstd.jsonl"), &[]);
     let _open = program::compressed(&replay);
     assert_no_problems(&replay);
 }
 
 #[test]
-fn what_the_table_of_exceptions_says_of_the_recording_is_so() {
+fn the_table_of_exceptions_fits_the_recording() {
     let all = recording::read("sdk-0.38.0.jsonl");
     let of = |n: u64| all.iter().find(|it| it.n == n).unwrap();
     for row in exceptions::PLAIN {
@@ -75,7 +75,7 @@ fn what_the_table_of_exceptions_says_of_the_recording_is_so() {
 }
 
 #[test]
-fn a_replay_notices_what_is_missing_different_repeated_or_out_of_order() {
+fn a_replay_reports_missing_different_repeated_and_reordered_requests() {
     // The flags, twice, and what the server offers.
     let first = || Replay::of(recording::read("sdk-0.38.0.jsonl").into_iter().take(3).collect(), &[]);
     let ask = |replay: &Replay| drop(replay.client().build().unwrap().get_server_capabilities());

@@ -27,7 +27,7 @@ fn sent(server: &FakeServer) -> Value {
 }
 
 #[test]
-fn everything_that_can_be_asked_is_sent_and_answered() {
+fn every_option_of_a_sample_is_sent_and_answered() {
     let (server, _service, sampler) = in_memory();
     let options = SampleOptions {
         include_prompt_logprobs: true,
@@ -67,7 +67,7 @@ fn everything_that_can_be_asked_is_sent_and_answered() {
 }
 
 #[test]
-fn a_sparse_question_gets_a_sparse_answer() {
+fn sparse_target_tokens_get_sparse_log_probabilities() {
     let (server, _service, sampler) = in_memory();
     let sparse = Sparse { crow_indices: vec![0, 0, 1], col_indices: vec![2] };
     let target =
@@ -115,7 +115,7 @@ fn options_that_do_not_fit_are_refused_before_anything_is_sent() {
 }
 
 #[test]
-fn the_last_log_probabilities_are_computed_alone() {
+fn only_the_last_log_probabilities_are_computed_on_request() {
     let (server, _service, sampler) = in_memory();
     let logprobs = sampler.compute_logprobs_last(&prompt(), 1).wait().unwrap();
     assert_eq!(logprobs, [None, None, Some(-1.0)]);
@@ -126,7 +126,7 @@ fn the_last_log_probabilities_are_computed_alone() {
 }
 
 #[test]
-fn a_server_too_old_for_an_option_is_noticed() {
+fn an_option_that_the_server_ignores_is_incompatible() {
     let (server, _service, sampler) = in_memory();
     let old = json!({
         "sequences": [{"stop_reason": "stop", "tokens": [1], "logprobs": [-0.5]}],
@@ -150,7 +150,7 @@ fn a_server_too_old_for_an_option_is_noticed() {
 }
 
 #[test]
-fn a_lost_sample_is_submitted_again_unless_the_server_wants_no_repetition() {
+fn a_lost_sample_is_submitted_again_unless_the_server_forbids_retries() {
     for (no_retries, sent) in [(false, 2), (true, 1)] {
         let server = FakeServer::new();
         server.always("/api/v1/client/config", Act::json(json!({"sample_no_retries": no_retries})));

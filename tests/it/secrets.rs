@@ -391,14 +391,14 @@ fn every_start(means: Means, tokens: bool, act: &Act) {
 
 #[cfg(unix)]
 #[test]
-fn no_secret_is_ever_seen() {
+fn no_secret_is_ever_shown() {
     let environment = [
         ("CLOUDFLARE_ACCESS_CLIENT_ID", "an-id-of-cloudflare"),
         ("CLOUDFLARE_ACCESS_CLIENT_SECRET", CLOUDFLARE),
         ("TINKER_API_KEY", ""),
         ("TINKER_CREDENTIAL_CMD", ""),
     ];
-    alone_with("secrets::no_secret_is_ever_seen", &environment, || {
+    alone_with("secrets::no_secret_is_ever_shown", &environment, || {
         log::set_logger(&Keeper).unwrap();
         log::set_max_level(log::LevelFilter::Trace);
         let ways = [(Means::Key, false), (Means::Key, true), (Means::Jwt, false), (Means::Command, true)];

@@ -28,7 +28,7 @@ fn advance_until(time: &VirtualClock, step: u64, what: &str, holds: impl Fn() ->
 }
 
 #[test]
-fn the_flags_are_asked_for_again_even_after_a_failure_until_the_server_has_none() {
+fn the_flags_are_refreshed_even_after_a_failure_until_the_endpoint_is_missing() {
     let (server, time) = (FakeServer::new(), VirtualClock::new());
     let (asked_at, clock) = (Arc::new(std::sync::Mutex::new(Vec::new())), time.clock());
     server.script({
@@ -67,7 +67,7 @@ fn the_flags_are_asked_for_again_even_after_a_failure_until_the_server_has_none(
 }
 
 #[test]
-fn a_server_without_such_flags_is_asked_once() {
+fn a_missing_endpoint_of_flags_is_requested_once() {
     let (server, time) = (FakeServer::new(), VirtualClock::new());
     let service = server.in_memory_at(time.clone()).build().unwrap();
     let _training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
@@ -76,7 +76,7 @@ fn a_server_without_such_flags_is_asked_once() {
 }
 
 #[test]
-fn heartbeats_go_on_while_the_flags_are_slow_to_come() {
+fn heartbeats_continue_while_a_request_for_flags_hangs() {
     let (server, time) = (FakeServer::new(), VirtualClock::new());
     server.next(DYNAMIC, dynamic(10.0));
     let (release, released) = mpsc::channel::<()>();
@@ -97,7 +97,7 @@ fn heartbeats_go_on_while_the_flags_are_slow_to_come() {
 }
 
 #[test]
-fn a_session_may_be_ended_with_a_word_about_it() {
+fn the_end_of_a_session_may_carry_a_detail() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     let _training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
@@ -125,7 +125,7 @@ fn the_version_that_servers_choose_flags_by_can_be_set() {
 }
 
 #[test]
-fn headers_of_the_caller_stand_in_the_place_of_the_clients_own() {
+fn headers_of_the_caller_replace_the_clients_own() {
     let server = FakeServer::new();
     let headers = [("x-api-key", "gateway"), ("X-Team", "research"), ("USER-AGENT", "mine")];
     let service = server.in_memory().default_headers_overrides(headers).build().unwrap();
@@ -141,7 +141,7 @@ fn headers_of_the_caller_stand_in_the_place_of_the_clients_own() {
 }
 
 #[test]
-fn a_header_that_is_none_is_refused_before_anything_is_sent() {
+fn an_invalid_header_is_refused_before_anything_is_sent() {
     for (name, value) in [("X Team", "hunter2"), ("X-Team", "hunter2\r\nX: 1"), ("Content-Length", "hunter2")]
     {
         let builder = ServiceClient::builder().api_key("tml-x").default_headers_overrides([(name, value)]);
@@ -152,7 +152,7 @@ fn a_header_that_is_none_is_refused_before_anything_is_sent() {
 }
 
 #[test]
-fn a_server_may_say_by_a_date_when_to_come_again() {
+fn retry_after_may_be_a_date() {
     let (server, time) = (FakeServer::new(), VirtualClock::new());
     let busy = Act::status(503, "busy")
         .with_header("date", "Fri, 20 Nov 2026 13:19:11 GMT")
@@ -163,7 +163,7 @@ fn a_server_may_say_by_a_date_when_to_come_again() {
 }
 
 #[test]
-fn an_empty_address_or_project_is_one_that_was_not_set() {
+fn an_empty_base_url_or_project_counts_as_unset() {
     let server = FakeServer::new();
     let service = server.in_memory().project_id("p").project_id(" ").build().unwrap();
     service.create_sampling_client("fake/model").unwrap();
@@ -181,7 +181,7 @@ fn an_empty_address_or_project_is_one_that_was_not_set() {
 }
 
 #[test]
-fn flags_that_the_server_cannot_tell_are_assumed_within_seconds_and_learnt_later() {
+fn unavailable_flags_have_their_defaults_within_seconds_and_are_read_later() {
     for trouble in [Act::status(500, "oops"), Act::Stall] {
         let (server, time) = (FakeServer::new(), VirtualClock::new());
         server.always(CONFIG, trouble);
@@ -207,7 +207,7 @@ fn flags_that_the_server_cannot_tell_are_assumed_within_seconds_and_learnt_later
 }
 
 #[test]
-fn tokens_are_used_as_soon_as_a_server_tells_that_it_wants_them() {
+fn tokens_are_used_as_soon_as_the_flags_require_them() {
     let (server, time) = (FakeServer::new(), VirtualClock::new());
     server.always(CONFIG, Act::status(500, "oops"));
     let service = server.in_memory_at(time.clone()).build().unwrap();
@@ -230,7 +230,7 @@ fn tokens_are_used_as_soon_as_a_server_tells_that_it_wants_them() {
 }
 
 #[test]
-fn without_a_credential_that_may_go_as_it_is_nothing_is_assumed() {
+fn no_flags_are_assumed_without_a_credential_that_can_be_sent_directly() {
     let server = FakeServer::new();
     server.always(CONFIG, Act::status(500, "oops"));
     let builder = server.in_memory().api_key("not-a-key").credential_command("echo tml-printed");
@@ -241,7 +241,7 @@ fn without_a_credential_that_may_go_as_it_is_nothing_is_assumed() {
 }
 
 #[test]
-fn a_refused_credential_or_a_wrong_address_is_told_and_no_flags_assumed() {
+fn no_flags_are_assumed_after_a_refused_credential_or_connection() {
     for act in [Act::status(401, r#"{"detail":"bad key"}"#), Act::Refuse(Duration::from_secs(1))] {
         let server = FakeServer::new();
         server.always(CONFIG, act);

@@ -8,6 +8,7 @@
 
 mod chaos;
 mod clients;
+
 mod request;
 mod server;
 mod tally;
@@ -28,7 +29,7 @@ use server::{Books, Counts, THREADS};
 use tally::Tally;
 use work::{Round, Worker};
 
-const NAME: &str = "soak::fifty_thousand_operations_in_bad_weather_each_end_once_and_leave_nothing_behind";
+const NAME: &str = "soak::each_operation_under_faults_ends_once_and_leaks_nothing";
 const ROUNDS: u32 = 10;
 const SERVICES: usize = 4;
 /// Operations that come before the figures of the beginning are taken: what is made once per process is no leak.
@@ -43,7 +44,7 @@ const SLACK_IF_CUT_SHORT: usize = 48 << 20;
 static ACCIDENTS: AtomicUsize = AtomicUsize::new(0);
 
 #[test]
-fn fifty_thousand_operations_in_bad_weather_each_end_once_and_leave_nothing_behind() {
+fn each_operation_under_faults_ends_once_and_leaks_nothing() {
     // What an allocator keeps for later would hide what is lost; these settings are those of glibc.
     let tunables =
         "glibc.pthread.stack_cache_size=0:glibc.malloc.arena_max=2:glibc.malloc.trim_threshold=65536";

@@ -67,7 +67,7 @@ fn a_server_that_runs_custom_losses_gets_the_graph_once_and_then_its_id() {
 }
 
 #[test]
-fn a_server_that_runs_none_gets_two_passes_with_the_gradients_as_weights() {
+fn a_server_without_custom_losses_gets_two_passes_with_gradients_as_weights() {
     let server = FakeServer::new();
     let (service, training) = start(&server);
     let loss = service.create_custom_loss(nll()).wait().unwrap();
@@ -100,7 +100,7 @@ fn a_large_batch_is_computed_by_several_threads_with_the_same_result() {
 }
 
 #[test]
-fn a_flag_that_promises_too_much_costs_a_request_and_the_loss_is_computed_here() {
+fn a_loss_is_computed_here_if_the_announced_endpoint_is_missing() {
     let server = FakeServer::new();
     server.runs_custom_losses();
     server.always(CREATE, Act::status(404, r#"{"detail":"Not Found"}"#));
@@ -113,7 +113,7 @@ fn a_flag_that_promises_too_much_costs_a_request_and_the_loss_is_computed_here()
 }
 
 #[test]
-fn many_who_ask_for_the_same_loss_at_the_same_time_share_one_request() {
+fn concurrent_creations_of_the_same_loss_share_one_request() {
     let server = FakeServer::new();
     server.runs_custom_losses();
     let (service, _training) = start(&server);
@@ -124,7 +124,7 @@ fn many_who_ask_for_the_same_loss_at_the_same_time_share_one_request() {
 }
 
 #[test]
-fn what_the_server_has_against_a_loss_is_told_and_asking_again_asks_the_server_again() {
+fn a_refusal_of_a_loss_is_reported_and_not_cached() {
     let server = FakeServer::new();
     server.runs_custom_losses();
     server.next(CREATE, Act::status(422, r#"{"detail":"graph: torch.exp is not allowed"}"#));
@@ -138,7 +138,7 @@ fn what_the_server_has_against_a_loss_is_told_and_asking_again_asks_the_server_a
 }
 
 #[test]
-fn everybody_who_waits_for_a_loss_gets_an_attempt_of_the_own_if_those_before_fail() {
+fn each_waiter_for_a_loss_retries_after_the_failure_of_another() {
     let server = FakeServer::new();
     server.runs_custom_losses();
     for _ in 0..2 {
@@ -153,7 +153,7 @@ fn everybody_who_waits_for_a_loss_gets_an_attempt_of_the_own_if_those_before_fai
 }
 
 #[test]
-fn whoever_gives_up_while_a_loss_is_created_takes_nothing_from_those_who_wait() {
+fn cancelling_the_creation_of_a_loss_does_not_affect_other_waiters() {
     let server = FakeServer::new();
     server.runs_custom_losses();
     let (asked, hears) = mpsc::channel();
@@ -222,7 +222,7 @@ fn data_of_shapes_that_do_not_fit_the_loss_are_refused_with_the_step_that_fails(
 }
 
 #[test]
-fn a_gradient_that_is_no_number_poisons_the_client_with_its_place() {
+fn a_gradient_that_is_not_finite_poisons_the_client_and_names_its_place() {
     let server = FakeServer::new();
     let (service, training) = start(&server);
     // The slope of a root at zero.
@@ -239,7 +239,7 @@ fn a_gradient_that_is_no_number_poisons_the_client_with_its_place() {
 }
 
 #[test]
-fn a_loss_that_is_no_finite_number_is_an_error_that_names_the_datum() {
+fn a_loss_that_is_not_finite_is_an_error_that_names_the_datum() {
     // The fake server's log-probabilities are −0.5, and infinitely many of them are needed to make a weight of 0 of use.
     let graph = LossGraph::trace("odds", &[("logprobs", 1), ("weights", 1)], |it| {
         (it.logprobs() / it.input("weights")).sum()
@@ -267,7 +267,7 @@ fn a_loss_that_is_no_finite_number_is_an_error_that_names_the_datum() {
 }
 
 #[test]
-fn a_panic_of_the_traced_function_is_the_callers_and_the_next_trace_is_fine() {
+fn a_panic_of_the_traced_function_reaches_the_caller_and_the_next_trace_works() {
     let panicked = std::panic::catch_unwind(|| {
         LossGraph::trace("mine", &[("logprobs", 1)], |_| panic!("my loss fell over"))
     });

@@ -24,7 +24,7 @@ fn last(server: &FakeServer, path: &str) -> Value {
 }
 
 #[test]
-fn a_model_is_made_with_its_metadata_and_its_optimizer() {
+fn create_model_sends_the_metadata_and_the_optimizer() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     let table = [
@@ -52,7 +52,7 @@ fn a_model_is_made_with_its_metadata_and_its_optimizer() {
 }
 
 #[test]
-fn a_model_is_made_from_a_checkpoint_with_everything_that_was_said_of_it() {
+fn every_option_of_a_model_from_a_checkpoint_is_sent() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     let options = FromStateOptions {
@@ -79,7 +79,7 @@ fn a_model_is_made_from_a_checkpoint_with_everything_that_was_said_of_it() {
 }
 
 #[test]
-fn the_owners_permission_goes_along_where_a_model_is_made_from_a_checkpoint_in_three_steps() {
+fn the_access_token_is_sent_when_a_model_is_loaded_in_three_steps() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     server.next("/api/v1/load_weights", Act::status(422, r#"{"detail":"model_id is required"}"#));
@@ -101,7 +101,7 @@ fn the_owners_permission_goes_along_where_a_model_is_made_from_a_checkpoint_in_t
 }
 
 #[test]
-fn what_a_server_wants_to_know_besides_goes_along_and_replaces_nothing() {
+fn extra_fields_are_sent_and_replace_no_known_field() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     let with = |name: &str| {
@@ -129,7 +129,7 @@ fn with_nothing(service: &tinkex::ServiceClient, server: &FakeServer) -> Value {
 }
 
 #[test]
-fn a_model_that_is_made_in_three_steps_has_the_optimizer_and_the_shape_that_were_saved() {
+fn a_model_loaded_in_three_steps_has_the_saved_optimizer_and_shape() {
     let info =
         json!({"base_model": "b", "is_lora": false, "optimizer_config": {"type": "dimuon", "version": 1}});
     for (restore_optimizer, expected) in
@@ -169,7 +169,7 @@ fn each_optimizer_gets_its_parameters_under_its_key() {
 }
 
 #[test]
-fn a_save_says_how_long_by_what_words_and_whether_it_replaces() {
+fn every_option_of_a_save_is_sent() {
     let (server, _service, training) = training();
     let ttl = Ttl::After(Duration::from_secs(7200));
     let options = SaveStateOptions { ttl, overwrite: true, user_metadata: note() };
@@ -215,7 +215,7 @@ fn a_save_says_how_long_by_what_words_and_whether_it_replaces() {
 }
 
 #[test]
-fn an_inflight_sampler_is_asked_for_by_its_kind() {
+fn the_kind_of_a_sampler_is_sent() {
     let (server, _service, training) = training();
     training.save_weights_and_get_sampling_client_with(SamplerKind::Inflight).unwrap();
     let body = last(&server, "save_weights_for_sampler");
@@ -256,7 +256,7 @@ fn a_train_step_submits_both_operations_one_behind_the_other() {
 }
 
 #[test]
-fn the_optimizer_does_not_step_behind_data_that_were_refused() {
+fn the_optimizer_step_is_not_sent_after_refused_data() {
     let (server, _service, training) = training();
     // A server that has read one pass is not suspected of being unable to.
     training.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();

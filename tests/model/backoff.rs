@@ -11,7 +11,7 @@ use crate::sync::Mutex;
 use crate::sync::fault::Fault;
 
 /// Three refusals in any order leave the window of the longest, and somebody who looks meanwhile never sees it shrink.
-fn the_longest_refusal_stands() {
+fn the_window_keeps_the_latest_end() {
     let (now, window) = (Instant::now(), Arc::new(Mutex::new(Window::default())));
     let refused = [5, 3, 1].map(|it| {
         let window = window.clone();
@@ -31,6 +31,6 @@ fn the_longest_refusal_stands() {
 
 #[test]
 fn a_window_only_extends() {
-    holds(the_longest_refusal_stands);
-    notices(Fault::Shortens, the_longest_refusal_stands);
+    holds(the_window_keeps_the_latest_end);
+    notices(Fault::Shortens, the_window_keeps_the_latest_end);
 }

@@ -56,7 +56,7 @@ fn one_trial_at_a_time() {
 }
 
 /// A trial that ends without an outcome opens the breaker again, so that another one may come after it.
-fn a_dropped_trial_is_not_the_last() {
+fn a_dropped_trial_allows_another_trial() {
     let (breakers, time) = breakers();
     breakers.admit(LANE).unwrap().record(&failure());
     time.advance(LIMITS.reset);
@@ -72,7 +72,7 @@ fn a_dropped_trial_is_not_the_last() {
 }
 
 /// A success of a request that was sent before the breaker opened does not close it, whenever it arrives.
-fn old_news_close_nothing() {
+fn a_late_success_does_not_close_the_breaker() {
     let (breakers, time) = breakers();
     let (old, failing) = (breakers.admit(LANE).unwrap(), breakers.admit(LANE).unwrap());
     failing.record(&failure());
@@ -95,13 +95,13 @@ fn a_breaker_admits_one_trial_at_a_time() {
 }
 
 #[test]
-fn a_breaker_recovers_from_a_trial_that_says_nothing() {
-    holds(a_dropped_trial_is_not_the_last);
-    notices(Fault::ForgetsTheDropped, a_dropped_trial_is_not_the_last);
+fn a_breaker_recovers_from_a_trial_without_an_outcome() {
+    holds(a_dropped_trial_allows_another_trial);
+    notices(Fault::ForgetsTheDropped, a_dropped_trial_allows_another_trial);
 }
 
 #[test]
-fn a_breaker_ignores_old_news() {
-    holds(old_news_close_nothing);
-    notices(Fault::HearsOldEpochs, old_news_close_nothing);
+fn a_breaker_ignores_outcomes_from_before_it_opened() {
+    holds(a_late_success_does_not_close_the_breaker);
+    notices(Fault::HearsOldEpochs, a_late_success_does_not_close_the_breaker);
 }

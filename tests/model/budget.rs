@@ -10,7 +10,7 @@ use crate::sync::fault::Fault;
 use crate::sync::{Budget, CancelToken};
 
 /// Items larger than the budget pass, one at a time.
-fn huge_items_pass_one_at_a_time() {
+fn oversized_items_pass_one_at_a_time() {
     let (budget, huge) = (Budget::new(2), Arc::new(AtomicUsize::new(0)));
     let threads: Vec<_> = [5, 1, 5]
         .into_iter()
@@ -33,7 +33,7 @@ fn huge_items_pass_one_at_a_time() {
 
 #[test]
 fn a_budget_admits_one_overshoot() {
-    holds(huge_items_pass_one_at_a_time);
-    notices(Fault::OverdrawsTwice, huge_items_pass_one_at_a_time);
-    notices(Fault::LetsInSilently, huge_items_pass_one_at_a_time);
+    holds(oversized_items_pass_one_at_a_time);
+    notices(Fault::OverdrawsTwice, oversized_items_pass_one_at_a_time);
+    notices(Fault::LetsInSilently, oversized_items_pass_one_at_a_time);
 }

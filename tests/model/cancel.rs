@@ -19,7 +19,7 @@ impl Wake for Count {
 }
 
 /// A child that is made while its parent is cancelled is cancelled, and whoever waits for it wakes.
-fn a_child_hears_whenever_it_was_made() {
+fn a_child_made_during_cancellation_is_cancelled() {
     let root = CancelToken::new();
     let maker = thread::spawn({
         let root = root.clone();
@@ -48,7 +48,7 @@ fn a_waker_is_called_once() {
 }
 
 /// A link that goes away while its ancestors are cancelled leaves nobody out.
-fn a_link_that_goes_away_leaves_nobody_out() {
+fn dropping_a_middle_token_keeps_descendants_cancelled() {
     let root = CancelToken::new();
     let link = root.child();
     let leaf = link.child();
@@ -78,9 +78,9 @@ fn when_cancel_returns_the_descendants_are_cancelled() {
 }
 
 #[test]
-fn children_hear_of_a_cancellation_whenever_they_were_made() {
-    holds(a_child_hears_whenever_it_was_made);
-    notices(Fault::ForgetsTheChild, a_child_hears_whenever_it_was_made);
+fn children_made_during_a_cancellation_are_cancelled() {
+    holds(a_child_made_during_cancellation_is_cancelled);
+    notices(Fault::ForgetsTheChild, a_child_made_during_cancellation_is_cancelled);
 }
 
 #[test]
@@ -90,8 +90,8 @@ fn wakers_are_called_once() {
 }
 
 #[test]
-fn a_link_may_go_away_while_others_cancel() {
-    holds(a_link_that_goes_away_leaves_nobody_out);
+fn a_middle_token_may_be_dropped_during_a_cancellation() {
+    holds(dropping_a_middle_token_keeps_descendants_cancelled);
 }
 
 #[test]

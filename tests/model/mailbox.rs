@@ -68,7 +68,7 @@ fn every_message_is_handled() {
 
 /// Who submits while the mailbox is closed by `finish` is handled or refused, and the actor hears of the end, though
 /// the last sender may be that of a submission.
-fn the_end_is_heard() {
+fn finish_ends_the_actor_after_concurrent_submissions() {
     let actor = Arc::new(Handle::spawn("echo".into(), 1, Echo).unwrap());
     let submitters: Vec<_> = (0..2)
         .map(|_| {
@@ -87,19 +87,19 @@ fn the_end_is_heard() {
 }
 
 #[test]
-fn an_actor_hears_of_every_message() {
+fn an_actor_handles_every_message() {
     holds(every_message_is_handled);
     notices(Fault::SilencesLate, every_message_is_handled);
 }
 
 #[test]
-fn an_actor_hears_of_the_end() {
-    holds(the_end_is_heard);
-    notices(Fault::RingsEarly, the_end_is_heard);
+fn an_actor_ends_after_finish() {
+    holds(finish_ends_the_actor_after_concurrent_submissions);
+    notices(Fault::RingsEarly, finish_ends_the_actor_after_concurrent_submissions);
 }
 
 #[test]
-fn a_mailbox_answers_everybody() {
+fn a_mailbox_answers_every_submission() {
     holds(every_submission_is_answered);
     notices(Fault::LeavesTheQueue, every_submission_is_answered);
     notices(Fault::SendsUnderTheLock, every_submission_is_answered);

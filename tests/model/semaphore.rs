@@ -10,7 +10,7 @@ use crate::sync::fault::Fault;
 use crate::sync::{CancelToken, Semaphore};
 
 /// Three threads, one permit, no deadline: each gets its turn, alone.
-fn everybody_gets_a_turn() {
+fn each_thread_acquires_alone() {
     let (one, inside) = (Semaphore::new(1), Arc::new(AtomicUsize::new(0)));
     let threads: Vec<_> = (0..3)
         .map(|_| {
@@ -30,7 +30,7 @@ fn everybody_gets_a_turn() {
 }
 
 /// Whoever sees somebody else wait and then queues up is served after that one.
-fn the_queue_is_served_in_order() {
+fn waiters_are_served_in_order() {
     let (one, served) = (Semaphore::new(1), Arc::new(Mutex::new(Vec::new())));
     let permit = one.acquire(1, &CancelToken::new()).unwrap();
     let threads: Vec<_> = ["first", "second"]
@@ -54,7 +54,7 @@ fn the_queue_is_served_in_order() {
 }
 
 /// A newcomer does not take what is free while somebody waits for more.
-fn nobody_is_overtaken() {
+fn a_newcomer_does_not_overtake_a_waiter() {
     let two = Semaphore::new(2);
     let permit = two.acquire(1, &CancelToken::new()).unwrap();
     let head = thread::spawn({
@@ -73,7 +73,7 @@ fn nobody_is_overtaken() {
 }
 
 /// A head that waits in vain is woken by its cancellation, and then does not keep the next one out.
-fn a_cancelled_head_is_not_in_the_way() {
+fn a_cancelled_head_lets_the_next_waiter_in() {
     let (two, cancel) = (Semaphore::new(2), CancelToken::new());
     let permit = two.acquire(1, &CancelToken::new()).unwrap();
     let head = thread::spawn({
@@ -93,7 +93,7 @@ fn a_cancelled_head_is_not_in_the_way() {
 }
 
 /// The same of a head whose time is up.
-fn a_late_head_is_not_in_the_way() {
+fn a_timed_out_head_lets_the_next_waiter_in() {
     let two = Semaphore::new(2);
     let permit = two.acquire(1, &CancelToken::new()).unwrap();
     let head = thread::spawn({
@@ -111,7 +111,7 @@ fn a_late_head_is_not_in_the_way() {
 }
 
 /// If somebody is cancelled, or late, when it is let in, then it either has the permit or leaves it to the next one.
-fn a_grant_is_not_lost() {
+fn a_permit_granted_during_cancellation_is_not_lost() {
     let (one, cancel) = (Semaphore::new(1), CancelToken::new());
     let permit = one.acquire(1, &CancelToken::new()).unwrap();
     let waiters: Vec<_> =
@@ -130,7 +130,7 @@ fn a_grant_is_not_lost() {
 }
 
 /// Closing wakes everybody, and nobody is admitted afterwards.
-fn closing_turns_everybody_away() {
+fn closing_wakes_every_waiter_with_an_error() {
     let one = Semaphore::new(1);
     let permit = one.acquire(1, &CancelToken::new()).unwrap();
     let waiters: Vec<_> = (0..2)
@@ -169,45 +169,45 @@ fn weights_are_kept() {
 
 #[test]
 fn a_semaphore_loses_no_wake_up() {
-    holds(everybody_gets_a_turn);
-    notices(Fault::LetsInSilently, everybody_gets_a_turn);
+    holds(each_thread_acquires_alone);
+    notices(Fault::LetsInSilently, each_thread_acquires_alone);
 }
 
 #[test]
 fn a_semaphore_serves_in_order_of_arrival() {
-    holds(the_queue_is_served_in_order);
-    notices(Fault::ServesTheLast, the_queue_is_served_in_order);
+    holds(waiters_are_served_in_order);
+    notices(Fault::ServesTheLast, waiters_are_served_in_order);
 }
 
 #[test]
-fn a_semaphore_lets_nobody_overtake() {
-    holds(nobody_is_overtaken);
-    notices(Fault::Barges, nobody_is_overtaken);
+fn a_semaphore_lets_no_newcomer_overtake() {
+    holds(a_newcomer_does_not_overtake_a_waiter);
+    notices(Fault::Barges, a_newcomer_does_not_overtake_a_waiter);
 }
 
 #[test]
 fn a_semaphore_goes_on_after_a_cancellation() {
-    holds(a_cancelled_head_is_not_in_the_way);
-    notices(Fault::KeepsTheTurn, a_cancelled_head_is_not_in_the_way);
-    notices(Fault::WakesWithoutTheLock, a_cancelled_head_is_not_in_the_way);
+    holds(a_cancelled_head_lets_the_next_waiter_in);
+    notices(Fault::KeepsTheTurn, a_cancelled_head_lets_the_next_waiter_in);
+    notices(Fault::WakesWithoutTheLock, a_cancelled_head_lets_the_next_waiter_in);
 }
 
 #[test]
 fn a_semaphore_goes_on_after_a_deadline() {
-    holds(a_late_head_is_not_in_the_way);
-    notices(Fault::KeepsTheTurn, a_late_head_is_not_in_the_way);
+    holds(a_timed_out_head_lets_the_next_waiter_in);
+    notices(Fault::KeepsTheTurn, a_timed_out_head_lets_the_next_waiter_in);
 }
 
 #[test]
 fn a_semaphore_loses_no_permit_between_grant_and_cancellation() {
-    holds(a_grant_is_not_lost);
-    notices(Fault::LosesTheGrant, a_grant_is_not_lost);
+    holds(a_permit_granted_during_cancellation_is_not_lost);
+    notices(Fault::LosesTheGrant, a_permit_granted_during_cancellation_is_not_lost);
 }
 
 #[test]
-fn a_semaphore_that_closes_wakes_everybody() {
-    holds(closing_turns_everybody_away);
-    notices(Fault::ClosesSilently, closing_turns_everybody_away);
+fn closing_a_semaphore_wakes_every_waiter() {
+    holds(closing_wakes_every_waiter_with_an_error);
+    notices(Fault::ClosesSilently, closing_wakes_every_waiter_with_an_error);
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn each_call_is_one_request_with_the_right_method_path_and_body() {
 }
 
 #[test]
-fn a_time_to_live_out_of_range_and_the_wrong_kind_of_path_are_refused_here() {
+fn a_ttl_out_of_range_and_the_wrong_kind_of_path_are_refused_before_anything_is_sent() {
     let (server, rest) = rest();
     let short = Ttl::After(Duration::from_secs(3599));
     assert_eq!(path_of(&rest.set_checkpoint_ttl_from_tinker_path(PATH, short).unwrap_err()), "ttl");
@@ -61,7 +61,7 @@ fn a_time_to_live_out_of_range_and_the_wrong_kind_of_path_are_refused_here() {
 }
 
 #[test]
-fn a_path_of_two_parts_is_that_of_a_sampler() {
+fn a_path_of_two_parts_names_a_sampler() {
     let place = "/api/v1/training_runs/model_1/checkpoints/sampler_weights/s1";
     let (server, rest) = answering(place, Act::status(204, ""));
     rest.delete_checkpoint_from_tinker_path("tinker://model_1/s1").unwrap();
@@ -69,7 +69,7 @@ fn a_path_of_two_parts_is_that_of_a_sampler() {
 }
 
 #[test]
-fn what_is_public_already_is_said_at_once() {
+fn publishing_a_public_checkpoint_is_a_conflict_at_once() {
     let act = Act::status(409, r#"{"detail":"already public"}"#);
     let (server, rest) = answering(&format!("{PLACE}/publish"), act);
     for error in [
@@ -103,7 +103,7 @@ fn listed_checkpoints_lead_to_the_calls_that_take_them() {
 }
 
 #[test]
-fn several_are_deleted_one_after_the_other_and_each_says_what_became_of_it() {
+fn delete_checkpoints_reports_a_result_for_each_path() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     let training = service.create_lora_training_client("fake/model", LoraConfig::default()).unwrap();
@@ -124,7 +124,7 @@ fn several_are_deleted_one_after_the_other_and_each_says_what_became_of_it() {
 }
 
 #[test]
-fn external_weights_are_addressed_by_file_and_their_addresses_are_not_shown() {
+fn external_weights_have_a_url_for_each_file_and_debug_hides_the_urls() {
     let place = "/api/v1/training_runs/r/checkpoints/external_weights/x/external_weights_urls";
     let body =
         json!({"urls": {"a/b.safetensors": "https://h/b?sig=secret"}, "expires": "2026-11-20T13:00:00Z"});
@@ -140,7 +140,7 @@ fn external_weights_are_addressed_by_file_and_their_addresses_are_not_shown() {
 const ARCHIVE: &str = "/api/v1/training_runs/r/checkpoints/weights/x/archive";
 
 #[test]
-fn an_archive_is_found_by_a_redirect_that_is_not_followed() {
+fn the_url_of_an_archive_is_the_target_of_a_redirect() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
     let rest = listening.client().build().unwrap().create_rest_client();
@@ -162,7 +162,7 @@ fn an_archive_is_found_by_a_redirect_that_is_not_followed() {
 }
 
 #[test]
-fn an_archive_that_is_being_made_is_waited_for_and_one_without_an_address_is_an_error() {
+fn an_unfinished_archive_is_polled_and_one_without_a_url_is_an_error() {
     let (server, rest) = answering(ARCHIVE, Act::json(json!({"url": "https://h/x"})));
     for _ in 0..3 {
         server.next(ARCHIVE, Act::status(503, "not yet").with_header("retry-after", "30"));
@@ -178,7 +178,7 @@ fn an_archive_that_is_being_made_is_waited_for_and_one_without_an_address_is_an_
 }
 
 #[test]
-fn the_archive_of_a_sampler_is_also_looked_for_under_its_name_alone() {
+fn the_archive_of_a_sampler_is_also_requested_under_its_bare_name() {
     let (server, rest) = rest();
     let bare = "/api/v1/training_runs/model_17aeb7f9/checkpoints/s1/archive";
     let full = "/api/v1/training_runs/model_17aeb7f9/checkpoints/sampler_weights/s1/archive";
@@ -190,7 +190,7 @@ fn the_archive_of_a_sampler_is_also_looked_for_under_its_name_alone() {
 }
 
 #[test]
-fn the_archive_of_a_sampler_with_a_short_path_is_looked_for_as_that_path_says() {
+fn the_archive_of_a_sampler_with_a_short_path_is_requested_under_its_bare_name_first() {
     let (server, rest) = rest();
     let bare = "/api/v1/training_runs/model_17aeb7f9/checkpoints/s1/archive";
     let full = "/api/v1/training_runs/model_17aeb7f9/checkpoints/sampler_weights/s1/archive";

@@ -21,7 +21,7 @@ fn n_pages(server: &FakeServer) -> usize {
 }
 
 #[test]
-fn a_long_list_is_fetched_as_it_is_walked_through() {
+fn a_long_list_is_fetched_page_by_page_on_demand() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     for _ in 0..5 {
@@ -54,7 +54,7 @@ fn a_long_list_is_fetched_as_it_is_walked_through() {
 }
 
 #[test]
-fn checkpoints_that_are_deleted_while_they_are_listed_make_the_walk_skip_none() {
+fn deleting_checkpoints_while_they_are_listed_skips_none() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     let training = service.create_lora_training_client("fake/model", LoraConfig::default()).unwrap();
@@ -71,7 +71,7 @@ fn checkpoints_that_are_deleted_while_they_are_listed_make_the_walk_skip_none() 
 }
 
 #[test]
-fn lists_end_whatever_the_server_says_of_their_length() {
+fn lists_end_for_every_count_that_the_server_reports() {
     let ids = |range: std::ops::Range<u32>| range.map(|it| format!("s-{it}")).collect::<Vec<_>>();
     let counted = |range, total| json!({"sessions": ids(range), "cursor": {"total_count": total}});
     let plain = |range| json!({ "sessions": ids(range) });
@@ -102,7 +102,7 @@ fn lists_end_whatever_the_server_says_of_their_length() {
 }
 
 #[test]
-fn a_server_that_promises_more_and_repeats_itself_is_an_error_and_no_endless_loop() {
+fn a_repeated_page_before_the_reported_count_is_an_error() {
     let (server, rest) = sessions(vec![
         json!({"sessions": ["a", "b", "c"], "cursor": {"offset": 0, "limit": 3, "total_count": 9}}),
     ]);
@@ -113,7 +113,7 @@ fn a_server_that_promises_more_and_repeats_itself_is_an_error_and_no_endless_loo
 }
 
 #[test]
-fn after_an_error_a_walk_ends_and_another_one_can_go_on_there() {
+fn a_list_ends_after_an_error_and_another_can_start_at_its_offset() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     for _ in 0..4 {
@@ -148,7 +148,7 @@ fn sessions_are_searched_page_by_page() {
 }
 
 #[test]
-fn a_search_that_leads_in_a_circle_is_an_error() {
+fn a_repeated_cursor_of_a_search_is_an_error() {
     let (server, rest) = rest();
     let cursor = json!({"last_created_at": "2026-11-20T13:00:00Z", "last_session_id": "a"});
     let page = json!({"sessions": [{"session_id": "a"}], "next_cursor": cursor});

@@ -137,7 +137,7 @@ fn create_via_load_falls_back_where_it_is_not_supported() {
 }
 
 #[test]
-fn a_checkpoint_that_does_not_exist_is_not_asked_for_in_another_way() {
+fn create_via_load_of_a_missing_checkpoint_fails_without_a_fallback() {
     let server = FakeServer::new();
     server.next("/api/v1/load_weights", Act::status(404, r#"{"detail":"Model not found"}"#));
     let service = server.in_memory().build().unwrap();
@@ -155,7 +155,7 @@ fn load_weights_of_a_pending_checkpoint_is_repeated() {
 }
 
 #[test]
-fn get_info_may_tell_little_and_elsewhere() {
+fn get_info_may_have_few_fields_inside_model_data() {
     let server = FakeServer::new();
     let data = json!({"base_model": "org/base", "lora_config": {"rank": 8.0}, "model_name": null});
     server.always("/api/v1/get_info", Act::json(json!({"model_id": "m", "status": "x", "model_data": data})));
@@ -167,7 +167,7 @@ fn get_info_may_tell_little_and_elsewhere() {
 }
 
 #[test]
-fn seq_id_order_is_the_order_of_arrival_too() {
+fn requests_arrive_in_the_order_of_their_sequence_ids() {
     let (server, _service, training) = training();
     let step = |_| {
         let pass = training.forward_backward(vec![datum()], LossFn::CrossEntropy);
@@ -181,7 +181,7 @@ fn seq_id_order_is_the_order_of_arrival_too() {
 }
 
 #[test]
-fn save_weights_under_a_name_that_is_taken_is_given_up_within_seconds() {
+fn save_weights_under_an_existing_name_fails_within_seconds() {
     let (server, _service, training) = training();
     server.always("/api/v1/save_weights", Act::status(409, r#"{"detail":"checkpoint a already exists"}"#));
     let error = training.save_state("a", Ttl::Never).wait().unwrap_err();
@@ -194,7 +194,7 @@ fn save_weights_under_a_name_that_is_taken_is_given_up_within_seconds() {
 }
 
 #[test]
-fn save_weights_that_was_taken_though_its_answer_was_lost_is_found_by_its_name() {
+fn save_weights_whose_answer_was_lost_is_found_by_its_name() {
     let (server, _service, training) = training();
     let taken = || Act::status(409, r#"{"detail":"Checkpoint a already exists"}"#);
     for path in ["/api/v1/save_weights", "/api/v1/save_weights_for_sampler"] {
@@ -220,7 +220,7 @@ fn save_weights_that_was_taken_though_its_answer_was_lost_is_found_by_its_name()
 }
 
 #[test]
-fn save_weights_that_is_refused_for_another_reason_after_a_lost_answer_ends_the_order() {
+fn save_weights_refused_for_another_reason_after_a_lost_answer_poisons_the_client() {
     let (server, _service, training) = training();
     server.next("/api/v1/save_weights", Act::Reset);
     server.always(
@@ -339,7 +339,7 @@ fn outputs_may_lack_metrics_have_other_fields_and_unknown_reductions() {
 }
 
 #[test]
-fn a_pass_without_a_sum_of_the_loss_has_one_all_the_same() {
+fn the_loss_of_a_pass_without_a_sum_is_computed_from_its_log_probabilities() {
     let outputs = json!([{"logprobs": {"data": [-1, -2, -4, -8], "dtype": "float32", "shape": [4]}}]);
     let result = |metrics: Value| json!({"loss_fn_outputs": outputs, "metrics": metrics});
     let (server, _service, training) = answered(result(json!({})));
@@ -408,7 +408,7 @@ fn create_sampling_session_may_be_of_a_training_state_if_the_server_allows_it() 
 }
 
 #[test]
-fn asample_wraps_a_bare_stop_and_does_without_sequence_ids() {
+fn asample_wraps_a_bare_stop_and_needs_no_sequence_ids() {
     let (server, service, _training) = training();
     server.always_altered("/api/v1/asample", |mut answer| {
         let promised: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
@@ -423,7 +423,7 @@ fn asample_wraps_a_bare_stop_and_does_without_sequence_ids() {
 }
 
 #[test]
-fn retrieve_future_may_say_408_with_any_body_and_400_for_a_failure() {
+fn retrieve_future_may_answer_408_with_any_body_and_400_for_a_failure() {
     let (server, _service, training) = training();
     for body in [r#"{"detail":"timed out"}"#, "", "not yet"] {
         server.next(RETRIEVE, Act::status(408, body));
@@ -466,7 +466,7 @@ fn listing_may_give_bare_names_and_leave_out_nearly_everything() {
 }
 
 #[test]
-fn archive_is_looked_for_under_the_bare_name_too() {
+fn archive_is_also_requested_under_the_bare_name() {
     let server = FakeServer::new();
     let rest = server.in_memory().build().unwrap().create_rest_client();
     server.script(|it| {
@@ -494,7 +494,7 @@ fn checklist_1_2_3_nothing_but_an_id_is_needed_and_numbers_may_be_floats() {
 }
 
 #[test]
-fn checklist_4_6_json_is_taken_where_protobuf_was_asked_for() {
+fn checklist_4_6_json_is_accepted_in_place_of_protobuf() {
     let answer =
         sampled(json!({"sequences": [{"tokens": [1.0, 2], "logprobs": [-1, -0.5], "stop_reason": "stop"}],
         "prompt_logprobs": [null, -0.1], "topk_prompt_logprobs": [null, [[11, -0.1]]]}))
@@ -513,7 +513,7 @@ fn checklist_5_7_metric_names_without_a_reduction_and_paths_of_two_parts_pass() 
 }
 
 #[test]
-fn checklist_8_an_endpoint_that_is_missing_is_told_from_other_trouble() {
+fn checklist_8_a_missing_endpoint_is_incompatible() {
     for status in [404, 405] {
         let server = FakeServer::new();
         let rest = server.in_memory().build().unwrap().create_rest_client();
@@ -524,7 +524,7 @@ fn checklist_8_an_endpoint_that_is_missing_is_told_from_other_trouble() {
 }
 
 #[test]
-fn checklist_8_weights_are_sampled_from_where_samplers_are_not_told_about() {
+fn checklist_8_weights_are_sampled_without_the_samplers_endpoint() {
     const WEIGHTS: &str = "tinker://run/sampler_weights/a";
     const LOOK_UP: &str = "/api/v1/samplers/sampler-1";
     for (status, body) in [(404, r#"{"detail":"Not Found"}"#), (404, ""), (405, "{}")] {
@@ -554,7 +554,7 @@ fn checklist_8_weights_are_sampled_from_where_samplers_are_not_told_about() {
 }
 
 #[test]
-fn checklist_8_a_model_that_does_not_exist_is_not_an_endpoint_that_is_missing() {
+fn checklist_8_a_missing_model_is_not_taken_for_a_missing_endpoint() {
     for path in ["/api/v1/create_sampling_session", "/api/v1/create_model"] {
         let create = |service: &ServiceClient| match path.ends_with("model") {
             true => service.create_lora_training_client("fake/model", Default::default()).map(drop),
@@ -587,7 +587,7 @@ fn checklist_8_a_model_that_does_not_exist_is_not_an_endpoint_that_is_missing() 
 }
 
 #[test]
-fn checklist_9_a_poll_that_breaks_off_is_made_again() {
+fn checklist_9_a_poll_that_breaks_off_is_repeated() {
     let (server, _service, training) = training();
     server.next(RETRIEVE, Act::Reset);
     server.next(RETRIEVE, Act::status(408, ""));

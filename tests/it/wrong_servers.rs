@@ -53,7 +53,7 @@ fn first_call(service: &ServiceClient) -> Error {
 }
 
 #[test]
-fn a_peer_of_another_protocol_is_not_asked_again() {
+fn a_peer_of_another_protocol_gets_one_request() {
     let (ssh, smtp) = (&b"SSH-2.0-OpenSSH_9.6\r\n"[..], &b"220 mail.example ESMTP\r\n"[..]);
     let (old, alert) = (&b"<html>It works!</html>"[..], &b"\x15\x03\x01\x00\x02\x02\x46"[..]);
     for (words, reads_first) in [(ssh, false), (smtp, false), (old, true), (alert, true)] {
@@ -67,7 +67,7 @@ fn a_peer_of_another_protocol_is_not_asked_again() {
 }
 
 #[test]
-fn a_peer_without_tls_is_not_asked_again() {
+fn a_peer_without_tls_gets_one_request() {
     for (words, reads_first) in
         [(&b"SSH-2.0-OpenSSH_9.6\r\n"[..], false), (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], true)]
     {
@@ -80,7 +80,7 @@ fn a_peer_without_tls_is_not_asked_again() {
 }
 
 #[test]
-fn a_server_that_never_answers_is_given_up_after_a_minute_and_one_that_did_later() {
+fn a_server_that_never_answered_has_a_shorter_time_limit_than_one_that_did() {
     let (server, clock) = (FakeServer::new(), VirtualClock::new());
     let service = server.in_memory_at(clock).build().unwrap();
     let capabilities = "/api/v1/get_server_capabilities";
@@ -103,7 +103,7 @@ fn answer(body: &str) -> tinkex::transport::Answer {
 }
 
 #[test]
-fn a_page_for_people_is_no_success_of_a_call_whose_answer_is_empty() {
+fn an_html_page_is_an_error_of_a_call_with_an_empty_answer() {
     let (server, service, _training) = training();
     let rest = service.create_rest_client();
     let page = "<!DOCTYPE html><html><head><title>Please log in</title></head><body>x</body></html>";
@@ -121,7 +121,7 @@ fn a_page_for_people_is_no_success_of_a_call_whose_answer_is_empty() {
 }
 
 #[test]
-fn a_redirect_that_is_not_followed_is_named() {
+fn an_error_about_a_redirect_names_its_target() {
     let (server, service, _training) = training();
     for status in [301, 302, 307, 308] {
         let act = Act::status(status, "").with_header("location", "https://new.example/api/v1/x");
@@ -133,7 +133,7 @@ fn a_redirect_that_is_not_followed_is_named() {
 }
 
 #[test]
-fn no_address_of_a_server_leads_to_a_file() {
+fn urls_from_the_server_must_be_http_urls() {
     let (server, service, _training) = training();
     let rest = service.create_rest_client();
     for bad in ["file:///etc/passwd", "ftp://x/y", "http://", "javascript:x", "http://a b/"] {
@@ -163,7 +163,7 @@ fn no_address_of_a_server_leads_to_a_file() {
 }
 
 #[test]
-fn an_address_that_cannot_be_used_is_refused_with_its_bad_part() {
+fn an_invalid_url_is_refused_and_its_bad_part_shown() {
     for (url, part) in [
         ("http://127.0.0.1:99999", "99999"),
         ("http://127.0.0.1:8402abc", "8402abc"),
@@ -187,7 +187,7 @@ fn an_address_that_cannot_be_used_is_refused_with_its_bad_part() {
 }
 
 #[test]
-fn an_end_by_the_deadline_has_the_last_failure_as_its_cause() {
+fn a_timeout_has_the_last_failure_as_its_cause() {
     let (server, clock) = (FakeServer::new(), VirtualClock::new());
     let service = server.in_memory_at(clock).timeouts(|it| it.operation = Duration::from_secs(600));
     let service = service.build().unwrap();
@@ -201,7 +201,7 @@ fn an_end_by_the_deadline_has_the_last_failure_as_its_cause() {
 }
 
 #[test]
-fn how_the_last_request_failed_is_in_the_status_until_one_succeeds() {
+fn the_status_has_the_last_failure_until_a_request_succeeds() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
     let service = listening.client().build().unwrap();
@@ -243,8 +243,8 @@ fn said(what: &str) -> bool {
 }
 
 #[test]
-fn the_log_says_what_is_waited_for_in_words_that_steer_no_terminal() {
-    alone("strangers::the_log_says_what_is_waited_for_in_words_that_steer_no_terminal", || {
+fn log_lines_name_long_waits_and_have_no_control_characters() {
+    alone("wrong_servers::log_lines_name_long_waits_and_have_no_control_characters", || {
         log::set_logger(&Keeper).unwrap();
         log::set_max_level(log::LevelFilter::Trace);
         // Somebody who takes connections and never says anything.
@@ -285,7 +285,7 @@ fn the_log_says_what_is_waited_for_in_words_that_steer_no_terminal() {
 }
 
 #[test]
-fn the_error_of_a_client_that_is_poisoned_shows_no_control_characters() {
+fn the_error_of_a_poisoned_client_has_no_control_characters() {
     let (server, _service, training) = training();
     let evil = "\u{1b}[31mdown\r\nfor maintenance";
     server.always("/api/v1/optim_step", Act::status(403, json!({"detail": evil}).to_string()));

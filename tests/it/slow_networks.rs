@@ -22,7 +22,7 @@ fn client(relay: &Relay) -> ServiceClient {
 }
 
 #[test]
-fn a_result_that_takes_longer_to_arrive_than_one_poll_may_last_arrives() {
+fn a_result_that_arrives_more_slowly_than_the_poll_timeout_is_read() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
     // 4 MiB take 1.6 s at least, with never more than a moment without a byte.
@@ -38,7 +38,7 @@ fn a_result_that_takes_longer_to_arrive_than_one_poll_may_last_arrives() {
 }
 
 #[test]
-fn data_that_take_longer_to_send_than_one_exchange_may_pause_are_accepted() {
+fn data_that_are_sent_more_slowly_than_the_exchange_timeout_are_accepted() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
     // 16 MB take 2.4 s at least; the last megabytes of them wait in the system's buffers.
@@ -52,7 +52,7 @@ fn data_that_take_longer_to_send_than_one_exchange_may_pause_are_accepted() {
 }
 
 #[test]
-fn an_answer_that_stops_halfway_is_no_result_in_the_making() {
+fn an_answer_that_stops_halfway_counts_as_silence() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
     let ms = Duration::from_millis;

@@ -90,8 +90,8 @@ fn check(what: &str, cost: (u64, Result<(), Error>), sizes: [&str; 2]) {
 }
 
 #[test]
-fn no_answer_makes_the_process_large() {
-    alone("hostile::no_answer_makes_the_process_large", || {
+fn answers_of_any_size_cost_bounded_memory() {
+    alone("memory_limits::answers_of_any_size_cost_bounded_memory", || {
         let (bomb, refusing) = (bomb(200), bomb(503));
         let server = FakeServer::new();
         let listening = server.listen().unwrap();

@@ -24,7 +24,7 @@ fn answered_at_once(answer: Value) -> [Result<(), Error>; 2] {
 }
 
 #[test]
-fn a_failure_without_a_promise_is_a_failure_and_the_order_goes_on() {
+fn a_failure_without_a_promise_fails_the_request_and_keeps_the_order() {
     let failure = json!({"error": "the device is gone", "category": "server"});
     for result in answered_at_once(failure.clone()) {
         let error = result.unwrap_err();
@@ -39,7 +39,7 @@ fn a_failure_without_a_promise_is_a_failure_and_the_order_goes_on() {
 }
 
 #[test]
-fn an_answer_that_is_neither_a_promise_nor_a_result_is_no_success() {
+fn an_answer_that_is_neither_a_promise_nor_a_result_is_a_decode_error() {
     let answers = [
         json!({}),
         json!({"type": "try_again", "queue_state": "active"}),
@@ -59,7 +59,7 @@ fn an_answer_that_is_neither_a_promise_nor_a_result_is_no_success() {
 }
 
 #[test]
-fn a_result_without_a_promise_is_taken() {
+fn a_result_without_a_promise_is_accepted() {
     let (server, _service, training) = training();
     for (answer, n) in [(json!({"metrics": {"a": 1}}), 1), (json!({"type": "optim_step"}), 0)] {
         server.next(OPTIM_STEP, Act::json(answer));
@@ -68,7 +68,7 @@ fn a_result_without_a_promise_is_taken() {
 }
 
 #[test]
-fn a_model_whose_making_failed_at_once_is_not_made() {
+fn a_create_model_that_fails_at_once_is_an_error() {
     let server = FakeServer::new();
     server.next("/api/v1/create_model", Act::json(json!({"error": "no room", "category": "user"})));
     server.next("/api/v1/create_model", Act::json(json!({"type": "try_again"})));
@@ -80,7 +80,7 @@ fn a_model_whose_making_failed_at_once_is_not_made() {
 }
 
 #[test]
-fn an_empty_object_is_no_result_of_a_pass_but_one_of_a_step() {
+fn an_empty_object_is_a_result_of_a_step_but_not_of_a_pass() {
     let (server, _service, training) = training();
     server.next(RETRIEVE, Act::json(json!({})));
     let error = training.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap_err();
@@ -100,7 +100,7 @@ fn one_by_one() -> (FakeServer, ServiceClient) {
 }
 
 #[test]
-fn outputs_are_never_given_to_the_data_of_others() {
+fn outputs_are_never_assigned_to_other_data() {
     let output = |n: usize| json!({"loss_fn_outputs": vec![json!({"logprobs": [-1, -1, -1, -1]}); n], "metrics": {"a:sum": 1}});
     for (parts, fine) in [([1, 1], true), ([0, 0], false), ([0, 1], false), ([1, 0], false), ([2, 0], false)]
     {
@@ -125,7 +125,7 @@ fn outputs_are_never_given_to_the_data_of_others() {
 }
 
 #[test]
-fn a_name_that_is_taken_is_a_conflict_whenever_the_server_finds_it_out() {
+fn an_existing_name_is_a_conflict_at_submission_and_in_the_result() {
     let taken = || json!({"error": "checkpoint a already exists", "category": "user"});
     // As the answer to the submission, as the result, and as the result of SkyRL, which fails with a status.
     for (at_once, act) in [
@@ -164,7 +164,7 @@ fn with(server: &FakeServer, path: &str, change: impl Fn(&mut Value) + Send + Sy
 }
 
 #[test]
-fn what_get_info_says_oddly_costs_no_model() {
+fn malformed_fields_of_get_info_do_not_fail_the_model() {
     for odd in [
         json!({"optimizer_config": {}}),
         json!({"optimizer_config": "adamw", "is_lora": "yes", "lora_rank": -1, "model_name": 3}),
@@ -182,7 +182,7 @@ fn what_get_info_says_oddly_costs_no_model() {
 }
 
 #[test]
-fn what_weights_info_says_oddly_costs_nothing_else() {
+fn malformed_fields_of_weights_info_are_skipped() {
     let server = FakeServer::new();
     let odd =
         json!({"base_model": "b", "optimizer_config": {}, "is_lora": 1, "lora_rank": "8", "train_mlp": "no"});
@@ -194,7 +194,7 @@ fn what_weights_info_says_oddly_costs_nothing_else() {
 }
 
 #[test]
-fn ids_of_a_promise_may_be_numbers_or_anything_and_the_order_holds() {
+fn ids_beside_a_promise_may_have_any_type_and_the_order_holds() {
     for odd in [json!(7), json!({"a": 1}), json!([])] {
         let (server, service, training) = training();
         for path in [OPTIM_STEP, FORWARD_BACKWARD, "/api/v1/asample"] {
@@ -221,7 +221,7 @@ fn ids_of_a_promise_may_be_numbers_or_anything_and_the_order_holds() {
 }
 
 #[test]
-fn one_odd_completion_costs_the_others_nothing() {
+fn a_malformed_completion_does_not_affect_the_others() {
     let server = FakeServer::new();
     server.polls_together();
     with(&server, "/api/v1/retrieve_futures", |it| {
@@ -242,7 +242,7 @@ fn one_odd_completion_costs_the_others_nothing() {
 }
 
 #[test]
-fn a_server_that_gives_a_clone_no_number_has_it_drawn() {
+fn a_clone_without_a_number_from_the_server_draws_one_at_random() {
     for odd in [json!({}), json!({"client_counter": "seven"}), json!({"client_counter": -1})] {
         let server = FakeServer::new();
         server.always("/api/v1/client/config", Act::json(json!({"sample_join_sampling_session": true})));
@@ -257,7 +257,7 @@ fn a_server_that_gives_a_clone_no_number_has_it_drawn() {
 }
 
 #[test]
-fn one_odd_field_costs_no_list() {
+fn a_malformed_field_does_not_fail_its_list() {
     let server = FakeServer::new();
     let rest = server.in_memory().build().unwrap().create_rest_client();
     let odd = json!({"checkpoint_id": "weights/b", "tinker_path": "tinker://run/weights/b", "public": "no",
@@ -282,7 +282,7 @@ fn one_odd_field_costs_no_list() {
 }
 
 #[test]
-fn the_id_of_a_model_is_that_of_the_result_or_else_of_the_promise() {
+fn the_id_of_a_model_comes_from_the_result_or_else_from_the_promise() {
     const MAKE: &str = "/api/v1/create_model";
     const LOAD: &str = "/api/v1/load_weights";
     for (promised, result, id) in [
@@ -315,7 +315,7 @@ fn the_id_of_a_model_is_that_of_the_result_or_else_of_the_promise() {
 }
 
 #[test]
-fn a_path_that_the_server_writes_oddly_is_not_the_callers_fault() {
+fn a_malformed_path_from_the_server_is_not_a_user_error() {
     let server = FakeServer::new();
     server.always("/api/v1/copy_weights", Act::json(json!({"tinker_path": "s3://bucket/x"})));
     let rest = server.in_memory().project_id("p").build().unwrap().create_rest_client();
@@ -325,7 +325,7 @@ fn a_path_that_the_server_writes_oddly_is_not_the_callers_fault() {
 }
 
 #[test]
-fn an_odd_flag_has_its_default_and_the_others_hold() {
+fn a_malformed_flag_has_its_default_and_the_others_hold() {
     let server = FakeServer::new();
     let odd = json!({"fwdbwd_max_chunk_len": -1, "parallel_fwdbwd_chunks": "no", "sample_max_concurrent_requests": 0.5,
         "billing_exception_max_pause_duration_sec": [], "credential_default_source": 7, "proto_compress_fwdbwd": 1,

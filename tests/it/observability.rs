@@ -64,7 +64,7 @@ fn params() -> SamplingParams {
 }
 
 #[test]
-fn the_observer_hears_of_each_new_queue_state_at_once_and_of_its_end() {
+fn the_observer_gets_each_new_queue_state_at_once_and_its_end() {
     let (server, notes) = (FakeServer::new(), Arc::new(Notes::default()));
     let service = server.in_memory().observer(notes.clone()).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
@@ -79,7 +79,7 @@ fn the_observer_hears_of_each_new_queue_state_at_once_and_of_its_end() {
 }
 
 #[test]
-fn the_observer_hears_of_retries_backoff_and_drops() {
+fn the_observer_gets_retries_backoff_and_drops() {
     let (server, notes) = (FakeServer::new(), Arc::new(Notes::default()));
     let service = server.in_memory().observer(notes.clone()).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
@@ -99,7 +99,7 @@ fn the_observer_hears_of_retries_backoff_and_drops() {
 }
 
 #[test]
-fn heartbeats_that_fail_for_two_minutes_are_trouble() {
+fn heartbeats_that_fail_for_two_minutes_are_reported_to_the_observer() {
     let (server, notes) = (FakeServer::new(), Arc::new(Notes::default()));
     let clock = VirtualClock::new();
     let service = server.in_memory_at(clock.clone()).observer(notes.clone()).build().unwrap();
@@ -127,7 +127,7 @@ impl Observer for Hothead {
 }
 
 #[test]
-fn an_observer_that_panics_hurts_nobody() {
+fn a_panicking_observer_does_not_affect_the_client() {
     let server = FakeServer::new();
     let service = server.in_memory().observer(Arc::new(Hothead)).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
@@ -138,7 +138,7 @@ fn an_observer_that_panics_hurts_nobody() {
 }
 
 #[test]
-fn a_pause_is_endured_for_as_long_as_the_policy_says() {
+fn a_pause_lasts_at_most_as_long_as_the_policy_allows() {
     for (policy, fails) in [
         (PausePolicy::Wait, false),
         (PausePolicy::WaitAtMost(Duration::from_secs(3600)), false),
@@ -194,7 +194,7 @@ fn the_dump_lists_what_is_in_flight_and_nothing_else() {
 }
 
 #[test]
-fn the_numbers_count_requests_retries_and_operations() {
+fn the_metrics_count_requests_retries_and_operations() {
     let server = FakeServer::new();
     let metrics = Metrics::default();
     let service = server.in_memory().metrics(metrics.clone()).build().unwrap();
@@ -222,7 +222,7 @@ thread_local! {
 }
 
 #[test]
-fn the_place_in_a_trace_is_that_of_the_thread_that_submits() {
+fn the_trace_context_is_that_of_the_submitting_thread() {
     let server = FakeServer::new();
     let builder = server.in_memory().trace_context(|| match SPAN.get() {
         0 => None,
@@ -247,7 +247,7 @@ fn the_place_in_a_trace_is_that_of_the_thread_that_submits() {
 }
 
 #[test]
-fn an_account_that_cannot_pay_is_waited_for_and_the_observer_hears_of_it() {
+fn an_unpaid_request_is_repeated_and_the_observer_gets_the_pause() {
     let (server, notes) = (FakeServer::new(), Arc::new(Notes::default()));
     let service = server.in_memory().observer(notes.clone()).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
@@ -269,7 +269,7 @@ fn an_account_that_cannot_pay_is_waited_for_and_the_observer_hears_of_it() {
 }
 
 #[test]
-fn an_account_that_cannot_pay_is_an_error_at_once_for_who_does_not_wait() {
+fn an_unpaid_request_fails_at_once_if_the_policy_is_to_fail() {
     let server = FakeServer::new();
     let service = server.in_memory().pause_policy(PausePolicy::Fail).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
@@ -281,7 +281,7 @@ fn an_account_that_cannot_pay_is_an_error_at_once_for_who_does_not_wait() {
 }
 
 #[test]
-fn an_hour_without_payment_is_the_end_unless_the_server_says_otherwise() {
+fn an_unpaid_request_fails_after_an_hour_or_the_servers_limit() {
     for (window, least) in [(None, 3600), (Some(60), 60)] {
         let (server, time) = (FakeServer::new(), VirtualClock::new());
         if let Some(seconds) = window {

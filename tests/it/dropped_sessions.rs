@@ -79,7 +79,7 @@ impl Strict {
 }
 
 #[test]
-fn a_session_lives_however_long_its_user_is_blocked_or_has_nothing_to_do() {
+fn heartbeats_keep_a_session_while_its_user_is_blocked_or_idle() {
     let (open, gate) = mpsc::channel::<()>();
     let gate = Mutex::new(gate);
     let strict = Strict::new(move |path| {
@@ -104,7 +104,7 @@ fn a_session_lives_however_long_its_user_is_blocked_or_has_nothing_to_do() {
 }
 
 #[test]
-fn a_session_that_the_server_dropped_is_told_in_its_words_and_work_goes_on_in_a_new_one() {
+fn a_dropped_session_is_reported_in_the_servers_words_and_a_new_one_continues() {
     let strict = Strict::new(|_| {});
     let service = strict.service();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
@@ -127,7 +127,7 @@ fn a_session_that_the_server_dropped_is_told_in_its_words_and_work_goes_on_in_a_
 }
 
 #[test]
-fn a_result_that_went_with_its_session_is_not_waited_for_until_the_deadline() {
+fn a_result_lost_with_its_session_ends_the_wait_before_the_deadline() {
     let strict = Strict::new(|_| {});
     let (known, server) = (strict.known.clone(), strict.server.clone());
     let service = strict.service();
