@@ -1,4 +1,4 @@
-//! The doctor of `examples/`: what it says of servers of each kind.
+//! The doctor of `examples/` on the fake server, on the engine, and on a server like SkyRL.
 
 #[path = "../../examples/doctor/mod.rs"]
 mod examination;
@@ -18,7 +18,7 @@ fn examine(connect: impl Fn() -> ServiceClientBuilder + Send + Sync + 'static) -
     examination::examine(connect, None, PATIENCE, |_| {}).unwrap()
 }
 
-/// All that have a mark, and no others.
+/// Asserts that exactly these checks have a mark.
 #[track_caller]
 fn assert_marks(report: &Report, mark: Mark, expected: &[&str]) {
     let marked = || report.lines.iter().filter(|it| it.mark == mark);
@@ -36,7 +36,7 @@ fn nothing_is_broken_on_the_fake_server() {
     let absent = ["sample, stop at tokens", "whoami"];
     assert_marks(&report, Mark::NotOffered, &absent);
     let left = server.in_memory().build().unwrap().create_rest_client().list_user_checkpoints().count();
-    assert_eq!(left, 0, "it cleans up after itself");
+    assert_eq!(left, 0, "the doctor deletes its checkpoints");
 }
 
 #[cfg(feature = "local")]
@@ -48,7 +48,7 @@ fn nothing_is_broken_on_the_engine() {
         tinkex::ServiceClient::builder().without_environment().base_url(url.clone()).api_key(key.clone())
     });
     assert_marks(&report, Mark::Broken, &[]);
-    // A key says nothing of its owner, and nothing is written down that an auditor could read.
+    // The engine's key has no owner, and the engine keeps no audit log.
     assert_marks(&report, Mark::NotOffered, &["whoami", "get_audit_log"]);
 }
 
@@ -71,7 +71,7 @@ fn the_engine_with_every_option_changed_offers_the_same() {
     assert_marks(&report, Mark::NotOffered, &["get_audit_log"]);
 }
 
-/// As a server of the SkyRL project answers (PROTOCOL §11), as far as it differs.
+/// A fake server with the differences of SkyRL's server (PROTOCOL §11).
 fn skyrl() -> FakeServer {
     let server = FakeServer::new();
     let first = Mutex::new(BTreeSet::new());
@@ -87,7 +87,7 @@ fn skyrl() -> FakeServer {
                 Some(Act::status(422, json!({"detail": missing}).to_string()))
             }
             "save_weights_for_sampler" if body["path"].is_string() => {
-                // The result is written into the answer at once, for this script keeps no promises.
+                // The result is in the answer itself, because this script keeps no promises.
                 let path = format!("tinker://{}/{}", text("model_id"), text("path"));
                 Some(Act::json(json!({"path": path, "type": "save_weights_for_sampler"})))
             }
@@ -112,25 +112,31 @@ fn skyrl() -> FakeServer {
             }))),
             "retrieve_futures" | "cancel_future" | "join_sampling_session" | "save_weights_external"
             | "copy_weights" | "audit" | "checkpoints" | "sessions" => not_found(),
-            it if it.starts_with("sessions/") || it.starts_with("billing/") || it.starts_with("auth/") => {
+            path if path.starts_with("sessions/")
+                || path.starts_with("billing/")
+                || path.starts_with("auth/") =>
+            {
                 not_found()
             }
-            it if it.ends_with("/publish") || it.ends_with("/ttl") || it.ends_with("/external_weights_urls") => {
-                match seen.method == "DELETE" {
-                    true => refuse(422, "checkpoint_id: not a checkpoint"),
-                    false => refuse(405, "Method Not Allowed"),
+            path if path.ends_with("/publish")
+                || path.ends_with("/ttl")
+                || path.ends_with("/external_weights_urls") =>
+            {
+                if seen.method == "DELETE" {
+                    refuse(422, "checkpoint_id: not a checkpoint")
+                } else {
+                    refuse(405, "Method Not Allowed")
                 }
             }
-            it if it.ends_with("/checkpoints") && it.starts_with("training_runs/") => None,
             _ => None,
         }
     });
     server
 }
 
-/// Whether a pass is about a loss, whose name stands in the message as it is.
+/// True if a pass uses a loss, whose name is in the protobuf message as plain text.
 fn of_loss(seen: &Seen, name: &str) -> bool {
-    seen.body.windows(name.len()).any(|it| it == name.as_bytes())
+    seen.body.windows(name.len()).any(|window| window == name.as_bytes())
 }
 
 #[test]
@@ -138,8 +144,8 @@ fn nothing_is_broken_on_a_server_that_lacks_what_skyrl_lacks() {
     let server = skyrl();
     let report = examine(move || server.in_memory());
     assert_marks(&report, Mark::Broken, &[]);
-    // Everything else works there. The rank, the archive and the two deletions are the script's doing, which has one
-    // rank and keeps nothing of the weights that it saves for samplers.
+    // Everything else works. The rank, the archive and the two deletions are missing because of this script, which has
+    // one rank and does not keep sampler weights.
     let absent = [
         "create_lora_training_client, rank 1",
         "forward_backward, cispo",
@@ -148,7 +154,7 @@ fn nothing_is_broken_on_a_server_that_lacks_what_skyrl_lacks() {
         "save_weights_external",
         "ServiceClient.copy_weights",
         "sample, stop at tokens",
-        "sample, without a length",
+        "sample, without max_tokens",
         "get_api_key_info",
         "whoami",
         "list_user_checkpoints",
@@ -190,10 +196,10 @@ fn a_failed_core_verb_is_broken_and_the_other_checks_still_run() {
 #[test]
 fn every_verb_has_a_check_or_a_reason_for_none() {
     const NOT_EXAMINED: &[(&str, &str)] = &[
-        ("revoke_api_key", "ends the key with which everything else is asked"),
-        ("close_with", "as close, with words for people"),
-        ("builder", "no verb of the server"),
-        ("from_env", "no verb of the server"),
+        ("revoke_api_key", "revokes the key that the other checks need"),
+        ("close_with", "as close, with a text"),
+        ("builder", "sends nothing"),
+        ("from_env", "sends nothing"),
         ("create_rest_client", "sends nothing"),
         ("create_admin_client", "sends nothing"),
         ("get_console_url", "sends nothing"),

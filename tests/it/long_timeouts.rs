@@ -1,4 +1,4 @@
-//! Timeouts that no clock can be moved by.
+//! Timeouts so long that adding them to a point in time overflows.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tinkex::{ServiceClientBuilder, Timeouts};
 
 use crate::util::datum;
 
-/// The longest, and two that overflow only when something is added to them.
+/// The longest duration, and two that overflow only in a sum.
 const LONG: [Duration; 3] =
     [Duration::MAX, Duration::from_secs(u64::MAX / 4), Duration::from_secs(i64::MAX as u64 - 2_000_000)];
 
@@ -25,7 +25,7 @@ const ALL: [fn(&mut Timeouts) -> &mut Duration; 10] = [
     |it| &mut it.credential_command,
 ];
 
-/// A client works from its first request to its end, also over tokens and with sixteen threads that need one.
+/// Uses a client from its first request to its end, with training, sixteen samples in flight, and a close.
 fn works(builder: ServiceClientBuilder) -> tinkex::Result<()> {
     let service = builder.build()?;
     let training = service.create_lora_training_client("fake/model", Default::default())?;

@@ -1,4 +1,4 @@
-//! The way to the server: proxies, and whom TLS trusts.
+//! The network path to the server: proxies and trusted TLS certificates.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -42,22 +42,22 @@ fn the_proxy_of_the_environment_is_used_for_other_machines_only() {
     let environment =
         [("HTTP_PROXY", url.as_str()), ("NO_PROXY", "excepted.invalid"), ("TINKER_API_KEY", "tml-x")];
     alone_with(name, &environment, || {
-        let asked_for = |seconds: u64, builder: tinkex::ServiceClientBuilder| {
+        let call_within = |seconds: u64, builder: tinkex::ServiceClientBuilder| {
             let service = builder.timeouts(|it| it.connect = Duration::from_secs(seconds)).build().unwrap();
             service.get_server_capabilities()
         };
-        let asked = |builder| asked_for(60, builder);
-        // In this process, that of the environment is the proxy of the other one, which leads to the other one's server.
-        asked(ServiceClient::builder().base_url("http://elsewhere.invalid")).unwrap();
+        let call = |builder| call_within(60, builder);
+        // This child process has the parent's proxy in its environment; the proxy connects to the parent's server.
+        call(ServiceClient::builder().base_url("http://elsewhere.invalid")).unwrap();
         let direct = FakeServer::new();
         let here = direct.listen().unwrap();
-        asked(ServiceClient::builder().base_url(here.url())).unwrap();
+        call(ServiceClient::builder().base_url(here.url())).unwrap();
         assert_eq!(direct.requests_to("/api/v1/get_server_capabilities").len(), 1);
         for builder in [
             ServiceClient::builder().base_url("http://excepted.invalid"),
             ServiceClient::builder().base_url("http://elsewhere.invalid").no_proxy(),
         ] {
-            let error = asked_for(2, builder).unwrap_err();
+            let error = call_within(2, builder).unwrap_err();
             assert!(error.is_connection() || error.is_timeout(), "{error}");
             assert!(!error.to_string().contains("proxy"), "{error}");
         }
@@ -100,7 +100,8 @@ fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls").join(name)
 }
 
-/// A server of TLS whose certificate comes from an authority that nobody else knows. It says the same to everybody.
+/// Starts a TLS server with a certificate of a private authority, and returns its URL. Every request gets the same
+/// answer.
 fn tls_server() -> String {
     let read = |name: &str| std::fs::read(data(name)).unwrap();
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(read("server.key.der")).into();
@@ -121,7 +122,7 @@ fn tls_server() -> String {
                 let connection = rustls::ServerConnection::new(config).unwrap();
                 let mut stream = rustls::StreamOwned::new(connection, stream);
                 let (mut request, mut piece) = (Vec::<u8>::new(), [0; 4096]);
-                while !request.windows(4).any(|it| it == b"\r\n\r\n") {
+                while !request.windows(4).any(|window| window == b"\r\n\r\n") {
                     match stream.read(&mut piece) {
                         Ok(n) if 0 < n => request.extend(&piece[..n]),
                         _ => return,
@@ -132,9 +133,10 @@ fn tls_server() -> String {
                     "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
                     body.len()
                 );
-                let _sent = stream.write_all(answer.as_bytes()).and_then(|()| stream.flush());
+                // The client may have closed the connection.
+                drop(stream.write_all(answer.as_bytes()).and_then(|()| stream.flush()));
                 stream.conn.send_close_notify();
-                let _closed = stream.flush();
+                drop(stream.flush());
             });
         }
     });

@@ -1,4 +1,4 @@
-//! What a program can see of its client: events, numbers, what is in flight.
+//! Observability: events, metrics, the dump of operations in flight, and trace contexts.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::util::eventually;
 
 const RETRIEVE: &str = "/api/v1/retrieve_future";
 
-/// Writes down what it is told.
+/// Observer that records its events.
 #[derive(Default)]
 struct Notes(Mutex<Vec<String>>);
 
@@ -105,7 +105,7 @@ fn heartbeats_that_fail_for_two_minutes_are_reported_to_the_observer() {
     let service = server.in_memory_at(clock.clone()).observer(notes.clone()).build().unwrap();
     service.create_sampling_client("fake/model").unwrap();
     server.always("/api/v1/session_heartbeat", Act::status(500, "x"));
-    eventually("trouble", || {
+    eventually("the observer gets the trouble", || {
         clock.advance(Duration::from_secs(10));
         !notes.all().is_empty()
     });
@@ -113,10 +113,10 @@ fn heartbeats_that_fail_for_two_minutes_are_reported_to_the_observer() {
     assert!(12 <= server.requests_to("/api/v1/session_heartbeat").len());
 }
 
-/// Panics whatever it is told.
-struct Hothead;
+/// Observer that panics.
+struct Panicking;
 
-impl Observer for Hothead {
+impl Observer for Panicking {
     fn on_queue_state(&self, _: &QueueStateChange) {
         panic!("no");
     }
@@ -129,7 +129,7 @@ impl Observer for Hothead {
 #[test]
 fn a_panicking_observer_does_not_affect_the_client() {
     let server = FakeServer::new();
-    let service = server.in_memory().observer(Arc::new(Hothead)).build().unwrap();
+    let service = server.in_memory().observer(Arc::new(Panicking)).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     server.next("/api/v1/optim_step", Act::status(503, "x"));
     server.next(RETRIEVE, paused("full"));
@@ -179,7 +179,7 @@ fn the_dump_lists_what_is_in_flight_and_nothing_else() {
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     server.always(RETRIEVE, Act::Stall);
     let pending = training.optim_step(AdamParams::default());
-    eventually("it waits", || pending.status().stage == Stage::Waiting);
+    eventually("the operation waits", || pending.status().stage == Stage::Waiting);
     let dump = service.dump();
     assert_eq!(dump.operations.len(), 1);
     assert_eq!(dump.operations[0].operation, "optim_step");
@@ -203,7 +203,7 @@ fn the_metrics_count_requests_retries_and_operations() {
     let snapshot = service.metrics().snapshot();
     let n = server.requests().len() as u64;
     assert_eq!(snapshot.counters["tinkex_requests_total"], n);
-    // The 503, and the flags that this server does not offer.
+    // The 503, and the dynamic flags, whose endpoint this server lacks.
     assert_eq!(snapshot.counters["tinkex_requests_failure"], 2);
     assert_eq!(snapshot.counters["tinkex_requests_success"], n - 2);
     assert_eq!(snapshot.counters["tinkex_retries_total"], 1);
@@ -226,9 +226,11 @@ fn the_trace_context_is_that_of_the_submitting_thread() {
     let server = FakeServer::new();
     let builder = server.in_memory().trace_context(|| match SPAN.get() {
         0 => None,
-        13 => panic!("an unlucky span"),
+        13 => panic!("no span 13"),
         99 => Some(TraceContext { traceparent: "bad\r\nx-api-key: evil".into(), tracestate: None }),
-        it => Some(TraceContext { traceparent: format!("00-trace-{it}"), tracestate: Some("a=b".into()) }),
+        span => {
+            Some(TraceContext { traceparent: format!("00-trace-{span}"), tracestate: Some("a=b".into()) })
+        }
     });
     let service = builder.build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
@@ -262,7 +264,7 @@ fn an_unpaid_request_is_repeated_and_the_observer_gets_the_pause() {
         .iter()
         .map(|it| it.header("x-idempotency-key").unwrap().to_string())
         .collect();
-    assert_eq!(keys.len(), 1, "each repetition is the same logical request");
+    assert_eq!(keys.len(), 1, "all attempts have one idempotency key");
     let notes = notes.all();
     let words: Vec<_> = notes.iter().filter(|it| it.starts_with("unpaid")).collect();
     assert_eq!(words, ["unpaid for 0ns: HTTP 402: no funds", "unpaid for 60s: HTTP 402: no funds"]);
@@ -276,7 +278,7 @@ fn an_unpaid_request_fails_at_once_if_the_policy_is_to_fail() {
     server.next("/api/v1/optim_step", Act::status(402, r#"{"detail":"no funds"}"#));
     let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::Billing);
-    // The server certainly did not take it, so the order is whole.
+    // The refused request gave its sequence id back, so that the client stays usable.
     training.optim_step(AdamParams::default()).wait().unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! A server that is gone for longer than one request is repeated.
+//! Outages that last longer than the retries of one request.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const RETRIEVE: &str = "/api/v1/retrieve_future";
 const CONFIG: &str = "/api/v1/client/config";
 const OUTAGE: Duration = Duration::from_secs(1200);
 
-/// Whatever the server is asked is met with an act, until the outage is over.
+/// Answers every request with an act until the outage is over.
 fn outage(server: &FakeServer, clock: &Clock, act: Act) {
     let (clock, over) = (clock.clone(), clock.now() + OUTAGE);
     server.script(move |_| (clock.now() < over).then(|| act.clone()));
@@ -43,7 +43,7 @@ fn samples_survive_an_outage_of_twenty_minutes_each_time_under_a_new_number() {
         assert!(numbers.is_sorted(), "{act:?}: {numbers:?}");
         numbers.dedup();
         assert!(3 <= numbers.len(), "{act:?}: {numbers:?}");
-        // Thousands of requests would not be patience.
+        // Retries must back off.
         assert!(seen.len() < 400, "{act:?}: {} requests", seen.len());
     }
 }
@@ -89,7 +89,7 @@ fn a_sample_with_an_unknown_promise_is_submitted_twice_at_most() {
     assert_eq!((error.kind(), error.http_status()), (&ErrorKind::PromiseExpired, Some(404)));
     assert_eq!(server.requests_to(SAMPLE).len(), 2);
     assert!(clock.now() - before < Duration::from_secs(60), "{:?}", clock.now() - before);
-    // A result of training is lost at once.
+    // A training result with an unknown promise is an error at once.
     server.behave(RETRIEVE);
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     server.always(RETRIEVE, Act::status(404, r#"{"detail":"no such promise"}"#));
@@ -103,7 +103,7 @@ fn a_first_request_without_an_answer_is_repeated() {
     let listening = server.listen().unwrap();
     let ms = Duration::from_millis;
     let service = listening.client().timeouts(|it| (it.connect, it.exchange) = (ms(500), ms(600)));
-    // It takes the connection, so that the address is not wrong.
+    // The server accepts the connection, so that a wrong address is not the cause.
     server.next(CONFIG, Act::Stall);
     service.build().unwrap().create_sampling_client("fake/model").unwrap();
     assert_eq!(server.requests_to(CONFIG).len(), 2);
@@ -120,7 +120,7 @@ fn the_end_of_a_session_is_sent_again_to_a_busy_server() {
         assert!(result.is_ok(), "{act:?}: {result:?}");
         assert_eq!(server.requests_to(FINISH).len(), 2, "{act:?}");
     }
-    // But not for ever.
+    // The retries end at the time limit of `finish`.
     let server = FakeServer::new();
     let (service, _sampler, clock) = client(&server);
     server.always(FINISH, Act::status(503, "busy"));

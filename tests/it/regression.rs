@@ -1,4 +1,4 @@
-//! Reports about other clients of this API, as tests of this one. Each is named after the issue that reported it.
+//! Bugs reported about other clients of this API, as tests of this crate. Each test is named after the reporting issue.
 
 use std::time::Duration;
 
@@ -37,8 +37,8 @@ fn skyrl_2048_a_later_part_never_overtakes_the_request_before_it() {
     first.wait().unwrap();
     second.wait().unwrap();
     let ids = seq_ids(&server);
-    assert!(ids[..3].iter().all(|it| *it <= 3) && ids[2] == 1, "{ids:?}");
-    assert!(ids[3..].iter().all(|it| 3 < *it) && ids[5] == 4, "{ids:?}");
+    assert!(ids[..3].iter().all(|id| *id <= 3) && ids[2] == 1, "{ids:?}");
+    assert!(ids[3..].iter().all(|id| 3 < *id) && ids[5] == 4, "{ids:?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The client without a session: what it sends, what it understands, how it walks through lists and how it ends.
+//! The REST client, which has no session: its requests, decoding, lists, and closing.
 
 mod account;
 mod checkpoints;
@@ -12,7 +12,7 @@ use tinkex::{CloseStatus, Error, ErrorKind, RestClient, ServiceClient};
 
 use crate::util::{PATIENCE, eventually, path_of};
 
-/// A client of a fake server that has nothing yet.
+/// A client of an empty fake server.
 fn rest() -> (FakeServer, RestClient) {
     let server = FakeServer::new();
     let rest = server.in_memory().build().unwrap().create_rest_client();
@@ -54,7 +54,7 @@ fn clients_of_one_service_share_the_flags_of_the_server() {
 fn a_client_outlives_the_service_handle_that_made_it() {
     let (server, rest) = rest();
     assert_eq!(rest.healthz().unwrap(), "ok");
-    assert_eq!(paths(&server), ["GET /api/v1/healthz"], "health is asked for without any preparation");
+    assert_eq!(paths(&server), ["GET /api/v1/healthz"], "healthz needs no flags and no token");
     rest.get_server_capabilities().unwrap();
 }
 
@@ -78,14 +78,14 @@ fn the_access_scope_is_sent_in_every_query() {
     rest.get_training_run("model-1").unwrap();
     rest.list_sessions().first_page().unwrap();
     rest.get_session("session-1").unwrap();
-    let asked = paths(&server);
+    let sent = paths(&server);
     for path in [
         "GET /api/v1/training_runs?limit=20&offset=0&access_scope=accessible&project_id=p%201",
         "GET /api/v1/training_runs/model-1?access_scope=accessible",
         "GET /api/v1/sessions?limit=20&offset=0&access_scope=accessible",
         "GET /api/v1/sessions/session-1?access_scope=accessible",
     ] {
-        assert!(asked.iter().any(|it| it == path), "{path} in {asked:?}");
+        assert!(sent.iter().any(|it| it == path), "{path} in {sent:?}");
     }
 }
 
@@ -115,7 +115,7 @@ fn a_training_run_is_read_with_few_fields_and_with_unknown_ones() {
     let last = run.last_checkpoint.unwrap();
     assert_eq!(last.checkpoint_type.as_ref().unwrap().as_str(), "quantum");
     assert_eq!((last.size_bytes, last.path().unwrap().name()), (Some(10), "x"));
-    // What is no time is kept as it came.
+    // An invalid timestamp keeps its text.
     assert_eq!(last.time.as_ref().map(|it| (it.as_str(), it.to_system_time())), Some(("soon", None)));
 }
 
@@ -135,8 +135,8 @@ fn weights_and_samplers_are_read_with_few_fields() {
     assert_eq!(rest.get_sampler("s:sample:0").unwrap().base_model, None);
 }
 
-/// Every call that some server may lack and that names nothing which could be missing itself.
-fn unnamed(rest: &RestClient) -> Vec<(&'static str, Error)> {
+/// Errors of every call that names no thing, so that a 404 means a missing endpoint.
+fn errors_of_unnamed(rest: &RestClient) -> Vec<(&'static str, Error)> {
     let search = || rest.search_sessions(Default::default()).page(None).unwrap_err();
     vec![
         ("GET healthz", rest.healthz().unwrap_err()),
@@ -150,8 +150,8 @@ fn unnamed(rest: &RestClient) -> Vec<(&'static str, Error)> {
     ]
 }
 
-/// Every call that names a thing.
-fn naming(rest: &RestClient) -> Vec<(&'static str, Error)> {
+/// Errors of every call that names a thing.
+fn errors_of_naming(rest: &RestClient) -> Vec<(&'static str, Error)> {
     let path = "tinker://r/weights/x";
     let copy = tinkex::types::CopyOptions { destination_project_id: Some("p".into()), ..Default::default() };
     const CHECKPOINT: &str = "training_runs/{id}/checkpoints/{id}";
@@ -176,7 +176,7 @@ fn naming(rest: &RestClient) -> Vec<(&'static str, Error)> {
     ]
 }
 
-/// A server that answers everything but its flags alike.
+/// A server that refuses every request except those for flags.
 fn refusing(status: u16, detail: &str) -> (FakeServer, RestClient) {
     let (server, rest) = rest();
     let body = json!({ "detail": detail }).to_string();
@@ -189,15 +189,15 @@ fn a_missing_endpoint_is_incompatible_and_requested_once() {
     for (status, detail) in [(404, "Not Found"), (405, "Method Not Allowed")] {
         let (server, rest) = refusing(status, detail);
         for round in 0..2 {
-            for (endpoint, error) in unnamed(&rest) {
+            for (endpoint, error) in errors_of_unnamed(&rest) {
                 assert_eq!(error.kind(), &ErrorKind::Incompatible, "{endpoint}: {error}");
                 assert!(error.to_string().contains(endpoint), "{endpoint}: {error}");
                 assert!(!error.is_retryable() && !error.is_user_error(), "{error}");
-                // The first answer is the server's, the second one our memory of it.
+                // The first error comes from the server; the second one is remembered and sends nothing.
                 assert_eq!(error.http_status().is_some(), round == 0, "{endpoint}");
             }
         }
-        assert_eq!(server.requests().len(), 2 + unnamed(&rest).len());
+        assert_eq!(server.requests().len(), 2 + errors_of_unnamed(&rest).len());
     }
 }
 
@@ -205,7 +205,7 @@ fn a_missing_endpoint_is_incompatible_and_requested_once() {
 fn a_missing_thing_is_not_taken_for_a_missing_endpoint() {
     let (server, rest) = refusing(404, "this thing does not exist");
     for _ in 0..2 {
-        for (endpoint, error) in naming(&rest) {
+        for (endpoint, error) in errors_of_naming(&rest) {
             assert_eq!(error.kind(), &ErrorKind::NotFound, "{endpoint}: {error}");
             assert!(
                 error.to_string().contains("this thing does not exist") && error.is_user_error(),
@@ -213,13 +213,17 @@ fn a_missing_thing_is_not_taken_for_a_missing_endpoint() {
             );
         }
     }
-    assert_eq!(server.requests_to("/api/v1/sessions/s?access_scope=owned").len(), 2, "it is asked for again");
+    assert_eq!(
+        server.requests_to("/api/v1/sessions/s?access_scope=owned").len(),
+        2,
+        "the request is sent again"
+    );
 }
 
 #[test]
 fn an_ambiguous_404_says_that_the_endpoint_may_be_missing() {
     let (_, rest) = refusing(404, "Not Found");
-    for (endpoint, error) in naming(&rest) {
+    for (endpoint, error) in errors_of_naming(&rest) {
         assert_eq!(error.kind(), &ErrorKind::NotFound, "{endpoint}: {error}");
         assert!(error.to_string().contains("does not offer this call"), "{endpoint}: {error}");
     }
@@ -229,12 +233,12 @@ fn an_ambiguous_404_says_that_the_endpoint_may_be_missing() {
 fn a_405_is_a_missing_endpoint_even_if_the_request_names_a_thing() {
     let (server, rest) = refusing(405, "Method Not Allowed");
     for _ in 0..2 {
-        for (endpoint, error) in naming(&rest) {
+        for (endpoint, error) in errors_of_naming(&rest) {
             assert_eq!(error.kind(), &ErrorKind::Incompatible, "{endpoint}: {error}");
             assert!(error.to_string().contains(endpoint), "{endpoint}: {error}");
         }
     }
-    assert_eq!(server.requests().len(), 2 + naming(&rest).len());
+    assert_eq!(server.requests().len(), 2 + errors_of_naming(&rest).len());
 }
 
 #[test]
@@ -292,7 +296,7 @@ fn a_busy_server_gets_the_request_again_and_an_answer_without_json_is_an_error()
     assert_eq!((error.kind(), error.operation()), (&ErrorKind::Decode, Some("get_server_capabilities")));
     server.next("/api/v1/get_server_capabilities", Act::status(402, r#"{"detail":"no funds"}"#));
     let error = rest.get_server_capabilities().unwrap_err();
-    assert_eq!(error.kind(), &ErrorKind::Billing, "an account that cannot pay is told at once");
+    assert_eq!(error.kind(), &ErrorKind::Billing, "an unpaid account is an error at once");
 }
 
 #[test]
@@ -333,7 +337,7 @@ fn every_call_works_over_a_real_socket() {
     assert_eq!(rest.delete_checkpoint_from_tinker_path(&path).unwrap_err().kind(), &ErrorKind::NotFound);
 }
 
-/// Keeps warnings.
+/// Logger that collects warnings.
 struct Warnings;
 
 static WARNINGS: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
@@ -360,10 +364,10 @@ fn a_long_call_logs_a_warning_after_30_seconds_and_then_once_a_minute() {
         let (server, time) = (FakeServer::new(), VirtualClock::new());
         let (open, gate) = std::sync::mpsc::channel::<()>();
         let gate = std::sync::Mutex::new(gate);
-        server.script(move |it| {
-            if it.path == "/api/v1/healthz" {
-                // Closed until the test lets it go.
-                let _opened = gate.lock().unwrap().recv();
+        server.script(move |seen| {
+            if seen.path == "/api/v1/healthz" {
+                // Blocks until the test drops the sender.
+                let _ = gate.lock().unwrap().recv();
             }
             None
         });
@@ -380,8 +384,8 @@ fn a_long_call_logs_a_warning_after_30_seconds_and_then_once_a_minute() {
         drop(open);
         call.join().unwrap().unwrap();
         let warnings = WARNINGS.lock().unwrap().clone();
-        let since = |it: &String| -> u64 {
-            let rest = it.strip_prefix("still waiting: healthz is Submitting since ").unwrap();
+        let since = |warning: &String| -> u64 {
+            let rest = warning.strip_prefix("still waiting: healthz is Submitting since ").unwrap();
             rest.split('s').next().unwrap().parse().unwrap()
         };
         let since: Vec<_> = warnings.iter().map(since).collect();
@@ -390,6 +394,6 @@ fn a_long_call_logs_a_warning_after_30_seconds_and_then_once_a_minute() {
             time.advance(second);
             std::thread::yield_now();
         }
-        assert_eq!(WARNINGS.lock().unwrap().len(), warnings.len(), "nobody waits any more");
+        assert_eq!(WARNINGS.lock().unwrap().len(), warnings.len(), "no warnings after the end of the call");
     });
 }

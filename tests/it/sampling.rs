@@ -1,4 +1,4 @@
-//! What can be asked of a sample besides its answer, and what comes of it.
+//! Options of a sample.
 
 use serde_json::{Value, json};
 use tinkex::testing::{Act, FakeServer};
@@ -161,7 +161,7 @@ fn a_lost_sample_is_submitted_again_unless_the_server_forbids_retries() {
         let sample = sampler.sample(&prompt(), 1, &one_token()).wait();
         assert_eq!(sample.is_err(), no_retries, "{sample:?}");
         assert_eq!(server.requests_to(SAMPLE).len(), sent);
-        // Log-probabilities are computed again all the same, as the official client does.
+        // Log-probabilities are always requested again, as in the official client.
         lost();
         sampler.compute_logprobs(&prompt()).wait().unwrap();
         assert_eq!(server.requests_to(SAMPLE).len(), sent + 2);
@@ -174,7 +174,7 @@ fn the_engine_answers_every_option() {
     let server = tinkex::local::Server::start(Default::default()).unwrap();
     let service = ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build().unwrap();
     let sampler = service.create_sampling_client("tinkex/nano").unwrap();
-    // The second and third token of the prompt at their own places, and something else at the first.
+    // Column 1 has the prompt's own second and third token; column 0 has no token and another token.
     let target = TensorData::from(vec![-1i64, 2, 9, 3]).with_shape([2, 2]).unwrap();
     let mut options = SampleOptions {
         include_prompt_logprobs: true,
@@ -196,7 +196,7 @@ fn the_engine_answers_every_option() {
     assert!(
         answer.sequences.iter().all(|it| it.topk_logprobs.as_ref().unwrap()[0].as_ref().unwrap().len() == 2)
     );
-    // The same, asked for sparsely.
+    // The same targets as a sparse tensor.
     let sparse = Sparse { crow_indices: vec![0, 1, 3], col_indices: vec![1, 0, 1] };
     let target =
         TensorData { values: Values::I64(vec![2, 9, 3]), shape: Some(vec![2, 2]), sparse: Some(sparse) };

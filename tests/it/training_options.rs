@@ -1,5 +1,5 @@
-//! What may be said besides the usual when a model is made, stepped and saved: it arrives as the protocol has it, and what
-//! cannot be sent is refused before anything is.
+//! Options of creating, training and saving a model: they are sent as the protocol says, and invalid ones are refused
+//! before anything is sent.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -96,7 +96,7 @@ fn the_access_token_is_sent_when_a_model_is_loaded_in_three_steps() {
     assert_eq!(last(&server, "create_model")["user_metadata"], json!({"step": "7"}));
     let load = last(&server, "load_weights");
     assert_eq!((&load["weights_access_token"], &load["optimizer"]), (&json!("owner-secret"), &json!(true)));
-    // A refusal that repeats what it was sent is the server's affair; what is ours does not show it.
+    // The client's own output does not show the token.
     assert!(!format!("{service:?} {}", service.dump()).contains("owner-secret"));
 }
 
@@ -110,9 +110,9 @@ fn extra_fields_are_sent_and_replace_no_known_field() {
         service.create_lora_training_client_with("fake/model", LoraConfig::default(), &options)
     };
     with("model_role").unwrap();
-    let plain = with_nothing(&service, &server);
+    let plain = plain_model(&service, &server);
     let mut body = last(&server, "create_model");
-    assert_eq!(body, plain, "nothing stays behind for the next model");
+    assert_eq!(body, plain, "extra fields are not kept for the next model");
     body = server.requests_to("/api/v1/create_model")[0].json().unwrap();
     assert_eq!(body.as_object_mut().unwrap().remove("model_role"), Some(json!("critic")));
     for name in plain.as_object().unwrap().keys().map(String::as_str).chain(["user_metadata"]) {
@@ -122,8 +122,8 @@ fn extra_fields_are_sent_and_replace_no_known_field() {
     assert_eq!(server.requests_to("/api/v1/create_model").len(), 2);
 }
 
-/// The body for a model of which nothing more is said.
-fn with_nothing(service: &tinkex::ServiceClient, server: &FakeServer) -> Value {
+/// Creates a model without options and returns the body of the request.
+fn plain_model(service: &tinkex::ServiceClient, server: &FakeServer) -> Value {
     service.create_lora_training_client("fake/model", LoraConfig::default()).unwrap();
     last(server, "create_model")
 }
@@ -258,7 +258,7 @@ fn a_train_step_submits_both_operations_one_behind_the_other() {
 #[test]
 fn the_optimizer_step_is_not_sent_after_refused_data() {
     let (server, _service, training) = training();
-    // A server that has read one pass is not suspected of being unable to.
+    // After one accepted pass, a 422 is not taken for a server that cannot read protobuf.
     training.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
     server.next("/api/v1/forward_backward", Act::status(422, r#"{"detail":"bad datum"}"#));
     let step = training.train_step(vec![datum()], LossFn::CrossEntropy, AdamParams::default());
@@ -270,7 +270,7 @@ fn the_optimizer_step_is_not_sent_after_refused_data() {
         "{updated}"
     );
     assert!(server.requests_to("/api/v1/optim_step").is_empty());
-    // Nor behind data, or with parameters, that cannot be sent.
+    // Nor is it sent after data, or with parameters, that the client refuses.
     let step = training.train_step(vec![], LossFn::CrossEntropy, AdamParams::default());
     assert_eq!(path_of(&step.optim_step.wait().unwrap_err()), "data");
     assert_eq!(path_of(&step.forward_backward.wait().unwrap_err()), "data");

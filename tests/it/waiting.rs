@@ -1,4 +1,4 @@
-//! Waiting for results: what servers say meanwhile, and what callers do meanwhile.
+//! Waiting for results: polls, timeouts, cancellation, and channels.
 
 use std::time::Duration;
 
@@ -68,9 +68,9 @@ fn a_wait_that_times_out_leaves_the_operation_running() {
     let service = listening.client().build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     let ready = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let seen = ready.clone();
-    server.script(move |it| {
-        let early = it.path == RETRIEVE && !seen.load(std::sync::atomic::Ordering::Acquire);
+    let is_ready = ready.clone();
+    server.script(move |seen| {
+        let early = seen.path == RETRIEVE && !is_ready.load(std::sync::atomic::Ordering::Acquire);
         early.then(|| {
             Act::json(
                 json!({"type": "try_again", "queue_state": "paused_capacity", "queue_state_reason": "full"}),
@@ -80,7 +80,7 @@ fn a_wait_that_times_out_leaves_the_operation_running() {
     let mut pending = training.optim_step(AdamParams::default());
     let error = pending.wait_timeout(Duration::from_millis(20)).unwrap_err();
     assert!(error.is_timeout() && error.is_retryable(), "{error}");
-    eventually("the queue's state is known", || {
+    eventually("the queue state is known", || {
         let status = pending.status();
         status.stage == Stage::Waiting
             && status.queue_state == Some(QueueState::PausedCapacity)
@@ -161,7 +161,7 @@ fn results_arrive_in_a_channel_with_their_tags() {
     let service = server.in_memory().build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
-    // Room for one: the others wait for the reader without losing anything.
+    // A channel of capacity 1: the senders wait for the reader, and no result is lost.
     let (tx, rx) = crossbeam_channel::bounded(1);
     for tag in 0..20 {
         sampler.sample(&ModelInput::from_ints([1]), 1, &params).on_done(tag, tx.clone());
@@ -194,19 +194,21 @@ fn the_last_result_is_in_its_channel_before_the_session_ends() {
     // The end of the session waits for its telemetry.
     let (open, gate) = crossbeam_channel::bounded::<()>(0);
     server.always_altered("/api/v1/telemetry", move |answer| {
-        let _opened = gate.recv_timeout(PATIENCE);
+        // Blocks until the test drops the sender.
+        let _ = gate.recv_timeout(PATIENCE);
         Act::Answer(answer)
     });
     let (begin, begun) = crossbeam_channel::bounded::<()>(0);
     server.always_altered(RETRIEVE, move |answer| {
-        let _begun = begun.recv_timeout(PATIENCE);
+        // Blocks until the test drops the sender.
+        let _ = begun.recv_timeout(PATIENCE);
         Act::Answer(answer)
     });
     let (sender, receiver) = crossbeam_channel::unbounded();
     training.optim_step(AdamParams::default()).on_done(1, sender);
     drop((training, service));
     drop(begin);
-    let (tag, result) = receiver.recv_timeout(PATIENCE / 2).expect("the result comes while telemetry hangs");
+    let (tag, result) = receiver.recv_timeout(PATIENCE / 2).expect("a result while telemetry hangs");
     result.unwrap();
     assert_eq!(tag, 1);
     drop(open);

@@ -1,4 +1,4 @@
-//! The circuit breaker, as the requests of a client share it.
+//! The circuit breaker that the requests of a client share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,7 +30,7 @@ fn failure() -> Result<Answer, Broken> {
     Ok(Answer { status: 500, ..Answer::default() })
 }
 
-/// While a breaker is half-open there is one trial at a time, and a failed one opens it again.
+/// A half-open breaker admits one trial at a time, and a failed trial opens it again.
 fn one_trial_at_a_time() {
     let (breakers, time) = breakers();
     breakers.admit(LANE).unwrap().record(&failure());
@@ -50,12 +50,12 @@ fn one_trial_at_a_time() {
         })
         .collect();
     let tried: Vec<_> = threads.into_iter().map(|it| it.join().unwrap()).collect();
-    // One gets through, and after it failed the time to wait begins anew.
+    // One trial is admitted. Its failure restarts the reset time.
     assert!(matches!(tried[..], [(true, 0), (false, _)] | [(false, _), (true, 0)]), "{tried:?}");
     assert!(breakers.admit(LANE).is_err());
 }
 
-/// A trial that ends without an outcome opens the breaker again, so that another one may come after it.
+/// A trial that is dropped without an outcome opens the breaker again, so that another trial can follow.
 fn a_dropped_trial_allows_another_trial() {
     let (breakers, time) = breakers();
     breakers.admit(LANE).unwrap().record(&failure());
@@ -71,7 +71,7 @@ fn a_dropped_trial_allows_another_trial() {
     breakers.admit(LANE).unwrap().record(&success());
 }
 
-/// A success of a request that was sent before the breaker opened does not close it, whenever it arrives.
+/// A late success of a request that was admitted before the breaker opened does not close it.
 fn a_late_success_does_not_close_the_breaker() {
     let (breakers, time) = breakers();
     let (old, failing) = (breakers.admit(LANE).unwrap(), breakers.admit(LANE).unwrap());
@@ -80,11 +80,11 @@ fn a_late_success_does_not_close_the_breaker() {
     let trial = breakers.admit(LANE).unwrap();
     let refused = thread::scope(|scope| {
         scope.spawn(|| old.record(&success()));
-        let asker = scope.spawn(|| breakers.admit(LANE).is_err());
-        asker.join().unwrap()
+        let other = scope.spawn(|| breakers.admit(LANE).is_err());
+        other.join().unwrap()
     });
     trial.record(&failure());
-    assert!(refused, "a late success closed it while its trial was under way");
+    assert!(refused, "a late success closed the breaker during its trial");
     assert!(breakers.admit(LANE).is_err());
 }
 

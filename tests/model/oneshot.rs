@@ -1,4 +1,4 @@
-//! The one-shot.
+//! The one-shot channel.
 
 use shuttle::thread;
 
@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::sync::fault::Fault;
 use crate::sync::oneshot::oneshot;
 
-/// A reply that is sent or dropped wakes whoever waits.
+/// A reply that is sent or dropped wakes the waiter.
 fn a_waiter_wakes_on_send_and_on_drop() {
     let (sent, first) = oneshot::<u32>();
     let (dropped, second) = oneshot::<u32>();
@@ -20,7 +20,7 @@ fn a_waiter_wakes_on_send_and_on_drop() {
     worker.join().unwrap();
 }
 
-/// Worker, canceller and a caller without patience: one answer counts, and it is the one that is seen.
+/// With a worker, a canceller and a waiter with a deadline, one answer is accepted, and the waiter gets that one.
 fn only_the_first_answer_is_delivered() {
     let (reply, slot) = oneshot::<u32>();
     let worker = thread::spawn(move || reply.send(Ok(7)));
@@ -36,7 +36,7 @@ fn only_the_first_answer_is_delivered() {
     assert!(slot.try_take().unwrap().unwrap_err().is_closed());
 }
 
-/// A caller whose time is up leaves the answer where it will be, also when the reply is dropped at that moment.
+/// After a timeout the answer stays available, even if the reply is dropped at that moment.
 fn an_answer_after_a_timeout_is_kept() {
     let (reply, slot) = oneshot::<u32>();
     let worker = thread::spawn(move || drop(reply));

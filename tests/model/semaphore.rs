@@ -9,7 +9,7 @@ use super::{holds, notices, soon};
 use crate::sync::fault::Fault;
 use crate::sync::{CancelToken, Semaphore};
 
-/// Three threads, one permit, no deadline: each gets its turn, alone.
+/// Three threads share one permit without a deadline; each acquires it, and never two at once.
 fn each_thread_acquires_alone() {
     let (one, inside) = (Semaphore::new(1), Arc::new(AtomicUsize::new(0)));
     let threads: Vec<_> = (0..3)
@@ -29,7 +29,7 @@ fn each_thread_acquires_alone() {
     assert_eq!((others, one.available(), one.waiting()), (vec![0; 3], 1, 0));
 }
 
-/// Whoever sees somebody else wait and then queues up is served after that one.
+/// A thread that acquires while another one waits is served after it.
 fn waiters_are_served_in_order() {
     let (one, served) = (Semaphore::new(1), Arc::new(Mutex::new(Vec::new())));
     let permit = one.acquire(1, &CancelToken::new()).unwrap();
@@ -49,11 +49,11 @@ fn waiters_are_served_in_order() {
     let behind: Vec<_> = threads.into_iter().map(|it| it.join().unwrap()).collect();
     match (&behind[..], &served.lock().unwrap()[..]) {
         ([false, false], _) | ([false, true], [.., "second"]) | ([true, false], [.., "first"]) => {}
-        other => panic!("who was behind, and the order: {other:?}"),
+        other => panic!("which thread saw a waiter, and the order: {other:?}"),
     }
 }
 
-/// A newcomer does not take what is free while somebody waits for more.
+/// A newcomer does not take a free permit while another thread waits for more permits.
 fn a_newcomer_does_not_overtake_a_waiter() {
     let two = Semaphore::new(2);
     let permit = two.acquire(1, &CancelToken::new()).unwrap();
@@ -63,7 +63,7 @@ fn a_newcomer_does_not_overtake_a_waiter() {
     });
     let newcomer = thread::spawn({
         let two = two.clone();
-        // Once the head waits it does so until the permit is given back, which is later.
+        // The head, once it waits, waits until the permit is dropped below.
         move || two.waiting() == 1 && two.try_acquire(1).is_some()
     });
     let overtaken = newcomer.join().unwrap();
@@ -72,7 +72,7 @@ fn a_newcomer_does_not_overtake_a_waiter() {
     assert_eq!((overtaken, two.available()), (false, 2));
 }
 
-/// A head that waits in vain is woken by its cancellation, and then does not keep the next one out.
+/// A cancelled head of the queue wakes and lets the next waiter in.
 fn a_cancelled_head_lets_the_next_waiter_in() {
     let (two, cancel) = (Semaphore::new(2), CancelToken::new());
     let permit = two.acquire(1, &CancelToken::new()).unwrap();
@@ -87,12 +87,12 @@ fn a_cancelled_head_lets_the_next_waiter_in() {
     cancel.cancel();
     let cancelled = head.join().unwrap();
     next.join().unwrap();
-    // Only now, so that the others had to do without it.
+    // Held until here, so that the next waiter cannot use it.
     drop(permit);
     assert_eq!((cancelled, two.available(), two.waiting()), (true, 2, 0));
 }
 
-/// The same of a head whose time is up.
+/// A head of the queue that times out lets the next waiter in.
 fn a_timed_out_head_lets_the_next_waiter_in() {
     let two = Semaphore::new(2);
     let permit = two.acquire(1, &CancelToken::new()).unwrap();
@@ -110,7 +110,7 @@ fn a_timed_out_head_lets_the_next_waiter_in() {
     assert_eq!((late, two.available(), two.waiting()), (true, 2, 0));
 }
 
-/// If somebody is cancelled, or late, when it is let in, then it either has the permit or leaves it to the next one.
+/// A waiter that is cancelled or times out while a permit is granted to it either has the permit or passes it on.
 fn a_permit_granted_during_cancellation_is_not_lost() {
     let (one, cancel) = (Semaphore::new(1), CancelToken::new());
     let permit = one.acquire(1, &CancelToken::new()).unwrap();
@@ -129,7 +129,7 @@ fn a_permit_granted_during_cancellation_is_not_lost() {
     assert_eq!((served[2], one.available(), one.waiting()), (true, 1, 0));
 }
 
-/// Closing wakes everybody, and nobody is admitted afterwards.
+/// Closing wakes all waiters, and no thread is admitted afterwards.
 fn closing_wakes_every_waiter_with_an_error() {
     let one = Semaphore::new(1);
     let permit = one.acquire(1, &CancelToken::new()).unwrap();
@@ -145,7 +145,7 @@ fn closing_wakes_every_waiter_with_an_error() {
     assert_eq!((closed, one.available(), one.waiting()), (vec![true; 2], 1, 0));
 }
 
-/// Different weights never add up to more than there is.
+/// The sum of the weights inside never exceeds the permits.
 fn weights_are_kept() {
     let (three, inside) = (Semaphore::new(3), Arc::new(AtomicUsize::new(0)));
     let threads: Vec<_> = [1, 2, 3]

@@ -1,4 +1,4 @@
-//! Who is asking, and with which key.
+//! The caller's identity and API key.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -17,7 +17,7 @@ fn claims(issuer: &str) -> Value {
 fn whoami_reads_the_token_from_the_server() {
     let (server, rest) = rest();
     server.always("/api/v1/client/config", Act::json(json!({"pjwt_auth_enabled": true})));
-    server.always("/api/v1/auth/token", Act::json(json!({"jwt": jwt(claims("anybody"))})));
+    server.always("/api/v1/auth/token", Act::json(json!({"jwt": jwt(claims("other-service"))})));
     let me = rest.whoami().unwrap();
     assert_eq!(me.user_urn, "tml:user:7");
     assert_eq!((me.org_urn.as_deref(), me.email), (Some("tml:organization:o-1"), None));
@@ -27,7 +27,7 @@ fn whoami_reads_the_token_from_the_server() {
 
 #[test]
 fn whoami_reads_the_callers_token_if_the_service_issued_it() {
-    for (issuer, known) in [("passport-prod", true), ("somebody-else", false)] {
+    for (issuer, known) in [("passport-prod", true), ("other-service", false)] {
         let server = FakeServer::new();
         let service = server.in_memory().api_key(jwt(claims(issuer))).build().unwrap();
         let who = service.create_rest_client().whoami();

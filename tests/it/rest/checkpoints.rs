@@ -1,4 +1,4 @@
-//! Checkpoints: lists, ends, permissions, copies.
+//! Checkpoints: lists, deletion and expiry, publishing, archives, copies.
 
 use std::time::{Duration, SystemTime};
 
@@ -27,9 +27,9 @@ fn each_call_is_one_request_with_the_right_method_path_and_body() {
     rest.set_checkpoint_ttl_from_tinker_path(PATH, Ttl::Never).unwrap();
     let sent: Vec<(String, String, String)> = server.requests()[2..]
         .iter()
-        .map(|it| {
-            let body = String::from_utf8(it.body.to_vec()).unwrap();
-            (it.method.clone(), it.path.strip_prefix(PLACE).unwrap().to_string(), body)
+        .map(|seen| {
+            let body = String::from_utf8(seen.body.to_vec()).unwrap();
+            (seen.method.clone(), seen.path.strip_prefix(PLACE).unwrap().to_string(), body)
         })
         .collect();
     let expected = [
@@ -38,7 +38,7 @@ fn each_call_is_one_request_with_the_right_method_path_and_body() {
         ("POST", "/publish", ""),
         ("DELETE", "/publish", ""),
         ("PUT", "/ttl", r#"{"ttl_seconds":7200}"#),
-        // The null is written: it takes the limit away.
+        // `null` is sent explicitly: it removes the limit.
         ("PUT", "/ttl", r#"{"ttl_seconds":null}"#),
     ];
     assert_eq!(sent, expected.map(|(a, b, c)| (a.to_string(), b.to_string(), c.to_string())));
@@ -150,7 +150,7 @@ fn the_url_of_an_archive_is_the_target_of_a_redirect() {
     let archive = rest.get_checkpoint_archive_url("tinker://r/weights/x").unwrap();
     assert_eq!(archive.url.expose(), url);
     assert_eq!(archive.expires.unwrap().as_str(), "2026-11-20T15:19:59Z");
-    // Without a word on its end, it is good for about a quarter of an hour.
+    // Without an `expires` header the URL is assumed valid for about 15 minutes.
     server.next(ARCHIVE, redirect);
     let before = SystemTime::now();
     let archive = rest.get_checkpoint_archive_url("tinker://r/weights/x").unwrap();
@@ -249,10 +249,10 @@ fn a_copy_is_repeated_under_one_key_and_its_token_is_sent_in_one_header_and_show
     assert!(keys.iter().all(|it| *it == keys[0]), "{keys:?}");
     let parts: Vec<usize> = keys[0].split('-').map(str::len).collect();
     assert_eq!(parts, [8, 4, 4, 4, 12], "a bare UUID");
-    for it in &seen {
-        assert_eq!(it.header("x-tinker-weights-access-token"), Some("hush-hush"));
-        assert!(!String::from_utf8_lossy(&it.body).contains("hush"));
-        assert_eq!(it.headers.iter().filter(|it| it.0 == "x-idempotency-key").count(), 1);
+    for request in &seen {
+        assert_eq!(request.header("x-tinker-weights-access-token"), Some("hush-hush"));
+        assert!(!String::from_utf8_lossy(&request.body).contains("hush"));
+        assert_eq!(request.headers.iter().filter(|header| header.0 == "x-idempotency-key").count(), 1);
     }
     server.next(COPY, Act::status(403, r#"{"detail":"no"}"#).with_header("x-should-retry", "true"));
     let error = rest.copy_weights("tinker://r/weights/x", &options).unwrap_err();

@@ -1,4 +1,4 @@
-//! Sessions.
+//! Sessions: search, status, projects, trace export.
 
 use std::time::Duration;
 
@@ -121,7 +121,7 @@ fn a_session_lists_its_training_runs_and_can_change_its_project() {
 
 const TRACE: &str = "/api/v1/sessions/s/trace_export";
 
-/// A client whose time passes by itself.
+/// A client on a virtual clock, which sleeps advance.
 fn timed(operation: u64) -> (FakeServer, VirtualClock, RestClient) {
     let (server, clock) = (FakeServer::new(), VirtualClock::new());
     let builder =
@@ -167,9 +167,9 @@ fn closing_the_service_ends_the_wait_for_a_trace() {
     server.always(TRACE, Act::json(json!({"status": "pending"})));
     let (done, waiting) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || drop(done.send(rest.export_session_trace("s"))));
-    eventually("the trace was asked for", || !server.requests_to(TRACE).is_empty());
+    eventually("the trace is requested", || !server.requests_to(TRACE).is_empty());
     service.close(CloseStatus::Success).unwrap();
     assert!(waiting.recv_timeout(PATIENCE).unwrap().unwrap_err().is_closed());
-    assert_eq!(server.requests_to(TRACE).len(), 1, "the pause was cut short");
+    assert_eq!(server.requests_to(TRACE).len(), 1, "closing ended the pause");
     thread.join().unwrap();
 }
