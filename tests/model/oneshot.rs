@@ -15,8 +15,8 @@ fn a_waiter_wakes_on_send_and_on_drop() {
         drop(dropped);
         sent.send(Ok(7));
     });
-    assert!(second.wait(None).is_some_and(|it| it.is_err_and(|it| it.is_closed())));
-    assert!(first.wait(None).is_some_and(|it| it.is_ok_and(|it| it == 7)));
+    assert!(second.wait(None).is_some_and(|answer| answer.is_err_and(|error| error.is_closed())));
+    assert!(first.wait(None).is_some_and(|answer| answer.is_ok_and(|value| value == 7)));
     worker.join().unwrap();
 }
 
@@ -43,7 +43,9 @@ fn an_answer_after_a_timeout_is_kept() {
     let early = slot.wait(Some(soon()));
     worker.join().unwrap();
     let answer = early.or_else(|| slot.try_take());
-    assert!(answer.is_some_and(|it| it.is_err_and(|it| it.message().contains("without an answer"))));
+    assert!(
+        answer.is_some_and(|answer| answer.is_err_and(|error| error.message().contains("without an answer")))
+    );
 }
 
 #[test]
