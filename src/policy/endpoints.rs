@@ -27,10 +27,9 @@ pub(crate) enum Presence {
     Present,
 }
 
-/// Texts, in lower case, that web frameworks send for an unknown path. An endpoint that did not find an object names
+/// Texts, in lower case, that web frameworks send for an unknown path, if any. An endpoint that did not find an object names
 /// the object.
-const FRAMEWORK_TEXTS: [&str; 5] =
-    ["not found", "404 page not found", "no further information", "{}", "null"];
+const FRAMEWORK_TEXTS: [&str; 5] = ["", "not found", "404 page not found", "{}", "null"];
 
 /// Concludes from the status and the reason of a refusal whether the endpoint exists. A 405 is never about a missing
 /// object; a 404 may be.
@@ -129,7 +128,7 @@ mod tests {
             (404, "whatever", Nothing, Presence::Absent),
             (404, "Not Found", Something, Presence::Unclear),
             (404, "Not Found", NoPath, Presence::ProbablyAbsent),
-            (404, "no further information", NoPath, Presence::ProbablyAbsent),
+            (404, "", NoPath, Presence::ProbablyAbsent),
             (404, "Model not found", Something, Presence::Present),
             (404, "Model not found", NoPath, Presence::Present),
             (400, "Not Found", Nothing, Presence::Present),

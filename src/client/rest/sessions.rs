@@ -100,6 +100,6 @@ impl RestClient {
 
 fn failed(error: Option<String>) -> Error {
     let category = Category::Unknown;
-    let text = error.map_or_else(|| "no further information".into(), |it| presentable(&it));
+    let text = error.map_or_else(|| "the server gave no reason".into(), |it| presentable(&it));
     Error::new(ErrorKind::RequestFailed { category }, format!("the trace could not be written: {text}"))
 }
