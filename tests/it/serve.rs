@@ -6,11 +6,17 @@ use std::process::{Command, Output, Stdio};
 
 use crate::util::eventually;
 
-/// The built example. `None` if only this test binary was built, as by `cargo test --test it`.
-fn program() -> Option<PathBuf> {
-    let program = std::env::current_exe().unwrap().parent()?.parent()?.join("examples").join("serve");
-    let program = program.with_extension(std::env::consts::EXE_EXTENSION);
-    program.exists().then_some(program)
+/// The built example. `cargo test` builds it; `cargo test --test it` alone does not.
+fn program() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let target = test.parent().and_then(Path::parent).expect("a folder");
+    let program = target.join("examples").join("serve").with_extension(std::env::consts::EXE_EXTENSION);
+    assert!(
+        program.exists(),
+        "{} is missing: run `cargo build --all-features --examples`",
+        program.display()
+    );
+    program
 }
 
 fn run(program: &Path, arguments: &[&str]) -> Output {
@@ -19,7 +25,7 @@ fn run(program: &Path, arguments: &[&str]) -> Output {
 
 #[test]
 fn help_is_printed_and_a_wrong_argument_is_named_without_debug_text() {
-    let Some(program) = program() else { return };
+    let program = program();
     for help in ["--help", "-h"] {
         let output = run(&program, &["8402", help]);
         let text = String::from_utf8(output.stdout).unwrap();
@@ -40,7 +46,7 @@ fn help_is_printed_and_a_wrong_argument_is_named_without_debug_text() {
 
 #[test]
 fn a_server_that_cannot_run_says_why_and_exits_with_1() {
-    let Some(program) = program() else { return };
+    let program = program();
     let output = run(&program, &["--alias", "x=y"]);
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{text}");
@@ -51,7 +57,7 @@ fn a_server_that_cannot_run_says_why_and_exits_with_1() {
 #[cfg(unix)]
 #[test]
 fn a_killed_server_without_a_data_folder_removes_its_temporary_folder() {
-    let Some(program) = program() else { return };
+    let program = program();
     let temporary = std::env::temp_dir().join(format!("tinkex-serve-test-{}", std::process::id()));
     std::fs::create_dir_all(&temporary).unwrap();
     let mut server = Command::new(program)
