@@ -1,4 +1,4 @@
-"""The rival of benches/fanout.rs: the same samples by the official Python SDK, against the same server.
+"""Baseline of benches/fanout.rs: the same samples with the official Python SDK, against the same server.
 
     TINKEX_FANOUT_ROLE="server each" cargo bench --bench fanout &    # prints its address
     pip install tinker==0.38.0 && TINKER_BASE_URL=http://127.0.0.1:… python benches/fanout.py
@@ -15,7 +15,7 @@ N, TOKENS = 2000, 256
 
 
 def main():
-    """Prints one line of JSON, with the names that the Rust side uses."""
+    """Prints one line of JSON with the same names as the Rust bench."""
     os.environ.setdefault("TINKER_API_KEY", "tml-bench")
     os.environ.setdefault("TINKER_TELEMETRY", "0")
     service = tinker.ServiceClient()
@@ -25,8 +25,8 @@ def main():
     usage = resource.getrusage(resource.RUSAGE_SELF)
     began, before = time.monotonic(), usage.ru_utime + usage.ru_stime
     pending = [sampler.sample(prompt, 1, params) for _ in range(N)]
-    for it in pending:
-        assert len(it.result().sequences[0].tokens) == TOKENS
+    for sample in pending:
+        assert len(sample.result().sequences[0].tokens) == TOKENS
     wall = time.monotonic() - began
     usage = resource.getrusage(resource.RUSAGE_SELF)
     cpu = usage.ru_utime + usage.ru_stime - before

@@ -1,7 +1,8 @@
-//! Thousands of samples in flight at once, and what they cost the client: `cargo bench --bench fanout`.
+//! The cost to the client of thousands of samples in flight at once: `cargo bench --bench fanout`.
 //!
-//! The server is a process of its own (this program, started again), or whatever `TINKER_BASE_URL` names. Prints one
-//! line of JSON for each way of waiting; each is measured in a process of its own too, because memory has a peak only.
+//! The server is a process of its own (this program, started again), or the one at `TINKER_BASE_URL`. Prints one line
+//! of JSON for each way of waiting. Each way is measured in a process of its own, because the peak memory is that of
+//! the process.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,7 +24,7 @@ use tinkex::types::{ModelInput, SamplingParams};
 
 const SAMPLES: usize = 2000;
 const TOKENS: usize = 256;
-/// How long the server takes over each sample, in milliseconds, unless `TINKEX_FANOUT_DELAY_MS` says otherwise.
+/// Time that the server takes for each sample, in milliseconds. `TINKEX_FANOUT_DELAY_MS` overrides it.
 const DELAY_MS: u64 = 500;
 const ROLE: &str = "TINKEX_FANOUT_ROLE";
 const URL: &str = "TINKEX_FANOUT_URL";
@@ -33,13 +34,13 @@ fn main() {
         Ok("server poller") => serve(true),
         Ok("server each") => serve(false),
         Ok(role) => measure(role.strip_prefix("client ").unwrap()),
-        // How a server wants its samples waited for is for it to say.
+        // A real server decides the way of waiting by its flags.
         Err(_) if std::env::var_os("TINKER_BASE_URL").is_some() => compare("as the server wants"),
         Err(_) => ["poller", "each"].iter().for_each(|mode| compare(mode)),
     }
 }
 
-fn again(role: String) -> Command {
+fn this_program(role: String) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.env(ROLE, role).stdout(Stdio::piped());
     command
@@ -58,13 +59,13 @@ fn compare(mode: &str) {
     let (url, _server) = match std::env::var("TINKER_BASE_URL") {
         Ok(url) => (url, None),
         Err(_) => {
-            let mut server = Server(again(format!("server {mode}")).spawn().unwrap());
+            let mut server = Server(this_program(format!("server {mode}")).spawn().unwrap());
             let mut url = String::new();
             BufReader::new(server.0.stdout.take().unwrap()).read_line(&mut url).unwrap();
             (url.trim().to_string(), Some(server))
         }
     };
-    let output = again(format!("client {mode}")).env(URL, url).output().unwrap();
+    let output = this_program(format!("client {mode}")).env(URL, url).output().unwrap();
     print!("{}", String::from_utf8_lossy(&output.stdout));
 }
 
@@ -80,11 +81,11 @@ fn measure(mode: &str) {
     let prompt = ModelInput::from_ints((0..TOKENS as i32).collect::<Vec<_>>());
     let params = SamplingParams { max_tokens: Some(TOKENS as u32), ..Default::default() };
     let done = Arc::new(AtomicBool::new(false));
-    let watching = done.clone();
-    let watch = thread::spawn(move || {
+    let is_over = done.clone();
+    let monitor = thread::spawn(move || {
         let mut most = 0;
-        while !watching.load(Ordering::Relaxed) {
-            // This thread is none of the client's.
+        while !is_over.load(Ordering::Relaxed) {
+            // Without this thread.
             most = most.max(status("Threads:") - 1);
             thread::sleep(Duration::from_millis(20));
         }
@@ -92,20 +93,20 @@ fn measure(mode: &str) {
     });
     let (cpu, started) = (cpu_seconds(), Instant::now());
     let pending: Vec<_> = (0..SAMPLES).map(|_| sampler.sample(&prompt, 1, &params)).collect();
-    for it in pending {
-        assert_eq!(it.wait().unwrap().sequences[0].tokens.len(), TOKENS);
+    for sample in pending {
+        assert_eq!(sample.wait().unwrap().sequences[0].tokens.len(), TOKENS);
     }
     let (cpu_s, wall_s) = (cpu_seconds() - cpu, started.elapsed().as_secs_f64());
     done.store(true, Ordering::Relaxed);
     let line = json!({
         "mode": mode, "n": SAMPLES, "wall_s": wall_s, "cpu_s": cpu_s,
         "cpu_ms_per_sample": cpu_s * 1e3 / SAMPLES as f64, "samples_per_s": SAMPLES as f64 / wall_s,
-        "rss_mb": status("VmHWM:") as f64 / 1024.0, "threads_max": watch.join().unwrap(),
+        "rss_mb": status("VmHWM:") as f64 / 1024.0, "threads_max": monitor.join().unwrap(),
     });
     println!("{line}");
 }
 
-/// User and system time of this process; the system counts them in hundredths of a second.
+/// User and system time of this process, which Linux counts in hundredths of a second.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -121,12 +122,12 @@ fn status(key: &str) -> u64 {
 fn delay() -> Duration {
     static DELAY: OnceLock<Duration> = OnceLock::new();
     *DELAY.get_or_init(|| {
-        let told = std::env::var("TINKEX_FANOUT_DELAY_MS").ok().and_then(|it| it.parse().ok());
-        Duration::from_millis(told.unwrap_or(DELAY_MS))
+        let setting = std::env::var("TINKEX_FANOUT_DELAY_MS").ok().and_then(|it| it.parse().ok());
+        Duration::from_millis(setting.unwrap_or(DELAY_MS))
     })
 }
 
-/// The moments at which samples are finished, by their number.
+/// Time at which each sample is finished, by its number.
 type Finished = Arc<Mutex<Vec<Instant>>>;
 
 fn serve(together: bool) {
@@ -134,14 +135,15 @@ fn serve(together: bool) {
     println!("http://{}", listener.local_addr().unwrap());
     io::stdout().flush().unwrap();
     let finished = Finished::default();
-    // The system queues 128 connections and has clients try again after a second: so somebody must always be at the door,
-    // who does nothing but let them in.
-    let (hall, arrivals) = mpsc::channel::<TcpStream>();
+    // Linux queues 128 connections; clients retry further ones after a second. So 8 threads only accept.
+    let (sender, accepted) = mpsc::channel::<TcpStream>();
     for _ in 0..8 {
-        let (listener, hall) = (listener.try_clone().unwrap(), hall.clone());
-        thread::spawn(move || listener.incoming().flatten().for_each(|it| hall.send(it).unwrap()));
+        let (listener, sender) = (listener.try_clone().unwrap(), sender.clone());
+        thread::spawn(move || {
+            listener.incoming().flatten().for_each(|stream| sender.send(stream).unwrap());
+        });
     }
-    for stream in arrivals {
+    for stream in accepted {
         let finished = finished.clone();
         let builder = thread::Builder::new().stack_size(128 * 1024);
         let serving = builder.spawn(move || drop(connection(&stream, together, &finished)));
@@ -189,7 +191,7 @@ enum Kind {
 
 fn reply(path: &str, body: &[u8], together: bool, finished: &Finished) -> (Kind, Vec<u8>) {
     let json: Value = match path {
-        // Its body is long and does not matter.
+        // Skip parsing the body, which is long and not needed.
         "/api/v1/asample" => Value::Null,
         _ => serde_json::from_slice(body).unwrap_or_default(),
     };
@@ -201,11 +203,11 @@ fn reply(path: &str, body: &[u8], together: bool, finished: &Finished) -> (Kind,
         "/api/v1/asample" => {
             let mut finished = finished.lock().unwrap();
             finished.push(Instant::now() + delay());
-            // The official Python SDK insists on the second field.
+            // The official Python SDK requires the second field.
             let id = (finished.len() - 1).to_string();
             json!({"request_id": id, "sample_sequence_ids": [id]})
         }
-        "/api/v1/retrieve_futures" => news(&json, finished),
+        "/api/v1/retrieve_futures" => completions(&json, finished),
         "/api/v1/retrieve_future" => {
             let id: usize = json["request_id"].as_str().and_then(|it| it.parse().ok()).unwrap_or(0);
             let at = finished.lock().unwrap()[id];
@@ -217,11 +219,11 @@ fn reply(path: &str, body: &[u8], together: bool, finished: &Finished) -> (Kind,
     (Kind::Json, answer.to_string().into_bytes())
 }
 
-/// Waits until there is something beyond the cursor. Samples are finished in the order of their submission.
-fn news(request: &Value, finished: &Finished) -> Value {
+/// Waits for completions after the cursor. Samples finish in the order of their submission.
+fn completions(request: &Value, finished: &Finished) -> Value {
     let from = request["prev_cursor"].as_u64().unwrap_or(0) as usize;
-    let patience = if request["timeout"].is_null() { 30 } else { 0 };
-    let end = Instant::now() + Duration::from_secs(patience);
+    let seconds = if request["timeout"].is_null() { 30 } else { 0 };
+    let end = Instant::now() + Duration::from_secs(seconds);
     loop {
         let now = Instant::now();
         let ready = finished.lock().unwrap().partition_point(|it| *it <= now);
@@ -238,7 +240,7 @@ fn news(request: &Value, finished: &Finished) -> Value {
     }
 }
 
-/// One sequence: field 2 are its tokens and field 3 their log-probabilities, 4 bytes each.
+/// Encodes a result with one sequence: field 2 has the tokens, field 3 the log-probabilities, 4 bytes each.
 fn result() -> Vec<u8> {
     let field = |tag: u8, bytes: &[u8]| {
         let n = bytes.len();

@@ -1,15 +1,15 @@
-//! Throws damaged messages at every decoder and looks for a panic.
+//! Fuzzes every decoder with damaged messages and reports panics.
 //!
 //! ```text
 //! cargo bench --bench fuzz -- --seconds 60            # each decoder for 60 s
 //! cargo bench --bench fuzz -- --only SampleResponse   # one of them
-//! cargo bench --bench fuzz -- --seed 7                # as last time
+//! cargo bench --bench fuzz -- --seed 7                # repeat a run
 //! ```
 //!
-//! The bytes come from the recordings and vectors of `tests/data/wire` and from an example of each message, damaged by a
-//! generator whose seed is printed. A decoder begins with what it can read. No coverage guides the search, because that takes
-//! a nightly compiler; this runs on the one that builds the crate. Prints one line of JSON for each decoder; a panic prints
-//! the bytes and ends with an error.
+//! The inputs are the recordings and vectors of `tests/data/wire` and an example of each message, damaged by a random
+//! generator whose seed is printed. Each decoder starts with the inputs that it can decode. The search is not guided by
+//! coverage, which would need a nightly compiler. Prints one line of JSON for each decoder; a panic prints its input in
+//! base64 and ends with an error.
 
 #![allow(
     clippy::print_stdout,
@@ -22,7 +22,7 @@ mod support;
 
 #[cfg(not(feature = "testing"))]
 fn main() {
-    support::again("fuzz");
+    support::run_with_testing("fuzz");
 }
 
 #[cfg(feature = "testing")]
@@ -40,9 +40,9 @@ mod fuzz {
     use serde_json::Value;
     use tinkex::testing::codecs;
 
-    /// No decoder has a reason to see more; it bounds what a message can grow to.
+    /// Limit of an input's length in bytes, because damage can make an input grow.
     const LONGEST: usize = 1 << 16;
-    /// How many inputs are tried between two looks at the clock.
+    /// Number of inputs between two readings of the clock.
     const ROUND: usize = 256;
 
     pub(super) fn main() {
@@ -63,23 +63,23 @@ mod fuzz {
             ran += 1;
             found += u32::from(!run(name, decode, &corpus, seconds, seed));
         }
-        assert_ne!(ran, 0, "there is no such decoder");
+        assert_ne!(ran, 0, "--only does not name a decoder: {only:?}");
         if found != 0 {
             println!("{found} of {ran} decoders panicked");
             std::process::exit(1);
         }
     }
 
-    /// Whether a decoder stood it.
+    /// Fuzzes one decoder; false if it panicked.
     fn run(name: &str, decode: fn(&[u8]) -> bool, corpus: &[Vec<u8>], seconds: f64, seed: u64) -> bool {
         let mut random = Rng::with_seed(seed);
         let (mut tried, mut read) = (0u64, 0u64);
-        let mut own: Vec<Vec<u8>> = corpus.iter().filter(|it| decode(it)).cloned().collect();
+        let mut own: Vec<Vec<u8>> = corpus.iter().filter(|input| decode(input)).cloned().collect();
         let understood = own.len();
         let end = Instant::now() + Duration::from_secs_f64(seconds);
         while Instant::now() < end {
             for _ in 0..ROUND {
-                // Mostly its own messages, sometimes those of others.
+                // Mostly its own messages, sometimes those of other decoders.
                 let from = if own.is_empty() || random.u8(..8) == 0 { corpus } else { &own };
                 let mut input = random.choice(from).expect("a corpus").clone();
                 for _ in 0..random.usize(1..5) {
@@ -89,7 +89,7 @@ mod fuzz {
                 match catch_unwind(AssertUnwindSafe(|| decode(&input))) {
                     Ok(true) => {
                         read += 1;
-                        // What could be read although it was damaged is worth damaging further.
+                        // Keep some damaged inputs that still decode, to damage them further.
                         if own.len() < 4096 && random.u8(..16) == 0 {
                             own.push(input);
                         }
@@ -127,7 +127,7 @@ mod fuzz {
                 let end = (start + random.usize(..64)).min(other.len());
                 bytes.splice(from..to, other[start..end].iter().copied());
             }
-            // Numbers at which lengths and sizes turn over, as text and as variable-length integers.
+            // Boundary values of lengths and sizes, as text (4) and as varints (5).
             4 => {
                 let texts = ["0", "-1", "1e309", "18446744073709551616", "null", "[]", "{}", "\"\"", "1.5"];
                 bytes.splice(from..to, random.choice(texts).expect("some").bytes());
@@ -151,7 +151,7 @@ mod fuzz {
         }
     }
 
-    /// Every body of the recordings, the vectors, and an example of each message.
+    /// Collects every body of the recordings, the vectors, and an example of each message.
     fn corpus() -> Vec<Vec<u8>> {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/wire");
         let text = |name: &str| std::fs::read_to_string(format!("{folder}/{name}")).unwrap();
@@ -173,7 +173,7 @@ mod fuzz {
                 }
             }
         }
-        // What the readers with rules of their own understand, of which nothing was recorded.
+        // Inputs of the hand-written decoders that are not in the recordings.
         let data = r#"{"data":[{"model_input":{"chunks":[{"type":"encoded_text","tokens":[1,2]}]},"loss_fn_inputs":{"target_tokens":{"data":[2,3],"dtype":"int64","shape":[2]},"weights":{"data":[0.5],"dtype":"float32","shape":[1,2],"sparse_crow_indices":[0,1],"sparse_col_indices":[1]}}}],"loss_fn":"cross_entropy","loss_fn_config":{"a":0.5}}"#;
         for input in ["forward_backward_input", "forward_input"] {
             all.push(format!(r#"{{"model_id":"m","seq_id":1,"{input}":{data}}}"#).into_bytes());

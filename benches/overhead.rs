@@ -1,15 +1,16 @@
-//! What one operation costs above the HTTP requests that it cannot do without.
+//! CPU cost of one operation above that of its HTTP requests.
 //!
 //! ```text
 //! cargo bench --bench overhead
 //! ```
 //!
-//! An `optim_step` is two requests: its submission and the request for its result. The same two requests are made by bare
-//! ureq calls, with the same bodies, headers and buffers, against the same server process, in turns. What is compared is
-//! the CPU time of this process, all threads together. Prints one line of JSON, medians of rounds.
+//! An `optim_step` is two requests: its submission and a poll of its result. The bench compares it with the same two
+//! requests as bare ureq calls, with the same bodies, headers and buffers, against the same server process, in
+//! alternation. It compares the CPU time of all threads of this process. Prints one line of JSON with medians of
+//! rounds.
 //!
-//! ureq looks the server's name up for each request, on a thread that it starts for that; this crate remembers the
-//! addresses. So there are two rivals: ureq as it comes, and ureq that was told the address.
+//! ureq resolves the server's name for each request on a new thread, while this crate caches the addresses. So the
+//! bench has two baselines: ureq with its defaults, and ureq with a fixed address.
 
 #![allow(
     clippy::print_stdout,
@@ -59,23 +60,25 @@ fn main() {
             post(agent, &format!("{url}/api/v1/retrieve_future"), RETRIEVAL);
         }
     };
-    let as_it_comes = ureq::Agent::new_with_config(config());
-    let address = Known(SocketAddr::from(([127, 0, 0, 1], port.trim().parse().unwrap())));
-    let told = ureq::Agent::with_parts(config(), DefaultConnector::default(), address);
+    let default_agent = ureq::Agent::new_with_config(config());
+    let address = FixedAddress(SocketAddr::from(([127, 0, 0, 1], port.trim().parse().unwrap())));
+    let fixed_agent = ureq::Agent::with_parts(config(), DefaultConnector::default(), address);
     operations();
-    requests(&as_it_comes);
-    requests(&told);
+    requests(&default_agent);
+    requests(&fixed_agent);
     let mut rounds = [const { Vec::new() }; 3];
     for _ in 0..ROUNDS {
         rounds[0].push(cost(operations));
-        rounds[1].push(cost(|| requests(&as_it_comes)));
-        rounds[2].push(cost(|| requests(&told)));
+        rounds[1].push(cost(|| requests(&default_agent)));
+        rounds[2].push(cost(|| requests(&fixed_agent)));
     }
-    let above = |rival: &[f64]| median(rounds[0].iter().zip(rival).map(|(it, rival)| it - rival));
-    let [operation, bare, told] = [0, 1, 2].map(|it| median(rounds[it].iter().copied()));
+    let above = |baseline: &[f64]| {
+        median(rounds[0].iter().zip(baseline).map(|(operation, baseline)| operation - baseline))
+    };
+    let [operation, bare, fixed] = [0, 1, 2].map(|i| median(rounds[i].iter().copied()));
     println!(
         "{{\"operation_us\":{operation:.1},\"two_bare_requests_us\":{bare:.1},\"above_us\":{:.1},\
-         \"two_bare_requests_known_address_us\":{told:.1},\"above_known_address_us\":{:.1},\"target_us\":15}}",
+         \"two_bare_requests_known_address_us\":{fixed:.1},\"above_known_address_us\":{:.1},\"target_us\":15}}",
         above(&rounds[1]),
         above(&rounds[2]),
     );
@@ -97,7 +100,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// The CPU time of this process so far. Linux counts it in hundredths of a second.
+/// CPU time of this process so far, which Linux counts in hundredths of a second.
 fn cpu() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -117,20 +120,20 @@ fn config() -> ureq::config::Config {
         .build()
 }
 
-/// Knows where the server is.
+/// Resolves every name to one address.
 #[derive(Debug)]
-struct Known(SocketAddr);
+struct FixedAddress(SocketAddr);
 
-impl Resolver for Known {
+impl Resolver for FixedAddress {
     fn resolve(
         &self,
         _: &Uri,
         _: &ureq::config::Config,
         _: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let mut known = self.empty();
-        known.push(self.0);
-        Ok(known)
+        let mut addresses = self.empty();
+        addresses.push(self.0);
+        Ok(addresses)
     }
 }
 
@@ -150,13 +153,14 @@ fn post(agent: &ureq::Agent, url: &str, body: &str) {
         ("x-sdk-version", "0.38.0"),
         ("x-sdk-method", "TrainingClient.optim_step"),
     ];
-    let request = headers.into_iter().fold(agent.post(url), |it, (name, value)| it.header(name, value));
+    let request =
+        headers.into_iter().fold(agent.post(url), |request, (name, value)| request.header(name, value));
     let request = request.config().timeout_global(Some(Duration::from_secs(60))).build();
     let mut answer = request.send(body).unwrap();
     answer.body_mut().read_to_vec().unwrap();
 }
 
-/// Answers as little as will do, at once.
+/// Runs a server that answers at once with minimal bodies.
 fn serve() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     println!("{}", listener.local_addr().unwrap().port());

@@ -1,4 +1,4 @@
-//! The semaphore against other ways to let in at most so many threads.
+//! Compares the semaphore with other ways to limit the number of threads inside a section.
 //!
 //! ```text
 //! cargo bench --bench semaphore
@@ -8,15 +8,15 @@
 //! |---|---|
 //! | `tinkex` | `tinkex::sync::Semaphore` |
 //! | `sleeping` | a loop that tries and sleeps for 2 ms |
-//! | `herd` | a mutex and a condition variable on which each release wakes everybody |
-//! | `tokio` | `tokio::sync::Semaphore`, each future driven by a thread that parks |
+//! | `herd` | a mutex and a condition variable; each release wakes all waiters |
+//! | `tokio` | `tokio::sync::Semaphore`; each thread polls its future and parks |
 //!
 //! | figure | what it is |
 //! |---|---|
-//! | `free_ns` | acquiring and releasing when nobody else is there |
-//! | `lone` | one permit, one waiter: from the release until the waiter runs |
-//! | `crowd` | 8 permits, 64 threads that hold one for 1 ms and then do without for 1 ms, for 3 s: how many were served per second; from a release until the next holder runs (the oldest release counts); how long acquiring takes; CPU time |
-//! | `idle_cpu_ms` | the CPU time of 1000 threads that wait in vain for 5 s |
+//! | `free_ns` | acquiring and releasing without contention |
+//! | `lone` | one permit, one waiter: time from the release until the waiter runs |
+//! | `crowd` | 8 permits, 64 threads that hold one for 1 ms and then sleep for 1 ms, for 3 s: acquisitions per second; time from the oldest unused release until the next holder runs; time to acquire; CPU time |
+//! | `idle_cpu_ms` | CPU time of 1000 threads that wait for 5 s |
 //!
 //! Prints one line of JSON. Times are in microseconds unless the name says otherwise.
 
@@ -36,18 +36,18 @@ use serde_json::{Value, json};
 use tinkex::sync::{CancelToken, Semaphore};
 
 fn main() {
-    let rivals = [
+    let gates = [
         ("tinkex", figures(Semaphore::new)),
         ("sleeping", figures(Sleeping::new)),
         ("herd", figures(Herd::new)),
         ("tokio", figures(tokio::sync::Semaphore::new)),
     ];
-    println!("{}", rivals.into_iter().map(|(name, it)| (name.to_owned(), it)).collect::<Value>());
+    println!("{}", gates.into_iter().map(|(name, figures)| (name.to_owned(), figures)).collect::<Value>());
 }
 
-/// Something that lets in at most so many at once.
+/// A limit for the number of threads inside a section.
 trait Gate: Send + Sync + 'static {
-    /// Does something inside.
+    /// Calls `f` inside the section.
     fn inside<T>(&self, cancel: &CancelToken, f: impl FnOnce() -> T) -> T;
 }
 
@@ -116,7 +116,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
         }
     }
     let mut future = pin!(future);
-    // Most of the time there is nothing to wait for, and then nothing needs to be woken.
+    // Poll once with a no-op waker, because the permit is mostly free.
     if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         return value;
     }
@@ -138,7 +138,7 @@ fn figures<G: Gate>(new: fn(usize) -> G) -> Value {
     })
 }
 
-/// Nanoseconds, the median of rounds.
+/// Nanoseconds for an uncontended acquire and release, as the median of rounds.
 fn free(gate: &impl Gate) -> f64 {
     const N: u32 = 200_000;
     let cancel = CancelToken::new();
@@ -150,31 +150,31 @@ fn free(gate: &impl Gate) -> f64 {
     quantiles(rounds.collect())[0]
 }
 
-/// From the release until the only waiter runs.
+/// Microseconds from the release until the only waiter runs.
 fn lone<G: Gate>(gate: Arc<G>) -> Value {
-    let (ask, asked) = mpsc::channel();
-    let (tell, told) = mpsc::channel();
+    let (start, starts) = mpsc::channel();
+    let (entered, entries) = mpsc::channel();
     let waiter = thread::spawn({
         let gate = gate.clone();
         move || {
             let cancel = CancelToken::new();
-            for () in asked {
-                tell.send(gate.inside(&cancel, Instant::now)).unwrap();
+            for () in starts {
+                entered.send(gate.inside(&cancel, Instant::now)).unwrap();
             }
         }
     });
     let cancel = CancelToken::new();
     let handovers = (0..400).map(|n| {
         let released = gate.inside(&cancel, || {
-            ask.send(()).unwrap();
-            // Long enough for the waiter to wait, and not always a multiple of anybody's rhythm.
+            start.send(()).unwrap();
+            // Long enough for the waiter to block, and varied so that it is not in step with a sleep loop.
             thread::sleep(Duration::from_micros(4000 + n * 37 % 2000));
             Instant::now()
         });
-        micros(told.recv().unwrap() - released)
+        micros(entries.recv().unwrap() - released)
     });
     let handovers = handovers.collect();
-    drop(ask);
+    drop(start);
     waiter.join().unwrap();
     let [p50, p99, _] = quantiles(handovers);
     json!({ "handover_p50": p50, "handover_p99": p99 })
@@ -185,7 +185,7 @@ fn crowd<G: Gate>(gate: Arc<G>) -> Value {
     const TIME: Duration = Duration::from_secs(3);
     const STEP: Duration = Duration::from_millis(1);
     let (start, busy) = (Arc::new(Barrier::new(THREADS + 1)), cpu());
-    // When permits were released that nobody has taken since.
+    // Times of the releases whose permits have not been acquired since.
     let released = Arc::new(Mutex::new(VecDeque::<Instant>::new()));
     let threads: Vec<_> = (0..THREADS)
         .map(|_| {
@@ -195,12 +195,12 @@ fn crowd<G: Gate>(gate: Arc<G>) -> Value {
                 start.wait();
                 let begin = Instant::now();
                 while begin.elapsed() < TIME {
-                    let asked = Instant::now();
+                    let requested = Instant::now();
                     gate.inside(&cancel, || {
                         let now = Instant::now();
-                        waits.push(micros(now - asked));
+                        waits.push(micros(now - requested));
                         let since = released.lock().unwrap().pop_front();
-                        handovers.extend(since.map(|it| micros(now.saturating_duration_since(it))));
+                        handovers.extend(since.map(|release| micros(now.saturating_duration_since(release))));
                         thread::sleep(STEP);
                         released.lock().unwrap().push_back(Instant::now());
                     });
@@ -231,7 +231,7 @@ fn crowd<G: Gate>(gate: Arc<G>) -> Value {
     })
 }
 
-/// Milliseconds of CPU time that those need who wait and do nothing else.
+/// Milliseconds of CPU time of 1000 waiting threads.
 fn idle<G: Gate>(gate: Arc<G>) -> u64 {
     const THREADS: usize = 1000;
     let (begun, n_begun) = mpsc::channel();
@@ -247,7 +247,7 @@ fn idle<G: Gate>(gate: Arc<G>) -> u64 {
             builder.spawn(wait).unwrap()
         }));
         n_begun.iter().take(THREADS).for_each(drop);
-        // Until the last ones wait as well.
+        // Let the last threads reach their wait.
         thread::sleep(Duration::from_millis(500));
         let before = cpu();
         thread::sleep(Duration::from_secs(5));
@@ -257,7 +257,7 @@ fn idle<G: Gate>(gate: Arc<G>) -> u64 {
     spent.as_millis() as u64
 }
 
-/// The median, the 99th percentile and the greatest.
+/// The median, the 99th percentile and the maximum.
 fn quantiles(mut values: Vec<f64>) -> [f64; 3] {
     values.sort_by(f64::total_cmp);
     let at = |share: f64| values[((values.len() - 1) as f64 * share).round() as usize];
@@ -268,7 +268,7 @@ fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// The CPU time of this process so far. Linux counts it in hundredths of a second.
+/// CPU time of this process so far, which Linux counts in hundredths of a second.
 fn cpu() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<_> = stat[stat.rfind(')').unwrap()..].split(' ').collect();

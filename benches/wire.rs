@@ -1,15 +1,15 @@
-//! What the numbers of a training step cost on their way to bytes and back.
+//! Speed of encoding a training pass and of decoding its result.
 //!
 //! ```text
 //! cargo bench --bench wire
 //! ```
 //!
-//! Encoded is the body of `forward_backward` for 64 data of 2048 tokens with targets and weights, decoded is the result
-//! that belongs to it, with the log-probabilities of each datum. Both count the bytes of the message, on one thread. They are
-//! measured in turns with what no codec can beat, a copy of the bytes of the request into a new buffer. Prints one line of
-//! JSON, medians of rounds.
+//! The bench encodes the body of `forward_backward` for 64 data of 2048 tokens with targets and weights, and decodes
+//! its result with the log-probabilities of each datum. Both speeds are bytes of the message per second on one thread.
+//! As an upper bound, rounds alternate with a copy of the request into a new buffer. Prints one line of JSON with
+//! medians of rounds.
 //!
-//! The codecs are private. The feature `testing` shows them to this bench, in a hidden module.
+//! The codecs are private; the feature `testing` exposes them to this bench in a hidden module.
 
 #![allow(
     clippy::print_stdout,
@@ -22,7 +22,7 @@ mod support;
 
 #[cfg(not(feature = "testing"))]
 fn main() {
-    support::again("wire");
+    support::run_with_testing("wire");
 }
 
 #[cfg(feature = "testing")]
@@ -65,12 +65,12 @@ mod measured {
         );
     }
 
-    /// Megabytes per second of one run. What it made is thrown away after the clock has stopped.
+    /// Megabytes per second of one run, without the time of dropping its result.
     fn speed<T>(n_bytes: usize, work: impl FnOnce() -> T) -> f64 {
         let before = Instant::now();
-        let made = black_box(work());
+        let result = black_box(work());
         let seconds = before.elapsed().as_secs_f64();
-        drop(made);
+        drop(result);
         n_bytes as f64 / 1e6 / seconds
     }
 

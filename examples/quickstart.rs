@@ -1,15 +1,16 @@
-//! Teaches a model to speak pig latin, and shows what it learned.
+//! Teaches a model pig latin and shows what it learned.
 //!
 //! ```text
 //! cargo run --release --features local --example quickstart
 //! ```
 //!
-//! Without an API key it runs offline, on the engine that is built in. With `TINKER_API_KEY` set it uses the service at
-//! `TINKER_BASE_URL` and trains the base model named by `TINKEX_BASE_MODEL`. Either way a token is a byte: ids below 256
-//! exist in every model's vocabulary, so that the example needs no tokenizer of any particular model.
+//! Without an API key it runs offline on the built-in engine. With `TINKER_API_KEY` set it uses the service at
+//! `TINKER_BASE_URL` and trains the base model `TINKEX_BASE_MODEL`. In both cases a token is a byte: ids below 256
+//! exist in every model's vocabulary, so that the example needs no tokenizer.
 
-#![allow(clippy::print_stdout, reason = "an example talks to a person")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a person")]
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,9 +18,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tinkex::event::{Observer, Retry};
 use tinkex::tokenizer::ByteTokenizer;
 use tinkex::types::{AdamParams, Datum, LoraConfig, LossFn, ModelInput, SamplingParams, Stop, Ttl};
-use tinkex::{CloseStatus, Error, SamplingClient, ServiceClient, wait_all};
+use tinkex::{CloseStatus, Error, ErrorKind, SamplingClient, ServiceClient, wait_all};
 
-/// What the model is taught. The first ten are asked again at the end.
+/// Training data. The first [`N_TESTED`] words are tested before and after the training.
 const PAIRS: [(&str, &str); 48] = [
     ("banana", "ananabay"),
     ("pizza", "izzapay"),
@@ -71,27 +72,40 @@ const PAIRS: [(&str, &str); 48] = [
     ("garden", "ardengay"),
 ];
 
-/// Words that the model never saw, for interest.
+/// Words that are not in the training data.
 const UNSEEN: [&str; 5] = ["lemonade", "street", "pencil", "umbrella", "forest"];
 
-const ASKED: usize = 10;
+const N_TESTED: usize = 10;
 const STEPS: usize = 150;
 const LEARNING_RATE: f64 = 6e-3;
 
-fn main() -> Result<(), Error> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("quickstart: {error}");
+            if *error.kind() == ErrorKind::Auth {
+                eprintln!("Check TINKER_API_KEY, or unset it to train offline (with `--features local`).");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Error> {
     let started = Instant::now();
-    // The server must outlive the client, and the session should be closed before it goes.
+    // The engine must outlive the client, so that the session can be closed.
     let (service, base_model, _server) = connect()?;
     let training = service.create_lora_training_client(&base_model, LoraConfig::default())?;
 
-    let asked: Vec<&str> = PAIRS.iter().take(ASKED).map(|it| it.0).collect();
-    println!("Asking {base_model} before it has learned anything …");
-    let before = answers(&service.create_sampling_client(base_model.as_str())?, &asked)?;
-    for (word, answer) in asked.iter().zip(&before) {
-        println!("  {word:<10} {}", shown(answer));
+    let words: Vec<&str> = PAIRS.iter().take(N_TESTED).map(|it| it.0).collect();
+    println!("Answers of {base_model} before training:");
+    let before = answers(&service.create_sampling_client(base_model.as_str())?, &words)?;
+    for (word, answer) in words.iter().zip(&before) {
+        println!("  {word:<10} {}", printable(answer));
     }
 
-    println!("Teaching it {} words …", PAIRS.len());
+    println!("Training on {} words …", PAIRS.len());
     let data: Vec<Datum> = PAIRS
         .iter()
         .map(|it| Datum::cross_entropy(&prompt(it.0), &ByteTokenizer.encode(&format!("{}\n", it.1))))
@@ -102,8 +116,8 @@ fn main() -> Result<(), Error> {
     let trained = Instant::now();
     let (mut first, mut last) = (f64::NAN, f64::NAN);
     let submit = |step: usize| {
-        // Both are submitted before either is waited for: the server never idles between them. The learning rate falls
-        // to zero, so that the last steps only settle what the first ones found.
+        // Both are submitted before either is waited for, so that the server does not idle between them. The learning
+        // rate falls linearly towards zero.
         let learning_rate = LEARNING_RATE * (1.0 - step as f64 / STEPS as f64);
         let step = training.forward_backward(data.clone(), LossFn::CrossEntropy);
         (step, training.optim_step(AdamParams { learning_rate, ..Default::default() }))
@@ -112,7 +126,7 @@ fn main() -> Result<(), Error> {
     for step in 0..STEPS {
         let next = (step + 1 < STEPS).then(|| submit(step + 1));
         if let Some((pass, update)) = std::mem::replace(&mut pending, next) {
-            // Per token that has weight, here those of the answers.
+            // The loss per token with a weight, which are those of the answers.
             last = pass.wait()?.loss_per_token().unwrap_or(f64::NAN);
             update.wait()?;
         }
@@ -128,27 +142,27 @@ fn main() -> Result<(), Error> {
     let state = training.save_state("pig-latin", Ttl::Never);
     let weights = training.save_weights_for_sampler("pig-latin", Ttl::Never).wait()?;
     let sampler = service.create_sampling_client(&weights.path)?;
-    let after = answers(&sampler, &asked)?;
+    let after = answers(&sampler, &words)?;
     println!("\n  {:<10} {:<14} {:<14} {:<14}", "word", "before", "after", "right answer");
     let mut exact = 0;
     for ((word, right), (before, after)) in PAIRS.iter().zip(before.iter().zip(&after)) {
         exact += usize::from(after == right);
         let mark = if after == right { "✓" } else { " " };
-        println!("  {word:<10} {:<14} {:<14} {right:<14} {mark}", shown(before), shown(after));
+        println!("  {word:<10} {:<14} {:<14} {right:<14} {mark}", printable(before), printable(after));
     }
-    println!("\nWords that it never saw:");
+    println!("\nWords that were not in the training data:");
     for (word, answer) in UNSEEN.iter().zip(answers(&sampler, &UNSEEN)?) {
-        println!("  {word:<10} {}", shown(&answer));
+        println!("  {word:<10} {}", printable(&answer));
     }
     println!("\nSaved as {}", state.wait()?.path);
 
     service.close(CloseStatus::Success)?;
     let seconds = started.elapsed().as_secs_f64();
-    println!("quickstart: exact {exact}/{ASKED}, loss {first:.2} -> {last:.2}, {seconds:.1} s");
+    println!("quickstart: exact {exact}/{N_TESTED}, loss {first:.2} -> {last:.2}, {seconds:.1} s");
     Ok(())
 }
 
-/// The service that the environment names, or the engine that is built in.
+/// Connects to the service of the environment, or starts the built-in engine.
 #[cfg(feature = "local")]
 fn connect() -> Result<(ServiceClient, String, Option<tinkex::local::Server>), Error> {
     if std::env::var_os("TINKER_API_KEY").is_some() {
@@ -160,35 +174,32 @@ fn connect() -> Result<(ServiceClient, String, Option<tinkex::local::Server>), E
     Ok((service, "tinkex/nano".into(), Some(server)))
 }
 
-/// The service that the environment names.
+/// Connects to the service of the environment.
 #[cfg(not(feature = "local"))]
 fn connect() -> Result<(ServiceClient, String, ()), Error> {
     let (service, base_model) = remote()?;
     Ok((service, base_model, ()))
 }
 
-/// Says what is being waited for when a request has to be repeated.
-struct Waits;
+/// Prints the reason for each repetition of a request.
+struct PrintRetries;
 
-impl Observer for Waits {
+impl Observer for PrintRetries {
     fn on_retry(&self, retry: &Retry) {
-        println!(
-            "  waiting for the server, {} for the {}. time: {}",
-            retry.path, retry.attempts, retry.error
-        );
+        println!("  attempt {} of {} failed, trying again: {}", retry.attempts, retry.path, retry.error);
     }
 }
 
 fn remote() -> Result<(ServiceClient, String), Error> {
     let service = ServiceClient::builder()
-        .observer(Arc::new(Waits))
-        // Nobody looks at an example for five minutes.
+        .observer(Arc::new(PrintRetries))
+        // The default of five minutes is long for an example.
         .timeouts(|it| it.submit = Duration::from_secs(60))
         .build()?;
     if let Ok(name) = std::env::var("TINKEX_BASE_MODEL") {
         return Ok((service, name));
     }
-    println!("Set TINKEX_BASE_MODEL to one of the models that the server offers:");
+    println!("Set TINKEX_BASE_MODEL to one of the server's models:");
     for model in service.get_server_capabilities()?.supported_models {
         println!("  {}", model.model_name.unwrap_or_default());
     }
@@ -199,7 +210,7 @@ fn prompt(word: &str) -> Vec<i32> {
     ByteTokenizer.encode(&format!("{word} -> "))
 }
 
-/// What a model makes of each word: all of them are asked at once.
+/// Samples an answer for each word, all in flight together.
 fn answers(sampler: &SamplingClient, words: &[&str]) -> Result<Vec<String>, Error> {
     let newline = i32::from(b'\n');
     let params = SamplingParams {
@@ -208,21 +219,21 @@ fn answers(sampler: &SamplingClient, words: &[&str]) -> Result<Vec<String>, Erro
         stop: Some(Stop::Tokens(vec![newline])),
         ..Default::default()
     };
-    let asked = words.iter().map(|it| sampler.sample(&ModelInput::from_ints(prompt(it)), 1, &params));
-    let answers = wait_all(asked)?;
+    let samples = words.iter().map(|word| sampler.sample(&ModelInput::from_ints(prompt(word)), 1, &params));
+    let answers = wait_all(samples)?;
     Ok(answers
         .iter()
-        .map(|it| ByteTokenizer.decode(&it.sequences[0].tokens).trim_end().to_string())
+        .map(|answer| ByteTokenizer.decode(&answer.sequences[0].tokens).trim_end().to_string())
         .collect())
 }
 
-/// Text of an untrained model may hold anything; a terminal should see only what has one column.
-fn shown(text: &str) -> String {
-    text.chars().map(|it| if it.is_ascii_graphic() { it } else { '·' }).collect()
+/// Replaces characters that are not printable ASCII, which an untrained model may produce.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_graphic() { c } else { '·' }).collect()
 }
 
 fn style() -> ProgressStyle {
-    // The template is a constant; if it ever were wrong, the plain bar would do.
+    // The template is valid; the fallback avoids a panic.
     ProgressStyle::with_template("  {bar:40} {pos}/{len} {msg}")
         .unwrap_or_else(|_| ProgressStyle::default_bar())
 }

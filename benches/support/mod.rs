@@ -1,8 +1,8 @@
-//! What the benches of the codecs share.
+//! Helper of the benches of the codecs.
 
-/// Runs this bench once more, with the feature that shows it the codecs: `cargo bench --bench NAME` shall do.
+/// Runs this bench again with the feature `testing`, so that `cargo bench --bench NAME` works without it.
 #[cfg(not(feature = "testing"))]
-pub(crate) fn again(bench: &str) {
+pub(crate) fn run_with_testing(bench: &str) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = std::process::Command::new(cargo)
         .args(["bench", "--quiet", "--features", "testing", "--bench", bench, "--"])

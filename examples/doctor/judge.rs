@@ -1,21 +1,21 @@
-//! What a server's refusal says of a check: does it not offer this, or is something broken?
+//! Decides from a server's refusal whether a check is not offered or broken.
 
 use tinkex::{Category, Error, ErrorKind};
 
-/// How much a check needs.
+/// Which refusals a check may get.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Need {
-    /// No server can do without it.
+    /// A verb that every server must have.
     Core,
     /// An endpoint that servers of the family may lack.
     Endpoint,
-    /// An option of a verb that servers may lack. The words are the names by which a refusal may call it.
+    /// An option that servers may lack, with the names by which a refusal may call it.
     Option(&'static [&'static str]),
-    /// An endpoint that servers may lack, asked about something that does not exist: to be refused is right.
+    /// An endpoint that servers may lack, called with a thing that does not exist: a refusal is the right answer.
     Probe,
 }
 
-/// How a check ended.
+/// Outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mark {
     Ok,
@@ -23,25 +23,25 @@ pub(crate) enum Mark {
     Broken,
 }
 
-/// What is known of a refusal.
+/// Facts about a refusal.
 pub(crate) struct Refusal<'a> {
     pub(crate) kind: &'a ErrorKind,
     pub(crate) status: Option<u16>,
-    /// Everything that was said, without the verb and the address.
-    pub(crate) words: String,
+    /// Messages of the error and its causes, without verb and URL.
+    pub(crate) message: String,
 }
 
 impl<'a> Refusal<'a> {
     pub(crate) fn of(error: &'a Error) -> Self {
         let chain: Vec<&Error> = std::iter::successors(Some(error), |it| it.cause()).collect();
-        let words: Vec<&str> = chain.iter().map(|it| it.message()).collect();
-        // The innermost error is the one that the server caused.
-        let kind = chain.last().map_or(error.kind(), |it| it.kind());
-        Refusal { kind, status: error.http_status(), words: words.join(": ") }
+        let messages: Vec<&str> = chain.iter().map(|error| error.message()).collect();
+        // The server caused the innermost error.
+        let kind = chain.last().map_or(error.kind(), |error| error.kind());
+        Refusal { kind, status: error.http_status(), message: messages.join(": ") }
     }
 }
 
-/// Decides.
+/// Judges a refused check.
 pub(crate) fn judge(need: Need, refusal: &Refusal<'_>) -> Mark {
     let status = refusal.status.unwrap_or(0);
     let is_failure =
@@ -49,24 +49,25 @@ pub(crate) fn judge(need: Need, refusal: &Refusal<'_>) -> Mark {
     match need {
         Need::Core => Mark::Broken,
         _ if *refusal.kind == ErrorKind::Incompatible => Mark::NotOffered,
-        // Whoever answers 404 to a question about a thing that does not exist has the endpoint, unless these are the words
-        // of the family's framework for an unknown path.
-        Need::Probe if status == 404 && !refusal.words.contains("HTTP 404: Not Found") => Mark::Ok,
+        // A 404 with a message of its own is about the missing thing, so that the endpoint exists. "Not Found" is the
+        // message of the servers' web framework for an unknown path.
+        Need::Probe if status == 404 && !refusal.message.contains("HTTP 404: Not Found") => Mark::Ok,
         Need::Probe if matches!(status, 400 | 403 | 409 | 422) => Mark::Ok,
         Need::Endpoint | Need::Probe if matches!(status, 403 | 404 | 405 | 501) => Mark::NotOffered,
         Need::Option(names) if is_failure || matches!(status, 400 | 422) => {
-            let said = plain(&refusal.words);
-            match names.iter().any(|it| said.contains(&plain(it))) {
-                true => Mark::NotOffered,
-                false => Mark::Broken,
+            let message = normalized(&refusal.message);
+            if names.iter().any(|name| message.contains(&normalized(name))) {
+                Mark::NotOffered
+            } else {
+                Mark::Broken
             }
         }
         _ => Mark::Broken,
     }
 }
 
-/// As words are compared: `top-k`, `topK` and `top_k` are the same.
-fn plain(text: &str) -> String {
+/// Lower-case letters and digits alone, so that `top-k`, `topK` and `top_k` compare equal.
+fn normalized(text: &str) -> String {
     text.chars().filter(char::is_ascii_alphanumeric).map(|it| it.to_ascii_lowercase()).collect()
 }
 
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_refusal_that_names_what_was_asked_for_says_that_it_is_not_offered() {
+    fn an_option_is_not_offered_only_if_the_refusal_names_it() {
         use Mark::*;
         use Need::*;
         const TOPK: Need = Option(&["topk_prompt_logprobs"]);
@@ -83,7 +84,7 @@ mod tests {
         let status = |code| ErrorKind::Status { code };
         let failed = |category| ErrorKind::RequestFailed { category };
         let timeout = ErrorKind::Timeout(tinkex::Phase::Total);
-        for (need, kind, code, words, mark) in [
+        for (need, kind, code, message, mark) in [
             // A core verb is never optional.
             (Core, ErrorKind::NotFound, 404, "HTTP 404: Not Found", Broken),
             (Core, ErrorKind::Incompatible, 404, "this server does not offer it", Broken),
@@ -126,7 +127,7 @@ mod tests {
             ),
             (DRO, status(400), 400, "HTTP 400: unknown loss function DRO", NotOffered),
             (DRO, timeout, 0, "dro took too long", Broken),
-            // To be told that a thing does not exist is an answer.
+            // An error about the missing thing shows that the endpoint works.
             (Probe, ErrorKind::NotFound, 404, "HTTP 404: this project does not exist", Ok),
             (Probe, ErrorKind::NotFound, 404, "HTTP 404: Not Found; others say the same", NotOffered),
             (Probe, status(400), 400, "HTTP 400: not external", Ok),
@@ -136,8 +137,9 @@ mod tests {
             (Probe, ErrorKind::Incompatible, 405, "this server does not offer it (HTTP 405)", NotOffered),
             (Probe, status(500), 500, "HTTP 500: oops", Broken),
         ] {
-            let refusal = Refusal { kind: &kind, status: (0 < code).then_some(code), words: words.into() };
-            assert_eq!(judge(need, &refusal), mark, "{need:?}: {words}");
+            let refusal =
+                Refusal { kind: &kind, status: (0 < code).then_some(code), message: message.into() };
+            assert_eq!(judge(need, &refusal), mark, "{need:?}: {message}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Tries every verb and option of the crate on a server, one check after the other.
+//! Runs a check of every verb and option of the crate on a server, one after the other.
 
 mod admin;
+mod context;
 mod judge;
-mod patient;
 mod rest;
 mod sampling;
 mod service;
@@ -14,40 +14,40 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use context::{Context, Finding, Found, Trouble};
 use judge::{Need, Refusal, judge};
-use patient::{Finding, Found, Patient, Trouble};
 use tinkex::types::ServerCapabilities;
 use tinkex::{Error, ErrorKind, ServiceClientBuilder};
 
 pub(crate) use judge::Mark;
 
-/// One thing that is tried. To have something more tried, add one to the table of its client.
+/// One check. To add a check, add it to the table of its client.
 pub(crate) struct Check {
     /// The client that has the verb.
     pub(crate) client: &'static str,
-    /// The verb, and behind a comma the option.
+    /// The verb, then a comma and the option.
     pub(crate) name: &'static str,
     need: Need,
-    run: fn(&Patient) -> Found,
+    run: fn(&Context) -> Found,
 }
 
-fn core(name: &'static str, run: fn(&Patient) -> Found) -> Check {
+fn core(name: &'static str, run: fn(&Context) -> Found) -> Check {
     Check { client: "", name, need: Need::Core, run }
 }
 
-fn endpoint(name: &'static str, run: fn(&Patient) -> Found) -> Check {
+fn endpoint(name: &'static str, run: fn(&Context) -> Found) -> Check {
     Check { client: "", name, need: Need::Endpoint, run }
 }
 
-fn option(name: &'static str, called: &'static [&'static str], run: fn(&Patient) -> Found) -> Check {
+fn option(name: &'static str, called: &'static [&'static str], run: fn(&Context) -> Found) -> Check {
     Check { client: "", name, need: Need::Option(called), run }
 }
 
-fn probe(name: &'static str, run: fn(&Patient) -> Found) -> Check {
+fn probe(name: &'static str, run: fn(&Context) -> Found) -> Check {
     Check { client: "", name, need: Need::Probe, run }
 }
 
-/// Everything that is tried, in this order: later checks use what earlier ones made.
+/// All checks in their order: later checks use the objects of earlier ones.
 pub(crate) fn checks() -> Vec<Check> {
     let of = |client, checks: Vec<Check>| checks.into_iter().map(move |it| Check { client, ..it });
     let mut all = Vec::new();
@@ -63,7 +63,7 @@ pub(crate) fn checks() -> Vec<Check> {
     all
 }
 
-/// How one check ended.
+/// Result of one check.
 pub(crate) struct Line {
     pub(crate) client: &'static str,
     pub(crate) name: &'static str,
@@ -85,7 +85,7 @@ impl fmt::Display for Line {
     }
 }
 
-/// Everything that was found.
+/// Results of all checks.
 pub(crate) struct Report {
     pub(crate) lines: Vec<Line>,
 }
@@ -96,7 +96,7 @@ impl Report {
     }
 }
 
-/// The last line.
+/// The summary.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [ok, absent, broken] = [Mark::Ok, Mark::NotOffered, Mark::Broken].map(|it| self.count(it));
@@ -106,49 +106,49 @@ impl fmt::Display for Report {
 
 /// Examines a server.
 ///
-/// `connect` gives the settings of a client of it; `base_model` is the model to use, or none for the first that the
-/// server names; no check may take longer than `limit`. `tell` hears of every line as soon as it is known.
+/// `connect` makes the builder of a client. `base_model` is the model to use, `None` for the first in the server's
+/// list. `limit` bounds each check. `on_line` gets each line as soon as its check ends.
 ///
 /// # Errors
-/// Why there is nothing to examine: bad settings, a server that cannot be reached or refuses the key, no model.
+/// Invalid settings, a server that cannot be reached or refuses the key, or no model to use.
 pub(crate) fn examine(
     connect: impl Fn() -> ServiceClientBuilder + Send + Sync + 'static,
     base_model: Option<String>,
     limit: Duration,
-    mut tell: impl FnMut(&Line),
+    mut on_line: impl FnMut(&Line),
 ) -> Result<Report, String> {
-    // The client gives up before the check is given up, because its errors say more.
-    let patience = limit * 4 / 5;
+    // The client times out before the check does, because its errors say more.
+    let timeout = limit * 4 / 5;
     let connect = move || {
-        connect().timeouts(|it| {
-            it.submit = patience / 2;
-            it.exchange = patience / 2;
-            it.poll = patience / 2;
-            it.silence = patience;
-            it.operation = patience;
+        connect().timeouts(|timeouts| {
+            timeouts.submit = timeout / 2;
+            timeouts.exchange = timeout / 2;
+            timeouts.poll = timeout / 2;
+            timeouts.silence = timeout;
+            timeouts.operation = timeout;
         })
     };
     let service = connect().build().map_err(|it| it.to_string())?;
     let base_model = choose(base_model, service.get_server_capabilities())?;
-    let patient = Patient::new(Box::new(connect), service, base_model);
+    let context = Context::new(Box::new(connect), service, base_model);
     let mut report = Report { lines: Vec::new() };
     let mut marks: BTreeMap<&'static str, Mark> = BTreeMap::new();
     for check in checks() {
         let started = Instant::now();
-        let found = within(limit, &patient, check.run);
+        let found = within(limit, &context, check.run);
         let (mark, reason) = conclude(check.need, found, &marks);
         if mark == Mark::Broken {
-            patient.give_up_training();
+            context.give_up_training();
         }
         marks.insert(check.name, mark);
         let line = Line { client: check.client, name: check.name, mark, reason, took: started.elapsed() };
-        tell(&line);
+        on_line(&line);
         report.lines.push(line);
     }
     Ok(report)
 }
 
-/// The model to use. Where every check would fail for the same reason, that is said once.
+/// Chooses the model to use. Fails if every check would fail for the same reason.
 fn choose(named: Option<String>, offered: Result<ServerCapabilities, Error>) -> Result<String, String> {
     const HINT: &str = "set TINKEX_BASE_MODEL to a model of this server";
     match (named, offered) {
@@ -159,22 +159,22 @@ fn choose(named: Option<String>, offered: Result<ServerCapabilities, Error>) -> 
         (None, Err(error)) => Err(format!("{HINT}: {error}")),
         (None, Ok(models)) => {
             let mut names = models.supported_models.into_iter().filter_map(|it| it.model_name);
-            names.next().ok_or_else(|| format!("{HINT}: it names none"))
+            names.next().ok_or_else(|| format!("{HINT}: its list of models is empty"))
         }
     }
 }
 
-/// Runs a check on a thread of its own, which is left behind if it does not come back.
-fn within(limit: Duration, patient: &Arc<Patient>, run: fn(&Patient) -> Found) -> Found {
+/// Runs a check on a thread of its own. The thread is not stopped after the time limit.
+fn within(limit: Duration, context: &Arc<Context>, run: fn(&Context) -> Found) -> Found {
     let (done, result) = mpsc::channel();
-    let patient = patient.clone();
+    let context = context.clone();
     let check = move || {
-        let found = catch_unwind(AssertUnwindSafe(|| run(&patient)));
-        // Nobody listens any more if the time was over.
+        let found = catch_unwind(AssertUnwindSafe(|| run(&context)));
+        // The receiver is gone after the time limit.
         drop(done.send(found));
     };
     if let Err(error) = std::thread::Builder::new().name("doctor".into()).spawn(check) {
-        return Err(Trouble::Wrong(format!("no thread: {error}")));
+        return Err(Trouble::Wrong(format!("cannot start a thread: {error}")));
     }
     match result.recv_timeout(limit) {
         Ok(Ok(found)) => found,
@@ -183,18 +183,18 @@ fn within(limit: Duration, patient: &Arc<Patient>, run: fn(&Patient) -> Found) -
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
             Err(Trouble::Wrong(format!("panicked: {text}")))
         }
-        Err(_) => Err(Trouble::Wrong(format!("nothing within {} s", limit.as_secs()))),
+        Err(_) => Err(Trouble::Wrong(format!("no result within {} s", limit.as_secs()))),
     }
 }
 
-/// The mark of a check, and the reason for it in one line.
+/// Mark of a check and the reason for it, in one line.
 fn conclude(need: Need, found: Found, before: &BTreeMap<&'static str, Mark>) -> (Mark, String) {
     let (mark, reason) = match found {
         Ok(Finding::Fine(text)) => (Mark::Ok, text),
         Ok(Finding::Ignored(text)) => (Mark::NotOffered, text),
         Err(Trouble::Wrong(text)) => (Mark::Broken, text),
         Err(Trouble::Needs(name)) => {
-            // What rests on something that is not offered cannot be offered either.
+            // A check that needs something not offered is not offered either.
             let mark = match before.get(name) {
                 Some(Mark::NotOffered) => Mark::NotOffered,
                 _ => Mark::Broken,
@@ -203,7 +203,7 @@ fn conclude(need: Need, found: Found, before: &BTreeMap<&'static str, Mark>) -> 
         }
         Err(Trouble::Refused(error)) => {
             let refusal = Refusal::of(&error);
-            (judge(need, &refusal), refusal.words)
+            (judge(need, &refusal), refusal.message)
         }
     };
     (mark, one_line(&reason))
@@ -225,29 +225,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_check_that_panics_or_does_not_come_back_is_broken() {
+    fn a_check_that_panics_or_hangs_is_broken() {
         let connect = || FakeServer::new().in_memory();
         let service = connect().build().unwrap();
-        let patient = Patient::new(Box::new(connect), service, "fake/model".into());
-        let reason = |limit, run: fn(&Patient) -> Found| {
-            let (mark, reason) = conclude(Need::Endpoint, within(limit, &patient, run), &BTreeMap::new());
+        let context = Context::new(Box::new(connect), service, "fake/model".into());
+        let reason = |limit, run: fn(&Context) -> Found| {
+            let (mark, reason) = conclude(Need::Endpoint, within(limit, &context, run), &BTreeMap::new());
             assert_eq!(mark, Mark::Broken);
             reason
         };
         assert_eq!(reason(Duration::from_secs(60), |_| panic!("ouch")), "panicked: ouch");
-        let hangs: fn(&Patient) -> Found = |_| {
+        let hangs: fn(&Context) -> Found = |_| {
             loop {
                 std::thread::park();
             }
         };
-        assert_eq!(reason(Duration::from_millis(20), hangs), "nothing within 0 s");
+        assert_eq!(reason(Duration::from_millis(20), hangs), "no result within 0 s");
     }
 
     #[test]
-    fn what_would_fail_every_check_is_said_once() {
+    fn a_cause_that_would_fail_every_check_ends_the_examination() {
         let limit = Duration::from_secs(60);
         let path = "/api/v1/get_server_capabilities";
-        for (act, named, said) in [
+        for (act, named, expected) in [
             (Act::Refuse(limit), Some("m"), "connection refused"),
             (Act::status(401, "who are you?"), Some("m"), "who are you?"),
             (Act::status(404, ""), None, "TINKEX_BASE_MODEL"),
@@ -257,14 +257,14 @@ mod tests {
             server.always(path, act);
             let Err(error) = examine(move || server.in_memory(), named.map(String::from), limit, |_| {})
             else {
-                panic!("there is nothing to examine: {said}");
+                panic!("the examination did not fail: {expected}");
             };
-            assert!(error.contains(said), "{error}");
+            assert!(error.contains(expected), "{error}");
         }
     }
 
     #[test]
-    fn what_rests_on_something_that_is_not_offered_is_not_offered_either() {
+    fn a_check_that_needs_something_not_offered_is_not_offered() {
         let before = BTreeMap::from([("publish", Mark::NotOffered), ("save_state", Mark::Broken)]);
         let mark = |name| conclude(Need::Endpoint, Err(Trouble::Needs(name)), &before);
         assert_eq!(mark("publish"), (Mark::NotOffered, "needs publish".into()));
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_one_line_however_much_the_server_says() {
+    fn a_reason_is_cut_to_one_line() {
         let line = one_line(&"a\n\tb ".repeat(1000));
         assert!(line.starts_with("a b a b") && line.ends_with('…') && line.chars().count() == 121, "{line}");
     }

@@ -1,4 +1,4 @@
-//! Passes, updates and saving.
+//! Passes, optimizer steps and saves.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,52 +9,56 @@ use tinkex::types::{
 };
 use tinkex::{Error, ErrorKind, TrainingClient};
 
-use super::patient::{Found, Patient, Trouble, fine, ignored, told, wrong};
+use super::context::{Context, Found, Trouble, fine, ignored, note, wrong};
 use super::{Check, core, endpoint, option};
 
-/// What is saved ends by itself, should deleting it fail.
+/// Time to live of saved checkpoints, in case deleting them fails.
 pub(super) const ONE_HOUR: Ttl = Ttl::After(Duration::from_secs(3600));
 
 pub(super) fn checks() -> Vec<Check> {
     vec![
-        core("get_info", |it| {
-            let client = it.training()?;
+        core("get_info", |context| {
+            let client = context.training()?;
             match client.get_info().base_model.as_deref() {
-                Some(name) => told(name),
-                None => told("the server does not say the base model"),
+                Some(name) => note(name),
+                None => note("the server does not name the base model"),
             }
         }),
-        core("forward", |it| passed(it.training()?.forward(vec![datum()], LossFn::CrossEntropy).wait()?, 1)),
-        core("forward_backward", |it| supervised(it, vec![datum()])),
-        core("forward_backward, several data", |it| {
-            supervised(it, vec![datum(), Datum::cross_entropy(&[72], &[105]), datum()])
+        core("forward", |context| {
+            check_output(context.training()?.forward(vec![datum()], LossFn::CrossEntropy).wait()?, 1)
         }),
-        option("forward_backward, importance_sampling", &["importance_sampling", "loss_fn"], |it| {
-            policy(it, LossFn::ImportanceSampling.into())
+        core("forward_backward", |context| supervised(context, vec![datum()])),
+        core("forward_backward, several data", |context| {
+            supervised(context, vec![datum(), Datum::cross_entropy(&[72], &[105]), datum()])
         }),
-        option("forward_backward, ppo", &["ppo", "loss_fn"], |it| policy(it, LossFn::Ppo.into())),
-        option("forward_backward, ppo with options", &["ppo", "loss_fn", "threshold"], |it| {
+        option("forward_backward, importance_sampling", &["importance_sampling", "loss_fn"], |context| {
+            policy(context, LossFn::ImportanceSampling.into())
+        }),
+        option("forward_backward, ppo", &["ppo", "loss_fn"], |context| policy(context, LossFn::Ppo.into())),
+        option("forward_backward, ppo with options", &["ppo", "loss_fn", "threshold"], |context| {
             let options = LossFn::Ppo.with("clip_low_threshold", 0.8).with("clip_high_threshold", 1.2);
-            policy(it, options)
+            policy(context, options)
         }),
-        option("forward_backward, cispo", &["cispo", "loss_fn"], |it| policy(it, LossFn::Cispo.into())),
-        option("forward_backward, dro", &["dro", "loss_fn"], |it| policy(it, LossFn::Dro.into())),
-        option("forward_backward, gspo", &["gspo", "loss_fn", "sequence_ratio_mask"], |it| {
-            let datum = sampled().with("sequence_ratio_mask", vec![1.0f32; 3]);
-            passed(it.training()?.forward_backward(vec![datum], LossFn::Gspo).wait()?, 1)
+        option("forward_backward, cispo", &["cispo", "loss_fn"], |context| {
+            policy(context, LossFn::Cispo.into())
         }),
-        core("optim_step", |it| {
-            one_step(&it.training()?)?;
+        option("forward_backward, dro", &["dro", "loss_fn"], |context| policy(context, LossFn::Dro.into())),
+        option("forward_backward, gspo", &["gspo", "loss_fn", "sequence_ratio_mask"], |context| {
+            let datum = rl_datum().with("sequence_ratio_mask", vec![1.0f32; 3]);
+            check_output(context.training()?.forward_backward(vec![datum], LossFn::Gspo).wait()?, 1)
+        }),
+        core("optim_step", |context| {
+            one_step(&context.training()?)?;
             fine()
         }),
-        option("optim_step, weight_decay", &["weight_decay"], |it| {
-            update(it, AdamParams { weight_decay: 0.01, ..Default::default() })
+        option("optim_step, weight_decay", &["weight_decay"], |context| {
+            update(context, AdamParams { weight_decay: 0.01, ..Default::default() })
         }),
-        option("optim_step, grad_clip_norm", &["grad_clip_norm"], |it| {
-            update(it, AdamParams { grad_clip_norm: 1.0, ..Default::default() })
+        option("optim_step, grad_clip_norm", &["grad_clip_norm"], |context| {
+            update(context, AdamParams { grad_clip_norm: 1.0, ..Default::default() })
         }),
-        core("forward_backward and optim_step, several in flight", |it| {
-            let client = it.training()?;
+        core("forward_backward and optim_step, several in flight", |context| {
+            let client = context.training()?;
             let steps: Vec<_> = (0..3)
                 .map(|_| {
                     let pass = client.forward_backward(vec![datum()], LossFn::CrossEntropy);
@@ -62,79 +66,83 @@ pub(super) fn checks() -> Vec<Check> {
                 })
                 .collect();
             for (pass, update) in steps {
-                passed(pass.wait()?, 1)?;
+                check_output(pass.wait()?, 1)?;
                 update.wait()?;
             }
             fine()
         }),
-        core("train_step", |it| {
-            let step = it.training()?.train_step(vec![datum()], LossFn::CrossEntropy, AdamParams::default());
-            passed(step.wait()?.0, 1)
+        core("train_step", |context| {
+            let step =
+                context.training()?.train_step(vec![datum()], LossFn::CrossEntropy, AdamParams::default());
+            check_output(step.wait()?.0, 1)
         }),
-        core("forward_backward_custom", |it| {
-            let pass = it.training()?.forward_backward_custom(vec![datum()], |_, logprobs| {
-                let loss = -logprobs.iter().flat_map(|it| it.iter()).map(|it| f64::from(*it)).sum::<f64>();
-                let gradients = logprobs.iter().map(|it| vec![-1.0; it.len()]).collect();
+        core("forward_backward_custom", |context| {
+            let pass = context.training()?.forward_backward_custom(vec![datum()], |_, logprobs| {
+                let loss =
+                    -logprobs.iter().copied().flatten().map(|logprob| f64::from(*logprob)).sum::<f64>();
+                let gradients = logprobs.iter().map(|datum| vec![-1.0; datum.len()]).collect();
                 Ok::<_, Error>(CustomLoss::new(loss, gradients))
             });
-            passed(pass.wait()?, 1)
+            check_output(pass.wait()?, 1)
         }),
-        core("save_state", |it| {
-            let saved = it.training()?.save_state(&it.name(), Ttl::Never).wait()?;
-            it.litter(&saved.path);
-            it.made().state = Some(saved.path.clone());
-            told(saved.path.as_str())
+        core("save_state", |context| {
+            let saved = context.training()?.save_state(&context.name(), Ttl::Never).wait()?;
+            context.delete_later(&saved.path);
+            context.made().state = Some(saved.path.clone());
+            note(saved.path.as_str())
         }),
-        option("save_state, ttl", &["ttl"], |it| {
-            let saved = it.training()?.save_state(&it.name(), ONE_HOUR).wait()?;
-            it.litter(&saved.path);
+        option("save_state, ttl", &["ttl"], |context| {
+            let saved = context.training()?.save_state(&context.name(), ONE_HOUR).wait()?;
+            context.delete_later(&saved.path);
             fine()
         }),
-        option("save_state_with, overwrite and user_metadata", &["overwrite", "user_metadata"], |it| {
-            let name = it.name();
+        option("save_state_with, overwrite and user_metadata", &["overwrite", "user_metadata"], |context| {
+            let name = context.name();
             let save = || {
                 let metadata = BTreeMap::from([("made_by".into(), "doctor".into())]);
                 let options =
                     SaveStateOptions { overwrite: true, user_metadata: Some(metadata), ttl: ONE_HOUR };
-                it.training()?.save_state_with(&name, &options).wait().map_err(Trouble::from)
+                context.training()?.save_state_with(&name, &options).wait().map_err(Trouble::from)
             };
-            it.litter(&save()?.path);
+            context.delete_later(&save()?.path);
             match save() {
                 Ok(saved) => {
-                    it.litter(&saved.path);
+                    context.delete_later(&saved.path);
                     fine()
                 }
-                // It was asked to replace what is there.
+                // A conflict means that `overwrite` was ignored.
                 Err(Trouble::Refused(error)) if *error.kind() == ErrorKind::Conflict => {
-                    ignored(format!("a save that exists is not replaced: {}", error.message()))
+                    ignored(format!("the existing checkpoint is not replaced: {}", error.message()))
                 }
-                // A server that saves under another name fails at replacing, and at nothing else.
+                // If a save with another name works, only replacing failed.
                 Err(Trouble::Refused(error)) if error.http_status() == Some(500) => {
-                    it.give_up_training();
-                    it.litter(&it.training()?.save_state(&it.name(), ONE_HOUR).wait()?.path);
-                    ignored(format!("a save that exists is not replaced: {}", error.message()))
+                    context.give_up_training();
+                    context.delete_later(
+                        &context.training()?.save_state(&context.name(), ONE_HOUR).wait()?.path,
+                    );
+                    ignored(format!("the existing checkpoint is not replaced: {}", error.message()))
                 }
                 Err(other) => Err(other),
             }
         }),
-        endpoint("save_weights_external", |it| {
-            let saved = it.training()?.save_weights_external(&it.name(), ONE_HOUR, &[]).wait()?;
-            it.litter(&saved.path);
-            told(saved.path.as_str())
+        endpoint("save_weights_external", |context| {
+            let saved = context.training()?.save_weights_external(&context.name(), ONE_HOUR, &[]).wait()?;
+            context.delete_later(&saved.path);
+            note(saved.path.as_str())
         }),
-        core("save_weights_for_sampler", |it| {
-            let saved = it.training()?.save_weights_for_sampler(&it.name(), Ttl::Never).wait()?;
-            it.litter(&saved.path);
-            it.made().weights = Some(saved.path.clone());
-            told(saved.path.as_str())
+        core("save_weights_for_sampler", |context| {
+            let saved = context.training()?.save_weights_for_sampler(&context.name(), Ttl::Never).wait()?;
+            context.delete_later(&saved.path);
+            context.made().weights = Some(saved.path.clone());
+            note(saved.path.as_str())
         }),
-        option("save_weights_for_sampler, ttl", &["ttl"], |it| {
-            let saved = it.training()?.save_weights_for_sampler(&it.name(), ONE_HOUR).wait()?;
-            it.litter(&saved.path);
+        option("save_weights_for_sampler, ttl", &["ttl"], |context| {
+            let saved = context.training()?.save_weights_for_sampler(&context.name(), ONE_HOUR).wait()?;
+            context.delete_later(&saved.path);
             fine()
         }),
-        core("save_weights_and_get_sampling_client", |it| {
-            let sampler = it.training()?.save_weights_and_get_sampling_client()?;
+        core("save_weights_and_get_sampling_client", |context| {
+            let sampler = context.training()?.save_weights_and_get_sampling_client()?;
             let logprobs = sampler.compute_logprobs(&ModelInput::from_ints([72, 105])).wait()?;
             sampler.close();
             match logprobs.len() {
@@ -142,43 +150,43 @@ pub(super) fn checks() -> Vec<Check> {
                 n => wrong(format!("{n} log-probabilities of 2 tokens")),
             }
         }),
-        // Loading is the first thing that a model does, or nothing.
-        core("load_state", |it| {
-            let client = it.new_training(shape())?;
-            client.load_state(&it.state()?).wait()?;
+        // Some servers load only into a model that has done nothing else.
+        core("load_state", |context| {
+            let client = context.new_training(shape())?;
+            client.load_state(&context.state()?).wait()?;
             one_step(&client)?;
-            it.discard(&client);
+            context.discard(&client);
             fine()
         }),
-        core("load_state_with_optimizer", |it| {
-            let client = it.new_training(shape())?;
-            client.load_state_with_optimizer(&it.state()?).wait()?;
+        core("load_state_with_optimizer", |context| {
+            let client = context.new_training(shape())?;
+            client.load_state_with_optimizer(&context.state()?).wait()?;
             one_step(&client)?;
-            it.discard(&client);
+            context.discard(&client);
             fine()
         }),
     ]
 }
 
-/// The shape of every model that is to have the same state.
+/// LoRA settings of every model that saves or loads the common state.
 pub(super) fn shape() -> LoraConfig {
     LoraConfig { rank: 8, ..Default::default() }
 }
 
-/// Token ids below 256 exist in every vocabulary.
+/// A datum with token ids below 256, which exist in every vocabulary.
 pub(super) fn datum() -> Datum {
     Datum::cross_entropy(&[72, 105, 33], &[32, 72, 105])
 }
 
-/// A datum of reinforcement learning.
-fn sampled() -> Datum {
+/// A datum for the losses of reinforcement learning.
+fn rl_datum() -> Datum {
     Datum::new(ModelInput::from_ints([72, 105, 33]))
         .with("target_tokens", vec![105i64, 33, 32])
         .with("logprobs", vec![-1.0f32, -2.0, -3.0])
         .with("advantages", vec![0.0f32, 1.0, -1.0])
 }
 
-/// A pass and an update, submitted together.
+/// Submits a pass and an optimizer step together and waits for both.
 pub(super) fn one_step(client: &TrainingClient) -> Result<(), Error> {
     let pass = client.forward_backward(vec![datum()], LossFn::CrossEntropy);
     let update = client.optim_step(AdamParams { learning_rate: 1e-4, ..Default::default() });
@@ -187,8 +195,8 @@ pub(super) fn one_step(client: &TrainingClient) -> Result<(), Error> {
     Ok(())
 }
 
-fn update(it: &Patient, adam: AdamParams) -> Found {
-    let client = it.training()?;
+fn update(context: &Context, adam: AdamParams) -> Found {
+    let client = context.training()?;
     let pass = client.forward_backward(vec![datum()], LossFn::CrossEntropy);
     let update = client.optim_step(adam);
     pass.wait()?;
@@ -196,31 +204,31 @@ fn update(it: &Patient, adam: AdamParams) -> Found {
     fine()
 }
 
-fn supervised(it: &Patient, data: Vec<Datum>) -> Found {
+fn supervised(context: &Context, data: Vec<Datum>) -> Found {
     let n = data.len();
-    passed(it.training()?.forward_backward(data, LossFn::CrossEntropy).wait()?, n)
+    check_output(context.training()?.forward_backward(data, LossFn::CrossEntropy).wait()?, n)
 }
 
-fn policy(it: &Patient, loss: Loss) -> Found {
-    passed(it.training()?.forward_backward(vec![sampled()], loss).wait()?, 1)
+fn policy(context: &Context, loss: Loss) -> Found {
+    check_output(context.training()?.forward_backward(vec![rl_datum()], loss).wait()?, 1)
 }
 
-/// What a pass over `n` data reports.
-fn passed(output: ForwardBackwardOutput, n: usize) -> Found {
+/// Checks the output of a pass over `n` data.
+fn check_output(output: ForwardBackwardOutput, n: usize) -> Found {
     if output.loss_fn_outputs.len() != n {
         return wrong(format!("{} outputs for {n} data", output.loss_fn_outputs.len()));
     }
-    let odd = |values: &[f32]| values.iter().any(|it| it.is_nan());
-    let numbers = output.loss_fn_outputs.iter().flat_map(|it| it.values()).filter_map(|it| it.as_f32());
-    if numbers.into_iter().any(odd) {
-        return Err(Trouble::Wrong("an output is not a number".into()));
+    let has_nan = |values: &[f32]| values.iter().any(|value| value.is_nan());
+    let tensors = output.loss_fn_outputs.iter().flat_map(|fields| fields.values());
+    if tensors.filter_map(|tensor| tensor.as_f32()).any(has_nan) {
+        return Err(Trouble::Wrong("an output is NaN".into()));
     }
     match output.loss() {
-        Some(loss) if loss.is_finite() => told(format!("loss {loss:.3}")),
+        Some(loss) if loss.is_finite() => note(format!("loss {loss:.3}")),
         Some(loss) => wrong(format!("the loss is {loss}")),
         None if output.loss_fn_outputs.iter().all(|it| it.is_empty()) => {
-            ignored("neither a loss nor outputs")
+            ignored("the result has neither a loss nor outputs")
         }
-        None => told("the server does not report the loss"),
+        None => note("the server does not report the loss"),
     }
 }

@@ -11,14 +11,14 @@ use serde_json::json;
 use tinkex::ServiceClientBuilder;
 use tinkex::testing::{Act, FakeServer, Seen};
 
-use crate::util::{PATIENCE, recorded};
+use crate::util::{TEST_TIMEOUT, recorded};
 
 /// Runs the doctor on a server.
 fn examine(connect: impl Fn() -> ServiceClientBuilder + Send + Sync + 'static) -> Report {
-    examination::examine(connect, None, PATIENCE, |_| {}).unwrap()
+    examination::examine(connect, None, TEST_TIMEOUT, |_| {}).unwrap()
 }
 
-/// Asserts that exactly the checks `expected` have the mark.
+/// Asserts that exactly these checks have a mark.
 #[track_caller]
 fn assert_marks(report: &Report, mark: Mark, expected: &[&str]) {
     let marked = || report.lines.iter().filter(|it| it.mark == mark);
@@ -36,7 +36,7 @@ fn nothing_is_broken_on_the_fake_server() {
     let absent = ["sample, stop at tokens", "whoami"];
     assert_marks(&report, Mark::NotOffered, &absent);
     let left = server.in_memory().build().unwrap().create_rest_client().list_user_checkpoints().count();
-    assert_eq!(left, 0, "the doctor leaves checkpoints behind");
+    assert_eq!(left, 0, "the doctor deletes its checkpoints");
 }
 
 #[cfg(feature = "local")]
@@ -48,13 +48,13 @@ fn nothing_is_broken_on_the_engine() {
         tinkex::ServiceClient::builder().without_environment().base_url(url.clone()).api_key(key.clone())
     });
     assert_marks(&report, Mark::Broken, &[]);
-    // The engine knows no owner of a key and keeps no audit log.
+    // The engine's key has no owner, and the engine keeps no audit log.
     assert_marks(&report, Mark::NotOffered, &["whoami", "get_audit_log"]);
 }
 
 #[cfg(feature = "local")]
 #[test]
-fn nothing_is_broken_on_the_engine_with_its_other_options() {
+fn the_engine_with_every_option_changed_offers_the_same() {
     let server = tinkex::local::Server::start(tinkex::local::Options {
         pjwt_auth_enabled: true,
         sample_use_retrieve_futures: true,
@@ -71,7 +71,7 @@ fn nothing_is_broken_on_the_engine_with_its_other_options() {
     assert_marks(&report, Mark::NotOffered, &["get_audit_log"]);
 }
 
-/// A fake server with the differences of a SkyRL server (PROTOCOL §11).
+/// A fake server with the differences of SkyRL's server (PROTOCOL §11).
 fn skyrl() -> FakeServer {
     let server = FakeServer::new();
     let first = Mutex::new(BTreeSet::new());
@@ -87,7 +87,7 @@ fn skyrl() -> FakeServer {
                 Some(Act::status(422, json!({"detail": missing}).to_string()))
             }
             "save_weights_for_sampler" if body["path"].is_string() => {
-                // Answers with the result at once, because this script has no promises.
+                // The result is in the answer itself, because this script keeps no promises.
                 let path = format!("tinker://{}/{}", text("model_id"), text("path"));
                 Some(Act::json(json!({"path": path, "type": "save_weights_for_sampler"})))
             }
@@ -139,8 +139,8 @@ fn nothing_is_broken_on_a_server_that_lacks_what_skyrl_lacks() {
     let server = skyrl();
     let report = examine(move || server.in_memory());
     assert_marks(&report, Mark::Broken, &[]);
-    // Everything else works. The rank, the archive and the two deletions fail because of the script, which has one rank
-    // and does not store the weights that it saves for samplers.
+    // Everything else works. The rank, the archive and the two deletions are missing because of this script, which has
+    // one rank and does not keep sampler weights.
     let absent = [
         "create_lora_training_client, rank 1",
         "forward_backward, cispo",
@@ -149,7 +149,7 @@ fn nothing_is_broken_on_a_server_that_lacks_what_skyrl_lacks() {
         "save_weights_external",
         "ServiceClient.copy_weights",
         "sample, stop at tokens",
-        "sample, without a length",
+        "sample, without max_tokens",
         "get_api_key_info",
         "whoami",
         "list_user_checkpoints",
@@ -196,7 +196,7 @@ fn nothing_is_broken_on_a_recorded_current_skyrl() {
         "save_state_with, overwrite and user_metadata",
         "save_weights_external",
         "ServiceClient.copy_weights",
-        "sample, without a length",
+        "sample, without max_tokens",
         "sample_with, topk_prompt_logprobs",
         "compute_logprobs_last",
         "sample_with, topk_sample_logprobs",
@@ -230,7 +230,7 @@ fn nothing_is_broken_on_a_recorded_skyrl_that_reads_json_alone() {
         "save_state_with, overwrite and user_metadata",
         "save_weights_external",
         "ServiceClient.copy_weights",
-        "sample, without a length",
+        "sample, without max_tokens",
         "sample_with, topk_prompt_logprobs",
         "compute_logprobs_last",
         "sample_with, topk_sample_logprobs",
@@ -260,7 +260,7 @@ fn nothing_is_broken_on_a_recorded_skyrl_that_reads_json_alone() {
 }
 
 #[test]
-fn a_core_verb_that_fails_is_broken_and_the_others_are_still_examined() {
+fn a_failed_core_verb_is_broken_and_the_other_checks_still_run() {
     let server = FakeServer::new();
     server.always("/api/v1/optim_step", Act::status(404, r#"{"detail":"Not Found"}"#));
     server.always("/api/v1/audit?event_type=all", Act::status(500, "oops"));
@@ -274,10 +274,10 @@ fn a_core_verb_that_fails_is_broken_and_the_others_are_still_examined() {
 }
 
 #[test]
-fn every_verb_is_examined_or_excluded_with_a_reason() {
+fn every_verb_has_a_check_or_a_reason_for_none() {
     const NOT_EXAMINED: &[(&str, &str)] = &[
-        ("revoke_api_key", "would revoke the key of the other checks"),
-        ("close_with", "as `close`, with a detail text"),
+        ("revoke_api_key", "revokes the key that the other checks need"),
+        ("close_with", "as close, with a text"),
         ("builder", "sends nothing"),
         ("from_env", "sends nothing"),
         ("create_rest_client", "sends nothing"),

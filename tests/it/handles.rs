@@ -1,4 +1,4 @@
-//! Handles of samplers: other processes that sample from the same weights.
+//! Sampler handles, with which other processes sample from the same weights.
 
 use std::collections::BTreeSet;
 
@@ -12,8 +12,8 @@ use crate::util::path_of;
 const BILLION: u64 = 1_000_000_000;
 const SAMPLE: &str = "/api/v1/asample";
 
-/// What the official SDK 0.38.0 writes.
-const THEIRS: &str = "eyJzZXNzaW9uX2lkIjoicy0xIiwic2FtcGxpbmdfc2Vzc2lvbl9pZCI6InMtMTpzYW1wbGU6MCIsImhvbGRlciI6eyJiYXNlX3VybCI6Imh0dHA6Ly9tZW1vcnkuaW52YWxpZCIsImRlZmF1bHRfaGVhZGVyc19vdmVycmlkZXMiOnt9LCJjbGllbnRfY29uZmlnIjp7InBqd3RfYXV0aF9lbmFibGVkIjpmYWxzZSwiY3JlZGVudGlhbF9kZWZhdWx0X3NvdXJjZSI6ImFwaV9rZXkiLCJzYW1wbGVfZGlzcGF0Y2hfYnl0ZXNfc2VtYXBob3JlX3NpemUiOjEwNDg1NzYwLCJpbmZsaWdodF9yZXNwb25zZV9ieXRlc19zZW1hcGhvcmVfc2l6ZSI6NTI0Mjg4MDAsInBhcmFsbGVsX2Z3ZGJ3ZF9jaHVua3MiOnRydWUsInByb3RvX2NvbXByZXNzX2Z3ZGJ3ZCI6ZmFsc2UsImZ3ZGJ3ZF9tYXhfY2h1bmtfbGVuIjoxMDI0LCJmd2Rid2RfbWF4X2NodW5rX2J5dGVzX2NvdW50Ijo1MDAwMDAwLCJmd2Rid2RfZGlzcGF0Y2hfYnl0ZXNfc2VtYXBob3JlX3NpemUiOjUwMDAwMDAwLCJiaWxsaW5nX2V4Y2VwdGlvbl9tYXhfcGF1c2VfZHVyYXRpb25fc2VjIjozNjAwLCJzYW1wbGVfbm9fcmV0cmllcyI6ZmFsc2UsInNhbXBsZV9lbmFibGVfc3R1Y2tfZGV0ZWN0aW9uIjp0cnVlLCJzYW1wbGVfbWF4X2NvbmN1cnJlbnRfcmVxdWVzdHMiOjIwMDAsInVzZV9weXF3ZXN0X3RyYW5zcG9ydCI6dHJ1ZSwic2FtcGxlX3VzZV9yZXRyaWV2ZV9mdXR1cmVzIjpmYWxzZSwiY3VzdG9tX2xvc3Nfc2VydmVyX3NpZGUiOmZhbHNlLCJzYW1wbGVfam9pbl9zYW1wbGluZ19zZXNzaW9uIjpmYWxzZX0sImNsaWVudF9keW5hbWljX2NvbmZpZyI6eyJyZWZyZXNoX2ludGVydmFsX3NlYyI6MzAwLCJzYW1wbGVfY2FuY2VsX2VuYWJsZWQiOmZhbHNlLCJzYW1wbGVfY2FuY2VsX21heF9iYXRjaF9zaXplIjo2NH0sImFwaV9rZXkiOm51bGx9LCJiYXNlX21vZGVsIjoiUXdlbi9Rd2VuMy04QiIsInJlY29yZF9zdGFiaWxpdHlfaW5mbyI6dHJ1ZX0=";
+/// A handle that the official SDK 0.38.0 wrote.
+const OFFICIAL: &str = "eyJzZXNzaW9uX2lkIjoicy0xIiwic2FtcGxpbmdfc2Vzc2lvbl9pZCI6InMtMTpzYW1wbGU6MCIsImhvbGRlciI6eyJiYXNlX3VybCI6Imh0dHA6Ly9tZW1vcnkuaW52YWxpZCIsImRlZmF1bHRfaGVhZGVyc19vdmVycmlkZXMiOnt9LCJjbGllbnRfY29uZmlnIjp7InBqd3RfYXV0aF9lbmFibGVkIjpmYWxzZSwiY3JlZGVudGlhbF9kZWZhdWx0X3NvdXJjZSI6ImFwaV9rZXkiLCJzYW1wbGVfZGlzcGF0Y2hfYnl0ZXNfc2VtYXBob3JlX3NpemUiOjEwNDg1NzYwLCJpbmZsaWdodF9yZXNwb25zZV9ieXRlc19zZW1hcGhvcmVfc2l6ZSI6NTI0Mjg4MDAsInBhcmFsbGVsX2Z3ZGJ3ZF9jaHVua3MiOnRydWUsInByb3RvX2NvbXByZXNzX2Z3ZGJ3ZCI6ZmFsc2UsImZ3ZGJ3ZF9tYXhfY2h1bmtfbGVuIjoxMDI0LCJmd2Rid2RfbWF4X2NodW5rX2J5dGVzX2NvdW50Ijo1MDAwMDAwLCJmd2Rid2RfZGlzcGF0Y2hfYnl0ZXNfc2VtYXBob3JlX3NpemUiOjUwMDAwMDAwLCJiaWxsaW5nX2V4Y2VwdGlvbl9tYXhfcGF1c2VfZHVyYXRpb25fc2VjIjozNjAwLCJzYW1wbGVfbm9fcmV0cmllcyI6ZmFsc2UsInNhbXBsZV9lbmFibGVfc3R1Y2tfZGV0ZWN0aW9uIjp0cnVlLCJzYW1wbGVfbWF4X2NvbmN1cnJlbnRfcmVxdWVzdHMiOjIwMDAsInVzZV9weXF3ZXN0X3RyYW5zcG9ydCI6dHJ1ZSwic2FtcGxlX3VzZV9yZXRyaWV2ZV9mdXR1cmVzIjpmYWxzZSwiY3VzdG9tX2xvc3Nfc2VydmVyX3NpZGUiOmZhbHNlLCJzYW1wbGVfam9pbl9zYW1wbGluZ19zZXNzaW9uIjpmYWxzZX0sImNsaWVudF9keW5hbWljX2NvbmZpZyI6eyJyZWZyZXNoX2ludGVydmFsX3NlYyI6MzAwLCJzYW1wbGVfY2FuY2VsX2VuYWJsZWQiOmZhbHNlLCJzYW1wbGVfY2FuY2VsX21heF9iYXRjaF9zaXplIjo2NH0sImFwaV9rZXkiOm51bGx9LCJiYXNlX21vZGVsIjoiUXdlbi9Rd2VuMy04QiIsInJlY29yZF9zdGFiaWxpdHlfaW5mbyI6dHJ1ZX0=";
 
 fn sample(sampler: &SamplingClient) {
     let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
@@ -21,7 +21,7 @@ fn sample(sampler: &SamplingClient) {
 }
 
 fn seq_ids(server: &FakeServer) -> Vec<u64> {
-    server.requests_to(SAMPLE).iter().map(|it| it.json().unwrap()["seq_id"].as_u64().unwrap()).collect()
+    server.requests_to(SAMPLE).iter().map(|seen| seen.json().unwrap()["seq_id"].as_u64().unwrap()).collect()
 }
 
 fn handle_of(server: &FakeServer) -> (ServiceClient, SamplerHandle) {
@@ -32,7 +32,7 @@ fn handle_of(server: &FakeServer) -> (ServiceClient, SamplerHandle) {
 }
 
 #[test]
-fn clones_sample_in_the_same_sampling_session_under_numbers_of_their_own() {
+fn clones_share_the_sampling_session_and_use_distinct_sequence_ids() {
     let server = FakeServer::new();
     let (_service, handle) = handle_of(&server);
     let text = handle.to_string();
@@ -47,25 +47,26 @@ fn clones_sample_in_the_same_sampling_session_under_numbers_of_their_own() {
         sample(clone);
     }
     let ids = seq_ids(&server);
-    let first: BTreeSet<_> = ids.iter().map(|it| it / BILLION).collect();
-    assert_eq!(first.len(), 3, "{ids:?}");
-    assert!(first.iter().all(|it| (1..=BILLION).contains(it)));
+    let clone_numbers: BTreeSet<_> = ids.iter().map(|id| id / BILLION).collect();
+    assert_eq!(clone_numbers.len(), 3, "{ids:?}");
+    assert!(clone_numbers.iter().all(|number| (1..=BILLION).contains(number)));
     assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), 6);
-    assert!(ids.chunks(2).all(|it| it[0] % BILLION == 0 && it[1] == it[0] + 1));
-    // Nothing else was asked: the handle holds the flags.
+    assert!(ids.chunks(2).all(|pair| pair[0] % BILLION == 0 && pair[1] == pair[0] + 1));
+    // The clones send no other requests, because the handle holds the flags.
     for path in ["client/config", "create_session", "create_sampling_session"] {
         assert_eq!(server.requests_to(&format!("/api/v1/{path}")).len(), 1, "{path}");
     }
 }
 
 #[test]
-fn a_handle_holds_no_key_and_everything_that_the_official_sdk_reads() {
+fn a_handle_holds_every_field_that_the_official_sdk_reads_and_no_key() {
     let server = FakeServer::new();
     let (_service, handle) = handle_of(&server);
     let json = decoded(&handle.to_string());
     assert!(!json.to_string().contains("tml-") && !format!("{handle:?}").contains("tml-"));
-    let names = |it: &serde_json::Value| it.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
-    let set = |it: &[&str]| it.iter().map(|it| it.to_string()).collect::<BTreeSet<_>>();
+    let names =
+        |object: &serde_json::Value| object.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+    let set = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<BTreeSet<_>>();
     assert_eq!(
         names(&json),
         set(&["session_id", "sampling_session_id", "holder", "base_model", "record_stability_info"])
@@ -87,7 +88,7 @@ fn a_handle_holds_no_key_and_everything_that_the_official_sdk_reads() {
 }
 
 #[test]
-fn a_handle_passes_on_the_flags_that_only_newer_readers_know() {
+fn a_handle_passes_unknown_flags_on() {
     let server = FakeServer::new();
     let flags = json!({"use_pyqwest_transport": false, "flag_of_tomorrow": {"a": [1]}, "fwdbwd_max_chunk_len": "all"});
     server.always("/api/v1/client/config", Act::json(flags));
@@ -100,7 +101,7 @@ fn a_handle_passes_on_the_flags_that_only_newer_readers_know() {
         let config = &holder["client_config"];
         assert_eq!(config["flag_of_tomorrow"], json!({"a": [1]}));
         assert_eq!(config["use_pyqwest_transport"], false);
-        assert_eq!(config["fwdbwd_max_chunk_len"], 1024, "what nobody can read is not passed on");
+        assert_eq!(config["fwdbwd_max_chunk_len"], 1024, "an unreadable flag is not passed on");
         assert_eq!(config.as_object().unwrap().len(), 18);
         assert_eq!(holder["client_dynamic_config"]["dynamic_flag_of_tomorrow"], 7);
         assert_eq!(holder["client_dynamic_config"]["refresh_interval_sec"], 60);
@@ -108,9 +109,9 @@ fn a_handle_passes_on_the_flags_that_only_newer_readers_know() {
 }
 
 #[test]
-fn a_handle_of_the_official_sdk_is_taken() {
+fn a_handle_of_the_official_sdk_is_accepted() {
     let server = FakeServer::new();
-    let sampler = server.in_memory().from_sampler_handle(THEIRS).unwrap();
+    let sampler = server.in_memory().from_sampler_handle(OFFICIAL).unwrap();
     assert_eq!(sampler.get_base_model(), Some("Qwen/Qwen3-8B"));
     sample(&sampler);
     let body = server.requests_to(SAMPLE)[0].json().unwrap();
@@ -124,7 +125,7 @@ fn a_handle_of_the_official_sdk_is_taken() {
 fn a_clone_keeps_the_session_alive_and_does_not_finish_it() {
     let server = FakeServer::new();
     let clock = tinkex::testing::VirtualClock::new();
-    let sampler = server.in_memory_at(clock.clone()).from_sampler_handle(THEIRS).unwrap();
+    let sampler = server.in_memory_at(clock.clone()).from_sampler_handle(OFFICIAL).unwrap();
     sample(&sampler);
     const BEAT: &str = "/api/v1/session_heartbeat";
     crate::util::eventually("a heartbeat", || {
@@ -138,7 +139,7 @@ fn a_clone_keeps_the_session_alive_and_does_not_finish_it() {
 }
 
 #[test]
-fn a_server_that_numbers_clones_is_asked_for_the_number() {
+fn a_clone_gets_its_number_from_a_server_that_numbers_clones() {
     let server = FakeServer::new();
     server.polls_together();
     server.always(
@@ -155,10 +156,12 @@ fn a_server_that_numbers_clones_is_asked_for_the_number() {
     );
     assert_eq!(seq_ids(&server), [BILLION, 2 * BILLION]);
     let polls = server.requests_to("/api/v1/retrieve_futures");
-    let polled: BTreeSet<_> =
-        polls.iter().map(|it| it.json().unwrap()["target"]["cloned_sampler_id"].as_u64().unwrap()).collect();
+    let polled: BTreeSet<_> = polls
+        .iter()
+        .map(|poll| poll.json().unwrap()["target"]["cloned_sampler_id"].as_u64().unwrap())
+        .collect();
     assert_eq!(polled, [1, 2].into());
-    // A number that leaves no room for sequence ids is refused; an endpoint that is missing is done without.
+    // A number that leaves no room for sequence ids is refused. A missing endpoint is not an error.
     server.next("/api/v1/join_sampling_session", Act::json(json!({"client_counter": u64::MAX})));
     assert!(server.in_memory().from_sampler_handle(&handle).is_err());
     server.next("/api/v1/join_sampling_session", Act::status(404, r#"{"detail":"Not Found"}"#));
@@ -167,16 +170,16 @@ fn a_server_that_numbers_clones_is_asked_for_the_number() {
     service.close(CloseStatus::Success).unwrap();
 }
 
-fn handle_asking_for(headers: serde_json::Value) -> String {
-    let mut json = decoded(THEIRS);
+fn handle_with_headers(headers: serde_json::Value) -> String {
+    let mut json = decoded(OFFICIAL);
     json["holder"]["default_headers_overrides"] = headers;
     SamplerHandleText(&json.to_string()).to_string()
 }
 
 #[test]
-fn headers_that_a_handle_asks_for_are_sent_but_for_those_that_say_who_is_asking() {
+fn headers_of_a_handle_are_sent_except_credentials_and_framing() {
     let server = FakeServer::new();
-    let handle = handle_asking_for(json!({
+    let handle = handle_with_headers(json!({
         "X-Team": "theirs", "X-Stage": "test", "X-Gateway-Token": "open-sesame",
         "x-api-key": "tml-theirs", "Authorization": "Bearer theirs", "CF-Access-Client-Id": "theirs",
         "Content-Length": "7", "transfer-encoding": "chunked", "Host": "elsewhere", "Content-Type": "text/plain",
@@ -203,22 +206,22 @@ fn headers_that_a_handle_asks_for_are_sent_but_for_those_that_say_who_is_asking(
         }
     }
     assert_ne!(seen[0].header("x-idempotency-key"), seen[1].header("x-idempotency-key"));
-    // A secret of the handle's is one of this client's too.
+    // Secret header values of the handle are masked in errors, like the client's own.
     server.always(SAMPLE, Act::status(422, r#"{"detail":"what is open-sesame?"}"#));
     let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
     let error = sampler.sample(&ModelInput::from_ints([1]), 1, &params).wait().unwrap_err();
     assert!(!format!("{error} {error:?}").contains("open-sesame"), "{error}");
-    // The next one down the line gets what is no secret.
+    // A new handle repeats the headers without the secret ones.
     let written = decoded(&sampler.get_sampler_handle().to_string());
     let headers = json!({"x-team": "mine", "X-Stage": "test", "X-Shift": "night"});
     assert_eq!(written["holder"]["default_headers_overrides"], headers);
 }
 
 #[test]
-fn a_handle_with_what_is_no_header_is_refused_and_its_value_not_repeated() {
+fn a_handle_with_an_invalid_header_is_refused_without_showing_its_value() {
     let server = FakeServer::new();
     for (name, value) in [("X Team", "hunter2"), ("X-Team", "hunter2\r\nX-Other: 1"), ("", "hunter2")] {
-        let handle = handle_asking_for(json!({ name: value }));
+        let handle = handle_with_headers(json!({ name: value }));
         let error = server.in_memory().from_sampler_handle(&handle).unwrap_err();
         assert_eq!(path_of(&error), "handle");
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
@@ -227,9 +230,9 @@ fn a_handle_with_what_is_no_header_is_refused_and_its_value_not_repeated() {
 }
 
 #[test]
-fn what_is_no_handle_is_refused_and_not_repeated() {
+fn an_invalid_handle_is_refused_without_showing_its_text() {
     let server = FakeServer::new();
-    let encoded = |it: &str| SamplerHandleText(it).to_string();
+    let encoded = |json: &str| SamplerHandleText(json).to_string();
     for text in [
         "",
         "tml-secret!",
@@ -244,7 +247,7 @@ fn what_is_no_handle_is_refused_and_not_repeated() {
     assert!(server.requests().is_empty());
 }
 
-/// Base64 without a library: tests have none.
+/// Displays a text in URL-safe base64.
 struct SamplerHandleText<'a>(&'a str);
 
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -252,8 +255,10 @@ const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 impl std::fmt::Display for SamplerHandleText<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for bytes in self.0.as_bytes().chunks(3) {
-            let word =
-                bytes.iter().enumerate().fold(0u32, |word, (i, it)| word | u32::from(*it) << (16 - 8 * i));
+            let word = bytes
+                .iter()
+                .enumerate()
+                .fold(0u32, |word, (i, byte)| word | u32::from(*byte) << (16 - 8 * i));
             for i in 0..=bytes.len() {
                 write!(f, "{}", DIGITS[(word >> (18 - 6 * i)) as usize % 64] as char)?;
             }
@@ -265,8 +270,8 @@ impl std::fmt::Display for SamplerHandleText<'_> {
 fn decoded(text: &str) -> serde_json::Value {
     let mut bytes = Vec::new();
     for digits in text.trim_end_matches('=').as_bytes().chunks(4) {
-        let digit = |it: &u8| DIGITS.iter().position(|digit| digit == it).unwrap() as u32;
-        let word = digits.iter().enumerate().fold(0, |word, (i, it)| word | digit(it) << (18 - 6 * i));
+        let value = |digit: &u8| DIGITS.iter().position(|it| it == digit).unwrap() as u32;
+        let word = digits.iter().enumerate().fold(0, |word, (i, digit)| word | value(digit) << (18 - 6 * i));
         bytes.extend(&word.to_be_bytes()[1..digits.len()]);
     }
     serde_json::from_slice(&bytes).unwrap()

@@ -1,4 +1,4 @@
-//! Timeouts that no clock can be moved by.
+//! Timeouts so long that adding them to a point in time overflows.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tinkex::{ServiceClientBuilder, Timeouts};
 
 use crate::util::datum;
 
-/// The longest, and two that overflow only when something is added to them.
+/// The longest duration, and two that overflow only in a sum.
 const LONG: [Duration; 3] =
     [Duration::MAX, Duration::from_secs(u64::MAX / 4), Duration::from_secs(i64::MAX as u64 - 2_000_000)];
 
@@ -25,7 +25,7 @@ const ALL: [fn(&mut Timeouts) -> &mut Duration; 10] = [
     |it| &mut it.credential_command,
 ];
 
-/// A client works from its first request to its end, also over tokens and with sixteen threads that need one.
+/// Uses a client from its first request to its end, with training, sixteen samples in flight, and a close.
 fn works(builder: ServiceClientBuilder) -> tinkex::Result<()> {
     let service = builder.build()?;
     let training = service.create_lora_training_client("fake/model", Default::default())?;
@@ -39,7 +39,7 @@ fn works(builder: ServiceClientBuilder) -> tinkex::Result<()> {
 }
 
 #[test]
-fn every_timeout_may_be_as_long_as_a_duration_goes() {
+fn every_timeout_may_be_the_longest_duration() {
     for together in [false, true] {
         let server = FakeServer::new();
         if together {
@@ -60,7 +60,7 @@ fn every_timeout_may_be_as_long_as_a_duration_goes() {
 }
 
 #[test]
-fn whoever_waits_for_a_token_may_wait_for_ever() {
+fn waits_for_a_token_may_have_the_longest_timeout() {
     let server = FakeServer::new();
     server.always("/api/v1/client/config", Act::json(serde_json::json!({"pjwt_auth_enabled": true})));
     server.always("/api/v1/auth/token", Act::json(serde_json::json!({"jwt": "eyJ.first"})));
@@ -77,7 +77,7 @@ fn whoever_waits_for_a_token_may_wait_for_ever() {
 
 #[cfg(feature = "local")]
 #[test]
-fn a_long_poll_of_the_engine_may_be_as_long_as_a_duration_goes() {
+fn a_long_poll_of_the_engine_may_be_the_longest_duration() {
     use tinkex::local::{Options, Server};
     let server = Server::start(Options { long_poll: Duration::MAX, ..Options::default() }).unwrap();
     let builder = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key());

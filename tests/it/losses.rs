@@ -1,4 +1,4 @@
-//! The constructors of data that are named after losses, with the engine.
+//! The constructors of `Datum` that are named after losses, on the engine.
 
 use tinkex::local::Server;
 use tinkex::types::{Datum, Loss, LossFn, ModelInput, SampleOptions, SamplingParams};
@@ -20,7 +20,7 @@ fn each_loss_takes_the_data_of_its_constructor_and_an_unchanged_policy_has_the_r
     let scored = answer.prompt_logprobs.as_deref().unwrap();
     let advantages = vec![2.0f32; tokens.len()];
 
-    // With the ratio 1 these losses are the sums of −A, or of −A·logp.
+    // If the ratio is 1, these losses are the sums of −A or of −A·logp.
     let ratios = -2.0 * tokens.len() as f64;
     let scores = -2.0 * logprobs.iter().map(|it| f64::from(*it)).sum::<f64>();
     let table: [(Loss, tinkex::Result<Datum>, f64); 5] = [
@@ -40,7 +40,7 @@ fn each_loss_takes_the_data_of_its_constructor_and_an_unchanged_policy_has_the_r
         let found = output.loss().unwrap();
         assert!((found - expected).abs() < 1e-3 * expected.abs(), "{name}: {found} instead of {expected}");
     }
-    // Of data for another loss the weights are in the way.
+    // Data of `cross_entropy` have weights, which PPO refuses.
     let supervised = Datum::cross_entropy(&prompt, tokens);
     assert!(training.forward(vec![supervised], LossFn::Ppo).wait().unwrap_err().is_user_error());
 }

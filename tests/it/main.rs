@@ -13,6 +13,7 @@ mod compat;
 mod custom_loss;
 mod doctor;
 mod documents;
+mod dropped_sessions;
 #[cfg(feature = "local")]
 mod engine_abuse;
 #[cfg(feature = "local")]
@@ -39,15 +40,14 @@ mod forked;
 mod generations;
 mod guarantees;
 mod handles;
-mod hostile;
 mod json_passes;
-mod leniency;
 mod long_timeouts;
 #[cfg(feature = "local")]
 mod losses;
 pub(crate) mod matrix;
+mod memory_limits;
 mod network;
-mod odd_answers;
+mod observability;
 mod outages;
 mod payment;
 mod poll_many;
@@ -58,17 +58,17 @@ mod response_counts;
 mod rest;
 mod sampling;
 mod secrets;
-mod seeing;
 #[cfg(feature = "local")]
 mod serve;
 mod server_failures;
+mod server_variants;
 mod settings;
-mod slow_lines;
+mod slow_networks;
 mod soak;
-mod stale;
-mod strangers;
 mod threads;
 mod traced_loss;
 mod training_options;
+mod unexpected_answers;
 mod verbs;
 mod waiting;
+mod wrong_servers;

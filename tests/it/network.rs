@@ -1,4 +1,4 @@
-//! The way to the server: proxies, and whom TLS trusts.
+//! The network path to the server: proxies and trusted TLS certificates.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -13,7 +13,7 @@ use crate::util::alone_with;
 use crate::util::proxy::Proxy;
 
 #[test]
-fn a_proxy_that_the_caller_names_carries_everything_and_is_given_its_password() {
+fn every_request_goes_through_the_callers_proxy_with_its_password() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
     let proxy = Proxy::start(&listening.url(), 200);
@@ -42,22 +42,22 @@ fn the_proxy_of_the_environment_is_used_for_other_machines_only() {
     let environment =
         [("HTTP_PROXY", url.as_str()), ("NO_PROXY", "excepted.invalid"), ("TINKER_API_KEY", "tml-x")];
     alone_with(name, &environment, || {
-        let asked_for = |seconds: u64, builder: tinkex::ServiceClientBuilder| {
+        let call_within = |seconds: u64, builder: tinkex::ServiceClientBuilder| {
             let service = builder.timeouts(|it| it.connect = Duration::from_secs(seconds)).build().unwrap();
             service.get_server_capabilities()
         };
-        let asked = |builder| asked_for(60, builder);
-        // In this process, that of the environment is the proxy of the other one, which leads to the other one's server.
-        asked(ServiceClient::builder().base_url("http://elsewhere.invalid")).unwrap();
+        let call = |builder| call_within(60, builder);
+        // This child process has the parent's proxy in its environment; the proxy connects to the parent's server.
+        call(ServiceClient::builder().base_url("http://elsewhere.invalid")).unwrap();
         let direct = FakeServer::new();
         let here = direct.listen().unwrap();
-        asked(ServiceClient::builder().base_url(here.url())).unwrap();
+        call(ServiceClient::builder().base_url(here.url())).unwrap();
         assert_eq!(direct.requests_to("/api/v1/get_server_capabilities").len(), 1);
         for builder in [
             ServiceClient::builder().base_url("http://excepted.invalid"),
             ServiceClient::builder().base_url("http://elsewhere.invalid").no_proxy(),
         ] {
-            let error = asked_for(2, builder).unwrap_err();
+            let error = call_within(2, builder).unwrap_err();
             assert!(error.is_connection() || error.is_timeout(), "{error}");
             assert!(!error.to_string().contains("proxy"), "{error}");
         }
@@ -69,7 +69,7 @@ fn the_proxy_of_the_environment_is_used_for_other_machines_only() {
 }
 
 #[test]
-fn an_error_on_the_way_names_the_proxy_and_not_its_password() {
+fn a_connection_error_names_the_proxy_without_its_password() {
     let refusing = Proxy::start("127.0.0.1:9", 407);
     let gone = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
     for address in [refusing.address(), gone] {
@@ -100,7 +100,8 @@ fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls").join(name)
 }
 
-/// A server of TLS whose certificate comes from an authority that nobody else knows. It says the same to everybody.
+/// Starts a TLS server with a certificate of a private authority, and returns its URL. Every request gets the same
+/// answer.
 fn tls_server() -> String {
     let read = |name: &str| std::fs::read(data(name)).unwrap();
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(read("server.key.der")).into();
@@ -121,7 +122,7 @@ fn tls_server() -> String {
                 let connection = rustls::ServerConnection::new(config).unwrap();
                 let mut stream = rustls::StreamOwned::new(connection, stream);
                 let (mut request, mut piece) = (Vec::<u8>::new(), [0; 4096]);
-                while !request.windows(4).any(|it| it == b"\r\n\r\n") {
+                while !request.windows(4).any(|window| window == b"\r\n\r\n") {
                     match stream.read(&mut piece) {
                         Ok(n) if 0 < n => request.extend(&piece[..n]),
                         _ => return,
@@ -132,9 +133,10 @@ fn tls_server() -> String {
                     "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
                     body.len()
                 );
-                let _sent = stream.write_all(answer.as_bytes()).and_then(|()| stream.flush());
+                // The client may have closed the connection.
+                drop(stream.write_all(answer.as_bytes()).and_then(|()| stream.flush()));
                 stream.conn.send_close_notify();
-                let _closed = stream.flush();
+                drop(stream.flush());
             });
         }
     });
@@ -142,7 +144,7 @@ fn tls_server() -> String {
 }
 
 #[test]
-fn a_certificate_of_ones_own_is_trusted_with_a_bundle_and_not_without() {
+fn a_private_certificate_authority_is_trusted_only_with_its_bundle() {
     let url = tls_server();
     let client = || {
         let builder = ServiceClient::builder().api_key("tml-x").base_url(&url);

@@ -1,4 +1,4 @@
-//! A server that is gone for longer than one request is repeated.
+//! Outages that last longer than the retries of one request.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const RETRIEVE: &str = "/api/v1/retrieve_future";
 const CONFIG: &str = "/api/v1/client/config";
 const OUTAGE: Duration = Duration::from_secs(1200);
 
-/// Whatever the server is asked is met with an act, until the outage is over.
+/// Answers every request with an act until the outage is over.
 fn outage(server: &FakeServer, clock: &Clock, act: Act) {
     let (clock, over) = (clock.clone(), clock.now() + OUTAGE);
     server.script(move |_| (clock.now() < over).then(|| act.clone()));
@@ -43,13 +43,13 @@ fn samples_survive_an_outage_of_twenty_minutes_each_time_under_a_new_number() {
         assert!(numbers.is_sorted(), "{act:?}: {numbers:?}");
         numbers.dedup();
         assert!(3 <= numbers.len(), "{act:?}: {numbers:?}");
-        // Thousands of requests would not be patience.
+        // Retries must back off.
         assert!(seen.len() < 400, "{act:?}: {} requests", seen.len());
     }
 }
 
 #[test]
-fn a_sample_of_which_nothing_is_heard_for_too_long_is_submitted_again() {
+fn a_sample_without_an_answer_for_too_long_is_submitted_again() {
     let server = FakeServer::new();
     let (_service, sampler, clock) = client(&server);
     let (times, over) = (clock.clone(), clock.now() + OUTAGE);
@@ -60,7 +60,7 @@ fn a_sample_of_which_nothing_is_heard_for_too_long_is_submitted_again() {
 }
 
 #[test]
-fn where_the_server_wants_no_retries_an_outage_ends_a_sample() {
+fn an_outage_ends_a_sample_if_the_server_forbids_retries() {
     let server = FakeServer::new();
     server.always(CONFIG, Act::json(json!({"sample_no_retries": true})));
     let (_service, sampler, clock) = client(&server);
@@ -71,7 +71,7 @@ fn where_the_server_wants_no_retries_an_outage_ends_a_sample() {
 }
 
 #[test]
-fn a_refusal_that_is_not_to_be_repeated_is_the_answer() {
+fn a_refusal_that_forbids_a_retry_is_the_answer() {
     let server = FakeServer::new();
     let (_service, sampler, _) = client(&server);
     server.always(SAMPLE, Act::status(503, "no").with_header("x-should-retry", "false"));
@@ -80,7 +80,7 @@ fn a_refusal_that_is_not_to_be_repeated_is_the_answer() {
 }
 
 #[test]
-fn an_unknown_promise_is_paid_for_twice_at_most() {
+fn a_sample_with_an_unknown_promise_is_submitted_twice_at_most() {
     let server = FakeServer::new();
     let (service, sampler, clock) = client(&server);
     server.always(RETRIEVE, Act::status(404, r#"{"detail":"no such promise"}"#));
@@ -89,7 +89,7 @@ fn an_unknown_promise_is_paid_for_twice_at_most() {
     assert_eq!((error.kind(), error.http_status()), (&ErrorKind::PromiseExpired, Some(404)));
     assert_eq!(server.requests_to(SAMPLE).len(), 2);
     assert!(clock.now() - before < Duration::from_secs(60), "{:?}", clock.now() - before);
-    // A result of training is lost at once.
+    // A training result with an unknown promise is an error at once.
     server.behave(RETRIEVE);
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     server.always(RETRIEVE, Act::status(404, r#"{"detail":"no such promise"}"#));
@@ -98,19 +98,19 @@ fn an_unknown_promise_is_paid_for_twice_at_most() {
 }
 
 #[test]
-fn a_server_that_takes_its_time_over_the_first_request_is_asked_again() {
+fn a_first_request_without_an_answer_is_repeated() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
     let ms = Duration::from_millis;
     let service = listening.client().timeouts(|it| (it.connect, it.exchange) = (ms(500), ms(600)));
-    // It takes the connection, so that the address is not wrong.
+    // The server accepts the connection, so that a wrong address is not the cause.
     server.next(CONFIG, Act::Stall);
     service.build().unwrap().create_sampling_client("fake/model").unwrap();
     assert_eq!(server.requests_to(CONFIG).len(), 2);
 }
 
 #[test]
-fn a_server_that_is_busy_when_a_session_ends_is_told_again() {
+fn the_end_of_a_session_is_sent_again_to_a_busy_server() {
     const FINISH: &str = "/api/v1/sessions/session-1/finish";
     for act in [Act::Reset, Act::status(503, "busy"), Act::status(429, "busy"), Act::Stall] {
         let server = FakeServer::new();
@@ -120,7 +120,7 @@ fn a_server_that_is_busy_when_a_session_ends_is_told_again() {
         assert!(result.is_ok(), "{act:?}: {result:?}");
         assert_eq!(server.requests_to(FINISH).len(), 2, "{act:?}");
     }
-    // But not for ever.
+    // The retries end at the time limit of `finish`.
     let server = FakeServer::new();
     let (service, _sampler, clock) = client(&server);
     server.always(FINISH, Act::status(503, "busy"));

@@ -1,4 +1,4 @@
-//! Accounts that cannot pay (HTTP 402, PROTOCOL §1.11): what is waited out, and what is told at once.
+//! Unpaid accounts (HTTP 402, PROTOCOL §1.11): calls that wait for payment, and calls that fail at once.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ fn unpaid() -> Act {
     Act::status(402, r#"{"detail":"no funds"}"#)
 }
 
-/// What a verb comes to where the first three requests to a path are refused for want of payment, how many requests that
-/// took, and how long.
-fn refused_thrice(
+/// Runs a verb while the first three requests to a path get HTTP 402. Returns its result, the number of requests to the
+/// path, and the time that it took.
+fn run_with_three_refusals(
     path: &'static str,
     policy: PausePolicy,
     verb: Verb,
@@ -28,34 +28,34 @@ fn refused_thrice(
 }
 
 #[test]
-fn calls_of_all_clients_wait_until_the_account_is_settled() {
+fn calls_of_all_clients_wait_until_the_account_is_paid() {
     let verbs: [(&str, Verb); 5] = [
-        ("/api/v1/audit?event_type=all", |it| {
-            it.create_admin_client().get_audit_log(AuditEventType::All, None).map(drop)
+        ("/api/v1/audit?event_type=all", |service| {
+            service.create_admin_client().get_audit_log(AuditEventType::All, None).map(drop)
         }),
-        ("/api/v1/sessions?limit=20&offset=0&access_scope=owned", |it| {
-            it.create_rest_client().list_sessions().first_page().map(drop)
+        ("/api/v1/sessions?limit=20&offset=0&access_scope=owned", |service| {
+            service.create_rest_client().list_sessions().first_page().map(drop)
         }),
         ("/api/v1/get_info", |it| it.create_lora_training_client("fake/model", Default::default()).map(drop)),
-        ("/api/v1/load_weights", |it| {
-            it.create_training_client_from_state("tinker://run/weights/a").map(drop)
+        ("/api/v1/load_weights", |service| {
+            service.create_training_client_from_state("tinker://run/weights/a").map(drop)
         }),
-        ("/api/v1/samplers/sampler-1", |it| {
-            it.create_sampling_client("tinker://run/sampler_weights/a").map(drop)
+        ("/api/v1/samplers/sampler-1", |service| {
+            service.create_sampling_client("tinker://run/sampler_weights/a").map(drop)
         }),
     ];
     for (path, verb) in verbs {
-        let (result, n, took) = refused_thrice(path, PausePolicy::Wait, verb);
+        let (result, n, took) = run_with_three_refusals(path, PausePolicy::Wait, verb);
         assert!(result.is_ok(), "{path}: {result:?}");
         assert_eq!((n, took.as_secs()), (4, 15), "{path}");
-        let (result, n, _) = refused_thrice(path, PausePolicy::Fail, verb);
+        let (result, n, _) = run_with_three_refusals(path, PausePolicy::Fail, verb);
         assert_eq!(result.unwrap_err().kind(), &ErrorKind::Billing, "{path}");
         assert_eq!(n, 1, "{path}");
     }
 }
 
 #[test]
-fn what_begins_the_work_or_asks_whether_one_may_is_told_at_once() {
+fn calls_that_begin_the_work_report_an_unpaid_account_at_once() {
     let model: Verb = |it| it.create_lora_training_client("fake/model", Default::default()).map(drop);
     let verbs: [(&str, Verb); 6] = [
         ("/api/v1/client/config", model),
@@ -66,7 +66,7 @@ fn what_begins_the_work_or_asks_whether_one_may_is_told_at_once() {
         ("/api/v1/get_server_capabilities", |it| it.create_rest_client().get_server_capabilities().map(drop)),
     ];
     for (path, verb) in verbs {
-        let (result, n, took) = refused_thrice(path, PausePolicy::Wait, verb);
+        let (result, n, took) = run_with_three_refusals(path, PausePolicy::Wait, verb);
         let error = result.unwrap_err();
         assert_eq!((error.kind(), n, took.as_secs()), (&ErrorKind::Billing, 1, 0), "{path}: {error}");
     }

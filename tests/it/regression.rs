@@ -1,4 +1,4 @@
-//! Reports about other clients of this API, as tests of this one. Each is named after the issue that reported it.
+//! Bugs reported about other clients of this API, as tests of this crate. Each test is named after the reporting issue.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::util::{datum, seq_ids, training};
 const RETRIEVE: &str = "/api/v1/retrieve_future";
 
 #[test]
-fn skyrl_2162_a_result_whose_delivery_broke_is_asked_for_again_and_not_lost() {
+fn skyrl_2162_a_result_whose_delivery_broke_off_is_requested_again() {
     let (server, _service, training) = training();
     server.next_altered(RETRIEVE, Act::Truncate);
     server.next(RETRIEVE, Act::status(404, r#"{"detail":"not here yet"}"#));
@@ -20,7 +20,7 @@ fn skyrl_2162_a_result_whose_delivery_broke_is_asked_for_again_and_not_lost() {
 }
 
 #[test]
-fn fireworks_cookbook_344_a_promise_that_a_replica_does_not_know_yet_is_given_time() {
+fn fireworks_cookbook_344_an_unknown_promise_is_polled_again() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     for _ in 0..3 {
@@ -37,8 +37,8 @@ fn skyrl_2048_a_later_part_never_overtakes_the_request_before_it() {
     first.wait().unwrap();
     second.wait().unwrap();
     let ids = seq_ids(&server);
-    assert!(ids[..3].iter().all(|it| *it <= 3) && ids[2] == 1, "{ids:?}");
-    assert!(ids[3..].iter().all(|it| 3 < *it) && ids[5] == 4, "{ids:?}");
+    assert!(ids[..3].iter().all(|id| *id <= 3) && ids[2] == 1, "{ids:?}");
+    assert!(ids[3..].iter().all(|id| 3 < *id) && ids[5] == 4, "{ids:?}");
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn skyrl_1489_a_step_submitted_behind_a_pass_arrives_behind_it() {
 }
 
 #[test]
-fn tinker_cookbook_234_a_server_that_falls_silent_ends_the_wait_with_its_reason() {
+fn tinker_cookbook_234_a_server_without_answers_ends_the_wait_as_stuck() {
     let server = FakeServer::new();
     let service = server.in_memory().timeouts(|it| it.silence = Duration::from_secs(60)).build().unwrap();
     server.always("/api/v1/session_heartbeat", Act::Reset);
@@ -65,7 +65,7 @@ fn tinker_cookbook_234_a_server_that_falls_silent_ends_the_wait_with_its_reason(
 }
 
 #[test]
-fn tinker_cookbook_372_after_the_retries_are_spent_the_client_can_be_dropped_and_says_how_often_it_tried() {
+fn tinker_cookbook_372_after_the_last_retry_the_error_has_the_attempts_and_the_client_can_be_dropped() {
     let server = FakeServer::new();
     let service = server.in_memory().timeouts(|it| it.submit = Duration::from_secs(30)).build().unwrap();
     server.always("/api/v1/get_server_capabilities", Act::status(503, "busy"));

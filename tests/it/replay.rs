@@ -1,19 +1,19 @@
-//! The recorded exchanges of the official SDK, replayed: its program, written with this crate, sends the same messages in the
-//! same order to a server that gives the recorded answers, and makes of them what was recorded.
+//! Replays the recorded exchanges of the official SDK. The recorded program, written with this crate, must send the
+//! same messages in the same order to a server that gives the recorded answers, and must return the recorded results.
 //!
-//! What is compared, and how:
-//! - Every request with the exchange that it repeats: method, path, the headers that servers read, the decoded message.
-//!   Sequence ids are part of it; they are those of one session that does everything, from its first request to its last.
-//! - Every exchange is repeated once. Attempts that follow a failure are exchanges of their own, told apart by their number in
-//!   `x-stainless-retry-count` or `x-tinker-request-iteration`, so that as many are made as were recorded; those of one
-//!   call share one idempotency key, which nothing else has.
-//! - Requests that calls make come in the recorded order. A promise is asked for after it was made, and its polls come in
-//!   their order; those of different promises overlap as threads happen to run, as they did in the recording.
-//! - Heartbeats and telemetry are sent by clocks. Heartbeats say the same, and come at least as often; of telemetry, whose
-//!   words are each client's own, the form is compared.
-//! - What the calls return: values, or the kind and the words of the failure.
+//! The replay compares:
+//! - each request with its recorded exchange: method, path, the headers that servers read, and the decoded message,
+//!   including sequence ids, which count over the whole session;
+//! - the number of requests: each exchange is repeated exactly once. A retry is an exchange of its own, identified by
+//!   `x-stainless-retry-count` or `x-tinker-request-iteration`. The attempts of one call share an idempotency key,
+//!   which no other call uses;
+//! - the order: requests of calls arrive in the recorded order. A promise is polled after it was made, and its polls
+//!   arrive in the recorded order; polls of different promises may overlap;
+//! - heartbeats and telemetry, which timers send: heartbeats have the recorded message and arrive at least as often; of
+//!   telemetry the form is compared, because each client has its own texts;
+//! - the results of the calls: values, or the kind and the message of the error.
 //!
-//! What is not so is listed in `exceptions`.
+//! `exceptions` lists the permitted differences.
 
 mod compare;
 mod exceptions;
@@ -45,19 +45,19 @@ fn the_recorded_program_sends_the_same_messages_in_the_same_order() {
 
 #[cfg(feature = "zstd")]
 #[test]
-fn the_recorded_program_of_a_server_that_wants_compressed_passes_does_so_too() {
+fn the_recorded_program_sends_compressed_passes_if_the_server_wants_them() {
     let replay = Replay::of(recording::read("sdk-0.38.0-zstd.jsonl"), &[]);
     let _open = program::compressed(&replay);
     assert_no_problems(&replay);
 }
 
 #[test]
-fn what_the_table_of_exceptions_says_of_the_recording_is_so() {
+fn the_table_of_exceptions_fits_the_recording() {
     let all = recording::read("sdk-0.38.0.jsonl");
     let of = |n: u64| all.iter().find(|it| it.n == n).unwrap();
     for row in exceptions::PLAIN {
         match row.how {
-            // Whether nothing is sent, and whether the field is what the table says, the program shows.
+            // The program asserts that nothing is sent and that the field has the value of the table.
             How::NotSent => assert!(matches!(of(*row.of.start()).answer.status, 200 | 400 | 422)),
             How::Field(field, ours) => {
                 assert_ne!(message::number(&of(*row.of.start()).message, field), Some(ours));
@@ -75,32 +75,33 @@ fn what_the_table_of_exceptions_says_of_the_recording_is_so() {
 }
 
 #[test]
-fn a_replay_notices_what_is_missing_different_repeated_or_out_of_order() {
-    // The flags, twice, and what the server offers.
-    let first = || Replay::of(recording::read("sdk-0.38.0.jsonl").into_iter().take(3).collect(), &[]);
-    let ask = |replay: &Replay| drop(replay.client().build().unwrap().get_server_capabilities());
+fn a_replay_reports_missing_different_repeated_and_reordered_requests() {
+    // The first three exchanges: two requests for flags, and `get_server_capabilities`.
+    let first_exchanges =
+        || Replay::of(recording::read("sdk-0.38.0.jsonl").into_iter().take(3).collect(), &[]);
+    let run = |replay: &Replay| drop(replay.client().build().unwrap().get_server_capabilities());
 
-    let replay = first();
+    let replay = first_exchanges();
     assert_eq!(replay.problems().len(), 3, "all are missing");
-    ask(&replay);
+    run(&replay);
     assert_no_problems(&replay);
-    ask(&replay);
+    run(&replay);
     assert!(replay.problems()[0].contains("not recorded"), "the flags again");
 
-    let replay = first();
+    let replay = first_exchanges();
     drop(replay.client().api_key("tml-other").build().unwrap().get_server_capabilities());
     assert!(replay.problems()[0].contains("x-api-key is tml-other"));
 
-    let replay = first();
+    let replay = first_exchanges();
     drop(replay.client().sdk_version("0.1").build().unwrap().get_server_capabilities());
     assert!(
-        replay.problems().iter().any(|it| it.contains("sdk_version of the message is")),
+        replay.problems().iter().any(|problem| problem.contains("sdk_version of the message is")),
         "another version in the body"
     );
 
     let mut swapped: Vec<_> = recording::read("sdk-0.38.0.jsonl").into_iter().take(3).collect();
     swapped.swap(0, 2);
     let replay = Replay::of(swapped, &[]);
-    ask(&replay);
+    run(&replay);
     assert!(replay.problems()[0].contains("not recorded at this place"));
 }

@@ -1,4 +1,4 @@
-//! The client without a session: what it sends, what it understands, how it walks through lists and how it ends.
+//! The REST client, which has no session: its requests, decoding, lists, and closing.
 
 mod account;
 mod checkpoints;
@@ -10,9 +10,9 @@ use tinkex::testing::{Act, FakeServer, VirtualClock};
 use tinkex::types::{AccessScope, LoraConfig, Ttl};
 use tinkex::{CloseStatus, Error, ErrorKind, RestClient, ServiceClient};
 
-use crate::util::{PATIENCE, eventually, path_of};
+use crate::util::{TEST_TIMEOUT, eventually, path_of};
 
-/// A client of a fake server that has nothing yet.
+/// A client of an empty fake server.
 fn rest() -> (FakeServer, RestClient) {
     let server = FakeServer::new();
     let rest = server.in_memory().build().unwrap().create_rest_client();
@@ -24,7 +24,7 @@ fn paths(server: &FakeServer) -> Vec<String> {
 }
 
 #[test]
-fn nothing_is_sent_before_the_first_call_and_no_session_is_opened_by_any() {
+fn nothing_is_sent_before_the_first_call_and_no_call_opens_a_session() {
     let (server, rest) = rest();
     assert!(server.requests().is_empty());
     assert_eq!(rest.list_training_runs().count(), 0);
@@ -41,7 +41,7 @@ fn nothing_is_sent_before_the_first_call_and_no_session_is_opened_by_any() {
 }
 
 #[test]
-fn clients_of_one_service_share_what_they_know_of_the_server() {
+fn clients_of_one_service_share_the_flags_of_the_server() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     service.create_lora_training_client("fake/model", LoraConfig::default()).unwrap();
@@ -54,12 +54,12 @@ fn clients_of_one_service_share_what_they_know_of_the_server() {
 fn a_client_outlives_the_service_handle_that_made_it() {
     let (server, rest) = rest();
     assert_eq!(rest.healthz().unwrap(), "ok");
-    assert_eq!(paths(&server), ["GET /api/v1/healthz"], "health is asked for without any preparation");
+    assert_eq!(paths(&server), ["GET /api/v1/healthz"], "healthz needs no flags and no token");
     rest.get_server_capabilities().unwrap();
 }
 
 #[test]
-fn a_server_that_wants_tokens_gets_them() {
+fn a_server_with_token_authentication_gets_tokens() {
     let (server, rest) = rest();
     server.always("/api/v1/client/config", Act::json(json!({"pjwt_auth_enabled": true})));
     server.always("/api/v1/auth/token", Act::json(json!({"jwt": "eyJ.first"})));
@@ -69,7 +69,7 @@ fn a_server_that_wants_tokens_gets_them() {
 }
 
 #[test]
-fn everything_that_the_caller_may_see_is_asked_for_when_wanted() {
+fn the_access_scope_is_sent_in_every_query() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     service.create_lora_training_client("fake/model", LoraConfig::default()).unwrap();
@@ -78,19 +78,19 @@ fn everything_that_the_caller_may_see_is_asked_for_when_wanted() {
     rest.get_training_run("model-1").unwrap();
     rest.list_sessions().first_page().unwrap();
     rest.get_session("session-1").unwrap();
-    let asked = paths(&server);
+    let sent = paths(&server);
     for path in [
         "GET /api/v1/training_runs?limit=20&offset=0&access_scope=accessible&project_id=p%201",
         "GET /api/v1/training_runs/model-1?access_scope=accessible",
         "GET /api/v1/sessions?limit=20&offset=0&access_scope=accessible",
         "GET /api/v1/sessions/session-1?access_scope=accessible",
     ] {
-        assert!(asked.iter().any(|it| it == path), "{path} in {asked:?}");
+        assert!(sent.iter().any(|it| it == path), "{path} in {sent:?}");
     }
 }
 
 #[test]
-fn a_training_run_is_understood_however_little_or_much_the_server_says() {
+fn a_training_run_is_read_with_few_fields_and_with_unknown_ones() {
     let (server, rest) = rest();
     let path = "/api/v1/training_runs/r?access_scope=owned";
     server.next(path, Act::json(json!({})));
@@ -115,12 +115,12 @@ fn a_training_run_is_understood_however_little_or_much_the_server_says() {
     let last = run.last_checkpoint.unwrap();
     assert_eq!(last.checkpoint_type.as_ref().unwrap().as_str(), "quantum");
     assert_eq!((last.size_bytes, last.path().unwrap().name()), (Some(10), "x"));
-    // What is no time is kept as it came.
+    // An invalid timestamp keeps its text.
     assert_eq!(last.time.as_ref().map(|it| (it.as_str(), it.to_system_time())), Some(("soon", None)));
 }
 
 #[test]
-fn weights_and_samplers_are_understood_however_little_the_server_says() {
+fn weights_and_samplers_are_read_with_few_fields() {
     let (server, rest) = rest();
     server.next("/api/v1/weights_info", Act::json(json!({})));
     let info = rest.get_weights_info_by_tinker_path("tinker://r/sampler_weights/x").unwrap();
@@ -135,8 +135,8 @@ fn weights_and_samplers_are_understood_however_little_the_server_says() {
     assert_eq!(rest.get_sampler("s:sample:0").unwrap().base_model, None);
 }
 
-/// Every call that some server may lack and that names nothing which could be missing itself.
-fn unnamed(rest: &RestClient) -> Vec<(&'static str, Error)> {
+/// Errors of every call that names no thing, so that a 404 means a missing endpoint.
+fn errors_of_unnamed(rest: &RestClient) -> Vec<(&'static str, Error)> {
     let search = || rest.search_sessions(Default::default()).page(None).unwrap_err();
     vec![
         ("GET healthz", rest.healthz().unwrap_err()),
@@ -150,8 +150,8 @@ fn unnamed(rest: &RestClient) -> Vec<(&'static str, Error)> {
     ]
 }
 
-/// Every call that names a thing.
-fn naming(rest: &RestClient) -> Vec<(&'static str, Error)> {
+/// Errors of every call that names a thing.
+fn errors_of_naming(rest: &RestClient) -> Vec<(&'static str, Error)> {
     let path = "tinker://r/weights/x";
     let copy = tinkex::types::CopyOptions { destination_project_id: Some("p".into()), ..Default::default() };
     const CHECKPOINT: &str = "training_runs/{id}/checkpoints/{id}";
@@ -176,7 +176,7 @@ fn naming(rest: &RestClient) -> Vec<(&'static str, Error)> {
     ]
 }
 
-/// A server that answers everything but its flags alike.
+/// A server that refuses every request except those for flags.
 fn refusing(status: u16, detail: &str) -> (FakeServer, RestClient) {
     let (server, rest) = rest();
     let body = json!({ "detail": detail }).to_string();
@@ -185,27 +185,27 @@ fn refusing(status: u16, detail: &str) -> (FakeServer, RestClient) {
 }
 
 #[test]
-fn a_missing_endpoint_is_said_to_be_missing_and_asked_for_once() {
+fn a_missing_endpoint_is_incompatible_and_requested_once() {
     for (status, detail) in [(404, "Not Found"), (405, "Method Not Allowed")] {
         let (server, rest) = refusing(status, detail);
         for round in 0..2 {
-            for (endpoint, error) in unnamed(&rest) {
+            for (endpoint, error) in errors_of_unnamed(&rest) {
                 assert_eq!(error.kind(), &ErrorKind::Incompatible, "{endpoint}: {error}");
                 assert!(error.to_string().contains(endpoint), "{endpoint}: {error}");
                 assert!(!error.is_retryable() && !error.is_user_error(), "{error}");
-                // The first answer is the server's, the second one our memory of it.
+                // The first error comes from the server; the second one is remembered and sends nothing.
                 assert_eq!(error.http_status().is_some(), round == 0, "{endpoint}");
             }
         }
-        assert_eq!(server.requests().len(), 2 + unnamed(&rest).len());
+        assert_eq!(server.requests().len(), 2 + errors_of_unnamed(&rest).len());
     }
 }
 
 #[test]
-fn a_missing_thing_is_not_mistaken_for_a_missing_endpoint() {
+fn a_missing_thing_is_not_taken_for_a_missing_endpoint() {
     let (server, rest) = refusing(404, "this thing does not exist");
     for _ in 0..2 {
-        for (endpoint, error) in naming(&rest) {
+        for (endpoint, error) in errors_of_naming(&rest) {
             assert_eq!(error.kind(), &ErrorKind::NotFound, "{endpoint}: {error}");
             assert!(
                 error.to_string().contains("this thing does not exist") && error.is_user_error(),
@@ -213,28 +213,32 @@ fn a_missing_thing_is_not_mistaken_for_a_missing_endpoint() {
             );
         }
     }
-    assert_eq!(server.requests_to("/api/v1/sessions/s?access_scope=owned").len(), 2, "it is asked for again");
+    assert_eq!(
+        server.requests_to("/api/v1/sessions/s?access_scope=owned").len(),
+        2,
+        "the request is sent again"
+    );
 }
 
 #[test]
-fn where_it_cannot_be_told_the_error_says_that_the_endpoint_may_be_missing() {
+fn an_ambiguous_404_says_that_the_endpoint_may_be_missing() {
     let (_, rest) = refusing(404, "Not Found");
-    for (endpoint, error) in naming(&rest) {
+    for (endpoint, error) in errors_of_naming(&rest) {
         assert_eq!(error.kind(), &ErrorKind::NotFound, "{endpoint}: {error}");
         assert!(error.to_string().contains("does not offer this call"), "{endpoint}: {error}");
     }
 }
 
 #[test]
-fn a_method_that_is_not_allowed_is_a_missing_endpoint_even_for_a_thing() {
+fn a_405_is_a_missing_endpoint_even_if_the_request_names_a_thing() {
     let (server, rest) = refusing(405, "Method Not Allowed");
     for _ in 0..2 {
-        for (endpoint, error) in naming(&rest) {
+        for (endpoint, error) in errors_of_naming(&rest) {
             assert_eq!(error.kind(), &ErrorKind::Incompatible, "{endpoint}: {error}");
             assert!(error.to_string().contains(endpoint), "{endpoint}: {error}");
         }
     }
-    assert_eq!(server.requests().len(), 2 + naming(&rest).len());
+    assert_eq!(server.requests().len(), 2 + errors_of_naming(&rest).len());
 }
 
 #[test]
@@ -250,7 +254,7 @@ fn a_missing_token_exchange_is_not_taken_for_a_missing_list() {
 }
 
 #[test]
-fn a_project_that_does_not_exist_is_no_missing_endpoint() {
+fn a_missing_project_is_not_taken_for_a_missing_endpoint() {
     let (server, rest) = refusing(404, "no such project");
     let error = rest.list_training_runs().project_id("p").first_page().unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::NotFound);
@@ -261,7 +265,7 @@ fn a_project_that_does_not_exist_is_no_missing_endpoint() {
 }
 
 #[test]
-fn ids_that_would_lead_elsewhere_are_refused_here() {
+fn ids_that_would_change_the_path_are_refused_before_anything_is_sent() {
     let (server, rest) = rest();
     for (path, error) in [
         ("training_run_id", rest.get_training_run("../sessions").unwrap_err()),
@@ -281,7 +285,7 @@ fn ids_that_would_lead_elsewhere_are_refused_here() {
 }
 
 #[test]
-fn a_busy_server_is_asked_again_and_one_that_is_not_json_is_an_error() {
+fn a_busy_server_gets_the_request_again_and_an_answer_without_json_is_an_error() {
     let (server, rest) = rest();
     server.next("/api/v1/get_server_capabilities", Act::status(503, "busy"));
     server.next("/api/v1/get_server_capabilities", Act::status(429, "slow down"));
@@ -292,7 +296,7 @@ fn a_busy_server_is_asked_again_and_one_that_is_not_json_is_an_error() {
     assert_eq!((error.kind(), error.operation()), (&ErrorKind::Decode, Some("get_server_capabilities")));
     server.next("/api/v1/get_server_capabilities", Act::status(402, r#"{"detail":"no funds"}"#));
     let error = rest.get_server_capabilities().unwrap_err();
-    assert_eq!(error.kind(), &ErrorKind::Billing, "an account that cannot pay is told at once");
+    assert_eq!(error.kind(), &ErrorKind::Billing, "an unpaid account is an error at once");
 }
 
 #[test]
@@ -309,7 +313,7 @@ fn closing_the_service_ends_a_call_in_flight_and_refuses_later_ones() {
     eventually("the request is out", || !server.requests_to(path).is_empty());
     assert_eq!(service.dump().operations[0].operation, "list_training_runs");
     service.close(CloseStatus::Success).unwrap();
-    let error = waiting.recv_timeout(PATIENCE).unwrap().unwrap().unwrap_err();
+    let error = waiting.recv_timeout(TEST_TIMEOUT).unwrap().unwrap().unwrap_err();
     assert!(error.is_closed(), "{error}");
     assert!(rest.get_session("s").unwrap_err().is_closed());
     assert!(rest.healthz().unwrap_err().is_closed());
@@ -333,7 +337,7 @@ fn every_call_works_over_a_real_socket() {
     assert_eq!(rest.delete_checkpoint_from_tinker_path(&path).unwrap_err().kind(), &ErrorKind::NotFound);
 }
 
-/// Keeps warnings.
+/// Logger that collects warnings.
 struct Warnings;
 
 static WARNINGS: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
@@ -353,46 +357,43 @@ impl log::Log for Warnings {
 }
 
 #[test]
-fn a_call_that_takes_long_says_so_after_30_seconds_and_then_once_a_minute() {
-    crate::util::alone(
-        "rest::a_call_that_takes_long_says_so_after_30_seconds_and_then_once_a_minute",
-        || {
-            log::set_logger(&Warnings).unwrap();
-            log::set_max_level(log::LevelFilter::Warn);
-            let (server, time) = (FakeServer::new(), VirtualClock::new());
-            let (open, gate) = std::sync::mpsc::channel::<()>();
-            let gate = std::sync::Mutex::new(gate);
-            server.script(move |it| {
-                if it.path == "/api/v1/healthz" {
-                    // Closed until the test lets it go.
-                    let _opened = gate.lock().unwrap().recv();
-                }
-                None
-            });
-            let service = server.in_memory_at(time.clone()).build().unwrap();
-            let rest = service.create_rest_client();
-            rest.get_server_capabilities().unwrap();
-            let call = std::thread::spawn(move || rest.healthz());
-            eventually("the call is out", || !server.requests_to("/api/v1/healthz").is_empty());
-            let second = std::time::Duration::from_secs(1);
-            eventually("two warnings", || {
-                time.advance(second);
-                2 <= WARNINGS.lock().unwrap().len()
-            });
-            drop(open);
-            call.join().unwrap().unwrap();
-            let warnings = WARNINGS.lock().unwrap().clone();
-            let since = |it: &String| -> u64 {
-                let rest = it.strip_prefix("still waiting: healthz is Submitting since ").unwrap();
-                rest.split('s').next().unwrap().parse().unwrap()
-            };
-            let since: Vec<_> = warnings.iter().map(since).collect();
-            assert!(30 <= since[0] && 60 <= since[1] - since[0], "{warnings:?}");
-            for _ in 0..200 {
-                time.advance(second);
-                std::thread::yield_now();
+fn a_long_call_logs_a_warning_after_30_seconds_and_then_once_a_minute() {
+    crate::util::alone("rest::a_long_call_logs_a_warning_after_30_seconds_and_then_once_a_minute", || {
+        log::set_logger(&Warnings).unwrap();
+        log::set_max_level(log::LevelFilter::Warn);
+        let (server, time) = (FakeServer::new(), VirtualClock::new());
+        let (open, gate) = std::sync::mpsc::channel::<()>();
+        let gate = std::sync::Mutex::new(gate);
+        server.script(move |seen| {
+            if seen.path == "/api/v1/healthz" {
+                // Blocks until the test drops the sender.
+                let _ = gate.lock().unwrap().recv();
             }
-            assert_eq!(WARNINGS.lock().unwrap().len(), warnings.len(), "nobody waits any more");
-        },
-    );
+            None
+        });
+        let service = server.in_memory_at(time.clone()).build().unwrap();
+        let rest = service.create_rest_client();
+        rest.get_server_capabilities().unwrap();
+        let call = std::thread::spawn(move || rest.healthz());
+        eventually("the call is out", || !server.requests_to("/api/v1/healthz").is_empty());
+        let second = std::time::Duration::from_secs(1);
+        eventually("two warnings", || {
+            time.advance(second);
+            2 <= WARNINGS.lock().unwrap().len()
+        });
+        drop(open);
+        call.join().unwrap().unwrap();
+        let warnings = WARNINGS.lock().unwrap().clone();
+        let since = |warning: &String| -> u64 {
+            let rest = warning.strip_prefix("still waiting: healthz is Submitting since ").unwrap();
+            rest.split('s').next().unwrap().parse().unwrap()
+        };
+        let since: Vec<_> = warnings.iter().map(since).collect();
+        assert!(30 <= since[0] && 60 <= since[1] - since[0], "{warnings:?}");
+        for _ in 0..200 {
+            time.advance(second);
+            std::thread::yield_now();
+        }
+        assert_eq!(WARNINGS.lock().unwrap().len(), warnings.len(), "no warnings after the end of the call");
+    });
 }

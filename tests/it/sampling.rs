@@ -1,4 +1,4 @@
-//! What can be asked of a sample besides its answer, and what comes of it.
+//! Options of a sample.
 
 use serde_json::{Value, json};
 use tinkex::testing::{Act, FakeServer};
@@ -27,7 +27,7 @@ fn sent(server: &FakeServer) -> Value {
 }
 
 #[test]
-fn everything_that_can_be_asked_is_sent_and_answered() {
+fn every_option_of_a_sample_is_sent_and_answered() {
     let (server, _service, sampler) = in_memory();
     let options = SampleOptions {
         include_prompt_logprobs: true,
@@ -67,7 +67,7 @@ fn everything_that_can_be_asked_is_sent_and_answered() {
 }
 
 #[test]
-fn a_sparse_question_gets_a_sparse_answer() {
+fn sparse_target_tokens_get_sparse_log_probabilities() {
     let (server, _service, sampler) = in_memory();
     let target = TensorData::from_csr([2, 5], vec![0, 0, 1], vec![2], Values::I64(vec![9]));
     let sparse = target.sparse.clone();
@@ -114,7 +114,7 @@ fn options_that_do_not_fit_are_refused_before_anything_is_sent() {
 }
 
 #[test]
-fn the_last_log_probabilities_are_computed_alone() {
+fn only_the_last_log_probabilities_are_computed_on_request() {
     let (server, _service, sampler) = in_memory();
     let logprobs = sampler.compute_logprobs_last(&prompt(), 1).wait().unwrap();
     assert_eq!(logprobs, [None, None, Some(-1.0)]);
@@ -125,7 +125,7 @@ fn the_last_log_probabilities_are_computed_alone() {
 }
 
 #[test]
-fn a_server_too_old_for_an_option_is_noticed() {
+fn an_option_that_the_server_ignores_is_incompatible() {
     let (server, _service, sampler) = in_memory();
     let old = json!({
         "sequences": [{"stop_reason": "stop", "tokens": [1], "logprobs": [-0.5]}],
@@ -149,7 +149,7 @@ fn a_server_too_old_for_an_option_is_noticed() {
 }
 
 #[test]
-fn a_lost_sample_is_submitted_again_unless_the_server_wants_no_repetition() {
+fn a_lost_sample_is_submitted_again_unless_the_server_forbids_retries() {
     for (no_retries, sent) in [(false, 2), (true, 1)] {
         let server = FakeServer::new();
         server.always("/api/v1/client/config", Act::json(json!({"sample_no_retries": no_retries})));
@@ -160,7 +160,7 @@ fn a_lost_sample_is_submitted_again_unless_the_server_wants_no_repetition() {
         let sample = sampler.sample(&prompt(), 1, &one_token()).wait();
         assert_eq!(sample.is_err(), no_retries, "{sample:?}");
         assert_eq!(server.requests_to(SAMPLE).len(), sent);
-        // Log-probabilities are computed again all the same, as the official client does.
+        // Log-probabilities are always requested again, as in the official client.
         lost();
         sampler.compute_logprobs(&prompt()).wait().unwrap();
         assert_eq!(server.requests_to(SAMPLE).len(), sent + 2);
@@ -173,7 +173,7 @@ fn the_engine_answers_every_option() {
     let server = tinkex::local::Server::start(Default::default()).unwrap();
     let service = ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build().unwrap();
     let sampler = service.create_sampling_client("tinkex/nano").unwrap();
-    // The second and third token of the prompt at their own places, and something else at the first.
+    // Column 1 has the prompt's own second and third token; column 0 has no token and another token.
     let target = TensorData::from(vec![-1i64, 2, 9, 3]).with_shape([2, 2]).unwrap();
     let mut options = SampleOptions {
         include_prompt_logprobs: true,
@@ -195,7 +195,7 @@ fn the_engine_answers_every_option() {
     assert!(
         answer.sequences.iter().all(|it| it.topk_logprobs.as_ref().unwrap()[0].as_ref().unwrap().len() == 2)
     );
-    // The same, asked for sparsely.
+    // The same targets as a sparse tensor.
     let target = TensorData::from_csr([2, 2], vec![0, 1, 3], vec![1, 0, 1], Values::I64(vec![2, 9, 3]));
     options.target_prompt_logprobs = Some(target);
     let answer = sampler.sample_with(&prompt(), 1, &one_token(), &options).wait().unwrap();

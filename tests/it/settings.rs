@@ -1,4 +1,4 @@
-//! What a client says of itself, and what the server may change while the session lives.
+//! Settings of the client (headers, version, project) and flags that the server may change during a session.
 
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -9,7 +9,7 @@ use tinkex::testing::{Act, FakeServer, VirtualClock};
 use tinkex::types::LossFn;
 use tinkex::{CloseStatus, ErrorKind, ServiceClient};
 
-use crate::util::{PATIENCE, datum, eventually};
+use crate::util::{TEST_TIMEOUT, datum, eventually};
 
 const CONFIG: &str = "/api/v1/client/config";
 const DYNAMIC: &str = "/api/v1/client/dynamic_config";
@@ -19,27 +19,27 @@ fn dynamic(interval: f64) -> Act {
     Act::json(json!({"refresh_interval_sec": interval, "sample_cancel_enabled": true}))
 }
 
-/// Moves the time in small steps until something holds.
-fn advance_until(time: &VirtualClock, step: u64, what: &str, holds: impl Fn() -> bool) {
+/// Advances the clock by `seconds` at a time until a condition holds.
+fn advance_until(time: &VirtualClock, seconds: u64, what: &str, holds: impl Fn() -> bool) {
     eventually(what, || {
-        time.advance(Duration::from_secs(step));
+        time.advance(Duration::from_secs(seconds));
         holds()
     });
 }
 
 #[test]
-fn the_flags_are_asked_for_again_even_after_a_failure_until_the_server_has_none() {
+fn the_flags_are_refreshed_even_after_a_failure_until_the_endpoint_is_missing() {
     let (server, time) = (FakeServer::new(), VirtualClock::new());
-    let (asked_at, clock) = (Arc::new(std::sync::Mutex::new(Vec::new())), time.clock());
+    let (requested_at, clock) = (Arc::new(std::sync::Mutex::new(Vec::new())), time.clock());
     server.script({
-        let asked_at = asked_at.clone();
+        let requested_at = requested_at.clone();
         move |seen| {
             if seen.path != DYNAMIC {
                 return None;
             }
-            let mut asked_at = asked_at.lock().unwrap();
-            asked_at.push(clock.now());
-            match asked_at.len() {
+            let mut requested_at = requested_at.lock().unwrap();
+            requested_at.push(clock.now());
+            match requested_at.len() {
                 1 => Some(dynamic(0.1)),
                 2 => Some(Act::status(503, "busy")),
                 3 => Some(dynamic(300.0)),
@@ -49,25 +49,25 @@ fn the_flags_are_asked_for_again_even_after_a_failure_until_the_server_has_none(
     });
     let service = server.in_memory_at(time.clone()).build().unwrap();
     let _training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
-    let asked = || server.requests_to(DYNAMIC).len();
-    advance_until(&time, 1, "the flags are asked for twice again", || asked() == 3);
-    // Now the interval is 300 s, and then the server has forgotten the endpoint.
+    let n_requests = || server.requests_to(DYNAMIC).len();
+    advance_until(&time, 1, "the flags are requested three times", || n_requests() == 3);
+    // The interval is now 300 s. After it the endpoint is missing.
     let beats = server.requests_to(HEARTBEAT).len();
-    advance_until(&time, 10, "the flags are asked for a fourth time", || asked() == 4);
+    advance_until(&time, 10, "the flags are requested a fourth time", || n_requests() == 4);
     let beats_before = server.requests_to(HEARTBEAT).len();
     assert!(beats < beats_before);
     advance_until(&time, 100, "many more heartbeats", || {
         beats_before + 20 < server.requests_to(HEARTBEAT).len()
     });
-    assert_eq!(asked(), 4);
-    // However often the server wants it, not more often than every 10 s: a failure is not repeated before that either.
-    let asked_at = asked_at.lock().unwrap();
-    let gaps: Vec<_> = asked_at.windows(2).map(|it| (it[1] - it[0]).as_secs()).collect();
+    assert_eq!(n_requests(), 4);
+    // The interval is at least 10 s, even if the server wants less and after a failure.
+    let requested_at = requested_at.lock().unwrap();
+    let gaps: Vec<_> = requested_at.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
     assert!(10 <= gaps[0] && 10 <= gaps[1] && 300 <= gaps[2], "{gaps:?}");
 }
 
 #[test]
-fn a_server_without_such_flags_is_asked_once() {
+fn a_missing_endpoint_of_flags_is_requested_once() {
     let (server, time) = (FakeServer::new(), VirtualClock::new());
     let service = server.in_memory_at(time.clone()).build().unwrap();
     let _training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
@@ -76,28 +76,28 @@ fn a_server_without_such_flags_is_asked_once() {
 }
 
 #[test]
-fn heartbeats_go_on_while_the_flags_are_slow_to_come() {
+fn heartbeats_continue_while_a_request_for_flags_hangs() {
     let (server, time) = (FakeServer::new(), VirtualClock::new());
     server.next(DYNAMIC, dynamic(10.0));
     let (release, released) = mpsc::channel::<()>();
     let released = Arc::new(std::sync::Mutex::new(released));
     server.script(move |seen| {
         if seen.path == DYNAMIC {
-            // Until the test has seen what it wants, or has failed.
-            let _either_way = released.lock().unwrap().recv_timeout(PATIENCE);
+            // Blocks until the test releases it or has failed.
+            let _ = released.lock().unwrap().recv_timeout(TEST_TIMEOUT);
         }
         None
     });
     let service = server.in_memory_at(time.clone()).build().unwrap();
     let _training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
-    advance_until(&time, 1, "the flags are asked for again", || server.requests_to(DYNAMIC).len() == 2);
+    advance_until(&time, 1, "the flags are requested again", || server.requests_to(DYNAMIC).len() == 2);
     let beats = server.requests_to(HEARTBEAT).len();
     advance_until(&time, 10, "heartbeats", || beats + 3 <= server.requests_to(HEARTBEAT).len());
     release.send(()).unwrap();
 }
 
 #[test]
-fn a_session_may_be_ended_with_a_word_about_it() {
+fn the_end_of_a_session_may_carry_a_detail() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     let _training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
@@ -125,14 +125,14 @@ fn the_version_that_servers_choose_flags_by_can_be_set() {
 }
 
 #[test]
-fn headers_of_the_caller_stand_in_the_place_of_the_clients_own() {
+fn headers_of_the_caller_replace_the_clients_own() {
     let server = FakeServer::new();
     let headers = [("x-api-key", "gateway"), ("X-Team", "research"), ("USER-AGENT", "mine")];
     let service = server.in_memory().default_headers_overrides(headers).build().unwrap();
     service.create_lora_training_client("fake/model", Default::default()).unwrap();
     for seen in server.requests() {
         let all = |name: &str| -> Vec<&str> {
-            seen.headers.iter().filter(|it| it.0 == name).map(|it| it.1.as_str()).collect()
+            seen.headers.iter().filter(|header| header.0 == name).map(|header| header.1.as_str()).collect()
         };
         assert_eq!(all("x-api-key"), ["gateway"]);
         assert_eq!(all("x-team"), ["research"]);
@@ -141,7 +141,7 @@ fn headers_of_the_caller_stand_in_the_place_of_the_clients_own() {
 }
 
 #[test]
-fn a_header_that_is_none_is_refused_before_anything_is_sent() {
+fn an_invalid_header_is_refused_before_anything_is_sent() {
     for (name, value) in [("X Team", "hunter2"), ("X-Team", "hunter2\r\nX: 1"), ("Content-Length", "hunter2")]
     {
         let builder = ServiceClient::builder().api_key("tml-x").default_headers_overrides([(name, value)]);
@@ -152,7 +152,7 @@ fn a_header_that_is_none_is_refused_before_anything_is_sent() {
 }
 
 #[test]
-fn a_server_may_say_by_a_date_when_to_come_again() {
+fn retry_after_may_be_a_date() {
     let (server, time) = (FakeServer::new(), VirtualClock::new());
     let busy = Act::status(503, "busy")
         .with_header("date", "Fri, 20 Nov 2026 13:19:11 GMT")
@@ -163,7 +163,7 @@ fn a_server_may_say_by_a_date_when_to_come_again() {
 }
 
 #[test]
-fn an_empty_address_or_project_is_one_that_was_not_set() {
+fn an_empty_base_url_or_project_counts_as_unset() {
     let server = FakeServer::new();
     let service = server.in_memory().project_id("p").project_id(" ").build().unwrap();
     service.create_sampling_client("fake/model").unwrap();
@@ -171,17 +171,18 @@ fn an_empty_address_or_project_is_one_that_was_not_set() {
     assert!(opened.get("project_id").is_none(), "{opened}");
     let error = service.create_rest_client().copy_weights("tinker://r/weights/a", &Default::default());
     assert_eq!(crate::util::path_of(&error.unwrap_err()), "destination_project_id");
-    let unset = |it: ServiceClient| format!("{it:?}").contains("https://tinker.thinkingmachines.dev/");
-    assert!(unset(server.in_memory().base_url("").build().unwrap()));
-    assert!(!unset(server.in_memory().build().unwrap()));
-    // A handle knows its server unless the caller names one.
+    let is_default =
+        |client: ServiceClient| format!("{client:?}").contains("https://tinker.thinkingmachines.dev/");
+    assert!(is_default(server.in_memory().base_url("").build().unwrap()));
+    assert!(!is_default(server.in_memory().build().unwrap()));
+    // The URL of a handle is used unless the caller sets one.
     let handle = service.create_sampling_client("fake/model").unwrap().get_sampler_handle();
     let clone = server.in_memory().base_url("").from_sampler_handle(&handle).unwrap();
     assert_eq!(clone.get_sampler_handle().base_url(), "http://memory.invalid");
 }
 
 #[test]
-fn flags_that_the_server_cannot_tell_are_assumed_within_seconds_and_learnt_later() {
+fn unavailable_flags_have_their_defaults_within_seconds_and_are_read_later() {
     for trouble in [Act::status(500, "oops"), Act::Stall] {
         let (server, time) = (FakeServer::new(), VirtualClock::new());
         server.always(CONFIG, trouble);
@@ -190,24 +191,26 @@ fn flags_that_the_server_cannot_tell_are_assumed_within_seconds_and_learnt_later
         let before = time.clock().now();
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
         assert!(time.clock().now() - before <= Duration::from_secs(30));
-        let seen = || {
-            let parts = server.requests_to("/api/v1/forward_backward").len();
+        let n_parts = || {
+            let before = server.requests_to("/api/v1/forward_backward").len();
             training.forward(vec![datum(); 4], LossFn::CrossEntropy).wait().unwrap();
-            server.requests_to("/api/v1/forward_backward").len() - parts
+            server.requests_to("/api/v1/forward_backward").len() - before
         };
-        assert_eq!(seen(), 1, "the documented length of a part");
+        assert_eq!(n_parts(), 1, "the default length of a part");
         server.always(CONFIG, Act::json(json!({"fwdbwd_max_chunk_len": 2})));
-        advance_until(&time, 5, "the flags are learnt", || seen() == 2);
-        // The others stay as they were until the server tells them too.
+        advance_until(&time, 5, "the flags are read", || n_parts() == 2);
+        // The dynamic flags keep their defaults until the server sends them.
         server.always(DYNAMIC, dynamic(300.0));
-        let asked = server.requests_to(DYNAMIC).len();
-        advance_until(&time, 5, "the flags that may change", || asked < server.requests_to(DYNAMIC).len());
+        let before = server.requests_to(DYNAMIC).len();
+        advance_until(&time, 5, "the dynamic flags are requested", || {
+            before < server.requests_to(DYNAMIC).len()
+        });
         service.close(CloseStatus::Success).unwrap();
     }
 }
 
 #[test]
-fn tokens_are_used_as_soon_as_a_server_tells_that_it_wants_them() {
+fn tokens_are_used_as_soon_as_the_flags_require_them() {
     let (server, time) = (FakeServer::new(), VirtualClock::new());
     server.always(CONFIG, Act::status(500, "oops"));
     let service = server.in_memory_at(time.clone()).build().unwrap();
@@ -223,14 +226,14 @@ fn tokens_are_used_as_soon_as_a_server_tells_that_it_wants_them() {
     assert_eq!(keys(), ["tml-test"]);
     server.always(CONFIG, Act::json(json!({"pjwt_auth_enabled": true})));
     server.always("/api/v1/auth/token", Act::json(json!({"jwt": "eyJ.fresh"})));
-    advance_until(&time, 5, "a token", || {
+    advance_until(&time, 5, "a token is used", || {
         rest.get_server_capabilities().unwrap();
         keys().last().unwrap() == "eyJ.fresh"
     });
 }
 
 #[test]
-fn without_a_credential_that_may_go_as_it_is_nothing_is_assumed() {
+fn no_flags_are_assumed_without_a_credential_that_can_be_sent_directly() {
     let server = FakeServer::new();
     server.always(CONFIG, Act::status(500, "oops"));
     let builder = server.in_memory().api_key("not-a-key").credential_command("echo tml-printed");
@@ -241,7 +244,7 @@ fn without_a_credential_that_may_go_as_it_is_nothing_is_assumed() {
 }
 
 #[test]
-fn a_refused_credential_or_a_wrong_address_is_told_and_no_flags_assumed() {
+fn no_flags_are_assumed_after_a_refused_credential_or_connection() {
     for act in [Act::status(401, r#"{"detail":"bad key"}"#), Act::Refuse(Duration::from_secs(1))] {
         let server = FakeServer::new();
         server.always(CONFIG, act);

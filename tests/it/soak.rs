@@ -1,13 +1,15 @@
-//! The soak: very many operations from many threads, with faults of every sort, callbacks that panic and clients that are
-//! closed while they are used. Every operation is answered once, with an answer of its own or an error that something
-//! explains; the server sees each model's requests in their order; and threads, descriptors and memory end where they began.
+//! The soak test: thousands of operations from many threads, with injected faults, callbacks that panic, and clients
+//! that are closed during use. Each operation must be answered once, with its own answer or with an error that an
+//! injected fault explains. The server checks the order of each model's requests. Threads, descriptors and memory must
+//! return to where they began.
 //!
-//! `TINKEX_SOAK_OPERATIONS` says how many operations (10 000), `TINKEX_SOAK_SECONDS` after how long no more are submitted
-//! (180; what was done until then is checked all the same), `TINKEX_SOAK_SEED` with which seed the dice are cast. The seed decides over faults and operations, not over the
-//! order in which threads run.
+//! `TINKEX_SOAK_OPERATIONS` sets the number of operations (default 10 000), `TINKEX_SOAK_SECONDS` the time after which
+//! no more are submitted (default 180; the checks cover those submitted until then), and `TINKEX_SOAK_SEED` the seed of
+//! the random generator. The seed determines faults and operations, but not the order in which threads run.
 
 mod chaos;
 mod clients;
+
 mod request;
 mod server;
 mod tally;
@@ -28,41 +30,42 @@ use server::{Books, Counts, THREADS};
 use tally::Tally;
 use work::{Round, Worker};
 
-const NAME: &str = "soak::fifty_thousand_operations_in_bad_weather_each_end_once_and_leave_nothing_behind";
+const NAME: &str = "soak::each_operation_under_faults_ends_once_and_leaks_nothing";
 const ROUNDS: u32 = 10;
 const SERVICES: usize = 4;
-/// Operations that come before the figures of the beginning are taken: what is made once per process is no leak.
+/// Operations before the first measurement, so that objects made once per process do not count as leaks.
 const WARM_UP: u32 = 500;
-/// By so many bytes memory may have grown between the fourth round and the eighth: with 50 000 operations, 600 bytes for
-/// each. On a busy machine the figure sways by 5 MiB, up as often as down.
+/// Bound in bytes for the growth of memory from the first four rounds to the last three: with 50 000 operations, 600
+/// bytes for each. On a busy machine the measurement varies by 5 MiB in both directions.
 const SLACK: usize = 12 << 20;
-/// The same where the clock cut rounds short, so that the last ones may be the first ones of any size.
+/// The same bound if the time limit cut rounds short, so that the first large round may come late.
 const SLACK_IF_CUT_SHORT: usize = 48 << 20;
 
-/// Panics that nobody meant to be.
+/// Number of panics that were not on purpose.
 static ACCIDENTS: AtomicUsize = AtomicUsize::new(0);
 
 #[test]
-fn fifty_thousand_operations_in_bad_weather_each_end_once_and_leave_nothing_behind() {
-    // What an allocator keeps for later would hide what is lost; these settings are those of glibc.
+fn each_operation_under_faults_ends_once_and_leaks_nothing() {
+    // Keep glibc's allocator from caching freed memory, which would hide leaks.
     let tunables =
         "glibc.pthread.stack_cache_size=0:glibc.malloc.arena_max=2:glibc.malloc.trim_threshold=65536";
     let written = alone_with(NAME, &[("GLIBC_TUNABLES", tunables)], soak);
-    // The runner of tests may have begun the first line.
-    for line in written.iter().flat_map(|it| it.lines()).filter_map(|it| Some(&it[it.find("soak: ")?..])) {
+    // The test runner's own output may precede the first line.
+    let lines = written.iter().flat_map(|output| output.lines());
+    for line in lines.filter_map(|line| Some(&line[line.find("soak: ")?..])) {
         say(line);
     }
 }
 
 fn soak() {
     let number = |name, default| match std::env::var(name) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")),
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text:?}")),
         Err(_) => default,
     };
     let n = u32::try_from(number("TINKEX_SOAK_OPERATIONS", 10_000)).unwrap();
     let bound = Duration::from_secs(number("TINKEX_SOAK_SECONDS", 180));
     let seed = number("TINKEX_SOAK_SEED", fastrand::u64(..));
-    quiet_panics();
+    count_other_panics();
     let (started, mut rng) = (Instant::now(), Rng::with_seed(seed));
     let watch = Watch::start(bound + Duration::from_secs(180), seed);
     let mut done = 0;
@@ -72,7 +75,7 @@ fn soak() {
     let before = Figures::now();
     let (mut memory, mut slack) = (Vec::new(), SLACK);
     for round in 0..ROUNDS {
-        // What a slow round left undone is done by those that follow.
+        // Later rounds make up for operations that a slow round did not submit.
         let share = (n - done) / (ROUNDS - round);
         let until = started + bound * (round + 1) / ROUNDS;
         let begun = Instant::now();
@@ -96,23 +99,23 @@ fn soak() {
     let shown: Vec<_> = tally.violations.iter().take(20).collect();
     assert!(shown.is_empty(), "seed {seed}: {} violations: {shown:#?}", tally.violations.len());
     assert_eq!(tally.total(), u64::from(done), "seed {seed}: operations answered, and operations submitted");
-    assert_eq!(ACCIDENTS.load(Ordering::SeqCst), 0, "seed {seed}: panics that nobody meant to be");
+    assert_eq!(ACCIDENTS.load(Ordering::SeqCst), 0, "seed {seed}: panics that were not on purpose");
     check_memory(&memory, slack, seed);
 }
 
-/// One round: a server and its clients, from their beginning to their end.
+/// Runs one round with a new server and new clients.
 fn run(rng: &mut Rng, watch: &Watch, first: u32, n: u32, until: Instant) -> (Tally, Counts, u32) {
     let server = FakeServer::new();
     let books = Books::new(rng.fork());
     books.script(&server);
     let listening = server.listen().unwrap();
-    let services: Vec<_> = (0..SERVICES).map(|it| Service::new(it, &listening)).collect();
-    watch.look_at(services.iter().map(|it| it.client.clone()).collect());
-    let (elsewhere, things) = crossbeam_channel::unbounded::<Box<dyn FnOnce() + Send>>();
+    let services: Vec<_> = (0..SERVICES).map(|number| Service::new(number, &listening)).collect();
+    watch.observe(services.iter().map(|service| service.client.clone()).collect());
+    let (elsewhere, jobs) = crossbeam_channel::unbounded::<Box<dyn FnOnce() + Send>>();
     let taken = AtomicU32::new(0);
     let round = Round { services, books: books.clone(), first, n, taken, until, elsewhere };
     let mut tally = Tally::default();
-    let helper = std::thread::spawn(move || things.iter().for_each(|it| it()));
+    let helper = std::thread::spawn(move || jobs.iter().for_each(|job| job()));
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..THREADS)
             .map(|thread| {
@@ -129,22 +132,23 @@ fn run(rng: &mut Rng, watch: &Watch, first: u32, n: u32, until: Instant) -> (Tal
     helper.join().unwrap();
     for service in &services {
         service.closed.store(true, Ordering::SeqCst);
-        let _told_or_not = service.client.close(CloseStatus::Success);
+        // The close may fail, because its requests meet faults, too.
+        drop(service.client.close(CloseStatus::Success));
     }
     let counted = || services.iter().map(Service::counted);
-    eventually("nothing is in flight", || counted().all(|it| it.0 == 0.0));
+    eventually("nothing is in flight", || counted().all(|(in_flight, _)| in_flight == 0.0));
     let (submitted, seen) = (taken.into_inner().min(n), counted().map(|it| it.1).sum::<u64>());
     assert_eq!(seen, u64::from(submitted), "operations by the clients' own count, and those submitted");
-    watch.look_at(Vec::new());
+    watch.observe(Vec::new());
     drop(services);
     tally.violations.extend(books.violations());
     drop(listening);
-    // Its script holds the server, which holds its script.
+    // Break the reference cycle between the server and its script.
     server.script(|_| None);
     (tally, books.counts(), submitted)
 }
 
-/// What a process must not have more of at the end.
+/// Resources of the process that must not grow.
 struct Figures {
     threads: usize,
     descriptors: usize,
@@ -173,7 +177,7 @@ fn resident() -> usize {
     line.trim().trim_end_matches(" kB").trim().parse::<usize>().unwrap() << 10
 }
 
-/// The first rounds fill what an allocator keeps; the last ones must not need more.
+/// Compares the peak of the first four rounds, which fill the allocator's caches, with the minimum of the last three.
 fn check_memory(memory: &[usize], slack: usize, seed: u64) {
     let early = memory[..4].iter().max().unwrap();
     let late = memory[memory.len() - 3..].iter().min().unwrap();
@@ -183,7 +187,7 @@ fn check_memory(memory: &[usize], slack: usize, seed: u64) {
     );
 }
 
-/// Ends the process when the soak hangs, with a list of what it hangs on.
+/// Watchdog that ends the process if the soak hangs, after printing the operations in flight.
 struct Watch {
     services: Arc<Mutex<Vec<ServiceClient>>>,
     _done: crossbeam_channel::Sender<()>,
@@ -193,11 +197,11 @@ impl Watch {
     fn start(limit: Duration, seed: u64) -> Self {
         let services = Arc::<Mutex<Vec<ServiceClient>>>::default();
         let (done, waiting) = crossbeam_channel::bounded(0);
-        let looked_at = services.clone();
+        let observed = services.clone();
         std::thread::spawn(move || {
             if let Err(RecvTimeoutError::Timeout) = waiting.recv_timeout(limit) {
-                say(&format!("soak: it hangs, seed {seed}: not over after {limit:?}"));
-                for service in looked_at.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                say(&format!("soak: hangs, seed {seed}: not finished after {limit:?}"));
+                for service in observed.lock().unwrap_or_else(PoisonError::into_inner).iter() {
                     say(&service.dump().to_string());
                 }
                 std::process::exit(101);
@@ -206,7 +210,7 @@ impl Watch {
         Watch { services, _done: done }
     }
 
-    fn look_at(&self, services: Vec<ServiceClient>) {
+    fn observe(&self, services: Vec<ServiceClient>) {
         let before = {
             let mut all = self.services.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *all, services)
@@ -215,13 +219,13 @@ impl Watch {
     }
 }
 
-/// Panics on purpose are not worth a line each; all others count.
-fn quiet_panics() {
+/// Silences the panics on purpose and counts all others.
+fn count_other_panics() {
     let usual = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |it| {
-        if it.payload().downcast_ref::<&str>() != Some(&ON_PURPOSE) {
+    std::panic::set_hook(Box::new(move |info| {
+        if info.payload().downcast_ref::<&str>() != Some(&ON_PURPOSE) {
             ACCIDENTS.fetch_add(1, Ordering::SeqCst);
-            usual(it);
+            usual(info);
         }
     }));
 }
@@ -235,7 +239,7 @@ impl Counts {
     }
 }
 
-/// A line for whoever reads the log of the run.
+/// Prints a line to the log of the run.
 #[expect(clippy::print_stdout, reason = "shown with --nocapture, which is how CI runs this")]
 fn say(line: &str) {
     println!("{line}");

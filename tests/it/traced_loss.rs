@@ -1,4 +1,5 @@
-//! Losses of one's own that are written as graphs: created once in a session, run by servers that can, computed here otherwise.
+//! Custom losses written as graphs: created once in a session, run by servers that support them, computed by the client
+//! otherwise.
 
 use std::sync::{Mutex, mpsc};
 
@@ -14,9 +15,9 @@ const PASS: &str = "/api/v1/forward_backward";
 
 /// The negative log-likelihood, whose gradients are the negative weights.
 fn nll() -> LossGraph {
-    let graph = LossGraph::trace("nll", &[("logprobs", 1), ("weights", 1)], |it| {
-        let loss = -(it.logprobs() * it.input("weights")).sum();
-        it.metric("custom/nll:mean", loss);
+    let graph = LossGraph::trace("nll", &[("logprobs", 1), ("weights", 1)], |tracer| {
+        let loss = -(tracer.logprobs() * tracer.input("weights")).sum();
+        tracer.metric("custom/nll:mean", loss);
         loss
     });
     graph.unwrap()
@@ -35,7 +36,7 @@ fn a_server_that_runs_custom_losses_gets_the_graph_once_and_then_its_id() {
     let (service, training) = start(&server);
     let loss = service.create_custom_loss(nll()).wait().unwrap();
     assert_eq!((loss.loss_id(), loss.name(), loss.session_id()), (Some("loss-1"), "nll", "session-1"));
-    let [seen] = &server.requests_to(CREATE)[..] else { panic!("not one request") };
+    let [seen] = &server.requests_to(CREATE)[..] else { panic!("expected one request") };
     assert_eq!(seen.header("x-sdk-method"), Some("ServiceClient.create_custom_loss"));
     let body = seen.json().unwrap();
     assert_eq!(
@@ -44,15 +45,15 @@ fn a_server_that_runs_custom_losses_gets_the_graph_once_and_then_its_id() {
     );
     assert_eq!(body["inputs"], json!([{"name": "logprobs", "rank": 1}, {"name": "weights", "rank": 1}]));
     assert_eq!((&body["graph"]["format"], body["graph"]["nodes"].as_array().unwrap().len()), (&json!(1), 6));
-    // One pass, with the inputs that the loss reads and without others.
+    // One pass, with only the inputs that the loss reads.
     training.forward_backward(vec![datum().with("advantages", vec![1.0f32; 4])], &loss).wait().unwrap();
-    let [pass] = &server.requests_to(PASS)[..] else { panic!("not one pass") };
-    let has = |text: &str| pass.body.windows(text.len()).any(|it| it == text.as_bytes());
+    let [pass] = &server.requests_to(PASS)[..] else { panic!("expected one pass") };
+    let has = |text: &str| pass.body.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(has("custom") && has("loss_id") && has("loss-1") && has("weights") && !has("advantages"));
-    // The same computation under another name is the same loss.
-    let again = LossGraph::trace("other", &[("logprobs", 1), ("weights", 1)], |it| {
-        let loss = -(it.logprobs() * it.input("weights")).sum();
-        it.metric("custom/nll:mean", loss);
+    // The same computation with another name is the same loss.
+    let again = LossGraph::trace("other", &[("logprobs", 1), ("weights", 1)], |tracer| {
+        let loss = -(tracer.logprobs() * tracer.input("weights")).sum();
+        tracer.metric("custom/nll:mean", loss);
         loss
     });
     assert_eq!(service.create_custom_loss(again.unwrap()).wait().unwrap(), loss);
@@ -67,7 +68,7 @@ fn a_server_that_runs_custom_losses_gets_the_graph_once_and_then_its_id() {
 }
 
 #[test]
-fn a_server_that_runs_none_gets_two_passes_with_the_gradients_as_weights() {
+fn a_server_without_custom_losses_gets_two_passes_with_gradients_as_weights() {
     let server = FakeServer::new();
     let (service, training) = start(&server);
     let loss = service.create_custom_loss(nll()).wait().unwrap();
@@ -79,9 +80,9 @@ fn a_server_that_runs_none_gets_two_passes_with_the_gradients_as_weights() {
     assert_eq!((output.metrics["loss:sum"], output.metrics["custom/nll:mean"]), (2.0, 1.0));
     assert!(output.metrics.contains_key("surrogate_loss:sum"));
     assert_eq!(seq_ids(&server), [1, 2, 3]);
-    // The same graph is the same loss here too.
+    // The same graph is the same loss without a server, too.
     assert_eq!(service.create_custom_loss(nll()).wait().unwrap(), loss);
-    // Only to see what it is takes one.
+    // `forward` alone takes one pass.
     let output = training.forward(vec![datum()], &loss).wait().unwrap();
     assert_eq!((output.metrics["loss:sum"], output.loss_fn_outputs.len()), (1.0, 1));
     assert_eq!(seq_ids(&server), [1, 2, 3, 4]);
@@ -100,7 +101,7 @@ fn a_large_batch_is_computed_by_several_threads_with_the_same_result() {
 }
 
 #[test]
-fn a_flag_that_promises_too_much_costs_a_request_and_the_loss_is_computed_here() {
+fn a_loss_is_computed_here_if_the_announced_endpoint_is_missing() {
     let server = FakeServer::new();
     server.runs_custom_losses();
     server.always(CREATE, Act::status(404, r#"{"detail":"Not Found"}"#));
@@ -113,7 +114,7 @@ fn a_flag_that_promises_too_much_costs_a_request_and_the_loss_is_computed_here()
 }
 
 #[test]
-fn many_who_ask_for_the_same_loss_at_the_same_time_share_one_request() {
+fn concurrent_creations_of_the_same_loss_share_one_request() {
     let server = FakeServer::new();
     server.runs_custom_losses();
     let (service, _training) = start(&server);
@@ -124,7 +125,7 @@ fn many_who_ask_for_the_same_loss_at_the_same_time_share_one_request() {
 }
 
 #[test]
-fn what_the_server_has_against_a_loss_is_told_and_asking_again_asks_the_server_again() {
+fn a_refusal_of_a_loss_is_reported_and_not_cached() {
     let server = FakeServer::new();
     server.runs_custom_losses();
     server.next(CREATE, Act::status(422, r#"{"detail":"graph: torch.exp is not allowed"}"#));
@@ -138,7 +139,7 @@ fn what_the_server_has_against_a_loss_is_told_and_asking_again_asks_the_server_a
 }
 
 #[test]
-fn everybody_who_waits_for_a_loss_gets_an_attempt_of_the_own_if_those_before_fail() {
+fn each_waiter_for_a_loss_retries_after_the_failure_of_another() {
     let server = FakeServer::new();
     server.runs_custom_losses();
     for _ in 0..2 {
@@ -153,24 +154,25 @@ fn everybody_who_waits_for_a_loss_gets_an_attempt_of_the_own_if_those_before_fai
 }
 
 #[test]
-fn whoever_gives_up_while_a_loss_is_created_takes_nothing_from_those_who_wait() {
+fn cancelling_the_creation_of_a_loss_does_not_affect_other_waiters() {
     let server = FakeServer::new();
     server.runs_custom_losses();
-    let (asked, hears) = mpsc::channel();
+    let (arrived, arrival) = mpsc::channel();
     let (open, gate) = mpsc::channel::<()>();
     let gate = Mutex::new(Some(gate));
     server.script(move |seen| {
         if seen.path == CREATE
             && let Some(gate) = gate.lock().unwrap().take()
         {
-            asked.send(()).unwrap();
-            let _opened = gate.recv();
+            arrived.send(()).unwrap();
+            // Blocks until the test drops the sender.
+            let _ = gate.recv();
         }
         None
     });
     let (service, _training) = start(&server);
     let first = service.create_custom_loss(nll());
-    hears.recv_timeout(crate::util::PATIENCE).unwrap();
+    arrival.recv_timeout(crate::util::TEST_TIMEOUT).unwrap();
     let second = service.create_custom_loss(nll());
     first.cancel();
     assert!(first.wait().unwrap_err().is_cancelled());
@@ -204,7 +206,7 @@ fn a_loss_of_another_session_or_data_that_lack_its_inputs_are_refused_before_any
 fn data_of_shapes_that_do_not_fit_the_loss_are_refused_with_the_step_that_fails() {
     let server = FakeServer::new();
     let (service, training) = start(&server);
-    // A weight per token does not fit its candidates, unless there are as many.
+    // One weight for each token does not fit several candidates for each token, unless both numbers are equal.
     let inputs = [("logprobs", 2), ("advantages", 1)];
     let graph = LossGraph::trace("wide", &inputs, |it| (it.logprobs() * it.input("advantages")).sum());
     let loss = service.create_custom_loss(graph.unwrap()).wait().unwrap();
@@ -222,10 +224,10 @@ fn data_of_shapes_that_do_not_fit_the_loss_are_refused_with_the_step_that_fails(
 }
 
 #[test]
-fn a_gradient_that_is_no_number_poisons_the_client_with_its_place() {
+fn a_gradient_that_is_not_finite_poisons_the_client_and_names_its_place() {
     let server = FakeServer::new();
     let (service, training) = start(&server);
-    // The slope of a root at zero.
+    // The slope of a square root is infinite at 0.
     let graph =
         LossGraph::trace("root", &[("logprobs", 1)], |it| (it.logprobs() + 0.5).sqrt().sum()).unwrap();
     let loss = service.create_custom_loss(graph).wait().unwrap();
@@ -240,10 +242,10 @@ fn a_gradient_that_is_no_number_poisons_the_client_with_its_place() {
 }
 
 #[test]
-fn a_loss_that_is_no_finite_number_is_an_error_that_names_the_datum() {
-    // The fake server's log-probabilities are −0.5, and infinitely many of them are needed to make a weight of 0 of use.
-    let graph = LossGraph::trace("odds", &[("logprobs", 1), ("weights", 1)], |it| {
-        (it.logprobs() / it.input("weights")).sum()
+fn a_loss_that_is_not_finite_is_an_error_that_names_the_datum() {
+    // The fake server's log-probabilities are −0.5; divided by a weight of 0 they are −∞.
+    let graph = LossGraph::trace("odds", &[("logprobs", 1), ("weights", 1)], |tracer| {
+        (tracer.logprobs() / tracer.input("weights")).sum()
     });
     for forward_only in [true, false] {
         let server = FakeServer::new();
@@ -253,22 +255,20 @@ fn a_loss_that_is_no_finite_number_is_an_error_that_names_the_datum() {
             datum().with("weights", vec![1.0f32; 4]),
             datum().with("weights", vec![1.0f32, 0.0, 1.0, 1.0]),
         ];
-        let step = match forward_only {
-            true => training.forward(data, &loss),
-            false => training.forward_backward(data, &loss),
-        };
-        let error = step.wait().unwrap_err();
+        let pass =
+            if forward_only { training.forward(data, &loss) } else { training.forward_backward(data, &loss) };
+        let error = pass.wait().unwrap_err();
         assert_eq!(path_of(&error), "data[1]");
         assert!(error.to_string().contains("the loss odds is -inf, not a finite number"), "{error}");
     }
-    // A gradient may be too large for the type in which it is sent.
+    // A gradient may overflow the `f32` in which it is sent.
     let steep = LossGraph::trace("steep", &[("logprobs", 1)], |it| (it.logprobs() * 1e39).sum()).unwrap();
     let error = steep.evaluate(&[datum()], &[&[-0.5; 4]]).unwrap_err();
     assert!(path_of(&error) == "data[0]" && error.to_string().contains("log-probability 0"), "{error}");
 }
 
 #[test]
-fn a_panic_of_the_traced_function_is_the_callers_and_the_next_trace_is_fine() {
+fn a_panic_of_the_traced_function_reaches_the_caller_and_the_next_trace_works() {
     let panicked = std::panic::catch_unwind(|| {
         LossGraph::trace("mine", &[("logprobs", 1)], |_| panic!("my loss fell over"))
     });

@@ -1,5 +1,5 @@
-//! What may be said besides the usual when a model is made, stepped and saved: it arrives as the protocol has it, and what
-//! cannot be sent is refused before anything is.
+//! Options of creating, training and saving a model: they are sent as the protocol says, and invalid ones are refused
+//! before anything is sent.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,7 +24,7 @@ fn last(server: &FakeServer, path: &str) -> Value {
 }
 
 #[test]
-fn a_model_is_made_with_its_metadata_and_its_optimizer() {
+fn create_model_sends_the_metadata_and_the_optimizer() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     let table = [
@@ -52,7 +52,7 @@ fn a_model_is_made_with_its_metadata_and_its_optimizer() {
 }
 
 #[test]
-fn a_model_is_made_from_a_checkpoint_with_everything_that_was_said_of_it() {
+fn every_option_of_a_model_from_a_checkpoint_is_sent() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     let options = FromStateOptions {
@@ -79,7 +79,7 @@ fn a_model_is_made_from_a_checkpoint_with_everything_that_was_said_of_it() {
 }
 
 #[test]
-fn the_owners_permission_goes_along_where_a_model_is_made_from_a_checkpoint_in_three_steps() {
+fn the_access_token_is_sent_when_a_model_is_loaded_in_three_steps() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     server.next("/api/v1/load_weights", Act::status(422, r#"{"detail":"model_id is required"}"#));
@@ -96,12 +96,12 @@ fn the_owners_permission_goes_along_where_a_model_is_made_from_a_checkpoint_in_t
     assert_eq!(last(&server, "create_model")["user_metadata"], json!({"step": "7"}));
     let load = last(&server, "load_weights");
     assert_eq!((&load["weights_access_token"], &load["optimizer"]), (&json!("owner-secret"), &json!(true)));
-    // A refusal that repeats what it was sent is the server's affair; what is ours does not show it.
+    // The client's own output does not show the token.
     assert!(!format!("{service:?} {}", service.dump()).contains("owner-secret"));
 }
 
 #[test]
-fn what_a_server_wants_to_know_besides_goes_along_and_replaces_nothing() {
+fn extra_fields_are_sent_and_replace_no_known_field() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     let with = |name: &str| {
@@ -110,9 +110,9 @@ fn what_a_server_wants_to_know_besides_goes_along_and_replaces_nothing() {
         service.create_lora_training_client_with("fake/model", LoraConfig::default(), &options)
     };
     with("model_role").unwrap();
-    let plain = with_nothing(&service, &server);
+    let plain = plain_model(&service, &server);
     let mut body = last(&server, "create_model");
-    assert_eq!(body, plain, "nothing stays behind for the next model");
+    assert_eq!(body, plain, "extra fields are not kept for the next model");
     body = server.requests_to("/api/v1/create_model")[0].json().unwrap();
     assert_eq!(body.as_object_mut().unwrap().remove("model_role"), Some(json!("critic")));
     for name in plain.as_object().unwrap().keys().map(String::as_str).chain(["user_metadata"]) {
@@ -122,14 +122,14 @@ fn what_a_server_wants_to_know_besides_goes_along_and_replaces_nothing() {
     assert_eq!(server.requests_to("/api/v1/create_model").len(), 2);
 }
 
-/// The body for a model of which nothing more is said.
-fn with_nothing(service: &tinkex::ServiceClient, server: &FakeServer) -> Value {
+/// Creates a model without options and returns the body of the request.
+fn plain_model(service: &tinkex::ServiceClient, server: &FakeServer) -> Value {
     service.create_lora_training_client("fake/model", LoraConfig::default()).unwrap();
     last(server, "create_model")
 }
 
 #[test]
-fn a_model_that_is_made_in_three_steps_has_the_optimizer_and_the_shape_that_were_saved() {
+fn a_model_loaded_in_three_steps_has_the_saved_optimizer_and_shape() {
     let info =
         json!({"base_model": "b", "is_lora": false, "optimizer_config": {"type": "dimuon", "version": 1}});
     for (restore_optimizer, expected) in
@@ -169,7 +169,7 @@ fn each_optimizer_gets_its_parameters_under_its_key() {
 }
 
 #[test]
-fn a_save_says_how_long_by_what_words_and_whether_it_replaces() {
+fn every_option_of_a_save_is_sent() {
     let (server, _service, training) = training();
     let ttl = Ttl::After(Duration::from_secs(7200));
     let options = SaveStateOptions { ttl, overwrite: true, user_metadata: note() };
@@ -215,7 +215,7 @@ fn a_save_says_how_long_by_what_words_and_whether_it_replaces() {
 }
 
 #[test]
-fn an_inflight_sampler_is_asked_for_by_its_kind() {
+fn the_kind_of_a_sampler_is_sent() {
     let (server, _service, training) = training();
     training.save_weights_and_get_sampling_client_with(SamplerKind::Inflight).unwrap();
     let body = last(&server, "save_weights_for_sampler");
@@ -256,9 +256,9 @@ fn a_train_step_submits_both_operations_one_behind_the_other() {
 }
 
 #[test]
-fn the_optimizer_does_not_step_behind_data_that_were_refused() {
+fn the_optimizer_step_is_not_sent_after_refused_data() {
     let (server, _service, training) = training();
-    // A server that has read one pass is not suspected of being unable to.
+    // After one accepted pass, a 422 is not taken for a server that cannot read protobuf.
     training.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
     server.next("/api/v1/forward_backward", Act::status(422, r#"{"detail":"bad datum"}"#));
     let step = training.train_step(vec![datum()], LossFn::CrossEntropy, AdamParams::default());
@@ -270,7 +270,7 @@ fn the_optimizer_does_not_step_behind_data_that_were_refused() {
         "{updated}"
     );
     assert!(server.requests_to("/api/v1/optim_step").is_empty());
-    // Nor behind data, or with parameters, that cannot be sent.
+    // Nor is it sent after data, or with parameters, that the client refuses.
     let step = training.train_step(vec![], LossFn::CrossEntropy, AdamParams::default());
     assert_eq!(path_of(&step.optim_step.wait().unwrap_err()), "data");
     assert_eq!(path_of(&step.forward_backward.wait().unwrap_err()), "data");

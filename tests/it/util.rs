@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Helpers that the tests share.
 
 #[cfg(feature = "local")]
 pub(crate) mod engine;
@@ -13,21 +13,21 @@ use tinkex::testing::{FakeServer, Seen};
 use tinkex::types::Datum;
 use tinkex::{Error, ServiceClient, TrainingClient};
 
-/// Long enough for any machine; a test that needs it has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Bound for waits that end early in a test that passes.
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A timeout for waits that only the mechanism under test may end. It is above every bound of the tests, so that a test
-/// whose mechanism is gone fails instead of passing late.
+/// Timeout for waits that only the mechanism under test may end. It is above every bound of the tests, so that a test
+/// fails without its mechanism instead of passing late.
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
-/// Bound of [`eventually`] and [`in_time`]: minutes, because the machine may be busy. `tests/mutants/run.py` sets
-/// `TINKEX_TEST_PATIENCE` to fewer seconds, because there most waits that are bounded by it do end that way.
-fn patience() -> Duration {
-    let seconds = std::env::var("TINKEX_TEST_PATIENCE").ok().and_then(|it| it.parse().ok());
+/// Bound of [`eventually`] and [`in_time`]: 3 minutes, because the machine may be busy. `tests/mutants/run.py` sets
+/// `TINKEX_HANG_TIMEOUT` to fewer seconds, because with a mutant most of these waits time out.
+fn hang_timeout() -> Duration {
+    let seconds = std::env::var("TINKEX_HANG_TIMEOUT").ok().and_then(|it| it.parse().ok());
     Duration::from_secs(seconds.unwrap_or(180))
 }
 
-/// A datum of some tokens.
+/// A datum with four targets.
 pub(crate) fn datum() -> Datum {
     Datum::cross_entropy(&[1, 2, 3], &[4, 5])
 }
@@ -54,10 +54,10 @@ pub(crate) fn seq_ids(server: &FakeServer) -> Vec<u64> {
 /// The sequence id of a training request.
 pub(crate) fn seq_id(seen: &Seen) -> Option<u64> {
     match seen.path.as_str() {
-        // Field 2 of the message, behind the model's id: `10`, then the number.
+        // Field 2 of the message, after the model id: tag 0x10, then a varint.
         "/api/v1/forward_backward" => {
             let model_id_length = usize::from(seen.body[1]);
-            assert_eq!(seen.body[2 + model_id_length], 0x10, "no sequence id where it should be");
+            assert_eq!(seen.body[2 + model_id_length], 0x10, "no sequence id after the model id");
             let mut value = 0;
             for (i, byte) in seen.body[3 + model_id_length..].iter().enumerate() {
                 value |= u64::from(byte & 0x7f) << (7 * i);
@@ -86,42 +86,43 @@ pub(crate) fn client_threads() -> Vec<String> {
     names
 }
 
-/// Waits until something holds.
+/// Waits until a condition holds.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + patience();
+    let deadline = Instant::now() + hang_timeout();
     while !holds() {
-        assert!(Instant::now() < deadline, "never: {what}");
+        assert!(Instant::now() < deadline, "did not happen in time: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Runs the body of a test on a thread of its own, and fails if it does not end. The thread is then left behind.
+/// Runs the body of a test on a thread of its own and fails if it does not end. The thread is not stopped then.
 #[track_caller]
 pub(crate) fn in_time(body: impl FnOnce() + Send + 'static) {
     let (done, ended) = mpsc::channel();
     let thread = std::thread::spawn(move || {
         body();
-        let _nobody_waits_any_more = done.send(());
+        // The receiver is gone after a timeout.
+        let _ = done.send(());
     });
-    match ended.recv_timeout(patience()) {
+    match ended.recv_timeout(hang_timeout()) {
         Ok(()) => {}
         Err(RecvTimeoutError::Timeout) => panic!("the test hangs"),
-        // The body panicked, which is this test's own failure.
+        // The body panicked: fail this test with the same panic.
         Err(RecvTimeoutError::Disconnected) => match thread.join() {
             Err(payload) => std::panic::resume_unwind(payload),
-            Ok(()) => unreachable!("the body ended without a word"),
+            Ok(()) => unreachable!("the body ended without sending"),
         },
     }
 }
 
-/// Runs a test in a process of its own, because it looks at things that all tests of a process share.
+/// Runs a test in a process of its own, because it uses state that all tests of a process share.
 #[track_caller]
 pub(crate) fn alone(name: &str, test: impl FnOnce()) {
     alone_with(name, &[], test);
 }
 
-/// As [`alone`], with variables of that process's environment. What it wrote, unless this is that process.
+/// As [`alone`], with environment variables. Returns the output of the child process, and `None` inside it.
 #[track_caller]
 pub(crate) fn alone_with(name: &str, environment: &[(&str, &str)], test: impl FnOnce()) -> Option<String> {
     const MARK: &str = "TINKEX_TEST_ALONE";

@@ -1,4 +1,4 @@
-//! Every verb, over the in-memory transport, over real sockets, and against the engine.
+//! Every verb, in memory, over real sockets, and on the engine.
 
 use tinkex::testing::FakeServer;
 use tinkex::types::{AdamParams, LoraConfig, LossFn, ModelInput, SampleOptions, SamplingParams, Ttl};
@@ -6,7 +6,7 @@ use tinkex::{CloseStatus, ServiceClient};
 
 use crate::util::datum;
 
-/// Calls every verb and checks what any server must answer.
+/// Calls every verb and checks the parts of the results that are the same for every server.
 fn every_verb(service: &ServiceClient, base_model: &str) {
     let models = service.get_server_capabilities().unwrap().supported_models;
     assert!(models.iter().any(|it| it.model_name.as_deref() == Some(base_model)));

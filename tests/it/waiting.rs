@@ -1,4 +1,4 @@
-//! Waiting for results: what servers say meanwhile, and what callers do meanwhile.
+//! Waiting for results: polls, timeouts, cancellation, and channels.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use tinkex::testing::{Act, FakeServer, VirtualClock};
 use tinkex::types::{AdamParams, LossFn, ModelInput, QueueState, SamplingParams};
 use tinkex::{ErrorKind, Stage};
 
-use crate::util::{PATIENCE, datum, eventually, training};
+use crate::util::{TEST_TIMEOUT, datum, eventually, training};
 
 const RETRIEVE: &str = "/api/v1/retrieve_future";
 
 #[test]
-fn every_way_of_saying_not_yet_is_understood() {
+fn every_answer_that_means_not_yet_is_polled_again() {
     let (server, _service, training) = training();
     server.next(RETRIEVE, Act::status(408, r#"{"type":"try_again","queue_state":"active"}"#));
     server.next(RETRIEVE, Act::json(json!({"type": "try_again", "request_id": "x", "queue_state": "odd"})));
@@ -51,7 +51,7 @@ fn a_large_result_is_announced_first_and_then_fetched_whole() {
 }
 
 #[test]
-fn a_failed_request_is_the_servers_word_with_its_category() {
+fn a_failed_request_has_the_servers_message_and_category() {
     let (server, _service, training) = training();
     server.next(RETRIEVE, Act::json(json!({"error": "prompt exceeds context window", "category": "user"})));
     let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
@@ -68,9 +68,9 @@ fn a_wait_that_times_out_leaves_the_operation_running() {
     let service = listening.client().build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     let ready = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let seen = ready.clone();
-    server.script(move |it| {
-        let early = it.path == RETRIEVE && !seen.load(std::sync::atomic::Ordering::Acquire);
+    let is_ready = ready.clone();
+    server.script(move |seen| {
+        let early = seen.path == RETRIEVE && !is_ready.load(std::sync::atomic::Ordering::Acquire);
         early.then(|| {
             Act::json(
                 json!({"type": "try_again", "queue_state": "paused_capacity", "queue_state_reason": "full"}),
@@ -80,7 +80,7 @@ fn a_wait_that_times_out_leaves_the_operation_running() {
     let mut pending = training.optim_step(AdamParams::default());
     let error = pending.wait_timeout(Duration::from_millis(20)).unwrap_err();
     assert!(error.is_timeout() && error.is_retryable(), "{error}");
-    eventually("the queue's state is known", || {
+    eventually("the queue state is known", || {
         let status = pending.status();
         status.stage == Stage::Waiting
             && status.queue_state == Some(QueueState::PausedCapacity)
@@ -90,12 +90,12 @@ fn a_wait_that_times_out_leaves_the_operation_running() {
     });
     assert!(pending.try_wait().is_none() && !pending.is_done());
     ready.store(true, std::sync::atomic::Ordering::Release);
-    pending.wait_timeout(PATIENCE).unwrap();
+    pending.wait_timeout(TEST_TIMEOUT).unwrap();
     assert_eq!(pending.status().stage, Stage::Done);
 }
 
 #[test]
-fn cancelling_answers_at_once_and_dropping_a_sample_cancels_it_but_training_goes_on() {
+fn cancelling_answers_at_once_and_dropping_cancels_samples_but_not_training() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
     let service = listening.client().build().unwrap();
@@ -120,7 +120,7 @@ fn cancelling_answers_at_once_and_dropping_a_sample_cancels_it_but_training_goes
 }
 
 #[test]
-fn a_lost_sample_is_submitted_again_under_a_new_number() {
+fn a_lost_sample_is_submitted_again_with_a_new_sequence_id() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
@@ -141,7 +141,7 @@ fn a_lost_training_result_is_an_error() {
 }
 
 #[test]
-fn a_busy_server_pauses_all_samples_and_gets_the_same_ones_again() {
+fn a_busy_server_pauses_all_samples_and_gets_the_same_requests_again() {
     let server = FakeServer::new();
     let clock = VirtualClock::new();
     let service = server.in_memory_at(clock.clone()).build().unwrap();
@@ -161,7 +161,7 @@ fn results_arrive_in_a_channel_with_their_tags() {
     let service = server.in_memory().build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
-    // Room for one: the others wait for the reader without losing anything.
+    // A channel of capacity 1: the senders wait for the reader, and no result is lost.
     let (tx, rx) = crossbeam_channel::bounded(1);
     for tag in 0..20 {
         sampler.sample(&ModelInput::from_ints([1]), 1, &params).on_done(tag, tx.clone());
@@ -173,7 +173,7 @@ fn results_arrive_in_a_channel_with_their_tags() {
 }
 
 #[test]
-fn no_submission_outlasts_its_operation_and_the_servers_last_word_is_told() {
+fn a_submission_ends_with_its_operation_and_reports_the_last_failure() {
     let (server, time) = (FakeServer::new(), VirtualClock::new());
     let limit = Duration::from_secs(20);
     let service = server.in_memory_at(time.clone()).timeouts(|it| it.operation = limit).build().unwrap();
@@ -194,19 +194,21 @@ fn the_last_result_is_in_its_channel_before_the_session_ends() {
     // The end of the session waits for its telemetry.
     let (open, gate) = crossbeam_channel::bounded::<()>(0);
     server.always_altered("/api/v1/telemetry", move |answer| {
-        let _opened = gate.recv_timeout(PATIENCE);
+        // Blocks until the test drops the sender.
+        let _ = gate.recv_timeout(TEST_TIMEOUT);
         Act::Answer(answer)
     });
     let (begin, begun) = crossbeam_channel::bounded::<()>(0);
     server.always_altered(RETRIEVE, move |answer| {
-        let _begun = begun.recv_timeout(PATIENCE);
+        // Blocks until the test drops the sender.
+        let _ = begun.recv_timeout(TEST_TIMEOUT);
         Act::Answer(answer)
     });
     let (sender, receiver) = crossbeam_channel::unbounded();
     training.optim_step(AdamParams::default()).on_done(1, sender);
     drop((training, service));
     drop(begin);
-    let (tag, result) = receiver.recv_timeout(PATIENCE / 2).expect("the result comes while telemetry hangs");
+    let (tag, result) = receiver.recv_timeout(TEST_TIMEOUT / 2).expect("a result while telemetry hangs");
     result.unwrap();
     assert_eq!(tag, 1);
     drop(open);

@@ -1,4 +1,4 @@
-//! The window in which nobody sends.
+//! The backoff window, during which no request is sent.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,27 +10,27 @@ use crate::policy::backoff::Window;
 use crate::sync::Mutex;
 use crate::sync::fault::Fault;
 
-/// Three refusals in any order leave the window of the longest, and somebody who looks meanwhile never sees it shrink.
-fn the_longest_refusal_stands() {
+/// Three refusals in any order leave the window with the latest end, and a concurrent reader never sees it shrink.
+fn the_window_keeps_the_latest_end() {
     let (now, window) = (Instant::now(), Arc::new(Mutex::new(Window::default())));
-    let refused = [5, 3, 1].map(|it| {
+    let refused = [5, 3, 1].map(|seconds| {
         let window = window.clone();
-        thread::spawn(move || window.lock().extend(now + Duration::from_secs(it)))
+        thread::spawn(move || window.lock().extend(now + Duration::from_secs(seconds)))
     });
-    let sender = thread::spawn({
+    let reader = thread::spawn({
         let window = window.clone();
         move || {
-            let looks = [(); 3].map(|()| window.lock().remaining(now));
-            assert!(looks.is_sorted(), "{looks:?}");
+            let readings = [(); 3].map(|()| window.lock().remaining(now));
+            assert!(readings.is_sorted(), "{readings:?}");
         }
     });
-    refused.into_iter().for_each(|it| it.join().unwrap());
-    sender.join().unwrap();
+    refused.into_iter().for_each(|thread| thread.join().unwrap());
+    reader.join().unwrap();
     assert_eq!(window.lock().remaining(now), Some(Duration::from_secs(5)));
 }
 
 #[test]
 fn a_window_only_extends() {
-    holds(the_longest_refusal_stands);
-    notices(Fault::Shortens, the_longest_refusal_stands);
+    holds(the_window_keeps_the_latest_end);
+    notices(Fault::Shortens, the_window_keeps_the_latest_end);
 }

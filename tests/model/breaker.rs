@@ -1,4 +1,4 @@
-//! The circuit breaker, as the requests of a client share it.
+//! The circuit breaker that the requests of a client share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,7 +30,7 @@ fn failure() -> Result<Answer, Broken> {
     Ok(Answer { status: 500, ..Answer::default() })
 }
 
-/// While a breaker is half-open there is one trial at a time, and a failed one opens it again.
+/// A half-open breaker admits one trial at a time, and a failed trial opens it again.
 fn one_trial_at_a_time() {
     let (breakers, time) = breakers();
     breakers.admit(LANE).unwrap().record(&failure());
@@ -50,13 +50,13 @@ fn one_trial_at_a_time() {
         })
         .collect();
     let tried: Vec<_> = threads.into_iter().map(|it| it.join().unwrap()).collect();
-    // One gets through, and after it failed the time to wait begins anew.
+    // One trial is admitted. Its failure restarts the reset time.
     assert!(matches!(tried[..], [(true, 0), (false, _)] | [(false, _), (true, 0)]), "{tried:?}");
     assert!(breakers.admit(LANE).is_err());
 }
 
-/// A trial that ends without an outcome opens the breaker again, so that another one may come after it.
-fn a_dropped_trial_is_not_the_last() {
+/// A trial that is dropped without an outcome opens the breaker again, so that another trial can follow.
+fn a_dropped_trial_allows_another_trial() {
     let (breakers, time) = breakers();
     breakers.admit(LANE).unwrap().record(&failure());
     time.advance(LIMITS.reset);
@@ -71,8 +71,8 @@ fn a_dropped_trial_is_not_the_last() {
     breakers.admit(LANE).unwrap().record(&success());
 }
 
-/// A success of a request that was sent before the breaker opened does not close it, whenever it arrives.
-fn old_news_close_nothing() {
+/// A late success of a request that was admitted before the breaker opened does not close it.
+fn a_late_success_does_not_close_the_breaker() {
     let (breakers, time) = breakers();
     let (old, failing) = (breakers.admit(LANE).unwrap(), breakers.admit(LANE).unwrap());
     failing.record(&failure());
@@ -80,11 +80,11 @@ fn old_news_close_nothing() {
     let trial = breakers.admit(LANE).unwrap();
     let refused = thread::scope(|scope| {
         scope.spawn(|| old.record(&success()));
-        let asker = scope.spawn(|| breakers.admit(LANE).is_err());
-        asker.join().unwrap()
+        let other = scope.spawn(|| breakers.admit(LANE).is_err());
+        other.join().unwrap()
     });
     trial.record(&failure());
-    assert!(refused, "a late success closed it while its trial was under way");
+    assert!(refused, "a late success closed the breaker during its trial");
     assert!(breakers.admit(LANE).is_err());
 }
 
@@ -95,13 +95,13 @@ fn a_breaker_admits_one_trial_at_a_time() {
 }
 
 #[test]
-fn a_breaker_recovers_from_a_trial_that_says_nothing() {
-    holds(a_dropped_trial_is_not_the_last);
-    notices(Fault::ForgetsTheDropped, a_dropped_trial_is_not_the_last);
+fn a_breaker_recovers_from_a_trial_without_an_outcome() {
+    holds(a_dropped_trial_allows_another_trial);
+    notices(Fault::ForgetsTheDropped, a_dropped_trial_allows_another_trial);
 }
 
 #[test]
-fn a_breaker_ignores_old_news() {
-    holds(old_news_close_nothing);
-    notices(Fault::HearsOldEpochs, old_news_close_nothing);
+fn a_breaker_ignores_outcomes_from_before_it_opened() {
+    holds(a_late_success_does_not_close_the_breaker);
+    notices(Fault::HearsOldEpochs, a_late_success_does_not_close_the_breaker);
 }

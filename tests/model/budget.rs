@@ -9,21 +9,21 @@ use super::{holds, notices};
 use crate::sync::fault::Fault;
 use crate::sync::{Budget, CancelToken};
 
-/// Items larger than the budget pass, one at a time.
-fn huge_items_pass_one_at_a_time() {
-    let (budget, huge) = (Budget::new(2), Arc::new(AtomicUsize::new(0)));
+/// Items larger than the budget are admitted one at a time.
+fn oversized_items_pass_one_at_a_time() {
+    let (budget, inside) = (Budget::new(2), Arc::new(AtomicUsize::new(0)));
     let threads: Vec<_> = [5, 1, 5]
         .into_iter()
         .map(|n| {
-            let (budget, huge) = (budget.clone(), huge.clone());
+            let (budget, inside) = (budget.clone(), inside.clone());
             thread::spawn(move || {
                 let bytes = budget.acquire(n, &CancelToken::new()).unwrap();
-                let n_huge = n / 5;
-                let others = huge.fetch_add(n_huge, Ordering::Relaxed);
+                let n_oversized = n / 5;
+                let others = inside.fetch_add(n_oversized, Ordering::Relaxed);
                 thread::yield_now();
-                huge.fetch_sub(n_huge, Ordering::Relaxed);
+                inside.fetch_sub(n_oversized, Ordering::Relaxed);
                 drop(bytes);
-                others * n_huge
+                others * n_oversized
             })
         })
         .collect();
@@ -33,7 +33,7 @@ fn huge_items_pass_one_at_a_time() {
 
 #[test]
 fn a_budget_admits_one_overshoot() {
-    holds(huge_items_pass_one_at_a_time);
-    notices(Fault::OverdrawsTwice, huge_items_pass_one_at_a_time);
-    notices(Fault::LetsInSilently, huge_items_pass_one_at_a_time);
+    holds(oversized_items_pass_one_at_a_time);
+    notices(Fault::OverdrawsTwice, oversized_items_pass_one_at_a_time);
+    notices(Fault::LetsInSilently, oversized_items_pass_one_at_a_time);
 }

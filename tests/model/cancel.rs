@@ -1,4 +1,4 @@
-//! The tree of tokens.
+//! The tree of cancellation tokens.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,8 +18,8 @@ impl Wake for Count {
     }
 }
 
-/// A child that is made while its parent is cancelled is cancelled, and whoever waits for it wakes.
-fn a_child_hears_whenever_it_was_made() {
+/// A child made during its parent's cancellation is cancelled, and its waiter wakes.
+fn a_child_made_during_cancellation_is_cancelled() {
     let root = CancelToken::new();
     let maker = thread::spawn({
         let root = root.clone();
@@ -32,7 +32,7 @@ fn a_child_hears_whenever_it_was_made() {
     assert!(maker.join().unwrap());
 }
 
-/// A waker is called exactly once while it is registered, however many cancel.
+/// A registered waker is called exactly once, even if several threads cancel.
 fn a_waker_is_called_once() {
     let (root, count) = (CancelToken::new(), Arc::new(Count(AtomicUsize::new(0))));
     let leaf = root.child();
@@ -47,8 +47,8 @@ fn a_waker_is_called_once() {
     drop(registration);
 }
 
-/// A link that goes away while its ancestors are cancelled leaves nobody out.
-fn a_link_that_goes_away_leaves_nobody_out() {
+/// The drop of a token between root and leaf during a cancellation does not keep the leaf from it.
+fn dropping_a_middle_token_keeps_descendants_cancelled() {
     let root = CancelToken::new();
     let link = root.child();
     let leaf = link.child();
@@ -63,14 +63,14 @@ fn a_link_that_goes_away_leaves_nobody_out() {
     assert!(woken);
 }
 
-/// When a call has returned, the token and all its descendants are cancelled, also if others cancel it or a part of it at the
-/// same time.
+/// After `cancel` returns, the token and all its descendants are cancelled, even if other threads cancel the same token
+/// or a descendant at the same time.
 fn when_cancel_returns_the_descendants_are_cancelled() {
     let root = CancelToken::new();
     let link = root.child();
     let leaf = link.child();
     let others: Vec<_> =
-        [root.clone(), link].into_iter().map(|it| thread::spawn(move || it.cancel())).collect();
+        [root.clone(), link].into_iter().map(|token| thread::spawn(move || token.cancel())).collect();
     root.cancel();
     let cancelled = leaf.is_cancelled();
     others.into_iter().for_each(|it| it.join().unwrap());
@@ -78,9 +78,9 @@ fn when_cancel_returns_the_descendants_are_cancelled() {
 }
 
 #[test]
-fn children_hear_of_a_cancellation_whenever_they_were_made() {
-    holds(a_child_hears_whenever_it_was_made);
-    notices(Fault::ForgetsTheChild, a_child_hears_whenever_it_was_made);
+fn children_made_during_a_cancellation_are_cancelled() {
+    holds(a_child_made_during_cancellation_is_cancelled);
+    notices(Fault::ForgetsTheChild, a_child_made_during_cancellation_is_cancelled);
 }
 
 #[test]
@@ -90,8 +90,8 @@ fn wakers_are_called_once() {
 }
 
 #[test]
-fn a_link_may_go_away_while_others_cancel() {
-    holds(a_link_that_goes_away_leaves_nobody_out);
+fn a_middle_token_may_be_dropped_during_a_cancellation() {
+    holds(dropping_a_middle_token_keeps_descendants_cancelled);
 }
 
 #[test]

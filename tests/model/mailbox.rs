@@ -19,8 +19,8 @@ impl Actor for Echo {
     }
 }
 
-/// Every submission is answered: it was handled, or the answer says that the actor is closed, or, if it did not come
-/// into the mailbox, that there was no room in time. Then the actor ends.
+/// Every submission is answered: it is handled, or the error says that the actor is closed, or that the mailbox had no
+/// room before the deadline. Then the actor ends.
 fn every_submission_is_answered() {
     let actor = Arc::new(Handle::spawn("echo".into(), 1, Echo).unwrap());
     let submitters: Vec<_> = [None, None, Some(soon())]
@@ -48,7 +48,7 @@ fn every_submission_is_answered() {
     }
 }
 
-/// The actor hears of every message, and of the end of the mailbox, whenever they come.
+/// The actor handles every message and ends after `finish`.
 fn every_message_is_handled() {
     let actor = Arc::new(Handle::spawn("echo".into(), 1, Echo).unwrap());
     let submitters: Vec<_> = (0..2)
@@ -66,9 +66,9 @@ fn every_message_is_handled() {
     assert_eq!(handled, [true, true]);
 }
 
-/// Who submits while the mailbox is closed by `finish` is handled or refused, and the actor hears of the end, though
-/// the last sender may be that of a submission.
-fn the_end_is_heard() {
+/// A submission concurrent with `finish` is handled or refused, and the actor ends even if a submission holds the last
+/// sender.
+fn finish_ends_the_actor_after_concurrent_submissions() {
     let actor = Arc::new(Handle::spawn("echo".into(), 1, Echo).unwrap());
     let submitters: Vec<_> = (0..2)
         .map(|_| {
@@ -87,19 +87,19 @@ fn the_end_is_heard() {
 }
 
 #[test]
-fn an_actor_hears_of_every_message() {
+fn an_actor_handles_every_message() {
     holds(every_message_is_handled);
     notices(Fault::SilencesLate, every_message_is_handled);
 }
 
 #[test]
-fn an_actor_hears_of_the_end() {
-    holds(the_end_is_heard);
-    notices(Fault::RingsEarly, the_end_is_heard);
+fn an_actor_ends_after_finish() {
+    holds(finish_ends_the_actor_after_concurrent_submissions);
+    notices(Fault::RingsEarly, finish_ends_the_actor_after_concurrent_submissions);
 }
 
 #[test]
-fn a_mailbox_answers_everybody() {
+fn a_mailbox_answers_every_submission() {
     holds(every_submission_is_answered);
     notices(Fault::LeavesTheQueue, every_submission_is_answered);
     notices(Fault::SendsUnderTheLock, every_submission_is_answered);

@@ -1,4 +1,4 @@
-//! The one-shot.
+//! The one-shot channel.
 
 use shuttle::thread;
 
@@ -7,21 +7,21 @@ use crate::error::Error;
 use crate::sync::fault::Fault;
 use crate::sync::oneshot::oneshot;
 
-/// A reply that is sent or dropped wakes whoever waits.
-fn the_answer_arrives() {
+/// A reply that is sent or dropped wakes the waiter.
+fn a_waiter_wakes_on_send_and_on_drop() {
     let (sent, first) = oneshot::<u32>();
     let (dropped, second) = oneshot::<u32>();
     let worker = thread::spawn(move || {
         drop(dropped);
         sent.send(Ok(7));
     });
-    assert!(second.wait(None).is_some_and(|it| it.is_err_and(|it| it.is_closed())));
-    assert!(first.wait(None).is_some_and(|it| it.is_ok_and(|it| it == 7)));
+    assert!(second.wait(None).is_some_and(|answer| answer.is_err_and(|error| error.is_closed())));
+    assert!(first.wait(None).is_some_and(|answer| answer.is_ok_and(|value| value == 7)));
     worker.join().unwrap();
 }
 
-/// Worker, canceller and a caller without patience: one answer counts, and it is the one that is seen.
-fn the_first_answer_counts() {
+/// With a worker, a canceller and a waiter with a deadline, one answer is accepted, and the waiter gets that one.
+fn only_the_first_answer_is_delivered() {
     let (reply, slot) = oneshot::<u32>();
     let worker = thread::spawn(move || reply.send(Ok(7)));
     let canceller = thread::spawn({
@@ -36,31 +36,33 @@ fn the_first_answer_counts() {
     assert!(slot.try_take().unwrap().unwrap_err().is_closed());
 }
 
-/// A caller whose time is up leaves the answer where it will be, also when the reply is dropped at that moment.
-fn a_late_answer_stays() {
+/// After a timeout the answer stays available, even if the reply is dropped at that moment.
+fn an_answer_after_a_timeout_is_kept() {
     let (reply, slot) = oneshot::<u32>();
     let worker = thread::spawn(move || drop(reply));
     let early = slot.wait(Some(soon()));
     worker.join().unwrap();
     let answer = early.or_else(|| slot.try_take());
-    assert!(answer.is_some_and(|it| it.is_err_and(|it| it.message().contains("without an answer"))));
+    assert!(
+        answer.is_some_and(|answer| answer.is_err_and(|error| error.message().contains("without an answer")))
+    );
 }
 
 #[test]
 fn a_oneshot_always_answers() {
-    holds(the_answer_arrives);
-    notices(Fault::DropsSilently, the_answer_arrives);
-    notices(Fault::SettlesSilently, the_answer_arrives);
+    holds(a_waiter_wakes_on_send_and_on_drop);
+    notices(Fault::DropsSilently, a_waiter_wakes_on_send_and_on_drop);
+    notices(Fault::SettlesSilently, a_waiter_wakes_on_send_and_on_drop);
 }
 
 #[test]
 fn a_oneshot_answers_once() {
-    holds(the_first_answer_counts);
-    notices(Fault::AnswersTwice, the_first_answer_counts);
+    holds(only_the_first_answer_is_delivered);
+    notices(Fault::AnswersTwice, only_the_first_answer_is_delivered);
 }
 
 #[test]
-fn a_oneshot_keeps_the_answer_for_a_caller_that_was_too_early() {
-    holds(a_late_answer_stays);
-    notices(Fault::DropsSilently, a_late_answer_stays);
+fn a_oneshot_keeps_the_answer_for_a_later_wait() {
+    holds(an_answer_after_a_timeout_is_kept);
+    notices(Fault::DropsSilently, an_answer_after_a_timeout_is_kept);
 }

@@ -9,8 +9,8 @@ use super::{holds, notices, soon};
 use crate::sync::fault::Fault;
 use crate::sync::{CancelToken, Semaphore};
 
-/// Three threads, one permit, no deadline: each gets its turn, alone.
-fn everybody_gets_a_turn() {
+/// Three threads share one permit without a deadline; each acquires it, and never two at once.
+fn each_thread_acquires_alone() {
     let (one, inside) = (Semaphore::new(1), Arc::new(AtomicUsize::new(0)));
     let threads: Vec<_> = (0..3)
         .map(|_| {
@@ -29,8 +29,8 @@ fn everybody_gets_a_turn() {
     assert_eq!((others, one.available(), one.waiting()), (vec![0; 3], 1, 0));
 }
 
-/// Whoever sees somebody else wait and then queues up is served after that one.
-fn the_queue_is_served_in_order() {
+/// A thread that acquires while another one waits is served after it.
+fn waiters_are_served_in_order() {
     let (one, served) = (Semaphore::new(1), Arc::new(Mutex::new(Vec::new())));
     let permit = one.acquire(1, &CancelToken::new()).unwrap();
     let threads: Vec<_> = ["first", "second"]
@@ -49,12 +49,12 @@ fn the_queue_is_served_in_order() {
     let behind: Vec<_> = threads.into_iter().map(|it| it.join().unwrap()).collect();
     match (&behind[..], &served.lock().unwrap()[..]) {
         ([false, false], _) | ([false, true], [.., "second"]) | ([true, false], [.., "first"]) => {}
-        other => panic!("who was behind, and the order: {other:?}"),
+        other => panic!("which thread saw a waiter, and the order: {other:?}"),
     }
 }
 
-/// A newcomer does not take what is free while somebody waits for more.
-fn nobody_is_overtaken() {
+/// A newcomer does not take a free permit while another thread waits for more permits.
+fn a_newcomer_does_not_overtake_a_waiter() {
     let two = Semaphore::new(2);
     let permit = two.acquire(1, &CancelToken::new()).unwrap();
     let head = thread::spawn({
@@ -63,7 +63,7 @@ fn nobody_is_overtaken() {
     });
     let newcomer = thread::spawn({
         let two = two.clone();
-        // Once the head waits it does so until the permit is given back, which is later.
+        // The head, once it waits, waits until the permit is dropped below.
         move || two.waiting() == 1 && two.try_acquire(1).is_some()
     });
     let overtaken = newcomer.join().unwrap();
@@ -72,8 +72,8 @@ fn nobody_is_overtaken() {
     assert_eq!((overtaken, two.available()), (false, 2));
 }
 
-/// A head that waits in vain is woken by its cancellation, and then does not keep the next one out.
-fn a_cancelled_head_is_not_in_the_way() {
+/// A cancelled head of the queue wakes and lets the next waiter in.
+fn a_cancelled_head_lets_the_next_waiter_in() {
     let (two, cancel) = (Semaphore::new(2), CancelToken::new());
     let permit = two.acquire(1, &CancelToken::new()).unwrap();
     let head = thread::spawn({
@@ -87,13 +87,13 @@ fn a_cancelled_head_is_not_in_the_way() {
     cancel.cancel();
     let cancelled = head.join().unwrap();
     next.join().unwrap();
-    // Only now, so that the others had to do without it.
+    // Held until here, so that the next waiter cannot use it.
     drop(permit);
     assert_eq!((cancelled, two.available(), two.waiting()), (true, 2, 0));
 }
 
-/// The same of a head whose time is up.
-fn a_late_head_is_not_in_the_way() {
+/// A head of the queue that times out lets the next waiter in.
+fn a_timed_out_head_lets_the_next_waiter_in() {
     let two = Semaphore::new(2);
     let permit = two.acquire(1, &CancelToken::new()).unwrap();
     let head = thread::spawn({
@@ -110,8 +110,8 @@ fn a_late_head_is_not_in_the_way() {
     assert_eq!((late, two.available(), two.waiting()), (true, 2, 0));
 }
 
-/// If somebody is cancelled, or late, when it is let in, then it either has the permit or leaves it to the next one.
-fn a_grant_is_not_lost() {
+/// A waiter that is cancelled or times out while a permit is granted to it either has the permit or passes it on.
+fn a_permit_granted_during_cancellation_is_not_lost() {
     let (one, cancel) = (Semaphore::new(1), CancelToken::new());
     let permit = one.acquire(1, &CancelToken::new()).unwrap();
     let waiters: Vec<_> =
@@ -129,8 +129,8 @@ fn a_grant_is_not_lost() {
     assert_eq!((served[2], one.available(), one.waiting()), (true, 1, 0));
 }
 
-/// Closing wakes everybody, and nobody is admitted afterwards.
-fn closing_turns_everybody_away() {
+/// Closing wakes all waiters, and no thread is admitted afterwards.
+fn closing_wakes_every_waiter_with_an_error() {
     let one = Semaphore::new(1);
     let permit = one.acquire(1, &CancelToken::new()).unwrap();
     let waiters: Vec<_> = (0..2)
@@ -145,7 +145,7 @@ fn closing_turns_everybody_away() {
     assert_eq!((closed, one.available(), one.waiting()), (vec![true; 2], 1, 0));
 }
 
-/// Different weights never add up to more than there is.
+/// The sum of the weights inside never exceeds the permits.
 fn weights_are_kept() {
     let (three, inside) = (Semaphore::new(3), Arc::new(AtomicUsize::new(0)));
     let threads: Vec<_> = [1, 2, 3]
@@ -169,45 +169,45 @@ fn weights_are_kept() {
 
 #[test]
 fn a_semaphore_loses_no_wake_up() {
-    holds(everybody_gets_a_turn);
-    notices(Fault::LetsInSilently, everybody_gets_a_turn);
+    holds(each_thread_acquires_alone);
+    notices(Fault::LetsInSilently, each_thread_acquires_alone);
 }
 
 #[test]
 fn a_semaphore_serves_in_order_of_arrival() {
-    holds(the_queue_is_served_in_order);
-    notices(Fault::ServesTheLast, the_queue_is_served_in_order);
+    holds(waiters_are_served_in_order);
+    notices(Fault::ServesTheLast, waiters_are_served_in_order);
 }
 
 #[test]
-fn a_semaphore_lets_nobody_overtake() {
-    holds(nobody_is_overtaken);
-    notices(Fault::Barges, nobody_is_overtaken);
+fn a_semaphore_lets_no_newcomer_overtake() {
+    holds(a_newcomer_does_not_overtake_a_waiter);
+    notices(Fault::Barges, a_newcomer_does_not_overtake_a_waiter);
 }
 
 #[test]
 fn a_semaphore_goes_on_after_a_cancellation() {
-    holds(a_cancelled_head_is_not_in_the_way);
-    notices(Fault::KeepsTheTurn, a_cancelled_head_is_not_in_the_way);
-    notices(Fault::WakesWithoutTheLock, a_cancelled_head_is_not_in_the_way);
+    holds(a_cancelled_head_lets_the_next_waiter_in);
+    notices(Fault::KeepsTheTurn, a_cancelled_head_lets_the_next_waiter_in);
+    notices(Fault::WakesWithoutTheLock, a_cancelled_head_lets_the_next_waiter_in);
 }
 
 #[test]
 fn a_semaphore_goes_on_after_a_deadline() {
-    holds(a_late_head_is_not_in_the_way);
-    notices(Fault::KeepsTheTurn, a_late_head_is_not_in_the_way);
+    holds(a_timed_out_head_lets_the_next_waiter_in);
+    notices(Fault::KeepsTheTurn, a_timed_out_head_lets_the_next_waiter_in);
 }
 
 #[test]
 fn a_semaphore_loses_no_permit_between_grant_and_cancellation() {
-    holds(a_grant_is_not_lost);
-    notices(Fault::LosesTheGrant, a_grant_is_not_lost);
+    holds(a_permit_granted_during_cancellation_is_not_lost);
+    notices(Fault::LosesTheGrant, a_permit_granted_during_cancellation_is_not_lost);
 }
 
 #[test]
-fn a_semaphore_that_closes_wakes_everybody() {
-    holds(closing_turns_everybody_away);
-    notices(Fault::ClosesSilently, closing_turns_everybody_away);
+fn closing_a_semaphore_wakes_every_waiter() {
+    holds(closing_wakes_every_waiter_with_an_error);
+    notices(Fault::ClosesSilently, closing_wakes_every_waiter_with_an_error);
 }
 
 #[test]

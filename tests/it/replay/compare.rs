@@ -1,4 +1,4 @@
-//! One request beside the exchange that it repeats.
+//! Comparison of a request with the exchange that it repeats.
 
 use tinkex::testing::Seen;
 
@@ -6,7 +6,7 @@ use super::exceptions::How;
 use super::message;
 use super::recording::{Class, Exchange, TELEMETRY};
 
-/// The headers that servers read (PROTOCOL §1.5) and that say the same in every client.
+/// Headers that servers read (PROTOCOL §1.5) and that have the same value in every client.
 const HEADERS: [&str; 11] = [
     "accept",
     "content-type",
@@ -21,10 +21,10 @@ const HEADERS: [&str; 11] = [
     "x-tinker-sampling-backpressure",
 ];
 
-/// The headers that have another value each time.
+/// Headers whose presence alone is compared, because their value differs each time.
 const PRESENT: [&str; 2] = ["x-idempotency-key", "x-tinker-create-promise-roundtrip-time"];
 
-/// Every difference between a request and the exchange that it repeats, but for what the table of exceptions allows.
+/// Lists the differences between a request and its exchange, except those that the table of exceptions allows.
 pub(crate) fn differences(seen: &Seen, exchange: &Exchange, how: Option<How>) -> Vec<String> {
     let mut differences = Vec::new();
     let mut same = |what: &str, ours: &dyn ToString, recorded: &dyn ToString| {
@@ -35,10 +35,10 @@ pub(crate) fn differences(seen: &Seen, exchange: &Exchange, how: Option<How>) ->
     };
     same("method", &seen.method, &exchange.method);
     same("path", &seen.path, &exchange.path);
-    // Timeouts may be written as whole numbers or not.
+    // Timeouts may be written with a fraction or without.
     let text = |it: Option<&str>| it.unwrap_or("absent").trim_end_matches(".0").to_string();
     for name in HEADERS {
-        // Of a request that time has caused, time may pass while it is sent, because this test moves the clock.
+        // The test moves the clock while a timer's request is sent, so that its remaining time differs.
         let moves = name == "x-stainless-read-timeout" && exchange.class() == Class::Timer;
         let only_key = matches!(how, Some(How::OnlyKey)) && name != "x-api-key";
         if !moves && !only_key {
@@ -52,7 +52,7 @@ pub(crate) fn differences(seen: &Seen, exchange: &Exchange, how: Option<How>) ->
     if let Some(How::Field(field, ours)) = how {
         message::put(&mut message, field, ours);
     }
-    // What telemetry reports is each client's own; its form is compared at the end.
+    // The form of telemetry is compared at the end.
     if exchange.path != TELEMETRY {
         for (field, ours, recorded) in message::differences(&message::of(seen), &message) {
             same(&field, &ours, &recorded);

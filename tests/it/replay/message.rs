@@ -1,21 +1,21 @@
-//! What a request says, whatever the order of what has no order: fields of JSON, entries of protobuf's maps.
+//! The message of a request as a JSON value that does not depend on the order of JSON fields and protobuf map entries.
 //!
-//! Protobuf is taken apart by field numbers alone and not by the crate's own declarations, so that nothing which one of
-//! the two clients writes and the other does not is overlooked.
+//! Protobuf is decoded by field numbers and not by the crate's own declarations, so that a field that only one of the
+//! two clients writes is noticed.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use tinkex::testing::Seen;
 
-/// How a field of protobuf is compared.
+/// Form in which a protobuf field is compared.
 #[derive(Clone, Copy)]
 enum Field {
-    /// As it is, each occurrence in its place.
+    /// A scalar, string or undeclared message; occurrences keep their order.
     Plain,
-    /// As a map: its entries have no order.
+    /// A map; entries are sorted before the comparison.
     Map,
-    /// By the fields of its own.
+    /// A message with these fields.
     Message(&'static [(u64, &'static str, Field)]),
 }
 
@@ -32,7 +32,7 @@ const PASS: &[(u64, &str, Field)] = &[
     (7, "loss_fn_config_v2", Field::Map),
 ];
 
-/// The message in a body of a content type. Of protobuf each field is the list of its occurrences.
+/// Decodes a body of the given content type. A protobuf field becomes the list of its occurrences.
 pub(crate) fn read(content_type: Option<&str>, body: &[u8]) -> Value {
     match content_type {
         Some("application/x-protobuf") => tree(body, PASS),
@@ -41,7 +41,7 @@ pub(crate) fn read(content_type: Option<&str>, body: &[u8]) -> Value {
     }
 }
 
-/// The message in a request, of which the body may be compressed.
+/// Decodes the message of a request, whose body may be compressed.
 pub(crate) fn of(seen: &Seen) -> Value {
     let content_type = seen.header("content-type");
     match seen.header("content-encoding") {
@@ -58,7 +58,7 @@ pub(crate) fn put(message: &mut Value, field: &str, number: u64) {
     *old = if old.is_array() { json!([number]) } else { json!(number) };
 }
 
-/// What two messages say differently: the field, ours, the recorded one.
+/// Lists the differences of two messages: the field, our value, the recorded value.
 pub(crate) fn differences(ours: &Value, recorded: &Value) -> Vec<(String, Value, Value)> {
     let (Some(a), Some(b)) = (ours.as_object(), recorded.as_object()) else {
         let whole = || ("message".to_string(), ours.clone(), recorded.clone());
@@ -67,12 +67,13 @@ pub(crate) fn differences(ours: &Value, recorded: &Value) -> Vec<(String, Value,
     let mut names: Vec<&String> = a.keys().chain(b.keys()).collect();
     names.sort();
     names.dedup();
-    let differ = |it: &&String| a.get(*it) != b.get(*it);
-    let field = |it: &String| (format!("{it} of the message"), ours[it].clone(), recorded[it].clone());
+    let differ = |name: &&String| a.get(*name) != b.get(*name);
+    let field =
+        |name: &String| (format!("{name} of the message"), ours[name].clone(), recorded[name].clone());
     names.into_iter().filter(differ).map(field).collect()
 }
 
-/// The number in a field of a message.
+/// Reads the number in a field of a message.
 pub(crate) fn number(message: &Value, field: &str) -> Option<u64> {
     let value = &message[field];
     value.get(0).unwrap_or(value).as_u64()
@@ -97,7 +98,7 @@ fn tree(mut body: &[u8], fields: &[(u64, &str, Field)]) -> Value {
                     _ => json!(STANDARD.encode(bytes)),
                 }
             }
-            other => panic!("no field of protobuf has the wire type {other}"),
+            other => panic!("{other} is not a valid protobuf wire type"),
         };
         let name = known.map_or_else(|| format!("field {}", key >> 3), |it| it.1.to_string());
         let values = all.entry(name).or_insert_with(|| json!([])).as_array_mut().unwrap();
@@ -124,5 +125,5 @@ fn varint(body: &mut &[u8]) -> u64 {
             return value;
         }
     }
-    panic!("a number of protobuf does not end")
+    panic!("a protobuf varint is longer than 10 bytes")
 }

@@ -1,5 +1,5 @@
-//! What a call returned, compared with what the recording says that it was answered. Protobuf was decoded there by Google's
-//! library, and floats written with six decimals.
+//! Comparison of the result of a call with its recorded answer. Google's protobuf library decoded the recorded
+//! protobuf; floats have six decimals there.
 
 use std::fmt::Debug;
 
@@ -9,11 +9,11 @@ use tinkex::{Error, ErrorKind, TrainingClient};
 
 use super::server::Replay;
 
-/// Half of the last decimal, and what an `f32` of this size may be off.
+/// Tolerance: half of the last decimal and the rounding error of an `f32` of this size.
 const CLOSE: f64 = 1e-6;
 
 impl Replay {
-    /// The pass over data that exchange `n` submitted.
+    /// Compares the result of the pass that exchange `n` submitted.
     #[track_caller]
     pub(crate) fn assert_pass(&self, n: u64, output: &ForwardBackwardOutput) {
         let (_, status, recorded) = self.exchange(self.result_of(n));
@@ -33,14 +33,14 @@ impl Replay {
         }
     }
 
-    /// The step of the optimizer that exchange `n` submitted.
+    /// Compares the result of the optimizer step that exchange `n` submitted.
     #[track_caller]
     pub(crate) fn assert_update(&self, n: u64, output: &OptimStepOutput) {
         let (_, status, recorded) = self.exchange(self.result_of(n));
         assert_eq!((status, json!(output.metrics)), (200, recorded["metrics"].clone()), "exchange {n}");
     }
 
-    /// The sample that exchange `n` submitted.
+    /// Compares the result of the sample that exchange `n` submitted.
     #[track_caller]
     pub(crate) fn assert_sample(&self, n: u64, response: &SampleResponse) {
         let (_, _, accepted) = self.exchange(n);
@@ -62,7 +62,7 @@ impl Replay {
         }
     }
 
-    /// The log-probabilities of the prompt that exchange `n` submitted.
+    /// Compares the log-probabilities of the prompt that exchange `n` submitted.
     #[track_caller]
     pub(crate) fn assert_logprobs(&self, n: u64, logprobs: &[Option<f32>]) {
         let (_, status, recorded) = self.exchange(self.result_of(n));
@@ -72,17 +72,17 @@ impl Replay {
 
     #[track_caller]
     fn assert_prompt(&self, n: u64, ours: &[Option<f32>], recorded: &[Value]) {
-        // They were recorded as texts.
+        // They were recorded as strings.
         let recorded: Vec<Value> =
             recorded.iter().map(|it| it.as_str().unwrap().parse::<f64>().unwrap().into()).collect();
-        // Some servers leave the first token out, which has no score.
+        // Some servers omit the first token, which has no log-probability.
         let unscored = ours.len() - recorded.len();
         assert!(ours[..unscored].iter().all(Option::is_none) && unscored <= 1, "exchange {n}: {ours:?}");
         let ours: Vec<f32> = ours[unscored..].iter().map(|it| it.unwrap()).collect();
         assert_close(n, &ours, &recorded);
     }
 
-    /// What exchange `n` said of a model.
+    /// Compares the client's model info with the answer of exchange `n`.
     #[track_caller]
     pub(crate) fn assert_info(&self, n: u64, training: &TrainingClient) {
         let (_, _, recorded) = self.exchange(n);
@@ -92,7 +92,7 @@ impl Replay {
         assert_eq!(json!(info.lora_rank), recorded["model_data"]["lora_config"]["rank"], "exchange {n}");
     }
 
-    /// The failure of which exchange `n` is the last word: its kind, its status and the server's own words.
+    /// Compares an error with exchange `n`, which caused it: kind, status and the server's message.
     #[track_caller]
     pub(crate) fn assert_failure<T: Debug>(&self, n: u64, kind: ErrorKind, result: Result<T, Error>) {
         let (_, status, recorded) = self.exchange(n);
@@ -100,11 +100,11 @@ impl Replay {
         assert_eq!((error.kind(), error.http_status()), (&kind, Some(status)), "exchange {n}: {error:?}");
         let words = match &recorded["detail"] {
             Value::Array(all) => all.iter().map(|it| it["msg"].as_str().unwrap()).collect(),
-            // The error of an endpoint that is missing says that instead.
+            // The error about a missing endpoint has its own text.
             _ if kind == ErrorKind::Incompatible => vec!["does not offer"],
             other => vec![other.as_str().unwrap()],
         };
-        assert!(words.iter().all(|it| error.message().contains(it)), "exchange {n}: {error:?}");
+        assert!(words.iter().all(|word| error.message().contains(word)), "exchange {n}: {error:?}");
     }
 }
 

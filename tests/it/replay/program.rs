@@ -1,17 +1,17 @@
-//! The recorded program, as a user of this crate would write it: the same calls in the same order. The numbers are those of
-//! the exchanges that the calls made.
+//! The recorded program, written with this crate: the same calls in the same order. The numbers are those of the
+//! recorded exchanges.
 
 use tinkex::types::{AdamParams, Datum, ForwardBackwardOutput, LoraConfig, LossFn, Ttl};
 use tinkex::{CloseStatus, Pending, RestClient, ServiceClient, TrainingClient};
 
 use super::server::Replay;
 use super::{refusals, rest, sampling, telemetry};
-use crate::util::PATIENCE;
+use crate::util::TEST_TIMEOUT;
 
 pub(super) const MODEL: &str = "local/tiny-qwen3";
 pub(super) const STATE: &str = "tinker://model_17aeb7f9/weights/step1";
 
-/// What the program trains on: prompts and completions.
+/// Training data of the program: prompts and completions.
 const EXAMPLES: [(&[i32], &[i32]); 3] = [
     (&[402, 25, 361, 198, 79, 300, 375, 25], &[383, 12, 65, 298, 409]),
     (&[402, 25, 290, 198, 79, 300, 375, 25], &[220, 276, 12, 269, 298, 409]),
@@ -21,7 +21,7 @@ const EXAMPLES: [(&[i32], &[i32]); 3] = [
 /// The clients of the program.
 pub(super) struct Clients {
     pub(super) service: ServiceClient,
-    /// Of a client without a session, as the official SDK keeps one.
+    /// From a service client of its own without a session, as in the official SDK.
     pub(super) rest: RestClient,
     pub(super) training: TrainingClient,
 }
@@ -32,16 +32,16 @@ pub(crate) fn run(replay: &Replay) {
     assert_eq!(models[0].model_name.as_deref(), Some(MODEL));
 
     let service = replay.client().user_metadata("suite", "peer-e2e").telemetry(true);
-    // As long as the official SDK, which has a minute for each request and no bound for all that closing does.
-    let service = service.timeouts(|it| it.finish = 4 * PATIENCE).build().unwrap();
+    // The official SDK allows a minute for each request of the close and has no bound for all of them.
+    let service = service.timeouts(|it| it.finish = 4 * TEST_TIMEOUT).build().unwrap();
     let lora = LoraConfig { rank: 8, seed: Some(1), ..Default::default() };
     let training = service.create_lora_training_client(MODEL, lora).unwrap();
     replay.assert_info(9, &training);
     let clients = Clients { service, rest: sessionless.create_rest_client(), training };
 
-    one_step_after_the_other(replay, &clients.training);
+    steps_in_sequence(replay, &clients.training);
     replay.heartbeat();
-    many_steps_at_once(replay, &clients.training);
+    steps_in_flight_together(replay, &clients.training);
     other_losses(replay, &clients.training);
     saves_and_loads(replay, &clients);
     let on_base = sampling::run(replay, &clients);
@@ -51,7 +51,8 @@ pub(crate) fn run(replay: &Replay) {
     telemetry::assert_alike(replay);
 }
 
-/// The program of the shorter recording, on a server that wants compressed passes. The recording ends with it still open.
+/// Runs the program of the shorter recording, on a server that wants compressed passes. Returns the client open,
+/// because the recording ends before it is closed.
 #[cfg(feature = "zstd")]
 pub(crate) fn compressed(replay: &Replay) -> ServiceClient {
     let service = replay.client().build().unwrap();
@@ -67,7 +68,7 @@ pub(crate) fn compressed(replay: &Replay) -> ServiceClient {
 }
 
 /// Each result is waited for before the next call.
-fn one_step_after_the_other(replay: &Replay, training: &TrainingClient) {
+fn steps_in_sequence(replay: &Replay, training: &TrainingClient) {
     for (pass, update) in steps(replay).take(21) {
         let output = training.forward_backward(examples(), LossFn::CrossEntropy).wait().unwrap();
         replay.assert_pass(pass, &output);
@@ -76,7 +77,7 @@ fn one_step_after_the_other(replay: &Replay, training: &TrainingClient) {
 }
 
 /// Everything is submitted before anything is waited for.
-fn many_steps_at_once(replay: &Replay, training: &TrainingClient) {
+fn steps_in_flight_together(replay: &Replay, training: &TrainingClient) {
     let submit = |(pass, update)| {
         let step = training.forward_backward(examples(), LossFn::CrossEntropy);
         (pass, step, update, training.optim_step(adam(0.001)))
@@ -107,8 +108,8 @@ fn saves_and_loads(replay: &Replay, Clients { service, training, .. }: &Clients)
 
     let copy = service.create_training_client_from_state(&state).unwrap();
     replay.assert_info(151, &copy);
-    let there = forward(&copy).wait().unwrap();
-    replay.assert_pass(152, &there);
+    let of_copy = forward(&copy).wait().unwrap();
+    replay.assert_pass(152, &of_copy);
     let resumed = service.create_training_client_from_state_with_optimizer(&state).unwrap();
     replay.assert_info(156, &resumed);
 
@@ -116,15 +117,15 @@ fn saves_and_loads(replay: &Replay, Clients { service, training, .. }: &Clients)
     let fresh = service.create_lora_training_client(MODEL, lora).unwrap();
     replay.assert_info(159, &fresh);
     assert_eq!(fresh.load_state(&state).wait().unwrap().path, None);
-    let here = forward(&fresh).wait().unwrap();
-    replay.assert_pass(162, &here);
-    // The same weights say the same, whichever way they were loaded.
-    assert_eq!(there, here);
+    let of_loaded = forward(&fresh).wait().unwrap();
+    replay.assert_pass(162, &of_loaded);
+    // Both ways of loading give the same weights and the same outputs.
+    assert_eq!(of_copy, of_loaded);
 }
 
 /// The exchanges that submitted a pass and an update of each step of supervised training.
 fn steps(replay: &Replay) -> impl Iterator<Item = (u64, u64)> {
-    let numbers = |it: &str| replay.numbers(&format!("/api/v1/{it}"));
+    let numbers = |endpoint: &str| replay.numbers(&format!("/api/v1/{endpoint}"));
     numbers("forward_backward").into_iter().zip(numbers("optim_step"))
 }
 
@@ -140,7 +141,7 @@ pub(super) fn examples() -> Vec<Datum> {
     EXAMPLES.iter().map(|(prompt, completion)| Datum::cross_entropy(prompt, completion)).collect()
 }
 
-/// The examples with what the losses of reinforcement learning need, instead of weights.
+/// The examples with log-probabilities and advantages in place of weights, for the losses of reinforcement learning.
 fn rewarded() -> Vec<Datum> {
     let rewarded = |mut datum: Datum| {
         let n = datum.loss_fn_inputs.remove("weights").unwrap().shape()[0];

@@ -1,4 +1,4 @@
-//! The recorded exchanges of `tests/data/wire`, read.
+//! Reads the recorded exchanges of `tests/data/wire`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,34 +8,34 @@ use tinkex::transport::Answer;
 
 use super::message;
 
-/// One request of the official SDK and what it was answered.
+/// One request of the official SDK and its answer.
 pub(crate) struct Exchange {
     /// Its number in the recording.
     pub(crate) n: u64,
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) request_headers: Value,
-    /// What the request says; see [`message::read`].
+    /// Decoded message of the request; see [`message::read`].
     pub(crate) message: Value,
-    /// What the answer says, in the words of the recording.
+    /// Decoded body of the answer, as recorded.
     pub(crate) response: Value,
     pub(crate) answer: Answer,
 }
 
-/// Which rule a request is under.
+/// Class of a request, which decides the order that is required.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
     /// Sent because of a call of the program: in the recorded order.
     Call,
-    /// Asks for a promised result: in the recorded order of that promise, once it was made.
+    /// Polls a promised result: in the recorded order of that promise's polls, after the promise was made.
     Poll,
-    /// Sent because time has passed: in no order.
+    /// Sent by a timer: in any order.
     Timer,
 }
 
-/// Whatever its outcome, this path is asked by a timer.
+/// Path of a timer's requests.
 pub(crate) const HEARTBEAT: &str = "/api/v1/session_heartbeat";
-/// As [`HEARTBEAT`].
+/// Path of a timer's requests.
 pub(crate) const TELEMETRY: &str = "/api/v1/telemetry";
 
 pub(crate) fn class(path: &str) -> Class {
@@ -46,7 +46,7 @@ pub(crate) fn class(path: &str) -> Class {
     }
 }
 
-/// All exchanges of a recording.
+/// Reads all exchanges of a recording.
 pub(crate) fn read(file: &str) -> Vec<Exchange> {
     let path = format!("{}/tests/data/wire/{file}", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(path).unwrap();
@@ -56,15 +56,18 @@ pub(crate) fn read(file: &str) -> Vec<Exchange> {
 impl Exchange {
     fn read(line: Value) -> Self {
         let text = |key: &str| line[key].as_str().unwrap().to_string();
-        // The body is written anew here, and may then have another length.
-        let headers =
-            line["response_headers"].as_object().unwrap().iter().filter(|it| it.0 != "content-length");
+        // The body is serialized again here, possibly with another length.
+        let headers = line["response_headers"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(name, _)| *name != "content-length");
         let status = line["status"].as_u64().unwrap().try_into().unwrap();
         let answer = headers.fold(Answer::new(status), |answer, (name, value)| {
             answer.with_header(name, value.as_str().unwrap())
         });
         let request_headers = line["request_headers"].clone();
-        // The bytes of a compressed body were recorded as they were before.
+        // A compressed body was recorded uncompressed.
         let message = message::read(request_headers["content-type"].as_str(), &bytes(&line["request_body"]));
         let response = &line["response_body"];
         Exchange {
@@ -86,18 +89,18 @@ impl Exchange {
         class(&self.path)
     }
 
-    /// The request id that a poll asks for.
-    pub(crate) fn asks_for(&self) -> Option<&str> {
+    /// The request id that a poll names.
+    pub(crate) fn polled_id(&self) -> Option<&str> {
         (self.class() == Class::Poll).then(|| self.message["request_id"].as_str().unwrap())
     }
 
-    /// The request id that the answer promises.
-    pub(crate) fn promises(&self) -> Option<&str> {
+    /// The request id that the answer to a call promises.
+    pub(crate) fn promised_id(&self) -> Option<&str> {
         (self.class() == Class::Call).then(|| self.response["request_id"].as_str()).flatten()
     }
 }
 
-/// A body as it was on the wire: protobuf stands beside its decoded form.
+/// Restores the bytes of a body. Protobuf was recorded as bytes beside its decoded form.
 fn bytes(body: &Value) -> Bytes {
     match (body.get("_b64"), body) {
         (Some(text), _) => STANDARD.decode(text.as_str().unwrap()).unwrap().into(),

@@ -1,4 +1,4 @@
-//! The part of the program in which nearly everything is refused.
+//! The part of the recorded program whose calls are mostly refused.
 
 use std::sync::mpsc;
 
@@ -17,7 +17,7 @@ const UNKNOWN: ErrorKind = ErrorKind::NotFound;
 pub(super) fn run(replay: &Replay, clients: &Clients, on_base: &SamplingClient) {
     let Clients { service, rest, training } = clients;
     let rank = |rank| LoraConfig { rank, ..Default::default() };
-    // This server takes any name for its one model.
+    // The recorded server accepts any name for its only model.
     let misnamed = service.create_lora_training_client("no/such-model", rank(8)).unwrap();
     replay.assert_info(234, &misnamed);
     let too_large = service.create_lora_training_client(MODEL, rank(64));
@@ -48,8 +48,8 @@ pub(super) fn run(replay: &Replay, clients: &Clients, on_base: &SamplingClient) 
     replay.assert_pass(261, &forward(training).wait().unwrap());
     replay.heartbeat();
 
-    // That server stumbles over a datum without targets. Here the loss that needs them says so before anything is sent;
-    // a name that this crate does not interpret leaves it to the server.
+    // The recorded server fails with a datum without targets. This crate refuses such data for a loss that it knows; a
+    // loss with `LossFn::Other` is not checked and is sent.
     let without_targets = || {
         let mut datum = examples().swap_remove(0);
         datum.loss_fn_inputs.clear();
@@ -57,12 +57,12 @@ pub(super) fn run(replay: &Replay, clients: &Clients, on_base: &SamplingClient) 
     };
     let refused = small.forward_backward(without_targets(), LossFn::CrossEntropy).wait();
     assert_eq!(path_of(&refused.unwrap_err()), r#"data[0].loss_fn_inputs["target_tokens"]"#);
-    // The recorded program gave up after 15 s, which was in the pause after the sixth attempt.
+    // The recorded program gave up after 15 s, during the pause after the sixth attempt.
     let (canceller, cancellers) = mpsc::channel::<Canceller>();
     replay.before_answering(270, move || cancellers.recv().unwrap().cancel());
-    let hopeless = small.forward_backward(without_targets(), LossFn::Other("cross_entropy".into()));
-    canceller.send(hopeless.canceller()).unwrap();
-    assert!(hopeless.wait().unwrap_err().is_cancelled());
+    let unanswered = small.forward_backward(without_targets(), LossFn::Other("cross_entropy".into()));
+    canceller.send(unanswered.canceller()).unwrap();
+    assert!(unanswered.wait().unwrap_err().is_cancelled());
     replay.heartbeat();
 }
 

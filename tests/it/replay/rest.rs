@@ -1,4 +1,4 @@
-//! The part of the program that lists and manages what there is.
+//! The part of the recorded program that lists and manages runs and checkpoints.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub(super) fn run(replay: &Replay, Clients { rest, training, .. }: &Clients) {
     );
     assert_checkpoints(replay, 214, &rest.list_checkpoints(RUN).unwrap());
 
-    // What that server does not have. One that has it names the thing that is missing, so of a session this stays open.
+    // Endpoints that the recorded server lacks. For a session, its 404 leaves open which of the two is missing.
     replay.assert_failure(215, ErrorKind::Incompatible, rest.list_user_checkpoints().first_page());
     replay.assert_failure(217, ErrorKind::Incompatible, rest.list_sessions().first_page());
     replay.assert_failure(219, ErrorKind::NotFound, rest.get_session("session_f39fe152"));

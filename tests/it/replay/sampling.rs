@@ -1,4 +1,4 @@
-//! The part of the program that samples.
+//! The part of the recorded program that samples.
 
 use tinkex::types::{ModelInput, SampleOptions, SamplingParams, Stop};
 use tinkex::{Category, ErrorKind, SamplingClient};
@@ -6,7 +6,7 @@ use tinkex::{Category, ErrorKind, SamplingClient};
 use super::program::{Clients, MODEL};
 use super::server::Replay;
 
-/// Where the weights of the sampler are, as this server says it.
+/// Path of the sampler's weights, in the short form of the recorded server.
 pub(super) const WEIGHTS: &str = "tinker://model_17aeb7f9/s1";
 
 pub(super) fn prompt() -> ModelInput {
@@ -43,7 +43,7 @@ pub(super) fn run(replay: &Replay, clients: &Clients) -> SamplingClient {
     let logprobs = sampler.compute_logprobs(&prompt);
     replay.assert_logprobs(183, &logprobs.wait().unwrap());
     replay.heartbeat();
-    eight_at_once(replay, &sampler);
+    eight_samples_in_flight(replay, &sampler);
 
     let on_base = clients.service.create_sampling_client(MODEL).unwrap();
     assert_eq!(on_base.sampling_session_id(), "sampling_47bf1817");
@@ -58,7 +58,7 @@ pub(super) fn run(replay: &Replay, clients: &Clients) -> SamplingClient {
     on_base
 }
 
-fn eight_at_once(replay: &Replay, sampler: &SamplingClient) {
+fn eight_samples_in_flight(replay: &Replay, sampler: &SamplingClient) {
     let submit = |seed| {
         let params = SamplingParams { seed: Some(seed), ..up_to(16) };
         (seed, sampler.sample(&prompt(), 1, &params))

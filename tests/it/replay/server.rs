@@ -1,5 +1,5 @@
-//! A server that answers each request with the recorded answer of the exchange that it repeats, and notes whatever is not
-//! as it was recorded.
+//! A server that answers each request with the recorded answer of its exchange and records every deviation as a
+//! problem.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,12 +29,12 @@ pub(crate) struct Replay {
 struct State {
     exchanges: Vec<Exchange>,
     exceptions: &'static [Exception],
-    /// How often each exchange was repeated.
+    /// Number of requests for each exchange.
     arrived: Vec<usize>,
-    /// The promises that were made.
+    /// Request ids of the promises made so far.
     promised: HashSet<String>,
     keys: HashSet<String>,
-    /// The key of the latest request that a call made.
+    /// Idempotency key of the latest request of a call.
     last_key: Option<String>,
     telemetry: Vec<Value>,
     not_sent: BTreeSet<u64>,
@@ -79,31 +79,31 @@ impl Replay {
         self.state().exchanges.iter().filter(|it| it.path == path).map(|it| it.n).collect()
     }
 
-    /// What an exchange asked and what it was answered: message, status, response. What went wrong until now is told first,
-    /// because it is the cause of whatever the caller finds.
+    /// Message, status and response of an exchange. Panics if there are problems already, because they are the cause of
+    /// whatever differs in the caller's comparison.
     #[track_caller]
     pub(crate) fn exchange(&self, n: u64) -> (Value, u16, Value) {
         let state = self.state();
         assert!(state.problems.is_empty(), "{}", state.problems.join("\n"));
-        let it = &state.exchanges[state.index(n)];
-        (it.message.clone(), it.answer.status, it.response.clone())
+        let exchange = &state.exchanges[state.index(n)];
+        (exchange.message.clone(), exchange.answer.status, exchange.response.clone())
     }
 
-    /// The number of the exchange that brought what exchange `n` promised.
+    /// Number of the exchange whose answer was the result that exchange `n` promised.
     pub(crate) fn result_of(&self, n: u64) -> u64 {
         let state = self.state();
-        let id = state.exchanges[state.index(n)].promises();
-        let last = state.exchanges.iter().rfind(|it| id.is_some() && it.asks_for() == id);
-        last.unwrap_or_else(|| panic!("exchange {n} brought no result")).n
+        let id = state.exchanges[state.index(n)].promised_id();
+        let last = state.exchanges.iter().rfind(|exchange| id.is_some() && exchange.polled_id() == id);
+        last.unwrap_or_else(|| panic!("exchange {n} has no result")).n
     }
 
-    /// Before exchange `n` is answered, something happens.
+    /// Runs a hook before exchange `n` is answered.
     pub(crate) fn before_answering(&self, n: u64, hook: impl FnOnce() + Send + 'static) {
         self.state().hooks.insert(n, Box::new(hook));
     }
 
-    /// The program made the call of an exchange, which was refused before anything was sent. This is the message that the
-    /// crate would have sent, where there is one.
+    /// Records that the program made the call of exchange `n` and that the crate refused it before sending. `message`
+    /// is the message that the crate would have sent, if it can be built.
     #[track_caller]
     pub(crate) fn not_sent(&self, n: u64, message: Option<Value>) {
         let mut state = self.state();
@@ -114,7 +114,7 @@ impl Replay {
         state.not_sent.insert(n);
     }
 
-    /// Lets the time pass in which a heartbeat is due, and waits for it.
+    /// Advances the clock until a heartbeat was sent.
     pub(crate) fn heartbeat(&self) {
         let beats = || self.server.requests_to(HEARTBEAT).len();
         let before = beats();
@@ -124,30 +124,31 @@ impl Replay {
         });
     }
 
-    /// The bodies of all telemetry that was recorded, and of all that came.
+    /// The bodies of the recorded telemetry and of the received telemetry.
     pub(crate) fn telemetry(&self) -> (Vec<Value>, Vec<Value>) {
         let state = self.state();
         let recorded = state.exchanges.iter().filter(|it| it.path == TELEMETRY);
         (recorded.map(|it| it.message.clone()).collect(), state.telemetry.clone())
     }
 
-    /// Everything that is not as it was recorded, now that the program is over.
+    /// Lists all problems, including missing exchanges. To be called after the program.
     pub(crate) fn problems(&self) -> Vec<String> {
         let state = self.state();
         let mut problems = state.problems.clone();
-        for (it, arrived) in state.exchanges.iter().zip(&state.arrived) {
-            let expected = match (state.how(it.n), it.class()) {
+        for (exchange, arrived) in state.exchanges.iter().zip(&state.arrived) {
+            let n = exchange.n;
+            let expected = match (state.how(n), exchange.class()) {
                 (Some(How::NotSent), _) => 0..=0,
                 (_, Class::Timer) => 1..=usize::MAX,
                 _ => 1..=1,
             };
             if !expected.contains(arrived) {
-                problems.push(format!("exchange {} to {} came {arrived} times", it.n, it.path));
+                problems.push(format!("exchange {n} to {} was sent {arrived} times", exchange.path));
             }
-            if let Some(Exception { how: How::NotSent, why, .. }) = state.exception(it.n)
-                && !state.not_sent.contains(&it.n)
+            if let Some(Exception { how: How::NotSent, why, .. }) = state.exception(n)
+                && !state.not_sent.contains(&n)
             {
-                problems.push(format!("exchange {}: the program did not see that {why}", it.n));
+                problems.push(format!("exchange {n}: the program did not assert the exception ({why})"));
             }
         }
         problems
@@ -155,7 +156,7 @@ impl Replay {
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    // What a check that panicked has noted is still what was seen.
+    // The state is consistent even if a check panicked.
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -169,11 +170,11 @@ fn act(state: &Mutex<State>, seen: &Seen) -> Act {
         state.check(i, seen);
         let state = &mut *state;
         let exchange = &state.exchanges[i];
-        state.promised.extend(exchange.promises().map(String::from));
+        state.promised.extend(exchange.promised_id().map(String::from));
         (exchange.answer.clone(), state.hooks.remove(&exchange.n))
     };
-    // A hook may ask this server things.
-    hook.into_iter().for_each(|it| it());
+    // Run the hook outside the lock, because it may send requests to this server.
+    hook.into_iter().for_each(|hook| hook());
     Act::Answer(answer)
 }
 
@@ -190,7 +191,7 @@ impl State {
         self.exception(n).map(|it| it.how)
     }
 
-    /// The exchange that a request repeats.
+    /// Finds the exchange that a request repeats.
     fn find(&mut self, seen: &Seen) -> Option<usize> {
         let found = match recording::class(&seen.path) {
             Class::Call => self.next_call(seen),
@@ -199,9 +200,9 @@ impl State {
                 if seen.path == TELEMETRY {
                     self.telemetry.push(message::of(seen));
                 }
-                let same = |it: &usize| self.exchanges[*it].path == seen.path;
+                let same = |i: &usize| self.exchanges[*i].path == seen.path;
                 let all: Vec<usize> = (0..self.exchanges.len()).filter(same).collect();
-                // More time may pass here than in the recording.
+                // More time may pass here than in the recording, so that the last one may repeat.
                 all.iter().copied().find(|it| self.arrived[*it] == 0).or(all.last().copied())
             }
         };
@@ -213,21 +214,21 @@ impl State {
         found
     }
 
-    /// The next request of a call, in the recorded order. Where that order means nothing, the one that says the same.
+    /// The next exchange of a call, in the recorded order; under `AnyOrder` the one with the same message.
     fn next_call(&self, seen: &Seen) -> Option<usize> {
         let is_left = |i: &usize| {
-            let it = &self.exchanges[*i];
-            let sent = !matches!(self.how(it.n), Some(How::NotSent));
-            it.class() == Class::Call && self.arrived[*i] == 0 && sent
+            let exchange = &self.exchanges[*i];
+            let is_sent = !matches!(self.how(exchange.n), Some(How::NotSent));
+            exchange.class() == Class::Call && self.arrived[*i] == 0 && is_sent
         };
         let mut left = (0..self.exchanges.len()).filter(is_left);
-        let next = left.next().filter(|it| self.exchanges[*it].path == seen.path)?;
+        let next = left.next().filter(|i| self.exchanges[*i].path == seen.path)?;
         let n = self.exchanges[next].n;
         match self.exception(n) {
             Some(Exception { of, how: How::AnyOrder, .. }) => {
                 let message = message::of(seen);
-                let mut group = left.take_while(|it| of.contains(&self.exchanges[*it].n));
-                let same = |it: &usize| self.exchanges[*it].message == message;
+                let mut group = left.take_while(|i| of.contains(&self.exchanges[*i].n));
+                let same = |i: &usize| self.exchanges[*i].message == message;
                 Some(next).filter(same).or_else(|| group.find(same))
             }
             _ => Some(next),
@@ -238,15 +239,16 @@ impl State {
     fn next_poll(&self, seen: &Seen) -> Option<usize> {
         let message = message::of(seen);
         let id = message["request_id"].as_str().filter(|it| self.promised.contains(*it))?;
-        let next = |(it, arrived): (&Exchange, &usize)| *arrived == 0 && it.asks_for() == Some(id);
+        let next =
+            |(exchange, arrived): (&Exchange, &usize)| *arrived == 0 && exchange.polled_id() == Some(id);
         self.exchanges.iter().zip(&self.arrived).position(next)
     }
 
-    /// Notes every difference between a request and the exchange that it repeats.
+    /// Records the differences between a request and its exchange.
     fn check(&mut self, i: usize, seen: &Seen) {
         let exchange = &self.exchanges[i];
         let mut found = compare::differences(seen, exchange, self.how(exchange.n));
-        // All attempts at one request bear one key, and no two requests the same.
+        // All attempts of one request have the same key, and no two requests share one.
         if let Some(key) = seen.header("x-idempotency-key") {
             let again = exchange.header("x-stainless-retry-count") != Some("0");
             let known = !self.keys.insert(key.into());

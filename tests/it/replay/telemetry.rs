@@ -1,6 +1,6 @@
-//! What both clients report of their own use. Ids, times and words are each one's own, and this crate reports an operation
-//! that failed once, where the official SDK reports each of its attempts; so the form is compared, and what is said about
-//! one failure that both saw. Headers and bodies are never reported here.
+//! Comparison of the telemetry of both clients. Ids, times and texts differ, and this crate reports a failed operation
+//! once while the official SDK reports each attempt. So the form is compared, and the report about one failure that
+//! both clients had. This crate must never report headers or bodies.
 
 use std::collections::BTreeSet;
 
@@ -12,13 +12,13 @@ pub(super) fn assert_alike(replay: &Replay) {
     let (recorded, ours) = replay.telemetry();
     let process = &ours[0]["process_uuid"];
     assert!(is_uuid(process));
-    for it in &ours {
-        assert_eq!(keys(it), keys(&recorded[0]));
+    for body in &ours {
+        assert_eq!(keys(body), keys(&recorded[0]));
         for name in ["sdk_version", "session_id"] {
-            assert_eq!(it[name], recorded[0][name], "{name}");
+            assert_eq!(body[name], recorded[0][name], "{name}");
         }
-        assert_eq!(&it["process_uuid"], process);
-        assert!(!cfg!(target_os = "linux") || it["platform"] == recorded[0]["platform"]);
+        assert_eq!(&body["process_uuid"], process);
+        assert!(!cfg!(target_os = "linux") || body["platform"] == recorded[0]["platform"]);
     }
     let reported: Vec<&Value> = ours.iter().flat_map(events).collect();
     for (i, event) in reported.iter().enumerate() {
@@ -31,28 +31,28 @@ pub(super) fn assert_alike(replay: &Replay) {
         );
     }
     for theirs in recorded.iter().flat_map(events) {
-        let alike = |it: &&&Value| {
-            let same = |name: &str| it[name] == theirs[name];
-            same("event") && same("severity") && said(it) == said(theirs)
+        let alike = |event: &&&Value| {
+            let same = |name: &str| event[name] == theirs[name];
+            same("event") && same("severity") && rank_failure(event) == rank_failure(theirs)
         };
         let ours = reported.iter().find(alike).unwrap_or_else(|| panic!("nothing like {theirs}"));
         assert_eq!(keys(ours), keys(theirs));
-        let told = keys(&ours["event_data"]);
+        let fields = keys(&ours["event_data"]);
         assert!(
-            ["headers", "body"].iter().all(|secret| told.iter().all(|it| !it.contains(secret))),
+            ["headers", "body"].iter().all(|secret| fields.iter().all(|field| !field.contains(secret))),
             "{ours}"
         );
     }
 }
 
-/// What an event says of the failure that the recorded telemetry is about: the rank that was too large. Null if it is about
-/// something else.
-fn said(event: &Value) -> Value {
+/// Extracts the facts about the recorded failure, a LoRA rank that is too large. `Null` for events about anything else.
+fn rank_failure(event: &Value) -> Value {
     let data = &event["event_data"];
     let about = data["message"].as_str().or(data["exception"].as_str()).unwrap_or_default();
-    match about.contains("LoRA rank 64 must be between 1 and 32") {
-        false => Value::Null,
-        true => json!([data["status_code"], data["request_id"], data["request_type"], data["is_user_error"]]),
+    if about.contains("LoRA rank 64 must be between 1 and 32") {
+        json!([data["status_code"], data["request_id"], data["request_type"], data["is_user_error"]])
+    } else {
+        Value::Null
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who is asking, and with which key.
+//! The caller's identity and API key.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,10 +14,10 @@ fn claims(issuer: &str) -> Value {
 }
 
 #[test]
-fn who_is_asking_stands_in_the_token_that_the_server_gave() {
+fn whoami_reads_the_token_from_the_server() {
     let (server, rest) = rest();
     server.always("/api/v1/client/config", Act::json(json!({"pjwt_auth_enabled": true})));
-    server.always("/api/v1/auth/token", Act::json(json!({"jwt": jwt(claims("anybody"))})));
+    server.always("/api/v1/auth/token", Act::json(json!({"jwt": jwt(claims("other-service"))})));
     let me = rest.whoami().unwrap();
     assert_eq!(me.user_urn, "tml:user:7");
     assert_eq!((me.org_urn.as_deref(), me.email), (Some("tml:organization:o-1"), None));
@@ -26,8 +26,8 @@ fn who_is_asking_stands_in_the_token_that_the_server_gave() {
 }
 
 #[test]
-fn who_is_asking_stands_in_a_token_of_the_service_that_the_caller_gave() {
-    for (issuer, known) in [("passport-prod", true), ("somebody-else", false)] {
+fn whoami_reads_the_callers_token_if_the_service_issued_it() {
+    for (issuer, known) in [("passport-prod", true), ("other-service", false)] {
         let server = FakeServer::new();
         let service = server.in_memory().api_key(jwt(claims(issuer))).build().unwrap();
         let who = service.create_rest_client().whoami();
@@ -39,7 +39,7 @@ fn who_is_asking_stands_in_a_token_of_the_service_that_the_caller_gave() {
 }
 
 #[test]
-fn an_api_key_alone_says_nothing_of_who_is_asking() {
+fn whoami_is_incompatible_with_an_api_key_alone() {
     let (server, rest) = rest();
     let error = rest.whoami().unwrap_err();
     assert_eq!((error.kind(), error.operation()), (&ErrorKind::Incompatible, Some("whoami")));
@@ -57,7 +57,7 @@ fn a_token_exchange_that_fails_is_the_error_of_whoami() {
 }
 
 #[test]
-fn the_key_itself_is_asked_about_even_where_a_token_stands_for_it() {
+fn api_key_calls_send_the_key_and_not_its_token() {
     let (server, rest) = rest();
     server.always("/api/v1/client/config", Act::json(json!({"pjwt_auth_enabled": true})));
     server.always("/api/v1/auth/token", Act::json(json!({"jwt": jwt(claims("x"))})));
@@ -75,7 +75,7 @@ fn the_key_itself_is_asked_about_even_where_a_token_stands_for_it() {
 }
 
 #[test]
-fn a_token_is_no_key_to_be_asked_about_or_revoked() {
+fn api_key_calls_are_refused_with_a_token() {
     let server = FakeServer::new();
     let service = server.in_memory().api_key(jwt(claims("passport-x"))).build().unwrap();
     let rest = service.create_rest_client();

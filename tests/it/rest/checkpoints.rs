@@ -1,4 +1,4 @@
-//! Checkpoints: lists, ends, permissions, copies.
+//! Checkpoints: lists, deletion and expiry, publishing, archives, copies.
 
 use std::time::{Duration, SystemTime};
 
@@ -27,9 +27,9 @@ fn each_call_is_one_request_with_the_right_method_path_and_body() {
     rest.set_checkpoint_ttl_from_tinker_path(PATH, Ttl::Never).unwrap();
     let sent: Vec<(String, String, String)> = server.requests()[2..]
         .iter()
-        .map(|it| {
-            let body = String::from_utf8(it.body.to_vec()).unwrap();
-            (it.method.clone(), it.path.strip_prefix(PLACE).unwrap().to_string(), body)
+        .map(|seen| {
+            let body = String::from_utf8(seen.body.to_vec()).unwrap();
+            (seen.method.clone(), seen.path.strip_prefix(PLACE).unwrap().to_string(), body)
         })
         .collect();
     let expected = [
@@ -38,14 +38,14 @@ fn each_call_is_one_request_with_the_right_method_path_and_body() {
         ("POST", "/publish", ""),
         ("DELETE", "/publish", ""),
         ("PUT", "/ttl", r#"{"ttl_seconds":7200}"#),
-        // The null is written: it takes the limit away.
+        // `null` is sent explicitly: it removes the limit.
         ("PUT", "/ttl", r#"{"ttl_seconds":null}"#),
     ];
     assert_eq!(sent, expected.map(|(a, b, c)| (a.to_string(), b.to_string(), c.to_string())));
 }
 
 #[test]
-fn a_time_to_live_out_of_range_and_the_wrong_kind_of_path_are_refused_here() {
+fn a_ttl_out_of_range_and_the_wrong_kind_of_path_are_refused_before_anything_is_sent() {
     let (server, rest) = rest();
     let short = Ttl::After(Duration::from_secs(3599));
     assert_eq!(path_of(&rest.set_checkpoint_ttl_from_tinker_path(PATH, short).unwrap_err()), "ttl");
@@ -61,7 +61,7 @@ fn a_time_to_live_out_of_range_and_the_wrong_kind_of_path_are_refused_here() {
 }
 
 #[test]
-fn a_path_of_two_parts_is_that_of_a_sampler() {
+fn a_path_of_two_parts_names_a_sampler() {
     let place = "/api/v1/training_runs/model_1/checkpoints/sampler_weights/s1";
     let (server, rest) = answering(place, Act::status(204, ""));
     rest.delete_checkpoint_from_tinker_path("tinker://model_1/s1").unwrap();
@@ -69,7 +69,7 @@ fn a_path_of_two_parts_is_that_of_a_sampler() {
 }
 
 #[test]
-fn what_is_public_already_is_said_at_once() {
+fn publishing_a_public_checkpoint_is_a_conflict_at_once() {
     let act = Act::status(409, r#"{"detail":"already public"}"#);
     let (server, rest) = answering(&format!("{PLACE}/publish"), act);
     for error in [
@@ -103,7 +103,7 @@ fn listed_checkpoints_lead_to_the_calls_that_take_them() {
 }
 
 #[test]
-fn several_are_deleted_one_after_the_other_and_each_says_what_became_of_it() {
+fn delete_checkpoints_reports_a_result_for_each_path() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     let training = service.create_lora_training_client("fake/model", LoraConfig::default()).unwrap();
@@ -124,7 +124,7 @@ fn several_are_deleted_one_after_the_other_and_each_says_what_became_of_it() {
 }
 
 #[test]
-fn external_weights_are_addressed_by_file_and_their_addresses_are_not_shown() {
+fn external_weights_have_a_url_for_each_file_and_debug_hides_the_urls() {
     let place = "/api/v1/training_runs/r/checkpoints/external_weights/x/external_weights_urls";
     let body =
         json!({"urls": {"a/b.safetensors": "https://h/b?sig=secret"}, "expires": "2026-11-20T13:00:00Z"});
@@ -140,7 +140,7 @@ fn external_weights_are_addressed_by_file_and_their_addresses_are_not_shown() {
 const ARCHIVE: &str = "/api/v1/training_runs/r/checkpoints/weights/x/archive";
 
 #[test]
-fn an_archive_is_found_by_a_redirect_that_is_not_followed() {
+fn the_url_of_an_archive_is_the_target_of_a_redirect() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
     let rest = listening.client().build().unwrap().create_rest_client();
@@ -150,7 +150,7 @@ fn an_archive_is_found_by_a_redirect_that_is_not_followed() {
     let archive = rest.get_checkpoint_archive_url("tinker://r/weights/x").unwrap();
     assert_eq!(archive.url.expose(), url);
     assert_eq!(archive.expires.unwrap().as_str(), "2026-11-20T15:19:59Z");
-    // Without a word on its end, it is good for about a quarter of an hour.
+    // Without an `expires` header the URL is assumed valid for about 15 minutes.
     server.next(ARCHIVE, redirect);
     let before = SystemTime::now();
     let archive = rest.get_checkpoint_archive_url("tinker://r/weights/x").unwrap();
@@ -162,7 +162,7 @@ fn an_archive_is_found_by_a_redirect_that_is_not_followed() {
 }
 
 #[test]
-fn an_archive_that_is_being_made_is_waited_for_and_one_without_an_address_is_an_error() {
+fn an_unfinished_archive_is_polled_and_one_without_a_url_is_an_error() {
     let (server, rest) = answering(ARCHIVE, Act::json(json!({"url": "https://h/x"})));
     for _ in 0..3 {
         server.next(ARCHIVE, Act::status(503, "not yet").with_header("retry-after", "30"));
@@ -178,7 +178,7 @@ fn an_archive_that_is_being_made_is_waited_for_and_one_without_an_address_is_an_
 }
 
 #[test]
-fn the_archive_of_a_sampler_is_also_looked_for_under_its_name_alone() {
+fn the_archive_of_a_sampler_is_also_requested_under_its_bare_name() {
     let (server, rest) = rest();
     let bare = "/api/v1/training_runs/model_17aeb7f9/checkpoints/s1/archive";
     let full = "/api/v1/training_runs/model_17aeb7f9/checkpoints/sampler_weights/s1/archive";
@@ -190,7 +190,7 @@ fn the_archive_of_a_sampler_is_also_looked_for_under_its_name_alone() {
 }
 
 #[test]
-fn the_archive_of_a_sampler_with_a_short_path_is_looked_for_as_that_path_says() {
+fn the_archive_of_a_sampler_with_a_short_path_is_requested_under_its_bare_name_first() {
     let (server, rest) = rest();
     let bare = "/api/v1/training_runs/model_17aeb7f9/checkpoints/s1/archive";
     let full = "/api/v1/training_runs/model_17aeb7f9/checkpoints/sampler_weights/s1/archive";
@@ -249,10 +249,10 @@ fn a_copy_is_repeated_under_one_key_and_its_token_is_sent_in_one_header_and_show
     assert!(keys.iter().all(|it| *it == keys[0]), "{keys:?}");
     let parts: Vec<usize> = keys[0].split('-').map(str::len).collect();
     assert_eq!(parts, [8, 4, 4, 4, 12], "a bare UUID");
-    for it in &seen {
-        assert_eq!(it.header("x-tinker-weights-access-token"), Some("hush-hush"));
-        assert!(!String::from_utf8_lossy(&it.body).contains("hush"));
-        assert_eq!(it.headers.iter().filter(|it| it.0 == "x-idempotency-key").count(), 1);
+    for request in &seen {
+        assert_eq!(request.header("x-tinker-weights-access-token"), Some("hush-hush"));
+        assert!(!String::from_utf8_lossy(&request.body).contains("hush"));
+        assert_eq!(request.headers.iter().filter(|header| header.0 == "x-idempotency-key").count(), 1);
     }
     server.next(COPY, Act::status(403, r#"{"detail":"no"}"#).with_header("x-should-retry", "true"));
     let error = rest.copy_weights("tinker://r/weights/x", &options).unwrap_err();

@@ -1,15 +1,15 @@
-//! Walking through lists.
+//! Iteration over paged lists.
 
 use super::*;
 
-/// A server whose list of sessions is answered by these bodies in turn, and then by the last one for ever.
+/// A server that answers requests for the list of sessions with these bodies in turn, then always with the last one.
 fn sessions(pages: Vec<Value>) -> (FakeServer, RestClient) {
     let (server, rest) = rest();
     let last = pages.len() - 1;
-    let asked = std::sync::atomic::AtomicUsize::new(0);
-    server.script(move |it| {
-        it.path.starts_with("/api/v1/sessions?").then(|| {
-            let n = asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    let n_requests = std::sync::atomic::AtomicUsize::new(0);
+    server.script(move |seen| {
+        seen.path.starts_with("/api/v1/sessions?").then(|| {
+            let n = n_requests.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             Act::json(pages[n.min(last)].clone())
         })
     });
@@ -21,29 +21,29 @@ fn n_pages(server: &FakeServer) -> usize {
 }
 
 #[test]
-fn a_long_list_is_fetched_as_it_is_walked_through() {
+fn a_long_list_is_fetched_page_by_page_on_demand() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     for _ in 0..5 {
         service.create_lora_training_client("fake/model", LoraConfig::default()).unwrap();
     }
     let mut runs = service.create_rest_client().list_training_runs().page_size(2);
-    let asked = || {
+    let sent = || {
         let all = server.requests();
         all.iter()
             .filter(|it| it.path.contains("training_runs"))
             .map(|it| it.path.clone())
             .collect::<Vec<_>>()
     };
-    assert!(asked().is_empty() && runs.total_count().is_none());
+    assert!(sent().is_empty() && runs.total_count().is_none());
     let ids: Vec<String> = runs.by_ref().take(3).map(|it| it.unwrap().training_run_id).collect();
     assert_eq!(ids, ["model-5", "model-4", "model-3"]);
     assert_eq!((runs.total_count(), runs.offset()), (Some(5), 4));
-    assert_eq!(asked().len(), 2);
+    assert_eq!(sent().len(), 2);
     let rest: Vec<String> = runs.by_ref().map(|it| it.unwrap().training_run_id).collect();
     assert_eq!(rest, ["model-2", "model-1"]);
     assert_eq!(
-        asked(),
+        sent(),
         [0, 2, 4].map(|it| format!("/api/v1/training_runs?limit=2&offset={it}&access_scope=owned"))
     );
     assert!(runs.next().is_none());
@@ -54,7 +54,7 @@ fn a_long_list_is_fetched_as_it_is_walked_through() {
 }
 
 #[test]
-fn checkpoints_that_are_deleted_while_they_are_listed_make_the_walk_skip_none() {
+fn deleting_checkpoints_while_they_are_listed_skips_none() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     let training = service.create_lora_training_client("fake/model", LoraConfig::default()).unwrap();
@@ -71,7 +71,7 @@ fn checkpoints_that_are_deleted_while_they_are_listed_make_the_walk_skip_none() 
 }
 
 #[test]
-fn lists_end_whatever_the_server_says_of_their_length() {
+fn lists_end_for_every_count_that_the_server_reports() {
     let ids = |range: std::ops::Range<u32>| range.map(|it| format!("s-{it}")).collect::<Vec<_>>();
     let counted = |range, total| json!({"sessions": ids(range), "cursor": {"total_count": total}});
     let plain = |range| json!({ "sessions": ids(range) });
@@ -92,7 +92,7 @@ fn lists_end_whatever_the_server_says_of_their_length() {
         ("a list that shrank", vec![counted(0..3, 9), counted(0..0, 9)], 3, 2),
         ("a list that grew", vec![counted(2..5, 5), counted(4..7, 7), counted(7..8, 7)], 6, 3),
         ("a server that repeats a page for ever", vec![plain(0..3)], 3, 2),
-        ("a server that sends more than was asked for, always", vec![plain(0..9)], 9, 2),
+        ("a server that always sends more than requested", vec![plain(0..9)], 9, 2),
     ] {
         let (server, rest) = sessions(pages);
         let all: Vec<String> = rest.list_sessions().page_size(3).map(|it| it.unwrap()).collect();
@@ -102,7 +102,7 @@ fn lists_end_whatever_the_server_says_of_their_length() {
 }
 
 #[test]
-fn a_server_that_promises_more_and_repeats_itself_is_an_error_and_no_endless_loop() {
+fn a_repeated_page_before_the_reported_count_is_an_error() {
     let (server, rest) = sessions(vec![
         json!({"sessions": ["a", "b", "c"], "cursor": {"offset": 0, "limit": 3, "total_count": 9}}),
     ]);
@@ -113,7 +113,7 @@ fn a_server_that_promises_more_and_repeats_itself_is_an_error_and_no_endless_loo
 }
 
 #[test]
-fn after_an_error_a_walk_ends_and_another_one_can_go_on_there() {
+fn a_list_ends_after_an_error_and_another_can_start_at_its_offset() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     for _ in 0..4 {
@@ -148,7 +148,7 @@ fn sessions_are_searched_page_by_page() {
 }
 
 #[test]
-fn a_search_that_leads_in_a_circle_is_an_error() {
+fn a_repeated_cursor_of_a_search_is_an_error() {
     let (server, rest) = rest();
     let cursor = json!({"last_created_at": "2026-11-20T13:00:00Z", "last_session_id": "a"});
     let page = json!({"sessions": [{"session_id": "a"}], "next_cursor": cursor});

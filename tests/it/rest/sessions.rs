@@ -1,4 +1,4 @@
-//! Sessions.
+//! Sessions: search, status, projects, trace export.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ fn every_condition_of_a_search_is_sent_as_servers_want_it() {
 }
 
 #[test]
-fn a_search_that_no_server_would_accept_is_refused_here() {
+fn an_invalid_search_is_refused_before_anything_is_sent() {
     let (server, rest) = rest();
     let with = |change: fn(&mut SessionSearch)| {
         let mut search = SessionSearch::default();
@@ -54,7 +54,7 @@ fn a_search_that_no_server_would_accept_is_refused_here() {
 }
 
 #[test]
-fn every_state_of_a_session_is_understood_and_an_unknown_one_kept() {
+fn every_status_of_a_session_is_read_and_an_unknown_one_kept() {
     let (server, rest) = rest();
     let status = |value: Value| {
         server
@@ -104,7 +104,7 @@ fn every_state_of_a_session_is_understood_and_an_unknown_one_kept() {
 }
 
 #[test]
-fn a_session_lists_what_was_made_in_it_and_can_be_moved() {
+fn a_session_lists_its_training_runs_and_can_change_its_project() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     service.create_lora_training_client("fake/model", LoraConfig::default()).unwrap();
@@ -121,7 +121,7 @@ fn a_session_lists_what_was_made_in_it_and_can_be_moved() {
 
 const TRACE: &str = "/api/v1/sessions/s/trace_export";
 
-/// A client whose time passes by itself.
+/// A client on a virtual clock, which sleeps advance.
 fn timed(operation: u64) -> (FakeServer, VirtualClock, RestClient) {
     let (server, clock) = (FakeServer::new(), VirtualClock::new());
     let builder =
@@ -131,7 +131,7 @@ fn timed(operation: u64) -> (FakeServer, VirtualClock, RestClient) {
 }
 
 #[test]
-fn a_trace_is_waited_for_in_steps_of_five_seconds_and_its_address_is_not_shown() {
+fn a_trace_is_polled_every_five_seconds_and_debug_hides_its_url() {
     let (server, clock, rest) = timed(600);
     server.next(TRACE, Act::json(json!({"status": "pending"})));
     server.next(TRACE, Act::json(json!({"status": "warming_up"})));
@@ -167,9 +167,9 @@ fn closing_the_service_ends_the_wait_for_a_trace() {
     server.always(TRACE, Act::json(json!({"status": "pending"})));
     let (done, waiting) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || drop(done.send(rest.export_session_trace("s"))));
-    eventually("the trace was asked for", || !server.requests_to(TRACE).is_empty());
+    eventually("the trace is requested", || !server.requests_to(TRACE).is_empty());
     service.close(CloseStatus::Success).unwrap();
-    assert!(waiting.recv_timeout(PATIENCE).unwrap().unwrap_err().is_closed());
-    assert_eq!(server.requests_to(TRACE).len(), 1, "the pause was cut short");
+    assert!(waiting.recv_timeout(TEST_TIMEOUT).unwrap().unwrap_err().is_closed());
+    assert_eq!(server.requests_to(TRACE).len(), 1, "closing ended the pause");
     thread.join().unwrap();
 }

@@ -6,47 +6,47 @@ use fastrand::Rng;
 use tinkex::testing::{Act, FakeServer};
 use tinkex::transport::Answer;
 
-/// One exchange in so many goes wrong.
+/// One exchange in this many gets a fault.
 const ONE_IN: u32 = 20;
 
-/// What goes wrong with one exchange.
+/// Fault of one exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// The server closes the connection, having done what was asked or not.
+    /// The server closes the connection, before or after doing the work.
     Reset {
         done: bool,
     },
     /// The next request of the same kind is reset before it is read; this one is answered.
     ResetNextUnread,
-    /// The server is started again: all connections break, and new ones are refused for a moment.
+    /// The server restarts: all connections break, and new ones are refused for a moment.
     Restart,
-    /// No answer until the client gives up.
+    /// The server never answers.
     Stall {
         done: bool,
     },
     StallBody,
     Truncate,
     Drip,
-    /// Something that is not HTTP.
+    /// An answer that is not HTTP.
     Garbage {
         done: bool,
     },
-    /// A success whose body nobody understands.
+    /// A status of success with a body of HTML.
     Nonsense {
         done: bool,
     },
-    /// A status with words, or with none.
+    /// An HTTP error with a message, or with an empty body.
     Status {
         code: u16,
         empty: bool,
         done: bool,
     },
-    /// The work that was promised failed. Only of answers to questions for a result.
+    /// The promised work failed. Only for polls.
     Failed(&'static str),
 }
 
 impl Fault {
-    /// A fault for one exchange in twenty.
+    /// Draws a fault for one exchange in [`ONE_IN`].
     pub(super) fn roll(rng: &mut Rng) -> Option<Self> {
         (rng.u32(..ONE_IN) == 0).then(|| Fault::pick(rng))
     }
@@ -82,7 +82,7 @@ impl Fault {
         }
     }
 
-    /// What was asked for is done all the same.
+    /// True if the server does the work in spite of the fault.
     pub(super) fn is_done(self) -> bool {
         match self {
             Fault::Reset { done }
@@ -95,12 +95,12 @@ impl Fault {
         }
     }
 
-    /// The server looked at the request and will not have it. No server says so of what it did already.
+    /// True if the server refuses the request, which no server does with a request that it accepted before.
     pub(super) fn is_refusal(self) -> bool {
         matches!(self, Fault::Status { code: 400 | 404, empty: false, .. })
     }
 
-    /// What a client makes of it that it does not try again after, or that makes it give up a set of flags.
+    /// True if the client does not retry, or falls back to default flags.
     pub(super) fn is_final(self) -> bool {
         match self {
             Fault::Status { code, empty, .. } => matches!(code, 400 | 404 | 410) && !empty,
@@ -109,7 +109,7 @@ impl Fault {
         }
     }
 
-    /// The act, given the answer that there would have been.
+    /// Makes the act; `answer` is the answer without the fault.
     pub(super) fn act(
         self,
         answer: impl FnOnce() -> Answer,
@@ -131,8 +131,8 @@ impl Fault {
             Fault::Garbage { .. } => Act::Garbage("220 this is another protocol\r\n\r\n".into()),
             Fault::Nonsense { .. } => Act::status(200, "<html>a proxy's own page</html>"),
             Fault::Status { code, empty, .. } => {
-                let words = if empty { String::new() } else { format!(r#"{{"detail":"soak {code}"}}"#) };
-                let act = Act::status(code, words);
+                let body = if empty { String::new() } else { format!(r#"{{"detail":"soak {code}"}}"#) };
+                let act = Act::status(code, body);
                 match rng.u32(..4) {
                     0 => act,
                     1 => act.with_header("retry-after", "0.01"),

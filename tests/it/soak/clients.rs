@@ -1,4 +1,4 @@
-//! The clients of a round: made when they are needed, closed at random, replaced when they are of no more use.
+//! The clients of a round: made on demand, closed at random, and replaced when they are closed or poisoned.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,37 +8,37 @@ use tinkex::event::{Backoff, Dropped, HeartbeatTrouble, Observer, QueueStateChan
 use tinkex::testing::Listening;
 use tinkex::{Metrics, PausePolicy, SamplingClient, ServiceClient, TrainingClient};
 
-/// What panics that are meant to be say.
+/// Payload of the panics on purpose.
 pub(super) const ON_PURPOSE: &str = "soak: a panic on purpose";
 
-/// How long an operation may take before it gives up by itself.
+/// Time limit of an operation.
 pub(super) const OPERATION: Duration = Duration::from_secs(60);
 
-/// A service client and the places of the clients that it made.
+/// A service client and the slots of its clients.
 pub(super) struct Service {
     pub(super) client: ServiceClient,
     pub(super) closed: Arc<AtomicBool>,
     pub(super) gives_up_pauses: bool,
     pub(super) metrics: Metrics,
-    pub(super) training: Vec<Place<TrainingClient>>,
-    pub(super) sampling: Vec<Place<SamplingClient>>,
+    pub(super) training: Vec<Slot<TrainingClient>>,
+    pub(super) sampling: Vec<Slot<SamplingClient>>,
 }
 
-/// Where a client is, if there is one.
-pub(super) struct Place<C>(Mutex<Option<Held<C>>>);
+/// A slot for a client.
+pub(super) struct Slot<C>(Mutex<Option<Held<C>>>);
 
-/// A client in use by many threads.
+/// A client that many threads use.
 #[derive(Clone)]
 pub(super) struct Held<C> {
     pub(super) client: C,
     /// The operation that made it.
     pub(super) made_by: u32,
     pub(super) closed: Arc<AtomicBool>,
-    /// A training client whose order is lost.
+    /// Set if the training client is poisoned.
     pub(super) lost: Arc<AtomicBool>,
 }
 
-impl<C: Clone> Place<C> {
+impl<C: Clone> Slot<C> {
     pub(super) fn get(&self) -> Option<Held<C>> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         held.filter(|it| !it.closed.load(Ordering::SeqCst) && !it.lost.load(Ordering::SeqCst))
@@ -47,7 +47,7 @@ impl<C: Clone> Place<C> {
     pub(super) fn put(&self, client: C, made_by: u32) {
         let held = Held { client, made_by, closed: Arc::default(), lost: Arc::default() };
         let before = self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(held);
-        // Dropped without the lock.
+        // Drop outside the lock: the drop of a client may block.
         drop(before);
     }
 }
@@ -59,11 +59,12 @@ impl Service {
         let gives_up_pauses = number % 4 == 3;
         let builder = listening
             .client()
-            .timeouts(|it| {
-                (it.connect, it.exchange, it.poll, it.heartbeat) = (s(1), ms(1500), s(1), s(1));
-                (it.submit, it.operation, it.close) = (s(20), OPERATION, s(2));
+            .timeouts(|timeouts| {
+                (timeouts.connect, timeouts.exchange, timeouts.poll, timeouts.heartbeat) =
+                    (s(1), ms(1500), s(1), s(1));
+                (timeouts.submit, timeouts.operation, timeouts.close) = (s(20), OPERATION, s(2));
             })
-            .observer(Arc::new(Careless))
+            .observer(Arc::new(Panicking))
             .trace_context(|| {
                 stumble();
                 let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_string();
@@ -71,21 +72,19 @@ impl Service {
             })
             .telemetry(number % 2 == 1)
             .metrics(metrics.clone());
-        let builder = match gives_up_pauses {
-            true => builder.pause_policy(PausePolicy::WaitAtMost(ms(20))),
-            false => builder,
-        };
+        let builder =
+            if gives_up_pauses { builder.pause_policy(PausePolicy::WaitAtMost(ms(20))) } else { builder };
         Service {
             client: builder.build().unwrap(),
             closed: Arc::default(),
             gives_up_pauses,
             metrics,
-            training: (0..8).map(|_| Place(Mutex::default())).collect(),
-            sampling: (0..4).map(|_| Place(Mutex::default())).collect(),
+            training: (0..8).map(|_| Slot(Mutex::default())).collect(),
+            sampling: (0..4).map(|_| Slot(Mutex::default())).collect(),
         }
     }
 
-    /// How many operations of this service are in flight, and how many there were, by its own count.
+    /// Operations in flight and operations so far, from the metrics of this service.
     pub(super) fn counted(&self) -> (f64, u64) {
         let numbers = self.metrics.snapshot();
         let in_flight = numbers.gauges.get("tinkex_operations_in_flight").copied().unwrap_or(0.0);
@@ -93,17 +92,17 @@ impl Service {
     }
 }
 
-/// Panics once in a hundred times.
+/// Panics with a probability of 1 %.
 pub(super) fn stumble() {
     if fastrand::u32(..100) == 0 {
         std::panic::panic_any(ON_PURPOSE);
     }
 }
 
-/// An observer that looks at what it is told and sometimes panics.
-struct Careless;
+/// An observer that sometimes panics.
+struct Panicking;
 
-impl Observer for Careless {
+impl Observer for Panicking {
     fn on_queue_state(&self, _: &QueueStateChange) {
         stumble();
     }
@@ -125,10 +124,10 @@ impl Observer for Careless {
     }
 }
 
-/// A tag of a result that panics when it is dropped: what a channel does with it that nobody reads any more.
-pub(super) struct Spiteful;
+/// A tag that sometimes panics when it is dropped, as a channel without a reader does with it.
+pub(super) struct PanicsOnDrop;
 
-impl Drop for Spiteful {
+impl Drop for PanicsOnDrop {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             stumble();

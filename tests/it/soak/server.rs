@@ -1,4 +1,4 @@
-//! The server of the soak: it keeps the books that its clients are held to.
+//! The server of the soak, which records every request and checks the clients against these books.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,7 +12,7 @@ use tinkex::transport::Answer;
 use super::chaos::Fault;
 use super::request::{CHUNK, Kind, Request, Sample, Train, base_model};
 
-/// The books. Cheap to clone; clones are the same.
+/// Records of the server. Clones share the state.
 #[derive(Clone)]
 pub(super) struct Books {
     state: Arc<Mutex<State>>,
@@ -21,19 +21,19 @@ pub(super) struct Books {
 struct State {
     rng: Rng,
     models: HashMap<String, Model>,
-    /// What was made under a number, by the fingerprint of the request, so that a repetition is known as one.
+    /// Fingerprint of the request and promise for each number, to recognize retries.
     made: HashMap<(String, u64), (u64, String)>,
     promises: HashMap<String, Promise>,
     injected: HashMap<u32, Vec<Fault>>,
-    /// The same for exchanges that are about no operation, by path.
+    /// Faults of exchanges that belong to no operation, by path.
     injected_at: HashMap<String, Vec<Fault>>,
-    /// Operations that were told that they are paused.
+    /// Operations that got a paused queue state.
     paused: HashSet<u32>,
     counts: Counts,
     violations: Vec<String>,
 }
 
-/// How much there was of what.
+/// Totals of the server.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
     pub(super) exchanges: u64,
@@ -46,22 +46,22 @@ pub(super) struct Counts {
 #[derive(Default)]
 struct Model {
     accepted: HashMap<u64, (u64, String)>,
-    /// All ids up to this one were accepted.
+    /// All ids up to this one are accepted.
     whole_up_to: u64,
     done: HashSet<(u32, usize)>,
-    /// For each thread, the last operation that was accepted: a thread's calls keep their order.
+    /// The last accepted operation of each thread, to check the order of a thread's calls.
     last: HashMap<u32, u32>,
 }
 
 struct Promise {
     op: u32,
     result: Value,
-    /// How often it says that it is not ready.
+    /// Remaining polls that are answered with `try_again`.
     not_yet: u32,
     metadata: bool,
 }
 
-/// Operations are numbered so that each tells the thread that submitted it.
+/// Number of threads. The number of an operation modulo this is its thread.
 pub(super) const THREADS: u32 = 16;
 
 impl Books {
@@ -80,14 +80,14 @@ impl Books {
         Books { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// Makes a server answer out of these books.
+    /// Installs these books as the script of a server.
     pub(super) fn script(&self, server: &FakeServer) {
-        let (books, told) = (self.clone(), server.clone());
+        let (books, scripted) = (self.clone(), server.clone());
         server.forget_requests();
-        server.script(move |seen| Some(books.act(seen, &told)));
+        server.script(move |seen| Some(books.act(seen, &scripted)));
     }
 
-    /// What was injected into the exchanges of an operation, and into those at an address that many share.
+    /// Faults injected into the exchanges of an operation and into those of a shared path.
     pub(super) fn injected(&self, op: u32, url: Option<&str>) -> Vec<Fault> {
         let path = url.and_then(|it| it.find("/api/").map(|at| &it[at..])).unwrap_or_default();
         let state = self.lock();
@@ -95,7 +95,7 @@ impl Books {
         all.into_iter().flatten().flatten().copied().collect()
     }
 
-    /// Whether an operation was told that it is paused.
+    /// True if an operation got a paused queue state.
     pub(super) fn was_paused(&self, op: u32) -> bool {
         self.lock().paused.contains(&op)
     }
@@ -104,7 +104,7 @@ impl Books {
         self.lock().counts
     }
 
-    /// What clients did that they must not do.
+    /// Violations by the clients.
     pub(super) fn violations(&self) -> Vec<String> {
         self.lock().violations.clone()
     }
@@ -117,7 +117,7 @@ impl Books {
         let state = &mut *self.lock();
         state.counts.exchanges += 1;
         let Some(request) = Request::read(seen) else {
-            state.violations.push(format!("a request that nobody sent: {} {:?}", seen.path, seen.body));
+            state.violations.push(format!("an unreadable request: {} {:?}", seen.path, seen.body));
             return Act::status(422, r#"{"detail":"not a request of the soak"}"#);
         };
         let print = fingerprint(seen);
@@ -143,7 +143,7 @@ impl State {
         if matches!(fault, Fault::Failed(_)) {
             return matches!(request, Request::Retrieve { .. });
         }
-        // Without its flags a client would split passes otherwise.
+        // With default flags a client would split passes differently.
         if seen.path.starts_with("/api/v1/client/") && fault.is_final() {
             return false;
         }
@@ -193,13 +193,13 @@ impl State {
 
     fn train(&mut self, it: Train, print: u64) -> Answer {
         let Some(model) = self.models.get_mut(&it.model) else {
-            self.violations.push(format!("a model that was never made: {it:?}"));
+            self.violations.push(format!("an unknown model: {it:?}"));
             return answer(404, json!({"detail": "no such model"}));
         };
         if let Some((known, promise)) = model.accepted.get(&it.seq_id) {
             let promise = promise.clone();
             if *known != print {
-                self.violations.push(format!("another request under an id that was accepted: {it:?}"));
+                self.violations.push(format!("another request with an accepted id: {it:?}"));
                 return answer(409, json!({"detail": "another request has this id"}));
             }
             self.counts.repeats += 1;
@@ -207,7 +207,7 @@ impl State {
         }
         let fault = model.accept(&it);
         if let Some(what) = fault {
-            self.violations.push(format!("{what}: {it:?}, all were accepted up to {}", model.whole_up_to));
+            self.violations.push(format!("{what}: {it:?}, all ids up to {} are accepted", model.whole_up_to));
         }
         let promise = self.promise(it.op, result(&it));
         if let Some(model) = self.models.get_mut(&it.model) {
@@ -219,14 +219,13 @@ impl State {
         ok(json!({"request_id": promise}))
     }
 
-    /// Promises a result, once for each number.
+    /// Returns the promise of a number, made by its first request.
     fn once(&mut self, number: (String, u64), print: u64, op: u32, result: Value) -> Answer {
         let promise = match self.made.get(&number) {
             Some((known, promise)) => {
                 let promise = promise.clone();
                 if *known != print {
-                    self.violations
-                        .push(format!("two requests under one number: {number:?}, operation {op}"));
+                    self.violations.push(format!("two requests with one number: {number:?}, operation {op}"));
                 }
                 self.counts.repeats += 1;
                 promise
@@ -251,7 +250,7 @@ impl State {
 
     fn retrieve(&mut self, id: &str, allow_metadata: bool) -> Answer {
         let Some(promise) = self.promises.get_mut(id) else {
-            self.violations.push(format!("a promise that was never made: {id}"));
+            self.violations.push(format!("an unknown promise: {id}"));
             return answer(404, json!({"detail": "no such promise"}));
         };
         if 0 < promise.not_yet {
@@ -274,7 +273,7 @@ impl State {
 }
 
 impl Model {
-    /// Takes note of a request that has its turn; what is wrong with its place, if anything is.
+    /// Accepts a request; returns what is wrong with its place in the order.
     fn accept(&mut self, it: &Train) -> Option<&'static str> {
         let first = it.seq_id.saturating_sub(it.part as u64);
         let others_are_there = (1..it.n_parts).all(|part| self.accepted.contains_key(&(first + part as u64)));
@@ -283,7 +282,7 @@ impl Model {
         if self.whole_up_to + 1 < first || first == 0 {
             Some("a gap in the order")
         } else if !self.done.insert((it.op, it.part)) {
-            Some("the same work under two ids")
+            Some("the same work with two ids")
         } else if it.op < last {
             Some("overtaken by a later call of its own thread")
         } else if it.part == 0 && !others_are_there {
@@ -294,7 +293,7 @@ impl Model {
     }
 }
 
-/// A result that repeats its question.
+/// The result of a training request, derived from the request, so that the client can check it.
 fn result(it: &Train) -> Value {
     match &it.kind {
         Kind::Step => json!({"metrics": {"op": it.op}}),
@@ -309,7 +308,8 @@ fn result(it: &Train) -> Value {
     }
 }
 
-/// Each answer's tokens are the operation and the number of the answer; each log-probability is the operation's.
+/// Makes a sample: the tokens of each sequence are the operation and the index of the sequence; the log-probabilities
+/// of the prompt are the negative operation.
 fn sample(it: &Sample) -> Value {
     let sequence = |i| json!({"stop_reason": "length", "tokens": [it.op, i], "logprobs": [-1.0, -1.0]});
     let sequences: Vec<Value> = (0..it.n_samples).map(sequence).collect();

@@ -1,4 +1,4 @@
-//! The operations of the soak: what is asked, and how its answer is waited for.
+//! The operations of the soak and the ways of waiting for their answers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,32 +13,32 @@ use tinkex::types::{
 };
 use tinkex::{CloseStatus, ErrorKind, Pending, Phase};
 
-use super::clients::{Held, OPERATION, Place, Service, Spiteful};
+use super::clients::{Held, OPERATION, PanicsOnDrop, Service, Slot};
 use super::request::base_model;
 use super::server::{Books, THREADS};
 use super::tally::{Question, Tally};
-use crate::util::PATIENCE;
+use crate::util::TEST_TIMEOUT;
 
-/// Operations that one thread leaves unanswered before it waits for the oldest.
+/// Operations in flight for each thread; at this number it waits for the oldest.
 const WINDOW: usize = 48;
 
-/// What the threads of a round share.
+/// State that the threads of a round share.
 pub(super) struct Round {
     pub(super) services: Vec<Service>,
     pub(super) books: Books,
-    /// The serial number of the first operation; numbers are unique over all rounds.
+    /// Serial number of the first operation, unique over all rounds.
     pub(super) first: u32,
     pub(super) n: u32,
     pub(super) taken: AtomicU32,
     pub(super) until: Instant,
-    /// Things to be done to clients that are in use, by a thread that is not.
+    /// Jobs for the helper thread, which closes clients and cancels operations during their use.
     pub(super) elsewhere: Sender<Box<dyn FnOnce() + Send>>,
 }
 
-/// An operation whose answer is still to be looked at.
+/// Waits for an operation and checks its answer.
 type Open = Box<dyn FnOnce(&mut Tally) + Send>;
 
-/// One of the threads that use the clients.
+/// A thread that uses the clients.
 pub(super) struct Worker<'a> {
     pub(super) round: &'a Round,
     pub(super) thread: u32,
@@ -46,14 +46,14 @@ pub(super) struct Worker<'a> {
     pub(super) tally: Tally,
 }
 
-/// How an answer is waited for.
+/// Way of waiting for an answer.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Wait,
     Channel,
-    /// A channel without room, so that a thread has to wait for its reader.
+    /// A channel of capacity 0, so that the sender waits for the reader.
     FullChannel,
-    /// A channel whose reader is gone.
+    /// A channel without a reader.
     DeadChannel,
     ShortThenCancel,
     Look,
@@ -63,7 +63,7 @@ enum Way {
 }
 
 impl Worker<'_> {
-    /// Submits until there is nothing left to submit, then waits for what is open.
+    /// Submits until the round has no operations left, then waits for all in flight.
     pub(super) fn run(mut self) -> Tally {
         let mut open: VecDeque<Open> = VecDeque::new();
         while let Some(op) = self.take() {
@@ -76,13 +76,14 @@ impl Worker<'_> {
                 oldest(&mut self.tally);
             }
         }
-        for it in open {
-            it(&mut self.tally);
+        for wait in open {
+            wait(&mut self.tally);
         }
         self.tally
     }
 
-    /// The number of the next operation. Who takes the last one closes half of the services, in the midst of it all.
+    /// The number of the next operation. The thread that finds none left closes half of the services, while others use
+    /// them.
     fn take(&mut self) -> Option<u32> {
         let round = self.round;
         if round.until <= Instant::now() {
@@ -92,7 +93,8 @@ impl Worker<'_> {
         if taken == round.n {
             for service in round.services.iter().step_by(2) {
                 service.closed.store(true, Ordering::SeqCst);
-                let _told_or_not = service.client.close(CloseStatus::Interrupted);
+                // The close may fail, because its requests meet faults, too.
+                drop(service.client.close(CloseStatus::Interrupted));
             }
         }
         (taken < round.n).then_some((round.first + taken) * THREADS + self.thread)
@@ -112,16 +114,16 @@ impl Worker<'_> {
     }
 
     fn train(&mut self, op: u32, service: &Service) -> Option<Open> {
-        let place = &service.training[self.rng.usize(..service.training.len())];
-        let Some(held) = self.held(place) else {
+        let slot = &service.training[self.rng.usize(..service.training.len())];
+        let Some(held) = self.held(slot) else {
             let question = self.question(op, "create_lora_training_client", service);
             let result = service.client.create_lora_training_client(&base_model(op), LoraConfig::default());
             let id = format!("model-{op}");
-            self.tally.answered(&question, result, |it| {
-                let right =
-                    it.model_id() == id && it.get_info().base_model.as_deref() == Some(&base_model(op));
-                place.put(it.clone(), op);
-                (!right).then(|| format!("{it:?}"))
+            self.tally.answered(&question, result, |client| {
+                let right = client.model_id() == id
+                    && client.get_info().base_model.as_deref() == Some(&base_model(op));
+                slot.put(client.clone(), op);
+                (!right).then(|| format!("{client:?}"))
             });
             return None;
         };
@@ -133,8 +135,8 @@ impl Worker<'_> {
         match self.rng.u32(..60) {
             0..26 => {
                 let adam = AdamParams { learning_rate: f64::from(op), ..Default::default() };
-                self.follow(client.optim_step(adam), question, move |it: &OptimStepOutput| {
-                    (it.metrics.get("op") != Some(&f64::from(op))).then(|| format!("{it:?}"))
+                self.follow(client.optim_step(adam), question, move |output: &OptimStepOutput| {
+                    (output.metrics.get("op") != Some(&f64::from(op))).then(|| format!("{output:?}"))
                 })
             }
             kind @ 26..52 => {
@@ -146,10 +148,11 @@ impl Worker<'_> {
                     _ => client.forward_backward(data, LossFn::CrossEntropy),
                 };
                 question.verb = "forward_backward";
-                self.follow(pending, question, move |it: &ForwardBackwardOutput| {
-                    let right = |i: usize| it.logprobs(i) == Some(&[op as f32, i as f32, 0.0]);
-                    let whole = it.loss_fn_outputs.len() == n && it.metrics.get("n:sum") == Some(&(n as f64));
-                    (!whole || !(0..n).all(right)).then(|| format!("{it:?}"))
+                self.follow(pending, question, move |output: &ForwardBackwardOutput| {
+                    let right = |i: usize| output.logprobs(i) == Some(&[op as f32, i as f32, 0.0]);
+                    let whole =
+                        output.loss_fn_outputs.len() == n && output.metrics.get("n:sum") == Some(&(n as f64));
+                    (!whole || !(0..n).all(right)).then(|| format!("{output:?}"))
                 })
             }
             kind => {
@@ -157,13 +160,13 @@ impl Worker<'_> {
                 let path = move |directory| format!("tinker://{model}/{directory}/op-{op}");
                 question.verb = "save";
                 match kind % 2 {
-                    0 => self.follow(client.save_state(&name, Ttl::Never), question, move |it| {
-                        (it.path.as_str() != path("weights")).then(|| format!("{it:?}"))
+                    0 => self.follow(client.save_state(&name, Ttl::Never), question, move |saved| {
+                        (saved.path.as_str() != path("weights")).then(|| format!("{saved:?}"))
                     }),
                     _ => {
                         let pending = client.save_weights_for_sampler(&name, Ttl::Never);
-                        self.follow(pending, question, move |it| {
-                            (it.path.as_str() != path("sampler_weights")).then(|| format!("{it:?}"))
+                        self.follow(pending, question, move |saved| {
+                            (saved.path.as_str() != path("sampler_weights")).then(|| format!("{saved:?}"))
                         })
                     }
                 }
@@ -172,13 +175,13 @@ impl Worker<'_> {
     }
 
     fn sample(&mut self, op: u32, service: &Service) -> Option<Open> {
-        let place = &service.sampling[self.rng.usize(..service.sampling.len())];
-        let Some(held) = self.held(place) else {
+        let slot = &service.sampling[self.rng.usize(..service.sampling.len())];
+        let Some(held) = self.held(slot) else {
             let question = self.question(op, "create_sampling_client", service);
             let result = service.client.create_sampling_client(&base_model(op));
-            self.tally.answered(&question, result, |it| {
-                place.put(it.clone(), op);
-                (it.sampling_session_id() != format!("sampler-{op}")).then(|| format!("{it:?}"))
+            self.tally.answered(&question, result, |client| {
+                slot.put(client.clone(), op);
+                (client.sampling_session_id() != format!("sampler-{op}")).then(|| format!("{client:?}"))
             });
             return None;
         };
@@ -193,37 +196,39 @@ impl Worker<'_> {
             return self.follow(
                 held.client.compute_logprobs(&prompt),
                 question,
-                move |it: &Vec<Option<f32>>| {
+                move |logprobs: &Vec<Option<f32>>| {
                     let right = |(i, it): (usize, &Option<f32>)| *it == (0 < i).then_some(-(op as f32));
-                    (it.len() != n_prompt || !it.iter().enumerate().all(right)).then(|| format!("{it:?}"))
+                    (logprobs.len() != n_prompt || !logprobs.iter().enumerate().all(right))
+                        .then(|| format!("{logprobs:?}"))
                 },
             );
         }
         let n = self.rng.u32(1..5);
         let params = SamplingParams { max_tokens: Some(2), ..Default::default() };
-        self.follow(held.client.sample(&prompt, n, &params), question, move |it: &SampleResponse| {
-            let tokens: Vec<&[i32]> = it.sequences.iter().map(|it| it.tokens.as_slice()).collect();
+        self.follow(held.client.sample(&prompt, n, &params), question, move |response: &SampleResponse| {
+            let tokens: Vec<&[i32]> = response.sequences.iter().map(|it| it.tokens.as_slice()).collect();
             let right = tokens.iter().enumerate().all(|(i, it)| **it == [op as i32, i as i32]);
-            (tokens.len() != n as usize || !right).then(|| format!("{it:?}"))
+            (tokens.len() != n as usize || !right).then(|| format!("{response:?}"))
         })
     }
 
-    /// The client at a place, unless there is none or it is time for another.
-    fn held<C: Clone>(&mut self, place: &Place<C>) -> Option<Held<C>> {
-        let held = place.get();
+    /// The client of a slot. `None` if it is empty, and at random, so that clients are replaced.
+    fn held<C: Clone>(&mut self, slot: &Slot<C>) -> Option<Held<C>> {
+        let held = slot.get();
         held.filter(|_| self.rng.u32(..300) != 0)
     }
 
-    /// Has a client closed by another thread while this one uses it.
+    /// At random, has the helper thread close the client while this thread uses it.
     fn close_sometimes<C: Clone + Send + 'static>(&mut self, held: &Held<C>, close: fn(&C)) {
         if self.rng.u32(..500) != 0 {
             return;
         }
         let Held { client, closed, .. } = held.clone();
-        let _round_is_over = self.round.elsewhere.send(Box::new(move || {
+        let job = move || {
             closed.store(true, Ordering::SeqCst);
             close(&client);
-        }));
+        };
+        drop(self.round.elsewhere.send(Box::new(job)));
     }
 
     fn question(&self, op: u32, verb: &'static str, service: &Service) -> Question {
@@ -238,7 +243,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Decides how an answer is waited for.
+    /// Draws a way of waiting and starts it.
     fn follow<T: Send + 'static>(
         &mut self,
         pending: Pending<T>,
@@ -266,7 +271,7 @@ impl Worker<'_> {
             Way::DeadChannel => {
                 let (sender, receiver) = crossbeam_channel::unbounded();
                 drop(receiver);
-                pending.on_done(Spiteful, sender);
+                pending.on_done(PanicsOnDrop, sender);
                 self.tally.dropped += 1;
                 return None;
             }
@@ -281,11 +286,11 @@ impl Worker<'_> {
                     match receiver.recv_timeout(longest()) {
                         Ok((tag, result)) if tag == op => tally.answered(&question, result, wrong),
                         Ok((tag, _)) => tally.violation(&question, &format!("got the answer of {tag}")),
-                        Err(RecvTimeoutError::Timeout) => tally.violation(&question, "was never answered"),
-                        Err(_) => tally.violation(&question, "will never be answered"),
+                        Err(RecvTimeoutError::Timeout) => tally.violation(&question, "got no answer in time"),
+                        Err(_) => tally.violation(&question, "got no answer: its channel is closed"),
                     }
-                    // The sender goes with the answer: nothing can come any more.
-                    if let Ok(_) | Err(RecvTimeoutError::Timeout) = receiver.recv_timeout(PATIENCE) {
+                    // The sender is dropped after the answer, so that no second answer can come.
+                    if let Ok(_) | Err(RecvTimeoutError::Timeout) = receiver.recv_timeout(TEST_TIMEOUT) {
                         tally.violation(&question, "may be answered twice");
                     }
                 }));
@@ -293,7 +298,7 @@ impl Worker<'_> {
             Way::Cancel => pending.cancel(),
             Way::CancelElsewhere => {
                 let canceller = pending.canceller();
-                let _round_is_over = self.round.elsewhere.send(Box::new(move || canceller.cancel()));
+                drop(self.round.elsewhere.send(Box::new(move || canceller.cancel())));
             }
             _ => {}
         }
@@ -302,7 +307,7 @@ impl Worker<'_> {
             let started = Instant::now();
             let result = wait(pending, way, pause, &question, tally);
             if longest() < started.elapsed() {
-                tally.violation(&question, &format!("was waited for during {:?}", started.elapsed()));
+                tally.violation(&question, &format!("took {:?}", started.elapsed()));
             }
             tally.answered(&question, result, wrong);
         }))
@@ -316,8 +321,7 @@ fn wait<T: Send + 'static>(
     question: &Question,
     tally: &mut Tally,
 ) -> tinkex::Result<T> {
-    let is_early =
-        |it: &tinkex::Result<T>| matches!(it, Err(error) if *error.kind() == ErrorKind::Timeout(Phase::Wait));
+    let is_early = |result: &tinkex::Result<T>| matches!(result, Err(error) if *error.kind() == ErrorKind::Timeout(Phase::Wait));
     match way {
         Way::ShortThenCancel => {
             let early = pending.wait_timeout(pause);
@@ -326,7 +330,7 @@ fn wait<T: Send + 'static>(
             }
             pending.cancel();
             if !pending.is_done() {
-                tally.violation(question, "goes on after it was cancelled");
+                tally.violation(question, "continues after its cancellation");
             }
         }
         Way::Look => {
@@ -338,7 +342,7 @@ fn wait<T: Send + 'static>(
                 return early;
             }
             if pending.status().operation.is_empty() {
-                tally.violation(question, "does not know what it is");
+                tally.violation(question, "has no operation in its status");
             }
         }
         _ => {}
@@ -346,7 +350,7 @@ fn wait<T: Send + 'static>(
     pending.wait()
 }
 
-/// No wait takes longer: an operation's own deadline, its net, and patience with a busy machine.
+/// Bound of every wait: the time limit of an operation, plus a margin for a busy machine.
 fn longest() -> Duration {
-    OPERATION + PATIENCE
+    OPERATION + TEST_TIMEOUT
 }

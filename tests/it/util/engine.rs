@@ -1,4 +1,4 @@
-//! The embedded engine over bare HTTP, as a client that is not ours would use it.
+//! The embedded engine over plain HTTP, as a client of another library uses it.
 #![allow(clippy::expect_used)]
 
 use std::time::{Duration, Instant};
@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 use tinkex::local::{Options, Server};
 use tinkex::tokenizer::ByteTokenizer;
 
-/// A client that is not ours, of an engine of its own.
+/// A plain HTTP client with an engine of its own.
 pub(crate) struct Client {
     pub(crate) server: Server,
     pub(crate) agent: ureq::Agent,
     pub(crate) session: String,
 }
 
-/// An answer: its status and its JSON.
+/// Status and JSON of an answer.
 pub(crate) type Answer = (u16, Value);
 
 impl Client {
@@ -23,7 +23,7 @@ impl Client {
     }
 
     pub(crate) fn with(options: Options) -> Self {
-        // Two threads at most: several of these run side by side.
+        // Two threads, because several engines run at the same time.
         let server = Server::start(Options { threads: 2, ..options }).expect("a server");
         let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
         let mut client = Client { server, agent, session: String::new() };
@@ -33,7 +33,7 @@ impl Client {
         client
     }
 
-    /// Another client of a server that somebody else uses too.
+    /// A client of a server that other clients use, too.
     pub(crate) fn alongside(server: Server) -> Self {
         let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
         Client { server, agent, session: String::new() }
@@ -72,12 +72,12 @@ impl Client {
     pub(crate) fn wait(&self, request_id: &str) -> Value {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
-            let (status, it) = self.post("retrieve_future", &json!({"request_id": request_id}));
-            assert_eq!(status, 200, "{it}");
-            if it["type"] != "try_again" {
-                return it;
+            let (status, result) = self.post("retrieve_future", &json!({"request_id": request_id}));
+            assert_eq!(status, 200, "{result}");
+            if result["type"] != "try_again" {
+                return result;
             }
-            assert!(Instant::now() < deadline, "no result: {it}");
+            assert!(Instant::now() < deadline, "no result: {result}");
         }
     }
 
@@ -88,7 +88,7 @@ impl Client {
         result
     }
 
-    /// Submits, waits and requires a failure by the fault of the user.
+    /// Submits, waits, requires a failure of category `user` and returns its message.
     pub(crate) fn fail(&self, path: &str, body: &Value) -> String {
         let result = self.wait(&self.submit(path, body));
         assert_eq!(result["category"], "user", "{path}: {result}");

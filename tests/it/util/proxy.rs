@@ -1,10 +1,10 @@
-//! A proxy of HTTP that takes every request for a tunnel to one server.
+//! An HTTP proxy that opens a tunnel to the same server for every request.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// Gone with the process of the test. What it has seen stays.
+/// Runs until the process ends.
 pub(crate) struct Proxy {
     address: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
@@ -20,7 +20,7 @@ impl Proxy {
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let (target, seen) = (target.clone(), seen.clone());
-                // A connection that breaks is the test's affair.
+                // A broken connection fails the test by itself.
                 std::thread::spawn(move || drop(tunnel(client, &target, status, &seen)));
             }
         });
@@ -31,7 +31,7 @@ impl Proxy {
         self.address
     }
 
-    /// The heads of all requests so far.
+    /// Heads of all requests so far.
     pub(crate) fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }
@@ -56,10 +56,10 @@ fn tunnel(client: TcpStream, target: &str, status: u16, seen: &Mutex<Vec<String>
     let (mut to_server, mut from_server) = (server.try_clone()?, server);
     let mut to_client = client;
     let back = std::thread::spawn(move || {
-        let _until_either_end = std::io::copy(&mut from_server, &mut to_client);
+        drop(std::io::copy(&mut from_server, &mut to_client));
         to_client.shutdown(Shutdown::Both)
     });
-    let _until_either_end = std::io::copy(&mut reader, &mut to_server);
+    drop(std::io::copy(&mut reader, &mut to_server));
     to_server.shutdown(Shutdown::Both)?;
     drop(back.join());
     Ok(())

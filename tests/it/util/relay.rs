@@ -1,20 +1,20 @@
-//! A line between a client and a server that carries so many bytes and no more.
+//! A TCP relay between a client and a server with a limited rate.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-/// Bytes that are carried at once.
+/// Largest number of bytes in one piece.
 const PIECE: usize = 64 << 10;
 
-/// The pause after each piece, upwards and downwards.
+/// Pause after each piece, to the server (`up`) and to the client (`down`).
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Pace {
     pub(crate) up: Duration,
     pub(crate) down: Duration,
 }
 
-/// Listens until the process ends: its threads end with their connections.
+/// Listens until the process ends.
 pub(crate) struct Relay {
     address: SocketAddr,
 }
@@ -48,7 +48,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, pause: Duration) {
         if n == 0 || to.write_all(&piece[..n]).is_err() {
             break;
         }
-        // A head alone passes at once.
+        // Small pieces, such as a head alone, pass without a pause.
         if PIECE / 2 < n {
             std::thread::sleep(pause);
         }

@@ -1,4 +1,4 @@
-//! What the checks of one examination share.
+//! State that the checks of one examination share.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -7,23 +7,23 @@ use tinkex::{
     AdminClient, Error, RestClient, SamplingClient, ServiceClient, ServiceClientBuilder, TrainingClient,
 };
 
-/// How a check ends that was not refused.
+/// Result of a check that was not refused.
 #[derive(Clone, Debug)]
 pub(crate) enum Finding {
-    /// It works; a word about it, or none.
+    /// Works, with a note that may be empty.
     Fine(String),
-    /// The server took no notice of what was asked for.
+    /// The server ignored the option.
     Ignored(String),
 }
 
-/// Why a check did not get that far.
+/// Reason why a check failed.
 #[derive(Clone, Debug)]
 pub(crate) enum Trouble {
-    /// An error of the client, which is most often a refusal of the server.
+    /// An error of the client, in most cases a refusal by the server.
     Refused(Error),
-    /// The answer is not what it should be.
+    /// The answer is wrong.
     Wrong(String),
-    /// Another check would have had to succeed first.
+    /// The check needs another one that did not succeed.
     Needs(&'static str),
 }
 
@@ -39,7 +39,7 @@ pub(crate) fn fine() -> Found {
     Ok(Finding::Fine(String::new()))
 }
 
-pub(crate) fn told(text: impl Into<String>) -> Found {
+pub(crate) fn note(text: impl Into<String>) -> Found {
     Ok(Finding::Fine(text.into()))
 }
 
@@ -51,36 +51,36 @@ pub(crate) fn wrong(text: impl Into<String>) -> Found {
     Err(Trouble::Wrong(text.into()))
 }
 
-/// A server under examination.
-pub(crate) struct Patient {
-    /// The settings of a client of this server.
+/// The server under examination, its clients, and the objects of the checks.
+pub(crate) struct Context {
+    /// Makes the builder of a client of this server.
     pub(crate) connect: Box<dyn Fn() -> ServiceClientBuilder + Send + Sync>,
     pub(crate) service: ServiceClient,
     pub(crate) rest: RestClient,
     pub(crate) admin: AdminClient,
     pub(crate) base_model: String,
-    /// Begins the name of everything that is saved, so that nothing of others is touched.
+    /// Prefix of the name of everything that is saved, so that no checkpoint of others is touched.
     prefix: String,
     made: Mutex<Made>,
 }
 
-/// What the checks made so far.
+/// Objects that the checks made so far.
 #[derive(Default)]
 pub(crate) struct Made {
     training: Option<TrainingClient>,
-    /// Why there is no model to train.
+    /// Error of the creation of the model.
     no_training: Option<Error>,
     sampling: Option<SamplingClient>,
     pub(crate) state: Option<TrainingPath>,
     pub(crate) weights: Option<SamplerPath>,
-    /// The saved state is public.
+    /// True if the saved state is public.
     pub(crate) published: bool,
-    /// Checkpoints that are to be deleted in the end.
-    pub(crate) litter: Vec<CheckpointPath>,
+    /// Checkpoints to delete at the end.
+    pub(crate) to_delete: Vec<CheckpointPath>,
     names: u32,
 }
 
-impl Patient {
+impl Context {
     pub(crate) fn new(
         connect: Box<dyn Fn() -> ServiceClientBuilder + Send + Sync>,
         service: ServiceClient,
@@ -89,15 +89,15 @@ impl Patient {
         let (rest, admin) = (service.create_rest_client(), service.create_admin_client());
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let prefix = format!("doctor-{:x}", now.as_millis());
-        Arc::new(Patient { connect, service, rest, admin, base_model, prefix, made: Mutex::default() })
+        Arc::new(Context { connect, service, rest, admin, base_model, prefix, made: Mutex::default() })
     }
 
     pub(crate) fn made(&self) -> MutexGuard<'_, Made> {
-        // A check that panicked says so itself.
+        // A panic of a check is reported by that check.
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The model that is trained, made when it is first needed, and anew after [`Patient::give_up_training`].
+    /// The model to train, made on first use and again after [`Context::give_up_training`].
     pub(crate) fn training(&self) -> Result<TrainingClient, Trouble> {
         if let Some(client) = &self.made().training {
             return Ok(client.clone());
@@ -121,7 +121,7 @@ impl Patient {
         self.service.create_lora_training_client(&self.base_model, lora)
     }
 
-    /// A client whose call failed may have lost its order: the next check gets another one.
+    /// Discards the model: a client whose call failed may be poisoned. The next check gets a new one.
     pub(crate) fn give_up_training(&self) {
         let client = self.made().training.take();
         if let Some(client) = client {
@@ -129,14 +129,14 @@ impl Patient {
         }
     }
 
-    /// Gives a model back that is not needed any more: some servers hold few. Where they cannot be told, it goes with the
-    /// session.
+    /// Unloads a model that is no longer needed, because some servers hold few. If the server cannot unload, the model
+    /// lives until the end of the session.
     pub(crate) fn discard(&self, client: &TrainingClient) {
         drop(client.unload_model().wait());
         client.close();
     }
 
-    /// A sampler of the base model, made when it is first needed.
+    /// A sampler of the base model, made on first use.
     pub(crate) fn sampling(&self) -> Result<SamplingClient, Trouble> {
         if let Some(client) = &self.made().sampling {
             return Ok(client.clone());
@@ -156,15 +156,15 @@ impl Patient {
         self.made().weights.clone().ok_or(Trouble::Needs("save_weights_for_sampler"))
     }
 
-    /// A name that nothing has yet.
+    /// Makes an unused name.
     pub(crate) fn name(&self) -> String {
         let mut made = self.made();
         made.names += 1;
         format!("{}-{}", self.prefix, made.names)
     }
 
-    /// Notes a checkpoint to be deleted.
-    pub(crate) fn litter(&self, path: impl Into<CheckpointPath>) {
-        self.made().litter.push(path.into());
+    /// Adds a checkpoint to delete at the end.
+    pub(crate) fn delete_later(&self, path: impl Into<CheckpointPath>) {
+        self.made().to_delete.push(path.into());
     }
 }

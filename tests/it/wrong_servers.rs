@@ -1,5 +1,5 @@
-//! Whoever answers at an address without being the server: another protocol, TLS where there should be none, a page for
-//! people. And servers that never answer at all.
+//! Peers that are not a server of this API (another protocol, missing TLS, HTML pages), invalid URLs, and servers that
+//! never answer.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -15,10 +15,10 @@ use tinkex::testing::{Act, FakeServer, VirtualClock};
 use tinkex::types::AdamParams;
 use tinkex::{Error, ErrorKind, Phase, ServiceClient};
 
-use crate::util::{PATIENCE, alone, eventually, training};
+use crate::util::{TEST_TIMEOUT, alone, eventually, training};
 
-/// Somebody who says the same to everybody who connects. The address, and how many did.
-fn speaker(words: &'static [u8], reads_first: bool) -> (String, Arc<AtomicUsize>) {
+/// A peer that sends the same bytes on every connection. Returns its address and a count of its connections.
+fn peer(words: &'static [u8], reads_first: bool) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let count = Arc::new(AtomicUsize::new(0));
@@ -27,13 +27,14 @@ fn speaker(words: &'static [u8], reads_first: bool) -> (String, Arc<AtomicUsize>
         for mut stream in listener.incoming().flatten() {
             counter.fetch_add(1, Ordering::Relaxed);
             std::thread::spawn(move || {
+                // The client may close the connection at any time, which is no error here.
                 if reads_first {
-                    let _whatever_it_is = stream.read(&mut [0; 4096]);
+                    drop(stream.read(&mut [0; 4096]));
                 }
-                let _sent = stream.write_all(words);
-                // Read to its end, so that what was said is not lost with a reset.
-                let _end = stream.shutdown(std::net::Shutdown::Write);
-                let _rest = stream.read_to_end(&mut Vec::new());
+                drop(stream.write_all(words));
+                // Read to the end: closing with unread bytes would reset the connection and lose the answer.
+                drop(stream.shutdown(std::net::Shutdown::Write));
+                drop(stream.read_to_end(&mut Vec::new()));
             });
         }
     });
@@ -44,20 +45,20 @@ fn client(url: String) -> ServiceClient {
     ServiceClient::builder().without_environment().api_key("tml-x").base_url(url).build().unwrap()
 }
 
-/// What comes of the first call, which must not wait for anything better.
+/// The error of the first call, which must come without a long wait.
 fn first_call(service: &ServiceClient) -> Error {
     let begun = Instant::now();
     let error = service.create_lora_training_client("m", Default::default()).map(drop).unwrap_err();
-    assert!(begun.elapsed() < PATIENCE, "{error}");
+    assert!(begun.elapsed() < TEST_TIMEOUT, "{error}");
     error
 }
 
 #[test]
-fn a_peer_of_another_protocol_is_not_asked_again() {
+fn a_peer_of_another_protocol_gets_one_request() {
     let (ssh, smtp) = (&b"SSH-2.0-OpenSSH_9.6\r\n"[..], &b"220 mail.example ESMTP\r\n"[..]);
     let (old, alert) = (&b"<html>It works!</html>"[..], &b"\x15\x03\x01\x00\x02\x02\x46"[..]);
     for (words, reads_first) in [(ssh, false), (smtp, false), (old, true), (alert, true)] {
-        let (address, count) = speaker(words, reads_first);
+        let (address, count) = peer(words, reads_first);
         let error = first_call(&client(format!("http://{address}")));
         assert_eq!(*error.kind(), ErrorKind::Decode, "{error:?}");
         let text = error.to_string();
@@ -67,11 +68,11 @@ fn a_peer_of_another_protocol_is_not_asked_again() {
 }
 
 #[test]
-fn a_peer_without_tls_is_not_asked_again() {
+fn a_peer_without_tls_gets_one_request() {
     for (words, reads_first) in
         [(&b"SSH-2.0-OpenSSH_9.6\r\n"[..], false), (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], true)]
     {
-        let (address, count) = speaker(words, reads_first);
+        let (address, count) = peer(words, reads_first);
         let error = first_call(&client(format!("https://{address}")));
         assert!(error.is_connection() && error.to_string().contains("TLS"), "{error}");
         assert!(error.to_string().contains("http://"), "{error}");
@@ -80,7 +81,7 @@ fn a_peer_without_tls_is_not_asked_again() {
 }
 
 #[test]
-fn a_server_that_never_answers_is_given_up_after_a_minute_and_one_that_did_later() {
+fn a_server_that_never_answered_has_a_shorter_time_limit_than_one_that_did() {
     let (server, clock) = (FakeServer::new(), VirtualClock::new());
     let service = server.in_memory_at(clock).build().unwrap();
     let capabilities = "/api/v1/get_server_capabilities";
@@ -103,7 +104,7 @@ fn answer(body: &str) -> tinkex::transport::Answer {
 }
 
 #[test]
-fn a_page_for_people_is_no_success_of_a_call_whose_answer_is_empty() {
+fn an_html_page_is_an_error_of_a_call_with_an_empty_answer() {
     let (server, service, _training) = training();
     let rest = service.create_rest_client();
     let page = "<!DOCTYPE html><html><head><title>Please log in</title></head><body>x</body></html>";
@@ -121,7 +122,7 @@ fn a_page_for_people_is_no_success_of_a_call_whose_answer_is_empty() {
 }
 
 #[test]
-fn a_redirect_that_is_not_followed_is_named() {
+fn an_error_about_a_redirect_names_its_target() {
     let (server, service, _training) = training();
     for status in [301, 302, 307, 308] {
         let act = Act::status(status, "").with_header("location", "https://new.example/api/v1/x");
@@ -133,7 +134,7 @@ fn a_redirect_that_is_not_followed_is_named() {
 }
 
 #[test]
-fn no_address_of_a_server_leads_to_a_file() {
+fn urls_from_the_server_must_be_http_urls() {
     let (server, service, _training) = training();
     let rest = service.create_rest_client();
     for bad in ["file:///etc/passwd", "ftp://x/y", "http://", "javascript:x", "http://a b/"] {
@@ -154,16 +155,16 @@ fn no_address_of_a_server_leads_to_a_file() {
     }
     let safe = FakeServer::new();
     let service = safe.in_memory().base_url("https://safe.example").build().unwrap();
-    safe.script(|it| {
+    safe.script(|seen| {
         let act = Act::json(json!({"url": "http://elsewhere/x"}));
-        it.path.ends_with("/archive").then_some(act)
+        seen.path.ends_with("/archive").then_some(act)
     });
     let error = service.create_rest_client().get_checkpoint_archive_url("tinker://r/weights/a").unwrap_err();
     assert!(error.to_string().contains("https"), "{error}");
 }
 
 #[test]
-fn an_address_that_cannot_be_used_is_refused_with_its_bad_part() {
+fn an_invalid_url_is_refused_and_its_bad_part_shown() {
     for (url, part) in [
         ("http://127.0.0.1:99999", "99999"),
         ("http://127.0.0.1:8402abc", "8402abc"),
@@ -176,7 +177,7 @@ fn an_address_that_cannot_be_used_is_refused_with_its_bad_part() {
         let proxy = ServiceClient::builder().api_key("tml-x").proxy(url).build().unwrap_err();
         assert_eq!(*proxy.kind(), ErrorKind::Config, "{url}");
     }
-    // Also if it comes with the handle of a sampler.
+    // The URL of a sampler handle is checked, too.
     let (_server, service, _training) = training();
     let handle = service.create_sampling_client("fake/model").unwrap().get_sampler_handle();
     let json = URL_SAFE_NO_PAD.decode(handle.to_string().trim_end_matches('=')).unwrap();
@@ -187,7 +188,7 @@ fn an_address_that_cannot_be_used_is_refused_with_its_bad_part() {
 }
 
 #[test]
-fn an_end_by_the_deadline_has_the_last_failure_as_its_cause() {
+fn a_timeout_has_the_last_failure_as_its_cause() {
     let (server, clock) = (FakeServer::new(), VirtualClock::new());
     let service = server.in_memory_at(clock).timeouts(|it| it.operation = Duration::from_secs(600));
     let service = service.build().unwrap();
@@ -201,7 +202,7 @@ fn an_end_by_the_deadline_has_the_last_failure_as_its_cause() {
 }
 
 #[test]
-fn how_the_last_request_failed_is_in_the_status_until_one_succeeds() {
+fn the_status_has_the_last_failure_until_a_request_succeeds() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
     let service = listening.client().build().unwrap();
@@ -214,46 +215,46 @@ fn how_the_last_request_failed_is_in_the_status_until_one_succeeds() {
     server.behave("/api/v1/retrieve_future");
     eventually("an end", || step.is_done());
     assert_eq!(failure(), None);
-    // While it is being sent, too.
+    // Failures of the submission are in the status, too.
     server.always("/api/v1/optim_step", Act::status(503, "too early"));
     let step = training.optim_step(AdamParams::default());
     eventually("a failure", || step.status().last_failure.is_some_and(|it| it.contains("too early")));
 }
 
-static SAID: Mutex<String> = Mutex::new(String::new());
+static LOGGED: Mutex<String> = Mutex::new(String::new());
 
-struct Keeper;
+struct Collector;
 
-impl log::Log for Keeper {
+impl log::Log for Collector {
     fn enabled(&self, _: &log::Metadata<'_>) -> bool {
         true
     }
 
     fn log(&self, record: &log::Record<'_>) {
         if record.target().starts_with("tinkex") && record.level() <= log::Level::Info {
-            *SAID.lock().unwrap() += &format!("{} {}\n", record.level(), record.args());
+            *LOGGED.lock().unwrap() += &format!("{} {}\n", record.level(), record.args());
         }
     }
 
     fn flush(&self) {}
 }
 
-fn said(what: &str) -> bool {
-    SAID.lock().unwrap().contains(what)
+fn is_logged(text: &str) -> bool {
+    LOGGED.lock().unwrap().contains(text)
 }
 
 #[test]
-fn the_log_says_what_is_waited_for_in_words_that_steer_no_terminal() {
-    alone("strangers::the_log_says_what_is_waited_for_in_words_that_steer_no_terminal", || {
-        log::set_logger(&Keeper).unwrap();
+fn log_lines_name_long_waits_and_have_no_control_characters() {
+    alone("wrong_servers::log_lines_name_long_waits_and_have_no_control_characters", || {
+        log::set_logger(&Collector).unwrap();
         log::set_max_level(log::LevelFilter::Trace);
-        // Somebody who takes connections and never says anything.
+        // A listener that accepts connections and never answers.
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", silent.local_addr().unwrap());
         let service = client(url.clone());
-        let asked = std::thread::spawn(move || service.get_server_capabilities().map(drop));
-        eventually("a word", || said(&format!("{url} has not answered yet")));
-        assert!(!asked.is_finished());
+        let call = std::thread::spawn(move || service.get_server_capabilities().map(drop));
+        eventually("a warning", || is_logged(&format!("{url} has not answered yet")));
+        assert!(!call.is_finished());
 
         let server = FakeServer::new();
         let evil = "done\r\nERROR forged\u{1b}[2J\u{7}";
@@ -268,29 +269,30 @@ fn the_log_says_what_is_waited_for_in_words_that_steer_no_terminal() {
             Act::json(json!({"type": "optim_step"})).with_header("x-deprecation-note", "old\u{1b}[1m");
         server.next("/api/v1/retrieve_future", noted);
         training.optim_step(AdamParams::default()).wait().unwrap();
-        assert!(said("INFO the server says: done ERROR forged"), "{}", SAID.lock().unwrap());
-        assert!(said("WARN the server says: done ERROR forged"));
-        for line in SAID.lock().unwrap().lines() {
+        assert!(is_logged("INFO the server says: done ERROR forged"), "{}", LOGGED.lock().unwrap());
+        assert!(is_logged("WARN the server says: done ERROR forged"));
+        for line in LOGGED.lock().unwrap().lines() {
             assert!(!line.contains(char::is_control) && !line.starts_with("ERROR"), "{line:?}");
         }
-        // A key that anybody on the way can read is worth a word, once.
+        // A key that is sent unencrypted to another machine is warned of once.
         for (url, warned) in
             [("http://server.invalid", 1), ("https://server.invalid", 0), ("http://localhost:1", 0)]
         {
-            SAID.lock().unwrap().clear();
+            LOGGED.lock().unwrap().clear();
             drop(client(url.into()));
-            assert_eq!(SAID.lock().unwrap().matches("unencrypted").count(), warned, "{url}");
+            assert_eq!(LOGGED.lock().unwrap().matches("unencrypted").count(), warned, "{url}");
         }
     });
 }
 
 #[test]
-fn the_error_of_a_client_that_is_poisoned_shows_no_control_characters() {
+fn the_error_of_a_poisoned_client_has_no_control_characters() {
     let (server, _service, training) = training();
     let evil = "\u{1b}[31mdown\r\nfor maintenance";
     server.always("/api/v1/optim_step", Act::status(403, json!({"detail": evil}).to_string()));
     server.next("/api/v1/optim_step", Act::Truncate(answer("{}")));
-    let _unknown = training.optim_step(AdamParams::default()).wait().unwrap_err();
+    // The result of this step is unknown, which poisons the client.
+    training.optim_step(AdamParams::default()).wait().unwrap_err();
     let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Poisoned, "{error:?}");
     for text in [error.to_string(), format!("{error:?}"), error.cause().unwrap().message().to_string()] {

@@ -1,5 +1,5 @@
-//! Servers that answer with a success and something else than what was asked for: what is no result is never taken for one, and
-//! what is odd in a place that nobody needs does no harm.
+//! Successful answers with unexpected bodies: a body that is not a result is an error, and a malformed field that the
+//! client does not need is skipped.
 
 use serde_json::{Value, json};
 use tinkex::testing::{Act, FakeServer};
@@ -12,7 +12,7 @@ const RETRIEVE: &str = "/api/v1/retrieve_future";
 const OPTIM_STEP: &str = "/api/v1/optim_step";
 const FORWARD_BACKWARD: &str = "/api/v1/forward_backward";
 
-/// What comes of a step and of a pass that are answered so, without a promise.
+/// Results of a step and of a pass whose submissions are answered with `answer` in place of a promise.
 fn answered_at_once(answer: Value) -> [Result<(), Error>; 2] {
     let (server, _service, training) = training();
     server.next(OPTIM_STEP, Act::json(answer.clone()));
@@ -24,7 +24,7 @@ fn answered_at_once(answer: Value) -> [Result<(), Error>; 2] {
 }
 
 #[test]
-fn a_failure_without_a_promise_is_a_failure_and_the_order_goes_on() {
+fn a_failure_without_a_promise_fails_the_request_and_keeps_the_order() {
     let failure = json!({"error": "the device is gone", "category": "server"});
     for result in answered_at_once(failure.clone()) {
         let error = result.unwrap_err();
@@ -35,11 +35,11 @@ fn a_failure_without_a_promise_is_a_failure_and_the_order_goes_on() {
     server.next(OPTIM_STEP, Act::json(failure));
     training.optim_step(AdamParams::default()).wait().unwrap_err();
     training.optim_step(AdamParams::default()).wait().unwrap();
-    assert_eq!(seq_ids(&server), [1, 2], "the request that failed has had its turn");
+    assert_eq!(seq_ids(&server), [1, 2], "the failed request used its sequence id");
 }
 
 #[test]
-fn an_answer_that_is_neither_a_promise_nor_a_result_is_no_success() {
+fn an_answer_that_is_neither_a_promise_nor_a_result_is_a_decode_error() {
     let answers = [
         json!({}),
         json!({"type": "try_again", "queue_state": "active"}),
@@ -59,7 +59,7 @@ fn an_answer_that_is_neither_a_promise_nor_a_result_is_no_success() {
 }
 
 #[test]
-fn a_result_without_a_promise_is_taken() {
+fn a_result_without_a_promise_is_accepted() {
     let (server, _service, training) = training();
     for (answer, n) in [(json!({"metrics": {"a": 1}}), 1), (json!({"type": "optim_step"}), 0)] {
         server.next(OPTIM_STEP, Act::json(answer));
@@ -68,7 +68,7 @@ fn a_result_without_a_promise_is_taken() {
 }
 
 #[test]
-fn a_model_whose_making_failed_at_once_is_not_made() {
+fn a_create_model_that_fails_at_once_is_an_error() {
     let server = FakeServer::new();
     server.next("/api/v1/create_model", Act::json(json!({"error": "no room", "category": "user"})));
     server.next("/api/v1/create_model", Act::json(json!({"type": "try_again"})));
@@ -80,18 +80,18 @@ fn a_model_whose_making_failed_at_once_is_not_made() {
 }
 
 #[test]
-fn an_empty_object_is_no_result_of_a_pass_but_one_of_a_step() {
+fn an_empty_object_is_a_result_of_a_step_but_not_of_a_pass() {
     let (server, _service, training) = training();
     server.next(RETRIEVE, Act::json(json!({})));
     let error = training.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Decode), "{error:?}");
-    // Older servers of the family have nothing to say of a step that was done.
+    // Older servers answer a finished step with an empty object.
     server.next(RETRIEVE, Act::json(json!({})));
     assert!(training.optim_step(AdamParams::default()).wait().unwrap().metrics.is_empty());
 }
 
-/// A service whose passes have one datum in each request.
-fn one_by_one() -> (FakeServer, ServiceClient) {
+/// A service that sends each datum of a pass in a request of its own.
+fn one_datum_per_request() -> (FakeServer, ServiceClient) {
     let server = FakeServer::new();
     let flags = json!({"fwdbwd_max_chunk_len": 1, "parallel_fwdbwd_chunks": false});
     server.always("/api/v1/client/config", Act::json(flags));
@@ -100,18 +100,18 @@ fn one_by_one() -> (FakeServer, ServiceClient) {
 }
 
 #[test]
-fn outputs_are_never_given_to_the_data_of_others() {
+fn outputs_are_never_assigned_to_other_data() {
     let output = |n: usize| json!({"loss_fn_outputs": vec![json!({"logprobs": [-1, -1, -1, -1]}); n], "metrics": {"a:sum": 1}});
     for (parts, fine) in [([1, 1], true), ([0, 0], false), ([0, 1], false), ([1, 0], false), ([2, 0], false)]
     {
-        let (server, service) = one_by_one();
+        let (server, service) = one_datum_per_request();
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
         for n in parts {
             server.next(FORWARD_BACKWARD, Act::json(output(n)));
         }
         let result = training.forward_backward(vec![datum(); 2], LossFn::CrossEntropy).wait();
         match result {
-            Ok(it) => assert!(fine && it.loss_fn_outputs.len() == parts[0] + parts[1], "{parts:?}"),
+            Ok(output) => assert!(fine && output.loss_fn_outputs.len() == parts[0] + parts[1], "{parts:?}"),
             Err(error) => {
                 assert!(!fine && matches!(error.kind(), ErrorKind::Decode), "{parts:?}: {error:?}");
                 assert!(error.to_string().contains("of part"), "{error}");
@@ -125,9 +125,9 @@ fn outputs_are_never_given_to_the_data_of_others() {
 }
 
 #[test]
-fn a_name_that_is_taken_is_a_conflict_whenever_the_server_finds_it_out() {
+fn an_existing_name_is_a_conflict_at_submission_and_in_the_result() {
     let taken = || json!({"error": "checkpoint a already exists", "category": "user"});
-    // As the answer to the submission, as the result, and as the result of SkyRL, which fails with a status.
+    // In the answer to the submission, in the result, and as an HTTP status of the result (SkyRL).
     for (at_once, act) in [
         (true, Act::json(taken())),
         (false, Act::json(taken())),
@@ -146,15 +146,15 @@ fn a_name_that_is_taken_is_a_conflict_whenever_the_server_finds_it_out() {
             assert_eq!(*error.kind(), ErrorKind::Conflict, "{error:?}");
             assert!(error.to_string().contains("already exists") && error.is_user_error(), "{error}");
         }
-        // The client is none the worse for it.
+        // The client stays usable.
         server.behave(RETRIEVE);
         server.behave("/api/v1/save_weights");
         training.save_state("b", Ttl::Never).wait().unwrap();
     }
 }
 
-/// Has every answer to a path changed.
-fn with(server: &FakeServer, path: &str, change: impl Fn(&mut Value) + Send + Sync + 'static) {
+/// Changes every answer to a path.
+fn alter(server: &FakeServer, path: &str, change: impl Fn(&mut Value) + Send + Sync + 'static) {
     server.always_altered(path, move |mut answer| {
         let mut value = serde_json::from_slice(&answer.body).unwrap();
         change(&mut value);
@@ -164,8 +164,8 @@ fn with(server: &FakeServer, path: &str, change: impl Fn(&mut Value) + Send + Sy
 }
 
 #[test]
-fn what_get_info_says_oddly_costs_no_model() {
-    for odd in [
+fn malformed_fields_of_get_info_do_not_fail_the_model() {
+    for malformed in [
         json!({"optimizer_config": {}}),
         json!({"optimizer_config": "adamw", "is_lora": "yes", "lora_rank": -1, "model_name": 3}),
         json!({"optimizer_config": {"type": 1}, "model_id": {"id": 1}}),
@@ -173,20 +173,20 @@ fn what_get_info_says_oddly_costs_no_model() {
         json!({"model_data": "none"}),
     ] {
         let server = FakeServer::new();
-        server.always("/api/v1/get_info", Act::json(odd.clone()));
+        server.always("/api/v1/get_info", Act::json(malformed.clone()));
         let service = server.in_memory().build().unwrap();
         let training = service.create_lora_training_client("fake/model", Default::default());
-        let training = training.unwrap_or_else(|it| panic!("{odd}: {it}"));
+        let training = training.unwrap_or_else(|it| panic!("{malformed}: {it}"));
         assert_eq!((training.model_id(), training.get_info().lora_rank), ("model-1", None));
     }
 }
 
 #[test]
-fn what_weights_info_says_oddly_costs_nothing_else() {
+fn malformed_fields_of_weights_info_are_skipped() {
     let server = FakeServer::new();
-    let odd =
+    let malformed =
         json!({"base_model": "b", "optimizer_config": {}, "is_lora": 1, "lora_rank": "8", "train_mlp": "no"});
-    server.always("/api/v1/weights_info", Act::json(odd));
+    server.always("/api/v1/weights_info", Act::json(malformed));
     let rest = server.in_memory().build().unwrap().create_rest_client();
     let info = rest.get_weights_info_by_tinker_path("tinker://r/weights/a").unwrap();
     assert_eq!((info.base_model.as_deref(), info.lora_rank, info.is_lora), (Some("b"), None, None));
@@ -194,14 +194,14 @@ fn what_weights_info_says_oddly_costs_nothing_else() {
 }
 
 #[test]
-fn ids_of_a_promise_may_be_numbers_or_anything_and_the_order_holds() {
-    for odd in [json!(7), json!({"a": 1}), json!([])] {
+fn ids_beside_a_promise_may_have_any_type_and_the_order_holds() {
+    for malformed in [json!(7), json!({"a": 1}), json!([])] {
         let (server, service, training) = training();
         for path in [OPTIM_STEP, FORWARD_BACKWARD, "/api/v1/asample"] {
-            let odd = odd.clone();
-            with(&server, path, move |it| {
-                it["model_id"] = odd.clone();
-                it["sample_sequence_ids"] = odd.clone();
+            let malformed = malformed.clone();
+            alter(&server, path, move |promise| {
+                promise["model_id"] = malformed.clone();
+                promise["sample_sequence_ids"] = malformed.clone();
             });
         }
         training.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
@@ -214,22 +214,23 @@ fn ids_of_a_promise_may_be_numbers_or_anything_and_the_order_holds() {
         assert_eq!(answer.sequences[0].sequence_id, None);
     }
     let (server, service, _training) = training();
-    with(&server, "/api/v1/asample", |it| it["sample_sequence_ids"] = json!([17]));
+    alter(&server, "/api/v1/asample", |promise| promise["sample_sequence_ids"] = json!([17]));
     let sampler = service.create_sampling_client("fake/model").unwrap();
     let answer = sampler.sample(&ModelInput::from_ints([1]), 1, &SamplingParams::default()).wait().unwrap();
     assert_eq!(answer.sequences[0].sequence_id.as_deref(), Some("17"));
 }
 
 #[test]
-fn one_odd_completion_costs_the_others_nothing() {
+fn a_malformed_completion_does_not_affect_the_others() {
     let server = FakeServer::new();
     server.polls_together();
-    with(&server, "/api/v1/retrieve_futures", |it| {
-        let good = it["completions"].as_array().cloned().unwrap_or_default();
-        let odd = [json!(null), json!({"state": "finished"}), json!({"request_id": {}}), json!("request-1")];
-        it["completions"] = odd.into_iter().chain(good).collect();
-        for it in it["completions"].as_array_mut().unwrap().iter_mut().skip(4) {
-            it["response_payload_uncompressed_size"] = json!(-1);
+    alter(&server, "/api/v1/retrieve_futures", |body| {
+        let good = body["completions"].as_array().cloned().unwrap_or_default();
+        let malformed =
+            [json!(null), json!({"state": "finished"}), json!({"request_id": {}}), json!("request-1")];
+        body["completions"] = malformed.into_iter().chain(good).collect();
+        for completion in body["completions"].as_array_mut().unwrap().iter_mut().skip(4) {
+            completion["response_payload_uncompressed_size"] = json!(-1);
         }
     });
     let service = server.in_memory().build().unwrap();
@@ -242,11 +243,11 @@ fn one_odd_completion_costs_the_others_nothing() {
 }
 
 #[test]
-fn a_server_that_gives_a_clone_no_number_has_it_drawn() {
-    for odd in [json!({}), json!({"client_counter": "seven"}), json!({"client_counter": -1})] {
+fn a_clone_without_a_number_from_the_server_draws_one_at_random() {
+    for malformed in [json!({}), json!({"client_counter": "seven"}), json!({"client_counter": -1})] {
         let server = FakeServer::new();
         server.always("/api/v1/client/config", Act::json(json!({"sample_join_sampling_session": true})));
-        server.always("/api/v1/join_sampling_session", Act::json(odd));
+        server.always("/api/v1/join_sampling_session", Act::json(malformed));
         let service = server.in_memory().build().unwrap();
         let handle = service.create_sampling_client("fake/model").unwrap().get_sampler_handle();
         let clone = server.in_memory().from_sampler_handle(&handle).unwrap();
@@ -257,14 +258,14 @@ fn a_server_that_gives_a_clone_no_number_has_it_drawn() {
 }
 
 #[test]
-fn one_odd_field_costs_no_list() {
+fn a_malformed_field_does_not_fail_its_list() {
     let server = FakeServer::new();
     let rest = server.in_memory().build().unwrap().create_rest_client();
-    let odd = json!({"checkpoint_id": "weights/b", "tinker_path": "tinker://run/weights/b", "public": "no",
+    let malformed = json!({"checkpoint_id": "weights/b", "tinker_path": "tinker://run/weights/b", "public": "no",
         "size_bytes": "big", "user_metadata": "none",
         "time": 5, "checkpoint_type": {}, "expires_at": []});
     let fine = json!({"checkpoint_id": "weights/a", "tinker_path": "tinker://run/weights/a"});
-    let list = json!({"checkpoints": [odd, fine], "cursor": "none"});
+    let list = json!({"checkpoints": [malformed, fine], "cursor": "none"});
     server.always("/api/v1/training_runs/run/checkpoints", Act::json(list));
     let list = rest.list_checkpoints("run").unwrap();
     assert_eq!(list.iter().map(|it| it.path().unwrap().name().to_string()).collect::<Vec<_>>(), ["b", "a"]);
@@ -282,7 +283,7 @@ fn one_odd_field_costs_no_list() {
 }
 
 #[test]
-fn the_id_of_a_model_is_that_of_the_result_or_else_of_the_promise() {
+fn the_id_of_a_model_comes_from_the_result_or_else_from_the_promise() {
     const MAKE: &str = "/api/v1/create_model";
     const LOAD: &str = "/api/v1/load_weights";
     for (promised, result, id) in [
@@ -301,7 +302,7 @@ fn the_id_of_a_model_is_that_of_the_result_or_else_of_the_promise() {
         let training = service.create_training_client_from_state("tinker://run/weights/a").unwrap();
         assert_eq!(training.model_id(), id, "{promised} {result}");
     }
-    // Nobody knows a model without an id, except one that was loaded, whose id follows from its number.
+    // A created model without an id is an error. The id of a loaded model follows from its number.
     let server = FakeServer::new();
     for path in [MAKE, LOAD] {
         server.next(path, Act::json(json!({"request_id": "1"})));
@@ -315,7 +316,7 @@ fn the_id_of_a_model_is_that_of_the_result_or_else_of_the_promise() {
 }
 
 #[test]
-fn a_path_that_the_server_writes_oddly_is_not_the_callers_fault() {
+fn a_malformed_path_from_the_server_is_not_a_user_error() {
     let server = FakeServer::new();
     server.always("/api/v1/copy_weights", Act::json(json!({"tinker_path": "s3://bucket/x"})));
     let rest = server.in_memory().project_id("p").build().unwrap().create_rest_client();
@@ -325,12 +326,12 @@ fn a_path_that_the_server_writes_oddly_is_not_the_callers_fault() {
 }
 
 #[test]
-fn an_odd_flag_has_its_default_and_the_others_hold() {
+fn a_malformed_flag_has_its_default_and_the_others_hold() {
     let server = FakeServer::new();
-    let odd = json!({"fwdbwd_max_chunk_len": -1, "parallel_fwdbwd_chunks": "no", "sample_max_concurrent_requests": 0.5,
+    let malformed = json!({"fwdbwd_max_chunk_len": -1, "parallel_fwdbwd_chunks": "no", "sample_max_concurrent_requests": 0.5,
         "billing_exception_max_pause_duration_sec": [], "credential_default_source": 7, "proto_compress_fwdbwd": 1,
         "sample_dispatch_bytes_semaphore_size": -1, "fwdbwd_max_chunk_bytes_count": 1});
-    server.always("/api/v1/client/config", Act::json(odd));
+    server.always("/api/v1/client/config", Act::json(malformed));
     let dynamic = json!({"refresh_interval_sec": "often", "sample_cancel_enabled": "yes", "sample_cancel_max_batch_size": -1});
     server.always("/api/v1/client/dynamic_config", Act::json(dynamic));
     let service = server.in_memory().build().unwrap();

@@ -1,4 +1,4 @@
-//! What a program can see of its client: events, numbers, what is in flight.
+//! Observability: events, metrics, the dump of operations in flight, and trace contexts.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::util::eventually;
 
 const RETRIEVE: &str = "/api/v1/retrieve_future";
 
-/// Writes down what it is told.
+/// Observer that records its events.
 #[derive(Default)]
 struct Notes(Mutex<Vec<String>>);
 
@@ -64,7 +64,7 @@ fn params() -> SamplingParams {
 }
 
 #[test]
-fn the_observer_hears_of_each_new_queue_state_at_once_and_of_its_end() {
+fn the_observer_gets_each_new_queue_state_at_once_and_its_end() {
     let (server, notes) = (FakeServer::new(), Arc::new(Notes::default()));
     let service = server.in_memory().observer(notes.clone()).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
@@ -79,7 +79,7 @@ fn the_observer_hears_of_each_new_queue_state_at_once_and_of_its_end() {
 }
 
 #[test]
-fn the_observer_hears_of_retries_backoff_and_drops() {
+fn the_observer_gets_retries_backoff_and_drops() {
     let (server, notes) = (FakeServer::new(), Arc::new(Notes::default()));
     let service = server.in_memory().observer(notes.clone()).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
@@ -99,13 +99,13 @@ fn the_observer_hears_of_retries_backoff_and_drops() {
 }
 
 #[test]
-fn heartbeats_that_fail_for_two_minutes_are_trouble() {
+fn heartbeats_that_fail_for_two_minutes_are_reported_to_the_observer() {
     let (server, notes) = (FakeServer::new(), Arc::new(Notes::default()));
     let clock = VirtualClock::new();
     let service = server.in_memory_at(clock.clone()).observer(notes.clone()).build().unwrap();
     service.create_sampling_client("fake/model").unwrap();
     server.always("/api/v1/session_heartbeat", Act::status(500, "x"));
-    eventually("trouble", || {
+    eventually("the observer gets the trouble", || {
         clock.advance(Duration::from_secs(10));
         !notes.all().is_empty()
     });
@@ -113,10 +113,10 @@ fn heartbeats_that_fail_for_two_minutes_are_trouble() {
     assert!(12 <= server.requests_to("/api/v1/session_heartbeat").len());
 }
 
-/// Panics whatever it is told.
-struct Hothead;
+/// Observer that panics.
+struct Panicking;
 
-impl Observer for Hothead {
+impl Observer for Panicking {
     fn on_queue_state(&self, _: &QueueStateChange) {
         panic!("no");
     }
@@ -127,9 +127,9 @@ impl Observer for Hothead {
 }
 
 #[test]
-fn an_observer_that_panics_hurts_nobody() {
+fn a_panicking_observer_does_not_affect_the_client() {
     let server = FakeServer::new();
-    let service = server.in_memory().observer(Arc::new(Hothead)).build().unwrap();
+    let service = server.in_memory().observer(Arc::new(Panicking)).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     server.next("/api/v1/optim_step", Act::status(503, "x"));
     server.next(RETRIEVE, paused("full"));
@@ -138,7 +138,7 @@ fn an_observer_that_panics_hurts_nobody() {
 }
 
 #[test]
-fn a_pause_is_endured_for_as_long_as_the_policy_says() {
+fn a_pause_lasts_at_most_as_long_as_the_policy_allows() {
     for (policy, fails) in [
         (PausePolicy::Wait, false),
         (PausePolicy::WaitAtMost(Duration::from_secs(3600)), false),
@@ -179,7 +179,7 @@ fn the_dump_lists_what_is_in_flight_and_nothing_else() {
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     server.always(RETRIEVE, Act::Stall);
     let pending = training.optim_step(AdamParams::default());
-    eventually("it waits", || pending.status().stage == Stage::Waiting);
+    eventually("the operation waits", || pending.status().stage == Stage::Waiting);
     let dump = service.dump();
     assert_eq!(dump.operations.len(), 1);
     assert_eq!(dump.operations[0].operation, "optim_step");
@@ -194,7 +194,7 @@ fn the_dump_lists_what_is_in_flight_and_nothing_else() {
 }
 
 #[test]
-fn the_numbers_count_requests_retries_and_operations() {
+fn the_metrics_count_requests_retries_and_operations() {
     let server = FakeServer::new();
     let metrics = Metrics::default();
     let service = server.in_memory().metrics(metrics.clone()).build().unwrap();
@@ -203,7 +203,7 @@ fn the_numbers_count_requests_retries_and_operations() {
     let snapshot = service.metrics().snapshot();
     let n = server.requests().len() as u64;
     assert_eq!(snapshot.counters["tinkex_requests_total"], n);
-    // The 503, and the flags that this server does not offer.
+    // The 503, and the dynamic flags, whose endpoint this server lacks.
     assert_eq!(snapshot.counters["tinkex_requests_failure"], 2);
     assert_eq!(snapshot.counters["tinkex_requests_success"], n - 2);
     assert_eq!(snapshot.counters["tinkex_retries_total"], 1);
@@ -222,13 +222,13 @@ thread_local! {
 }
 
 #[test]
-fn the_place_in_a_trace_is_that_of_the_thread_that_submits() {
+fn the_trace_context_is_that_of_the_submitting_thread() {
     let server = FakeServer::new();
     let builder = server.in_memory().trace_context(|| match SPAN.get() {
         0 => None,
-        13 => panic!("an unlucky span"),
+        13 => panic!("no span 13"),
         99 => Some(TraceContext::new("bad\r\nx-api-key: evil")),
-        it => Some(TraceContext::new(format!("00-trace-{it}")).with_tracestate("a=b")),
+        span => Some(TraceContext::new(format!("00-trace-{span}")).with_tracestate("a=b")),
     });
     let service = builder.build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
@@ -247,7 +247,7 @@ fn the_place_in_a_trace_is_that_of_the_thread_that_submits() {
 }
 
 #[test]
-fn an_account_that_cannot_pay_is_waited_for_and_the_observer_hears_of_it() {
+fn an_unpaid_request_is_repeated_and_the_observer_gets_the_pause() {
     let (server, notes) = (FakeServer::new(), Arc::new(Notes::default()));
     let service = server.in_memory().observer(notes.clone()).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
@@ -262,26 +262,26 @@ fn an_account_that_cannot_pay_is_waited_for_and_the_observer_hears_of_it() {
         .iter()
         .map(|it| it.header("x-idempotency-key").unwrap().to_string())
         .collect();
-    assert_eq!(keys.len(), 1, "each repetition is the same logical request");
+    assert_eq!(keys.len(), 1, "all attempts have one idempotency key");
     let notes = notes.all();
     let words: Vec<_> = notes.iter().filter(|it| it.starts_with("unpaid")).collect();
     assert_eq!(words, ["unpaid for 0ns: HTTP 402: no funds", "unpaid for 60s: HTTP 402: no funds"]);
 }
 
 #[test]
-fn an_account_that_cannot_pay_is_an_error_at_once_for_who_does_not_wait() {
+fn an_unpaid_request_fails_at_once_if_the_policy_is_to_fail() {
     let server = FakeServer::new();
     let service = server.in_memory().pause_policy(PausePolicy::Fail).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     server.next("/api/v1/optim_step", Act::status(402, r#"{"detail":"no funds"}"#));
     let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::Billing);
-    // The server certainly did not take it, so the order is whole.
+    // The refused request gave its sequence id back, so that the client stays usable.
     training.optim_step(AdamParams::default()).wait().unwrap();
 }
 
 #[test]
-fn an_hour_without_payment_is_the_end_unless_the_server_says_otherwise() {
+fn an_unpaid_request_fails_after_an_hour_or_the_servers_limit() {
     for (window, least) in [(None, 3600), (Some(60), 60)] {
         let (server, time) = (FakeServer::new(), VirtualClock::new());
         if let Some(seconds) = window {

@@ -1,4 +1,5 @@
-//! Servers that try to hurt the process: answers that become large, announce much, or have very many parts.
+//! Memory limits for hostile answers: large after decompression, with a huge announced length, or with very many
+//! values.
 
 #![cfg(target_os = "linux")]
 
@@ -17,19 +18,19 @@ use crate::util::{alone, datum};
 
 const RETRIEVE: &str = "/api/v1/retrieve_future";
 const CAPABILITIES: &str = "/api/v1/get_server_capabilities";
-/// So much may any of these answers take above what the process has before.
+/// Bound in bytes for the memory that one such answer may add to the process.
 const MOST: u64 = 64 << 20;
 
-/// A number of the process's own memory, in bytes.
+/// Reads a field of this process's memory status, in bytes.
 fn memory(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|it| it.strip_prefix(name)?.strip_prefix(':')).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// The most memory that a call took above what there was, and how it failed.
+/// Makes a call and returns the peak memory that it added, with its outcome.
 fn cost<T>(call: impl FnOnce() -> Result<T, Error>) -> (u64, Result<(), Error>) {
-    // The mark of the most that was ever used begins anew.
+    // Resets the peak (`VmHWM`) to the present value.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = memory("VmRSS");
     let result = call().map(drop);
@@ -39,13 +40,12 @@ fn cost<T>(call: impl FnOnce() -> Result<T, Error>) -> (u64, Result<(), Error>) 
 fn gzip(pieces: &[(&[u8], usize)]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     for (piece, n) in pieces {
-        let many = piece.repeat(*n);
-        encoder.write_all(&many).unwrap();
+        encoder.write_all(&piece.repeat(*n)).unwrap();
     }
     encoder.finish().unwrap()
 }
 
-/// 256 MiB of white space around a good answer.
+/// Answers with 256 MiB of white space before a valid body.
 fn bomb(status: u16) -> Act {
     let space = vec![b' '; 1 << 20];
     let spaces: Vec<(&[u8], usize)> = vec![(&space, 1); 256];
@@ -58,13 +58,13 @@ fn answer(status: u16, body: Vec<u8>, is_gzip: bool) -> Act {
     Act::Answer(if is_gzip { answer.with_header("content-encoding", "gzip") } else { answer })
 }
 
-/// Many values in few bytes.
-fn crowd(open: &str, value: &str, close: &str, n: usize) -> Act {
+/// Answers with `n` copies of a value, in few compressed bytes.
+fn repeated(open: &str, value: &str, close: &str, n: usize) -> Act {
     let last = value.trim_end_matches(',').as_bytes();
     answer(200, gzip(&[(open.as_bytes(), 1), (value.as_bytes(), n), (last, 1), (close.as_bytes(), 1)]), true)
 }
 
-/// Announces more than any machine has.
+/// Announces a body of 4 TiB.
 fn announced() -> Act {
     let length = (1u64 << 42).to_string();
     Act::StallBody(Answer::new(200).with_header("content-length", length).with_body("{}"))
@@ -75,7 +75,7 @@ fn client(listening: &Listening) -> ServiceClient {
     listening.client().timeouts(|it| (it.submit, it.first_contact) = (brief, brief)).build().unwrap()
 }
 
-/// Fails, in bounds, and says both sizes.
+/// Checks that a call failed within the memory bound and that its error names both sizes.
 fn check(what: &str, cost: (u64, Result<(), Error>), sizes: [&str; 2]) {
     let (bytes, result) = cost;
     assert!(bytes <= MOST, "{what} took {} MiB", bytes >> 20);
@@ -87,49 +87,49 @@ fn check(what: &str, cost: (u64, Result<(), Error>), sizes: [&str; 2]) {
 }
 
 #[test]
-fn no_answer_makes_the_process_large() {
-    alone("hostile::no_answer_makes_the_process_large", || {
+fn answers_of_any_size_cost_bounded_memory() {
+    alone("memory_limits::answers_of_any_size_cost_bounded_memory", || {
         let (bomb, refusing) = (bomb(200), bomb(503));
         let server = FakeServer::new();
         let listening = server.listen().unwrap();
-        // Threads, buffers and the rest of the usual are there before anything is measured.
+        // Make threads and buffers before anything is measured.
         let service = client(&listening);
         service.get_server_capabilities().unwrap();
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
         training.forward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
 
-        // Of a lane whose answers are kilobytes.
+        // A lane with a limit of 1 MiB.
         server.next("/api/v1/create_session", bomb.clone());
         let made = cost(|| client(&listening).create_lora_training_client("fake/model", Default::default()));
         check("the answer to a new session", made, ["1048576 bytes", "more than"]);
-        // Of one with lists.
+        // A lane of lists, with a limit of 16 MiB.
         server.next(CAPABILITIES, bomb.clone());
         check("capabilities", cost(|| service.get_server_capabilities()), ["16777216 bytes", "more than"]);
         server.next(CAPABILITIES, announced());
         check("a length", cost(|| service.get_server_capabilities()), ["16777216 bytes", "4398046511104"]);
-        server.next(CAPABILITIES, crowd("{\"a\":[", "0,", "]}", 4 << 20));
+        server.next(CAPABILITIES, repeated("{\"a\":[", "0,", "]}", 4 << 20));
         check("small values", cost(|| service.get_server_capabilities()), ["4194306 values", "524288"]);
-        server.next(CAPABILITIES, crowd("[", "{\"a\":[]},", "]", 1 << 19));
+        server.next(CAPABILITIES, repeated("[", "{\"a\":[]},", "]", 1 << 19));
         check("small objects", cost(|| service.get_server_capabilities()), ["values", "524288"]);
         let head = Act::json(json!({})).with_header("x-long", &"x".repeat(1 << 20));
-        // It may be the fault of somebody on the way, and is asked for again.
+        // A proxy may have caused a head that is too long, so that the request is repeated.
         server.always(CAPABILITIES, head);
         check("a head", cost(|| service.get_server_capabilities()), ["16383 bytes", "16384 arrived"]);
-        // What is no success keeps its status, and only its beginning is read.
+        // A refusal keeps its status, and only the beginning of its body is read.
         server.always(CAPABILITIES, refusing);
         let (bytes, result) = cost(|| service.get_server_capabilities());
         assert!(bytes <= MOST, "a refusal took {} MiB", bytes >> 20);
         assert_eq!(result.unwrap_err().http_status(), Some(503));
         server.behave(CAPABILITIES);
 
-        // Results are bounded by what was asked for.
+        // The limit of a result follows from its request.
         server.next(RETRIEVE, bomb.clone());
         let step = cost(|| training.optim_step(AdamParams::default()).wait());
         check("a step", step, ["1048576 bytes", "more than"]);
         server.next(RETRIEVE, bomb.clone());
         let pass = cost(|| training.forward(vec![datum()], LossFn::CrossEntropy).wait());
         check("a pass", pass, ["bytes", "more than"]);
-        // Also if they are announced, in which case nothing large is fetched.
+        // A size announced by metadata is refused before the result is fetched.
         let large = json!({"status": "complete_metadata", "response_payload_size": 1u64 << 40});
         server.next(RETRIEVE, Act::json(large));
         let pass = cost(|| training.forward(vec![datum()], LossFn::CrossEntropy).wait());

@@ -1,5 +1,5 @@
-//! Servers of the family differ from the official one: each row of the table of differences of the protocol (section 11),
-//! and of its checklist (11.1), is met here by a server that behaves so.
+//! Differences between servers (PROTOCOL §11) and the checklist (§11.1): one test for each row, with a server that
+//! behaves as the row says.
 
 use serde_json::{Value, json};
 use tinkex::testing::{Act, FakeServer, Seen};
@@ -10,7 +10,7 @@ use crate::util::{datum, seq_ids, training};
 
 const RETRIEVE: &str = "/api/v1/retrieve_future";
 
-/// A model of a fake server that answers the next request for a result with some JSON.
+/// Makes a model of a fake server that answers the next request for a result with `result`.
 fn answered(result: Value) -> (FakeServer, ServiceClient, TrainingClient) {
     let (server, service, training) = training();
     server.next(RETRIEVE, Act::json(result));
@@ -72,7 +72,7 @@ fn finish_may_be_missing() {
 
 #[test]
 fn unknown_fields_are_ignored_and_official_bodies_sent_unchanged() {
-    let (server, _service, training) = answered(json!({"metrics": {"a": 1.0}, "weather": {"sky": [1]}}));
+    let (server, _service, training) = answered(json!({"metrics": {"a": 1.0}, "unknown": {"field": [1]}}));
     assert_eq!(training.optim_step(AdamParams::default()).wait().unwrap().metrics["a"], 1.0);
     assert_eq!(body(&server, "/api/v1/optim_step")["type"], "optim_step");
     assert_eq!(body(&server, "/api/v1/create_model")["optimizer_config"], json!({"type": "adamw"}));
@@ -87,7 +87,7 @@ fn ids_are_opaque() {
     let service = server.in_memory().build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     assert_eq!(training.model_id(), "model_4e5f6a7b");
-    assert_eq!(body(&server, RETRIEVE)["request_id"], "17", "a decimal id is a text to us");
+    assert_eq!(body(&server, RETRIEVE)["request_id"], "17", "a decimal id is sent as a string");
     assert_eq!(body(&server, "/api/v1/create_model")["session_id"], "session_0a1b2c3d");
 }
 
@@ -132,12 +132,12 @@ fn create_via_load_falls_back_where_it_is_not_supported() {
         assert_eq!(loads[1].json().unwrap()["model_id"], training.model_id());
         assert_eq!(server.requests_to("/api/v1/weights_info").len(), 1);
         training.optim_step(AdamParams::default()).wait().unwrap();
-        assert_eq!(seq_ids(&server).last(), Some(&2), "what follows the load has the next number");
+        assert_eq!(seq_ids(&server).last(), Some(&2), "the request after the load has the next sequence id");
     }
 }
 
 #[test]
-fn a_checkpoint_that_does_not_exist_is_not_asked_for_in_another_way() {
+fn create_via_load_of_a_missing_checkpoint_fails_without_a_fallback() {
     let server = FakeServer::new();
     server.next("/api/v1/load_weights", Act::status(404, r#"{"detail":"Model not found"}"#));
     let service = server.in_memory().build().unwrap();
@@ -155,7 +155,7 @@ fn load_weights_of_a_pending_checkpoint_is_repeated() {
 }
 
 #[test]
-fn get_info_may_tell_little_and_elsewhere() {
+fn get_info_may_have_few_fields_inside_model_data() {
     let server = FakeServer::new();
     let data = json!({"base_model": "org/base", "lora_config": {"rank": 8.0}, "model_name": null});
     server.always("/api/v1/get_info", Act::json(json!({"model_id": "m", "status": "x", "model_data": data})));
@@ -167,7 +167,7 @@ fn get_info_may_tell_little_and_elsewhere() {
 }
 
 #[test]
-fn seq_id_order_is_the_order_of_arrival_too() {
+fn requests_arrive_in_the_order_of_their_sequence_ids() {
     let (server, _service, training) = training();
     let step = |_| {
         let pass = training.forward_backward(vec![datum()], LossFn::CrossEntropy);
@@ -181,7 +181,7 @@ fn seq_id_order_is_the_order_of_arrival_too() {
 }
 
 #[test]
-fn save_weights_under_a_name_that_is_taken_is_given_up_within_seconds() {
+fn save_weights_under_an_existing_name_fails_within_seconds() {
     let (server, _service, training) = training();
     server.always("/api/v1/save_weights", Act::status(409, r#"{"detail":"checkpoint a already exists"}"#));
     let error = training.save_state("a", Ttl::Never).wait().unwrap_err();
@@ -189,12 +189,12 @@ fn save_weights_under_a_name_that_is_taken_is_given_up_within_seconds() {
         matches!(error.kind(), ErrorKind::Conflict) && error.to_string().contains("already exists"),
         "{error}"
     );
-    // The official SDK repeats a conflict eleven times and more, for five minutes.
+    // The official SDK repeats a conflict at least eleven times, for five minutes.
     assert!(server.requests_to("/api/v1/save_weights").len() < 6);
 }
 
 #[test]
-fn save_weights_that_was_taken_though_its_answer_was_lost_is_found_by_its_name() {
+fn save_weights_whose_answer_was_lost_is_found_by_its_name() {
     let (server, _service, training) = training();
     let taken = || Act::status(409, r#"{"detail":"Checkpoint a already exists"}"#);
     for path in ["/api/v1/save_weights", "/api/v1/save_weights_for_sampler"] {
@@ -205,7 +205,7 @@ fn save_weights_that_was_taken_though_its_answer_was_lost_is_found_by_its_name()
     assert_eq!(saved.path.as_str(), format!("tinker://{}/weights/a", training.model_id()));
     let saved = training.save_weights_for_sampler("a", Ttl::Never).wait().unwrap();
     assert_eq!(saved.path.as_str(), format!("tinker://{}/a", training.model_id()));
-    // A name that this client used before says nothing: what lies there is the earlier state, and it is not replaced.
+    // If this client used the name before, the conflict is about the earlier state, which is not replaced.
     for lost in [true, false] {
         if lost {
             server.next("/api/v1/save_weights", Act::Reset);
@@ -216,11 +216,11 @@ fn save_weights_that_was_taken_though_its_answer_was_lost_is_found_by_its_name()
     training.optim_step(AdamParams::default()).wait().unwrap();
     let first = |path: &str| server.requests_to(path)[0].json().unwrap()["seq_id"].clone();
     assert_eq!(first("/api/v1/save_weights_for_sampler"), 2);
-    assert_eq!(first("/api/v1/optim_step"), 3, "what was refused took no number");
+    assert_eq!(first("/api/v1/optim_step"), 3, "refused requests give their sequence ids back");
 }
 
 #[test]
-fn save_weights_that_is_refused_for_another_reason_after_a_lost_answer_ends_the_order() {
+fn save_weights_refused_for_another_reason_after_a_lost_answer_poisons_the_client() {
     let (server, _service, training) = training();
     server.next("/api/v1/save_weights", Act::Reset);
     server.always(
@@ -247,24 +247,24 @@ fn save_weights_for_sampler_may_answer_with_a_path_of_two_parts() {
 
 #[test]
 fn forward_backward_sends_matrices_with_their_zeros_if_asked_to() {
-    // One weight in a hundred, as a matrix, which is sent sparse unless the server takes no such tensors.
+    // A matrix with one non-zero weight in 400 is sent sparse unless `dense_tensors` is set.
     let mut weights = vec![0.0f32; 400];
     weights[7] = 1.0;
-    let matrix = |it: TensorData| it.with_shape([4, 100]).unwrap();
+    let matrix = |tensor: TensorData| tensor.with_shape([4, 100]).unwrap();
     let mut datum = datum().with("weights", matrix(weights.into()));
     datum.loss_fn_inputs.insert("target_tokens".into(), matrix(vec![5i64; 400].into()));
     let dense =
         tinkex::testing::codecs::encode_pass("model-1", 1, &[datum.clone()], &LossFn::CrossEntropy.into());
-    for asked in [true, false] {
+    for is_dense in [true, false] {
         let server = FakeServer::new();
-        let service = server.in_memory().dense_tensors(asked).build().unwrap();
+        let service = server.in_memory().dense_tensors(is_dense).build().unwrap();
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
         training.forward_backward(vec![datum.clone()], LossFn::CrossEntropy).wait().unwrap();
         let sent = server.requests_to("/api/v1/forward_backward")[0].body.to_vec();
-        assert_eq!(sent == *dense.as_ref().unwrap(), asked);
-        assert_eq!(sent.len() < 4 * 400 + 8 * 400, !asked, "{} bytes", sent.len());
+        assert_eq!(sent == *dense.as_ref().unwrap(), is_dense);
+        assert_eq!(sent.len() < 4 * 400 + 8 * 400, !is_dense, "{} bytes", sent.len());
     }
-    // The caller's own sparse tensors are written out as well.
+    // Sparse tensors of the caller are sent dense as well.
     let sparse = TensorData::from_csr([4, 100], vec![0, 1, 1, 1, 1], vec![7], Values::F32(vec![1.0]));
     let server = FakeServer::new();
     let service = server.in_memory().dense_tensors(true).build().unwrap();
@@ -277,12 +277,11 @@ fn forward_backward_sends_matrices_with_their_zeros_if_asked_to() {
 #[test]
 fn forward_backward_sends_both_maps_of_options() {
     let (server, _service, training) = training();
-    let inputs = |it: Datum| it.with("logprobs", vec![-0.5f32; 4]).with("advantages", vec![1f32; 4]);
-    let mut it = inputs(datum());
-    it.loss_fn_inputs.remove("weights");
-    training.forward_backward(vec![it], LossFn::Ppo.with("clip_low_threshold", 0.8)).wait().unwrap();
+    let mut datum = datum().with("logprobs", vec![-0.5f32; 4]).with("advantages", vec![1f32; 4]);
+    datum.loss_fn_inputs.remove("weights");
+    training.forward_backward(vec![datum], LossFn::Ppo.with("clip_low_threshold", 0.8)).wait().unwrap();
     let sent = server.requests_to("/api/v1/forward_backward")[0].body.to_vec();
-    let n = sent.windows(18).filter(|it| *it == b"clip_low_threshold").count();
+    let n = sent.windows(18).filter(|window| *window == b"clip_low_threshold").count();
     assert_eq!(n, 2, "an option goes into the old map and into the new one");
 }
 
@@ -298,7 +297,7 @@ fn values_that_some_server_may_take_are_left_to_the_server() {
     sampler.sample(&ModelInput::from_ints([1]), 1, &params).wait().unwrap();
     let sent = &body(&server, "/api/v1/asample")["sampling_params"];
     assert_eq!((&sent["max_tokens"], &sent["top_k"], &sent["top_p"]), (&json!(0), &json!(0), &json!(0.0)));
-    // A token that the sampler could not draw, a threshold that is none, and a mark of the caller's own.
+    // An impossible token, a disabled threshold, and a marker that only the caller understands.
     let mut policy = datum().with("logprobs", vec![f32::NEG_INFINITY; 4]).with("advantages", vec![1f32; 4]);
     policy.loss_fn_inputs.remove("weights");
     let policy =
@@ -314,7 +313,7 @@ fn losses_may_have_any_name_and_any_inputs() {
     training.forward_backward(data, loss).wait().unwrap();
     let sent = server.requests_to("/api/v1/forward_backward")[0].body.to_vec();
     for name in ["ppo_critic", "values", "returns"] {
-        assert!(sent.windows(name.len()).any(|it| it == name.as_bytes()), "{name} was not sent");
+        assert!(sent.windows(name.len()).any(|window| window == name.as_bytes()), "{name} was not sent");
     }
 }
 
@@ -335,7 +334,7 @@ fn outputs_may_lack_metrics_have_other_fields_and_unknown_reductions() {
 }
 
 #[test]
-fn a_pass_without_a_sum_of_the_loss_has_one_all_the_same() {
+fn the_loss_of_a_pass_without_a_sum_is_computed_from_its_log_probabilities() {
     let outputs = json!([{"logprobs": {"data": [-1, -2, -4, -8], "dtype": "float32", "shape": [4]}}]);
     let result = |metrics: Value| json!({"loss_fn_outputs": outputs, "metrics": metrics});
     let (server, _service, training) = answered(result(json!({})));
@@ -346,7 +345,7 @@ fn a_pass_without_a_sum_of_the_loss_has_one_all_the_same() {
     let output = pass([0.0, 1.0, 0.0, 0.5]);
     assert!(output.metrics.is_empty());
     assert_eq!((output.loss(), output.loss_per_token()), (Some(6.0), Some(4.0)));
-    // The server's own word counts, and once it has been heard nothing more is kept of the data.
+    // The server's own sum takes precedence, and from then on the client keeps no weights to compute one.
     server.next(RETRIEVE, Act::json(result(json!({"loss:sum": 3}))));
     let output = pass([0.0, 1.0, 0.0, 0.5]);
     assert_eq!((output.loss(), output.loss_per_token()), (Some(3.0), Some(2.0)));
@@ -404,7 +403,7 @@ fn create_sampling_session_may_be_of_a_training_state_if_the_server_allows_it() 
 }
 
 #[test]
-fn asample_wraps_a_bare_stop_and_does_without_sequence_ids() {
+fn asample_wraps_a_bare_stop_and_needs_no_sequence_ids() {
     let (server, service, _training) = training();
     server.always_altered("/api/v1/asample", |mut answer| {
         let promised: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
@@ -419,7 +418,7 @@ fn asample_wraps_a_bare_stop_and_does_without_sequence_ids() {
 }
 
 #[test]
-fn retrieve_future_may_say_408_with_any_body_and_400_for_a_failure() {
+fn retrieve_future_may_answer_408_with_any_body_and_400_for_a_failure() {
     let (server, _service, training) = training();
     for body in [r#"{"detail":"timed out"}"#, "", "not yet"] {
         server.next(RETRIEVE, Act::status(408, body));
@@ -435,11 +434,11 @@ fn deletes_name_both_parts_and_a_pending_checkpoint_is_repeated() {
     let server = FakeServer::new();
     let rest = server.in_memory().build().unwrap().create_rest_client();
     let pending = std::sync::atomic::AtomicBool::new(true);
-    server.script(move |it: &Seen| {
-        let first = it.method == "DELETE" && pending.swap(false, std::sync::atomic::Ordering::Relaxed);
-        (it.method == "DELETE").then(|| Act::status(if first { 425 } else { 204 }, ""))
+    server.script(move |seen: &Seen| {
+        let first = seen.method == "DELETE" && pending.swap(false, std::sync::atomic::Ordering::Relaxed);
+        (seen.method == "DELETE").then(|| Act::status(if first { 425 } else { 204 }, ""))
     });
-    assert!(rest.delete_checkpoint("run", "a").is_err(), "a bare name is refused here already");
+    assert!(rest.delete_checkpoint("run", "a").is_err(), "a bare name is refused before anything is sent");
     rest.delete_checkpoint("run", "weights/a").unwrap();
     let seen = server.requests();
     let deletes: Vec<_> = seen.iter().filter(|it| it.method == "DELETE").map(|it| it.path.as_str()).collect();
@@ -462,11 +461,11 @@ fn listing_may_give_bare_names_and_leave_out_nearly_everything() {
 }
 
 #[test]
-fn archive_is_looked_for_under_the_bare_name_too() {
+fn archive_is_also_requested_under_the_bare_name() {
     let server = FakeServer::new();
     let rest = server.in_memory().build().unwrap().create_rest_client();
-    server.script(|it| {
-        let bare = it.path.ends_with("/checkpoints/a/archive");
+    server.script(|seen| {
+        let bare = seen.path.ends_with("/checkpoints/a/archive");
         let found = Act::status(302, "").with_header("location", "http://127.0.0.1/download");
         bare.then(|| found.with_header("expires", "Fri, 20 Nov 2026 13:06:53 GMT"))
     });
@@ -490,7 +489,7 @@ fn checklist_1_2_3_nothing_but_an_id_is_needed_and_numbers_may_be_floats() {
 }
 
 #[test]
-fn checklist_4_6_json_is_taken_where_protobuf_was_asked_for() {
+fn checklist_4_6_json_is_accepted_in_place_of_protobuf() {
     let answer =
         sampled(json!({"sequences": [{"tokens": [1.0, 2], "logprobs": [-1, -0.5], "stop_reason": "stop"}],
         "prompt_logprobs": [null, -0.1], "topk_prompt_logprobs": [null, [[11, -0.1]]]}))
@@ -509,7 +508,7 @@ fn checklist_5_7_metric_names_without_a_reduction_and_paths_of_two_parts_pass() 
 }
 
 #[test]
-fn checklist_8_an_endpoint_that_is_missing_is_told_from_other_trouble() {
+fn checklist_8_a_missing_endpoint_is_incompatible() {
     for status in [404, 405] {
         let server = FakeServer::new();
         let rest = server.in_memory().build().unwrap().create_rest_client();
@@ -520,7 +519,7 @@ fn checklist_8_an_endpoint_that_is_missing_is_told_from_other_trouble() {
 }
 
 #[test]
-fn checklist_8_weights_are_sampled_from_where_samplers_are_not_told_about() {
+fn checklist_8_weights_are_sampled_without_the_samplers_endpoint() {
     const WEIGHTS: &str = "tinker://run/sampler_weights/a";
     const LOOK_UP: &str = "/api/v1/samplers/sampler-1";
     for (status, body) in [(404, r#"{"detail":"Not Found"}"#), (404, ""), (405, "{}")] {
@@ -531,7 +530,7 @@ fn checklist_8_weights_are_sampled_from_where_samplers_are_not_told_about() {
         assert_eq!((sampler.get_base_model(), server.requests_to(LOOK_UP).len()), (None, 1), "{status}");
         sampler.sample(&ModelInput::from_ints([1]), 1, &params()).wait().unwrap();
     }
-    // A server that knows the endpoint and not the path is the one that the official client was recorded with.
+    // A server that has the endpoint but not the path: an error, as in the recording of the official client.
     for body in [r#"{"detail":"Model not found"}"#, r#"{"detail":"no such checkpoint"}"#] {
         let server = FakeServer::new();
         server.always(LOOK_UP, Act::status(404, body));
@@ -539,7 +538,7 @@ fn checklist_8_weights_are_sampled_from_where_samplers_are_not_told_about() {
         let error = service.create_sampling_client(WEIGHTS).unwrap_err();
         assert_eq!(error.kind(), &ErrorKind::NotFound, "{error}");
     }
-    // So is one that told about another sampler before.
+    // A server that described another sampler before has the endpoint, so that its 404 is about the path.
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     let sampler = service.create_sampling_client(WEIGHTS).unwrap();
@@ -550,11 +549,14 @@ fn checklist_8_weights_are_sampled_from_where_samplers_are_not_told_about() {
 }
 
 #[test]
-fn checklist_8_a_model_that_does_not_exist_is_not_an_endpoint_that_is_missing() {
+fn checklist_8_a_missing_model_is_not_taken_for_a_missing_endpoint() {
     for path in ["/api/v1/create_sampling_session", "/api/v1/create_model"] {
-        let create = |service: &ServiceClient| match path.ends_with("model") {
-            true => service.create_lora_training_client("fake/model", Default::default()).map(drop),
-            false => service.create_sampling_client("fake/model").map(drop),
+        let create = |service: &ServiceClient| {
+            if path.ends_with("model") {
+                service.create_lora_training_client("fake/model", Default::default()).map(drop)
+            } else {
+                service.create_sampling_client("fake/model").map(drop)
+            }
         };
         let server = FakeServer::new();
         let service = server.in_memory().build().unwrap();
@@ -564,13 +566,13 @@ fn checklist_8_a_model_that_does_not_exist_is_not_an_endpoint_that_is_missing() 
             error.kind() == &ErrorKind::NotFound && error.to_string().contains("Model not found"),
             "{error}"
         );
-        // Nobody can be sure of words that say nothing, so another name is still asked for.
+        // A bare "Not Found" is ambiguous, so that the next creation is still sent.
         server.next(path, Act::status(404, r#"{"detail":"Not Found"}"#));
         let error = create(&service).unwrap_err();
         assert_eq!(error.kind(), &ErrorKind::Incompatible, "{error}");
         create(&service).unwrap();
         server.next(path, Act::status(404, r#"{"detail":"Not Found"}"#));
-        assert_eq!(create(&service).unwrap_err().kind(), &ErrorKind::NotFound, "{path} was there before");
+        assert_eq!(create(&service).unwrap_err().kind(), &ErrorKind::NotFound, "{path} answered before");
     }
     let server = FakeServer::new();
     server.always("/api/v1/create_model", Act::status(405, r#"{"detail":"Method Not Allowed"}"#));
@@ -579,11 +581,11 @@ fn checklist_8_a_model_that_does_not_exist_is_not_an_endpoint_that_is_missing() 
         let error = service.create_lora_training_client("fake/model", Default::default()).unwrap_err();
         assert_eq!(error.kind(), &ErrorKind::Incompatible, "{error}");
     }
-    assert_eq!(server.requests_to("/api/v1/create_model").len(), 1, "what is missing is asked for once");
+    assert_eq!(server.requests_to("/api/v1/create_model").len(), 1, "a missing endpoint is requested once");
 }
 
 #[test]
-fn checklist_9_a_poll_that_breaks_off_is_made_again() {
+fn checklist_9_a_poll_that_breaks_off_is_repeated() {
     let (server, _service, training) = training();
     server.next(RETRIEVE, Act::Reset);
     server.next(RETRIEVE, Act::status(408, ""));
@@ -623,9 +625,9 @@ fn checklist_11_unknown_words_are_kept() {
 fn checklist_12_a_content_type_may_have_parameters() {
     let (server, _service, training) = training();
     server.next_altered(RETRIEVE, |mut answer| {
-        let kind = answer.headers.iter_mut().find(|it| it.0 == "content-type").unwrap();
-        assert_eq!(kind.1, "application/x-protobuf");
-        kind.1 = "application/x-protobuf; charset=binary".into();
+        let content_type = answer.headers.iter_mut().find(|header| header.0 == "content-type").unwrap();
+        assert_eq!(content_type.1, "application/x-protobuf");
+        content_type.1 = "application/x-protobuf; charset=binary".into();
         Act::Answer(answer)
     });
     let output = training.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
