@@ -145,27 +145,48 @@ impl<T: Send + 'static> Pending<T> {
         }
     }
 
-    /// Waits for the result for a limited time. The operation goes on when the time is over: wait again.
+    /// Waits for the result for a limited time. `None` when the time is over: the operation goes on, so wait again. Do not submit
+    /// the operation again, which would do the work twice.
     ///
     /// # Errors
-    /// [`Phase::Wait`] when the time is over, or whatever made the operation fail.
+    /// The error of the operation.
     ///
     /// # Blocking
     /// At most `timeout`.
-    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<T> {
+    ///
+    /// # Example: a progress line while a step runs
+    /// ```
+    /// # #[cfg(feature = "local")] {
+    /// # let server = tinkex::local::Server::start(Default::default())?;
+    /// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+    /// # let training = service.create_lora_training_client("tinkex/nano", Default::default())?;
+    /// use std::time::Duration;
+    ///
+    /// let mut step = training.optim_step(Default::default());
+    /// let output = loop {
+    ///     match step.wait_timeout(Duration::from_secs(1))? {
+    ///         Some(output) => break output,
+    ///         None => println!("{}", step.status().elapsed.as_secs()),
+    ///     }
+    /// };
+    /// assert!(output.metrics.contains_key("step"));
+    /// # }
+    /// # Ok::<(), tinkex::Error>(())
+    /// ```
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<T>> {
         let deadline = Instant::now().checked_add(timeout).or(self.progress.deadline());
-        self.wait_until(deadline)
+        self.wait_inner(deadline).transpose()
     }
 
-    /// Waits for the result until a moment. The operation goes on when it has passed: wait again.
+    /// Waits for the result until `deadline`. `None` when that has passed: the operation goes on.
     ///
     /// # Errors
     /// As for [`wait_timeout`](Pending::wait_timeout).
     ///
     /// # Blocking
     /// At most until `deadline`.
-    pub fn wait_deadline(&mut self, deadline: Instant) -> Result<T> {
-        self.wait_until(Some(deadline))
+    pub fn wait_deadline(&mut self, deadline: Instant) -> Result<Option<T>> {
+        self.wait_inner(Some(deadline)).transpose()
     }
 
     /// The result, if it is there. It can be taken once.
@@ -239,16 +260,6 @@ impl<T: Send + 'static> Pending<T> {
             // The session may end after this, if nobody else needs it.
             delivery::deliver(channel, (tag, result), keep);
         }));
-    }
-
-    fn wait_until(&mut self, deadline: Option<Instant>) -> Result<T> {
-        match self.wait_inner(deadline) {
-            Some(result) => result,
-            None => {
-                let error = Error::timeout(Phase::Wait, format!("not done yet; {}", self.describe()));
-                Err(self.progress.explain(error, Instant::now()))
-            }
-        }
     }
 
     fn wait_inner(&self, deadline: Option<Instant>) -> Option<Result<T>> {

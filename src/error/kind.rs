@@ -97,8 +97,6 @@ pub enum Phase {
     Exchange,
     /// The whole operation, over all attempts.
     Total,
-    /// The caller's own wait. The operation goes on.
-    Wait,
 }
 
 /// Tells whether the server may have received a request that failed.

@@ -214,13 +214,9 @@ impl Error {
     }
 
     /// The same call may succeed later: no connection, a deadline, a limit, a fault of the server.
-    ///
-    /// False for a [`Phase::Wait`] timeout: only the caller's own wait ended, and the operation goes on. Submitting it
-    /// again would do the work twice.
     pub fn is_retryable(&self) -> bool {
         match &self.root().inner.kind {
-            ErrorKind::Timeout(phase) => *phase != Phase::Wait,
-            ErrorKind::RateLimited | ErrorKind::Connection { .. } => true,
+            ErrorKind::Timeout(_) | ErrorKind::RateLimited | ErrorKind::Connection { .. } => true,
             ErrorKind::Stuck { .. } | ErrorKind::PromiseExpired => true,
             ErrorKind::Paused | ErrorKind::CircuitOpen => true,
             ErrorKind::Status { code } => matches!(code, 408 | 425) || 500 <= *code,
@@ -492,7 +488,6 @@ mod tests {
             (ErrorKind::Status { code: 410 }, false, true),
             (ErrorKind::Status { code: 425 }, true, false),
             (ErrorKind::Timeout(Phase::Total), true, false),
-            (ErrorKind::Timeout(Phase::Wait), false, false),
             (ErrorKind::Conflict, false, true),
             (ErrorKind::RateLimited, true, false),
             (ErrorKind::RequestFailed { category: Category::User }, false, true),

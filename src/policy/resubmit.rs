@@ -10,7 +10,7 @@ pub(crate) fn may_be_accepted_later(error: &Error) -> bool {
     match error.kind() {
         _ if error.is_vetoed() => false,
         ErrorKind::Connection { .. } | ErrorKind::Conflict | ErrorKind::RateLimited => true,
-        ErrorKind::Timeout(phase) => !matches!(phase, Phase::Admission | Phase::Total | Phase::Wait),
+        ErrorKind::Timeout(phase) => !matches!(phase, Phase::Admission | Phase::Total),
         ErrorKind::Status { code } => matches!(code, 408 | 425) || 500 <= *code,
         _ => false,
     }
@@ -61,7 +61,6 @@ mod tests {
             (ErrorKind::Timeout(Phase::Exchange), true, false),
             (ErrorKind::Timeout(Phase::Admission), false, false),
             (ErrorKind::Timeout(Phase::Total), false, false),
-            (ErrorKind::Timeout(Phase::Wait), false, false),
             (status(408), true, false),
             (status(425), true, false),
             (status(500), true, false),

@@ -1,4 +1,4 @@
-//! Encoding and decoding of every message on the network (PROTOCOL §3–§6). Transport is in [`http`](crate::http).
+//! Encoding and decoding of every message on the network (PROTOCOL §3, §4, §5, §6). Transport is in [`http`](crate::http).
 //!
 //! The client and the embedded engine share this module, so each message can be both written and read.
 

@@ -106,7 +106,7 @@ fn samples_that_were_not_accepted_or_are_done_are_not_cancelled() {
     assert!(server.requests_to("/api/v1/asample").is_empty());
     server.behave(RETRIEVE);
     let mut done = sample(&sampler);
-    done.wait_timeout(TEST_TIMEOUT).unwrap();
+    done.wait_timeout(TEST_TIMEOUT).unwrap().unwrap();
     drop(done);
     server.always(RETRIEVE, Act::json(json!({"error": "no", "category": "user"})));
     assert!(sample(&sampler).wait().is_err());

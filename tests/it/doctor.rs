@@ -18,7 +18,7 @@ fn examine(connect: impl Fn() -> ServiceClientBuilder + Send + Sync + 'static) -
     examination::examine(connect, None, TEST_TIMEOUT, |_| {}).unwrap()
 }
 
-/// Asserts that exactly these checks have a mark.
+/// Asserts that exactly the checks `expected` have the mark.
 #[track_caller]
 fn assert_marks(report: &Report, mark: Mark, expected: &[&str]) {
     let marked = || report.lines.iter().filter(|it| it.mark == mark);
@@ -36,7 +36,7 @@ fn nothing_is_broken_on_the_fake_server() {
     let absent = ["sample, stop at tokens", "whoami"];
     assert_marks(&report, Mark::NotOffered, &absent);
     let left = server.in_memory().build().unwrap().create_rest_client().list_user_checkpoints().count();
-    assert_eq!(left, 0, "the doctor deletes its checkpoints");
+    assert_eq!(left, 0, "the doctor leaves checkpoints behind");
 }
 
 #[cfg(feature = "local")]
@@ -48,13 +48,13 @@ fn nothing_is_broken_on_the_engine() {
         tinkex::ServiceClient::builder().without_environment().base_url(url.clone()).api_key(key.clone())
     });
     assert_marks(&report, Mark::Broken, &[]);
-    // The engine's key has no owner, and the engine keeps no audit log.
+    // The engine knows no owner of a key and keeps no audit log.
     assert_marks(&report, Mark::NotOffered, &["whoami", "get_audit_log"]);
 }
 
 #[cfg(feature = "local")]
 #[test]
-fn the_engine_with_every_option_changed_offers_the_same() {
+fn nothing_is_broken_on_the_engine_with_its_other_options() {
     let server = tinkex::local::Server::start(tinkex::local::Options {
         pjwt_auth_enabled: true,
         sample_use_retrieve_futures: true,
@@ -71,7 +71,7 @@ fn the_engine_with_every_option_changed_offers_the_same() {
     assert_marks(&report, Mark::NotOffered, &["get_audit_log"]);
 }
 
-/// A fake server with the differences of SkyRL's server (PROTOCOL §11).
+/// A fake server with the differences of a SkyRL server (PROTOCOL §11).
 fn skyrl() -> FakeServer {
     let server = FakeServer::new();
     let first = Mutex::new(BTreeSet::new());
@@ -87,7 +87,7 @@ fn skyrl() -> FakeServer {
                 Some(Act::status(422, json!({"detail": missing}).to_string()))
             }
             "save_weights_for_sampler" if body["path"].is_string() => {
-                // The result is in the answer itself, because this script keeps no promises.
+                // Answers with the result at once, because this script has no promises.
                 let path = format!("tinker://{}/{}", text("model_id"), text("path"));
                 Some(Act::json(json!({"path": path, "type": "save_weights_for_sampler"})))
             }
@@ -139,8 +139,8 @@ fn nothing_is_broken_on_a_server_that_lacks_what_skyrl_lacks() {
     let server = skyrl();
     let report = examine(move || server.in_memory());
     assert_marks(&report, Mark::Broken, &[]);
-    // Everything else works. The rank, the archive and the two deletions are missing because of this script, which has
-    // one rank and does not keep sampler weights.
+    // Everything else works. The rank, the archive and the two deletions fail because of the script, which has one rank
+    // and does not store the weights that it saves for samplers.
     let absent = [
         "create_lora_training_client, rank 1",
         "forward_backward, cispo",
@@ -260,7 +260,7 @@ fn nothing_is_broken_on_a_recorded_skyrl_that_reads_json_alone() {
 }
 
 #[test]
-fn a_failed_core_verb_is_broken_and_the_other_checks_still_run() {
+fn a_core_verb_that_fails_is_broken_and_the_others_are_still_examined() {
     let server = FakeServer::new();
     server.always("/api/v1/optim_step", Act::status(404, r#"{"detail":"Not Found"}"#));
     server.always("/api/v1/audit?event_type=all", Act::status(500, "oops"));
@@ -274,10 +274,10 @@ fn a_failed_core_verb_is_broken_and_the_other_checks_still_run() {
 }
 
 #[test]
-fn every_verb_has_a_check_or_a_reason_for_none() {
+fn every_verb_is_examined_or_excluded_with_a_reason() {
     const NOT_EXAMINED: &[(&str, &str)] = &[
-        ("revoke_api_key", "revokes the key that the other checks need"),
-        ("close_with", "as close, with a text"),
+        ("revoke_api_key", "would revoke the key of the other checks"),
+        ("close_with", "as `close`, with a detail text"),
         ("builder", "sends nothing"),
         ("from_env", "sends nothing"),
         ("create_rest_client", "sends nothing"),

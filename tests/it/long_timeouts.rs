@@ -30,7 +30,7 @@ fn works(builder: ServiceClientBuilder) -> tinkex::Result<()> {
     let service = builder.build()?;
     let training = service.create_lora_training_client("fake/model", Default::default())?;
     let step = training.forward_backward(vec![datum()], LossFn::CrossEntropy);
-    training.optim_step(AdamParams::default()).wait_timeout(Duration::MAX)?;
+    training.optim_step(AdamParams::default()).wait_timeout(Duration::MAX)?.expect("an answer");
     step.wait()?;
     let sampler = service.create_sampling_client("fake/model")?;
     let params = SamplingParams { max_tokens: Some(1), ..Default::default() };

@@ -7,9 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 use tinkex::testing::{Act, FakeServer, VirtualClock};
 use tinkex::types::{AuditEventType, CopyOptions, LossFn, ModelInput, SamplingParams, Ttl};
-use tinkex::{
-    AdminClient, CloseStatus, Error, ErrorKind, Phase, RestClient, ServiceClient, ServiceClientBuilder,
-};
+use tinkex::{AdminClient, CloseStatus, Error, ErrorKind, RestClient, ServiceClient, ServiceClientBuilder};
 
 use crate::util::{TEST_TIMEOUT, datum, eventually};
 
@@ -63,7 +61,6 @@ impl Outcome {
             ErrorKind::NotFound if error.to_string().contains("does not offer this call") => Outcome::Unclear,
             ErrorKind::NotFound => Outcome::Status(404),
             ErrorKind::Status { code } => Outcome::Status(*code),
-            ErrorKind::Timeout(Phase::Wait) => Outcome::Other,
             _ if error.is_timeout() => Outcome::TimedOut,
             _ => Outcome::Other,
         }

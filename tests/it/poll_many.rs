@@ -232,7 +232,7 @@ fn a_sample_that_the_server_never_announces_is_found_without_waiting_for_its_dea
     let mut pending: Vec<_> = (0..9).map(|_| sample(&sampler)).collect();
     server.next(ONE, Act::json(json!({"type": "try_again", "queue_state": "active"})));
     for it in &mut pending {
-        it.wait_timeout(TEST_TIMEOUT).unwrap();
+        it.wait_timeout(TEST_TIMEOUT).unwrap().unwrap();
     }
     assert!(bodies(&server, ONE).iter().all(|it| it["allow_metadata_only"] == true));
 }

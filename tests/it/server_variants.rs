@@ -1,4 +1,4 @@
-//! Differences between servers (PROTOCOL §11) and the checklist (§11.1): one test for each row, with a server that
+//! Differences between servers (PROTOCOL §11) and the checklist (PROTOCOL §11.1): one test for each row, with a server that
 //! behaves as the row says.
 
 use serde_json::{Value, json};

@@ -149,7 +149,7 @@ mod tests {
             assert_eq!(found.slopes.len(), n);
         }
         let error = pairs(2048).expect_err("a refusal");
-        assert!(error.contains("takes too much memory: more than 4194304 values"), "{error}");
+        assert!(error.contains("needs too much memory: more than 4194304 values"), "{error}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The JSON bodies (PROTOCOL §3, §4), named after their endpoints.
 //!
-//! Absent values are left out, defaults are written (§1.9). [`response`] accepts unknown fields, nulls, integers
-//! written as floats, and messages in which nearly every field is missing (§11.1).
+//! Absent values are left out, defaults are written (PROTOCOL §1.9). [`response`] accepts unknown fields, nulls, integers
+//! written as floats, and messages in which nearly every field is missing (PROTOCOL §11.1).
 
 mod fields;
 mod future;

@@ -11,7 +11,7 @@ use tinkex::types::{
     AdamParams, Datum, ForwardBackwardOutput, LoraConfig, LossFn, ModelInput, OptimStepOutput,
     SampleResponse, SamplingParams, Ttl,
 };
-use tinkex::{CloseStatus, ErrorKind, Pending, Phase};
+use tinkex::{CloseStatus, Pending};
 
 use super::clients::{Held, OPERATION, PanicsOnDrop, Service, Slot};
 use super::request::base_model;
@@ -321,12 +321,10 @@ fn wait<T: Send + 'static>(
     question: &Question,
     tally: &mut Tally,
 ) -> tinkex::Result<T> {
-    let is_early = |result: &tinkex::Result<T>| matches!(result, Err(error) if *error.kind() == ErrorKind::Timeout(Phase::Wait));
     match way {
         Way::ShortThenCancel => {
-            let early = pending.wait_timeout(pause);
-            if !is_early(&early) {
-                return early;
+            if let Some(result) = pending.wait_timeout(pause).transpose() {
+                return result;
             }
             pending.cancel();
             if !pending.is_done() {
@@ -337,9 +335,8 @@ fn wait<T: Send + 'static>(
             if let Some(result) = pending.try_wait() {
                 return result;
             }
-            let early = pending.wait_deadline(Instant::now() + pause);
-            if !is_early(&early) {
-                return early;
+            if let Some(result) = pending.wait_deadline(Instant::now() + pause).transpose() {
+                return result;
             }
             if pending.status().operation.is_empty() {
                 tally.violation(question, "has no operation in its status");
