@@ -22,12 +22,12 @@ MARKDOWN = ["README.md", "src/_docs/*.md"]
 WORDS = (
     "bury buries buried burying orphan orphans orphaned farewell farewells foreman foremen hire hires hired hiring "
     "doubted doubting heed heeds heeded heeding retire retires retired retiring news weather patience patient "
-    "crew crews tend tends tended tending shelf shelves lenient leniently leniency surrogate surrogates"
+    "crew crews tend tends tended tending tender tenders shelf shelves lenient leniently leniency surrogate surrogates"
 ).split()
 
-# Words that are good English ("how many", "draws a number", "hands it over") and poor names: refused as the name of an
-# item, a variable or a file, alone or with others where the second list says so.
-NAMES = "odd many draw crew tend watch watcher asking ask_for hand hands stranger strangers".split()
+# Words that are good English ("how many", "draws a number", "hands it over") and poor names: refused as the whole name
+# of an item, a variable or a file, and those of the second list as a part of it, too.
+NAMES = "many draw watcher hand hands".split()
 PARTS_OF_NAMES = "odd watch asking stranger strangers".split()
 
 # "hands" as a noun stands for workers; as a verb it is used for handing over.
@@ -274,21 +274,36 @@ def imports_of_rooms(files):
     return imports
 
 
+def way(below, start, end):
+    """The shortest way from one room to another by imports, or None."""
+    ways = [[start]]
+    seen = {start}
+    for steps in ways:
+        if steps[-1] == end:
+            return steps
+        for room_below in sorted(below.get(steps[-1], set()) - seen):
+            seen.add(room_below)
+            ways.append([*steps, room_below])
+    return None
+
+
 def circles(edges):
-    """The groups of rooms that reach each other."""
-    below = {a: {b for c, b in edges if c == a} for a, _ in edges}
+    """For each import that is part of a circle the shortest one; each circle once."""
+    below = {}
+    for a, b in edges:
+        below.setdefault(a, set()).add(b)
+    found = {}
+    for a, b in sorted(edges):
+        if back := way(below, b, a):
+            found.setdefault(frozenset(back), [a, *back])
+    return list(found.values())
 
-    def reach(start):
-        seen, todo = set(), [start]
-        while todo:
-            new = below.get(todo.pop(), set()) - seen
-            seen |= new
-            todo += new
-        return seen
 
-    reached = {a: reach(a) for a in below}
-    groups = {frozenset(b for b in reached[a] if a in reached.get(b, ())) for a in below}
-    return [sorted(group) for group in groups if group]
+def unused_permissions(files):
+    """Entries of the list of allowed words that nothing needs any more."""
+    for file, stem in ALLOWED:
+        if not any(word.startswith(stem) for _, word in words(files.get(file, ""))):
+            yield f".ci/style.py:1: {file} does not use the word \"{stem}\" any more; take it off the list"
 
 
 def check_rooms(files):
@@ -298,11 +313,10 @@ def check_rooms(files):
         if imports.get((room(file), target), {}).pop(file, None) is None:
             yield f".ci/style.py:1: {file} does not import `{target}` any more; take it off the list"
     imports = {edge: places for edge, places in imports.items() if places}
-    for group in circles(imports):
-        for (a, b), places in sorted(imports.items()):
-            if a in group and b in group:
-                for file, line in places.items():
-                    yield f"{file}:{line}: `{a}` uses `{b}`, in a circle of {', '.join(group)}"
+    for circle in circles(imports):
+        places = [imports[edge] for edge in zip(circle, circle[1:])]
+        lines = [f"{file}:{line}" for files_of_edge in places for file, line in files_of_edge.items()]
+        yield f"{lines[0]}: a circle of rooms: {' -> '.join(circle)}; the imports: {' '.join(lines)}"
 
 
 def tracked(root, patterns):
@@ -323,6 +337,7 @@ def main():
         for file, text in files.items():
             found |= {(file, line, what) for line, what in check(file, text)}
     report = [f"{file}:{line}: {what}" for file, line, what in sorted(found)]
+    report += unused_permissions(rust | markdown)
     report += check_rooms({file: text for file, text in rust.items() if file.startswith("src/")})
     print("\n".join(report) if report else f"{len(rust)} sources and {len(markdown)} documents follow the rules of style")
     sys.exit(1 if report else 0)
