@@ -86,6 +86,7 @@ mod client;
 mod clock_text;
 mod config;
 pub mod credentials;
+mod env;
 mod error;
 pub mod event;
 mod handles;

@@ -3,6 +3,7 @@
 mod delivery;
 mod own_thread;
 mod progress;
+mod served;
 
 use std::any::Any;
 use std::fmt;
@@ -22,6 +23,7 @@ pub(crate) use own_thread::OwnThread;
 pub(crate) use progress::Progress;
 use progress::verb;
 pub use progress::{Stage, Status};
+pub(crate) use served::Served;
 
 /// The same of a wait for a server that has never answered anything.
 pub(crate) const FIRST_CONTACT_WARNING: Duration = Duration::from_secs(5);

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{SamplerHandle, SamplingClient, ServiceClient};
-use crate::config::env::Env;
 use crate::config::network::ProxyChoice;
 use crate::config::{CircuitBreaker, PausePolicy, Settings, Threads, Timeouts};
 use crate::credentials::Secret;
+use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::event::{Observed, Observer, TraceContext, Tracing};
 use crate::http::{Transport, Ureq};

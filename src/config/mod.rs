@@ -1,8 +1,7 @@
-//! The settings of a client. They are checked once, when the client is built. The parts: base URL, environment, network
-//! and header overrides.
+//! The settings of a client. They are checked once, when the client is built. The parts: base URL, network and
+//! header overrides.
 
 pub(crate) mod address;
-pub(crate) mod env;
 pub(crate) mod network;
 pub(crate) mod overrides;
 
@@ -12,10 +11,10 @@ use std::time::Duration;
 
 use crate::credentials::source::{Credentials, Source};
 use crate::credentials::{CredentialStore, Secret};
+use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::event::Seeing;
 use address::Address;
-use env::Env;
 use network::{Network, ProxyChoice};
 
 /// URL of the Tinker service.

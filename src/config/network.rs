@@ -8,8 +8,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::config::address::{Address, Place};
-use crate::config::env::Env;
 use crate::credentials::Secret;
+use crate::env::Env;
 use crate::error::{Error, Result};
 
 /// The caller's choice of a proxy.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Secret;
-use crate::config::env::Env;
+use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Version of the format of new files.

@@ -28,6 +28,7 @@ use crate::credentials::Secret;
 use crate::error::{Error, ErrorKind, Phase, Result, Sent, words};
 use crate::event::{BillingPause, Retry};
 use crate::metrics::name;
+use crate::pending::Served;
 use crate::policy::billing::{self, Billing};
 use crate::policy::endpoints::Endpoints;
 use crate::policy::retry::{self, Failure, FirstContact, Retries};
@@ -51,24 +52,6 @@ const WARN_AFTER: Duration = Duration::from_secs(5);
 
 /// Shortest time limit of an attempt.
 const SHORTEST: Duration = Duration::from_millis(1);
-
-/// Tells, now and later, whether the server itself has answered.
-#[derive(Clone)]
-pub(crate) struct Served {
-    served: Arc<AtomicBool>,
-    config: Arc<Config>,
-}
-
-impl Served {
-    pub(crate) fn yet(&self) -> bool {
-        self.served.load(Ordering::Relaxed)
-    }
-
-    /// The base URL of the server.
-    pub(crate) fn by(&self) -> &str {
-        &self.config.base_url
-    }
-}
 
 /// The number and kind of an attempt.
 #[derive(Clone, Copy, Default)]
@@ -133,7 +116,7 @@ impl Http {
 
     /// A handle that tells, now and later, whether the server itself has answered.
     pub(crate) fn served(&self) -> Served {
-        Served { served: self.served.clone(), config: self.config.clone() }
+        Served::new(self.served.clone(), self.config.clone())
     }
 
     /// Removes secrets and parts of them from an error.

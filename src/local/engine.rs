@@ -55,7 +55,7 @@ pub(super) struct Engine {
 impl Engine {
     /// Runs jobs until the queue is closed or the server stops.
     pub(super) fn run(mut self, queue: &Arc<Queue>) {
-        let _close_on_drop = CloseOnDrop(self.futures.clone());
+        let _guard = CloseOnDrop(self.futures.clone());
         loop {
             let next = queue.next();
             if self.stop.load(Ordering::Relaxed) {

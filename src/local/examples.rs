@@ -409,8 +409,8 @@ mod tests {
             );
         }
         // Each datum is small enough, all together are not.
-        let many = vec![datum(2048, 100); 12];
-        let error = ce(&many).expect_err("a refusal");
+        let data = vec![datum(2048, 100); 12];
+        let error = ce(&data).expect_err("a refusal");
         assert!(error.starts_with("data[10].") && error.ends_with("send fewer data at once"), "{error}");
         // Inputs that the loss does not read are not checked.
         let inputs = [("logprobs", 1), ("w", 2)];

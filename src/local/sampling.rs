@@ -267,9 +267,9 @@ mod tests {
         assert!(refused(request(2048, &params(None))).contains("exceed the context window"));
         assert!(refused(request(2048, &params(Some(1)))).contains("exceed the context window"));
         assert!(refused(request(0, &params(None))).contains("has no tokens"));
-        let mut many = request(1, &params(None));
-        many.num_samples = 0;
-        assert!(refused(many).contains("num_samples"));
+        let mut empty = request(1, &params(None));
+        empty.num_samples = 0;
+        assert!(refused(empty).contains("num_samples"));
         let mut topk = request(1, &params(None));
         topk.topk_sample_logprobs = 3000;
         assert!(refused(topk).contains("topk_sample_logprobs must be at most"));

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Served;
 use crate::error::Error;
 use crate::event::{Observed, QueueStateChange, Seeing, TraceContext};
-use crate::http::Served;
 use crate::sync::Mutex;
 use crate::types::QueueState;
 

@@ -112,8 +112,8 @@ impl Session {
 mod tests {
     use super::*;
     use crate::config::Settings;
-    use crate::config::env::Env;
     use crate::credentials::Secret;
+    use crate::env::Env;
     use crate::session::Job;
     use crate::sync::Mutex;
     use crate::sync::clock::Clock;

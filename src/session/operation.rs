@@ -334,8 +334,8 @@ impl Session {
 mod tests {
     use super::*;
     use crate::config::Settings;
-    use crate::config::env::Env;
     use crate::credentials::Secret;
+    use crate::env::Env;
     use crate::sync::clock::Clock;
     use crate::transport::{Answer, Broken, Exchange, Transport};
 

@@ -497,8 +497,8 @@ mod tests {
 
     use super::*;
     use crate::config::Settings;
-    use crate::config::env::Env;
     use crate::credentials::Secret;
+    use crate::env::Env;
     use crate::sync::clock::Clock;
     use crate::sync::oneshot::{Reply, Slot, oneshot};
     use crate::sync::spawn::RefusedThreads;

@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 /// Long enough for every machine; it only stops a test that would otherwise hang.
 pub(super) const LONG: Duration = Duration::from_secs(180);
 
-/// As [`LONG`], unless `TINKEX_TEST_PATIENCE` says how many seconds: `tests/mutants/run.py` sets it.
-fn patience() -> Duration {
-    let seconds = std::env::var("TINKEX_TEST_PATIENCE").ok().and_then(|it| it.parse().ok());
+/// As [`LONG`], unless `TINKEX_HANG_TIMEOUT` says how many seconds: `tests/mutants/run.py` sets it.
+fn hang_timeout() -> Duration {
+    let seconds = std::env::var("TINKEX_HANG_TIMEOUT").ok().and_then(|it| it.parse().ok());
     seconds.map_or(LONG, Duration::from_secs)
 }
 
 /// The instant at which a hanging test gives up.
 pub(super) fn late() -> Instant {
-    Instant::now() + patience()
+    Instant::now() + hang_timeout()
 }
 
 /// Waits until a condition that another thread brings about holds.
@@ -36,7 +36,7 @@ pub(super) fn in_time<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'stat
     let thread = thread::spawn(move || {
         let _ = sender.send(body());
     });
-    match receiver.recv_timeout(patience()) {
+    match receiver.recv_timeout(hang_timeout()) {
         Ok(value) => value,
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("the body hangs"),
         Err(mpsc::RecvTimeoutError::Disconnected) => match thread.join() {
@@ -83,7 +83,7 @@ impl Door {
 
     #[track_caller]
     pub(super) fn pass(&self) {
-        let outcome = self.shut.recv_timeout(patience());
+        let outcome = self.shut.recv_timeout(hang_timeout());
         assert_eq!(outcome, Err(crossbeam_channel::RecvTimeoutError::Disconnected), "the door stayed shut");
     }
 }

@@ -117,10 +117,10 @@ impl Answers {
             "cancel_future" => ok(json!({})),
             "retrieve_futures" if self.polls_together => {
                 let from = body["prev_cursor"].as_u64().and_then(|it| usize::try_from(it).ok());
-                let news = self.finished.iter().skip(from.unwrap_or(0)).map(|(id, size)| {
+                let entries = self.finished.iter().skip(from.unwrap_or(0)).map(|(id, size)| {
                     json!({"state": "finished", "request_id": id, "response_payload_uncompressed_size": size})
                 });
-                let completions: Vec<Value> = news.collect();
+                let completions: Vec<Value> = entries.collect();
                 ok(json!({"completions": completions, "cursor": self.finished.len()}))
             }
             "retrieve_future" => match self.promises.get(&text("request_id")) {

@@ -11,7 +11,7 @@ use tinkex::credentials::{CredentialStore, StoredCredentials, StoredKey};
 use tinkex::testing::{Act, FakeServer, VirtualClock};
 use tinkex::{CloseStatus, ErrorKind, ServiceClient};
 
-use crate::util::{HOUR, PATIENCE, alone, alone_with, client_threads, eventually};
+use crate::util::{HOUR, TEST_TIMEOUT, alone, alone_with, client_threads, eventually};
 
 const CONFIG: &str = "/api/v1/client/config";
 const TOKEN: &str = "/api/v1/auth/token";
@@ -128,12 +128,15 @@ fn a_command_that_hangs_or_prints_no_credential_is_an_error_within_its_timeout()
         let server = server();
         let builder = server.in_memory().api_key("no-key").credential_command(line);
         // The short timeout is for the command that hangs; on a busy machine the others may take longer to start.
-        let time = if line.starts_with("sleep") { Duration::from_millis(500) } else { PATIENCE };
+        let time = if line.starts_with("sleep") { Duration::from_millis(500) } else { TEST_TIMEOUT };
         let service = builder.timeouts(|timeouts| timeouts.credential_command = time).build().unwrap();
         let begun = Instant::now();
         let error = service.get_server_capabilities().unwrap_err();
         assert!(error.to_string().contains(problem), "{line}: {error}");
-        assert!(!format!("{error} {error:?}").contains("hunter2") && begun.elapsed() < PATIENCE, "{error}");
+        assert!(
+            !format!("{error} {error:?}").contains("hunter2") && begun.elapsed() < TEST_TIMEOUT,
+            "{error}"
+        );
         assert!(server.requests().is_empty());
     }
 }
@@ -151,7 +154,7 @@ fn closing_the_client_does_not_wait_for_a_command() {
     let begun = Instant::now();
     service.close(CloseStatus::Success).unwrap();
     let error = request.join().unwrap().unwrap_err();
-    assert!(error.is_closed() && begun.elapsed() < PATIENCE, "{error}");
+    assert!(error.is_closed() && begun.elapsed() < TEST_TIMEOUT, "{error}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use tinkex::testing::{Act, FakeServer, VirtualClock};
 use tinkex::types::{ModelInput, SampleResponse, SamplingParams};
 use tinkex::{CloseStatus, Pending, SamplingClient, ServiceClient};
 
-use crate::util::{PATIENCE, eventually};
+use crate::util::{TEST_TIMEOUT, eventually};
 
 const CANCEL: &str = "/api/v1/cancel_future";
 const RETRIEVE: &str = "/api/v1/retrieve_future";
@@ -86,12 +86,12 @@ fn a_sample_dropped_during_its_submission_is_cancelled_once_its_request_id_is_kn
     server.script(move |seen| {
         if seen.path == "/api/v1/asample" {
             holding.cancel();
-            released.wait_timeout(PATIENCE);
+            released.wait_timeout(TEST_TIMEOUT);
         }
         None
     });
     let pending = sample(&sampler);
-    assert!(held.wait_timeout(PATIENCE));
+    assert!(held.wait_timeout(TEST_TIMEOUT));
     drop(pending);
     release.cancel();
     eventually("it is cancelled on the server", || cancelled(&server) == ["request-1"]);
@@ -106,7 +106,7 @@ fn samples_that_were_not_accepted_or_are_done_are_not_cancelled() {
     assert!(server.requests_to("/api/v1/asample").is_empty());
     server.behave(RETRIEVE);
     let mut done = sample(&sampler);
-    done.wait_timeout(PATIENCE).unwrap().unwrap();
+    done.wait_timeout(TEST_TIMEOUT).unwrap().unwrap();
     drop(done);
     server.always(RETRIEVE, Act::json(json!({"error": "no", "category": "user"})));
     assert!(sample(&sampler).wait().is_err());
@@ -160,7 +160,7 @@ fn no_more_cancellations_are_in_flight_than_the_servers_batch_size() {
     let released = release.clone();
     server.script(move |seen| {
         if seen.path == CANCEL {
-            released.wait_timeout(PATIENCE);
+            released.wait_timeout(TEST_TIMEOUT);
         }
         None
     });

@@ -3,7 +3,7 @@
 use tinkex::ServiceClient;
 use tinkex::testing::FakeServer;
 
-use crate::util::PATIENCE;
+use crate::util::TEST_TIMEOUT;
 
 #[test]
 fn both_of_two_concurrent_closes_return_after_all_threads_have_ended() {
@@ -11,7 +11,7 @@ fn both_of_two_concurrent_closes_return_after_all_threads_have_ended() {
     let listening = server.listen().unwrap();
     for round in 0..100 {
         // Long enough for the threads to end on a busy machine.
-        let service = listening.client().timeouts(|timeouts| timeouts.close = PATIENCE).build().unwrap();
+        let service = listening.client().timeouts(|timeouts| timeouts.close = TEST_TIMEOUT).build().unwrap();
         service.create_sampling_client("fake/model").unwrap();
         let close = |service: ServiceClient| {
             move || {

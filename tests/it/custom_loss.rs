@@ -9,7 +9,7 @@ use tinkex::testing::{Act, FakeServer};
 use tinkex::types::{AdamParams, CustomLoss, Datum, LossFn, LossGraph, ModelInput, TensorData, Ttl, Values};
 use tinkex::{Error, ErrorKind};
 
-use crate::util::{PATIENCE, alone, datum, eventually, path_of, seq_ids, training};
+use crate::util::{TEST_TIMEOUT, alone, datum, eventually, path_of, seq_ids, training};
 
 /// A loss: the sum of the log-probabilities, with gradients of 1 and one metric.
 fn sum(_data: &[Datum], logprobs: &[&[f32]]) -> Result<CustomLoss, Error> {
@@ -309,13 +309,13 @@ fn a_loss_that_waits_for_an_operation_of_its_own_client_gets_an_error_at_once() 
         let before = Instant::now();
         let mut update = own.optim_step(AdamParams::default());
         for error in [
-            update.wait_timeout(PATIENCE).unwrap_err(),
+            update.wait_timeout(TEST_TIMEOUT).unwrap_err(),
             own.forward(vec![datum()], LossFn::CrossEntropy).wait().unwrap_err(),
             own.save_weights_and_get_sampling_client().unwrap_err(),
         ] {
             assert!(error.kind() == &ErrorKind::CustomLoss && error.is_user_error(), "{error}");
         }
-        assert!(before.elapsed() < PATIENCE);
+        assert!(before.elapsed() < TEST_TIMEOUT);
         later.send(update).unwrap();
         sum(data, logprobs)
     });
@@ -346,12 +346,12 @@ fn a_loss_that_submits_while_the_mailbox_is_full_gets_an_error_at_once() {
         }
         sum(data, logprobs)
     });
-    begun.recv_timeout(PATIENCE).unwrap();
+    begun.recv_timeout(TEST_TIMEOUT).unwrap();
     // Fill the mailbox from a thread that may block on it.
     let more: Vec<_> = (0..4).map(|_| training.optim_step(AdamParams::default())).collect();
     drop(open);
     for _ in 0..3 {
-        let error = errors.recv_timeout(PATIENCE).unwrap();
+        let error = errors.recv_timeout(TEST_TIMEOUT).unwrap();
         assert_eq!(*error.kind(), ErrorKind::CustomLoss, "{error}");
         assert!(error.message().contains("mailbox is full"), "{error}");
     }

@@ -11,11 +11,11 @@ use serde_json::json;
 use tinkex::ServiceClientBuilder;
 use tinkex::testing::{Act, FakeServer, Seen};
 
-use crate::util::{PATIENCE, recorded};
+use crate::util::{TEST_TIMEOUT, recorded};
 
 /// Runs the doctor on a server.
 fn examine(connect: impl Fn() -> ServiceClientBuilder + Send + Sync + 'static) -> Report {
-    examination::examine(connect, None, PATIENCE, |_| {}).unwrap()
+    examination::examine(connect, None, TEST_TIMEOUT, |_| {}).unwrap()
 }
 
 /// Asserts that exactly the checks `expected` have the mark.

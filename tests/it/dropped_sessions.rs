@@ -7,7 +7,7 @@ use tinkex::testing::{Act, FakeServer, VirtualClock};
 use tinkex::types::{AdamParams, ModelInput, SamplingParams};
 use tinkex::{ErrorKind, ServiceClient};
 
-use crate::util::PATIENCE;
+use crate::util::TEST_TIMEOUT;
 
 const BEAT: &str = "/api/v1/session_heartbeat";
 const RETRIEVE: &str = "/api/v1/retrieve_future";
@@ -64,7 +64,7 @@ impl Strict {
     /// Advances the clock until `n` more heartbeats were sent.
     fn beats(&self, n: usize) {
         let n = self.server.requests_to(BEAT).len() + n;
-        let limit = Instant::now() + PATIENCE;
+        let limit = Instant::now() + TEST_TIMEOUT;
         while self.server.requests_to(BEAT).len() < n {
             assert!(Instant::now() < limit, "no heartbeat");
             let before = self.server.requests_to(BEAT).len();

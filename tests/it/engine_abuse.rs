@@ -8,13 +8,13 @@ use serde_json::json;
 use tinkex::local::{Options, Server};
 
 use crate::util::engine::{Client, pass};
-use crate::util::{PATIENCE, alone, eventually};
+use crate::util::{TEST_TIMEOUT, alone, eventually};
 
 /// A raw connection to the engine.
 fn connect(server: &Server) -> TcpStream {
     let stream = TcpStream::connect(server.url().strip_prefix("http://").unwrap()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+    stream.set_write_timeout(Some(TEST_TIMEOUT)).unwrap();
     stream
 }
 
@@ -33,7 +33,7 @@ fn status(stream: &mut TcpStream) -> u16 {
     line.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
-/// Waits until the server closes a connection; `false` if it does not within `PATIENCE`.
+/// Waits until the server closes a connection; `false` if it does not within `TEST_TIMEOUT`.
 fn is_closed(stream: &mut TcpStream) -> bool {
     let mut rest = Vec::new();
     match stream.read_to_end(&mut rest) {
@@ -144,12 +144,12 @@ fn a_client_that_does_not_read_its_responses_is_disconnected() {
     let mut stream = connect(&client.server);
     // Thousands of unread responses fill every buffer on the way, until the engine cannot write and drops the connection.
     let key = client.server.api_key();
-    let one = format!(
+    let request = format!(
         "GET /api/v1/get_server_capabilities HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\n\r\n"
     );
-    let many = one.repeat(1000);
-    let deadline = Instant::now() + PATIENCE;
-    while stream.write_all(many.as_bytes()).is_ok() {
+    let requests = request.repeat(1000);
+    let deadline = Instant::now() + TEST_TIMEOUT;
+    while stream.write_all(requests.as_bytes()).is_ok() {
         assert!(Instant::now() < deadline, "the engine keeps reading requests");
     }
 }
@@ -255,7 +255,7 @@ fn hostile_clients_cost_at_most_64_megabytes() {
                     .unwrap();
                 stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
                 write_repeatedly(stream, &[b' '; 64 << 10], 250);
-                stream.set_write_timeout(Some(PATIENCE)).unwrap();
+                stream.set_write_timeout(Some(TEST_TIMEOUT)).unwrap();
                 assert_alive();
             }
             streams.iter_mut().for_each(|it| refused("a body that stops", &[408, 503], status(it)));

@@ -11,7 +11,7 @@ use tinkex::types::{
 use tinkex::{CloseStatus, ErrorKind, ServiceClient, ServiceClientBuilder};
 
 use crate::util::engine::{Client, pass, sample};
-use crate::util::{PATIENCE, eventually};
+use crate::util::{TEST_TIMEOUT, eventually};
 
 fn server() -> Server {
     Server::start(Options { threads: 2, ..Options::default() }).unwrap()
@@ -212,7 +212,7 @@ fn a_dropped_sample_is_cancelled_during_the_long_poll_for_its_result() {
     // The long poll ends only with the result, so a cancellation must end it.
     let server =
         Server::start(Options { long_poll: Duration::MAX, threads: 1, ..Options::default() }).unwrap();
-    let service = connect(&server).timeouts(|timeouts| timeouts.poll = 10 * PATIENCE).build().unwrap();
+    let service = connect(&server).timeouts(|timeouts| timeouts.poll = 10 * TEST_TIMEOUT).build().unwrap();
     let sampler = service.create_sampling_client("tinkex/nano").unwrap();
     let params =
         SamplingParams { max_tokens: Some(2000), stop: Some(Stop::Tokens(vec![])), ..Default::default() };

@@ -7,7 +7,7 @@ use tinkex::local::{Options, Server};
 use tinkex::types::{ModelInput, SamplingParams};
 use tinkex::{ServiceClient, wait_all};
 
-use crate::util::PATIENCE;
+use crate::util::TEST_TIMEOUT;
 use crate::util::engine::{Client, sample};
 
 fn sampler(client: &Client) -> String {
@@ -108,7 +108,7 @@ fn clients_poll_together_and_share_samplers_if_the_engine_enables_it() {
     assert!(answers.iter().all(|it| it.sequences[0].tokens == answers[0].sequences[0].tokens));
     let clone = connect().from_sampler_handle(sampler.get_sampler_handle()).expect("a clone");
     let mut pending = clone.sample(&prompt, 1, &params);
-    let answer = pending.wait_timeout(PATIENCE).expect("no error").expect("an answer");
+    let answer = pending.wait_timeout(TEST_TIMEOUT).expect("no error").expect("an answer");
     assert_eq!(answer.sequences[0].tokens, answers[0].sequences[0].tokens);
     let client = Client::alongside(server);
     let join = json!({"sampling_session_id": sampler.sampling_session_id(), "type": "join_sampling_session"});

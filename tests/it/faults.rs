@@ -16,7 +16,7 @@ use tinkex::testing::{Act, Clock, FakeServer, VirtualClock};
 use tinkex::types::{AdamParams, LossFn};
 use tinkex::{CloseStatus, Error, ErrorKind};
 
-use crate::util::{PATIENCE, alone, client_threads, datum, eventually};
+use crate::util::{TEST_TIMEOUT, alone, client_threads, datum, eventually};
 use table::{Expect, Fault, Kind, Order, exceptions, faults};
 use verbs::{Clients, Verb, verbs};
 
@@ -128,8 +128,8 @@ impl Scene {
                 (timeouts.exchange, timeouts.poll) = (ms(400), ms(400));
                 (timeouts.submit, timeouts.silence, timeouts.operation) = (s(4), s(2), s(12));
             } else {
-                (timeouts.exchange, timeouts.poll) = (PATIENCE, PATIENCE);
-                (timeouts.connect, timeouts.close) = (PATIENCE, s(20));
+                (timeouts.exchange, timeouts.poll) = (TEST_TIMEOUT, TEST_TIMEOUT);
+                (timeouts.connect, timeouts.close) = (TEST_TIMEOUT, s(20));
                 (timeouts.submit, timeouts.silence) = (s(30), s(20));
                 timeouts.operation = s(fault.operation);
             }
@@ -180,7 +180,7 @@ impl Row<'_> {
         if !self.fault.slow && limit < by_clock {
             return Err(format!("took {by_clock:?} of {limit:?}"));
         }
-        if PATIENCE < real {
+        if TEST_TIMEOUT < real {
             return Err(format!("took {real:?}"));
         }
         if self.place == Place::Submit && self.verb.trains && outcome.is_err() {

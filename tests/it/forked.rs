@@ -7,7 +7,7 @@ use tinkex::testing::{Act, FakeServer};
 use tinkex::types::{AdamParams, ModelInput, SamplingParams};
 use tinkex::{CloseStatus, Error};
 
-use crate::util::{PATIENCE, alone, eventually};
+use crate::util::{TEST_TIMEOUT, alone, eventually};
 
 unsafe extern "C" {
     fn fork() -> i32;
@@ -29,7 +29,7 @@ fn in_child(checks: impl FnOnce() -> i32) -> i32 {
         // SAFETY: `_exit` takes no pointers and does not return.
         unsafe { _exit(code) }
     }
-    let (deadline, mut status) = (Instant::now() + PATIENCE, 0);
+    let (deadline, mut status) = (Instant::now() + TEST_TIMEOUT, 0);
     // SAFETY: `status` is a local variable that outlives the call.
     while unsafe { waitpid(child, &raw mut status, WNOHANG) } == 0 {
         if deadline < Instant::now() {
@@ -64,7 +64,7 @@ fn in_a_forked_child_every_call_fails_at_once_and_the_parent_goes_on() {
             let gate = gate.clone();
             server.always_altered(path, move |answer| {
                 // Fails when `open` is dropped, which opens the gate.
-                let _ = gate.recv_timeout(PATIENCE);
+                let _ = gate.recv_timeout(TEST_TIMEOUT);
                 Act::Answer(answer)
             });
         }
@@ -83,7 +83,7 @@ fn in_a_forked_child_every_call_fails_at_once_and_the_parent_goes_on() {
         let code = in_child(|| {
             let Some((mut step, sample, training, sampler, rest, service)) = held.take() else { return 1 };
             let checks = [
-                says_forked(step.wait_timeout(PATIENCE)),
+                says_forked(step.wait_timeout(TEST_TIMEOUT)),
                 says_forked(step.wait()),
                 sample.is_done(),
                 says_forked(training.optim_step(AdamParams::default()).wait()),

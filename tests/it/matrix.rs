@@ -9,7 +9,7 @@ use tinkex::testing::{Act, FakeServer, VirtualClock};
 use tinkex::types::{AuditEventType, CopyOptions, LossFn, ModelInput, SamplingParams, Ttl};
 use tinkex::{AdminClient, CloseStatus, Error, ErrorKind, RestClient, ServiceClient, ServiceClientBuilder};
 
-use crate::util::{PATIENCE, datum, eventually};
+use crate::util::{TEST_TIMEOUT, datum, eventually};
 
 /// Behaviour of the server at one endpoint.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -431,7 +431,7 @@ fn every_verb_meets_its_row_for_every_behaviour_of_its_endpoint() {
             let played = row.clone();
             // Not joined, because a verb that hangs would hang the test.
             std::thread::spawn(move || done.send(play(&played, behaviour)));
-            match result.recv_timeout(PATIENCE) {
+            match result.recv_timeout(TEST_TIMEOUT) {
                 Ok((result, took)) => {
                     let outcome = Outcome::of(&result);
                     if outcome != expected {

@@ -226,9 +226,9 @@ fn the_trace_context_is_that_of_the_submitting_thread() {
     let server = FakeServer::new();
     let builder = server.in_memory().trace_context(|| match SPAN.get() {
         0 => None,
-        13 => panic!("an unlucky span"),
+        13 => panic!("no span 13"),
         99 => Some(TraceContext::new("bad\r\nx-api-key: evil")),
-        it => Some(TraceContext::new(format!("00-trace-{it}")).with_tracestate("a=b")),
+        span => Some(TraceContext::new(format!("00-trace-{span}")).with_tracestate("a=b")),
     });
     let service = builder.build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();

@@ -10,9 +10,9 @@ use tinkex::testing::{Act, FakeServer, Seen, VirtualClock};
 use tinkex::types::{ModelInput, SampleResponse, SamplingParams};
 use tinkex::{CloseStatus, ErrorKind, PausePolicy, Pending, SamplingClient, ServiceClient, Stage};
 
-use crate::util::{HOUR, PATIENCE, alone, client_threads, eventually};
+use crate::util::{HOUR, TEST_TIMEOUT, alone, client_threads, eventually};
 
-const MANY: &str = "/api/v1/retrieve_futures";
+const POLL_MANY: &str = "/api/v1/retrieve_futures";
 const ONE: &str = "/api/v1/retrieve_future";
 
 fn in_memory() -> (FakeServer, ServiceClient, SamplingClient) {
@@ -32,13 +32,13 @@ fn bodies(server: &FakeServer, path: &str) -> Vec<Value> {
     server.requests_to(path).iter().map(|it| it.json().unwrap()).collect()
 }
 
-/// Has the server hold back the news until this is cancelled, as real ones do: a request that finds none is held.
+/// Makes the server hold each poll until the returned token is cancelled, as real servers do while nothing is finished.
 fn hold(server: &FakeServer) -> CancelToken {
     let release = CancelToken::new();
     let released = release.clone();
     server.script(move |seen: &Seen| {
-        if seen.path == MANY {
-            released.wait_timeout(PATIENCE);
+        if seen.path == POLL_MANY {
+            released.wait_timeout(TEST_TIMEOUT);
         }
         None
     });
@@ -50,7 +50,7 @@ fn a_sample_is_announced_fetched_whole_and_reported() {
     let (server, service, sampler) = in_memory();
     assert_eq!(sample(&sampler).wait().unwrap().sequences.len(), 1);
     service.close(CloseStatus::Success).unwrap();
-    let paths = [MANY, ONE, "/api/v1/asample", "/api/v1/sessions/session-1/finish"];
+    let paths = [POLL_MANY, ONE, "/api/v1/asample", "/api/v1/sessions/session-1/finish"];
     let requests: Vec<_> =
         server.requests().into_iter().filter(|it| paths.contains(&it.path.as_str())).collect();
     let order: Vec<_> = requests.iter().map(|it| it.path.rsplit('/').next().unwrap()).collect();
@@ -78,13 +78,13 @@ fn a_sample_is_announced_fetched_whole_and_reported() {
 fn a_failed_sample_is_asked_for_the_usual_way_and_reported_as_well() {
     let (server, service, sampler) = in_memory();
     let failed = json!({"state": "failed", "request_id": "request-1"});
-    server.next(MANY, Act::json(json!({"completions": [failed], "cursor": 1})));
+    server.next(POLL_MANY, Act::json(json!({"completions": [failed], "cursor": 1})));
     server.next(ONE, Act::json(json!({"error": "prompt exceeds context window", "category": "user"})));
     let error = sample(&sampler).wait().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::RequestFailed { .. }), "{error}");
     service.close(CloseStatus::Success).unwrap();
     assert_eq!(bodies(&server, ONE)[0]["allow_metadata_only"], true);
-    assert!(bodies(&server, MANY).iter().any(|it| it["retrieved_request_ids"] == json!(["request-1"])));
+    assert!(bodies(&server, POLL_MANY).iter().any(|it| it["retrieved_request_ids"] == json!(["request-1"])));
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_storm_of_errors_delays_samples_and_fails_none() {
         Act::status(400, r#"{"detail":"bad"}"#),
         Act::status(200, "<html>"),
     ] {
-        server.next(MANY, act);
+        server.next(POLL_MANY, act);
     }
     sample(&sampler).wait().unwrap();
 }
@@ -112,7 +112,7 @@ fn an_unpaid_bill_is_waited_out_unless_pauses_are_to_fail() {
         server.polls_together();
         let service = server.in_memory().pause_policy(policy).build().unwrap();
         let sampler = service.create_sampling_client("fake/model").unwrap();
-        server.next(MANY, Act::status(402, r#"{"detail":"no funds"}"#));
+        server.next(POLL_MANY, Act::status(402, r#"{"detail":"no funds"}"#));
         let first = sample(&sampler).wait();
         match policy {
             PausePolicy::Fail => assert_eq!(*first.unwrap_err().kind(), ErrorKind::Billing),
@@ -125,7 +125,7 @@ fn an_unpaid_bill_is_waited_out_unless_pauses_are_to_fail() {
 #[test]
 fn a_refusal_for_good_fails_current_and_later_samples() {
     let (server, _service, sampler) = in_memory();
-    server.always(MANY, Act::status(403, "no"));
+    server.always(POLL_MANY, Act::status(403, "no"));
     assert_eq!(*sample(&sampler).wait().unwrap_err().kind(), ErrorKind::Permission);
     assert_eq!(*sample(&sampler).wait().unwrap_err().kind(), ErrorKind::Permission);
 }
@@ -134,12 +134,12 @@ fn a_refusal_for_good_fails_current_and_later_samples() {
 fn a_server_without_the_endpoint_is_polled_for_each_sample() {
     for status in [404, 405, 501] {
         let (server, service, sampler) = in_memory();
-        server.always(MANY, Act::status(status, r#"{"detail":"Not Found"}"#));
+        server.always(POLL_MANY, Act::status(status, r#"{"detail":"Not Found"}"#));
         let pending: Vec<_> = (0..20).map(|_| sample(&sampler)).collect();
         pending.into_iter().for_each(|it| drop(it.wait().unwrap()));
         // Other sampling clients of the service need not ask again.
         sample(&service.create_sampling_client("fake/model").unwrap()).wait().unwrap();
-        assert_eq!(server.requests_to(MANY).len(), 1);
+        assert_eq!(server.requests_to(POLL_MANY).len(), 1);
         assert!(bodies(&server, ONE).iter().all(|it| it["allow_metadata_only"] == true));
     }
 }
@@ -149,13 +149,13 @@ fn a_panic_in_a_turn_of_the_poller_is_survived() {
     let (server, _service, sampler) = in_memory();
     let armed = AtomicBool::new(true);
     server.script(move |seen| {
-        assert!(seen.path != MANY || !armed.swap(false, Ordering::Relaxed), "the moon is blue");
+        assert!(seen.path != POLL_MANY || !armed.swap(false, Ordering::Relaxed), "the moon is blue");
         None
     });
     sample(&sampler).wait().unwrap();
     let always = server.clone();
     always.script(|seen| {
-        assert!(seen.path != MANY, "the moon is green");
+        assert!(seen.path != POLL_MANY, "the moon is green");
         None
     });
     let error = sample(&sampler).wait().unwrap_err();
@@ -181,7 +181,7 @@ fn a_lost_sample_is_submitted_again_under_a_new_number() {
     sample(&sampler).wait().unwrap();
     let numbers: Vec<_> = bodies(&server, "/api/v1/asample").iter().map(|it| it["seq_id"].clone()).collect();
     assert_eq!(numbers, [0, 1]);
-    assert!(bodies(&server, MANY).iter().all(|it| it["retrieved_request_ids"] != json!(["request-1"])));
+    assert!(bodies(&server, POLL_MANY).iter().all(|it| it["retrieved_request_ids"] != json!(["request-1"])));
 }
 
 #[test]
@@ -192,9 +192,9 @@ fn a_completion_that_overtakes_the_answer_to_its_submission_is_kept() {
     let service = listening.client().build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     let early = |id: &str| json!({"state": "finished", "request_id": id});
-    let news = json!({"completions": [early("request-2"), early("request-1")], "cursor": 2});
-    server.next(MANY, Act::json(news));
-    server.always(MANY, Act::json(json!({"completions": [], "cursor": 2})));
+    let completions = json!({"completions": [early("request-2"), early("request-1")], "cursor": 2});
+    server.next(POLL_MANY, Act::json(completions));
+    server.always(POLL_MANY, Act::json(json!({"completions": [], "cursor": 2})));
     sample(&sampler).wait().unwrap();
     sample(&sampler).wait().unwrap();
 }
@@ -209,11 +209,11 @@ fn a_sample_ends_at_its_deadline_and_its_siblings_poller_goes_on() {
     });
     let service = service.build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
-    server.always(MANY, Act::Stall);
+    server.always(POLL_MANY, Act::Stall);
     server.always(ONE, Act::Stall);
     let error = sample(&sampler).wait().unwrap_err();
     assert!(error.is_timeout() && error.to_string().contains("600s"), "{error}");
-    server.behave(MANY);
+    server.behave(POLL_MANY);
     server.behave(ONE);
     sample(&sampler).wait().unwrap();
 }
@@ -225,14 +225,14 @@ fn a_sample_that_the_server_never_announces_is_found_without_waiting_for_its_dea
     let clock = VirtualClock::new();
     let service = server.in_memory_at(clock.clone()).unbounded_operations().build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
-    server.always_altered(MANY, move |_| {
+    server.always_altered(POLL_MANY, move |_| {
         clock.advance(Duration::from_secs(30));
         Act::json(json!({"completions": [], "cursor": 0}))
     });
     let mut pending: Vec<_> = (0..9).map(|_| sample(&sampler)).collect();
     server.next(ONE, Act::json(json!({"type": "try_again", "queue_state": "active"})));
     for it in &mut pending {
-        it.wait_timeout(PATIENCE).unwrap().unwrap();
+        it.wait_timeout(TEST_TIMEOUT).unwrap().unwrap();
     }
     assert!(bodies(&server, ONE).iter().all(|it| it["allow_metadata_only"] == true));
 }
@@ -248,7 +248,7 @@ fn closing_a_sampling_client_ends_its_held_poll_and_leaves_others_alone() {
         let service = listening.client().threads(|it| it.idle = idle).build().unwrap();
         let clients = [(); 2].map(|_| service.create_sampling_client("fake/model").unwrap());
         let [lost, kept] = clients.each_ref().map(sample);
-        eventually("both polls are held", || server.requests_to(MANY).len() == 2);
+        eventually("both polls are held", || server.requests_to(POLL_MANY).len() == 2);
         let polling = || client_threads().iter().filter(|it| it.starts_with("tk-poll")).count();
         assert_eq!((polling(), service.dump().pools.iter().map(|it| it.queued).sum::<usize>()), (2, 0));
         clients[0].close();
@@ -266,12 +266,13 @@ fn closing_the_service_answers_every_waiting_sample_and_ends_the_poll() {
     server.polls_together();
     let held = hold(&server);
     let listening = server.listen().unwrap();
-    let builder = listening.client().timeouts(|it| (it.poll, it.close, it.finish) = (HOUR, PATIENCE, HOUR));
+    let builder =
+        listening.client().timeouts(|it| (it.poll, it.close, it.finish) = (HOUR, TEST_TIMEOUT, HOUR));
     let service = builder.build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     let pending: Vec<_> = (0..50).map(|_| sample(&sampler)).collect();
     eventually("all are submitted", || server.requests_to("/api/v1/asample").len() == 50);
-    eventually("the poll is held", || !server.requests_to(MANY).is_empty());
+    eventually("the poll is held", || !server.requests_to(POLL_MANY).is_empty());
     service.close(CloseStatus::Success).unwrap();
     assert!(pending.into_iter().all(|it| it.wait().unwrap_err().is_closed()));
     assert!(service.dump().pools.iter().all(|it| it.threads == 0), "{}", service.dump());
@@ -284,23 +285,27 @@ fn those_who_wait_can_see_that_the_server_still_answers() {
     server.polls_together();
     let service = server.in_memory().unbounded_operations().build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
-    let news = CancelToken::new();
-    let come = news.clone();
+    let finished = CancelToken::new();
+    let is_finished = finished.clone();
     server.script(move |seen| {
         // Its time passes by pauses only, so that a poll that takes a moment of ours keeps it slow.
-        let early = [MANY, ONE].contains(&seen.path.as_str()) && !come.wait_timeout(Duration::from_millis(1));
-        early.then(|| match seen.path == MANY {
-            true => Act::json(json!({"completions": [], "cursor": 0})),
-            false => Act::json(json!({"type": "try_again"})),
+        let early = [POLL_MANY, ONE].contains(&seen.path.as_str())
+            && !is_finished.wait_timeout(Duration::from_millis(1));
+        early.then(|| {
+            if seen.path == POLL_MANY {
+                Act::json(json!({"completions": [], "cursor": 0}))
+            } else {
+                Act::json(json!({"type": "try_again"}))
+            }
         })
     });
     let pending = sample(&sampler);
-    eventually("some polls brought nothing", || 60 < server.requests_to(MANY).len());
+    eventually("some polls brought nothing", || 60 < server.requests_to(POLL_MANY).len());
     let dump = service.dump();
     let status = &dump.operations[0];
     assert_eq!(status.stage, Stage::Waiting);
     assert!(status.last_contact.unwrap() < Duration::from_secs(2), "{status:?}");
-    news.cancel();
+    finished.cancel();
     pending.wait().unwrap();
 }
 
@@ -308,12 +313,12 @@ fn those_who_wait_can_see_that_the_server_still_answers() {
 fn cancelling_and_closing_answer_at_once_while_a_poll_is_held() {
     let server = FakeServer::new();
     server.polls_together();
-    server.always(MANY, Act::Stall);
+    server.always(POLL_MANY, Act::Stall);
     let listening = server.listen().unwrap();
     let service = listening.client().timeouts(|it| it.poll = HOUR).build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     let (first, second) = (sample(&sampler), sample(&sampler));
-    eventually("the poll is held", || !server.requests_to(MANY).is_empty());
+    eventually("the poll is held", || !server.requests_to(POLL_MANY).is_empty());
     let before = Instant::now();
     first.cancel();
     assert!(first.wait().unwrap_err().is_cancelled());
@@ -329,20 +334,21 @@ fn closing_reports_what_the_server_does_not_know_yet() {
     let listening = server.listen().unwrap();
     // The last report has an eighth of the time for closing.
     let service =
-        listening.client().timeouts(|it| (it.close, it.finish) = (PATIENCE / 4, HOUR)).build().unwrap();
+        listening.client().timeouts(|it| (it.close, it.finish) = (TEST_TIMEOUT / 4, HOUR)).build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     let other = json!({"state": "finished", "request_id": "request-1"});
-    server.next(MANY, Act::json(json!({"completions": [other], "cursor": 1})));
-    server.next(MANY, Act::Stall);
+    server.next(POLL_MANY, Act::json(json!({"completions": [other], "cursor": 1})));
+    server.next(POLL_MANY, Act::Stall);
     // The other sample keeps a poll under way, so that the finished one cannot be reported by it. Either may have arrived first.
     let (done, first) = crossbeam_channel::unbounded();
     (0..2).for_each(|it| sample(&sampler).on_done(it, done.clone()));
-    first.recv_timeout(PATIENCE).unwrap().1.unwrap();
+    first.recv_timeout(TEST_TIMEOUT).unwrap().1.unwrap();
     service.close(CloseStatus::Success).unwrap();
     let last = server.requests();
     let finish = last.iter().position(|it| it.path.ends_with("/finish")).unwrap();
-    let told =
-        |it: &Seen| it.path == MANY && it.json().unwrap()["retrieved_request_ids"] == json!(["request-1"]);
+    let told = |it: &Seen| {
+        it.path == POLL_MANY && it.json().unwrap()["retrieved_request_ids"] == json!(["request-1"])
+    };
     assert!(last[..finish].iter().any(told));
 }
 
@@ -372,15 +378,15 @@ fn samples_in_flight_need_no_thread_each() {
 fn a_cursor_that_moves_by_itself_is_not_followed_while_nobody_waits() {
     let (server, _service, sampler) = in_memory();
     let cursor = AtomicU64::new(1000);
-    server.always_altered(MANY, move |answer| {
+    server.always_altered(POLL_MANY, move |answer| {
         let mut body: Value = serde_json::from_slice(&answer.body).unwrap();
         body["cursor"] = cursor.fetch_add(1, Ordering::Relaxed).into();
         Act::json(body)
     });
     sample(&sampler).wait().unwrap();
-    let before = server.requests_to(MANY).len();
+    let before = server.requests_to(POLL_MANY).len();
     // Time enough for thousands of requests in memory, where no pause takes any.
     std::thread::sleep(Duration::from_millis(300));
-    let n_more = server.requests_to(MANY).len() - before;
+    let n_more = server.requests_to(POLL_MANY).len() - before;
     assert!(n_more <= 5, "{n_more} requests although nobody waits");
 }

@@ -7,7 +7,7 @@ use tinkex::testing::{Act, FakeServer, RefusedThreads, VirtualClock};
 use tinkex::types::{AdamParams, ModelInput, SampleResponse, SamplingParams};
 use tinkex::{ErrorKind, Pending};
 
-use crate::util::{PATIENCE, alone, client_threads, eventually, training};
+use crate::util::{TEST_TIMEOUT, alone, client_threads, eventually, training};
 
 /// Samples of eight clients at once while threads are refused, the first `together` of them in one moment. Each sample is
 /// answered, and the clients work on when there are threads again.
@@ -34,7 +34,7 @@ fn samples_while_refused(server: &FakeServer, prefix: &str, together: usize) {
     });
     eventually("threads were refused", || together <= refused.count());
     drop(refused);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     for mut it in pending {
         match it.wait_deadline(deadline) {
             Ok(sample) => assert!(sample.is_some(), "not answered: {}", service.dump()),

@@ -10,7 +10,7 @@ use tinkex::testing::{Act, FakeServer, VirtualClock};
 use tinkex::types::{AccessScope, LoraConfig, Ttl};
 use tinkex::{CloseStatus, Error, ErrorKind, RestClient, ServiceClient};
 
-use crate::util::{PATIENCE, eventually, path_of};
+use crate::util::{TEST_TIMEOUT, eventually, path_of};
 
 /// A client of an empty fake server.
 fn rest() -> (FakeServer, RestClient) {
@@ -313,7 +313,7 @@ fn closing_the_service_ends_a_call_in_flight_and_refuses_later_ones() {
     eventually("the request is out", || !server.requests_to(path).is_empty());
     assert_eq!(service.dump().operations[0].operation, "list_training_runs");
     service.close(CloseStatus::Success).unwrap();
-    let error = waiting.recv_timeout(PATIENCE).unwrap().unwrap().unwrap_err();
+    let error = waiting.recv_timeout(TEST_TIMEOUT).unwrap().unwrap().unwrap_err();
     assert!(error.is_closed(), "{error}");
     assert!(rest.get_session("s").unwrap_err().is_closed());
     assert!(rest.healthz().unwrap_err().is_closed());

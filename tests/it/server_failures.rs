@@ -11,7 +11,7 @@ use tinkex::testing::{Act, FakeServer, VirtualClock};
 use tinkex::types::{AdamParams, Datum, LossFn, ModelInput, SamplingParams};
 use tinkex::{CloseStatus, ErrorKind, Phase, Sent, ServiceClient};
 
-use crate::util::{HOUR, PATIENCE, alone, client_threads, datum, eventually};
+use crate::util::{HOUR, TEST_TIMEOUT, alone, client_threads, datum, eventually};
 
 #[test]
 fn an_unreachable_server_is_an_error_with_its_url_within_the_connect_timeout() {
@@ -31,7 +31,7 @@ fn an_unreachable_server_is_an_error_with_its_url_within_the_connect_timeout() {
     ] {
         assert!(error.is_connection() && error.is_retryable(), "{error}");
         assert!(error.to_string().contains(&url), "{error}");
-        assert!(error.elapsed().unwrap() < PATIENCE, "{error}");
+        assert!(error.elapsed().unwrap() < TEST_TIMEOUT, "{error}");
     }
 }
 
@@ -117,7 +117,7 @@ fn when_the_server_dies_every_waiting_operation_ends_with_an_error_and_no_thread
             // The request that ends the session fails; the client is closed nevertheless.
             assert!(service.close(CloseStatus::Errored).is_err());
             drop((training, sampler, service));
-            assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
+            assert!(started.elapsed() < TEST_TIMEOUT, "{:?}", started.elapsed());
             eventually("no thread stays", || client_threads().is_empty());
         },
     );
@@ -280,7 +280,7 @@ fn dropping_everything_while_the_server_hangs_leaves_no_thread() {
         let started = Instant::now();
         drop(training);
         drop(service);
-        assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
+        assert!(started.elapsed() < TEST_TIMEOUT, "{:?}", started.elapsed());
         eventually("no thread stays", || client_threads().is_empty());
     });
 }

@@ -72,7 +72,7 @@ fn finish_may_be_missing() {
 
 #[test]
 fn unknown_fields_are_ignored_and_official_bodies_sent_unchanged() {
-    let (server, _service, training) = answered(json!({"metrics": {"a": 1.0}, "weather": {"sky": [1]}}));
+    let (server, _service, training) = answered(json!({"metrics": {"a": 1.0}, "unknown": {"field": [1]}}));
     assert_eq!(training.optim_step(AdamParams::default()).wait().unwrap().metrics["a"], 1.0);
     assert_eq!(body(&server, "/api/v1/optim_step")["type"], "optim_step");
     assert_eq!(body(&server, "/api/v1/create_model")["optimizer_config"], json!({"type": "adamw"}));
@@ -264,7 +264,7 @@ fn forward_backward_sends_matrices_with_their_zeros_if_asked_to() {
         assert_eq!(sent == *dense.as_ref().unwrap(), is_dense);
         assert_eq!(sent.len() < 4 * 400 + 8 * 400, !is_dense, "{} bytes", sent.len());
     }
-    // The caller's own sparse tensors are written out as well.
+    // Sparse tensors of the caller are sent dense as well.
     let sparse = TensorData::from_csr([4, 100], vec![0, 1, 1, 1, 1], vec![7], Values::F32(vec![1.0]));
     let server = FakeServer::new();
     let service = server.in_memory().dense_tensors(true).build().unwrap();

@@ -9,7 +9,7 @@ use tinkex::testing::{Act, FakeServer, VirtualClock};
 use tinkex::types::LossFn;
 use tinkex::{CloseStatus, ErrorKind, ServiceClient};
 
-use crate::util::{PATIENCE, datum, eventually};
+use crate::util::{TEST_TIMEOUT, datum, eventually};
 
 const CONFIG: &str = "/api/v1/client/config";
 const DYNAMIC: &str = "/api/v1/client/dynamic_config";
@@ -84,7 +84,7 @@ fn heartbeats_continue_while_a_request_for_flags_hangs() {
     server.script(move |seen| {
         if seen.path == DYNAMIC {
             // Blocks until the test releases it or has failed.
-            let _ = released.lock().unwrap().recv_timeout(PATIENCE);
+            let _ = released.lock().unwrap().recv_timeout(TEST_TIMEOUT);
         }
         None
     });

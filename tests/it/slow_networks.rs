@@ -8,7 +8,7 @@ use tinkex::testing::{Act, FakeServer};
 use tinkex::types::{AdamParams, Datum, LossFn};
 use tinkex::{ErrorKind, Phase, ServiceClient};
 
-use crate::util::PATIENCE;
+use crate::util::TEST_TIMEOUT;
 use crate::util::relay::{Pace, Relay};
 
 const SHORT: Duration = Duration::from_secs(1);
@@ -17,7 +17,7 @@ fn client(relay: &Relay) -> ServiceClient {
     let builder = ServiceClient::builder().without_environment().api_key("tml-test").base_url(relay.url());
     let builder = builder.timeouts(|timeouts| {
         (timeouts.exchange, timeouts.poll) = (SHORT, SHORT);
-        (timeouts.submit, timeouts.operation) = (SHORT * 3, PATIENCE);
+        (timeouts.submit, timeouts.operation) = (SHORT * 3, TEST_TIMEOUT);
     });
     builder.build().unwrap()
 }
@@ -59,7 +59,7 @@ fn an_answer_that_stops_halfway_counts_as_silence() {
     let ms = Duration::from_millis;
     let service = listening.client().timeouts(|timeouts| {
         (timeouts.exchange, timeouts.poll, timeouts.silence) = (ms(200), ms(200), ms(300));
-        timeouts.heartbeat = PATIENCE;
+        timeouts.heartbeat = TEST_TIMEOUT;
     });
     let service = service.build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();

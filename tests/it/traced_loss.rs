@@ -172,7 +172,7 @@ fn cancelling_the_creation_of_a_loss_does_not_affect_other_waiters() {
     });
     let (service, _training) = start(&server);
     let first = service.create_custom_loss(nll());
-    arrival.recv_timeout(crate::util::PATIENCE).unwrap();
+    arrival.recv_timeout(crate::util::TEST_TIMEOUT).unwrap();
     let second = service.create_custom_loss(nll());
     first.cancel();
     assert!(first.wait().unwrap_err().is_cancelled());

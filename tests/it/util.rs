@@ -14,16 +14,16 @@ use tinkex::types::Datum;
 use tinkex::{Error, ServiceClient, TrainingClient};
 
 /// Bound for waits that end early in a test that passes.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Timeout for waits that only the mechanism under test may end. It is above every bound of the tests, so that a test
 /// fails without its mechanism instead of passing late.
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 /// Bound of [`eventually`] and [`in_time`]: 3 minutes, because the machine may be busy. `tests/mutants/run.py` sets
-/// `TINKEX_TEST_PATIENCE` to fewer seconds, because with a mutant most of these waits time out.
-fn patience() -> Duration {
-    let seconds = std::env::var("TINKEX_TEST_PATIENCE").ok().and_then(|it| it.parse().ok());
+/// `TINKEX_HANG_TIMEOUT` to fewer seconds, because with a mutant most of these waits time out.
+fn hang_timeout() -> Duration {
+    let seconds = std::env::var("TINKEX_HANG_TIMEOUT").ok().and_then(|it| it.parse().ok());
     Duration::from_secs(seconds.unwrap_or(180))
 }
 
@@ -89,7 +89,7 @@ pub(crate) fn client_threads() -> Vec<String> {
 /// Waits until a condition holds.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + patience();
+    let deadline = Instant::now() + hang_timeout();
     while !holds() {
         assert!(Instant::now() < deadline, "did not happen in time: {what}");
         std::thread::sleep(Duration::from_millis(5));
@@ -105,7 +105,7 @@ pub(crate) fn in_time(body: impl FnOnce() + Send + 'static) {
         // The receiver is gone after a timeout.
         let _ = done.send(());
     });
-    match ended.recv_timeout(patience()) {
+    match ended.recv_timeout(hang_timeout()) {
         Ok(()) => {}
         Err(RecvTimeoutError::Timeout) => panic!("the test hangs"),
         // The body panicked: fail this test with the same panic.

@@ -7,7 +7,7 @@ use tinkex::testing::{Act, FakeServer, VirtualClock};
 use tinkex::types::{AdamParams, LossFn, ModelInput, QueueState, SamplingParams};
 use tinkex::{ErrorKind, Stage};
 
-use crate::util::{PATIENCE, datum, eventually, training};
+use crate::util::{TEST_TIMEOUT, datum, eventually, training};
 
 const RETRIEVE: &str = "/api/v1/retrieve_future";
 
@@ -89,7 +89,7 @@ fn a_wait_that_times_out_leaves_the_operation_running() {
     });
     assert!(pending.try_wait().is_none() && !pending.is_done());
     ready.store(true, std::sync::atomic::Ordering::Release);
-    pending.wait_timeout(PATIENCE).unwrap().unwrap();
+    pending.wait_timeout(TEST_TIMEOUT).unwrap().unwrap();
     assert_eq!(pending.status().stage, Stage::Done);
 }
 
@@ -194,20 +194,20 @@ fn the_last_result_is_in_its_channel_before_the_session_ends() {
     let (open, gate) = crossbeam_channel::bounded::<()>(0);
     server.always_altered("/api/v1/telemetry", move |answer| {
         // Blocks until the test drops the sender.
-        let _ = gate.recv_timeout(PATIENCE);
+        let _ = gate.recv_timeout(TEST_TIMEOUT);
         Act::Answer(answer)
     });
     let (begin, begun) = crossbeam_channel::bounded::<()>(0);
     server.always_altered(RETRIEVE, move |answer| {
         // Blocks until the test drops the sender.
-        let _ = begun.recv_timeout(PATIENCE);
+        let _ = begun.recv_timeout(TEST_TIMEOUT);
         Act::Answer(answer)
     });
     let (sender, receiver) = crossbeam_channel::unbounded();
     training.optim_step(AdamParams::default()).on_done(1, sender);
     drop((training, service));
     drop(begin);
-    let (tag, result) = receiver.recv_timeout(PATIENCE / 2).expect("a result while telemetry hangs");
+    let (tag, result) = receiver.recv_timeout(TEST_TIMEOUT / 2).expect("a result while telemetry hangs");
     result.unwrap();
     assert_eq!(tag, 1);
     drop(open);

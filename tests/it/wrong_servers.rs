@@ -15,7 +15,7 @@ use tinkex::testing::{Act, FakeServer, VirtualClock};
 use tinkex::types::AdamParams;
 use tinkex::{Error, ErrorKind, Phase, ServiceClient};
 
-use crate::util::{PATIENCE, alone, eventually, training};
+use crate::util::{TEST_TIMEOUT, alone, eventually, training};
 
 /// A peer that sends the same bytes on every connection. Returns its address and a count of its connections.
 fn peer(words: &'static [u8], reads_first: bool) -> (String, Arc<AtomicUsize>) {
@@ -49,7 +49,7 @@ fn client(url: String) -> ServiceClient {
 fn first_call(service: &ServiceClient) -> Error {
     let begun = Instant::now();
     let error = service.create_lora_training_client("m", Default::default()).map(drop).unwrap_err();
-    assert!(begun.elapsed() < PATIENCE, "{error}");
+    assert!(begun.elapsed() < TEST_TIMEOUT, "{error}");
     error
 }
 

@@ -7,8 +7,8 @@ use shuttle::thread;
 
 use super::{STACK, holds_for, never, notices_for};
 use crate::config::Settings;
-use crate::config::env::Env;
 use crate::credentials::Secret;
+use crate::env::Env;
 use crate::error::{Error, ErrorKind};
 use crate::pending::Progress;
 use crate::session::{Fetching, Owner, Poller, Session, Waiter};

@@ -31,7 +31,7 @@ CARGO = os.environ.get("CARGO", "cargo")
 # A test must fail within this number of seconds.
 BOUND = 60
 # The tests' bound for their own waits, in seconds: well below BOUND.
-PATIENCE = 20
+HANG_TIMEOUT = 20
 SWITCH = """
 /// Tells if the mechanism with this name is taken out.
 #[allow(dead_code)]
@@ -162,7 +162,7 @@ def build():
 
 def run(program, tests, mutant, limit):
     """Runs tests; returns the exit status, or None if they were killed at the limit, and the output."""
-    env = {**os.environ, "TINKEX_TEST_PATIENCE": str(PATIENCE), "RUST_BACKTRACE": "0"}
+    env = {**os.environ, "TINKEX_HANG_TIMEOUT": str(HANG_TIMEOUT), "RUST_BACKTRACE": "0"}
     env.pop("TINKEX_MUTANT", None)
     if mutant:
         env["TINKEX_MUTANT"] = mutant

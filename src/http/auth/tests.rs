@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::*;
 use crate::config::Settings;
-use crate::config::env::Env;
+use crate::env::Env;
 use crate::error::{ErrorKind, Sent};
 use crate::sync::clock::VirtualClock;
 

@@ -368,9 +368,9 @@ impl<S: ureq::AsSendBody> With for ureq::config::ConfigBuilder<ureq::typestate::
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::env::Env;
     use crate::config::{Settings, Timeouts};
     use crate::credentials::Secret;
+    use crate::env::Env;
     use crate::policy::retry::Failure;
 
     #[test]

@@ -323,13 +323,13 @@ fn no_report_contains_a_credential_even_if_the_server_repeats_it() {
     let client = reporting();
     client.server.always(
         SAMPLE,
-        Act::status(422, r#"{"detail":"tml-hunter2 and eyJhbGci.eyJzdWIi.c2ln are no good"}"#),
+        Act::status(422, r#"{"detail":"tml-hunter2 and eyJhbGci.eyJzdWIi.c2ln are not valid"}"#),
     );
     let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
     client.sampler.sample(&ModelInput::from_ints([1]), 1, &params).wait().unwrap_err();
     assert_eq!(client.close(), (4, 0));
     let bodies = client.bodies().iter().map(Value::to_string).collect::<String>();
-    assert!(bodies.contains("are no good"));
+    assert!(bodies.contains("are not valid"));
     for secret in ["hunter2", "hbGci", "zdWIi", "c2ln", "x-api-key", "X-API-Key"] {
         assert!(!bodies.contains(secret), "{secret}: {bodies}");
     }

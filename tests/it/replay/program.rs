@@ -6,7 +6,7 @@ use tinkex::{CloseStatus, Pending, RestClient, ServiceClient, TrainingClient};
 
 use super::server::Replay;
 use super::{refusals, rest, sampling, telemetry};
-use crate::util::PATIENCE;
+use crate::util::TEST_TIMEOUT;
 
 pub(super) const MODEL: &str = "local/tiny-qwen3";
 pub(super) const STATE: &str = "tinker://model_17aeb7f9/weights/step1";
@@ -33,7 +33,7 @@ pub(crate) fn run(replay: &Replay) {
 
     let service = replay.client().user_metadata("suite", "peer-e2e").telemetry(true);
     // The official SDK allows a minute for each request of the close and has no bound for all of them.
-    let service = service.timeouts(|it| it.finish = 4 * PATIENCE).build().unwrap();
+    let service = service.timeouts(|it| it.finish = 4 * TEST_TIMEOUT).build().unwrap();
     let lora = LoraConfig { rank: 8, seed: Some(1), ..Default::default() };
     let training = service.create_lora_training_client(MODEL, lora).unwrap();
     replay.assert_info(9, &training);

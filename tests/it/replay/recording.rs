@@ -56,9 +56,12 @@ pub(crate) fn read(file: &str) -> Vec<Exchange> {
 impl Exchange {
     fn read(line: Value) -> Self {
         let text = |key: &str| line[key].as_str().unwrap().to_string();
-        // The body is written anew here, and may then have another length.
-        let headers =
-            line["response_headers"].as_object().unwrap().iter().filter(|it| it.0 != "content-length");
+        // The body is serialized again here, possibly with another length.
+        let headers = line["response_headers"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(name, _)| *name != "content-length");
         let status = line["status"].as_u64().unwrap().try_into().unwrap();
         let answer = headers.fold(Answer::new(status), |answer, (name, value)| {
             answer.with_header(name, value.as_str().unwrap())

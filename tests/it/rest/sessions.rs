@@ -169,7 +169,7 @@ fn closing_the_service_ends_the_wait_for_a_trace() {
     let thread = std::thread::spawn(move || drop(done.send(rest.export_session_trace("s"))));
     eventually("the trace is requested", || !server.requests_to(TRACE).is_empty());
     service.close(CloseStatus::Success).unwrap();
-    assert!(waiting.recv_timeout(PATIENCE).unwrap().unwrap_err().is_closed());
+    assert!(waiting.recv_timeout(TEST_TIMEOUT).unwrap().unwrap_err().is_closed());
     assert_eq!(server.requests_to(TRACE).len(), 1, "closing ended the pause");
     thread.join().unwrap();
 }

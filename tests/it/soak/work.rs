@@ -17,7 +17,7 @@ use super::clients::{Held, OPERATION, PanicsOnDrop, Service, Slot};
 use super::request::base_model;
 use super::server::{Books, THREADS};
 use super::tally::{Question, Tally};
-use crate::util::PATIENCE;
+use crate::util::TEST_TIMEOUT;
 
 /// Operations in flight for each thread; at this number it waits for the oldest.
 const WINDOW: usize = 48;
@@ -290,7 +290,7 @@ impl Worker<'_> {
                         Err(_) => tally.violation(&question, "got no answer: its channel is closed"),
                     }
                     // The sender is dropped after the answer, so that no second answer can come.
-                    if let Ok(_) | Err(RecvTimeoutError::Timeout) = receiver.recv_timeout(PATIENCE) {
+                    if let Ok(_) | Err(RecvTimeoutError::Timeout) = receiver.recv_timeout(TEST_TIMEOUT) {
                         tally.violation(&question, "may be answered twice");
                     }
                 }));
@@ -349,5 +349,5 @@ fn wait<T: Send + 'static>(
 
 /// Bound of every wait: the time limit of an operation, plus a margin for a busy machine.
 fn longest() -> Duration {
-    OPERATION + PATIENCE
+    OPERATION + TEST_TIMEOUT
 }

@@ -67,10 +67,7 @@ pub(crate) fn replay(recorded: &str) -> (FakeServer, Arc<Mutex<BTreeSet<String>>
 }
 
 fn key(method: &str, path: &str, asks: &Value) -> String {
-    match asks.is_null() {
-        true => format!("{method} {path}"),
-        false => format!("{method} {path} {asks}"),
-    }
+    if asks.is_null() { format!("{method} {path}") } else { format!("{method} {path} {asks}") }
 }
 
 /// The path, without the hours of a bill, which are those of the recording.

@@ -117,14 +117,14 @@ fn a_sample_that_outlives_the_others_keeps_its_bits() {
 fn samples_beyond_the_concurrent_limit_have_the_same_bits_as_few_samples() {
     let sampler = with_noise(&tiny(), 2).sampler();
     // Their caches would take 40 MB together, more than the limit.
-    let many = Generate { num_samples: 420, max_tokens: 155, ..request(&prompt(3)) };
+    let large = Generate { num_samples: 420, max_tokens: 155, ..request(&prompt(3)) };
     let mut stop = |i: usize, tokens: &[u32]| i.is_multiple_of(3) && tokens.len() > i % 70;
-    let all = sampler.generate(&many, &mut stop, &|| false).unwrap().sequences;
+    let all = sampler.generate(&large, &mut stop, &|| false).unwrap().sequences;
     for (i, sequence) in all.iter().enumerate() {
         let len = if i.is_multiple_of(3) { i % 70 + 1 } else { 155 };
         assert_eq!((sequence.tokens.len(), sequence.logprobs.len()), (len, len), "{i}");
     }
-    let few = generate(&sampler, &Generate { num_samples: 8, ..many });
+    let few = generate(&sampler, &Generate { num_samples: 8, ..large });
     for (few, all) in few.sequences.iter().zip(&all) {
         let len = all.tokens.len();
         assert_eq!((&few.tokens[..len], &few.logprobs[..len]), (&all.tokens[..], &all.logprobs[..]));
