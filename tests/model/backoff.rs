@@ -32,5 +32,5 @@ fn the_longest_refusal_stands() {
 #[test]
 fn a_window_only_extends() {
     holds(the_longest_refusal_stands);
-    notices(Fault::Shortens, the_longest_refusal_stands);
+    notices(Fault::ShortensTheWindow, the_longest_refusal_stands);
 }

@@ -97,11 +97,11 @@ fn a_breaker_admits_one_trial_at_a_time() {
 #[test]
 fn a_breaker_recovers_from_a_trial_that_says_nothing() {
     holds(a_dropped_trial_is_not_the_last);
-    notices(Fault::ForgetsTheDropped, a_dropped_trial_is_not_the_last);
+    notices(Fault::IgnoresDrops, a_dropped_trial_is_not_the_last);
 }
 
 #[test]
 fn a_breaker_ignores_old_news() {
     holds(old_news_close_nothing);
-    notices(Fault::HearsOldEpochs, old_news_close_nothing);
+    notices(Fault::CountsOldEpochs, old_news_close_nothing);
 }

@@ -35,5 +35,5 @@ fn huge_items_pass_one_at_a_time() {
 fn a_budget_admits_one_overshoot() {
     holds(huge_items_pass_one_at_a_time);
     notices(Fault::OverdrawsTwice, huge_items_pass_one_at_a_time);
-    notices(Fault::LetsInSilently, huge_items_pass_one_at_a_time);
+    notices(Fault::GrantsWithoutNotify, huge_items_pass_one_at_a_time);
 }

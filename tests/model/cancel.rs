@@ -86,7 +86,7 @@ fn children_hear_of_a_cancellation_whenever_they_were_made() {
 #[test]
 fn wakers_are_called_once() {
     holds(a_waker_is_called_once);
-    notices(Fault::WakesAgain, a_waker_is_called_once);
+    notices(Fault::WakesTwice, a_waker_is_called_once);
 }
 
 #[test]
@@ -97,5 +97,5 @@ fn a_link_may_go_away_while_others_cancel() {
 #[test]
 fn a_cancellation_is_complete_when_any_of_the_calls_returns() {
     holds(when_cancel_returns_the_descendants_are_cancelled);
-    notices(Fault::MarksAsItGoes, when_cancel_returns_the_descendants_are_cancelled);
+    notices(Fault::MarksWhileWaking, when_cancel_returns_the_descendants_are_cancelled);
 }

@@ -89,18 +89,18 @@ fn the_end_is_heard() {
 #[test]
 fn an_actor_hears_of_every_message() {
     holds(every_message_is_handled);
-    notices(Fault::SilencesLate, every_message_is_handled);
+    notices(Fault::ClearsSignalLate, every_message_is_handled);
 }
 
 #[test]
 fn an_actor_hears_of_the_end() {
     holds(the_end_is_heard);
-    notices(Fault::RingsEarly, the_end_is_heard);
+    notices(Fault::SignalsEarly, the_end_is_heard);
 }
 
 #[test]
 fn a_mailbox_answers_everybody() {
     holds(every_submission_is_answered);
-    notices(Fault::LeavesTheQueue, every_submission_is_answered);
+    notices(Fault::LeavesQueuedMessages, every_submission_is_answered);
     notices(Fault::SendsUnderTheLock, every_submission_is_answered);
 }

@@ -49,18 +49,18 @@ fn a_late_answer_stays() {
 #[test]
 fn a_oneshot_always_answers() {
     holds(the_answer_arrives);
-    notices(Fault::DropsSilently, the_answer_arrives);
-    notices(Fault::SettlesSilently, the_answer_arrives);
+    notices(Fault::DropsWithoutAnswer, the_answer_arrives);
+    notices(Fault::SettlesWithoutNotify, the_answer_arrives);
 }
 
 #[test]
 fn a_oneshot_answers_once() {
     holds(the_first_answer_counts);
-    notices(Fault::AnswersTwice, the_first_answer_counts);
+    notices(Fault::ReplacesTheAnswer, the_first_answer_counts);
 }
 
 #[test]
 fn a_oneshot_keeps_the_answer_for_a_caller_that_was_too_early() {
     holds(a_late_answer_stays);
-    notices(Fault::DropsSilently, a_late_answer_stays);
+    notices(Fault::DropsWithoutAnswer, a_late_answer_stays);
 }

@@ -170,7 +170,7 @@ fn weights_are_kept() {
 #[test]
 fn a_semaphore_loses_no_wake_up() {
     holds(everybody_gets_a_turn);
-    notices(Fault::LetsInSilently, everybody_gets_a_turn);
+    notices(Fault::GrantsWithoutNotify, everybody_gets_a_turn);
 }
 
 #[test]
@@ -188,14 +188,14 @@ fn a_semaphore_lets_nobody_overtake() {
 #[test]
 fn a_semaphore_goes_on_after_a_cancellation() {
     holds(a_cancelled_head_is_not_in_the_way);
-    notices(Fault::KeepsTheTurn, a_cancelled_head_is_not_in_the_way);
+    notices(Fault::BlocksTheNext, a_cancelled_head_is_not_in_the_way);
     notices(Fault::WakesWithoutTheLock, a_cancelled_head_is_not_in_the_way);
 }
 
 #[test]
 fn a_semaphore_goes_on_after_a_deadline() {
     holds(a_late_head_is_not_in_the_way);
-    notices(Fault::KeepsTheTurn, a_late_head_is_not_in_the_way);
+    notices(Fault::BlocksTheNext, a_late_head_is_not_in_the_way);
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn a_semaphore_loses_no_permit_between_grant_and_cancellation() {
 #[test]
 fn a_semaphore_that_closes_wakes_everybody() {
     holds(closing_turns_everybody_away);
-    notices(Fault::ClosesSilently, closing_turns_everybody_away);
+    notices(Fault::ClosesWithoutNotify, closing_turns_everybody_away);
 }
 
 #[test]
