@@ -1,4 +1,4 @@
-//! Events inside of a client, and their observers.
+//! Events of a client, and their observers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use crate::metrics::Metrics;
 use crate::sync::unwind;
 use crate::types::QueueState;
 
-/// Receives events from inside of a client. The default methods do nothing.
+/// Receives events of a client. The default methods do nothing.
 ///
-/// Methods are called on the client's threads at the moment of the event, without a lock held. A slow method delays the
-/// operation that it is called for. A panic in a method is logged and ignored.
+/// Methods are called on the client's threads at the moment of the event, with no lock held. A slow method delays the
+/// operation that causes the event. A panic in a method is logged and ignored.
 ///
 /// # Example: print when training waits for capacity
 /// ```
@@ -227,11 +227,11 @@ impl Tracing {
         };
         let printable =
             |text: &str| !text.is_empty() && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
-        let good = printable(&context.traceparent) && context.tracestate.as_deref().is_none_or(printable);
-        if !good {
+        let is_valid = printable(&context.traceparent) && context.tracestate.as_deref().is_none_or(printable);
+        if !is_valid {
             log::warn!(target: "tinkex", "a trace context is ignored because it is not a valid header value");
         }
-        good.then(|| Arc::new(context))
+        is_valid.then(|| Arc::new(context))
     }
 }
 

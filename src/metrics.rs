@@ -118,22 +118,22 @@ impl Metrics {
 
     /// Adds to a counter.
     pub fn increment(&self, name: &str, delta: u64) {
-        self.edit(|it| *entry(&mut it.counters, name) += delta);
+        self.edit(|state| *entry(&mut state.counters, name) += delta);
     }
 
     /// Sets a gauge.
     pub fn set_gauge(&self, name: &str, value: f64) {
-        self.edit(|it| *entry(&mut it.gauges, name) = value);
+        self.edit(|state| *entry(&mut state.gauges, name) = value);
     }
 
     /// Adds to a gauge.
     pub(crate) fn shift_gauge(&self, name: &str, delta: f64) {
-        self.edit(|it| *entry(&mut it.gauges, name) += delta);
+        self.edit(|state| *entry(&mut state.gauges, name) += delta);
     }
 
     /// Records a latency, in milliseconds with their fraction.
     pub fn record(&self, name: &str, latency: Duration) {
-        self.edit(|it| entry(&mut it.histograms, name).record(latency.as_secs_f64() * 1e3));
+        self.edit(|state| entry(&mut state.histograms, name).record(latency.as_secs_f64() * 1e3));
     }
 
     /// Copies all current numbers.
@@ -143,7 +143,11 @@ impl Metrics {
         MetricsSnapshot {
             counters: state.counters.clone(),
             gauges: state.gauges.clone(),
-            histograms: state.histograms.iter().map(|(name, it)| (name.clone(), it.snapshot())).collect(),
+            histograms: state
+                .histograms
+                .iter()
+                .map(|(name, values)| (name.clone(), values.snapshot()))
+                .collect(),
         }
     }
 
@@ -226,7 +230,7 @@ impl Histogram {
 mod tests {
     use super::*;
 
-    fn of(values: impl IntoIterator<Item = u64>) -> HistogramSnapshot {
+    fn histogram_of(values: impl IntoIterator<Item = u64>) -> HistogramSnapshot {
         let metrics = Metrics::default();
         for ms in values {
             metrics.record("x", Duration::from_millis(ms));
@@ -236,19 +240,19 @@ mod tests {
 
     #[test]
     fn percentiles_are_exact() {
-        let three = of([40, 10, 20]);
+        let three = histogram_of([40, 10, 20]);
         assert_eq!((three.p50, three.p95, three.p99), (Some(20.0), Some(40.0), Some(40.0)));
         assert_eq!((three.count, three.min, three.max), (3, Some(10.0), Some(40.0)));
         assert!((three.mean.expect("a mean") - 70.0 / 3.0).abs() < 1e-9);
-        let two = of([5, 15]);
+        let two = histogram_of([5, 15]);
         assert_eq!((two.p50, two.p95), (Some(10.0), Some(15.0)));
-        let hundred = of(1..=100);
+        let hundred = histogram_of(1..=100);
         assert_eq!((hundred.p50, hundred.p95, hundred.p99), (Some(50.5), Some(95.0), Some(99.0)));
     }
 
     #[test]
     fn percentiles_cover_the_newest_thousand_values_and_the_other_numbers_all() {
-        let all = of((0..1000).map(|_| 1000).chain((0..1000).map(|_| 1)));
+        let all = histogram_of((0..1000).map(|_| 1000).chain((0..1000).map(|_| 1)));
         assert_eq!((all.count, all.p99, all.max), (2000, Some(1.0), Some(1000.0)));
         assert_eq!(all.mean, Some(500.5));
     }

@@ -4,6 +4,7 @@ mod delivery;
 mod own_thread;
 mod progress;
 mod served;
+mod warning;
 
 use std::any::Any;
 use std::fmt;
@@ -24,18 +25,21 @@ pub(crate) use progress::Progress;
 use progress::verb;
 pub use progress::{Stage, Status};
 pub(crate) use served::Served;
+use warning::Warning;
 
-/// The same of a wait for a server that has never answered anything.
+/// Time after which a wait for a server that has never answered logs its first warning.
 pub(crate) const FIRST_CONTACT_WARNING: Duration = Duration::from_secs(5);
-/// How long a wait is silent before it says in the log what it waits for, and how often it says so again.
+/// Time after which any other wait logs its first warning.
 pub(crate) const FIRST_WARNING: Duration = Duration::from_secs(30);
+/// Interval of further warnings.
 pub(crate) const NEXT_WARNING: Duration = Duration::from_secs(60);
-/// How long a wait outlasts the operation's own deadline: the operation answers itself, this is only a net.
+/// Time by which a wait outlasts the deadline of the operation. The operation answers at its deadline; the limit of the
+/// wait applies only if that fails.
 const NET: Duration = Duration::from_secs(10);
 
-/// An operation that was submitted, and whose result will come.
+/// The handle of a submitted operation; gives its result.
 ///
-/// The operation runs whether or not anybody waits. Dropping the handle of a sample cancels it; training work is
+/// The operation runs independently of any wait. Dropping the handle of a sample cancels the sample; training work is
 /// never cancelled by a drop.
 ///
 /// # Example: submit two operations before waiting for either
@@ -59,20 +63,32 @@ pub struct Pending<T: Send + 'static> {
     progress: Progress,
     cancel: CancelToken,
     cancel_on_drop: bool,
+    /// Waits log no warnings, because the operation that this one is part of logs them.
+    is_silent: bool,
     process: Process,
-    /// Keeps the client's threads alive while somebody may still wait.
+    /// Keeps the client's threads alive as long as the result may be waited for.
     keep: Option<Arc<dyn Any + Send + Sync>>,
-    /// The operation was submitted on this thread, to a client that cannot begin with it before the function there ends.
+    /// Set if the operation was submitted by a function that runs on this thread, to a client that begins with the
+    /// operation only after the function has returned.
     behind: Option<OwnThread>,
 }
 
 impl<T: Send + 'static> Pending<T> {
     pub(crate) fn new(slot: Slot<T>, progress: Progress, cancel: CancelToken) -> Self {
         let process = Process::this();
-        Pending { slot, progress, cancel, cancel_on_drop: false, process, keep: None, behind: None }
+        Pending {
+            slot,
+            progress,
+            cancel,
+            cancel_on_drop: false,
+            is_silent: false,
+            process,
+            keep: None,
+            behind: None,
+        }
     }
 
-    /// An operation that failed before anything was sent.
+    /// Creates the handle of an operation that failed before anything was sent.
     pub(crate) fn failed(sdk_method: &'static str, error: Error) -> Self {
         let (reply, slot) = oneshot();
         let progress = Progress::new(sdk_method, Instant::now(), None);
@@ -80,7 +96,7 @@ impl<T: Send + 'static> Pending<T> {
         Pending::new(slot, progress, CancelToken::new())
     }
 
-    /// When the operation gives up by itself.
+    /// Deadline of the operation itself.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.progress.deadline()
     }
@@ -90,22 +106,29 @@ impl<T: Send + 'static> Pending<T> {
         self
     }
 
-    /// This operation with its result turned into another, on the thread that brings it.
+    /// Disables the warnings of waits, for a part of an operation that logs them.
+    pub(crate) fn silent(mut self) -> Self {
+        self.is_silent = true;
+        self
+    }
+
+    /// Converts the result, on the thread that delivers it.
     pub(crate) fn and_then<U: Send + 'static>(
         mut self,
-        turn: impl FnOnce(T) -> Result<U> + Send + 'static,
+        convert: impl FnOnce(T) -> Result<U> + Send + 'static,
     ) -> Pending<U> {
         let (reply, slot) = oneshot();
         let progress = self.progress.clone();
         self.slot.on_settled(Box::new(move |result| {
-            let explained = |it| progress.explain(it, Instant::now());
-            reply.send(result.and_then(|it| turn(it).map_err(explained)));
+            let explained = |error| progress.explain(error, Instant::now());
+            reply.send(result.and_then(|value| convert(value).map_err(explained)));
         }));
         Pending {
             slot,
             progress: self.progress.clone(),
             cancel: self.cancel.clone(),
             cancel_on_drop: std::mem::take(&mut self.cancel_on_drop),
+            is_silent: self.is_silent,
             process: self.process,
             keep: self.keep.take(),
             behind: self.behind.take(),
@@ -125,18 +148,18 @@ impl<T: Send + 'static> Pending<T> {
     /// Waits for the result.
     ///
     /// # Errors
-    /// Whatever made the operation fail. Its own deadline (`Timeouts::operation`, 2 hours by default) ends it with
-    /// an error that says what it was waiting for.
+    /// The failure of the operation. At its own deadline (`Timeouts::operation`, 2 hours by default) the operation
+    /// fails with an error that describes its state.
     ///
     /// # Blocking
-    /// Until the result is there, at most until the operation's deadline. After 30 s, and then once a minute, a
-    /// warning in the log says what is being waited for; after 5 s, if the server has never answered anything. To wait less long, use
-    /// [`wait_timeout`](Pending::wait_timeout). Not at all in a forked child of the process that submitted the operation: there
-    /// every wait is an error.
+    /// Until the result is available, at most until the operation's deadline. After 30 s, and then once a minute, a
+    /// warning in the log describes the state of the operation; after 5 s, if the server has never answered. Operations
+    /// in the same state share one warning. For a shorter wait use [`wait_timeout`](Pending::wait_timeout). In a forked
+    /// child of the process that submitted the operation, every wait fails at once.
     pub fn wait(self) -> Result<T> {
-        // A deadline that no clock can hold with that is none.
-        let net = self.progress.deadline().and_then(|it| it.checked_add(NET));
-        match self.wait_inner(net) {
+        // On overflow there is no limit.
+        let limit = self.progress.deadline().and_then(|deadline| deadline.checked_add(NET));
+        match self.wait_inner(limit) {
             Some(result) => result,
             None => {
                 let message = format!("no answer from the client's own threads; {}", self.describe());
@@ -197,23 +220,23 @@ impl<T: Send + 'static> Pending<T> {
         self.slot.try_take().map(|it| self.explained(it))
     }
 
-    /// Whether the result, or an error, is there.
+    /// Returns whether the result, or an error, is available.
     pub fn is_done(&self) -> bool {
         self.process.is_other() || self.slot.is_settled()
     }
 
-    /// What is known of the operation now.
+    /// The current state of the operation.
     pub fn status(&self) -> Status {
         self.progress.status(self.is_done(), Instant::now())
     }
 
-    /// Gives the operation up: waiting for it returns an error at once, and its polling stops. What the server accepted it
-    /// may finish all the same; training work it does.
+    /// Cancels the operation: waiting for it returns an error at once, and its polling stops. The server may still
+    /// finish a request that it has accepted; it always finishes training work.
     pub fn cancel(&self) {
         self.canceller().cancel();
     }
 
-    /// A handle that cancels this operation from another thread.
+    /// Returns a handle that cancels this operation from another thread.
     pub fn canceller(&self) -> Canceller {
         let (slot, progress, process) = (self.slot.clone(), self.progress.clone(), self.process);
         let settle = move || {
@@ -222,14 +245,15 @@ impl<T: Send + 'static> Pending<T> {
         Canceller { token: self.cancel.clone(), settle: Arc::new(settle), process }
     }
 
-    /// Sends the result into a channel when it is there, with a tag that tells operations apart: what
-    /// `crossbeam_channel::select!` needs to wait for many things at once.
+    /// Sends the result into a channel as soon as it is available, with a tag that identifies the operation. With
+    /// `crossbeam_channel::select!` one thread can wait for many operations.
     ///
-    /// Whoever brings the result does not wait for room in the channel: one thread of the process waits for room in all
-    /// channels that are full, and keeps the results for each in order. A channel that nobody reads any more discards the
-    /// result. While the system refuses that thread, results are kept, and it is tried again every few seconds.
+    /// The thread that delivers the result does not wait for room in the channel: one thread of the process waits for
+    /// room in all full channels, and keeps the results of each channel in order. If the receiver is dropped, the
+    /// result is discarded. If the system refuses that thread, the results are kept, and the thread is tried again
+    /// every few seconds.
     ///
-    /// # Example: whichever comes first
+    /// # Example: results in the order in which they come
     /// ```
     /// # #[cfg(feature = "local")] {
     /// # let server = tinkex::local::Server::start(Default::default())?;
@@ -256,8 +280,8 @@ impl<T: Send + 'static> Pending<T> {
         let keep = self.keep.take();
         let progress = self.progress.clone();
         self.slot.on_settled(Box::new(move |result| {
-            let result = result.map_err(|it| progress.explain(it, Instant::now()));
-            // The session may end after this, if nobody else needs it.
+            let result = result.map_err(|error| progress.explain(error, Instant::now()));
+            // Drops `keep` afterwards, which may end the session.
             delivery::deliver(channel, (tag, result), keep);
         }));
     }
@@ -267,8 +291,8 @@ impl<T: Send + 'static> Pending<T> {
             return Some(Err(forked().with(|it| it.operation = Some(self.progress.operation().into()))));
         }
         if self.behind.as_ref().is_some_and(OwnThread::is_this) && !self.is_done() {
-            let text = "a custom loss cannot wait for what it submits to its own client, which begins with that only when the \
-                        loss is there";
+            let text = "a custom loss cannot wait for an operation of its own client, because the client begins with it \
+                        only after the loss has returned";
             return Some(self.explained(Err(Error::new(ErrorKind::CustomLoss, text))));
         }
         let since = Instant::now();
@@ -276,28 +300,54 @@ impl<T: Send + 'static> Pending<T> {
         if self.progress.awaits_first_contact() {
             warn_at = since + FIRST_CONTACT_WARNING;
         }
+        let mut warning: Option<Warning> = None;
         loop {
-            let until = deadline.map_or(warn_at, |it| it.min(warn_at));
-            if let Some(result) = self.slot.wait(Some(until)) {
+            let next = warning.as_ref().map_or(warn_at, |warning| warning.due);
+            let until = deadline.map_or(next, |deadline| deadline.min(next));
+            let result = self.slot.wait(Some(until));
+            let now = Instant::now();
+            let is_too_late = deadline.is_some_and(|deadline| deadline <= now);
+            if let Some(warning) =
+                warning.take_if(|warning| result.is_some() || is_too_late || warning.due <= now)
+            {
+                self.log(warning);
+            }
+            if let Some(result) = result {
                 return Some(self.explained(result));
             }
-            let now = Instant::now();
-            if deadline.is_some_and(|it| it <= now) {
+            if is_too_late {
                 return None;
             }
-            // By now it may have answered.
+            if now < warn_at {
+                continue;
+            }
+            // The server may have answered since the wait began.
             if now < since + FIRST_WARNING && !self.progress.awaits_first_contact() {
                 warn_at = since + FIRST_WARNING;
                 continue;
             }
-            log::warn!(target: "tinkex", "still waiting: {}", self.describe());
             warn_at = now + NEXT_WARNING;
+            if !self.is_silent {
+                warning = Warning::open(self.progress.warning_state(now), now);
+            }
         }
     }
 
-    /// A result with everything that is known of the operation added to an error.
+    /// Logs a warning for all waits that it covers, unless this one was the only one and has its result.
+    fn log(&self, warning: Warning) {
+        let n_others = warning.close() - 1;
+        // If this operation is done, the line describes the state that the others are still in.
+        let state = self.progress.describe(false, Instant::now());
+        if 0 < n_others {
+            log::warn!(target: "tinkex", "still waiting: {state}; {n_others} others are in the same state");
+        } else if !self.is_done() {
+            log::warn!(target: "tinkex", "still waiting: {state}");
+        }
+    }
+
+    /// Adds the known facts of the operation to an error.
     fn explained(&self, result: Result<T>) -> Result<T> {
-        result.map_err(|it| self.progress.explain(it, Instant::now()))
+        result.map_err(|error| self.progress.explain(error, Instant::now()))
     }
 
     fn describe(&self) -> String {
@@ -325,7 +375,7 @@ impl<T: Send + 'static> fmt::Debug for Pending<T> {
     }
 }
 
-/// Cancels one operation, from any thread, at any time; cancelling what is done already does nothing.
+/// Cancels one operation, from any thread, at any time. Has no effect on an operation that is done.
 #[derive(Clone)]
 pub struct Canceller {
     token: CancelToken,
@@ -340,8 +390,7 @@ impl Canceller {
         if self.process.is_other() {
             return;
         }
-        // Settle first, so that the waiting caller hears that it was cancelled rather than what the cancelled
-        // work made of it.
+        // Settle first, so that the caller gets this error and not the one with which the cancelled work ends.
         (self.settle)();
         self.token.cancel();
     }
@@ -353,15 +402,15 @@ impl fmt::Debug for Canceller {
     }
 }
 
-/// Waits for all operations, in order. All of them are waited for, also after one failed.
+/// Waits for all operations, in order, also after one has failed.
 ///
 /// # Errors
 /// The first failure, in the order given.
 ///
 /// # Blocking
-/// As [`Pending::wait`] of the slowest.
+/// As [`Pending::wait`] for the slowest operation.
 ///
-/// # Example: three answers
+/// # Example: wait for three samples
 /// ```
 /// # #[cfg(feature = "local")] {
 /// # let server = tinkex::local::Server::start(Default::default())?;
@@ -377,7 +426,7 @@ impl fmt::Debug for Canceller {
 /// # Ok::<(), tinkex::Error>(())
 /// ```
 pub fn wait_all<T: Send + 'static>(all: impl IntoIterator<Item = Pending<T>>) -> Result<Vec<T>> {
-    // Collected first, because an iterator may be submitting as it goes.
+    // Collect first: the iterator may submit an operation at each step.
     let all: Vec<Pending<T>> = all.into_iter().collect();
     let results: Vec<Result<T>> = all.into_iter().map(Pending::wait).collect();
     results.into_iter().collect()

@@ -6,7 +6,7 @@ use crate::metrics::name;
 use crate::policy::breaker::{Circuit, Ending, Epoch, Outcome};
 use crate::sync::Mutex;
 use crate::sync::clock::Clock;
-use crate::sync::fault::{self, Fault};
+use crate::sync::fault::mutant;
 
 use super::lanes::LANES;
 use super::{Answer, Broken, Lane};
@@ -80,9 +80,7 @@ impl Trial<'_> {
 
 impl Drop for Trial<'_> {
     fn drop(&mut self) {
-        if !fault::is(Fault::ForgetsTheDropped) {
-            self.settle(Outcome::Failure);
-        }
+        mutant!(IgnoresDrops, {}, self.settle(Outcome::Failure));
     }
 }
 

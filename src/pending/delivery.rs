@@ -1,11 +1,11 @@
-//! Results for channels that are full: one thread of the process waits for room in all of them.
+//! Delivery of results into full channels: one thread of the process waits for room in all of them.
 //!
-//! The thread is there only while a channel is full. It holds the results of each channel in their order, and waits for
-//! whichever channel has room first, so that one that nobody reads holds up no other. What came while it runs goes through it,
-//! lest it overtake what waits.
+//! The thread runs only while a channel is full. It holds the results of each channel in order, and serves whichever
+//! channel has room first, so that a channel that is not read does not delay the others. While it runs, all results go
+//! through it, so that none overtakes an earlier one of its channel.
 //!
-//! If the system refuses the thread, the results stay here, and so do the sessions that they came from. The next result, each
-//! heartbeat of a session and its end try again.
+//! If the system refuses the thread, the results are kept, and the sessions of these results are kept alive. The next
+//! result, each heartbeat of a session and its end try to start the thread again.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -17,95 +17,96 @@ use crossbeam_channel::{Receiver, Select, SelectedOperation, Sender, TrySendErro
 use crate::sync::undo::Undo;
 use crate::sync::{StaticMutex, spawn, unwind};
 
-/// What keeps a session alive.
+/// A value that keeps a session alive.
 pub(super) type Keep = Arc<dyn Any + Send + Sync>;
 
 static STATE: StaticMutex<State> =
     StaticMutex::new(State { arrived: Vec::new(), thread: None, kept: Vec::new() });
 
 struct State {
-    /// What the thread has not seen yet.
-    arrived: Vec<Box<dyn Parcel>>,
+    /// Results that the thread has not taken yet.
+    arrived: Vec<Box<dyn AnyItem>>,
     thread: Option<Thread>,
-    /// Until the thread has been started, somebody must be there to try again.
+    /// Sessions whose heartbeats try again, until the thread is started.
     kept: Vec<Keep>,
 }
 
 struct Thread {
-    bell: Sender<()>,
-    /// It was started, and will look at what arrived.
+    /// Makes the thread check what has arrived.
+    wake: Sender<()>,
+    /// The thread was started, and will check what has arrived.
     is_certain: bool,
 }
 
-/// A value and the channel for it.
-trait Parcel: Send {
-    /// Puts it behind others for the same channel, if that is the one of these.
-    fn join(self: Box<Self>, queue: &dyn Queue) -> Option<Box<dyn Parcel>>;
-    /// The first of its channel.
-    fn open(self: Box<Self>) -> Box<dyn Queue>;
+/// A result and its channel, of any type.
+trait AnyItem: Send {
+    /// Appends the result to the queue if that belongs to the same channel; else returns it.
+    fn append_to(self: Box<Self>, queue: &dyn AnyQueue) -> Option<Box<dyn AnyItem>>;
+    /// Creates the queue of its channel.
+    fn into_queue(self: Box<Self>) -> Box<dyn AnyQueue>;
 }
 
-/// What waits for one channel.
-trait Queue {
+/// The results that wait for one channel, of any type.
+trait AnyQueue {
     fn as_any(&self) -> &dyn Any;
-    /// Sends what there is room for; says whether anything is left.
+    /// Sends results while the channel has room; returns whether any is left.
     fn send(&self) -> bool;
-    fn watch<'a>(&'a self, select: &mut Select<'a>);
-    /// There is room, or nobody reads any more.
+    fn add_to<'a>(&'a self, select: &mut Select<'a>);
+    /// Completes a selected operation: the channel has room, or its receiver was dropped.
     fn complete(&self, operation: SelectedOperation<'_>);
 }
 
-struct Letter<P> {
-    channel: Sender<P>,
-    content: P,
+struct Item<R> {
+    channel: Sender<R>,
+    result: R,
 }
 
-struct Letters<P> {
-    channel: Sender<P>,
-    /// Used by the one thread that owns it.
-    contents: RefCell<VecDeque<P>>,
+struct Queue<R> {
+    channel: Sender<R>,
+    /// Used only by the thread that owns the queue.
+    results: RefCell<VecDeque<R>>,
 }
 
-impl<P: Send + 'static> Parcel for Letter<P> {
-    fn join(self: Box<Self>, queue: &dyn Queue) -> Option<Box<dyn Parcel>> {
-        match queue.as_any().downcast_ref::<Letters<P>>() {
-            Some(letters) if letters.channel.same_channel(&self.channel) => {
-                letters.contents.borrow_mut().push_back(self.content);
+impl<R: Send + 'static> AnyItem for Item<R> {
+    fn append_to(self: Box<Self>, queue: &dyn AnyQueue) -> Option<Box<dyn AnyItem>> {
+        match queue.as_any().downcast_ref::<Queue<R>>() {
+            Some(queue) if queue.channel.same_channel(&self.channel) => {
+                queue.results.borrow_mut().push_back(self.result);
                 None
             }
             _ => Some(self),
         }
     }
 
-    fn open(self: Box<Self>) -> Box<dyn Queue> {
-        let contents = RefCell::new(VecDeque::from([self.content]));
-        Box::new(Letters { channel: self.channel, contents })
+    fn into_queue(self: Box<Self>) -> Box<dyn AnyQueue> {
+        let results = RefCell::new(VecDeque::from([self.result]));
+        Box::new(Queue { channel: self.channel, results })
     }
 }
 
-impl<P: Send + 'static> Letters<P> {
-    fn next(&self) -> Option<P> {
-        self.contents.borrow_mut().pop_front()
+impl<R: Send + 'static> Queue<R> {
+    fn next(&self) -> Option<R> {
+        self.results.borrow_mut().pop_front()
     }
 
-    /// Nobody reads the channel any more.
-    fn discard(&self, first: P) {
-        let others = self.contents.take();
+    /// Drops all results, because the receiver was dropped.
+    fn discard(&self, first: R) {
+        let others = self.results.take();
         drop_unread((first, others));
     }
 }
 
-impl<P: Send + 'static> Queue for Letters<P> {
+impl<R: Send + 'static> AnyQueue for Queue<R> {
     fn as_any(&self) -> &dyn Any {
         self
     }
 
     fn send(&self) -> bool {
-        while let Some(content) = self.next() {
-            match self.channel.try_send(content) {
+        while let Some(result) = self.next() {
+            match self.channel.try_send(result) {
                 Ok(()) => {}
-                Err(TrySendError::Full(content)) => {
-                    self.contents.borrow_mut().push_front(content);
+                Err(TrySendError::Full(result)) => {
+                    self.results.borrow_mut().push_front(result);
                     return true;
                 }
                 Err(TrySendError::Disconnected(unread)) => self.discard(unread),
@@ -114,110 +115,116 @@ impl<P: Send + 'static> Queue for Letters<P> {
         false
     }
 
-    fn watch<'a>(&'a self, select: &mut Select<'a>) {
+    fn add_to<'a>(&'a self, select: &mut Select<'a>) {
         select.send(&self.channel);
     }
 
     fn complete(&self, operation: SelectedOperation<'_>) {
-        // Nothing is watched that holds nothing, and nobody else takes from it.
-        let Some(content) = self.next() else { return };
-        if let Err(unread) = operation.send(&self.channel, content) {
+        // Only queues that hold results are selected, and only this thread takes from them.
+        let Some(result) = self.next() else { return };
+        if let Err(unread) = operation.send(&self.channel, result) {
             self.discard(unread.0);
         }
     }
 }
 
-/// Sends a value into a channel, at once or when there is room. Never waits for that. Then lets go of what it is given to keep.
-pub(super) fn deliver<P: Send + 'static>(channel: Sender<P>, content: P, keep: Option<Keep>) {
+/// Sends a result into a channel, at once or when there is room, without waiting for room. Then drops `keep`.
+pub(super) fn deliver<R: Send + 'static>(channel: Sender<R>, result: R, keep: Option<Keep>) {
     let is_idle = {
         let state = STATE.lock();
         state.arrived.is_empty() && state.thread.is_none()
     };
-    let content = match is_idle {
-        false => content,
-        true => match channel.try_send(content) {
+    let result = if is_idle {
+        match channel.try_send(result) {
             Ok(()) => return,
-            Err(TrySendError::Full(content)) => content,
+            Err(TrySendError::Full(result)) => result,
             Err(TrySendError::Disconnected(unread)) => return drop_unread(unread),
-        },
+        }
+    } else {
+        result
     };
     let unneeded = {
         let mut state = STATE.lock();
-        state.arrived.push(Box::new(Letter { channel, content }));
-        match state.thread.as_ref().is_some_and(|it| it.is_certain) {
-            true => keep,
-            false => {
-                state.kept.extend(keep);
-                None
-            }
+        state.arrived.push(Box::new(Item { channel, result }));
+        if state.thread.as_ref().is_some_and(|thread| thread.is_certain) {
+            keep
+        } else {
+            state.kept.extend(keep);
+            None
         }
     };
     retry();
     drop(unneeded);
 }
 
-/// As [`deliver`], in a forked child, which has none of the threads, and where the lock may be held for ever.
-pub(super) fn deliver_in_child<P: Send + 'static>(channel: Sender<P>, content: P) {
-    if let Err(TrySendError::Full(content)) = channel.try_send(content) {
-        let started = std::thread::Builder::new().spawn(move || drop(channel.send(content)));
+/// As [`deliver`], in a forked child, which has none of the parent's threads and in which the lock may stay held for
+/// ever.
+pub(super) fn deliver_in_child<R: Send + 'static>(channel: Sender<R>, result: R) {
+    if let Err(TrySendError::Full(result)) = channel.try_send(result) {
+        let started = std::thread::Builder::new().spawn(move || drop(channel.send(result)));
         if let Err(error) = started {
             log::error!(target: "tinkex", "a result was lost in a forked process without threads: {error}");
         }
     }
 }
 
-/// Drops results. The destructors of their tags are the caller's.
-fn drop_unread(contents: impl Sized) {
-    unwind::shield("a result that nobody read could not be dropped", || drop(contents));
+/// Drops results. The destructors of their tags are foreign code.
+fn drop_unread(results: impl Sized) {
+    unwind::shield("a result that nobody read could not be dropped", || drop(results));
 }
 
-/// Sees to it that there is a thread if anything waits.
+/// Starts or wakes the thread if results wait.
 pub(crate) fn retry() {
-    let (sender, bell) = {
+    let (sender, receiver) = {
         let mut state = STATE.lock();
         match &state.thread {
             _ if state.arrived.is_empty() => return,
             Some(thread) => {
-                let bell = thread.bell.clone();
+                let wake = thread.wake.clone();
                 drop(state);
-                // One that was rung already will be heard.
-                let _rung = bell.try_send(());
+                // A full channel means that the thread will be woken anyway.
+                let _ = wake.try_send(());
                 return;
             }
             None => {
-                let (sender, bell) = bounded(1);
-                state.thread = Some(Thread { bell: sender.clone(), is_certain: false });
-                (sender, bell)
+                let (sender, receiver) = bounded(1);
+                state.thread = Some(Thread { wake: sender.clone(), is_certain: false });
+                (sender, receiver)
             }
         }
     };
     let lost = Undo::new(|_| STATE.lock().thread = None);
     let started = spawn::spawn("tk-done".into(), None, move || {
-        run(&bell);
+        run(&receiver);
         lost.disarm();
     });
     match started {
-        Ok(_detached) => {
+        // The thread is not joined: it ends when no result waits.
+        Ok(_) => {
             let kept = {
                 let mut state = STATE.lock();
-                // It may have ended since, and another one have been begun.
-                if let Some(thread) = state.thread.as_mut().filter(|it| it.bell.same_channel(&sender)) {
+                // The thread may have ended already, and another call may be starting the next one.
+                if let Some(thread) = state.thread.as_mut().filter(|thread| thread.wake.same_channel(&sender))
+                {
                     thread.is_certain = true;
                 }
                 std::mem::take(&mut state.kept)
             };
-            // A session may end by this.
+            // Without the lock: this may end a session.
             drop(kept);
         }
         Err(error) => {
-            log::warn!(target: "tinkex", "results wait for a thread that puts them into a full channel: {error}")
+            log::warn!(
+                target: "tinkex",
+                "results for full channels are kept, because no thread could be started to deliver them: {error}"
+            );
         }
     }
 }
 
-/// The life of the thread: until nothing waits.
-fn run(bell: &Receiver<()>) {
-    let mut queues: Vec<Box<dyn Queue>> = Vec::new();
+/// Body of the thread: delivers results until none waits.
+fn run(wake: &Receiver<()>) {
+    let mut queues: Vec<Box<dyn AnyQueue>> = Vec::new();
     loop {
         let arrived = {
             let mut state = STATE.lock();
@@ -227,26 +234,23 @@ fn run(bell: &Receiver<()>) {
             }
             std::mem::take(&mut state.arrived)
         };
-        for parcel in arrived {
-            let unplaced = queues.iter().try_fold(parcel, |parcel, queue| match parcel.join(&**queue) {
-                Some(parcel) => Ok(parcel),
-                None => Err(()),
-            });
-            if let Ok(first) = unplaced {
-                queues.push(first.open());
+        for item in arrived {
+            let unplaced = queues.iter().try_fold(item, |item, queue| item.append_to(&**queue));
+            if let Some(first) = unplaced {
+                queues.push(first.into_queue());
             }
         }
-        queues.retain(|it| it.send());
+        queues.retain(|queue| queue.send());
         if queues.is_empty() {
             continue;
         }
         let mut select = Select::new();
-        let news = select.recv(bell);
-        queues.iter().for_each(|it| it.watch(&mut select));
+        let woken = select.recv(wake);
+        queues.iter().for_each(|queue| queue.add_to(&mut select));
         let operation = select.select();
         match operation.index() {
-            index if index == news => drop(operation.recv(bell)),
-            // Its place among the queues is its place behind the bell.
+            index if index == woken => drop(operation.recv(wake)),
+            // Index 0 is `wake`; the queues follow in order.
             index => queues[index - 1].complete(operation),
         }
     }

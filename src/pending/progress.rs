@@ -1,39 +1,40 @@
-//! How far an operation is.
+//! The state of an operation.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Served;
 use crate::error::Error;
+use crate::error::words::one_line;
 use crate::event::{Observed, QueueStateChange, Seeing, TraceContext};
 use crate::sync::Mutex;
 use crate::types::QueueState;
 
-/// What is known of an operation now.
+/// The state of an operation at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
-    /// The verb.
+    /// The name of the operation.
     pub operation: &'static str,
-    /// How far it is.
+    /// The stage of the operation.
     pub stage: Stage,
     /// The server's id, once it accepted the request.
     pub request_id: Option<String>,
-    /// What the server said last of its queue.
+    /// The last queue state that the server reported.
     pub queue_state: Option<QueueState>,
-    /// Why, in the server's words.
+    /// The server's reason for the queue state.
     pub queue_state_reason: Option<String>,
-    /// HTTP requests made for it.
+    /// Number of HTTP requests made for it.
     pub attempts: u32,
-    /// How long ago the server last answered anything about it.
+    /// Time since the last answer of the server about it.
     pub last_contact: Option<Duration>,
-    /// How long ago it was submitted.
+    /// Time since it was submitted.
     pub elapsed: Duration,
-    /// How the last request for it failed, if none has succeeded since and it is tried again.
+    /// The failure of the last request for it, if no request has succeeded since and it is retried.
     pub last_failure: Option<String>,
 }
 
-/// How far an operation is.
+/// The stages of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stage {
@@ -41,13 +42,13 @@ pub enum Stage {
     Queued,
     /// Being sent.
     Submitting,
-    /// Accepted by the server, which works on it.
+    /// Accepted by the server; the result is being computed.
     Waiting,
-    /// Its result, or its error, is there.
+    /// The result, or an error, is available.
     Done,
 }
 
-/// The shared record of how far an operation is.
+/// The shared record of the state of an operation.
 #[derive(Clone)]
 pub(crate) struct Progress {
     /// The public method, such as `TrainingClient.optim_step`.
@@ -63,7 +64,7 @@ pub(crate) struct Progress {
 struct State {
     stage: Stage,
     request_id: Option<String>,
-    /// What the server calls the request whose result is waited for.
+    /// The server's name for the type of the request whose result is waited for.
     request_type: Option<&'static str>,
     queue: Option<(QueueState, Option<String>)>,
     attempts: u32,
@@ -93,20 +94,20 @@ impl Progress {
         }
     }
 
-    /// With those who look at it from outside, on the thread that submits.
+    /// Adds observer and trace context. Called on the thread that submits.
     pub(crate) fn seen_by(mut self, seeing: &Seeing) -> Self {
         self.observed = seeing.observed.clone();
         self.trace = seeing.trace.current();
         self
     }
 
-    /// With the server that it is asked of.
+    /// Adds the server of the operation.
     pub(crate) fn of_server(mut self, served: Served) -> Self {
         self.served = Some(served);
         self
     }
 
-    /// The server has never answered anything yet.
+    /// The server has never answered.
     pub(crate) fn awaits_first_contact(&self) -> bool {
         self.served.as_ref().is_some_and(|it| !it.yet())
     }
@@ -115,12 +116,12 @@ impl Progress {
         self.trace.as_ref()
     }
 
-    /// The public method, as servers want to be told it.
+    /// The public method, in the form in which it is sent to the server.
     pub(crate) fn sdk_method(&self) -> &'static str {
         self.sdk_method
     }
 
-    /// The verb alone.
+    /// The name of the method without its type.
     pub(crate) fn operation(&self) -> &'static str {
         verb(self.sdk_method)
     }
@@ -129,7 +130,7 @@ impl Progress {
         self.submitted
     }
 
-    /// When the operation gives up by itself.
+    /// Deadline of the operation itself.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
@@ -152,7 +153,7 @@ impl Progress {
         state.request_id = Some(request_id.into());
     }
 
-    /// The result of a request of a type is waited for.
+    /// Records that the result of a request of this type is waited for.
     pub(crate) fn awaiting(&self, request_type: &'static str) {
         self.state.lock().request_type = Some(request_type);
     }
@@ -165,25 +166,25 @@ impl Progress {
         self.state.lock().last_contact = Some(now);
     }
 
-    /// A request of the operation failed and will be sent again.
+    /// Records that a request of the operation failed and will be retried.
     pub(crate) fn failed(&self, error: Error) {
         let before = self.state.lock().last_failure.replace(error);
-        // Without the lock: it may be the last of a long chain.
+        // Drop without the lock: the error may be the last owner of a long chain of causes.
         drop(before);
     }
 
-    /// A request of the operation succeeded.
+    /// Records that a request of the operation succeeded.
     pub(crate) fn recovered(&self) {
         let before = self.state.lock().last_failure.take();
         drop(before);
     }
 
-    /// How the last request failed, if none has succeeded since.
+    /// The failure of the last request, if no request has succeeded since.
     pub(crate) fn last_failure(&self) -> Option<Error> {
         self.state.lock().last_failure.clone()
     }
 
-    /// Takes note of what the server says of its queue, and tells the observer of what is new.
+    /// Records the queue state that the server reports, and tells the observer if it is new.
     pub(crate) fn queue(&self, state: QueueState, reason: Option<String>, now: Instant) {
         let said = (state, reason);
         let request_id = {
@@ -201,19 +202,19 @@ impl Progress {
         });
     }
 
-    /// An operation that was paused is paused no more, however it ended.
+    /// Ends the queue state of an operation that was paused, at the end of the operation.
     pub(crate) fn unqueue(&self, now: Instant) {
         if self.state.lock().queue.is_some() {
             self.queue(QueueState::Active, None, now);
         }
     }
 
-    /// How far the operation is.
+    /// The state of an operation that is not done.
     pub(crate) fn look(&self, now: Instant) -> Status {
         self.status(false, now)
     }
 
-    /// Adds what is known here to an error of this operation.
+    /// Adds the known facts of the operation to an error.
     pub(crate) fn explain(&self, error: Error, now: Instant) -> Error {
         let (request_id, request_type, attempts) = {
             let state = self.state.lock();
@@ -228,17 +229,21 @@ impl Progress {
         })
     }
 
-    /// The error that ends this operation: with what is known here, and the one account of its attempts and its time.
+    /// Returns the error that ends this operation, with the known facts and the number of attempts and the time it
+    /// took.
     pub(crate) fn account(&self, error: Error, now: Instant) -> Error {
         let attempts = self.state.lock().attempts;
         let elapsed = now.saturating_duration_since(self.submitted);
         self.explain(error, now).accounted(attempts, elapsed)
     }
 
-    /// How far the operation is, in words.
+    /// Describes the state of the operation, for messages.
     pub(crate) fn describe(&self, done: bool, now: Instant) -> String {
         let status = self.status(done, now);
         let mut text = format!("{} is {:?} since {:.0?}", status.operation, status.stage, status.elapsed);
+        if let Some(id) = &status.request_id {
+            text += &format!(", request {}", one_line(id));
+        }
         if let Some(queue) = &status.queue_state {
             text += &format!(", the server's queue is {queue:?}");
         }
@@ -255,6 +260,19 @@ impl Progress {
             Some(failure) => text + &format!(", the last request failed: {failure}"),
             None => text,
         }
+    }
+
+    /// The state that a warning of this operation describes, without ids and times.
+    pub(super) fn warning_state(&self, now: Instant) -> (Option<String>, Status) {
+        let (request_id, last_contact) = (None, None);
+        let status = Status {
+            request_id,
+            attempts: 0,
+            last_contact,
+            elapsed: Duration::ZERO,
+            ..self.status(false, now)
+        };
+        (self.served.as_ref().map(|served| served.by().into()), status)
     }
 
     pub(super) fn status(&self, done: bool, now: Instant) -> Status {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::sync::fault::{self, Fault};
+use crate::sync::fault::mutant;
 
 /// Largest estimate, in bytes, of a prompt that counts as small (PROTOCOL §9.2).
 const SMALL: usize = 131_072;
@@ -24,8 +24,8 @@ pub(crate) struct Window {
 impl Window {
     /// Extends the window to `until`; never shortens it.
     pub(crate) fn extend(&mut self, until: Instant) {
-        let shortens = fault::is(Fault::Shortens);
-        self.until = Some(self.until.map_or(until, |it| if shortens { until } else { it.max(until) }));
+        let later = |current: Instant| mutant!(ShortensTheWindow, until, current.max(until));
+        self.until = Some(self.until.map_or(until, later));
     }
 
     /// Time until the window ends; `None` if it is not open.

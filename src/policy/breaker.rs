@@ -15,7 +15,7 @@ use std::time::Instant;
 use crate::config::CircuitBreaker;
 use crate::error::Phase;
 use crate::event::BreakerState;
-use crate::sync::fault::{self, Fault};
+use crate::sync::fault::mutant;
 
 /// Outcome of an admitted request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,14 +117,15 @@ impl Circuit {
             if self.limits.trials <= *trials {
                 return Err(Open { until: None });
             }
-            *trials += u32::from(!fault::is(Fault::CountsAtTheEnd));
+            mutant!(CountsAtTheEnd, {}, *trials += 1);
         }
         Ok(Epoch(self.epoch))
     }
 
     /// Applies an outcome, unless it belongs to an older epoch.
     pub(crate) fn record(&mut self, epoch: Epoch, outcome: Outcome, now: Instant) {
-        if epoch.0 != self.epoch && !fault::is(Fault::HearsOldEpochs) {
+        let is_current = mutant!(CountsOldEpochs, true, epoch.0 == self.epoch);
+        if !is_current {
             return;
         }
         match (self.state, outcome) {

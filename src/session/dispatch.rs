@@ -9,7 +9,7 @@ use crate::event::{Backoff, Observed};
 use crate::policy::admission::{CONCURRENT, CONCURRENT_THROTTLED, cost};
 use crate::policy::backoff::Window;
 use crate::sync::clock::Clock;
-use crate::sync::{Budget, Bytes, CancelToken, Mutex, Permit, Semaphore};
+use crate::sync::{Budget, BudgetShare, CancelToken, Mutex, Permit, Semaphore};
 
 use super::Flags;
 
@@ -50,7 +50,7 @@ impl Budgets {
 /// The right to send one sample. Dropping it admits the next one.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    _bytes: Bytes,
+    _bytes: BudgetShare,
     _throttled: Option<Permit>,
     _sample: Permit,
 }

@@ -79,7 +79,8 @@ impl Session {
         operation: &'static str,
         parent: &CancelToken,
     ) -> (Ticket<T>, Pending<T>) {
-        self.ticket_of(self.progress(operation), None, parent)
+        let (ticket, pending) = self.ticket_of(self.progress(operation), None, parent);
+        (ticket, pending.silent())
     }
 
     fn progress(&self, operation: &'static str) -> Progress {

@@ -7,7 +7,7 @@ use crate::http::{Broken, Call, Lane, Room, endpoint};
 use crate::pending::Progress;
 use crate::policy::pause::Pauses;
 use crate::policy::poll::{Event, Poll, Step, Times};
-use crate::sync::{Bytes, CancelToken};
+use crate::sync::{BudgetShare, CancelToken};
 use crate::wire::json::{ResultBody, RetrieveFutureRequest};
 
 use super::Session;
@@ -34,7 +34,7 @@ pub(crate) struct Promise {
 /// A result as it came, and its share of the byte budget until it has been read.
 pub(crate) struct Retrieved {
     pub(crate) body: ResultBody,
-    _bytes: Option<Bytes>,
+    _bytes: Option<BudgetShare>,
 }
 
 impl Session {
@@ -117,7 +117,7 @@ struct Asking<'a> {
     cancel: &'a CancelToken,
     poll: Poll,
     pauses: Pauses,
-    bytes: Option<Bytes>,
+    bytes: Option<BudgetShare>,
     failing: Failing,
 }
 

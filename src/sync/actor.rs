@@ -4,32 +4,32 @@
 //! | by | queued messages | `ending` |
 //! |---|---|---|
 //! | dropping the handle | are handled first | called |
-//! | [`Handle::stop`] | are dropped, and their replies say that it is closed | called |
+//! | [`Handle::stop`] | are dropped, and their replies say that the actor is closed | called |
 //! | a panic outside of a turn | are dropped, and their replies carry the panic | perhaps |
 //!
-//! A panic in a turn does not end it: the message is answered with the panic, and the next one is handled. It is
-//! the actor's part to commit a new state only when it is whole.
+//! A panic in a turn does not end the actor: the message is answered with the panic, and the next one is handled. The
+//! actor must commit a new state only when it is complete.
 //!
-//! Whatever ends the thread, the reason is recorded *before* the mailbox is closed, so that whoever then cannot
-//! send learns why: a dead actor never looks like a slow one.
+//! The reason of the end is recorded *before* the mailbox is closed, so that a send that fails afterwards reports it: a
+//! dead actor never looks like a slow one.
 //!
 //! # How the mailbox is closed
-//! From the senders' side. The only sender that lasts is in one place, from which each send takes a copy for its
-//! duration; to close is to empty that place. The actor then receives until the channel says that no sender is left,
-//! and so has seen every message, those of sends under way included. Dropping the receiver instead would lose
-//! answers: a bounded crossbeam channel keeps what is queued, undropped, until its last sender is gone as well.
+//! From the senders' side. One field holds the only permanent sender; each send clones it for its duration, and closing
+//! empties the field. The actor then receives until the channel reports that no sender is left, and so has seen every
+//! message, those of sends under way included. Dropping the receiver instead would lose answers: a bounded crossbeam
+//! channel keeps queued messages until its last sender is dropped as well.
 //!
 //! # How the actor waits
-//! For a bell of its own, which is rung after each change of the mailbox: a message, a stop, a sender that is gone. It
-//! silences the bell *before* it looks, so that whatever comes after it has looked rings again. A blocking receive of
-//! crossbeam would do, but spins for some ten microseconds before it sleeps, which for a client that mostly waits for a
-//! server is most of what a message costs.
+//! For a signal of its own, which is set after each change of the mailbox: a message, a stop, a dropped sender. The
+//! actor clears the signal *before* it checks the mailbox, so that each later change sets it again. A blocking receive
+//! of crossbeam would work, but spins for some ten microseconds before it sleeps, which is most of the cost of a
+//! message for a client that mostly waits for a server.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::channel::{self, Receiver, SendTimeoutError, Sender, TryRecvError, TrySendError};
-use super::fault::{self, Fault};
+use super::fault::mutant;
 use super::process::Process;
 use super::thread::{self, JoinHandle, ThreadId};
 use super::{Condvar, Mutex, spawn, unwind};
@@ -37,17 +37,18 @@ use crate::error::{Error, ErrorKind, Phase, Result};
 
 /// The state of an actor, and what it does with a message.
 pub(crate) trait Actor: Send + 'static {
-    /// The closed set of what it can be told. Those that want an answer carry a reply.
+    /// All messages of the actor. Messages that need an answer carry a reply.
     type Msg: Send + 'static;
 
     /// Handles one message.
     fn turn(&mut self, msg: Self::Msg);
 
-    /// The last thing it does. Queued messages, if any, are dropped afterwards.
+    /// Called once after the last turn. Queued messages, if any, are dropped afterwards.
     fn ending(&mut self) {}
 }
 
-/// The owner of an actor. Dropping it lets the actor finish what is queued, and does not wait for that.
+/// The owner of an actor. Dropping it closes the mailbox; the actor handles the queued messages and ends. Does not
+/// wait.
 pub(crate) struct Handle<M> {
     shared: Arc<Shared<M>>,
     process: Process,
@@ -57,37 +58,36 @@ pub(crate) struct Handle<M> {
 
 struct Shared<M> {
     name: String,
-    /// Where sends get their sender from; empty once no more messages are accepted.
+    /// The sender that each send clones; empty once no more messages are accepted.
     mailbox: Mutex<Option<Sender<M>>>,
-    bell: Mutex<Bell>,
-    /// Notified when the bell is rung.
-    ring: Condvar,
-    life: Mutex<Life>,
+    signal: Mutex<Signal>,
+    /// Notified when the signal is set.
+    signalled: Condvar,
+    end: Mutex<End>,
     /// Notified when the thread is about to end, and when it was joined.
     ended: Condvar,
 }
 
-/// What makes the actor look.
 #[derive(Default)]
-struct Bell {
-    /// Something changed since the actor last looked.
-    rung: bool,
-    /// The actor is to end after its current turn.
+struct Signal {
+    /// The mailbox has changed since the actor last checked it.
+    is_set: bool,
+    /// The actor ends after its current turn.
     stop: bool,
 }
 
 #[derive(Default)]
-struct Life {
-    /// Why nobody handles messages any more.
-    fate: Option<Error>,
-    /// The mailbox is closed, and everything that was in it is answered.
+struct End {
+    /// Set once no more messages are handled.
+    reason: Option<Error>,
+    /// The mailbox is closed, and all messages that were in it are answered.
     ended: bool,
-    /// Somebody has waited for the thread itself.
+    /// The thread was joined.
     joined: bool,
 }
 
 impl<M: Send + 'static> Handle<M> {
-    /// Starts an actor on a thread of its own, with room for so many messages that wait.
+    /// Starts an actor on a thread of its own. The mailbox holds up to `capacity` messages, at least one.
     ///
     /// # Errors
     /// A system error, if the thread cannot be started. The actor is dropped then.
@@ -97,15 +97,15 @@ impl<M: Send + 'static> Handle<M> {
         let shared = Arc::new(Shared {
             name: name.clone(),
             mailbox: Mutex::new(Some(mailbox)),
-            bell: Mutex::default(),
-            ring: Condvar::new(),
-            life: Mutex::default(),
+            signal: Mutex::default(),
+            signalled: Condvar::new(),
+            end: Mutex::default(),
             ended: Condvar::new(),
         });
-        let bomb = Bomb { shared: shared.clone(), messages };
+        let inbox = Inbox { shared: shared.clone(), messages };
         let thread = spawn::spawn(name, None, move || {
-            let outcome = unwind::catch(|| live(actor, &bomb));
-            bomb.explode(outcome);
+            let outcome = unwind::catch(|| run(actor, &inbox));
+            inbox.finish(outcome);
         });
         match thread {
             Ok(thread) => {
@@ -126,13 +126,10 @@ impl<M: Send + 'static> Handle<M> {
     /// Closed, with the cause if the actor died of something; a timeout in [`Phase::Admission`] at the deadline.
     ///
     /// # Blocking
-    /// While the mailbox is full; the deadline or the end of the actor ends it. The actor's own thread, which nobody
-    /// could relieve, does not block but gets the timeout at once.
+    /// While the mailbox is full, until the deadline or the end of the actor. On the actor's own thread, which is the
+    /// one that makes room, it does not block: a full mailbox is a timeout at once.
     pub(crate) fn send(&self, msg: M, deadline: Option<Instant>) -> Result<()> {
-        match self.is_own_thread() {
-            true => self.put(msg, Room::Needed),
-            false => self.put(msg, Room::Awaited(deadline)),
-        }
+        if self.is_own_thread() { self.put(msg, IfFull::Fail) } else { self.put(msg, IfFull::Wait(deadline)) }
     }
 
     /// As [`send`](Handle::send), but a full mailbox is an error at once.
@@ -140,36 +137,36 @@ impl<M: Send + 'static> Handle<M> {
     /// # Errors
     /// As there.
     pub(crate) fn try_send(&self, msg: M) -> Result<()> {
-        self.put(msg, Room::Needed)
+        self.put(msg, IfFull::Fail)
     }
 
-    fn put(&self, msg: M, room: Room) -> Result<()> {
+    fn put(&self, msg: M, if_full: IfFull) -> Result<()> {
         if let Err(forked) = self.process.check() {
-            // Its destructors may take locks that are held for ever here.
+            // The destructors of the message may take locks that stay held for ever in this process.
             std::mem::forget(msg);
             return Err(forked);
         }
-        // A copy for this send, not the lock: others may send, and close, while we wait for room.
+        // Clone the sender instead of holding the lock: others may send, and close, while this send waits for room.
         let mailbox = self.shared.mailbox.lock().clone();
-        let _kept = fault::is(Fault::SendsUnderTheLock).then(|| self.shared.mailbox.lock());
+        mutant!(SendsUnderTheLock, keep self.shared.mailbox.lock());
         let Some(mailbox) = mailbox else {
-            return refuse(msg, self.shared.fate());
+            return refuse(msg, self.shared.end_reason());
         };
-        let outcome = match room {
-            Room::Awaited(Some(deadline)) => mailbox.send_deadline(msg, deadline),
-            Room::Awaited(None) => mailbox.send(msg).map_err(|it| SendTimeoutError::Disconnected(it.0)),
-            Room::Needed => mailbox.try_send(msg).map_err(|it| match it {
+        let outcome = match if_full {
+            IfFull::Wait(Some(deadline)) => mailbox.send_deadline(msg, deadline),
+            IfFull::Wait(None) => mailbox.send(msg).map_err(|error| SendTimeoutError::Disconnected(error.0)),
+            IfFull::Fail => mailbox.try_send(msg).map_err(|error| match error {
                 TrySendError::Full(msg) => SendTimeoutError::Timeout(msg),
                 TrySendError::Disconnected(msg) => SendTimeoutError::Disconnected(msg),
             }),
         };
-        // Gone before the bell is rung: it may have been the last sender.
-        let _kept = fault::is(Fault::RingsEarly).then(|| mailbox.clone());
+        // Drop before the signal: this may be the last sender, and the actor must then see the channel disconnected.
+        mutant!(SignalsEarly, keep mailbox.clone());
         drop(mailbox);
-        self.shared.ring();
+        self.shared.signal();
         match outcome {
             Ok(()) => Ok(()),
-            Err(SendTimeoutError::Disconnected(msg)) => refuse(msg, self.shared.fate()),
+            Err(SendTimeoutError::Disconnected(msg)) => refuse(msg, self.shared.end_reason()),
             Err(SendTimeoutError::Timeout(msg)) => {
                 let message = format!("the mailbox of {} did not become free in time", self.shared.name);
                 refuse(msg, Error::timeout(Phase::Admission, message))
@@ -177,19 +174,19 @@ impl<M: Send + 'static> Handle<M> {
         }
     }
 
-    /// Ends the actor after its current turn. What is queued, or about to be, is dropped: its replies answer, though
-    /// the send may have succeeded. Does not wait.
+    /// Ends the actor after its current turn. Messages that are queued, and those of sends under way, are dropped;
+    /// their replies answer with an error although the send may have succeeded. Does not wait.
     pub(crate) fn stop(&self) {
         if self.process.is_other() {
             return;
         }
-        // Said before the mailbox is closed, so that an actor that sees it closed knows already.
-        self.shared.bell.lock().stop = true;
+        // Set before the mailbox is closed, so that an actor that finds it closed sees the stop too.
+        self.shared.signal.lock().stop = true;
         self.shared.close();
     }
 
-    /// Accepts no more messages and ends the actor after those that are queued or about to be: a send that waits for
-    /// room is still served. Does not wait.
+    /// Accepts no more messages and ends the actor after the queued ones and those of sends that wait for room. Does
+    /// not wait.
     pub(crate) fn finish(&self) {
         if self.process.is_other() {
             return;
@@ -197,35 +194,35 @@ impl<M: Send + 'static> Handle<M> {
         self.shared.close();
     }
 
-    /// Waits for the end of the thread, and says whether it came. Does not end the actor. From the actor's own thread,
-    /// which cannot wait for itself, it does nothing.
+    /// Waits for the end of the thread until the deadline; returns whether the thread has ended. Does not end the
+    /// actor. On the actor's own thread it returns `false` at once.
     pub(crate) fn join(&self, deadline: Instant) -> bool {
         if self.is_own_thread() || self.process.is_other() {
             return false;
         }
-        let mut life = self.shared.life.lock();
+        let mut end = self.shared.end.lock();
         let mut in_time = true;
-        while !life.ended && in_time {
-            in_time = super::wait(&self.shared.ended, &mut life, Some(deadline));
+        while !end.ended && in_time {
+            in_time = super::wait(&self.shared.ended, &mut end, Some(deadline));
         }
-        let ended = life.ended;
-        drop(life);
+        let ended = end.ended;
+        drop(end);
         if !ended {
             return false;
         }
         let thread = self.thread.lock().take();
         if let Some(thread) = thread {
-            // It has nothing left to do. Its panics, if any, were caught.
+            // The thread is about to end. Its panics were caught.
             let _ = thread.join();
-            self.shared.life.lock().joined = true;
+            self.shared.end.lock().joined = true;
             self.shared.ended.notify_all();
             return true;
         }
-        // Somebody else is at it.
-        let mut life = self.shared.life.lock();
+        // Another call joins the thread.
+        let mut end = self.shared.end.lock();
         let mut in_time = true;
-        while !life.joined && in_time {
-            in_time = super::wait(&self.shared.ended, &mut life, Some(deadline));
+        while !end.joined && in_time {
+            in_time = super::wait(&self.shared.ended, &mut end, Some(deadline));
         }
         true
     }
@@ -237,15 +234,15 @@ impl<M: Send + 'static> Handle<M> {
 
     /// Number of messages in the mailbox.
     pub(crate) fn n_queued(&self) -> usize {
-        self.shared.mailbox.lock().as_ref().map_or(0, |mailbox| mailbox.len())
+        self.shared.mailbox.lock().as_ref().map_or(0, Sender::len)
     }
 
-    /// Messages are still handled, though they may not be accepted any more.
+    /// Queued messages are still handled; the mailbox may be closed.
     pub(crate) fn is_alive(&self) -> bool {
-        self.shared.life.lock().fate.is_none()
+        self.shared.end.lock().reason.is_none()
     }
 
-    /// This is a forked child of the process that has the actor.
+    /// This process is a forked child of the one that started the actor.
     pub(crate) fn is_foreign(&self) -> bool {
         self.process.is_other()
     }
@@ -265,11 +262,10 @@ impl<M> Drop for Handle<M> {
 
 /// What a send does while the mailbox is full.
 #[derive(Clone, Copy)]
-enum Room {
-    /// It waits, at most until the deadline.
-    Awaited(Option<Instant>),
-    /// It fails.
-    Needed,
+enum IfFull {
+    /// Waits, at most until the deadline.
+    Wait(Option<Instant>),
+    Fail,
 }
 
 fn refuse<M>(msg: M, error: Error) -> Result<()> {
@@ -277,33 +273,35 @@ fn refuse<M>(msg: M, error: Error) -> Result<()> {
     Err(error)
 }
 
-/// Handles messages until the end. Queued ones that will not be handled stay in the mailbox.
-fn live<A: Actor>(mut actor: A, bomb: &Bomb<A::Msg>) {
-    while let Some(msg) = bomb.next() {
+/// Body of the thread: handles messages until the end. After a stop, queued messages stay in the mailbox.
+fn run<A: Actor>(mut actor: A, inbox: &Inbox<A::Msg>) {
+    while let Some(msg) = inbox.next() {
         if let Err(error) = unwind::catch(|| actor.turn(msg)) {
             unwind::report("a turn of an actor failed", &error);
         }
     }
-    bomb.shared.close();
+    inbox.shared.close();
     actor.ending();
-    // Replies that it still owes say that it is closed.
-    unwind::drop_because(actor, &bomb.shared.fate());
+    // Replies that the actor still holds answer that it is closed.
+    unwind::drop_because(actor, &inbox.shared.end_reason());
 }
 
-/// Goes off when the thread ends, whatever ends it: records the cause, and only then closes the mailbox.
-struct Bomb<M> {
+/// The receiving end of the mailbox. Dropping it, at any end of the thread, records the reason of the end and only then
+/// closes the mailbox.
+struct Inbox<M> {
     shared: Arc<Shared<M>>,
     messages: Receiver<M>,
 }
 
-impl<M> Bomb<M> {
-    /// The next message, unless the end has come. A stop is looked for first, so that it overtakes queued work.
+impl<M> Inbox<M> {
+    /// Waits for the next message; `None` after a stop or the last message. A stop is checked first, so that it
+    /// overtakes queued messages.
     fn next(&self) -> Option<M> {
         loop {
             let stop = {
-                let mut bell = self.shared.bell.lock();
-                bell.rung = false;
-                bell.stop
+                let mut signal = self.shared.signal.lock();
+                signal.is_set = false;
+                signal.stop
             };
             if stop {
                 return None;
@@ -313,35 +311,39 @@ impl<M> Bomb<M> {
                 Err(TryRecvError::Disconnected) => return None,
                 Err(TryRecvError::Empty) => {}
             }
-            let mut bell = self.shared.bell.lock();
-            bell.rung &= !fault::is(Fault::SilencesLate);
-            while !bell.rung {
-                self.shared.ring.wait(&mut bell);
+            let mut signal = self.shared.signal.lock();
+            mutant!(ClearsSignalLate, signal.is_set = false);
+            while !signal.is_set {
+                self.shared.signalled.wait(&mut signal);
             }
         }
     }
 
-    fn explode(self, outcome: Result<()>) {
+    /// Records a panic as the reason of the end, and drops the inbox.
+    fn finish(self, outcome: Result<()>) {
         if let Err(cause) = outcome {
             unwind::report("an actor died", &cause);
             let error = Error::closed(format!("{} died", self.shared.name)).caused_by(cause);
-            self.shared.life.lock().fate.get_or_insert(error);
+            self.shared.end.lock().reason.get_or_insert(error);
+        }
+    }
+
+    /// Drops all messages until the last send under way has ended. No send blocks this: each message received makes
+    /// room.
+    fn drain(&self, reason: &Error) {
+        while let Ok(msg) = self.messages.recv() {
+            unwind::drop_because(msg, reason);
         }
     }
 }
 
-impl<M> Drop for Bomb<M> {
+impl<M> Drop for Inbox<M> {
     fn drop(&mut self) {
-        let fate = self.shared.fate();
-        self.shared.life.lock().fate.get_or_insert(fate.clone());
+        let reason = self.shared.end_reason();
+        self.shared.end.lock().reason.get_or_insert(reason.clone());
         self.shared.close();
-        // Until the last send under way has ended. None can be stuck: this makes room for all of them.
-        while !fault::is(Fault::LeavesTheQueue)
-            && let Ok(msg) = self.messages.recv()
-        {
-            unwind::drop_because(msg, &fate);
-        }
-        self.shared.life.lock().ended = true;
+        mutant!(LeavesQueuedMessages, {}, self.drain(&reason));
+        self.shared.end.lock().ended = true;
         self.shared.ended.notify_all();
     }
 }
@@ -350,22 +352,23 @@ impl<M> Shared<M> {
     /// Accepts no more messages.
     fn close(&self) {
         let mailbox = self.mailbox.lock().take();
-        // Outside of the lock, and before the bell: it may have been the last sender.
+        // Outside of the lock, and before the signal: this may be the last sender.
         drop(mailbox);
-        self.ring();
+        self.signal();
     }
 
-    /// Has the actor look again.
-    fn ring(&self) {
-        self.bell.lock().rung = true;
-        self.ring.notify_one();
+    /// Makes the actor check the mailbox again.
+    fn signal(&self) {
+        self.signal.lock().is_set = true;
+        self.signalled.notify_one();
     }
 
-    fn fate(&self) -> Error {
-        let fate = self.life.lock().fate.clone();
-        fate.unwrap_or_else(|| match thread::panicking() {
-            true => Error::closed(format!("{} died", self.name)),
-            false => Error::closed(format!("{} is closed", self.name)),
+    /// The recorded reason of the end, or else the one that applies now.
+    fn end_reason(&self) -> Error {
+        let recorded = self.end.lock().reason.clone();
+        recorded.unwrap_or_else(|| {
+            let state = if thread::panicking() { "died" } else { "is closed" };
+            Error::closed(format!("{} {state}", self.name))
         })
     }
 }

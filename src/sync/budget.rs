@@ -1,4 +1,4 @@
-//! At most so many bytes at once, in order of arrival.
+//! A fair budget of bytes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use crate::error::Result;
 
 /// A fair budget of bytes. Clones are handles of the same one.
 ///
-/// It admits as long as it is not overdrawn: the item that overdraws it is still let in, whatever its size, and the
-/// next one waits until the budget is balanced again. So an item larger than the whole budget does not wait for
-/// ever, and what is in flight exceeds the budget by less than one item. Order is strictly that of arrival, as with a
-/// [`Semaphore`](super::Semaphore).
+/// It admits items as long as it is not overdrawn: the item that overdraws it is admitted, whatever its size, and the
+/// next one waits until the budget is no longer overdrawn. So an item larger than the whole budget does not wait for
+/// ever, and the bytes in flight exceed the budget by less than one item. The order is strictly that of arrival, as
+/// with a [`Semaphore`](super::Semaphore).
 ///
-/// # Example: one overshoot
+/// # Example: one item overdraws the budget
 /// ```
 /// use tinkex::sync::{Budget, CancelToken};
 ///
@@ -34,67 +34,67 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// A budget of so many bytes. With none, one item is admitted at a time.
+    /// Creates a budget of `bytes` bytes. With 0, one item is admitted at a time.
     pub fn new(bytes: usize) -> Self {
         Budget { gate: Gate::new(Rule::Overshoots, "byte budget", bytes) }
     }
 
     /// Takes `n` bytes if the budget is not overdrawn and nobody waits.
-    pub fn try_acquire(&self, n: usize) -> Option<Bytes> {
-        self.gate.try_enter(n).then(|| self.bytes(n))
+    pub fn try_acquire(&self, n: usize) -> Option<BudgetShare> {
+        self.gate.try_enter(n).then(|| self.share(n))
     }
 
-    /// Takes `n` bytes, and waits its turn if need be.
+    /// Takes `n` bytes; waits in the queue until the budget admits them.
     ///
     /// # Errors
     /// Cancelled; closed.
     ///
     /// # Blocking
-    /// Until all who came before have been served and the budget is not overdrawn; cancelling the token or closing
-    /// the budget ends it at once. Bound it with [`acquire_deadline`](Budget::acquire_deadline).
-    pub fn acquire(&self, n: usize, cancel: &CancelToken) -> Result<Bytes> {
+    /// Until all earlier requests are served and the budget is not overdrawn; cancelling the token or closing the
+    /// budget ends it at once. Limit it with [`acquire_deadline`](Budget::acquire_deadline).
+    pub fn acquire(&self, n: usize, cancel: &CancelToken) -> Result<BudgetShare> {
         self.acquire_deadline(n, None, cancel)
     }
 
-    /// Takes `n` bytes, and waits its turn if need be, but not beyond the deadline.
+    /// Takes `n` bytes; waits in the queue until the budget admits them, at most until the deadline.
     ///
     /// # Errors
     /// As [`acquire`](Budget::acquire), and a timeout in [`Phase::Admission`](crate::Phase::Admission).
     ///
     /// # Blocking
-    /// As [`acquire`](Budget::acquire), until the deadline. What is free at once is given even after it.
+    /// As [`acquire`](Budget::acquire), until the deadline. Bytes that are admitted at once are granted even after it.
     pub fn acquire_deadline(
         &self,
         n: usize,
         deadline: Option<Instant>,
         cancel: &CancelToken,
-    ) -> Result<Bytes> {
+    ) -> Result<BudgetShare> {
         self.gate.enter(n, deadline, cancel)?;
-        Ok(self.bytes(n))
+        Ok(self.share(n))
     }
 
-    /// Turns everybody away from now on, and wakes those who wait with an error. Bytes in use stay valid.
+    /// Refuses all requests from now on, and wakes the waiters with an error. Shares in use stay valid.
     pub fn close(&self) {
         self.gate.close();
     }
 
-    /// How many bytes are free at the moment; none if the budget is overdrawn.
+    /// Number of free bytes at the moment; 0 if the budget is overdrawn.
     pub fn available(&self) -> usize {
         self.gate.available()
     }
 
-    /// How many bytes are in use at the moment.
+    /// Number of bytes in use at the moment.
     pub fn used(&self) -> usize {
         self.gate.taken()
     }
 
-    /// How many wait at the moment.
+    /// Number of waiters at the moment.
     pub fn waiting(&self) -> usize {
         self.gate.waiting()
     }
 
-    fn bytes(&self, n: usize) -> Bytes {
-        Bytes { gate: self.gate.clone(), n }
+    fn share(&self, n: usize) -> BudgetShare {
+        BudgetShare { gate: self.gate.clone(), n }
     }
 }
 
@@ -108,29 +108,29 @@ impl fmt::Debug for Budget {
     }
 }
 
-/// Bytes of a [`Budget`], given back when this is dropped, by a panic too.
-#[must_use = "bytes that are not held are given back at once"]
-pub struct Bytes {
+/// Bytes of a [`Budget`]. Dropping it, also by a panic, gives them back.
+#[must_use = "a share that is not held is given back at once"]
+pub struct BudgetShare {
     gate: Arc<Gate>,
     n: usize,
 }
 
-impl Bytes {
-    /// How many bytes this holds.
+impl BudgetShare {
+    /// Number of bytes that this holds.
     pub fn n_bytes(&self) -> usize {
         self.n
     }
 }
 
-impl Drop for Bytes {
+impl Drop for BudgetShare {
     fn drop(&mut self) {
         self.gate.leave(self.n);
     }
 }
 
-impl fmt::Debug for Bytes {
+impl fmt::Debug for BudgetShare {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Bytes").field("n", &self.n).finish_non_exhaustive()
+        f.debug_struct("BudgetShare").field("n", &self.n).finish_non_exhaustive()
     }
 }
 
@@ -140,7 +140,7 @@ mod tests {
     use std::sync::mpsc;
     use std::thread;
 
-    use super::super::testing::{eventually, in_time, late};
+    use super::super::testing::{eventually, far_deadline, with_time_limit};
     use super::*;
 
     #[test]
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn one_item_may_overshoot_and_the_next_one_waits_for_the_balance() {
+    fn one_item_may_overdraw_the_budget_and_the_next_one_waits() {
         let (budget, cancel) = (Budget::new(10), CancelToken::new());
         let first = budget.acquire(10, &cancel).unwrap();
         let second = budget.acquire(10, &cancel).unwrap();
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_given_in_order_of_arrival_whatever_their_size() {
+    fn shares_of_any_size_are_granted_in_order_of_arrival() {
         let (budget, cancel) = (Budget::new(10), CancelToken::new());
         let huge = budget.acquire(100, &cancel).unwrap();
         let (sender, receiver) = mpsc::channel();
@@ -174,9 +174,9 @@ mod tests {
             .into_iter()
             .map(|n| {
                 let before = budget.waiting();
-                let (it, cancel, sender) = (budget.clone(), cancel.clone(), sender.clone());
+                let (queued, cancel, sender) = (budget.clone(), cancel.clone(), sender.clone());
                 let thread = thread::spawn(move || {
-                    sender.send(it.acquire_deadline(n, Some(late()), &cancel).unwrap()).unwrap();
+                    sender.send(queued.acquire_deadline(n, Some(far_deadline()), &cancel).unwrap()).unwrap();
                 });
                 eventually("a waiter queues up", || before < budget.waiting());
                 thread
@@ -185,12 +185,12 @@ mod tests {
         drop(huge);
         let mut order = Vec::new();
         for n_waiting in [3, 1] {
-            // Fifty overdraw the budget alone; when they are gone, one and seventy come together.
-            eventually("the next are in", || budget.waiting() == n_waiting);
+            // 50 overdraws the budget alone; after it, 1 and 70 are admitted together.
+            eventually("the next ones are admitted", || budget.waiting() == n_waiting);
             let n = if n_waiting == 3 { 1 } else { 2 };
-            // Held until both have come, because the one given back first lets the next in.
+            // Held until both have come, because the first one given back admits the next.
             let held: Vec<_> = receiver.iter().take(n).collect();
-            let mut group: Vec<_> = held.iter().map(Bytes::n_bytes).collect();
+            let mut group: Vec<_> = held.iter().map(BudgetShare::n_bytes).collect();
             group.sort();
             order.push(group);
         }
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_of_nothing_admits_one_at_a_time() {
+    fn a_budget_of_0_bytes_admits_one_item_at_a_time() {
         let budget = Budget::new(0);
         let first = budget.try_acquire(7).unwrap();
         assert!(budget.try_acquire(7).is_none());
@@ -210,8 +210,8 @@ mod tests {
     }
 
     #[test]
-    fn closing_and_cancelling_turn_waiters_away() {
-        in_time(|| {
+    fn closing_and_cancelling_fail_the_waiters() {
+        with_time_limit(|| {
             let (budget, cancel) = (Budget::new(1), CancelToken::new());
             let held = budget.try_acquire(2).unwrap();
             let waits = |cancel: &CancelToken| {

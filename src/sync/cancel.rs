@@ -1,8 +1,8 @@
 //! Cooperative cancellation.
 //!
-//! Threads cannot be killed, so every wait of the crate takes a token. A token is a node of a tree. A child holds
-//! its parent, so that cancelling a distant ancestor still reaches it; a parent holds its children weakly, and a
-//! child that goes away takes itself off the list, so that a parent that lives long does not grow.
+//! Threads cannot be killed, so every wait of the crate takes a token. A token is a node of a tree. A child holds its
+//! parent, so that cancelling a distant ancestor still reaches it. A parent holds its children weakly, and a child
+//! removes itself when it is dropped, so that a long-lived parent does not grow.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,13 +11,13 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::atomic::{AtomicBool, Ordering};
-use super::fault::{self, Fault};
+use super::fault::mutant;
 use super::{Condvar, Mutex, unwind};
 use crate::error::{Error, Result};
 
-/// A request to stop, shared by whoever may stop and whoever should.
+/// A request to stop, shared between the code that requests it and the code that stops.
 ///
-/// Clones are the same token. A token once cancelled stays cancelled.
+/// Clones are the same token. A cancelled token stays cancelled.
 ///
 /// # Example: stopping a worker
 /// ```
@@ -27,14 +27,14 @@ use crate::error::{Error, Result};
 /// let token = CancelToken::new();
 /// let worker = std::thread::spawn({
 ///     let token = token.clone();
-///     // True at once when cancelled, false if the minute passes.
+///     // Returns true when cancelled, false after one minute.
 ///     move || token.wait_timeout(Duration::from_secs(60))
 /// });
 /// token.cancel();
 /// assert!(worker.join().unwrap());
 /// ```
 ///
-/// # Example: stopping one part, or everything
+/// # Example: stopping one part, then all parts
 /// ```
 /// use tinkex::sync::CancelToken;
 ///
@@ -50,10 +50,10 @@ pub struct CancelToken {
     node: Arc<Node>,
 }
 
-/// Somebody to be told of a cancellation. Called with no locks held, at most once per registration.
+/// A waiter that a cancellation wakes. Called with no locks held, at most once per registration.
 pub(crate) trait Wake: Send + Sync {
-    /// Makes the waiter look at its token again. To be seen by a waiter that has looked and not yet begun to wait,
-    /// it must take the waiter's lock before it notifies.
+    /// Makes the waiter check its token again. It must take the waiter's lock before it notifies; otherwise a waiter
+    /// that has checked the token and does not wait yet misses the notification.
     fn wake(&self);
 }
 
@@ -63,7 +63,7 @@ struct Node {
     cancelled: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
-    /// Our parent, and our key there.
+    /// The parent, and the key of this node there.
     parent: Option<(Arc<Node>, u64)>,
 }
 
@@ -79,12 +79,12 @@ enum Watcher {
 }
 
 impl CancelToken {
-    /// A token that nobody has cancelled.
+    /// Creates a token that is not cancelled.
     pub fn new() -> Self {
         CancelToken::default()
     }
 
-    /// A token that is cancelled with this one, and can be cancelled alone.
+    /// Creates a token that is cancelled with this one, and that can be cancelled alone.
     pub fn child(&self) -> Self {
         let parent = &self.node;
         let mut state = parent.state.lock();
@@ -96,22 +96,21 @@ impl CancelToken {
             changed: Condvar::new(),
             parent: Some((parent.clone(), key)),
         });
-        if !cancelled && !fault::is(Fault::ForgetsTheChild) {
+        let is_registered = mutant!(ForgetsTheChild, false, !cancelled);
+        if is_registered {
             state.watchers.insert(key, Watcher::Child(Arc::downgrade(&node)));
         }
         CancelToken { node }
     }
 
-    /// Cancels this token and its children, and wakes whoever waits for any of them. Later calls do nothing.
+    /// Cancels this token and its descendants, and wakes all threads that wait for them. Later calls do nothing.
     ///
-    /// When it returns, the token and all its descendants are cancelled, also if another thread cancels it at the same time;
-    /// that thread may then still be waking others.
+    /// When it returns, the token and all its descendants are cancelled, also if another thread cancels it at the same
+    /// time; that thread may still be waking waiters.
     pub fn cancel(&self) {
-        if !fault::is(Fault::MarksAsItGoes) {
-            self.node.mark();
-        }
+        mutant!(MarksWhileWaking, {}, self.node.mark());
         let mut nodes = vec![self.node.clone()];
-        // A list of work rather than recursion, because a chain of children may be longer than the stack.
+        // A list instead of recursion, because a chain of children may be longer than the stack allows.
         while let Some(node) = nodes.pop() {
             let watchers = {
                 let mut state = node.state.lock();
@@ -122,35 +121,33 @@ impl CancelToken {
             for watcher in watchers.into_values() {
                 match watcher {
                     Watcher::Child(child) => nodes.extend(child.upgrade()),
-                    Watcher::Wake(it) => {
-                        unwind::shield("a waker failed", || it.wake());
-                        if fault::is(Fault::WakesAgain) {
-                            it.wake();
-                        }
+                    Watcher::Wake(waiter) => {
+                        unwind::shield("a waker failed", || waiter.wake());
+                        mutant!(WakesTwice, waiter.wake());
                     }
                 }
             }
         }
     }
 
-    /// Whether this token or an ancestor was cancelled.
+    /// Returns whether this token or an ancestor was cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.node.is_cancelled()
     }
 
-    /// Waits for the cancellation; false if the time passed without one.
+    /// Waits for the cancellation. Returns `false` if the time passes without one.
     ///
     /// # Blocking
-    /// Until the token is cancelled, but no longer than the duration. A duration that no clock can hold, such as
-    /// [`Duration::MAX`], is no bound.
+    /// Until the token is cancelled, at most for the duration. A duration that is too long for the clock, such as
+    /// [`Duration::MAX`], does not limit the wait.
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
         self.wait(Instant::now().checked_add(timeout))
     }
 
-    /// Waits for the cancellation; false if the deadline passed without one.
+    /// Waits for the cancellation. Returns `false` if the deadline passes without one.
     ///
     /// # Blocking
-    /// Until the token is cancelled, but not beyond the deadline.
+    /// Until the token is cancelled, at most until the deadline.
     pub fn wait_deadline(&self, deadline: Instant) -> bool {
         self.wait(Some(deadline))
     }
@@ -164,17 +161,14 @@ impl CancelToken {
         self.is_cancelled()
     }
 
-    /// An error if this token is cancelled.
+    /// Fails if this token is cancelled.
     pub(crate) fn check(&self) -> Result<()> {
-        match self.is_cancelled() {
-            true => Err(Error::cancelled()),
-            false => Ok(()),
-        }
+        if self.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) }
     }
 
-    /// Has somebody told of the cancellation: at once, on this thread, if it has happened, else on the cancelling
-    /// thread. Must be called without a lock that `wake` takes. A call may still be under way when the registration
-    /// has been dropped.
+    /// Registers a waiter. `wake` is called at once, on this thread, if the token is cancelled, else on the cancelling
+    /// thread. Call this without any lock that `wake` takes. A call of `wake` may still run when the registration has
+    /// been dropped.
     pub(crate) fn on_cancel(&self, wake: Arc<dyn Wake>) -> Registration {
         let mut state = self.node.state.lock();
         if self.is_cancelled() {
@@ -199,7 +193,7 @@ impl fmt::Debug for CancelToken {
     }
 }
 
-/// Somebody is told of a cancellation while this lives.
+/// Keeps a waiter registered until it is dropped.
 pub(crate) struct Registration {
     place: Option<(Arc<Node>, u64)>,
 }
@@ -207,7 +201,7 @@ pub(crate) struct Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         if let Some((node, key)) = self.place.take() {
-            node.forget(key);
+            node.unregister(key);
         }
     }
 }
@@ -224,29 +218,29 @@ impl Node {
         self.cancelled.load(Ordering::Acquire)
     }
 
-    /// Marks this node and its descendants as cancelled, and leaves their watchers where they are. Whoever takes those later
-    /// takes nothing from another call that still has to find the descendants: they are marked by then.
+    /// Marks this node and its descendants as cancelled. Their watchers stay registered, because another call of
+    /// `cancel` may still have to find the descendants through them.
     fn mark(self: &Arc<Self>) {
         let mut nodes = vec![self.clone()];
         while let Some(node) = nodes.pop() {
             let children: Vec<Weak<Node>> = {
                 let state = node.state.lock();
-                // From now on its children are born cancelled.
+                // From now on its new children are created cancelled.
                 node.cancelled.store(true, Ordering::Release);
-                let child = |it: &Watcher| match it {
+                let child = |watcher: &Watcher| match watcher {
                     Watcher::Child(child) => Some(child.clone()),
                     Watcher::Wake(_) => None,
                 };
                 state.watchers.values().filter_map(child).collect()
             };
-            // Not under the lock, which the end of a child takes.
+            // Without the lock: dropping the last handle of a child takes it.
             nodes.extend(children.iter().filter_map(Weak::upgrade));
         }
     }
 
-    fn forget(&self, key: u64) {
+    fn unregister(&self, key: u64) {
         let watcher = self.state.lock().watchers.remove(&key);
-        // Outside of the lock: the watcher's destructor may end other tokens.
+        // Without the lock: the watcher's destructor may drop other tokens.
         drop(watcher);
     }
 }
@@ -255,10 +249,9 @@ impl Drop for Node {
     fn drop(&mut self) {
         let mut link = self.parent.take();
         while let Some((parent, key)) = link {
-            parent.forget(key);
-            // A chain of which we were the last holder is taken apart here and not by recursion, because it may be
-            // longer than the stack.
-            link = Arc::into_inner(parent).and_then(|mut it| it.parent.take());
+            parent.unregister(key);
+            // Drop a chain that only this node held in a loop, because recursion could exceed the stack.
+            link = Arc::into_inner(parent).and_then(|mut node| node.parent.take());
         }
     }
 }
@@ -269,7 +262,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::thread;
 
-    use super::super::testing::{LONG, late};
+    use super::super::testing::{LONG, far_deadline};
     use super::*;
 
     #[derive(Default)]
@@ -282,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_is_cancelled_with_its_parent_and_not_the_other_way() {
+    fn a_child_is_cancelled_with_its_parent_and_not_conversely() {
         let parent = CancelToken::new();
         let (child, sibling) = (parent.child(), parent.child());
         let grandchild = child.child();
@@ -294,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cancellation_reaches_grandchildren_whose_parent_nobody_holds() {
+    fn a_cancellation_reaches_grandchildren_whose_parent_was_dropped() {
         let root = CancelToken::new();
         let leaf = root.child().child().child();
         root.cancel();
@@ -302,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parent_forgets_children_and_registrations_that_ended() {
+    fn a_parent_drops_children_and_registrations_that_ended() {
         let parent = CancelToken::new();
         for _ in 0..100 {
             let child = parent.child();
@@ -333,18 +326,18 @@ mod tests {
         assert!(!token.wait_timeout(Duration::from_millis(2)));
         assert!(!token.wait_deadline(Instant::now()));
         let waiters: Vec<_> = (0..4)
-            .map(|it| {
-                let token = if it % 2 == 0 { token.clone() } else { token.child() };
+            .map(|i| {
+                let token = if i % 2 == 0 { token.clone() } else { token.child() };
                 thread::spawn(move || token.wait_timeout(LONG))
             })
             .collect();
         token.cancel();
         assert!(waiters.into_iter().all(|it| it.join().unwrap()));
-        assert!(token.wait_deadline(late()) && token.wait_timeout(Duration::MAX));
+        assert!(token.wait_deadline(far_deadline()) && token.wait_timeout(Duration::MAX));
     }
 
     #[test]
-    fn a_waker_is_called_once_at_once_or_never() {
+    fn a_waker_is_called_once_or_if_it_was_dropped_never() {
         let token = CancelToken::new();
         let (kept, dropped, late) =
             (Arc::new(Count::default()), Arc::new(Count::default()), Arc::new(Count::default()));
@@ -360,17 +353,17 @@ mod tests {
 
     #[test]
     fn a_waker_may_use_the_token() {
-        struct Asks(CancelToken, AtomicBool);
-        impl Wake for Asks {
+        struct UsesToken(CancelToken, AtomicBool);
+        impl Wake for UsesToken {
             fn wake(&self) {
                 self.1.store(self.0.child().is_cancelled(), Ordering::SeqCst);
             }
         }
         let token = CancelToken::new();
-        let asks = Arc::new(Asks(token.clone(), AtomicBool::new(false)));
-        let _registration = token.on_cancel(asks.clone());
+        let waker = Arc::new(UsesToken(token.clone(), AtomicBool::new(false)));
+        let _registration = token.on_cancel(waker.clone());
         token.cancel();
-        assert!(asks.1.load(Ordering::SeqCst));
+        assert!(waker.1.load(Ordering::SeqCst));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What the model checker puts in the place of the system's locks, threads and channels.
-#![allow(clippy::unwrap_used, reason = "a guard is without its lock only while it waits")]
+//! Locks, threads and channels of the model checker, used instead of the system's.
+#![allow(clippy::unwrap_used, reason = "a guard lacks its lock only while it waits")]
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,11 +12,11 @@ pub(crate) mod channel;
 pub(crate) use shuttle::sync::atomic;
 pub(crate) use shuttle::{thread, thread_local};
 
-/// The checker knows no time. A deadline that is further away than this never comes in a model, so that whoever waits
-/// for it in vain is found; a nearer one may come at any moment.
+/// The checker has no time. In a model a deadline further away than this never passes, so that a thread that waits for
+/// it in vain is reported as a deadlock; a nearer one may pass at any moment.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// Like the everyday one in that a panic does not poison it, and in that a guard can be waited with in place.
+/// A mutex with the interface of `parking_lot`: a panic does not poison it, and a wait borrows its guard.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T> {
     inner: shuttle::sync::Mutex<T>,
@@ -25,7 +25,7 @@ pub(crate) struct Mutex<T> {
 #[derive(Debug)]
 pub(crate) struct MutexGuard<'a, T> {
     mutex: &'a Mutex<T>,
-    /// Absent only while it waits.
+    /// `None` only while the guard waits.
     inner: Option<shuttle::sync::MutexGuard<'a, T>>,
 }
 
@@ -89,13 +89,13 @@ impl Condvar {
     pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
         let me = self.enqueue(guard);
         while !me.is_notified() {
-            // Somebody who is never notified stays parked, which the checker reports as a deadlock.
+            // A thread that is never notified stays parked, which the checker reports as a deadlock.
             thread::park();
         }
         guard.retake();
     }
 
-    /// The time may be up whenever this thread gets its turn: which turn, the schedule decides.
+    /// The deadline may pass whenever this thread runs; the schedule decides when.
     pub(crate) fn wait_until<T>(
         &self,
         guard: &mut MutexGuard<'_, T>,
@@ -111,7 +111,7 @@ impl Condvar {
                 break false;
             }
             if thread_rng().gen_bool(0.5) {
-                self.lock().retain(|it| !Arc::ptr_eq(it, &me));
+                self.lock().retain(|waiter| !Arc::ptr_eq(waiter, &me));
                 break true;
             }
             thread::yield_now();
@@ -120,9 +120,9 @@ impl Condvar {
         WaitTimeoutResult(timed_out)
     }
 
-    /// Notifies any of those who wait.
+    /// Notifies any one of the waiters.
     pub(crate) fn notify_one(&self) {
-        others_may_act();
+        yield_to_checker();
         let chosen = {
             let mut waiters = self.lock();
             match waiters.len() {
@@ -130,21 +130,23 @@ impl Condvar {
                 n => Some(waiters.remove(thread_rng().gen_range(0..n))),
             }
         };
-        chosen.into_iter().for_each(|it| it.notify());
+        if let Some(waiter) = chosen {
+            waiter.notify();
+        }
     }
 
     pub(crate) fn notify_all(&self) {
-        others_may_act();
+        yield_to_checker();
         let all = std::mem::take(&mut *self.lock());
-        // All of them are called at one moment, and only then woken one after the other.
-        all.iter().for_each(|it| it.notified.store(true, Ordering::Relaxed));
-        all.into_iter().for_each(|it| it.notify());
+        // All are notified at the same moment, and only then woken one after the other.
+        all.iter().for_each(|waiter| waiter.notified.store(true, Ordering::Relaxed));
+        all.into_iter().for_each(|waiter| waiter.notify());
     }
 
-    /// Begins to wait and releases the lock, as one step. Before it, while the lock is still held, the others may
-    /// act: who notifies without the lock is then not heard.
+    /// Begins to wait and releases the lock, as one step. Before that step, while the lock is held, other threads may
+    /// run: a notification without the lock then gets lost.
     fn enqueue<T>(&self, guard: &mut MutexGuard<'_, T>) -> Arc<Waiter> {
-        others_may_act();
+        yield_to_checker();
         let me = Arc::new(Waiter { thread: thread::current(), notified: AtomicBool::new(false) });
         self.lock().push(me.clone());
         guard.inner = None;
@@ -167,7 +169,7 @@ impl Waiter {
     }
 }
 
-/// A point at which the checker may switch to another thread. It has no other effect than that.
-fn others_may_act() {
+/// A point at which the checker may switch to another thread.
+fn yield_to_checker() {
     thread::sleep(Duration::ZERO);
 }

@@ -1,4 +1,4 @@
-//! The time, and pauses that can be cancelled; in tests, a time of its own.
+//! A clock with pauses that can be cancelled; in tests it can be a virtual one.
 
 use std::time::{Duration, Instant};
 
@@ -6,11 +6,11 @@ use super::CancelToken;
 use crate::error::{Error, Result};
 
 #[cfg(any(test, feature = "testing"))]
-pub use twin::VirtualClock;
+pub use virtual_clock::VirtualClock;
 
-/// Where waits get their time from: the system's monotonic clock, unless a test puts a virtual one in its place.
+/// The clock of waits: the system's monotonic clock, or a virtual one in tests.
 ///
-/// # Example: a pause that somebody else can end
+/// # Example: a pause that a token can end
 /// ```
 /// use std::time::Duration;
 /// use tinkex::sync::{CancelToken, Clock};
@@ -23,62 +23,60 @@ pub use twin::VirtualClock;
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     #[cfg(any(test, feature = "testing"))]
-    twin: Option<VirtualClock>,
+    virtual_clock: Option<VirtualClock>,
 }
 
 impl Clock {
-    /// The time by this clock.
+    /// The current time of this clock.
     pub fn now(&self) -> Instant {
         #[cfg(any(test, feature = "testing"))]
-        if let Some(twin) = &self.twin {
-            return twin.now();
+        if let Some(clock) = &self.virtual_clock {
+            return clock.now();
         }
         Instant::now()
     }
 
-    /// Lets some time pass between two things, such as two attempts.
+    /// Pauses between two actions, such as two attempts.
     ///
     /// # Errors
     /// Cancelled, before or during the pause.
     ///
     /// # Blocking
-    /// For the duration given; cancelling ends it at once. On a virtual clock it does not block.
+    /// For `duration`; cancelling ends it at once. On a virtual clock it does not block.
     pub fn pause(&self, duration: Duration, cancel: &CancelToken) -> Result<()> {
         #[cfg(any(test, feature = "testing"))]
-        if let Some(twin) = &self.twin {
-            return twin.pause(duration, cancel);
+        if let Some(clock) = &self.virtual_clock {
+            return clock.pause(duration, cancel);
         }
-        really(duration, cancel)
+        wait(duration, cancel)
     }
 
-    /// Waits for the next round of something that is done periodically, such as a heartbeat.
+    /// Waits for the next round of periodic work, such as a heartbeat.
     ///
-    /// It differs from [`pause`](Clock::pause) on a virtual clock only: there it waits until somebody else has
-    /// moved the time, so that a loop does not run ahead of the test.
+    /// It differs from [`pause`](Clock::pause) on a virtual clock only: there it waits until another thread has
+    /// advanced the time, so that a loop does not run ahead of the test.
     ///
     /// # Errors
     /// Cancelled, before or during the wait.
     ///
     /// # Blocking
-    /// For the duration given; cancelling ends it at once.
+    /// For `duration`; cancelling ends it at once.
     pub fn tick(&self, duration: Duration, cancel: &CancelToken) -> Result<()> {
         #[cfg(any(test, feature = "testing"))]
-        if let Some(twin) = &self.twin {
-            return twin.tick(duration, cancel);
+        if let Some(clock) = &self.virtual_clock {
+            return clock.tick(duration, cancel);
         }
-        really(duration, cancel)
+        wait(duration, cancel)
     }
 }
 
-fn really(duration: Duration, cancel: &CancelToken) -> Result<()> {
-    match cancel.wait_timeout(duration) {
-        true => Err(Error::cancelled()),
-        false => Ok(()),
-    }
+/// Waits in real time.
+fn wait(duration: Duration, cancel: &CancelToken) -> Result<()> {
+    if cancel.wait_timeout(duration) { Err(Error::cancelled()) } else { Ok(()) }
 }
 
 #[cfg(any(test, feature = "testing"))]
-mod twin {
+mod virtual_clock {
     use std::fmt;
     use std::sync::Arc;
     use std::time::{Duration, Instant};
@@ -88,12 +86,12 @@ mod twin {
     use super::Clock;
     use crate::error::Result;
 
-    /// A time that passes only when a test says so, or when code under test pauses.
+    /// A clock whose time advances only when a test advances it, or when code under test pauses.
     ///
-    /// [`Clock::pause`] moves it on at once and is recorded; [`Clock::tick`] blocks until it has moved far enough.
-    /// Clones share one time.
+    /// [`Clock::pause`] advances the time at once and is recorded; [`Clock::tick`] blocks until the time has advanced
+    /// far enough. Clones share one time.
     ///
-    /// # Example: an hour in no time
+    /// # Example: pausing for an hour without waiting
     /// ```
     /// # #[cfg(feature = "testing")] {
     /// use std::time::Duration;
@@ -130,7 +128,7 @@ mod twin {
     }
 
     impl VirtualClock {
-        /// A clock that stands still.
+        /// Creates a clock at the current time.
         pub fn new() -> Self {
             let state = State { now: Instant::now(), pauses: Vec::new() };
             VirtualClock { shared: Arc::new(Shared { state: Mutex::new(state), moved: Condvar::new() }) }
@@ -138,10 +136,10 @@ mod twin {
 
         /// The clock to give to the code under test.
         pub fn clock(&self) -> Clock {
-            Clock { twin: Some(self.clone()) }
+            Clock { virtual_clock: Some(self.clone()) }
         }
 
-        /// Moves the time on, and wakes the ticks that are due.
+        /// Advances the time, and wakes the ticks that are due.
         pub fn advance(&self, duration: Duration) {
             self.shared.state.lock().advance(duration);
             self.shared.moved.notify_all();
@@ -168,13 +166,13 @@ mod twin {
         }
 
         pub(super) fn tick(&self, duration: Duration, cancel: &CancelToken) -> Result<()> {
-            // Before the lock, and dropped after it, because a waker that is called at once takes it.
+            // Registered and dropped without the lock, because the waker takes it.
             let _registration = cancel.on_cancel(self.shared.clone());
             let mut state = self.shared.state.lock();
             let due = state.now.checked_add(duration);
             loop {
                 cancel.check()?;
-                // A time that the clock cannot hold never comes.
+                // `None` if the time is too late for the clock: it is never reached.
                 match due {
                     Some(due) if due <= state.now => return Ok(()),
                     _ => self.shared.moved.wait(&mut state),
@@ -185,14 +183,15 @@ mod twin {
 
     impl State {
         fn advance(&mut self, duration: Duration) {
-            // A time that the clock cannot hold stays where it is rather than panic.
+            // On overflow the time stays unchanged.
             self.now = self.now.checked_add(duration).unwrap_or(self.now);
         }
     }
 
     impl Wake for Shared {
         fn wake(&self) {
-            // A tick between its check of the token and its wait holds the lock; after it, it hears us.
+            // A tick that has checked its token and does not wait yet holds the lock. After it, the notification
+            // arrives.
             drop(self.state.lock());
             self.moved.notify_all();
         }
@@ -210,13 +209,13 @@ mod twin {
 mod tests {
     use std::thread;
 
-    use super::super::testing::{LONG, in_time};
+    use super::super::testing::{LONG, with_time_limit};
     use super::*;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
     #[test]
-    fn a_real_pause_ends_by_itself_or_by_cancelling() {
+    fn a_real_pause_ends_after_its_time_or_by_cancelling() {
         let (clock, cancel) = (Clock::default(), CancelToken::new());
         let before = clock.now();
         clock.pause(Duration::from_millis(3), &cancel).unwrap();
@@ -232,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_virtual_pause_moves_the_time_and_is_recorded() {
+    fn a_virtual_pause_advances_the_time_and_is_recorded() {
         let (time, cancel) = (VirtualClock::new(), CancelToken::new());
         let (clock, before) = (time.clock(), time.clock().now());
         clock.pause(MINUTE, &cancel).unwrap();
@@ -245,8 +244,8 @@ mod tests {
     }
 
     #[test]
-    fn a_virtual_tick_waits_for_others_to_move_the_time() {
-        let rounds = in_time(|| {
+    fn a_virtual_tick_waits_until_the_time_is_advanced() {
+        let rounds = with_time_limit(|| {
             let (time, cancel) = (VirtualClock::new(), CancelToken::new());
             let (sender, receiver) = crossbeam_channel::bounded(0);
             let ticker = thread::spawn({
@@ -254,7 +253,7 @@ mod tests {
                 move || {
                     let mut rounds = 0;
                     loop {
-                        // The rendezvous lets the test move the time only when a tick has its starting point.
+                        // The rendezvous: the test advances the time only after `start` was read.
                         let start = clock.now();
                         sender.send(()).unwrap();
                         match clock.tick(MINUTE, &cancel) {
@@ -266,7 +265,7 @@ mod tests {
                 }
             });
             receiver.recv().unwrap();
-            // Repeated, because the tick may begin after the first of them.
+            // Repeated, because the tick may begin after the first advance.
             while receiver.try_recv().is_err() {
                 time.advance(MINUTE / 2);
                 thread::yield_now();
@@ -282,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_virtual_time_that_cannot_be_held_does_no_harm() {
+    fn a_virtual_time_beyond_the_clocks_range_does_not_panic() {
         let (time, cancel) = (VirtualClock::new(), CancelToken::new());
         time.advance(Duration::MAX);
         time.clock().pause(Duration::MAX, &cancel).unwrap();

@@ -1,13 +1,13 @@
-//! Doing several jobs side by side and collecting their results.
+//! Runs several jobs in parallel and collects their results.
 
 use std::collections::VecDeque;
 use std::mem;
 
-use super::fault::{self, Fault};
+use super::fault::mutant;
 use super::{Condvar, Mutex, unwind};
 use crate::error::{Error, Result};
 
-/// One of several jobs whose results are all wanted.
+/// One job of a `fan_out`.
 pub(crate) type Part<T> = Box<dyn FnOnce() -> Result<T> + Send>;
 
 /// The jobs of one `fan_out`.
@@ -34,18 +34,18 @@ impl<T> Group<T> {
         self.state.lock().results.len()
     }
 
-    /// Does jobs until every job is begun.
+    /// Does jobs until every job has begun.
     pub(super) fn help(&self) {
         while let Some((place, job)) = self.begin() {
             // The job and its captures are dropped inside `catch` too, so that no panic skips the count.
-            let result = unwind::catch(job).and_then(|it| it);
+            let result = unwind::catch(job).flatten();
             let mut state = self.state.lock();
             state.results[place] = Some(result);
             state.n_running -= 1;
-            let last = state.n_running == 0 && state.waiting.is_empty();
+            let is_last = state.n_running == 0 && state.waiting.is_empty();
             drop(state);
-            if last && !fault::is(Fault::FinishesSilently) {
-                self.done.notify_all();
+            if is_last {
+                mutant!(FinishesWithoutNotify, {}, self.done.notify_all());
             }
         }
     }
@@ -57,7 +57,7 @@ impl<T> Group<T> {
         next
     }
 
-    /// Waits for jobs that other threads have begun, and takes all results.
+    /// Waits for the jobs that other threads have begun, and takes all results.
     pub(super) fn results(&self) -> Vec<Result<T>> {
         let mut state = self.state.lock();
         while 0 < state.n_running || !state.waiting.is_empty() {

@@ -1,102 +1,124 @@
-//! Mistakes that the models must notice.
+//! Deliberate mistakes for the models.
 //!
-//! A model that never fails might not be looking. So each place where something is easily got wrong asks here whether
-//! to get it wrong, and for each of these mistakes a test asserts that a model of `tests/model` fails with it. Outside
-//! of the models the answer is a constant no, which costs nothing.
+//! Code that is easily got wrong contains the wrong variant as well, in a [`mutant!`]. For each [`Fault`] a test
+//! asserts that a model of `tests/model` fails with it, which shows that the model checks that code. Outside of the
+//! models `mutant!` expands to the right code alone.
 
-/// One mistake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// A gate: whoever is let in is not told.
-    LetsInSilently,
-    /// A gate: the last one in the queue is served first.
-    ServesTheLast,
-    /// A gate: a newcomer takes what is free though others wait.
-    Barges,
-    /// A gate: a head that gives up does not let in the next one.
-    KeepsTheTurn,
-    /// A gate: whoever is cancelled when it has been let in goes away with its share.
-    LosesTheGrant,
-    /// A gate: the waker notifies without having held the waiter's lock.
-    WakesWithoutTheLock,
-    /// A gate: closing does not wake those who wait.
-    ClosesSilently,
-    /// A semaphore: every request counts as one for whether it fits.
-    IgnoresWeights,
-    /// A budget: it is overdrawn further though it is overdrawn.
-    OverdrawsTwice,
-    /// A token: a child that is made is not noted by its parent.
-    ForgetsTheChild,
-    /// A token: descendants are marked while their wakers are called.
-    MarksAsItGoes,
-    /// A token: a waker is called twice.
-    WakesAgain,
-    /// A one-shot: a reply that is dropped answers nothing.
-    DropsSilently,
-    /// A one-shot: a later answer replaces the first one.
-    AnswersTwice,
-    /// A one-shot: the answer does not wake who waits.
-    SettlesSilently,
-    /// An actor: whoever waits for room in the mailbox keeps others from closing it.
-    SendsUnderTheLock,
-    /// An actor: silences the bell after it has looked.
-    SilencesLate,
-    /// An actor: a sender rings the bell before it is gone.
-    RingsEarly,
-    /// An actor: leaves what is queued at its end to the channel.
-    LeavesTheQueue,
-    /// A pool: an idle thread that is called when its time is up ends all the same.
-    LeavesWhenCalled,
-    /// A pool: whoever clears the place of a thread that left early does not tell those who wait for a place.
-    ClearsSilently,
-    /// A pool: a place that is reserved for a thread counts as one.
-    CountsPlaces,
-    /// A pool: those who wait for a thread are not told that it was refused.
-    RefusesSilently,
-    /// A pool: who waits for a group of jobs does none of them.
-    WaitsIdly,
-    /// A pool: the last job of a group does not wake who waits for it.
-    FinishesSilently,
-    /// A pool: a class does not add threads while jobs stay queued.
-    NeverGrows,
-    /// A task: a wake while it runs starts another thread.
-    RunsTwice,
-    /// A task: a wake during the last turn is forgotten.
-    MissesTheWake,
-    /// A task: one whose thread is lost still counts as running.
-    KeepsRunning,
-    /// A breaker: trials are not counted when they begin.
-    CountsAtTheEnd,
-    /// A breaker: outcomes of an older epoch count.
-    HearsOldEpochs,
-    /// A breaker: a permission that is dropped without an outcome says nothing.
-    ForgetsTheDropped,
-    /// A window: a later refusal may shorten it.
-    Shortens,
-}
-
-/// Whether to make this mistake.
+/// Chooses between the wrong and the right code of a [`Fault`].
+///
+/// - `mutant!(Name, wrong, right)` is `right`, and `wrong` in a model that chose the fault;
+/// - `mutant!(Name, wrong)` is a statement that only such a model runs;
+/// - `mutant!(Name, keep value)` keeps a value until the end of the block, in such a model only.
 #[cfg(not(all(test, shuttle)))]
-#[inline(always)]
-pub(crate) const fn is(_: Fault) -> bool {
-    false
+macro_rules! mutant {
+    ($fault:ident, keep $value:expr) => {};
+    ($fault:ident, $wrong:expr) => {};
+    ($fault:ident, $wrong:expr, $right:expr) => {
+        $right
+    };
 }
 
 #[cfg(all(test, shuttle))]
-pub(crate) use chosen::{choose, is};
+macro_rules! mutant {
+    ($fault:ident, keep $value:expr) => {
+        let _kept = $crate::sync::fault::is($crate::sync::fault::Fault::$fault).then(|| $value);
+    };
+    ($fault:ident, $wrong:expr) => {
+        if $crate::sync::fault::is($crate::sync::fault::Fault::$fault) {
+            $wrong;
+        }
+    };
+    ($fault:ident, $wrong:expr, $right:expr) => {
+        if $crate::sync::fault::is($crate::sync::fault::Fault::$fault) { $wrong } else { $right }
+    };
+}
+
+pub(crate) use mutant;
+
+#[cfg(all(test, shuttle))]
+pub(crate) use chosen::{Fault, choose, is};
 
 #[cfg(all(test, shuttle))]
 mod chosen {
     use std::cell::Cell;
 
-    use super::Fault;
+    /// One mistake.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Fault {
+        /// A gate: a waiter that gets its share is not notified.
+        GrantsWithoutNotify,
+        /// A gate: the last waiter in the queue is served first.
+        ServesTheLast,
+        /// A gate: a newcomer takes a free share although others wait.
+        Barges,
+        /// A gate: a head that gives up does not grant a share to the next waiter.
+        BlocksTheNext,
+        /// A gate: a waiter that is cancelled after it got its share does not give the share back.
+        LosesTheGrant,
+        /// A gate: the waker notifies without having held the waiter's lock.
+        WakesWithoutTheLock,
+        /// A gate: closing does not notify the waiters.
+        ClosesWithoutNotify,
+        /// A semaphore: the admission check counts every request as one permit.
+        IgnoresWeights,
+        /// A budget: an overdrawn budget admits more.
+        OverdrawsTwice,
+        /// A token: a new child is not registered with its parent.
+        ForgetsTheChild,
+        /// A token: descendants are marked while their wakers are called.
+        MarksWhileWaking,
+        /// A token: a waker is called twice.
+        WakesTwice,
+        /// A one-shot: a dropped reply answers nothing.
+        DropsWithoutAnswer,
+        /// A one-shot: a later answer replaces the first one.
+        ReplacesTheAnswer,
+        /// A one-shot: the answer does not notify the waiter.
+        SettlesWithoutNotify,
+        /// An actor: a sender that waits for room holds the lock that closing needs.
+        SendsUnderTheLock,
+        /// An actor: the signal is cleared after the mailbox was checked.
+        ClearsSignalLate,
+        /// An actor: a send signals before it drops its sender.
+        SignalsEarly,
+        /// An actor: messages that are queued at its end stay in the channel.
+        LeavesQueuedMessages,
+        /// A pool: an idle thread that is notified at its time limit ends all the same.
+        EndsWhenNotified,
+        /// A pool: freeing the place of a thread that left early does not notify those that wait for a place.
+        FreesPlaceWithoutNotify,
+        /// A pool: a place that is reserved for a thread counts as a thread.
+        CountsReservedPlaces,
+        /// A pool: the refusal of a thread does not notify those that wait for it.
+        RefusesWithoutNotify,
+        /// A pool: the thread that waits for a group of jobs does none of them.
+        WaitsWithoutHelping,
+        /// A pool: the last job of a group does not notify the thread that waits for the group.
+        FinishesWithoutNotify,
+        /// A pool: a class does not add threads while jobs stay queued.
+        NeverGrows,
+        /// A task: a wake while the task runs starts another thread.
+        RunsTwice,
+        /// A task: a wake during the last turn is ignored.
+        MissesTheWake,
+        /// A task: it still counts as running after its thread was lost.
+        KeepsRunning,
+        /// A breaker: trials are not counted when they begin.
+        CountsAtTheEnd,
+        /// A breaker: outcomes of an older epoch count.
+        CountsOldEpochs,
+        /// A breaker: a permission that is dropped without an outcome is not counted as ended.
+        IgnoresDrops,
+        /// A backoff window: a later refusal may shorten it.
+        ShortensTheWindow,
+    }
 
     std::thread_local! {
-        /// The checker runs all threads of a model on the one that asked for the check.
+        /// The checker runs all threads of a model on the thread that started the check.
         static CHOSEN: Cell<Option<Fault>> = const { Cell::new(None) };
     }
 
-    /// Whether to make this mistake.
+    /// This fault was chosen.
     pub(crate) fn is(fault: Fault) -> bool {
         CHOSEN.get() == Some(fault)
     }

@@ -1,19 +1,19 @@
 //! A first-come, first-served gate: the machinery of [`Semaphore`](super::Semaphore) and [`Budget`](super::Budget).
 //!
-//! # How waiting and waking go
-//! Everything happens under one lock, which is never held while somebody waits, calls back or allocates an answer.
+//! # How waiting and waking work
+//! One lock guards everything. It is never held while a thread waits, calls back or allocates an error.
 //!
-//! *To enter:* if nobody waits and there is room, take it. Otherwise draw a ticket (a number that only grows), join
-//! the queue under it with a condition variable of your own, and wait until **your ticket is not in the queue any
-//! more**: whoever took it out has counted your share as taken.
+//! *Entering:* if nobody waits and the share is free, take it. Otherwise take the next ticket (a number that only
+//! grows), join the queue under it with a condition variable of your own, and wait until **your ticket has left the
+//! queue**: the thread that removed it has counted your share as taken.
 //!
-//! *To leave:* give your share back, then let in from the head of the queue, as long as the head fits: count its
-//! share, take its ticket out, notify it alone. The head is never overtaken, neither by a smaller one behind it nor
-//! by a newcomer, so that heavy ones do not starve; and the room never passes through a state in which somebody
-//! quick could grab it.
+//! *Leaving:* give the share back, then grant shares from the head of the queue as long as the head fits: count its
+//! share, remove its ticket, notify its condition variable. Nobody overtakes the head, neither a smaller request behind
+//! it nor a newcomer, so that large requests do not starve. A granted share is never free in between, so that no
+//! newcomer can take it.
 //!
-//! *To give up* (cancelled, too late, closed): take your own ticket out, and let in from the head as above, because
-//! it may have been you who was in the way. Who was let in at the same moment is in.
+//! *Giving up* (cancelled, too late, closed): remove your own ticket, then grant as above, because your request may
+//! have blocked the next ones. A waiter that was granted its share at the same moment has entered.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -21,29 +21,29 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::cancel::Wake;
-use super::fault::{self, Fault};
+use super::fault::mutant;
 use super::{CancelToken, Condvar, Mutex};
 use crate::error::{Error, Phase, Result};
 
-/// When the head of the queue may enter.
+/// Condition under which the head of the queue may enter.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rule {
-    /// When its whole share is free.
+    /// Its whole share is free.
     Fits,
-    /// When what is inside does not exceed the capacity, however large its own share is.
+    /// The shares taken so far do not exceed the capacity; its own share may be of any size.
     Overshoots,
 }
 
 pub(super) struct Gate {
     rule: Rule,
-    /// For messages: what this is.
+    /// What the gate is, for messages.
     name: &'static str,
     capacity: usize,
     state: Mutex<State>,
 }
 
 struct State {
-    /// May exceed the capacity by one share, so that it is wider than the shares.
+    /// Wider than a share, because it may exceed the capacity by one share.
     taken: u128,
     closed: bool,
     next_ticket: u64,
@@ -52,7 +52,7 @@ struct State {
 
 struct Waiter {
     n: usize,
-    bell: Arc<Condvar>,
+    changed: Arc<Condvar>,
 }
 
 impl Gate {
@@ -64,7 +64,7 @@ impl Gate {
     /// Enters if that is possible at once and nobody waits.
     pub(super) fn try_enter(&self, n: usize) -> bool {
         let mut state = self.state.lock();
-        !state.closed && self.walk_in(&mut state, n)
+        !state.closed && self.take_if_first(&mut state, n)
     }
 
     pub(super) fn enter(
@@ -80,43 +80,41 @@ impl Gate {
                 format!("{n} is more than the {} has ({})", self.name, self.capacity),
             ));
         }
-        let (ticket, bell) = {
+        let (ticket, changed) = {
             let mut state = self.state.lock();
             if state.closed {
                 drop(state);
                 return Err(self.closed());
             }
-            if self.walk_in(&mut state, n) {
+            if self.take_if_first(&mut state, n) {
                 return Ok(());
             }
             state.next_ticket += 1;
-            let (ticket, bell) = (state.next_ticket, Arc::new(Condvar::new()));
-            state.queue.insert(ticket, Waiter { n, bell: bell.clone() });
-            (ticket, bell)
+            let (ticket, changed) = (state.next_ticket, Arc::new(Condvar::new()));
+            state.queue.insert(ticket, Waiter { n, changed: changed.clone() });
+            (ticket, changed)
         };
-        // Registered without our lock, which the waker takes, and dropped without it. The place in the queue is held
-        // already.
-        let waker = Arc::new(Waker { gate: self.clone(), bell: bell.clone() });
+        // Registered and dropped without the lock, because the waker takes it. The ticket holds the place meanwhile.
+        let waker = Arc::new(Waker { gate: self.clone(), changed: changed.clone() });
         let _registration = cancel.on_cancel(waker);
         let mut state = self.state.lock();
         let mut in_time = true;
-        let given_up = loop {
-            let let_in = !state.queue.contains_key(&ticket);
-            if let_in && !(fault::is(Fault::LosesTheGrant) && cancel.is_cancelled()) {
+        let end = loop {
+            let has_left = !state.queue.contains_key(&ticket);
+            let granted = mutant!(LosesTheGrant, has_left && !cancel.is_cancelled(), has_left);
+            if granted {
                 return Ok(());
             }
             match (state.closed, cancel.is_cancelled(), in_time) {
-                (false, false, true) => in_time = super::wait(&bell, &mut state, deadline),
-                reason => break reason,
+                (false, false, true) => in_time = super::wait(&changed, &mut state, deadline),
+                end => break end,
             }
         };
         state.queue.remove(&ticket);
-        if !fault::is(Fault::KeepsTheTurn) {
-            self.let_in(&mut state);
-        }
+        mutant!(BlocksTheNext, {}, self.grant(&mut state));
         let n_waiting = state.queue.len();
         drop(state);
-        Err(match given_up {
+        Err(match end {
             (true, ..) => self.closed(),
             (_, true, _) => Error::cancelled(),
             _ => Error::timeout(
@@ -132,28 +130,29 @@ impl Gate {
     /// Gives a share back.
     pub(super) fn leave(&self, n: usize) {
         let mut state = self.state.lock();
-        // Only guards call this, once each, with what was counted for them.
+        // Only guards call this, once each, with the share that was counted for them.
         state.taken -= n as u128;
-        self.let_in(&mut state);
+        self.grant(&mut state);
     }
 
-    /// Turns everybody away, those who wait included. What is inside stays until it leaves.
+    /// Refuses all requests from now on, those that wait included. Shares that are taken stay valid.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
-        if mem::replace(&mut state.closed, true) || fault::is(Fault::ClosesSilently) {
+        if mem::replace(&mut state.closed, true) {
             return;
         }
-        // They take their tickets out themselves, so that a missing ticket always means having been let in.
-        state.queue.values().for_each(|it| {
-            it.bell.notify_one();
-        });
+        mutant!(ClosesWithoutNotify, return);
+        // Waiters remove their own tickets, so that a missing ticket always means a granted share.
+        for waiter in state.queue.values() {
+            waiter.changed.notify_one();
+        }
     }
 
     pub(super) fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// How much is inside. More than a `usize` holds counts as the most it holds.
+    /// The sum of all shares that are taken, at most `usize::MAX`.
     pub(super) fn taken(&self) -> usize {
         let taken = self.state.lock().taken;
         taken.try_into().unwrap_or(usize::MAX)
@@ -167,29 +166,26 @@ impl Gate {
         self.state.lock().queue.len()
     }
 
-    fn walk_in(&self, state: &mut State, n: usize) -> bool {
-        let first = state.queue.is_empty() || fault::is(Fault::Barges);
-        let may = first && self.admits(state.taken, n);
-        if may {
+    /// Takes a share if nobody waits and the rule admits it.
+    fn take_if_first(&self, state: &mut State, n: usize) -> bool {
+        let is_first = mutant!(Barges, true, state.queue.is_empty());
+        let enters = is_first && self.admits(state.taken, n);
+        if enters {
             state.taken += n as u128;
         }
-        may
+        enters
     }
 
-    fn let_in(&self, state: &mut State) {
+    /// Grants shares from the head of the queue as long as the head fits.
+    fn grant(&self, state: &mut State) {
         while !state.closed {
-            let head = match fault::is(Fault::ServesTheLast) {
-                false => state.queue.first_entry(),
-                true => state.queue.last_entry(),
-            };
+            let head = mutant!(ServesTheLast, state.queue.last_entry(), state.queue.first_entry());
             match head {
                 Some(head) if self.admits(state.taken, head.get().n) => {
                     let head = head.remove();
                     state.taken += head.n as u128;
-                    // Under the lock, so that the waiter's condition variable is certainly still waited for.
-                    if !fault::is(Fault::LetsInSilently) {
-                        head.bell.notify_one();
-                    }
+                    // Under the lock, so that the waiter cannot end its wait, and drop the condition variable, before.
+                    mutant!(GrantsWithoutNotify, {}, head.changed.notify_one());
                 }
                 _ => return,
             }
@@ -198,12 +194,11 @@ impl Gate {
 
     fn admits(&self, taken: u128, n: usize) -> bool {
         let share = match self.rule {
-            Rule::Fits if fault::is(Fault::IgnoresWeights) => 1,
-            Rule::Fits => n,
-            Rule::Overshoots if fault::is(Fault::OverdrawsTwice) => return true,
+            Rule::Fits => mutant!(IgnoresWeights, 1, n),
             Rule::Overshoots => 0,
         };
-        taken + share as u128 <= self.capacity as u128
+        let fits = taken + share as u128 <= self.capacity as u128;
+        mutant!(OverdrawsTwice, fits || self.rule == Rule::Overshoots, fits)
     }
 
     #[cold]
@@ -214,15 +209,13 @@ impl Gate {
 
 struct Waker {
     gate: Arc<Gate>,
-    bell: Arc<Condvar>,
+    changed: Arc<Condvar>,
 }
 
 impl Wake for Waker {
     fn wake(&self) {
-        // A waiter between its look at the token and its wait holds the lock; after it, it hears us.
-        if !fault::is(Fault::WakesWithoutTheLock) {
-            drop(self.gate.state.lock());
-        }
-        self.bell.notify_one();
+        // A waiter that has checked its token and does not wait yet holds the lock. After it, the notification arrives.
+        mutant!(WakesWithoutTheLock, {}, drop(self.gate.state.lock()));
+        self.changed.notify_one();
     }
 }

@@ -1,29 +1,28 @@
-//! Waiting, cancelling and running: the floor on which everything else of the crate stands.
+//! Waiting, cancelling and running: the foundation of all other modules of the crate.
 //!
-//! Nothing here knows about Tinker. Four types are public, because a program that drives many operations needs
-//! the same things as the crate itself:
+//! Nothing here knows about Tinker. Four types are public, because a program that runs many operations needs them as
+//! well:
 //!
-//! | type | what it is |
+//! | type | meaning |
 //! |---|---|
-//! | [`CancelToken`] | one bit that says "stop", inherited by children, that wakes whoever waits |
-//! | [`Semaphore`] | at most so many at once, in order of arrival |
-//! | [`Budget`] | at most so many bytes at once, in order of arrival, with one overshoot |
+//! | [`CancelToken`] | a request to stop, inherited by children; it wakes all waiters |
+//! | [`Semaphore`] | a limit on the number of users, in order of arrival |
+//! | [`Budget`] | a limit on the number of bytes, in order of arrival; one item may overdraw it |
 //! | [`Clock`] | the time, and pauses that can be cancelled |
 //!
 //! # Blocking operations
-//! Each comes in up to three forms: `try_x` never blocks, `x` blocks until it succeeds or is cancelled, and
-//! `x_deadline` blocks no longer than until an instant. Every wait is a condition variable with a queue of its
-//! own: nothing spins, nothing sleeps in a loop, and cancelling wakes the waiter at once.
+//! Each has up to three forms: `try_x` never blocks, `x` blocks until it succeeds or is cancelled, and `x_deadline`
+//! blocks at most until an instant. Each wait uses a condition variable: no thread spins or sleeps in a loop, and
+//! cancelling wakes the waiter at once.
 //!
 //! # Locks
-//! This module is the only one that names lock types, so that they can be exchanged for model-checked ones. Of
-//! them only `lock`, `wait`, `wait_until`, `notify_one` and `notify_all` may be used. No lock of this floor is
-//! held while another one is taken, nor while a callback or a foreign destructor runs.
+//! Only this module names lock types, so that they can be replaced by model-checked ones. Only `lock`, `wait`,
+//! `wait_until`, `notify_one` and `notify_all` of them may be used. No lock of this module is held while another one is
+//! taken, nor while a callback or a foreign destructor runs.
 //!
-//! For the same reason threads, channels, atomics and thread-locals are named here and taken from here. With
-//! `--cfg shuttle` the tests get those of a model checker instead, and `tests/model` is what it checks.
+//! For the same reason threads, channels, atomics and thread-locals are imported from here. With `--cfg shuttle` the
+//! tests use those of a model checker, which checks `tests/model`.
 
-// The clients, which use these, stand above and come later.
 pub(crate) mod actor;
 mod budget;
 pub(crate) mod cancel;
@@ -60,25 +59,25 @@ mod real {
     pub(crate) use std::{thread, thread_local};
 }
 
-/// The lock of a static. It is the everyday one under the checker, too, which makes everything anew for each schedule.
+/// The lock of a static. The checker does not replace it, because a static outlives the schedule that the checker runs.
 pub(crate) use parking_lot::Mutex as StaticMutex;
 pub(crate) use primitives::{Condvar, Mutex, MutexGuard};
 use primitives::{atomic, channel, thread, thread_local};
 
-pub use budget::{Budget, Bytes};
+pub use budget::{Budget, BudgetShare};
 pub use cancel::CancelToken;
 pub use clock::Clock;
 #[cfg(any(test, feature = "testing"))]
 pub use clock::VirtualClock;
 pub use semaphore::{Permit, Semaphore};
 
-/// Waits for a notification, and says whether there is time left. Wake-ups may be spurious: callers loop over
-/// their condition.
-pub(crate) fn wait<T>(bell: &Condvar, guard: &mut MutexGuard<'_, T>, deadline: Option<Instant>) -> bool {
+/// Waits for a notification; returns `false` if the deadline has passed. Wake-ups may be spurious: callers check their
+/// condition in a loop.
+pub(crate) fn wait<T>(condvar: &Condvar, guard: &mut MutexGuard<'_, T>, deadline: Option<Instant>) -> bool {
     match deadline {
-        Some(deadline) => !bell.wait_until(guard, deadline).timed_out(),
+        Some(deadline) => !condvar.wait_until(guard, deadline).timed_out(),
         None => {
-            bell.wait(guard);
+            condvar.wait(guard);
             true
         }
     }

@@ -1,39 +1,39 @@
 //! Exactly one answer to every request.
 //!
-//! The worker holds the [`Reply`], the caller the [`Slot`]. A reply that is dropped unanswered answers with an
-//! error, so that there is no path, not even a panic, on which a caller waits for ever. The first answer counts;
-//! it can be taken once, by waiting, by looking or by a callback.
+//! The worker holds the [`Reply`], the caller the [`Slot`]. A reply that is dropped unanswered answers with an error,
+//! so that a caller never waits for ever, not even after a panic. The first answer counts; it can be taken once, by
+//! waiting, by polling or by a callback.
 
 use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::fault::{self, Fault};
+use super::fault::mutant;
 use super::{Condvar, Mutex, unwind};
 use crate::error::{Error, Result};
 
-/// The worker's end and the caller's end of one request.
+/// Creates the worker's end and the caller's end of one request.
 pub(crate) fn oneshot<T: Send + 'static>() -> (Reply<T>, Slot<T>) {
     let slot = Slot { shared: Arc::new(Shared { state: Mutex::new(State::Open), settled: Condvar::new() }) };
     (Reply { slot: Some(slot.clone()) }, slot)
 }
 
-/// The obligation to answer. Dropping it unanswered answers with an error: the panic's, if the thread is unwinding
-/// inside [`unwind::catch`]; else the last words, the reason of a [`unwind::drop_because`], or a general one.
+/// The obligation to answer. Dropping it unanswered answers with an error: the panic, if the thread is unwinding inside
+/// [`unwind::catch`]; else the cause of the [`unwind::drop_because`] that dropped it, or a general one.
 pub(crate) struct Reply<T: Send + 'static> {
-    /// Taken by whatever answers.
+    /// Empty once answered.
     slot: Option<Slot<T>>,
 }
 
 impl<T: Send + 'static> Reply<T> {
-    /// Answers. An answer that came first, such as a cancellation by the caller, stays.
+    /// Answers. An earlier answer, such as a cancellation by the caller, stays.
     pub(crate) fn send(mut self, result: Result<T>) {
         if let Some(slot) = self.slot.take() {
             slot.settle(result);
         }
     }
 
-    /// Somebody else has answered already, so that the work need not be done.
+    /// The request is answered already, so that the work need not be done.
     pub(crate) fn is_settled(&self) -> bool {
         self.slot.as_ref().is_none_or(Slot::is_settled)
     }
@@ -42,19 +42,20 @@ impl<T: Send + 'static> Reply<T> {
 impl<T: Send + 'static> Drop for Reply<T> {
     fn drop(&mut self) {
         let Some(slot) = self.slot.take() else { return };
-        if slot.is_settled() || fault::is(Fault::DropsSilently) {
+        if slot.is_settled() {
             return;
         }
+        mutant!(DropsWithoutAnswer, return);
         let answer = move |error| {
             slot.settle(Err(error));
         };
-        unwind::abandon(Box::new(answer));
+        unwind::answer_dropped(Box::new(answer));
     }
 }
 
 type Callback<T> = Box<dyn FnOnce(Result<T>) + Send>;
 
-/// The place where the answer will be.
+/// The caller's end of a request: receives the answer.
 pub(crate) struct Slot<T> {
     shared: Arc<Shared<T>>,
 }
@@ -73,7 +74,7 @@ enum State<T> {
 }
 
 impl<T> State<T> {
-    /// The answer, if it has come. `Taken` is an answer too: nobody waits for what cannot come.
+    /// Takes the answer, if it has come. `Taken` gives an error at once, because no second answer comes.
     fn take(&mut self) -> Option<Result<T>> {
         match mem::replace(self, State::Taken) {
             State::Ready(result) => Some(result),
@@ -98,32 +99,32 @@ impl<T> Clone for Slot<T> {
 }
 
 impl<T: Send + 'static> Slot<T> {
-    /// Answers, unless it was answered before; says whether this answer counts.
+    /// Answers, unless the request was answered before. Returns whether this answer counts.
     pub(crate) fn settle(&self, result: Result<T>) -> bool {
         let mut state = self.shared.state.lock();
+        mutant!(
+            ReplacesTheAnswer,
+            if let State::Ready(_) = *state {
+                *state = State::Open
+            }
+        );
         match mem::replace(&mut *state, State::Taken) {
             State::Open => {
                 *state = State::Ready(result);
                 drop(state);
-                if !fault::is(Fault::SettlesSilently) {
-                    self.shared.settled.notify_all();
-                }
+                mutant!(SettlesWithoutNotify, {}, self.shared.settled.notify_all());
                 true
             }
             State::Promised(callback) => {
                 drop(state);
-                // Those who wait as well learn that the answer went elsewhere.
+                // Waiters get the error that the answer was taken.
                 self.shared.settled.notify_all();
                 call(callback, result);
                 true
             }
-            State::Ready(_) if fault::is(Fault::AnswersTwice) => {
-                *state = State::Ready(result);
-                true
-            }
             settled => {
                 *state = settled;
-                // The unwanted answer is dropped after the lock is released: its destructor is not ours.
+                // Drop the unwanted answer without the lock: its destructor is foreign code.
                 drop(state);
                 drop(result);
                 false
@@ -131,18 +132,18 @@ impl<T: Send + 'static> Slot<T> {
         }
     }
 
-    /// The answer has come, whether or not it has been taken.
+    /// The answer has come; it may have been taken.
     pub(crate) fn is_settled(&self) -> bool {
         matches!(*self.shared.state.lock(), State::Ready(_) | State::Taken)
     }
 
-    /// The answer, if it has come.
+    /// Takes the answer, if it has come.
     pub(crate) fn try_take(&self) -> Option<Result<T>> {
         self.shared.state.lock().take()
     }
 
-    /// Waits for the answer; `None` when the deadline passed before. Blocks for ever only without a deadline and
-    /// with a reply that somebody holds without answering.
+    /// Waits for the answer; `None` if the deadline passes first. Without a deadline it blocks as long as the reply is
+    /// held unanswered.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> Option<Result<T>> {
         let mut state = self.shared.state.lock();
         let mut in_time = true;
@@ -154,8 +155,8 @@ impl<T: Send + 'static> Slot<T> {
         }
     }
 
-    /// Gives the answer to a callback: at once if it has come, else on the thread that answers. No lock is held
-    /// during the call, and its panic is caught and logged.
+    /// Passes the answer to a callback: at once if it has come, else on the thread that answers. No lock is held during
+    /// the call; a panic of the callback is caught and logged.
     pub(crate) fn on_settled(&self, callback: Callback<T>) {
         let mut state = self.shared.state.lock();
         match mem::replace(&mut *state, State::Taken) {
@@ -184,7 +185,7 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
-    use super::super::testing::{eventually, in_time, late};
+    use super::super::testing::{eventually, far_deadline, with_time_limit};
     use super::*;
 
     #[test]
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_dropped_says_that_the_worker_ended() {
+    fn a_reply_that_is_dropped_answers_that_the_worker_ended() {
         let (reply, slot) = oneshot::<()>();
         drop(reply);
         let error = slot.wait(Some(Instant::now())).expect("an answer").unwrap_err();
@@ -231,12 +232,12 @@ mod tests {
     }
 
     #[test]
-    fn of_several_waiters_one_gets_the_answer_and_the_others_learn_so() {
+    fn one_of_several_waiters_gets_the_answer_and_the_others_an_error() {
         let (reply, slot) = oneshot();
         let waiters: Vec<_> = (0..8).map(|_| (slot.clone(), thread::current())).collect();
         let threads: Vec<_> = waiters
             .into_iter()
-            .map(|(it, _)| thread::spawn(move || it.wait(Some(late())).unwrap()))
+            .map(|(it, _)| thread::spawn(move || it.wait(Some(far_deadline())).unwrap()))
             .collect();
         reply.send(Ok(()));
         let outcomes = threads.into_iter().map(|it| it.join().unwrap());
@@ -249,7 +250,7 @@ mod tests {
         let (reply, slot) = oneshot();
         let (again, tx) = (slot.clone(), sender.clone());
         slot.on_settled(Box::new(move |it| {
-            // It would deadlock here if the lock were held.
+            // Would deadlock if the lock were held.
             assert!(again.is_settled());
             tx.send((it, thread::current().id())).unwrap();
         }));
@@ -268,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_callback_that_panics_harms_nobody() {
+    fn a_panic_of_a_callback_is_caught() {
         let (reply, slot) = oneshot::<()>();
         slot.on_settled(Box::new(|_| panic!("callback")));
         reply.send(Ok(()));
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_callback_and_a_waiter_learn_that_the_answer_is_promised() {
+    fn a_second_callback_and_a_waiter_get_an_error() {
         let (reply, slot) = oneshot();
         let (sender, receiver) = mpsc::channel();
         slot.on_settled(Box::new({
@@ -287,7 +288,7 @@ mod tests {
         assert!(receiver.recv().unwrap().unwrap_err().is_closed());
         let waiter = thread::spawn({
             let slot = slot.clone();
-            move || slot.wait(Some(late())).unwrap()
+            move || slot.wait(Some(far_deadline())).unwrap()
         });
         reply.send(Ok(1));
         assert_eq!(receiver.recv().unwrap().unwrap(), 1);
@@ -318,7 +319,7 @@ mod tests {
                 assert!(self.0.is_settled());
             }
         }
-        in_time(|| {
+        with_time_limit(|| {
             let (reply, slot) = oneshot::<Looks>();
             slot.settle(Err(Error::cancelled()));
             reply.send(Ok(Looks(slot.clone())));

@@ -1,7 +1,8 @@
 //! One pool for all threads of a session, in classes.
 //!
-//! A class is a name, a number of threads and a stack size (see [`Class`]). Each class has a queue of its own, so that jobs of one
-//! class never take the threads of another. The pool is the one list of them all: closing, status and dumps go through it.
+//! A class is a name, a number of threads and a stack size (see [`Class`]). Each class has its own queue, so that jobs
+//! of one class never take the threads of another. The pool is the only list of the classes: closing, status and dumps
+//! use it.
 
 use std::marker::PhantomData;
 use std::ops::Index;
@@ -22,8 +23,8 @@ pub(crate) struct Pool<K> {
 }
 
 impl<K: Kind> Pool<K> {
-    /// A pool of these classes, in the order of their kinds, without threads. `growth` is the class whose threads add threads to
-    /// the classes that grow.
+    /// Creates a pool of these classes, in the order of their kinds, without threads. The threads of the class `growth`
+    /// add threads to the classes that grow.
     pub(crate) fn new(classes: Vec<Class>, growth: K) -> Self {
         let growth_class = classes[growth.index()].clone();
         let growth_workers = Arc::new(Workers::new(growth_class, None));
@@ -37,13 +38,13 @@ impl<K: Kind> Pool<K> {
         Pool { classes: classes.into_iter().enumerate().map(workers).collect(), kind: PhantomData }
     }
 
-    /// One class, for a part of the session that has jobs of this class only.
+    /// Returns one class, for a part of the session that has jobs of this class only.
     pub(crate) fn shared(&self, kind: K) -> Arc<Workers> {
         self.classes[kind.index()].clone()
     }
 
-    /// Closes all classes, then waits for their threads until the deadline. Returns the number of threads that still run, without
-    /// the calling one. May be called again, and from a job of the pool.
+    /// Closes all classes, then waits for their threads until the deadline. Returns the number of threads that still
+    /// run, except the calling one. May be called again, and from a job of the pool.
     pub(crate) fn close(&self, deadline: Instant) -> usize {
         self.classes.iter().for_each(|workers| workers.close());
         self.classes.iter().map(|workers| workers.join(deadline)).sum()

@@ -1,4 +1,4 @@
-//! At most so many at once, in order of arrival.
+//! A fair counting semaphore.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use crate::error::Result;
 
 /// A fair counting semaphore. Clones are handles of the same one.
 ///
-/// Permits are given strictly in order of arrival. A permit that is given back goes straight to whoever waits
-/// longest: nobody who comes later can snatch it, not even with [`try_acquire`](Semaphore::try_acquire). Whoever
-/// asks for several at once keeps its place until all of them are free, and is not overtaken by smaller requests.
-/// A waiter that is cancelled or too late passes its turn on.
+/// Permits are granted strictly in order of arrival. A permit that is given back goes directly to the first waiter: no
+/// later request can take it, not even [`try_acquire`](Semaphore::try_acquire). A request for several permits keeps its
+/// place until all of them are free; smaller requests do not overtake it. A waiter that is cancelled or reaches its
+/// deadline leaves the queue.
 ///
-/// # Example: no more than two at once
+/// # Example: at most two threads at once
 /// ```
 /// use tinkex::sync::{CancelToken, Semaphore};
 ///
@@ -37,14 +37,14 @@ pub struct Semaphore {
 }
 
 impl Semaphore {
-    /// A semaphore with so many permits. With none, only requests for none succeed.
+    /// Creates a semaphore with `permits` permits. With 0, only requests for 0 permits succeed.
     pub fn new(permits: usize) -> Self {
         Semaphore { gate: Gate::new(Rule::Fits, "semaphore", permits) }
     }
 
     /// Takes `n` permits if they are free and nobody waits.
     ///
-    /// # Example: doing something else instead
+    /// # Example: not waiting
     /// ```
     /// use tinkex::sync::Semaphore;
     ///
@@ -58,28 +58,28 @@ impl Semaphore {
         self.gate.try_enter(n).then(|| self.permit(n))
     }
 
-    /// Takes `n` permits, and waits its turn if need be.
+    /// Takes `n` permits; waits in the queue until they are free.
     ///
     /// # Errors
-    /// Cancelled; closed; invalid input, if `n` is more than the semaphore has in all.
+    /// Cancelled; closed; invalid input, if `n` exceeds the number of permits of the semaphore.
     ///
     /// # Blocking
-    /// Until all who came before have been served and `n` permits are free; cancelling the token or closing the
-    /// semaphore ends it at once. Bound it with [`acquire_deadline`](Semaphore::acquire_deadline). A thread that
-    /// already holds permits and acquires more can wait for itself.
+    /// Until all earlier requests are served and `n` permits are free; cancelling the token or closing the semaphore
+    /// ends it at once. Limit it with [`acquire_deadline`](Semaphore::acquire_deadline). A thread that holds permits
+    /// and acquires more can wait for itself.
     pub fn acquire(&self, n: usize, cancel: &CancelToken) -> Result<Permit> {
         self.acquire_deadline(n, None, cancel)
     }
 
-    /// Takes `n` permits, and waits its turn if need be, but not beyond the deadline.
+    /// Takes `n` permits; waits in the queue until they are free, at most until the deadline.
     ///
     /// # Errors
     /// As [`acquire`](Semaphore::acquire), and a timeout in [`Phase::Admission`](crate::Phase::Admission).
     ///
     /// # Blocking
-    /// As [`acquire`](Semaphore::acquire), until the deadline. What is free at once is given even after it.
+    /// As [`acquire`](Semaphore::acquire), until the deadline. Permits that are free at once are granted even after it.
     ///
-    /// # Example: no patience
+    /// # Example: waiting at most 5 ms
     /// ```
     /// use std::time::{Duration, Instant};
     /// use tinkex::sync::{CancelToken, Semaphore};
@@ -100,17 +100,17 @@ impl Semaphore {
         Ok(self.permit(n))
     }
 
-    /// Turns everybody away from now on, and wakes those who wait with an error. Permits in use stay valid.
+    /// Refuses all requests from now on, and wakes the waiters with an error. Permits in use stay valid.
     pub fn close(&self) {
         self.gate.close();
     }
 
-    /// How many permits are free at the moment.
+    /// Number of free permits at the moment.
     pub fn available(&self) -> usize {
         self.gate.available()
     }
 
-    /// How many wait at the moment.
+    /// Number of waiters at the moment.
     pub fn waiting(&self) -> usize {
         self.gate.waiting()
     }
@@ -130,7 +130,7 @@ impl fmt::Debug for Semaphore {
     }
 }
 
-/// Permits of a [`Semaphore`], given back when this is dropped, by a panic too.
+/// Permits of a [`Semaphore`]. Dropping it, also by a panic, gives them back.
 #[must_use = "a permit that is not held is given back at once"]
 pub struct Permit {
     gate: Arc<Gate>,
@@ -138,7 +138,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// How many permits this holds.
+    /// Number of permits that this holds.
     pub fn n_permits(&self) -> usize {
         self.n
     }
@@ -164,26 +164,26 @@ mod tests {
     use std::thread::{self, JoinHandle};
     use std::time::Duration;
 
-    use super::super::testing::{eventually, in_time, late};
+    use super::super::testing::{eventually, far_deadline, with_time_limit};
     use super::*;
     use crate::error::{Error, ErrorKind, Phase};
 
-    /// Starts a thread that acquires, and returns when it waits.
+    /// Starts a thread that acquires, and returns when that thread waits.
     fn queue_up(
-        it: &Semaphore,
+        semaphore: &Semaphore,
         n: usize,
         cancel: &CancelToken,
         then: impl FnOnce(Result<Permit>) + Send + 'static,
     ) -> JoinHandle<()> {
-        let before = it.waiting();
-        let (semaphore, cancel) = (it.clone(), cancel.clone());
-        let thread = thread::spawn(move || then(semaphore.acquire_deadline(n, Some(late()), &cancel)));
-        eventually("a waiter queues up", || before < it.waiting());
+        let before = semaphore.waiting();
+        let (queued, cancel) = (semaphore.clone(), cancel.clone());
+        let thread = thread::spawn(move || then(queued.acquire_deadline(n, Some(far_deadline()), &cancel)));
+        eventually("a waiter queues up", || before < semaphore.waiting());
         thread
     }
 
     #[test]
-    fn permits_are_given_in_order_of_arrival() {
+    fn permits_are_granted_in_order_of_arrival() {
         let (semaphore, cancel) = (Semaphore::new(1), CancelToken::new());
         let permit = semaphore.try_acquire(1).unwrap();
         let (sender, receiver) = mpsc::channel();
@@ -205,20 +205,20 @@ mod tests {
     }
 
     #[test]
-    fn nobody_barges_in_and_the_head_waits_for_its_whole_weight() {
+    fn no_request_overtakes_the_head_which_waits_for_all_its_permits() {
         let (semaphore, cancel) = (Semaphore::new(3), CancelToken::new());
         let (one, two) = (semaphore.try_acquire(1).unwrap(), semaphore.try_acquire(2).unwrap());
         let (sender, receiver) = mpsc::channel();
-        let tell = |what: &'static str| {
+        let send = |name: &'static str| {
             let sender = sender.clone();
             move |permit: Result<Permit>| {
-                sender.send((what, permit.unwrap())).unwrap();
+                sender.send((name, permit.unwrap())).unwrap();
             }
         };
-        let heavy = queue_up(&semaphore, 3, &cancel, tell("heavy"));
-        let light = queue_up(&semaphore, 1, &cancel, tell("light"));
+        let heavy = queue_up(&semaphore, 3, &cancel, send("heavy"));
+        let light = queue_up(&semaphore, 1, &cancel, send("light"));
         drop(two);
-        // Two are free, and still belong to the heavy one's turn.
+        // Two permits are free, but only the heavy request may take them.
         assert_eq!((semaphore.available(), semaphore.waiting()), (2, 2));
         assert!(semaphore.try_acquire(1).is_none() && semaphore.try_acquire(0).is_none());
         drop(one);
@@ -237,42 +237,44 @@ mod tests {
             let permit = semaphore.try_acquire(1).unwrap();
             let waiter = queue_up(&semaphore, 1, &cancel, |permit| drop(permit.unwrap()));
             drop(permit);
-            // Whether or not the waiter has woken up yet, it or nobody has the permit, and nobody waits.
+            // The permit was granted at once, although the waiter may not have woken up yet.
             assert_eq!(semaphore.waiting(), 0);
             waiter.join().unwrap();
         }
     }
 
     #[test]
-    fn a_head_that_is_cancelled_or_too_late_passes_its_turn_on() {
-        let (semaphore, calm) = (Semaphore::new(2), CancelToken::new());
+    fn a_head_that_is_cancelled_or_too_late_lets_the_next_waiter_in() {
+        let (semaphore, never_cancelled) = (Semaphore::new(2), CancelToken::new());
         let (sender, receiver) = mpsc::channel();
         for too_late in [false, true] {
             let held = semaphore.try_acquire(1).unwrap();
-            let hasty = CancelToken::new();
-            let (s, c, tx) = (semaphore.clone(), hasty.clone(), sender.clone());
-            let deadline = if too_late { Instant::now() + Duration::from_millis(100) } else { late() };
+            let cancel = CancelToken::new();
+            let (s, c, tx) = (semaphore.clone(), cancel.clone(), sender.clone());
+            let deadline =
+                if too_late { Instant::now() + Duration::from_millis(100) } else { far_deadline() };
             let head = thread::spawn(move || {
                 let error = s.acquire_deadline(2, Some(deadline), &c).unwrap_err();
                 tx.send(Err(error)).unwrap();
             });
-            // A slow machine may be too late already; the outcomes are the same.
+            // On a slow machine the deadline may have passed already; the outcomes are the same.
             eventually("the head waits", || semaphore.waiting() == 1 || Instant::now() > deadline);
-            let (s, c, tx) = (semaphore.clone(), calm.clone(), sender.clone());
-            // It would fit at once, if it were its turn.
+            let (s, c, tx) = (semaphore.clone(), never_cancelled.clone(), sender.clone());
+            // Its permit is free, but the head is before it.
             let next = thread::spawn(move || {
-                let permit = s.acquire_deadline(1, Some(late()), &c);
+                let permit = s.acquire_deadline(1, Some(far_deadline()), &c);
                 tx.send(permit.map(drop)).unwrap();
             });
             if !too_late {
                 eventually("both wait", || semaphore.waiting() == 2);
-                hasty.cancel();
+                cancel.cancel();
             }
             let outcomes = [receiver.recv().unwrap(), receiver.recv().unwrap()];
             let error = outcomes.iter().find_map(|it| it.as_ref().err()).unwrap();
-            match too_late {
-                true => assert_eq!(error.kind(), &ErrorKind::Timeout(Phase::Admission)),
-                false => assert!(error.is_cancelled()),
+            if too_late {
+                assert_eq!(error.kind(), &ErrorKind::Timeout(Phase::Admission));
+            } else {
+                assert!(error.is_cancelled());
             }
             assert_eq!(outcomes.iter().filter(|it| it.is_ok()).count(), 1);
             head.join().unwrap();
@@ -283,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_wakes_everybody_with_an_error() {
+    fn closing_wakes_all_waiters_with_an_error() {
         let (semaphore, cancel) = (Semaphore::new(1), CancelToken::new());
         let permit = semaphore.try_acquire(1).unwrap();
         let (sender, receiver) = mpsc::channel();
@@ -306,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn asking_for_more_than_there_is_is_an_error_and_not_a_deadlock() {
+    fn a_request_for_more_permits_than_exist_is_an_error_and_not_a_deadlock() {
         let (semaphore, cancel) = (Semaphore::new(2), CancelToken::new());
         let error = semaphore.acquire(3, &cancel).unwrap_err();
         assert_eq!(error.violation().unwrap().path, "n");
@@ -345,9 +347,9 @@ mod tests {
     }
 
     #[test]
-    fn under_stress_no_more_than_allowed_are_inside_and_all_come_through() {
+    fn under_stress_the_limit_holds_and_every_request_ends() {
         const PERMITS: usize = 5;
-        let n_served = in_time(|| {
+        let n_served = with_time_limit(|| {
             let (semaphore, inside) = (Semaphore::new(PERMITS), AtomicUsize::new(0));
             let (served, given_up) = (AtomicUsize::new(0), AtomicUsize::new(0));
             thread::scope(|scope| {
@@ -358,12 +360,12 @@ mod tests {
                         for _ in 0..2_000 {
                             let cancel = CancelToken::new();
                             let n = random.usize(1..=PERMITS);
-                            // Some are so hasty that they give up, at every moment possible.
-                            let patience = match random.u8(..) {
+                            // A quarter of the requests have deadlines so short that they give up at any point.
+                            let deadline = match random.u8(..) {
                                 0..64 => Some(Instant::now() + Duration::from_micros(random.u64(0..200))),
                                 _ => None,
                             };
-                            match semaphore.acquire_deadline(n, patience, &cancel) {
+                            match semaphore.acquire_deadline(n, deadline, &cancel) {
                                 Ok(permit) => {
                                     assert!(inside.fetch_add(n, Ordering::SeqCst) + n <= PERMITS);
                                     if random.u8(..) < 16 {
@@ -374,7 +376,7 @@ mod tests {
                                     served.fetch_add(1, Ordering::SeqCst);
                                 }
                                 Err(error) => {
-                                    assert!(error.is_timeout() && patience.is_some());
+                                    assert!(error.is_timeout() && deadline.is_some());
                                     given_up.fetch_add(1, Ordering::SeqCst);
                                 }
                             }

@@ -1,4 +1,4 @@
-//! The one place that starts threads, so that tests can have the system refuse them.
+//! The only place that starts threads, so that tests can simulate refusals of the system.
 
 use std::cell::Cell;
 use std::io;
@@ -16,11 +16,11 @@ thread_local! {
     static DRAINS_MAILBOXES: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Starts a named thread. Without a size its stack is as large as usual.
+/// Starts a named thread. `stack_size` is in bytes; `None` is the default of the standard library.
 pub(crate) fn spawn(
     name: String,
     stack_size: Option<usize>,
-    life: impl FnOnce() + Send + 'static,
+    body: impl FnOnce() + Send + 'static,
 ) -> io::Result<JoinHandle<()>> {
     #[cfg(any(test, feature = "testing"))]
     refusal::check(&name)?;
@@ -30,23 +30,23 @@ pub(crate) fn spawn(
         None => builder,
     };
     builder.spawn(move || {
-        let _gone_with_its_locals = OURS.try_with(|it| it.set(true));
-        life();
+        let _ = OURS.try_with(|flag| flag.set(true));
+        body();
     })
 }
 
-/// Whether this thread was started by this crate.
+/// This thread was started by this crate.
 pub(crate) fn is_ours() -> bool {
     OURS.try_with(Cell::get).unwrap_or(false)
 }
 
-/// Notes whether the mailboxes of clients are emptied by way of this thread.
+/// Records whether this thread empties mailboxes of clients.
 pub(super) fn set_drains_mailboxes(yes: bool) {
     let _ = DRAINS_MAILBOXES.try_with(|flag| flag.set(yes));
 }
 
-/// Whether the mailboxes of clients are emptied by way of this thread. Such a thread must not wait for room in one: all of them
-/// might wait, and nobody would make room.
+/// This thread empties mailboxes of clients. It must not wait for room in a mailbox: if all such threads waited, none
+/// would make room.
 pub(crate) fn drains_mailboxes() -> bool {
     DRAINS_MAILBOXES.try_with(Cell::get).unwrap_or(false)
 }
@@ -60,7 +60,7 @@ mod refusal {
 
     use super::super::{Condvar, Mutex};
 
-    /// A refusal does not wait longer than this for others.
+    /// Longest time that a refusal waits for others, see [`RefusedThreads::together`].
     const LONGEST: Duration = Duration::from_secs(30);
 
     static RULES: Mutex<Vec<Arc<Rule>>> = Mutex::new(Vec::new());
@@ -72,8 +72,8 @@ mod refusal {
         refused: Condvar,
     }
 
-    /// While this value lives, the crate cannot start threads with names that begin in a certain way, as if the system had none
-    /// left. Applies to the whole process.
+    /// Until this value is dropped, the crate cannot start threads whose names begin with a prefix, as if the system
+    /// refused them. Applies to the whole process.
     ///
     /// # Example: a client without threads
     /// ```
@@ -90,13 +90,13 @@ mod refusal {
     }
 
     impl RefusedThreads {
-        /// Refuses threads whose names begin like this.
+        /// Refuses threads whose names begin with `prefix`.
         pub fn named(prefix: impl Into<String>) -> Self {
             RefusedThreads::together(prefix, 1)
         }
 
-        /// As [`named`](RefusedThreads::named); the first `n` starts are refused at the same moment, when the last of them is
-        /// being made.
+        /// As [`named`](RefusedThreads::named), but the first `n` starts are refused together: each waits until all `n`
+        /// are under way.
         pub fn together(prefix: impl Into<String>, n: usize) -> Self {
             let rule = Rule {
                 prefix: prefix.into(),
@@ -109,7 +109,7 @@ mod refusal {
             RefusedThreads { rule }
         }
 
-        /// The number of threads that were refused so far.
+        /// Number of threads refused so far.
         pub fn count(&self) -> usize {
             *self.rule.n_refused.lock()
         }
@@ -123,12 +123,12 @@ mod refusal {
 
     impl Drop for RefusedThreads {
         fn drop(&mut self) {
-            RULES.lock().retain(|it| !Arc::ptr_eq(it, &self.rule));
+            RULES.lock().retain(|rule| !Arc::ptr_eq(rule, &self.rule));
         }
     }
 
     pub(super) fn check(name: &str) -> io::Result<()> {
-        let rule = RULES.lock().iter().find(|it| name.starts_with(&it.prefix)).cloned();
+        let rule = RULES.lock().iter().find(|rule| name.starts_with(&rule.prefix)).cloned();
         let Some(rule) = rule else { return Ok(()) };
         let deadline = Instant::now() + LONGEST;
         let mut n_refused = rule.n_refused.lock();
@@ -152,11 +152,11 @@ mod refusal {
     use super::thread;
 
     std::thread_local! {
-        /// The checker runs all threads of a model on the one that asked for the check.
+        /// The checker runs all threads of a model on the thread that started the check.
         static REFUSES: Cell<bool> = const { Cell::new(false) };
     }
 
-    /// Whether some threads are refused from now on, in all checks of this thread.
+    /// Sets whether some threads are refused from now on, in all checks of this thread.
     pub(crate) fn refuse_some(refuses: bool) {
         REFUSES.set(refuses);
     }
@@ -165,11 +165,11 @@ mod refusal {
         if !REFUSES.get() {
             return Ok(());
         }
-        // Others may act between the decision to start a thread and its refusal.
+        // Other threads may run between the attempt to start a thread and its refusal.
         thread::yield_now();
-        match thread_rng().gen_bool(0.5) {
-            true => Err(io::Error::new(io::ErrorKind::WouldBlock, "refused by the model")),
-            false => Ok(()),
+        if thread_rng().gen_bool(0.5) {
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, "refused by the model"));
         }
+        Ok(())
     }
 }

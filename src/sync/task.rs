@@ -1,31 +1,33 @@
-//! Background work that at most one thread does at a time.
+//! Background work, done by at most one thread at a time.
 //!
-//! `wake` starts the work if it is idle. A thread then calls `turn` until that says idle and nobody woke the task meanwhile. What
-//! the work consists of (a queue, a time) is the work's own state, under its own lock: put the item there first and wake then.
+//! `wake` starts the work if it is idle. A thread then calls `turn` until it returns `Idle` and no `wake` came
+//! meanwhile. The items of the work (a queue, a time) are the work's own state, under its own lock: put an item there
+//! first, then wake.
 //!
 //! | moment | rule |
 //! |---|---|
 //! | `wake` while idle | counts as running before the thread is started, so that two threads never run at once |
-//! | `wake` while running | is noted, and the task takes another turn after the one that says idle |
+//! | `wake` while running | is noted, and the task takes another turn after the one that returns `Idle` |
 //! | the thread is refused, the pool is closed, a turn panics | the task is idle again, then `lost` fails what was queued for it |
 //!
-//! `lost` is called after the task is idle. A later `wake` therefore starts a new thread and cannot rely on the lost one; an item
-//! that is queued between the two may be failed with the reason of the loss, but is never left without an answer.
+//! `lost` is called after the task is idle. A later `wake` therefore starts a new thread and cannot rely on the lost
+//! one; an item that is queued between the two may be failed with the reason of the loss, but is never left without an
+//! answer.
 
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::fault::{self, Fault};
+use super::fault::mutant;
 use super::undo::Undo;
 use super::workers::Workers;
 use super::{Condvar, Mutex};
 use crate::error::{Error, Result};
 
-/// What a turn says about the next one.
+/// The result of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
-    /// There is more to do.
+    /// More to do: take another turn.
     Again,
     /// Nothing to do until the next `wake`.
     Idle,
@@ -33,17 +35,17 @@ pub(crate) enum Turn {
 
 /// The work of a [`Task`].
 pub(crate) trait Work: Send + Sync + 'static {
-    /// What the work is part of. The thread holds it while it runs.
+    /// The value that the work is part of. The thread holds it while it runs.
     type Owner: Send + Sync + 'static;
 
     /// Does one unit of work. May block, and then for a bounded time or until the owner is closed.
     fn turn(&self, owner: &Arc<Self::Owner>) -> Turn;
 
-    /// The thread was refused, dropped or ended by a panic: fails what was queued for it.
+    /// The thread was refused, dropped or ended by a panic: fails the items that were queued for it.
     fn lost(&self, owner: &Arc<Self::Owner>, error: &Error);
 }
 
-/// Work, and whether a thread is doing it. Dereferences to the work.
+/// Work, and the state that keeps it to one thread. Dereferences to the work.
 pub(crate) struct Task<W> {
     work: W,
     state: Mutex<State>,
@@ -63,15 +65,16 @@ impl<W: Work> Task<W> {
         Arc::new(Task { work, state: Mutex::default(), idle: Condvar::new() })
     }
 
-    /// Makes sure that a turn begins after this call. Does not wait for it.
+    /// Ensures that a turn begins after this call. Does not wait for the turn.
     ///
     /// # Errors
-    /// No thread could be started, or the workers are closed. `lost` was called then.
+    /// No thread could be started, or the workers are closed. `lost` was called before this returns.
     pub(crate) fn wake(self: &Arc<Self>, owner: &Arc<W::Owner>, workers: &Workers) -> Result<()> {
         {
             let mut state = self.state.lock();
             state.woken = true;
-            if state.running && !fault::is(Fault::RunsTwice) {
+            let is_running = mutant!(RunsTwice, false, state.running);
+            if is_running {
                 return Ok(());
             }
             state.running = true;
@@ -85,7 +88,7 @@ impl<W: Work> Task<W> {
         })
     }
 
-    /// Waits until the task is idle, and returns whether it is.
+    /// Waits until the task is idle or the deadline passes; returns whether the task is idle.
     pub(crate) fn wait_idle(&self, deadline: Instant) -> bool {
         let mut state = self.state.lock();
         let mut in_time = true;
@@ -102,7 +105,8 @@ impl<W: Work> Task<W> {
                 continue;
             }
             let mut state = self.state.lock();
-            if !state.woken || fault::is(Fault::MissesTheWake) {
+            let is_woken = mutant!(MissesTheWake, false, state.woken);
+            if !is_woken {
                 state.running = false;
                 self.idle.notify_all();
                 return;
@@ -110,11 +114,11 @@ impl<W: Work> Task<W> {
         }
     }
 
-    /// The thread is gone before its time.
+    /// The thread was lost before the task was idle.
     fn stopped(&self, owner: &Arc<W::Owner>, error: &Error) {
         {
             let mut state = self.state.lock();
-            state.running = fault::is(Fault::KeepsRunning);
+            state.running = mutant!(KeepsRunning, true, false);
             state.woken = false;
             self.idle.notify_all();
         }
@@ -188,7 +192,7 @@ mod tests {
         let (task, workers, owner) = (Task::new(Mover::default()), workers("tkt-panic"), Arc::new(()));
         task.waiting.lock().extend([-1, 2]);
         task.wake(&owner, &workers).unwrap();
-        eventually("the panic is told", || !task.lost.lock().is_empty());
+        eventually("the loss is reported", || !task.lost.lock().is_empty());
         assert!(task.lost.lock()[0].starts_with("1: ") && task.lost.lock()[0].contains("negative"));
         task.waiting.lock().push_back(3);
         task.wake(&owner, &workers).unwrap();
@@ -211,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_whose_workers_are_closed_tells_why() {
+    fn a_task_whose_workers_are_closed_is_lost_with_the_reason() {
         let (task, workers, owner) = (Task::new(Mover::default()), workers("tkt-closed"), Arc::new(()));
         workers.close();
         task.waiting.lock().push_back(1);

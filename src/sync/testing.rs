@@ -1,42 +1,42 @@
-//! What the tests of this floor share.
+//! Helpers shared by the tests of `sync`.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Long enough for every machine; it only stops a test that would otherwise hang.
+/// Time limit of a test that hangs; generous for slow machines.
 pub(super) const LONG: Duration = Duration::from_secs(180);
 
-/// As [`LONG`], unless `TINKEX_HANG_TIMEOUT` says how many seconds: `tests/mutants/run.py` sets it.
-fn hang_timeout() -> Duration {
+/// [`LONG`], or the number of seconds in `TINKEX_HANG_TIMEOUT`, which `tests/mutants/run.py` sets.
+fn time_limit() -> Duration {
     let seconds = std::env::var("TINKEX_HANG_TIMEOUT").ok().and_then(|it| it.parse().ok());
     seconds.map_or(LONG, Duration::from_secs)
 }
 
-/// The instant at which a hanging test gives up.
-pub(super) fn late() -> Instant {
-    Instant::now() + hang_timeout()
+/// The instant at which a test that hangs fails.
+pub(super) fn far_deadline() -> Instant {
+    Instant::now() + time_limit()
 }
 
-/// Waits until a condition that another thread brings about holds.
+/// Waits until a condition holds that another thread changes.
 #[track_caller]
 pub(super) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = late();
+    let deadline = far_deadline();
     while !condition() {
         assert!(Instant::now() < deadline, "never happened: {what}");
         thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// Runs a body in a thread of its own and fails, rather than hangs, if it does not end.
+/// Runs a function on a new thread; panics if it does not end within the time limit.
 #[track_caller]
-pub(super) fn in_time<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+pub(super) fn with_time_limit<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     let thread = thread::spawn(move || {
         let _ = sender.send(body());
     });
-    match receiver.recv_timeout(hang_timeout()) {
+    match receiver.recv_timeout(time_limit()) {
         Ok(value) => value,
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("the body hangs"),
         Err(mpsc::RecvTimeoutError::Disconnected) => match thread.join() {
@@ -46,35 +46,35 @@ pub(super) fn in_time<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'stat
     }
 }
 
-/// Waits until the system lists no thread whose name begins like this. Linux wakes whoever joins a thread some
-/// milliseconds before it takes the thread off the list, so that looking once would fail now and then.
+/// Waits until the system lists no thread whose name begins with `prefix`. Checking once is not enough: on Linux a
+/// joined thread stays in the list for some milliseconds.
 #[track_caller]
 pub(super) fn no_threads_named(prefix: &str) {
-    eventually("the threads are gone", || threads_named(prefix) == 0);
+    eventually("the threads have ended", || threads_named(prefix) == 0);
 }
 
-/// How many threads of this process have a name that begins like this.
+/// Number of threads of this process whose names begin with `prefix`.
 #[cfg(target_os = "linux")]
 pub(super) fn threads_named(prefix: &str) -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    // A thread may end between the listing and the reading of its name; then it does not count.
+    // A thread may end between the listing and the reading of its name; it does not count then.
     tasks
-        .filter_map(|it| std::fs::read_to_string(it.ok()?.path().join("comm")).ok())
-        .filter(|it| it.starts_with(prefix))
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
+        .filter(|name| name.starts_with(prefix))
         .count()
 }
 
-/// Holds threads until it is opened.
+/// Blocks threads until it is opened.
 #[derive(Clone)]
-pub(super) struct Door {
+pub(super) struct Latch {
     opener: std::sync::Arc<super::Mutex<Option<crossbeam_channel::Sender<()>>>>,
-    shut: crossbeam_channel::Receiver<()>,
+    opened: crossbeam_channel::Receiver<()>,
 }
 
-impl Door {
-    pub(super) fn shut() -> Self {
-        let (sender, shut) = crossbeam_channel::bounded(0);
-        Door { opener: std::sync::Arc::new(super::Mutex::new(Some(sender))), shut }
+impl Latch {
+    pub(super) fn new() -> Self {
+        let (sender, opened) = crossbeam_channel::bounded(0);
+        Latch { opener: std::sync::Arc::new(super::Mutex::new(Some(sender))), opened }
     }
 
     pub(super) fn open(&self) {
@@ -82,8 +82,12 @@ impl Door {
     }
 
     #[track_caller]
-    pub(super) fn pass(&self) {
-        let outcome = self.shut.recv_timeout(hang_timeout());
-        assert_eq!(outcome, Err(crossbeam_channel::RecvTimeoutError::Disconnected), "the door stayed shut");
+    pub(super) fn wait(&self) {
+        let outcome = self.opened.recv_timeout(time_limit());
+        assert_eq!(
+            outcome,
+            Err(crossbeam_channel::RecvTimeoutError::Disconnected),
+            "the latch was not opened"
+        );
     }
 }

@@ -1,13 +1,14 @@
-//! What is done if a job is dropped instead of done.
+//! A function that is called if a job is dropped instead of done.
 
 use super::unwind;
 use crate::error::Error;
 
-/// Calls a function when it is dropped, unless it was disarmed. A job that others count on holds one, because whoever brought
-/// the job may have gone away believing that it will be done: its pool may be closed, the system may refuse the thread, or the
-/// job may panic half-way.
+/// Calls a function when it is dropped, unless it was disarmed. A job that must not get lost holds one, because the
+/// thread that submitted the job may not wait for it, and the job may still be dropped: its pool is closed, the system
+/// refuses the thread, or the job panics half-way.
 ///
-/// The function gets the reason: the panic, or the cause of the [`drop_because`](unwind::drop_because) in which the job died.
+/// The function gets the reason: the panic, or the cause of the [`drop_because`](unwind::drop_because) that dropped the
+/// job.
 pub(crate) struct Undo {
     undo: Option<Box<dyn FnOnce(Error) + Send>>,
 }
@@ -17,7 +18,7 @@ impl Undo {
         Undo { undo: Some(Box::new(undo)) }
     }
 
-    /// There is nothing to undo any more.
+    /// Drops the function without calling it.
     pub(crate) fn disarm(mut self) {
         let undo = self.undo.take();
         drop(undo);
@@ -27,7 +28,7 @@ impl Undo {
 impl Drop for Undo {
     fn drop(&mut self) {
         if let Some(undo) = self.undo.take() {
-            unwind::abandon(undo);
+            unwind::answer_dropped(undo);
         }
     }
 }
@@ -39,18 +40,18 @@ mod tests {
 
     use super::*;
 
-    fn told() -> (Undo, mpsc::Receiver<Error>) {
+    fn undo_into_channel() -> (Undo, mpsc::Receiver<Error>) {
         let (sender, receiver) = mpsc::channel();
         (Undo::new(move |error| sender.send(error).unwrap()), receiver)
     }
 
     #[test]
-    fn it_is_told_why_the_job_was_not_done() {
-        let (undo, reason) = told();
+    fn the_function_gets_the_reason_why_the_job_was_not_done() {
+        let (undo, reason) = undo_into_channel();
         unwind::drop_because(move || undo.disarm(), &Error::closed("the pool is closed"));
         assert_eq!(reason.recv().unwrap().message(), "the pool is closed");
 
-        let (undo, reason) = told();
+        let (undo, reason) = undo_into_channel();
         let panicked = unwind::catch(move || {
             let _undo = undo;
             panic!("half-way");
@@ -60,8 +61,8 @@ mod tests {
     }
 
     #[test]
-    fn it_does_nothing_once_it_is_disarmed() {
-        let (undo, reason) = told();
+    fn a_disarmed_undo_does_nothing() {
+        let (undo, reason) = undo_into_channel();
         undo.disarm();
         assert!(reason.recv().is_err());
     }

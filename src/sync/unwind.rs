@@ -1,13 +1,13 @@
-//! Where panics stop: the only `catch_unwind` of the crate.
+//! Catches panics: the only `catch_unwind` of the crate.
 //!
-//! A panic must not lose an answer. A request travels with its [`Reply`](super::oneshot::Reply); if the code that
-//! owns it panics, the reply is dropped *before* anybody has seen the panic's payload, so that it could only say
-//! "somebody panicked". Therefore [`catch`] opens a scope on its thread: a reply that is dropped while unwinding
-//! registers itself there as an orphan, and `catch`, which then holds the payload, answers every orphan with the
-//! panic's own message. Scopes nest; outside of any scope an orphan is answered at once, in general words.
+//! A panic must not lose an answer. A request carries its [`Reply`](super::oneshot::Reply). If the code that owns it
+//! panics, unwinding drops the reply *before* the panic's payload can be read, so that the reply alone does not know
+//! the message. Therefore [`catch`] opens a scope on its thread: a reply that is dropped while unwinding leaves its
+//! answer there, and `catch`, which then holds the payload, sends all these answers with the panic's message. Scopes
+//! nest. Outside of any scope the reply answers at once, without the message.
 //!
-//! [`drop_because`] is the counterpart without a panic: it drops things that will not be done any more, and replies that
-//! die within it answer with the reason.
+//! [`drop_because`] is the counterpart without a panic: it drops work that will not be done, and replies dropped within
+//! it answer with the given reason.
 //!
 //! All this needs `panic = "unwind"`. With `panic = "abort"` the crate does not compile.
 
@@ -19,53 +19,53 @@ use std::panic::{self, AssertUnwindSafe};
 use super::{thread, thread_local};
 use crate::error::{Error, Result};
 
-/// Answers an abandoned request with an error.
+/// Answers a request, whose reply was dropped, with an error.
 type Answer = Box<dyn FnOnce(Error)>;
 
 enum Scope {
-    /// A `catch`, and the answers owed when it has seen the panic.
+    /// A `catch`, and the answers to send once it has the panic's message.
     Catch(Vec<Answer>),
-    /// A `drop_because`, and why.
-    Burial(Error),
+    /// A `drop_because`, and its cause.
+    DropBecause(Error),
 }
 
 thread_local! {
     static SCOPES: RefCell<Vec<Scope>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs a function and makes its panic an error, with which requests that died in it are answered too.
+/// Runs a function and turns its panic into an error. Replies that the panic dropped answer with the same error.
 pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T> {
     let depth = open(Scope::Catch(Vec::new()));
-    // The state that the function touched is not looked at after a panic, except by owners that mean to: actors
-    // commit a new state only when it is whole.
+    // Unwind safety: after a panic nobody reads the state that the function changed, except owners that allow for it,
+    // such as actors, which commit a new state only when it is complete.
     let outcome = panic::catch_unwind(AssertUnwindSafe(f));
-    let orphans = close(depth);
+    let answers = close(depth);
     match outcome {
         Ok(value) => {
-            orphans.into_iter().for_each(pass_outwards);
+            answers.into_iter().for_each(answer_after_return);
             Ok(value)
         }
         Err(payload) => {
             let error = Error::panicked(thread_name(), text(&*payload));
-            orphans.into_iter().for_each(|answer| answer(error.clone()));
+            answers.into_iter().for_each(|answer| answer(error.clone()));
             discard(payload);
             Err(error)
         }
     }
 }
 
-/// Runs foreign code whose panic concerns nobody here: it is logged, and that is all.
+/// Runs foreign code; logs and ignores its panic.
 pub(crate) fn shield(what: &str, f: impl FnOnce()) {
     if let Err(error) = catch(f) {
         report(what, &error);
     }
 }
 
-/// Drops what will not be done any more. Replies in it answer with the cause given.
+/// Drops work that will not be done. Replies in it answer with `cause`.
 pub(crate) fn drop_because<T>(value: T, cause: &Error) {
     shield("a destructor failed", || {
         // Closed by the `catch` around it, also if the destructor panics.
-        open(Scope::Burial(cause.clone()));
+        open(Scope::DropBecause(cause.clone()));
         drop(value);
     });
 }
@@ -75,26 +75,27 @@ pub(crate) fn report(what: &str, error: &Error) {
     let _ = catch(|| log::error!(target: "tinkex::sync", "{what}: {error}"));
 }
 
-/// Called by a reply that is dropped without an answer: decides which error to answer with, and when.
-pub(super) fn abandon(answer: Answer) {
+/// Answers for a reply that is dropped unanswered. Decides the error and the moment: while a panic unwinds, the
+/// innermost `catch` answers; otherwise the answer is sent at once.
+pub(super) fn answer_dropped(answer: Answer) {
     if thread::panicking() {
-        return adopt(answer);
+        return leave_to_catch(answer);
     }
-    answer(burial().unwrap_or_else(|| Error::closed("the worker ended without an answer")));
+    answer(drop_cause().unwrap_or_else(|| Error::closed("the worker ended without an answer")));
 }
 
-/// Leaves an answer to the innermost `catch`, which is about to learn the panic's message.
-fn adopt(answer: Answer) {
+/// Leaves an answer to the innermost `catch`, which gets the panic's message when unwinding ends.
+fn leave_to_catch(answer: Answer) {
     let mut answer = Some(answer);
-    // It fails while the thread's locals are destroyed; then there is no scope either.
+    // Fails while the thread's locals are destroyed; no scope is open then.
     let _ = SCOPES.try_with(|scopes| {
         let mut scopes = scopes.borrow_mut();
-        let innermost = scopes.iter_mut().rev().find_map(|it| match it {
-            Scope::Catch(orphans) => Some(orphans),
-            Scope::Burial(_) => None,
+        let innermost = scopes.iter_mut().rev().find_map(|scope| match scope {
+            Scope::Catch(answers) => Some(answers),
+            Scope::DropBecause(_) => None,
         });
-        if let Some(orphans) = innermost {
-            orphans.extend(answer.take());
+        if let Some(answers) = innermost {
+            answers.extend(answer.take());
         }
     });
     if let Some(answer) = answer {
@@ -102,26 +103,26 @@ fn adopt(answer: Answer) {
     }
 }
 
-/// What becomes of orphans of a function that then returned normally. Either it ran inside a destructor while an
-/// outer panic unwinds, and the outer `catch` knows the message; or foreign code swallowed the panic.
-fn pass_outwards(answer: Answer) {
-    match thread::panicking() {
-        true => adopt(answer),
-        false => {
-            answer(Error::panicked(thread_name(), "a panic that was caught elsewhere dropped this request"))
-        }
+/// Answers for a reply that a panic dropped, after the function returned normally. Either the function ran in a
+/// destructor while an outer panic unwinds, and the outer `catch` gets the message; or foreign code caught the panic.
+fn answer_after_return(answer: Answer) {
+    if thread::panicking() {
+        leave_to_catch(answer);
+    } else {
+        answer(Error::panicked(thread_name(), "a panic that was caught elsewhere dropped this request"));
     }
 }
 
-fn burial() -> Option<Error> {
-    let words = SCOPES.try_with(|scopes| match scopes.borrow().last() {
-        Some(Scope::Burial(cause)) => Some(cause.clone()),
+/// The cause of the `drop_because` that runs on this thread, if it is the innermost scope.
+fn drop_cause() -> Option<Error> {
+    let cause = SCOPES.try_with(|scopes| match scopes.borrow().last() {
+        Some(Scope::DropBecause(cause)) => Some(cause.clone()),
         _ => None,
     });
-    words.ok().flatten()
+    cause.ok().flatten()
 }
 
-/// Opens a scope and returns how many were open before.
+/// Opens a scope and returns the number of scopes that were open before.
 fn open(scope: Scope) -> usize {
     let depth = SCOPES.try_with(|scopes| {
         let mut scopes = scopes.borrow_mut();
@@ -131,7 +132,7 @@ fn open(scope: Scope) -> usize {
     depth.unwrap_or(0)
 }
 
-/// Closes a scope, with those inside it that a panic left open, and returns the orphans of all of them.
+/// Closes a scope, and inner ones that a panic left open. Returns the answers left in all of them.
 fn close(depth: usize) -> Vec<Answer> {
     let closed = SCOPES.try_with(|scopes| {
         let mut scopes = scopes.borrow_mut();
@@ -140,9 +141,9 @@ fn close(depth: usize) -> Vec<Answer> {
     });
     let scopes = closed.unwrap_or_default().into_iter();
     scopes
-        .flat_map(|it| match it {
-            Scope::Catch(orphans) => orphans,
-            Scope::Burial(_) => Vec::new(),
+        .flat_map(|scope| match scope {
+            Scope::Catch(answers) => answers,
+            Scope::DropBecause(_) => Vec::new(),
         })
         .collect()
 }
@@ -157,8 +158,8 @@ fn text(payload: &(dyn Any + Send)) -> String {
     text.unwrap_or_else(|| "a panic without a text".into())
 }
 
-/// Drops a payload, whose destructor is foreign code. Should it panic, then its own payload is leaked rather than
-/// dropped, because that one could panic again, without end.
+/// Drops a payload, whose destructor is foreign code. If the destructor panics, its payload is leaked: dropping that
+/// one could panic again, without end.
 fn discard(payload: Box<dyn Any + Send>) {
     if let Err(another) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         mem::forget(another);
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_dies_in_a_panic_is_answered_with_its_message() {
+    fn a_request_that_is_dropped_by_a_panic_is_answered_with_its_message() {
         let (reply, slot) = oneshot::<()>();
         let seen = slot.clone();
         let error = catch(move || {
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn nested_scopes_answer_each_with_their_own_panic() {
+    fn each_nested_scope_answers_with_its_own_panic() {
         let (inner_reply, inner) = oneshot::<()>();
         let (outer_reply, outer) = oneshot::<()>();
         let error = catch(move || {
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scope_inside_a_destructor_leaves_its_orphans_to_the_panic_that_unwinds() {
+    fn a_scope_in_a_destructor_leaves_its_answers_to_the_panic_that_unwinds() {
         struct Nested(Option<super::super::oneshot::Reply<()>>);
         impl Drop for Nested {
             fn drop(&mut self) {
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn an_orphan_of_a_panic_that_foreign_code_swallowed_is_answered() {
+    fn a_request_is_answered_if_foreign_code_caught_the_panic() {
         let (reply, slot) = oneshot::<()>();
         catch(move || {
             let swallowed = panic::catch_unwind(AssertUnwindSafe(move || {
@@ -264,28 +265,28 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_that_panics_when_dropped_does_no_harm() {
-        struct Bomb;
-        impl Drop for Bomb {
+    fn a_payload_that_panics_when_dropped_is_ignored() {
+        struct PanicsOnDrop;
+        impl Drop for PanicsOnDrop {
             fn drop(&mut self) {
-                panic::panic_any(Bomb);
+                panic::panic_any(PanicsOnDrop);
             }
         }
-        assert!(catch(|| panic::panic_any(Bomb)).unwrap_err().is_panic());
+        assert!(catch(|| panic::panic_any(PanicsOnDrop)).unwrap_err().is_panic());
         assert_eq!(catch(|| 1).unwrap(), 1);
     }
 
     #[test]
-    fn what_is_buried_answers_with_the_cause_and_may_panic() {
-        struct Loud;
-        impl Drop for Loud {
+    fn dropped_work_answers_with_the_cause_and_its_destructor_may_panic() {
+        struct PanicsOnDrop;
+        impl Drop for PanicsOnDrop {
             fn drop(&mut self) {
                 panic!("loud");
             }
         }
         let (first, first_slot) = oneshot::<()>();
         let (second, second_slot) = oneshot::<()>();
-        drop_because((first, Loud, second), &Error::closed("the shop is closed"));
+        drop_because((first, PanicsOnDrop, second), &Error::closed("the shop is closed"));
         assert_eq!(first_slot.try_take().unwrap().unwrap_err().message(), "the shop is closed");
         assert_eq!(message(&second_slot.try_take().unwrap().unwrap_err()), "loud");
         let (later, slot) = oneshot::<()>();

@@ -1,21 +1,23 @@
 //! The threads of one class of a [`Pool`](super::pool::Pool): elastic, named, with small stacks, for jobs that block.
 //!
 //! # How jobs find threads
-//! One lock guards the queue and the list of threads. `spawn` queues the job and then, under the same lock, notifies the thread
-//! that went idle last (the others age and end), or reserves a place for a new thread, or leaves the job in the queue: each
-//! thread looks at the queue before it goes idle. An idle thread ends after `Class::idle`. It signs off under the lock under which
-//! it saw the queue empty, so that no job can count on a thread that is about to end.
+//! One lock guards the queue and the list of threads. `spawn` queues the job and then, under the same lock, notifies
+//! the thread that went idle last (so that the others reach their time limit), or reserves a place for a new thread, or
+//! leaves the job in the queue, which each thread checks before it goes idle. An idle thread ends after `Class::idle`.
+//! It signs off under the lock under which it found the queue empty, so that no job relies on a thread that is about to
+//! end.
 //!
 //! # Growth
-//! A class starts up to `Class::eager` threads at once. Above that, it grows only while jobs stay queued: a [`Task`] looks at the
-//! class every 100 ms and doubles the threads unless each of them took two jobs in that time (see [`more_threads`]).
+//! A class starts up to `Class::eager` threads at once. Above that, it grows only while jobs stay queued: a [`Task`]
+//! checks the class every 100 ms and doubles the threads unless each of them took two jobs in that time (see
+//! [`more_threads`]).
 //!
 //! # When the system refuses a thread
-//! A reserved place is not a thread yet: the system may refuse it. A job counts only on a certain thread: one that
-//! was started and has not signed off. If the job gets no thread and no other thread is certain, `spawn` takes
-//! the job back, drops it, and returns the error. If all places are taken and none of them holds a certain thread, `spawn` waits
-//! until one does or a place is free; that takes no longer than the system call of another `spawn`. A thread that ends before
-//! its starter has stored its handle keeps its place until then. After a refusal each thread that takes a job tries to
+//! A reserved place is not a thread yet: the system may refuse it. A job relies only on a certain thread: one that was
+//! started and has not signed off. If the job gets no thread and no other thread is certain, `spawn` takes the job
+//! back, drops it, and returns the error. If all places are taken and none of them holds a certain thread, `spawn`
+//! waits until one does or a place is free; that takes no longer than the system call of another `spawn`. A thread that
+//! ends before its handle is stored keeps its place until then. After a refusal each thread that takes a job tries to
 //! start another thread, as long as jobs are queued and a place is free.
 //!
 //! # How threads end
@@ -24,7 +26,7 @@
 //!
 //! # Waiting inside a job
 //! A job must not wait for another job of its own class, which may stay queued behind it forever. Use
-//! [`Workers::fan_out`] instead: the calling thread does every part that no other thread has begun.
+//! [`Workers::fan_out`] instead: the calling thread does each part that no other thread has begun.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
@@ -33,14 +35,14 @@ use std::time::{Duration, Instant};
 
 use super::fan_out::Group;
 pub(crate) use super::fan_out::Part;
-use super::fault::{self, Fault};
+use super::fault::mutant;
 use super::task::{Task, Turn, Work};
 use super::thread::{self, JoinHandle, ThreadId};
 use super::{Condvar, Mutex, spawn, unwind};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Time that dropping waits for the threads. Jobs that still run then, such as a request to a server that does not answer, end
-/// on their own.
+/// Time that dropping waits for the threads. Jobs that run longer, such as a request to a server that does not answer,
+/// end on their own.
 pub(super) const DROP_GRACE: Duration = Duration::from_secs(1);
 /// Interval at which a class with queued jobs reconsiders its number of threads.
 const ROUND: Duration = Duration::from_millis(100);
@@ -60,7 +62,7 @@ pub(crate) struct Class {
     pub(crate) idle: Duration,
     /// Jobs may run forever: while there is a place, each gets a thread of its own instead of a place in the queue.
     pub(crate) dedicated: bool,
-    /// The mailboxes of clients are emptied by way of these threads, so that code on them must not wait for room in one.
+    /// These threads empty the mailboxes of clients, so that code on them must not wait for room in a mailbox.
     pub(crate) drains_mailboxes: bool,
 }
 
@@ -100,7 +102,7 @@ struct State {
     n_taken: u64,
     /// The system refused a thread whose job stays queued behind others.
     refused: bool,
-    /// The last one went idle last.
+    /// In the order in which they went idle.
     idle: Vec<IdleThread>,
     /// By the number in the name. A place is reserved here before its thread is started.
     threads: BTreeMap<usize, Thread>,
@@ -117,17 +119,17 @@ struct IdleThread {
 struct Thread {
     /// Set once the thread runs.
     id: Option<ThreadId>,
-    /// Set by its starter.
+    /// Set by the thread that started it.
     handle: Option<JoinHandle<()>>,
     /// In the idle list, and not notified.
     idle: bool,
-    /// Signed off before its handle was stored; its starter then frees the place.
+    /// Signed off before its handle was stored; storing the handle then frees the place.
     left: bool,
 }
 
 impl Workers {
-    /// A class without threads; they come with the jobs. `growth` runs the task that adds threads above the eager ones; without
-    /// it there are none.
+    /// A class without threads; they come with the jobs. `growth` runs the task that adds threads above the eager ones;
+    /// without it there are none.
     pub(crate) fn new(class: Class, growth: Option<Arc<Workers>>) -> Self {
         let growth = growth.filter(|_| class.eager < class.max).map(|workers| (Task::new(Growth), workers));
         let (max, eager) = (class.max.max(1), class.eager.max(1));
@@ -142,20 +144,22 @@ impl Workers {
         Workers { shared: Arc::new(shared) }
     }
 
-    /// Has a job done by a thread of the class, or queues it if all threads are busy. A panic of the job is caught and logged.
-    /// Blocks only for the system calls that start threads.
+    /// Has a job done by a thread of the class, or queues it if all threads are busy. A panic of the job is caught and
+    /// logged. Blocks only for the system calls that start threads.
     ///
     /// # Errors
-    /// Closed; or a system error, if no thread runs and none can be started (in a dedicated class: if none can be started for
-    /// this job). The job is then dropped, and replies in it answer with the same error. After `Ok` only closing drops the job.
+    /// Closed; or a system error, if no thread runs and none can be started (in a dedicated class: if none can be
+    /// started for this job). The job is then dropped, and replies in it answer with the same error. After `Ok` only
+    /// closing drops the job.
     pub(crate) fn spawn(&self, job: impl FnOnce() + Send + 'static) -> Result<()> {
         self.shared.spawn(Box::new(job))
     }
 
-    /// Does all jobs, at most `max_parallel` at once, and returns their results in order. A panic is the result of its job alone.
+    /// Does all jobs, at most `max_parallel` at once, and returns their results in order. A panic fails only its own
+    /// job.
     ///
-    /// The calling thread works too, and does everything itself if the class is busy or closed. So a job of the same class may
-    /// call this, even in a class of one thread. Returns when the last job has ended.
+    /// The calling thread works too, and does everything itself if the class is busy or closed. So a job of the same
+    /// class may call this, even in a class of one thread. Returns when the last job has ended.
     pub(crate) fn fan_out<T: Send + 'static>(
         &self,
         jobs: Vec<Part<T>>,
@@ -170,20 +174,18 @@ impl Workers {
                 break;
             }
         }
-        if !fault::is(Fault::WaitsIdly) {
-            group.help();
-        }
+        mutant!(WaitsWithoutHelping, {}, group.help());
         group.results()
     }
 
-    /// Rejects new jobs, drops queued ones (replies in them answer that the class is closed) and wakes the idle threads, which
-    /// end. Does not wait. Closing again does nothing.
+    /// Rejects new jobs, drops queued ones (replies in them answer that the class is closed) and wakes the idle
+    /// threads, which end. Does not wait. Closing again does nothing.
     pub(crate) fn close(&self) {
         self.shared.close();
     }
 
-    /// Waits for the threads of a closed class until the deadline. Returns the number of threads that still run, without the
-    /// calling one; they end with their current job.
+    /// Waits for the threads of a closed class until the deadline. Returns the number of threads that still run,
+    /// without the calling one; they end with their current job.
     pub(crate) fn join(&self, deadline: Instant) -> usize {
         self.shared.join(deadline)
     }
@@ -225,7 +227,8 @@ struct Growth;
 impl Work for Growth {
     type Owner = Shared;
 
-    /// Waits for one round, then adds threads as [`more_threads`] says. Idle once the queue is empty or all threads are there.
+    /// Waits for one round, then adds threads according to [`more_threads`]. Idle once the queue is empty or the class
+    /// is full.
     fn turn(&self, workers: &Arc<Shared>) -> Turn {
         let mut state = workers.state.lock();
         let before = state.n_taken;
@@ -234,8 +237,9 @@ impl Work for Growth {
         while in_time && !state.closed && !state.queue.is_empty() {
             in_time = super::wait(&workers.drained, &mut state, Some(until));
         }
+        mutant!(NeverGrows, return Turn::Idle);
         let (n_threads, max) = (state.threads.len(), workers.class.max);
-        if state.closed || state.queue.is_empty() || max <= n_threads || fault::is(Fault::NeverGrows) {
+        if state.closed || state.queue.is_empty() || max <= n_threads {
             return Turn::Idle;
         }
         let more = more_threads(n_threads, state.n_taken - before, state.queue.len()).min(max - n_threads);
@@ -245,7 +249,7 @@ impl Work for Growth {
                 let mut state = workers.state.lock();
                 (!state.closed && state.threads.len() < max).then(|| state.reserve())
             };
-            // After a refusal the threads that run have to do; the next job that is queued tries again.
+            // After a refusal the class keeps its threads; the next queued job tries again.
             if place.is_none_or(|n| workers.start(n, None).is_err()) {
                 return Turn::Idle;
             }
@@ -258,8 +262,9 @@ impl Work for Growth {
     }
 }
 
-/// Number of threads to add to a class that took `n_taken` jobs from its queue in one round. If each thread took two, more threads
-/// would only take turns; otherwise they double.
+/// Number of threads to add to a class that took `n_taken` jobs from its queue in one round: none if each thread took
+/// two jobs, because more threads would only share the processor; otherwise as many as there are, at most one for each
+/// queued job.
 fn more_threads(n_threads: usize, n_taken: u64, n_queued: usize) -> usize {
     if u64::try_from(n_threads).is_ok_and(|n_threads| 2 * n_threads <= n_taken) {
         0
@@ -298,7 +303,7 @@ impl Shared {
                 return Ok(());
             }
             self.changed.wait(&mut state);
-            // Done meanwhile, or dropped because the class was closed.
+            // The job is taken, or dropped because the class was closed.
             if !state.is_queued(number) {
                 return Ok(());
             }
@@ -308,38 +313,22 @@ impl Shared {
     /// Starts the growth task, if the class has one.
     fn grow(self: &Arc<Self>) {
         if let Some((task, workers)) = &self.growth {
-            // A refusal is logged; the next job that is queued tries again.
+            // A refusal is logged; the next queued job tries again.
             let _ = task.wake(self, workers);
         }
     }
 
-    /// Starts the thread for a reserved place, on behalf of the job with this number. Not under the lock: this is a system call.
+    /// Starts the thread for a reserved place, for the job with this number. Called without the lock, because it is a
+    /// system call.
     ///
     /// # Errors
-    /// The system refused the thread, and the job was dropped; or there was none.
+    /// The system refused the thread, and the job, if any, was dropped.
     fn start(self: &Arc<Self>, n: usize, job: Option<u64>) -> Result<()> {
         let name = format!("{}-{n}", self.class.name);
         let shared = self.clone();
         match spawn::spawn(name, Some(self.class.stack), move || shared.work(n)) {
             Ok(handle) => {
-                let has_left = {
-                    let mut state = self.state.lock();
-                    match state.threads.get_mut(&n) {
-                        Some(thread) if !thread.left => {
-                            thread.handle = Some(handle);
-                            false
-                        }
-                        // It left because the queue was empty: the job is done.
-                        _ => {
-                            state.threads.remove(&n);
-                            state.ended.push(handle);
-                            true
-                        }
-                    }
-                };
-                if !has_left || !fault::is(Fault::ClearsSilently) {
-                    self.changed.notify_all();
-                }
+                self.store(n, handle);
                 Ok(())
             }
             Err(cause) => {
@@ -356,9 +345,7 @@ impl Shared {
                         }
                     }
                 };
-                if !fault::is(Fault::RefusesSilently) {
-                    self.changed.notify_all();
-                }
+                mutant!(RefusesWithoutNotify, {}, self.changed.notify_all());
                 let error = Error::new(ErrorKind::System, format!("no thread could be started: {cause}"));
                 unwind::report("the pool cannot grow", &error);
                 match (dropped, job) {
@@ -366,10 +353,27 @@ impl Shared {
                         unwind::drop_because(dropped, &error);
                         Err(error)
                     }
-                    // Another thread has taken the job, or will.
+                    // Another thread has taken the job or will take it.
                     (None, Some(_)) => Ok(()),
                     (None, None) => Err(error),
                 }
+            }
+        }
+    }
+
+    /// Stores the handle of a thread that was started; frees its place if the thread has left already.
+    fn store(&self, n: usize, handle: JoinHandle<()>) {
+        let mut state = self.state.lock();
+        match state.threads.get_mut(&n) {
+            Some(thread) if !thread.left => {
+                thread.handle = Some(handle);
+                self.changed.notify_all();
+            }
+            // The thread left because the queue was empty: the job is done.
+            _ => {
+                state.threads.remove(&n);
+                state.ended.push(handle);
+                mutant!(FreesPlaceWithoutNotify, {}, self.changed.notify_all());
             }
         }
     }
@@ -418,20 +422,20 @@ impl Shared {
             }
             state.set_idle(n, true);
             state.idle.push(IdleThread { n, wake: wake.clone() });
-            // `None` if no clock can hold the time: the thread then never ends.
+            // `None` if the time is too long for the clock: the thread then stays until the class is closed.
             let until = Instant::now().checked_add(self.class.idle);
-            let mut in_time = true;
-            while state.is_idle(n) || (!in_time && fault::is(Fault::LeavesWhenCalled)) {
-                if !in_time {
+            while state.is_idle(n) {
+                let in_time = super::wait(wake, &mut state, until);
+                let is_idle = mutant!(EndsWhenNotified, true, state.is_idle(n));
+                if !in_time && is_idle {
                     state.idle.retain(|thread| thread.n != n);
                     return Next::Leave(self.sign_off(&mut state, n));
                 }
-                in_time = super::wait(wake, &mut state, until);
             }
         }
     }
 
-    /// Takes a thread off the list, and returns those that it has to join.
+    /// Removes a thread from the list, and returns the threads that it has to join.
     fn sign_off(&self, state: &mut State, n: usize) -> Vec<JoinHandle<()>> {
         self.changed.notify_all();
         let Some(thread) = state.threads.get_mut(&n) else { return Vec::new() };
@@ -440,7 +444,7 @@ impl Shared {
             return Vec::new();
         };
         state.threads.remove(&n);
-        // Once the pool is closed, whoever closes it joins everybody.
+        // In a closed class `join` joins all threads.
         let before = if state.closed { Vec::new() } else { mem::take(&mut state.ended) };
         state.ended.push(handle);
         before
@@ -463,7 +467,7 @@ impl Shared {
     }
 
     fn join(&self, deadline: Instant) -> usize {
-        // A job may drop the last handle of its own pool. Its thread cannot join itself; it ends after the job.
+        // A job may drop the last handle of its own pool. Its thread cannot join itself and ends after the job.
         let me = thread::current().id();
         let mut state = self.state.lock();
         let mut in_time = true;
@@ -486,12 +490,13 @@ impl Shared {
 }
 
 enum Next {
-    /// A job; and the place for one more thread, which was refused before, to be started first.
+    /// A job, and the place for one more thread, to be started first because it was refused before.
     Job(Job, Option<usize>),
     Leave(Vec<JoinHandle<()>>),
 }
 
 impl State {
+    /// Reserves the place with the lowest free number.
     fn reserve(&mut self) -> usize {
         let gap = self.threads.keys().zip(0..).find(|(taken, n)| *taken != n).map(|(_, n)| n);
         let n = gap.unwrap_or(self.threads.len());
@@ -507,22 +512,23 @@ impl State {
     }
 
     fn is_queued(&self, number: u64) -> bool {
-        self.queue.iter().any(|it| it.0 == number)
+        self.queue.iter().any(|queued| queued.0 == number)
     }
 
     fn take_back(&mut self, number: u64) -> Option<Job> {
-        let place = self.queue.iter().position(|it| it.0 == number)?;
-        self.queue.remove(place).map(|it| it.1)
+        let place = self.queue.iter().position(|queued| queued.0 == number)?;
+        self.queue.remove(place).map(|queued| queued.1)
     }
 
-    /// A thread is certain to look at the queue before it leaves.
+    /// Some thread is certain: it will check the queue before it leaves.
     fn has_thread(&self) -> bool {
-        let is_certain = |it: &Thread| !it.left && (it.id.is_some() || it.handle.is_some());
-        self.threads.values().any(|it| is_certain(it) || fault::is(Fault::CountsPlaces))
+        mutant!(CountsReservedPlaces, return !self.threads.is_empty());
+        let is_certain = |thread: &Thread| !thread.left && (thread.id.is_some() || thread.handle.is_some());
+        self.threads.values().any(is_certain)
     }
 
     fn is_idle(&self, n: usize) -> bool {
-        self.threads.get(&n).is_some_and(|it| it.idle)
+        self.threads.get(&n).is_some_and(|thread| thread.idle)
     }
 
     fn set_idle(&mut self, n: usize, idle: bool) {
@@ -532,13 +538,12 @@ impl State {
     }
 
     /// Takes the queued jobs if no thread is left to do them.
-    fn take_stranded(&mut self) -> VecDeque<(u64, Job)> {
+    fn take_unserved(&mut self) -> VecDeque<(u64, Job)> {
         if self.has_thread() { VecDeque::new() } else { mem::take(&mut self.queue) }
     }
 }
 
-/// Signs a thread off that unwinds, which would take a panic outside of any job: nobody waits for a thread that is
-/// gone.
+/// Signs a thread off that a panic outside of any job ends, so that no job waits for it.
 struct Presence<'a> {
     shared: &'a Shared,
     n: usize,
@@ -554,7 +559,7 @@ impl Drop for Presence<'_> {
             let mut state = self.shared.state.lock();
             let before = self.shared.sign_off(&mut state, self.n);
             state.ended.extend(before);
-            state.take_stranded()
+            state.take_unserved()
         };
         let error = Error::new(ErrorKind::System, "the last thread of the pool ended abnormally");
         unwind::drop_because(jobs, &error);
@@ -563,8 +568,8 @@ impl Drop for Presence<'_> {
 
 fn join_all(threads: Vec<JoinHandle<()>>) {
     let me = thread::current().id();
-    for thread in threads.into_iter().filter(|it| it.thread().id() != me) {
-        // It has signed off and is about to end. Its panics were caught and logged.
+    for thread in threads.into_iter().filter(|handle| handle.thread().id() != me) {
+        // The thread has signed off and is about to end. Its panics were caught and logged.
         let _ = thread.join();
     }
 }

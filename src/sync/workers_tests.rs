@@ -4,18 +4,19 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 
-use super::super::testing::{Door, LONG, eventually, in_time, late, no_threads_named, threads_named};
+use super::super::testing::{
+    LONG, Latch, eventually, far_deadline, no_threads_named, threads_named, with_time_limit,
+};
 use super::*;
 use crate::sync::oneshot::{Slot, oneshot};
 use crate::sync::spawn::RefusedThreads;
 
 impl Workers {
-    /// Has a job done whose result is wanted. Whatever happens to the job, the slot is settled: with its result, its
-    /// panic, or the reason why it was not begun.
+    /// Submits a job. The slot always gets an answer: the job's result, its panic, or the reason why it did not begin.
     fn submit<T: Send + 'static>(&self, job: impl FnOnce() -> Result<T> + Send + 'static) -> Slot<T> {
         let (reply, slot) = oneshot();
-        // If the job is refused then the reply, dropped with it, says so.
-        let _ = self.spawn(move || reply.send(unwind::catch(job).and_then(|it| it)));
+        // If the job is refused, the reply that is dropped with it answers.
+        let _ = self.spawn(move || reply.send(unwind::catch(job).flatten()));
         slot
     }
 }
@@ -24,7 +25,7 @@ fn pool(name: &'static str, max: usize) -> Arc<Workers> {
     Arc::new(Workers::new(Class::new(name, max, 128 << 10, LONG), None))
 }
 
-/// The pool's own books are exact; the system's list follows.
+/// Checks the pool's own list, and waits for the system's list, which may lag behind.
 #[track_caller]
 fn assert_all_joined(pool: &Workers) {
     let state = pool.shared.state.lock();
@@ -42,23 +43,23 @@ fn parts<T>(n: usize, job: impl Fn(usize) -> Result<T> + Clone + Send + 'static)
 }
 
 #[test]
-fn jobs_run_on_named_threads_and_no_more_than_allowed() {
+fn jobs_run_on_named_threads_up_to_the_maximum() {
     let pool = pool("tkp-named", 3);
-    let door = Door::shut();
+    let latch = Latch::new();
     let slots: Vec<_> = (0..10)
         .map(|_| {
-            let door = door.clone();
+            let latch = latch.clone();
             pool.submit(move || {
-                door.pass();
+                latch.wait();
                 Ok(thread::current().name().unwrap().to_string())
             })
         })
         .collect();
     assert_eq!((pool.n_threads(), threads_named("tkp-named") <= 3), (3, true));
     eventually("all threads are busy", || pool.n_queued() == 7);
-    door.open();
+    latch.open();
     for slot in slots {
-        let name = slot.wait(Some(late())).unwrap().unwrap();
+        let name = slot.wait(Some(far_deadline())).unwrap().unwrap();
         assert!(["tkp-named-0", "tkp-named-1", "tkp-named-2"].contains(&name.as_str()), "{name}");
     }
     assert_eq!(pool.n_threads(), 3);
@@ -69,7 +70,7 @@ fn an_idle_thread_is_used_again() {
     let pool = pool("tkp-again", 50);
     let ids: Vec<_> = (0..20)
         .map(|_| {
-            let id = pool.submit(|| Ok(thread::current().id())).wait(Some(late())).unwrap().unwrap();
+            let id = pool.submit(|| Ok(thread::current().id())).wait(Some(far_deadline())).unwrap().unwrap();
             eventually("the thread is idle", || pool.shared.state.lock().idle.len() == 1);
             id
         })
@@ -82,7 +83,7 @@ fn an_idle_thread_is_used_again() {
 fn a_job_that_panics_is_answered_and_its_thread_survives() {
     let pool = pool("tkp-panic", 1);
     let slot = pool.submit::<()>(|| panic!("job {}", 1));
-    let error = slot.wait(Some(late())).unwrap().unwrap_err();
+    let error = slot.wait(Some(far_deadline())).unwrap().unwrap_err();
     let expected = ErrorKind::Panicked { thread: "tkp-panic-0".into(), message: "job 1".into() };
     assert_eq!(error.kind(), &expected);
     let (reply, slot) = oneshot::<()>();
@@ -91,27 +92,28 @@ fn a_job_that_panics_is_answered_and_its_thread_survives() {
         panic!("job 2");
     })
     .unwrap();
-    assert!(slot.wait(Some(late())).unwrap().unwrap_err().to_string().contains("job 2"));
-    assert_eq!(pool.submit(|| Ok(3)).wait(Some(late())).unwrap().unwrap(), 3);
+    assert!(slot.wait(Some(far_deadline())).unwrap().unwrap_err().to_string().contains("job 2"));
+    assert_eq!(pool.submit(|| Ok(3)).wait(Some(far_deadline())).unwrap().unwrap(), 3);
     assert_eq!(pool.n_threads(), 1);
 }
 
 #[test]
-fn threads_end_when_they_are_idle_and_come_back_with_the_next_job() {
+fn idle_threads_end_and_the_next_job_starts_new_ones() {
     let pool = Workers::new(Class::new("tkp-idle", 8, 128 << 10, Duration::from_millis(5)), None);
     for _ in 0..3 {
-        let door = Door::shut();
+        let latch = Latch::new();
         let slots: Vec<_> = (0..8)
             .map(|i| {
-                let door = door.clone();
+                let latch = latch.clone();
                 pool.submit(move || {
-                    door.pass();
+                    latch.wait();
                     Ok(i)
                 })
             })
             .collect();
-        door.open();
-        let results: Vec<_> = slots.iter().map(|it| it.wait(Some(late())).unwrap().unwrap()).collect();
+        latch.open();
+        let results: Vec<_> =
+            slots.iter().map(|it| it.wait(Some(far_deadline())).unwrap().unwrap()).collect();
         assert_eq!(results, [0, 1, 2, 3, 4, 5, 6, 7]);
         eventually("all threads ended", || pool.n_threads() == 0 && threads_named("tkp-idle") == 0);
         assert!(pool.shared.state.lock().ended.len() <= 1, "others were joined");
@@ -119,8 +121,8 @@ fn threads_end_when_they_are_idle_and_come_back_with_the_next_job() {
 }
 
 #[test]
-fn no_job_is_lost_between_threads_that_end_and_jobs_that_come() {
-    let n_done = in_time(|| {
+fn no_job_is_lost_while_threads_end() {
+    let n_done = with_time_limit(|| {
         let pool = Workers::new(Class::new("tkp-edge", 2, 128 << 10, Duration::ZERO), None);
         let mut n_done = 0;
         for i in 0..2_000 {
@@ -137,12 +139,12 @@ fn no_job_is_lost_between_threads_that_end_and_jobs_that_come() {
 #[test]
 fn closing_answers_queued_jobs_and_joins_all_threads() {
     let pool = pool("tkp-close", 2);
-    let door = Door::shut();
+    let latch = Latch::new();
     let running: Vec<_> = (0..2)
         .map(|_| {
-            let door = door.clone();
+            let latch = latch.clone();
             pool.submit(move || {
-                door.pass();
+                latch.wait();
                 Ok(())
             })
         })
@@ -156,8 +158,8 @@ fn closing_answers_queued_jobs_and_joins_all_threads() {
     }
     assert!(pool.spawn(|| ()).unwrap_err().is_closed());
     assert!(pool.submit(|| Ok(())).try_take().unwrap().unwrap_err().is_closed());
-    door.open();
-    assert_eq!(pool.end(late()), 0);
+    latch.open();
+    assert_eq!(pool.end(far_deadline()), 0);
     assert!(running.iter().all(|it| it.try_take().unwrap().is_ok()));
     assert_all_joined(&pool);
     assert_eq!(pool.end(Instant::now()), 0);
@@ -178,16 +180,16 @@ fn closing_ends_idle_threads_at_once() {
 #[test]
 fn a_job_may_drop_the_last_handle_of_its_own_pool() {
     let pool = pool("tkp-self", 2);
-    let (door, dropped) = (Door::shut(), Arc::new(AtomicBool::new(false)));
-    let (inner, inner_door, inner_dropped) = (pool.clone(), door.clone(), dropped.clone());
+    let (latch, dropped) = (Latch::new(), Arc::new(AtomicBool::new(false)));
+    let (inner, inner_latch, inner_dropped) = (pool.clone(), latch.clone(), dropped.clone());
     pool.spawn(move || {
-        inner_door.pass();
+        inner_latch.wait();
         drop(inner);
         inner_dropped.store(true, Ordering::SeqCst);
     })
     .unwrap();
     drop(pool);
-    door.open();
+    latch.open();
     eventually("the job went on and the thread ended", || {
         dropped.load(Ordering::SeqCst) && threads_named("tkp-self") == 0
     });
@@ -195,30 +197,30 @@ fn a_job_may_drop_the_last_handle_of_its_own_pool() {
 
 #[test]
 fn a_destructor_of_a_queued_job_may_panic_and_use_the_pool() {
-    struct Loud(Arc<Workers>);
-    impl Drop for Loud {
+    struct PanicsOnDrop(Arc<Workers>);
+    impl Drop for PanicsOnDrop {
         fn drop(&mut self) {
             assert!(self.0.spawn(|| ()).is_err());
             panic!("loud");
         }
     }
     let pool = pool("tkp-loud", 1);
-    let door = Door::shut();
+    let latch = Latch::new();
     let busy = pool.submit({
-        let door = door.clone();
+        let latch = latch.clone();
         move || {
-            door.pass();
+            latch.wait();
             Ok(())
         }
     });
     eventually("the job has begun", || pool.n_queued() == 0);
-    let loud = Loud(pool.clone());
+    let loud = PanicsOnDrop(pool.clone());
     pool.spawn(move || drop(loud)).unwrap();
     let behind = pool.submit(|| Ok(()));
     pool.end(Instant::now());
     assert!(behind.try_take().unwrap().is_err());
-    door.open();
-    assert!(busy.wait(Some(late())).unwrap().is_ok());
+    latch.open();
+    assert!(busy.wait(Some(far_deadline())).unwrap().is_ok());
 }
 
 #[test]
@@ -233,7 +235,7 @@ fn a_thread_that_cannot_be_started_is_an_error_of_the_job() {
 }
 
 #[test]
-fn results_come_in_order_whoever_does_the_work() {
+fn results_are_in_order_whichever_thread_does_the_work() {
     let pool = pool("tkp-fan", 4);
     let results = pool.fan_out(
         parts(100, |i| {
@@ -249,7 +251,7 @@ fn results_come_in_order_whoever_does_the_work() {
 }
 
 #[test]
-fn no_more_jobs_run_at_once_than_asked_for() {
+fn no_more_jobs_run_at_once_than_max_parallel() {
     let pool = pool("tkp-par", 16);
     let (inside, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let job = {
@@ -272,12 +274,12 @@ fn no_more_jobs_run_at_once_than_asked_for() {
 fn jobs_of_a_group_run_at_the_same_time() {
     let pool = pool("tkp-meet", 2);
     let (sender, receiver) = crossbeam_channel::bounded(0);
-    // A rendezvous: neither can end without the other.
+    // A rendezvous: neither job can end without the other.
     let jobs: Vec<Part<()>> = vec![
         Box::new(move || sender.send_timeout((), LONG).map_err(|_| Error::cancelled())),
         Box::new(move || receiver.recv_timeout(LONG).map_err(|_| Error::cancelled())),
     ];
-    assert!(in_time(move || pool.fan_out(jobs, 2)).iter().all(Result::is_ok));
+    assert!(with_time_limit(move || pool.fan_out(jobs, 2)).iter().all(Result::is_ok));
 }
 
 #[test]
@@ -292,12 +294,12 @@ fn a_pool_of_one_thread_can_fan_out_from_inside_its_own_job() {
             Ok(results.into_iter().flat_map(Result::unwrap).map(Result::unwrap).collect::<Vec<_>>())
         }
     });
-    let results = slot.wait(Some(late())).expect("it waits for itself").unwrap();
+    let results = slot.wait(Some(far_deadline())).expect("the job does not wait for itself").unwrap();
     assert_eq!(results, [0, 1, 2, 10, 11, 12, 20, 21, 22]);
 }
 
 #[test]
-fn panics_in_a_group_stay_in_their_places() {
+fn a_panic_in_a_group_is_the_result_of_its_job_alone() {
     let pool = pool("tkp-oops", 2);
     let results = pool.fan_out(
         parts(6, |i| match i % 3 {
@@ -307,7 +309,7 @@ fn panics_in_a_group_stay_in_their_places() {
         }),
         2,
     );
-    let text = |it: &Result<usize>| match it {
+    let text = |result: &Result<usize>| match result {
         Ok(value) => value.to_string(),
         Err(error) => match error.kind() {
             ErrorKind::Panicked { message, .. } => message.clone(),
@@ -320,30 +322,30 @@ fn panics_in_a_group_stay_in_their_places() {
 }
 
 #[test]
-fn a_closed_pool_or_a_full_one_leaves_all_the_work_to_the_caller() {
+fn the_caller_does_all_jobs_if_the_pool_is_closed_or_busy() {
     let full = pool("tkp-full", 1);
-    let (door, (sender, receiver)) = (Door::shut(), mpsc::channel());
+    let (latch, (sender, receiver)) = (Latch::new(), mpsc::channel());
     full.spawn({
-        let door = door.clone();
+        let latch = latch.clone();
         move || {
             sender.send(()).unwrap();
-            door.pass();
+            latch.wait();
         }
     })
     .unwrap();
     receiver.recv().unwrap();
     let me = thread::current().id();
-    let mine = move |_| Ok(thread::current().id() == me);
-    assert!(full.fan_out(parts(5, mine), 5).into_iter().all(Result::unwrap));
+    let on_this_thread = move |_| Ok(thread::current().id() == me);
+    assert!(full.fan_out(parts(5, on_this_thread), 5).into_iter().all(Result::unwrap));
     let closed = pool("tkp-shut", 1);
-    closed.end(late());
-    assert!(closed.fan_out(parts(5, mine), 5).into_iter().all(Result::unwrap));
-    door.open();
+    closed.end(far_deadline());
+    assert!(closed.fan_out(parts(5, on_this_thread), 5).into_iter().all(Result::unwrap));
+    latch.open();
 }
 
 #[test]
-fn closing_while_jobs_come_from_everywhere_loses_no_answer() {
-    in_time(|| {
+fn closing_while_other_threads_submit_jobs_loses_no_answer() {
+    with_time_limit(|| {
         for _ in 0..50 {
             let pool = pool("tkp-race", 4);
             let threads: Vec<_> = (0..4)
@@ -353,24 +355,24 @@ fn closing_while_jobs_come_from_everywhere_loses_no_answer() {
                 })
                 .collect();
             thread::yield_now();
-            assert_eq!(pool.end(late()), 0);
+            assert_eq!(pool.end(far_deadline()), 0);
             for slot in threads.into_iter().flat_map(|it| it.join().unwrap()) {
-                let outcome = slot.wait(Some(late())).expect("every job is answered");
+                let outcome = slot.wait(Some(far_deadline())).expect("every job is answered");
                 assert!(outcome.is_ok() || outcome.unwrap_err().is_closed());
             }
-            assert_eq!(pool.end(late()), 0);
+            assert_eq!(pool.end(far_deadline()), 0);
             assert_all_joined(&pool);
         }
     });
 }
 
-/// Two starts fail at the same moment, each while the other one still has a place.
+/// The starts fail at the same moment, each while the others still have a reserved place.
 #[test]
-fn of_jobs_whose_threads_are_refused_at_once_none_is_accepted() {
-    in_time(|| {
+fn jobs_whose_threads_are_refused_at_the_same_moment_are_all_refused() {
+    with_time_limit(|| {
         let pool = pool("tkp-both", 8);
         let refused = RefusedThreads::together("tkp-both", 4);
-        let bringers: Vec<_> = (0..4)
+        let submitters: Vec<_> = (0..4)
             .map(|_| {
                 let pool = pool.clone();
                 thread::spawn(move || {
@@ -379,76 +381,76 @@ fn of_jobs_whose_threads_are_refused_at_once_none_is_accepted() {
                 })
             })
             .collect();
-        for bringer in bringers {
-            let (accepted, slot) = bringer.join().unwrap();
+        for submitter in submitters {
+            let (accepted, slot) = submitter.join().unwrap();
             assert_eq!(*accepted.unwrap_err().kind(), ErrorKind::System);
-            let answer = slot.wait(Some(late())).unwrap().unwrap_err();
+            let answer = slot.wait(Some(far_deadline())).unwrap().unwrap_err();
             assert!(answer.message().starts_with("no thread could be started"), "{answer}");
         }
         assert_eq!((pool.n_threads(), pool.n_queued()), (0, 0));
         drop(refused);
-        assert_eq!(pool.submit(|| Ok(1)).wait(Some(late())).unwrap().unwrap(), 1);
+        assert_eq!(pool.submit(|| Ok(1)).wait(Some(far_deadline())).unwrap().unwrap(), 1);
     });
 }
 
 #[test]
-fn threads_that_were_refused_come_with_the_next_job_that_is_taken() {
+fn refused_threads_are_started_when_the_next_job_is_taken() {
     let pool = pool("tkp-again2", 3);
-    let (first, second) = (Door::shut(), Door::shut());
-    let held = |door: &Door| {
-        let door = door.clone();
+    let (first, second) = (Latch::new(), Latch::new());
+    let held = |latch: &Latch| {
+        let latch = latch.clone();
         pool.submit(move || {
-            door.pass();
+            latch.wait();
             Ok(())
         })
     };
     let busy = held(&first);
-    eventually("a thread has it", || pool.n_queued() == 0);
+    eventually("a thread has the job", || pool.n_queued() == 0);
     let refused = RefusedThreads::named("tkp-again2");
     let (long, short) = (held(&second), pool.submit(|| Ok(())));
     assert_eq!((pool.n_threads(), pool.n_queued(), refused.count()), (1, 2, 2));
     drop(refused);
     first.open();
-    // The one thread that there is has the long job now.
-    short.wait(Some(late())).unwrap().unwrap();
+    // The only thread has the long job now.
+    short.wait(Some(far_deadline())).unwrap().unwrap();
     second.open();
-    busy.wait(Some(late())).unwrap().unwrap();
-    long.wait(Some(late())).unwrap().unwrap();
+    busy.wait(Some(far_deadline())).unwrap().unwrap();
+    long.wait(Some(far_deadline())).unwrap().unwrap();
 }
 
 #[test]
-fn a_job_that_must_not_wait_for_others_is_refused_with_its_thread() {
+fn a_job_of_a_dedicated_class_is_refused_with_its_thread() {
     let class = Class { dedicated: true, ..Class::new("tkp-apart", 2, 128 << 10, LONG) };
     let pool = Workers::new(class, None);
-    let door = Door::shut();
+    let latch = Latch::new();
     let busy = pool.submit({
-        let door = door.clone();
+        let latch = latch.clone();
         move || {
-            door.pass();
+            latch.wait();
             Ok(())
         }
     });
-    eventually("a thread has it", || pool.n_queued() == 0);
+    eventually("a thread has the job", || pool.n_queued() == 0);
     let refused = RefusedThreads::named("tkp-apart");
     assert_eq!(*pool.spawn(|| {}).unwrap_err().kind(), ErrorKind::System);
     assert_eq!(pool.n_queued(), 0);
     drop(refused);
     let (reply, slot) = oneshot::<()>();
     pool.spawn(move || reply.send(Ok(()))).unwrap();
-    slot.wait(Some(late())).unwrap().unwrap();
-    door.open();
-    busy.wait(Some(late())).unwrap().unwrap();
+    slot.wait(Some(far_deadline())).unwrap().unwrap();
+    latch.open();
+    busy.wait(Some(far_deadline())).unwrap().unwrap();
 }
 
 #[test]
-fn threads_are_added_while_jobs_stay_queued_behind_a_slow_server() {
+fn threads_double_unless_each_took_two_jobs_in_the_round() {
     let table = [((48, 96, 900), 0), ((48, 95, 900), 48), ((48, 0, 7), 7), ((192, 10, 900), 192)];
     for ((n_threads, n_taken, n_queued), more) in table {
         assert_eq!(more_threads(n_threads, n_taken, n_queued), more, "{n_threads} {n_taken} {n_queued}");
     }
 }
 
-/// A class with two eager threads of up to `max`.
+/// A class of up to `max` threads, two of them eager.
 fn growing(name: &'static str, growth_name: &'static str, max: usize) -> Workers {
     let growth = Workers::new(Class::new(growth_name, 1, 128 << 10, LONG), None);
     Workers::new(Class { eager: 2, ..Class::new(name, max, 128 << 10, LONG) }, Some(Arc::new(growth)))
@@ -457,46 +459,46 @@ fn growing(name: &'static str, growth_name: &'static str, max: usize) -> Workers
 #[test]
 fn a_class_grows_only_while_its_jobs_stay_queued() {
     let pool = growing("tkp-grow", "tkp-grower", 8);
-    let door = Door::shut();
+    let latch = Latch::new();
     let slots: Vec<_> = (0..8)
         .map(|_| {
-            let door = door.clone();
+            let latch = latch.clone();
             pool.submit(move || {
-                door.pass();
+                latch.wait();
                 Ok(())
             })
         })
         .collect();
-    // Each job holds its thread, so that all eight have one in the end.
+    // Each job blocks its thread, so that eight jobs need eight threads.
     eventually("all threads are there", || pool.n_threads() == 8 && pool.n_queued() == 0);
-    door.open();
+    latch.open();
     for slot in slots {
-        slot.wait(Some(late())).unwrap().unwrap();
+        slot.wait(Some(far_deadline())).unwrap().unwrap();
     }
-    assert_eq!(pool.end(late()), 0);
+    assert_eq!(pool.end(far_deadline()), 0);
 }
 
 #[test]
-fn threads_that_are_refused_while_a_class_grows_cost_no_job() {
+fn a_refusal_while_a_class_grows_loses_no_job() {
     let pool = growing("tkp-regrow", "tkp-regrower", 4);
-    let door = Door::shut();
-    let job = |door: &Door| {
-        let door = door.clone();
+    let latch = Latch::new();
+    let job = |latch: &Latch| {
+        let latch = latch.clone();
         move || {
-            door.pass();
+            latch.wait();
             Ok(())
         }
     };
-    let first: Vec<_> = (0..2).map(|_| pool.submit(job(&door))).collect();
+    let first: Vec<_> = (0..2).map(|_| pool.submit(job(&latch))).collect();
     eventually("both eager threads work", || pool.n_queued() == 0);
     let refused = RefusedThreads::named("tkp-regrow-");
-    let queued = pool.submit(job(&door));
+    let queued = pool.submit(job(&latch));
     eventually("growth was refused", || 0 < refused.count());
     drop(refused);
-    let last = pool.submit(job(&door));
+    let last = pool.submit(job(&latch));
     eventually("the class grows afterwards", || pool.n_threads() == 4);
-    door.open();
+    latch.open();
     for slot in first.into_iter().chain([queued, last]) {
-        slot.wait(Some(late())).unwrap().unwrap();
+        slot.wait(Some(far_deadline())).unwrap().unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! The events of telemetry: what a session says about its own use (PROTOCOL §3.7, §9.5).
+//! The events of telemetry (PROTOCOL §3.7, §9.5).
 
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind};
 use crate::http::headers;
 use crate::policy::telemetry::presentable;
 
-/// An event without its number, which it gets in the queue.
+/// An event without its number, which is assigned when it is queued.
 pub(super) struct Event(Map<String, Value>);
 
 impl Event {
@@ -43,8 +43,8 @@ impl Event {
     }
 }
 
-/// What there is to say about an operation that failed: the exchange that failed it, if one did, and the error that its
-/// caller gets. An operation that its caller gave up did not fail.
+/// Events of a failed operation: the failed exchange, if there was one, and the error that the caller gets. None if the
+/// caller cancelled the operation or closed the client.
 pub(super) fn of_failure(error: &Error, secrets: &[&str]) -> Vec<Event> {
     if error.is_cancelled() || error.is_closed() {
         return Vec::new();
@@ -52,6 +52,7 @@ pub(super) fn of_failure(error: &Error, secrets: &[&str]) -> Vec<Event> {
     exchange(error, secrets).into_iter().chain([exception(error, secrets)]).collect()
 }
 
+/// The event of the failed exchange, if an exchange failed.
 fn exchange(error: &Error, secrets: &[&str]) -> Option<Event> {
     let operation = error.operation().unwrap_or_default();
     let mut data = json!({
@@ -71,17 +72,17 @@ fn exchange(error: &Error, secrets: &[&str]) -> Option<Event> {
             data["request_type"] = error.request_type().into();
             name
         }
-        // The request itself was not accepted.
+        // The server did not accept the request.
         (None, Some(_)) if error.sent().is_some() => "InternalClientHolder.execute_with_retries.exception",
         (None, Some(_)) => return None,
     };
     if let Value::Object(fields) = &mut data {
-        fields.retain(|_, it| !it.is_null());
+        fields.retain(|_, value| !value.is_null());
     }
     Some(Event::generic(name, "ERROR", data))
 }
 
-/// The name under which the official SDK reports that a result could not be fetched.
+/// The event name with which the official SDK reports a failed retrieval of a result.
 fn future_event(error: &Error) -> Option<&'static str> {
     match error.kind() {
         ErrorKind::RequestFailed { .. } => Some("APIFuture.result_async.application_error"),
@@ -93,21 +94,20 @@ fn future_event(error: &Error) -> Option<&'static str> {
     }
 }
 
-/// What the caller gets to see. Nothing of this ends the session: that an error is fatal is the program's to say.
+/// The event of the error that the caller gets. It does not end the session; only the program decides that an error is
+/// fatal.
 fn exception(error: &Error, secrets: &[&str]) -> Event {
     let message = presentable(&error.to_string(), secrets);
-    match error.counts_as_user_error() {
-        true => {
-            let mut data = json!({"error_type": error.kind().name(), "message": message});
-            if let Some(status) = error.http_status() {
-                data["status_code"] = status.into();
-            }
-            Event::generic("user_error", "WARNING", data)
-        }
-        false => Event::new("UNHANDLED_EXCEPTION", "ERROR")
+    if !error.counts_as_user_error() {
+        return Event::new("UNHANDLED_EXCEPTION", "ERROR")
             .with("error_type", error.kind().name())
-            .with("error_message", message),
+            .with("error_message", message);
     }
+    let mut data = json!({"error_type": error.kind().name(), "message": message});
+    if let Some(status) = error.http_status() {
+        data["status_code"] = status.into();
+    }
+    Event::generic("user_error", "WARNING", data)
 }
 
 #[cfg(test)]
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn each_failure_has_the_event_names_and_the_severity_of_the_protocol() {
-        const ASK: &str = "InternalClientHolder.execute_with_retries.exception";
+        const NOT_ACCEPTED: &str = "InternalClientHolder.execute_with_retries.exception";
         let status = |code| ErrorKind::Status { code };
         let application = |category| ErrorKind::RequestFailed { category };
         let table = [
@@ -146,11 +146,11 @@ mod tests {
                 Some("APIFuture.result_async.api_status_error"),
                 false,
             ),
-            (failed(ErrorKind::RateLimited, Some(429), None), Some(ASK), true),
-            (failed(status(410), Some(410), None), Some(ASK), true),
-            (failed(status(408), Some(408), None), Some(ASK), false),
-            (failed(ErrorKind::NotFound, Some(404), None), Some(ASK), true),
-            (failed(ErrorKind::Connection { sent: Sent::No }, None, None), Some(ASK), false),
+            (failed(ErrorKind::RateLimited, Some(429), None), Some(NOT_ACCEPTED), true),
+            (failed(status(410), Some(410), None), Some(NOT_ACCEPTED), true),
+            (failed(status(408), Some(408), None), Some(NOT_ACCEPTED), false),
+            (failed(ErrorKind::NotFound, Some(404), None), Some(NOT_ACCEPTED), true),
+            (failed(ErrorKind::Connection { sent: Sent::No }, None, None), Some(NOT_ACCEPTED), false),
             (
                 failed(ErrorKind::Connection { sent: Sent::Maybe }, None, Some("r")),
                 Some("APIFuture.result_async.connection_error"),
@@ -179,29 +179,23 @@ mod tests {
             (Error::panicked("t", "x"), None, false),
             (Error::timeout(Phase::Admission, "nothing was sent"), None, false),
         ];
-        for (error, name, user) in table {
+        for (error, name, is_user_error) in table {
             let events = events(&error);
             let (last, first) = events.split_last().unwrap();
-            let names: Vec<_> = first.iter().map(|it| it["event_name"].as_str().unwrap()).collect();
+            let names: Vec<_> = first.iter().map(|event| event["event_name"].as_str().unwrap()).collect();
             assert_eq!(names, Vec::from_iter(name), "{error:?}");
-            match user {
-                true => assert_eq!(
-                    (&last["event_name"], &last["severity"]),
-                    (&json!("user_error"), &json!("WARNING"))
-                ),
-                false => {
-                    assert_eq!(
-                        (&last["event"], &last["severity"]),
-                        (&json!("UNHANDLED_EXCEPTION"), &json!("ERROR"))
-                    )
-                }
-            }
+            let (field, expected, severity) = if is_user_error {
+                ("event_name", "user_error", "WARNING")
+            } else {
+                ("event", "UNHANDLED_EXCEPTION", "ERROR")
+            };
+            assert_eq!((&last[field], &last["severity"]), (&json!(expected), &json!(severity)));
             assert!(!format!("{events:?}").contains("hunter2"));
         }
     }
 
     #[test]
-    fn what_its_caller_gave_up_did_not_fail() {
+    fn a_cancelled_or_closed_operation_has_no_event() {
         for error in [
             Error::cancelled(),
             Error::closed("x"),

@@ -1,7 +1,7 @@
-//! The reporter of a session's own use (PROTOCOL §9.5): off unless asked for, and never in the way.
+//! Telemetry of a session (PROTOCOL §9.5). Off unless enabled in the settings; never delays or fails an operation.
 //!
-//! Events wait in a bounded queue, and one thread sends them. Reporting an event takes one short lock and no
-//! more. The reporter belongs to the session and ends with it, not with a client.
+//! Events wait in a bounded queue, and one thread sends them. Reporting an event takes one short lock. Telemetry
+//! belongs to the session and ends with it, not with a client.
 
 mod events;
 
@@ -22,11 +22,11 @@ use crate::wire::json::TelemetryRequest;
 
 use events::Event;
 
-/// After so long events are sent, however few they are.
+/// Time after which queued events are sent even if they are few.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// One request.
+/// Time limit of one request.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// All attempts at one batch.
+/// Time limit of all attempts to send one batch.
 const BUDGET: Duration = Duration::from_secs(10);
 
 /// Collects events and sends them.
@@ -36,9 +36,9 @@ pub(crate) struct Telemetry {
     clock: Clock,
     workers: Arc<Workers>,
     exporter: Arc<Task<Exporter>>,
-    /// Cancelled when there is no more time to send anything.
+    /// Cancelled when the time for sending is over.
     stop: CancelToken,
-    /// The name of a client that has no session yet.
+    /// Id sent while the client has no session yet.
     sessionless: String,
     state: Mutex<State>,
 }
@@ -46,19 +46,19 @@ pub(crate) struct Telemetry {
 struct State {
     backlog: Backlog<Value>,
     session: Option<(Arc<str>, Instant)>,
-    /// Ends the exporter's wait early. Each wait has a token of its own.
+    /// Ends the exporter's current wait early. Each wait has its own token.
     round: CancelToken,
 }
 
 impl Telemetry {
-    /// A reporter, if the settings ask for one. Its thread comes with the first event.
+    /// Creates telemetry if the settings enable it. The first event starts its thread.
     pub(crate) fn new(
         config: &Arc<Config>,
         http: &Arc<Http>,
         clock: &Clock,
         workers: Arc<Workers>,
     ) -> Option<Arc<Self>> {
-        let reporter = || Telemetry {
+        let telemetry = || Telemetry {
             config: config.clone(),
             http: http.clone(),
             clock: clock.clone(),
@@ -72,25 +72,25 @@ impl Telemetry {
                 round: CancelToken::new(),
             }),
         };
-        config.telemetry.then(|| Arc::new(reporter()))
+        config.telemetry.then(|| Arc::new(telemetry()))
     }
 
-    /// What became of the events so far.
+    /// Numbers of events sent, dropped and queued so far.
     pub(crate) fn counts(&self) -> TelemetryCounts {
         self.state.lock().backlog.counts()
     }
 
-    /// The session exists: from now on events belong to it.
+    /// Assigns all further events to a session, and reports its start.
     pub(crate) fn session_started(self: &Arc<Self>, id: &Arc<str>) {
         let now = self.clock.now();
         self.state.lock().session = Some((id.clone(), now));
         self.report(Event::session_start());
     }
 
-    /// An operation failed. That is ordinary, and ends nothing here.
+    /// Reports a failed operation.
     pub(crate) fn failed(self: &Arc<Self>, error: &Error) {
         let secrets = self.config.secrets();
-        let secrets: Vec<_> = secrets.iter().map(|it| it.expose()).collect();
+        let secrets: Vec<_> = secrets.iter().map(|secret| secret.expose()).collect();
         for event in events::of_failure(error, &secrets) {
             self.report(event);
         }
@@ -109,18 +109,20 @@ impl Telemetry {
             }
             Pushed::Queued => self.export(),
             Pushed::Full => {
-                log::warn!(target: "tinkex", "telemetry cannot keep up: further events are dropped");
+                log::warn!(target: "tinkex", "the telemetry queue is full: further events are dropped");
             }
             Pushed::Dropped => {}
         }
     }
 
-    /// Starts the exporter. Without a thread, events wait for the next one that is reported; their number is bounded.
+    /// Starts the exporter. If its thread is refused, the events stay queued until the next event, up to the bound of
+    /// the queue.
     fn export(self: &Arc<Self>) {
         let _ = self.exporter.wake(self, &self.workers);
     }
 
-    fn next(&self) -> Option<Vec<Value>> {
+    /// Takes all queued events, unless the time for sending is over.
+    fn next_batch(&self) -> Option<Vec<Value>> {
         if self.stop.is_cancelled() {
             return None;
         }
@@ -129,7 +131,7 @@ impl Telemetry {
     }
 
     fn send(&self, events: Vec<Value>) -> Result<()> {
-        let session = self.state.lock().session.as_ref().map(|it| it.0.to_string());
+        let session = self.state.lock().session.as_ref().map(|session| session.0.to_string());
         let request = TelemetryRequest {
             events,
             platform: headers::os().into(),
@@ -143,7 +145,7 @@ impl Telemetry {
         self.http.send(&call, &self.stop).map(|_| ())
     }
 
-    /// The session ends: sends what is queued, and the event of the end, until the deadline.
+    /// Reports the end of the session, and sends all queued events until the deadline.
     pub(crate) fn finish(self: &Arc<Self>, deadline: Instant) {
         let now = self.clock.now();
         let (round, is_empty) = {
@@ -182,18 +184,18 @@ impl Work for Exporter {
                 return Turn::Idle;
             }
             state.round = CancelToken::new();
-            // Enough may be queued already.
+            // A full batch is sent without a wait.
             (!state.backlog.is_due()).then(|| state.round.clone())
         };
         if let Some(round) = round {
-            // Cancelled when enough is queued, and at the end: the events are sent in each case.
+            // Cancelled when a batch is full, and at the end of the session. The events are sent in each case.
             let _ = telemetry.clock.tick(INTERVAL, &round);
         }
-        while let Some(batch) = telemetry.next() {
-            // A panic in foreign code costs one batch.
+        while let Some(batch) = telemetry.next_batch() {
+            // A panic in foreign code loses one batch.
             let outcome = unwind::catch(|| telemetry.send(batch)).flatten();
             if let Err(error) = &outcome {
-                log::debug!(target: "tinkex", "telemetry was dropped: {error}");
+                log::debug!(target: "tinkex", "telemetry events were dropped: {error}");
             }
             telemetry.state.lock().backlog.settle(outcome.is_ok());
         }
@@ -201,11 +203,11 @@ impl Work for Exporter {
     }
 
     fn lost(&self, _: &Arc<Telemetry>, error: &Error) {
-        log::debug!(target: "tinkex", "telemetry waits for a thread: {error}");
+        log::debug!(target: "tinkex", "telemetry events stay queued, because no thread could be started: {error}");
     }
 }
 
-/// Tells the processes of one machine apart.
+/// A random id of this process.
 fn process_uuid() -> &'static str {
     static UUID: OnceLock<String> = OnceLock::new();
     UUID.get_or_init(headers::uuid4)

@@ -32,5 +32,5 @@ fn the_window_keeps_the_latest_end() {
 #[test]
 fn a_window_only_extends() {
     holds(the_window_keeps_the_latest_end);
-    notices(Fault::Shortens, the_window_keeps_the_latest_end);
+    notices(Fault::ShortensTheWindow, the_window_keeps_the_latest_end);
 }

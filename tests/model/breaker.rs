@@ -97,11 +97,11 @@ fn a_breaker_admits_one_trial_at_a_time() {
 #[test]
 fn a_breaker_recovers_from_a_trial_without_an_outcome() {
     holds(a_dropped_trial_allows_another_trial);
-    notices(Fault::ForgetsTheDropped, a_dropped_trial_allows_another_trial);
+    notices(Fault::IgnoresDrops, a_dropped_trial_allows_another_trial);
 }
 
 #[test]
 fn a_breaker_ignores_outcomes_from_before_it_opened() {
     holds(a_late_success_does_not_close_the_breaker);
-    notices(Fault::HearsOldEpochs, a_late_success_does_not_close_the_breaker);
+    notices(Fault::CountsOldEpochs, a_late_success_does_not_close_the_breaker);
 }

@@ -35,5 +35,5 @@ fn oversized_items_pass_one_at_a_time() {
 fn a_budget_admits_one_overshoot() {
     holds(oversized_items_pass_one_at_a_time);
     notices(Fault::OverdrawsTwice, oversized_items_pass_one_at_a_time);
-    notices(Fault::LetsInSilently, oversized_items_pass_one_at_a_time);
+    notices(Fault::GrantsWithoutNotify, oversized_items_pass_one_at_a_time);
 }

@@ -86,7 +86,7 @@ fn children_made_during_a_cancellation_are_cancelled() {
 #[test]
 fn wakers_are_called_once() {
     holds(a_waker_is_called_once);
-    notices(Fault::WakesAgain, a_waker_is_called_once);
+    notices(Fault::WakesTwice, a_waker_is_called_once);
 }
 
 #[test]
@@ -97,5 +97,5 @@ fn a_middle_token_may_be_dropped_during_a_cancellation() {
 #[test]
 fn a_cancellation_is_complete_when_any_of_the_calls_returns() {
     holds(when_cancel_returns_the_descendants_are_cancelled);
-    notices(Fault::MarksAsItGoes, when_cancel_returns_the_descendants_are_cancelled);
+    notices(Fault::MarksWhileWaking, when_cancel_returns_the_descendants_are_cancelled);
 }

@@ -89,18 +89,18 @@ fn finish_ends_the_actor_after_concurrent_submissions() {
 #[test]
 fn an_actor_handles_every_message() {
     holds(every_message_is_handled);
-    notices(Fault::SilencesLate, every_message_is_handled);
+    notices(Fault::ClearsSignalLate, every_message_is_handled);
 }
 
 #[test]
 fn an_actor_ends_after_finish() {
     holds(finish_ends_the_actor_after_concurrent_submissions);
-    notices(Fault::RingsEarly, finish_ends_the_actor_after_concurrent_submissions);
+    notices(Fault::SignalsEarly, finish_ends_the_actor_after_concurrent_submissions);
 }
 
 #[test]
 fn a_mailbox_answers_every_submission() {
     holds(every_submission_is_answered);
-    notices(Fault::LeavesTheQueue, every_submission_is_answered);
+    notices(Fault::LeavesQueuedMessages, every_submission_is_answered);
     notices(Fault::SendsUnderTheLock, every_submission_is_answered);
 }

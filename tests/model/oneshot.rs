@@ -51,18 +51,18 @@ fn an_answer_after_a_timeout_is_kept() {
 #[test]
 fn a_oneshot_always_answers() {
     holds(a_waiter_wakes_on_send_and_on_drop);
-    notices(Fault::DropsSilently, a_waiter_wakes_on_send_and_on_drop);
-    notices(Fault::SettlesSilently, a_waiter_wakes_on_send_and_on_drop);
+    notices(Fault::DropsWithoutAnswer, a_waiter_wakes_on_send_and_on_drop);
+    notices(Fault::SettlesWithoutNotify, a_waiter_wakes_on_send_and_on_drop);
 }
 
 #[test]
 fn a_oneshot_answers_once() {
     holds(only_the_first_answer_is_delivered);
-    notices(Fault::AnswersTwice, only_the_first_answer_is_delivered);
+    notices(Fault::ReplacesTheAnswer, only_the_first_answer_is_delivered);
 }
 
 #[test]
 fn a_oneshot_keeps_the_answer_for_a_later_wait() {
     holds(an_answer_after_a_timeout_is_kept);
-    notices(Fault::DropsSilently, an_answer_after_a_timeout_is_kept);
+    notices(Fault::DropsWithoutAnswer, an_answer_after_a_timeout_is_kept);
 }

@@ -109,29 +109,29 @@ fn closing_answers_every_job() {
 #[test]
 fn a_pool_of_one_thread_does_not_wait_for_itself() {
     holds(a_job_may_wait_for_jobs);
-    notices(Fault::WaitsIdly, a_job_may_wait_for_jobs);
+    notices(Fault::WaitsWithoutHelping, a_job_may_wait_for_jobs);
 }
 
 #[test]
 fn a_pool_returns_all_results() {
     holds(all_results_come_back);
-    notices(Fault::FinishesSilently, all_results_come_back);
+    notices(Fault::FinishesWithoutNotify, all_results_come_back);
 }
 
 #[test]
 fn a_pool_leaves_no_job_behind() {
     holds(no_job_is_left_behind);
-    notices(Fault::LeavesWhenCalled, no_job_is_left_behind);
+    notices(Fault::EndsWhenNotified, no_job_is_left_behind);
 }
 
 #[test]
 fn a_pool_lets_nobody_wait_in_vain_for_a_place() {
     holds(nobody_waits_in_vain_for_a_place);
-    notice(Fault::ClearsSilently, nobody_waits_in_vain_for_a_place, no_job_is_left_behind);
+    notice(Fault::FreesPlaceWithoutNotify, nobody_waits_in_vain_for_a_place, no_job_is_left_behind);
 }
 
 #[test]
 fn a_pool_that_closes_answers_every_job() {
     holds(closing_answers_every_job);
-    notices(Fault::DropsSilently, closing_answers_every_job);
+    notices(Fault::DropsWithoutAnswer, closing_answers_every_job);
 }

@@ -172,14 +172,14 @@ fn a_poller_answers_every_sample() {
 #[test]
 fn a_pool_does_the_jobs_that_it_accepted() {
     holds_for(SCHEDULES, an_accepted_job_is_done);
-    notices_for(SCHEDULES, Fault::CountsPlaces, an_accepted_job_is_done);
-    notices_for(SCHEDULES, Fault::RefusesSilently, an_accepted_job_is_done);
+    notices_for(SCHEDULES, Fault::CountsReservedPlaces, an_accepted_job_is_done);
+    notices_for(SCHEDULES, Fault::RefusesWithoutNotify, an_accepted_job_is_done);
 }
 
 #[test]
 fn a_growing_class_survives_that_threads_are_refused() {
     holds_for(SCHEDULES, a_growing_class_answers_every_job);
-    notices_for(SCHEDULES, Fault::RefusesSilently, an_accepted_job_is_done);
+    notices_for(SCHEDULES, Fault::RefusesWithoutNotify, an_accepted_job_is_done);
 }
 
 #[test]

@@ -170,7 +170,7 @@ fn weights_are_kept() {
 #[test]
 fn a_semaphore_loses_no_wake_up() {
     holds(each_thread_acquires_alone);
-    notices(Fault::LetsInSilently, each_thread_acquires_alone);
+    notices(Fault::GrantsWithoutNotify, each_thread_acquires_alone);
 }
 
 #[test]
@@ -188,14 +188,14 @@ fn a_semaphore_lets_no_newcomer_overtake() {
 #[test]
 fn a_semaphore_goes_on_after_a_cancellation() {
     holds(a_cancelled_head_lets_the_next_waiter_in);
-    notices(Fault::KeepsTheTurn, a_cancelled_head_lets_the_next_waiter_in);
+    notices(Fault::BlocksTheNext, a_cancelled_head_lets_the_next_waiter_in);
     notices(Fault::WakesWithoutTheLock, a_cancelled_head_lets_the_next_waiter_in);
 }
 
 #[test]
 fn a_semaphore_goes_on_after_a_deadline() {
     holds(a_timed_out_head_lets_the_next_waiter_in);
-    notices(Fault::KeepsTheTurn, a_timed_out_head_lets_the_next_waiter_in);
+    notices(Fault::BlocksTheNext, a_timed_out_head_lets_the_next_waiter_in);
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn a_semaphore_loses_no_permit_between_grant_and_cancellation() {
 #[test]
 fn closing_a_semaphore_wakes_every_waiter() {
     holds(closing_wakes_every_waiter_with_an_error);
-    notices(Fault::ClosesSilently, closing_wakes_every_waiter_with_an_error);
+    notices(Fault::ClosesWithoutNotify, closing_wakes_every_waiter_with_an_error);
 }
 
 #[test]

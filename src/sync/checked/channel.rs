@@ -1,4 +1,4 @@
-//! A bounded channel as the actor knows it, made of checked locks: it behaves like crossbeam's where the actor looks.
+//! A bounded channel made of checked locks, with the part of crossbeam's interface that the actor uses.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,15 +10,15 @@ pub(crate) use crossbeam_channel::{RecvError, SendError, SendTimeoutError, TryRe
 
 pub(crate) fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     let state = State { queue: VecDeque::new(), n_senders: 1, receives: true };
-    let core = Arc::new(Core { capacity, state: Mutex::new(state), moved: Condvar::new() });
+    let core = Arc::new(Core { capacity, state: Mutex::new(state), changed: Condvar::new() });
     (Sender { core: core.clone() }, Receiver { core })
 }
 
 struct Core<T> {
     capacity: usize,
     state: Mutex<State<T>>,
-    /// Notified whenever something changes.
-    moved: Condvar,
+    /// Notified after each change.
+    changed: Condvar,
 }
 
 struct State<T> {
@@ -28,15 +28,15 @@ struct State<T> {
 }
 
 #[derive(Clone, Copy)]
-enum Patience {
-    None,
-    Until(Instant),
-    Endless,
+enum IfFull {
+    Fail,
+    WaitUntil(Instant),
+    Wait,
 }
 
 impl<T> Core<T> {
-    /// Puts a message into the queue if there is room, and says what stands in the way otherwise, as one step.
-    fn send(&self, msg: T, patience: Patience) -> Result<(), SendTimeoutError<T>> {
+    /// Puts a message into the queue, or returns the message with the reason why that is impossible, as one step.
+    fn send(&self, msg: T, if_full: IfFull) -> Result<(), SendTimeoutError<T>> {
         let mut state = self.state.lock();
         let mut in_time = true;
         loop {
@@ -46,18 +46,18 @@ impl<T> Core<T> {
                 (_, _, false) => return Err(SendTimeoutError::Timeout(msg)),
                 _ => {}
             }
-            in_time = match patience {
-                Patience::None => false,
-                Patience::Until(deadline) => !self.moved.wait_until(&mut state, deadline).timed_out(),
-                Patience::Endless => {
-                    self.moved.wait(&mut state);
+            in_time = match if_full {
+                IfFull::Fail => false,
+                IfFull::WaitUntil(deadline) => !self.changed.wait_until(&mut state, deadline).timed_out(),
+                IfFull::Wait => {
+                    self.changed.wait(&mut state);
                     true
                 }
             };
         }
         state.queue.push_back(msg);
         drop(state);
-        self.moved.notify_all();
+        self.changed.notify_all();
         Ok(())
     }
 }
@@ -72,18 +72,18 @@ impl<T> Sender<T> {
     }
 
     pub(crate) fn try_send(&self, msg: T) -> Result<(), TrySendError<T>> {
-        self.core.send(msg, Patience::None).map_err(|it| match it {
+        self.core.send(msg, IfFull::Fail).map_err(|error| match error {
             SendTimeoutError::Timeout(msg) => TrySendError::Full(msg),
             SendTimeoutError::Disconnected(msg) => TrySendError::Disconnected(msg),
         })
     }
 
     pub(crate) fn send_deadline(&self, msg: T, deadline: Instant) -> Result<(), SendTimeoutError<T>> {
-        self.core.send(msg, Patience::Until(deadline))
+        self.core.send(msg, IfFull::WaitUntil(deadline))
     }
 
     pub(crate) fn send(&self, msg: T) -> Result<(), SendError<T>> {
-        self.core.send(msg, Patience::Endless).map_err(|it| SendError(it.into_inner()))
+        self.core.send(msg, IfFull::Wait).map_err(|error| SendError(error.into_inner()))
     }
 }
 
@@ -96,13 +96,13 @@ impl<T> Clone for Sender<T> {
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
-        let left = {
+        let n_left = {
             let mut state = self.core.state.lock();
             state.n_senders -= 1;
             state.n_senders
         };
-        if left == 0 {
-            self.core.moved.notify_all();
+        if n_left == 0 {
+            self.core.changed.notify_all();
         }
     }
 }
@@ -121,8 +121,8 @@ impl<T> Receiver<T> {
                 None => return Err(TryRecvError::Empty),
             }
         };
-        // There is room for somebody's message.
-        self.core.moved.notify_all();
+        // There is room for another message.
+        self.core.changed.notify_all();
         Ok(msg)
     }
 
@@ -135,7 +135,7 @@ impl<T> Receiver<T> {
             }
             let mut state = self.core.state.lock();
             while state.queue.is_empty() && 0 < state.n_senders {
-                self.core.moved.wait(&mut state);
+                self.core.changed.wait(&mut state);
             }
         }
     }
@@ -143,8 +143,8 @@ impl<T> Receiver<T> {
 
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
-        // What is queued stays until the last sender is gone.
+        // Queued messages stay until the last sender is dropped.
         self.core.state.lock().receives = false;
-        self.core.moved.notify_all();
+        self.core.changed.notify_all();
     }
 }
