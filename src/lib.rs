@@ -1,7 +1,7 @@
 //! A blocking SDK for the Tinker fine-tuning API: the training loop runs in plain threads of your program, and the
 //! model trains on a server, or on the embedded engine (feature `local`).
 //!
-//! # Ten lines that train
+//! # Example: train in ten lines
 //! ```
 //! # #[cfg(feature = "local")] {
 //! use tinkex::ServiceClient;
@@ -38,12 +38,12 @@
 //! ([`is_retryable`](Error::is_retryable)) or to correct the call ([`is_user_error`](Error::is_user_error)). The
 //! library itself retries requests where that is safe; see [`docs::errors`].
 //!
-//! # Threads and the end
+//! # Threads and closing
 //! The library needs no async runtime and works in any thread that may block. [`ServiceClient::close`] ends a session
 //! and its clients, and tells the server, within `Timeouts::finish`. Dropping the last handle does the same without
 //! telling the server, within `Timeouts::close`. See [`docs::threads`].
 //!
-//! # Seeing inside
+//! # Observability
 //! [`ServiceClient::dump`] lists the operations in flight, [`ServiceClient::metrics`] counts and measures, an
 //! [`Observer`](event::Observer) is called for queue states, retries and failures as they happen, and [`PausePolicy`]
 //! limits the pauses of an operation by the server.
@@ -56,7 +56,7 @@
 //! | `native-roots` | TLS trusts the operating system's certificates instead of those that are compiled in |
 //! | `testing` | a scriptable server and a clock for tests, [`testing`]; may change in a minor version |
 //!
-//! # The log
+//! # Logging
 //! The library logs through the `log` crate, with the targets `tinkex` and `tinkex::http`. ERROR: messages of the
 //! server at that level, panics in threads of the library, lost results. WARN: long waits, failing heartbeats, threads
 //! that outlive `close`. INFO: messages of the server, lost samples. DEBUG: retries. TRACE: each request and answer,

@@ -1,9 +1,9 @@
-//! The client for those who run an organization.
+//! The client for administrators of an organization.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::ServiceClient;
-use super::asking::{Ask, Asker};
+use super::blocking_call::{Caller, RestRequest};
 use crate::error::{Error, Result};
 use crate::http::endpoint;
 use crate::types::{AuditEntry, AuditEventType, BillingUsage, Day, StorageUsage, Timestamp};
@@ -11,15 +11,14 @@ use crate::wire::json::AuditResponse;
 use crate::wire::url::Query;
 
 const HOUR: u64 = 3600;
-/// The longest span of usage that a server lists at once.
-const LONGEST: Duration = Duration::from_secs(14 * 24 * HOUR);
+/// Longest span of one usage query.
+const MAX_SPAN: Duration = Duration::from_secs(14 * 24 * HOUR);
 
-/// Reads the audit log and what was used (PROTOCOL §3.6). The credential needs the role for it.
+/// Reads the audit log, usage and costs (PROTOCOL §3.6). The credential needs the role for it.
 ///
-/// Made by [`ServiceClient::create_admin_client`]. What is said of errors and waiting at
-/// [`RestClient`](crate::RestClient) holds here too.
+/// Created by [`ServiceClient::create_admin_client`]. Errors and blocking are as for [`RestClient`](crate::RestClient).
 ///
-/// # Example: what did training cost?
+/// # Example: the cost of training
 /// ```
 /// # #[cfg(feature = "testing")] {
 /// # let server = tinkex::testing::FakeServer::new();
@@ -36,15 +35,15 @@ const LONGEST: Duration = Duration::from_secs(14 * 24 * HOUR);
 /// ```
 #[derive(Clone, Debug)]
 pub struct AdminClient {
-    asker: Asker,
+    caller: Caller,
 }
 
 impl AdminClient {
     pub(super) fn new(service: &ServiceClient) -> Self {
-        AdminClient { asker: Asker::new(service) }
+        AdminClient { caller: Caller::new(service) }
     }
 
-    /// What happened on a day, in UTC; `None` is today (PROTOCOL §3.6 #43).
+    /// Reads the audit log of a day in UTC; `None` is today (PROTOCOL §3.6 #43).
     ///
     /// # Errors
     /// [`Permission`](crate::ErrorKind::Permission), and as for [`RestClient`](crate::RestClient).
@@ -53,16 +52,16 @@ impl AdminClient {
     /// For one request.
     pub fn get_audit_log(&self, event_type: AuditEventType, day: Option<&Day>) -> Result<Vec<AuditEntry>> {
         let query = Query::on(endpoint::AUDIT.path()).with("event_type", event_type.as_str());
-        let ask = Ask::new(&endpoint::AUDIT, query.and("day", day).text());
-        Ok(self.asker.json::<AuditResponse>("AdminClient.get_audit_log", ask)?.entries)
+        let request = RestRequest::new(&endpoint::AUDIT, query.and("day", day).text());
+        Ok(self.caller.json::<AuditResponse>("AdminClient.get_audit_log", request)?.entries)
     }
 
-    /// What was used from one full hour to another, in UTC, and what it cost (PROTOCOL §3.6 #41).
+    /// Reads usage and costs from one full hour in UTC to another (PROTOCOL §3.6 #41).
     ///
     /// # Errors
-    /// A time that is no full hour, an end that is not after its beginning or more than 14 days behind it (nothing is sent);
-    /// a beginning in the future (the server says so); [`Permission`](crate::ErrorKind::Permission) without the role for
-    /// billing, and as for [`RestClient`](crate::RestClient).
+    /// A time that is not a full hour, an end that is not after the start or more than 14 days after it (nothing is
+    /// sent); a start in the future (rejected by the server); [`Permission`](crate::ErrorKind::Permission) without the
+    /// role for billing, and as for [`RestClient`](crate::RestClient).
     ///
     /// # Blocking
     /// For one request.
@@ -75,20 +74,20 @@ impl AdminClient {
         let starting = full_hour("starting_on", &starting_on.try_into()?)?;
         let ending = full_hour("ending_before", &ending_before.try_into()?)?;
         match ending.duration_since(starting) {
-            Ok(span) if !span.is_zero() && span <= LONGEST => {}
-            Ok(span) if LONGEST < span => {
-                return Err(Error::invalid("ending_before", "is more than 14 days after starting_on"));
+            Ok(span) if !span.is_zero() && span <= MAX_SPAN => {}
+            Ok(span) if MAX_SPAN < span => {
+                return Err(Error::invalid("ending_before", "must be at most 14 days after starting_on"));
             }
-            _ => return Err(Error::invalid("ending_before", "is not after starting_on")),
+            _ => return Err(Error::invalid("ending_before", "must be after starting_on")),
         }
         let query = Query::on(endpoint::BILLING_EVENTS.path())
             .with("starting_on", Timestamp::from(starting))
             .with("ending_before", Timestamp::from(ending));
-        let ask = Ask::new(&endpoint::BILLING_EVENTS, query.text());
-        self.asker.json("AdminClient.get_billing_usage", ask)
+        let request = RestRequest::new(&endpoint::BILLING_EVENTS, query.text());
+        self.caller.json("AdminClient.get_billing_usage", request)
     }
 
-    /// What the checkpoints take now, of one project or of all (PROTOCOL §3.6 #42).
+    /// Reads the storage that checkpoints occupy now, of one project or of all (PROTOCOL §3.6 #42).
     ///
     /// # Errors
     /// [`Permission`](crate::ErrorKind::Permission), and as for [`RestClient`](crate::RestClient).
@@ -98,18 +97,21 @@ impl AdminClient {
     pub fn get_current_checkpoint_storage_usage(&self, project_id: Option<&str>) -> Result<StorageUsage> {
         const VERB: &str = "AdminClient.get_current_checkpoint_storage_usage";
         let query = Query::on(endpoint::BILLING_STORAGE.path()).and("project_id", project_id);
-        let ask = Ask::new(&endpoint::BILLING_STORAGE, query.text());
-        // A project that was named may be what is missing.
-        let ask = if project_id.is_some() { ask } else { ask.naming_nothing() };
-        self.asker.json(VERB, ask)
+        let request = RestRequest::new(&endpoint::BILLING_STORAGE, query.text());
+        // With a project, a 404 may mean the project.
+        let request = if project_id.is_some() { request } else { request.naming_no_resource() };
+        self.caller.json(VERB, request)
     }
 }
 
 fn full_hour(field: &str, time: &Timestamp) -> Result<SystemTime> {
     let at = time.to_system_time();
-    let since = at.and_then(|it| it.duration_since(UNIX_EPOCH).ok());
+    let since = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
     match (at, since) {
         (Some(at), Some(since)) if since.as_secs() % HOUR == 0 && since.subsec_nanos() == 0 => Ok(at),
-        _ => Err(Error::invalid(field, format!("{time} is no full hour in UTC"))),
+        _ => Err(Error::invalid(
+            field,
+            format!("must be a full hour in UTC, such as 2026-11-20T09:00:00Z: {time}"),
+        )),
     }
 }

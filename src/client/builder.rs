@@ -1,4 +1,4 @@
-//! How a service client is set up.
+//! The builder of a service client.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use crate::metrics::Metrics;
 use crate::session::Session;
 use crate::sync::clock::Clock;
 
-/// Sets up a [`ServiceClient`]: what is set here wins over the environment, and that over the default.
+/// Builds a [`ServiceClient`]. A setting takes precedence over the environment, which takes precedence over the
+/// default.
 ///
 /// | setting | environment | default |
 /// |---|---|---|
@@ -24,24 +25,24 @@ use crate::sync::clock::Clock;
 /// | [`credential_command`](Self::credential_command) | `TINKER_CREDENTIAL_CMD` | none |
 /// | [`base_url`](Self::base_url) | `TINKER_BASE_URL` | the Tinker service |
 /// | [`project_id`](Self::project_id) | `TINKER_PROJECT_ID` | none |
-/// | [`tags`](Self::tags) | `TINKER_TAGS`, a comma list | none |
+/// | [`tags`](Self::tags) | `TINKER_TAGS`, separated by commas | none |
 /// | [`user_metadata`](Self::user_metadata) | | none |
 /// | [`display_name`](Self::display_name) | | none |
 /// | [`telemetry`](Self::telemetry) | `TINKER_TELEMETRY`: `1`, `true`, `yes` or `on` | off |
 /// | [`proxy`](Self::proxy), [`no_proxy`](Self::no_proxy) | `HTTPS_PROXY` or `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY` | none |
-/// | [`ca_bundle`](Self::ca_bundle) | | roots that are compiled in, or with the feature `native-roots` the system's |
+/// | [`ca_bundle`](Self::ca_bundle) | | roots that are compiled in; the system's with the feature `native-roots` |
 /// | [`default_headers_overrides`](Self::default_headers_overrides) | | none |
 /// | [`sdk_version`](Self::sdk_version) | | `0.38.0` |
 /// | [`timeouts`](Self::timeouts) | | see [`Timeouts`] |
 /// | [`threads`](Self::threads) | | see [`Threads`] |
 /// | [`dense_tensors`](Self::dense_tensors) | | false |
 /// | [`pause_policy`](Self::pause_policy) | | wait |
-/// | [`metrics`](Self::metrics) | | kept |
+/// | [`metrics`](Self::metrics) | | enabled |
 /// | [`observer`](Self::observer), [`trace_context`](Self::trace_context) | | none |
 ///
-/// With `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET` set, both go along with every request.
+/// If `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET` are set, both are sent with every request.
 ///
-/// # Example: everything explicit
+/// # Example: explicit settings
 /// ```
 /// use std::time::Duration;
 /// use tinkex::ServiceClient;
@@ -62,16 +63,16 @@ pub struct ServiceClientBuilder {
     settings: Settings,
     transport: Option<Arc<dyn Transport>>,
     clock: Clock,
-    /// `None` stands for the environment of the process.
+    /// Replaces the environment of the process, if set.
     env: Option<Env>,
 }
 
 impl ServiceClientBuilder {
-    /// The credential: an API key (`tml-…`) or a JWT (`eyJ…`).
+    /// Sets the credential: an API key (`tml-…`) or a JWT (`eyJ…`).
     ///
-    /// A JWT is always used. A key is used unless the server insists on the
-    /// [`credential_command`](Self::credential_command). Where there is neither, in the environment neither, the default
-    /// key of `~/.tinker/credentials.json` is.
+    /// A JWT is always used. A key is used unless the server requires the
+    /// [`credential_command`](Self::credential_command). Without a credential here or in the environment, the default
+    /// key of `~/.tinker/credentials.json` is used.
     pub fn api_key(mut self, key: impl Into<String>) -> Self {
         self.settings.api_key = Some(Secret::new(key));
         self
@@ -83,22 +84,22 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Sends only dense tensors, for servers that take no others (SkyRL answers sparse ones with 422). Default false: matrices
-    /// of `target_tokens` and `weights` are sent sparse where that is smaller.
+    /// Sends dense tensors only, for servers that reject sparse ones (SkyRL answers 422). Default false: matrices of
+    /// `target_tokens` and `weights` are sent sparse if that is smaller.
     pub fn dense_tensors(mut self, yes: bool) -> Self {
         self.settings.dense_tensors = yes;
         self
     }
 
-    /// A line for the shell that prints a credential, an API key or a JWT. It is run whenever one is needed: at the start,
-    /// and each time before a token is fetched. White space around what it prints is removed; its exit status and its
-    /// errors do not count. It gets no input and no terminal, and is killed after `Timeouts::credential_command`, with
-    /// everything that it started. A process that it leaves behind must not keep its standard output.
+    /// Sets a shell command that prints a credential, an API key or a JWT. The command runs at the start and before
+    /// each fetch of a token. White space around its output is removed; its exit status and its standard error are
+    /// ignored. It has no input and no terminal, and is killed after `Timeouts::credential_command` with all processes
+    /// that it started. A process that it leaves running must not keep its standard output open.
     ///
-    /// Only servers that trade credentials for tokens take one from a command. Neither the line nor what it prints is ever
-    /// shown.
+    /// The command is used only with servers that exchange credentials for tokens. Neither the command nor its output
+    /// is ever shown.
     ///
-    /// # Example: ask a keeper of secrets
+    /// # Example: read the key from a secret store
     /// ```
     /// use tinkex::ServiceClient;
     ///
@@ -110,11 +111,11 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Headers for every request. One that the client would send by itself, even the credential, is replaced. Their values
-    /// are never shown; if the name speaks of a secret (`Authorization`, `X-Gateway-Token`), the value is also taken out
-    /// of what a server repeats. All others go along with a [`SamplerHandle`](crate::SamplerHandle).
+    /// Adds headers to every request. They replace headers of the client, even the credential. Their values are never
+    /// shown. If the name suggests a secret (`Authorization`, `X-Gateway-Token`), the value is also removed from texts
+    /// of the server; other headers are included in a [`SamplerHandle`](crate::SamplerHandle).
     ///
-    /// # Example: a gateway that wants a word of its own
+    /// # Example: a gateway with its own token
     /// ```
     /// use tinkex::ServiceClient;
     ///
@@ -132,98 +133,96 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Sends everything through this proxy, even to this machine itself: `http://user:password@host:port`; `https`,
-    /// `socks4`, `socks5` and `socks5h` are known as well. Special characters of user and password are written in percent
-    /// encoding. A proxy of HTTP has to allow `CONNECT`, which is used for servers without TLS as well. The password is
-    /// never shown.
+    /// Sends all requests through a proxy, even those to this machine: `http://user:password@host:port`, or with the
+    /// scheme `https`, `socks4`, `socks5` or `socks5h`. Special characters of user and password are percent-encoded. An
+    /// HTTP proxy must allow `CONNECT`, also for servers without TLS. The password is never shown.
     ///
-    /// Without this the environment decides, by the scheme of the server: `HTTPS_PROXY` or `HTTP_PROXY`, then `ALL_PROXY`,
-    /// unless `NO_PROXY` names the server or it is on this machine.
+    /// Without this setting the environment applies, by the scheme of the server: `HTTPS_PROXY` or `HTTP_PROXY`, then
+    /// `ALL_PROXY`, unless `NO_PROXY` names the server or the server is on this machine.
     pub fn proxy(mut self, url: impl Into<String>) -> Self {
         self.settings.proxy = ProxyChoice::Always(Secret::new(url));
         self
     }
 
-    /// Uses no proxy, whatever the environment says.
+    /// Uses no proxy, even if the environment sets one.
     pub fn no_proxy(mut self) -> Self {
         self.settings.proxy = ProxyChoice::Never;
         self
     }
 
-    /// Trusts the certificates in this PEM file instead of all others, for a server or a proxy with certificates of its
-    /// own.
+    /// Trusts only the certificates in this PEM file, for a server or a proxy with a private certificate authority.
     pub fn ca_bundle(mut self, path: impl Into<PathBuf>) -> Self {
         self.settings.ca_bundle = Some(path.into());
         self
     }
 
-    /// The version of the official SDK as which this client presents itself; servers choose flags by it. Default
-    /// `0.38.0`, whose messages this crate writes.
+    /// Sets the version of the official SDK that the client reports, by which servers choose flags. Default `0.38.0`,
+    /// the version whose messages this crate implements.
     pub fn sdk_version(mut self, version: impl Into<String>) -> Self {
         self.settings.sdk_version = Some(version.into());
         self
     }
 
-    /// The address of the server, with scheme: `http://…` or `https://…`. Hosts with letters other than ASCII are written as
-    /// `xn--…`. An empty text leaves it to the environment. Over `http://` to another machine anybody on the way can read the
-    /// credential, which is said once in the log.
+    /// Sets the address of the server, with its scheme: `http://…` or `https://…`. Hosts that are not ASCII are written
+    /// as `xn--…`. If blank, the environment applies. Over `http://` the network between this machine and the server
+    /// can read the credential; the log warns of that once.
     pub fn base_url(mut self, url: impl Into<String>) -> Self {
         self.settings.base_url = filled(url);
         self
     }
 
-    /// The project that the session belongs to. An empty text leaves it to the environment.
+    /// Sets the project of the session. If blank, the environment applies.
     pub fn project_id(mut self, id: impl Into<String>) -> Self {
         self.settings.project_id = filled(id);
         self
     }
 
-    /// Tags of the session.
+    /// Sets the tags of the session.
     pub fn tags<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
         self.settings.tags = Some(tags.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Something to find the session by. Its models have metadata of their own,
+    /// Adds metadata to the session. Models have separate metadata:
     /// [`ModelOptions::user_metadata`](crate::types::ModelOptions::user_metadata).
     pub fn user_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.user_metadata.insert(key.into(), value.into());
         self
     }
 
-    /// A name of the session for people.
+    /// Sets the display name of the session.
     pub fn display_name(mut self, name: impl Into<String>) -> Self {
         self.settings.display_name = Some(name.into());
         self
     }
 
-    /// Changes how long things may take; see [`Timeouts`] for the defaults.
+    /// Changes time limits; see [`Timeouts`] for the defaults.
     pub fn timeouts(mut self, change: impl FnOnce(&mut Timeouts)) -> Self {
         change(&mut self.settings.timeouts);
         self
     }
 
-    /// Lets operations take as long as they need. Waits then end only with a result, an error, `cancel` or `close`.
+    /// Removes the deadline of operations. Waits then end only with a result, an error, `cancel` or `close`.
     pub fn unbounded_operations(self) -> Self {
-        self.timeouts(|it| it.operation = Duration::MAX)
+        self.timeouts(|timeouts| timeouts.operation = Duration::MAX)
     }
 
-    /// Changes how many threads there may be, how large and for how long; see [`Threads`] for the defaults.
+    /// Changes number, stack size and idle time of threads; see [`Threads`] for the defaults.
     pub fn threads(mut self, change: impl FnOnce(&mut Threads)) -> Self {
         change(&mut self.settings.threads);
         self
     }
 
-    /// What operations do while the server pauses them for lack of capacity, because of a rate limit, or until the account is
-    /// settled. Default: wait.
+    /// Sets the behaviour of operations that the server pauses for lack of capacity, because of a rate limit, or until
+    /// the account is settled. Default: wait.
     pub fn pause_policy(mut self, policy: PausePolicy) -> Self {
         self.settings.pause_policy = policy;
         self
     }
 
-    /// Turns on the circuit breakers and changes their settings; see [`CircuitBreaker`] for the defaults. Default: off.
+    /// Enables the circuit breakers and changes their settings; see [`CircuitBreaker`] for the defaults. Default: off.
     ///
-    /// # Example: three failures in a row are enough
+    /// # Example: open after three failures in a row
     /// ```
     /// use tinkex::ServiceClient;
     ///
@@ -235,21 +234,21 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Is told what happens inside of the client.
+    /// Sets an observer, which is called for events inside the client.
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
         self.settings.seeing.observed = Observed::by(observer);
         self
     }
 
-    /// Keeps the numbers of the client here, so that several clients can share them; [`Metrics::disabled`] keeps none.
-    /// Default: numbers of the client's own, see [`ServiceClient::metrics`].
+    /// Records metrics in `metrics`, which several clients may share; [`Metrics::disabled`] records nothing. Default:
+    /// separate metrics, see [`ServiceClient::metrics`].
     pub fn metrics(mut self, metrics: Metrics) -> Self {
         self.settings.seeing.metrics = metrics;
         self
     }
 
-    /// Asks for the place in a distributed trace of each operation, on the thread that submits it, and sends it along as
-    /// `traceparent` and `tracestate` with every request of the operation.
+    /// Sets a function that returns the trace context of an operation. It is called on the thread that submits the
+    /// operation; the context is sent as `traceparent` and `tracestate` with every request of the operation.
     pub fn trace_context(
         mut self,
         current: impl Fn() -> Option<TraceContext> + Send + Sync + 'static,
@@ -258,56 +257,56 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Reports to the server how this client is used: that its session began and ended, and which operations failed,
-    /// with the text of the error. Never credentials, requests or answers. Default off;
-    /// [`ServiceClient::telemetry`] counts what was reported.
+    /// Enables telemetry: the client reports to the server the start and the end of its session and failed operations,
+    /// with the text of the error; never credentials, requests or answers. Default off. [`ServiceClient::telemetry`]
+    /// counts the events.
     pub fn telemetry(mut self, yes: bool) -> Self {
         self.settings.telemetry = Some(yes);
         self
     }
 
-    /// Carries requests by something else than this crate's own sockets. A transport belongs to one client, which shuts
-    /// it down at its end.
+    /// Replaces this crate's sockets by another transport. A transport belongs to one client, which shuts it down at
+    /// its end.
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.transport = Some(transport);
         self
     }
 
-    /// Tells time by another clock.
+    /// Replaces the clock.
     #[cfg(any(test, feature = "testing"))]
     pub fn clock(mut self, clock: Clock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Ignores the environment's variables.
+    /// Ignores environment variables.
     #[cfg(any(test, feature = "testing"))]
     pub fn without_environment(mut self) -> Self {
         self.env = Some(Env::empty());
         self
     }
 
-    /// Checks the settings and makes the client. Nothing is sent yet: the session is opened by the first call that
-    /// needs it.
+    /// Checks the settings and makes the client. Nothing is sent: the first call that needs the session opens it.
     ///
     /// # Errors
-    /// A missing, malformed or expired credential, a stored key that cannot be read, a base URL whose scheme, host, port or path
-    /// is none (the error names the part), a malformed proxy or header, a CA bundle without certificates, a timeout of zero, no thread.
+    /// A missing, malformed or expired credential, a stored key that cannot be read, a base URL with an invalid scheme,
+    /// host, port or path (the error names the part), a malformed proxy or header, a CA bundle without certificates, a
+    /// timeout of zero, a thread that the system refuses.
     pub fn build(self) -> Result<ServiceClient> {
         ServiceClient::start(self.session()?)
     }
 
-    /// Makes a client of the sampler behind a [`SamplerHandle`] instead, which somebody else made. It has the credentials and
-    /// settings of this builder, and the flags and headers that the handle holds; a header of the builder's stands in the place
-    /// of the handle's, and what says who is asking is never the handle's. It keeps the handle's session alive, and never finishes
-    /// it. Its server is the handle's, unless [`base_url`](Self::base_url) is called: take handles only from those whom you
-    /// would tell your key.
+    /// Makes a sampling client from a [`SamplerHandle`], which may come from another process. It uses the credentials
+    /// and settings of this builder, and the flags and headers in the handle; headers of the builder take precedence,
+    /// and headers that authenticate never come from the handle. The client keeps the handle's session alive with
+    /// heartbeats, and never finishes it. It sends its credential to the handle's server unless
+    /// [`base_url`](Self::base_url) is set: accept handles only from sources that you trust with your key.
     ///
     /// # Errors
-    /// What is no handle (nothing is sent); otherwise as for [`build`](Self::build).
+    /// A malformed handle (nothing is sent); otherwise as for [`build`](Self::build).
     ///
     /// # Blocking
-    /// For one request, if the server numbers the clients of a sampler itself; otherwise nothing is sent yet.
+    /// For one request, if the server assigns the numbers of the clients of a sampler; otherwise nothing is sent.
     pub fn from_sampler_handle<H>(mut self, handle: H) -> Result<SamplingClient>
     where
         H: TryInto<SamplerHandle>,
@@ -315,7 +314,7 @@ impl ServiceClientBuilder {
     {
         let handle = handle.try_into()?;
         self.settings.base_url.get_or_insert_with(|| handle.base_url().into());
-        // Those of this builder come later, and so stand in their place.
+        // Later headers replace earlier ones: the builder's take precedence.
         self.settings.overrides.splice(..0, handle.headers()?);
         SamplingClient::of_handle(self.session()?, handle)
     }
@@ -333,9 +332,9 @@ impl ServiceClientBuilder {
     }
 }
 
-/// A text, unless there is nothing in it.
+/// `None` if blank.
 fn filled(text: impl Into<String>) -> Option<String> {
-    Some(text.into()).filter(|it| !it.trim().is_empty())
+    Some(text.into()).filter(|text| !text.trim().is_empty())
 }
 
 impl std::fmt::Debug for ServiceClientBuilder {

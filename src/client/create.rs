@@ -1,4 +1,4 @@
-//! Making models and sampling sessions: what a service's actor hands to the pool.
+//! Creation of models and sampling sessions, on threads of the pool.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -14,22 +14,22 @@ use crate::credentials::Secret;
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Call, Endpoint, Lane, Room, endpoint};
 use crate::policy::endpoints::{Names, may_lack_one_step_load};
-use crate::session::{Job, Promise, Session, Ticket, incomplete, names_what_is_missing};
+use crate::session::{Job, Promise, Session, Ticket, is_about_resource, missing_in_answer};
 use crate::sync::CancelToken;
 use crate::types::{
     AccessToken, FromStateOptions, LoraConfig, ModelInfo, ModelOptions, SamplerPath, TrainingPath,
 };
 use crate::wire::{json, url};
 
-/// What to sample from.
+/// Source of the weights to sample from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SamplingSource {
     /// A base model, by name.
     BaseModel(String),
     /// Saved weights.
     Weights(SamplerPath),
-    /// A saved training state, where the server samples from those too. A path that is given as text may be one; a
-    /// [`TrainingPath`] is taken for one only if this says so.
+    /// A saved training state, for servers that sample from those too. A path given as text may become this variant;
+    /// there is no conversion from a [`TrainingPath`].
     State(TrainingPath),
 }
 
@@ -74,106 +74,106 @@ impl From<Infallible> for Error {
     }
 }
 
-/// How a model begins.
-pub(super) enum Start {
+/// Source of a new model.
+pub(super) enum ModelSource {
     New { base_model: String, lora: LoraConfig, options: ModelOptions },
     From { path: TrainingPath, options: FromStateOptions },
 }
 
-/// A model to be made.
-pub(super) struct Model {
-    pub(super) start: Start,
+/// A request to create a model.
+pub(super) struct NewModel {
+    pub(super) source: ModelSource,
     pub(super) ticket: Ticket<CreatedModel>,
 }
 
-/// A model that was made.
+/// A created model.
 pub(crate) struct CreatedModel {
     pub(super) info: ModelInfo,
-    /// The sequence id of its first request.
+    /// Sequence id of the model's next request.
     pub(super) first_seq_id: u32,
 }
 
-/// A sampling session to be made.
-pub(super) struct Sampler {
+/// A request to create a sampling session.
+pub(super) struct NewSampler {
     pub(super) source: SamplingSource,
     pub(super) ticket: Ticket<CreatedSampler>,
 }
 
-/// A sampling session that was made.
+/// A created sampling session.
 #[derive(Clone)]
 pub(crate) struct CreatedSampler {
     pub(super) sampling_session_id: String,
     pub(super) base_model: Option<String>,
 }
 
-/// Makes a model, on a thread of the pool.
-pub(super) fn model(session: Arc<Session>, session_id: Arc<str>, job: Model) {
+/// Creates a model, on a thread of the pool.
+pub(super) fn spawn_model(session: Arc<Session>, session_id: Arc<str>, job: NewModel) {
     let seq_id = session.next_model_seq_id();
-    let Model { start, ticket } = job;
-    let pool_of = session.clone();
+    let NewModel { source, ticket } = job;
+    let owner = session.clone();
     // If the pool is closed, the ticket in the dropped job answers.
-    let _ = pool_of.pool[Job::Wait].spawn(move || {
-        let maker =
-            Maker { session: &session, session_id: &session_id, ticket: &ticket, cancel: &ticket.cancel };
-        let made = maker.model(start, seq_id);
+    let _ = owner.pool[Job::Wait].spawn(move || {
+        let creation =
+            Creation { session: &session, session_id: &session_id, ticket: &ticket, cancel: &ticket.cancel };
+        let made = creation.create_model(source, seq_id);
         ticket.answer(made);
     });
 }
 
-/// Makes a sampling session, on a thread of the pool.
-pub(super) fn sampler(session: Arc<Session>, session_id: Arc<str>, job: Sampler) {
+/// Creates a sampling session, on a thread of the pool.
+pub(super) fn spawn_sampler(session: Arc<Session>, session_id: Arc<str>, job: NewSampler) {
     let seq_id = session.next_sampling_session_seq_id();
-    let Sampler { source, ticket } = job;
-    let pool_of = session.clone();
-    // As above.
-    let _ = pool_of.pool[Job::Send].spawn(move || {
-        let made = make_sampler(&session, &session_id, source, seq_id, &ticket);
+    let NewSampler { source, ticket } = job;
+    let owner = session.clone();
+    // If the pool is closed, the ticket in the dropped job answers.
+    let _ = owner.pool[Job::Send].spawn(move || {
+        let made = create_sampler(&session, &session_id, source, seq_id, &ticket);
         ticket.answer(made);
     });
 }
 
-/// A request that the server took.
+/// An accepted request.
 pub(super) enum Accepted {
     Promised {
         promise: Promise,
-        /// The model that the server named already, which some results do not repeat.
+        /// Model id in the promise, which some results do not repeat.
         model_id: Option<String>,
     },
-    /// It answered at once, with the result or why there is none.
+    /// The server answered at once, with the result or an error.
     Done(Result<json::ResultBody>),
 }
 
 impl Accepted {
-    /// The id of the model: that of the result, or else of the promise.
+    /// Model id of the result, or else of the promise.
     fn model_id(&self, of_result: Option<String>) -> Option<String> {
         let of_promise = || match self {
             Accepted::Promised { model_id, .. } => model_id.clone(),
             Accepted::Done(_) => None,
         };
-        of_result.filter(|it| !it.is_empty()).or_else(of_promise).filter(|it| !it.is_empty())
+        of_result.filter(|id| !id.is_empty()).or_else(of_promise).filter(|id| !id.is_empty())
     }
 }
 
-/// What a model must be so that a checkpoint can be loaded into it.
+/// Properties that a model needs so that a checkpoint can be loaded into it.
 struct Shape {
     base_model: String,
     lora: LoraConfig,
     optimizer: json::OptimizerConfig,
 }
 
-/// What something is made with, and for whom.
-pub(super) struct Maker<'a, T: Send + 'static> {
+/// Context of a creation: the session, and the operation that waits.
+pub(super) struct Creation<'a, T: Send + 'static> {
     pub(super) session: &'a Session,
     pub(super) session_id: &'a str,
     pub(super) ticket: &'a Ticket<T>,
-    /// Ends the work.
+    /// Cancels the creation.
     pub(super) cancel: &'a CancelToken,
 }
 
-impl Maker<'_, CreatedModel> {
-    fn model(&self, start: Start, seq_id: u64) -> Result<CreatedModel> {
-        let (model_id, first_seq_id) = match start {
-            Start::New { base_model, lora, options } => {
+impl Creation<'_, CreatedModel> {
+    fn create_model(&self, source: ModelSource, seq_id: u64) -> Result<CreatedModel> {
+        let (model_id, first_seq_id) = match source {
+            ModelSource::New { base_model, lora, options } => {
                 let request = json::CreateModelRequest {
                     session_id: self.session_id.into(),
                     model_seq_id: seq_id,
@@ -185,10 +185,10 @@ impl Maker<'_, CreatedModel> {
                 };
                 (self.create(&request)?, 1)
             }
-            Start::From { path, options } => self.load(&path, options, seq_id)?,
+            ModelSource::From { path, options } => self.load_model(&path, options, seq_id)?,
         };
         let request = json::GetInfoRequest { model_id: model_id.clone() };
-        let info: json::GetInfoResponse = self.ask(&endpoint::GET_INFO, &request)?;
+        let info: json::GetInfoResponse = self.request(&endpoint::GET_INFO, &request)?;
         let info = ModelInfo { model_id, ..info.into() };
         Ok(CreatedModel { info, first_seq_id })
     }
@@ -201,11 +201,12 @@ impl Maker<'_, CreatedModel> {
         let accepted = accepted.map_err(|error| http.judged(error, ENDPOINT, ENDPOINT.names))?;
         http.offered().lock().note_present(ENDPOINT.name);
         let made: json::CreateModelResponse = self.result(&accepted)?;
-        accepted.model_id(made.model_id).ok_or_else(|| incomplete("the id of the model"))
+        accepted.model_id(made.model_id).ok_or_else(|| missing_in_answer("the id of the model"))
     }
 
-    /// Makes a model from a checkpoint in one step; on servers that cannot do that, in three (PROTOCOL §11).
-    fn load(
+    /// Creates a model from a checkpoint with one request, or with three on servers that do not support that (PROTOCOL
+    /// §11).
+    fn load_model(
         &self,
         path: &TrainingPath,
         options: FromStateOptions,
@@ -224,25 +225,26 @@ impl Maker<'_, CreatedModel> {
             weights_access_token: token.cloned(),
             ..json::LoadWeightsRequest::create(self.session_id, model_seq_id, path.as_str(), optimizer)
         };
-        // Only the submission tells what the server can do: a load that failed later would fail again.
+        // Fall back only if the submission fails: a load that fails later would fail again.
         match self.submit(ENDPOINT, &request, "LoadWeights") {
             Ok(accepted) => {
                 let loaded: json::LoadWeightsResponse = self.result(&accepted)?;
                 let derived = || format!("{}:train:{model_seq_id}", self.session_id);
                 Ok((accepted.model_id(loaded.model_id).unwrap_or_else(derived), 1))
             }
-            Err(error) if may_lack_one_step_load(error.http_status(), names_what_is_missing(&error)) => {
-                let Shape { base_model, lora, optimizer: saved } = self.shape(path, token)?;
+            Err(error) if may_lack_one_step_load(error.http_status(), is_about_resource(&error)) => {
+                let Shape { base_model, lora, optimizer: saved } = self.checkpoint_shape(path, token)?;
                 let model_id = self.create(&json::CreateModelRequest {
                     session_id: self.session_id.into(),
                     model_seq_id: self.session.next_model_seq_id(),
                     base_model: options.base_model.unwrap_or(base_model),
                     user_metadata: options.user_metadata.map(values),
                     lora_config: Some(lora),
-                    // The state of an optimizer can only be restored into one of its kind.
-                    optimizer_config: match optimizer {
-                        true => saved,
-                        false => options.optimizer.map(Into::into).unwrap_or_default(),
+                    // The state of an optimizer can only be restored into one of the same kind.
+                    optimizer_config: if optimizer {
+                        saved
+                    } else {
+                        options.optimizer.map(Into::into).unwrap_or_default()
                     },
                     more: Default::default(),
                 })?;
@@ -250,14 +252,14 @@ impl Maker<'_, CreatedModel> {
                     weights_access_token: request.weights_access_token,
                     ..json::LoadWeightsRequest::into_model(&model_id, 1, path.as_str(), optimizer)
                 };
-                let _loaded: json::LoadWeightsResponse = self.future(ENDPOINT, &request, "LoadWeights")?;
+                self.submit_and_wait::<json::LoadWeightsResponse>(ENDPOINT, &request, "LoadWeights")?;
                 Ok((model_id, 2))
             }
             Err(error) => Err(error),
         }
     }
 
-    fn shape(&self, path: &TrainingPath, token: Option<&Secret>) -> Result<Shape> {
+    fn checkpoint_shape(&self, path: &TrainingPath, token: Option<&Secret>) -> Result<Shape> {
         let request = json::WeightsInfoRequest { tinker_path: path.as_str().into() };
         let mut call = Call::post(Lane::Train, &endpoint::WEIGHTS_INFO, &request)?.of(&self.ticket.progress);
         if let Some(token) = token {
@@ -266,25 +268,29 @@ impl Maker<'_, CreatedModel> {
         let info: json::WeightsInfoResponse = self.session.http.json(&call, self.cancel)?;
         let default = LoraConfig::default();
         let lora = LoraConfig {
-            // A model without an adapter has the rank 0.
+            // Rank 0 stands for a model without an adapter.
             rank: info.lora_rank.unwrap_or(if info.is_lora == Some(false) { 0 } else { default.rank }),
             seed: None,
             train_unembed: info.train_unembed.unwrap_or(default.train_unembed),
             train_mlp: info.train_mlp.unwrap_or(default.train_mlp),
             train_attn: info.train_attn.unwrap_or(default.train_attn),
         };
-        let base_model = info.base_model.ok_or_else(|| incomplete("the checkpoint's base model"))?;
+        let base_model = info.base_model.ok_or_else(|| missing_in_answer("the checkpoint's base model"))?;
         Ok(Shape { base_model, lora, optimizer: info.optimizer_config })
     }
 
-    fn ask<R: DeserializeOwned>(&self, endpoint: &'static Endpoint, request: &impl Serialize) -> Result<R> {
-        self.session.ask(Lane::Train, endpoint, request, &self.ticket.progress, self.cancel)
+    fn request<R: DeserializeOwned>(
+        &self,
+        endpoint: &'static Endpoint,
+        request: &impl Serialize,
+    ) -> Result<R> {
+        self.session.request_json(Lane::Train, endpoint, request, &self.ticket.progress, self.cancel)
     }
 }
 
-impl<T: Send + 'static> Maker<'_, T> {
-    /// Submits a request and waits for what it promises.
-    fn future<R: DeserializeOwned>(
+impl<T: Send + 'static> Creation<'_, T> {
+    /// Submits a request and waits for its result.
+    fn submit_and_wait<R: DeserializeOwned>(
         &self,
         endpoint: &'static Endpoint,
         request: &impl Serialize,
@@ -308,7 +314,7 @@ impl<T: Send + 'static> Maker<'_, T> {
         progress.contact(born);
         let promised = match Submitted::read(answer, request_type)? {
             Submitted::Done(result) => return Ok(Accepted::Done(result)),
-            Submitted::Promised(it) => it,
+            Submitted::Promised(promised) => promised,
         };
         progress.accepted(&promised.request_id);
         let promise = promise(promised.request_id, request_type, started, born);
@@ -329,13 +335,13 @@ fn values(metadata: BTreeMap<String, String>) -> BTreeMap<String, Value> {
     metadata.into_iter().map(|(key, value)| (key, value.into())).collect()
 }
 
-/// The promise of a JSON result.
+/// Makes the promise of a JSON result.
 fn promise(request_id: String, request_type: &'static str, started: Instant, born: Instant) -> Promise {
     let roundtrip = born.saturating_duration_since(started);
     Promise { request_id, request_type, protobuf: false, born, roundtrip, room: Room::SMALL }
 }
 
-fn make_sampler(
+fn create_sampler(
     session: &Session,
     session_id: &str,
     source: SamplingSource,
@@ -362,9 +368,9 @@ fn make_sampler(
     let id = made.sampling_session_id;
     let base_model = match base_model {
         Some(name) => Some(name),
-        // Also the moment at which a server that accepts any path says that this one does not exist.
-        None => match base_model_of(session, &id, |it| it.of(&ticket.progress), &ticket.cancel) {
-            // One without the endpoint never says it. Only the name is missing then, and samples say the rest.
+        // This request also checks the path: some servers create a sampling session for any path.
+        None => match base_model_of(session, &id, |call| call.of(&ticket.progress), &ticket.cancel) {
+            // Without the endpoint the name stays unknown, and the first sample reports a bad path.
             Err(error) if *error.kind() == ErrorKind::Incompatible => None,
             other => other?,
         },
@@ -372,7 +378,7 @@ fn make_sampler(
     Ok(CreatedSampler { sampling_session_id: id, base_model })
 }
 
-/// The base model of a sampling session that the server just made.
+/// Reads the base model of a new sampling session.
 pub(super) fn base_model_of(
     session: &Session,
     sampling_session_id: &str,
@@ -401,7 +407,7 @@ mod tests {
         assert!(matches!(source("tinker://r/x"), Ok(SamplingSource::Weights(_))));
         assert!(matches!(source("tinker://r/weights/x"), Ok(SamplingSource::State(_))));
         for wrong in ["", "tinker://r/external_weights/x", "tinker://r", "http://h/sampler_weights/x"] {
-            assert!(source(wrong).expect_err("a refusal").is_user_error(), "{wrong}");
+            assert!(source(wrong).expect_err("an invalid source").is_user_error(), "{wrong}");
         }
     }
 }

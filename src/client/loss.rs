@@ -1,23 +1,23 @@
-//! Making a custom loss: what a service's actor hands to the pool (PROTOCOL §9.6).
+//! Creation of custom losses, each once in a session, on threads of the pool (PROTOCOL §9.6).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::create::Maker;
+use super::create::Creation;
 use crate::error::Result;
 use crate::http::endpoint;
-use crate::session::{Job, Session, Ticket, is_not_offered};
+use crate::session::{Job, Session, Ticket, lacks_endpoint};
 use crate::sync::Mutex;
 use crate::types::{LossGraph, LossHandle};
 use crate::wire::json;
 
-/// A loss to be made.
+/// A request to create a custom loss.
 pub(super) struct CustomLoss {
     pub(super) graph: Arc<LossGraph>,
     pub(super) ticket: Ticket<LossHandle>,
 }
 
-/// Makes a loss, on a thread of the pool if the server is to run it.
+/// Creates a loss: on a thread of the pool if the server runs custom losses, else at once.
 pub(super) fn custom_loss(
     session: &Arc<Session>,
     losses: &Arc<CustomLosses>,
@@ -28,16 +28,16 @@ pub(super) fn custom_loss(
     if !session.known_flags().config.custom_loss_server_side {
         return ticket.answer(Ok(LossHandle::new(graph, session_id, None)));
     }
-    let (losses, pool_of, session) = (losses.clone(), session, session.clone());
+    let (losses, owner, session) = (losses.clone(), session, session.clone());
     // If the pool is closed, the ticket in the dropped job answers.
-    let _ = pool_of.pool[Job::Wait].spawn(move || {
-        if let Some((creating, ticket)) = losses.ask(&graph, ticket) {
+    let _ = owner.pool[Job::Wait].spawn(move || {
+        if let Some((creating, ticket)) = losses.get_or_claim(&graph, ticket) {
             create(&session, &losses, &session_id, &graph, creating, ticket);
         }
     });
 }
 
-/// Creates the loss for the first who asked, or if that fails for the next.
+/// Creates the loss for the first caller, and after a failure for the next one that waits.
 fn create(
     session: &Session,
     losses: &CustomLosses,
@@ -70,16 +70,16 @@ fn upload(
 ) -> Result<LossHandle> {
     let seq_id = losses.next_seq_id();
     let request = json::CreateCustomLossRequest::new(session_id, seq_id, graph);
-    // Others may wait for the same loss, and the server would not create it twice: the one who asked first cannot end it.
-    let maker = Maker { session, session_id, ticket, cancel: &session.cancel };
-    let loss_id = match maker.submit(&endpoint::CREATE_CUSTOM_LOSS, &request, "CreateCustomLoss") {
+    // Other callers may wait for the same loss: only the end of the session cancels the request.
+    let creation = Creation { session, session_id, ticket, cancel: &session.cancel };
+    let loss_id = match creation.submit(&endpoint::CREATE_CUSTOM_LOSS, &request, "CreateCustomLoss") {
         Ok(accepted) => {
-            let made: json::CreateCustomLossResponse = maker.result(&accepted)?;
+            let made: json::CreateCustomLossResponse = creation.result(&accepted)?;
             Some(made.loss_id.into())
         }
-        // The flag promised too much. The loss can still be computed here.
-        Err(error) if is_not_offered(&error) => {
-            log::info!(target: "tinkex", "the server runs no custom losses; {} is computed here", graph.name());
+        // Contrary to its flag the server lacks the endpoint: compute the loss here.
+        Err(error) if lacks_endpoint(&error) => {
+            log::info!(target: "tinkex", "the server does not run custom losses: {} is computed by the client", graph.name());
             None
         }
         Err(error) => return Err(error),
@@ -87,7 +87,7 @@ fn upload(
     Ok(LossHandle::new(graph.clone(), session_id.clone(), loss_id))
 }
 
-/// The custom losses of a session: each is created once (PROTOCOL §9.6), however many callers want it.
+/// The custom losses of a session. Each is created once, for all callers (PROTOCOL §9.6).
 #[derive(Default)]
 pub(crate) struct CustomLosses {
     known: Mutex<Vec<Known>>,
@@ -100,34 +100,35 @@ struct Known {
 }
 
 enum State {
-    /// Somebody is creating it; these wait.
+    /// One caller creates the loss; these tickets wait.
     Creating(Vec<Ticket<LossHandle>>),
     Created(LossHandle),
 }
 
-/// The right to create a loss. Given up without an end, those who wait are told by their tickets.
+/// Claim to create a loss. Dropping it unfinished removes the loss, and answers the waiting tickets with an error.
 pub(crate) struct Creating<'a> {
     losses: &'a CustomLosses,
     graph: Arc<LossGraph>,
-    /// The right was used or given back; what stands under the graph now is somebody else's.
+    /// The claim has ended, so that an entry with the same graph belongs to another claim.
     is_over: bool,
 }
 
 impl CustomLosses {
-    /// The number of the next loss of the session. Used up even if its creation fails (PROTOCOL §2.2).
+    /// Takes the sequence id of the next loss. It is used up even if the creation fails (PROTOCOL §2.2).
     pub(crate) fn next_seq_id(&self) -> u64 {
         self.seq_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Answers at once if the loss exists, or later if somebody is creating it. Whoever gets the ticket back must create it.
-    pub(crate) fn ask(
+    /// Answers the ticket at once if the loss exists, or later if another caller creates it. Otherwise returns the
+    /// claim to create it, with the ticket.
+    pub(crate) fn get_or_claim(
         &self,
         graph: &Arc<LossGraph>,
         ticket: Ticket<LossHandle>,
     ) -> Option<(Creating<'_>, Ticket<LossHandle>)> {
         let handle = {
             let mut known = self.known.lock();
-            match known.iter_mut().find(|it| it.graph.is_same_loss(graph)) {
+            match known.iter_mut().find(|known| known.graph.is_same_loss(graph)) {
                 Some(Known { state: State::Creating(waiting), .. }) => {
                     waiting.push(ticket);
                     return None;
@@ -144,12 +145,12 @@ impl CustomLosses {
     }
 
     fn position(known: &[Known], graph: &Arc<LossGraph>) -> Option<usize> {
-        known.iter().position(|it| Arc::ptr_eq(&it.graph, graph))
+        known.iter().position(|known| Arc::ptr_eq(&known.graph, graph))
     }
 }
 
 impl Creating<'_> {
-    /// The loss exists: whoever waited gets it, and so does everybody who asks later.
+    /// Ends the claim with the created loss, and answers all waiting tickets with it.
     pub(crate) fn created(mut self, handle: &LossHandle) {
         self.is_over = true;
         let waiting = {
@@ -160,11 +161,11 @@ impl Creating<'_> {
                 State::Created(_) => Vec::new(),
             }
         };
-        waiting.into_iter().for_each(|it| it.answer(Ok(handle.clone())));
+        waiting.into_iter().for_each(|ticket| ticket.answer(Ok(handle.clone())));
     }
 
-    /// Somebody who still waits, and may have more luck. `None` if nobody does: then the right is given back in the same
-    /// moment, and whoever asks next begins anew.
+    /// Takes the next ticket that waits, after the creation failed. If none waits, removes the loss in the same
+    /// critical section, so that a later caller gets a new claim.
     pub(crate) fn next(&mut self) -> Option<Ticket<LossHandle>> {
         loop {
             let ticket = {
@@ -174,7 +175,7 @@ impl Creating<'_> {
                     State::Creating(waiting) if !waiting.is_empty() => waiting.remove(0),
                     _ => {
                         self.is_over = true;
-                        // Nobody waits for it, so that no ticket is dropped under the lock.
+                        // The entry has no tickets that could be dropped under the lock.
                         known.swap_remove(i);
                         return None;
                     }
@@ -192,13 +193,14 @@ impl Drop for Creating<'_> {
         if self.is_over {
             return;
         }
-        // Tickets answer when they are dropped, which must not happen under the lock.
-        let _unfinished = {
+        // Drop the tickets outside the lock: they answer.
+        let unfinished = {
             let mut known = self.losses.known.lock();
             match CustomLosses::position(&known, &self.graph) {
                 Some(i) if matches!(known[i].state, State::Creating(_)) => Some(known.swap_remove(i)),
                 _ => None,
             }
         };
+        drop(unfinished);
     }
 }

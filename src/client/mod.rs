@@ -1,7 +1,7 @@
-//! The clients: handles that submit, and the actors that own their state.
+//! The clients: handles that submit operations, and actors that own the state.
 
 mod admin;
-mod asking;
+mod blocking_call;
 mod builder;
 mod create;
 mod loss;
@@ -31,38 +31,55 @@ use crate::sync::actor::{Actor, Handle};
 use crate::sync::process::leak;
 use crate::wire::json::{self, FutureReply, ResultBody, UntypedFuture};
 
-/// A client's actor, and the token from which its operations descend.
+/// A client's actor, and the parent token of its operations.
 struct Client<M: Send + 'static> {
+    kind: Kind,
     mailbox: Handle<M>,
     cancel: CancelToken,
 }
 
 impl<M: Send + 'static> Client<M> {
-    /// Starts an actor and tells the session of it, which will stop it at its own end.
-    fn start<A: Actor<Msg = M>>(session: &Session, kind: &str, actor: A) -> Result<Hold<M>> {
-        // Whoever submits more than it holds waits until the actor has taken one: submitting is then as fast as the
-        // server accepts.
-        let mailbox = Handle::spawn(thread_name(kind), session.config.threads.mailbox, actor)?;
-        let client = Arc::new(Client { mailbox, cancel: session.cancel.child() });
-        session.adopt(client.clone());
-        Ok(Hold(client))
+    /// Starts an actor and registers it with the session, which stops it at its end.
+    fn start<A: Actor<Msg = M>>(session: &Session, kind: Kind, actor: A) -> Result<ClientOwner<M>> {
+        let mailbox = Handle::spawn(kind.thread_name(), session.config.threads.mailbox, actor)?;
+        let client = Arc::new(Client { kind, mailbox, cancel: session.cancel.child() });
+        session.add_child(client.clone());
+        Ok(ClientOwner(client))
     }
 
-    /// Ends this client and nothing else.
+    /// Puts a message into the mailbox. Waits for room until `deadline`.
+    fn send(&self, session: &Session, msg: M, deadline: Option<Instant>) -> Result<()> {
+        self.mailbox.send(msg, deadline).map_err(|error| self.refusal(session, error))
+    }
+
+    /// Puts a message into the mailbox if it has room.
+    fn try_send(&self, session: &Session, msg: M) -> Result<()> {
+        self.mailbox.try_send(msg).map_err(|error| self.refusal(session, error))
+    }
+
+    /// Names the closed client in an error of the mailbox.
+    fn refusal(&self, session: &Session, error: Error) -> Error {
+        if !error.is_closed() || error.is_panic() {
+            return error;
+        }
+        session.check_open().err().unwrap_or_else(|| self.kind.closed())
+    }
+
+    /// Ends this client alone.
     fn close(&self, session: &Session) {
-        // It is the parent's to close.
-        if session.is_foreign() {
+        // In a forked child the client belongs to the parent.
+        if session.is_forked_child() {
             return;
         }
         self.stop();
-        self.join(Instant::now() + session.closing());
+        self.join(Instant::now() + session.close_limit());
     }
 }
 
-/// What a client's handles share. When the last of them is gone, what is queued is still submitted, then the thread ends.
-struct Hold<M: Send + 'static>(Arc<Client<M>>);
+/// The client that all handles share. After the last handle is dropped, the actor handles its queue and then ends.
+struct ClientOwner<M: Send + 'static>(Arc<Client<M>>);
 
-impl<M: Send + 'static> Deref for Hold<M> {
+impl<M: Send + 'static> Deref for ClientOwner<M> {
     type Target = Client<M>;
 
     fn deref(&self) -> &Client<M> {
@@ -70,7 +87,7 @@ impl<M: Send + 'static> Deref for Hold<M> {
     }
 }
 
-impl<M: Send + 'static> Drop for Hold<M> {
+impl<M: Send + 'static> Drop for ClientOwner<M> {
     fn drop(&mut self) {
         if self.0.mailbox.is_foreign() {
             return leak(&self.0);
@@ -98,13 +115,37 @@ impl<M: Send + 'static> Child for Client<M> {
     }
 }
 
-/// A name for a client's thread, within the 15 bytes that Linux shows.
-fn thread_name(kind: &str) -> String {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    format!("tk-{kind}-{}", COUNT.fetch_add(1, Ordering::Relaxed) % 10_000)
+/// The kind of a client with an actor.
+#[derive(Clone, Copy)]
+enum Kind {
+    Service,
+    Training,
+    Sampling,
 }
 
-/// What a server answers to a submission: most promise a result, some send it, or why there is none, at once.
+impl Kind {
+    /// Makes a thread name within the 15 bytes that Linux shows.
+    fn thread_name(self) -> String {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let kind = match self {
+            Kind::Service => "serv",
+            Kind::Training => "train",
+            Kind::Sampling => "samp",
+        };
+        format!("tk-{kind}-{}", COUNT.fetch_add(1, Ordering::Relaxed) % 10_000)
+    }
+
+    /// Error for a call to a closed client of this kind.
+    fn closed(self) -> Error {
+        Error::closed(match self {
+            Kind::Service => "the service client is closed; build a new one",
+            Kind::Training => "the training client is closed; create a new one with the service client",
+            Kind::Sampling => "the sampling client is closed; create a new one with the service client",
+        })
+    }
+}
+
+/// Answer to a submission: usually a promise, or at once the result or an error.
 enum Submitted {
     Promised(UntypedFuture),
     Done(Result<ResultBody>),
@@ -114,7 +155,7 @@ impl Submitted {
     /// Reads the answer to a request of a type, such as `OptimStep`.
     ///
     /// # Errors
-    /// What is neither a promise nor a result: nobody knows what the server did.
+    /// An answer that is neither a promise nor a result, so that the fate of the request is unknown.
     fn read(answer: Answer, request_type: &str) -> Result<Self> {
         if answer.is_protobuf() {
             return Ok(Submitted::Done(Ok(ResultBody::Protobuf(answer.body))));
@@ -124,8 +165,8 @@ impl Submitted {
             return Ok(Submitted::Promised(json::response_value(value)?));
         }
         match FutureReply::classify(value) {
-            FutureReply::Done(it) if json::is_result(request_type, &it) => {
-                Ok(Submitted::Done(Ok(ResultBody::Json(it))))
+            FutureReply::Done(result) if json::is_result(request_type, &result) => {
+                Ok(Submitted::Done(Ok(ResultBody::Json(result))))
             }
             FutureReply::Failed { message, category } => {
                 let category = Category::parse(&category);
@@ -138,7 +179,7 @@ impl Submitted {
     }
 }
 
-/// A path in the server's answer that we do not understand is the server's fault, not the caller's.
+/// Turns the error of a path from the server's answer into a decoding error, because the caller did not supply it.
 fn from_server<T>(path: Result<T>) -> Result<T> {
-    path.map_err(|it| Error::decode(format!("the server's answer: {}", it.message())))
+    path.map_err(|error| Error::decode(format!("the server's answer has a bad path: {}", error.message())))
 }

@@ -1,4 +1,4 @@
-//! The client for everything that is not training or sampling.
+//! The client for training runs, checkpoints and sessions.
 
 mod account;
 mod checkpoints;
@@ -8,7 +8,7 @@ mod search;
 mod sessions;
 
 use super::ServiceClient;
-use super::asking::Asker;
+use super::blocking_call::Caller;
 use crate::types::AccessScope;
 
 pub use listing::Listing;
@@ -16,23 +16,24 @@ pub use search::FoundSessions;
 
 /// Lists and manages training runs, checkpoints and sessions (PROTOCOL §3.5).
 ///
-/// Made by [`ServiceClient::create_rest_client`]; shares the service client's connections, credential and end, has no thread of
-/// its own and opens no session. Cheap to clone. Several threads may call it at the same time.
+/// Created by [`ServiceClient::create_rest_client`]. It shares the service client's connections and credential, ends
+/// with it, has no thread of its own and opens no session. Cheap to clone. Several threads may call it at the same
+/// time.
 ///
 /// # Errors
-/// Besides what each call names: no connection, a refused credential, an account that cannot pay, a limit, a closed client.
-/// Servers do not all offer everything. [`ErrorKind::Incompatible`](crate::ErrorKind::Incompatible) means that this one
-/// lacks what the call needs; it is then not asked again. It is known by status 405, or 404 for a call that names nothing
-/// which could be missing itself. A 404 for a thing that was named is
-/// [`NotFound`](crate::ErrorKind::NotFound), even though some servers mean the endpoint.
+/// In addition to those of each call: no connection, a refused credential, an account that cannot pay, a rate limit, a
+/// closed client. [`ErrorKind::Incompatible`](crate::ErrorKind::Incompatible) means that the server lacks the endpoint;
+/// later calls return it without sending. It follows from status 405, or from 404 for a call that names no object. A
+/// 404 for a named object is [`NotFound`](crate::ErrorKind::NotFound), although some servers mean the endpoint.
 ///
 /// # Blocking
-/// Each call sends one request, unless it says otherwise, on the caller's thread: at most `Timeouts::exchange` for an
-/// attempt and `Timeouts::submit` for all of them; a server that was never reached is given up after
-/// `Timeouts::connect`. While the account cannot pay (HTTP 402), a call waits as its
-/// [`PausePolicy`](crate::PausePolicy) says, an hour at most unless the server says otherwise. The first call also learns the server's flags. [`ServiceClient::close`] ends all calls at once.
+/// Unless stated otherwise, each call sends one request on the caller's thread, for at most `Timeouts::exchange` per
+/// attempt and `Timeouts::submit` for all attempts; retries of a server that never answered end after
+/// `Timeouts::connect`. While the account cannot pay (HTTP 402), a call waits according to its
+/// [`PausePolicy`](crate::PausePolicy), for at most an hour unless the server sets another limit. The first call also
+/// fetches the server's flags. [`ServiceClient::close`] ends all calls at once.
 ///
-/// # Example: what was trained, and where it is kept
+/// # Example: list runs and checkpoints
 /// ```
 /// # #[cfg(feature = "testing")] {
 /// # use tinkex::{testing::FakeServer, types::{LoraConfig, Ttl}};
@@ -53,17 +54,17 @@ pub use search::FoundSessions;
 /// ```
 #[derive(Clone, Debug)]
 pub struct RestClient {
-    asker: Asker,
+    caller: Caller,
     scope: AccessScope,
 }
 
 impl RestClient {
     pub(super) fn new(service: &ServiceClient) -> Self {
-        RestClient { asker: Asker::new(service), scope: AccessScope::default() }
+        RestClient { caller: Caller::new(service), scope: AccessScope::default() }
     }
 
-    /// This client, looking at what belongs to the caller (the default) or at everything that the caller may see. It
-    /// matters to `list_training_runs`, `get_training_run`, `list_sessions` and `get_session`.
+    /// Restricts results to objects of the caller (the default), or includes all that the caller may see. Applies to
+    /// `list_training_runs`, `get_training_run`, `list_sessions` and `get_session`.
     pub fn access_scope(mut self, scope: AccessScope) -> Self {
         self.scope = scope;
         self

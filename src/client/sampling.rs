@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::client::create::{self, CreatedSampler};
-use crate::client::{Client, Hold, ServiceClientBuilder};
+use crate::client::{Client, ClientOwner, Kind, ServiceClientBuilder};
 use crate::error::{Error, Result};
 use crate::http::Call;
 use crate::pending::{Canceller, Pending};
-use crate::session::{Child, Job, Owner, Poller, Ticket, incomplete};
+use crate::session::{Child, Job, Owner, Poller, Ticket, missing_in_answer};
 use crate::sync::CancelToken;
 use crate::sync::actor::Actor;
 use crate::sync::cancel::{Registration, Wake};
@@ -22,7 +22,7 @@ use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
 pub use handle::SamplerHandle;
 use sample::{Request, Sample, Sampler};
 
-/// The samples of a client have so many numbers before those of its next clone begin (PROTOCOL §4.5).
+/// Number of sequence ids of one client; those of the next clone follow (PROTOCOL §4.5).
 const SEQ_IDS_PER_CLONE: u64 = 1_000_000_000;
 
 /// Samples from one set of weights. Thousands of samples may be in flight at once.
@@ -46,7 +46,7 @@ const SEQ_IDS_PER_CLONE: u64 = 1_000_000_000;
 #[derive(Clone)]
 pub struct SamplingClient {
     inner: Arc<Inner>,
-    /// Cancels the samples of this handle.
+    /// The caller's token, which cancels the samples of this handle.
     cancelled_by: Option<CancelToken>,
     record_stability_info: bool,
 }
@@ -54,7 +54,7 @@ pub struct SamplingClient {
 struct Inner {
     sampling_session_id: Arc<str>,
     base_model: Option<String>,
-    actor: Hold<Msg>,
+    actor: ClientOwner<Msg>,
     poller: Option<Arc<Poller>>,
     /// The poller's token.
     cancel: CancelToken,
@@ -75,16 +75,16 @@ impl Actor for SamplingActor {
 
     fn turn(&mut self, msg: Msg) {
         match msg {
-            Msg::Sample(request) => self.begin(*request),
-            Msg::Logprobs(request) => self.begin(*request),
+            Msg::Sample(request) => self.admit(*request),
+            Msg::Logprobs(request) => self.admit(*request),
         }
     }
 }
 
 impl SamplingActor {
-    /// Numbers a sample, waits until it may be sent, and passes it to a thread that sends it. The samples behind it wait in the
-    /// mailbox meanwhile, whose bound is therefore that of the samples that wait.
-    fn begin<T: Send + 'static>(&self, request: Request<T>) {
+    /// Numbers a sample, waits until it is admitted, and passes it to a thread that sends it. Later samples wait in the
+    /// mailbox meanwhile, so that the mailbox bounds the number of waiting samples.
+    fn admit<T: Send + 'static>(&self, request: Request<T>) {
         if let Some(sample) = Sample::new(self.sampler.clone(), request).admitted() {
             // If the pool is closed, the ticket in the dropped job answers.
             let _ = self.sampler.session.pool[Job::Post].spawn(move || sample.submit());
@@ -93,26 +93,26 @@ impl SamplingActor {
 }
 
 impl SamplingClient {
-    /// A client of a sampling session, which is asked for its base model if that is not known yet.
-    pub(super) fn start_asking(owner: Arc<Owner>, mut created: CreatedSampler) -> Result<Self> {
+    /// Makes a client of a sampling session, and fetches the base model's name if it is not known.
+    pub(super) fn start_with_base_model(owner: Arc<Owner>, mut created: CreatedSampler) -> Result<Self> {
         let session = owner.session();
         if created.base_model.is_none() {
-            let once = |it: Call| it.once(session.config.timeouts.exchange);
+            let once = |call: Call| call.once(session.config.timeouts.exchange);
             let known = create::base_model_of(session, &created.sampling_session_id, once, &session.cancel);
-            // The server need not be able to say it.
+            // After an error the name stays unknown: some servers lack the endpoint.
             created.base_model = known.ok().flatten();
         }
         Self::start_at(owner, created, 0)
     }
 
-    /// A client of the sampler behind a handle, with everything else from the environment: see
+    /// Makes a client from a sampler handle, with all other settings from the environment: see
     /// [`ServiceClientBuilder::from_sampler_handle`](crate::ServiceClientBuilder::from_sampler_handle).
     ///
     /// # Errors
-    /// As there.
+    /// As for that method.
     ///
     /// # Blocking
-    /// As there.
+    /// As for that method.
     pub fn from_sampler_handle<H>(handle: H) -> Result<Self>
     where
         H: TryInto<SamplerHandle>,
@@ -121,17 +121,17 @@ impl SamplingClient {
         ServiceClientBuilder::default().from_sampler_handle(handle)
     }
 
-    /// A handle by which other processes can make clients of the same sampler, as many as they like. It is valid as long as
-    /// the session lives, which any of them keeps alive. It holds no credentials. Nothing is sent.
+    /// Returns a handle from which other processes can make clients of the same sampler. It is valid as long as the
+    /// session, which each of these clients keeps alive. It contains no credentials. Nothing is sent.
     pub fn get_sampler_handle(&self) -> SamplerHandle {
         SamplerHandle::of(self)
     }
 
-    /// A client whose first sample has a number.
+    /// Makes a client with the given sequence id for its first sample.
     pub(super) fn start_at(owner: Arc<Owner>, created: CreatedSampler, first_seq_id: u64) -> Result<Self> {
         let session = owner.session();
         let sampling_session_id: Arc<str> = created.sampling_session_id.into();
-        // Cancelled with the client, whose token is made before its actor.
+        // `close` cancels it. The poller needs a token before the actor, and the actor's token, exists.
         let cancel = session.cancel.child();
         let poller = session.known_flags().config.sample_use_retrieve_futures.then(|| {
             Poller::new(session, &sampling_session_id, first_seq_id / SEQ_IDS_PER_CLONE, cancel.clone())
@@ -142,7 +142,7 @@ impl SamplingClient {
             first_seq_id,
             poller.clone(),
         ));
-        let actor = Client::start(session, "samp", SamplingActor { sampler })?;
+        let actor = Client::start(session, Kind::Sampling, SamplingActor { sampler })?;
         let base_model = created.base_model;
         Ok(SamplingClient {
             inner: Arc::new(Inner { sampling_session_id, base_model, actor, poller, cancel, owner }),
@@ -151,10 +151,10 @@ impl SamplingClient {
         })
     }
 
-    /// This client with a token that cancels the samples that are submitted through the returned handle, all at once.
-    /// Other handles of the client are not concerned, and the client stays open.
+    /// Returns a handle of this client whose samples are all cancelled when `token` is cancelled. Other handles are not
+    /// affected, and the client stays open.
     ///
-    /// # Example: a round of samples that can be abandoned
+    /// # Example: cancel a group of samples
     /// ```
     /// # #[cfg(feature = "local")] {
     /// # let server = tinkex::local::Server::start(Default::default())?;
@@ -176,42 +176,43 @@ impl SamplingClient {
         SamplingClient { cancelled_by: Some(token.clone()), ..self.clone() }
     }
 
-    /// This client, with samples that have the server keep what it needs to judge numerical stability (PROTOCOL §3.4 #23), or
-    /// not. Default not.
+    /// Sets whether the server records data about numerical stability for samples of this handle (PROTOCOL §3.4 #23).
+    /// Default false.
     #[must_use]
     pub fn record_stability_info(self, yes: bool) -> Self {
         SamplingClient { record_stability_info: yes, ..self }
     }
 
-    /// The server's id of this client's sampling session.
+    /// Id of this client's sampling session.
     pub fn sampling_session_id(&self) -> &str {
         &self.inner.sampling_session_id
     }
 
-    /// The base model's name, where the server says it: it was asked when this client was made, if the name was not known. Nothing
-    /// is sent.
+    /// Name of the base model; `None` if the server did not report it when the client was created. Nothing is sent.
     pub fn get_base_model(&self) -> Option<&str> {
         self.inner.base_model.as_deref()
     }
 
-    /// Draws answers to a prompt (PROTOCOL §3.4 #23). Dropping the [`Pending`] cancels it.
+    /// Samples answers to a prompt (PROTOCOL §3.4 #23). Dropping the [`Pending`] cancels the operation.
     ///
-    /// A server that has too many samples (HTTP 429) holds up all samples of the session together: for one second, or five if the
-    /// prompt is larger than about 13 000 tokens. Its `retry-after` is not used then. That of any other answer that is worth
-    /// another attempt (408, 425, 5xx) is, up to a minute.
+    /// After HTTP 429 all samples of the session pause together: for 1 s, or 5 s if the prompt is larger than about 13
+    /// 000 tokens; the answer's `retry-after` is ignored. Other answers that are retried (408, 425, 5xx) pause this
+    /// sample alone, as long as their `retry-after` says, at most a minute.
     ///
-    /// A sample outlives an outage of the server: it is submitted again until `Timeouts::operation`. Where `Timeouts::submit` is
-    /// shorter than its default, that ends the attempts at one submission, and the sample with them.
+    /// A sample survives an outage of the server: it is submitted again until `Timeouts::operation`. If
+    /// `Timeouts::submit` is shorter than its default, the sample fails when that time is over for one submission.
     ///
     /// # Errors
-    /// Through the [`Pending`]: an empty prompt, no samples or parameters out of their range (nothing is sent), or
-    /// what the server says; [`Decode`](crate::ErrorKind::Decode) if it sent another number of sequences, or of anything else that was
-    /// asked for. An error at the operation's deadline has the last failure as its cause.
+    /// Through the [`Pending`]: an empty prompt, zero samples or parameters out of range (nothing is sent), or an error
+    /// of the server; [`Decode`](crate::ErrorKind::Decode) if the server returned another number of sequences,
+    /// log-probabilities or tokens than requested. An error at the operation's deadline has the last failure as its
+    /// cause.
     ///
     /// # Blocking
-    /// While the mailbox is full, that is, while 1024 samples of this client wait for their turn to be sent (see
-    /// [`Threads::mailbox`](crate::Threads)): submitting is then as fast as the server accepts. At most until the operation's
-    /// deadline. A callback that runs on a thread of the client gets an error instead, because nobody could make room.
+    /// While the mailbox is full, at most until the operation's deadline. The mailbox holds 1024 samples that wait to
+    /// be sent (see [`Threads::mailbox`](crate::Threads)), so that samples are submitted as fast as the server accepts
+    /// them. On a thread of the crate that makes room in mailboxes, in a callback for example, the call returns an
+    /// error instead.
     pub fn sample(
         &self,
         prompt: &ModelInput,
@@ -221,11 +222,11 @@ impl SamplingClient {
         self.sample_with(prompt, num_samples, params, &SampleOptions::default())
     }
 
-    /// As [`sample`](Self::sample), with more to be reported.
+    /// As [`sample`](Self::sample), with additional results.
     ///
     /// # Errors
     /// As for [`sample`](Self::sample); options that do not fit the prompt (nothing is sent);
-    /// [`Incompatible`](crate::ErrorKind::Incompatible) if the server took no notice of an option, as older ones do.
+    /// [`Incompatible`](crate::ErrorKind::Incompatible) if the server ignored an option, as older ones do.
     ///
     /// # Blocking
     /// As for [`sample`](Self::sample).
@@ -255,8 +256,8 @@ impl SamplingClient {
         })
     }
 
-    /// The log-probability of each token of a prompt, given those before it; `None` for the first, which nothing
-    /// predicts. The list is as long as the prompt.
+    /// Computes the log-probability of each token of a prompt, given the tokens before it; `None` for the first token.
+    /// The list is as long as the prompt.
     ///
     /// # Errors
     /// As for [`sample`](Self::sample).
@@ -264,7 +265,7 @@ impl SamplingClient {
     /// # Blocking
     /// As for [`sample`](Self::sample).
     ///
-    /// # Example: how surprising is each byte?
+    /// # Example: score each byte
     /// ```
     /// # #[cfg(feature = "local")] {
     /// # let server = tinkex::local::Server::start(Default::default())?;
@@ -282,18 +283,18 @@ impl SamplingClient {
         self.logprobs(prompt, None)
     }
 
-    /// As [`compute_logprobs`](Self::compute_logprobs), of the last `n` tokens of the prompt alone, 1 to `len(prompt) - 1`;
-    /// the list has `None` before them. A server that has the beginning in its cache need not compute it again, so that
-    /// this costs about as much as the last tokens.
+    /// As [`compute_logprobs`](Self::compute_logprobs), for the last `n` tokens of the prompt alone, 1 to `len(prompt)
+    /// - 1`; the list has `None` before them. If the server has the start of the prompt in its cache, the cost is about
+    /// that of the last tokens.
     ///
     /// # Errors
-    /// As for [`sample`](Self::sample); [`Incompatible`](crate::ErrorKind::Incompatible) if the server scored more than that,
-    /// as older ones do.
+    /// As for [`sample`](Self::sample); [`Incompatible`](crate::ErrorKind::Incompatible) if the server scored more
+    /// tokens, as older ones do.
     ///
     /// # Blocking
     /// As for [`sample`](Self::sample).
     ///
-    /// # Example: the answer, given the question
+    /// # Example: score an answer, given the question
     /// ```
     /// # #[cfg(feature = "local")] {
     /// # let server = tinkex::local::Server::start(Default::default())?;
@@ -331,27 +332,31 @@ impl SamplingClient {
                 record_stability_info: self.record_stability_info,
                 persistent: true,
                 _cancelled_by: cancelled_by,
-                read: |it| it.prompt_logprobs.ok_or_else(|| incomplete("the prompt's log-probabilities")),
+                read: |response| {
+                    response
+                        .prompt_logprobs
+                        .ok_or_else(|| missing_in_answer("the prompt's log-probabilities"))
+                },
             }))
         })
     }
 
-    /// Ends this client and nothing else: samples that are queued or in flight return an error, later calls return
-    /// one at once. Closing again does nothing.
+    /// Ends this client alone: its queued and running samples and all later calls return an error. A second call does
+    /// nothing.
     ///
     /// # Blocking
-    /// Until the client's thread ended, at most `Timeouts::close`.
+    /// Until the client's thread has ended, at most `Timeouts::close`.
     pub fn close(&self) {
         let session = self.inner.owner.session();
-        // It is the parent's to close.
-        if session.is_foreign() {
+        // In a forked child the client belongs to the parent.
+        if session.is_forked_child() {
             return;
         }
-        let deadline = Instant::now() + session.closing();
-        // First of all callers are answered.
+        let deadline = Instant::now() + session.close_limit();
+        // Answer all callers first.
         self.inner.actor.stop();
         if let Some(poller) = &self.inner.poller {
-            poller.close(session.closing() / 2);
+            poller.close(session.close_limit() / 2);
         }
         self.inner.cancel.cancel();
         self.inner.actor.join(deadline);
@@ -363,7 +368,7 @@ impl SamplingClient {
         message: impl FnOnce(Ticket<T>, Option<Registration>) -> Msg,
     ) -> Pending<T> {
         let (actor, owner) = (&self.inner.actor, &self.inner.owner);
-        if owner.session().is_foreign() {
+        if owner.session().is_forked_child() {
             return Pending::failed(verb, forked());
         }
         let cancelled = self.cancelled_by.as_ref().is_some_and(CancelToken::is_cancelled);
@@ -371,13 +376,13 @@ impl SamplingClient {
             return Pending::failed(verb, Error::cancelled());
         }
         let (ticket, pending) = owner.session().ticket(verb, &actor.cancel);
-        let cancel = |it: &CancelToken| it.on_cancel(Arc::new(CancelSample(pending.canceller())));
+        let cancel = |token: &CancelToken| token.on_cancel(Arc::new(CancelSample(pending.canceller())));
         let message = message(ticket, self.cancelled_by.as_ref().map(cancel));
-        // Such a thread is one of those that make room in the mailbox.
+        // A thread that makes room in the mailbox must not wait for room.
         let sent = if spawn::drains_mailboxes() {
-            actor.mailbox.try_send(message)
+            actor.try_send(owner.session(), message)
         } else {
-            actor.mailbox.send(message, pending.deadline())
+            actor.send(owner.session(), message, pending.deadline())
         };
         match sent {
             Ok(()) => pending.cancelled_by_drop().keeping(owner.clone()),
@@ -395,7 +400,7 @@ impl std::fmt::Debug for SamplingClient {
     }
 }
 
-/// Cancels a sample when the caller's own token is cancelled.
+/// Cancels a sample when the caller's token is cancelled.
 struct CancelSample(Canceller);
 
 impl Wake for CancelSample {

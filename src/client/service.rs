@@ -1,13 +1,13 @@
-//! The client that makes the others.
+//! The client that opens the session and creates the other clients.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::client::asking::{Ask, Asker};
+use crate::client::blocking_call::{Caller, RestRequest};
 use crate::client::create::{self, SamplingSource};
 use crate::client::loss;
 use crate::client::{
-    AdminClient, Client, Hold, RestClient, SamplingClient, ServiceClientBuilder, TrainingClient,
+    AdminClient, Client, ClientOwner, Kind, RestClient, SamplingClient, ServiceClientBuilder, TrainingClient,
 };
 use crate::error::{Error, Result};
 use crate::http::endpoint;
@@ -22,16 +22,16 @@ use crate::types::{
 };
 use crate::wire::json::{CreateModelRequest, ServerCapabilitiesResponse};
 
-/// Where people look at their sessions.
+/// Web console of the Tinker service.
 const CONSOLE: &str = "https://tinker.thinkingmachines.ai";
 
-/// The entry to a server: opens a session there and makes the clients that train and sample in it.
+/// Opens a session on a server and creates the clients that train and sample in it.
 ///
-/// Cheap to clone; all clones are the same client. The session is opened by the first call that needs it, is kept
-/// alive by heartbeats from a thread of its own, and ends with [`close`](Self::close) or with the last handle of it
-/// and of every client and pending operation made from it.
+/// Cheap to clone; all clones are the same client. The first call that needs the session opens it, and a thread keeps
+/// it alive with heartbeats. It ends with [`close`](Self::close), or when the last handle of this client, of the
+/// clients created by it and of their pending operations is dropped.
 ///
-/// # Example: what does the server offer?
+/// # Example: list the server's models
 /// ```
 /// # #[cfg(feature = "local")] {
 /// let server = tinkex::local::Server::start(Default::default())?;
@@ -47,19 +47,19 @@ pub struct ServiceClient {
 }
 
 struct Inner {
-    actor: Hold<Msg>,
+    actor: ClientOwner<Msg>,
     owner: Arc<Owner>,
 }
 
-/// What the service's actor does: everything that must happen once and in order at the start of a session.
+/// Messages of the service's actor, each of which first fetches the flags or opens the session.
 enum Msg {
-    /// Learn the server's flags.
+    /// Fetch the server's flags.
     Flags(Ticket<()>),
-    /// Make a model.
-    CreateModel(Box<create::Model>),
-    /// Make a sampling session.
-    CreateSampler(Box<create::Sampler>),
-    /// Make a custom loss.
+    /// Create a model.
+    CreateModel(Box<create::NewModel>),
+    /// Create a sampling session.
+    CreateSampler(Box<create::NewSampler>),
+    /// Create a custom loss.
     CreateLoss(loss::CustomLoss),
 }
 
@@ -72,16 +72,16 @@ impl Actor for ServiceActor {
     type Msg = Msg;
 
     fn turn(&mut self, msg: Msg) {
-        // Only the start of the session happens here. Making a client may take minutes and runs on the pool, so that
-        // it never holds up another.
+        // The actor only opens the session. Creating a client may take minutes: it runs in the pool and delays no other
+        // message.
         match msg {
             Msg::Flags(ticket) => ticket.answer(self.session.flags().map(|_| ())),
             Msg::CreateModel(job) => match self.session.open() {
-                Ok(id) => create::model(self.session.clone(), id, *job),
+                Ok(id) => create::spawn_model(self.session.clone(), id, *job),
                 Err(error) => job.ticket.answer(Err(error)),
             },
             Msg::CreateSampler(job) => match self.session.open() {
-                Ok(id) => create::sampler(self.session.clone(), id, *job),
+                Ok(id) => create::spawn_sampler(self.session.clone(), id, *job),
                 Err(error) => job.ticket.answer(Err(error)),
             },
             Msg::CreateLoss(job) => match self.session.open() {
@@ -93,12 +93,12 @@ impl Actor for ServiceActor {
 }
 
 impl ServiceClient {
-    /// Sets up a client.
+    /// Returns a builder with default settings.
     pub fn builder() -> ServiceClientBuilder {
         ServiceClientBuilder::default()
     }
 
-    /// A client with everything from the environment: `TINKER_API_KEY`, `TINKER_BASE_URL` and so on.
+    /// Makes a client with all settings from the environment: `TINKER_API_KEY`, `TINKER_BASE_URL` and so on.
     ///
     /// # Errors
     /// As for [`ServiceClientBuilder::build`].
@@ -107,35 +107,36 @@ impl ServiceClient {
     }
 
     pub(super) fn start(session: Arc<Session>) -> Result<Self> {
-        // Made first, so that the session is ended if there is no thread.
+        // Made first: its drop ends the session if the actor cannot be started.
         let owner = Owner::new(session.clone());
         let actor = ServiceActor { session: session.clone(), losses: Arc::default() };
-        let actor = Client::start(&session, "serv", actor)?;
+        let actor = Client::start(&session, Kind::Service, actor)?;
         Ok(ServiceClient { inner: Arc::new(Inner { actor, owner }) })
     }
 
-    /// What the server offers (PROTOCOL §3.1 #6).
+    /// Reads the server's capabilities, such as its models (PROTOCOL §3.1 #6).
     ///
     /// # Errors
     /// No connection, a refused key, an account that cannot pay, a closed client;
-    /// [`Incompatible`](crate::ErrorKind::Incompatible) from a server that does not say what it offers.
+    /// [`Incompatible`](crate::ErrorKind::Incompatible) from a server without the endpoint.
     ///
     /// # Blocking
-    /// For one request, repeated for at most `Timeouts::submit`; a server that was never reached is given up after
-    /// `Timeouts::connect`.
+    /// For one request, retried for at most `Timeouts::submit`, or for `Timeouts::connect` if the server never
+    /// answered.
     pub fn get_server_capabilities(&self) -> Result<ServerCapabilities> {
         const VERB: &str = "ServiceClient.get_server_capabilities";
-        let ask = Ask::new(&endpoint::SERVER_CAPABILITIES, endpoint::SERVER_CAPABILITIES.path());
-        Asker::new(self).json::<ServerCapabilitiesResponse>(VERB, ask).map(Into::into)
+        let request = RestRequest::new(&endpoint::SERVER_CAPABILITIES, endpoint::SERVER_CAPABILITIES.path());
+        Caller::new(self).json::<ServerCapabilitiesResponse>(VERB, request).map(Into::into)
     }
 
-    /// Makes a model to train: a new LoRA adapter on a base model (PROTOCOL §3.3 #10).
+    /// Creates a model to train: a new LoRA adapter on a base model (PROTOCOL §3.3 #10).
     ///
     /// # Errors
-    /// Nothing to train (nothing is sent), a rank or a base model that the server does not take, no connection.
+    /// A configuration without trainable layers (nothing is sent), a rank or a base model that the server rejects, no
+    /// connection.
     ///
     /// # Blocking
-    /// Until the server made the model, at most `Timeouts::operation`.
+    /// Until the server has created the model, at most `Timeouts::operation`.
     ///
     /// # Example: a small adapter
     /// ```
@@ -155,15 +156,16 @@ impl ServiceClient {
     }
 
     /// As [`create_lora_training_client`](Self::create_lora_training_client), with metadata, another optimizer, or
-    /// what a server wants to know besides.
+    /// additional fields for servers that need them.
     ///
     /// # Errors
-    /// As there; also a version of an optimizer that does not exist, or an extra field that is not one (nothing is sent).
+    /// As for [`create_lora_training_client`](Self::create_lora_training_client); also an unknown version of an
+    /// optimizer, or an extra field that replaces a regular one (nothing is sent).
     ///
     /// # Blocking
     /// As for [`create_lora_training_client`](Self::create_lora_training_client).
     ///
-    /// # Example: a note to find the run by
+    /// # Example: metadata to find the run by
     /// ```
     /// # #[cfg(feature = "local")] {
     /// # let server = tinkex::local::Server::start(Default::default())?;
@@ -191,11 +193,11 @@ impl ServiceClient {
             return Err(Error::invalid("base_model", "is empty"));
         }
         let options = options.clone();
-        self.create_training(VERB, create::Start::New { base_model: base_model.into(), lora, options })
+        self.create_training(VERB, create::ModelSource::New { base_model: base_model.into(), lora, options })
     }
 
-    /// Makes a model to train from the weights of a saved one; the optimizer starts afresh. The adapter has the shape
-    /// of the saved one.
+    /// Creates a model to train from saved weights, with a new optimizer state. The adapter has the shape of the saved
+    /// one.
     ///
     /// # Errors
     /// A path that is not a training state (nothing is sent), a checkpoint that does not exist, no connection.
@@ -210,11 +212,12 @@ impl ServiceClient {
         self.create_training_client_from_state_with(path, &FromStateOptions::default())
     }
 
-    /// As [`create_training_client_from_state`](Self::create_training_client_from_state), with metadata, an owner's
-    /// permission, another optimizer or the saved one.
+    /// As [`create_training_client_from_state`](Self::create_training_client_from_state), with metadata, an access
+    /// token of the owner, another optimizer, or the saved optimizer state.
     ///
     /// # Errors
-    /// As there; also another optimizer together with the saved one (nothing is sent).
+    /// As for [`create_training_client_from_state`](Self::create_training_client_from_state); also another optimizer
+    /// together with the saved state (nothing is sent).
     ///
     /// # Blocking
     /// As for [`create_lora_training_client`](Self::create_lora_training_client).
@@ -229,15 +232,16 @@ impl ServiceClient {
     {
         let path = path.try_into()?;
         options.validate()?;
-        let verb = match options.restore_optimizer {
-            true => "ServiceClient.create_training_client_from_state_with_optimizer",
-            false => "ServiceClient.create_training_client_from_state",
+        let verb = if options.restore_optimizer {
+            "ServiceClient.create_training_client_from_state_with_optimizer"
+        } else {
+            "ServiceClient.create_training_client_from_state"
         };
-        self.create_training(verb, create::Start::From { path, options: options.clone() })
+        self.create_training(verb, create::ModelSource::From { path, options: options.clone() })
     }
 
-    /// Makes a model to train from a saved one, with the state of its optimizer: training goes on as if it had never
-    /// stopped.
+    /// Creates a model to train from a saved one, with its optimizer state: training continues as if it had not been
+    /// interrupted.
     ///
     /// # Errors
     /// As for [`create_training_client_from_state`](Self::create_training_client_from_state).
@@ -253,16 +257,16 @@ impl ServiceClient {
         self.create_training_client_from_state_with(path, &options)
     }
 
-    /// Makes a client that samples, from a base model's name or from the `tinker://` path of saved weights. Whether it can also
-    /// be that of a training state is left to the server.
+    /// Creates a client that samples from a base model, given by name, or from saved weights, given by their
+    /// `tinker://` path. Some servers also accept the path of a training state.
     ///
     /// # Errors
-    /// What is no path of weights (nothing is sent), an unknown model, no connection;
-    /// [`Incompatible`](crate::ErrorKind::Incompatible) from a server that does not sample. One that does not tell about
-    /// samplers (`samplers/{id}`) says only to the first sample that a path does not exist.
+    /// A malformed path (nothing is sent), an unknown model, no connection;
+    /// [`Incompatible`](crate::ErrorKind::Incompatible) from a server without sampling. With a server that lacks
+    /// `samplers/{id}`, a path that does not exist is an error of the first sample.
     ///
     /// # Blocking
-    /// For one or two requests, each repeated for at most `Timeouts::submit`.
+    /// For one or two requests, each retried for at most `Timeouts::submit`.
     pub fn create_sampling_client<M>(&self, model: M) -> Result<SamplingClient>
     where
         M: TryInto<SamplingSource>,
@@ -272,22 +276,22 @@ impl ServiceClient {
         let session = self.session();
         session.check_open()?;
         let (ticket, pending) = session.ticket("ServiceClient.create_sampling_client", &session.cancel);
-        self.tell(Msg::CreateSampler(Box::new(create::Sampler { source, ticket })), pending.deadline())?;
+        self.send(Msg::CreateSampler(Box::new(create::NewSampler { source, ticket })), pending.deadline())?;
         let sampler = pending.wait()?;
         SamplingClient::start_at(self.inner.owner.clone(), sampler, 0)
     }
 
-    /// Makes a loss of one's own known to the session (PROTOCOL §9.6). Where the server supports it, it then runs there, in one
-    /// pass; otherwise it is computed here, in two passes, with the same result. Train with it as with any other loss:
-    /// [`forward_backward(data, &loss)`](TrainingClient::forward_backward).
+    /// Registers a custom loss with the session (PROTOCOL §9.6). A server that supports custom losses runs it in one
+    /// pass; otherwise the client computes it in two passes, with the same result. Train with it as with any other
+    /// loss: [`forward_backward(data, &loss)`](TrainingClient::forward_backward).
     ///
-    /// A loss is created once in a session: the same graph again gives the same handle.
+    /// A loss is created once in a session: another call with the same graph returns the same handle.
     ///
     /// # Errors
-    /// Through the [`Pending`]: what the server has against the graph, no connection.
+    /// Through the [`Pending`]: a graph that the server rejects, no connection.
     ///
     /// # Blocking
-    /// Only while the mailbox is full. The first call of a session opens it, for which the [`Pending`] waits.
+    /// Only while the mailbox is full. The first call of a session opens it in the background.
     ///
     /// # Example: the negative log-likelihood
     /// ```
@@ -320,25 +324,25 @@ impl ServiceClient {
         }
         let (ticket, pending) = session.ticket(VERB, &session.cancel);
         let job = loss::CustomLoss { graph: graph.into(), ticket };
-        match self.tell(Msg::CreateLoss(job), pending.deadline()) {
+        match self.send(Msg::CreateLoss(job), pending.deadline()) {
             Ok(()) => pending.keeping(self.inner.owner.clone()),
             Err(error) => Pending::failed(VERB, error),
         }
     }
 
-    /// Makes a client that lists and manages training runs, checkpoints and sessions. Nothing is sent, and no session is
-    /// opened, not even by its calls.
+    /// Creates a client that lists and manages training runs, checkpoints and sessions. Nothing is sent. Neither this
+    /// nor the calls of that client open a session.
     pub fn create_rest_client(&self) -> RestClient {
         RestClient::new(self)
     }
 
-    /// Makes a client that reads the audit log and what was used. Nothing is sent, and no session is opened.
+    /// Creates a client that reads the audit log, usage and costs. Nothing is sent, and no session is opened.
     pub fn create_admin_client(&self) -> AdminClient {
         AdminClient::new(self)
     }
 
-    /// Copies a checkpoint into this client's project, or another one: storage is shared, the copy keeps its kind and belongs
-    /// to a run of its own that cannot be trained (PROTOCOL §3.5 #36). Returns where the copy is.
+    /// Copies a checkpoint into this client's project or another one, and returns the path of the copy (PROTOCOL §3.5
+    /// #36). The copy has the same kind, shares its storage, and belongs to a new run that cannot be trained.
     ///
     /// # Errors
     /// As for [`RestClient::copy_weights`].
@@ -346,7 +350,7 @@ impl ServiceClient {
     /// # Blocking
     /// As for [`RestClient::copy_weights`].
     ///
-    /// # Example: a copy for the team
+    /// # Example: copy into another project
     /// ```no_run
     /// # fn example(service: tinkex::ServiceClient) -> tinkex::Result<()> {
     /// use tinkex::types::CopyOptions;
@@ -365,10 +369,10 @@ impl ServiceClient {
         self.create_rest_client().copy("ServiceClient.copy_weights", path.try_into()?, options)
     }
 
-    /// Where the session can be looked at in a browser, for people; before there is a session, where all of them can. It is
-    /// an address of the Tinker service, whatever the server (PROTOCOL §1.1). Nothing is sent.
+    /// Returns the page of the session in the web console; before the session is open, the page of all sessions. The
+    /// address belongs to the Tinker service, also with another server (PROTOCOL §1.1). Nothing is sent.
     ///
-    /// # Example: print it
+    /// # Example: before the session is open
     /// ```
     /// # let service = tinkex::ServiceClient::builder().api_key("tml-x").base_url("http://127.0.0.1:9").build()?;
     /// assert_eq!(service.get_console_url(), "https://tinker.thinkingmachines.ai/sessions");
@@ -381,13 +385,13 @@ impl ServiceClient {
         }
     }
 
-    /// The numbers that this client keeps: requests, latencies, operations in flight.
+    /// Metrics of this client: requests, latencies, operations in flight.
     pub fn metrics(&self) -> &Metrics {
         &self.session().config.seeing.metrics
     }
 
-    /// Everything that is in flight now, of all clients of this service, and the threads that work for it: what to print
-    /// when something seems to hang. Nothing is sent and nothing is waited for.
+    /// Takes a snapshot of the operations in flight, of all clients of this service, and of its threads. Print it when
+    /// the program seems to hang. Nothing is sent, and the call does not block.
     ///
     /// # Example: print it
     /// ```
@@ -400,33 +404,35 @@ impl ServiceClient {
         self.session().dump()
     }
 
-    /// How many events this client reported of its own use, and what became of them. `None` unless
-    /// [`ServiceClientBuilder::telemetry`] or `TINKER_TELEMETRY` asks for reports.
+    /// Counts of queued, delivered and dropped telemetry events. `None` unless [`ServiceClientBuilder::telemetry`] or
+    /// `TINKER_TELEMETRY` enables telemetry.
     pub fn telemetry(&self) -> Option<TelemetryCounts> {
-        self.session().telemetry.as_ref().map(|it| it.counts())
+        self.session().telemetry.as_ref().map(|telemetry| telemetry.counts())
     }
 
-    /// Ends the session on the server and everything here: every operation that is still in flight, of any client of
-    /// this service, returns an error. Closing again does nothing, but waits for a thread that is at it.
+    /// Ends the session on the server and all its clients: all operations in flight return an error. A second call does
+    /// nothing except that it waits for a call in progress on another thread.
     ///
     /// # Errors
-    /// The server could not be told. The client is closed all the same.
+    /// The end could not be reported to the server. The client is closed nevertheless.
     ///
     /// # Blocking
-    /// At most `Timeouts::finish` (10 s): a server that does not answer, or answers 408, 429 or 5xx, is told again for 8 s of it.
+    /// At most `Timeouts::finish` (10 s). If the server does not answer, or answers 408, 429 or 5xx, the report is
+    /// retried for 8 s.
     pub fn close(&self, status: CloseStatus) -> Result<()> {
         self.session().close(status, None)
     }
 
-    /// As [`close`](Self::close), with a word about the end for the server's records.
+    /// As [`close`](Self::close), with a description of the end for the server's records.
     ///
     /// # Errors
-    /// The server could not be told. The client is closed all the same.
+    /// The end could not be reported to the server. The client is closed nevertheless.
     ///
     /// # Blocking
-    /// At most `Timeouts::finish` (10 s): a server that does not answer, or answers 408, 429 or 5xx, is told again for 8 s of it.
+    /// At most `Timeouts::finish` (10 s). If the server does not answer, or answers 408, 429 or 5xx, the report is
+    /// retried for 8 s.
     ///
-    /// # Example: say why
+    /// # Example: report a failure
     /// ```
     /// # #[cfg(feature = "testing")] {
     /// # let server = tinkex::testing::FakeServer::new();
@@ -441,26 +447,26 @@ impl ServiceClient {
         self.session().close(status, Some(detail.as_ref()))
     }
 
-    fn create_training(&self, verb: &'static str, start: create::Start) -> Result<TrainingClient> {
+    fn create_training(&self, verb: &'static str, source: create::ModelSource) -> Result<TrainingClient> {
         let session = self.session();
         session.check_open()?;
         let (ticket, pending) = session.ticket(verb, &session.cancel);
-        self.tell(Msg::CreateModel(Box::new(create::Model { start, ticket })), pending.deadline())?;
+        self.send(Msg::CreateModel(Box::new(create::NewModel { source, ticket })), pending.deadline())?;
         let created = pending.wait()?;
         TrainingClient::start(self.inner.owner.clone(), created)
     }
 
-    /// Waits until the server's flags are known, which decide what credential it wants.
-    pub(super) fn learn_flags(&self, verb: &'static str) -> Result<()> {
+    /// Waits until the server's flags, which decide how requests are authenticated, have been fetched.
+    pub(super) fn fetch_flags(&self, verb: &'static str) -> Result<()> {
         let session = self.session();
         session.check_open()?;
         let (ticket, flags) = session.part(verb, &session.cancel);
-        self.tell(Msg::Flags(ticket), flags.deadline())?;
+        self.send(Msg::Flags(ticket), flags.deadline())?;
         flags.wait()
     }
 
-    fn tell(&self, msg: Msg, deadline: Option<Instant>) -> Result<()> {
-        self.inner.actor.mailbox.send(msg, deadline)
+    fn send(&self, msg: Msg, deadline: Option<Instant>) -> Result<()> {
+        self.inner.actor.send(self.session(), msg, deadline)
     }
 
     pub(super) fn session(&self) -> &Arc<Session> {

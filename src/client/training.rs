@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::client::create::CreatedModel;
-use crate::client::{Client, Hold};
+use crate::client::{Client, ClientOwner, Kind};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::endpoint;
-use crate::loss::linear as surrogate;
+use crate::loss::linear;
 use crate::pending::{OwnThread, Pending};
 use crate::session::{Owner, Session, Ticket};
 use crate::sync::actor::Actor;
@@ -28,18 +28,17 @@ mod unload;
 
 pub use train_step::TrainStep;
 
-use custom::Custom;
+use custom::CustomPass;
 use pass::Pass;
-use submit::{Ask, Sequencer};
+use submit::{Sequencer, SingleRequest};
 
 const FORWARD_BACKWARD: &str = "TrainingClient.forward_backward";
 const OPTIM_STEP: &str = "TrainingClient.optim_step";
 
-/// Trains one model. Operations run on the server in the order of the calls that submitted them, whichever threads
-/// made them.
+/// Trains one model. Operations run on the server in the order of the calls that submitted them, on whichever threads.
 ///
-/// Cheap to clone; all clones are the same client. Each verb submits and returns a [`Pending`] at once, so that the
-/// next operation can be submitted before the result of the last one is there.
+/// Cheap to clone; all clones are the same client. Each verb submits an operation and returns a [`Pending`], so that
+/// the next operation can be submitted before the result of the last one is there.
 ///
 /// # Example: one step
 /// ```
@@ -65,28 +64,28 @@ pub struct TrainingClient {
 
 struct Inner {
     info: ModelInfo,
-    actor: Hold<Msg>,
-    /// Where the caller's own loss function runs, if it does.
+    actor: ClientOwner<Msg>,
+    /// The thread that runs the caller's loss function, if one runs.
     loss_thread: OwnThread,
     owner: Arc<Owner>,
 }
 
-/// Everything that a training client can be asked to do.
+/// Operations of a training client.
 enum Msg {
-    Pass(Step),
-    OptimStep(Ask<OptimStepOutput>),
-    TrainStep(Step, Ask<OptimStepOutput>),
-    SaveState(Ask<SaveStateOutput>),
-    LoadState(Ask<LoadStateOutput>),
-    SaveWeights(Ask<json::SaveWeightsForSamplerResponse>),
-    SaveExternal(Ask<SaveWeightsExternalOutput>),
-    Unload(Ask<()>),
+    Pass(AnyPass),
+    OptimStep(SingleRequest<OptimStepOutput>),
+    TrainStep(AnyPass, SingleRequest<OptimStepOutput>),
+    SaveState(SingleRequest<SaveStateOutput>),
+    LoadState(SingleRequest<LoadStateOutput>),
+    SaveWeights(SingleRequest<json::SaveWeightsForSamplerResponse>),
+    SaveExternal(SingleRequest<SaveWeightsExternalOutput>),
+    Unload(SingleRequest<()>),
 }
 
-/// A pass, with a loss of the server's or with one that is computed here.
-enum Step {
-    Pass(Box<Pass>),
-    Custom(Box<Custom>),
+/// A pass whose loss the server computes, or the client.
+enum AnyPass {
+    ServerLoss(Box<Pass>),
+    ClientLoss(Box<CustomPass>),
 }
 
 struct TrainingActor {
@@ -94,10 +93,10 @@ struct TrainingActor {
 }
 
 impl TrainingActor {
-    fn step(&mut self, step: Step) -> Result<()> {
-        match step {
-            Step::Pass(pass) => self.sequencer.pass(*pass),
-            Step::Custom(custom) => self.sequencer.custom(*custom),
+    fn submit_pass(&mut self, pass: AnyPass) -> Result<()> {
+        match pass {
+            AnyPass::ServerLoss(pass) => self.sequencer.submit_pass(*pass),
+            AnyPass::ClientLoss(pass) => self.sequencer.submit_custom_pass(*pass),
         }
     }
 }
@@ -107,18 +106,18 @@ impl Actor for TrainingActor {
 
     fn turn(&mut self, msg: Msg) {
         match msg {
-            // Whoever waits for it is told of a failure.
-            Msg::Pass(step) => drop(self.step(step)),
-            Msg::TrainStep(step, ask) => match self.step(step) {
-                Ok(()) => self.sequencer.ask(ask),
-                Err(error) => ask.ticket.answer(Err(train_step::not_sent(error))),
+            // The ticket reports a failure to the waiter.
+            Msg::Pass(pass) => drop(self.submit_pass(pass)),
+            Msg::TrainStep(pass, request) => match self.submit_pass(pass) {
+                Ok(()) => self.sequencer.submit_request(request),
+                Err(error) => request.ticket.answer(Err(train_step::not_sent(error))),
             },
-            Msg::OptimStep(ask) => self.sequencer.ask(ask),
-            Msg::SaveState(ask) => self.sequencer.ask(ask),
-            Msg::LoadState(ask) => self.sequencer.ask(ask),
-            Msg::SaveWeights(ask) => self.sequencer.ask(ask),
-            Msg::SaveExternal(ask) => self.sequencer.ask(ask),
-            Msg::Unload(ask) => self.sequencer.ask(ask),
+            Msg::OptimStep(request) => self.sequencer.submit_request(request),
+            Msg::SaveState(request) => self.sequencer.submit_request(request),
+            Msg::LoadState(request) => self.sequencer.submit_request(request),
+            Msg::SaveWeights(request) => self.sequencer.submit_request(request),
+            Msg::SaveExternal(request) => self.sequencer.submit_request(request),
+            Msg::Unload(request) => self.sequencer.submit_request(request),
         }
     }
 }
@@ -128,12 +127,12 @@ impl TrainingClient {
         let CreatedModel { info, first_seq_id } = created;
         let session = owner.session();
         let sequencer = Sequencer::new(session.clone(), info.model_id.clone(), first_seq_id);
-        let actor = Client::start(session, "train", TrainingActor { sequencer })?;
+        let actor = Client::start(session, Kind::Training, TrainingActor { sequencer })?;
         let loss_thread = OwnThread::default();
         Ok(TrainingClient { inner: Arc::new(Inner { info, actor, loss_thread, owner }) })
     }
 
-    /// What the server knows of the model. Nothing is sent: it was asked when the client was made.
+    /// Properties of the model, as the server reported them when the client was created. Nothing is sent.
     pub fn get_info(&self) -> &ModelInfo {
         &self.inner.info
     }
@@ -143,13 +142,13 @@ impl TrainingClient {
         &self.inner.info.model_id
     }
 
-    /// Runs the model on data and reports the loss and the log-probabilities of the targets, without gradients
-    /// (PROTOCOL §3.3 #12). Large data is split into several requests and their results are joined.
+    /// Computes the loss and the log-probabilities of the targets, without gradients (PROTOCOL §3.3 #12). Large data is
+    /// split into several requests, and their results are joined.
     ///
     /// # Errors
-    /// Through the [`Pending`]: bad data with the path of the value (nothing is sent, the client stays usable), or
-    /// what the server says of it; [`Decode`](crate::ErrorKind::Decode) if it sent another number of outputs than of data, or of
-    /// log-probabilities than of targets.
+    /// Through the [`Pending`]: invalid data, with the path of the value (nothing is sent, the client stays usable), or
+    /// an error of the server; [`Decode`](crate::ErrorKind::Decode) if the server returned a wrong number of outputs or
+    /// of log-probabilities.
     ///
     /// # Blocking
     /// Only while the mailbox is full, that is, while 1024 operations wait to be submitted.
@@ -157,12 +156,12 @@ impl TrainingClient {
         self.pass("TrainingClient.forward", data, loss.into(), true)
     }
 
-    /// As [`forward`](Self::forward), and adds the gradients of the loss to those that the next
-    /// [`optim_step`](Self::optim_step) will use.
+    /// As [`forward`](Self::forward), and adds the gradients of the loss to the accumulated gradients for the next
+    /// [`optim_step`](Self::optim_step).
     ///
     /// # Errors
-    /// As for [`forward`](Self::forward). If data was split and only some parts were accepted, the error says how many
-    /// ([`Error::accepted_parts`]): their gradients stay on the server.
+    /// As for [`forward`](Self::forward). If data was split and only some parts were accepted,
+    /// [`Error::accepted_parts`] is their number: their gradients stay on the server.
     ///
     /// # Blocking
     /// As for [`forward`](Self::forward).
@@ -174,12 +173,12 @@ impl TrainingClient {
         self.pass(FORWARD_BACKWARD, data, loss.into(), false)
     }
 
-    /// Changes the weights by the gradients that were gathered, and clears those (PROTOCOL §3.3 #14). The parameters are
-    /// those of the optimizer that the model was made with: [`AdamParams`](crate::types::AdamParams) unless
-    /// [`ModelOptions`](crate::types::ModelOptions) said otherwise.
+    /// Updates the weights with the accumulated gradients and clears these (PROTOCOL §3.3 #14). The parameters belong
+    /// to the model's optimizer: [`AdamParams`](crate::types::AdamParams) unless
+    /// [`ModelOptions`](crate::types::ModelOptions) chose another one.
     ///
     /// # Errors
-    /// Through the [`Pending`]: a parameter out of its range (nothing is sent), or what the server says.
+    /// Through the [`Pending`]: a parameter out of range (nothing is sent), or an error of the server.
     ///
     /// # Blocking
     /// As for [`forward`](Self::forward).
@@ -188,14 +187,14 @@ impl TrainingClient {
         if let Err(error) = params.validate() {
             return Pending::failed(OPTIM_STEP, error);
         }
-        self.ask(OPTIM_STEP, Msg::OptimStep, |ticket| optim_step(ticket, params))
+        self.submit_request(OPTIM_STEP, Msg::OptimStep, |ticket| optim_step_request(ticket, params))
     }
 
-    /// Ends this client and nothing else: operations that are queued or in flight return an error, later calls
-    /// return one at once. The model stays on the server. Closing again does nothing.
+    /// Ends this client alone: its queued and running operations and all later calls return an error. The model stays
+    /// on the server. A second call does nothing.
     ///
     /// # Blocking
-    /// Until the client's thread ended, at most `Timeouts::close`.
+    /// Until the client's thread has ended, at most `Timeouts::close`.
     pub fn close(&self) {
         self.inner.actor.close(self.session());
     }
@@ -209,21 +208,28 @@ impl TrainingClient {
         if let LossFn::Traced(handle) = &loss.loss_fn
             && self.session().id().as_deref() != Some(handle.session_id())
         {
-            let problem = format!("{} was created in another session", handle.name());
+            let problem = format!(
+                "belongs to another session: {}; create it with this session's service client",
+                handle.name()
+            );
             return Err(Error::invalid("loss", problem));
         }
         check_data(data)?;
         if self.session().config.dense_tensors {
-            let mut room = room(data);
-            data.iter().enumerate().try_for_each(|(i, it)| it.take_room(&mut room, &format!("data[{i}]")))?;
+            let mut room = dense_room(data);
+            for (i, datum) in data.iter().enumerate() {
+                datum.take_room(&mut room, &format!("data[{i}]"))?;
+            }
         }
-        data.iter().enumerate().try_for_each(|(i, it)| loss.loss_fn.check(it, &format!("data[{i}]")))?;
+        for (i, datum) in data.iter().enumerate() {
+            loss.loss_fn.check(datum, &format!("data[{i}]"))?;
+        }
         match &loss.loss_fn {
             LossFn::Traced(handle) => {
                 handle.graph().rehearse(data)?;
                 match handle.loss_id() {
                     Some(_) => Ok(()),
-                    None => surrogate::check_room(data, &mut room(data)),
+                    None => linear::check_room(data, &mut dense_room(data)),
                 }
             }
             _ => Ok(()),
@@ -240,82 +246,82 @@ impl TrainingClient {
         if let Err(error) = self.check_pass(&data, &loss) {
             return Pending::failed(verb, error);
         }
-        self.submit(verb, |ticket| Msg::Pass(self.step(ticket, data, loss, forward_only)))
+        self.submit(verb, |ticket| Msg::Pass(self.new_pass(ticket, data, loss, forward_only)))
     }
 
-    /// A traced loss runs where its handle says.
-    fn step(
+    /// Makes a pass. A traced loss runs on the server if its handle has a server id, else in the client.
+    fn new_pass(
         &self,
         ticket: Ticket<ForwardBackwardOutput>,
         mut data: Vec<Datum>,
         loss: Loss,
         forward_only: bool,
-    ) -> Step {
+    ) -> AnyPass {
         if let LossFn::Traced(handle) = &loss.loss_fn {
-            data.iter_mut().for_each(|it| handle.keep_inputs(it));
+            data.iter_mut().for_each(|datum| handle.keep_inputs(datum));
         }
         match loss.resolve() {
             Ok(loss) => {
                 let data = self.pack(data);
-                Step::Pass(Box::new(Pass { ticket, data, loss, forward_only }))
+                AnyPass::ServerLoss(Box::new(Pass { ticket, data, loss, forward_only }))
             }
             Err(graph) => {
                 let session = self.session().clone();
                 let loss = Box::new(move |data: &[Datum], logprobs: &[&[f32]]| {
-                    let work = graph.work(logprobs.iter().map(|it| it.len()).sum());
+                    let work = graph.work(logprobs.iter().map(|logprobs| logprobs.len()).sum());
                     session.compute(work, |parallel| graph.evaluate_shared(data, logprobs, parallel))
                 });
-                Step::Custom(Box::new(Custom { ticket, data, loss, forward_only }))
+                AnyPass::ClientLoss(Box::new(CustomPass { ticket, data, loss, forward_only }))
             }
         }
     }
 
-    /// Makes the tensors those that are sent.
+    /// Converts tensors to the form in which they are sent, dense or sparse.
     fn pack(&self, mut data: Vec<Datum>) -> Vec<Datum> {
         let dense = self.session().config.dense_tensors;
-        data.iter_mut().for_each(|it| it.pack(dense));
+        data.iter_mut().for_each(|datum| datum.pack(dense));
         data
     }
 
-    fn ask<T: Send + 'static>(
+    fn submit_request<T: Send + 'static>(
         &self,
         verb: &'static str,
-        wrap: fn(Ask<T>) -> Msg,
-        ask: impl FnOnce(Ticket<T>) -> Ask<T>,
+        wrap: fn(SingleRequest<T>) -> Msg,
+        request: impl FnOnce(Ticket<T>) -> SingleRequest<T>,
     ) -> Pending<T> {
-        self.submit(verb, |ticket| wrap(ask(ticket)))
+        self.submit(verb, |ticket| wrap(request(ticket)))
     }
 
-    /// Puts a message into the mailbox. Whatever happens to it, its ticket answers.
+    /// Makes a message with a ticket and puts it into the mailbox.
     fn submit<T: Send + 'static>(
         &self,
         verb: &'static str,
         message: impl FnOnce(Ticket<T>) -> Msg,
     ) -> Pending<T> {
-        if self.session().is_foreign() {
+        if self.session().is_forked_child() {
             return Pending::failed(verb, forked());
         }
         let (ticket, pending) = self.session().ticket(verb, &self.inner.actor.cancel);
-        match self.put(message(ticket), pending.deadline()) {
+        match self.enqueue(message(ticket), pending.deadline()) {
             Ok(()) => self.submitted(pending),
             Err(error) => Pending::failed(verb, error),
         }
     }
 
-    /// Puts a message into the mailbox, for which room is waited for, except by a loss function that keeps the actor from making
-    /// room.
-    fn put(&self, msg: Msg, deadline: Option<Instant>) -> Result<()> {
-        let mailbox = &self.inner.actor.mailbox;
+    /// Puts a message into the mailbox. Waits for room, except in a loss function, during which the actor takes no
+    /// messages.
+    fn enqueue(&self, msg: Msg, deadline: Option<Instant>) -> Result<()> {
+        let (actor, session) = (&self.inner.actor, self.session());
         if !self.inner.loss_thread.is_this() {
-            return mailbox.send(msg, deadline);
+            return actor.send(session, msg, deadline);
         }
-        mailbox.try_send(msg).map_err(|it| match it.is_timeout() {
-            true => Error::new(
-                ErrorKind::CustomLoss,
-                "a custom loss cannot submit to its own client while the client's mailbox is full: there will be room only \
-                 when the loss is there",
-            ),
-            false => it,
+        actor.try_send(session, msg).map_err(|error| {
+            if !error.is_timeout() {
+                return error;
+            }
+            let text = "a custom loss cannot submit to its own client while the client's mailbox is full, because the \
+                        mailbox is not emptied before the loss is computed";
+            Error::new(ErrorKind::CustomLoss, text)
         })
     }
 
@@ -330,8 +336,11 @@ impl std::fmt::Debug for TrainingClient {
     }
 }
 
-fn optim_step(ticket: Ticket<OptimStepOutput>, params: OptimizerParams) -> Ask<OptimStepOutput> {
-    Ask {
+fn optim_step_request(
+    ticket: Ticket<OptimStepOutput>,
+    params: OptimizerParams,
+) -> SingleRequest<OptimStepOutput> {
+    SingleRequest {
         ticket,
         endpoint: &endpoint::OPTIM_STEP,
         request_type: "OptimStep",
@@ -343,8 +352,8 @@ fn optim_step(ticket: Ticket<OptimStepOutput>, params: OptimizerParams) -> Ask<O
     }
 }
 
-/// The memory that all data of a call may take with the zeros of their tensors written out.
-fn room(data: &[Datum]) -> DenseRoom {
+/// Limit of the memory for the dense tensors of all data of a call.
+fn dense_room(data: &[Datum]) -> DenseRoom {
     DenseRoom::of(data.iter().map(Datum::n_bytes).sum())
 }
 
@@ -352,5 +361,5 @@ fn check_data(data: &[Datum]) -> Result<()> {
     if data.is_empty() {
         return Err(Error::invalid("data", "is empty"));
     }
-    data.iter().enumerate().try_for_each(|(i, it)| it.validate(&format!("data[{i}]")))
+    data.iter().enumerate().try_for_each(|(i, datum)| datum.validate(&format!("data[{i}]")))
 }

@@ -6,10 +6,12 @@ use super::Error;
 
 impl Error {
     /// Sets the number of HTTP requests of the whole operation and the time since its submission. They replace the
-    /// numbers of a part of the operation; causes keep their own.
+    /// numbers of a part of the operation; causes keep their own. An error that ends an operation without a request of its
+    /// own, such as a failure to open the session, keeps its number.
     pub(crate) fn accounted(self, attempts: u32, elapsed: Duration) -> Self {
         self.edit(|inner| {
-            inner.context.attempts = Some(attempts);
+            let earlier = inner.context.attempts.filter(|_| attempts == 0);
+            inner.context.attempts = Some(earlier.unwrap_or(attempts));
             inner.context.elapsed = Some(elapsed);
         })
     }
@@ -26,6 +28,8 @@ mod tests {
         let part = Error::new(ErrorKind::RateLimited, "busy").accounted(1, s(0));
         let whole = part.clone().accounted(601, s(600));
         assert_eq!((whole.attempts(), whole.elapsed()), (Some(601), Some(s(600))));
+        let opening = part.accounted(0, s(3));
+        assert_eq!((opening.attempts(), opening.elapsed()), (Some(1), Some(s(3))));
         // An operation that sent nothing does not report the attempts of its cause.
         let unsent = Error::new(ErrorKind::Poisoned, "not sent").caused_by(whole).accounted(0, s(2));
         assert_eq!((unsent.attempts(), unsent.elapsed()), (Some(0), Some(s(2))));

@@ -88,9 +88,9 @@ impl Endpoints {
 
 /// A refused `load_weights` leaves open that the server cannot make a model from a checkpoint in one step, so that the
 /// three steps are worth a try (PROTOCOL §11). A 404 that names what was not found is about the checkpoint.
-pub(crate) fn may_lack_one_step_load(status: Option<u16>, names_what_is_missing: bool) -> bool {
+pub(crate) fn may_lack_one_step_load(status: Option<u16>, is_about_resource: bool) -> bool {
     match status {
-        Some(404) => !names_what_is_missing,
+        Some(404) => !is_about_resource,
         Some(status) => matches!(status, 405 | 422),
         None => false,
     }
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_refused_load_is_tried_in_three_steps_unless_it_is_about_the_checkpoint() {
-        for (status, names_what_is_missing, expected) in [
+        for (status, is_about_resource, expected) in [
             (Some(404), false, true),
             (Some(404), true, false),
             (Some(405), true, true),
@@ -112,8 +112,8 @@ mod tests {
             (Some(500), false, false),
             (None, false, false),
         ] {
-            let found = may_lack_one_step_load(status, names_what_is_missing);
-            assert_eq!(found, expected, "{status:?} {names_what_is_missing}");
+            let found = may_lack_one_step_load(status, is_about_resource);
+            assert_eq!(found, expected, "{status:?} {is_about_resource}");
         }
     }
 

@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Threads that send these requests, even if the server allows larger batches.
 pub(super) const MOST_THREADS: usize = 64;
 
-/// The samples that are still to be cancelled on the server.
+/// Queue of samples to cancel on the server.
 #[derive(Default)]
 pub(super) struct Cancellations {
     state: Mutex<State>,
@@ -33,7 +33,7 @@ struct State {
 }
 
 impl Cancellations {
-    /// Drops what is queued and takes nothing more: finishing the session cancels all samples.
+    /// Clears the queue and rejects later samples: finishing the session cancels all samples.
     pub(super) fn close(&self) {
         let dropped = {
             let mut state = self.state.lock();
@@ -69,8 +69,8 @@ impl Work for Cancellations {
     /// Cancels one batch.
     fn turn(&self, session: &Arc<Session>) -> Turn {
         // Read for each batch: the flag may change while samples are queued.
-        let most = usize::try_from(session.dynamic_flags().sample_cancel_max_batch_size);
-        let batch = self.take(most.unwrap_or(usize::MAX).max(1));
+        let max_batch = usize::try_from(session.dynamic_flags().sample_cancel_max_batch_size);
+        let batch = self.take(max_batch.unwrap_or(usize::MAX).max(1));
         if batch.is_empty() {
             return Turn::Idle;
         }
@@ -98,8 +98,8 @@ impl Work for Cancellations {
     }
 }
 
-/// A sample that the server works on. Cancels it on the server when this is dropped, and at once when its token is
-/// cancelled: the server may hold the request for its result for a while yet.
+/// Cancels an accepted sample on the server when this guard is dropped or its token is cancelled. The token's waker
+/// matters because the thread that holds the guard may be blocked in a long poll.
 pub(crate) struct CancelOnDrop {
     accepted: Arc<AcceptedSample>,
     _registration: Registration,
@@ -132,7 +132,7 @@ impl CancelOnDrop {
         CancelOnDrop { _registration: cancel.on_cancel(accepted.clone()), accepted }
     }
 
-    /// The sample ended with an error. Cancels it only if the error says that the caller stopped waiting.
+    /// Cancels the sample if the error means that nobody waits for it any more; otherwise disarms the guard.
     pub(crate) fn ended_with(self, error: &Error) {
         if error.is_cancelled() || error.is_closed() || error.is_timeout() {
             drop(self);
@@ -141,7 +141,7 @@ impl CancelOnDrop {
         }
     }
 
-    /// The server is done with the sample.
+    /// Disarms the guard: the server has finished the sample.
     pub(crate) fn disarm(self) {
         drop(self.accepted.take_id());
     }
@@ -154,16 +154,17 @@ impl Drop for CancelOnDrop {
 }
 
 impl Session {
-    /// Queues a sample to be cancelled, if the server offers that. Never blocks.
+    /// Queues a sample for cancellation if the server's flags enable that. Never blocks.
     fn cancel_on_server(self: &Arc<Self>, request_id: String) {
-        let is_wanted = self.dynamic_flags().sample_cancel_enabled && !self.cancel.is_cancelled();
-        if is_wanted && self.cancellations.push(request_id) {
-            // A refused thread is logged with the samples that it concerns.
+        let is_enabled = self.dynamic_flags().sample_cancel_enabled && !self.cancel.is_cancelled();
+        if is_enabled && self.cancellations.push(request_id) {
+            // `lost` logs a refused thread.
             let _ = self.cancellations.wake(self, &self.pool[Job::Cancel]);
         }
     }
 
-    /// Repeated like any other request, but not queued again: the server also notices when the heartbeats end.
+    /// Cancels one sample. After the usual retries a failure is logged and not queued again: without heartbeats the
+    /// server cancels the sample too.
     fn cancel_future(&self, request_id: &str) {
         let Err(error) = self.send_cancel_future(request_id) else { return };
         let level = if self.cancel.is_cancelled() { log::Level::Debug } else { log::Level::Error };

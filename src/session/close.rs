@@ -1,4 +1,4 @@
-//! How a session ends: its clients first, then its threads, within a bounded time.
+//! The end of a session: stops its clients, then its threads, within a bounded time.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,18 +12,18 @@ use crate::sync::process::leak;
 use crate::sync::{self, Condvar, Mutex, spawn};
 use crate::wire::{json, url};
 
-/// No end takes longer, whatever the settings say.
-const LONGEST_END: Duration = Duration::from_secs(3600);
+/// Upper bound of `Timeouts::close` and `Timeouts::finish`.
+const LONGEST_CLOSE: Duration = Duration::from_secs(3600);
 
 /// A client of the session that has a thread of its own.
 pub(crate) trait Child: Send + Sync {
-    /// Ends the client: what it has queued is answered, what is in flight is given up.
+    /// Stops the client: queued and running operations are answered with an error.
     fn stop(&self);
     /// Waits for its thread, at most until `deadline`.
     fn join(&self, deadline: Instant);
-    /// Its thread is gone.
+    /// Returns whether the client's thread has ended.
     fn has_ended(&self) -> bool;
-    /// Its thread and its mailbox.
+    /// Name of the thread and length of the mailbox.
     fn status(&self) -> ClientStatus;
 }
 
@@ -44,102 +44,104 @@ impl Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        // In a forked child the session and its sockets are the parent's.
-        if self.session.is_foreign() {
+        // In a forked child the session and its sockets belong to the parent.
+        if self.session.is_forked_child() {
             return leak(&self.session);
         }
         self.session.end();
     }
 }
 
-/// How a session ended, for the server's records (PROTOCOL §2.3).
+/// Reason for the end of a session, as reported to the server (PROTOCOL §2.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseStatus {
     /// The work is done.
     Success,
     /// The program failed.
     Errored,
-    /// Somebody stopped the program.
+    /// The program was interrupted, for example by a signal.
     Interrupted,
 }
 
 impl Session {
-    /// A client that is stopped and joined with the session, even after its last handle is gone.
-    pub(crate) fn adopt(&self, child: Arc<dyn Child>) {
-        // Looked at without the lock, because that takes other ones.
+    /// Registers a client, to be stopped and joined at the end of the session even if no handle of it is left.
+    pub(crate) fn add_child(&self, child: Arc<dyn Child>) {
+        // `has_ended` takes another lock: call it without this one.
         let known = self.children.lock().clone();
-        let ended: Vec<_> = known.into_iter().filter(|it| it.has_ended()).collect();
-        let over = {
+        let ended: Vec<_> = known.into_iter().filter(|child| child.has_ended()).collect();
+        let removed: Vec<_> = {
             let mut children = self.children.lock();
-            let over: Vec<_> =
-                children.extract_if(.., |it| ended.iter().any(|ended| Arc::ptr_eq(it, ended))).collect();
+            let removed = children
+                .extract_if(.., |known| ended.iter().any(|child| Arc::ptr_eq(known, child)))
+                .collect();
             children.push(child.clone());
-            (over, ended)
+            removed
         };
-        // Dropped without the lock.
-        drop(over);
-        // The session may have ended while the client was made, and then looked at its children too early.
+        // Drop the clients outside the lock.
+        drop((removed, ended));
+        // `end_by` misses this client if the session was closed before the push: stop it here.
         if self.closed.load(Ordering::Acquire) {
             child.stop();
         }
     }
 
-    /// The threads of the clients that have not ended.
+    /// Status of all clients whose thread has not ended.
     pub(super) fn client_status(&self) -> Vec<ClientStatus> {
-        // Looked at without the lock, because this takes other ones.
+        // `has_ended` and `status` take other locks: call them without this one.
         let children = self.children.lock().clone();
         children.iter().filter(|child| !child.has_ended()).map(|child| child.status()).collect()
     }
 
-    /// This is a forked child of the process that made the session.
-    pub(crate) fn is_foreign(&self) -> bool {
+    /// Returns whether this process is a forked child of the one that made the session.
+    pub(crate) fn is_forked_child(&self) -> bool {
         self.process.is_other()
     }
 
-    /// How long closing may take.
-    pub(crate) fn closing(&self) -> Duration {
-        self.config.timeouts.close.min(LONGEST_END)
+    /// Time limit of `close` without telling the server.
+    pub(crate) fn close_limit(&self) -> Duration {
+        self.config.timeouts.close.min(LONGEST_CLOSE)
     }
 
-    /// How long closing may take of which the server is told.
-    fn finishing(&self) -> Duration {
-        self.config.timeouts.finish.min(LONGEST_END).max(self.closing())
+    /// Time limit of `close`, including telling the server.
+    fn finish_limit(&self) -> Duration {
+        self.config.timeouts.finish.min(LONGEST_CLOSE).max(self.close_limit())
     }
 
     /// # Errors
     /// The session has ended, or this is a forked child of the process that made it.
     pub(crate) fn check_open(&self) -> Result<()> {
         self.process.check()?;
-        match self.closed.load(Ordering::Acquire) {
-            true => Err(Error::closed("the service client is closed")),
-            false => Ok(()),
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::closed("the service client is closed; build a new one"));
         }
+        Ok(())
     }
 
-    /// An error as the caller should see it: what ended because the session did says so.
-    pub(crate) fn as_ended(&self, error: Error) -> Error {
-        let by_us = error.is_cancelled() || error.is_closed();
-        match by_us && self.closed.load(Ordering::Acquire) && !error.is_panic() {
-            true => Error::closed("the service client was closed while this was in progress"),
-            false => error,
+    /// Replaces a cancellation that the end of the session caused by an error that says so.
+    pub(crate) fn or_closed(&self, error: Error) -> Error {
+        let is_abort = (error.is_cancelled() || error.is_closed()) && !error.is_panic();
+        if is_abort && self.closed.load(Ordering::Acquire) {
+            Error::closed("the service client was closed while this was in progress")
+        } else {
+            error
         }
     }
 
     /// Tells the server how the session ended, then ends it here.
     pub(crate) fn close(&self, status: CloseStatus, detail: Option<&str>) -> Result<()> {
         self.process.check()?;
-        let deadline = Instant::now() + self.finishing();
+        let deadline = Instant::now() + self.finish_limit();
         let id = self.id.lock().clone();
         let finished = match (self.check_open(), id) {
             (Ok(()), Some(id)) => {
                 self.cancellations.close();
-                self.report_finally(self.closing() / 8);
+                self.send_final_reports(self.close_limit() / 8);
                 self.finish(&id, status, detail)
             }
             _ => Ok(()),
         };
-        // What the server did not take of the time is left for telemetry, but for the end of the threads.
-        self.end_by(deadline - self.closing() / 4, deadline);
+        // Telemetry gets the time that is left, except for a reserve to join the threads.
+        self.end_by(deadline - self.close_limit() / 4, deadline);
         finished
     }
 
@@ -154,37 +156,38 @@ impl Session {
         let mut call = Call::post(Lane::Session, &endpoint::FINISH_SESSION, &request)?
             .at(endpoint::FINISH_SESSION.path_with(&[&id]))
             .by("ServiceClient.close");
-        let budget = self.finishing().saturating_sub(self.closing()).max(self.closing() / 2);
+        let budget = self.finish_limit().saturating_sub(self.close_limit()).max(self.close_limit() / 2);
         call.budget = Some(budget);
         call.timeout = Some(self.config.timeouts.exchange.min(budget / 2));
         match self.http.send(&call, &self.cancel) {
             Ok(_) => Ok(()),
-            // Servers without the endpoint notice the end by the missing heartbeats.
+            // A server without the endpoint notices the end by missing heartbeats.
             Err(error) if matches!(error.http_status(), Some(404 | 405 | 410)) => Ok(()),
-            Err(error) => Err(error.with(|it| it.operation = Some("close".into()))),
+            Err(error) => Err(error.with(|context| context.operation = Some("close".into()))),
         }
     }
 
-    /// Ends everything, within half of the time that closing may take. Doing it again does nothing.
+    /// Ends everything here within half of `close_limit`. Later calls do nothing.
     pub(super) fn end(&self) {
         let now = Instant::now();
-        self.end_by(now + self.closing() / 4, now + self.closing() / 2);
+        self.end_by(now + self.close_limit() / 4, now + self.close_limit() / 2);
     }
 
-    /// Telemetry has until `told`, everything else until `deadline`. If somebody else is at it, waits for him.
-    fn end_by(&self, told: Instant, deadline: Instant) {
+    /// Ends telemetry by `telemetry_deadline` and everything else by `deadline`. If another thread is already ending
+    /// the session, waits for it.
+    fn end_by(&self, telemetry_deadline: Instant, deadline: Instant) {
         if self.closed.swap(true, Ordering::AcqRel) {
             return self.ending.wait(deadline);
         }
-        let _told_when_done = Done(&self.ending);
+        let _end_guard = EndGuard(&self.ending);
         self.cancel.cancel();
         self.dispatch.close();
-        // While requests still can be sent. Nobody waits for this but the one who closes: all callers are answered.
-        if let Some(it) = &self.telemetry {
-            it.finish(told);
+        // Telemetry still needs the transport. All callers are answered already: only the closing thread waits here.
+        if let Some(telemetry) = &self.telemetry {
+            telemetry.finish(telemetry_deadline);
         }
         self.http.shutdown();
-        let deadline = deadline.min(Instant::now() + self.closing() / 2);
+        let deadline = deadline.min(Instant::now() + self.close_limit() / 2);
         let children = std::mem::take(&mut *self.children.lock());
         for child in &children {
             child.stop();
@@ -200,38 +203,38 @@ impl Session {
         if 0 < left {
             log::warn!(target: "tinkex", "{left} threads were still busy when the client was closed");
         }
-        // There are no heartbeats any more that would do it.
+        // Usually each heartbeat does this, and the heartbeats have ended.
         retry_deliveries();
     }
 }
 
-/// Whether the end of a session is complete.
+/// Signals that the end of a session is complete.
 #[derive(Default)]
-pub(super) struct Ending {
-    is_over: Mutex<bool>,
-    over: Condvar,
+pub(super) struct EndSignal {
+    is_complete: Mutex<bool>,
+    completed: Condvar,
 }
 
-impl Ending {
-    /// Waits for the thread that ends the session. A thread of a client's own does not: it is one of those that are waited for.
+impl EndSignal {
+    /// Waits for the thread that ends the session. Returns at once on a thread of the crate, which that thread joins.
     fn wait(&self, deadline: Instant) {
         if spawn::is_ours() {
             return;
         }
-        let mut is_over = self.is_over.lock();
+        let mut is_complete = self.is_complete.lock();
         let mut in_time = true;
-        while !*is_over && in_time {
-            in_time = sync::wait(&self.over, &mut is_over, Some(deadline));
+        while !*is_complete && in_time {
+            in_time = sync::wait(&self.completed, &mut is_complete, Some(deadline));
         }
     }
 }
 
-/// Says when it is dropped that the end is complete.
-struct Done<'a>(&'a Ending);
+/// Signals the complete end when it is dropped.
+struct EndGuard<'a>(&'a EndSignal);
 
-impl Drop for Done<'_> {
+impl Drop for EndGuard<'_> {
     fn drop(&mut self) {
-        *self.0.is_over.lock() = true;
-        self.0.over.notify_all();
+        *self.0.is_complete.lock() = true;
+        self.0.completed.notify_all();
     }
 }

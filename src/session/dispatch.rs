@@ -1,5 +1,5 @@
-//! Limits on what is in flight: permits for sending samples, places to wait for results, budgets for bytes (PROTOCOL §4.4, §8.3,
-//! §9.2).
+//! Limits on work in flight: permits to send samples, slots for threads that wait for results, byte budgets (PROTOCOL
+//! §4.4, §8.3, §9.2).
 
 use std::time::{Duration, Instant};
 
@@ -18,13 +18,13 @@ pub(crate) struct Dispatch {
     samples: Semaphore,
     throttled: Semaphore,
     window: Mutex<Window>,
-    /// What the server said when it last asked to send no samples.
+    /// The server's last request to send no samples for a while.
     refusal: Mutex<Option<Error>>,
     budgets: Mutex<Budgets>,
-    /// Samples of which each has a thread that waits for its result.
-    places: Mutex<Semaphore>,
-    /// Upper bound of the places: the number of threads there may be.
-    max_places: usize,
+    /// Slots for samples that occupy a thread until their result is there.
+    result_slots: Mutex<Semaphore>,
+    /// Upper bound of the result_slots: the maximum number of threads.
+    max_result_slots: usize,
 }
 
 #[derive(Clone)]
@@ -37,7 +37,7 @@ struct Budgets {
 impl Budgets {
     fn of(flags: &Flags) -> Self {
         let flags = &flags.config;
-        // A size that the machine cannot even count is no limit.
+        // A size above `usize::MAX` is no limit.
         let budget = |n: u64| Budget::new(usize::try_from(n).unwrap_or(usize::MAX));
         Budgets {
             samples: budget(flags.sample_dispatch_bytes_semaphore_size),
@@ -47,7 +47,7 @@ impl Budgets {
     }
 }
 
-/// The right to send one sample. Dropping it admits the next one.
+/// Permission to send one sample. Dropping it admits the next one.
 #[derive(Debug)]
 pub(crate) struct Admission {
     _bytes: BudgetShare,
@@ -57,29 +57,29 @@ pub(crate) struct Admission {
 
 impl Dispatch {
     pub(super) fn new(threads: &Threads) -> Self {
-        let max_places = threads.max_in_flight.max(1);
+        let max_result_slots = threads.max_in_flight.max(1);
         Dispatch {
             samples: Semaphore::new(CONCURRENT),
             throttled: Semaphore::new(CONCURRENT_THROTTLED),
             window: Mutex::new(Window::default()),
             refusal: Mutex::default(),
             budgets: Mutex::new(Budgets::of(&Flags::default())),
-            places: Mutex::new(Semaphore::new(max_places)),
-            max_places,
+            result_slots: Mutex::new(Semaphore::new(max_result_slots)),
+            max_result_slots,
         }
     }
 
-    /// Applies the sizes that the server wants to everything that is dispatched from now on.
+    /// Applies the sizes from the server's flags to everything that is dispatched from now on.
     pub(super) fn resize(&self, flags: &Flags) {
         *self.budgets.lock() = Budgets::of(flags);
         let wanted = usize::try_from(flags.config.sample_max_concurrent_requests).unwrap_or(usize::MAX);
-        *self.places.lock() = Semaphore::new(wanted.clamp(1, self.max_places));
+        *self.result_slots.lock() = Semaphore::new(wanted.clamp(1, self.max_result_slots));
     }
 
-    /// Waits for the right to have a thread wait for the result of one sample.
-    pub(crate) fn place(&self, deadline: Option<Instant>, cancel: &CancelToken) -> Result<Permit> {
-        let places = self.places.lock().clone();
-        places.acquire_deadline(1, deadline, cancel)
+    /// Waits for a slot: permission to occupy a thread until the result of one sample is there.
+    pub(crate) fn result_slot(&self, deadline: Option<Instant>, cancel: &CancelToken) -> Result<Permit> {
+        let result_slots = self.result_slots.lock().clone();
+        result_slots.acquire_deadline(1, deadline, cancel)
     }
 
     pub(super) fn response_budget(&self) -> Budget {
@@ -90,7 +90,8 @@ impl Dispatch {
         self.budgets.lock().training.clone()
     }
 
-    /// Waits for the right to send a sample of an estimated size. The server's load is looked at again after each wait.
+    /// Waits for permission to send a sample of an estimated size. Checks after each wait whether samples are
+    /// throttled.
     pub(crate) fn admit(
         &self,
         estimate: usize,
@@ -106,22 +107,22 @@ impl Dispatch {
         };
         let budget = self.budgets.lock().samples.clone();
         let bytes = budget.acquire_deadline(cost(estimate, self.is_throttled(clock)), deadline, cancel)?;
-        self.wait_out(clock, deadline, cancel)?;
+        self.wait_for_window(clock, deadline, cancel)?;
         Ok(Admission { _bytes: bytes, _throttled: throttled, _sample: sample })
     }
 
-    /// The server refused a sample, because of its load or of the account: no sample is sent for a while.
+    /// Stops all samples for `pause`, after the server refused one because of its load or because of the account.
     pub(crate) fn back_off(&self, refusal: &Error, pause: Duration, clock: &Clock, observed: &Observed) {
         let previous = self.refusal.lock().replace(refusal.clone());
         drop(previous);
         let until = clock.now() + pause;
         self.window.lock().extend(until);
-        // Told after the window is set, so that the observer can rely on it.
-        observed.tell(|it| it.on_backoff(&Backoff { pause }));
+        // Tell the observer after the window is set, so that it can rely on it.
+        observed.tell(|observer| observer.on_backoff(&Backoff { pause }));
     }
 
-    /// Waits for the end of the window, which may grow meanwhile.
-    pub(crate) fn wait_out(
+    /// Waits for the end of the window, including extensions during the wait.
+    pub(crate) fn wait_for_window(
         &self,
         clock: &Clock,
         deadline: Option<Instant>,
@@ -130,11 +131,14 @@ impl Dispatch {
         loop {
             let now = clock.now();
             let Some(left) = self.window.lock().remaining(now) else { return Ok(()) };
-            if deadline.is_some_and(|it| it < now + left) {
+            if deadline.is_some_and(|deadline| deadline < now + left) {
                 let text = "the server asked to send no samples until after the operation's deadline";
                 let error = Error::timeout(Phase::Admission, text);
                 let refusal = self.refusal.lock().clone();
-                return Err(refusal.map_or(error.clone(), |it| error.caused_by(it)));
+                return Err(match refusal {
+                    Some(refusal) => error.caused_by(refusal),
+                    None => error,
+                });
             }
             clock.pause(left, cancel)?;
         }
@@ -147,8 +151,8 @@ impl Dispatch {
         for budget in [budgets.samples, budgets.training, budgets.responses] {
             budget.close();
         }
-        let places = self.places.lock().clone();
-        places.close();
+        let result_slots = self.result_slots.lock().clone();
+        result_slots.close();
     }
 
     fn is_throttled(&self, clock: &Clock) -> bool {

@@ -1,4 +1,4 @@
-//! The server's flags (PROTOCOL §3.1), their refresh, and what else is known of the messages that it understands.
+//! The server's flags (PROTOCOL §3.1) and their refresh; message formats that the server was seen to support.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,38 +16,38 @@ use crate::wire::json::{ClientConfig, ClientConfigRequest, DynamicConfig};
 
 use super::{Job, Session};
 
-/// The server's flags; the documented defaults where it does not say.
+/// The server's flags, with the documented defaults for missing ones.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Flags {
     pub(crate) config: ClientConfig,
-    /// Those that may change while the session lives.
+    /// Flags that may change during the session.
     pub(crate) dynamic: DynamicConfig,
-    /// The server has such flags, so that asking again makes sense.
+    /// The server has dynamic flags, which are fetched again.
     pub(crate) is_dynamic: bool,
-    /// The server does not tell any flags, as those of the time before protobuf.
+    /// The server lacks the endpoint of the flags, as servers from before protobuf do.
     pub(crate) are_missing: bool,
-    /// The server could not be asked, so that these are the defaults. They are asked for again.
+    /// The flags could not be fetched: these are the defaults, and the fetch is repeated.
     pub(crate) are_assumed: bool,
 }
 
-/// The flags are not fetched more often than this.
+/// Shortest pause between two fetches.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(10);
-/// Nor less often, even if the server names a longer interval.
+/// Longest pause between two fetches, whatever interval the server names.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 3600);
-/// Time limit of fetching the flags; after it work begins without them.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Time limit of the first fetch, after which the defaults apply.
+const FETCH_BUDGET: Duration = Duration::from_secs(20);
 
-/// Asks for the flags. Servers that do not offer them get the defaults; so do, for the time being, those that are in no
-/// state to tell, because every flag has a default.
+/// Fetches all flags. Uses the defaults for a server without the endpoint, and until the next fetch for a server that
+/// is unreachable or fails.
 pub(super) fn fetch(http: &Http, config: &Config, cancel: &CancelToken) -> Result<Flags> {
     let mut call = config_call(config)?;
-    call.budget = Some(PATIENCE.min(config.timeouts.submit));
-    match learn(http, config, &call, cancel) {
+    call.budget = Some(FETCH_BUDGET.min(config.timeouts.submit));
+    match fetch_all(http, config, &call, cancel) {
         Err(error) if may_assume_flags(&error) && http.auth().can_do_without_tokens() => {
             log::warn!(
                 target: "tinkex",
-                "the server does not tell its flags, so the documented ones hold until it does, and the credential is sent \
-                 as it is: {error}"
+                "the server's flags could not be fetched; until they are, the documented defaults apply and the credential \
+                 is sent without exchanging it for a token: {error}"
             );
             Ok(Flags { are_assumed: true, ..Flags::default() })
         }
@@ -55,13 +55,13 @@ pub(super) fn fetch(http: &Http, config: &Config, cancel: &CancelToken) -> Resul
     }
 }
 
-/// Asks once for the flags that were assumed until now.
-pub(super) fn fetch_late(http: &Http, config: &Config, cancel: &CancelToken) -> Result<Flags> {
-    learn(http, config, &config_call(config)?.once(config.timeouts.heartbeat), cancel)
+/// Fetches, with one attempt, all flags in place of assumed ones.
+pub(super) fn fetch_assumed(http: &Http, config: &Config, cancel: &CancelToken) -> Result<Flags> {
+    fetch_all(http, config, &config_call(config)?.once(config.timeouts.heartbeat), cancel)
 }
 
-fn learn(http: &Http, config: &Config, call: &Call, cancel: &CancelToken) -> Result<Flags> {
-    let client: Option<ClientConfig> = offered(http.json(call, cancel))?;
+fn fetch_all(http: &Http, config: &Config, call: &Call, cancel: &CancelToken) -> Result<Flags> {
+    let client: Option<ClientConfig> = none_without_endpoint(http.json(call, cancel))?;
     let are_missing = client.is_none();
     let client = client.unwrap_or_default();
     apply(http, &client)?;
@@ -71,8 +71,8 @@ fn learn(http: &Http, config: &Config, call: &Call, cancel: &CancelToken) -> Res
             Ok(Flags { is_dynamic: dynamic.is_some(), dynamic: dynamic.unwrap_or_default(), ..flags })
         }
         Err(error) if may_assume_flags(&error) => {
-            log::warn!(target: "tinkex", "the server does not tell the flags that may change: {error}");
-            // Zero is the shortest interval that there is.
+            log::warn!(target: "tinkex", "the server's dynamic flags could not be fetched: {error}");
+            // 0 is raised to the shortest interval.
             let dynamic = DynamicConfig { refresh_interval_sec: 0.0, ..DynamicConfig::default() };
             Ok(Flags { is_dynamic: true, dynamic, ..flags })
         }
@@ -85,17 +85,17 @@ fn config_call(config: &Config) -> Result<Call> {
     Call::post(Lane::Session, &endpoint::CLIENT_CONFIG, &request)
 }
 
-/// Applies the flags that are about requests in general.
+/// Applies the flags that concern authentication and payment.
 pub(super) fn apply(http: &Http, client: &ClientConfig) -> Result<()> {
     http.auth().adapt(client.pjwt_auth_enabled, client.credential_default_source == "credential_cmd")?;
-    // A number that is no time says nothing.
+    // Ignore values that are not durations, such as NaN.
     if let Ok(window) = Duration::try_from_secs_f64(client.billing_exception_max_pause_duration_sec) {
         http.set_billing_window(window);
     }
     Ok(())
 }
 
-/// Asks once for the flags that may change. `None` if the server does not offer them.
+/// Fetches the dynamic flags with one attempt. `None` if the server lacks the endpoint.
 pub(super) fn fetch_dynamic(
     http: &Http,
     config: &Config,
@@ -103,36 +103,36 @@ pub(super) fn fetch_dynamic(
 ) -> Result<Option<DynamicConfig>> {
     let request = ClientConfigRequest { sdk_version: config.sdk_version.clone() };
     let call = Call::post(Lane::Session, &endpoint::CLIENT_DYNAMIC_CONFIG, &request)?;
-    offered(http.json(&call.once(config.timeouts.heartbeat), cancel))
+    none_without_endpoint(http.json(&call.once(config.timeouts.heartbeat), cancel))
 }
 
-/// `None` from a server that does not have the endpoint.
-fn offered<T>(result: Result<T>) -> Result<Option<T>> {
+/// Maps the error of a missing endpoint to `None`.
+fn none_without_endpoint<T>(result: Result<T>) -> Result<Option<T>> {
     match result {
-        Err(error) if is_not_offered(&error) => Ok(None),
+        Err(error) if lacks_endpoint(&error) => Ok(None),
         other => other.map(Some),
     }
 }
 
-/// A 404 is about the thing that was named, and the endpoint exists.
-pub(crate) fn names_what_is_missing(error: &Error) -> bool {
+/// Returns whether an error shows that the endpoint exists and the requested object does not.
+pub(crate) fn is_about_resource(error: &Error) -> bool {
     let detail = error.detail().unwrap_or_default();
-    let found = error.http_status().map(|it| presence(it, detail, Names::Something));
+    let found = error.http_status().map(|status| presence(status, detail, Names::Something));
     found == Some(Presence::Present)
 }
 
-/// The endpoint does not exist on this server.
-pub(crate) fn is_not_offered(error: &Error) -> bool {
+/// Returns whether an error shows that the server lacks the endpoint.
+pub(crate) fn lacks_endpoint(error: &Error) -> bool {
     matches!(error.http_status(), Some(404 | 405))
 }
 
-/// Fetches the flags again that may change (PROTOCOL §3.1 #2), or that the server did not tell at first.
+/// Refreshes the dynamic flags (PROTOCOL §3.1 #2), or fetches all flags in place of assumed ones.
 pub(super) struct FlagRefresh;
 
 impl Work for FlagRefresh {
     type Owner = Session;
 
-    /// Waits for one interval, then fetches. Idle if the server has no such flags, or the session ends.
+    /// Waits for one interval, then fetches. Idle if there is nothing to refresh or the session ends.
     fn turn(&self, session: &Arc<Session>) -> Turn {
         let known = session.known_flags();
         if !known.are_assumed && !known.is_dynamic {
@@ -142,15 +142,15 @@ impl Work for FlagRefresh {
         if session.clock.tick(pause, &session.cancel).is_err() {
             return Turn::Idle;
         }
-        // A panic in foreign code, or a failure, leaves everything as it was.
+        // After an error or a panic in foreign code the known flags stay.
         if known.are_assumed {
-            match unwind::catch(|| fetch_late(&session.http, &session.config, &session.cancel)).flatten() {
+            match unwind::catch(|| fetch_assumed(&session.http, &session.config, &session.cancel)).flatten() {
                 Ok(flags) => {
-                    log::info!(target: "tinkex", "the server tells its flags again");
+                    log::info!(target: "tinkex", "the server's flags were fetched and replace the defaults");
                     session.apply(&Arc::new(flags));
                 }
                 Err(error) => {
-                    log::debug!(target: "tinkex", "the server still does not tell its flags: {error}");
+                    log::debug!(target: "tinkex", "the server's flags still could not be fetched: {error}");
                 }
             }
         } else {
@@ -161,7 +161,9 @@ impl Work for FlagRefresh {
                     let flags = Flags { config, dynamic, is_dynamic, ..*known };
                     *session.flags.lock() = Some(Arc::new(flags));
                 }
-                Err(error) => log::debug!(target: "tinkex", "the server's flags stay as they were: {error}"),
+                Err(error) => {
+                    log::debug!(target: "tinkex", "the server's dynamic flags could not be fetched and stay as they were: {error}")
+                }
             }
         }
         Turn::Again
@@ -180,9 +182,9 @@ fn interval(flags: &Flags) -> Duration {
 }
 
 impl Session {
-    /// Starts the refresh of the flags, if the server has any that may change or has not told them yet. Without a thread they stay
-    /// as they are, and the next heartbeat tries again.
-    pub(super) fn refresh_flags(self: &Arc<Self>) {
+    /// Starts the refresh if the flags are dynamic or assumed. If the system refuses the thread, the next heartbeat
+    /// tries again.
+    pub(super) fn start_flag_refresh(self: &Arc<Self>) {
         let flags = self.known_flags();
         if flags.is_dynamic || flags.are_assumed {
             let _ = self.flag_refresh.wake(self, &self.pool[Job::Refresh]);
@@ -190,30 +192,30 @@ impl Session {
     }
 }
 
-/// What is known of the messages that the server understands and sends, beyond its flags.
+/// Message formats that the server was seen to support, beyond its flags.
 #[derive(Debug, Default)]
-pub(crate) struct Dialect {
+pub(crate) struct ServerFormats {
     reports_loss: AtomicBool,
     forms: Mutex<Forms>,
 }
 
-impl Dialect {
-    /// Whether the server is known to report the sum of a loss, so that nothing has to be kept to compute it.
+impl ServerFormats {
+    /// Returns whether the server was seen to report the sum of a loss, so that it need not be computed here.
     pub(crate) fn reports_loss(&self) -> bool {
         self.reports_loss.load(Ordering::Relaxed)
     }
 
-    /// The server reported the sum of a loss.
+    /// Records that the server reported the sum of a loss.
     pub(crate) fn note_loss(&self) {
         self.reports_loss.store(true, Ordering::Relaxed);
     }
 
-    /// The server lacks an endpoint that is as old as protobuf.
+    /// Records that the server lacks an endpoint that every server with protobuf has.
     pub(crate) fn note_old(&self) {
         self.forms.lock().note_old();
     }
 
-    /// What to do about a part of a pass that was sent in these forms with these outcomes.
+    /// Decides the next form for a part of a pass that was sent in the forms `tried`, with these outcomes.
     pub(crate) fn next(&self, tried: &[(Form, Outcome)]) -> Next {
         let mut forms = self.forms.lock();
         let before = forms.known();
@@ -221,7 +223,7 @@ impl Dialect {
         let learnt = forms.known().filter(|_| before.is_none());
         drop(forms);
         if learnt == Some(Form::Json) {
-            log::info!(target: "tinkex", "passes are sent as JSON, which is what this server reads");
+            log::info!(target: "tinkex", "the server does not read protobuf: passes are sent as JSON");
         }
         next
     }

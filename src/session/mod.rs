@@ -1,4 +1,4 @@
-//! What the clients of one session share: the connection to the server, its flags, the threads, the end.
+//! State that the clients of one session share: connections, flags, threads, and the end of the session.
 
 mod cancellations;
 mod close;
@@ -37,46 +37,46 @@ pub use close::CloseStatus;
 pub(crate) use close::{Child, Owner};
 pub(crate) use dispatch::Admission;
 use dispatch::Dispatch;
-use flags::{Dialect, FlagRefresh};
-pub(crate) use flags::{Flags, is_not_offered, names_what_is_missing};
+use flags::{FlagRefresh, ServerFormats};
+pub(crate) use flags::{Flags, is_about_resource, lacks_endpoint};
 pub(crate) use operation::Ticket;
 pub use operation::{ClientStatus, Dump, PoolStatus};
 use operation::{InFlight, LongWaits};
 use poller::Pollers;
-pub(crate) use poller::{Fetching, Poller, Waiter};
+pub(crate) use poller::{Fetching, PolledSample, Poller};
 pub(crate) use retrieve::{Promise, Retrieved};
 use upkeep::{Heartbeat, TokenRefresh};
 
-/// Bytes from which on encoding is shared among several threads.
-const WORTH_SHARING: usize = 1 << 20;
-/// Stack of a thread that runs a caller's own code, in bytes: that of a thread of the standard library.
+/// Minimum number of bytes for CPU work on several threads.
+const PARALLEL_FROM: usize = 1 << 20;
+/// Stack of a thread that runs a caller's loss function, in bytes: the default of the standard library.
 const CALLBACK_STACK: usize = 2 << 20;
 
-/// The classes of a session's threads. Separate classes isolate the work: thousands of samples never hold up training, and a slow
-/// request for flags never holds up a heartbeat.
+/// The thread classes of a session. Separate classes isolate the work: thousands of samples never delay training, and a
+/// slow request for flags never delays a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Job {
-    /// Waits for a result of training, or makes a model.
+    /// Waits for a training result, or creates a model or a custom loss.
     Wait,
-    /// Sends one part of a pass, or makes a sampling session.
+    /// Sends one part of a pass, or creates a sampling session.
     Send,
-    /// Runs a caller's own loss function.
+    /// Fetches the forward results of a custom loss and runs the caller's function.
     Loss,
-    /// Sends one sample that is admitted.
+    /// Sends one admitted sample.
     Post,
-    /// Waits for the result of one sample, where no poller does.
+    /// Waits for the result of one sample without a poller.
     Result,
-    /// Waits for the next attempt of a sample that was lost.
+    /// Pauses, then submits a lost sample again.
     Retry,
     /// Polls for all samples of a sampling session.
     Poll,
-    /// Fetches one result that a poller announced.
+    /// Fetches one result for a poller.
     Fetch,
     /// Cancels samples on the server.
     Cancel,
     /// Sends heartbeats.
     Heartbeat,
-    /// Fetches flags and tokens again before they are stale.
+    /// Refreshes flags and tokens.
     Refresh,
     /// Logs long waits.
     Warn,
@@ -104,34 +104,34 @@ impl Job {
         Job::Grow,
     ];
 
-    /// The threads of the class. [Threads](crate::docs::threads) describes them.
+    /// The thread class. [Threads](crate::docs::threads) describes them all.
     fn class(self, threads: &Threads) -> Class {
         let Threads { max_in_flight, stack_size, idle, .. } = *threads;
-        let of = |name, max| Class::new(name, max, stack_size, idle);
+        let class = |name, max| Class::new(name, max, stack_size, idle);
         let growing = |name, eager: usize, max: usize| {
             let max = max.min(max_in_flight).max(1);
-            Class { eager: eager.min(max), drains_mailboxes: true, ..of(name, max) }
+            Class { eager: eager.min(max), drains_mailboxes: true, ..class(name, max) }
         };
         match self {
-            Job::Wait => of("tk-wait", max_in_flight),
-            // Each of them sends one large request, so that few keep a server busy.
-            Job::Send => of("tk-send", 64),
-            // A function may wait for another one.
-            Job::Loss => Class { stack: CALLBACK_STACK, dedicated: true, ..of("tk-loss", max_in_flight) },
+            Job::Wait => class("tk-wait", max_in_flight),
+            // Each job sends one large request, so that few threads keep a server busy.
+            Job::Send => class("tk-send", 64),
+            // One loss function may wait for another one.
+            Job::Loss => Class { stack: CALLBACK_STACK, dedicated: true, ..class("tk-loss", max_in_flight) },
             // Few threads suffice for a server that accepts at once. There are never more jobs than permits.
             Job::Post => growing("tk-post", 48, CONCURRENT),
-            Job::Result => Class { drains_mailboxes: true, ..of("tk-result", max_in_flight) },
-            Job::Retry => Class { drains_mailboxes: true, ..of("tk-retry", max_in_flight) },
-            // A poller that cannot start must not wait for the end of others, which may never come.
-            Job::Poll => Class { dedicated: true, drains_mailboxes: true, ..of("tk-poll", max_in_flight) },
+            Job::Result => Class { drains_mailboxes: true, ..class("tk-result", max_in_flight) },
+            Job::Retry => Class { drains_mailboxes: true, ..class("tk-retry", max_in_flight) },
+            // A poller must not queue behind others, which may run until the end of the session.
+            Job::Poll => Class { dedicated: true, drains_mailboxes: true, ..class("tk-poll", max_in_flight) },
             Job::Fetch => growing("tk-fetch", 28, 256),
-            Job::Cancel => of("tk-cancel", cancellations::MOST_THREADS),
-            Job::Heartbeat => of("tk-beat", 1),
-            // Flags and tokens each keep a thread until the end of the session.
-            Job::Refresh => Class { dedicated: true, ..of("tk-refresh", 2) },
-            Job::Warn => of("tk-warn", 1),
-            Job::Telemetry => of("tk-tele", 1),
-            Job::Grow => of("tk-grow", 2),
+            Job::Cancel => class("tk-cancel", cancellations::MOST_THREADS),
+            Job::Heartbeat => class("tk-beat", 1),
+            // Each of the two tasks occupies a thread until the end of the session.
+            Job::Refresh => Class { dedicated: true, ..class("tk-refresh", 2) },
+            Job::Warn => class("tk-warn", 1),
+            Job::Telemetry => class("tk-tele", 1),
+            Job::Grow => class("tk-grow", 2),
         }
     }
 }
@@ -146,15 +146,15 @@ impl pool::Kind for Job {
 pub(crate) struct Session {
     pub(crate) config: Arc<Config>,
     pub(crate) http: Arc<Http>,
-    /// Reports the session's own use, if asked to.
+    /// Reports the use of this session, if the caller enabled that.
     pub(crate) telemetry: Option<Arc<Telemetry>>,
     pub(crate) clock: Clock,
-    /// Cancelled when the session ends; every operation's token is its descendant.
+    /// Cancelled at the end of the session. The tokens of all operations descend from it.
     pub(crate) cancel: CancelToken,
     /// All threads of the session except those of its clients.
     pub(crate) pool: Pool<Job>,
     pub(crate) dispatch: Dispatch,
-    pub(crate) dialect: Dialect,
+    pub(crate) formats: ServerFormats,
     pollers: Pollers,
     cancellations: Arc<Task<Cancellations>>,
     heartbeat: Arc<Task<Heartbeat>>,
@@ -166,11 +166,12 @@ pub(crate) struct Session {
     model_seq_id: AtomicU64,
     sampling_session_seq_id: AtomicU64,
     closed: AtomicBool,
-    ending: close::Ending,
-    /// The one that made the session.
+    ending: close::EndSignal,
+    /// The process that made the session.
     process: Process,
     children: Mutex<Vec<Arc<dyn Child>>>,
-    cpu: OnceLock<Option<rayon::ThreadPool>>,
+    /// Created for the first large computation; `None` if the system refused its threads.
+    cpu_pool: OnceLock<Option<rayon::ThreadPool>>,
     in_flight: Arc<InFlight>,
 }
 
@@ -186,7 +187,7 @@ impl Session {
             http,
             cancel: CancelToken::new(),
             dispatch: Dispatch::new(&config.threads),
-            dialect: Dialect::default(),
+            formats: ServerFormats::default(),
             pollers: Pollers::default(),
             cancellations: Task::new(Cancellations::default()),
             heartbeat: Task::new(Heartbeat::default()),
@@ -198,33 +199,33 @@ impl Session {
             model_seq_id: AtomicU64::new(0),
             sampling_session_seq_id: AtomicU64::new(0),
             closed: AtomicBool::new(false),
-            ending: close::Ending::default(),
+            ending: close::EndSignal::default(),
             process: Process::this(),
             children: Mutex::new(Vec::new()),
-            cpu: OnceLock::new(),
+            cpu_pool: OnceLock::new(),
             in_flight: Arc::default(),
             config,
             clock,
         })
     }
 
-    /// What the caller wants to find the session and its models by.
+    /// The caller's metadata of the session.
     pub(crate) fn metadata(&self) -> BTreeMap<String, Value> {
         self.config.user_metadata.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect()
     }
 
-    /// The number of the next model of the session. Used up even if its creation fails (PROTOCOL §2.2).
+    /// Takes the sequence id of the next model. It is used up even if the creation fails (PROTOCOL §2.2).
     pub(crate) fn next_model_seq_id(&self) -> u64 {
         self.model_seq_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The number of the next sampling session.
+    /// Takes the sequence id of the next sampling session.
     pub(crate) fn next_sampling_session_seq_id(&self) -> u64 {
         self.sampling_session_seq_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Sends a JSON request and reads its JSON answer.
-    pub(crate) fn ask<T: DeserializeOwned>(
+    /// Sends a JSON request of an operation and decodes the JSON answer.
+    pub(crate) fn request_json<T: DeserializeOwned>(
         &self,
         lane: Lane,
         endpoint: &'static Endpoint,
@@ -235,15 +236,15 @@ impl Session {
         self.http.json(&Call::post(lane, endpoint, request)?.of(progress), cancel)
     }
 
-    /// Everything that is in flight.
+    /// Snapshot of the operations in flight and of all threads.
     pub(crate) fn dump(&self) -> Dump {
         let now = self.clock.now();
-        let session_id = self.id.lock().as_ref().map(|it| it.to_string());
+        let session_id = self.id.lock().as_ref().map(|id| id.to_string());
         Dump {
             base_url: self.config.base_url.clone(),
             session_id,
             closed: self.closed.load(Ordering::Acquire),
-            last_contact: self.http.last_contact().map(|it| now.saturating_duration_since(it)),
+            last_contact: self.http.last_contact().map(|at| now.saturating_duration_since(at)),
             operations: self.in_flight.list(now),
             clients: self.client_status(),
             pools: self.pool_status(),
@@ -253,15 +254,15 @@ impl Session {
     fn pool_status(&self) -> Vec<PoolStatus> {
         let of_pool = self.pool.status().map(|(name, threads, queued)| PoolStatus { name, threads, queued });
         let mut all: Vec<_> = of_pool.collect();
-        // Samples to be cancelled wait in the task and not in the queue of its class.
+        // Samples to cancel are queued in the task, not in the class.
         all[Job::Cancel as usize].queued += self.cancellations.n_queued();
-        if let Some(Some(cpu)) = self.cpu.get() {
+        if let Some(Some(cpu)) = self.cpu_pool.get() {
             all.push(PoolStatus { name: "tk-cpu", threads: cpu.current_num_threads(), queued: 0 });
         }
         all
     }
 
-    /// The result of an operation as its caller gets it. A failure is also told to telemetry.
+    /// Passes on the result of an operation, and reports a failure to telemetry.
     pub(crate) fn reported<T>(&self, result: Result<T>) -> Result<T> {
         if let (Err(error), Some(telemetry)) = (&result, &self.telemetry) {
             telemetry.failed(error);
@@ -269,19 +270,18 @@ impl Session {
         result
     }
 
-    /// Does arithmetic on so many bytes: on the session's own computing threads if that is worth it, which the function is
-    /// told.
+    /// Runs CPU work on the rayon pool if `n_bytes` ≥ 1 MiB; `work` gets `true` then.
     pub(crate) fn compute<T: Send>(&self, n_bytes: usize, work: impl FnOnce(bool) -> T + Send) -> T {
-        if n_bytes < WORTH_SHARING {
+        if n_bytes < PARALLEL_FROM {
             return work(false);
         }
-        match self.cpu.get_or_init(cpu) {
+        match self.cpu_pool.get_or_init(new_cpu_pool) {
             Some(cpu) => cpu.install(|| work(true)),
             None => work(false),
         }
     }
 
-    /// The budget for results that are fetched at the same time.
+    /// Byte budget of the results that are fetched at the same time.
     pub(crate) fn response_budget(&self) -> Budget {
         self.dispatch.response_budget()
     }
@@ -296,13 +296,12 @@ impl std::fmt::Debug for Session {
     }
 }
 
-/// Threads that compute, made when the first large batch comes and gone with the session. Without them, which the system
-/// may refuse, the thread at hand computes.
-fn cpu() -> Option<rayon::ThreadPool> {
+/// Starts the rayon pool. If the system refuses its threads, the calling thread computes instead.
+fn new_cpu_pool() -> Option<rayon::ThreadPool> {
     rayon::ThreadPoolBuilder::new().thread_name(|i| format!("tk-cpu-{i}")).build().ok()
 }
 
-/// An error that says which answer is missing what.
-pub(crate) fn incomplete(what: &str) -> Error {
+/// Error for an answer without a field that is needed.
+pub(crate) fn missing_in_answer(what: &str) -> Error {
     Error::new(ErrorKind::Decode, format!("the server's answer lacks {what}"))
 }

@@ -1,4 +1,4 @@
-//! How a session begins: the flags, its creation or its joining, and the heartbeats.
+//! The start of a session: fetches the flags, creates or joins the session, starts the heartbeats.
 
 use std::sync::Arc;
 
@@ -9,43 +9,45 @@ use crate::http::{Call, Lane, endpoint};
 use crate::wire::json;
 
 impl Session {
-    /// The flags of the server, fetched at the first call. Only the service's actor calls this, one call at a time.
+    /// Returns the server's flags, and fetches them at the first call. Called by the service's actor only, hence once
+    /// at a time.
     pub(crate) fn flags(self: &Arc<Self>) -> Result<Arc<Flags>> {
         let known = self.flags.lock().clone();
         if let Some(flags) = known {
             return Ok(flags);
         }
         self.check_open()?;
-        let flags =
-            Arc::new(flags::fetch(&self.http, &self.config, &self.cancel).map_err(|it| self.as_ended(it))?);
+        let flags = Arc::new(
+            flags::fetch(&self.http, &self.config, &self.cancel).map_err(|error| self.or_closed(error))?,
+        );
         self.apply(&flags);
         if flags.are_assumed {
-            self.refresh_flags();
+            self.start_flag_refresh();
         }
         Ok(flags)
     }
 
-    /// Applies flags to everything that is done from now on.
+    /// Applies flags to everything that starts from now on.
     pub(super) fn apply(self: &Arc<Self>, flags: &Arc<Flags>) {
         *self.flags.lock() = Some(flags.clone());
         if flags.are_missing {
-            self.dialect.note_old();
+            self.formats.note_old();
         }
         self.dispatch.resize(flags);
-        self.renew_tokens();
+        self.start_token_refresh();
     }
 
-    /// Takes part in a session that somebody else has opened, under flags that he was given. Called once, instead of
+    /// Joins a session that another client opened, with the flags of that client. Called once, instead of
     /// [`open`](Self::open).
     pub(crate) fn join(self: &Arc<Self>, id: Arc<str>, flags: Flags) -> Result<()> {
         flags::apply(&self.http, &flags.config)?;
         self.apply(&Arc::new(flags));
         self.start_heartbeat(id.clone())?;
-        self.begin(id);
+        self.set_open(id);
         Ok(())
     }
 
-    /// The flags that may change while the session lives, as they are now.
+    /// The current dynamic flags.
     pub(crate) fn dynamic_flags(&self) -> json::DynamicConfig {
         self.known_flags().dynamic.clone()
     }
@@ -55,12 +57,12 @@ impl Session {
         self.id.lock().clone()
     }
 
-    /// The flags once they are known, else the documented defaults.
+    /// The current flags; the documented defaults before the first fetch.
     pub(crate) fn known_flags(&self) -> Arc<Flags> {
         self.flags.lock().clone().unwrap_or_default()
     }
 
-    /// The id of the session, which is created at the first call. Only the service's actor calls this.
+    /// Returns the id of the session, and creates the session at the first call. Called by the service's actor only.
     pub(crate) fn open(self: &Arc<Self>) -> Result<Arc<str>> {
         let known = self.id.lock().clone();
         if let Some(id) = known {
@@ -76,7 +78,7 @@ impl Session {
         };
         let call = Call::post(Lane::Session, &endpoint::CREATE_SESSION, &request)?;
         let reply: json::CreateSessionResponse =
-            self.http.json(&call, &self.cancel).map_err(|it| self.as_ended(it))?;
+            self.http.json(&call, &self.cancel).map_err(|error| self.or_closed(error))?;
         for (level, text) in [
             (log::Level::Info, &reply.info_message),
             (log::Level::Warn, &reply.warning_message),
@@ -88,23 +90,25 @@ impl Session {
         }
         let id: Arc<str> = reply.session_id.into();
         if let Err(error) = self.start_heartbeat(id.clone()) {
-            // The server would end it by itself before long, and the next call opens another.
-            if let Err(untold) = self.finish(&id, CloseStatus::Errored, Some("no thread for heartbeats")) {
-                log::debug!(target: "tinkex", "session {} was not finished: {untold}", one_line(&id));
+            // Without heartbeats the server would end it later. The next call creates another session.
+            if let Err(finish_error) =
+                self.finish(&id, CloseStatus::Errored, Some("no thread for heartbeats"))
+            {
+                log::debug!(target: "tinkex", "session {} was not finished: {finish_error}", one_line(&id));
             }
             return Err(error);
         }
-        self.begin(id.clone());
+        self.set_open(id.clone());
         Ok(id)
     }
 
-    /// A session whose heart beats is open.
-    fn begin(self: &Arc<Self>, id: Arc<str>) {
+    /// Marks the session as open, once its heartbeats have started.
+    fn set_open(self: &Arc<Self>, id: Arc<str>) {
         *self.id.lock() = Some(id.clone());
-        if let Some(it) = &self.telemetry {
-            it.session_started(&id);
+        if let Some(telemetry) = &self.telemetry {
+            telemetry.session_started(&id);
         }
-        self.refresh_flags();
+        self.start_flag_refresh();
     }
 }
 
@@ -119,11 +123,11 @@ mod tests {
     use crate::sync::clock::Clock;
     use crate::transport::{Answer, Broken, Exchange, Transport};
 
-    /// Grants every request, and keeps their addresses.
+    /// Accepts every request and records the paths.
     #[derive(Default)]
-    struct Granting(Mutex<Vec<String>>);
+    struct AcceptingServer(Mutex<Vec<String>>);
 
-    impl Transport for Granting {
+    impl Transport for AcceptingServer {
         fn exchange(&self, exchange: &Exchange) -> std::result::Result<Answer, Broken> {
             let path = exchange.url.split("/api/v1/").nth(1).unwrap_or_default();
             self.0.lock().push(path.into());
@@ -134,18 +138,18 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_cannot_be_kept_alive_is_none() {
+    fn a_session_without_a_heartbeat_thread_is_not_opened() {
         let settings = Settings { api_key: Some(Secret::new("tml-x")), ..Default::default() };
         let config = settings.resolve(&Env::empty()).expect("good settings");
-        let server = Arc::new(Granting::default());
+        let server = Arc::new(AcceptingServer::default());
         let session = Session::new(config, server.clone(), Clock::default());
-        // Threads are refused from now on.
+        // No thread can be started from now on.
         session.pool[Job::Heartbeat].close();
         for n in 1..=2 {
             session.open().expect_err("no thread");
             assert_eq!(session.id(), None);
-            let asked = server.0.lock().iter().filter(|it| *it == "create_session").count();
-            assert_eq!(asked, n, "the next call begins anew");
+            let n_created = server.0.lock().iter().filter(|path| *path == "create_session").count();
+            assert_eq!(n_created, n, "the next call creates another session");
         }
         assert_eq!(server.0.lock().last().map(String::as_str), Some("sessions/s-1/finish"));
         session.end();

@@ -1,4 +1,4 @@
-//! The operations of a session: the half that answers one, the list of those in flight, and warnings of long waits.
+//! Operations: tickets, which answer them; the list of operations in flight; warnings about long waits.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,21 +15,21 @@ use crate::sync::oneshot::{Reply, Slot, oneshot};
 use crate::sync::task::{Turn, Work};
 use crate::sync::{CancelToken, Mutex};
 
-/// Answers one operation, with everything that is known of it added to an error.
+/// Answers one operation. Adds the facts of the operation to an error.
 pub(crate) struct Ticket<T: Send + 'static> {
     reply: Reply<T>,
     pub(crate) progress: Progress,
     pub(crate) cancel: CancelToken,
     session: Arc<Session>,
-    /// Answers at once when the client or the session is closed, however long the work then takes to notice.
+    /// Answers at once when the client or the session is closed, before the work notices its cancellation.
     _closing: Registration,
-    /// Its place among what is in flight, unless it is a part of an operation that has one.
+    /// Entry in the list of operations in flight; `None` for a part of an operation that has an entry.
     _entry: Option<Entry>,
 }
 
-struct Closing<T: Send + 'static>(Slot<T>);
+struct AnswerClosed<T: Send + 'static>(Slot<T>);
 
-impl<T: Send + 'static> Wake for Closing<T> {
+impl<T: Send + 'static> Wake for AnswerClosed<T> {
     fn wake(&self) {
         self.0.settle(Err(closed_meanwhile()));
     }
@@ -42,27 +42,24 @@ fn closed_meanwhile() -> Error {
 impl<T: Send + 'static> Ticket<T> {
     pub(crate) fn answer(self, result: Result<T>) {
         let now = self.session.clock.now();
-        let result = result.map_err(|it| {
-            let it = self.session.http.without_secrets(it);
-            let error = match self.session.as_ended(it) {
-                // A caller who cancels has his answer before the work hears of it. So where this one counts, the work was
-                // cancelled by the end of its client, and noticed before `Closing` was told.
-                it if it.is_cancelled() && !it.is_panic() => closed_meanwhile(),
-                it => it,
-            };
+        let result = result.map_err(|error| {
+            let error = self.session.or_closed(self.session.http.without_secrets(error));
+            // `Pending::cancel` answers before the work notices. If this answer is the first one, the end of the client
+            // cancelled the work, which noticed before `AnswerClosed` was woken.
+            let error = if error.is_cancelled() && !error.is_panic() { closed_meanwhile() } else { error };
             self.progress.account(error, now)
         });
         self.reply.send(self.session.reported(result));
     }
 
-    /// Nobody waits any more.
+    /// Returns whether the operation is cancelled or already answered.
     pub(crate) fn is_given_up(&self) -> bool {
         self.cancel.is_cancelled() || self.reply.is_settled()
     }
 }
 
 impl Session {
-    /// A new operation: the half that answers and the half that waits.
+    /// Makes a new operation: a ticket to answer it and a [`Pending`] to wait for it.
     pub(crate) fn ticket<T: Send + 'static>(
         self: &Arc<Self>,
         operation: &'static str,
@@ -73,7 +70,7 @@ impl Session {
         self.ticket_of(progress, Some(entry), parent)
     }
 
-    /// As [`ticket`](Self::ticket), for a part of an operation that is counted already.
+    /// As [`ticket`](Self::ticket), for a part of an operation that is in the list already.
     pub(crate) fn part<T: Send + 'static>(
         self: &Arc<Self>,
         operation: &'static str,
@@ -97,13 +94,13 @@ impl Session {
     ) -> (Ticket<T>, Pending<T>) {
         let cancel = parent.child();
         let (reply, slot) = oneshot();
-        let closing = cancel.on_cancel(Arc::new(Closing(slot.clone())));
+        let closing = cancel.on_cancel(Arc::new(AnswerClosed(slot.clone())));
         let pending = Pending::new(slot, progress.clone(), cancel.clone());
         (Ticket { reply, progress, cancel, session: self.clone(), _closing: closing, _entry: entry }, pending)
     }
 }
 
-/// The operations of a session that are not answered yet.
+/// The unanswered operations of a session.
 #[derive(Default)]
 pub(super) struct InFlight {
     entries: Mutex<Entries>,
@@ -115,7 +112,7 @@ struct Entries {
     all: BTreeMap<u64, Progress>,
 }
 
-/// An operation's place in the list, until it is answered.
+/// Entry of an operation in the list. Dropping it removes the operation.
 pub(super) struct Entry {
     number: u64,
     list: Arc<InFlight>,
@@ -138,31 +135,31 @@ impl InFlight {
 
     pub(super) fn list(&self, now: Instant) -> Vec<Status> {
         let all: Vec<Progress> = self.entries.lock().all.values().cloned().collect();
-        all.iter().map(|it| it.look(now)).collect()
+        all.iter().map(|progress| progress.look(now)).collect()
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let over = self.list.entries.lock().all.remove(&self.number);
-        drop(over);
+        let removed = self.list.entries.lock().all.remove(&self.number);
+        drop(removed);
         self.metrics.shift_gauge(name::IN_FLIGHT, -1.0);
     }
 }
 
-/// Everything that a service client has in flight, at one moment. Its `Display` is a table for people.
+/// Snapshot of the operations that a service client has in flight and of its threads. `Display` prints a table.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Dump {
-    /// The server.
+    /// Base URL of the server.
     pub base_url: String,
-    /// The session, once it is open.
+    /// Id of the session, once it is open.
     pub session_id: Option<String>,
-    /// The client is closed.
+    /// True once the client is closed.
     pub closed: bool,
-    /// How long ago the server last answered anything.
+    /// Time since the server's last answer.
     pub last_contact: Option<Duration>,
-    /// The operations that are not answered yet, oldest first.
+    /// Unanswered operations, oldest first.
     pub operations: Vec<Status>,
     /// The threads of the clients, with their mailboxes.
     pub clients: Vec<ClientStatus>,
@@ -176,7 +173,7 @@ pub struct Dump {
 pub struct ClientStatus {
     /// Name of the thread, such as `tk-samp-3`.
     pub name: String,
-    /// Operations in its mailbox, which wait for their turn.
+    /// Number of operations in the client's mailbox.
     pub queued: usize,
 }
 
@@ -184,11 +181,11 @@ pub struct ClientStatus {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStatus {
-    /// What its threads are called.
+    /// Name of the threads, without their number.
     pub name: &'static str,
-    /// How many there are.
+    /// Number of threads.
     pub threads: usize,
-    /// How many jobs wait for one.
+    /// Number of jobs that wait for a thread.
     pub queued: usize,
 }
 
@@ -210,31 +207,32 @@ impl fmt::Display for Dump {
             writeln!(f, "  {:<12} {} threads, {} jobs queued", pool.name, pool.threads, pool.queued)?;
         }
         writeln!(f, "  {} operations in flight", self.operations.len())?;
-        for it in &self.operations {
-            write!(f, "  {:<32} {:?} since {:.1?}", it.operation, it.stage, it.elapsed)?;
-            if let Some(id) = &it.request_id {
+        for operation in &self.operations {
+            let Status { stage, elapsed, attempts, .. } = operation;
+            write!(f, "  {:<32} {stage:?} since {elapsed:.1?}", operation.operation)?;
+            if let Some(id) = &operation.request_id {
                 write!(f, ", request {}", one_line(id))?;
             }
-            if let Some(state) = &it.queue_state {
+            if let Some(state) = &operation.queue_state {
                 write!(f, ", {state:?}")?;
             }
-            if let Some(reason) = &it.queue_state_reason {
+            if let Some(reason) = &operation.queue_state_reason {
                 write!(f, " ({reason})")?;
             }
-            match it.last_contact {
-                Some(ago) => writeln!(f, ", {} requests, last contact {ago:.1?} ago", it.attempts)?,
-                None => writeln!(f, ", {} requests", it.attempts)?,
+            match operation.last_contact {
+                Some(ago) => writeln!(f, ", {attempts} requests, last contact {ago:.1?} ago")?,
+                None => writeln!(f, ", {attempts} requests")?,
             }
-            if let Some(failure) = &it.last_failure {
-                writeln!(f, "    the last one failed: {failure}")?;
+            if let Some(failure) = &operation.last_failure {
+                writeln!(f, "    the last request failed: {failure}")?;
             }
         }
         Ok(())
     }
 }
 
-/// Waits of callers that send on their own thread, which is too busy to warn by itself. Those who wait for a [`Pending`] warn
-/// themselves.
+/// Logs long waits of callers that send on their own thread, which is blocked in the request. `Pending::wait` logs its
+/// own waits.
 #[derive(Default)]
 pub(super) struct LongWaits {
     state: Mutex<Waits>,
@@ -256,7 +254,7 @@ struct Wait {
 impl Work for LongWaits {
     type Owner = Session;
 
-    /// Warns of the waits that are due, then sleeps until the next one is.
+    /// Logs the waits that are due, then sleeps until the next one is due.
     fn turn(&self, session: &Arc<Session>) -> Turn {
         let now = session.clock.now();
         let (due, next) = {
@@ -309,7 +307,8 @@ impl Drop for LongWait {
 }
 
 impl Session {
-    /// Logs a warning from time to time while the calling thread waits for an operation, until the returned value is dropped.
+    /// Logs a warning from time to time that the calling thread waits for an operation, until the returned guard is
+    /// dropped.
     pub(crate) fn long_wait(self: &Arc<Self>, progress: &Progress) -> LongWait {
         let since = self.clock.now();
         let warn_at = since + self.first_warning();
@@ -320,7 +319,7 @@ impl Session {
             state.all.push(Wait { number, progress: progress.clone(), since, warn_at });
             number
         };
-        // The wait itself can do without warnings.
+        // Without a thread for the warnings the wait still works.
         let _ = self.long_waits.wake(self, &self.pool[Job::Warn]);
         LongWait { session: self.clone(), number }
     }
@@ -340,9 +339,10 @@ mod tests {
     use crate::sync::clock::Clock;
     use crate::transport::{Answer, Broken, Exchange, Transport};
 
-    struct Nowhere;
+    /// Fails every request.
+    struct ClosedTransport;
 
-    impl Transport for Nowhere {
+    impl Transport for ClosedTransport {
         fn exchange(&self, _: &Exchange) -> std::result::Result<Answer, Broken> {
             Err(Broken::Closed)
         }
@@ -351,10 +351,10 @@ mod tests {
     }
 
     #[test]
-    fn work_that_notices_the_end_of_its_client_before_its_caller_does_says_that_it_was_closed() {
+    fn work_cancelled_by_the_end_of_its_client_is_reported_as_closed() {
         let settings = Settings { api_key: Some(Secret::new("tml-x")), ..Default::default() };
         let config = settings.resolve(&Env::empty()).expect("good settings");
-        let session = Session::new(config, Arc::new(Nowhere), Clock::default());
+        let session = Session::new(config, Arc::new(ClosedTransport), Clock::default());
         let client = session.cancel.child();
         let (ticket, pending) = session.ticket::<()>("TrainingClient.optim_step", &client);
         ticket.answer(Err(Error::cancelled()));

@@ -1,5 +1,6 @@
-//! One poller for all samples of a sampling session, so that a sample in flight is an entry in a map and not a thread
-//! (PROTOCOL §4.5). What to ask and what an answer means is decided in [`policy::poll_many`](crate::policy::poll_many).
+//! The poller of a sampling session: one thread polls for all its samples, so that a sample in flight costs a map entry
+//! and no thread (PROTOCOL §4.5). [`policy::poll_many`](crate::policy::poll_many) decides the requests and interprets
+//! the answers.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -18,20 +19,21 @@ use crate::wire::json::{Completion, FuturesTarget, RetrieveFuturesRequest};
 use super::{Job, Session};
 
 const ENDPOINT: &Endpoint = &endpoint::RETRIEVE_FUTURES;
-/// How long a request may take that only reports.
-const REPORT: Duration = Duration::from_secs(5);
-/// How often those who wait are told that the server still answers.
-const TELL: Duration = Duration::from_secs(1);
+/// Time limit of a request that only reports fetched samples.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Minimum time between two updates of the last contact of all waiting operations.
+const CONTACT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A sample that the server has accepted.
-pub(crate) trait Waiter: Send {
+pub(crate) trait PolledSample: Send {
     fn progress(&self) -> &Progress;
     fn cancel(&self) -> &CancelToken;
-    /// Fetches the result, of a size if that is known, and answers. Blocks; runs on a thread of a pool.
+    /// Fetches the result and answers the caller. `size` is the result's size, if the server announced it. Blocks; runs
+    /// in the pool.
     fn fetch(self: Box<Self>, size: Option<usize>, fetching: Option<Fetching>);
-    /// Asks once for the result, which may not be there. Blocks, but not for long; runs on a thread of a pool.
-    fn look(self: Box<Self>, fetching: Fetching);
-    /// Answers with an error.
+    /// Checks once for the result, which may not be there. Blocks for a few seconds at most; runs in the pool.
+    fn check_once(self: Box<Self>, fetching: Fetching);
+    /// Answers the caller with an error.
     fn fail(self: Box<Self>, error: Error);
 }
 
@@ -39,12 +41,12 @@ pub(crate) trait Waiter: Send {
 pub(crate) struct Poller {
     session: Arc<Session>,
     target: FuturesTarget,
-    /// Of the client: its end is this one's.
+    /// Token of the client, whose end also ends the poller.
     cancel: CancelToken,
-    /// Carries the requests that the server may hold, so that they can be interrupted without those of others.
+    /// Transport of the long polls, which closing the client shuts down without affecting other requests.
     branch: Option<Branch>,
     born: Instant,
-    task: Arc<Task<Polling>>,
+    task: Arc<Task<PollTask>>,
     state: Mutex<State>,
 }
 
@@ -57,29 +59,29 @@ pub(super) struct Pollers {
 struct State {
     machine: PollMany<Entry>,
     closed: bool,
-    /// No waiter has a deadline before this.
+    /// Earliest deadline of the samples.
     nearest: Option<Instant>,
-    /// A request is under way that may last until then.
+    /// Latest end of the request in flight.
     busy_until: Option<Instant>,
-    /// When those who wait were last told that the server answers.
-    told: Option<Instant>,
-    /// A proxy dropped the last request: the next one goes over a new connection.
+    /// Time of the last update of all waiting operations.
+    contact_noted: Option<Instant>,
+    /// A proxy dropped the last request, so that the next one uses a new connection.
     dropped: bool,
 }
 
 struct Entry {
-    waiter: Box<dyn Waiter>,
-    /// Takes the entry out when the sample is given up.
-    _given_up: Registration,
+    sample: Box<dyn PolledSample>,
+    /// Removes the entry when the sample is cancelled.
+    _forget_on_cancel: Registration,
 }
 
-/// Takes a sample out of its poller when it is given up: its answer is there already, and its memory is free at once.
-struct GiveUp {
+/// Removes a sample from its poller when its token is cancelled. Its caller is answered elsewhere.
+struct ForgetOnCancel {
     poller: Weak<Poller>,
     request_id: String,
 }
 
-impl Wake for GiveUp {
+impl Wake for ForgetOnCancel {
     fn wake(&self) {
         if let Some(poller) = self.poller.upgrade() {
             poller.forget(&self.request_id);
@@ -87,7 +89,7 @@ impl Wake for GiveUp {
     }
 }
 
-/// The result of a sample is being fetched. Dropping this ends it.
+/// Guard of a fetch in progress. Dropping it tells the poller that the fetch has ended.
 pub(crate) struct Fetching {
     poller: Arc<Poller>,
     request_id: String,
@@ -95,18 +97,18 @@ pub(crate) struct Fetching {
 }
 
 impl Fetching {
-    /// The server need not keep the result.
+    /// Ends the fetch; the poller tells the server to drop the result.
     pub(crate) fn settle(mut self) {
         self.settled = true;
     }
 
-    /// The result is not there yet: the sample goes on waiting.
-    pub(crate) fn unfinished(mut self, waiter: Box<dyn Waiter>) {
+    /// Registers the sample again, because its result is not there yet.
+    pub(crate) fn requeue(mut self, sample: Box<dyn PolledSample>) {
         let poller = self.poller.clone();
-        // Not over, which is what dropping this would say.
+        // Without an id, dropping the guard does nothing.
         let request_id = std::mem::take(&mut self.request_id);
-        poller.register(&request_id, waiter);
-        poller.look_up();
+        poller.register(&request_id, sample);
+        poller.check_overdue();
     }
 }
 
@@ -118,7 +120,7 @@ impl Drop for Fetching {
         }
         self.poller.state.lock().machine.fetched(request_id, self.settled);
         self.poller.start();
-        self.poller.look_up();
+        self.poller.check_overdue();
     }
 }
 
@@ -130,22 +132,23 @@ impl Poller {
         cancel: CancelToken,
     ) -> Arc<Self> {
         let sampling_session_id = sampling_session_id.to_string();
-        let machine = match session.http.offered().lock().lacks(ENDPOINT.name) {
-            true => PollMany::without_endpoint(),
-            false => PollMany::new(session.config.timeouts.silence),
+        let machine = if session.http.offered().lock().lacks(ENDPOINT.name) {
+            PollMany::without_endpoint()
+        } else {
+            PollMany::new(session.config.timeouts.silence)
         };
         let poller = Arc::new(Poller {
             target: FuturesTarget::SamplingSession { sampling_session_id, cloned_sampler_id },
             cancel,
             branch: session.http.branch(),
             born: session.clock.now(),
-            task: Task::new(Polling),
+            task: Task::new(PollTask),
             state: Mutex::new(State {
                 machine,
                 closed: false,
                 nearest: None,
                 busy_until: None,
-                told: None,
+                contact_noted: None,
                 dropped: false,
             }),
             session: session.clone(),
@@ -154,18 +157,18 @@ impl Poller {
         poller
     }
 
-    /// Has a sample fetched when it is finished.
-    pub(crate) fn register(self: &Arc<Self>, request_id: &str, waiter: Box<dyn Waiter>) {
-        let cancel = waiter.cancel().clone();
-        let give_up = GiveUp { poller: Arc::downgrade(self), request_id: request_id.into() };
-        let entry = Entry { _given_up: cancel.on_cancel(Arc::new(give_up)), waiter };
+    /// Registers a sample, which is fetched once its result is there.
+    pub(crate) fn register(self: &Arc<Self>, request_id: &str, sample: Box<dyn PolledSample>) {
+        let cancel = sample.cancel().clone();
+        let forget_on_cancel = ForgetOnCancel { poller: Arc::downgrade(self), request_id: request_id.into() };
+        let entry = Entry { _forget_on_cancel: cancel.on_cancel(Arc::new(forget_on_cancel)), sample };
         let now = self.clock().now;
         let registered = {
             let mut state = self.state.lock();
-            let deadline = entry.waiter.progress().deadline();
+            let deadline = entry.sample.progress().deadline();
             match (state.closed, state.busy_until, deadline) {
                 (true, ..) => Registered::Refused(entry, Error::closed("the client is closed")),
-                // The request under way cannot be shortened, and would outlast this sample's time.
+                // The request in flight cannot be shortened and could last past this sample's deadline.
                 (_, Some(until), Some(deadline)) if deadline < until => Registered::PollAlone(entry),
                 _ => {
                     state.nearest = state.nearest.into_iter().chain(deadline).min();
@@ -179,24 +182,24 @@ impl Poller {
             Registered::Ready(entry, completion) => {
                 return self.fetch(request_id.into(), entry, &completion);
             }
-            Registered::PollAlone(entry) => return self.session.wait_alone(entry.waiter),
-            Registered::Refused(entry, error) => return entry.waiter.fail(error),
+            Registered::PollAlone(entry) => return self.session.spawn_wait(entry.sample),
+            Registered::Refused(entry, error) => return entry.sample.fail(error),
         };
-        if let Some(Entry { waiter, _given_up }) = replaced {
-            // Cancelling it must not take out the other one.
-            drop(_given_up);
+        if let Some(Entry { sample, _forget_on_cancel }) = replaced {
+            // Unregister first: its cancellation would remove the new sample, which has the same id.
+            drop(_forget_on_cancel);
             let text = format!("the server gave the request id {request_id} to two samples at the same time");
-            waiter.fail(Error::decode(text));
+            sample.fail(Error::decode(text));
         }
-        // Given up between the registration and the entry, of which the waker knew nothing.
+        // A cancellation between `on_cancel` and the registration did not find the entry.
         if cancel.is_cancelled() {
             self.forget(request_id);
         }
         self.start();
     }
 
-    /// Whether the server offers news of many samples, as far as is known.
-    pub(crate) fn is_offered(&self) -> bool {
+    /// Returns false once the server is known to lack `retrieve_futures`.
+    pub(crate) fn is_available(&self) -> bool {
         self.state.lock().machine.has_endpoint()
     }
 
@@ -211,56 +214,56 @@ impl Poller {
         if let Some(branch) = &self.branch {
             branch.transport().shutdown();
         }
-        // Not sent under a lock, and of no consequence if it fails: the server then keeps the results for a while.
-        if let Some(call) = turn.and_then(|it| self.call(&it, within.min(REPORT)).ok()) {
+        // A failed report has no consequence except that the server keeps the results for a while.
+        if let Some(call) = turn.and_then(|turn| self.call(&turn, within.min(REPORT_TIMEOUT)).ok()) {
             let outcome = self.session.http.raw(&call);
-            log::debug!(target: "tinkex", "a last report: {:?}", outcome.map(|it| it.status));
+            log::debug!(target: "tinkex", "last report of fetched samples: {:?}", outcome.map(|answer| answer.status));
         }
     }
 
-    /// Makes sure that a thread polls, if there is anything to request or to report.
+    /// Wakes the poller's thread if there is anything to request or to report.
     fn start(self: &Arc<Self>) {
         if self.state.lock().next().is_some() {
-            // A refusal fails those who wait, see `lost`.
+            // `lost` fails the samples if the system refuses the thread.
             let _ = self.task.wake(self, &self.session.pool[Job::Poll]);
         }
     }
 
-    /// One request and what follows from it.
+    /// Sends one request and handles its outcome.
     fn turn(self: &Arc<Self>, turn: &Turn) {
         let timeouts = &self.session.config.timeouts;
         let sent = self.session.clock.now();
         self.expire(sent);
         let timeout = {
             let mut state = self.state.lock();
-            let left = state.nearest.map(|it| it.saturating_duration_since(sent));
-            let longest = if turn.holds { timeouts.poll } else { REPORT };
-            let timeout = left.map_or(longest, |it| longest.min(it.max(Duration::from_millis(1))));
+            let left = state.nearest.map(|deadline| deadline.saturating_duration_since(sent));
+            let longest = if turn.holds { timeouts.poll } else { REPORT_TIMEOUT };
+            let timeout = left.map_or(longest, |left| longest.min(left.max(Duration::from_millis(1))));
             state.busy_until = sent.checked_add(timeout);
             timeout
         };
         let sent = self.clock();
-        let outcome = self.call(turn, timeout).map(|it| self.session.http.raw(&it));
+        let outcome = self.call(turn, timeout).map(|call| self.session.http.raw(&call));
         if let Ok(Ok(answer)) = &outcome {
-            // The deadline of one sample, which the short pause may outlast, must not end the patience for all. Only the end of
-            // the client cancels the pause, and the loop notices that.
+            // No deadline: that of one sample must not end the pause for all. Only the end of the client cancels the
+            // pause, and the next turn notices that.
             if self.session.http.pause_for_payment(answer, None, &self.cancel).unwrap_or(true) {
                 self.state.lock().busy_until = None;
                 return self.expire(self.session.clock.now());
             }
         }
-        let is_dropped = |it: &Answer| it.facts().verdict() == Verdict::Dropped;
+        let is_dropped = |answer: &Answer| answer.facts().verdict() == Verdict::Dropped;
         self.state.lock().dropped = matches!(&outcome, Ok(Ok(answer)) if is_dropped(answer));
         let times = Times { sent: sent.now, ..self.clock() };
         let event = match &outcome {
             Ok(Ok(answer)) => {
-                self.tell();
+                self.note_contact();
                 Event::Answer(answer.facts())
             }
             Ok(Err(broken)) => {
                 let error = broken.error(timeouts);
                 match broken {
-                    Broken::Token(it) if it.is_retryable() => Event::Broken(error),
+                    Broken::Token(cause) if cause.is_retryable() => Event::Broken(error),
                     Broken::Timeout(_)
                     | Broken::Connection { .. }
                     | Broken::InvalidHttp { .. }
@@ -272,9 +275,9 @@ impl Poller {
             Err(error) => Event::Fatal(error.clone()),
         };
         match &event {
-            Event::Broken(error) => self.tell_failure(error),
+            Event::Broken(error) => self.note_failure(error),
             Event::Answer(facts) if 500 <= facts.status || facts.status == 429 => {
-                self.tell_failure(&facts.error());
+                self.note_failure(&facts.error());
             }
             _ => {}
         }
@@ -295,93 +298,95 @@ impl Poller {
                 }
             }
             Step::PollAlone(waiting) => {
-                log::info!(target: "tinkex", "the server has no retrieve_futures: samples are waited for one by one");
-                // Nobody of this service need ask again.
+                log::info!(target: "tinkex", "the server lacks retrieve_futures: each sample now occupies a thread until its result is there");
+                // No other client of the service tries it again.
                 self.session.http.offered().lock().note_absent(ENDPOINT.name);
-                waiting.into_iter().for_each(|it| self.session.wait_alone(it.waiter));
+                waiting.into_iter().for_each(|entry| self.session.spawn_wait(entry.sample));
             }
             Step::Fail(waiting, error) => fail(waiting, &error),
         }
         if !pause.is_zero() {
-            let left =
-                self.state.lock().nearest.map(|it| it.saturating_duration_since(self.session.clock.now()));
-            // Cancelling ends the pause, and is noticed by the loop.
-            let _ended = self.session.clock.pause(left.map_or(pause, |it| pause.min(it)), &self.cancel);
+            let clock = &self.session.clock;
+            let nearest = self.state.lock().nearest;
+            let left = nearest.map(|deadline| deadline.saturating_duration_since(clock.now()));
+            // The next turn notices a cancellation.
+            let _ = clock.pause(left.map_or(pause, |left| pause.min(left)), &self.cancel);
         }
         self.expire(self.session.clock.now());
-        self.look_up();
+        self.check_overdue();
     }
 
-    /// Has those looked up by themselves who have waited long without news.
-    fn look_up(self: &Arc<Self>) {
+    /// Checks samples one by one that were not announced for a long time.
+    fn check_overdue(self: &Arc<Self>) {
         let now = self.clock().now;
-        let due_looks = {
+        let overdue = {
             let mut state = self.state.lock();
             if state.closed { Vec::new() } else { state.machine.take_due_looks(now) }
         };
-        for (request_id, entry) in due_looks {
+        for (request_id, entry) in overdue {
             let fetching = Fetching { poller: self.clone(), request_id, settled: false };
-            self.session.fetch(move || entry.waiter.look(fetching));
+            self.session.fetch(move || entry.sample.check_once(fetching));
         }
     }
 
-    /// Tells those who wait that the server still answers, which costs a look at each of them.
-    fn tell(&self) {
+    /// Records the contact with the server in all waiting operations, at most once a second because there may be
+    /// thousands.
+    fn note_contact(&self) {
         let now = self.session.clock.now();
         let waiting: Vec<Progress> = {
             let mut state = self.state.lock();
-            if state.told.is_some_and(|it| now.saturating_duration_since(it) < TELL) {
+            if state.contact_noted.is_some_and(|at| now.saturating_duration_since(at) < CONTACT_INTERVAL) {
                 return;
             }
-            state.told = Some(now);
-            state.machine.waiters().map(|it| it.1.waiter.progress().clone()).collect()
+            state.contact_noted = Some(now);
+            state.machine.waiters().map(|(_, entry)| entry.sample.progress().clone()).collect()
         };
-        waiting.iter().for_each(|it| it.contact(now));
+        waiting.iter().for_each(|progress| progress.contact(now));
     }
 
-    /// Tells those who wait how asking for their results failed.
-    fn tell_failure(&self, error: &Error) {
-        log::debug!(target: "tinkex", "asking for results failed, and is tried again: {error}");
+    /// Records the failure of a poll in all waiting operations.
+    fn note_failure(&self, error: &Error) {
+        log::debug!(target: "tinkex", "polling for results failed, and is retried: {error}");
         let waiting: Vec<Progress> = {
             let state = self.state.lock();
-            state.machine.waiters().map(|it| it.1.waiter.progress().clone()).collect()
+            state.machine.waiters().map(|(_, entry)| entry.sample.progress().clone()).collect()
         };
-        waiting.iter().for_each(|it| it.failed(error.clone()));
+        waiting.iter().for_each(|progress| progress.failed(error.clone()));
     }
 
-    /// Fails those whose time is over.
+    /// Fails samples that have passed their deadline.
     fn expire(&self, now: Instant) {
         let late = {
             let mut state = self.state.lock();
-            if state.nearest.is_none_or(|it| now < it) {
+            if state.nearest.is_none_or(|deadline| now < deadline) {
                 return;
             }
-            let deadline = |it: &Entry| it.waiter.progress().deadline();
+            let deadline = |entry: &Entry| entry.sample.progress().deadline();
             let waiters = state.machine.waiters();
             let late: Vec<String> = waiters
-                .filter(|it| deadline(it.1).is_some_and(|it| it <= now))
-                .map(|it| it.0.clone())
+                .filter(|(_, entry)| deadline(entry).is_some_and(|deadline| deadline <= now))
+                .map(|(id, _)| id.clone())
                 .collect();
-            let late: Vec<_> = late.iter().filter_map(|it| state.machine.forget(it)).collect();
-            state.nearest = state.machine.waiters().filter_map(|it| deadline(it.1)).min();
+            let late: Vec<_> = late.iter().filter_map(|id| state.machine.forget(id)).collect();
+            state.nearest = state.machine.waiters().filter_map(|(_, entry)| deadline(entry)).min();
             late
         };
         for entry in late {
-            let error = self.session.too_late(entry.waiter.progress());
-            entry.waiter.fail(error);
+            let error = self.session.deadline_error(entry.sample.progress());
+            entry.sample.fail(error);
         }
     }
 
     fn forget(&self, request_id: &str) {
         let entry = self.state.lock().machine.forget(request_id);
-        // Without the lock: the waiter's destructor is not ours.
+        // Outside the lock: the destructor of the sample runs foreign code.
         drop(entry);
     }
 
     fn fetch(self: &Arc<Self>, request_id: String, entry: Entry, completion: &Completion) {
         let size = completion.size();
         let fetching = Fetching { poller: self.clone(), request_id, settled: false };
-        self.session.fetch(move || entry.waiter.fetch(size, Some(fetching)));
+        self.session.fetch(move || entry.sample.fetch(size, Some(fetching)));
     }
 
     fn call(&self, turn: &Turn, timeout: Duration) -> Result<Call> {
@@ -405,12 +410,13 @@ impl Poller {
 }
 
 /// The work of a poller's thread.
-struct Polling;
+struct PollTask;
 
-impl Work for Polling {
+impl Work for PollTask {
     type Owner = Poller;
 
-    /// Sends one request and handles its answer. Idle when there is nothing to request or to report, or the client is closed.
+    /// Sends one request and handles its answer. Idle when there is nothing to request or to report, or the client is
+    /// closed.
     fn turn(&self, poller: &Arc<Poller>) -> TaskTurn {
         let next = {
             let mut state = poller.state.lock();
@@ -424,7 +430,7 @@ impl Work for Polling {
         match next {
             Ok(turn) => {
                 if let Err(panic) = unwind::catch(|| poller.turn(&turn)) {
-                    // The waiters that the panic dropped are answered with it; the others go on waiting.
+                    // The samples that the panic dropped are answered with it; the others keep waiting.
                     unwind::shield("a poller failed", || {
                         poller.handle(&turn, Event::Panicked(panic), poller.clock());
                     });
@@ -457,19 +463,20 @@ impl Pollers {
 }
 
 impl Session {
-    /// Waits for one sample on a thread of its own.
-    pub(crate) fn wait_alone(&self, waiter: Box<dyn Waiter>) {
+    /// Waits for one sample on a thread of the class `Result`.
+    pub(crate) fn spawn_wait(&self, sample: Box<dyn PolledSample>) {
         // If the pool is closed, the ticket in the dropped job answers.
-        let _ = self.pool[Job::Result].spawn(move || waiter.fetch(None, None));
+        let _ = self.pool[Job::Result].spawn(move || sample.fetch(None, None));
     }
 
     fn fetch(&self, job: impl FnOnce() + Send + 'static) {
-        // As above.
+        // If the pool is closed, the ticket in the dropped job answers.
         let _ = self.pool[Job::Fetch].spawn(job);
     }
 
-    /// Reports to the server which results it need not keep, because the session is about to be finished.
-    pub(super) fn report_finally(&self, within: Duration) {
+    /// Closes all pollers. Each sends its last report, so that the server drops fetched results before the session is
+    /// finished.
+    pub(super) fn send_final_reports(&self, within: Duration) {
         let deadline = Instant::now() + within;
         let pollers = std::mem::take(&mut *self.pollers.all.lock());
         for poller in pollers.iter().filter_map(Weak::upgrade) {
@@ -486,7 +493,7 @@ impl State {
 
 fn fail(entries: Vec<Entry>, error: &Error) {
     for entry in entries {
-        entry.waiter.fail(error.clone());
+        entry.sample.fail(error.clone());
     }
 }
 
@@ -507,9 +514,9 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     /// Never answers.
-    struct Silent(CancelToken);
+    struct SilentServer(CancelToken);
 
-    impl Transport for Silent {
+    impl Transport for SilentServer {
         fn exchange(&self, exchange: &Exchange) -> std::result::Result<transport::Answer, Broken> {
             self.0.wait_timeout(exchange.timeout);
             Err(Broken::Closed)
@@ -523,13 +530,13 @@ mod tests {
     fn poller() -> Arc<Poller> {
         let settings = Settings { api_key: Some(Secret::new("tml-x")), ..Default::default() };
         let config = settings.resolve(&Env::empty()).unwrap();
-        let session = Session::new(config, Arc::new(Silent(CancelToken::new())), Clock::default());
+        let session = Session::new(config, Arc::new(SilentServer(CancelToken::new())), Clock::default());
         let cancel = session.cancel.child();
         Poller::new(&session, "s", 0, cancel)
     }
 
-    /// Says how it ends, and whether the poller's lock was held when it was dropped.
-    struct Someone {
+    /// Reports its end, and whether the poller's lock was held when it was dropped.
+    struct FakeSample {
         poller: Arc<Poller>,
         progress: Progress,
         cancel: CancelToken,
@@ -537,23 +544,23 @@ mod tests {
         was_locked: Arc<AtomicBool>,
     }
 
-    impl Someone {
-        fn waits(poller: &Arc<Poller>, request_id: &str) -> (Slot<()>, Arc<AtomicBool>) {
+    impl FakeSample {
+        fn register(poller: &Arc<Poller>, request_id: &str) -> (Slot<()>, Arc<AtomicBool>) {
             let (reply, slot) = oneshot();
             let was_locked = Arc::new(AtomicBool::new(false));
-            let someone = Someone {
+            let sample = FakeSample {
                 poller: poller.clone(),
                 progress: Progress::new("SamplingClient.sample", Instant::now(), None),
                 cancel: poller.session.cancel.child(),
                 reply: Some(reply),
                 was_locked: was_locked.clone(),
             };
-            poller.register(request_id, Box::new(someone));
+            poller.register(request_id, Box::new(sample));
             (slot, was_locked)
         }
     }
 
-    impl Waiter for Someone {
+    impl PolledSample for FakeSample {
         fn progress(&self) -> &Progress {
             &self.progress
         }
@@ -564,14 +571,14 @@ mod tests {
 
         fn fetch(self: Box<Self>, _: Option<usize>, _: Option<Fetching>) {}
 
-        fn look(self: Box<Self>, _: Fetching) {}
+        fn check_once(self: Box<Self>, _: Fetching) {}
 
         fn fail(mut self: Box<Self>, error: Error) {
             self.reply.take().unwrap().send(Err(error));
         }
     }
 
-    impl Drop for Someone {
+    impl Drop for FakeSample {
         fn drop(&mut self) {
             self.was_locked.fetch_or(self.poller.state.try_lock().is_none(), Ordering::SeqCst);
         }
@@ -583,26 +590,26 @@ mod tests {
     }
 
     #[test]
-    fn samples_whose_poller_gets_no_thread_fail_and_the_next_one_tries_again() {
+    fn samples_whose_poller_gets_no_thread_fail_and_the_next_sample_tries_again() {
         let poller = poller();
         let refused = RefusedThreads::named("tk-poll");
         for id in ["a", "b"] {
-            let error = failure(&Someone::waits(&poller, id).0);
+            let error = failure(&FakeSample::register(&poller, id).0);
             assert!(error.message().starts_with("no thread could be started"), "{error}");
             assert!(poller.task.wait_idle(Instant::now() + LONG));
         }
         drop(refused);
-        let (slot, _) = Someone::waits(&poller, "c");
+        let (slot, _) = FakeSample::register(&poller, "c");
         assert!(!poller.task.wait_idle(Instant::now()));
         poller.session.end();
         assert!(failure(&slot).is_closed());
     }
 
     #[test]
-    fn a_sample_whose_id_the_server_gives_to_another_one_is_told_so() {
+    fn a_sample_fails_if_the_server_gives_its_id_to_another_one() {
         let poller = poller();
-        let (first, was_locked) = Someone::waits(&poller, "same");
-        let (second, _) = Someone::waits(&poller, "same");
+        let (first, was_locked) = FakeSample::register(&poller, "same");
+        let (second, _) = FakeSample::register(&poller, "same");
         let error = failure(&first);
         assert!(error.message().contains("the request id same to two samples"), "{error}");
         assert!(!was_locked.load(Ordering::SeqCst), "the first one was dropped under the poller's lock");

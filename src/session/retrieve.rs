@@ -1,4 +1,4 @@
-//! Waiting for one promised result (PROTOCOL §4).
+//! Retrieval of one promised result (PROTOCOL §4).
 
 use std::time::{Duration, Instant};
 
@@ -12,43 +12,43 @@ use crate::wire::json::{ResultBody, RetrieveFutureRequest};
 
 use super::Session;
 
-/// How long a server may take to say whether a result is there, if nobody wants to wait for it.
-const LOOK: Duration = Duration::from_secs(5);
+/// Time limit of a request that only checks whether a result is there.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A result that the server promised.
+/// A result that the server promised when it accepted a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Promise {
     pub(crate) request_id: String,
-    /// What the server calls this kind of request, such as `ForwardBackward`.
+    /// The protocol's name of this kind of request, such as `ForwardBackward`.
     pub(crate) request_type: &'static str,
     /// The result may come as protobuf.
     pub(crate) protobuf: bool,
-    /// When the promise was made.
+    /// Time at which the promise arrived.
     pub(crate) born: Instant,
-    /// How long it took from the call to the promise.
+    /// Time from the call to the promise.
     pub(crate) roundtrip: Duration,
-    /// How large the result may be, by what was asked for.
+    /// Size limit of the result, derived from the request.
     pub(crate) room: Room,
 }
 
-/// A result as it came, and its share of the byte budget until it has been read.
+/// A result before decoding, with its share of the byte budget.
 pub(crate) struct Retrieved {
     pub(crate) body: ResultBody,
     _bytes: Option<BudgetShare>,
 }
 
 impl Session {
-    /// Asks for a result until it is there.
+    /// Polls for a result until it is there.
     pub(crate) fn retrieve(
         &self,
         promise: &Promise,
         progress: &Progress,
         cancel: &CancelToken,
     ) -> Result<Retrieved> {
-        self.asking(promise, progress, cancel).until_done()
+        self.retrieval(promise, progress, cancel).run()
     }
 
-    /// Fetches a result that is known to be there, and how large it is.
+    /// Fetches a result that is known to be there, with a known size.
     pub(crate) fn retrieve_finished(
         &self,
         size: usize,
@@ -58,34 +58,34 @@ impl Session {
     ) -> Result<Retrieved> {
         let bytes = self.response_budget().acquire_deadline(size, progress.deadline(), cancel)?;
         let poll = Poll::finished(self.config.timeouts.silence);
-        Asking { poll, bytes: Some(bytes), ..self.asking(promise, progress, cancel) }.until_done()
+        Retrieval { poll, bytes: Some(bytes), ..self.retrieval(promise, progress, cancel) }.run()
     }
 
-    /// Asks once for a result; `None` if it is not there.
-    pub(crate) fn look(
+    /// Checks once for a result; `None` if it is not there.
+    pub(crate) fn retrieve_once(
         &self,
         promise: &Promise,
         progress: &Progress,
         cancel: &CancelToken,
     ) -> Result<Option<Retrieved>> {
-        let mut asking = self.asking(promise, progress, cancel);
+        let mut retrieval = self.retrieval(promise, progress, cancel);
         loop {
-            match asking.once(LOOK)? {
-                Round::Done(it) => return Ok(Some(it)),
-                Round::Again(_) => return Ok(None),
-                Round::Reserved => {}
+            match retrieval.poll_once(CHECK_TIMEOUT)? {
+                PollOutcome::Done(it) => return Ok(Some(it)),
+                PollOutcome::RetryAfter(_) => return Ok(None),
+                PollOutcome::Reserved => {}
             }
         }
     }
 
-    fn asking<'a>(
+    fn retrieval<'a>(
         &'a self,
         promise: &'a Promise,
         progress: &'a Progress,
         cancel: &'a CancelToken,
-    ) -> Asking<'a> {
+    ) -> Retrieval<'a> {
         progress.awaiting(promise.request_type);
-        Asking {
+        Retrieval {
             session: self,
             promise,
             progress,
@@ -93,15 +93,18 @@ impl Session {
             poll: Poll::new(self.config.timeouts.silence),
             pauses: Pauses::default(),
             bytes: None,
-            failing: Failing::default(),
+            failures: FailureStreak::default(),
         }
     }
 
-    /// The end of an operation whose time is over, with how its last request failed as the cause.
-    pub(super) fn too_late(&self, progress: &Progress) -> Error {
+    /// Error of an operation that passed its deadline. The failure of its last request, if any, is the cause.
+    pub(super) fn deadline_error(&self, progress: &Progress) -> Error {
         let limit = self.config.timeouts.operation;
         let verb = progress.operation();
-        let error = Error::timeout(Phase::Total, format!("{verb} was not done within its {limit:.0?}"));
+        let error = Error::timeout(
+            Phase::Total,
+            format!("{verb} did not finish within Timeouts::operation ({limit:.0?})"),
+        );
         match progress.last_failure() {
             Some(cause) => error.caused_by(cause),
             None => error,
@@ -109,8 +112,8 @@ impl Session {
     }
 }
 
-/// One promise that is being asked for.
-struct Asking<'a> {
+/// A retrieval in progress.
+struct Retrieval<'a> {
     session: &'a Session,
     promise: &'a Promise,
     progress: &'a Progress,
@@ -118,31 +121,31 @@ struct Asking<'a> {
     poll: Poll,
     pauses: Pauses,
     bytes: Option<BudgetShare>,
-    failing: Failing,
+    failures: FailureStreak,
 }
 
-/// What one request brought.
-enum Round {
+/// Outcome of one request.
+enum PollOutcome {
     Done(Retrieved),
-    /// Nothing: ask again after a pause.
-    Again(Duration),
-    /// The news that the result is large, for which there is room now.
+    /// No result: request it again after a pause.
+    RetryAfter(Duration),
+    /// The result is large, and its share of the byte budget is now reserved.
     Reserved,
 }
 
-impl Asking<'_> {
-    fn until_done(mut self) -> Result<Retrieved> {
+impl Retrieval<'_> {
+    fn run(mut self) -> Result<Retrieved> {
         loop {
-            match self.once(self.session.config.timeouts.poll)? {
-                Round::Done(it) => return Ok(it),
-                Round::Again(after) => self.session.clock.pause(after, self.cancel)?,
-                Round::Reserved => {}
+            match self.poll_once(self.session.config.timeouts.poll)? {
+                PollOutcome::Done(it) => return Ok(it),
+                PollOutcome::RetryAfter(after) => self.session.clock.pause(after, self.cancel)?,
+                PollOutcome::Reserved => {}
             }
         }
     }
 
-    /// One request, that may take so long.
-    fn once(&mut self, longest: Duration) -> Result<Round> {
+    /// Sends one request with the given time limit, or a shorter one at the deadline.
+    fn poll_once(&mut self, longest: Duration) -> Result<PollOutcome> {
         let (session, progress, promise) = (self.session, self.progress, self.promise);
         let since = |at: Instant| at.saturating_duration_since(promise.born);
         if self.cancel.is_cancelled() {
@@ -150,7 +153,7 @@ impl Asking<'_> {
         }
         let sent = session.clock.now();
         let left = match progress.deadline() {
-            Some(deadline) if deadline <= sent => return Err(session.too_late(progress)),
+            Some(deadline) if deadline <= sent => return Err(session.deadline_error(progress)),
             Some(deadline) => deadline - sent,
             None => Duration::MAX,
         };
@@ -161,25 +164,25 @@ impl Asking<'_> {
         let times = Times { sent: since(sent), now: since(now), contact };
         let url = || format!("{}{}", session.config.base_url, call.path);
         let failure = match &outcome {
-            // 408 is how some servers say that the result is not there yet.
+            // Some servers answer 408 when the result is not there yet.
             Ok(answer) if answer.is_success() || answer.status == 408 => None,
             Ok(answer) => Some(answer.facts().error()),
-            // The server holds the request for longer than we wait, or cannot be waited for.
+            // The server held the request longer than the time limit, or the session is closed.
             Err(Broken::Timeout(Phase::FirstByte | Phase::Exchange) | Broken::Closed) => None,
             Err(broken) => Some(broken.error(&session.config.timeouts)),
         };
-        self.failing.note(failure, progress, now);
+        self.failures.note(failure, progress, now);
         let step = match &outcome {
             Ok(answer) => {
                 progress.contact(now);
                 if session.http.pause_for_payment(answer, progress.deadline(), self.cancel)? {
-                    return Ok(Round::Again(Duration::ZERO));
+                    return Ok(PollOutcome::RetryAfter(Duration::ZERO));
                 }
                 self.poll.on(Event::Answer { facts: answer.facts(), protobuf: answer.is_protobuf() }, times)
             }
-            // Not so of an answer that began: the server is done, but the line is not good enough.
+            // Before the answer began. A timeout within the answer is a bad connection, below.
             Err(Broken::Timeout(Phase::FirstByte | Phase::Exchange)) => self.poll.on(Event::Timeout, times),
-            // What the server promised is still there when the breaker closes.
+            // The server keeps the result, also while a breaker is open: request it again.
             Err(
                 broken @ (Broken::Timeout(_)
                 | Broken::Connection { .. }
@@ -187,10 +190,10 @@ impl Asking<'_> {
                 | Broken::WrongPeer { .. }
                 | Broken::CircuitOpen { .. }),
             ) => {
-                let error = broken.error(&session.config.timeouts).with(|it| it.url = Some(url()));
+                let error = broken.error(&session.config.timeouts).with(|context| context.url = Some(url()));
                 self.poll.on(Event::Connection(error), times)
             }
-            // The server of tokens may be back soon.
+            // A token could not be fetched for now.
             Err(broken @ Broken::Token(error)) if error.is_retryable() => {
                 self.poll.on(Event::Connection(broken.error(&session.config.timeouts)), times)
             }
@@ -200,22 +203,22 @@ impl Asking<'_> {
             (Step::Done(json), Ok(answer)) => {
                 progress.unqueue(now);
                 let body = json.map_or(ResultBody::Protobuf(answer.body), ResultBody::Json);
-                Ok(Round::Done(Retrieved { body, _bytes: self.bytes.take() }))
+                Ok(PollOutcome::Done(Retrieved { body, _bytes: self.bytes.take() }))
             }
             (Step::Done(_), Err(broken)) => Err(broken.error(&session.config.timeouts)),
             (Step::Fail(error), _) => {
                 progress.unqueue(now);
-                Err(session.http.without_secrets(error).with(|it| it.url = Some(url())))
+                Err(session.http.without_secrets(error).with(|context| context.url = Some(url())))
             }
             (Step::Reserve(n), _) if promise.room.bytes < n as u64 => {
                 let broken = Broken::TooLarge { limit: promise.room.bytes, announced: Some(n as u64) };
-                Err(broken.error(&session.config.timeouts).with(|it| it.url = Some(url())))
+                Err(broken.error(&session.config.timeouts).with(|context| context.url = Some(url())))
             }
             (Step::Reserve(n), _) => {
-                // The wait for a share is part of the operation, and bounded by its deadline.
+                // The operation's deadline bounds the wait for the share.
                 let budget = session.response_budget();
                 self.bytes = Some(budget.acquire_deadline(n, progress.deadline(), self.cancel)?);
-                Ok(Round::Reserved)
+                Ok(PollOutcome::Reserved)
             }
             (Step::Again { after, queue }, _) => {
                 if let Some((state, reason)) = queue {
@@ -226,7 +229,7 @@ impl Asking<'_> {
                         return Err(error);
                     }
                 }
-                Ok(Round::Again(after.min(left)))
+                Ok(PollOutcome::RetryAfter(after.min(left)))
             }
         }
     }
@@ -251,36 +254,36 @@ impl Asking<'_> {
     }
 }
 
-/// Failures are said quietly until they have lasted so long.
+/// Time of continuous failures after which they are logged as warnings.
 const FIRST_WARNING: Duration = Duration::from_secs(5);
-/// How often they are said aloud.
+/// Minimum time between two such warnings.
 const NEXT_WARNING: Duration = Duration::from_secs(60);
 
-/// Failures in a row.
+/// Consecutive failures of requests for one result.
 #[derive(Debug, Default)]
-struct Failing {
+struct FailureStreak {
     since: Option<Instant>,
     count: u32,
     warned: Option<Instant>,
 }
 
-impl Failing {
-    /// Takes note of how a request ended.
+impl FailureStreak {
+    /// Records the outcome of a request, and logs a failure.
     fn note(&mut self, failure: Option<Error>, progress: &Progress, now: Instant) {
         let Some(error) = failure else {
-            *self = Failing::default();
+            *self = FailureStreak::default();
             return progress.recovered();
         };
         self.count += 1;
         let lasted = now.saturating_duration_since(*self.since.get_or_insert(now));
-        let said = self.warned.is_some_and(|it| now.saturating_duration_since(it) < NEXT_WARNING);
-        let level = if lasted < FIRST_WARNING || said { log::Level::Debug } else { log::Level::Warn };
+        let warned = self.warned.is_some_and(|at| now.saturating_duration_since(at) < NEXT_WARNING);
+        let level = if lasted < FIRST_WARNING || warned { log::Level::Debug } else { log::Level::Warn };
         if level == log::Level::Warn {
             self.warned = Some(now);
         }
         log::log!(
             target: "tinkex", level,
-            "{}: asking for the result has failed {} times in a row, for {lasted:.0?}; it is asked for again: {error}",
+            "{}: {} requests for the result have failed in a row, for {lasted:.0?}; the next attempt follows: {error}",
             progress.operation(), self.count
         );
         progress.failed(error);

@@ -1,5 +1,4 @@
-//! What keeps a session alive while nothing else is sent: heartbeats (PROTOCOL §9.4) and the renewal of tokens (PROTOCOL
-//! §1.4).
+//! Background upkeep of a session: heartbeats (PROTOCOL §9.4) and the renewal of tokens (PROTOCOL §1.4).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,11 +22,11 @@ const WARN_AFTER: Duration = Duration::from_secs(120);
 /// Sends heartbeats until the session ends.
 #[derive(Default)]
 pub(super) struct Heartbeat {
-    session: Mutex<Option<Beating>>,
+    session: Mutex<Option<HeartbeatState>>,
 }
 
 #[derive(Clone)]
-struct Beating {
+struct HeartbeatState {
     id: Arc<str>,
     last_success: Instant,
 }
@@ -37,19 +36,21 @@ impl Work for Heartbeat {
 
     /// Waits for one interval, then sends one heartbeat.
     fn turn(&self, session: &Arc<Session>) -> Turn {
-        let Some(Beating { id, last_success }) = self.session.lock().clone() else { return Turn::Idle };
+        let Some(HeartbeatState { id, last_success }) = self.session.lock().clone() else {
+            return Turn::Idle;
+        };
         if session.clock.tick(INTERVAL, &session.cancel).is_err() {
             return Turn::Idle;
         }
-        // Start again what had no thread because the system refused one.
+        // Retry background work whose thread the system refused.
         retry_deliveries();
-        session.refresh_flags();
-        session.renew_tokens();
-        // A panic in foreign code is one failed heartbeat.
-        let failure = match unwind::catch(|| beat(session, &id)).flatten() {
+        session.start_flag_refresh();
+        session.start_token_refresh();
+        // A panic in foreign code counts as one failed heartbeat.
+        let failure = match unwind::catch(|| send_heartbeat(session, &id)).flatten() {
             Ok(()) => {
                 let last_success = session.clock.now();
-                *self.session.lock() = Some(Beating { id, last_success });
+                *self.session.lock() = Some(HeartbeatState { id, last_success });
                 return Turn::Again;
             }
             Err(error) => error,
@@ -60,7 +61,7 @@ impl Work for Heartbeat {
             return Turn::Idle;
         }
         // The logger and the observer are foreign code: their panics must not end the heartbeats.
-        unwind::shield("a heartbeat failed", || tell(session, &id, last_success, failure));
+        unwind::shield("a heartbeat failed", || report_failure(session, &id, last_success, failure));
         Turn::Again
     }
 
@@ -72,7 +73,7 @@ impl Work for Heartbeat {
 }
 
 /// Reports a failed heartbeat, if none has succeeded for a while.
-fn tell(session: &Session, id: &str, last_success: Instant, failure: Error) {
+fn report_failure(session: &Session, id: &str, last_success: Instant, failure: Error) {
     let silent = session.clock.now().saturating_duration_since(last_success);
     if silent <= WARN_AFTER || session.cancel.is_cancelled() {
         return;
@@ -80,12 +81,12 @@ fn tell(session: &Session, id: &str, last_success: Instant, failure: Error) {
     let shown = one_line(id);
     log::warn!(target: "tinkex", "no heartbeat of session {shown} succeeded for {silent:.0?}: {failure}");
     let trouble = HeartbeatTrouble { session_id: id.into(), silent, error: failure };
-    session.config.seeing.observed.tell(|it| it.on_heartbeat_trouble(&trouble));
+    session.config.seeing.observed.tell(|observer| observer.on_heartbeat_trouble(&trouble));
 }
 
-fn beat(session: &Session, id: &str) -> Result<(), Error> {
+fn send_heartbeat(session: &Session, id: &str) -> Result<(), Error> {
     let request = SessionHeartbeatRequest { session_id: id.into() };
-    // A breaker that is open must not be what ends the session.
+    // An open breaker must not end the session.
     let call = Call::post(Lane::Session, &endpoint::SESSION_HEARTBEAT, &request)?
         .once(session.config.timeouts.heartbeat)
         .passing_breaker();
@@ -124,7 +125,7 @@ impl Work for TokenRefresh {
 struct Ended;
 
 impl TokenRefresh {
-    /// Returns whether the attempt failed.
+    /// Waits until the token has to be renewed, renews it, and returns whether that failed.
     fn renew(&self, session: &Session) -> Result<bool, Ended> {
         let (auth, clock) = (session.http.auth(), &session.clock);
         let sleep = |pause| clock.tick(pause, &session.cancel).map_err(|_| Ended);
@@ -132,7 +133,7 @@ impl TokenRefresh {
         let failed = *self.failed.lock();
         sleep(match before.and_then(|token| Some((token.age, token.lifetime?))) {
             Some((age, lifetime)) if !failed => refresh::pause(lifetime, fastrand::f64()).saturating_sub(age),
-            // No token yet, one that never expires, or a failed attempt.
+            // No token yet, a token without an end, or a failed attempt.
             _ => AFTER_FAILURE,
         })?;
         let now = auth.issued(clock.now());
@@ -142,7 +143,7 @@ impl TokenRefresh {
         }
         let n_tokens = auth.n_tokens();
         let Err(error) = unwind::catch(|| session.http.replace_token()).flatten() else {
-            // Another thread may be fetching one at this moment, and fail.
+            // Another thread may have been fetching a token, and failed.
             return Ok(auth.n_tokens() == n_tokens);
         };
         log::debug!(target: "tinkex", "the token was not replaced: {error}");
@@ -150,7 +151,7 @@ impl TokenRefresh {
         if refresh::after_failure(refused, now.and_then(|token| token.left)) != AfterFailure::Stop {
             return Ok(true);
         }
-        // Send nothing until a request that needs a token has got one.
+        // Wait until another request has fetched a token.
         while auth.n_tokens() == n_tokens {
             sleep(AFTER_FAILURE)?;
         }
@@ -164,13 +165,13 @@ impl Session {
     /// # Errors
     /// The system refused the thread, or the session is closed.
     pub(super) fn start_heartbeat(self: &Arc<Self>, id: Arc<str>) -> Result<()> {
-        *self.heartbeat.session.lock() = Some(Beating { id, last_success: self.clock.now() });
+        *self.heartbeat.session.lock() = Some(HeartbeatState { id, last_success: self.clock.now() });
         self.heartbeat.wake(self, &self.pool[Job::Heartbeat])
     }
 
-    /// Starts the renewal of tokens, if the server uses any. Without a thread each request that needs a token fetches it, and the
-    /// next heartbeat tries again.
-    pub(super) fn renew_tokens(self: &Arc<Self>) {
+    /// Starts the renewal if the server uses tokens. If the system refuses the thread, requests fetch their tokens
+    /// themselves, and the next heartbeat tries again.
+    pub(super) fn start_token_refresh(self: &Arc<Self>) {
         if self.http.auth().uses_tokens() {
             let _ = self.token_refresh.wake(self, &self.pool[Job::Refresh]);
         }

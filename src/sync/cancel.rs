@@ -70,10 +70,10 @@ struct Node {
 #[derive(Default)]
 struct State {
     next_key: u64,
-    watchers: BTreeMap<u64, Watcher>,
+    watchers: BTreeMap<u64, Listener>,
 }
 
-enum Watcher {
+enum Listener {
     Child(Weak<Node>),
     Wake(Arc<dyn Wake>),
 }
@@ -98,7 +98,7 @@ impl CancelToken {
         });
         let is_registered = mutant!(ForgetsTheChild, false, !cancelled);
         if is_registered {
-            state.watchers.insert(key, Watcher::Child(Arc::downgrade(&node)));
+            state.watchers.insert(key, Listener::Child(Arc::downgrade(&node)));
         }
         CancelToken { node }
     }
@@ -118,10 +118,10 @@ impl CancelToken {
                 mem::take(&mut state.watchers)
             };
             node.changed.notify_all();
-            for watcher in watchers.into_values() {
-                match watcher {
-                    Watcher::Child(child) => nodes.extend(child.upgrade()),
-                    Watcher::Wake(waiter) => {
+            for listener in watchers.into_values() {
+                match listener {
+                    Listener::Child(child) => nodes.extend(child.upgrade()),
+                    Listener::Wake(waiter) => {
                         unwind::shield("a waker failed", || waiter.wake());
                         mutant!(WakesTwice, waiter.wake());
                     }
@@ -177,7 +177,7 @@ impl CancelToken {
             return Registration { place: None };
         }
         let key = state.take_key();
-        state.watchers.insert(key, Watcher::Wake(wake));
+        state.watchers.insert(key, Listener::Wake(wake));
         Registration { place: Some((self.node.clone(), key)) }
     }
 
@@ -227,9 +227,9 @@ impl Node {
                 let state = node.state.lock();
                 // From now on its new children are created cancelled.
                 node.cancelled.store(true, Ordering::Release);
-                let child = |watcher: &Watcher| match watcher {
-                    Watcher::Child(child) => Some(child.clone()),
-                    Watcher::Wake(_) => None,
+                let child = |listener: &Listener| match listener {
+                    Listener::Child(child) => Some(child.clone()),
+                    Listener::Wake(_) => None,
                 };
                 state.watchers.values().filter_map(child).collect()
             };
@@ -239,9 +239,9 @@ impl Node {
     }
 
     fn unregister(&self, key: u64) {
-        let watcher = self.state.lock().watchers.remove(&key);
-        // Without the lock: the watcher's destructor may drop other tokens.
-        drop(watcher);
+        let listener = self.state.lock().watchers.remove(&key);
+        // Without the lock: the listener's destructor may drop other tokens.
+        drop(listener);
     }
 }
 

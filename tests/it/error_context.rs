@@ -119,6 +119,21 @@ fn a_poisoned_error_has_its_own_attempts_and_time_and_its_cause_keeps_its_own() 
 }
 
 #[test]
+fn a_call_that_fails_while_the_session_is_opened_reports_the_attempts_to_open_it() {
+    let server = FakeServer::new();
+    let service = server
+        .in_memory_at(VirtualClock::new())
+        .timeouts(|timeouts| timeouts.submit = S(60))
+        .build()
+        .unwrap();
+    server.always("/api/v1/create_session", Act::status(503, "down"));
+    let error = service.create_lora_training_client("fake/model", Default::default()).unwrap_err();
+    let n = server.requests_to("/api/v1/create_session").len();
+    assert_eq!(error.attempts().unwrap() as usize, n, "{error}");
+    assert!(3 < n);
+}
+
+#[test]
 fn an_error_after_the_submission_counts_the_requests_for_the_result_too() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();

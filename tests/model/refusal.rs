@@ -11,7 +11,7 @@ use crate::credentials::Secret;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind};
 use crate::pending::Progress;
-use crate::session::{Fetching, Owner, Poller, Session, Waiter};
+use crate::session::{Fetching, Owner, PolledSample, Poller, Session};
 use crate::sync::CancelToken;
 use crate::sync::clock::Clock;
 use crate::sync::fault::Fault;
@@ -115,7 +115,7 @@ struct Someone {
     reply: Reply<()>,
 }
 
-impl Waiter for Someone {
+impl PolledSample for Someone {
     fn progress(&self) -> &Progress {
         &self.progress
     }
@@ -131,8 +131,8 @@ impl Waiter for Someone {
         self.reply.send(Ok(()));
     }
 
-    fn look(self: Box<Self>, fetching: Fetching) {
-        fetching.unfinished(self);
+    fn check_once(self: Box<Self>, fetching: Fetching) {
+        fetching.requeue(self);
     }
 
     fn fail(self: Box<Self>, error: Error) {

@@ -1,56 +1,57 @@
-//! Who is asking, and with which key.
+//! The caller's identity and API key.
 
 use super::RestClient;
-use crate::client::asking::Ask;
+use crate::client::blocking_call::RestRequest;
 use crate::credentials::claims::{Claims, JWT_PREFIX};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Endpoint, endpoint};
-use crate::session::incomplete;
+use crate::session::missing_in_answer;
 use crate::types::{ApiKeyInfo, Identity};
 
 impl RestClient {
-    /// Whom the credential stands for: what the token says that requests carry (PROTOCOL §1.4). There is no endpoint for
-    /// it.
+    /// Reads the caller's identity from the claims of the token that requests carry (PROTOCOL §1.4); the API has no
+    /// endpoint for it.
     ///
     /// # Errors
-    /// [`Incompatible`](crate::ErrorKind::Incompatible) if there is no token to read: the server takes API keys as they
-    /// are, and the credential is one, or a token of somebody else's. Otherwise as for [`RestClient`].
+    /// [`Incompatible`](crate::ErrorKind::Incompatible) if the credential is an API key that the server takes without
+    /// exchanging it for a token, or a token of another issuer. Otherwise as for [`RestClient`].
     ///
     /// # Blocking
-    /// If a token has to be fetched, for one request, at most `Timeouts::exchange`. Not at all otherwise.
+    /// If a token has to be fetched, for one request, at most `Timeouts::exchange`. Otherwise it does not block.
     pub fn whoami(&self) -> Result<Identity> {
-        self.asker.run("RestClient.whoami", |_| {
-            let http = &self.asker.session().http;
+        self.caller.run("RestClient.whoami", |_| {
+            let http = &self.caller.session().http;
             let credential = http.credential()?;
-            let claims = Claims::read(credential.expose()).filter(|it| {
-                // A token that was exchanged comes from the server; one that the caller gave may come from anywhere.
+            let claims = Claims::read(credential.expose()).filter(|claims| {
+                // An exchanged token comes from the server. A token from the caller may come from another issuer.
                 http.auth().is_exchanged(&credential)
-                    || it.iss.as_deref().is_some_and(|it| it.starts_with("passport-"))
+                    || claims.iss.as_deref().is_some_and(|issuer| issuer.starts_with("passport-"))
             });
             match claims {
                 Some(claims) => identity(claims),
                 None => Err(Error::new(
                     ErrorKind::Incompatible,
-                    "nothing says whom the credential stands for: this server takes it as it is, and it is no token of \
-                     the service",
+                    "the identity is unknown: the server takes the credential without exchanging it, and it is not a token of \
+                     the Tinker service",
                 )),
             }
         })
     }
 
-    /// What the server knows of the API key (PROTOCOL §3.1 #4).
+    /// Reads the properties of the API key (PROTOCOL §3.1 #4).
     ///
     /// # Errors
-    /// A credential that is no API key (nothing is sent), [`Auth`](crate::ErrorKind::Auth), and as for [`RestClient`].
+    /// A credential that is not an API key (nothing is sent), [`Auth`](crate::ErrorKind::Auth), and as for
+    /// [`RestClient`].
     ///
     /// # Blocking
     /// For one request; see [`RestClient`].
     pub fn get_api_key_info(&self) -> Result<ApiKeyInfo> {
-        let ask = self.about_key(&endpoint::API_KEY)?;
-        self.asker.run_unprepared("RestClient.get_api_key_info", |it| it.json(&ask))
+        let request = self.key_request(&endpoint::API_KEY)?;
+        self.caller.run_without_flags("RestClient.get_api_key_info", |call| call.json(&request))
     }
 
-    /// Revokes the API key with which this client works. Nothing else of this client will work afterwards.
+    /// Revokes the API key of this client. Later calls of the client fail.
     ///
     /// # Errors
     /// As for [`get_api_key_info`](Self::get_api_key_info).
@@ -58,25 +59,25 @@ impl RestClient {
     /// # Blocking
     /// For one request; see [`RestClient`].
     pub fn revoke_api_key(&self) -> Result<()> {
-        let ask = self.about_key(&endpoint::REVOKE_API_KEY)?;
-        self.asker.run_unprepared("RestClient.revoke_api_key", |it| it.answer(&ask).map(|_| ()))
+        let request = self.key_request(&endpoint::REVOKE_API_KEY)?;
+        self.caller.run_without_flags("RestClient.revoke_api_key", |call| call.answer(&request).map(|_| ()))
     }
 
-    /// A request that carries the key itself, whatever token stands for it elsewhere.
-    fn about_key(&self, endpoint: &'static Endpoint) -> Result<Ask> {
-        if self.asker.session().http.auth().raw()?.expose().starts_with(JWT_PREFIX) {
+    /// Makes a request that carries the API key itself instead of a token.
+    fn key_request(&self, endpoint: &'static Endpoint) -> Result<RestRequest> {
+        if self.caller.session().http.auth().raw()?.expose().starts_with(JWT_PREFIX) {
             return Err(Error::invalid("api_key", "is a token, not an API key"));
         }
-        let mut ask = Ask::new(endpoint, endpoint.path());
-        ask.call.raw_credential = true;
-        Ok(ask)
+        let mut request = RestRequest::new(endpoint, endpoint.path());
+        request.call.raw_credential = true;
+        Ok(request)
     }
 }
 
 fn identity(claims: Claims) -> Result<Identity> {
     Ok(Identity {
-        user_urn: claims.sub.ok_or_else(|| incomplete("the user"))?,
-        org_urn: claims.org_id.map(|it| format!("tml:organization:{it}")),
+        user_urn: claims.sub.ok_or_else(|| missing_in_answer("the user"))?,
+        org_urn: claims.org_id.map(|id| format!("tml:organization:{id}")),
         email: claims.email,
     })
 }

@@ -1,17 +1,17 @@
-//! Checkpoints: lists, ends, permissions, copies.
+//! Checkpoints: lists, deletion, visibility, lifetimes, downloads, copies.
 
 use std::mem;
 use std::time::{Duration, SystemTime};
 
 use super::RestClient;
 use super::listing::{Listing, Source};
-use crate::client::asking::Ask;
+use crate::client::blocking_call::RestRequest;
 use crate::client::from_server;
 use crate::error::{Error, Result};
 use crate::http::headers::uuid4;
 use crate::http::{Answer, Endpoint, endpoint};
 use crate::http_date;
-use crate::session::incomplete;
+use crate::session::missing_in_answer;
 use crate::types::{
     ArchiveUrl, Checkpoint, CheckpointPath, CheckpointPlan, CopyOptions, ExternalPath, ExternalWeightsUrls,
     Page, SignedUrl, Timestamp, Ttl,
@@ -24,16 +24,16 @@ const USER_CHECKPOINTS: Source<Checkpoint> = Source {
     endpoint: &endpoint::CHECKPOINTS,
     limit: 100,
     read: |body| {
-        let it: CheckpointsResponse = json::response(body)?;
-        Ok(Page { items: it.checkpoints, cursor: it.cursor })
+        let response: CheckpointsResponse = json::response(body)?;
+        Ok(Page { items: response.checkpoints, cursor: response.cursor })
     },
-    key: |it| &it.tinker_path,
+    key: |checkpoint| &checkpoint.tinker_path,
 };
 
-/// How long the address of an archive is good if the server does not say.
+/// Assumed lifetime of an archive's address if the server does not report it.
 const ARCHIVE_LIFE: Duration = Duration::from_secs(15 * 60);
 
-/// The path of an endpoint of a checkpoint.
+/// URL path of an endpoint for a checkpoint.
 fn path_of(endpoint: &Endpoint, path: &CheckpointPath) -> Result<String> {
     let run = url::segment("path", path.run_id())?;
     let id = url::segments("path", &path.checkpoint_id())?;
@@ -41,7 +41,7 @@ fn path_of(endpoint: &Endpoint, path: &CheckpointPath) -> Result<String> {
 }
 
 impl RestClient {
-    /// All checkpoints of one training run (PROTOCOL §3.5 #29).
+    /// Lists all checkpoints of one training run (PROTOCOL §3.5 #29).
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound), and as for [`RestClient`].
@@ -54,21 +54,22 @@ impl RestClient {
 
     fn checkpoints_of(&self, verb: &'static str, training_run_id: &str) -> Result<Vec<Checkpoint>> {
         let run = url::segment("training_run_id", training_run_id)?;
-        let ask = Ask::new(&endpoint::RUN_CHECKPOINTS, endpoint::RUN_CHECKPOINTS.path_with(&[&run]));
-        Ok(self.asker.json::<CheckpointsResponse>(verb, ask)?.checkpoints)
+        let request =
+            RestRequest::new(&endpoint::RUN_CHECKPOINTS, endpoint::RUN_CHECKPOINTS.path_with(&[&run]));
+        Ok(self.caller.json::<CheckpointsResponse>(verb, request)?.checkpoints)
     }
 
-    /// The checkpoints of all of the caller's training runs, newest first, page by page; 100 at a time unless told
-    /// otherwise. They may be deleted during the walk if the server says how many there are. See [`Listing`].
+    /// Lists the checkpoints of all training runs of the caller, newest first, by default in pages of 100. If the
+    /// server reports the list's length, checkpoints may be deleted during the iteration. See [`Listing`].
     pub fn list_user_checkpoints(&self) -> Listing<Checkpoint> {
-        Listing::new(&self.asker, USER_CHECKPOINTS, None)
+        Listing::new(&self.caller, USER_CHECKPOINTS, None)
     }
 
-    /// Deletes a checkpoint, by its run and its id within it, such as `weights/step-10` (PROTOCOL §3.5 #30).
+    /// Deletes a checkpoint, given its run and its id within the run, such as `weights/step-10` (PROTOCOL §3.5 #30).
     ///
     /// # Errors
-    /// An id of another form (nothing is sent), [`NotFound`](crate::ErrorKind::NotFound), and as for [`RestClient`]. If an
-    /// earlier attempt did delete it and its answer was lost, the checkpoint is gone and the call says `NotFound`.
+    /// A malformed id (nothing is sent), [`NotFound`](crate::ErrorKind::NotFound), and as for [`RestClient`].
+    /// `NotFound` is also the result if an earlier attempt of the call deleted the checkpoint and its answer was lost.
     ///
     /// # Blocking
     /// For one request; see [`RestClient`].
@@ -76,7 +77,7 @@ impl RestClient {
         self.delete("RestClient.delete_checkpoint", &CheckpointPath::of(training_run_id, checkpoint_id)?)
     }
 
-    /// Deletes a checkpoint.
+    /// Deletes a checkpoint, given its path.
     ///
     /// # Errors
     /// As for [`delete_checkpoint`](Self::delete_checkpoint).
@@ -91,28 +92,27 @@ impl RestClient {
         self.delete("RestClient.delete_checkpoint_from_tinker_path", &path.try_into()?)
     }
 
-    /// Deletes several checkpoints, one after the other, and says of each whether it is gone. One that cannot be deleted does
-    /// not hold up the others.
+    /// Deletes several checkpoints one after the other and returns the result for each. A failure does not stop the
+    /// others.
     ///
     /// # Blocking
-    /// For one request each; see [`RestClient`]. After the client was closed, the rest is not sent.
+    /// For one request per checkpoint; see [`RestClient`]. Once the client is closed, no further request is sent.
     pub fn delete_checkpoints(
         &self,
         paths: impl IntoIterator<Item = CheckpointPath>,
     ) -> Vec<(CheckpointPath, Result<()>)> {
-        let delete = |it: &CheckpointPath| self.delete("RestClient.delete_checkpoints", it);
         paths
             .into_iter()
-            .map(|it| {
-                let done = delete(&it);
-                (it, done)
+            .map(|path| {
+                let result = self.delete("RestClient.delete_checkpoints", &path);
+                (path, result)
             })
             .collect()
     }
 
-    /// Which checkpoints of a training run to delete so that the newest `n` of each type stay. Nothing is deleted: give the
-    /// plan's [`paths_to_delete`](CheckpointPlan::paths_to_delete) to [`delete_checkpoints`](Self::delete_checkpoints).
-    /// Public checkpoints stay, and so do those of which the server does not say when they were saved.
+    /// Plans which checkpoints of a training run to delete so that the newest `n` of each type stay. Nothing is
+    /// deleted: pass the plan's [`paths_to_delete`](CheckpointPlan::paths_to_delete) to
+    /// [`delete_checkpoints`](Self::delete_checkpoints). Public checkpoints and those without a known time always stay.
     ///
     /// # Errors
     /// As for [`list_checkpoints`](Self::list_checkpoints).
@@ -146,15 +146,15 @@ impl RestClient {
 
     fn delete(&self, verb: &'static str, path: &CheckpointPath) -> Result<()> {
         const ENDPOINT: &Endpoint = &endpoint::DELETE_CHECKPOINT;
-        let ask = Ask::new(ENDPOINT, path_of(ENDPOINT, path)?);
-        self.asker.done(verb, ask)
+        let request = RestRequest::new(ENDPOINT, path_of(ENDPOINT, path)?);
+        self.caller.empty(verb, request)
     }
 
-    /// Lets everybody read a checkpoint (PROTOCOL §3.5 #31).
+    /// Makes a checkpoint public (PROTOCOL §3.5 #31).
     ///
     /// # Errors
-    /// A path that is none (nothing is sent), [`NotFound`](crate::ErrorKind::NotFound) also for a checkpoint of somebody
-    /// else, [`Conflict`](crate::ErrorKind::Conflict) if it is public already, and as for [`RestClient`].
+    /// A malformed path (nothing is sent), [`NotFound`](crate::ErrorKind::NotFound) also for a checkpoint of another
+    /// owner, [`Conflict`](crate::ErrorKind::Conflict) if it is public already, and as for [`RestClient`].
     ///
     /// # Blocking
     /// For one request; see [`RestClient`].
@@ -166,16 +166,16 @@ impl RestClient {
         const VERB: &str = "RestClient.publish_checkpoint_from_tinker_path";
         const ENDPOINT: &Endpoint = &endpoint::PUBLISH_CHECKPOINT;
         let path = path_of(ENDPOINT, &path.try_into()?)?;
-        // A conflict is the answer here, not something that passes.
-        let ask = Ask::new(ENDPOINT, path).final_on(&[409]);
-        self.asker.done(VERB, ask)
+        // 409 means that the checkpoint is public already: a retry would not help.
+        let request = RestRequest::new(ENDPOINT, path).final_on(&[409]);
+        self.caller.empty(VERB, request)
     }
 
-    /// Lets nobody else read a checkpoint any more.
+    /// Makes a checkpoint private.
     ///
     /// # Errors
-    /// As for [`publish_checkpoint_from_tinker_path`](Self::publish_checkpoint_from_tinker_path), with a conflict if it is
-    /// private already.
+    /// As for [`publish_checkpoint_from_tinker_path`](Self::publish_checkpoint_from_tinker_path), with a conflict if it
+    /// is private already.
     ///
     /// # Blocking
     /// For one request; see [`RestClient`].
@@ -187,14 +187,14 @@ impl RestClient {
         const VERB: &str = "RestClient.unpublish_checkpoint_from_tinker_path";
         const ENDPOINT: &Endpoint = &endpoint::UNPUBLISH_CHECKPOINT;
         let path = path_of(ENDPOINT, &path.try_into()?)?;
-        let ask = Ask::new(ENDPOINT, path).final_on(&[409]);
-        self.asker.done(VERB, ask)
+        let request = RestRequest::new(ENDPOINT, path).final_on(&[409]);
+        self.caller.empty(VERB, request)
     }
 
-    /// Says how long a checkpoint is kept; [`Ttl::Never`] keeps it until it is deleted (PROTOCOL §3.5 #32).
+    /// Sets the lifetime of a checkpoint; [`Ttl::Never`] keeps it until it is deleted (PROTOCOL §3.5 #32).
     ///
     /// # Errors
-    /// A path that is none, a time out of range (nothing is sent), [`NotFound`](crate::ErrorKind::NotFound), and as for
+    /// A malformed path, a time out of range (nothing is sent), [`NotFound`](crate::ErrorKind::NotFound), and as for
     /// [`RestClient`].
     ///
     /// # Blocking
@@ -207,14 +207,15 @@ impl RestClient {
         const VERB: &str = "RestClient.set_checkpoint_ttl_from_tinker_path";
         const ENDPOINT: &Endpoint = &endpoint::CHECKPOINT_TTL;
         let path = path_of(ENDPOINT, &path.try_into()?)?;
-        let request = json::CheckpointTtlRequest { ttl_seconds: ttl.seconds()? };
-        self.asker.done(VERB, Ask::json(ENDPOINT, path, &request)?)
+        let body = json::CheckpointTtlRequest { ttl_seconds: ttl.seconds()? };
+        self.caller.empty(VERB, RestRequest::json(ENDPOINT, path, &body)?)
     }
 
-    /// Where the files of exported weights can be read (PROTOCOL §3.5 #33).
+    /// Returns the download addresses of exported weights (PROTOCOL §3.5 #33).
     ///
     /// # Errors
-    /// A path of another kind (nothing is sent), [`NotFound`](crate::ErrorKind::NotFound), and as for [`RestClient`].
+    /// A path that is not one of exported weights (nothing is sent), [`NotFound`](crate::ErrorKind::NotFound), and as
+    /// for [`RestClient`].
     ///
     /// # Blocking
     /// For one request; see [`RestClient`].
@@ -225,25 +226,25 @@ impl RestClient {
     {
         const VERB: &str = "RestClient.get_external_weights_urls";
         const ENDPOINT: &Endpoint = &endpoint::EXTERNAL_WEIGHTS_URLS;
-        let ask = Ask::new(ENDPOINT, path_of(ENDPOINT, &path.try_into()?.into())?);
-        self.asker.run(VERB, |it| {
-            let mut found: ExternalWeightsUrls = it.json(&ask)?;
-            for url in found.urls.values_mut() {
-                *url = it.named(url)?;
+        let request = RestRequest::new(ENDPOINT, path_of(ENDPOINT, &path.try_into()?.into())?);
+        self.caller.run(VERB, |call| {
+            let mut response: ExternalWeightsUrls = call.json(&request)?;
+            for url in response.urls.values_mut() {
+                *url = call.server_url(url)?;
             }
-            Ok(found)
+            Ok(response)
         })
     }
 
-    /// Where the archive of a checkpoint can be read, on servers that make one; the Tinker service of today does not
-    /// (PROTOCOL §3.5 #34). Nothing is downloaded.
+    /// Returns the download address of a checkpoint's archive (PROTOCOL §3.5 #34). Nothing is downloaded. Not all
+    /// servers make archives; the Tinker service currently does not.
     ///
     /// # Errors
-    /// A path that is none (nothing is sent), [`NotFound`](crate::ErrorKind::NotFound) also from a server that makes no
+    /// A malformed path (nothing is sent), [`NotFound`](crate::ErrorKind::NotFound) also from a server without
     /// archives, and as for [`RestClient`].
     ///
     /// # Blocking
-    /// For one or two requests; a server that is still making the archive is asked again for at most `Timeouts::submit`.
+    /// For one or two requests, which are repeated for at most `Timeouts::submit` while the server makes the archive.
     pub fn get_checkpoint_archive_url<P>(&self, path: P) -> Result<ArchiveUrl>
     where
         P: TryInto<CheckpointPath>,
@@ -251,41 +252,43 @@ impl RestClient {
     {
         const ENDPOINT: &Endpoint = &endpoint::CHECKPOINT_ARCHIVE;
         let path: CheckpointPath = path.try_into()?;
-        let ask = |path: String| {
-            let mut ask = Ask::new(ENDPOINT, path);
-            ask.call.takes_redirect = true;
-            ask
+        let request_to = |path: String| {
+            let mut request = RestRequest::new(ENDPOINT, path);
+            request.call.takes_redirect = true;
+            request
         };
-        let mut first = ask(path_of(ENDPOINT, &path)?);
+        let mut first = request_to(path_of(ENDPOINT, &path)?);
         let mut second = None;
-        if let CheckpointPath::Sampler(it) = &path {
-            // Some servers know the weights of samplers by their names alone, and say their paths accordingly.
-            let (run, name) = (url::segment("path", it.run_id())?, url::segment("path", it.name())?);
-            let mut bare = ask(ENDPOINT.path_with(&[&run, &name]));
-            if it.is_short() {
+        if let CheckpointPath::Sampler(sampler) = &path {
+            // Some servers expect, and return, paths of sampler weights without `sampler_weights/`.
+            let (run, name) =
+                (url::segment("path", sampler.run_id())?, url::segment("path", sampler.name())?);
+            let mut bare = request_to(ENDPOINT.path_with(&[&run, &name]));
+            if sampler.is_short() {
                 mem::swap(&mut first, &mut bare);
             }
             second = Some(bare);
         }
-        self.asker.run("RestClient.get_checkpoint_archive_url", |it| {
-            let answer = match (it.answer(&first), &second) {
-                (Err(error), Some(second)) if error.http_status() == Some(404) => it.answer(second)?,
+        self.caller.run("RestClient.get_checkpoint_archive_url", |call| {
+            let answer = match (call.answer(&first), &second) {
+                (Err(error), Some(second)) if error.http_status() == Some(404) => call.answer(second)?,
                 (result, _) => result?,
             };
-            let found = archive(&answer)?;
-            Ok(ArchiveUrl { url: it.named(&found.url)?, ..found })
+            let archive = archive(&answer)?;
+            Ok(ArchiveUrl { url: call.server_url(&archive.url)?, ..archive })
         })
     }
 
-    /// Copies a checkpoint into a project: storage is shared, the copy keeps its kind and belongs to a run of its own that
-    /// cannot be trained (PROTOCOL §3.5 #36). Returns where the copy is.
+    /// Copies a checkpoint into a project and returns the path of the copy (PROTOCOL §3.5 #36). The copy has the same
+    /// kind, shares its storage, and belongs to a new run that cannot be trained.
     ///
     /// # Errors
-    /// A path that is none, no project, a time out of range (nothing is sent); [`Permission`](crate::ErrorKind::Permission),
-    /// [`NotFound`](crate::ErrorKind::NotFound), and as for [`RestClient`].
+    /// A malformed path, no project, a time out of range (nothing is sent);
+    /// [`Permission`](crate::ErrorKind::Permission), [`NotFound`](crate::ErrorKind::NotFound), and as for
+    /// [`RestClient`].
     ///
     /// # Blocking
-    /// For one request, which the server carries out once however often it is repeated; see [`RestClient`].
+    /// For one request, which is idempotent: the server copies once, even after retries. See [`RestClient`].
     pub fn copy_weights<P>(&self, path: P, options: &CopyOptions) -> Result<CheckpointPath>
     where
         P: TryInto<CheckpointPath>,
@@ -300,43 +303,43 @@ impl RestClient {
         path: CheckpointPath,
         options: &CopyOptions,
     ) -> Result<CheckpointPath> {
-        let project = options.destination_project_id.clone().filter(|it| !it.is_empty());
-        let project = project.or_else(|| self.asker.session().config.project_id.clone());
-        let problem = "is not known: name the project here, in the builder or in TINKER_PROJECT_ID";
-        let request = json::CopyWeightsRequest {
+        let project = options.destination_project_id.clone().filter(|id| !id.is_empty());
+        let project = project.or_else(|| self.caller.session().config.project_id.clone());
+        let problem = "is missing: set the project here, in the builder or in TINKER_PROJECT_ID";
+        let body = json::CopyWeightsRequest {
             destination_project_id: project
                 .ok_or_else(|| Error::invalid("destination_project_id", problem))?,
             source_path: path.as_str().into(),
             ttl_seconds: options.ttl.seconds()?,
         };
-        let mut ask =
-            Ask::json(&endpoint::COPY_WEIGHTS, endpoint::COPY_WEIGHTS.path(), &request)?.final_on(&[403]);
-        ask.call.key = Some(uuid4());
+        let mut request = RestRequest::json(&endpoint::COPY_WEIGHTS, endpoint::COPY_WEIGHTS.path(), &body)?
+            .final_on(&[403]);
+        request.call.key = Some(uuid4());
         if let Some(token) = &options.weights_access_token {
             let token = token.checked()?;
-            self.asker.session().http.hide(token);
-            ask.call = ask.call.header(crate::types::AccessToken::HEADER, token.expose());
+            self.caller.session().http.hide(token);
+            request.call = request.call.header(crate::types::AccessToken::HEADER, token.expose());
         }
-        self.asker.run(verb, |it| {
-            let copied: json::CopyWeightsResponse = it.json(&ask)?;
+        self.caller.run(verb, |call| {
+            let copied: json::CopyWeightsResponse = call.json(&request)?;
             from_server(copied.tinker_path.parse())
         })
     }
 }
 
-/// Reads the address of an archive, which comes as a redirect or as JSON.
+/// Reads the address of an archive from a redirect or a JSON body.
 fn archive(answer: &Answer) -> Result<ArchiveUrl> {
-    let url = match answer.header("location") {
+    let archive = match answer.header("location") {
         Some(url) => ArchiveUrl {
             url: SignedUrl::new(url),
             expires: answer.header("expires").and_then(http_date::parse).map(Timestamp::from),
         },
         None if answer.status == 200 => json::response(&answer.body)?,
-        None => return Err(incomplete("the address of the archive")),
+        None => return Err(missing_in_answer("the address of the archive")),
     };
-    if url.url.expose().is_empty() {
-        return Err(incomplete("the address of the archive"));
+    if archive.url.expose().is_empty() {
+        return Err(missing_in_answer("the address of the archive"));
     }
-    let expires = url.expires.unwrap_or_else(|| (SystemTime::now() + ARCHIVE_LIFE).into());
-    Ok(ArchiveUrl { expires: Some(expires), ..url })
+    let expires = archive.expires.unwrap_or_else(|| (SystemTime::now() + ARCHIVE_LIFE).into());
+    Ok(ArchiveUrl { expires: Some(expires), ..archive })
 }

@@ -1,42 +1,42 @@
-//! Long lists, fetched a page at a time.
+//! Lists of the server, fetched page by page.
 
 use std::collections::VecDeque;
 
-use crate::client::asking::{Ask, Asker};
+use crate::client::blocking_call::{Caller, RestRequest};
 use crate::error::{Error, Result};
 use crate::http::Endpoint;
 use crate::policy::paging::{Next, Paging};
 use crate::types::{AccessScope, Page, TrainingRun};
 use crate::wire::url::Query;
 
-/// How the entries of a list are asked for.
+/// Endpoint and format of a list.
 #[derive(Clone, Copy)]
 pub(super) struct Source<T> {
     pub(super) verb: &'static str,
     pub(super) endpoint: &'static Endpoint,
-    /// The limit of a page that the official SDK asks for.
+    /// Page size of the official SDK.
     pub(super) limit: u32,
     pub(super) read: fn(&[u8]) -> Result<Page<T>>,
-    /// What tells one entry from another.
+    /// Key of an entry, to recognize repeated ones.
     pub(super) key: fn(&T) -> &str,
 }
 
-/// A list of a server, in its order: an iterator that fetches pages as they are needed. Nothing is sent before the first
-/// entry is asked for.
+/// Iterates over a list in the server's order, and fetches pages as they are needed. Nothing is sent before the first
+/// call of `next`.
 ///
-/// An entry that appears twice because the list grew meanwhile is passed on once. If entries are deleted during the walk, be it
-/// those that it passed on, the walk notices by the list's length that what follows moved up, and skips none; servers that do not
-/// say the length ([`total_count`](Self::total_count)) must not be trusted with that: `collect` the list first. After an error the iterator ends;
-/// [`offset`](Self::offset) then says where to [`start_at`](Self::start_at) with another one.
+/// An entry that the server repeats because the list grew is returned once. If entries are deleted during the
+/// iteration, the list's length shows that later entries moved up, and none is skipped. For servers that do not report
+/// the length ([`total_count`](Self::total_count)), `collect` the list before deleting entries. The iterator ends after
+/// an error; [`offset`](Self::offset) is then the position to continue from with [`start_at`](Self::start_at).
 ///
 /// # Errors
-/// Those of the call that made it; and [`Decode`](crate::ErrorKind::Decode) if the server says that there is more but
-/// sends what it sent before.
+/// Those of the call that created the list; and [`Decode`](crate::ErrorKind::Decode) if the server announces another
+/// page and repeats an earlier one.
 ///
 /// # Blocking
-/// For one request whenever a page is used up.
+/// For one request after each page.
 ///
-/// # Example: the newest three, and how many there are
+/// # Example: the newest three runs and the number of all
 /// ```
 /// # #[cfg(feature = "testing")] {
 /// # use tinkex::{testing::FakeServer, types::LoraConfig};
@@ -53,7 +53,7 @@ pub(super) struct Source<T> {
 /// ```
 #[must_use]
 pub struct Listing<T> {
-    asker: Asker,
+    caller: Caller,
     source: Source<T>,
     scope: Option<AccessScope>,
     project_id: Option<String>,
@@ -63,9 +63,9 @@ pub struct Listing<T> {
 }
 
 impl<T: Send + 'static> Listing<T> {
-    pub(super) fn new(asker: &Asker, source: Source<T>, scope: Option<AccessScope>) -> Self {
+    pub(super) fn new(caller: &Caller, source: Source<T>, scope: Option<AccessScope>) -> Self {
         Listing {
-            asker: asker.clone(),
+            caller: caller.clone(),
             paging: Paging::new(source.limit, source.limit),
             source,
             scope,
@@ -75,13 +75,13 @@ impl<T: Send + 'static> Listing<T> {
         }
     }
 
-    /// Fetches so many entries at a time, at least 1. Servers may send fewer.
+    /// Sets the page size, at least 1. Servers may send fewer entries.
     pub fn page_size(mut self, limit: u32) -> Self {
         self.paging.set_limit(limit.max(1));
         self
     }
 
-    /// Skips so many entries.
+    /// Sets the number of entries to skip.
     pub fn start_at(mut self, offset: u64) -> Self {
         self.paging.start_at(offset);
         self
@@ -92,15 +92,15 @@ impl<T: Send + 'static> Listing<T> {
         self.paging.offset()
     }
 
-    /// How many entries the whole list has, once the server said so.
+    /// Number of entries of the whole list, once the server has reported it.
     pub fn total_count(&self) -> Option<u64> {
         self.paging.total()
     }
 
-    /// One page, wherever the iterator is: `limit` entries from `offset` on.
+    /// Fetches one page, independently of the iterator: `limit` entries from `offset` on.
     ///
     /// # Errors
-    /// Those of the call that made the list.
+    /// Those of the call that created the list.
     ///
     /// # Blocking
     /// For one request.
@@ -108,19 +108,19 @@ impl<T: Send + 'static> Listing<T> {
         let query = Query::on(self.source.endpoint.path()).with("limit", limit).with("offset", offset);
         let query = query.and("access_scope", self.scope.map(AccessScope::as_str));
         let query = query.and("project_id", self.project_id.as_deref());
-        let ask = Ask::new(self.source.endpoint, query.text());
-        // A project that was named may be what is missing.
-        let ask = if self.project_id.is_some() { ask } else { ask.naming_nothing() };
-        self.asker.run(self.source.verb, |it| {
-            let answer = it.answer(&ask)?;
+        let request = RestRequest::new(self.source.endpoint, query.text());
+        // With a project, a 404 may mean the project.
+        let request = if self.project_id.is_some() { request } else { request.naming_no_resource() };
+        self.caller.run(self.source.verb, |call| {
+            let answer = call.answer(&request)?;
             (self.source.read)(if answer.body.is_empty() { b"{}" } else { &answer.body })
         })
     }
 
-    /// The first page, as long as the official SDK's.
+    /// Fetches the first page, with the official SDK's page size.
     ///
     /// # Errors
-    /// Those of the call that made the list.
+    /// Those of the call that created the list.
     ///
     /// # Blocking
     /// For one request.
@@ -132,9 +132,9 @@ impl<T: Send + 'static> Listing<T> {
         let offset = self.paging.offset();
         let page = self.page(self.paging.limit(), offset)?;
         let keys: Vec<&str> = page.items.iter().map(self.source.key).collect();
-        let step = self.paging.received(&keys, page.cursor);
-        self.next = step.next;
-        let mut fresh = step.fresh.into_iter().peekable();
+        let received = self.paging.received(&keys, page.cursor);
+        self.next = received.next;
+        let mut fresh = received.fresh.into_iter().peekable();
         let is_fresh = |(i, item)| fresh.next_if_eq(&i).map(|_| item);
         self.ready.extend(page.items.into_iter().enumerate().filter_map(is_fresh));
         Ok(())
@@ -142,7 +142,7 @@ impl<T: Send + 'static> Listing<T> {
 }
 
 impl Listing<TrainingRun> {
-    /// Only those of one project.
+    /// Restricts the list to one project.
     pub fn project_id(mut self, id: impl Into<String>) -> Self {
         self.project_id = Some(id.into());
         self
@@ -161,9 +161,9 @@ impl<T: Send + 'static> Iterator for Listing<T> {
                 Next::End => return None,
                 Next::Stuck => {
                     self.next = Next::End;
-                    let error = Error::decode("the server says that the list goes on, and repeats itself");
+                    let error = Error::decode("the server announces another page and repeats an earlier one");
                     let operation = self.source.verb.rsplit('.').next().map(str::to_string);
-                    return Some(Err(error.with(|it| it.operation = operation)));
+                    return Some(Err(error.with(|context| context.operation = operation)));
                 }
                 Next::More => {
                     if let Err(error) = self.fetch() {

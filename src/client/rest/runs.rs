@@ -1,10 +1,10 @@
-//! What the server offers, training runs, samplers.
+//! Server status and capabilities, training runs, samplers.
 
 use serde::Deserialize;
 
 use super::RestClient;
 use super::listing::{Listing, Source};
-use crate::client::asking::Ask;
+use crate::client::blocking_call::RestRequest;
 use crate::error::{Error, Result};
 use crate::http::endpoint;
 use crate::types::{CheckpointPath, Page, SamplerInfo, ServerCapabilities, TrainingRun, WeightsInfo};
@@ -16,17 +16,18 @@ const RUNS: Source<TrainingRun> = Source {
     endpoint: &endpoint::TRAINING_RUNS,
     limit: 20,
     read: |body| {
-        let it: TrainingRunsResponse = json::response(body)?;
-        Ok(Page { items: it.training_runs, cursor: it.cursor })
+        let response: TrainingRunsResponse = json::response(body)?;
+        Ok(Page { items: response.training_runs, cursor: response.cursor })
     },
-    key: |it| &it.training_run_id,
+    key: |run| &run.training_run_id,
 };
 
 impl RestClient {
-    /// Whether the server is up (PROTOCOL §3.1 #5): what it says of itself, usually `ok`. Needs no valid credential.
+    /// Checks the server's health and returns the status that it reports, usually `ok` (PROTOCOL §3.1 #5). Needs no
+    /// valid credential.
     ///
     /// # Errors
-    /// No connection, or a server that is not well.
+    /// No connection, or a server that answers with an error.
     ///
     /// # Blocking
     /// For one request; see [`RestClient`].
@@ -36,11 +37,11 @@ impl RestClient {
         struct Health {
             status: String,
         }
-        let ask = Ask::new(&endpoint::HEALTHZ, endpoint::HEALTHZ.path());
-        self.asker.run_unprepared("RestClient.healthz", |it| Ok(it.json::<Health>(&ask)?.status))
+        let request = RestRequest::new(&endpoint::HEALTHZ, endpoint::HEALTHZ.path());
+        self.caller.run_without_flags("RestClient.healthz", |call| Ok(call.json::<Health>(&request)?.status))
     }
 
-    /// What the server offers (PROTOCOL §3.1 #6).
+    /// Reads the server's capabilities, such as its models (PROTOCOL §3.1 #6).
     ///
     /// # Errors
     /// As for [`RestClient`]; an account that cannot pay is refused with [`Billing`](crate::ErrorKind::Billing).
@@ -49,16 +50,16 @@ impl RestClient {
     /// For one request; see [`RestClient`].
     pub fn get_server_capabilities(&self) -> Result<ServerCapabilities> {
         const VERB: &str = "RestClient.get_server_capabilities";
-        let ask = Ask::new(&endpoint::SERVER_CAPABILITIES, endpoint::SERVER_CAPABILITIES.path());
-        self.asker.json::<ServerCapabilitiesResponse>(VERB, ask).map(Into::into)
+        let request = RestRequest::new(&endpoint::SERVER_CAPABILITIES, endpoint::SERVER_CAPABILITIES.path());
+        self.caller.json::<ServerCapabilitiesResponse>(VERB, request).map(Into::into)
     }
 
-    /// The training runs, page by page; 20 at a time unless told otherwise (PROTOCOL §3.5 #28). See [`Listing`].
+    /// Lists the training runs, by default in pages of 20 (PROTOCOL §3.5 #28). See [`Listing`].
     pub fn list_training_runs(&self) -> Listing<TrainingRun> {
-        Listing::new(&self.asker, RUNS, Some(self.scope))
+        Listing::new(&self.caller, RUNS, Some(self.scope))
     }
 
-    /// One training run.
+    /// Reads one training run.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound), and as for [`RestClient`].
@@ -69,10 +70,10 @@ impl RestClient {
         self.training_run("RestClient.get_training_run", training_run_id)
     }
 
-    /// The training run that saved a checkpoint.
+    /// Reads the training run that saved a checkpoint.
     ///
     /// # Errors
-    /// A path that is none (nothing is sent), and as for [`get_training_run`](Self::get_training_run).
+    /// A malformed path (nothing is sent), and as for [`get_training_run`](Self::get_training_run).
     ///
     /// # Blocking
     /// For one request; see [`RestClient`].
@@ -88,13 +89,15 @@ impl RestClient {
     fn training_run(&self, verb: &'static str, id: &str) -> Result<TrainingRun> {
         let path = endpoint::TRAINING_RUN.path_with(&[&url::segment("training_run_id", id)?]);
         let query = Query::on(path).with("access_scope", self.scope.as_str());
-        self.asker.json(verb, Ask::new(&endpoint::TRAINING_RUN, query.text()))
+        self.caller.json(verb, RestRequest::new(&endpoint::TRAINING_RUN, query.text()))
     }
 
-    /// The base model and the adapter of a checkpoint, also of a public one of somebody else (PROTOCOL §3.5 #35).
+    /// Reads the base model and the adapter shape of a checkpoint, which may be a public one of another owner (PROTOCOL
+    /// §3.5
+    /// #35).
     ///
     /// # Errors
-    /// A path that is none (nothing is sent), [`NotFound`](crate::ErrorKind::NotFound), and as for [`RestClient`].
+    /// A malformed path (nothing is sent), [`NotFound`](crate::ErrorKind::NotFound), and as for [`RestClient`].
     ///
     /// # Blocking
     /// For one request; see [`RestClient`].
@@ -106,11 +109,11 @@ impl RestClient {
         const VERB: &str = "RestClient.get_weights_info_by_tinker_path";
         let path = path.try_into()?;
         let request = json::WeightsInfoRequest { tinker_path: path.as_str().into() };
-        let ask = Ask::json(&endpoint::WEIGHTS_INFO, endpoint::WEIGHTS_INFO.path(), &request)?;
-        self.asker.json::<json::WeightsInfoResponse>(VERB, ask).map(Into::into)
+        let request = RestRequest::json(&endpoint::WEIGHTS_INFO, endpoint::WEIGHTS_INFO.path(), &request)?;
+        self.caller.json::<json::WeightsInfoResponse>(VERB, request).map(Into::into)
     }
 
-    /// One sampling session (PROTOCOL §3.4 #27).
+    /// Reads one sampling session (PROTOCOL §3.4 #27).
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound), and as for [`RestClient`].
@@ -119,6 +122,6 @@ impl RestClient {
     /// For one request; see [`RestClient`].
     pub fn get_sampler(&self, sampler_id: &str) -> Result<SamplerInfo> {
         let path = endpoint::SAMPLER.path_with(&[&url::segment("sampler_id", sampler_id)?]);
-        self.asker.json("RestClient.get_sampler", Ask::new(&endpoint::SAMPLER, path))
+        self.caller.json("RestClient.get_sampler", RestRequest::new(&endpoint::SAMPLER, path))
     }
 }

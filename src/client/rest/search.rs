@@ -1,24 +1,24 @@
-//! Sessions that were found, fetched a page at a time.
+//! Search results of sessions, fetched page by page.
 
 use std::collections::VecDeque;
 
-use crate::client::asking::{Ask, Asker};
+use crate::client::blocking_call::{Caller, RestRequest};
 use crate::error::{Error, Result};
 use crate::http::endpoint;
 use crate::policy::paging::{CursorPaging, Next};
 use crate::types::{FoundSession, SessionCursor, SessionPage, SessionSearch};
 use crate::wire::json::SearchSessionsRequest;
 
-/// Sessions that were found, newest first: an iterator that fetches pages as they are needed. After an error it ends.
+/// Iterates over found sessions, newest first, and fetches pages as they are needed. It ends after an error.
 ///
 /// # Errors
-/// A search that no server would accept (nothing is sent); those of [`RestClient`](crate::RestClient); and
-/// [`Decode`](crate::ErrorKind::Decode) if the server leads in a circle.
+/// An invalid search (nothing is sent); those of [`RestClient`](crate::RestClient); and
+/// [`Decode`](crate::ErrorKind::Decode) if the server repeats a cursor or a page.
 ///
 /// # Blocking
-/// For one request whenever a page is used up.
+/// For one request after each page.
 ///
-/// # Example: sessions that went wrong
+/// # Example: failed sessions
 /// ```
 /// # #[cfg(feature = "testing")] {
 /// # let server = tinkex::testing::FakeServer::new();
@@ -35,10 +35,10 @@ use crate::wire::json::SearchSessionsRequest;
 /// ```
 #[must_use]
 pub struct FoundSessions {
-    asker: Asker,
+    caller: Caller,
     search: SessionSearch,
     cursor: Option<SessionCursor>,
-    trail: CursorPaging<SessionCursor>,
+    paging: CursorPaging<SessionCursor>,
     ready: VecDeque<FoundSession>,
     next: Next,
 }
@@ -46,18 +46,18 @@ pub struct FoundSessions {
 const VERB: &str = "RestClient.search_sessions";
 
 impl FoundSessions {
-    pub(super) fn new(asker: &Asker, search: SessionSearch) -> Self {
+    pub(super) fn new(caller: &Caller, search: SessionSearch) -> Self {
         FoundSessions {
-            asker: asker.clone(),
+            caller: caller.clone(),
             search,
             cursor: None,
-            trail: CursorPaging::new(),
+            paging: CursorPaging::new(),
             ready: VecDeque::new(),
             next: Next::More,
         }
     }
 
-    /// One page, wherever the iterator is: the first one, or that which begins at the end of another.
+    /// Fetches one page, independently of the iterator: the first page, or the one after another page's cursor.
     ///
     /// # Errors
     /// As for the iterator.
@@ -67,19 +67,20 @@ impl FoundSessions {
     pub fn page(&self, cursor: Option<&SessionCursor>) -> Result<SessionPage> {
         self.search.validate()?;
         let request = SearchSessionsRequest { search: &self.search, cursor };
-        let ask = Ask::json(&endpoint::SEARCH_SESSIONS, endpoint::SEARCH_SESSIONS.path(), &request)?;
-        // A project that was named may be what is missing.
-        let ask = if self.search.project_ids.is_empty() { ask.naming_nothing() } else { ask };
-        self.asker.json(VERB, ask)
+        let request =
+            RestRequest::json(&endpoint::SEARCH_SESSIONS, endpoint::SEARCH_SESSIONS.path(), &request)?;
+        // With a project, a 404 may mean the project.
+        let request = if self.search.project_ids.is_empty() { request.naming_no_resource() } else { request };
+        self.caller.json(VERB, request)
     }
 
     fn fetch(&mut self) -> Result<()> {
         let page = self.page(self.cursor.as_ref())?;
-        let keys: Vec<&str> = page.sessions.iter().map(|it| it.session_id.as_str()).collect();
-        let step = self.trail.received(&keys, page.next_cursor.clone());
-        (self.cursor, self.next) = (page.next_cursor, step.next);
-        let mut fresh = step.fresh.into_iter().peekable();
-        let is_fresh = |(i, it)| fresh.next_if_eq(&i).map(|_| it);
+        let keys: Vec<&str> = page.sessions.iter().map(|session| session.session_id.as_str()).collect();
+        let received = self.paging.received(&keys, page.next_cursor.clone());
+        (self.cursor, self.next) = (page.next_cursor, received.next);
+        let mut fresh = received.fresh.into_iter().peekable();
+        let is_fresh = |(i, session)| fresh.next_if_eq(&i).map(|_| session);
         self.ready.extend(page.sessions.into_iter().enumerate().filter_map(is_fresh));
         Ok(())
     }
@@ -90,15 +91,17 @@ impl Iterator for FoundSessions {
 
     fn next(&mut self) -> Option<Result<FoundSession>> {
         loop {
-            if let Some(it) = self.ready.pop_front() {
-                return Some(Ok(it));
+            if let Some(session) = self.ready.pop_front() {
+                return Some(Ok(session));
             }
             match self.next {
                 Next::End => return None,
                 Next::Stuck => {
                     self.next = Next::End;
-                    let error = Error::decode("the server says that the list goes on, and repeats itself");
-                    return Some(Err(error.with(|it| it.operation = Some("search_sessions".into()))));
+                    let error = Error::decode("the server announces another page and repeats an earlier one");
+                    return Some(Err(
+                        error.with(|context| context.operation = Some("search_sessions".into()))
+                    ));
                 }
                 Next::More => {
                     if let Err(error) = self.fetch() {

@@ -5,11 +5,11 @@ use std::time::Duration;
 use super::RestClient;
 use super::listing::{Listing, Source};
 use super::search::FoundSessions;
-use crate::client::asking::Ask;
+use crate::client::blocking_call::RestRequest;
 use crate::error::words::presentable;
 use crate::error::{Category, Error, ErrorKind, Result};
 use crate::http::endpoint;
-use crate::session::incomplete;
+use crate::session::missing_in_answer;
 use crate::types::{Page, SessionInfo, SessionSearch, SignedUrl};
 use crate::wire::json::{self, SessionsResponse, TraceExportResponse};
 use crate::wire::url::{self, Query};
@@ -19,22 +19,22 @@ const SESSIONS: Source<String> = Source {
     endpoint: &endpoint::SESSIONS,
     limit: 20,
     read: |body| {
-        let it: SessionsResponse = json::response(body)?;
-        Ok(Page { items: it.sessions, cursor: it.cursor })
+        let response: SessionsResponse = json::response(body)?;
+        Ok(Page { items: response.sessions, cursor: response.cursor })
     },
-    key: |it| it,
+    key: |id| id,
 };
 
-/// How often a server is asked whether it has written a trace.
+/// Pause between two requests for the state of a trace export.
 const TRACE_PAUSE: Duration = Duration::from_secs(5);
 
 impl RestClient {
-    /// The ids of sessions, page by page; 20 at a time unless told otherwise (PROTOCOL §3.5 #37). See [`Listing`].
+    /// Lists the ids of sessions, by default in pages of 20 (PROTOCOL §3.5 #37). See [`Listing`].
     pub fn list_sessions(&self) -> Listing<String> {
-        Listing::new(&self.asker, SESSIONS, Some(self.scope))
+        Listing::new(&self.caller, SESSIONS, Some(self.scope))
     }
 
-    /// What was made in a session.
+    /// Reads the models and samplers of a session.
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound), and as for [`RestClient`].
@@ -44,10 +44,11 @@ impl RestClient {
     pub fn get_session(&self, session_id: &str) -> Result<SessionInfo> {
         let path = endpoint::SESSION.path_with(&[&url::segment("session_id", session_id)?]);
         let query = Query::on(path).with("access_scope", self.scope.as_str());
-        self.asker.json("RestClient.get_session", Ask::new(&endpoint::SESSION, query.text()))
+        self.caller.json("RestClient.get_session", RestRequest::new(&endpoint::SESSION, query.text()))
     }
 
-    /// Moves a session with its training runs to a project; it cannot be taken out of projects again (PROTOCOL §3.5 #38).
+    /// Moves a session with its training runs to a project. It cannot be without a project afterwards (PROTOCOL §3.5
+    /// #38).
     ///
     /// # Errors
     /// An empty project (nothing is sent), [`Permission`](crate::ErrorKind::Permission),
@@ -61,45 +62,45 @@ impl RestClient {
         }
         let path = endpoint::SESSION_PROJECT.path_with(&[&url::segment("session_id", session_id)?]);
         let request = json::AssignProjectRequest { project_id: project_id.into() };
-        let ask = Ask::json(&endpoint::SESSION_PROJECT, path, &request)?;
-        self.asker.done("RestClient.assign_session_project", ask)
+        let request = RestRequest::json(&endpoint::SESSION_PROJECT, path, &request)?;
+        self.caller.empty("RestClient.assign_session_project", request)
     }
 
-    /// Has the server write down what happened in a session, and returns where to read it for about an hour: a Perfetto
-    /// trace, `.pftrace` (PROTOCOL §3.5 #39).
+    /// Exports the events of a session as a Perfetto trace (`.pftrace`), and returns its address, which is valid for
+    /// about an hour (PROTOCOL §3.5 #39).
     ///
     /// # Errors
-    /// [`NotFound`](crate::ErrorKind::NotFound), [`RequestFailed`](crate::ErrorKind::RequestFailed) if the server could not
-    /// write it, and as for [`RestClient`].
+    /// [`NotFound`](crate::ErrorKind::NotFound), [`RequestFailed`](crate::ErrorKind::RequestFailed) if the export
+    /// failed, and as for [`RestClient`].
     ///
     /// # Blocking
-    /// Until the server has written it; it is asked every 5 s, for at most `Timeouts::operation`. Closing the service client
-    /// ends the wait.
+    /// Until the server has written the trace, at most `Timeouts::operation`, with one request every 5 s. Closing the
+    /// service client ends the wait.
     pub fn export_session_trace(&self, session_id: &str) -> Result<SignedUrl> {
         let path = endpoint::SESSION_TRACE_EXPORT.path_with(&[&url::segment("session_id", session_id)?]);
-        let ask = Ask::new(&endpoint::SESSION_TRACE_EXPORT, path);
-        self.asker.run("RestClient.export_session_trace", |it| {
+        let request = RestRequest::new(&endpoint::SESSION_TRACE_EXPORT, path);
+        self.caller.run("RestClient.export_session_trace", |call| {
             loop {
-                let reply: TraceExportResponse = it.json(&ask)?;
+                let reply: TraceExportResponse = call.json(&request)?;
                 match (reply.status.as_str(), reply.url) {
                     ("failed", _) => return Err(failed(reply.error)),
-                    ("ready", None) => return Err(incomplete("the address of the trace")),
-                    // Whatever else it calls itself: with an address it is there, without one it is not yet.
-                    ("pending", _) | (_, None) => it.pause(TRACE_PAUSE)?,
-                    (_, Some(url)) => return it.named(&url),
+                    ("ready", None) => return Err(missing_in_answer("the address of the trace")),
+                    // With another status, an address means that the trace is ready.
+                    ("pending", _) | (_, None) => call.pause(TRACE_PAUSE)?,
+                    (_, Some(url)) => return call.server_url(&url),
                 }
             }
         })
     }
 
-    /// Looks for sessions, newest first, page by page (PROTOCOL §3.5 #40, an experimental call). See [`FoundSessions`].
+    /// Searches sessions, newest first, page by page (PROTOCOL §3.5 #40, an experimental call). See [`FoundSessions`].
     pub fn search_sessions(&self, search: SessionSearch) -> FoundSessions {
-        FoundSessions::new(&self.asker, search)
+        FoundSessions::new(&self.caller, search)
     }
 }
 
 fn failed(error: Option<String>) -> Error {
     let category = Category::Unknown;
-    let text = error.map_or_else(|| "the server gave no reason".into(), |it| presentable(&it));
-    Error::new(ErrorKind::RequestFailed { category }, format!("the trace could not be written: {text}"))
+    let text = error.map_or_else(|| "the server gave no reason".into(), |text| presentable(&text));
+    Error::new(ErrorKind::RequestFailed { category }, format!("the export of the trace failed: {text}"))
 }

@@ -1,4 +1,4 @@
-//! A text by which another process can sample from the same weights (PROTOCOL §9.7).
+//! Sampler handles: text from which another process can make a client of the same sampler (PROTOCOL §9.7).
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,26 +16,27 @@ use crate::credentials::Secret;
 use crate::error::{Error, Result};
 use crate::http::{Call, Lane, endpoint};
 use crate::pending::Progress;
-use crate::session::{Flags, Owner, Session, is_not_offered};
+use crate::session::{Flags, Owner, Session, lacks_endpoint};
 use crate::wire::json::{self, HolderJson, SamplerHandleJson};
 
-/// Written with padding, as others expect it, and read with or without.
+/// Writes padding, as the official SDK expects, and reads text with or without it.
 const TEXT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::URL_SAFE,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-/// Numbers of clones that are drawn and not given by the server.
+/// Upper bound of random clone numbers, for servers that do not assign them.
 const CLONES: u64 = 1_000_000_000;
-/// A clone of a larger number would have sequence ids that do not fit into 63 bits.
+/// Largest clone number whose sequence ids fit into 63 bits.
 const LARGEST_CLONE: u64 = i64::MAX as u64 / SEQ_IDS_PER_CLONE - 1;
 
-/// Stands for a sampler: as text it can go to another process, on another machine or in another language, which makes a
-/// client of it. It holds no credentials; of the [headers](crate::ServiceClientBuilder::default_headers_overrides) of its maker
-/// it holds those whose name does not speak of a secret.
+/// Identifies a sampler. Its text can be passed to another process, also on another machine or in another language, to
+/// make a client there. It contains no credentials, and only those
+/// [headers](crate::ServiceClientBuilder::default_headers_overrides) of the original client whose name does not suggest
+/// a secret.
 ///
-/// The text is that of the official SDK's `get_sampler_handle`, for its `from_sampler_handle` and the other way round.
+/// The text is compatible with `get_sampler_handle` and `from_sampler_handle` of the official SDK.
 ///
-/// # Example: two clients, as two processes would have them
+/// # Example: two clients of one sampler
 /// ```
 /// # #[cfg(feature = "local")] {
 /// # let server = tinkex::local::Server::start(Default::default())?;
@@ -45,7 +46,7 @@ const LARGEST_CLONE: u64 = i64::MAX as u64 / SEQ_IDS_PER_CLONE - 1;
 /// use tinkex::types::{ModelInput, SamplingParams};
 ///
 /// let text = sampler.get_sampler_handle().to_string();
-/// // There:
+/// // In the other process:
 /// let twin = ServiceClient::builder().api_key(server.api_key()).from_sampler_handle(text)?;
 /// let params = SamplingParams { max_tokens: Some(4), ..Default::default() };
 /// twin.sample(&ModelInput::from_ints([72]), 1, &params).wait()?;
@@ -56,37 +57,37 @@ const LARGEST_CLONE: u64 = i64::MAX as u64 / SEQ_IDS_PER_CLONE - 1;
 pub struct SamplerHandle(SamplerHandleJson);
 
 impl SamplerHandle {
-    /// The server. A client that is made of this handle sends its credentials there.
+    /// Base URL of the server. A client that is made from this handle sends its credentials there.
     pub fn base_url(&self) -> &str {
         &self.0.holder.base_url
     }
 
-    /// The session that the sampler belongs to.
+    /// Id of the sampler's session.
     pub fn session_id(&self) -> &str {
         &self.0.session_id
     }
 
-    /// The sampling session.
+    /// Id of the sampling session.
     pub fn sampling_session_id(&self) -> &str {
         &self.0.sampling_session_id
     }
 
-    /// The base model's name, if it is known.
+    /// Name of the base model, if it is known.
     pub fn base_model(&self) -> Option<&str> {
         self.0.base_model.as_deref()
     }
 
-    /// The headers that a client of this handle is to send. What is the client's own affair is left out.
+    /// Returns the headers for a client that is made from this handle, without those that a handle must not set.
     pub(in crate::client) fn headers(&self) -> Result<Vec<(String, Secret)>> {
-        let wanted = &self.0.holder.default_headers_overrides;
+        let headers = &self.0.holder.default_headers_overrides;
         let (taken, refused): (Vec<_>, Vec<_>) =
-            wanted.iter().partition(|it| overrides::may_be_foreign(it.0));
+            headers.iter().partition(|(name, _)| overrides::may_be_foreign(name));
         if !refused.is_empty() {
-            let names: Vec<_> = refused.iter().map(|it| it.0).collect();
-            log::warn!(target: "tinkex", "headers that a sampler's handle asks for are not sent: {names:?}");
+            let names: Vec<_> = refused.iter().map(|(name, _)| name).collect();
+            log::warn!(target: "tinkex", "these headers of a sampler handle are not allowed and not sent: {names:?}");
         }
         for (name, value) in &taken {
-            overrides::check(name, value).map_err(|it| Error::invalid("handle", it.message()))?;
+            overrides::check(name, value).map_err(|error| Error::invalid("handle", error.message()))?;
         }
         Ok(taken.into_iter().map(|(name, value)| (name.clone(), Secret::new(value.as_str()))).collect())
     }
@@ -95,7 +96,7 @@ impl SamplerHandle {
         let session = client.inner.owner.session();
         let flags = session.known_flags();
         SamplerHandle(SamplerHandleJson {
-            // Known, because no sampling client is made without a session.
+            // Always known: a sampling client requires an open session.
             session_id: session.id().as_deref().unwrap_or_default().into(),
             sampling_session_id: client.sampling_session_id().into(),
             holder: HolderJson {
@@ -114,8 +115,9 @@ impl SamplerHandle {
     }
 
     fn flags(&self) -> Result<Flags> {
-        // A handle of a newer client has flags unknown here, one of an older lacks some: both are as good as a server's.
-        let or_empty = |it: &serde_json::Value| if it.is_null() { serde_json::json!({}) } else { it.clone() };
+        // As in a server's answer, unknown flags are ignored and missing ones have defaults.
+        let or_empty =
+            |flags: &serde_json::Value| if flags.is_null() { serde_json::json!({}) } else { flags.clone() };
         Ok(Flags {
             config: json::response_value(or_empty(&self.0.holder.client_config))?,
             dynamic: json::response_value(or_empty(&self.0.holder.client_dynamic_config))?,
@@ -134,7 +136,7 @@ impl fmt::Display for SamplerHandle {
 }
 
 impl fmt::Debug for SamplerHandle {
-    /// Without headers, one of which may be a secret.
+    /// Omits the headers, whose values may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SamplerHandle")
             .field("base_url", &self.base_url())
@@ -149,13 +151,13 @@ impl FromStr for SamplerHandle {
     fn from_str(text: &str) -> Result<Self> {
         let fail = |problem: &str| Error::invalid("handle", problem);
         let json =
-            TEXT.decode(text.trim()).map_err(|_| fail("is no handle of a sampler: it is not base64"))?;
-        // What it says is not repeated in an error: it may hold secrets in its headers.
-        let handle: SamplerHandleJson = json::response(&json)
-            .map_err(|_| fail("is no handle of a sampler: its JSON is not what was expected"))?;
+            TEXT.decode(text.trim()).map_err(|_| fail("is not a sampler handle: the text is not base64"))?;
+        // The error does not quote the JSON: its headers may contain secrets.
+        let handle: SamplerHandleJson =
+            json::response(&json).map_err(|_| fail("is not a sampler handle: its JSON has another form"))?;
         let handle = SamplerHandle(handle);
         if handle.session_id().is_empty() || handle.sampling_session_id().is_empty() {
-            return Err(fail("names no session"));
+            return Err(fail("lacks the id of the session or of the sampling session"));
         }
         handle.flags().map_err(|_| fail("has flags that cannot be read"))?;
         Ok(handle)
@@ -205,9 +207,9 @@ impl<'de> Deserialize<'de> for SamplerHandle {
 }
 
 impl SamplingClient {
-    /// A client of the sampler behind a handle, in a session of its own on this side.
+    /// Makes a client from a handle, with a local session that joins the handle's session.
     pub(in crate::client) fn of_handle(session: Arc<Session>, handle: SamplerHandle) -> Result<Self> {
-        // Made first, so that the session is ended if something fails.
+        // Made first: its drop ends the session after a failure.
         let owner = Owner::new(session.clone());
         session.join(handle.session_id().into(), handle.flags()?)?;
         let clone_id = clone_id(&session, handle.sampling_session_id())?;
@@ -220,11 +222,12 @@ impl SamplingClient {
     }
 }
 
-/// A number that no other client of the sampling session has: given by the server where it offers that, else drawn.
+/// Returns a number that no other client of the sampling session has: assigned by the server if it supports that, else
+/// random.
 fn clone_id(session: &Arc<Session>, sampling_session_id: &str) -> Result<u64> {
-    let drawn = || fastrand::u64(1..=CLONES);
+    let random = || fastrand::u64(1..=CLONES);
     if !session.known_flags().config.sample_join_sampling_session {
-        return Ok(drawn());
+        return Ok(random());
     }
     let request = json::JoinSamplingSessionRequest { sampling_session_id: sampling_session_id.into() };
     let now = session.clock.now();
@@ -234,13 +237,16 @@ fn clone_id(session: &Arc<Session>, sampling_session_id: &str) -> Result<u64> {
     let _long_wait = session.long_wait(&progress);
     let joined: Result<json::JoinSamplingSessionResponse> = session.http.json(&call, &session.cancel);
     match joined {
-        Ok(it) => match it.client_counter {
-            Some(it) if it <= LARGEST_CLONE => Ok(it),
-            Some(it) => Err(Error::decode(format!("a client_counter of {it} is too large"))),
-            None => Ok(drawn()),
+        Ok(joined) => match joined.client_counter {
+            Some(n) if n <= LARGEST_CLONE => Ok(n),
+            Some(n) => {
+                let problem = format!("the server sent a client_counter above {LARGEST_CLONE}: {n}");
+                Err(Error::decode(problem))
+            }
+            None => Ok(random()),
         },
-        // Such a server's flags promised too much.
-        Err(error) if is_not_offered(&error) => Ok(drawn()),
+        // Contrary to its flag the server lacks the endpoint.
+        Err(error) if lacks_endpoint(&error) => Ok(random()),
         Err(error) => Err(error),
     }
 }

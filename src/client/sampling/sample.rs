@@ -1,5 +1,5 @@
-//! One sample, from its admission to its result. It occupies a thread while it is sent and while its result is fetched, and also
-//! in between if the server has no `retrieve_futures`.
+//! One sample, from its admission to its result. It occupies a thread while it is sent and while its result is fetched;
+//! without `retrieve_futures` also in between.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use crate::policy::billing;
 use crate::policy::pause::Pauses;
 use crate::policy::resubmit::{is_lost, may_be_accepted_later, pause_before_resubmission};
 use crate::session::{
-    Admission, CancelOnDrop, Fetching, Job, Poller, Promise, Retrieved, Session, Ticket, Waiter,
+    Admission, CancelOnDrop, Fetching, Job, PolledSample, Poller, Promise, Retrieved, Session, Ticket,
 };
 use crate::sync::cancel::Registration;
 use crate::sync::{CancelToken, Permit};
@@ -23,10 +23,10 @@ use crate::types::{ModelInput, QueueState, SampleOptions, SampleResponse, Sampli
 use crate::wire::json::ResultBody;
 use crate::wire::sample;
 
-/// What the server calls a sample.
+/// The protocol's name of a sample request.
 const REQUEST_TYPE: &str = "Sample";
 
-/// What a caller wants.
+/// A caller's request.
 pub(super) struct Request<T: Send + 'static> {
     pub(super) ticket: Ticket<T>,
     pub(super) prompt: ModelInput,
@@ -34,37 +34,37 @@ pub(super) struct Request<T: Send + 'static> {
     pub(super) params: SamplingParams,
     pub(super) options: SampleOptions,
     pub(super) record_stability_info: bool,
-    /// A sample that the server lost is submitted afresh even if its flags say otherwise.
+    /// Submits a lost sample again even if the server's flag `sample_no_retries` is set.
     pub(super) persistent: bool,
-    /// Cancels the sample when the caller's own token is cancelled.
+    /// Cancels the sample when the caller's token is cancelled.
     pub(super) _cancelled_by: Option<Registration>,
     pub(super) read: fn(SampleResponse) -> Result<T>,
 }
 
 impl<T: Send + 'static> Request<T> {
-    /// How large the result may be.
+    /// Size limit of the result.
     fn room(&self) -> Room {
-        /// More than any model of today reads or writes.
+        /// More tokens than any current model reads or writes.
         const LONGEST: u32 = 1 << 20;
         let options = &self.options;
         let scored = 2 + 2 * u64::from(options.topk_sample_logprobs);
         let max_tokens = self.params.max_tokens.unwrap_or(LONGEST);
         let answers = u64::from(self.num_samples).saturating_mul(max_tokens.into()).saturating_mul(scored);
-        let targets = options.target_prompt_logprobs.as_ref().map_or(0, |it| it.n_bytes() as u64 / 4);
+        let targets = options.target_prompt_logprobs.as_ref().map_or(0, |tensor| tensor.n_bytes() as u64 / 4);
         let scored =
             2 + 2 * u64::from(options.topk_prompt_logprobs) + 2 * u64::from(options.prompt_alt_tokens_k);
-        let prompt = self.prompt.len().map_or(LONGEST.into(), |it| it as u64).saturating_mul(scored);
+        let prompt = self.prompt.len().map_or(LONGEST.into(), |n| n as u64).saturating_mul(scored);
         Room::for_numbers(answers.saturating_add(prompt).saturating_add(targets))
     }
 }
 
-/// What the samples of a client share.
+/// State that the samples of a client share.
 pub(super) struct Sampler {
     pub(super) session: Arc<Session>,
-    /// Waits for results, if the server wants that.
+    /// Polls for results, if the server's flags enable that.
     pub(super) poller: Option<Arc<Poller>>,
     sampling_session_id: Arc<str>,
-    /// A sample that has to be submitted afresh takes a new number.
+    /// Next sequence id. A sample that is submitted again takes a new one.
     seq_ids: AtomicU64,
 }
 
@@ -82,8 +82,8 @@ impl Sampler {
         self.seq_ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Sends a request, as often as the server says that there are too many.
-    fn send<T: Send + 'static>(&self, request: &Request<T>, seq_id: u64) -> Result<Answer> {
+    /// Sends a request, and repeats it after 429 and 402 for as long as the limits allow.
+    fn send_request<T: Send + 'static>(&self, request: &Request<T>, seq_id: u64) -> Result<Answer> {
         let (session, ticket) = (&self.session, &request.ticket);
         let body = sample::encode_sample(
             &self.sampling_session_id,
@@ -102,7 +102,8 @@ impl Sampler {
             .of(&ticket.progress)
             .answered_within(request.room())
             .header("X-Tinker-Sampling-Backpressure", "1")
-            // The window below replaces the retries of a busy server, and the wait for payment: all samples wait together.
+            // The shared window below replaces the retries after 429 and the wait for payment: all samples wait
+            // together.
             .leaving_429();
         let mut pauses = Pauses::default();
         loop {
@@ -111,7 +112,7 @@ impl Sampler {
                 Err(error) => error,
             };
             let (now, policy) = (session.clock.now(), session.config.pause_policy);
-            let in_time = deadline.is_none_or(|it| now < it);
+            let in_time = deadline.is_none_or(|deadline| now < deadline);
             let pause = match error.http_status() {
                 Some(429) if in_time && policy != PausePolicy::Fail => {
                     let since = now.saturating_duration_since(ticket.progress.submitted());
@@ -126,31 +127,31 @@ impl Sampler {
                 _ => return Err(error),
             };
             session.dispatch.back_off(&error, pause, &session.clock, &session.config.seeing.observed);
-            session.dispatch.wait_out(&session.clock, deadline, &ticket.cancel)?;
+            session.dispatch.wait_for_window(&session.clock, deadline, &ticket.cancel)?;
         }
     }
 }
 
-/// A sample that is to be submitted.
+/// An unsubmitted sample.
 pub(super) struct Sample<T: Send + 'static> {
     sampler: Arc<Sampler>,
     request: Request<T>,
     seq_id: u64,
-    /// How often the server lost it.
-    losses: u32,
-    /// The server did not even know of one promise of it.
-    unknown: bool,
-    /// Why it was submitted again.
+    /// Number of attempts that failed or were lost.
+    n_lost: u32,
+    /// The server answered 404 for an earlier attempt.
+    was_unknown: bool,
+    /// Failure of the last attempt.
     last: Option<Error>,
 }
 
-/// What the server answers to a submission.
+/// Result of a submission.
 enum Sent {
     Done(Box<SampleResponse>),
     Promised { promise: Promise, sequence_ids: Vec<String> },
 }
 
-/// A result, or the news that there will be none, though another attempt may bring one.
+/// Outcome of an accepted sample: its response, or a loss after which another attempt may succeed.
 enum Outcome {
     Done(Box<SampleResponse>),
     Lost(Error),
@@ -159,7 +160,7 @@ enum Outcome {
 impl Outcome {
     fn of(result: Result<Retrieved>, sequence_ids: &[String]) -> Result<Self> {
         match result {
-            Ok(it) => read(&it.body, sequence_ids).map(|it| Outcome::Done(it.into())),
+            Ok(retrieved) => read(&retrieved.body, sequence_ids).map(|it| Outcome::Done(it.into())),
             Err(error) if is_lost(&error) => Ok(Outcome::Lost(error)),
             Err(error) => Err(error),
         }
@@ -169,17 +170,17 @@ impl Outcome {
 impl<T: Send + 'static> Sample<T> {
     pub(super) fn new(sampler: Arc<Sampler>, request: Request<T>) -> Self {
         let seq_id = sampler.next_seq_id();
-        Sample { sampler, request, seq_id, losses: 0, unknown: false, last: None }
+        Sample { sampler, request, seq_id, n_lost: 0, was_unknown: false, last: None }
     }
 
-    /// Waits until the sample may be sent, in the order of the calls. `None` if it may not; the caller has been told why.
+    /// Waits until the sample is admitted. After a failure answers the caller and returns `None`.
     pub(super) fn admitted(self) -> Option<AdmittedSample<T>> {
         if self.request.ticket.is_given_up() {
             self.answer(Err(Error::cancelled()));
             return None;
         }
         match self.admit() {
-            Ok((poller, place, admission)) => Some(AdmittedSample { sample: self, poller, place, admission }),
+            Ok((poller, slot, admission)) => Some(AdmittedSample { sample: self, poller, slot, admission }),
             Err(error) => {
                 self.answer(Err(error));
                 None
@@ -190,23 +191,27 @@ impl<T: Send + 'static> Sample<T> {
     fn admit(&self) -> Result<(Option<Arc<Poller>>, Option<Permit>, Admission)> {
         let (session, ticket) = (&self.sampler.session, &self.request.ticket);
         let deadline = ticket.progress.deadline();
-        let poller = self.sampler.poller.clone().filter(|poller| poller.is_offered());
+        let poller = self.sampler.poller.clone().filter(|poller| poller.is_available());
         // Without a poller, a thread must be free to wait for the result before the sample is sent.
-        let place =
-            if poller.is_none() { Some(session.dispatch.place(deadline, &ticket.cancel)?) } else { None };
+        let slot = if poller.is_none() {
+            Some(session.dispatch.result_slot(deadline, &ticket.cancel)?)
+        } else {
+            None
+        };
         let estimate = estimate(&self.request.prompt);
         let admission = session.dispatch.admit(estimate, &session.clock, deadline, &ticket.cancel)?;
-        Ok((poller, place, admission))
+        Ok((poller, slot, admission))
     }
 
-    /// Whether the sample outlives that it was not accepted. A caller who allows less time than usual for a submission does
-    /// not want it to go on for as long as the operation may take.
+    /// Returns whether to submit the sample again after a failed submission. A caller who shortened `Timeouts::submit`
+    /// wants the failure instead.
     fn survives(&self, error: &Error) -> bool {
         let session = &self.sampler.session;
         if session.config.timeouts.submit < Timeouts::default().submit {
             return false;
         }
-        // A wrong address is told at once, and so is a server that is too busy for who does not wait.
+        // Report at once a server that never answered, whose address may be wrong, and a rate limit if the policy is to
+        // fail.
         let waits =
             session.config.pause_policy != PausePolicy::Fail || *error.kind() != ErrorKind::RateLimited;
         may_be_accepted_later(error) && waits && session.http.last_contact().is_some()
@@ -215,12 +220,12 @@ impl<T: Send + 'static> Sample<T> {
     fn send(&self) -> Result<Sent> {
         let (session, progress) = (&self.sampler.session, &self.request.ticket.progress);
         let started = session.clock.now();
-        let answer = self.sampler.send(&self.request, self.seq_id)?;
+        let answer = self.sampler.send_request(&self.request, self.seq_id)?;
         let born = session.clock.now();
         progress.contact(born);
         let promised = match Submitted::read(answer, "Sample")? {
             Submitted::Done(answer) => return read(&answer?, &[]).map(|it| Sent::Done(it.into())),
-            Submitted::Promised(it) => it,
+            Submitted::Promised(promised) => promised,
         };
         progress.accepted(&promised.request_id);
         progress.awaiting(REQUEST_TYPE);
@@ -245,36 +250,36 @@ impl<T: Send + 'static> Sample<T> {
         Outcome::of(result, sequence_ids)
     }
 
-    /// Waits a while and takes a new number, so that the sample can be submitted afresh (PROTOCOL §1.12).
-    fn lost(&mut self, error: Error) -> Result<()> {
+    /// Pauses and takes a new sequence id, so that the sample can be submitted again (PROTOCOL §1.12).
+    fn prepare_retry(&mut self, error: Error) -> Result<()> {
         let (session, ticket) = (&self.sampler.session, &self.request.ticket);
         if session.known_flags().config.sample_no_retries && !self.request.persistent {
             return Err(error);
         }
-        // Each attempt is paid for, and a server that knows none of its promises will not know the next one either.
-        if error.http_status() == Some(404) && std::mem::replace(&mut self.unknown, true) {
+        // Stop after a second 404: a server that forgets its promises will forget the next one, and each attempt costs
+        // money.
+        if error.http_status() == Some(404) && std::mem::replace(&mut self.was_unknown, true) {
             return Err(error);
         }
-        let pause = pause_before_resubmission(self.losses, fastrand::f64());
-        // A pause that outlasts the operation leaves nothing to try with.
-        let in_time = ticket.progress.deadline().is_none_or(|it| session.clock.now() + pause < it);
-        if !in_time {
+        let pause = pause_before_resubmission(self.n_lost, fastrand::f64());
+        let deadline = ticket.progress.deadline();
+        if deadline.is_some_and(|deadline| deadline <= session.clock.now() + pause) {
             return Err(error);
         }
         log::info!(target: "tinkex", "a sample is submitted again: {error}");
         session.clock.pause(pause, &ticket.cancel)?;
-        self.losses += 1;
+        self.n_lost += 1;
         self.last = Some(error);
         self.seq_id = self.sampler.next_seq_id();
         Ok(())
     }
 
-    /// Submits the sample again after a pause. A class of its own waits for that: a thread that waits for its admission must not
-    /// keep others from what they were admitted for.
-    fn again(mut self, error: Error) {
+    /// Submits the sample again after a pause. This has a separate thread class: threads that wait for admission must
+    /// not keep admitted samples from being sent.
+    fn retry(mut self, error: Error) {
         let session = self.sampler.session.clone();
         // If the pool is closed, the ticket in the dropped job answers.
-        let _ = session.pool[Job::Retry].spawn(move || match self.lost(error) {
+        let _ = session.pool[Job::Retry].spawn(move || match self.prepare_retry(error) {
             Ok(()) => {
                 if let Some(sample) = self.admitted() {
                     sample.submit();
@@ -284,15 +289,15 @@ impl<T: Send + 'static> Sample<T> {
         });
     }
 
-    /// Answers with what was fetched, or begins anew.
+    /// Answers with the outcome, or submits the sample again.
     fn settle(self, outcome: Result<Outcome>, fetching: Option<Fetching>, cancel_on_drop: CancelOnDrop) {
         match &outcome {
-            // The server may be at one that nobody could ask after any more.
+            // After a timeout or a cancellation the server may still work on the sample.
             Ok(Outcome::Lost(error)) | Err(error) => cancel_on_drop.ended_with(error),
             Ok(Outcome::Done(_)) => cancel_on_drop.disarm(),
         }
-        // The server's own word on the sample, good or bad, is one that it need not keep any longer. This comes before
-        // the answer, so that whoever closes the client upon the answer reports this one too.
+        // The server can drop a final result, success or failure. Settle before the answer, so that a caller who closes
+        // the client upon the answer reports this result too.
         let is_final = match &outcome {
             Ok(Outcome::Done(_)) => true,
             Ok(Outcome::Lost(_)) => false,
@@ -304,39 +309,42 @@ impl<T: Send + 'static> Sample<T> {
         }
         match outcome {
             Ok(Outcome::Done(response)) => self.answer(Ok(*response)),
-            Ok(Outcome::Lost(error)) => self.again(error),
+            Ok(Outcome::Lost(error)) => self.retry(error),
             Err(error) => self.answer(Err(error)),
         }
     }
 
     fn answer(self, result: Result<SampleResponse>) {
         let Request { ticket, prompt, num_samples, options, read, .. } = self.request;
-        let result = result.map(|it| it.aligned(prompt.len().ok(), options.include_prompt_logprobs));
-        let result = result.and_then(|it| options.check(&prompt, num_samples, &it).and(Ok(it)));
-        let result = result.map_err(|it| match (it.kind(), it.cause(), self.last) {
-            // The time was over while the sample waited for its next attempt. The last failure is the reason for that.
-            (ErrorKind::Timeout(_), None, Some(last)) => it.caused_by(last),
-            _ => it,
+        let result = result.and_then(|response| {
+            let response = response.aligned(prompt.len().ok(), options.include_prompt_logprobs);
+            options.check(&prompt, num_samples, &response).and(Ok(response))
+        });
+        let result = result.map_err(|error| match (error.kind(), error.cause(), self.last) {
+            // The deadline passed during the wait for the next attempt: name the failure of the last one.
+            (ErrorKind::Timeout(_), None, Some(last)) => error.caused_by(last),
+            _ => error,
         });
         ticket.answer(result.and_then(read));
     }
 }
 
-/// A sample that may be sent.
+/// An admitted sample, which may be sent.
 pub(super) struct AdmittedSample<T: Send + 'static> {
     sample: Sample<T>,
-    /// Waits for the result; without one, a thread of the sample's own does.
+    /// Polls for the result; without a poller a thread of the class `Result` waits for it.
     poller: Option<Arc<Poller>>,
-    place: Option<Permit>,
+    /// Slot for that thread.
+    slot: Option<Permit>,
     admission: Admission,
 }
 
 impl<T: Send + 'static> AdmittedSample<T> {
-    /// Sends the sample, and leaves the wait for its result to the poller or to a thread of its own.
+    /// Sends the sample, and leaves the wait for its result to the poller or to another thread.
     pub(super) fn submit(self) {
-        let AdmittedSample { sample, poller, place, admission } = self;
+        let AdmittedSample { sample, poller, slot, admission } = self;
         let sent = sample.send();
-        // The server has accepted or refused it: the next one may be sent.
+        // The server has accepted or refused the sample: admit the next one.
         drop(admission);
         match sent {
             Ok(Sent::Promised { promise, sequence_ids }) => {
@@ -344,30 +352,30 @@ impl<T: Send + 'static> AdmittedSample<T> {
                 let request_id = promise.request_id.clone();
                 let cancel_on_drop = CancelOnDrop::new(&session, &request_id, &sample.request.ticket.cancel);
                 let promised =
-                    Box::new(Promised { sample, promise, sequence_ids, cancel_on_drop, _place: place });
+                    Box::new(Promised { sample, promise, sequence_ids, cancel_on_drop, _slot: slot });
                 match poller {
                     Some(poller) => poller.register(&request_id, promised),
-                    None => session.wait_alone(promised),
+                    None => session.spawn_wait(promised),
                 }
             }
             Ok(Sent::Done(response)) => sample.answer(Ok(*response)),
-            Err(error) if sample.survives(&error) => sample.again(error),
+            Err(error) if sample.survives(&error) => sample.retry(error),
             Err(error) => sample.answer(Err(error)),
         }
     }
 }
 
-/// A sample that the server has accepted.
+/// An accepted sample, whose result the server promised.
 struct Promised<T: Send + 'static> {
     sample: Sample<T>,
     promise: Promise,
     sequence_ids: Vec<String>,
     cancel_on_drop: CancelOnDrop,
-    /// Of a sample that has a thread of its own.
-    _place: Option<Permit>,
+    /// Slot for the thread that waits, without a poller.
+    _slot: Option<Permit>,
 }
 
-impl<T: Send + 'static> Waiter for Promised<T> {
+impl<T: Send + 'static> PolledSample for Promised<T> {
     fn progress(&self) -> &Progress {
         &self.sample.request.ticket.progress
     }
@@ -378,34 +386,36 @@ impl<T: Send + 'static> Waiter for Promised<T> {
 
     fn fetch(self: Box<Self>, size: Option<usize>, fetching: Option<Fetching>) {
         let outcome = self.sample.fetch(&self.promise, &self.sequence_ids, size);
-        let Promised { sample, cancel_on_drop, _place, .. } = *self;
+        let Promised { sample, cancel_on_drop, _slot, .. } = *self;
         sample.settle(outcome, fetching, cancel_on_drop);
     }
 
-    fn look(self: Box<Self>, fetching: Fetching) {
+    fn check_once(self: Box<Self>, fetching: Fetching) {
         let ticket = &self.sample.request.ticket;
-        let looked = self.sample.sampler.session.look(&self.promise, &ticket.progress, &ticket.cancel);
-        match looked.transpose() {
+        let checked =
+            self.sample.sampler.session.retrieve_once(&self.promise, &ticket.progress, &ticket.cancel);
+        match checked.transpose() {
             Some(result) => {
                 let outcome = Outcome::of(result, &self.sequence_ids);
                 let Promised { sample, cancel_on_drop, .. } = *self;
                 sample.settle(outcome, Some(fetching), cancel_on_drop);
             }
-            None => fetching.unfinished(self),
+            None => fetching.requeue(self),
         }
     }
 
     fn fail(self: Box<Self>, error: Error) {
         let Promised { sample, cancel_on_drop, .. } = *self;
         cancel_on_drop.ended_with(&error);
-        match is_lost(&error) {
-            true => sample.again(error),
-            false => sample.answer(Err(error)),
+        if is_lost(&error) {
+            sample.retry(error);
+        } else {
+            sample.answer(Err(error));
         }
     }
 }
 
-/// Protobuf or JSON, as the server chose.
+/// Decodes a response, in protobuf or JSON.
 fn read(body: &ResultBody, sequence_ids: &[String]) -> Result<SampleResponse> {
     match body {
         ResultBody::Protobuf(bytes) => sample::decode_sample_response(bytes, sequence_ids),

@@ -1,6 +1,6 @@
-//! Loading saved weights into a model that exists.
+//! Loading of saved weights into an existing model.
 
-use super::submit::Ask;
+use super::submit::SingleRequest;
 use super::{Msg, TrainingClient};
 use crate::error::{Error, Result};
 use crate::http::endpoint;
@@ -9,11 +9,12 @@ use crate::types::{LoadStateOutput, TrainingPath};
 use crate::wire::json;
 
 impl TrainingClient {
-    /// Loads saved weights into this model; the optimizer starts afresh. Servers allow it only as a model's first
-    /// operation; `ServiceClient::create_training_client_from_state` is the better way.
+    /// Loads saved weights into this model, with a new optimizer state. Servers allow it only as a model's first
+    /// operation: prefer `ServiceClient::create_training_client_from_state`.
     ///
     /// # Errors
-    /// Through the [`Pending`]: a path that is not a training state (nothing is sent), or what the server says.
+    /// Through the [`Pending`]: a path that is not one of a training state (nothing is sent), or an error of the
+    /// server.
     ///
     /// # Blocking
     /// As for [`forward`](Self::forward).
@@ -25,7 +26,7 @@ impl TrainingClient {
         self.load("TrainingClient.load_state", path.try_into().map_err(Error::from), false)
     }
 
-    /// As [`load_state`](Self::load_state), with the optimizer's state.
+    /// As [`load_state`](Self::load_state), with the saved optimizer state.
     ///
     /// # Errors
     /// As for [`load_state`](Self::load_state).
@@ -47,10 +48,10 @@ impl TrainingClient {
         optimizer: bool,
     ) -> Pending<LoadStateOutput> {
         let path = match path {
-            Ok(it) => it,
+            Ok(path) => path,
             Err(error) => return Pending::failed(verb, error),
         };
-        self.ask(verb, Msg::LoadState, |ticket| Ask {
+        self.submit_request(verb, Msg::LoadState, |ticket| SingleRequest {
             ticket,
             endpoint: &endpoint::LOAD_WEIGHTS,
             request_type: "LoadWeights",

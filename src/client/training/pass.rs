@@ -1,4 +1,4 @@
-//! Forward and backward passes: split, sent in order, waited for together, joined.
+//! Forward and backward passes: splits the data, sends the parts in order, waits for their results and joins these.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::types::{Datum, ForwardBackwardOutput, Loss};
 use crate::wire::json::ResultBody;
 use crate::wire::{pass_json, train};
 
-/// A pass over data.
+/// A pass over data, with a loss that the server computes.
 pub(super) struct Pass {
     pub(super) ticket: Ticket<ForwardBackwardOutput>,
     pub(super) data: Vec<Datum>,
@@ -28,24 +28,25 @@ pub(super) struct Pass {
     pub(super) forward_only: bool,
 }
 
-/// Parts of one call that are sent at the same time.
+/// Maximum number of parts of one call that are sent at the same time.
 const PARALLEL: usize = 8;
 
-/// A part that the server accepted.
+/// An accepted part.
 pub(super) struct Accepted {
     submitted: Submitted,
-    /// When that was.
+    /// Time of the acceptance.
     born: Instant,
-    /// For each of its data the number of targets, if it has any.
+    /// Number of targets of each datum, if it has targets.
     n_targets: Vec<Option<usize>>,
-    /// How large the result may be.
+    /// Size limit of the result.
     room: Room,
 }
 
-/// What was sent, with the ticket whose result it will bring. If nothing will come, whoever waits is told why first.
-pub(super) fn or_told<R: Send + 'static, T>(ticket: Ticket<R>, sent: Result<T>) -> Result<(Ticket<R>, T)> {
+/// Passes on the ticket with what was sent. After a failure answers the ticket with the error, and returns the error
+/// too.
+pub(super) fn or_answer<R: Send + 'static, T>(ticket: Ticket<R>, sent: Result<T>) -> Result<(Ticket<R>, T)> {
     match sent {
-        Ok(it) => Ok((ticket, it)),
+        Ok(sent) => Ok((ticket, sent)),
         Err(error) => {
             ticket.answer(Err(error.clone()));
             Err(error)
@@ -57,22 +58,22 @@ impl Sequencer {
     /// Sends all parts of a pass, and leaves the wait for their results to the pool.
     ///
     /// # Errors
-    /// Why not all parts were accepted; whoever waits for the pass has been told.
-    pub(super) fn pass(&mut self, pass: Pass) -> Result<()> {
+    /// Not all parts were accepted. The pass has been answered with the same error.
+    pub(super) fn submit_pass(&mut self, pass: Pass) -> Result<()> {
         let Pass { ticket, data, loss, forward_only } = pass;
-        let losses = Losses::of(&data, &loss, &self.session);
-        let sent = self.send(&ticket, data, loss, forward_only);
-        let (ticket, accepted) = or_told(ticket, sent)?;
+        let summary = LossSummary::of(&data, &loss, &self.session);
+        let sent = self.send_pass(&ticket, data, loss, forward_only);
+        let (ticket, accepted) = or_answer(ticket, sent)?;
         let session = self.session.clone();
         // If the pool is closed, the ticket in the dropped job answers.
         let _ = self.session.pool[Job::Wait].spawn(move || {
             let result = collect(&session, &ticket.progress, &ticket.cancel, accepted, forward_only);
-            ticket.answer(result.map(|it| losses.complete(it, &session)));
+            ticket.answer(result.map(|output| summary.complete(output, &session)));
         });
         Ok(())
     }
 
-    pub(super) fn send(
+    pub(super) fn send_pass(
         &mut self,
         ticket: &Ticket<ForwardBackwardOutput>,
         data: Vec<Datum>,
@@ -81,12 +82,12 @@ impl Sequencer {
     ) -> Result<Vec<Accepted>> {
         let parts = self.parts(data.iter().map(Datum::n_bytes));
         let range = self.begin(ticket, parts.len())?;
-        let sent = self.transmit(ticket, data, loss, forward_only, parts, range.start);
+        let sent = self.send_parts(ticket, data, loss, forward_only, parts, range.start);
         self.settle(range, &sent.fates, sent.result.as_ref().err());
         sent.result
     }
 
-    /// How data of these sizes is split into requests.
+    /// Splits data of these sizes into parts of at most the sizes from the server's flags.
     pub(super) fn parts(&self, sizes: impl IntoIterator<Item = usize>) -> Vec<Range<usize>> {
         let flags = self.session.known_flags();
         let limits = ChunkLimits {
@@ -96,8 +97,8 @@ impl Sequencer {
         split(sizes, limits)
     }
 
-    /// Sends the parts of a turn, under consecutive ids that were reserved for them.
-    pub(super) fn transmit(
+    /// Sends the parts of a turn, with the consecutive ids that are reserved for them.
+    pub(super) fn send_parts(
         &self,
         ticket: &Ticket<ForwardBackwardOutput>,
         data: Vec<Datum>,
@@ -105,7 +106,7 @@ impl Sequencer {
         forward_only: bool,
         parts: Vec<Range<usize>>,
         first_seq_id: u32,
-    ) -> Transmitted {
+    ) -> SentParts {
         let flags = self.session.known_flags();
         let job = Arc::new(PartRequest {
             session: self.session.clone(),
@@ -125,15 +126,15 @@ impl Sequencer {
         let mut fates = vec![Fate::Unsent; job.parts.len()];
         let mut failure: Option<(usize, Error)> = None;
         for wave in waves(job.parts.len(), flags.config.parallel_fwdbwd_chunks) {
-            for (idx, result) in wave.iter().copied().zip(job.send(&wave)) {
+            for (idx, result) in wave.iter().copied().zip(job.send_wave(&wave)) {
                 match result {
-                    Ok(it) => {
+                    Ok(part) => {
                         fates[idx] = Fate::Accepted;
-                        accepted[idx] = Some(it);
+                        accepted[idx] = Some(part);
                     }
                     Err(error) => {
                         fates[idx] = fate(&error);
-                        // A part of unknown fate decides over the client, so it is the one to be told of.
+                        // A part of unknown fate poisons the client, so that its error is the one to report.
                         if failure.is_none() || fates[idx] == Fate::Unknown {
                             failure = Some((idx, error));
                         }
@@ -145,54 +146,54 @@ impl Sequencer {
             }
         }
         if let Some((idx, error)) = failure {
-            let n = fates.iter().filter(|it| **it == Fate::Accepted).count();
+            let n = fates.iter().filter(|fate| **fate == Fate::Accepted).count();
             let total = fates.len();
-            let error = error.with(|it| {
-                it.model_id = Some(self.model_id.clone());
-                it.seq_id = Some(u64::from(first_seq_id) + idx as u64);
-                it.accepted_parts = (1 < total).then_some((n, total));
+            let error = error.with(|context| {
+                context.model_id = Some(self.model_id.clone());
+                context.seq_id = Some(u64::from(first_seq_id) + idx as u64);
+                context.accepted_parts = (1 < total).then_some((n, total));
             });
-            return Transmitted { fates, result: Err(error) };
+            return SentParts { fates, result: Err(error) };
         }
         ticket.progress.contact(self.session.clock.now());
         if let Some(Some(Accepted { submitted: Submitted::Promised(first), .. })) = accepted.first() {
             ticket.progress.accepted(&first.request_id);
         }
-        Transmitted { fates, result: Ok(accepted.into_iter().flatten().collect()) }
+        SentParts { fates, result: Ok(accepted.into_iter().flatten().collect()) }
     }
 }
 
-/// What is to be known of the data of a pass when its result is there.
-struct Losses {
+/// Facts about the data of a pass that are needed when its result is there.
+struct LossSummary {
     n_tokens: f64,
-    /// Unless the server is known to report the sum itself.
+    /// Terms of the loss; `None` if the server was seen to report its sum.
     terms: Option<Terms>,
 }
 
-impl Losses {
+impl LossSummary {
     fn of(data: &[Datum], loss: &Loss, session: &Session) -> Self {
-        let terms = if session.dialect.reports_loss() { None } else { Terms::of(data, loss) };
-        Losses { n_tokens: n_tokens(data, loss), terms }
+        let terms = if session.formats.reports_loss() { None } else { Terms::of(data, loss) };
+        LossSummary { n_tokens: n_tokens(data, loss), terms }
     }
 
-    /// Adds what the server left out.
+    /// Adds the number of tokens, and the sum of the loss if the server did not report it.
     fn complete(self, mut output: ForwardBackwardOutput, session: &Session) -> ForwardBackwardOutput {
         output.n_loss_tokens = Some(self.n_tokens);
         match output.loss() {
-            Some(_) => session.dialect.note_loss(),
-            None => output.computed_loss = self.terms.and_then(|it| it.sum(&output.loss_fn_outputs)),
+            Some(_) => session.formats.note_loss(),
+            None => output.computed_loss = self.terms.and_then(|terms| terms.sum(&output.loss_fn_outputs)),
         }
         output
     }
 }
 
-/// What became of the parts of a call: the fate of each, and either all of them or why not all were accepted.
-pub(super) struct Transmitted {
+/// Outcome of sending the parts of a call: the fate of each part, and either all accepted parts or an error.
+pub(super) struct SentParts {
     pub(super) fates: Vec<Fate>,
     pub(super) result: Result<Vec<Accepted>>,
 }
 
-/// What the threads that send the parts share.
+/// State that the threads that send the parts share.
 struct PartRequest {
     session: Arc<Session>,
     model_id: String,
@@ -210,7 +211,7 @@ struct PartRequest {
 
 impl PartRequest {
     /// Sends the parts of one wave at the same time.
-    fn send(self: &Arc<Self>, wave: &[usize]) -> Vec<Result<Accepted>> {
+    fn send_wave(self: &Arc<Self>, wave: &[usize]) -> Vec<Result<Accepted>> {
         if let [idx] = wave {
             return vec![self.send_part(*idx)];
         }
@@ -221,16 +222,16 @@ impl PartRequest {
         self.session.pool[Job::Send].fan_out(jobs.collect(), PARALLEL)
     }
 
-    /// Sends a part, in the form that the server reads. Whatever it took to find that out, the part has one id.
+    /// Sends a part in a form that the server reads. A part that is sent again in another form keeps its id.
     fn send_part(&self, idx: usize) -> Result<Accepted> {
         let part = self.parts[idx].clone();
-        // Its share of the budget, before memory is spent on its bytes and until the server took them.
+        // Hold a share of the budget from the encoding until the server has accepted the part.
         let n_bytes = self.sizes[part.clone()].iter().sum();
         let budget = self.session.dispatch.training_budget();
         let _share = budget.acquire_deadline(n_bytes, self.deadline, &self.cancel)?;
         let (mut tried, mut results) = (Vec::new(), Vec::new());
         loop {
-            match self.session.dialect.next(&tried) {
+            match self.session.formats.next(&tried) {
                 Next::Send { form, retries } => {
                     let result = self.send_as(form, retries, idx, n_bytes);
                     let outcome = match &result {
@@ -248,7 +249,7 @@ impl PartRequest {
     fn send_as(&self, form: Form, retries: bool, idx: usize, n_bytes: usize) -> Result<Accepted> {
         let data = &self.data[self.parts[idx].clone()];
         let (model_id, loss, forward_only) = (&self.model_id, &self.loss, self.forward_only);
-        // The parts of one call are few enough that the cast cannot lose anything: each has a reserved id.
+        // Each part has a reserved 32-bit id, so that the cast is lossless.
         let seq_id = self.first_seq_id + idx as u32;
         let (endpoint, body) = match form {
             Form::Protobuf => {
@@ -270,9 +271,9 @@ impl PartRequest {
             call.final_on = ABOUT_FORM;
         }
         let n_targets: Vec<_> = data.iter().map(Datum::n_targets).collect();
-        // Of each number that is sent, a few may come back, and of each place of a sparse target too.
-        let n_places = n_targets.iter().flatten().fold(0u64, |sum, it| sum.saturating_add(*it as u64));
-        let room = Room::for_numbers((n_bytes as u64 / 4).max(n_places));
+        // The result has a few numbers for each number sent, and for each position of a sparse target.
+        let n_positions = n_targets.iter().flatten().fold(0u64, |sum, n| sum.saturating_add(*n as u64));
+        let room = Room::for_numbers((n_bytes as u64 / 4).max(n_positions));
         let answer = self.session.http.send(&call.answered_within(room), &self.cancel)?;
         let submitted = Submitted::read(answer, request_type(forward_only))?;
         Ok(Accepted { submitted, born: self.session.clock.now(), n_targets, room })
@@ -298,13 +299,13 @@ pub(super) fn collect(
         };
         let (session, progress, cancel) = (session.clone(), progress.clone(), cancel.clone());
         Box::new(move || match submitted {
-            Submitted::Done(result) => result.and_then(|it| read(&it)),
+            Submitted::Done(result) => result.and_then(|body| read(&body)),
             Submitted::Promised(promised) => {
                 let roundtrip = born.saturating_duration_since(started);
                 let request_id = promised.request_id;
                 let promise = Promise { request_id, request_type, protobuf: true, born, roundtrip, room };
-                // Its share of the byte budget is held until it has been read.
-                session.retrieve(&promise, &progress, &cancel).and_then(|it| read(&it.body))
+                // The result holds its share of the byte budget until it is decoded.
+                session.retrieve(&promise, &progress, &cancel).and_then(|result| read(&result.body))
             }
         }) as Box<dyn FnOnce() -> Result<ForwardBackwardOutput> + Send>
     });
@@ -316,8 +317,8 @@ pub(super) fn collect(
     Ok(combine(parts.into_iter().collect::<Result<Vec<_>>>()?))
 }
 
-/// Refuses an output with more or fewer data, or log-probabilities of one, than were sent: all later ones would get those of
-/// others.
+/// Checks the number of outputs and of log-probabilities of each. With a wrong number, later data would get results of
+/// other data.
 fn check_counts(output: &ForwardBackwardOutput, n_targets: &[Option<usize>], part: &str) -> Result<()> {
     let (found, sent) = (output.loss_fn_outputs.len(), n_targets.len());
     if found != sent {
@@ -336,12 +337,12 @@ fn check_counts(output: &ForwardBackwardOutput, n_targets: &[Option<usize>], par
     Ok(())
 }
 
-/// What the server calls such a pass.
+/// The protocol's name of a pass.
 fn request_type(forward_only: bool) -> &'static str {
     if forward_only { "Forward" } else { "ForwardBackward" }
 }
 
-/// Protobuf or JSON, as the server chose.
+/// Decodes an output, in protobuf or JSON.
 fn read(body: &ResultBody, n_data: usize) -> Result<ForwardBackwardOutput> {
     match body {
         ResultBody::Protobuf(bytes) => train::decode_forward_backward_output_of(bytes.clone(), n_data),

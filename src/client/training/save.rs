@@ -1,13 +1,13 @@
-//! Saving: states to go on from, weights to sample from, files to use elsewhere.
+//! Saving: training states, weights to sample from, exported files.
 
-use super::submit::{Ask, Named};
+use super::submit::{Named, SingleRequest};
 use super::{Msg, TrainingClient};
 use crate::client::create::{self, CreatedSampler};
 use crate::client::{SamplingClient, SamplingSource, from_server};
 use crate::error::{Error, Result};
 use crate::http::endpoint;
 use crate::pending::Pending;
-use crate::session::incomplete;
+use crate::session::missing_in_answer;
 use crate::types::{
     SamplerKind, SaveStateOptions, SaveStateOutput, SaveWeightsExternalOutput, SaveWeightsForSamplerOutput,
     SaveWeightsOptions, Ttl, check_name, check_recipients,
@@ -15,11 +15,12 @@ use crate::types::{
 use crate::wire::json;
 
 impl TrainingClient {
-    /// Saves weights and optimizer state under a name (PROTOCOL §3.3 #15).
+    /// Saves weights and optimizer state as a checkpoint with a name (PROTOCOL §3.3 #15).
     ///
     /// # Errors
-    /// Through the [`Pending`]: a name that cannot be a part of a path, such as one with a slash, or a time to live out of range
-    /// (nothing is sent); a name that is taken ([`ErrorKind::Conflict`](crate::ErrorKind::Conflict)), or what the server says.
+    /// Through the [`Pending`]: a name that is not a valid path segment, such as one with a slash, or a time to live
+    /// out of range (nothing is sent); a name that exists already
+    /// ([`ErrorKind::Conflict`](crate::ErrorKind::Conflict)), or another error of the server.
     ///
     /// # Blocking
     /// As for [`forward`](Self::forward).
@@ -27,15 +28,15 @@ impl TrainingClient {
         self.save_state_with(name, &SaveStateOptions { ttl, ..Default::default() })
     }
 
-    /// As [`save_state`](Self::save_state), with metadata, or replacing a checkpoint of the same name.
+    /// As [`save_state`](Self::save_state), with metadata, or with permission to replace a checkpoint of the same name.
     ///
     /// # Errors
-    /// As for [`save_state`](Self::save_state); a name that is taken only without `overwrite`.
+    /// As for [`save_state`](Self::save_state); with `overwrite`, an existing name is not an error.
     ///
     /// # Blocking
     /// As for [`forward`](Self::forward).
     ///
-    /// # Example: the newest state under one name
+    /// # Example: overwrite the last state
     /// ```
     /// # #[cfg(feature = "local")] {
     /// # let server = tinkex::local::Server::start(Default::default())?;
@@ -53,7 +54,7 @@ impl TrainingClient {
     pub fn save_state_with(&self, name: &str, options: &SaveStateOptions) -> Pending<SaveStateOutput> {
         const VERB: &str = "TrainingClient.save_state";
         let ttl_seconds = match check_name(name).and_then(|()| options.ttl.seconds()) {
-            Ok(it) => it,
+            Ok(seconds) => seconds,
             Err(error) => return Pending::failed(VERB, error),
         };
         let request = json::SaveWeightsRequest {
@@ -63,7 +64,7 @@ impl TrainingClient {
             user_metadata: options.user_metadata.clone(),
             ..Default::default()
         };
-        self.ask(VERB, Msg::SaveState, |ticket| Ask {
+        self.submit_request(VERB, Msg::SaveState, |ticket| SingleRequest {
             ticket,
             endpoint: &endpoint::SAVE_WEIGHTS,
             request_type: "SaveWeights",
@@ -85,7 +86,7 @@ impl TrainingClient {
         })
     }
 
-    /// Saves the weights under a name, to sample from (PROTOCOL §3.3 #17).
+    /// Saves the weights for sampling, with a name (PROTOCOL §3.3 #17).
     ///
     /// # Errors
     /// As for [`save_state`](Self::save_state).
@@ -110,7 +111,7 @@ impl TrainingClient {
     ) -> Pending<SaveWeightsForSamplerOutput> {
         const VERB: &str = "TrainingClient.save_weights_for_sampler";
         let ttl_seconds = match check_name(name).and_then(|()| options.ttl.seconds()) {
-            Ok(it) => it,
+            Ok(seconds) => seconds,
             Err(error) => return Pending::failed(VERB, error),
         };
         let request = json::SaveWeightsForSamplerRequest {
@@ -120,23 +121,23 @@ impl TrainingClient {
             ..Default::default()
         };
         self.save_for_sampler(VERB, request).and_then(|reply| {
-            let path = reply.path.ok_or_else(|| incomplete("the path of the weights"))?;
+            let path = reply.path.ok_or_else(|| missing_in_answer("the path of the weights"))?;
             Ok(SaveWeightsForSamplerOutput { path: from_server(path.parse())? })
         })
     }
 
-    /// Saves the weights under a name in the files of Hugging Face PEFT, to be downloaded and used elsewhere (PROTOCOL §3.3
-    /// #18). With recipients of the age encryption tool, at most ten public keys, each file is encrypted for them and its
-    /// name ends with `.age`.
+    /// Exports the weights, with a name, as files of Hugging Face PEFT for download (PROTOCOL §3.3 #18). With
+    /// recipients, at most ten public keys of the age encryption tool, each file is encrypted for them and its name
+    /// ends with `.age`.
     ///
     /// # Errors
-    /// As for [`save_state`](Self::save_state); too many recipients or an empty one (nothing is sent); a server that does
-    /// not offer it.
+    /// As for [`save_state`](Self::save_state); too many recipients or an empty one (nothing is sent); a server without
+    /// the endpoint.
     ///
     /// # Blocking
     /// As for [`forward`](Self::forward).
     ///
-    /// # Example: for a day, for one reader
+    /// # Example: an export for one day and one recipient
     /// ```no_run
     /// # fn example(training: tinkex::TrainingClient) -> tinkex::Result<()> {
     /// use std::time::Duration;
@@ -155,19 +156,19 @@ impl TrainingClient {
         age_encryption_recipients: &[&str],
     ) -> Pending<SaveWeightsExternalOutput> {
         const VERB: &str = "TrainingClient.save_weights_external";
-        let fine = check_name(name).and_then(|()| check_recipients(age_encryption_recipients));
-        let ttl_seconds = match fine.and_then(|()| ttl.seconds()) {
-            Ok(it) => it,
+        let checked = check_name(name).and_then(|()| check_recipients(age_encryption_recipients));
+        let ttl_seconds = match checked.and_then(|()| ttl.seconds()) {
+            Ok(seconds) => seconds,
             Err(error) => return Pending::failed(VERB, error),
         };
-        let recipients = age_encryption_recipients.iter().map(|it| it.to_string()).collect::<Vec<_>>();
+        let recipients = age_encryption_recipients.iter().map(|key| key.to_string()).collect::<Vec<_>>();
         let request = json::SaveWeightsExternalRequest {
             path: name.to_string(),
             ttl_seconds,
-            age_encryption_recipients: Some(recipients).filter(|it| !it.is_empty()),
+            age_encryption_recipients: Some(recipients).filter(|recipients| !recipients.is_empty()),
             ..Default::default()
         };
-        self.ask(VERB, Msg::SaveExternal, |ticket| Ask {
+        self.submit_request(VERB, Msg::SaveExternal, |ticket| SingleRequest {
             ticket,
             endpoint: &endpoint::SAVE_WEIGHTS_EXTERNAL,
             request_type: "SaveWeightsExternal",
@@ -177,7 +178,7 @@ impl TrainingClient {
             }),
             read: |body| {
                 let reply: json::SaveWeightsExternalResponse = body.read()?;
-                let path = reply.path.ok_or_else(|| incomplete("the path of the files"))?;
+                let path = reply.path.ok_or_else(|| missing_in_answer("the path of the files"))?;
                 Ok(SaveWeightsExternalOutput {
                     path: from_server(path.parse())?,
                     size_bytes: reply.size_bytes,
@@ -187,25 +188,26 @@ impl TrainingClient {
         })
     }
 
-    /// Freezes the weights as they are now, without a name, and makes a client that samples from them.
+    /// Saves a snapshot of the current weights without a name, and makes a client that samples from it.
     ///
     /// # Errors
-    /// What the server says, no connection, a closed client.
+    /// An error of the server, no connection, a closed client.
     ///
     /// # Blocking
-    /// Until the server saved the weights, behind all operations submitted before; at most `Timeouts::operation`.
+    /// Until the server has saved the weights, which it does after all operations submitted before; at most
+    /// `Timeouts::operation`.
     pub fn save_weights_and_get_sampling_client(&self) -> Result<SamplingClient> {
         self.save_weights_and_get_sampling_client_with(SamplerKind::Snapshot)
     }
 
-    /// As [`save_weights_and_get_sampling_client`](Self::save_weights_and_get_sampling_client), frozen or moving along with
-    /// later saves of the same kind.
+    /// As [`save_weights_and_get_sampling_client`](Self::save_weights_and_get_sampling_client), with a snapshot or with
+    /// a sampler that later saves of the same kind update.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`save_weights_and_get_sampling_client`](Self::save_weights_and_get_sampling_client).
     ///
     /// # Blocking
-    /// As there.
+    /// As for [`save_weights_and_get_sampling_client`](Self::save_weights_and_get_sampling_client).
     pub fn save_weights_and_get_sampling_client_with(&self, kind: SamplerKind) -> Result<SamplingClient> {
         const VERB: &str = "TrainingClient.save_weights_and_get_sampling_client";
         let seq_id = self.session().next_sampling_session_seq_id();
@@ -216,24 +218,25 @@ impl TrainingClient {
         };
         let reply = self.save_for_sampler(VERB, request).wait()?;
         let sampling_session_id =
-            reply.sampling_session_id.ok_or_else(|| incomplete("the id of the sampling session"))?;
+            reply.sampling_session_id.ok_or_else(|| missing_in_answer("the id of the sampling session"))?;
         let base_model = self.inner.info.base_model.clone();
-        SamplingClient::start_asking(
+        SamplingClient::start_with_base_model(
             self.inner.owner.clone(),
             CreatedSampler { sampling_session_id, base_model },
         )
     }
 
-    /// Makes a client that samples from weights that were saved under a name, in the session of this model.
+    /// Makes a client that samples from saved weights, in the session of this model.
     ///
     /// # Errors
-    /// A path that holds no weights to sample from (nothing is sent), a checkpoint that does not exist, no connection, a
-    /// closed client.
+    /// A path that is not one of weights for sampling (nothing is sent), a checkpoint that does not exist, no
+    /// connection, a closed client.
     ///
     /// # Blocking
-    /// For one or two requests, each repeated for at most `Timeouts::submit`. Operations submitted before are not waited for.
+    /// For one or two requests, each retried for at most `Timeouts::submit`. Does not wait for operations submitted
+    /// before.
     ///
-    /// # Example: sample from what was just saved
+    /// # Example: sample from saved weights
     /// ```
     /// # #[cfg(feature = "local")] {
     /// # let server = tinkex::local::Server::start(Default::default())?;
@@ -258,9 +261,9 @@ impl TrainingClient {
         let (session, cancel) = (self.session(), &self.inner.actor.cancel);
         session.check_open()?;
         let (ticket, pending) = session.ticket(VERB, cancel);
-        // A model is made within a session, so that there is one.
-        let session_id = session.id().ok_or_else(|| incomplete("the id of the session"))?;
-        create::sampler(session.clone(), session_id, create::Sampler { source, ticket });
+        // Always known: the model was created in the session.
+        let session_id = session.id().ok_or_else(|| missing_in_answer("the id of the session"))?;
+        create::spawn_sampler(session.clone(), session_id, create::NewSampler { source, ticket });
         SamplingClient::start_at(self.inner.owner.clone(), pending.wait()?, 0)
     }
 
@@ -276,7 +279,7 @@ impl TrainingClient {
                 Ok(json::SaveWeightsForSamplerResponse { path, ..Default::default() })
             },
         });
-        self.ask(verb, Msg::SaveWeights, |ticket| Ask {
+        self.submit_request(verb, Msg::SaveWeights, |ticket| SingleRequest {
             ticket,
             endpoint: &endpoint::SAVE_WEIGHTS_FOR_SAMPLER,
             request_type: "SaveWeightsForSampler",

@@ -1,4 +1,4 @@
-//! How a training client's requests reach the server in order.
+//! Submission of a training client's requests in order.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -12,43 +12,43 @@ use crate::policy::turn::{Fate, Settled, Turns, fate};
 use crate::session::{Job, Promise, Session, Ticket};
 use crate::wire::json::ResultBody;
 
-/// Writes a request's JSON body for a model and a sequence id.
+/// Encodes the JSON body of a request for a model id and a sequence id.
 pub(super) type WriteBody = Box<dyn FnOnce(&str, u64) -> Result<Vec<u8>> + Send>;
 
-/// A request of one part, with its result.
-pub(super) struct Ask<T: Send + 'static> {
+/// An operation of one request.
+pub(super) struct SingleRequest<T: Send + 'static> {
     pub(super) ticket: Ticket<T>,
     pub(super) endpoint: &'static Endpoint,
     pub(super) request_type: &'static str,
     pub(super) body: WriteBody,
-    /// Reads the JSON result.
+    /// Decodes the result.
     pub(super) read: fn(&ResultBody) -> Result<T>,
-    /// What is saved under a name, if anything is.
+    /// Set if the request saves something under a name.
     pub(super) named: Option<Named<T>>,
 }
 
-/// Something that is saved under a name that may be used once.
+/// A save under a name that can be used once.
 pub(super) struct Named<T> {
     pub(super) name: String,
-    /// The result that the model's id and the name make certain.
+    /// Makes the result from the model id and the name.
     pub(super) result: fn(&str, &str) -> Result<T>,
 }
 
-/// The state of a training client's actor: whose turn it is, and whether the order still holds.
+/// State of a training client's actor: the sequence ids, and the reason why the order is lost, if it is.
 pub(super) struct Sequencer {
     pub(super) session: Arc<Session>,
     pub(super) model_id: String,
     pub(super) turns: Turns,
-    /// Why no later request may be sent.
+    /// Set if the order is lost, after which no request may be sent.
     broken: Option<Broken>,
-    /// Ids are reserved whose fate is not settled yet. Found set at the start of a turn, it means that a panic cut the
-    /// last one short.
+    /// True while the fate of reserved ids is not settled. If it is true at the start of a turn, a panic interrupted
+    /// the last turn.
     unsettled: bool,
-    /// What was saved already: the endpoint and the name.
+    /// Successful saves: the endpoint and the name.
     saved: HashSet<(&'static str, String)>,
 }
 
-/// Why a client's order is lost.
+/// Reason why a client's order is lost.
 struct Broken {
     message: &'static str,
     cause: Error,
@@ -56,9 +56,8 @@ struct Broken {
 
 const UNKNOWN_FATE: &str = "an earlier request of this client may or may not have arrived, so the order of training is \
                             lost; make a new client from the last checkpoint";
-const NO_GRADIENTS: &str = "a custom loss of this client failed between its forward and its backward pass, so what was \
-                            submitted behind it would run without its gradients; make a new client from the last \
-                            checkpoint";
+const NO_GRADIENTS: &str = "a custom loss of this client failed between its forward and its backward pass, so that later \
+                            operations would run without its gradients; make a new client from the last checkpoint";
 
 impl Sequencer {
     pub(super) fn new(session: Arc<Session>, model_id: String, first_seq_id: u32) -> Self {
@@ -72,7 +71,7 @@ impl Sequencer {
         }
     }
 
-    /// Begins a turn of `n` requests. An operation that was given up while it was queued takes no turn at all.
+    /// Begins a turn of `n` requests. An operation that was cancelled while it was queued takes no turn.
     pub(super) fn begin<T: Send + 'static>(&mut self, ticket: &Ticket<T>, n: usize) -> Result<Range<u32>> {
         if ticket.is_given_up() {
             return Err(Error::cancelled());
@@ -85,14 +84,17 @@ impl Sequencer {
             return Err(Error::new(ErrorKind::Poisoned, *message).caused_by(cause.clone()));
         }
         let range = self.turns.reserve(n).ok_or_else(|| {
-            Error::new(ErrorKind::Poisoned, "the client used up all sequence ids of the protocol")
+            Error::new(
+                ErrorKind::Poisoned,
+                "the client has used all sequence ids of the protocol; make a new client from a checkpoint",
+            )
         })?;
         self.unsettled = true;
         ticket.progress.submitting();
         Ok(range)
     }
 
-    /// Ends a turn whose requests had these fates; `cause` says why not all of them were accepted.
+    /// Ends a turn whose requests had these fates; `cause` is the error if not all were accepted.
     pub(super) fn settle(&mut self, range: Range<u32>, fates: &[Fate], cause: Option<&Error>) {
         self.unsettled = false;
         if self.turns.settle(range, fates) == Settled::Broken {
@@ -100,7 +102,7 @@ impl Sequencer {
         }
     }
 
-    /// Ends the turn of a custom loss; without fates of its backward parts there are no gradients.
+    /// Ends the turn of a custom loss. `backward` is `None` if the backward parts were not sent.
     pub(super) fn settle_custom(
         &mut self,
         range: Range<u32>,
@@ -110,23 +112,25 @@ impl Sequencer {
     ) {
         self.unsettled = false;
         if self.turns.settle_custom(range, forward, backward) == Settled::Broken {
-            let lost = forward.iter().chain(backward.into_iter().flatten()).any(|it| *it == Fate::Unknown);
+            let lost =
+                forward.iter().chain(backward.into_iter().flatten()).any(|fate| *fate == Fate::Unknown);
             let message = if lost { UNKNOWN_FATE } else { NO_GRADIENTS };
             self.broken = cause.cloned().map(|cause| Broken { message, cause });
         }
     }
 
     /// Sends a request of one part and leaves the wait for its result to the pool.
-    pub(super) fn ask<T: Send + 'static>(&mut self, ask: Ask<T>) {
-        let Ask { ticket, endpoint, request_type, body, read, named } = ask;
-        let named_alike = move |error: Error| if endpoint.saves_by_name { as_conflict(error) } else { error };
-        match self.submit(&ticket, endpoint, request_type, body, named) {
-            Err(error) => ticket.answer(Err(named_alike(error))),
-            Ok(Taken::Saved(result)) => ticket.answer(result),
-            Ok(Taken::Now(Submitted::Done(result), _)) => {
-                ticket.answer(result.and_then(|it| read(&it)).map_err(named_alike));
+    pub(super) fn submit_request<T: Send + 'static>(&mut self, request: SingleRequest<T>) {
+        let SingleRequest { ticket, endpoint, request_type, body, read, named } = request;
+        let map_conflict =
+            move |error: Error| if endpoint.saves_by_name { as_conflict(error) } else { error };
+        match self.send_request(&ticket, endpoint, request_type, body, named) {
+            Err(error) => ticket.answer(Err(map_conflict(error))),
+            Ok(SendOutcome::SavedEarlier(result)) => ticket.answer(result),
+            Ok(SendOutcome::Answered(Submitted::Done(result), _)) => {
+                ticket.answer(result.and_then(|body| read(&body)).map_err(map_conflict));
             }
-            Ok(Taken::Now(Submitted::Promised(promised), born)) => {
+            Ok(SendOutcome::Answered(Submitted::Promised(promised), born)) => {
                 let session = self.session.clone();
                 let roundtrip = born.saturating_duration_since(ticket.progress.submitted());
                 let request_id = promised.request_id;
@@ -136,21 +140,21 @@ impl Sequencer {
                 let _ = self.session.pool[Job::Wait].spawn(move || {
                     let result = session
                         .retrieve(&promise, &ticket.progress, &ticket.cancel)
-                        .and_then(|it| read(&it.body));
-                    ticket.answer(result.map_err(named_alike));
+                        .and_then(|result| read(&result.body));
+                    ticket.answer(result.map_err(map_conflict));
                 });
             }
         }
     }
 
-    fn submit<T: Send + 'static>(
+    fn send_request<T: Send + 'static>(
         &mut self,
         ticket: &Ticket<T>,
         endpoint: &'static Endpoint,
         request_type: &str,
         body: WriteBody,
         named: Option<Named<T>>,
-    ) -> Result<Taken<T>> {
+    ) -> Result<SendOutcome<T>> {
         let range = self.begin(ticket, 1)?;
         let seq_id = u64::from(range.start);
         let sent = body(&self.model_id, seq_id).and_then(|body| {
@@ -160,19 +164,20 @@ impl Sequencer {
             self.session.http.send(&call, &ticket.cancel)
         });
         let born = self.session.clock.now();
-        let mut submitted =
-            sent.and_then(|it| Submitted::read(it, request_type)).map(|it| Taken::Now(it, born));
+        let mut submitted = sent
+            .and_then(|answer| Submitted::read(answer, request_type))
+            .map(|it| SendOutcome::Answered(it, born));
         let mut fate = submitted.as_ref().map_or_else(fate, |_| Fate::Accepted);
         if let Some(Named { name, result }) = named {
             let is_new = !self.saved.contains(&(endpoint.name, name.clone()));
             match &submitted {
-                // An earlier attempt was taken after all: nobody but this client saves anything of its model.
+                // An earlier attempt succeeded: no other client saves checkpoints of this model.
                 Err(error) if fate == Fate::Unknown && says_it_exists(error) && is_new => {
-                    log::warn!(target: "tinkex", "{name:?} was saved, though the answer to that was lost: {error}");
-                    submitted = Ok(Taken::Saved(result(&self.model_id, &name)));
+                    log::warn!(target: "tinkex", "{name:?} was saved by an attempt whose answer was lost: {error}");
+                    submitted = Ok(SendOutcome::SavedEarlier(result(&self.model_id, &name)));
                     fate = Fate::Accepted;
                 }
-                // Every attempt was refused for the same reason, also those without an answer.
+                // The name was taken before, so that all attempts were refused, even those without an answer.
                 Err(error) if fate == Fate::Unknown && says_it_exists(error) => fate = Fate::Refused,
                 _ => {}
             }
@@ -183,26 +188,28 @@ impl Sequencer {
         self.settle(range, &[fate], submitted.as_ref().err());
         if let Ok(it) = &submitted {
             ticket.progress.contact(born);
-            if let Taken::Now(Submitted::Promised(promised), _) = it {
+            if let SendOutcome::Answered(Submitted::Promised(promised), _) = it {
                 ticket.progress.accepted(&promised.request_id);
             }
         }
         let model_id = &self.model_id;
-        let placed =
-            |it: Error| it.with(|it| (it.seq_id, it.model_id) = (Some(seq_id), Some(model_id.clone())));
-        submitted.map_err(placed)
+        submitted.map_err(|error| {
+            error.with(|context| {
+                (context.seq_id, context.model_id) = (Some(seq_id), Some(model_id.clone()));
+            })
+        })
     }
 }
 
-/// A request that the server took.
-enum Taken<T> {
-    /// Now, with this answer.
-    Now(Submitted, Instant),
-    /// With an earlier attempt, whose answer was lost. What it saved is known all the same.
-    Saved(Result<T>),
+/// An accepted request.
+enum SendOutcome<T> {
+    /// The answer, and the time at which it arrived.
+    Answered(Submitted, Instant),
+    /// The result of an earlier attempt whose answer was lost, made from the name.
+    SavedEarlier(Result<T>),
 }
 
-/// A refusal because there is something under the name (PROTOCOL §11).
+/// Returns whether the server answered that the name exists already (PROTOCOL §11).
 fn says_it_exists(error: &Error) -> bool {
     error.http_status() == Some(409) && says_exists(error)
 }
@@ -211,21 +218,19 @@ fn says_exists(error: &Error) -> bool {
     error.message().to_lowercase().contains("already exists")
 }
 
-/// The failure of a save as a conflict, if there is something under the name. Servers that find that out when the save has its
-/// turn say it as the result, and some with another status.
+/// Turns the failure of a save into a conflict if the name exists already. Some servers report that as a failed result
+/// or with a status other than 409.
 fn as_conflict(error: Error) -> Error {
     let refused = matches!(
         error.kind(),
         ErrorKind::RequestFailed { category: Category::User | Category::Unknown }
             | ErrorKind::Status { code: 400 | 422 }
     );
-    match refused && says_exists(&error) {
-        true => {
-            let message = error.message().to_string();
-            error.renamed(ErrorKind::Conflict, message)
-        }
-        false => error,
+    if !refused || !says_exists(&error) {
+        return error;
     }
+    let message = error.message().to_string();
+    error.renamed(ErrorKind::Conflict, message)
 }
 
 #[cfg(test)]
@@ -233,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_is_taken_is_a_conflict_however_the_server_says_it() {
+    fn a_name_that_exists_is_a_conflict_in_each_form_of_the_servers_answer() {
         use ErrorKind::*;
         let exists = "tinker://r/weights/x already exists";
         let table = [

@@ -1,18 +1,18 @@
-//! A pass and the optimizer's step behind it, as one submission.
+//! Training steps: a pass and an optimizer step, submitted together.
 
-use super::{FORWARD_BACKWARD, Msg, OPTIM_STEP, TrainingClient, optim_step};
+use super::{FORWARD_BACKWARD, Msg, OPTIM_STEP, TrainingClient, optim_step_request};
 use crate::error::{Error, Result};
 use crate::pending::Pending;
 use crate::sync::process::forked;
 use crate::types::{Datum, ForwardBackwardOutput, Loss, OptimStepOutput, OptimizerParams};
 
-/// The two operations of [`TrainingClient::train_step`](crate::TrainingClient::train_step), both submitted.
+/// The two submitted operations of [`TrainingClient::train_step`](crate::TrainingClient::train_step).
 #[must_use = "the results of the two operations"]
 #[derive(Debug)]
 pub struct TrainStep {
-    /// The loss and its gradients.
+    /// The forward and backward pass.
     pub forward_backward: Pending<ForwardBackwardOutput>,
-    /// The change of the weights.
+    /// The update of the weights.
     pub optim_step: Pending<OptimStepOutput>,
 }
 
@@ -20,25 +20,25 @@ impl TrainStep {
     /// Waits for both results.
     ///
     /// # Errors
-    /// Whatever made one of the two fail; of two failures the first.
+    /// The failure of one operation; that of `forward_backward` if both fail.
     ///
     /// # Blocking
     /// As for [`Pending::wait`].
     pub fn wait(self) -> Result<(ForwardBackwardOutput, OptimStepOutput)> {
-        let passed = self.forward_backward.wait();
-        let updated = self.optim_step.wait();
-        Ok((passed?, updated?))
+        let pass = self.forward_backward.wait();
+        let update = self.optim_step.wait();
+        Ok((pass?, update?))
     }
 }
 
 impl TrainingClient {
-    /// One training step: [`forward_backward`](Self::forward_backward) and [`optim_step`](Self::optim_step), both
-    /// submitted before this returns, so that the server can do them in one go. No operation of another thread comes
-    /// between them. If the data is not accepted, the optimizer's step is not sent either: it would move the weights
-    /// without the gradients.
+    /// Submits one training step: [`forward_backward`](Self::forward_backward) and [`optim_step`](Self::optim_step)
+    /// together, so that the server can run them without a pause. No operation of another thread runs between them. If
+    /// the data is not accepted, the optimizer step is not sent, because it would update the weights without these
+    /// gradients.
     ///
     /// # Errors
-    /// Through the two [`Pending`]s, as for the two verbs.
+    /// Through the two [`Pending`]s, as for the two methods.
     ///
     /// # Blocking
     /// As for [`forward`](Self::forward).
@@ -68,9 +68,9 @@ impl TrainingClient {
         params: impl Into<OptimizerParams>,
     ) -> TrainStep {
         let (loss, params) = (loss.into(), params.into());
-        let here = if self.session().is_foreign() { Err(forked()) } else { Ok(()) };
-        let fine = here.and_then(|()| self.check_pass(&data, &loss)).and_then(|()| params.validate());
-        if let Err(error) = fine {
+        let process = if self.session().is_forked_child() { Err(forked()) } else { Ok(()) };
+        let checked = process.and_then(|()| self.check_pass(&data, &loss)).and_then(|()| params.validate());
+        if let Err(error) = checked {
             return TrainStep {
                 forward_backward: Pending::failed(FORWARD_BACKWARD, error.clone()),
                 optim_step: Pending::failed(OPTIM_STEP, error),
@@ -79,8 +79,8 @@ impl TrainingClient {
         let (session, actor) = (self.session(), &self.inner.actor);
         let (pass, forward_backward) = session.ticket(FORWARD_BACKWARD, &actor.cancel);
         let (update, step) = session.ticket(OPTIM_STEP, &actor.cancel);
-        let msg = Msg::TrainStep(self.step(pass, data, loss, false), optim_step(update, params));
-        match self.put(msg, step.deadline()) {
+        let msg = Msg::TrainStep(self.new_pass(pass, data, loss, false), optim_step_request(update, params));
+        match self.enqueue(msg, step.deadline()) {
             Ok(()) => TrainStep {
                 forward_backward: self.submitted(forward_backward),
                 optim_step: self.submitted(step),
@@ -93,7 +93,7 @@ impl TrainingClient {
     }
 }
 
-/// Why an optimizer's step was not sent whose pass was not accepted.
+/// Error of an optimizer step that was not sent because its pass was not accepted.
 pub(super) fn not_sent(error: Error) -> Error {
     let message = format!("not sent, because the data before it was not accepted: {}", error.message());
     let kind = error.kind().clone();

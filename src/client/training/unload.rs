@@ -1,25 +1,26 @@
-//! Giving a model back.
+//! Unloading of a model.
 
-use super::submit::Ask;
+use super::submit::SingleRequest;
 use super::{Msg, TrainingClient};
 use crate::http::endpoint;
 use crate::pending::Pending;
 use crate::wire::json;
 
 impl TrainingClient {
-    /// Has the server forget the model, and everything of it that was not saved, behind what was submitted before (PROTOCOL
-    /// §3.3 #19). Servers of one's own often hold few models, and keep each until its session ends or has been silent for
-    /// minutes. The official service needs no such call and may lack it; there, as everywhere, ending the session will do.
+    /// Removes the model with its unsaved state from the server, after the operations submitted before (PROTOCOL §3.3
+    /// #19). Self-hosted servers often hold few models, and keep each until its session ends or sends no heartbeat for
+    /// minutes. The official service does not need this call and may lack it. The end of the session also removes the
+    /// model.
     ///
-    /// Nothing can be done with the model afterwards; [`close`](Self::close) the client.
+    /// Later operations of the model fail: [`close`](Self::close) the client.
     ///
     /// # Errors
-    /// Through the [`Pending`]: what the server says, such as 404 from one that does not offer it.
+    /// Through the [`Pending`]: an error of the server, such as 404 if it lacks the endpoint.
     ///
     /// # Blocking
     /// As for [`forward`](Self::forward).
     ///
-    /// # Example: one model after the other
+    /// # Example: one model after another
     /// ```
     /// # #[cfg(feature = "local")] {
     /// # let server = tinkex::local::Server::start(Default::default())?;
@@ -34,7 +35,7 @@ impl TrainingClient {
     /// # Ok::<(), tinkex::Error>(())
     /// ```
     pub fn unload_model(&self) -> Pending<()> {
-        self.ask("TrainingClient.unload_model", Msg::Unload, |ticket| Ask {
+        self.submit_request("TrainingClient.unload_model", Msg::Unload, |ticket| SingleRequest {
             ticket,
             endpoint: &endpoint::UNLOAD_MODEL,
             request_type: "UnloadModel",

@@ -39,10 +39,16 @@ fn rank_and_name_are_found_where_a_self_hosted_server_puts_them() {
 }
 
 #[test]
-fn a_tokenizer_id_ends_at_its_first_colon() {
-    let info: GetInfoResponse =
-        parse(json!({"model_id": "m", "model_data": {"tokenizer_id": "org/name:v2:x"}}));
-    assert_eq!(ModelInfo::from(info).tokenizer_id.as_deref(), Some("org/name"));
+fn a_tokenizer_id_ends_at_its_first_colon_unless_it_is_an_absolute_path() {
+    for (sent, expected) in [
+        ("org/name:v2:x", Some("org/name")),
+        ("/data/run:1/tokenizer", Some("/data/run:1/tokenizer")),
+        (r"C:\data\tokenizer", Some(r"C:\data\tokenizer")),
+        (":v2", None),
+    ] {
+        let info: GetInfoResponse = parse(json!({"model_id": "m", "model_data": {"tokenizer_id": sent}}));
+        assert_eq!(ModelInfo::from(info).tokenizer_id.as_deref(), expected, "{sent}");
+    }
 }
 
 #[test]

@@ -126,17 +126,26 @@ impl From<GetInfoResponse> for ModelInfo {
     fn from(response: GetInfoResponse) -> Self {
         let data = response.model_data;
         let lora_rank = response.lora_rank.or_else(|| data.lora_config.as_ref()?.rank);
-        // The part behind the first colon names a variant; the hub has only the part before it.
-        let bare = |id: String| id.split(':').next().unwrap_or_default().to_string();
         ModelInfo {
             model_id: response.model_id,
             base_model: data.model_name.or(response.model_name).or(data.base_model),
-            tokenizer_id: data.tokenizer_id.map(bare).filter(|it| !it.is_empty()),
+            tokenizer_id: data.tokenizer_id.map(without_variant).filter(|it| !it.is_empty()),
             arch: data.arch,
             is_lora: response.is_lora.or(lora_rank.map(|it| 0 < it)),
             lora_rank,
         }
     }
+}
+
+/// Removes the variant from the id of a tokenizer on the hub: the part after the first colon. Keeps an absolute path, which may
+/// contain colons.
+fn without_variant(id: String) -> String {
+    let is_path = match id.as_bytes() {
+        [b'/' | b'\\', ..] => true,
+        [drive, b':', b'/' | b'\\', ..] => drive.is_ascii_alphabetic(),
+        _ => false,
+    };
+    if is_path { id } else { id.split(':').next().unwrap_or_default().to_string() }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
