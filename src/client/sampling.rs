@@ -283,9 +283,9 @@ impl SamplingClient {
         self.logprobs(prompt, None)
     }
 
-    /// As [`compute_logprobs`](Self::compute_logprobs), for the last `n` tokens of the prompt alone, 1 to `len(prompt)
-    /// - 1`; the list has `None` before them. If the server has the start of the prompt in its cache, the cost is about
-    /// that of the last tokens.
+    /// As [`compute_logprobs`](Self::compute_logprobs), for the last `n` tokens of the prompt alone; the list has `None`
+    /// before them. `n` is at least 1 and less than the length of the prompt. If the server has the start of the prompt in
+    /// its cache, the cost is about that of the last tokens.
     ///
     /// # Errors
     /// As for [`sample`](Self::sample); [`Incompatible`](crate::ErrorKind::Incompatible) if the server scored more
