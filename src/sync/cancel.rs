@@ -70,7 +70,7 @@ struct Node {
 #[derive(Default)]
 struct State {
     next_key: u64,
-    watchers: BTreeMap<u64, Listener>,
+    listeners: BTreeMap<u64, Listener>,
 }
 
 enum Listener {
@@ -98,7 +98,7 @@ impl CancelToken {
         });
         let is_registered = mutant!(ForgetsTheChild, false, !cancelled);
         if is_registered {
-            state.watchers.insert(key, Listener::Child(Arc::downgrade(&node)));
+            state.listeners.insert(key, Listener::Child(Arc::downgrade(&node)));
         }
         CancelToken { node }
     }
@@ -112,13 +112,13 @@ impl CancelToken {
         let mut nodes = vec![self.node.clone()];
         // A list instead of recursion, because a chain of children may be longer than the stack allows.
         while let Some(node) = nodes.pop() {
-            let watchers = {
+            let listeners = {
                 let mut state = node.state.lock();
                 node.cancelled.store(true, Ordering::Release);
-                mem::take(&mut state.watchers)
+                mem::take(&mut state.listeners)
             };
             node.changed.notify_all();
-            for listener in watchers.into_values() {
+            for listener in listeners.into_values() {
                 match listener {
                     Listener::Child(child) => nodes.extend(child.upgrade()),
                     Listener::Wake(waiter) => {
@@ -177,13 +177,13 @@ impl CancelToken {
             return Registration { place: None };
         }
         let key = state.take_key();
-        state.watchers.insert(key, Listener::Wake(wake));
+        state.listeners.insert(key, Listener::Wake(wake));
         Registration { place: Some((self.node.clone(), key)) }
     }
 
     #[cfg(all(test, not(shuttle)))]
-    fn n_watchers(&self) -> usize {
-        self.node.state.lock().watchers.len()
+    fn n_listeners(&self) -> usize {
+        self.node.state.lock().listeners.len()
     }
 }
 
@@ -218,7 +218,7 @@ impl Node {
         self.cancelled.load(Ordering::Acquire)
     }
 
-    /// Marks this node and its descendants as cancelled. Their watchers stay registered, because another call of
+    /// Marks this node and its descendants as cancelled. Their listeners stay registered, because another call of
     /// `cancel` may still have to find the descendants through them.
     fn mark(self: &Arc<Self>) {
         let mut nodes = vec![self.clone()];
@@ -231,7 +231,7 @@ impl Node {
                     Listener::Child(child) => Some(child.clone()),
                     Listener::Wake(_) => None,
                 };
-                state.watchers.values().filter_map(child).collect()
+                state.listeners.values().filter_map(child).collect()
             };
             // Without the lock: dropping the last handle of a child takes it.
             nodes.extend(children.iter().filter_map(Weak::upgrade));
@@ -239,7 +239,7 @@ impl Node {
     }
 
     fn unregister(&self, key: u64) {
-        let listener = self.state.lock().watchers.remove(&key);
+        let listener = self.state.lock().listeners.remove(&key);
         // Without the lock: the listener's destructor may drop other tokens.
         drop(listener);
     }
@@ -300,14 +300,14 @@ mod tests {
         for _ in 0..100 {
             let child = parent.child();
             let registration = parent.on_cancel(Arc::new(Count::default()));
-            assert_eq!(parent.n_watchers(), 2);
+            assert_eq!(parent.n_listeners(), 2);
             drop((child, registration));
         }
-        assert_eq!(parent.n_watchers(), 0);
+        assert_eq!(parent.n_listeners(), 0);
         let chain = (0..3).fold(parent.clone(), |it, _| it.child());
-        assert_eq!(parent.n_watchers(), 1);
+        assert_eq!(parent.n_listeners(), 1);
         drop(chain);
-        assert_eq!(parent.n_watchers(), 0);
+        assert_eq!(parent.n_listeners(), 0);
     }
 
     #[test]
