@@ -31,8 +31,8 @@ impl Process {
 #[cold]
 pub(crate) fn forked() -> Error {
     Error::closed(
-        "this process is a fork of the one that created the client, and has none of its threads and connections: create a \
-         new client here, or fork before creating the client",
+        "this process was forked from the one that created the client, and has none of its threads and connections: create \
+         a new client here, or fork before creating the client",
     )
 }
 
