@@ -33,11 +33,11 @@ fn sources(owner: &str) -> Option<&'static [&'static str]> {
     Some(match owner {
         "ServiceClient" => &["src/client/service.rs"],
         "ServiceClientBuilder" => &["src/client/builder.rs"],
-        "TrainingClient" => &["src/client/training.rs", "src/client/training"],
-        "SamplingClient" => &["src/client/sampling.rs", "src/client/sampling"],
-        "RestClient" => &["src/client/rest.rs", "src/client/rest"],
+        "TrainingClient" => &["src/client/training/mod.rs", "src/client/training"],
+        "SamplingClient" => &["src/client/sampling/mod.rs", "src/client/sampling"],
+        "RestClient" => &["src/client/rest/mod.rs", "src/client/rest"],
         "AdminClient" => &["src/client/admin.rs"],
-        "Pending" => &["src/pending.rs", "src/pending"],
+        "Pending" => &["src/pending/mod.rs", "src/pending"],
         _ => return None,
     })
 }

@@ -289,7 +289,7 @@ fn every_verb_is_examined_or_excluded_with_a_reason() {
         ("sampling_session_id", "sends nothing"),
     ];
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/client");
-    let mut files: Vec<_> = ["service.rs", "training.rs", "sampling.rs", "rest.rs", "admin.rs"]
+    let mut files: Vec<_> = ["service.rs", "training/mod.rs", "sampling/mod.rs", "rest/mod.rs", "admin.rs"]
         .iter()
         .map(|it| root.join(it))
         .collect();

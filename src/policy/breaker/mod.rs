@@ -154,5 +154,4 @@ impl Circuit {
 }
 
 #[cfg(test)]
-#[path = "breaker_tests.rs"]
 mod tests;

@@ -575,5 +575,4 @@ fn join_all(threads: Vec<JoinHandle<()>>) {
 }
 
 #[cfg(all(test, not(shuttle)))]
-#[path = "workers_tests.rs"]
 mod tests;

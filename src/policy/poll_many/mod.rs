@@ -413,5 +413,4 @@ impl<W> PollMany<W> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-#[path = "poll_many_tests.rs"]
 mod tests;

@@ -374,5 +374,4 @@ impl<M> Shared<M> {
 }
 
 #[cfg(all(test, not(shuttle)))]
-#[path = "actor_tests.rs"]
 mod tests;
