@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind, Phase, Sent};
 
 /// The submission failed for a reason that may pass, so that the sample may be submitted again later.
-pub(crate) fn may_be_accepted_later(error: &Error) -> bool {
+fn may_be_accepted_later(error: &Error) -> bool {
     match error.kind() {
         _ if error.is_vetoed() => false,
         ErrorKind::Connection { .. } | ErrorKind::Conflict | ErrorKind::RateLimited => true,
@@ -21,9 +21,52 @@ pub(crate) fn is_lost(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::PromiseExpired | ErrorKind::Stuck { .. })
 }
 
+/// Settings and facts that decide whether a sample outlives a failed submission.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FailedSubmission {
+    /// The caller set `Timeouts::submit` below its default.
+    pub(crate) is_time_shortened: bool,
+    /// `PausePolicy::Fail`.
+    pub(crate) fails_on_pause: bool,
+    /// The server has answered some request before.
+    pub(crate) has_contact: bool,
+}
+
+/// The sample is submitted again after a failed submission. Reported at once instead: every failure if the caller
+/// shortened the time for a submission, a rate limit if the policy is to fail, and a server that never answered, whose
+/// address may be wrong.
+pub(crate) fn outlives_failed_submission(error: &Error, facts: FailedSubmission) -> bool {
+    let is_refused = facts.fails_on_pause && *error.kind() == ErrorKind::RateLimited;
+    may_be_accepted_later(error) && facts.has_contact && !facts.is_time_shortened && !is_refused
+}
+
+/// Facts that decide whether a lost sample is submitted again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LostSample {
+    /// The server's flags forbid resubmission, and the call does not insist on it.
+    pub(crate) is_final: bool,
+    /// The server answered 404 about a promise of this sample before.
+    pub(crate) was_unknown: bool,
+    pub(crate) n_resubmissions: u32,
+    /// Time until the operation's deadline.
+    pub(crate) left: Option<Duration>,
+    /// A random number in `[0, 1)`.
+    pub(crate) unit: f64,
+}
+
+/// The pause before a lost sample is submitted again, or `None` if it is not. A second 404 ends it: a server that forgets
+/// its promises will forget the next one, and each attempt costs money. So does a pause that lasts beyond the deadline.
+pub(crate) fn pause_after_loss(error: &Error, sample: LostSample) -> Option<Duration> {
+    if sample.is_final || (error.http_status() == Some(404) && sample.was_unknown) {
+        return None;
+    }
+    let pause = pause_before_resubmission(sample.n_resubmissions, sample.unit);
+    sample.left.is_none_or(|left| pause < left).then_some(pause)
+}
+
 /// Pause before a sample is submitted again: `min(0.5 · 2^n, 10) s`, changed by up to a quarter, at most 10 s (PROTOCOL
 /// §1.12). `n_resubmissions` counts those before this one; `unit` is a random number in `[0, 1)`.
-pub(crate) fn pause_before_resubmission(n_resubmissions: u32, unit: f64) -> Duration {
+fn pause_before_resubmission(n_resubmissions: u32, unit: f64) -> Duration {
     let nominal = (0.5 * f64::from(1u32 << n_resubmissions.min(10))).min(10.0);
     Duration::from_secs_f64((nominal * (0.75 + 0.5 * unit)).min(10.0))
 }
@@ -46,6 +89,44 @@ mod tests {
 
     fn error(kind: ErrorKind) -> Error {
         Error::new(kind, "x")
+    }
+
+    #[test]
+    fn a_sample_outlives_a_failed_submission_unless_the_caller_wants_the_failure() {
+        let usual = FailedSubmission { is_time_shortened: false, fails_on_pause: false, has_contact: true };
+        let (busy, broken) =
+            (error(ErrorKind::RateLimited), error(ErrorKind::Connection { sent: Sent::Maybe }));
+        for (failure, facts, expected) in [
+            (&busy, usual, true),
+            (&broken, usual, true),
+            (&busy, FailedSubmission { fails_on_pause: true, ..usual }, false),
+            (&broken, FailedSubmission { fails_on_pause: true, ..usual }, true),
+            (&broken, FailedSubmission { has_contact: false, ..usual }, false),
+            (&broken, FailedSubmission { is_time_shortened: true, ..usual }, false),
+            (&error(ErrorKind::Auth), usual, false),
+        ] {
+            assert_eq!(outlives_failed_submission(failure, facts), expected, "{failure} {facts:?}");
+        }
+    }
+
+    #[test]
+    fn a_lost_sample_is_submitted_again_until_its_deadline_or_a_second_404() {
+        let unknown = error(ErrorKind::PromiseExpired).with(|facts| facts.status = Some(404));
+        let gone = error(ErrorKind::PromiseExpired).with(|facts| facts.status = Some(410));
+        let usual =
+            LostSample { is_final: false, was_unknown: false, n_resubmissions: 0, left: None, unit: 0.5 };
+        let pause = Some(Duration::from_millis(500));
+        for (failure, sample, expected) in [
+            (&gone, usual, pause),
+            (&unknown, usual, pause),
+            (&unknown, LostSample { was_unknown: true, ..usual }, None),
+            (&gone, LostSample { was_unknown: true, ..usual }, pause),
+            (&gone, LostSample { is_final: true, ..usual }, None),
+            (&gone, LostSample { left: Some(Duration::from_millis(500)), ..usual }, None),
+            (&gone, LostSample { left: Some(Duration::from_millis(501)), ..usual }, pause),
+        ] {
+            assert_eq!(pause_after_loss(failure, sample), expected, "{sample:?}");
+        }
     }
 
     #[test]

@@ -13,7 +13,9 @@ use crate::policy::admission::estimate;
 use crate::policy::backoff::pause_after;
 use crate::policy::billing;
 use crate::policy::pause::Pauses;
-use crate::policy::resubmit::{is_lost, may_be_accepted_later, pause_before_resubmission};
+use crate::policy::resubmit::{
+    FailedSubmission, LostSample, is_lost, outlives_failed_submission, pause_after_loss,
+};
 use crate::session::{
     Admission, CancelOnDrop, Fetching, Job, PolledSample, Poller, Promise, Retrieved, Session, Ticket,
 };
@@ -203,18 +205,15 @@ impl<T: Send + 'static> Sample<T> {
         Ok((poller, slot, admission))
     }
 
-    /// Returns whether to submit the sample again after a failed submission. A caller who shortened `Timeouts::submit`
-    /// wants the failure instead.
+    /// Returns whether to submit the sample again after a failed submission.
     fn survives(&self, error: &Error) -> bool {
         let session = &self.sampler.session;
-        if session.config.timeouts.submit < Timeouts::default().submit {
-            return false;
-        }
-        // Report at once a server that never answered, whose address may be wrong, and a rate limit if the policy is to
-        // fail.
-        let waits =
-            session.config.pause_policy != PausePolicy::Fail || *error.kind() != ErrorKind::RateLimited;
-        may_be_accepted_later(error) && waits && session.http.last_contact().is_some()
+        let facts = FailedSubmission {
+            is_time_shortened: session.config.timeouts.submit < Timeouts::default().submit,
+            fails_on_pause: session.config.pause_policy == PausePolicy::Fail,
+            has_contact: session.http.last_contact().is_some(),
+        };
+        outlives_failed_submission(error, facts)
     }
 
     fn send(&self) -> Result<Sent> {
@@ -253,19 +252,16 @@ impl<T: Send + 'static> Sample<T> {
     /// Pauses and takes a new sequence id, so that the sample can be submitted again (PROTOCOL §1.12).
     fn prepare_retry(&mut self, error: Error) -> Result<()> {
         let (session, ticket) = (&self.sampler.session, &self.request.ticket);
-        if session.known_flags().config.sample_no_retries && !self.request.persistent {
-            return Err(error);
-        }
-        // Stop after a second 404: a server that forgets its promises will forget the next one, and each attempt costs
-        // money.
-        if error.http_status() == Some(404) && std::mem::replace(&mut self.was_unknown, true) {
-            return Err(error);
-        }
-        let pause = pause_before_resubmission(self.n_lost, fastrand::f64());
         let deadline = ticket.progress.deadline();
-        if deadline.is_some_and(|deadline| deadline <= session.clock.now() + pause) {
-            return Err(error);
-        }
+        let sample = LostSample {
+            is_final: session.known_flags().config.sample_no_retries && !self.request.persistent,
+            was_unknown: self.was_unknown,
+            n_resubmissions: self.n_lost,
+            left: deadline.map(|deadline| deadline.saturating_duration_since(session.clock.now())),
+            unit: fastrand::f64(),
+        };
+        let Some(pause) = pause_after_loss(&error, sample) else { return Err(error) };
+        self.was_unknown |= error.http_status() == Some(404);
         log::info!(target: "tinkex", "a sample is submitted again: {error}");
         session.clock.pause(pause, &ticket.cancel)?;
         self.n_lost += 1;
