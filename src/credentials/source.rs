@@ -12,7 +12,7 @@ const KEY_PREFIX: &str = "tml-";
 /// All possible sources of the credential.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Credentials {
-    /// The key of the builder, or else of `TINKER_API_KEY`.
+    /// The API key or JWT set in the builder, or else that of `TINKER_API_KEY`.
     pub(crate) candidate: Option<Secret>,
     /// Accepts keys of any form.
     pub(crate) any_key: bool,
@@ -32,7 +32,7 @@ pub(crate) enum Source {
 }
 
 impl Credentials {
-    /// Chooses the source. With `command_only`, as a server may require, only a JWT takes precedence over the command.
+    /// Chooses the source. With `command_only`, which some servers require, only a JWT or the command is accepted.
     pub(crate) fn source(&self, command_only: bool) -> Result<Source> {
         let command = self.command.clone().map(Source::Command);
         let candidate = self.candidate.as_ref();
@@ -51,7 +51,7 @@ impl Credentials {
         if let Some(key) = candidate {
             return match (self.check(key, "the API key"), command) {
                 (Ok(()), _) => Ok(Source::Fixed(key.clone())),
-                // A text without the prefix is probably not a key, so that the command is used instead.
+                // A text without the prefix is probably not a key: use the command instead.
                 (Err(_), Some(command)) if !key.expose().starts_with(KEY_PREFIX) => Ok(command),
                 (Err(error), _) => Err(error),
             };
@@ -71,7 +71,7 @@ impl Credentials {
 
     /// Checks the form of a credential and the expiry of a JWT. `name` names the credential in errors.
     pub(crate) fn check(&self, credential: &Secret, name: &str) -> Result<()> {
-        /// A header line must fit into the smallest output buffer of a connection (4 KiB).
+        /// Limit in bytes: a header line must fit into the smallest output buffer of a connection (4 KiB).
         const LONGEST: usize = 4000;
         let text = credential.expose();
         if text.is_empty() {

@@ -8,8 +8,8 @@ use crate::types::{Datum, ForwardBackwardOutput, Loss, LossFn, LossGraph, LossVa
 
 use super::nn;
 
-/// Limit of the tokens of one pass: a thousand sequences of half the context length. Clients cut their data to
-/// messages of 5 MB, which hold fewer.
+/// Limit of the tokens of one pass: a thousand sequences of half the context length. Clients split their data into
+/// messages of 5 MB, which hold fewer tokens.
 const MAX_TOKENS: usize = 1 << 20;
 
 /// Limit of the numbers in the inputs of one pass, with the zeros of sparse tensors written out: a few bytes can
@@ -73,8 +73,8 @@ fn read_loss(loss: &Loss, custom: Option<Arc<LossGraph>>) -> Result<nn::Loss, St
         LossFn::CrossEntropy | LossFn::ImportanceSampling => &[],
         LossFn::Ppo | LossFn::Cispo | LossFn::Gspo => &CLIP,
         LossFn::Dro => &["beta"],
-        LossFn::Custom { .. } => {
-            return Err("loss_fn_config: loss_id does not name a loss of this session".into());
+        LossFn::Custom { ref loss_id } => {
+            return Err(format!("loss_fn_config: loss_id {loss_id:?} does not name a loss of this session"));
         }
         ref other => {
             let offered = "cross_entropy, importance_sampling, ppo, cispo, dro, gspo, custom";
@@ -170,7 +170,7 @@ fn check_size(data: &[Datum], loss: &nn::Loss) -> Result<(), String> {
     Ok(())
 }
 
-/// Reads one datum. The text of an error continues the path of the datum.
+/// Reads one datum. Error texts start with the path within the datum, such as `.model_input`.
 fn read_datum(
     datum: &Datum,
     loss: &nn::Loss,
@@ -187,7 +187,7 @@ fn read_datum(
         return Err(format!(".model_input: {n} tokens exceed the context window of {}", config.max_len));
     }
     let weighted = matches!(loss, nn::Loss::CrossEntropy);
-    let widest = match loss {
+    let allows_k = match loss {
         nn::Loss::CrossEntropy => true,
         nn::Loss::Custom(graph) => graph.inputs()[0].rank == 2,
         _ => false,
@@ -207,10 +207,10 @@ fn read_datum(
     let target_tokens = input("target_tokens").ok_or_else(|| at("target_tokens", "is missing".into()))?;
     let shape = target_tokens.shape();
     let k = match shape[..] {
-        // A custom loss declares the number of dimensions of its log-probabilities.
-        [rows] if rows == n && !(custom && widest) => 1,
-        [rows, k] if rows == n && 0 < k && (widest || (k == 1 && !custom)) => k,
-        _ if widest => {
+        // A custom loss accepts only the number of dimensions that it declares; other losses also accept `[n, 1]`.
+        [rows] if rows == n && !(custom && allows_k) => 1,
+        [rows, k] if rows == n && 0 < k && (allows_k || (k == 1 && !custom)) => k,
+        _ if allows_k => {
             let problem = if custom { format!("[{n}, K]") } else { format!("[{n}] or [{n}, K]") };
             return Err(at("target_tokens", format!("its shape is {shape:?}; it must be {problem}")));
         }
@@ -220,7 +220,7 @@ fn read_datum(
     let floats = |name: &str| -> Result<Option<Vec<f32>>, String> {
         let Some(tensor) = input(name) else { return Ok(None) };
         if tensor.shape().iter().product::<usize>() != n * k || tensor.rows() != n {
-            let problem = format!("its shape is {:?} where the targets have {shape:?}", tensor.shape());
+            let problem = format!("its shape is {:?}; that of the targets is {shape:?}", tensor.shape());
             return Err(at(name, problem));
         }
         let values = dense_floats(tensor);
@@ -255,7 +255,7 @@ fn read_datum(
             return Err(at("sequence_ratio_mask", "is zero for every token".into()));
         }
     }
-    // The target of weight 0 may be any filler value.
+    // A target of weight 0 may be any filler value: it becomes token 0.
     for (i, target) in example.targets.iter_mut().enumerate() {
         if !(0..config.vocab as i64).contains(target) {
             if !weighted || example.weights[i] != 0.0 {
@@ -275,7 +275,7 @@ fn custom_input(tensor: &TensorData, rank: usize, n: usize) -> Result<LossArray,
     let shape = tensor.shape();
     let fits = match shape[..] {
         [] => true,
-        // Some clients cannot write a tensor without dimensions.
+        // Accept `[1]` for a scalar: some clients cannot write a tensor without dimensions.
         [1] if rank == 0 => true,
         [rows, ..] => rows == n && shape.len() == rank,
     };
@@ -317,8 +317,8 @@ fn dense_floats(tensor: &TensorData) -> Vec<f32> {
     }
 }
 
-/// The values of a tensor with the zeros of a sparse one written out. Its indices were checked when it was read, its
-/// size by [`check_size`].
+/// Returns all values of a tensor, including the zeros of a sparse one. The indices were checked when the tensor was
+/// read, the size by [`check_size`].
 fn dense<T: Copy + Default>(values: &[T], tensor: &TensorData) -> Vec<T> {
     let (Some(sparse), Some(&[rows, cols])) = (&tensor.sparse, tensor.shape.as_deref()) else {
         return values.to_vec();
@@ -352,8 +352,8 @@ mod tests {
     #[test]
     fn missing_weights_are_one_and_options_have_their_defaults() {
         let datum = Datum::new(ModelInput::from_ints([1, 2])).with("target_tokens", vec![2i64, 3]);
-        let pass_ = pass(&[datum], LossFn::CrossEntropy).expect("a pass");
-        assert_eq!(pass_.examples[0].weights, [1.0, 1.0]);
+        let unweighted = pass(&[datum], LossFn::CrossEntropy).expect("a pass");
+        assert_eq!(unweighted.examples[0].weights, [1.0, 1.0]);
         let loss = |it: Loss| pass(&[policy()], it).expect("a pass").loss;
         assert!(matches!(loss(LossFn::Ppo.into()), nn::Loss::Ppo { lo: 0.8, hi: 1.2 }));
         let cispo = loss(LossFn::Cispo.with("clip_high_threshold", 2.0));
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sparse_tensor_is_spread_over_its_shape() {
+    fn a_sparse_tensor_is_converted_to_a_dense_one() {
         let sparse = Sparse { crow_indices: vec![0, 1, 2], col_indices: vec![1, 0] };
         let tensor = |values| TensorData { values, shape: Some(vec![2, 2]), sparse: Some(sparse.clone()) };
         let datum = Datum::new(ModelInput::from_ints([1, 2]))
@@ -457,30 +457,30 @@ mod tests {
 
     #[test]
     fn every_refusal_names_the_place_and_the_reason() {
-        let ce = |datum: Datum| pass(&[policy(), datum], LossFn::Ppo).expect_err("a refusal");
+        let ppo = |datum: Datum| pass(&[policy(), datum], LossFn::Ppo).expect_err("a refusal");
         let long = ModelInput::from_ints(vec![1; 2049]);
         let table = [
             (
-                ce(Datum { model_input: ModelInput::default(), ..policy() }),
+                ppo(Datum { model_input: ModelInput::default(), ..policy() }),
                 "data[1].model_input: has no tokens",
             ),
             (
-                ce(Datum { model_input: ModelInput::from_ints([1, 512]), ..policy() }),
+                ppo(Datum { model_input: ModelInput::from_ints([1, 512]), ..policy() }),
                 "data[1].model_input: token 1 is 512",
             ),
-            (ce(Datum { model_input: long, ..policy() }), "exceed the context window of 2048"),
+            (ppo(Datum { model_input: long, ..policy() }), "exceed the context window of 2048"),
             (
-                ce(policy().with("mask", vec![1.0f32, 1.0])),
+                ppo(policy().with("mask", vec![1.0f32, 1.0])),
                 "data[1].loss_fn_inputs[\"mask\"]: this loss takes only",
             ),
             (
-                ce(policy().with("advantages", vec![1.0f32])),
+                ppo(policy().with("advantages", vec![1.0f32])),
                 "data[1].loss_fn_inputs[\"advantages\"]: its shape is [1]",
             ),
-            (ce(policy().with("logprobs", vec![0.0, f32::NAN])), "[1] = NaN is not a finite number"),
-            (ce(policy().with("target_tokens", vec![1.0f32, 1.0])), "must hold integers"),
-            (ce(policy().with("target_tokens", vec![1i64, 512])), "[1] = 512 is not a token id"),
-            (ce(policy().with("target_tokens", vec![1i64])), "it must be [2]"),
+            (ppo(policy().with("logprobs", vec![0.0, f32::NAN])), "[1] = NaN is not a finite number"),
+            (ppo(policy().with("target_tokens", vec![1.0f32, 1.0])), "must hold integers"),
+            (ppo(policy().with("target_tokens", vec![1i64, 512])), "[1] = 512 is not a token id"),
+            (ppo(policy().with("target_tokens", vec![1i64])), "it must be [2]"),
             (pass(&[], LossFn::Ppo).expect_err("a refusal"), "no data"),
             (
                 pass(&[policy()], LossFn::StableReinforce).expect_err("a refusal"),
@@ -488,7 +488,7 @@ mod tests {
             ),
             (
                 pass(&[policy()], LossFn::Custom { loss_id: "x".into() }).expect_err("a refusal"),
-                "loss_id does not name a loss",
+                "loss_id \"x\" does not name a loss",
             ),
             (
                 pass(&[policy().with("sequence_ratio_mask", vec![0.0f32; 2])], LossFn::Gspo)

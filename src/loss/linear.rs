@@ -1,4 +1,4 @@
-//! Custom losses as linear losses that the server knows (PROTOCOL §9.6).
+//! Computes the gradients of a custom loss with the server's cross-entropy (PROTOCOL §9.6).
 //!
 //! Cross-entropy is `−Σ w·logp`. With `w = −g`, where `g` is the gradient of the custom loss with respect to the
 //! log-probabilities, the gradient of cross-entropy is `g`, too. So a custom loss takes a forward pass for the
@@ -11,7 +11,8 @@ use crate::types::{Datum, DenseRoom, ForwardBackwardOutput, TensorData, Values};
 
 use super::CustomLoss;
 
-/// Makes the data of the forward pass, or with gradients those of the backward pass: only targets and weights.
+/// Makes the data of the forward pass, or of the backward pass if `gradients` are given. Each datum keeps only two of
+/// its inputs: targets and weights.
 pub(crate) fn data(data: &[Datum], gradients: Option<&[Vec<f32>]>) -> Vec<Datum> {
     let linear = |(i, datum): (usize, &Datum)| {
         let inputs = &datum.loss_fn_inputs;
@@ -34,8 +35,8 @@ pub(crate) fn data(data: &[Datum], gradients: Option<&[Vec<f32>]>) -> Vec<Datum>
     data.iter().enumerate().map(linear).collect()
 }
 
-/// Reserves memory for the weights, log-probabilities and gradients of the targets, which are dense; refuses targets
-/// for which not enough is left.
+/// Reserves memory for what is dense even if the targets are sparse: weights, log-probabilities and gradients. Fails if
+/// `room` is too small.
 pub(crate) fn check_room(data: &[Datum], room: &mut DenseRoom) -> Result<()> {
     for (i, datum) in data.iter().enumerate() {
         if let Some(targets) = datum.loss_fn_inputs.get("target_tokens") {
@@ -46,8 +47,8 @@ pub(crate) fn check_room(data: &[Datum], room: &mut DenseRoom) -> Result<()> {
     Ok(())
 }
 
-/// Size of each datum in bytes in the larger of the two passes, for the split into requests. `forward` are the data of
-/// the forward pass. The backward pass is split into the same parts, but all of its weights may be other than zero.
+/// Size of each datum of `forward` in bytes, in the larger of the two passes. Both passes are split into the same
+/// requests, but the weights of the backward pass are dense and can be larger than those of the forward pass.
 pub(crate) fn sizes(forward: &[Datum]) -> Vec<usize> {
     let size = |datum: &Datum| {
         let weights = datum.loss_fn_inputs.get("weights").map_or(0, TensorData::n_bytes);
@@ -68,7 +69,7 @@ fn n_targets(datum: &Datum) -> usize {
     datum.n_targets().unwrap_or(0)
 }
 
-/// Returns the log-probabilities of each datum that the server reported.
+/// Returns the log-probabilities that the server reported for each datum.
 pub(crate) fn logprobs<'a>(data: &[Datum], output: &'a ForwardBackwardOutput) -> Result<Vec<&'a [f32]>> {
     let of_datum = |(i, datum)| match output.logprobs(i) {
         Some(logprobs) if logprobs.len() == n_targets(datum) => Ok(logprobs),
@@ -103,8 +104,8 @@ pub(crate) fn check(data: &[Datum], loss: &CustomLoss) -> Result<()> {
     Ok(())
 }
 
-/// Makes the result of the call from the output of the backward pass: replaces the server's loss by the custom one, and
-/// adds its metrics and number of tokens.
+/// Makes the result of the call from the output of the backward pass: sets `loss:sum` to the custom loss, moves the
+/// server's value to `surrogate_loss:sum`, and adds the custom `metrics` and `n_tokens`.
 pub(crate) fn output(
     mut output: ForwardBackwardOutput,
     loss: f64,
@@ -149,8 +150,8 @@ mod tests {
     fn the_size_of_a_datum_is_that_of_its_larger_pass() {
         let mut weightless = datum();
         weightless.loss_fn_inputs.remove("weights");
-        let mut packed = weightless.clone().with("weights", vec![0.0f32; 2]);
-        packed.loss_fn_inputs.insert(
+        let mut sparse = weightless.clone().with("weights", vec![0.0f32; 2]);
+        sparse.loss_fn_inputs.insert(
             "weights".into(),
             TensorData {
                 values: Values::F32(vec![]),
@@ -158,10 +159,10 @@ mod tests {
                 sparse: Some(crate::types::Sparse { crow_indices: vec![0; 3], col_indices: vec![] }),
             },
         );
-        // Tokens, targets and advantages, and weights of two targets: missing, dense, or sparse with 24 bytes of
-        // indices.
+        // `bare` is tokens, targets and advantages. The weights of two targets add 8 bytes if missing or dense, and 24
+        // bytes of indices if sparse.
         let bare = 2 * 4 + 2 * 8 + 2 * 4;
-        assert_eq!(sizes(&[weightless, datum(), packed]), [bare + 8, bare + 8, bare + 24]);
+        assert_eq!(sizes(&[weightless, datum(), sparse]), [bare + 8, bare + 8, bare + 24]);
     }
 
     #[test]
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_log_probabilities_or_another_number_than_targets_are_refused() {
+    fn missing_log_probabilities_or_a_wrong_number_of_them_are_refused() {
         let output = |values: Option<Vec<f32>>| ForwardBackwardOutput {
             loss_fn_outputs: vec![
                 values.map(|logprobs| ("logprobs".to_string(), logprobs.into())).into_iter().collect(),

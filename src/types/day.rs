@@ -32,7 +32,7 @@ impl FromStr for Day {
     fn from_str(text: &str) -> Result<Self> {
         match parse_day(text) {
             Some(_) => Ok(Day(text.into())),
-            None => Err(Error::invalid("day", format!("{text:?} is not a day; write it as 2026-11-20"))),
+            None => Err(Error::invalid("day", format!("{text:?} is not a valid date; use YYYY-MM-DD"))),
         }
     }
 }

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// The most lines of the page.
+/// Limit of the page's lines.
 const MOST_LINES: usize = 700;
-/// The fewest citations: fewer mean that this test no longer finds them.
+/// Least number of citations found: fewer mean that the search for them is broken.
 const FEWEST_CITATIONS: usize = 150;
-/// The endpoints are numbered from 1 to this.
+/// Number of the last endpoint; the first is 1.
 const LAST_ENDPOINT: u32 = 44;
 
 /// A section, and the number of an endpoint within it.
@@ -32,7 +32,7 @@ fn page() -> String {
     read("src/_docs/protocol.md")
 }
 
-/// The texts in which citations stand, by path: everything but the page itself and this file.
+/// Texts that may cite the protocol, by path: all except the page itself and this file.
 fn texts() -> BTreeMap<PathBuf, String> {
     let mut texts = BTreeMap::new();
     for part in ["src", "examples", "tests", "benches", "README.md", "CHANGELOG.md"] {
@@ -52,13 +52,13 @@ fn collect(path: &Path, texts: &mut BTreeMap<PathBuf, String>) {
     }
 }
 
-/// The text on one line, without the marks of comments, so that a citation may be broken.
+/// Joins the lines without their comment markers, to find citations that span two lines.
 fn joined(text: &str) -> String {
     let lines = text.lines().map(|it| it.trim().trim_start_matches(['/', '!']).trim_start());
     lines.collect::<Vec<_>>().join(" ")
 }
 
-/// Splits a number off, such as `3.2`.
+/// Splits off the number at the start of a text, such as `3.2`.
 fn number(text: &str) -> Option<(String, &str)> {
     let end = text.find(|it: char| !it.is_ascii_digit() && it != '.').unwrap_or(text.len());
     let number = text[..end].trim_end_matches('.');
@@ -101,7 +101,7 @@ fn citations(text: &str) -> Result<Vec<Citation>, String> {
         }
         all.extend(found);
     }
-    // Other documents have sections, too.
+    // Sections of RFC 9110 are not sections of the protocol.
     let foreign =
         text.match_indices("RFC 9110 ").flat_map(|(at, name)| list(&text[at + name.len()..])).count();
     let cited = all.iter().filter(|it| it.endpoint.is_none()).count() + foreign;
@@ -117,7 +117,7 @@ fn citations(text: &str) -> Result<Vec<Citation>, String> {
     }
 }
 
-/// The number of a heading whose depth is that of its number.
+/// Number of a heading, if its depth fits the number: `## 3. Title`, `### 3.2 Title`.
 fn heading(line: &str) -> Option<String> {
     let title = line.trim_start_matches('#').strip_prefix(' ')?;
     let marks = line.chars().take_while(|it| *it == '#').count();
@@ -143,7 +143,7 @@ impl Sections {
         Sections(sections)
     }
 
-    /// What is missing of a citation.
+    /// Names the part of a citation that the page lacks.
     fn lacks(&self, citation: &Citation) -> Option<String> {
         let Citation { section, endpoint } = citation;
         let Some(text) = self.0.get(section) else { return Some(format!("has no section {section}")) };
@@ -174,7 +174,7 @@ fn every_section_of_the_protocol_that_is_cited_is_described() {
 }
 
 #[test]
-fn every_section_of_which_compat_has_a_row_is_described() {
+fn every_section_with_a_row_in_compat_is_described() {
     let sections = Sections::of(&page());
     let compat = read("src/_docs/compat.md");
     let behaviours = compat.split("\n## Behaviours").nth(1).expect("the part about behaviours");

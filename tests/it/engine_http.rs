@@ -35,7 +35,7 @@ fn training_over_http_lowers_the_loss_and_the_sampler_reproduces_the_text() {
 }
 
 #[test]
-fn a_state_is_loaded_with_or_without_its_optimizer() {
+fn a_checkpoint_is_loaded_with_or_without_its_optimizer_state() {
     let client = Client::new();
     let model = client.model(0);
     client.losses(&model, 1, 3);
@@ -53,7 +53,7 @@ fn a_state_is_loaded_with_or_without_its_optimizer() {
     assert_eq!(
         client.losses(&with, 1, 3),
         expected,
-        "with its optimizer state, training continues bit for bit"
+        "with the optimizer state, the losses differ from those of uninterrupted training"
     );
     let without = client.losses(&load(2, false), 1, 3);
     assert_eq!(without[0], expected[0], "the weights differ");
@@ -103,7 +103,7 @@ fn checkpoints_outlive_the_server_that_wrote_them() {
         assert_eq!(
             client.post("create_sampling_session", &body).1,
             made,
-            "a repeated request gets the same sampler"
+            "a repeated request got another sampler"
         );
         let (_, info) = client.get(&format!("samplers/{id}"));
         assert_eq!((&info["model_path"], &info["base_model"]), (&json!(path), &json!("tinkex/nano")));
@@ -141,9 +141,9 @@ fn requests_run_in_the_order_of_their_seq_ids_and_a_repeated_one_runs_once() {
     assert_eq!(
         client.submit("optim_step", &step(&model, 2)),
         second,
-        "a repetition after the end has the same id"
+        "a repetition after the end got another id"
     );
-    assert_eq!(client.wait(&second), stepped, "its result can be fetched again");
+    assert_eq!(client.wait(&second), stepped, "the second fetch gave another result");
     let mut other = step(&model, 2);
     other["adam_params"]["learning_rate"] = json!(1.0);
     let (status, conflict) = client.post("optim_step", &other);
@@ -152,7 +152,7 @@ fn requests_run_in_the_order_of_their_seq_ids_and_a_repeated_one_runs_once() {
         "create_model",
         &json!({"session_id": client.session, "model_seq_id": 0, "base_model": "tinkex/nano", "lora_config": {"rank": 4}}),
     );
-    assert_eq!(status, 409, "another model with a model_seq_id that is taken");
+    assert_eq!(status, 409, "a taken model_seq_id was accepted for another model");
 }
 
 #[test]
@@ -195,7 +195,7 @@ fn refusals_say_what_is_wrong() {
     assert_eq!(client.post("retrieve_future", &json!({"request_id": "7"})).0, 404);
     assert_eq!(client.get("get_server_capabilities").1["supported_models"][0]["model_name"], "tinkex/nano");
     let health = client.agent.get(client.url("healthz")).call().expect("an answer");
-    assert_eq!(health.status().as_u16(), 200, "the health check needs no key");
+    assert_eq!(health.status().as_u16(), 200, "the health check failed without a key");
 
     let body =
         json!({"session_id": client.session, "sampling_session_seq_id": 0, "base_model": "tinkex/nano"});
@@ -218,7 +218,7 @@ fn refusals_say_what_is_wrong() {
 }
 
 #[test]
-fn samples_are_repeatable_scored_and_cancellable() {
+fn samples_are_repeatable_report_prompt_logprobs_and_can_be_cancelled() {
     let client = Client::with(Options { long_poll: Duration::from_millis(50), ..Options::default() });
     let body =
         json!({"session_id": client.session, "sampling_session_seq_id": 0, "base_model": "tinkex/nano"});
@@ -236,12 +236,12 @@ fn samples_are_repeatable_scored_and_cancellable() {
     assert_eq!(first["sequences"].as_array().expect("sequences").len(), 2);
     assert!(first["prompt_logprobs"][0].is_null() && first["prompt_logprobs"][1].is_f64());
     assert_eq!(first["topk_prompt_logprobs"][1].as_array().expect("a row").len(), 3);
-    assert_eq!(client.post("asample", &request).1, future, "a repeated request is not sampled again");
+    assert_eq!(client.post("asample", &request).1, future, "a repeated request was sampled again");
     request["seq_id"] = json!(1);
     let second = client.run("asample", &request);
     assert_eq!(
         first["sequences"][0]["tokens"], second["sequences"][0]["tokens"],
-        "the same seed gives other tokens"
+        "the same seed gave other tokens"
     );
 
     let mut long = sample(&sampler, 2, json!({"max_tokens": 2000, "stop": []}));
@@ -265,7 +265,7 @@ fn a_snapshot_keeps_its_weights_and_inflight_samplers_follow_the_latest_save() {
     assert_eq!(
         save(1, 9, "snapshot"),
         (first, snapshot.clone()),
-        "with another sampling_session_seq_id it is the same request"
+        "a repeated seq_id with another sampling_session_seq_id ran again"
     );
     let tokens = |sampler: &str, seq: u64| {
         client.sample(sampler, seq, json!({"max_tokens": 10, "temperature": 0.0}))["sequences"][0]["tokens"]
@@ -280,7 +280,7 @@ fn a_snapshot_keeps_its_weights_and_inflight_samplers_follow_the_latest_save() {
     assert_eq!(tokens(&snapshot, 1), untrained);
     let body =
         json!({"session_id": client.session, "sampling_session_seq_id": 2, "base_model": "tinkex/nano"});
-    assert_eq!(client.post("create_sampling_session", &body).0, 409, "its sampling_session_seq_id is taken");
+    assert_eq!(client.post("create_sampling_session", &body).0, 409, "a taken number was accepted");
 }
 
 #[test]
@@ -323,11 +323,11 @@ fn protobuf_and_compressed_bodies_are_served() {
     };
     let (status, plain) = send(&body, "");
     assert_eq!(status, 200, "{plain}");
-    // One raw (uncompressed) zstd block: the magic, a frame header with the size, the block.
+    // A zstd frame with one uncompressed block: magic number, frame header with the size, block.
     let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0x20, body.len() as u8];
     frame.extend_from_slice(&(((body.len() as u32) << 3) | 1).to_le_bytes()[..3]);
     frame.extend_from_slice(&body);
-    assert_eq!(send(&frame, "zstd"), (200, plain.clone()), "the compressed body is the same request");
+    assert_eq!(send(&frame, "zstd"), (200, plain.clone()), "compression changed the request");
     assert_eq!(send(b"malformed", "zstd").0, 400);
     assert_eq!(send(b"malformed", "").0, 422);
 

@@ -1,4 +1,4 @@
-//! The threads of a session: which there are, and that waiting samples are bounded by them and by the mailbox.
+//! The threads of a session: the dump lists them all; with the mailbox they bound the number of waiting samples.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc;
@@ -17,7 +17,7 @@ fn one_token() -> SamplingParams {
     SamplingParams { max_tokens: Some(1), ..Default::default() }
 }
 
-/// Memory of this process in KiB, as the system names it.
+/// Resident memory of this process in KiB.
 #[cfg(target_os = "linux")]
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -25,28 +25,28 @@ fn resident() -> usize {
     line.trim().trim_end_matches(" kB").trim().parse().unwrap()
 }
 
-/// Requests of some path wait until the returned sender is dropped.
+/// Holds requests to `path` until the returned sender is dropped.
 fn held(server: &FakeServer, path: &'static str) -> crossbeam_channel::Sender<()> {
-    let (opened, door) = crossbeam_channel::bounded::<()>(0);
+    let (release, released) = crossbeam_channel::bounded::<()>(0);
     server.script(move |seen| {
         if seen.path == path {
-            let _ = door.recv();
+            let _ = released.recv();
         }
         None
     });
-    opened
+    release
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_hundred_thousand_samples_for_a_server_that_stands_still_take_no_memory() {
-    alone("threads::a_hundred_thousand_samples_for_a_server_that_stands_still_take_no_memory", || {
+fn samples_for_a_server_that_does_not_answer_take_bounded_memory() {
+    alone("threads::samples_for_a_server_that_does_not_answer_take_bounded_memory", || {
         const PERMITS: usize = 400;
         const MAILBOX: usize = 1024;
-        // In the mailbox, being sent, about to be sent, and waiting for room in the mailbox.
+        // One more sample waits for a permit, and one for room in the mailbox.
         const MOST: usize = MAILBOX + PERMITS + 2;
         let server = FakeServer::new();
-        let door = held(&server, SAMPLE);
+        let release = held(&server, SAMPLE);
         let service = server.in_memory().build().unwrap();
         let sampler = service.create_sampling_client("fake/model").unwrap();
         // 4 KB each as tokens: without a bound, all of them would take more than 400 MB.
@@ -62,16 +62,16 @@ fn a_hundred_thousand_samples_for_a_server_that_stands_still_take_no_memory() {
         });
         let in_flight = || service.dump().operations.len();
         eventually("the mailbox is full", || MOST <= in_flight());
-        // Nothing would hold the submitter back but the bound.
+        // Without a bound, the submitter would go on during this time.
         std::thread::sleep(Duration::from_millis(200));
         assert_eq!(in_flight(), MOST);
         let queued: usize = service.dump().clients.iter().map(|client| client.queued).sum();
         assert_eq!(queued, MAILBOX);
         let grown = resident().saturating_sub(before) / 1024;
         assert!(grown < 100, "{MOST} samples of 100 000 took {grown} MiB");
-        // Closing answers all that were submitted, and refuses those that come.
+        // `close` ends all submitted samples, and refuses later ones.
         service.close(CloseStatus::Interrupted).unwrap();
-        drop(door);
+        drop(release);
         let mut n_answered = 0;
         for pending in answers {
             assert!(pending.wait().unwrap_err().is_closed());
@@ -82,7 +82,7 @@ fn a_hundred_thousand_samples_for_a_server_that_stands_still_take_no_memory() {
     });
 }
 
-/// A callback on a thread that makes room in the mailbox gets an error instead of waiting for itself.
+/// A callback that runs on a thread that empties the mailbox gets an error: it would wait for itself.
 #[test]
 fn a_callback_that_samples_while_the_mailbox_is_full_is_refused_at_once() {
     use std::sync::{Arc, Mutex};
@@ -108,13 +108,15 @@ fn a_callback_that_samples_while_the_mailbox_is_full_is_refused_at_once() {
 
     let server = FakeServer::new();
     let observer = Arc::new(Sampling::default());
-    let (opened, door) = crossbeam_channel::bounded::<()>(0);
+    let (release_first, first_released) = crossbeam_channel::bounded::<()>(0);
+    let (release, released) = crossbeam_channel::bounded::<()>(0);
     let n_seen = std::sync::atomic::AtomicUsize::new(0);
     server.script(move |seen| {
         if seen.path != SAMPLE {
             return None;
         }
         let number = n_seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let door = if number == 0 { &first_released } else { &released };
         let _ = door.recv();
         (number == 0).then(|| Act::status(429, "too many"))
     });
@@ -122,13 +124,16 @@ fn a_callback_that_samples_while_the_mailbox_is_full_is_refused_at_once() {
         server.in_memory().threads(|threads| threads.mailbox = 1).observer(observer.clone()).build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     *observer.sampler.lock().unwrap() = Some(sampler.clone());
-    // 400 are being sent, one has its turn, one is in the mailbox, one waits for room in it.
+    // 400 samples are being sent, one waits for a permit, one is in the mailbox, one waits for room in it.
     let submitter = std::thread::spawn(move || {
         let prompt = ModelInput::from_ints([1]);
         (0..403).map(|_| sampler.sample(&prompt, 1, &one_token())).collect::<Vec<_>>()
     });
     eventually("the mailbox is full", || service.dump().operations.len() == 403);
-    drop(opened);
+    // The refused sample keeps its permit, so that nothing makes room while the observer is called.
+    drop(release_first);
+    eventually("the callback was refused", || !observer.errors.lock().unwrap().is_empty());
+    drop(release);
     let all = submitter.join().unwrap();
     tinkex::wait_all(all).unwrap();
     let errors = observer.errors.lock().unwrap();
@@ -152,11 +157,11 @@ fn each_thread_of_a_session_is_in_its_dump() {
             Ok::<_, Error>(CustomLoss::new(0.0, all.iter().map(|one| vec![0.0; one.len()]).collect()))
         };
         training.forward_backward_custom(vec![datum()], zeros).wait().unwrap();
-        // Held until they are looked at, so that sampling, polling and the list have a thread each.
-        let door = held(&server, "/api/v1/retrieve_futures");
+        // Hold the answers to polls, so that the threads of the poller still run when they are listed.
+        let release = held(&server, "/api/v1/retrieve_futures");
         let samples: Vec<_> =
             (0..4).map(|_| sampler.sample(&ModelInput::from_ints([1]), 1, &one_token())).collect();
-        eventually("they are polled for", || server.requests_to("/api/v1/retrieve_futures").len() == 1);
+        eventually("the samples are polled", || server.requests_to("/api/v1/retrieve_futures").len() == 1);
         let missing = || {
             let dump = service.dump();
             let known: BTreeSet<String> = (dump.pools.iter().filter(|pool| 0 < pool.threads))
@@ -180,7 +185,7 @@ fn each_thread_of_a_session_is_in_its_dump() {
         for name in ["tk-loss", "tk-tele", "tk-grow", "tk-samp-"] {
             assert!(text.contains(name), "{text}");
         }
-        drop(door);
+        drop(release);
         tinkex::wait_all(samples).unwrap();
         service.close(CloseStatus::Success).unwrap();
         assert!(service.dump().clients.is_empty(), "{}", service.dump());

@@ -5,7 +5,6 @@ use crate::client::blocking_call::RestRequest;
 use crate::credentials::claims::{Claims, JWT_PREFIX};
 use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Endpoint, endpoint};
-use crate::session::missing_in_answer;
 use crate::types::{ApiKeyInfo, Identity};
 
 impl RestClient {
@@ -13,8 +12,8 @@ impl RestClient {
     /// endpoint for it.
     ///
     /// # Errors
-    /// [`Incompatible`](crate::ErrorKind::Incompatible) if the credential is an API key that the server takes without
-    /// exchanging it for a token, or a token of another issuer. Otherwise as for [`RestClient`].
+    /// [`Incompatible`](crate::ErrorKind::Incompatible) if the credential is an API key that was not exchanged for a
+    /// token, or a token of another issuer. Otherwise as for [`RestClient`].
     ///
     /// # Blocking
     /// If a token has to be fetched, for one request, at most `Timeouts::exchange`. Otherwise it does not block.
@@ -31,8 +30,8 @@ impl RestClient {
                 Some(claims) => identity(claims),
                 None => Err(Error::new(
                     ErrorKind::Incompatible,
-                    "the identity is unknown: the server takes the credential without exchanging it, and it is not a token of \
-                     the Tinker service",
+                    "the identity is unknown: it is read from a token of the Tinker service, but the credential is an \
+                     API key that was not exchanged for a token, or a token of another issuer",
                 )),
             }
         })
@@ -76,7 +75,7 @@ impl RestClient {
 
 fn identity(claims: Claims) -> Result<Identity> {
     Ok(Identity {
-        user_urn: claims.sub.ok_or_else(|| missing_in_answer("the user"))?,
+        user_urn: claims.sub.ok_or_else(|| Error::new(ErrorKind::Decode, "the token has no claim `sub`"))?,
         org_urn: claims.org_id.map(|id| format!("tml:organization:{id}")),
         email: claims.email,
     })

@@ -25,7 +25,7 @@ pub(super) struct Source<T> {
 /// call of `next`.
 ///
 /// An entry that the server repeats because the list grew is returned once. If entries are deleted during the
-/// iteration, the list's length shows that later entries moved up, and none is skipped. For servers that do not report
+/// iteration, the iterator detects the smaller length and goes back, so it skips none. If the server does not report
 /// the length ([`total_count`](Self::total_count)), `collect` the list before deleting entries. The iterator ends after
 /// an error; [`offset`](Self::offset) is then the position to continue from with [`start_at`](Self::start_at).
 ///
@@ -34,7 +34,7 @@ pub(super) struct Source<T> {
 /// page and repeats an earlier one.
 ///
 /// # Blocking
-/// For one request after each page.
+/// `next` waits for one request whenever it needs another page.
 ///
 /// # Example: the newest three runs and the number of all
 /// ```
@@ -109,7 +109,7 @@ impl<T: Send + 'static> Listing<T> {
         let query = query.and("access_scope", self.scope.map(AccessScope::as_str));
         let query = query.and("project_id", self.project_id.as_deref());
         let request = RestRequest::new(self.source.endpoint, query.text());
-        // With a project, a 404 may mean the project.
+        // With a project id, a 404 may mean that the project does not exist.
         let request = if self.project_id.is_some() { request } else { request.naming_no_resource() };
         self.caller.run(self.source.verb, |call| {
             let answer = call.answer(&request)?;

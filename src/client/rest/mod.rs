@@ -23,15 +23,15 @@ pub use search::FoundSessions;
 /// # Errors
 /// In addition to those of each call: no connection, a refused credential, an account that cannot pay, a rate limit, a
 /// closed client. [`ErrorKind::Incompatible`](crate::ErrorKind::Incompatible) means that the server lacks the endpoint;
-/// later calls return it without sending. It follows from status 405, or from 404 for a call that names no object. A
-/// 404 for a named object is [`NotFound`](crate::ErrorKind::NotFound), although some servers mean the endpoint.
+/// later calls return it without sending. Its causes are status 405, and status 404 for a call that names no object. A
+/// 404 for a named object is [`NotFound`](crate::ErrorKind::NotFound), even if the server lacks the endpoint.
 ///
 /// # Blocking
 /// Unless stated otherwise, each call sends one request on the caller's thread, for at most `Timeouts::exchange` per
-/// attempt and `Timeouts::submit` for all attempts; retries of a server that never answered end after
+/// attempt and `Timeouts::submit` for all attempts; if the server has never answered, retries end after
 /// `Timeouts::connect`. While the account cannot pay (HTTP 402), a call waits according to its
 /// [`PausePolicy`](crate::PausePolicy), for at most an hour unless the server sets another limit. The first call also
-/// fetches the server's flags. [`ServiceClient::close`] ends all calls at once.
+/// fetches the server's flags. [`ServiceClient::close`] ends all calls immediately.
 ///
 /// # Example: list runs and checkpoints
 /// ```
@@ -63,7 +63,7 @@ impl RestClient {
         RestClient { caller: Caller::new(service), scope: AccessScope::default() }
     }
 
-    /// Restricts results to objects of the caller (the default), or includes all that the caller may see. Applies to
+    /// Restricts results to objects of the caller (the default), or includes all that the caller may read. Applies to
     /// `list_training_runs`, `get_training_run`, `list_sessions` and `get_session`.
     pub fn access_scope(mut self, scope: AccessScope) -> Self {
         self.scope = scope;

@@ -4,7 +4,7 @@
 //! <data folder>/<run>/weights/<name>/            adapter_config.json  adapter_model.safetensors
 //!                                                optimizer.safetensors  tinkex.json
 //! <data folder>/<run>/sampler_weights/<name>/    the same without the optimizer
-//! <data folder>/<run>/external_weights/<name>/   likewise, to be downloaded
+//! <data folder>/<run>/external_weights/<name>/   the same as sampler_weights, for download
 //! ```
 //! A folder appears completely or not at all: it is written under a temporary name and renamed once all of it is on
 //! the disk. A checkpoint that replaces another one exchanges names with it in one step, so that readers, and the next
@@ -44,7 +44,7 @@ const MAX_ATTEMPTS: usize = 100;
 /// Name and content of a file of a checkpoint.
 type NamedFile = (String, Vec<u8>);
 
-/// Kind of a checkpoint.
+/// Purpose of a checkpoint: further training, sampling, or download.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Training,
@@ -64,7 +64,6 @@ impl Kind {
     }
 }
 
-/// Id of a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct CheckpointId {
     pub(super) run_id: String,
@@ -77,7 +76,7 @@ impl CheckpointId {
     pub(super) fn new(run_id: &str, kind: Kind, name: &str) -> Result<Self, String> {
         if !is_name(name) {
             return Err(format!(
-                "{name:?} is not a valid checkpoint name: use 1 to 255 of A-Z a-z 0-9 _ . -"
+                "{name:?} is not a valid checkpoint name: use 1 to 255 of A-Z a-z 0-9 _ . -, not only dots"
             ));
         }
         if !is_name(&run_id.replace(':', "_")) {
@@ -94,7 +93,7 @@ impl CheckpointId {
 
 fn is_name(text: &str) -> bool {
     let good = |it: u8| it.is_ascii_alphanumeric() || b"_.-".contains(&it);
-    // `.` and `..` are not allowed.
+    // Names that consist of dots, such as `.` and `..`, are not allowed.
     (1..=255).contains(&text.len()) && text.bytes().all(good) && text.bytes().any(|it| it != b'.')
 }
 
@@ -117,27 +116,27 @@ pub(super) struct Meta {
     pub(super) train_attn: bool,
     pub(super) train_mlp: bool,
     pub(super) train_unembed: bool,
-    /// RFC 3339.
+    /// Time of the save (RFC 3339).
     pub(super) created: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ttl_seconds: Option<u64>,
-    /// RFC 3339: time of expiry, if it was set after the save.
+    /// Time of expiry (RFC 3339), if it was set after the save.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) expires: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) user_metadata: Option<BTreeMap<String, String>>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) public: bool,
-    /// Of a copy: its project.
+    /// Project of the copy, if this checkpoint is a copy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) project_id: Option<String>,
-    /// Of a copy: the path of its source.
+    /// Path of the source, if this checkpoint is a copy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) copy_of: Option<String>,
 }
 
 impl Meta {
-    /// Time of expiry.
+    /// Time of expiry: `expires`, or `created` plus `ttl_seconds`.
     pub(super) fn expiry(&self) -> Option<SystemTime> {
         match (&self.expires, self.ttl_seconds) {
             (Some(it), _) => parse_rfc3339(it),
@@ -212,8 +211,8 @@ fn disk(path: &Path, doing: &str, error: &io::Error) -> StoreError {
 pub(super) struct Store {
     root: PathBuf,
     lease: Lease,
-    /// Held while a name is checked and changed. Only names and descriptions are read and written under it: no
-    /// weights, and nothing that syncs.
+    /// Held while the name of a checkpoint is checked and changed. Only names and `tinkex.json` are read and written
+    /// under it: no weights, and no sync to the disk.
     names: Mutex<()>,
     /// Cleared when the file system turns out to be unable to exchange two names.
     can_exchange: AtomicBool,
@@ -243,7 +242,7 @@ impl Store {
         TempPath(self.lease.drafts().join(format!("{:016x}", fastrand::u64(..))))
     }
 
-    /// Saves a checkpoint: the given files and the two that describe it. All of it is on the disk when this returns.
+    /// Saves a checkpoint: `files`, `adapter_config.json` and `tinkex.json`. All are on the disk when this returns.
     pub(super) fn save(
         &self,
         checkpoint: &CheckpointId,
@@ -258,7 +257,7 @@ impl Store {
         // Only `save_weights` has the option to overwrite.
         let hint = match checkpoint.kind {
             Kind::Training => "save with overwrite to replace it",
-            Kind::Sampler | Kind::External => "delete it or take another name",
+            Kind::Sampler | Kind::External => "delete it or choose another name",
         };
         let exists = || StoreError::Exists(format!("{} already exists; {hint}", checkpoint.uri()));
         // Checked again under the lock; this check avoids writing files that cannot be kept.
@@ -352,7 +351,7 @@ impl Store {
         Err(StoreError::Disk(format!("{} is replaced faster than it can be read", checkpoint.uri())))
     }
 
-    /// Names of the files of a checkpoint, without the engine's own description.
+    /// Names of the files of a checkpoint, without `tinkex.json`.
     fn file_names(&self, checkpoint: &CheckpointId) -> Result<Vec<String>, StoreError> {
         let folder = self.folder(checkpoint);
         let entries = fs::read_dir(&folder).map_err(|it| disk(&folder, "read", &it))?;
@@ -411,12 +410,12 @@ impl Store {
         self.save(to, &describe(meta), &files, false)
     }
 
-    /// Makes a checkpoint public or private. It is an error if it is so already.
+    /// Makes a checkpoint public or private. Fails if nothing would change.
     pub(super) fn publish(&self, checkpoint: &CheckpointId, public: bool) -> Result<(), StoreError> {
         self.update_meta(checkpoint, |meta| {
             if meta.public == public {
                 let state = if public { "public" } else { "private" };
-                return Err(StoreError::Exists(format!("{} is {state} already", checkpoint.uri())));
+                return Err(StoreError::Exists(format!("{} is already {state}", checkpoint.uri())));
             }
             meta.public = public;
             Ok(())
@@ -455,7 +454,7 @@ impl Store {
         runs.flat_map(|run| self.checkpoints_in(&run)).collect()
     }
 
-    /// The checkpoints of a run.
+    /// The checkpoints of a run that have not expired.
     pub(super) fn of_run(&self, run_id: &str) -> Vec<SavedCheckpoint> {
         let Ok(checkpoint) = CheckpointId::new(run_id, Kind::Training, "any") else { return Vec::new() };
         let folder = self.folder(&checkpoint);
@@ -477,7 +476,7 @@ impl Store {
         let checkpoint = CheckpointId::new(&meta.run_id, kind, folder.file_name()?.to_str()?).ok()?;
         let files = fs::read_dir(folder).ok()?.flatten();
         let size_bytes = files.filter_map(|it| Some(it.metadata().ok()?.len())).sum();
-        // The folder of another run, copied by hand, is not where its description says.
+        // Skip a folder that a user copied from another run: the run in its `tinkex.json` is not the one it is in.
         (self.folder(&checkpoint) == folder).then_some(SavedCheckpoint { checkpoint, meta, size_bytes })
     }
 
@@ -511,7 +510,7 @@ impl Store {
             if !moved {
                 return Ok(false);
             }
-            // A folder that a user put here meanwhile is not protected by the lock: move it back.
+            // Check again: the lock does not stop a user who replaces the folder by hand. Move such a folder back.
             if !wanted(&aside.0) && fs::rename(&aside.0, &folder).is_ok() {
                 return Ok(false);
             }
@@ -520,7 +519,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Sets the time that a checkpoint is kept from now on; `None` keeps it for ever.
+    /// Lets a checkpoint expire `ttl_seconds` from now, or never if that is `None`.
     pub(super) fn set_ttl(
         &self,
         checkpoint: &CheckpointId,
@@ -556,7 +555,10 @@ impl Store {
                 return sync_folder(&folder).map_err(|it| disk(&folder, "sync", &it));
             }
         }
-        Err(StoreError::Disk(format!("{} is replaced faster than it can be described", checkpoint.uri())))
+        Err(StoreError::Disk(format!(
+            "{} is replaced faster than its description can be changed",
+            checkpoint.uri()
+        )))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::local::nn::ModelConfig;
 
-/// A new folder name.
+/// Path of a new folder for temporary files.
 fn folder() -> std::path::PathBuf {
     std::env::temp_dir().join(format!("tinkex-engine-{}-{:016x}", std::process::id(), fastrand::u64(..)))
 }
@@ -12,9 +12,9 @@ fn folder() -> std::path::PathBuf {
 fn engine() -> Engine {
     let panics = PanicTexts::new();
     let pool = || {
-        let said = panics.sender();
+        let texts = panics.sender();
         let built = rayon::ThreadPoolBuilder::new().num_threads(1).panic_handler(move |payload| {
-            said.send(payload.downcast_ref::<&str>().unwrap_or(&"").to_string()).expect("room")
+            texts.send(payload.downcast_ref::<&str>().unwrap_or(&"").to_string()).expect("room")
         });
         built.build().expect("a pool")
     };
@@ -47,7 +47,7 @@ fn failure(outcome: Outcome) -> String {
 }
 
 #[test]
-fn a_panic_loses_its_model_and_no_other() {
+fn a_panic_in_a_job_loses_only_the_model_of_the_job() {
     let mut engine = engine();
     let error = failure(engine.with_trainer("a", |_| panic!("a broken kernel")));
     assert!(error.contains("a broken kernel") && error.contains("model a is lost"), "{error}");
@@ -60,13 +60,13 @@ fn a_panic_loses_its_model_and_no_other() {
 fn the_end_of_the_engine_thread_fails_pending_requests() {
     let engine = engine();
     let futures = engine.futures.clone();
-    let ticket = futures.create(None, None);
+    let pending = futures.create(None, None);
     let queue = Arc::new(Queue::new(1));
     let work = Work::Refused { error: "wrong".into() };
-    let asked = futures.create(None, None);
-    queue.push("s", [Job { ticket: Some(asked.clone()), work }]);
+    let refused = futures.create(None, None);
+    queue.push("s", [Job { ticket: Some(refused.clone()), work }]);
     queue.close();
     engine.run(&queue);
-    assert!(format!("{:?}", futures.now(&asked.id)).contains("wrong"));
-    assert!(format!("{:?}", futures.now(&ticket.id)).contains("the engine has stopped"));
+    assert!(format!("{:?}", futures.now(&refused.id)).contains("wrong"));
+    assert!(format!("{:?}", futures.now(&pending.id)).contains("the engine has stopped"));
 }

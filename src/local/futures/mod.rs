@@ -1,4 +1,4 @@
-//! Results of requests, from submission until some time after they were fetched.
+//! Pending requests and their results, which are kept for some time after they were fetched.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -77,6 +77,7 @@ pub(super) struct Position {
 
 struct Entry {
     outcome: Option<Outcome>,
+    /// Time of the end; time of creation while the request is pending.
     done: Instant,
     fetched: Option<Instant>,
     notify: Arc<Notify>,
@@ -86,9 +87,9 @@ struct Entry {
     cancellable: bool,
     /// Session of the request, if it has one.
     session: Option<Box<str>>,
-    /// Feed that receives its end.
+    /// Feed to which the completion is added.
     feed: Option<Arc<Feed>>,
-    /// Records its times.
+    /// Records the times of the request for the trace.
     span: Option<Arc<Span>>,
 }
 
@@ -135,7 +136,7 @@ enum Look {
 
 /// All requests of a server.
 pub(super) struct Futures {
-    /// Distinguishes the ids of this run from those of earlier runs, whose results are not here.
+    /// Distinguishes the ids of this run of the server from those of earlier runs, whose results are lost.
     prefix: String,
     inner: Mutex<Inner>,
 }
@@ -146,7 +147,7 @@ struct Inner {
     entries: HashMap<u64, Entry>,
     bytes: usize,
     swept: Option<Instant>,
-    /// Why no request is worked on any more.
+    /// Error text for requests after [`Futures::close`]; `None` before.
     closed: Option<&'static str>,
 }
 
@@ -285,7 +286,7 @@ impl Futures {
             Look::Now(found) => return found,
             Look::Later(notify, position) => (notify, position),
         };
-        // Created before the second look, so that an end in between is not missed.
+        // Register for the notification before looking again, so that an end in between is not missed.
         let notified = notify.notified();
         if let Look::Now(found) = self.look(id) {
             return found;

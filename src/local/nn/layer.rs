@@ -47,7 +47,7 @@ impl Buffer {
         &mut self.0[..len]
     }
 
-    /// The first `len` elements that an earlier [`Buffer::get`] of at least that length has filled.
+    /// The first `len` elements, as written through an earlier [`Buffer::get`] of at least that length.
     pub(super) fn read(&self, len: usize) -> &[f32] {
         &self.0[..len]
     }
@@ -123,8 +123,8 @@ impl<'a> Layer<'a> {
         down.forward(n, act, next, 1.0, a.ax_down.get(n * down.inner()));
     }
 
-    /// Turns `dx`, the gradient by the layer's output, into the gradient by its input, and adds the adapter's
-    /// gradients to `grads`. For the first layer the gradient by the input is not needed and left incomplete.
+    /// Turns `dx`, the gradient with respect to the layer's output, into that with respect to its input, and adds the
+    /// adapter's gradients to `grads`. For the first layer the gradient of the input is not needed and left incomplete.
     pub(super) fn backward(
         &self,
         rows: &Rows,

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Bounds of the rows of a group. Sequences are packed into groups of a quarter of the batch within these bounds, so
-/// that short ones share their products and small batches still use several threads.
+/// that short sequences share matrix products and small batches still use several threads.
 const GROUP_ROWS: (usize, usize) = (96, 256);
 
 /// Number of groups whose gradients exist at the same time before they are added up. It bounds memory, and is fixed so
@@ -29,7 +29,7 @@ pub(crate) struct RunOutput {
     pub loss_sum: f64,
     /// For each datum, the log-probabilities of its targets, `[N, k]` row-major.
     pub logprobs: Vec<Vec<f32>>,
-    /// Metrics of a custom loss, combined over the data as each name says.
+    /// Metrics of a custom loss: averaged over the data if the name ends with `:mean`, otherwise summed.
     pub metrics: BTreeMap<String, f64>,
 }
 
@@ -44,12 +44,12 @@ pub(crate) struct Trainer {
     /// Idle workspaces and gradient buffers of groups.
     idle: Mutex<Vec<Workspace>>,
     idle_grads: Vec<Vec<f32>>,
-    /// Copy of the gradients before the current pass, kept for its memory.
+    /// Copy of the gradients before a backward pass, restored if the pass fails. Its memory is reused by the next pass.
     before: Vec<f32>,
 }
 
 impl Trainer {
-    /// A new adapter on a base model. It changes nothing until it is trained.
+    /// Creates an adapter on a base model. Until it is trained, the output is that of the base model.
     pub(crate) fn new(base: Arc<Weights>, spec: LoraSpec) -> Trainer {
         let model = Model::new(base, &spec);
         let len = model.params.len();
@@ -65,8 +65,8 @@ impl Trainer {
         }
     }
 
-    /// The loss of a batch and the log-probabilities of its targets; with `backward`, the adapter's gradients
-    /// are added to those accumulated since the last step.
+    /// Computes the loss of a batch and the log-probabilities of its targets. With `backward`, adds the adapter's
+    /// gradients to those accumulated since the last step.
     ///
     /// # Errors
     /// A datum that does not fit the model or the loss, or whose loss or gradient is not finite; the text names its
@@ -87,7 +87,7 @@ impl Trainer {
         let mut output =
             RunOutput { loss_sum: 0.0, logprobs: Vec::with_capacity(batch.len()), metrics: BTreeMap::new() };
         let mut buffers = std::mem::take(&mut self.idle_grads);
-        // A datum may fail after gradients of others were added.
+        // Keep a copy: a datum may fail after the gradients of others were added.
         if backward {
             self.before.clone_from(&self.grads);
         }
@@ -101,7 +101,7 @@ impl Trainer {
                 idle.lock().push(workspace);
                 result
             };
-            // The scope moves a lone group into the pool too, where its inner tasks start without a handover.
+            // The scope runs even a single group on a thread of the pool, so that its inner tasks start on that thread.
             let results: Vec<_> = rayon::scope(|_| {
                 if backward {
                     wave.par_iter().zip(&mut buffers).map(|(group, grads)| one(group, Some(grads))).collect()
@@ -129,10 +129,10 @@ impl Trainer {
         }
         self.idle_grads = buffers;
         if failed.is_none() && !output.loss_sum.is_finite() {
-            failed = Some(format!("the losses of all data add up to {}", output.loss_sum));
+            failed = Some(format!("the sum of the losses is {}, not a finite number", output.loss_sum));
         }
         if failed.is_none() && backward && !all_finite(&self.grads) {
-            failed = Some("the gradients, added to those since the last step, are not finite numbers".into());
+            failed = Some("the sum of the gradients since the last step is not finite".into());
         }
         if let Some(error) = failed {
             if backward {
@@ -182,7 +182,7 @@ fn groups(batch: &[Example]) -> Vec<&[Example]> {
     groups
 }
 
-/// Index of a datum in its group, and why its loss cannot be used.
+/// Index of a datum in its group, and the problem with its loss or gradients.
 type DatumError = (usize, String);
 
 /// Result of the pass of a group.
@@ -194,7 +194,7 @@ struct GroupOutput {
     metrics: BTreeMap<String, f64>,
 }
 
-/// Runs one group. If `grads` is given, sets it to the group's gradients. An error names the datum by its index.
+/// Runs one group. If `grads` is given, sets it to the group's gradients. An error has the datum's index in the group.
 fn run_group(
     model: &Model,
     group: &[Example],
@@ -213,7 +213,7 @@ fn run_group(
     };
     let token = |i: usize, lp: f32| loss.token(lp, old.get(i).copied().unwrap_or(0.0), factors[i]);
     let each = |i: usize, lp: f32| token(i, lp).1;
-    // Losses of whole sequences, computed during the backward pass, or after a forward pass.
+    // Losses of whole sequences: set by `all_slopes` if there is a backward pass, otherwise computed after the pass.
     let found: RefCell<Option<Result<Vec<SequenceLoss>, DatumError>>> = RefCell::new(None);
     let all_slopes = |logprobs: &[f32]| {
         let result = sequence_losses(group, loss, logprobs, true);
@@ -254,7 +254,7 @@ fn run_group(
             }
             if let Some(target) = one.slopes.iter().position(|slope| !slope.is_finite() && backward) {
                 let slope = one.slopes[target];
-                let what = "the derivative of the loss by the log-probability of target";
+                let what = "the derivative of the loss with respect to the log-probability of target";
                 return Err((i, format!("{what} {target} is {slope}, not a finite number")));
             }
             loss_sum += one.loss;
@@ -269,7 +269,7 @@ fn run_group(
                 return Err(not_finite(i, "loss", value));
             }
             if backward && !slope.is_finite() {
-                let what = "derivative of the loss by the log-probability";
+                let what = "derivative of the loss with respect to the log-probability";
                 return Err(not_finite(i, what, f64::from(slope)));
             }
             loss_sum += value;
@@ -312,10 +312,9 @@ fn failing_datum(
             return (i, error);
         }
     }
-    (0, format!("{PROBLEM} together with those of the {} data after it", group.len() - 1))
+    (0, format!("the sum of its gradients and those of the next {} data is not finite", group.len() - 1))
 }
 
-/// True if every value is finite.
 fn all_finite(values: &[f32]) -> bool {
     // No early exit, so that the loop vectorises.
     let part = |part: &[f32]| part.iter().fold(true, |fine, v| fine & v.is_finite());
@@ -342,7 +341,7 @@ fn sequence_losses(
     group.iter().zip(split(group, logprobs)).enumerate().map(one).collect()
 }
 
-/// Elements that one task of [`add`] handles.
+/// Number of elements that one task of [`add`] or [`all_finite`] handles.
 const ADD_CHUNK: usize = 1 << 15;
 
 fn add(sum: &mut [f32], part: &[f32]) {
@@ -367,13 +366,13 @@ fn check(e: &Example, loss: &Loss, base: &Weights) -> Result<(), String> {
     }
     let custom = matches!(loss, Loss::Custom(_));
     if e.k == 0 || (e.k > 1 && !loss.is_weighted() && !custom) {
-        return Err(format!("{} targets per position do not suit this loss", e.k));
+        return Err(format!("this loss does not support {} targets per position", e.k));
     }
     let expect = |what: &str, len: usize, wanted: usize| {
         if len == wanted {
             return Ok(());
         }
-        Err(format!("it has {len} {what} where {n} tokens with {} targets each need {wanted}", e.k))
+        Err(format!("it has {len} {what} instead of {wanted} ({n} tokens, {} targets per token)", e.k))
     };
     expect("targets", e.targets.len(), n * e.k)?;
     if let Some(id) = e.targets.iter().find(|&&id| id < 0 || id >= c.vocab as i64) {
@@ -384,10 +383,10 @@ fn check(e: &Example, loss: &Loss, base: &Weights) -> Result<(), String> {
     expect("weights", e.weights.len(), wanted(loss.is_weighted()))?;
     expect("logprobs", e.logprobs.len(), policy)?;
     expect("advantages", e.advantages.len(), policy)?;
-    expect("marks", e.mask.len(), wanted(matches!(loss, Loss::Gspo { .. })))?;
+    expect("mask values", e.mask.len(), wanted(matches!(loss, Loss::Gspo { .. })))?;
     let mut floats = e.weights.iter().chain(&e.logprobs).chain(&e.advantages).chain(&e.mask);
     if floats.any(|v| !v.is_finite()) {
-        return Err("a weight, log-probability, advantage or mark is not finite".to_owned());
+        return Err("a weight, log-probability, advantage or mask value is not finite".to_owned());
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use super::super::reply::{Reply, refuse};
 use super::super::request_order::{RecentRequests, Seen};
 use super::{State, future};
 
-/// Limit of the losses of one session.
+/// Maximum number of custom losses of a session.
 const MAX_LOSSES: usize = 256;
 
 /// The custom losses of a session.
@@ -35,8 +35,8 @@ impl CustomLosses {
 impl State {
     /// Creates a custom loss. This is quick, so its future is done at once.
     ///
-    /// Two losses may have the same name, because a loss is identified by its id; two losses with the same computation
-    /// conflict.
+    /// Two losses may have the same name, because a loss is identified by its id. A second loss with the same
+    /// computation is refused with status 409.
     pub(in crate::local) fn create_custom_loss(
         &self,
         request: CreateCustomLossRequest,
@@ -59,13 +59,10 @@ impl State {
         let losses = &mut inner.session(id)?.losses;
         if let Some(it) = losses.all.iter().find(|it| it.graph.is_same_loss(&graph)) {
             let known = &it.id;
-            return refuse(
-                409,
-                format!("the same loss already exists in this session, as {known}: use that one"),
-            );
+            return refuse(409, format!("the same loss already exists in this session: use {known}"));
         }
         if MAX_LOSSES <= losses.all.len() {
-            return refuse(400, format!("a session may make {MAX_LOSSES} custom losses"));
+            return refuse(400, format!("a session may create at most {MAX_LOSSES} custom losses"));
         }
         let loss_id = format!("{id}:loss:{}", losses.all.len());
         let ticket = self.futures.create(None, None);

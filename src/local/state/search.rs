@@ -1,4 +1,4 @@
-//! Search for sessions (PROTOCOL §3.5 #40), and the project of a session.
+//! Search for sessions (PROTOCOL §3.5 #40), their projects, and their traces.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -72,7 +72,7 @@ struct Cursor {
 }
 
 impl Search {
-    fn finds(&self, id: &str, session: &Session) -> bool {
+    fn matches(&self, id: &str, session: &Session) -> bool {
         let name = session.display_name.as_deref().unwrap_or_default().to_lowercase();
         let by_id = self.session_id.as_deref().map(|it| it == id);
         let by_name = self.display_name.as_ref().map(|it| name.contains(&it.to_lowercase()));
@@ -104,7 +104,7 @@ impl Status {
                 let reasons = reasons.as_deref().unwrap_or_default();
                 reasons.is_empty() || reasons.iter().any(|it| it == word(*reason))
             }
-            // A session never fails here; single requests do.
+            // `Failed` matches no session: on this server only requests fail.
             _ => false,
         }
     }
@@ -121,7 +121,7 @@ fn word(reason: FinishReason) -> &'static str {
 fn status(end: &Option<End>) -> Value {
     match end {
         None => json!({"type": "active"}),
-        Some(End::Silent) => json!({"type": "cancelled", "detail": "it was silent for too long"}),
+        Some(End::Silent) => json!({"type": "cancelled", "detail": "the client was silent for too long"}),
         Some(End::Finished { reason, detail }) => {
             let mut status = json!({"type": "client_finished", "reason": {"type": word(*reason)}});
             if let Some(it) = detail {
@@ -144,9 +144,9 @@ impl State {
         if let Owner::User { owner_urns } = &search.owner
             && !(1..=10).contains(&owner_urns.len())
         {
-            return refuse(422, "owner.owner_urns: must be 1 to 10 users");
+            return refuse(422, format!("owner.owner_urns: takes 1 to 10 users, got {}", owner_urns.len()));
         }
-        // Count checkpoints by the session id in the name of their run.
+        // Sum up checkpoints per session. The id of a training run starts with the id of its session.
         let mut saved: BTreeMap<String, (u64, u64)> = BTreeMap::new();
         for found in self.store.all() {
             if let Some((session, _)) = found.meta.run_id.split_once(":train:") {
@@ -155,7 +155,7 @@ impl State {
             }
         }
         let inner = self.inner.lock();
-        let found = inner.sessions.iter().filter(|(id, it)| search.finds(id, it));
+        let found = inner.sessions.iter().filter(|(id, it)| search.matches(id, it));
         let mut found: Vec<(String, &String, &Session)> =
             found.map(|(id, it)| (rfc3339_micros(it.created), id, it)).collect();
         found.sort_by(|a, b| (&b.0, b.1).cmp(&(&a.0, a.1)));

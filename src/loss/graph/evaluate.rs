@@ -31,12 +31,13 @@ const MAX_VALUES: usize = 1 << 26;
 
 impl LossGraph {
     /// Computes the loss on the caller's thread: its value, its derivative with respect to each log-probability, and
-    /// its metrics, each combined over the data by the reduction in its name. `logprobs` has one slice for each datum,
-    /// row-major, with one value for each element of `target_tokens`.
+    /// its metrics. A metric is averaged over the data if its name ends with `:mean`, summed if with `:sum`.
+    /// `logprobs` has one slice for each datum, row-major, with one value for each element of `target_tokens`.
     ///
     /// # Errors
-    /// A datum that lacks an input or has an input of another number of dimensions, shapes that cannot be broadcast
-    /// together, a loss that is not a single number; a loss or a gradient that is infinite or NaN, with the datum.
+    /// A datum that lacks an input or has an input with a wrong number of dimensions, shapes that cannot be broadcast
+    /// together, a loss that is not a single number, a loss or a gradient that is infinite or NaN. The error names the
+    /// datum.
     ///
     /// # Example: value and gradient of a loss
     /// ```
@@ -107,7 +108,7 @@ impl LossGraph {
         Ok(())
     }
 
-    /// Computes the loss of one datum, which errors name `path`.
+    /// Computes the loss of one datum. Errors use `path` as the name of the datum.
     pub(crate) fn evaluate_datum(&self, datum: &Datum, logprobs: &[f32], path: &str) -> Result<DatumLoss> {
         let inputs = self.arrays(datum, logprobs, path)?;
         self.compute(inputs).map_err(|problem| Error::invalid(path, problem))
@@ -158,7 +159,7 @@ impl LossGraph {
         Ok(std::iter::once(first).chain(others).collect())
     }
 
-    /// Computes the loss of inputs in their order, each with its declared number of dimensions.
+    /// Computes the loss of `inputs`, which are in the declared order and have the declared numbers of dimensions.
     ///
     /// # Errors
     /// The name of the node that failed, and the reason.

@@ -1,4 +1,5 @@
-//! A bounded channel made of checked locks, with the part of crossbeam's interface that the actor uses.
+//! A bounded channel for the model checker, built on its locks. Has the part of crossbeam's interface that the actor
+//! uses.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ enum IfFull {
 }
 
 impl<T> Core<T> {
-    /// Puts a message into the queue, or returns the message with the reason why that is impossible, as one step.
+    /// Puts a message into the queue, or returns it in the error. The check and the push happen under one lock.
     fn send(&self, msg: T, if_full: IfFull) -> Result<(), SendTimeoutError<T>> {
         let mut state = self.state.lock();
         let mut in_time = true;
@@ -121,7 +122,7 @@ impl<T> Receiver<T> {
                 None => return Err(TryRecvError::Empty),
             }
         };
-        // There is room for another message.
+        // Wake senders that wait for room in the queue.
         self.core.changed.notify_all();
         Ok(msg)
     }

@@ -107,7 +107,7 @@ pub(crate) struct ModelData {
     pub(crate) model_name: Option<String>,
     #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) tokenizer_id: Option<String>,
-    /// SkyRL puts the model name and the rank into these two fields.
+    /// Model name as SkyRL reports it; SkyRL reports the rank in `lora_config`.
     #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) base_model: Option<String>,
     #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
@@ -137,8 +137,8 @@ impl From<GetInfoResponse> for ModelInfo {
     }
 }
 
-/// Removes the variant from the id of a tokenizer on the hub: the part after the first colon. Keeps an absolute path, which may
-/// contain colons.
+/// Removes the variant, which is the part after the first colon, from the id of a tokenizer. Keeps an absolute path,
+/// which may contain colons.
 fn without_variant(id: String) -> String {
     let is_path = match id.as_bytes() {
         [b'/' | b'\\', ..] => true,
@@ -156,7 +156,7 @@ pub(crate) struct OptimStepRequest {
     pub(crate) seq_id: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) adam_params: Option<AdamParams>,
-    /// Parameters of another optimizer, with its name under `type`.
+    /// Parameters of an optimizer other than Adam; `type` is its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) optimizer_params: Option<Value>,
 }
@@ -178,7 +178,7 @@ impl OptimStepRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "optim_step")]
 pub(crate) struct OptimStepResponse {
-    /// Servers may send values that are not numbers.
+    /// May contain values that are not numbers; the conversion to [`OptimStepOutput`] drops them.
     #[serde(default, deserialize_with = "or_absent")]
     pub(crate) metrics: BTreeMap<String, Value>,
 }
@@ -212,7 +212,8 @@ pub(crate) struct SaveWeightsResponse {
     pub(crate) path: String,
 }
 
-/// Loads a checkpoint into a new model of a session, or into a model that was just created.
+/// Loads a checkpoint into a new model of a session (`session_id`, `model_seq_id`), or into a model that was just
+/// created (`model_id`, `seq_id`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "load_weights")]
 pub(crate) struct LoadWeightsRequest {
