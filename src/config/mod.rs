@@ -179,8 +179,14 @@ impl Threads {
     fn check(&self) -> Result<()> {
         // TLS needs the deepest stack and does not fit into less.
         const LEAST_STACK: usize = 128 * 1024;
+        // The channel of each client is allocated at once, with room for all its messages.
+        const LARGEST_MAILBOX: usize = 1 << 20;
         if self.max_in_flight == 0 || self.mailbox == 0 {
             return Err(Error::config("threads.max_in_flight and threads.mailbox must be at least 1"));
+        }
+        if LARGEST_MAILBOX < self.mailbox {
+            let text = format!("threads.mailbox is {}; it must be at most {LARGEST_MAILBOX}", self.mailbox);
+            return Err(Error::config(text));
         }
         if self.stack_size < LEAST_STACK {
             return Err(Error::config(format!("threads.stack_size must be at least {LEAST_STACK} bytes")));

@@ -184,15 +184,16 @@ impl<T: Send + 'static> Pending<T> {
     /// # let service = tinkex::ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
     /// # let training = service.create_lora_training_client("tinkex/nano", Default::default())?;
     /// use std::time::Duration;
+    /// use tinkex::types::AdamParams;
     ///
-    /// let mut step = training.optim_step(Default::default());
+    /// let mut step = training.optim_step(AdamParams::default());
     /// let output = loop {
     ///     match step.wait_timeout(Duration::from_secs(1))? {
     ///         Some(output) => break output,
     ///         None => println!("{}", step.status().elapsed.as_secs()),
     ///     }
     /// };
-    /// assert!(output.metrics.contains_key("step"));
+    /// assert!(output.metrics.contains_key("grad_norm"));
     /// # }
     /// # Ok::<(), tinkex::Error>(())
     /// ```

@@ -86,7 +86,7 @@ fn a_custom_loss_is_created_once_and_belongs_to_its_session() {
     let id = made["loss_id"].as_str().expect("an id");
     let (status, refused) = client.post("create_custom_loss", &cross_entropy(&client.session, 1));
     assert_eq!(status, 409, "{refused}");
-    assert!(refused["detail"].as_str().expect("a text").contains(&format!("as {id}")), "{refused}");
+    assert!(refused["detail"].as_str().expect("a text").contains(&format!("use {id}")), "{refused}");
     let (_, other) = client.post("create_session", &json!({"tags": [], "type": "create_session"}));
     let other = other["session_id"].as_str().expect("an id");
     let model = json!({"session_id": other, "model_seq_id": 0, "base_model": "tinkex/nano",

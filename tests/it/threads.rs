@@ -191,3 +191,12 @@ fn each_thread_of_a_session_is_in_its_dump() {
         assert!(service.dump().clients.is_empty(), "{}", service.dump());
     });
 }
+
+#[test]
+fn a_mailbox_that_is_too_small_or_too_large_is_refused_before_anything_is_allocated() {
+    for mailbox in [0, (1 << 20) + 1, usize::MAX] {
+        let builder = FakeServer::new().in_memory().threads(|threads| threads.mailbox = mailbox);
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.kind(), &tinkex::ErrorKind::Config, "{mailbox}: {error}");
+    }
+}
