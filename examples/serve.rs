@@ -33,7 +33,7 @@ Flags that clients are told, all off by default:
   pjwt_auth_enabled             exchange the key for a token
 
 The first two lines printed are TINKER_BASE_URL=... and TINKER_API_KEY=...
-Exit status: 0 after the end of input, 1 if the server cannot run, 2 for wrong arguments.
+Exit status: 0 after the end of a piped input, 1 if the server cannot run, 2 for wrong arguments.
 ";
 
 fn main() -> ExitCode {

@@ -17,7 +17,7 @@ pub enum ErrorKind {
     NotFound,
     /// The state on the server forbids the call, such as a checkpoint of the same name (HTTP 409).
     Conflict,
-    /// An argument is invalid. Nothing was sent.
+    /// An argument is invalid. Nothing was sent, except for invalid gradients of a custom loss: its forward pass has run.
     InvalidInput(Violation),
     /// The account cannot pay for this (HTTP 402).
     Billing,

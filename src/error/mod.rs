@@ -158,8 +158,8 @@ impl Error {
         self.find(|it| it.endpoint)
     }
 
-    /// The server's own words about its refusal, if it gave any. Safe to print, as [`message`](Error::message) is,
-    /// which contains them.
+    /// The reason that the server gave for an HTTP refusal. `None` for failures that it reports as the result of an accepted
+    /// request. Safe to print, as [`message`](Error::message) is, which contains the reason in both cases.
     pub fn detail(&self) -> Option<&str> {
         self.find(|it| it.detail.as_deref())
     }

@@ -168,8 +168,8 @@ impl<T: Send + 'static> Pending<T> {
         }
     }
 
-    /// Waits for the result for a limited time. `None` when the time is over: the operation goes on, so wait again. Do not submit
-    /// the operation again, which would do the work twice.
+    /// Waits for the result for a limited time, and takes it. `None` when the time is over: the operation goes on, so
+    /// wait again. Do not submit the operation again, which would do the work twice. A result can be taken once.
     ///
     /// # Errors
     /// The error of the operation.

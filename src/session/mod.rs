@@ -142,6 +142,16 @@ impl pool::Kind for Job {
     }
 }
 
+// `ALL` holds each job at its index: the pool finds a class by it.
+const _: () = {
+    let mut i = 0;
+    while i < Job::ALL.len() {
+        assert!(Job::ALL[i] as usize == i);
+        i += 1;
+    }
+    assert!(Job::ALL.len() == Job::Grow as usize + 1, "the last job is missing");
+};
+
 /// The shared state of a session. Threads hold it; handles hold its [`Owner`], whose drop ends it.
 pub(crate) struct Session {
     pub(crate) config: Arc<Config>,

@@ -183,7 +183,8 @@ impl FakeServer {
         self.state.lock().seen.iter().filter(|it| it.path == path).cloned().collect()
     }
 
-    /// A builder of a client that reaches this server without a socket.
+    /// A builder of a client that reaches this server without a socket. Its clock is virtual: pauses and timeouts of the client
+    /// pass at once. For real time use [`listen`](Self::listen), or pass a `Clock` to the builder.
     pub fn in_memory(&self) -> ServiceClientBuilder {
         self.in_memory_at(VirtualClock::new())
     }

@@ -19,6 +19,15 @@ impl Workers {
         let _ = self.spawn(move || reply.send(unwind::catch(job).flatten()));
         slot
     }
+
+    /// Submits a job that blocks its thread until the latch is opened.
+    fn submit_blocked(&self, latch: &Latch) -> Slot<()> {
+        let latch = latch.clone();
+        self.submit(move || {
+            latch.wait();
+            Ok(())
+        })
+    }
 }
 
 fn pool(name: &'static str, max: usize) -> Arc<Workers> {
@@ -140,15 +149,7 @@ fn no_job_is_lost_while_threads_end() {
 fn closing_answers_queued_jobs_and_joins_all_threads() {
     let pool = pool("tkp-close", 2);
     let latch = Latch::new();
-    let running: Vec<_> = (0..2)
-        .map(|_| {
-            let latch = latch.clone();
-            pool.submit(move || {
-                latch.wait();
-                Ok(())
-            })
-        })
-        .collect();
+    let running: Vec<_> = (0..2).map(|_| pool.submit_blocked(&latch)).collect();
     eventually("both are busy", || pool.n_queued() == 0);
     let queued: Vec<_> = (0..5).map(|_| pool.submit(|| Ok(()))).collect();
     assert_eq!(pool.end(Instant::now()), 2);
@@ -206,13 +207,7 @@ fn a_destructor_of_a_queued_job_may_panic_and_use_the_pool() {
     }
     let pool = pool("tkp-loud", 1);
     let latch = Latch::new();
-    let busy = pool.submit({
-        let latch = latch.clone();
-        move || {
-            latch.wait();
-            Ok(())
-        }
-    });
+    let busy = pool.submit_blocked(&latch);
     eventually("the job has begun", || pool.n_queued() == 0);
     let loud = PanicsOnDrop(pool.clone());
     pool.spawn(move || drop(loud)).unwrap();
@@ -397,17 +392,10 @@ fn jobs_whose_threads_are_refused_at_the_same_moment_are_all_refused() {
 fn refused_threads_are_started_when_the_next_job_is_taken() {
     let pool = pool("tkp-again2", 3);
     let (first, second) = (Latch::new(), Latch::new());
-    let held = |latch: &Latch| {
-        let latch = latch.clone();
-        pool.submit(move || {
-            latch.wait();
-            Ok(())
-        })
-    };
-    let busy = held(&first);
+    let busy = pool.submit_blocked(&first);
     eventually("a thread has the job", || pool.n_queued() == 0);
     let refused = RefusedThreads::named("tkp-again2");
-    let (long, short) = (held(&second), pool.submit(|| Ok(())));
+    let (long, short) = (pool.submit_blocked(&second), pool.submit(|| Ok(())));
     assert_eq!((pool.n_threads(), pool.n_queued(), refused.count()), (1, 2, 2));
     drop(refused);
     first.open();
@@ -423,13 +411,7 @@ fn a_job_of_a_dedicated_class_is_refused_with_its_thread() {
     let class = Class { dedicated: true, ..Class::new("tkp-apart", 2, 128 << 10, LONG) };
     let pool = Workers::new(class, None);
     let latch = Latch::new();
-    let busy = pool.submit({
-        let latch = latch.clone();
-        move || {
-            latch.wait();
-            Ok(())
-        }
-    });
+    let busy = pool.submit_blocked(&latch);
     eventually("a thread has the job", || pool.n_queued() == 0);
     let refused = RefusedThreads::named("tkp-apart");
     assert_eq!(*pool.spawn(|| {}).unwrap_err().kind(), ErrorKind::System);
@@ -460,15 +442,7 @@ fn growing(name: &'static str, growth_name: &'static str, max: usize) -> Workers
 fn a_class_grows_only_while_its_jobs_stay_queued() {
     let pool = growing("tkp-grow", "tkp-grower", 8);
     let latch = Latch::new();
-    let slots: Vec<_> = (0..8)
-        .map(|_| {
-            let latch = latch.clone();
-            pool.submit(move || {
-                latch.wait();
-                Ok(())
-            })
-        })
-        .collect();
+    let slots: Vec<_> = (0..8).map(|_| pool.submit_blocked(&latch)).collect();
     // Each job blocks its thread, so that eight jobs need eight threads.
     eventually("all threads are there", || pool.n_threads() == 8 && pool.n_queued() == 0);
     latch.open();
@@ -482,20 +456,13 @@ fn a_class_grows_only_while_its_jobs_stay_queued() {
 fn a_refusal_while_a_class_grows_loses_no_job() {
     let pool = growing("tkp-regrow", "tkp-regrower", 4);
     let latch = Latch::new();
-    let job = |latch: &Latch| {
-        let latch = latch.clone();
-        move || {
-            latch.wait();
-            Ok(())
-        }
-    };
-    let first: Vec<_> = (0..2).map(|_| pool.submit(job(&latch))).collect();
+    let first: Vec<_> = (0..2).map(|_| pool.submit_blocked(&latch)).collect();
     eventually("both eager threads work", || pool.n_queued() == 0);
     let refused = RefusedThreads::named("tkp-regrow-");
-    let queued = pool.submit(job(&latch));
+    let queued = pool.submit_blocked(&latch);
     eventually("growth was refused", || 0 < refused.count());
     drop(refused);
-    let last = pool.submit(job(&latch));
+    let last = pool.submit_blocked(&latch);
     eventually("the class grows afterwards", || pool.n_threads() == 4);
     latch.open();
     for slot in first.into_iter().chain([queued, last]) {
