@@ -23,12 +23,17 @@ pub(crate) enum Outcome {
     Refused,
     /// The server failed, which some do on bytes that they cannot parse.
     Failed,
+    /// The server has another request with this id. After an attempt in the other form, that is probably the one.
+    Conflict,
     /// Any other outcome. It says nothing about the form.
     Other,
 }
 
 /// Statuses that may be about the form. While the form is unknown, they are not retried with the same bytes.
-pub(crate) const ABOUT_FORM: &[u16] = &[400, 415, 422, 500, 501];
+const ABOUT_FORM: &[u16] = &[400, 415, 422, 500, 501];
+/// The status of a request whose id the server knows with other bytes.
+const CONFLICT: &[u16] = &[409];
+const ABOUT_FORM_OR_CONFLICT: &[u16] = &[400, 409, 415, 422, 500, 501];
 
 impl Outcome {
     /// Outcome of a failed message, given the status of the answer, if any.
@@ -39,6 +44,7 @@ impl Outcome {
             (Some(404 | 405), Form::Json) => Outcome::Unsupported,
             (Some(400 | 422), _) => Outcome::Refused,
             (Some(500 | 501), _) => Outcome::Failed,
+            (Some(409), _) => Outcome::Conflict,
             _ => Outcome::Other,
         }
     }
@@ -47,8 +53,8 @@ impl Outcome {
 /// The next action for a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Send it in this form. Without `retries`, statuses that may be about the form are not retried.
-    Send { form: Form, retries: bool },
+    /// Send it in this form. The statuses in `final_on` are not retried.
+    Send { form: Form, final_on: &'static [u16] },
     /// Report the outcome of the attempt with this index.
     Report(usize),
 }
@@ -83,39 +89,44 @@ impl Forms {
     fn decide(self, tried: &[(Form, Outcome)]) -> (Next, Option<Form>) {
         use Form::*;
         use Outcome::*;
-        let send = |form, retries| (Next::Send { form, retries }, None);
+        let send = |form, final_on| (Next::Send { form, final_on }, None);
         let last = tried.len().saturating_sub(1);
         let report = (Next::Report(last), None);
-        if let Some(&(form, Accepted)) = tried.last() {
-            return (Next::Report(last), Some(form));
+        match *tried {
+            [.., (form, Accepted)] => return (Next::Report(last), Some(form)),
+            [.., (_, Conflict), _] => return report,
+            // The attempt in the first form failed, or its answer was lost, after the server had accepted it. The server
+            // recognizes only the same bytes as a repetition.
+            [.., (first, _), (second, Conflict)] if first != second => return send(first, &[]),
+            _ => {}
         }
         if let Some(known) = self.known {
             // Another message may have found the form while this one was in flight.
             return match tried.last() {
-                Some((form, Unsupported | Refused | Failed)) if *form != known => send(known, true),
+                Some((form, Unsupported | Refused | Failed)) if *form != known => send(known, CONFLICT),
                 Some(_) => report,
-                None => send(known, true),
+                None => send(known, &[]),
             };
         }
         match *tried {
             [] => {
                 if self.is_old {
-                    send(Json, true)
+                    send(Json, &[])
                 } else {
-                    send(Protobuf, false)
+                    send(Protobuf, ABOUT_FORM)
                 }
             }
-            [(Protobuf, Unsupported | Refused | Failed)] => send(Json, false),
+            [(Protobuf, Unsupported | Refused | Failed)] => send(Json, ABOUT_FORM_OR_CONFLICT),
             // A server that does not support JSON must read protobuf.
-            [(Json, Unsupported)] => send(Protobuf, true),
+            [(Json, Unsupported)] => send(Protobuf, &[]),
             // Both forms failed: report the refusal that is more likely about the content.
             [(Protobuf, Unsupported | Refused), (Json, Unsupported | Failed)] => (Next::Report(0), None),
             // Either the server cannot parse protobuf and refuses the content, or it failed for a moment and does not
             // read JSON. A second attempt in protobuf decides.
-            [(Protobuf, Failed), (Json, Refused)] => send(Protobuf, false),
+            [(Protobuf, Failed), (Json, Refused)] => send(Protobuf, ABOUT_FORM),
             [(Protobuf, Failed), (Json, Refused), (Protobuf, Failed)] => (Next::Report(1), Some(Json)),
             // The server itself is failing; retry as usual.
-            [(Protobuf, Failed), (Json, Unsupported | Failed)] => send(Protobuf, true),
+            [(Protobuf, Failed), (Json, Unsupported | Failed)] => send(Protobuf, &[]),
             _ => report,
         }
     }
@@ -126,6 +137,8 @@ mod tests {
     use super::Form::*;
     use super::Outcome::*;
     use super::*;
+
+    const NOTHING: &[u16] = &[];
 
     /// Sends a message with these outcomes. Returns the forms of the attempts, the index of the reported outcome, and
     /// the known form.
@@ -151,7 +164,7 @@ mod tests {
         const J: Form = Json;
         /// Outcomes of the attempts; their forms; index of the reported one; form that is known afterwards.
         type Row = (&'static [Outcome], &'static [Form], usize, Option<Form>);
-        let new: [Row; 14] = [
+        let new: [Row; 16] = [
             (&[Accepted], &[P], 0, Some(P)),
             (&[Other], &[P], 0, None),
             // A server that reads only JSON answers to protobuf in one of three ways.
@@ -170,6 +183,9 @@ mod tests {
             (&[Failed, Failed, Failed], &[P, J, P], 2, None),
             (&[Failed, Refused, Accepted], &[P, J, P], 2, Some(P)),
             (&[Failed, Other], &[P, J], 1, None),
+            // A server that reads both and failed after it had accepted the pass.
+            (&[Failed, Conflict, Accepted], &[P, J, P], 2, Some(P)),
+            (&[Failed, Conflict, Conflict], &[P, J, P], 2, None),
         ];
         for (outcomes, sent, stands, known) in new {
             assert_eq!(
@@ -196,14 +212,21 @@ mod tests {
     fn once_the_form_is_known_each_refusal_is_about_the_content() {
         for (known, other) in [(Protobuf, Json), (Json, Protobuf)] {
             let mut forms = Forms { known: Some(known), is_old: false };
-            for outcome in [Accepted, Unsupported, Refused, Failed, Other] {
+            for outcome in [Accepted, Unsupported, Refused, Failed, Conflict, Other] {
                 assert_eq!(deliver(&mut forms, &[outcome]), (vec![known], 0, Some(known)));
-                assert_eq!(forms.next(&[]), Next::Send { form: known, retries: true });
+                assert_eq!(forms.next(&[]), Next::Send { form: known, final_on: &[] });
             }
             // A message that was in flight in the other form is sent again.
             for outcome in [Unsupported, Refused, Failed] {
                 let next = forms.next(&[(other, outcome)]);
-                assert_eq!(next, Next::Send { form: known, retries: true });
+                assert_eq!(next, Next::Send { form: known, final_on: CONFLICT });
+            }
+            // The server had accepted it in the other form.
+            let next = forms.next(&[(other, Failed), (known, Conflict)]);
+            assert_eq!(next, Next::Send { form: other, final_on: &[] });
+            for outcome in [Accepted, Unsupported, Refused, Failed, Conflict, Other] {
+                let tried = [(other, Failed), (known, Conflict), (other, outcome)];
+                assert_eq!(forms.next(&tried), Next::Report(2), "{outcome:?}");
             }
             assert_eq!(forms.next(&[(other, Other)]), Next::Report(0));
             assert_eq!(forms.next(&[(other, Accepted)]), Next::Report(0));
@@ -212,18 +235,19 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_that_another_form_may_follow_has_no_retries() {
-        let retries = |forms: &mut Forms, tried: &[(Form, Outcome)]| match forms.next(tried) {
-            Next::Send { retries, .. } => retries,
+    fn an_attempt_that_another_form_may_follow_does_not_retry_what_may_be_about_the_form() {
+        let final_on = |forms: &mut Forms, tried: &[(Form, Outcome)]| match forms.next(tried) {
+            Next::Send { final_on, .. } => final_on,
             Next::Report(_) => panic!("no attempt"),
         };
         let mut forms = Forms::default();
-        assert!(!retries(&mut forms, &[]));
-        assert!(!retries(&mut forms, &[(Protobuf, Failed)]));
-        assert!(!retries(&mut forms, &[(Protobuf, Failed), (Json, Refused)]));
-        assert!(retries(&mut forms, &[(Protobuf, Failed), (Json, Failed)]));
+        assert_eq!(final_on(&mut forms, &[]), ABOUT_FORM);
+        assert_eq!(final_on(&mut forms, &[(Protobuf, Failed)]), ABOUT_FORM_OR_CONFLICT);
+        assert_eq!(final_on(&mut forms, &[(Protobuf, Failed), (Json, Refused)]), ABOUT_FORM);
+        assert_eq!(final_on(&mut forms, &[(Protobuf, Failed), (Json, Failed)]), NOTHING);
+        assert_eq!(final_on(&mut forms, &[(Protobuf, Failed), (Json, Conflict)]), NOTHING);
         forms.note_old();
-        assert!(retries(&mut forms, &[]));
+        assert_eq!(final_on(&mut forms, &[]), NOTHING);
     }
 
     #[test]
@@ -234,6 +258,8 @@ mod tests {
             (Protobuf, Some(422), Refused),
             (Protobuf, Some(500), Failed),
             (Protobuf, Some(501), Failed),
+            (Protobuf, Some(409), Conflict),
+            (Json, Some(409), Conflict),
             (Protobuf, Some(404), Other),
             (Protobuf, Some(503), Other),
             (Protobuf, None, Other),

@@ -106,6 +106,22 @@ fn a_pass_refused_in_both_formats_poisons_no_client() {
 }
 
 #[test]
+fn a_pass_that_was_accepted_in_protobuf_before_a_failure_is_found_again_in_protobuf() {
+    // The server reads both forms, and compares a repetition with the bytes that it accepted.
+    let server = FakeServer::new();
+    server.next(BACKWARD, Act::status(500, "oops"));
+    server.script(|seen| {
+        let detail = r#"{"detail":"another request has this seq_id"}"#;
+        (seen.path == BACKWARD && is_json(seen)).then(|| Act::status(409, detail))
+    });
+    let training = client(&server);
+    pass(&training).unwrap();
+    pass(&training).unwrap();
+    let are_json: Vec<_> = passes(&server).into_iter().map(|it| it.0).collect();
+    assert_eq!(are_json, [false, true, false, false], "the conflict is not retried");
+}
+
+#[test]
 fn one_failure_of_a_server_that_reads_protobuf_does_not_switch_it_to_json() {
     let not_protobuf = || Act::status(422, r#"{"detail":"body: not a protobuf message"}"#);
     for refusal in [Act::status(415, ""), not_protobuf(), Act::status(500, "oops")] {

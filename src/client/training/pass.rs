@@ -11,7 +11,7 @@ use crate::http::{Body, Call, Lane, Room, endpoint};
 use crate::pending::Progress;
 use crate::policy::chunk::{ChunkLimits, split};
 use crate::policy::combine::combine;
-use crate::policy::forms::{ABOUT_FORM, Form, Next, Outcome};
+use crate::policy::forms::{Form, Next, Outcome};
 use crate::policy::loss_sum::{Terms, n_tokens};
 use crate::policy::turn::{Fate, fate, waves};
 use crate::session::{Job, Promise, Session, Ticket};
@@ -232,8 +232,8 @@ impl PartRequest {
         let (mut tried, mut results) = (Vec::new(), Vec::new());
         loop {
             match self.session.formats.next(&tried) {
-                Next::Send { form, retries } => {
-                    let result = self.send_as(form, retries, idx, n_bytes);
+                Next::Send { form, final_on } => {
+                    let result = self.send_as(form, final_on, idx, n_bytes);
                     let outcome = match &result {
                         Ok(_) => Outcome::Accepted,
                         Err(error) => Outcome::of_failure(form, error.http_status()),
@@ -246,7 +246,7 @@ impl PartRequest {
         }
     }
 
-    fn send_as(&self, form: Form, retries: bool, idx: usize, n_bytes: usize) -> Result<Accepted> {
+    fn send_as(&self, form: Form, final_on: &'static [u16], idx: usize, n_bytes: usize) -> Result<Accepted> {
         let data = &self.data[self.parts[idx].clone()];
         let (model_id, loss, forward_only) = (&self.model_id, &self.loss, self.forward_only);
         // Each part has a reserved 32-bit id, so that the cast is lossless.
@@ -267,9 +267,7 @@ impl PartRequest {
             }
         };
         let mut call = Call::new(Lane::Train, endpoint, body).of(&self.progress);
-        if !retries {
-            call.final_on = ABOUT_FORM;
-        }
+        call.final_on = final_on;
         let n_targets: Vec<_> = data.iter().map(Datum::n_targets).collect();
         // The result has a few numbers for each number sent, and for each position of a sparse target.
         let n_positions = n_targets.iter().flatten().fold(0u64, |sum, n| sum.saturating_add(*n as u64));

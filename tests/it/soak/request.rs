@@ -28,7 +28,7 @@ pub(super) enum Request {
     Other,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Train {
     pub(super) model: String,
     pub(super) seq_id: u64,
@@ -39,7 +39,7 @@ pub(super) struct Train {
     pub(super) kind: Kind,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Step,
     /// A checkpoint, and the directory of its path.

@@ -45,12 +45,20 @@ pub(super) struct Counts {
 /// The order of one model's requests.
 #[derive(Default)]
 struct Model {
-    accepted: HashMap<u64, (u64, String)>,
+    accepted: HashMap<u64, Accepted>,
     /// All ids up to this one are accepted.
     whole_up_to: u64,
     done: HashSet<(u32, usize)>,
     /// The last accepted operation of each thread, to check the order of a thread's calls.
     last: HashMap<u32, u32>,
+}
+
+/// A training request that the server accepted.
+struct Accepted {
+    request: Train,
+    is_json: bool,
+    print: u64,
+    promise: String,
 }
 
 struct Promise {
@@ -159,7 +167,7 @@ impl State {
 
     fn handle(&mut self, request: Request, seen: &Seen, print: u64) -> Answer {
         match request {
-            Request::Train(it) => self.train(it, print),
+            Request::Train(it) => self.train(it, seen.json().is_some(), print),
             Request::CreateModel { session, number, op } => {
                 let id = format!("model-{op}");
                 self.models.entry(id.clone()).or_default();
@@ -191,15 +199,18 @@ impl State {
         }
     }
 
-    fn train(&mut self, it: Train, print: u64) -> Answer {
+    fn train(&mut self, it: Train, is_json: bool, print: u64) -> Answer {
         let Some(model) = self.models.get_mut(&it.model) else {
             self.violations.push(format!("an unknown model: {it:?}"));
             return answer(404, json!({"detail": "no such model"}));
         };
-        if let Some((known, promise)) = model.accepted.get(&it.seq_id) {
-            let promise = promise.clone();
-            if *known != print {
-                self.violations.push(format!("another request with an accepted id: {it:?}"));
+        if let Some(known) = model.accepted.get(&it.seq_id) {
+            let promise = known.promise.clone();
+            if known.print != print {
+                // A client that does not know the form yet may repeat a failed pass in the other form.
+                if known.request != it || known.is_json == is_json {
+                    self.violations.push(format!("another request with an accepted id: {it:?}"));
+                }
                 return answer(409, json!({"detail": "another request has this id"}));
             }
             self.counts.repeats += 1;
@@ -211,7 +222,8 @@ impl State {
         }
         let promise = self.promise(it.op, result(&it));
         if let Some(model) = self.models.get_mut(&it.model) {
-            model.accepted.insert(it.seq_id, (print, promise.clone()));
+            let accepted = Accepted { request: it.clone(), is_json, print, promise: promise.clone() };
+            model.accepted.insert(it.seq_id, accepted);
             while model.accepted.contains_key(&(model.whole_up_to + 1)) {
                 model.whole_up_to += 1;
             }
