@@ -29,6 +29,8 @@ pub(crate) struct Context {
     pub(crate) request_type: Option<&'static str>,
     /// The server forbids to repeat the request.
     pub(crate) vetoed: Option<bool>,
+    /// The order of the training client is lost because of this error.
+    pub(crate) poisons: Option<bool>,
 }
 
 impl Context {
@@ -36,7 +38,7 @@ impl Context {
     pub(crate) fn or(&mut self, more: Context) {
         let Context { operation, request_id, session_id, model_id, seq_id, url, endpoint, .. } = more;
         let Context { status, detail, retry_after, attempts, elapsed, accepted_parts, .. } = more;
-        let Context { sent, request_type, vetoed, .. } = more;
+        let Context { sent, request_type, vetoed, poisons, .. } = more;
         fill(&mut self.operation, operation);
         fill(&mut self.request_id, request_id);
         fill(&mut self.session_id, session_id);
@@ -53,6 +55,7 @@ impl Context {
         fill(&mut self.sent, sent);
         fill(&mut self.request_type, request_type);
         fill(&mut self.vetoed, vetoed);
+        fill(&mut self.poisons, poisons);
     }
 
     pub(crate) fn debug(&self, out: &mut DebugStruct<'_, '_>) {

@@ -213,8 +213,13 @@ impl Error {
         self.find(|it| it.retry_after)
     }
 
-    /// The same call may succeed later: no connection, a deadline, a limit, a fault of the server.
+    /// The same call may succeed later: no connection, a deadline, a limit, a fault of the server. False if the order of
+    /// the training client is lost with this error, so that its later calls fail too
+    /// ([`is_poisoned`](Error::is_poisoned)).
     pub fn is_retryable(&self) -> bool {
+        if self.find(|it| it.poisons) == Some(true) {
+            return false;
+        }
         match &self.root().inner.kind {
             ErrorKind::Timeout(_) | ErrorKind::RateLimited | ErrorKind::Connection { .. } => true,
             ErrorKind::Stuck { .. } | ErrorKind::PromiseExpired => true,

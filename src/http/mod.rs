@@ -220,9 +220,15 @@ impl Http {
                     let error = broken.error(limits);
                     // An attempt that was cut short or not made tells less than the one before it.
                     let cut = self.timeout(call, left) < self.timeout(call, None);
-                    let error = match (&broken, last.take()) {
-                        (Broken::CircuitOpen { .. }, Some(cause)) => error.caused_by(cause),
-                        (Broken::Timeout(_), Some(cause)) if cut => error.caused_by(cause),
+                    let is_late = call.deadline.is_some_and(|deadline| deadline <= self.clock.now());
+                    let operation = call.progress.as_ref().filter(|_| is_late);
+                    let error = match (&broken, operation, last.take()) {
+                        // The limit of this attempt was the time until the deadline and says nothing about the server.
+                        (Broken::Timeout(_), Some(operation), cause) => {
+                            operation.deadline_error(self.config.timeouts.operation, cause.unwrap_or(error))
+                        }
+                        (Broken::CircuitOpen { .. }, _, Some(cause)) => error.caused_by(cause),
+                        (Broken::Timeout(_), _, Some(cause)) if cut => error.caused_by(cause),
                         _ => error,
                     };
                     let failure = broken.failure();

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Served;
-use crate::error::Error;
 use crate::error::words::one_line;
+use crate::error::{Error, Phase};
 use crate::event::{Observed, QueueStateChange, Seeing, TraceContext};
 use crate::sync::Mutex;
 use crate::types::QueueState;
@@ -182,6 +182,18 @@ impl Progress {
     /// The failure of the last request, if no request has succeeded since.
     pub(crate) fn last_failure(&self) -> Option<Error> {
         self.state.lock().last_failure.clone()
+    }
+
+    /// Error of an operation that passed its deadline, `limit` after its submission. `cause` is the failure of its last
+    /// request, if any.
+    pub(crate) fn deadline_error(&self, limit: Duration, cause: impl Into<Option<Error>>) -> Error {
+        let verb = self.operation();
+        let text = format!("{verb} did not finish within Timeouts::operation ({limit:.0?})");
+        let error = Error::timeout(Phase::Total, text);
+        match cause.into() {
+            Some(cause) => error.caused_by(cause),
+            None => error,
+        }
     }
 
     /// Records the queue state that the server reports, and tells the observer if it is new.

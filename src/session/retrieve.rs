@@ -97,18 +97,8 @@ impl Session {
         }
     }
 
-    /// Error of an operation that passed its deadline. The failure of its last request, if any, is the cause.
     pub(super) fn deadline_error(&self, progress: &Progress) -> Error {
-        let limit = self.config.timeouts.operation;
-        let verb = progress.operation();
-        let error = Error::timeout(
-            Phase::Total,
-            format!("{verb} did not finish within Timeouts::operation ({limit:.0?})"),
-        );
-        match progress.last_failure() {
-            Some(cause) => error.caused_by(cause),
-            None => error,
-        }
+        progress.deadline_error(self.config.timeouts.operation, progress.last_failure())
     }
 }
 

@@ -98,6 +98,26 @@ fn wait_at_most_bounds_the_time_that_a_sample_waits_for_a_rate_limit() {
 }
 
 #[test]
+fn an_attempt_that_the_deadline_cut_short_is_reported_as_the_end_of_the_operation() {
+    let server = FakeServer::new();
+    let service = server.in_memory_at(VirtualClock::new());
+    let service = service.timeouts(|timeouts| timeouts.operation = S(30)).build().unwrap();
+    let sampler = service.create_sampling_client("fake/model").unwrap();
+    let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+    server.always(SAMPLE, Act::Stall);
+    server.always("/api/v1/optim_step", Act::Stall);
+    let sampled = sampler.sample(&ModelInput::from_ints([1]), 1, &SamplingParams::default());
+    let error = sampled.wait().unwrap_err();
+    assert!(error.to_string().contains("sample did not finish within Timeouts::operation (30s)"), "{error}");
+    let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
+    assert!(
+        error.to_string().contains("optim_step did not finish within Timeouts::operation (30s)"),
+        "{error}"
+    );
+    assert!(!error.is_retryable(), "{error}");
+}
+
+#[test]
 fn a_poisoned_error_has_its_own_attempts_and_time_and_its_cause_keeps_its_own() {
     let server = FakeServer::new();
     let service = server
@@ -111,6 +131,7 @@ fn a_poisoned_error_has_its_own_attempts_and_time_and_its_cause_keeps_its_own() 
     let n = server.requests_to("/api/v1/optim_step").len();
     assert_eq!(first.attempts().unwrap() as usize, n, "{first}");
     assert!(3 < n);
+    assert!(!first.is_retryable(), "the same call on this client would fail: {first}");
     let later = training.optim_step(AdamParams::default()).wait().unwrap_err();
     assert_eq!((later.kind(), later.attempts()), (&ErrorKind::Poisoned, Some(0)), "{later}");
     assert!(later.elapsed() < first.elapsed(), "{later:?}");

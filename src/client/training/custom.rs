@@ -172,15 +172,12 @@ impl Sequencer {
         let computed = forward.result.and_then(|parts| self.compute(ticket, parts, data, loss));
         let Computed { data, loss: computed, .. } = match computed {
             Ok(computed) => computed,
-            Err(error) => {
-                self.settle_custom(range, &fates, None, Some(&error));
-                return Err(error);
-            }
+            Err(error) => return self.settle_custom(range, &fates, None, Err(error)),
         };
         let backward = self.linear_data(&data, Some(&computed.gradients));
         let sent = self.send_parts(ticket, backward, LossFn::CrossEntropy.into(), false, parts, first + n);
-        self.settle_custom(range, &fates, Some(&sent.fates), sent.result.as_ref().err());
-        Ok((sent.result?, computed))
+        let accepted = self.settle_custom(range, &fates, Some(&sent.fates), sent.result)?;
+        Ok((accepted, computed))
     }
 
     /// Makes the data of a pass with a linear loss: without gradients for the forward pass, with them for the backward

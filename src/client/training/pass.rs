@@ -83,8 +83,7 @@ impl Sequencer {
         let parts = self.parts(data.iter().map(Datum::n_bytes));
         let range = self.begin(ticket, parts.len())?;
         let sent = self.send_parts(ticket, data, loss, forward_only, parts, range.start);
-        self.settle(range, &sent.fates, sent.result.as_ref().err());
-        sent.result
+        self.settle(range, &sent.fates, sent.result)
     }
 
     /// Splits data of these sizes into parts of at most the sizes from the server's flags.

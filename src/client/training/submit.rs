@@ -94,29 +94,39 @@ impl Sequencer {
         Ok(range)
     }
 
-    /// Ends a turn whose requests had these fates; `cause` is the error if not all were accepted.
-    pub(super) fn settle(&mut self, range: Range<u32>, fates: &[Fate], cause: Option<&Error>) {
+    /// Ends a turn whose requests had these fates. `result` is the error if not all were accepted; if the order is lost,
+    /// the returned error says that repeating the call is useless.
+    pub(super) fn settle<T>(&mut self, range: Range<u32>, fates: &[Fate], result: Result<T>) -> Result<T> {
         self.unsettled = false;
         if self.turns.settle(range, fates) == Settled::Broken {
-            self.broken = cause.cloned().map(|cause| Broken { message: UNKNOWN_FATE, cause });
+            return self.break_order(UNKNOWN_FATE, result);
         }
+        result
     }
 
-    /// Ends the turn of a custom loss. `backward` is `None` if the backward parts were not sent.
-    pub(super) fn settle_custom(
+    /// Ends the turn of a custom loss, as [`settle`](Self::settle) does. `backward` is `None` if the backward parts were
+    /// not sent.
+    pub(super) fn settle_custom<T>(
         &mut self,
         range: Range<u32>,
         forward: &[Fate],
         backward: Option<&[Fate]>,
-        cause: Option<&Error>,
-    ) {
+        result: Result<T>,
+    ) -> Result<T> {
         self.unsettled = false;
         if self.turns.settle_custom(range, forward, backward) == Settled::Broken {
             let lost =
                 forward.iter().chain(backward.into_iter().flatten()).any(|fate| *fate == Fate::Unknown);
-            let message = if lost { UNKNOWN_FATE } else { NO_GRADIENTS };
-            self.broken = cause.cloned().map(|cause| Broken { message, cause });
+            return self.break_order(if lost { UNKNOWN_FATE } else { NO_GRADIENTS }, result);
         }
+        result
+    }
+
+    fn break_order<T>(&mut self, message: &'static str, result: Result<T>) -> Result<T> {
+        result.map_err(|cause| {
+            self.broken = Some(Broken { message, cause: cause.clone() });
+            cause.with(|context| context.poisons = Some(true))
+        })
     }
 
     /// Sends a request of one part and leaves the wait for its result to the pool.
@@ -185,7 +195,7 @@ impl Sequencer {
                 self.saved.insert((endpoint.name, name));
             }
         }
-        self.settle(range, &[fate], submitted.as_ref().err());
+        let submitted = self.settle(range, &[fate], submitted);
         if let Ok(it) = &submitted {
             ticket.progress.contact(born);
             if let SendOutcome::Answered(Submitted::Promised(promised), _) = it {
