@@ -34,7 +34,8 @@ impl Http {
     }
 
     /// Judges a refusal. If the server lacks the endpoint, or probably lacks it, the error becomes
-    /// [`Incompatible`](ErrorKind::Incompatible). If the server lacks it for certain, this is remembered.
+    /// [`Incompatible`](ErrorKind::Incompatible). If the server lacks it for certain, this is remembered. If this is
+    /// unclear, the message of the error says so.
     pub(crate) fn judged(&self, error: Error, endpoint: &Endpoint, names: Names) -> Error {
         // The error may belong to another endpoint: the call may have failed because no token could be fetched.
         let is_of_this = error.endpoint() == Some(endpoint.name);
