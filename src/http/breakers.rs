@@ -27,7 +27,7 @@ impl Breakers {
 
     /// Admits one request, or fails if the breaker is open.
     pub(crate) fn admit(&self, lane: Lane) -> Result<Trial<'_>, Broken> {
-        // Read the time before locking: a virtual clock takes a lock of its own.
+        // Read the time before locking: a virtual clock takes another lock.
         let now = self.clock.now();
         match self.change(lane, |circuit| circuit.admit(now)) {
             Ok(epoch) => Ok(Trial { breakers: self, lane, epoch: Some(epoch) }),

@@ -54,7 +54,7 @@ pub(crate) struct Call {
     pub(crate) key: Option<String>,
     /// Uses a new connection. Only for calls of one attempt.
     pub(crate) fresh: bool,
-    /// Limits of the answer's size. Default: those of the lane.
+    /// Limits of the answer's size. Default: the limits of the lane.
     pub(crate) room: Option<Room>,
 }
 

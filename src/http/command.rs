@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Phase, Result};
 use crate::sync::CancelToken;
 use crate::sync::cancel::Wake;
 
-/// Largest output that is read. Credentials are far shorter.
+/// Largest output that is read, in bytes. Credentials are far shorter.
 const LARGEST_OUTPUT: u64 = 64 * 1024;
 
 /// The event that ends the wait for the command.

@@ -117,7 +117,7 @@ impl Http {
         self.auth.redactor().hide(secret);
     }
 
-    /// The server itself has answered, with another status than 5xx.
+    /// Returns whether the server itself has answered, with another status than 5xx.
     pub(crate) fn has_served(&self) -> bool {
         self.served.load(Ordering::Relaxed)
     }

@@ -1,7 +1,7 @@
 //! The transport that carries requests: sockets by default, memory in tests, or a transport of your own
 //! ([`ServiceClientBuilder::transport`](crate::ServiceClientBuilder::transport)).
 //!
-//! # Example: a transport that answers by itself
+//! # Example: a transport that answers without a server
 //! ```
 //! use std::sync::Arc;
 //! use tinkex::ServiceClient;
@@ -195,7 +195,7 @@ pub enum Broken {
         /// The announced or received size in bytes, if known.
         announced: Option<u64>,
     },
-    /// The JSON of the answer has so many values that decoding it would take too much memory.
+    /// The JSON of the answer has too many values: decoding it would take too much memory.
     TooManyValues {
         /// The largest number of values allowed.
         limit: usize,
@@ -264,7 +264,7 @@ impl Broken {
         }
     }
 
-    /// The error that the caller gets. `limits` are those of the failed exchange.
+    /// The error that the caller gets. `limits` are the time limits of the failed exchange.
     pub(crate) fn error(&self, limits: impl Into<Limits>) -> Error {
         match self {
             Broken::Connection { sent, message } => {

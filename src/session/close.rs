@@ -15,7 +15,7 @@ use crate::wire::{json, url};
 /// Upper bound of `Timeouts::close` and `Timeouts::finish`.
 const LONGEST_CLOSE: Duration = Duration::from_secs(3600);
 
-/// A client of the session that has a thread of its own.
+/// A client of the session that has its own thread.
 pub(crate) trait Child: Send + Sync {
     /// Stops the client: queued and running operations are answered with an error.
     fn stop(&self);
@@ -107,7 +107,7 @@ impl Session {
         self.config.timeouts.finish.min(LONGEST_CLOSE).max(self.close_limit())
     }
 
-    /// Fails unless this process can still use the session.
+    /// Checks that this process can still use the session.
     ///
     /// # Errors
     /// Closed: the session has ended, or this process is a forked child of the one that made it.

@@ -15,8 +15,11 @@ use super::Flags;
 
 /// The limits that the clients of a session share.
 pub(crate) struct Dispatch {
+    /// Permits to send samples.
     samples: Semaphore,
+    /// Needed in addition while samples are throttled: fewer permits.
     throttled: Semaphore,
+    /// The time during which no samples are sent, because the server refused one.
     window: Mutex<Window>,
     /// The server's last request to send no samples for a while.
     refusal: Mutex<Option<Error>>,

@@ -75,7 +75,7 @@ pub(crate) enum Job {
     Post,
     /// Waits for the result of one sample that no poller polls for.
     Result,
-    /// Pauses, then submits a lost sample again.
+    /// Pauses, then submits a sample once more whose earlier submission or result was lost.
     Retry,
     /// Polls for all samples of a sampling session.
     Poll,
@@ -172,7 +172,7 @@ pub(crate) struct Session {
     pub(crate) clock: Clock,
     /// Cancelled at the end of the session. The tokens of all operations descend from it.
     pub(crate) cancel: CancelToken,
-    /// All threads of the session except those of its clients.
+    /// All threads of the session except the threads of its clients.
     pub(crate) pool: Pool<Job>,
     pub(crate) dispatch: Dispatch,
     pub(crate) formats: ServerFormats,

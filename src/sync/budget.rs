@@ -60,7 +60,7 @@ impl Budget {
     /// Takes `n` bytes; waits in the queue until the budget admits them, at most until the deadline.
     ///
     /// # Errors
-    /// Those of [`acquire`](Budget::acquire), and a timeout in [`Phase::Admission`](crate::Phase::Admission).
+    /// The errors of [`acquire`](Budget::acquire), and a timeout in [`Phase::Admission`](crate::Phase::Admission).
     ///
     /// # Blocking
     /// As long as [`acquire`](Budget::acquire), but at most until the deadline. If the deadline has passed already,

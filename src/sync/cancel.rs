@@ -3,9 +3,9 @@
 //! A thread cannot be killed from outside. Therefore every wait of the crate takes a token and ends when the token is
 //! cancelled.
 //!
-//! Tokens form trees: cancelling a token also cancels its descendants. A child holds a strong reference to its parent,
-//! so that it is still reached from a distant ancestor when the tokens between are no longer used. A parent holds weak
-//! references to its children, and a child removes itself from its parent when it is dropped, so that a long-lived
+//! Tokens form trees: cancelling a token also cancels its descendants. A child holds a strong reference to its parent.
+//! So cancelling a distant ancestor reaches the child even if nobody else holds the tokens between them. A parent holds
+//! weak references to its children, and a child removes itself from its parent when it is dropped, so that a long-lived
 //! parent does not grow.
 
 use std::collections::BTreeMap;

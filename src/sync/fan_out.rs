@@ -34,7 +34,7 @@ impl<T> Group<T> {
         self.state.lock().results.len()
     }
 
-    /// Runs jobs one after the other until no job is left that has not begun.
+    /// Takes jobs and runs them, one after the other, until none is left to take.
     pub(super) fn help(&self) {
         while let Some((place, job)) = self.begin() {
             // `catch` also covers the destructors of the job's captures, so that no panic skips the counting below.

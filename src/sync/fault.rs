@@ -50,7 +50,7 @@ mod chosen {
         GrantsWithoutNotify,
         /// A gate: the last waiter in the queue is served first.
         ServesTheLast,
-        /// A gate: a newcomer takes a free share although others wait.
+        /// A gate: a new request takes a free share although others wait.
         Barges,
         /// A gate: if the head of the queue gives up, the next waiter is not granted its share.
         BlocksTheNext,
@@ -66,7 +66,7 @@ mod chosen {
         OverdrawsTwice,
         /// A token: a new child is not registered with its parent.
         ForgetsTheChild,
-        /// A token: descendants are marked while their wakers are called.
+        /// A token: descendants are marked as cancelled one by one while their wakers are called, and not before.
         MarksWhileWaking,
         /// A token: a waker is called twice.
         WakesTwice,
@@ -102,7 +102,7 @@ mod chosen {
         RunsTwice,
         /// A task: a wake during the last turn is ignored.
         MissesTheWake,
-        /// A task: it still counts as running after its thread was lost.
+        /// A task: the task still counts as running after its thread was lost.
         KeepsRunning,
         /// A breaker: trials are not counted when they begin.
         CountsAtTheEnd,
@@ -110,7 +110,7 @@ mod chosen {
         CountsOldEpochs,
         /// A breaker: a permission that is dropped without an outcome is not counted as ended.
         IgnoresDrops,
-        /// A backoff window: a later refusal may shorten it.
+        /// A backoff window: a later refusal may shorten the window.
         ShortensTheWindow,
     }
 

@@ -30,11 +30,11 @@
 //! a loop, and cancelling wakes the waiter immediately.
 //!
 //! # Locks
-//! Import lock types from here, never from `parking_lot` or `std`: tests replace them by those of a model checker. Use
-//! only their methods `lock`, `wait`, `wait_until`, `notify_one` and `notify_all`. Code of this module takes no second
-//! lock while it holds one, and holds no lock while it runs a callback or a destructor of other code.
+//! Import lock types from here, never from `parking_lot` or `std`: tests replace these types by types of a model
+//! checker. Use only their methods `lock`, `wait`, `wait_until`, `notify_one` and `notify_all`. Code of this module
+//! takes no second lock while it holds one, and holds no lock while it runs a callback or a destructor of other code.
 //!
-//! Import threads, channels, atomics and thread-locals from here as well. With `--cfg shuttle` the tests use those of
+//! Import threads, channels, atomics and thread-locals from here as well. Under `--cfg shuttle`, tests use the types of
 //! the model checker shuttle, which runs the models in `tests/model`.
 
 pub(crate) mod actor;

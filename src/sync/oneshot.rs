@@ -126,7 +126,7 @@ impl<T: Send + 'static> Slot<T> {
             }
             settled => {
                 *state = settled;
-                // Drop the unwanted answer without the lock: its destructor is foreign code.
+                // Drop the unwanted answer outside of the lock: its destructor may be code of the user.
                 drop(state);
                 drop(result);
                 false

@@ -4,9 +4,9 @@
 use super::StaticMutex;
 use crate::error::{Error, Result};
 
-/// The process that created a value. A forked child must neither use nor drop the value: the threads of the value run
-/// in the parent only, a lock that one of them held during the fork stays locked forever in the child, and the sockets
-/// belong to the parent.
+/// The process that created a value. A forked child must neither use nor drop the value. The value's threads run in the
+/// parent only. A lock that another thread held during the fork stays locked forever in the child. The sockets belong
+/// to the parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process(u32);
 
@@ -57,8 +57,8 @@ pub(super) fn fresh_stack() -> Option<usize> {
     /// At least as large as usual stacks: 2 MiB in Rust, 8 MiB in C. Unused pages take no memory.
     const LARGE: usize = 8 << 20;
     const MORE: usize = 256 << 10;
-    /// The id of the process that called this function last, and the number of forks between the first calling process
-    /// and that one.
+    /// The id of the process that called this function last, and the number of forks since the first process that
+    /// called it.
     static LATEST: StaticMutex<Option<(u32, usize)>> = StaticMutex::new(None);
     let id = std::process::id();
     // Held only briefly, and not while a thread is started, so that a fork rarely happens while the lock is held.

@@ -15,7 +15,7 @@ use crate::error::Result;
 /// position in the queue until all of them are free; smaller requests do not overtake it. A waiter that is cancelled or
 /// reaches its deadline leaves the queue.
 ///
-/// # Example: at most two threads at once
+/// # Example: at most two threads at the same time
 /// ```
 /// use tinkex::sync::{CancelToken, Semaphore};
 ///
@@ -74,7 +74,7 @@ impl Semaphore {
     /// Takes `n` permits; waits in the queue until they are free, at most until the deadline.
     ///
     /// # Errors
-    /// Those of [`acquire`](Semaphore::acquire), and a timeout in [`Phase::Admission`](crate::Phase::Admission).
+    /// The errors of [`acquire`](Semaphore::acquire), and a timeout in [`Phase::Admission`](crate::Phase::Admission).
     ///
     /// # Blocking
     /// As long as [`acquire`](Semaphore::acquire), but at most until the deadline. If the deadline has passed already,
@@ -238,7 +238,7 @@ mod tests {
             let permit = semaphore.try_acquire(1).unwrap();
             let waiter = queue_up(&semaphore, 1, &cancel, |permit| drop(permit.unwrap()));
             drop(permit);
-            // The permit was granted at once, although the waiter may not have woken up yet.
+            // The permit was granted immediately, although the waiter may not have woken up yet.
             assert_eq!(semaphore.waiting(), 0);
             waiter.join().unwrap();
         }

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A test that takes longer than this hangs. Long enough for slow machines.
+/// A test that takes longer than this counts as hanging. Long enough for slow machines.
 pub(super) const LONG: Duration = Duration::from_secs(180);
 
 /// [`LONG`], or the number of seconds in `TINKEX_HANG_TIMEOUT`, which `tests/mutants/run.py` sets.

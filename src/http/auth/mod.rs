@@ -138,7 +138,7 @@ impl Auth {
         timeout: Duration,
         fetch: impl FnOnce(&str) -> Result<String, Broken>,
     ) -> Result<Secret, Broken> {
-        // Read the time before locking: a virtual clock takes a lock of its own.
+        // Read the time before locking: a virtual clock takes another lock.
         let now = clock.now();
         let n_fetches = {
             let state = self.state.lock();

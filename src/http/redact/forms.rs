@@ -132,8 +132,8 @@ fn place(window: u64, bits: usize) -> usize {
     hash as usize & (bits - 1)
 }
 
-/// Normalises a byte for comparison: letters become lower case, and the characters of URL-safe base64 those of standard
-/// base64.
+/// Normalises a byte for comparison: turns letters into lower case, and `-` and `_` of URL-safe base64 into `+` and `/`
+/// of standard base64.
 fn folded(byte: u8) -> u8 {
     match byte {
         b'-' => b'+',

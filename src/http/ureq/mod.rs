@@ -141,8 +141,8 @@ fn proxy(proxy: &Proxy) -> crate::error::Result<ureq::Proxy> {
     builder.build().map_err(|_| crate::error::Error::config(format!("the proxy {proxy} cannot be used")))
 }
 
-/// The certificates that TLS trusts: only those of the CA bundle, if there is one; otherwise those of the operating
-/// system with the feature `native-roots`, or those that are compiled in.
+/// Returns the certificates that TLS trusts. If there is a CA bundle, only its certificates. Otherwise the certificates
+/// of the operating system (feature `native-roots`) or the certificates that are compiled in.
 fn roots(network: &Network) -> crate::error::Result<RootCerts> {
     let Some(pem) = &network.ca_bundle else {
         return Ok(if cfg!(feature = "native-roots") {

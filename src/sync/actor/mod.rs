@@ -11,8 +11,8 @@
 //! A panic in a turn does not end the actor: the message is answered with the panic, and the next message is handled.
 //! Therefore an actor must store a new state only when it is complete.
 //!
-//! The reason of the end is recorded *before* the mailbox is closed. So a send that fails because the mailbox is closed
-//! always reports this reason, and never a timeout.
+//! If a panic ends the actor, the reason is recorded *before* the mailbox is closed. So a send that fails afterwards
+//! reports this reason, and not a timeout.
 //!
 //! # How the mailbox is closed
 //! The mailbox is a channel, and it is closed by dropping its senders. `Shared::mailbox` holds the only permanent
@@ -140,7 +140,7 @@ impl<M: Send + 'static> Handle<M> {
     /// immediately.
     ///
     /// # Errors
-    /// Those of [`send`](Handle::send).
+    /// The errors of [`send`](Handle::send).
     pub(crate) fn try_send(&self, msg: M) -> Result<()> {
         self.put(msg, IfFull::Fail)
     }

@@ -1,5 +1,5 @@
-//! Locks, threads and channels that the model checker shuttle controls. They replace the real ones in tests with `--cfg
-//! shuttle`.
+//! Locks, threads and channels that the model checker shuttle controls. In tests with `--cfg shuttle` they replace the
+//! real ones.
 #![allow(clippy::unwrap_used, reason = "a guard lacks its lock only while it waits")]
 
 use std::ops::{Deref, DerefMut};
