@@ -1,4 +1,6 @@
-//! The circuit breakers of a client, one for each class of requests.
+//! The circuit breakers of a client, one for each class of requests (lane). A breaker opens after too many failures in
+//! a row and then refuses requests. [`policy::breaker`](crate::policy::breaker) decides; this module adds the locks,
+//! the clock and the reports.
 
 use crate::config::CircuitBreaker;
 use crate::event::{BreakerChange, Seeing};
@@ -25,7 +27,7 @@ impl Breakers {
 
     /// Admits one request, or fails if the breaker is open.
     pub(crate) fn admit(&self, lane: Lane) -> Result<Trial<'_>, Broken> {
-        // Read the time before locking: a virtual clock takes a lock of its own.
+        // Read the time before locking: a virtual clock takes another lock.
         let now = self.clock.now();
         match self.change(lane, |circuit| circuit.admit(now)) {
             Ok(epoch) => Ok(Trial { breakers: self, lane, epoch: Some(epoch) }),
@@ -54,12 +56,13 @@ impl Breakers {
     }
 }
 
-/// The permission to send one request. If it is dropped without an outcome, as a panic does, it counts as a failure.
+/// The permission to send one request. If the permission is dropped without an outcome, for example by a panic, the
+/// request counts as failed.
 #[must_use = "an unused permission counts as a failure"]
 pub(crate) struct Trial<'a> {
     breakers: &'a Breakers,
     lane: Lane,
-    /// `None` once an outcome is recorded.
+    /// The epoch of the breaker in which the request was admitted. `None` once an outcome is recorded.
     epoch: Option<Epoch>,
 }
 

@@ -19,22 +19,22 @@ pub(crate) struct Call {
     pub(crate) endpoint: &'static Endpoint,
     /// The endpoint's path with its ids and the query, such as `/api/v1/create_session`.
     pub(crate) path: String,
-    /// What a 404 may be about; the default is the endpoint's.
+    /// The object that a 404 may refer to. Default: that of the endpoint.
     pub(crate) names: Names,
     pub(crate) body: Body,
     /// Asks for protobuf. JSON is accepted as well.
     pub(crate) protobuf: bool,
-    /// Limit of one attempt. Default: `Timeouts::exchange`.
+    /// Time limit of one attempt. Default: `Timeouts::exchange`.
     pub(crate) timeout: Option<Duration>,
-    /// Limit of all attempts together. Default: `Timeouts::submit`.
+    /// Time limit of all attempts together. Default: `Timeouts::submit`.
     pub(crate) budget: Option<Duration>,
     /// Additional headers.
     pub(crate) headers: Vec<(&'static str, String)>,
     /// The public method that makes the call, such as `TrainingClient.forward_backward`.
     pub(crate) sdk_method: Option<&'static str>,
-    /// Returns 429 to the caller, who waits and retries by itself.
+    /// Returns a 429 to the caller, who waits and retries. Otherwise the call is retried here.
     pub(crate) leaves_429: bool,
-    /// The operation of the call, which counts its attempts.
+    /// The operation to which the call belongs; it counts the attempts.
     pub(crate) progress: Option<Progress>,
     /// The deadline of the operation.
     pub(crate) deadline: Option<Instant>,
@@ -42,7 +42,7 @@ pub(crate) struct Call {
     pub(crate) passes_breaker: bool,
     /// Uses this branch of the transport.
     pub(crate) branch: Option<Branch>,
-    /// The place of the operation in a distributed trace.
+    /// The context of the operation in a distributed trace.
     pub(crate) trace: Option<Arc<TraceContext>>,
     /// Statuses that are not retried.
     pub(crate) final_on: &'static [u16],
@@ -52,9 +52,9 @@ pub(crate) struct Call {
     pub(crate) raw_credential: bool,
     /// The idempotency key. Default: a new one.
     pub(crate) key: Option<String>,
-    /// Uses a new connection for its only attempt.
+    /// Uses a new connection. Only for calls of one attempt.
     pub(crate) fresh: bool,
-    /// Limit of the answer's size. Default: the limit of the lane.
+    /// Limits of the answer's size. Default: the limits of the lane.
     pub(crate) room: Option<Room>,
 }
 

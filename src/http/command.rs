@@ -12,10 +12,10 @@ use crate::error::{Error, ErrorKind, Phase, Result};
 use crate::sync::CancelToken;
 use crate::sync::cancel::Wake;
 
-/// Largest output that is read. Credentials are far shorter.
+/// Largest output that is read, in bytes. Credentials are far shorter.
 const LARGEST_OUTPUT: u64 = 64 * 1024;
 
-/// Why the wait for the command ends.
+/// The event that ends the wait for the command.
 enum Outcome {
     Output(std::io::Result<Vec<u8>>),
     Stopped,
@@ -25,13 +25,13 @@ struct Stop(Sender<Outcome>);
 
 impl Wake for Stop {
     fn wake(&self) {
-        // The channel is full only if an outcome is there already, and the first one counts.
+        // The channel is full only if it has an outcome already; the first outcome counts.
         let _ = self.0.try_send(Outcome::Stopped);
     }
 }
 
-/// Runs the command and returns what it prints. The command and its output are never shown or logged. Its exit status
-/// does not count, its standard error is discarded, and it has no input and no terminal.
+/// Runs the command and returns its output. The command and its output are never shown or logged. Its exit status is
+/// ignored, its standard error is discarded, and it has no input and no terminal.
 ///
 /// After `timeout`, or when `stop` is cancelled, the command is killed with all processes that it started.
 pub(super) fn run(command: &Secret, timeout: Duration, stop: &CancelToken) -> Result<Vec<u8>> {
@@ -42,7 +42,7 @@ pub(super) fn run(command: &Secret, timeout: Duration, stop: &CancelToken) -> Re
     // Capacity for both outcomes, so that neither sender blocks.
     let (sender, outcomes) = bounded(2);
     let _stop_guard = stop.on_cancel(Arc::new(Stop(sender.clone())));
-    // If the thread cannot be started, the shell is dropped with the closure, which kills it.
+    // If the thread cannot be started, the closure and the shell in it are dropped, which kills the shell.
     std::thread::Builder::new()
         .name("tk-cred".into())
         .spawn(move || {
@@ -62,7 +62,7 @@ pub(super) fn run(command: &Secret, timeout: Duration, stop: &CancelToken) -> Re
             Error::new(ErrorKind::System, "the output of the credential command could not be read")
         }
     };
-    // The reader then sees the end of the output and waits for the shell, so that no zombie is left.
+    // The reading thread then reaches the end of the output and waits for the shell, so that no zombie is left.
     kill(id);
     Err(error)
 }
@@ -81,7 +81,7 @@ fn receive(
     }
 }
 
-/// The shell that runs the command. If it is dropped while it runs, it is killed and waited for.
+/// The shell that runs the command. If this value is dropped while the shell runs, the shell is killed and waited for.
 struct Shell {
     child: Child,
     ended: bool,
@@ -109,14 +109,14 @@ impl Shell {
         Ok(Shell { child, ended: false })
     }
 
-    /// Reads the output until every process that may write to it has closed it, and waits for the shell.
+    /// Reads the output until all processes that may write to it have closed it, then waits for the shell.
     fn output(mut self) -> std::io::Result<Vec<u8>> {
         let mut output = Vec::new();
         let result = match self.child.stdout.take() {
             Some(stdout) => stdout.take(LARGEST_OUTPUT).read_to_end(&mut output),
             None => Ok(0),
         };
-        // The pipe is closed now: a process that still prints gets an error and ends.
+        // The pipe is closed now: a process that still writes to it gets an error and ends.
         let status = self.child.wait();
         self.ended = true;
         result.and(status.map(|_| output))
@@ -132,7 +132,7 @@ impl Drop for Shell {
     }
 }
 
-/// Kills a command and the processes that it started. A shell does it, because the standard library cannot signal
+/// Kills a command and the processes that it started, with another shell, because the standard library cannot signal
 /// process groups.
 fn kill(id: u32) {
     let mut command = if cfg!(unix) {
@@ -174,7 +174,8 @@ mod tests {
         std::fs::create_dir_all(&dir).expect("a folder");
         let fifo = dir.join("fifo");
         assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
-        // The child of the shell holds the fifo open. Its reader gets the end when the child dies.
+        // The child of the shell keeps the fifo open. The reader of the fifo gets the end of the file when the child
+        // dies.
         let (sender, ended) = bounded(1);
         let reading = fifo.clone();
         let reader = std::thread::spawn(move || sender.send(std::fs::read(reading).map(|bytes| bytes.len())));

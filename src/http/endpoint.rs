@@ -5,13 +5,15 @@ use crate::policy::endpoints::Names;
 /// One endpoint: a method and a path.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    /// Method and path below `/api/v1/`, such as `GET sessions/{id}`. Errors name the endpoint so.
+    /// Method and path below `/api/v1/`, such as `GET sessions/{id}`. Errors contain this name.
     pub(crate) name: &'static str,
-    /// What a 404 of this endpoint may be about, unless the call says otherwise.
+    /// The object that a 404 of this endpoint may refer to, unless the call sets another one.
     pub(crate) names: Names,
-    /// A refusal for lack of payment (HTTP 402) is waited out (PROTOCOL §1.11). Otherwise the caller gets it at once.
+    /// After a refusal for lack of payment (HTTP 402), the client waits and repeats the request (PROTOCOL §1.11). If
+    /// false, the caller gets the error immediately.
     pub(crate) waits_for_payment: bool,
-    /// Saves weights under a name. "Already exists" in a refusal is a conflict, whatever its status.
+    /// The endpoint saves weights under a name. A refusal with the text "already exists" is a conflict, whatever its
+    /// status.
     pub(crate) saves_by_name: bool,
 }
 
@@ -60,8 +62,9 @@ macro_rules! endpoints {
     };
 }
 
-// Endpoints with `failing_unpaid` start work or are called to learn the state of the account, so that no work is lost
-// by an early error; PROTOCOL §1.11 leaves most of them out of the wait. The end of a session is one of them.
+// Endpoints with `failing_unpaid` report a missing payment immediately. They start work or are called to learn the
+// state of the account, so that an early error loses no work. PROTOCOL §1.11 excludes most of them from the wait for
+// payment. `FINISH_SESSION` is one of these endpoints, too.
 endpoints! {
     // Account and settings
     AUTH_TOKEN = Endpoint::new("POST auth/token").failing_unpaid();

@@ -10,7 +10,7 @@ use super::{Answer, Body, Call};
 
 pub(super) const USER_AGENT: &str = concat!("tinkex/Rust ", env!("CARGO_PKG_VERSION"));
 
-/// Makes a new idempotency key, by which a server recognises repeated requests.
+/// Makes a new idempotency key, by which a server recognises repetitions of a request.
 pub(crate) fn idempotency_key() -> String {
     format!("tinkex-{}", uuid4())
 }
@@ -77,7 +77,7 @@ pub(super) fn all(
     all
 }
 
-/// The server rejects the token and wants a new one (PROTOCOL §1.4).
+/// Returns whether the server rejects the token and wants a new one (PROTOCOL §1.4).
 pub(super) fn rejects_token(answer: &Answer) -> bool {
     answer.status == 401
         && answer.header("www-authenticate").is_some_and(|it| it.contains("error=\"invalid_token\""))

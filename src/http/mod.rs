@@ -1,8 +1,16 @@
-//! Sends requests: one call in, one answer or one classified error out.
+//! Sends requests to the server: takes a [`Call`] and returns one [`Answer`] or one classified error.
 //!
 //! [`Http`] adds the credential, the headers and the idempotency key, sends the request over the transport and repeats
-//! it as [`policy::retry`](crate::policy::retry) decides. The modules above see status codes of failures only as
-//! errors, except the poll loop, which gets each answer unclassified.
+//! it as [`policy::retry`](crate::policy::retry) decides. Callers see a failure status only as an error. The poll loop
+//! is the exception: it gets each answer as it came, from [`Http::raw`].
+//!
+//! | module | content |
+//! |---|---|
+//! | `call`, `endpoint` | a request before it is sent; the endpoints of the API |
+//! | `headers`, `auth`, `command` | the headers; the credential; the command that prints a credential |
+//! | `transport`, `ureq`, `lanes` | the trait that carries requests; its default, over sockets; its connections |
+//! | `breakers`, `offered` | circuit breakers; endpoints that a server may lack |
+//! | `redact`, `room` | removes secrets from answers; limits of the size of answers |
 
 pub(crate) mod auth;
 pub(crate) mod breakers;
@@ -104,17 +112,17 @@ impl Http {
         &self.auth
     }
 
-    /// Removes a secret of one call from all texts of the server from now on.
+    /// Adds a secret of one call to the secrets that are removed from texts of the server.
     pub(crate) fn hide(&self, secret: &Secret) {
         self.auth.redactor().hide(secret);
     }
 
-    /// The server itself has answered, with another status than 5xx.
+    /// Returns whether the server itself has answered, with another status than 5xx.
     pub(crate) fn has_served(&self) -> bool {
         self.served.load(Ordering::Relaxed)
     }
 
-    /// A handle that tells, now and later, whether the server itself has answered.
+    /// Returns a handle that tells at any later time whether the server itself has answered.
     pub(crate) fn served(&self) -> Served {
         Served::new(self.served.clone(), self.config.clone())
     }
@@ -147,7 +155,7 @@ impl Http {
         *self.last_contact.lock()
     }
 
-    /// Opens a branch of the transport, for requests that must be interrupted separately.
+    /// Opens a branch of the transport (see [`Transport::branch`]), for requests that must be interrupted separately.
     pub(crate) fn branch(&self) -> Option<Branch> {
         Branch::of(&*self.transport)
     }
@@ -158,7 +166,7 @@ impl Http {
         self.transport.shutdown();
     }
 
-    /// Sends a call, with retries until it succeeds, fails for good, or its budget is spent.
+    /// Sends a call. Retries it until it succeeds, fails for good, or has used up its budget of time.
     pub(crate) fn send(&self, call: &Call, cancel: &CancelToken) -> Result<Answer> {
         let started = self.clock.now();
         let budget = call.budget.unwrap_or(self.config.timeouts.submit);
@@ -167,11 +175,12 @@ impl Http {
         let mut sent = Sent::No;
         let mut last = None;
         let latest = started.checked_add(self.config.timeouts.operation);
-        // Moves forward while the call waits for payment, which does not use up the budget.
+        // The start of the budget. It moves forward by each wait for payment, so that these waits do not use up the
+        // budget.
         let mut begun = started;
         loop {
             let elapsed = self.clock.now().saturating_duration_since(begun);
-            // No attempt outlasts the operation, but at least one is made.
+            // The deadline of the operation limits the budget, but at least one attempt is made.
             let to_deadline = call
                 .deadline
                 .map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(begun).max(SHORTEST));
@@ -185,7 +194,7 @@ impl Http {
             let outcome = self.attempt(call, &key, nth, left);
             let elapsed = self.clock.now().saturating_duration_since(begun);
             let (failure, error, reached) = match outcome {
-                // The page comes from a proxy or from a login gateway: no endpoint answers with HTML.
+                // An HTML page comes from a proxy or a login gateway: no endpoint answers with HTML.
                 Ok(answer) if answer.facts().verdict() == Verdict::Success && answer.is_page() => {
                     (Failure::Fatal, self.unexpected_page(&answer), Some(Sent::Maybe))
                 }
@@ -199,8 +208,8 @@ impl Http {
                     return Ok(answer);
                 }
                 Ok(answer) => {
-                    // Calls of one attempt are not repeated after a payment either, and samples wait together
-                    // elsewhere.
+                    // A call that is limited to one attempt does not wait for payment. Nor does a sample
+                    // (`leaves_429`): all samples of a session wait together, see `Dispatch::back_off`.
                     let waits = !budget.is_zero() && !call.leaves_429 && call.endpoint.waits_for_payment;
                     let paused = if waits {
                         self.pause_for_payment(&answer, call.deadline.or(latest), cancel)
@@ -218,7 +227,8 @@ impl Http {
                 }
                 Err(broken) => {
                     let error = broken.error(limits);
-                    // An attempt that was cut short or not made tells less than the one before it.
+                    // If the breaker refused this attempt, or its timeout was shorter than usual, its own error tells
+                    // little: add the error of the attempt before it as the cause.
                     let cut = self.timeout(call, left) < self.timeout(call, None);
                     let is_late = call.deadline.is_some_and(|deadline| deadline <= self.clock.now());
                     let operation = call.progress.as_ref().filter(|_| is_late);
@@ -237,7 +247,8 @@ impl Http {
                     (failure, error, Some(broken.sent()).filter(|sent| *sent == Sent::Maybe))
                 }
             };
-            // `sent` covers all attempts: a training client may reuse a sequence number only if none arrived.
+            // `sent` tells about all attempts: a training client may reuse a sequence number only if no attempt
+            // arrived.
             sent = reached.unwrap_or(sent);
             // Read after each attempt, because another call may have reached the server meanwhile.
             let first_contact = self.first_contact();
@@ -261,7 +272,7 @@ impl Http {
         }
     }
 
-    /// The retry budgets while the server has not answered yet.
+    /// Time limits for retries until the server answers for the first time; `None` after its first answer.
     fn first_contact(&self) -> Option<FirstContact> {
         let timeouts = &self.config.timeouts;
         if self.has_served() {
@@ -288,12 +299,13 @@ impl Http {
         .with(|it| it.status = Some(answer.status))
     }
 
-    /// Sets the time for which the server wants clients to wait for payment.
+    /// Sets the longest time for which clients wait for payment, as the server wants it.
     pub(crate) fn set_billing_window(&self, window: Duration) {
         self.billing.lock().set_window(window);
     }
 
-    /// Waits if the answer is a refusal for lack of payment that is to be waited out. Returns true after a wait.
+    /// Pauses once if the answer refuses the request for lack of payment (HTTP 402) and the client is to wait for the
+    /// payment. Returns true after a pause: the request is to be repeated.
     pub(crate) fn pause_for_payment(
         &self,
         answer: &Answer,
@@ -307,7 +319,7 @@ impl Http {
         Ok(true)
     }
 
-    /// Tells whether a refusal for lack of payment is to be waited out, for at least [`billing::PAUSE`].
+    /// Returns whether to wait for payment after this refusal. If so, the caller waits for at least [`billing::PAUSE`].
     pub(crate) fn waits_for_payment(&self, refusal: &Error, deadline: Option<Instant>) -> bool {
         let now = self.clock.now();
         let decision = self.billing.lock().refused(now, self.config.pause_policy, deadline);
@@ -333,19 +345,20 @@ impl Http {
         } else {
             Failure::Answer { verdict: facts.verdict(), hint: facts.hint() }
         };
-        // After a timeout or a failure of the server the fate of the request is unknown.
+        // After a timeout or a failure of the server it is unknown whether the request was carried out.
         let unknown = facts.status == 408 || 500 <= facts.status;
         let sent = if unknown { Some(Sent::Maybe) } else { facts.refuses_content().then_some(Sent::No) };
         (failure, facts.error(), sent)
     }
 
-    /// As [`send`](Http::send), for an endpoint with a JSON answer.
+    /// Sends a call like [`send`](Http::send) and decodes its JSON answer.
     pub(crate) fn json<T: DeserializeOwned>(&self, call: &Call, cancel: &CancelToken) -> Result<T> {
         let answer = self.send(call, cancel)?;
         self.decode(call, &answer)
     }
 
-    /// Decodes a JSON answer. An empty body counts as `{}`, because some endpoints without results answer so.
+    /// Decodes a JSON answer. An empty body counts as `{}`, because some endpoints without results answer with an empty
+    /// body.
     pub(crate) fn decode<T: DeserializeOwned>(&self, call: &Call, answer: &Answer) -> Result<T> {
         let body: &[u8] = if answer.body.is_empty() { b"{}" } else { &answer.body };
         json::response(body).map_err(|error| {
@@ -357,7 +370,7 @@ impl Http {
         })
     }
 
-    /// Makes one attempt and returns the answer whatever its status. Polling uses it.
+    /// Makes one attempt and returns the answer, whatever its status. Used for polling.
     pub(crate) fn raw(&self, call: &Call) -> Result<Answer, Broken> {
         self.attempt(call, &headers::idempotency_key(), Attempt { retry: 0, fresh: call.fresh }, None)
     }
@@ -401,7 +414,7 @@ impl Http {
         self.exchange(call, key, nth, timeout, credential()?.expose())
     }
 
-    /// Limit of one attempt without progress: at most the rest of the call's budget.
+    /// Time limit of an attempt that makes no progress: at most the rest of the call's budget.
     fn timeout(&self, call: &Call, left: Option<Duration>) -> Duration {
         let timeout = call.timeout.unwrap_or(self.config.timeouts.exchange);
         left.map_or(timeout, |left| timeout.min(left.max(SHORTEST)))
@@ -450,7 +463,7 @@ impl Http {
             return Err(failed(self.auth.redactor().answer(answer).facts().error()));
         }
         let reply = json::response::<json::AuthTokenResponse>(&answer.body);
-        // The message of the decoder may contain parts of the token and is dropped.
+        // Drop the decoder's message: it may contain parts of the token.
         let reply = reply.map_err(|_| failed(Error::decode("the server's answer contains no token")))?;
         let jwt = reply.jwt.expose();
         if jwt.is_empty() || !jwt.chars().all(|c| c.is_ascii_graphic()) {
@@ -501,7 +514,7 @@ impl Http {
             lane: call.lane,
             method: call.endpoint.method(),
             url: self.url(call),
-            // The header names the usual timeout, even if less is left for this attempt.
+            // The header contains the usual timeout, even if less time is left for this attempt.
             headers: headers::all(call, &self.config, key, nth.retry, self.timeout(call, None), credential),
             body: call.body.bytes(),
             connect_timeout: limits.connect,
@@ -539,7 +552,8 @@ impl Http {
             context.elapsed = Some(elapsed);
             context.sent = Some(sent);
         });
-        // The last attempt certainly did not arrive, but an earlier one may have.
+        // The last attempt certainly did not arrive, but an earlier one may have: the error must not say that nothing
+        // was sent.
         let never_arrived = matches!(
             error.kind(),
             ErrorKind::Connection { sent: Sent::No } | ErrorKind::Timeout(Phase::Resolve | Phase::Connect)

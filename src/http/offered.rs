@@ -1,5 +1,6 @@
-//! Endpoints that a server may lack: such an endpoint is called once, and its absence is told apart from that of the
-//! thing which the call names.
+//! Endpoints that a server may lack. Once the server is known to lack an endpoint, the endpoint is not called any more.
+//! A refusal such as 404 can mean two things: the server lacks the endpoint, or it lacks the object that the call
+//! names. [`Http::judged`] tells them apart.
 
 use super::{Answer, Call, Endpoint, Http};
 use crate::error::{Error, ErrorKind, Result};
@@ -21,7 +22,7 @@ impl Http {
         }
     }
 
-    /// As [`send`](Http::send), to an endpoint that the server may lack.
+    /// Sends a call like [`send`](Http::send), to an endpoint that the server may lack.
     pub(crate) fn send_to_optional(&self, call: &Call, cancel: &CancelToken) -> Result<Answer> {
         match self.send(call, cancel) {
             Ok(answer) => {
@@ -32,10 +33,11 @@ impl Http {
         }
     }
 
-    /// Turns the refusal of an endpoint that the server lacks into [`Incompatible`](ErrorKind::Incompatible) where it
-    /// can be told, and remembers the endpoint where that is certain.
+    /// Judges a refusal. If the server lacks the endpoint, or probably lacks it, the error becomes
+    /// [`Incompatible`](ErrorKind::Incompatible). If the server lacks it for certain, this is remembered. If this is
+    /// unclear, the message of the error says so.
     pub(crate) fn judged(&self, error: Error, endpoint: &Endpoint, names: Names) -> Error {
-        // A failed fetch of the token is an error of another endpoint.
+        // The error may belong to another endpoint: the call may have failed because no token could be fetched.
         let is_of_this = error.endpoint() == Some(endpoint.name);
         let Some(status) = error.http_status().filter(|_| is_of_this) else { return error };
         let detail = error.detail().unwrap_or_default();

@@ -1,5 +1,6 @@
-//! Limits of the size of answers. Each kind of answer has its own limit, far above real answers and far below the
-//! memory of the machine. It applies to the body after decompression, whatever length was announced.
+//! Limits of the size of answers. Each kind of answer has its own limit, far above the size of real answers and far
+//! below the memory of the machine. A limit applies to the body after decompression, whatever length the server
+//! announced.
 
 use super::transport::{Answer, Broken, Lane};
 
@@ -18,13 +19,13 @@ pub(crate) struct Room {
 impl Room {
     /// For flags, heartbeats, capabilities, promises and tokens, which have kilobytes.
     pub(crate) const SMALL: Room = Room { bytes: 1 << 20, values: 1 << 17 };
-    /// For lists. Some servers return all checkpoints of a run at once.
+    /// For lists. Some servers return all checkpoints of a run in one answer.
     pub(crate) const LIST: Room = Room { bytes: 16 << 20, values: 1 << 19 };
     /// For results of unknown size.
     pub(crate) const UNKNOWN: Room = Room { bytes: 256 << 20, values: 1 << 25 };
 
-    /// For the result of a request that sends or asks for `n` numbers: several numbers for each, in the longest JSON
-    /// form.
+    /// For the result of a request that sends `n` numbers or asks for `n` numbers. Allows several numbers for each of
+    /// them, in the longest JSON form.
     pub(crate) fn for_numbers(n: u64) -> Room {
         let bytes = n.saturating_mul(128).saturating_add(256 << 10);
         let values = n.saturating_mul(8).saturating_add(1 << 16);
@@ -44,7 +45,7 @@ impl Room {
         }
     }
 
-    /// Checks the size of an answer and cuts an error answer, whatever the transport did.
+    /// Checks the size of an answer and shortens an error answer, even if the transport has checked nothing.
     pub(super) fn check(self, mut answer: Answer) -> Result<Answer, Broken> {
         if !answer.is_success() {
             answer.body.truncate(LARGEST_REFUSAL.min(self.bytes) as usize);
@@ -65,7 +66,7 @@ impl Room {
     }
 }
 
-/// An upper bound of the number of values in JSON. Separators inside of strings are counted, too.
+/// Returns an upper bound of the number of values in JSON. Separators inside strings are counted, too.
 fn n_values(json: &[u8]) -> usize {
     // A short body cannot exceed any limit.
     if json.len() < 1 << 16 {

@@ -1,7 +1,7 @@
 //! The transport that carries requests: sockets by default, memory in tests, or a transport of your own
 //! ([`ServiceClientBuilder::transport`](crate::ServiceClientBuilder::transport)).
 //!
-//! # Example: a transport that answers by itself
+//! # Example: a transport that answers without a server
 //! ```
 //! use std::sync::Arc;
 //! use tinkex::ServiceClient;
@@ -51,10 +51,10 @@ pub struct Exchange {
     pub headers: Vec<(Cow<'static, str>, String)>,
     /// The body as it goes over the wire.
     pub body: Bytes,
-    /// Limit of connecting.
+    /// Time limit for opening the connection.
     pub connect_timeout: Duration,
-    /// Limit of the time without progress: while the body is written, until the whole head of the answer has arrived,
-    /// and between two pieces of the answer's body.
+    /// Time limit without progress: while the body is written, until the whole head of the answer has arrived, and
+    /// between two pieces of the answer's body.
     pub timeout: Duration,
     /// Limit of the whole exchange, however steadily bytes flow.
     pub limit: Duration,
@@ -195,7 +195,7 @@ pub enum Broken {
         /// The announced or received size in bytes, if known.
         announced: Option<u64>,
     },
-    /// The JSON of the answer has so many values that decoding it would take too much memory.
+    /// The JSON of the answer has too many values: decoding it would take too much memory.
     TooManyValues {
         /// The largest number of values allowed.
         limit: usize,
@@ -258,13 +258,13 @@ impl Broken {
             | Broken::TooManyValues { .. }
             | Broken::Closed
             | Broken::Unsendable { .. } => Failure::Fatal,
-            // A failure of the token endpoint may pass. A refused credential stays refused.
+            // A failure of the token endpoint may be temporary. A refused credential stays refused.
             Broken::Token(error) if error.is_retryable() => Failure::Connection { sent: Sent::No },
             Broken::Token(_) | Broken::CircuitOpen { .. } => Failure::Fatal,
         }
     }
 
-    /// The error that the caller gets. `limits` are those of the failed exchange.
+    /// The error that the caller gets. `limits` are the time limits of the failed exchange.
     pub(crate) fn error(&self, limits: impl Into<Limits>) -> Error {
         match self {
             Broken::Connection { sent, message } => {
@@ -274,7 +274,7 @@ impl Broken {
             Broken::TooLarge { limit, announced } => {
                 let size = match announced {
                     Some(n) => format!("it has {n} bytes"),
-                    // A compressed body announces its compressed size only.
+                    // The size of the whole body is unknown: a compressed body announces only its compressed size.
                     None => format!("more than {limit} bytes arrived"),
                 };
                 Error::decode(format!("the answer exceeds its limit of {limit} bytes: {size}"))
@@ -334,15 +334,15 @@ impl From<&Timeouts> for Limits {
     }
 }
 
-/// Extends the wait for the head of the answer by the time that an uploaded body of `n_bytes` may still spend in the
-/// buffers of the system, where its progress cannot be seen.
+/// Returns the time limit for the head of the answer: `timeout`, extended because the end of an uploaded body of
+/// `n_bytes` may still be in buffers of the system, where its progress cannot be seen.
 pub(super) fn head_timeout(timeout: Duration, n_bytes: usize) -> Duration {
     /// The slowest supported upload, in bytes per second.
     const SLOWEST: f64 = 32.0 * 1024.0;
     timeout.saturating_add(Duration::from_secs_f64(n_bytes as f64 / SLOWEST))
 }
 
-/// Carries requests. An implementation blocks the calling thread, at most for the limits of the request.
+/// Carries requests. An implementation blocks the calling thread, at most for the time limits of the request.
 pub trait Transport: Send + Sync {
     /// Sends a request and receives the whole answer. An error status is an answer, too.
     fn exchange(&self, exchange: &Exchange) -> Result<Answer, Broken>;
@@ -350,8 +350,9 @@ pub trait Transport: Send + Sync {
     /// Interrupts all requests in progress and refuses later ones.
     fn shutdown(&self);
 
-    /// Opens a branch: a transport to the same server that can be shut down separately, for a client with long polls.
-    /// It is shut down with this transport at the latest. If `None`, this transport carries those requests, too.
+    /// Opens a branch: a transport to the same server that can be shut down separately. A client uses it for its long
+    /// polls. Shutting this transport down must also shut the branch down. If `None`, this transport carries the long
+    /// polls, too.
     fn branch(&self) -> Option<Arc<dyn Transport>> {
         None
     }

@@ -1,4 +1,4 @@
-//! Cancels samples on the server whose callers no longer wait (PROTOCOL §9.3).
+//! Cancels samples on the server when their callers no longer wait for them (PROTOCOL §9.3).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::{Job, Session};
 
 /// Time limit of one request.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Threads that send these requests, even if the server allows larger batches.
+/// Maximum number of threads that send these requests, even if the server allows larger batches.
 pub(super) const MOST_THREADS: usize = 64;
 
 /// Queue of samples to cancel on the server.
@@ -33,7 +33,8 @@ struct State {
 }
 
 impl Cancellations {
-    /// Clears the queue and rejects later samples: finishing the session cancels all samples.
+    /// Clears the queue and rejects later samples. At the end of the session no cancellations are needed: when the
+    /// session is finished, the server cancels all its samples.
     pub(super) fn close(&self) {
         let dropped = {
             let mut state = self.state.lock();
@@ -98,14 +99,14 @@ impl Work for Cancellations {
     }
 }
 
-/// Cancels an accepted sample on the server when this guard is dropped or its token is cancelled. The token's waker
-/// matters because the thread that holds the guard may be blocked in a long poll.
+/// Cancels an accepted sample on the server when this guard is dropped or its token is cancelled. The token is needed
+/// because the thread that holds the guard may be blocked in a long poll and cannot drop the guard then.
 pub(crate) struct CancelOnDrop {
     accepted: Arc<AcceptedSample>,
     _registration: Registration,
 }
 
-/// The server's id of a sample, until it is cancelled or done.
+/// The server's id of a sample. The id is taken out when the sample is cancelled or done.
 struct AcceptedSample {
     session: Arc<Session>,
     request_id: Mutex<Option<String>>,
@@ -132,7 +133,7 @@ impl CancelOnDrop {
         CancelOnDrop { _registration: cancel.on_cancel(accepted.clone()), accepted }
     }
 
-    /// Cancels the sample if the error means that nobody waits for it any more; otherwise disarms the guard.
+    /// Cancels the sample if the error means that its caller no longer waits; otherwise disarms the guard.
     pub(crate) fn ended_with(self, error: &Error) {
         if error.is_cancelled() || error.is_closed() || error.is_timeout() {
             drop(self);
@@ -163,8 +164,8 @@ impl Session {
         }
     }
 
-    /// Cancels one sample. After the usual retries a failure is logged and not queued again: without heartbeats the
-    /// server cancels the sample too.
+    /// Cancels one sample, with the usual retries. If they fail, this is logged and the sample is not queued once more:
+    /// when the heartbeats end, the server cancels the sample, too.
     fn cancel_future(&self, request_id: &str) {
         let Err(error) = self.send_cancel_future(request_id) else { return };
         let level = if self.cancel.is_cancelled() { log::Level::Debug } else { log::Level::Error };

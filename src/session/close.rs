@@ -15,11 +15,11 @@ use crate::wire::{json, url};
 /// Upper bound of `Timeouts::close` and `Timeouts::finish`.
 const LONGEST_CLOSE: Duration = Duration::from_secs(3600);
 
-/// A client of the session that has a thread of its own.
+/// A client of the session that has its own thread.
 pub(crate) trait Child: Send + Sync {
     /// Stops the client: queued and running operations are answered with an error.
     fn stop(&self);
-    /// Waits for its thread, at most until `deadline`.
+    /// Waits for the client's thread, at most until `deadline`.
     fn join(&self, deadline: Instant);
     /// Returns whether the client's thread has ended.
     fn has_ended(&self) -> bool;
@@ -27,7 +27,7 @@ pub(crate) trait Child: Send + Sync {
     fn status(&self) -> ClientStatus;
 }
 
-/// Ends the session when the last handle is dropped.
+/// Held by all handles of a session. When the last handle is dropped, this value is dropped and ends the session.
 pub(crate) struct Owner {
     session: Arc<Session>,
 }
@@ -66,7 +66,7 @@ pub enum CloseStatus {
 impl Session {
     /// Registers a client, to be stopped and joined at the end of the session even if no handle of it is left.
     pub(crate) fn add_child(&self, child: Arc<dyn Child>) {
-        // `has_ended` takes another lock: call it without this one.
+        // `has_ended` takes another lock: call it without the lock of `children`.
         let known = self.children.lock().clone();
         let ended: Vec<_> = known.into_iter().filter(|child| child.has_ended()).collect();
         let removed: Vec<_> = {
@@ -79,7 +79,7 @@ impl Session {
         };
         // Drop the clients outside the lock.
         drop((removed, ended));
-        // `end_by` misses this client if the session was closed before the push: stop it here.
+        // If the session was closed before the push, `end_by` did not find this client: stop it here.
         if self.closed.load(Ordering::Acquire) {
             child.stop();
         }
@@ -87,7 +87,7 @@ impl Session {
 
     /// Status of all clients whose thread has not ended.
     pub(super) fn client_status(&self) -> Vec<ClientStatus> {
-        // `has_ended` and `status` take other locks: call them without this one.
+        // `has_ended` and `status` take other locks: call them without the lock of `children`.
         let children = self.children.lock().clone();
         children.iter().filter(|child| !child.has_ended()).map(|child| child.status()).collect()
     }
@@ -97,7 +97,7 @@ impl Session {
         self.process.is_other()
     }
 
-    /// Time limit of `close` without telling the server.
+    /// Time limit of `close`, without the request that tells the server.
     pub(crate) fn close_limit(&self) -> Duration {
         self.config.timeouts.close.min(LONGEST_CLOSE)
     }
@@ -107,8 +107,10 @@ impl Session {
         self.config.timeouts.finish.min(LONGEST_CLOSE).max(self.close_limit())
     }
 
+    /// Checks that this process can still use the session.
+    ///
     /// # Errors
-    /// The session has ended, or this is a forked child of the process that made it.
+    /// Closed: the session has ended, or this process is a forked child of the one that made it.
     pub(crate) fn check_open(&self) -> Result<()> {
         self.process.check()?;
         if self.closed.load(Ordering::Acquire) {
@@ -117,7 +119,7 @@ impl Session {
         Ok(())
     }
 
-    /// Replaces a cancellation that the end of the session caused by an error that says so.
+    /// If the end of the session caused this error (a cancellation), replaces the error by one that says so.
     pub(crate) fn or_closed(&self, error: Error) -> Error {
         let is_abort = (error.is_cancelled() || error.is_closed()) && !error.is_panic();
         if is_abort && self.closed.load(Ordering::Acquire) {
@@ -140,7 +142,8 @@ impl Session {
             }
             _ => Ok(()),
         };
-        // Telemetry gets the time that is left, except for a reserve to join the threads.
+        // Telemetry gets the time that is left, except for a quarter of `close_limit`, which is kept for joining the
+        // threads.
         self.end_by(deadline - self.close_limit() / 4, deadline);
         finished
     }
@@ -167,7 +170,8 @@ impl Session {
         }
     }
 
-    /// Ends everything here within half of `close_limit`. Later calls do nothing.
+    /// Ends the session in this process, without telling the server, within half of `close_limit`. Later calls do
+    /// nothing.
     pub(super) fn end(&self) {
         let now = Instant::now();
         self.end_by(now + self.close_limit() / 4, now + self.close_limit() / 2);
@@ -182,7 +186,8 @@ impl Session {
         let _end_guard = EndGuard(&self.ending);
         self.cancel.cancel();
         self.dispatch.close();
-        // Telemetry still needs the transport. All callers are answered already: only the closing thread waits here.
+        // Telemetry still needs the transport. All callers are answered already, so that only the closing thread waits
+        // here.
         if let Some(telemetry) = &self.telemetry {
             telemetry.finish(telemetry_deadline);
         }
@@ -203,7 +208,7 @@ impl Session {
         if 0 < left {
             log::warn!(target: "tinkex", "{left} threads were still busy when the client was closed");
         }
-        // Usually each heartbeat does this, and the heartbeats have ended.
+        // Usually each heartbeat does this, but no heartbeat follows.
         retry_deliveries();
     }
 }
@@ -216,7 +221,8 @@ pub(super) struct EndSignal {
 }
 
 impl EndSignal {
-    /// Waits for the thread that ends the session. Returns at once on a thread of the crate, which that thread joins.
+    /// Waits for the thread that ends the session. Returns immediately on a thread of the crate: the ending thread may
+    /// be joining it, so that both would wait for each other.
     fn wait(&self, deadline: Instant) {
         if spawn::is_ours() {
             return;
@@ -229,7 +235,7 @@ impl EndSignal {
     }
 }
 
-/// Signals the complete end when it is dropped.
+/// Guard of the thread that ends the session. Dropping it signals that the end is complete.
 struct EndGuard<'a>(&'a EndSignal);
 
 impl Drop for EndGuard<'_> {

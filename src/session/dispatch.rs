@@ -15,15 +15,18 @@ use super::Flags;
 
 /// The limits that the clients of a session share.
 pub(crate) struct Dispatch {
+    /// Permits to send samples.
     samples: Semaphore,
+    /// Needed in addition while samples are throttled: fewer permits.
     throttled: Semaphore,
+    /// The time during which no samples are sent, because the server refused one.
     window: Mutex<Window>,
     /// The server's last request to send no samples for a while.
     refusal: Mutex<Option<Error>>,
     budgets: Mutex<Budgets>,
     /// Slots for samples that occupy a thread until their result is there.
     result_slots: Mutex<Semaphore>,
-    /// Upper bound of the result_slots: the maximum number of threads.
+    /// Upper bound of the number of `result_slots`: the maximum number of threads.
     max_result_slots: usize,
 }
 
@@ -37,7 +40,7 @@ struct Budgets {
 impl Budgets {
     fn of(flags: &Flags) -> Self {
         let flags = &flags.config;
-        // A size above `usize::MAX` is no limit.
+        // A size above `usize::MAX` means no limit.
         let budget = |n: u64| Budget::new(usize::try_from(n).unwrap_or(usize::MAX));
         Budgets {
             samples: budget(flags.sample_dispatch_bytes_semaphore_size),
@@ -47,7 +50,7 @@ impl Budgets {
     }
 }
 
-/// Permission to send one sample. Dropping it admits the next one.
+/// Permission to send one sample. Dropping it lets the next sample be sent.
 #[derive(Debug)]
 pub(crate) struct Admission {
     _bytes: BudgetShare,
@@ -69,7 +72,7 @@ impl Dispatch {
         }
     }
 
-    /// Applies the sizes from the server's flags to everything that is dispatched from now on.
+    /// Applies the sizes in the server's flags to all work that is dispatched from now on.
     pub(super) fn resize(&self, flags: &Flags) {
         *self.budgets.lock() = Budgets::of(flags);
         let wanted = usize::try_from(flags.config.sample_max_concurrent_requests).unwrap_or(usize::MAX);
@@ -90,7 +93,7 @@ impl Dispatch {
         self.budgets.lock().training.clone()
     }
 
-    /// Waits for permission to send a sample of an estimated size. Checks after each wait whether samples are
+    /// Waits for permission to send a sample of an estimated size in bytes. Checks after each wait whether samples are
     /// throttled.
     pub(crate) fn admit(
         &self,
@@ -111,13 +114,14 @@ impl Dispatch {
         Ok(Admission { _bytes: bytes, _throttled: throttled, _sample: sample })
     }
 
-    /// Stops all samples for `pause`, after the server refused one because of its load or because of the account.
+    /// Stops the sending of all samples for `pause`, because the server refused a sample for its load or for the
+    /// account.
     pub(crate) fn back_off(&self, refusal: &Error, pause: Duration, clock: &Clock, observed: &Observed) {
         let previous = self.refusal.lock().replace(refusal.clone());
         drop(previous);
         let until = clock.now() + pause;
         self.window.lock().extend(until);
-        // Tell the observer after the window is set, so that it can rely on it.
+        // Set the window before telling the observer, so that the observer can rely on it.
         observed.tell(|observer| observer.on_backoff(&Backoff { pause }));
     }
 

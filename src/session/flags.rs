@@ -1,4 +1,5 @@
-//! The server's flags (PROTOCOL §3.1) and their refresh; message formats that the server was seen to support.
+//! The server's flags (PROTOCOL §3.1) and their refresh. Also the message formats that the server has proved to
+//! support.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +25,7 @@ pub(crate) struct Flags {
     pub(crate) dynamic: DynamicConfig,
     /// The server has dynamic flags, which are fetched again.
     pub(crate) is_dynamic: bool,
-    /// The server lacks the endpoint of the flags, as servers from before protobuf do.
+    /// The server lacks the endpoint of the flags. Servers without support for protobuf lack it.
     pub(crate) are_missing: bool,
     /// The flags could not be fetched: these are the defaults, and the fetch is repeated.
     pub(crate) are_assumed: bool,
@@ -37,8 +38,8 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// Time limit of the first fetch, after which the defaults apply.
 const FETCH_BUDGET: Duration = Duration::from_secs(20);
 
-/// Fetches all flags. Uses the defaults for a server without the endpoint, and until the next fetch for a server that
-/// is unreachable or fails.
+/// Fetches all flags. For a server without the endpoint, returns the defaults. For a server that is unreachable or
+/// fails, returns the defaults until the next fetch, if the credential can be sent without tokens.
 pub(super) fn fetch(http: &Http, config: &Config, cancel: &CancelToken) -> Result<Flags> {
     let mut call = config_call(config)?;
     call.budget = Some(FETCH_BUDGET.min(config.timeouts.submit));
@@ -55,7 +56,7 @@ pub(super) fn fetch(http: &Http, config: &Config, cancel: &CancelToken) -> Resul
     }
 }
 
-/// Fetches, with one attempt, all flags in place of assumed ones.
+/// Fetches all flags with one attempt, to replace assumed ones.
 pub(super) fn fetch_assumed(http: &Http, config: &Config, cancel: &CancelToken) -> Result<Flags> {
     fetch_all(http, config, &config_call(config)?.once(config.timeouts.heartbeat), cancel)
 }
@@ -72,7 +73,7 @@ fn fetch_all(http: &Http, config: &Config, call: &Call, cancel: &CancelToken) ->
         }
         Err(error) if may_assume_flags(&error) => {
             log::warn!(target: "tinkex", "the server's dynamic flags could not be fetched: {error}");
-            // 0 is raised to the shortest interval.
+            // An interval of 0 is raised to the shortest interval, so that the next fetch follows soon.
             let dynamic = DynamicConfig { refresh_interval_sec: 0.0, ..DynamicConfig::default() };
             Ok(Flags { is_dynamic: true, dynamic, ..flags })
         }
@@ -126,7 +127,7 @@ pub(crate) fn lacks_endpoint(error: &Error) -> bool {
     matches!(error.http_status(), Some(404 | 405))
 }
 
-/// Refreshes the dynamic flags (PROTOCOL §3.1 #2), or fetches all flags in place of assumed ones.
+/// Refreshes the dynamic flags (PROTOCOL §3.1 #2). If the flags are assumed, fetches all flags to replace them.
 pub(super) struct FlagRefresh;
 
 impl Work for FlagRefresh {
@@ -142,7 +143,7 @@ impl Work for FlagRefresh {
         if session.clock.tick(pause, &session.cancel).is_err() {
             return Turn::Idle;
         }
-        // After an error or a panic in foreign code the known flags stay.
+        // After an error, or a panic in code of the user, the known flags stay in use.
         if known.are_assumed {
             match unwind::catch(|| fetch_assumed(&session.http, &session.config, &session.cancel)).flatten() {
                 Ok(flags) => {
@@ -192,7 +193,7 @@ impl Session {
     }
 }
 
-/// Message formats that the server was seen to support, beyond its flags.
+/// Message formats that the server has proved to support, beyond what its flags say.
 #[derive(Debug, Default)]
 pub(crate) struct ServerFormats {
     reports_loss: AtomicBool,
@@ -200,7 +201,7 @@ pub(crate) struct ServerFormats {
 }
 
 impl ServerFormats {
-    /// Returns whether the server was seen to report the sum of a loss, so that it need not be computed here.
+    /// Returns whether the server has once reported the sum of a loss. Then the sum need not be computed here.
     pub(crate) fn reports_loss(&self) -> bool {
         self.reports_loss.load(Ordering::Relaxed)
     }
@@ -215,7 +216,8 @@ impl ServerFormats {
         self.forms.lock().note_old();
     }
 
-    /// Decides the next form for a part of a pass that was sent in the forms `tried`, with these outcomes.
+    /// Decides the message format (JSON or protobuf) in which a part of a pass is sent next. `tried` lists the formats
+    /// in which this part was sent so far, each with its outcome.
     pub(crate) fn next(&self, tried: &[(Form, Outcome)]) -> Next {
         let mut forms = self.forms.lock();
         let before = forms.known();

@@ -1,4 +1,13 @@
-//! State that the clients of one session share: connections, flags, threads, and the end of the session.
+//! A session: the state that its clients share (connections, flags, threads), from its start to its end.
+//!
+//! | module | content |
+//! |---|---|
+//! | `open`, `close` | start and end of the session |
+//! | `flags`, `upkeep` | the server's flags and their refresh; heartbeats and renewal of tokens |
+//! | `operation` | answers operations and lists those in flight |
+//! | `dispatch` | limits on the work in flight |
+//! | `retrieve`, `poller` | fetch results: of one request; of all samples of a sampling session |
+//! | `cancellations` | cancels samples on the server |
 
 mod cancellations;
 mod close;
@@ -64,9 +73,9 @@ pub(crate) enum Job {
     Loss,
     /// Sends one admitted sample.
     Post,
-    /// Waits for the result of one sample without a poller.
+    /// Waits for the result of one sample that no poller polls for.
     Result,
-    /// Pauses, then submits a lost sample again.
+    /// Pauses, then submits a sample once more whose earlier submission or result was lost.
     Retry,
     /// Polls for all samples of a sampling session.
     Poll,
@@ -118,11 +127,12 @@ impl Job {
             Job::Send => class("tk-send", 64),
             // One loss function may wait for another one.
             Job::Loss => Class { stack: CALLBACK_STACK, dedicated: true, ..class("tk-loss", max_in_flight) },
-            // Few threads suffice for a server that accepts at once. There are never more jobs than permits.
+            // A server that accepts samples immediately needs few threads. There are never more jobs than permits to
+            // send.
             Job::Post => growing("tk-post", 48, CONCURRENT),
             Job::Result => Class { drains_mailboxes: true, ..class("tk-result", max_in_flight) },
             Job::Retry => Class { drains_mailboxes: true, ..class("tk-retry", max_in_flight) },
-            // A poller must not queue behind others, which may run until the end of the session.
+            // A poller must not wait in the queue: the running pollers may run until the end of the session.
             Job::Poll => Class { dedicated: true, drains_mailboxes: true, ..class("tk-poll", max_in_flight) },
             Job::Fetch => growing("tk-fetch", 28, 256),
             Job::Cancel => class("tk-cancel", cancellations::MOST_THREADS),
@@ -142,7 +152,7 @@ impl pool::Kind for Job {
     }
 }
 
-// `ALL` holds each job at its index: the pool finds a class by it.
+// `ALL` holds each job at its index, by which the pool finds the class of the job.
 const _: () = {
     let mut i = 0;
     while i < Job::ALL.len() {
@@ -152,7 +162,8 @@ const _: () = {
     assert!(Job::ALL.len() == Job::Grow as usize + 1, "the last job is missing");
 };
 
-/// The shared state of a session. Threads hold it; handles hold its [`Owner`], whose drop ends it.
+/// The shared state of a session. Threads of the session hold this value. Handles of the caller hold its [`Owner`]
+/// instead, whose drop ends the session.
 pub(crate) struct Session {
     pub(crate) config: Arc<Config>,
     pub(crate) http: Arc<Http>,
@@ -161,7 +172,7 @@ pub(crate) struct Session {
     pub(crate) clock: Clock,
     /// Cancelled at the end of the session. The tokens of all operations descend from it.
     pub(crate) cancel: CancelToken,
-    /// All threads of the session except those of its clients.
+    /// All threads of the session except the threads of its clients.
     pub(crate) pool: Pool<Job>,
     pub(crate) dispatch: Dispatch,
     pub(crate) formats: ServerFormats,
@@ -224,7 +235,7 @@ impl Session {
         self.config.user_metadata.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect()
     }
 
-    /// Takes the sequence id of the next model. It is used up even if the creation fails (PROTOCOL §2.2).
+    /// Takes the sequence id of the next model. The id is used up even if the creation fails (PROTOCOL §2.2).
     pub(crate) fn next_model_seq_id(&self) -> u64 {
         self.model_seq_id.fetch_add(1, Ordering::Relaxed)
     }
@@ -272,7 +283,7 @@ impl Session {
         all
     }
 
-    /// Passes on the result of an operation, and reports a failure to telemetry.
+    /// Returns the given result of an operation; first reports a failure to telemetry.
     pub(crate) fn reported<T>(&self, result: Result<T>) -> Result<T> {
         if let (Err(error), Some(telemetry)) = (&result, &self.telemetry) {
             telemetry.failed(error);

@@ -9,8 +9,8 @@ use crate::http::{Call, Lane, endpoint};
 use crate::wire::json;
 
 impl Session {
-    /// Returns the server's flags, and fetches them at the first call. Called by the service's actor only, hence once
-    /// at a time.
+    /// Returns the server's flags, and fetches them at the first call. Only the service's actor calls this, so that
+    /// calls never overlap.
     pub(crate) fn flags(self: &Arc<Self>) -> Result<Arc<Flags>> {
         let known = self.flags.lock().clone();
         if let Some(flags) = known {
@@ -27,7 +27,7 @@ impl Session {
         Ok(flags)
     }
 
-    /// Applies flags to everything that starts from now on.
+    /// Stores the flags and applies them to all work that starts from now on.
     pub(super) fn apply(self: &Arc<Self>, flags: &Arc<Flags>) {
         *self.flags.lock() = Some(flags.clone());
         if flags.are_missing {
@@ -62,7 +62,7 @@ impl Session {
         self.flags.lock().clone().unwrap_or_default()
     }
 
-    /// Returns the id of the session, and creates the session at the first call. Called by the service's actor only.
+    /// Returns the id of the session, and creates the session at the first call. Only the service's actor calls this.
     pub(crate) fn open(self: &Arc<Self>) -> Result<Arc<str>> {
         let known = self.id.lock().clone();
         if let Some(id) = known {
@@ -90,7 +90,8 @@ impl Session {
         }
         let id: Arc<str> = reply.session_id.into();
         if let Err(error) = self.start_heartbeat(id.clone()) {
-            // Without heartbeats the server would end it later. The next call creates another session.
+            // Finish the session: without heartbeats the server would end it later anyway. The next call creates
+            // another session.
             if let Err(finish_error) =
                 self.finish(&id, CloseStatus::Errored, Some("no thread for heartbeats"))
             {
@@ -102,7 +103,7 @@ impl Session {
         Ok(id)
     }
 
-    /// Marks the session as open, once its heartbeats have started.
+    /// Marks the session as open. Called after its heartbeats have started.
     fn set_open(self: &Arc<Self>, id: Arc<str>) {
         *self.id.lock() = Some(id.clone());
         if let Some(telemetry) = &self.telemetry {

@@ -1,4 +1,6 @@
-//! Operations: tickets, which answer them; the list of operations in flight; warnings about long waits.
+//! Operations. An operation is one call of a client that ends with an answer to the caller, such as a training step.
+//! The thread that does the work holds a [`Ticket`], by which it answers; the caller waits on a [`Pending`]. This
+//! module also lists the operations in flight and warns about long waits.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,13 +17,15 @@ use crate::sync::oneshot::{Reply, Slot, oneshot};
 use crate::sync::task::{Turn, Work};
 use crate::sync::{CancelToken, Mutex};
 
-/// Answers one operation. Adds the facts of the operation to an error.
+/// Answers one operation. To an error it adds the known facts of the operation, the number of its attempts and its
+/// duration.
 pub(crate) struct Ticket<T: Send + 'static> {
     reply: Reply<T>,
     pub(crate) progress: Progress,
     pub(crate) cancel: CancelToken,
     session: Arc<Session>,
-    /// Answers at once when the client or the session is closed, before the work notices its cancellation.
+    /// Answers immediately when the client or the session is closed, before the thread of the work notices its
+    /// cancellation.
     _closing: Registration,
     /// Entry in the list of operations in flight; `None` for a part of an operation that has an entry.
     _entry: Option<Entry>,
@@ -44,8 +48,9 @@ impl<T: Send + 'static> Ticket<T> {
         let now = self.session.clock.now();
         let result = result.map_err(|error| {
             let error = self.session.or_closed(self.session.http.without_secrets(error));
-            // `Pending::cancel` answers before the work notices. If this answer is the first one, the end of the client
-            // cancelled the work, which noticed before `AnswerClosed` was woken.
+            // If the caller cancelled, `Pending::cancel` has answered already and this answer is ignored. Otherwise the
+            // end of the client cancelled the work, and the work noticed this before `AnswerClosed` was woken: report
+            // the end.
             let error = if error.is_cancelled() && !error.is_panic() { closed_meanwhile() } else { error };
             self.progress.account(error, now)
         });
@@ -70,7 +75,7 @@ impl Session {
         self.ticket_of(progress, Some(entry), parent)
     }
 
-    /// As [`ticket`](Self::ticket), for a part of an operation that is in the list already.
+    /// Makes a ticket like [`ticket`](Self::ticket), for a part of an operation that is in the list already.
     pub(crate) fn part<T: Send + 'static>(
         self: &Arc<Self>,
         operation: &'static str,
@@ -231,8 +236,8 @@ impl fmt::Display for Dump {
     }
 }
 
-/// Logs long waits of callers that send on their own thread, which is blocked in the request. `Pending::wait` logs its
-/// own waits.
+/// Logs long waits of callers whose own thread sends the request and is blocked in it. `Pending::wait` logs its own
+/// waits.
 #[derive(Default)]
 pub(super) struct LongWaits {
     state: Mutex<Waits>,
@@ -268,7 +273,7 @@ impl Work for LongWaits {
             for wait in &mut state.all {
                 let is_early = now < wait.since + FIRST_WARNING && !wait.progress.awaits_first_contact();
                 if wait.warn_at <= now && is_early {
-                    // The server has answered since the wait began.
+                    // The server has answered since the wait began: the first warning is due later.
                     wait.warn_at = wait.since + FIRST_WARNING;
                 } else if wait.warn_at <= now {
                     due.push(wait.progress.clone());
@@ -290,7 +295,7 @@ impl Work for LongWaits {
     }
 }
 
-/// Ends the wait when it is dropped.
+/// A wait of the calling thread. Dropping this value ends the wait and its warnings.
 pub(crate) struct LongWait {
     session: Arc<Session>,
     number: u64,
@@ -307,8 +312,8 @@ impl Drop for LongWait {
 }
 
 impl Session {
-    /// Logs a warning from time to time that the calling thread waits for an operation, until the returned guard is
-    /// dropped.
+    /// Registers a wait of the calling thread for an operation. Until the returned guard is dropped, a warning is
+    /// logged from time to time.
     pub(crate) fn long_wait(self: &Arc<Self>, progress: &Progress) -> LongWait {
         let since = self.clock.now();
         let warn_at = since + self.first_warning();
@@ -319,7 +324,7 @@ impl Session {
             state.all.push(Wait { number, progress: progress.clone(), since, warn_at });
             number
         };
-        // Without a thread for the warnings the wait still works.
+        // If the system refuses the thread, the warnings are missing, but the wait still works.
         let _ = self.long_waits.wake(self, &self.pool[Job::Warn]);
         LongWait { session: self.clone(), number }
     }

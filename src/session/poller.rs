@@ -1,6 +1,10 @@
-//! The poller of a sampling session: one thread polls for all its samples, so that a sample in flight costs a map entry
-//! and no thread (PROTOCOL §4.5). [`policy::poll_many`](crate::policy::poll_many) decides the requests and interprets
-//! the answers.
+//! The poller of a sampling session: one thread that polls for all its samples. So a sample in flight costs a map entry
+//! and no thread (PROTOCOL §4.5).
+//!
+//! The server's answers announce the samples whose results are there. Each announced result is fetched by a job of the
+//! pool. Later requests report the fetched samples, so that the server drops their results.
+//! [`policy::poll_many`](crate::policy::poll_many) decides the requests and interprets the answers; this module does
+//! the input and output.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -31,7 +35,7 @@ pub(crate) trait PolledSample: Send {
     /// Fetches the result and answers the caller. `size` is the result's size, if the server announced it. Blocks; runs
     /// in the pool.
     fn fetch(self: Box<Self>, size: Option<usize>, fetching: Option<Fetching>);
-    /// Checks once for the result, which may not be there. Blocks for a few seconds at most; runs in the pool.
+    /// Checks once whether the result is there. Blocks for a few seconds at most; runs in the pool.
     fn check_once(self: Box<Self>, fetching: Fetching);
     /// Answers the caller with an error.
     fn fail(self: Box<Self>, error: Error);
@@ -41,9 +45,9 @@ pub(crate) trait PolledSample: Send {
 pub(crate) struct Poller {
     session: Arc<Session>,
     target: FuturesTarget,
-    /// Token of the client, whose end also ends the poller.
+    /// Token of the client. Its cancellation also ends the poller.
     cancel: CancelToken,
-    /// Transport of the long polls, which closing the client shuts down without affecting other requests.
+    /// Separate transport for the long polls. Closing the client shuts it down without affecting other requests.
     branch: Option<Branch>,
     born: Instant,
     task: Arc<Task<PollTask>>,
@@ -59,9 +63,9 @@ pub(super) struct Pollers {
 struct State {
     machine: PollMany<Entry>,
     closed: bool,
-    /// Earliest deadline of the samples.
+    /// Earliest deadline of the registered samples.
     nearest: Option<Instant>,
-    /// Latest end of the request in flight.
+    /// Time by which the request in flight ends at the latest.
     busy_until: Option<Instant>,
     /// Time of the last update of all waiting operations.
     contact_noted: Option<Instant>,
@@ -75,7 +79,7 @@ struct Entry {
     _forget_on_cancel: Registration,
 }
 
-/// Removes a sample from its poller when its token is cancelled. Its caller is answered elsewhere.
+/// Removes a sample from its poller when the sample's token is cancelled. The caller is answered by other code.
 struct ForgetOnCancel {
     poller: Weak<Poller>,
     request_id: String,
@@ -97,7 +101,7 @@ pub(crate) struct Fetching {
 }
 
 impl Fetching {
-    /// Ends the fetch; the poller tells the server to drop the result.
+    /// Ends the fetch with a final outcome: the poller then tells the server to drop the result.
     pub(crate) fn settle(mut self) {
         self.settled = true;
     }
@@ -105,7 +109,7 @@ impl Fetching {
     /// Registers the sample again, because its result is not there yet.
     pub(crate) fn requeue(mut self, sample: Box<dyn PolledSample>) {
         let poller = self.poller.clone();
-        // Without an id, dropping the guard does nothing.
+        // Take the id: dropping the guard does nothing without it.
         let request_id = std::mem::take(&mut self.request_id);
         poller.register(&request_id, sample);
         poller.check_overdue();
@@ -157,7 +161,7 @@ impl Poller {
         poller
     }
 
-    /// Registers a sample, which is fetched once its result is there.
+    /// Registers a sample. Its result is fetched once the server announces it.
     pub(crate) fn register(self: &Arc<Self>, request_id: &str, sample: Box<dyn PolledSample>) {
         let cancel = sample.cancel().clone();
         let forget_on_cancel = ForgetOnCancel { poller: Arc::downgrade(self), request_id: request_id.into() };
@@ -168,7 +172,8 @@ impl Poller {
             let deadline = entry.sample.progress().deadline();
             match (state.closed, state.busy_until, deadline) {
                 (true, ..) => Registered::Refused(entry, Error::closed("the client is closed")),
-                // The request in flight cannot be shortened and could last past this sample's deadline.
+                // The request in flight may last past this sample's deadline and cannot be shortened: wait for this
+                // sample on a thread.
                 (_, Some(until), Some(deadline)) if deadline < until => Registered::PollAlone(entry),
                 _ => {
                     state.nearest = state.nearest.into_iter().chain(deadline).min();
@@ -191,19 +196,21 @@ impl Poller {
             let text = format!("the server gave the request id {request_id} to two samples at the same time");
             sample.fail(Error::decode(text));
         }
-        // A cancellation between `on_cancel` and the registration did not find the entry.
+        // If the token was cancelled after `on_cancel` and before the registration, `ForgetOnCancel` did not find the
+        // entry: remove it here.
         if cancel.is_cancelled() {
             self.forget(request_id);
         }
         self.start();
     }
 
-    /// Returns false once the server is known to lack `retrieve_futures`.
+    /// Returns whether the server may have `retrieve_futures`: false once it is known to lack this endpoint.
     pub(crate) fn is_available(&self) -> bool {
         self.state.lock().machine.has_endpoint()
     }
 
-    /// Sends the last report and refuses later samples. Interrupts a request that the server holds.
+    /// Refuses later samples, fails the waiting ones, interrupts the request that the server holds, and sends the last
+    /// report of fetched samples.
     pub(crate) fn close(&self, within: Duration) {
         let (turn, waiting) = {
             let mut state = self.state.lock();
@@ -214,14 +221,14 @@ impl Poller {
         if let Some(branch) = &self.branch {
             branch.transport().shutdown();
         }
-        // A failed report has no consequence except that the server keeps the results for a while.
+        // If the report fails, the only consequence is that the server keeps the results for a while.
         if let Some(call) = turn.and_then(|turn| self.call(&turn, within.min(REPORT_TIMEOUT)).ok()) {
             let outcome = self.session.http.raw(&call);
             log::debug!(target: "tinkex", "last report of fetched samples: {:?}", outcome.map(|answer| answer.status));
         }
     }
 
-    /// Wakes the poller's thread if there is anything to request or to report.
+    /// Starts the poller's thread, unless it runs already, if there is anything to request or to report.
     fn start(self: &Arc<Self>) {
         if self.state.lock().next().is_some() {
             // `lost` fails the samples if the system refuses the thread.
@@ -245,8 +252,8 @@ impl Poller {
         let sent = self.clock();
         let outcome = self.call(turn, timeout).map(|call| self.session.http.raw(&call));
         if let Ok(Ok(answer)) = &outcome {
-            // No deadline: that of one sample must not end the pause for all. Only the end of the client cancels the
-            // pause, and the next turn notices that.
+            // Pass no deadline: the deadline of one sample must not end the pause for all. Only the end of the client
+            // cancels the pause, and the next turn notices that.
             if self.session.http.pause_for_payment(answer, None, &self.cancel).unwrap_or(true) {
                 self.state.lock().busy_until = None;
                 return self.expire(self.session.clock.now());
@@ -299,7 +306,7 @@ impl Poller {
             }
             Step::PollAlone(waiting) => {
                 log::info!(target: "tinkex", "the server lacks retrieve_futures: each sample now occupies a thread until its result is there");
-                // No other client of the service tries it again.
+                // Other clients of the service then do not call the endpoint.
                 self.session.http.offered().lock().note_absent(ENDPOINT.name);
                 waiting.into_iter().for_each(|entry| self.session.spawn_wait(entry.sample));
             }
@@ -309,14 +316,14 @@ impl Poller {
             let clock = &self.session.clock;
             let nearest = self.state.lock().nearest;
             let left = nearest.map(|deadline| deadline.saturating_duration_since(clock.now()));
-            // The next turn notices a cancellation.
+            // If the pause is cancelled, the next turn notices that.
             let _ = clock.pause(left.map_or(pause, |left| pause.min(left)), &self.cancel);
         }
         self.expire(self.session.clock.now());
         self.check_overdue();
     }
 
-    /// Checks samples one by one that were not announced for a long time.
+    /// Checks one by one the samples that the server has not announced for a long time.
     fn check_overdue(self: &Arc<Self>) {
         let now = self.clock().now;
         let overdue = {
@@ -379,7 +386,7 @@ impl Poller {
 
     fn forget(&self, request_id: &str) {
         let entry = self.state.lock().machine.forget(request_id);
-        // Outside the lock: the destructor of the sample runs foreign code.
+        // Drop outside the lock: the destructor of the sample may run code of the user.
         drop(entry);
     }
 
@@ -415,7 +422,7 @@ struct PollTask;
 impl Work for PollTask {
     type Owner = Poller;
 
-    /// Sends one request and handles its answer. Idle when there is nothing to request or to report, or the client is
+    /// Sends one request and handles its answer. Idle if there is nothing to request or to report, or if the client is
     /// closed.
     fn turn(&self, poller: &Arc<Poller>) -> TaskTurn {
         let next = {
@@ -430,7 +437,7 @@ impl Work for PollTask {
         match next {
             Ok(turn) => {
                 if let Err(panic) = unwind::catch(|| poller.turn(&turn)) {
-                    // The samples that the panic dropped are answered with it; the others keep waiting.
+                    // The samples that the panic dropped are answered with the panic; the others keep waiting.
                     unwind::shield("a poller failed", || {
                         poller.handle(&turn, Event::Panicked(panic), poller.clock());
                     });
@@ -474,8 +481,8 @@ impl Session {
         let _ = self.pool[Job::Fetch].spawn(job);
     }
 
-    /// Closes all pollers. Each sends its last report, so that the server drops fetched results before the session is
-    /// finished.
+    /// Closes all pollers. Each one sends its last report, so that the server drops the fetched results before the
+    /// session is finished.
     pub(super) fn send_final_reports(&self, within: Duration) {
         let deadline = Instant::now() + within;
         let pollers = std::mem::take(&mut *self.pollers.all.lock());
@@ -535,7 +542,7 @@ mod tests {
         Poller::new(&session, "s", 0, cancel)
     }
 
-    /// Reports its end, and whether the poller's lock was held when it was dropped.
+    /// A sample that reports its failure, and whether the poller's lock was held when the sample was dropped.
     struct FakeSample {
         poller: Arc<Poller>,
         progress: Progress,

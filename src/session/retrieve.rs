@@ -1,4 +1,5 @@
-//! Retrieval of one promised result (PROTOCOL §4).
+//! Retrieves the result of one request. The server accepts a request with a promise (an id), and the client polls with
+//! this id until the result is there (PROTOCOL §4).
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use crate::wire::json::{ResultBody, RetrieveFutureRequest};
 
 use super::Session;
 
-/// Time limit of a request that only checks whether a result is there.
+/// Time limit of a request that only checks once whether a result is there.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A result that the server promised when it accepted a request.
@@ -31,7 +32,7 @@ pub(crate) struct Promise {
     pub(crate) room: Room,
 }
 
-/// A result before decoding, with its share of the byte budget.
+/// A result before decoding, with the bytes that it takes from the byte budget.
 pub(crate) struct Retrieved {
     pub(crate) body: ResultBody,
     _bytes: Option<BudgetShare>,
@@ -134,7 +135,7 @@ impl Retrieval<'_> {
         }
     }
 
-    /// Sends one request with the given time limit, or a shorter one at the deadline.
+    /// Sends one request. Its time limit is `longest`, or the time until the deadline if that is shorter.
     fn poll_once(&mut self, longest: Duration) -> Result<PollOutcome> {
         let (session, progress, promise) = (self.session, self.progress, self.promise);
         let since = |at: Instant| at.saturating_duration_since(promise.born);
@@ -170,9 +171,10 @@ impl Retrieval<'_> {
                 }
                 self.poll.on(Event::Answer { facts: answer.facts(), protobuf: answer.is_protobuf() }, times)
             }
-            // Before the answer began. A timeout within the answer is a bad connection, below.
+            // The time limit passed before the answer began: the result is not there yet. A timeout while the answer
+            // arrives counts as a broken connection, see the next arm.
             Err(Broken::Timeout(Phase::FirstByte | Phase::Exchange)) => self.poll.on(Event::Timeout, times),
-            // The server keeps the result, also while a breaker is open: request it again.
+            // Request the result once more: the server keeps it, and an open breaker does not change that.
             Err(
                 broken @ (Broken::Timeout(_)
                 | Broken::Connection { .. }
@@ -183,7 +185,7 @@ impl Retrieval<'_> {
                 let error = broken.error(&session.config.timeouts).with(|context| context.url = Some(url()));
                 self.poll.on(Event::Connection(error), times)
             }
-            // A token could not be fetched for now.
+            // No token could be fetched, which may be temporary.
             Err(broken @ Broken::Token(error)) if error.is_retryable() => {
                 self.poll.on(Event::Connection(broken.error(&session.config.timeouts)), times)
             }
@@ -205,7 +207,7 @@ impl Retrieval<'_> {
                 Err(broken.error(&session.config.timeouts).with(|context| context.url = Some(url())))
             }
             (Step::Reserve(n), _) => {
-                // The operation's deadline bounds the wait for the share.
+                // The operation's deadline limits the wait for the bytes.
                 let budget = session.response_budget();
                 self.bytes = Some(budget.acquire_deadline(n, progress.deadline(), self.cancel)?);
                 Ok(PollOutcome::Reserved)

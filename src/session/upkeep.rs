@@ -42,11 +42,11 @@ impl Work for Heartbeat {
         if session.clock.tick(INTERVAL, &session.cancel).is_err() {
             return Turn::Idle;
         }
-        // Retry background work whose thread the system refused.
+        // Retry background work for which the system refused a thread.
         retry_deliveries();
         session.start_flag_refresh();
         session.start_token_refresh();
-        // A panic in foreign code counts as one failed heartbeat.
+        // A panic in code of the user counts as one failed heartbeat.
         let failure = match unwind::catch(|| send_heartbeat(session, &id)).flatten() {
             Ok(()) => {
                 let last_success = session.clock.now();
@@ -60,7 +60,7 @@ impl Work for Heartbeat {
             *self.session.lock() = None;
             return Turn::Idle;
         }
-        // The logger and the observer are foreign code: their panics must not end the heartbeats.
+        // The logger and the observer are code of the user: their panics must not end the heartbeats.
         unwind::shield("a heartbeat failed", || report_failure(session, &id, last_success, failure));
         Turn::Again
     }
@@ -86,7 +86,7 @@ fn report_failure(session: &Session, id: &str, last_success: Instant, failure: E
 
 fn send_heartbeat(session: &Session, id: &str) -> Result<(), Error> {
     let request = SessionHeartbeatRequest { session_id: id.into() };
-    // An open breaker must not end the session.
+    // Bypass the breaker: without heartbeats the server would end the session.
     let call = Call::post(Lane::Session, &endpoint::SESSION_HEARTBEAT, &request)?
         .once(session.config.timeouts.heartbeat)
         .passing_breaker();
@@ -125,7 +125,7 @@ impl Work for TokenRefresh {
 struct Ended;
 
 impl TokenRefresh {
-    /// Waits until the token has to be renewed, renews it, and returns whether that failed.
+    /// Waits until the token has to be renewed, then renews it. Returns whether that failed.
     fn renew(&self, session: &Session) -> Result<bool, Ended> {
         let (auth, clock) = (session.http.auth(), &session.clock);
         let sleep = |pause| clock.tick(pause, &session.cancel).map_err(|_| Ended);
@@ -133,7 +133,7 @@ impl TokenRefresh {
         let failed = *self.failed.lock();
         sleep(match before.and_then(|token| Some((token.age, token.lifetime?))) {
             Some((age, lifetime)) if !failed => refresh::pause(lifetime, fastrand::f64()).saturating_sub(age),
-            // No token yet, a token without an end, or a failed attempt.
+            // There is no token yet, the token does not state its lifetime, or the last attempt failed.
             _ => AFTER_FAILURE,
         })?;
         let now = auth.issued(clock.now());
@@ -143,7 +143,8 @@ impl TokenRefresh {
         }
         let n_tokens = auth.n_tokens();
         let Err(error) = unwind::catch(|| session.http.replace_token()).flatten() else {
-            // Another thread may have been fetching a token, and failed.
+            // While another thread fetches a token, `replace_token` does nothing. Without a new token this counts as a
+            // failure.
             return Ok(auth.n_tokens() == n_tokens);
         };
         log::debug!(target: "tinkex", "the token was not replaced: {error}");

@@ -8,12 +8,13 @@ use super::CancelToken;
 use super::gate::{Gate, Rule};
 use crate::error::Result;
 
-/// A fair budget of bytes. Clones are handles of the same one.
+/// A fair budget of bytes. Clones are handles of the same budget.
 ///
-/// It admits items as long as it is not overdrawn: the item that overdraws it is admitted, whatever its size, and the
-/// next one waits until the budget is no longer overdrawn. So an item larger than the whole budget does not wait for
-/// ever, and the bytes in flight exceed the budget by less than one item. The order is strictly that of arrival, as
-/// with a [`Semaphore`](super::Semaphore).
+/// The budget is overdrawn while more bytes are in use than it has. While it is not overdrawn, it admits the next item,
+/// whatever the size of this item. An item that overdraws the budget is thus admitted, and the next one waits until the
+/// budget is no longer overdrawn. So an item larger than the whole budget does not wait forever, and the bytes in use
+/// exceed the budget by at most one item. Items are admitted strictly in order of arrival, as with a
+/// [`Semaphore`](super::Semaphore).
 ///
 /// # Example: one item overdraws the budget
 /// ```
@@ -50,8 +51,8 @@ impl Budget {
     /// Cancelled; closed.
     ///
     /// # Blocking
-    /// Until all earlier requests are served and the budget is not overdrawn; cancelling the token or closing the
-    /// budget ends it at once. Limit it with [`acquire_deadline`](Budget::acquire_deadline).
+    /// Until all earlier requests are served and the budget is not overdrawn. Cancelling the token or closing the
+    /// budget ends the wait immediately. Use [`acquire_deadline`](Budget::acquire_deadline) to limit the wait.
     pub fn acquire(&self, n: usize, cancel: &CancelToken) -> Result<BudgetShare> {
         self.acquire_deadline(n, None, cancel)
     }
@@ -59,10 +60,11 @@ impl Budget {
     /// Takes `n` bytes; waits in the queue until the budget admits them, at most until the deadline.
     ///
     /// # Errors
-    /// As [`acquire`](Budget::acquire), and a timeout in [`Phase::Admission`](crate::Phase::Admission).
+    /// The errors of [`acquire`](Budget::acquire), and a timeout in [`Phase::Admission`](crate::Phase::Admission).
     ///
     /// # Blocking
-    /// As [`acquire`](Budget::acquire), until the deadline. Bytes that are admitted at once are granted even after it.
+    /// As long as [`acquire`](Budget::acquire), but at most until the deadline. If the deadline has passed already,
+    /// bytes are granted only if no wait is needed.
     pub fn acquire_deadline(
         &self,
         n: usize,
@@ -108,7 +110,7 @@ impl fmt::Debug for Budget {
     }
 }
 
-/// Bytes of a [`Budget`]. Dropping it, also by a panic, gives them back.
+/// Bytes of a [`Budget`]. Dropping this value, also during a panic, gives the bytes back.
 #[must_use = "a share that is not held is given back at once"]
 pub struct BudgetShare {
     gate: Arc<Gate>,
@@ -116,7 +118,7 @@ pub struct BudgetShare {
 }
 
 impl BudgetShare {
-    /// Number of bytes that this holds.
+    /// Number of these bytes.
     pub fn n_bytes(&self) -> usize {
         self.n
     }
@@ -185,10 +187,11 @@ mod tests {
         drop(huge);
         let mut order = Vec::new();
         for n_waiting in [3, 1] {
-            // 50 overdraws the budget alone; after it, 1 and 70 are admitted together.
+            // 50 overdraws the budget, so that it is admitted alone. After it, 1 and 70 are admitted together.
             eventually("the next ones are admitted", || budget.waiting() == n_waiting);
             let n = if n_waiting == 3 { 1 } else { 2 };
-            // Held until both have come, because the first one given back admits the next.
+            // Keep the shares until all of this group have come, because giving the first one back admits the next
+            // request.
             let held: Vec<_> = receiver.iter().take(n).collect();
             let mut group: Vec<_> = held.iter().map(BudgetShare::n_bytes).collect();
             group.sort();

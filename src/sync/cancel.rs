@@ -1,8 +1,12 @@
 //! Cooperative cancellation.
 //!
-//! Threads cannot be killed, so every wait of the crate takes a token. A token is a node of a tree. A child holds its
-//! parent, so that cancelling a distant ancestor still reaches it. A parent holds its children weakly, and a child
-//! removes itself when it is dropped, so that a long-lived parent does not grow.
+//! A thread cannot be killed from outside. Therefore every wait of the crate takes a token and ends when the token is
+//! cancelled.
+//!
+//! Tokens form trees: cancelling a token also cancels its descendants. A child holds a strong reference to its parent.
+//! So cancelling a distant ancestor reaches the child even if nobody else holds the tokens between them. A parent holds
+//! weak references to its children, and a child removes itself from its parent when it is dropped, so that a long-lived
+//! parent does not grow.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -50,7 +54,7 @@ pub struct CancelToken {
     node: Arc<Node>,
 }
 
-/// A waiter that a cancellation wakes. Called with no locks held, at most once per registration.
+/// A waiter that a cancellation wakes. `wake` is called with no locks held, at most once per registration.
 pub(crate) trait Wake: Send + Sync {
     /// Makes the waiter check its token again. It must take the waiter's lock before it notifies; otherwise a waiter
     /// that has checked the token and does not wait yet misses the notification.
@@ -63,7 +67,7 @@ struct Node {
     cancelled: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
-    /// The parent, and the key of this node there.
+    /// The parent, and the key of this node among the parent's listeners.
     parent: Option<(Arc<Node>, u64)>,
 }
 
@@ -103,10 +107,10 @@ impl CancelToken {
         CancelToken { node }
     }
 
-    /// Cancels this token and its descendants, and wakes all threads that wait for them. Later calls do nothing.
+    /// Cancels this token and its descendants, and wakes all threads that wait for one of them. Later calls do nothing.
     ///
-    /// When it returns, the token and all its descendants are cancelled, also if another thread cancels it at the same
-    /// time; that thread may still be waking waiters.
+    /// When this returns, the token and all its descendants are cancelled, even if another thread is cancelling the
+    /// token at the same time; that thread may still be waking waiters.
     pub fn cancel(&self) {
         mutant!(MarksWhileWaking, {}, self.node.mark());
         let mut nodes = vec![self.node.clone()];
@@ -166,9 +170,9 @@ impl CancelToken {
         if self.is_cancelled() { Err(Error::cancelled()) } else { Ok(()) }
     }
 
-    /// Registers a waiter. `wake` is called at once, on this thread, if the token is cancelled, else on the cancelling
-    /// thread. Call this without any lock that `wake` takes. A call of `wake` may still run when the registration has
-    /// been dropped.
+    /// Registers a waiter. If the token is cancelled already, `wake` is called immediately, on this thread; otherwise
+    /// on the thread that cancels. The caller must not hold a lock that `wake` takes. After the registration is
+    /// dropped, a call of `wake` that has begun before may still run.
     pub(crate) fn on_cancel(&self, wake: Arc<dyn Wake>) -> Registration {
         let mut state = self.node.state.lock();
         if self.is_cancelled() {
@@ -218,14 +222,14 @@ impl Node {
         self.cancelled.load(Ordering::Acquire)
     }
 
-    /// Marks this node and its descendants as cancelled. Their listeners stay registered, because another call of
-    /// `cancel` may still have to find the descendants through them.
+    /// Marks this node and its descendants as cancelled. Their listeners stay registered, because a concurrent call of
+    /// `cancel` finds the descendants through them.
     fn mark(self: &Arc<Self>) {
         let mut nodes = vec![self.clone()];
         while let Some(node) = nodes.pop() {
             let children: Vec<Weak<Node>> = {
                 let state = node.state.lock();
-                // From now on its new children are created cancelled.
+                // Children created from now on are cancelled from the start.
                 node.cancelled.store(true, Ordering::Release);
                 let child = |listener: &Listener| match listener {
                     Listener::Child(child) => Some(child.clone()),
@@ -233,14 +237,14 @@ impl Node {
                 };
                 state.listeners.values().filter_map(child).collect()
             };
-            // Without the lock: dropping the last handle of a child takes it.
+            // Outside of the lock: dropping the last reference to a child takes the lock.
             nodes.extend(children.iter().filter_map(Weak::upgrade));
         }
     }
 
     fn unregister(&self, key: u64) {
         let listener = self.state.lock().listeners.remove(&key);
-        // Without the lock: the listener's destructor may drop other tokens.
+        // Drop outside of the lock: the listener's destructor may drop other tokens.
         drop(listener);
     }
 }
@@ -250,7 +254,7 @@ impl Drop for Node {
         let mut link = self.parent.take();
         while let Some((parent, key)) = link {
             parent.unregister(key);
-            // Drop a chain that only this node held in a loop, because recursion could exceed the stack.
+            // Drop ancestors that only this node held in a loop, because recursion could exceed the stack.
             link = Arc::into_inner(parent).and_then(|mut node| node.parent.take());
         }
     }
@@ -337,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waker_is_called_once_or_if_it_was_dropped_never() {
+    fn a_waker_is_called_once_and_never_after_its_registration_is_dropped() {
         let token = CancelToken::new();
         let (kept, dropped, late) =
             (Arc::new(Count::default()), Arc::new(Count::default()), Arc::new(Count::default()));

@@ -42,7 +42,7 @@ impl Clock {
     /// Cancelled, before or during the pause.
     ///
     /// # Blocking
-    /// For `duration`; cancelling ends it at once. On a virtual clock it does not block.
+    /// For `duration`; cancelling ends the pause immediately. On a virtual clock it does not block.
     pub fn pause(&self, duration: Duration, cancel: &CancelToken) -> Result<()> {
         #[cfg(any(test, feature = "testing"))]
         if let Some(clock) = &self.virtual_clock {
@@ -53,14 +53,14 @@ impl Clock {
 
     /// Waits for the next round of periodic work, such as a heartbeat.
     ///
-    /// It differs from [`pause`](Clock::pause) on a virtual clock only: there it waits until another thread has
+    /// It differs from [`pause`](Clock::pause) only on a virtual clock: there it waits until another thread has
     /// advanced the time, so that a loop does not run ahead of the test.
     ///
     /// # Errors
     /// Cancelled, before or during the wait.
     ///
     /// # Blocking
-    /// For `duration`; cancelling ends it at once.
+    /// For `duration`; cancelling ends the wait immediately.
     pub fn tick(&self, duration: Duration, cancel: &CancelToken) -> Result<()> {
         #[cfg(any(test, feature = "testing"))]
         if let Some(clock) = &self.virtual_clock {
@@ -88,8 +88,8 @@ mod virtual_clock {
 
     /// A clock whose time advances only when a test advances it, or when code under test pauses.
     ///
-    /// [`Clock::pause`] advances the time at once and is recorded; [`Clock::tick`] blocks until the time has advanced
-    /// far enough. Clones share one time.
+    /// [`Clock::pause`] does not block: it advances the time by the pause and records it. [`Clock::tick`] blocks until
+    /// the time has advanced far enough. Clones share one time.
     ///
     /// # Example: pausing for an hour without waiting
     /// ```
@@ -166,13 +166,13 @@ mod virtual_clock {
         }
 
         pub(super) fn tick(&self, duration: Duration, cancel: &CancelToken) -> Result<()> {
-            // Registered and dropped without the lock, because the waker takes it.
+            // Registered before the lock is taken and dropped after it is released, because the waker takes the lock.
             let _registration = cancel.on_cancel(self.shared.clone());
             let mut state = self.shared.state.lock();
             let due = state.now.checked_add(duration);
             loop {
                 cancel.check()?;
-                // `None` if the time is too late for the clock: it is never reached.
+                // `due` is `None` if the time is too late for an `Instant`: it is never reached.
                 match due {
                     Some(due) if due <= state.now => return Ok(()),
                     _ => self.shared.moved.wait(&mut state),
@@ -190,8 +190,8 @@ mod virtual_clock {
 
     impl Wake for Shared {
         fn wake(&self) {
-            // A tick that has checked its token and does not wait yet holds the lock. After it, the notification
-            // arrives.
+            // Take the lock once before notifying. A tick that has checked its token and does not wait yet holds the
+            // lock; after this line it waits and gets the notification.
             drop(self.state.lock());
             self.moved.notify_all();
         }

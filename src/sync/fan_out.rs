@@ -34,10 +34,10 @@ impl<T> Group<T> {
         self.state.lock().results.len()
     }
 
-    /// Does jobs until every job has begun.
+    /// Takes jobs and runs them, one after the other, until none is left to take.
     pub(super) fn help(&self) {
         while let Some((place, job)) = self.begin() {
-            // The job and its captures are dropped inside `catch` too, so that no panic skips the count.
+            // `catch` also covers the destructors of the job's captures, so that no panic skips the counting below.
             let result = unwind::catch(job).flatten();
             let mut state = self.state.lock();
             state.results[place] = Some(result);
@@ -65,7 +65,7 @@ impl<T> Group<T> {
         }
         let results = mem::take(&mut state.results);
         drop(state);
-        // Every job has ended, and each leaves a result.
+        // Every job has ended and has stored a result.
         results
             .into_iter()
             .map(|result| result.unwrap_or_else(|| Err(Error::closed("the job was not done"))))

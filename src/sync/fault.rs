@@ -1,12 +1,13 @@
-//! Deliberate mistakes for the models.
+//! Deliberate mistakes in the code, which show that the models find mistakes.
 //!
-//! Code that is easily got wrong contains the wrong variant as well, in a [`mutant!`]. For each [`Fault`] a test
-//! asserts that a model of `tests/model` fails with it, which shows that the model checks that code. Outside of the
-//! models `mutant!` expands to the right code alone.
+//! A model (`tests/model`) is a test that runs code of this crate under a model checker. Where the code is error-prone,
+//! it also contains a wrong variant, in a [`mutant!`]. For each [`Fault`] a test turns the wrong variant on and asserts
+//! that a model fails. This shows that the model checks that code. In all other builds `mutant!` expands to the right
+//! code only.
 
 /// Chooses between the wrong and the right code of a [`Fault`].
 ///
-/// - `mutant!(Name, wrong, right)` is `right`, and `wrong` in a model that chose the fault;
+/// - `mutant!(Name, wrong, right)` is `right`; it is `wrong` in a model that chose the fault;
 /// - `mutant!(Name, wrong)` is a statement that only such a model runs;
 /// - `mutant!(Name, keep value)` keeps a value until the end of the block, in such a model only.
 #[cfg(not(all(test, shuttle)))]
@@ -49,9 +50,9 @@ mod chosen {
         GrantsWithoutNotify,
         /// A gate: the last waiter in the queue is served first.
         ServesTheLast,
-        /// A gate: a newcomer takes a free share although others wait.
+        /// A gate: a new request takes a free share although others wait.
         Barges,
-        /// A gate: a head that gives up does not grant a share to the next waiter.
+        /// A gate: if the head of the queue gives up, the next waiter is not granted its share.
         BlocksTheNext,
         /// A gate: a waiter that is cancelled after it got its share does not give the share back.
         LosesTheGrant,
@@ -65,7 +66,7 @@ mod chosen {
         OverdrawsTwice,
         /// A token: a new child is not registered with its parent.
         ForgetsTheChild,
-        /// A token: descendants are marked while their wakers are called.
+        /// A token: descendants are marked as cancelled one by one while their wakers are called, and not before.
         MarksWhileWaking,
         /// A token: a waker is called twice.
         WakesTwice,
@@ -83,13 +84,13 @@ mod chosen {
         SignalsEarly,
         /// An actor: messages that are queued at its end stay in the channel.
         LeavesQueuedMessages,
-        /// A pool: an idle thread that is notified at its time limit ends all the same.
+        /// A pool: an idle thread ends at its time limit although it was notified at that moment.
         EndsWhenNotified,
-        /// A pool: freeing the place of a thread that left early does not notify those that wait for a place.
+        /// A pool: when the place of a thread that left early becomes free, waiters for a place are not notified.
         FreesPlaceWithoutNotify,
         /// A pool: a place that is reserved for a thread counts as a thread.
         CountsReservedPlaces,
-        /// A pool: the refusal of a thread does not notify those that wait for it.
+        /// A pool: when a thread is refused, calls that wait for this thread are not notified.
         RefusesWithoutNotify,
         /// A pool: the thread that waits for a group of jobs does none of them.
         WaitsWithoutHelping,
@@ -101,7 +102,7 @@ mod chosen {
         RunsTwice,
         /// A task: a wake during the last turn is ignored.
         MissesTheWake,
-        /// A task: it still counts as running after its thread was lost.
+        /// A task: the task still counts as running after its thread was lost.
         KeepsRunning,
         /// A breaker: trials are not counted when they begin.
         CountsAtTheEnd,
@@ -109,16 +110,17 @@ mod chosen {
         CountsOldEpochs,
         /// A breaker: a permission that is dropped without an outcome is not counted as ended.
         IgnoresDrops,
-        /// A backoff window: a later refusal may shorten it.
+        /// A backoff window: a later refusal may shorten the window.
         ShortensTheWindow,
     }
 
     std::thread_local! {
-        /// The checker runs all threads of a model on the thread that started the check.
+        /// A thread-local of the standard library: the checker runs all threads of a model on the thread that started
+        /// the check.
         static CHOSEN: Cell<Option<Fault>> = const { Cell::new(None) };
     }
 
-    /// This fault was chosen.
+    /// Returns whether this fault was chosen.
     pub(crate) fn is(fault: Fault) -> bool {
         CHOSEN.get() == Some(fault)
     }

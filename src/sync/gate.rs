@@ -1,19 +1,22 @@
-//! A first-come, first-served gate: the machinery of [`Semaphore`](super::Semaphore) and [`Budget`](super::Budget).
+//! A gate with a queue, first come, first served. [`Semaphore`](super::Semaphore) and [`Budget`](super::Budget) are
+//! built on it. A *share* is the number of permits or bytes that one request takes.
 //!
 //! # How waiting and waking work
-//! One lock guards everything. It is never held while a thread waits, calls back or allocates an error.
+//! One lock guards the whole state. No thread holds it while it waits, runs a callback or allocates an error.
 //!
-//! *Entering:* if nobody waits and the share is free, take it. Otherwise take the next ticket (a number that only
-//! grows), join the queue under it with a condition variable of your own, and wait until **your ticket has left the
-//! queue**: the thread that removed it has counted your share as taken.
+//! *Entering:* If the queue is empty and the share is free, the thread takes the share. Otherwise the thread takes the
+//! next ticket (a number that only grows), adds an entry with this ticket and a new condition variable to the queue,
+//! and waits until **its ticket is no longer in the queue**. The thread that removed the ticket has already counted the
+//! share as taken.
 //!
-//! *Leaving:* give the share back, then grant shares from the head of the queue as long as the head fits: count its
-//! share, remove its ticket, notify its condition variable. Nobody overtakes the head, neither a smaller request behind
-//! it nor a newcomer, so that large requests do not starve. A granted share is never free in between, so that no
-//! newcomer can take it.
+//! *Leaving:* The thread gives its share back. Then it grants shares from the head of the queue as long as the head
+//! fits: it counts the head's share as taken, removes the head's ticket and notifies the head's condition variable. No
+//! request overtakes the head, neither a smaller one behind it nor a new one, so that large requests do not starve. A
+//! granted share is never free in between, so that no new request can take it.
 //!
-//! *Giving up* (cancelled, too late, closed): remove your own ticket, then grant as above, because your request may
-//! have blocked the next ones. A waiter that was granted its share at the same moment has entered.
+//! *Giving up* (cancelled, too late, closed): The thread removes its own ticket, then grants shares as above, because
+//! its request may have blocked the next ones. If its share was granted at the same moment, the thread has entered
+//! instead.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -28,22 +31,23 @@ use crate::error::{Error, Phase, Result};
 /// Condition under which the head of the queue may enter.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rule {
-    /// Its whole share is free.
+    /// The whole share of the request is free.
     Fits,
-    /// The shares taken so far do not exceed the capacity; its own share may be of any size.
+    /// The shares taken so far do not exceed the capacity. The share of the request may have any size.
     Overshoots,
 }
 
 pub(super) struct Gate {
     rule: Rule,
-    /// What the gate is, for messages.
+    /// Name of the gate in error messages.
     name: &'static str,
     capacity: usize,
     state: Mutex<State>,
 }
 
 struct State {
-    /// Wider than a share, because it may exceed the capacity by one share.
+    /// The sum of all taken shares. `u128`, because the sum may exceed the capacity by one share, and thus
+    /// `usize::MAX`.
     taken: u128,
     closed: bool,
     next_ticket: u64,
@@ -61,7 +65,7 @@ impl Gate {
         Arc::new(Gate { rule, name, capacity, state: Mutex::new(state) })
     }
 
-    /// Enters if that is possible at once and nobody waits.
+    /// Enters if nobody waits and the rule admits the share. Never waits.
     pub(super) fn try_enter(&self, n: usize) -> bool {
         let mut state = self.state.lock();
         !state.closed && self.take_if_first(&mut state, n)
@@ -94,7 +98,8 @@ impl Gate {
             state.queue.insert(ticket, Waiter { n, changed: changed.clone() });
             (ticket, changed)
         };
-        // Registered and dropped without the lock, because the waker takes it. The ticket holds the place meanwhile.
+        // Registered before the lock is taken again and dropped after it is released, because the waker takes the lock.
+        // Meanwhile the ticket keeps the position in the queue.
         let waker = Arc::new(Waker { gate: self.clone(), changed: changed.clone() });
         let _registration = cancel.on_cancel(waker);
         let mut state = self.state.lock();
@@ -130,19 +135,20 @@ impl Gate {
     /// Gives a share back.
     pub(super) fn leave(&self, n: usize) {
         let mut state = self.state.lock();
-        // Only guards call this, once each, with the share that was counted for them.
+        // No underflow: only guards call this, once each, with the share that was counted for them.
         state.taken -= n as u128;
         self.grant(&mut state);
     }
 
-    /// Refuses all requests from now on, those that wait included. Shares that are taken stay valid.
+    /// Refuses all requests from now on, including those that wait. Shares that are taken stay valid.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         if mem::replace(&mut state.closed, true) {
             return;
         }
         mutant!(ClosesWithoutNotify, return);
-        // Waiters remove their own tickets, so that a missing ticket always means a granted share.
+        // Leave the tickets in the queue: each waiter removes its own one. A missing ticket thus always means a granted
+        // share.
         for waiter in state.queue.values() {
             waiter.changed.notify_one();
         }
@@ -184,7 +190,7 @@ impl Gate {
                 Some(head) if self.admits(state.taken, head.get().n) => {
                     let head = head.remove();
                     state.taken += head.n as u128;
-                    // Under the lock, so that the waiter cannot end its wait, and drop the condition variable, before.
+                    // Notify under the lock, before the waiter can end its wait and drop the condition variable.
                     mutant!(GrantsWithoutNotify, {}, head.changed.notify_one());
                 }
                 _ => return,
@@ -214,7 +220,8 @@ struct Waker {
 
 impl Wake for Waker {
     fn wake(&self) {
-        // A waiter that has checked its token and does not wait yet holds the lock. After it, the notification arrives.
+        // Take the lock once before notifying. A waiter that has checked its token and does not wait yet holds the
+        // lock; after this line it waits and gets the notification.
         mutant!(WakesWithoutTheLock, {}, drop(self.gate.state.lock()));
         self.changed.notify_one();
     }

@@ -1,27 +1,41 @@
-//! Waiting, cancelling and running: the foundation of all other modules of the crate.
+//! Primitives for threads: waiting, cancelling, and running jobs. All other modules of the crate are built on them.
 //!
-//! Nothing here knows about Tinker. Four types are public, because a program that runs many operations needs them as
-//! well:
+//! No code here depends on the Tinker API. Four types are public, because a program that runs many operations needs
+//! them as well:
 //!
 //! | type | meaning |
 //! |---|---|
 //! | [`CancelToken`] | a request to stop, inherited by children; it wakes all waiters |
 //! | [`Semaphore`] | a limit on the number of users, in order of arrival |
-//! | [`Budget`] | a limit on the number of bytes, in order of arrival; one item may overdraw it |
+//! | [`Budget`] | a limit on the number of bytes in use, in order of arrival; one item may exceed it |
 //! | [`Clock`] | the time, and pauses that can be cancelled |
 //!
+//! The other modules are internal:
+//!
+//! | module | content |
+//! |---|---|
+//! | `actor` | a thread that owns a state and handles one message at a time |
+//! | `workers`, `pool` | threads that run jobs, grouped into classes |
+//! | `task` | background work, done by at most one thread at a time |
+//! | `oneshot` | the answer to one request |
+//! | `unwind` | catches panics and answers the requests that a panic dropped |
+//! | `undo` | calls a function if a job is dropped instead of run |
+//! | `spawn`, `process` | start threads; detect a forked process |
+//! | `gate` | the queue of `Semaphore` and `Budget` |
+//! | `checked`, `fault` | for tests with a model checker |
+//!
 //! # Blocking operations
-//! Each has up to three forms: `try_x` never blocks, `x` blocks until it succeeds or is cancelled, and `x_deadline`
-//! blocks at most until an instant. Each wait uses a condition variable: no thread spins or sleeps in a loop, and
-//! cancelling wakes the waiter at once.
+//! A blocking operation has up to three variants: `try_x` never blocks, `x` blocks until it succeeds or is cancelled,
+//! and `x_deadline` blocks at most until an instant. Each wait uses a condition variable: no thread spins or sleeps in
+//! a loop, and cancelling wakes the waiter immediately.
 //!
 //! # Locks
-//! Only this module names lock types, so that they can be replaced by model-checked ones. Only `lock`, `wait`,
-//! `wait_until`, `notify_one` and `notify_all` of them may be used. No lock of this module is held while another one is
-//! taken, nor while a callback or a foreign destructor runs.
+//! Import lock types from here, never from `parking_lot` or `std`: tests replace these types by types of a model
+//! checker. Use only their methods `lock`, `wait`, `wait_until`, `notify_one` and `notify_all`. Code of this module
+//! takes no second lock while it holds one, and holds no lock while it runs a callback or a destructor of other code.
 //!
-//! For the same reason threads, channels, atomics and thread-locals are imported from here. With `--cfg shuttle` the
-//! tests use those of a model checker, which checks `tests/model`.
+//! Import threads, channels, atomics and thread-locals from here as well. Under `--cfg shuttle`, tests use the types of
+//! the model checker shuttle, which runs the models in `tests/model`.
 
 pub(crate) mod actor;
 mod budget;
@@ -59,7 +73,8 @@ mod real {
     pub(crate) use std::{thread, thread_local};
 }
 
-/// The lock of a static. The checker does not replace it, because a static outlives the schedule that the checker runs.
+/// The type of locks in statics, also under the model checker: a static outlives a run of a model, and a lock of the
+/// checker does not.
 pub(crate) use parking_lot::Mutex as StaticMutex;
 pub(crate) use primitives::{Condvar, Mutex, MutexGuard};
 use primitives::{atomic, channel, thread, thread_local};

@@ -1,7 +1,7 @@
-//! Exactly one answer to every request.
+//! The answer to one request: exactly one, in every case.
 //!
-//! The worker holds the [`Reply`], the caller the [`Slot`]. A reply that is dropped unanswered answers with an error,
-//! so that a caller never waits for ever, not even after a panic. The first answer counts; it can be taken once, by
+//! The worker holds the [`Reply`], the caller the [`Slot`]. A reply that is dropped without an answer sends an error,
+//! so that a caller never waits forever, not even after a panic. The first answer counts. It can be taken once: by
 //! waiting, by polling or by a callback.
 
 use std::mem;
@@ -18,22 +18,23 @@ pub(crate) fn oneshot<T: Send + 'static>() -> (Reply<T>, Slot<T>) {
     (Reply { slot: Some(slot.clone()) }, slot)
 }
 
-/// The obligation to answer. Dropping it unanswered answers with an error: the panic, if the thread is unwinding inside
-/// [`unwind::catch`]; else the cause of the [`unwind::drop_because`] that dropped it, or a general one.
+/// The worker's end of a request: sends the answer. A reply that is dropped without an answer sends an error. The error
+/// is the panic, if the thread is unwinding inside [`unwind::catch`]; otherwise the cause of the
+/// [`unwind::drop_because`] that dropped the reply, or a general error.
 pub(crate) struct Reply<T: Send + 'static> {
     /// Empty once answered.
     slot: Option<Slot<T>>,
 }
 
 impl<T: Send + 'static> Reply<T> {
-    /// Answers. An earlier answer, such as a cancellation by the caller, stays.
+    /// Sends the answer. Does nothing if the request is answered already, for example because the caller cancelled it.
     pub(crate) fn send(mut self, result: Result<T>) {
         if let Some(slot) = self.slot.take() {
             slot.settle(result);
         }
     }
 
-    /// The request is answered already, so that the work need not be done.
+    /// Returns whether the request is answered already. The work need not be done then.
     pub(crate) fn is_settled(&self) -> bool {
         self.slot.as_ref().is_none_or(Slot::is_settled)
     }
@@ -74,7 +75,8 @@ enum State<T> {
 }
 
 impl<T> State<T> {
-    /// Takes the answer, if it has come. `Taken` gives an error at once, because no second answer comes.
+    /// Takes the answer, if it has come. If it was taken before, returns an error instead of `None`, because no second
+    /// answer comes.
     fn take(&mut self) -> Option<Result<T>> {
         match mem::replace(self, State::Taken) {
             State::Ready(result) => Some(result),
@@ -99,7 +101,7 @@ impl<T> Clone for Slot<T> {
 }
 
 impl<T: Send + 'static> Slot<T> {
-    /// Answers, unless the request was answered before. Returns whether this answer counts.
+    /// Answers, unless the request was answered before. Returns whether this was the first answer.
     pub(crate) fn settle(&self, result: Result<T>) -> bool {
         let mut state = self.shared.state.lock();
         mutant!(
@@ -124,7 +126,7 @@ impl<T: Send + 'static> Slot<T> {
             }
             settled => {
                 *state = settled;
-                // Drop the unwanted answer without the lock: its destructor is foreign code.
+                // Drop the unwanted answer outside of the lock: its destructor may be code of the user.
                 drop(state);
                 drop(result);
                 false
@@ -132,7 +134,7 @@ impl<T: Send + 'static> Slot<T> {
         }
     }
 
-    /// The answer has come; it may have been taken.
+    /// Returns whether the answer has come. It may have been taken already.
     pub(crate) fn is_settled(&self) -> bool {
         matches!(*self.shared.state.lock(), State::Ready(_) | State::Taken)
     }
@@ -142,8 +144,8 @@ impl<T: Send + 'static> Slot<T> {
         self.shared.state.lock().take()
     }
 
-    /// Waits for the answer; `None` if the deadline passes first. Without a deadline it blocks as long as the reply is
-    /// held unanswered.
+    /// Waits for the answer; `None` if the deadline passes first. Without a deadline it blocks until the reply is
+    /// answered or dropped.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> Option<Result<T>> {
         let mut state = self.shared.state.lock();
         let mut in_time = true;
@@ -155,8 +157,8 @@ impl<T: Send + 'static> Slot<T> {
         }
     }
 
-    /// Passes the answer to a callback: at once if it has come, else on the thread that answers. No lock is held during
-    /// the call; a panic of the callback is caught and logged.
+    /// Passes the answer to a callback: immediately if the answer has come, otherwise later, on the thread that
+    /// answers. No lock is held during the call; a panic of the callback is caught and logged.
     pub(crate) fn on_settled(&self, callback: Callback<T>) {
         let mut state = self.shared.state.lock();
         match mem::replace(&mut *state, State::Taken) {

@@ -1,8 +1,8 @@
-//! One pool for all threads of a session, in classes.
+//! All threads of a session, in classes.
 //!
-//! A class is a name, a number of threads and a stack size (see [`Class`]). Each class has its own queue, so that jobs
-//! of one class never take the threads of another. The pool is the only list of the classes: closing, status and dumps
-//! use it.
+//! A class has a name, a maximum number of threads and a stack size (see [`Class`]). Each class has its own queue, so
+//! that jobs of one class never take the threads of another. The pool is the only list of the classes: closing, status
+//! and dumps go through it.
 
 use std::marker::PhantomData;
 use std::ops::Index;
@@ -11,20 +11,20 @@ use std::time::Instant;
 
 use super::workers::{Class, DROP_GRACE, Workers};
 
-/// Names a class of a pool. The indices of all kinds are `0..n`.
+/// Identifies a class of a pool. The `n` values have the indices `0..n`.
 pub(crate) trait Kind: Copy {
     fn index(self) -> usize;
 }
 
-/// Owner of all classes. Dropping it closes them, with a grace of one second.
+/// Owner of all classes. Dropping the pool closes them and waits up to one second for their threads.
 pub(crate) struct Pool<K> {
     classes: Vec<Arc<Workers>>,
     kind: PhantomData<fn(K)>,
 }
 
 impl<K: Kind> Pool<K> {
-    /// Creates a pool of these classes, in the order of their kinds, without threads. The threads of the class `growth`
-    /// add threads to the classes that grow.
+    /// Creates a pool of these classes, in the order of their indices, without threads. The class `growth` runs the
+    /// tasks that add threads to the other classes.
     pub(crate) fn new(classes: Vec<Class>, growth: K) -> Self {
         let growth_class = classes[growth.index()].clone();
         let growth_workers = Arc::new(Workers::new(growth_class, None));
@@ -38,7 +38,7 @@ impl<K: Kind> Pool<K> {
         Pool { classes: classes.into_iter().enumerate().map(workers).collect(), kind: PhantomData }
     }
 
-    /// Returns one class, for a part of the session that has jobs of this class only.
+    /// Returns one class, for a part of the session that submits jobs only to this class.
     pub(crate) fn shared(&self, kind: K) -> Arc<Workers> {
         self.classes[kind.index()].clone()
     }

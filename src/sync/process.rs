@@ -1,10 +1,12 @@
-//! Detects forked processes. `fork` copies memory and descriptors, but no threads.
+//! Detects forked processes. After `fork` the child has copies of the parent's memory and file descriptors, but none of
+//! the parent's other threads.
 
 use super::StaticMutex;
 use crate::error::{Error, Result};
 
-/// The process that created a value. A forked child has none of the parent's threads, any lock may stay held for ever
-/// there, and the sockets belong to the parent: the child must neither use nor close anything of the parent.
+/// The process that created a value. A forked child must neither use nor drop the value. The value's threads run in the
+/// parent only. A lock that another thread held during the fork stays locked forever in the child. The sockets belong
+/// to the parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process(u32);
 
@@ -13,7 +15,7 @@ impl Process {
         Process(std::process::id())
     }
 
-    /// The current process is a forked child of this one.
+    /// Returns whether the current process is another one, that is, a forked child.
     pub(crate) fn is_other(self) -> bool {
         self != Process::this()
     }
@@ -36,27 +38,30 @@ pub(crate) fn forked() -> Error {
     )
 }
 
-/// Leaks one clone of the parent's value, so that a forked child never runs its destructor.
+/// Leaks one clone of a reference-counted value of the parent, so that a forked child never runs the value's
+/// destructor.
 pub(crate) fn leak<T: Clone>(value: &T) {
     std::mem::forget(value.clone());
 }
 
-/// In a forked process, a stack size for which the C library maps fresh memory; `None` in the process that used this
-/// crate first.
+/// Returns the minimum stack size of a new thread in a forked process, for which the C library maps fresh memory.
+/// Returns `None` in the process that used this crate first.
 ///
-/// The C library reuses the stacks of the parent's threads for new threads of the child. The locks keep their queues of
-/// waiting threads in one table of the process, whose entries lie in the waiting threads' stacks. After `fork` the
-/// table still has the parent's entries; a new thread on the same memory overwrites one of them, and then threads may
-/// wait forever. The C library does not reuse cached stacks that are smaller than the requested size, so that a size
-/// above those of all earlier threads avoids this.
+/// The C library reuses stacks of earlier threads for new threads. In a forked child it also reuses the stacks of the
+/// parent's threads. This is dangerous, because the locks keep all waiting threads of a process in one table, whose
+/// entries lie on the stacks of the waiting threads. The child has a copy of the table with the parent's entries. A new
+/// thread on the same memory overwrites one of these entries, and then threads may wait forever. The C library does not
+/// reuse a stack that is smaller than the requested size. Therefore a new thread requests a larger stack than all
+/// earlier threads.
 pub(super) fn fresh_stack() -> Option<usize> {
-    /// Not below the stacks of common threads: 2 MiB in Rust, 8 MiB in C. Unused pages take no memory.
+    /// At least as large as usual stacks: 2 MiB in Rust, 8 MiB in C. Unused pages take no memory.
     const LARGE: usize = 8 << 20;
     const MORE: usize = 256 << 10;
-    /// The process that called this last, and the number of forks between the first process and it.
+    /// The id of the process that called this function last, and the number of forks since the first process that
+    /// called it.
     static LATEST: StaticMutex<Option<(u32, usize)>> = StaticMutex::new(None);
     let id = std::process::id();
-    // Held for a moment only, and never while a thread is started, so that a fork at that moment is unlikely.
+    // Held only briefly, and not while a thread is started, so that a fork rarely happens while the lock is held.
     let mut latest = LATEST.lock();
     let generation = match *latest {
         None => 0,

@@ -8,14 +8,14 @@ use super::CancelToken;
 use super::gate::{Gate, Rule};
 use crate::error::Result;
 
-/// A fair counting semaphore. Clones are handles of the same one.
+/// A fair counting semaphore. Clones are handles of the same semaphore.
 ///
 /// Permits are granted strictly in order of arrival. A permit that is given back goes directly to the first waiter: no
 /// later request can take it, not even [`try_acquire`](Semaphore::try_acquire). A request for several permits keeps its
-/// place until all of them are free; smaller requests do not overtake it. A waiter that is cancelled or reaches its
-/// deadline leaves the queue.
+/// position in the queue until all of them are free; smaller requests do not overtake it. A waiter that is cancelled or
+/// reaches its deadline leaves the queue.
 ///
-/// # Example: at most two threads at once
+/// # Example: at most two threads at the same time
 /// ```
 /// use tinkex::sync::{CancelToken, Semaphore};
 ///
@@ -64,9 +64,9 @@ impl Semaphore {
     /// Cancelled; closed; invalid input, if `n` exceeds the number of permits of the semaphore.
     ///
     /// # Blocking
-    /// Until all earlier requests are served and `n` permits are free; cancelling the token or closing the semaphore
-    /// ends it at once. Limit it with [`acquire_deadline`](Semaphore::acquire_deadline). A thread that holds permits
-    /// and acquires more can wait for itself.
+    /// Until all earlier requests are served and `n` permits are free. Cancelling the token or closing the semaphore
+    /// ends the wait immediately. Use [`acquire_deadline`](Semaphore::acquire_deadline) to limit the wait. A thread
+    /// that holds permits and acquires more can deadlock: it may wait for its own permits.
     pub fn acquire(&self, n: usize, cancel: &CancelToken) -> Result<Permit> {
         self.acquire_deadline(n, None, cancel)
     }
@@ -74,10 +74,11 @@ impl Semaphore {
     /// Takes `n` permits; waits in the queue until they are free, at most until the deadline.
     ///
     /// # Errors
-    /// As [`acquire`](Semaphore::acquire), and a timeout in [`Phase::Admission`](crate::Phase::Admission).
+    /// The errors of [`acquire`](Semaphore::acquire), and a timeout in [`Phase::Admission`](crate::Phase::Admission).
     ///
     /// # Blocking
-    /// As [`acquire`](Semaphore::acquire), until the deadline. Permits that are free at once are granted even after it.
+    /// As long as [`acquire`](Semaphore::acquire), but at most until the deadline. If the deadline has passed already,
+    /// permits are granted only if no wait is needed.
     ///
     /// # Example: waiting at most 5 ms
     /// ```
@@ -130,7 +131,7 @@ impl fmt::Debug for Semaphore {
     }
 }
 
-/// Permits of a [`Semaphore`]. Dropping it, also by a panic, gives them back.
+/// Permits of a [`Semaphore`]. Dropping this value, also during a panic, gives the permits back.
 #[must_use = "a permit that is not held is given back at once"]
 pub struct Permit {
     gate: Arc<Gate>,
@@ -138,7 +139,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Number of permits that this holds.
+    /// Number of these permits.
     pub fn n_permits(&self) -> usize {
         self.n
     }
@@ -168,7 +169,7 @@ mod tests {
     use super::*;
     use crate::error::{Error, ErrorKind, Phase};
 
-    /// Starts a thread that acquires, and returns when that thread waits.
+    /// Starts a thread that acquires `n` permits, and returns when that thread waits in the queue.
     fn queue_up(
         semaphore: &Semaphore,
         n: usize,
@@ -237,7 +238,7 @@ mod tests {
             let permit = semaphore.try_acquire(1).unwrap();
             let waiter = queue_up(&semaphore, 1, &cancel, |permit| drop(permit.unwrap()));
             drop(permit);
-            // The permit was granted at once, although the waiter may not have woken up yet.
+            // The permit was granted immediately, although the waiter may not have woken up yet.
             assert_eq!(semaphore.waiting(), 0);
             waiter.join().unwrap();
         }
@@ -257,10 +258,11 @@ mod tests {
                 let error = s.acquire_deadline(2, Some(deadline), &c).unwrap_err();
                 tx.send(Err(error)).unwrap();
             });
-            // On a slow machine the deadline may have passed already; the outcomes are the same.
+            // On a slow machine the deadline may have passed before the head waits. The outcomes below are then the
+            // same.
             eventually("the head waits", || semaphore.waiting() == 1 || Instant::now() > deadline);
             let (s, c, tx) = (semaphore.clone(), never_cancelled.clone(), sender.clone());
-            // Its permit is free, but the head is before it.
+            // One permit is free, but the head of the queue waits for two and must be served first.
             let next = thread::spawn(move || {
                 let permit = s.acquire_deadline(1, Some(far_deadline()), &c);
                 tx.send(permit.map(drop)).unwrap();
@@ -360,7 +362,8 @@ mod tests {
                         for _ in 0..2_000 {
                             let cancel = CancelToken::new();
                             let n = random.usize(1..=PERMITS);
-                            // A quarter of the requests have deadlines so short that they give up at any point.
+                            // A quarter of the requests have deadlines below 200 µs, so that they time out at different
+                            // points of the code.
                             let deadline = match random.u8(..) {
                                 0..64 => Some(Instant::now() + Duration::from_micros(random.u64(0..200))),
                                 _ => None,

@@ -1,4 +1,4 @@
-//! The only place that starts threads, so that tests can simulate refusals of the system.
+//! Starts threads. Tests can make a start fail, as if the system refused the thread.
 
 use std::cell::Cell;
 use std::io;
@@ -16,7 +16,8 @@ thread_local! {
     static DRAINS_MAILBOXES: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Starts a named thread. `stack_size` is in bytes; `None` is the default of the standard library.
+/// Starts a named thread. `stack_size` is in bytes; `None` is the default of the standard library. In a forked process
+/// the stack may be larger, see [`process::fresh_stack`].
 pub(crate) fn spawn(
     name: String,
     stack_size: Option<usize>,
@@ -35,18 +36,18 @@ pub(crate) fn spawn(
     })
 }
 
-/// This thread was started by this crate.
+/// Returns whether this module started the calling thread.
 pub(crate) fn is_ours() -> bool {
     OURS.try_with(Cell::get).unwrap_or(false)
 }
 
-/// Records whether this thread empties mailboxes of clients.
+/// Records whether the calling thread does work that empties mailboxes of clients.
 pub(super) fn set_drains_mailboxes(yes: bool) {
     let _ = DRAINS_MAILBOXES.try_with(|flag| flag.set(yes));
 }
 
-/// This thread empties mailboxes of clients. It must not wait for room in a mailbox: if all such threads waited, none
-/// would make room.
+/// Returns whether the calling thread does work that empties mailboxes of clients. Such a thread must not wait while a
+/// mailbox is full: if all such threads waited, no mailbox would be emptied.
 pub(crate) fn drains_mailboxes() -> bool {
     DRAINS_MAILBOXES.try_with(Cell::get).unwrap_or(false)
 }
@@ -60,7 +61,7 @@ mod refusal {
 
     use super::super::{Condvar, Mutex};
 
-    /// Longest time that a refusal waits for others, see [`RefusedThreads::together`].
+    /// Time limit of the wait in [`RefusedThreads::together`].
     const LONGEST: Duration = Duration::from_secs(30);
 
     static RULES: Mutex<Vec<Arc<Rule>>> = Mutex::new(Vec::new());
@@ -95,8 +96,8 @@ mod refusal {
             RefusedThreads::together(prefix, 1)
         }
 
-        /// As [`named`](RefusedThreads::named), but the first `n` starts are refused together: each waits until all `n`
-        /// are under way.
+        /// Refuses threads whose names begin with `prefix`. The first `n` attempts to start such a thread fail at the
+        /// same time: each attempt waits until all `n` have begun.
         pub fn together(prefix: impl Into<String>, n: usize) -> Self {
             let rule = Rule {
                 prefix: prefix.into(),
@@ -152,11 +153,13 @@ mod refusal {
     use super::thread;
 
     std::thread_local! {
-        /// The checker runs all threads of a model on the thread that started the check.
+        /// A thread-local of the standard library: the checker runs all threads of a model on the thread that started
+        /// the check.
         static REFUSES: Cell<bool> = const { Cell::new(false) };
     }
 
-    /// Sets whether some threads are refused from now on, in all checks of this thread.
+    /// With `true`, each start of a thread fails with a probability of one half from now on, in all checks of this
+    /// thread.
     pub(crate) fn refuse_some(refuses: bool) {
         REFUSES.set(refuses);
     }

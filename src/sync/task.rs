@@ -1,18 +1,18 @@
 //! Background work, done by at most one thread at a time.
 //!
-//! `wake` starts the work if it is idle. A thread then calls `turn` until it returns `Idle` and no `wake` came
-//! meanwhile. The items of the work (a queue, a time) are the work's own state, under its own lock: put an item there
-//! first, then wake.
+//! A [`Task`] contains a [`Work`]. [`Task::wake`] starts a thread for the work, unless one is running. The thread calls
+//! `turn` until a call returns `Idle` and `wake` was not called during that call. The items to work on (such as a queue
+//! or a time) are stored in the `Work`, under its own lock. Store an item first, then call `wake`.
 //!
-//! | moment | rule |
+//! | event | effect |
 //! |---|---|
-//! | `wake` while idle | counts as running before the thread is started, so that two threads never run at once |
-//! | `wake` while running | is noted, and the task takes another turn after the one that returns `Idle` |
-//! | the thread is refused, the pool is closed, a turn panics | the task is idle again, then `lost` fails what was queued for it |
+//! | `wake` while idle | the task counts as running before its thread starts, so that two threads never run |
+//! | `wake` while running | is recorded; if the current turn returns `Idle`, the thread calls `turn` once more |
+//! | a refused thread, a closed pool, a panic in a turn | the task becomes idle, then `lost` fails the queued items |
 //!
-//! `lost` is called after the task is idle. A later `wake` therefore starts a new thread and cannot rely on the lost
-//! one; an item that is queued between the two may be failed with the reason of the loss, but is never left without an
-//! answer.
+//! `lost` is called when the task is already idle, so that a later `wake` starts a new thread. An item that is stored
+//! between these two moments may be failed by `lost`, although the new thread could have done it. It is never left
+//! without an answer.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 /// The result of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
-    /// More to do: take another turn.
+    /// More to do: `turn` is called again.
     Again,
     /// Nothing to do until the next `wake`.
     Idle,
@@ -35,17 +35,18 @@ pub(crate) enum Turn {
 
 /// The work of a [`Task`].
 pub(crate) trait Work: Send + Sync + 'static {
-    /// The value that the work is part of. The thread holds it while it runs.
+    /// The value that contains the task. The thread keeps a reference to it while it runs.
     type Owner: Send + Sync + 'static;
 
-    /// Does one unit of work. May block, and then for a bounded time or until the owner is closed.
+    /// Does one unit of work. May block, but only for a bounded time or until the owner is closed.
     fn turn(&self, owner: &Arc<Self::Owner>) -> Turn;
 
-    /// The thread was refused, dropped or ended by a panic: fails the items that were queued for it.
+    /// Called if the thread was refused, its job was dropped, or a turn panicked. Fails the items that were queued for
+    /// the thread.
     fn lost(&self, owner: &Arc<Self::Owner>, error: &Error);
 }
 
-/// Work, and the state that keeps it to one thread. Dereferences to the work.
+/// Work, and the state that limits it to one thread at a time. Dereferences to the work.
 pub(crate) struct Task<W> {
     work: W,
     state: Mutex<State>,
@@ -114,7 +115,7 @@ impl<W: Work> Task<W> {
         }
     }
 
-    /// The thread was lost before the task was idle.
+    /// Called if the thread was lost before the task became idle. Makes the task idle, then fails the queued items.
     fn stopped(&self, owner: &Arc<W::Owner>, error: &Error) {
         {
             let mut state = self.state.lock();

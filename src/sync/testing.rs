@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Time limit of a test that hangs; generous for slow machines.
+/// A test that takes longer than this counts as hanging. Long enough for slow machines.
 pub(super) const LONG: Duration = Duration::from_secs(180);
 
 /// [`LONG`], or the number of seconds in `TINKEX_HANG_TIMEOUT`, which `tests/mutants/run.py` sets.
@@ -19,7 +19,7 @@ pub(super) fn far_deadline() -> Instant {
     Instant::now() + time_limit()
 }
 
-/// Waits until a condition holds that another thread changes.
+/// Waits until another thread has made a condition true.
 #[track_caller]
 pub(super) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = far_deadline();

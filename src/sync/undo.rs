@@ -1,14 +1,14 @@
-//! A function that is called if a job is dropped instead of done.
+//! A function that is called if a job is dropped instead of run.
 
 use super::unwind;
 use crate::error::Error;
 
-/// Calls a function when it is dropped, unless it was disarmed. A job that must not get lost holds one, because the
-/// thread that submitted the job may not wait for it, and the job may still be dropped: its pool is closed, the system
-/// refuses the thread, or the job panics half-way.
+/// Calls a function when it is dropped, unless [`disarm`](Undo::disarm) was called before. A job that must not get lost
+/// unnoticed holds an `Undo`. The thread that submitted the job does not wait for it, and the job may be dropped
+/// without being done: its pool is closed, the system refuses a thread for it, or it panics half-way.
 ///
-/// The function gets the reason: the panic, or the cause of the [`drop_because`](unwind::drop_because) that dropped the
-/// job.
+/// The function gets the reason of the drop: the panic, or the cause of the [`drop_because`](unwind::drop_because) that
+/// dropped the job.
 pub(crate) struct Undo {
     undo: Option<Box<dyn FnOnce(Error) + Send>>,
 }

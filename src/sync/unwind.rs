@@ -1,15 +1,18 @@
-//! Catches panics: the only `catch_unwind` of the crate.
+//! Catches panics. No other module of the crate calls `catch_unwind`.
 //!
-//! A panic must not lose an answer. A request carries its [`Reply`](super::oneshot::Reply). If the code that owns it
-//! panics, unwinding drops the reply *before* the panic's payload can be read, so that the reply alone does not know
-//! the message. Therefore [`catch`] opens a scope on its thread: a reply that is dropped while unwinding leaves its
-//! answer there, and `catch`, which then holds the payload, sends all these answers with the panic's message. Scopes
-//! nest. Outside of any scope the reply answers at once, without the message.
+//! Each request must be answered, even if a panic ends its handling. A request carries its
+//! [`Reply`](super::oneshot::Reply). If the code that owns the request panics, unwinding drops the reply *before* the
+//! panic's message can be read, so that the destructor of the reply cannot send the message.
 //!
-//! [`drop_because`] is the counterpart without a panic: it drops work that will not be done, and replies dropped within
-//! it answer with the given reason.
+//! Therefore [`catch`] opens a scope on its thread. A reply that is dropped while a panic unwinds sends nothing; it
+//! stores a function in the scope that can send its answer later. When unwinding has ended, `catch` knows the message
+//! and calls these functions with it. Scopes nest: the innermost `catch` answers. Without any scope the reply answers
+//! immediately, without the message.
 //!
-//! All this needs `panic = "unwind"`. With `panic = "abort"` the crate does not compile.
+//! [`drop_because`] is for work that is dropped without a panic, because it will not be done: replies that are dropped
+//! with the work answer with the given reason.
+//!
+//! All this needs `panic = "unwind"`. With `panic = "abort"` the crate refuses to compile.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -19,13 +22,13 @@ use std::panic::{self, AssertUnwindSafe};
 use super::{thread, thread_local};
 use crate::error::{Error, Result};
 
-/// Answers a request, whose reply was dropped, with an error.
+/// A function that answers a dropped request with an error.
 type Answer = Box<dyn FnOnce(Error)>;
 
 enum Scope {
-    /// A `catch`, and the answers to send once it has the panic's message.
+    /// A running `catch`, with the answers that it sends once it has the panic's message.
     Catch(Vec<Answer>),
-    /// A `drop_because`, and its cause.
+    /// A running `drop_because`, with its reason.
     DropBecause(Error),
 }
 
@@ -36,8 +39,8 @@ thread_local! {
 /// Runs a function and turns its panic into an error. Replies that the panic dropped answer with the same error.
 pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T> {
     let depth = open(Scope::Catch(Vec::new()));
-    // Unwind safety: after a panic nobody reads the state that the function changed, except owners that allow for it,
-    // such as actors, which commit a new state only when it is complete.
+    // Unwind safety: a panic may leave a state half changed. Only owners that are prepared for this read the state
+    // afterwards. An actor, for example, stores a new state only when it is complete.
     let outcome = panic::catch_unwind(AssertUnwindSafe(f));
     let answers = close(depth);
     match outcome {
@@ -54,7 +57,7 @@ pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T> {
     }
 }
 
-/// Runs foreign code; logs and ignores its panic.
+/// Runs code that may panic, such as a callback of the user. A panic is logged and otherwise ignored.
 pub(crate) fn shield(what: &str, f: impl FnOnce()) {
     if let Err(error) = catch(f) {
         report(what, &error);
@@ -64,19 +67,19 @@ pub(crate) fn shield(what: &str, f: impl FnOnce()) {
 /// Drops work that will not be done. Replies in it answer with `cause`.
 pub(crate) fn drop_because<T>(value: T, cause: &Error) {
     shield("a destructor failed", || {
-        // Closed by the `catch` around it, also if the destructor panics.
+        // The `catch` within `shield` closes this scope, even if the destructor panics.
         open(Scope::DropBecause(cause.clone()));
         drop(value);
     });
 }
 
-/// Logs a panic that was caught. The logger is foreign code as well.
+/// Logs a panic that was caught. The logger is code of the user, so that its own panic is caught as well.
 pub(crate) fn report(what: &str, error: &Error) {
     let _ = catch(|| log::error!(target: "tinkex::sync", "{what}: {error}"));
 }
 
-/// Answers for a reply that is dropped unanswered. Decides the error and the moment: while a panic unwinds, the
-/// innermost `catch` answers; otherwise the answer is sent at once.
+/// Answers for a reply that is dropped without an answer. While a panic unwinds, the answer is left to the innermost
+/// `catch`. Otherwise it is sent immediately, with the reason of the innermost `drop_because` or with a general error.
 pub(super) fn answer_dropped(answer: Answer) {
     if thread::panicking() {
         return leave_to_catch(answer);
@@ -103,8 +106,9 @@ fn leave_to_catch(answer: Answer) {
     }
 }
 
-/// Answers for a reply that a panic dropped, after the function returned normally. Either the function ran in a
-/// destructor while an outer panic unwinds, and the outer `catch` gets the message; or foreign code caught the panic.
+/// Answers for a reply that a panic dropped although the function of `catch` returned normally. Two cases are possible.
+/// If an outer panic is unwinding, this `catch` runs in a destructor: the answer is left to the outer `catch`, which
+/// gets the message. Otherwise code inside the function caught the panic, and its message is lost.
 fn answer_after_return(answer: Answer) {
     if thread::panicking() {
         leave_to_catch(answer);
@@ -158,8 +162,8 @@ fn text(payload: &(dyn Any + Send)) -> String {
     text.unwrap_or_else(|| "a panic without a text".into())
 }
 
-/// Drops a payload, whose destructor is foreign code. If the destructor panics, its payload is leaked: dropping that
-/// one could panic again, without end.
+/// Drops the payload of a panic. If its destructor panics as well, the payload of that second panic is leaked: dropping
+/// it could panic again, and so on without end.
 fn discard(payload: Box<dyn Any + Send>) {
     if let Err(another) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         mem::forget(another);

@@ -1,4 +1,5 @@
-//! The credential that requests carry (PROTOCOL §1.3, §1.4).
+//! The credential that requests carry: the raw credential (an API key, or the output of a command), or a short-lived
+//! token that the server gives in exchange for it (PROTOCOL §1.3, §1.4).
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -78,8 +79,8 @@ impl Auth {
         }
     }
 
-    /// Applies the server's flags: whether it uses tokens instead of raw credentials, and whether the credential must
-    /// come from the command then.
+    /// Applies two flags of the server. With `uses_tokens`, requests carry a token instead of the raw credential. With
+    /// `command_only` as well, the raw credential must come from the credential command.
     pub(crate) fn adapt(&self, uses_tokens: bool, command_only: bool) -> Result<()> {
         let source = self.credentials.source(uses_tokens && command_only)?;
         if !uses_tokens && matches!(source, Source::Command(_)) {
@@ -93,12 +94,12 @@ impl Auth {
         Ok(())
     }
 
-    /// The credential is fixed, so that it can be sent before the server's flags are known.
+    /// Returns whether the raw credential is fixed, so that it can be sent before the server's flags are known.
     pub(crate) fn can_do_without_tokens(&self) -> bool {
         matches!(self.credentials.source(false), Ok(Source::Fixed(_)))
     }
 
-    /// The credential is a token that the server issued in exchange for the raw credential.
+    /// Returns whether a credential is the token that the server issued in exchange for the raw credential.
     pub(crate) fn is_exchanged(&self, credential: &Secret) -> bool {
         self.state.lock().token.as_ref().is_some_and(|it| &it.jwt == credential)
     }
@@ -107,12 +108,12 @@ impl Auth {
         &self.redactor
     }
 
-    /// Ends a running command and starts no further one.
+    /// Ends a running credential command; no other one is started.
     pub(crate) fn shutdown(&self) {
         self.stop.cancel();
     }
 
-    /// The raw credential: the fixed one, or the output of a run of the command.
+    /// Returns the raw credential: the fixed one, or the output of the command, which this call runs.
     pub(crate) fn raw(&self) -> Result<Secret> {
         let source = self.state.lock().source.clone();
         match source {
@@ -129,15 +130,15 @@ impl Auth {
         }
     }
 
-    /// The credential for the header of the next request: the raw one, or a token that is fetched if needed. Waits at
-    /// most `timeout` for a fetch by another thread.
+    /// Returns the credential for the header of the next request: the raw credential, or a token, which is fetched if
+    /// needed. Waits at most `timeout` while another thread fetches a token.
     pub(crate) fn credential(
         &self,
         clock: &Clock,
         timeout: Duration,
         fetch: impl FnOnce(&str) -> Result<String, Broken>,
     ) -> Result<Secret, Broken> {
-        // Read the time before locking: a virtual clock takes a lock of its own.
+        // Read the time before locking: a virtual clock takes another lock.
         let now = clock.now();
         let n_fetches = {
             let state = self.state.lock();
@@ -164,7 +165,7 @@ impl Auth {
             if let Some(it) = state.token(now, RENEW_BEFORE) {
                 return Ok(it);
             }
-            // A fetch that failed while this thread waited for it has failed for this thread, too.
+            // If a fetch failed while this thread waited for it, this call fails with the same error.
             if let Some(broken) = state.failure.as_ref().filter(|_| n_fetches < state.n_fetches) {
                 return state.token_despite(broken.clone(), now);
             }
@@ -182,7 +183,7 @@ impl Auth {
         self.fetch_with_permit(clock, fetch).map(|_| ())
     }
 
-    /// Drops a token that the server rejected. False if the client uses no tokens, so that a retry is pointless.
+    /// Drops a token that the server rejected. Returns false if the client uses no tokens: a retry is pointless then.
     pub(crate) fn drop_rejected(&self, rejected: &Secret) -> bool {
         let mut state = self.state.lock();
         if state.token.as_ref().is_some_and(|it| it.jwt == *rejected) {
@@ -259,8 +260,8 @@ impl State {
         token.expires.is_none_or(|it| now + left < it).then(|| token.jwt.clone())
     }
 
-    /// The current token despite a failed fetch, if it is still valid and the server did not refuse the credential
-    /// itself.
+    /// Returns the current token after a failed fetch, if the token is still valid and the server did not refuse the
+    /// raw credential (401). Otherwise returns the failure.
     fn token_despite(&self, broken: Broken, now: Instant) -> Result<Secret, Broken> {
         let refused = matches!(&broken, Broken::Token(it) if it.http_status() == Some(401));
         self.token(now, Duration::ZERO).filter(|_| !refused).ok_or(broken)
@@ -275,7 +276,7 @@ impl Token {
             jwt,
             arrived: now,
             expires: left.and_then(|it| now.checked_add(it)),
-            // Without an issue time the token counts as new.
+            // A token without an issue time counts as issued now.
             lifetime: claims.lifetime().or(left),
         }
     }

@@ -95,7 +95,7 @@ fn a_rejected_token_is_dropped_once() {
     assert_eq!(auth.credential(&clock, TIMEOUT, |_| panic!("not again")).expect("a token"), second);
 }
 
-/// Runs one fetch with the given outcome while 15 further threads want a token. The fetch ends only when all of them
+/// Runs one fetch with the given outcome while 15 other threads ask for a token. The fetch ends only when all of them
 /// wait for it. Returns the number of fetches and the results of all threads.
 fn concurrent_fetches(outcome: fn() -> Result<String, Broken>) -> (usize, Vec<Result<Secret, Broken>>) {
     const OTHERS: usize = 15;

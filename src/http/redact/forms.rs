@@ -1,24 +1,26 @@
-//! The encoded forms of secrets, and the search for them.
+//! Searches texts for secrets, in plain text and in base64.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// Length of the parts of a secret that are searched in errors. Shorter parts often occur in ordinary words.
+/// Number of bytes of a *window*: the shortest part of a secret that is searched in errors. Shorter parts often occur
+/// in ordinary words.
 pub(super) const WINDOW: usize = 8;
-/// Shorter secrets are not searched at all.
+/// Secrets with fewer bytes are not searched at all.
 pub(super) const SHORTEST: usize = 4;
 
-/// The forms of a set of secrets: each secret in plain text, and in base64 at each of the three alignments that it may
-/// have there within a longer text.
+/// The forms of a set of secrets. Each secret has four forms: one in plain text and three in base64. Base64 encodes
+/// groups of three bytes. Within a longer text, the base64 of a secret therefore depends on the number of bytes before
+/// it, modulo 3.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Forms {
     /// The forms, normalised by [`folded`].
     all: Vec<Box<[u8]>>,
-    /// The first window of each form and the form's number, sorted.
+    /// The first window of each form with the index of the form in `all`, sorted.
     first: Vec<(u64, usize)>,
-    /// All windows, sorted.
+    /// All windows of all forms, sorted.
     windows: Vec<u64>,
-    /// Secrets that are shorter than a window.
+    /// Secrets that are shorter than a window. They are found only as separate words.
     words: Vec<Box<[u8]>>,
     /// A Bloom filter of the windows with one hash.
     filter: Vec<u64>,
@@ -55,7 +57,7 @@ impl Forms {
                 if i == 0 {
                     self.first.push((window, number));
                 }
-                // White space rarely belongs to the secret part: "Bearer x".
+                // Leave out windows with white space. In "Bearer x" only "x" is secret.
                 if i == 0 || !piece.iter().any(u8::is_ascii_whitespace) {
                     self.windows.push(window);
                 }
@@ -76,8 +78,8 @@ impl Forms {
         }
     }
 
-    /// Reports each range of a text that contains a form; with `any_part` also each window of a form and each short
-    /// secret.
+    /// Reports each range of a text that contains a whole form. With `any_part`, also reports each window of a form and
+    /// each short secret.
     pub(super) fn find(&self, text: &[u8], any_part: bool, mut found: impl FnMut(std::ops::Range<usize>)) {
         if any_part {
             self.words.iter().for_each(|word| find_word(text, word, &mut found));
@@ -110,7 +112,8 @@ impl Forms {
     }
 }
 
-/// Reports each place where a word stands alone: not next to a letter, a digit, `-`, `_` or a non-ASCII character.
+/// Reports each occurrence of a separate word: one that is not next to a letter, a digit, `-`, `_` or a non-ASCII
+/// character.
 fn find_word(text: &[u8], word: &[u8], found: &mut impl FnMut(std::ops::Range<usize>)) {
     let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || !byte.is_ascii();
     for (start, piece) in text.windows(word.len()).enumerate() {
@@ -129,7 +132,8 @@ fn place(window: u64, bits: usize) -> usize {
     hash as usize & (bits - 1)
 }
 
-/// Normalises a byte for comparison: lower case, and the standard one of the two alphabets of base64.
+/// Normalises a byte for comparison: turns letters into lower case, and `-` and `_` of URL-safe base64 into `+` and `/`
+/// of standard base64.
 fn folded(byte: u8) -> u8 {
     match byte {
         b'-' => b'+',
@@ -138,8 +142,8 @@ fn folded(byte: u8) -> u8 {
     }
 }
 
-/// The characters of the base64 of a longer text that depend on `secret` alone, if `before` bytes (modulo 3) precede
-/// it.
+/// Returns the part of the base64 of a longer text that depends on `secret` alone, if `before` bytes (modulo 3) precede
+/// the secret.
 fn within_base64(secret: &str, before: usize) -> String {
     let padded = [&b"\0\0"[..before], secret.as_bytes()].concat();
     let encoded = STANDARD.encode(&padded);

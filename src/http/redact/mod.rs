@@ -1,8 +1,9 @@
 //! Removes secrets from texts of the server. A server or a proxy may repeat a credential in the text of an error, which
 //! would put it into every log that shows the error.
 //!
-//! Secrets are searched in the decoded text, so that they are found in any encoding, and replaced in the original text,
-//! so that the rest of it stays unchanged.
+//! A secret may be written with escapes (of JSON, URLs or HTML) or in base64. [`view`] decodes escapes and keeps the
+//! position of each byte in the original text. [`forms`] searches the decoded text for secrets. What is found is
+//! replaced in the original text, so that the rest of it stays unchanged.
 
 mod forms;
 mod view;
@@ -20,21 +21,22 @@ use crate::sync::Mutex;
 use forms::Forms;
 use view::View;
 
-/// Replaces a secret.
+/// The text that replaces a secret.
 const MARK: &str = "***";
-/// Number of tokens that are remembered. Tokens are replaced from time to time.
+/// Number of tokens that are remembered. Tokens are renewed from time to time.
 const MOST_TOKENS: usize = 64;
 /// Number of secrets of single calls that are remembered.
 const MOST_HIDDEN: usize = 4096;
-/// Larger bodies of successful answers are not searched. They are results, not texts.
+/// Larger bodies of successful answers are not searched: they are results, not messages.
 const LARGEST_SUCCESS: usize = 1 << 20;
 
 /// The part of a secret that is removed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
-    /// Only the whole secret. Used for results, which may contain a few of its characters by chance.
+    /// Only the whole secret. Used for results, which may contain a few characters of the secret by chance.
     Whole,
-    /// Each run of [`forms::WINDOW`] characters of it; a shorter secret where it stands as a word. Used for errors.
+    /// Each piece of the secret with at least [`forms::WINDOW`] characters. A shorter secret only where it is a
+    /// separate word. Used for errors.
     Any,
 }
 
@@ -55,7 +57,7 @@ struct State {
 }
 
 impl Redactor {
-    /// Creates a redactor of the secrets of the configuration, which it never forgets.
+    /// Creates a redactor for the secrets of the configuration, which are never forgotten.
     pub(crate) fn new<'a>(fixed: impl IntoIterator<Item = &'a Secret>) -> Self {
         let mut state = State::default();
         for secret in fixed {
@@ -139,7 +141,8 @@ impl State {
 
 /// Removes secrets from a text. `None` if it contains none.
 fn clean(forms: &Forms, text: &str, part: Part) -> Option<String> {
-    /// JSON within JSON within a URL has three layers of encoding.
+    /// Number of texts that are searched: the original and up to three decoded ones. JSON within JSON within a URL has
+    /// three layers of escapes.
     const LAYERS: usize = 4;
     let mut found = Vec::new();
     let mut view = Some(View::of(text));
@@ -151,7 +154,7 @@ fn clean(forms: &Forms, text: &str, part: Part) -> Option<String> {
     (!found.is_empty()).then(|| without(text, found))
 }
 
-/// Replaces each range by a mark.
+/// Replaces each range by [`MARK`].
 fn without(text: &str, mut ranges: Vec<Range<usize>>) -> String {
     ranges.sort_by_key(|range| range.start);
     let mut clean = String::with_capacity(text.len());
@@ -236,7 +239,8 @@ mod tests {
             assert!(said.contains("***") && said.ends_with(r#" is bad"}"#), "{written}: {said}");
             assert!(!hidden.contains("12345") && hidden.len() < 48, "{written}: {said}");
         }
-        // Results lose the whole secret in any encoding, but not parts of it, which may stand there by chance.
+        // From results the whole secret is removed, in any encoding, but not its parts, which may occur there by
+        // chance.
         assert_eq!(body(200, &format!(r#"{{"error":"{json}"}}"#)), r#"{"error":"***"}"#);
         assert_eq!(body(200, r#"{"id":"0123456789"}"#), r#"{"id":"0123456789"}"#);
     }

@@ -1,11 +1,11 @@
-//! A text after decoding of some layers of encoding, with the positions in the original.
+//! A text in which some layers of escapes are decoded, with the position of each byte in the original text.
 
 use std::ops::Range;
 
 /// A decoded text, with the origin of each byte in the original text.
 pub(super) struct View<'a> {
     bytes: std::borrow::Cow<'a, [u8]>,
-    /// The range in the original of each byte. `None` if the text is the original.
+    /// The range of each byte in the original text. `None` if this text is the original.
     origins: Option<Vec<(u32, u32)>>,
 }
 
@@ -19,7 +19,7 @@ impl<'a> View<'a> {
         &self.bytes
     }
 
-    /// The range in the original text.
+    /// Converts a range of this text into a range of the original text.
     pub(super) fn origin(&self, range: Range<usize>) -> Range<usize> {
         match &self.origins {
             None => range,
@@ -56,14 +56,14 @@ impl<'a> View<'a> {
     }
 }
 
-/// Decodes an escape at the beginning of the text: its character and its length.
+/// Decodes an escape at the beginning of the text. Returns its character and its length in bytes.
 fn escape(text: &[u8]) -> Option<(Option<char>, usize)> {
     let hex = |digits: Option<&[u8]>| {
         let digits = std::str::from_utf8(digits?).ok()?;
         let is_hex = digits.bytes().all(|it| it.is_ascii_hexdigit());
         if is_hex { u32::from_str_radix(digits, 16).ok() } else { None }
     };
-    // Half of a surrogate pair or a byte of a longer character cannot be part of a secret that a header can carry.
+    // U+FFFD replaces half of a surrogate pair and a byte of a longer character: a secret in a header contains neither.
     let char = |code: u32| Some(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
     match text {
         [b'\\', b'u', ..] => Some((char(hex(text.get(2..6))?), 6)),

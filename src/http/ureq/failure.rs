@@ -28,8 +28,8 @@ pub(super) enum Step {
 }
 
 /// An error of a step before the first byte of the request. Whatever its kind (too many open files, unknown name,
-/// permission denied), the request did not leave this machine. The kind alone does not tell: "host unreachable" may
-/// also be the error of a connection that has carried the request already.
+/// permission denied), the request did not leave this machine. The kind of the error alone does not show this: "host
+/// unreachable" may also be the error of a connection that has carried the request already.
 #[derive(Debug)]
 struct Unsent {
     step: Step,
@@ -44,8 +44,8 @@ impl fmt::Display for Unsent {
 
 impl std::error::Error for Unsent {}
 
-/// Marks an error as one of a step before the request. An error that is marked already keeps its step: connecting to
-/// the proxy is a part of connecting.
+/// Marks an error as one of a step before the request. An error that is marked already keeps its step, because steps
+/// nest: connecting to the proxy is a part of connecting.
 pub(super) fn unsent(error: Error, step: Step) -> Error {
     match error {
         Error::Other(it) if it.is::<Unsent>() => Error::Other(it),
@@ -53,7 +53,7 @@ pub(super) fn unsent(error: Error, step: Step) -> Error {
     }
 }
 
-/// Wraps a connector and marks its errors.
+/// Wraps a connector and marks its errors with [`Step::Connect`].
 #[derive(Debug)]
 pub(super) struct Marking<C>(pub(super) C);
 
@@ -183,7 +183,7 @@ mod tests {
         for error in [Error::HostNotFound, Error::Io(found_no_name), Error::Timeout(Timeout::Resolve)] {
             assert_eq!(broken(unsent(error, Step::Resolve), Stage::Head).sent(), Sent::No);
         }
-        // Also if the limit of the whole exchange passed.
+        // The same holds if the time limit of the whole exchange passed during the step.
         let error = unsent(Error::Timeout(Timeout::Global), Step::Connect);
         assert!(matches!(broken(error, Stage::Head), Broken::Timeout(Phase::Connect)));
     }

@@ -28,15 +28,15 @@ use crate::sync::Mutex;
 /// Longest timeout: 100 years. ureq adds timeouts to the current time, which overflows with `Duration::MAX`.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Longest idle time of a connection that is used again. Usual servers close idle connections after 5 s or more
-/// (uvicorn, Node), so that a request seldom meets a connection that the server is closing.
+/// Longest idle time after which a connection is still reused. Usual servers (uvicorn, Node) close connections that
+/// were idle for 5 s or more. So a request seldom meets a connection that the server is closing.
 const IDLE_AGE: Duration = Duration::from_secs(4);
 
 /// Time for which resolved addresses are cached, unless connecting fails.
 const NAME_AGE: Duration = Duration::from_secs(30);
 
-/// The transport over sockets, with one agent per lane. Shutting an agent down also ends its clones, so that each
-/// client has its own agents.
+/// The transport over sockets. It has one agent (ureq's pool of connections) per lane. Shutting an agent down also
+/// shuts its clones down, so that clients do not share agents.
 pub(crate) struct Ureq {
     /// `None` after the shutdown.
     open: Mutex<Option<Open>>,
@@ -70,7 +70,7 @@ impl Transport for Ureq {
             None => return Err(Broken::Closed),
         };
         let result = self.maker.exchange(&agent, exchange);
-        // A connection closed by the shutdown fails as if the server had closed it.
+        // The shutdown closes connections, and their requests fail as if the server had closed them.
         if result.is_err() && self.open.lock().is_none() { Err(Broken::Closed) } else { result }
     }
 
@@ -95,7 +95,7 @@ impl Transport for Ureq {
     }
 }
 
-/// A branch: the connections for the long polls of one client.
+/// A branch: separate connections for the long polls of one client.
 struct Single {
     /// `None` after the shutdown.
     agent: Mutex<Option<Agent>>,
@@ -112,7 +112,7 @@ impl Transport for Single {
     fn exchange(&self, exchange: &Exchange) -> Result<Answer, Broken> {
         let agent = self.agent().ok_or(Broken::Closed)?;
         let result = self.maker.exchange(&agent, exchange);
-        // A connection closed by the shutdown fails as if the server had closed it.
+        // The shutdown closes connections, and their requests fail as if the server had closed them.
         if result.is_err() && self.agent().is_none() { Err(Broken::Closed) } else { result }
     }
 
@@ -141,8 +141,8 @@ fn proxy(proxy: &Proxy) -> crate::error::Result<ureq::Proxy> {
     builder.build().map_err(|_| crate::error::Error::config(format!("the proxy {proxy} cannot be used")))
 }
 
-/// The certificates that TLS trusts: only those of the CA bundle, if there is one; otherwise those of the operating
-/// system with the feature `native-roots`, or those that are compiled in.
+/// Returns the certificates that TLS trusts. If there is a CA bundle, only its certificates. Otherwise the certificates
+/// of the operating system (feature `native-roots`) or the certificates that are compiled in.
 fn roots(network: &Network) -> crate::error::Result<RootCerts> {
     let Some(pem) = &network.ca_bundle else {
         return Ok(if cfg!(feature = "native-roots") {
@@ -173,7 +173,7 @@ struct Maker {
     is_plain: bool,
     tls: TlsConfig,
     proxy: Option<ureq::Proxy>,
-    /// The proxy as errors name it.
+    /// The proxy, as error messages show it.
     through: Option<String>,
     names: Names,
 }
@@ -185,7 +185,7 @@ impl Maker {
             .tls_config(self.tls.clone())
             .user_agent(super::headers::USER_AGENT)
             .accept("")
-            // A followed redirect would send the credential to any address that the server names.
+            // Do not follow redirects: that would send the credential to any address that the server names.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .input_buffer_size(lane.buffers().0)
@@ -195,11 +195,11 @@ impl Maker {
             .max_idle_connections(lane.idle_connections())
             .max_idle_connections_per_host(lane.idle_connections())
             .max_idle_age(IDLE_AGE)
-            // Set even if `None`: by default ureq reads the environment itself.
+            // Set even if `None`: by default ureq reads the proxy from the environment.
             .proxy(self.proxy.clone())
             .build();
         if self.is_plain {
-            // The TLS connector takes a page of stack in each of thousands of threads.
+            // A connector without TLS: the TLS connector needs one more page of stack in each of thousands of threads.
             Agent::with_parts(config, Marking(TcpConnector::default()), self.names.clone())
         } else {
             Agent::with_parts(config, Marking(DefaultConnector::default()), self.names.clone())
@@ -266,7 +266,7 @@ impl Maker {
         let read = if is_success {
             reader.read_to_end(&mut body)
         } else {
-            // The beginning of an error answer is enough. A size limit must not hide its status.
+            // Read only the beginning of an error answer. A size error instead of the answer would hide the status.
             reader.take(room::LARGEST_REFUSAL).read_to_end(&mut body)
         };
         read.map_err(|error| broken(error.into(), stage))?;
@@ -290,8 +290,8 @@ fn check_lines(exchange: &Exchange) -> Result<(), Broken> {
     Err(Broken::Unsendable { message })
 }
 
-/// Resolves host names and caches the last one. ureq resolves the name for each request, even over an open connection,
-/// in a thread that it starts for that, which costs more than the rest of a request.
+/// Resolves host names and caches the last one. ureq resolves the name for each request, even over an open connection.
+/// For this it starts a thread, which costs more than the rest of a request.
 #[derive(Clone, Debug, Default)]
 struct Names {
     last: Arc<Mutex<Option<Known>>>,
@@ -338,7 +338,7 @@ impl Resolver for Names {
     }
 }
 
-/// The timeouts of one exchange, set on its request.
+/// Sets the timeouts of one exchange on its request.
 trait With {
     type Out;
     fn with(self, exchange: &Exchange) -> Self::Out;
@@ -350,7 +350,7 @@ impl<S: ureq::AsSendBody> With for ureq::config::ConfigBuilder<ureq::typestate::
     fn with(self, exchange: &Exchange) -> Self::Out {
         let wait = head_timeout(exchange.timeout, exchange.body.len());
         let at_most = |it: Duration| Some(it.min(LONGEST));
-        // An idle connection of any age is older than zero, so that it is closed and not used.
+        // With a maximum age of zero, an idle connection is closed and not reused.
         let builder = if exchange.fresh { self.max_idle_age(Duration::ZERO) } else { self };
         builder
             .timeout_resolve(at_most(exchange.connect_timeout))
@@ -358,7 +358,7 @@ impl<S: ureq::AsSendBody> With for ureq::config::ConfigBuilder<ureq::typestate::
             .timeout_send_request(at_most(exchange.timeout))
             .timeout_per_write(at_most(exchange.timeout))
             .timeout_recv_response(at_most(wait))
-            // Applies to reads of the head, too, and must not be shorter than the wait for the head.
+            // This limit also applies to reads of the head, so that it must not be shorter than the wait for the head.
             .timeout_per_read(at_most(wait))
             .timeout_global(at_most(exchange.limit))
             .build()

@@ -1,29 +1,32 @@
-//! One named thread that owns a state and handles one message at a time.
+//! An actor: one named thread that owns a state and handles the messages of its mailbox one at a time. A *turn* is the
+//! handling of one message.
 //!
 //! # How an actor ends
-//! | by | queued messages | `ending` |
+//! | cause | queued messages | `ending` |
 //! |---|---|---|
-//! | dropping the handle | are handled first | called |
-//! | [`Handle::stop`] | are dropped, and their replies say that the actor is closed | called |
-//! | a panic outside of a turn | are dropped, and their replies carry the panic | perhaps |
+//! | dropping the handle, [`Handle::finish`] | are handled first | is called |
+//! | [`Handle::stop`] | are dropped, and their replies say that the actor is closed | is called |
+//! | a panic outside of a turn | are dropped, and their replies carry the panic | may have been called |
 //!
-//! A panic in a turn does not end the actor: the message is answered with the panic, and the next one is handled. The
-//! actor must commit a new state only when it is complete.
+//! A panic in a turn does not end the actor: the message is answered with the panic, and the next message is handled.
+//! Therefore an actor must store a new state only when it is complete.
 //!
-//! The reason of the end is recorded *before* the mailbox is closed, so that a send that fails afterwards reports it: a
-//! dead actor never looks like a slow one.
+//! If a panic ends the actor, the reason is recorded *before* the mailbox is closed. So a send that fails afterwards
+//! reports this reason, and not a timeout.
 //!
 //! # How the mailbox is closed
-//! From the senders' side. One field holds the only permanent sender; each send clones it for its duration, and closing
-//! empties the field. The actor then receives until the channel reports that no sender is left, and so has seen every
-//! message, those of sends under way included. Dropping the receiver instead would lose answers: a bounded crossbeam
-//! channel keeps queued messages until its last sender is dropped as well.
+//! The mailbox is a channel, and it is closed by dropping its senders. `Shared::mailbox` holds the only permanent
+//! sender. Each send clones this sender and drops the clone at its end; closing the mailbox drops the permanent sender.
+//! The actor then receives until the channel reports that no sender is left. At that point it has received every
+//! message, including those of sends that were in progress. Dropping the receiver instead would lose answers: a bounded
+//! crossbeam channel keeps queued messages until its last sender is dropped as well.
 //!
 //! # How the actor waits
-//! For a signal of its own, which is set after each change of the mailbox: a message, a stop, a dropped sender. The
-//! actor clears the signal *before* it checks the mailbox, so that each later change sets it again. A blocking receive
-//! of crossbeam would work, but spins for some ten microseconds before it sleeps, which is most of the cost of a
-//! message for a client that mostly waits for a server.
+//! The actor waits for [`Signal`], a flag with a condition variable. The flag is set after each change of the mailbox:
+//! a new message, a stop, a dropped sender. The actor clears the flag *before* it checks the mailbox, so that a change
+//! during the check sets the flag once more and is not missed. A blocking receive of crossbeam would work, too, but it
+//! spins for about ten microseconds before it sleeps. In a client that mostly waits for a server, this would be most of
+//! the cost of a message.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -35,9 +38,9 @@ use super::thread::{self, JoinHandle, ThreadId};
 use super::{Condvar, Mutex, spawn, unwind};
 use crate::error::{Error, ErrorKind, Phase, Result};
 
-/// The state of an actor, and what it does with a message.
+/// The state of an actor, and the handling of its messages.
 pub(crate) trait Actor: Send + 'static {
-    /// All messages of the actor. Messages that need an answer carry a reply.
+    /// The type of the messages. A message that needs an answer carries a reply.
     type Msg: Send + 'static;
 
     /// Handles one message.
@@ -47,8 +50,8 @@ pub(crate) trait Actor: Send + 'static {
     fn ending(&mut self) {}
 }
 
-/// The owner of an actor. Dropping it closes the mailbox; the actor handles the queued messages and ends. Does not
-/// wait.
+/// The owner of an actor. Dropping the handle closes the mailbox and does not wait; the actor handles the queued
+/// messages and ends.
 pub(crate) struct Handle<M> {
     shared: Arc<Shared<M>>,
     process: Process,
@@ -78,7 +81,7 @@ struct Signal {
 
 #[derive(Default)]
 struct End {
-    /// Set once no more messages are handled.
+    /// The reason of the end. Set once no more messages are handled.
     reason: Option<Error>,
     /// The mailbox is closed, and all messages that were in it are answered.
     ended: bool,
@@ -87,12 +90,12 @@ struct End {
 }
 
 impl<M: Send + 'static> Handle<M> {
-    /// Starts an actor on a thread of its own. The mailbox holds up to `capacity` messages, at least one.
+    /// Starts an actor on a new thread. The mailbox holds up to `capacity` messages, at least one.
     ///
     /// # Errors
     /// A system error, if the thread cannot be started. The actor is dropped then.
     pub(crate) fn spawn<A: Actor<Msg = M>>(name: String, capacity: usize, actor: A) -> Result<Self> {
-        // A rendezvous channel would make every sender wait for the turn before its own.
+        // A channel of capacity 0 would block each sender until the actor takes its message.
         let (mailbox, messages) = channel::bounded(capacity.max(1));
         let shared = Arc::new(Shared {
             name: name.clone(),
@@ -120,33 +123,36 @@ impl<M: Send + 'static> Handle<M> {
     }
 
     /// Puts a message into the mailbox. A message that is not accepted is dropped, and replies in it answer with the
-    /// error returned.
+    /// returned error.
     ///
     /// # Errors
-    /// Closed, with the cause if the actor died of something; a timeout in [`Phase::Admission`] at the deadline.
+    /// Closed, with the panic as the cause if a panic ended the actor; a timeout in [`Phase::Admission`] if the mailbox
+    /// is still full at the deadline.
     ///
     /// # Blocking
-    /// While the mailbox is full, until the deadline or the end of the actor. On the actor's own thread, which is the
-    /// one that makes room, it does not block: a full mailbox is a timeout at once.
+    /// While the mailbox is full, until the deadline or the end of the actor. On the actor's own thread it never
+    /// blocks, because only that thread empties the mailbox: a full mailbox is a timeout immediately.
     pub(crate) fn send(&self, msg: M, deadline: Option<Instant>) -> Result<()> {
         if self.is_own_thread() { self.put(msg, IfFull::Fail) } else { self.put(msg, IfFull::Wait(deadline)) }
     }
 
-    /// As [`send`](Handle::send), but a full mailbox is an error at once.
+    /// Puts a message into the mailbox like [`send`](Handle::send), but never blocks: a full mailbox is a timeout
+    /// immediately.
     ///
     /// # Errors
-    /// As there.
+    /// The errors of [`send`](Handle::send).
     pub(crate) fn try_send(&self, msg: M) -> Result<()> {
         self.put(msg, IfFull::Fail)
     }
 
     fn put(&self, msg: M, if_full: IfFull) -> Result<()> {
         if let Err(forked) = self.process.check() {
-            // The destructors of the message may take locks that stay held for ever in this process.
+            // Leak the message: its destructors may take locks that stay locked forever in this process.
             std::mem::forget(msg);
             return Err(forked);
         }
-        // Clone the sender instead of holding the lock: others may send, and close, while this send waits for room.
+        // Clone the sender instead of holding the lock: other threads can send and close while this send waits on a
+        // full mailbox.
         let mailbox = self.shared.mailbox.lock().clone();
         mutant!(SendsUnderTheLock, keep self.shared.mailbox.lock());
         let Some(mailbox) = mailbox else {
@@ -160,7 +166,8 @@ impl<M: Send + 'static> Handle<M> {
                 TrySendError::Disconnected(msg) => SendTimeoutError::Disconnected(msg),
             }),
         };
-        // Drop before the signal: this may be the last sender, and the actor must then see the channel disconnected.
+        // Drop the sender before the signal: if it is the last one, the actor must find the channel disconnected when
+        // it wakes.
         mutant!(SignalsEarly, keep mailbox.clone());
         drop(mailbox);
         self.shared.signal();
@@ -174,19 +181,19 @@ impl<M: Send + 'static> Handle<M> {
         }
     }
 
-    /// Ends the actor after its current turn. Messages that are queued, and those of sends under way, are dropped;
-    /// their replies answer with an error although the send may have succeeded. Does not wait.
+    /// Ends the actor after its current turn. Does not wait. Queued messages and those of sends in progress are
+    /// dropped; their replies answer with an error, although the send may have succeeded.
     pub(crate) fn stop(&self) {
         if self.process.is_other() {
             return;
         }
-        // Set before the mailbox is closed, so that an actor that finds it closed sees the stop too.
+        // Set `stop` before the mailbox is closed, so that an actor that finds the mailbox closed also finds the stop.
         self.shared.signal.lock().stop = true;
         self.shared.close();
     }
 
-    /// Accepts no more messages and ends the actor after the queued ones and those of sends that wait for room. Does
-    /// not wait.
+    /// Closes the mailbox. Does not wait. The actor handles the queued messages and those of sends in progress, then
+    /// ends.
     pub(crate) fn finish(&self) {
         if self.process.is_other() {
             return;
@@ -194,8 +201,8 @@ impl<M: Send + 'static> Handle<M> {
         self.shared.close();
     }
 
-    /// Waits for the end of the thread until the deadline; returns whether the thread has ended. Does not end the
-    /// actor. On the actor's own thread it returns `false` at once.
+    /// Waits for the end of the thread until the deadline; returns whether the thread has ended. Does not stop the
+    /// actor. On the actor's own thread it returns `false` immediately.
     pub(crate) fn join(&self, deadline: Instant) -> bool {
         if self.is_own_thread() || self.process.is_other() {
             return false;
@@ -237,12 +244,12 @@ impl<M: Send + 'static> Handle<M> {
         self.shared.mailbox.lock().as_ref().map_or(0, Sender::len)
     }
 
-    /// Queued messages are still handled; the mailbox may be closed.
+    /// Returns whether the actor still handles messages. Its mailbox may be closed already.
     pub(crate) fn is_alive(&self) -> bool {
         self.shared.end.lock().reason.is_none()
     }
 
-    /// This process is a forked child of the one that started the actor.
+    /// Returns whether this process is a forked child of the one that started the actor.
     pub(crate) fn is_foreign(&self) -> bool {
         self.process.is_other()
     }
@@ -260,7 +267,7 @@ impl<M> Drop for Handle<M> {
     }
 }
 
-/// What a send does while the mailbox is full.
+/// The behaviour of a send while the mailbox is full.
 #[derive(Clone, Copy)]
 enum IfFull {
     /// Waits, at most until the deadline.
@@ -282,20 +289,20 @@ fn run<A: Actor>(mut actor: A, inbox: &Inbox<A::Msg>) {
     }
     inbox.shared.close();
     actor.ending();
-    // Replies that the actor still holds answer that it is closed.
+    // Replies that the actor still holds answer that the actor is closed.
     unwind::drop_because(actor, &inbox.shared.end_reason());
 }
 
-/// The receiving end of the mailbox. Dropping it, at any end of the thread, records the reason of the end and only then
-/// closes the mailbox.
+/// The receiving end of the mailbox. It is dropped however the thread ends: it then records the reason of the end,
+/// closes the mailbox and drops the queued messages, in this order.
 struct Inbox<M> {
     shared: Arc<Shared<M>>,
     messages: Receiver<M>,
 }
 
 impl<M> Inbox<M> {
-    /// Waits for the next message; `None` after a stop or the last message. A stop is checked first, so that it
-    /// overtakes queued messages.
+    /// Waits for the next message; `None` after a stop or after the last message. A stop is checked first, so that it
+    /// takes effect before the queued messages.
     fn next(&self) -> Option<M> {
         loop {
             let stop = {
@@ -328,8 +335,8 @@ impl<M> Inbox<M> {
         }
     }
 
-    /// Drops all messages until the last send under way has ended. No send blocks this: each message received makes
-    /// room.
+    /// Drops all messages until the last send in progress has ended. No send can block this: each message received
+    /// frees an entry of the mailbox, so that a waiting send continues.
     fn drain(&self, reason: &Error) {
         while let Ok(msg) = self.messages.recv() {
             unwind::drop_because(msg, reason);
@@ -352,7 +359,7 @@ impl<M> Shared<M> {
     /// Accepts no more messages.
     fn close(&self) {
         let mailbox = self.mailbox.lock().take();
-        // Outside of the lock, and before the signal: this may be the last sender.
+        // Drop the sender outside of the lock, and before the signal, because it may be the last one.
         drop(mailbox);
         self.signal();
     }
@@ -363,7 +370,7 @@ impl<M> Shared<M> {
         self.signalled.notify_one();
     }
 
-    /// The recorded reason of the end, or else the one that applies now.
+    /// The recorded reason of the end; a general one if none is recorded yet.
     fn end_reason(&self) -> Error {
         let recorded = self.end.lock().reason.clone();
         recorded.unwrap_or_else(|| {

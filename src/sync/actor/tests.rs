@@ -279,8 +279,9 @@ fn joining_is_bounded_and_idempotent_and_leaves_no_thread() {
     handle.finish();
 }
 
-/// After its receiver is dropped, a bounded crossbeam channel keeps its messages until the last sender is dropped: a
-/// message sent at that moment would not be answered before the handle is dropped.
+/// Checks that the mailbox is closed by dropping its senders. If a stop dropped the receiver instead, a message sent at
+/// that moment would stay unanswered until the handle is dropped: a bounded crossbeam channel keeps its messages until
+/// the last sender is dropped.
 #[test]
 fn stopping_at_any_moment_loses_no_answer() {
     with_time_limit(|| {

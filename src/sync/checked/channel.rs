@@ -1,5 +1,5 @@
-//! A bounded channel for the model checker, built on its locks. Has the part of crossbeam's interface that the actor
-//! uses.
+//! Replaces crossbeam's channel under the model checker: a bounded channel on the checker's locks, with the part of
+//! crossbeam's interface that the actor uses.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -122,7 +122,7 @@ impl<T> Receiver<T> {
                 None => return Err(TryRecvError::Empty),
             }
         };
-        // Wake senders that wait for room in the queue.
+        // Wake senders that wait because the queue was full.
         self.core.changed.notify_all();
         Ok(msg)
     }

@@ -1,4 +1,5 @@
-//! Locks, threads and channels of the model checker, used instead of the system's.
+//! Locks, threads and channels that the model checker shuttle controls. In tests with `--cfg shuttle` they replace the
+//! real ones.
 #![allow(clippy::unwrap_used, reason = "a guard lacks its lock only while it waits")]
 
 use std::ops::{Deref, DerefMut};
@@ -12,8 +13,8 @@ pub(crate) mod channel;
 pub(crate) use shuttle::sync::atomic;
 pub(crate) use shuttle::{thread, thread_local};
 
-/// The checker has no time. In a model a deadline further away than this never passes, so that a thread that waits for
-/// it in vain is reported as a deadlock; a nearer one may pass at any moment.
+/// The checker has no clock. A deadline further away than this never passes in a model: a thread that waits for it and
+/// is never notified is reported as a deadlock. A nearer deadline may pass at any moment.
 const NEVER: Duration = Duration::from_secs(3600);
 
 /// A mutex with the interface of `parking_lot`: a panic does not poison it, and a wait borrows its guard.
@@ -25,7 +26,7 @@ pub(crate) struct Mutex<T> {
 #[derive(Debug)]
 pub(crate) struct MutexGuard<'a, T> {
     mutex: &'a Mutex<T>,
-    /// `None` only while the guard waits.
+    /// `None` only while the thread waits on a condition variable, which releases the lock.
     inner: Option<shuttle::sync::MutexGuard<'a, T>>,
 }
 
@@ -60,10 +61,10 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
-/// A queue of parked threads. The checker's own condition variable never times out.
+/// A condition variable: a list of parked threads. The checker's own condition variable never times out.
 #[derive(Debug, Default)]
 pub(crate) struct Condvar {
-    /// A plain lock: nothing switches threads while it is held.
+    /// A lock of the standard library is enough: the checker does not switch threads while it is held.
     waiters: std::sync::Mutex<Vec<Arc<Waiter>>>,
 }
 
@@ -95,7 +96,8 @@ impl Condvar {
         guard.retake();
     }
 
-    /// The deadline may pass whenever this thread runs; the schedule decides when.
+    /// Waits for a notification or the deadline. A deadline nearer than [`NEVER`] passes at random, whenever the
+    /// checker runs this thread.
     pub(crate) fn wait_until<T>(
         &self,
         guard: &mut MutexGuard<'_, T>,
@@ -138,13 +140,14 @@ impl Condvar {
     pub(crate) fn notify_all(&self) {
         yield_to_checker();
         let all = std::mem::take(&mut *self.lock());
-        // All are notified at the same moment, and only then woken one after the other.
+        // Mark all waiters as notified before the first one is woken.
         all.iter().for_each(|waiter| waiter.notified.store(true, Ordering::Relaxed));
         all.into_iter().for_each(|waiter| waiter.notify());
     }
 
-    /// Begins to wait and releases the lock, as one step. Before that step, while the lock is held, other threads may
-    /// run: a notification without the lock then gets lost.
+    /// Adds this thread to the waiters and releases the lock, in one step. Before this step, while the lock is held,
+    /// the checker may run other threads. A notification without the lock is then lost, so that a model finds this
+    /// mistake.
     fn enqueue<T>(&self, guard: &mut MutexGuard<'_, T>) -> Arc<Waiter> {
         yield_to_checker();
         let me = Arc::new(Waiter { thread: thread::current(), notified: AtomicBool::new(false) });

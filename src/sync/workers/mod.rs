@@ -1,27 +1,37 @@
-//! The threads of one class of a [`Pool`](super::pool::Pool): elastic, named, with small stacks, for jobs that block.
+//! The threads of one class of a [`Pool`](super::pool::Pool). They run jobs that block. They have names and small
+//! stacks, are started when jobs come, and end when they were idle for a while.
 //!
 //! # How jobs find threads
-//! One lock guards the queue and the list of threads. `spawn` queues the job and then, under the same lock, notifies
-//! the thread that went idle last (so that the others reach their time limit), or reserves a place for a new thread, or
-//! leaves the job in the queue, which each thread checks before it goes idle. An idle thread ends after `Class::idle`.
-//! It signs off under the lock under which it found the queue empty, so that no job relies on a thread that is about to
-//! end.
+//! One lock guards the queue and the list of threads. A *place* is an entry of this list; a place is reserved before
+//! its thread is started.
+//!
+//! `spawn` puts the job into the queue. Under the same lock it then does the first of these that is possible:
+//! - it notifies the thread that became idle last, so that the others reach their time limit and end;
+//! - it reserves a place for a new thread, which it starts after releasing the lock;
+//! - it leaves the job in the queue, which each thread checks before it becomes idle.
+//!
+//! An idle thread ends after `Class::idle`. It signs off (frees its place) while it still holds the lock under which it
+//! found the queue empty. So no job relies on a thread that is about to end.
 //!
 //! # Growth
-//! A class starts up to `Class::eager` threads at once. Above that, it grows only while jobs stay queued: a [`Task`]
-//! checks the class every 100 ms and doubles the threads unless each of them took two jobs in that time (see
-//! [`more_threads`]).
+//! While the class has fewer than `Class::eager` threads, each job that finds no idle thread starts one immediately.
+//! Beyond that, the class grows only while jobs stay queued: a [`Task`] checks the class every 100 ms and doubles the
+//! number of threads, unless the threads took two jobs each in that time (see [`more_threads`]).
 //!
 //! # When the system refuses a thread
-//! A reserved place is not a thread yet: the system may refuse it. A job relies only on a certain thread: one that was
-//! started and has not signed off. If the job gets no thread and no other thread is certain, `spawn` takes the job
-//! back, drops it, and returns the error. If all places are taken and none of them holds a certain thread, `spawn`
-//! waits until one does or a place is free; that takes no longer than the system call of another `spawn`. A thread that
-//! ends before its handle is stored keeps its place until then. After a refusal each thread that takes a job tries to
-//! start another thread, as long as jobs are queued and a place is free.
+//! A reserved place has no thread yet, and the system may refuse the thread. A *certain* thread is one that was started
+//! and has not signed off. Only a certain thread is sure to check the queue.
+//! - If the thread for a job is refused and no other thread is certain, `spawn` takes the job out of the queue, drops
+//!   it and returns the error.
+//! - If all eager places are taken and none of them has a certain thread, `spawn` waits until one has, or until a place
+//!   is free. That takes no longer than the system call in another `spawn`.
+//! - A thread may end before the thread that started it has stored its handle. Its place stays taken until the handle
+//!   is stored.
+//! - After a refusal, the next thread that takes a job tries to start another thread, if more jobs are queued and an
+//!   eager place is free.
 //!
 //! # How threads end
-//! A thread that has ended must be joined for its stack to be freed. Each one that ends joins the one that ended
+//! A thread that has ended must be joined for its stack to be freed. Each thread that ends joins the thread that ended
 //! before it, so that at most one is left unjoined; [`Workers::join`] joins the rest.
 //!
 //! # Waiting inside a job
@@ -41,8 +51,8 @@ use super::thread::{self, JoinHandle, ThreadId};
 use super::{Condvar, Mutex, spawn, unwind};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Time that dropping waits for the threads. Jobs that run longer, such as a request to a server that does not answer,
-/// end on their own.
+/// Time for which dropping a class or a pool waits for its threads. Longer jobs, such as a request to a server that
+/// does not answer, go on and end later.
 pub(super) const DROP_GRACE: Duration = Duration::from_secs(1);
 /// Interval at which a class with queued jobs reconsiders its number of threads.
 const ROUND: Duration = Duration::from_millis(100);
@@ -54,15 +64,16 @@ pub(crate) struct Class {
     pub(crate) name: &'static str,
     /// Upper bound of the number of threads.
     pub(crate) max: usize,
-    /// Threads that start as soon as jobs come; the others only while jobs stay queued.
+    /// Number of threads that are started as soon as jobs come. More threads are started only while jobs stay queued.
     pub(crate) eager: usize,
     /// Stack size of each thread in bytes.
     pub(crate) stack: usize,
     /// Time without a job after which a thread ends.
     pub(crate) idle: Duration,
-    /// Jobs may run forever: while there is a place, each gets a thread of its own instead of a place in the queue.
+    /// For jobs that may run forever: if the system refuses the thread for a job, the job fails. In other classes the
+    /// job would stay queued behind the jobs of the running threads.
     pub(crate) dedicated: bool,
-    /// These threads empty the mailboxes of clients, so that code on them must not wait for room in a mailbox.
+    /// The jobs of this class empty mailboxes of clients. Code on these threads must not wait while a mailbox is full.
     pub(crate) drains_mailboxes: bool,
 }
 
@@ -74,7 +85,7 @@ impl Class {
     }
 }
 
-/// Owner of the threads of one class. Dropping it closes the class, with a grace of one second.
+/// Owner of the threads of one class. Dropping it closes the class and waits up to one second for the threads.
 pub(crate) struct Workers {
     shared: Arc<Shared>,
 }
@@ -88,23 +99,24 @@ struct Shared {
     changed: Condvar,
     /// Notified when the queue becomes empty and when the class is closed, for the growth task.
     drained: Condvar,
-    /// For classes with more than their eager threads: the task that adds them, and the workers it runs on.
+    /// For classes that may have more than their eager threads: the task that adds threads, and the workers that run
+    /// this task.
     growth: Option<(Arc<Task<Growth>>, Arc<Workers>)>,
 }
 
 #[derive(Default)]
 struct State {
     closed: bool,
-    /// Numbered, so that `spawn` can take a job back.
+    /// The jobs, each with a number by which `spawn` finds its own job.
     queue: VecDeque<(u64, Job)>,
     n_jobs: u64,
     /// Jobs that threads have taken from the queue so far.
     n_taken: u64,
-    /// The system refused a thread whose job stays queued behind others.
+    /// The system refused a thread, and its job stays in the queue. Reset by the next thread that takes a job.
     refused: bool,
-    /// In the order in which they went idle.
+    /// The idle threads, in the order in which they became idle.
     idle: Vec<IdleThread>,
-    /// By the number in the name. A place is reserved here before its thread is started.
+    /// The places, by the number in the thread's name. A place is reserved before its thread is started.
     threads: BTreeMap<usize, Thread>,
     /// Threads that signed off and are not joined yet.
     ended: Vec<JoinHandle<()>>,
@@ -121,15 +133,15 @@ struct Thread {
     id: Option<ThreadId>,
     /// Set by the thread that started it.
     handle: Option<JoinHandle<()>>,
-    /// In the idle list, and not notified.
+    /// The thread is in the idle list. A notification sets this to `false`.
     idle: bool,
     /// Signed off before its handle was stored; storing the handle then frees the place.
     left: bool,
 }
 
 impl Workers {
-    /// A class without threads; they come with the jobs. `growth` runs the task that adds threads above the eager ones;
-    /// without it there are none.
+    /// Creates a class without threads; threads are started when jobs come. `growth` runs the task that adds threads
+    /// above the eager ones. Without `growth` there are only eager threads.
     pub(crate) fn new(class: Class, growth: Option<Arc<Workers>>) -> Self {
         let growth = growth.filter(|_| class.eager < class.max).map(|workers| (Task::new(Growth), workers));
         let (max, eager) = (class.max.max(1), class.eager.max(1));
@@ -144,8 +156,8 @@ impl Workers {
         Workers { shared: Arc::new(shared) }
     }
 
-    /// Has a job done by a thread of the class, or queues it if all threads are busy. A panic of the job is caught and
-    /// logged. Blocks only for the system calls that start threads.
+    /// Submits a job to the threads of the class. It is queued if all threads are busy. A panic of the job is caught
+    /// and logged. Blocks only for the system calls that start threads.
     ///
     /// # Errors
     /// Closed; or a system error, if no thread runs and none can be started (in a dedicated class: if none can be
@@ -155,11 +167,11 @@ impl Workers {
         self.shared.spawn(Box::new(job))
     }
 
-    /// Does all jobs, at most `max_parallel` at once, and returns their results in order. A panic fails only its own
-    /// job.
+    /// Runs all jobs, at most `max_parallel` at the same time, and returns their results in order. A panic fails only
+    /// its own job.
     ///
-    /// The calling thread works too, and does everything itself if the class is busy or closed. So a job of the same
-    /// class may call this, even in a class of one thread. Returns when the last job has ended.
+    /// The calling thread runs jobs, too. If the class is busy or closed, it runs all of them. So a job of the same
+    /// class may call this function, even in a class of one thread. Returns when the last job has ended.
     pub(crate) fn fan_out<T: Send + 'static>(
         &self,
         jobs: Vec<Part<T>>,
@@ -169,7 +181,8 @@ impl Workers {
         let n_helpers = group.len().min(max_parallel).saturating_sub(1);
         for _ in 0..n_helpers {
             let helper = group.clone();
-            // A helper that starts late finds no work left; one that cannot start is not needed.
+            // A helper that starts late finds no job left. If a helper cannot be submitted, the calling thread runs its
+            // jobs.
             if self.spawn(move || helper.help()).is_err() {
                 break;
             }
@@ -185,7 +198,7 @@ impl Workers {
     }
 
     /// Waits for the threads of a closed class until the deadline. Returns the number of threads that still run,
-    /// without the calling one; they end with their current job.
+    /// without the calling one. Such a thread ends after its current job.
     pub(crate) fn join(&self, deadline: Instant) -> usize {
         self.shared.join(deadline)
     }
@@ -262,9 +275,9 @@ impl Work for Growth {
     }
 }
 
-/// Number of threads to add to a class that took `n_taken` jobs from its queue in one round: none if each thread took
-/// two jobs, because more threads would only share the processor; otherwise as many as there are, at most one for each
-/// queued job.
+/// Number of threads to add to a class that took `n_taken` jobs from its queue in one round. It is 0 if each thread
+/// took two jobs, because more threads would only share the processor. Otherwise it is the present number of threads,
+/// but at most one for each queued job.
 fn more_threads(n_threads: usize, n_taken: u64, n_queued: usize) -> usize {
     if u64::try_from(n_threads).is_ok_and(|n_threads| 2 * n_threads <= n_taken) {
         0
@@ -303,7 +316,7 @@ impl Shared {
                 return Ok(());
             }
             self.changed.wait(&mut state);
-            // The job is taken, or dropped because the class was closed.
+            // `false`: a thread has taken the job, or the job was dropped because the class was closed.
             if !state.is_queued(number) {
                 return Ok(());
             }
@@ -369,7 +382,7 @@ impl Shared {
                 thread.handle = Some(handle);
                 self.changed.notify_all();
             }
-            // The thread left because the queue was empty: the job is done.
+            // The thread has left because the queue was empty, so that the job is done.
             _ => {
                 state.threads.remove(&n);
                 state.ended.push(handle);
@@ -467,7 +480,8 @@ impl Shared {
     }
 
     fn join(&self, deadline: Instant) -> usize {
-        // A job may drop the last handle of its own pool. Its thread cannot join itself and ends after the job.
+        // The calling thread may belong to this class, if its job dropped the last handle of the pool. It cannot join
+        // itself and ends after the job.
         let me = thread::current().id();
         let mut state = self.state.lock();
         let mut in_time = true;
@@ -490,7 +504,8 @@ impl Shared {
 }
 
 enum Next {
-    /// A job, and the place for one more thread, to be started first because it was refused before.
+    /// A job, and the reserved place of one more thread, if a thread was refused before. That thread is started before
+    /// the job runs.
     Job(Job, Option<usize>),
     Leave(Vec<JoinHandle<()>>),
 }
@@ -520,7 +535,7 @@ impl State {
         self.queue.remove(place).map(|queued| queued.1)
     }
 
-    /// Some thread is certain: it will check the queue before it leaves.
+    /// Returns whether some thread is certain: it was started, and it will check the queue before it leaves.
     fn has_thread(&self) -> bool {
         mutant!(CountsReservedPlaces, return !self.threads.is_empty());
         let is_certain = |thread: &Thread| !thread.left && (thread.id.is_some() || thread.handle.is_some());
@@ -543,7 +558,8 @@ impl State {
     }
 }
 
-/// Signs a thread off that a panic outside of any job ends, so that no job waits for it.
+/// Guard of a thread. If a panic outside of any job ends the thread, the guard signs it off, so that no job waits for
+/// it.
 struct Presence<'a> {
     shared: &'a Shared,
     n: usize,

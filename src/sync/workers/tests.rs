@@ -34,7 +34,7 @@ fn pool(name: &'static str, max: usize) -> Arc<Workers> {
     Arc::new(Workers::new(Class::new(name, max, 128 << 10, LONG), None))
 }
 
-/// Checks the pool's own list, and waits for the system's list, which may lag behind.
+/// Checks that the pool lists no thread, and waits until the system lists none. The system's list may lag behind.
 #[track_caller]
 fn assert_all_joined(pool: &Workers) {
     let state = pool.shared.state.lock();
@@ -361,7 +361,7 @@ fn closing_while_other_threads_submit_jobs_loses_no_answer() {
     });
 }
 
-/// The starts fail at the same moment, each while the others still have a reserved place.
+/// All four attempts to start a thread fail at the same moment, each while the others still have a reserved place.
 #[test]
 fn jobs_whose_threads_are_refused_at_the_same_moment_are_all_refused() {
     with_time_limit(|| {
@@ -399,7 +399,7 @@ fn refused_threads_are_started_when_the_next_job_is_taken() {
     assert_eq!((pool.n_threads(), pool.n_queued(), refused.count()), (1, 2, 2));
     drop(refused);
     first.open();
-    // The only thread has the long job now.
+    // The only thread runs the long job now. The short job needs a second thread.
     short.wait(Some(far_deadline())).unwrap().unwrap();
     second.open();
     busy.wait(Some(far_deadline())).unwrap().unwrap();
@@ -407,7 +407,7 @@ fn refused_threads_are_started_when_the_next_job_is_taken() {
 }
 
 #[test]
-fn a_job_of_a_dedicated_class_is_refused_with_its_thread() {
+fn a_job_of_a_dedicated_class_fails_if_its_thread_is_refused() {
     let class = Class { dedicated: true, ..Class::new("tkp-apart", 2, 128 << 10, LONG) };
     let pool = Workers::new(class, None);
     let latch = Latch::new();
