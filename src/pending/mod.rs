@@ -69,7 +69,7 @@ pub struct Pending<T: Send + 'static> {
     /// Disables the warnings about long waits. Set if this operation is a part of another, which logs them.
     is_silent: bool,
     process: Process,
-    /// Owner of the client's threads: they live at least as long as this handle.
+    /// Owner of the client's threads, which keeps them alive while this handle exists.
     keep: Option<Arc<dyn Any + Send + Sync>>,
     /// Set if a custom loss submitted this operation to its own client. The client starts the operation only after the
     /// loss has returned, so a wait on the thread of the loss would never end.
@@ -251,7 +251,7 @@ impl<T: Send + 'static> Pending<T> {
         Canceller { token: self.cancel.clone(), settle: Arc::new(settle), process }
     }
 
-    /// Sends the result into a channel as soon as it is available, with a tag that identifies the operation. With
+    /// Sends the result to a channel when the result is available, with a tag that identifies the operation. With
     /// `crossbeam_channel::select!` one thread can wait for many operations.
     ///
     /// A full channel blocks no thread of the client: one separate thread of the process waits until full channels have

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Status;
 use crate::sync::StaticMutex;
 
-/// Time for which a warning collects other waits in the same state.
+/// Time from the opening of a warning to its log line; other waits in the same state join the warning in this time.
 const WINDOW: Duration = Duration::from_secs(1);
 
 /// The state that waits have in common: base URL of the server, and the status without ids and times.

@@ -96,7 +96,7 @@ impl Terms {
     /// Copies the inputs. `None` if the sum cannot be computed.
     pub(crate) fn of(data: &[Datum], loss: &Loss) -> Option<Self> {
         let formula = Formula::of(loss)?;
-        // Servers differ in the way in which they apply a separate threshold for each token.
+        // Thresholds for each token: servers apply them in different ways, so the sum cannot be computed here.
         let clips_per_token =
             |datum: &Datum| datum.loss_fn_inputs.keys().any(|name| name.starts_with("clip_"));
         if data.iter().any(clips_per_token) {

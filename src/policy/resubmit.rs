@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_outlives_a_failed_submission_unless_the_caller_wants_the_failure() {
+    fn a_sample_is_submitted_again_after_a_temporary_failure_unless_the_facts_forbid_it() {
         let usual = FailedSubmission { is_time_shortened: false, fails_on_pause: false, has_contact: true };
         let (busy, broken) =
             (error(ErrorKind::RateLimited), error(ErrorKind::Connection { sent: Sent::Maybe }));
