@@ -1,11 +1,12 @@
-//! Delivery of results into full channels: one thread of the process waits for room in all of them.
+//! Delivery of results to the channels of `Pending::on_done`. One thread of the process, `tk-done`, waits until full
+//! channels have space.
 //!
-//! The thread runs only while a channel is full. It holds the results of each channel in order, and serves whichever
-//! channel has room first, so that a channel that is not read does not delay the others. While it runs, all results go
-//! through it, so that none overtakes an earlier one of its channel.
+//! The thread runs only while a channel is full. It has a queue of results for each full channel, and sends to any
+//! channel that has space, so that a channel that is not read does not delay the others. While the thread runs, all
+//! results go through it: a result that is sent directly could overtake an earlier one in a queue.
 //!
-//! If the system refuses the thread, the results are kept, and the sessions of these results are kept alive. The next
-//! result, each heartbeat of a session and its end try to start the thread again.
+//! If the system cannot start the thread, the results are kept, and their sessions are kept alive. The start is retried
+//! at the next result, at each heartbeat of a session, and at the end of a session.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -27,32 +28,32 @@ struct State {
     /// Results that the thread has not taken yet.
     arrived: Vec<Box<dyn AnyItem>>,
     thread: Option<Thread>,
-    /// Sessions whose heartbeats try again, until the thread is started.
+    /// Sessions of results in `arrived`, kept alive until the thread is started: their heartbeats retry the start.
     kept: Vec<Keep>,
 }
 
 struct Thread {
-    /// Makes the thread check what has arrived.
+    /// A message makes the thread take the results in `arrived`.
     wake: Sender<()>,
-    /// The thread was started, and will check what has arrived.
+    /// The system has started the thread, so the results in `arrived` will be taken. Before that, the start may fail.
     is_certain: bool,
 }
 
 /// A result and its channel, of any type.
 trait AnyItem: Send {
-    /// Appends the result to the queue if that belongs to the same channel; else returns it.
+    /// Appends the result to the queue if the queue belongs to the same channel; otherwise returns the result.
     fn append_to(self: Box<Self>, queue: &dyn AnyQueue) -> Option<Box<dyn AnyItem>>;
-    /// Creates the queue of its channel.
+    /// Creates a queue for the channel, with this result.
     fn into_queue(self: Box<Self>) -> Box<dyn AnyQueue>;
 }
 
-/// The results that wait for one channel, of any type.
+/// The undelivered results of one channel, of any type.
 trait AnyQueue {
     fn as_any(&self) -> &dyn Any;
-    /// Sends results while the channel has room; returns whether any is left.
+    /// Sends results while the channel has space; returns true if results are left.
     fn send(&self) -> bool;
     fn add_to<'a>(&'a self, select: &mut Select<'a>);
-    /// Completes a selected operation: the channel has room, or its receiver was dropped.
+    /// Completes a selected operation: the channel has space, or its receiver was dropped.
     fn complete(&self, operation: SelectedOperation<'_>);
 }
 
@@ -89,7 +90,7 @@ impl<R: Send + 'static> Queue<R> {
         self.results.borrow_mut().pop_front()
     }
 
-    /// Drops all results, because the receiver was dropped.
+    /// Drops `first` and all queued results, because the receiver was dropped.
     fn discard(&self, first: R) {
         let others = self.results.take();
         drop_unread((first, others));
@@ -120,7 +121,7 @@ impl<R: Send + 'static> AnyQueue for Queue<R> {
     }
 
     fn complete(&self, operation: SelectedOperation<'_>) {
-        // Only queues that hold results are selected, and only this thread takes from them.
+        // The queue is not empty: only queues with results are selected, and only this thread removes results.
         let Some(result) = self.next() else { return };
         if let Err(unread) = operation.send(&self.channel, result) {
             self.discard(unread.0);
@@ -128,7 +129,8 @@ impl<R: Send + 'static> AnyQueue for Queue<R> {
     }
 }
 
-/// Sends a result into a channel, at once or when there is room, without waiting for room. Then drops `keep`.
+/// Sends a result to a channel without blocking: directly if the channel has space, otherwise through the thread. Drops
+/// `keep` when the result is sent or the thread is started, whichever is first.
 pub(super) fn deliver<R: Send + 'static>(channel: Sender<R>, result: R, keep: Option<Keep>) {
     let is_idle = {
         let state = STATE.lock();
@@ -157,8 +159,9 @@ pub(super) fn deliver<R: Send + 'static>(channel: Sender<R>, result: R, keep: Op
     drop(unneeded);
 }
 
-/// As [`deliver`], in a forked child, which has none of the parent's threads and in which the lock may stay held for
-/// ever.
+/// As [`deliver`], in a forked child process. The child has none of the parent's threads, and a lock that another
+/// thread held during the fork is never released there. Therefore this function does not use `STATE`, and starts a
+/// thread for each result that finds its channel full.
 pub(super) fn deliver_in_child<R: Send + 'static>(channel: Sender<R>, result: R) {
     if let Err(TrySendError::Full(result)) = channel.try_send(result) {
         let started = std::thread::Builder::new().spawn(move || drop(channel.send(result)));
@@ -168,12 +171,12 @@ pub(super) fn deliver_in_child<R: Send + 'static>(channel: Sender<R>, result: R)
     }
 }
 
-/// Drops results. The destructors of their tags are foreign code.
+/// Drops results and catches panics, because the destructors of the tags are code of the caller.
 fn drop_unread(results: impl Sized) {
     unwind::shield("a result that nobody read could not be dropped", || drop(results));
 }
 
-/// Starts or wakes the thread if results wait.
+/// Starts or wakes the thread if it has results to take.
 pub(crate) fn retry() {
     let (sender, receiver) = {
         let mut state = STATE.lock();
@@ -182,7 +185,7 @@ pub(crate) fn retry() {
             Some(thread) => {
                 let wake = thread.wake.clone();
                 drop(state);
-                // A full channel means that the thread will be woken anyway.
+                // If `wake` is full, an earlier message will wake the thread.
                 let _ = wake.try_send(());
                 return;
             }
@@ -199,7 +202,7 @@ pub(crate) fn retry() {
         lost.disarm();
     });
     match started {
-        // The thread is not joined: it ends when no result waits.
+        // The thread is not joined: it ends when all results are delivered.
         Ok(_) => {
             let kept = {
                 let mut state = STATE.lock();
@@ -210,7 +213,7 @@ pub(crate) fn retry() {
                 }
                 std::mem::take(&mut state.kept)
             };
-            // Without the lock: this may end a session.
+            // Drop without the lock, because this may end a session.
             drop(kept);
         }
         Err(error) => {
@@ -222,7 +225,7 @@ pub(crate) fn retry() {
     }
 }
 
-/// Body of the thread: delivers results until none waits.
+/// Body of the thread: delivers results until none is left.
 fn run(wake: &Receiver<()>) {
     let mut queues: Vec<Box<dyn AnyQueue>> = Vec::new();
     loop {

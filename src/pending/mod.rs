@@ -1,4 +1,7 @@
-//! The handle of one submitted operation.
+//! [`Pending`], the handle of one submitted operation: waits for the result, shows the state, cancels.
+//!
+//! Threads of the client do the work. They put the result into the handle's slot, and record the state of the operation
+//! in the [`Progress`] that the handle shares with them.
 
 mod delivery;
 mod own_thread;
@@ -33,11 +36,11 @@ pub(crate) const FIRST_CONTACT_WARNING: Duration = Duration::from_secs(5);
 pub(crate) const FIRST_WARNING: Duration = Duration::from_secs(30);
 /// Interval of further warnings.
 pub(crate) const NEXT_WARNING: Duration = Duration::from_secs(60);
-/// Time by which a wait outlasts the deadline of the operation. The operation answers at its deadline; the limit of the
-/// wait applies only if that fails.
+/// Additional time of [`Pending::wait`] after the operation's deadline. The operation answers with an error at its
+/// deadline; `wait` gives up only if this answer is missing.
 const NET: Duration = Duration::from_secs(10);
 
-/// The handle of a submitted operation; gives its result.
+/// The handle of a submitted operation, which returns the result.
 ///
 /// The operation runs independently of any wait. Dropping the handle of a sample cancels the sample; training work is
 /// never cancelled by a drop.
@@ -63,13 +66,13 @@ pub struct Pending<T: Send + 'static> {
     progress: Progress,
     cancel: CancelToken,
     cancel_on_drop: bool,
-    /// Waits log no warnings, because the operation that this one is part of logs them.
+    /// Disables the warnings about long waits. Set if this operation is a part of another, which logs them.
     is_silent: bool,
     process: Process,
-    /// Keeps the client's threads alive as long as the result may be waited for.
+    /// Owner of the client's threads, which keeps them alive while this handle exists.
     keep: Option<Arc<dyn Any + Send + Sync>>,
-    /// Set if the operation was submitted by a function that runs on this thread, to a client that begins with the
-    /// operation only after the function has returned.
+    /// Set if a custom loss submitted this operation to its own client. The client starts the operation only after the
+    /// loss has returned, so a wait on the thread of the loss would never end.
     behind: Option<OwnThread>,
 }
 
@@ -106,13 +109,13 @@ impl<T: Send + 'static> Pending<T> {
         self
     }
 
-    /// Disables the warnings of waits, for a part of an operation that logs them.
+    /// Disables the warnings about long waits, for a part of an operation. The whole operation logs them.
     pub(crate) fn silent(mut self) -> Self {
         self.is_silent = true;
         self
     }
 
-    /// Converts the result, on the thread that delivers it.
+    /// Converts the result. `convert` runs on the thread that delivers the result.
     pub(crate) fn and_then<U: Send + 'static>(
         mut self,
         convert: impl FnOnce(T) -> Result<U> + Send + 'static,
@@ -135,6 +138,7 @@ impl<T: Send + 'static> Pending<T> {
         }
     }
 
+    /// Makes waits fail on the current thread, if a custom loss of the client runs on it.
     pub(crate) fn behind(mut self, thread: &OwnThread) -> Self {
         self.behind = thread.is_this().then(|| thread.clone());
         self
@@ -148,14 +152,14 @@ impl<T: Send + 'static> Pending<T> {
     /// Waits for the result.
     ///
     /// # Errors
-    /// The failure of the operation. At its own deadline (`Timeouts::operation`, 2 hours by default) the operation
-    /// fails with an error that describes its state.
+    /// The failure of the operation. At its deadline (`Timeouts::operation`, 2 hours by default) the operation fails
+    /// with an error that describes its state.
     ///
     /// # Blocking
-    /// Until the result is available, at most until the operation's deadline. After 30 s, and then once a minute, a
-    /// warning in the log describes the state of the operation; after 5 s, if the server has never answered. Operations
-    /// in the same state share one warning. For a shorter wait use [`wait_timeout`](Pending::wait_timeout). In a forked
-    /// child of the process that submitted the operation, every wait fails at once.
+    /// Until the result is available, at most until the operation's deadline. A warning in the log describes the state
+    /// of the operation after 30 s (after 5 s if the server has never answered), and then once a minute. Operations in
+    /// the same state share one warning. For a shorter wait use [`wait_timeout`](Pending::wait_timeout). In a forked
+    /// child of the process that submitted the operation, every wait fails immediately.
     pub fn wait(self) -> Result<T> {
         // On overflow there is no limit.
         let limit = self.progress.deadline().and_then(|deadline| deadline.checked_add(NET));
@@ -168,8 +172,9 @@ impl<T: Send + 'static> Pending<T> {
         }
     }
 
-    /// Waits for the result for a limited time, and takes it. `None` when the time is over: the operation goes on, so
-    /// wait again. Do not submit the operation again, which would do the work twice. A result can be taken once.
+    /// Waits for the result for at most `timeout`, and takes it out of the handle. `None`: the time is over, and the
+    /// operation is still running; call this method again. Do not submit the operation again: the work would be done
+    /// twice. A result can be taken once.
     ///
     /// # Errors
     /// The error of the operation.
@@ -202,7 +207,7 @@ impl<T: Send + 'static> Pending<T> {
         self.wait_inner(deadline).transpose()
     }
 
-    /// Waits for the result until `deadline`. `None` when that has passed: the operation goes on.
+    /// Waits for the result until `deadline`. `None`: the deadline has passed, and the operation is still running.
     ///
     /// # Errors
     /// As for [`wait_timeout`](Pending::wait_timeout).
@@ -213,7 +218,7 @@ impl<T: Send + 'static> Pending<T> {
         self.wait_inner(Some(deadline)).transpose()
     }
 
-    /// The result, if it is there. It can be taken once.
+    /// Takes the result if it is available; does not wait. A result can be taken once.
     pub fn try_wait(&mut self) -> Option<Result<T>> {
         if self.process.is_other() {
             return Some(Err(forked()));
@@ -231,8 +236,8 @@ impl<T: Send + 'static> Pending<T> {
         self.progress.status(self.is_done(), Instant::now())
     }
 
-    /// Cancels the operation: waiting for it returns an error at once, and its polling stops. The server may still
-    /// finish a request that it has accepted; it always finishes training work.
+    /// Cancels the operation: waits for it return an error immediately, and the client stops asking the server for the
+    /// result. The server may still finish a request that it has accepted; it always finishes training work.
     pub fn cancel(&self) {
         self.canceller().cancel();
     }
@@ -246,13 +251,12 @@ impl<T: Send + 'static> Pending<T> {
         Canceller { token: self.cancel.clone(), settle: Arc::new(settle), process }
     }
 
-    /// Sends the result into a channel as soon as it is available, with a tag that identifies the operation. With
+    /// Sends the result to a channel when the result is available, with a tag that identifies the operation. With
     /// `crossbeam_channel::select!` one thread can wait for many operations.
     ///
-    /// The thread that delivers the result does not wait for room in the channel: one thread of the process waits for
-    /// room in all full channels, and keeps the results of each channel in order. If the receiver is dropped, the
-    /// result is discarded. If the system refuses that thread, the results are kept, and the thread is tried again
-    /// every few seconds.
+    /// A full channel blocks no thread of the client: one separate thread of the process waits until full channels have
+    /// space, and sends the results of each channel in order. If the system cannot start this thread, the results are
+    /// kept, and the start is retried every few seconds. If the receiver is dropped, the result is discarded.
     ///
     /// # Example: results in the order in which they come
     /// ```
@@ -282,7 +286,7 @@ impl<T: Send + 'static> Pending<T> {
         let progress = self.progress.clone();
         self.slot.on_settled(Box::new(move |result| {
             let result = result.map_err(|error| progress.explain(error, Instant::now()));
-            // Drops `keep` afterwards, which may end the session.
+            // `deliver` drops `keep` after the delivery, because that may end the session.
             delivery::deliver(channel, (tag, result), keep);
         }));
     }
@@ -322,7 +326,7 @@ impl<T: Send + 'static> Pending<T> {
             if now < warn_at {
                 continue;
             }
-            // The server may have answered since the wait began.
+            // If the server has answered since the wait began, the first warning is due after 30 s, not after 5 s.
             if now < since + FIRST_WARNING && !self.progress.awaits_first_contact() {
                 warn_at = since + FIRST_WARNING;
                 continue;
@@ -334,10 +338,11 @@ impl<T: Send + 'static> Pending<T> {
         }
     }
 
-    /// Logs a warning for all waits that it covers, unless this one was the only one and has its result.
+    /// Logs the warning for this wait and the others that share it. Logs nothing if there are no others and this
+    /// operation is done.
     fn log(&self, warning: Warning) {
         let n_others = warning.close() - 1;
-        // If this operation is done, the line describes the state that the others are still in.
+        // `false` even if this operation is done: the line describes the state of the other operations.
         let state = self.progress.describe(false, Instant::now());
         if 0 < n_others {
             log::warn!(target: "tinkex", "still waiting: {state}; {n_others} others are in the same state");
@@ -387,11 +392,11 @@ pub struct Canceller {
 impl Canceller {
     /// Cancels the operation.
     pub fn cancel(&self) {
-        // A forked child cannot cancel what its parent does.
+        // The operation runs in the parent process; a forked child cannot cancel it.
         if self.process.is_other() {
             return;
         }
-        // Settle first, so that the caller gets this error and not the one with which the cancelled work ends.
+        // Set the result first: otherwise the error of the interrupted work could become the result.
         (self.settle)();
         self.token.cancel();
     }
@@ -403,13 +408,13 @@ impl fmt::Debug for Canceller {
     }
 }
 
-/// Waits for all operations, in order, also after one has failed.
+/// Waits for all operations and returns their results in the given order. After a failure, still waits for the others.
 ///
 /// # Errors
 /// The first failure, in the order given.
 ///
 /// # Blocking
-/// As [`Pending::wait`] for the slowest operation.
+/// Until the slowest operation is done; see [`Pending::wait`].
 ///
 /// # Example: wait for three samples
 /// ```

@@ -1,4 +1,5 @@
-//! The state of an operation.
+//! The state of an operation: [`Progress`] is the record that the operation's threads update, [`Status`] is a copy of
+//! the record for callers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,13 +25,13 @@ pub struct Status {
     pub queue_state: Option<QueueState>,
     /// The server's reason for the queue state.
     pub queue_state_reason: Option<String>,
-    /// Number of HTTP requests made for it.
+    /// Number of HTTP requests made for the operation.
     pub attempts: u32,
-    /// Time since the last answer of the server about it.
+    /// Time since the server last answered one of these requests.
     pub last_contact: Option<Duration>,
-    /// Time since it was submitted.
+    /// Time since the operation was submitted.
     pub elapsed: Duration,
-    /// The failure of the last request for it, if no request has succeeded since and it is retried.
+    /// The failure of the last request, if the request is retried and no request has succeeded since.
     pub last_failure: Option<String>,
 }
 
@@ -38,7 +39,7 @@ pub struct Status {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stage {
-    /// In the mailbox of its client, behind earlier ones, or waiting for a permit.
+    /// Waiting in the queue of its client behind earlier operations, or for a permit to be sent.
     Queued,
     /// Being sent.
     Submitting,
@@ -64,7 +65,7 @@ pub(crate) struct Progress {
 struct State {
     stage: Stage,
     request_id: Option<String>,
-    /// The server's name for the type of the request whose result is waited for.
+    /// Type of the request whose result is awaited, as the server names it.
     request_type: Option<&'static str>,
     queue: Option<(QueueState, Option<String>)>,
     attempts: u32,
@@ -94,20 +95,20 @@ impl Progress {
         }
     }
 
-    /// Adds observer and trace context. Called on the thread that submits.
+    /// Adds the observer, and the trace context of the current thread. Called on the thread that submits the operation.
     pub(crate) fn seen_by(mut self, seeing: &Seeing) -> Self {
         self.observed = seeing.observed.clone();
         self.trace = seeing.trace.current();
         self
     }
 
-    /// Adds the server of the operation.
+    /// Adds the base URL of the server, and the flag that tells whether the server has answered.
     pub(crate) fn of_server(mut self, served: Served) -> Self {
         self.served = Some(served);
         self
     }
 
-    /// The server has never answered.
+    /// Returns true if the server has never answered.
     pub(crate) fn awaits_first_contact(&self) -> bool {
         self.served.as_ref().is_some_and(|it| !it.yet())
     }
@@ -116,7 +117,7 @@ impl Progress {
         self.trace.as_ref()
     }
 
-    /// The public method, in the form in which it is sent to the server.
+    /// The public method with its type, such as `TrainingClient.optim_step`, as it is sent to the server.
     pub(crate) fn sdk_method(&self) -> &'static str {
         self.sdk_method
     }
@@ -153,7 +154,7 @@ impl Progress {
         state.request_id = Some(request_id.into());
     }
 
-    /// Records that the result of a request of this type is waited for.
+    /// Records the type of the request whose result is awaited.
     pub(crate) fn awaiting(&self, request_type: &'static str) {
         self.state.lock().request_type = Some(request_type);
     }
@@ -196,7 +197,7 @@ impl Progress {
         }
     }
 
-    /// Records the queue state that the server reports, and tells the observer if it is new.
+    /// Records the queue state that the server reports, and calls the observer if the state has changed.
     pub(crate) fn queue(&self, state: QueueState, reason: Option<String>, now: Instant) {
         let said = (state, reason);
         let request_id = {
@@ -214,14 +215,15 @@ impl Progress {
         });
     }
 
-    /// Ends the queue state of an operation that was paused, at the end of the operation.
+    /// Called at the end of the operation: if the server has reported a queue state, sets it to `Active` and calls the
+    /// observer if that is a change.
     pub(crate) fn unqueue(&self, now: Instant) {
         if self.state.lock().queue.is_some() {
             self.queue(QueueState::Active, None, now);
         }
     }
 
-    /// The state of an operation that is not done.
+    /// The current status, for an operation that is not done.
     pub(crate) fn look(&self, now: Instant) -> Status {
         self.status(false, now)
     }
@@ -241,8 +243,7 @@ impl Progress {
         })
     }
 
-    /// Returns the error that ends this operation, with the known facts and the number of attempts and the time it
-    /// took.
+    /// Adds the known facts, the number of attempts and the elapsed time to the error that ends the operation.
     pub(crate) fn account(&self, error: Error, now: Instant) -> Error {
         let attempts = self.state.lock().attempts;
         let elapsed = now.saturating_duration_since(self.submitted);
@@ -274,7 +275,8 @@ impl Progress {
         }
     }
 
-    /// The state that a warning of this operation describes, without ids and times.
+    /// The base URL of the server, and the status without request id, number of attempts and times. Waits for which
+    /// these are equal share one warning.
     pub(super) fn warning_state(&self, now: Instant) -> (Option<String>, Status) {
         let (request_id, last_contact) = (None, None);
         let status = Status {

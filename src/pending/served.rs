@@ -1,11 +1,12 @@
-//! Whether the server has answered at all.
+//! Tells whether the server has ever answered.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::Config;
 
-/// Tells, now and later, whether the server itself has answered. The flag belongs to the `Http` that sets it.
+/// A shared flag: the server has answered at least once. `Http` sets the flag. An answer with status 5xx does not
+/// count, because a proxy may have sent it.
 #[derive(Clone)]
 pub(crate) struct Served {
     served: Arc<AtomicBool>,
@@ -17,7 +18,7 @@ impl Served {
         Served { served, config }
     }
 
-    /// The server has answered.
+    /// Returns true if the server has answered.
     pub(crate) fn yet(&self) -> bool {
         self.served.load(Ordering::Relaxed)
     }

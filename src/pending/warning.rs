@@ -1,4 +1,4 @@
-//! Warnings of waits that take long.
+//! Warnings in the log about long waits.
 //!
 //! Waits in the same state whose warnings are due within one second share one line, which tells their number. Otherwise
 //! a server that stops answering would cause one identical line for each operation.
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Status;
 use crate::sync::StaticMutex;
 
-/// Time for which a warning collects other waits in the same state.
+/// Time from the opening of a warning to its log line; other waits in the same state join the warning in this time.
 const WINDOW: Duration = Duration::from_secs(1);
 
 /// The state that waits have in common: base URL of the server, and the status without ids and times.
@@ -22,7 +22,7 @@ struct Open {
     n_waits: usize,
 }
 
-/// A warning that the current thread logs at `due`, for itself and for other waits in the same state.
+/// A warning that the current thread logs at `due`, for its own wait and for other waits in the same state.
 #[must_use]
 pub(super) struct Warning {
     state: State,
@@ -33,7 +33,7 @@ impl Warning {
     /// Opens a warning. `None` if another wait in the same state has opened one, which then covers this wait too.
     pub(super) fn open(state: State, now: Instant) -> Option<Self> {
         let mut open = OPEN.lock();
-        // In a forked process the thread that opened a warning may not exist; its entry must not last.
+        // Remove overdue entries: in a forked process, the thread that would close an entry may not exist.
         open.retain(|warning| now <= warning.due + WINDOW);
         if let Some(same) = open.iter_mut().find(|warning| warning.state == state) {
             same.n_waits += 1;

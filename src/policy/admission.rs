@@ -2,11 +2,11 @@
 
 use crate::types::{Chunk, ModelInput};
 
-/// Largest number of samples that are sent concurrently.
+/// Largest number of samples that are being sent, and not yet accepted, at the same time.
 pub(crate) const CONCURRENT: usize = 400;
 /// The same limit while the client is throttled after a 429.
 pub(crate) const CONCURRENT_THROTTLED: usize = 10;
-/// Factor on the bytes of a prompt while the client is throttled.
+/// Factor by which the bytes of a prompt are multiplied while the client is throttled.
 const THROTTLED_COST: usize = 20;
 
 /// Estimated bytes of a prompt in a request.

@@ -1,5 +1,5 @@
-//! Pauses for payment (PROTOCOL §1.11): a request that the server refuses with HTTP 402 is repeated for a while, so
-//! that an expired card does not end a long training.
+//! Pauses for payment (PROTOCOL §1.11): a request that the server refuses with HTTP 402 (payment required) is repeated
+//! for a limited time, so that an expired card does not end a long training.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::config::PausePolicy;
 pub(crate) const PAUSE: Duration = Duration::from_secs(5);
 /// Shortest interval between two warnings.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
-/// A refusal this long after the last warning starts a new incident.
+/// Time after the last warning; a refusal later than this starts a new incident.
 const INCIDENT_GAP: Duration = Duration::from_secs(300);
 
 /// Decision about a refusal.
@@ -20,7 +20,7 @@ pub(crate) enum Decision {
         /// Set if a warning is due: the duration of the incident so far.
         warn: Option<Duration>,
     },
-    /// Report the refusal: the incident has lasted too long.
+    /// Report the refusal: the incident has lasted too long, or a pause would end after the deadline.
     Fail,
 }
 
@@ -38,17 +38,17 @@ struct Incident {
 }
 
 impl Billing {
-    /// Starts with a window of one hour.
+    /// Starts without an incident. The window, the longest duration of an incident, is one hour.
     pub(crate) fn new() -> Self {
         Billing { window: Duration::from_secs(3600), incident: None }
     }
 
-    /// Sets the longest duration of an incident, as the server's flags state it.
+    /// Sets the window to the value in the server's flags.
     pub(crate) fn set_window(&mut self, window: Duration) {
         self.window = window;
     }
 
-    /// Decides about a refused request with this deadline.
+    /// Decides about a refused request of an operation with this deadline.
     pub(crate) fn refused(
         &mut self,
         now: Instant,

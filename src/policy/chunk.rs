@@ -2,15 +2,15 @@
 
 use std::ops::Range;
 
-/// Largest request: number of data and estimated bytes.
+/// Limits of one request: number of data, and estimated bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ChunkLimits {
     pub(crate) n_data: usize,
     pub(crate) n_bytes: usize,
 }
 
-/// Splits data of these sizes into consecutive ranges. No range is empty; a datum above the byte limit has a range of
-/// its own.
+/// Splits data with these estimated bytes into consecutive ranges. No range is empty. A datum above the byte limit is
+/// alone in its range.
 pub(crate) fn split(sizes: impl IntoIterator<Item = usize>, limits: ChunkLimits) -> Vec<Range<usize>> {
     let mut parts = Vec::new();
     let (mut start, mut end, mut bytes) = (0, 0, 0usize);

@@ -17,7 +17,8 @@ pub(crate) fn combine(mut parts: Vec<ForwardBackwardOutput>) -> ForwardBackwardO
     ForwardBackwardOutput { loss_fn_output_type, loss_fn_outputs, metrics, ..Default::default() }
 }
 
-/// Reduces each metric that all parts have. The suffix of its name selects the reduction.
+/// Reduces each metric that all parts have. The suffix of the metric's name, after the last colon, selects the
+/// reduction.
 fn reduce(parts: &[ForwardBackwardOutput]) -> BTreeMap<String, f64> {
     let weights: Vec<f64> = parts.iter().map(|it| it.loss_fn_outputs.len() as f64).collect();
     let mut metrics = BTreeMap::new();
@@ -57,7 +58,7 @@ fn mean(values: &[f64], weights: &[f64]) -> f64 {
     }
 }
 
-/// Sum of the truncated values modulo 2^64; negative values count in two's complement.
+/// Sum of the truncated values modulo 2^64; a negative value counts as its two's complement.
 fn hash(values: &[f64]) -> f64 {
     // The cast to i128 saturates only beyond 2^127, far outside the range of a hash.
     values.iter().fold(0u64, |sum, value| sum.wrapping_add(value.trunc() as i128 as u64)) as f64

@@ -1,4 +1,5 @@
-//! Endpoints that a server may lack: classifies refusals and remembers absent endpoints, so that each is called once.
+//! Endpoints that a server may lack: classifies refusals and remembers absent endpoints, so that an absent endpoint is
+//! called only once.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +10,8 @@ pub(crate) enum Names {
     Nothing,
     /// The path names an object, such as a session, that may not exist.
     Something,
-    /// The request names an object, but its path exists if the endpoint does: the name is in the body, or the server
-    /// has just assigned the id.
+    /// The request names an object, but a missing object cannot make the path unknown: the name is in the body, or the
+    /// server has just assigned the id in the path.
     NoPath,
 }
 
@@ -27,8 +28,8 @@ pub(crate) enum Presence {
     Present,
 }
 
-/// Texts, in lower case, that web frameworks send for an unknown path, if any. An endpoint that did not find an object names
-/// the object.
+/// Reasons, in lower case, that web frameworks send for an unknown path. An endpoint that does not find an object sends
+/// a reason that names the object.
 const FRAMEWORK_TEXTS: [&str; 5] = ["", "not found", "404 page not found", "{}", "null"];
 
 /// Concludes from the status and the reason of a refusal whether the endpoint exists. A 405 is never about a missing
@@ -44,7 +45,7 @@ pub(crate) fn presence(status: u16, detail: &str, names: Names) -> Presence {
     }
 }
 
-/// The endpoints that one server is known to have or to lack. Both are remembered for the life of the client.
+/// The endpoints that one server is known to have or to lack. Entries are kept for the life of the client.
 #[derive(Debug, Default)]
 pub(crate) struct Endpoints {
     absent: BTreeSet<&'static str>,
@@ -67,7 +68,8 @@ impl Endpoints {
         self.present.insert(endpoint);
     }
 
-    /// As [`presence`], for an endpoint: records a certain absence. An endpoint with a successful call is present.
+    /// As [`presence`]; also records the endpoint if it is certainly absent. An endpoint counts as present once a call
+    /// of it has succeeded.
     pub(crate) fn note_refusal(
         &mut self,
         endpoint: &'static str,
@@ -86,8 +88,9 @@ impl Endpoints {
     }
 }
 
-/// A refused `load_weights` leaves open that the server cannot make a model from a checkpoint in one step, so that the
-/// three steps are worth a try (PROTOCOL §11). A 404 that names what was not found is about the checkpoint.
+/// Returns true if a refused `load_weights` may mean that the server cannot create a model from a checkpoint in one
+/// step. The caller then tries the three separate steps (PROTOCOL §11). A 404 that names the missing object is about
+/// the checkpoint, not about the endpoint.
 pub(crate) fn may_lack_one_step_load(status: Option<u16>, is_about_resource: bool) -> bool {
     match status {
         Some(404) => !is_about_resource,

@@ -1,7 +1,8 @@
-//! Detects the form in which a server reads passes: protobuf, or JSON on servers without protobuf (PROTOCOL §3.3).
+//! Detects the form in which a server reads passes (messages of `forward` and `forward_backward`): protobuf, or JSON on
+//! servers without protobuf (PROTOCOL §3.3).
 //!
-//! No endpoint reports the form, so the first pass tries both. Once a pass was accepted, the form is known, and each
-//! later refusal is about the content.
+//! No endpoint reports the form, so the first pass tries both forms. When a pass has been accepted, the form is known,
+//! and each later refusal is about the content of the message.
 
 /// The form of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,11 +20,12 @@ pub(crate) enum Outcome {
     Accepted,
     /// The server does not support the form: unsupported media type, or no such endpoint.
     Unsupported,
-    /// The server refused the content. Some servers also answer so to bytes that they cannot parse.
+    /// The server refused the content. Some servers send the same status if they cannot parse the bytes.
     Refused,
-    /// The server failed, which some do on bytes that they cannot parse.
+    /// The server failed. Some servers also fail if they cannot parse the bytes.
     Failed,
-    /// The server has another request with this id. After an attempt in the other form, that is probably the one.
+    /// The server already has a request with this id and other bytes. After an attempt in the other form, that request
+    /// is probably this attempt.
     Conflict,
     /// Any other outcome. It says nothing about the form.
     Other,
@@ -40,7 +42,7 @@ impl Outcome {
     pub(crate) fn of_failure(form: Form, status: Option<u16>) -> Self {
         match (status, form) {
             (Some(415), _) => Outcome::Unsupported,
-            // In JSON a forward pass has an endpoint of its own, which the server may lack.
+            // In JSON, a forward pass has a separate endpoint, which the server may lack.
             (Some(404 | 405), Form::Json) => Outcome::Unsupported,
             (Some(400 | 422), _) => Outcome::Refused,
             (Some(500 | 501), _) => Outcome::Failed,
@@ -68,7 +70,7 @@ pub(crate) struct Forms {
 }
 
 impl Forms {
-    /// Records that the server lacks an endpoint that is as old as protobuf.
+    /// Records that the server lacks an endpoint that is as old as protobuf, and therefore probably lacks protobuf.
     pub(crate) fn note_old(&mut self) {
         self.is_old = true;
     }
@@ -78,8 +80,8 @@ impl Forms {
         self.known
     }
 
-    /// Decides the next action for a message with these attempts, the latest last. Records what they show about the
-    /// server.
+    /// Decides the next action for a message. `tried` are the attempts so far, the latest last. Records the form if the
+    /// attempts show it.
     pub(crate) fn next(&mut self, tried: &[(Form, Outcome)]) -> Next {
         let (next, found) = self.decide(tried);
         self.known = self.known.or(found);
@@ -95,8 +97,8 @@ impl Forms {
         match *tried {
             [.., (form, Accepted)] => return (Next::Report(last), Some(form)),
             [.., (_, Conflict), _] => return report,
-            // The attempt in the first form failed, or its answer was lost, after the server had accepted it. The server
-            // recognizes only the same bytes as a repetition.
+            // The server had accepted the attempt in the first form, although its answer was a failure or was lost.
+            // Repeat that attempt: the server recognizes a repetition only by the same bytes.
             [.., (first, _), (second, Conflict)] if first != second => return send(first, &[]),
             _ => {}
         }
@@ -119,13 +121,13 @@ impl Forms {
             [(Protobuf, Unsupported | Refused | Failed)] => send(Json, ABOUT_FORM_OR_CONFLICT),
             // A server that does not support JSON must read protobuf.
             [(Json, Unsupported)] => send(Protobuf, &[]),
-            // Both forms failed: report the refusal that is more likely about the content.
+            // Both forms failed. The refusal in protobuf is more likely about the content: report that attempt.
             [(Protobuf, Unsupported | Refused), (Json, Unsupported | Failed)] => (Next::Report(0), None),
-            // Either the server cannot parse protobuf and refuses the content, or it failed for a moment and does not
-            // read JSON. A second attempt in protobuf decides.
+            // Either the server reads JSON, cannot parse protobuf, and refuses the content; or it reads protobuf,
+            // failed for a moment, and cannot parse JSON. A second attempt in protobuf decides.
             [(Protobuf, Failed), (Json, Refused)] => send(Protobuf, ABOUT_FORM),
             [(Protobuf, Failed), (Json, Refused), (Protobuf, Failed)] => (Next::Report(1), Some(Json)),
-            // The server itself is failing; retry as usual.
+            // The server itself is failing: send in protobuf with the usual retries.
             [(Protobuf, Failed), (Json, Unsupported | Failed)] => send(Protobuf, &[]),
             _ => report,
         }
@@ -162,7 +164,7 @@ mod tests {
     fn the_first_pass_detects_the_form() {
         const P: Form = Protobuf;
         const J: Form = Json;
-        /// Outcomes of the attempts; their forms; index of the reported one; form that is known afterwards.
+        /// Outcomes of the attempts; forms of the attempts; index of the reported attempt; form that is then known.
         type Row = (&'static [Outcome], &'static [Form], usize, Option<Form>);
         let new: [Row; 16] = [
             (&[Accepted], &[P], 0, Some(P)),
@@ -171,7 +173,7 @@ mod tests {
             (&[Failed, Accepted], &[P, J], 1, Some(J)),
             (&[Refused, Accepted], &[P, J], 1, Some(J)),
             (&[Unsupported, Accepted], &[P, J], 1, Some(J)),
-            // The same server with content that it refuses.
+            // A server that reads only JSON, with content that it refuses.
             (&[Failed, Refused, Failed], &[P, J, P], 1, Some(J)),
             (&[Refused, Refused], &[P, J], 1, None),
             (&[Unsupported, Refused], &[P, J], 1, None),
@@ -183,7 +185,7 @@ mod tests {
             (&[Failed, Failed, Failed], &[P, J, P], 2, None),
             (&[Failed, Refused, Accepted], &[P, J, P], 2, Some(P)),
             (&[Failed, Other], &[P, J], 1, None),
-            // A server that reads both and failed after it had accepted the pass.
+            // A server that reads both forms and failed after it had accepted the pass.
             (&[Failed, Conflict, Accepted], &[P, J, P], 2, Some(P)),
             (&[Failed, Conflict, Conflict], &[P, J, P], 2, None),
         ];
@@ -216,12 +218,12 @@ mod tests {
                 assert_eq!(deliver(&mut forms, &[outcome]), (vec![known], 0, Some(known)));
                 assert_eq!(forms.next(&[]), Next::Send { form: known, final_on: &[] });
             }
-            // A message that was in flight in the other form is sent again.
+            // A message that was in flight in the other form is sent in the known form.
             for outcome in [Unsupported, Refused, Failed] {
                 let next = forms.next(&[(other, outcome)]);
                 assert_eq!(next, Next::Send { form: known, final_on: CONFLICT });
             }
-            // The server had accepted it in the other form.
+            // The server had accepted the message in the other form.
             let next = forms.next(&[(other, Failed), (known, Conflict)]);
             assert_eq!(next, Next::Send { form: other, final_on: &[] });
             for outcome in [Accepted, Unsupported, Refused, Failed, Conflict, Other] {
@@ -235,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_that_another_form_may_follow_does_not_retry_what_may_be_about_the_form() {
+    fn statuses_that_may_be_about_the_form_are_not_retried_while_another_form_is_left_to_try() {
         let final_on = |forms: &mut Forms, tried: &[(Form, Outcome)]| match forms.next(tried) {
             Next::Send { final_on, .. } => final_on,
             Next::Report(_) => panic!("no attempt"),

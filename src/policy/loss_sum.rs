@@ -1,4 +1,5 @@
-//! Sum of a loss, for servers that do not report it, and the number of its tokens (PROTOCOL §7).
+//! Computes the sum of a loss, for servers that do not report it, and the number of tokens that count for the loss
+//! (PROTOCOL §7).
 
 use std::collections::BTreeMap;
 
@@ -31,7 +32,7 @@ fn count(inputs: &Inputs, loss_fn: &LossFn) -> f64 {
     counted.unwrap_or_else(targets)
 }
 
-/// The inputs that the sum needs, copied from the data until the result arrives.
+/// Copies of the loss inputs that the sum needs, kept until the result of the pass arrives.
 #[derive(Debug)]
 pub(crate) struct Terms {
     formula: Formula,
@@ -70,13 +71,13 @@ impl Formula {
     fn inputs(self) -> &'static [&'static str] {
         match self {
             Formula::CrossEntropy => &["weights"],
-            // Servers that accept weights together with advantages multiply by them.
+            // Servers that accept weights together with advantages multiply the loss of each token by its weight.
             _ => &["logprobs", "advantages", "weights"],
         }
     }
 
-    /// `lp` is the log-probability under the model, `q` that under the policy that sampled the token, `a` its
-    /// advantage.
+    /// Loss of one token. `lp` is the log-probability of the token under the model, `q` that under the policy that
+    /// sampled the token, `a` the advantage of the token.
     fn token(self, lp: f64, q: f64, a: f64) -> f64 {
         // A token with advantage 0 has loss 0 even if its ratio is infinite; 0 · ∞ would be NaN.
         let times = |ratio: f64| if a == 0.0 { 0.0 } else { ratio * a };
@@ -95,7 +96,7 @@ impl Terms {
     /// Copies the inputs. `None` if the sum cannot be computed.
     pub(crate) fn of(data: &[Datum], loss: &Loss) -> Option<Self> {
         let formula = Formula::of(loss)?;
-        // Servers differ in how they apply thresholds per token.
+        // Thresholds for each token: servers apply them in different ways, so the sum cannot be computed here.
         let clips_per_token =
             |datum: &Datum| datum.loss_fn_inputs.keys().any(|name| name.starts_with("clip_"));
         if data.iter().any(clips_per_token) {
@@ -200,7 +201,7 @@ mod tests {
             (clip(LossFn::Ppo), Some(-(1.1 - 2.0 * 0.9))),
             (clip(LossFn::Cispo), Some(-(-1.1 * 0.5 + 2.0 * 0.9 * 2.5))),
             (LossFn::Dro.with("beta", 0.1), Some(-(-0.5 + 5.0) + squares)),
-            // The defaults of their options differ between servers.
+            // Servers have different defaults for the options of these losses.
             (LossFn::Cispo.into(), None),
             (LossFn::Dro.into(), None),
             // Only the server knows the formula.

@@ -9,7 +9,7 @@ use crate::types::Cursor;
 pub(crate) struct Paging {
     offset: u64,
     limit: u32,
-    /// A shorter page is the last one, even on a server that caps the limit.
+    /// A page with fewer entries than this is the last page, even if the server caps the limit at its default.
     full_page: u32,
     total: Option<u64>,
     seen: HashSet<String>,
@@ -42,7 +42,7 @@ pub(crate) enum Next {
 }
 
 impl Paging {
-    /// Starts at offset 0 with pages of `limit` entries. `default` is the limit that the server uses by itself.
+    /// Starts at offset 0 with pages of `limit` entries. `default` is the server's default limit.
     pub(crate) fn new(limit: u32, default: u32) -> Self {
         Paging {
             offset: 0,
@@ -83,11 +83,11 @@ impl Paging {
         self.full_page = self.full_page.min(limit);
     }
 
-    /// Handles a page with entries of these keys. An entry is returned once: new entries at the beginning of the list
-    /// move older ones to the next page.
+    /// Handles a page whose entries have these keys. Each entry is returned once, although it may appear on two pages:
+    /// entries that are added at the beginning of the list move older entries to the next page.
     ///
     /// If the list has become shorter since the last page, later entries may have moved to offsets that were already
-    /// read. Paging therefore goes back by the number of deleted entries and requests that page again.
+    /// read. Paging therefore goes back by the number of deleted entries and requests the page at that offset.
     pub(crate) fn received(&mut self, keys: &[&str], cursor: Option<Cursor>) -> Step {
         let total = cursor.and_then(|cursor| cursor.total_count);
         if let (Some(before), Some(now)) = (self.total, total)
@@ -142,7 +142,7 @@ impl Paging {
 }
 
 impl Paging {
-    /// Counts a page that may have no new entry; false after too many.
+    /// Counts a page that may have no new entry. Returns false after more than [`MAX_IDLE`] consecutive ones.
     fn may_repeat(&mut self) -> bool {
         self.idle += 1;
         self.idle <= MAX_IDLE
@@ -165,8 +165,8 @@ impl<C: PartialEq> CursorPaging<C> {
         CursorPaging { visited: Vec::new(), seen: HashSet::new(), idle: 0 }
     }
 
-    /// Handles a page with entries of these keys and the cursor of the next page. An empty page is not the end: the
-    /// server may have filtered out its entries.
+    /// Handles a page whose entries have these keys. `next` is the cursor of the next page. An empty page is not the
+    /// end of the list: the server may have filtered out the entries of the page.
     pub(crate) fn received(&mut self, keys: &[&str], next: Option<C>) -> Step {
         let is_fresh = |idx: &usize| keys[*idx].is_empty() || self.seen.insert(keys[*idx].to_string());
         let fresh: Vec<usize> = (0..keys.len()).filter(is_fresh).collect();

@@ -13,7 +13,7 @@ pub(crate) struct Pauses {
 }
 
 impl Pauses {
-    /// Applies a queue state. Returns an error if the operation must not wait any longer.
+    /// Applies a queue state that the server reported. Returns an error if the policy forbids a longer pause.
     pub(crate) fn on(
         &mut self,
         state: &QueueState,

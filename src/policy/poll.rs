@@ -1,4 +1,7 @@
-//! Polling for one promised result: a state machine that takes events and decides the next request (PROTOCOL §4).
+//! Polling for one result: a state machine that takes events and decides the next request (PROTOCOL §4).
+//!
+//! The server answers a submission with a promise, which is a request id. The client then polls: it requests the result
+//! of this id until the server has the result.
 
 use std::time::Duration;
 
@@ -13,10 +16,11 @@ use crate::wire::json::FutureReply;
 
 /// Shortest interval between two requests for the same promise.
 const FLOOR: Duration = Duration::from_millis(50);
-/// Largest number of repetitions of a request that the server calls malformed.
+/// Largest number of repetitions of a request that the server refuses as malformed (400).
 const MAX_BAD_REQUESTS: u32 = 3;
-/// During this time after the submission, a 404 may come from a replica that does not know the promise yet, and is
-/// retried. The official SDK fails at once (PROTOCOL §4.3) and so may lose a result that is paid for.
+/// Time after the submission during which a 404 is retried: it may come from a replica of the server that does not know
+/// the promise yet. The official Python SDK fails at the first 404 (PROTOCOL §4.3) and may lose a result that the
+/// caller has paid for.
 const REPLICATION_TIME: Duration = Duration::from_secs(10);
 
 /// Outcome of one request for the result.
@@ -27,7 +31,7 @@ pub(crate) enum Event<'a> {
         /// The content type of the answer is protobuf.
         protobuf: bool,
     },
-    /// The time limit of the request passed while the server held it.
+    /// The time limit of the request passed without an answer. The server may hold a request until it has the result.
     Timeout,
     /// The connection failed or broke.
     Connection(Error),
@@ -45,7 +49,7 @@ pub(crate) enum Step {
         /// State of the server's queue and its reason, if the server reported them.
         queue: Option<(QueueState, Option<String>)>,
     },
-    /// The result is available and has this size: reserve the bytes, then request all of it.
+    /// The result is available and has this size in bytes: reserve the bytes, then request the whole result.
     Reserve(usize),
     /// The result cannot be obtained.
     Fail(Error),
@@ -120,8 +124,8 @@ impl Poll {
                 self.last_contact = times.now;
                 self.answer(facts, protobuf, times)
             }
-            // Some servers hold a request for longer than its time limit. Poll again at once: a server that answers
-            // heartbeats counts as alive.
+            // Some servers hold a request for longer than its time limit. Poll again immediately, unless the server has
+            // not answered any request, heartbeats included, for `silence`.
             Event::Timeout => {
                 let error = Error::timeout(crate::Phase::Exchange, "no answer in time");
                 self.fail_if_stuck(times, error).unwrap_or_else(|| self.poll_again(times, None))
@@ -147,7 +151,7 @@ impl Poll {
         Some(Step::Fail(Error::new(ErrorKind::Stuck { idle }, message).caused_by(error)))
     }
 
-    /// Backs off. Shortens the last pause so that it ends when the limit of `silence` is reached.
+    /// Backs off. The pause ends no later than the time at which `silence` is reached.
     fn back_off_within(&mut self, times: Times) -> Step {
         let left = self.silence.saturating_sub(self.idle(times));
         match self.back_off() {
@@ -187,7 +191,7 @@ impl Poll {
                 }
             }
             404 if times.now < REPLICATION_TIME => self.back_off(),
-            // The status stays in the error: after a 404 the caller resubmits only once.
+            // Keep the status in the error: the caller resubmits a sample only once after a 404.
             404 | 410 => {
                 let (error, status) = (facts.error(), facts.status);
                 let expired = Error::new(ErrorKind::PromiseExpired, error.message());
@@ -231,7 +235,7 @@ impl Poll {
         }
     }
 
-    /// Polls again at once, at least [`FLOOR`] after the last request was sent.
+    /// Polls again immediately, but at least [`FLOOR`] after the last request was sent.
     fn poll_again(&mut self, times: Times, queue: Option<(QueueState, Option<String>)>) -> Step {
         let took = times.now.saturating_sub(times.sent);
         Step::Again { after: FLOOR.saturating_sub(took), queue }
@@ -390,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn final_statuses_end_the_wait_with_their_own_kind() {
+    fn each_final_status_ends_polling_with_its_error_kind() {
         let table = [
             (401, ErrorKind::Auth),
             (402, ErrorKind::Billing),

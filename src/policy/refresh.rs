@@ -1,4 +1,4 @@
-//! Times at which the next token is fetched in the background (PROTOCOL §1.4).
+//! Times at which the authentication token is renewed in the background (PROTOCOL §1.4).
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 pub(crate) const AFTER_FAILURE: Duration = Duration::from_secs(60);
 /// Remaining lifetime below which a token is renewed before it is used.
 pub(crate) const RENEW_BEFORE: Duration = Duration::from_secs(60);
-/// Shortest interval between two fetches in the background, however short-lived the tokens are.
+/// Shortest interval between two fetches in the background, even if the tokens expire sooner.
 const MIN_PAUSE: Duration = Duration::from_secs(10);
 
 /// Time from the arrival of a token to its replacement: 45 to 55 % of its lifetime, so that clients which started
@@ -20,12 +20,13 @@ pub(crate) fn pause(lifetime: Duration, unit: f64) -> Duration {
 pub(crate) enum AfterFailure {
     /// Fetch again after a pause.
     Again,
-    /// Stop fetching until a request has fetched a token itself: the server refuses the credential, and the current
-    /// token expires before another attempt would help.
+    /// Stop fetching in the background until a request has fetched a token itself: the server refuses the credential,
+    /// and the current token has to be renewed before the next attempt is due.
     Stop,
 }
 
-/// Decides after a failure. `left` is the remaining lifetime of the current token.
+/// Decides after a failed fetch. `refused`: the server refused the credential. `left` is the remaining lifetime of the
+/// current token.
 pub(crate) fn after_failure(refused: bool, left: Option<Duration>) -> AfterFailure {
     let left = left.unwrap_or(Duration::ZERO);
     if refused && left.saturating_sub(RENEW_BEFORE) <= AFTER_FAILURE {

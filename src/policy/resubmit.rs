@@ -1,11 +1,11 @@
-//! Decisions about what goes on after the retries of one request have ended: resubmitting a sample, and starting a
-//! session without the server's flags.
+//! Decisions after all retries of one request have failed: whether to submit a sample again, and whether to start a
+//! session without the flags (settings that the server sends).
 
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Phase, Sent};
 
-/// The submission failed for a reason that may pass, so that the sample may be submitted again later.
+/// Returns true if the submission failed for a temporary reason, so that a later submission may be accepted.
 fn may_be_accepted_later(error: &Error) -> bool {
     match error.kind() {
         _ if error.is_vetoed() => false,
@@ -16,12 +16,12 @@ fn may_be_accepted_later(error: &Error) -> bool {
     }
 }
 
-/// The server accepted the sample and then lost it, so that only a new submission can bring a result.
+/// Returns true if the server accepted the sample and then lost it: only a new submission can give a result.
 pub(crate) fn is_lost(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::PromiseExpired | ErrorKind::Stuck { .. })
 }
 
-/// Settings and facts that decide whether a sample outlives a failed submission.
+/// Settings and facts that decide whether a sample is submitted again after a failed submission.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FailedSubmission {
     /// The caller set `Timeouts::submit` below its default.
@@ -32,9 +32,9 @@ pub(crate) struct FailedSubmission {
     pub(crate) has_contact: bool,
 }
 
-/// The sample is submitted again after a failed submission. Reported at once instead: every failure if the caller
-/// shortened the time for a submission, a rate limit if the policy is to fail, and a server that never answered, whose
-/// address may be wrong.
+/// Returns true if the sample is submitted again after a failed submission. Returns false, so that the failure is
+/// reported, if the caller shortened the time limit of submissions, if the failure is a rate limit and the policy is
+/// `PausePolicy::Fail`, or if the server has never answered, because its address may be wrong.
 pub(crate) fn outlives_failed_submission(error: &Error, facts: FailedSubmission) -> bool {
     let is_refused = facts.fails_on_pause && *error.kind() == ErrorKind::RateLimited;
     may_be_accepted_later(error) && facts.has_contact && !facts.is_time_shortened && !is_refused
@@ -43,9 +43,9 @@ pub(crate) fn outlives_failed_submission(error: &Error, facts: FailedSubmission)
 /// Facts that decide whether a lost sample is submitted again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LostSample {
-    /// The server's flags forbid resubmission, and the call does not insist on it.
+    /// The server's flags forbid resubmission, and the call does not override the flags.
     pub(crate) is_final: bool,
-    /// The server answered 404 about a promise of this sample before.
+    /// The server has already answered 404 for an earlier promise of this sample.
     pub(crate) was_unknown: bool,
     pub(crate) n_resubmissions: u32,
     /// Time until the operation's deadline.
@@ -54,8 +54,9 @@ pub(crate) struct LostSample {
     pub(crate) unit: f64,
 }
 
-/// The pause before a lost sample is submitted again, or `None` if it is not. A second 404 ends it: a server that forgets
-/// its promises will forget the next one, and each attempt costs money. So does a pause that lasts beyond the deadline.
+/// The pause before a lost sample is submitted again. `None`: the sample is not submitted again. That is so after a
+/// second 404, because a server that forgets its promises will forget the next one, and each submission costs money;
+/// and if the pause would last until the deadline.
 pub(crate) fn pause_after_loss(error: &Error, sample: LostSample) -> Option<Duration> {
     if sample.is_final || (error.http_status() == Some(404) && sample.was_unknown) {
         return None;
@@ -64,15 +65,17 @@ pub(crate) fn pause_after_loss(error: &Error, sample: LostSample) -> Option<Dura
     sample.left.is_none_or(|left| pause < left).then_some(pause)
 }
 
-/// Pause before a sample is submitted again: `min(0.5 · 2^n, 10) s`, changed by up to a quarter, at most 10 s (PROTOCOL
-/// §1.12). `n_resubmissions` counts those before this one; `unit` is a random number in `[0, 1)`.
+/// Pause before a sample is submitted again: `min(0.5 · 2^n, 10) s`, randomly shortened or lengthened by up to a
+/// quarter, at most 10 s (PROTOCOL §1.12). n is `n_resubmissions`, the number of earlier resubmissions; `unit` is a
+/// random number in `[0, 1)`.
 fn pause_before_resubmission(n_resubmissions: u32, unit: f64) -> Duration {
     let nominal = (0.5 * f64::from(1u32 << n_resubmissions.min(10))).min(10.0);
     Duration::from_secs_f64((nominal * (0.75 + 0.5 * unit)).min(10.0))
 }
 
-/// The flags could not be fetched, but the server was reached and may answer later, so that the session may begin with
-/// the documented defaults. A wrong address and a refused credential are errors of the caller.
+/// Returns true if the session may start with the documented defaults of the flags after the fetch of the flags failed:
+/// the server was reached and may answer later. A wrong address and a refused credential are errors of the caller, so
+/// they are reported.
 pub(crate) fn may_assume_flags(error: &Error) -> bool {
     let never_arrived = matches!(
         error.kind(),
@@ -92,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_outlives_a_failed_submission_unless_the_caller_wants_the_failure() {
+    fn a_sample_is_submitted_again_after_a_temporary_failure_unless_the_facts_forbid_it() {
         let usual = FailedSubmission { is_time_shortened: false, fails_on_pause: false, has_contact: true };
         let (busy, broken) =
             (error(ErrorKind::RateLimited), error(ErrorKind::Connection { sent: Sent::Maybe }));
@@ -132,7 +135,7 @@ mod tests {
     #[test]
     fn each_failure_of_a_sample_is_final_or_may_pass_or_means_that_the_sample_is_lost() {
         let status = |code| ErrorKind::Status { code };
-        // The kind; the sample may be accepted later; the sample is lost.
+        // Kind of the error; a later submission may be accepted; the sample is lost.
         let table = [
             (ErrorKind::Connection { sent: Sent::No }, true, false),
             (ErrorKind::Connection { sent: Sent::Maybe }, true, false),

@@ -11,7 +11,7 @@ const CONFLICT_BUDGET: Duration = Duration::from_secs(5);
 /// Largest number of retries, each over a new connection, of a request that a proxy drops.
 const MAX_DROPPED: u32 = 16;
 
-/// Shortest time for an attempt; a tenth of the budget if that is less.
+/// Least time that must be left for another attempt, or a tenth of the budget if that is less.
 const MIN_ATTEMPT: Duration = Duration::from_secs(1);
 
 /// Outcome of a failed attempt.
@@ -53,9 +53,10 @@ pub(crate) struct Limits {
 /// contact is not retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FirstContact {
-    /// Budget without a stable connection; short, so that a wrong address is reported soon.
+    /// Budget if the connection fails or breaks; short, so that a wrong address is reported soon.
     pub(crate) connection: Duration,
-    /// Budget with a connection, but without an answer other than that of a proxy or of a starting server.
+    /// Budget if the connection works, but the attempt times out or gets a retryable answer, which may come from a
+    /// proxy or from a server that is starting.
     pub(crate) answer: Duration,
 }
 
@@ -89,7 +90,7 @@ impl Retries {
     ) -> Option<Duration> {
         let mut budget = limits.budget;
         let mut hint = None;
-        // If one connection broke, the idle connections of the pool may be dead too.
+        // After a broken connection, the idle connections of the pool may be dead too.
         self.new_connection = matches!(
             failure,
             Failure::Answer { verdict: Verdict::Dropped, .. } | Failure::Connection { sent: Sent::Maybe }
@@ -123,7 +124,7 @@ impl Retries {
         }
         let left = budget.checked_sub(elapsed).filter(|it| !it.is_zero())?;
         let delay = hint.unwrap_or_else(|| delay(self.taken, unit));
-        // An attempt with too little time would replace the present error by a mere timeout.
+        // Give up if too little time is left: the next attempt would time out and hide the current error.
         if left <= delay + MIN_ATTEMPT.min(budget / 10) {
             return None;
         }
@@ -132,7 +133,7 @@ impl Retries {
     }
 }
 
-/// `min(0.5 · 2^n, 10) s`, reduced by up to a quarter.
+/// Pause after n retries: `min(0.5 · 2^n, 10) s`, reduced by up to a quarter. `unit` is a random number in `[0, 1)`.
 fn delay(retries_taken: u32, unit: f64) -> Duration {
     let nominal = (0.5 * f64::from(1u32 << retries_taken.min(10))).min(10.0);
     Duration::from_secs_f64(nominal * (0.75 + 0.25 * unit.clamp(0.0, 1.0)))

@@ -3,15 +3,16 @@
 use std::collections::VecDeque;
 use std::mem;
 
-/// Capacity of the queue. When it is full, new events are dropped, because the oldest ones show the cause of a failure.
+/// Capacity of the queue. When the queue is full, new events are dropped and old ones are kept, because the oldest
+/// events show the cause of a failure.
 pub(crate) const CAPACITY: usize = 10_000;
-/// Largest number of events in one request. A full batch is sent at once.
+/// Largest number of events in one request, a batch. A full batch is sent immediately.
 pub(crate) const BATCH: usize = 100;
 /// Largest number of characters of a text in an event.
 const MAX_TEXT: usize = 1000;
 
 /// Counts of the usage events that a client reports. Once the client is closed, `queued` equals `delivered` plus
-/// `dropped`; until then the difference is the number of waiting events.
+/// `dropped`; until then the difference is the number of events that wait or are being sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TelemetryCounts {
@@ -62,7 +63,8 @@ impl<E> Default for Backlog<E> {
 }
 
 impl<E> Backlog<E> {
-    /// Queues an event, if there is room. `make` gets the number of the event; queued events have consecutive numbers.
+    /// Queues an event if the queue is not full. `make` gets the number of the event; queued events have consecutive
+    /// numbers.
     pub(crate) fn push(&mut self, make: impl FnOnce(u64) -> E) -> Pushed {
         self.counts.queued += 1;
         if self.closed || CAPACITY <= self.waiting.len() {
@@ -95,7 +97,7 @@ impl<E> Backlog<E> {
         self.waiting.is_empty()
     }
 
-    /// Takes the events of the next request. The caller settles it before it takes another one.
+    /// Takes the events of the next request. The caller must call [`settle`](Self::settle) before the next call.
     pub(crate) fn take(&mut self) -> Vec<E> {
         let n = self.waiting.len().min(BATCH);
         self.in_flight += n as u64;

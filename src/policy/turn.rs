@@ -1,7 +1,11 @@
 //! Order of the requests of a training client (PROTOCOL §8.2).
 //!
-//! The server runs requests by sequence id and holds back all requests behind a gap. A reserved id must therefore reach
-//! the server, or be released before the next one is reserved; otherwise the client is poisoned.
+//! A turn is the time in which a client submits the requests of one call. It begins with the reservation of one
+//! sequence id for each request, and ends when the fate of each request is recorded: accepted by the server or not.
+//!
+//! The server runs requests in the order of their ids. If an id is missing, it holds back all requests with later ids.
+//! A reserved id must therefore reach the server, or be released before the next id is reserved. Otherwise the client
+//! is poisoned: all later calls fail.
 
 use std::ops::Range;
 
@@ -10,17 +14,17 @@ use crate::error::{Error, ErrorKind, Phase, Sent};
 /// Outcome of one request of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// The server accepted it.
+    /// The server accepted the request.
     Accepted,
-    /// The server certainly did not accept it.
+    /// The server certainly did not accept the request.
     Refused,
     /// The request was not sent.
     Unsent,
-    /// The server may have accepted it.
+    /// The server may have accepted the request.
     Unknown,
 }
 
-/// Derives from the error of a failed submission what happened to its id.
+/// Derives the fate of a request from the error of its submission.
 pub(crate) fn fate(error: &Error) -> Fate {
     match error.sent() {
         Some(Sent::No) => Fate::Refused,
@@ -66,8 +70,8 @@ impl Turns {
         Some(range)
     }
 
-    /// Settles a turn, given the fate of each id in order. Releases the ids behind the accepted ones if the server
-    /// certainly received nothing under them.
+    /// Ends a turn. `fates` has the fate of each id of `range`, in order. Releases the ids after the leading accepted
+    /// ones if the server certainly accepted no request with these ids; otherwise the order is broken.
     pub(crate) fn settle(&mut self, range: Range<u32>, fates: &[Fate]) -> Settled {
         let accepted = fates.iter().take_while(|fate| **fate == Fate::Accepted).count();
         if fates[accepted..].iter().any(|fate| matches!(fate, Fate::Accepted | Fate::Unknown)) {
@@ -79,9 +83,9 @@ impl Turns {
         Settled::Whole
     }
 
-    /// Settles the turn of a custom loss: the ids of its forward parts, followed by as many for its backward parts.
-    /// `backward` is `None` if the gradients could not be computed. The server then has no gap, but the order is lost,
-    /// because the requests behind the call rely on its gradients.
+    /// Ends the turn of a custom loss. `range` has one id for each forward part, then one for each backward part.
+    /// `backward` is `None` if no backward part was sent. If all forward parts were accepted in that case, no id is
+    /// missing on the server, but the order is broken: later requests of the caller rely on the gradients.
     pub(crate) fn settle_custom(
         &mut self,
         range: Range<u32>,
@@ -96,9 +100,9 @@ impl Turns {
     }
 }
 
-/// Groups the parts of a call into waves, each sent after the one before it; the parts of a wave are sent concurrently.
-/// With parallel parts the first part goes last: the server starts when it receives that part, and should then have all
-/// others.
+/// Groups the parts of a call into waves. The parts of one wave are sent concurrently, and the next wave is sent after
+/// them. With `parallel`, part 0 is the last wave: the server starts when it receives part 0, and should have all other
+/// parts by then.
 pub(crate) fn waves(n: usize, parallel: bool) -> Vec<Vec<usize>> {
     if parallel && 1 < n { vec![(1..n).collect(), vec![0]] } else { (0..n).map(|part| vec![part]).collect() }
 }
@@ -171,7 +175,7 @@ mod tests {
     #[test]
     fn a_custom_loss_that_fails_halfway_breaks_the_order_and_a_refused_one_releases_its_ids() {
         use Settled::*;
-        /// Case, fates of the parts of both passes, state of the order, and the next id.
+        /// Case; fates of the forward parts; fates of the backward parts, if sent; state of the order; next id.
         type Row = (&'static str, [Fate; 2], Option<[Fate; 2]>, Settled, u32);
         let table: [Row; 7] = [
             ("all parts were accepted", [Accepted, Accepted], Some([Accepted, Accepted]), Whole, 5),

@@ -18,8 +18,10 @@ pub(crate) struct Facts<'a> {
     pub(crate) body: &'a [u8],
     pub(crate) retry_after_ms: Option<&'a str>,
     pub(crate) retry_after: Option<&'a str>,
-    /// Time of the answer, by the clock of the server or else of this machine. A date in `retry_after` counts from it.
+    /// Time of the answer by its `date` header, or by the clock of this machine if there is none. A date in
+    /// `retry_after` is relative to this time.
     pub(crate) at: Option<SystemTime>,
+    /// The `x-should-retry` header.
     pub(crate) should_retry: Option<&'a str>,
     /// The `location` header.
     pub(crate) location: Option<&'a str>,
@@ -32,7 +34,7 @@ pub(crate) enum Verdict {
     Success,
     /// The same request may succeed later.
     Retry,
-    /// A conflict, which seldom ends soon: retry for a few seconds.
+    /// A conflict (409), which seldom ends soon: retry for a few seconds only.
     Conflict,
     /// A proxy dropped the request: retry over a new connection.
     Dropped,
@@ -58,8 +60,8 @@ impl Facts<'_> {
         }
     }
 
-    /// The server refused the content of the request. All attempts have the same content, so no earlier one was
-    /// accepted.
+    /// Returns true if the server refused the content of the request. All attempts at a request have the same content,
+    /// so the server did not accept an earlier attempt either.
     pub(crate) fn refuses_content(&self) -> bool {
         match self.status {
             400 => !self.body.is_empty(),
@@ -113,7 +115,8 @@ impl Facts<'_> {
     }
 }
 
-/// The server's own words about a failure, from whatever shape of body it sends, fit to be shown. `None` if the body has no text.
+/// The server's description of a failure, cleaned for display. Reads JSON bodies of several shapes, and plain text.
+/// `None` if the body has no text.
 pub(crate) fn detail(body: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(body);
     let text = text.trim();
@@ -127,7 +130,7 @@ pub(crate) fn detail(body: &[u8]) -> Option<String> {
     Some(presentable(&words)).filter(|words| !words.is_empty())
 }
 
-/// Converts a reason to text. FastAPI sends a list of objects with a location and a message.
+/// Converts a description to text. The web framework FastAPI sends a list of objects with a location and a message.
 fn in_words(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

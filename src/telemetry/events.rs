@@ -43,8 +43,8 @@ impl Event {
     }
 }
 
-/// Events of a failed operation: the failed exchange, if there was one, and the error that the caller gets. None if the
-/// caller cancelled the operation or closed the client.
+/// Events of a failed operation: one for the failed HTTP exchange, if there was one, and one for the error that the
+/// caller gets. No events if the caller cancelled the operation or closed the client.
 pub(super) fn of_failure(error: &Error, secrets: &[&str]) -> Vec<Event> {
     if error.is_cancelled() || error.is_closed() {
         return Vec::new();
@@ -82,7 +82,7 @@ fn exchange(error: &Error, secrets: &[&str]) -> Option<Event> {
     Some(Event::generic(name, "ERROR", data))
 }
 
-/// The event name with which the official SDK reports a failed retrieval of a result.
+/// The event name with which the official Python SDK reports that the result of a request could not be retrieved.
 fn future_event(error: &Error) -> Option<&'static str> {
     match error.kind() {
         ErrorKind::RequestFailed { .. } => Some("APIFuture.result_async.application_error"),
@@ -94,8 +94,8 @@ fn future_event(error: &Error) -> Option<&'static str> {
     }
 }
 
-/// The event of the error that the caller gets. It does not end the session; only the program decides that an error is
-/// fatal.
+/// The event of the error that the caller gets. The error does not end the session, because only the program knows
+/// whether an error is fatal.
 fn exception(error: &Error, secrets: &[&str]) -> Event {
     let message = presentable(&error.to_string(), secrets);
     if !error.counts_as_user_error() {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_result_is_described_as_the_official_sdk_does() {
+    fn the_event_of_a_failed_result_has_the_fields_of_the_official_sdk() {
         let error = failed(ErrorKind::Status { code: 500 }, Some(500), Some("r-1"));
         let event = &events(&error.with(|it| it.elapsed = Some(Duration::from_millis(1500))))[0];
         let data = &event["event_data"];

@@ -1,7 +1,8 @@
-//! Telemetry of a session (PROTOCOL §9.5). Off unless enabled in the settings; never delays or fails an operation.
+//! Telemetry: reports the start and end of a session and its failed operations to the server (PROTOCOL §9.5). Off
+//! unless enabled in the settings; never delays or fails an operation.
 //!
-//! Events wait in a bounded queue, and one thread sends them. Reporting an event takes one short lock. Telemetry
-//! belongs to the session and ends with it, not with a client.
+//! Events wait in a bounded queue, and one thread, the exporter, sends them. Reporting an event only holds a lock for a
+//! short time. Telemetry belongs to the session: it ends with the session, not with a client.
 
 mod events;
 
@@ -96,7 +97,7 @@ impl Telemetry {
         }
     }
 
-    /// Queues an event. Never waits for the network or for room, and never fails.
+    /// Queues an event, or drops it if the queue is full. Never waits for the network, and never fails.
     fn report(self: &Arc<Self>, event: Event) {
         let (pushed, round) = {
             let mut state = self.state.lock();
@@ -115,13 +116,13 @@ impl Telemetry {
         }
     }
 
-    /// Starts the exporter. If its thread is refused, the events stay queued until the next event, up to the bound of
-    /// the queue.
+    /// Starts the exporter if it is idle. If the system cannot start its thread, the events stay queued, and the next
+    /// event retries the start.
     fn export(self: &Arc<Self>) {
         let _ = self.exporter.wake(self, &self.workers);
     }
 
-    /// Takes all queued events, unless the time for sending is over.
+    /// Takes the next batch of queued events, unless the time for sending is over.
     fn next_batch(&self) -> Option<Vec<Value>> {
         if self.stop.is_cancelled() {
             return None;
@@ -163,7 +164,7 @@ impl Telemetry {
         self.stop.cancel();
     }
 
-    /// Counts what is still queued as dropped.
+    /// Drops all events that the server has not acknowledged, and counts them as dropped.
     pub(crate) fn give_up(&self) {
         let dropped = self.state.lock().backlog.drop_all();
         drop(dropped);
@@ -192,7 +193,7 @@ impl Work for Exporter {
             let _ = telemetry.clock.tick(INTERVAL, &round);
         }
         while let Some(batch) = telemetry.next_batch() {
-            // A panic in foreign code loses one batch.
+            // If foreign code panics, such as a transport of the caller, only this batch is lost.
             let outcome = unwind::catch(|| telemetry.send(batch)).flatten();
             if let Err(error) = &outcome {
                 log::debug!(target: "tinkex", "telemetry events were dropped: {error}");

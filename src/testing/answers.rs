@@ -102,7 +102,7 @@ impl Answers {
             "asample" => {
                 let result = sample::encode_sample_response(&answers(&body));
                 let size = result.len();
-                // The answer below replaces the usual promise.
+                // Store the result only: the answer below has more fields than the usual promise.
                 drop(self.promise(protobuf(result)));
                 let id = format!("request-{}", self.promises.len());
                 let n = body["num_samples"].as_u64().unwrap_or(1);
@@ -181,7 +181,7 @@ fn read_pass(seen: &Seen, name: &str) -> crate::error::Result<train::ForwardBack
     train::decode_forward_backward_json(&seen.body, field)
 }
 
-/// Bounds the targets of one datum. No test has as many.
+/// Largest number of log-probabilities for one datum, far above that of any test.
 const MOST_TARGETS: usize = 1 << 24;
 
 /// The result of a pass: each target has the log-probability −0.5.

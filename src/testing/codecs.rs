@@ -48,6 +48,6 @@ pub fn decoders() -> Vec<(&'static str, Decoder)> {
 
 /// An example message for each decoder of plain JSON.
 pub fn examples() -> Vec<String> {
-    // The `=` at the beginning of strings is a mark of the table, not of the wire.
+    // In the table, a string that begins with `=` is a literal; the `=` is not part of the message.
     messages::JSON.iter().map(|it| it.example.replace("\"=", "\"")).collect()
 }

@@ -25,8 +25,8 @@ pub enum Act {
     /// all data was read needs a socket option that the standard library lacks.
     Reset,
     /// Closes the connection after the first line of the request. Over a socket this sends an RST, because data is
-    /// unread. A script cannot use it: scripts are called after the request was read, when it acts as
-    /// [`Reset`](Act::Reset).
+    /// unread. Do not return this act from a script: a script is called after the request was read, so that the act has
+    /// the effect of [`Reset`](Act::Reset).
     ResetUnread,
     /// Closes all connections without an answer and refuses new ones for a while, as a restarting server does. In
     /// memory only this request is refused.
@@ -100,7 +100,8 @@ enum Reaction {
     Altered(Arc<Alter>),
 }
 
-/// A server that answers each method plausibly unless it is scripted. Clones are cheap and share one server.
+/// A server with a plausible default answer to each request. A test can replace the answers: see
+/// [`next`](Self::next), [`always`](Self::always) and [`script`](Self::script). Clones are cheap and share one server.
 #[derive(Clone, Default)]
 pub struct FakeServer {
     state: Arc<Mutex<State>>,
@@ -122,8 +123,8 @@ impl FakeServer {
         FakeServer::default()
     }
 
-    /// Announces `retrieve_futures` in the flags and offers it from now on. It is answered at once, and each sample is
-    /// finished as soon as it is submitted.
+    /// Announces the endpoint `retrieve_futures` in the flags and offers it from now on. A request to this endpoint is
+    /// answered immediately, and each sample is finished when it is submitted.
     pub fn polls_together(&self) {
         self.state.lock().answers.polls_together = true;
     }
@@ -183,8 +184,9 @@ impl FakeServer {
         self.state.lock().seen.iter().filter(|it| it.path == path).cloned().collect()
     }
 
-    /// A builder of a client that reaches this server without a socket. Its clock is virtual: pauses and timeouts of the client
-    /// pass at once. For real time use [`listen`](Self::listen), or pass a `Clock` to the builder.
+    /// A builder of a client that reaches this server without a socket. The client's clock is virtual: pauses and
+    /// timeouts of the client take no real time. For real time use [`listen`](Self::listen), or pass a `Clock` to the
+    /// builder.
     pub fn in_memory(&self) -> ServiceClientBuilder {
         self.in_memory_at(VirtualClock::new())
     }
@@ -207,7 +209,7 @@ impl FakeServer {
         Listening::start(self.clone())
     }
 
-    /// The reaction to a request, which is recorded.
+    /// Records a request and returns the reaction to it.
     pub(super) fn act(&self, seen: Seen) -> Act {
         let (reaction, script) = {
             let mut state = self.state.lock();
@@ -227,7 +229,7 @@ impl FakeServer {
         }
     }
 
-    /// Tells whether to reset a request after its first line. If so, it is recorded.
+    /// Returns true if the request is to be reset after its first line; then also records the request.
     pub(super) fn resets_unread(&self, method: &str, path: &str) -> bool {
         let mut state = self.state.lock();
         let is_reset =

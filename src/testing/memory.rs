@@ -34,7 +34,8 @@ impl InMemory {
 }
 
 impl InMemory {
-    /// Receives an answer, which may be too large or announce a wrong length.
+    /// Receives an answer as over a socket: fails if the head or the body is too large, times out if the body is
+    /// shorter than its `content-length`, and truncates a longer body.
     fn receive(&self, mut answer: Answer, exchange: &Exchange) -> Result<Answer, Broken> {
         let head: usize = answer.headers.iter().map(|it| it.0.len() + it.1.len()).sum();
         if LARGEST_HEAD < head {

@@ -50,7 +50,7 @@ impl Records {
         rfc3339(UNIX_EPOCH + Duration::from_secs(1_795_176_000 + self.created))
     }
 
-    /// Answers a request of a client without a session. `None` for other requests.
+    /// Answers a request of `RestClient` or `AdminClient`, which open no session. `None` for other requests.
     pub(super) fn answer(&mut self, seen: &Seen) -> Option<Reply> {
         let path = seen.path.strip_prefix("/api/v1/")?;
         let (path, query) = path.split_once('?').unwrap_or((path, ""));

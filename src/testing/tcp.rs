@@ -81,7 +81,7 @@ impl Drop for Listening {
         self.shared.stop.cancel();
         self.shared.listener.lock().close = false;
         self.shared.changed.notify_all();
-        // Wake the accepting thread, which then stops.
+        // Connect, so that `accept` returns and the accepting thread sees `stop`.
         drop(TcpStream::connect(self.address));
         if let Some(thread) = self.accepting.take() {
             drop(thread.join());
@@ -97,7 +97,7 @@ impl Drop for Listening {
 impl Shared {
     fn close_listener(&self, address: SocketAddr) {
         self.listener.lock().close = true;
-        // Wake the accepting thread, which then closes its socket.
+        // Connect, so that `accept` returns and the accepting thread closes the socket.
         drop(TcpStream::connect(address));
         let mut state = self.listener.lock();
         while state.close && !state.is_closed && !self.stop.is_cancelled() {
@@ -149,7 +149,7 @@ impl Shared {
                     return Some(listener);
                 }
                 Err(_) => {
-                    // The port is busy while earlier connections are being closed.
+                    // The port may be busy while earlier connections are being closed: try again soon.
                     listener = None;
                     let soon = Instant::now() + Duration::from_millis(10);
                     self.changed.wait_until(&mut state, soon);
@@ -162,7 +162,7 @@ impl Shared {
 fn accept(listener: TcpListener, address: SocketAddr, server: &FakeServer, shared: &Arc<Shared>) {
     let mut listener = Some(listener);
     for id in 0.. {
-        // A later request to close or stop connects to the socket, which ends `accept`.
+        // A later request to close or stop also connects to the socket, so that `accept` returns.
         listener = shared.open_listener(listener, address);
         let Some(socket) = &listener else { return };
         let Ok((stream, _)) = socket.accept() else { continue };
@@ -173,7 +173,7 @@ fn accept(listener: TcpListener, address: SocketAddr, server: &FakeServer, share
         shared.open.lock().insert(id, clone);
         let (server, serving) = (server.clone(), shared.clone());
         let thread = std::thread::Builder::new().name("fake-serve".into()).spawn(move || {
-            // A broken connection was closed by the client.
+            // An error means that the client closed the connection.
             let end = serve(&stream, &server, &serving).unwrap_or(End::Close);
             drop(serving.open.lock().remove(&id));
             match end {
@@ -216,7 +216,8 @@ fn serve(stream: &TcpStream, server: &FakeServer, shared: &Shared) -> io::Result
         if server.resets_unread(&method, &path) {
             return Ok(End::Reset);
         }
-        // The reader has no bytes buffered here: the client sends one request at a time.
+        // `first_line` bypasses the reader. That loses no bytes: the client sends one request at a time, so the reader
+        // has none buffered here.
         match server.act(read(&mut reader, method, path)?) {
             Act::Answer(answer) => out.write_all(&bytes(&answer))?,
             Act::Reset | Act::ResetUnread => return Ok(End::Close),

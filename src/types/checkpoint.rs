@@ -34,8 +34,8 @@ impl Ttl {
     }
 }
 
-/// Options of saving weights and optimizer state. The default keeps the checkpoint until it is deleted and replaces
-/// nothing. End the literal with `..Default::default()`: a minor version may add fields.
+/// Options of saving weights and optimizer state. The default keeps the checkpoint until it is deleted and does not
+/// replace an existing checkpoint. End the literal with `..Default::default()`: a minor version may add fields.
 ///
 /// # Example: replace the checkpoint of the same name, with metadata
 /// ```
@@ -52,8 +52,8 @@ impl Ttl {
 pub struct SaveStateOptions {
     /// Lifetime of the checkpoint. Default: kept until deleted.
     pub ttl: Ttl,
-    /// Replaces a checkpoint of the same name together with its metadata. `false` refuses the save instead. Default
-    /// false.
+    /// If true, the save replaces a checkpoint of the same name and its metadata. If false, such a save is refused.
+    /// Default false.
     pub overwrite: bool,
     /// Metadata for finding the checkpoint. Default: none.
     pub user_metadata: Option<BTreeMap<String, String>>,
@@ -69,16 +69,17 @@ pub struct SaveWeightsOptions {
     pub user_metadata: Option<BTreeMap<String, String>>,
 }
 
-/// Weights that a sampling client made from a training client samples from.
+/// Kind of a sampling client that is created from a training client: which weights it uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum SamplerKind {
-    /// The current weights; they never change.
+    /// A copy of the current weights, which never changes.
     #[default]
     Snapshot,
-    /// One set of weights for all inflight samplers of the model: each later inflight save also updates the earlier
-    /// clients. One answer may mix versions of the weights; none is older than the client's own save.
+    /// One set of weights that all inflight samplers of the model share: each later inflight save also updates the
+    /// weights of the earlier clients. The tokens of one answer may come from several versions of the weights, but
+    /// never from a version before the client's own save.
     Inflight,
 }
 

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 
-/// Length limit in bytes, which is that of file systems and servers for one segment of a path.
+/// Length limit in bytes: the limit of file systems and servers for one segment of a path.
 const LONGEST: usize = 255;
 
 /// Refuses a name that cannot be the last segment of a path. A server may allow fewer characters (PROTOCOL §6.8).

@@ -32,13 +32,13 @@ pub struct CopyOptions {
     pub weights_access_token: Option<AccessToken>,
 }
 
-/// A token with which the owner of weights grants read access. It is sent where the server expects it; `Debug` hides
-/// it.
+/// A token with which the owner of weights grants read access. It is sent in the body or in a header of the request, as
+/// the server expects it. `Debug` hides the token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AccessToken(Secret);
 
 impl AccessToken {
-    /// Header that carries the token in requests whose body does not.
+    /// Header that carries the token in requests that do not carry it in the body.
     pub(crate) const HEADER: &str = "X-Tinker-Weights-Access-Token";
 
     /// The token as the owner issued it. A token that a header cannot carry, such as one with a line break, is refused

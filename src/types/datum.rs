@@ -9,8 +9,9 @@ use super::{Chunk, DenseRoom, ModelInput, Provenance, TensorData, Values};
 
 /// One training example: the input of the model and the inputs of the loss function (PROTOCOL §6.3).
 ///
-/// Row i of every loss input belongs to position i of `model_input`, which predicts the token at i + 1: for a sequence
-/// of n tokens, `model_input` is the first n − 1 and `target_tokens` the last n − 1.
+/// Row i of every loss input belongs to position i of `model_input`. At position i the model predicts token i + 1 of
+/// the sequence: for a sequence of n tokens, `model_input` has the first n − 1 tokens and `target_tokens` the last
+/// n − 1.
 ///
 /// # Example: learn to continue `ab` with `cd`
 /// ```
@@ -90,7 +91,7 @@ impl Datum {
         self
     }
 
-    /// Reserves memory for the dense form of the sparse tensors; refuses a tensor for which not enough is left.
+    /// Reserves memory for the dense form of the sparse tensors; refuses a tensor for which too little memory is left.
     pub(crate) fn take_room(&self, room: &mut DenseRoom, path: &str) -> Result<()> {
         let take = |(name, tensor): (&String, &TensorData)| {
             room.take(tensor, tensor.values.width(), &format!("{path}.loss_fn_inputs[{name:?}]"))
@@ -127,7 +128,7 @@ impl Datum {
         Some(self.loss_fn_inputs.get("target_tokens")?.shape().iter().product())
     }
 
-    /// Estimated size in a request in bytes; the split into requests counts with it (PROTOCOL §8.1).
+    /// Estimated size in a request in bytes, used to split a batch into requests (PROTOCOL §8.1).
     pub(crate) fn n_bytes(&self) -> usize {
         let chunks = self.model_input.chunks.iter().map(|chunk| match chunk {
             Chunk::EncodedText { tokens } => 4 * tokens.len(),
@@ -138,7 +139,7 @@ impl Datum {
         chunks.sum::<usize>() + self.loss_fn_inputs.values().map(TensorData::n_bytes).sum::<usize>()
     }
 
-    /// Refuses examples that no server can train on; errors name the place below `path`.
+    /// Refuses examples that no server can train on. Errors name the invalid value by a path that starts with `path`.
     pub(crate) fn validate(&self, path: &str) -> Result<()> {
         self.model_input.validate(&format!("{path}.model_input"))?;
         for (i, chunk) in self.model_input.chunks.iter().enumerate() {
@@ -300,7 +301,8 @@ mod tests {
             values[..n_non_zero].fill(0.5);
             TensorData::from(values).with_shape([4, 10]).expect("a shape")
         };
-        // (4 + 1) + 2 · 17 < 40, and 5 + 2 · 18 is not.
+        // The dense form has 40 numbers. The sparse form has 4 + 1 row indices, and a column index and a value for each
+        // of n non-zero elements: 5 + 2 · 17 = 39 is less than 40, and 5 + 2 · 18 = 41 is not.
         for (name, tensor, sparse) in [
             ("weights", matrix(17), true),
             ("weights", matrix(18), false),

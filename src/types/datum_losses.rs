@@ -13,12 +13,13 @@ use super::{Datum, ModelInput, Origin, Provenance, ProvenanceSpan};
 ///
 /// # Log-probabilities and temperature
 /// `logprobs` are the values that the sampler reported,
-/// [`SampledSequence::logprobs`](super::SampledSequence::logprobs). They are those of the model at temperature 1,
+/// [`SampledSequence::logprobs`](super::SampledSequence::logprobs). They are the log-probabilities at temperature 1,
 /// independent of the [`temperature`](super::SamplingParams::temperature), [`top_k`](super::SamplingParams::top_k) and
-/// [`top_p`](super::SamplingParams::top_p) of the sample; the log-probabilities of a training pass are, too. The ratio
-/// `r = exp(logp − q)` of an unchanged model is therefore 1 at any temperature, although tokens sampled at another
-/// temperature do not follow the trained distribution. Sample at temperature 1 without `top_k` and `top_p` to train
-/// without that bias.
+/// [`top_p`](super::SamplingParams::top_p) of the sample. A training pass also computes them at temperature 1. The
+/// ratio `r = exp(logp − q)`, with `logp` from the pass and `q` from the sampler, is therefore 1 if the model has not
+/// changed, even if the sample was taken at another temperature. But tokens sampled at another temperature do not
+/// follow the distribution that is trained, which biases the gradients. To avoid this bias, sample at temperature 1
+/// without `top_k` and `top_p`.
 impl Datum {
     /// An example for [`LossFn::ImportanceSampling`](super::LossFn::ImportanceSampling): `target_tokens`, `logprobs`,
     /// `advantages`.
@@ -111,7 +112,7 @@ impl Datum {
     ///
     /// # Errors
     /// As for [`importance_sampling`](Self::importance_sampling); also `prompt_logprobs` of another length than
-    /// `prompt`, or with a missing value behind the first.
+    /// `prompt`, or with a missing value after the first one.
     ///
     /// # Example: a prompt of two tokens
     /// ```
@@ -163,9 +164,9 @@ impl Datum {
     }
 
     /// An example for [`LossFn::StableReinforce`](super::LossFn::StableReinforce): `target_tokens`, `advantages`, and
-    /// the provenance of a sample of this session with
-    /// [`record_stability_info`](crate::SamplingClient::record_stability_info). `sequence_id` is the id of the sample,
-    /// [`SampledSequence::sequence_id`](super::SampledSequence::sequence_id).
+    /// the provenance, which names the sampled sequence. Sample the sequence in this session, with
+    /// [`record_stability_info`](crate::SamplingClient::record_stability_info). `sequence_id` is the id of the
+    /// sequence, [`SampledSequence::sequence_id`](super::SampledSequence::sequence_id).
     ///
     /// # Errors
     /// `advantages` of another length than `completion`; an empty `sequence_id`.
@@ -198,7 +199,8 @@ impl Datum {
     }
 }
 
-/// Makes an example of a prompt and a completion: all tokens but the last are the input, all but the first the targets.
+/// Makes an example of a prompt and a completion. All tokens but the last are the input, all tokens but the first are
+/// the targets.
 pub(super) fn targets(prompt: &[i32], completion: &[i32]) -> Datum {
     let all: Vec<i32> = prompt.iter().chain(completion).copied().collect();
     let n = all.len().saturating_sub(1);

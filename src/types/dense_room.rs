@@ -13,7 +13,8 @@ pub(crate) struct DenseRoom {
 
 /// Bytes granted independently of the size of the data.
 const BASE: usize = 64 << 20;
-/// Bytes granted for each byte of the data: enough for rows of 256 columns without any stored value.
+/// Bytes granted for each byte of the data. A sparse row without stored values takes 8 bytes; the grant for these is
+/// enough for a dense row of 256 columns.
 const PER_BYTE: usize = 256;
 
 impl DenseRoom {

@@ -1,5 +1,5 @@
-//! Serde readers for fields that servers write in more than one form, and for fields whose loss must not spoil the
-//! rest of the message (PROTOCOL §11.1).
+//! Serde readers for fields that servers write in more than one form, and for inessential fields: an invalid value
+//! there must not make the whole message unreadable (PROTOCOL §11.1).
 
 use std::collections::BTreeMap;
 
@@ -46,8 +46,8 @@ pub(crate) fn ids<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D:
     Ok(ids.into_iter().filter_map(id_text).collect())
 }
 
-/// Reads a list of string or number ids. One other value makes the whole list `None`: a skipped value would move the
-/// ids behind it to wrong positions.
+/// Reads a list of string or number ids. If it contains any other value, the whole list is `None`: skipping the value
+/// would move the ids after it to wrong positions.
 pub(crate) fn maybe_ids<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Vec<String>>, D::Error> {
     let ids: Option<Vec<Value>> = or_absent(input)?;
     Ok(ids.and_then(|ids| ids.into_iter().map(id_text).collect()))

@@ -161,7 +161,7 @@ impl DimuonParams {
     }
 }
 
-/// Refuses an empty name and a second name among the other fields. Numbers need no check: JSON numbers are finite.
+/// Refuses an empty name, and a second name (a field `type`) in `more`. Numbers need no check: JSON numbers are finite.
 fn check_free_form(path: &str, kind: &str, more: &Map<String, Value>) -> Result<()> {
     if kind.is_empty() {
         return Err(Error::invalid(format!("{path}.type"), "is empty"));

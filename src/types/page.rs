@@ -30,7 +30,7 @@ pub struct Page<T> {
     pub cursor: Option<Cursor>,
 }
 
-/// Owners whose objects a call lists.
+/// Selects the objects that a call lists, by their owners.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AccessScope {

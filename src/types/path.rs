@@ -74,7 +74,7 @@ pub enum CheckpointPath {
     External(ExternalPath),
 }
 
-/// Splits a path. The middle segment is `None` in the form with two segments.
+/// Splits a path. The middle segment is `None` for a path of two segments, `tinker://<run>/<name>`.
 fn parse(text: &str) -> Result<(Parts, Option<&str>)> {
     let fail = |problem: &str| Err(Error::invalid("path", format!("{text:?} {problem}")));
     let Some(rest) = text.strip_prefix(SCHEME) else {
@@ -84,7 +84,7 @@ fn parse(text: &str) -> Result<(Parts, Option<&str>)> {
     if segments.iter().any(|segment| segment.is_empty()) {
         return fail(&format!("has an empty segment; it {FORM}"));
     }
-    // Servers and clients use segments as names of folders and files.
+    // Servers and clients use segments as names of folders and files: refuse references to other folders.
     let is_unsafe = |segment: &&&str| matches!(**segment, "." | "..") || segment.contains(char::is_control);
     if let Some(segment) = segments.iter().find(is_unsafe) {
         return fail(&format!("has the invalid segment {segment:?}; it {FORM}"));
@@ -133,7 +133,7 @@ impl FromStr for SamplerPath {
 }
 
 impl SamplerPath {
-    /// Returns true if the path has the form with two segments.
+    /// Returns true if the path has two segments, `tinker://<run>/<name>`.
     pub(crate) fn is_short(&self) -> bool {
         self.0.run_end + 1 == self.0.name_start
     }

@@ -2,8 +2,8 @@
 
 use crate::error::{Error, Result};
 
-/// Origin of the tokens of an example (PROTOCOL §6.4). Each of the two lists is in order and has no gaps. The ids are
-/// valid only within the session that sampled the sequences.
+/// Origin of the tokens of an example (PROTOCOL §6.4). The spans of each list follow the order of the tokens, without
+/// gaps. The sequence ids are valid only within the session that sampled the sequences.
 ///
 /// # Example: a prompt of three tokens and a sample of two
 /// ```
@@ -77,8 +77,8 @@ impl Provenance {
         Provenance { model_input, loss_fn_inputs }
     }
 
-    /// Refuses spans that do not cover an input of `n_tokens` tokens and targets of the shape `targets`. `None`: the
-    /// length of the input is unknown, because it has images.
+    /// Refuses spans that do not cover an input of `n_tokens` tokens and targets of the shape `targets`. `n_tokens` is
+    /// `None` if the length of the input is unknown, because it has images.
     pub(crate) fn validate(
         &self,
         path: &str,

@@ -6,17 +6,17 @@ use super::TensorData;
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct SampleResponse {
-    /// Sampled sequences, as many as requested.
+    /// Sampled sequences, in the requested number.
     pub sequences: Vec<SampledSequence>,
     /// Log-probability of each token of the prompt, if requested. `None` at positions that were not scored, such as the
-    /// first; the client inserts that one if the server leaves it out.
+    /// first position. If the server leaves out the first position, the client inserts it.
     pub prompt_logprobs: Option<Vec<Option<f32>>>,
     /// For each position of the prompt, the most likely tokens, if requested.
     pub topk_prompt_logprobs: Option<Vec<Option<Vec<TokenLogprob>>>>,
     /// Number of tokens of the prompt that the server had in its cache, counted once for all sequences.
     pub prompt_cache_hit_tokens: u32,
-    /// Log-probabilities of the tokens in [`SampleOptions::target_prompt_logprobs`]: `f32`, in the same shape, and
-    /// sparse if that is.
+    /// Log-probabilities of the tokens in [`SampleOptions::target_prompt_logprobs`]: `f32`, in the same shape; sparse
+    /// if the tensor of the option is sparse.
     ///
     /// [`SampleOptions::target_prompt_logprobs`]: super::SampleOptions::target_prompt_logprobs
     pub target_prompt_logprobs: Option<TensorData>,
@@ -25,8 +25,8 @@ pub struct SampleResponse {
 }
 
 impl SampleResponse {
-    /// Inserts the row of the first token of the prompt, `None`, if the server left it out and sent n − 1 rows for n
-    /// tokens. `n_tokens` is the length of the prompt, if it is known; `scored` is true if its log-probabilities were
+    /// Inserts a row `None` for the first token of the prompt if the server sent n − 1 rows for n tokens. `n_tokens` is
+    /// the length of the prompt, if it is known; `scored` is true if the log-probabilities of the prompt were
     /// requested.
     pub(crate) fn aligned(mut self, n_tokens: Option<usize>, scored: bool) -> Self {
         fn align<T>(rows: &mut Option<Vec<Option<T>>>, n_tokens: usize) {
@@ -96,10 +96,10 @@ impl SampledSequence {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StopReason {
-    /// At a stop text or token, or at the end of the sequence.
+    /// A stop text, a stop token, or the model's end-of-sequence token.
     #[default]
     Stop,
-    /// At `max_tokens`, or at the end of the context.
+    /// `max_tokens`, or the end of the context.
     Length,
     /// A reason that this version does not know.
     Other(String),

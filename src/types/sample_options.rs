@@ -63,8 +63,8 @@ impl SampleOptions {
         }
     }
 
-    /// Refuses a response in which the server ignored an option, and one with another number of sequences or rows than
-    /// requested.
+    /// Refuses a response in which the server ignored an option, and a response whose number of sequences or rows is
+    /// not as requested.
     pub(crate) fn check(
         &self,
         prompt: &ModelInput,

@@ -18,25 +18,25 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
-    /// Largest length of a sequence in tokens. Some servers require it, and at least 1. Default: none.
+    /// Largest length of a sequence in tokens. Some servers require a value, and a value of at least 1. Default: none.
     pub max_tokens: Option<u32>,
     /// Seed for the whole request, which makes the sample repeatable. Default: none.
     pub seed: Option<u64>,
-    /// Texts or tokens that end a sequence. They replace the model's end of sequence: that token no longer ends the
-    /// sequence unless it is listed here, and with an empty list only `max_tokens` does. Default `None`: the model's
-    /// end of sequence.
+    /// Texts or tokens that end a sequence. They replace the model's end-of-sequence token, which then ends a sequence
+    /// only if it is listed here. With an empty list, only `max_tokens` ends a sequence. Default `None`: the model's
+    /// end-of-sequence token.
     pub stop: Option<Stop>,
     /// Flattens (above 1) or sharpens (below 1) the distribution; 0 takes the most likely token. Reported
     /// log-probabilities are always those at temperature 1. Default 1.
     pub temperature: f32,
-    /// Samples among the k most likely tokens. −1 means all tokens, and on most servers so does 0. Default −1.
+    /// Samples among the k most likely tokens. −1 means all tokens; on most servers 0 means the same. Default −1.
     pub top_k: i32,
     /// Samples among the most likely tokens with this total probability, in `[0, 1]`; some servers refuse 0. Default 1.
     pub top_p: f32,
 }
 
-/// Texts or tokens that end a sequence, instead of the model's end of sequence. A single text is sent as a list of one,
-/// which all servers accept.
+/// Texts or tokens that end a sequence, instead of the model's end-of-sequence token. A single text is sent as a list
+/// with one text, which all servers accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stop {

@@ -27,14 +27,14 @@ pub struct SessionSearch {
     /// Projects to search; empty: all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub project_ids: Vec<String>,
-    /// Metadata, all of which the session must have.
+    /// Metadata. The session must have all of these entries.
     pub user_metadata: BTreeMap<String, String>,
     /// Part of the display name; at least one character.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub display_name: Option<String>,
     /// Owner of the session. Default: the caller.
     pub owner: SessionOwner,
-    /// States, one of which the session must have; empty: any.
+    /// States. The session must have one of these states; empty: any state.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub statuses: Vec<StatusFilter>,
     /// Number of entries of one page, 1 to 200. Default 50.
@@ -103,13 +103,13 @@ pub enum StatusFilter {
     Failed,
     /// Ended by its client.
     ClientFinished {
-        /// Reasons, one of which the session must have; empty: any.
+        /// Reasons. The session must have one of these reasons; empty: any reason.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         reasons: Vec<FinishReason>,
     },
 }
 
-/// End of one page and start of the next.
+/// Position between two pages: the last session of the page before it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SessionCursor {

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 pub struct TensorData {
     /// Stored values: all elements if dense, those at the listed positions if sparse.
     pub values: Values,
-    /// Shape of the (dense) tensor. `None`, if a server did not send it, means one dimension.
+    /// Shape of the (dense) tensor. `None`: the server did not send the shape; the tensor has one dimension.
     pub shape: Option<Vec<usize>>,
     /// Positions of the stored values, if the tensor is sparse.
     pub sparse: Option<Sparse>,
@@ -137,7 +137,7 @@ impl TensorData {
         Ok(self)
     }
 
-    /// Shape; one dimension if the tensor has none.
+    /// Shape. If the field `shape` is `None`, one dimension with the number of values.
     pub fn shape(&self) -> Vec<usize> {
         self.shape.clone().unwrap_or_else(|| vec![self.values.len()])
     }
@@ -163,7 +163,7 @@ impl TensorData {
         }
     }
 
-    /// Size of the stored values and indices in bytes; the split into requests counts with it (PROTOCOL §8.1).
+    /// Size of the stored values and indices in bytes, used to split a batch into requests (PROTOCOL §8.1).
     pub(crate) fn n_bytes(&self) -> usize {
         let sparse = self.sparse.as_ref().map_or(0, Sparse::n_bytes);
         self.values.n_bytes() + sparse
@@ -201,7 +201,7 @@ impl TensorData {
         }
     }
 
-    /// Makes the tensor dense. It must have passed `validate` and `check_room`.
+    /// Makes the tensor dense. The tensor must have passed `validate` and `check_room`.
     pub(crate) fn make_dense(&mut self) {
         let (Some(sparse), Some(&[rows, columns])) = (&self.sparse, self.shape.as_deref()) else { return };
         let positions: Vec<usize> = sparse

@@ -13,12 +13,12 @@ use super::field_reader::{or_absent, texts};
 #[serde(default)]
 #[non_exhaustive]
 pub struct BillingUsage {
-    /// One entry for each hour, kind of usage, and further attributes that the server distinguishes.
+    /// Entries by hour, by kind of usage, and by the further attributes that the server distinguishes.
     #[serde(rename = "data")]
     pub events: Vec<UsageEvent>,
     /// Sessions that the entries refer to, by id.
     pub sessions: BTreeMap<String, UsageSession>,
-    /// End of the period for which costs are known.
+    /// Time up to which costs are known.
     #[serde(deserialize_with = "or_absent")]
     pub cost_data_through: Option<Timestamp>,
 }

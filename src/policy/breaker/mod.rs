@@ -8,7 +8,7 @@
 //!
 //! Each change between these states starts a new epoch. An admitted request carries the epoch of its admission, and an
 //! outcome of an older epoch is ignored: a request that was sent before the breaker opened cannot close it. Trials are
-//! counted at admission; a count at their end would not limit them.
+//! counted when they are admitted: a count of ended trials would not limit the concurrent trials.
 
 use std::time::Instant;
 
@@ -26,7 +26,7 @@ pub(crate) enum Outcome {
     Neutral,
 }
 
-/// How one attempt at a request ended, as far as the breaker needs it.
+/// Result of one attempt at a request, reduced to the facts that the breaker needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// The server answered with this status.
@@ -37,19 +37,20 @@ pub(crate) enum Ending {
     TimedOut(Phase),
     /// The connection broke, or the peer did not answer as a server of this API does.
     Broken,
-    /// The request was not sent or not waited for, for a reason on this side.
+    /// The client did not send the request, or stopped waiting for the answer.
     NotSent,
 }
 
 impl Outcome {
-    /// What an attempt says about the server. A server that answers is alive even if it refuses; only its own failures
-    /// count. `may_be_held` is set for requests that the server holds until there is something to answer.
+    /// Derives the outcome from the ending of an attempt. A server that answers is alive even if it refuses the
+    /// request; of its answers, only 5xx count as failures. `may_be_held` is set for requests that the server may hold
+    /// until it has a result.
     pub(crate) fn of(ending: Ending, may_be_held: bool) -> Self {
         match ending {
             Ending::Answered(status) if 500 <= status => Outcome::Failure,
             Ending::Answered(_) | Ending::TooLarge => Outcome::Success,
             Ending::TimedOut(Phase::Resolve | Phase::Connect) | Ending::Broken => Outcome::Failure,
-            // The server may hold the request for longer than the attempt may take.
+            // A server that may hold the request may hold it for longer than the time limit of the attempt.
             Ending::TimedOut(_) => {
                 if may_be_held {
                     Outcome::Neutral
@@ -69,7 +70,8 @@ pub(crate) struct Epoch(u64);
 /// Refusal by an open or half-open breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Open {
-    /// Time of the next trial. `None` while trials are in flight, because their end is unknown.
+    /// Time from which a trial is admitted. `None` while trials are in flight, because their end is unknown, and if the
+    /// time is beyond the range of the clock.
     pub(crate) until: Option<Instant>,
 }
 
@@ -94,7 +96,7 @@ impl Circuit {
         Circuit { limits, epoch: 0, state: State::Closed { failures: 0 } }
     }
 
-    /// Current state, without the change from open to half-open that is due at the next admission.
+    /// Current state. An open breaker stays open after the reset time; it becomes half-open at the next admission.
     pub(crate) fn state(&self) -> BreakerState {
         match self.state {
             State::Closed { .. } => BreakerState::Closed,
@@ -106,7 +108,7 @@ impl Circuit {
     /// Admits or refuses a request. The caller must record one outcome for each admitted request.
     pub(crate) fn admit(&mut self, now: Instant) -> Result<Epoch, Open> {
         if let State::Open { since } = self.state {
-            // On overflow the breaker stays open for ever.
+            // On overflow `until` is `None`, and the breaker never closes.
             let until = since.checked_add(self.limits.reset);
             match until {
                 Some(until) if until <= now => self.enter(State::HalfOpen { trials: 0 }),
@@ -137,12 +139,12 @@ impl Circuit {
             (State::Closed { .. } | State::HalfOpen { .. }, Outcome::Failure) => {
                 self.enter(State::Open { since: now });
             }
-            // Another trial may take the place of this one.
+            // The trial ended without a result: one more trial may be admitted.
             (State::HalfOpen { trials }, Outcome::Neutral) => {
                 self.state = State::HalfOpen { trials: trials.saturating_sub(1) };
             }
             (State::Closed { .. }, Outcome::Neutral) => {}
-            // An open breaker admits no request, so it has no outcome of its own epoch.
+            // Unreachable: an open breaker admits no request, so no outcome has its epoch.
             (State::Open { .. }, _) => {}
         }
     }

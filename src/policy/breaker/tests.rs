@@ -13,7 +13,7 @@ enum Step {
     Admit,
     /// A request is refused, and the next trial is in this number of seconds.
     Refuse(Option<u64>),
-    /// The request in flight with this index, the oldest first, ends.
+    /// The request in flight with this index ends. The oldest request has index 0.
     End(usize, Outcome),
 }
 
@@ -94,7 +94,7 @@ fn the_circuit_follows_its_table() {
         ("a failure from before it closed does not count", {
             let mut steps = vec![Admit];
             steps.extend(after(vec![Pass(30), Admit]));
-            // The first request is still in flight and stays at index 0.
+            // The first request is still in flight at index 0, so the requests of `after` are at index 1.
             let ends = steps.iter_mut().filter_map(|step| if let End(n, _) = step { Some(n) } else { None });
             ends.for_each(|index| *index = 1);
             steps.extend([End(1, Success), End(0, Failure), Admit, End(0, Failure), Admit]);
@@ -108,7 +108,7 @@ fn the_circuit_follows_its_table() {
 
 #[test]
 fn only_failures_of_the_server_count() {
-    // How the attempt ended; what it says of the server; what it says if the server may hold the request.
+    // Ending of the attempt; outcome; outcome if the server may hold the request.
     let table = [
         (Ending::Answered(200), Success, Success),
         (Ending::Answered(429), Success, Success),

@@ -1,7 +1,14 @@
 //! Polling for all samples of one sampling session: a state machine that takes events and decides the next request
 //! (PROTOCOL §4.5).
 //!
-//! `W` is the waiter of a sample. The machine stores waiters and returns them; it does not use them.
+//! A turn is one request to `retrieve_futures`. Its answer announces finished samples and contains a cursor, which is
+//! the server's position in its list of announcements. The client then fetches the results of these samples one by one.
+//! The next request repeats the cursor, which acknowledges the announcements, and reports the samples whose results
+//! have been fetched, so that the server may drop the results. A sample that is not announced for a minute is looked
+//! up: the client requests its result directly.
+//!
+//! `W` is the waiter of a sample, a value of the caller. The machine stores waiters and returns them; it does not use
+//! them.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -12,24 +19,27 @@ use crate::wire::json::{self, Completion, RetrieveFuturesResponse};
 use super::poll::Times;
 use super::verdict::{Facts, Verdict};
 
-/// Largest number of consecutive repetitions of a malformed request or of a turn that panicked.
+/// Largest number of consecutive repetitions of a request that the server refuses as malformed, or of a turn that
+/// panicked.
 const MAX_BAD_REQUESTS: u32 = 3;
-/// Pause after a failure, and between reports to a server that moves its cursor without a reason.
+/// Pause after a failure, and between reports to a server that moves its cursor without an announced sample.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
-/// Shortest interval after a poll that announced samples. Samples that finish in this time are announced together.
+/// Shortest interval between a poll that announced samples and the next poll, which announces all samples that have
+/// finished in this time.
 const FLOOR: Duration = Duration::from_millis(20);
-/// Shortest interval after a poll that announced nothing: some servers answer at once instead of holding the request.
+/// Shortest interval between a poll that announced nothing and the next poll: some servers answer immediately instead
+/// of holding the request.
 const FLOOR_EMPTY: Duration = Duration::from_millis(50);
 
-/// A sample without an announcement for this time is looked up individually, because a lost announcement would leave it
-/// waiting until its deadline. Each look that finds it unfinished doubles the time.
+/// Time without an announcement after which a sample is looked up: if the announcement was lost, the sample would
+/// otherwise wait until its deadline. Each look that finds the sample unfinished doubles this time.
 const LOOK_AFTER: Duration = Duration::from_secs(60);
-/// Largest number of doublings.
+/// Largest number of doublings of [`LOOK_AFTER`].
 const MAX_DOUBLINGS: u32 = 4;
 /// Largest number of concurrent looks.
 const MAX_LOOKS: usize = 4;
-/// Largest number of consecutive reports without a pause that announce nothing: a server may move its cursor on each
-/// request.
+/// Number of consecutive reports without an announced sample that follow each other without a pause. A server that
+/// moves its cursor on each request would otherwise get an endless series of reports without pauses.
 const MAX_EMPTY_REPORTS: u32 = 3;
 /// Largest number of remembered ids without a waiter.
 const MAX_REMEMBERED: usize = 4096;
@@ -39,7 +49,7 @@ const MAX_REMEMBERED: usize = 4096;
 pub(crate) struct Turn {
     /// Acknowledges all announcements up to this cursor; the server may drop them.
     pub(crate) prev_cursor: u64,
-    /// The server may hold the request until a sample finishes. Otherwise the request only reports.
+    /// The server may hold the request until a sample finishes. If false, the request is only a report.
     pub(crate) holds: bool,
     /// Samples whose results have been fetched, sorted.
     pub(crate) retrieved: Vec<String>,
@@ -100,11 +110,11 @@ pub(crate) struct PollMany<W> {
     waiting: HashMap<String, Waiting<W>>,
     /// Time of the earliest due look.
     next_look: Duration,
-    /// Finished samples without a waiter: a completion may arrive before the answer to its submission.
+    /// Announced samples without a waiter: the announcement may arrive before the answer to the submission.
     finished: Recent<Completion>,
-    /// Samples whose results are being fetched. Reports wait for them.
+    /// Samples whose results are being fetched. Reports wait until these fetches have ended.
     fetching: HashMap<String, Fetch>,
-    /// Samples whose waiters gave up. Their completions may still arrive and must not be stored.
+    /// Samples whose waiters gave up. The announcements of these samples may still arrive and must not be stored.
     forgotten: Recent<()>,
     /// Fetched samples that are not reported to the server yet.
     retrieved: BTreeSet<String>,
@@ -133,11 +143,11 @@ enum Fetch {
     Look(u32),
 }
 
-/// The most recent entries of a map, so that ids sent by the server cannot fill the memory.
+/// A map that keeps only the latest [`MAX_REMEMBERED`] entries, so that ids sent by the server cannot fill the memory.
 #[derive(Debug)]
 struct Recent<V> {
     entries: HashMap<String, (u64, V)>,
-    /// Ids in order of insertion. Removed ids stay until they are the oldest.
+    /// Ids in order of insertion. An id that is removed from the map stays here until it is the oldest one.
     order: VecDeque<(u64, String)>,
     n_inserted: u64,
 }
@@ -196,7 +206,8 @@ impl<W> PollMany<W> {
         PollMany { end: Some(End::EndpointMissing), ..PollMany::new(Duration::MAX) }
     }
 
-    /// Registers the waiter of a sample, also again after a look that found it unfinished.
+    /// Registers the waiter of a sample. Called when the sample is accepted, and after each look that found the sample
+    /// unfinished.
     pub(crate) fn register(&mut self, id: &str, waiter: W, now: Duration) -> Registered<W> {
         let looks = match self.fetching.remove(id) {
             Some(Fetch::Look(before)) => before + 1,
@@ -251,7 +262,7 @@ impl<W> PollMany<W> {
         looks
     }
 
-    /// The server may have the endpoint.
+    /// Returns false if the server is known to lack the endpoint.
     pub(crate) fn has_endpoint(&self) -> bool {
         !matches!(self.end, Some(End::EndpointMissing))
     }
@@ -266,7 +277,8 @@ impl<W> PollMany<W> {
         self.waiting.drain().map(|it| it.1.waiter).collect()
     }
 
-    /// Ends the fetch of a result. If it is `settled`, the next report lets the server drop the result.
+    /// Ends the fetch of a result. `settled`: the client has the result or its failure, and the next report lets the
+    /// server drop the result.
     pub(crate) fn fetched(&mut self, id: String, settled: bool) {
         self.fetching.remove(&id);
         self.finished.remove(&id);
@@ -278,7 +290,7 @@ impl<W> PollMany<W> {
     /// The next request, if a waiter is registered or a report is due.
     pub(crate) fn next(&self) -> Option<Turn> {
         let holds = !self.waiting.is_empty();
-        // A report waits until the current fetches have ended, so that it covers them too.
+        // A report waits until the current fetches have ended, so that it reports their samples too.
         let due = holds || (self.fetching.is_empty() && self.has_report());
         (self.end.is_none() && due).then(|| self.turn(holds))
     }
@@ -308,7 +320,8 @@ impl<W> PollMany<W> {
                 if idle < self.silence {
                     return (Step::Nothing, AFTER_FAILURE.min(self.silence - idle));
                 }
-                // Polling goes on for later waiters: the answer to their submission shows that the server is alive.
+                // Polling continues for waiters that are registered later: the server has answered the submissions of
+                // their samples, so it is alive.
                 let message = format!("no answer from the server for {:.1} s", idle.as_secs_f64());
                 let error = Error::new(ErrorKind::Stuck { idle }, message).caused_by(error);
                 self.drop_reports();
@@ -331,7 +344,7 @@ impl<W> PollMany<W> {
                 (Step::PollAlone(self.take_waiters()), Duration::ZERO)
             }
             409 => again(AFTER_FAILURE),
-            // The session can go on after payment, so only the current waiters fail.
+            // The session can continue after payment, so only the current waiters fail.
             402 => {
                 self.drop_reports();
                 (Step::Fail(self.take_waiters(), facts.error()), AFTER_FAILURE)
@@ -355,7 +368,7 @@ impl<W> PollMany<W> {
         self.bad_requests = 0;
         self.acked = self.acked.max(turn.prev_cursor);
         self.cursor = reply.cursor.unwrap_or(self.cursor);
-        // A cursor that moves without completions needs no acknowledgement.
+        // A cursor that moves without an announcement needs no acknowledgement.
         if reply.completions.is_empty() {
             self.acked = self.acked.max(self.cursor);
         }
@@ -371,7 +384,7 @@ impl<W> PollMany<W> {
             } else if self.forgotten.remove(id).is_none()
                 && !matches!(self.fetching.get(id), Some(Fetch::Announced))
                 && !self.retrieved.contains(id)
-                // The server repeats a completion that this request reported as fetched.
+                // Ignore a repeated announcement of a sample that this request reported as fetched.
                 && turn.retrieved.binary_search(id).is_err()
             {
                 let id = id.clone();

@@ -68,7 +68,7 @@ fn a_finished_sample_is_returned_once_and_reported_after_it_was_fetched() {
         Step::Ready(ready) => assert_eq!((ready.len(), ready[0].1, ready[0].2.size()), (1, "a", Some(5))),
         other => panic!("{other:?}"),
     }
-    // A report waits for the fetch, except for the final one.
+    // A report waits until the fetch has ended; the final report does not.
     assert_eq!((machine.next(), machine.final_report()), (None, turn(7, false, &[])));
     machine.fetched("a".into(), true);
     assert_eq!(machine.next(), turn(7, false, &["a"]));

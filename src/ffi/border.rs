@@ -1,0 +1,255 @@
+//! What every exported function passes through: panics are caught, errors are written, arguments are read and checked.
+
+use std::borrow::Cow;
+use std::ffi::{CStr, CString, c_char};
+use std::slice;
+
+use super::code::{self, Code};
+use super::error::tinkex_error;
+use super::object::Object;
+use crate::error::Error;
+use crate::sync::unwind;
+
+pub(super) type Result<T> = std::result::Result<T, Fault>;
+
+/// The failure of a C function.
+#[derive(Clone, Debug)]
+pub(super) enum Fault {
+    /// A mistake in the use of the interface, or another failure that the Rust interface does not have.
+    Misuse { code: Code, message: Cow<'static, str>, path: Option<String> },
+    /// An error of the Rust interface.
+    Sdk(Error),
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Fault::Sdk(error)
+    }
+}
+
+impl Fault {
+    pub(super) fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
+        Fault::Misuse { code, message: message.into(), path: None }
+    }
+
+    /// Names the option or argument that is wrong.
+    pub(super) fn at(self, place: impl Into<String>) -> Self {
+        match self {
+            Fault::Misuse { code, message, path: _ } => {
+                Fault::Misuse { code, message, path: Some(place.into()) }
+            }
+            sdk => sdk,
+        }
+    }
+
+    pub(super) fn null(name: &str) -> Self {
+        Fault::new(code::NULL, format!("`{name}` is NULL")).at(name)
+    }
+
+    pub(super) fn range(name: &str, index: usize, len: usize) -> Self {
+        let text = format!("`{name}` is {index}, but there are {len}");
+        Fault::new(code::RANGE, text).at(name)
+    }
+
+    /// An unknown option, loss, operation or the like.
+    pub(super) fn name(kind: &str, name: &str, known: &[&str]) -> Self {
+        let text = format!("{name:?} is not a known {kind}; known are {}", known.join(", "));
+        Fault::new(code::NAME, text).at(name)
+    }
+
+    pub(super) fn invalid(path: impl Into<String>, message: impl Into<Cow<'static, str>>) -> Self {
+        Fault::new(code::INVALID_INPUT, message).at(path)
+    }
+
+    pub(super) fn unsupported(text: impl Into<Cow<'static, str>>) -> Self {
+        Fault::new(code::UNSUPPORTED, text)
+    }
+
+    #[cold]
+    pub(super) fn wrong_handle(name: &str) -> Self {
+        let text = format!("the pointer is not a valid {name} handle: it was freed, or is of another type");
+        Fault::new(code::HANDLE, text).at(name)
+    }
+
+    #[cold]
+    pub(super) fn forked() -> Self {
+        let text = "this process was forked from the one that made the handle, and has none of its threads and connections: \
+                    make new objects here, or fork before making them";
+        Fault::new(code::FORKED, text)
+    }
+
+    pub(super) fn code(&self) -> Code {
+        match self {
+            Fault::Misuse { code, .. } => *code,
+            Fault::Sdk(error) => Code::of(error.kind()),
+        }
+    }
+}
+
+/// Runs the body of a function that returns a code, and writes its error.
+///
+/// # Safety
+/// `error` is NULL or can be written to.
+pub(super) unsafe fn run(error: *mut *mut tinkex_error, body: impl FnOnce() -> Result<()>) -> i32 {
+    let fault = match unwind::catch(body) {
+        Ok(Ok(())) => None,
+        Ok(Err(fault)) => Some(fault),
+        Err(panic) => Some(panicked(&panic)),
+    };
+    let code = fault.as_ref().map_or(code::OK, |fault| fault.code().number());
+    if !error.is_null() {
+        let made = fault.map_or(std::ptr::null_mut(), |fault| Object::make(fault.into()));
+        // SAFETY: promised by the caller.
+        unsafe { error.write(made) };
+    }
+    code
+}
+
+/// Runs the body of a function that cannot report an error: it returns `fallback` then, and the error is logged.
+pub(super) fn value<T>(fallback: T, body: impl FnOnce() -> Result<T>) -> T {
+    let fault = match unwind::catch(body) {
+        Ok(Ok(value)) => return value,
+        Ok(Err(fault)) => fault,
+        Err(panic) => panicked(&panic),
+    };
+    // The value NULL is allowed for most handles in such functions.
+    if fault.code() != code::NULL {
+        let (name, fault) = (fault.code().name(), super::error::ErrorInfo::from(fault));
+        log::error!(target: "tinkex", "{name}: {}", fault.message());
+    }
+    fallback
+}
+
+#[cold]
+fn panicked(error: &Error) -> Fault {
+    Fault::new(code::PANIC, format!("a function of tinkex panicked: {}", error.message()))
+}
+
+/// An output of a function.
+pub(super) struct Out<T>(*mut T);
+
+impl<T> Out<T> {
+    /// Writes the value for a failure.
+    ///
+    /// # Safety
+    /// `place` is NULL or can be written to until the function returns.
+    pub(super) unsafe fn cleared(place: *mut T, initial: T) -> Self {
+        let out = Out(place);
+        out.set(initial);
+        out
+    }
+
+    /// Writes the value, unless the caller does not want it.
+    pub(super) fn set(&self, value: T) {
+        if !self.0.is_null() {
+            // SAFETY: promised to `cleared`.
+            unsafe { self.0.write(value) };
+        }
+    }
+
+    /// Fails if the caller gave no place for the output.
+    pub(super) fn required(&self, name: &str) -> Result<()> {
+        if self.0.is_null() { Err(Fault::null(name)) } else { Ok(()) }
+    }
+}
+
+/// A text argument.
+///
+/// # Safety
+/// `text` is NULL or points to bytes that end with NUL, which do not change while the result lives.
+pub(super) unsafe fn text<'a>(text: *const c_char, name: &str) -> Result<&'a str> {
+    // SAFETY: promised by the caller.
+    unsafe { optional_text(text, name) }?.ok_or_else(|| Fault::null(name))
+}
+
+/// A text argument that may be NULL.
+///
+/// # Safety
+/// As for [`text`].
+pub(super) unsafe fn optional_text<'a>(text: *const c_char, name: &str) -> Result<Option<&'a str>> {
+    if text.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: promised by the caller.
+    let bytes = unsafe { CStr::from_ptr(text) };
+    let text = bytes.to_str().map_err(|error| {
+        let n = error.valid_up_to();
+        Fault::new(code::UTF8, format!("`{name}` is not valid UTF-8 at byte {n}")).at(name)
+    })?;
+    Ok(Some(text))
+}
+
+/// An array argument.
+///
+/// # Safety
+/// `data` is NULL or points to `n` values, which do not change while the result lives.
+pub(super) unsafe fn array<'a, T>(data: *const T, n: usize, name: &str) -> Result<&'a [T]> {
+    if n == 0 {
+        return Ok(&[]);
+    }
+    if data.is_null() {
+        return Err(Fault::new(code::NULL, format!("`{name}` is NULL, but its length is {n}")).at(name));
+    }
+    if isize::MAX as usize / size_of::<T>().max(1) < n {
+        return Err(Fault::new(code::LENGTH, format!("`{name}` has an impossible length: {n}")).at(name));
+    }
+    if !data.is_aligned() {
+        return Err(Fault::new(code::HANDLE, format!("`{name}` is not aligned for its type")).at(name));
+    }
+    // SAFETY: promised by the caller, and checked as far as possible.
+    Ok(unsafe { slice::from_raw_parts(data, n) })
+}
+
+/// The offsets of a ragged array with `n` rows: `n + 1` ascending numbers from 0. The last one is the number of values.
+///
+/// # Safety
+/// As for [`array`], with `n + 1` numbers.
+pub(super) unsafe fn offsets<'a>(data: *const i64, n: usize, name: &str) -> Result<&'a [i64]> {
+    let length = n.checked_add(1).ok_or_else(|| {
+        Fault::new(code::LENGTH, format!("`{name}` has an impossible length: {n} + 1")).at(name)
+    })?;
+    // SAFETY: promised by the caller.
+    let offsets = unsafe { array(data, length, name) }?;
+    if offsets[0] != 0 {
+        let text = format!("`{name}[0]` is {}, but the first offset must be 0", offsets[0]);
+        return Err(Fault::new(code::LENGTH, text).at(format!("{name}[0]")));
+    }
+    if let Some(i) = offsets.windows(2).position(|pair| pair[1] < pair[0]) {
+        let text = format!(
+            "`{name}[{}]` is {}, below the {} before it: offsets must not fall",
+            i + 1,
+            offsets[i + 1],
+            offsets[i]
+        );
+        return Err(Fault::new(code::LENGTH, text).at(format!("{name}[{}]", i + 1)));
+    }
+    Ok(offsets)
+}
+
+/// The last offset: the number of values of a ragged array.
+pub(super) fn n_values(offsets: &[i64], name: &str) -> Result<usize> {
+    let last = offsets.last().copied().unwrap_or_default();
+    usize::try_from(last).map_err(|_| {
+        Fault::new(code::LENGTH, format!("`{name}` ends at an impossible number: {last}")).at(name)
+    })
+}
+
+/// A whole number from 0 that C passes with a sign.
+pub(super) fn unsigned<N: TryFrom<i64>>(value: i64, name: &str) -> Result<N> {
+    N::try_from(value).map_err(|_| Fault::invalid(name, format!("`{name}` is out of range: {value}")))
+}
+
+/// A text for C. NUL bytes, which would end it, become U+FFFD.
+pub(super) fn c_text(text: impl Into<String>) -> CString {
+    let text: String = text.into();
+    CString::new(text).unwrap_or_else(|error| {
+        let bytes = error.into_vec();
+        let replaced = String::from_utf8_lossy(&bytes).replace('\0', "\u{fffd}");
+        CString::new(replaced).unwrap_or_default()
+    })
+}
+
+/// A JSON value as text for C.
+pub(super) fn c_json(value: &serde_json::Value) -> CString {
+    c_text(value.to_string())
+}
