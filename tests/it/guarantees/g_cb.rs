@@ -4,9 +4,8 @@
 //! opens, and no request of its class is sent. After a while it is half-open: it admits a few requests as trials, and
 //! closes if a trial succeeds, so that all requests are sent.
 //!
-//! A trial is counted when it is admitted, and each outcome
-//! is recorded once. Each change of the state starts a new epoch; the outcome of a request that was admitted in an
-//! older epoch is ignored. Breakers are off by default.
+//! A trial is counted when it is admitted, and each outcome is recorded once. Each change of the state starts a new
+//! epoch; the outcome of a request that was admitted in an older epoch is ignored. Breakers are off by default.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
