@@ -275,7 +275,7 @@ fn many_requests_with_a_rejected_token_cost_one_exchange() {
 }
 
 #[test]
-fn a_second_rejection_is_the_callers_error() {
+fn a_rejection_of_the_renewed_token_is_an_auth_error() {
     let server = server();
     server.always(TOKEN, token(1, 3600));
     let rejected = Act::status(401, "{}").with_header("www-authenticate", "Bearer error=\"invalid_token\"");
@@ -342,7 +342,7 @@ fn the_threads_that_renew_flags_and_tokens_end_with_the_session() {
         let renewing = || client_threads().iter().filter(|it| it.starts_with("tk-refresh")).count();
         eventually("both threads run", || renewing() == 2);
         service.close(CloseStatus::Success).unwrap();
-        // The kernel lists a thread for some milliseconds after it was joined.
+        // The kernel still lists a thread for some milliseconds after it was joined.
         eventually("both threads end", || renewing() == 0);
     });
 }

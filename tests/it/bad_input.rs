@@ -234,7 +234,7 @@ fn ids_from_the_server_are_percent_encoded_in_urls() {
     for path in ["/api/v1/samplers/of%201%3F%23", "/api/v1/sessions/session%201%3F%23/finish"] {
         assert_eq!(server.requests_to(path).len(), 1, "{path}");
     }
-    // An id such as `../x` would change the path of a request. It is an error, and no request is sent with it.
+    // An id such as `../x` would change the path of a request. It is an error, and no request is sent with this id.
     server.always("/api/v1/create_sampling_session", Act::json(json!({"sampling_session_id": "../x"})));
     let service = listening.client().build().unwrap();
     let error = service.create_sampling_client("tinker://r/sampler_weights/x").map(drop).unwrap_err();

@@ -131,7 +131,7 @@ fn messages() -> BTreeMap<String, Vec<String>> {
     }
     let proto = types("src/wire/proto.rs").into_iter().filter(|it| !it.1.is_empty());
     all.extend(proto.map(|(name, fields)| (format!("proto::{name}"), fields)));
-    // Oneofs and messages without fields have nothing to list.
+    // Leave out types without fields: the page has nothing to list for them.
     all.retain(|_, fields| !fields.is_empty());
     all
 }

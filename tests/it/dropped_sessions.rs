@@ -112,7 +112,7 @@ fn a_dropped_session_is_reported_in_the_servers_words_and_a_new_one_continues() 
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     strict.state.lock().unwrap().resets_heartbeats = true;
-    // Each lost heartbeat takes 10 s. So 310 s have passed, and the server has dropped the session.
+    // The client sends a heartbeat every 10 s, and all 31 are lost. After 310 s the server has dropped the session.
     strict.beats(31);
     let step = || training.optim_step(AdamParams::default()).wait().unwrap_err();
     let error = step();

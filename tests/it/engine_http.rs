@@ -401,7 +401,7 @@ fn a_stopped_server_leaves_no_thread_and_no_folder() {
         assert!(!folder.exists());
         assert!(agent.get(url).call().is_err(), "the port is still open");
         drop(agent);
-        // The kernel lists a thread for some milliseconds after it was joined.
+        // The kernel still lists a thread for some milliseconds after it was joined.
         eventually("no thread stays", || threads() == before);
     });
 }

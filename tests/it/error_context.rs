@@ -1,4 +1,4 @@
-//! The context of an error: number of attempts, elapsed time and the last reason.
+//! The context that an error reports: number of attempts, elapsed time and the last reason.
 
 use std::time::Duration;
 

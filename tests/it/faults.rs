@@ -121,7 +121,8 @@ struct Scene {
 impl Scene {
     fn new(fault: &Fault) -> Self {
         let server = FakeServer::new();
-        // Let heartbeats fail: a successful heartbeat would restart the timeout `silence` at an unpredictable time.
+        // Let heartbeats fail: a successful heartbeat would restart the timeout `silence` (no answer of the server) at
+        // an unpredictable time.
         server.always("/api/v1/session_heartbeat", Act::Reset);
         let listening = server.listen().unwrap();
         let (ms, s) = (Duration::from_millis, Duration::from_secs);
@@ -138,8 +139,8 @@ impl Scene {
             }
         });
         let clients = Clients::new(service.build().unwrap());
-        // After one accepted pass the client knows that the server reads protobuf, and does not repeat a refused pass
-        // as JSON. The module `json_passes` tests that.
+        // Run one pass: after an accepted pass the client knows that the server reads protobuf, and does not repeat a
+        // refused pass as JSON. The module `json_passes` tests that.
         clients.training.forward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
         Scene { clients, listening, server, clock }
     }

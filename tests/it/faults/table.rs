@@ -1,5 +1,6 @@
-//! The faults and their expected outcomes (PROTOCOL §1.10, §1.13, §4.3). The protocol describes nested loops of
-//! retries; this client has one loop with one time limit.
+//! The faults and their expected outcomes (PROTOCOL §1.10, §1.13, §4.3). The protocol has nested loops of retries;
+//! this client has one loop with one time limit in place of two of them. A promise is the id with which the client
+//! requests the result of an accepted request.
 //!
 //! The time limits on the virtual clock: 30 s for all attempts of a request, 30 s for an operation unless
 //! [`Fault::operation`] has another value, and 20 s without an answer of the server, after which an operation fails
@@ -56,7 +57,7 @@ impl Kind {
     }
 }
 
-/// The expected outcome of a row, and the number of requests that must reach the server.
+/// The expected outcome of a row (a verb with a fault), and the number of requests that must reach the server.
 #[derive(Clone, Debug)]
 pub(super) enum Expect {
     Works(RangeInclusive<usize>),
@@ -69,7 +70,7 @@ pub(super) enum Expect {
 pub(super) enum Order {
     /// The server certainly did not accept the request: the client accepts later operations.
     Whole,
-    /// The server may have accepted the request: the client is poisoned.
+    /// The server may have accepted the request: the client is poisoned, that is, it refuses later operations.
     Lost,
 }
 

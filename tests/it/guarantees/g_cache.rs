@@ -1,4 +1,4 @@
-//! G-CACHE. Covers 000-G, 001-8, 003-D5, 003-D7.
+//! G-CACHE. Covers the findings 000-G, 001-8, 003-D5, 003-D7 of `src/_docs/findings.md`.
 //!
 //! Flags, session and token are fetched once, even if many threads need them at the same time. The service has one
 //! thread, its actor, which handles one message at a time. The actor fetches the flags and opens the session for the

@@ -1,4 +1,4 @@
-//! G-CB. Covers 003-V3, 003-F5, N-19, N-35.
+//! G-CB. Covers the findings 003-V3, 003-F5, N-19, N-35 of `src/_docs/findings.md`.
 //!
 //! Each class of requests has its own circuit breaker under one lock. After several failures in a row the breaker
 //! opens, and no request of its class is sent. After a while it is half-open: it admits a few requests as trials, and

@@ -1,4 +1,4 @@
-//! G-DEBOUNCE. Covers 003-F6, 003-M4, 004-5, N-34.
+//! G-DEBOUNCE. Covers the findings 003-F6, 003-M4, 004-5, N-34 of `src/_docs/findings.md`.
 //!
 //! No state for backoff and debouncing is global. The time until which all samples pause after a 429 belongs to one
 //! `ServiceClient`. The queue state that was last reported to the observer, which prevents repeated reports, belongs to

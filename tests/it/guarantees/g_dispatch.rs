@@ -1,4 +1,4 @@
-//! G-DISPATCH. Covers 003-D6, 004-3b, 004-7, N-11, N-16.
+//! G-DISPATCH. Covers the findings 003-D6, 004-3b, 004-7, N-11, N-16 of `src/_docs/findings.md`.
 //!
 //! For a while after a 429 the client is throttled: it sends at most 10 samples concurrently instead of 400. A sample
 //! checks whether the client is throttled after each wait for a permit. So samples that waited before the 429 are

@@ -1,4 +1,4 @@
-//! G-LIFE. Covers 000-A, 000-F, 001-3, 001-4, 001-5, 001-T, N-03.
+//! G-LIFE. Covers the findings 000-A, 000-F, 001-3, 001-4, 001-5, 001-T, N-03 of `src/_docs/findings.md`.
 //!
 //! A client is a handle, a thread and a cancel token. Closing or dropping the client ends these three and nothing else.
 //! Nothing restarts a client, so there is also no limit of restarts that clients could share.

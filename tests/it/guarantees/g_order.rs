@@ -1,4 +1,4 @@
-//! G-ORDER. Covers 004-8, 004-9, N-10, N-32.
+//! G-ORDER. Covers the findings 004-8, 004-9, N-10, N-32 of `src/_docs/findings.md`.
 //!
 //! The server runs the requests of a model in the order of their sequence ids (seq ids). One thread of the client, its
 //! actor, handles one call after the other: it reserves the seq ids of a call and sends all requests of that call
@@ -152,7 +152,7 @@ fn after_an_attempt_that_may_have_arrived_only_a_refusal_by_the_server_itself_fr
     ];
     for (source, refusal, frees_the_id) in table {
         let (server, _service, training) = training();
-        // The first attempt may have been accepted.
+        // After the lost connection it is unknown whether the server accepted the first attempt.
         server.next("/api/v1/optim_step", Act::Reset);
         server.always("/api/v1/optim_step", refusal);
         training.optim_step(AdamParams::default()).wait().unwrap_err();

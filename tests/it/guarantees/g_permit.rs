@@ -1,4 +1,4 @@
-//! G-PERMIT. Covers 003-V4, 003-F7, 004-6, N-02, N-11.
+//! G-PERMIT. Covers the findings 003-V4, 003-F7, 004-6, N-02, N-11 of `src/_docs/findings.md`.
 //!
 //! A sample needs a permit while it is sent. A permit is released when it is dropped, also by a panic. Threads that
 //! wait for a permit queue in order of arrival, each with its own condition variable, and a released permit goes to the

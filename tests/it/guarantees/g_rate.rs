@@ -1,4 +1,4 @@
-//! G-RATE. Covers 003-D3, 003-F3, 004-2, 004-3a, N-17.
+//! G-RATE. Covers the findings 003-D3, 003-F3, 004-2, 004-3a, N-17 of `src/_docs/findings.md`.
 //!
 //! After a refusal (429, or 402 for an account that cannot pay) no sample is sent for a while. The end of this window
 //! is one value under one lock. A refusal can only extend the window, and a success does not end it. A sample that

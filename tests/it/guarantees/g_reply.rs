@@ -1,4 +1,5 @@
-//! G-REPLY. Covers 000-B, 001-2, 002-2, 003-V2, 003-F4, 004-4, N-01, N-14, N-31, N-36.
+//! G-REPLY. Covers the findings 000-B, 001-2, 002-2, 003-V2, 003-F4, 004-4, N-01, N-14, N-31, N-36 of
+//! `src/_docs/findings.md`.
 //!
 //! The job that executes an operation owns the reply of the operation. If the reply is dropped, its destructor sends an
 //! error to the caller. So the caller gets exactly one answer: also if the job panics, is refused by a closed pool of

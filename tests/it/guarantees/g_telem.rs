@@ -1,4 +1,4 @@
-//! G-TELEM. Covers 000-C, 001-1, 001-7, 002-3, N-08, N-09, N-20, N-21, N-33.
+//! G-TELEM. Covers the findings 000-C, 001-1, 001-7, 002-3, N-08, N-09, N-20, N-21, N-33 of `src/_docs/findings.md`.
 //!
 //! Telemetry reports events, such as failed operations, to the server; it is off by default. Events wait in a bounded
 //! queue, and an event that does not fit is dropped, so that no operation waits for the queue. One thread with one
@@ -97,7 +97,7 @@ impl Reporting {
         self.bodies().iter().flat_map(|it| it["events"].as_array().unwrap().clone()).collect()
     }
 
-    /// Number of session end events.
+    /// Number of `SESSION_END` events in all reports.
     fn ends(&self) -> usize {
         self.events().iter().filter(|it| it["event"] == "SESSION_END").count()
     }
@@ -388,7 +388,7 @@ fn the_reporter_has_one_thread_which_ends_with_the_session() {
         eventually("the reporter runs", || !threads().is_empty());
         assert_eq!(threads(), ["tk-tele-0"]);
         client.close();
-        // The kernel lists a thread for some milliseconds after it was joined.
+        // The kernel still lists a thread for some milliseconds after it was joined.
         eventually("the reporter ends", || threads().is_empty());
     });
 }
