@@ -1,4 +1,4 @@
-//! `AdminClient`: audit log, billing usage and checkpoint storage.
+//! Tests of `AdminClient`: audit log, billing usage and checkpoint storage.
 
 use serde_json::json;
 use tinkex::testing::{Act, FakeServer};

@@ -1,4 +1,6 @@
-//! Sources of the credential, and the tokens that the client exchanges it for.
+//! Authentication: the sources of the credential (the caller's API key or token, a command, a stored key), and the
+//! tokens. If the server's flag `pjwt_auth_enabled` is set, the client exchanges its credential for a token, a JWT that
+//! expires, and sends the token with its requests.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,14 +19,14 @@ const CONFIG: &str = "/api/v1/client/config";
 const TOKEN: &str = "/api/v1/auth/token";
 const MODELS: &str = "/api/v1/get_server_capabilities";
 
-/// A server that requires tokens.
+/// A server with the flag `pjwt_auth_enabled`: clients must exchange their credential for a token.
 fn server() -> FakeServer {
     let server = FakeServer::new();
     server.always(CONFIG, Act::json(json!({"pjwt_auth_enabled": true})));
     server
 }
 
-/// A token with the subject `number` that expires in `seconds`.
+/// A JWT with the subject `number` that expires in `seconds`.
 fn jwt(number: usize, seconds: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let claims = json!({"iat": now, "exp": now + seconds, "sub": number.to_string()});
@@ -35,7 +37,7 @@ fn token(number: usize, seconds: u64) -> Act {
     Act::json(json!({"jwt": jwt(number, seconds)}))
 }
 
-/// The credentials of the requests to `path`, in order.
+/// The header `X-API-Key` of each request to `path`, in order of arrival.
 fn keys(server: &FakeServer, path: &str) -> Vec<String> {
     server.requests_to(path).iter().map(|it| it.header("x-api-key").unwrap().to_string()).collect()
 }
@@ -97,7 +99,7 @@ fn if_the_server_requires_the_credential_command_it_must_be_set() {
     let error = server.in_memory().build().unwrap().get_server_capabilities().unwrap_err();
     assert!(error.message().contains("TINKER_CREDENTIAL_CMD"), "{error}");
     assert!(server.requests_to(TOKEN).is_empty());
-    // A token of the caller has precedence over the command.
+    // If the caller sets a token as the API key, the client uses that token and not the command.
     let server = requiring_the_command();
     let given = jwt(7, 3600);
     server.in_memory().api_key(&given).build().unwrap().get_server_capabilities().unwrap();
@@ -127,7 +129,8 @@ fn a_command_that_hangs_or_prints_no_credential_is_an_error_within_its_timeout()
     ] {
         let server = server();
         let builder = server.in_memory().api_key("no-key").credential_command(line);
-        // The short timeout is for the command that hangs; on a busy machine the others may take longer to start.
+        // Only the command that hangs gets the short timeout: on a busy machine the other commands may need longer to
+        // start.
         let time = if line.starts_with("sleep") { Duration::from_millis(500) } else { TEST_TIMEOUT };
         let service = builder.timeouts(|timeouts| timeouts.credential_command = time).build().unwrap();
         let begun = Instant::now();
@@ -205,9 +208,11 @@ fn a_token_is_renewed_at_half_of_its_life_even_without_requests() {
         fetched() == 2
     });
     assert!(1600 <= passed, "renewed after {passed} s");
-    // Without a session no heartbeat is sent, so no other request needed a token meanwhile.
+    // Two requests for flags, two for tokens, one by the test: the token was renewed although no request needed it. No
+    // heartbeat was sent, because no session is open.
     assert_eq!(server.requests().len(), 5);
-    // The server counts the exchange before the client has stored the new token.
+    // The fake server counts the exchange before the client has stored the new token, so the next request may still
+    // carry the old token.
     eventually("requests use the new token", || {
         service.get_server_capabilities().unwrap();
         let keys = keys(&server, MODELS);
@@ -231,7 +236,8 @@ fn a_failed_token_renewal_is_retried_and_requests_go_on() {
         service.get_server_capabilities().unwrap();
         server.requests_to(TOKEN).len() == 4
     });
-    // The server counts the exchange before the client has stored the new token.
+    // The fake server counts the exchange before the client has stored the new token, so the next request may still
+    // carry the old token.
     eventually("requests use the new token", || {
         service.get_server_capabilities().unwrap();
         let keys = keys(&server, MODELS);
@@ -249,7 +255,8 @@ fn many_requests_with_a_rejected_token_cost_one_exchange() {
     server.always(TOKEN, token(2, 3600));
     let service = server.in_memory().build().unwrap();
     service.get_server_capabilities().unwrap();
-    // From now on the server rejects the first token. It answers only after all threads have sent a request with it.
+    // From now on the server rejects the first token. It holds the rejections until all threads have sent a request
+    // with that token.
     let gate = Arc::new(std::sync::Barrier::new(THREADS));
     server.script(move |seen| {
         let rejected = seen.path == MODELS && seen.header("x-api-key") == Some(&first);
@@ -268,7 +275,7 @@ fn many_requests_with_a_rejected_token_cost_one_exchange() {
 }
 
 #[test]
-fn a_second_rejection_is_the_callers_error() {
+fn a_rejection_of_the_renewed_token_is_an_auth_error() {
     let server = server();
     server.always(TOKEN, token(1, 3600));
     let rejected = Act::status(401, "{}").with_header("www-authenticate", "Bearer error=\"invalid_token\"");
@@ -289,7 +296,8 @@ fn a_failed_token_exchange_is_reported_with_its_own_error() {
         "{error}"
     );
     assert_eq!(refusing.requests_to(TOKEN).len(), 1);
-    // A retryable failure of the exchange is retried within the timeout of the request.
+    // If the exchange fails and the failure is retryable, the client retries the exchange within the timeout of the
+    // request that needs the token.
     let busy = server();
     busy.next(TOKEN, Act::status(503, "busy"));
     busy.next(TOKEN, Act::Reset);
@@ -328,13 +336,13 @@ fn the_threads_that_renew_flags_and_tokens_end_with_the_session() {
         let server = server();
         server.always(TOKEN, token(1, 3600));
         server.always("/api/v1/client/dynamic_config", Act::json(json!({"refresh_interval_sec": 300})));
-        // Idle threads end only with the session.
+        // With this idle time, idle threads end only when the session ends.
         let service = server.in_memory().threads(|threads| threads.idle = HOUR).build().unwrap();
         let _training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
         let renewing = || client_threads().iter().filter(|it| it.starts_with("tk-refresh")).count();
         eventually("both threads run", || renewing() == 2);
         service.close(CloseStatus::Success).unwrap();
-        // The kernel lists a thread for some milliseconds after it was joined.
+        // The kernel still lists a thread for some milliseconds after it was joined.
         eventually("both threads end", || renewing() == 0);
     });
 }

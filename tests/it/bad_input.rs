@@ -1,4 +1,5 @@
-//! Invalid input: the error has the path of the value, nothing is sent, the client stays usable.
+//! Invalid input is refused: the error names the path of the invalid value, such as `data[3].model_input`. No request
+//! is sent, and the client stays usable.
 
 use serde_json::json;
 use tinkex::testing::{Act, FakeServer};
@@ -10,7 +11,7 @@ use tinkex::{CloseStatus, ErrorKind, Pending, ServiceClient};
 
 use crate::util::{datum, path_of, training};
 
-/// The path of the invalid value in the error of `pending`.
+/// Waits for `pending`, which must fail, and returns the path of the invalid value from the error.
 #[track_caller]
 fn refused<T: Send + std::fmt::Debug>(pending: Pending<T>) -> String {
     let error = pending.wait().unwrap_err();
@@ -161,7 +162,7 @@ fn a_sparse_tensor_too_large_for_memory_is_refused_where_it_must_be_sent_dense()
         client.forward_backward(vec![datum(columns)], LossFn::Other("mine".into())).wait()
     };
     assert_eq!(path_of(&pass(&dense, 1_000_000_000_000).unwrap_err()), place);
-    // A shape whose number of elements overflows is refused everywhere.
+    // A shape with `isize::MAX` elements or more is refused by both clients.
     for client in [&dense, &any] {
         assert_eq!(path_of(&pass(client, usize::MAX).unwrap_err()), place);
     }
@@ -171,7 +172,7 @@ fn a_sparse_tensor_too_large_for_memory_is_refused_where_it_must_be_sent_dense()
 }
 
 #[test]
-fn paths_of_the_two_kinds_cannot_be_confused() {
+fn a_training_path_is_not_accepted_as_a_sampler_path() {
     assert!("tinker://r/weights/x".parse::<TrainingPath>().is_ok());
     let error = "tinker://r/weights/x".parse::<SamplerPath>().unwrap_err();
     assert!(error.to_string().contains("save_weights_for_sampler"), "{error}");
@@ -233,7 +234,7 @@ fn ids_from_the_server_are_percent_encoded_in_urls() {
     for path in ["/api/v1/samplers/of%201%3F%23", "/api/v1/sessions/session%201%3F%23/finish"] {
         assert_eq!(server.requests_to(path).len(), 1, "{path}");
     }
-    // An id that would change the path of a request is an error, and nothing is sent.
+    // An id such as `../x` would change the path of a request. It is an error, and no request is sent with this id.
     server.always("/api/v1/create_sampling_session", Act::json(json!({"sampling_session_id": "../x"})));
     let service = listening.client().build().unwrap();
     let error = service.create_sampling_client("tinker://r/sampler_weights/x").map(drop).unwrap_err();

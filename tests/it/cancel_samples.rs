@@ -1,4 +1,5 @@
-//! Cancelled, dropped and timed-out samples are cancelled on the server, if it enables cancellation.
+//! If a sample is cancelled, dropped or times out in the client, the client also cancels it on the server, with a
+//! request to `cancel_future`. The server's flags must enable that.
 
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ fn sample(sampler: &SamplingClient) -> Pending<SampleResponse> {
     sampler.sample(&ModelInput::from_ints([1]), 1, &SamplingParams::default())
 }
 
-/// A server that never finishes a sample and is polled for all samples `together` or for each sample alone.
+/// A server that never finishes a sample, and a client of that server. The client polls for all samples in one request
+/// if `together` is set, and for each sample separately otherwise. `dynamic` are the dynamic flags of the server.
 fn busy(together: bool, dynamic: Value) -> (FakeServer, ServiceClient, SamplingClient) {
     let server = FakeServer::new();
     if together {
@@ -32,12 +34,12 @@ fn busy(together: bool, dynamic: Value) -> (FakeServer, ServiceClient, SamplingC
     (server, service, sampler)
 }
 
-/// Flags of a server that enables cancellation.
+/// Dynamic flags of a server that enables cancellation, with a batch size of 4.
 fn enabled() -> Value {
     json!({"sample_cancel_enabled": true, "sample_cancel_max_batch_size": 4})
 }
 
-/// The sorted request ids of the cancellations that `server` got.
+/// The request ids of the samples that `server` was asked to cancel, sorted.
 fn cancelled(server: &FakeServer) -> Vec<String> {
     let bodies = server.requests_to(CANCEL).into_iter().map(|seen| seen.json().unwrap());
     let mut ids: Vec<String> = bodies.map(|body| body["request_id"].as_str().unwrap().to_string()).collect();
@@ -142,7 +144,7 @@ fn closing_a_client_cancels_its_samples_on_the_server() {
         sampler.close();
         eventually("all are cancelled on the server", || cancelled(&server).len() == ids.len());
         assert_eq!(cancelled(&server), ids);
-        // The end of the session implies the cancellation of the others.
+        // The other sample is not cancelled by a request: the end of the session ends it on the server.
         service.close(CloseStatus::Success).unwrap();
         assert_eq!(cancelled(&server), ids);
     }
@@ -165,7 +167,8 @@ fn no_more_cancellations_are_in_flight_than_the_servers_batch_size() {
         None
     });
     token.cancel();
-    // Cancelled samples end without waiting for the server, and at most one batch of cancellations is in flight.
+    // The server holds the cancellation requests. Nevertheless the cancelled samples end, and at most one batch of
+    // cancellation requests is in flight.
     for pending in round {
         assert!(pending.wait().unwrap_err().is_cancelled());
     }

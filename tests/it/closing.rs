@@ -10,12 +10,12 @@ fn both_of_two_concurrent_closes_return_after_all_threads_have_ended() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
     for round in 0..100 {
-        // Long enough for the threads to end on a busy machine.
+        // `close` waits up to this time for the threads to end, also on a busy machine.
         let service = listening.client().timeouts(|timeouts| timeouts.close = TEST_TIMEOUT).build().unwrap();
         service.create_sampling_client("fake/model").unwrap();
         let close = |service: ServiceClient| {
             move || {
-                // Only the number of threads afterwards is tested.
+                // Ignore the result: the test checks only the number of threads after `close`.
                 let _ = service.close(tinkex::CloseStatus::Success);
                 service.dump().pools.iter().map(|it| it.threads).sum::<usize>()
             }

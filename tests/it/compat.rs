@@ -1,4 +1,5 @@
-//! Checks that `src/_docs/compat.md` is complete and that the files and methods that it names exist.
+//! Checks `src/_docs/compat.md`, the list of the parts of the protocol that this crate supports: it must be complete,
+//! and the files and methods that it names must exist.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ fn source(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The Rust files at or below a path.
+/// All files below a folder, or only `path` itself if it is not a folder.
 fn files(path: PathBuf) -> Vec<PathBuf> {
     match std::fs::read_dir(&path) {
         Ok(entries) => entries.flatten().flat_map(|entry| files(entry.path())).collect(),
@@ -28,7 +29,7 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
-/// The files that define the methods of a public type.
+/// The files and folders that define the methods of a public type. `None` if the methods of the type are not checked.
 fn sources(owner: &str) -> Option<&'static [&'static str]> {
     Some(match owner {
         "ServiceClient" => &["src/client/service.rs"],
@@ -74,7 +75,7 @@ fn every_file_that_is_named_exists() {
     }
 }
 
-/// The field names of each type in a source file, by the type's name. An enum has the fields of all of its variants.
+/// Maps the name of each type in a source file to the names of its fields. An enum has the fields of all its variants.
 fn types(path: &str) -> BTreeMap<String, Vec<String>> {
     let mut all = BTreeMap::new();
     let mut current: Option<(String, Vec<String>)> = None;
@@ -107,7 +108,7 @@ fn types(path: &str) -> BTreeMap<String, Vec<String>> {
     all
 }
 
-/// The fields of each message that the page must list.
+/// Maps the name of each message that the page must list to the names of its fields.
 fn messages() -> BTreeMap<String, Vec<String>> {
     let mut all = BTreeMap::new();
     for file in files(root().join("src/wire/json")) {
@@ -130,12 +131,12 @@ fn messages() -> BTreeMap<String, Vec<String>> {
     }
     let proto = types("src/wire/proto.rs").into_iter().filter(|it| !it.1.is_empty());
     all.extend(proto.map(|(name, fields)| (format!("proto::{name}"), fields)));
-    // Oneofs and messages without fields have nothing to list.
+    // Leave out types without fields: the page has nothing to list for them.
     all.retain(|_, fields| !fields.is_empty());
     all
 }
 
-/// The rows of the page's table of messages: fields by message name.
+/// Parses the page's table of messages. Maps the message name of each row to the fields that the row lists.
 fn rows() -> BTreeMap<String, Vec<String>> {
     let page = page();
     let table = page.split("## Messages").nth(1).expect("the section about messages");
@@ -200,7 +201,8 @@ fn every_flag_that_is_read_has_a_row() {
 #[test]
 fn every_behaviour_of_the_protocol_has_a_row() {
     let page = page();
-    // Section 3, the endpoints, has its own part of the page. Section 14 lists open questions.
+    // Two sections need no row here: another test checks section 3 (the endpoints), and section 14 lists open
+    // questions.
     let numbered = |section: u32, last: u32| (1..=last).map(move |part| format!("{section}.{part}"));
     let parts = [(1, 13), (2, 3), (4, 6), (5, 2), (6, 8), (8, 4), (9, 12), (15, 2)];
     let whole = [7, 10, 11, 12, 13].map(|it| it.to_string());

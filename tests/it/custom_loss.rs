@@ -1,5 +1,7 @@
-//! `forward_backward_custom`: its two passes keep their place in the order of the client, and a failure between them
-//! poisons the client with its cause.
+//! `forward_backward_custom`: the server runs a forward pass, the client calls the caller's loss function, and the
+//! server runs a backward pass with the gradients of that loss. The client sends no other training request between the
+//! two passes. If the operation fails between them, the client is poisoned: all later calls fail with the cause of that
+//! failure.
 
 use std::sync::mpsc;
 use std::time::Instant;
@@ -41,7 +43,7 @@ fn the_callers_loss_is_reported_beside_that_of_the_server() {
 #[test]
 fn the_parts_of_both_passes_are_sent_before_anything_that_was_submitted_later() {
     let (server, _service, training) = training();
-    // 2500 data make three requests.
+    // A pass over 2500 data is sent in three parts, one request each.
     let step = training.forward_backward_custom(vec![datum(); 2500], sum);
     let update = training.optim_step(AdamParams::default());
     assert_eq!(step.wait().unwrap().loss_fn_outputs.len(), 2500);
@@ -52,15 +54,15 @@ fn the_parts_of_both_passes_are_sent_before_anything_that_was_submitted_later() 
 }
 
 #[test]
-fn order_holds_while_a_custom_loss_is_pending_even_if_nobody_waits_for_it() {
+fn later_operations_wait_for_a_custom_loss_even_if_its_pending_was_dropped() {
     let (server, _service, training) = training();
     let (open, gate) = mpsc::channel::<()>();
     let step = training.forward_backward_custom(vec![datum()], move |data, logprobs| {
-        // Fails when `open` is dropped, which opens the gate.
+        // Wait until the test drops `open`; `recv` fails then.
         let _ = gate.recv();
         sum(data, logprobs)
     });
-    // Dropping the `Pending` does not cancel training work.
+    // Dropping the `Pending` of a training operation does not cancel the operation.
     drop(step);
     let update = training.optim_step(AdamParams::default());
     let save = training.save_state("x", Ttl::Never);
@@ -90,7 +92,7 @@ fn a_panicking_loss_poisons_the_client_with_its_message() {
         assert_eq!(*error.kind(), ErrorKind::Poisoned);
         assert!(error.to_string().contains("my loss fell over"), "{error}");
     }
-    // Neither the backward pass nor the operations after it were sent.
+    // The forward pass was sent, but not the backward pass and not the later operations.
     assert_eq!(seq_ids(&server), [1]);
     let other = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     other.forward_backward_custom(vec![datum()], sum).wait().unwrap();
@@ -127,14 +129,16 @@ fn the_parts_of_both_passes_stay_below_the_size_limit_of_a_request() {
     server.always("/api/v1/client/config", Act::json(json!({"proto_compress_fwdbwd": false})));
     let service = server.in_memory().build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
-    // The zero weights of the first pass take few bytes on the wire; the gradients of the second take 4 bytes each.
+    // In the forward pass all weights are zero and take few bytes on the wire. In the backward pass the weights are the
+    // gradients and take 4 bytes each.
     let (rows, columns) = (1000, 50);
     let targets = TensorData::from(vec![7i64; rows * columns]).with_shape([rows, columns]).unwrap();
     let datum = Datum::new(ModelInput::from_ints(vec![1; rows])).with("target_tokens", targets);
     training.forward_backward_custom(vec![datum; 24], sum).wait().unwrap();
     let sizes: Vec<usize> =
         server.requests_to("/api/v1/forward_backward").iter().map(|it| it.body.len()).collect();
-    // The limit of 5 000 000 bytes counts only the numbers, not names and lengths.
+    // The client's limit of 5 000 000 bytes for each part counts only the numbers of the tensors, not names and
+    // lengths.
     assert!(sizes.iter().all(|it| *it <= 5_010_000), "{sizes:?}");
     assert_eq!(sizes.len(), 2 * 3, "{sizes:?}");
 }
@@ -152,7 +156,8 @@ fn targets_with_few_bytes_and_a_huge_shape_are_refused_without_aborting_the_proc
         });
         let wide = wide.unwrap();
         let place = "data[0].loss_fn_inputs[\"target_tokens\"]";
-        // In dense form the second fits into memory once, and the third fits once but not 100 times.
+        // The client limits the memory for the dense form of the sparse tensors of a call. The first tensor could not
+        // be allocated at all; the second could, but exceeds the limit; 100 data with the third exceed it together.
         for (columns, n) in [(1 << 42, 1), (100 << 20, 1), (2 << 20, 100)] {
             let data = || vec![datum(columns); n];
             for is_server_side in [false, true] {
@@ -178,7 +183,7 @@ fn targets_with_few_bytes_and_a_huge_shape_are_refused_without_aborting_the_proc
             |x| other(x).with("target_tokens", TensorData::from(vec![1i64]).with_shape([1, 1]).unwrap());
         let error = wide.evaluate(&[pair(sparse(1 << 42))], &[&[0.0]]).unwrap_err();
         assert_eq!(path_of(&error), "data[0].loss_fn_inputs[\"x\"]");
-        // Rows without columns have no values, but each row has a sum.
+        // A tensor of 2^42 rows without columns has no values, but `sum_dim(1)` would make a sum for each row.
         let rows = TensorData::from(Vec::<f32>::new()).with_shape([1 << 42, 0]).unwrap();
         let sums = LossGraph::trace("sums", &[("logprobs", 2), ("x", 2)], |graph| {
             (graph.logprobs().sum() * graph.input("x").sum_dim(1).sum()).sum()
@@ -205,7 +210,7 @@ fn cancelling_while_the_loss_is_computed_poisons_the_client_without_waiting_for_
         sum(data, logprobs)
     });
     let update = training.optim_step(AdamParams::default());
-    // Fails when the loss drops `begin`.
+    // Wait until the loss function runs and drops `begin`; `recv` fails then.
     let _ = begun.recv();
     step.cancel();
     assert!(step.wait().unwrap_err().is_cancelled());
@@ -227,7 +232,7 @@ fn closing_the_client_does_not_wait_for_the_loss() {
         sum(data, logprobs)
     });
     let update = training.optim_step(AdamParams::default());
-    // Fails when the loss drops `begin`.
+    // Wait until the loss function runs and drops `begin`; `recv` fails then.
     let _ = begun.recv();
     training.close();
     assert!(step.wait().unwrap_err().is_closed());
@@ -238,7 +243,8 @@ fn closing_the_client_does_not_wait_for_the_loss() {
 #[test]
 fn a_forward_pass_that_is_refused_gives_its_ids_back() {
     let (server, _service, training) = training();
-    // After one accepted pass the client does not try another format when the server refuses one.
+    // After one accepted pass the client knows that the server reads protobuf. So it does not repeat the refused pass
+    // as JSON.
     training.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
     server.next("/api/v1/forward_backward", Act::status(422, r#"{"detail":"too long"}"#));
     let error = training.forward_backward_custom(vec![datum()], sum).wait().unwrap_err();
@@ -303,7 +309,7 @@ fn a_loss_that_waits_for_an_operation_of_its_own_client_gets_an_error_at_once() 
     let earlier = training.optim_step(AdamParams::default());
     let (later, submitted) = mpsc::channel();
     let step = training.forward_backward_custom(vec![datum()], move |data, logprobs| {
-        // The loss may wait for earlier operations and for those of other clients.
+        // The loss function may wait for earlier operations of its client, and for all operations of other clients.
         earlier.wait()?;
         other.optim_step(AdamParams::default()).wait()?;
         let before = Instant::now();
@@ -320,7 +326,7 @@ fn a_loss_that_waits_for_an_operation_of_its_own_client_gets_an_error_at_once() 
         sum(data, logprobs)
     });
     step.wait().unwrap();
-    // The update was submitted nevertheless, and another thread may wait for it.
+    // `update` was submitted although the loss function could not wait for it; another thread may wait for it.
     submitted.recv().unwrap().wait().unwrap();
     assert_eq!(server.requests_to("/api/v1/optim_step").len(), 3);
 }
@@ -336,7 +342,7 @@ fn a_loss_that_submits_while_the_mailbox_is_full_gets_an_error_at_once() {
     let (report, errors) = mpsc::channel();
     let step = training.forward_backward_custom(vec![datum()], move |data, logprobs| {
         begin.send(()).unwrap();
-        // Fails when `open` is dropped, after the mailbox has been filled.
+        // Wait until the test has filled the mailbox and drops `open`; `recv` fails then.
         let _ = gate.recv();
         let both = own.train_step(vec![datum()], LossFn::CrossEntropy, AdamParams::default());
         let one = own.save_state("from-the-loss", Ttl::Never);
@@ -347,7 +353,7 @@ fn a_loss_that_submits_while_the_mailbox_is_full_gets_an_error_at_once() {
         sum(data, logprobs)
     });
     begun.recv_timeout(TEST_TIMEOUT).unwrap();
-    // Fill the mailbox from a thread that may block on it.
+    // Fill the mailbox from the thread of the test, which may block until the mailbox has room.
     let more: Vec<_> = (0..4).map(|_| training.optim_step(AdamParams::default())).collect();
     drop(open);
     for _ in 0..3 {
@@ -355,7 +361,7 @@ fn a_loss_that_submits_while_the_mailbox_is_full_gets_an_error_at_once() {
         assert_eq!(*error.kind(), ErrorKind::CustomLoss, "{error}");
         assert!(error.message().contains("mailbox is full"), "{error}");
     }
-    // The operations that were not submitted do not disturb the others.
+    // The operations that failed because of the full mailbox do not disturb the others.
     step.wait().unwrap();
     tinkex::wait_all(more).unwrap();
 }

@@ -1,4 +1,6 @@
-//! The report of `examples/doctor` about each kind of server.
+//! `examples/doctor` calls every verb (a method that sends requests) with its options on a server, and reports for each
+//! whether it works, is not offered by the server, or is broken. These tests check the reports about the fake server,
+//! the engine and SkyRL, another server of this API.
 
 #[path = "../../examples/doctor/mod.rs"]
 mod examination;
@@ -18,7 +20,7 @@ fn examine(connect: impl Fn() -> ServiceClientBuilder + Send + Sync + 'static) -
     examination::examine(connect, None, TEST_TIMEOUT, |_| {}).unwrap()
 }
 
-/// Asserts that exactly the checks `expected` have the mark.
+/// Asserts that the checks whose outcome is `mark` are exactly those in `expected`.
 #[track_caller]
 fn assert_marks(report: &Report, mark: Mark, expected: &[&str]) {
     let marked = || report.lines.iter().filter(|it| it.mark == mark);
@@ -48,7 +50,7 @@ fn nothing_is_broken_on_the_engine() {
         tinkex::ServiceClient::builder().without_environment().base_url(url.clone()).api_key(key.clone())
     });
     assert_marks(&report, Mark::Broken, &[]);
-    // The engine knows no owner of a key and keeps no audit log.
+    // The engine does not know the owner of a key, and keeps no audit log.
     assert_marks(&report, Mark::NotOffered, &["whoami", "get_audit_log"]);
 }
 
@@ -71,7 +73,7 @@ fn nothing_is_broken_on_the_engine_with_its_other_options() {
     assert_marks(&report, Mark::NotOffered, &["get_audit_log"]);
 }
 
-/// A fake server with the differences of a SkyRL server (PROTOCOL §11).
+/// A fake server that differs from the official service as a SkyRL server does (PROTOCOL §11).
 fn skyrl() -> FakeServer {
     let server = FakeServer::new();
     let first = Mutex::new(BTreeSet::new());
@@ -87,7 +89,8 @@ fn skyrl() -> FakeServer {
                 Some(Act::status(422, json!({"detail": missing}).to_string()))
             }
             "save_weights_for_sampler" if body["path"].is_string() => {
-                // Answers with the result at once, because this script has no promises.
+                // Send the result in the response itself instead of a promise, because this script does not store
+                // promised results.
                 let path = format!("tinker://{}/{}", text("model_id"), text("path"));
                 Some(Act::json(json!({"path": path, "type": "save_weights_for_sampler"})))
             }
@@ -129,7 +132,7 @@ fn skyrl() -> FakeServer {
     server
 }
 
-/// Tells if a pass has a loss, whose name occurs verbatim in JSON and protobuf.
+/// Tells if a pass uses the loss `name`. The name occurs verbatim in the body, in JSON and in protobuf.
 fn has_loss(seen: &Seen, name: &str) -> bool {
     seen.body.windows(name.len()).any(|it| it == name.as_bytes())
 }
@@ -139,8 +142,9 @@ fn nothing_is_broken_on_a_server_that_lacks_what_skyrl_lacks() {
     let server = skyrl();
     let report = examine(move || server.in_memory());
     assert_marks(&report, Mark::Broken, &[]);
-    // Everything else works. The rank, the archive and the two deletions fail because of the script, which has one rank
-    // and does not store the weights that it saves for samplers.
+    // All other checks succeed. Four of the checks in `absent` fail only because of the script: rank 1, because
+    // `get_info` always reports rank 8; the archive and the two deletions, because the script does not store the
+    // weights that it saves for samplers.
     let absent = [
         "create_lora_training_client, rank 1",
         "forward_backward, cispo",
@@ -174,7 +178,8 @@ fn nothing_is_broken_on_a_server_that_lacks_what_skyrl_lacks() {
     assert_eq!(report.count(Mark::Ok) + absent.len(), examination::checks().len());
 }
 
-/// A recorded server lacks some of what is tried, and all the rest works.
+/// Runs the doctor on a server that replays the recorded responses of a SkyRL server. The checks in `absent` must be
+/// reported as not offered, `ok` checks as successful and none as broken.
 #[track_caller]
 fn assert_replays(generation: &str, ok: usize, absent: &[&str]) {
     let file = format!("{}/tests/data/skyrl/{generation}-doctor.jsonl", env!("CARGO_MANIFEST_DIR"));
@@ -183,7 +188,8 @@ fn assert_replays(generation: &str, ok: usize, absent: &[&str]) {
     assert_marks(&report, Mark::Broken, &[]);
     assert_marks(&report, Mark::NotOffered, absent);
     assert_eq!(report.count(Mark::Ok), ok);
-    // A doctor that asks for more is recorded anew.
+    // If the doctor sends a request that was not recorded, make a new recording:
+    // `tests/python/skyrl.py record-doctor`.
     let unknown = unknown.lock().unwrap();
     assert!(unknown.is_empty(), "`skyrl.py record-doctor` has no answer to {unknown:#?}");
 }

@@ -1,23 +1,24 @@
-//! `src/_docs/protocol.md` describes each section of the protocol that code, tests and documents cite.
+//! Checks that `src/_docs/protocol.md`, the description of the protocol, has each section that code, tests and
+//! documents cite.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Limit of the page's lines.
+/// Largest allowed number of lines of the page.
 const MOST_LINES: usize = 700;
-/// Least number of citations found: fewer mean that the search for them is broken.
+/// Smallest expected number of citations. If fewer are found, the search for citations is broken.
 const FEWEST_CITATIONS: usize = 150;
 /// Number of the last endpoint; the first is 1.
 const LAST_ENDPOINT: u32 = 44;
 
-/// A section, and the number of an endpoint within it.
+/// A cited section, such as `3.3`, and the number of the endpoint if the citation names one, as `§3.3 #12` does.
 #[derive(Debug, PartialEq)]
 struct Citation {
     section: String,
     endpoint: Option<u32>,
 }
 
-/// The sections of the page: number to text.
+/// Maps the number of each section of the page to its text.
 struct Sections(BTreeMap<String, String>);
 
 fn root() -> &'static Path {
@@ -32,7 +33,7 @@ fn page() -> String {
     read("src/_docs/protocol.md")
 }
 
-/// Texts that may cite the protocol, by path: all except the page itself and this file.
+/// Maps the path of each file that may cite the protocol to its text. Leaves out the page itself and this file.
 fn texts() -> BTreeMap<PathBuf, String> {
     let mut texts = BTreeMap::new();
     for part in ["src", "examples", "tests", "benches", "README.md", "CHANGELOG.md"] {
@@ -58,7 +59,7 @@ fn joined(text: &str) -> String {
     lines.collect::<Vec<_>>().join(" ")
 }
 
-/// Splits off the number at the start of a text, such as `3.2`.
+/// Splits a text into the number at its start, such as `3.2`, and the rest.
 fn number(text: &str) -> Option<(String, &str)> {
     let end = text.find(|it: char| !it.is_ascii_digit() && it != '.').unwrap_or(text.len());
     let number = text[..end].trim_end_matches('.');
@@ -88,7 +89,7 @@ fn list(mut text: &str) -> Vec<Citation> {
 /// The citations of a text.
 ///
 /// # Errors
-/// A place that names the protocol without a section, or a section without the protocol.
+/// A place in the text names the protocol without a section, or a section without the word `PROTOCOL` before it.
 fn citations(text: &str) -> Result<Vec<Citation>, String> {
     let text = joined(text);
     let shown = |text: &str| text.chars().take(60).collect::<String>();
@@ -117,7 +118,8 @@ fn citations(text: &str) -> Result<Vec<Citation>, String> {
     }
 }
 
-/// Number of a heading, if its depth fits the number: `## 3. Title`, `### 3.2 Title`.
+/// Number of the section that a heading begins: 3 for `## 3. Title`, 3.2 for `### 3.2 Title`. `None` if the line is not
+/// a heading, or if its number of `#` does not fit the parts of the section number.
 fn heading(line: &str) -> Option<String> {
     let title = line.trim_start_matches('#').strip_prefix(' ')?;
     let marks = line.chars().take_while(|it| *it == '#').count();
@@ -143,7 +145,7 @@ impl Sections {
         Sections(sections)
     }
 
-    /// Names the part of a citation that the page lacks.
+    /// Says which cited section or endpoint the page lacks. `None` if it has them.
     fn lacks(&self, citation: &Citation) -> Option<String> {
         let Citation { section, endpoint } = citation;
         let Some(text) = self.0.get(section) else { return Some(format!("has no section {section}")) };

@@ -13,7 +13,7 @@ const BEAT: &str = "/api/v1/session_heartbeat";
 const RETRIEVE: &str = "/api/v1/retrieve_future";
 const STATE: &str = "tinker://run/weights/a";
 
-/// A server that drops its session after 300 s without a heartbeat.
+/// A server that drops its session after 300 s without a heartbeat, measured on a virtual clock.
 struct Strict {
     server: FakeServer,
     time: VirtualClock,
@@ -25,12 +25,12 @@ struct State {
     last: Option<Instant>,
     gaps: Vec<Duration>,
     is_dropped: bool,
-    /// Connections of heartbeats are reset.
+    /// The server resets the connection of each heartbeat, so that the heartbeat does not count.
     resets_heartbeats: bool,
 }
 
 impl Strict {
-    /// Calls `before` with the path of each request before the server handles it.
+    /// Starts a server that calls `before` with the path of each request before it handles the request.
     fn new(before: impl Fn(&str) + Send + Sync + 'static) -> Self {
         let (server, time) = (FakeServer::new(), VirtualClock::new());
         let state: Arc<Mutex<State>> = Arc::default();
@@ -69,7 +69,8 @@ impl Strict {
             assert!(Instant::now() < limit, "no heartbeat");
             let before = self.server.requests_to(BEAT).len();
             self.time.advance(Duration::from_secs(10));
-            // If the thread had not begun its wait when the clock moved, advance it again.
+            // Wait 2 s for the heartbeat. If it does not arrive, the clock moved before the heartbeat thread began its
+            // wait: the outer loop advances the clock once more.
             let advanced = Instant::now();
             while self.server.requests_to(BEAT).len() == before && advanced.elapsed() < Duration::from_secs(2)
             {
@@ -111,7 +112,7 @@ fn a_dropped_session_is_reported_in_the_servers_words_and_a_new_one_continues() 
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     strict.state.lock().unwrap().resets_heartbeats = true;
-    // After 310 s every request finds the session dropped.
+    // The client sends a heartbeat every 10 s, and all 31 are lost. After 310 s the server has dropped the session.
     strict.beats(31);
     let step = || training.optim_step(AdamParams::default()).wait().unwrap_err();
     let error = step();
@@ -119,7 +120,7 @@ fn a_dropped_session_is_reported_in_the_servers_words_and_a_new_one_continues() 
     let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
     let error = sampler.sample(&ModelInput::from_ints([1]), 1, &params).wait().unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::NotFound, "{error}");
-    // The client is not poisoned: its order is whole.
+    // The error is not `Poisoned`: the server refused the first step, so the client knows which requests were accepted.
     assert_eq!(step().kind(), &ErrorKind::NotFound);
     strict.state.lock().unwrap().resets_heartbeats = false;
     let again = strict.service();

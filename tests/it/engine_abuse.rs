@@ -1,4 +1,5 @@
-//! Broken and malicious clients of the engine must not affect others: access control, connection and memory limits.
+//! Broken and malicious clients of the engine must not affect its other clients: access control, limits of connections
+//! and of memory.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -94,13 +95,14 @@ fn a_new_connection_replaces_the_one_that_has_been_idle_longest() {
     let server = Server::start(Options { threads: 1, max_connections: 4, ..Options::default() }).unwrap();
     let mut idle: Vec<TcpStream> = (0..12).map(|_| connect(&server)).collect();
     for stream in &mut idle {
-        // Half a request head does not count as a request. The server may have closed the connection already.
+        // Send half of a request head. The engine does not count it as a request, so the connection stays idle. The
+        // write fails if the engine has closed the connection already.
         let _ = stream.write_all(b"GET /api/v1/healthz HTTP/1.1\r\n");
     }
     assert_eq!(get(&server, server.api_key(), &["Host: localhost"]), 200);
     let (gone, kept) = idle.split_at_mut(9);
     assert!(gone.iter_mut().all(is_closed));
-    // No more were closed than needed.
+    // The engine has closed only as many connections as needed: the last three are still served.
     for stream in kept {
         stream.write_all(b"Host: localhost\r\n\r\n").unwrap();
         assert_eq!(status(stream), 200);
@@ -112,7 +114,8 @@ fn a_waiting_connection_is_served_when_another_is_done() {
     let client = Client::with(Options { max_connections: 1, ..Options::default() });
     let request = b"GET /api/v1/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let mut streams: Vec<TcpStream> = (0..4).map(|_| connect(&client.server)).collect();
-    // Send on the latest connection first, because the engine may close the earlier ones for it.
+    // Send on the latest connection first: the engine allows one connection, and may close the earlier ones for this
+    // one.
     for stream in streams.iter_mut().rev() {
         let _ = stream.write_all(request);
     }
@@ -142,7 +145,8 @@ fn idle_and_stalled_connections_are_closed() {
 fn a_client_that_does_not_read_its_responses_is_disconnected() {
     let client = Client::with(Options { stall_timeout: Duration::from_secs(2), ..Options::default() });
     let mut stream = connect(&client.server);
-    // Thousands of unread responses fill every buffer on the way, until the engine cannot write and drops the connection.
+    // Thousands of unread responses fill all buffers between the engine and this client. Then the engine cannot write
+    // for 2 s and closes the connection.
     let key = client.server.api_key();
     let request = format!(
         "GET /api/v1/get_server_capabilities HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\n\r\n"
@@ -154,7 +158,7 @@ fn a_client_that_does_not_read_its_responses_is_disconnected() {
     }
 }
 
-/// The head of a request with a body.
+/// The head of a POST request, with the header lines `more`.
 fn post(path: &str, key: &str, more: &str) -> String {
     format!("POST /api/v1/{path} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {key}\r\n{more}\r\n")
 }
@@ -186,7 +190,8 @@ fn growth(work: impl FnOnce()) -> usize {
     kilobytes("VmHWM").saturating_sub(before)
 }
 
-/// Number of connections, at most 2000, for which this process has enough file descriptors. It holds both ends of each.
+/// Number of connections, at most 2000, for which this process has enough file descriptors. The process holds both ends
+/// of each connection.
 #[cfg(target_os = "linux")]
 fn max_connections() -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
@@ -214,7 +219,8 @@ fn hostile_clients_cost_at_most_64_megabytes() {
             assert_eq!(status(&mut stream), 200);
         };
         let refused = |name: &str, expected: &[u16], found: u16| {
-            // Status 0: a client that still writes when the server closes may lose the response.
+            // Status 0 means that no response was read: a client that still writes when the server closes may lose the
+            // response.
             assert!(expected.contains(&found) || found == 0, "{name}: {found}");
         };
 
@@ -247,7 +253,7 @@ fn hostile_clients_cost_at_most_64_megabytes() {
         assert!(grown < MOST, "endless bodies: {grown} kB");
 
         let grown = growth(|| {
-            // Bodies of the maximum size of a pass that are never finished.
+            // Bodies with a `Content-Length` of 16 MiB, the maximum size of a pass. The client stops before their end.
             let mut streams: Vec<_> = (0..8).map(|_| connect(&client.server)).collect();
             for stream in &mut streams {
                 stream
@@ -284,7 +290,7 @@ fn hostile_clients_cost_at_most_64_megabytes() {
             assert!(grown < MOST, "{megabytes} MB of token ids: {grown} kB");
         }
 
-        // Empty data: each takes two bytes in the body and much more memory when it is decoded.
+        // 7 million empty data: each datum takes two bytes in the body, and much more memory when it is decoded.
         let grown = growth(|| {
             let data = [0x1a, 0].repeat(7 << 20);
             let mut stream = connect(&client.server);

@@ -1,4 +1,5 @@
-//! Checkpoints of the engine: publication, copies, archives, exports and expiry.
+//! Checkpoints of the engine: publication, copies, archives, exports, expiry, and the data folder after the engine was
+//! killed.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -143,7 +144,7 @@ fn a_checkpoint_expires_after_its_ttl() {
     let setup = setup();
     let state = setup.training.save_state("a", HOUR).wait().unwrap().path;
     assert_eq!(setup.rest.list_user_checkpoints().count(), 1);
-    // Move the creation into the past, so that the hour is over.
+    // Change the time of creation to 2020, so that the hour until the expiry is over.
     let folder = setup.server.data_dir().join(state.run_id().replace(':', "_")).join("weights/a");
     let file = folder.join("tinkex.json");
     let mut metadata: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
@@ -159,7 +160,7 @@ fn a_checkpoint_expires_after_its_ttl() {
     assert!(setup.training.save_state("short", short).wait().is_err());
 }
 
-/// Environment variable with the data folder of the child process that is killed.
+/// Environment variable with the path of the data folder. It is set for the child process, which the test kills.
 const KILLED: &str = "TINKEX_TEST_KILLED";
 
 fn start_on(folder: &Path) -> tinkex::Result<Server> {
@@ -216,7 +217,8 @@ fn an_engine_killed_during_an_overwrite_loses_no_checkpoint_and_leaves_no_draft(
         assert!(!read("adapter_model.safetensors").is_empty() && !read("optimizer.safetensors").is_empty());
         paths.push(path);
     }
-    // The killed engines hold no lock on the folder, and the next one removes their drafts.
+    // The system has released the lock of each killed engine on the folder. The next engine removes the drafts, which
+    // are the incomplete checkpoints of the killed engines.
     let server = start_on(&folder).unwrap();
     let names = |path: &Path| {
         let entries = std::fs::read_dir(path).unwrap();

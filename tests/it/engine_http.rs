@@ -298,7 +298,8 @@ fn an_unloaded_model_is_gone_and_its_waiting_requests_fail() {
 fn protobuf_and_compressed_bodies_are_served() {
     let client = Client::new();
     let model = client.model(0);
-    // PROTOCOL §13 V1 with the id of this model: one datum, tokens [1, 2, 3], targets [2, 3, 4], cross entropy.
+    // The message V1 of PROTOCOL §13, with the id of this model: one datum, tokens [1, 2, 3], targets [2, 3, 4], cross
+    // entropy.
     let mut body = vec![0x0a, model.len() as u8];
     body.extend_from_slice(model.as_bytes());
     body.extend_from_slice(&[
@@ -400,7 +401,7 @@ fn a_stopped_server_leaves_no_thread_and_no_folder() {
         assert!(!folder.exists());
         assert!(agent.get(url).call().is_err(), "the port is still open");
         drop(agent);
-        // The kernel lists a thread for some milliseconds after it was joined.
+        // The kernel still lists a thread for some milliseconds after it was joined.
         eventually("no thread stays", || threads() == before);
     });
 }

@@ -24,7 +24,7 @@ fn length() -> usize {
     ByteTokenizer.encode(TEXT).len() - 1
 }
 
-/// The example graph of the protocol: the cross entropy.
+/// Body of a request that creates a custom loss. Its graph is the example of the protocol: the cross entropy.
 fn cross_entropy(session: &str, number: u64) -> Value {
     json!({"session_id": session, "custom_loss_seq_id": number, "name": "nll", "type": "create_custom_loss",
     "inputs": [{"name": "logprobs", "rank": 1}, {"name": "weights", "rank": 1}],
@@ -127,7 +127,8 @@ fn a_custom_loss_that_cannot_be_evaluated_names_the_place_and_changes_nothing() 
         let error = client.fail("forward_backward", &pass(&model, seq, "custom", config, inputs));
         assert!(error.contains(expected), "{error}");
     }
-    // A failed pass uses up its seq id and leaves the model unchanged. Inputs that the loss does not name are ignored.
+    // Each of the three failed passes used up its seq id, so the next one is 4. Inputs that the loss does not name,
+    // such as `mask`, are ignored.
     let more = [("weights", vec![1.0; n]), ("mask", vec![1.0; n - 1])];
     client.run("forward_backward", &pass(&model, 4, "custom", config, &more));
 }

@@ -1,4 +1,5 @@
-//! The engine with numbers at the ends of their ranges, and the limits of memory for one request.
+//! The engine with extreme numbers (very large, very small, not finite), with requests that would take too much memory,
+//! and with requests that it refuses.
 
 use serde_json::{Value, json};
 use tinkex::local::{Options, Server};
@@ -10,7 +11,7 @@ use tinkex::{ErrorKind, SamplingClient, ServiceClient, TrainingClient};
 
 use crate::util::engine::{Client, pass, sample, step};
 
-/// Clients of this crate with an engine of their own.
+/// An engine, and two clients of it.
 struct Setup {
     service: ServiceClient,
     training: TrainingClient,
@@ -44,7 +45,8 @@ impl Setup {
     }
 }
 
-/// A datum of four tokens with log-probabilities of the sampler and advantages.
+/// A datum of four tokens for losses of reinforcement learning. `logprobs` are the log-probabilities with which a
+/// sampler drew the tokens.
 fn policy(logprobs: [f32; 4], advantages: [f32; 4]) -> Datum {
     Datum::new(ModelInput::from_ints([97, 98, 99, 100]))
         .with("target_tokens", vec![98i64, 99, 100, 101])
@@ -70,7 +72,8 @@ fn a_token_with_zero_advantage_adds_nothing_to_the_loss_however_low_its_sampling
             assert_eq!(loss(q), expected, "{loss_fn} {q}");
         }
     }
-    // The ratio of the whole sequence is infinite here; with zero advantages the loss is zero nevertheless.
+    // The loss `gspo` multiplies the advantages by one ratio of probabilities for the whole sequence. The ratio is
+    // infinite here, but the advantages are zero, so the loss is zero.
     let gspo = policy([-3e38, -3.0, -3.0, -3.0], [0.0; 4]).with("sequence_ratio_mask", vec![1.0f32; 4]);
     assert_eq!(setup.loss(&[gspo], LossFn::Gspo), 0.0);
     let step = setup.training.optim_step(AdamParams::default()).wait().unwrap();
@@ -106,7 +109,7 @@ fn a_non_finite_loss_fails_its_pass_and_leaves_the_model_unchanged() {
         let error = setup.refused(&[good.clone(), bad.clone()], loss.clone());
         assert!(error.contains("data[1]: "), "{error}");
         assert!(error.contains("inf") || error.contains("not finite"), "{error}");
-        // The gradients of the failed pass are not part of the next step.
+        // The failed pass has added nothing to the gradients, so the next step finds none.
         let step = setup.training.optim_step(clip).wait().unwrap();
         assert_eq!(step.metrics["grad_norm"], 0.0, "{error}");
         assert!(setup.loss(&[good], loss).is_finite());
@@ -274,7 +277,7 @@ fn a_tensor_of_few_bytes_cannot_exceed_the_memory_limit_of_a_pass() {
             }
         }
     }
-    // A loss that expands a small array into a large one.
+    // A custom loss that expands the n log-probabilities into an array of n × n values.
     let (n, rows) = (2048, json!({"tuple": [{"slice": [null, null, null]}, null]}));
     let nodes = json!([
         {"op": "placeholder", "name": "logprobs", "target": "logprobs"},
@@ -312,7 +315,8 @@ fn a_huge_sparse_tensor_is_an_error_in_the_rust_client_too() {
     let weights = sparse_row(1 << 42, Values::F32(vec![1.0]));
     let error = setup.refused(&[datum(1 << 42).with("weights", weights)], LossFn::CrossEntropy);
     assert!(error.contains("loss_fn_inputs"), "{error}");
-    // A small sparse tensor works like a dense one, and its result arrives although it is much larger than the request.
+    // A sparse tensor that fits into memory works like a dense one. The second result has 100 000 log-probabilities and
+    // arrives, although it is much larger than its request.
     assert!(setup.loss(&[datum(2)], LossFn::CrossEntropy).is_finite());
     let weights = sparse_row(100_000, Values::F32(vec![1.0]));
     let pass = vec![datum(100_000).with("weights", weights)];
@@ -337,7 +341,7 @@ fn a_prompt_that_fills_the_context_is_scored_without_room_for_a_sample() {
         assert_eq!(response.prompt_logprobs.as_ref(), Some(&logprobs));
         assert!(response.sequences.len() == 2 && response.sequences.iter().all(|it| it.tokens.is_empty()));
     }
-    // A request for sampled tokens fails, because the context has no room for them.
+    // A request that needs sampled tokens fails, because the prompt fills the context.
     for error in [
         sampler.sample(&prompt, 1, &params(Some(1))).wait().unwrap_err(),
         sampler.sample_with(&prompt, 1, &params(Some(2)), &options).wait().unwrap_err(),
@@ -399,7 +403,7 @@ fn a_refused_request_with_a_seq_id_uses_it_up_and_fails_in_its_result() {
         assert!(error.contains(expected), "{verb} {body}: {error}");
         assert_eq!(client.fail(verb, &body), error, "a repeated request has the same error");
     }
-    // In protobuf: the model id, the seq id and a truncated datum.
+    // The same in protobuf: the body has the model id, the seq id and a truncated datum.
     let mut bytes = vec![0x0a, model.len() as u8];
     bytes.extend_from_slice(model.as_bytes());
     bytes.extend_from_slice(&[0x10, seq + 1, 0x1a, 99, 1]);
@@ -409,9 +413,9 @@ fn a_refused_request_with_a_seq_id_uses_it_up_and_fails_in_its_result() {
     let future: Value = serde_json::from_str(&response.body_mut().read_to_string().unwrap()).unwrap();
     let failed = client.wait(future["request_id"].as_str().unwrap());
     assert!(failed["error"].as_str().unwrap().contains("cannot be read"), "{failed}");
-    // The next seq id runs.
+    // All these seq ids are used up: the request with the next one runs.
     client.run("optim_step", &step(&model, u64::from(seq) + 2));
-    // Without a seq id or a model, the refusal is immediate.
+    // Without a seq id, or with an unknown model, the response to the request itself is the refusal.
     let nameless = json!({"model_id": model, "adam_params": {"eps": "small"}});
     assert_eq!(client.post("optim_step", &nameless).0, 422);
     let unknown = json!({"model_id": "unknown", "seq_id": 1, "adam_params": {"eps": "small"}});
@@ -475,7 +479,7 @@ fn a_custom_loss_reads_its_named_inputs_and_ignores_the_others() {
     let setup = Setup::new();
     let graph = LossGraph::trace("squares", &[("logprobs", 1)], |it| it.logprobs().square().sum()).unwrap();
     let loss = setup.service.create_custom_loss(graph).wait().unwrap();
-    // The datum has weights, which the loss does not name.
+    // The datum has the input `weights`, which the loss does not name.
     let output = setup.training.forward_backward(vec![text()], &loss).wait().unwrap();
     let squares: f64 = output.logprobs(0).unwrap().iter().map(|it| f64::from(*it).powi(2)).sum();
     assert!((output.metrics["loss:sum"] - squares).abs() < 1e-3 * squares);

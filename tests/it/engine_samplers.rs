@@ -1,4 +1,4 @@
-//! Memory of the engine for samplers and ended sessions.
+//! Memory that the engine uses for samplers and for ended sessions.
 
 use serde_json::json;
 use tinkex::local::{Options, Server};
@@ -16,13 +16,14 @@ fn resident() -> usize {
     line.trim().trim_end_matches(" kB").trim().parse::<usize>().unwrap() / 1024
 }
 
-/// Creates 150 samplers, or as many as the variable `TINKEX_SNAPSHOTS` says.
+/// The environment variable `TINKEX_SNAPSHOTS` sets the number of samplers. The default is 150.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_sampler_after_every_step_costs_no_memory_and_each_keeps_its_weights() {
     const TEST: &str =
         "engine_samplers::a_sampler_after_every_step_costs_no_memory_and_each_keeps_its_weights";
-    // Settings of glibc: its allocator must not keep freed memory.
+    // Settings of glibc's allocator: it must return freed memory to the system, so that the resident memory is the
+    // memory in use.
     let tunables =
         "glibc.malloc.arena_max=2:glibc.malloc.trim_threshold=65536:glibc.malloc.mmap_threshold=65536";
     alone_with(TEST, &[("GLIBC_TUNABLES", tunables)], || {
@@ -50,7 +51,8 @@ fn a_sampler_after_every_step_costs_no_memory_and_each_keeps_its_weights() {
             }
         }
         let grown = resident().saturating_sub(before);
-        // The engine also keeps the results of all requests for two minutes, even after the session.
+        // The limit allows some growth, because the engine keeps the results of all requests for two minutes, even
+        // after the end of the session.
         let max_growth = 60 + n_samplers / 100;
         assert!(grown < max_growth, "{n_samplers} samplers took {grown} MiB beyond {before}");
         assert_ne!(checked[0].0, checked[9].0, "training does not change the weights");

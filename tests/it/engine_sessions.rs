@@ -1,4 +1,4 @@
-//! Sessions of the engine: search, traces, account, token authentication, queues and their end.
+//! Sessions of the engine: search, traces, account, token authentication, queued requests and the end of a session.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -21,7 +21,7 @@ fn connect(server: &Server) -> ServiceClientBuilder {
     ServiceClient::builder().without_environment().base_url(server.url()).api_key(server.api_key())
 }
 
-/// Opens a session with the display name `name`.
+/// Opens a session with the display name `name`. Returns a client of the session and the session id.
 fn session(server: &Server, name: &str) -> (ServiceClient, String) {
     let service = connect(server).display_name(name).user_metadata("team", name).build().unwrap();
     let sampler = service.create_sampling_client("tinkex/nano").unwrap();
@@ -85,7 +85,7 @@ fn a_trace_shows_every_request_of_its_session() {
     let url = rest.export_session_trace(&id).unwrap();
     assert!(url.expose().ends_with(".pftrace"));
     let trace = ureq::get(url.expose()).call().unwrap().body_mut().read_to_vec().unwrap();
-    // Each packet of a trace is field 1, length-delimited: tag 0x0a.
+    // A trace is a protobuf message of packets. Each packet is field 1 of the message, length-delimited: tag 0x0a.
     assert_eq!(trace[0], 0x0a);
     let text = String::from_utf8_lossy(&trace);
     for name in ["create_model", "forward_backward", "optim_step", "save_weights_for_sampler", "sample"] {
@@ -173,7 +173,8 @@ fn another_program_trains_while_one_has_thousands_of_samples_and_passes_queued()
     let client = Client::with(short_polls());
     let busy = open_session(&client);
     let last = queue_many(&client, &busy);
-    // The busy session sends nothing more, like a killed program, until its results are polled at the end.
+    // From now on the busy session sends nothing, as if its program had been killed. Only the end of the test polls its
+    // results.
     let model = client.model(0);
     client.losses(&model, 1, 2);
     let sampled = client.sample(&base_sampler(&client, &client.session), 0, json!({"max_tokens": 3}));
@@ -209,7 +210,7 @@ fn queued_requests_fail_when_their_session_times_out() {
 
 #[test]
 fn a_dropped_sample_is_cancelled_during_the_long_poll_for_its_result() {
-    // The long poll ends only with the result, so a cancellation must end it.
+    // With this `long_poll` the engine holds a poll until its result exists. So only the cancellation can end the poll.
     let server =
         Server::start(Options { long_poll: Duration::MAX, threads: 1, ..Options::default() }).unwrap();
     let service = connect(&server).timeouts(|timeouts| timeouts.poll = 10 * TEST_TIMEOUT).build().unwrap();

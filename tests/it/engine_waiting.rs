@@ -1,4 +1,5 @@
-//! The engine's `retrieve_futures`, one poll for many samples, and `join_sampling_session`.
+//! Two endpoints of the engine: `retrieve_futures`, which is one poll for many samples, and `join_sampling_session`,
+//! which gives each further client of a sampler its own number.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ fn sampler(client: &Client) -> String {
     made["sampling_session_id"].as_str().expect("an id").into()
 }
 
-/// The body of a `retrieve_futures` request with the fields of `more`.
+/// The body of a `retrieve_futures` request, with the fields of `more` in addition.
 fn completions_request(sampler: &str, client: u64, cursor: u64, more: Value) -> Value {
     let target =
         json!({"type": "sampling_session", "sampling_session_id": sampler, "cloned_sampler_id": client});
@@ -29,7 +30,7 @@ fn completions_request(sampler: &str, client: u64, cursor: u64, more: Value) -> 
     body
 }
 
-/// The request ids of the announced completions.
+/// The request ids of the finished samples that a response to `retrieve_futures` announces.
 fn ids(response: &Value) -> Vec<&str> {
     let all = response["completions"].as_array().expect("a list");
     all.iter().filter_map(|it| it["request_id"].as_str()).collect()

@@ -1,4 +1,4 @@
-//! The context of an error: number of attempts, elapsed time and the last reason.
+//! The context that an error reports: number of attempts, elapsed time and the last reason.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ fn a_sample_that_times_out_during_a_shared_pause_reports_the_rejection_that_caus
         .build()
         .unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
-    // After a 429 for a prompt of this size all samples pause for 5 s, longer than the operation may take.
+    // After a 429 for a prompt of this size all samples pause for 5 s. An operation may take only 3 s here.
     server.always(SAMPLE, Act::status(429, r#"{"detail":"too many samples"}"#));
     let error = sampler.sample(&ModelInput::from_ints(vec![1; 20_000]), 1, &SamplingParams::default()).wait();
     let error = error.unwrap_err();
@@ -118,7 +118,7 @@ fn an_attempt_that_the_deadline_cut_short_is_reported_as_the_end_of_the_operatio
 }
 
 #[test]
-fn a_poisoned_error_has_its_own_attempts_and_time_and_its_cause_keeps_its_own() {
+fn a_poisoned_error_and_its_cause_each_report_their_own_attempts_and_time() {
     let server = FakeServer::new();
     let service = server
         .in_memory_at(VirtualClock::new())

@@ -1,8 +1,10 @@
-//! Runs every verb with every fault of the server, over real sockets.
+//! Runs every verb (a method of a client that sends requests) with every fault of the server, over real sockets.
 //!
-//! `faults::table` has the expected outcome of each fault. Faults that end at once run on a virtual clock, so that pauses
-//! take no real time and the numbers of requests are exact. Faults that hold the connection run on the real clock, where a
-//! busy machine may add a request, so that the numbers are lower bounds.
+//! `faults::verbs` lists the verbs; `faults::table` lists the faults with the outcomes that they must have. Most faults
+//! end a request immediately, such as a status 500 or a lost connection. They run on a virtual clock: pauses take no
+//! real time, and the expected numbers of requests are exact. The other faults hold the connection until a timeout.
+//! They run on the real clock, where a busy machine may add a request, so the expected numbers of requests are lower
+//! bounds.
 
 mod table;
 pub(crate) mod verbs;
@@ -21,10 +23,10 @@ use table::{Expect, Fault, Kind, Order, exceptions, faults};
 use verbs::{Clients, Verb, verbs};
 
 const RETRIEVE: &str = "/api/v1/retrieve_future";
-/// Rows that run at the same time.
+/// Number of rows that run at the same time. A row is a verb with a fault.
 const WORKERS: usize = 16;
 
-/// The request of a verb that meets the fault.
+/// The request that meets the fault: the first request of a verb, or the request for its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Submit,
@@ -50,12 +52,13 @@ fn every_verb_survives_or_reports_every_fault_in_time_and_leaves_nothing_behind(
     alone("faults::every_verb_survives_or_reports_every_fault_in_time_and_leaves_nothing_behind", || {
         let (verbs, faults) = (verbs(), faults());
         let mut failures = Vec::new();
-        // Warm up: descriptors that are opened once per process, such as the random source, are not leaks.
+        // Warm up: the process opens some file descriptors once and keeps them, such as that of the random source. They
+        // are not leaks.
         drop(Scene::new(&faults[0]));
         let no_threads = || client_threads().is_empty();
         eventually("no thread stays after the warm-up", no_threads);
         let descriptors = open_descriptors();
-        // Rows with faults that hold the connection wait most of the time, so they all run in one group.
+        // Rows with faults that hold the connection wait most of the time, so all of them run together, in one group.
         let (slow, quick): (Vec<_>, Vec<_>) = faults.iter().partition(|it| it.slow);
         let groups = quick.into_iter().map(|it| vec![it]).chain([slow]);
         let mut n = 0;
@@ -106,9 +109,9 @@ fn run_all(rows: &[Row<'_>]) -> Vec<String> {
     failures.into_inner().unwrap()
 }
 
-/// The server of one row, with healthy clients.
+/// The server of one row, and its clients, created before the server has the fault.
 struct Scene {
-    // Drop the clients first, so that a thread or descriptor that remains is a leak of theirs.
+    // Drop the clients before the server: a thread or file descriptor that remains then is a leak of the clients.
     clients: Clients,
     listening: tinkex::testing::Listening,
     server: FakeServer,
@@ -118,7 +121,8 @@ struct Scene {
 impl Scene {
     fn new(fault: &Fault) -> Self {
         let server = FakeServer::new();
-        // Let heartbeats fail: a successful one would restart the silence timeout at a random moment.
+        // Let heartbeats fail: a successful heartbeat would restart the timeout `silence` (no answer of the server) at
+        // an unpredictable time.
         server.always("/api/v1/session_heartbeat", Act::Reset);
         let listening = server.listen().unwrap();
         let (ms, s) = (Duration::from_millis, Duration::from_secs);
@@ -135,7 +139,8 @@ impl Scene {
             }
         });
         let clients = Clients::new(service.build().unwrap());
-        // After one accepted pass the client does not try JSON when the server refuses one (`json_passes` tests that).
+        // Run one pass: after an accepted pass the client knows that the server reads protobuf, and does not repeat a
+        // refused pass as JSON. The module `json_passes` tests that.
         clients.training.forward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
         Scene { clients, listening, server, clock }
     }
@@ -194,7 +199,8 @@ impl Row<'_> {
         Ok(())
     }
 
-    /// Checks that the client is poisoned after a failed submission if, and only if, the request may have been accepted.
+    /// Checks after a failed submission that the client is poisoned if the request may have been accepted, and only
+    /// then.
     fn check_order(&self, scene: &Scene) -> Result<(), String> {
         let next = scene.clients.training.optim_step(AdamParams::default()).wait();
         match (self.fault.order, next) {

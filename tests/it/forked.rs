@@ -1,4 +1,5 @@
-//! A process that forks: the child has none of its threads and must not use the parent's connections.
+//! A process forks while it has clients. The child process has none of the clients' threads, and must not use the
+//! connections of the parent process.
 #![allow(unsafe_code, reason = "fork is not in the standard library")]
 
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ unsafe extern "C" {
 const WNOHANG: i32 = 1;
 const SIGKILL: i32 = 9;
 
-/// Runs `checks` in a forked child and returns its result, which is the exit code of the child.
+/// Runs `checks` in a forked child process, which exits with the result of `checks`, and returns that result.
 fn in_child(checks: impl FnOnce() -> i32) -> i32 {
     // SAFETY: `fork` takes no pointers. The child runs `checks` and exits without running destructors of the parent.
     let child = unsafe { fork() };
@@ -58,12 +59,12 @@ fn in_a_forked_child_every_call_fails_at_once_and_the_parent_goes_on() {
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
         let sampler = service.create_sampling_client("fake/model").unwrap();
         let (prompt, params) = (ModelInput::from_ints([1]), SamplingParams::default());
-        // The server holds the polls, on connections that the child inherits.
+        // The server does not answer the polls, so their connections are in use while the child inherits them.
         let (open, gate) = crossbeam_channel::bounded::<()>(0);
         for path in ["/api/v1/retrieve_future", "/api/v1/retrieve_futures"] {
             let gate = gate.clone();
             server.always_altered(path, move |answer| {
-                // Fails when `open` is dropped, which opens the gate.
+                // Wait until the test drops `open`; the call fails then.
                 let _ = gate.recv_timeout(TEST_TIMEOUT);
                 Act::Answer(answer)
             });
@@ -75,7 +76,7 @@ fn in_a_forked_child_every_call_fails_at_once_and_the_parent_goes_on() {
                 .iter()
                 .all(|it| !server.requests_to(it).is_empty())
         });
-        // Heartbeats go on, so they do not count.
+        // Do not count heartbeats, which go on all the time.
         let n_requests = || server.requests().iter().filter(|it| !it.path.ends_with("heartbeat")).count();
         let before = n_requests();
 
@@ -93,7 +94,7 @@ fn in_a_forked_child_every_call_fails_at_once_and_the_parent_goes_on() {
                 says_forked(service.create_sampling_client("fake/model")),
                 says_forked(rest.get_server_capabilities()),
             ];
-            // None of these calls must end work of the parent.
+            // None of these calls may end an operation of the parent process.
             sample.cancel();
             drop(sample);
             training.close();

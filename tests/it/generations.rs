@@ -1,5 +1,6 @@
-//! Each verb with each generation of SkyRL, with the responses that `tests/python/skyrl.py` recorded from the real packages
-//! (0.3: SkyRL-tx 0.3.0, which reads only JSON; 0.4: SkyRL 0.4.0), both on their JAX backend.
+//! The verbs of the client with two generations of SkyRL, another server of this API: 0.3 is SkyRL-tx 0.3.0, which
+//! reads only JSON, and 0.4 is SkyRL 0.4.0. A fake server replays the responses that `tests/python/skyrl.py` recorded
+//! from the real packages, both on their JAX backend.
 
 use serde_json::Value;
 use tinkex::testing::{Act, FakeServer, Seen};
@@ -25,7 +26,7 @@ fn answer(lines: &[Value], seen: &Seen) -> Act {
     let find = |verb: &str| lines.iter().find(|it| it["verb"] == *verb);
     let path = seen.path.split('?').next().unwrap().trim_start_matches("/api/v1/");
     if path == "retrieve_future" {
-        // The id of a promise is the name of its verb.
+        // The id of a promise is the name under which its verb was recorded.
         let line = find(body["request_id"].as_str().unwrap()).unwrap();
         return act(&line["result"], None);
     }
@@ -43,7 +44,7 @@ fn verb(seen: &Seen, path: &str, body: &Value) -> String {
     let dro = if names(b"dro") { ", loss dro" } else { "" };
     match (seen.method.as_str(), path) {
         (_, "forward_backward") if is_json => format!("forward_backward, JSON{dro}"),
-        // The field `forward_only`, which stands last.
+        // The last field of the protobuf message is `forward_only` with the value true.
         (_, "forward_backward") if seen.body.ends_with(&[0x30, 1]) => "forward, protobuf".into(),
         (_, "forward_backward") => format!("forward_backward{dro}"),
         (_, "forward") => "forward, JSON".into(),
@@ -62,7 +63,7 @@ fn verb(seen: &Seen, path: &str, body: &Value) -> String {
     }
 }
 
-/// Runs `test` with clients of a server of each generation.
+/// Runs `test` once for each generation, with a server of that generation and clients of that server.
 fn for_each_generation(test: impl Fn(&str, &FakeServer, &ServiceClient, &TrainingClient)) {
     for (generation, recorded) in RECORDED {
         let server = server(recorded);
@@ -126,7 +127,8 @@ fn an_unknown_loss_poisons_no_client() {
 fn each_generation_saves_once_under_a_name_and_loads_in_its_own_way() {
     for_each_generation(|generation, server, service, training| {
         let state = training.save_state("state", Ttl::Never).wait().unwrap().path;
-        // 0.3 answers a name that is taken with 500, after which the fate of the request is unknown.
+        // Not with 0.3: it answers with 500 if the name is taken, and then the client cannot know whether the request
+        // was accepted.
         if generation != "0.3" {
             let options = SaveStateOptions { overwrite: true, ..Default::default() };
             let error = training.save_state_with("taken", &options).wait().unwrap_err();

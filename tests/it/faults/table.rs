@@ -1,8 +1,10 @@
-//! The faults and their expected outcomes (PROTOCOL §1.10, §1.13, §4.3, with the retries of both layers under one time
-//! limit).
+//! The faults and their expected outcomes (PROTOCOL §1.10, §1.13, §4.3). The protocol has nested loops of retries;
+//! this client has one loop with one time limit in place of two of them. A promise is the id with which the client
+//! requests the result of an accepted request.
 //!
-//! On the virtual clock a request is retried for 30 s, an operation takes at most 30 s unless [`Fault::operation`] says
-//! otherwise, and an operation fails as stuck after 20 s of silence.
+//! The time limits on the virtual clock: 30 s for all attempts of a request, 30 s for an operation unless
+//! [`Fault::operation`] has another value, and 20 s without an answer of the server, after which an operation fails
+//! with the error kind `Stuck`.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -55,7 +57,7 @@ impl Kind {
     }
 }
 
-/// The expected outcome of a row, and the number of requests that must reach the server.
+/// The expected outcome of a row (a verb with a fault), and the number of requests that must reach the server.
 #[derive(Clone, Debug)]
 pub(super) enum Expect {
     Works(RangeInclusive<usize>),
@@ -63,12 +65,12 @@ pub(super) enum Expect {
     Fails(Vec<Kind>, RangeInclusive<usize>),
 }
 
-/// The order of a training client after a failed submission.
+/// State of a training client after a failed submission. The client must keep the order of its requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     /// The server certainly did not accept the request: the client accepts later operations.
     Whole,
-    /// The server may have accepted the request: the client is poisoned.
+    /// The server may have accepted the request: the client is poisoned, that is, it refuses later operations.
     Lost,
 }
 
@@ -77,21 +79,21 @@ type Inject = Box<dyn Fn(&FakeServer, &str, bool) + Send + Sync>;
 
 pub(super) struct Fault {
     pub(super) name: &'static str,
-    /// The fault holds the connection, so the row needs the real clock.
+    /// The fault holds the connection until a timeout, so the row needs the real clock.
     pub(super) slow: bool,
     /// Timeout of an operation on the virtual clock, in seconds.
     pub(super) operation: u64,
     pub(super) inject: Inject,
-    /// Outcome if the submitting request meets the fault: once, and always.
+    /// Outcomes if the first request of the verb meets the fault: once, and always.
     pub(super) submit: (Expect, Expect),
-    /// Outcome if the request for the result meets the fault: once, and always.
+    /// Outcomes if the request for the result meets the fault: once, and always.
     pub(super) retrieve: (Expect, Expect),
-    /// Outcome if the request that ends a session meets the fault: once, and always. It is retried for 10 s.
+    /// Outcomes if the request that ends a session meets the fault: once, and always. That request is retried for 10 s.
     pub(super) finish: (Expect, Expect),
     pub(super) order: Order,
 }
 
-/// Verbs for which a fault has another outcome.
+/// Verbs for which a fault has another outcome than [`Fault`] says.
 pub(super) struct Exception {
     pub(super) fault: &'static str,
     pub(super) verbs: &'static [&'static str],
@@ -111,7 +113,7 @@ fn fails(kind: Kind, requests: RangeInclusive<usize>) -> Expect {
 /// Number of attempts when a request is retried with growing pauses for 30 s.
 const ALL: RangeInclusive<usize> = 7..=8;
 
-/// The connection breaks; `alter` makes the fault from the usual response.
+/// The connection breaks. `alter` turns the usual response into the fault.
 fn broken(
     name: &'static str,
     kind: Kind,
@@ -129,7 +131,8 @@ fn broken(
             }
         }),
         submit: (works(2), fails(kind, ALL)),
-        // Attempts after 1, 2, 4 and 8 s, and at the end of the silence timeout.
+        // Six requests: the first, four after pauses of 1, 2, 4 and 8 s, and one at the end of the 20 s without an
+        // answer.
         retrieve: (works(2), fails(Kind::Stuck, 6..=6)),
         finish: (works(2), fails(kind, 5..=5)),
         order: Order::Lost,
@@ -169,7 +172,7 @@ fn undecodable(name: &'static str, alter: impl Fn(Answer) -> Act + Clone + Send 
     }
 }
 
-/// A status that is final for every request.
+/// A status after which the client does not repeat the request.
 fn fatal(name: &'static str, kind: Kind, act: Act) -> Fault {
     let fail = || fails(kind, 1..=1);
     Fault {
@@ -181,7 +184,8 @@ fn fatal(name: &'static str, kind: Kind, act: Act) -> Fault {
     }
 }
 
-/// A transient status. `polls` is the number of requests for a result until the operation times out.
+/// A transient status, after which the client repeats the request. `polls` is the number of requests for a result until
+/// the operation times out.
 fn passing(name: &'static str, kind: Kind, order: Order, act: Act, polls: RangeInclusive<usize>) -> Fault {
     Fault {
         submit: (works(2), fails(kind, ALL)),
@@ -217,7 +221,7 @@ pub(super) fn faults() -> Vec<Fault> {
         Fault {
             inject: refuse,
             slow: true,
-            // Refused requests do not reach the server and are not counted.
+            // Requests on refused connections do not reach the server and are not counted.
             submit: (works(2), fails(Kind::Connection, 1..=1)),
             retrieve: (works(2), fails(Kind::Stuck, 1..=1)),
             finish: (works(2), fails(Kind::Connection, 1..=1)),
@@ -235,7 +239,7 @@ pub(super) fn faults() -> Vec<Fault> {
         }),
         broken("truncate", Kind::Connection, Act::Truncate),
         broken("garbage", Kind::Decode, |_| Act::Garbage("this is not HTTP\r\n\r\n".into())),
-        // A head that exceeds the buffer of a connection, and one that fits into it.
+        // A response head that exceeds the client's buffer for heads, and one that fits into this buffer.
         broken("head-of-100-kB", Kind::Decode, |answer| {
             Act::Answer(answer).with_header("x-padding", &"x".repeat(100_000))
         }),
@@ -249,7 +253,7 @@ pub(super) fn faults() -> Vec<Fault> {
         harmless("body-of-200-kB", |it| Act::Answer(padded(it))),
         Fault {
             submit: (works(2), fails(Kind::Status(400), ALL)),
-            // Pauses of 1, 2, 4, 8 and 16 s; the operation times out during the last.
+            // Pauses of 1, 2, 4, 8 and 16 s; the operation times out during the last pause.
             retrieve: (works(2), fails(Kind::Timeout, 5..=5)),
             finish: (works(2), fails(Kind::Status(400), 5..=5)),
             ..fatal("400-empty", Kind::Status(400), Act::status(400, ""))
@@ -260,7 +264,7 @@ pub(super) fn faults() -> Vec<Fault> {
         },
         fatal("401", Kind::Auth, status(401)),
         Fault {
-            // Every 5 s until the operation times out.
+            // Repeated every 5 s until the operation times out.
             submit: (works(2), fails(Kind::Billing, 6..=6)),
             retrieve: (works(2), fails(Kind::Billing, 6..=6)),
             ..fatal("402", Kind::Billing, status(402))
@@ -268,7 +272,8 @@ pub(super) fn faults() -> Vec<Fault> {
         fatal("403", Kind::Permission, status(403)),
         Fault {
             operation: 60,
-            // A new promise may not yet be known to all replicas: attempts after 1, 2, 4 and 8 s.
+            // Some replicas of the server may not know a new promise yet, so the client repeats the request after 1, 2,
+            // 4 and 8 s.
             retrieve: (works(2), fails(Kind::Expired, 5..=5)),
             finish: (works(1), works(1)),
             ..fatal("404", Kind::NotFound, status(404))
@@ -314,12 +319,12 @@ pub(super) fn faults() -> Vec<Fault> {
     ]
 }
 
-/// The usual response with 200 kB of padding, which the decoder skips and which no size limit forbids.
+/// The usual response with 200 kB of padding. The decoder skips the padding, and no size limit forbids it.
 fn padded(mut answer: Answer) -> Answer {
     const PADDING: usize = 200 << 10;
     let mut body = answer.body.to_vec();
     if answer.header("content-type") == Some("application/x-protobuf") {
-        // Field 1000, length-delimited, which no known message has.
+        // Put the padding into field 1000, length-delimited, which no known message has.
         body.extend([0xc2, 0x3e]);
         let mut length = PADDING;
         while 0x7f < length {
@@ -347,27 +352,28 @@ pub(super) fn exceptions() -> Vec<Exception> {
     let ended = |requests| Expect::Fails(vec![Kind::RateLimited, Kind::Timeout], requests);
     let lost = |requests| Expect::Fails(vec![Kind::Expired, Kind::Timeout], requests);
     vec![
-        // If the server refuses to create a model from a checkpoint in one request, the client sends three.
+        // If the server refuses the request that creates a model from a checkpoint, the client creates the model and
+        // loads the checkpoint with three other requests.
         except("422", FROM_STATE, Submit, Once, works(2)),
         except("422", FROM_STATE, Submit, Always, fails(Kind::Status(422), 2..=2)),
-        // The request names no object, so the missing thing is the endpoint itself.
+        // The request names no object, so a 404 means that the endpoint itself is missing.
         except("404", CAPABILITIES, Submit, Once, fails(Kind::Incompatible, 1..=1)),
         except("404", CAPABILITIES, Submit, Always, fails(Kind::Incompatible, 1..=1)),
-        // Billing errors of the first calls are not retried.
+        // A 402 is not retried in the calls that a program usually makes first.
         except("402", FIRST_CALLS, Submit, Once, fails(Kind::Billing, 1..=1)),
         except("402", FIRST_CALLS, Submit, Always, fails(Kind::Billing, 1..=1)),
         // A sample whose promise is gone is submitted again until the operation times out.
         except("410", SAMPLING, Retrieve, Once, works(2)),
         except("410", SAMPLING, Retrieve, Always, lost(5..=10)),
-        // A sample with an unknown promise is submitted a second time, with as many polls again.
+        // A sample whose promise is unknown is submitted a second time. Each submission is polled five times.
         except("404", SAMPLING, Retrieve, Always, fails(Kind::Expired, 10..=10)),
         // After a 429 all samples pause together and are retried until the operation times out.
         except("429", SAMPLING, Submit, Always, ended(29..=31)),
         except("429-retry-after", SAMPLING, Submit, Always, ended(29..=31)),
     ]
     .into_iter()
-    // These clients have a shorter submit timeout than the default, so that a sample that was not accepted is not submitted
-    // as a new request.
+    // With the default of the timeout `submit`, a sample that was not accepted in time is submitted as a new request.
+    // These clients have a shorter timeout, with which such a sample fails.
     .chain(
         [
             ("reset-before", Kind::Connection),

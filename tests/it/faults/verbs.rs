@@ -1,4 +1,4 @@
-//! The verbs that meet the faults.
+//! The verbs (methods of clients that send requests) with which each fault is tested.
 
 use tinkex::types::{AdamParams, LossFn, ModelInput, SamplingParams, Ttl};
 use tinkex::{CloseStatus, Error, SamplingClient, ServiceClient, TrainingClient};
@@ -22,11 +22,11 @@ impl Clients {
 
 pub(crate) struct Verb {
     pub(crate) name: &'static str,
-    /// Path of its first request.
+    /// Path of the verb's first request.
     pub(crate) path: &'static str,
-    /// The response to that request is a promise.
+    /// The response to the first request is a promise, with which the client requests the result later.
     pub(crate) promises: bool,
-    /// The verb has a place in the order of a training client.
+    /// The verb's request has a seq id, because the server must run the requests of a training client in order.
     pub(crate) trains: bool,
     pub(crate) run: fn(&Clients) -> Result<(), Error>,
 }

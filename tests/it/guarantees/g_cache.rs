@@ -1,7 +1,9 @@
-//! G-CACHE. Covers 000-G, 001-8, 003-D5, 003-D7.
+//! G-CACHE. Covers the findings 000-G, 001-8, 003-D5, 003-D7 of `src/_docs/findings.md`.
 //!
-//! The actor of the service fetches the flags and opens the session, one turn at a time; other threads wait for that turn.
-//! So each is fetched once. A failure is not cached.
+//! Flags, session and token are fetched once, even if many threads need them at the same time. The service has one
+//! thread, its actor, which handles one message at a time. The actor fetches the flags and opens the session for the
+//! first caller, and all later callers get the same flags and session. A failure is not cached: the next call tries
+//! once more.
 
 use serde_json::json;
 use tinkex::testing::{Act, FakeServer};
@@ -9,7 +11,8 @@ use tinkex::testing::{Act, FakeServer};
 use super::Gate;
 use crate::util::{eventually, in_time};
 
-/// Lets sixteen threads need the session at the same time.
+/// Creates sixteen sampling clients from sixteen threads at the same time. Each of them needs the flags and the
+/// session.
 fn create_sixteen_samplers(server: &FakeServer) {
     let service = server.in_memory().build().unwrap();
     let start = std::sync::Barrier::new(16);
@@ -67,7 +70,7 @@ fn sixteen_threads_that_need_a_token_fetch_it_once() {
             rejections.open();
             eventually("all threads were rejected", || before + 16 <= failures());
             eventually("one thread fetches a token", || 2 <= server.requests_to(TOKEN).len());
-            // Give the other threads time to fetch a token too, which would be the fault.
+            // Wait a little: with the fault, the other threads would fetch a token too.
             std::thread::sleep(std::time::Duration::from_millis(100));
             tokens.open();
         });

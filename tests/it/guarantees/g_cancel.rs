@@ -1,7 +1,8 @@
-//! G-CANCEL. Covers 000-B, 000-E, 002-5, N-02, N-05.
+//! G-CANCEL. Covers the findings 000-B, 000-E, 002-5, N-02, N-05 of `src/_docs/findings.md`.
 //!
-//! Each operation has a cancel token, a child of the tokens of its client and its session. The operation checks it before
-//! each request, and it wakes every wait, so that cancelled work stops by itself; no thread is ever killed.
+//! Each operation has a cancel token. This token is a child of the tokens of its client and its session, so closing the
+//! client or the session cancels the operation too. The operation checks its token before each request, and a cancelled
+//! token wakes every wait of the operation. So a thread ends its cancelled work on its own, and no thread is killed.
 
 use std::time::{Duration, Instant};
 
@@ -31,14 +32,15 @@ fn a_sample_that_is_cancelled_in_the_queue_for_a_permit_leaves_the_queue() {
     eventually("all permits are taken", || server.requests_to(SAMPLE).len() == 400);
     let queued = sample(&sampler, 1);
     eventually("one more has begun", || service.dump().operations.len() == 401);
-    // Long enough for its turn to wait for a permit. If not, there is less to see, and nothing fails.
+    // Give the client's thread time to wait for a permit for `queued`. If this time is too short, the test checks less
+    // but does not fail.
     std::thread::sleep(Duration::from_millis(50));
     let later = sample(&sampler, 1);
     eventually("a second one has begun", || service.dump().operations.len() == 402);
     queued.cancel();
     assert!(queued.wait().unwrap_err().is_cancelled());
     eventually("its turn gave up", || service.dump().operations.len() == 401);
-    // One permit becomes free, which is for the one that still waits.
+    // One permit becomes free. The client must give it to `later`, which still waits, and not to the cancelled sample.
     gate.let_one_pass();
     eventually("the later one is sent", || server.requests_to(SAMPLE).len() == 401);
     gate.open();
@@ -53,7 +55,7 @@ fn an_operation_that_is_cancelled_during_a_pause_does_not_wait_for_its_end() {
     let service = server.in_memory().clock(Clock::default()).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     let started = Instant::now();
-    // The longest pause that the client accepts from a server.
+    // 60 s is the longest pause that the client accepts from a server.
     server.always(RETRIEVE, Act::status(429, "later").with_header("retry-after", "60"));
     let step = training.optim_step(AdamParams::default());
     eventually("the operation pauses", || server.requests_to(RETRIEVE).len() == 2);

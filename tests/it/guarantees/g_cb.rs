@@ -1,7 +1,11 @@
-//! G-CB. Covers 003-V3, 003-F5, N-19, N-35.
+//! G-CB. Covers the findings 003-V3, 003-F5, N-19, N-35 of `src/_docs/findings.md`.
 //!
-//! Each class of requests has one circuit breaker under one lock. Trials count when they are admitted, each outcome is
-//! recorded once, and outcomes of an older epoch are ignored. Breakers are off by default.
+//! Each class of requests has its own circuit breaker under one lock. After several failures in a row the breaker
+//! opens, and no request of its class is sent. After a while it is half-open: it admits a few requests as trials, and
+//! closes if a trial succeeds, so that all requests are sent.
+//!
+//! A trial is counted when it is admitted, and each outcome is recorded once. Each change of the state starts a new
+//! epoch; the outcome of a request that was admitted in an older epoch is ignored. Breakers are off by default.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,7 +23,7 @@ const CAPABILITIES: &str = "/api/v1/get_server_capabilities";
 const RETRIEVE: &str = "/api/v1/retrieve_future";
 const RESET: Duration = Duration::from_secs(30);
 
-/// Opens the breaker after three failures.
+/// Settings of a breaker that opens after three failures and admits one trial after [`RESET`].
 fn three(it: &mut CircuitBreaker) {
     (it.failures, it.reset, it.trials) = (3, RESET, 1);
 }

@@ -1,7 +1,8 @@
-//! G-DEBOUNCE. Covers 003-F6, 003-M4, 004-5, N-34.
+//! G-DEBOUNCE. Covers the findings 003-F6, 003-M4, 004-5, N-34 of `src/_docs/findings.md`.
 //!
-//! The state for debouncing and backoff is part of the client. None of it is global, so that it ends with the client and
-//! no other client shares it.
+//! No state for backoff and debouncing is global. The time until which all samples pause after a 429 belongs to one
+//! `ServiceClient`. The queue state that was last reported to the observer, which prevents repeated reports, belongs to
+//! one operation. So the state ends with its owner, and no other client shares it.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,7 +14,7 @@ use tinkex::types::AdamParams;
 use super::sample;
 
 #[test]
-fn two_services_share_no_window() {
+fn a_429_of_one_service_pauses_no_sample_of_another() {
     let server = FakeServer::new();
     let clocks = [VirtualClock::new(), VirtualClock::new()];
     let services = clocks.each_ref().map(|it| server.in_memory_at(it.clone()).build().unwrap());

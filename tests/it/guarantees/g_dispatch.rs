@@ -1,6 +1,8 @@
-//! G-DISPATCH. Covers 003-D6, 004-3b, 004-7, N-11, N-16.
+//! G-DISPATCH. Covers the findings 003-D6, 004-3b, 004-7, N-11, N-16 of `src/_docs/findings.md`.
 //!
-//! Throttling is decided after each wait for a permit, with the state at that time.
+//! For a while after a 429 the client is throttled: it sends at most 10 samples concurrently instead of 400. A sample
+//! checks whether the client is throttled after each wait for a permit. So samples that waited before the 429 are
+//! throttled too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,7 +26,8 @@ fn samples_that_queued_before_a_refusal_are_throttled_after_it() {
         if seen.path != SAMPLE {
             return None;
         }
-        // The length of the prompt tells the samples apart: 2 is refused once, 1 is early, 3 is late.
+        // The number of tokens in the prompt tells the samples apart: 2 is the sample that is refused once, 1 a sample
+        // that was sent before the refusal, 3 a sample that is sent after the refusal.
         match prompt_length(seen) {
             2 if !refused.swap(true, Ordering::Relaxed) => {
                 gates[1].pass();
@@ -49,7 +52,7 @@ fn samples_that_queued_before_a_refusal_are_throttled_after_it() {
     eventually("the refused one is sent again", || server.requests_to(SAMPLE).len() == 401);
     early.open();
     eventually("ten late samples are in flight", || in_flight.load(Ordering::SeqCst) == 10);
-    // Give an eleventh time to be sent, which would be the fault.
+    // Wait a little: with the fault, an eleventh late sample would be sent.
     std::thread::sleep(std::time::Duration::from_millis(50));
     late.open();
     tinkex::wait_all(all).unwrap();

@@ -1,7 +1,7 @@
-//! G-LIFE. Covers 000-A, 000-F, 001-3, 001-4, 001-5, 001-T, N-03.
+//! G-LIFE. Covers the findings 000-A, 000-F, 001-3, 001-4, 001-5, 001-T, N-03 of `src/_docs/findings.md`.
 //!
-//! No supervisor restarts a client, and no restart budget is shared: a client is a handle, a thread and a cancel token.
-//! Closing or dropping it always ends these and nothing else.
+//! A client is a handle, a thread and a cancel token. Closing or dropping the client ends these three and nothing else.
+//! Nothing restarts a client, so there is also no limit of restarts that clients could share.
 
 use std::time::Duration;
 
@@ -35,7 +35,8 @@ fn closing_ends_everything_that_waits_in_bounded_time_and_leaves_no_thread() {
 fn close_while_everything_waits() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
-    // Only `finish` bounds the request that ends the session. All other requests and threads end only with the session.
+    // `finish` bounds the request that tells the server about the end of the session. The other timeouts are so long
+    // that all other requests and threads end only when the session ends.
     let builder = listening.client().timeouts(|timeouts| {
         (timeouts.exchange, timeouts.poll, timeouts.finish) = (HOUR, HOUR, Duration::from_secs(3));
     });
@@ -51,7 +52,7 @@ fn close_while_everything_waits() {
         !server.requests_to("/api/v1/optim_step").is_empty()
             && server.requests_to("/api/v1/asample").len() == 20
     });
-    // Fails, because the server does not respond to the end of the session.
+    // `close` fails, because the server does not respond to the request that ends the session.
     let _ = service.close(CloseStatus::Interrupted);
     for step in steps {
         let error = step.wait().unwrap_err();
@@ -73,7 +74,7 @@ fn dropping_the_last_handle_leaves_no_thread() {
     alone("guarantees::g_life::dropping_the_last_handle_leaves_no_thread", || {
         let server = FakeServer::new();
         let listening = server.listen().unwrap();
-        // Idle threads end only with the session.
+        // With this idle time, idle threads end only when the session ends.
         let service = listening.client().threads(|threads| threads.idle = HOUR).build().unwrap();
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
         drop(service);
@@ -87,7 +88,7 @@ fn dropping_the_last_handle_leaves_no_thread() {
 }
 
 #[test]
-fn closing_one_client_ends_its_waits_at_once_and_nobody_elses() {
+fn closing_one_client_immediately_ends_its_waits_and_no_others() {
     in_time(|| {
         let server = FakeServer::new();
         let listening = server.listen().unwrap();

@@ -1,4 +1,4 @@
-//! G-LOCK. Covers 003-D6, 004-7, N-09.
+//! G-LOCK. Covers the findings 003-D6, 004-7, N-09 of `src/_docs/findings.md`.
 //!
 //! No lock is held during a callback, a request or a wait, so that observers and transports may call the client.
 
@@ -13,7 +13,7 @@ use tinkex::{CloseStatus, ServiceClient};
 use super::sample;
 use crate::util::in_time;
 
-/// Calls the observed client in each callback.
+/// An observer that calls the observed client in each callback.
 #[derive(Default)]
 struct CallsBack(OnceLock<ServiceClient>);
 
@@ -53,7 +53,8 @@ fn an_observer_may_use_the_client_that_it_observes() {
         training.optim_step(AdamParams::default()).wait().unwrap();
         server.next("/api/v1/asample", Act::status(429, "x"));
         sample(&sampler, 1).wait().unwrap();
-        // Callbacks created the others: a retry, the begin and end of a queue state, and a backoff.
+        // The test created one sampling session. The callbacks created the others: at a retry, at the beginning and the
+        // end of a queue state, and at a backoff.
         assert!(4 < server.requests_to("/api/v1/create_sampling_session").len());
         // Break the cycle of references between the observer and the service.
         service.close(CloseStatus::Success).unwrap();
@@ -83,7 +84,7 @@ fn a_transport_may_use_the_client_that_uses_it() {
     });
 }
 
-/// Closes the client on another thread and waits for the end of that thread.
+/// An observer that closes the client on another thread and waits for the end of that thread.
 #[derive(Default)]
 struct Closer(OnceLock<ServiceClient>);
 

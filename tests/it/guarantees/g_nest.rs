@@ -1,7 +1,8 @@
-//! G-NEST. Covers 002-2, N-04, N-06.
+//! G-NEST. Covers the findings 002-2, N-04, N-06 of `src/_docs/findings.md`.
 //!
-//! No job of a pool depends on another job of the same pool: one job waits for all parts of a pass, and the thread that
-//! sends the parts does the work itself if no other thread helps. So one thread is enough for everything.
+//! The client's own jobs never wait for another job of the same thread class (the threads for one kind of job). One job
+//! waits for the results of all parts of a pass. The thread that sends the parts of a pass sends all of them itself if
+//! no other thread is free. So one thread for each class is enough for everything.
 
 use serde_json::json;
 use tinkex::testing::{Act, FakeServer};

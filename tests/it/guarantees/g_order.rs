@@ -1,7 +1,9 @@
-//! G-ORDER. Covers 004-8, 004-9, N-10, N-32.
+//! G-ORDER. Covers the findings 004-8, 004-9, N-10, N-32 of `src/_docs/findings.md`.
 //!
-//! One thread reserves the seq ids of a call and sends its requests in one turn; no other call can reserve ids before that
-//! turn has ended. If the fate of a request is unknown, the client is poisoned and refuses later calls.
+//! The server runs the requests of a model in the order of their sequence ids (seq ids). One thread of the client, its
+//! actor, handles one call after the other: it reserves the seq ids of a call and sends all requests of that call
+//! before it reserves ids for the next call. If it is unknown whether the server accepted a request, the client is
+//! poisoned: it refuses all later calls.
 
 use std::sync::Arc;
 
@@ -79,7 +81,7 @@ fn a_refused_request_gives_its_id_back_and_the_client_goes_on() {
 }
 
 #[test]
-fn a_request_of_unknown_fate_poisons_the_client_with_its_cause() {
+fn a_request_that_may_have_been_accepted_poisons_the_client_with_its_cause() {
     let (server, service, training) = training();
     server.always("/api/v1/optim_step", Act::status(500, "boom"));
     let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
@@ -142,7 +144,7 @@ fn cancelling_an_operation_that_was_never_sent_does_not_poison_the_client() {
 }
 
 #[test]
-fn after_an_attempt_of_unknown_fate_only_a_refusal_by_the_server_itself_frees_the_id() {
+fn after_an_attempt_that_may_have_arrived_only_a_refusal_by_the_server_itself_frees_the_id() {
     let table = [
         ("a proxy that drops requests", Act::status(400, ""), false),
         ("a proxy without this path", Act::status(404, "not here"), false),
@@ -150,7 +152,7 @@ fn after_an_attempt_of_unknown_fate_only_a_refusal_by_the_server_itself_frees_th
     ];
     for (source, refusal, frees_the_id) in table {
         let (server, _service, training) = training();
-        // The first attempt may have been accepted.
+        // After the lost connection it is unknown whether the server accepted the first attempt.
         server.next("/api/v1/optim_step", Act::Reset);
         server.always("/api/v1/optim_step", refusal);
         training.optim_step(AdamParams::default()).wait().unwrap_err();

@@ -1,7 +1,8 @@
-//! G-PERMIT. Covers 003-V4, 003-F7, 004-6, N-02, N-11.
+//! G-PERMIT. Covers the findings 003-V4, 003-F7, 004-6, N-02, N-11 of `src/_docs/findings.md`.
 //!
-//! A permit is released when it is dropped, also by a panic. Waiters queue in order, each with a condition variable of its
-//! own, and a released permit is handed to the first: no waiter polls, and none overtakes another.
+//! A sample needs a permit while it is sent. A permit is released when it is dropped, also by a panic. Threads that
+//! wait for a permit queue in order of arrival, each with its own condition variable, and a released permit goes to the
+//! first of them. So no waiting thread polls, and none overtakes another.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::util::{eventually, in_time};
 
 const SAMPLE: &str = "/api/v1/asample";
 
-/// Sum of the voluntary context switches of the threads of this process named `name`: the number of times they slept.
+/// Number of times that the threads named `name` slept: the sum of their voluntary context switches.
 fn n_sleeps(name: &str) -> u64 {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     let statuses = tasks.filter_map(|it| std::fs::read_to_string(it.ok()?.path().join("status")).ok());
@@ -57,7 +58,8 @@ fn samples_that_panic_give_their_permits_back() {
         let server = FakeServer::new();
         let service = server.in_memory().build().unwrap();
         let sampler = service.create_sampling_client("fake/model").unwrap();
-        // For a while after a 429 the client has only ten permits, so that twelve leaked ones would exhaust them.
+        // For a while after a 429 the client has only ten permits. If the twelve panics leaked theirs, none would be
+        // left.
         server.next(SAMPLE, Act::status(429, "slow down"));
         sample(&sampler, 1).wait().unwrap();
         let left = AtomicUsize::new(12);

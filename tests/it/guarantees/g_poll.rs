@@ -1,7 +1,9 @@
-//! G-POLL. Covers 000-E, 002-5, 003-V1, 003-D1, 003-M1, 003-M2, 003-F1, 003-F2, N-12, N-13, N-15, N-18.
+//! G-POLL. Covers the findings 000-E, 002-5, 003-V1, 003-D1, 003-M1, 003-M2, 003-F1, 003-F2, N-12, N-13, N-15, N-18 of
+//! `src/_docs/findings.md`.
 //!
-//! Polling a promise is a state machine in a loop. It counts each kind of failure separately, keeps a minimum interval
-//! between two requests, and limits each pause and request to the time that is left.
+//! A promise is the id of a result that the server computes; the client polls for the result. Polling is a loop around
+//! a state machine. It counts each kind of failure separately, keeps at least 50 ms between two requests, and limits
+//! each pause and each request to the time that the operation has left.
 
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use crate::util::in_time;
 const RETRIEVE: &str = "/api/v1/retrieve_future";
 const FLOOR: Duration = Duration::from_millis(50);
 
-/// The pauses of an optimizer step whose polls meet `acts`.
+/// Runs an optimizer step whose polls get the responses `acts`, and returns the pauses between the polls.
 fn pauses(acts: impl IntoIterator<Item = Act>) -> Vec<Duration> {
     let (server, clock) = (FakeServer::new(), VirtualClock::new());
     let service = server.in_memory_at(clock.clone()).build().unwrap();
@@ -36,7 +38,7 @@ fn an_operation_ends_at_its_own_deadline() {
             .unwrap();
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
         server.always(RETRIEVE, Act::status(408, r#"{"queue_state":"paused_rate_limit"}"#));
-        // Do not keep the requests: there may be very many.
+        // Do not record the requests: there may be very many.
         server.forget_requests();
         let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
         assert!(error.is_timeout(), "{error}");

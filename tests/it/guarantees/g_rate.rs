@@ -1,7 +1,8 @@
-//! G-RATE. Covers 003-D3, 003-F3, 004-2, 004-3a, N-17.
+//! G-RATE. Covers the findings 003-D3, 003-F3, 004-2, 004-3a, N-17 of `src/_docs/findings.md`.
 //!
-//! The end of the window in which no sample is sent is one value under one lock. It is only extended, no success clears
-//! it, and a waiter checks it again before it sends.
+//! After a refusal (429, or 402 for an account that cannot pay) no sample is sent for a while. The end of this window
+//! is one value under one lock. A refusal can only extend the window, and a success does not end it. A sample that
+//! waited for the end of the window checks once more whether the window has ended before it is sent.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ const LARGE: usize = 13_200;
 const LONG: Duration = Duration::from_secs(5);
 const SHORT: Duration = Duration::from_secs(1);
 
-/// The lengths of all pauses, with the time of their callback.
+/// Records the length of each pause, and the time at which the observer was told about it.
 #[derive(Default)]
 struct Pauses(Mutex<Vec<(Duration, Instant)>>);
 
@@ -52,16 +53,17 @@ fn neither_a_shorter_refusal_nor_a_success_ends_the_window_early() {
             all.push(Instant::now());
             all.len()
         };
-        // The length of the prompt tells the samples apart.
+        // The number of tokens in the prompt tells the samples apart.
         match prompt_length(seen) {
-            // All but one are refused once, in this order: a small one, the large one, another small one.
+            // Of the first four requests, those of the samples 1, `LARGE` and 3 are refused, in this order. Later
+            // requests succeed.
             _ if 4 < nth => return None,
             1 => {}
             LARGE => {
                 gates[0].pass();
                 *refused_at.lock().unwrap() = Some(Instant::now());
             }
-            // This sample succeeds at once.
+            // The first request of sample 2 succeeds, during the long pause.
             2 => {
                 gates[1].pass();
                 return None;
@@ -76,7 +78,8 @@ fn neither_a_shorter_refusal_nor_a_success_ends_the_window_early() {
     eventually("three samples are held", || arrivals.lock().unwrap().len() == 3);
     let first = sample(&sampler, 1);
     eventually("the short pause began", || pauses.first(SHORT).is_some());
-    // Long enough for the first sample to wait for the end of the pause. If it is not, the test shows less but still passes.
+    // Give `first` time to begin its wait for the end of the short pause. If this time is too short, the test checks
+    // less but still passes.
     std::thread::sleep(Duration::from_millis(100));
     long.open();
     eventually("the long pause began", || pauses.first(LONG).is_some());
@@ -86,7 +89,7 @@ fn neither_a_shorter_refusal_nor_a_success_ends_the_window_early() {
     let (refused, began) = (refused.lock().unwrap().unwrap(), pauses.first(LONG).unwrap());
     let arrivals = arrivals.lock().unwrap();
     assert_eq!(arrivals.len(), 7);
-    // Samples may be sent again before the long pause began or after it has ended.
+    // A repeated request may arrive before the long pause began or after it has ended, but not in between.
     assert!(arrivals[4..].iter().all(|it| *it <= began || refused + LONG <= *it), "{began:?} {arrivals:?}");
     assert!(arrivals[4..].iter().any(|it| refused + LONG <= *it));
 }
@@ -104,7 +107,7 @@ fn an_account_that_cannot_pay_pauses_all_samples_together() {
     tinkex::wait_all(others).unwrap();
     assert!(LONG <= began.elapsed(), "{:?}", began.elapsed());
     first.wait().unwrap();
-    // The refused sample was sent again with the same seq id.
+    // The refused sample, whose seq id is 0, was sent a second time with the same seq id.
     let numbers: Vec<_> =
         server.requests_to(SAMPLE).iter().map(|it| it.json().unwrap()["seq_id"].clone()).collect();
     assert_eq!(numbers.iter().filter(|it| **it == 0).count(), 2, "{numbers:?}");

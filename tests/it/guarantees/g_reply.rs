@@ -1,7 +1,9 @@
-//! G-REPLY. Covers 000-B, 001-2, 002-2, 003-V2, 003-F4, 004-4, N-01, N-14, N-31, N-36.
+//! G-REPLY. Covers the findings 000-B, 001-2, 002-2, 003-V2, 003-F4, 004-4, N-01, N-14, N-31, N-36 of
+//! `src/_docs/findings.md`.
 //!
-//! The worker of an operation owns its reply slot, and dropping the slot sends an error. So an operation ends exactly
-//! once: if its worker returns, panics, is refused by a closed pool or never gets a thread.
+//! The job that executes an operation owns the reply of the operation. If the reply is dropped, its destructor sends an
+//! error to the caller. So the caller gets exactly one answer: also if the job panics, is refused by a closed pool of
+//! threads, or never gets a thread.
 
 use tinkex::ErrorKind;
 use tinkex::testing::{Act, FakeServer};
@@ -27,7 +29,8 @@ fn a_panic_in_an_actors_turn_reaches_the_caller_with_its_message_and_siblings_go
         panic_once(&server, "/api/v1/optim_step");
         let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
         assert!(error.is_panic() && error.to_string().contains("the transport panics"), "{error}");
-        // The fate of the request that panicked is unknown, so its client is poisoned; other clients are not.
+        // It is unknown whether the server accepted the request that panicked, so its client is poisoned. Other clients
+        // are not affected.
         assert_eq!(
             *training.optim_step(AdamParams::default()).wait().unwrap_err().kind(),
             ErrorKind::Poisoned

@@ -1,7 +1,8 @@
-//! G-SCOPE. Covers 001-6, 003-D2, 003-D4, 004-1.
+//! G-SCOPE. Covers the findings 001-6, 003-D2, 003-D4, 004-1 of `src/_docs/findings.md`.
 //!
-//! A handle owns its state by reference counting; no registry exists. Threads that outlive a call belong to the session,
-//! which joins them at its end, except the thread on which it ends.
+//! The handles and the pending operations of a client own its state by reference counting; there is no global registry
+//! of clients. Threads that outlive a call belong to the session. When the session ends it joins its threads, except
+//! the one on which the session ends, because a thread cannot join itself.
 
 use tinkex::testing::FakeServer;
 
@@ -22,7 +23,8 @@ fn a_session_that_ends_on_one_of_its_own_threads_leaves_no_thread() {
         let service = server.in_memory().build().unwrap();
         let sampler = service.create_sampling_client("fake/model").unwrap();
         let (tx, rx) = crossbeam_channel::bounded(1);
-        // From here on the pending operation is the last owner of the session, so that the session ends on its thread.
+        // After the drop below, the pending operation is the last owner of the session, so the session ends on the
+        // thread of this operation.
         sample(&sampler, 1).on_done((), tx);
         drop((sampler, service));
         gate.open();

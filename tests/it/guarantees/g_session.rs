@@ -1,7 +1,8 @@
-//! G-SESSION. Covers 000-D, 001-9, 001-10, 002-4, N-04.
+//! G-SESSION. Covers the findings 000-D, 001-9, 001-10, 002-4, N-04 of `src/_docs/findings.md`.
 //!
-//! Each session has a thread that only sends heartbeats, so that no other work waits for one. Each heartbeat runs in its
-//! own `catch_unwind`. The end of the session wakes the thread and joins it.
+//! Each session has a thread that only sends heartbeats, so that no other work waits for a heartbeat. Each heartbeat
+//! runs in its own `catch_unwind`, so that the heartbeats go on after a panic. The end of the session wakes this thread
+//! and joins it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,7 +1,9 @@
-//! G-TELEM. Covers 000-C, 001-1, 001-7, 002-3, N-08, N-09, N-20, N-21, N-33.
+//! G-TELEM. Covers the findings 000-C, 001-1, 001-7, 002-3, N-08, N-09, N-20, N-21, N-33 of `src/_docs/findings.md`.
 //!
-//! The queue of events is bounded and blocks no operation; one thread with one timer sends them. Events that the server
-//! acknowledged count as delivered, all others as dropped. Only the session starts and ends the reporter.
+//! Telemetry reports events, such as failed operations, to the server; it is off by default. Events wait in a bounded
+//! queue, and an event that does not fit is dropped, so that no operation waits for the queue. One thread with one
+//! timer, the reporter, sends the events. Events that the server acknowledged count as delivered, all others as
+//! dropped. The reporter starts and ends with the session, not with a single client.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use crate::util::{HOUR, alone, client_threads, datum, eventually, in_time};
 
 const PATH: &str = "/api/v1/telemetry";
 const SAMPLE: &str = "/api/v1/asample";
-/// The reporter's interval.
+/// Interval between two reports of the reporter.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 struct Reporting {
@@ -40,7 +42,7 @@ fn reporting_within(close: Duration, finish: Duration) -> Reporting {
     let service = server
         .in_memory_at(clock.clone())
         .api_key("tml-hunter2")
-        // Idle threads end only with the session.
+        // With this idle time, idle threads end only when the session ends.
         .threads(|threads| (threads.max_in_flight, threads.idle) = (8, HOUR))
         .telemetry(true)
         .timeouts(|timeouts| (timeouts.close, timeouts.finish) = (close, finish))
@@ -76,7 +78,8 @@ impl Reporting {
         });
     }
 
-    /// Closes the client, checks that no event is left in the queue, and returns the numbers of delivered and dropped events.
+    /// Closes the client, checks that each queued event was delivered or dropped, and returns the numbers of delivered
+    /// and dropped events.
     fn close(&self) -> (u64, u64) {
         self.service.close(CloseStatus::Success).unwrap();
         let counts = self.service.telemetry().unwrap();
@@ -94,7 +97,7 @@ impl Reporting {
         self.bodies().iter().flat_map(|it| it["events"].as_array().unwrap().clone()).collect()
     }
 
-    /// Number of session end events.
+    /// Number of `SESSION_END` events in all reports.
     fn ends(&self) -> usize {
         self.events().iter().filter(|it| it["event"] == "SESSION_END").count()
     }
@@ -169,7 +172,7 @@ fn session_start_and_end_events_match_those_of_the_official_sdk() {
         };
         assert_eq!(format(&events[i]), format(official));
     }
-    // Pauses of other parts of the client may have advanced the clock too.
+    // The duration may exceed 62.5 s: pauses of other parts of the client may have advanced the virtual clock too.
     let duration = events[1]["duration"].as_str().unwrap();
     assert!("0:01:02.500000" <= duration && duration.len() == 14, "{duration}");
 }
@@ -178,7 +181,7 @@ fn session_start_and_end_events_match_those_of_the_official_sdk() {
 fn events_are_sent_in_batches_with_numbers_that_have_no_gap() {
     let client = reporting();
     client.refused_samples(125);
-    // More than one batch is queued, so the first is sent before the interval has passed.
+    // More than one batch (100 events) is queued, so the first batch is sent before the interval has passed.
     eventually("the first reports arrive", || !client.server.requests_to(PATH).is_empty());
     assert_eq!(client.close(), (252, 0));
     assert!(client.bodies().iter().all(|it| (1..=100).contains(&it["events"].as_array().unwrap().len())));
@@ -251,7 +254,8 @@ fn a_full_queue_drops_events_and_counts_them() {
     let blocked = Blocked::reports_of(&client.server);
     client.refused_samples(50);
     eventually("the reporter has taken a batch", || client.server.requests_to(PATH).len() == 1);
-    // One event is still queued, and the queue has room for ten thousand.
+    // One event is still in the queue, whose capacity is 10 000 events. The next samples make 10 100 events, of which
+    // 101 do not fit.
     client.refused_samples(5050);
     let counts = client.service.telemetry().unwrap();
     assert_eq!((counts.queued, counts.delivered, counts.dropped), (10_201, 0, 101));
@@ -269,7 +273,7 @@ fn a_hanging_endpoint_delays_no_operation_and_close_only_up_to_its_timeout() {
         client.refused_samples(60);
         client.server.behave(SAMPLE);
         client.sample();
-        // The transport does not return even after its shutdown: only the timeout ends the wait.
+        // The blocked transport does not return even after its shutdown, so only the timeout ends the wait.
         assert_eq!(client.close(), (0, 122));
     });
 }
@@ -362,7 +366,7 @@ fn dropping_the_last_handle_reports_the_session_end_too() {
 }
 
 #[test]
-fn a_client_without_a_session_reports_its_failures_under_a_name_of_its_own() {
+fn a_client_without_a_session_reports_its_failures_under_a_sessionless_id() {
     let server = FakeServer::new();
     let service = server.in_memory().telemetry(true).build().unwrap();
     server.next("/api/v1/get_server_capabilities", Act::status(403, "no"));
@@ -380,11 +384,11 @@ fn the_reporter_has_one_thread_which_ends_with_the_session() {
         client.refused_samples(200);
         let threads =
             || client_threads().into_iter().filter(|it| it.starts_with("tk-tele")).collect::<Vec<_>>();
-        // A thread sets its own name, some time after it was spawned.
+        // A new thread sets its own name, some time after it was spawned.
         eventually("the reporter runs", || !threads().is_empty());
         assert_eq!(threads(), ["tk-tele-0"]);
         client.close();
-        // The kernel lists a thread for some milliseconds after it was joined.
+        // The kernel still lists a thread for some milliseconds after it was joined.
         eventually("the reporter ends", || threads().is_empty());
     });
 }

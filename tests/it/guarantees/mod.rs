@@ -1,5 +1,9 @@
-//! One module for each guarantee of the client's lifecycle. Each begins with the ids of the findings about another client
-//! that it covers; the table in `src/_docs/findings.md` maps each finding to its mechanism and its tests.
+//! Guarantees about the lifecycle of clients: their threads, locks, queues and operations. Each module tests one
+//! guarantee.
+//!
+//! The head of a module names its guarantee, such as G-CACHE, and the findings that the guarantee covers. A finding is
+//! a fault that was found in another client of this API. The table in `src/_docs/findings.md` maps each finding to the
+//! mechanism that prevents the fault in this crate, and to the tests of that mechanism.
 
 mod g_cache;
 mod g_cancel;
@@ -26,7 +30,7 @@ use tinkex::testing::Seen;
 use tinkex::types::{ModelInput, SampleResponse, SamplingParams};
 use tinkex::{Pending, SamplingClient};
 
-/// Blocks threads in [`Gate::pass`] until it is opened or lets single threads pass.
+/// Blocks threads in [`Gate::pass`] until the test opens the gate, or lets one thread pass.
 #[derive(Clone)]
 struct Gate {
     sender: Arc<std::sync::Mutex<Option<Sender<()>>>>,
@@ -39,13 +43,13 @@ impl Gate {
         Gate { sender: Arc::new(std::sync::Mutex::new(Some(sender))), receiver }
     }
 
-    /// Waits until the gate is open or lets this thread pass.
+    /// Waits until the gate is open or lets the calling thread pass.
     fn pass(&self) {
-        // Fails when the sender is gone, that is, when the gate is open.
+        // `recv` fails when the sender is gone, that is, when the gate is open.
         let _ = self.receiver.recv();
     }
 
-    /// Lets one thread pass: one that waits or, if none waits, the next.
+    /// Lets one thread pass: one that waits or, if none waits, the next one that calls `pass`.
     fn let_one_pass(&self) {
         self.sender.lock().unwrap().as_ref().expect("a closed gate").send(()).unwrap();
     }

@@ -1,10 +1,12 @@
-//! Checks that the table of findings is complete, that every test that it names exists, and that `tests/mutants` has a patch
-//! for each that takes the mechanism out.
+//! Checks the table in `src/_docs/findings.md`: each finding has one row, and each test that a row names exists. For
+//! each of these tests, `tests/mutants` has a patch that removes the mechanism from the sources, so that the test
+//! fails.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Ids of the findings about another client: those of five audits, then those found while reading its code.
+/// Ids of the findings, which are faults of another client: `000` to `004` are from five audits of that client, `N`
+/// from reading its code.
 const FINDINGS: &str = "\
     000-A 000-B 000-C 000-D 000-E 000-F 000-G \
     001-1 001-2 001-3 001-4 001-5 001-6 001-7 001-8 001-9 001-10 001-T \
@@ -15,7 +17,7 @@ const FINDINGS: &str = "\
     N-01 N-02 N-02b N-03 N-04 N-05 N-06 N-07 N-08 N-09 N-10 N-11 N-12 N-13 N-14 N-15 N-16 N-17 N-18 N-19 N-20 \
     N-21 N-22 N-23 N-24 N-25 N-26 N-27 N-28 N-29 N-30 N-31 N-32 N-33 N-34 N-35 N-36 N-37";
 
-/// One row: the finding, the mechanism, the tests.
+/// A row of the table.
 struct Row {
     finding: String,
     mechanism: String,
@@ -41,7 +43,7 @@ fn rows() -> Vec<Row> {
     .collect()
 }
 
-/// The files that may define the module of a test.
+/// Paths of the files that may contain the module with this path. Not all of these files exist.
 fn files(modules: &[&str]) -> Vec<PathBuf> {
     let mut all = vec![root().join("tests/it").join(modules.join("/")).with_extension("rs")];
     let own = modules.strip_suffix(&["tests"]).unwrap_or(modules);
@@ -87,12 +89,12 @@ fn every_row_names_a_test_that_exists_or_says_why_there_is_none() {
     }
 }
 
-/// A patch of `tests/mutants`.
+/// A patch of `tests/mutants`. It removes one mechanism from the sources.
 struct Patch {
     name: String,
     /// Pairs of a finding and a test that fails without the mechanism.
     fails: Vec<(String, String)>,
-    /// Pairs of a file and the text that the patch replaces in it.
+    /// Pairs of a file and a text in that file that the patch replaces.
     old: Vec<(String, String)>,
 }
 
@@ -159,7 +161,8 @@ fn every_patch_still_fits_the_code() {
     }
 }
 
-/// Features that a row may call missing, each with a part of the names that its public items would have.
+/// Features that a row may call "not there yet", each with a part of a name. If a public item has a name with that
+/// part, the feature exists.
 const ABSENT: [(&str, &str); 5] = [
     ("recovery", "recover"),
     ("regularizers", "regulariz"),
@@ -168,7 +171,7 @@ const ABSENT: [(&str, &str); 5] = [
     ("uploads of files", "upload"),
 ];
 
-/// Collects the public names of all modules of the client, without those of the engine.
+/// Appends the names of all public items of the crate to `names`, without those of the engine (`src/local`).
 fn public_names(folder: &Path, names: &mut String) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
