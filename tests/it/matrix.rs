@@ -421,7 +421,7 @@ fn play(row: &Row, behaviour: Behaviour) -> (Result<(), Error>, Duration) {
 }
 
 #[test]
-fn every_verb_meets_its_row_for_every_behaviour_of_its_endpoint() {
+fn every_verb_has_the_expected_outcome_for_every_behaviour_of_its_endpoint() {
     let mut wrong = Vec::new();
     for row in rows() {
         for behaviour in BEHAVIOURS {

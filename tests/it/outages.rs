@@ -30,7 +30,7 @@ fn params() -> SamplingParams {
 }
 
 #[test]
-fn samples_survive_an_outage_of_twenty_minutes_each_time_under_a_new_number() {
+fn samples_survive_an_outage_of_20_minutes_and_each_resubmission_has_a_new_seq_id() {
     for act in [Act::Reset, Act::status(503, "down"), Act::status(408, "late"), Act::Stall] {
         let server = FakeServer::new();
         let (_service, sampler, clock) = client(&server);
@@ -71,7 +71,7 @@ fn an_outage_ends_a_sample_if_the_server_forbids_retries() {
 }
 
 #[test]
-fn a_refusal_that_forbids_a_retry_is_the_answer() {
+fn a_sample_refused_with_x_should_retry_false_is_not_retried() {
     let server = FakeServer::new();
     let (_service, sampler, _) = client(&server);
     server.always(SAMPLE, Act::status(503, "no").with_header("x-should-retry", "false"));
@@ -110,7 +110,7 @@ fn a_first_request_without_an_answer_is_repeated() {
 }
 
 #[test]
-fn the_end_of_a_session_is_sent_again_to_a_busy_server() {
+fn finish_is_retried_if_the_server_is_busy() {
     const FINISH: &str = "/api/v1/sessions/session-1/finish";
     for act in [Act::Reset, Act::status(503, "busy"), Act::status(429, "busy"), Act::Stall] {
         let server = FakeServer::new();

@@ -75,7 +75,7 @@ fn a_sample_is_announced_fetched_whole_and_reported() {
 }
 
 #[test]
-fn a_failed_sample_is_asked_for_the_usual_way_and_reported_as_well() {
+fn a_failed_sample_is_fetched_with_retrieve_future_and_reported() {
     let (server, service, sampler) = in_memory();
     let failed = json!({"state": "failed", "request_id": "request-1"});
     server.next(POLL_MANY, Act::json(json!({"completions": [failed], "cursor": 1})));
@@ -88,7 +88,7 @@ fn a_failed_sample_is_asked_for_the_usual_way_and_reported_as_well() {
 }
 
 #[test]
-fn a_storm_of_errors_delays_samples_and_fails_none() {
+fn failed_polls_delay_samples_and_fail_none() {
     let (server, _service, sampler) = in_memory();
     for act in [
         Act::status(503, "busy"),
@@ -106,7 +106,7 @@ fn a_storm_of_errors_delays_samples_and_fails_none() {
 }
 
 #[test]
-fn an_unpaid_bill_is_waited_out_unless_pauses_are_to_fail() {
+fn a_402_of_a_poll_is_retried_unless_the_policy_is_to_fail() {
     for policy in [PausePolicy::Wait, PausePolicy::Fail] {
         let server = FakeServer::new();
         server.polls_together();
@@ -123,7 +123,7 @@ fn an_unpaid_bill_is_waited_out_unless_pauses_are_to_fail() {
 }
 
 #[test]
-fn a_refusal_for_good_fails_current_and_later_samples() {
+fn a_403_of_a_poll_fails_current_and_later_samples() {
     let (server, _service, sampler) = in_memory();
     server.always(POLL_MANY, Act::status(403, "no"));
     assert_eq!(*sample(&sampler).wait().unwrap_err().kind(), ErrorKind::Permission);
@@ -145,7 +145,7 @@ fn a_server_without_the_endpoint_is_polled_for_each_sample() {
 }
 
 #[test]
-fn a_panic_in_a_turn_of_the_poller_is_survived() {
+fn one_panic_during_a_poll_is_survived_and_repeated_panics_fail_the_sample() {
     let (server, _service, sampler) = in_memory();
     let armed = AtomicBool::new(true);
     server.script(move |seen| {
@@ -163,7 +163,7 @@ fn a_panic_in_a_turn_of_the_poller_is_survived() {
 }
 
 #[test]
-fn a_panic_while_a_result_is_fetched_hurts_one_sample() {
+fn a_panic_while_a_result_is_fetched_fails_only_that_sample() {
     let (server, _service, sampler) = in_memory();
     let armed = AtomicBool::new(true);
     server.script(move |seen| {
@@ -175,7 +175,7 @@ fn a_panic_while_a_result_is_fetched_hurts_one_sample() {
 }
 
 #[test]
-fn a_lost_sample_is_submitted_again_under_a_new_number() {
+fn an_expired_sample_is_submitted_again_with_a_new_seq_id() {
     let (server, _service, sampler) = in_memory();
     server.next(ONE, Act::status(410, r#"{"detail":"promise expired"}"#));
     sample(&sampler).wait().unwrap();
@@ -200,7 +200,7 @@ fn a_completion_that_overtakes_the_answer_to_its_submission_is_kept() {
 }
 
 #[test]
-fn a_sample_ends_at_its_deadline_and_its_siblings_poller_goes_on() {
+fn a_sample_ends_at_its_deadline_and_the_poller_continues() {
     let server = FakeServer::new();
     server.polls_together();
     let clock = VirtualClock::new();
@@ -280,7 +280,7 @@ fn closing_the_service_answers_every_waiting_sample_and_ends_the_poll() {
 }
 
 #[test]
-fn those_who_wait_can_see_that_the_server_still_answers() {
+fn the_status_of_a_waiting_sample_shows_the_last_answer_of_the_server() {
     let server = FakeServer::new();
     server.polls_together();
     let service = server.in_memory().unbounded_operations().build().unwrap();
@@ -328,7 +328,7 @@ fn cancelling_and_closing_answer_at_once_while_a_poll_is_held() {
 }
 
 #[test]
-fn closing_reports_what_the_server_does_not_know_yet() {
+fn closing_reports_fetched_samples_that_no_poll_has_reported() {
     let server = FakeServer::new();
     server.polls_together();
     let listening = server.listen().unwrap();
@@ -375,7 +375,7 @@ fn samples_in_flight_need_no_thread_each() {
 }
 
 #[test]
-fn a_cursor_that_moves_by_itself_is_not_followed_while_nobody_waits() {
+fn no_polls_are_sent_while_no_sample_waits_even_if_the_cursor_changes() {
     let (server, _service, sampler) = in_memory();
     let cursor = AtomicU64::new(1000);
     server.always_altered(POLL_MANY, move |answer| {

@@ -611,7 +611,7 @@ fn checklist_10_an_error_may_be_json_of_any_shape_text_or_nothing() {
 }
 
 #[test]
-fn checklist_11_unknown_words_are_kept() {
+fn checklist_11_unknown_stop_reasons_queue_states_and_categories_are_accepted() {
     let answer = sampled(json!({"sequences": [{"tokens": [1], "stop_reason": "bored"}]})).unwrap();
     assert_eq!(answer.sequences[0].stop_reason, StopReason::Other("bored".into()));
     let (server, _service, training) = training();

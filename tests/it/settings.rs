@@ -109,7 +109,7 @@ fn the_end_of_a_session_may_carry_a_detail() {
 }
 
 #[test]
-fn the_version_that_servers_choose_flags_by_can_be_set() {
+fn the_sdk_version_that_is_sent_to_servers_can_be_set() {
     let server = FakeServer::new();
     let service = server.in_memory().sdk_version("0.99.1").build().unwrap();
     service.create_lora_training_client("fake/model", Default::default()).unwrap();

@@ -83,7 +83,7 @@ fn publishing_a_public_checkpoint_is_a_conflict_at_once() {
 }
 
 #[test]
-fn listed_checkpoints_lead_to_the_calls_that_take_them() {
+fn paths_of_listed_checkpoints_are_accepted_by_the_calls_for_their_type() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     let training = service.create_lora_training_client("fake/model", LoraConfig::default()).unwrap();

@@ -10,7 +10,7 @@ use super::*;
 const SEARCH: &str = "/api/v1/sessions/search";
 
 #[test]
-fn every_condition_of_a_search_is_sent_as_servers_want_it() {
+fn every_condition_of_a_search_is_sent_as_the_protocol_says() {
     let (server, rest) = rest();
     let search = SessionSearch {
         session_id: Some("s".into()),
