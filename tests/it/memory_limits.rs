@@ -98,11 +98,11 @@ fn answers_of_any_size_cost_bounded_memory() {
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
         training.forward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
 
-        // A lane with a limit of 1 MiB.
+        // Each lane (class of requests, PROTOCOL §1.7) has a limit for its answers. Sessions: 1 MiB.
         server.next("/api/v1/create_session", bomb.clone());
         let made = cost(|| client(&listening).create_lora_training_client("fake/model", Default::default()));
         check("the answer to a new session", made, ["1048576 bytes", "more than"]);
-        // A lane of lists, with a limit of 16 MiB.
+        // Lists and capabilities: 16 MiB.
         server.next(CAPABILITIES, bomb.clone());
         check("capabilities", cost(|| service.get_server_capabilities()), ["16777216 bytes", "more than"]);
         server.next(CAPABILITIES, announced());
@@ -112,24 +112,24 @@ fn answers_of_any_size_cost_bounded_memory() {
         server.next(CAPABILITIES, repeated("[", "{\"a\":[]},", "]", 1 << 19));
         check("small objects", cost(|| service.get_server_capabilities()), ["values", "524288"]);
         let head = Act::json(json!({})).with_header("x-long", &"x".repeat(1 << 20));
-        // A proxy may have caused a head that is too long, so that the request is repeated.
+        // The client repeats the request, because a proxy may have caused the long head: send the long head each time.
         server.always(CAPABILITIES, head);
         check("a head", cost(|| service.get_server_capabilities()), ["16383 bytes", "16384 arrived"]);
-        // A refusal keeps its status, and only the beginning of its body is read.
+        // Of an answer with an error status, the client reads only the beginning of the body and reports the status.
         server.always(CAPABILITIES, refusing);
         let (bytes, result) = cost(|| service.get_server_capabilities());
         assert!(bytes <= MOST, "a refusal took {} MiB", bytes >> 20);
         assert_eq!(result.unwrap_err().http_status(), Some(503));
         server.behave(CAPABILITIES);
 
-        // The limit of a result follows from its request.
+        // The client computes the limit of a result from the request, such as the number of its targets.
         server.next(RETRIEVE, bomb.clone());
         let step = cost(|| training.optim_step(AdamParams::default()).wait());
         check("a step", step, ["1048576 bytes", "more than"]);
         server.next(RETRIEVE, bomb.clone());
         let pass = cost(|| training.forward(vec![datum()], LossFn::CrossEntropy).wait());
         check("a pass", pass, ["bytes", "more than"]);
-        // A size announced by metadata is refused before the result is fetched.
+        // If the server announces a size above the limit, the client does not fetch the result.
         let large = json!({"status": "complete_metadata", "response_payload_size": 1u64 << 40});
         server.next(RETRIEVE, Act::json(large));
         let pass = cost(|| training.forward(vec![datum()], LossFn::CrossEntropy).wait());

@@ -1,4 +1,6 @@
-//! Waiting for many samples with one poller.
+//! Waiting for many samples with one poll, `retrieve_futures` (PROTOCOL §4.5). A thread of the sampling client, the
+//! poller, polls for the ids of finished samples, fetches each result with `retrieve_future`, and reports the fetched
+//! ids in a later poll.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,7 +34,8 @@ fn bodies(server: &FakeServer, path: &str) -> Vec<Value> {
     server.requests_to(path).iter().map(|it| it.json().unwrap()).collect()
 }
 
-/// Makes the server hold each poll until the returned token is cancelled, as real servers do while nothing is finished.
+/// Makes the server delay the answer to each poll until the returned token is cancelled. Real servers delay it until a
+/// sample is finished.
 fn hold(server: &FakeServer) -> CancelToken {
     let release = CancelToken::new();
     let released = release.clone();
@@ -137,7 +140,7 @@ fn a_server_without_the_endpoint_is_polled_for_each_sample() {
         server.always(POLL_MANY, Act::status(status, r#"{"detail":"Not Found"}"#));
         let pending: Vec<_> = (0..20).map(|_| sample(&sampler)).collect();
         pending.into_iter().for_each(|it| drop(it.wait().unwrap()));
-        // Other sampling clients of the service need not ask again.
+        // Other sampling clients of the service know that the endpoint is missing and send it no request.
         sample(&service.create_sampling_client("fake/model").unwrap()).wait().unwrap();
         assert_eq!(server.requests_to(POLL_MANY).len(), 1);
         assert!(bodies(&server, ONE).iter().all(|it| it["allow_metadata_only"] == true));
@@ -288,7 +291,8 @@ fn the_status_of_a_waiting_sample_shows_the_last_answer_of_the_server() {
     let finished = CancelToken::new();
     let is_finished = finished.clone();
     server.script(move |seen| {
-        // Its time passes by pauses only, so that a poll that takes a moment of ours keeps it slow.
+        // Each pause of the client advances the virtual clock. Delay each poll by 1 ms of real time, so that the clock
+        // advances slowly and the last answer is not old when the test looks at it.
         let early = [POLL_MANY, ONE].contains(&seen.path.as_str())
             && !is_finished.wait_timeout(Duration::from_millis(1));
         early.then(|| {
@@ -332,14 +336,15 @@ fn closing_reports_fetched_samples_that_no_poll_has_reported() {
     let server = FakeServer::new();
     server.polls_together();
     let listening = server.listen().unwrap();
-    // The last report has an eighth of the time for closing.
+    // At a close, the client may spend an eighth of `Timeouts::close` on its last report.
     let service =
         listening.client().timeouts(|it| (it.close, it.finish) = (TEST_TIMEOUT / 4, HOUR)).build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     let other = json!({"state": "finished", "request_id": "request-1"});
     server.next(POLL_MANY, Act::json(json!({"completions": [other], "cursor": 1})));
     server.next(POLL_MANY, Act::Stall);
-    // The other sample keeps a poll under way, so that the finished one cannot be reported by it. Either may have arrived first.
+    // The first poll finishes one sample. The second poll stalls while it waits for the other sample, so that only the
+    // close can report the finished one. Either sample may have the id request-1.
     let (done, first) = crossbeam_channel::unbounded();
     (0..2).for_each(|it| sample(&sampler).on_done(it, done.clone()));
     first.recv_timeout(TEST_TIMEOUT).unwrap().1.unwrap();
@@ -367,7 +372,7 @@ fn samples_in_flight_need_no_thread_each() {
             it.wait().unwrap();
         }
         let (n, names) = most.last_key_value().unwrap();
-        // Usually about 80; on a machine that stands still for a while, up to the 449 that send and the 257 that fetch.
+        // Usually about 80 threads. If the machine delays the process, up to 449 that send and 257 that fetch results.
         assert!(*n < 750, "{names:?}");
         assert!(names.iter().all(|it| !it.starts_with("tk-result")), "{names:?}");
         service.close(CloseStatus::Success).unwrap();
@@ -385,7 +390,8 @@ fn no_polls_are_sent_while_no_sample_waits_even_if_the_cursor_changes() {
     });
     sample(&sampler).wait().unwrap();
     let before = server.requests_to(POLL_MANY).len();
-    // Time enough for thousands of requests in memory, where no pause takes any.
+    // In this time a client that polled without need would send thousands of requests, because pauses of the client
+    // take no real time here.
     std::thread::sleep(Duration::from_millis(300));
     let n_more = server.requests_to(POLL_MANY).len() - before;
     assert!(n_more <= 5, "{n_more} requests although nobody waits");

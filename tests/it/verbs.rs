@@ -1,4 +1,5 @@
-//! Every verb, in memory, over real sockets, and on the engine.
+//! Runs every verb of the service, training and sampling clients: with a fake server in memory, with a fake server over
+//! sockets, and with the embedded engine.
 
 use tinkex::testing::FakeServer;
 use tinkex::types::{AdamParams, LoraConfig, LossFn, ModelInput, SampleOptions, SamplingParams, Ttl};

@@ -21,7 +21,7 @@ const HEADERS: [&str; 11] = [
     "x-tinker-sampling-backpressure",
 ];
 
-/// Headers that must be present if recorded; their values are not compared, because they differ in each run.
+/// Headers that must be present exactly if they were recorded. Their values differ in each run and are not compared.
 const PRESENT: [&str; 2] = ["x-idempotency-key", "x-tinker-create-promise-roundtrip-time"];
 
 /// Lists the differences between a request and its exchange. `how` is the permitted difference, which is not listed.

@@ -150,7 +150,7 @@ fn the_url_of_an_archive_is_the_target_of_a_redirect() {
     let archive = rest.get_checkpoint_archive_url("tinker://r/weights/x").unwrap();
     assert_eq!(archive.url.expose(), url);
     assert_eq!(archive.expires.unwrap().as_str(), "2026-11-20T15:19:59Z");
-    // Without an `expires` header the URL is assumed valid for about 15 minutes.
+    // Without an `expires` header, the client assumes that the URL is valid for about 15 minutes.
     server.next(ARCHIVE, redirect);
     let before = SystemTime::now();
     let archive = rest.get_checkpoint_archive_url("tinker://r/weights/x").unwrap();

@@ -121,7 +121,8 @@ fn a_session_lists_its_training_runs_and_can_change_its_project() {
 
 const TRACE: &str = "/api/v1/sessions/s/trace_export";
 
-/// A client on a virtual clock, which sleeps advance.
+/// Creates a client with a virtual clock, which the client's sleeps advance. `operation` is the time limit of its
+/// operations in seconds.
 fn timed(operation: u64) -> (FakeServer, VirtualClock, RestClient) {
     let (server, clock) = (FakeServer::new(), VirtualClock::new());
     let builder =

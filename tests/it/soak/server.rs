@@ -15,7 +15,7 @@ use tinkex::transport::Answer;
 use super::chaos::Fault;
 use super::request::{CHUNK, Kind, Request, Sample, Train, base_model};
 
-/// The server's records of requests, promises and faults. Clones share the state.
+/// The records ("books") of the server: requests, promises and faults. Clones share the state.
 #[derive(Clone)]
 pub(super) struct Books {
     state: Arc<Mutex<State>>,
@@ -24,8 +24,8 @@ pub(super) struct Books {
 struct State {
     rng: Rng,
     models: HashMap<String, Model>,
-    /// Fingerprint and promise of each accepted `create_model` and sample, by (session or sampler,
-    /// number), to recognize retries.
+    /// Fingerprint and promise of each accepted `create_model` and sample, by (session or sampler, number), to recognize
+    /// retries.
     made: HashMap<(String, u64), (u64, String)>,
     promises: HashMap<String, Promise>,
     /// Injected faults by operation.
