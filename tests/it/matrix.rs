@@ -1,5 +1,6 @@
-//! A table of every endpoint that a server may lack and of every verb that uses it. For each behaviour of the endpoint,
-//! the verb must end in time with the outcome that its row expects.
+//! Servers that lack an endpoint, or fail at it. A table lists each such endpoint and each verb that uses the endpoint.
+//! The test gives the endpoint every [`Behaviour`] and checks that the verb ends in time, with the outcome of its table
+//! row.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ enum Behaviour {
     NotFound,
     NotAllowed,
     Fails,
-    /// It never answers.
+    /// The server never answers.
     Silent,
 }
 
@@ -71,9 +72,9 @@ impl Outcome {
 /// Reaction of a verb to an endpoint that is missing or fails.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Degrades {
-    /// Works for every behaviour.
+    /// The verb works, whatever the endpoint does.
     NotNeeded,
-    /// Works if the endpoint is missing; fails if the endpoint fails.
+    /// The verb works if the endpoint is missing, and fails if the endpoint fails.
     WorksWithout,
     /// The request names no object, so that a 404 means that the endpoint is missing.
     Incompatible,
@@ -455,11 +456,11 @@ fn every_verb_has_the_expected_outcome_for_every_behaviour_of_its_endpoint() {
 
 #[test]
 fn every_verb_of_the_table_sends_a_request_to_its_endpoint() {
-    // A row whose verb sends nothing to its endpoint would pass for every behaviour.
+    // Check this, because a row whose verb does not use its endpoint would pass with every behaviour.
     for row in rows() {
         let server = server_with_checkpoints();
         let n_before = server.requests().len();
-        // Some verbs name things that this server does not have; the result does not matter here.
+        // Ignore the result: some verbs name objects that this server does not have.
         drop((row.run)(&scene(server.clone(), &row)));
         let sent = || {
             let requests = server.requests();

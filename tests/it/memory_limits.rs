@@ -1,5 +1,5 @@
-//! Memory limits for hostile answers: large after decompression, with a huge announced length, or with very many
-//! values.
+//! Memory limits of the client for hostile answers: answers that are large after decompression, announce a huge length,
+//! or contain very many values.
 
 #![cfg(target_os = "linux")]
 
@@ -18,10 +18,10 @@ use crate::util::{alone, datum};
 
 const RETRIEVE: &str = "/api/v1/retrieve_future";
 const CAPABILITIES: &str = "/api/v1/get_server_capabilities";
-/// Bound in bytes for the memory that one such answer may add to the process.
+/// Maximum number of bytes that one hostile answer may add to the memory of the process.
 const MOST: u64 = 64 << 20;
 
-/// Reads a field of this process's memory status, in bytes.
+/// Reads a size from `/proc/self/status`, such as `VmRSS`, in bytes.
 fn memory(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
@@ -45,7 +45,7 @@ fn gzip(pieces: &[(&[u8], usize)]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Answers with 256 MiB of white space before a valid body.
+/// Answers with 256 MiB of white space and a valid body, compressed.
 fn bomb(status: u16) -> Act {
     let space = vec![b' '; 1 << 20];
     let spaces: Vec<(&[u8], usize)> = vec![(&space, 1); 256];
@@ -64,7 +64,7 @@ fn repeated(open: &str, value: &str, close: &str, n: usize) -> Act {
     answer(200, gzip(&[(open.as_bytes(), 1), (value.as_bytes(), n), (last, 1), (close.as_bytes(), 1)]), true)
 }
 
-/// Announces a body of 4 TiB.
+/// Announces a body of 4 TiB and sends almost nothing.
 fn announced() -> Act {
     let length = (1u64 << 42).to_string();
     Act::StallBody(Answer::new(200).with_header("content-length", length).with_body("{}"))
@@ -75,7 +75,7 @@ fn client(listening: &Listening) -> ServiceClient {
     listening.client().timeouts(|it| (it.submit, it.first_contact) = (brief, brief)).build().unwrap()
 }
 
-/// Checks that a call failed within the memory bound and that its error names both sizes.
+/// Checks that a call failed, that it added at most [`MOST`] bytes, and that its error contains both texts of `sizes`.
 fn check(what: &str, cost: (u64, Result<(), Error>), sizes: [&str; 2]) {
     let (bytes, result) = cost;
     assert!(bytes <= MOST, "{what} took {} MiB", bytes >> 20);
@@ -92,7 +92,7 @@ fn answers_of_any_size_cost_bounded_memory() {
         let (bomb, refusing) = (bomb(200), bomb(503));
         let server = FakeServer::new();
         let listening = server.listen().unwrap();
-        // Make threads and buffers before anything is measured.
+        // Use the client once, so that its threads and buffers exist before the first measurement.
         let service = client(&listening);
         service.get_server_capabilities().unwrap();
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();

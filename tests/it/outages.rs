@@ -1,4 +1,5 @@
-//! Outages that last longer than the retries of one request.
+//! Outages of the server that last longer than the client retries one request: the client submits samples again under a
+//! new sequence id.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The REST client, which has no session: its requests, decoding, lists, and closing.
+//! The REST client, which reads and manages runs, checkpoints and sessions, and opens no session of its own.
 
 mod account;
 mod checkpoints;
@@ -115,7 +115,7 @@ fn a_training_run_is_read_with_few_fields_and_with_unknown_ones() {
     let last = run.last_checkpoint.unwrap();
     assert_eq!(last.checkpoint_type.as_ref().unwrap().as_str(), "quantum");
     assert_eq!((last.size_bytes, last.path().unwrap().name()), (Some(10), "x"));
-    // An invalid timestamp keeps its text.
+    // A timestamp that cannot be parsed is kept as text.
     assert_eq!(last.time.as_ref().map(|it| (it.as_str(), it.to_system_time())), Some(("soon", None)));
 }
 

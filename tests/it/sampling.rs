@@ -196,7 +196,7 @@ fn the_engine_answers_every_option() {
     assert!(
         answer.sequences.iter().all(|it| it.topk_logprobs.as_ref().unwrap()[0].as_ref().unwrap().len() == 2)
     );
-    // The same targets as a sparse tensor.
+    // The same targets as a sparse tensor: it has no entry where there is no token.
     let target = TensorData::from_csr([2, 2], vec![0, 1, 3], vec![1, 0, 1], Values::I64(vec![2, 9, 3]));
     options.target_prompt_logprobs = Some(target);
     let answer = sampler.sample_with(&prompt(), 1, &one_token(), &options).wait().unwrap();

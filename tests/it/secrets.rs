@@ -60,8 +60,8 @@ fn secrets() -> Vec<String> {
     all
 }
 
-/// Readable encodings of a text: JSON escapes, doubled JSON escapes, percent encoding, upper case, and a shortened
-/// text.
+/// Other forms in which a secret could be shown: JSON escapes, doubled JSON escapes, percent encoding, upper case, and
+/// without its first and last two characters.
 fn encodings(text: &str) -> Vec<String> {
     let json: String = text.encode_utf16().map(|it| format!("\\u{it:04x}")).collect();
     let percent = text.bytes().map(|it| format!("%{it:02X}")).collect();
@@ -337,7 +337,7 @@ fn every_other_verb(credential: Credential, tokens: bool, acts: Option<(&Act, &A
         ..CopyOptions::default()
     };
     collect_debug(&options);
-    // Send the token once before the server repeats it.
+    // Send the access token once, before the server begins to repeat it: the client masks secrets that it has sent.
     note("copy_weights", scene.rest.copy_weights(STATE, &options).map(drop));
     misbehave(acts.map(|it| it.1));
     note("copy_weights", scene.rest.copy_weights(STATE, &options).map(drop));

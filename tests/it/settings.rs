@@ -175,7 +175,7 @@ fn an_empty_base_url_or_project_counts_as_unset() {
         |client: ServiceClient| format!("{client:?}").contains("https://tinker.thinkingmachines.dev/");
     assert!(is_default(server.in_memory().base_url("").build().unwrap()));
     assert!(!is_default(server.in_memory().build().unwrap()));
-    // The URL of a handle is used unless the caller sets one.
+    // A client from a handle uses the URL in the handle, unless the caller sets another one.
     let handle = service.create_sampling_client("fake/model").unwrap().get_sampler_handle();
     let clone = server.in_memory().base_url("").from_sampler_handle(&handle).unwrap();
     assert_eq!(clone.get_sampler_handle().base_url(), "http://memory.invalid");

@@ -26,7 +26,7 @@ fn client(relay: &Relay) -> ServiceClient {
 fn a_result_that_arrives_more_slowly_than_the_poll_timeout_is_read() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
-    // 4 MiB take at least 1.6 s, with pauses of 25 ms at most.
+    // 4 MiB take at least 1.6 s (64 pieces with a pause of 25 ms each), longer than the poll timeout of 1 s.
     let relay = Relay::start(&listening.url(), Pace { down: Duration::from_millis(25), ..Pace::default() });
     let service = client(&relay);
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();

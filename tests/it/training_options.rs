@@ -17,7 +17,7 @@ fn note() -> Option<BTreeMap<String, String>> {
     Some([("step".to_string(), "7".to_string())].into())
 }
 
-/// The body of the last request to a path.
+/// Returns the body of the last request to a path.
 #[track_caller]
 fn last(server: &FakeServer, path: &str) -> Value {
     server.requests_to(&format!("/api/v1/{path}")).pop().expect("a request").json().expect("JSON")

@@ -1,5 +1,6 @@
-//! The permitted differences between the requests of this crate and those of the official SDK, each with its reason.
-//! The replay asserts that each listed difference occurs, so that an outdated row fails the test.
+//! The permitted differences between the requests of this crate and the recorded requests of the official SDK, each
+//! with its reason. An exchange is a recorded request with its answer; exchanges are numbered. The replay asserts that
+//! each listed difference occurs, so that an outdated row fails the test.
 
 use std::ops::RangeInclusive;
 

@@ -14,7 +14,7 @@ use tinkex::testing::Seen;
 enum Field {
     /// A scalar, a string, or a message whose fields are not listed here; repeated values keep their order.
     Plain,
-    /// A map; entries are sorted before the comparison.
+    /// A map; its entries are sorted before the comparison, because maps have no order.
     Map,
     /// A message with these fields: number, name and type.
     Message(&'static [(u64, &'static str, Field)]),
@@ -22,7 +22,7 @@ enum Field {
 
 const DATUM: &[(u64, &str, Field)] = &[(1, "model_input", Field::Plain), (2, "loss_fn_inputs", Field::Map)];
 
-/// `ForwardBackwardRequest` (PROTOCOL §5).
+/// Fields of the message `ForwardBackwardRequest` (PROTOCOL §5).
 const PASS: &[(u64, &str, Field)] = &[
     (1, "model_id", Field::Plain),
     (2, "seq_id", Field::Plain),

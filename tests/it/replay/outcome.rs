@@ -1,5 +1,5 @@
 //! Comparison of the result of a call with its recorded answer. Google's protobuf library decoded the recorded answers
-//! and wrote floats with six decimals.
+//! and wrote floats with six decimals. `n` is the number of a recorded exchange (a request with its answer).
 
 use std::fmt::Debug;
 

@@ -1,4 +1,5 @@
-//! Reads the recorded exchanges of `tests/data/wire`.
+//! Reads the exchanges recorded in `tests/data/wire`. An exchange is a request of the official SDK with its answer. A
+//! promise is an answer with a request id, for which the client then polls until the result is ready.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

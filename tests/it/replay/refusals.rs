@@ -1,4 +1,5 @@
-//! The part of the recorded program with invalid calls: the crate or the server refuses most of them.
+//! The part of the recorded program with invalid calls: the crate or the server refuses most of them. Numbers such as
+//! the 234 of `replay.assert_info(234, …)` are the numbers of the recorded exchanges.
 
 use std::sync::mpsc;
 

@@ -1,4 +1,5 @@
-//! The part of the recorded program that lists and manages runs and checkpoints.
+//! The part of the recorded program that lists and manages runs and checkpoints. Numbers such as the 210 of
+//! `replay.exchange(210)` are the numbers of the recorded exchanges.
 
 use std::time::Duration;
 

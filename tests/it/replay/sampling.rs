@@ -1,4 +1,5 @@
-//! The part of the recorded program that samples.
+//! The part of the recorded program that samples. Numbers such as the 166 of `replay.assert_sample(166, …)` are the
+//! numbers of the recorded exchanges.
 
 use tinkex::types::{ModelInput, SampleOptions, SamplingParams, Stop};
 use tinkex::{Category, ErrorKind, SamplingClient};

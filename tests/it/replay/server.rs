@@ -19,7 +19,7 @@ const BEAT: Duration = Duration::from_secs(10);
 
 type Hook = Box<dyn FnOnce() + Send>;
 
-/// A recording that is being replayed.
+/// A recording, the fake server that replays it, and the virtual clock of the clients.
 pub(crate) struct Replay {
     clock: VirtualClock,
     server: FakeServer,
@@ -29,7 +29,7 @@ pub(crate) struct Replay {
 struct State {
     exchanges: Vec<Exchange>,
     exceptions: &'static [Exception],
-    /// Number of requests for each exchange.
+    /// For each exchange, the number of requests that repeated it.
     arrived: Vec<usize>,
     /// Request ids of the promises that were sent to the client so far.
     promised: HashSet<String>,
@@ -119,7 +119,7 @@ impl Replay {
         state.not_sent.insert(n);
     }
 
-    /// Advances the clock until a heartbeat was sent.
+    /// Advances the clock until the client has sent a heartbeat.
     pub(crate) fn heartbeat(&self) {
         let beats = || self.server.requests_to(HEARTBEAT).len();
         let before = beats();

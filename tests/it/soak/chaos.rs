@@ -9,8 +9,8 @@ use tinkex::transport::Answer;
 /// On average, one of this many exchanges (requests with their answers) gets a fault.
 const ONE_IN: u32 = 20;
 
-/// Fault of one exchange. `done` is true if the server carries out the request before the fault. `StallBody`, `Truncate`
-/// and `Drip` are the acts of the fake server with these names ([`Act`]).
+/// Fault of one exchange. `done` is true if the server carries out the request before the fault. `StallBody`,
+/// `Truncate` and `Drip` are the acts of the fake server with these names ([`Act`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// The server reads the request and closes the connection without an answer.
@@ -48,7 +48,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// Draws a fault for one exchange in [`ONE_IN`].
+    /// Returns a random fault in one of [`ONE_IN`] calls, else `None`.
     pub(super) fn roll(rng: &mut Rng) -> Option<Self> {
         (rng.u32(..ONE_IN) == 0).then(|| Fault::pick(rng))
     }
@@ -97,7 +97,8 @@ impl Fault {
         }
     }
 
-    /// True if the server refuses the request for good. It must not refuse the repetition of a request that it accepted.
+    /// True if the server refuses the request for good. It must not refuse the repetition of a request that it
+    /// accepted.
     pub(super) fn is_refusal(self) -> bool {
         matches!(self, Fault::Status { code: 400 | 404, empty: false, .. })
     }

@@ -1,4 +1,5 @@
-//! The operations of the soak and the ways of waiting for their answers.
+//! The threads that run the operations of the soak: each submits random operations, waits for them in different ways,
+//! and checks their results.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
