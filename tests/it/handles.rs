@@ -1,4 +1,6 @@
-//! Sampler handles, with which other processes sample from the same weights.
+//! Sampler handles. A handle is a text that identifies a sampling session. Another process makes a client from the
+//! text, a clone, which samples in the same session. Each clone has a number and counts its sequence ids from this
+//! number times 10^9, so that clones use different ids (PROTOCOL §9.7).
 
 use std::collections::BTreeSet;
 
@@ -12,7 +14,7 @@ use crate::util::path_of;
 const BILLION: u64 = 1_000_000_000;
 const SAMPLE: &str = "/api/v1/asample";
 
-/// A handle that the official SDK 0.38.0 wrote.
+/// A handle written by the official Python SDK 0.38.0.
 const OFFICIAL: &str = "eyJzZXNzaW9uX2lkIjoicy0xIiwic2FtcGxpbmdfc2Vzc2lvbl9pZCI6InMtMTpzYW1wbGU6MCIsImhvbGRlciI6eyJiYXNlX3VybCI6Imh0dHA6Ly9tZW1vcnkuaW52YWxpZCIsImRlZmF1bHRfaGVhZGVyc19vdmVycmlkZXMiOnt9LCJjbGllbnRfY29uZmlnIjp7InBqd3RfYXV0aF9lbmFibGVkIjpmYWxzZSwiY3JlZGVudGlhbF9kZWZhdWx0X3NvdXJjZSI6ImFwaV9rZXkiLCJzYW1wbGVfZGlzcGF0Y2hfYnl0ZXNfc2VtYXBob3JlX3NpemUiOjEwNDg1NzYwLCJpbmZsaWdodF9yZXNwb25zZV9ieXRlc19zZW1hcGhvcmVfc2l6ZSI6NTI0Mjg4MDAsInBhcmFsbGVsX2Z3ZGJ3ZF9jaHVua3MiOnRydWUsInByb3RvX2NvbXByZXNzX2Z3ZGJ3ZCI6ZmFsc2UsImZ3ZGJ3ZF9tYXhfY2h1bmtfbGVuIjoxMDI0LCJmd2Rid2RfbWF4X2NodW5rX2J5dGVzX2NvdW50Ijo1MDAwMDAwLCJmd2Rid2RfZGlzcGF0Y2hfYnl0ZXNfc2VtYXBob3JlX3NpemUiOjUwMDAwMDAwLCJiaWxsaW5nX2V4Y2VwdGlvbl9tYXhfcGF1c2VfZHVyYXRpb25fc2VjIjozNjAwLCJzYW1wbGVfbm9fcmV0cmllcyI6ZmFsc2UsInNhbXBsZV9lbmFibGVfc3R1Y2tfZGV0ZWN0aW9uIjp0cnVlLCJzYW1wbGVfbWF4X2NvbmN1cnJlbnRfcmVxdWVzdHMiOjIwMDAsInVzZV9weXF3ZXN0X3RyYW5zcG9ydCI6dHJ1ZSwic2FtcGxlX3VzZV9yZXRyaWV2ZV9mdXR1cmVzIjpmYWxzZSwiY3VzdG9tX2xvc3Nfc2VydmVyX3NpZGUiOmZhbHNlLCJzYW1wbGVfam9pbl9zYW1wbGluZ19zZXNzaW9uIjpmYWxzZX0sImNsaWVudF9keW5hbWljX2NvbmZpZyI6eyJyZWZyZXNoX2ludGVydmFsX3NlYyI6MzAwLCJzYW1wbGVfY2FuY2VsX2VuYWJsZWQiOmZhbHNlLCJzYW1wbGVfY2FuY2VsX21heF9iYXRjaF9zaXplIjo2NH0sImFwaV9rZXkiOm51bGx9LCJiYXNlX21vZGVsIjoiUXdlbi9Rd2VuMy04QiIsInJlY29yZF9zdGFiaWxpdHlfaW5mbyI6dHJ1ZX0=";
 
 fn sample(sampler: &SamplingClient) {
@@ -52,7 +54,7 @@ fn clones_share_the_sampling_session_and_use_distinct_sequence_ids() {
     assert!(clone_numbers.iter().all(|number| (1..=BILLION).contains(number)));
     assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), 6);
     assert!(ids.chunks(2).all(|pair| pair[0] % BILLION == 0 && pair[1] == pair[0] + 1));
-    // The clones send no other requests, because the handle holds the flags.
+    // Only the first client requested flags and sessions: the handle contains them for the clones.
     for path in ["client/config", "create_session", "create_sampling_session"] {
         assert_eq!(server.requests_to(&format!("/api/v1/{path}")).len(), 1, "{path}");
     }
@@ -161,7 +163,8 @@ fn a_clone_gets_its_number_from_a_server_that_numbers_clones() {
         .map(|poll| poll.json().unwrap()["target"]["cloned_sampler_id"].as_u64().unwrap())
         .collect();
     assert_eq!(polled, [1, 2].into());
-    // A number that leaves no room for sequence ids is refused. A missing endpoint is not an error.
+    // A clone number whose sequence ids would overflow is an error. If the endpoint is missing, the clone draws a
+    // number at random.
     server.next("/api/v1/join_sampling_session", Act::json(json!({"client_counter": u64::MAX})));
     assert!(server.in_memory().from_sampler_handle(&handle).is_err());
     server.next("/api/v1/join_sampling_session", Act::status(404, r#"{"detail":"Not Found"}"#));
@@ -206,12 +209,12 @@ fn headers_of_a_handle_are_sent_except_credentials_and_framing() {
         }
     }
     assert_ne!(seen[0].header("x-idempotency-key"), seen[1].header("x-idempotency-key"));
-    // Secret header values of the handle are masked in errors, like the client's own.
+    // Secret headers of the handle are masked in errors.
     server.always(SAMPLE, Act::status(422, r#"{"detail":"what is open-sesame?"}"#));
     let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
     let error = sampler.sample(&ModelInput::from_ints([1]), 1, &params).wait().unwrap_err();
     assert!(!format!("{error} {error:?}").contains("open-sesame"), "{error}");
-    // A new handle repeats the headers without the secret ones.
+    // A handle written by the clone contains the headers, except the secret ones.
     let written = decoded(&sampler.get_sampler_handle().to_string());
     let headers = json!({"x-team": "mine", "X-Stage": "test", "X-Shift": "night"});
     assert_eq!(written["holder"]["default_headers_overrides"], headers);

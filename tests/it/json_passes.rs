@@ -1,4 +1,6 @@
-//! The client detects servers that read passes only as JSON, and does not confuse them with failing servers.
+//! Servers that read passes (`forward_backward` and `forward` requests) only as JSON. The client sends its first pass
+//! as protobuf and repeats it as JSON after certain errors (PROTOCOL §3.3). A server that reads protobuf but fails once
+//! must not be taken for one that reads only JSON.
 
 use serde_json::json;
 use tinkex::testing::{Act, FakeServer, Seen};
@@ -14,14 +16,14 @@ fn is_json(seen: &Seen) -> bool {
     seen.header("content-type").is_some_and(|it| it.contains("json"))
 }
 
-/// The passes that the server got: `true` for JSON, and the seq id of a JSON pass.
+/// Lists the passes that the server got: `true` for JSON, and the sequence id of a JSON pass.
 fn passes(server: &FakeServer) -> Vec<(bool, Option<u64>)> {
     let seen = server.requests().into_iter().filter(|it| it.path == BACKWARD || it.path == FORWARD);
     let id = |seen: &Seen| seen.json().and_then(|body| body["seq_id"].as_u64());
     seen.map(|it| (is_json(&it), id(&it))).collect()
 }
 
-/// A server that answers each pass in protobuf with `act`.
+/// Creates a server that answers `forward_backward` with `act` if the pass is protobuf, and normally if it is JSON.
 fn reading_json(act: Act) -> FakeServer {
     let server = FakeServer::new();
     server.script(move |seen| (seen.path == BACKWARD && !is_json(seen)).then(|| act.clone()));
@@ -82,7 +84,7 @@ fn ones(_: &[Datum], logprobs: &[&[f32]]) -> tinkex::Result<CustomLoss> {
 #[test]
 fn a_pass_refused_in_both_formats_poisons_no_client() {
     let refusal = r#"{"detail":"loss_fn: input should be 'cross_entropy'"}"#;
-    // A server that reads both formats, and one that fails on protobuf.
+    // First a server that reads both formats, then a server that answers every protobuf pass with 500.
     for protobuf in [Act::status(422, refusal), Act::status(500, "Internal Server Error")] {
         let reads_only_json = matches!(&protobuf, Act::Answer(answer) if answer.status == 500);
         let server = FakeServer::new();
@@ -107,7 +109,8 @@ fn a_pass_refused_in_both_formats_poisons_no_client() {
 
 #[test]
 fn a_pass_that_was_accepted_in_protobuf_before_a_failure_is_found_again_in_protobuf() {
-    // The server reads both forms, and compares a repetition with the bytes that it accepted.
+    // The server reads both formats. It accepted the first pass but answered 500. It refuses the repetition as JSON
+    // with 409, because the bytes differ from those that it accepted.
     let server = FakeServer::new();
     server.next(BACKWARD, Act::status(500, "oops"));
     server.script(|seen| {

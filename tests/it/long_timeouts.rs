@@ -1,4 +1,4 @@
-//! Timeouts so long that adding them to a point in time overflows.
+//! Timeouts so long that the sum of the current time and the timeout overflows.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ const ALL: [fn(&mut Timeouts) -> &mut Duration; 10] = [
     |it| &mut it.credential_command,
 ];
 
-/// Uses a client from its first request to its end, with training, sixteen samples in flight, and a close.
+/// Uses a client from its first request to its close: a training step, and sixteen samples in flight.
 fn works(builder: ServiceClientBuilder) -> tinkex::Result<()> {
     let service = builder.build()?;
     let training = service.create_lora_training_client("fake/model", Default::default())?;

@@ -1,4 +1,4 @@
-//! The constructors of `Datum` that are named after losses, on the engine.
+//! The constructors of `Datum` for each loss, such as `Datum::ppo`, with the embedded engine.
 
 use tinkex::local::Server;
 use tinkex::types::{Datum, Loss, LossFn, ModelInput, SampleOptions, SamplingParams};
@@ -20,7 +20,8 @@ fn each_loss_takes_the_data_of_its_constructor_and_an_unchanged_policy_has_the_r
     let scored = answer.prompt_logprobs.as_deref().unwrap();
     let advantages = vec![2.0f32; tokens.len()];
 
-    // If the ratio is 1, these losses are the sums of −A or of −A·logp.
+    // The model is unchanged since it sampled: its log-probabilities are those of the sample, and their ratio is 1.
+    // Each loss is then the sum over the tokens of −A or −A·logp, with the advantage A = 2.
     let ratios = -2.0 * tokens.len() as f64;
     let scores = -2.0 * logprobs.iter().map(|it| f64::from(*it)).sum::<f64>();
     let table: [(Loss, tinkex::Result<Datum>, f64); 5] = [

@@ -1,4 +1,5 @@
-//! Integration tests: one binary, one module per behaviour.
+//! Integration tests, compiled to one binary: one module per behaviour. Modules that run the embedded engine need the
+//! feature `local`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should say where")]
 

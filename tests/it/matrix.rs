@@ -1,5 +1,6 @@
-//! A table of every endpoint that a server may lack and of every verb that uses it. For each behaviour of the endpoint,
-//! the verb must end in time with the outcome that its row expects.
+//! Servers that lack an endpoint, or fail at it. A table lists each such endpoint and each verb that uses the endpoint.
+//! The test gives the endpoint every [`Behaviour`] and checks that the verb ends in time, with the outcome of its table
+//! row.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ enum Behaviour {
     NotFound,
     NotAllowed,
     Fails,
-    /// It never answers.
+    /// The server never answers.
     Silent,
 }
 
@@ -45,7 +46,8 @@ enum Outcome {
     Works,
     /// [`ErrorKind::Incompatible`].
     Incompatible,
-    /// A 404 that may mean the endpoint or the thing in the request; the error names both.
+    /// A 404 that may be about the endpoint or about the object that the request names, such as a run. The error text
+    /// mentions both.
     Unclear,
     /// The server's own error.
     Status(u16),
@@ -70,13 +72,13 @@ impl Outcome {
 /// Reaction of a verb to an endpoint that is missing or fails.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Degrades {
-    /// Works for every behaviour.
+    /// The verb works, whatever the endpoint does.
     NotNeeded,
-    /// Works if the endpoint is missing; fails if the endpoint fails.
+    /// The verb works if the endpoint is missing, and fails if the endpoint fails.
     WorksWithout,
-    /// A 404 means that the endpoint is missing, because the request names no thing.
+    /// The request names no object, so that a 404 means that the endpoint is missing.
     Incompatible,
-    /// A 404 may be about the endpoint or about the thing that the request names.
+    /// The request names an object, such as a run, so that a 404 may be about the endpoint or about the object.
     Named,
 }
 
@@ -95,7 +97,8 @@ impl Degrades {
     }
 }
 
-/// A server with one model, one saved state and one sampler's weights, and clients of it that have sent nothing yet.
+/// A server with one model, one saved training state and one set of saved sampler weights; and clients of this server
+/// that have sent no request yet.
 pub(crate) struct Scene {
     pub(crate) service: ServiceClient,
     pub(crate) rest: RestClient,
@@ -104,6 +107,7 @@ pub(crate) struct Scene {
     pub(crate) clock: VirtualClock,
 }
 
+/// A row of the table: a verb and one endpoint that the verb uses.
 #[derive(Clone)]
 pub(crate) struct Row {
     pub(crate) client: &'static str,
@@ -138,17 +142,17 @@ pub(crate) fn rows() -> Vec<Row> {
     }
     const CHECKPOINT: &str = "training_runs/*/checkpoints/*/*";
 
-    // Telemetry is sent at the end of the session at the latest.
+    // Runs a verb and closes the session: the close sends all telemetry.
     fn report(scene: &Scene, run: fn(&Scene) -> Result<(), Error>) -> Result<(), Error> {
         run(scene)?;
         scene.service.close(CloseStatus::Success)
     }
-    // A sample that is dropped, then one that is waited for.
+    // Drops an unfinished sample, so that the client sends `cancel_future`. Then waits for another sample.
     fn give_up(scene: &Scene) -> Result<(), Error> {
         let flags = json!({"sample_cancel_enabled": true, "sample_cancel_max_batch_size": 1});
         scene.server.always("/api/v1/client/dynamic_config", Act::json(flags));
         scene.server.always("/api/v1/retrieve_futures", Act::json(json!({"completions": [], "cursor": 0})));
-        // Neither endpoint of results may finish the first sample.
+        // Keep the first sample unfinished: the client may ask either endpoint for its result.
         scene.server.always("/api/v1/retrieve_future", Act::json(json!({"type": "try_again"})));
         let sampler = scene.service.create_sampling_client("fake/model")?;
         let given_up = sampler.sample(&ModelInput::from_ints([1]), 1, &SamplingParams::default());
@@ -160,7 +164,7 @@ pub(crate) fn rows() -> Vec<Row> {
         scene.server.behave("/api/v1/retrieve_future");
         sample(scene)
     }
-    // A client from a handle, which requests a clone number from the sampling session.
+    // Makes a client from a sampler handle. This client requests a clone number with `join_sampling_session`.
     fn share(scene: &Scene) -> Result<(), Error> {
         let flags = json!({"pjwt_auth_enabled": false, "sample_join_sampling_session": true});
         scene.server.always("/api/v1/client/config", Act::json(flags));
@@ -194,7 +198,7 @@ pub(crate) fn rows() -> Vec<Row> {
     row("service", "create_lora_training_client", "POST", "create_model", Incompatible, |scene| {
         scene.service.create_lora_training_client("fake/model", Default::default()).map(drop)
     });
-    // A heartbeat belongs to no verb, and a failed one does not end the session.
+    // A timer sends heartbeats. A failed heartbeat does not end the session, so that training still works.
     row("training", "after a heartbeat", "POST", "session_heartbeat", NotNeeded, |scene| {
         train(scene)?;
         let beats = || scene.server.requests_to("/api/v1/session_heartbeat").len();
@@ -204,7 +208,9 @@ pub(crate) fn rows() -> Vec<Row> {
         });
         train(scene)
     });
-    // Only loads that create a model count here: they carry no `model_id`. A load into a model is not optional.
+    // `play` applies the behaviour only to `load_weights` requests without a `model_id`, which create a model. If the
+    // server lacks them, the client creates a model and loads into it, with a `model_id`; every server has this kind of
+    // load.
     row("training", "create_training_client_from_state", "POST", "load_weights", WorksWithout, |scene| {
         scene.service.create_training_client_from_state(STATE).map(drop)
     });
@@ -355,7 +361,7 @@ fn goes_to(endpoint: (&str, &str), method: &str, path: &str) -> bool {
         && pattern.zip(segments).all(|(pattern, segment)| pattern == "*" || pattern == segment)
 }
 
-/// A server with the checkpoints that the rows use.
+/// Creates a server with the checkpoints that the rows use.
 fn server_with_checkpoints() -> FakeServer {
     let server = FakeServer::new();
     server.polls_together();
@@ -371,14 +377,14 @@ fn server_with_checkpoints() -> FakeServer {
 const OPERATION: Duration = Duration::from_secs(120);
 const FOR_EVER: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// True if threads other than the verb's move the virtual clock.
+/// True if other threads than the verb's also advance the virtual clock, so that it does not measure the verb.
 fn races(row: &Row) -> bool {
     matches!(row.endpoint.1, "retrieve_futures" | "session_heartbeat" | "cancel_future" | "telemetry")
 }
 
 /// Settings of every client of the matrix.
 fn settings(builder: ServiceClientBuilder, races: bool) -> ServiceClientBuilder {
-    // Other threads, such as the poller, may move this clock far ahead.
+    // Other threads, such as the poller, may advance the clock far: their rows need timeouts that never pass.
     let (silence, operation) =
         if races { (FOR_EVER, FOR_EVER) } else { (Duration::from_secs(60), OPERATION) };
     builder.telemetry(true).timeouts(|timeouts| {
@@ -398,7 +404,7 @@ fn scene(server: FakeServer, row: &Row) -> Scene {
     Scene { service, rest, admin, server, clock }
 }
 
-/// Runs a row's verb; returns its result and the time that it took on the virtual clock.
+/// Runs the verb of a row. Returns the result, and the time that the verb took on the virtual clock.
 fn play(row: &Row, behaviour: Behaviour) -> (Result<(), Error>, Duration) {
     let server = server_with_checkpoints();
     let endpoint = row.endpoint;
@@ -421,7 +427,7 @@ fn play(row: &Row, behaviour: Behaviour) -> (Result<(), Error>, Duration) {
 }
 
 #[test]
-fn every_verb_meets_its_row_for_every_behaviour_of_its_endpoint() {
+fn every_verb_has_the_expected_outcome_for_every_behaviour_of_its_endpoint() {
     let mut wrong = Vec::new();
     for row in rows() {
         for behaviour in BEHAVIOURS {
@@ -429,7 +435,7 @@ fn every_verb_meets_its_row_for_every_behaviour_of_its_endpoint() {
             let expected = row.degrades.expected(behaviour);
             let (done, result) = mpsc::channel();
             let played = row.clone();
-            // Not joined, because a verb that hangs would hang the test.
+            // Do not join the thread: if the verb hangs, the test must still end.
             std::thread::spawn(move || done.send(play(&played, behaviour)));
             match result.recv_timeout(TEST_TIMEOUT) {
                 Ok((result, took)) => {
@@ -450,11 +456,11 @@ fn every_verb_meets_its_row_for_every_behaviour_of_its_endpoint() {
 
 #[test]
 fn every_verb_of_the_table_sends_a_request_to_its_endpoint() {
-    // A row whose verb sends nothing to its endpoint would pass for every behaviour.
+    // Check this, because a row whose verb does not use its endpoint would pass with every behaviour.
     for row in rows() {
         let server = server_with_checkpoints();
         let n_before = server.requests().len();
-        // Some verbs name things that this server does not have; the result does not matter here.
+        // Ignore the result: some verbs name objects that this server does not have.
         drop((row.run)(&scene(server.clone(), &row)));
         let sent = || {
             let requests = server.requests();

@@ -1,5 +1,5 @@
-//! Memory limits for hostile answers: large after decompression, with a huge announced length, or with very many
-//! values.
+//! Memory limits of the client for hostile answers: answers that are large after decompression, announce a huge length,
+//! or contain very many values.
 
 #![cfg(target_os = "linux")]
 
@@ -18,10 +18,10 @@ use crate::util::{alone, datum};
 
 const RETRIEVE: &str = "/api/v1/retrieve_future";
 const CAPABILITIES: &str = "/api/v1/get_server_capabilities";
-/// Bound in bytes for the memory that one such answer may add to the process.
+/// Maximum number of bytes that one hostile answer may add to the memory of the process.
 const MOST: u64 = 64 << 20;
 
-/// Reads a field of this process's memory status, in bytes.
+/// Reads a size from `/proc/self/status`, such as `VmRSS`, in bytes.
 fn memory(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
@@ -45,7 +45,7 @@ fn gzip(pieces: &[(&[u8], usize)]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Answers with 256 MiB of white space before a valid body.
+/// Answers with 256 MiB of white space and a valid body, compressed.
 fn bomb(status: u16) -> Act {
     let space = vec![b' '; 1 << 20];
     let spaces: Vec<(&[u8], usize)> = vec![(&space, 1); 256];
@@ -64,7 +64,7 @@ fn repeated(open: &str, value: &str, close: &str, n: usize) -> Act {
     answer(200, gzip(&[(open.as_bytes(), 1), (value.as_bytes(), n), (last, 1), (close.as_bytes(), 1)]), true)
 }
 
-/// Announces a body of 4 TiB.
+/// Announces a body of 4 TiB and sends almost nothing.
 fn announced() -> Act {
     let length = (1u64 << 42).to_string();
     Act::StallBody(Answer::new(200).with_header("content-length", length).with_body("{}"))
@@ -75,7 +75,7 @@ fn client(listening: &Listening) -> ServiceClient {
     listening.client().timeouts(|it| (it.submit, it.first_contact) = (brief, brief)).build().unwrap()
 }
 
-/// Checks that a call failed within the memory bound and that its error names both sizes.
+/// Checks that a call failed, that it added at most [`MOST`] bytes, and that its error contains both texts of `sizes`.
 fn check(what: &str, cost: (u64, Result<(), Error>), sizes: [&str; 2]) {
     let (bytes, result) = cost;
     assert!(bytes <= MOST, "{what} took {} MiB", bytes >> 20);
@@ -92,17 +92,17 @@ fn answers_of_any_size_cost_bounded_memory() {
         let (bomb, refusing) = (bomb(200), bomb(503));
         let server = FakeServer::new();
         let listening = server.listen().unwrap();
-        // Make threads and buffers before anything is measured.
+        // Use the client once, so that its threads and buffers exist before the first measurement.
         let service = client(&listening);
         service.get_server_capabilities().unwrap();
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
         training.forward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
 
-        // A lane with a limit of 1 MiB.
+        // Each lane (class of requests, PROTOCOL §1.7) has a limit for its answers. Sessions: 1 MiB.
         server.next("/api/v1/create_session", bomb.clone());
         let made = cost(|| client(&listening).create_lora_training_client("fake/model", Default::default()));
         check("the answer to a new session", made, ["1048576 bytes", "more than"]);
-        // A lane of lists, with a limit of 16 MiB.
+        // Lists and capabilities: 16 MiB.
         server.next(CAPABILITIES, bomb.clone());
         check("capabilities", cost(|| service.get_server_capabilities()), ["16777216 bytes", "more than"]);
         server.next(CAPABILITIES, announced());
@@ -112,24 +112,24 @@ fn answers_of_any_size_cost_bounded_memory() {
         server.next(CAPABILITIES, repeated("[", "{\"a\":[]},", "]", 1 << 19));
         check("small objects", cost(|| service.get_server_capabilities()), ["values", "524288"]);
         let head = Act::json(json!({})).with_header("x-long", &"x".repeat(1 << 20));
-        // A proxy may have caused a head that is too long, so that the request is repeated.
+        // The client repeats the request, because a proxy may have caused the long head: send the long head each time.
         server.always(CAPABILITIES, head);
         check("a head", cost(|| service.get_server_capabilities()), ["16383 bytes", "16384 arrived"]);
-        // A refusal keeps its status, and only the beginning of its body is read.
+        // Of an answer with an error status, the client reads only the beginning of the body and reports the status.
         server.always(CAPABILITIES, refusing);
         let (bytes, result) = cost(|| service.get_server_capabilities());
         assert!(bytes <= MOST, "a refusal took {} MiB", bytes >> 20);
         assert_eq!(result.unwrap_err().http_status(), Some(503));
         server.behave(CAPABILITIES);
 
-        // The limit of a result follows from its request.
+        // The client computes the limit of a result from the request, such as the number of its targets.
         server.next(RETRIEVE, bomb.clone());
         let step = cost(|| training.optim_step(AdamParams::default()).wait());
         check("a step", step, ["1048576 bytes", "more than"]);
         server.next(RETRIEVE, bomb.clone());
         let pass = cost(|| training.forward(vec![datum()], LossFn::CrossEntropy).wait());
         check("a pass", pass, ["bytes", "more than"]);
-        // A size announced by metadata is refused before the result is fetched.
+        // If the server announces a size above the limit, the client does not fetch the result.
         let large = json!({"status": "complete_metadata", "response_payload_size": 1u64 << 40});
         server.next(RETRIEVE, Act::json(large));
         let pass = cost(|| training.forward(vec![datum()], LossFn::CrossEntropy).wait());

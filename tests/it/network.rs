@@ -26,7 +26,7 @@ fn every_request_goes_through_the_callers_proxy_with_its_password() {
     let target = listening.url().trim_start_matches("http://").to_string();
     for head in heads {
         assert!(head.starts_with(&format!("CONNECT {target} HTTP/1.1\r\n")), "{head}");
-        // us@r:p:ss
+        // Base64 of "us@r:p:ss".
         assert!(head.contains("Proxy-Authorization: Basic dXNAcjpwOnNz\r\n"), "{head}");
         assert!(!head.to_ascii_lowercase().contains("api-key"), "{head}");
     }
@@ -47,7 +47,8 @@ fn the_proxy_of_the_environment_is_used_for_other_machines_only() {
             service.get_server_capabilities()
         };
         let call = |builder| call_within(60, builder);
-        // This child process has the parent's proxy in its environment; the proxy connects to the parent's server.
+        // No host has this name: the call reaches the parent's server only through the proxy, which runs in the parent
+        // process and is set in the environment of this child process.
         call(ServiceClient::builder().base_url("http://elsewhere.invalid")).unwrap();
         let direct = FakeServer::new();
         let here = direct.listen().unwrap();

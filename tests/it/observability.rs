@@ -203,7 +203,7 @@ fn the_metrics_count_requests_retries_and_operations() {
     let snapshot = service.metrics().snapshot();
     let n = server.requests().len() as u64;
     assert_eq!(snapshot.counters["tinkex_requests_total"], n);
-    // The 503, and the dynamic flags, whose endpoint this server lacks.
+    // The 503, and the 404 for the dynamic flags, which this server lacks.
     assert_eq!(snapshot.counters["tinkex_requests_failure"], 2);
     assert_eq!(snapshot.counters["tinkex_requests_success"], n - 2);
     assert_eq!(snapshot.counters["tinkex_retries_total"], 1);
@@ -276,7 +276,7 @@ fn an_unpaid_request_fails_at_once_if_the_policy_is_to_fail() {
     server.next("/api/v1/optim_step", Act::status(402, r#"{"detail":"no funds"}"#));
     let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
     assert_eq!(error.kind(), &ErrorKind::Billing);
-    // The refused request gave its sequence id back, so that the client stays usable.
+    // The next request reuses the sequence id of the refused one: the client is not poisoned.
     training.optim_step(AdamParams::default()).wait().unwrap();
 }
 

@@ -1,4 +1,5 @@
-//! Outages that last longer than the retries of one request.
+//! Outages of the server that last longer than the client retries one request: the client submits samples again under a
+//! new sequence id.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ const RETRIEVE: &str = "/api/v1/retrieve_future";
 const CONFIG: &str = "/api/v1/client/config";
 const OUTAGE: Duration = Duration::from_secs(1200);
 
-/// Answers every request with an act until the outage is over.
+/// Makes the server answer every request with `act` for the time [`OUTAGE`].
 fn outage(server: &FakeServer, clock: &Clock, act: Act) {
     let (clock, over) = (clock.clone(), clock.now() + OUTAGE);
     server.script(move |_| (clock.now() < over).then(|| act.clone()));
@@ -30,7 +31,7 @@ fn params() -> SamplingParams {
 }
 
 #[test]
-fn samples_survive_an_outage_of_twenty_minutes_each_time_under_a_new_number() {
+fn samples_survive_an_outage_of_20_minutes_and_each_resubmission_has_a_new_seq_id() {
     for act in [Act::Reset, Act::status(503, "down"), Act::status(408, "late"), Act::Stall] {
         let server = FakeServer::new();
         let (_service, sampler, clock) = client(&server);
@@ -43,7 +44,7 @@ fn samples_survive_an_outage_of_twenty_minutes_each_time_under_a_new_number() {
         assert!(numbers.is_sorted(), "{act:?}: {numbers:?}");
         numbers.dedup();
         assert!(3 <= numbers.len(), "{act:?}: {numbers:?}");
-        // Retries must back off.
+        // Retries must back off: a fixed short pause would give more requests.
         assert!(seen.len() < 400, "{act:?}: {} requests", seen.len());
     }
 }
@@ -71,7 +72,7 @@ fn an_outage_ends_a_sample_if_the_server_forbids_retries() {
 }
 
 #[test]
-fn a_refusal_that_forbids_a_retry_is_the_answer() {
+fn a_sample_refused_with_x_should_retry_false_is_not_retried() {
     let server = FakeServer::new();
     let (_service, sampler, _) = client(&server);
     server.always(SAMPLE, Act::status(503, "no").with_header("x-should-retry", "false"));
@@ -89,7 +90,7 @@ fn a_sample_with_an_unknown_promise_is_submitted_twice_at_most() {
     assert_eq!((error.kind(), error.http_status()), (&ErrorKind::PromiseExpired, Some(404)));
     assert_eq!(server.requests_to(SAMPLE).len(), 2);
     assert!(clock.now() - before < Duration::from_secs(60), "{:?}", clock.now() - before);
-    // A training result with an unknown promise is an error at once.
+    // A training request whose promise is unknown fails; it is not submitted again.
     server.behave(RETRIEVE);
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     server.always(RETRIEVE, Act::status(404, r#"{"detail":"no such promise"}"#));
@@ -103,14 +104,14 @@ fn a_first_request_without_an_answer_is_repeated() {
     let listening = server.listen().unwrap();
     let ms = Duration::from_millis;
     let service = listening.client().timeouts(|it| (it.connect, it.exchange) = (ms(500), ms(600)));
-    // The server accepts the connection, so that a wrong address is not the cause.
+    // The server accepts the connection and does not answer. The client must not take this for a wrong address.
     server.next(CONFIG, Act::Stall);
     service.build().unwrap().create_sampling_client("fake/model").unwrap();
     assert_eq!(server.requests_to(CONFIG).len(), 2);
 }
 
 #[test]
-fn the_end_of_a_session_is_sent_again_to_a_busy_server() {
+fn finish_is_retried_if_the_server_is_busy() {
     const FINISH: &str = "/api/v1/sessions/session-1/finish";
     for act in [Act::Reset, Act::status(503, "busy"), Act::status(429, "busy"), Act::Stall] {
         let server = FakeServer::new();

@@ -1,4 +1,4 @@
-//! Unpaid accounts (HTTP 402, PROTOCOL §1.11): calls that wait for payment, and calls that fail at once.
+//! Unpaid accounts (HTTP 402, PROTOCOL §1.11): calls that wait for payment, and calls that fail immediately.
 
 use std::time::Duration;
 

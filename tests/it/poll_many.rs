@@ -1,4 +1,6 @@
-//! Waiting for many samples with one poller.
+//! Waiting for many samples with one poll, `retrieve_futures` (PROTOCOL §4.5). A thread of the sampling client, the
+//! poller, polls for the ids of finished samples, fetches each result with `retrieve_future`, and reports the fetched
+//! ids in a later poll.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -32,7 +34,8 @@ fn bodies(server: &FakeServer, path: &str) -> Vec<Value> {
     server.requests_to(path).iter().map(|it| it.json().unwrap()).collect()
 }
 
-/// Makes the server hold each poll until the returned token is cancelled, as real servers do while nothing is finished.
+/// Makes the server delay the answer to each poll until the returned token is cancelled. Real servers delay it until a
+/// sample is finished.
 fn hold(server: &FakeServer) -> CancelToken {
     let release = CancelToken::new();
     let released = release.clone();
@@ -75,7 +78,7 @@ fn a_sample_is_announced_fetched_whole_and_reported() {
 }
 
 #[test]
-fn a_failed_sample_is_asked_for_the_usual_way_and_reported_as_well() {
+fn a_failed_sample_is_fetched_with_retrieve_future_and_reported() {
     let (server, service, sampler) = in_memory();
     let failed = json!({"state": "failed", "request_id": "request-1"});
     server.next(POLL_MANY, Act::json(json!({"completions": [failed], "cursor": 1})));
@@ -88,7 +91,7 @@ fn a_failed_sample_is_asked_for_the_usual_way_and_reported_as_well() {
 }
 
 #[test]
-fn a_storm_of_errors_delays_samples_and_fails_none() {
+fn failed_polls_delay_samples_and_fail_none() {
     let (server, _service, sampler) = in_memory();
     for act in [
         Act::status(503, "busy"),
@@ -106,7 +109,7 @@ fn a_storm_of_errors_delays_samples_and_fails_none() {
 }
 
 #[test]
-fn an_unpaid_bill_is_waited_out_unless_pauses_are_to_fail() {
+fn a_402_of_a_poll_is_retried_unless_the_policy_is_to_fail() {
     for policy in [PausePolicy::Wait, PausePolicy::Fail] {
         let server = FakeServer::new();
         server.polls_together();
@@ -123,7 +126,7 @@ fn an_unpaid_bill_is_waited_out_unless_pauses_are_to_fail() {
 }
 
 #[test]
-fn a_refusal_for_good_fails_current_and_later_samples() {
+fn a_403_of_a_poll_fails_current_and_later_samples() {
     let (server, _service, sampler) = in_memory();
     server.always(POLL_MANY, Act::status(403, "no"));
     assert_eq!(*sample(&sampler).wait().unwrap_err().kind(), ErrorKind::Permission);
@@ -137,7 +140,7 @@ fn a_server_without_the_endpoint_is_polled_for_each_sample() {
         server.always(POLL_MANY, Act::status(status, r#"{"detail":"Not Found"}"#));
         let pending: Vec<_> = (0..20).map(|_| sample(&sampler)).collect();
         pending.into_iter().for_each(|it| drop(it.wait().unwrap()));
-        // Other sampling clients of the service need not ask again.
+        // Other sampling clients of the service know that the endpoint is missing and send it no request.
         sample(&service.create_sampling_client("fake/model").unwrap()).wait().unwrap();
         assert_eq!(server.requests_to(POLL_MANY).len(), 1);
         assert!(bodies(&server, ONE).iter().all(|it| it["allow_metadata_only"] == true));
@@ -145,7 +148,7 @@ fn a_server_without_the_endpoint_is_polled_for_each_sample() {
 }
 
 #[test]
-fn a_panic_in_a_turn_of_the_poller_is_survived() {
+fn one_panic_during_a_poll_is_survived_and_repeated_panics_fail_the_sample() {
     let (server, _service, sampler) = in_memory();
     let armed = AtomicBool::new(true);
     server.script(move |seen| {
@@ -163,7 +166,7 @@ fn a_panic_in_a_turn_of_the_poller_is_survived() {
 }
 
 #[test]
-fn a_panic_while_a_result_is_fetched_hurts_one_sample() {
+fn a_panic_while_a_result_is_fetched_fails_only_that_sample() {
     let (server, _service, sampler) = in_memory();
     let armed = AtomicBool::new(true);
     server.script(move |seen| {
@@ -175,7 +178,7 @@ fn a_panic_while_a_result_is_fetched_hurts_one_sample() {
 }
 
 #[test]
-fn a_lost_sample_is_submitted_again_under_a_new_number() {
+fn an_expired_sample_is_submitted_again_with_a_new_seq_id() {
     let (server, _service, sampler) = in_memory();
     server.next(ONE, Act::status(410, r#"{"detail":"promise expired"}"#));
     sample(&sampler).wait().unwrap();
@@ -200,7 +203,7 @@ fn a_completion_that_overtakes_the_answer_to_its_submission_is_kept() {
 }
 
 #[test]
-fn a_sample_ends_at_its_deadline_and_its_siblings_poller_goes_on() {
+fn a_sample_ends_at_its_deadline_and_the_poller_continues() {
     let server = FakeServer::new();
     server.polls_together();
     let clock = VirtualClock::new();
@@ -280,7 +283,7 @@ fn closing_the_service_answers_every_waiting_sample_and_ends_the_poll() {
 }
 
 #[test]
-fn those_who_wait_can_see_that_the_server_still_answers() {
+fn the_status_of_a_waiting_sample_shows_the_last_answer_of_the_server() {
     let server = FakeServer::new();
     server.polls_together();
     let service = server.in_memory().unbounded_operations().build().unwrap();
@@ -288,7 +291,8 @@ fn those_who_wait_can_see_that_the_server_still_answers() {
     let finished = CancelToken::new();
     let is_finished = finished.clone();
     server.script(move |seen| {
-        // Its time passes by pauses only, so that a poll that takes a moment of ours keeps it slow.
+        // Each pause of the client advances the virtual clock. Delay each poll by 1 ms of real time, so that the clock
+        // advances slowly and the last answer is not old when the test looks at it.
         let early = [POLL_MANY, ONE].contains(&seen.path.as_str())
             && !is_finished.wait_timeout(Duration::from_millis(1));
         early.then(|| {
@@ -328,18 +332,19 @@ fn cancelling_and_closing_answer_at_once_while_a_poll_is_held() {
 }
 
 #[test]
-fn closing_reports_what_the_server_does_not_know_yet() {
+fn closing_reports_fetched_samples_that_no_poll_has_reported() {
     let server = FakeServer::new();
     server.polls_together();
     let listening = server.listen().unwrap();
-    // The last report has an eighth of the time for closing.
+    // At a close, the client may spend an eighth of `Timeouts::close` on its last report.
     let service =
         listening.client().timeouts(|it| (it.close, it.finish) = (TEST_TIMEOUT / 4, HOUR)).build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     let other = json!({"state": "finished", "request_id": "request-1"});
     server.next(POLL_MANY, Act::json(json!({"completions": [other], "cursor": 1})));
     server.next(POLL_MANY, Act::Stall);
-    // The other sample keeps a poll under way, so that the finished one cannot be reported by it. Either may have arrived first.
+    // The first poll finishes one sample. The second poll stalls while it waits for the other sample, so that only the
+    // close can report the finished one. Either sample may have the id request-1.
     let (done, first) = crossbeam_channel::unbounded();
     (0..2).for_each(|it| sample(&sampler).on_done(it, done.clone()));
     first.recv_timeout(TEST_TIMEOUT).unwrap().1.unwrap();
@@ -367,7 +372,7 @@ fn samples_in_flight_need_no_thread_each() {
             it.wait().unwrap();
         }
         let (n, names) = most.last_key_value().unwrap();
-        // Usually about 80; on a machine that stands still for a while, up to the 449 that send and the 257 that fetch.
+        // Usually about 80 threads. If the machine delays the process, up to 449 that send and 257 that fetch results.
         assert!(*n < 750, "{names:?}");
         assert!(names.iter().all(|it| !it.starts_with("tk-result")), "{names:?}");
         service.close(CloseStatus::Success).unwrap();
@@ -375,7 +380,7 @@ fn samples_in_flight_need_no_thread_each() {
 }
 
 #[test]
-fn a_cursor_that_moves_by_itself_is_not_followed_while_nobody_waits() {
+fn no_polls_are_sent_while_no_sample_waits_even_if_the_cursor_changes() {
     let (server, _service, sampler) = in_memory();
     let cursor = AtomicU64::new(1000);
     server.always_altered(POLL_MANY, move |answer| {
@@ -385,7 +390,8 @@ fn a_cursor_that_moves_by_itself_is_not_followed_while_nobody_waits() {
     });
     sample(&sampler).wait().unwrap();
     let before = server.requests_to(POLL_MANY).len();
-    // Time enough for thousands of requests in memory, where no pause takes any.
+    // In this time a client that polled without need would send thousands of requests, because pauses of the client
+    // take no real time here.
     std::thread::sleep(Duration::from_millis(300));
     let n_more = server.requests_to(POLL_MANY).len() - before;
     assert!(n_more <= 5, "{n_more} requests although nobody waits");

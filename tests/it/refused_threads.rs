@@ -1,4 +1,4 @@
-//! What becomes of operations while the system refuses threads.
+//! Operations while the system refuses to start threads, which `RefusedThreads` simulates.
 
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
@@ -9,8 +9,9 @@ use tinkex::{ErrorKind, Pending};
 
 use crate::util::{TEST_TIMEOUT, alone, client_threads, eventually, training};
 
-/// Samples of eight clients at once while threads are refused, the first `together` of them in one moment. Each sample is
-/// answered, and the clients work on when there are threads again.
+/// Submits 20 samples with each of eight clients while threads whose names begin with `prefix` are refused. The first
+/// `together` refusals happen at the same time. Each sample must end, with a result or with a `System` error, and all
+/// clients must work after threads can start again.
 fn samples_while_refused(server: &FakeServer, prefix: &str, together: usize) {
     let service = server.in_memory().clock(tinkex::sync::Clock::default()).build().unwrap();
     let samplers: Vec<_> = (0..8).map(|_| service.create_sampling_client("fake/model").unwrap()).collect();
@@ -86,7 +87,7 @@ fn a_result_for_a_full_channel_is_not_lost_when_there_is_no_thread() {
         eventually("it is done", || pending.is_done());
         pending.on_done(7, sender);
         assert_eq!(refused.count(), 1);
-        // Not even if nobody but the channel knows of the session any more.
+        // Drop all handles: the session must still deliver the result.
         drop((training, service));
         drop(refused);
         eventually("the next heartbeat finds a thread", || {
@@ -108,7 +109,7 @@ fn a_thousand_results_for_a_full_channel_take_one_thread() {
             training.optim_step(AdamParams::default()).on_done(tag, sender.clone());
         }
         eventually("all are done", || service.dump().operations.is_empty());
-        // A thread gives itself its name, some time after it was started.
+        // A new thread sets its own name a short time after its start: wait for the name.
         let waiting = || client_threads().iter().filter(|it| *it == "tk-done").count();
         eventually("a thread waits", || waiting() != 0);
         assert_eq!(waiting(), 1);
@@ -123,7 +124,8 @@ fn a_thousand_results_for_a_full_channel_take_one_thread() {
 fn a_channel_that_nobody_reads_holds_up_no_other_one() {
     alone("refused_threads::a_channel_that_nobody_reads_holds_up_no_other_one", || {
         let (_server, _service, training) = training();
-        // One of its own type, one without any room, and one whose readers go away.
+        // Three channels with different types of tags: `stuck` is read only at the end, `narrow` has the capacity 0,
+        // and `lonely` loses its receiver.
         let (stuck, unread) = crossbeam_channel::bounded(1);
         let (narrow, reader) = crossbeam_channel::bounded(0);
         let (lonely, gone) = crossbeam_channel::bounded(1);

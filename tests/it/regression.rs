@@ -1,4 +1,5 @@
-//! Bugs reported about other clients of this API, as tests of this crate. Each test is named after the reporting issue.
+//! Bugs that were reported about other clients and servers of this API, as tests of this crate. The name of each test
+//! begins with the repository and the number of the issue.
 
 use std::time::Duration;
 

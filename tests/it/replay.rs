@@ -1,19 +1,23 @@
-//! Replays the recorded exchanges of the official SDK. The recorded program, written with this crate, must send the
-//! same messages in the same order to a server that gives the recorded answers, and must return the recorded results.
+//! Compares this crate with the official Python SDK. The HTTP traffic of a program that uses the SDK was recorded in
+//! `tests/data/wire`: a list of exchanges, each a request with its answer. The module `program` is the same program
+//! with this crate. It runs against a fake server (module `server`) that gives the recorded answers. The crate must
+//! send the recorded messages in the recorded order and return the recorded results.
+//!
+//! The server answers a long operation immediately with a promise: a request id. The client then polls for the result.
 //!
 //! The replay compares:
-//! - each request with its recorded exchange: method, path, the headers that servers read, and the decoded message,
-//!   including sequence ids, which count over the whole session;
-//! - the number of requests: each exchange is repeated exactly once. A retry is an exchange of its own, identified by
-//!   `x-stainless-retry-count` or `x-tinker-request-iteration`. The attempts of one call share an idempotency key,
-//!   which no other call uses;
-//! - the order: requests of calls arrive in the recorded order. A promise is polled after it was made, and its polls
-//!   arrive in the recorded order; polls of different promises may overlap;
-//! - heartbeats and telemetry, which timers send: heartbeats have the recorded message and arrive at least as often; of
-//!   telemetry the form is compared, because each client has its own texts;
+//! - each request with its recorded exchange: method, path, the headers that servers read, and the decoded message. The
+//!   message includes sequence ids, so that one additional or missing training request changes the later messages;
+//! - the number of requests: each exchange is repeated exactly once. The recording has one exchange for each attempt of
+//!   a call, with its number in `x-stainless-retry-count` or `x-tinker-request-iteration`. The attempts of one call
+//!   share an idempotency key, which no other call uses;
+//! - the order: requests of calls arrive in the recorded order. The first poll of a promise comes after the promise,
+//!   and its polls arrive in the recorded order; polls of different promises may overlap;
+//! - heartbeats and telemetry, which timers send: heartbeats have the recorded message and arrive at least as often as
+//!   recorded; telemetry has the recorded fields, but may have other texts;
 //! - the results of the calls: values, or the kind and the message of the error.
 //!
-//! `exceptions` lists the permitted differences.
+//! The module `exceptions` lists the permitted differences.
 
 mod compare;
 mod exceptions;
@@ -57,7 +61,7 @@ fn the_table_of_exceptions_fits_the_recording() {
     let of = |n: u64| all.iter().find(|it| it.n == n).unwrap();
     for row in exceptions::PLAIN {
         match row.how {
-            // The program asserts that nothing is sent and that the field has the value of the table.
+            // The program itself asserts that nothing is sent. Here: the recorded server did answer the request.
             How::NotSent => assert!(matches!(of(*row.of.start()).answer.status, 200 | 400 | 422)),
             How::Field(field, ours) => {
                 assert_ne!(message::number(&of(*row.of.start()).message, field), Some(ours));
@@ -76,7 +80,7 @@ fn the_table_of_exceptions_fits_the_recording() {
 
 #[test]
 fn a_replay_reports_missing_different_repeated_and_reordered_requests() {
-    // The first three exchanges: two requests for flags, and `get_server_capabilities`.
+    // The first three exchanges of the recording: two requests for flags, and `get_server_capabilities`.
     let first_exchanges =
         || Replay::of(recording::read("sdk-0.38.0.jsonl").into_iter().take(3).collect(), &[]);
     let run = |replay: &Replay| drop(replay.client().build().unwrap().get_server_capabilities());

@@ -1,4 +1,5 @@
-//! Responses with fewer or more items than requested are errors, so that a caller may index into them.
+//! Responses with fewer or more items than requested are errors, so that a caller may index into a result without a
+//! check.
 
 use serde_json::{Value, json};
 use tinkex::testing::{Act, FakeServer};
@@ -9,8 +10,8 @@ use crate::util::{datum, training};
 
 const RETRIEVE: &str = "/api/v1/retrieve_future";
 
-/// Requests two samples of a prompt of three tokens, on a server that applies `change` to the result. Returns the number
-/// of sequences.
+/// Requests two samples of a prompt of three tokens, on a server that applies `change` to the result. Returns the
+/// number of sequences.
 fn sampled(options: SampleOptions, change: impl FnOnce(&mut Value)) -> Result<usize, Error> {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
@@ -52,7 +53,7 @@ fn a_sample_with_a_wrong_number_of_sequences_or_logprobs_is_an_error() {
     ];
     for (name, change) in table {
         let error = sampled(everything(), change).unwrap_err();
-        // A missing field belongs to an option that older servers do not know.
+        // A result without rows comes from a server that does not know the option: the error is `Incompatible`.
         let kind = if name.starts_with("no rows") { ErrorKind::Incompatible } else { ErrorKind::Decode };
         assert_eq!((error.kind(), error.operation()), (&kind, Some("sample")), "{name}: {error}");
     }
@@ -90,7 +91,7 @@ fn a_pass_with_a_wrong_number_of_outputs_or_logprobs_is_an_error() {
         server.next(RETRIEVE, Act::json(json!({"loss_fn_outputs": outputs, "metrics": {"loss:sum": 1}})));
         let error = training.forward_backward(vec![datum(); 2], LossFn::CrossEntropy).wait().unwrap_err();
         assert!(*error.kind() == ErrorKind::Decode && error.to_string().contains(problem), "{error}");
-        // The server has accepted the pass, so the client is not poisoned.
+        // The server accepted the pass, so that the client is not poisoned.
         training.forward(vec![datum(); 2], LossFn::CrossEntropy).wait().unwrap();
     }
 }

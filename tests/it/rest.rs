@@ -1,4 +1,4 @@
-//! The REST client, which has no session: its requests, decoding, lists, and closing.
+//! The REST client, which reads and manages runs, checkpoints and sessions, and opens no session of its own.
 
 mod account;
 mod checkpoints;
@@ -12,7 +12,7 @@ use tinkex::{CloseStatus, Error, ErrorKind, RestClient, ServiceClient};
 
 use crate::util::{TEST_TIMEOUT, eventually, path_of};
 
-/// A client of an empty fake server.
+/// Creates an empty fake server and a REST client.
 fn rest() -> (FakeServer, RestClient) {
     let server = FakeServer::new();
     let rest = server.in_memory().build().unwrap().create_rest_client();
@@ -115,7 +115,7 @@ fn a_training_run_is_read_with_few_fields_and_with_unknown_ones() {
     let last = run.last_checkpoint.unwrap();
     assert_eq!(last.checkpoint_type.as_ref().unwrap().as_str(), "quantum");
     assert_eq!((last.size_bytes, last.path().unwrap().name()), (Some(10), "x"));
-    // An invalid timestamp keeps its text.
+    // A timestamp that cannot be parsed is kept as text.
     assert_eq!(last.time.as_ref().map(|it| (it.as_str(), it.to_system_time())), Some(("soon", None)));
 }
 
@@ -135,7 +135,7 @@ fn weights_and_samplers_are_read_with_few_fields() {
     assert_eq!(rest.get_sampler("s:sample:0").unwrap().base_model, None);
 }
 
-/// Errors of every call that names no thing, so that a 404 means a missing endpoint.
+/// Endpoints and errors of all calls that name no object: for these, a 404 means a missing endpoint.
 fn errors_of_unnamed(rest: &RestClient) -> Vec<(&'static str, Error)> {
     let search = || rest.search_sessions(Default::default()).page(None).unwrap_err();
     vec![
@@ -150,7 +150,7 @@ fn errors_of_unnamed(rest: &RestClient) -> Vec<(&'static str, Error)> {
     ]
 }
 
-/// Errors of every call that names a thing.
+/// Endpoints and errors of all calls that name an object, such as a run.
 fn errors_of_naming(rest: &RestClient) -> Vec<(&'static str, Error)> {
     let path = "tinker://r/weights/x";
     let copy = tinkex::types::CopyOptions { destination_project_id: Some("p".into()), ..Default::default() };
@@ -176,7 +176,7 @@ fn errors_of_naming(rest: &RestClient) -> Vec<(&'static str, Error)> {
     ]
 }
 
-/// A server that refuses every request except those for flags.
+/// Creates a server that refuses every request except those for flags.
 fn refusing(status: u16, detail: &str) -> (FakeServer, RestClient) {
     let (server, rest) = rest();
     let body = json!({ "detail": detail }).to_string();
@@ -193,7 +193,8 @@ fn a_missing_endpoint_is_incompatible_and_requested_once() {
                 assert_eq!(error.kind(), &ErrorKind::Incompatible, "{endpoint}: {error}");
                 assert!(error.to_string().contains(endpoint), "{endpoint}: {error}");
                 assert!(!error.is_retryable() && !error.is_user_error(), "{error}");
-                // The first error comes from the server; the second one is remembered and sends nothing.
+                // The first call gets the server's answer. The second call fails without a request, because the client
+                // remembers that the endpoint is missing.
                 assert_eq!(error.http_status().is_some(), round == 0, "{endpoint}");
             }
         }
@@ -337,7 +338,7 @@ fn every_call_works_over_a_real_socket() {
     assert_eq!(rest.delete_checkpoint_from_tinker_path(&path).unwrap_err().kind(), &ErrorKind::NotFound);
 }
 
-/// Logger that collects warnings.
+/// Logger that collects warnings in [`WARNINGS`].
 struct Warnings;
 
 static WARNINGS: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());

@@ -1,4 +1,4 @@
-//! Options of a sample.
+//! Options of samples: how they are sent and checked, and which results they give.
 
 use serde_json::{Value, json};
 use tinkex::testing::{Act, FakeServer};
@@ -160,7 +160,7 @@ fn a_lost_sample_is_submitted_again_unless_the_server_forbids_retries() {
         let sample = sampler.sample(&prompt(), 1, &one_token()).wait();
         assert_eq!(sample.is_err(), no_retries, "{sample:?}");
         assert_eq!(server.requests_to(SAMPLE).len(), sent);
-        // Log-probabilities are always requested again, as in the official client.
+        // `compute_logprobs` submits again even then, as the official SDK does.
         lost();
         sampler.compute_logprobs(&prompt()).wait().unwrap();
         assert_eq!(server.requests_to(SAMPLE).len(), sent + 2);
@@ -173,7 +173,8 @@ fn the_engine_answers_every_option() {
     let server = tinkex::local::Server::start(Default::default()).unwrap();
     let service = ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build().unwrap();
     let sampler = service.create_sampling_client("tinkex/nano").unwrap();
-    // Column 1 has the prompt's own second and third token; column 0 has no token and another token.
+    // Two target tokens for each of the positions 2 and 3 of the prompt. Column 0: no token (−1), then the token 9.
+    // Column 1: the prompt's own tokens, 2 and 3.
     let target = TensorData::from(vec![-1i64, 2, 9, 3]).with_shape([2, 2]).unwrap();
     let mut options = SampleOptions {
         include_prompt_logprobs: true,
@@ -195,7 +196,7 @@ fn the_engine_answers_every_option() {
     assert!(
         answer.sequences.iter().all(|it| it.topk_logprobs.as_ref().unwrap()[0].as_ref().unwrap().len() == 2)
     );
-    // The same targets as a sparse tensor.
+    // The same targets as a sparse tensor: it has no entry where there is no token.
     let target = TensorData::from_csr([2, 2], vec![0, 1, 3], vec![1, 0, 1], Values::I64(vec![2, 9, 3]));
     options.target_prompt_logprobs = Some(target);
     let answer = sampler.sample_with(&prompt(), 1, &one_token(), &options).wait().unwrap();

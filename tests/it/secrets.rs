@@ -1,8 +1,8 @@
-//! No secret is ever shown: not in an error, a `Debug` output, an event, a metric, telemetry or a log line.
+//! No secret is ever shown in an error, a `Debug` output, an event, a metric, telemetry or a log line.
 //!
-//! Every verb of every client runs against well-behaved servers and against servers that repeat all they received, over
-//! sockets and through a proxy, while a logger collects every record. The records of `ureq_proto` are left out: at
-//! TRACE that crate logs the bytes of every request, as documented.
+//! Every verb of every client runs against well-behaved servers, and against servers that repeat the received secrets
+//! in their answers, over sockets and through a proxy. A logger collects every record, except those of the HTTP crate
+//! `ureq_proto`: at level TRACE it logs the bytes of every request, which its documentation states.
 
 use std::fmt::{Debug, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,9 +29,12 @@ use crate::util::datum;
 use crate::util::proxy::Proxy;
 
 const KEY: &str = "tml-SECRET-KEY-0123456789";
+/// The key that the credential command prints.
 const PRINTED: &str = "tml-SECRET-PRINTED-0123456789";
 const CLOUDFLARE: &str = "SECRET-CLOUDFLARE-0123456789";
+/// The password of the proxy.
 const PASSWORD: &str = "SECRET\"PASSWORD@0123456789";
+/// The value of a header that the caller sets.
 const OVERRIDE: &str = "SECRET-OVERRIDE-0123456789";
 /// The access token for weights, sent in a header by one verb and in the body by another.
 const ACCESS: &str = "SECRET-ACCESS-0123456789";
@@ -41,7 +44,7 @@ const CONFIG: &str = "/api/v1/client/config";
 const TOKEN: &str = "/api/v1/auth/token";
 const RETRIEVE: &str = "/api/v1/retrieve_future";
 
-/// A JWT: number 0 is the caller's, number 1 the server's.
+/// Makes a JWT. Number 0 is the caller's credential, number 1 the token that the server issues.
 fn jwt(number: u32) -> String {
     let claims = json!({"iat": 1_700_000_000u32, "exp": 4_000_000_000u32, "jti": format!("SECRET-{number}")});
     format!("eyJhbGciOiJub25lIn0.{}.SECRET-SIGNATURE", URL_SAFE_NO_PAD.encode(claims.to_string()))
@@ -57,8 +60,8 @@ fn secrets() -> Vec<String> {
     all
 }
 
-/// Readable encodings of a text: JSON escapes, doubled JSON escapes, percent encoding, upper case, and a shortened
-/// text.
+/// Other forms in which a secret could be shown: JSON escapes, doubled JSON escapes, percent encoding, upper case, and
+/// without its first and last two characters.
 fn encodings(text: &str) -> Vec<String> {
     let json: String = text.encode_utf16().map(|it| format!("\\u{it:04x}")).collect();
     let percent = text.bytes().map(|it| format!("%{it:02X}")).collect();
@@ -66,7 +69,7 @@ fn encodings(text: &str) -> Vec<String> {
     vec![json.replace('\\', "\\\\"), json, percent, text.to_uppercase(), cut]
 }
 
-/// All output that a user could see.
+/// All output that a user could see, collected for the check at the end.
 static SEEN: Mutex<String> = Mutex::new(String::new());
 
 fn collect(text: &str) {
@@ -156,7 +159,8 @@ impl Credential {
     }
 }
 
-/// Joins the secrets that the server received.
+/// Joins the secrets that a client sends to the server. `tokens` is true if the client exchanges its credential for a
+/// token.
 fn echo(credential: Credential, tokens: bool) -> String {
     let mut sent = secrets();
     sent.retain(|secret| match credential {
@@ -164,7 +168,7 @@ fn echo(credential: Credential, tokens: bool) -> String {
         _ if *secret == jwt(0) => credential == Credential::Jwt,
         _ if secret == KEY => credential == Credential::Key,
         _ if secret == PRINTED => credential == Credential::Command,
-        // Sent only by the verbs that have an access token.
+        // Only the verbs with an access token send it: added in `no_secret_is_ever_shown`.
         _ if secret == ACCESS => false,
         _ => true,
     });
@@ -179,7 +183,7 @@ fn echoing(status: u16, echo: &str, body: String) -> Act {
         .with_header("retry-after", &header)
 }
 
-/// Acts of a bad server, which repeat the secrets.
+/// Answers of a bad server, which repeat the secrets in `echo`.
 fn faults(echo: &str) -> Vec<Act> {
     let statuses = [400, 401, 402, 403, 404, 408, 409, 410, 413, 422, 425, 429, 500, 503];
     let mut acts: Vec<Act> = Vec::new();
@@ -191,14 +195,14 @@ fn faults(echo: &str) -> Vec<Act> {
     acts.push(echoing(500, echo, format!("<html>{}</html>", echo)));
     let base64 = STANDARD.encode(echo);
     let echoes: Vec<String> = echo.split(" and ").flat_map(encodings).chain([base64]).collect();
-    // The escapes appear in the text unchanged.
+    // Build the JSON text by hand: `json!` would escape the backslashes of the encodings.
     let body = format!(r#"{{"detail":"{}"}}"#, echoes.join(" , ").replace('"', r#"\""#));
     acts.push(echoing(400, echo, body));
     acts.push(
         echoing(401, echo, json!({"detail": echo}).to_string())
             .with_header("www-authenticate", "Bearer error=\"invalid_token\""),
     );
-    // Statuses of success without a valid result.
+    // Answers with status 200 that are no valid results.
     acts.push(echoing(200, echo, echo.into()));
     acts.push(echoing(
         200,
@@ -213,7 +217,7 @@ fn faults(echo: &str) -> Vec<Act> {
     acts
 }
 
-/// A server, a proxy before it, and the builder of a client that sends every secret.
+/// A server, a proxy in front of it, and the builder of a client that sends every secret.
 struct Scene {
     server: FakeServer,
     _listening: tinkex::testing::Listening,
@@ -264,7 +268,8 @@ impl Scene {
     }
 }
 
-/// Runs every verb with an act at its submission, then with the act at the poll of its result.
+/// Runs every verb twice: first its submission is answered with `act`, then the poll for its result. Without an act,
+/// the server behaves well.
 fn every_verb(credential: Credential, tokens: bool, act: Option<&Act>) {
     let scene = Scene::new(credential, tokens);
     let Scene { server, builder, .. } = scene;
@@ -299,8 +304,9 @@ fn every_verb(credential: Credential, tokens: bool, act: Option<&Act>) {
     Scene::check_bodies(&server);
 }
 
-/// Runs the verbs of the clients without a session, sampler handles, and the other verbs that are not above, with one
-/// act for every request. The second act of the pair also repeats the access token.
+/// Runs the verbs that [`every_verb`] does not run: those of the REST and admin clients, of sampler handles, and
+/// others. Every request is answered with one act: with the second act of the pair if the client has sent the access
+/// token, which this act repeats; with the first act otherwise.
 fn every_other_verb(credential: Credential, tokens: bool, acts: Option<(&Act, &Act)>) {
     let Scene { server, builder, _listening, _proxy } = Scene::new(credential, tokens);
     let clock = VirtualClock::new();
@@ -315,7 +321,7 @@ fn every_other_verb(credential: Credential, tokens: bool, acts: Option<(&Act, &A
     let scene = matrix::Scene { service, rest, admin, server: server.clone(), clock };
     let misbehave = |act: Option<&Act>| {
         let Some(act) = act.cloned() else { return };
-        // The requests of the start succeed; `every_start` covers their failures.
+        // The requests at the start of a client succeed here; `every_start` makes them fail.
         let start = [CONFIG, TOKEN, "/api/v1/client/dynamic_config", "/api/v1/create_session"];
         server.script(move |seen| (!start.contains(&seen.path.as_str())).then(|| act.clone()));
     };
@@ -331,7 +337,7 @@ fn every_other_verb(credential: Credential, tokens: bool, acts: Option<(&Act, &A
         ..CopyOptions::default()
     };
     collect_debug(&options);
-    // Send the token once before the server repeats it.
+    // Send the access token once, before the server begins to repeat it: the client masks secrets that it has sent.
     note("copy_weights", scene.rest.copy_weights(STATE, &options).map(drop));
     misbehave(acts.map(|it| it.1));
     note("copy_weights", scene.rest.copy_weights(STATE, &options).map(drop));
@@ -353,7 +359,7 @@ fn every_other_verb(credential: Credential, tokens: bool, acts: Option<(&Act, &A
     note("custom", clients.training.forward_backward_custom(vec![datum()], sum).wait().map(drop));
     // The last call of this client, because it revokes the key.
     note("revoke_api_key", scene.rest.revoke_api_key());
-    // Another client, which has sent no access token.
+    // Another client, which has not sent the access token: use the first act.
     misbehave(acts.map(|it| it.0));
     let clone =
         Scene::client(credential, &_listening.url(), &_proxy).from_sampler_handle(&handle).map(|sampler| {
@@ -370,7 +376,7 @@ fn every_other_verb(credential: Credential, tokens: bool, acts: Option<(&Act, &A
     Scene::check_bodies(&server);
 }
 
-/// Starts clients and answers each of their first requests with the act.
+/// Starts one client for each kind of request at the start of a client, and answers this request with the act.
 fn every_start(credential: Credential, tokens: bool, act: &Act) {
     for path in [
         CONFIG,
@@ -423,7 +429,7 @@ fn no_secret_is_ever_shown() {
                     for acts in faults(&echo(credential, tokens)).iter().zip(&faults(&echo_of_all)) {
                         every_other_verb(credential, tokens, Some(acts));
                     }
-                    // A client has no server token at its start.
+                    // At its start, a client does not have a token of the server yet.
                     for act in faults(&echo(credential, false)) {
                         every_start(credential, tokens, &act);
                     }
@@ -448,7 +454,7 @@ fn no_secret_is_ever_shown() {
         assert!(!seen.contains("SECRET"), "a part of a secret was shown");
         for secret in secrets() {
             for written in encodings(&secret).into_iter().chain([STANDARD.encode(&secret)]) {
-                // The last base64 digits depend on the text that follows.
+                // Without the last base64 digits: they depend on the text that follows the secret.
                 let written = written.trim_end_matches('=');
                 let written = &written[..written.len() - 4];
                 assert!(!seen.contains(written), "{secret} was shown as {written}");

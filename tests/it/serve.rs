@@ -1,4 +1,4 @@
-//! The example `serve`: its arguments, its exit status, and the end of its temporary folder.
+//! The program `examples/serve.rs`: its arguments, its exit status, and the removal of its temporary folder.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use crate::util::eventually;
 
-/// The built example. `cargo test` builds it; `cargo test --test it` alone does not.
+/// Returns the path of the built example. `cargo test` builds examples; `cargo test --test it` does not.
 fn program() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let target = test.parent().and_then(Path::parent).expect("a folder");
@@ -75,7 +75,7 @@ fn a_killed_server_without_a_data_folder_removes_its_temporary_folder() {
     server.kill().unwrap();
     server.wait().unwrap();
     eventually("the temporary folder is gone", || folders() == 0);
-    // The output ends with the server's process.
+    // Wait until the child process that runs the server has closed the output.
     output.read_to_string(&mut line).unwrap();
     std::fs::remove_dir_all(&temporary).unwrap();
 }

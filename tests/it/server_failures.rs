@@ -15,7 +15,7 @@ use crate::util::{HOUR, TEST_TIMEOUT, alone, client_threads, datum, eventually};
 
 #[test]
 fn an_unreachable_server_is_an_error_with_its_url_within_the_connect_timeout() {
-    // The listener is dropped at once, so no process listens on its port.
+    // The listener is dropped in this statement, so that no process listens on its port.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("http://127.0.0.1:{port}");
     let service = ServiceClient::builder()
@@ -46,7 +46,7 @@ fn an_unknown_host_is_an_error_that_names_it() {
         .unwrap();
     let error = service.get_server_capabilities().unwrap_err();
     assert!(error.to_string().contains(url), "{error}");
-    // Without an address nothing can have been sent, so the error is retryable.
+    // Without an address no request was sent, so that the error is retryable.
     let kinds = [ErrorKind::Connection { sent: Sent::No }, ErrorKind::Timeout(Phase::Resolve)];
     assert!(kinds.contains(error.kind()) && error.is_retryable(), "{error:?}");
 }
@@ -87,7 +87,7 @@ fn when_the_server_dies_every_waiting_operation_ends_with_an_error_and_no_thread
             let listening = server.listen().unwrap();
             let ms = Duration::from_millis;
             let service = listening.client().timeouts(|timeouts| {
-                // Samples are retried until `operation` is over, so the test takes that long.
+                // Samples are retried for the whole time `operation`, so that this test takes 15 s.
                 (timeouts.silence, timeouts.operation, timeouts.finish) = (ms(200), ms(15_000), ms(1000));
             });
             let service = service.build().unwrap();
@@ -114,7 +114,7 @@ fn when_the_server_dies_every_waiting_operation_ends_with_an_error_and_no_thread
                 assert!(sample.wait().unwrap_err().is_retryable());
             }
             let started = Instant::now();
-            // The request that ends the session fails; the client is closed nevertheless.
+            // `close` reports that its request failed, but closes the client.
             assert!(service.close(CloseStatus::Errored).is_err());
             drop((training, sampler, service));
             assert!(started.elapsed() < TEST_TIMEOUT, "{:?}", started.elapsed());
@@ -210,7 +210,7 @@ fn a_server_without_create_from_checkpoint_gets_three_requests_instead() {
     let training = service.create_training_client_from_state_with_optimizer("tinker://r/weights/x").unwrap();
     let made = server.requests_to("/api/v1/create_model")[0].json().unwrap();
     assert_eq!((&made["lora_config"]["rank"], &made["lora_config"]["train_mlp"]), (&json!(7), &json!(false)));
-    // The refused request has used up its model number.
+    // The refused load used model number 0, so that the new model gets number 1.
     let numbers = [&server.requests_to("/api/v1/load_weights")[0].json().unwrap(), &made]
         .map(|it| it["model_seq_id"].clone());
     assert_eq!(numbers, [0, 1]);
@@ -267,7 +267,7 @@ fn dropping_everything_while_the_server_hangs_leaves_no_thread() {
     alone("server_failures::dropping_everything_while_the_server_hangs_leaves_no_thread", || {
         let server = FakeServer::new();
         let listening = server.listen().unwrap();
-        // Within the test no request times out and no thread ends because it is idle.
+        // During the test no request times out and no idle thread ends: only the drop can end the threads.
         let service = listening
             .client()
             .timeouts(|timeouts| timeouts.exchange = HOUR)
@@ -285,7 +285,8 @@ fn dropping_everything_while_the_server_hangs_leaves_no_thread() {
     });
 }
 
-/// Serves one connection of a proxy: every request on connection 0 gets an empty 400 and is dropped.
+/// Serves one connection of a fake proxy. On connection 0, it answers every request with an empty 400, as a proxy that
+/// drops requests; on other connections with a valid result.
 fn proxy_connection(stream: TcpStream, number: usize, n_dropped: &AtomicUsize) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut out = stream;

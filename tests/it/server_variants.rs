@@ -1,5 +1,5 @@
-//! Differences between servers (PROTOCOL §11) and the checklist (PROTOCOL §11.1): one test for each row, with a server that
-//! behaves as the row says.
+//! Differences between servers of this API (PROTOCOL §11), with a fake server that behaves like such a server. The
+//! tests named `checklist_…` are about the tolerated differences (PROTOCOL §11.1).
 
 use serde_json::{Value, json};
 use tinkex::testing::{Act, FakeServer, Seen};
@@ -10,7 +10,7 @@ use crate::util::{datum, seq_ids, training};
 
 const RETRIEVE: &str = "/api/v1/retrieve_future";
 
-/// Makes a model of a fake server that answers the next request for a result with `result`.
+/// Creates a fake server and a client with a model. The server answers the next poll for a result with `result`.
 fn answered(result: Value) -> (FakeServer, ServiceClient, TrainingClient) {
     let (server, service, training) = training();
     server.next(RETRIEVE, Act::json(result));
@@ -205,7 +205,7 @@ fn save_weights_whose_answer_was_lost_is_found_by_its_name() {
     assert_eq!(saved.path.as_str(), format!("tinker://{}/weights/a", training.model_id()));
     let saved = training.save_weights_for_sampler("a", Ttl::Never).wait().unwrap();
     assert_eq!(saved.path.as_str(), format!("tinker://{}/a", training.model_id()));
-    // If this client used the name before, the conflict is about the earlier state, which is not replaced.
+    // If this client saved under the name before, the conflict is about that earlier checkpoint: the save did fail.
     for lost in [true, false] {
         if lost {
             server.next("/api/v1/save_weights", Act::Reset);
@@ -264,7 +264,7 @@ fn forward_backward_sends_matrices_with_their_zeros_if_asked_to() {
         assert_eq!(sent == *dense.as_ref().unwrap(), is_dense);
         assert_eq!(sent.len() < 4 * 400 + 8 * 400, !is_dense, "{} bytes", sent.len());
     }
-    // Sparse tensors of the caller are sent dense as well.
+    // With `dense_tensors`, sparse tensors of the caller are also sent dense.
     let sparse = TensorData::from_csr([4, 100], vec![0, 1, 1, 1, 1], vec![7], Values::F32(vec![1.0]));
     let server = FakeServer::new();
     let service = server.in_memory().dense_tensors(true).build().unwrap();
@@ -297,7 +297,8 @@ fn values_that_some_server_may_take_are_left_to_the_server() {
     sampler.sample(&ModelInput::from_ints([1]), 1, &params).wait().unwrap();
     let sent = &body(&server, "/api/v1/asample")["sampling_params"];
     assert_eq!((&sent["max_tokens"], &sent["top_k"], &sent["top_p"]), (&json!(0), &json!(0), &json!(0.0)));
-    // An impossible token, a disabled threshold, and a marker that only the caller understands.
+    // −∞ is the log-probability of an impossible token, ∞ a threshold without effect. `missing` is an input that the
+    // client does not know, so that NaN is allowed.
     let mut policy = datum().with("logprobs", vec![f32::NEG_INFINITY; 4]).with("advantages", vec![1f32; 4]);
     policy.loss_fn_inputs.remove("weights");
     let policy =
@@ -345,7 +346,8 @@ fn the_loss_of_a_pass_without_a_sum_is_computed_from_its_log_probabilities() {
     let output = pass([0.0, 1.0, 0.0, 0.5]);
     assert!(output.metrics.is_empty());
     assert_eq!((output.loss(), output.loss_per_token()), (Some(6.0), Some(4.0)));
-    // The server's own sum takes precedence, and from then on the client keeps no weights to compute one.
+    // If the server reports a sum, the client uses this sum. It then no longer keeps the weights of later passes to
+    // compute one.
     server.next(RETRIEVE, Act::json(result(json!({"loss:sum": 3}))));
     let output = pass([0.0, 1.0, 0.0, 0.5]);
     assert_eq!((output.loss(), output.loss_per_token()), (Some(3.0), Some(2.0)));
@@ -530,7 +532,8 @@ fn checklist_8_weights_are_sampled_without_the_samplers_endpoint() {
         assert_eq!((sampler.get_base_model(), server.requests_to(LOOK_UP).len()), (None, 1), "{status}");
         sampler.sample(&ModelInput::from_ints([1]), 1, &params()).wait().unwrap();
     }
-    // A server that has the endpoint but not the path: an error, as in the recording of the official client.
+    // If the 404 has a detail of its own, the endpoint exists and the path does not: an error, as in the recording of
+    // the official SDK.
     for body in [r#"{"detail":"Model not found"}"#, r#"{"detail":"no such checkpoint"}"#] {
         let server = FakeServer::new();
         server.always(LOOK_UP, Act::status(404, body));
@@ -538,7 +541,7 @@ fn checklist_8_weights_are_sampled_without_the_samplers_endpoint() {
         let error = service.create_sampling_client(WEIGHTS).unwrap_err();
         assert_eq!(error.kind(), &ErrorKind::NotFound, "{error}");
     }
-    // A server that described another sampler before has the endpoint, so that its 404 is about the path.
+    // If the endpoint answered for another sampler before, it exists, so that its 404 is about the path.
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     let sampler = service.create_sampling_client(WEIGHTS).unwrap();
@@ -566,7 +569,7 @@ fn checklist_8_a_missing_model_is_not_taken_for_a_missing_endpoint() {
             error.kind() == &ErrorKind::NotFound && error.to_string().contains("Model not found"),
             "{error}"
         );
-        // A bare "Not Found" is ambiguous, so that the next creation is still sent.
+        // A bare "Not Found" may be about the endpoint or the model: the client still sends the next request.
         server.next(path, Act::status(404, r#"{"detail":"Not Found"}"#));
         let error = create(&service).unwrap_err();
         assert_eq!(error.kind(), &ErrorKind::Incompatible, "{error}");
@@ -611,7 +614,7 @@ fn checklist_10_an_error_may_be_json_of_any_shape_text_or_nothing() {
 }
 
 #[test]
-fn checklist_11_unknown_words_are_kept() {
+fn checklist_11_unknown_stop_reasons_queue_states_and_categories_are_accepted() {
     let answer = sampled(json!({"sequences": [{"tokens": [1], "stop_reason": "bored"}]})).unwrap();
     assert_eq!(answer.sequences[0].stop_reason, StopReason::Other("bored".into()));
     let (server, _service, training) = training();

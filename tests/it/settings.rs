@@ -51,7 +51,7 @@ fn the_flags_are_refreshed_even_after_a_failure_until_the_endpoint_is_missing() 
     let _training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     let n_requests = || server.requests_to(DYNAMIC).len();
     advance_until(&time, 1, "the flags are requested three times", || n_requests() == 3);
-    // The interval is now 300 s. After it the endpoint is missing.
+    // The interval is now 300 s. The fourth request gets a 404: the client then stops asking.
     let beats = server.requests_to(HEARTBEAT).len();
     advance_until(&time, 10, "the flags are requested a fourth time", || n_requests() == 4);
     let beats_before = server.requests_to(HEARTBEAT).len();
@@ -60,7 +60,7 @@ fn the_flags_are_refreshed_even_after_a_failure_until_the_endpoint_is_missing() 
         beats_before + 20 < server.requests_to(HEARTBEAT).len()
     });
     assert_eq!(n_requests(), 4);
-    // The interval is at least 10 s, even if the server wants less and after a failure.
+    // The client waits at least 10 s, even if the server asks for less, and also after a failure.
     let requested_at = requested_at.lock().unwrap();
     let gaps: Vec<_> = requested_at.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
     assert!(10 <= gaps[0] && 10 <= gaps[1] && 300 <= gaps[2], "{gaps:?}");
@@ -83,7 +83,7 @@ fn heartbeats_continue_while_a_request_for_flags_hangs() {
     let released = Arc::new(std::sync::Mutex::new(released));
     server.script(move |seen| {
         if seen.path == DYNAMIC {
-            // Blocks until the test releases it or has failed.
+            // Blocks until the test sends `release` or ends.
             let _ = released.lock().unwrap().recv_timeout(TEST_TIMEOUT);
         }
         None
@@ -109,7 +109,7 @@ fn the_end_of_a_session_may_carry_a_detail() {
 }
 
 #[test]
-fn the_version_that_servers_choose_flags_by_can_be_set() {
+fn the_sdk_version_that_is_sent_to_servers_can_be_set() {
     let server = FakeServer::new();
     let service = server.in_memory().sdk_version("0.99.1").build().unwrap();
     service.create_lora_training_client("fake/model", Default::default()).unwrap();
@@ -175,7 +175,7 @@ fn an_empty_base_url_or_project_counts_as_unset() {
         |client: ServiceClient| format!("{client:?}").contains("https://tinker.thinkingmachines.dev/");
     assert!(is_default(server.in_memory().base_url("").build().unwrap()));
     assert!(!is_default(server.in_memory().build().unwrap()));
-    // The URL of a handle is used unless the caller sets one.
+    // A client from a handle uses the URL in the handle, unless the caller sets another one.
     let handle = service.create_sampling_client("fake/model").unwrap().get_sampler_handle();
     let clone = server.in_memory().base_url("").from_sampler_handle(&handle).unwrap();
     assert_eq!(clone.get_sampler_handle().base_url(), "http://memory.invalid");

@@ -1,5 +1,5 @@
-//! Slow connections that make progress: a transfer may take longer than the timeout, which bounds only the time without
-//! bytes.
+//! Slow connections that make progress. A transfer may take longer than its timeout, because the timeout only limits
+//! the time in which no bytes arrive or leave.
 
 use std::time::Duration;
 
@@ -26,14 +26,14 @@ fn client(relay: &Relay) -> ServiceClient {
 fn a_result_that_arrives_more_slowly_than_the_poll_timeout_is_read() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
-    // 4 MiB take at least 1.6 s, with pauses of 25 ms at most.
+    // 4 MiB take at least 1.6 s (64 pieces with a pause of 25 ms each), longer than the poll timeout of 1 s.
     let relay = Relay::start(&listening.url(), Pace { down: Duration::from_millis(25), ..Pace::default() });
     let service = client(&relay);
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     let mut body = json!({"metrics": {"a": 1.5}, "loss_fn_outputs": [{}]}).to_string();
     body.push_str(&" ".repeat(4 << 20));
     server.always("/api/v1/retrieve_future", Act::status(200, body));
-    // Send enough data to raise the limit of the result's size.
+    // The maximum size of a result grows with the number of targets: send enough of them.
     let long = Datum::cross_entropy(&[1], &vec![2; 20_000]);
     assert_eq!(training.forward(vec![long], LossFn::CrossEntropy).wait().unwrap().metrics["a"], 1.5);
 }
@@ -42,7 +42,8 @@ fn a_result_that_arrives_more_slowly_than_the_poll_timeout_is_read() {
 fn data_that_are_sent_more_slowly_than_the_exchange_timeout_are_accepted() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
-    // 16 MB take at least 2.4 s. The last megabytes wait in the system's socket buffers.
+    // 16 MB take at least 2.4 s. The client has then sent everything, but the last megabytes are still in socket
+    // buffers of the system, so that the answer comes late.
     let relay = Relay::start(&listening.url(), Pace { up: Duration::from_millis(10), ..Pace::default() });
     let service = client(&relay);
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();

@@ -1,11 +1,17 @@
 //! The soak test: thousands of operations from many threads, with injected faults, callbacks that panic, and clients
-//! that are closed during use. Each operation must be answered once, with its own answer or with an error that an
-//! injected fault explains. The server checks the order of each model's requests. Threads, descriptors and memory must
-//! return to where they began.
+//! that are closed during use. Each operation must end exactly once: with the result of this operation, or with an
+//! error that an injected fault explains. The fake server checks that the requests of each model arrive in order. After
+//! each round, the numbers of threads and descriptors must be as before the first round, and memory must not grow.
 //!
-//! `TINKEX_SOAK_OPERATIONS` sets the number of operations (default 10 000), `TINKEX_SOAK_SECONDS` the time after which
-//! no more are submitted (default 180; the checks cover those submitted until then), and `TINKEX_SOAK_SEED` the seed of
-//! the random generator. The seed determines faults and operations, but not the order in which threads run.
+//! Parts: `chaos` defines the faults, `clients` the clients of a round, `request` decodes requests, `server` is the
+//! fake server with its checks, `work` runs the operations, `tally` counts their outcomes and checks the errors.
+//!
+//! Environment variables:
+//! - `TINKEX_SOAK_OPERATIONS`: number of operations, 10 000 by default;
+//! - `TINKEX_SOAK_SECONDS`: time after which no more operations are submitted, 180 by default. The checks cover all
+//!   operations submitted until then;
+//! - `TINKEX_SOAK_SEED`: seed of the random generator. It determines faults and operations, but not the order in which
+//!   threads run.
 
 mod chaos;
 mod clients;
@@ -33,24 +39,25 @@ use work::{Round, Worker};
 const NAME: &str = "soak::each_operation_under_faults_ends_once_and_leaks_nothing";
 const ROUNDS: u32 = 10;
 const SERVICES: usize = 4;
-/// Operations before the first measurement, so that objects made once per process do not count as leaks.
+/// Number of operations before the first measurement, so that objects made once per process do not count as leaks.
 const WARM_UP: u32 = 500;
-/// Bound in bytes for the growth of memory from the first four rounds to the last three: with 50 000 operations, 600
-/// bytes for each. On a busy machine the measurement varies by 5 MiB in both directions.
+/// Maximum growth of memory in bytes, see [`check_memory`]. With 50 000 operations it allows a leak of less than 600
+/// bytes per operation. On a busy machine the measurement varies by ± 5 MiB.
 const SLACK: usize = 12 << 20;
-/// The same bound if the time limit cut rounds short, so that the first large round may come late.
+/// Maximum growth of memory if a round ended early at its time limit. The early rounds may then be small, so that
+/// memory grows in a later, larger round without a leak.
 const SLACK_IF_CUT_SHORT: usize = 48 << 20;
 
-/// Number of panics that were not on purpose.
+/// Number of panics whose payload is not [`ON_PURPOSE`]. They are bugs.
 static ACCIDENTS: AtomicUsize = AtomicUsize::new(0);
 
 #[test]
 fn each_operation_under_faults_ends_once_and_leaks_nothing() {
-    // Keep glibc's allocator from caching freed memory, which would hide leaks.
+    // Make glibc return freed memory to the system, so that resident memory shows leaks.
     let tunables =
         "glibc.pthread.stack_cache_size=0:glibc.malloc.arena_max=2:glibc.malloc.trim_threshold=65536";
     let written = alone_with(NAME, &[("GLIBC_TUNABLES", tunables)], soak);
-    // The test runner's own output may precede the first line.
+    // The first line may begin with the test runner's output: drop everything before "soak: ".
     let lines = written.iter().flat_map(|output| output.lines());
     for line in lines.filter_map(|line| Some(&line[line.find("soak: ")?..])) {
         say(line);
@@ -75,7 +82,8 @@ fn soak() {
     let before = Figures::now();
     let (mut memory, mut slack) = (Vec::new(), SLACK);
     for round in 0..ROUNDS {
-        // Later rounds make up for operations that a slow round did not submit.
+        // Distribute the remaining operations, including those that a slow round did not submit, over the remaining
+        // rounds.
         let share = (n - done) / (ROUNDS - round);
         let until = started + bound * (round + 1) / ROUNDS;
         let begun = Instant::now();
@@ -103,7 +111,8 @@ fn soak() {
     check_memory(&memory, slack, seed);
 }
 
-/// Runs one round with a new server and new clients.
+/// Runs one round of `n` operations with a new server and new clients, until the time `until` at the latest. `first` is
+/// the number of the first operation. Returns the outcomes, the server's counts and the number of submitted operations.
 fn run(rng: &mut Rng, watch: &Watch, first: u32, n: u32, until: Instant) -> (Tally, Counts, u32) {
     let server = FakeServer::new();
     let books = Books::new(rng.fork());
@@ -132,7 +141,7 @@ fn run(rng: &mut Rng, watch: &Watch, first: u32, n: u32, until: Instant) -> (Tal
     helper.join().unwrap();
     for service in &services {
         service.closed.store(true, Ordering::SeqCst);
-        // The close may fail, because its requests meet faults, too.
+        // Ignore errors: faults are injected into the requests of the close, too.
         drop(service.client.close(CloseStatus::Success));
     }
     let counted = || services.iter().map(Service::counted);
@@ -148,7 +157,7 @@ fn run(rng: &mut Rng, watch: &Watch, first: u32, n: u32, until: Instant) -> (Tal
     (tally, books.counts(), submitted)
 }
 
-/// Resources of the process that must not grow.
+/// Numbers of threads and descriptors of the process.
 struct Figures {
     threads: usize,
     descriptors: usize,
@@ -160,6 +169,7 @@ impl Figures {
         Figures { threads: count("/proc/self/task"), descriptors: count("/proc/self/fd") }
     }
 
+    /// Waits until both numbers are at most those in `self`.
     #[track_caller]
     fn is_back(&self, round: u32) {
         eventually(&format!("no thread stays after round {round}"), || {
@@ -177,7 +187,8 @@ fn resident() -> usize {
     line.trim().trim_end_matches(" kB").trim().parse::<usize>().unwrap() << 10
 }
 
-/// Compares the peak of the first four rounds, which fill the allocator's caches, with the minimum of the last three.
+/// Checks that memory did not grow from the maximum of the first four rounds, which fill the allocator's caches, to the
+/// minimum of the last three by more than `slack` bytes.
 fn check_memory(memory: &[usize], slack: usize, seed: u64) {
     let early = memory[..4].iter().max().unwrap();
     let late = memory[memory.len() - 3..].iter().min().unwrap();
@@ -187,7 +198,7 @@ fn check_memory(memory: &[usize], slack: usize, seed: u64) {
     );
 }
 
-/// Watchdog that ends the process if the soak hangs, after printing the operations in flight.
+/// Watchdog: if the soak hangs, it prints the operations in flight and ends the process. Dropping it stops it.
 struct Watch {
     services: Arc<Mutex<Vec<ServiceClient>>>,
     _done: crossbeam_channel::Sender<()>,
@@ -210,6 +221,7 @@ impl Watch {
         Watch { services, _done: done }
     }
 
+    /// Sets the clients whose operations are printed.
     fn observe(&self, services: Vec<ServiceClient>) {
         let before = {
             let mut all = self.services.lock().unwrap_or_else(PoisonError::into_inner);
@@ -219,7 +231,7 @@ impl Watch {
     }
 }
 
-/// Silences the panics on purpose and counts all others.
+/// Installs a panic hook that ignores panics with the payload [`ON_PURPOSE`], and counts and prints all others.
 fn count_other_panics() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
@@ -239,7 +251,7 @@ impl Counts {
     }
 }
 
-/// Prints a line to the log of the run.
+/// Prints a line.
 #[expect(clippy::print_stdout, reason = "shown with --nocapture, which is how CI runs this")]
 fn say(line: &str) {
     println!("{line}");

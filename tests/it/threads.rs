@@ -1,4 +1,5 @@
-//! The threads of a session: the dump lists them all; with the mailbox they bound the number of waiting samples.
+//! The threads of a session and its mailboxes. `ServiceClient::dump` lists every thread. A mailbox is the bounded queue
+//! of a client's operations that wait to be sent; it limits the number of samples in memory.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc;
@@ -43,13 +44,14 @@ fn samples_for_a_server_that_does_not_answer_take_bounded_memory() {
     alone("threads::samples_for_a_server_that_does_not_answer_take_bounded_memory", || {
         const PERMITS: usize = 400;
         const MAILBOX: usize = 1024;
-        // One more sample waits for a permit, and one for room in the mailbox.
+        // 400 samples have a permit to be sent. One sample has left the mailbox and waits for a permit, and the caller
+        // of one sample waits until the mailbox has space.
         const MOST: usize = MAILBOX + PERMITS + 2;
         let server = FakeServer::new();
         let release = held(&server, SAMPLE);
         let service = server.in_memory().build().unwrap();
         let sampler = service.create_sampling_client("fake/model").unwrap();
-        // 4 KB each as tokens: without a bound, all of them would take more than 400 MB.
+        // Each prompt takes 4 KB: without a limit, 100 000 samples would take more than 400 MB.
         let prompt = ModelInput::from_ints(vec![7; 1000]);
         let before = resident();
         let (sender, answers) = mpsc::channel();
@@ -62,7 +64,7 @@ fn samples_for_a_server_that_does_not_answer_take_bounded_memory() {
         });
         let in_flight = || service.dump().operations.len();
         eventually("the mailbox is full", || MOST <= in_flight());
-        // Without a bound, the submitter would go on during this time.
+        // Without a limit, the submitter would submit more samples during this time.
         std::thread::sleep(Duration::from_millis(200));
         assert_eq!(in_flight(), MOST);
         let queued: usize = service.dump().clients.iter().map(|client| client.queued).sum();
@@ -82,7 +84,8 @@ fn samples_for_a_server_that_does_not_answer_take_bounded_memory() {
     });
 }
 
-/// A callback that runs on a thread that empties the mailbox gets an error: it would wait for itself.
+/// The callback runs on the thread that takes samples from the mailbox. If it waited for space in the mailbox, this thread
+/// would wait for itself. Therefore its sample fails immediately.
 #[test]
 fn a_callback_that_samples_while_the_mailbox_is_full_is_refused_at_once() {
     use std::sync::{Arc, Mutex};
@@ -124,13 +127,14 @@ fn a_callback_that_samples_while_the_mailbox_is_full_is_refused_at_once() {
         server.in_memory().threads(|threads| threads.mailbox = 1).observer(observer.clone()).build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     *observer.sampler.lock().unwrap() = Some(sampler.clone());
-    // 400 samples are being sent, one waits for a permit, one is in the mailbox, one waits for room in it.
+    // 400 samples are being sent, one waits for a permit, one is in the mailbox, and one waits for space in the
+    // mailbox.
     let submitter = std::thread::spawn(move || {
         let prompt = ModelInput::from_ints([1]);
         (0..403).map(|_| sampler.sample(&prompt, 1, &one_token())).collect::<Vec<_>>()
     });
     eventually("the mailbox is full", || service.dump().operations.len() == 403);
-    // The refused sample keeps its permit, so that nothing makes room while the observer is called.
+    // The sample that gets the 429 keeps its permit, so that the mailbox stays full while the observer is called.
     drop(release_first);
     eventually("the callback was refused", || !observer.errors.lock().unwrap().is_empty());
     drop(release);
@@ -157,7 +161,7 @@ fn each_thread_of_a_session_is_in_its_dump() {
             Ok::<_, Error>(CustomLoss::new(0.0, all.iter().map(|one| vec![0.0; one.len()]).collect()))
         };
         training.forward_backward_custom(vec![datum()], zeros).wait().unwrap();
-        // Hold the answers to polls, so that the threads of the poller still run when they are listed.
+        // Delay the answers to polls, so that the threads of the poller still run when they are listed.
         let release = held(&server, "/api/v1/retrieve_futures");
         let samples: Vec<_> =
             (0..4).map(|_| sampler.sample(&ModelInput::from_ints([1]), 1, &one_token())).collect();
@@ -174,7 +178,7 @@ fn each_thread_of_a_session_is_in_its_dump() {
             };
             client_threads().into_iter().filter(|name| !is_known(name)).collect::<Vec<_>>()
         };
-        // A thread that has just ended is listed by the system for some milliseconds.
+        // Wait: the system lists a thread for some milliseconds after its end.
         eventually("each thread is in the dump", || missing().is_empty());
         let names = client_threads();
         for class in ["tk-serv", "tk-train", "tk-samp", "tk-wait", "tk-send", "tk-loss", "tk-post", "tk-poll"]

@@ -1,5 +1,5 @@
-//! Custom losses written as graphs: created once in a session, run by servers that support them, computed by the client
-//! otherwise.
+//! Custom losses written as graphs of tensor operations (PROTOCOL §9.6). A session creates each graph once. Servers
+//! that support custom losses compute the loss; for other servers the client computes it.
 
 use std::sync::{Mutex, mpsc};
 
@@ -13,7 +13,7 @@ use crate::util::{datum, path_of, seq_ids};
 const CREATE: &str = "/api/v1/create_custom_loss";
 const PASS: &str = "/api/v1/forward_backward";
 
-/// The negative log-likelihood, whose gradients are the negative weights.
+/// The weighted negative log-likelihood. Its gradient with respect to each log-probability is minus the weight.
 fn nll() -> LossGraph {
     let graph = LossGraph::trace("nll", &[("logprobs", 1), ("weights", 1)], |tracer| {
         let loss = -(tracer.logprobs() * tracer.input("weights")).sum();
@@ -45,12 +45,12 @@ fn a_server_that_runs_custom_losses_gets_the_graph_once_and_then_its_id() {
     );
     assert_eq!(body["inputs"], json!([{"name": "logprobs", "rank": 1}, {"name": "weights", "rank": 1}]));
     assert_eq!((&body["graph"]["format"], body["graph"]["nodes"].as_array().unwrap().len()), (&json!(1), 6));
-    // One pass, with only the inputs that the loss reads.
+    // The client sends one pass, with only those inputs that the loss reads.
     training.forward_backward(vec![datum().with("advantages", vec![1.0f32; 4])], &loss).wait().unwrap();
     let [pass] = &server.requests_to(PASS)[..] else { panic!("expected one pass") };
     let has = |text: &str| pass.body.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(has("custom") && has("loss_id") && has("loss-1") && has("weights") && !has("advantages"));
-    // The same computation with another name is the same loss.
+    // A graph with the same operations and another name gives the same loss; nothing is sent.
     let again = LossGraph::trace("other", &[("logprobs", 1), ("weights", 1)], |tracer| {
         let loss = -(tracer.logprobs() * tracer.input("weights")).sum();
         tracer.metric("custom/nll:mean", loss);
@@ -76,11 +76,11 @@ fn a_server_without_custom_losses_gets_two_passes_with_gradients_as_weights() {
     assert!(server.requests_to(CREATE).is_empty(), "something was sent");
     let step = training.train_step(vec![datum(); 2], &loss, AdamParams::default());
     let (output, _) = step.wait().unwrap();
-    // Two of the four targets have a weight, and each target the log-probability -0.5.
+    // In each of the two data, two of the four targets have the weight 1, the others 0. Each log-probability is −0.5.
     assert_eq!((output.metrics["loss:sum"], output.metrics["custom/nll:mean"]), (2.0, 1.0));
     assert!(output.metrics.contains_key("surrogate_loss:sum"));
     assert_eq!(seq_ids(&server), [1, 2, 3]);
-    // The same graph is the same loss without a server, too.
+    // The same graph also gives the same loss if the client computes it.
     assert_eq!(service.create_custom_loss(nll()).wait().unwrap(), loss);
     // `forward` alone takes one pass.
     let output = training.forward(vec![datum()], &loss).wait().unwrap();
@@ -93,7 +93,7 @@ fn a_large_batch_is_computed_by_several_threads_with_the_same_result() {
     let server = FakeServer::new();
     let (service, training) = start(&server);
     let loss = service.create_custom_loss(nll()).wait().unwrap();
-    // 1000 data of 100 targets, each of which has the log-probability -0.5 and a weight of 1.
+    // 1000 data with 100 targets each. Each target has the log-probability −0.5 and the weight 1.
     let one = Datum::cross_entropy(&[1], &[2; 100]);
     let output = training.forward_backward(vec![one; 1000], &loss).wait().unwrap();
     assert_eq!((output.metrics["loss:sum"], output.metrics["custom/nll:mean"]), (50_000.0, 50.0));
@@ -206,7 +206,8 @@ fn a_loss_of_another_session_or_data_that_lack_its_inputs_are_refused_before_any
 fn data_of_shapes_that_do_not_fit_the_loss_are_refused_with_the_step_that_fails() {
     let server = FakeServer::new();
     let (service, training) = start(&server);
-    // One weight for each token does not fit several candidates for each token, unless both numbers are equal.
+    // `logprobs` has the shape [tokens, candidates], `advantages` the shape [tokens]. Their product is only defined if
+    // both numbers are equal.
     let inputs = [("logprobs", 2), ("advantages", 1)];
     let graph = LossGraph::trace("wide", &inputs, |it| (it.logprobs() * it.input("advantages")).sum());
     let loss = service.create_custom_loss(graph.unwrap()).wait().unwrap();
@@ -261,7 +262,7 @@ fn a_loss_that_is_not_finite_is_an_error_that_names_the_datum() {
         assert_eq!(path_of(&error), "data[1]");
         assert!(error.to_string().contains("the loss odds is -inf, not a finite number"), "{error}");
     }
-    // A gradient may overflow the `f32` in which it is sent.
+    // Gradients are sent as `f32`. A gradient that overflows `f32` is an error.
     let steep = LossGraph::trace("steep", &[("logprobs", 1)], |it| (it.logprobs() * 1e39).sum()).unwrap();
     let error = steep.evaluate(&[datum()], &[&[-0.5; 4]]).unwrap_err();
     assert!(path_of(&error) == "data[0]" && error.to_string().contains("log-probability 0"), "{error}");

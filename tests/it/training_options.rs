@@ -17,7 +17,7 @@ fn note() -> Option<BTreeMap<String, String>> {
     Some([("step".to_string(), "7".to_string())].into())
 }
 
-/// The body of the last request to a path.
+/// Returns the body of the last request to a path.
 #[track_caller]
 fn last(server: &FakeServer, path: &str) -> Value {
     server.requests_to(&format!("/api/v1/{path}")).pop().expect("a request").json().expect("JSON")
@@ -96,7 +96,7 @@ fn the_access_token_is_sent_when_a_model_is_loaded_in_three_steps() {
     assert_eq!(last(&server, "create_model")["user_metadata"], json!({"step": "7"}));
     let load = last(&server, "load_weights");
     assert_eq!((&load["weights_access_token"], &load["optimizer"]), (&json!("owner-secret"), &json!(true)));
-    // The client's own output does not show the token.
+    // The `Debug` output and the dump do not show the token.
     assert!(!format!("{service:?} {}", service.dump()).contains("owner-secret"));
 }
 
@@ -258,7 +258,7 @@ fn a_train_step_submits_both_operations_one_behind_the_other() {
 #[test]
 fn the_optimizer_step_is_not_sent_after_refused_data() {
     let (server, _service, training) = training();
-    // After one accepted pass, a 422 is not taken for a server that cannot read protobuf.
+    // First one accepted pass: after it, the client does not retry a 422 as JSON.
     training.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
     server.next("/api/v1/forward_backward", Act::status(422, r#"{"detail":"bad datum"}"#));
     let step = training.train_step(vec![datum()], LossFn::CrossEntropy, AdamParams::default());
@@ -270,7 +270,7 @@ fn the_optimizer_step_is_not_sent_after_refused_data() {
         "{updated}"
     );
     assert!(server.requests_to("/api/v1/optim_step").is_empty());
-    // Nor is it sent after data, or with parameters, that the client refuses.
+    // The optimizer step is also not sent if the client refuses the data or the parameters of the step.
     let step = training.train_step(vec![], LossFn::CrossEntropy, AdamParams::default());
     assert_eq!(path_of(&step.optim_step.wait().unwrap_err()), "data");
     assert_eq!(path_of(&step.forward_backward.wait().unwrap_err()), "data");

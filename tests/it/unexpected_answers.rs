@@ -12,7 +12,8 @@ const RETRIEVE: &str = "/api/v1/retrieve_future";
 const OPTIM_STEP: &str = "/api/v1/optim_step";
 const FORWARD_BACKWARD: &str = "/api/v1/forward_backward";
 
-/// Results of a step and of a pass whose submissions are answered with `answer` in place of a promise.
+/// Results of an optimizer step and of a pass. The server answers their submissions with `answer` instead of a promise
+/// (a request id with which the client polls for the result).
 fn answered_at_once(answer: Value) -> [Result<(), Error>; 2] {
     let (server, _service, training) = training();
     server.next(OPTIM_STEP, Act::json(answer.clone()));
@@ -90,7 +91,7 @@ fn an_empty_object_is_a_result_of_a_step_but_not_of_a_pass() {
     assert!(training.optim_step(AdamParams::default()).wait().unwrap().metrics.is_empty());
 }
 
-/// A service that sends each datum of a pass in a request of its own.
+/// Creates a service that sends each datum of a pass in a separate request.
 fn one_datum_per_request() -> (FakeServer, ServiceClient) {
     let server = FakeServer::new();
     let flags = json!({"fwdbwd_max_chunk_len": 1, "parallel_fwdbwd_chunks": false});
@@ -127,7 +128,8 @@ fn outputs_are_never_assigned_to_other_data() {
 #[test]
 fn an_existing_name_is_a_conflict_at_submission_and_in_the_result() {
     let taken = || json!({"error": "checkpoint a already exists", "category": "user"});
-    // In the answer to the submission, in the result, and as an HTTP status of the result (SkyRL).
+    // As a failure in the answer to the submission, as a failure in the result, and as an HTTP status of the poll (as
+    // the server SkyRL does).
     for (at_once, act) in [
         (true, Act::json(taken())),
         (false, Act::json(taken())),
@@ -302,7 +304,7 @@ fn the_id_of_a_model_comes_from_the_result_or_else_from_the_promise() {
         let training = service.create_training_client_from_state("tinker://run/weights/a").unwrap();
         assert_eq!(training.model_id(), id, "{promised} {result}");
     }
-    // A created model without an id is an error. The id of a loaded model follows from its number.
+    // A created model without an id is an error. For a loaded model, the client makes the id from session and number.
     let server = FakeServer::new();
     for path in [MAKE, LOAD] {
         server.next(path, Act::json(json!({"request_id": "1"})));

@@ -13,15 +13,16 @@ use tinkex::testing::{FakeServer, Seen};
 use tinkex::types::Datum;
 use tinkex::{Error, ServiceClient, TrainingClient};
 
-/// Bound for waits that end early in a test that passes.
+/// Timeout for waits that are much shorter if the test passes.
 pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Timeout for waits that only the mechanism under test may end. It is above every bound of the tests, so that a test
-/// fails without its mechanism instead of passing late.
+/// Timeout for waits that the code under test must end early. It is longer than the time limit of every test: if the
+/// code under test does not end the wait, the test fails instead of passing after the timeout.
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
-/// Bound of [`eventually`] and [`in_time`]: 3 minutes, because the machine may be busy. `tests/mutants/run.py` sets
-/// `TINKEX_HANG_TIMEOUT` to fewer seconds, because with a mutant most of these waits time out.
+/// Time limit of [`eventually`] and [`in_time`]: 180 s, because the machine may be busy. `tests/mutants/run.py` runs
+/// the tests against mutants (copies of the crate with one deliberate bug), where most of these waits time out. It sets
+/// `TINKEX_HANG_TIMEOUT` to fewer seconds.
 fn hang_timeout() -> Duration {
     let seconds = std::env::var("TINKEX_HANG_TIMEOUT").ok().and_then(|it| it.parse().ok());
     Duration::from_secs(seconds.unwrap_or(180))
@@ -32,7 +33,7 @@ pub(crate) fn datum() -> Datum {
     Datum::cross_entropy(&[1, 2, 3], &[4, 5])
 }
 
-/// A client of a fake server in memory, and a model to train there.
+/// Creates a fake server in memory, its client, and a training client with a new model.
 pub(crate) fn training() -> (FakeServer, ServiceClient, TrainingClient) {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
@@ -40,21 +41,21 @@ pub(crate) fn training() -> (FakeServer, ServiceClient, TrainingClient) {
     (server, service, training)
 }
 
-/// The path of the value that an error is about.
+/// Returns the path of the invalid value that an error names, such as `data[0].model_input`.
 #[track_caller]
 pub(crate) fn path_of(error: &Error) -> String {
     error.violation().unwrap_or_else(|| panic!("no path in {error:?}")).path.clone()
 }
 
-/// The sequence ids of the training requests that a server got, in the order of their arrival.
+/// Returns the sequence ids of the training requests that a server got, in the order of arrival.
 pub(crate) fn seq_ids(server: &FakeServer) -> Vec<u64> {
     server.requests().iter().filter_map(seq_id).collect()
 }
 
-/// The sequence id of a training request.
+/// Returns the sequence id of a training request, and `None` for other requests.
 pub(crate) fn seq_id(seen: &Seen) -> Option<u64> {
     match seen.path.as_str() {
-        // Field 2 of the message, after the model id: tag 0x10, then a varint.
+        // A protobuf message: field 1 is the model id (tag, length, text), field 2 the sequence id (tag 0x10, varint).
         "/api/v1/forward_backward" => {
             let model_id_length = usize::from(seen.body[1]);
             assert_eq!(seen.body[2 + model_id_length], 0x10, "no sequence id after the model id");
@@ -76,7 +77,7 @@ pub(crate) fn seq_id(seen: &Seen) -> Option<u64> {
     }
 }
 
-/// The names of this process's threads that belong to clients of the crate.
+/// Returns the sorted names of all threads that clients run in this process. These names begin with `tk-`.
 pub(crate) fn client_threads() -> Vec<String> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     let names = tasks.filter_map(|it| std::fs::read_to_string(it.ok()?.path().join("comm")).ok());
@@ -86,7 +87,7 @@ pub(crate) fn client_threads() -> Vec<String> {
     names
 }
 
-/// Waits until a condition holds.
+/// Waits until a condition holds. Panics with the text `what` after [`hang_timeout`].
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + hang_timeout();
@@ -96,13 +97,14 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Runs the body of a test on a thread of its own and fails if it does not end. The thread is not stopped then.
+/// Runs the body of a test on a separate thread. Panics if the body does not end within [`hang_timeout`]; the thread
+/// then continues to run.
 #[track_caller]
 pub(crate) fn in_time(body: impl FnOnce() + Send + 'static) {
     let (done, ended) = mpsc::channel();
     let thread = std::thread::spawn(move || {
         body();
-        // The receiver is gone after a timeout.
+        // The send fails if the test has timed out, which drops the receiver.
         let _ = done.send(());
     });
     match ended.recv_timeout(hang_timeout()) {
@@ -116,13 +118,15 @@ pub(crate) fn in_time(body: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Runs a test in a process of its own, because it uses state that all tests of a process share.
+/// Runs a test in a child process that runs no other test, for tests that change or measure the whole process, such as
+/// its memory or its threads. The child is this test binary with `name`, the full name of the test, as its only test.
 #[track_caller]
 pub(crate) fn alone(name: &str, test: impl FnOnce()) {
     alone_with(name, &[], test);
 }
 
-/// As [`alone`], with environment variables. Returns the output of the child process, and `None` inside it.
+/// As [`alone`], with environment variables for the child. Returns the child's output in the parent, `None` in the
+/// child.
 #[track_caller]
 pub(crate) fn alone_with(name: &str, environment: &[(&str, &str)], test: impl FnOnce()) -> Option<String> {
     const MARK: &str = "TINKEX_TEST_ALONE";

@@ -1,4 +1,5 @@
-//! Every verb, in memory, over real sockets, and on the engine.
+//! Runs every verb of the service, training and sampling clients: with a fake server in memory, with a fake server over
+//! sockets, and with the embedded engine.
 
 use tinkex::testing::FakeServer;
 use tinkex::types::{AdamParams, LoraConfig, LossFn, ModelInput, SampleOptions, SamplingParams, Ttl};
@@ -6,7 +7,7 @@ use tinkex::{CloseStatus, ServiceClient};
 
 use crate::util::datum;
 
-/// Calls every verb and checks the parts of the results that are the same for every server.
+/// Calls every verb. Checks only what is the same with every server.
 fn every_verb(service: &ServiceClient, base_model: &str) {
     let models = service.get_server_capabilities().unwrap().supported_models;
     assert!(models.iter().any(|it| it.model_name.as_deref() == Some(base_model)));

@@ -160,7 +160,7 @@ fn results_arrive_in_a_channel_with_their_tags() {
     let service = server.in_memory().build().unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
     let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
-    // A channel of capacity 1: the senders wait for the reader, and no result is lost.
+    // A channel of capacity 1 is full after one result: the other results wait for the reader, and none is lost.
     let (tx, rx) = crossbeam_channel::bounded(1);
     for tag in 0..20 {
         sampler.sample(&ModelInput::from_ints([1]), 1, &params).on_done(tag, tx.clone());
@@ -190,7 +190,7 @@ fn the_last_result_is_in_its_channel_before_the_session_ends() {
     let hour = |it: &mut tinkex::Timeouts| it.close = Duration::from_secs(3600);
     let service = server.in_memory().telemetry(true).timeouts(hour).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
-    // The end of the session waits for its telemetry.
+    // Block telemetry: the end of the session waits for it.
     let (open, gate) = crossbeam_channel::bounded::<()>(0);
     server.always_altered("/api/v1/telemetry", move |answer| {
         // Blocks until the test drops the sender.

@@ -17,7 +17,8 @@ use tinkex::{Error, ErrorKind, Phase, ServiceClient};
 
 use crate::util::{TEST_TIMEOUT, alone, eventually, training};
 
-/// A peer that sends the same bytes on every connection. Returns its address and a count of its connections.
+/// Starts a TCP listener that sends the same bytes on every connection, after it has read the request if `reads_first`
+/// is true. Returns its address and the number of connections.
 fn peer(words: &'static [u8], reads_first: bool) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -27,7 +28,7 @@ fn peer(words: &'static [u8], reads_first: bool) -> (String, Arc<AtomicUsize>) {
         for mut stream in listener.incoming().flatten() {
             counter.fetch_add(1, Ordering::Relaxed);
             std::thread::spawn(move || {
-                // The client may close the connection at any time, which is no error here.
+                // Ignore I/O errors: the client may close the connection at any time.
                 if reads_first {
                     drop(stream.read(&mut [0; 4096]));
                 }
@@ -45,7 +46,7 @@ fn client(url: String) -> ServiceClient {
     ServiceClient::builder().without_environment().api_key("tml-x").base_url(url).build().unwrap()
 }
 
-/// The error of the first call, which must come without a long wait.
+/// Returns the error of the first call, which must come within [`TEST_TIMEOUT`].
 fn first_call(service: &ServiceClient) -> Error {
     let begun = Instant::now();
     let error = service.create_lora_training_client("m", Default::default()).map(drop).unwrap_err();
@@ -215,7 +216,7 @@ fn the_status_has_the_last_failure_until_a_request_succeeds() {
     server.behave("/api/v1/retrieve_future");
     eventually("an end", || step.is_done());
     assert_eq!(failure(), None);
-    // Failures of the submission are in the status, too.
+    // The status also shows failures of the submission.
     server.always("/api/v1/optim_step", Act::status(503, "too early"));
     let step = training.optim_step(AdamParams::default());
     eventually("a failure", || step.status().last_failure.is_some_and(|it| it.contains("too early")));
@@ -274,7 +275,7 @@ fn log_lines_name_long_waits_and_have_no_control_characters() {
         for line in LOGGED.lock().unwrap().lines() {
             assert!(!line.contains(char::is_control) && !line.starts_with("ERROR"), "{line:?}");
         }
-        // A key that is sent unencrypted to another machine is warned of once.
+        // The client warns once if it will send the key unencrypted to another machine.
         for (url, warned) in
             [("http://server.invalid", 1), ("https://server.invalid", 0), ("http://localhost:1", 0)]
         {
@@ -291,7 +292,7 @@ fn the_error_of_a_poisoned_client_has_no_control_characters() {
     let evil = "\u{1b}[31mdown\r\nfor maintenance";
     server.always("/api/v1/optim_step", Act::status(403, json!({"detail": evil}).to_string()));
     server.next("/api/v1/optim_step", Act::Truncate(answer("{}")));
-    // The result of this step is unknown, which poisons the client.
+    // The answer breaks off: the client does not know if the server accepted this step, and is poisoned.
     training.optim_step(AdamParams::default()).wait().unwrap_err();
     let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
     assert_eq!(*error.kind(), ErrorKind::Poisoned, "{error:?}");

@@ -1,4 +1,4 @@
-//! Comparison of a request with the exchange that it repeats.
+//! Comparison of a request of this crate with the recorded exchange of the official SDK.
 
 use tinkex::testing::Seen;
 
@@ -6,7 +6,7 @@ use super::exceptions::How;
 use super::message;
 use super::recording::{Class, Exchange, TELEMETRY};
 
-/// Headers that servers read (PROTOCOL §1.5) and that have the same value in every client.
+/// Headers that servers read (PROTOCOL §1.5) and whose values must be the recorded ones.
 const HEADERS: [&str; 11] = [
     "accept",
     "content-type",
@@ -21,10 +21,10 @@ const HEADERS: [&str; 11] = [
     "x-tinker-sampling-backpressure",
 ];
 
-/// Headers whose presence alone is compared, because their value differs each time.
+/// Headers that must be present exactly if they were recorded. Their values differ in each run and are not compared.
 const PRESENT: [&str; 2] = ["x-idempotency-key", "x-tinker-create-promise-roundtrip-time"];
 
-/// Lists the differences between a request and its exchange, except those that the table of exceptions allows.
+/// Lists the differences between a request and its exchange. `how` is the permitted difference, which is not listed.
 pub(crate) fn differences(seen: &Seen, exchange: &Exchange, how: Option<How>) -> Vec<String> {
     let mut differences = Vec::new();
     let mut same = |what: &str, ours: &dyn ToString, recorded: &dyn ToString| {
@@ -35,10 +35,10 @@ pub(crate) fn differences(seen: &Seen, exchange: &Exchange, how: Option<How>) ->
     };
     same("method", &seen.method, &exchange.method);
     same("path", &seen.path, &exchange.path);
-    // Timeouts may be written with a fraction or without.
+    // The two clients write timeouts differently: "45" and "45.0".
     let text = |it: Option<&str>| it.unwrap_or("absent").trim_end_matches(".0").to_string();
     for name in HEADERS {
-        // The test moves the clock while a timer's request is sent, so that its remaining time differs.
+        // The test advances the clock while a timer's request is sent, which changes the timeout in this header.
         let moves = name == "x-stainless-read-timeout" && exchange.class() == Class::Timer;
         let only_key = matches!(how, Some(How::OnlyKey)) && name != "x-api-key";
         if !moves && !only_key {
@@ -52,7 +52,7 @@ pub(crate) fn differences(seen: &Seen, exchange: &Exchange, how: Option<How>) ->
     if let Some(How::Field(field, ours)) = how {
         message::put(&mut message, field, ours);
     }
-    // The form of telemetry is compared at the end.
+    // Telemetry is compared at the end, by `telemetry::assert_alike`.
     if exchange.path != TELEMETRY {
         for (field, ours, recorded) in message::differences(&message::of(seen), &message) {
             same(&field, &ours, &recorded);

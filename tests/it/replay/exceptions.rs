@@ -1,9 +1,10 @@
-//! The permitted differences between the requests of this crate and those of the official SDK, each with its reason.
-//! The replay asserts each row exactly, so that a row that no longer applies fails the test.
+//! The permitted differences between the requests of this crate and the recorded requests of the official SDK, each
+//! with its reason. An exchange is a recorded request with its answer; exchanges are numbered. The replay asserts that
+//! each listed difference occurs, so that an outdated row fails the test.
 
 use std::ops::RangeInclusive;
 
-/// Exchanges of a recording that are not reproduced exactly.
+/// Recorded exchanges for which this crate sends something else.
 pub(crate) struct Exception {
     /// Numbers of the exchanges.
     pub(crate) of: RangeInclusive<u64>,
@@ -17,15 +18,15 @@ pub(crate) struct Exception {
 pub(crate) enum How {
     /// Nothing is sent. The program must call [`Replay::not_sent`](super::server::Replay::not_sent).
     NotSent,
-    /// A field has this other value. Everything else is equal.
+    /// The field has this value instead of the recorded one. Everything else is equal.
     Field(&'static str, u64),
-    /// The requests come in any order among themselves.
+    /// The requests of the range arrive in any order.
     AnyOrder,
     /// `x-api-key` is the only header that is compared.
     OnlyKey,
 }
 
-/// Reason why a later id is lower than the recorded one.
+/// Reason why a sequence id is lower than the recorded one.
 const GIVEN_BACK: &str = "a training request that the server certainly refused gives its sequence id back here, while the \
                           official SDK leaves a gap, which stalls a server that works by sequence id (PROTOCOL §8.2)";
 

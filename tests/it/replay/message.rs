@@ -1,27 +1,28 @@
-//! The message of a request as a JSON value that does not depend on the order of JSON fields and protobuf map entries.
+//! Decodes the body of a request, JSON or protobuf, to a JSON value. The order of JSON fields and of protobuf map
+//! entries does not change the value.
 //!
-//! Protobuf is decoded by field numbers and not by the crate's own declarations, so that a field that only one of the
-//! two clients writes is noticed.
+//! Protobuf is decoded generically by field numbers. The crate's own decoder would skip unknown fields and so hide a
+//! field that only one of the two clients writes.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use tinkex::testing::Seen;
 
-/// Form in which a protobuf field is compared.
+/// Type of a protobuf field, which decides how it is compared.
 #[derive(Clone, Copy)]
 enum Field {
-    /// A scalar, string or undeclared message; occurrences keep their order.
+    /// A scalar, a string, or a message whose fields are not listed here; repeated values keep their order.
     Plain,
-    /// A map; entries are sorted before the comparison.
+    /// A map; its entries are sorted before the comparison, because maps have no order.
     Map,
-    /// A message with these fields.
+    /// A message with these fields: number, name and type.
     Message(&'static [(u64, &'static str, Field)]),
 }
 
 const DATUM: &[(u64, &str, Field)] = &[(1, "model_input", Field::Plain), (2, "loss_fn_inputs", Field::Map)];
 
-/// `ForwardBackwardRequest` (PROTOCOL §5).
+/// Fields of the message `ForwardBackwardRequest` (PROTOCOL §5).
 const PASS: &[(u64, &str, Field)] = &[
     (1, "model_id", Field::Plain),
     (2, "seq_id", Field::Plain),
@@ -32,7 +33,7 @@ const PASS: &[(u64, &str, Field)] = &[
     (7, "loss_fn_config_v2", Field::Map),
 ];
 
-/// Decodes a body of the given content type. A protobuf field becomes the list of its occurrences.
+/// Decodes a body of the given content type. A protobuf field becomes the list of its values in the message.
 pub(crate) fn read(content_type: Option<&str>, body: &[u8]) -> Value {
     match content_type {
         Some("application/x-protobuf") => tree(body, PASS),
@@ -52,7 +53,7 @@ pub(crate) fn of(seen: &Seen) -> Value {
     }
 }
 
-/// Replaces a field of a message by a number.
+/// Sets a field of a message to a number.
 pub(crate) fn put(message: &mut Value, field: &str, number: u64) {
     let old = &mut message[field];
     *old = if old.is_array() { json!([number]) } else { json!(number) };

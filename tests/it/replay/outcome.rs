@@ -1,5 +1,5 @@
-//! Comparison of the result of a call with its recorded answer. Google's protobuf library decoded the recorded
-//! protobuf; floats have six decimals there.
+//! Comparison of the result of a call with its recorded answer. Google's protobuf library decoded the recorded answers
+//! and wrote floats with six decimals. `n` is the number of a recorded exchange (a request with its answer).
 
 use std::fmt::Debug;
 
@@ -9,7 +9,7 @@ use tinkex::{Error, ErrorKind, TrainingClient};
 
 use super::server::Replay;
 
-/// Tolerance: half of the last decimal and the rounding error of an `f32` of this size.
+/// Tolerance for floats: half of the sixth decimal, plus the rounding error of an `f32`.
 const CLOSE: f64 = 1e-6;
 
 impl Replay {
@@ -26,7 +26,7 @@ impl Replay {
             let fields = record["fields"].as_object().unwrap();
             assert!(datum.keys().eq(fields.keys()), "exchange {n}: {:?}", datum.keys());
             for (name, field) in fields {
-                // Offsets count bytes.
+                // Offsets count bytes; a value has four.
                 let [start, end] = [i, i + 1].map(|it| field["offsets"][it].as_u64().unwrap() as usize / 4);
                 assert_close(n, values(&datum[name]), &field["data"].as_array().unwrap()[start..end]);
             }
@@ -72,10 +72,10 @@ impl Replay {
 
     #[track_caller]
     fn assert_prompt(&self, n: u64, ours: &[Option<f32>], recorded: &[Value]) {
-        // They were recorded as strings.
+        // The recording holds these numbers as strings.
         let recorded: Vec<Value> =
             recorded.iter().map(|it| it.as_str().unwrap().parse::<f64>().unwrap().into()).collect();
-        // Some servers omit the first token, which has no log-probability.
+        // Some servers omit the entry of the first token, which has no log-probability.
         let unscored = ours.len() - recorded.len();
         assert!(ours[..unscored].iter().all(Option::is_none) && unscored <= 1, "exchange {n}: {ours:?}");
         let ours: Vec<f32> = ours[unscored..].iter().map(|it| it.unwrap()).collect();
@@ -92,7 +92,8 @@ impl Replay {
         assert_eq!(json!(info.lora_rank), recorded["model_data"]["lora_config"]["rank"], "exchange {n}");
     }
 
-    /// Compares an error with exchange `n`, which caused it: kind, status and the server's message.
+    /// Compares the error of a call with exchange `n`, the answer that caused the error: kind, status and the server's
+    /// message.
     #[track_caller]
     pub(crate) fn assert_failure<T: Debug>(&self, n: u64, kind: ErrorKind, result: Result<T, Error>) {
         let (_, status, recorded) = self.exchange(n);
@@ -100,7 +101,7 @@ impl Replay {
         assert_eq!((error.kind(), error.http_status()), (&kind, Some(status)), "exchange {n}: {error:?}");
         let words = match &recorded["detail"] {
             Value::Array(all) => all.iter().map(|it| it["msg"].as_str().unwrap()).collect(),
-            // The error about a missing endpoint has its own text.
+            // For a missing endpoint, the crate's error has its own text instead of the server's.
             _ if kind == ErrorKind::Incompatible => vec!["does not offer"],
             other => vec![other.as_str().unwrap()],
         };

@@ -1,5 +1,5 @@
-//! The recorded program, written with this crate: the same calls in the same order. The numbers are those of the
-//! recorded exchanges.
+//! The recorded program, written with this crate: the same calls in the same order. Numbers such as the 9 of
+//! `replay.assert_info(9, …)` are the numbers of the recorded exchanges.
 
 use tinkex::types::{AdamParams, Datum, ForwardBackwardOutput, LoraConfig, LossFn, Ttl};
 use tinkex::{CloseStatus, Pending, RestClient, ServiceClient, TrainingClient};
@@ -21,7 +21,7 @@ const EXAMPLES: [(&[i32], &[i32]); 3] = [
 /// The clients of the program.
 pub(super) struct Clients {
     pub(super) service: ServiceClient,
-    /// From a service client of its own without a session, as in the official SDK.
+    /// Made by a second service client, which has no session, as in the recording.
     pub(super) rest: RestClient,
     pub(super) training: TrainingClient,
 }
@@ -32,7 +32,7 @@ pub(crate) fn run(replay: &Replay) {
     assert_eq!(models[0].model_name.as_deref(), Some(MODEL));
 
     let service = replay.client().user_metadata("suite", "peer-e2e").telemetry(true);
-    // The official SDK allows a minute for each request of the close and has no bound for all of them.
+    // The official SDK has a timeout of 60 s for each request of the close and none for the whole close: allow as much.
     let service = service.timeouts(|it| it.finish = 4 * TEST_TIMEOUT).build().unwrap();
     let lora = LoraConfig { rank: 8, seed: Some(1), ..Default::default() };
     let training = service.create_lora_training_client(MODEL, lora).unwrap();
@@ -51,8 +51,8 @@ pub(crate) fn run(replay: &Replay) {
     telemetry::assert_alike(replay);
 }
 
-/// Runs the program of the shorter recording, on a server that wants compressed passes. Returns the client open,
-/// because the recording ends before it is closed.
+/// Runs the program of the shorter recording, in which the server's flags ask for compressed passes. Returns the client
+/// without closing it, because the recording ends before the close.
 #[cfg(feature = "zstd")]
 pub(crate) fn compressed(replay: &Replay) -> ServiceClient {
     let service = replay.client().build().unwrap();
@@ -67,7 +67,7 @@ pub(crate) fn compressed(replay: &Replay) -> ServiceClient {
     service
 }
 
-/// Each result is waited for before the next call.
+/// Runs 21 training steps. Waits for each result before the next call.
 fn steps_in_sequence(replay: &Replay, training: &TrainingClient) {
     for (pass, update) in steps(replay).take(21) {
         let output = training.forward_backward(examples(), LossFn::CrossEntropy).wait().unwrap();
@@ -76,7 +76,7 @@ fn steps_in_sequence(replay: &Replay, training: &TrainingClient) {
     }
 }
 
-/// Everything is submitted before anything is waited for.
+/// Runs 10 training steps. Submits all requests before it waits for the first result.
 fn steps_in_flight_together(replay: &Replay, training: &TrainingClient) {
     let submit = |(pass, update)| {
         let step = training.forward_backward(examples(), LossFn::CrossEntropy);
@@ -119,11 +119,11 @@ fn saves_and_loads(replay: &Replay, Clients { service, training, .. }: &Clients)
     assert_eq!(fresh.load_state(&state).wait().unwrap().path, None);
     let of_loaded = forward(&fresh).wait().unwrap();
     replay.assert_pass(162, &of_loaded);
-    // Both ways of loading give the same weights and the same outputs.
+    // A client created from a state and a client that loads the state give the same outputs.
     assert_eq!(of_copy, of_loaded);
 }
 
-/// The exchanges that submitted a pass and an update of each step of supervised training.
+/// Returns the numbers of the exchanges that submitted the pass and the update of each step of supervised training.
 fn steps(replay: &Replay) -> impl Iterator<Item = (u64, u64)> {
     let numbers = |endpoint: &str| replay.numbers(&format!("/api/v1/{endpoint}"));
     numbers("forward_backward").into_iter().zip(numbers("optim_step"))
@@ -141,7 +141,7 @@ pub(super) fn examples() -> Vec<Datum> {
     EXAMPLES.iter().map(|(prompt, completion)| Datum::cross_entropy(prompt, completion)).collect()
 }
 
-/// The examples with log-probabilities and advantages in place of weights, for the losses of reinforcement learning.
+/// The examples for the losses of reinforcement learning: with log-probabilities and advantages instead of weights.
 fn rewarded() -> Vec<Datum> {
     let rewarded = |mut datum: Datum| {
         let n = datum.loss_fn_inputs.remove("weights").unwrap().shape()[0];

@@ -1,4 +1,5 @@
-//! Reads the recorded exchanges of `tests/data/wire`.
+//! Reads the exchanges recorded in `tests/data/wire`. An exchange is a request of the official SDK with its answer. A
+//! promise is an answer with a request id, for which the client then polls until the result is ready.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,7 +11,7 @@ use super::message;
 
 /// One request of the official SDK and its answer.
 pub(crate) struct Exchange {
-    /// Its number in the recording.
+    /// Number in the recording.
     pub(crate) n: u64,
     pub(crate) method: String,
     pub(crate) path: String,
@@ -22,20 +23,20 @@ pub(crate) struct Exchange {
     pub(crate) answer: Answer,
 }
 
-/// Class of a request, which decides the order that is required.
+/// Class of a request. It decides in which order the request must arrive.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// Sent because of a call of the program: in the recorded order.
+    /// Sent by a call of the program. All calls arrive in the recorded order.
     Call,
-    /// Polls a promised result: in the recorded order of that promise's polls, after the promise was made.
+    /// Polls the result of a promise. The polls of one promise arrive after the promise, in the recorded order.
     Poll,
-    /// Sent by a timer: in any order.
+    /// Sent by a timer. Arrives in any order.
     Timer,
 }
 
-/// Path of a timer's requests.
+/// Path of heartbeats, which a timer sends.
 pub(crate) const HEARTBEAT: &str = "/api/v1/session_heartbeat";
-/// Path of a timer's requests.
+/// Path of telemetry, which a timer sends.
 pub(crate) const TELEMETRY: &str = "/api/v1/telemetry";
 
 pub(crate) fn class(path: &str) -> Class {
@@ -56,7 +57,7 @@ pub(crate) fn read(file: &str) -> Vec<Exchange> {
 impl Exchange {
     fn read(line: Value) -> Self {
         let text = |key: &str| line[key].as_str().unwrap().to_string();
-        // The body is serialized again here, possibly with another length.
+        // Drop the recorded length: the JSON body is serialized again here, possibly with another length.
         let headers = line["response_headers"]
             .as_object()
             .unwrap()
@@ -67,7 +68,7 @@ impl Exchange {
             answer.with_header(name, value.as_str().unwrap())
         });
         let request_headers = line["request_headers"].clone();
-        // A compressed body was recorded uncompressed.
+        // The recording holds compressed bodies without their compression.
         let message = message::read(request_headers["content-type"].as_str(), &bytes(&line["request_body"]));
         let response = &line["response_body"];
         Exchange {
@@ -89,18 +90,18 @@ impl Exchange {
         class(&self.path)
     }
 
-    /// The request id that a poll names.
+    /// The request id whose result a poll asks for.
     pub(crate) fn polled_id(&self) -> Option<&str> {
         (self.class() == Class::Poll).then(|| self.message["request_id"].as_str().unwrap())
     }
 
-    /// The request id that the answer to a call promises.
+    /// The request id in the answer to a call, if the answer is a promise.
     pub(crate) fn promised_id(&self) -> Option<&str> {
         (self.class() == Class::Call).then(|| self.response["request_id"].as_str()).flatten()
     }
 }
 
-/// Restores the bytes of a body. Protobuf was recorded as bytes beside its decoded form.
+/// Restores the bytes of a body. For protobuf, the recording holds the bytes (base64) and the decoded message.
 fn bytes(body: &Value) -> Bytes {
     match (body.get("_b64"), body) {
         (Some(text), _) => STANDARD.decode(text.as_str().unwrap()).unwrap().into(),

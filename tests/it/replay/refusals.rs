@@ -1,4 +1,5 @@
-//! The part of the recorded program whose calls are mostly refused.
+//! The part of the recorded program with invalid calls: the crate or the server refuses most of them. Numbers such as
+//! the 234 of `replay.assert_info(234, …)` are the numbers of the recorded exchanges.
 
 use std::sync::mpsc;
 
@@ -48,8 +49,8 @@ pub(super) fn run(replay: &Replay, clients: &Clients, on_base: &SamplingClient) 
     replay.assert_pass(261, &forward(training).wait().unwrap());
     replay.heartbeat();
 
-    // The recorded server fails with a datum without targets. This crate refuses such data for a loss that it knows; a
-    // loss with `LossFn::Other` is not checked and is sent.
+    // The recorded server answers a datum without targets with an error. This crate refuses such data for the losses
+    // that it knows. It does not check the data of a `LossFn::Other`, so the same loss under that variant is sent.
     let without_targets = || {
         let mut datum = examples().swap_remove(0);
         datum.loss_fn_inputs.clear();
@@ -57,7 +58,7 @@ pub(super) fn run(replay: &Replay, clients: &Clients, on_base: &SamplingClient) 
     };
     let refused = small.forward_backward(without_targets(), LossFn::CrossEntropy).wait();
     assert_eq!(path_of(&refused.unwrap_err()), r#"data[0].loss_fn_inputs["target_tokens"]"#);
-    // The recorded program gave up after 15 s, during the pause after the sixth attempt.
+    // The recorded program cancelled this call after 15 s, during the pause after the sixth attempt (exchange 270).
     let (canceller, cancellers) = mpsc::channel::<Canceller>();
     replay.before_answering(270, move || cancellers.recv().unwrap().cancel());
     let unanswered = small.forward_backward(without_targets(), LossFn::Other("cross_entropy".into()));

@@ -1,4 +1,5 @@
-//! The part of the recorded program that lists and manages runs and checkpoints.
+//! The part of the recorded program that lists and manages runs and checkpoints. Numbers such as the 210 of
+//! `replay.exchange(210)` are the numbers of the recorded exchanges.
 
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ pub(super) fn run(replay: &Replay, Clients { rest, training, .. }: &Clients) {
     );
     assert_checkpoints(replay, 214, &rest.list_checkpoints(RUN).unwrap());
 
-    // Endpoints that the recorded server lacks. For a session, its 404 leaves open which of the two is missing.
+    // Endpoints that the recorded server lacks. The 404 for a session may mean a missing endpoint or a missing session.
     replay.assert_failure(215, ErrorKind::Incompatible, rest.list_user_checkpoints().first_page());
     replay.assert_failure(217, ErrorKind::Incompatible, rest.list_sessions().first_page());
     replay.assert_failure(219, ErrorKind::NotFound, rest.get_session("session_f39fe152"));

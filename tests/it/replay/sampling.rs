@@ -1,4 +1,5 @@
-//! The part of the recorded program that samples.
+//! The part of the recorded program that samples. Numbers such as the 166 of `replay.assert_sample(166, …)` are the
+//! numbers of the recorded exchanges.
 
 use tinkex::types::{ModelInput, SampleOptions, SamplingParams, Stop};
 use tinkex::{Category, ErrorKind, SamplingClient};
@@ -6,14 +7,14 @@ use tinkex::{Category, ErrorKind, SamplingClient};
 use super::program::{Clients, MODEL};
 use super::server::Replay;
 
-/// Path of the sampler's weights, in the short form of the recorded server.
+/// Path of the sampler's weights. The recorded server leaves `sampler_weights/` out of the path.
 pub(super) const WEIGHTS: &str = "tinker://model_17aeb7f9/s1";
 
 pub(super) fn prompt() -> ModelInput {
     ModelInput::from_ints([402, 25, 361, 198, 79, 300, 375, 25])
 }
 
-/// Returns the client that samples from the base model.
+/// Runs this part. Returns the client that samples from the base model, which later parts use.
 pub(super) fn run(replay: &Replay, clients: &Clients) -> SamplingClient {
     let prompt = prompt();
     let sampler = clients.service.create_sampling_client(WEIGHTS).unwrap();

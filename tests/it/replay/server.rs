@@ -1,5 +1,5 @@
-//! A server that answers each request with the recorded answer of its exchange and records every deviation as a
-//! problem.
+//! The fake server of the replay. For each request it finds the recorded exchange, gives the recorded answer, and adds
+//! each difference to a list of problems.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,7 @@ const BEAT: Duration = Duration::from_secs(10);
 
 type Hook = Box<dyn FnOnce() + Send>;
 
-/// A recording that is being replayed.
+/// A recording, the fake server that replays it, and the virtual clock of the clients.
 pub(crate) struct Replay {
     clock: VirtualClock,
     server: FakeServer,
@@ -29,15 +29,19 @@ pub(crate) struct Replay {
 struct State {
     exchanges: Vec<Exchange>,
     exceptions: &'static [Exception],
-    /// Number of requests for each exchange.
+    /// For each exchange, the number of requests that repeated it.
     arrived: Vec<usize>,
-    /// Request ids of the promises made so far.
+    /// Request ids of the promises that were sent to the client so far.
     promised: HashSet<String>,
+    /// All idempotency keys so far.
     keys: HashSet<String>,
     /// Idempotency key of the latest request of a call.
     last_key: Option<String>,
+    /// Messages of the received telemetry.
     telemetry: Vec<Value>,
+    /// Exchanges for which the program called [`Replay::not_sent`].
     not_sent: BTreeSet<u64>,
+    /// Hooks of [`Replay::before_answering`].
     hooks: HashMap<u64, Hook>,
     problems: Vec<String>,
 }
@@ -65,7 +69,7 @@ impl Replay {
         Replay { clock: VirtualClock::new(), server, state }
     }
 
-    /// A client of this server, with the key of the recorded one.
+    /// Builder of a client of this server, with the API key of the recorded program.
     pub(crate) fn client(&self) -> ServiceClientBuilder {
         self.server.in_memory_at(self.clock.clone()).api_key("tml-dummy")
     }
@@ -74,13 +78,13 @@ impl Replay {
         lock(&self.state)
     }
 
-    /// The numbers of the exchanges with a path, in their order.
+    /// The numbers of the exchanges with a path, in recorded order.
     pub(crate) fn numbers(&self, path: &str) -> Vec<u64> {
         self.state().exchanges.iter().filter(|it| it.path == path).map(|it| it.n).collect()
     }
 
-    /// Message, status and response of an exchange. Panics if there are problems already, because they are the cause of
-    /// whatever differs in the caller's comparison.
+    /// Message, status and response of an exchange. Panics with the problems so far if there are any, because the
+    /// caller would otherwise report a difference that these problems caused.
     #[track_caller]
     pub(crate) fn exchange(&self, n: u64) -> (Value, u16, Value) {
         let state = self.state();
@@ -89,7 +93,8 @@ impl Replay {
         (exchange.message.clone(), exchange.answer.status, exchange.response.clone())
     }
 
-    /// Number of the exchange whose answer was the result that exchange `n` promised.
+    /// Number of the exchange whose answer is the result of exchange `n`: the last poll of the promise that `n`
+    /// returned.
     pub(crate) fn result_of(&self, n: u64) -> u64 {
         let state = self.state();
         let id = state.exchanges[state.index(n)].promised_id();
@@ -102,8 +107,8 @@ impl Replay {
         self.state().hooks.insert(n, Box::new(hook));
     }
 
-    /// Records that the program made the call of exchange `n` and that the crate refused it before sending. `message`
-    /// is the message that the crate would have sent, if it can be built.
+    /// To be called if the program made the call of exchange `n` and the crate refused the call without sending
+    /// anything. `message` is the message that the crate would have sent; if given, it must be the recorded one.
     #[track_caller]
     pub(crate) fn not_sent(&self, n: u64, message: Option<Value>) {
         let mut state = self.state();
@@ -114,7 +119,7 @@ impl Replay {
         state.not_sent.insert(n);
     }
 
-    /// Advances the clock until a heartbeat was sent.
+    /// Advances the clock until the client has sent a heartbeat.
     pub(crate) fn heartbeat(&self) {
         let beats = || self.server.requests_to(HEARTBEAT).len();
         let before = beats();
@@ -156,7 +161,7 @@ impl Replay {
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    // The state is consistent even if a check panicked.
+    // Ignore poisoning: the state is consistent even if a check panicked.
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -202,7 +207,8 @@ impl State {
                 }
                 let same = |i: &usize| self.exchanges[*i].path == seen.path;
                 let all: Vec<usize> = (0..self.exchanges.len()).filter(same).collect();
-                // More time may pass here than in the recording, so that the last one may repeat.
+                // If more virtual time passes than in the recording, timers send more requests: repeat the last
+                // exchange.
                 all.iter().copied().find(|it| self.arrived[*it] == 0).or(all.last().copied())
             }
         };
@@ -214,7 +220,8 @@ impl State {
         found
     }
 
-    /// The next exchange of a call, in the recorded order; under `AnyOrder` the one with the same message.
+    /// The next exchange of class `Call` in recorded order. If it is in a group with `AnyOrder`, the exchange of the
+    /// group that has the same message.
     fn next_call(&self, seen: &Seen) -> Option<usize> {
         let is_left = |i: &usize| {
             let exchange = &self.exchanges[*i];

@@ -1,6 +1,6 @@
-//! Comparison of the telemetry of both clients. Ids, times and texts differ, and this crate reports a failed operation
-//! once while the official SDK reports each attempt. So the form is compared, and the report about one failure that
-//! both clients had. This crate must never report headers or bodies.
+//! Comparison of the telemetry of this crate with that of the official SDK. Ids, times and texts differ, and this crate
+//! reports a failed operation once, the SDK each attempt. Therefore only the fields are compared, and the values of one
+//! report, about a failure that occurs in both runs. This crate must never report headers or bodies.
 
 use std::collections::BTreeSet;
 
@@ -45,7 +45,8 @@ pub(super) fn assert_alike(replay: &Replay) {
     }
 }
 
-/// Extracts the facts about the recorded failure, a LoRA rank that is too large. `Null` for events about anything else.
+/// Extracts the values to compare from an event about the failure that occurs in both runs: a LoRA rank that is too
+/// large. `Null` for other events.
 fn rank_failure(event: &Value) -> Value {
     let data = &event["event_data"];
     let about = data["message"].as_str().or(data["exception"].as_str()).unwrap_or_default();

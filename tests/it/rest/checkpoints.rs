@@ -83,7 +83,7 @@ fn publishing_a_public_checkpoint_is_a_conflict_at_once() {
 }
 
 #[test]
-fn listed_checkpoints_lead_to_the_calls_that_take_them() {
+fn paths_of_listed_checkpoints_are_accepted_by_the_calls_for_their_type() {
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     let training = service.create_lora_training_client("fake/model", LoraConfig::default()).unwrap();
@@ -150,7 +150,7 @@ fn the_url_of_an_archive_is_the_target_of_a_redirect() {
     let archive = rest.get_checkpoint_archive_url("tinker://r/weights/x").unwrap();
     assert_eq!(archive.url.expose(), url);
     assert_eq!(archive.expires.unwrap().as_str(), "2026-11-20T15:19:59Z");
-    // Without an `expires` header the URL is assumed valid for about 15 minutes.
+    // Without an `expires` header, the client assumes that the URL is valid for about 15 minutes.
     server.next(ARCHIVE, redirect);
     let before = SystemTime::now();
     let archive = rest.get_checkpoint_archive_url("tinker://r/weights/x").unwrap();

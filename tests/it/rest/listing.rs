@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// A server that answers requests for the list of sessions with these bodies in turn, then always with the last one.
+/// Creates a server that answers requests for the list of sessions with these bodies, one after the other. The last
+/// body is repeated.
 fn sessions(pages: Vec<Value>) -> (FakeServer, RestClient) {
     let (server, rest) = rest();
     let last = pages.len() - 1;

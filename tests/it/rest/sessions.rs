@@ -10,7 +10,7 @@ use super::*;
 const SEARCH: &str = "/api/v1/sessions/search";
 
 #[test]
-fn every_condition_of_a_search_is_sent_as_servers_want_it() {
+fn every_condition_of_a_search_is_sent_as_the_protocol_says() {
     let (server, rest) = rest();
     let search = SessionSearch {
         session_id: Some("s".into()),
@@ -121,7 +121,8 @@ fn a_session_lists_its_training_runs_and_can_change_its_project() {
 
 const TRACE: &str = "/api/v1/sessions/s/trace_export";
 
-/// A client on a virtual clock, which sleeps advance.
+/// Creates a client with a virtual clock, which the client's sleeps advance. `operation` is the time limit of its
+/// operations in seconds.
 fn timed(operation: u64) -> (FakeServer, VirtualClock, RestClient) {
     let (server, clock) = (FakeServer::new(), VirtualClock::new());
     let builder =

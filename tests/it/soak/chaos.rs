@@ -6,19 +6,21 @@ use fastrand::Rng;
 use tinkex::testing::{Act, FakeServer};
 use tinkex::transport::Answer;
 
-/// One exchange in this many gets a fault.
+/// On average, one of this many exchanges (requests with their answers) gets a fault.
 const ONE_IN: u32 = 20;
 
-/// Fault of one exchange.
+/// Fault of one exchange. `done` is true if the server carries out the request before the fault. `StallBody`,
+/// `Truncate` and `Drip` are the acts of the fake server with these names ([`Act`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// The server closes the connection, before or after doing the work.
+    /// The server reads the request and closes the connection without an answer.
     Reset {
         done: bool,
     },
-    /// The next request of the same kind is reset before it is read; this one is answered.
+    /// This request is answered. At the next request to the same path, the server closes the connection before it reads
+    /// the request.
     ResetNextUnread,
-    /// The server restarts: all connections break, and new ones are refused for a moment.
+    /// The server restarts: all connections break, and new connections are refused for 1 to 19 ms.
     Restart,
     /// The server never answers.
     Stall {
@@ -31,7 +33,7 @@ pub(super) enum Fault {
     Garbage {
         done: bool,
     },
-    /// A status of success with a body of HTML.
+    /// An answer with status 200 and an HTML page as its body.
     Nonsense {
         done: bool,
     },
@@ -41,12 +43,12 @@ pub(super) enum Fault {
         empty: bool,
         done: bool,
     },
-    /// The promised work failed. Only for polls.
+    /// The result of a promise is a failure of this category. Only for polls of promises.
     Failed(&'static str),
 }
 
 impl Fault {
-    /// Draws a fault for one exchange in [`ONE_IN`].
+    /// Returns a random fault in one of [`ONE_IN`] calls, else `None`.
     pub(super) fn roll(rng: &mut Rng) -> Option<Self> {
         (rng.u32(..ONE_IN) == 0).then(|| Fault::pick(rng))
     }
@@ -82,7 +84,7 @@ impl Fault {
         }
     }
 
-    /// True if the server does the work in spite of the fault.
+    /// True if the server carries out the request in spite of the fault.
     pub(super) fn is_done(self) -> bool {
         match self {
             Fault::Reset { done }
@@ -95,12 +97,13 @@ impl Fault {
         }
     }
 
-    /// True if the server refuses the request, which no server does with a request that it accepted before.
+    /// True if the server refuses the request for good. It must not refuse the repetition of a request that it
+    /// accepted.
     pub(super) fn is_refusal(self) -> bool {
         matches!(self, Fault::Status { code: 400 | 404, empty: false, .. })
     }
 
-    /// True if the client does not retry, or falls back to default flags.
+    /// True if the client does not retry after this fault. For a request for flags, the client then uses default flags.
     pub(super) fn is_final(self) -> bool {
         match self {
             Fault::Status { code, empty, .. } => matches!(code, 400 | 404 | 410) && !empty,
@@ -109,7 +112,7 @@ impl Fault {
         }
     }
 
-    /// Makes the act; `answer` is the answer without the fault.
+    /// Makes the fake server's reaction to a request to `path`; `answer` makes the answer without the fault.
     pub(super) fn act(
         self,
         answer: impl FnOnce() -> Answer,

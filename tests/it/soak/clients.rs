@@ -1,4 +1,4 @@
-//! The clients of a round: made on demand, closed at random, and replaced when they are closed or poisoned.
+//! The clients of a round. They are created on demand, closed at random, and replaced when they are closed or poisoned.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,37 +8,41 @@ use tinkex::event::{Backoff, Dropped, HeartbeatTrouble, Observer, QueueStateChan
 use tinkex::testing::Listening;
 use tinkex::{Metrics, PausePolicy, SamplingClient, ServiceClient, TrainingClient};
 
-/// Payload of the panics on purpose.
+/// Payload of the panics that the soak causes deliberately.
 pub(super) const ON_PURPOSE: &str = "soak: a panic on purpose";
 
 /// Time limit of an operation.
 pub(super) const OPERATION: Duration = Duration::from_secs(60);
 
-/// A service client and the slots of its clients.
+/// A service client with slots for its training clients and sampling clients.
 pub(super) struct Service {
     pub(super) client: ServiceClient,
+    /// Set before the service is closed.
     pub(super) closed: Arc<AtomicBool>,
+    /// True if operations fail with `Paused` after 20 ms of a paused queue.
     pub(super) gives_up_pauses: bool,
     pub(super) metrics: Metrics,
     pub(super) training: Vec<Slot<TrainingClient>>,
     pub(super) sampling: Vec<Slot<SamplingClient>>,
 }
 
-/// A slot for a client.
+/// Storage for one client, empty until the first client is created.
 pub(super) struct Slot<C>(Mutex<Option<Held<C>>>);
 
-/// A client that many threads use.
+/// A client in a slot, shared by many threads.
 #[derive(Clone)]
 pub(super) struct Held<C> {
     pub(super) client: C,
-    /// The operation that made it.
+    /// Number of the operation that created the client.
     pub(super) made_by: u32,
+    /// Set before the client is closed.
     pub(super) closed: Arc<AtomicBool>,
-    /// Set if the training client is poisoned.
+    /// Set when an operation of the training client fails with `Poisoned`.
     pub(super) lost: Arc<AtomicBool>,
 }
 
 impl<C: Clone> Slot<C> {
+    /// Returns the client, unless it is closed or poisoned.
     pub(super) fn get(&self) -> Option<Held<C>> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         held.filter(|it| !it.closed.load(Ordering::SeqCst) && !it.lost.load(Ordering::SeqCst))
@@ -47,7 +51,7 @@ impl<C: Clone> Slot<C> {
     pub(super) fn put(&self, client: C, made_by: u32) {
         let held = Held { client, made_by, closed: Arc::default(), lost: Arc::default() };
         let before = self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(held);
-        // Drop outside the lock: the drop of a client may block.
+        // Drop the old client outside the lock: its destructor may block.
         drop(before);
     }
 }
@@ -84,7 +88,7 @@ impl Service {
         }
     }
 
-    /// Operations in flight and operations so far, from the metrics of this service.
+    /// Returns the number of operations in flight and the number of all operations so far, from the client's metrics.
     pub(super) fn counted(&self) -> (f64, u64) {
         let numbers = self.metrics.snapshot();
         let in_flight = numbers.gauges.get("tinkex_operations_in_flight").copied().unwrap_or(0.0);
@@ -92,14 +96,14 @@ impl Service {
     }
 }
 
-/// Panics with a probability of 1 %.
+/// Panics deliberately with a probability of 1 %.
 pub(super) fn stumble() {
     if fastrand::u32(..100) == 0 {
         std::panic::panic_any(ON_PURPOSE);
     }
 }
 
-/// An observer that sometimes panics.
+/// An observer that panics in 1 % of its calls.
 struct Panicking;
 
 impl Observer for Panicking {
@@ -124,7 +128,7 @@ impl Observer for Panicking {
     }
 }
 
-/// A tag that sometimes panics when it is dropped, as a channel without a reader does with it.
+/// A tag for `on_done` that panics in 1 % of its drops. A channel whose receiver is gone drops the tag.
 pub(super) struct PanicsOnDrop;
 
 impl Drop for PanicsOnDrop {

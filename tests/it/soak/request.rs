@@ -1,12 +1,13 @@
-//! What a request of the soak asks for: each carries the number of its operation in its content.
+//! Decodes the requests of the soak. Each operation has a number, which the client writes into the content of the
+//! request (as a token, a name or a learning rate), so that the server knows the operation of each request.
 
 use serde_json::Value;
 use tinkex::testing::Seen;
 
-/// A request, as far as the server of the soak looks at it.
+/// A decoded request, with the fields that the server of the soak needs. `op` is the number of the operation.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// It has a place in a training client's order.
+    /// A training request with a sequence id.
     Train(Train),
     CreateModel {
         session: String,
@@ -24,7 +25,7 @@ pub(super) enum Request {
         promise: String,
         allow_metadata: bool,
     },
-    /// Something that is about no operation.
+    /// A request that belongs to no operation, such as a heartbeat.
     Other,
 }
 
@@ -33,21 +34,22 @@ pub(super) struct Train {
     pub(super) model: String,
     pub(super) seq_id: u64,
     pub(super) op: u32,
-    /// Which part of its call this is, and of how many.
+    /// Index of this part: the client splits the data of a large call into `n_parts` requests.
     pub(super) part: usize,
     pub(super) n_parts: usize,
     pub(super) kind: Kind,
 }
 
+/// Kind of a training request. `Step` is an optimizer step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Step,
-    /// A checkpoint, and the directory of its path.
+    /// A checkpoint, with its name and the directory in its path.
     Save {
         name: String,
         directory: &'static str,
     },
-    /// Data, of which the first has this index in its call, and so many there are.
+    /// A pass with `n` data. `first` is the index of its first datum in the call.
     Pass {
         first: usize,
         n: usize,
@@ -64,20 +66,20 @@ pub(super) struct Sample {
     pub(super) wants_logprobs: bool,
 }
 
-/// Data of one request of a pass: the flag that the server hands out.
+/// Maximum number of data in one request of a pass. The server sends it to the client as a flag.
 pub(super) const CHUNK: usize = 4;
 
-/// The name of the base model that an operation asks for.
+/// Name of the base model for an operation that creates a client.
 pub(super) fn base_model(op: u32) -> String {
     format!("soak/{op}")
 }
 
 impl Request {
-    /// `None` if it is not what the soak sends.
+    /// Decodes a request. `None` if the soak does not send such a request.
     pub(super) fn read(seen: &Seen) -> Option<Self> {
         let name = seen.path.strip_prefix("/api/v1/")?;
         if matches!(name, "forward_backward" | "forward") {
-            // A server that refuses the first pass may get it again as JSON.
+            // Passes are protobuf. If the server refuses the first pass, the client may repeat it as JSON.
             let json = seen.json();
             return json.map_or_else(|| pass(&seen.body), |it| json_pass(&it)).map(Request::Train);
         }
@@ -135,7 +137,7 @@ impl Request {
         }
     }
 
-    /// The operation that it is about, if its content says so.
+    /// Number of the request's operation, if the request contains it.
     pub(super) fn op(&self) -> Option<u32> {
         match self {
             Request::Train(Train { op, .. }) | Request::Sample(Sample { op, .. }) => Some(*op),
@@ -147,18 +149,20 @@ impl Request {
     }
 }
 
+/// Converts a JSON number to an integer. `None` if it has a fraction.
 fn whole(number: &Value) -> Option<u32> {
     let number = number.as_f64()?;
     (number.fract() == 0.0).then_some(number as u32)
 }
 
-/// Checkpoints are called `op-17`.
+/// Decodes the name of a checkpoint: `op-17` for operation 17.
 fn save(name: String, directory: &'static str) -> Option<(u32, Kind)> {
     let op = name.strip_prefix("op-")?.parse().ok()?;
     Some((op, Kind::Save { name, directory }))
 }
 
-/// Each datum's tokens are the operation, the datum's index in the call, and how many the call has.
+/// Decodes a pass in protobuf. Each datum has three tokens: the number of the operation, the index of the datum in the
+/// call, and the number of data in the call.
 fn pass(body: &[u8]) -> Option<Train> {
     let (mut model, mut seq_id, mut data) = (None, None, Vec::new());
     for (field, value) in fields(body)? {
@@ -172,7 +176,7 @@ fn pass(body: &[u8]) -> Option<Train> {
     part_of_pass(model?, seq_id?, &data)
 }
 
-/// A pass as JSON.
+/// Decodes a pass in JSON.
 fn json_pass(body: &Value) -> Option<Train> {
     let tokens = |datum: &Value| {
         let tokens = &datum["model_input"]["chunks"][0]["tokens"];
@@ -184,6 +188,7 @@ fn json_pass(body: &Value) -> Option<Train> {
     part_of_pass(body["model_id"].as_str()?.to_string(), body["seq_id"].as_u64()?, &data?)
 }
 
+/// Checks that the data of a request are consecutive and begin at a multiple of [`CHUNK`].
 fn part_of_pass(model: String, seq_id: u64, data: &[[u32; 3]]) -> Option<Train> {
     let [op, first, total] = *data.first()?;
     let (first, total) = (first as usize, total as usize);
@@ -196,7 +201,8 @@ fn part_of_pass(model: String, seq_id: u64, data: &[[u32; 3]]) -> Option<Train> 
 
 fn tokens(datum: &[u8]) -> Option<[u32; 3]> {
     let mut bytes = datum;
-    // Datum, input, chunk: the tokens are in the first field of each.
+    // The tokens are nested: field 1 of the datum is the input, field 1 of the input a chunk, field 1 of the chunk the
+    // tokens.
     for _ in 0..3 {
         bytes = fields(bytes)?.into_iter().find_map(|it| match it {
             (1, Field::Bytes(it)) => Some(it),
@@ -212,7 +218,7 @@ enum Field<'a> {
     Bytes(&'a [u8]),
 }
 
-/// The fields of a protobuf message.
+/// Splits a protobuf message into its fields.
 fn fields(mut bytes: &[u8]) -> Option<Vec<(u64, Field<'_>)>> {
     let mut all = Vec::new();
     while !bytes.is_empty() {

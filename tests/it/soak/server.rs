@@ -1,4 +1,7 @@
-//! The server of the soak, which records every request and checks the clients against these books.
+//! The fake server of the soak. It records every request, injects faults, and reports violations by the clients, such
+//! as requests out of order or two different requests with one sequence id.
+//!
+//! It answers a long operation with a promise: a request id with which the client polls for the result.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,7 +15,7 @@ use tinkex::transport::Answer;
 use super::chaos::Fault;
 use super::request::{CHUNK, Kind, Request, Sample, Train, base_model};
 
-/// Records of the server. Clones share the state.
+/// The records ("books") of the server: requests, promises and faults. Clones share the state.
 #[derive(Clone)]
 pub(super) struct Books {
     state: Arc<Mutex<State>>,
@@ -21,19 +24,21 @@ pub(super) struct Books {
 struct State {
     rng: Rng,
     models: HashMap<String, Model>,
-    /// Fingerprint of the request and promise for each number, to recognize retries.
+    /// Fingerprint and promise of each accepted `create_model` and sample, by (session or sampler, number), to recognize
+    /// retries.
     made: HashMap<(String, u64), (u64, String)>,
     promises: HashMap<String, Promise>,
+    /// Injected faults by operation.
     injected: HashMap<u32, Vec<Fault>>,
-    /// Faults of exchanges that belong to no operation, by path.
+    /// Injected faults of requests that belong to no operation, by path.
     injected_at: HashMap<String, Vec<Fault>>,
-    /// Operations that got a paused queue state.
+    /// Operations for which a poll was answered with a paused queue.
     paused: HashSet<u32>,
     counts: Counts,
     violations: Vec<String>,
 }
 
-/// Totals of the server.
+/// Totals of the server: requests, injected faults, recognized retries, and accepted requests.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
     pub(super) exchanges: u64,
@@ -42,18 +47,20 @@ pub(super) struct Counts {
     pub(super) accepted: u64,
 }
 
-/// The order of one model's requests.
+/// Training requests of one model.
 #[derive(Default)]
 struct Model {
+    /// Accepted requests by sequence id.
     accepted: HashMap<u64, Accepted>,
-    /// All ids up to this one are accepted.
+    /// All sequence ids from 1 to this one are accepted.
     whole_up_to: u64,
+    /// Accepted operations, with the index of the part.
     done: HashSet<(u32, usize)>,
-    /// The last accepted operation of each thread, to check the order of a thread's calls.
+    /// The last accepted operation of each client thread, to check the order of the thread's calls.
     last: HashMap<u32, u32>,
 }
 
-/// A training request that the server accepted.
+/// A training request that the server accepted; `print` is its fingerprint.
 struct Accepted {
     request: Train,
     is_json: bool,
@@ -64,12 +71,13 @@ struct Accepted {
 struct Promise {
     op: u32,
     result: Value,
-    /// Remaining polls that are answered with `try_again`.
+    /// Number of polls that are still to be answered with `try_again`.
     not_yet: u32,
+    /// True if the next poll gets only the size of the result, if the client allows this.
     metadata: bool,
 }
 
-/// Number of threads. The number of an operation modulo this is its thread.
+/// Number of threads that run operations. Operation `op` runs on thread `op % THREADS`.
 pub(super) const THREADS: u32 = 16;
 
 impl Books {
@@ -88,14 +96,14 @@ impl Books {
         Books { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// Installs these books as the script of a server.
+    /// Makes the fake server answer by these records.
     pub(super) fn script(&self, server: &FakeServer) {
         let (books, scripted) = (self.clone(), server.clone());
         server.forget_requests();
         server.script(move |seen| Some(books.act(seen, &scripted)));
     }
 
-    /// Faults injected into the exchanges of an operation and into those of a shared path.
+    /// Faults injected into the requests of an operation, and into requests without an operation to the path of `url`.
     pub(super) fn injected(&self, op: u32, url: Option<&str>) -> Vec<Fault> {
         let path = url.and_then(|it| it.find("/api/").map(|at| &it[at..])).unwrap_or_default();
         let state = self.lock();
@@ -103,7 +111,7 @@ impl Books {
         all.into_iter().flatten().flatten().copied().collect()
     }
 
-    /// True if an operation got a paused queue state.
+    /// True if a poll of the operation was answered with a paused queue.
     pub(super) fn was_paused(&self, op: u32) -> bool {
         self.lock().paused.contains(&op)
     }
@@ -112,7 +120,7 @@ impl Books {
         self.lock().counts
     }
 
-    /// Violations by the clients.
+    /// Violations of the protocol by the clients.
     pub(super) fn violations(&self) -> Vec<String> {
         self.lock().violations.clone()
     }
@@ -121,6 +129,7 @@ impl Books {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Handles a request, with a fault at random.
     fn act(&self, seen: &Seen, server: &FakeServer) -> Act {
         let state = &mut *self.lock();
         state.counts.exchanges += 1;
@@ -147,15 +156,16 @@ impl Books {
 }
 
 impl State {
+    /// True if the fault may be injected into this request.
     fn allows(&self, fault: Fault, request: &Request, seen: &Seen) -> bool {
         if matches!(fault, Fault::Failed(_)) {
             return matches!(request, Request::Retrieve { .. });
         }
-        // With default flags a client would split passes differently.
+        // A final fault would leave the client with default flags, with which it splits passes differently.
         if seen.path.starts_with("/api/v1/client/") && fault.is_final() {
             return false;
         }
-        // A server does not refuse what it accepted.
+        // Do not refuse the repetition of an accepted request: no server does so.
         let accepted = match request {
             Request::Train(it) => {
                 self.models.get(&it.model).is_some_and(|model| model.accepted.contains_key(&it.seq_id))
@@ -207,7 +217,8 @@ impl State {
         if let Some(known) = model.accepted.get(&it.seq_id) {
             let promise = known.promise.clone();
             if known.print != print {
-                // A client that does not know the form yet may repeat a failed pass in the other form.
+                // While the client does not know whether the server reads protobuf or JSON, it may repeat a failed pass
+                // in the other format. Any other difference is a violation.
                 if known.request != it || known.is_json == is_json {
                     self.violations.push(format!("another request with an accepted id: {it:?}"));
                 }
@@ -231,7 +242,7 @@ impl State {
         ok(json!({"request_id": promise}))
     }
 
-    /// Returns the promise of a number, made by its first request.
+    /// Answers a request that has a number: the first request makes a promise, and repetitions get the same promise.
     fn once(&mut self, number: (String, u64), print: u64, op: u32, result: Value) -> Answer {
         let promise = match self.made.get(&number) {
             Some((known, promise)) => {
@@ -251,6 +262,7 @@ impl State {
         ok(json!({"request_id": promise}))
     }
 
+    /// Makes a promise, whose result is available after 0 to 3 further polls.
     fn promise(&mut self, op: u32, result: Value) -> String {
         self.counts.accepted += 1;
         let id = format!("promise-{}", self.counts.accepted);
@@ -285,7 +297,7 @@ impl State {
 }
 
 impl Model {
-    /// Accepts a request; returns what is wrong with its place in the order.
+    /// Accepts a request; returns a text if the request arrives out of order.
     fn accept(&mut self, it: &Train) -> Option<&'static str> {
         let first = it.seq_id.saturating_sub(it.part as u64);
         let others_are_there = (1..it.n_parts).all(|part| self.accepted.contains_key(&(first + part as u64)));
@@ -305,7 +317,8 @@ impl Model {
     }
 }
 
-/// The result of a training request, derived from the request, so that the client can check it.
+/// Derives the result of a training request from the request, so that the caller can recognize the result of another
+/// operation.
 fn result(it: &Train) -> Value {
     match &it.kind {
         Kind::Step => json!({"metrics": {"op": it.op}}),
@@ -320,8 +333,8 @@ fn result(it: &Train) -> Value {
     }
 }
 
-/// Makes a sample: the tokens of each sequence are the operation and the index of the sequence; the log-probabilities
-/// of the prompt are the negative operation.
+/// Derives the result of a sample. The tokens of each sequence are the number of the operation and the index of the
+/// sequence; the log-probabilities of the prompt are minus the number of the operation.
 fn sample(it: &Sample) -> Value {
     let sequence = |i| json!({"stop_reason": "length", "tokens": [it.op, i], "logprobs": [-1.0, -1.0]});
     let sequences: Vec<Value> = (0..it.n_samples).map(sequence).collect();
@@ -338,6 +351,7 @@ fn answer(status: u16, value: Value) -> Answer {
     Answer::new(status).with_header("content-type", "application/json").with_body(value.to_string())
 }
 
+/// Hash of path and body. A retry has the same hash.
 fn fingerprint(seen: &Seen) -> u64 {
     let mut hasher = DefaultHasher::new();
     (&seen.path, &seen.body).hash(&mut hasher);

@@ -1,4 +1,5 @@
-//! What came of the operations, and whether each outcome has a cause.
+//! Counts the outcomes of the operations, and checks that an injected fault, a close or a cancellation explains each
+//! error.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,17 +10,17 @@ use tinkex::{Category, Error, ErrorKind};
 use super::chaos::Fault;
 use super::server::Books;
 
-/// One operation, and what may explain its failure.
+/// One operation and the facts that may explain its failure.
 #[derive(Clone)]
 pub(super) struct Question {
     pub(super) op: u32,
     pub(super) verb: &'static str,
-    /// Set before anything is closed that the operation needs.
+    /// One flag for each client that the operation uses, set before that client is closed.
     pub(super) closed: Vec<Arc<AtomicBool>>,
     pub(super) cancelled: bool,
-    /// Pauses end it, as its service's policy says.
+    /// True if its service has a pause policy that ends the operation when the queue is paused.
     pub(super) gives_up_pauses: bool,
-    /// Set when its training client says that its order is lost.
+    /// Flag of its training client, set when an operation fails with `Poisoned`.
     pub(super) lost: Arc<AtomicBool>,
     pub(super) books: Books,
 }
@@ -29,13 +30,13 @@ pub(super) struct Question {
 pub(super) struct Tally {
     pub(super) succeeded: BTreeMap<&'static str, u64>,
     pub(super) failed: BTreeMap<String, u64>,
-    /// Given up by dropping their handle, so that nobody can know.
+    /// Operations whose `Pending` or channel was dropped, so that the outcome is unknown.
     pub(super) dropped: u64,
     pub(super) violations: Vec<String>,
 }
 
 impl Tally {
-    /// Counts an answer. `wrong` says what is wrong with a result.
+    /// Counts an outcome. `wrong` returns a text if the result is not that of this operation.
     pub(super) fn answered<T>(
         &mut self,
         question: &Question,
@@ -66,7 +67,7 @@ impl Tally {
         self.violations.push(format!("{} {}: {what}", question.verb, question.op));
     }
 
-    /// All operations of which something is known.
+    /// Number of all operations that ended or were dropped.
     pub(super) fn total(&self) -> u64 {
         self.succeeded.values().sum::<u64>() + self.failed.values().sum::<u64>() + self.dropped
     }
@@ -97,7 +98,7 @@ impl Question {
         self.closed.iter().any(|it| it.load(Ordering::SeqCst))
     }
 
-    /// Whether something was done to this operation that leads to this error.
+    /// True if a fault, a close, a cancellation or a pause of this operation explains the error.
     fn explains(&self, error: &Error) -> bool {
         let injected = self.books.injected(self.op, error.url());
         let any = |is: &dyn Fn(&Fault) -> bool| injected.iter().any(is);
@@ -105,11 +106,11 @@ impl Question {
         match error.kind() {
             ErrorKind::Closed => self.is_closed(),
             ErrorKind::Cancelled => self.cancelled,
-            // Bounded attempts at a server that stalls, resets, or is away: which of them was the last is chance.
+            // Stalls, resets and restarts of the server cause these errors, also by faults of other operations.
             ErrorKind::Timeout(_) | ErrorKind::Connection { .. } => true,
             ErrorKind::Decode => any(&|it| matches!(it, Fault::Nonsense { .. } | Fault::Garbage { .. })),
             ErrorKind::NotFound => status(404),
-            // After a 404 the service remembers that the server lacks the endpoint, and later calls send nothing.
+            // After a 404 the service remembers that the server lacks the endpoint; later calls fail without a request.
             ErrorKind::Incompatible => self.verb == "get_server_capabilities",
             ErrorKind::Conflict => status(409),
             ErrorKind::PromiseExpired => status(410),
@@ -124,7 +125,7 @@ impl Question {
                 any(&|it| *it == Fault::Failed(said)) || (said == "user" && status(400))
             }
             ErrorKind::Paused => self.gives_up_pauses && self.books.was_paused(self.op),
-            // The cause was another operation's failure, which its own question had to explain.
+            // The cause is the failure of an earlier operation of the client, which is checked there.
             ErrorKind::Poisoned => error.cause().is_some_and(|it| !it.is_panic()),
             _ => false,
         }

@@ -1,4 +1,5 @@
-//! The operations of the soak and the ways of waiting for their answers.
+//! The threads that run the operations of the soak: each submits random operations, waits for them in different ways,
+//! and checks their results.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use super::server::{Books, THREADS};
 use super::tally::{Question, Tally};
 use crate::util::TEST_TIMEOUT;
 
-/// Operations in flight for each thread; at this number it waits for the oldest.
+/// Maximum number of operations in flight for each thread. At this number, the thread waits for the oldest.
 const WINDOW: usize = 48;
 
 /// State that the threads of a round share.
@@ -28,17 +29,20 @@ pub(super) struct Round {
     pub(super) books: Books,
     /// Serial number of the first operation, unique over all rounds.
     pub(super) first: u32,
+    /// Number of operations of the round.
     pub(super) n: u32,
+    /// Number of operations that threads have begun. May exceed `n`.
     pub(super) taken: AtomicU32,
+    /// Time limit for submitting operations.
     pub(super) until: Instant,
     /// Jobs for the helper thread, which closes clients and cancels operations during their use.
     pub(super) elsewhere: Sender<Box<dyn FnOnce() + Send>>,
 }
 
-/// Waits for an operation and checks its answer.
+/// An operation in flight. The call waits for the operation and checks its result.
 type Open = Box<dyn FnOnce(&mut Tally) + Send>;
 
-/// A thread that uses the clients.
+/// A thread that runs operations.
 pub(super) struct Worker<'a> {
     pub(super) round: &'a Round,
     pub(super) thread: u32,
@@ -46,24 +50,31 @@ pub(super) struct Worker<'a> {
     pub(super) tally: Tally,
 }
 
-/// Way of waiting for an answer.
+/// Way of waiting for the result of an operation.
 #[derive(Clone, Copy, Debug)]
 enum Way {
+    /// `wait`.
     Wait,
+    /// `on_done` with an unbounded channel.
     Channel,
-    /// A channel of capacity 0, so that the sender waits for the reader.
+    /// `on_done` with a channel of capacity 0, so that the sender must wait for the reader.
     FullChannel,
-    /// A channel without a reader.
+    /// `on_done` with a channel whose receiver is already dropped.
     DeadChannel,
+    /// `wait_timeout`, then `cancel` if there is no result yet.
     ShortThenCancel,
+    /// `try_wait`, `wait_deadline` and `status`, then `wait`.
     Look,
+    /// `cancel` right after the submission.
     Cancel,
+    /// `cancel` by the helper thread.
     CancelElsewhere,
+    /// Drops the `Pending`.
     Drop,
 }
 
 impl Worker<'_> {
-    /// Submits until the round has no operations left, then waits for all in flight.
+    /// Submits operations until the round has none left, then waits for all operations in flight.
     pub(super) fn run(mut self) -> Tally {
         let mut open: VecDeque<Open> = VecDeque::new();
         while let Some(op) = self.take() {
@@ -82,8 +93,8 @@ impl Worker<'_> {
         self.tally
     }
 
-    /// The number of the next operation. The thread that finds none left closes half of the services, while others use
-    /// them.
+    /// Returns the number of the next operation, or `None` at the end of the round. The first thread that finds no
+    /// operation left closes half of the services, while other threads still use them.
     fn take(&mut self) -> Option<u32> {
         let round = self.round;
         if round.until <= Instant::now() {
@@ -93,7 +104,7 @@ impl Worker<'_> {
         if taken == round.n {
             for service in round.services.iter().step_by(2) {
                 service.closed.store(true, Ordering::SeqCst);
-                // The close may fail, because its requests meet faults, too.
+                // Ignore errors: faults are injected into the requests of the close, too.
                 drop(service.client.close(CloseStatus::Interrupted));
             }
         }
@@ -212,13 +223,14 @@ impl Worker<'_> {
         })
     }
 
-    /// The client of a slot. `None` if it is empty, and at random, so that clients are replaced.
+    /// Returns the client of a slot. `None` if the slot is empty, and at random in 1 of 300 calls: the caller then
+    /// creates a new client.
     fn held<C: Clone>(&mut self, slot: &Slot<C>) -> Option<Held<C>> {
         let held = slot.get();
         held.filter(|_| self.rng.u32(..300) != 0)
     }
 
-    /// At random, has the helper thread close the client while this thread uses it.
+    /// In 1 of 500 calls, makes the helper thread close the client while this thread uses it.
     fn close_sometimes<C: Clone + Send + 'static>(&mut self, held: &Held<C>, close: fn(&C)) {
         if self.rng.u32(..500) != 0 {
             return;
@@ -243,7 +255,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Draws a way of waiting and starts it.
+    /// Chooses a way of waiting at random and applies it to an operation. `None` if the result is dropped.
     fn follow<T: Send + 'static>(
         &mut self,
         pending: Pending<T>,
@@ -289,7 +301,7 @@ impl Worker<'_> {
                         Err(RecvTimeoutError::Timeout) => tally.violation(&question, "got no answer in time"),
                         Err(_) => tally.violation(&question, "got no answer: its channel is closed"),
                     }
-                    // The sender is dropped after the answer, so that no second answer can come.
+                    // The crate must drop its sender after the result; a timeout means that it did not.
                     if let Ok(_) | Err(RecvTimeoutError::Timeout) = receiver.recv_timeout(TEST_TIMEOUT) {
                         tally.violation(&question, "may be answered twice");
                     }
@@ -347,7 +359,7 @@ fn wait<T: Send + 'static>(
     pending.wait()
 }
 
-/// Bound of every wait: the time limit of an operation, plus a margin for a busy machine.
+/// Maximum time of a wait: the time limit of an operation, plus a margin for a busy machine.
 fn longest() -> Duration {
     OPERATION + TEST_TIMEOUT
 }

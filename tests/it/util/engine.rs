@@ -1,4 +1,5 @@
-//! The embedded engine over plain HTTP, as a client of another library uses it.
+//! A minimal HTTP client for tests of the embedded engine. It sends JSON directly, without the clients of this crate,
+//! so that tests see the engine's answers as any other client sees them.
 #![allow(clippy::expect_used)]
 
 use std::time::{Duration, Instant};
@@ -7,23 +8,24 @@ use serde_json::{Value, json};
 use tinkex::local::{Options, Server};
 use tinkex::tokenizer::ByteTokenizer;
 
-/// A plain HTTP client with an engine of its own.
+/// An HTTP client, its engine and its session.
 pub(crate) struct Client {
     pub(crate) server: Server,
     pub(crate) agent: ureq::Agent,
     pub(crate) session: String,
 }
 
-/// Status and JSON of an answer.
+/// Status and JSON body of an answer.
 pub(crate) type Answer = (u16, Value);
 
 impl Client {
+    /// Starts an engine with default options and opens a session.
     pub(crate) fn new() -> Self {
         Client::with(Options::default())
     }
 
     pub(crate) fn with(options: Options) -> Self {
-        // Two threads, because several engines run at the same time.
+        // Only two threads for each engine, because the tests run several engines at the same time.
         let server = Server::start(Options { threads: 2, ..options }).expect("a server");
         let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
         let mut client = Client { server, agent, session: String::new() };
@@ -33,7 +35,7 @@ impl Client {
         client
     }
 
-    /// A client of a server that other clients use, too.
+    /// Creates a client without a session for an engine that is already running.
     pub(crate) fn alongside(server: Server) -> Self {
         let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
         Client { server, agent, session: String::new() }
@@ -62,13 +64,14 @@ impl Client {
         (response.status().as_u16(), serde_json::from_str(&text).expect("JSON"))
     }
 
-    /// Submits and returns the request id.
+    /// Submits a request and returns the id with which [`wait`](Self::wait) fetches the result.
     pub(crate) fn submit(&self, path: &str, body: &Value) -> String {
         let (status, future) = self.post(path, body);
         assert_eq!(status, 200, "{path}: {future}");
         future["request_id"].as_str().expect("a request id").into()
     }
 
+    /// Polls until the result of a submitted request is ready.
     pub(crate) fn wait(&self, request_id: &str) -> Value {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
@@ -81,20 +84,21 @@ impl Client {
         }
     }
 
-    /// Submits, waits and requires success.
+    /// Submits a request, waits for its result and requires success.
     pub(crate) fn run(&self, path: &str, body: &Value) -> Value {
         let result = self.wait(&self.submit(path, body));
         assert!(result.get("error").is_none(), "{path}: {result}");
         result
     }
 
-    /// Submits, waits, requires a failure of category `user` and returns its message.
+    /// Submits a request, waits for its result, requires a failure of category `user` and returns the error message.
     pub(crate) fn fail(&self, path: &str, body: &Value) -> String {
         let result = self.wait(&self.submit(path, body));
         assert_eq!(result["category"], "user", "{path}: {result}");
         result["error"].as_str().expect("a text").into()
     }
 
+    /// Creates a model and returns its id. `number` counts the models of the session.
     pub(crate) fn model(&self, number: u64) -> String {
         let made = self.run(
             "create_model",
@@ -104,6 +108,7 @@ impl Client {
         made["model_id"].as_str().expect("a model id").into()
     }
 
+    /// Trains for `steps` steps with sequence ids from `first_seq`. Returns the loss before each step.
     pub(crate) fn losses(&self, model: &str, first_seq: u64, steps: u64) -> Vec<f64> {
         let mut losses = Vec::new();
         for i in 0..steps {

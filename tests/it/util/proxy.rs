@@ -1,17 +1,19 @@
-//! An HTTP proxy that opens a tunnel to the same server for every request.
+//! An HTTP proxy for tests (method `CONNECT`). It ignores the address that the client asks for and always connects to
+//! the same server.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// Runs until the process ends.
+/// A proxy that runs until the process ends. It records the heads of the requests that it gets.
 pub(crate) struct Proxy {
     address: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
 }
 
 impl Proxy {
-    /// Answers with a status, and connects to the server if that is 200.
+    /// Starts a proxy that answers each request with `status`. If `status` is 200, it then forwards bytes between the
+    /// client and `server`; otherwise it closes the connection.
     pub(crate) fn start(server: &str, status: u16) -> Self {
         let target = server.trim_start_matches("http://").to_string();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -20,7 +22,7 @@ impl Proxy {
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let (target, seen) = (target.clone(), seen.clone());
-                // A broken connection fails the test by itself.
+                // Ignore I/O errors: if a connection breaks, the client's request fails and the test with it.
                 std::thread::spawn(move || drop(tunnel(client, &target, status, &seen)));
             }
         });
@@ -31,7 +33,7 @@ impl Proxy {
         self.address
     }
 
-    /// Heads of all requests so far.
+    /// Heads (request line and headers) of all requests so far.
     pub(crate) fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }

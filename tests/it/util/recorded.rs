@@ -1,4 +1,5 @@
-//! Servers that answer as others were recorded by `tests/python/skyrl.py`.
+//! Fake servers that give recorded answers of SkyRL, an open-source server with the same API. `tests/python/skyrl.py`
+//! made the recordings in `tests/data/skyrl`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -9,12 +10,12 @@ use serde_json::{Map, Value, json};
 use tinkex::testing::{Act, FakeServer, Seen};
 use tinkex::transport::Answer;
 
-/// The lines of a recording.
+/// Parses a recording: one JSON object for each line, which is one request with its answer.
 pub(crate) fn lines(recorded: &str) -> Vec<Value> {
     recorded.lines().map(|it| serde_json::from_str(it).unwrap()).collect()
 }
 
-/// The answer of a line, in which a promise may get another name.
+/// Makes the answer of a line. If `promise` is given, it replaces the request id in the answer.
 pub(crate) fn act(line: &Value, promise: Option<&str>) -> Act {
     let status = u16::try_from(line["status"].as_u64().unwrap()).unwrap();
     let mut body = match line.get("base64") {
@@ -27,7 +28,7 @@ pub(crate) fn act(line: &Value, promise: Option<&str>) -> Act {
         body = answer.to_string().into();
     }
     let kind = line["type"].as_str().unwrap().to_string();
-    // Where the archive lies. Recordings of single verbs do not say it.
+    // A 302 redirects to the archive of a checkpoint. Recordings of single verbs lack the address: use a constant.
     let somewhere = (status == 302).then_some("http://skyrl.test/download");
     let location = line["location"].as_str().or(somewhere).map(|it| ("location".to_string(), it.to_string()));
     let mut answer = Answer::new(status).with_header("content-type", kind).with_body(body);
@@ -35,11 +36,12 @@ pub(crate) fn act(line: &Value, promise: Option<&str>) -> Act {
     Act::Answer(answer)
 }
 
-/// A server that gives the answers of a recorded run, and what it was asked that the run did not ask.
+/// Starts a fake server that gives the answers of a recorded run. Also returns the set of requests that the server gets
+/// but that were not recorded; the server answers them with 404.
 ///
-/// The answers to equal requests are given in their order, and the last of them again and again. What the client names
-/// itself, such as a checkpoint, does not tell requests from each other: the names in the answers are those of the
-/// recording.
+/// Requests are equal if they have the same method, path and [`asks`]. Equal requests get the recorded answers in
+/// order; the last answer is then repeated. Names that the client chooses, such as those of checkpoints, are not
+/// compared, and the answers contain the recorded names.
 pub(crate) fn replay(recorded: &str) -> (FakeServer, Arc<Mutex<BTreeSet<String>>>) {
     let mut answers: BTreeMap<String, VecDeque<Act>> = BTreeMap::new();
     for line in lines(recorded) {
@@ -70,7 +72,7 @@ fn key(method: &str, path: &str, asks: &Value) -> String {
     if asks.is_null() { format!("{method} {path}") } else { format!("{method} {path} {asks}") }
 }
 
-/// The path, without the hours of a bill, which are those of the recording.
+/// Returns the path with its query. For billing, drops the query: it holds dates, which differ from the recorded ones.
 fn path(seen: &Seen) -> &str {
     match seen.path.split_once('?') {
         Some((path, _)) if path.contains("/billing/") => path,
@@ -78,7 +80,8 @@ fn path(seen: &Seen) -> &str {
     }
 }
 
-/// What tells a request from others to the same path: the same as `what_is_asked` of the script that records.
+/// Extracts the part of a body that distinguishes requests to the same path. Must give the same value as the function
+/// `what_is_asked` of `tests/python/skyrl.py`, which wrote the field `asks` of the recording.
 fn asks(seen: &Seen) -> Value {
     let body = || seen.json().unwrap_or_default();
     match seen.path.trim_start_matches("/api/v1/") {

@@ -1,20 +1,20 @@
-//! A TCP relay between a client and a server with a limited rate.
+//! A TCP relay that forwards bytes between a client and a server at a limited rate, as a slow network does.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-/// Largest number of bytes in one piece.
+/// Maximum number of bytes that are forwarded at a time.
 const PIECE: usize = 64 << 10;
 
-/// Pause after each piece, to the server (`up`) and to the client (`down`).
+/// Pause after each piece of more than [`PIECE`] / 2 bytes: to the server (`up`), and to the client (`down`).
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Pace {
     pub(crate) up: Duration,
     pub(crate) down: Duration,
 }
 
-/// Listens until the process ends.
+/// A relay that runs until the process ends.
 pub(crate) struct Relay {
     address: SocketAddr,
 }
@@ -48,7 +48,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, pause: Duration) {
         if n == 0 || to.write_all(&piece[..n]).is_err() {
             break;
         }
-        // Small pieces, such as a head alone, pass without a pause.
+        // Forward small pieces, such as the head of a request, without a pause.
         if PIECE / 2 < n {
             std::thread::sleep(pause);
         }
