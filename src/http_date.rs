@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_in_another_form_is_none() {
+    fn text_in_other_formats_is_not_parsed() {
         for text in [
             "",
             "120",
@@ -117,7 +117,7 @@ mod tests {
 
     #[cfg(feature = "local")]
     #[test]
-    fn written_dates_are_parsed_again() {
+    fn parsing_a_formatted_date_gives_the_same_date() {
         let at = |text: &str| crate::clock_text::parse_rfc3339(text).unwrap_or(UNIX_EPOCH);
         assert_eq!(write(at("1994-11-06T08:49:37Z")), "Sun, 06 Nov 1994 08:49:37 GMT");
         assert_eq!(write(at("2024-02-29T23:00:01Z")), "Thu, 29 Feb 2024 23:00:01 GMT");

@@ -20,11 +20,11 @@
 //! ```
 //!
 //! # The clients
-//! [`ServiceClient`] opens a session and creates the other clients. [`TrainingClient`] trains one model, in the order
-//! of the calls. [`SamplingClient`] samples from one set of weights, with thousands of samples in flight if needed.
-//! These three clients are cheap handles that can be cloned and given to other threads; each client has one thread,
-//! which owns the client's state. [`RestClient`] lists and manages runs and checkpoints, [`AdminClient`] reads usage
-//! and the audit log. These last two clients open no session, and their calls run on the caller's thread.
+//! [`ServiceClient`] opens a session and creates the other clients. [`TrainingClient`] trains one model; operations run
+//! in the order of the calls. [`SamplingClient`] samples from one set of weights, with thousands of samples in flight
+//! if needed. These three clients are cheap handles that can be cloned and given to other threads; each client has one
+//! thread, which owns the client's state. [`RestClient`] lists and manages runs and checkpoints, [`AdminClient`] reads
+//! usage and the audit log. These last two clients open no session, and their calls run on the caller's thread.
 //!
 //! # Waiting
 //! A method submits an operation and returns a [`Pending`]; the operation runs even if no thread waits for it.
@@ -147,7 +147,7 @@ pub mod docs {
     pub mod protocol {}
 }
 
-// The examples of the README run against the engine.
+// Runs the examples of the README against the embedded engine, as documentation tests.
 #[cfg(all(doctest, feature = "local"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_cover_the_newest_thousand_values_and_the_other_numbers_all() {
+    fn percentiles_cover_the_newest_1000_values_and_mean_and_maximum_cover_all() {
         let all = histogram_of((0..1000).map(|_| 1000).chain((0..1000).map(|_| 1)));
         assert_eq!((all.count, all.p99, all.max), (2000, Some(1.0), Some(1000.0)));
         assert_eq!(all.mean, Some(500.5));

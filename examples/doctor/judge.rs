@@ -7,11 +7,11 @@ use tinkex::{Category, Error, ErrorKind};
 pub(crate) enum Need {
     /// A verb that every server must have.
     Core,
-    /// An endpoint that servers of the family may lack.
+    /// An endpoint that a server may lack.
     Endpoint,
-    /// An option that servers may lack. A refusal that contains one of these names is about the option.
+    /// An option that a server may lack. A refusal that contains one of these names is about the option.
     Option(&'static [&'static str]),
-    /// An endpoint that servers may lack, called with an object that does not exist: the right answer is a refusal of
+    /// An endpoint that a server may lack, called with an object that does not exist: the right answer is a refusal of
     /// this object.
     Probe,
 }

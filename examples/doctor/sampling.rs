@@ -189,8 +189,8 @@ fn sample_with(context: &Context, options: SampleOptions) -> Result<SampleRespon
     Ok(context.sampling()?.sample_with(&prompt(), 1, &params, &options).wait()?)
 }
 
-/// Samples twice with the same parameters. Different answers are not an error: on servers that compute in batches,
-/// rounding may differ.
+/// Samples twice with the same parameters. Different answers are not an error: servers that compute samples in batches
+/// may give different answers.
 fn same_twice(context: &Context, params: SamplingParams) -> Found {
     let sampler = context.sampling()?;
     let first = sample(&sampler, &prompt(), 1, &params)?;

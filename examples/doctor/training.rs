@@ -168,7 +168,8 @@ pub(super) fn checks() -> Vec<Check> {
     ]
 }
 
-/// LoRA settings of each model that saves or loads the shared state. They must be equal.
+/// LoRA settings of all models that save or load the shared state: a state can be loaded only into a model of the same
+/// shape.
 pub(super) fn shape() -> LoraConfig {
     LoraConfig { rank: 8, ..Default::default() }
 }

@@ -32,7 +32,7 @@ pub(super) fn custom_loss(
         return ticket.answer(Ok(LossHandle::new(graph, session_id, None)));
     }
     let (losses, owner, session) = (losses.clone(), session, session.clone());
-    // If the pool is closed, the ticket in the dropped job answers.
+    // A closed pool drops the job. Dropping the ticket in it answers the caller with an error.
     let _ = owner.pool[Job::Wait].spawn(move || {
         if let Some((creating, ticket)) = losses.get_or_claim(&graph, ticket) {
             create(&session, &losses, &session_id, &graph, creating, ticket);

@@ -3,6 +3,11 @@
 //! A service, training or sampling client is a cheap handle. It puts messages into the mailbox of an actor: a thread
 //! that owns the client's state. All actors of one service client belong to one session. REST and admin clients have no
 //! actor; their calls run on the caller's thread (`blocking_call`).
+//!
+//! Words in these modules: a *ticket* belongs to one operation and answers its caller with the result; dropping an
+//! unanswered ticket answers with an error. A *promise* is the server's answer to an accepted request, with the id for
+//! polling the result. The *flags* are settings that the server sends to each client. The *pool* has the session's
+//! worker threads, in one class for each kind of job (`Job`).
 
 mod admin;
 mod blocking_call;
@@ -150,8 +155,7 @@ impl Kind {
     }
 }
 
-/// Answer to a submitted request: usually a promise (the id with which the result can be polled), otherwise the result
-/// or an error itself.
+/// Answer to a submitted request: usually a promise, otherwise the result or an error itself.
 enum Submitted {
     Promised(UntypedFuture),
     Done(Result<ResultBody>),

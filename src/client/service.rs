@@ -201,7 +201,8 @@ impl ServiceClient {
     /// layers as the saved adapter.
     ///
     /// # Errors
-    /// A path that is not a training state (nothing is sent), a checkpoint that does not exist, no connection.
+    /// A path that is not the path of a training state (nothing is sent), a checkpoint that does not exist, no
+    /// connection.
     ///
     /// # Blocking
     /// As for [`create_lora_training_client`](Self::create_lora_training_client).

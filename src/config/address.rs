@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_problem_of_an_invalid_url_is_named() {
+    fn the_error_of_an_invalid_url_names_the_problem() {
         for (text, part) in [
             ("localhost:8000", "http://"),
             ("ftp://x", "http://"),

@@ -25,11 +25,11 @@ pub(crate) const DEFAULT_BASE_URL: &str = "https://tinker.thinkingmachines.dev/s
 /// servers choose the client's flags by it.
 pub(crate) const SDK_VERSION: &str = "0.38.0";
 
-/// Time limits. Each wait of the crate is bounded by one of them.
+/// Time limits. Each wait of the crate ends at one of these limits at the latest.
 ///
 /// | field | default | bounds |
 /// |---|---|---|
-/// | `connect` | 5 s | one connection attempt, TLS included; also all attempts to connect to a server for the first time |
+/// | `connect` | 5 s | one connection attempt with TLS; also all first attempts to connect to a server |
 /// | `first_contact` | 60 s | all attempts of one request to a server that has never answered, or only with 5xx; at most `submit` |
 /// | `exchange` | 60 s | time without progress in one HTTP exchange, unless a row below applies |
 /// | `poll` | 45 s | time without progress in one HTTP exchange that waits for a result |
@@ -114,10 +114,10 @@ pub enum PausePolicy {
 ///
 /// Each class of requests ([`Lane`](crate::transport::Lane)) has its own breaker. After `failures` failures in a row
 /// the breaker opens: requests fail immediately with [`ErrorKind::CircuitOpen`](crate::ErrorKind::CircuitOpen). After
-/// `reset` the breaker lets `trials` requests pass. The first success closes the breaker, a failure opens it for
-/// another `reset`. A failure is a 5xx answer, a broken connection or a timeout; any other answer shows that the server
-/// is up. An open breaker does not end the wait for results of accepted requests: the client polls for them again
-/// later.
+/// `reset` the breaker lets `trials` requests pass. The first success closes the breaker; a failure opens it again for
+/// the time `reset`. A failure is a 5xx answer, a broken connection or a timeout; any other answer shows that the
+/// server is up. An open breaker does not end the wait for results of accepted requests: the client polls for them
+/// again later.
 ///
 /// | field | default | meaning |
 /// |---|---|---|
@@ -156,16 +156,16 @@ impl CircuitBreaker {
 ///
 /// | field | default | meaning |
 /// |---|---|---|
-/// | `max_in_flight` | 2048 | number of operations that can wait for their results at the same time; further operations queue |
-/// | `mailbox` | 1024 | number of operations of one client that can wait to be submitted; while it is reached, submitting blocks |
+/// | `max_in_flight` | 2048 | maximum number of operations that wait for results; further operations queue |
+/// | `mailbox` | 1024 | maximum number of operations of one client that wait to be submitted; then submitting blocks |
 /// | `stack_size` | 512 KiB | stack of each pool thread; only the used part takes memory |
 /// | `idle` | 10 s | idle time after which a pool thread ends |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Threads {
-    /// Number of operations that can wait for their results at the same time. Further operations queue.
+    /// Maximum number of operations that wait for their results at the same time. Further operations queue.
     pub max_in_flight: usize,
-    /// Number of operations of one client that can wait to be submitted. While it is reached, submitting blocks.
+    /// Maximum number of operations of one client that wait to be submitted. While it is reached, submitting blocks.
     pub mailbox: usize,
     /// Stack of each pool thread in bytes. Only the used part takes memory.
     pub stack_size: usize,
@@ -205,7 +205,7 @@ pub(crate) struct Config {
     pub(crate) credentials: Credentials,
     /// Source of the credential. The server's flags can require another source later.
     pub(crate) source: Source,
-    /// Without a trailing slash.
+    /// The base URL without a trailing slash.
     pub(crate) base_url: String,
     /// The parsed base URL.
     pub(crate) server: Address,
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_without_its_prefix_is_refused_unless_any_is_allowed() {
+    fn a_key_without_its_prefix_is_refused_unless_any_key_is_allowed() {
         let with = |key: &str, any_key| Settings { api_key: Some(Secret::new(key)), any_key, ..settings() };
         assert!(with("sk-1", false).resolve(&Env::empty()).is_err());
         assert!(with("eyJx", false).resolve(&Env::empty()).is_ok());

@@ -138,7 +138,7 @@ impl Proxy {
         };
         let place = match Place::parse(place) {
             Ok(it) => it,
-            // Errors do not show host and port: if the `@` is missing in the URL, they are user and password.
+            // Errors do not show host and port: if the `@` is missing in the URL, they may be user and password.
             Err(problem) if problem.starts_with("has the port") => {
                 return fail("has a port that is not a number from 1 to 65535");
             }
@@ -205,8 +205,8 @@ fn decode(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Tells whether a `NO_PROXY` list contains the server: its host, a domain above it (with or without a leading dot or
-/// star), or a star for all hosts. Ports in the list are ignored.
+/// Returns whether a `NO_PROXY` list contains the server: its host, a parent domain of its host (with or without a
+/// leading dot or star), or a star for all hosts. Ports in the list are ignored.
 fn is_excepted(host: &str, list: &[String]) -> bool {
     list.iter().any(|entry| {
         let entry = entry.to_ascii_lowercase();

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handle_passes_on_headers_without_secrets_that_others_may_set() {
+    fn a_sampler_handle_omits_secret_and_reserved_headers() {
         let overrides = [
             ("X-Team", "research"),
             ("X-Gateway-Token", "open-sesame"),

@@ -24,7 +24,7 @@ mod tests {
     use crate::error::ErrorKind;
 
     #[test]
-    fn the_numbers_of_the_operation_replace_those_of_its_parts() {
+    fn attempts_and_time_of_an_operation_replace_those_of_its_part() {
         let s = Duration::from_secs;
         let part = Error::new(ErrorKind::RateLimited, "busy").accounted(1, s(0));
         let whole = part.clone().accounted(601, s(600));

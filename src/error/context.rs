@@ -25,7 +25,7 @@ pub(crate) struct Context {
     pub(crate) accepted_parts: Option<(usize, usize)>,
     /// `Maybe` if the server may have received the request in one of the attempts.
     pub(crate) sent: Option<Sent>,
-    /// The server's name for the kind of request whose result is missing.
+    /// The protocol's name of the request whose result the operation waited for, such as `Sample`.
     pub(crate) request_type: Option<&'static str>,
     /// True if the server forbids a retry of the request.
     pub(crate) vetoed: Option<bool>,

@@ -34,7 +34,7 @@ pub enum ErrorKind {
     Timeout(Phase),
     /// The connection could not be made, or it broke.
     Connection {
-        /// Tells whether the server may have received the request.
+        /// States if the server may have received the request.
         sent: Sent,
     },
     /// The server's answer cannot be decoded.
@@ -101,7 +101,7 @@ pub enum Phase {
     Total,
 }
 
-/// Knowledge about a failed request: whether the server may have received it.
+/// States for a failed request if the server may have received it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
     /// The server has certainly not received the request.

@@ -48,7 +48,7 @@ struct Inner {
 }
 
 impl Error {
-    /// Creates an error. The message says in one line what happened, without a final full stop.
+    /// Creates an error. `message` is one line that says what happened, without a full stop at the end.
     #[cold]
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Error {
@@ -113,8 +113,8 @@ impl Error {
         &self.inner.kind
     }
 
-    /// The failure in one line, without the operation and the cause. Text of the server in it is safe to print: line
-    /// breaks are replaced by spaces, and terminal control sequences are removed.
+    /// The failure in one line, without the operation and the cause. If it contains text of the server, that text is
+    /// safe to print: line breaks are replaced by spaces, and terminal control sequences are removed.
     pub fn message(&self) -> &str {
         &self.inner.message
     }
@@ -187,7 +187,7 @@ impl Error {
         self.find(|it| it.sent)
     }
 
-    /// The server's name for the kind of request whose result is missing.
+    /// The protocol's name of the request whose result the operation waited for, such as `Sample`.
     pub(crate) fn request_type(&self) -> Option<&'static str> {
         self.find(|it| it.request_type)
     }
@@ -439,7 +439,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_one_word_wide() {
+    fn an_error_has_the_size_of_a_pointer() {
         assert_eq!(size_of::<Error>(), size_of::<usize>());
         assert_eq!(size_of::<Option<Error>>(), size_of::<usize>());
     }
@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_advice_follows_the_kind() {
+    fn the_kind_decides_if_an_error_is_retryable_or_a_user_error() {
         let table = [
             (ErrorKind::Status { code: 503 }, true, false),
             (ErrorKind::Status { code: 418 }, false, true),
@@ -508,7 +508,7 @@ mod tests {
         }
     }
     #[test]
-    fn predicates_name_the_kind_of_the_error_or_of_its_cause() {
+    fn predicates_are_true_for_the_kind_of_the_error_or_of_its_cause() {
         let of = Error::new;
         let poisoned = of(ErrorKind::Poisoned, "p").caused_by(of(ErrorKind::Conflict, "c"));
         let paused = of(ErrorKind::Timeout(Phase::Total), "t").caused_by(of(ErrorKind::Paused, "p"));
@@ -534,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn detail_and_endpoint_are_facts_of_the_error() {
+    fn an_error_reports_the_detail_and_the_endpoint_of_its_cause() {
         let error = Error::new(ErrorKind::NotFound, "HTTP 404: no such model").with(|context| {
             context.endpoint = Some("POST get_info");
             context.detail = Some("no such model".into());

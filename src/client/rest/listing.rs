@@ -25,10 +25,10 @@ pub(super) struct Source<T> {
 /// call of `next`.
 ///
 /// An entry that the server repeats because the list grew is returned once. If entries are deleted during the
-/// iteration, the iterator sees that the list has become shorter and goes back by as many entries, so that it skips
-/// none. If the server does not report the length of the list ([`total_count`](Self::total_count)), `collect` the list
-/// before deleting entries. The iterator ends after an error; [`offset`](Self::offset) is then the position to continue
-/// from with [`start_at`](Self::start_at).
+/// iteration, the iterator sees that the list has become shorter and goes back by the number of deleted entries, so
+/// that it skips none. If the server does not report the length of the list ([`total_count`](Self::total_count)),
+/// `collect` the list before deleting entries. The iterator ends after an error; [`offset`](Self::offset) is then the
+/// position to continue from with [`start_at`](Self::start_at).
 ///
 /// # Errors
 /// The errors of the call that created the list; and [`Decode`](crate::ErrorKind::Decode) if the server announces

@@ -26,8 +26,8 @@ use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
 pub use handle::SamplerHandle;
 use sample::{Request, Sample, Sampler};
 
-/// Number of sequence ids of one client. All clients of a sampling session have a number, the clone number: the
-/// sequence ids of client `n` start at `n` times this constant (PROTOCOL §4.5).
+/// Number of sequence ids of one client. Each client of a sampling session has a clone number `n`; its sequence ids
+/// start at `n` times this constant (PROTOCOL §4.5).
 const SEQ_IDS_PER_CLONE: u64 = 1_000_000_000;
 
 /// Samples from one set of weights. Thousands of samples may be in flight at the same time.
@@ -51,7 +51,7 @@ const SEQ_IDS_PER_CLONE: u64 = 1_000_000_000;
 #[derive(Clone)]
 pub struct SamplingClient {
     inner: Arc<Inner>,
-    /// The caller's token, which cancels the samples of this handle.
+    /// The token of `with_cancel`, which cancels the samples of this handle.
     cancelled_by: Option<CancelToken>,
     record_stability_info: bool,
 }

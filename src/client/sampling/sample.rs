@@ -1,8 +1,8 @@
 //! One sample, from its admission to its result; a sample that the server lost is submitted again.
 //!
 //! A sample occupies a pool thread while it is sent and while its result is fetched. Between these two steps a poller
-//! waits for the results of all samples together, with the endpoint `retrieve_futures`. If the server does not support
-//! that endpoint, there is no poller, and a thread waits for each sample.
+//! waits for the results of all samples together, with the endpoint `retrieve_futures`. Without a poller (the server's
+//! flags decide), a thread waits for each sample.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,7 +49,7 @@ pub(super) struct Request<T: Send + 'static> {
 impl<T: Send + 'static> Request<T> {
     /// Size limit of the result.
     fn room(&self) -> Room {
-        /// More tokens than any current model reads or writes.
+        /// Assumed number of tokens if the real number is unknown: more than any current model reads or writes.
         const LONGEST: u32 = 1 << 20;
         let options = &self.options;
         let scored = 2 + 2 * u64::from(options.topk_sample_logprobs);
@@ -66,7 +66,7 @@ impl<T: Send + 'static> Request<T> {
 /// State that the samples of a client share.
 pub(super) struct Sampler {
     pub(super) session: Arc<Session>,
-    /// Polls for results, if the server's flags enable that.
+    /// Polls for the results of all samples; `None` if the server's flags do not enable that.
     pub(super) poller: Option<Arc<Poller>>,
     sampling_session_id: Arc<str>,
     /// Next sequence id. A sample that is submitted again takes a new one.

@@ -49,11 +49,12 @@ impl TrainingClient {
     /// As [`forward_backward`](Self::forward_backward), with a loss that the caller computes (PROTOCOL §9.6). The
     /// function gets the data and, for each datum, the log-probabilities of its `target_tokens` (row-major if they have
     /// two dimensions). It returns the loss and its derivatives by the log-probabilities. The server runs two passes, a
-    /// forward pass and one that applies the gradients; operations that are submitted during the call run after both
-    /// passes.
+    /// forward pass and a backward pass that applies the gradients; operations that are submitted during the call run
+    /// after both passes.
     ///
-    /// The result is that of the second pass. Its metric `loss:sum` is the caller's loss; `surrogate_loss:sum` is the
-    /// loss that the server reports, if any; metrics of the caller are added.
+    /// The result is the output of the second pass. Its metric `loss:sum` is the caller's loss, and
+    /// `surrogate_loss:sum` is the loss that the server reports, if any. The metrics that the loss function returned
+    /// are added.
     ///
     /// A loss written as tensor operations needs no gradients by hand, and can run on the server: see
     /// [`ServiceClient::create_custom_loss`](crate::ServiceClient::create_custom_loss).
@@ -113,9 +114,9 @@ impl TrainingClient {
 }
 
 impl Sequencer {
-    /// Sends the forward parts, waits for the loss function, and sends the backward parts. All this is one turn of the
-    /// sequencer, so no other operation runs in between. The loss function runs on a pool thread of the class
-    /// `Job::Loss`.
+    /// Sends the forward parts, waits for the loss function, and sends the backward parts. All these parts belong to
+    /// one turn (defined in `submit`), so no other operation runs in between. The loss function runs on a pool thread
+    /// of the class `Job::Loss`.
     ///
     /// # Errors
     /// Not all backward parts were accepted. The caller has already been answered with the same error.

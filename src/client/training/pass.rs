@@ -56,7 +56,7 @@ pub(super) fn or_answer<R: Send + 'static, T>(ticket: Ticket<R>, sent: Result<T>
 }
 
 impl Sequencer {
-    /// Sends all parts of a pass, and leaves the wait for their results to the pool.
+    /// Sends all parts of a pass. A pool thread waits for their results.
     ///
     /// # Errors
     /// Not all parts were accepted. The caller has already been answered with the same error.
