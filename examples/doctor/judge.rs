@@ -128,7 +128,7 @@ mod tests {
             ),
             (DRO, status(400), 400, "HTTP 400: unknown loss function DRO", NotOffered),
             (DRO, timeout, 0, "dro took too long", Broken),
-            // An error about the missing thing shows that the endpoint works.
+            // An error about the missing object shows that the endpoint works.
             (Probe, ErrorKind::NotFound, 404, "HTTP 404: this project does not exist", Ok),
             (Probe, ErrorKind::NotFound, 404, "HTTP 404: Not Found; others say the same", NotOffered),
             (Probe, status(400), 400, "HTTP 400: not external", Ok),

@@ -30,7 +30,7 @@ pub use search::FoundSessions;
 ///
 /// # Blocking
 /// Unless stated otherwise, each call sends one request on the caller's thread, for at most `Timeouts::exchange` per
-/// attempt and `Timeouts::submit` for all attempts; if the server has never answered, retries end after
+/// attempt and `Timeouts::submit` for all attempts. If the server has never answered, retries end earlier: after
 /// `Timeouts::connect` if no connection can be made, else after `Timeouts::first_contact`. While the account cannot pay
 /// (HTTP 402), a call waits according to the client's [`PausePolicy`](crate::PausePolicy), for at most one hour unless
 /// the server sets another limit. The first call also fetches the server's flags. [`ServiceClient::close`] ends all

@@ -207,8 +207,9 @@ impl SamplingClient {
     /// only this sample pauses, for the time of their `retry-after`, at most one minute.
     ///
     /// During an outage of the server the sample is submitted again and again, until `Timeouts::operation` has passed.
-    /// Exception: if `Timeouts::submit` is set below its default, the sample fails when one submission has taken that
-    /// time.
+    /// There are two exceptions. If `Timeouts::submit` is set below its default, the sample fails when one submission
+    /// has taken that time. If the server has never answered any request, the sample fails with its first submission,
+    /// because the address may be wrong.
     ///
     /// # Errors
     /// Through the [`Pending`]: an empty prompt, zero samples or parameters out of range (nothing is sent), or an error

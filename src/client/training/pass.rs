@@ -215,7 +215,8 @@ struct PartRequest {
 }
 
 impl PartRequest {
-    /// Sends the parts of one wave concurrently. A pass has several waves; each is sent after the one before it.
+    /// Sends the parts of one wave concurrently. The parts of a pass are sent in one or more waves, one after the
+    /// other.
     fn send_wave(self: &Arc<Self>, wave: &[usize]) -> Vec<Result<Accepted>> {
         if let [idx] = wave {
             return vec![self.send_part(*idx)];
