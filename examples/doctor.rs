@@ -1,4 +1,5 @@
-//! Reports which verbs and options of this crate a server offers and which are broken.
+//! Tests a server with every verb and option of this crate. Reports which of them work, which are not offered by the
+//! server, and which are broken.
 //!
 //! ```text
 //! cargo run --release --features local --example doctor    # the built-in engine
@@ -7,8 +8,8 @@
 //!
 //! `TINKEX_BASE_MODEL` sets the model to use (default: the first in the server's list), `TINKEX_DOCTOR_SECONDS` the
 //! time limit of one check (default 30). The doctor needs no tokenizer: token ids below 256 exist in every vocabulary.
-//! It deletes the checkpoints that it saved, if the server can delete. The check of publishing makes a checkpoint
-//! public for a moment. The exit status is 1 if something is broken.
+//! At the end it deletes the checkpoints that it saved, if the server can delete checkpoints. One check makes a
+//! checkpoint public for a moment. The exit status is 1 if something is broken.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a person")]
 
@@ -71,7 +72,7 @@ impl Server {
         Ok(Server {})
     }
 
-    /// Makes the builder of its clients.
+    /// Returns a function that makes builders of clients for this server.
     fn connect(&self) -> impl Fn() -> ServiceClientBuilder + Send + Sync + 'static {
         #[cfg(feature = "local")]
         let engine =

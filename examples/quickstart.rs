@@ -4,9 +4,9 @@
 //! cargo run --release --features local --example quickstart
 //! ```
 //!
-//! Without an API key it runs offline on the built-in engine. With `TINKER_API_KEY` set it uses the service at
-//! `TINKER_BASE_URL` and trains the base model `TINKEX_BASE_MODEL`. In both cases a token is a byte: ids below 256
-//! exist in every model's vocabulary, so that the example needs no tokenizer.
+//! Without an API key the example runs offline on the built-in engine. If `TINKER_API_KEY` is set, it uses the service
+//! at `TINKER_BASE_URL` and trains the base model `TINKEX_BASE_MODEL`. In both cases the example needs no tokenizer:
+//! each byte of the text is one token, and token ids below 256 exist in every model's vocabulary.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a person")]
 
@@ -20,7 +20,8 @@ use tinkex::tokenizer::ByteTokenizer;
 use tinkex::types::{AdamParams, Datum, LoraConfig, LossFn, ModelInput, SamplingParams, Stop, Ttl};
 use tinkex::{CloseStatus, Error, ErrorKind, SamplingClient, ServiceClient, wait_all};
 
-/// Training data. The first [`N_TESTED`] words are tested before and after the training.
+/// Training data: an English word and the answer in pig latin. The first [`N_TESTED`] words are tested before and after
+/// the training.
 const PAIRS: [(&str, &str); 48] = [
     ("banana", "ananabay"),
     ("pizza", "izzapay"),
@@ -94,7 +95,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Error> {
     let started = Instant::now();
-    // The engine must outlive the client, so that the session can be closed.
+    // Keep the engine (`_server`) alive until the session has been closed.
     let (service, base_model, _server) = connect()?;
     let training = service.create_lora_training_client(&base_model, LoraConfig::default())?;
 
@@ -116,8 +117,8 @@ fn run() -> Result<(), Error> {
     let trained = Instant::now();
     let (mut first, mut last) = (f64::NAN, f64::NAN);
     let submit = |step: usize| {
-        // Both are submitted before either is waited for, so that the server does not idle between them. The learning
-        // rate falls linearly towards zero.
+        // Submit the pass and the update before waiting for the pass, so that the server is not idle between them. The
+        // learning rate falls linearly towards zero.
         let learning_rate = LEARNING_RATE * (1.0 - step as f64 / STEPS as f64);
         let step = training.forward_backward(data.clone(), LossFn::CrossEntropy);
         (step, training.optim_step(AdamParams { learning_rate, ..Default::default() }))
@@ -126,7 +127,7 @@ fn run() -> Result<(), Error> {
     for step in 0..STEPS {
         let next = (step + 1 < STEPS).then(|| submit(step + 1));
         if let Some((pass, update)) = std::mem::replace(&mut pending, next) {
-            // The loss per token with a weight, which are those of the answers.
+            // The mean loss of the tokens that have a weight: the tokens of the answer.
             last = pass.wait()?.loss_per_token().unwrap_or(f64::NAN);
             update.wait()?;
         }
@@ -162,7 +163,7 @@ fn run() -> Result<(), Error> {
     Ok(())
 }
 
-/// Connects to the service of the environment, or starts the built-in engine.
+/// Connects to the service that the environment variables set, or starts the built-in engine.
 #[cfg(feature = "local")]
 fn connect() -> Result<(ServiceClient, String, Option<tinkex::local::Server>), Error> {
     if std::env::var_os("TINKER_API_KEY").is_some() {
@@ -174,14 +175,14 @@ fn connect() -> Result<(ServiceClient, String, Option<tinkex::local::Server>), E
     Ok((service, "tinkex/nano".into(), Some(server)))
 }
 
-/// Connects to the service of the environment.
+/// Connects to the service that the environment variables set.
 #[cfg(not(feature = "local"))]
 fn connect() -> Result<(ServiceClient, String, ()), Error> {
     let (service, base_model) = remote()?;
     Ok((service, base_model, ()))
 }
 
-/// Prints the reason for each repetition of a request.
+/// Prints the reason of each retry.
 struct PrintRetries;
 
 impl Observer for PrintRetries {
@@ -210,7 +211,7 @@ fn prompt(word: &str) -> Vec<i32> {
     ByteTokenizer.encode(&format!("{word} -> "))
 }
 
-/// Samples an answer for each word, all in flight together.
+/// Samples an answer for each word. All samples are in flight at the same time.
 fn answers(sampler: &SamplingClient, words: &[&str]) -> Result<Vec<String>, Error> {
     let newline = i32::from(b'\n');
     let params = SamplingParams {
@@ -233,7 +234,7 @@ fn printable(text: &str) -> String {
 }
 
 fn style() -> ProgressStyle {
-    // The template is valid; the fallback avoids a panic.
+    // The template is valid, so the fallback is never used; it replaces an `unwrap`.
     ProgressStyle::with_template("  {bar:40} {pos}/{len} {msg}")
         .unwrap_or_else(|_| ProgressStyle::default_bar())
 }

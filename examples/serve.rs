@@ -4,11 +4,11 @@
 //! cargo run --release --features local --example serve -- --help
 //! ```
 //!
-//! It prints the address and the key as settings of the environment, one line each, and serves until it is killed, for
-//! example by Ctrl-C. If its standard input is a pipe, it also stops when the pipe is closed.
+//! The program prints the address and the key as environment variables (`NAME=value`), one per line, and serves until
+//! it is killed, for example by Ctrl-C. If its standard input is a pipe, it also stops when the pipe is closed.
 //!
-//! With the data folder DIR, Python programs that look up a tokenizer by the model's name find it if they run with
-//! `HF_HUB_CACHE=DIR/hub` and `HF_HUB_OFFLINE=1`.
+//! The data folder DIR (`--data DIR`) also has a tokenizer for Python programs. They find it by the model's name if
+//! they run with `HF_HUB_CACHE=DIR/hub` and `HF_HUB_OFFLINE=1`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
@@ -94,15 +94,16 @@ fn parse(arguments: Vec<String>) -> Result<Options, String> {
     Ok(options)
 }
 
-/// Serves until the process is killed, or until the end of the input if that is a pipe.
+/// Serves until the process is killed or, if the standard input is a pipe, until the pipe is closed.
 fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let server = Server::start(options)?;
     println!("TINKER_BASE_URL={}", server.url());
     println!("TINKER_API_KEY={}", server.api_key());
-    // A program that reads these lines through a pipe waits for them.
+    // Flush, because a program may read these lines through a pipe and wait for them.
     stdout().flush()?;
     if !input_is_a_pipe() {
-        // Do not read from a terminal, which would stop a background job; a service may have no input at all.
+        // Do not read the input: reading from a terminal stops a background job, and a system service may have no
+        // input.
         loop {
             std::thread::park();
         }
@@ -113,8 +114,9 @@ fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Runs the server in a child process that stops at the end of its input, so that the temporary folder is removed even
-/// if this process is killed. The child has its own process group and does not receive the terminal's Ctrl-C.
+/// Runs the server in a child process whose input is a pipe from this process. If this process is killed, the pipe is
+/// closed; the child then stops and removes the temporary folder. The child has its own process group, so the
+/// terminal's Ctrl-C does not kill it.
 #[cfg(unix)]
 fn run_in_a_child() -> ExitCode {
     use std::os::unix::process::CommandExt;
@@ -127,7 +129,7 @@ fn run_in_a_child() -> ExitCode {
         Ok(child) => child,
         Err(error) => return fail(1, &format!("cannot start the server's process: {error}")),
     };
-    // `wait` closes the child's input unless it is taken out; the end of this process closes it.
+    // Take the pipe out of `child`, because `child.wait()` would close it. The end of this process closes the pipe.
     let _input = child.stdin.take();
     match child.wait() {
         Ok(status) => ExitCode::from(status.code().and_then(|code| code.try_into().ok()).unwrap_or(1)),

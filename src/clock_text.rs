@@ -1,19 +1,19 @@
-//! Conversion between times and text in the form of RFC 3339.
+//! Converts between times and text in the format of RFC 3339, such as `2026-11-20T13:19:11Z`.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Writes a time in UTC, with seconds.
+/// Formats a time in UTC, without fractions of a second.
 pub(crate) fn rfc3339(at: SystemTime) -> String {
     format!("{}Z", date_time(since_1970(at).as_secs()))
 }
 
-/// Writes a time in UTC, with microseconds.
+/// Formats a time in UTC, with microseconds.
 pub(crate) fn rfc3339_micros(at: SystemTime) -> String {
     let since = since_1970(at);
     format!("{}.{:06}Z", date_time(since.as_secs()), since.subsec_micros())
 }
 
-/// Writes a duration as hours, minutes and seconds, such as `0:01:02.500000`.
+/// Formats a duration as hours, minutes and seconds, such as `0:01:02.500000`.
 pub(crate) fn hours(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
@@ -35,7 +35,7 @@ pub(crate) fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     let (date, rest) = (text.get(..10)?, text.get(10..)?);
     let days = parse_day(date)?;
     let rest = rest.strip_prefix(['T', 't', ' '])?;
-    // The offset begins with one of these characters.
+    // The UTC offset begins with one of these characters.
     let end = rest.find(['Z', 'z', '+', '-']).unwrap_or(rest.len());
     let (time, offset) = (rest.get(..end)?, rest.get(end..)?);
     let (whole, fraction) = time.split_once('.').map_or((time, None), |(it, more)| (it, Some(more)));
@@ -64,7 +64,7 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> Option<i64> {
     if !(1..=last).contains(&day) || !(0..=9999).contains(&year) {
         return None;
     }
-    // The inverse of `date_time`: the year begins in March.
+    // Inverse of the calculation in `date_time`. The year begins in March, so that the leap day is its last day.
     let year = if month <= 2 { year - 1 } else { year };
     let month_from_march = (month + 9) % 12;
     let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
@@ -73,7 +73,7 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> Option<i64> {
     Some(era * 146_097 + day_of_era - 719_468)
 }
 
-/// Parses `HH:MM:SS` or `HH:MM` into seconds. A leap second counts as the second after it.
+/// Parses `HH:MM:SS` or `HH:MM` into seconds. Second 60, a leap second, counts as the first second of the next minute.
 fn parse_time(text: &str) -> Option<i64> {
     let mut parts = text.split(':');
     let (hour, minute, second) = (parts.next()?, parts.next()?, parts.next().unwrap_or("00"));
@@ -110,7 +110,8 @@ fn digits(text: &str) -> Option<i64> {
 
 fn date_time(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Count days since 1 March of year 0, so that the leap day is the last of its year, in eras of 400 years.
+    // Count days from 1 March of year 0, in eras of 400 years. The year begins in March, so that the leap day is its
+    // last day.
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year_of_era = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_rfc3339_is_parsed() {
+    fn every_format_of_rfc3339_is_parsed_and_other_text_is_not() {
         let at = |seconds, nanos| Some(UNIX_EPOCH + Duration::new(seconds, nanos));
         for (text, time) in [
             ("1970-01-01T00:00:00Z", at(0, 0)),
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn written_times_are_parsed_again_across_four_centuries() {
+    fn parsing_a_formatted_time_gives_the_same_time() {
         for day in (0..146_097u64).step_by(97) {
             let at = UNIX_EPOCH + Duration::from_secs(day * 86_400 + 86_399);
             assert_eq!(parse_rfc3339(&rfc3339(at)), Some(at));

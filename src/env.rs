@@ -1,10 +1,10 @@
-//! Reads environment variables. No other module does.
+//! Reads environment variables. No other module reads them.
 //!
 //! Values are trimmed, and an empty value counts as unset (PROTOCOL §1.2).
 
 use std::path::PathBuf;
 
-/// A source of environment variables. Tests use their own one instead of that of the process.
+/// A source of environment variables: the environment of the process, or fixed values in tests.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Env {
     get: fn(&str) -> Option<String>,
@@ -48,7 +48,8 @@ impl Env {
         self.text(if cfg!(windows) { "USERPROFILE" } else { "HOME" }).map(PathBuf::from)
     }
 
-    /// The proxy for a server, with the name of its variable. Variables of the server's scheme take precedence.
+    /// The URL of the proxy, with the name of the variable that sets it. `https` is true for a server with that scheme.
+    /// `HTTPS_PROXY` or `HTTP_PROXY` takes precedence over `ALL_PROXY`.
     pub(crate) fn proxy(&self, https: bool) -> Option<(&'static str, String)> {
         let names = if https {
             ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]
@@ -69,7 +70,7 @@ impl Env {
         self.text("TINKER_BASE_URL")
     }
 
-    /// The project of sessions and copies.
+    /// The project of new sessions and of copies of checkpoints.
     pub(crate) fn project_id(&self) -> Option<String> {
         self.text("TINKER_PROJECT_ID")
     }
@@ -86,7 +87,7 @@ impl Env {
         Some(tags)
     }
 
-    /// Turns telemetry on or off.
+    /// True if telemetry is turned on, false if it is turned off, `None` if the variable is not set.
     pub(crate) fn telemetry(&self) -> Option<bool> {
         let text = self.text("TINKER_TELEMETRY")?.to_ascii_lowercase();
         Some(matches!(text.as_str(), "1" | "true" | "yes" | "on"))

@@ -1,4 +1,4 @@
-//! Events of a client, and their observers.
+//! Events of a client for observers, and trace contexts for distributed tracing.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::types::QueueState;
 
 /// Receives events of a client. The default methods do nothing.
 ///
-/// Methods are called on the client's threads at the moment of the event, with no lock held. A slow method delays the
+/// Methods are called on the client's threads when the event happens, without a lock. A slow method delays the
 /// operation that causes the event. A panic in a method is logged and ignored.
 ///
 /// # Example: print when training waits for capacity
@@ -33,7 +33,7 @@ use crate::types::QueueState;
 /// # drop(builder);
 /// ```
 pub trait Observer: Send + Sync {
-    /// The state of the queue in which an operation waits has changed.
+    /// The server reported a new queue state for an operation that waits for its result.
     fn on_queue_state(&self, _change: &QueueStateChange) {}
 
     /// A request failed and will be retried.
@@ -59,13 +59,13 @@ pub trait Observer: Send + Sync {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct QueueStateChange {
-    /// The method of the operation.
+    /// The method that submitted the operation.
     pub operation: &'static str,
     /// The server's id of the request.
     pub request_id: String,
-    /// The new state. `Active` is also reported when a paused operation is done.
+    /// The new state. `Active` is also reported when a paused operation ends.
     pub state: QueueState,
-    /// The reason in the server's words.
+    /// The reason for the state, in the server's words.
     pub reason: Option<String>,
     /// Time since the submission of the operation.
     pub elapsed: Duration,
@@ -97,9 +97,9 @@ pub struct Backoff {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct BillingPause {
-    /// Time since the first refusal.
+    /// Time since the first answer with HTTP 402.
     pub lasted: Duration,
-    /// The refusal of the server.
+    /// The error of the last answer with HTTP 402.
     pub error: Error,
 }
 
@@ -137,11 +137,11 @@ pub struct HeartbeatTrouble {
     pub error: Error,
 }
 
-/// An operation whose handle was dropped.
+/// An operation that was cancelled because its handle was dropped.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Dropped {
-    /// The method of the operation.
+    /// The method that submitted the operation.
     pub operation: &'static str,
     /// The server's id of the request, if it was accepted.
     pub request_id: Option<String>,
@@ -156,7 +156,7 @@ impl Observed {
         Observed(Some(observer))
     }
 
-    /// Calls the observer, if there is one. The event is built only then.
+    /// Calls `tell` with the observer. Without an observer `tell` does not run, so that no event is built.
     pub(crate) fn tell(&self, tell: impl FnOnce(&dyn Observer)) {
         if let Some(observer) = &self.0
             && let Err(error) = unwind::catch(|| tell(&**observer))
@@ -172,7 +172,7 @@ impl fmt::Debug for Observed {
     }
 }
 
-/// The place of an operation in a distributed trace, in the form of W3C Trace Context.
+/// Identifies the trace and the span to which an operation belongs, in the format of W3C Trace Context.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TraceContext {
@@ -206,7 +206,7 @@ pub(crate) struct Seeing {
     pub(crate) trace: Tracing,
 }
 
-/// The optional source of trace contexts.
+/// The caller's function that returns trace contexts, if there is one.
 #[derive(Clone, Default)]
 pub(crate) struct Tracing(Option<Arc<Trace>>);
 
@@ -215,7 +215,7 @@ impl Tracing {
         Tracing(Some(trace))
     }
 
-    /// The trace context of the operation that the current thread is about to submit.
+    /// The trace context for an operation that the current thread submits now.
     pub(crate) fn current(&self) -> Option<Arc<TraceContext>> {
         let source = self.0.as_ref()?;
         let context = match unwind::catch(|| source()) {

@@ -1,12 +1,12 @@
-//! Conversion between times and text in the form of HTTP headers.
+//! Converts between times and dates in HTTP headers, such as `Sun, 06 Nov 1994 08:49:37 GMT`.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// Parses the preferred form, such as `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110 §5.6.7). The two obsolete forms are not
-/// parsed. The day of the week is not checked.
+/// Parses a date in the preferred format, `IMF-fixdate` (RFC 9110 §5.6.7). The two obsolete formats are not parsed. The
+/// day of the week is not checked.
 pub(crate) fn parse(text: &str) -> Option<SystemTime> {
     let (weekday, rest) = text.trim().split_once(", ")?;
     let words: Vec<&str> = rest.split(' ').collect();
@@ -18,7 +18,7 @@ pub(crate) fn parse(text: &str) -> Option<SystemTime> {
     let (day, year) = (number(day, 2)?, number(year, 4)?);
     let mut parts = time.split(':').map(|it| number(it, 2));
     let (hour, minute, second) = (parts.next()??, parts.next()??, parts.next()??);
-    // Second 60 is a leap second, which counts as the second before it.
+    // Second 60, a leap second, counts as second 59.
     let in_range = hour < 24 && minute < 60 && second <= 60 && parts.next().is_none();
     if !in_range || !(1..=days_in(year, month)).contains(&day) || year < 1970 {
         return None;
@@ -27,11 +27,11 @@ pub(crate) fn parse(text: &str) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
-/// Writes the preferred form.
+/// Formats a time in the preferred format.
 #[cfg(feature = "local")]
 pub(crate) fn write(at: SystemTime) -> String {
     const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    // Such as `1994-11-06T08:49:37Z`.
+    // Copy the fields from a text such as `1994-11-06T08:49:37Z`.
     let text = crate::clock_text::rfc3339(at);
     let days = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400;
     let weekday = WEEKDAYS[(days % 7) as usize];
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_in_another_form_is_none() {
+    fn text_in_other_formats_is_not_parsed() {
         for text in [
             "",
             "120",
@@ -117,7 +117,7 @@ mod tests {
 
     #[cfg(feature = "local")]
     #[test]
-    fn written_dates_are_parsed_again() {
+    fn parsing_a_formatted_date_gives_the_same_date() {
         let at = |text: &str| crate::clock_text::parse_rfc3339(text).unwrap_or(UNIX_EPOCH);
         assert_eq!(write(at("1994-11-06T08:49:37Z")), "Sun, 06 Nov 1994 08:49:37 GMT");
         assert_eq!(write(at("2024-02-29T23:00:01Z")), "Thu, 29 Feb 2024 23:00:01 GMT");

@@ -1,4 +1,4 @@
-//! The classes of requests.
+//! The classes of requests, called lanes.
 
 /// The class of a request. Each class has its own connections, so that long polls never starve uploads or heartbeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -10,11 +10,11 @@ pub enum Lane {
     Train,
     /// Sampling requests.
     Sample,
-    /// Waiting for one result.
+    /// Long polls that wait for one result.
     Poll,
     /// All other requests.
     Rest,
-    /// Waiting for all samples of a sampling session.
+    /// Long polls that wait for the results of all samples of a sampling session.
     PollMany,
     /// Reports about the use of the client.
     Telemetry,

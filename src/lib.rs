@@ -20,18 +20,18 @@
 //! ```
 //!
 //! # The clients
-//! [`ServiceClient`] opens a session and creates the other clients. [`TrainingClient`] trains one model, in the order
-//! of the calls. [`SamplingClient`] samples from one set of weights, with thousands of samples in flight if needed.
-//! These three are cheap handles that can be cloned and given to other threads; each has its own thread, which owns its
-//! state. [`RestClient`] lists and manages runs and checkpoints, [`AdminClient`] reads usage and the audit log. These
-//! two open no session and work on the caller's thread.
+//! [`ServiceClient`] opens a session and creates the other clients. [`TrainingClient`] trains one model; operations run
+//! in the order of the calls. [`SamplingClient`] samples from one set of weights, with thousands of samples in flight
+//! if needed. These three clients are cheap handles that can be cloned and given to other threads; each client has one
+//! thread, which owns the client's state. [`RestClient`] lists and manages runs and checkpoints, [`AdminClient`] reads
+//! usage and the audit log. These last two clients open no session, and their calls run on the caller's thread.
 //!
 //! # Waiting
-//! A method submits an operation and returns a [`Pending`]; the operation continues whether or not a thread waits for
-//! it. [`Pending::wait`] blocks until the result is there, [`Pending::wait_timeout`] for a limited time,
+//! A method submits an operation and returns a [`Pending`]; the operation runs even if no thread waits for it.
+//! [`Pending::wait`] blocks until the result is available, [`Pending::wait_timeout`] for a limited time,
 //! [`Pending::on_done`] sends the result to a channel, [`wait_all`] waits for several operations. [`Pending::status`]
-//! tells what the operation waits for. Each wait is bounded: [`Timeouts`] lists the limits and their defaults. After 30
-//! s without a result, and then once a minute, a warning in the log names the operation.
+//! reports what the operation is waiting for. Each wait is bounded: [`Timeouts`] lists the limits and their defaults.
+//! After 30 s without a result, and then once a minute, a warning in the log names the operation.
 //!
 //! # Errors
 //! All fallible functions return [`Error`]. Its predicates tell whether to try again
@@ -46,29 +46,29 @@
 //! # Observability
 //! [`ServiceClient::dump`] lists the operations in flight, [`ServiceClient::metrics`] counts and measures, an
 //! [`Observer`](event::Observer) is called for queue states, retries and failures as they happen, and [`PausePolicy`]
-//! limits the pauses of an operation by the server.
+//! limits how long an operation waits when the server pauses it.
 //!
 //! # Features
 //! | feature | effect |
 //! |---|---|
 //! | `zstd` (default) | compressed training uploads, if the server asks for them |
-//! | `local` | the embedded engine, [`local`] |
-//! | `native-roots` | TLS trusts the operating system's certificates instead of those that are compiled in |
+//! | `local` | the embedded engine, a server inside the program: [`local`] |
+//! | `native-roots` | TLS trusts the operating system's certificates instead of the compiled-in certificates |
 //! | `testing` | a scriptable server and a clock for tests, [`testing`]; may change in a minor version |
 //!
 //! # Logging
 //! The library logs through the `log` crate, with the targets `tinkex` and `tinkex::http`. ERROR: messages of the
-//! server at that level, panics in threads of the library, lost results. WARN: long waits, failing heartbeats, threads
-//! that outlive `close`. INFO: messages of the server, lost samples. DEBUG: retries. TRACE: each request and answer,
-//! without headers and bodies. Credentials are never logged, and are removed from texts of the server. At TRACE a
-//! dependency of the HTTP library logs the bytes of each request, including the credential, with the target
-//! `ureq_proto`: keep that target off.
+//! server at that level, panics in threads of the library, results that cannot be delivered. WARN: long waits, failing
+//! heartbeats, threads that are still busy after `close`. INFO: messages of the server, samples that are submitted
+//! again. DEBUG: retries. TRACE: each request and answer, without headers and bodies. Credentials are never logged, and
+//! are removed from texts that the server returns. At TRACE a dependency of the HTTP library logs the bytes of each
+//! request, including the credential, with the target `ureq_proto`: keep that target off.
 //!
 //! # Environment variables
 //! `TINKER_API_KEY`, `TINKER_CREDENTIAL_CMD`, `TINKER_BASE_URL`, `TINKER_PROJECT_ID`, `TINKER_TAGS`,
 //! `TINKER_TELEMETRY`, `CLOUDFLARE_ACCESS_CLIENT_ID` and `CLOUDFLARE_ACCESS_CLIENT_SECRET`; `HTTPS_PROXY` or
 //! `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`; `HOME` for the stored keys ([`credentials`]). Settings of
-//! [`ServiceClientBuilder`] take precedence over them.
+//! [`ServiceClientBuilder`] take precedence over environment variables.
 //!
 //! # Limits
 //! Tokenizers other than bytes, chat templates and the download of checkpoints are not implemented yet. The library
@@ -107,9 +107,9 @@ pub mod tokenizer;
 pub mod types;
 mod wire;
 
-/// The crate of the byte buffers in [`transport`] and [`testing`].
+/// The crate whose byte buffers [`transport`] and [`testing`] use.
 pub use bytes;
-/// The crate of the channels that [`Pending::on_done`] sends to.
+/// The crate whose channels [`Pending::on_done`] uses.
 pub use crossbeam_channel;
 
 pub use client::{AdminClient, FoundSessions, Listing, RestClient};
@@ -147,7 +147,7 @@ pub mod docs {
     pub mod protocol {}
 }
 
-// The examples of the README run against the engine.
+// Runs the examples of the README against the embedded engine, as documentation tests.
 #[cfg(all(doctest, feature = "local"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use crate::sync::Mutex;
 
-/// Number of newest values that a histogram keeps. Percentiles are exact over them.
+/// Number of newest values that a histogram keeps. Percentiles are computed from these values.
 const KEPT: usize = 1000;
 
-/// The names of the library's own metrics.
+/// Names of the metrics that the library records.
 pub(crate) mod name {
     /// All HTTP requests.
     pub(crate) const REQUESTS: &str = "tinkex_requests_total";
     /// HTTP requests with a 2xx answer.
     pub(crate) const SUCCESSES: &str = "tinkex_requests_success";
-    /// HTTP requests with another answer or without one.
+    /// HTTP requests without a 2xx answer: another status, or no answer.
     pub(crate) const FAILURES: &str = "tinkex_requests_failure";
     /// Duration of HTTP requests, in milliseconds.
     pub(crate) const DURATION: &str = "tinkex_request_duration_ms";
@@ -30,7 +30,7 @@ pub(crate) mod name {
     pub(crate) const IN_FLIGHT: &str = "tinkex_operations_in_flight";
 }
 
-/// Counters, gauges and histograms by name. Clones are cheap and share the same numbers.
+/// Counters, gauges and histograms by name. Clones are cheap and record into the same metrics.
 ///
 /// The library records `tinkex_requests_total`, `tinkex_requests_success`, `tinkex_requests_failure`,
 /// `tinkex_request_duration_ms`, `tinkex_retries_total`, `tinkex_breaker_changes_total`, `tinkex_operations_total` and
@@ -72,7 +72,7 @@ struct Histogram {
     max: f64,
 }
 
-/// All numbers at one moment.
+/// The values of all metrics at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct MetricsSnapshot {
@@ -84,7 +84,7 @@ pub struct MetricsSnapshot {
     pub histograms: BTreeMap<String, HistogramSnapshot>,
 }
 
-/// A histogram at one moment. Without values, mean, minimum, maximum and percentiles are `None`.
+/// A histogram at one moment. If nothing was recorded, mean, minimum, maximum and percentiles are `None`.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct HistogramSnapshot {
@@ -96,7 +96,7 @@ pub struct HistogramSnapshot {
     pub min: Option<f64>,
     /// The greatest of all values.
     pub max: Option<f64>,
-    /// The median of the newest 1000 values. For an even number it is the mean of the two middle values.
+    /// The median of the newest 1000 values. If the number of values is even, the mean of the two middle values.
     pub p50: Option<f64>,
     /// The 95th percentile of the newest 1000 values, by nearest rank.
     pub p95: Option<f64>,
@@ -131,12 +131,12 @@ impl Metrics {
         self.edit(|state| *entry(&mut state.gauges, name) += delta);
     }
 
-    /// Records a latency, in milliseconds with their fraction.
+    /// Adds a latency to a histogram, in milliseconds, not rounded.
     pub fn record(&self, name: &str, latency: Duration) {
         self.edit(|state| entry(&mut state.histograms, name).record(latency.as_secs_f64() * 1e3));
     }
 
-    /// Copies all current numbers.
+    /// Copies the current values of all metrics.
     pub fn snapshot(&self) -> MetricsSnapshot {
         let Some(state) = &self.state else { return MetricsSnapshot::default() };
         let state = state.lock();
@@ -181,7 +181,7 @@ impl fmt::Debug for Metrics {
     }
 }
 
-/// The entry of a name. The name is copied only for a new entry.
+/// Returns the entry with this name; creates it if it is missing. Copies the name only for a new entry.
 fn entry<'a, T: Default>(map: &'a mut BTreeMap<String, T>, name: &str) -> &'a mut T {
     if !map.contains_key(name) {
         map.insert(name.into(), T::default());
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_cover_the_newest_thousand_values_and_the_other_numbers_all() {
+    fn percentiles_cover_the_newest_1000_values_and_mean_and_maximum_cover_all() {
         let all = histogram_of((0..1000).map(|_| 1000).chain((0..1000).map(|_| 1)));
         assert_eq!((all.count, all.p99, all.max), (2000, Some(1.0), Some(1000.0)));
         assert_eq!(all.mean, Some(500.5));

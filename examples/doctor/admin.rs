@@ -1,4 +1,4 @@
-//! Usage and the audit log.
+//! Checks of the admin client: usage and the audit log.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,7 +14,7 @@ pub(super) fn checks() -> Vec<Check> {
             note(format!("{} entries", entries.len()))
         }),
         endpoint("get_billing_usage", |context| {
-            // The hour before the last full hour, so that a server whose clock is behind has it complete.
+            // Query the hour before the last complete hour: it is complete even if the server's clock is slow.
             let hours = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 3600;
             let at = |hours: u64| Timestamp::from(UNIX_EPOCH + Duration::from_secs(3600 * hours));
             let usage = context.admin.get_billing_usage(at(hours - 2), at(hours - 1))?;

@@ -7,10 +7,10 @@ use tinkex::{
     AdminClient, Error, RestClient, SamplingClient, ServiceClient, ServiceClientBuilder, TrainingClient,
 };
 
-/// Result of a check that was not refused.
+/// Result of a check without an error.
 #[derive(Clone, Debug)]
 pub(crate) enum Finding {
-    /// Works, with a note that may be empty.
+    /// The verb works. The text is a note and may be empty.
     Fine(String),
     /// The server ignored the option.
     Ignored(String),
@@ -23,7 +23,7 @@ pub(crate) enum Trouble {
     Refused(Error),
     /// The answer is wrong.
     Wrong(String),
-    /// The check needs another one that did not succeed.
+    /// The check needs the result of another check, which did not succeed. The value is the name of the other check.
     Needs(&'static str),
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn wrong(text: impl Into<String>) -> Found {
     Err(Trouble::Wrong(text.into()))
 }
 
-/// The server under examination, its clients, and the objects of the checks.
+/// The server under test, its clients, and the objects that the checks made.
 pub(crate) struct Context {
     /// Makes the builder of a client of this server.
     pub(crate) connect: Box<dyn Fn() -> ServiceClientBuilder + Send + Sync>,
@@ -59,7 +59,8 @@ pub(crate) struct Context {
     pub(crate) rest: RestClient,
     pub(crate) admin: AdminClient,
     pub(crate) base_model: String,
-    /// Prefix of the name of everything that is saved, so that no checkpoint of others is touched.
+    /// Prefix of the names of all saved checkpoints. It contains the time, so that existing checkpoints are not
+    /// overwritten.
     prefix: String,
     made: Mutex<Made>,
 }
@@ -68,7 +69,7 @@ pub(crate) struct Context {
 #[derive(Default)]
 pub(crate) struct Made {
     training: Option<TrainingClient>,
-    /// Error of the creation of the model.
+    /// Error of the attempt to create the model, after which no further attempt is made.
     no_training: Option<Error>,
     sampling: Option<SamplingClient>,
     pub(crate) state: Option<TrainingPath>,
@@ -93,11 +94,12 @@ impl Context {
     }
 
     pub(crate) fn made(&self) -> MutexGuard<'_, Made> {
-        // A panic of a check is reported by that check.
+        // Ignore that the lock is poisoned: the check that panicked has reported it.
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The model to train, made on first use and again after [`Context::give_up_training`].
+    /// The client of the model to train. Creates the model on first use, and a new one after
+    /// [`Context::give_up_training`].
     pub(crate) fn training(&self) -> Result<TrainingClient, Trouble> {
         if let Some(client) = &self.made().training {
             return Ok(client.clone());
@@ -121,7 +123,7 @@ impl Context {
         self.service.create_lora_training_client(&self.base_model, lora)
     }
 
-    /// Discards the model: a client whose call failed may be poisoned. The next check gets a new one.
+    /// Discards the model, because its client may be poisoned after a failed call. The next check gets a new model.
     pub(crate) fn give_up_training(&self) {
         let client = self.made().training.take();
         if let Some(client) = client {
@@ -129,8 +131,8 @@ impl Context {
         }
     }
 
-    /// Unloads a model that is no longer needed, because some servers hold few. If the server cannot unload, the model
-    /// lives until the end of the session.
+    /// Unloads a model that is no longer needed, because some servers can hold only a few. If the server cannot unload,
+    /// the model lives until the end of the session.
     pub(crate) fn discard(&self, client: &TrainingClient) {
         drop(client.unload_model().wait());
         client.close();
@@ -156,7 +158,7 @@ impl Context {
         self.made().weights.clone().ok_or(Trouble::Needs("save_weights_for_sampler"))
     }
 
-    /// Makes an unused name.
+    /// Makes a name for a checkpoint that has not been used yet.
     pub(crate) fn name(&self) -> String {
         let mut made = self.made();
         made.names += 1;

@@ -1,17 +1,18 @@
-//! Decides from a server's refusal whether a check is not offered or broken.
+//! Decides from the server's error if a failed check is marked as not offered or as broken.
 
 use tinkex::{Category, Error, ErrorKind};
 
-/// Which refusals a check may get.
+/// What a check tests. This decides which errors of the server are acceptable.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Need {
     /// A verb that every server must have.
     Core,
-    /// An endpoint that servers of the family may lack.
+    /// An endpoint that a server may lack.
     Endpoint,
-    /// An option that servers may lack, with the names by which a refusal may call it.
+    /// An option that a server may lack. A refusal that contains one of these names is about the option.
     Option(&'static [&'static str]),
-    /// An endpoint that servers may lack, called with a thing that does not exist: a refusal is the right answer.
+    /// An endpoint that a server may lack, called with an object that does not exist: the right answer is a refusal of
+    /// this object.
     Probe,
 }
 
@@ -23,7 +24,7 @@ pub(crate) enum Mark {
     Broken,
 }
 
-/// Facts about a refusal.
+/// Facts about the error of a failed check.
 pub(crate) struct Refusal<'a> {
     pub(crate) kind: &'a ErrorKind,
     pub(crate) status: Option<u16>,
@@ -35,13 +36,13 @@ impl<'a> Refusal<'a> {
     pub(crate) fn of(error: &'a Error) -> Self {
         let chain: Vec<&Error> = std::iter::successors(Some(error), |it| it.cause()).collect();
         let messages: Vec<&str> = chain.iter().map(|error| error.message()).collect();
-        // The server caused the innermost error.
+        // The innermost error tells what the server answered.
         let kind = chain.last().map_or(error.kind(), |error| error.kind());
         Refusal { kind, status: error.http_status(), message: messages.join(": ") }
     }
 }
 
-/// Judges a refused check.
+/// Decides the mark of a failed check.
 pub(crate) fn judge(need: Need, refusal: &Refusal<'_>) -> Mark {
     let status = refusal.status.unwrap_or(0);
     let is_failure =
@@ -49,8 +50,8 @@ pub(crate) fn judge(need: Need, refusal: &Refusal<'_>) -> Mark {
     match need {
         Need::Core => Mark::Broken,
         _ if *refusal.kind == ErrorKind::Incompatible => Mark::NotOffered,
-        // A 404 with a message of its own is about the missing thing, so that the endpoint exists. "Not Found" is the
-        // message of the servers' web framework for an unknown path.
+        // A 404 with a specific message is about the missing object, so the endpoint exists. If the endpoint is
+        // missing, the message is "Not Found": the servers' web framework sends it for an unknown path.
         Need::Probe if status == 404 && !refusal.message.contains("HTTP 404: Not Found") => Mark::Ok,
         Need::Probe if matches!(status, 400 | 403 | 409 | 422) => Mark::Ok,
         Need::Endpoint | Need::Probe if matches!(status, 403 | 404 | 405 | 501) => Mark::NotOffered,
@@ -66,7 +67,7 @@ pub(crate) fn judge(need: Need, refusal: &Refusal<'_>) -> Mark {
     }
 }
 
-/// Lower-case letters and digits alone, so that `top-k`, `topK` and `top_k` compare equal.
+/// Keeps only letters and digits, in lower case, so that `top-k`, `topK` and `top_k` compare equal.
 fn normalized(text: &str) -> String {
     text.chars().filter(char::is_ascii_alphanumeric).map(|it| it.to_ascii_lowercase()).collect()
 }
@@ -127,7 +128,7 @@ mod tests {
             ),
             (DRO, status(400), 400, "HTTP 400: unknown loss function DRO", NotOffered),
             (DRO, timeout, 0, "dro took too long", Broken),
-            // An error about the missing thing shows that the endpoint works.
+            // An error about the missing object shows that the endpoint works.
             (Probe, ErrorKind::NotFound, 404, "HTTP 404: this project does not exist", Ok),
             (Probe, ErrorKind::NotFound, 404, "HTTP 404: Not Found; others say the same", NotOffered),
             (Probe, status(400), 400, "HTTP 400: not external", Ok),

@@ -1,4 +1,6 @@
-//! Runs a check of every verb and option of the crate on a server, one after the other.
+//! Runs one check for each verb and option of the crate on a server, one after the other. The checks are in the modules
+//! `service`, `training`, `sampling`, `rest` and `admin`. `context` has what they share; `judge` decides from an error
+//! if a check is broken or not offered.
 
 mod admin;
 mod context;
@@ -25,7 +27,7 @@ pub(crate) use judge::Mark;
 pub(crate) struct Check {
     /// The client that has the verb.
     pub(crate) client: &'static str,
-    /// The verb, then a comma and the option.
+    /// The verb, followed by a comma and the option if an option is checked.
     pub(crate) name: &'static str,
     need: Need,
     run: fn(&Context) -> Found,
@@ -47,7 +49,7 @@ fn probe(name: &'static str, run: fn(&Context) -> Found) -> Check {
     Check { client: "", name, need: Need::Probe, run }
 }
 
-/// All checks in their order: later checks use the objects of earlier ones.
+/// All checks in the order in which they run: later checks use objects (checkpoints, clients) that earlier checks made.
 pub(crate) fn checks() -> Vec<Check> {
     let of = |client, checks: Vec<Check>| checks.into_iter().map(move |it| Check { client, ..it });
     let mut all = Vec::new();
@@ -96,7 +98,7 @@ impl Report {
     }
 }
 
-/// The summary.
+/// Shows the number of checks with each mark.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [ok, absent, broken] = [Mark::Ok, Mark::NotOffered, Mark::Broken].map(|it| self.count(it));
@@ -107,7 +109,7 @@ impl fmt::Display for Report {
 /// Examines a server.
 ///
 /// `connect` makes the builder of a client. `base_model` is the model to use, `None` for the first in the server's
-/// list. `limit` bounds each check. `on_line` gets each line as soon as its check ends.
+/// list. `limit` bounds each check. `on_line` is called with the result of each check as soon as the check ends.
 ///
 /// # Errors
 /// Invalid settings, a server that cannot be reached or refuses the key, or no model to use.
@@ -117,7 +119,7 @@ pub(crate) fn examine(
     limit: Duration,
     mut on_line: impl FnMut(&Line),
 ) -> Result<Report, String> {
-    // The client times out before the check does, because its errors say more.
+    // Set the client's time limits below the limit of the check: the client's errors are more precise.
     let timeout = limit * 4 / 5;
     let connect = move || {
         connect().timeouts(|timeouts| {
@@ -148,7 +150,7 @@ pub(crate) fn examine(
     Ok(report)
 }
 
-/// Chooses the model to use. Fails if every check would fail for the same reason.
+/// Chooses the model to use. Fails if all checks would fail: no connection, a refused key, or no model.
 fn choose(named: Option<String>, offered: Result<ServerCapabilities, Error>) -> Result<String, String> {
     const HINT: &str = "set TINKEX_BASE_MODEL to a model of this server";
     match (named, offered) {
@@ -164,13 +166,13 @@ fn choose(named: Option<String>, offered: Result<ServerCapabilities, Error>) -> 
     }
 }
 
-/// Runs a check on a thread of its own. The thread is not stopped after the time limit.
+/// Runs a check on a new thread and waits for it until the time limit. A thread that takes longer is not stopped.
 fn within(limit: Duration, context: &Arc<Context>, run: fn(&Context) -> Found) -> Found {
     let (done, result) = mpsc::channel();
     let context = context.clone();
     let check = move || {
         let found = catch_unwind(AssertUnwindSafe(|| run(&context)));
-        // The receiver is gone after the time limit.
+        // Ignore the error: after the time limit nothing receives the result.
         drop(done.send(found));
     };
     if let Err(error) = std::thread::Builder::new().name("doctor".into()).spawn(check) {
@@ -194,7 +196,7 @@ fn conclude(need: Need, found: Found, before: &BTreeMap<&'static str, Mark>) -> 
         Ok(Finding::Ignored(text)) => (Mark::NotOffered, text),
         Err(Trouble::Wrong(text)) => (Mark::Broken, text),
         Err(Trouble::Needs(name)) => {
-            // A check that needs something not offered is not offered either.
+            // If the needed check was not offered, this check is not offered either.
             let mark = match before.get(name) {
                 Some(Mark::NotOffered) => Mark::NotOffered,
                 _ => Mark::Broken,

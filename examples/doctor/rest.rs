@@ -1,4 +1,4 @@
-//! Lists, checkpoints, sessions and the account.
+//! Checks of the REST client: lists, checkpoints, sessions and the account.
 //!
 //! `revoke_api_key` has no check, because it would revoke the key that the other checks need.
 
@@ -110,7 +110,7 @@ pub(super) fn checks() -> Vec<Check> {
             let destination_project_id = Some(NO_PROJECT.into());
             let options = CopyOptions { destination_project_id, ttl: ONE_HOUR, ..Default::default() };
             let copy = context.rest.copy_weights(&context.weights()?, &options)?;
-            // Deleted last, because the server may not know the copy.
+            // Insert at the front: the single deletions take paths from the end, and the server may not know the copy.
             context.made().to_delete.insert(0, copy);
             note("copied into a project that does not exist")
         }),
@@ -138,7 +138,7 @@ pub(super) fn checks() -> Vec<Check> {
     ]
 }
 
-/// Checks of the verbs that delete, which delete the checkpoints of the other checks.
+/// Checks of the verbs that delete. They delete the checkpoints that the other checks saved.
 pub(super) fn cleaning() -> Vec<Check> {
     vec![
         endpoint("delete_checkpoint_from_tinker_path", |context| {

@@ -1,4 +1,4 @@
-//! Answers and log-probabilities.
+//! Checks of the sampling client: answers and log-probabilities.
 
 use tinkex::sync::CancelToken;
 use tinkex::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams, Stop};
@@ -48,7 +48,7 @@ pub(super) fn checks() -> Vec<Check> {
             with(context, 1, SamplingParams { stop: Some(Stop::from("\n")), ..params() })
         }),
         option("sample, without max_tokens", &["max_tokens"], |context| {
-            // Every byte is a stop token, so that the answer is short if tokens are bytes.
+            // Every byte is a stop token, so the answer is short if the model's tokens are bytes.
             let stop = Some(Stop::Tokens((0..256).collect()));
             let params = SamplingParams { max_tokens: None, stop, ..params() };
             let mut answer = context.sampling()?.sample(&prompt(), 1, &params);
@@ -131,7 +131,7 @@ pub(super) fn checks() -> Vec<Check> {
             token.cancel();
             match pending.wait() {
                 Err(error) if !error.is_cancelled() => wrong(error.to_string()),
-                // The answer may have come before the cancellation.
+                // Not an error: the answer may have arrived before the cancellation.
                 _ => fine(),
             }
         }),
@@ -140,7 +140,7 @@ pub(super) fn checks() -> Vec<Check> {
             let pending = sampler.sample(&prompt(), 1, &params());
             pending.cancel();
             drop(pending);
-            // The next sample works as usual.
+            // After a cancelled sample the next one must work.
             sample(&sampler, &prompt(), 1, &params())?;
             fine()
         }),
@@ -159,7 +159,7 @@ fn params() -> SamplingParams {
     SamplingParams { max_tokens: Some(LONGEST), ..Default::default() }
 }
 
-/// Samples, and checks the number of answers and their length.
+/// Samples, and checks the number of answers and the length of each.
 pub(super) fn sample(
     sampler: &SamplingClient,
     prompt: &ModelInput,
@@ -189,7 +189,8 @@ fn sample_with(context: &Context, options: SampleOptions) -> Result<SampleRespon
     Ok(context.sampling()?.sample_with(&prompt(), 1, &params, &options).wait()?)
 }
 
-/// Samples the same twice. Different answers are not an error, because servers that compute in batches may differ.
+/// Samples twice with the same parameters. Different answers are not an error: servers that compute samples in batches
+/// may give different answers.
 fn same_twice(context: &Context, params: SamplingParams) -> Found {
     let sampler = context.sampling()?;
     let first = sample(&sampler, &prompt(), 1, &params)?;
@@ -197,7 +198,8 @@ fn same_twice(context: &Context, params: SamplingParams) -> Found {
     if first.sequences[0].tokens == second.sequences[0].tokens { fine() } else { note("two answers differ") }
 }
 
-/// Samples with a stop; `n_stops` counts the stops in the answer, which may have one at most.
+/// Samples with a stop condition. `n_stops` counts the stops in the answer; more than one means that the server ignored
+/// `stop`.
 fn stopping(context: &Context, stop: Stop, n_stops: fn(&[i32]) -> usize) -> Found {
     let answer =
         sample(&context.sampling()?, &prompt(), 1, &SamplingParams { stop: Some(stop), ..params() })?;

@@ -1,4 +1,4 @@
-//! Capabilities, sessions, custom losses, and the creation of clients.
+//! Checks of the service client: capabilities, sessions, custom losses, and the creation of clients.
 
 use std::collections::BTreeMap;
 
@@ -137,7 +137,7 @@ pub(super) fn from_checkpoints() -> Vec<Check> {
             let destination_project_id = Some(NO_PROJECT.into());
             let options = CopyOptions { destination_project_id, ttl: ONE_HOUR, ..Default::default() };
             let copy = context.service.copy_weights(&context.weights()?, &options)?;
-            // Deleted last, because the server may not know the copy.
+            // Insert at the front: the single deletions take paths from the end, and the server may not know the copy.
             context.made().to_delete.insert(0, copy);
             note("copied into a project that does not exist")
         }),

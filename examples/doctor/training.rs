@@ -1,4 +1,4 @@
-//! Passes, optimizer steps and saves.
+//! Checks of the training client: passes, optimizer steps, saves and loads.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -114,7 +114,7 @@ pub(super) fn checks() -> Vec<Check> {
                 Err(Trouble::Refused(error)) if *error.kind() == ErrorKind::Conflict => {
                     ignored(format!("the existing checkpoint is not replaced: {}", error.message()))
                 }
-                // If a save with another name works, only replacing failed.
+                // If a save under another name works, the server can save but cannot replace.
                 Err(Trouble::Refused(error)) if error.http_status() == Some(500) => {
                     context.give_up_training();
                     context.delete_later(
@@ -150,7 +150,7 @@ pub(super) fn checks() -> Vec<Check> {
                 n => wrong(format!("{n} log-probabilities of 2 tokens")),
             }
         }),
-        // Some servers load only into a model that has done nothing else.
+        // Use a new model: some servers load only into a model that has run no other operation.
         core("load_state", |context| {
             let client = context.new_training(shape())?;
             client.load_state(&context.state()?).wait()?;
@@ -168,7 +168,8 @@ pub(super) fn checks() -> Vec<Check> {
     ]
 }
 
-/// LoRA settings of every model that saves or loads the common state.
+/// LoRA settings of all models that save or load the shared state: a state can be loaded only into a model of the same
+/// shape.
 pub(super) fn shape() -> LoraConfig {
     LoraConfig { rank: 8, ..Default::default() }
 }

@@ -11,10 +11,10 @@ use crate::wire::json::AuditResponse;
 use crate::wire::url::Query;
 
 const HOUR: u64 = 3600;
-/// Longest span of one usage query.
+/// Longest time range of one usage query.
 const MAX_SPAN: Duration = Duration::from_secs(14 * 24 * HOUR);
 
-/// Reads the audit log, usage and costs (PROTOCOL §3.6). The credential needs the role for it.
+/// Reads the audit log, usage and costs (PROTOCOL §3.6). The credential needs a role that permits these calls.
 ///
 /// Created by [`ServiceClient::create_admin_client`]. Errors and blocking are as for [`RestClient`](crate::RestClient).
 ///
@@ -56,7 +56,7 @@ impl AdminClient {
         Ok(self.caller.json::<AuditResponse>("AdminClient.get_audit_log", request)?.entries)
     }
 
-    /// Reads usage and costs from one full hour in UTC to another (PROTOCOL §3.6 #41).
+    /// Reads the usage and costs between two full hours in UTC (PROTOCOL §3.6 #41).
     ///
     /// # Errors
     /// A time that is not a full hour, an end that is not after the start or more than 14 days after it (nothing is
@@ -98,7 +98,7 @@ impl AdminClient {
         const VERB: &str = "AdminClient.get_current_checkpoint_storage_usage";
         let query = Query::on(endpoint::BILLING_STORAGE.path()).and("project_id", project_id);
         let request = RestRequest::new(&endpoint::BILLING_STORAGE, query.text());
-        // With a project, a 404 may mean the project.
+        // With a project id, a 404 may mean that the project does not exist.
         let request = if project_id.is_some() { request } else { request.naming_no_resource() };
         self.caller.json(VERB, request)
     }

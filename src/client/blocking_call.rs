@@ -1,4 +1,4 @@
-//! Calls of the clients without an actor, which send their requests on the caller's thread.
+//! Calls of the REST and admin clients. These clients have no actor: the caller's thread sends the requests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,7 +51,7 @@ impl RestRequest {
 #[derive(Clone)]
 pub(super) struct Caller {
     service: ServiceClient,
-    /// The server's flags, which decide how requests are authenticated, have been fetched.
+    /// True if the server's flags, which decide how requests are authenticated, have been fetched.
     has_flags: Arc<AtomicBool>,
 }
 
@@ -93,7 +93,8 @@ impl Caller {
         let result = work(&RestCall { session, ticket: &ticket });
         drop(long_wait);
         ticket.answer(result);
-        // Does not block. If the client was closed meanwhile, that was answered first and counts.
+        // Does not block, because the ticket has been answered. If the client was closed during the call, `close`
+        // answered the ticket first: `wait` then returns that error and not `result`.
         pending.wait()
     }
 
@@ -144,7 +145,8 @@ impl<T: Send + 'static> RestCall<'_, T> {
         self.session.http.named_address(url.expose()).map(SignedUrl::new)
     }
 
-    /// Waits before the next request. Returns a timeout at once if the pause would pass the deadline.
+    /// Waits before the next request. If the pause would last beyond the deadline, returns a timeout error without
+    /// waiting.
     pub(super) fn pause(&self, pause: Duration) -> Result<()> {
         let left = self.ticket.progress.deadline();
         let left = left.map(|deadline| deadline.saturating_duration_since(self.session.clock.now()));

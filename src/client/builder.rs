@@ -70,7 +70,7 @@ pub struct ServiceClientBuilder {
 impl ServiceClientBuilder {
     /// Sets the credential: an API key (`tml-…`) or a JWT (`eyJ…`).
     ///
-    /// A JWT is always used. A key is used unless the server requires the
+    /// A JWT is used in any case. An API key is not used if the server requires a
     /// [`credential_command`](Self::credential_command). Without a credential here or in the environment, the default
     /// key of `~/.tinker/credentials.json` is used.
     pub fn api_key(mut self, key: impl Into<String>) -> Self {
@@ -84,8 +84,8 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Sends dense tensors only, for servers that reject sparse ones (SkyRL answers 422). Default false: matrices of
-    /// `target_tokens` and `weights` are sent sparse if that is smaller.
+    /// Sends dense tensors only, for servers that reject sparse ones (the self-hosted server SkyRL answers 422).
+    /// Default false: two-dimensional `target_tokens` and `weights` are sent as sparse tensors if these are smaller.
     pub fn dense_tensors(mut self, yes: bool) -> Self {
         self.settings.dense_tensors = yes;
         self
@@ -94,10 +94,11 @@ impl ServiceClientBuilder {
     /// Sets a shell command that prints a credential, an API key or a JWT. The command runs at the start and before
     /// each fetch of a token. White space around its output is removed; its exit status and its standard error are
     /// ignored. It has no input and no terminal, and is killed after `Timeouts::credential_command` with all processes
-    /// that it started. A process that it leaves running must not keep its standard output open.
+    /// that it started. A background process that the command leaves running must not keep the command's standard
+    /// output open.
     ///
-    /// The command is used only with servers that exchange credentials for tokens. Neither the command nor its output
-    /// is ever shown.
+    /// The command is used only with servers that exchange credentials for tokens. The command and its output never
+    /// appear in logs, errors or `Debug`.
     ///
     /// # Example: read the key from a secret store
     /// ```
@@ -111,9 +112,10 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Adds headers to every request. They replace headers of the client, even the credential. Their values are never
-    /// shown. If the name suggests a secret (`Authorization`, `X-Gateway-Token`), the value is also removed from texts
-    /// of the server; other headers are included in a [`SamplerHandle`](crate::SamplerHandle).
+    /// Adds headers to every request. A header replaces the client's own header of the same name, even the credential.
+    /// The values never appear in logs, errors or `Debug`. If the name suggests a secret (`Authorization`,
+    /// `X-Gateway-Token`), the value is also removed from texts that the server returns. Other headers become part of a
+    /// [`SamplerHandle`](crate::SamplerHandle).
     ///
     /// # Example: a gateway with its own token
     /// ```
@@ -133,12 +135,13 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Sends all requests through a proxy, even those to this machine: `http://user:password@host:port`, or with the
-    /// scheme `https`, `socks4`, `socks5` or `socks5h`. Special characters of user and password are percent-encoded. An
-    /// HTTP proxy must allow `CONNECT`, also for servers without TLS. The password is never shown.
+    /// Sends all requests through a proxy, even requests to this machine: `http://user:password@host:port`, or with the
+    /// scheme `https`, `socks4`, `socks5` or `socks5h`. Percent-encode special characters in user and password. An HTTP
+    /// proxy must allow `CONNECT`, also for servers without TLS. The password is never shown.
     ///
-    /// Without this setting the environment applies, by the scheme of the server: `HTTPS_PROXY` or `HTTP_PROXY`, then
-    /// `ALL_PROXY`, unless `NO_PROXY` names the server or the server is on this machine.
+    /// Without this setting the proxy comes from the environment: `HTTPS_PROXY` for an `https://` server or
+    /// `HTTP_PROXY` for an `http://` server, else `ALL_PROXY`. No proxy is used if `NO_PROXY` names the server or the
+    /// server is on this machine.
     pub fn proxy(mut self, url: impl Into<String>) -> Self {
         self.settings.proxy = ProxyChoice::Always(Secret::new(url));
         self
@@ -156,16 +159,17 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Sets the version of the official SDK that the client reports, by which servers choose flags. Default `0.38.0`,
-    /// the version whose messages this crate implements.
+    /// Sets the version of the official Python SDK that the client reports as its own. Servers choose the flags for a
+    /// client by this version. Default `0.38.0`, the version whose messages this crate implements.
     pub fn sdk_version(mut self, version: impl Into<String>) -> Self {
         self.settings.sdk_version = Some(version.into());
         self
     }
 
-    /// Sets the address of the server, with its scheme: `http://…` or `https://…`. Hosts that are not ASCII are written
-    /// as `xn--…`. If blank, the environment applies. Over `http://` the network between this machine and the server
-    /// can read the credential; the log warns of that once.
+    /// Sets the address of the server, with its scheme: `http://…` or `https://…`. Write a host name that is not ASCII
+    /// in its form `xn--…`. If `url` is blank, the environment applies. With `http://` the credential can be read in
+    /// the network between this machine and the server; `build` then logs a warning, unless the server is on this
+    /// machine.
     pub fn base_url(mut self, url: impl Into<String>) -> Self {
         self.settings.base_url = filled(url);
         self
@@ -213,8 +217,8 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Sets the behaviour of operations that the server pauses for lack of capacity, because of a rate limit, or until
-    /// the account is settled. Default: wait.
+    /// Sets the reaction of an operation when the server pauses it: for lack of capacity, because of a rate limit, or
+    /// because the account is unpaid. Default: wait.
     pub fn pause_policy(mut self, policy: PausePolicy) -> Self {
         self.settings.pause_policy = policy;
         self
@@ -241,7 +245,7 @@ impl ServiceClientBuilder {
     }
 
     /// Records metrics in `metrics`, which several clients may share; [`Metrics::disabled`] records nothing. Default:
-    /// separate metrics, see [`ServiceClient::metrics`].
+    /// new metrics for this client, see [`ServiceClient::metrics`].
     pub fn metrics(mut self, metrics: Metrics) -> Self {
         self.settings.seeing.metrics = metrics;
         self
@@ -257,16 +261,16 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Enables telemetry: the client reports to the server the start and the end of its session and failed operations,
-    /// with the text of the error; never credentials, requests or answers. Default off. [`ServiceClient::telemetry`]
-    /// counts the events.
+    /// Enables telemetry: the client reports the start and the end of its session to the server, and each failed
+    /// operation with the text of its error. It never reports credentials, requests or answers. Default off.
+    /// [`ServiceClient::telemetry`] counts the events.
     pub fn telemetry(mut self, yes: bool) -> Self {
         self.settings.telemetry = Some(yes);
         self
     }
 
-    /// Replaces this crate's sockets by another transport. A transport belongs to one client, which shuts it down at
-    /// its end.
+    /// Replaces the HTTP connections of this crate by another transport. Give each client its own transport: the client
+    /// shuts the transport down when it is closed.
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.transport = Some(transport);
         self
@@ -286,27 +290,30 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Checks the settings and makes the client. Nothing is sent: the first call that needs the session opens it.
+    /// Checks the settings and makes the client. Nothing is sent: the first call that needs a session opens the
+    /// session.
     ///
     /// # Errors
     /// A missing, malformed or expired credential, a stored key that cannot be read, a base URL with an invalid scheme,
     /// host, port or path (the error names the part), a malformed proxy or header, a CA bundle without certificates, a
-    /// timeout of zero, a thread that the system refuses.
+    /// timeout of zero, a thread that the operating system cannot start.
     pub fn build(self) -> Result<ServiceClient> {
         ServiceClient::start(self.session()?)
     }
 
-    /// Makes a sampling client from a [`SamplerHandle`], which may come from another process. It uses the credentials
-    /// and settings of this builder, and the flags and headers in the handle; headers of the builder take precedence,
-    /// and headers that authenticate never come from the handle. The client keeps the handle's session alive with
-    /// heartbeats, and never finishes it. It sends its credential to the handle's server unless
-    /// [`base_url`](Self::base_url) is set: accept handles only from sources that you trust with your key.
+    /// Makes a sampling client from a [`SamplerHandle`], which may come from another process. The client uses the
+    /// credentials and settings of this builder, and the flags and headers of the handle. Headers of the builder take
+    /// precedence, and headers that authenticate are never taken from the handle. The client keeps the handle's session
+    /// alive with heartbeats, and never ends that session on the server.
+    ///
+    /// Unless [`base_url`](Self::base_url) is set, the client sends its credential to the server that the handle names:
+    /// accept handles only from sources that you trust with your key.
     ///
     /// # Errors
     /// A malformed handle (nothing is sent); otherwise as for [`build`](Self::build).
     ///
     /// # Blocking
-    /// For one request, if the server assigns the numbers of the clients of a sampler; otherwise nothing is sent.
+    /// For one request, if the server assigns a number to each client of a sampler; otherwise nothing is sent.
     pub fn from_sampler_handle<H>(mut self, handle: H) -> Result<SamplingClient>
     where
         H: TryInto<SamplerHandle>,
@@ -314,7 +321,8 @@ impl ServiceClientBuilder {
     {
         let handle = handle.try_into()?;
         self.settings.base_url.get_or_insert_with(|| handle.base_url().into());
-        // Later headers replace earlier ones: the builder's take precedence.
+        // Insert the handle's headers before the builder's: later headers replace earlier ones, so the builder's take
+        // precedence.
         self.settings.overrides.splice(..0, handle.headers()?);
         SamplingClient::of_handle(self.session()?, handle)
     }

@@ -1,4 +1,5 @@
-//! Creation of models and sampling sessions, on threads of the pool.
+//! Creation of models and sampling sessions. An actor passes the request to a pool thread, which sends it to the
+//! server, waits for the result and answers the caller.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -28,8 +29,8 @@ pub enum SamplingSource {
     BaseModel(String),
     /// Saved weights.
     Weights(SamplerPath),
-    /// A saved training state, for servers that sample from those too. A path given as text may become this variant;
-    /// there is no conversion from a [`TrainingPath`].
+    /// A saved training state. Only some servers can sample from it. Text with the path of a training state converts to
+    /// this variant; a [`TrainingPath`] does not.
     State(TrainingPath),
 }
 
@@ -111,7 +112,7 @@ pub(super) fn spawn_model(session: Arc<Session>, session_id: Arc<str>, job: NewM
     let seq_id = session.next_model_seq_id();
     let NewModel { source, ticket } = job;
     let owner = session.clone();
-    // If the pool is closed, the ticket in the dropped job answers.
+    // A closed pool drops the job. Dropping the ticket in it answers the caller with an error.
     let _ = owner.pool[Job::Wait].spawn(move || {
         let creation =
             Creation { session: &session, session_id: &session_id, ticket: &ticket, cancel: &ticket.cancel };
@@ -125,7 +126,7 @@ pub(super) fn spawn_sampler(session: Arc<Session>, session_id: Arc<str>, job: Ne
     let seq_id = session.next_sampling_session_seq_id();
     let NewSampler { source, ticket } = job;
     let owner = session.clone();
-    // If the pool is closed, the ticket in the dropped job answers.
+    // A closed pool drops the job. Dropping the ticket in it answers the caller with an error.
     let _ = owner.pool[Job::Send].spawn(move || {
         let made = create_sampler(&session, &session_id, source, seq_id, &ticket);
         ticket.answer(made);
@@ -139,12 +140,12 @@ pub(super) enum Accepted {
         /// Model id in the promise, which some results do not repeat.
         model_id: Option<String>,
     },
-    /// The server answered at once, with the result or an error.
+    /// The server answered with the result or an error instead of a promise.
     Done(Result<json::ResultBody>),
 }
 
 impl Accepted {
-    /// Model id of the result, or else of the promise.
+    /// Model id of the result; if the result has none, the model id of the promise.
     fn model_id(&self, of_result: Option<String>) -> Option<String> {
         let of_promise = || match self {
             Accepted::Promised { model_id, .. } => model_id.clone(),
@@ -161,7 +162,7 @@ struct Shape {
     optimizer: json::OptimizerConfig,
 }
 
-/// Context of a creation: the session, and the operation that waits.
+/// Context of a creation: the session, and the ticket of the waiting caller.
 pub(super) struct Creation<'a, T: Send + 'static> {
     pub(super) session: &'a Session,
     pub(super) session_id: &'a str,
@@ -204,8 +205,9 @@ impl Creation<'_, CreatedModel> {
         accepted.model_id(made.model_id).ok_or_else(|| missing_in_answer("the id of the model"))
     }
 
-    /// Creates a model from a checkpoint with one request, or with three on servers that do not support that (PROTOCOL
-    /// §11).
+    /// Creates a model from a checkpoint, with one request if the server supports that. Otherwise sends three requests
+    /// (PROTOCOL §11): read the shape of the checkpoint, create a model of that shape, load the checkpoint into the
+    /// model.
     fn load_model(
         &self,
         path: &TrainingPath,
@@ -225,7 +227,8 @@ impl Creation<'_, CreatedModel> {
             weights_access_token: token.cloned(),
             ..json::LoadWeightsRequest::create(self.session_id, model_seq_id, path.as_str(), optimizer)
         };
-        // Fall back only if the submission fails: a load that fails later would fail again.
+        // Fall back to three requests only if the submission fails. If the server accepts the request and the load
+        // fails later, a load with three requests would fail too.
         match self.submit(ENDPOINT, &request, "LoadWeights") {
             Ok(accepted) => {
                 let loaded: json::LoadWeightsResponse = self.result(&accepted)?;
@@ -240,7 +243,7 @@ impl Creation<'_, CreatedModel> {
                     base_model: options.base_model.unwrap_or(base_model),
                     user_metadata: options.user_metadata.map(values),
                     lora_config: Some(lora),
-                    // The state of an optimizer can only be restored into one of the same kind.
+                    // An optimizer state can be restored only into an optimizer of the same kind.
                     optimizer_config: if optimizer {
                         saved
                     } else {
@@ -368,9 +371,10 @@ fn create_sampler(
     let id = made.sampling_session_id;
     let base_model = match base_model {
         Some(name) => Some(name),
-        // This request also checks the path: some servers create a sampling session for any path.
+        // This request also checks that the weights exist: some servers create a sampling session for any path.
         None => match base_model_of(session, &id, |call| call.of(&ticket.progress), &ticket.cancel) {
-            // Without the endpoint the name stays unknown, and the first sample reports a bad path.
+            // If the server lacks the endpoint, the name stays unknown, and the first sample reports a path that does
+            // not exist.
             Err(error) if *error.kind() == ErrorKind::Incompatible => None,
             other => other?,
         },

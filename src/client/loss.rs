@@ -1,4 +1,6 @@
-//! Creation of custom losses, each once in a session, on threads of the pool (PROTOCOL §9.6).
+//! Creation of custom losses (PROTOCOL §9.6). A pool thread uploads the graph of the loss to the server. Each loss is
+//! created once per session: if several callers create the same loss at the same time, one uploads it and the others
+//! wait for its result.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +19,8 @@ pub(super) struct CustomLoss {
     pub(super) ticket: Ticket<LossHandle>,
 }
 
-/// Creates a loss: on a thread of the pool if the server runs custom losses, else at once.
+/// Creates a loss. If the server computes custom losses, a pool thread uploads the graph. Otherwise the handle is
+/// returned without a request, and the client will compute the loss.
 pub(super) fn custom_loss(
     session: &Arc<Session>,
     losses: &Arc<CustomLosses>,
@@ -29,7 +32,7 @@ pub(super) fn custom_loss(
         return ticket.answer(Ok(LossHandle::new(graph, session_id, None)));
     }
     let (losses, owner, session) = (losses.clone(), session, session.clone());
-    // If the pool is closed, the ticket in the dropped job answers.
+    // A closed pool drops the job. Dropping the ticket in it answers the caller with an error.
     let _ = owner.pool[Job::Wait].spawn(move || {
         if let Some((creating, ticket)) = losses.get_or_claim(&graph, ticket) {
             create(&session, &losses, &session_id, &graph, creating, ticket);
@@ -37,7 +40,8 @@ pub(super) fn custom_loss(
     });
 }
 
-/// Creates the loss for the first caller, and after a failure for the next one that waits.
+/// Creates the loss for the caller of `ticket`. After a failure, answers that caller with the error and tries again for
+/// the next waiting caller.
 fn create(
     session: &Session,
     losses: &CustomLosses,
@@ -77,7 +81,7 @@ fn upload(
             let made: json::CreateCustomLossResponse = creation.result(&accepted)?;
             Some(made.loss_id.into())
         }
-        // Contrary to its flag the server lacks the endpoint: compute the loss here.
+        // The server lacks the endpoint although its flag announces it: the client will compute the loss.
         Err(error) if lacks_endpoint(&error) => {
             log::info!(target: "tinkex", "the server does not run custom losses: {} is computed by the client", graph.name());
             None
@@ -105,22 +109,23 @@ enum State {
     Created(LossHandle),
 }
 
-/// Claim to create a loss. Dropping it unfinished removes the loss, and answers the waiting tickets with an error.
+/// The right of one caller to create a loss, while other callers wait. If the claim is dropped before it has ended, the
+/// entry of the loss is removed and the waiting tickets are answered with an error.
 pub(crate) struct Creating<'a> {
     losses: &'a CustomLosses,
     graph: Arc<LossGraph>,
-    /// The claim has ended, so that an entry with the same graph belongs to another claim.
+    /// True after the claim has ended. An entry with the same graph then belongs to another claim.
     is_over: bool,
 }
 
 impl CustomLosses {
-    /// Takes the sequence id of the next loss. It is used up even if the creation fails (PROTOCOL §2.2).
+    /// Takes the sequence id of the next loss. An id is never used twice, even if the creation fails (PROTOCOL §2.2).
     pub(crate) fn next_seq_id(&self) -> u64 {
         self.seq_id.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Answers the ticket at once if the loss exists, or later if another caller creates it. Otherwise returns the
-    /// claim to create it, with the ticket.
+    /// If the loss exists, answers the ticket. If another caller is creating the loss, queues the ticket until the
+    /// result is known. Otherwise returns the ticket with a claim: the caller must create the loss.
     pub(crate) fn get_or_claim(
         &self,
         graph: &Arc<LossGraph>,
@@ -164,8 +169,8 @@ impl Creating<'_> {
         waiting.into_iter().for_each(|ticket| ticket.answer(Ok(handle.clone())));
     }
 
-    /// Takes the next ticket that waits, after the creation failed. If none waits, removes the loss in the same
-    /// critical section, so that a later caller gets a new claim.
+    /// After a failed creation, takes the next waiting ticket. If no ticket waits, removes the entry of the loss
+    /// without releasing the lock in between, so that a later caller gets a new claim.
     pub(crate) fn next(&mut self) -> Option<Ticket<LossHandle>> {
         loop {
             let ticket = {
@@ -175,7 +180,8 @@ impl Creating<'_> {
                     State::Creating(waiting) if !waiting.is_empty() => waiting.remove(0),
                     _ => {
                         self.is_over = true;
-                        // The entry has no tickets that could be dropped under the lock.
+                        // Safe under the lock: the entry has no tickets. Dropping a ticket would answer its caller
+                        // under the lock.
                         known.swap_remove(i);
                         return None;
                     }
@@ -193,7 +199,7 @@ impl Drop for Creating<'_> {
         if self.is_over {
             return;
         }
-        // Drop the tickets outside the lock: they answer.
+        // Drop the tickets outside the lock: dropping a ticket answers its caller.
         let unfinished = {
             let mut known = self.losses.known.lock();
             match CustomLosses::position(&known, &self.graph) {

@@ -1,4 +1,13 @@
-//! The clients: handles that submit operations, and actors that own the state.
+//! The clients of the crate.
+//!
+//! A service, training or sampling client is a cheap handle. It puts messages into the mailbox of an actor: a thread
+//! that owns the client's state. All actors of one service client belong to one session. REST and admin clients have no
+//! actor; their calls run on the caller's thread (`blocking_call`).
+//!
+//! Words in these modules: a *ticket* belongs to one operation and answers its caller with the result; dropping an
+//! unanswered ticket answers with an error. A *promise* is the server's answer to an accepted request, with the id for
+//! polling the result. The *flags* are settings that the server sends to each client. The *pool* has the session's
+//! worker threads, in one class for each kind of job (`Job`).
 
 mod admin;
 mod blocking_call;
@@ -31,7 +40,7 @@ use crate::sync::actor::{Actor, Handle};
 use crate::sync::process::leak;
 use crate::wire::json::{self, FutureReply, ResultBody, UntypedFuture};
 
-/// A client's actor, and the parent token of its operations.
+/// Mailbox of a client's actor, and the token that cancels all operations of the client.
 struct Client<M: Send + 'static> {
     kind: Kind,
     mailbox: Handle<M>,
@@ -39,7 +48,7 @@ struct Client<M: Send + 'static> {
 }
 
 impl<M: Send + 'static> Client<M> {
-    /// Starts an actor and registers it with the session, which stops it at its end.
+    /// Starts an actor and registers it with the session. The end of the session stops the actor.
     fn start<A: Actor<Msg = M>>(session: &Session, kind: Kind, actor: A) -> Result<ClientOwner<M>> {
         let mailbox = Handle::spawn(kind.thread_name(), session.config.threads.mailbox, actor)?;
         let client = Arc::new(Client { kind, mailbox, cancel: session.cancel.child() });
@@ -47,17 +56,17 @@ impl<M: Send + 'static> Client<M> {
         Ok(ClientOwner(client))
     }
 
-    /// Puts a message into the mailbox. Waits for room until `deadline`.
+    /// Puts a message into the mailbox. While the mailbox is full, waits until `deadline` at most.
     fn send(&self, session: &Session, msg: M, deadline: Option<Instant>) -> Result<()> {
         self.mailbox.send(msg, deadline).map_err(|error| self.refusal(session, error))
     }
 
-    /// Puts a message into the mailbox if it has room.
+    /// Puts a message into the mailbox, or fails if the mailbox is full.
     fn try_send(&self, session: &Session, msg: M) -> Result<()> {
         self.mailbox.try_send(msg).map_err(|error| self.refusal(session, error))
     }
 
-    /// Names the closed client in an error of the mailbox.
+    /// Replaces the error of a closed mailbox by one that names the closed session or client.
     fn refusal(&self, session: &Session, error: Error) -> Error {
         if !error.is_closed() || error.is_panic() {
             return error;
@@ -65,9 +74,9 @@ impl<M: Send + 'static> Client<M> {
         session.check_open().err().unwrap_or_else(|| self.kind.closed())
     }
 
-    /// Ends this client alone.
+    /// Ends this client. The session and its other clients continue.
     fn close(&self, session: &Session) {
-        // In a forked child the client belongs to the parent.
+        // Do nothing in a forked child process: the client's thread runs in the parent process.
         if session.is_forked_child() {
             return;
         }
@@ -76,7 +85,8 @@ impl<M: Send + 'static> Client<M> {
     }
 }
 
-/// The client that all handles share. After the last handle is dropped, the actor handles its queue and then ends.
+/// Owner of a client, shared by all its handles. After the last handle is dropped, the actor handles the messages that
+/// are still in its mailbox, and then ends.
 struct ClientOwner<M: Send + 'static>(Arc<Client<M>>);
 
 impl<M: Send + 'static> Deref for ClientOwner<M> {
@@ -145,17 +155,17 @@ impl Kind {
     }
 }
 
-/// Answer to a submission: usually a promise, or at once the result or an error.
+/// Answer to a submitted request: usually a promise, otherwise the result or an error itself.
 enum Submitted {
     Promised(UntypedFuture),
     Done(Result<ResultBody>),
 }
 
 impl Submitted {
-    /// Reads the answer to a request of a type, such as `OptimStep`.
+    /// Reads the answer to a request. `request_type` is the protocol's name of the request, such as `OptimStep`.
     ///
     /// # Errors
-    /// An answer that is neither a promise nor a result, so that the fate of the request is unknown.
+    /// The answer is neither a promise nor a result. It is then unknown if the server will run the request.
     fn read(answer: Answer, request_type: &str) -> Result<Self> {
         if answer.is_protobuf() {
             return Ok(Submitted::Done(Ok(ResultBody::Protobuf(answer.body))));
@@ -179,7 +189,8 @@ impl Submitted {
     }
 }
 
-/// Turns the error of a path from the server's answer into a decoding error, because the caller did not supply it.
+/// Converts the error of a malformed path into a decoding error: the path comes from the server's answer, so the caller
+/// is not at fault.
 fn from_server<T>(path: Result<T>) -> Result<T> {
     path.map_err(|error| Error::decode(format!("the server's answer has a bad path: {}", error.message())))
 }

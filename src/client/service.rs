@@ -28,8 +28,8 @@ const CONSOLE: &str = "https://tinker.thinkingmachines.ai";
 /// Opens a session on a server and creates the clients that train and sample in it.
 ///
 /// Cheap to clone; all clones are the same client. The first call that needs the session opens it, and a thread keeps
-/// it alive with heartbeats. It ends with [`close`](Self::close), or when the last handle of this client, of the
-/// clients created by it and of their pending operations is dropped.
+/// the session alive with heartbeats. The session ends with [`close`](Self::close). It also ends when the last handle
+/// of this client, of all clients created by it, and of their pending operations is dropped.
 ///
 /// # Example: list the server's models
 /// ```
@@ -51,7 +51,8 @@ struct Inner {
     owner: Arc<Owner>,
 }
 
-/// Messages of the service's actor, each of which first fetches the flags or opens the session.
+/// Messages of the service client's actor. For each message the actor first fetches the server's flags or opens the
+/// session, if that has not been done yet.
 enum Msg {
     /// Fetch the server's flags.
     Flags(Ticket<()>),
@@ -72,8 +73,8 @@ impl Actor for ServiceActor {
     type Msg = Msg;
 
     fn turn(&mut self, msg: Msg) {
-        // The actor only opens the session. Creating a client may take minutes: it runs in the pool and delays no other
-        // message.
+        // The actor itself only opens the session. A creation may take minutes: it runs on a pool thread, so that other
+        // messages need not wait for it.
         match msg {
             Msg::Flags(ticket) => ticket.answer(self.session.flags().map(|_| ())),
             Msg::CreateModel(job) => match self.session.open() {
@@ -107,7 +108,7 @@ impl ServiceClient {
     }
 
     pub(super) fn start(session: Arc<Session>) -> Result<Self> {
-        // Made first: its drop ends the session if the actor cannot be started.
+        // Create the owner first: if the actor cannot be started, dropping the owner ends the session.
         let owner = Owner::new(session.clone());
         let actor = ServiceActor { session: session.clone(), losses: Arc::default() };
         let actor = Client::start(&session, Kind::Service, actor)?;
@@ -121,8 +122,8 @@ impl ServiceClient {
     /// [`Incompatible`](crate::ErrorKind::Incompatible) from a server without the endpoint.
     ///
     /// # Blocking
-    /// For one request, retried for at most `Timeouts::submit`, or for `Timeouts::connect` if the server never
-    /// answered.
+    /// For one request, retried for at most `Timeouts::submit`. If the server has never answered, retries end earlier:
+    /// after `Timeouts::connect` if no connection can be made, else after `Timeouts::first_contact`.
     pub fn get_server_capabilities(&self) -> Result<ServerCapabilities> {
         const VERB: &str = "ServiceClient.get_server_capabilities";
         let request = RestRequest::new(&endpoint::SERVER_CAPABILITIES, endpoint::SERVER_CAPABILITIES.path());
@@ -196,11 +197,12 @@ impl ServiceClient {
         self.create_training(VERB, create::ModelSource::New { base_model: base_model.into(), lora, options })
     }
 
-    /// Creates a model to train from saved weights, with a new optimizer state. The adapter has the shape of the saved
-    /// one.
+    /// Creates a model to train from saved weights, with a new optimizer state. The adapter has the same rank and
+    /// layers as the saved adapter.
     ///
     /// # Errors
-    /// A path that is not a training state (nothing is sent), a checkpoint that does not exist, no connection.
+    /// A path that is not the path of a training state (nothing is sent), a checkpoint that does not exist, no
+    /// connection.
     ///
     /// # Blocking
     /// As for [`create_lora_training_client`](Self::create_lora_training_client).
@@ -213,11 +215,11 @@ impl ServiceClient {
     }
 
     /// As [`create_training_client_from_state`](Self::create_training_client_from_state), with metadata, an access
-    /// token of the owner, another optimizer, or the saved optimizer state.
+    /// token of the checkpoint's owner, another optimizer, or the saved optimizer state.
     ///
     /// # Errors
-    /// As for [`create_training_client_from_state`](Self::create_training_client_from_state); also another optimizer
-    /// together with the saved state (nothing is sent).
+    /// As for [`create_training_client_from_state`](Self::create_training_client_from_state); also a request for
+    /// another optimizer together with the saved optimizer state (nothing is sent).
     ///
     /// # Blocking
     /// As for [`create_lora_training_client`](Self::create_lora_training_client).
@@ -240,8 +242,8 @@ impl ServiceClient {
         self.create_training(verb, create::ModelSource::From { path, options: options.clone() })
     }
 
-    /// Creates a model to train from a saved one, with its optimizer state: training continues as if it had not been
-    /// interrupted.
+    /// Creates a model to train from saved weights and the saved optimizer state: training continues as if it had not
+    /// been interrupted.
     ///
     /// # Errors
     /// As for [`create_training_client_from_state`](Self::create_training_client_from_state).
@@ -262,8 +264,8 @@ impl ServiceClient {
     ///
     /// # Errors
     /// A malformed path (nothing is sent), an unknown model, no connection;
-    /// [`Incompatible`](crate::ErrorKind::Incompatible) from a server without sampling. With a server that lacks
-    /// `samplers/{id}`, a path that does not exist is an error of the first sample.
+    /// [`Incompatible`](crate::ErrorKind::Incompatible) from a server without sampling. If the server lacks the
+    /// endpoint `samplers/{id}`, the first sample reports a path that does not exist, not this call.
     ///
     /// # Blocking
     /// For one or two requests, each retried for at most `Timeouts::submit`.
@@ -281,17 +283,17 @@ impl ServiceClient {
         SamplingClient::start_at(self.inner.owner.clone(), sampler, 0)
     }
 
-    /// Registers a custom loss with the session (PROTOCOL §9.6). A server that supports custom losses runs it in one
-    /// pass; otherwise the client computes it in two passes, with the same result. Train with it as with any other
-    /// loss: [`forward_backward(data, &loss)`](TrainingClient::forward_backward).
+    /// Registers a custom loss with the session (PROTOCOL §9.6). A server that supports custom losses computes the loss
+    /// in one pass. For other servers the client computes the loss between two passes, with the same result. Use the
+    /// returned handle like any other loss: [`forward_backward(data, &loss)`](TrainingClient::forward_backward).
     ///
-    /// A loss is created once in a session: another call with the same graph returns the same handle.
+    /// Each loss is created once per session: a later call with the same graph returns the same handle.
     ///
     /// # Errors
     /// Through the [`Pending`]: a graph that the server rejects, no connection.
     ///
     /// # Blocking
-    /// Only while the mailbox is full. The first call of a session opens it in the background.
+    /// Only while the mailbox is full. If the session is not open yet, it is opened in the background.
     ///
     /// # Example: the negative log-likelihood
     /// ```
@@ -331,7 +333,7 @@ impl ServiceClient {
     }
 
     /// Creates a client that lists and manages training runs, checkpoints and sessions. Nothing is sent. Neither this
-    /// nor the calls of that client open a session.
+    /// call nor the calls of the new client open a session.
     pub fn create_rest_client(&self) -> RestClient {
         RestClient::new(self)
     }
@@ -342,7 +344,8 @@ impl ServiceClient {
     }
 
     /// Copies a checkpoint into this client's project or another one, and returns the path of the copy (PROTOCOL §3.5
-    /// #36). The copy has the same kind, shares its storage, and belongs to a new run that cannot be trained.
+    /// #36). The copy has the same kind as the original and shares its storage. It belongs to a new training run, which
+    /// cannot be trained.
     ///
     /// # Errors
     /// As for [`RestClient::copy_weights`].
@@ -369,8 +372,9 @@ impl ServiceClient {
         self.create_rest_client().copy("ServiceClient.copy_weights", path.try_into()?, options)
     }
 
-    /// Returns the page of the session in the web console; before the session is open, the page of all sessions. The
-    /// address belongs to the Tinker service, also with another server (PROTOCOL §1.1). Nothing is sent.
+    /// Returns the address of the session's page in the web console, or of the page of all sessions if the session is
+    /// not open yet. The address is that of the Tinker service's console, even if the client uses another server
+    /// (PROTOCOL §1.1). Nothing is sent.
     ///
     /// # Example: before the session is open
     /// ```
@@ -390,7 +394,7 @@ impl ServiceClient {
         &self.session().config.seeing.metrics
     }
 
-    /// Takes a snapshot of the operations in flight, of all clients of this service, and of its threads. Print it when
+    /// Takes a snapshot of the operations in flight of all clients of this service, and of its threads. Print it when
     /// the program seems to hang. Nothing is sent, and the call does not block.
     ///
     /// # Example: print it
@@ -411,10 +415,10 @@ impl ServiceClient {
     }
 
     /// Ends the session on the server and all its clients: all operations in flight return an error. A second call does
-    /// nothing except that it waits for a call in progress on another thread.
+    /// nothing; if the first call is still in progress on another thread, it waits for the end of that call.
     ///
     /// # Errors
-    /// The end could not be reported to the server. The client is closed nevertheless.
+    /// The end of the session could not be reported to the server. The client is closed nevertheless.
     ///
     /// # Blocking
     /// At most `Timeouts::finish` (10 s). If the server does not answer, or answers 408, 429 or 5xx, the report is
@@ -423,10 +427,10 @@ impl ServiceClient {
         self.session().close(status, None)
     }
 
-    /// As [`close`](Self::close), with a description of the end for the server's records.
+    /// As [`close`](Self::close), with a text for the server's records, such as the reason of a failure.
     ///
     /// # Errors
-    /// The end could not be reported to the server. The client is closed nevertheless.
+    /// The end of the session could not be reported to the server. The client is closed nevertheless.
     ///
     /// # Blocking
     /// At most `Timeouts::finish` (10 s). If the server does not answer, or answers 408, 429 or 5xx, the report is

@@ -1,5 +1,6 @@
-//! URLs of servers and proxies. They are parsed once, by the parser whose result is used to connect. Mistakes that this
-//! parser accepts (an invalid port, an unfinished IPv6 address) are refused here.
+//! Parses and checks the URLs of servers and proxies. The connection is made from the same URL as parsed by
+//! `http::Uri`, so the two parsers must agree on host and port. Mistakes that `http::Uri` accepts (an invalid port, an
+//! unfinished IPv6 address) are refused here.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,7 +10,7 @@ use http::uri::Authority;
 /// The base URL of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
-    /// Without trailing slashes.
+    /// The URL without trailing slashes.
     text: String,
     is_https: bool,
     place: Place,
@@ -18,7 +19,7 @@ pub(crate) struct Address {
 /// A host and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
-    /// In lower case, without brackets.
+    /// The host name or IP address in lower case; an IPv6 address without its brackets.
     pub(crate) host: String,
     pub(crate) port: Option<u16>,
 }
@@ -27,7 +28,7 @@ impl Address {
     /// Parses an absolute URL.
     ///
     /// # Errors
-    /// The problem, worded as the predicate of the URL.
+    /// The problem, as a text that continues the words "the URL", such as "must begin with http:// or https://".
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let fail = |problem: &str| Err(problem.to_string());
         let Some((is_https, rest)) = scheme(text) else {
@@ -64,21 +65,23 @@ impl Address {
         self.is_https
     }
 
-    /// In lower case, without brackets.
+    /// The host name or IP address in lower case; an IPv6 address without its brackets.
     pub(crate) fn host(&self) -> &str {
         &self.place.host
     }
 
-    /// The server is on this machine.
+    /// True if the server is on this machine.
     pub(crate) fn is_loopback(&self) -> bool {
         let host = self.host();
         host == "localhost" || host.parse::<IpAddr>().is_ok_and(|it| it.is_loopback())
     }
 
-    /// Checks a URL that this server returned. A URL that begins with one slash is resolved against the server.
+    /// Checks a URL that this server returned. A URL that begins with a single slash gets the scheme, host and port of
+    /// the server.
     ///
     /// # Errors
-    /// The URL is malformed, neither http nor https, or it is http while the server is reached over https.
+    /// The URL is malformed, its scheme is neither http nor https, or its scheme is http while the server is reached
+    /// over https.
     pub(crate) fn named(&self, url: &str) -> Result<String, String> {
         let url = url.trim();
         if url.starts_with('/') && !url.starts_with("//") {
@@ -107,7 +110,7 @@ impl Place {
     /// Parses a host with or without a port.
     ///
     /// # Errors
-    /// The problem, worded as a predicate.
+    /// The problem, as a text that continues the words "the URL", such as "has no host".
     pub(crate) fn parse(authority: &str) -> Result<Self, String> {
         let (host, port) = match authority.strip_prefix('[') {
             Some(rest) => match rest.split_once(']') {
@@ -149,7 +152,7 @@ fn port_of(text: &str, authority: &str) -> Result<u16, String> {
     }
 }
 
-/// Checks a host name or an IPv4 address and puts it into lower case.
+/// Checks a host name or an IPv4 address. Returns it in lower case.
 fn name(host: &str) -> Result<String, String> {
     if host.is_empty() {
         return Err("has no host".into());
@@ -172,7 +175,7 @@ fn name(host: &str) -> Result<String, String> {
     Ok(host.to_ascii_lowercase())
 }
 
-/// Splits off the scheme. Returns whether it is https, and the rest.
+/// Splits off the scheme. Returns `true` for https, and the rest of the text. `None` for other schemes.
 fn scheme(text: &str) -> Option<(bool, &str)> {
     let (scheme, rest) = text.split_once("://")?;
     match scheme.to_ascii_lowercase().as_str() {
@@ -239,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_problem_of_an_invalid_url_is_named() {
+    fn the_error_of_an_invalid_url_names_the_problem() {
         for (text, part) in [
             ("localhost:8000", "http://"),
             ("ftp://x", "http://"),

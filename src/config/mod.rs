@@ -1,5 +1,6 @@
-//! The settings of a client. They are checked once, when the client is built. The parts: base URL, network and
-//! header overrides.
+//! The settings of a client. `Settings` has what the caller set in the builder. When the client is built,
+//! `Settings::resolve` fills in the environment and the defaults, checks all values and returns a `Config`. Submodules:
+//! `address` (URLs), `network` (proxy and certificates), `overrides` (headers of the caller).
 
 pub(crate) mod address;
 pub(crate) mod network;
@@ -20,56 +21,58 @@ use network::{Network, ProxyChoice};
 /// URL of the Tinker service.
 pub(crate) const DEFAULT_BASE_URL: &str = "https://tinker.thinkingmachines.dev/services/tinker-prod";
 
-/// The version of the official SDK whose protocol this crate speaks; servers choose flags by it.
+/// The version of the official Python SDK whose protocol this crate implements. The client reports this version, and
+/// servers choose the client's flags by it.
 pub(crate) const SDK_VERSION: &str = "0.38.0";
 
-/// Time limits. Each wait of the crate is bounded by one of them.
+/// Time limits. Each wait of the crate ends at one of these limits at the latest.
 ///
 /// | field | default | bounds |
 /// |---|---|---|
-/// | `connect` | 5 s | connecting, TLS included; also all attempts to connect to a server for the first time |
+/// | `connect` | 5 s | one connection attempt with TLS; also all first attempts to connect to a server |
 /// | `first_contact` | 60 s | all attempts of one request to a server that has never answered, or only with 5xx; at most `submit` |
-/// | `exchange` | 60 s | one HTTP exchange without progress, except those below |
-/// | `poll` | 45 s | one HTTP exchange without progress that waits for a result |
+/// | `exchange` | 60 s | time without progress in one HTTP exchange, unless a row below applies |
+/// | `poll` | 45 s | time without progress in one HTTP exchange that waits for a result |
 /// | `heartbeat` | 10 s | one heartbeat; one request for the flags that can change |
 /// | `submit` | 300 s | all attempts of one request together |
-/// | `silence` | 300 s | waiting for a result without contact with the server |
+/// | `silence` | 300 s | time without contact with the server while waiting for a result |
 /// | `operation` | 2 h | a whole operation, from its submission to its result |
 /// | `close` | 2 s | `close` of one client, and dropping the last handle |
 /// | `finish` | 10 s | `ServiceClient::close`, including telling the server |
 /// | `credential_command` | 60 s | one run of the credential command |
 ///
-/// Each piece of a body that is written or read counts as progress. Large data and results may therefore take as long
-/// as their operation: only the time without a byte is bounded. The client cannot see how much of an uploaded body the
-/// server has read from the system's buffers, so that the wait for the answer is one second longer for each 32 KiB of
-/// the body.
+/// Each piece of a body that is written or read counts as progress: `exchange` and `poll` limit only the time in which
+/// no byte moves. The transfer of large data and results may therefore take as long as their operation. The client
+/// cannot see how much of an uploaded body is still in the buffers of the operating system. The limit of the wait for
+/// the answer is therefore one second longer for each 32 KiB of the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// Limit of connecting, TLS included; also of all attempts to connect to a server for the first time.
+    /// Limit of one connection attempt, TLS included; also of all attempts to connect to a server for the first time.
     pub connect: Duration,
-    /// Limit of all attempts of one request to a server that accepts connections but has never answered, or only with
-    /// 5xx, as a proxy does whose server is down. At most `submit`.
+    /// Limit of all attempts of one request to a server that accepts connections but has never sent an answer other
+    /// than 5xx. A proxy whose server is down behaves like this. At most `submit`.
     pub first_contact: Duration,
-    /// Limit of one HTTP exchange without progress, unless a field below applies.
+    /// Limit of the time without progress in one HTTP exchange, unless a field below applies.
     pub exchange: Duration,
-    /// Limit of one HTTP exchange without progress that waits for a result.
+    /// Limit of the time without progress in one HTTP exchange that waits for a result.
     pub poll: Duration,
     /// Limit of one heartbeat, and of one request for the flags that can change.
     pub heartbeat: Duration,
-    /// Limit of all attempts of one request together. If it has at least its default value, a sample that is not
-    /// accepted within it is submitted again until `operation`.
+    /// Limit of all attempts of one request together. A sample that is not accepted in this time is submitted again
+    /// until `operation`, unless this limit is below its default.
     pub submit: Duration,
-    /// Limit of waiting for a result without contact with the server.
+    /// Limit of the time without contact with the server while waiting for a result.
     pub silence: Duration,
     /// Limit of a whole operation, from its submission to its result.
     pub operation: Duration,
     /// Limit of `close` of one client, and of dropping the last handle.
     pub close: Duration,
-    /// Limit of `ServiceClient::close`: all attempts to tell the server, the remaining telemetry, and the end of the
-    /// threads, for which a part of `close` is reserved. At least `close`.
+    /// Limit of `ServiceClient::close`. It covers all attempts to tell the server, sending the remaining telemetry, and
+    /// waiting for the threads to end; a part of `close` is reserved for the threads. A value below `close` counts as
+    /// `close`.
     pub finish: Duration,
-    /// Limit of one run of the credential command, which is killed afterwards.
+    /// Limit of one run of the credential command. A command that takes longer is killed.
     pub credential_command: Duration,
 }
 
@@ -92,17 +95,17 @@ impl Default for Timeouts {
     }
 }
 
-/// The reaction of an operation to a pause by the server: lack of capacity, a rate limit, or an unpaid account (HTTP
-/// 402, which is waited out for one hour at most, unless the server sets another limit).
+/// The reaction of an operation when the server pauses it: for lack of capacity, because of a rate limit, or because
+/// the account is unpaid (HTTP 402). The wait for payment lasts one hour at most, unless the server sets another limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PausePolicy {
     /// Waits until the deadline of the operation.
     #[default]
     Wait,
-    /// Waits at most this long for one pause, then fails.
+    /// Fails if one pause lasts longer than this.
     WaitAtMost(Duration),
-    /// Fails at once. The server may still carry out requests that it has accepted.
+    /// Fails immediately. The server may still carry out requests that it has accepted.
     Fail,
 }
 
@@ -110,15 +113,16 @@ pub enum PausePolicy {
 /// [`ServiceClientBuilder::circuit_breaker`](crate::ServiceClientBuilder::circuit_breaker).
 ///
 /// Each class of requests ([`Lane`](crate::transport::Lane)) has its own breaker. After `failures` failures in a row
-/// the breaker opens: requests fail at once with [`ErrorKind::CircuitOpen`](crate::ErrorKind::CircuitOpen). After
-/// `reset` it lets `trials` requests pass. The first success closes it, a failure opens it again. A failure is a 5xx
-/// answer, a broken connection or a timeout; any other answer shows that the server is up. An open breaker does not end
-/// the wait for results of accepted requests: they are polled again later.
+/// the breaker opens: requests fail immediately with [`ErrorKind::CircuitOpen`](crate::ErrorKind::CircuitOpen). After
+/// `reset` the breaker lets `trials` requests pass. The first success closes the breaker; a failure opens it again for
+/// the time `reset`. A failure is a 5xx answer, a broken connection or a timeout; any other answer shows that the
+/// server is up. An open breaker does not end the wait for results of accepted requests: the client polls for them
+/// again later.
 ///
 /// | field | default | meaning |
 /// |---|---|---|
 /// | `failures` | 5 | number of failures in a row that opens the breaker |
-/// | `reset` | 30 s | time for which it stays open |
+/// | `reset` | 30 s | time for which the breaker stays open |
 /// | `trials` | 1 | number of concurrent requests that test whether the server is back |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -152,16 +156,16 @@ impl CircuitBreaker {
 ///
 /// | field | default | meaning |
 /// |---|---|---|
-/// | `max_in_flight` | 2048 | operations that wait for their results at the same time; further ones queue |
-/// | `mailbox` | 1024 | operations of one client that wait to be submitted; a further submission blocks until there is room |
+/// | `max_in_flight` | 2048 | maximum number of operations that wait for results; further operations queue |
+/// | `mailbox` | 1024 | maximum number of operations of one client that wait to be submitted; then submitting blocks |
 /// | `stack_size` | 512 KiB | stack of each pool thread; only the used part takes memory |
 /// | `idle` | 10 s | idle time after which a pool thread ends |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Threads {
-    /// Number of operations that wait for their results at the same time. Further ones queue.
+    /// Maximum number of operations that wait for their results at the same time. Further operations queue.
     pub max_in_flight: usize,
-    /// Number of operations of one client that wait to be submitted. A further submission blocks until there is room.
+    /// Maximum number of operations of one client that wait to be submitted. While it is reached, submitting blocks.
     pub mailbox: usize,
     /// Stack of each pool thread in bytes. Only the used part takes memory.
     pub stack_size: usize,
@@ -177,9 +181,9 @@ impl Default for Threads {
 
 impl Threads {
     fn check(&self) -> Result<()> {
-        // TLS needs the deepest stack and does not fit into less.
+        // TLS needs more stack than all other code, and overflows a smaller stack.
         const LEAST_STACK: usize = 128 * 1024;
-        // The channel of each client is allocated at once, with room for all its messages.
+        // The mailbox of a client is allocated at its full size when the client is created.
         const LARGEST_MAILBOX: usize = 1 << 20;
         if self.max_in_flight == 0 || self.mailbox == 0 {
             return Err(Error::config("threads.max_in_flight and threads.mailbox must be at least 1"));
@@ -199,9 +203,9 @@ impl Threads {
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) credentials: Credentials,
-    /// Source of the credential, until the server's flags choose another one.
+    /// Source of the credential. The server's flags can require another source later.
     pub(crate) source: Source,
-    /// Without a trailing slash.
+    /// The base URL without a trailing slash.
     pub(crate) base_url: String,
     /// The parsed base URL.
     pub(crate) server: Address,
@@ -237,7 +241,7 @@ impl Config {
         }
     }
 
-    /// All secrets of the configuration, which are removed from texts of the server.
+    /// All secrets of the configuration. They are removed from texts that the server returns.
     pub(crate) fn secrets(&self) -> Vec<Secret> {
         let credentials = [&self.credentials.candidate, &self.credentials.stored];
         let credentials = credentials.into_iter().flatten();
@@ -249,7 +253,7 @@ impl Config {
     }
 }
 
-/// The settings that the caller made. Missing ones come from the environment or a default.
+/// The settings that the caller set in the builder. Missing ones come from the environment or a default.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
     pub(crate) api_key: Option<Secret>,
@@ -346,7 +350,7 @@ impl Timeouts {
     }
 }
 
-/// Parses the URL of the server. `name` tells in the error where the URL comes from.
+/// Parses the URL of the server. `name` is the name of the setting in errors.
 fn address(url: &str, name: &str) -> Result<Address> {
     Address::parse(url).map_err(|problem| {
         if url.contains('@') {
@@ -383,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_without_its_prefix_is_refused_unless_any_is_allowed() {
+    fn a_key_without_its_prefix_is_refused_unless_any_key_is_allowed() {
         let with = |key: &str, any_key| Settings { api_key: Some(Secret::new(key)), any_key, ..settings() };
         assert!(with("sk-1", false).resolve(&Env::empty()).is_err());
         assert!(with("eyJx", false).resolve(&Env::empty()).is_ok());

@@ -1,4 +1,4 @@
-//! The way of requests to the server: proxy and trusted certificates.
+//! Settings of the connections to the server: proxy and trusted certificates.
 
 use std::fmt;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::credentials::Secret;
 use crate::env::Env;
 use crate::error::{Error, Result};
 
-/// The caller's choice of a proxy.
+/// The proxy that the caller chose in the builder.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum ProxyChoice {
     /// The proxy of the environment, if any.
@@ -28,9 +28,9 @@ pub(crate) enum ProxyChoice {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Network {
     pub(crate) proxy: Option<Proxy>,
-    /// PEM file of the certificates to trust instead of the default ones.
+    /// Content of the PEM file with the certificates to trust instead of the default ones.
     pub(crate) ca_bundle: Option<Arc<[u8]>>,
-    /// The server is on this machine and reached without TLS and proxy.
+    /// True if the server is on this machine and is reached without TLS and without a proxy.
     pub(crate) is_plain: bool,
 }
 
@@ -38,12 +38,12 @@ pub(crate) struct Network {
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Proxy {
     pub(crate) scheme: Scheme,
-    /// IPv6 addresses are without brackets.
+    /// Host name or IP address. IPv6 addresses have no brackets.
     pub(crate) host: String,
     pub(crate) port: u16,
     /// User and password after percent decoding.
     pub(crate) login: Option<(Secret, Secret)>,
-    /// The password as written in the URL.
+    /// The password as written in the URL, with percent encoding.
     written: Option<Secret>,
 }
 
@@ -67,7 +67,7 @@ impl Network {
         let proxy = match choice {
             ProxyChoice::Never => None,
             ProxyChoice::Always(url) => Some(Proxy::parse(url.expose(), "the proxy")?),
-            // A proxy cannot reach the loopback interface of this machine.
+            // Use no proxy for a server on this machine: a proxy elsewhere cannot reach the loopback interface.
             ProxyChoice::Environment
                 if server.is_loopback() || is_excepted(server.host(), &env.no_proxy()) =>
             {
@@ -89,7 +89,8 @@ impl Network {
         Ok(Network { proxy, ca_bundle: ca_bundle.transpose()?.map(Into::into), is_plain })
     }
 
-    /// The secrets of these settings.
+    /// The proxy's password in each form in which it is sent or may be quoted: decoded, as written in the URL, and in a
+    /// `Basic` credential.
     pub(crate) fn secrets(&self) -> Vec<Secret> {
         let Some((user, password)) = self.proxy.as_ref().and_then(|it| it.login.as_ref()) else {
             return Vec::new();
@@ -103,7 +104,7 @@ impl Network {
 impl Proxy {
     /// Parses the URL of a proxy. `name` names the proxy in errors.
     fn parse(url: &str, name: &str) -> Result<Self> {
-        // The URL is not shown: a malformed one may contain the password in any part.
+        // Errors do not show the URL: in a malformed URL any part may contain the password.
         let fail = |problem: &str| Err(Error::config(format!("{name} {problem}")));
         let (scheme, rest) = match url.trim().split_once("://") {
             Some((scheme, rest)) => (scheme.to_ascii_lowercase(), rest),
@@ -137,7 +138,7 @@ impl Proxy {
         };
         let place = match Place::parse(place) {
             Ok(it) => it,
-            // Host and port are not shown: if an `@` is missing, they are the password.
+            // Errors do not show host and port: if the `@` is missing in the URL, they may be user and password.
             Err(problem) if problem.starts_with("has the port") => {
                 return fail("has a port that is not a number from 1 to 65535");
             }
@@ -204,8 +205,8 @@ fn decode(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Tells whether a `NO_PROXY` list contains the server: its host, a domain above it (with or without a leading dot or
-/// star), or a star for all hosts. Ports in the list are ignored.
+/// Returns whether a `NO_PROXY` list contains the server: its host, a parent domain of its host (with or without a
+/// leading dot or star), or a star for all hosts. Ports in the list are ignored.
 fn is_excepted(host: &str, list: &[String]) -> bool {
     list.iter().any(|entry| {
         let entry = entry.to_ascii_lowercase();

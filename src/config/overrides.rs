@@ -1,4 +1,4 @@
-//! Headers of the caller, which are added to each request or replace the client's own.
+//! Headers of the caller. They are added to each request; a header replaces the client's own header of the same name.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,11 @@ use crate::error::{Error, Result};
 /// Headers that control the body or the connection. They cannot be overridden.
 const RESERVED: [&str; 6] =
     ["connection", "content-length", "keep-alive", "te", "transfer-encoding", "upgrade"];
-/// Parts of names of headers with secret values.
+/// The value of a header is secret if the header's name contains one of these words.
 const SECRET_WORDS: [&str; 8] = ["auth", "cookie", "credential", "key", "pass", "secret", "session", "token"];
 
-/// Headers that a sampler handle from elsewhere must not set: identity, encoding of bodies, idempotency.
+/// Headers that a sampler handle from another process must not set, in addition to `RESERVED`: they control the
+/// identity, the encoding of bodies, or idempotency.
 const NOT_FROM_HANDLES: [&str; 14] = [
     "accept",
     "accept-encoding",
@@ -29,12 +30,12 @@ const NOT_FROM_HANDLES: [&str; 14] = [
     "x-tinker-weights-access-token",
 ];
 
-/// Tells whether a sampler handle from elsewhere may set a header.
+/// Returns whether a sampler handle from another process may set this header.
 pub(crate) fn may_be_foreign(name: &str) -> bool {
     !NOT_FROM_HANDLES.iter().chain(&RESERVED).any(|own| name.eq_ignore_ascii_case(own))
 }
 
-/// Checks the form of a header (RFC 9110 §5.1, §5.5). The error does not show the value.
+/// Checks the name and the value of a header (RFC 9110 §5.1, §5.5). The error does not show the value.
 pub(crate) fn check(name: &str, value: &str) -> Result<()> {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if name.is_empty() || !name.bytes().all(is_token) {
@@ -53,7 +54,7 @@ pub(crate) fn check(name: &str, value: &str) -> Result<()> {
     Ok(())
 }
 
-/// The secret values, which are removed from texts of the server.
+/// The secret values among the headers. They are removed from texts that the server returns.
 pub(crate) fn secrets(overrides: &[(String, Secret)]) -> impl Iterator<Item = &Secret> {
     overrides.iter().filter(|(name, _)| is_secret(name)).map(|(_, value)| value)
 }
@@ -68,7 +69,7 @@ fn is_secret(name: &str) -> bool {
 pub(crate) fn shared(overrides: &[(String, Secret)], secrets: &[Secret]) -> BTreeMap<String, String> {
     let mut shared = BTreeMap::new();
     for (name, value) in overrides {
-        // As in a request, the last header of a name counts.
+        // As in a request, the last of several headers with the same name counts.
         shared.retain(|earlier: &String, _| !earlier.eq_ignore_ascii_case(name));
         let is_part =
             |secret: &Secret| !secret.expose().is_empty() && value.expose().contains(secret.expose());
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handle_passes_on_headers_without_secrets_that_others_may_set() {
+    fn a_sampler_handle_omits_secret_and_reserved_headers() {
         let overrides = [
             ("X-Team", "research"),
             ("X-Gateway-Token", "open-sesame"),

@@ -1,4 +1,4 @@
-//! The claims of JWTs. Signatures are not checked here: that is the task of the server.
+//! Decodes the claims of JWTs. Only the server checks signatures.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,7 +24,7 @@ pub(crate) struct Claims {
     pub(crate) org_id: Option<String>,
     /// The user's email address. An empty one counts as missing.
     pub(crate) email: Option<String>,
-    /// The issuer. Tokens of the service have one that begins with `passport-`.
+    /// The issuer. In tokens of the Tinker service it begins with `passport-`.
     pub(crate) iss: Option<String>,
 }
 
@@ -48,7 +48,7 @@ impl Claims {
         })
     }
 
-    /// Time until expiry: zero for an expired token, `None` without the claim.
+    /// Time until expiry: zero for an expired token, `None` without the claim `exp`.
     pub(crate) fn left(&self, now: SystemTime) -> Option<Duration> {
         let left = self.exp? - since_1970(now);
         Some(Duration::try_from_secs_f64(left.max(0.0)).unwrap_or(Duration::MAX))
@@ -60,7 +60,7 @@ impl Claims {
     }
 }
 
-/// Refuses a JWT that has expired, before the server would. `name` names the credential in the error.
+/// Refuses a JWT that has expired, so that it is not sent. `name` names the credential in the error.
 pub(crate) fn check_expiry(credential: &str, name: &str, now: SystemTime) -> Result<()> {
     let claims = if credential.starts_with(JWT_PREFIX) { Claims::read(credential) } else { None };
     let Some(exp) = claims.and_then(|claims| claims.exp) else { return Ok(()) };

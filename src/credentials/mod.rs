@@ -1,6 +1,7 @@
-//! The file of stored keys, `~/.tinker/credentials.json`, which the official command line uses as well (PROTOCOL §1.3).
+//! The file of stored keys, `~/.tinker/credentials.json`. The command-line program of the official Python SDK uses the
+//! same file (PROTOCOL §1.3).
 //!
-//! A client without another credential uses the default key of this file.
+//! A client uses the default key of this file if neither the builder nor the environment sets a credential.
 //!
 //! # Example: keep a key and make it the default
 //! ```

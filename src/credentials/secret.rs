@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A credential, a password or a token. `Debug` shows only its kind, and `Display` is not implemented. In a body it is
-/// written as plain text.
+/// A credential, a password or a token. `Debug` shows only the prefix that tells its kind (`tml-` or `eyJ`), and
+/// `Display` is not implemented. Serialization writes the plain text, for request bodies and files.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Secret(String);
@@ -15,7 +15,7 @@ impl Secret {
         Secret(text.into())
     }
 
-    /// The text, for the place that sends it.
+    /// The plain text, for the code that sends or stores it.
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }

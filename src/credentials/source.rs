@@ -1,4 +1,4 @@
-//! Choice and checks of the credential (PROTOCOL §1.3). Reading files and running commands happens elsewhere.
+//! Chooses and checks the credential (PROTOCOL §1.3). Other modules read files and run commands.
 
 use std::time::SystemTime;
 
@@ -16,7 +16,7 @@ pub(crate) struct Credentials {
     pub(crate) candidate: Option<Secret>,
     /// Accepts keys of any form.
     pub(crate) any_key: bool,
-    /// A shell command line that prints a credential. It is secret because it may contain one.
+    /// A shell command line that prints a credential. It is a secret because the line itself may contain a credential.
     pub(crate) command: Option<Secret>,
     /// The default key of the user's credential file.
     pub(crate) stored: Option<Secret>,
@@ -25,14 +25,15 @@ pub(crate) struct Credentials {
 /// The source of the credential in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// This credential.
+    /// Always this credential.
     Fixed(Secret),
     /// The output of this command, which is run each time a credential is needed.
     Command(Secret),
 }
 
 impl Credentials {
-    /// Chooses the source. With `command_only`, which some servers require, only a JWT or the command is accepted.
+    /// Chooses the source. With `command_only`, which some servers require in their flags, only a JWT or the command is
+    /// accepted.
     pub(crate) fn source(&self, command_only: bool) -> Result<Source> {
         let command = self.command.clone().map(Source::Command);
         let candidate = self.candidate.as_ref();
@@ -51,7 +52,7 @@ impl Credentials {
         if let Some(key) = candidate {
             return match (self.check(key, "the API key"), command) {
                 (Ok(()), _) => Ok(Source::Fixed(key.clone())),
-                // A text without the prefix is probably not a key: use the command instead.
+                // Text without the prefix of a key is probably not a key: use the command instead.
                 (Err(_), Some(command)) if !key.expose().starts_with(KEY_PREFIX) => Ok(command),
                 (Err(error), _) => Err(error),
             };

@@ -15,13 +15,13 @@ use crate::error::{Error, ErrorKind, Result};
 /// Version of the format of new files.
 const VERSION: u64 = 1;
 
-/// A credential file.
+/// Reads and writes a credential file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialStore {
     path: PathBuf,
 }
 
-/// The content of a credential file. Unknown fields are kept when it is written again.
+/// The content of a credential file. Fields that this version does not know are kept and written back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StoredCredentials {
     #[serde(default = "version")]
@@ -96,7 +96,7 @@ impl CredentialStore {
         };
         let mut value: Value = serde_json::from_slice(&bytes).map_err(|error| self.malformed(&error))?;
         drop_nulls(&mut value);
-        // On failure decode the text again: only an error of the text has line and column.
+        // On failure decode the bytes directly: only that error contains line and column.
         match serde_json::from_value(value) {
             Ok(stored) => Ok(stored),
             Err(error) => {
@@ -107,7 +107,7 @@ impl CredentialStore {
     }
 
     /// Writes the file atomically: a concurrent reader sees the whole old or the whole new file. Creates the folder if
-    /// needed. On Unix only the user can read them (modes 0700 and 0600).
+    /// needed. On Unix only the user can read folder and file (modes 0700 and 0600).
     ///
     /// # Errors
     /// The folder or the file cannot be written.
@@ -124,7 +124,7 @@ impl CredentialStore {
             let written = write_private(&temporary, &format!("{value:#}\n"))
                 .and_then(|()| fs::rename(&temporary, &self.path));
             if written.is_err() {
-                // The file contains keys. The first error is reported, whether or not the file can be removed.
+                // Remove the temporary file, because it contains keys. Only the first error is reported.
                 let _ = fs::remove_file(&temporary);
             }
             written
@@ -173,12 +173,12 @@ impl StoredCredentials {
         self.keys.remove(id)
     }
 
-    /// The id of the default key. It may name no stored key; [`default_key`](Self::default_key) is `None` then.
+    /// The id of the default key. If no stored key has this id, [`default_key`](Self::default_key) is `None`.
     pub fn default_id(&self) -> Option<&str> {
         self.default.as_deref()
     }
 
-    /// The key that is used without another credential.
+    /// The default key, which clients without another credential use.
     pub fn default_key(&self) -> Option<&StoredKey> {
         self.keys.get(self.default.as_deref()?)
     }
@@ -276,7 +276,8 @@ fn drop_nulls(value: &mut Value) {
     }
 }
 
-/// Creates the folder with access for the user only. An existing folder keeps its mode, unless it is `.tinker`.
+/// Creates the folder with mode 0700: access for the user only. An existing folder keeps its mode, unless its name is
+/// `.tinker`.
 fn make_private_folder(folder: &Path) -> io::Result<()> {
     let existed = folder.is_dir();
     let mut builder = fs::DirBuilder::new();

@@ -35,7 +35,7 @@ impl Drop for Folder {
 }
 
 #[test]
-fn a_file_of_the_official_form_is_read_and_written_again_with_its_unknown_fields() {
+fn saving_a_file_of_the_official_sdk_keeps_its_unknown_fields() {
     let folder = Folder::new("official");
     let text = json!({
         "version": 1, "default": "123", "theme": "dark",

@@ -6,8 +6,9 @@ use super::Error;
 
 impl Error {
     /// Sets the number of HTTP requests of the whole operation and the time since its submission. They replace the
-    /// numbers of a part of the operation; causes keep their own. An error that ends an operation without a request of its
-    /// own, such as a failure to open the session, keeps its number.
+    /// numbers of the part of the operation that failed; causes keep their numbers. If the operation itself sent no
+    /// request (`attempts` is 0), for example because the session could not be opened, the error keeps its number of
+    /// attempts.
     pub(crate) fn accounted(self, attempts: u32, elapsed: Duration) -> Self {
         self.edit(|inner| {
             let earlier = inner.context.attempts.filter(|_| attempts == 0);
@@ -23,7 +24,7 @@ mod tests {
     use crate::error::ErrorKind;
 
     #[test]
-    fn the_numbers_of_the_operation_replace_those_of_its_parts() {
+    fn attempts_and_time_of_an_operation_replace_those_of_its_part() {
         let s = Duration::from_secs;
         let part = Error::new(ErrorKind::RateLimited, "busy").accounted(1, s(0));
         let whole = part.clone().accounted(601, s(600));

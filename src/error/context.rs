@@ -17,17 +17,17 @@ pub(crate) struct Context {
     /// Method and path of the endpoint, such as `GET sessions/{id}`.
     pub(crate) endpoint: Option<&'static str>,
     pub(crate) status: Option<u16>,
-    /// The server's own words about its refusal, fit to be shown.
+    /// The server's reason for its refusal, made safe to print.
     pub(crate) detail: Option<String>,
     pub(crate) retry_after: Option<Duration>,
     pub(crate) attempts: Option<u32>,
     pub(crate) elapsed: Option<Duration>,
     pub(crate) accepted_parts: Option<(usize, usize)>,
-    /// Tells whether the server may have received the request in any of the attempts.
+    /// `Maybe` if the server may have received the request in one of the attempts.
     pub(crate) sent: Option<Sent>,
-    /// The server's name for the kind of request whose result is missing.
+    /// The protocol's name of the request whose result the operation waited for, such as `Sample`.
     pub(crate) request_type: Option<&'static str>,
-    /// The server forbids to repeat the request.
+    /// True if the server forbids a retry of the request.
     pub(crate) vetoed: Option<bool>,
     /// The order of the training client is lost because of this error.
     pub(crate) poisons: Option<bool>,

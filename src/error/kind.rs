@@ -9,15 +9,17 @@ use std::time::Duration;
 pub enum ErrorKind {
     /// A setting of the client cannot be used: a missing key, a base URL without a scheme.
     Config,
-    /// The server refused the credential (HTTP 401), or it has expired, or the credential command gave none.
+    /// The server refused the credential (HTTP 401), the credential has expired, or the credential command printed no
+    /// valid credential.
     Auth,
     /// The credential is valid but does not allow the call (HTTP 403).
     Permission,
     /// The requested thing does not exist (HTTP 404).
     NotFound,
-    /// The state on the server forbids the call, such as a checkpoint of the same name (HTTP 409).
+    /// The state on the server forbids the call (HTTP 409), for example because a checkpoint of the same name exists.
     Conflict,
-    /// An argument is invalid. Nothing was sent, except for invalid gradients of a custom loss: its forward pass has run.
+    /// An argument is invalid. Nothing was sent. Exception: if the gradients of a custom loss are invalid, its forward
+    /// pass has run.
     InvalidInput(Violation),
     /// The account cannot pay for this (HTTP 402).
     Billing,
@@ -30,9 +32,9 @@ pub enum ErrorKind {
     },
     /// A deadline passed.
     Timeout(Phase),
-    /// No connection, or it broke.
+    /// The connection could not be made, or it broke.
     Connection {
-        /// Tells whether the server may have received the request.
+        /// States if the server may have received the request.
         sent: Sent,
     },
     /// The server's answer cannot be decoded.
@@ -41,7 +43,7 @@ pub enum ErrorKind {
     Incompatible,
     /// The server accepted the request, worked on it and failed.
     RequestFailed {
-        /// The side at fault, as the server says.
+        /// The side at fault according to the server.
         category: Category,
     },
     /// The server no longer has the result of an accepted request (HTTP 410), or does not know the request (404).
@@ -51,7 +53,7 @@ pub enum ErrorKind {
         /// The time without contact.
         idle: Duration,
     },
-    /// The caller cancelled.
+    /// The caller cancelled the operation.
     Cancelled,
     /// The client is closed.
     Closed,
@@ -64,9 +66,9 @@ pub enum ErrorKind {
     },
     /// The caller's own loss function returned an error. The message contains its text.
     CustomLoss,
-    /// The fate of an earlier request of this training client is unknown, so that the order of later requests cannot be
-    /// kept, or a custom loss failed between its two passes. The cause is the earlier failure. Create a new client from
-    /// the last checkpoint.
+    /// The training client sends no more requests, because the server may or may not have received an earlier request
+    /// and the order of training is lost; or because a custom loss failed between its two passes. The cause is the
+    /// earlier failure. Create a new client from the last checkpoint.
     Poisoned,
     /// The server paused the operation for longer than [`PausePolicy`](crate::PausePolicy) allows.
     Paused,
@@ -81,7 +83,7 @@ pub enum ErrorKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Waiting for a permit, because too much is in flight.
+    /// Waiting for a permit, because too many requests or bytes are in flight.
     Admission,
     /// Looking up the host's name.
     Resolve,
@@ -99,16 +101,16 @@ pub enum Phase {
     Total,
 }
 
-/// Tells whether the server may have received a request that failed.
+/// States for a failed request if the server may have received it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
-    /// The server has not received it.
+    /// The server has certainly not received the request.
     No,
-    /// The server may have received it.
+    /// The server may have received the request.
     Maybe,
 }
 
-/// The side at fault for a failed request, as the server says (PROTOCOL §1.13).
+/// The side at fault for a failed request according to the server (PROTOCOL §1.13).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Category {
@@ -176,9 +178,9 @@ impl Category {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Violation {
-    /// The place of the value, such as `data[3].loss_fn_inputs["weights"][7]`.
+    /// The path to the value in the argument, such as `data[3].loss_fn_inputs["weights"][7]`.
     pub path: String,
-    /// The problem with it.
+    /// The problem with the value.
     pub problem: String,
 }
 

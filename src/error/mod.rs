@@ -1,8 +1,9 @@
 //! The one error type of the crate.
 //!
-//! [`Error`] is one word wide and cheap to clone. Prefer its predicates ([`is_retryable`](Error::is_retryable),
-//! [`is_user_error`](Error::is_user_error), …) to matching on [`ErrorKind`], which gains variants. The text of an error
-//! names the operation, the reason and, where there is one, the remedy.
+//! [`Error`] has the size of a pointer and is cheap to clone. Use its predicates
+//! ([`is_retryable`](Error::is_retryable), [`is_user_error`](Error::is_user_error), …) rather than matching on
+//! [`ErrorKind`], because new versions may add kinds. The text of an error names the operation and the reason and,
+//! where possible, says what to do.
 
 mod account;
 mod context;
@@ -47,7 +48,7 @@ struct Inner {
 }
 
 impl Error {
-    /// Creates an error. The message says in one line what happened, without a final full stop.
+    /// Creates an error. `message` is one line that says what happened, without a full stop at the end.
     #[cold]
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Error {
@@ -112,8 +113,8 @@ impl Error {
         &self.inner.kind
     }
 
-    /// The failure in one line, without the operation and the cause. Text of the server in it is safe to print: line
-    /// breaks are replaced by spaces, and terminal control sequences are removed.
+    /// The failure in one line, without the operation and the cause. If it contains text of the server, that text is
+    /// safe to print: line breaks are replaced by spaces, and terminal control sequences are removed.
     pub fn message(&self) -> &str {
         &self.inner.message
     }
@@ -158,8 +159,9 @@ impl Error {
         self.find(|it| it.endpoint)
     }
 
-    /// The reason that the server gave for an HTTP refusal. `None` for failures that it reports as the result of an accepted
-    /// request. Safe to print, as [`message`](Error::message) is, which contains the reason in both cases.
+    /// The reason that the server gave when it refused a request by an HTTP status. `None` if the server accepted the
+    /// request and reported the failure as its result. [`message`](Error::message) contains the reason in both cases.
+    /// Both texts are safe to print.
     pub fn detail(&self) -> Option<&str> {
         self.find(|it| it.detail.as_deref())
     }
@@ -174,23 +176,23 @@ impl Error {
         self.find(|it| it.elapsed)
     }
 
-    /// For a call that was split into several requests: the number of accepted requests, and of all. Gradients of
-    /// accepted parts stay accumulated on the server.
+    /// For a call that was split into several requests: the number of accepted requests, and the number of all
+    /// requests. Gradients of accepted parts stay accumulated on the server.
     pub fn accepted_parts(&self) -> Option<(usize, usize)> {
         self.find(|it| it.accepted_parts)
     }
 
-    /// Tells whether the server may have received the request. `None` if the error is not one of sending.
+    /// `Maybe` if the server may have received the request. `None` if the error did not occur while sending.
     pub(crate) fn sent(&self) -> Option<Sent> {
         self.find(|it| it.sent)
     }
 
-    /// The server's name for the kind of request whose result is missing.
+    /// The protocol's name of the request whose result the operation waited for, such as `Sample`.
     pub(crate) fn request_type(&self) -> Option<&'static str> {
         self.find(|it| it.request_type)
     }
 
-    /// The server forbids to repeat the request (`x-should-retry: false`).
+    /// True if the server forbids a retry of the request (`x-should-retry: false`).
     pub(crate) fn is_vetoed(&self) -> bool {
         self.find(|it| it.vetoed).unwrap_or(false)
     }
@@ -213,8 +215,8 @@ impl Error {
         self.find(|it| it.retry_after)
     }
 
-    /// The same call may succeed later: no connection, a deadline, a limit, a fault of the server. False if the order of
-    /// the training client is lost with this error, so that its later calls fail too
+    /// The same call may succeed later. True for a failed connection, a deadline, a limit, and a fault of the server. False
+    /// if the training client lost its order by this error, because its later calls fail too
     /// ([`is_poisoned`](Error::is_poisoned)).
     pub fn is_retryable(&self) -> bool {
         if self.find(|it| it.poisons) == Some(true) {
@@ -247,8 +249,9 @@ impl Error {
         })
     }
 
-    /// A user error by the protocol's definition (PROTOCOL §1.13): the server says so, or its status is 400 to 499 except 408.
-    /// Unlike [`is_user_error`](Error::is_user_error) this includes refusals that may pass, such as 429.
+    /// A user error as the protocol defines it (PROTOCOL §1.13): the server reports a user error, or its status is 400
+    /// to 499 except 408. Unlike [`is_user_error`](Error::is_user_error) this includes refusals that are temporary,
+    /// such as 429.
     pub(crate) fn counts_as_user_error(&self) -> bool {
         let status = self.http_status();
         self.is_user_error() || status.is_some_and(|it| (400..500).contains(&it) && it != 408)
@@ -274,8 +277,8 @@ impl Error {
         matches!(self.root().inner.kind, ErrorKind::Connection { .. })
     }
 
-    /// The requested thing does not exist on the server. An endpoint that the server lacks is
-    /// [`is_incompatible`](Error::is_incompatible) instead, wherever the two can be told apart.
+    /// The requested thing does not exist on the server. If the server lacks the endpoint itself, the error is
+    /// [`is_incompatible`](Error::is_incompatible) instead, as far as the client can tell the difference.
     pub fn is_not_found(&self) -> bool {
         matches!(self.root().inner.kind, ErrorKind::NotFound)
     }
@@ -285,8 +288,9 @@ impl Error {
         matches!(self.root().inner.kind, ErrorKind::Conflict)
     }
 
-    /// The training client refuses further work because the fate of an earlier request is unknown. Create a new client
-    /// from the last checkpoint; [`cause`](Error::cause) is the earlier failure.
+    /// The training client sends no more requests, because it is unknown if the server received an earlier one; or
+    /// because a custom loss failed between its two passes. Create a new client from the last checkpoint;
+    /// [`cause`](Error::cause) is the earlier failure.
     ///
     /// # Example: resume from the last checkpoint
     /// ```
@@ -343,7 +347,8 @@ impl Error {
         })
     }
 
-    /// Replaces the texts of this error and of its causes for which `text` returns another one.
+    /// Replaces texts in this error and in its causes: `text` gets each text and returns the new text, or `None` to
+    /// keep the old one.
     pub(crate) fn reworded(self, text: &dyn Fn(&str) -> Option<String>) -> Self {
         let new = text(&self.inner.message);
         let detail = self.inner.context.detail.as_deref().and_then(text);
@@ -372,8 +377,8 @@ impl Error {
         std::iter::successors(Some(self), |it| Error::cause(it))
     }
 
-    /// The error of the chain that decides what can be done: the innermost one, unless an outer one is final whatever
-    /// its cause (poisoned, closed, cancelled, out of time).
+    /// The error in the chain of causes that decides what the caller can do. It is the outermost error that is final
+    /// regardless of its cause (poisoned, closed, cancelled, deadline of the operation), or else the innermost error.
     fn root(&self) -> &Error {
         let is_final = |it: &ErrorKind| {
             matches!(it, ErrorKind::Poisoned | ErrorKind::Closed | ErrorKind::Cancelled)
@@ -439,7 +444,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_one_word_wide() {
+    fn an_error_has_the_size_of_a_pointer() {
         assert_eq!(size_of::<Error>(), size_of::<usize>());
         assert_eq!(size_of::<Option<Error>>(), size_of::<usize>());
     }
@@ -485,11 +490,11 @@ mod tests {
     }
 
     #[test]
-    fn retry_advice_follows_the_kind() {
+    fn the_kind_decides_if_an_error_is_retryable_or_a_user_error() {
         let table = [
             (ErrorKind::Status { code: 503 }, true, false),
             (ErrorKind::Status { code: 418 }, false, true),
-            // A finished session, for instance. An expired result is `PromiseExpired`.
+            // For example a finished session. An expired result has the kind `PromiseExpired` instead.
             (ErrorKind::Status { code: 410 }, false, true),
             (ErrorKind::Status { code: 425 }, true, false),
             (ErrorKind::Timeout(Phase::Total), true, false),
@@ -508,7 +513,7 @@ mod tests {
         }
     }
     #[test]
-    fn predicates_name_the_kind_of_the_error_or_of_its_cause() {
+    fn predicates_are_true_for_the_kind_of_the_error_or_of_its_cause() {
         let of = Error::new;
         let poisoned = of(ErrorKind::Poisoned, "p").caused_by(of(ErrorKind::Conflict, "c"));
         let paused = of(ErrorKind::Timeout(Phase::Total), "t").caused_by(of(ErrorKind::Paused, "p"));
@@ -534,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn detail_and_endpoint_are_facts_of_the_error() {
+    fn an_error_reports_the_detail_and_the_endpoint_of_its_cause() {
         let error = Error::new(ErrorKind::NotFound, "HTTP 404: no such model").with(|context| {
             context.endpoint = Some("POST get_info");
             context.detail = Some("no such model".into());

@@ -1,12 +1,13 @@
-//! Makes foreign text safe to show: one line, no terminal control sequences, bounded length.
+//! Makes text from outside, such as a server's error message, safe to show: one line, no terminal control sequences,
+//! bounded length.
 
 use std::borrow::Cow;
 
-/// The longest text of a server that is shown, in characters.
+/// Limit in characters of a text of the server; longer text is cut.
 const LONGEST: usize = 1000;
-/// The longest message of an error, in characters.
+/// Limit in characters of the message of an error; a longer message is cut.
 const LONGEST_MESSAGE: usize = 4000;
-/// The longest title of a page that is shown.
+/// Limit in characters of the title of an HTML page; a longer title is cut.
 const LONGEST_TITLE: usize = 100;
 
 /// Makes text of a server safe to show in messages, logs, events and reasons: replaces line breaks by spaces and other
@@ -69,7 +70,7 @@ pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     Cow::Owned(line)
 }
 
-/// Characters that start a new line, in some terminal at least.
+/// Tabs, line breaks, and other characters that move to a new line in some terminals.
 fn breaks(c: char) -> bool {
     matches!(c, '\t'..='\r' | '\u{85}' | '\u{2028}' | '\u{2029}')
 }
@@ -79,8 +80,8 @@ fn is_unfit(c: char) -> bool {
     c.is_control() || breaks(c) || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Skips the rest of a control sequence that began with ESC or CSI. An unterminated sequence is left in place, so that
-/// the rest of the text is not lost.
+/// Skips the rest of a terminal control sequence that began with ESC or CSI. Skips nothing if the sequence has no end,
+/// so that the rest of the text is not lost.
 fn skip_sequence(first: char, rest: &mut std::str::Chars<'_>) {
     let mut ahead = rest.clone();
     let kind = if first == '\u{1b}' { ahead.next() } else { Some('[') };

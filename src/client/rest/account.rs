@@ -1,4 +1,4 @@
-//! The caller's identity and API key.
+//! REST calls about the caller's identity and API key.
 
 use super::RestClient;
 use crate::client::blocking_call::RestRequest;

@@ -60,7 +60,7 @@ impl RestClient {
     }
 
     /// Lists the checkpoints of all training runs of the caller, newest first, by default in pages of 100. If the
-    /// server reports the list's length, checkpoints may be deleted during the iteration. See [`Listing`].
+    /// server reports the length of the list, the caller may delete checkpoints during the iteration. See [`Listing`].
     pub fn list_user_checkpoints(&self) -> Listing<Checkpoint> {
         Listing::new(&self.caller, USER_CHECKPOINTS, None)
     }
@@ -92,8 +92,8 @@ impl RestClient {
         self.delete("RestClient.delete_checkpoint_from_tinker_path", &path.try_into()?)
     }
 
-    /// Deletes several checkpoints one after the other and returns the result for each. A failure does not stop the
-    /// others.
+    /// Deletes several checkpoints one after the other and returns the result for each. After a failure, the remaining
+    /// checkpoints are still deleted.
     ///
     /// # Blocking
     /// For one request per checkpoint; see [`RestClient`]. Once the client is closed, no further request is sent.
@@ -112,7 +112,8 @@ impl RestClient {
 
     /// Plans which checkpoints of a training run to delete so that the newest `n` of each type stay. Nothing is
     /// deleted: pass the plan's [`paths_to_delete`](CheckpointPlan::paths_to_delete) to
-    /// [`delete_checkpoints`](Self::delete_checkpoints). Public checkpoints and those without a known time always stay.
+    /// [`delete_checkpoints`](Self::delete_checkpoints). Public checkpoints, and checkpoints whose time is not known,
+    /// always stay.
     ///
     /// # Errors
     /// As for [`list_checkpoints`](Self::list_checkpoints).
@@ -166,7 +167,7 @@ impl RestClient {
         const VERB: &str = "RestClient.publish_checkpoint_from_tinker_path";
         const ENDPOINT: &Endpoint = &endpoint::PUBLISH_CHECKPOINT;
         let path = path_of(ENDPOINT, &path.try_into()?)?;
-        // 409 means that the checkpoint is public already: a retry would not help.
+        // Do not retry after 409: the checkpoint is public already.
         let request = RestRequest::new(ENDPOINT, path).final_on(&[409]);
         self.caller.empty(VERB, request)
     }
@@ -214,8 +215,8 @@ impl RestClient {
     /// Returns the download addresses of exported weights (PROTOCOL §3.5 #33).
     ///
     /// # Errors
-    /// A path that is not one of exported weights (nothing is sent), [`NotFound`](crate::ErrorKind::NotFound), and as
-    /// for [`RestClient`].
+    /// A path that is not the path of exported weights (nothing is sent), [`NotFound`](crate::ErrorKind::NotFound), and
+    /// as for [`RestClient`].
     ///
     /// # Blocking
     /// For one request; see [`RestClient`].
@@ -260,7 +261,8 @@ impl RestClient {
         let mut first = request_to(path_of(ENDPOINT, &path)?);
         let mut second = None;
         if let CheckpointPath::Sampler(sampler) = &path {
-            // Some servers expect, and return, paths of sampler weights without `sampler_weights/`.
+            // Some servers use paths of sampler weights without `sampler_weights/`. Try the caller's form of the path
+            // first, and the other form after a 404.
             let (run, name) =
                 (url::segment("path", sampler.run_id())?, url::segment("path", sampler.name())?);
             let mut bare = request_to(ENDPOINT.path_with(&[&run, &name]));
@@ -280,7 +282,7 @@ impl RestClient {
     }
 
     /// Copies a checkpoint into a project and returns the path of the copy (PROTOCOL §3.5 #36). The copy has the same
-    /// kind, shares its storage, and belongs to a new run that cannot be trained.
+    /// kind as the original and shares its storage. It belongs to a new training run, which cannot be trained.
     ///
     /// # Errors
     /// A malformed path, no project, a time out of range (nothing is sent);
@@ -288,7 +290,8 @@ impl RestClient {
     /// [`RestClient`].
     ///
     /// # Blocking
-    /// For one request, which is idempotent: the server copies once, even after retries. See [`RestClient`].
+    /// For one request; see [`RestClient`]. The request has an idempotency key: the server makes only one copy, even
+    /// after retries.
     pub fn copy_weights<P>(&self, path: P, options: &CopyOptions) -> Result<CheckpointPath>
     where
         P: TryInto<CheckpointPath>,

@@ -1,4 +1,4 @@
-//! Lists of the server, fetched page by page.
+//! Iterators over lists that the server sends in pages.
 
 use std::collections::VecDeque;
 
@@ -14,7 +14,7 @@ use crate::wire::url::Query;
 pub(super) struct Source<T> {
     pub(super) verb: &'static str,
     pub(super) endpoint: &'static Endpoint,
-    /// Page size of the official SDK.
+    /// Default page size, the same as in the official Python SDK.
     pub(super) limit: u32,
     pub(super) read: fn(&[u8]) -> Result<Page<T>>,
     /// Key of an entry, to recognize repeated ones.
@@ -25,13 +25,14 @@ pub(super) struct Source<T> {
 /// call of `next`.
 ///
 /// An entry that the server repeats because the list grew is returned once. If entries are deleted during the
-/// iteration, the iterator detects the smaller length and goes back, so it skips none. If the server does not report
-/// the length ([`total_count`](Self::total_count)), `collect` the list before deleting entries. The iterator ends after
-/// an error; [`offset`](Self::offset) is then the position to continue from with [`start_at`](Self::start_at).
+/// iteration, the iterator sees that the list has become shorter and goes back by the number of deleted entries, so
+/// that it skips none. If the server does not report the length of the list ([`total_count`](Self::total_count)),
+/// `collect` the list before deleting entries. The iterator ends after an error; [`offset`](Self::offset) is then the
+/// position to continue from with [`start_at`](Self::start_at).
 ///
 /// # Errors
-/// Those of the call that created the list; and [`Decode`](crate::ErrorKind::Decode) if the server announces another
-/// page and repeats an earlier one.
+/// The errors of the call that created the list; and [`Decode`](crate::ErrorKind::Decode) if the server announces
+/// another page and repeats an earlier one.
 ///
 /// # Blocking
 /// `next` waits for one request whenever it needs another page.
@@ -87,7 +88,7 @@ impl<T: Send + 'static> Listing<T> {
         self
     }
 
-    /// The number of entries before the next page.
+    /// Offset in the list at which the next page starts.
     pub fn offset(&self) -> u64 {
         self.paging.offset()
     }
@@ -97,10 +98,10 @@ impl<T: Send + 'static> Listing<T> {
         self.paging.total()
     }
 
-    /// Fetches one page, independently of the iterator: `limit` entries from `offset` on.
+    /// Fetches one page of `limit` entries that starts at `offset`. Does not change the iterator.
     ///
     /// # Errors
-    /// Those of the call that created the list.
+    /// The errors of the call that created the list.
     ///
     /// # Blocking
     /// For one request.
@@ -117,10 +118,10 @@ impl<T: Send + 'static> Listing<T> {
         })
     }
 
-    /// Fetches the first page, with the official SDK's page size.
+    /// Fetches the first page, with the default page size. Does not change the iterator.
     ///
     /// # Errors
-    /// Those of the call that created the list.
+    /// The errors of the call that created the list.
     ///
     /// # Blocking
     /// For one request.

@@ -1,4 +1,5 @@
-//! The client for training runs, checkpoints and sessions.
+//! The client for training runs, checkpoints and sessions. Modules by topic: `account` (the caller's identity and key),
+//! `checkpoints`, `runs`, `sessions`; `listing` and `search` iterate over lists that the server sends in pages.
 
 mod account;
 mod checkpoints;
@@ -16,22 +17,24 @@ pub use search::FoundSessions;
 
 /// Lists and manages training runs, checkpoints and sessions (PROTOCOL §3.5).
 ///
-/// Created by [`ServiceClient::create_rest_client`]. It shares the service client's connections and credential, ends
-/// with it, has no thread of its own and opens no session. Cheap to clone. Several threads may call it at the same
-/// time.
+/// Created by [`ServiceClient::create_rest_client`]. A REST client shares the connections and the credential of the
+/// service client, and is closed with the service client. It has no thread and opens no session. Cheap to clone.
+/// Several threads may call it at the same time.
 ///
 /// # Errors
-/// In addition to those of each call: no connection, a refused credential, an account that cannot pay, a rate limit, a
-/// closed client. [`ErrorKind::Incompatible`](crate::ErrorKind::Incompatible) means that the server lacks the endpoint;
-/// later calls return it without sending. Its causes are status 405, and status 404 for a call that names no object. A
-/// 404 for a named object is [`NotFound`](crate::ErrorKind::NotFound), even if the server lacks the endpoint.
+/// In addition to the errors of each call: no connection, a refused credential, an account that cannot pay, a rate
+/// limit, a closed client. [`ErrorKind::Incompatible`](crate::ErrorKind::Incompatible) means that the server lacks the
+/// endpoint; later calls of the endpoint return the same error without sending a request. The client concludes it from
+/// status 405, and from status 404 if the call names no object. A 404 for a named object is
+/// [`NotFound`](crate::ErrorKind::NotFound), even if the server lacks the endpoint.
 ///
 /// # Blocking
 /// Unless stated otherwise, each call sends one request on the caller's thread, for at most `Timeouts::exchange` per
-/// attempt and `Timeouts::submit` for all attempts; if the server has never answered, retries end after
-/// `Timeouts::connect`. While the account cannot pay (HTTP 402), a call waits according to its
-/// [`PausePolicy`](crate::PausePolicy), for at most an hour unless the server sets another limit. The first call also
-/// fetches the server's flags. [`ServiceClient::close`] ends all calls immediately.
+/// attempt and `Timeouts::submit` for all attempts. If the server has never answered, retries end earlier: after
+/// `Timeouts::connect` if no connection can be made, else after `Timeouts::first_contact`. While the account cannot pay
+/// (HTTP 402), a call waits according to the client's [`PausePolicy`](crate::PausePolicy), for at most one hour unless
+/// the server sets another limit. The first call also fetches the server's flags. [`ServiceClient::close`] ends all
+/// calls immediately.
 ///
 /// # Example: list runs and checkpoints
 /// ```
@@ -63,8 +66,8 @@ impl RestClient {
         RestClient { caller: Caller::new(service), scope: AccessScope::default() }
     }
 
-    /// Restricts results to objects of the caller (the default), or includes all that the caller may read. Applies to
-    /// `list_training_runs`, `get_training_run`, `list_sessions` and `get_session`.
+    /// Sets which objects the results contain: only the objects of the caller (the default), or all objects that the
+    /// caller may read. Applies to `list_training_runs`, `get_training_run`, `list_sessions` and `get_session`.
     pub fn access_scope(mut self, scope: AccessScope) -> Self {
         self.scope = scope;
         self

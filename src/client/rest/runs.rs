@@ -1,4 +1,4 @@
-//! Server status and capabilities, training runs, samplers.
+//! REST calls about the server's status and capabilities, training runs and samplers.
 
 use serde::Deserialize;
 
@@ -92,9 +92,8 @@ impl RestClient {
         self.caller.json(verb, RestRequest::new(&endpoint::TRAINING_RUN, query.text()))
     }
 
-    /// Reads the base model and the adapter shape of a checkpoint, which may be a public one of another owner (PROTOCOL
-    /// §3.5
-    /// #35).
+    /// Reads the base model and the adapter shape of a checkpoint, which may be a public checkpoint of another owner
+    /// (PROTOCOL §3.5 #35).
     ///
     /// # Errors
     /// A malformed path (nothing is sent), [`NotFound`](crate::ErrorKind::NotFound), and as for [`RestClient`].

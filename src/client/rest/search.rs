@@ -1,4 +1,4 @@
-//! Search results of sessions, fetched page by page.
+//! Iterator over sessions that match a search. The server sends them in pages.
 
 use std::collections::VecDeque;
 
@@ -9,14 +9,14 @@ use crate::policy::paging::{CursorPaging, Next};
 use crate::types::{FoundSession, SessionCursor, SessionPage, SessionSearch};
 use crate::wire::json::SearchSessionsRequest;
 
-/// Iterates over found sessions, newest first, and fetches pages as they are needed. It ends after an error.
+/// Iterates over found sessions, newest first, and fetches pages as they are needed. The iterator ends after an error.
 ///
 /// # Errors
-/// An invalid search (nothing is sent); those of [`RestClient`](crate::RestClient); and
+/// An invalid search (nothing is sent); the errors of [`RestClient`](crate::RestClient); and
 /// [`Decode`](crate::ErrorKind::Decode) if the server repeats a cursor or a page.
 ///
 /// # Blocking
-/// For one request after each page.
+/// `next` waits for one request when it needs another page.
 ///
 /// # Example: failed sessions
 /// ```
@@ -57,7 +57,8 @@ impl FoundSessions {
         }
     }
 
-    /// Fetches one page, independently of the iterator: the first page, or the one after another page's cursor.
+    /// Fetches one page: the first page, or the page that `cursor` of an earlier page refers to. Does not change the
+    /// iterator.
     ///
     /// # Errors
     /// As for the iterator.
@@ -69,7 +70,7 @@ impl FoundSessions {
         let request = SearchSessionsRequest { search: &self.search, cursor };
         let request =
             RestRequest::json(&endpoint::SEARCH_SESSIONS, endpoint::SEARCH_SESSIONS.path(), &request)?;
-        // With a project, a 404 may mean the project.
+        // With a project id, a 404 may mean that the project does not exist.
         let request = if self.search.project_ids.is_empty() { request.naming_no_resource() } else { request };
         self.caller.json(VERB, request)
     }

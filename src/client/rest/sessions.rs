@@ -1,4 +1,4 @@
-//! Sessions.
+//! REST calls about sessions.
 
 use std::time::Duration;
 
@@ -47,8 +47,8 @@ impl RestClient {
         self.caller.json("RestClient.get_session", RestRequest::new(&endpoint::SESSION, query.text()))
     }
 
-    /// Moves a session with its training runs to a project. It cannot be without a project afterwards (PROTOCOL §3.5
-    /// #38).
+    /// Moves a session with its training runs to a project. Afterwards the session can change to another project, but
+    /// it always has a project (PROTOCOL §3.5 #38).
     ///
     /// # Errors
     /// An empty project (nothing is sent), [`Permission`](crate::ErrorKind::Permission),
@@ -66,8 +66,8 @@ impl RestClient {
         self.caller.empty("RestClient.assign_session_project", request)
     }
 
-    /// Exports the events of a session as a Perfetto trace (`.pftrace`), and returns its address, which is valid for
-    /// about an hour (PROTOCOL §3.5 #39).
+    /// Exports the events of a session as a Perfetto trace (`.pftrace`), and returns the address of the trace, which is
+    /// valid for about one hour (PROTOCOL §3.5 #39).
     ///
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound), [`RequestFailed`](crate::ErrorKind::RequestFailed) if the export
@@ -85,7 +85,7 @@ impl RestClient {
                 match (reply.status.as_str(), reply.url) {
                     ("failed", _) => return Err(failed(reply.error)),
                     ("ready", None) => return Err(missing_in_answer("the address of the trace")),
-                    // With another status, an address means that the trace is ready.
+                    // With any other status, an address means that the trace is ready.
                     ("pending", _) | (_, None) => call.pause(TRACE_PAUSE)?,
                     (_, Some(url)) => return call.server_url(&url),
                 }

@@ -19,22 +19,24 @@ use crate::pending::Progress;
 use crate::session::{Flags, Owner, Session, lacks_endpoint};
 use crate::wire::json::{self, HolderJson, SamplerHandleJson};
 
-/// Writes padding, as the official SDK expects, and reads text with or without it.
+/// Base64 of sampler handles. Written with padding, because the official Python SDK expects padding; read with or
+/// without padding.
 const TEXT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::URL_SAFE,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-/// Upper bound of random clone numbers, for servers that do not assign them.
+/// Largest random clone number. A clone number gives each client of a sampling session its own range of sequence ids.
+/// It is random if the server does not assign one.
 const CLONES: u64 = 1_000_000_000;
 /// Largest clone number whose sequence ids fit into 63 bits.
 const LARGEST_CLONE: u64 = i64::MAX as u64 / SEQ_IDS_PER_CLONE - 1;
 
-/// Identifies a sampler. Its text can be passed to another process, also on another machine or in another language, to
-/// make a client there. It contains no credentials, and only those
-/// [headers](crate::ServiceClientBuilder::default_headers_overrides) of the original client whose name does not suggest
-/// a secret.
+/// Identifies a sampler. Another process can make a client of the same sampler from the text of the handle, also on
+/// another machine or in another language. The text contains no credentials. Of the
+/// [headers](crate::ServiceClientBuilder::default_headers_overrides) of the original client it contains only those
+/// without a secret in name or value.
 ///
-/// The text is compatible with `get_sampler_handle` and `from_sampler_handle` of the official SDK.
+/// The text is compatible with `get_sampler_handle` and `from_sampler_handle` of the official Python SDK.
 ///
 /// # Example: two clients of one sampler
 /// ```
@@ -77,7 +79,8 @@ impl SamplerHandle {
         self.0.base_model.as_deref()
     }
 
-    /// Returns the headers for a client that is made from this handle, without those that a handle must not set.
+    /// Returns the headers for a client that is made from this handle. Headers that a handle must not set are omitted
+    /// and logged by name.
     pub(in crate::client) fn headers(&self) -> Result<Vec<(String, Secret)>> {
         let headers = &self.0.holder.default_headers_overrides;
         let (taken, refused): (Vec<_>, Vec<_>) =
@@ -96,7 +99,7 @@ impl SamplerHandle {
         let session = client.inner.owner.session();
         let flags = session.known_flags();
         SamplerHandle(SamplerHandleJson {
-            // Always known: a sampling client requires an open session.
+            // The id is always known, because a sampling client exists only in an open session.
             session_id: session.id().as_deref().unwrap_or_default().into(),
             sampling_session_id: client.sampling_session_id().into(),
             holder: HolderJson {
@@ -115,7 +118,7 @@ impl SamplerHandle {
     }
 
     fn flags(&self) -> Result<Flags> {
-        // As in a server's answer, unknown flags are ignored and missing ones have defaults.
+        // Decode the flags like those in a server's answer: ignore unknown flags, use defaults for missing flags.
         let or_empty =
             |flags: &serde_json::Value| if flags.is_null() { serde_json::json!({}) } else { flags.clone() };
         Ok(Flags {
@@ -207,9 +210,10 @@ impl<'de> Deserialize<'de> for SamplerHandle {
 }
 
 impl SamplingClient {
-    /// Makes a client from a handle, with a local session that joins the handle's session.
+    /// Makes a client from a handle. `session` has not been opened; it joins the handle's session instead of opening a
+    /// new one on the server.
     pub(in crate::client) fn of_handle(session: Arc<Session>, handle: SamplerHandle) -> Result<Self> {
-        // Made first: its drop ends the session after a failure.
+        // Create the owner first: after a failure, dropping the owner ends the local session.
         let owner = Owner::new(session.clone());
         session.join(handle.session_id().into(), handle.flags()?)?;
         let clone_id = clone_id(&session, handle.sampling_session_id())?;
@@ -222,8 +226,8 @@ impl SamplingClient {
     }
 }
 
-/// Returns a number that no other client of the sampling session has: assigned by the server if it supports that, else
-/// random.
+/// Returns the clone number of this client, which differs from that of every other client of the sampling session. The
+/// server assigns the number if it supports that; otherwise the number is random.
 fn clone_id(session: &Arc<Session>, sampling_session_id: &str) -> Result<u64> {
     let random = || fastrand::u64(1..=CLONES);
     if !session.known_flags().config.sample_join_sampling_session {
@@ -245,7 +249,7 @@ fn clone_id(session: &Arc<Session>, sampling_session_id: &str) -> Result<u64> {
             }
             None => Ok(random()),
         },
-        // Contrary to its flag the server lacks the endpoint.
+        // The server lacks the endpoint although its flag announces it.
         Err(error) if lacks_endpoint(&error) => Ok(random()),
         Err(error) => Err(error),
     }

@@ -1,4 +1,8 @@
-//! The client that samples from a model.
+//! The client that samples from one set of weights.
+//!
+//! [`SamplingClient`] puts requests into the mailbox of an actor. The actor waits until the session's limits admit a
+//! sample, then passes it to a pool thread. `sample` sends samples and fetches their results; `handle` has the text
+//! form of a sampler, for use in other processes.
 
 mod handle;
 mod sample;
@@ -22,10 +26,11 @@ use crate::types::{ModelInput, SampleOptions, SampleResponse, SamplingParams};
 pub use handle::SamplerHandle;
 use sample::{Request, Sample, Sampler};
 
-/// Number of sequence ids of one client; those of the next clone follow (PROTOCOL §4.5).
+/// Number of sequence ids of one client. Each client of a sampling session has a clone number `n`; its sequence ids
+/// start at `n` times this constant (PROTOCOL §4.5).
 const SEQ_IDS_PER_CLONE: u64 = 1_000_000_000;
 
-/// Samples from one set of weights. Thousands of samples may be in flight at once.
+/// Samples from one set of weights. Thousands of samples may be in flight at the same time.
 ///
 /// Cheap to clone; all clones are the same client.
 ///
@@ -46,7 +51,7 @@ const SEQ_IDS_PER_CLONE: u64 = 1_000_000_000;
 #[derive(Clone)]
 pub struct SamplingClient {
     inner: Arc<Inner>,
-    /// The caller's token, which cancels the samples of this handle.
+    /// The token of `with_cancel`, which cancels the samples of this handle.
     cancelled_by: Option<CancelToken>,
     record_stability_info: bool,
 }
@@ -56,7 +61,7 @@ struct Inner {
     base_model: Option<String>,
     actor: ClientOwner<Msg>,
     poller: Option<Arc<Poller>>,
-    /// The poller's token.
+    /// Cancels the poller.
     cancel: CancelToken,
     owner: Arc<Owner>,
 }
@@ -82,24 +87,25 @@ impl Actor for SamplingActor {
 }
 
 impl SamplingActor {
-    /// Numbers a sample, waits until it is admitted, and passes it to a thread that sends it. Later samples wait in the
-    /// mailbox meanwhile, so that the mailbox bounds the number of waiting samples.
+    /// Gives the sample a sequence id, waits until it is admitted, and passes it to a pool thread that sends it. Later
+    /// samples wait in the mailbox during this time, so the size of the mailbox limits the number of waiting samples.
     fn admit<T: Send + 'static>(&self, request: Request<T>) {
         if let Some(sample) = Sample::new(self.sampler.clone(), request).admitted() {
-            // If the pool is closed, the ticket in the dropped job answers.
+            // A closed pool drops the job. Dropping the ticket in it answers the caller with an error.
             let _ = self.sampler.session.pool[Job::Post].spawn(move || sample.submit());
         }
     }
 }
 
 impl SamplingClient {
-    /// Makes a client of a sampling session, and fetches the base model's name if it is not known.
+    /// Starts a client of a sampling session. If the name of the base model is not known, fetches the name from the
+    /// server.
     pub(super) fn start_with_base_model(owner: Arc<Owner>, mut created: CreatedSampler) -> Result<Self> {
         let session = owner.session();
         if created.base_model.is_none() {
             let once = |call: Call| call.once(session.config.timeouts.exchange);
             let known = create::base_model_of(session, &created.sampling_session_id, once, &session.cancel);
-            // After an error the name stays unknown: some servers lack the endpoint.
+            // Ignore an error, after which the name stays unknown: some servers lack the endpoint.
             created.base_model = known.ok().flatten();
         }
         Self::start_at(owner, created, 0)
@@ -109,10 +115,10 @@ impl SamplingClient {
     /// [`ServiceClientBuilder::from_sampler_handle`](crate::ServiceClientBuilder::from_sampler_handle).
     ///
     /// # Errors
-    /// As for that method.
+    /// As for `ServiceClientBuilder::from_sampler_handle`.
     ///
     /// # Blocking
-    /// As for that method.
+    /// As for `ServiceClientBuilder::from_sampler_handle`.
     pub fn from_sampler_handle<H>(handle: H) -> Result<Self>
     where
         H: TryInto<SamplerHandle>,
@@ -121,17 +127,18 @@ impl SamplingClient {
         ServiceClientBuilder::default().from_sampler_handle(handle)
     }
 
-    /// Returns a handle from which other processes can make clients of the same sampler. It is valid as long as the
-    /// session, which each of these clients keeps alive. It contains no credentials. Nothing is sent.
+    /// Returns a handle from which other processes can make clients of the same sampler. The handle is valid until the
+    /// session ends; each client made from the handle keeps the session alive. The handle contains no credentials.
+    /// Nothing is sent.
     pub fn get_sampler_handle(&self) -> SamplerHandle {
         SamplerHandle::of(self)
     }
 
-    /// Makes a client with the given sequence id for its first sample.
+    /// Starts a client whose first sample gets the sequence id `first_seq_id`.
     pub(super) fn start_at(owner: Arc<Owner>, created: CreatedSampler, first_seq_id: u64) -> Result<Self> {
         let session = owner.session();
         let sampling_session_id: Arc<str> = created.sampling_session_id.into();
-        // `close` cancels it. The poller needs a token before the actor, and the actor's token, exists.
+        // The poller cannot use the actor's token, because the actor is created later. `close` cancels both tokens.
         let cancel = session.cancel.child();
         let poller = session.known_flags().config.sample_use_retrieve_futures.then(|| {
             Poller::new(session, &sampling_session_id, first_seq_id / SEQ_IDS_PER_CLONE, cancel.clone())
@@ -151,8 +158,8 @@ impl SamplingClient {
         })
     }
 
-    /// Returns a handle of this client whose samples are all cancelled when `token` is cancelled. Other handles are not
-    /// affected, and the client stays open.
+    /// Returns another handle of this client. Cancelling `token` cancels all samples of the new handle. Samples of
+    /// other handles are not affected, and the client stays open.
     ///
     /// # Example: cancel a group of samples
     /// ```
@@ -195,24 +202,26 @@ impl SamplingClient {
 
     /// Samples answers to a prompt (PROTOCOL §3.4 #23). Dropping the [`Pending`] cancels the operation.
     ///
-    /// After HTTP 429 all samples of the session pause together: for 1 s, or 5 s if the prompt is larger than about 13
-    /// 000 tokens; the answer's `retry-after` is ignored. Other answers that are retried (408, 425, 5xx) pause this
-    /// sample alone, as long as their `retry-after` says, at most a minute.
+    /// After HTTP 429 all samples of the session pause together: for 1 s, or for 5 s if the prompt has more than about
+    /// 13000 tokens. The `retry-after` of the answer is ignored. After other answers that are retried (408, 425, 5xx)
+    /// only this sample pauses, for the time of their `retry-after`, at most one minute.
     ///
-    /// A sample survives an outage of the server: it is submitted again until `Timeouts::operation`. If
-    /// `Timeouts::submit` is shorter than its default, the sample fails when that time is over for one submission.
+    /// During an outage of the server the sample is submitted again and again, until `Timeouts::operation` has passed.
+    /// There are two exceptions. If `Timeouts::submit` is set below its default, the sample fails when one submission
+    /// has taken that time. If the server has never answered any request, the sample fails with its first submission,
+    /// because the address may be wrong.
     ///
     /// # Errors
     /// Through the [`Pending`]: an empty prompt, zero samples or parameters out of range (nothing is sent), or an error
-    /// of the server; [`Decode`](crate::ErrorKind::Decode) if the server returned another number of sequences,
-    /// log-probabilities or tokens than requested. An error at the operation's deadline has the last failure as its
-    /// cause.
+    /// of the server; [`Decode`](crate::ErrorKind::Decode) if the number of sequences, log-probabilities or tokens in
+    /// the answer is not the requested one. If the operation's deadline passes, the cause of the error is the last
+    /// failure.
     ///
     /// # Blocking
     /// While the mailbox is full, at most until the operation's deadline. The mailbox holds 1024 samples that wait to
-    /// be sent (see [`Threads::mailbox`](crate::Threads)), so that samples are submitted as fast as the server accepts
-    /// them. On a thread of the crate that makes room in mailboxes, in a callback for example, the call returns an
-    /// error instead.
+    /// be sent (see [`Threads::mailbox`](crate::Threads)); a loop that submits samples therefore runs as fast as the
+    /// server accepts them. On a thread of the crate that empties mailboxes, for example in a callback, the call
+    /// returns an error instead of blocking.
     pub fn sample(
         &self,
         prompt: &ModelInput,
@@ -226,7 +235,7 @@ impl SamplingClient {
     ///
     /// # Errors
     /// As for [`sample`](Self::sample); options that do not fit the prompt (nothing is sent);
-    /// [`Incompatible`](crate::ErrorKind::Incompatible) if the server ignored an option, as older ones do.
+    /// [`Incompatible`](crate::ErrorKind::Incompatible) if the server ignored an option, as older servers do.
     ///
     /// # Blocking
     /// As for [`sample`](Self::sample).
@@ -283,13 +292,13 @@ impl SamplingClient {
         self.logprobs(prompt, None)
     }
 
-    /// As [`compute_logprobs`](Self::compute_logprobs), for the last `n` tokens of the prompt alone; the list has `None`
-    /// before them. `n` is at least 1 and less than the length of the prompt. If the server has the start of the prompt in
-    /// its cache, the cost is about that of the last tokens.
+    /// As [`compute_logprobs`](Self::compute_logprobs), but only for the last `n` tokens of the prompt; the entries of
+    /// all tokens before these are `None`. `n` is at least 1 and less than the length of the prompt. If the server has
+    /// the start of the prompt in its cache, the call costs about as much as the last `n` tokens.
     ///
     /// # Errors
     /// As for [`sample`](Self::sample); [`Incompatible`](crate::ErrorKind::Incompatible) if the server scored more
-    /// tokens, as older ones do.
+    /// tokens, as older servers do.
     ///
     /// # Blocking
     /// As for [`sample`](Self::sample).
@@ -341,19 +350,19 @@ impl SamplingClient {
         })
     }
 
-    /// Ends this client alone: its queued and running samples and all later calls return an error. A second call does
-    /// nothing.
+    /// Ends this client: its queued and running samples and all later calls return an error. The session and its other
+    /// clients continue. A second call does nothing.
     ///
     /// # Blocking
     /// Until the client's thread has ended, at most `Timeouts::close`.
     pub fn close(&self) {
         let session = self.inner.owner.session();
-        // In a forked child the client belongs to the parent.
+        // Do nothing in a forked child process: the client's thread runs in the parent process.
         if session.is_forked_child() {
             return;
         }
         let deadline = Instant::now() + session.close_limit();
-        // Answer all callers first.
+        // Stop the actor first, which answers all callers, because closing the poller can take time.
         self.inner.actor.stop();
         if let Some(poller) = &self.inner.poller {
             poller.close(session.close_limit() / 2);
@@ -378,7 +387,7 @@ impl SamplingClient {
         let (ticket, pending) = owner.session().ticket(verb, &actor.cancel);
         let cancel = |token: &CancelToken| token.on_cancel(Arc::new(CancelSample(pending.canceller())));
         let message = message(ticket, self.cancelled_by.as_ref().map(cancel));
-        // A thread that makes room in the mailbox must not wait for room.
+        // A thread that empties mailboxes must not wait until a mailbox has been emptied: it could wait for itself.
         let sent = if spawn::drains_mailboxes() {
             actor.try_send(owner.session(), message)
         } else {

@@ -1,5 +1,8 @@
-//! One sample, from its admission to its result. It occupies a thread while it is sent and while its result is fetched;
-//! without `retrieve_futures` also in between.
+//! One sample, from its admission to its result; a sample that the server lost is submitted again.
+//!
+//! A sample occupies a pool thread while it is sent and while its result is fetched. Between these two steps a poller
+//! waits for the results of all samples together, with the endpoint `retrieve_futures`. Without a poller (the server's
+//! flags decide), a thread waits for each sample.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +31,7 @@ use crate::wire::sample;
 /// The protocol's name of a sample request.
 const REQUEST_TYPE: &str = "Sample";
 
-/// A caller's request.
+/// A sample as the caller requested it.
 pub(super) struct Request<T: Send + 'static> {
     pub(super) ticket: Ticket<T>,
     pub(super) prompt: ModelInput,
@@ -46,7 +49,7 @@ pub(super) struct Request<T: Send + 'static> {
 impl<T: Send + 'static> Request<T> {
     /// Size limit of the result.
     fn room(&self) -> Room {
-        /// More tokens than any current model reads or writes.
+        /// Assumed number of tokens if the real number is unknown: more than any current model reads or writes.
         const LONGEST: u32 = 1 << 20;
         let options = &self.options;
         let scored = 2 + 2 * u64::from(options.topk_sample_logprobs);
@@ -63,7 +66,7 @@ impl<T: Send + 'static> Request<T> {
 /// State that the samples of a client share.
 pub(super) struct Sampler {
     pub(super) session: Arc<Session>,
-    /// Polls for results, if the server's flags enable that.
+    /// Polls for the results of all samples; `None` if the server's flags do not enable that.
     pub(super) poller: Option<Arc<Poller>>,
     sampling_session_id: Arc<str>,
     /// Next sequence id. A sample that is submitted again takes a new one.
@@ -84,7 +87,8 @@ impl Sampler {
         self.seq_ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Sends a request, and repeats it after 429 and 402 for as long as the limits allow.
+    /// Sends a request. After 429 or 402 pauses and sends it again, until the deadline passes or the pause policy
+    /// forbids more pauses.
     fn send_request<T: Send + 'static>(&self, request: &Request<T>, seq_id: u64) -> Result<Answer> {
         let (session, ticket) = (&self.session, &request.ticket);
         let body = sample::encode_sample(
@@ -104,8 +108,7 @@ impl Sampler {
             .of(&ticket.progress)
             .answered_within(request.room())
             .header("X-Tinker-Sampling-Backpressure", "1")
-            // The shared window below replaces the retries after 429 and the wait for payment: all samples wait
-            // together.
+            // Return 429 and 402 here instead of retrying: the loop below pauses all samples of the session together.
             .leaving_429();
         let mut pauses = Pauses::default();
         loop {
@@ -134,14 +137,14 @@ impl Sampler {
     }
 }
 
-/// An unsubmitted sample.
+/// A sample: the caller's request, and the facts about its attempts so far.
 pub(super) struct Sample<T: Send + 'static> {
     sampler: Arc<Sampler>,
     request: Request<T>,
     seq_id: u64,
     /// Number of attempts that failed or were lost.
     n_lost: u32,
-    /// The server answered 404 for an earlier attempt.
+    /// True if the server answered 404 for an earlier attempt.
     was_unknown: bool,
     /// Failure of the last attempt.
     last: Option<Error>,
@@ -153,7 +156,8 @@ enum Sent {
     Promised { promise: Promise, sequence_ids: Vec<String> },
 }
 
-/// Outcome of an accepted sample: its response, or a loss after which another attempt may succeed.
+/// Outcome of an accepted sample: its response, or the error by which the server lost the sample. After a loss another
+/// attempt may succeed.
 enum Outcome {
     Done(Box<SampleResponse>),
     Lost(Error),
@@ -270,11 +274,11 @@ impl<T: Send + 'static> Sample<T> {
         Ok(())
     }
 
-    /// Submits the sample again after a pause. This has a separate thread class: threads that wait for admission must
-    /// not keep admitted samples from being sent.
+    /// Submits the sample again after a pause. Runs on the separate thread class `Job::Retry`, because a retry may wait
+    /// for admission: it must not occupy the threads that send admitted samples.
     fn retry(mut self, error: Error) {
         let session = self.sampler.session.clone();
-        // If the pool is closed, the ticket in the dropped job answers.
+        // A closed pool drops the job. Dropping the ticket in it answers the caller with an error.
         let _ = session.pool[Job::Retry].spawn(move || match self.prepare_retry(error) {
             Ok(()) => {
                 if let Some(sample) = self.admitted() {
@@ -285,15 +289,17 @@ impl<T: Send + 'static> Sample<T> {
         });
     }
 
-    /// Answers with the outcome, or submits the sample again.
+    /// Answers the caller with the outcome, or submits a lost sample again.
     fn settle(self, outcome: Result<Outcome>, fetching: Option<Fetching>, cancel_on_drop: CancelOnDrop) {
         match &outcome {
-            // After a timeout or a cancellation the server may still work on the sample.
+            // After a timeout or a cancellation the server may still work on the sample: the guard then cancels it on
+            // the server.
             Ok(Outcome::Lost(error)) | Err(error) => cancel_on_drop.ended_with(error),
             Ok(Outcome::Done(_)) => cancel_on_drop.disarm(),
         }
-        // The server can drop a final result, success or failure. Settle before the answer, so that a caller who closes
-        // the client upon the answer reports this result too.
+        // Tell the poller that the result is final (a success or a failure); the poller then reports to the server that
+        // it can delete the result. Do this before answering the caller: if the caller closes the client after the
+        // answer, this result is reported too.
         let is_final = match &outcome {
             Ok(Outcome::Done(_)) => true,
             Ok(Outcome::Lost(_)) => false,
@@ -317,7 +323,8 @@ impl<T: Send + 'static> Sample<T> {
             options.check(&prompt, num_samples, &response).and(Ok(response))
         });
         let result = result.map_err(|error| match (error.kind(), error.cause(), self.last) {
-            // The deadline passed during the wait for the next attempt: name the failure of the last one.
+            // The deadline passed while the sample waited for its next attempt: the failure of the last attempt becomes
+            // the cause.
             (ErrorKind::Timeout(_), None, Some(last)) => error.caused_by(last),
             _ => error,
         });
@@ -328,9 +335,9 @@ impl<T: Send + 'static> Sample<T> {
 /// An admitted sample, which may be sent.
 pub(super) struct AdmittedSample<T: Send + 'static> {
     sample: Sample<T>,
-    /// Polls for the result; without a poller a thread of the class `Result` waits for it.
+    /// Polls for the result. Without a poller, a thread of the class `Job::Result` waits for the result.
     poller: Option<Arc<Poller>>,
-    /// Slot for that thread.
+    /// Permit for the thread that waits; `None` with a poller.
     slot: Option<Permit>,
     admission: Admission,
 }
@@ -340,7 +347,7 @@ impl<T: Send + 'static> AdmittedSample<T> {
     pub(super) fn submit(self) {
         let AdmittedSample { sample, poller, slot, admission } = self;
         let sent = sample.send();
-        // The server has accepted or refused the sample: admit the next one.
+        // The server has accepted or refused the sample. Dropping the admission admits the next sample.
         drop(admission);
         match sent {
             Ok(Sent::Promised { promise, sequence_ids }) => {
@@ -367,7 +374,7 @@ struct Promised<T: Send + 'static> {
     promise: Promise,
     sequence_ids: Vec<String>,
     cancel_on_drop: CancelOnDrop,
-    /// Slot for the thread that waits, without a poller.
+    /// Permit for the thread that waits; `None` with a poller.
     _slot: Option<Permit>,
 }
 

@@ -1,4 +1,6 @@
-//! Passes whose loss the client computes: forward pass, loss function, backward pass, in one turn (PROTOCOL §9.6).
+//! Passes whose loss the client computes (PROTOCOL §9.6). The client sends a forward pass, computes the loss and its
+//! gradients from the log-probabilities in the result, and sends a backward pass with these gradients. The actor
+//! handles no other operation of the client until the backward pass is sent.
 
 use std::sync::Arc;
 
@@ -23,7 +25,7 @@ pub(super) struct CustomPass {
     pub(super) ticket: Ticket<ForwardBackwardOutput>,
     pub(super) data: Vec<Datum>,
     pub(super) loss: LossFunction,
-    /// Reports the loss without a backward pass.
+    /// True to report the loss only, without a backward pass.
     pub(super) forward_only: bool,
 }
 
@@ -47,18 +49,20 @@ impl TrainingClient {
     /// As [`forward_backward`](Self::forward_backward), with a loss that the caller computes (PROTOCOL §9.6). The
     /// function gets the data and, for each datum, the log-probabilities of its `target_tokens` (row-major if they have
     /// two dimensions). It returns the loss and its derivatives by the log-probabilities. The server runs two passes, a
-    /// forward pass and one that applies the gradients; operations that are submitted meanwhile run after both.
+    /// forward pass and a backward pass that applies the gradients; operations that are submitted during the call run
+    /// after both passes.
     ///
-    /// The result is that of the second pass. Its metric `loss:sum` is the caller's loss; `surrogate_loss:sum` is the
-    /// loss that the server reports, if any; metrics of the caller are added.
+    /// The result is the output of the second pass. Its metric `loss:sum` is the caller's loss, and
+    /// `surrogate_loss:sum` is the loss that the server reports, if any. The metrics that the loss function returned
+    /// are added.
     ///
     /// A loss written as tensor operations needs no gradients by hand, and can run on the server: see
     /// [`ServiceClient::create_custom_loss`](crate::ServiceClient::create_custom_loss).
     ///
     /// The function runs on a separate thread. It must not wait for an operation that is submitted to this client after
-    /// the call: such an operation runs after the function. Waiting for an operation that the function submitted itself
-    /// is an error at once, and so is submitting while the client's mailbox is full; a wait for an operation of another
-    /// thread lasts until its deadline.
+    /// this call, because that operation runs only after the function has returned. If the function itself submitted
+    /// the operation, waiting for it returns an error immediately. If another thread submitted it, the wait lasts until
+    /// the deadline of the operation. Submitting in the function returns an error if the client's mailbox is full.
     ///
     /// # Errors
     /// As for [`forward_backward`](Self::forward_backward); also
@@ -110,11 +114,12 @@ impl TrainingClient {
 }
 
 impl Sequencer {
-    /// Sends the forward parts, waits for the loss function, and sends the backward parts. All this is one turn, so
-    /// that no other operation runs in between. The loss function runs on a thread of the class `Loss`.
+    /// Sends the forward parts, waits for the loss function, and sends the backward parts. All these parts belong to
+    /// one turn (defined in `submit`), so no other operation runs in between. The loss function runs on a pool thread
+    /// of the class `Job::Loss`.
     ///
     /// # Errors
-    /// Not all backward parts were accepted. The pass has been answered with the same error.
+    /// Not all backward parts were accepted. The caller has already been answered with the same error.
     pub(super) fn submit_custom_pass(&mut self, pass: CustomPass) -> Result<()> {
         let CustomPass { ticket, data, loss, forward_only } = pass;
         if forward_only {
@@ -124,7 +129,7 @@ impl Sequencer {
         let sent = self.send_custom(&ticket, data, loss);
         let (ticket, (accepted, computed)) = or_answer(ticket, sent)?;
         let session = self.session.clone();
-        // If the pool is closed, the ticket in the dropped job answers.
+        // A closed pool drops the job. Dropping the ticket in it answers the caller with an error.
         let _ = self.session.pool[Job::Wait].spawn(move || {
             let output = collect(&session, &ticket.progress, &ticket.cancel, accepted, false);
             let CustomLoss { loss, metrics, .. } = computed;
@@ -133,7 +138,8 @@ impl Sequencer {
         Ok(())
     }
 
-    /// Sends the forward parts alone. The turn ends when they are accepted.
+    /// Sends only the forward parts. The next operation can be sent when these parts are accepted; it does not wait for
+    /// the loss function.
     fn submit_custom_forward(
         &mut self,
         ticket: Ticket<ForwardBackwardOutput>,
@@ -145,7 +151,7 @@ impl Sequencer {
         let sent = self.send_pass(&ticket, forward, LossFn::CrossEntropy.into(), true);
         let (ticket, accepted) = or_answer(ticket, sent)?;
         let session = self.session.clone();
-        // If the pool is closed, the ticket in the dropped job answers.
+        // A closed pool drops the job. Dropping the ticket in it answers the caller with an error.
         let _ = self.session.pool[Job::Loss].spawn(move || {
             let computed = evaluate(&session, &ticket.progress, &ticket.cancel, accepted, data, loss);
             let output = |Computed { output, loss, .. }: Computed| {
@@ -180,8 +186,9 @@ impl Sequencer {
         Ok((accepted, computed))
     }
 
-    /// Makes the data of a pass with a linear loss: without gradients for the forward pass, with them for the backward
-    /// pass.
+    /// Makes the data of the forward pass (`gradients` is `None`) or of the backward pass. The server computes a
+    /// cross-entropy whose weights are the negative gradients; the gradients of this loss are then those of the custom
+    /// loss.
     fn linear_data(&self, data: &[Datum], gradients: Option<&[Vec<f32>]>) -> Vec<Datum> {
         let mut data = linear::data(data, gradients);
         data.iter_mut().for_each(|datum| datum.pack(self.session.config.dense_tensors));
@@ -201,7 +208,7 @@ impl Sequencer {
         let _registration = ticket.cancel.on_cancel(Arc::new(Interrupt(slot.clone())));
         let (session, progress, cancel) =
             (self.session.clone(), ticket.progress.clone(), ticket.cancel.clone());
-        // If the pool is closed, the reply in the dropped job answers.
+        // A closed pool drops the job. Dropping `reply` in it puts an error into `slot`.
         let _ = self.session.pool[Job::Loss].spawn(move || {
             reply.send(evaluate(&session, &progress, &cancel, accepted, data, loss));
         });

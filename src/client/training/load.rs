@@ -9,11 +9,11 @@ use crate::types::{LoadStateOutput, TrainingPath};
 use crate::wire::json;
 
 impl TrainingClient {
-    /// Loads saved weights into this model, with a new optimizer state. Servers allow it only as a model's first
+    /// Loads saved weights into this model, with a new optimizer state. Servers allow this call only as a model's first
     /// operation: prefer `ServiceClient::create_training_client_from_state`.
     ///
     /// # Errors
-    /// Through the [`Pending`]: a path that is not one of a training state (nothing is sent), or an error of the
+    /// Through the [`Pending`]: a path that is not the path of a training state (nothing is sent), or an error of the
     /// server.
     ///
     /// # Blocking

@@ -1,4 +1,9 @@
 //! The client that trains a model.
+//!
+//! [`TrainingClient`] puts operations into the mailbox of an actor. The actor sends the requests of one operation after
+//! the other (`submit`); pool threads wait for the results. The other modules have one kind of operation each: `pass`
+//! (forward and backward passes), `custom` (passes whose loss the client computes), `train_step`, `save`, `load` and
+//! `unload`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -35,10 +40,11 @@ use submit::{Sequencer, SingleRequest};
 const FORWARD_BACKWARD: &str = "TrainingClient.forward_backward";
 const OPTIM_STEP: &str = "TrainingClient.optim_step";
 
-/// Trains one model. Operations run on the server in the order of the calls that submitted them, on whichever threads.
+/// Trains one model. Operations run on the server in the order in which they were submitted, also if several threads
+/// submit.
 ///
 /// Cheap to clone; all clones are the same client. Each verb submits an operation and returns a [`Pending`], so that
-/// the next operation can be submitted before the result of the last one is there.
+/// the next operation can be submitted before the last one has finished.
 ///
 /// # Example: one step
 /// ```
@@ -65,7 +71,7 @@ pub struct TrainingClient {
 struct Inner {
     info: ModelInfo,
     actor: ClientOwner<Msg>,
-    /// The thread that runs the caller's loss function, if one runs.
+    /// The thread that currently runs a loss function of the caller, if any.
     loss_thread: OwnThread,
     owner: Arc<Owner>,
 }
@@ -82,7 +88,7 @@ enum Msg {
     Unload(SingleRequest<()>),
 }
 
-/// A pass whose loss the server computes, or the client.
+/// A pass, by the side that computes its loss: server or client.
 enum AnyPass {
     ServerLoss(Box<Pass>),
     ClientLoss(Box<CustomPass>),
@@ -106,7 +112,7 @@ impl Actor for TrainingActor {
 
     fn turn(&mut self, msg: Msg) {
         match msg {
-            // The ticket reports a failure to the waiter.
+            // Ignore a failure: the ticket has already reported it to the caller.
             Msg::Pass(pass) => drop(self.submit_pass(pass)),
             Msg::TrainStep(pass, request) => match self.submit_pass(pass) {
                 Ok(()) => self.sequencer.submit_request(request),
@@ -161,7 +167,7 @@ impl TrainingClient {
     ///
     /// # Errors
     /// As for [`forward`](Self::forward). If data was split and only some parts were accepted,
-    /// [`Error::accepted_parts`] is their number: their gradients stay on the server.
+    /// [`Error::accepted_parts`] is the number of accepted parts. The gradients of these parts stay on the server.
     ///
     /// # Blocking
     /// As for [`forward`](Self::forward).
@@ -173,9 +179,9 @@ impl TrainingClient {
         self.pass(FORWARD_BACKWARD, data, loss.into(), false)
     }
 
-    /// Updates the weights with the accumulated gradients and clears these (PROTOCOL §3.3 #14). The parameters belong
-    /// to the model's optimizer: [`AdamParams`](crate::types::AdamParams) unless
-    /// [`ModelOptions`](crate::types::ModelOptions) chose another one.
+    /// Updates the weights with the accumulated gradients and clears the gradients (PROTOCOL §3.3 #14). `params` must
+    /// fit the model's optimizer: [`AdamParams`](crate::types::AdamParams), unless
+    /// [`ModelOptions`](crate::types::ModelOptions) chose another optimizer.
     ///
     /// # Errors
     /// Through the [`Pending`]: a parameter out of range (nothing is sent), or an error of the server.
@@ -190,8 +196,8 @@ impl TrainingClient {
         self.submit_request(OPTIM_STEP, Msg::OptimStep, |ticket| optim_step_request(ticket, params))
     }
 
-    /// Ends this client alone: its queued and running operations and all later calls return an error. The model stays
-    /// on the server. A second call does nothing.
+    /// Ends this client: its queued and running operations and all later calls return an error. The model stays on the
+    /// server; the session and its other clients continue. A second call does nothing.
     ///
     /// # Blocking
     /// Until the client's thread has ended, at most `Timeouts::close`.
@@ -308,8 +314,8 @@ impl TrainingClient {
         }
     }
 
-    /// Puts a message into the mailbox. Waits for room, except in a loss function, during which the actor takes no
-    /// messages.
+    /// Puts a message into the mailbox, and waits while the mailbox is full. On the thread of a loss function, fails
+    /// instead of waiting: the actor takes no message until the loss function has returned.
     fn enqueue(&self, msg: Msg, deadline: Option<Instant>) -> Result<()> {
         let (actor, session) = (&self.inner.actor, self.session());
         if !self.inner.loss_thread.is_this() {
@@ -352,7 +358,7 @@ fn optim_step_request(
     }
 }
 
-/// Limit of the memory for the dense tensors of all data of a call.
+/// Memory limit for the dense tensors of all data of one call.
 fn dense_room(data: &[Datum]) -> DenseRoom {
     DenseRoom::of(data.iter().map(Datum::n_bytes).sum())
 }

@@ -1,4 +1,5 @@
-//! Forward and backward passes: splits the data, sends the parts in order, waits for their results and joins these.
+//! Forward and backward passes. Splits the data of a pass into parts, sends one request for each part, waits for the
+//! results of all parts and joins them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ const PARALLEL: usize = 8;
 /// An accepted part.
 pub(super) struct Accepted {
     submitted: Submitted,
-    /// Time of the acceptance.
+    /// Time at which the server accepted the part.
     born: Instant,
     /// Number of targets of each datum, if it has targets.
     n_targets: Vec<Option<usize>>,
@@ -42,8 +43,8 @@ pub(super) struct Accepted {
     room: Room,
 }
 
-/// Passes on the ticket with what was sent. After a failure answers the ticket with the error, and returns the error
-/// too.
+/// Returns the ticket together with the value of `sent`. If `sent` is an error, answers the ticket with the error and
+/// returns the error.
 pub(super) fn or_answer<R: Send + 'static, T>(ticket: Ticket<R>, sent: Result<T>) -> Result<(Ticket<R>, T)> {
     match sent {
         Ok(sent) => Ok((ticket, sent)),
@@ -55,17 +56,17 @@ pub(super) fn or_answer<R: Send + 'static, T>(ticket: Ticket<R>, sent: Result<T>
 }
 
 impl Sequencer {
-    /// Sends all parts of a pass, and leaves the wait for their results to the pool.
+    /// Sends all parts of a pass. A pool thread waits for their results.
     ///
     /// # Errors
-    /// Not all parts were accepted. The pass has been answered with the same error.
+    /// Not all parts were accepted. The caller has already been answered with the same error.
     pub(super) fn submit_pass(&mut self, pass: Pass) -> Result<()> {
         let Pass { ticket, data, loss, forward_only } = pass;
         let summary = LossSummary::of(&data, &loss, &self.session);
         let sent = self.send_pass(&ticket, data, loss, forward_only);
         let (ticket, accepted) = or_answer(ticket, sent)?;
         let session = self.session.clone();
-        // If the pool is closed, the ticket in the dropped job answers.
+        // A closed pool drops the job. Dropping the ticket in it answers the caller with an error.
         let _ = self.session.pool[Job::Wait].spawn(move || {
             let result = collect(&session, &ticket.progress, &ticket.cancel, accepted, forward_only);
             ticket.answer(result.map(|output| summary.complete(output, &session)));
@@ -86,7 +87,8 @@ impl Sequencer {
         self.settle(range, &sent.fates, sent.result)
     }
 
-    /// Splits data of these sizes into parts of at most the sizes from the server's flags.
+    /// Splits data into parts. `sizes` has the size of each datum in bytes. The server's flags limit the number of data
+    /// and the number of bytes in one part.
     pub(super) fn parts(&self, sizes: impl IntoIterator<Item = usize>) -> Vec<Range<usize>> {
         let flags = self.session.known_flags();
         let limits = ChunkLimits {
@@ -96,7 +98,8 @@ impl Sequencer {
         split(sizes, limits)
     }
 
-    /// Sends the parts of a turn, with the consecutive ids that are reserved for them.
+    /// Sends the parts of a pass. Their sequence ids are consecutive, start at `first_seq_id`, and are already
+    /// reserved.
     pub(super) fn send_parts(
         &self,
         ticket: &Ticket<ForwardBackwardOutput>,
@@ -133,7 +136,7 @@ impl Sequencer {
                     }
                     Err(error) => {
                         fates[idx] = fate(&error);
-                        // A part of unknown fate poisons the client, so that its error is the one to report.
+                        // Prefer the error of a part that the server may have accepted: this part poisons the client.
                         if failure.is_none() || fates[idx] == Fate::Unknown {
                             failure = Some((idx, error));
                         }
@@ -162,10 +165,11 @@ impl Sequencer {
     }
 }
 
-/// Facts about the data of a pass that are needed when its result is there.
+/// Facts about the data of a pass that are added to its result.
 struct LossSummary {
     n_tokens: f64,
-    /// Terms of the loss; `None` if the server was seen to report its sum.
+    /// Terms from which the client computes the sum of the loss. `None` if the server has reported the sum of an
+    /// earlier pass, or if the client cannot compute it.
     terms: Option<Terms>,
 }
 
@@ -186,13 +190,14 @@ impl LossSummary {
     }
 }
 
-/// Outcome of sending the parts of a call: the fate of each part, and either all accepted parts or an error.
+/// Outcome of sending the parts of a pass: the fate of each part (accepted, refused, not sent or unknown), and either
+/// all accepted parts or an error.
 pub(super) struct SentParts {
     pub(super) fates: Vec<Fate>,
     pub(super) result: Result<Vec<Accepted>>,
 }
 
-/// State that the threads that send the parts share.
+/// State shared by the threads that send the parts of a pass.
 struct PartRequest {
     session: Arc<Session>,
     model_id: String,
@@ -209,7 +214,8 @@ struct PartRequest {
 }
 
 impl PartRequest {
-    /// Sends the parts of one wave at the same time.
+    /// Sends the parts of one wave concurrently. The parts of a pass are sent in one or more waves, one after the
+    /// other.
     fn send_wave(self: &Arc<Self>, wave: &[usize]) -> Vec<Result<Accepted>> {
         if let [idx] = wave {
             return vec![self.send_part(*idx)];
@@ -221,10 +227,12 @@ impl PartRequest {
         self.session.pool[Job::Send].fan_out(jobs.collect(), PARALLEL)
     }
 
-    /// Sends a part in a form that the server reads. A part that is sent again in another form keeps its id.
+    /// Sends a part in a format that the server reads, protobuf or JSON. If the part is sent a second time in the other
+    /// format, it keeps its sequence id.
     fn send_part(&self, idx: usize) -> Result<Accepted> {
         let part = self.parts[idx].clone();
-        // Hold a share of the budget from the encoding until the server has accepted the part.
+        // Limit the memory of all encoded parts: take the size of this part from the budget before encoding it, and
+        // return the size when the part has been accepted or has failed.
         let n_bytes = self.sizes[part.clone()].iter().sum();
         let budget = self.session.dispatch.training_budget();
         let _share = budget.acquire_deadline(n_bytes, self.deadline, &self.cancel)?;
@@ -248,7 +256,7 @@ impl PartRequest {
     fn send_as(&self, form: Form, final_on: &'static [u16], idx: usize, n_bytes: usize) -> Result<Accepted> {
         let data = &self.data[self.parts[idx].clone()];
         let (model_id, loss, forward_only) = (&self.model_id, &self.loss, self.forward_only);
-        // Each part has a reserved 32-bit id, so that the cast is lossless.
+        // The ids of all parts were reserved as 32-bit numbers, so the cast loses nothing.
         let seq_id = self.first_seq_id + idx as u32;
         let (endpoint, body) = match form {
             Form::Protobuf => {
@@ -268,7 +276,7 @@ impl PartRequest {
         let mut call = Call::new(Lane::Train, endpoint, body).of(&self.progress);
         call.final_on = final_on;
         let n_targets: Vec<_> = data.iter().map(Datum::n_targets).collect();
-        // The result has a few numbers for each number sent, and for each position of a sparse target.
+        // The result has a few numbers for each number of the data, and for each position of a sparse target.
         let n_positions = n_targets.iter().flatten().fold(0u64, |sum, n| sum.saturating_add(*n as u64));
         let room = Room::for_numbers((n_bytes as u64 / 4).max(n_positions));
         let answer = self.session.http.send(&call.answered_within(room), &self.cancel)?;
@@ -277,7 +285,7 @@ impl PartRequest {
     }
 }
 
-/// Waits for the results of all parts at the same time and joins them.
+/// Waits for the results of all parts concurrently and joins them.
 pub(super) fn collect(
     session: &Arc<Session>,
     progress: &Progress,
@@ -301,7 +309,7 @@ pub(super) fn collect(
                 let roundtrip = born.saturating_duration_since(started);
                 let request_id = promised.request_id;
                 let promise = Promise { request_id, request_type, protobuf: true, born, roundtrip, room };
-                // The result holds its share of the byte budget until it is decoded.
+                // `result` keeps its size reserved in the byte budget until it has been decoded.
                 session.retrieve(&promise, &progress, &cancel).and_then(|result| read(&result.body))
             }
         }) as Box<dyn FnOnce() -> Result<ForwardBackwardOutput> + Send>
@@ -314,8 +322,8 @@ pub(super) fn collect(
     Ok(combine(parts.into_iter().collect::<Result<Vec<_>>>()?))
 }
 
-/// Checks the number of outputs and of log-probabilities of each. With a wrong number, later data would get results of
-/// other data.
+/// Checks the number of outputs, and the number of log-probabilities in each output. With a wrong number, results would
+/// be assigned to the wrong data.
 fn check_counts(output: &ForwardBackwardOutput, n_targets: &[Option<usize>], part: &str) -> Result<()> {
     let (found, sent) = (output.loss_fn_outputs.len(), n_targets.len());
     if found != sent {
@@ -334,7 +342,7 @@ fn check_counts(output: &ForwardBackwardOutput, n_targets: &[Option<usize>], par
     Ok(())
 }
 
-/// The protocol's name of a pass.
+/// The protocol's name of the request of a pass.
 fn request_type(forward_only: bool) -> &'static str {
     if forward_only { "Forward" } else { "ForwardBackward" }
 }

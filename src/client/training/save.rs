@@ -1,4 +1,5 @@
-//! Saving: training states, weights to sample from, exported files.
+//! Saves of a training client: training states, weights to sample from, exported files. Also makes sampling clients
+//! from saved weights.
 
 use super::submit::{Named, SingleRequest};
 use super::{Msg, TrainingClient};
@@ -200,8 +201,8 @@ impl TrainingClient {
         self.save_weights_and_get_sampling_client_with(SamplerKind::Snapshot)
     }
 
-    /// As [`save_weights_and_get_sampling_client`](Self::save_weights_and_get_sampling_client), with a snapshot or with
-    /// a sampler that later saves of the same kind update.
+    /// As [`save_weights_and_get_sampling_client`](Self::save_weights_and_get_sampling_client), where `kind` chooses
+    /// between a snapshot and a sampler whose weights are updated by later saves of the same kind.
     ///
     /// # Errors
     /// As for [`save_weights_and_get_sampling_client`](Self::save_weights_and_get_sampling_client).
@@ -229,7 +230,7 @@ impl TrainingClient {
     /// Makes a client that samples from saved weights, in the session of this model.
     ///
     /// # Errors
-    /// A path that is not one of weights for sampling (nothing is sent), a checkpoint that does not exist, no
+    /// A path that is not the path of weights for sampling (nothing is sent), a checkpoint that does not exist, no
     /// connection, a closed client.
     ///
     /// # Blocking
@@ -261,7 +262,7 @@ impl TrainingClient {
         let (session, cancel) = (self.session(), &self.inner.actor.cancel);
         session.check_open()?;
         let (ticket, pending) = session.ticket(VERB, cancel);
-        // Always known: the model was created in the session.
+        // The id is always known, because the model was created in the session.
         let session_id = session.id().ok_or_else(|| missing_in_answer("the id of the session"))?;
         create::spawn_sampler(session.clone(), session_id, create::NewSampler { source, ticket });
         SamplingClient::start_at(self.inner.owner.clone(), pending.wait()?, 0)

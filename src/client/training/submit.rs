@@ -1,4 +1,9 @@
-//! Submission of a training client's requests in order.
+//! Sends the requests of a training client in order.
+//!
+//! The server runs the requests of a model in the order of their sequence ids, and waits for a missing id. One
+//! operation is one *turn*: it reserves the ids of its requests, sends the requests, and records the *fate* of each:
+//! accepted, refused, not sent, or unknown. An unknown fate may leave a gap in the ids. The order is then lost: the
+//! client is poisoned and sends no further request (PROTOCOL §8.2).
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -30,21 +35,21 @@ pub(super) struct SingleRequest<T: Send + 'static> {
 /// A save under a name that can be used once.
 pub(super) struct Named<T> {
     pub(super) name: String,
-    /// Makes the result from the model id and the name.
+    /// Makes the result from the model id and the name, if the answer of the server was lost.
     pub(super) result: fn(&str, &str) -> Result<T>,
 }
 
-/// State of a training client's actor: the sequence ids, and the reason why the order is lost, if it is.
+/// State of a training client's actor: the sequence ids and, if the order is lost, the reason.
 pub(super) struct Sequencer {
     pub(super) session: Arc<Session>,
     pub(super) model_id: String,
     pub(super) turns: Turns,
-    /// Set if the order is lost, after which no request may be sent.
+    /// Set if the order is lost. No request may be sent then.
     broken: Option<Broken>,
-    /// True while the fate of reserved ids is not settled. If it is true at the start of a turn, a panic interrupted
-    /// the last turn.
+    /// True during a turn: set by `begin`, reset by `settle`. If it is true when a turn begins, a panic interrupted the
+    /// last turn.
     unsettled: bool,
-    /// Successful saves: the endpoint and the name.
+    /// Endpoint and name of each successful save.
     saved: HashSet<(&'static str, String)>,
 }
 
@@ -71,7 +76,8 @@ impl Sequencer {
         }
     }
 
-    /// Begins a turn of `n` requests. An operation that was cancelled while it was queued takes no turn.
+    /// Begins a turn: reserves the sequence ids of `n` requests. Fails without reserving ids if the operation was
+    /// cancelled while it was queued, or if the client is poisoned.
     pub(super) fn begin<T: Send + 'static>(&mut self, ticket: &Ticket<T>, n: usize) -> Result<Range<u32>> {
         if ticket.is_given_up() {
             return Err(Error::cancelled());
@@ -94,8 +100,8 @@ impl Sequencer {
         Ok(range)
     }
 
-    /// Ends a turn whose requests had these fates. `result` is the error if not all were accepted; if the order is lost,
-    /// the returned error says that repeating the call is useless.
+    /// Ends a turn. `fates` has the fate of each request. `result` is the error if not all requests were accepted. If the
+    /// order of the client is lost, the returned error is not retryable.
     pub(super) fn settle<T>(&mut self, range: Range<u32>, fates: &[Fate], result: Result<T>) -> Result<T> {
         self.unsettled = false;
         if self.turns.settle(range, fates) == Settled::Broken {
@@ -104,8 +110,8 @@ impl Sequencer {
         result
     }
 
-    /// Ends the turn of a custom loss, as [`settle`](Self::settle) does. `backward` is `None` if the backward parts were
-    /// not sent.
+    /// Ends the turn of a pass with a custom loss, given the fates of its forward and backward parts, as
+    /// [`settle`](Self::settle) does. `backward` is `None` if the backward parts were not sent.
     pub(super) fn settle_custom<T>(
         &mut self,
         range: Range<u32>,
@@ -129,7 +135,7 @@ impl Sequencer {
         })
     }
 
-    /// Sends a request of one part and leaves the wait for its result to the pool.
+    /// Sends the request of an operation that has only one request. A pool thread waits for the result.
     pub(super) fn submit_request<T: Send + 'static>(&mut self, request: SingleRequest<T>) {
         let SingleRequest { ticket, endpoint, request_type, body, read, named } = request;
         let map_conflict =
@@ -146,7 +152,7 @@ impl Sequencer {
                 let request_id = promised.request_id;
                 let promise =
                     Promise { request_id, request_type, protobuf: false, born, roundtrip, room: Room::SMALL };
-                // If the pool is closed, the ticket in the dropped job answers.
+                // A closed pool drops the job. Dropping the ticket in it answers the caller with an error.
                 let _ = self.session.pool[Job::Wait].spawn(move || {
                     let result = session
                         .retrieve(&promise, &ticket.progress, &ticket.cancel)
@@ -181,13 +187,15 @@ impl Sequencer {
         if let Some(Named { name, result }) = named {
             let is_new = !self.saved.contains(&(endpoint.name, name.clone()));
             match &submitted {
-                // An earlier attempt succeeded: no other client saves checkpoints of this model.
+                // An earlier attempt of this request saved the name, and its answer was lost: this client had not saved
+                // the name before, and no other client saves checkpoints of this model.
                 Err(error) if fate == Fate::Unknown && says_it_exists(error) && is_new => {
                     log::warn!(target: "tinkex", "{name:?} was saved by an attempt whose answer was lost: {error}");
                     submitted = Ok(SendOutcome::SavedEarlier(result(&self.model_id, &name)));
                     fate = Fate::Accepted;
                 }
-                // The name was taken before, so that all attempts were refused, even those without an answer.
+                // This client had saved the name before this request. The server refused all attempts, also those whose
+                // answer was lost.
                 Err(error) if fate == Fate::Unknown && says_it_exists(error) => fate = Fate::Refused,
                 _ => {}
             }
@@ -211,11 +219,11 @@ impl Sequencer {
     }
 }
 
-/// An accepted request.
+/// A request that the server accepted.
 enum SendOutcome<T> {
     /// The answer, and the time at which it arrived.
     Answered(Submitted, Instant),
-    /// The result of an earlier attempt whose answer was lost, made from the name.
+    /// An earlier attempt saved the name and its answer was lost. The result is made from the name.
     SavedEarlier(Result<T>),
 }
 
@@ -228,8 +236,8 @@ fn says_exists(error: &Error) -> bool {
     error.message().to_lowercase().contains("already exists")
 }
 
-/// Turns the failure of a save into a conflict if the name exists already. Some servers report that as a failed result
-/// or with a status other than 409.
+/// Turns the failure of a save into a conflict if the name exists already. Some servers report an existing name as a
+/// failed result or with a status other than 409.
 fn as_conflict(error: Error) -> Error {
     let refused = matches!(
         error.kind(),

@@ -8,9 +8,9 @@ use crate::wire::json;
 
 impl TrainingClient {
     /// Removes the model with its unsaved state from the server, after the operations submitted before (PROTOCOL §3.3
-    /// #19). Self-hosted servers often hold few models, and keep each until its session ends or sends no heartbeat for
-    /// minutes. The official service does not need this call and may lack it. The end of the session also removes the
-    /// model.
+    /// #19). Self-hosted servers can often hold only a few models, and keep a model until its session ends or has sent
+    /// no heartbeat for minutes. The official service does not need this call and may lack the endpoint. The end of the
+    /// session also removes the model.
     ///
     /// Later operations of the model fail: [`close`](Self::close) the client.
     ///
