@@ -89,6 +89,8 @@ pub mod credentials;
 mod env;
 mod error;
 pub mod event;
+#[cfg(feature = "ffi")]
+pub mod ffi;
 mod handles;
 mod http;
 mod http_date;

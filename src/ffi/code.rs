@@ -124,7 +124,7 @@ impl Code {
             ErrorKind::Incompatible => INCOMPATIBLE,
             ErrorKind::RequestFailed { category: Category::User } => FAILED_USER,
             ErrorKind::RequestFailed { category: Category::Server } => FAILED_SERVER,
-            ErrorKind::RequestFailed { category: Category::Unknown } => FAILED_UNKNOWN,
+            ErrorKind::RequestFailed { .. } => FAILED_UNKNOWN,
             ErrorKind::PromiseExpired => EXPIRED,
             ErrorKind::Stuck { .. } => STUCK,
             ErrorKind::Cancelled => CANCELLED,

@@ -23,9 +23,9 @@ fn declarations() -> String {
         rest = comment.split_once("*/").unwrap().1;
     }
     text.push_str(rest);
-    text.lines().filter(|line| !line.trim_start().starts_with('#')).fold(String::new(), |text, line| {
-        text + line.trim() + " "
-    })
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .fold(String::new(), |text, line| text + line.trim() + " ")
 }
 
 fn prototypes() -> Vec<Prototype> {
@@ -98,7 +98,8 @@ fn agreement() -> String {
     for Prototype { result, name, arguments } in prototypes() {
         let arrow = if result == "c_void" { String::new() } else { format!(" -> {result}") };
         let arguments = arguments.join(", ");
-        writeln!(text, "const _: unsafe extern \"C\" fn({arguments}){arrow} = {}::{name};", room(&name)).unwrap();
+        writeln!(text, "const _: unsafe extern \"C\" fn({arguments}){arrow} = {}::{name};", room(&name))
+            .unwrap();
     }
     for (name, value) in constants() {
         match name.strip_prefix("TINKEX_ERROR_") {

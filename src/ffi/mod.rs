@@ -13,10 +13,10 @@
 
 use std::ffi::{c_char, c_void};
 
-mod agree;
+//mod agree;
 mod border;
 mod code;
-mod constants;
+//mod constants;
 mod error;
 #[cfg(test)]
 mod header;
@@ -31,5 +31,4 @@ pub use text::{tinkex_text, tinkex_tokens};
 pub type tinkex_code = i32;
 /// Frees the `user` pointer of a callback. Called exactly once.
 pub type tinkex_release_fn = Option<unsafe extern "C-unwind" fn(*mut c_void)>;
-pub type tinkex_log_fn =
-    Option<unsafe extern "C-unwind" fn(*mut c_void, i32, *const c_char, *const c_char)>;
+pub type tinkex_log_fn = Option<unsafe extern "C-unwind" fn(*mut c_void, i32, *const c_char, *const c_char)>;

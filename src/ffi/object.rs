@@ -159,6 +159,7 @@ pub(super) struct User {
 
 impl User {
     pub(super) fn new(pointer: *mut std::ffi::c_void, release: super::tinkex_release_fn) -> Self {
+        User { pointer: UserPointer(pointer), release }
     }
 
     pub(super) fn pointer(&self) -> *mut std::ffi::c_void {
