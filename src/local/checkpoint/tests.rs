@@ -1,4 +1,4 @@
-//! Folders of checkpoints on disk.
+//! Tests of the store of checkpoints, on real folders.
 
 use super::*;
 
@@ -179,7 +179,7 @@ fn a_checkpoint_is_published_once() {
     fs::remove_dir_all(&store.root).expect("cleaning up");
 }
 
-/// Reads a checkpoint while another thread replaces it, until 30 different saves were seen.
+/// Reads a checkpoint with `look` while another thread replaces it, until 30 different saves were seen.
 fn read_while_replaced(store: &Store, look: impl Fn(&Store) -> Vec<Vec<u8>>) {
     let save = |n: u32| {
         let bytes = n.to_le_bytes().repeat(1000);

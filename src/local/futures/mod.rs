@@ -1,4 +1,5 @@
-//! Pending requests and their results, which are kept for some time after they were fetched.
+//! Futures: pending requests, and the results of finished requests, which are kept for some time so that they can be
+//! fetched again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use super::trace::Span;
 const KEEP_FETCHED: Duration = Duration::from_secs(120);
 /// Time that a result is kept if it is never fetched.
 const KEEP_UNFETCHED: Duration = Duration::from_secs(3600);
-/// Limit of the bytes of results. Beyond it the oldest are dropped, fetched ones before others.
+/// Limit of the bytes of all results. Above it results are dropped: first the fetched ones, the oldest first, then the
+/// others.
 const MAX_BYTES: usize = 256 << 20;
 
 /// Result of a request.
@@ -30,7 +32,7 @@ pub(super) enum Outcome {
     Pass(Bytes),
     /// A protobuf `SampleResponse`.
     Sample(Bytes),
-    /// A failure caused by the `user` or the `server`.
+    /// A failure. `category` says who caused it: `user` or `server`.
     Failed { error: String, category: &'static str },
 }
 
@@ -51,7 +53,8 @@ impl Outcome {
     }
 }
 
-/// A request in the engine's queue.
+/// The engine's handle of a request: with it the engine starts the request, sets its result, and sees whether it was
+/// cancelled.
 #[derive(Clone, Debug)]
 pub(super) struct Ticket {
     pub(super) id: String,
@@ -162,7 +165,7 @@ impl Futures {
         self.add(position, session, false, None, span)
     }
 
-    /// Adds a request that can be cancelled; its end is added to a feed, if one is given.
+    /// Adds a request that can be cancelled. Its completion is added to `feed`, if one is given.
     pub(super) fn create_cancellable(
         &self,
         session: Option<&str>,
@@ -208,7 +211,7 @@ impl Futures {
         id.strip_prefix(&self.prefix)?.parse().ok()
     }
 
-    /// Ends a request. Later calls have no effect.
+    /// Ends a request with a result. Later calls for the same request have no effect.
     pub(super) fn finish(&self, id: &str, outcome: Outcome) {
         let now = Instant::now();
         let mut inner = self.inner.lock();
@@ -250,7 +253,7 @@ impl Futures {
         inner.entries.get(&self.number(id)?)?.session.clone()
     }
 
-    /// Fails all pending requests, and all that are added from now on.
+    /// Fails all pending requests, and all requests that are added from now on.
     pub(super) fn close(&self, why: &'static str) {
         let mut inner = self.inner.lock();
         inner.closed = Some(why);
@@ -286,7 +289,7 @@ impl Futures {
             Look::Now(found) => return found,
             Look::Later(notify, position) => (notify, position),
         };
-        // Register for the notification before looking again, so that an end in between is not missed.
+        // Create the notification before looking again: it then receives an end that happens in between.
         let notified = notify.notified();
         if let Look::Now(found) = self.look(id) {
             return found;
@@ -298,7 +301,7 @@ impl Futures {
         }
     }
 
-    /// Records that a result was sent completely.
+    /// Records that a client fetched a result.
     pub(super) fn fetched(&self, id: &str) {
         let mut inner = self.inner.lock();
         if let Some(entry) = self.number(id).and_then(|it| inner.entries.get_mut(&it)) {
@@ -326,7 +329,7 @@ impl Inner {
         }
         let mut done: Vec<_> = self.entries.iter().filter(|it| it.1.outcome.is_some()).collect();
         done.sort_by_key(|(_, it)| (it.fetched.is_none(), it.done));
-        // Keep the latest result, however large: a client is waiting for it.
+        // Keep the latest result, even if it is larger than the limit: a client is waiting for it.
         done.pop();
         let mut excess = self.bytes - MAX_BYTES;
         let mut gone = Vec::new();
