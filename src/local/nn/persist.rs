@@ -1,11 +1,11 @@
-//! The adapter and the optimizer as safetensors.
+//! Saves and loads the adapter and the optimizer in the format safetensors.
 
 use super::lora::Tensor;
 use super::train::Trainer;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::HashMap;
 
-/// The two running means of the optimizer, as suffixes of an adapter tensor's name.
+/// The two running means of the optimizer: the suffixes of their names, which follow the name of an adapter tensor.
 const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 
 impl Trainer {
@@ -25,7 +25,7 @@ impl Trainer {
         write(tensors, HashMap::from([("step".to_owned(), self.step.to_string())]))
     }
 
-    /// Replaces the adapter; accumulated gradients and the optimizer start anew.
+    /// Replaces the adapter, clears the accumulated gradients and resets the optimizer.
     ///
     /// # Errors
     /// The bytes are not safetensors of exactly this adapter's names and shapes; nothing has changed then.
@@ -121,7 +121,7 @@ fn check(name: &str, values: &[f32]) -> Result<(), String> {
     }
 }
 
-/// Refuses a file with other tensors, so that an adapter of other matrices is never loaded in part.
+/// Refuses a file with additional tensors, so that an adapter of more matrices is never loaded in part.
 fn reject_unknown(
     file: &SafeTensors<'_>,
     expected: usize,

@@ -1,11 +1,11 @@
-//! The engine's own random numbers. They must never change, because seeds identify weights, adapters and samples.
+//! Random numbers of the network. They must never change, because seeds identify weights, adapters and samples.
 
-/// SplitMix64 (Steele, Lea, Flood 2014): a counter through a mixing function. It is short enough to be its own
-/// specification, unlike a generator from a crate, which may change with a version.
+/// SplitMix64 (Steele, Lea, Flood 2014): a counter whose values go through a mixing function. It is written out here,
+/// because the generator of a crate may change with the crate's version.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(u64);
 
-/// The odd constant by which the counter advances, 2^64 over the golden ratio.
+/// The odd constant that is added to the counter at each step: 2^64 divided by the golden ratio.
 const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
 fn mix(mut z: u64) -> u64 {
@@ -39,8 +39,8 @@ impl Rng {
         (self.next() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
-    /// Fills a slice with numbers that are uniform in (−limit, limit). Uniform and not normal: this needs no
-    /// logarithm or cosine, whose last bits differ between platforms.
+    /// Fills a slice with numbers that are uniform in (−limit, limit). A normal distribution would need a logarithm or
+    /// a cosine, whose last bits differ between platforms.
     pub(crate) fn fill_uniform(&mut self, out: &mut [f32], limit: f64) {
         for value in out {
             *value = ((2.0 * self.unit() - 1.0) * limit) as f32;

@@ -1,4 +1,4 @@
-//! Training of one LoRA model: runs batches, accumulates gradients, applies optimizer steps.
+//! Training of one LoRA model: runs batches, accumulates their gradients, applies optimizer steps.
 
 use super::adam::{Adam, StepOutput};
 use super::example::Example;
@@ -14,12 +14,13 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Bounds of the rows of a group. Sequences are packed into groups of a quarter of the batch within these bounds, so
-/// that short sequences share matrix products and small batches still use several threads.
+/// Bounds of the limit of a group's rows (tokens). A batch is divided into groups of whole sequences; the limit is a
+/// quarter of all rows, within these bounds, and a longer sequence is a group of its own. So short sequences share
+/// matrix products, and small batches still use several threads.
 const GROUP_ROWS: (usize, usize) = (96, 256);
 
-/// Number of groups whose gradients exist at the same time before they are added up. It bounds memory, and is fixed so
-/// that the order of the sums does not depend on the number of threads.
+/// Number of groups that are computed in parallel (a wave), before their gradients are added up. It limits the memory,
+/// and it is fixed so that the order of the sums does not depend on the number of threads.
 const WAVE: usize = 8;
 
 /// Result of [`Trainer::run`].
@@ -87,7 +88,7 @@ impl Trainer {
         let mut output =
             RunOutput { loss_sum: 0.0, logprobs: Vec::with_capacity(batch.len()), metrics: BTreeMap::new() };
         let mut buffers = std::mem::take(&mut self.idle_grads);
-        // Keep a copy: a datum may fail after the gradients of others were added.
+        // Keep a copy of the gradients: a datum may fail after the gradients of other data were added.
         if backward {
             self.before.clone_from(&self.grads);
         }
@@ -148,7 +149,8 @@ impl Trainer {
         Ok(output)
     }
 
-    /// Applies an optimizer step to the accumulated gradients (zero if there are none) and clears them.
+    /// Applies an optimizer step to the accumulated gradients, which are zero without a backward pass since the last
+    /// step, and clears them.
     ///
     /// # Errors
     /// A step whose result would not be finite. Weights, running means and the step count stay; the gradients are
@@ -194,7 +196,8 @@ struct GroupOutput {
     metrics: BTreeMap<String, f64>,
 }
 
-/// Runs one group. If `grads` is given, sets it to the group's gradients. An error has the datum's index in the group.
+/// Runs one group. If `grads` is given, overwrites it with the gradients of the group. An error carries the index of
+/// the datum in the group.
 fn run_group(
     model: &Model,
     group: &[Example],
@@ -213,7 +216,8 @@ fn run_group(
     };
     let token = |i: usize, lp: f32| loss.token(lp, old.get(i).copied().unwrap_or(0.0), factors[i]);
     let each = |i: usize, lp: f32| token(i, lp).1;
-    // Losses of whole sequences: set by `all_slopes` if there is a backward pass, otherwise computed after the pass.
+    // Losses of whole sequences. With a backward pass `all_slopes` sets them, otherwise they are computed after the
+    // pass.
     let found: RefCell<Option<Result<Vec<SequenceLoss>, DatumError>>> = RefCell::new(None);
     let all_slopes = |logprobs: &[f32]| {
         let result = sequence_losses(group, loss, logprobs, true);
@@ -295,7 +299,7 @@ fn datum_of_target(group: &[Example], mut i: usize) -> (usize, usize) {
     (group.len().saturating_sub(1), i)
 }
 
-/// Finds the datum whose gradients are not finite, by running each one alone.
+/// Finds the datum whose gradients are not finite, by running each datum alone.
 fn failing_datum(
     model: &Model,
     group: &[Example],

@@ -1,4 +1,4 @@
-//! Saving and loading.
+//! Tests of saving and loading the adapter and the optimizer.
 
 use super::*;
 
