@@ -111,7 +111,7 @@ struct Connection {
     closing: bool,
 }
 
-/// Counts a connection as open until it is dropped.
+/// Counts a connection as open until this value is dropped.
 struct OpenConnection {
     connections: Arc<Connections>,
     number: u64,

@@ -1,4 +1,5 @@
-//! Temporary download addresses that need no key, like signed URLs of a storage service.
+//! Temporary download addresses that need no key, like the signed URLs of storage services: a random token in the
+//! address grants access.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -8,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::checkpoint::CheckpointId;
 
-/// Time that an address is valid.
+/// Time for which an address is valid.
 const LIFE: Duration = Duration::from_secs(15 * 60);
 
 /// Content behind a download address.
@@ -39,7 +40,7 @@ impl Downloads {
         (token, until)
     }
 
-    /// Item of a token: `None` if the token is unknown, an error if it has expired.
+    /// The item of a token. `None` if the token is unknown, an error if it has expired.
     pub(super) fn lookup(&self, token: &str, now: SystemTime) -> Option<Result<Item, ()>> {
         let issued = self.issued.lock();
         let (item, until) = issued.get(token)?;

@@ -132,7 +132,7 @@ fn read_loss(loss: &Loss, custom: Option<Arc<LossGraph>>) -> Result<nn::Loss, St
     })
 }
 
-/// Names of the inputs that a loss reads.
+/// Names of the inputs (`loss_fn_inputs`) that a loss reads.
 fn input_names(loss: &nn::Loss) -> Vec<&str> {
     match loss {
         nn::Loss::CrossEntropy => vec!["target_tokens", "weights"],
@@ -409,7 +409,7 @@ mod tests {
                 "{error}"
             );
         }
-        // Each datum is small enough, all together are not.
+        // Each datum is small enough, but all together are too large.
         let data = vec![datum(2048, 100); 12];
         let error = ce(&data).expect_err("a refusal");
         assert!(error.starts_with("data[10].") && error.ends_with("send fewer data at once"), "{error}");
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_names_the_place_and_the_reason() {
+    fn every_error_names_the_field_and_the_reason() {
         let ppo = |datum: Datum| pass(&[policy(), datum], LossFn::Ppo).expect_err("a refusal");
         let long = ModelInput::from_ints(vec![1; 2049]);
         let table = [

@@ -19,7 +19,7 @@ const MAX_ENTRIES: usize = 65_536;
 /// Limit of the bytes of the entries.
 const MAX_BYTES: usize = 2 << 20;
 
-/// Size of the range of sequence ids that one client of a sampling session uses.
+/// Number of sequence ids that each client of a sampling session has: client `c` uses the ids from `c · 10^9` on.
 const IDS_PER_CLIENT: u64 = 1_000_000_000;
 
 /// Client number of a sequence id.
@@ -71,7 +71,7 @@ impl Feed {
         self.notify.notify_waiters();
     }
 
-    /// Drops entries up to `read`; returns the later ones and the number for the next call.
+    /// Drops the entries up to the number `read`; returns the later ones, and the number to pass to the next call.
     fn after(&self, read: u64) -> (Vec<Completion>, u64) {
         let mut state = self.state.lock();
         let last = state.last;
@@ -85,9 +85,9 @@ impl Feed {
         (state.entries.iter().map(|it| it.1.clone()).collect(), last)
     }
 
-    /// Entries after `read`; waits for one if none exists.
+    /// Returns the entries after the number `read`. If there are none, waits for one, at most for `timeout`.
     pub(super) async fn wait(self: Arc<Self>, read: u64, timeout: Duration) -> (Vec<Completion>, u64) {
-        // A deadline that cannot be represented means no deadline.
+        // If the deadline is too late to be represented, wait without a deadline.
         let deadline = tokio::time::Instant::now().checked_add(timeout);
         loop {
             // Create the notification before looking at the feed: it then receives an entry that is added in between.

@@ -1,4 +1,4 @@
-//! Jobs of the engine thread.
+//! Jobs of the engine thread, and the data that they carry.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

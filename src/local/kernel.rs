@@ -96,10 +96,10 @@ pub(crate) fn matmul_here(dst: MatMut<'_>, keep: f32, lhs: Mat<'_>, rhs: Mat<'_>
     if dst.rows == 0 || dst.cols == 0 {
         return;
     }
-    // SAFETY: every view was checked at construction by `fits`: all addresses that its shape and strides can
-    // form lie inside its slice (transposing and narrowing rows keep that). Strides are below the length of a
-    // slice, hence within isize. `dst` is borrowed uniquely, its rows do not overlap (`row_stride >= cols`), and
-    // the operands are borrowed shared, so nothing aliases it. All memory is initialised f32.
+    // SAFETY: the constructor of every view checked with `fits` that all addresses of its shape and strides lie inside
+    // its slice, and transposing or narrowing a view keeps that. Strides are smaller than the length of a slice, so
+    // they fit into isize. `dst` is a unique borrow, its rows do not overlap (`row_stride >= cols`), and the operands
+    // are shared borrows, so no operand aliases `dst`. All memory is initialised f32.
     unsafe {
         gemm::gemm(
             dst.rows,
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_product_into_fresh_memory_does_not_read_it() {
+    fn a_product_with_keep_zero_does_not_read_its_destination() {
         let mut dst = [f32::NAN; 4];
         let (a, b) = ([1.0, 2.0, 3.0, 4.0], [1.0, 0.0, 0.0, 1.0]);
         matmul(MatMut::new(&mut dst, 2, 2), 0.0, Mat::new(&a, 2, 2), Mat::new(&b, 2, 2), 1.0);
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn the_polynomial_exponential_is_close_everywhere_and_finite_beyond() {
+    fn exp_is_accurate_in_its_range_and_finite_outside() {
         let mut x = -87.0f32;
         while x < 88.0 {
             let (ours, theirs) = (f64::from(exp(x)), f64::from(x).exp());
@@ -510,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn folds_agree_with_plain_sums_for_every_length() {
+    fn sums_and_maxima_agree_with_plain_loops_for_every_length() {
         for len in 0..70 {
             let x = numbers(len);
             let square: f32 = x.iter().map(|v| v * v).sum();

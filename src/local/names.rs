@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_byte_has_a_letter_of_its_own() {
+    fn each_byte_has_a_different_letter() {
         let all: std::collections::BTreeSet<char> = (0..=255).map(letter).collect();
         assert_eq!(all.len(), 256);
         assert_eq!([letter(b'A'), letter(b' '), letter(b'\n'), letter(0)], ['A', 'Ġ', 'Ċ', 'Ā']);

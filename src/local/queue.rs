@@ -97,7 +97,7 @@ impl Queue {
         }
     }
 
-    /// Takes the next job, assuming that no sample is running.
+    /// Takes the next job as if no sample were running.
     #[cfg(test)]
     pub(super) fn take_next(&self) -> Option<Job> {
         self.inner.lock().schedule.take(0).map(|it| it.1)

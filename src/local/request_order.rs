@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forgotten_request_does_not_run_again() {
+    fn a_request_whose_fingerprint_was_dropped_does_not_run_again() {
         let mut requests = RequestOrder::new();
         for number in 1..=5000 {
             arrive(&mut requests, number);

@@ -42,7 +42,7 @@ pub(super) enum Weights {
 #[derive(Debug)]
 pub(super) struct Sample {
     generate: Generate,
-    /// Stop strings, as bytes.
+    /// Strings that end a sequence, as bytes.
     stops: Vec<Vec<u8>>,
     /// Tokens to score: the tensor of the request.
     target: Option<TensorData>,
@@ -193,7 +193,7 @@ fn check_size(request: &SampleRequest, prompt: usize, max: usize) -> Result<(), 
     Ok(())
 }
 
-/// The rows and token ids named by a tensor of targets.
+/// The row and the token id of each target in the request's tensor; negative ids are no targets.
 fn targets(tensor: &TensorData, vocab: usize) -> Result<Vec<(usize, u32)>, String> {
     let ids = tensor.as_i64().unwrap_or_default();
     let columns = tensor.shape().last().copied().unwrap_or(1).max(1);
@@ -218,7 +218,7 @@ fn scores(asked: &TensorData, scores: &[f32]) -> TensorData {
     TensorData { values: Values::F32(values), ..asked.clone() }
 }
 
-/// True if the text of the tokens ends with `end`. Tokens that are not bytes are skipped.
+/// True if the text of the tokens ends with `end`. Tokens that are not bytes do not count as text.
 fn ends_with(tokens: &[u32], end: &[u8]) -> bool {
     let mut text = tokens.iter().rev().filter_map(|it| u8::try_from(*it).ok());
     end.iter().rev().all(|it| text.next() == Some(*it))

@@ -17,7 +17,7 @@ pub(super) enum Concurrency {
     Shared,
 }
 
-/// Waiting jobs, by session.
+/// The jobs that wait, by session.
 #[derive(Debug)]
 pub(super) struct Schedule<J> {
     /// Limit of the shared jobs that run at the same time, and of the jobs that a session may start in one turn.
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_of_shared_jobs_has_at_most_as_many_as_may_run_at_the_same_time() {
+    fn a_turn_starts_at_most_the_limit_of_shared_jobs() {
         let mut schedule = Schedule::new(2);
         for job in ["a1", "a2", "a3"] {
             schedule.push("a", Concurrency::Shared, job);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn an_immediate_job_waits_for_no_other_job() {
+    fn an_immediate_job_does_not_wait_for_other_jobs() {
         let mut schedule = Schedule::new(2);
         schedule.push("a", Concurrency::Exclusive, "a1");
         schedule.push("b", Concurrency::Immediate, "b1");
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_paused_session_has_no_turn_until_it_is_resumed_and_a_removed_one_has_no_jobs() {
+    fn a_paused_session_has_no_turn_and_a_removed_session_has_no_jobs() {
         let mut schedule = Schedule::new(2);
         for (session, job) in [("a", "a1"), ("b", "b1"), ("a", "a2")] {
             schedule.push(session, Concurrency::Exclusive, job);

@@ -28,7 +28,7 @@ struct Inner {
     used: usize,
 }
 
-/// Bytes in the file, freed when this is dropped.
+/// A part of the file, which is freed on drop.
 #[derive(Debug)]
 pub(super) struct Part {
     inner: Arc<Mutex<Inner>>,

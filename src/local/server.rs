@@ -52,10 +52,10 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(30);
 pub struct Options {
     /// Port on the loopback address. Default 0: the system chooses a free port.
     pub port: u16,
-    /// Folder of the checkpoints; only one engine at a time may use a folder. Default none: a temporary folder that is
-    /// removed when the server stops.
+    /// Folder of the checkpoints. Only one engine at a time can use a folder. Default none: a temporary folder, which
+    /// is removed when the server stops.
     pub data_dir: Option<PathBuf>,
-    /// The key that every request must carry. Default none: a random key for each start, returned by
+    /// The API key that requests must carry. Default none: a random key for each start, returned by
     /// [`Server::api_key`].
     pub api_key: Option<String>,
     /// Host names, without a port, that requests may have in the headers `Host` and `Origin`, besides `127.0.0.1`,
@@ -415,7 +415,7 @@ impl Drop for Server {
     }
 }
 
-/// A thread that can be joined with a deadline.
+/// A thread and the means to join it with a deadline.
 struct Thread {
     handle: JoinHandle<()>,
     ended: Receiver<()>,

@@ -68,7 +68,8 @@ impl Snapshots {
         self.keep(Origin::Model(model_id.into()), trainer).map_err(|it| disk(&it))
     }
 
-    /// The weights of a checkpoint as they are on disk now. Samplers of the same save share a snapshot.
+    /// Makes a snapshot of a checkpoint as it is on disk now. If the latest snapshot of the same save still exists,
+    /// returns that one.
     pub(super) fn of_checkpoint(
         &self,
         store: &Store,
@@ -123,7 +124,7 @@ impl Snapshots {
     /// Sampler of a snapshot. If it is not in memory, it is made by merging the adapter with the base model.
     pub(super) fn sampler(&self, snapshot: &Snapshot) -> Result<Arc<Sampler>, String> {
         let cell = self.ready.cell(snapshot.number);
-        // Concurrent callers wait for the same sampler.
+        // Only one of several concurrent callers makes the sampler; the others wait for it.
         let made = cell.get_or_init(|| {
             let bytes = snapshot.numbers.read().map_err(|it| disk(&it))?;
             let params = bytes.as_chunks::<4>().0.iter().map(|it| f32::from_le_bytes(*it)).collect();
@@ -142,7 +143,7 @@ fn disk(error: &io::Error) -> String {
 
 type Cell = Arc<OnceLock<Result<Arc<Sampler>, String>>>;
 
-/// Samplers in memory, the most recently used last.
+/// The samplers that are in memory, by the number of their snapshot, the most recently used last.
 #[derive(Debug)]
 struct Ready {
     max: usize,

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::downloads::random_token;
 
-/// Time that a token is valid.
+/// Time for which a token is valid.
 const LIFE: Duration = Duration::from_secs(3600);
 
 /// Tokens that were issued, each with the time of its expiry.

@@ -89,7 +89,7 @@ impl Lease {
         fs::create_dir_all(self.drafts())?;
         sync_folder(&self.own)?;
         sync_folder(root)?;
-        // The data folder itself may be new.
+        // Sync the folder above, too, because the data folder itself may be new.
         match root.parent() {
             Some(it) if it.as_os_str().is_empty() => sync_folder(Path::new(".")),
             Some(it) => sync_folder(it),

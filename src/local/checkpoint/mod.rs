@@ -131,7 +131,7 @@ pub(super) struct Meta {
     pub(super) user_metadata: Option<BTreeMap<String, String>>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) public: bool,
-    /// Project of the copy, if this checkpoint is a copy.
+    /// Project that the copy request named, if this checkpoint is a copy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) project_id: Option<String>,
     /// Path of the source, if this checkpoint is a copy.
@@ -288,7 +288,8 @@ impl Store {
         // A replaced checkpoint now has the path of the draft; it is deleted here, when `draft` is dropped.
     }
 
-    /// Renames a draft to the name of a checkpoint; an existing checkpoint gets the path of the draft.
+    /// Gives a draft the name of a checkpoint. If the checkpoint exists already, the old folder gets the path of the
+    /// draft.
     fn rename_draft(&self, draft: &TempPath, checkpoint: &CheckpointId) -> io::Result<()> {
         let folder = self.folder(checkpoint);
         if fs::symlink_metadata(&folder).is_err() {
@@ -418,7 +419,7 @@ impl Store {
         self.save(to, &describe(meta), &files, false)
     }
 
-    /// Makes a checkpoint public or private. Fails if nothing would change.
+    /// Marks a checkpoint as public or private. Fails if it is so already.
     pub(super) fn publish(&self, checkpoint: &CheckpointId, public: bool) -> Result<(), StoreError> {
         self.update_meta(checkpoint, |meta| {
             if meta.public == public {
@@ -495,7 +496,7 @@ impl Store {
         self.delete_if(checkpoint, |_| true).map(|_| ())
     }
 
-    /// Deletes a checkpoint if its folder passes `wanted`; returns whether it was deleted.
+    /// Deletes a checkpoint if `wanted` returns true for its folder; returns true if it was deleted.
     fn delete_if(
         &self,
         checkpoint: &CheckpointId,

@@ -302,7 +302,7 @@ impl Drop for CloseOnDrop {
     }
 }
 
-/// Counts a sample as running until it is dropped.
+/// Counts a sample as running until this value is dropped.
 struct RunningSample {
     queue: Arc<Queue>,
     id: String,

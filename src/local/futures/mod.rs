@@ -15,9 +15,10 @@ use crate::wire::json::Completion;
 use super::feeds::Feed;
 use super::trace::Span;
 
-/// Time that a result is kept after it was first fetched, so that it can be fetched again if the response was lost.
+/// Time for which a result is kept after it was first fetched. The client fetches it once more if the response was
+/// lost.
 const KEEP_FETCHED: Duration = Duration::from_secs(120);
-/// Time that a result is kept if it is never fetched.
+/// Time for which a result is kept if it is never fetched.
 const KEEP_UNFETCHED: Duration = Duration::from_secs(3600);
 /// Limit of the bytes of all results. Above it results are dropped: first the fetched ones, the oldest first, then the
 /// others.
@@ -86,7 +87,7 @@ struct Entry {
     notify: Arc<Notify>,
     cancelled: Arc<AtomicBool>,
     position: Option<Position>,
-    /// Set for samples only: a model's requests run even if no client waits for them.
+    /// True for samples only. The requests of a model cannot be cancelled; they run even if no client waits for them.
     cancellable: bool,
     /// Session of the request, if it has one.
     session: Option<Box<str>>,
@@ -139,7 +140,8 @@ enum Look {
 
 /// All requests of a server.
 pub(super) struct Futures {
-    /// Distinguishes the ids of this run of the server from those of earlier runs, whose results are lost.
+    /// Prefix of all request ids of this run of the server. The ids of earlier runs, whose results are lost, have
+    /// another prefix.
     prefix: String,
     inner: Mutex<Inner>,
 }

@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_names_of_this_machine_and_those_that_are_allowed_are_served() {
+    fn only_names_of_this_machine_and_allowed_names_are_served() {
         let allowed = ["engine.test".to_string()];
         for host in ["127.0.0.1", "127.0.0.1:80", "LocalHost:8000", "localhost.", "[::1]:9", "engine.test:1"]
         {

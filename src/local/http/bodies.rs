@@ -52,7 +52,7 @@ pub(in crate::local) struct Bodies {
     small: Arc<Semaphore>,
     large: Arc<Semaphore>,
     answers: Arc<Semaphore>,
-    /// Held while a large body is converted.
+    /// Semaphore with one permit, held while a large body is converted.
     conversion: Arc<Semaphore>,
     /// Time that a body may wait for its next bytes, or for its reservation.
     stall: Duration,

@@ -24,7 +24,7 @@ pub(super) fn answer(state: &State, error: &Error, ids: Option<(String, u64)>, f
     }
 }
 
-/// Model and number of a request. Parsing skips the rest of the body.
+/// Model and number of a request. All other fields of the body are skipped.
 #[derive(Deserialize)]
 struct RequestIds {
     model_id: String,

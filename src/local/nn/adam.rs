@@ -19,7 +19,7 @@ pub(crate) struct Adam {
     pub beta2: f64,
     /// Added to the denominator.
     pub eps: f64,
-    /// Decoupled decay: parameters shrink by this times the learning rate.
+    /// Weight decay: each step multiplies the parameters by `1 − learning_rate · weight_decay`.
     pub weight_decay: f64,
     /// If the norm of all gradients together is larger than this, the gradients are scaled down to it; zero or less for
     /// no limit.
@@ -52,7 +52,7 @@ impl Adam {
     /// The settings of a request.
     ///
     /// # Errors
-    /// A setting out of its range; the text names it.
+    /// A setting is out of its range; the text names the setting.
     pub(crate) fn read(params: &AdamParams) -> Result<Adam, String> {
         params.validate().map_err(|it| it.to_string())?;
         // With 0, the step of a parameter that never had a gradient would be 0 / 0.
@@ -90,7 +90,7 @@ impl Adam {
     /// Applies step number `step` (counted from 1) to flat parameters.
     ///
     /// # Errors
-    /// Gradients or results that are not finite; nothing has changed then.
+    /// The gradients or the results are not finite. Then nothing has changed.
     pub(super) fn step(
         &self,
         step: u64,

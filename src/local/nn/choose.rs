@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn top_k_and_top_p_cut_the_unlikely_tokens() {
+    fn top_k_and_top_p_exclude_the_unlikely_tokens() {
         assert_eq!(seen(Chooser { temperature: 1.0, top_k: 2, top_p: 1.0 }), [1, 3]);
         assert_eq!(seen(Chooser { temperature: 1.0, top_k: -1, top_p: 0.7 }), [1, 3]);
         assert_eq!(seen(Chooser { temperature: 1.0, top_k: -1, top_p: 0.1 }), [1]);
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_come_as_often_as_their_probability_says() {
+    fn tokens_are_drawn_with_the_frequency_of_their_probability() {
         let chooser = Chooser { temperature: 2.0, top_k: -1, top_p: 1.0 };
         let (mut rng, mut scratch) = (Rng::stream(1, 1), [0.0; 5]);
         let mut counts = [0.0; 5];
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_probability_is_the_models_own_whatever_the_temperature() {
+    fn the_log_probability_does_not_depend_on_the_sampling_settings() {
         let total: f64 = LOGITS.iter().map(|&l| f64::from(l).exp()).sum();
         for temperature in [0.0, 0.5, 3.0] {
             let chooser = Chooser { temperature, top_k: 1, top_p: 0.5 };

@@ -12,7 +12,7 @@ const LOGITS: usize = 1 << 20;
 /// Rows that one task of the softmax handles.
 const TASK_ROWS: usize = 64;
 
-/// Buffers of the head, kept between passes.
+/// Buffers of the head, kept for the next pass.
 #[derive(Debug, Default)]
 pub(super) struct HeadScratch {
     logits: Vec<f32>,
@@ -99,7 +99,7 @@ impl HeadRows<'_> {
     }
 }
 
-#[allow(missing_debug_implementations)] // A closure has none.
+#[allow(missing_debug_implementations)] // A closure has no `Debug`.
 /// Input and outputs of the backward pass of [`HeadRows::targets`].
 pub(super) struct Backward<'a> {
     /// Maps the index of a target and its log-probability to the derivative of the loss with respect to that

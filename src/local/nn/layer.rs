@@ -7,10 +7,10 @@ use super::ops::{rmsnorm, rmsnorm_backward, rope, swiglu, swiglu_backward};
 use super::weights::{LayerWeights, Weights};
 use std::ops::Range;
 
-/// The rows of one pass: several sequences, one after the other.
+/// The rows (tokens) of one pass: several sequences, one after the other.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rows {
-    /// Range of each sequence in the rows.
+    /// Range of rows of each sequence.
     pub(super) sequences: Vec<Range<usize>>,
     /// Each row's position within its sequence.
     pub(super) positions: Vec<u32>,

@@ -41,7 +41,7 @@ impl Linear<'_> {
     /// Computes the backward pass from `dy`, the gradient with respect to the output: adds the adapter's gradients to
     /// `grads` and, if `dx` is given, sets `dx = keep·dx + (gradient with respect to x)`. `x` and `ax` are those of the
     /// forward pass; `dax` is scratch.
-    #[allow(clippy::too_many_arguments)] // Each is a buffer of its own; a struct would only rename them.
+    #[allow(clippy::too_many_arguments)] // Each is a different buffer; a struct would only rename them.
     pub(super) fn backward(
         &self,
         rows: usize,

@@ -24,7 +24,7 @@ pub(crate) struct LoraSpec {
 }
 
 impl LoraSpec {
-    /// The factor of `B·A·x`.
+    /// Factor by which `B·A·x` is multiplied: alpha / rank.
     pub(super) fn scale(&self) -> f32 {
         ALPHA / self.rank.max(1) as f32
     }
@@ -39,7 +39,7 @@ pub(super) struct Tensor {
     pub(super) cols: usize,
 }
 
-/// The adapter of one stack of projections that read the same input.
+/// The adapter of one stack: several projections that read the same input and are computed by one product.
 #[derive(Clone, Debug)]
 pub(super) struct Site {
     /// Range of all A matrices of the stack in the flat parameters: one `[parts·rank, inputs]` matrix.
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_bear_the_names_and_shapes_that_peft_uses() {
+    fn tensors_have_the_names_and_shapes_that_peft_uses() {
         let config = ModelConfig::nano();
         let layout = Layout::new(&config, &spec(true, true, true));
         assert_eq!(layout.tensors.len(), 4 * 14 + 2);

@@ -86,8 +86,8 @@ impl Loss {
     }
 }
 
-/// `exp(gap) · advantage`. The exponential overflows to infinity above 709; an advantage of zero, which marks a token
-/// that does not count, must not give `0 · ∞`.
+/// `exp(gap) · advantage`, and 0 if the advantage is 0. Above a gap of 709 the exponential is infinite, and `0 · ∞`
+/// would be NaN. An advantage of 0 marks a token that does not count.
 fn scaled_ratio(gap: f64, advantage: f64) -> f64 {
     if advantage == 0.0 { 0.0 } else { gap.exp() * advantage }
 }
@@ -178,7 +178,7 @@ mod tests {
                 assert_eq!((value, slope), (0.0, 0.0), "{loss:?} {q}");
             }
         }
-        // With an advantage the loss is not zero, and clipping bounds it.
+        // If the advantage is not 0, the loss is infinite, unless clipping bounds it.
         assert_eq!(Loss::ImportanceSampling.token(-5.0, -800.0, 1.0).0, f64::NEG_INFINITY);
         assert_eq!(Loss::Ppo { lo: 0.8, hi: 1.2 }.token(-5.0, -800.0, 1.0), (-1.2, 0.0));
     }

@@ -125,7 +125,7 @@ impl Workspace {
         }
     }
 
-    /// Computes the targets' log-probabilities and, if `grads` is given, adds the adapter's gradients to it.
+    /// Computes the log-probabilities of the targets. If `grads` is given, adds the adapter's gradients to it.
     pub(super) fn targets(
         &mut self,
         model: &Model,

@@ -28,7 +28,7 @@ impl Trainer {
     /// Replaces the adapter, clears the accumulated gradients and resets the optimizer.
     ///
     /// # Errors
-    /// The bytes are not safetensors of exactly this adapter's names and shapes; nothing has changed then.
+    /// The bytes are not safetensors with exactly the names and shapes of this adapter. Then nothing has changed.
     pub(crate) fn load_adapter(&mut self, bytes: &[u8]) -> Result<(), String> {
         let file = open(bytes, "adapter")?;
         let mut params = vec![0.0; self.model.params.len()];
@@ -47,7 +47,7 @@ impl Trainer {
     /// Replaces the optimizer's running means and step count.
     ///
     /// # Errors
-    /// The bytes are not the optimizer state of an adapter of these names and shapes; nothing has changed then.
+    /// The bytes are not the optimizer state of an adapter with these names and shapes. Then nothing has changed.
     pub(crate) fn load_optimizer(&mut self, bytes: &[u8]) -> Result<(), String> {
         let (_, metadata) = SafeTensors::read_metadata(bytes)
             .map_err(|e| format!("the optimizer state is not safetensors: {e}"))?;

@@ -15,12 +15,13 @@ fn mix(mut z: u64) -> u64 {
 }
 
 impl Rng {
-    /// The stream number `stream` of a seed. Streams of one seed are unrelated to each other.
+    /// The generator of the stream `stream` of a seed. The streams of one seed are independent of each other.
     pub(crate) fn stream(seed: u64, stream: u64) -> Self {
         Rng(mix(seed.wrapping_add(STEP)) ^ mix(stream.wrapping_mul(STEP).wrapping_add(0x5851_F42D_4C95_7F2D)))
     }
 
-    /// The stream that belongs to a name, by the FNV-1a hash of its bytes.
+    /// The generator of the stream of a seed that belongs to a name. The number of the stream is the FNV-1a hash of the
+    /// name.
     pub(crate) fn named(seed: u64, name: &str) -> Self {
         let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)

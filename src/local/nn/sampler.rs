@@ -28,9 +28,9 @@ const MAX_IDLE_STEPS: usize = 16;
 /// A copy of a model at one moment, which continues prompts. Any number of threads may use it at the same time.
 #[derive(Debug)]
 pub(crate) struct Sampler {
-    /// Base and adapter, unmerged, for prompts.
+    /// Base and adapter, not merged, for the forward pass of prompts.
     model: Model,
-    /// Base and adapter merged, for decoding.
+    /// Base and adapter merged, for generating tokens.
     decoder: Decoder,
     idle: Arc<Idle>,
 }
@@ -114,7 +114,7 @@ pub(crate) struct Generated {
     pub prompt_logprobs: Option<Vec<Option<f32>>>,
     /// The likeliest tokens at each prompt position, likeliest first; `None` for the first position.
     pub topk_prompt_logprobs: Option<Vec<Option<TopLogprobs>>>,
-    /// The tokens drawn at the prompt's positions, one position after the other.
+    /// The alternatives drawn at the prompt positions after the first, in the order of the positions.
     pub alternatives: TopLogprobs,
     /// The log-probabilities of the targets.
     pub targets: Vec<f32>,
@@ -143,13 +143,13 @@ struct PromptScores {
 }
 
 impl Sampler {
-    /// The untrained model.
+    /// A sampler of the untrained model.
     pub(crate) fn base(base: Arc<Weights>) -> Sampler {
         let none = LoraSpec { rank: 0, seed: 0, train_attn: false, train_mlp: false, train_unembed: false };
         Sampler::new(Model::new(base, &none))
     }
 
-    /// The model with an adapter. Parts that the adapter does not change are shared with the untrained model.
+    /// A sampler of the base model with an adapter. Parts that the adapter does not change are shared with `untrained`.
     pub(crate) fn merged(shape: &AdapterShape, params: Vec<f32>, untrained: &Sampler) -> Sampler {
         let AdapterShape { base, layout, scale } = shape.clone();
         let model = Model { base, layout, params, scale };
@@ -172,7 +172,7 @@ impl Sampler {
     /// sample ends if `stop` returns true. Calls `cancelled` before every step.
     ///
     /// # Errors
-    /// A request that does not fit the model, `"cancelled"`, or logits that are not finite.
+    /// The request does not fit the model, it was cancelled (`"cancelled"`), or the logits are not finite.
     pub(crate) fn generate(
         &self,
         req: &Generate,

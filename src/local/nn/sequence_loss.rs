@@ -20,7 +20,7 @@ const MAX_CONCURRENT_VALUES: usize = MAX_VALUES / 8;
 /// memory.
 static LARGE: Mutex<()> = Mutex::new(());
 
-/// Loss of a sequence.
+/// The loss of one sequence.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct SequenceLoss {
     pub(super) loss: f64,
@@ -34,7 +34,7 @@ impl Loss {
     /// Computes the loss of one sequence from the log-probabilities of all its targets.
     ///
     /// # Errors
-    /// A custom loss that cannot be computed for the sequence.
+    /// A custom loss cannot be computed for the sequence.
     pub(super) fn sequence_loss(
         &self,
         e: &Example,

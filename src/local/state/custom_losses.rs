@@ -35,8 +35,8 @@ impl CustomLosses {
 impl State {
     /// Creates a custom loss. The result is ready when this returns, because the work is quick.
     ///
-    /// Two losses may have the same name, because a loss is identified by its id. A second loss with the same
-    /// computation is refused with status 409.
+    /// Two losses may have the same name, because a loss is identified by its id. A loss with the same computation as
+    /// an existing one is refused with status 409.
     pub(in crate::local) fn create_custom_loss(
         &self,
         request: CreateCustomLossRequest,

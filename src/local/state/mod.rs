@@ -37,7 +37,7 @@ use custom_losses::CustomLosses;
 
 pub(super) use lists::{Window, query};
 
-/// Owner URN of every object.
+/// Owner (a URN) of all objects of the server.
 pub(super) const USER: &str = "tml:user:local";
 
 /// Number of requests remembered for each sampler. A repeated request gets the result of the original one.
@@ -88,14 +88,14 @@ struct Inner {
 /// Reason for which a session ended.
 #[derive(Clone, Debug, PartialEq)]
 enum End {
-    /// The client finished it.
+    /// The client finished the session.
     Finished { reason: FinishReason, detail: Option<String> },
     /// No heartbeat arrived within the session timeout.
     Silent,
 }
 
 struct Session {
-    /// Number of sessions created before it.
+    /// Number of sessions that were created before this one.
     number: usize,
     created: SystemTime,
     user_metadata: BTreeMap<String, Value>,
@@ -163,7 +163,7 @@ impl SamplerEntry {
     }
 }
 
-/// Time limits of silent sessions (documented at `Options`).
+/// Time limits of silent sessions; see the fields of the same names in `Options`.
 pub(super) struct SilenceLimits {
     pub(super) session_timeout: Duration,
     pub(super) pause_after: Duration,

@@ -99,7 +99,7 @@ fn the_end_of_a_session_fails_its_queued_requests_and_unloads_its_model() {
 }
 
 #[test]
-fn a_pass_is_refused_while_too_many_bytes_wait_unless_all_others_wait_for_it() {
+fn a_pass_is_refused_while_too_many_bytes_wait_unless_later_passes_wait_for_it() {
     let harness = Harness::new("full");
     let (_, model_id) = harness.model();
     let refused = |number, fingerprint| {

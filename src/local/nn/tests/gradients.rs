@@ -72,7 +72,7 @@ fn every_adapter_gradient_agrees_with_a_difference_quotient_of_the_reference() {
 }
 
 #[test]
-fn gradients_hold_across_blocks_of_attention_and_tied_heads() {
+fn gradients_are_right_across_blocks_of_attention_and_with_a_tied_head() {
     let config = ModelConfig { tied_head: true, layers: 1, hidden: 8, ..tiny() };
     let mut trainer = with_noise(&config, 2);
     let mut rng = Rng::stream(3, 4);
@@ -81,7 +81,7 @@ fn gradients_hold_across_blocks_of_attention_and_tied_heads() {
 }
 
 #[test]
-fn several_targets_per_position_count_by_their_weights() {
+fn gradients_are_right_for_several_targets_per_position() {
     let config = tiny();
     let mut trainer = with_noise(&config, 2);
     let mut rng = Rng::stream(3, 5);
@@ -90,7 +90,7 @@ fn several_targets_per_position_count_by_their_weights() {
 }
 
 #[test]
-fn a_policy_loss_reaches_the_adapter_through_its_slope() {
+fn the_gradients_of_a_policy_loss_agree_with_the_reference() {
     let config = tiny();
     let mut trainer = with_noise(&config, 2);
     let mut rng = Rng::stream(3, 6);

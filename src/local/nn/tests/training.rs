@@ -114,7 +114,7 @@ fn results_are_the_same_bits_for_any_number_of_threads() {
 }
 
 #[test]
-fn switched_off_parts_are_not_trained() {
+fn parts_that_are_switched_off_are_not_trained() {
     let config = tiny();
     let spec = LoraSpec { train_attn: false, train_unembed: false, ..everything(2) };
     let mut trainer = Trainer::new(Arc::new(Weights::seeded(&config, 1)), spec);
