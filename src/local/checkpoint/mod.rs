@@ -266,8 +266,7 @@ impl Store {
             Kind::Sampler | Kind::External => "delete it or choose another name",
         };
         let exists = || StoreError::Exists(format!("{} already exists; {hint}", checkpoint.uri()));
-        // Check first, to avoid writing files that would be dropped. The check under the lock, below, is the one that
-        // decides.
+        // Check first, to avoid writing files in vain. The check under the lock, below, decides.
         if !overwrite && meta_in(&folder).is_some_and(|it| !it.is_expired(now)) {
             return Err(exists());
         }

@@ -16,16 +16,16 @@ pub(crate) enum Loss {
     ImportanceSampling,
     /// `−min(r·A, clip(r, lo, hi)·A)`.
     Ppo {
-        /// Smallest ratio that still counts.
+        /// Lower clip bound of the ratio.
         lo: f64,
-        /// Largest ratio that still counts.
+        /// Upper clip bound of the ratio.
         hi: f64,
     },
     /// `−clip(r, lo, hi)·lp·A`; for the derivative, the clipped ratio is a constant.
     Cispo {
-        /// Smallest value of the clipped ratio.
+        /// Lower clip bound of the ratio.
         lo: f64,
-        /// Largest value of the clipped ratio.
+        /// Upper clip bound of the ratio.
         hi: f64,
     },
     /// `−(lp·A − ½·beta·(lp − q)²)`.
@@ -37,9 +37,9 @@ pub(crate) enum Loss {
     /// of `lp − q` over the tokens of the mask. For the derivative, the mean is a constant, and the derivative of `s`
     /// with respect to the `lp` of each token is `s`.
     Gspo {
-        /// Smallest ratio that still counts.
+        /// Lower clip bound of the ratio.
         lo: f64,
-        /// Largest ratio that still counts.
+        /// Upper clip bound of the ratio.
         hi: f64,
     },
     /// A loss that a client sent as a graph.
@@ -47,8 +47,8 @@ pub(crate) enum Loss {
 }
 
 impl Loss {
-    /// True if the loss reads `weights` (and allows several targets per position) rather than `logprobs` and
-    /// `advantages`.
+    /// True if the loss reads `weights` and allows several targets per position. The other losses read `logprobs` and
+    /// `advantages`, except custom losses.
     pub(super) fn is_weighted(&self) -> bool {
         matches!(self, Loss::CrossEntropy)
     }

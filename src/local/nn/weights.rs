@@ -40,8 +40,8 @@ const HEAD_STD: f64 = 0.02;
 impl Weights {
     /// Weights that depend only on a seed: they are the same on every machine and in every version.
     ///
-    /// The values of a matrix are uniform, with a variance of one over the number of inputs, which keeps the size of
-    /// the activations. The head has much smaller values, so that all live tokens are about equally likely at the
+    /// The values of a projection are uniform, with a variance of one over the number of inputs, which keeps the size
+    /// of the activations. The head has much smaller values, so that all live tokens are about equally likely at the
     /// start.
     ///
     /// The first hidden unit is a constant: every embedding sets it to the same value, and no block writes to it. An
