@@ -1,7 +1,8 @@
-//! Connections of the server: their number, and the time that each may be idle.
+//! Connections of the server: limits their number, and the time that each may be idle.
 //!
-//! A connection without a complete request is closed after a while, and so is one that does not read its responses. At
-//! the limit, a new connection replaces the one that has been idle for longest; if all are busy, new ones wait.
+//! A connection is closed if it sends no complete request head for a while, or if its client does not read the
+//! response. At the limit of connections, a new connection replaces the one that has been idle for longest; if none is
+//! idle, the new connection waits.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -23,7 +24,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Sleep, sleep, timeout};
 
-/// Largest head of a request, and the size of one read.
+/// Size of the read buffer of a connection, and so the largest head of a request.
 const MAX_HEAD: usize = 16 << 10;
 
 /// Upper bound of time limits: timers cannot represent much longer ones.
@@ -34,13 +35,13 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(super) struct Limits {
     /// Largest number of open connections.
     pub(super) max: usize,
-    /// Time that a connection may stay without a complete request.
+    /// Time that a connection may be open without sending a complete request head.
     pub(super) idle: Duration,
-    /// Time that a response may wait for its reader.
+    /// Time that a response may wait until the client reads more of it.
     pub(super) stall: Duration,
 }
 
-/// Accepts and serves connections for ever.
+/// Accepts and serves connections. Never returns.
 pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new());
@@ -48,9 +49,9 @@ pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits)
     let connections = Arc::new(Connections::default());
     for number in 0.. {
         let stream = accept(&listener, &connections).await;
-        // Make place only for a connection that has been accepted.
+        // Close an idle connection, if necessary, only now that a new one has been accepted.
         connections.wait_for_place(limits.max.max(1)).await;
-        // Send small responses at once.
+        // Send small responses without delay.
         let _ = stream.set_nodelay(true);
         let io = StallLimited { stream, stall: limits.stall.min(MAX_TIMEOUT), write_deadline: None };
         let service = TowerToHyperService::new(router.clone());
@@ -68,7 +69,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits)
         let connection = http.serve_connection(TokioIo::new(io), service);
         let task = tokio::spawn(async move {
             let _open = open;
-            // The client broke off or was too slow.
+            // An error means that the client closed the connection or was too slow.
             if let Err(error) = connection.await {
                 log::debug!("a connection of the embedded engine ended: {error}");
             }
@@ -85,7 +86,7 @@ async fn accept(listener: &TcpListener, connections: &Connections) -> TcpStream 
         };
         use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
         if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
-            // The process has no more file descriptors.
+            // Probably the process has no more file descriptors: close an idle connection.
             log::warn!("the embedded engine cannot take a connection: {error}");
             connections.close_longest_idle();
             let _ = timeout(Duration::from_secs(1), connections.freed.notified()).await;
@@ -101,16 +102,16 @@ struct Connections {
 }
 
 struct Connection {
-    /// A request is being worked on.
+    /// True while a request is being handled.
     busy: bool,
-    /// Start or end of that request.
+    /// Time at which `busy` changed last, or at which the connection was opened.
     since: Instant,
     task: Option<AbortHandle>,
     /// The task was aborted; the connection is about to be removed.
     closing: bool,
 }
 
-/// Counts a connection as open until it is dropped.
+/// Counts a connection as open until this value is dropped.
 struct OpenConnection {
     connections: Arc<Connections>,
     number: u64,
@@ -141,7 +142,7 @@ impl Connections {
             (it.busy, it.since) = (busy, Instant::now());
         }
         if !busy {
-            // An idle connection can be replaced by one that waits.
+            // Wake `wait_for_place`, which may close this connection now that it is idle.
             self.freed.notify_one();
         }
     }
@@ -156,7 +157,7 @@ impl Connections {
             if open < max {
                 return;
             }
-            // A closing connection is about to free its place: wait for it instead of closing another one.
+            // Connections that are closing will soon be gone: close another one only if that is not enough.
             if max <= open - closing {
                 self.close_longest_idle();
             }

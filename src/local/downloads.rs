@@ -1,4 +1,5 @@
-//! Temporary download addresses that need no key, like signed URLs of a storage service.
+//! Temporary download addresses that need no key, like the signed URLs of storage services: a random token in the
+//! address grants access.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -8,21 +9,21 @@ use parking_lot::Mutex;
 
 use super::checkpoint::CheckpointId;
 
-/// Time that an address is valid.
+/// Time for which an address is valid.
 const LIFE: Duration = Duration::from_secs(15 * 60);
 
-/// Content of an address.
+/// Content behind a download address.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Item {
-    /// The files of one save of a checkpoint, each by its name.
+    /// The files of one save of a checkpoint, one address for each file. The number is the save id.
     Files(CheckpointId, u64),
-    /// All files of a save in one archive.
+    /// All files of one save of a checkpoint in one archive. The number is the save id.
     Archive(CheckpointId, u64),
     /// The trace of a session.
     Trace(String),
 }
 
-/// Addresses that were issued.
+/// The tokens of the addresses that were issued, each with its item and the time of its expiry.
 #[derive(Debug, Default)]
 pub(super) struct Downloads {
     issued: Mutex<HashMap<String, (Item, SystemTime)>>,
@@ -39,7 +40,7 @@ impl Downloads {
         (token, until)
     }
 
-    /// Item of a token: `None` if the token is unknown, an error if it has expired.
+    /// The item of a token. `None` if the token is unknown, an error if it has expired.
     pub(super) fn lookup(&self, token: &str, now: SystemTime) -> Option<Result<Item, ()>> {
         let issued = self.issued.lock();
         let (item, until) = issued.get(token)?;
@@ -47,7 +48,8 @@ impl Downloads {
     }
 }
 
-/// A random token of 128 bits, from a keyed hash whose keys come from the system.
+/// A random token of 128 bits. Its source is `RandomState`, a hasher that the standard library seeds with random
+/// numbers of the system.
 pub(super) fn random_token() -> String {
     let half = || RandomState::new().hash_one(SystemTime::now());
     format!("{:016x}{:016x}", half(), half())

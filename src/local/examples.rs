@@ -1,4 +1,5 @@
-//! Converts the data and the loss of a request into the network's input. Every refusal names the place and the reason.
+//! Converts the data and the loss of a training request into the input of the network. Every error names the field of
+//! the request and the reason.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use super::nn;
 /// messages of 5 MB, which hold fewer tokens.
 const MAX_TOKENS: usize = 1 << 20;
 
-/// Limit of the numbers in the inputs of one pass, with the zeros of sparse tensors written out: a few bytes can
-/// describe a tensor of any size.
+/// Limit of the numbers in the loss inputs of one pass. A sparse tensor counts with all its zeros, because it is
+/// converted to a dense one; without this limit a few bytes could describe a tensor of any size.
 const MAX_NUMBERS: usize = 4 * MAX_TOKENS;
 
 /// A forward or forward-backward pass over data, ready to run.
@@ -45,7 +46,7 @@ impl Pass {
         Ok(Pass { examples, loss, shapes, backward })
     }
 
-    /// The response in the types of the protocol.
+    /// Converts the output of the network into the response of the protocol.
     pub(super) fn output(&self, run: nn::RunOutput) -> ForwardBackwardOutput {
         let datum = |(logprobs, shape): (Vec<f32>, &Vec<usize>)| {
             let tensor =
@@ -125,13 +126,13 @@ fn read_loss(loss: &Loss, custom: Option<Arc<LossGraph>>) -> Result<nn::Loss, St
             let (lo, hi) = clip(0.8, 1.2)?;
             nn::Loss::Gspo { lo, hi }
         }
-        // The protocol specifies no default; another server uses this one.
+        // The protocol specifies no default; this one is used by another server of the protocol.
         LossFn::Dro => nn::Loss::Dro { beta: option("beta", 0.1) },
         _ => nn::Loss::CrossEntropy,
     })
 }
 
-/// Names of the inputs that a loss reads.
+/// Names of the inputs (`loss_fn_inputs`) that a loss reads.
 fn input_names(loss: &nn::Loss) -> Vec<&str> {
     match loss {
         nn::Loss::CrossEntropy => vec!["target_tokens", "weights"],
@@ -269,8 +270,8 @@ fn read_datum(
     Ok((example, shape))
 }
 
-/// Reads an input of a custom loss. It must have as many dimensions as the loss declares, the first as long as the
-/// datum.
+/// Reads an input of a custom loss. The number of its dimensions must be the declared one, and the first dimension must
+/// be the number of tokens of the datum.
 fn custom_input(tensor: &TensorData, rank: usize, n: usize) -> Result<LossArray, String> {
     let shape = tensor.shape();
     let fits = match shape[..] {
@@ -318,7 +319,7 @@ fn dense_floats(tensor: &TensorData) -> Vec<f32> {
 }
 
 /// Returns all values of a tensor, including the zeros of a sparse one. The indices were checked when the tensor was
-/// read, the size by [`check_size`].
+/// read, and the size by [`check_size`].
 fn dense<T: Copy + Default>(values: &[T], tensor: &TensorData) -> Vec<T> {
     let (Some(sparse), Some(&[rows, cols])) = (&tensor.sparse, tensor.shape.as_deref()) else {
         return values.to_vec();
@@ -408,7 +409,7 @@ mod tests {
                 "{error}"
             );
         }
-        // Each datum is small enough, all together are not.
+        // Each datum is small enough, but all together are too large.
         let data = vec![datum(2048, 100); 12];
         let error = ce(&data).expect_err("a refusal");
         assert!(error.starts_with("data[10].") && error.ends_with("send fewer data at once"), "{error}");
@@ -456,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_names_the_place_and_the_reason() {
+    fn every_error_names_the_field_and_the_reason() {
         let ppo = |datum: Datum| pass(&[policy(), datum], LossFn::Ppo).expect_err("a refusal");
         let long = ModelInput::from_ints(vec![1; 2049]);
         let table = [

@@ -1,7 +1,8 @@
 //! Feeds of completed samples, one for each client of a sampling session (PROTOCOL §4.5).
 //!
-//! A feed is a list of numbered entries. A request says up to which number the client has read; these entries are
-//! dropped and later ones returned. If none exists, the response waits without occupying a thread.
+//! A feed is a list of numbered entries. A request says up to which number the client has read. The feed drops the
+//! entries up to that number and returns the later ones. If there is no later entry, the request waits for one without
+//! occupying a thread.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,13 +13,13 @@ use tokio::sync::Notify;
 
 use crate::wire::json::Completion;
 
-/// Limit of the entries of a feed. Beyond it the oldest are dropped; a client that missed one can still request each
-/// sample.
+/// Limit of the entries of a feed. Above it the oldest entries are dropped; a client that missed an entry can still
+/// request the result of that sample by its id.
 const MAX_ENTRIES: usize = 65_536;
 /// Limit of the bytes of the entries.
 const MAX_BYTES: usize = 2 << 20;
 
-/// Size of the range of sequence ids that one client of a sampling session uses.
+/// Number of sequence ids that each client of a sampling session has: client `c` uses the ids from `c · 10^9` on.
 const IDS_PER_CLIENT: u64 = 1_000_000_000;
 
 /// Client number of a sequence id.
@@ -56,7 +57,7 @@ fn size(completion: &Completion) -> usize {
 }
 
 impl Feed {
-    /// Adds the end of a sample.
+    /// Adds the completion of a sample.
     pub(super) fn push(&self, completion: Completion) {
         let mut state = self.state.lock();
         state.last += 1;
@@ -70,11 +71,11 @@ impl Feed {
         self.notify.notify_waiters();
     }
 
-    /// Drops entries up to `read`; returns the later ones and the number for the next call.
+    /// Drops the entries up to the number `read`; returns the later ones, and the number to pass to the next call.
     fn after(&self, read: u64) -> (Vec<Completion>, u64) {
         let mut state = self.state.lock();
         let last = state.last;
-        // A number of an earlier run of the server is ignored.
+        // A number above `last` comes from an earlier run of the server. Ignore it.
         if last < read {
             return (Vec::new(), last);
         }
@@ -84,12 +85,12 @@ impl Feed {
         (state.entries.iter().map(|it| it.1.clone()).collect(), last)
     }
 
-    /// Entries after `read`; waits for one if none exists.
+    /// Returns the entries after the number `read`. If there are none, waits for one, at most for `timeout`.
     pub(super) async fn wait(self: Arc<Self>, read: u64, timeout: Duration) -> (Vec<Completion>, u64) {
-        // A deadline that cannot be represented means no deadline.
+        // If the deadline is too late to be represented, wait without a deadline.
         let deadline = tokio::time::Instant::now().checked_add(timeout);
         loop {
-            // Created before the look, so that an entry in between is not missed.
+            // Create the notification before looking at the feed: it then receives an entry that is added in between.
             let notified = self.notify.notified();
             let (entries, cursor) = self.after(read);
             let waited = match deadline {

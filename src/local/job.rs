@@ -1,4 +1,4 @@
-//! Jobs of the engine thread.
+//! Jobs of the engine thread, and the data that they carry.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,13 +18,13 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// How the job may run beside others.
+    /// Permission of the job to run at the same time as other jobs.
     pub(super) fn concurrency(&self) -> Concurrency {
         match &self.work {
             Work::Sample { .. } => Concurrency::Shared,
             Work::Create { .. } | Work::LoadSampler { .. } | Work::DropSlots { .. } => Concurrency::Immediate,
-            // Without a ticket the session has ended. With one, the client requested it, and it runs after the
-            // client's earlier requests.
+            // An unload without a ticket belongs to a session that has ended, so it need not wait. An unload with a
+            // ticket was requested by a client; it runs after the client's earlier requests.
             Work::Unload { .. } if self.ticket.is_none() => Concurrency::Immediate,
             _ => Concurrency::Exclusive,
         }
@@ -47,7 +47,7 @@ pub(super) enum Work {
     Pass {
         model_id: String,
         pass: Box<Pass>,
-        /// Counts the pass as waiting until this is dropped.
+        /// Counts the bytes of the pass as waiting until the pass is done.
         waiting: WaitingBytes,
     },
     OptimStep {
@@ -59,7 +59,7 @@ pub(super) enum Work {
         model_id: String,
         save: Save,
     },
-    /// Writes a model's weights for sampling, or for others to fetch.
+    /// Writes a model's weights as a checkpoint, for sampling or for download.
     SaveSampler {
         model_id: String,
         save: Save,
@@ -86,7 +86,8 @@ pub(super) enum Work {
     Unload {
         model_id: String,
     },
-    /// Fails with this error when the turn of the request comes.
+    /// Fails with this error. It waits in the queue like a valid request, so that no number of a model's requests is
+    /// missing.
     Refused {
         error: String,
     },
@@ -115,7 +116,7 @@ impl Work {
     }
 }
 
-/// Counts bytes as waiting until it is dropped.
+/// Bytes that count as waiting until this value is dropped.
 #[derive(Debug)]
 pub(super) struct WaitingBytes {
     bytes: usize,

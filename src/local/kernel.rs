@@ -1,10 +1,11 @@
-//! Matrix kernels: safe views over `gemm`, a small-batch product for decoding, and vectorised loops.
+//! Matrix products and vectorised loops over `f32`: safe matrix views for the crate `gemm`, a product for the few rows
+//! of a decoding step ([`PanelProduct`]), and sums over slices.
 //!
-//! Everything here gives the same bits whatever the number of threads: work is cut at fixed sizes that never
-//! depend on the pool, and no sum crosses such a cut.
+//! All results have the same bits for any number of threads: work is divided into pieces of fixed size, which does not
+//! depend on the thread pool, and each sum is computed within one piece.
 
-// `gemm` takes raw pointers. The views below prove, once and for every caller, that the addresses it may touch
-// lie inside the borrowed slices; nothing else in the engine needs `unsafe`.
+// `gemm` takes raw pointers. The constructors of the views below check that all addresses which `gemm` may access lie
+// inside the borrowed slices, so callers need no checks. No other module of the engine uses `unsafe`.
 #![allow(unsafe_code)]
 
 use pulp::{Arch, Simd, WithSimd};
@@ -13,7 +14,8 @@ use rayon::prelude::*;
 /// Rows of the destination that one task of [`matmul`] computes.
 const TASK_ROWS: usize = 256;
 
-/// Outputs in one panel of [`Panels`]: a cache line or two per input, and two AVX-512 registers.
+/// Number of outputs in one panel (see [`pack_panels`]). The weights of one input in a panel take 128 bytes: one or two
+/// cache lines, or two AVX-512 registers.
 pub(crate) const PANEL: usize = 32;
 
 /// A read-only strided matrix inside a slice.
@@ -38,7 +40,7 @@ impl<'a> Mat<'a> {
         Mat { data, rows, cols, row_stride, col_stride: 1 }
     }
 
-    /// The transpose, without moving anything.
+    /// The transpose: a view of the same data with rows and columns exchanged.
     pub(crate) fn t(self) -> Self {
         Mat {
             data: self.data,
@@ -87,17 +89,17 @@ impl<'a> MatMut<'a> {
     }
 }
 
-/// `dst = keep·dst + scale·lhs·rhs` on the calling thread. With `keep` zero the old content is not read.
+/// `dst = keep·dst + scale·lhs·rhs` on the calling thread. If `keep` is zero, the old content of `dst` is not read.
 pub(crate) fn matmul_here(dst: MatMut<'_>, keep: f32, lhs: Mat<'_>, rhs: Mat<'_>, scale: f32) {
     assert_eq!(lhs.cols, rhs.rows, "the inner dimensions differ");
     assert_eq!((dst.rows, dst.cols), (lhs.rows, rhs.cols), "the destination has another shape");
     if dst.rows == 0 || dst.cols == 0 {
         return;
     }
-    // SAFETY: every view was checked at construction by `fits`: all addresses that its shape and strides can
-    // form lie inside its slice (transposing and narrowing rows keep that). Strides are below the length of a
-    // slice, hence within isize. `dst` is borrowed uniquely, its rows do not overlap (`row_stride >= cols`), and
-    // the operands are borrowed shared, so nothing aliases it. All memory is initialised f32.
+    // SAFETY: the constructor of every view checked with `fits` that all addresses of its shape and strides lie inside
+    // its slice, and transposing or narrowing a view keeps that. Strides are smaller than the length of a slice, so
+    // they fit into isize. `dst` is a unique borrow, its rows do not overlap (`row_stride >= cols`), and the operands
+    // are shared borrows, so no operand aliases `dst`. All memory is initialised f32.
     unsafe {
         gemm::gemm(
             dst.rows,
@@ -123,7 +125,7 @@ pub(crate) fn matmul_here(dst: MatMut<'_>, keep: f32, lhs: Mat<'_>, rhs: Mat<'_>
     }
 }
 
-/// `dst = keep·dst + scale·lhs·rhs`, its rows shared out in fixed portions over the current rayon pool.
+/// `dst = keep·dst + scale·lhs·rhs` on the current rayon pool. Each task computes [`TASK_ROWS`] rows of `dst`.
 pub(crate) fn matmul(dst: MatMut<'_>, keep: f32, lhs: Mat<'_>, rhs: Mat<'_>, scale: f32) {
     if dst.rows <= TASK_ROWS {
         return matmul_here(dst, keep, lhs, rhs, scale);
@@ -137,23 +139,25 @@ pub(crate) fn matmul(dst: MatMut<'_>, keep: f32, lhs: Mat<'_>, rhs: Mat<'_>, sca
     });
 }
 
-/// Runs a loop compiled for the widest vectors of this machine. The closure should be marked
-/// `#[inline(always)]`; its arithmetic is not reassociated and not fused, so its bits are the same everywhere.
+/// Runs `body`, usually a loop, compiled for the widest vector instructions of this machine. The closure should be
+/// marked `#[inline(always)]`. The compiler neither reorders nor fuses its floating-point operations, so the results
+/// have the same bits on every machine.
 #[inline(always)]
 pub(crate) fn simd<R>(body: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(body)
 }
 
-/// `e^x` by a polynomial, to about two units in the last place, in operations that vectorise. Below −87 it
-/// stays at the smallest normal number instead of reaching zero; above 88 it stays finite.
+/// `e^x`, approximated by a polynomial with an error of about two units in the last place. All operations can be
+/// vectorised. Inputs are clamped to −87..88, so the result is never zero or infinite.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    // Adding and subtracting 1.5·2^23 rounds to the nearest integer, which then sits in the low mantissa bits.
+    // Adding this number, 1.5·2^23, to a small number rounds it to the nearest integer, whose bits are then the low
+    // bits of the mantissa. Subtracting it again gives the rounded number.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
-    // ln 2 in two parts: the first has few enough bits for n times it to be exact.
+    // Subtract n·ln 2 in two steps for precision. The first constant has so few bits that its product with n is exact.
     let r = (x - n * 0.693_359_4) - n * -2.121_944_4e-4;
     let p = 1.0 / 5040.0;
     let p = p * r + 1.0 / 720.0;
@@ -167,10 +171,11 @@ pub(crate) fn exp(x: f32) -> f32 {
     p * f32::from_bits(power)
 }
 
-/// Number of partial sums of [`sum`] and friends: fixed, so that their order does not depend on the machine.
+/// Number of partial sums (or maxima) in [`sum_by`], [`dot`], [`max`] and [`exp_sum`]. It is fixed, so that the order
+/// of additions does not depend on the machine.
 const LANES: usize = 16;
 
-/// Folds a slice with `step` into fixed lanes and adds the lanes up.
+/// The sum of `step(value)` over a slice, computed in [`LANES`] partial sums.
 #[inline(always)]
 pub(crate) fn sum_by(x: &[f32], step: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
@@ -187,7 +192,7 @@ pub(crate) fn sum_by(x: &[f32], step: impl Fn(f32) -> f32) -> f32 {
     total
 }
 
-/// The dot product of two slices of one length, summed in fixed lanes.
+/// The dot product of two slices of the same length, computed in [`LANES`] partial sums.
 #[inline(always)]
 pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
@@ -236,8 +241,9 @@ pub(crate) fn exp_sum(x: &mut [f32], shift: f32) -> f32 {
     total
 }
 
-/// Packs the rows of a `[outputs, inputs]` matrix into panels of [`PANEL`] outputs, each `[inputs][PANEL]`, the
-/// last one filled up with zeros. A product then streams through memory once and needs no horizontal sums.
+/// Packs an `[outputs, inputs]` matrix into panels. A panel holds the weights of [`PANEL`] outputs, stored as
+/// `[inputs][PANEL]`; the last panel is padded with zeros. A product with panels reads memory in sequence and never has
+/// to add up the elements of one vector register.
 pub(crate) fn pack_panels(weight: &[f32], outputs: usize, inputs: usize) -> Vec<f32> {
     let mut packed = vec![0.0; outputs.div_ceil(PANEL) * inputs * PANEL];
     for (o, row) in weight.chunks_exact(inputs).take(outputs).enumerate() {
@@ -249,11 +255,11 @@ pub(crate) fn pack_panels(weight: &[f32], outputs: usize, inputs: usize) -> Vec<
     packed
 }
 
-/// `dst[r] = keep·dst[r] + panels·x[r]` for a few rows at once.
+/// `dst[r] = panels·x[r]` for a few rows `r`; with `keep`, the product is added to `dst[r]`.
 ///
-/// Each output is one chain of multiply-adds over the inputs in order, so a row has the same bits alone and among
-/// others. `panel_inputs` is the number of input slots that a panel has room for; only the first `inputs` of
-/// them are read, which lets a growing cache be multiplied in place.
+/// Each output is one chain of multiply-adds over the inputs in order, so a row gets the same bits whether it is
+/// computed alone or with other rows. A panel has room for `panel_inputs` inputs, but only the first `inputs` are read:
+/// a cache that still grows can be multiplied without copying it.
 #[derive(Debug)]
 pub(crate) struct PanelProduct<'a> {
     pub(crate) panels: &'a [f32],
@@ -282,8 +288,8 @@ impl WithSimd for PanelProduct<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // A tile of accumulators must fit the registers and yet be large enough to hide the latency of a
-        // multiply-add: NV vectors per panel, R rows, P panels.
+        // Size of a tile of accumulators: NV vectors per panel, R rows, P panels. A tile must fit into the vector
+        // registers, and it must be large enough to hide the latency of a multiply-add.
         match (S::F32_LANES, self.rows) {
             (16, 1) => self.walk::<S, 2, 1, 4>(simd),
             (16, _) => self.walk::<S, 2, 4, 2>(simd),
@@ -296,7 +302,8 @@ impl WithSimd for PanelProduct<'_> {
 }
 
 impl PanelProduct<'_> {
-    /// Walks the panels in the outer loop, so that they stream from memory once for all rows.
+    /// Loops over the panels outside and over the rows inside, so that each panel is read from memory once for all
+    /// rows.
     #[inline(always)]
     fn walk<S: Simd, const NV: usize, const R: usize, const P: usize>(mut self, simd: S) {
         let count = self.outputs.div_ceil(PANEL);
@@ -311,7 +318,7 @@ impl PanelProduct<'_> {
         }
     }
 
-    /// `P` panels for all rows, `R` rows at a time while that many are left.
+    /// Multiplies `P` panels with all rows: `R` rows at a time, then the remaining rows in smaller tiles.
     #[inline(always)]
     fn rows<S: Simd, const NV: usize, const R: usize, const P: usize>(&mut self, simd: S, panel: usize) {
         let mut row = 0;
@@ -353,7 +360,7 @@ impl PanelProduct<'_> {
     }
 }
 
-/// The sums of `P` panels for `R` rows.
+/// Computes one tile: the products of `P` panels with `R` rows.
 #[inline(always)]
 fn accumulate<S: Simd, const NV: usize, const R: usize, const P: usize>(
     simd: S,
@@ -362,7 +369,7 @@ fn accumulate<S: Simd, const NV: usize, const R: usize, const P: usize>(
 ) -> [[[S::f32s; NV]; R]; P] {
     let mut acc = [[[simd.splat_f32s(0.0); NV]; R]; P];
     let inputs = x[0].len();
-    // Slices of one length let the compiler drop the bounds checks of the loop.
+    // Slices of the same length let the compiler omit the bounds checks in the loop.
     let panels = panels.map(|panel| &panel[..inputs]);
     let x = x.map(|x| &x[..inputs]);
     for i in 0..inputs {
@@ -379,7 +386,8 @@ fn accumulate<S: Simd, const NV: usize, const R: usize, const P: usize>(
     acc
 }
 
-/// Writes one row's sums of one panel to as many outputs as the destination has.
+/// Writes the products of one row with one panel to `slot`, or adds them if `keep` is set. `slot` may be shorter than a
+/// panel.
 #[inline(always)]
 fn store<S: Simd, const NV: usize>(slot: &mut [f32], keep: bool, vectors: &[S::f32s; NV]) {
     let mut values = [0.0f32; PANEL];
@@ -403,7 +411,8 @@ mod tests {
 
     #[test]
     fn products_of_windows_and_transposes_agree_with_plain_loops() {
-        // Enough rows for several tasks, and windows that leave columns on both sides alone.
+        // 600 rows need several tasks. The matrices are windows of wider ones; the columns on both sides must not
+        // change.
         let (rows, inner, cols, stride) = (600, 7, 5, 9);
         let (a, b) = (numbers(rows * stride), numbers(cols * inner));
         let mut dst = numbers(rows * stride);
@@ -429,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_product_into_fresh_memory_does_not_read_it() {
+    fn a_product_with_keep_zero_does_not_read_its_destination() {
         let mut dst = [f32::NAN; 4];
         let (a, b) = ([1.0, 2.0, 3.0, 4.0], [1.0, 0.0, 0.0, 1.0]);
         matmul(MatMut::new(&mut dst, 2, 2), 0.0, Mat::new(&a, 2, 2), Mat::new(&b, 2, 2), 1.0);
@@ -449,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn the_polynomial_exponential_is_close_everywhere_and_finite_beyond() {
+    fn exp_is_accurate_in_its_range_and_finite_outside() {
         let mut x = -87.0f32;
         while x < 88.0 {
             let (ours, theirs) = (f64::from(exp(x)), f64::from(x).exp());
@@ -501,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn folds_agree_with_plain_sums_for_every_length() {
+    fn sums_and_maxima_agree_with_plain_loops_for_every_length() {
         for len in 0..70 {
             let x = numbers(len);
             let square: f32 = x.iter().map(|v| v * v).sum();

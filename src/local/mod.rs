@@ -1,18 +1,22 @@
-//! The embedded engine: a real trainer on the CPU behind the same HTTP API.
+//! The embedded engine: an HTTP server with the API of the Tinker service that runs inside this process. It really
+//! trains a small model, on the CPU.
 //!
-//! [`Server::start`] serves it on the loopback address of this machine for any client of the API: examples run
-//! offline, tests really train, and nothing is billed. The engine shares only the types, the wire formats and the
-//! error with the rest of the crate; the client treats it like any other server.
+//! [`Server::start`] starts the engine on the loopback address of this machine, for any client of the API: examples run
+//! offline, tests train for real, and nothing is billed. The engine uses none of the code of this crate's client, only
+//! shared types, wire formats and small helpers; the client talks to the engine over HTTP as to any other server.
 //!
-//! One engine thread runs the jobs. Sessions take turns, each in its own order; samples run concurrently, and models
-//! are created between the turns. The pending jobs of a session fail when it ends, and wait while it is paused for
-//! lack of contact. A client that waits for one result, or for the completions of many, occupies no thread. The only
-//! model is `tinkex/nano`, whose tokens are bytes ([`tokenizer::ByteTokenizer`](crate::tokenizer::ByteTokenizer)).
+//! One engine thread runs the jobs; a job is the work of one request, for example a training pass. The sessions are
+//! served round-robin, and the jobs of one session run in their order. Samples run concurrently. Quick jobs, such as
+//! creating a model, run before all others. When a session ends, its pending jobs fail. While a session's client is
+//! silent, the session is paused: its jobs stay in the queue. A client that waits for one result, or for the
+//! completions of many samples, occupies no thread. The only model is `tinkex/nano`, whose tokens are bytes
+//! ([`tokenizer::ByteTokenizer`](crate::tokenizer::ByteTokenizer)).
 //!
-//! Every verb works offline except the audit log and the question whom a plain key belongs to. Custom losses that
-//! clients send as graphs are differentiated and trained on; checkpoints expire, and can be copied, published,
-//! archived and exported; the requests of a session can be exported as a trace. [`Options`] set the flags that clients
-//! get. [`docs::compat`](crate::docs::compat) lists what is served and what is refused.
+//! Every verb of the client works with the engine, except the audit log, the revocation of the API key, and `whoami`
+//! with a key that is not a JWT. Custom losses that clients send as graphs are differentiated and trained on.
+//! Checkpoints expire, and can be copied, published, archived and exported; the requests of a session can be exported
+//! as a trace. [`Options`] set the flags that the engine sends to clients. [`docs::compat`](crate::docs::compat) lists
+//! what is served and what is refused.
 
 mod checkpoint;
 mod connections;

@@ -1,4 +1,4 @@
-//! Names of the served model, and its tokenizer in the file formats of other libraries.
+//! Names of the served model, and the files of its tokenizer in the formats of the Hugging Face libraries.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ use crate::tokenizer::ByteTokenizer;
 /// The one model that this engine serves.
 pub(super) const NANO: &str = "tinkex/nano";
 
-/// Revision name in the folders of the model hub; only one exists.
+/// Name of the only revision in the folders of the Hugging Face hub.
 const REVISION: &str = "0000000000000000000000000000000000000000";
 /// Text of the end-of-sequence token.
 const EOS: &str = "<|endoftext|>";
@@ -27,11 +27,12 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Checks the aliases and writes the tokenizer into the data folder: once as a folder of its own, and once for
-    /// each name in the layout in which clients of the hub look up a name.
+    /// Checks the aliases, and writes the tokenizer into the data folder: once into the folder `tokenizer`, and once
+    /// for each name into the folder `hub`. That folder has the layout of the Hugging Face cache, in which libraries
+    /// look up a model by its name.
     ///
     /// # Errors
-    /// An invalid alias, one that stands for another model, or an error of the disk.
+    /// An alias is invalid or stands for another model, or the files cannot be written.
     pub(super) fn new(
         aliases: &BTreeMap<String, String>,
         data_dir: &Path,
@@ -77,13 +78,14 @@ impl Names {
         refuse(400, format!("base model {name:?} is not served here; this engine offers {offered}"))
     }
 
-    /// The given name if it is still a name of the model, else its own name.
+    /// `name` if it is a name of the model, otherwise the model's own name. An alias in an old checkpoint may no longer
+    /// exist.
     pub(super) fn alias_or_own<'a>(&'a self, name: Option<&str>) -> &'a str {
         self.all().find(|it| Some(*it) == name).unwrap_or(NANO)
     }
 }
 
-/// True for bytes allowed in a name, which becomes part of a folder name.
+/// True for the bytes that are allowed in a name: a name becomes part of a folder name.
 fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)
 }
@@ -105,7 +107,7 @@ fn write<'a>(
     Ok(folder)
 }
 
-/// Writes files unless they exist with the same content. Readers never see a partial file.
+/// Writes files that do not exist or have another content. Readers never see a partial file.
 fn write_files(folder: &Path, files: &[(&str, String)]) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     for (name, text) in files {
@@ -120,7 +122,8 @@ fn write_files(folder: &Path, files: &[(&str, String)]) -> io::Result<()> {
     Ok(())
 }
 
-/// The tokenizer [`ByteTokenizer`] in the format of the library `tokenizers`, with a text for the end of a sequence.
+/// Files that describe [`ByteTokenizer`] in the format of the library `tokenizers`. The end-of-sequence token gets the
+/// text [`EOS`].
 fn files(c: &ModelConfig) -> [(&'static str, String); 3] {
     let vocab: serde_json::Map<String, Value> =
         (0..=255u8).map(|byte| (letter(byte).to_string(), json!(byte))).collect();
@@ -159,8 +162,8 @@ fn files(c: &ModelConfig) -> [(&'static str, String); 3] {
     ]
 }
 
-/// Letter that represents a byte in byte-level tokenizers: the byte itself if it is a visible character of Latin-1,
-/// else the next free one from U+0100 on.
+/// Letter that stands for a byte in byte-level tokenizers. A byte that is a visible Latin-1 character stands for
+/// itself; the other bytes, in order, get the characters from U+0100 on.
 fn letter(byte: u8) -> char {
     let visible = |it: u8| matches!(it, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     if visible(byte) {
@@ -176,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_byte_has_a_letter_of_its_own() {
+    fn each_byte_has_a_different_letter() {
         let all: std::collections::BTreeSet<char> = (0..=255).map(letter).collect();
         assert_eq!(all.len(), 256);
         assert_eq!([letter(b'A'), letter(b' '), letter(b'\n'), letter(0)], ['A', 'Ġ', 'Ċ', 'Ā']);

@@ -1,4 +1,4 @@
-//! Queue of the engine thread, and its count of running samples.
+//! The queue of the engine thread: the jobs that wait, and the number of samples that run.
 
 use parking_lot::{Condvar, Mutex};
 
@@ -19,7 +19,8 @@ pub(super) enum Next {
 pub(super) struct Queue {
     inner: Mutex<Inner>,
     changed: Condvar,
-    /// The engine thread is woken for more samples when at most this many are running.
+    /// The end of a sample wakes the engine thread only if at most this many samples still run. So the thread starts
+    /// several samples each time that it wakes.
     wake_at: usize,
 }
 
@@ -54,7 +55,7 @@ impl Queue {
         jobs
     }
 
-    /// Excludes a session from the turns until it is resumed.
+    /// Runs no more jobs of a session until it is resumed.
     pub(super) fn pause(&self, session: &str) {
         self.inner.lock().schedule.pause(session);
         self.changed.notify_one();
@@ -65,18 +66,19 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// True if a session has no waiting job.
+    /// True if no job of a session waits in its queue.
     pub(super) fn is_idle(&self, session: &str) -> bool {
         self.inner.lock().schedule.is_idle(session)
     }
 
-    /// Ends the engine thread once the queue is empty.
+    /// Ends the engine thread once the queue is empty and no sample runs.
     pub(super) fn close(&self) {
         self.inner.lock().closed = true;
         self.changed.notify_one();
     }
 
-    /// Waits for the next action. A sample counts as running from now on.
+    /// Waits for the next action. A sample that this returns counts as running until
+    /// [`sample_ended`](Self::sample_ended).
     pub(super) fn next(&self) -> Next {
         let mut inner = self.inner.lock();
         loop {
@@ -95,7 +97,7 @@ impl Queue {
         }
     }
 
-    /// Takes the next job, assuming that no sample is running.
+    /// Takes the next job as if no sample were running.
     #[cfg(test)]
     pub(super) fn take_next(&self) -> Option<Job> {
         self.inner.lock().schedule.take(0).map(|it| it.1)

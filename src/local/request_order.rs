@@ -1,9 +1,9 @@
-//! Order of one model's requests, and recognition of repeated ones. Has no clock, no lock and no thread.
+//! Order of the requests of one model, and recognition of repeated requests. Has no clock, no lock and no thread.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-/// Used request numbers, each with the fingerprint of the request and the id of its result. Bounded: the oldest are
-/// dropped.
+/// Request numbers that were used, each with the fingerprint (hash) of its request and the id of its result. Only the
+/// latest `max` numbers are kept.
 #[derive(Debug)]
 pub(super) struct RecentRequests {
     ids: HashMap<u64, (u64, String)>,
@@ -50,7 +50,8 @@ impl RecentRequests {
     }
 }
 
-/// Orders the requests of one model by their numbers; a request that arrives early waits (PROTOCOL §8.2).
+/// Puts the requests of one model in the order of their numbers. A request that arrives before an earlier one waits for
+/// it (PROTOCOL §8.2).
 #[derive(Debug)]
 pub(super) struct RequestOrder<J> {
     next: u64,
@@ -58,7 +59,7 @@ pub(super) struct RequestOrder<J> {
     recent: RecentRequests,
 }
 
-/// Limit of requests of one model that wait for a missing one.
+/// Limit of the requests of one model that wait for a request that has not arrived.
 pub(super) const MAX_WAITING: usize = 1024;
 
 impl<J> RequestOrder<J> {
@@ -78,13 +79,13 @@ impl<J> RequestOrder<J> {
 
     pub(super) fn seen(&self, number: u64, fingerprint: u64) -> Seen {
         match self.recent.seen(number, fingerprint) {
-            // It has run, but its fingerprint is no longer known.
+            // The number was used, but its fingerprint was dropped, so a repetition cannot be recognised.
             Seen::Never if number < self.next => Seen::Different,
             seen => seen,
         }
     }
 
-    /// Adds a new request; returns those that can run now.
+    /// Adds a new request; returns all requests that can run now, in order.
     pub(super) fn arrive(&mut self, number: u64, fingerprint: u64, id: &str, job: J) -> Vec<J> {
         self.recent.insert(number, fingerprint, id);
         self.waiting.insert(number, job);
@@ -96,7 +97,7 @@ impl<J> RequestOrder<J> {
         due
     }
 
-    /// The requests that still wait and will never run.
+    /// The requests that still wait for a missing one. The caller has to fail them.
     pub(super) fn into_waiting(self) -> impl Iterator<Item = J> {
         self.waiting.into_values()
     }
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forgotten_request_does_not_run_again() {
+    fn a_request_whose_fingerprint_was_dropped_does_not_run_again() {
         let mut requests = RequestOrder::new();
         for number in 1..=5000 {
             arrive(&mut requests, number);

@@ -1,4 +1,4 @@
-//! Sampling requests: reading, checking and running them on a snapshot.
+//! Sampling requests: reads and checks them, and runs them on a snapshot.
 
 use std::sync::Arc;
 
@@ -18,13 +18,14 @@ use super::snapshots::Snapshot;
 /// Largest `num_samples` of a request.
 const MAX_SAMPLES: u32 = 1024;
 
-/// Limit of the tokens of all sequences of one request: 64 of the longest.
+/// Limit of the tokens of all sequences of one request: 64 sequences that fill the context.
 const MAX_TOKENS: usize = 1 << 17;
 
-/// Limit of the log-probabilities that one request may return besides those of its own tokens.
+/// Limit of the log-probabilities of other tokens (likeliest tokens and alternatives) that one request may return.
 const MAX_REPORTED: usize = 1 << 21;
 
-/// Cell for the weights of a sampler, filled once they are loaded. Samplers that follow a model share one slot.
+/// Cell for the weights of a sampler, which are set when they have been loaded. All in-flight samplers of a model share
+/// one slot.
 pub(super) type Slot = Arc<Mutex<Weights>>;
 
 #[derive(Clone, Debug, Default)]
@@ -41,16 +42,16 @@ pub(super) enum Weights {
 #[derive(Debug)]
 pub(super) struct Sample {
     generate: Generate,
-    /// Stop strings, as bytes.
+    /// Strings that end a sequence, as bytes.
     stops: Vec<Vec<u8>>,
-    /// Tokens to score, as the request named them.
+    /// Tokens to score: the tensor of the request.
     target: Option<TensorData>,
-    /// Keep only the last scores of the prompt, this many.
+    /// Number of scores of the prompt to keep, counted from its end; `None` for all.
     last_n: Option<usize>,
 }
 
 impl Sample {
-    /// Reads a request; `seed` is used if it has none.
+    /// Reads and checks a request. `seed` is used if the request has none.
     pub(super) fn new(request: &SampleRequest, config: &ModelConfig, seed: u64) -> Result<Self, String> {
         let prompt = request.prompt.clone().read().map_err(|it| format!("prompt: {it}"))?;
         let ids = prompt.to_ints().map_err(|_| "prompt: this model reads text only".to_string())?;
@@ -68,8 +69,9 @@ impl Sample {
             || 0 < request.topk_prompt_logprobs
             || 0 < request.prompt_alt_tokens_k
             || request.target_prompt_logprobs.is_some();
-        // The context must have room for `max_tokens`; without that limit a sequence takes the rest of the context. A
-        // request that only scores the prompt has to set `max_tokens` to 1, but that token needs no room.
+        // Prompt and answer must fit into the context. Without `max_tokens` the answer may use the rest of the context.
+        // A request that only scores its prompt has to set `max_tokens` to 1; its prompt may nevertheless fill the
+        // context.
         let room = window.saturating_sub(prompt.len());
         let needed = match max_tokens {
             None | Some(1) => usize::from(!scores_prompt),
@@ -168,7 +170,7 @@ impl Sample {
     }
 }
 
-/// Refuses a request whose result would take too much memory or time. `max` is the length of a sequence.
+/// Refuses a request whose result would take too much memory or time. `max` is the largest length of a sequence.
 fn check_size(request: &SampleRequest, prompt: usize, max: usize) -> Result<(), String> {
     let n = request.num_samples as usize;
     let tokens = n * max;
@@ -191,13 +193,13 @@ fn check_size(request: &SampleRequest, prompt: usize, max: usize) -> Result<(), 
     Ok(())
 }
 
-/// The rows and token ids named by a tensor of targets.
+/// The row and the token id of each target in the request's tensor; negative ids are no targets.
 fn targets(tensor: &TensorData, vocab: usize) -> Result<Vec<(usize, u32)>, String> {
     let ids = tensor.as_i64().unwrap_or_default();
     let columns = tensor.shape().last().copied().unwrap_or(1).max(1);
     let row = |i: usize| match &tensor.sparse {
         None => i / columns,
-        // The last row that begins at or before this value.
+        // Find the row of value `i`: the last row that begins at or before it.
         Some(it) => it.crow_indices.partition_point(|start| *start <= i as i64).saturating_sub(1),
     };
     let asked = ids.iter().enumerate().filter(|(_, id)| 0 <= **id);
@@ -208,7 +210,7 @@ fn targets(tensor: &TensorData, vocab: usize) -> Result<Vec<(usize, u32)>, Strin
     asked.map(one).collect()
 }
 
-/// Scores in the layout of the targets that they belong to.
+/// Arranges scores in the shape of the targets. Negative targets were not scored; their score is NaN.
 fn scores(asked: &TensorData, scores: &[f32]) -> TensorData {
     let mut scores = scores.iter().copied();
     let one = |id: &i64| if *id < 0 { f32::NAN } else { scores.next().unwrap_or(f32::NAN) };
@@ -216,7 +218,7 @@ fn scores(asked: &TensorData, scores: &[f32]) -> TensorData {
     TensorData { values: Values::F32(values), ..asked.clone() }
 }
 
-/// True if the text of the tokens ends with `end`. Tokens that are not bytes are skipped.
+/// True if the text of the tokens ends with `end`. Tokens that are not bytes do not count as text.
 fn ends_with(tokens: &[u32], end: &[u8]) -> bool {
     let mut text = tokens.iter().rev().filter_map(|it| u8::try_from(*it).ok());
     end.iter().rev().all(|it| text.next() == Some(*it))

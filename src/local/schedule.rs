@@ -1,25 +1,26 @@
 //! Decides which job is next. Has no clock, no lock and no thread.
 //!
-//! Each session has a first-in-first-out queue. Sessions take turns: a turn is one exclusive job or several shared
-//! ones. Immediate jobs wait for no turn.
+//! Each session has a first-in-first-out queue, and the sessions are served round-robin. When a session has its turn,
+//! it starts one exclusive job or several shared jobs. Immediate jobs are in a separate queue, which is served before
+//! all turns.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-/// How a job may run beside others.
+/// Permission of a job to run at the same time as other jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Concurrency {
-    /// At once, whatever else is running: the job is quick.
+    /// Starts before all waiting jobs, even while shared jobs run, because the job is quick.
     Immediate,
-    /// Only while no other job is running.
+    /// Runs only while no other job runs.
     Exclusive,
-    /// Together with other shared jobs.
+    /// Runs together with other shared jobs.
     Shared,
 }
 
-/// Waiting jobs, by session.
+/// The jobs that wait, by session.
 #[derive(Debug)]
 pub(super) struct Schedule<J> {
-    /// Limit of shared jobs that run at the same time, and of those that a session may start in one turn.
+    /// Limit of the shared jobs that run at the same time, and of the jobs that a session may start in one turn.
     max: usize,
     immediate: VecDeque<J>,
     queues: HashMap<String, VecDeque<(Concurrency, J)>>,
@@ -58,8 +59,8 @@ impl<J> Schedule<J> {
         }
     }
 
-    /// Takes the job that may start now, while `running` shared jobs run. `None` if it must wait for these, or if no
-    /// job waits.
+    /// Takes the next job, if it may start while `running` shared jobs run. `None` if the next job has to wait for
+    /// them, or if there is no job.
     pub(super) fn take(&mut self, running: usize) -> Option<(Concurrency, J)> {
         if let Some(job) = self.immediate.pop_front() {
             return Some((Concurrency::Immediate, job));
@@ -90,7 +91,7 @@ impl<J> Schedule<J> {
         }
     }
 
-    /// Excludes a session from the turns until it is resumed.
+    /// Gives a session no more turns until it is resumed.
     pub(super) fn pause(&mut self, session: &str) {
         if self.paused.insert(session.into()) {
             self.leave_order(session);
@@ -117,7 +118,7 @@ impl<J> Schedule<J> {
         self.queues.remove(session).into_iter().flatten().map(|it| it.1)
     }
 
-    /// True if a session has no waiting job.
+    /// True if no job of a session waits in its queue.
     pub(super) fn is_idle(&self, session: &str) -> bool {
         !self.queues.contains_key(session)
     }
@@ -127,7 +128,7 @@ impl<J> Schedule<J> {
 mod tests {
     use super::*;
 
-    /// Starts all jobs that may start, in order. No shared job ends until nothing else can start.
+    /// Starts all jobs in order. The shared jobs end only when no other job can start.
     fn run_all(schedule: &mut Schedule<&'static str>) -> Vec<&'static str> {
         let (mut done, mut running) = (Vec::new(), 0);
         loop {
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_of_shared_jobs_has_at_most_as_many_as_may_run_at_the_same_time() {
+    fn a_turn_starts_at_most_the_limit_of_shared_jobs() {
         let mut schedule = Schedule::new(2);
         for job in ["a1", "a2", "a3"] {
             schedule.push("a", Concurrency::Shared, job);
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn an_immediate_job_waits_for_no_other_job() {
+    fn an_immediate_job_does_not_wait_for_other_jobs() {
         let mut schedule = Schedule::new(2);
         schedule.push("a", Concurrency::Exclusive, "a1");
         schedule.push("b", Concurrency::Immediate, "b1");
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_paused_session_has_no_turn_until_it_is_resumed_and_a_removed_one_has_no_jobs() {
+    fn a_paused_session_has_no_turn_and_a_removed_session_has_no_jobs() {
         let mut schedule = Schedule::new(2);
         for (session, job) in [("a", "a1"), ("b", "b1"), ("a", "a2")] {
             schedule.push(session, Concurrency::Exclusive, job);

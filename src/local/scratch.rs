@@ -1,7 +1,8 @@
-//! Bytes that are too many for memory and need not outlive the process: one unnamed file, divided into parts.
+//! Scratch file for data that would take too much memory and are not needed after the process ends. The one file has no
+//! name (where the system allows that) and is divided into parts.
 //!
-//! Freed parts are reused for others of the same length. When the last part is freed, the file is closed, which frees
-//! its disk space.
+//! A freed part is reused for a new part of the same length. When the last part is freed, the file is closed, which
+//! frees its disk space.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -27,7 +28,7 @@ struct Inner {
     used: usize,
 }
 
-/// Bytes in the file, freed when this is dropped.
+/// A part of the file, which is freed on drop.
 #[derive(Debug)]
 pub(super) struct Part {
     inner: Arc<Mutex<Inner>>,
@@ -37,12 +38,13 @@ pub(super) struct Part {
 }
 
 impl Scratch {
-    /// Scratch space in a folder. If the system cannot unlink an open file, the next engine on that folder deletes it.
+    /// Creates the scratch space; its file is made in `folder` when it is first needed. If the system cannot unlink an
+    /// open file, the next engine on that folder deletes the file.
     pub(super) fn new(folder: PathBuf) -> Self {
         Scratch { folder, inner: Arc::default() }
     }
 
-    /// Writes bytes to a new part. They need not outlive this process, so they are not synced.
+    /// Writes bytes to a new part. The file is not synced, because the bytes are not needed after this process ends.
     pub(super) fn put(&self, bytes: &[u8]) -> io::Result<Part> {
         let known = self.inner.lock().file.clone();
         let file = match known {
@@ -51,8 +53,8 @@ impl Scratch {
         };
         let part = {
             let mut inner = self.inner.lock();
-            // Another thread may have set a file meanwhile, or the previous file was closed and the part starts an
-            // empty one.
+            // Another thread may have set a file since the first look: then use that one. Or all parts were freed since
+            // then: then `file` becomes the current file, and this part is its first.
             let file = inner.file.get_or_insert(file).clone();
             let len = bytes.len() as u64;
             let at = match inner.free.get_mut(&len).and_then(Vec::pop) {
@@ -69,7 +71,8 @@ impl Scratch {
         Ok(part)
     }
 
-    /// Creates a file and unlinks it where the system allows it, so that it is removed however the process ends.
+    /// Creates a file and unlinks it where the system allows it, so that the system deletes it even if the process is
+    /// killed.
     fn file(&self) -> io::Result<File> {
         let path = self.folder.join(format!("scratch-{:016x}", fastrand::u64(..)));
         let file = File::options().read(true).write(true).create_new(true).open(&path)?;
@@ -81,7 +84,7 @@ impl Scratch {
 }
 
 impl Part {
-    /// The bytes.
+    /// Reads the bytes of the part.
     pub(super) fn read(&self) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; self.len as usize];
         read_at(&self.file, &mut bytes, self.at)?;
@@ -95,7 +98,7 @@ impl Drop for Part {
         inner.used -= 1;
         inner.free.entry(self.len).or_default().push(self.at);
         if inner.used == 0 {
-            // The file is closed after the lock, when the last part drops its handle.
+            // The file itself is closed when the last part drops its handle, after the lock is released.
             *inner = Inner::default();
         }
     }

@@ -1,4 +1,5 @@
-//! The server: options, start and stop.
+//! [`Server`] and its [`Options`]: starts the parts of the engine and their threads (HTTP, engine, computation), and
+//! stops them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,9 +30,9 @@ use super::queue::Queue;
 use super::snapshots::Snapshots;
 use super::state::{SilenceLimits, State};
 
-/// Upper bound of `Options::long_poll`.
+/// Upper bound of `Options::long_poll`; larger values count as this one.
 const MAX_LONG_POLL: Duration = Duration::from_secs(24 * 3600);
-/// Time limit of stopping.
+/// Time limit of stopping, for all threads together.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Interval between deletions of expired checkpoints.
@@ -49,28 +50,29 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(30);
 /// ```
 #[derive(Clone, PartialEq)]
 pub struct Options {
-    /// The port on the loopback address. Default 0: any free one.
+    /// Port on the loopback address. Default 0: the system chooses a free port.
     pub port: u16,
-    /// Folder of the checkpoints; only one engine at a time may use a folder. Default none: a temporary folder that is
-    /// removed when the server stops.
+    /// Folder of the checkpoints. Only one engine at a time can use a folder. Default none: a temporary folder, which
+    /// is removed when the server stops.
     pub data_dir: Option<PathBuf>,
-    /// The key that every request must carry. Default none: a random key for each start, returned by
+    /// The API key that requests must carry. Default none: a random key for each start, returned by
     /// [`Server::api_key`].
     pub api_key: Option<String>,
-    /// Host names, without a port, that requests and web pages may use besides `127.0.0.1`, `localhost` and `[::1]`,
-    /// for access through a proxy or a tunnel. Requests with any other host or origin are refused, because a web page
-    /// can have its own host name resolve to this machine. Default none.
+    /// Host names, without a port, that requests may have in the headers `Host` and `Origin`, besides `127.0.0.1`,
+    /// `localhost` and `[::1]`. Set them for access through a proxy or a tunnel. Requests with any other host or origin
+    /// are refused; otherwise a foreign web page could reach the engine by having its own host name resolve to this
+    /// machine (DNS rebinding). Default none.
     pub allowed_hosts: Vec<String>,
-    /// Seed of the base model's weights and of all random draws without a seed of their own. Checkpoints can only be
-    /// used with the seed that they were trained with. Default 0.
+    /// Seed of the base model's weights, and of the random numbers of requests that set no seed. A checkpoint can only
+    /// be used by a server with the seed that it was trained with. Default 0.
     pub seed: u64,
     /// Number of compute threads. Default 0: one for each processor.
     pub threads: usize,
-    /// Number of samplers kept in memory, about 5 MB each. Sampling from another one first loads it, which takes some
-    /// milliseconds. Default 8.
+    /// Number of samplers kept in memory, about 5 MB each. Sampling from a sampler that is not in memory first loads
+    /// its weights, which takes some milliseconds. Default 8.
     pub samplers_in_memory: usize,
-    /// Other names of the model, so that programs written for a model of the service run unchanged. Each name stands
-    /// for `tinkex/nano`. Default none.
+    /// Other names of the model, each with the name `tinkex/nano` as its value. They let programs written for a model
+    /// of the Tinker service run unchanged. Default none.
     ///
     /// ```
     /// use tinkex::local::Options;
@@ -79,33 +81,36 @@ pub struct Options {
     /// let options = Options { aliases, ..Options::default() };
     /// ```
     pub aliases: BTreeMap<String, String>,
-    /// Time that the server waits for a result before the client has to poll again. Default 20 s.
+    /// Time that a request for a result waits until the result is there. After that time the server answers that the
+    /// result is pending, and the client polls again. Default 20 s.
     pub long_poll: Duration,
-    /// Limit of open connections. A new connection replaces the one that has been idle for longest; if all are busy,
-    /// it waits. Default 2048.
+    /// Limit of open connections. At the limit, a new connection replaces the connection that has been idle for
+    /// longest; if none is idle, the new connection waits. Default 2048.
     pub max_connections: usize,
-    /// A connection without a complete request for this long is closed. Default 60 s.
+    /// A connection that sends no complete request head for this long is closed. Default 60 s.
     pub idle_timeout: Duration,
-    /// A request whose body makes no progress for this long is aborted, and so is a connection whose client does not
-    /// read the response. Default 30 s.
+    /// A request is aborted if nothing of its body arrives for this long, and a connection is closed if its client
+    /// reads nothing of the response for this long. Default 30 s.
     pub stall_timeout: Duration,
-    /// Larger results, in bytes, are announced first, so that clients can reserve memory for them. Default 4 MiB.
+    /// The server first announces the size of results with more bytes than this, so that clients can reserve memory
+    /// before they fetch the result. Default 4 MiB.
     pub announce_above: usize,
-    /// A session without contact for this long is ended: its models are unloaded and its pending requests fail.
-    /// Default 300 s.
+    /// A session that gets no request for this long is ended: its models are unloaded and its pending requests fail.
+    /// Polls for results do not count as requests here. Default 300 s.
     pub session_timeout: Duration,
-    /// A session without contact for this long is paused until the next contact. Clients send a heartbeat every ten
-    /// seconds. Default 60 s.
+    /// A session that gets neither a request nor a poll for this long is paused: its jobs stay in the queue until the
+    /// next request or poll. Clients send a heartbeat, which counts as a request, every ten seconds. Default 60 s.
     pub pause_after: Duration,
-    /// Tells clients to wait for all samples of a sampler together. Default false: for each one separately. The server
-    /// accepts both.
+    /// Flag for clients. If true, they wait for the completions of all samples of a sampler with one request. Default
+    /// false: with one request for each sample. The server accepts both ways.
     pub sample_use_retrieve_futures: bool,
-    /// Tells clients that share a sampler to request a client number. Default false: they choose one at random. The
-    /// server accepts both.
+    /// Flag for clients that share a sampler. If true, they request a client number from the server. Default false:
+    /// they choose a random number. The server accepts both ways.
     pub sample_join_sampling_session: bool,
-    /// Tells clients to exchange the key for a token, and refuses the key where a token is required. Default false.
+    /// Flag for clients. If true, they exchange the API key for a token, and the server refuses the key itself where a
+    /// token is required. Default false.
     pub pjwt_auth_enabled: bool,
-    /// Tells clients to cancel samples that they no longer wait for. Default true.
+    /// Flag for clients. If true, they cancel samples whose result nobody waits for any more. Default true.
     pub sample_cancel_enabled: bool,
 }
 
@@ -135,11 +140,11 @@ impl Default for Options {
     }
 }
 
-/// A larger number of threads is taken for a mistake.
+/// Largest accepted number of compute threads. A larger one is probably a mistake.
 const MAX_THREADS: usize = 1024;
 
 impl Options {
-    /// Refuses values with which the server could serve no client.
+    /// Refuses invalid settings.
     fn check(&self) -> Result<()> {
         let fail = |what: &str| Err(Error::config(format!("Options::{what}")));
         if self.api_key.as_ref().is_some_and(|it| it.is_empty() || !it.bytes().all(|b| b.is_ascii_graphic()))
@@ -203,15 +208,16 @@ impl fmt::Debug for Options {
     }
 }
 
-/// The embedded engine, served on the loopback address until it is dropped.
+/// A running embedded engine, which listens on the loopback address until this value is dropped.
 ///
-/// It trains and samples the model `tinkex/nano` for real, on the CPU, behind the same HTTP API as the Tinker service;
-/// any client of that API can use it at [`url`](Server::url). Only programs on this machine can reach it, and only
-/// with its [`api_key`](Server::api_key), which is new at each start unless [`Options`] set one.
+/// The engine trains the model `tinkex/nano` and samples from it, on the CPU, with the same HTTP API as the Tinker
+/// service. Any client of that API can use the engine at [`url`](Server::url). Only programs on this machine can reach
+/// it, and they must send its [`api_key`](Server::api_key), which is random and new at each start unless [`Options`]
+/// set it.
 ///
 /// # Blocking
-/// Starting takes some milliseconds. Stopping, by [`stop`](Server::stop) or by dropping the server, waits at most 30 s
-/// for the batch that is being trained on and for all threads; requests in flight are aborted.
+/// Starting takes some milliseconds. Stopping, by [`stop`](Server::stop) or by dropping the server, aborts the requests
+/// in flight, and waits at most 30 s until the running job and all threads have ended.
 ///
 /// # Example: a server for one program
 /// ```
@@ -227,9 +233,9 @@ pub struct Server {
     url: String,
     api_key: String,
     data_dir: PathBuf,
-    /// Remove the folder when the server stops.
+    /// True if the data folder is a temporary one, which is removed when the server stops.
     temporary: bool,
-    /// The process that started the server.
+    /// Id of the process that started the server; a forked child has another one.
     process: u32,
     stopping: Arc<AtomicBool>,
     wake: Arc<Notify>,
@@ -249,7 +255,8 @@ impl Server {
     /// Starts a server.
     ///
     /// # Errors
-    /// The port is taken, the folder cannot be created or is used by another engine, or the system refuses a thread.
+    /// A setting is invalid, the port is taken, the folder cannot be created or is used by another engine, or the
+    /// system refuses a thread.
     pub fn start(options: Options) -> Result<Self> {
         options.check()?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, options.port));
@@ -276,7 +283,7 @@ impl Server {
             wake: Arc::default(),
             threads: Vec::new(),
         };
-        // From here on an early return drops the server, which stops the threads started so far.
+        // From here on, an early return drops `server`, which stops the threads started so far.
         let config = nn::ModelConfig::nano();
         let base = Arc::new(nn::Weights::seeded(&config, options.seed));
         let store = Arc::new(Store::open(data_dir.clone()).map_err(system_error)?);
@@ -316,7 +323,7 @@ impl Server {
             bodies: Bodies::new(options.stall_timeout),
             tokens: Default::default(),
             url: server.url.clone(),
-            // Later instants may overflow.
+            // Limited, because a later deadline may overflow.
             long_poll: options.long_poll.min(MAX_LONG_POLL),
             announce_above: options.announce_above,
         });
@@ -351,19 +358,21 @@ impl Server {
         &self.data_dir
     }
 
-    /// Stops the server, as dropping it does.
+    /// Stops the server. Dropping the server does the same.
     pub fn stop(self) {
         drop(self);
     }
 
-    /// Starts compute threads. They end when the pool is dropped, which the engine thread does last.
+    /// Starts a pool of compute threads. They end when the pool is dropped; the engine thread owns the pools and drops
+    /// them when it ends.
     fn pool(&mut self, name: &'static str, threads: usize, panics: Sender<String>) -> Result<ThreadPool> {
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(move |i| format!("tinkex-{name}-{i}"))
-            // A rayon worker that waits runs other jobs on top of its stack.
+            // A large stack, because a rayon worker that waits for a task runs other tasks meanwhile, nested on its own
+            // stack.
             .stack_size(8 << 20)
-            // Sending fails only after the engine thread has ended.
+            // Sending fails only after the engine thread, which receives the texts, has ended.
             .panic_handler(move |payload| drop(panics.send(panic_text(&*payload))))
             .spawn_handler(|thread| {
                 let name = thread.name().unwrap_or("tinkex").to_string();
@@ -385,7 +394,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A forked child has none of the threads, and the folder belongs to the parent.
+        // In a forked child do nothing: the threads do not exist there, and the folder belongs to the parent process.
         if self.process != std::process::id() {
             std::mem::forget(std::mem::take(&mut self.threads));
             return;
@@ -393,7 +402,8 @@ impl Drop for Server {
         self.stopping.store(true, Ordering::Relaxed);
         self.wake.notify_one();
         let deadline = Instant::now() + STOP_TIMEOUT;
-        // The server's thread drops the queue; then the engine thread ends and drops the pools.
+        // Join in reverse order of starting. The HTTP thread ends first and closes the queue; then the engine thread
+        // ends and drops the pools; then their threads end.
         for thread in self.threads.drain(..).rev() {
             thread.join(deadline);
         }
@@ -405,7 +415,7 @@ impl Drop for Server {
     }
 }
 
-/// A thread that can be joined with a deadline.
+/// A thread and the means to join it with a deadline.
 struct Thread {
     handle: JoinHandle<()>,
     ended: Receiver<()>,
@@ -423,7 +433,8 @@ impl Thread {
             builder = builder.stack_size(stack);
         }
         let handle = builder.spawn(move || {
-            // Dropped when the thread ends, also by a panic.
+            // Dropped when the thread ends, even by a panic. This disconnects the channel, which ends the wait in
+            // `join`.
             let _alive = alive;
             work();
         })?;
@@ -438,7 +449,7 @@ impl Thread {
                     "the thread {name} of the embedded engine did not end in time and is left running"
                 );
             }
-            // The panic was logged when it happened.
+            // Ignore a panic of the thread: it was logged when it happened.
             _ => drop(self.handle.join()),
         }
     }
@@ -454,7 +465,7 @@ async fn serve(listener: TcpListener, app: Arc<App>, limits: Limits, period: Dur
     };
     tokio::spawn(sweep_sessions(app.clone(), period));
     tokio::spawn(connections::serve(listener, router(app), limits));
-    // Returning ends the runtime, all connections and the state.
+    // Returning drops the runtime, and with it all connections and the state.
     stop.notified().await;
 }
 
@@ -465,7 +476,8 @@ async fn sweep_sessions(app: Arc<App>, period: Duration) {
         let now = Instant::now();
         app.state.end_silent_sessions(now);
         app.state.pause_silent_sessions(now);
-        // The search reads the description of every checkpoint. Expired ones are hidden meanwhile.
+        // Search for expired checkpoints only every `SWEEP_PERIOD`, because the search reads the description of every
+        // checkpoint. Until they are deleted, expired checkpoints are hidden from clients.
         if SWEEP_PERIOD <= now.duration_since(swept) {
             swept = now;
             let app = app.clone();
@@ -475,7 +487,8 @@ async fn sweep_sessions(app: Arc<App>, period: Duration) {
     }
 }
 
-/// Creates a folder that only its owner may use. An existing one is accepted if `known` is set.
+/// Creates a folder that only its owner may use (on Unix). With `known`, accepts an existing folder and creates missing
+/// parents.
 fn make_folder(path: &Path, known: bool) -> std::result::Result<(), String> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(known);
@@ -484,8 +497,8 @@ fn make_folder(path: &Path, known: bool) -> std::result::Result<(), String> {
     builder.create(path).map_err(|it| format!("cannot create {}: {it}", path.display()))
 }
 
-/// Creates a new folder among the system's temporary files. An existing one belongs to another program and is not
-/// used.
+/// Creates a new folder among the system's temporary files. A folder that exists already belongs to another program and
+/// is not used.
 fn temporary_folder() -> std::result::Result<PathBuf, String> {
     let name = || format!("tinkex-{}-{:016x}", std::process::id(), fastrand::u64(..));
     let mut made = Err(String::new());

@@ -1,8 +1,8 @@
-//! Weights of samplers.
+//! Snapshots: copies of adapters, which are the weights of samplers.
 //!
-//! A program that samples after every optimizer step takes a snapshot each time, and releases them only at the end of
-//! its session. Therefore the parameters of all adapters are in a scratch file, and only the most recently used ones
-//! are in memory, merged with the base model.
+//! A program that samples after every optimizer step takes a snapshot after each step, and releases all of them only at
+//! the end of its session. Therefore the adapter parameters of all snapshots are in a scratch file. Only the most
+//! recently used snapshots are also in memory, as samplers whose adapter is merged with the base model.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,7 +16,7 @@ use super::checkpoint::{ADAPTER, CheckpointId, Store, StoreError};
 use super::nn::{AdapterShape, Sampler, Trainer, Weights};
 use super::scratch::{Part, Scratch};
 
-/// An adapter at one moment. Dropping it frees its parameters.
+/// A copy of an adapter at one moment. Dropping it frees its part of the scratch file.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     number: u64,
@@ -31,11 +31,11 @@ impl Drop for Snapshot {
     }
 }
 
-/// Source of an adapter. Two snapshots from the same source may be equal.
+/// Source of an adapter. A new snapshot is compared only with the latest one from the same source.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Origin {
     Model(String),
-    /// One save of a checkpoint.
+    /// One save of a checkpoint, by its save id.
     Save(u64),
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Snapshots {
 }
 
 impl Snapshots {
-    /// Snapshots whose parameters are in a folder; at most `max` of them are in memory.
+    /// Creates the collection. Its scratch file is in `folder`, and at most `max` samplers are in memory.
     pub(super) fn new(base: Arc<Weights>, folder: PathBuf, max: usize) -> Self {
         Snapshots {
             base,
@@ -63,19 +63,20 @@ impl Snapshots {
         }
     }
 
-    /// Takes a snapshot of a model. An unchanged model shares its last snapshot.
+    /// Takes a snapshot of a model. If the model has not changed since its last snapshot, returns that one.
     pub(super) fn of_model(&self, model_id: &str, trainer: &Trainer) -> Result<Arc<Snapshot>, String> {
         self.keep(Origin::Model(model_id.into()), trainer).map_err(|it| disk(&it))
     }
 
-    /// The weights of a checkpoint as they are on disk now. Samplers of the same save share a snapshot.
+    /// Makes a snapshot of a checkpoint as it is on disk now. If the latest snapshot of the same save still exists,
+    /// returns that one.
     pub(super) fn of_checkpoint(
         &self,
         store: &Store,
         checkpoint: &CheckpointId,
     ) -> Result<Arc<Snapshot>, String> {
         let save_id = store.meta(checkpoint).map_err(StoreError::text)?.save_id;
-        // Checkpoints of earlier versions have no save id.
+        // Checkpoints of earlier versions have no save id; it is read as 0.
         if let Some(known) = self.latest(&Origin::Save(save_id)).filter(|_| save_id != 0) {
             return Ok(known);
         }
@@ -120,10 +121,10 @@ impl Snapshots {
         self.untrained.get_or_init(|| Arc::new(Sampler::base(self.base.clone()))).clone()
     }
 
-    /// Sampler of a snapshot, merged first if it is not in memory.
+    /// Sampler of a snapshot. If it is not in memory, it is made by merging the adapter with the base model.
     pub(super) fn sampler(&self, snapshot: &Snapshot) -> Result<Arc<Sampler>, String> {
         let cell = self.ready.cell(snapshot.number);
-        // Concurrent callers wait for the same sampler.
+        // Only one of several concurrent callers makes the sampler; the others wait for it.
         let made = cell.get_or_init(|| {
             let bytes = snapshot.numbers.read().map_err(|it| disk(&it))?;
             let params = bytes.as_chunks::<4>().0.iter().map(|it| f32::from_le_bytes(*it)).collect();
@@ -142,7 +143,7 @@ fn disk(error: &io::Error) -> String {
 
 type Cell = Arc<OnceLock<Result<Arc<Sampler>, String>>>;
 
-/// Samplers in memory, the most recently used last.
+/// The samplers that are in memory, by the number of their snapshot, the most recently used last.
 #[derive(Debug)]
 struct Ready {
     max: usize,
@@ -150,7 +151,7 @@ struct Ready {
 }
 
 impl Ready {
-    /// Cell of the sampler of a snapshot, which may be empty yet.
+    /// Cell for the sampler of a snapshot. A new cell is empty until the sampler is made.
     fn cell(&self, number: u64) -> Cell {
         let mut samplers = self.samplers.lock();
         let known = samplers.iter().position(|it| it.0 == number).map(|i| samplers.remove(i).1);

@@ -1,7 +1,7 @@
-//! Tokens in exchange for the key (PROTOCOL §1.4).
+//! Tokens that clients get in exchange for the API key (PROTOCOL §1.4).
 //!
-//! A token is a JWT that clients can parse. The server keeps a list of its tokens, so their last part is a random word
-//! instead of a signature.
+//! A token is a JWT that clients can parse. The server keeps a list of the tokens that it issued, so a token needs no
+//! signature; its last part is random.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 
 use super::downloads::random_token;
 
-/// Time that a token is valid.
+/// Time for which a token is valid.
 const LIFE: Duration = Duration::from_secs(3600);
 
-/// Tokens that were issued.
+/// Tokens that were issued, each with the time of its expiry.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {
     issued: Mutex<HashMap<String, SystemTime>>,

@@ -1,7 +1,7 @@
-//! Requests of a session and their times, as a file of the tracing tool Perfetto (`.pftrace`).
+//! Traces: the requests of a session and their times, as a file of the tracing tool Perfetto (`.pftrace`).
 //!
-//! Each request is a slice of waiting and a slice of work, on a track below its model or sampler. The messages hold
-//! only the fields of Perfetto's schema that are needed here, with their field numbers.
+//! Each request has a track below its model or sampler, with one slice for its waiting and one for its work. The
+//! protobuf messages below hold only those fields of Perfetto's schema that are needed here.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};
@@ -63,7 +63,7 @@ pub(super) struct Trace {
 #[derive(Debug)]
 pub(super) struct Span {
     verb: &'static str,
-    /// Model or sampler.
+    /// Id of the model or sampler.
     owner: String,
     submitted: SystemTime,
     started: OnceLock<SystemTime>,
@@ -76,7 +76,7 @@ impl Span {
         self.started.get_or_init(SystemTime::now);
     }
 
-    /// Records the end, whether the work started or not.
+    /// Records the end of the request, even if its work never started.
     pub(super) fn end(&self) {
         self.ended.get_or_init(SystemTime::now);
     }
@@ -121,8 +121,8 @@ impl Trace {
                     uuid
                 }
             };
-            // One track for each request, because requests of one model wait at the same time; Perfetto groups tracks
-            // of one name.
+            // Use a track for each request, because the waiting times of one model's requests overlap. Perfetto groups
+            // tracks of the same name.
             let uuid = track(&mut packet, span.verb, Some(owner_track));
             let end = span.ended.get().copied().unwrap_or(now);
             let started = span.started.get().copied().unwrap_or(end).min(end);

@@ -1,17 +1,17 @@
-//! File operations of checkpoints: renames in one step, and contents that survive a power failure.
+//! File operations for checkpoints: exchanging two names in one step, and writing files that survive a power failure.
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Writes a new file. Its contents are on the disk when this returns; its name is once its folder is synced.
+/// Writes a new file. When this returns, its contents are on the disk, but its name is not: sync the folder for that.
 pub(super) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = fs::File::create_new(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
 
-/// Syncs the names in a folder. Does nothing on file systems that cannot sync folders.
+/// Syncs the names of the files in a folder to the disk. Does nothing on file systems that cannot sync folders.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     if cfg!(not(unix)) {
         return Ok(());
@@ -22,8 +22,8 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Exchanges two names in one step, so that both exist at all times. `false` if the system or the file system cannot
-/// do that.
+/// Exchanges two names in one step, so that each name exists at all times. Returns `false` if the system or the file
+/// system cannot do that.
 pub(super) fn exchange(a: &Path, b: &Path) -> io::Result<bool> {
     #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
     {
@@ -31,7 +31,7 @@ pub(super) fn exchange(a: &Path, b: &Path) -> io::Result<bool> {
         use rustix::io::Errno;
         match renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE) {
             Ok(()) => Ok(true),
-            // Some kernels lack the call, some file systems the flag.
+            // Some kernels do not have this system call, and some file systems do not support this flag.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
             Err(error) => Err(error.into()),
         }
@@ -49,7 +49,7 @@ pub(super) struct TempPath(pub(super) PathBuf);
 
 impl Drop for TempPath {
     fn drop(&mut self) {
-        // If this fails, the next engine on this folder removes it.
+        // If the removal fails, the next engine that opens the data folder removes the path.
         remove(&self.0);
     }
 }

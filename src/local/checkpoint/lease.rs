@@ -1,4 +1,4 @@
-//! Excludes a second engine from a data folder, and cleans up after an engine that was killed.
+//! The lock of a data folder: keeps a second engine out, and cleans up after an engine that was killed.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
@@ -9,7 +9,7 @@ use super::disk::{remove, sync_folder};
 /// Subfolder of the data folder for the engine's own files.
 const ENGINE_FOLDER: &str = ".tinkex";
 
-/// The right to use a data folder. The system releases it on drop, and when the process is killed.
+/// The lock of a data folder. It is released on drop; if the process is killed, the system releases it.
 #[derive(Debug)]
 pub(super) struct Lease {
     own: PathBuf,
@@ -17,7 +17,7 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Locks a data folder, creating it if necessary, and removes what an earlier engine left unfinished.
+    /// Locks a data folder, creates it if necessary, and removes the unfinished files of an earlier engine.
     ///
     /// # Errors
     /// Another engine uses the folder, or it cannot be written to.
@@ -34,7 +34,8 @@ impl Lease {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
-                // The holder wrote its process id; some systems do not let others read a locked file.
+                // The engine that holds the lock wrote its process id into the file. Reading it may fail, because some
+                // systems do not let another process read a locked file.
                 let _ = lock.read_to_string(&mut holder);
                 let holder =
                     holder.trim().parse().map_or(String::new(), |it: u32| format!(" (process {it})"));
@@ -66,7 +67,7 @@ impl Lease {
         self.own.join("drafts")
     }
 
-    /// Folder of checkpoints between the two steps of a replacement.
+    /// Folder for an old checkpoint between the two steps of its replacement.
     pub(super) fn moved(&self) -> PathBuf {
         self.own.join("moved")
     }
@@ -75,7 +76,7 @@ impl Lease {
         self.restore_moved(root)?;
         remove(&self.moved());
         remove(&self.drafts());
-        // Earlier versions wrote drafts beside the checkpoints.
+        // Earlier versions of the engine wrote drafts beside the folders of the runs.
         for entry in fs::read_dir(root)?.flatten() {
             let name = entry.file_name();
             let number =
@@ -88,7 +89,7 @@ impl Lease {
         fs::create_dir_all(self.drafts())?;
         sync_folder(&self.own)?;
         sync_folder(root)?;
-        // The data folder itself may be new.
+        // Sync the folder above, too, because the data folder itself may be new.
         match root.parent() {
             Some(it) if it.as_os_str().is_empty() => sync_folder(Path::new(".")),
             Some(it) => sync_folder(it),
@@ -96,7 +97,8 @@ impl Lease {
         }
     }
 
-    /// Renames checkpoints back that the first of two steps moved, unless the second step was done.
+    /// Moves the old checkpoint of an interrupted replacement back to its name, unless the new checkpoint has that name
+    /// already.
     fn restore_moved(&self, root: &Path) -> io::Result<()> {
         let moved = self.moved();
         let within = |it: &Path| fs::read_dir(it).into_iter().flatten().flatten().map(|it| it.path());

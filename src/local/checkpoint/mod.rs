@@ -1,4 +1,5 @@
-//! Checkpoints on disk: one PEFT adapter folder each, which vLLM and PEFT can load, plus files of the engine.
+//! Checkpoints on disk. Each checkpoint is a folder in the adapter format of PEFT, which vLLM and PEFT can load, plus
+//! files of the engine.
 //!
 //! ```text
 //! <data folder>/<run>/weights/<name>/            adapter_config.json  adapter_model.safetensors
@@ -6,12 +7,15 @@
 //! <data folder>/<run>/sampler_weights/<name>/    the same without the optimizer
 //! <data folder>/<run>/external_weights/<name>/   the same as sampler_weights, for download
 //! ```
-//! A folder appears completely or not at all: it is written under a temporary name and renamed once all of it is on
-//! the disk. A checkpoint that replaces another one exchanges names with it in one step, so that readers, and the next
-//! engine if this one is killed, find either the old or the new one. Where the system cannot exchange names this takes
-//! two steps, between which readers wait; the next engine undoes the first step if the second is missing.
+//! Readers see a checkpoint completely or not at all: its folder is written under a temporary name (a draft), synced to
+//! the disk, and then renamed. If the checkpoint replaces an older one, the two folders exchange their names in one
+//! step. Readers then find either the old or the new checkpoint, and so does the next engine if this one is killed.
 //!
-//! Temporary folders, and the lock that excludes a second engine, are in `<data folder>/.tinkex`.
+//! Where the system cannot exchange names, the replacement takes two renames: the first moves the old folder away, the
+//! second gives its name to the new folder. Readers wait between the two. If the engine is killed between the two, the
+//! next engine moves the old folder back.
+//!
+//! Drafts, moved folders, and the lock that keeps a second engine out are in `<data folder>/.tinkex`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,13 +36,13 @@ use lease::Lease;
 mod disk;
 mod lease;
 
-/// The adapter is scaled by this value over its rank, in the network and in the configuration for PEFT.
+/// LoRA's alpha: the adapter's output is multiplied by alpha / rank. The network uses the same value.
 const ALPHA: f64 = 32.0;
 pub(super) const ADAPTER: &str = "adapter_model.safetensors";
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 const META: &str = "tinkex.json";
 const CONFIG: &str = "adapter_config.json";
-/// Number of attempts to read a checkpoint that is being replaced.
+/// Number of attempts to read or change a checkpoint that is replaced again and again.
 const MAX_ATTEMPTS: usize = 100;
 
 /// Name and content of a file of a checkpoint.
@@ -93,7 +97,7 @@ impl CheckpointId {
 
 fn is_name(text: &str) -> bool {
     let good = |it: u8| it.is_ascii_alphanumeric() || b"_.-".contains(&it);
-    // Names that consist of dots, such as `.` and `..`, are not allowed.
+    // Names that consist only of dots, such as `.` and `..`, are not allowed.
     (1..=255).contains(&text.len()) && text.bytes().all(good) && text.bytes().any(|it| it != b'.')
 }
 
@@ -102,11 +106,11 @@ fn is_name(text: &str) -> bool {
 #[serde(default)]
 pub(super) struct Meta {
     pub(super) format: u32,
-    /// Random number of this save, different from that of all other saves under this name.
+    /// Random number of this save. It shows whether a checkpoint was replaced by another save under the same name.
     pub(super) save_id: u64,
     pub(super) run_id: String,
     pub(super) base_model: String,
-    /// Alias of the base model in the request, if one was used.
+    /// Name of the base model in the request, if the request used an alias.
     #[serde(rename = "asked_as", skip_serializing_if = "Option::is_none")]
     pub(super) base_alias: Option<String>,
     /// Seed of the base model that the adapter was trained on.
@@ -127,7 +131,7 @@ pub(super) struct Meta {
     pub(super) user_metadata: Option<BTreeMap<String, String>>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) public: bool,
-    /// Project of the copy, if this checkpoint is a copy.
+    /// Project that the copy request named, if this checkpoint is a copy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) project_id: Option<String>,
     /// Path of the source, if this checkpoint is a copy.
@@ -211,15 +215,16 @@ fn disk(path: &Path, doing: &str, error: &io::Error) -> StoreError {
 pub(super) struct Store {
     root: PathBuf,
     lease: Lease,
-    /// Held while the name of a checkpoint is checked and changed. Only names and `tinkex.json` are read and written
-    /// under it: no weights, and no sync to the disk.
+    /// Lock for the names of checkpoints, held while a name is checked and changed. While it is held, only names and
+    /// `tinkex.json` are read and written: no weights are written and nothing is synced to the disk, because that takes
+    /// long.
     names: Mutex<()>,
-    /// Cleared when the file system turns out to be unable to exchange two names.
+    /// Set to false when the file system turns out to be unable to exchange two names.
     can_exchange: AtomicBool,
 }
 
 impl Store {
-    /// Opens a folder, creating it if necessary, and removes what an earlier engine left unfinished.
+    /// Opens a data folder, creates it if necessary, and removes the unfinished files of an earlier engine.
     ///
     /// # Errors
     /// Another engine uses the folder, or it cannot be written to.
@@ -232,17 +237,18 @@ impl Store {
         self.root.join(relative_path(checkpoint))
     }
 
-    /// Folder for files that need not outlive this engine.
+    /// Folder for files that are not needed after this engine ends.
     pub(super) fn scratch(&self) -> PathBuf {
         self.lease.drafts()
     }
 
-    /// A new path for a draft, or for a folder that is to be deleted. Unique among all runs of the engine.
+    /// A new path for a draft, or for a folder that is to be deleted. No other run of the engine uses the same path.
     fn temp_path(&self) -> TempPath {
         TempPath(self.lease.drafts().join(format!("{:016x}", fastrand::u64(..))))
     }
 
-    /// Saves a checkpoint: `files`, `adapter_config.json` and `tinkex.json`. All are on the disk when this returns.
+    /// Saves a checkpoint: `files`, `adapter_config.json` and `tinkex.json`. All of them are synced to the disk when
+    /// this returns.
     pub(super) fn save(
         &self,
         checkpoint: &CheckpointId,
@@ -260,7 +266,7 @@ impl Store {
             Kind::Sampler | Kind::External => "delete it or choose another name",
         };
         let exists = || StoreError::Exists(format!("{} already exists; {hint}", checkpoint.uri()));
-        // Checked again under the lock; this check avoids writing files that cannot be kept.
+        // Check first, to avoid writing files in vain. The check under the lock, below, decides.
         if !overwrite && meta_in(&folder).is_some_and(|it| !it.is_expired(now)) {
             return Err(exists());
         }
@@ -276,12 +282,13 @@ impl Store {
             }
             self.rename_draft(&draft, checkpoint).map_err(|it| disk(&folder, "write", &it))?;
         }
-        // Sync the new name and those of the parent folders, which may be new.
+        // Sync the new name and the names of the parent folders, which may be new, too.
         self.sync(&folder)
-        // The replaced checkpoint now has the draft's path and is deleted with the draft.
+        // A replaced checkpoint now has the path of the draft; it is deleted here, when `draft` is dropped.
     }
 
-    /// Renames a draft to the name of a checkpoint; an existing checkpoint gets the path of the draft.
+    /// Gives a draft the name of a checkpoint. If the checkpoint exists already, the old folder gets the path of the
+    /// draft.
     fn rename_draft(&self, draft: &TempPath, checkpoint: &CheckpointId) -> io::Result<()> {
         let folder = self.folder(checkpoint);
         if fs::symlink_metadata(&folder).is_err() {
@@ -293,7 +300,7 @@ impl Store {
             }
             self.can_exchange.store(false, Ordering::Relaxed);
         }
-        // Rename in two steps. If only the first is done, the next engine undoes it.
+        // Rename in two steps. If the engine is killed between them, the next engine undoes the first.
         let moved = self.lease.moved().join(relative_path(checkpoint));
         disk::remove(&moved);
         fs::create_dir_all(moved.parent().unwrap_or(&self.root))?;
@@ -304,7 +311,7 @@ impl Store {
         fs::rename(&moved, &draft.0)
     }
 
-    /// Syncs the name of a checkpoint and those of its parent folders.
+    /// Syncs the name of a checkpoint and the names of its parent folders.
     fn sync(&self, folder: &Path) -> Result<(), StoreError> {
         let around = folder.ancestors().skip(1).take_while(|it| it.starts_with(&self.root));
         for folder in around {
@@ -316,7 +323,7 @@ impl Store {
     /// Reads the description of a checkpoint.
     pub(super) fn meta(&self, checkpoint: &CheckpointId) -> Result<Meta, StoreError> {
         let meta = match self.read_meta(checkpoint) {
-            // It may be between the two steps of a replacement.
+            // A replacement in two steps may be in progress. Wait for its end, then read once more.
             Err(StoreError::Missing(_)) if !self.can_exchange.load(Ordering::Relaxed) => {
                 let _names = self.names.lock();
                 self.read_meta(checkpoint)?
@@ -335,7 +342,8 @@ impl Store {
             .map_err(|it| StoreError::Disk(format!("{}: {it}", self.folder(checkpoint).join(META).display())))
     }
 
-    /// Reads parts of a checkpoint, all from one save: if it is replaced meanwhile, `read` runs again.
+    /// Reads parts of a checkpoint that all belong to one save: if the checkpoint is replaced during `read`, calls
+    /// `read` again.
     fn consistent<T>(
         &self,
         checkpoint: &CheckpointId,
@@ -410,7 +418,7 @@ impl Store {
         self.save(to, &describe(meta), &files, false)
     }
 
-    /// Makes a checkpoint public or private. Fails if nothing would change.
+    /// Marks a checkpoint as public or private. Fails if it is so already.
     pub(super) fn publish(&self, checkpoint: &CheckpointId, public: bool) -> Result<(), StoreError> {
         self.update_meta(checkpoint, |meta| {
             if meta.public == public {
@@ -422,7 +430,8 @@ impl Store {
         })
     }
 
-    /// Deletes expired checkpoints; returns their paths. One that was replaced meanwhile stays.
+    /// Deletes expired checkpoints; returns their paths. A checkpoint that was replaced by a newer one meanwhile is
+    /// kept.
     pub(super) fn sweep(&self, now: SystemTime) -> Vec<String> {
         let all = self.all_with_expired().into_iter().filter(|it| it.meta.is_expired(now));
         let gone = |it: &SavedCheckpoint| {
@@ -476,16 +485,17 @@ impl Store {
         let checkpoint = CheckpointId::new(&meta.run_id, kind, folder.file_name()?.to_str()?).ok()?;
         let files = fs::read_dir(folder).ok()?.flatten();
         let size_bytes = files.filter_map(|it| Some(it.metadata().ok()?.len())).sum();
-        // Skip a folder that a user copied from another run: the run in its `tinkex.json` is not the one it is in.
+        // Skip a folder that a user copied from another run: its `tinkex.json` names a run other than that of the
+        // parent folder.
         (self.folder(&checkpoint) == folder).then_some(SavedCheckpoint { checkpoint, meta, size_bytes })
     }
 
-    /// Deletes a checkpoint. Its name disappears before its files do.
+    /// Deletes a checkpoint: first its name, so that readers no longer find it, then its files.
     pub(super) fn delete(&self, checkpoint: &CheckpointId) -> Result<(), StoreError> {
         self.delete_if(checkpoint, |_| true).map(|_| ())
     }
 
-    /// Deletes a checkpoint if its folder passes `wanted`; returns whether it was deleted.
+    /// Deletes a checkpoint if `wanted` returns true for its folder; returns true if it was deleted.
     fn delete_if(
         &self,
         checkpoint: &CheckpointId,
@@ -510,7 +520,8 @@ impl Store {
             if !moved {
                 return Ok(false);
             }
-            // Check again: the lock does not stop a user who replaces the folder by hand. Move such a folder back.
+            // Check again after the rename, because the lock does not stop a user who replaces the folder by hand. Move
+            // such a folder back.
             if !wanted(&aside.0) && fs::rename(&aside.0, &folder).is_ok() {
                 return Ok(false);
             }
@@ -519,7 +530,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Lets a checkpoint expire `ttl_seconds` from now, or never if that is `None`.
+    /// Sets a checkpoint to expire `ttl_seconds` from now; `None` means never.
     pub(super) fn set_ttl(
         &self,
         checkpoint: &CheckpointId,
@@ -532,8 +543,8 @@ impl Store {
         })
     }
 
-    /// Changes the description of a checkpoint. If the checkpoint or its description is replaced meanwhile, tries
-    /// again.
+    /// Changes the description of a checkpoint. If the checkpoint or its description is replaced meanwhile, starts
+    /// again with the new description.
     fn update_meta(
         &self,
         checkpoint: &CheckpointId,
@@ -545,7 +556,7 @@ impl Store {
             let before = self.meta(checkpoint)?;
             let mut meta = before.clone();
             change(&mut meta)?;
-            // Replaced by a rename, so that readers never see a partial file.
+            // Write a new file and rename it, so that readers never see a partial file.
             let draft = self.temp_path();
             write_file(&draft.0, &meta.text()?).map_err(|it| disk(&draft.0, "write", &it))?;
             let names = self.names.lock();
@@ -599,7 +610,7 @@ fn folders(within: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     all.into_iter()
 }
 
-/// Writes a new folder. All of it is on the disk when this returns.
+/// Writes a new folder. All its files are synced to the disk when this returns.
 fn write_folder(folder: &Path, meta: &Meta, files: &[(&str, Vec<u8>)]) -> Result<(), StoreError> {
     fs::create_dir(folder).map_err(|it| disk(folder, "create", &it))?;
     let config = format!("{:#}\n", meta.adapter_config()).into_bytes();

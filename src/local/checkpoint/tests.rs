@@ -1,4 +1,4 @@
-//! Folders of checkpoints on disk.
+//! Tests of the store of checkpoints, on real folders.
 
 use super::*;
 
@@ -179,7 +179,7 @@ fn a_checkpoint_is_published_once() {
     fs::remove_dir_all(&store.root).expect("cleaning up");
 }
 
-/// Reads a checkpoint while another thread replaces it, until 30 different saves were seen.
+/// Reads a checkpoint with `look` while another thread replaces it, until 30 different saves were seen.
 fn read_while_replaced(store: &Store, look: impl Fn(&Store) -> Vec<Vec<u8>>) {
     let save = |n: u32| {
         let bytes = n.to_le_bytes().repeat(1000);
@@ -202,7 +202,7 @@ fn read_while_replaced(store: &Store, look: impl Fn(&Store) -> Vec<Vec<u8>>) {
     fs::remove_dir_all(&store.root).expect("cleaning up");
 }
 
-/// Sets the flag on drop, also if the test fails.
+/// Sets the flag on drop, so that the writing thread ends even if the test fails.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -221,7 +221,7 @@ fn a_read_returns_files_of_one_save_while_the_checkpoint_is_replaced() {
 }
 
 #[test]
-fn a_copy_is_of_one_save_while_the_checkpoint_is_replaced() {
+fn a_copy_has_the_files_of_one_save_while_the_checkpoint_is_replaced() {
     let copies = std::cell::Cell::new(0);
     read_while_replaced(&store("copies"), |store| {
         copies.set(copies.get() + 1);
@@ -242,7 +242,7 @@ fn a_read_returns_files_of_one_save_where_names_cannot_be_exchanged() {
 }
 
 #[test]
-fn a_checkpoint_moved_by_the_first_of_two_steps_is_renamed_back() {
+fn an_interrupted_replacement_is_undone_by_the_next_engine() {
     let store = store("first");
     for (name, bytes) in [("a", b"1"), ("b", b"1")] {
         store.save(&checkpoint(name), &meta(), &[(ADAPTER, bytes.to_vec())], false).expect("a save");
@@ -281,7 +281,7 @@ fn a_new_checkpoint_under_an_expired_name_is_never_swept() {
 }
 
 #[test]
-fn a_replaced_checkpoint_keeps_its_own_description() {
+fn a_change_of_the_ttl_does_not_overwrite_the_description_of_a_newer_save() {
     let store = store("describe");
     for n in 0..100 {
         let rank = |rank| Meta { rank, ..meta() };

@@ -1,9 +1,10 @@
-//! The engine thread: owns the models and runs jobs one after the other. [`schedule`](super::schedule) decides which
-//! job is next: sessions take turns, and quick jobs wait for no turn.
+//! The engine thread: owns the models and takes jobs from the queue, one after the other. [`schedule`](super::schedule)
+//! decides which job is next.
 //!
-//! The computation happens on a private thread pool. A job moves the model it works on into the pool and back, so a
-//! panic loses that model only. Samples run concurrently while the engine thread looks for more; quick jobs run on a
-//! thread of their own meanwhile.
+//! The computation runs on a private thread pool, and the engine thread waits for it. A job moves its model into the
+//! pool and back, so a panic in a job loses only that model. Samples are different: the engine thread starts a sample
+//! on the pool and goes on to the next job, so samples run concurrently. Quick jobs run on a second pool with one
+//! thread, so that they do not wait for running samples.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,8 +31,8 @@ use super::queue::{Next, Queue};
 use super::sampling::{Sample, Slot, Weights as SlotWeights};
 use super::snapshots::{Snapshot, Snapshots};
 
-/// Largest number of concurrent samples for this many threads. Samples start in order and a pass waits until all
-/// running samples are done, so the limit is just large enough to keep the threads busy.
+/// Limit of the concurrent samples on a pool of `threads` threads. It is just large enough to keep the threads busy,
+/// because a pass has to wait until all running samples are done.
 pub(super) fn max_concurrent_samples(threads: usize) -> usize {
     (4 * threads).clamp(8, 64)
 }
@@ -43,12 +44,12 @@ pub(super) struct Engine {
     pub(super) snapshots: Arc<Snapshots>,
     pub(super) futures: Arc<Futures>,
     pub(super) pool: ThreadPool,
-    /// One thread for quick jobs, so that they do not wait for training.
+    /// One thread for quick jobs, so that they do not wait for samples.
     pub(super) quick_pool: ThreadPool,
     /// Texts of the panics of both pools.
     pub(super) panics: PanicTexts,
     pub(super) stop: Arc<AtomicBool>,
-    /// Models by id; for a lost model, the reason.
+    /// Models by id. A model that could not be loaded, or that was lost in a panic, is replaced by the reason.
     pub(super) trainers: HashMap<String, Result<Trainer, String>>,
 }
 
@@ -90,8 +91,8 @@ impl Engine {
         }
     }
 
-    /// Starts a sample, whose result is set when it is done. A sample that was cancelled while it waited already has a
-    /// result.
+    /// Starts a sample on the pool, which sets its result when it is done. A sample that was cancelled in the queue
+    /// already has a result and is not started.
     fn sample(&self, queue: &Arc<Queue>, ticket: Option<Ticket>, slot: Slot, sample: Box<Sample>) {
         let mut running = RunningSample { queue: queue.clone(), id: String::new() };
         let Some(ticket) = ticket.filter(|it| !it.cancelled.load(Ordering::Relaxed)) else { return };
@@ -125,7 +126,7 @@ impl Engine {
     ) -> Result<T, String> {
         let (send, receive) = bounded(1);
         pool.spawn(move || {
-            // Fails only if the engine thread, which waits for it, is gone.
+            // Sending fails only if the engine thread, which waits for the result, has ended.
             let _ = send.send(work());
         });
         receive.recv().map_err(|_| self.panics.next_text())
@@ -154,7 +155,8 @@ impl Engine {
                         return Outcome::user(format!("{error}; {kept}"));
                     }
                 };
-                // Clients merge these into their own rows, which have a `step` and a `learning_rate`.
+                // The prefix `tinkex/` avoids a clash: programs merge these metrics into their own log rows, which have
+                // a `step` and a `learning_rate`.
                 let metrics = [
                     ("grad_norm", json!(step.grad_norm)),
                     ("tinkex/learning_rate", json!(adam.learning_rate)),
@@ -221,12 +223,13 @@ impl Engine {
                 answer(&UnloadModelResponse { model_id })
             }
             Work::Refused { error } => Outcome::user(error),
-            // `run` starts samples itself.
+            // Never reached: `run` starts samples without this function.
             Work::Sample { .. } => Outcome::server("internal error: a sample was queued as an exclusive job"),
         }
     }
 
-    /// Sets the weights of a slot. If they cannot be made, samples from this slot fail with the error.
+    /// Sets the weights of a slot to the result of `make`. If `make` fails, samples from this slot fail with the same
+    /// error.
     fn fill_slot(
         &self,
         slot: &Slot,
@@ -260,7 +263,7 @@ impl Engine {
         outcome
     }
 
-    /// Runs `work` on a model, which is moved into the pool meanwhile; a panic loses it.
+    /// Runs `work` on a model. The model is moved into the pool and back; if `work` panics, the model is lost.
     fn with_trainer(
         &mut self,
         model_id: &str,
@@ -290,7 +293,7 @@ impl Engine {
     }
 }
 
-/// Fails all pending requests when the engine thread ends, for whatever reason.
+/// Fails all pending requests when the engine thread ends, even if it ends by a panic.
 struct CloseOnDrop(Arc<Futures>);
 
 impl Drop for CloseOnDrop {
@@ -299,7 +302,7 @@ impl Drop for CloseOnDrop {
     }
 }
 
-/// Counts a sample as running until it is dropped.
+/// Counts a sample as running until this value is dropped.
 struct RunningSample {
     queue: Arc<Queue>,
     id: String,
@@ -312,8 +315,8 @@ impl Drop for RunningSample {
     }
 }
 
-/// Texts of the panics of the pools. A panic is noticed when it drops what the job owned, which is shortly before the
-/// pool's panic handler receives its text; `next_text` waits for the text.
+/// Texts of panics in the pools. The engine thread notices a panic when a value that the job owned is dropped. The
+/// pool's panic handler receives the text shortly after that, so `next_text` waits for it.
 pub(super) struct PanicTexts {
     send: Sender<String>,
     receive: Receiver<String>,
@@ -330,7 +333,7 @@ impl PanicTexts {
         self.send.clone()
     }
 
-    /// Text of a panic that was noticed. To be called once for each panic.
+    /// Text of a panic that was noticed. Call it once for each panic.
     fn next_text(&self) -> String {
         let said = self.receive.recv_timeout(Duration::from_secs(5));
         format!("the engine panicked: {}", said.unwrap_or_else(|_| "see the program's standard error".into()))

@@ -1,4 +1,4 @@
-//! The engine thread without a server.
+//! Tests of the engine thread, without a server.
 
 use super::*;
 use crate::local::nn::ModelConfig;

@@ -1,4 +1,5 @@
-//! Pending requests and their results, which are kept for some time after they were fetched.
+//! Futures: pending requests, and the results of finished requests, which are kept for some time so that they can be
+//! fetched again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,11 +15,13 @@ use crate::wire::json::Completion;
 use super::feeds::Feed;
 use super::trace::Span;
 
-/// Time that a result is kept after it was first fetched, so that it can be fetched again if the response was lost.
+/// Time for which a result is kept after it was first fetched. The client fetches it once more if the response was
+/// lost.
 const KEEP_FETCHED: Duration = Duration::from_secs(120);
-/// Time that a result is kept if it is never fetched.
+/// Time for which a result is kept if it is never fetched.
 const KEEP_UNFETCHED: Duration = Duration::from_secs(3600);
-/// Limit of the bytes of results. Beyond it the oldest are dropped, fetched ones before others.
+/// Limit of the bytes of all results. Above it results are dropped: first the fetched ones, the oldest first, then the
+/// others.
 const MAX_BYTES: usize = 256 << 20;
 
 /// Result of a request.
@@ -30,7 +33,7 @@ pub(super) enum Outcome {
     Pass(Bytes),
     /// A protobuf `SampleResponse`.
     Sample(Bytes),
-    /// A failure caused by the `user` or the `server`.
+    /// A failure. `category` says who caused it: `user` or `server`.
     Failed { error: String, category: &'static str },
 }
 
@@ -51,7 +54,8 @@ impl Outcome {
     }
 }
 
-/// A request in the engine's queue.
+/// The engine's handle of a request: with it the engine starts the request, sets its result, and sees whether it was
+/// cancelled.
 #[derive(Clone, Debug)]
 pub(super) struct Ticket {
     pub(super) id: String,
@@ -83,7 +87,7 @@ struct Entry {
     notify: Arc<Notify>,
     cancelled: Arc<AtomicBool>,
     position: Option<Position>,
-    /// Set for samples only: a model's requests run even if no client waits for them.
+    /// True for samples only. The requests of a model cannot be cancelled; they run even if no client waits for them.
     cancellable: bool,
     /// Session of the request, if it has one.
     session: Option<Box<str>>,
@@ -136,7 +140,8 @@ enum Look {
 
 /// All requests of a server.
 pub(super) struct Futures {
-    /// Distinguishes the ids of this run of the server from those of earlier runs, whose results are lost.
+    /// Prefix of all request ids of this run of the server. The ids of earlier runs, whose results are lost, have
+    /// another prefix.
     prefix: String,
     inner: Mutex<Inner>,
 }
@@ -162,7 +167,7 @@ impl Futures {
         self.add(position, session, false, None, span)
     }
 
-    /// Adds a request that can be cancelled; its end is added to a feed, if one is given.
+    /// Adds a request that can be cancelled. Its completion is added to `feed`, if one is given.
     pub(super) fn create_cancellable(
         &self,
         session: Option<&str>,
@@ -208,7 +213,7 @@ impl Futures {
         id.strip_prefix(&self.prefix)?.parse().ok()
     }
 
-    /// Ends a request. Later calls have no effect.
+    /// Ends a request with a result. Later calls for the same request have no effect.
     pub(super) fn finish(&self, id: &str, outcome: Outcome) {
         let now = Instant::now();
         let mut inner = self.inner.lock();
@@ -250,7 +255,7 @@ impl Futures {
         inner.entries.get(&self.number(id)?)?.session.clone()
     }
 
-    /// Fails all pending requests, and all that are added from now on.
+    /// Fails all pending requests, and all requests that are added from now on.
     pub(super) fn close(&self, why: &'static str) {
         let mut inner = self.inner.lock();
         inner.closed = Some(why);
@@ -286,7 +291,7 @@ impl Futures {
             Look::Now(found) => return found,
             Look::Later(notify, position) => (notify, position),
         };
-        // Register for the notification before looking again, so that an end in between is not missed.
+        // Create the notification before looking again: it then receives an end that happens in between.
         let notified = notify.notified();
         if let Look::Now(found) = self.look(id) {
             return found;
@@ -298,7 +303,7 @@ impl Futures {
         }
     }
 
-    /// Records that a result was sent completely.
+    /// Records that a client fetched a result.
     pub(super) fn fetched(&self, id: &str) {
         let mut inner = self.inner.lock();
         if let Some(entry) = self.number(id).and_then(|it| inner.entries.get_mut(&it)) {
@@ -326,7 +331,7 @@ impl Inner {
         }
         let mut done: Vec<_> = self.entries.iter().filter(|it| it.1.outcome.is_some()).collect();
         done.sort_by_key(|(_, it)| (it.fetched.is_none(), it.done));
-        // Keep the latest result, however large: a client is waiting for it.
+        // Keep the latest result, even if it is larger than the limit: a client is waiting for it.
         done.pop();
         let mut excess = self.bytes - MAX_BYTES;
         let mut gone = Vec::new();

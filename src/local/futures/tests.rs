@@ -1,4 +1,4 @@
-//! Results from submission to expiry.
+//! Tests of results, from submission to expiry.
 
 use super::*;
 

@@ -1,4 +1,5 @@
-//! Access control: programs of this machine with the server's key, or a token that was issued for it.
+//! Access control. A request must name an allowed host, and it must carry the server's key, or a token that was issued
+//! for the key.
 
 use std::hint::black_box;
 use std::time::SystemTime;
@@ -16,14 +17,15 @@ use super::super::reply::Reply;
 use super::super::state::USER;
 use super::{App, Context, ok, refusal};
 
-/// Endpoints that take the key itself even if tokens are required.
+/// Endpoints that accept the key itself even if tokens are required.
 const KEY_ENDPOINTS: [&str; 3] = ["/api/v1/client/config", "/api/v1/auth/token", "/api/v1/auth/apikey/me"];
 
 /// Host names of the loopback address.
 const LOOPBACK: [&str; 3] = ["127.0.0.1", "localhost", "[::1]"];
 
-/// Refuses requests for another host, or from a page of another host: a page in a browser can have its own host name
-/// resolve to this machine, and must not reach the engine that way.
+/// Refuses requests whose `Host` or `Origin` header names a host that is not allowed. Without this check, a foreign web
+/// page in a browser on this machine could reach the engine by having its own host name resolve to this machine (DNS
+/// rebinding).
 pub(super) async fn check_host(Shared(app): Context, request: Request, next: Next) -> Response {
     match refusal_reason(&request, &app.allowed_hosts) {
         Some(why) => refusal(403, why),
@@ -52,13 +54,14 @@ fn refusal_reason(request: &Request, allowed: &[String]) -> Option<&'static str>
 fn is_served(host: &str, allowed: &[String]) -> bool {
     let Ok(authority) = host.parse::<Authority>() else { return false };
     let host = authority.host().trim_end_matches('.');
-    // User names are not accepted.
+    // Do not accept a user name, as in `user@host`.
     let bare = !authority.as_str().contains('@');
     let names = LOOPBACK.into_iter().chain(allowed.iter().map(String::as_str));
     bare && names.into_iter().any(|it| it.eq_ignore_ascii_case(host))
 }
 
-/// Compares two texts in a time that does not depend on how many bytes are equal.
+/// Compares two byte strings in a time that does not depend on how many bytes are equal, so that the time reveals
+/// nothing about the key.
 fn is_same(a: &[u8], b: &[u8]) -> bool {
     let differences = a.iter().zip(b).fold(0, |all, (a, b)| black_box(all | (a ^ b)));
     a.len() == b.len() && differences == 0
@@ -99,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_names_of_this_machine_and_those_that_are_allowed_are_served() {
+    fn only_names_of_this_machine_and_allowed_names_are_served() {
         let allowed = ["engine.test".to_string()];
         for host in ["127.0.0.1", "127.0.0.1:80", "LocalHost:8000", "localhost.", "[::1]:9", "engine.test:1"]
         {

@@ -1,8 +1,10 @@
-//! Bodies of requests and of large responses: limits of their size, of their sum, and of the time to transfer one.
+//! Limits for the bodies of requests and of large responses: the size of one body, the memory of all bodies together,
+//! and the time to transfer one.
 //!
-//! No body is read before memory for all of it is reserved. Small and large bodies have separate budgets, so that
-//! stalled uploads do not block small requests. A large body keeps its share until it has been converted, which
-//! happens off the server's thread, one body at a time.
+//! A body is read only after memory for its full size was reserved in a budget (a semaphore that counts bytes). Small
+//! and large bodies have separate budgets, so that large uploads that stall do not block small requests. A large body
+//! keeps its reservation until it has been converted (parsed). Large bodies are converted on a blocking thread, one at
+//! a time.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -20,26 +22,27 @@ use tokio::time::{Instant, timeout};
 use super::super::reply::{Refusal, Reply, refuse};
 use super::{App, Context, mentions, refusal};
 
-/// Largest pass over data, compressed or not. Clients send parts of about 5 MB.
+/// Largest body of a training pass, both compressed and decompressed. Clients send their data in parts of about 5 MB.
 pub(super) const MAX_PASS: usize = 16 << 20;
 /// Largest sample, custom loss, telemetry report or list of results.
 const MAX_MIDDLING: usize = 4 << 20;
 /// Largest body of all other endpoints.
 const MAX_SMALL: usize = 256 << 10;
-/// Larger bodies, in bytes, count as large.
+/// Bodies with more bytes than this count as large.
 pub(super) const LARGE: usize = 64 << 10;
 /// Budget of all large bodies, in bytes.
 const ALL_LARGE: usize = 20 << 20;
 /// Budget of all small bodies, in bytes.
 const ALL_SMALL: usize = 4 << 20;
-/// Budget of the results that are being written as JSON, in bytes before the conversion.
+/// Budget of the results that are being converted to JSON, in bytes before the conversion.
 const ALL_ANSWERS: usize = 8 << 20;
-/// Limit of the values that a JSON body may list, because each takes more memory once it is parsed: a thousand data
-/// that fill the context.
+/// Limit of the values in a JSON body, because a parsed value takes more memory than its text. It allows for a thousand
+/// data that fill the context.
 const MAX_VALUES: usize = 2 << 20;
-/// Largest rest of a refused body that is still read, so that the client gets to read the refusal.
+/// Limit of the bytes of a refused body that are still read and discarded. Some clients read the refusal only after
+/// they have sent the whole body.
 const MAX_DISCARDED: usize = 1 << 30;
-/// Time limit of reading that rest.
+/// Time limit of discarding a refused body.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time limit of a whole body, as a multiple of the stall timeout.
 const MAX_STALLS: u32 = 10;
@@ -49,19 +52,19 @@ pub(in crate::local) struct Bodies {
     small: Arc<Semaphore>,
     large: Arc<Semaphore>,
     answers: Arc<Semaphore>,
-    /// Held while a large body is converted.
+    /// Semaphore with one permit, held while a large body is converted.
     conversion: Arc<Semaphore>,
-    /// Time that a body may make no progress, or wait for its budget.
+    /// Time that a body may wait for its next bytes, or for its reservation.
     stall: Duration,
 }
 
-/// A body with its share of the budget.
+/// A body with its reservation in a budget.
 struct BodyWithPermit {
     bytes: Vec<u8>,
     _room: OwnedSemaphorePermit,
 }
 
-/// Bytes that keep their share of the budget as long as they exist.
+/// Bytes with a reservation in a budget, which is released when the bytes are dropped.
 pub(super) fn with_permit(bytes: Vec<u8>, room: OwnedSemaphorePermit) -> Bytes {
     Bytes::from_owner(BodyWithPermit { bytes, _room: room })
 }
@@ -84,12 +87,14 @@ impl Bodies {
         }
     }
 
-    /// Waits until no other large body is being converted. The semaphore is never closed, so this returns `Some`.
+    /// Waits until no other large body is being converted. Always returns `Some`, because the semaphore is never
+    /// closed.
     pub(super) async fn conversion_turn(&self) -> Option<OwnedSemaphorePermit> {
         self.conversion.clone().acquire_owned().await.ok()
     }
 
-    /// Reserves a share for a result that is written as JSON. A result larger than the budget waits for all of it.
+    /// Reserves memory for a result that is converted to JSON. A result larger than the whole budget reserves all of
+    /// it. `None` if the memory is not free within the stall timeout.
     pub(super) async fn reserve_answer(&self, size: usize) -> Option<OwnedSemaphorePermit> {
         let room = self.answers.clone().acquire_many_owned(size.min(ALL_ANSWERS) as u32);
         timeout(self.stall, room).await.ok()?.ok()
@@ -109,7 +114,7 @@ impl Bodies {
             return refuse(503, "the server is busy with the bodies of other requests");
         };
         let mut bytes = Vec::with_capacity(announced.unwrap_or(0));
-        // Bounds both silence and a trickle of bytes.
+        // Limit the whole body, too: otherwise a client could send one byte from time to time without end.
         let end = Instant::now().checked_add(self.stall.saturating_mul(MAX_STALLS));
         loop {
             let frame = timeout(self.stall, poll_fn(|it| Pin::new(&mut *body).poll_frame(it))).await;
@@ -151,7 +156,8 @@ pub(super) async fn read_body(Shared(app): Context, request: Request, next: Next
     match app.bodies.read(&mut body, max_body(parts.uri.path())).await {
         Ok(bytes) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
         Err(Refusal { status, detail }) => {
-            // A client that expects `100 Continue` has sent no body yet.
+            // Discard the body, so that the client reads the refusal. A client that expects `100 Continue` has not sent
+            // its body.
             if matches!(status, 413 | 503) && !expects_continue {
                 let _ = timeout(DISCARD_TIMEOUT, discard(body)).await;
             }
@@ -175,7 +181,8 @@ async fn discard(mut body: Body) {
     }
 }
 
-/// Runs slow work off the server's thread, one at a time if it converts a large body.
+/// Runs slow work on a blocking thread. If `large`, the work converts a large body, and first waits until no other one
+/// is being converted.
 pub(super) async fn run_blocking(
     app: Arc<App>,
     large: bool,
@@ -189,7 +196,7 @@ pub(super) async fn run_blocking(
     done.await.unwrap_or_else(|error| refusal(500, &format!("the engine failed at this request: {error}")))
 }
 
-/// Refuses JSON that lists more values than any endpoint takes.
+/// Refuses JSON with more values than [`MAX_VALUES`], estimated by the number of commas.
 pub(super) fn check_values(body: &[u8]) -> Reply<()> {
     if body.len() <= MAX_VALUES || body.iter().filter(|it| **it == b',').count() < MAX_VALUES {
         return Ok(());
@@ -197,7 +204,7 @@ pub(super) fn check_values(body: &[u8]) -> Reply<()> {
     refuse(413, format!("the body lists more than {MAX_VALUES} values"))
 }
 
-/// Decompresses a body.
+/// Decompresses a body if its headers name zstd.
 pub(super) fn decompress(headers: &HeaderMap, body: Bytes) -> Reply<Bytes> {
     use std::io::Read;
     if !mentions(headers, header::CONTENT_ENCODING, "zstd") {
@@ -205,7 +212,7 @@ pub(super) fn decompress(headers: &HeaderMap, body: Bytes) -> Reply<Bytes> {
     }
     let mut out = Vec::new();
     let read = zstd::stream::read::Decoder::with_buffer(&body[..]).and_then(|mut it| {
-        // Do not trust a larger size in the frame header.
+        // Refuse a larger window in the frame header, which would take that much memory.
         it.window_log_max(MAX_PASS.ilog2())?;
         it.take(MAX_PASS as u64 + 1).read_to_end(&mut out)
     });

@@ -61,7 +61,7 @@ pub(super) async fn retrieve(Shared(app): Context, headers: HeaderMap, body: Byt
     if takes_protobuf || outcome.len() <= LARGE {
         return finished(outcome, takes_protobuf, None);
     }
-    // As JSON it is several times as large, and every request writes its own copy.
+    // Reserve memory first: the result is several times larger as JSON, and each request for it gets its own copy.
     match app.bodies.reserve_answer(outcome.len()).await {
         Some(room) => run_blocking(app, true, move |_| finished(outcome, false, Some(room))).await,
         None => refusal(503, "the server is busy with other results"),
@@ -74,7 +74,7 @@ pub(super) async fn retrieve_many(Shared(app): Context, body: Bytes) -> Response
         Ok(it) => it,
         Err(error) => return unreadable(&error),
     };
-    // Free its share of the body budget.
+    // Release the memory that is reserved for the body.
     drop(body);
     let timeout = match wanted.timeout {
         None => app.long_poll,
@@ -94,8 +94,8 @@ pub(super) async fn retrieve_many(Shared(app): Context, body: Bytes) -> Response
     ok(&RetrieveFuturesResponse { completions, cursor: Some(cursor) })
 }
 
-/// Response to a finished request: protobuf if the result has such a form and the client accepts it, else JSON, which
-/// may hold a share of the budget until it is sent.
+/// Response with the result of a request. It is protobuf if the result has that format and the client accepts it,
+/// otherwise JSON. `room` is the memory reserved for the JSON, released once the response is sent.
 fn finished(outcome: Outcome, takes_protobuf: bool, room: Option<OwnedSemaphorePermit>) -> Response {
     let value = match outcome {
         Outcome::Json(bytes) => return payload(StatusCode::OK, "application/json", bytes),

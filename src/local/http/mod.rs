@@ -1,4 +1,4 @@
-//! The HTTP endpoints: read requests, call the state, write responses (PROTOCOL §3, §4).
+//! The HTTP endpoints (PROTOCOL §3, §4). They read requests, call the state and write responses.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -53,7 +53,7 @@ pub(super) struct App {
     pub(super) url: String,
     /// Time that a request waits for a result before the client has to poll again.
     pub(super) long_poll: Duration,
-    /// Larger results, in bytes, are announced first if the client allows it.
+    /// The size of a result with more bytes than this is announced first, if the client allows it.
     pub(super) announce_above: usize,
 }
 
@@ -125,9 +125,9 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(app.clone(), bodies::read_body))
         .layer(middleware::from_fn_with_state(app.clone(), access::check_credentials))
-        // The address itself grants access.
+        // Needs no key: the token in the address grants access.
         .route("/download/{token}/{file}", get(rest::download))
-        // Reveals nothing and costs nothing, so the program that starts the server can poll it without a key.
+        // Needs no key, because it reveals nothing: a program that starts the server can poll it.
         .route("/api/v1/healthz", get(|| async { ok(&HealthzResponse { status: "ok".into() }) }))
         .layer(middleware::from_fn_with_state(app.clone(), access::check_host))
         .with_state(app)
@@ -135,7 +135,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
 
 // ---- reading and writing ----
 
-/// An endpoint with a JSON body that is answered on the server's thread, unless the body is large.
+/// An endpoint with a JSON body. `serve` runs on the server's thread, or on a blocking thread if the body is large.
 fn call<T, R>(serve: fn(&App, T, u64) -> Reply<R>) -> MethodRouter<Arc<App>>
 where
     T: DeserializeOwned + 'static,
@@ -150,7 +150,7 @@ where
     })
 }
 
-/// As [`call`], for endpoints that read or write files: runs off the server's thread.
+/// As [`call`], for endpoints that read or write files: `serve` always runs on a blocking thread.
 fn slow_call<T, R>(serve: fn(&App, T, u64) -> Reply<R>) -> MethodRouter<Arc<App>>
 where
     T: DeserializeOwned + 'static,
@@ -174,7 +174,7 @@ fn answer<T: DeserializeOwned, R: Serialize>(
     let fingerprint = fingerprint(uri, &body);
     match request::<T>(&body) {
         Ok(it) => {
-            // Free its share of the body budget.
+            // Release the memory that is reserved for the body.
             drop(body);
             reply(serve(app, it, fingerprint))
         }
@@ -182,7 +182,7 @@ fn answer<T: DeserializeOwned, R: Serialize>(
     }
 }
 
-/// Distinguishes a repeated request from a different one with the same number.
+/// Hash of a request. It is the same for a repeated request, and different for another request with the same number.
 fn fingerprint(uri: &Uri, body: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     (uri.path(), body).hash(&mut hasher);
@@ -204,7 +204,7 @@ fn refusal(status: u16, detail: &str) -> Response {
     respond(status, &json!({ "detail": detail }))
 }
 
-/// Refusal of an invalid body, in the format of the family's servers.
+/// Refusal of an invalid body (status 422), in the format that other servers of the protocol use.
 fn unreadable(error: &Error) -> Response {
     respond(422, &json!({ "detail": [{ "loc": ["body"], "msg": error.message(), "type": "value_error" }] }))
 }
@@ -261,7 +261,7 @@ async fn forward_backward(Shared(app): Context, uri: Uri, headers: HeaderMap, bo
         if mentions(&headers, header::CONTENT_TYPE, PROTOBUF) {
             return match train::decode_forward_backward_bytes(body.clone()) {
                 Ok(it) => {
-                    // Free its share of the body budget.
+                    // Release the memory that is reserved for the body.
                     drop(body);
                     pass(app, it, fingerprint, size)
                 }
@@ -300,10 +300,11 @@ async fn forward(Shared(app): Context, uri: Uri, body: Bytes) -> Response {
 }
 
 fn pass(app: &App, call: train::ForwardBackwardCall, fingerprint: u64, size: usize) -> Response {
-    // The legacy form may lack the number.
+    // 0 means that the request has no number, which the legacy JSON format allows.
     let seq_id = Some(u64::from(call.seq_id)).filter(|it| 0 < *it);
     let custom = app.state.custom_loss(&call.model_id, &call.loss.loss_fn);
-    // Read before it gets its place in the order. No other request can take that place meanwhile.
+    // Read the data before the request is queued, without holding the lock of the state. Other requests that are queued
+    // meanwhile cannot take its number.
     let read = |it| Pass::new(&call.data, &call.loss, it, !call.forward_only, app.state.config());
     let work = match custom.and_then(read) {
         Ok(pass) => {

@@ -1,4 +1,4 @@
-//! Lists, checkpoints, sessions and the account (PROTOCOL §3.5, §3.6).
+//! Endpoints for lists, checkpoints, sessions and the account (PROTOCOL §3.5, §3.6).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -167,7 +167,7 @@ async fn export_trace(Shared(app): Context, Path(id): Path<String>) -> Response 
     .await
 }
 
-/// Nothing is billed here, so the list is empty and complete up to now.
+/// The engine bills nothing: the list of events is empty, and it covers all time up to now.
 async fn usage() -> Response {
     ok(&json!({"data": [], "sessions": {}, "cost_data_through": rfc3339(SystemTime::now())}))
 }
@@ -179,7 +179,7 @@ async fn storage(Shared(app): Context, uri: Uri) -> Response {
     .await
 }
 
-/// Serves a file to the holder of its address.
+/// Serves a file of a download address. The token in the address grants access.
 pub(super) async fn download(Shared(app): Context, Path((token, file)): Path<(String, String)>) -> Response {
     run_blocking(app, false, move |app| match app.state.download(&token, &file) {
         Ok(bytes) => {

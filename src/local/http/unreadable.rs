@@ -1,8 +1,8 @@
 //! Requests of a model whose bodies cannot be read.
 //!
-//! Every request of a model has a sequence number, and later requests wait for it. An invalid body that names its
-//! model and number is therefore accepted and fails in its turn; otherwise all later requests of the model would wait
-//! for ever.
+//! Every request of a model has a sequence number, and a request runs only after all requests with lower numbers. If an
+//! invalid request were refused, its number would be missing, and all later requests of the model would wait without
+//! end. Therefore an invalid request is accepted if its model and its number can be read, and it fails when it is run.
 
 use axum::response::Response;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
@@ -13,7 +13,7 @@ use crate::error::Error;
 use super::super::state::State;
 use super::{reply, unreadable};
 
-/// Answers an invalid body. `ids` are the model and the number that it names.
+/// Answers a request with an invalid body. `ids` are its model and its number, if they can be read.
 pub(super) fn answer(state: &State, error: &Error, ids: Option<(String, u64)>, fingerprint: u64) -> Response {
     match ids {
         Some((model_id, seq_id)) => {
@@ -24,20 +24,21 @@ pub(super) fn answer(state: &State, error: &Error, ids: Option<(String, u64)>, f
     }
 }
 
-/// Model and number of a request. Parsing skips the rest of the body.
+/// Model and number of a request. All other fields of the body are skipped.
 #[derive(Deserialize)]
 struct RequestIds {
     model_id: String,
     seq_id: u64,
 }
 
-/// Model and number in a JSON body, if it has both. Only requests of a model do.
+/// Model and number in a JSON body, if it has both. Only the bodies of a model's requests have both.
 pub(super) fn ids_in_json(body: &[u8]) -> Option<(String, u64)> {
     let ids: RequestIds = serde_json::from_slice(body).ok()?;
     Some((ids.model_id, ids.seq_id)).filter(|it| 0 < it.1)
 }
 
-/// Model and number in the protobuf body of a pass, which precede the data.
+/// Model and number in the protobuf body of a pass. They precede the data, so they can be read even if the data are
+/// invalid.
 pub(super) fn ids_in_protobuf(mut body: &[u8]) -> Option<(String, u64)> {
     let (mut model_id, mut seq_id) = (None, None);
     while model_id.is_none() || seq_id.is_none() {

@@ -1,14 +1,14 @@
-//! AdamW.
+//! The optimizer AdamW.
 
 use crate::local::kernel::{simd, sum_by};
 use crate::types::AdamParams;
 use rayon::prelude::*;
 
-/// Elements that one task of a step handles.
+/// Number of parameters that one task of a step handles.
 const CHUNK: usize = 1 << 14;
 
-/// Settings of one AdamW step. They stay 64-bit floats until a weight is written, because as 32-bit floats a small
-/// `eps` would become zero and a large beta one.
+/// Settings of one AdamW step. A step computes with 64-bit floats: as 32-bit floats a very small `eps` would be zero,
+/// and a beta close to one would be one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Adam {
     /// Step size.
@@ -19,9 +19,10 @@ pub(crate) struct Adam {
     pub beta2: f64,
     /// Added to the denominator.
     pub eps: f64,
-    /// Decoupled decay: parameters shrink by this times the learning rate.
+    /// Weight decay: each step multiplies the parameters by `1 − learning_rate · weight_decay`.
     pub weight_decay: f64,
-    /// Largest norm of all gradients together; zero or less for no limit.
+    /// If the norm of all gradients together is larger than this, the gradients are scaled down to it; zero or less for
+    /// no limit.
     pub grad_clip_norm: f64,
 }
 
@@ -51,10 +52,10 @@ impl Adam {
     /// The settings of a request.
     ///
     /// # Errors
-    /// A setting out of its range; the text names it.
+    /// A setting is out of its range; the text names the setting.
     pub(crate) fn read(params: &AdamParams) -> Result<Adam, String> {
         params.validate().map_err(|it| it.to_string())?;
-        // Parameters that never had a gradient would be divided by zero.
+        // With 0, the step of a parameter that never had a gradient would be 0 / 0.
         if params.eps == 0.0 {
             return Err("adam_params.eps: must be above 0".into());
         }
@@ -69,7 +70,8 @@ impl Adam {
             let problem = format!("must be at most {max:e}, the largest 32-bit float, is {value:e}");
             return Err(format!("adam_params.{name}: {problem}"));
         }
-        // The running means store the gradients as 32-bit floats.
+        // Gradients that are scaled down to a smaller norm cannot be stored in the running means, which are 32-bit
+        // floats.
         let least = f64::from(f32::MIN_POSITIVE);
         if 0.0 < params.grad_clip_norm && params.grad_clip_norm < least {
             let problem = format!("must be 0 (off) or at least {least:e}, is {:e}", params.grad_clip_norm);
@@ -88,7 +90,7 @@ impl Adam {
     /// Applies step number `step` (counted from 1) to flat parameters.
     ///
     /// # Errors
-    /// Gradients or results that are not finite; nothing has changed then.
+    /// The gradients or the results are not finite. Then nothing has changed.
     pub(super) fn step(
         &self,
         step: u64,
@@ -102,7 +104,7 @@ impl Adam {
             return Err(format!("the gradients are not finite numbers (their norm is {grad_norm})"));
         }
         let update = self.update(step, grad_norm);
-        // Check before writing anything.
+        // Check all results before writing any, so that a failed step changes nothing.
         let finite = params
             .par_chunks(CHUNK)
             .zip(grads.par_chunks(CHUNK))
@@ -168,7 +170,7 @@ struct Update {
     keep: f64,
     /// The step size, with the bias correction of the first mean.
     size: f64,
-    /// The bias correction of the second mean's root.
+    /// Factor of the root of the second mean: its bias correction.
     root: f64,
     beta1: f64,
     beta2: f64,
@@ -184,20 +186,22 @@ impl Update {
         let v = self.beta2 * f64::from(v) + (1.0 - self.beta2) * (g * g);
         let p = self.keep * f64::from(p) - self.size * m / (v.sqrt() * self.root + self.eps);
         let stored = v as f32;
-        // A stored zero would mean that no gradient came yet, and the next step would divide by `eps` alone.
+        // Do not round a small mean to zero: the next step would then divide by `eps` alone. Store the smallest
+        // positive float instead.
         let stored = if stored == 0.0 && v > 0.0 { f32::from_bits(1) } else { stored };
         [p as f32, m as f32, stored]
     }
 }
 
-/// The Euclidean norm, summed in fixed chunks.
+/// The Euclidean norm. It is summed in fixed chunks, so that it does not depend on the number of threads.
 fn norm(values: &[f32]) -> f64 {
     let square = |part: &[f32]| {
         let sum = simd(
             #[inline(always)]
             || sum_by(part, |v| v * v),
         );
-        // The squares of large values overflow, those of small ones become zero.
+        // As 32-bit floats, the squares of large values overflow and those of small values become zero: sum these with
+        // 64-bit floats.
         if sum.is_finite() && 1e-20 < sum {
             f64::from(sum)
         } else {
@@ -231,11 +235,11 @@ mod tests {
             change(&mut adam);
             adam
         };
-        // A parameter without gradients stays, whatever the denominator is.
+        // A parameter without gradients does not change, even if the denominator is tiny.
         assert_eq!(steps(&adam(|it| it.eps = 1e-46), &[0.0, 0.0]), [1.0, 1.0]);
         assert_eq!(steps(&adam(|it| it.eps = 1e-46), &[1.0]), [0.5]);
         assert_eq!(steps(&adam(|it| it.learning_rate = 1e-60), &[1.0]), [1.0]);
-        // The bias correction gives the first step its full size, however slow the means are.
+        // Because of the bias correction, the first step has its full size even with slow means.
         assert_eq!(steps(&adam(|it| it.beta1 = 1.0 - 1e-12), &[1.0]), [0.5]);
         let clipped = steps(&adam(|it| (it.grad_clip_norm, it.eps) = (1e-60, 1e-100)), &[3.0]);
         assert_eq!(clipped, [0.5]);
@@ -275,7 +279,7 @@ mod tests {
     #[test]
     fn a_step_that_would_not_be_finite_changes_nothing() {
         let big = Adam { learning_rate: 1e38, ..Adam::default() };
-        // The first overflows a weight, the second the square of a gradient.
+        // In the first case a weight overflows, in the second the square of a gradient.
         for (adam, grads) in [(big, [1.0f32, 1.0]), (Adam::default(), [1.0, 1e25])] {
             let before = ([1.0f32, -3e38], [0.5f32, 0.5], [0.25f32, 0.25]);
             let (mut p, mut m, mut v) = before;

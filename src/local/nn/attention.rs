@@ -1,8 +1,8 @@
 //! Causal grouped-query attention over packed sequences, in blocks of rows.
 //!
-//! A block of rows is multiplied with its causal prefix only. The forward pass keeps the logarithm of each
-//! row's softmax denominator; the backward pass recomputes the probabilities from it, so nothing of the size of
-//! sequence times sequence is ever stored.
+//! A block of query rows is multiplied only with the positions up to its last one (its causal prefix). The forward pass
+//! keeps the logarithm of each row's softmax denominator, from which the backward pass recomputes the probabilities. So
+//! no matrix of sequence length × sequence length is ever stored.
 
 use super::config::ModelConfig;
 use super::ops::{head_dots, rotate};
@@ -12,20 +12,21 @@ use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
 
-/// Query rows multiplied at once: a block of positions times the heads that share one key head.
+/// Number of query rows in one product: the positions of a block times the query heads that share one key head.
 const BLOCK_ROWS: usize = 128;
 
-/// Positions in one block.
+/// Number of positions in one block.
 fn block_len(c: &ModelConfig) -> usize {
     (BLOCK_ROWS / c.group()).max(1)
 }
 
 thread_local! {
-    /// Scratch of one block. Kept per thread, because fresh pages cost more than the arithmetic.
+    /// Scratch memory of one block. Each thread keeps its own for the next block, because fetching fresh memory from
+    /// the system costs more than the arithmetic.
     static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
-/// Lends scratch buffers of these lengths, with arbitrary content.
+/// Calls `body` with scratch buffers of these lengths. Their content is arbitrary.
 fn with_scratch<const N: usize>(lengths: [usize; N], body: impl FnOnce([&mut [f32]; N])) {
     let mut buffer = SCRATCH.take();
     let total = lengths.iter().sum();
@@ -44,8 +45,9 @@ fn split<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
     first
 }
 
-/// Attends within each sequence. `qkv` holds rotated `[q, k, v]` rows; `out` becomes `[rows, q]` and
-/// `log_sum` the logarithm of each softmax denominator, `[rows, heads]`.
+/// Computes the attention within each sequence. `qkv` holds `[q, k, v]` rows, with queries and keys already rotated by
+/// their positions. Writes the mixed values to `out`, `[rows, q]`, and the logarithm of each softmax denominator to
+/// `log_sum`, `[rows, heads]`.
 pub(super) fn attention(
     c: &ModelConfig,
     sequences: &[Range<usize>],
@@ -99,8 +101,8 @@ pub(super) fn attention(
     });
 }
 
-/// Copies a window of `len` columns from rows that are `width` apart, until `out` is full. For the query heads
-/// of one key head this gives a matrix with a row per position and head.
+/// Copies the first `len` columns of rows that start `width` elements apart, until `out` is full. For the query heads
+/// of one key head this gives a matrix with one row for each position and head.
 fn stack(rows: &[f32], width: usize, len: usize, out: &mut [f32]) {
     for (out, row) in out.chunks_exact_mut(len).zip(rows.chunks(width)) {
         out.copy_from_slice(&row[..len]);
@@ -128,15 +130,15 @@ pub(super) struct Backward<'a> {
 }
 
 impl Backward<'_> {
-    /// Writes the gradient by the unrotated `[q, k, v]` rows to `dqkv`. `by_head` is scratch of the same size,
-    /// `along` of one element per row and head.
+    /// Writes the gradient with respect to the unrotated `[q, k, v]` rows to `dqkv`. `by_head` is scratch of the same
+    /// size, and `along` is scratch with one element for each row and head.
     pub(super) fn run(&self, dqkv: &mut [f32], by_head: &mut [f32], along: &mut [f32]) {
         let c = &self.weights.config;
         let (d, group) = (c.head_dim, c.group());
         head_dots(self.out, self.dout, d, along);
         let along = &*along;
-        // Each task owns one key head of one sequence with the query heads that share it, so that sums over
-        // row blocks have one order. Its results lie together: [positions][group][head_dim] of
+        // Each task computes one key head of one sequence, with all query heads that share it, so that the sums over
+        // row blocks always have the same order. The results of a task are contiguous: [positions][group][head_dim] of
         // queries, then [positions][head_dim] of keys, then of values.
         let mut rest = &mut *by_head;
         let mut tasks = Vec::new();
@@ -208,7 +210,7 @@ impl Backward<'_> {
         }
     }
 
-    /// Copies the results of the tasks into rows and rotates queries and keys back by their positions.
+    /// Copies the results of the tasks into rows, and undoes the rotation of queries and keys.
     fn gather(&self, dqkv: &mut [f32], by_head: &[f32]) {
         let c = &self.weights.config;
         let (width, d, group) = (c.qkv_width(), c.head_dim, c.group());

@@ -1,4 +1,4 @@
-//! Choice of a token from logits.
+//! Choice of the next token from its logits.
 
 use super::head::log_sum_exp;
 use super::rng::Rng;
@@ -6,11 +6,11 @@ use super::rng::Rng;
 /// Sampling settings.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chooser {
-    /// Logits are divided by it; zero takes the likeliest token.
+    /// Divisor of the logits; zero always takes the likeliest token.
     pub(super) temperature: f32,
-    /// Only this many of the likeliest tokens; zero or less for all.
+    /// Draw only among this many of the likeliest tokens; zero or less for all.
     pub(super) top_k: i64,
-    /// Only the fewest likeliest tokens that reach this share of the probability, at least one.
+    /// Draw only among the likeliest tokens that together reach this probability: as few as possible, and at least one.
     pub(super) top_p: f32,
 }
 
@@ -25,8 +25,8 @@ impl Chooser {
         Ok(())
     }
 
-    /// Picks a token and returns it with its log-probability under the model itself, at temperature 1 and without any
-    /// cut. `scratch` must be as long as `logits`.
+    /// Picks a token and returns it with its log-probability under the model itself: at temperature 1, without `top_k`
+    /// and `top_p`. `scratch` must be as long as `logits`.
     pub(super) fn choose(
         &self,
         logits: &[f32],
@@ -37,7 +37,8 @@ impl Chooser {
         if !log_sum.is_finite() {
             return Err("the model's logits are not finite".to_owned());
         }
-        // Draw even if the result is not used, so that a sample's later draws do not depend on the settings.
+        // Draw a random number even if it is not used, so that the later draws of a sample do not depend on the
+        // settings.
         let draw = rng.unit();
         let token = if self.temperature == 0.0 {
             argmax(logits)
@@ -82,7 +83,7 @@ impl Chooser {
     }
 }
 
-/// The index at which the running sum of weights passes `draw` (in [0, 1)) of their total.
+/// The index at which the running sum of the weights exceeds the fraction `draw` (in [0, 1)) of their total.
 fn pick(weights: impl Iterator<Item = f32> + Clone, draw: f64) -> usize {
     let total: f64 = weights.clone().map(f64::from).sum();
     let mut left = draw * total;
@@ -99,13 +100,13 @@ fn pick(weights: impl Iterator<Item = f32> + Clone, draw: f64) -> usize {
     last
 }
 
-/// The index of the largest logit, the first of equals.
+/// The index of the largest logit; of several equal ones, the first.
 pub(super) fn argmax(logits: &[f32]) -> usize {
     let better = |best: usize, (i, &v): (usize, &f32)| if v > logits[best] { i } else { best };
     logits.iter().enumerate().fold(0, better)
 }
 
-/// The `count` largest values with their indices, largest first and equals in order of index.
+/// The `count` largest values with their indices: the largest first, and equal values in the order of their indices.
 pub(super) fn top(values: &[f32], count: usize) -> Vec<(usize, f32)> {
     let mut all: Vec<(usize, f32)> = values.iter().copied().enumerate().collect();
     let order = |a: &(usize, f32), b: &(usize, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn top_k_and_top_p_cut_the_unlikely_tokens() {
+    fn top_k_and_top_p_exclude_the_unlikely_tokens() {
         assert_eq!(seen(Chooser { temperature: 1.0, top_k: 2, top_p: 1.0 }), [1, 3]);
         assert_eq!(seen(Chooser { temperature: 1.0, top_k: -1, top_p: 0.7 }), [1, 3]);
         assert_eq!(seen(Chooser { temperature: 1.0, top_k: -1, top_p: 0.1 }), [1]);
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_come_as_often_as_their_probability_says() {
+    fn tokens_are_drawn_with_the_frequency_of_their_probability() {
         let chooser = Chooser { temperature: 2.0, top_k: -1, top_p: 1.0 };
         let (mut rng, mut scratch) = (Rng::stream(1, 1), [0.0; 5]);
         let mut counts = [0.0; 5];
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_probability_is_the_models_own_whatever_the_temperature() {
+    fn the_log_probability_does_not_depend_on_the_sampling_settings() {
         let total: f64 = LOGITS.iter().map(|&l| f64::from(l).exp()).sum();
         for temperature in [0.0, 0.5, 3.0] {
             let chooser = Chooser { temperature, top_k: 1, top_p: 0.5 };

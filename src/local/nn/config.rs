@@ -4,10 +4,10 @@
 /// positions, grouped-query attention and a gated MLP.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ModelConfig {
-    /// Number of token ids; every id below it is legal.
+    /// Number of token ids; valid ids are 0 to `vocab − 1`.
     pub(crate) vocab: usize,
-    /// Ids below this are likely under freshly made weights; the rest get almost no probability, as the unused
-    /// rows of a trained model's vocabulary do.
+    /// Number of live ids. The untrained model gives almost no probability to ids from this number on, as a trained
+    /// model does to the unused ids of its vocabulary.
     pub(crate) live_vocab: usize,
     /// Width of the residual stream.
     pub(crate) hidden: usize,
@@ -15,9 +15,9 @@ pub(crate) struct ModelConfig {
     pub(crate) layers: usize,
     /// Number of query heads.
     pub(crate) heads: usize,
-    /// Number of key and value heads; it divides `heads`.
+    /// Number of key and value heads; a divisor of `heads`.
     pub(crate) kv_heads: usize,
-    /// Width of one head; even.
+    /// Width of one head; an even number.
     pub(crate) head_dim: usize,
     /// Inner width of the MLP.
     pub(crate) mlp: usize,
@@ -27,12 +27,13 @@ pub(crate) struct ModelConfig {
     pub(crate) norm_eps: f32,
     /// Longest sequence, prompt and answer together.
     pub(crate) max_len: usize,
-    /// Use the embedding matrix as output head.
+    /// True if the embedding matrix is also the output head.
     pub(crate) tied_head: bool,
 }
 
 impl ModelConfig {
-    /// `tinkex/nano`: bytes 0 to 255 and 256 for the end of a sequence, about a million parameters.
+    /// `tinkex/nano`, with about a million parameters. Its token ids 0 to 255 are bytes, and 256 is the end of a
+    /// sequence.
     pub(crate) fn nano() -> Self {
         ModelConfig {
             vocab: 512,
@@ -65,7 +66,7 @@ impl ModelConfig {
         self.q_width() + 2 * self.kv_width()
     }
 
-    /// Query heads that share one key head.
+    /// Number of query heads that share one key head.
     pub(crate) fn group(&self) -> usize {
         self.heads / self.kv_heads
     }

@@ -1,6 +1,8 @@
-//! Generation of one token at a time, with merged weights in panels and a cache of keys and values.
+//! Generates one token at a time, with a cache of keys and values. The adapter is merged into the weights, and the
+//! weights are packed into panels (see [`pack_panels`]).
 //!
-//! Every product here is a [`PanelProduct`], so each sample's numbers are the same alone and in a batch.
+//! Every product here is a [`PanelProduct`], which computes each row independently of the others. So a sample has the
+//! same bits whether it is generated alone or with others.
 
 use super::layer::Activations;
 use super::linear::Linear;
@@ -13,7 +15,7 @@ use crate::local::kernel::{
     Mat, MatMut, PANEL, PanelProduct, exp, exp_sum, matmul_here, max, pack_panels, simd, sum_by,
 };
 
-/// One projection, merged with its adapter and packed.
+/// One projection, merged with its adapter and packed into panels.
 #[derive(Debug)]
 struct Packed {
     panels: Vec<f32>,
@@ -36,7 +38,7 @@ impl Packed {
         pack(&merged)
     }
 
-    /// `dst = keep·dst + W·x` for `rows` rows.
+    /// `dst = W·x` for `rows` rows; with `keep`, the product is added to `dst`.
     fn product(&self, rows: usize, x: &[f32], dst: &mut [f32], keep: bool) {
         let product = PanelProduct {
             panels: &self.panels,
@@ -63,28 +65,30 @@ struct PackedLayer {
     down: Arc<Packed>,
 }
 
-/// The merged model.
+/// The projections of the whole model, merged with the adapter.
 #[derive(Debug)]
 pub(super) struct Decoder {
     layers: Vec<PackedLayer>,
     head: Arc<Packed>,
 }
 
-/// Keys and values of consecutive positions, for every layer and key head.
+/// A part of the cache: the keys and values of consecutive positions, for every layer and key head.
 #[derive(Clone, Debug)]
 pub(super) struct Segment {
-    /// Position of its first token.
+    /// Position of the first token of the segment.
     start: usize,
-    /// Positions held.
+    /// Number of positions in the segment.
     len: usize,
-    /// `[layers·kv_heads]` lists of panels of [`PANEL`] positions, each `[head_dim][PANEL]`.
+    /// One list for each layer and key head, `[layers·kv_heads]`. A list holds panels of [`PANEL`] positions, each
+    /// `[head_dim][PANEL]`.
     keys: Vec<Vec<f32>>,
-    /// `[layers·kv_heads·(head_dim/PANEL)]` lists of `[position][PANEL]`.
+    /// One list for each layer, key head and group of [`PANEL`] units of the head,
+    /// `[layers·kv_heads·(head_dim/PANEL)]`. A list is `[position][PANEL]`.
     values: Vec<Vec<f32>>,
 }
 
 impl Segment {
-    /// An empty segment that continues after `start` positions.
+    /// An empty segment for the positions from `start` on.
     pub(super) fn new(weights: &Weights, start: usize) -> Segment {
         let c = &weights.config;
         let heads = c.layers * c.kv_heads;
@@ -96,7 +100,7 @@ impl Segment {
         }
     }
 
-    /// Bytes of this many positions.
+    /// Size in bytes of a segment with this many positions.
     pub(super) fn bytes(weights: &Weights, positions: usize) -> usize {
         let c = &weights.config;
         let floats = c.head_dim + c.head_dim.div_ceil(PANEL) * PANEL;
@@ -137,8 +141,8 @@ impl Segment {
     }
 }
 
-/// Extends a list with zeros and reserves an eighth of its length, where `Vec` would double it: the caches of long
-/// sequences are most of the memory of sampling.
+/// Extends a list with zeros to `len`. If the list has to be reallocated, reserves room for an eighth more, while `Vec`
+/// would double the capacity: the caches of long sequences are most of the memory of sampling.
 fn grow(list: &mut Vec<f32>, len: usize) {
     let more = len.saturating_sub(list.len());
     if list.capacity() < len {
@@ -182,8 +186,8 @@ impl Decoder {
         }
     }
 
-    /// Feeds one token to each of several samples and writes their logits, `[samples, vocab]`. All continue `prefix`;
-    /// `own` holds the later positions of each.
+    /// Feeds one token to each of several samples and writes their logits, `[samples, vocab]`. `prefix` holds the
+    /// positions that all samples share, and `own` the later positions of each sample.
     pub(super) fn step(
         &self,
         weights: &Weights,
@@ -226,7 +230,7 @@ impl Decoder {
     }
 }
 
-/// One sample's attention over its segments.
+/// Attention of one sample over its two segments, for one layer.
 fn attend(
     weights: &Weights,
     layer: usize,

@@ -10,7 +10,8 @@ pub(crate) struct Example {
     pub tokens: Vec<u32>,
     /// The tokens to predict after each input token.
     pub targets: Vec<i64>,
-    /// Targets per position; 1 except for cross entropy against several candidates.
+    /// Number of targets per position. It may exceed 1 only for cross entropy, and for custom losses that declare
+    /// log-probabilities of two dimensions.
     pub k: usize,
     /// Weight of each target, for cross entropy; empty for the other losses.
     pub weights: Vec<f32>,
@@ -18,7 +19,7 @@ pub(crate) struct Example {
     pub logprobs: Vec<f32>,
     /// Advantage of each target; empty for cross entropy.
     pub advantages: Vec<f32>,
-    /// Nonzero for targets that count in the ratio of their sequence, for GSPO; empty for the other losses.
+    /// For GSPO, nonzero for targets that count in the ratio of their sequence; empty for the other losses.
     pub mask: Vec<f32>,
     /// Inputs of a custom loss besides the log-probabilities, in their declared order.
     pub inputs: Vec<LossArray>,

@@ -1,16 +1,18 @@
-//! The output head, fused with the consumer of the logits, so that they are never all stored.
+//! The output head. It computes the logits in chunks of rows and uses each chunk before it computes the next, so that
+//! the logits of all rows are never in memory together.
 
 use super::linear::Linear;
 use crate::local::kernel::{exp_sum, max, simd};
 use rayon::prelude::*;
 
-/// Logits held at once. Chunks of rows are cut by this alone, never by the number of threads.
+/// Number of logits in one chunk. The size of a chunk depends only on this constant and the vocabulary, never on the
+/// number of threads.
 const LOGITS: usize = 1 << 20;
 
 /// Rows that one task of the softmax handles.
 const TASK_ROWS: usize = 64;
 
-/// Buffers of the head, kept between passes.
+/// Buffers of the head, kept for the next pass.
 #[derive(Debug, Default)]
 pub(super) struct HeadScratch {
     logits: Vec<f32>,
@@ -18,12 +20,12 @@ pub(super) struct HeadScratch {
     dax: Vec<f32>,
 }
 
-/// Rows per chunk for a vocabulary.
+/// Number of rows in one chunk.
 fn chunk_rows(vocab: usize) -> usize {
     (LOGITS / vocab).max(TASK_ROWS)
 }
 
-/// The logarithm of the sum of exponentials of a row. `scratch` must be as long as the row.
+/// The logarithm of the sum of the exponentials of a row. `scratch` must be as long as the row.
 pub(super) fn log_sum_exp(row: &[f32], scratch: &mut [f32]) -> f32 {
     simd(
         #[inline(always)]
@@ -35,11 +37,11 @@ pub(super) fn log_sum_exp(row: &[f32], scratch: &mut [f32]) -> f32 {
     )
 }
 
-/// A slice of rows of the head's work.
+/// Rows of the final hidden state, with the head that they are multiplied with.
 #[derive(Debug)]
 pub(super) struct HeadRows<'a> {
     pub(super) head: Linear<'a>,
-    /// Normalised hidden rows.
+    /// Hidden rows after the final norm.
     pub(super) hidden: &'a [f32],
     pub(super) rows: usize,
 }
@@ -59,9 +61,8 @@ impl HeadRows<'_> {
         }
     }
 
-    /// Writes the log-probabilities of the targets (`k` per row) to `logprobs`. If `slope` is given, it turns
-    /// the index of a target and its log-probability into the loss's derivative by it; the gradient by the
-    /// hidden rows goes to `dhidden` and the adapter's is added to `grads`.
+    /// Writes the log-probabilities of the targets (`k` per row) to `logprobs`. If `backward` is given, also writes the
+    /// gradient with respect to the hidden rows to its `dhidden`, and adds the adapter's gradients to its `grads`.
     pub(super) fn targets(
         &self,
         targets: &[u32],
@@ -98,16 +99,18 @@ impl HeadRows<'_> {
     }
 }
 
-#[allow(missing_debug_implementations)] // A closure has none.
-/// Outputs of the backward pass of [`HeadRows::targets`].
+#[allow(missing_debug_implementations)] // A closure has no `Debug`.
+/// Input and outputs of the backward pass of [`HeadRows::targets`].
 pub(super) struct Backward<'a> {
-    /// Maps the index of a target and its log-probability to the loss's derivative by it.
+    /// Maps the index of a target and its log-probability to the derivative of the loss with respect to that
+    /// log-probability.
     pub(super) slope: &'a (dyn Fn(usize, f32) -> f32 + Sync),
     pub(super) dhidden: &'a mut [f32],
     pub(super) grads: &'a mut [f32],
 }
 
-/// Reads the targets' log-probabilities and, with a slope, turns the logits into their gradients.
+/// Computes the log-probabilities of the targets. If `slope` is given, replaces the logits by the gradient with respect
+/// to them.
 fn softmax_rows(
     logits: &mut [f32],
     vocab: usize,
@@ -136,7 +139,8 @@ fn softmax_rows(
             total += slope.map_or(0.0, |slope| slope(first + r * k + i, *slot));
         }
         let Some(slope) = slope else { continue };
-        // The gradient of a log-probability by the logits is the target's unit vector less the softmax.
+        // The gradient of a log-probability with respect to the logits is the unit vector of the target minus the
+        // softmax.
         let factor = -total / sum;
         simd(
             #[inline(always)]

@@ -7,10 +7,10 @@ use super::ops::{rmsnorm, rmsnorm_backward, rope, swiglu, swiglu_backward};
 use super::weights::{LayerWeights, Weights};
 use std::ops::Range;
 
-/// The rows of one pass: several sequences, one after the other.
+/// The rows (tokens) of one pass: several sequences, one after the other.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rows {
-    /// Range of each sequence in the rows.
+    /// Range of rows of each sequence.
     pub(super) sequences: Vec<Range<usize>>,
     /// Each row's position within its sequence.
     pub(super) positions: Vec<u32>,
@@ -32,7 +32,7 @@ impl Rows {
     }
 }
 
-/// A buffer that keeps its memory between uses; its content is unspecified.
+/// A buffer whose memory is reused. Each use starts with arbitrary content.
 #[derive(Debug, Default)]
 pub(super) struct Buffer(Vec<f32>);
 
@@ -47,7 +47,8 @@ impl Buffer {
         &mut self.0[..len]
     }
 
-    /// The first `len` elements, as written through an earlier [`Buffer::get`] of at least that length.
+    /// The first `len` elements, with the content that was written through an earlier [`Buffer::get`] of at least that
+    /// length.
     pub(super) fn read(&self, len: usize) -> &[f32] {
         &self.0[..len]
     }
@@ -60,7 +61,7 @@ pub(super) struct Activations {
     pub(super) x: Buffer,
     inverse_attn: Buffer,
     normed_attn: Buffer,
-    /// Rotated queries and keys, and values.
+    /// Queries and keys, both rotated by their positions, and values.
     pub(super) qkv: Buffer,
     log_sum: Buffer,
     mixed: Buffer,
@@ -97,7 +98,8 @@ pub(super) struct Layer<'a> {
 }
 
 impl<'a> Layer<'a> {
-    /// Computes the next layer's input from `a.x`.
+    /// Computes the input of the next layer, `next`, from `a.x`, and keeps in `a` the values that the backward pass
+    /// needs.
     pub(super) fn forward(&self, rows: &Rows, a: &mut Activations, next: &mut [f32]) {
         let (c, w, n) = (&self.model.config, self.weights, rows.len());
         let (qkv, o, gate_up, down) = self.linears();
@@ -123,8 +125,9 @@ impl<'a> Layer<'a> {
         down.forward(n, act, next, 1.0, a.ax_down.get(n * down.inner()));
     }
 
-    /// Turns `dx`, the gradient with respect to the layer's output, into that with respect to its input, and adds the
-    /// adapter's gradients to `grads`. For the first layer the gradient of the input is not needed and left incomplete.
+    /// Replaces `dx`, the gradient with respect to the layer's output, by the gradient with respect to the layer's
+    /// input, and adds the adapter's gradients to `grads`. The input gradient of the first layer is not needed; for
+    /// that layer (`first`), `dx` is left incomplete.
     pub(super) fn backward(
         &self,
         rows: &Rows,

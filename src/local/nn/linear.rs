@@ -1,9 +1,10 @@
-//! A frozen projection with its unmerged adapter, forward and backward.
+//! A frozen projection and its adapter, computed separately (not merged), forward and backward.
 
 use super::lora::Site;
 use crate::local::kernel::{Mat, MatMut, matmul};
 
-/// A frozen matrix `[outputs, inputs]` and, if it is adapted, its site in the flat parameters.
+/// A frozen matrix `[outputs, inputs]`. If it is adapted, `site` says where its adapter is in the flat parameters
+/// `params`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Linear<'a> {
     pub(super) weight: &'a [f32],
@@ -37,9 +38,10 @@ impl Linear<'_> {
         }
     }
 
-    /// Adds the adapter's gradients for `dy` to `grads` and, where `dx` is given, sets
-    /// `dx = keep·dx + (gradient by x)`. `x` and `ax` are those of the forward pass; `dax` is scratch.
-    #[allow(clippy::too_many_arguments)] // Each is a buffer of its own; a struct would only rename them.
+    /// Computes the backward pass from `dy`, the gradient with respect to the output: adds the adapter's gradients to
+    /// `grads` and, if `dx` is given, sets `dx = keep·dx + (gradient with respect to x)`. `x` and `ax` are those of the
+    /// forward pass; `dax` is scratch.
+    #[allow(clippy::too_many_arguments)] // Each is a different buffer; a struct would only rename them.
     pub(super) fn backward(
         &self,
         rows: usize,

@@ -1,16 +1,17 @@
-//! The low-rank adapter: the matrices that it adapts, the layout of its parameters, and their names.
+//! The low-rank adapter (LoRA): the matrices that it adapts, the layout of its parameters in one flat vector, and their
+//! names.
 
 use super::config::ModelConfig;
 use super::rng::Rng;
 use std::ops::Range;
 
-/// The adapter is scaled by this value over its rank, as on the Tinker service.
+/// LoRA's alpha: the adapter's output is multiplied by alpha / rank, as on the Tinker service.
 const ALPHA: f32 = 32.0;
 
-/// Matrices to adapt, and the seed of the A matrices.
+/// The matrices to adapt, the rank of the adapter, and the seed of its A matrices.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct LoraSpec {
-    /// Inner width; 0 adapts nothing.
+    /// Inner width of `B·A`; 0 adapts nothing.
     pub rank: usize,
     /// Seed of the A matrices.
     pub seed: u64,
@@ -23,13 +24,13 @@ pub(crate) struct LoraSpec {
 }
 
 impl LoraSpec {
-    /// The factor of `B·A·x`.
+    /// Factor by which `B·A·x` is multiplied: alpha / rank.
     pub(super) fn scale(&self) -> f32 {
         ALPHA / self.rank.max(1) as f32
     }
 }
 
-/// One named matrix of the adapter, row-major in the flat parameters.
+/// One named matrix of the adapter, stored row-major in the flat parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Tensor {
     pub(super) name: String,
@@ -38,10 +39,10 @@ pub(super) struct Tensor {
     pub(super) cols: usize,
 }
 
-/// The adapter of one stack of projections that read the same input.
+/// The adapter of one stack: several projections that read the same input and are computed by one product.
 #[derive(Clone, Debug)]
 pub(super) struct Site {
-    /// All A matrices of the stack, one after the other: one `[parts·rank, inputs]` matrix.
+    /// Range of all A matrices of the stack in the flat parameters: one `[parts·rank, inputs]` matrix.
     pub(super) a: Range<usize>,
     pub(super) inputs: usize,
     pub(super) rank: usize,
@@ -51,9 +52,9 @@ pub(super) struct Site {
 /// One projection of a stack.
 #[derive(Clone, Debug)]
 pub(super) struct Part {
-    /// Its B matrix, `[width, rank]`.
+    /// Range of the B matrix, `[width, rank]`, in the flat parameters.
     pub(super) b: Range<usize>,
-    /// Offset of its outputs in the stack's output.
+    /// Offset of the projection's outputs in the output of the stack.
     pub(super) at: usize,
     pub(super) width: usize,
 }
@@ -65,7 +66,7 @@ impl Site {
     }
 }
 
-/// The adapters of one decoder layer; None where the layer is not adapted.
+/// The adapters of one decoder layer; `None` for projections that are not adapted.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LayerSites {
     pub(super) qkv: Option<Site>,
@@ -74,7 +75,7 @@ pub(super) struct LayerSites {
     pub(super) down: Option<Site>,
 }
 
-/// Offsets in the flat parameters.
+/// Positions of all matrices of an adapter in its flat parameters.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
     pub(super) tensors: Vec<Tensor>,
@@ -140,8 +141,8 @@ impl Layout {
         range
     }
 
-    /// Fresh parameters: A uniform within one over the square root of its inputs, as PEFT draws it, and B zero,
-    /// so that a new adapter changes nothing.
+    /// Parameters of a new adapter. A is uniform in ±1/√inputs, as in PEFT; B is zero, so a new adapter does not change
+    /// the output of the model.
     pub(super) fn init(&self, seed: u64) -> Vec<f32> {
         let mut params = vec![0.0; self.len];
         for tensor in self.tensors.iter().filter(|t| t.name.ends_with("lora_A.weight")) {
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_bear_the_names_and_shapes_that_peft_uses() {
+    fn tensors_have_the_names_and_shapes_that_peft_uses() {
         let config = ModelConfig::nano();
         let layout = Layout::new(&config, &spec(true, true, true));
         assert_eq!(layout.tensors.len(), 4 * 14 + 2);

@@ -1,41 +1,45 @@
-//! Loss functions: the loss of one target's log-probability, and its derivative.
+//! Loss functions: the loss of one target, and its derivative with respect to the target's log-probability.
 
 use std::sync::Arc;
 
 use crate::types::LossGraph;
 
-/// A loss over target tokens. All are sums over tokens and data, never means.
+/// A loss over target tokens, summed over tokens and data, never averaged.
+///
+/// In the formulas, `lp` is the log-probability of a target, `q` its log-probability under the policy that drew it, `w`
+/// its weight, `A` its advantage, and `r = exp(lp − q)`.
 #[derive(Clone, Debug)]
 pub(crate) enum Loss {
     /// `−w·lp`.
     CrossEntropy,
-    /// `−r·A` with `r = exp(lp − q)`.
+    /// `−r·A`.
     ImportanceSampling,
     /// `−min(r·A, clip(r, lo, hi)·A)`.
     Ppo {
-        /// Smallest ratio that still counts.
+        /// Lower clip bound of the ratio.
         lo: f64,
-        /// Largest ratio that still counts.
+        /// Upper clip bound of the ratio.
         hi: f64,
     },
-    /// `−clip(r, lo, hi)·lp·A`, the clipped ratio held constant.
+    /// `−clip(r, lo, hi)·lp·A`; for the derivative, the clipped ratio is a constant.
     Cispo {
-        /// Smallest factor.
+        /// Lower clip bound of the ratio.
         lo: f64,
-        /// Largest factor.
+        /// Upper clip bound of the ratio.
         hi: f64,
     },
     /// `−(lp·A − ½·beta·(lp − q)²)`.
     Dro {
-        /// Weight of the pull towards the sampling policy.
+        /// Weight of the penalty for moving away from the policy that drew the tokens.
         beta: f64,
     },
-    /// `−Σ min(s·A, clip(s, lo, hi)·A)`. The ratio `s` of every token is that of its sequence: the exponential of the
-    /// mean of `lp − q` over the mask. Its derivative by `lp` is `s`, with the mean held constant.
+    /// `−Σ min(s·A, clip(s, lo, hi)·A)`. All tokens of a sequence have the same ratio `s`: the exponential of the mean
+    /// of `lp − q` over the tokens of the mask. For the derivative, the mean is a constant, and the derivative of `s`
+    /// with respect to the `lp` of each token is `s`.
     Gspo {
-        /// Smallest ratio that still counts.
+        /// Lower clip bound of the ratio.
         lo: f64,
-        /// Largest ratio that still counts.
+        /// Upper clip bound of the ratio.
         hi: f64,
     },
     /// A loss that a client sent as a graph.
@@ -43,8 +47,8 @@ pub(crate) enum Loss {
 }
 
 impl Loss {
-    /// True if the loss reads `weights` (and allows several targets per position) rather than `logprobs` and
-    /// `advantages`.
+    /// True if the loss reads `weights` and allows several targets per position. The other losses read `logprobs` and
+    /// `advantages`, except custom losses.
     pub(super) fn is_weighted(&self) -> bool {
         matches!(self, Loss::CrossEntropy)
     }
@@ -54,7 +58,7 @@ impl Loss {
         matches!(self, Loss::Gspo { .. } | Loss::Custom(_))
     }
 
-    /// The loss of one token and its derivative by `lp`.
+    /// The loss of one token and its derivative with respect to `lp`.
     ///
     /// `q` is the log-probability under the policy that drew the token. `factor` is the token's weight for
     /// cross entropy and its advantage for all others.
@@ -75,20 +79,21 @@ impl Loss {
                 let gap = lp - q;
                 (-(lp * a - 0.5 * beta * gap * gap), -(a - beta * gap))
             }
-            // Has no loss of a single token; see `sequence_loss`. NaN makes a wrong call visible.
+            // These losses are not defined for a single token; see `sequence_loss`. NaN makes a wrong call visible.
             Loss::Gspo { .. } | Loss::Custom(_) => (f64::NAN, f64::NAN),
         };
         (loss, slope as f32)
     }
 }
 
-/// `exp(gap) · advantage`. The exponential overflows to infinity above 709; an advantage of zero, which marks a token
-/// that does not count, must not give `0 · ∞`.
+/// `exp(gap) · advantage`, and 0 if the advantage is 0. Above a gap of 709 the exponential is infinite, and `0 · ∞`
+/// would be NaN. An advantage of 0 marks a token that does not count.
 fn scaled_ratio(gap: f64, advantage: f64) -> f64 {
     if advantage == 0.0 { 0.0 } else { gap.exp() * advantage }
 }
 
-/// The clipped objective of one token, `−min(r·A, clip(r, lo, hi)·A)` with `r = exp(gap)`, and its derivative by `gap`.
+/// The clipped loss of one token, `−min(r·A, clip(r, lo, hi)·A)` with `r = exp(gap)`, and its derivative with respect
+/// to `gap`.
 pub(super) fn clipped(gap: f64, advantage: f64, lo: f64, hi: f64) -> (f64, f64) {
     let free = scaled_ratio(gap, advantage);
     let held = gap.exp().max(lo).min(hi) * advantage;
@@ -99,7 +104,8 @@ pub(super) fn clipped(gap: f64, advantage: f64, lo: f64, hi: f64) -> (f64, f64) 
 mod tests {
     use super::*;
 
-    /// Every combination of a few log-probabilities and advantages, away from the kinks of the clips.
+    /// Every combination of a few log-probabilities and advantages. None is close to a ratio at which clipping begins,
+    /// where the derivative jumps.
     fn points() -> Vec<(f32, f32, f32)> {
         let mut points = Vec::new();
         for lp in [-4.0, -1.5, -1.1, -0.9, -0.2] {
@@ -172,7 +178,7 @@ mod tests {
                 assert_eq!((value, slope), (0.0, 0.0), "{loss:?} {q}");
             }
         }
-        // With an advantage the loss is not zero, and clipping bounds it.
+        // If the advantage is not 0, the loss is infinite, unless clipping bounds it.
         assert_eq!(Loss::ImportanceSampling.token(-5.0, -800.0, 1.0).0, f64::NEG_INFINITY);
         assert_eq!(Loss::Ppo { lo: 0.8, hi: 1.2 }.token(-5.0, -800.0, 1.0), (-1.2, 0.0));
     }

@@ -1,11 +1,11 @@
 //! The network: a decoder-only transformer in f32 with a low-rank adapter, its gradients, its optimizer and its
-//! sampler, on the products of [`super::kernel`].
+//! sampler. The matrix products are in [`super::kernel`].
 //!
-//! From the bottom up: [`linear`], [`ops`] and [`attention`] are operations with their backward passes; [`layer`]
-//! joins them; [`head`] turns hidden rows into log-probabilities and losses; [`sequence_loss`] holds the losses of
-//! whole sequences; [`pass`] runs a group of sequences; [`train`] runs a batch and [`adam`] updates the parameters.
-//! [`decode`] generates one token at a time, driven by [`sampler`]. Results have the same bits for any number of
-//! threads.
+//! The modules, from the bottom up: [`linear`], [`ops`] and [`attention`] are operations with their backward passes;
+//! [`layer`] joins them; [`head`] turns hidden rows into log-probabilities and their gradients; [`loss`] holds the
+//! losses of single tokens and [`sequence_loss`] those of whole sequences; [`pass`] runs a group of sequences through
+//! all layers; [`train`] runs a batch and [`adam`] updates the parameters. [`sampler`] answers sampling requests, with
+//! [`decode`], which generates one token at a time. Results have the same bits for any number of threads.
 
 mod adam;
 mod attention;

@@ -4,7 +4,7 @@ use super::weights::Weights;
 use crate::local::kernel::{dot, exp, simd, sum_by};
 use rayon::prelude::*;
 
-/// Rows that one task of a row-wise operation handles.
+/// Number of rows that one task of a row-wise operation handles.
 const TASK_ROWS: usize = 128;
 
 /// `y = x / rms(x) · gain` for each row; saves `1 / rms(x)`.
@@ -31,7 +31,7 @@ pub(super) fn rmsnorm(x: &[f32], gain: &[f32], eps: f32, y: &mut [f32], inverse:
         .for_each(|((x, y), inverse)| rows(x, y, inverse));
 }
 
-/// Adds the gradient by the input of [`rmsnorm`] to `dx`.
+/// Adds the gradient with respect to the input of [`rmsnorm`] to `dx`.
 pub(super) fn rmsnorm_backward(x: &[f32], gain: &[f32], inverse: &[f32], dy: &[f32], dx: &mut [f32]) {
     let h = gain.len();
     let rows = |x: &[f32], inverse: &[f32], dy: &[f32], dx: &mut [f32]| {
@@ -62,8 +62,8 @@ pub(super) fn rmsnorm_backward(x: &[f32], gain: &[f32], inverse: &[f32], dy: &[f
         .for_each(|(((x, inverse), dy), dx)| rows(x, inverse, dy, dx));
 }
 
-/// Rotates one head by its position, the first half of its units against the second; `direction` is 1 forward
-/// and −1 backward.
+/// Rotates one head by its position (rotary embedding): each unit of the first half together with the unit at the same
+/// index in the second half. `direction` is 1 in the forward pass and −1 in the backward pass.
 #[inline(always)]
 pub(super) fn rotate(head: &mut [f32], (cos, sin): (&[f32], &[f32]), direction: f32) {
     let (a, b) = head.split_at_mut(cos.len());
@@ -111,7 +111,7 @@ pub(super) fn swiglu(gate_up: &[f32], mlp: usize, act: &mut [f32]) {
     });
 }
 
-/// The gradients by gate and up for one unit.
+/// The gradients with respect to `gate` and `up`, for one unit.
 #[inline(always)]
 fn swiglu_slopes(gate: f32, up: f32, dact: f32) -> [f32; 2] {
     let sigmoid = 1.0 / (1.0 + exp(-gate));
@@ -119,7 +119,7 @@ fn swiglu_slopes(gate: f32, up: f32, dact: f32) -> [f32; 2] {
     [dact * up * (sigmoid + silu * (1.0 - sigmoid)), dact * silu]
 }
 
-/// Computes the gradient by `[gate, up]` from the gradient by `act`.
+/// Computes the gradient with respect to `[gate, up]` from the gradient with respect to `act`.
 pub(super) fn swiglu_backward(gate_up: &[f32], mlp: usize, dact: &[f32], dgate_up: &mut [f32]) {
     let width = 2 * mlp;
     let tasks = gate_up
@@ -133,8 +133,8 @@ pub(super) fn swiglu_backward(gate_up: &[f32], mlp: usize, dact: &[f32], dgate_u
                 let rows = gate_up.chunks_exact(width).zip(dact.chunks_exact(mlp));
                 for ((row, dact), drow) in rows.zip(dgate_up.chunks_exact_mut(width)) {
                     let ((gate, up), (dgate, dup)) = (row.split_at(mlp), drow.split_at_mut(mlp));
-                    // Blocks of fixed size through local arrays: over plain slices the compiler would have to
-                    // prove that five of them do not overlap, and does not vectorise the loop.
+                    // Compute in blocks of 16 with local arrays. Over the five plain slices the compiler would not
+                    // vectorise the loop, because it cannot prove that they do not overlap.
                     let ((g, g_rest), (u, u_rest)) = (gate.as_chunks::<16>(), up.as_chunks::<16>());
                     let (d, d_rest) = dact.as_chunks::<16>();
                     let ((dg, dg_rest), (du, du_rest)) =
@@ -154,7 +154,8 @@ pub(super) fn swiglu_backward(gate_up: &[f32], mlp: usize, dact: &[f32], dgate_u
     });
 }
 
-/// Dot products of matching heads of two `[rows, heads·head_dim]` matrices, `[rows, heads]`.
+/// Dot products of each head of `x` with the same head of `y`, two `[rows, heads·head_dim]` matrices; `out` is `[rows,
+/// heads]`.
 pub(super) fn head_dots(x: &[f32], y: &[f32], head_dim: usize, out: &mut [f32]) {
     simd(
         #[inline(always)]

@@ -1,4 +1,4 @@
-//! A pass of several sequences through the whole model.
+//! A forward or backward pass of several sequences through the whole model.
 
 use super::head::{Backward, HeadRows, HeadScratch};
 use super::layer::{Activations, Buffer, Layer, Rows, Scratch};
@@ -46,7 +46,7 @@ impl Model {
     }
 }
 
-/// Buffers of a pass, kept between passes because fresh pages are slow.
+/// Buffers of a pass. They are kept for the next pass, because fetching fresh memory from the system is slow.
 #[derive(Debug, Default)]
 pub(super) struct Workspace {
     layers: Vec<Activations>,
@@ -62,17 +62,17 @@ pub(super) struct Workspace {
 /// Targets of a training pass.
 pub(super) struct Targets<'a> {
     pub(super) ids: &'a [u32],
-    /// Targets per row.
+    /// Number of targets per row.
     pub(super) k: usize,
     pub(super) slope: Slope<'a>,
 }
 
-/// Source of the loss's derivatives by the log-probabilities.
+/// Function that gives the derivatives of the loss with respect to the log-probabilities.
 #[derive(Clone, Copy)]
 pub(super) enum Slope<'a> {
     /// Maps the index of a target and its log-probability to the derivative.
     Each(&'a (dyn Fn(usize, f32) -> f32 + Sync)),
-    /// Maps all log-probabilities to all derivatives.
+    /// Maps the log-probabilities of all targets to all derivatives, for losses of whole sequences.
     Sequence(&'a dyn Fn(&[f32]) -> Vec<f32>),
 }
 
@@ -80,8 +80,8 @@ pub(super) enum Slope<'a> {
 pub(super) type VisitLogits<'a> = dyn FnMut(usize, &mut [f32]) + 'a;
 
 impl Workspace {
-    /// Runs `tokens` forward up to the final norm. With `keep` every layer's activations stay for a backward pass;
-    /// `visit` receives each layer's activations as soon as they are computed.
+    /// Runs `tokens` forward through all layers and the final norm. With `keep`, the activations of every layer are
+    /// kept for a backward pass. `visit` receives the activations of each layer as soon as they are computed.
     fn body(
         &mut self,
         model: &Model,
@@ -98,7 +98,7 @@ impl Workspace {
         }
         for l in 0..c.layers {
             let a = &mut self.layers[if keep { l } else { 0 }];
-            // The layer keeps its input; its old buffer takes the output.
+            // Swap the buffers instead of copying: the layer keeps its input, and its old buffer takes the output.
             std::mem::swap(&mut a.x, &mut self.x);
             model.layer(l).forward(rows, a, self.x.get(size));
             visit(l, a);
@@ -125,7 +125,7 @@ impl Workspace {
         }
     }
 
-    /// Computes the targets' log-probabilities and, if `grads` is given, adds the adapter's gradients to it.
+    /// Computes the log-probabilities of the targets. If `grads` is given, adds the adapter's gradients to it.
     pub(super) fn targets(
         &mut self,
         model: &Model,
@@ -145,7 +145,8 @@ impl Workspace {
         };
         let slopes = match targets.slope {
             Slope::Each(_) => Vec::new(),
-            // The function needs all log-probabilities, so the head runs twice, which costs little beside the layers.
+            // The function needs all log-probabilities. Therefore the head runs twice, which costs little compared with
+            // the layers.
             Slope::Sequence(of) => {
                 head.targets(targets.ids, targets.k, logprobs, &mut self.head, None);
                 of(logprobs)

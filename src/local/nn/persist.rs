@@ -1,11 +1,11 @@
-//! The adapter and the optimizer as safetensors.
+//! Saves and loads the adapter and the optimizer in the format safetensors.
 
 use super::lora::Tensor;
 use super::train::Trainer;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::HashMap;
 
-/// The two running means of the optimizer, as suffixes of an adapter tensor's name.
+/// The two running means of the optimizer: the suffixes of their names, which follow the name of an adapter tensor.
 const MOMENTS: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 
 impl Trainer {
@@ -25,10 +25,10 @@ impl Trainer {
         write(tensors, HashMap::from([("step".to_owned(), self.step.to_string())]))
     }
 
-    /// Replaces the adapter; accumulated gradients and the optimizer start anew.
+    /// Replaces the adapter, clears the accumulated gradients and resets the optimizer.
     ///
     /// # Errors
-    /// The bytes are not safetensors of exactly this adapter's names and shapes; nothing has changed then.
+    /// The bytes are not safetensors with exactly the names and shapes of this adapter. Then nothing has changed.
     pub(crate) fn load_adapter(&mut self, bytes: &[u8]) -> Result<(), String> {
         let file = open(bytes, "adapter")?;
         let mut params = vec![0.0; self.model.params.len()];
@@ -47,7 +47,7 @@ impl Trainer {
     /// Replaces the optimizer's running means and step count.
     ///
     /// # Errors
-    /// The bytes are not the optimizer state of an adapter of these names and shapes; nothing has changed then.
+    /// The bytes are not the optimizer state of an adapter with these names and shapes. Then nothing has changed.
     pub(crate) fn load_optimizer(&mut self, bytes: &[u8]) -> Result<(), String> {
         let (_, metadata) = SafeTensors::read_metadata(bytes)
             .map_err(|e| format!("the optimizer state is not safetensors: {e}"))?;
@@ -121,7 +121,7 @@ fn check(name: &str, values: &[f32]) -> Result<(), String> {
     }
 }
 
-/// Refuses a file with other tensors, so that an adapter of other matrices is never loaded in part.
+/// Refuses a file with additional tensors, so that an adapter of more matrices is never loaded in part.
 fn reject_unknown(
     file: &SafeTensors<'_>,
     expected: usize,

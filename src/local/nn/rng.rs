@@ -1,11 +1,11 @@
-//! The engine's own random numbers. They must never change, because seeds identify weights, adapters and samples.
+//! Random numbers of the network. They must never change, because seeds identify weights, adapters and samples.
 
-/// SplitMix64 (Steele, Lea, Flood 2014): a counter through a mixing function. It is short enough to be its own
-/// specification, unlike a generator from a crate, which may change with a version.
+/// SplitMix64 (Steele, Lea, Flood 2014): a counter whose values go through a mixing function. It is written out here,
+/// because the generator of a crate may change with the crate's version.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(u64);
 
-/// The odd constant by which the counter advances, 2^64 over the golden ratio.
+/// The odd constant that is added to the counter at each step: 2^64 divided by the golden ratio.
 const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
 fn mix(mut z: u64) -> u64 {
@@ -15,12 +15,13 @@ fn mix(mut z: u64) -> u64 {
 }
 
 impl Rng {
-    /// The stream number `stream` of a seed. Streams of one seed are unrelated to each other.
+    /// The generator of the stream `stream` of a seed. The streams of one seed are independent of each other.
     pub(crate) fn stream(seed: u64, stream: u64) -> Self {
         Rng(mix(seed.wrapping_add(STEP)) ^ mix(stream.wrapping_mul(STEP).wrapping_add(0x5851_F42D_4C95_7F2D)))
     }
 
-    /// The stream that belongs to a name, by the FNV-1a hash of its bytes.
+    /// The generator of the stream of a seed that belongs to a name. The number of the stream is the FNV-1a hash of the
+    /// name.
     pub(crate) fn named(seed: u64, name: &str) -> Self {
         let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
@@ -39,8 +40,8 @@ impl Rng {
         (self.next() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
-    /// Fills a slice with numbers that are uniform in (−limit, limit). Uniform and not normal: this needs no
-    /// logarithm or cosine, whose last bits differ between platforms.
+    /// Fills a slice with numbers that are uniform in (−limit, limit). A normal distribution would need a logarithm or
+    /// a cosine, whose last bits differ between platforms.
     pub(crate) fn fill_uniform(&mut self, out: &mut [f32], limit: f64) {
         for value in out {
             *value = ((2.0 * self.unit() - 1.0) * limit) as f32;

@@ -12,25 +12,25 @@ use parking_lot::Mutex;
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// Samples that one task of a decoding step advances: enough to share each weight that is read.
+/// Number of samples that one task of a decoding step handles: each weight is read from memory once for all of them.
 const STEP_SAMPLES: usize = 4;
 
-/// Limit of the bytes of keys and values of one request. It bounds the number of concurrent samples, each counted with
-/// its full length.
+/// Limit of the bytes of keys and values that one request caches. It limits the number of samples that are generated at
+/// the same time; each counts with its largest length.
 const MAX_CACHE: usize = 32 << 20;
 
-/// Limits of the workspaces kept for later requests: their number, the rows of the prompt, and the decoding scratches
-/// of each.
+/// Limits of the workspaces kept for later requests: their number; the length of the prompt, above which a workspace is
+/// dropped; and the number of decoding buffers of each.
 const MAX_IDLE: usize = 8;
 const MAX_IDLE_ROWS: usize = 512;
 const MAX_IDLE_STEPS: usize = 16;
 
-/// A model at one moment, ready to continue prompts from any number of threads.
+/// A copy of a model at one moment, which continues prompts. Any number of threads may use it at the same time.
 #[derive(Debug)]
 pub(crate) struct Sampler {
-    /// Base and adapter, unmerged, for prompts.
+    /// Base and adapter, not merged, for the forward pass of prompts.
     model: Model,
-    /// Base and adapter merged, for decoding.
+    /// Base and adapter merged, for generating tokens.
     decoder: Decoder,
     idle: Arc<Idle>,
 }
@@ -38,7 +38,7 @@ pub(crate) struct Sampler {
 /// Unused workspaces, shared by all samplers of a base model.
 type Idle = Mutex<Vec<(Workspace, Vec<StepScratch>)>>;
 
-/// An adapter without its parameters.
+/// The shape of an adapter: everything but its parameters.
 #[derive(Clone, Debug)]
 pub(crate) struct AdapterShape {
     base: Arc<Weights>,
@@ -46,7 +46,7 @@ pub(crate) struct AdapterShape {
     scale: f32,
 }
 
-/// Equal shapes can exchange parameters.
+/// Parameters that fit a shape also fit an equal one.
 impl PartialEq for AdapterShape {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.base, &other.base)
@@ -76,19 +76,20 @@ pub(crate) struct Generate {
     pub prompt: Vec<u32>,
     /// Number of continuations.
     pub num_samples: usize,
-    /// Longest continuation. It also ends at the model's longest sequence.
+    /// Largest number of tokens of a continuation. It also ends when the whole sequence reaches the model's limit.
     pub max_tokens: usize,
     /// Temperature; zero takes the likeliest token.
     pub temperature: f32,
-    /// Draw among this many of the likeliest tokens; zero or less for all.
+    /// Draw only among this many of the likeliest tokens; zero or less for all.
     pub top_k: i64,
-    /// Draw among the fewest likeliest tokens that reach this probability together, at least one.
+    /// Draw only among the likeliest tokens that together reach this probability: as few as possible, and at least one.
     pub top_p: f32,
-    /// Each sample draws from its own stream of this seed: sample 0 is the same alone and among others.
+    /// Seed of the random numbers. Each sample has its own stream of this seed, so it does not depend on the number of
+    /// samples.
     pub seed: u64,
-    /// Ids that end a continuation; they are part of it.
+    /// Ids that end a continuation. The id that ended it is part of it.
     pub stop_tokens: Vec<u32>,
-    /// Score the prompt.
+    /// Return the log-probability of each prompt token.
     pub prompt_logprobs: bool,
     /// Number of likeliest tokens to report at each prompt position.
     pub topk_prompt_logprobs: usize,
@@ -96,7 +97,8 @@ pub(crate) struct Generate {
     pub topk_sample_logprobs: usize,
     /// Number of tokens to draw at each prompt position after the first.
     pub alternatives: usize,
-    /// Rows and ids to score, in order of rows: row i is about the prompt position i + 1.
+    /// Rows and ids whose log-probabilities to return, in the order of the rows. Row i is about the prompt position i +
+    /// 1.
     pub targets: Vec<(usize, u32)>,
 }
 
@@ -108,11 +110,11 @@ pub(crate) type TopLogprobs = Vec<(u32, f32)>;
 pub(crate) struct Generated {
     /// One continuation per sample.
     pub sequences: Vec<GeneratedSequence>,
-    /// The log-probability of each prompt token after those before it; None for the first.
+    /// The log-probability of each prompt token, given the tokens before it; `None` for the first.
     pub prompt_logprobs: Option<Vec<Option<f32>>>,
-    /// The likeliest tokens at each prompt position, likeliest first; None for the first.
+    /// The likeliest tokens at each prompt position, likeliest first; `None` for the first position.
     pub topk_prompt_logprobs: Option<Vec<Option<TopLogprobs>>>,
-    /// The tokens drawn at the prompt's positions, one position after the other.
+    /// The alternatives drawn at the prompt positions after the first, in the order of the positions.
     pub alternatives: TopLogprobs,
     /// The log-probabilities of the targets.
     pub targets: Vec<f32>,
@@ -123,15 +125,15 @@ pub(crate) struct Generated {
 pub(crate) struct GeneratedSequence {
     /// The drawn ids, a stop token included.
     pub tokens: Vec<u32>,
-    /// The log-probability of each under the model itself (temperature 1, nothing cut).
+    /// The log-probability of each token under the model itself: at temperature 1, without `top_k` and `top_p`.
     pub logprobs: Vec<f32>,
     /// The likeliest tokens at each position, if requested.
     pub top: Vec<TopLogprobs>,
-    /// True if a stop token or the caller ended it, false if its length did.
+    /// True if a stop token or the caller ended the continuation, false if it reached its largest length.
     pub stopped: bool,
 }
 
-/// The scores of a prompt, as [`Generated`] gives them.
+/// The scores of a prompt, for [`Generated`].
 #[derive(Debug, Default)]
 struct PromptScores {
     logprobs: Vec<Option<f32>>,
@@ -141,13 +143,13 @@ struct PromptScores {
 }
 
 impl Sampler {
-    /// The untrained model.
+    /// A sampler of the untrained model.
     pub(crate) fn base(base: Arc<Weights>) -> Sampler {
         let none = LoraSpec { rank: 0, seed: 0, train_attn: false, train_mlp: false, train_unembed: false };
         Sampler::new(Model::new(base, &none))
     }
 
-    /// The model with an adapter. Parts that the adapter does not change are shared with the untrained model.
+    /// A sampler of the base model with an adapter. Parts that the adapter does not change are shared with `untrained`.
     pub(crate) fn merged(shape: &AdapterShape, params: Vec<f32>, untrained: &Sampler) -> Sampler {
         let AdapterShape { base, layout, scale } = shape.clone();
         let model = Model { base, layout, params, scale };
@@ -166,11 +168,11 @@ impl Sampler {
         Sampler { model, decoder, idle: Arc::default() }
     }
 
-    /// Continues a prompt. Calls `stop` after every token with the sample's index and its tokens so far, and
-    /// `cancelled` at every token.
+    /// Continues a prompt. Calls `stop` after every token, with the index of the sample and its tokens so far; the
+    /// sample ends if `stop` returns true. Calls `cancelled` before every step.
     ///
     /// # Errors
-    /// A request that does not fit the model, `"cancelled"`, or logits that are not finite.
+    /// The request does not fit the model, it was cancelled (`"cancelled"`), or the logits are not finite.
     pub(crate) fn generate(
         &self,
         req: &Generate,
@@ -220,8 +222,8 @@ impl Sampler {
         }
     }
 
-    /// Runs all of the prompt but its last token, which the first decoding step consumes. These rows fill the cache
-    /// and score the tokens after them.
+    /// Runs the forward pass of the prompt without its last token, which is the input of the first decoding step. Each
+    /// row fills the cache and scores the token after it.
     fn prefill(&self, req: &Generate, workspace: &mut Workspace) -> Result<(Segment, PromptScores), String> {
         let base = &self.model.base;
         let mut prefix = Segment::new(base, 0);
@@ -281,13 +283,14 @@ impl Sampler {
         if max == 0 || req.num_samples == 0 {
             return Ok(sequences);
         }
-        // All samples share the first step; each continues with a copy of what it appended to the cache.
+        // All samples share the first step. Each sample continues with a copy of the keys and values that this step
+        // appended to the cache.
         let mut begun = [Segment::new(base, req.prompt.len() - 1)];
         let mut first = vec![0.0; c.vocab];
         self.step(prefix, &mut begun, &[last], &mut first, scratch);
         let [begun] = begun;
         let mut rngs: Vec<Rng> = (0..req.num_samples as u64).map(|i| Rng::stream(req.seed, i)).collect();
-        // A sample's numbers do not depend on the others, so samples may start at any time.
+        // The results of a sample do not depend on other samples, so a sample may start whenever another one has ended.
         let max_alive = (MAX_CACHE / Segment::bytes(base, max)).max(STEP_SAMPLES);
         let mut waiting = 0..req.num_samples;
         let (mut alive, mut own): (Vec<usize>, Vec<Segment>) = Default::default();
@@ -337,8 +340,8 @@ impl Sampler {
         }
     }
 
-    /// Feeds one token to each sample, in fixed portions on several threads. A sample's numbers do not depend on the
-    /// others, so the portions may differ in size and between steps.
+    /// Feeds one token to each sample, on several threads: each task handles [`STEP_SAMPLES`] samples. The results of a
+    /// sample do not depend on the other samples of its task.
     fn step(
         &self,
         prefix: &Segment,

@@ -1,4 +1,4 @@
-//! Losses of a whole sequence, in which the loss of a token depends on the other tokens.
+//! Losses of whole sequences: the loss of a token depends on the other tokens of its sequence.
 
 use std::collections::BTreeMap;
 
@@ -8,21 +8,23 @@ use super::example::Example;
 use super::loss::{Loss, clipped};
 use crate::loss::LossArray;
 
-/// Limit of the values in all steps of a custom loss for one sequence: 32 MiB of values, and as much of gradients.
+/// Limit of the number of values in all steps of a custom loss for one sequence: 32 MiB of values, and another 32 MiB
+/// of gradients.
 const MAX_VALUES: usize = 1 << 22;
 
-/// Limit of these values for a custom loss that is computed while others are. A pass computes up to eight at a time,
-/// which without this limit would take 512 MiB.
+/// Limit of the same number for custom losses that are computed at the same time. A pass computes up to eight of them,
+/// which with `MAX_VALUES` each would take 512 MiB.
 const MAX_CONCURRENT_VALUES: usize = MAX_VALUES / 8;
 
-/// Held while a custom loss beyond [`MAX_CONCURRENT_VALUES`] is computed, so that only one takes so much memory.
+/// Held while a custom loss with more than [`MAX_CONCURRENT_VALUES`] is computed, so that only one of these is in
+/// memory.
 static LARGE: Mutex<()> = Mutex::new(());
 
-/// Loss of a sequence.
+/// The loss of one sequence.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct SequenceLoss {
     pub(super) loss: f64,
-    /// Derivatives by the log-probabilities; empty without `backward`.
+    /// Derivatives with respect to the log-probabilities. A custom loss leaves this empty without `backward`.
     pub(super) slopes: Vec<f32>,
     /// Metrics that the loss reports.
     pub(super) metrics: BTreeMap<String, f64>,
@@ -32,7 +34,7 @@ impl Loss {
     /// Computes the loss of one sequence from the log-probabilities of all its targets.
     ///
     /// # Errors
-    /// A custom loss that cannot be computed for the sequence.
+    /// A custom loss cannot be computed for the sequence.
     pub(super) fn sequence_loss(
         &self,
         e: &Example,
@@ -97,7 +99,7 @@ mod tests {
         }
     }
 
-    /// The formula written plainly, with the log-probabilities of the mean held at `held`.
+    /// The formula of GSPO in its plainest form. `held` are the log-probabilities whose mean is taken.
     fn plain(e: &Example, lp: &[f64], held: &[f64], lo: f64, hi: f64) -> f64 {
         let counted: Vec<usize> = (0..lp.len()).filter(|i| e.mask[*i] != 0.0).collect();
         let gaps = counted.iter().map(|i| held[*i] - f64::from(e.logprobs[*i]));
@@ -144,7 +146,7 @@ mod tests {
     fn a_custom_loss_beyond_the_concurrent_limit_is_computed_and_one_beyond_the_limit_refused() {
         for n in [64, 1024] {
             let found = pairs(n).expect("a loss");
-            // Of 16 pairs of values from 0 to 3 the squares add up to 40.
+            // The squared differences of the 16 pairs of values from 0 to 3 add up to 40.
             assert_eq!(found.loss, 40.0 * (n * n) as f64 / 16.0);
             assert_eq!(found.slopes.len(), n);
         }

@@ -1,4 +1,4 @@
-//! Training of one LoRA model: runs batches, accumulates gradients, applies optimizer steps.
+//! Training of one LoRA model: runs batches, accumulates their gradients, applies optimizer steps.
 
 use super::adam::{Adam, StepOutput};
 use super::example::Example;
@@ -14,12 +14,13 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Bounds of the rows of a group. Sequences are packed into groups of a quarter of the batch within these bounds, so
-/// that short sequences share matrix products and small batches still use several threads.
+/// Bounds of the limit of a group's rows (tokens). A batch is divided into groups of whole sequences; the limit is a
+/// quarter of all rows, within these bounds, and a longer sequence is a group of its own. So short sequences share
+/// matrix products, and small batches still use several threads.
 const GROUP_ROWS: (usize, usize) = (96, 256);
 
-/// Number of groups whose gradients exist at the same time before they are added up. It bounds memory, and is fixed so
-/// that the order of the sums does not depend on the number of threads.
+/// Number of groups that are computed in parallel (a wave), before their gradients are added up. It limits the memory,
+/// and it is fixed so that the order of the sums does not depend on the number of threads.
 const WAVE: usize = 8;
 
 /// Result of [`Trainer::run`].
@@ -29,7 +30,8 @@ pub(crate) struct RunOutput {
     pub loss_sum: f64,
     /// For each datum, the log-probabilities of its targets, `[N, k]` row-major.
     pub logprobs: Vec<Vec<f32>>,
-    /// Metrics of a custom loss: averaged over the data if the name ends with `:mean`, otherwise summed.
+    /// Metrics of a custom loss. If the name of a metric ends with `:mean`, it is averaged over the data, otherwise
+    /// summed.
     pub metrics: BTreeMap<String, f64>,
 }
 
@@ -41,7 +43,7 @@ pub(crate) struct Trainer {
     pub(super) exp_avg: Vec<f32>,
     pub(super) exp_avg_sq: Vec<f32>,
     pub(super) step: u64,
-    /// Idle workspaces and gradient buffers of groups.
+    /// Workspaces that are not in use. `idle_grads` are the gradient buffers that are not in use.
     idle: Mutex<Vec<Workspace>>,
     idle_grads: Vec<Vec<f32>>,
     /// Copy of the gradients before a backward pass, restored if the pass fails. Its memory is reused by the next pass.
@@ -49,7 +51,8 @@ pub(crate) struct Trainer {
 }
 
 impl Trainer {
-    /// Creates an adapter on a base model. Until it is trained, the output is that of the base model.
+    /// Creates an adapter for a base model. Before it is trained, the adapter does not change the output of the base
+    /// model.
     pub(crate) fn new(base: Arc<Weights>, spec: LoraSpec) -> Trainer {
         let model = Model::new(base, &spec);
         let len = model.params.len();
@@ -69,8 +72,8 @@ impl Trainer {
     /// gradients to those accumulated since the last step.
     ///
     /// # Errors
-    /// A datum that does not fit the model or the loss, or whose loss or gradient is not finite; the text names its
-    /// index. Nothing has changed then.
+    /// A datum does not fit the model or the loss, or its loss or gradient is not finite; the text names the index of
+    /// the datum. Then nothing has changed.
     pub(crate) fn run(
         &mut self,
         batch: &[Example],
@@ -87,7 +90,7 @@ impl Trainer {
         let mut output =
             RunOutput { loss_sum: 0.0, logprobs: Vec::with_capacity(batch.len()), metrics: BTreeMap::new() };
         let mut buffers = std::mem::take(&mut self.idle_grads);
-        // Keep a copy: a datum may fail after the gradients of others were added.
+        // Keep a copy of the gradients: a datum may fail after the gradients of other data were added.
         if backward {
             self.before.clone_from(&self.grads);
         }
@@ -101,7 +104,8 @@ impl Trainer {
                 idle.lock().push(workspace);
                 result
             };
-            // The scope runs even a single group on a thread of the pool, so that its inner tasks start on that thread.
+            // Run the groups inside a scope: even a single group then runs on a thread of the pool, where its inner
+            // tasks start.
             let results: Vec<_> = rayon::scope(|_| {
                 if backward {
                     wave.par_iter().zip(&mut buffers).map(|(group, grads)| one(group, Some(grads))).collect()
@@ -148,11 +152,12 @@ impl Trainer {
         Ok(output)
     }
 
-    /// Applies an optimizer step to the accumulated gradients (zero if there are none) and clears them.
+    /// Applies an optimizer step to the accumulated gradients, which are zero without a backward pass since the last
+    /// step, and clears them.
     ///
     /// # Errors
-    /// A step whose result would not be finite. Weights, running means and the step count stay; the gradients are
-    /// cleared, because no later step could use them.
+    /// The result of the step would not be finite. Then weights, running means and step count stay unchanged, and the
+    /// gradients are cleared, because no later step could use them.
     pub(crate) fn adam_step(&mut self, p: &Adam) -> Result<StepOutput, String> {
         let (params, step) = (&mut self.model.params, self.step + 1);
         let stepped = p.step(step, params, &self.grads, &mut self.exp_avg, &mut self.exp_avg_sq);
@@ -190,11 +195,12 @@ struct GroupOutput {
     loss_sum: f64,
     /// Log-probabilities of each datum.
     logprobs: Vec<Vec<f32>>,
-    /// Sums over the data.
+    /// Metrics of a custom loss, summed over the data of the group.
     metrics: BTreeMap<String, f64>,
 }
 
-/// Runs one group. If `grads` is given, sets it to the group's gradients. An error has the datum's index in the group.
+/// Runs one group. If `grads` is given, overwrites it with the gradients of the group. An error carries the index of
+/// the datum in the group.
 fn run_group(
     model: &Model,
     group: &[Example],
@@ -213,7 +219,8 @@ fn run_group(
     };
     let token = |i: usize, lp: f32| loss.token(lp, old.get(i).copied().unwrap_or(0.0), factors[i]);
     let each = |i: usize, lp: f32| token(i, lp).1;
-    // Losses of whole sequences: set by `all_slopes` if there is a backward pass, otherwise computed after the pass.
+    // Losses of whole sequences. With a backward pass `all_slopes` sets them, otherwise they are computed after the
+    // pass.
     let found: RefCell<Option<Result<Vec<SequenceLoss>, DatumError>>> = RefCell::new(None);
     let all_slopes = |logprobs: &[f32]| {
         let result = sequence_losses(group, loss, logprobs, true);
@@ -284,7 +291,7 @@ fn run_group(
     Ok(GroupOutput { loss_sum, logprobs, metrics })
 }
 
-/// Maps a target of a group to its datum and its index there.
+/// The index of the datum that holds target `i` of a group, and the index of the target in that datum.
 fn datum_of_target(group: &[Example], mut i: usize) -> (usize, usize) {
     for (datum, example) in group.iter().enumerate() {
         match i.checked_sub(example.targets.len()) {
@@ -295,7 +302,7 @@ fn datum_of_target(group: &[Example], mut i: usize) -> (usize, usize) {
     (group.len().saturating_sub(1), i)
 }
 
-/// Finds the datum whose gradients are not finite, by running each one alone.
+/// Finds the datum whose gradients are not finite, by running each datum alone.
 fn failing_datum(
     model: &Model,
     group: &[Example],
@@ -316,12 +323,12 @@ fn failing_datum(
 }
 
 fn all_finite(values: &[f32]) -> bool {
-    // No early exit, so that the loop vectorises.
+    // The loop does not stop at the first bad value, so that the compiler can vectorise it.
     let part = |part: &[f32]| part.iter().fold(true, |fine, v| fine & v.is_finite());
     values.par_chunks(ADD_CHUNK).all(part)
 }
 
-/// Splits values of all targets by datum.
+/// Splits the values of all targets of a group into one slice for each datum.
 fn split<'a>(group: &[Example], mut rest: &'a [f32]) -> Vec<&'a [f32]> {
     let own = group.iter().map(|e| {
         let (own, tail) = rest.split_at(e.targets.len());

@@ -10,14 +10,15 @@ pub(crate) struct Weights {
     pub(super) embed: Vec<f32>,
     pub(super) layers: Vec<LayerWeights>,
     pub(super) norm: Vec<f32>,
-    /// None when the head is tied to the embedding.
+    /// `None` if the head is tied to the embedding.
     head: Option<Vec<f32>>,
-    /// Cosine and sine of every position and frequency, `[max_len, head_dim]`: the cosines, then the sines.
+    /// Cosines and sines of the rotary embedding, `[max_len, head_dim]`. The row of a position holds the cosines of all
+    /// frequencies, then the sines.
     rope: Vec<f32>,
 }
 
-/// The frozen weights of one decoder layer. Projections that read the same input are stacked, so that each
-/// stack is one product.
+/// The frozen weights of one decoder layer. Projections that read the same input are stacked into one matrix, so that
+/// one product computes them.
 #[derive(Debug)]
 pub(super) struct LayerWeights {
     pub(super) norm_attn: Vec<f32>,
@@ -30,20 +31,22 @@ pub(super) struct LayerWeights {
     pub(super) down: Vec<f32>,
 }
 
-/// The value that the first hidden unit carries through the network of seeded weights.
+/// Value of the first hidden unit, which is the same for all tokens and layers (see [`Weights::seeded`]).
 const CONSTANT: f32 = 4.0;
 
-/// Standard deviation of the seeded head: logits then differ by about 0.2.
+/// Standard deviation of the seeded head; the logits then differ by about 0.2.
 const HEAD_STD: f64 = 0.02;
 
 impl Weights {
-    /// Weights made from a seed alone: the same on every machine and in every version.
+    /// Weights that depend only on a seed: they are the same on every machine and in every version.
     ///
-    /// Each matrix is uniform with the variance that keeps activations of unit size (one over the number of
-    /// inputs), except the outputs of blocks, which are smaller so that the residual stream keeps the token's
-    /// identity, and the head, which is so small that every live token starts about equally likely. The first
-    /// hidden unit is a constant: no block writes to it, and through it an untied head silences the ids that are
-    /// not live. A low-rank adapter can use it as the bias that the architecture lacks.
+    /// The values of a projection are uniform, with a variance of one over the number of inputs, which keeps the size
+    /// of the activations. The head has much smaller values, so that all live tokens are about equally likely at the
+    /// start.
+    ///
+    /// The first hidden unit is a constant: every embedding sets it to the same value, and no block writes to it. An
+    /// untied head uses this unit to give the ids that are not live almost no probability. A low-rank adapter can use
+    /// it as a bias, which the architecture does not have.
     pub(crate) fn seeded(config: &ModelConfig, seed: u64) -> Weights {
         let c = config;
         let h = c.hidden;
@@ -57,7 +60,8 @@ impl Weights {
             matrix[..inputs].fill(0.0);
             matrix
         };
-        // A tied head must start small as well, so its blocks outweigh the embedding.
+        // A tied head is the embedding matrix, which then must have small values, too. The blocks then contribute more
+        // to the hidden state than the embedding.
         let embed_std = if c.tied_head { HEAD_STD } else { 1.0 };
         let mut embed = make("embed_tokens", c.vocab, h, embed_std);
         for row in embed.chunks_exact_mut(h) {
@@ -107,13 +111,13 @@ impl Weights {
         self.head.as_deref().unwrap_or(&self.embed)
     }
 
-    /// The embedding of a token, which must be below the vocabulary's size.
+    /// The embedding of a token. The id must be below the vocabulary's size.
     pub(super) fn embedding(&self, token: u32) -> &[f32] {
         let h = self.config.hidden;
         &self.embed[token as usize * h..][..h]
     }
 
-    /// Cosines and sines of one position, each half a head wide.
+    /// The cosines and the sines of one position; each slice is half as wide as a head.
     pub(super) fn rope(&self, position: usize) -> (&[f32], &[f32]) {
         let d = self.config.head_dim;
         self.rope[position * d..][..d].split_at(d / 2)

@@ -1,4 +1,4 @@
-//! Requests about existing checkpoints.
+//! Requests about existing checkpoints: deletion, expiry, publication, copies, downloads, storage used.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -14,7 +14,7 @@ use super::State;
 
 /// Accepted values of `ttl_seconds`.
 const TTL: std::ops::RangeInclusive<u64> = 3600..=10 * 366 * 24 * 3600;
-/// Number of copies remembered by idempotency key.
+/// Number of copies whose idempotency key is remembered.
 const MAX_COPIES: usize = 4096;
 
 /// Refuses a `ttl_seconds` outside of [`TTL`].
@@ -40,7 +40,7 @@ impl State {
         Ok(self.store.delete(&checkpoint_id(run_id, segment, name)?)?)
     }
 
-    /// Sets the time that a checkpoint is kept from now on.
+    /// Sets how long a checkpoint is kept, counted from now; `None` means for an unlimited time.
     pub(in crate::local) fn set_checkpoint_ttl(
         &self,
         run_id: &str,
@@ -52,7 +52,8 @@ impl State {
         Ok(self.store.set_ttl(&checkpoint_id(run_id, segment, name)?, ttl_seconds)?)
     }
 
-    /// Makes a checkpoint public or private. This server lets every client read all of them anyway.
+    /// Marks a checkpoint as public or private. The mark has no effect on access: every client can read all checkpoints
+    /// of this server.
     pub(in crate::local) fn publish_checkpoint(
         &self,
         run_id: &str,
@@ -76,7 +77,8 @@ impl State {
         self.checkpoint(path.run_id(), kind_of(&path)?, path.name())
     }
 
-    /// Copies a checkpoint into a run of its own, which cannot be trained. Requests with the same key make one copy.
+    /// Copies a checkpoint into a new run, which cannot be trained. Several requests with the same idempotency key make
+    /// only one copy.
     pub(in crate::local) fn copy_weights(
         &self,
         request: CopyWeightsRequest,
@@ -115,7 +117,7 @@ impl State {
         Ok(CopyWeightsResponse { tinker_path: to.uri() })
     }
 
-    /// Creates an address where a checkpoint can be downloaded as one archive.
+    /// Creates an address where a checkpoint can be downloaded as one tar archive.
     pub(in crate::local) fn archive(&self, run_id: &str, segment: &str, name: &str) -> Reply<Address> {
         let checkpoint = checkpoint_id(run_id, segment, name)?;
         let save_id = self.store.meta(&checkpoint)?.save_id;
@@ -123,7 +125,8 @@ impl State {
         Ok(self.address(Item::Archive(checkpoint, save_id), &file))
     }
 
-    /// Creates an address where the files of exported weights can be downloaded; returns their names.
+    /// Creates an address where the files of exported weights can be downloaded, and returns it with the names of the
+    /// files.
     pub(in crate::local) fn external_weights(
         &self,
         run_id: &str,
@@ -184,7 +187,7 @@ impl State {
         StorageUsage { effective_rate_usd_per_gigabyte_month: Some(0.0), entries }
     }
 
-    /// Project of a checkpoint: its own, or that of the session that trained it.
+    /// Project of a checkpoint: the project in its description, or that of the session that trained it.
     pub(super) fn project_of(&self, meta: &Meta) -> Option<String> {
         meta.project_id.clone().or_else(|| self.project_of_run(&meta.run_id))
     }

@@ -1,4 +1,4 @@
-//! Custom losses that clients of a session created.
+//! Custom losses: the graphs that the clients of a session created.
 
 use std::sync::Arc;
 
@@ -33,10 +33,10 @@ impl CustomLosses {
 }
 
 impl State {
-    /// Creates a custom loss. This is quick, so its future is done at once.
+    /// Creates a custom loss. The result is ready when this returns, because the work is quick.
     ///
-    /// Two losses may have the same name, because a loss is identified by its id. A second loss with the same
-    /// computation is refused with status 409.
+    /// Two losses may have the same name, because a loss is identified by its id. A loss with the same computation as
+    /// an existing one is refused with status 409.
     pub(in crate::local) fn create_custom_loss(
         &self,
         request: CreateCustomLossRequest,
@@ -73,7 +73,8 @@ impl State {
         Ok(future(&ticket.id, None))
     }
 
-    /// The graph of the custom loss named by a pass, if it names one. The session of the model must have created it.
+    /// The graph of the custom loss that a pass names; `None` if the pass uses a built-in loss. The loss must have been
+    /// created in the session of the model.
     pub(in crate::local) fn custom_loss(
         &self,
         model_id: &str,

@@ -12,7 +12,7 @@ use super::super::checkpoint::{Kind, SavedCheckpoint};
 use super::super::reply::{Reply, refuse};
 use super::State;
 
-/// Largest page.
+/// Largest number of items on a page.
 const MAX_PAGE: usize = 1000;
 
 /// Offset and limit of a page.
@@ -23,7 +23,7 @@ pub(in crate::local) struct Window {
 }
 
 impl Window {
-    /// Reads a query; missing values have defaults.
+    /// Reads a query string. `limit` is the default limit; the default offset is 0.
     pub(in crate::local) fn read(query: &str, limit: usize) -> Self {
         let number = |name: &str| self::query(query, name).and_then(|it| it.parse().ok());
         let limit: usize = number("limit").unwrap_or(limit);
@@ -37,14 +37,15 @@ impl Window {
     }
 }
 
-/// Value of a query parameter. Ids of this server need no escapes.
+/// Value of a query parameter. It is not percent-decoded, because the ids of this server contain no characters that
+/// need it.
 pub(in crate::local) fn query<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query.split('&').find_map(|it| it.strip_prefix(name)?.strip_prefix('='))
 }
 
 impl State {
-    /// All training runs, or those of a project, the most recently used first: models that exist, and runs that saved
-    /// checkpoints.
+    /// All training runs, or those of a project, the most recently used first. A training run is a model that is
+    /// loaded, or a former model with saved checkpoints.
     pub(in crate::local) fn training_runs(
         &self,
         window: Window,
@@ -61,7 +62,7 @@ impl State {
             ids.retain(|it| project(it).as_deref() == Some(wanted));
         }
         let mut runs: Vec<TrainingRun> = ids.iter().filter_map(|it| self.run_of(it, &found)).collect();
-        // All times have one format, in which text order is time order.
+        // All times have the same format, in which the order of the texts is the order of the times.
         runs.sort_by(|a, b| time(&b.last_request_time).cmp(time(&a.last_request_time)));
         let (training_runs, cursor) = window.cut(runs);
         TrainingRunsResponse { training_runs, cursor }

@@ -1,5 +1,6 @@
-//! State of the server: sessions, models, samplers. Every request is decided here, under one lock and without waiting;
-//! whatever takes time becomes a job of the engine thread.
+//! State of the server: sessions, models, samplers. Every request is accepted or refused here, under one lock and
+//! without waiting. Work that takes time becomes a job of the engine thread. The submodules implement the requests, by
+//! subject.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -36,16 +37,18 @@ use custom_losses::CustomLosses;
 
 pub(super) use lists::{Window, query};
 
-/// Owner URN of every object.
+/// Owner (a URN) of all objects of the server.
 pub(super) const USER: &str = "tml:user:local";
 
-/// Number of requests remembered for each sampler. A repeated request gets the result of the first.
+/// Number of requests remembered for each sampler. A repeated request gets the result of the original one.
 const MAX_REMEMBERED: usize = 65_536;
 
-/// Number of ended sessions that are remembered, and of ended sessions whose trace is kept.
+/// Number of ended sessions that are remembered (`MAX_ENDED`), and of ended sessions whose trace is kept
+/// (`MAX_TRACES`).
 const MAX_ENDED: usize = 1024;
 const MAX_TRACES: usize = 16;
-/// Limit of the bytes of passes that wait. Beyond it only the next pass of a model is accepted.
+/// Limit of the bytes of passes that wait. Above it a pass is accepted only if no other job of its session must run
+/// before it.
 const MAX_WAITING_BYTES: usize = 256 << 20;
 
 pub(super) struct State {
@@ -64,46 +67,48 @@ pub(super) struct State {
 }
 
 struct Inner {
-    /// To resume paused sessions.
+    /// Used to resume paused sessions.
     queue: Arc<Queue>,
     rng: fastrand::Rng,
-    /// Seeds of samples without a seed: repeatable, in the order of arrival.
+    /// Source of seeds for requests without one. It starts from the server's seed, so the same requests in the same
+    /// order get the same seeds.
     seeds: fastrand::Rng,
     sessions: HashMap<String, Session>,
     sessions_made: usize,
     /// Ended sessions, the latest last.
     ended: VecDeque<String>,
-    /// Sessions by the idempotency key of the request that made them.
+    /// Ids of sessions by the idempotency key of the request that created them.
     session_keys: HashMap<String, String>,
     models: HashMap<String, Model>,
     samplers: HashMap<String, SamplerEntry>,
-    /// Copies of checkpoints by the idempotency key of the request that made them, the latest last.
+    /// Idempotency keys of copy requests, each with the path of the copy, the latest last.
     copies: VecDeque<(String, String)>,
 }
 
-/// Why a session ended.
+/// Reason for which a session ended.
 #[derive(Clone, Debug, PartialEq)]
 enum End {
-    /// The client finished it.
+    /// The client finished the session.
     Finished { reason: FinishReason, detail: Option<String> },
     /// No heartbeat arrived within the session timeout.
     Silent,
 }
 
 struct Session {
-    /// Number of sessions created before it.
+    /// Number of sessions that were created before this one.
     number: usize,
     created: SystemTime,
     user_metadata: BTreeMap<String, Value>,
     display_name: Option<String>,
     project_id: Option<String>,
     end: Option<End>,
-    /// `None` once the session ended long ago.
+    /// `None` if the session ended so long ago that its trace was dropped.
     trace: Option<Arc<Trace>>,
     last_contact: Instant,
-    /// Time of the last poll for a result. A poll shows that a client waits, but does not count as contact.
+    /// Time of the last poll for a result. A poll shows that a client waits: it resumes a paused session, but it does
+    /// not delay the session timeout.
     last_poll: Instant,
-    /// The session gets no turns because no client seems to wait for it.
+    /// True if no jobs of the session are run, because its client has been silent for `pause_after`.
     paused: bool,
     models: RecentRequests,
     samplers: RecentRequests,
@@ -111,7 +116,7 @@ struct Session {
 }
 
 impl Session {
-    /// Records contact with the session.
+    /// Records that a client contacted the session, and resumes the session if it is paused.
     fn touch(&mut self, id: &str, queue: &Queue) {
         self.last_contact = Instant::now();
         self.resume(id, queue);
@@ -134,7 +139,7 @@ pub(super) struct Model {
     user_metadata: Option<BTreeMap<String, Value>>,
     last_request: SystemTime,
     order: RequestOrder<Job>,
-    /// Weights shared by all in-flight samplers of this model.
+    /// Weights shared by all in-flight samplers of this model: each in-flight save replaces them.
     inflight: Slot,
 }
 
@@ -145,9 +150,9 @@ struct SamplerEntry {
     model_path: Option<String>,
     slot: Slot,
     requests: RecentRequests,
-    /// Completion feeds, one for each client of this sampler.
+    /// Completion feeds of the clients of this sampler, by client number.
     feeds: HashMap<u64, Arc<Feed>>,
-    /// Number of clients that joined.
+    /// Number of clients that requested a client number.
     joined: u64,
 }
 
@@ -158,7 +163,7 @@ impl SamplerEntry {
     }
 }
 
-/// Time limits of silent sessions (documented at `Options`).
+/// Time limits of silent sessions; see the fields of the same names in `Options`.
 pub(super) struct SilenceLimits {
     pub(super) session_timeout: Duration,
     pub(super) pause_after: Duration,
@@ -202,8 +207,8 @@ impl State {
         }
     }
 
-    /// Queues jobs of a session for the engine thread. After that thread has ended, their futures have already failed.
-    /// Jobs without a session have a queue of their own.
+    /// Queues jobs of a session for the engine thread. All jobs without a session are queued under the empty session
+    /// id. After the engine thread has ended, no job runs; the futures of new jobs have already failed then.
     fn enqueue(&self, session_id: &str, jobs: impl IntoIterator<Item = Job>) {
         self.queue.push(session_id, jobs);
     }
@@ -259,7 +264,7 @@ impl State {
         Ok(SessionHeartbeatResponse {})
     }
 
-    /// Records that a client polls for a result.
+    /// Records that a client polls for the result of a request.
     pub(super) fn note_poll(&self, request_id: &str) {
         let Some(session_id) = self.futures.session(request_id) else { return };
         let mut inner = self.inner.lock();
@@ -269,7 +274,7 @@ impl State {
         }
     }
 
-    /// Pauses sessions without contact for a while: they get no turns until the next contact.
+    /// Pauses sessions without a request or poll for `pause_after`: their jobs wait until the next request or poll.
     pub(super) fn pause_silent_sessions(&self, now: Instant) {
         let mut inner = self.inner.lock();
         for (id, session) in inner.sessions.iter_mut().filter(|it| it.1.end.is_none() && !it.1.paused) {
@@ -281,7 +286,7 @@ impl State {
         }
     }
 
-    /// Ends a session. Repeating it has no effect; the first reason stays.
+    /// Ends a session. A repeated call has no effect, and the first reason is kept.
     pub(super) fn finish_session(&self, session_id: &str, request: FinishSessionRequest) -> Reply<()> {
         let mut inner = self.inner.lock();
         if !inner.sessions.contains_key(session_id) {
@@ -292,7 +297,7 @@ impl State {
         Ok(())
     }
 
-    /// Ends sessions without contact for longer than the session timeout.
+    /// Ends sessions without a request for longer than the session timeout.
     pub(super) fn end_silent_sessions(&self, now: Instant) {
         let mut inner = self.inner.lock();
         let silent = |it: &Session| {
@@ -320,11 +325,11 @@ impl State {
         inner.forget_old_sessions();
         inner.session_keys.retain(|_, it| it != session_id);
         let gone = inner.samplers.extract_if(|_, it| it.session_id == session_id);
-        // Dropping thousands of samplers may take a while; the engine thread does it, outside of this lock.
+        // Let the engine thread drop the samplers, outside this lock, because dropping thousands takes a while.
         let slots: Vec<Slot> = gone.map(|it| it.1.slot).collect();
         let of_session: Vec<String> =
             inner.models.iter().filter(|it| it.1.session_id == session_id).map(|it| it.0.clone()).collect();
-        // Fail queued jobs. The job that is running now is completed.
+        // Fail the queued jobs. A job that is running is completed.
         let dropped = format!("not executed: {why}");
         for ticket in self.queue.remove_session(session_id).into_iter().filter_map(|it| it.ticket) {
             self.futures.finish(&ticket.id, Outcome::user(dropped.as_str()));
@@ -337,7 +342,7 @@ impl State {
         }
     }
 
-    /// Removes a model and fails requests that waited for an earlier one.
+    /// Removes a model, and fails its requests that wait for a request that has not arrived.
     fn remove_model(&self, inner: &mut Inner, model_id: &str, why: &str) {
         let Some(model) = inner.models.remove(model_id) else { return };
         for ticket in model.order.into_waiting().filter_map(|it| it.ticket) {
@@ -348,8 +353,9 @@ impl State {
 
     // ---- requests of a model ----
 
-    /// Accepts a request of a model. Invalid work fails when its turn comes: refusing it now would leave a gap in the
-    /// sequence numbers, and all later requests would wait for it.
+    /// Accepts a request of a model. A request with invalid content is accepted, too, and fails when it is run.
+    /// Refusing it now would leave a gap in the sequence numbers, and all later requests of the model would wait for
+    /// the missing number.
     pub(super) fn submit(
         &self,
         model_id: &str,
@@ -360,13 +366,14 @@ impl State {
         self.submit_locked(&mut self.inner.lock(), model_id, seq_id, fingerprint, work)
     }
 
-    /// Counts a pass as waiting.
+    /// Counts bytes of a pass as waiting until the returned value is dropped.
     pub(super) fn count_waiting(&self, bytes: usize) -> WaitingBytes {
         WaitingBytes::count(bytes, &self.waiting)
     }
 
-    /// As [`submit`](Self::submit), for a pass that holds much memory while it waits. If too many bytes wait already,
-    /// the client has to send it again later, except the pass that all others wait for.
+    /// As [`submit`](Self::submit), for a pass, which holds much memory while it waits. If too many bytes wait already,
+    /// the pass is refused with status 429, and the client has to send it again later. A pass that can run before all
+    /// other jobs of its session is accepted even then, because the others may be waiting for it.
     pub(super) fn submit_large(
         &self,
         model_id: &str,
@@ -385,7 +392,7 @@ impl State {
         self.submit_locked(&mut inner, model_id, Some(seq_id), fingerprint, |_| work)
     }
 
-    /// Accepts a request whose body cannot be read apart from its model and number; it fails in its turn.
+    /// Accepts a request of whose body only the model and the number can be read. It fails when it is run.
     pub(super) fn submit_unreadable(
         &self,
         (model_id, seq_id): (&str, u64),
@@ -433,7 +440,7 @@ impl State {
         Ok(reply)
     }
 
-    /// Number of the missing request that a pending one waits for.
+    /// Number of the missing request for which a pending request waits; `None` if no request is missing.
     pub(super) fn waits_for(&self, position: &Position) -> Option<u64> {
         let inner = self.inner.lock();
         let next = inner.models.get(&position.model_id)?.order.next();
@@ -452,7 +459,8 @@ impl Drop for State {
 }
 
 impl Inner {
-    /// Drops the trace of sessions that ended long ago, and finally the sessions.
+    /// Drops the trace of the session that is too old for [`MAX_TRACES`], and removes the session that is too old for
+    /// [`MAX_ENDED`].
     fn forget_old_sessions(&mut self) {
         let traced = self.ended.len().saturating_sub(MAX_TRACES);
         if let Some(session) = traced.checked_sub(1).and_then(|i| self.sessions.get_mut(self.ended.get(i)?)) {
@@ -470,7 +478,7 @@ impl Inner {
         Some(self.sessions.get(session_id)?.trace.as_ref()?.begin(verb, owner))
     }
 
-    /// Looks up an active session; counts as contact.
+    /// Looks up an active session. This counts as contact with the session.
     fn session(&mut self, id: &str) -> Reply<&mut Session> {
         match self.sessions.get_mut(id) {
             None => refuse(404, format!("session {id} does not exist")),
@@ -482,7 +490,7 @@ impl Inner {
         }
     }
 
-    /// Looks up a model; counts as contact with its session.
+    /// Looks up a model. This counts as contact with its session.
     fn model(&mut self, id: &str) -> Reply<&mut Model> {
         let Some(model) = self.models.get_mut(id) else {
             return refuse(404, format!("model {id} does not exist, or its session has ended"));

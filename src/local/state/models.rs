@@ -1,4 +1,4 @@
-//! Models and their checkpoints.
+//! Requests that create, load, save, describe and unload models.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -23,7 +23,7 @@ use super::{Inner, Model, State, future};
 /// Largest rank of an adapter.
 const MAX_RANK: u32 = 256;
 
-/// Error of a load with no destination, or with two.
+/// Error of a load request that names no destination, or two.
 const TWO_FORMS: &str = "give either session_id and model_seq_id, or model_id";
 
 impl State {
@@ -97,7 +97,8 @@ impl State {
         request: LoadWeightsRequest,
         fingerprint: u64,
     ) -> Reply<UntypedFuture> {
-        // A request with the number of a model keeps its place in the order, even if it is invalid.
+        // A request with a `model_id` is numbered. It is accepted even if it is invalid, so that its number is not
+        // missing.
         if let Some(model_id) = request.model_id.clone() {
             return self.load_into(&model_id, request, fingerprint);
         }
@@ -124,7 +125,7 @@ impl State {
         self.add_model(&mut inner, new, fingerprint)
     }
 
-    /// Loads a checkpoint into a new model.
+    /// Loads a checkpoint into an existing model, as the first request of that model.
     fn load_into(
         &self,
         model_id: &str,
@@ -195,7 +196,7 @@ impl State {
         })
     }
 
-    /// The checkpoint and the description of a save, or why its name cannot be used.
+    /// The checkpoint and the description of a save. The error says why the name or the time to live is not valid.
     pub(in crate::local) fn save(
         &self,
         model: &Model,
@@ -278,7 +279,7 @@ struct NewModel {
 }
 
 impl Inner {
-    /// Response to a repeated request for a model.
+    /// Response to the first request if this is a repeated request for a model; `None` if it is a new one.
     fn repeated_model(
         &mut self,
         session_id: &str,
@@ -294,7 +295,8 @@ impl Inner {
 }
 
 impl Model {
-    /// The configuration of this model's adapter with the seed of `meta`: seeds need not be equal.
+    /// The configuration of this model's adapter, with the seed of `meta`: a comparison with `meta` then ignores the
+    /// seeds.
     fn config_with_seed_of(&self, meta: &Meta) -> LoraConfig {
         LoraConfig { seed: Some(meta.seed), ..self.lora }
     }

@@ -1,4 +1,4 @@
-//! Sampling sessions and samples.
+//! Requests about sampling sessions (here also called samplers) and samples.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -16,11 +16,12 @@ use super::super::request_order::Seen;
 use super::super::sampling::{Sample, Slot, Weights};
 use super::{Inner, SamplerEntry, State};
 
-/// Limit of the clients of one sampler that have a feed.
+/// Limit of the clients of one sampler, because each has a feed.
 const MAX_FEEDS: usize = 4096;
 
 impl State {
-    /// Saves a model's weights for sampling: under a name, or into a new sampling session.
+    /// Saves a model's weights for sampling: as a checkpoint if the request has a name, otherwise as a new sampling
+    /// session.
     pub(in crate::local) fn save_for_sampler(
         &self,
         request: SaveWeightsForSamplerRequest,
@@ -36,7 +37,8 @@ impl State {
                 }
             });
         }
-        // A client that retries may use another number for the sampling session: the request is still the same.
+        // Leave the number of the sampling session out of the fingerprint: a client that repeats the request may use
+        // another number for it.
         let fingerprint = hash_of(&(&model_id, request.seq_id, request.kind));
         let mut inner = self.inner.lock();
         let model = inner.model(&model_id)?;
@@ -174,7 +176,8 @@ impl State {
         Ok(reply)
     }
 
-    /// Assigns a number to one more client of a sampling session. The client that created it has number 0.
+    /// Assigns a client number to one more client of a sampling session. The client that created the session has number
+    /// 0.
     pub(in crate::local) fn join_sampler(
         &self,
         request: JoinSamplingSessionRequest,
@@ -191,7 +194,8 @@ impl State {
         self.inner.lock().sampler(sampling_session_id)?.feed(*cloned_sampler_id)
     }
 
-    /// Slot of a checkpoint's weights. The load is queued before any sample that uses the slot.
+    /// Creates a slot and queues the job that loads a checkpoint's weights into it. This job comes before all samples
+    /// that use the slot.
     fn load_slot(&self, checkpoint: CheckpointId) -> Slot {
         let slot = Slot::default();
         self.enqueue("", [Job { ticket: None, work: Work::LoadSampler { slot: slot.clone(), checkpoint } }]);

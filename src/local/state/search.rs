@@ -64,7 +64,7 @@ enum Status {
     },
 }
 
-/// The last session of the previous page.
+/// Position after which the page begins: the last session of the previous page.
 #[derive(Debug, Deserialize)]
 struct Cursor {
     last_created_at: String,
@@ -133,7 +133,7 @@ fn status(end: &Option<End>) -> Value {
 }
 
 impl State {
-    /// One page of the sessions found, newest first.
+    /// One page of the sessions that match, newest first.
     pub(in crate::local) fn search_sessions(&self, search: &Search) -> Reply<Value> {
         if !(1..=200).contains(&search.limit) {
             return refuse(422, format!("limit: must be in 1..=200, is {}", search.limit));
@@ -212,7 +212,7 @@ impl State {
         }
     }
 
-    /// Creates an address where the trace can be downloaded.
+    /// Creates an address where the trace of a session can be downloaded.
     pub(in crate::local) fn export_trace(&self, session_id: &str) -> Reply<super::checkpoints::Address> {
         self.trace_of(session_id)?;
         let item = super::super::downloads::Item::Trace(session_id.into());

@@ -1,4 +1,4 @@
-//! Sessions without an engine thread.
+//! Tests of sessions and their queue, without an engine thread: the tests take the jobs from the queue.
 
 use super::*;
 use crate::local::names::NANO;
@@ -27,7 +27,7 @@ impl Harness {
         Harness { state, queue, folder }
     }
 
-    /// A session and its model, whose creation was taken from the queue.
+    /// Creates a session and a model, and takes the job that creates the model from the queue.
     fn model(&self) -> (String, String) {
         let session = CreateSessionRequest::default();
         let session_id = self.state.create_session(session, None).session_id;
@@ -40,13 +40,13 @@ impl Harness {
         (session_id, model_id)
     }
 
-    /// Submits a request that fails with this text in its turn.
+    /// Submits a request that fails with this text when it is run.
     fn submit(&self, model_id: &str, seq_id: u64, error: &str) -> String {
         let work = |_: &Model| Work::Refused { error: error.into() };
         self.state.submit(model_id, Some(seq_id), seq_id, work).expect("a turn").request_id
     }
 
-    /// The next job of the engine thread.
+    /// Takes the next job from the queue; returns its error text or its verb.
     fn next(&self) -> Option<String> {
         match self.queue.take_next()?.work {
             Work::Refused { error } => Some(error),
@@ -99,7 +99,7 @@ fn the_end_of_a_session_fails_its_queued_requests_and_unloads_its_model() {
 }
 
 #[test]
-fn a_pass_is_refused_while_too_many_bytes_wait_unless_all_others_wait_for_it() {
+fn a_pass_is_refused_while_too_many_bytes_wait_unless_later_passes_wait_for_it() {
     let harness = Harness::new("full");
     let (_, model_id) = harness.model();
     let refused = |number, fingerprint| {

@@ -1,10 +1,10 @@
-//! Every gradient against a difference quotient of the reference.
+//! Compares gradients with difference quotients of the reference model.
 
 use super::reference::Reference;
 use super::*;
 
-/// The reference's loss of a batch with parameter `nudged.0` moved by `nudged.1`, and all log-probabilities of
-/// the targets.
+/// The loss of a batch by the reference model, after `nudged.1` was added to the parameter with the index `nudged.0`;
+/// and the log-probabilities of all targets.
 fn reference(trainer: &Trainer, batch: &[Example], loss: &Loss, nudged: (usize, f64)) -> (f64, Vec<f64>) {
     let tensor = |name: &str| {
         let t = trainer.model.layout.tensors.iter().find(|t| t.name == name)?;
@@ -38,7 +38,7 @@ fn reference(trainer: &Trainer, batch: &[Example], loss: &Loss, nudged: (usize, 
     (total, targets)
 }
 
-/// Compares every gradient (or each `stride`-th) of a batch with a central difference.
+/// Compares every gradient of a batch (or every `stride`-th one) with a central difference quotient.
 fn assert_gradients(trainer: &mut Trainer, batch: &[Example], loss: &Loss, stride: usize) {
     let output = trainer.run(batch, loss, true).unwrap();
     let (expected, targets) = reference(trainer, batch, loss, (usize::MAX, 0.0));
@@ -54,7 +54,7 @@ fn assert_gradients(trainer: &mut Trainer, batch: &[Example], loss: &Loss, strid
             let (up, down) =
                 (reference(trainer, batch, loss, (i, h)).0, reference(trainer, batch, loss, (i, -h)).0);
             let (ours, theirs) = (f64::from(trainer.grads[i]), (up - down) / (2.0 * h));
-            // One percent; values far below the tensor's largest are compared on that scale.
+            // Allow a difference of one percent; for small gradients, 1e-4 of the largest gradient of the tensor.
             let allowed = 0.01 * theirs.abs() + 1e-4 * f64::from(largest);
             let at = i - tensor.range.start;
             assert!((ours - theirs).abs() < allowed, "{}[{at}]: {ours} {theirs}", tensor.name);
@@ -72,7 +72,7 @@ fn every_adapter_gradient_agrees_with_a_difference_quotient_of_the_reference() {
 }
 
 #[test]
-fn gradients_hold_across_blocks_of_attention_and_tied_heads() {
+fn gradients_are_right_across_blocks_of_attention_and_with_a_tied_head() {
     let config = ModelConfig { tied_head: true, layers: 1, hidden: 8, ..tiny() };
     let mut trainer = with_noise(&config, 2);
     let mut rng = Rng::stream(3, 4);
@@ -81,7 +81,7 @@ fn gradients_hold_across_blocks_of_attention_and_tied_heads() {
 }
 
 #[test]
-fn several_targets_per_position_count_by_their_weights() {
+fn gradients_are_right_for_several_targets_per_position() {
     let config = tiny();
     let mut trainer = with_noise(&config, 2);
     let mut rng = Rng::stream(3, 5);
@@ -90,7 +90,7 @@ fn several_targets_per_position_count_by_their_weights() {
 }
 
 #[test]
-fn a_policy_loss_reaches_the_adapter_through_its_slope() {
+fn the_gradients_of_a_policy_loss_agree_with_the_reference() {
     let config = tiny();
     let mut trainer = with_noise(&config, 2);
     let mut rng = Rng::stream(3, 6);

@@ -1,4 +1,4 @@
-//! The network against an independent reference, and the properties of its interface.
+//! Tests of the network: against an independent reference, and of its training, its sampling and its files.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test may fail by panicking.
 
@@ -12,7 +12,7 @@ use super::rng::Rng;
 use super::*;
 use std::sync::Arc;
 
-/// A model small enough to differentiate by hand, with every shape different from every other.
+/// A model that is small enough for difference quotients of all its parameters.
 fn tiny() -> ModelConfig {
     ModelConfig {
         vocab: 17,
@@ -57,7 +57,7 @@ fn weighted(config: &ModelConfig, rng: &mut Rng, len: usize, k: usize) -> Exampl
     }
 }
 
-/// Runs a closure in a pool of its own.
+/// Runs a closure in a new pool with this many threads.
 fn in_pool<R: Send>(threads: usize, body: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(body)
 }

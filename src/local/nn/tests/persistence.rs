@@ -1,4 +1,4 @@
-//! Saving and loading.
+//! Tests of saving and loading the adapter and the optimizer.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn advance(trainer: &mut Trainer) -> Vec<f32> {
 }
 
 #[test]
-fn weights_and_optimizer_restored_continue_with_the_same_bits() {
+fn training_continues_with_the_same_bits_after_weights_and_optimizer_are_restored() {
     let mut first = with_noise(&tiny(), 2);
     (0..3).for_each(|_| drop(advance(&mut first)));
     let (adapter, optimizer) = (first.adapter_bytes().unwrap(), first.optimizer_bytes().unwrap());

@@ -1,4 +1,4 @@
-//! The same model in f64, written plainly, sharing no arithmetic with the engine.
+//! The same model in f64, in its plainest form: it shares no arithmetic with the engine.
 
 use super::super::weights::Weights;
 

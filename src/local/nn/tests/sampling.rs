@@ -1,4 +1,4 @@
-//! The sampler against the training forward pass, and its other properties.
+//! Tests of the sampler: against the forward pass of training, and of its other properties.
 
 use super::*;
 
@@ -24,7 +24,7 @@ fn generate(sampler: &Sampler, req: &Generate) -> crate::local::nn::sampler::Gen
     sampler.generate(req, &mut |_, _| false, &|| false).unwrap()
 }
 
-/// The training forward pass's log-probability of each token after the earlier ones.
+/// The log-probability of each token given the earlier ones, by the forward pass of training.
 fn scored(trainer: &mut Trainer, tokens: &[u32]) -> Vec<f32> {
     let example = Example {
         tokens: tokens[..tokens.len() - 1].to_vec(),
@@ -42,7 +42,7 @@ fn prompt(len: usize) -> Vec<u32> {
 }
 
 #[test]
-fn sampling_with_the_cache_scores_like_the_training_forward() {
+fn sampling_with_the_cache_gives_the_log_probabilities_of_training() {
     let mut trainer = with_noise(&tiny(), 2);
     let sampler = trainer.sampler();
     for len in [1, 2, 31, 32, 33, 70] {
@@ -100,7 +100,7 @@ fn a_sample_has_the_same_bits_alone_and_among_sixteen() {
 }
 
 #[test]
-fn a_sample_that_outlives_the_others_keeps_its_bits() {
+fn a_sample_has_the_same_bits_after_other_samples_have_ended() {
     let sampler = with_noise(&ModelConfig::nano(), 4).sampler();
     let req = Generate { num_samples: 6, ..request(&prompt(3)) };
     let all = generate(&sampler, &req);
@@ -116,7 +116,7 @@ fn a_sample_that_outlives_the_others_keeps_its_bits() {
 #[test]
 fn samples_beyond_the_concurrent_limit_have_the_same_bits_as_few_samples() {
     let sampler = with_noise(&tiny(), 2).sampler();
-    // Their caches would take 40 MB together, more than the limit.
+    // The caches of all samples together would take 40 MB, which is more than the limit.
     let large = Generate { num_samples: 420, max_tokens: 155, ..request(&prompt(3)) };
     let mut stop = |i: usize, tokens: &[u32]| i.is_multiple_of(3) && tokens.len() > i % 70;
     let all = sampler.generate(&large, &mut stop, &|| false).unwrap().sequences;
@@ -157,7 +157,7 @@ fn a_stop_token_ends_a_sequence_and_belongs_to_it() {
 }
 
 #[test]
-fn a_sequence_ends_where_the_model_does() {
+fn a_sequence_ends_at_the_largest_length_of_the_model() {
     let sampler = with_noise(&tiny(), 2).sampler();
     let sequence = generate(&sampler, &request(&prompt(155))).sequences.remove(0);
     assert_eq!((sequence.tokens.len(), sequence.stopped), (5, false));
@@ -167,7 +167,7 @@ fn a_sequence_ends_where_the_model_does() {
 }
 
 #[test]
-fn cancelling_ends_generation_within_a_token() {
+fn cancelling_ends_generation_before_the_next_token() {
     let sampler = with_noise(&tiny(), 2).sampler();
     let seen = std::cell::Cell::new(0);
     let mut stop = |_: usize, tokens: &[u32]| {
@@ -191,7 +191,7 @@ fn requests_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn an_untrained_adapter_samples_like_the_base_and_never_draws_a_dead_id() {
+fn an_untrained_adapter_samples_like_the_base_and_never_draws_an_unused_id() {
     let base = Arc::new(Weights::seeded(&ModelConfig::nano(), 1));
     let trainer = Trainer::new(base.clone(), LoraSpec { train_mlp: false, ..everything(8) });
     let fresh = trainer.sampler();
@@ -209,7 +209,7 @@ fn an_untrained_adapter_samples_like_the_base_and_never_draws_a_dead_id() {
 fn targets_alternatives_and_likeliest_tokens_agree_with_the_scores_of_the_prompt() {
     let sampler = with_noise(&tiny(), 2).sampler();
     let prompt = prompt(6);
-    // Each token of the prompt itself, as a target at its own position.
+    // Each token of the prompt is a target at its own position.
     let targets: Vec<(usize, u32)> = prompt[1..].iter().copied().enumerate().collect();
     let req = Generate {
         prompt_logprobs: true,

@@ -1,4 +1,4 @@
-//! Batches, steps, and refusals.
+//! Tests of training: batches, optimizer steps, and refused input.
 
 use super::*;
 use crate::loss::{LossArray, LossGraph};
@@ -53,7 +53,7 @@ fn fifty_steps_agree_with_a_plain_adamw() {
         (trainer.model.params.iter().map(|&p| f64::from(p)).collect::<Vec<_>>(), vec![0.0; n], vec![0.0; n]);
     let mut rng = Rng::stream(2, 2);
     for step in 1..=50 {
-        // Some gradients are short enough to escape the clip.
+        // The norm of some gradients is below the clip limit.
         Rng::stream(2, step).fill_uniform(&mut trainer.grads, 0.2 * rng.unit());
         let g: Vec<f64> = trainer.grads.iter().map(|&g| f64::from(g)).collect();
         let norm = g.iter().map(|g| g * g).sum::<f64>().sqrt();
@@ -114,7 +114,7 @@ fn results_are_the_same_bits_for_any_number_of_threads() {
 }
 
 #[test]
-fn switched_off_parts_are_not_trained() {
+fn parts_that_are_switched_off_are_not_trained() {
     let config = tiny();
     let spec = LoraSpec { train_attn: false, train_unembed: false, ..everything(2) };
     let mut trainer = Trainer::new(Arc::new(Weights::seeded(&config, 1)), spec);
@@ -172,7 +172,7 @@ fn custom() -> Loss {
     Loss::Custom(Arc::new(graph.unwrap()))
 }
 
-/// The same examples for a custom loss that equals the cross entropy.
+/// The same examples with inputs for [`custom`], which then equals the cross entropy.
 fn negated(batch: &[Example]) -> Vec<Example> {
     let one = |e: &Example| {
         let values: Vec<f64> = e.weights.iter().map(|it| -f64::from(*it)).collect();
@@ -205,7 +205,7 @@ fn a_custom_loss_has_the_gradients_of_the_same_loss_that_is_built_in() {
 fn a_custom_loss_that_fails_on_a_late_datum_leaves_the_gradients_as_they_were() {
     let config = tiny();
     let mut rng = Rng::stream(4, 5);
-    // More than one wave of groups, so that the first gradients have been added up when the last datum fails.
+    // These are several waves of groups: when the datum fails, the gradients of the first wave have been added already.
     let batch: Vec<Example> = (0..60).map(|_| weighted(&config, &mut rng, 150, 1)).collect();
     let mut batch = negated(&batch);
     batch[58].inputs[0].values[3] = f64::NAN;
@@ -233,7 +233,7 @@ fn exponential() -> Loss {
     Loss::Custom(Arc::new(graph.unwrap()))
 }
 
-/// An example for `exponential`.
+/// An example for [`exponential`] with the same `w` for all targets.
 fn scaled(rng: &mut Rng, w: f64) -> Example {
     let e = weighted(&tiny(), rng, 4, 1);
     Example { weights: Vec::new(), inputs: vec![LossArray { shape: vec![4], values: vec![w; 4] }], ..e }
@@ -255,7 +255,7 @@ fn a_loss_or_gradient_that_is_not_finite_fails_its_datum_and_leaves_the_gradient
         (Loss::Cispo { lo: 0.0, hi: 1e300 }, good.clone(), policy(rng, -200.0, &[1.0, -1.0, 1.0])),
         (Loss::Dro { beta: 10.0 }, good.clone(), policy(rng, -3e38, &[1.0, -1.0, 1.0])),
         (Loss::Gspo { lo, hi }, masked(good), masked(policy(rng, -800.0, &[1.0, -1.0, 0.0]))),
-        // The loss is finite and so are its derivatives; the gradients of the adapter are not.
+        // The loss and its derivatives are finite, but the gradients of the adapter are not.
         (Loss::CrossEntropy, weights(rng, 0.5), weights(rng, 3e38)),
         (exponential(), scaled(rng, 0.1), scaled(rng, 1e3)),
         (exponential(), scaled(rng, 0.1), scaled(rng, 40.0)),
