@@ -55,7 +55,7 @@ fn one_trial_at_a_time() {
     assert!(breakers.admit(LANE).is_err());
 }
 
-/// A trial that is dropped without an outcome opens the breaker again, so that another trial can follow.
+/// A trial whose guard is dropped without an outcome counts as ended: after the reset time another trial is admitted.
 fn a_dropped_trial_allows_another_trial() {
     let (breakers, time) = breakers();
     breakers.admit(LANE).unwrap().record(&failure());
