@@ -6,8 +6,7 @@
 //! checker:
 //!
 //! ```text
-//! RUSTFLAGS='--cfg shuttle' cargo test --target-dir target/shuttle --lib --no-default-features --features testing
-//! model::
+//! RUSTFLAGS='--cfg shuttle' cargo test --target-dir target/shuttle --lib --no-default-features --features testing model::
 //! ```
 //!
 //! A model is a function. It starts threads, which mostly return what they observe, and checks these values with
