@@ -1,4 +1,6 @@
-//! Test vectors of PROTOCOL §13. Maps have no canonical order, so the tests compare decoded messages, not bytes.
+//! Test vectors of PROTOCOL §13: V1 to V5 are protobuf messages in hexadecimal. The tests decode them and encode them
+//! again (V5 is only decoded). They compare decoded messages instead of bytes, because protobuf does not define the
+//! order of map entries.
 
 use bytes::Bytes;
 use prost::Message;
@@ -84,7 +86,7 @@ fn v3_is_read_and_written() {
         ..Default::default()
     };
     assert_eq!(response, expected);
-    // The vector has an unused column, which is not written again; the decoded messages must be equal.
+    // The vector has an empty column, which our encoder does not write. So compare the decoded messages.
     let again =
         decode_sample_response(&encode_sample_response(&response), &["a".into()]).expect("a response");
     assert_eq!(again, expected);
@@ -205,7 +207,7 @@ fn the_legacy_json_request_is_read() {
 }
 
 #[test]
-fn outputs_in_json_are_read_in_every_form() {
+fn an_output_in_json_may_be_a_tensor_or_a_number() {
     let value = serde_json::json!({
         "loss_fn_output_type": "a:scalar", "metrics": {"loss:sum": 1, "text": "x", "none": null},
         "loss_fn_outputs": [{"logprobs": {"data": [-1, -0.5, null], "shape": [3]}, "gone": null}, {"loss": 2.5}, {}]
