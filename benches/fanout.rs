@@ -224,8 +224,9 @@ fn reply(path: &str, body: &[u8], together: bool, finished: &Finished) -> (Kind,
     (Kind::Json, answer.to_string().into_bytes())
 }
 
-/// Waits until a sample after the cursor has finished, and returns all such samples. The number of the sample is the
-/// cursor, because samples finish in the order of their submission.
+/// Waits until a sample after the cursor has finished, at most 30 s, and returns all such samples. With a `timeout` in
+/// the request it does not wait. The cursor is the number of samples that were returned before: samples finish in the
+/// order of their submission.
 fn completions(request: &Value, finished: &Finished) -> Value {
     let from = request["prev_cursor"].as_u64().unwrap_or(0) as usize;
     let seconds = if request["timeout"].is_null() { 30 } else { 0 };

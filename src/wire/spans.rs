@@ -1,5 +1,5 @@
-//! Conversion of provenance spans to and from protobuf (PROTOCOL §5, §6.4). A span says that a range
-//! of a datum's tokens comes from the prompt or from the sampled tokens of a sequence.
+//! Conversion of provenance spans to and from protobuf (PROTOCOL §5, §6.4). A span says that a range of a datum's
+//! tokens comes from the prompt or from the sampled tokens of a sequence.
 
 use crate::error::{Error, Result};
 use crate::types::{Origin, Provenance, ProvenanceSpan};

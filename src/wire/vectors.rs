@@ -42,7 +42,7 @@ fn assert_same_message<M: Message + Default + PartialEq + std::fmt::Debug>(ours:
 }
 
 #[test]
-fn v1_is_read_and_written() {
+fn v1_a_cross_entropy_pass_is_read_and_written() {
     for (hex, forward_only) in [(V1.to_string(), false), (format!("{V1}3001"), true)] {
         let bytes = bytes(&hex);
         let call = decode_forward_backward_request(&bytes).expect("a request");
@@ -57,7 +57,7 @@ fn v1_is_read_and_written() {
 }
 
 #[test]
-fn v2_with_a_sparse_tensor_and_an_option_is_read_and_written() {
+fn v2_a_pass_with_a_sparse_tensor_and_an_option_is_read_and_written() {
     let bytes = bytes(V2);
     let call = decode_forward_backward_request(&bytes).expect("a request");
     assert_eq!(call.loss, LossFn::Ppo.with("clip_low_threshold", 0.9));
@@ -70,7 +70,7 @@ fn v2_with_a_sparse_tensor_and_an_option_is_read_and_written() {
 }
 
 #[test]
-fn v3_is_read_and_written() {
+fn v3_a_sample_is_read_and_written() {
     let response = decode_sample_response(&bytes(V3), &["a".into(), "b".into()]).expect("a response");
     let expected = SampleResponse {
         sequences: vec![SampledSequence {
@@ -100,7 +100,7 @@ fn v3b_an_empty_sequence_has_the_stop_reason_stop() {
 }
 
 #[test]
-fn v4_is_read_and_written() {
+fn v4_the_output_of_a_pass_is_read_and_written() {
     let output = decode_forward_backward_output(bytes(V4)).expect("an output");
     assert_eq!(output.loss_fn_output_type, "TorchLossReturn");
     assert_eq!(output.logprobs(0), Some(&[-1.0, -2.0][..]));

@@ -30,7 +30,8 @@ fn failure() -> Result<Answer, Broken> {
     Ok(Answer { status: 500, ..Answer::default() })
 }
 
-/// A half-open breaker admits one trial at a time, and a failed trial opens it again.
+/// After the reset time the breaker is half-open: it admits one trial request at a time. If the trial fails, the
+/// breaker is open again for the reset time.
 fn one_trial_at_a_time() {
     let (breakers, time) = breakers();
     breakers.admit(LANE).unwrap().record(&failure());

@@ -19,9 +19,9 @@ impl Actor for Echo {
     }
 }
 
-/// Three threads submit to a mailbox for one message while the actor is stopped. Each submission is answered: it is
-/// handled, or fails because the actor is closed, or fails because the mailbox stayed full until the deadline. The
-/// actor ends.
+/// Three threads submit to a mailbox with room for one message while the actor is stopped. Each submission is answered:
+/// it is handled, or fails because the actor is closed, or fails because the mailbox stayed full until the deadline.
+/// The actor ends.
 fn every_submission_is_answered() {
     let actor = Arc::new(Handle::spawn("echo".into(), 1, Echo).unwrap());
     let submitters: Vec<_> = [None, None, Some(soon())]

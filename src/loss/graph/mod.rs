@@ -30,8 +30,8 @@ pub use trace::LossTrace;
 
 use crate::types::Datum;
 
-/// The loss of one datum as a graph of tensor operations (PROTOCOL §9.6). The nodes have the encoding of torch.fx, the
-/// tracer of PyTorch, because the official Python SDK traces losses with it.
+/// The loss of one datum as a graph of tensor operations (PROTOCOL §9.6). Its nodes have the fields of the nodes of
+/// torch.fx, the tracer of PyTorch, with which the official Python SDK traces losses.
 /// [`ServiceClient::create_custom_loss`](crate::ServiceClient::create_custom_loss) sends the graph to servers that run
 /// custom losses.
 ///

@@ -1,4 +1,5 @@
-//! Nodes of a traced loss and their JSON encoding, which is that of torch.fx, the tracer of PyTorch (PROTOCOL §9.6).
+//! Nodes of a traced loss and their JSON encoding (PROTOCOL §9.6). A node has the fields of a node of torch.fx, the
+//! tracer of PyTorch, with which the official Python SDK traces losses.
 
 use std::collections::BTreeMap;
 

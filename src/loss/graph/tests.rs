@@ -10,7 +10,7 @@ fn error_text(graph: Result<LossGraph>) -> String {
 const LOGPROBS: &[(&str, usize)] = &[("logprobs", 1)];
 
 #[test]
-fn a_graph_is_written_in_the_encoding_of_torch_fx() {
+fn a_graph_is_written_as_nodes_of_torch_fx() {
     let inputs = [("logprobs", 1), ("weights", 1)];
     let graph = LossGraph::trace("neg_ll", &inputs, |it| {
         let loss = -(it.logprobs() * it.input("weights")).sum();
