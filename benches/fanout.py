@@ -1,6 +1,6 @@
-"""Baseline of benches/fanout.rs: the same samples with the official Python SDK, against the same server.
+"""Baseline of benches/fanout.rs: sends the same samples with the official Python SDK to the same server.
 
-    TINKEX_FANOUT_ROLE="server each" cargo bench --bench fanout &    # prints its address
+    TINKEX_FANOUT_ROLE="server each" cargo bench --bench fanout &    # prints the address of the server
     pip install tinker==0.38.0 && TINKER_BASE_URL=http://127.0.0.1:… python benches/fanout.py
 """
 
@@ -15,7 +15,7 @@ N, TOKENS = 2000, 256
 
 
 def main():
-    """Prints one line of JSON with the same names as the Rust bench."""
+    """Prints one line of JSON with the figures of the Rust bench, under the same names."""
     os.environ.setdefault("TINKER_API_KEY", "tml-bench")
     os.environ.setdefault("TINKER_TELEMETRY", "0")
     service = tinker.ServiceClient()

@@ -1,8 +1,11 @@
-//! The cost to the client of thousands of samples in flight at once: `cargo bench --bench fanout`.
+//! CPU time, memory and threads that the client needs for 2000 samples in flight: `cargo bench --bench fanout`.
 //!
-//! The server is a process of its own (this program, started again), or the one at `TINKER_BASE_URL`. Prints one line
-//! of JSON for each way of waiting. Each way is measured in a process of its own, because the peak memory is that of
-//! the process.
+//! The bench measures the two modes in which the client waits for samples: `poller` (one thread polls for all samples
+//! of the sampling session) and `each` (one poll for each sample). It prints one line of JSON for each mode.
+//!
+//! The bench starts this program again in the role of the server, unless `TINKER_BASE_URL` names a server. It also
+//! starts it again as a client for each mode: one of the figures is the peak memory of the process, so each mode needs
+//! a new process.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,7 +27,8 @@ use tinkex::types::{ModelInput, SamplingParams};
 
 const SAMPLES: usize = 2000;
 const TOKENS: usize = 256;
-/// Time that the server takes for each sample, in milliseconds. `TINKEX_FANOUT_DELAY_MS` overrides it.
+/// Time from the submission of a sample until the server has its result, in milliseconds. `TINKEX_FANOUT_DELAY_MS`
+/// overrides it.
 const DELAY_MS: u64 = 500;
 const ROLE: &str = "TINKEX_FANOUT_ROLE";
 const URL: &str = "TINKEX_FANOUT_URL";
@@ -34,7 +38,7 @@ fn main() {
         Ok("server poller") => serve(true),
         Ok("server each") => serve(false),
         Ok(role) => measure(role.strip_prefix("client ").unwrap()),
-        // A real server decides the way of waiting by its flags.
+        // With a real server, the server's flags decide the mode.
         Err(_) if std::env::var_os("TINKER_BASE_URL").is_some() => compare("as the server wants"),
         Err(_) => ["poller", "each"].iter().for_each(|mode| compare(mode)),
     }
@@ -85,7 +89,7 @@ fn measure(mode: &str) {
     let monitor = thread::spawn(move || {
         let mut most = 0;
         while !is_over.load(Ordering::Relaxed) {
-            // Without this thread.
+            // Do not count this thread.
             most = most.max(status("Threads:") - 1);
             thread::sleep(Duration::from_millis(20));
         }
@@ -106,7 +110,7 @@ fn measure(mode: &str) {
     println!("{line}");
 }
 
-/// User and system time of this process, which Linux counts in hundredths of a second.
+/// User and system time of this process so far, in seconds. Linux reports them in units of 1/100 s.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -127,7 +131,7 @@ fn delay() -> Duration {
     })
 }
 
-/// Time at which each sample is finished, by its number.
+/// For each sample, by its number, the time at which its result is available.
 type Finished = Arc<Mutex<Vec<Instant>>>;
 
 fn serve(together: bool) {
@@ -135,7 +139,8 @@ fn serve(together: bool) {
     println!("http://{}", listener.local_addr().unwrap());
     io::stdout().flush().unwrap();
     let finished = Finished::default();
-    // Linux queues 128 connections; clients retry further ones after a second. So 8 threads only accept.
+    // Linux queues at most 128 connections that are not accepted yet; clients retry the others only after a second. So
+    // 8 threads do nothing but accept.
     let (sender, accepted) = mpsc::channel::<TcpStream>();
     for _ in 0..8 {
         let (listener, sender) = (listener.try_clone().unwrap(), sender.clone());
@@ -191,7 +196,7 @@ enum Kind {
 
 fn reply(path: &str, body: &[u8], together: bool, finished: &Finished) -> (Kind, Vec<u8>) {
     let json: Value = match path {
-        // Skip parsing the body, which is long and not needed.
+        // Do not parse this body: it is long, and the answer does not depend on it.
         "/api/v1/asample" => Value::Null,
         _ => serde_json::from_slice(body).unwrap_or_default(),
     };
@@ -203,7 +208,7 @@ fn reply(path: &str, body: &[u8], together: bool, finished: &Finished) -> (Kind,
         "/api/v1/asample" => {
             let mut finished = finished.lock().unwrap();
             finished.push(Instant::now() + delay());
-            // The official Python SDK requires the second field.
+            // The official Python SDK, which `fanout.py` runs, requires `sample_sequence_ids`.
             let id = (finished.len() - 1).to_string();
             json!({"request_id": id, "sample_sequence_ids": [id]})
         }
@@ -219,7 +224,9 @@ fn reply(path: &str, body: &[u8], together: bool, finished: &Finished) -> (Kind,
     (Kind::Json, answer.to_string().into_bytes())
 }
 
-/// Waits for completions after the cursor. Samples finish in the order of their submission.
+/// Waits until a sample after the cursor has finished, at most 30 s, and returns all such samples. With a `timeout` in
+/// the request it does not wait. The cursor is the number of samples that were returned before: samples finish in the
+/// order of their submission.
 fn completions(request: &Value, finished: &Finished) -> Value {
     let from = request["prev_cursor"].as_u64().unwrap_or(0) as usize;
     let seconds = if request["timeout"].is_null() { 30 } else { 0 };
@@ -240,7 +247,8 @@ fn completions(request: &Value, finished: &Finished) -> Value {
     }
 }
 
-/// Encodes a result with one sequence: field 2 has the tokens, field 3 the log-probabilities, 4 bytes each.
+/// Encodes a `SampleResponse` with one sequence in protobuf. Field 2 has the tokens and field 3 the log-probabilities,
+/// with 4 bytes for each number.
 fn result() -> Vec<u8> {
     let field = |tag: u8, bytes: &[u8]| {
         let n = bytes.len();

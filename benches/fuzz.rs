@@ -1,15 +1,17 @@
-//! Fuzzes every decoder with damaged messages and reports panics.
+//! Fuzzer: gives damaged messages to every decoder of the crate and reports panics.
 //!
 //! ```text
 //! cargo bench --bench fuzz -- --seconds 60            # each decoder for 60 s
-//! cargo bench --bench fuzz -- --only SampleResponse   # one of them
-//! cargo bench --bench fuzz -- --seed 7                # repeat a run
+//! cargo bench --bench fuzz -- --only SampleResponse   # only this decoder
+//! cargo bench --bench fuzz -- --seed 7                # the same random numbers as in a run with this seed
 //! ```
 //!
-//! The inputs are the recordings and vectors of `tests/data/wire` and an example of each message, damaged by a random
-//! generator whose seed is printed. Each decoder starts with the inputs that it can decode. The search is not guided by
-//! coverage, which would need a nightly compiler. Prints one line of JSON for each decoder; a panic prints its input in
-//! base64 and ends with an error.
+//! The undamaged messages (the corpus) are the recordings and test vectors of `tests/data/wire` and an example of each
+//! message. For each input the fuzzer takes a message that the decoder can decode, or sometimes any message, and
+//! damages it at random. It is not guided by code coverage, which would need a nightly compiler.
+//!
+//! Prints one line of JSON for each decoder, with the seed. After a panic the line has the input in base64, and the
+//! program ends with exit status 1.
 
 #![allow(
     clippy::print_stdout,
@@ -40,9 +42,9 @@ mod fuzz {
     use serde_json::Value;
     use tinkex::testing::codecs;
 
-    /// Limit of an input's length in bytes, because damage can make an input grow.
+    /// Largest length of an input in bytes. Damage can make an input longer, so longer inputs are cut.
     const LONGEST: usize = 1 << 16;
-    /// Number of inputs between two readings of the clock.
+    /// Number of inputs between two checks of the time.
     const ROUND: usize = 256;
 
     pub(super) fn main() {
@@ -70,7 +72,7 @@ mod fuzz {
         }
     }
 
-    /// Fuzzes one decoder; false if it panicked.
+    /// Fuzzes one decoder for the given time. Returns false if it panicked.
     fn run(name: &str, decode: fn(&[u8]) -> bool, corpus: &[Vec<u8>], seconds: f64, seed: u64) -> bool {
         let mut random = Rng::with_seed(seed);
         let (mut tried, mut read) = (0u64, 0u64);
@@ -79,7 +81,7 @@ mod fuzz {
         let end = Instant::now() + Duration::from_secs_f64(seconds);
         while Instant::now() < end {
             for _ in 0..ROUND {
-                // Mostly its own messages, sometimes those of other decoders.
+                // Seven times in eight a message that this decoder can decode, if there is one; otherwise any message.
                 let from = if own.is_empty() || random.u8(..8) == 0 { corpus } else { &own };
                 let mut input = random.choice(from).expect("a corpus").clone();
                 for _ in 0..random.usize(1..5) {
@@ -151,7 +153,7 @@ mod fuzz {
         }
     }
 
-    /// Collects every body of the recordings, the vectors, and an example of each message.
+    /// Collects the messages to damage: all recorded bodies, the test vectors, and an example of each message.
     fn corpus() -> Vec<Vec<u8>> {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/wire");
         let text = |name: &str| std::fs::read_to_string(format!("{folder}/{name}")).unwrap();
@@ -173,7 +175,7 @@ mod fuzz {
                 }
             }
         }
-        // Inputs of the hand-written decoders that are not in the recordings.
+        // Messages for the hand-written decoders that do not occur in the recordings.
         let data = r#"{"data":[{"model_input":{"chunks":[{"type":"encoded_text","tokens":[1,2]}]},"loss_fn_inputs":{"target_tokens":{"data":[2,3],"dtype":"int64","shape":[2]},"weights":{"data":[0.5],"dtype":"float32","shape":[1,2],"sparse_crow_indices":[0,1],"sparse_col_indices":[1]}}}],"loss_fn":"cross_entropy","loss_fn_config":{"a":0.5}}"#;
         for input in ["forward_backward_input", "forward_input"] {
             all.push(format!(r#"{{"model_id":"m","seq_id":1,"{input}":{data}}}"#).into_bytes());

@@ -1,4 +1,4 @@
-//! Compares the semaphore with other ways to limit the number of threads inside a section.
+//! Compares the crate's semaphore with other ways to limit the number of threads that run a section of code.
 //!
 //! ```text
 //! cargo bench --bench semaphore
@@ -7,18 +7,23 @@
 //! | name | what it is |
 //! |---|---|
 //! | `tinkex` | `tinkex::sync::Semaphore` |
-//! | `sleeping` | a loop that tries and sleeps for 2 ms |
+//! | `sleeping` | a loop that tries to take a permit and sleeps for 2 ms if none is free |
 //! | `herd` | a mutex and a condition variable; each release wakes all waiters |
-//! | `tokio` | `tokio::sync::Semaphore`; each thread polls its future and parks |
+//! | `tokio` | `tokio::sync::Semaphore`; each thread polls the future and parks until it is woken |
 //!
 //! | figure | what it is |
 //! |---|---|
-//! | `free_ns` | acquiring and releasing without contention |
-//! | `lone` | one permit, one waiter: time from the release until the waiter runs |
-//! | `crowd` | 8 permits, 64 threads that hold one for 1 ms and then sleep for 1 ms, for 3 s: acquisitions per second; time from the oldest unused release until the next holder runs; time to acquire; CPU time |
+//! | `free_ns` | time to acquire and release a free permit |
+//! | `lone` | one permit and one waiter |
+//! | `lone.handover_*` | time from the release until the waiter runs |
+//! | `crowd` | for 3 s, 64 threads acquire one of 8 permits, hold it for 1 ms and sleep for 1 ms |
+//! | `crowd.served_per_second` | acquisitions per second |
+//! | `crowd.handover_*` | time from the oldest unmatched release until the next thread runs |
+//! | `crowd.wait_*` | time to acquire |
+//! | `crowd.cpu_ms` | CPU time |
 //! | `idle_cpu_ms` | CPU time of 1000 threads that wait for 5 s |
 //!
-//! Prints one line of JSON. Times are in microseconds unless the name says otherwise.
+//! Prints one line of JSON. Times are in microseconds, unless the name ends with another unit.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a bench talks to a person")]
 
@@ -45,9 +50,9 @@ fn main() {
     println!("{}", gates.into_iter().map(|(name, figures)| (name.to_owned(), figures)).collect::<Value>());
 }
 
-/// A limit for the number of threads inside a section.
+/// A limit for the number of threads that run a section of code.
 trait Gate: Send + Sync + 'static {
-    /// Calls `f` inside the section.
+    /// Waits for a permit, calls `f`, and releases the permit.
     fn inside<T>(&self, cancel: &CancelToken, f: impl FnOnce() -> T) -> T;
 }
 
@@ -116,7 +121,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
         }
     }
     let mut future = pin!(future);
-    // Poll once with a no-op waker, because the permit is mostly free.
+    // Fast path: the permit is mostly free, so poll once before making a waker.
     if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         return value;
     }
@@ -150,7 +155,7 @@ fn free(gate: &impl Gate) -> f64 {
     quantiles(rounds.collect())[0]
 }
 
-/// Microseconds from the release until the only waiter runs.
+/// Measures the time from the release of the only permit until the only waiter runs.
 fn lone<G: Gate>(gate: Arc<G>) -> Value {
     let (start, starts) = mpsc::channel();
     let (entered, entries) = mpsc::channel();
@@ -167,7 +172,8 @@ fn lone<G: Gate>(gate: Arc<G>) -> Value {
     let handovers = (0..400).map(|n| {
         let released = gate.inside(&cancel, || {
             start.send(()).unwrap();
-            // Long enough for the waiter to block, and varied so that it is not in step with a sleep loop.
+            // Long enough for the waiter to block. The time varies, so that the release does not always come at the
+            // same point of the waiter's 2 ms sleeps.
             thread::sleep(Duration::from_micros(4000 + n * 37 % 2000));
             Instant::now()
         });
@@ -185,7 +191,7 @@ fn crowd<G: Gate>(gate: Arc<G>) -> Value {
     const TIME: Duration = Duration::from_secs(3);
     const STEP: Duration = Duration::from_millis(1);
     let (start, busy) = (Arc::new(Barrier::new(THREADS + 1)), cpu());
-    // Times of the releases whose permits have not been acquired since.
+    // Times of the releases that have not been matched with an acquisition.
     let released = Arc::new(Mutex::new(VecDeque::<Instant>::new()));
     let threads: Vec<_> = (0..THREADS)
         .map(|_| {
@@ -231,7 +237,7 @@ fn crowd<G: Gate>(gate: Arc<G>) -> Value {
     })
 }
 
-/// Milliseconds of CPU time of 1000 waiting threads.
+/// CPU time of 1000 waiting threads during 5 s, in milliseconds.
 fn idle<G: Gate>(gate: Arc<G>) -> u64 {
     const THREADS: usize = 1000;
     let (begun, n_begun) = mpsc::channel();
@@ -247,7 +253,7 @@ fn idle<G: Gate>(gate: Arc<G>) -> u64 {
             builder.spawn(wait).unwrap()
         }));
         n_begun.iter().take(THREADS).for_each(drop);
-        // Let the last threads reach their wait.
+        // Let the last threads begin to wait.
         thread::sleep(Duration::from_millis(500));
         let before = cpu();
         thread::sleep(Duration::from_secs(5));
@@ -268,7 +274,7 @@ fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// CPU time of this process so far, which Linux counts in hundredths of a second.
+/// CPU time of this process so far. Linux reports it in units of 1/100 s.
 fn cpu() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<_> = stat[stat.rfind(')').unwrap()..].split(' ').collect();

@@ -1,13 +1,13 @@
-//! Speed of encoding a training pass and of decoding its result.
+//! Speed of encoding the request of a training pass and of decoding its result.
 //!
 //! ```text
 //! cargo bench --bench wire
 //! ```
 //!
-//! The bench encodes the body of `forward_backward` for 64 data of 2048 tokens with targets and weights, and decodes
-//! its result with the log-probabilities of each datum. Both speeds are bytes of the message per second on one thread.
-//! As an upper bound, rounds alternate with a copy of the request into a new buffer. Prints one line of JSON with
-//! medians of rounds.
+//! Each round encodes the body of `forward_backward` for 64 data of 2048 tokens with targets and weights, decodes a
+//! result with the log-probabilities of each datum, and copies the encoded request into a new buffer. The speed of the
+//! copy is an upper bound for the other two. All speeds are bytes of the message per second, on one thread. Prints one
+//! line of JSON with the medians over all rounds.
 //!
 //! The codecs are private; the feature `testing` exposes them to this bench in a hidden module.
 
@@ -65,7 +65,7 @@ mod measured {
         );
     }
 
-    /// Megabytes per second of one run, without the time of dropping its result.
+    /// Runs `work` once and returns its speed in megabytes per second. Dropping the result is not timed.
     fn speed<T>(n_bytes: usize, work: impl FnOnce() -> T) -> f64 {
         let before = Instant::now();
         let result = black_box(work());

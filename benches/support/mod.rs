@@ -1,6 +1,7 @@
-//! Helper of the benches of the codecs.
+//! Helper of the benches that need the feature `testing`.
 
-/// Runs this bench again with the feature `testing`, so that `cargo bench --bench NAME` works without it.
+/// Runs the bench again with the feature `testing` and ends this process with its exit status. So
+/// `cargo bench --bench NAME` works without naming the feature.
 #[cfg(not(feature = "testing"))]
 pub(crate) fn run_with_testing(bench: &str) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -1,8 +1,8 @@
-//! Computes the gradients of a custom loss with the server's cross-entropy (PROTOCOL §9.6).
+//! Trains with a loss that the client computes, by means of the server's cross-entropy (PROTOCOL §9.6).
 //!
-//! Cross-entropy is `−Σ w·logp`. With `w = −g`, where `g` is the gradient of the custom loss with respect to the
-//! log-probabilities, the gradient of cross-entropy is `g`, too. So a custom loss takes a forward pass for the
-//! log-probabilities and a backward pass with these weights.
+//! Such a loss takes two passes. A forward pass returns the log-probabilities `logp`. The client computes its loss and
+//! the gradient `g` of the loss with respect to `logp`. A backward pass of cross-entropy, `−Σ w·logp`, with the weights
+//! `w = −g` then has the same gradient `g`.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,8 @@ use crate::types::{Datum, DenseRoom, ForwardBackwardOutput, TensorData, Values};
 
 use super::CustomLoss;
 
-/// Makes the data of the forward pass, or of the backward pass if `gradients` are given. Each datum keeps only two of
-/// its inputs: targets and weights.
+/// Makes the data of the backward pass if `gradients` are given, otherwise the data of the forward pass. Each datum
+/// keeps only two of its inputs: targets and weights. In the backward pass the weights are the negative gradients.
 pub(crate) fn data(data: &[Datum], gradients: Option<&[Vec<f32>]>) -> Vec<Datum> {
     let linear = |(i, datum): (usize, &Datum)| {
         let inputs = &datum.loss_fn_inputs;
@@ -35,8 +35,8 @@ pub(crate) fn data(data: &[Datum], gradients: Option<&[Vec<f32>]>) -> Vec<Datum>
     data.iter().enumerate().map(linear).collect()
 }
 
-/// Reserves memory for what is dense even if the targets are sparse: weights, log-probabilities and gradients. Fails if
-/// `room` is too small.
+/// Takes memory from `room` for weights, log-probabilities and gradients. These three are dense even if the targets are
+/// sparse. Fails if `room` is too small.
 pub(crate) fn check_room(data: &[Datum], room: &mut DenseRoom) -> Result<()> {
     for (i, datum) in data.iter().enumerate() {
         if let Some(targets) = datum.loss_fn_inputs.get("target_tokens") {
@@ -47,8 +47,9 @@ pub(crate) fn check_room(data: &[Datum], room: &mut DenseRoom) -> Result<()> {
     Ok(())
 }
 
-/// Size of each datum of `forward` in bytes, in the larger of the two passes. Both passes are split into the same
-/// requests, but the weights of the backward pass are dense and can be larger than those of the forward pass.
+/// Size in bytes of each datum of `forward`; for each datum, the larger of its sizes in the two passes. Both passes are
+/// split into requests at the same data, but the weights of the backward pass are dense and can be larger than the
+/// weights of the forward pass.
 pub(crate) fn sizes(forward: &[Datum]) -> Vec<usize> {
     let size = |datum: &Datum| {
         let weights = datum.loss_fn_inputs.get("weights").map_or(0, TensorData::n_bytes);
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_size_of_a_datum_is_that_of_its_larger_pass() {
+    fn the_size_of_a_datum_is_its_size_in_the_larger_pass() {
         let mut weightless = datum();
         weightless.loss_fn_inputs.remove("weights");
         let mut sparse = weightless.clone().with("weights", vec![0.0f32; 2]);

@@ -11,40 +11,44 @@ use crate::types::Datum;
 /// Option that holds the id of a custom loss.
 const LOSS_ID: &str = "loss_id";
 
-/// A loss function of the server (PROTOCOL §7). Every loss is a sum over tokens and data.
+/// A loss function that the server computes (PROTOCOL §7), and the inputs that each datum needs for it. Every loss is a
+/// sum over tokens and data. In the formulas, `logp` are the log-probabilities of the targets under the model, `w` the
+/// weights, `A` the advantages, and `q` the log-probabilities at which the tokens were sampled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LossFn {
-    /// `−Σ w·logp`: `target_tokens`, `weights`. [`Datum::cross_entropy`] makes them.
+    /// `−Σ w·logp`. Inputs: `target_tokens`, `weights`. [`Datum::cross_entropy`] makes such data.
     CrossEntropy,
-    /// `−Σ r·A` with `r = exp(logp − q)`: `target_tokens`, `logprobs` (q, at temperature 1), `advantages`.
-    /// [`Datum::importance_sampling`] makes them.
+    /// `−Σ r·A` with `r = exp(logp − q)`. Inputs: `target_tokens`, `logprobs` (`q`, at temperature 1), `advantages`.
+    /// [`Datum::importance_sampling`] makes such data.
     ImportanceSampling,
-    /// Clipped policy gradient: inputs as for importance sampling. [`Datum::ppo`] makes them.
+    /// Clipped policy gradient. Inputs as for importance sampling. [`Datum::ppo`] makes such data.
     Ppo,
-    /// Clipped importance weights: inputs as for importance sampling. [`Datum::cispo`] makes them.
+    /// Clipped importance weights. Inputs as for importance sampling. [`Datum::cispo`] makes such data.
     Cispo,
-    /// Direct reward optimisation: inputs as for importance sampling. [`Datum::dro`] makes them.
+    /// Direct reward optimisation. Inputs as for importance sampling. [`Datum::dro`] makes such data.
     Dro,
-    /// Sequence-level ratios: additionally `sequence_ratio_mask`. [`Datum::gspo`] makes them.
+    /// Sequence-level ratios. Inputs as for importance sampling, and `sequence_ratio_mask`. [`Datum::gspo`] makes such
+    /// data.
     Gspo,
-    /// A variant of REINFORCE: `target_tokens`, `advantages`, and the [`Provenance`](crate::types::Provenance) of each
-    /// datum. The sampling client must have recorded stability info. [`Datum::stable_reinforce`] makes them.
+    /// A variant of REINFORCE. Inputs: `target_tokens`, `advantages`, and the [`Provenance`](crate::types::Provenance)
+    /// of each datum. The sampling client must have recorded stability info. [`Datum::stable_reinforce`] makes such
+    /// data.
     StableReinforce,
-    /// A loss that was uploaded to the server: `target_tokens`, and the inputs that the loss names.
+    /// A loss that was uploaded to the server. Inputs: `target_tokens`, and the inputs that the loss names.
     Custom {
         /// The server's id of the loss.
         loss_id: String,
     },
-    /// A loss that was traced and created in this session, [`LossGraph`](super::LossGraph): `target_tokens`, and the
-    /// inputs that the loss names. Other inputs of the data are not sent.
+    /// A traced loss ([`LossGraph`](super::LossGraph)) that was created in this session. Inputs: `target_tokens`, and
+    /// the inputs that the loss names. Other inputs of the data are not sent.
     Traced(LossHandle),
-    /// A loss of any other name, which is sent unchanged.
+    /// A loss with any other name. The name is sent unchanged, and the server checks the inputs.
     Other(String),
 }
 
 impl LossFn {
-    /// The name on the wire.
+    /// Name of the loss in requests.
     pub fn as_str(&self) -> &str {
         match self {
             LossFn::CrossEntropy => "cross_entropy",
@@ -59,7 +63,7 @@ impl LossFn {
         }
     }
 
-    /// The loss function of a name and options on the wire.
+    /// Parses the name and the options of a request.
     pub(crate) fn parse(name: &str, config: &BTreeMap<String, LossValue>) -> Self {
         let named = [
             LossFn::CrossEntropy,
@@ -98,7 +102,8 @@ impl LossFn {
         }
     }
 
-    /// Refuses a datum that lacks an input of the loss; errors name the place below `path`.
+    /// Refuses a datum that lacks an input of the loss or has an input of a wrong shape. `path` is the path of the
+    /// datum; errors report the path of the input below it.
     pub(crate) fn check(&self, datum: &Datum, path: &str) -> Result<()> {
         if let LossFn::Traced(handle) = self {
             return handle.check(datum, path);
@@ -151,7 +156,8 @@ impl fmt::Display for LossFn {
 pub struct Loss {
     /// Loss function.
     pub loss_fn: LossFn,
-    /// Options by name. Thresholds are absolute ratios: 0.9 means `r ≥ 0.9`.
+    /// Options by name. Clip thresholds are ratios, not distances from 1: a `clip_low_threshold` of 0.9 clips at
+    /// `r = 0.9`.
     pub config: BTreeMap<String, LossValue>,
 }
 
@@ -188,8 +194,8 @@ impl From<LossFn> for Loss {
 }
 
 impl Loss {
-    /// Returns the loss to request from the server, or the graph of a loss that the server cannot run and the client
-    /// computes.
+    /// Returns `Ok` with the loss to request from the server, or `Err` with the graph of a traced loss that the client
+    /// must compute, because the server does not run custom losses.
     pub(crate) fn resolve(self) -> std::result::Result<Loss, Arc<LossGraph>> {
         match self.loss_fn {
             LossFn::Traced(handle) => match handle.loss_id() {

@@ -1,4 +1,6 @@
-//! Loss functions: those of the server, graphs of tensor operations, and losses that the caller computes.
+//! Loss functions of three kinds: named losses that the server computes (`loss_fn`), graphs of tensor operations that
+//! the server or the client computes (`graph`), and losses that a function of the caller computes (`custom_loss`, with
+//! `linear` for their two passes).
 
 mod custom_loss;
 mod graph;

@@ -1,5 +1,5 @@
-//! Tests with recorded exchanges of the official SDK (`tests/data/wire`): each request is read and written again
-//! unchanged, and each answer can be read.
+//! Tests with recorded exchanges between the official Python SDK and a server (`tests/data/wire`). Each recorded
+//! request can be read, and writing it gives the same message. Each recorded answer can be read.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -28,7 +28,7 @@ fn exact_bytes(body: &Value) -> Vec<u8> {
     STANDARD.decode(body["_b64"].as_str().expect("the bytes of a protobuf body")).expect("base64")
 }
 
-/// Reads a body as `T` and requires that writing it gives the same JSON.
+/// Reads a body as `T` and asserts that writing the result gives the same JSON.
 fn assert_unchanged<T: Serialize + DeserializeOwned>(body: &Value) {
     let read: T = request(body.to_string().as_bytes()).unwrap_or_else(|error| panic!("{error}: {body}"));
     let again: Value = serde_json::from_slice(&encode(&read).expect("a body")).expect("JSON");
@@ -67,7 +67,7 @@ fn every_recorded_json_request_is_read_and_written_unchanged() {
             "telemetry" => assert_unchanged::<TelemetryRequest>(body),
             path if path.ends_with("/finish") => assert_unchanged::<FinishSessionRequest>(body),
             path if path.ends_with("/ttl") => assert_unchanged::<CheckpointTtlRequest>(body),
-            // The crate writes this message in another form.
+            // This message is not compared.
             "save_weights_external" => n -= 1,
             path => panic!("no struct for {path}"),
         }
@@ -76,7 +76,7 @@ fn every_recorded_json_request_is_read_and_written_unchanged() {
 }
 
 #[test]
-fn every_recorded_sample_request_is_encoded_alike() {
+fn the_encoder_reproduces_every_recorded_sample_request() {
     let mut n = 0;
     for line in recordings().iter().filter(|it| it["path"] == "/api/v1/asample" && it["status"] == 200) {
         let body = &line["request_body"];
@@ -232,7 +232,7 @@ fn every_other_recorded_answer_is_read() {
                     assert_eq!(path.name(), checkpoint.checkpoint_id);
                 }
             }
-            // The answer to the end of a session has no fields.
+            // Nothing to read: the answer to the end of a session has no fields.
             path if path.ends_with("/finish") => n -= 1,
             path => panic!("no struct for the answer of {path}"),
         }
@@ -240,7 +240,7 @@ fn every_other_recorded_answer_is_read() {
     assert!(100 < n, "only {n} answers were recorded");
 }
 
-/// All recorded bodies.
+/// The bytes of all recorded request and response bodies.
 fn bodies() -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for line in recordings() {

@@ -1,11 +1,11 @@
-//! Arrays of numbers as little-endian bytes.
+//! Conversion between arrays of numbers and little-endian bytes, the content of `bytes` fields in protobuf.
 
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
 
-/// Defines a writer and a reader of packed numbers. A macro, because the standard library has no trait with
-/// `to_le_bytes`. Both directions iterate over arrays of constant size, which the compiler turns into block copies.
+/// Defines a writer and a reader for one number type. It is a macro because the standard library has no trait with
+/// `to_le_bytes`. Both functions iterate over byte arrays of constant size, so that the compiler can use block copies.
 macro_rules! array {
     ($write:ident, $read:ident, $number:ty, $size:literal) => {
         pub(super) fn $write(values: &[$number]) -> Bytes {
@@ -27,7 +27,7 @@ array!(write_f32, read_f32, f32, 4);
 array!(write_i32, read_i32, i32, 4);
 array!(write_i64, read_i64, i64, 8);
 
-/// Reads `bf16` numbers, which are the upper halves of 32-bit floats.
+/// Reads `bf16` numbers. A `bf16` is the upper half of a 32-bit float.
 pub(super) fn read_bf16(bytes: &[u8]) -> Result<Vec<f32>> {
     let (whole, rest) = bytes.as_chunks::<2>();
     if rest.is_empty() {

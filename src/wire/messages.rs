@@ -1,5 +1,5 @@
-//! Table of all messages that are read from the network, with their readers. The property tests and `benches/fuzz.rs`
-//! run over it.
+//! Table of all messages that are read from the network: name, decoder and an example. The property tests and
+//! `benches/fuzz.rs` test each entry.
 
 use serde::Serialize;
 
@@ -7,21 +7,21 @@ use super::{json, sample, train};
 use crate::error::Result;
 use crate::types;
 
-/// Reads a body, writes the message and reads it again; compares the two. `None` if the body cannot be read.
+/// Reads a body, writes the message, reads the written bytes, and returns whether both readings are equal. `None` if
+/// the body cannot be read.
 type RoundTrip = fn(&[u8]) -> Option<bool>;
 
 /// One kind of message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Message {
     pub(crate) name: &'static str,
-    /// Reads bytes and tells whether this succeeded.
+    /// Reads bytes and returns true if this succeeded.
     pub(crate) decode: fn(&[u8]) -> bool,
-    /// Checks that a message survives being written and read again. `None` for a message that this crate does not
-    /// write.
+    /// Checks that writing and reading a message does not change it. `None` for a message that this crate never writes.
     #[cfg_attr(not(test), allow(dead_code, reason = "only the property tests use it"))]
     pub(crate) round_trip: Option<RoundTrip>,
-    /// Example with all fields. A string that begins with `=` is a literal without that character; any other value is a
-    /// placeholder of its type.
+    /// JSON example with all fields. Tests replace each value by a random value of the same type, except strings that
+    /// begin with `=`: their rest is used literally.
     pub(crate) example: &'static str,
 }
 
@@ -58,7 +58,7 @@ macro_rules! message {
     };
 }
 
-/// Messages in plain JSON: sent by clients (`request`) and by servers (`response`).
+/// JSON messages. Clients send those marked `request`, servers send those marked `response`.
 pub(crate) const JSON: &[Message] = &[
     message!(request ClientConfigRequest r#"{"sdk_version":"a"}"#),
     message!(request AuthTokenRequest "{}"),
@@ -134,7 +134,8 @@ fn text(body: &[u8]) -> &str {
     std::str::from_utf8(body).unwrap_or_default()
 }
 
-/// Protobuf messages, and readers with special rules.
+/// Decoders that are not plain serde: of protobuf messages, and of JSON and text with hand-written rules. They have no
+/// example.
 pub(crate) const OTHERS: &[Message] = &[
     decoder!("ForwardBackwardRequest" | it | train::decode_forward_backward_request(it).is_ok()),
     decoder!("ForwardBackwardOutput" | it | train::decode_forward_backward_output(it.to_vec()).is_ok()),

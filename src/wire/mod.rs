@@ -1,8 +1,18 @@
-//! Encoding and decoding of every message on the network (PROTOCOL §3, §4, §5, §6). Transport is in [`http`](crate::http).
+//! Encoding and decoding of all request and response bodies (PROTOCOL §3, §4, §5, §6). [`http`](crate::http) sends and
+//! receives them.
 //!
-//! The client and the embedded engine share this module, so each message can be both written and read.
+//! | module | content |
+//! |---|---|
+//! | `json` | the JSON messages |
+//! | `proto` | the protobuf messages |
+//! | `train`, `pass_json`, `sample` | conversion between messages and public types, for training passes and samples |
+//! | `tensor`, `spans`, `le` | parts of these messages |
+//! | `url` | paths and queries |
+//! | `messages` | table of all messages, for tests and fuzzing |
+//!
+//! The client and the embedded engine share this module, so nearly every message can be both written and read.
 
-// A build without the engine uses only the client's direction of each message.
+// Without the engine, half of the code is unused: the client never reads requests and never writes responses.
 #![cfg_attr(not(feature = "local"), allow(dead_code))]
 
 pub(crate) mod json;

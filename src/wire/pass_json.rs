@@ -1,4 +1,5 @@
-//! The legacy JSON form of a forward or backward pass request (PROTOCOL §3.3 #12, #13), for servers without protobuf.
+//! Writes the request of a forward or backward pass in legacy JSON (PROTOCOL §3.3 #12, #13), for servers that cannot
+//! read protobuf.
 
 use std::collections::BTreeMap;
 
@@ -34,8 +35,8 @@ struct DatumJson {
     loss_fn_inputs: BTreeMap<String, TensorJson>,
 }
 
-/// Encodes the request. Sparse tensors are written dense, because the servers that need this form read no others.
-/// Provenance is left out.
+/// Encodes the request. Sparse tensors are written dense, because servers that read passes as JSON do not support
+/// sparse tensors. Provenance is left out, because the JSON form has no field for it.
 ///
 /// # Errors
 /// A number that JSON cannot represent, or a sparse tensor that is too large to be written dense.

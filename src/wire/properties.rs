@@ -1,4 +1,5 @@
-//! Properties of the codecs: a message is read as it was written, and no input makes a reader panic.
+//! Property tests of the codecs of passes and samples, with random values: reading what was written returns the same
+//! value, and no damaged input makes a decoder panic.
 
 use std::collections::BTreeMap;
 
@@ -93,7 +94,7 @@ fn output() -> impl Strategy<Value = ForwardBackwardOutput> {
 
 fn topk(length: usize) -> impl Strategy<Value = Option<Vec<Option<Vec<TokenLogprob>>>>> {
     let cell = (0..i32::MAX, -50f32..0.0).prop_map(|(token, logprob)| TokenLogprob { token, logprob });
-    // No rows, and a row without cells, are read as `None`.
+    // At least one row, and at least one cell in each row: an empty list would be read back as `None`.
     let rows = vec(proptest::option::of(vec(cell, 1..4)), length.max(1));
     proptest::option::of(rows)
 }
@@ -130,9 +131,9 @@ fn sample_response() -> impl Strategy<Value = SampleResponse> {
     )
 }
 
-/// Appends unknown fields: a varint, a string and a fixed64.
+/// Appends three unknown fields to a protobuf message: a varint, a string and a fixed64.
 fn with_unknown_fields(mut message: Vec<u8>) -> Vec<u8> {
-    // The keys of fields 999 to 1001, of wire types 0, 2 and 1.
+    // Two bytes of key each: fields 999, 1000 and 1001, of the wire types 0, 2 and 1.
     message.extend([0xb8, 0x3e, 7]);
     message.extend([0xc2, 0x3e, 2, b'h', b'i']);
     message.extend([0xc9, 0x3e, 1, 2, 3, 4, 5, 6, 7, 8]);

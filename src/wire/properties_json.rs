@@ -1,4 +1,5 @@
-//! Properties of all messages in the table of [`messages`](super::messages).
+//! Property tests of all messages in the table of [`messages`](super::messages): round trips, unknown fields, missing
+//! fields, and damaged input.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -9,12 +10,13 @@ use super::train::ForwardBackwardCall;
 use super::{json, messages, sample, tensor, train};
 use crate::types::*;
 
-/// Objects with arbitrary field names, in which no field is unknown.
+/// Fields that contain a map with arbitrary keys. The tests add no unknown field to these objects, because any key is
+/// known there.
 const MAPS: [&str; 7] =
     ["user_metadata", "metrics", "urls", "sessions", "org_details", "user_details", "event_details"];
 
-/// Fields that a message must have to be readable. Answers need only their identifying fields, requests also the fields
-/// without a default. Any other field may be missing.
+/// For each message, the fields without which it cannot be read. An answer needs only the fields that identify
+/// something, such as a request id; a request needs all fields without a default. All other fields may be missing.
 const REQUIRED: &[(&str, &[&str])] = &[
     ("ClientConfigRequest", &["sdk_version"]),
     ("SessionHeartbeatRequest", &["session_id"]),
@@ -99,7 +101,7 @@ fn field_paths(example: &Value, path: &str, all: &mut Vec<String>) {
     }
 }
 
-/// Removes the field at a path, in a list from each item.
+/// Removes the field at a path. In a list, removes it from each item.
 fn remove(value: &mut Value, path: &str) {
     match value {
         Value::Array(items) => {
@@ -119,11 +121,12 @@ fn remove(value: &mut Value, path: &str) {
     }
 }
 
-/// Generates a message from its example, with random texts and numbers, optionally without optional fields and with
-/// unknown ones.
+/// Generates a message from its example, with random texts and numbers.
 struct Fill {
     random: fastrand::Rng,
+    /// Leave out each optional field with a probability of 1/4.
     leave_out: bool,
+    /// Add an unknown field to each object.
     unknown: bool,
     required: &'static [&'static str],
     path: String,
@@ -342,7 +345,7 @@ fn every_json_message_is_in_the_table() {
             messages.map(str::to_string).filter(|name| JSON.iter().all(|message| message.name != name)),
         );
     }
-    // This message borrows its fields and is never read.
+    // This message is never read, because its fields are references.
     missing.retain(|name| name != "SearchSessionsRequest");
     assert!(missing.is_empty(), "src/wire/messages.rs lacks an example of {missing:?}");
 }

@@ -1,5 +1,5 @@
-//! The protobuf messages of PROTOCOL §5, package `tinker_public`. They are declared by hand, so the build needs no
-//! `protoc`. Numbers in `bytes` fields are packed little-endian in row-major order.
+//! The protobuf messages of PROTOCOL §5, package `tinker_public`. They are written by hand instead of generated, so the
+//! build does not need `protoc`. `bytes` fields contain arrays of numbers: little-endian, in row-major order.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ pub(crate) enum DType {
 pub(crate) struct SampleResponse {
     #[prost(message, repeated, tag = "1")]
     pub(crate) sequences: Vec<SampledSequence>,
-    /// `f32` per token of the prompt; NaN for a token without a score.
+    /// One `f32` for each token of the prompt; NaN for a token without a log-probability.
     #[prost(bytes = "bytes", optional, tag = "2")]
     pub(crate) prompt_logprobs: Option<Bytes>,
     #[prost(message, optional, tag = "3")]
@@ -62,7 +62,8 @@ pub(crate) struct SampledSequence {
     pub(crate) topk_sampled_logprobs: Option<TopkLogprobs>,
 }
 
-/// A matrix of `length` rows and `k` columns; an empty cell has id 0 and log-probability −99999.
+/// The `k` most likely tokens at each of `length` positions: a matrix of `length` rows and `k` columns. An empty cell
+/// has the token id 0 and the log-probability −99999.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct TopkLogprobs {
     #[prost(bytes = "bytes", tag = "1")]
@@ -85,7 +86,7 @@ pub(crate) struct ForwardBackwardOutput {
     pub(crate) metrics: BTreeMap<String, f64>,
 }
 
-/// Outputs of several consecutive data.
+/// Outputs of several consecutive data, with the fields as columns.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ArrayRecord {
     #[prost(string, tag = "1")]
@@ -96,17 +97,18 @@ pub(crate) struct ArrayRecord {
     pub(crate) num_datums: i64,
 }
 
-/// One field of a record: the values of all data, concatenated.
+/// One field of an [`ArrayRecord`]: the tensors of all its data, concatenated.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct BatchedTensor {
     #[prost(bytes = "bytes", tag = "1")]
     pub(crate) data: Bytes,
-    /// `i64` byte offsets into `data`, one more than the number of data.
+    /// Byte offsets into `data`, as `i64`; one more than the number of data. Datum `i` has the bytes from offset `i` to
+    /// offset `i + 1`.
     #[prost(bytes = "bytes", tag = "2")]
     pub(crate) offsets: Bytes,
     #[prost(enumeration = "DType", tag = "3")]
     pub(crate) dtype: i32,
-    /// The dimensions after the first.
+    /// Shape of each tensor without its first dimension, which follows from the number of bytes.
     #[prost(int64, repeated, tag = "4")]
     pub(crate) trailing_shape: Vec<i64>,
 }
@@ -131,7 +133,7 @@ pub(crate) enum Encoding {
     SparseCsr(SparseCsr),
 }
 
-/// Compressed sparse rows: values of the tensor's type, `i64` indices.
+/// A matrix in compressed sparse rows (CSR). `values` has the tensor's element type; the indices are `i64`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct SparseCsr {
     #[prost(bytes = "bytes", tag = "1")]
@@ -148,14 +150,14 @@ pub(crate) struct SparseCsr {
 pub(crate) struct ForwardBackwardRequest {
     #[prost(string, tag = "1")]
     pub(crate) model_id: String,
-    /// Counts from 1. A missing value is read as 0, which is refused.
+    /// Number of the request, from 1. Protobuf reads a missing number as 0, which is refused.
     #[prost(int32, tag = "2")]
     pub(crate) seq_id: i32,
     #[prost(message, repeated, tag = "3")]
     pub(crate) data: Vec<Datum>,
     #[prost(string, tag = "4")]
     pub(crate) loss_fn: String,
-    /// Repeats the numeric options, for servers that read only this map.
+    /// Numeric options. They are also in `loss_fn_config_v2`; this map is for servers that do not read the newer one.
     #[prost(btree_map = "string, double", tag = "5")]
     pub(crate) loss_fn_config: BTreeMap<String, f64>,
     #[prost(bool, tag = "6")]
@@ -204,7 +206,7 @@ pub(crate) enum Span {
     SampledTokens(SequenceRange),
 }
 
-/// Both kinds of provenance span have the same fields.
+/// Fields of both variants of [`Span`]: a range of tokens of a sequence.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct SequenceRange {
     #[prost(string, tag = "1")]

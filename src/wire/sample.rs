@@ -1,4 +1,5 @@
-//! Results of sampling in protobuf and in JSON (PROTOCOL §5, §6.7). The request is in [`json`](super::json).
+//! Reads and writes results of sampling in protobuf and in JSON (PROTOCOL §5, §6.7), and encodes the request, whose
+//! message is [`SampleRequest`].
 
 use prost::Message;
 use serde::Deserialize;
@@ -29,12 +30,13 @@ pub(crate) fn encode_sample(
     encode(&SampleRequest { record_stability_info: Some(record_stability_info), ..request })
 }
 
-/// Content of an empty cell in a top-k matrix.
+/// Token id and log-probability of an empty cell in a top-k matrix.
 const EMPTY_CELL: (i32, f32) = (0, -99999.0);
 
 type Topk = Vec<Option<Vec<TokenLogprob>>>;
 
-/// Reads a protobuf result. It does not contain the ids of its sequences; the answer to the submission does.
+/// Reads a protobuf result. `sequence_ids` come from the answer to the submission, because the protobuf result does not
+/// contain the ids of its sequences.
 pub(crate) fn decode_sample_response(body: &[u8], sequence_ids: &[String]) -> Result<SampleResponse> {
     let response = proto::SampleResponse::decode(body).map_err(not_protobuf)?;
     let sequences = response.sequences.into_iter().map(read_sequence).collect::<Result<Vec<_>>>()?;
@@ -69,7 +71,8 @@ fn read_alternatives(message: proto::PromptAltTokens) -> Result<PromptAltTokens>
     alternatives(read(message.tokens, tokens)?, read(message.logprobs, logprobs)?)
 }
 
-/// Reads a tensor of a result. An invalid tensor is a fault of the server, not an invalid argument of the caller.
+/// Reads a tensor of a result. Reports an invalid tensor as a decode error, because it is a fault of the server and not
+/// an invalid argument of the caller.
 fn read_tensor(message: proto::Tensor, path: &str) -> Result<TensorData> {
     tensor::from_proto(message, path).map_err(|error| Error::decode(error.to_string()))
 }
@@ -171,7 +174,7 @@ fn write_sequence(sequence: &SampledSequence) -> proto::SampledSequence {
     let stop_reason = match &sequence.stop_reason {
         StopReason::Stop => proto::StopReason::Stop.into(),
         StopReason::Length => proto::StopReason::Length.into(),
-        // A number that the reader did not know; any other text has no number.
+        // The reader stores an unknown stop reason as its number. A text that is not a number is written as −1.
         StopReason::Other(text) => text.parse().unwrap_or(-1),
     };
     proto::SampledSequence {
@@ -183,7 +186,7 @@ fn write_sequence(sequence: &SampledSequence) -> proto::SampledSequence {
 }
 
 fn write_topk(rows: &Topk) -> proto::TopkLogprobs {
-    // At least one column: with k = 0, empty rows would be read as no rows.
+    // At least one column: with k = 0 the reader would take the whole matrix as missing.
     let k = rows.iter().flatten().map(Vec::len).max().unwrap_or(0).max(1);
     let (mut ids, mut logprobs) = (vec![EMPTY_CELL.0; k * rows.len()], vec![EMPTY_CELL.1; k * rows.len()]);
     for (i, row) in rows.iter().enumerate() {
@@ -283,7 +286,7 @@ fn read_number(value: &Value) -> Result<Option<f32>> {
     }
 }
 
-/// Reads a row: pairs of a token id and its log-probability.
+/// Reads a row of a top-k matrix: pairs of a token id and its log-probability.
 fn read_json_topk(value: &Value) -> Result<Option<Vec<TokenLogprob>>> {
     let pair = |value: &Value| match value.as_array().map(Vec::as_slice) {
         Some([token, logprob]) => {
@@ -338,8 +341,8 @@ mod tests {
     use super::*;
     use crate::types::{Sparse, Values};
 
-    /// A message written with the official SDK's schema: a sequence with its top tokens, and scores and alternatives
-    /// for a prompt of three tokens.
+    /// A message that was encoded with the protobuf schema of the official SDK. It has a sequence with its most likely
+    /// tokens, and target log-probabilities and alternative tokens for a prompt of three tokens.
     const VECTOR: &str = "0a28080112040b0000001a04000080bf22180a0809000000000000001208000000bf804fc3c718022001\
         2a100a080000c07f000000c0180122020201322c0a180a1007000000000000000800000000000000180222020201\
         12100a08000000bf000080be180122020201";

@@ -1,4 +1,5 @@
-//! Provenance spans in protobuf (PROTOCOL §5, §6.4).
+//! Conversion of provenance spans to and from protobuf (PROTOCOL §5, §6.4). A span says that a range of a datum's
+//! tokens comes from the prompt or from the sampled tokens of a sequence.
 
 use crate::error::{Error, Result};
 use crate::types::{Origin, Provenance, ProvenanceSpan};
@@ -7,7 +8,7 @@ use super::proto::{ProvenanceSpan as Proto, SequenceRange, Span};
 
 pub(super) fn write(spans: &[ProvenanceSpan]) -> impl Iterator<Item = Proto> {
     spans.iter().map(|span| {
-        // Validation bounds both below 2^63.
+        // The casts cannot overflow: validation has limited both numbers to less than 2^63.
         let (offset, length) = (span.offset as i64, span.length as i64);
         let range = SequenceRange { sequence_id: span.sequence_id.clone(), offset, length };
         let span = match span.origin {
@@ -18,7 +19,7 @@ pub(super) fn write(spans: &[ProvenanceSpan]) -> impl Iterator<Item = Proto> {
     })
 }
 
-/// Reads the two span lists of a datum; `path` names the datum in an error.
+/// Reads the two span lists of a datum. `path` is the path of the datum in errors.
 pub(super) fn read(
     model_input: Vec<Proto>,
     loss_fn_inputs: Vec<Proto>,

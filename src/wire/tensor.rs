@@ -1,4 +1,4 @@
-//! Tensors in protobuf and in JSON (PROTOCOL §5, §6.2).
+//! Conversion of tensors to and from protobuf and JSON (PROTOCOL §5, §6.2).
 
 use std::fmt;
 
@@ -25,7 +25,7 @@ pub(super) fn write_values(values: &Values) -> bytes::Bytes {
     }
 }
 
-/// Bytes of one element.
+/// Size of one element in bytes.
 pub(super) fn item_size(dtype: i32) -> Result<usize> {
     match DType::try_from(dtype) {
         Ok(DType::Float32 | DType::Int32) => Ok(4),
@@ -63,7 +63,7 @@ pub(super) fn to_proto(tensor: &TensorData) -> Tensor {
     Tensor { encoding: Some(encoding), dtype: dtype(&tensor.values).into(), shape }
 }
 
-/// Reads a tensor and validates its shape and indices. `path` names the tensor in an error.
+/// Reads a tensor and validates its shape and indices. `path` is the path of the tensor in errors.
 pub(super) fn from_proto(tensor: Tensor, path: &str) -> Result<TensorData> {
     let shape = if tensor.shape.is_empty() {
         None
@@ -85,7 +85,7 @@ pub(super) fn from_proto(tensor: Tensor, path: &str) -> Result<TensorData> {
     Ok(tensor)
 }
 
-/// Converts a dimension. The result is below `isize::MAX`, so that adding 1 cannot overflow.
+/// Converts the size of a dimension. The result is below `isize::MAX`, so that callers can add 1 without overflow.
 pub(super) fn dimension(n: i64) -> Result<usize> {
     match usize::try_from(n) {
         Ok(n) if n < isize::MAX as usize => Ok(n),
@@ -93,9 +93,9 @@ pub(super) fn dimension(n: i64) -> Result<usize> {
     }
 }
 
-/// Numbers of a tensor in JSON: integers, or floats if at least one number is not an integer. Takes 8 bytes per number,
-/// while a list of [`serde_json::Value`] takes several times that. A number that JSON cannot represent is null there
-/// and NaN here.
+/// The numbers of a tensor in JSON: all as `i64`, or all as `f64` if at least one of them is not an integer. Takes 8
+/// bytes for each number; a list of [`serde_json::Value`] would take several times that. NaN and infinities, which JSON
+/// cannot represent, are written as null; null is read as NaN.
 #[derive(Clone, Debug)]
 pub(crate) enum Numbers {
     Whole(Vec<i64>),
@@ -164,7 +164,7 @@ impl<'de> Deserialize<'de> for Numbers {
     }
 }
 
-/// A number, or a null in the place of a number that JSON cannot represent.
+/// One number of [`Numbers`]. A null is read as NaN.
 enum Number {
     Whole(i64),
     Any(f64),
@@ -223,7 +223,7 @@ fn float32() -> String {
 impl From<&TensorData> for TensorJson {
     fn from(tensor: &TensorData) -> Self {
         let data = match &tensor.values {
-            // JSON numbers are written from f64. NaN and infinities become null, and null is read as NaN.
+            // `Numbers` has only f64. Its NaN and infinities are written as null.
             Values::F32(it) => Numbers::Any(it.iter().copied().map(f64::from).collect()),
             Values::I64(it) => Numbers::Whole(it.clone()),
         };
@@ -272,7 +272,7 @@ impl TensorJson {
     }
 }
 
-/// Converts a float without a fraction, below 2^53, to an integer.
+/// Converts a float to an integer. `None` if it has a fraction or its absolute value is 2^53 or more.
 fn whole(number: f64) -> Option<i64> {
     (number.fract() == 0.0 && number.abs() < 2f64.powi(53)).then_some(number as i64)
 }

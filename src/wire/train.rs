@@ -1,4 +1,5 @@
-//! Forward and backward passes: the protobuf request, its legacy JSON form, and the output (PROTOCOL §3.3, §5).
+//! Reads and writes forward and backward passes (PROTOCOL §3.3, §5): the protobuf request, the legacy JSON request
+//! (only its reader; [`pass_json`](super::pass_json) writes it), and the output in protobuf and JSON.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,7 @@ use super::proto::{self, ChunkKind, LossConfig, LossConfigValue};
 use super::tensor::{self, Numbers, TensorJson};
 use super::{json, le, spans};
 
-/// A decoded request for a pass over data.
+/// A decoded request for a forward or backward pass.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ForwardBackwardCall {
     pub(crate) model_id: String,
@@ -28,8 +29,8 @@ pub(crate) struct ForwardBackwardCall {
     pub(crate) forward_only: bool,
 }
 
-/// Encodes a `forward_backward` request. `seq_id` counts from 1. `parallel` encodes the data on the caller's rayon
-/// pool.
+/// Encodes a `forward_backward` request. `seq_id` counts from 1. If `parallel` is true, encodes the data in parallel on
+/// the rayon pool of the calling thread.
 pub(crate) fn encode_forward_backward(
     model_id: &str,
     seq_id: u32,
@@ -51,8 +52,8 @@ pub(crate) fn encode_forward_backward(
         loss_fn_config_v2,
         ..Default::default()
     };
-    // Concatenated protobuf messages are read as one. Each datum is therefore built, written and dropped before the
-    // next one, while its copied values are still in the cache.
+    // A protobuf reader merges concatenated messages into one. So each datum is encoded as a message of its own: built,
+    // written and dropped before the next datum. This is fast, because the copied values are still in the CPU cache.
     let write = |out: &mut Vec<u8>, i: usize, datum: &Datum| {
         let datum = write_datum(datum, i)?;
         append(out, &proto::ForwardBackwardRequest { data: vec![datum], ..Default::default() })
@@ -123,7 +124,8 @@ fn write_chunk(chunk: &Chunk, path: &str) -> Result<proto::Chunk> {
     Ok(proto::Chunk { chunk: Some(kind) })
 }
 
-/// Splits the options. Numbers go into both maps, because some servers read only the first; texts go into the second.
+/// Returns the options as the old map and the new map. Numbers go into both, because some servers read only the old
+/// one. Texts go into the new one only.
 fn write_config(
     config: &BTreeMap<String, LossValue>,
 ) -> (BTreeMap<String, f64>, BTreeMap<String, LossConfigValue>) {
@@ -148,7 +150,7 @@ pub(crate) fn decode_forward_backward_request(body: &[u8]) -> Result<ForwardBack
     decode_forward_backward_bytes(Bytes::copy_from_slice(body))
 }
 
-/// Reads the protobuf body of a `forward_backward` request without copying its arrays.
+/// Reads the protobuf body of a `forward_backward` request. The decoded messages share the memory of `body`.
 pub(crate) fn decode_forward_backward_bytes(body: Bytes) -> Result<ForwardBackwardCall> {
     if MAX_PARTS < parts(&body) {
         return Err(Error::decode(format!(
@@ -173,11 +175,11 @@ pub(crate) fn decode_forward_backward_bytes(body: Bytes) -> Result<ForwardBackwa
     })
 }
 
-/// Largest number of data, chunks, tensors, options, spans and dimensions of a request. An empty one takes two bytes in
-/// the message and far more once decoded, so the size of the message does not bound the memory.
+/// Largest total number of data, chunks, tensors, options, spans and dimensions of a request. The size of the message
+/// does not limit the memory: an empty datum takes two bytes in the message and far more when it is decoded.
 const MAX_PARTS: usize = 1 << 18;
 
-/// Counts these parts up to the first malformed byte.
+/// Counts the parts that [`MAX_PARTS`] limits, up to the first malformed byte.
 fn parts(body: &[u8]) -> usize {
     const DATA: u64 = 3;
     const INPUTS: u64 = 2;
@@ -195,7 +197,8 @@ fn parts(body: &[u8]) -> usize {
     fields(body).map(|(tag, bytes)| 1 + if tag == DATA { datum(bytes) } else { 0 }).sum()
 }
 
-/// The tags of a message's fields, with the content of length-delimited fields and an empty slice for the others.
+/// Iterates over the fields of a protobuf message. Yields the field number and, for a length-delimited field, its
+/// content; for any other field, an empty slice.
 fn fields(mut rest: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
     std::iter::from_fn(move || {
         let key = varint(&mut rest)?;
@@ -273,8 +276,8 @@ struct CallJson {
     model_id: String,
     #[serde(default)]
     seq_id: Option<i64>,
-    // Exactly one of the two is present. Two named fields, because serde would buffer a flattened one in a generic
-    // form.
+    // Exactly one of the two is present. They are two fields instead of one flattened enum, because serde would store a
+    // flattened field in a generic buffer that takes far more memory.
     #[serde(default)]
     forward_backward_input: Option<InputJson>,
     #[serde(default)]
@@ -322,7 +325,7 @@ pub(crate) fn decode_forward_backward_json(body: &[u8], key: &str) -> Result<For
     let config = input.loss_fn_config.into_iter().flatten().filter_map(option).collect();
     Ok(ForwardBackwardCall {
         model_id: call.model_id,
-        // The legacy body may omit the number; 0 stands for the next request in order.
+        // The legacy body may omit the number. Then 0 tells the engine to take the next number of the model.
         seq_id: call.seq_id.map(read_seq_id).transpose()?.unwrap_or(0),
         data: input.data.into_iter().enumerate().map(datum).collect::<Result<_>>()?,
         loss: Loss { loss_fn: LossFn::parse(&input.loss_fn, &config), config },
@@ -330,8 +333,8 @@ pub(crate) fn decode_forward_backward_json(body: &[u8], key: &str) -> Result<For
     })
 }
 
-/// Encodes an output as protobuf. Consecutive data share a record if their fields have the same types and trailing
-/// dimensions, which a record states once for all its data.
+/// Encodes an output as protobuf. Consecutive data share a record if their fields have the same names, types and
+/// trailing dimensions (all but the first), because a record has these only once.
 pub(crate) fn encode_forward_backward_output(output: &ForwardBackwardOutput) -> Vec<u8> {
     let layout = |fields: &BTreeMap<String, TensorData>| -> Vec<(String, i32, Vec<usize>)> {
         let dims = |tensor: &TensorData| tensor.shape().get(1..).unwrap_or_default().to_vec();
@@ -366,7 +369,7 @@ fn write_record(data: &[BTreeMap<String, TensorData>]) -> proto::ArrayRecord {
     proto::ArrayRecord { type_tag: String::new(), fields, num_datums: data.len() as i64 }
 }
 
-/// Reads the protobuf form of an output (PROTOCOL §5.2). A body in [`Bytes`] is read without copying its arrays.
+/// Reads an output in protobuf (PROTOCOL §5.2). If `body` is [`Bytes`], the decoded messages share its memory.
 #[cfg_attr(
     not(any(feature = "local", feature = "testing", test)),
     allow(dead_code, reason = "a client knows the number of its data")
@@ -375,8 +378,9 @@ pub(crate) fn decode_forward_backward_output(body: impl Into<Bytes>) -> Result<F
     decode_forward_backward_output_of(body, usize::MAX)
 }
 
-/// As [`decode_forward_backward_output`], with at most `n_data` data. A record of more data is refused before memory is
-/// allocated for it: an empty map takes two hundred times the bytes that announce it.
+/// As [`decode_forward_backward_output`], but refuses an output for more than `n_data` data before it allocates memory
+/// for them. The number of bytes of a message does not limit this memory, because an empty map takes about 200 times
+/// the bytes that announce it.
 pub(crate) fn decode_forward_backward_output_of(
     body: impl Into<Bytes>,
     n_data: usize,
@@ -471,14 +475,14 @@ fn split(field: &proto::BatchedTensor) -> Result<Vec<TensorData>> {
         let shape = std::iter::once(rows).chain(trailing.iter().copied()).collect();
         Ok(TensorData { values: tensor::read_values(field.dtype, bytes)?, shape: Some(shape), sparse: None })
     };
-    // Overlapping ranges could together exceed the bytes of the message.
+    // If offsets could decrease, the ranges could overlap, and together take more memory than the message.
     if offsets.windows(2).any(|ends| ends[1] < ends[0]) {
         return Err(Error::decode("its offsets decrease"));
     }
     offsets.windows(2).map(tensor).collect()
 }
 
-/// Reads an output in any of its JSON forms (PROTOCOL §6.7).
+/// Reads an output in JSON (PROTOCOL §6.7). A field of an output may be a tensor, a list of numbers or a single number.
 pub(crate) fn forward_backward_output_from_json(value: &Value) -> Result<ForwardBackwardOutput> {
     let Some(object) = value.as_object() else {
         return Err(Error::decode("the output of a pass over data is not a JSON object"));

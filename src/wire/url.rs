@@ -1,8 +1,9 @@
-//! Paths and queries of URLs (PROTOCOL §1.9).
+//! Builds the paths and queries of URLs, with percent-encoding (PROTOCOL §1.9).
 
 use crate::error::{Error, Result};
 
-/// Appends text, percent-encoded except for ASCII letters, digits and the bytes in `keep`. A space becomes `%20`.
+/// Appends `text` to `out`. Percent-encodes all bytes except ASCII letters, digits and the bytes in `keep`. A space
+/// becomes `%20`.
 fn escape(text: &str, keep: &[u8], out: &mut String) {
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || keep.contains(&byte) {
@@ -25,7 +26,7 @@ pub(crate) fn segment(field: &str, id: &str) -> Result<String> {
     }
 }
 
-/// Encodes an id of one or more segments of a path, such as `weights/step-10`.
+/// Encodes an id that is one or more segments of a path, such as `weights/step-10`.
 ///
 /// # Errors
 /// An id with a segment that would change the path: empty, `.` or `..`.
@@ -38,16 +39,16 @@ pub(crate) fn segments(field: &str, id: &str) -> Result<String> {
     Ok(out)
 }
 
-/// Encodes an id that the server assigned as segments of a path.
+/// Encodes an id that the server assigned, as one or more segments of a path.
 ///
 /// # Errors
-/// As for [`segments`], reported as a fault of the server.
+/// As for [`segments`], but as a decode error, because the server chose the id.
 pub(crate) fn segment_of_server(id: &str) -> Result<String> {
     segments("id", id)
         .map_err(|_| Error::decode(format!("the server's id {id:?} is not a valid part of a URL path")))
 }
 
-/// A path with a query. Empty values are omitted.
+/// A path with a query. Parameters with an empty value are left out.
 #[derive(Debug)]
 pub(crate) struct Query {
     text: String,

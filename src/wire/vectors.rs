@@ -1,4 +1,6 @@
-//! Test vectors of PROTOCOL §13. Maps have no canonical order, so the tests compare decoded messages, not bytes.
+//! Test vectors of PROTOCOL §13: V1 to V5 are protobuf messages in hexadecimal. The tests decode them and encode them
+//! again (V5 is only decoded). They compare decoded messages instead of bytes, because protobuf does not define the
+//! order of map entries.
 
 use bytes::Bytes;
 use prost::Message;
@@ -40,7 +42,7 @@ fn assert_same_message<M: Message + Default + PartialEq + std::fmt::Debug>(ours:
 }
 
 #[test]
-fn v1_is_read_and_written() {
+fn v1_a_cross_entropy_pass_is_read_and_written() {
     for (hex, forward_only) in [(V1.to_string(), false), (format!("{V1}3001"), true)] {
         let bytes = bytes(&hex);
         let call = decode_forward_backward_request(&bytes).expect("a request");
@@ -55,7 +57,7 @@ fn v1_is_read_and_written() {
 }
 
 #[test]
-fn v2_with_a_sparse_tensor_and_an_option_is_read_and_written() {
+fn v2_a_pass_with_a_sparse_tensor_and_an_option_is_read_and_written() {
     let bytes = bytes(V2);
     let call = decode_forward_backward_request(&bytes).expect("a request");
     assert_eq!(call.loss, LossFn::Ppo.with("clip_low_threshold", 0.9));
@@ -68,7 +70,7 @@ fn v2_with_a_sparse_tensor_and_an_option_is_read_and_written() {
 }
 
 #[test]
-fn v3_is_read_and_written() {
+fn v3_a_sample_is_read_and_written() {
     let response = decode_sample_response(&bytes(V3), &["a".into(), "b".into()]).expect("a response");
     let expected = SampleResponse {
         sequences: vec![SampledSequence {
@@ -84,7 +86,7 @@ fn v3_is_read_and_written() {
         ..Default::default()
     };
     assert_eq!(response, expected);
-    // The vector has an unused column, which is not written again; the decoded messages must be equal.
+    // The vector has an empty column, which our encoder does not write. So compare the decoded messages.
     let again =
         decode_sample_response(&encode_sample_response(&response), &["a".into()]).expect("a response");
     assert_eq!(again, expected);
@@ -98,7 +100,7 @@ fn v3b_an_empty_sequence_has_the_stop_reason_stop() {
 }
 
 #[test]
-fn v4_is_read_and_written() {
+fn v4_the_output_of_a_pass_is_read_and_written() {
     let output = decode_forward_backward_output(bytes(V4)).expect("an output");
     assert_eq!(output.loss_fn_output_type, "TorchLossReturn");
     assert_eq!(output.logprobs(0), Some(&[-1.0, -2.0][..]));
@@ -205,7 +207,7 @@ fn the_legacy_json_request_is_read() {
 }
 
 #[test]
-fn outputs_in_json_are_read_in_every_form() {
+fn an_output_in_json_may_be_a_tensor_or_a_number() {
     let value = serde_json::json!({
         "loss_fn_output_type": "a:scalar", "metrics": {"loss:sum": 1, "text": "x", "none": null},
         "loss_fn_outputs": [{"logprobs": {"data": [-1, -0.5, null], "shape": [3]}, "gone": null}, {"loss": 2.5}, {}]

@@ -30,7 +30,8 @@ fn failure() -> Result<Answer, Broken> {
     Ok(Answer { status: 500, ..Answer::default() })
 }
 
-/// A half-open breaker admits one trial at a time, and a failed trial opens it again.
+/// After the reset time the breaker is half-open: it admits one trial request at a time. If the trial fails, the
+/// breaker is open again for the reset time.
 fn one_trial_at_a_time() {
     let (breakers, time) = breakers();
     breakers.admit(LANE).unwrap().record(&failure());
@@ -55,7 +56,7 @@ fn one_trial_at_a_time() {
     assert!(breakers.admit(LANE).is_err());
 }
 
-/// A trial that is dropped without an outcome opens the breaker again, so that another trial can follow.
+/// A trial whose guard is dropped without an outcome counts as ended: after the reset time another trial is admitted.
 fn a_dropped_trial_allows_another_trial() {
     let (breakers, time) = breakers();
     breakers.admit(LANE).unwrap().record(&failure());

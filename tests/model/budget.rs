@@ -1,4 +1,4 @@
-//! The byte budget.
+//! The byte budget: a semaphore that counts bytes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use super::{holds, notices};
 use crate::sync::fault::Fault;
 use crate::sync::{Budget, CancelToken};
 
-/// Items larger than the budget are admitted one at a time.
+/// The items of 5 bytes exceed the budget of 2 bytes. They are admitted all the same, but never two at the same time.
 fn oversized_items_pass_one_at_a_time() {
     let (budget, inside) = (Budget::new(2), Arc::new(AtomicUsize::new(0)));
     let threads: Vec<_> = [5, 1, 5]

@@ -18,7 +18,8 @@ impl Wake for Count {
     }
 }
 
-/// A child made during its parent's cancellation is cancelled, and its waiter wakes.
+/// A child that is created while its ancestor is being cancelled is cancelled, too: a thread that waits for the
+/// cancellation of the child wakes up.
 fn a_child_made_during_cancellation_is_cancelled() {
     let root = CancelToken::new();
     let maker = thread::spawn({
@@ -47,7 +48,8 @@ fn a_waker_is_called_once() {
     drop(registration);
 }
 
-/// The drop of a token between root and leaf during a cancellation does not keep the leaf from it.
+/// Dropping a token between root and leaf while the root is being cancelled does not prevent the cancellation of the
+/// leaf.
 fn dropping_a_middle_token_keeps_descendants_cancelled() {
     let root = CancelToken::new();
     let link = root.child();

@@ -19,8 +19,9 @@ impl Actor for Echo {
     }
 }
 
-/// Every submission is answered: it is handled, or the error says that the actor is closed, or that the mailbox had no
-/// room before the deadline. Then the actor ends.
+/// Three threads submit to a mailbox with room for one message while the actor is stopped. Each submission is answered:
+/// it is handled, or fails because the actor is closed, or fails because the mailbox stayed full until the deadline.
+/// The actor ends.
 fn every_submission_is_answered() {
     let actor = Arc::new(Handle::spawn("echo".into(), 1, Echo).unwrap());
     let submitters: Vec<_> = [None, None, Some(soon())]
@@ -66,8 +67,8 @@ fn every_message_is_handled() {
     assert_eq!(handled, [true, true]);
 }
 
-/// A submission concurrent with `finish` is handled or refused, and the actor ends even if a submission holds the last
-/// sender.
+/// A submission concurrent with `finish` is either accepted and handled, or refused. The actor ends, even if the last
+/// sender of its mailbox is the copy that a submission in progress holds.
 fn finish_ends_the_actor_after_concurrent_submissions() {
     let actor = Arc::new(Handle::spawn("echo".into(), 1, Echo).unwrap());
     let submitters: Vec<_> = (0..2)

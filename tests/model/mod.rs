@@ -1,16 +1,22 @@
-//! The models: small programs of which a checker runs thousands of schedules.
+//! Models: small programs with several threads that the model checker `shuttle` runs under thousands of thread
+//! schedules.
 //!
-//! They look at private parts of the crate. Therefore `src/lib.rs` includes this folder among its unit tests, and only
-//! if it is built with the checker's locks, threads and channels:
+//! Models use private items of the crate, so `src/lib.rs` includes this folder as a module of the unit tests. It does
+//! so only with `--cfg shuttle`, which also replaces the locks, threads and channels of the crate by those of the
+//! checker:
 //!
 //! ```text
 //! RUSTFLAGS='--cfg shuttle' cargo test --target-dir target/shuttle --lib --no-default-features --features testing model::
 //! ```
 //!
-//! A model says at its end what must hold, and a thread that waits for ever is found as a deadlock. What its threads
-//! find they return, so that nothing panics but the model itself. For each model there are mistakes that it must
-//! notice, which shows that it looks. How far away a deadline is decides what it means here: a [`soon`] one may come at
-//! any moment, or not, and [`never`] is never.
+//! A model is a function. It starts threads, which mostly return what they observe, and checks these values with
+//! assertions at its end. The checker reports a thread that waits forever as a deadlock.
+//!
+//! Each test checks that a model passes ([`holds`]) and, in nearly all tests, that the same model fails if the crate
+//! makes a deliberate mistake, a [`Fault`] ([`notices`]). Otherwise a model that checks nothing would pass, too.
+//!
+//! The checker has no clock. A deadline from [`soon`] passes at a random moment of the schedule or not at all; a
+//! deadline from [`never`] never passes.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::sync::Arc;
@@ -33,21 +39,22 @@ mod refusal;
 mod semaphore;
 mod task;
 
-/// How many schedules of each scheduler a model must stand.
+/// Number of schedules for each of the two schedulers.
 const SCHEDULES: usize = 40_000;
-/// The schedules are the same in every run.
+/// Fixed seed of the schedulers, so that every run has the same schedules.
 const SEED: u64 = 0x74_69_6e_6b_65_78;
-/// How often a schedule of the second scheduler changes its mind about who goes first, plus one.
+/// Depth of the PCT scheduler, which always runs the thread with the highest priority: the number of priority changes
+/// in a schedule, plus one.
 const DEPTH: usize = 3;
-/// The stack of each thread of a model, in bytes.
+/// Stack size of each thread of a model, in bytes.
 const STACK: usize = 0x4_0000;
 
-/// A deadline that may come at any moment.
+/// A deadline that may pass at any moment of a schedule.
 fn soon() -> Instant {
     Instant::now()
 }
 
-/// A deadline that does not come.
+/// A deadline that never passes.
 fn never() -> Instant {
     Instant::now() + Duration::from_secs(1_000_000)
 }
@@ -68,31 +75,31 @@ fn run(
     let mut config = Config::new();
     config.stack_size = STACK;
     config.failure_persistence = failures;
-    // The checker knows sequential consistency only, and says so.
+    // Silences the checker's warning that it runs all atomics with sequential consistency.
     config.silence_warnings = true;
-    // With a second panic while the first one unwinds, the process would end.
+    // Stop the check at the first panic: a second panic during its unwinding would abort the process.
     config.ungraceful_shutdown_config.immediately_return_on_panic = true;
     Runner::new(scheduler, config).run(model);
 }
 
-/// The model holds under all schedules.
+/// Checks that the model passes under all schedules of both schedulers.
 fn holds(model: fn()) {
     holds_for(SCHEDULES, model);
 }
 
-/// As [`holds`], with fewer schedules, for a model that takes long.
+/// As [`holds`], with another number of schedules: fewer for slow models.
 fn holds_for(schedules: usize, model: fn()) {
     run(random(schedules), FailurePersistence::Print, model);
     run(pct(schedules), FailurePersistence::Print, model);
 }
 
-/// With the mistake, each of the schedulers finds a schedule under which the model fails.
+/// Checks that the model fails with the fault, under at least one schedule of each scheduler.
 #[track_caller]
 fn notices(fault: Fault, model: fn()) {
     notices_for(SCHEDULES, fault, model);
 }
 
-/// As [`notices`], with fewer schedules.
+/// As [`notices`], with another number of schedules.
 #[track_caller]
 fn notices_for(schedules: usize, fault: Fault, model: fn()) {
     let found = [first_failure(random(schedules), fault, model), first_failure(pct(schedules), fault, model)];
@@ -100,7 +107,8 @@ fn notices_for(schedules: usize, fault: Fault, model: fn()) {
     assert!(found.iter().all(Option::is_some), "not every scheduler notices {fault:?}: {found:?}");
 }
 
-/// As [`notices`], for a mistake that shows so seldom that each scheduler needs a model of its own to find it.
+/// As [`notices`], with a different model for each scheduler. For a fault that is too rare for one model to show it
+/// under both schedulers.
 #[track_caller]
 fn notice(fault: Fault, by_random: fn(), by_pct: fn()) {
     let found =
@@ -109,11 +117,12 @@ fn notice(fault: Fault, by_random: fn(), by_pct: fn()) {
     assert!(found.iter().all(Option::is_some), "not every scheduler notices {fault:?}: {found:?}");
 }
 
-/// The number of the first schedule under which the model fails.
+/// Number of the first schedule under which the model fails, from 1. `None` if it passes under all schedules.
 fn first_failure(scheduler: impl Scheduler + Send + 'static, fault: Fault, model: fn()) -> Option<usize> {
     let begun = Arc::new(AtomicUsize::new(0));
     let n_begun = begun.clone();
-    // A thread of its own, which the panic ends.
+    // On a separate thread: a failing model panics, which ends the thread, and the fault is chosen for this thread
+    // only.
     let check = std::thread::spawn(move || {
         fault::choose(fault);
         run(scheduler, FailurePersistence::None, move || {

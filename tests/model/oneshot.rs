@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::sync::fault::Fault;
 use crate::sync::oneshot::oneshot;
 
-/// A reply that is sent or dropped wakes the waiter.
+/// The waiter wakes when the reply is sent, and when it is dropped without an answer.
 fn a_waiter_wakes_on_send_and_on_drop() {
     let (sent, first) = oneshot::<u32>();
     let (dropped, second) = oneshot::<u32>();
@@ -20,7 +20,8 @@ fn a_waiter_wakes_on_send_and_on_drop() {
     worker.join().unwrap();
 }
 
-/// With a worker, a canceller and a waiter with a deadline, one answer is accepted, and the waiter gets that one.
+/// A worker sends an answer while another thread settles the slot with a cancellation and a third one waits with a
+/// deadline. One of the two answers is accepted, and the waiter gets the accepted answer.
 fn only_the_first_answer_is_delivered() {
     let (reply, slot) = oneshot::<u32>();
     let worker = thread::spawn(move || reply.send(Ok(7)));
@@ -36,7 +37,7 @@ fn only_the_first_answer_is_delivered() {
     assert!(slot.try_take().unwrap().unwrap_err().is_closed());
 }
 
-/// After a timeout the answer stays available, even if the reply is dropped at that moment.
+/// The reply is dropped at the moment of the waiter's timeout: a later look into the slot still finds the error.
 fn an_answer_after_a_timeout_is_kept() {
     let (reply, slot) = oneshot::<u32>();
     let worker = thread::spawn(move || drop(reply));

@@ -1,4 +1,4 @@
-//! The pool.
+//! A class of pool threads ([`Workers`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::sync::fault::Fault;
 use crate::sync::oneshot::oneshot;
 use crate::sync::workers::{Class, Part, Workers};
 
-/// Its threads may end whenever they are idle.
+/// A pool whose idle threads may end at any moment, because their idle time limit is short enough to pass in a model.
 fn pool(max_threads: usize) -> Arc<Workers> {
     Arc::new(Workers::new(Class::new("model", max_threads, STACK, Duration::from_secs(1)), None))
 }
@@ -19,7 +19,7 @@ fn parts() -> Vec<Part<u32>> {
     (1..=3u32).map(|n| Box::new(move || Ok(n)) as Part<u32>).collect()
 }
 
-/// A job of a pool of one thread waits for other jobs of the same pool.
+/// In a pool of one thread, a job fans out further jobs to the same pool and waits for their results.
 fn a_job_may_wait_for_jobs() {
     let pool = pool(1);
     let (reply, slot) = oneshot::<u32>();
@@ -35,7 +35,7 @@ fn a_job_may_wait_for_jobs() {
     assert_eq!((sum, n_left, pool.n_threads()), (6, 0, 0));
 }
 
-/// Whoever fans out gets all results, in their order, though others do some of the jobs.
+/// `fan_out` returns all results in the order of the jobs, although other threads do some of the jobs.
 fn all_results_come_back() {
     let pool = pool(2);
     let results: Vec<_> = pool.fan_out(parts(), 3).into_iter().map(|it| it.unwrap_or(0)).collect();
@@ -43,7 +43,7 @@ fn all_results_come_back() {
     assert_eq!((results, n_left, pool.n_threads()), (vec![1, 2, 3], 0, 0));
 }
 
-/// A job that comes when the only thread has had enough of waiting is done all the same.
+/// A job that is queued at the moment at which the only thread reaches its idle time limit is done.
 fn no_job_is_left_behind() {
     let pool = pool(1);
     let bringers: Vec<_> = (0..2)
@@ -61,9 +61,9 @@ fn no_job_is_left_behind() {
     assert_eq!((done, n_left, pool.n_threads()), (vec![true; 2], 0, 0));
 }
 
-/// A job that comes when the only thread has done its work and left, before whoever started that thread has noted it, gets a
-/// thread all the same.
-fn nobody_waits_in_vain_for_a_place() {
+/// The only thread of the pool ends before the thread that started it has stored its handle, so it still occupies its
+/// place. A job that is submitted at this moment waits until the place is free, and then gets a new thread.
+fn an_ended_thread_frees_its_place() {
     let pool = pool(1);
     let (reply, first) = oneshot::<()>();
     let starter = thread::spawn({
@@ -71,7 +71,7 @@ fn nobody_waits_in_vain_for_a_place() {
         move || pool.spawn(move || reply.send(Ok(()))).is_ok()
     });
     let done = first.wait(None).unwrap().is_ok();
-    // The thread may leave meanwhile.
+    // Give the pool's thread the chance to end.
     (0..6).for_each(|_| thread::yield_now());
     let (reply, second) = oneshot::<()>();
     let accepted = pool.spawn(move || reply.send(Ok(()))).is_ok();
@@ -81,7 +81,8 @@ fn nobody_waits_in_vain_for_a_place() {
     assert_eq!((started, accepted, done, n_left, pool.n_threads()), (true, true, true, 0, 0));
 }
 
-/// A job that comes while the pool closes is done or refused, and answered in both cases.
+/// A job that is submitted while the pool closes is done, or dropped with the error that the pool is closed. Its reply
+/// answers in both cases.
 fn closing_answers_every_job() {
     let pool = pool(1);
     let bringers: Vec<_> = (0..2)
@@ -125,9 +126,9 @@ fn a_pool_leaves_no_job_behind() {
 }
 
 #[test]
-fn a_pool_lets_nobody_wait_in_vain_for_a_place() {
-    holds(nobody_waits_in_vain_for_a_place);
-    notice(Fault::FreesPlaceWithoutNotify, nobody_waits_in_vain_for_a_place, no_job_is_left_behind);
+fn a_pool_reuses_the_place_of_a_thread_that_ended() {
+    holds(an_ended_thread_frees_its_place);
+    notice(Fault::FreesPlaceWithoutNotify, an_ended_thread_frees_its_place, no_job_is_left_behind);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Threads that the system refuses, now and then.
+//! Pools and pollers when the operating system refuses to start some threads.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,10 +20,10 @@ use crate::sync::spawn::refuse_some;
 use crate::sync::workers::{Class, Workers};
 use crate::transport::{Answer, Broken, Exchange, Transport};
 
-/// These models start more threads than the others, and take longer.
+/// Fewer schedules than for other models, because these models start more threads and take longer.
 const SCHEDULES: usize = 8_000;
 
-/// While it lives, some threads are refused.
+/// Guard: until it is dropped, each start of a thread fails with a probability of one half.
 struct Refusing;
 
 impl Refusing {
@@ -39,12 +39,14 @@ impl Drop for Refusing {
     }
 }
 
-/// Whether an answer says that there was no thread.
+/// Returns true if the error says that no thread could be started.
 fn is_refusal(error: &Error) -> bool {
     *error.kind() == ErrorKind::System && error.message().starts_with("no thread could be started")
 }
 
-/// What was accepted is done, though the threads of others, which were counted on, may be refused. What was not is told why.
+/// Three threads submit a job each, while some threads of the pool are refused. A job that `spawn` accepted is done,
+/// even if `spawn` relied on a thread that was refused later. A job that `spawn` did not accept is answered with the
+/// reason.
 fn an_accepted_job_is_done() {
     let _refusing = Refusing::some();
     let pool = Arc::new(Workers::new(Class::new("model", 2, STACK, Duration::from_secs(1)), None));
@@ -70,7 +72,8 @@ fn an_accepted_job_is_done() {
     }
 }
 
-/// A class that grows answers every job, though any of its threads may be refused, and works on afterwards.
+/// A class that grows (one eager thread, at most two) answers every job, although any thread may be refused, and does
+/// further jobs once threads are no longer refused.
 fn a_growing_class_answers_every_job() {
     let refusing = Refusing::some();
     let class = |name, max| Class::new(name, max, STACK, Duration::from_secs(1));
@@ -78,7 +81,7 @@ fn a_growing_class_answers_every_job() {
     let pool = Arc::new(Workers::new(Class { eager: 1, ..class("model", 2) }, Some(growth.clone())));
     let put = |pool: &Workers| {
         let (reply, slot) = oneshot::<()>();
-        // A refusal is also the answer.
+        // If `spawn` fails, it drops the job, and the reply answers with the same error.
         let _ = pool.spawn(move || reply.send(Ok(())));
         slot
     };
@@ -96,7 +99,7 @@ fn a_growing_class_answers_every_job() {
     assert!(afterwards.is_ok() && n_left == 0, "{afterwards:?}, {n_left}");
 }
 
-/// Announces both samples to whoever asks.
+/// A server that answers each poll with the completion of three samples.
 struct Announcing;
 
 impl Transport for Announcing {
@@ -147,7 +150,8 @@ fn waits(session: &Arc<Session>, poller: &Arc<Poller>, request_id: &str) -> Slot
     slot
 }
 
-/// Every sample is fetched, or told that there was no thread, and the poller works on afterwards.
+/// Each sample is fetched, or fails because no thread could be started. The poller serves another sample once threads
+/// are no longer refused.
 fn a_poller_answers_every_sample() {
     let refusing = Refusing::some();
     let settings = Settings { api_key: Some(Secret::new("tml-x")), ..Default::default() };
@@ -177,13 +181,13 @@ fn a_pool_does_the_jobs_that_it_accepted() {
 }
 
 #[test]
-fn a_growing_class_survives_that_threads_are_refused() {
+fn a_growing_class_survives_refused_threads() {
     holds_for(SCHEDULES, a_growing_class_answers_every_job);
     notices_for(SCHEDULES, Fault::RefusesWithoutNotify, an_accepted_job_is_done);
 }
 
 #[test]
-fn a_poller_survives_that_threads_are_refused() {
+fn a_poller_survives_refused_threads() {
     holds_for(SCHEDULES, a_poller_answers_every_sample);
     notices_for(SCHEDULES, Fault::KeepsRunning, a_poller_answers_every_sample);
 }

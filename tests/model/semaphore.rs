@@ -9,7 +9,7 @@ use super::{holds, notices, soon};
 use crate::sync::fault::Fault;
 use crate::sync::{CancelToken, Semaphore};
 
-/// Three threads share one permit without a deadline; each acquires it, and never two at once.
+/// Three threads share one permit. Each of them acquires it, and no two hold it at the same time.
 fn each_thread_acquires_alone() {
     let (one, inside) = (Semaphore::new(1), Arc::new(AtomicUsize::new(0)));
     let threads: Vec<_> = (0..3)
@@ -29,7 +29,7 @@ fn each_thread_acquires_alone() {
     assert_eq!((others, one.available(), one.waiting()), (vec![0; 3], 1, 0));
 }
 
-/// A thread that acquires while another one waits is served after it.
+/// A thread that calls `acquire` while another thread waits is served after the other thread.
 fn waiters_are_served_in_order() {
     let (one, served) = (Semaphore::new(1), Arc::new(Mutex::new(Vec::new())));
     let permit = one.acquire(1, &CancelToken::new()).unwrap();
@@ -63,7 +63,7 @@ fn a_newcomer_does_not_overtake_a_waiter() {
     });
     let newcomer = thread::spawn({
         let two = two.clone();
-        // The head, once it waits, waits until the permit is dropped below.
+        // A waiting head stays in the queue until the permit is dropped below.
         move || two.waiting() == 1 && two.try_acquire(1).is_some()
     });
     let overtaken = newcomer.join().unwrap();
@@ -72,7 +72,7 @@ fn a_newcomer_does_not_overtake_a_waiter() {
     assert_eq!((overtaken, two.available()), (false, 2));
 }
 
-/// A cancelled head of the queue wakes and lets the next waiter in.
+/// When the first waiter of the queue is cancelled, it wakes, and the next waiter gets the free permit.
 fn a_cancelled_head_lets_the_next_waiter_in() {
     let (two, cancel) = (Semaphore::new(2), CancelToken::new());
     let permit = two.acquire(1, &CancelToken::new()).unwrap();
@@ -87,12 +87,12 @@ fn a_cancelled_head_lets_the_next_waiter_in() {
     cancel.cancel();
     let cancelled = head.join().unwrap();
     next.join().unwrap();
-    // Held until here, so that the next waiter cannot use it.
+    // Held until here, so that the next waiter cannot get this permit.
     drop(permit);
     assert_eq!((cancelled, two.available(), two.waiting()), (true, 2, 0));
 }
 
-/// A head of the queue that times out lets the next waiter in.
+/// When the first waiter of the queue times out, the next waiter gets the free permit.
 fn a_timed_out_head_lets_the_next_waiter_in() {
     let two = Semaphore::new(2);
     let permit = two.acquire(1, &CancelToken::new()).unwrap();
@@ -110,7 +110,8 @@ fn a_timed_out_head_lets_the_next_waiter_in() {
     assert_eq!((late, two.available(), two.waiting()), (true, 2, 0));
 }
 
-/// A waiter that is cancelled or times out while a permit is granted to it either has the permit or passes it on.
+/// A permit is granted to a waiter at the moment at which the waiter is cancelled or times out. The waiter either
+/// returns the permit to its caller or passes it to the next waiter.
 fn a_permit_granted_during_cancellation_is_not_lost() {
     let (one, cancel) = (Semaphore::new(1), CancelToken::new());
     let permit = one.acquire(1, &CancelToken::new()).unwrap();
@@ -129,7 +130,7 @@ fn a_permit_granted_during_cancellation_is_not_lost() {
     assert_eq!((served[2], one.available(), one.waiting()), (true, 1, 0));
 }
 
-/// Closing wakes all waiters, and no thread is admitted afterwards.
+/// Closing wakes all waiters with an error. None of them gets the permit that is released afterwards.
 fn closing_wakes_every_waiter_with_an_error() {
     let one = Semaphore::new(1);
     let permit = one.acquire(1, &CancelToken::new()).unwrap();
@@ -145,7 +146,7 @@ fn closing_wakes_every_waiter_with_an_error() {
     assert_eq!((closed, one.available(), one.waiting()), (vec![true; 2], 1, 0));
 }
 
-/// The sum of the weights inside never exceeds the permits.
+/// Threads that acquire 1, 2 and 3 of 3 permits never hold more than 3 together.
 fn weights_are_kept() {
     let (three, inside) = (Semaphore::new(3), Arc::new(AtomicUsize::new(0)));
     let threads: Vec<_> = [1, 2, 3]
@@ -186,14 +187,14 @@ fn a_semaphore_lets_no_newcomer_overtake() {
 }
 
 #[test]
-fn a_semaphore_goes_on_after_a_cancellation() {
+fn a_semaphore_serves_the_next_waiter_after_a_cancellation() {
     holds(a_cancelled_head_lets_the_next_waiter_in);
     notices(Fault::BlocksTheNext, a_cancelled_head_lets_the_next_waiter_in);
     notices(Fault::WakesWithoutTheLock, a_cancelled_head_lets_the_next_waiter_in);
 }
 
 #[test]
-fn a_semaphore_goes_on_after_a_deadline() {
+fn a_semaphore_serves_the_next_waiter_after_a_timeout() {
     holds(a_timed_out_head_lets_the_next_waiter_in);
     notices(Fault::BlocksTheNext, a_timed_out_head_lets_the_next_waiter_in);
 }
@@ -211,7 +212,7 @@ fn closing_a_semaphore_wakes_every_waiter() {
 }
 
 #[test]
-fn a_semaphore_keeps_weights() {
+fn a_semaphore_counts_weights() {
     holds(weights_are_kept);
     notices(Fault::IgnoresWeights, weights_are_kept);
 }

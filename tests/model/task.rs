@@ -1,4 +1,5 @@
-//! The task: one thread at a time, no wake is missed, and a lost thread fails what it would have done.
+//! The background task ([`Task`]): at most one thread runs it, each wake is followed by a turn, and if its thread is
+//! refused, the queued items fail.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,12 +17,13 @@ use crate::sync::spawn::refuse_some;
 use crate::sync::task::{Task, Turn, Work};
 use crate::sync::workers::{Class, Workers};
 
-/// Answers what is queued, one reply a turn.
+/// Work with a queue of replies; each turn answers one of them.
 #[derive(Default)]
 struct Answering {
     queue: Mutex<VecDeque<Reply<()>>>,
-    /// Threads that are in a turn, and the most there ever were.
+    /// Number of threads that run a turn now.
     inside: AtomicUsize,
+    /// Largest value of `inside` so far.
     most: AtomicUsize,
 }
 
@@ -48,7 +50,7 @@ impl Work for Answering {
                 Turn::Again
             }
             None => {
-                // A wake may come between the look at the queue and the end of the task.
+                // Let another thread queue and wake between this check of the queue and the end of the task.
                 thread::yield_now();
                 Turn::Idle
             }
@@ -65,7 +67,7 @@ fn workers(name: &'static str, max: usize) -> Arc<Workers> {
     Arc::new(Workers::new(Class::new(name, max, STACK, Duration::from_secs(1)), None))
 }
 
-/// Two threads queue and wake, twice each. Everything is answered, and turns never overlap.
+/// Each of two threads twice queues a reply and wakes the task. Every reply is answered, and turns never overlap.
 fn every_wake_gets_a_turn() {
     let (task, workers) = (Task::new(Answering::default()), workers("model", 2));
     let wakers: Vec<_> = (0..2)
@@ -87,7 +89,8 @@ fn every_wake_gets_a_turn() {
     assert_eq!(task.most.load(Ordering::SeqCst), 1);
 }
 
-/// The same while threads may be refused: everything is answered or failed, and the task works on afterwards.
+/// Two threads queue a reply each and wake the task, while threads may be refused. Every reply gets an answer or an
+/// error, and the task answers further replies once threads are no longer refused.
 fn a_lost_thread_fails_what_is_queued() {
     let (task, workers) = (Task::new(Answering::default()), workers("model", 2));
     refuse_some(true);
@@ -111,9 +114,10 @@ fn a_lost_thread_fails_what_is_queued() {
     assert_eq!(task.most.load(Ordering::SeqCst), 1);
 }
 
-/// A job of a full class that waits for a job of another class, and one that waits for a job of its own class, for which the
-/// class has to grow.
-fn a_class_neither_waits_for_another_nor_stays_small() {
+/// The only thread of the class `growing` runs a job that waits for a job of the class `other`, and then for a second
+/// job of `growing`. The first wait ends because each class has its own threads, the second because `growing` adds a
+/// thread while the second job stays queued.
+fn a_class_grows_while_a_job_stays_queued() {
     let growth = workers("growth", 1);
     let class = |name, max| Class::new(name, max, STACK, Duration::from_secs(1));
     let growing = Arc::new(Workers::new(Class { eager: 1, ..class("growing", 2) }, Some(growth.clone())));
@@ -126,7 +130,7 @@ fn a_class_neither_waits_for_another_nor_stays_small() {
             let (there, here) = oneshot::<()>();
             let spawned = beside.spawn(move || there.send(Ok(()))).is_ok();
             let done = spawned && here.wait(None).unwrap().is_ok();
-            // Only the second job of this class ends this.
+            // Ends only when the second job of this class runs.
             let grown = release.wait(None).unwrap().is_ok();
             drop(beside);
             if done && grown {
@@ -148,13 +152,13 @@ fn a_task_answers_every_wake_with_one_thread_at_a_time() {
 }
 
 #[test]
-fn a_task_fails_what_a_refused_thread_would_have_done() {
+fn a_task_fails_its_queued_items_if_its_thread_is_refused() {
     holds(a_lost_thread_fails_what_is_queued);
     notices(Fault::KeepsRunning, a_lost_thread_fails_what_is_queued);
 }
 
 #[test]
 fn a_class_grows_for_jobs_that_wait_for_each_other() {
-    holds(a_class_neither_waits_for_another_nor_stays_small);
-    notices(Fault::NeverGrows, a_class_neither_waits_for_another_nor_stays_small);
+    holds(a_class_grows_while_a_job_stays_queued);
+    notices(Fault::NeverGrows, a_class_grows_while_a_job_stays_queued);
 }

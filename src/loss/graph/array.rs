@@ -1,4 +1,4 @@
-//! Arrays of the evaluation of a loss.
+//! Arrays of `f64`, the values during the evaluation of a loss.
 
 use super::node::Problem;
 
@@ -9,7 +9,8 @@ pub(crate) struct Array {
     pub(crate) values: Vec<f64>,
 }
 
-/// The layout of an array for an operation along one dimension: `outer` blocks of `n` rows of `inner` values.
+/// The layout of an array for an operation along one dimension of size `n`: `outer` blocks of `n` rows of `inner`
+/// values. `outer` is the product of the sizes before the dimension, `inner` the product of the sizes after it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Axis {
     pub(super) outer: usize,
@@ -17,9 +18,10 @@ pub(super) struct Axis {
     pub(super) inner: usize,
 }
 
-/// Largest number of values of an array. Without it, a mistake in broadcasting could use all memory.
+/// Largest number of values of an array. Without this limit, a loss that broadcasts two long inputs by mistake could
+/// use all memory.
 const MAX_VALUES: usize = 1 << 24;
-/// Largest product of the non-zero sizes of an array without values.
+/// Largest product of the non-zero sizes of an input without values (see [`check_extent`]).
 const MAX_EMPTY_EXTENT: usize = 1 << 20;
 
 impl Array {
@@ -49,13 +51,14 @@ impl Array {
         self.values.iter().sum()
     }
 
-    /// Sets another shape with the same number of values.
+    /// Replaces the shape; the values stay. `shape` must have the same number of values.
     pub(super) fn reshaped(mut self, shape: Vec<usize>) -> Self {
         self.shape = shape;
         self
     }
 
-    /// Repeats the values along dimensions of size 1 and missing leading dimensions.
+    /// Broadcasts to a shape: repeats the values along dimensions of size 1 and along leading dimensions that this
+    /// array lacks.
     pub(super) fn broadcast(&self, shape: &[usize]) -> Array {
         if self.shape == shape {
             return self.clone();
@@ -67,7 +70,8 @@ impl Array {
         }
     }
 
-    /// The transpose of [`broadcast`](Self::broadcast): sums the values that are copies of the same source value.
+    /// The transpose of [`broadcast`](Self::broadcast): for each value of `shape`, sums the values of this array that
+    /// `broadcast` would copy from it. Turns the gradient of a broadcast array into the gradient of its source.
     pub(super) fn sum_to_shape(&self, shape: &[usize]) -> Array {
         if self.shape == shape {
             return self.clone();
@@ -80,7 +84,7 @@ impl Array {
         sums
     }
 
-    /// Index of the value that is at `index` of the array broadcast to `shape`.
+    /// Index of the value of this array that `broadcast` to `shape` copies to `index`.
     fn source_index(&self, mut index: usize, shape: &[usize]) -> usize {
         let n_missing = shape.len() - self.shape.len();
         let (mut source, mut stride) = (0, 1);
@@ -106,8 +110,8 @@ impl Array {
     }
 }
 
-/// Refuses an input with a huge shape but no values: an array of 2^42 rows and 0 columns has no values, but 2^42 sums
-/// of its rows.
+/// Refuses an input with a huge shape but no values. An array of 2^42 rows and 0 columns takes no memory, but summing
+/// its rows would give 2^42 values.
 pub(super) fn check_extent(input: &Array) -> Result<(), Problem> {
     let extent = input.shape.iter().try_fold(1usize, |n, size| n.checked_mul(*size.max(&1)));
     match extent {
@@ -117,7 +121,7 @@ pub(super) fn check_extent(input: &Array) -> Result<(), Problem> {
 }
 
 impl Axis {
-    /// Calls `f` with the indices of each line along the dimension.
+    /// Calls `f` for each line along the dimension, with the indices of the `n` values of the line.
     pub(super) fn lines(self, mut f: impl FnMut(&mut dyn DoubleEndedIterator<Item = usize>)) {
         for outer in 0..self.outer {
             for inner in 0..self.inner {
@@ -128,7 +132,7 @@ impl Axis {
     }
 }
 
-/// Shape to which arrays of these shapes are broadcast.
+/// Common shape to which arrays of these shapes are broadcast.
 pub(super) fn broadcast_shape(shapes: &[&[usize]]) -> Result<Vec<usize>, Problem> {
     let rank = shapes.iter().map(|shape| shape.len()).max().unwrap_or_default();
     let mut result = vec![1; rank];

@@ -1,4 +1,5 @@
-//! Gradients of the operations: from the gradient with respect to a result to those with respect to its operands.
+//! Backpropagation through single operations: computes the gradients of the loss with respect to the operands from the
+//! gradient with respect to the result.
 
 use super::array::Array;
 use super::call::{Along, Binary, Call, Index, Reduce, Unary};
@@ -7,8 +8,8 @@ use super::node::Problem;
 
 type Result<T> = std::result::Result<T, Problem>;
 
-/// Gradients of the loss with respect to each operand of a call, from the result `y` and the gradient `g` with respect
-/// to it.
+/// Gradients of the loss with respect to each operand of a call. `y` is the result of the call, `g` the gradient of the
+/// loss with respect to `y`.
 pub(super) fn gradients(call: &Call, operands: &[&Array], y: &Array, g: &Array) -> Result<Vec<Array>> {
     let x = operands[0];
     Ok(match call {
@@ -40,7 +41,7 @@ pub(super) fn gradients(call: &Call, operands: &[&Array], y: &Array, g: &Array) 
         }
         Call::Reduce { how, dims, .. } => {
             let dims = reduced_dims(x, dims)?;
-            // The operand and the results after each reduced dimension.
+            // The operand, followed by the result after the reduction of each dimension.
             let mut partial = vec![x.clone()];
             for dim in &dims {
                 partial.push(reduce(&partial[partial.len() - 1], *how, *dim)?);
@@ -89,7 +90,7 @@ fn slope(how: Unary, x: f64, y: f64) -> f64 {
 
 /// Partial derivatives of `y` = `how(a, b)`.
 fn slopes(how: Binary, a: f64, b: f64, y: f64) -> (f64, f64) {
-    // Equal operands share the gradient equally, as in PyTorch.
+    // If both operands are equal, each gets half of the gradient, as in PyTorch.
     let chosen = |a_is_chosen: bool| {
         if a == b {
             (0.5, 0.5)
@@ -122,7 +123,7 @@ fn reduce_gradient(x: &Array, y: &Array, g: &Array, how: Reduce, dim: usize) -> 
         let (g, y) = (g.values[i], y.values[i]);
         i += 1;
         let indices: Vec<usize> = line.collect();
-        // Equal extremes share the gradient equally, as in PyTorch.
+        // If several values are the maximum or minimum, each gets an equal part of the gradient, as in PyTorch.
         let n_equal = indices.iter().filter(|index| x.values[**index] == y).count();
         for index in indices {
             let slope = match how {
@@ -138,7 +139,7 @@ fn reduce_gradient(x: &Array, y: &Array, g: &Array, how: Reduce, dim: usize) -> 
     gradient
 }
 
-/// Gradient of an operation along one dimension.
+/// Gradient of an operation along one dimension that keeps the shape.
 fn along_gradient(y: &Array, g: &Array, how: Along, dim: usize) -> Array {
     let mut gradient = g.clone();
     y.axis(dim).lines(|line| {
@@ -153,7 +154,7 @@ fn along_gradient(y: &Array, g: &Array, how: Along, dim: usize) -> Array {
             gradient.values[index] = match how {
                 Along::Softmax => y.values[index] * (g - total),
                 Along::LogSoftmax => g - y.values[index].exp() * total,
-                // An element is part of its own sum and of all later ones.
+                // An element is part of its own cumulative sum and of all later sums.
                 Along::CumSum => total - before,
             };
             before += g;

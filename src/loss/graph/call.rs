@@ -1,4 +1,4 @@
-//! Functions and methods that a loss may call, and the parsing of their arguments.
+//! The functions and methods of PyTorch that a loss may call. [`read`] parses a node into a [`Call`] and its operands.
 
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ pub(super) enum Call {
     /// The shape of the operand filled with a value.
     Fill(f64),
     Detach,
-    /// Conversion of the type or copy in memory; arrays have only one type here.
+    /// A conversion of the type or a copy in memory. Does nothing here, because all arrays are `f64`.
     Identity,
 }
 
@@ -110,7 +110,7 @@ pub(super) enum Index {
     },
     /// A new dimension of size 1.
     NewDim,
-    /// All dimensions that the other parts do not use.
+    /// All dimensions that the other parts of the expression do not use.
     Ellipsis,
 }
 
@@ -142,7 +142,7 @@ pub(super) fn read(node: &Node) -> Result<(Call, Vec<Arg>), Problem> {
     let mut args = Args { args: node.args.iter(), kwargs: node.kwargs.clone() };
     let first = args.next("input").ok_or("needs a tensor")?;
     let call = match named(name) {
-        // With two tensors, `min` and `max` compare them element by element.
+        // With a second tensor, `min` and `max` are `minimum` and `maximum`: they compare element by element.
         Some(Call::Reduce { how: Reduce::Min, .. }) if args.has_tensor() => Call::Binary(Binary::Minimum),
         Some(Call::Reduce { how: Reduce::Max, .. }) if args.has_tensor() => Call::Binary(Binary::Maximum),
         Some(call) => call,
@@ -156,7 +156,7 @@ pub(super) fn read(node: &Node) -> Result<(Call, Vec<Arg>), Problem> {
             Call::Binary(binary)
         }
         Call::Where => {
-            // As a method, `where` belongs to the value for true; its first argument is the condition.
+            // The method is `yes.where(condition, no)`; the function is `torch.where(condition, yes, no)`.
             let second = args.next("condition").or_else(|| args.next("other")).ok_or("needs two values")?;
             let third = args.next("other").ok_or("needs two values")?;
             operands.extend([second, third]);
@@ -183,7 +183,8 @@ pub(super) fn read(node: &Node) -> Result<(Call, Vec<Arg>), Problem> {
             if how == Reduce::LogSumExp && dims == Dims::All {
                 return Err("needs a dimension".into());
             }
-            // With a dimension, `max` and `min` also return indices, which is not supported; `amax` and `amin` do not.
+            // With a dimension, `max` and `min` of PyTorch also return indices, which is not supported here. `amax` and
+            // `amin` return only values.
             if dims != Dims::All && matches!(name, "max" | "min") {
                 return Err("takes no dimension here; use amax or amin".into());
             }
@@ -219,7 +220,7 @@ pub(super) fn read(node: &Node) -> Result<(Call, Vec<Arg>), Problem> {
     Ok((call, operands))
 }
 
-/// The operation of a function's name, without its arguments.
+/// The operation of a name; its arguments have default values until `read` parses them.
 fn named(name: &str) -> Option<Call> {
     let reduce = |how| Call::Reduce { how, dims: Dims::All, keep: false };
     let along = |how| Call::Along { how, dim: 0 };
@@ -286,7 +287,7 @@ struct Args<'a> {
 }
 
 impl Args<'_> {
-    /// Takes the next positional argument, or without one the keyword argument `name`.
+    /// Takes the next positional argument; if none is left, the keyword argument `name`.
     fn next(&mut self, name: &str) -> Option<Arg> {
         self.args.next().cloned().or_else(|| self.kwargs.remove(name)).filter(|arg| *arg != Arg::None)
     }

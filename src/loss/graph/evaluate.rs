@@ -1,4 +1,4 @@
-//! Evaluation of a loss and its gradient with respect to the log-probabilities.
+//! Evaluation of a loss: its value, its gradient with respect to the log-probabilities, and its metrics.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -26,13 +26,13 @@ impl DatumLoss {
     }
 }
 
-/// Largest total number of values of all operations for one datum: 512 MiB.
+/// Largest total number of values of all operations for one datum: 2^26 values of 8 bytes are 512 MiB.
 const MAX_VALUES: usize = 1 << 26;
 
 impl LossGraph {
     /// Computes the loss on the caller's thread: its value, its derivative with respect to each log-probability, and
-    /// its metrics. A metric is averaged over the data if its name ends with `:mean`, summed if with `:sum`.
-    /// `logprobs` has one slice for each datum, row-major, with one value for each element of `target_tokens`.
+    /// its metrics. A metric is averaged over the data if its name ends with `:mean`, and summed if it ends with
+    /// `:sum`. `logprobs` has one slice for each datum, row-major, with one value for each element of `target_tokens`.
     ///
     /// # Errors
     /// A datum that lacks an input or has an input with a wrong number of dimensions, shapes that cannot be broadcast
@@ -53,7 +53,8 @@ impl LossGraph {
         self.evaluate_shared(data, logprobs, false)
     }
 
-    /// As [`evaluate`](Self::evaluate). If `parallel`, the threads of the caller's rayon pool share the data.
+    /// As [`evaluate`](Self::evaluate). If `parallel` is true, computes the data in parallel on the rayon pool of the
+    /// calling thread.
     pub(crate) fn evaluate_shared(
         &self,
         data: &[Datum],
@@ -90,9 +91,10 @@ impl LossGraph {
         })
     }
 
-    /// Refuses data for which the loss cannot be computed, independent of the log-probabilities.
+    /// Refuses data for which the loss cannot be computed. Computes it with log-probabilities of 0, before the forward
+    /// pass has returned the real ones.
     pub(crate) fn rehearse(&self, data: &[Datum]) -> Result<()> {
-        // Only the shapes matter, so each combination of shapes is checked once.
+        // An operation fails only because of shapes, so each combination of shapes is tried once.
         let mut checked = HashSet::new();
         for (i, datum) in data.iter().enumerate() {
             let path = format!("data[{i}]");
@@ -108,7 +110,7 @@ impl LossGraph {
         Ok(())
     }
 
-    /// Computes the loss of one datum. Errors use `path` as the name of the datum.
+    /// Computes the loss of one datum. `path` is the path of the datum in errors.
     pub(crate) fn evaluate_datum(&self, datum: &Datum, logprobs: &[f32], path: &str) -> Result<DatumLoss> {
         let inputs = self.arrays(datum, logprobs, path)?;
         self.compute(inputs).map_err(|problem| Error::invalid(path, problem))
@@ -128,7 +130,8 @@ impl LossGraph {
         Ok(())
     }
 
-    /// Refuses a loss or a gradient that is infinite or NaN. The gradient is sent as 32-bit floats.
+    /// Refuses a loss or a gradient that is infinite or NaN. A gradient must be finite as a 32-bit float, because it is
+    /// sent as such.
     fn check_finite(&self, loss: &DatumLoss, path: &str) -> Result<()> {
         if !loss.loss.is_finite() {
             let problem = format!("the loss {} is {}, not a finite number", self.name, loss.loss);
@@ -146,7 +149,7 @@ impl LossGraph {
         }
     }
 
-    /// Converts the inputs of a datum to arrays, the log-probabilities first.
+    /// Converts the log-probabilities and the inputs of a datum to arrays, in the order of the graph's inputs.
     fn arrays(&self, datum: &Datum, logprobs: &[f32], path: &str) -> Result<Vec<Array>> {
         self.check_room(datum, path)?;
         let shape = datum.loss_fn_inputs["target_tokens"].shape();
@@ -159,15 +162,15 @@ impl LossGraph {
         Ok(std::iter::once(first).chain(others).collect())
     }
 
-    /// Computes the loss of `inputs`, which are in the declared order and have the declared numbers of dimensions.
+    /// Computes the loss. `inputs` are in the order of the graph's inputs and have their numbers of dimensions.
     ///
     /// # Errors
-    /// The name of the node that failed, and the reason.
+    /// A text with the name of the node that failed and the reason.
     pub(crate) fn compute(&self, inputs: Vec<Array>) -> std::result::Result<DatumLoss, String> {
         self.compute_within(inputs, MAX_VALUES)
     }
 
-    /// As [`compute`](Self::compute), with at most `max_values` values of all operations together.
+    /// As [`compute`](Self::compute), but fails if all operations together need more than `max_values` values.
     pub(crate) fn compute_within(
         &self,
         inputs: Vec<Array>,
@@ -190,7 +193,7 @@ impl LossGraph {
         let mut n_values = 0;
         for (i, op) in self.plan.ops.iter().enumerate() {
             let value = match op {
-                // Taking the input is safe: the plan has one operation for each input.
+                // The input can be moved out: the plan has at most one operation for each input.
                 Op::Input(input) => {
                     let input = std::mem::take(&mut inputs[*input]);
                     check_extent(&input).map_err(|problem| self.failed(&self.plan.names[i], problem))?;

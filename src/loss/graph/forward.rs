@@ -1,4 +1,4 @@
-//! Values of the operations.
+//! Computes the result of single operations.
 
 use super::array::{Array, broadcast_shape};
 use super::call::{Along, Binary, Call, Dims, Index, Reduce, Unary};
@@ -6,7 +6,7 @@ use super::node::Problem;
 
 type Result<T> = std::result::Result<T, Problem>;
 
-/// Upper bound of the number of values of a call's result.
+/// Upper bound of the number of values in the result of a call, known before the result is computed.
 pub(super) fn size(call: &Call, operands: &[&Array]) -> Result<usize> {
     match call {
         Call::Binary(_) | Call::Where => {
@@ -17,7 +17,7 @@ pub(super) fn size(call: &Call, operands: &[&Array]) -> Result<usize> {
     }
 }
 
-/// Result of a call.
+/// Computes the result of a call.
 pub(super) fn value(call: &Call, operands: &[&Array]) -> Result<Array> {
     let x = operands[0];
     Ok(match call {
@@ -92,7 +92,7 @@ fn unary(how: Unary, x: f64) -> f64 {
 }
 
 pub(super) fn sigmoid(x: f64) -> f64 {
-    // The exponential of a large positive number would overflow.
+    // Two formulas, because the exponential of a large positive number would overflow.
     if x < 0.0 { x.exp() / (1.0 + x.exp()) } else { 1.0 / (1.0 + (-x).exp()) }
 }
 
@@ -129,7 +129,7 @@ fn binary(how: Binary, a: f64, b: f64) -> f64 {
     }
 }
 
-/// Converts a dimension, which counts from the end if negative, to an index from the front.
+/// Converts a dimension to an index from the front. A negative dimension counts from the end.
 pub(super) fn dimension(dim: i64, rank: usize) -> Result<usize> {
     let from_front = if dim < 0 { dim + rank as i64 } else { dim };
     let inside = usize::try_from(from_front).ok().filter(|dim| *dim < rank);
@@ -208,7 +208,7 @@ fn along(x: &Array, how: Along, dim: usize) -> Array {
     y
 }
 
-/// Positions of the values that indices select, and the shape of the selection.
+/// Returns the positions of the values that an index expression selects, and the shape of the selection.
 pub(super) fn positions(shape: &[usize], indices: &[Index]) -> Result<(Vec<usize>, Vec<usize>)> {
     let n_used = indices.iter().filter(|index| matches!(index, Index::At(_) | Index::Range { .. })).count();
     let n_left = shape.len().checked_sub(n_used).ok_or("has more indices than dimensions")?;
@@ -248,7 +248,7 @@ pub(super) fn positions(shape: &[usize], indices: &[Index]) -> Result<(Vec<usize
                 result_shape.push(range.len());
                 range
             }
-            // Replaced above.
+            // Cannot occur: `full` has ranges instead.
             Index::Ellipsis => continue,
         };
         let size = shape[dim];

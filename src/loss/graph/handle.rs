@@ -37,8 +37,9 @@ impl LossHandle {
         &self.session_id
     }
 
-    /// The server's id of the loss. `None` if the server does not run custom losses; then the client computes the loss,
-    /// in two passes, as [`forward_backward_custom`](crate::TrainingClient::forward_backward_custom) does.
+    /// The server's id of the loss. `None` if the server does not run custom losses. The client then computes the loss
+    /// between a forward and a backward pass, as
+    /// [`forward_backward_custom`](crate::TrainingClient::forward_backward_custom) does.
     pub fn loss_id(&self) -> Option<&str> {
         self.loss_id.as_deref()
     }
@@ -47,7 +48,7 @@ impl LossHandle {
         &self.graph
     }
 
-    /// Removes the inputs that the loss does not read; servers refuse them.
+    /// Removes the inputs that the loss does not read, because servers may refuse a datum with additional inputs.
     pub(crate) fn keep_inputs(&self, datum: &mut Datum) {
         let others = &self.inputs()[1..];
         let is_read = |name: &str| name == "target_tokens" || others.iter().any(|input| input.name == name);
@@ -59,7 +60,7 @@ impl LossHandle {
     }
 }
 
-/// Handles are equal if they stand for the same loss of the same session.
+/// Handles are equal if they refer to the same loss of the same session.
 impl PartialEq for LossHandle {
     fn eq(&self, other: &Self) -> bool {
         (Arc::ptr_eq(&self.graph, &other.graph) || self.graph.is_same_loss(&other.graph))

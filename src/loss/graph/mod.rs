@@ -1,4 +1,10 @@
-//! Losses as graphs of tensor operations.
+//! Losses as graphs of tensor operations (PROTOCOL §9.6).
+//!
+//! A graph is made in one of two ways: [`LossGraph::trace`] records the operations of a Rust function (`trace`,
+//! `tensor`), or the engine reads the nodes that a client sent (`node`). In both cases `plan` checks the nodes and
+//! converts them to a list of operations, with `call` for the single function calls. `evaluate` computes the loss of a
+//! datum with `forward` (values), `backward` (gradients) and `array` (the arrays of both). `handle` refers to a graph
+//! that was created in a session.
 
 mod array;
 mod backward;
@@ -24,9 +30,10 @@ pub use trace::LossTrace;
 
 use crate::types::Datum;
 
-/// The loss of one datum as a graph of tensor operations (PROTOCOL §9.6), in the form that the official SDK traces with
-/// torch.fx. [`ServiceClient::create_custom_loss`](crate::ServiceClient::create_custom_loss) sends it to servers that
-/// run custom losses.
+/// The loss of one datum as a graph of tensor operations (PROTOCOL §9.6). Its nodes have the fields of the nodes of
+/// torch.fx, the tracer of PyTorch, with which the official Python SDK traces losses.
+/// [`ServiceClient::create_custom_loss`](crate::ServiceClient::create_custom_loss) sends the graph to servers that run
+/// custom losses.
 ///
 /// # Example: the negative log-likelihood, with a metric
 /// ```
@@ -55,7 +62,8 @@ pub struct LossGraph {
 pub struct LossInput {
     /// `logprobs`, or a key of `loss_fn_inputs`.
     pub name: String,
-    /// Number of dimensions in every datum: 0 is a number, 1 is `[T]`, 2 is `[T, K]`.
+    /// Number of dimensions in every datum: 0 for a number, 1 for the shape `[T]`, 2 for `[T, K]`, with `T` positions
+    /// and `K` values for each.
     pub rank: usize,
 }
 
@@ -64,11 +72,13 @@ const MAX_INPUTS: usize = 16;
 
 impl LossGraph {
     /// Records the operations of a function on its inputs. The function runs once, during this call, on tensors without
-    /// values; conditions on values need operations such as [`LossMask::where_else`].
+    /// values. So it cannot branch on values with `if`; operations such as [`LossMask::where_else`] choose between
+    /// values.
     ///
-    /// `input_ranks` lists the inputs with their numbers of dimensions: first `logprobs`, the log-probabilities of the
-    /// datum's `target_tokens` (1 or 2, as those have), then the keys of `loss_fn_inputs` that the loss reads (0, 1 or
-    /// 2). The loss of a batch is the sum over its data.
+    /// `input_ranks` lists the inputs with their numbers of dimensions. The first input is `logprobs`, the
+    /// log-probabilities of the datum's `target_tokens`, with the number of dimensions of `target_tokens` (1 or 2). The
+    /// others are the keys of `loss_fn_inputs` that the loss reads (0, 1 or 2 dimensions). The loss of a batch is the
+    /// sum of the losses of its data.
     ///
     /// # Errors
     /// A name or a rank that the protocol does not allow, an input missing in `input_ranks`, a dimension that a tensor
@@ -91,7 +101,7 @@ impl LossGraph {
         LossGraph::new(name, inputs, nodes)
     }
 
-    /// Checks a graph that another client traced.
+    /// Makes a graph from the nodes of a request, after checking them.
     #[cfg_attr(not(feature = "local"), allow(dead_code, reason = "only the engine receives graphs"))]
     pub(crate) fn read(name: &str, input_ranks: &[(&str, usize)], nodes: Vec<Node>) -> Result<Self> {
         LossGraph::new(name.into(), inputs(input_ranks)?, nodes)
@@ -116,12 +126,13 @@ impl LossGraph {
         &self.nodes
     }
 
-    /// Estimated size in bytes of all values of an evaluation with `n_logprobs` log-probabilities.
+    /// Estimated size in bytes of the values of all operations, for `n_logprobs` log-probabilities: one `f64` for each
+    /// operation and log-probability.
     pub(crate) fn work(&self, n_logprobs: usize) -> usize {
         n_logprobs.saturating_mul(self.nodes.len()).saturating_mul(size_of::<f64>())
     }
 
-    /// Returns true if the other graph computes the same loss. The names may differ.
+    /// Returns true if both graphs have the same inputs and nodes. The names of the losses may differ.
     pub(crate) fn is_same_loss(&self, other: &LossGraph) -> bool {
         (&self.inputs, &self.nodes) == (&other.inputs, &other.nodes)
     }
@@ -129,7 +140,7 @@ impl LossGraph {
     /// Refuses a datum that lacks an input or has an input of another number of dimensions.
     pub(crate) fn check(&self, datum: &Datum, path: &str) -> Result<()> {
         for (i, input) in self.inputs.iter().enumerate() {
-            // `logprobs` has the shape of the targets.
+            // The first input, `logprobs`, is not in the datum: the model computes it, in the shape of the targets.
             let key = if i == 0 { "target_tokens" } else { &input.name };
             let path = || format!("{path}.loss_fn_inputs[{key:?}]");
             let Some(tensor) = datum.loss_fn_inputs.get(key) else {

@@ -1,4 +1,5 @@
-//! Nodes of a traced loss, in the form that torch.fx records and servers read (PROTOCOL §9.6).
+//! Nodes of a traced loss and their JSON encoding (PROTOCOL §9.6). A node has the fields of a node of torch.fx, the
+//! tracer of PyTorch, with which the official Python SDK traces losses.
 
 use std::collections::BTreeMap;
 
@@ -14,15 +15,15 @@ pub(super) type Problem = String;
 pub(crate) enum NodeOp {
     /// An input.
     Placeholder,
-    /// A tensor captured from outside of the loss; not allowed.
+    /// A tensor from outside of the loss function. Not allowed.
     GetAttr,
-    /// A function, by its qualified name.
+    /// A call of a function; `target` is its qualified name, such as `torch.exp`.
     CallFunction,
-    /// A method of the first argument, by its name.
+    /// A call of a method of the first argument; `target` is the name of the method.
     CallMethod,
-    /// A module; not allowed.
+    /// A call of a module (a layer of a network). Not allowed.
     CallModule,
-    /// The result of the loss.
+    /// The result of the loss: its value and its metrics.
     Output,
 }
 
@@ -55,9 +56,9 @@ pub(crate) enum Arg {
     Dict(BTreeMap<String, Arg>),
     Slice(Box<[Arg; 3]>),
     Ellipsis,
-    /// A constant of torch by its kind (`dtype`, `device`, `layout`, `memory_format`) and name.
+    /// A constant of PyTorch: its kind (`dtype`, `device`, `layout` or `memory_format`) and its name.
     Constant(&'static str, String),
-    /// An argument that this version does not know, as received. Computing the node fails.
+    /// An argument of an unknown kind, as received. It has no value, so a call that reads it is refused.
     Unknown(Value),
 }
 

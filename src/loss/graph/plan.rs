@@ -1,4 +1,4 @@
-//! Checked graphs: nodes as operations that can be computed.
+//! Converts the nodes of a graph to a [`Plan`], a list of operations that can be computed, and refuses invalid nodes.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,22 +23,23 @@ pub(super) struct Plan {
     pub(super) ops: Vec<Op>,
     /// For each operation, the name of its node.
     pub(super) names: Vec<String>,
-    /// For each operation, true if gradients flow from its result to the log-probabilities.
+    /// For each operation, true if its result depends on the log-probabilities in a way that has a gradient.
     pub(super) differentiable: Vec<bool>,
     /// Index of the operation whose result is the loss.
     pub(super) loss: usize,
-    /// Names of the metrics, and indices of the operations whose results they are.
+    /// For each metric, its name and the index of the operation whose result is its value.
     pub(super) metrics: Vec<(String, usize)>,
 }
 
-/// Largest number of nodes: far more than hand-written losses have.
+/// Largest number of nodes, far above the number of any hand-written loss.
 const MAX_NODES: usize = 10_000;
 
 impl Plan {
-    /// Checks the nodes of a graph.
+    /// Checks the nodes of a graph and converts them to operations.
     ///
     /// # Errors
-    /// A node that is not supported or that refers to a name that is not an earlier node, with its index.
+    /// A node that is not supported, or that refers to a name that no earlier node has. The error contains the index of
+    /// the node.
     pub(super) fn new(inputs: &[LossInput], nodes: &[Node]) -> Result<Self> {
         if MAX_NODES < nodes.len() {
             return Err(Error::invalid("graph.nodes", format!("has more than {MAX_NODES} nodes")));
@@ -78,7 +79,7 @@ struct Planner {
     ops: Vec<Op>,
     names: Vec<String>,
     differentiable: Vec<bool>,
-    /// Index of the operation of each node.
+    /// By the name of each node, the index of the operation that computes its result.
     index_of: HashMap<String, usize>,
 }
 
@@ -90,7 +91,8 @@ impl Planner {
         self.ops.len() - 1
     }
 
-    /// Appends the operations of a node that is not the output; returns the index of its result.
+    /// Appends the operations of a node, which must not be the output node. Returns the index of the operation that
+    /// computes its result.
     fn add(&mut self, inputs: &[LossInput], node: &Node) -> Checked<usize> {
         match node.op {
             NodeOp::Placeholder => {
@@ -104,7 +106,7 @@ impl Planner {
             NodeOp::CallFunction | NodeOp::CallMethod => self.call(node),
             NodeOp::GetAttr => Err("captures a tensor, which a loss must not".into()),
             NodeOp::CallModule => Err("calls a module, which a loss must not".into()),
-            // `new` handles it.
+            // Cannot occur: `Plan::new` handles output nodes.
             NodeOp::Output => Err("is an output".into()),
         }
     }

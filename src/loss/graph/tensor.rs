@@ -1,4 +1,5 @@
-//! Tensors of a loss during its trace, and their operations.
+//! The tensors on which a loss function runs while it is traced, and their operations. Each operation appends a node to
+//! the [`LossTrace`].
 
 use std::collections::BTreeMap;
 use std::ops::{Add, BitAnd, BitOr, Div, Mul, Neg, Not, Range, Sub};
@@ -7,8 +8,9 @@ use super::trace::TensorInfo;
 use super::{Arg, LossTrace, NodeOp};
 use crate::error::Error;
 
-/// A tensor of a loss during its trace: it has a number of dimensions, but no values. The operations mean the same as
-/// in PyTorch. Tensors of different shapes are broadcast, from the last dimension backwards.
+/// A tensor of a loss during its trace. It has a number of dimensions, but no values. The operations have the semantics
+/// of the PyTorch functions with the same names. Tensors of different shapes are broadcast as in PyTorch: shapes are
+/// aligned at their last dimension.
 ///
 /// # Example: a clipped policy gradient
 /// ```
@@ -37,14 +39,14 @@ pub struct LossTensor<'g> {
 #[must_use = "a condition has an effect only through `where_else` or `float`"]
 pub struct LossMask<'g>(LossTensor<'g>);
 
-/// Second operand of an operation: another [`LossTensor`] or a number.
+/// An operand of an operation: a [`LossTensor`] or a number (`f64`).
 pub trait LossOperand<'g>: sealed::Operand<'g> {}
 
 mod sealed {
     use super::{Arg, LossTrace, TensorInfo};
 
     pub trait Operand<'g>: Copy {
-        /// The argument of a node, and its dimensions.
+        /// Returns the operand as an argument of a node, and its properties.
         #[allow(private_interfaces, reason = "the trait is not reachable from outside")]
         fn read(self, trace: &'g LossTrace) -> (Arg, TensorInfo);
     }
@@ -67,7 +69,7 @@ impl<'g> sealed::Operand<'g> for f64 {
 impl<'g> LossOperand<'g> for LossTensor<'g> {}
 impl LossOperand<'_> for f64 {}
 
-/// Defines operations on each element.
+/// Defines methods that apply a function to each element.
 macro_rules! unary {
     ($($(#[$doc:meta])* $name:ident = $target:literal;)*) => {$(
         $(#[$doc])*
@@ -77,7 +79,7 @@ macro_rules! unary {
     )*};
 }
 
-/// Defines comparisons of each element.
+/// Defines methods that compare element by element.
 macro_rules! compare {
     ($($(#[$doc:meta])* $name:ident = $target:literal;)*) => {$(
         $(#[$doc])*
@@ -115,7 +117,7 @@ impl<'g> LossTensor<'g> {
         sigmoid = "torch.sigmoid";
         /// Hyperbolic tangent of each element.
         tanh = "torch.tanh";
-        /// Each element, or 0 if that is larger.
+        /// The larger of each element and 0.
         relu = "torch.relu";
     }
 
@@ -136,7 +138,7 @@ impl<'g> LossTensor<'g> {
 
     /// Logarithm of the logistic function of each element, without overflow.
     pub fn log_sigmoid(self) -> Self {
-        // Composed of operations that every server supports.
+        // Built from simpler operations, which every server with custom losses supports.
         self.clamp(None, Some(0.0)) - (-self.abs()).exp().log1p()
     }
 
@@ -145,17 +147,17 @@ impl<'g> LossTensor<'g> {
         -(-self).log_sigmoid()
     }
 
-    /// Each element to the power of another.
+    /// Each element to the power of the corresponding element of `exponent`.
     pub fn pow(self, exponent: impl LossOperand<'g>) -> Self {
         self.binary("torch.pow", exponent)
     }
 
-    /// The smaller of two elements, at each position.
+    /// At each position, the smaller of the two elements.
     pub fn minimum(self, other: LossTensor<'g>) -> Self {
         self.binary("torch.minimum", other)
     }
 
-    /// The larger of two elements, at each position.
+    /// At each position, the larger of the two elements.
     pub fn maximum(self, other: LossTensor<'g>) -> Self {
         self.binary("torch.maximum", other)
     }
@@ -191,17 +193,17 @@ impl<'g> LossTensor<'g> {
         self.reduce("min")
     }
 
-    /// Sums along a dimension, which is removed. A negative dimension counts from the end.
+    /// Sums along a dimension and removes it. A negative dimension counts from the end.
     pub fn sum_dim(self, dim: i64) -> Self {
         self.along(NodeOp::CallMethod, "sum", dim, true)
     }
 
-    /// Means along a dimension, which is removed.
+    /// Averages along a dimension and removes it.
     pub fn mean_dim(self, dim: i64) -> Self {
         self.along(NodeOp::CallMethod, "mean", dim, true)
     }
 
-    /// Logarithms of the sums of the exponentials along a dimension, which is removed.
+    /// Logarithm of the sum of the exponentials along a dimension, which is removed.
     pub fn logsumexp(self, dim: i64) -> Self {
         self.along(NodeOp::CallFunction, "torch.logsumexp", dim, true)
     }
@@ -221,13 +223,13 @@ impl<'g> LossTensor<'g> {
         self.along(NodeOp::CallFunction, "torch.cumsum", dim, false)
     }
 
-    /// The element (of `[T, K]`: the row) at an index of the first dimension, which is removed. A negative index counts
-    /// from the end.
+    /// The element at an index of the first dimension, which is removed; for a tensor of shape `[T, K]`, a row. A
+    /// negative index counts from the end.
     pub fn get(self, index: i64) -> Self {
         self.item(Arg::Int(index), 1, 1)
     }
 
-    /// The elements (of `[T, K]`: the rows) in a range of indices.
+    /// The elements in a range of indices of the first dimension; for a tensor of shape `[T, K]`, rows.
     pub fn slice(self, range: Range<i64>) -> Self {
         let slice = [Arg::Int(range.start), Arg::Int(range.end), Arg::None];
         self.item(Arg::Slice(Box::new(slice)), 1, 0)
@@ -239,7 +241,8 @@ impl<'g> LossTensor<'g> {
         self.item(Arg::Tuple(vec![all, Arg::Int(index)]), 2, 1)
     }
 
-    /// Inserts a dimension of size 1: `unsqueeze(1)` makes `[T]` a `[T, 1]`, which broadcasts with `[T, K]`.
+    /// Inserts a dimension of size 1. For example, `unsqueeze(1)` changes the shape `[T]` to `[T, 1]`, which broadcasts
+    /// with `[T, K]`.
     pub fn unsqueeze(self, dim: i64) -> Self {
         let (arg, info) = self.trace.read(self);
         let rank = info.rank + 1;
@@ -251,7 +254,7 @@ impl<'g> LossTensor<'g> {
         self.record(NodeOp::CallMethod, "unsqueeze", args, BTreeMap::new(), TensorInfo { rank, ..info })
     }
 
-    /// The same values without a gradient.
+    /// The same values; no gradient flows back through them.
     pub fn detach(self) -> Self {
         let (arg, info) = self.trace.read(self);
         let info = TensorInfo { differentiable: false, ..info };
@@ -311,7 +314,7 @@ impl<'g> LossTensor<'g> {
         self.record(op, target, vec![arg, Arg::Int(dim)], BTreeMap::new(), TensorInfo { rank, ..info })
     }
 
-    /// Records indexing of a tensor of at least `min_rank` dimensions, which removes `n_removed` of them.
+    /// Records an indexing operation that needs at least `min_rank` dimensions and removes `n_removed` of them.
     fn item(self, index: Arg, min_rank: usize, n_removed: usize) -> Self {
         let (arg, info) = self.trace.read(self);
         if info.rank < min_rank {

@@ -10,7 +10,7 @@ fn error_text(graph: Result<LossGraph>) -> String {
 const LOGPROBS: &[(&str, usize)] = &[("logprobs", 1)];
 
 #[test]
-fn a_graph_is_written_as_torch_fx_records_it() {
+fn a_graph_is_written_as_nodes_of_torch_fx() {
     let inputs = [("logprobs", 1), ("weights", 1)];
     let graph = LossGraph::trace("neg_ll", &inputs, |it| {
         let loss = -(it.logprobs() * it.input("weights")).sum();
@@ -44,7 +44,7 @@ fn names_of_nodes_do_not_clash_with_names_of_inputs() {
 }
 
 #[test]
-fn either_operand_may_be_a_number() {
+fn the_first_or_the_second_operand_may_be_a_number() {
     let graph = LossGraph::trace("x", LOGPROBS, |it| (2.0 - it.logprobs() / 3.0).sum()).expect("a graph");
     let args: Vec<String> =
         graph.nodes()[1..3].iter().map(|node| serde_json::to_string(&node.args).expect("JSON")).collect();
@@ -145,7 +145,7 @@ fn data_without_the_declared_inputs_and_ranks_are_refused() {
     graph.check(&datum, "data[0]").expect("a datum that fits");
 }
 
-/// Computes the loss of one datum with targets `[T]` or `[T, K]`, and checks its gradient against finite differences.
+/// Computes the loss of one datum, and checks the gradient of each log-probability against a finite difference.
 fn computed(graph: &LossGraph, datum: &Datum, logprobs: &[f32]) -> evaluate::DatumLoss {
     let at = |logprobs: &[f32]| graph.evaluate_datum(datum, logprobs, "d").expect("a loss");
     let exact = at(logprobs);
@@ -245,7 +245,7 @@ fn log_probabilities_of_two_dimensions_are_indexed_by_row_and_column() {
 }
 
 #[test]
-fn losses_and_metrics_of_all_data_are_combined_by_the_reduction_in_their_names() {
+fn the_ending_of_a_metrics_name_chooses_the_sum_or_the_mean_over_all_data() {
     let inputs = [("logprobs", 1), ("weights", 1)];
     let graph = LossGraph::trace("nll", &inputs, |it| {
         let loss = -(it.logprobs() * it.input("weights")).sum();
@@ -411,7 +411,8 @@ struct RecordedValues {
     data: Vec<f32>,
 }
 
-/// `loss_graphs.jsonl` holds losses that the official SDK 0.38.0 traced with torch 2.15, with the results of torch.
+/// `loss_graphs.jsonl` has losses that the official Python SDK 0.38.0 traced with PyTorch 2.15, and the values,
+/// gradients and metrics that PyTorch computed for them.
 #[test]
 fn losses_that_the_official_sdk_traced_are_computed_as_torch_computes_them() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/wire/loss_graphs.jsonl");

@@ -1,4 +1,4 @@
-//! The recorder of a loss's operations.
+//! Records the operations of a loss function while it runs.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use super::{Arg, LossInput, LossTensor, Node, NodeOp};
 use crate::error::{Error, Result};
 
-/// Recorder of a loss: provides the inputs and stores the operations and metrics. See
-/// [`LossGraph::trace`](super::LossGraph::trace).
+/// Argument of the function that [`LossGraph::trace`](super::LossGraph::trace) runs. Provides the input tensors and
+/// records the operations and metrics.
 #[derive(Debug)]
 pub struct LossTrace {
     inputs: Vec<LossInput>,
@@ -17,10 +17,10 @@ pub struct LossTrace {
 #[derive(Debug, Default)]
 struct State {
     nodes: Vec<Node>,
-    /// The result of each node.
+    /// Properties of the result of each node.
     infos: Vec<TensorInfo>,
     metrics: BTreeMap<String, Arg>,
-    /// The first error; operators cannot return one.
+    /// The first error. Stored here until `finish`, because operators such as `+` cannot return an error.
     error: Option<Error>,
 }
 
@@ -28,7 +28,7 @@ struct State {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TensorInfo {
     pub(super) rank: usize,
-    /// Gradients flow from the tensor to `logprobs`.
+    /// The tensor depends on `logprobs` in a way that has a gradient.
     pub(super) differentiable: bool,
 }
 
@@ -50,13 +50,14 @@ impl LossTrace {
         LossTrace { inputs: inputs.to_vec(), state: RefCell::new(state) }
     }
 
-    /// Log-probabilities of the datum's `target_tokens` under the model, in their shape. Only they have gradients.
+    /// Log-probabilities of the datum's `target_tokens` under the model, in the shape of `target_tokens`. The gradient
+    /// of the loss is taken with respect to this input only.
     pub fn logprobs(&self) -> LossTensor<'_> {
         LossTensor::new(self, 0)
     }
 
-    /// The input of a name, a key of the datum's `loss_fn_inputs`. A name that is missing in `input_ranks` makes the
-    /// trace fail.
+    /// The input with this name, which is a key of the datum's `loss_fn_inputs`. If the name is missing in
+    /// `input_ranks`, [`LossGraph::trace`](super::LossGraph::trace) fails.
     pub fn input(&self, name: &str) -> LossTensor<'_> {
         let index = self.inputs.iter().position(|input| input.name == name).unwrap_or_else(|| {
             self.set_error(Error::invalid("input_ranks", format!("lacks {name}, which the loss reads")));
@@ -65,8 +66,8 @@ impl LossTrace {
         LossTensor::new(self, index)
     }
 
-    /// Reports a number as a metric. The name consists of `custom/`, up to 64 characters of a-z, 0-9, `_`, `.`, `/` and
-    /// `-`, and the reduction over all data: `:sum` or `:mean`.
+    /// Reports a number as a metric. The name is `custom/<name>:sum` or `custom/<name>:mean`; the ending says how the
+    /// values of all data are combined. `<name>` has 1 to 64 characters of a-z, 0-9, `_`, `.`, `/` and `-`.
     pub fn metric(&self, name: &str, value: LossTensor<'_>) {
         let path = || format!("metrics[{name:?}]");
         if !is_metric(name) {
@@ -89,10 +90,10 @@ impl LossTrace {
         self.state.borrow_mut().error.get_or_insert(error);
     }
 
-    /// The argument that refers to a tensor, and the tensor's properties.
+    /// Returns the argument of a node that refers to a tensor, and the properties of the tensor.
     pub(super) fn read(&self, tensor: LossTensor<'_>) -> (Arg, TensorInfo) {
         let (trace, index) = tensor.parts();
-        // A tensor of another trace makes the trace fail; until then, a tensor of this trace replaces it.
+        // A tensor of another trace is an error, which `finish` returns. Until then, use the first input instead.
         let index = if std::ptr::eq(trace, self) {
             index
         } else {
@@ -114,7 +115,7 @@ impl LossTrace {
     ) -> usize {
         let mut state = self.state.borrow_mut();
         let index = state.nodes.len();
-        // Servers use node names as Python identifiers; the number keeps them apart from keywords.
+        // Servers use node names as Python identifiers. The number makes sure that a name is not a Python keyword.
         let base = target.rsplit('.').next().unwrap_or(target).trim_matches('_');
         let mut n = index;
         let name = loop {
@@ -129,7 +130,7 @@ impl LossTrace {
         index
     }
 
-    /// Returns the nodes with the output, or the first error.
+    /// Appends the output node and returns all nodes, or the first error of the trace.
     pub(super) fn finish(&self, loss: LossTensor<'_>) -> Result<Vec<Node>> {
         let (arg, info) = self.read(loss);
         let State { mut nodes, metrics, error, .. } = self.state.take();
@@ -154,7 +155,7 @@ impl LossTrace {
     }
 }
 
-/// Returns true for a valid name of a metric.
+/// Returns true if this is a valid name of a metric.
 pub(super) fn is_metric(name: &str) -> bool {
     let Some((name, "sum" | "mean")) = name.strip_prefix("custom/").and_then(|it| it.rsplit_once(':')) else {
         return false;

@@ -1,12 +1,12 @@
-//! Serde helpers of the JSON messages: readers for fields that servers write in more than one form (PROTOCOL §11.1).
+//! Serde helpers of the JSON messages, for fields whose JSON type differs between servers (PROTOCOL §11.1).
 
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 pub(super) use crate::types::field_reader::{ids, maybe_id, maybe_ids, or_absent, readable};
 
-/// Drops nulls in objects, so that they count as absent, and writes whole floats as integers, which fields of either
-/// number type can read.
+/// Removes object fields that are null, so that they count as absent. Replaces floats without a fraction by integers,
+/// because both an integer field and a float field can read an integer.
 pub(super) fn normalize(value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -32,12 +32,14 @@ pub(super) fn id<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error
     }
 }
 
-/// Reads a number beyond the range of `f32` as infinite, so that the validation of the value refuses it by name.
+/// Reads an `f32`. A number beyond its range becomes infinite, and the later validation then refuses it with the name
+/// of the field.
 pub(super) fn f32_or_infinite<'de, D: Deserializer<'de>>(input: D) -> Result<f32, D::Error> {
     f64::deserialize(input).map(|number| number as f32)
 }
 
-/// Implements reading of a struct of flags. A flag that is missing, of another type or out of range has its default.
+/// Implements `Deserialize` for a struct of flags. A flag that is missing, has another type or is out of range gets its
+/// default. Unknown flags go into the field `more`.
 macro_rules! read_flags {
     ($name:ident { $($flag:ident),+ }) => {
         impl<'de> Deserialize<'de> for $name {

@@ -1,4 +1,5 @@
-//! Futures: answers to submissions, and messages that fetch their results (PROTOCOL §4).
+//! Futures (PROTOCOL §4). The server answers a submission with a future, which contains a request id. The client polls
+//! with this id until the server returns the result.
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -11,7 +12,7 @@ use crate::types::QueueState;
 
 use super::fields::{id, maybe_id, maybe_ids, or_absent, readable};
 
-/// Answer to a submission. Only the request id is mandatory.
+/// Answer to a submission: the future. Only the request id is mandatory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct UntypedFuture {
     #[serde(deserialize_with = "id")]
@@ -42,14 +43,15 @@ pub(crate) struct RetrieveFuturesRequest {
     pub(crate) target: FuturesTarget,
     #[serde(default)]
     pub(crate) prev_cursor: u64,
-    /// Longest time in seconds that the server may hold the request; absent: the server decides.
+    /// Longest time in seconds that the server may wait for a new completion before it answers. If absent, the server
+    /// decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) timeout: Option<f64>,
     #[serde(default)]
     pub(crate) retrieved_request_ids: Vec<String>,
 }
 
-/// Object whose finished samples are requested.
+/// The sampling session whose finished samples are requested.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum FuturesTarget {
@@ -77,7 +79,7 @@ pub(crate) struct Completion {
 }
 
 impl Completion {
-    /// Size of the result in bytes, if the sample succeeded and the server reports a size.
+    /// Size of the result in bytes. `None` if the sample failed or the server reports no size.
     pub(crate) fn size(&self) -> Option<usize> {
         let size =
             self.response_payload_uncompressed_size.filter(|size| 0 < *size && self.state == "finished")?;
@@ -85,7 +87,7 @@ impl Completion {
     }
 }
 
-/// Answer while the result is not available yet.
+/// Answer to a poll while the result is not available yet.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "try_again")]
 pub(crate) struct PendingFuture {
@@ -104,8 +106,8 @@ pub(crate) struct FailedFuture {
     pub(crate) category: Option<String>,
 }
 
-/// Tells whether an answer is the result of a request of this type (PROTOCOL §4.1): it has a field of such results, or
-/// their `type`.
+/// Returns true if an answer is the result of a request of this type (PROTOCOL §4.1): its field `type` names the type,
+/// or it has one of the fields of such results.
 pub(crate) fn is_result(request_type: &str, value: &Value) -> bool {
     let (name, fields): (&str, &[&str]) = match request_type {
         "CreateModel" => ("create_model", &["model_id"]),
@@ -124,20 +126,23 @@ pub(crate) fn is_result(request_type: &str, value: &Value) -> bool {
     named || fields.iter().any(|field| value.get(field).is_some())
 }
 
-/// Meaning of a JSON answer of `retrieve_future` with a success status. Checked in the order of PROTOCOL §4.2.
+/// Meaning of a JSON answer of `retrieve_future` with a success status. [`FutureReply::classify`] checks the conditions
+/// in the order of PROTOCOL §4.2.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum FutureReply {
     /// The result is not available yet; poll again.
     Pending { queue_state: Option<QueueState>, reason: Option<String> },
-    /// The result is available and has this size in bytes; poll again without allowing metadata.
+    /// The result is available and has this size in bytes, but the answer does not contain it. Poll again with
+    /// `allow_metadata_only: false` to get it.
     Metadata { payload_size: u64 },
-    /// The request failed; a further poll gives the same answer.
+    /// The request failed. Further polls would give the same answer.
     Failed { message: String, category: String },
     /// The result.
     Done(Value),
 }
 
-/// Body of a result: JSON, which was parsed when the answer was classified, or the bytes of a protobuf message.
+/// Body of a result: parsed JSON (an answer must be parsed to see that it is a result), or the bytes of a protobuf
+/// message.
 #[derive(Clone, Debug)]
 pub(crate) enum ResultBody {
     Json(Value),
@@ -145,7 +150,7 @@ pub(crate) enum ResultBody {
 }
 
 impl ResultBody {
-    /// Reads a result whose only form is JSON.
+    /// Reads a result that servers send only as JSON.
     pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T> {
         match self {
             ResultBody::Json(value) => T::deserialize(value)

@@ -1,4 +1,5 @@
-//! The serialized handle with which another process uses a sampling session (PROTOCOL §9.7).
+//! The serialized sampler handle (PROTOCOL §9.7). One process writes it; another process reads it to sample from the
+//! same sampling session.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,7 @@ use serde_json::Value;
 use super::fields::{id, normalize};
 use super::{ClientConfig, DynamicConfig};
 
-/// Every field is written, because the official SDK requires all of them.
+/// The handle. All fields are always written, because the official Python SDK refuses a handle that lacks one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SamplerHandleJson {
     #[serde(deserialize_with = "id")]
@@ -31,12 +32,13 @@ pub(crate) struct HolderJson {
     pub(crate) client_config: Value,
     #[serde(default)]
     pub(crate) client_dynamic_config: Value,
-    /// Written as `null` and never read.
+    /// Always written as `null`, and never read, so that a handle contains no key.
     #[serde(default, skip_deserializing)]
     pub(crate) api_key: Option<()>,
 }
 
-/// Flags of `client/config` as the official SDK writes them, including flags without a meaning in this crate.
+/// Flags of `client/config` as the official Python SDK writes them into a handle, including unknown flags and
+/// `use_pyqwest_transport`, which this crate does not use.
 pub(crate) fn config_to_json(config: &ClientConfig) -> Value {
     let mut value = normalized(serde_json::to_value(config));
     if let Value::Object(fields) = &mut value {
@@ -50,7 +52,7 @@ pub(crate) fn dynamic_config_to_json(config: &DynamicConfig) -> Value {
 }
 
 fn normalized(value: serde_json::Result<Value>) -> Value {
-    // Serializing a struct of numbers and strings cannot fail; an empty object would mean the defaults.
+    // Serializing a struct of numbers and strings cannot fail. If it did, an empty object would stand for the defaults.
     let mut value = value.unwrap_or_else(|_| Value::Object(Default::default()));
     normalize(&mut value);
     value

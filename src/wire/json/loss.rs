@@ -1,4 +1,4 @@
-//! Custom losses that the server evaluates (PROTOCOL §9.6).
+//! Messages that create a custom loss, which the server then evaluates (PROTOCOL §9.6).
 
 use serde::{Deserialize, Serialize};
 

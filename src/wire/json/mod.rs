@@ -1,7 +1,9 @@
-//! The JSON bodies (PROTOCOL §3, §4), named after their endpoints.
+//! The JSON bodies (PROTOCOL §3, §4). Types are named after their endpoints: `optim_step` has `OptimStepRequest` and
+//! `OptimStepResponse`.
 //!
-//! Absent values are left out, defaults are written (PROTOCOL §1.9). [`response`] accepts unknown fields, nulls, integers
-//! written as floats, and messages in which nearly every field is missing (PROTOCOL §11.1).
+//! When a message is written, fields without a value are left out, and fields with a default value are included
+//! (PROTOCOL §1.9). When a response is read ([`response`]), unknown fields and nulls are ignored, floats without a
+//! fraction count as integers, and most fields may be missing (PROTOCOL §11.1).
 
 mod fields;
 mod future;
@@ -48,14 +50,15 @@ pub(crate) fn response<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     serde_json::from_value(parse(body)?).map_err(|error| unexpected_in(body, error))
 }
 
-/// Parses a body that a server sent, without nulls in objects and with whole floats as integers.
+/// Parses a body that a server sent. In the result, objects have no null fields, and floats without a fraction are
+/// integers.
 pub(crate) fn parse(body: &[u8]) -> Result<Value> {
     let mut value = serde_json::from_slice(body).map_err(|error| unexpected_in(body, error))?;
     normalize(&mut value);
     Ok(value)
 }
 
-/// Reads a part of a message that is JSON of its own, in any form that [`response`] accepts.
+/// Reads JSON that was embedded in another message, as tolerantly as [`response`].
 pub(crate) fn response_value<T: DeserializeOwned>(mut value: Value) -> Result<T> {
     normalize(&mut value);
     serde_json::from_value(value).map_err(unexpected)

@@ -35,8 +35,9 @@ pub(crate) enum ChunkJson {
     },
 }
 
-/// A chunk of any type. Serde buffers an internally tagged enum in a generic form before it picks the variant, which
-/// takes many times the memory of the tokens; this struct reads tokens directly as numbers.
+/// The fields of all chunk types together. [`ChunkJson`] is read through this struct, because serde would first store
+/// an internally tagged enum in a generic buffer, which takes many times the memory of the tokens. This struct reads
+/// the tokens directly into a `Vec<i32>`.
 #[derive(Deserialize)]
 struct AnyChunk {
     r#type: String,

@@ -1,4 +1,4 @@
-//! Lists, checkpoints and sessions (PROTOCOL §3.5, §3.6).
+//! Messages about training runs, checkpoints and sessions (PROTOCOL §3.5, §3.6).
 
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +31,7 @@ pub(crate) struct SessionsResponse {
     pub(crate) cursor: Option<Cursor>,
 }
 
-/// Sets the lifetime of a checkpoint. An absent value is written as `null`, which removes the limit.
+/// Sets the lifetime of a checkpoint. `None` is written as `null`, and the checkpoint then never expires.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct CheckpointTtlRequest {
     #[serde(default)]

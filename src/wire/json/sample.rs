@@ -1,4 +1,4 @@
-//! Sampling sessions and requests (PROTOCOL §3.4, §6.6).
+//! Messages about sampling sessions, and the sampling request (PROTOCOL §3.4, §6.6).
 
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +38,8 @@ pub(crate) struct JoinSamplingSessionRequest {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "join_sampling_session")]
 pub(crate) struct JoinSamplingSessionResponse {
-    /// Number of the joining client; part of its sequence ids.
+    /// Number that the server assigns to the joining client. The `seq_id`s of its samples begin at this number times
+    /// 10^9.
     #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) client_counter: Option<u64>,
 }
@@ -100,7 +101,7 @@ impl SampleRequest {
         params: &SamplingParams,
         options: &SampleOptions,
     ) -> Result<Self> {
-        // JSON has no such numbers; `null` in their place would silently become the default.
+        // JSON has no NaN and no infinity. They would be written as `null`, and the server would use the default.
         if !(params.temperature.is_finite() && params.top_p.is_finite()) {
             return Err(Error::invalid("sampling_params", "temperature and top_p must be finite"));
         }
@@ -180,7 +181,7 @@ impl SamplingParamsJson {
         });
         let params = SamplingParams {
             max_tokens: max_tokens.transpose()?,
-            // The protocol reduces any integer to the range of seeds.
+            // Any integer is allowed as a seed; the protocol reduces it modulo 2^63 − 1.
             seed: self.seed.map(|seed| seed.rem_euclid(i128::from(i64::MAX)) as u64),
             stop: self.stop.map(|stop| match stop {
                 StopJson::One(text) => Stop::Strings(vec![text]),

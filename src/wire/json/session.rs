@@ -1,4 +1,4 @@
-//! Configuration, sessions, telemetry (PROTOCOL §3.1, §3.2, §3.7).
+//! Messages about flags, tokens, sessions and telemetry (PROTOCOL §3.1, §3.2, §3.7).
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,8 @@ pub(crate) struct ClientConfigRequest {
     pub(crate) sdk_version: String,
 }
 
-/// Flags of the server. A missing flag has its documented default.
+/// Flags with which the server configures the client (`client/config`). A missing flag has the default that the
+/// protocol documents.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct ClientConfig {
     pub(crate) pjwt_auth_enabled: bool,
@@ -83,7 +84,7 @@ read_flags!(ClientConfig {
     sample_join_sampling_session
 });
 
-/// Flags that may change during a session.
+/// Flags that may change during a session (`client/dynamic_config`).
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct DynamicConfig {
     pub(crate) refresh_interval_sec: f64,
@@ -173,7 +174,8 @@ pub(crate) struct CreateSessionRequest {
 pub(crate) struct CreateSessionResponse {
     #[serde(deserialize_with = "id")]
     pub(crate) session_id: String,
-    /// The three messages are logged at their level. They do not make the call fail.
+    /// The three messages are for the user. The client logs them (as info, warning and error); the call succeeds even
+    /// with an error message.
     #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) info_message: Option<String>,
     #[serde(default, deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
@@ -192,7 +194,7 @@ pub(crate) struct SessionHeartbeatRequest {
 #[serde(tag = "type", rename = "session_heartbeat")]
 pub(crate) struct SessionHeartbeatResponse {}
 
-/// Ends a session. An absent `detail` is written as `null`.
+/// Ends a session. A `detail` of `None` is written as `null`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FinishSessionRequest {
     pub(crate) reason: FinishReason,
@@ -208,7 +210,7 @@ pub(crate) enum FinishReason {
     Interrupted,
 }
 
-/// Reports usage events of the library.
+/// Telemetry: reports usage events of the library.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TelemetryRequest {
     pub(crate) events: Vec<Value>,

@@ -28,7 +28,7 @@ fn an_id_may_be_a_number() {
 }
 
 #[test]
-fn rank_and_name_are_found_where_a_self_hosted_server_puts_them() {
+fn rank_and_name_are_read_from_the_fields_of_a_self_hosted_server() {
     let info: GetInfoResponse = parse(json!({
         "model_id": "model_1", "status": "created",
         "model_data": {"base_model": "b", "lora_config": {"rank": 8.0, "seed": null}, "model_name": "m"}

@@ -1,4 +1,4 @@
-//! Models, optimizer steps, checkpoints (PROTOCOL §3.3, §3.5).
+//! Messages about models, optimizer steps and saved weights (PROTOCOL §3.3, §3.5).
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ pub(crate) struct CreateModelRequest {
 }
 
 impl CreateModelRequest {
-    /// Names of the fields that `more` must not contain.
+    /// Names of the other fields, which `more` must not contain.
     pub(crate) const FIELDS: [&str; 7] = [
         "session_id",
         "model_seq_id",
@@ -107,7 +107,8 @@ pub(crate) struct ModelData {
     pub(crate) model_name: Option<String>,
     #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) tokenizer_id: Option<String>,
-    /// Model name as SkyRL reports it; SkyRL reports the rank in `lora_config`.
+    /// Name of the model from SkyRL, a self-hosted server that does not use `model_name`. It reports the rank in
+    /// `lora_config`.
     #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) base_model: Option<String>,
     #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
@@ -137,8 +138,8 @@ impl From<GetInfoResponse> for ModelInfo {
     }
 }
 
-/// Removes the variant, which is the part after the first colon, from the id of a tokenizer. Keeps an absolute path,
-/// which may contain colons.
+/// Removes the variant of a tokenizer id, which is everything from the first colon on. An absolute path, which may
+/// contain colons, is returned unchanged.
 fn without_variant(id: String) -> String {
     let is_path = match id.as_bytes() {
         [b'/' | b'\\', ..] => true,
@@ -178,7 +179,7 @@ impl OptimStepRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "optim_step")]
 pub(crate) struct OptimStepResponse {
-    /// May contain values that are not numbers; the conversion to [`OptimStepOutput`] drops them.
+    /// Metrics by name. The conversion to [`OptimStepOutput`] drops values that are not numbers.
     #[serde(default, deserialize_with = "or_absent")]
     pub(crate) metrics: BTreeMap<String, Value>,
 }
@@ -212,8 +213,8 @@ pub(crate) struct SaveWeightsResponse {
     pub(crate) path: String,
 }
 
-/// Loads a checkpoint into a new model of a session (`session_id`, `model_seq_id`), or into a model that was just
-/// created (`model_id`, `seq_id`).
+/// Loads a checkpoint. With `session_id` and `model_seq_id` the server creates a new model for it; with `model_id` and
+/// `seq_id` it loads into a model that was just created.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "load_weights")]
 pub(crate) struct LoadWeightsRequest {
@@ -238,7 +239,7 @@ pub(crate) struct LoadWeightsRequest {
 }
 
 impl LoadWeightsRequest {
-    /// Creates the model with the number `model_seq_id` in its session from a checkpoint.
+    /// Creates a model from a checkpoint, with the number `model_seq_id` in the session.
     pub(crate) fn create(session_id: &str, model_seq_id: u64, path: &str, optimizer: bool) -> Self {
         let (session_id, model_seq_id) = (Some(session_id.into()), Some(model_seq_id));
         LoadWeightsRequest { session_id, model_seq_id, path: path.into(), optimizer, ..Default::default() }
@@ -264,10 +265,10 @@ pub(crate) struct LoadWeightsResponse {
 #[serde(tag = "type", rename = "save_weights_for_sampler")]
 pub(crate) struct SaveWeightsForSamplerRequest {
     pub(crate) model_id: String,
-    /// Name of the checkpoint; mutually exclusive with `sampling_session_seq_id`.
+    /// Name of the checkpoint to save. Never present together with `sampling_session_seq_id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) path: Option<String>,
-    /// Number of the sampling session to create without a named checkpoint.
+    /// Number of the sampling session to create from the weights, without a named checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) sampling_session_seq_id: Option<u64>,
     #[serde(default)]
