@@ -1,5 +1,5 @@
 //! Checks that `src/_docs/protocol.md`, the description of the protocol, has each section that code, tests and
-//! documents cite.
+//! documents cite, and that the table of models in `src/_docs/threads.md` agrees with `tests/model`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -222,4 +222,37 @@ fn citations_are_found_in_all_their_forms() {
     for wrong in ["PROTOCOL 3.2", "see §3.2", "the PROTOCOL", "PROTOCOL §1 or §2", "PROTOCOL §1–§2"] {
         assert!(citations(wrong).is_err(), "{wrong}");
     }
+}
+
+/// The faults of a model checker's test file, by model: those in calls such as `notices(Fault::Barges, model)`.
+fn detected_faults(text: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for call in text.split("notice").skip(1) {
+        let Some((arguments, _)) = call.split_once(");") else { continue };
+        let Some((_, rest)) = arguments.split_once("Fault::") else { continue };
+        let mut names = rest.split(',').map(str::trim);
+        let fault = names.next().unwrap().to_string();
+        for model in names {
+            found.entry(model.into()).or_default().insert(fault.clone());
+        }
+    }
+    found
+}
+
+#[test]
+fn the_table_of_models_lists_each_fault_that_a_model_detects_and_no_other() {
+    let table = read("src/_docs/threads.md");
+    let rows = table.lines().filter(|line| line.starts_with("| `") && line.matches(" | ").count() == 2);
+    let mut n_faults = 0;
+    for row in rows.filter(|row| row.split('|').nth(1).is_some_and(|cell| cell.contains("::"))) {
+        let cells: Vec<_> = row.split(" | ").map(|cell| cell.trim_matches(['|', ' '])).collect();
+        let (file, model) = cells[0].trim_matches('`').split_once("::").unwrap();
+        let path = root().join(format!("tests/model/{file}.rs"));
+        let Ok(text) = std::fs::read_to_string(path) else { continue };
+        assert!(text.contains(&format!("fn {model}()")), "{file}::{model} is not a model");
+        let listed: BTreeSet<_> = cells[2].split('`').skip(1).step_by(2).map(str::to_string).collect();
+        assert_eq!(listed, detected_faults(&text).remove(model).unwrap_or_default(), "{file}::{model}");
+        n_faults += listed.len();
+    }
+    assert!(30 <= n_faults, "the table was not found: {n_faults} faults");
 }
