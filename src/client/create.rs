@@ -29,8 +29,8 @@ pub enum SamplingSource {
     BaseModel(String),
     /// Saved weights.
     Weights(SamplerPath),
-    /// A saved training state. Only some servers can sample from it. Text with the path of a training state converts to
-    /// this variant; a [`TrainingPath`] does not.
+    /// A saved training state. Only some servers can sample from it. A string with the path of a training state
+    /// converts to this variant (`TryFrom<&str>`); for a [`TrainingPath`], name the variant.
     State(TrainingPath),
 }
 
@@ -373,8 +373,8 @@ fn create_sampler(
         Some(name) => Some(name),
         // This request also checks that the weights exist: some servers create a sampling session for any path.
         None => match base_model_of(session, &id, |call| call.of(&ticket.progress), &ticket.cancel) {
-            // If the server lacks the endpoint, the name stays unknown, and the first sample reports a path that does
-            // not exist.
+            // If the server lacks the endpoint, the base model stays unknown. If the weights do not exist, the caller
+            // learns it only from the first sample.
             Err(error) if *error.kind() == ErrorKind::Incompatible => None,
             other => other?,
         },

@@ -10,9 +10,9 @@ const LONGEST_MESSAGE: usize = 4000;
 /// Limit in characters of the title of an HTML page; a longer title is cut.
 const LONGEST_TITLE: usize = 100;
 
-/// Makes text of a server safe to show in messages, logs, events and reasons: replaces line breaks by spaces and other
-/// control characters by U+FFFD, removes terminal control sequences, shows only the title of an HTML page, and cuts
-/// long text.
+/// Makes text of a server safe to show, for example in error messages and logs: replaces line breaks by spaces and
+/// other control characters by U+FFFD, removes terminal control sequences, shows only the title of an HTML page, and
+/// cuts long text.
 pub(crate) fn presentable(text: &str) -> String {
     let text = text.trim();
     if is_page(text) {

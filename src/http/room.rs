@@ -24,8 +24,8 @@ impl Room {
     /// For results of unknown size.
     pub(crate) const UNKNOWN: Room = Room { bytes: 256 << 20, values: 1 << 25 };
 
-    /// For the result of a request that sends `n` numbers or asks for `n` numbers. Allows several numbers for each of
-    /// them, in the longest JSON form.
+    /// For the result of a request that sends or asks for `n` numbers. The result may have 8 JSON values and 128 bytes
+    /// for each of these numbers, and a fixed amount more: several numbers, each written with all its digits.
     pub(crate) fn for_numbers(n: u64) -> Room {
         let bytes = n.saturating_mul(128).saturating_add(256 << 10);
         let values = n.saturating_mul(8).saturating_add(1 << 16);
@@ -45,7 +45,8 @@ impl Room {
         }
     }
 
-    /// Checks the size of an answer and shortens an error answer, even if the transport has checked nothing.
+    /// Refuses an answer that is too large, and cuts the body of an error answer. Does not rely on the transport: a
+    /// transport of the user may ignore the limits.
     pub(super) fn check(self, mut answer: Answer) -> Result<Answer, Broken> {
         if !answer.is_success() {
             answer.body.truncate(LARGEST_REFUSAL.min(self.bytes) as usize);
@@ -66,7 +67,8 @@ impl Room {
     }
 }
 
-/// Returns an upper bound of the number of values in JSON. Separators inside strings are counted, too.
+/// Returns an upper bound of the number of values in JSON, without the outermost one. Separators inside strings are
+/// counted, too.
 fn n_values(json: &[u8]) -> usize {
     // A short body cannot exceed any limit.
     if json.len() < 1 << 16 {

@@ -7,6 +7,8 @@ mod delivery;
 mod own_thread;
 mod progress;
 mod served;
+#[cfg(feature = "ffi")]
+mod shared;
 mod warning;
 
 use std::any::Any;
@@ -28,6 +30,8 @@ pub(crate) use progress::Progress;
 use progress::verb;
 pub use progress::{Stage, Status};
 pub(crate) use served::Served;
+#[cfg(feature = "ffi")]
+pub(crate) use shared::SharedPending;
 use warning::Warning;
 
 /// Time after which a wait for a server that has never answered logs its first warning.
@@ -295,11 +299,17 @@ impl<T: Send + 'static> Pending<T> {
         if self.process.is_other() {
             return Some(Err(forked().with(|it| it.operation = Some(self.progress.operation().into()))));
         }
-        if self.behind.as_ref().is_some_and(OwnThread::is_this) && !self.is_done() {
+        if self.waits_for_this_thread() {
             let text = "a custom loss cannot wait for an operation of its own client, because the client begins with it \
                         only after the loss has returned";
             return Some(self.explained(Err(Error::new(ErrorKind::CustomLoss, text))));
         }
+        self.wait_settled(deadline).then(|| self.slot.try_take().map(|it| self.explained(it))).flatten()
+    }
+
+    /// Waits until the result is there, and leaves it. Logs warnings about a long wait. Returns false if the deadline
+    /// passes first.
+    fn wait_settled(&self, deadline: Option<Instant>) -> bool {
         let since = Instant::now();
         let mut warn_at = since + FIRST_WARNING;
         if self.progress.awaits_first_contact() {
@@ -309,19 +319,15 @@ impl<T: Send + 'static> Pending<T> {
         loop {
             let next = warning.as_ref().map_or(warn_at, |warning| warning.due);
             let until = deadline.map_or(next, |deadline| deadline.min(next));
-            let result = self.slot.wait(Some(until));
+            let is_settled = self.slot.wait_settled(Some(until));
             let now = Instant::now();
             let is_too_late = deadline.is_some_and(|deadline| deadline <= now);
-            if let Some(warning) =
-                warning.take_if(|warning| result.is_some() || is_too_late || warning.due <= now)
+            if let Some(warning) = warning.take_if(|warning| is_settled || is_too_late || warning.due <= now)
             {
                 self.log(warning);
             }
-            if let Some(result) = result {
-                return Some(self.explained(result));
-            }
-            if is_too_late {
-                return None;
+            if is_settled || is_too_late {
+                return is_settled;
             }
             if now < warn_at {
                 continue;
@@ -338,6 +344,12 @@ impl<T: Send + 'static> Pending<T> {
         }
     }
 
+    /// A wait on this thread would last forever: the client begins with the operation only after the function that runs
+    /// on this thread has returned.
+    fn waits_for_this_thread(&self) -> bool {
+        self.behind.as_ref().is_some_and(OwnThread::is_this) && !self.is_done()
+    }
+
     /// Logs the warning for this wait and the others that share it. Logs nothing if there are no others and this
     /// operation is done.
     fn log(&self, warning: Warning) {
@@ -348,6 +360,15 @@ impl<T: Send + 'static> Pending<T> {
             log::warn!(target: "tinkex", "still waiting: {state}; {n_others} others are in the same state");
         } else if !self.is_done() {
             log::warn!(target: "tinkex", "still waiting: {state}");
+        }
+    }
+
+    /// Cancels an operation whose result nobody wants, and tells the observer.
+    fn abandon(&self) {
+        if !self.slot.is_settled() {
+            self.cancel();
+            let (operation, request_id) = (self.progress.operation(), self.progress.request_id());
+            self.progress.observed().tell(|it| it.on_drop(&Dropped { operation, request_id }));
         }
     }
 
@@ -367,10 +388,8 @@ impl<T: Send + 'static> Drop for Pending<T> {
             leak(&(self.slot.clone(), self.progress.clone(), self.cancel.clone(), self.keep.clone()));
             return;
         }
-        if self.cancel_on_drop && !self.slot.is_settled() {
-            self.cancel();
-            let (operation, request_id) = (self.progress.operation(), self.progress.request_id());
-            self.progress.observed().tell(|it| it.on_drop(&Dropped { operation, request_id }));
+        if self.cancel_on_drop {
+            self.abandon();
         }
     }
 }

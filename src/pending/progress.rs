@@ -127,6 +127,12 @@ impl Progress {
         verb(self.sdk_method)
     }
 
+    /// The operation has not been started yet.
+    #[cfg(feature = "ffi")]
+    pub(crate) fn is_queued(&self) -> bool {
+        self.state.lock().stage == Stage::Queued
+    }
+
     pub(crate) fn submitted(&self) -> Instant {
         self.submitted
     }

@@ -9,7 +9,7 @@ use crate::config::PausePolicy;
 pub(crate) const PAUSE: Duration = Duration::from_secs(5);
 /// Shortest interval between two warnings.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
-/// Time after the last warning; a refusal later than this starts a new incident.
+/// A refusal that comes later than this after the last warning starts a new incident: see [`Billing`].
 const INCIDENT_GAP: Duration = Duration::from_secs(300);
 
 /// Decision about a refusal.
@@ -38,7 +38,8 @@ struct Incident {
 }
 
 impl Billing {
-    /// Starts without an incident. The window, the longest duration of an incident, is one hour.
+    /// Starts without an incident. The window is one hour: until an incident is that old, refused
+    /// requests are repeated.
     pub(crate) fn new() -> Self {
         Billing { window: Duration::from_secs(3600), incident: None }
     }

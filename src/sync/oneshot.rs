@@ -157,6 +157,21 @@ impl<T: Send + 'static> Slot<T> {
         }
     }
 
+    /// Waits until the answer has come, and leaves it in the slot. Returns false if the deadline passes first.
+    pub(crate) fn wait_settled(&self, deadline: Option<Instant>) -> bool {
+        let mut state = self.shared.state.lock();
+        let mut in_time = true;
+        loop {
+            if matches!(*state, State::Ready(_) | State::Taken) {
+                return true;
+            }
+            if !in_time {
+                return false;
+            }
+            in_time = super::wait(&self.shared.settled, &mut state, deadline);
+        }
+    }
+
     /// Passes the answer to a callback: immediately if the answer has come, otherwise later, on the thread that
     /// answers. No lock is held during the call; a panic of the callback is caught and logged.
     pub(crate) fn on_settled(&self, callback: Callback<T>) {

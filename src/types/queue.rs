@@ -23,4 +23,15 @@ impl QueueState {
             other => QueueState::Other(other.into()),
         }
     }
+
+    /// The name in the protocol.
+    #[cfg(feature = "ffi")]
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            QueueState::Active => "active",
+            QueueState::PausedCapacity => "paused_capacity",
+            QueueState::PausedRateLimit => "paused_rate_limit",
+            QueueState::Other(name) => name,
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! The protobuf messages of PROTOCOL §5, package `tinker_public`. They are written by hand instead of generated, so the
 //! build does not need `protoc`. `bytes` fields contain arrays of numbers: little-endian, in row-major order.
+//! The exceptions are `ImageChunk::data`, which is an image file, and `DmelChunk::dmel`, which is sent as the caller
+//! gave it.
 
 use std::collections::BTreeMap;
 
@@ -86,7 +88,8 @@ pub(crate) struct ForwardBackwardOutput {
     pub(crate) metrics: BTreeMap<String, f64>,
 }
 
-/// Outputs of several consecutive data, with the fields as columns.
+/// Outputs of several datums that follow each other in the request. Each entry of `fields` contains one output of all
+/// these datums.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ArrayRecord {
     #[prost(string, tag = "1")]
@@ -97,13 +100,13 @@ pub(crate) struct ArrayRecord {
     pub(crate) num_datums: i64,
 }
 
-/// One field of an [`ArrayRecord`]: the tensors of all its data, concatenated.
+/// One entry of [`ArrayRecord::fields`]: the tensors of all datums of the record, concatenated.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct BatchedTensor {
     #[prost(bytes = "bytes", tag = "1")]
     pub(crate) data: Bytes,
-    /// Byte offsets into `data`, as `i64`; one more than the number of data. Datum `i` has the bytes from offset `i` to
-    /// offset `i + 1`.
+    /// Byte offsets into `data`, as `i64`; one more than the number of datums. The tensor of datum `i` takes the bytes
+    /// from offset `i` to offset `i + 1`.
     #[prost(bytes = "bytes", tag = "2")]
     pub(crate) offsets: Bytes,
     #[prost(enumeration = "DType", tag = "3")]

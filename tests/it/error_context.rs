@@ -1,4 +1,4 @@
-//! The context that an error reports: number of attempts, elapsed time and the last reason.
+//! The context that an error reports: number of attempts, elapsed time, and the reason of the last failure or pause.
 
 use std::time::Duration;
 

@@ -8,11 +8,13 @@
 //! The replay compares:
 //! - each request with its recorded exchange: method, path, the headers that servers read, and the decoded message. The
 //!   message includes sequence ids, so that one additional or missing training request changes the later messages;
-//! - the number of requests: each exchange is repeated exactly once. The recording has one exchange for each attempt of
-//!   a call, with its number in `x-stainless-retry-count` or `x-tinker-request-iteration`. The attempts of one call
-//!   share an idempotency key, which no other call uses;
-//! - the order: requests of calls arrive in the recorded order. The first poll of a promise comes after the promise,
-//!   and its polls arrive in the recorded order; polls of different promises may overlap;
+//! - the number of requests: the crate sends the request of each exchange exactly once. If a call needed several
+//!   attempts, the recording has one exchange for each attempt, with the number of the attempt in
+//!   `x-stainless-retry-count` or `x-tinker-request-iteration`. The attempts of one call share an idempotency key,
+//!   which no other call uses;
+//! - the order: requests other than polls, heartbeats and telemetry arrive in the recorded order. The polls for the
+//!   result of one promise arrive after the server sent the promise, in the recorded order; polls for different
+//!   promises may overlap;
 //! - heartbeats and telemetry, which timers send: heartbeats have the recorded message and arrive at least as often as
 //!   recorded; telemetry has the recorded fields, but may have other texts;
 //! - the results of the calls: values, or the kind and the message of the error.
@@ -61,7 +63,8 @@ fn the_table_of_exceptions_fits_the_recording() {
     let of = |n: u64| all.iter().find(|it| it.n == n).unwrap();
     for row in exceptions::PLAIN {
         match row.how {
-            // The program itself asserts that nothing is sent. Here: the recorded server did answer the request.
+            // The replay of the program checks that this crate sends nothing. Here we check that the recorded program
+            // did send the request: the recording has the server's answer.
             How::NotSent => assert!(matches!(of(*row.of.start()).answer.status, 200 | 400 | 422)),
             How::Field(field, ours) => {
                 assert_ne!(message::number(&of(*row.of.start()).message, field), Some(ours));

@@ -43,8 +43,8 @@ const OPTIM_STEP: &str = "TrainingClient.optim_step";
 /// Trains one model. Operations run on the server in the order in which they were submitted, also if several threads
 /// submit.
 ///
-/// Cheap to clone; all clones are the same client. Each verb submits an operation and returns a [`Pending`], so that
-/// the next operation can be submitted before the last one has finished.
+/// Cheap to clone; all clones are the same client. Each method that submits an operation returns a
+/// [`Pending`], so that the next operation can be submitted before the previous one has finished.
 ///
 /// # Example: one step
 /// ```

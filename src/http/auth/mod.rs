@@ -94,7 +94,8 @@ impl Auth {
         Ok(())
     }
 
-    /// Returns whether the raw credential is fixed, so that it can be sent before the server's flags are known.
+    /// Returns true if the raw credential is configured itself, not as a command that prints it. Only such a credential
+    /// may be sent to a server whose flags are not known.
     pub(crate) fn can_do_without_tokens(&self) -> bool {
         matches!(self.credentials.source(false), Ok(Source::Fixed(_)))
     }

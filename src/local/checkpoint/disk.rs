@@ -43,7 +43,8 @@ pub(super) fn exchange(a: &Path, b: &Path) -> io::Result<bool> {
     }
 }
 
-/// A folder or file that is removed on drop: a draft, or a checkpoint that was replaced or deleted.
+/// A folder or file that is removed on drop: a draft (a checkpoint that is still being written), or a checkpoint that
+/// was replaced or deleted.
 #[derive(Debug)]
 pub(super) struct TempPath(pub(super) PathBuf);
 

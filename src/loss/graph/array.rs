@@ -21,7 +21,8 @@ pub(super) struct Axis {
 /// Largest number of values of an array. Without this limit, a loss that broadcasts two long inputs by mistake could
 /// use all memory.
 const MAX_VALUES: usize = 1 << 24;
-/// Largest product of the non-zero sizes of an input without values (see [`check_extent`]).
+/// Limit for an input that has no values because a dimension has size 0: the largest product of its other, non-zero
+/// sizes (see [`check_extent`]).
 const MAX_EMPTY_EXTENT: usize = 1 << 20;
 
 impl Array {
@@ -70,8 +71,9 @@ impl Array {
         }
     }
 
-    /// The transpose of [`broadcast`](Self::broadcast): for each value of `shape`, sums the values of this array that
-    /// `broadcast` would copy from it. Turns the gradient of a broadcast array into the gradient of its source.
+    /// The transpose of [`broadcast`](Self::broadcast): returns an array of the given shape. Each of its values is the
+    /// sum of the values at those places of this array to which `broadcast` would copy it. Turns the gradient of a
+    /// broadcast array into the gradient of its source.
     pub(super) fn sum_to_shape(&self, shape: &[usize]) -> Array {
         if self.shape == shape {
             return self.clone();

@@ -29,7 +29,7 @@ pub(super) enum Call {
     Squeeze(Option<i64>),
     /// Number of values.
     Numel,
-    /// The shape of the operand filled with a value.
+    /// An array with the shape of the operand, in which each value is this number.
     Fill(f64),
     Detach,
     /// A conversion of the type or a copy in memory. Does nothing here, because all arrays are `f64`.

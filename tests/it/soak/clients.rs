@@ -1,4 +1,5 @@
-//! The clients of a round. They are created on demand, closed at random, and replaced when they are closed or poisoned.
+//! The clients of one round of the soak test: the test runs in rounds, each with new clients. They are created on
+//! demand, closed at random, and replaced when they are closed or poisoned.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +20,7 @@ pub(super) struct Service {
     pub(super) client: ServiceClient,
     /// Set before the service is closed.
     pub(super) closed: Arc<AtomicBool>,
-    /// True if operations fail with `Paused` after 20 ms of a paused queue.
+    /// True if an operation that the server pauses waits at most 20 ms and then fails with `Paused`.
     pub(super) gives_up_pauses: bool,
     pub(super) metrics: Metrics,
     pub(super) training: Vec<Slot<TrainingClient>>,
@@ -128,7 +129,8 @@ impl Observer for Panicking {
     }
 }
 
-/// A tag for `on_done` that panics in 1 % of its drops. A channel whose receiver is gone drops the tag.
+/// A tag for `Pending::on_done` whose destructor panics in 1 % of the calls. The soak test passes it together with a
+/// channel that has no receiver: the tag cannot be delivered, so the client drops it.
 pub(super) struct PanicsOnDrop;
 
 impl Drop for PanicsOnDrop {

@@ -1,0 +1,93 @@
+//! An operation for whose end several threads may wait, for the C interface.
+
+use std::time::Instant;
+
+use super::{NET, Pending, Status};
+use crate::error::{Error, Result};
+use crate::sync::oneshot::oneshot;
+
+/// The handle of an operation whose result goes to a callback. Any number of threads may wait for the end.
+pub(crate) struct SharedPending {
+    /// Settled after the callback was called.
+    pending: Pending<()>,
+    cancels_when_freed: bool,
+}
+
+impl<T: Send + 'static> Pending<T> {
+    /// Passes the result to `settle`, on the thread that delivers it, or at once if it is there.
+    pub(crate) fn settle_into(mut self, settle: impl FnOnce(Result<T>) + Send + 'static) -> SharedPending {
+        let (reply, slot) = oneshot();
+        let progress = self.progress.clone();
+        self.slot.on_settled(Box::new(move |result| {
+            settle(result.map_err(|error| progress.explain(error, Instant::now())));
+            reply.send(Ok(()));
+        }));
+        let mut pending = Pending::new(slot, self.progress.clone(), self.cancel.clone());
+        pending.process = self.process;
+        pending.keep = self.keep.take();
+        pending.behind = self.behind.take();
+        SharedPending { pending, cancels_when_freed: std::mem::take(&mut self.cancel_on_drop) }
+    }
+
+    /// The operation ended before anything was sent.
+    pub(crate) fn is_done_unsent(&self) -> bool {
+        self.is_done() && self.progress.is_queued()
+    }
+}
+
+impl SharedPending {
+    /// Waits for the end, at most until `deadline`, or until the operation's own deadline if it is `None`. Returns
+    /// whether the operation has ended.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
+        self.pending.wait_settled(deadline.or_else(|| self.limit()))
+    }
+
+    /// The latest end of a wait without a limit of the caller.
+    pub(crate) fn limit(&self) -> Option<Instant> {
+        self.pending.deadline().and_then(|deadline| deadline.checked_add(NET))
+    }
+
+    /// The operation has ended.
+    pub(crate) fn is_done(&self) -> bool {
+        self.pending.slot.is_settled()
+    }
+
+    /// A wait on this thread would last forever.
+    pub(crate) fn waits_for_this_thread(&self) -> bool {
+        self.pending.waits_for_this_thread()
+    }
+
+    /// The current state of the operation.
+    pub(crate) fn status(&self) -> Status {
+        self.pending.status()
+    }
+
+    /// The error of an operation that is cancelled now.
+    pub(crate) fn cancelled(&self) -> Error {
+        self.pending.progress.explain(Error::cancelled(), Instant::now())
+    }
+
+    /// The error with which the operation ended, if its result never reached the callback.
+    pub(crate) fn lost(&self) -> Error {
+        let taken = self.pending.slot.try_take();
+        let error = taken
+            .and_then(Result::err)
+            .unwrap_or_else(|| Error::closed("the worker ended without an answer"));
+        self.pending.progress.explain(error, Instant::now())
+    }
+
+    /// Cancels the operation. Later waits end at once.
+    pub(crate) fn cancel(&self) {
+        self.pending.cancel();
+    }
+
+    /// The operation is a sample, which ends when nobody wants its result.
+    pub(crate) fn cancels_when_freed(&self) -> bool {
+        self.cancels_when_freed
+    }
+
+    /// Cancels an operation whose result nobody wants, and tells the observer.
+    pub(crate) fn abandon(&self) {
+        self.pending.abandon();
+    }
+}
