@@ -103,6 +103,7 @@ mod model;
 mod pending;
 mod policy;
 mod session;
+mod signals;
 pub mod sync;
 mod telemetry;
 pub mod tokenizer;

@@ -9,8 +9,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::credentials::Secret;
 use crate::error::{Error, ErrorKind, Phase, Result};
+use crate::signals;
 use crate::sync::CancelToken;
 use crate::sync::cancel::Wake;
+use crate::sync::spawn::spawn;
 
 /// Largest output that is read, in bytes. Credentials are far shorter.
 const LARGEST_OUTPUT: u64 = 64 * 1024;
@@ -43,14 +45,12 @@ pub(super) fn run(command: &Secret, timeout: Duration, stop: &CancelToken) -> Re
     let (sender, outcomes) = bounded(2);
     let _stop_guard = stop.on_cancel(Arc::new(Stop(sender.clone())));
     // If the thread cannot be started, the closure and the shell in it are dropped, which kills the shell.
-    std::thread::Builder::new()
-        .name("tk-cred".into())
-        .spawn(move || {
-            let output = shell.output();
-            // Fails only if the waiter has given up.
-            let _ = sender.try_send(Outcome::Output(output));
-        })
-        .map_err(not_run)?;
+    spawn("tk-cred".into(), None, move || {
+        let output = shell.output();
+        // Fails only if the waiter has given up.
+        let _ = sender.try_send(Outcome::Output(output));
+    })
+    .map_err(not_run)?;
     let error = match receive(&outcomes, deadline) {
         Ok(Outcome::Output(output)) => return output.map_err(not_run),
         Ok(Outcome::Stopped) => Error::closed("the client was closed while the credential command ran"),
@@ -105,6 +105,7 @@ impl Shell {
     }
 
     fn spawn(mut shell: Command) -> std::io::Result<Self> {
+        signals::unblock_in(&mut shell);
         let child = shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         Ok(Shell { child, ended: false })
     }

@@ -17,15 +17,16 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// For flags, heartbeats, capabilities, promises and tokens, which have kilobytes.
+    /// For answers of a few kilobytes: client flags, heartbeats, server capabilities, access tokens, and promises (the
+    /// request ids with which the server accepts a request whose result comes later).
     pub(crate) const SMALL: Room = Room { bytes: 1 << 20, values: 1 << 17 };
     /// For lists. Some servers return all checkpoints of a run in one answer.
     pub(crate) const LIST: Room = Room { bytes: 16 << 20, values: 1 << 19 };
     /// For results of unknown size.
     pub(crate) const UNKNOWN: Room = Room { bytes: 256 << 20, values: 1 << 25 };
 
-    /// For the result of a request that sends or asks for `n` numbers. The result may have 8 JSON values and 128 bytes
-    /// for each of these numbers, and a fixed amount more: several numbers, each written with all its digits.
+    /// For the result of a request that sends or asks for `n` numbers. For each of them the result may have 8 JSON
+    /// values and 128 bytes, which is enough for several numbers with all their digits. A fixed amount is added.
     pub(crate) fn for_numbers(n: u64) -> Room {
         let bytes = n.saturating_mul(128).saturating_add(256 << 10);
         let values = n.saturating_mul(8).saturating_add(1 << 16);

@@ -54,7 +54,7 @@ pub(super) enum Work {
         model_id: String,
         adam: Adam,
     },
-    /// Writes a model's weights and optimizer.
+    /// Writes a model's weights and optimizer as a checkpoint, for training.
     Save {
         model_id: String,
         save: Save,
@@ -86,15 +86,15 @@ pub(super) enum Work {
     Unload {
         model_id: String,
     },
-    /// Fails with this error. It waits in the queue like a valid request, so that no number of a model's requests is
-    /// missing.
+    /// An invalid request: does nothing and fails with this error. It keeps its place in the queue like a valid
+    /// request. A model's requests are numbered and run in this order, so later ones would wait for a missing number.
     Refused {
         error: String,
     },
 }
 
 impl Work {
-    /// Verb of the request, for the trace.
+    /// Name of the work in the trace.
     pub(super) fn verb(&self) -> &'static str {
         match self {
             Work::Create { from: None, .. } => "create_model",
@@ -116,7 +116,8 @@ impl Work {
     }
 }
 
-/// Bytes that count as waiting until this value is dropped.
+/// Bytes of a pass, counted in the total of all waiting passes until this value is dropped. While the total is too
+/// large, the engine refuses new passes that would have to wait.
 #[derive(Debug)]
 pub(super) struct WaitingBytes {
     bytes: usize,

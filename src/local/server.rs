@@ -16,6 +16,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use tokio::sync::Notify;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::signals;
 use crate::wire::json::{ClientConfig, DynamicConfig};
 
 use super::checkpoint::Store;
@@ -432,12 +433,13 @@ impl Thread {
         if let Some(stack) = stack {
             builder = builder.stack_size(stack);
         }
-        let handle = builder.spawn(move || {
+        let work = move || {
             // Dropped when the thread ends, even by a panic. This disconnects the channel, which ends the wait in
             // `join`.
             let _alive = alive;
             work();
-        })?;
+        };
+        let handle = signals::blocked(|| builder.spawn(work))?;
         Ok(Thread { handle, ended })
     }
 

@@ -164,7 +164,7 @@ pub(super) fn deliver<R: Send + 'static>(channel: Sender<R>, result: R, keep: Op
 /// thread for each result that finds its channel full.
 pub(super) fn deliver_in_child<R: Send + 'static>(channel: Sender<R>, result: R) {
     if let Err(TrySendError::Full(result)) = channel.try_send(result) {
-        let started = std::thread::Builder::new().spawn(move || drop(channel.send(result)));
+        let started = spawn::spawn("tk-done".into(), None, move || drop(channel.send(result)));
         if let Err(error) = started {
             log::error!(target: "tinkex", "a result was lost in a forked process without threads: {error}");
         }

@@ -49,13 +49,15 @@ pub(crate) enum Step {
         /// State of the server's queue and its reason, if the server reported them.
         queue: Option<(QueueState, Option<String>)>,
     },
-    /// The result is available and has this size in bytes: reserve the bytes, then request the whole result.
+    /// The result is available and has this size in bytes: reserve as many bytes of the response budget, which limits
+    /// the memory for results, then request the whole result.
     Reserve(usize),
     /// The result cannot be obtained.
     Fail(Error),
 }
 
-/// Times of one request, counted from the creation of the promise or of the poller.
+/// Times of one request, counted from the creation of the promise. For a request about many promises
+/// ([`poll_many`](super::poll_many)), they are counted from the creation of its poller.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Times {
     /// Time at which the request was sent.
@@ -191,7 +193,8 @@ impl Poll {
                 }
             }
             404 if times.now < REPLICATION_TIME => self.back_off(),
-            // Keep the status in the error: the caller resubmits a sample only once after a 404.
+            // Keep the status in the error, because the caller distinguishes the two: a lost sample is submitted again
+            // after each 410, but only after the first 404.
             404 | 410 => {
                 let (error, status) = (facts.error(), facts.status);
                 let expired = Error::new(ErrorKind::PromiseExpired, error.message());

@@ -32,6 +32,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::http::{Call, Endpoint, Http, Lane, Transport};
 use crate::pending::Progress;
 use crate::policy::admission::CONCURRENT;
+use crate::signals;
 use crate::sync::clock::Clock;
 use crate::sync::pool::{self, Pool};
 use crate::sync::process::Process;
@@ -319,7 +320,8 @@ impl std::fmt::Debug for Session {
 
 /// Starts the rayon pool. If the system refuses its threads, the calling thread computes instead.
 fn new_cpu_pool() -> Option<rayon::ThreadPool> {
-    rayon::ThreadPoolBuilder::new().thread_name(|i| format!("tk-cpu-{i}")).build().ok()
+    let pool = rayon::ThreadPoolBuilder::new().thread_name(|i| format!("tk-cpu-{i}"));
+    signals::blocked(|| pool.build()).ok()
 }
 
 /// Error for an answer without a field that is needed.

@@ -17,8 +17,8 @@ use crate::sync::oneshot::{Reply, Slot, oneshot};
 use crate::sync::task::{Turn, Work};
 use crate::sync::{CancelToken, Mutex};
 
-/// Answers one operation. To an error it adds the known facts of the operation, the number of its attempts and its
-/// duration.
+/// Answers one operation. If the answer is an error, the ticket adds to it the name of the operation, the request id,
+/// the number of attempts and the duration, as far as they are known.
 pub(crate) struct Ticket<T: Send + 'static> {
     reply: Reply<T>,
     pub(crate) progress: Progress,
@@ -48,9 +48,9 @@ impl<T: Send + 'static> Ticket<T> {
         let now = self.session.clock.now();
         let result = result.map_err(|error| {
             let error = self.session.or_closed(self.session.http.without_secrets(error));
-            // If the caller cancelled, `Pending::cancel` has answered already and this answer is ignored. Otherwise the
-            // end of the client cancelled the work, and the work noticed this before `AnswerClosed` was woken: report
-            // the end.
+            // There are two causes of a cancellation. If the caller called `Pending::cancel`, that call has already
+            // answered, and this answer is ignored. Otherwise the client was closed, and the work noticed its
+            // cancellation before `AnswerClosed` answered: then answer as `AnswerClosed` does.
             let error = if error.is_cancelled() && !error.is_panic() { closed_meanwhile() } else { error };
             self.progress.account(error, now)
         });
@@ -267,7 +267,8 @@ impl Work for LongWaits {
             if state.all.is_empty() {
                 return Turn::Idle;
             }
-            // Waits that are registered during the sleep are due after it.
+            // Sleep no longer than this: a wait that is registered during the sleep does not interrupt it, and its
+            // first warning is due this time after the registration or later.
             let mut next = now + session.first_warning();
             let mut due = Vec::new();
             for wait in &mut state.all {

@@ -5,6 +5,7 @@ use std::io;
 
 use super::thread::{self, JoinHandle};
 use super::{process, thread_local};
+use crate::signals;
 
 #[cfg(all(any(test, feature = "testing"), not(all(test, shuttle))))]
 pub use refusal::RefusedThreads;
@@ -30,9 +31,11 @@ pub(crate) fn spawn(
         Some(n_bytes) => builder.stack_size(n_bytes),
         None => builder,
     };
-    builder.spawn(move || {
-        let _ = OURS.try_with(|flag| flag.set(true));
-        body();
+    signals::blocked(|| {
+        builder.spawn(move || {
+            let _ = OURS.try_with(|flag| flag.set(true));
+            body();
+        })
     })
 }
 

@@ -86,7 +86,8 @@ fn v3_a_sample_is_read_and_written() {
         ..Default::default()
     };
     assert_eq!(response, expected);
-    // The vector has an empty column, which our encoder does not write. So compare the decoded messages.
+    // The top-k table of V3 has 2 columns, and the second one is empty. Our encoder writes only the first, so its bytes
+    // differ from V3: compare the decoded messages.
     let again =
         decode_sample_response(&encode_sample_response(&response), &["a".into()]).expect("a response");
     assert_eq!(again, expected);

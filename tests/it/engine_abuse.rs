@@ -114,8 +114,8 @@ fn a_waiting_connection_is_served_when_another_is_done() {
     let client = Client::with(Options { max_connections: 1, ..Options::default() });
     let request = b"GET /api/v1/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let mut streams: Vec<TcpStream> = (0..4).map(|_| connect(&client.server)).collect();
-    // Send on the latest connection first: the engine allows one connection, and may close the earlier ones for this
-    // one.
+    // Send on the last connection first. The engine allows one connection: to make place for the next one, it may have
+    // closed the earlier connections, because they were idle. Writes to these fail.
     for stream in streams.iter_mut().rev() {
         let _ = stream.write_all(request);
     }
@@ -253,7 +253,8 @@ fn hostile_clients_cost_at_most_64_megabytes() {
         assert!(grown < MOST, "endless bodies: {grown} kB");
 
         let grown = growth(|| {
-            // Bodies with a `Content-Length` of 16 MiB, the maximum size of a pass. The client stops before their end.
+            // Each request announces a body of 16 MiB, the largest that the engine accepts for `forward_backward`. The
+            // client sends less than that, and then stops.
             let mut streams: Vec<_> = (0..8).map(|_| connect(&client.server)).collect();
             for stream in &mut streams {
                 stream

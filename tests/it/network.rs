@@ -47,8 +47,9 @@ fn the_proxy_of_the_environment_is_used_for_other_machines_only() {
             service.get_server_capabilities()
         };
         let call = |builder| call_within(60, builder);
-        // No host has this name: the call reaches the parent's server only through the proxy, which runs in the parent
-        // process and is set in the environment of this child process.
+        // `alone_with` runs this closure in a child process, where `HTTP_PROXY` is the proxy of the parent process. No
+        // host has the name `elsewhere.invalid`, so the call succeeds only through that proxy, which connects to the
+        // server of the parent process.
         call(ServiceClient::builder().base_url("http://elsewhere.invalid")).unwrap();
         let direct = FakeServer::new();
         let here = direct.listen().unwrap();

@@ -204,3 +204,47 @@ fn a_mailbox_that_is_too_small_or_too_large_is_refused_before_anything_is_alloca
         assert_eq!(error.kind(), &tinkex::ErrorKind::Config, "{mailbox}: {error}");
     }
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn signals_of_the_process_reach_no_thread_of_the_library() {
+    alone("threads::signals_of_the_process_reach_no_thread_of_the_library", || {
+        /// All signals but ABRT, BUS, FPE, ILL, SEGV, SYS and TRAP, which a thread causes itself. The C library keeps 32
+        /// and 33 for itself and never blocks them.
+        const EXPECTED: u64 = {
+            let (mut mask, mut signal) = (0, 1);
+            while signal <= 64 {
+                if !matches!(signal, 4 | 5 | 6 | 7 | 8 | 9 | 11 | 19 | 31 | 32 | 33) {
+                    mask |= 1 << (signal - 1);
+                }
+                signal += 1;
+            }
+            mask
+        };
+        let server = tinkex::local::Server::start(Default::default()).unwrap();
+        let service = tinkex::ServiceClient::builder()
+            .base_url(server.url())
+            .api_key(server.api_key())
+            .build()
+            .unwrap();
+        let training = service.create_lora_training_client("tinkex/nano", Default::default()).unwrap();
+        training.forward_backward(vec![datum(); 64], LossFn::CrossEntropy).wait().unwrap();
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let statuses = tasks.filter_map(|it| std::fs::read_to_string(it.ok()?.path().join("status")).ok());
+        let mut n_threads = 0;
+        for status in statuses {
+            let field = |name: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+                line.trim().to_string()
+            };
+            let name = field("Name:");
+            if !name.starts_with("tk-") && !name.starts_with("tinkex-") {
+                continue;
+            }
+            let blocked = u64::from_str_radix(&field("SigBlk:"), 16).unwrap();
+            assert_eq!(blocked & EXPECTED, EXPECTED, "{name} blocks {blocked:x}");
+            n_threads += 1;
+        }
+        assert!(5 < n_threads, "{n_threads} threads");
+    });
+}

@@ -82,8 +82,9 @@ pub(super) struct Segment {
     /// One list for each layer and key head, `[layers·kv_heads]`. A list holds panels of [`PANEL`] positions, each
     /// `[head_dim][PANEL]`.
     keys: Vec<Vec<f32>>,
-    /// One list for each layer, key head and group of [`PANEL`] units of the head,
-    /// `[layers·kv_heads·(head_dim/PANEL)]`. A list is `[position][PANEL]`.
+    /// The `head_dim` components of a value are split into groups of [`PANEL`]; the last group may be shorter and is
+    /// padded with zeros. There is one list for each layer, key head and group,
+    /// `[layers·kv_heads·ceil(head_dim/PANEL)]`. A list is `[position][PANEL]`.
     values: Vec<Vec<f32>>,
 }
 
@@ -129,7 +130,8 @@ impl Segment {
         }
     }
 
-    /// Appends the keys and values that a prompt's forward pass computed for one layer.
+    /// Writes the keys and values that a prompt's forward pass computed for one layer, from the first position of the
+    /// segment on. The segment then has `rows` positions.
     pub(super) fn fill(&mut self, weights: &Weights, layer: usize, rows: usize, activations: &Activations) {
         let c = &weights.config;
         let qkv = activations.qkv.read(rows * c.qkv_width());
@@ -164,7 +166,8 @@ pub(super) struct StepScratch {
 }
 
 impl Decoder {
-    /// Merges a model. `untrained` is the decoder of the same base without an adapter, if one exists.
+    /// Merges a model's adapter into its weights and packs them. `untrained` is the decoder of the same base model
+    /// without an adapter, if one exists: projections that the adapter does not change are shared with it.
     pub(super) fn new(model: &Model, untrained: Option<&Decoder>) -> Decoder {
         let packed = |linear: &Linear<'_>, same: Option<&Arc<Packed>>| match same {
             Some(same) if linear.site.is_none() => same.clone(),

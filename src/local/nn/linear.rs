@@ -16,7 +16,7 @@ pub(super) struct Linear<'a> {
 }
 
 impl Linear<'_> {
-    /// Width of the saved `A·x`.
+    /// Width of the product `A·x` that [`forward`](Self::forward) saves for the backward pass; 0 without an adapter.
     pub(super) fn inner(&self) -> usize {
         self.site.map_or(0, Site::inner)
     }

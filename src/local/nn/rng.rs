@@ -1,4 +1,5 @@
-//! Random numbers of the network. They must never change, because seeds identify weights, adapters and samples.
+//! Random numbers of the network. The numbers that follow from a seed must be the same in every version of this crate,
+//! because the base weights, new adapters and samples are made from them: the same seed must always give the same ones.
 
 /// SplitMix64 (Steele, Lea, Flood 2014): a counter whose values go through a mixing function. It is written out here,
 /// because the generator of a crate may change with the crate's version.
@@ -20,7 +21,7 @@ impl Rng {
         Rng(mix(seed.wrapping_add(STEP)) ^ mix(stream.wrapping_mul(STEP).wrapping_add(0x5851_F42D_4C95_7F2D)))
     }
 
-    /// The generator of the stream of a seed that belongs to a name. The number of the stream is the FNV-1a hash of the
+    /// The generator of the stream of a seed that a name selects: the number of the stream is the FNV-1a hash of the
     /// name.
     pub(crate) fn named(seed: u64, name: &str) -> Self {
         let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325u64, |hash, byte| {
