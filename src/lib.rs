@@ -90,7 +90,7 @@ mod env;
 mod error;
 pub mod event;
 #[cfg(feature = "ffi")]
-pub mod ffi;
+mod ffi;
 mod handles;
 mod http;
 mod http_date;

@@ -91,6 +91,11 @@ impl Fault {
 /// # Safety
 /// `error` is NULL or can be written to.
 pub(super) unsafe fn run(error: *mut *mut tinkex_error, body: impl FnOnce() -> Result<()>) -> i32 {
+    let body = move || {
+        #[cfg(feature = "testing")]
+        injected::panic_if_wanted();
+        body()
+    };
     let fault = match unwind::catch(body) {
         Ok(Ok(())) => None,
         Ok(Err(fault)) => Some(fault),
@@ -118,6 +123,24 @@ pub(super) fn value<T>(fallback: T, body: impl FnOnce() -> Result<T>) -> T {
         log::error!(target: "tinkex", "{name}: {}", fault.message());
     }
     fallback
+}
+
+/// A panic for tests of C programs, in libraries that are built with the feature `testing`.
+#[cfg(feature = "testing")]
+mod injected {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    static PANIC: AtomicBool = AtomicBool::new(false);
+
+    pub(super) fn panic_if_wanted() {
+        assert!(!PANIC.swap(false, Ordering::Relaxed), "a panic that a test injected");
+    }
+
+    /// Makes the next function that returns a code panic.
+    #[unsafe(no_mangle)]
+    pub extern "C" fn tinkex_testing_panic_next() {
+        PANIC.store(true, Ordering::Relaxed);
+    }
 }
 
 #[cold]
@@ -252,4 +275,78 @@ pub(super) fn c_text(text: impl Into<String>) -> CString {
 /// A JSON value as text for C.
 pub(super) fn c_json(value: &serde_json::Value) -> CString {
     c_text(value.to_string())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::ptr;
+
+    use super::*;
+
+    /// The code, message and path of a failing call.
+    fn outcome(body: impl FnOnce() -> Result<()>) -> (i32, String, Option<String>) {
+        let mut error = ptr::null_mut();
+        // SAFETY: `error` can be written to, and is used while it lives.
+        unsafe {
+            let code = run(&mut error, body);
+            if error.is_null() {
+                return (code, String::new(), None);
+            }
+            let text = |text: *const c_char| {
+                (!text.is_null()).then(|| CStr::from_ptr(text).to_str().unwrap().to_string())
+            };
+            let message = text(super::super::error::tinkex_error_message(error)).unwrap();
+            let path = text(super::super::error::tinkex_error_path(error));
+            super::super::error::tinkex_error_free(&mut error);
+            assert!(error.is_null());
+            (code, message, path)
+        }
+    }
+
+    #[test]
+    fn a_panic_becomes_an_error_and_the_next_call_works() {
+        let (code, message, _) = outcome(|| panic!("out of {}", "luck"));
+        assert_eq!((code, &*message), (9000, "a function of tinkex panicked: out of luck"));
+        assert_eq!(outcome(|| Ok(())), (0, String::new(), None));
+        assert_eq!(value(7, || panic!("again")), 7);
+    }
+
+    #[test]
+    fn texts_must_be_there_and_be_utf_8() {
+        // SAFETY: the texts end with NUL.
+        unsafe {
+            assert_eq!(outcome(|| text(ptr::null(), "name").map(drop)).0, 1001);
+            let bad = c"caf\xe9".as_ptr();
+            let (code, message, path) = outcome(|| text(bad, "name").map(drop));
+            assert_eq!(
+                (code, &*message, path.as_deref()),
+                (1002, "`name` is not valid UTF-8 at byte 3", Some("name"))
+            );
+            assert_eq!(text(c"ok".as_ptr(), "name").unwrap(), "ok");
+            assert!(optional_text(ptr::null(), "name").unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn arrays_and_offsets_are_checked_before_they_are_read() {
+        // SAFETY: the arrays have the lengths that are given, or are refused before they are read.
+        unsafe {
+            assert!(array::<i32>(ptr::null(), 0, "tokens").unwrap().is_empty());
+            assert_eq!(outcome(|| array::<i32>(ptr::null(), 3, "tokens").map(drop)).0, 1001);
+            let four = [1i32; 4];
+            assert_eq!(outcome(|| array(four.as_ptr(), usize::MAX / 4, "tokens").map(drop)).0, 1008);
+            assert_eq!(array(four.as_ptr(), 4, "tokens").unwrap(), four);
+            let failing = |values: &[i64]| {
+                let (code, _, path) =
+                    outcome(|| offsets(values.as_ptr(), values.len() - 1, "offsets").map(drop));
+                (code, path.unwrap_or_default())
+            };
+            assert_eq!(failing(&[0, 3, 3, 7]), (0, String::new()));
+            assert_eq!(failing(&[1, 3]), (1008, "offsets[0]".into()));
+            assert_eq!(failing(&[0, 3, 2]), (1008, "offsets[2]".into()));
+            assert_eq!(outcome(|| offsets(ptr::null(), 0, "offsets").map(drop)).0, 1001);
+            assert_eq!(outcome(|| offsets([0].as_ptr(), usize::MAX, "offsets").map(drop)).0, 1008);
+        }
+    }
 }

@@ -9,6 +9,8 @@
 #![allow(unsafe_code, non_camel_case_types)]
 // The header is the documentation of these functions.
 #![allow(missing_docs, missing_debug_implementations, clippy::missing_safety_doc)]
+// The functions are called from C, not from Rust.
+#![allow(unreachable_pub)]
 
 use std::ffi::{c_char, c_void};
 

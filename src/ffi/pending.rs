@@ -358,7 +358,7 @@ pub unsafe extern "C" fn tinkex_wait_any(
         border::run(error, || {
             let all = list(pendings, n)?;
             if all.is_empty() {
-                return Err(Fault::invalid("n", "there is no operation to wait for"));
+                return Err(Fault::invalid("n", "`n` is 0: at least one operation is needed"));
             }
             let first = |all: &[Arc<Shared>]| all.iter().position(|shared| shared.result().is_some());
             if let Some(i) = first(&all) {
