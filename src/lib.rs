@@ -101,6 +101,7 @@ mod metrics;
 #[path = "../tests/model/mod.rs"]
 mod model;
 mod pending;
+mod percent;
 mod policy;
 mod session;
 mod signals;

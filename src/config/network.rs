@@ -11,6 +11,7 @@ use crate::config::address::{Address, Place};
 use crate::credentials::Secret;
 use crate::env::Env;
 use crate::error::{Error, Result};
+use crate::percent;
 
 /// The proxy that the caller chose in the builder.
 #[derive(Clone, Debug, Default)]
@@ -126,7 +127,7 @@ impl Proxy {
         let login = login.map(|it| it.split_once(':').unwrap_or((it, "")));
         let written = login.map(|it| Secret::new(it.1));
         let login = match login {
-            Some((user, password)) => match (decode(user), decode(password)) {
+            Some((user, password)) => match (percent::decode(user), percent::decode(password)) {
                 (Some(user), Some(password)) => Some((Secret::new(user), Secret::new(password))),
                 _ => {
                     return fail(
@@ -182,27 +183,6 @@ impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
     }
-}
-
-/// Decodes percent encoding. `None` if the encoding is malformed or the result is not UTF-8.
-fn decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        rest = match (*first, tail) {
-            (b'%', [high, low, tail @ ..]) => {
-                let digit = |byte: u8| char::from(byte).to_digit(16);
-                bytes.push((digit(*high)? * 16 + digit(*low)?) as u8);
-                tail
-            }
-            (b'%', _) => return None,
-            (byte, tail) => {
-                bytes.push(byte);
-                tail
-            }
-        };
-    }
-    String::from_utf8(bytes).ok()
 }
 
 /// Returns whether a `NO_PROXY` list contains the server: its host, a parent domain of its host (with or without a

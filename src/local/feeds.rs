@@ -75,7 +75,8 @@ impl Feed {
     fn after(&self, read: u64) -> (Vec<Completion>, u64) {
         let mut state = self.state.lock();
         let last = state.last;
-        // A number above `last` comes from an earlier run of the server. Ignore it.
+        // A number above `last` comes from an earlier run of the server. Return no entries; the returned number is
+        // valid for the next call.
         if last < read {
             return (Vec::new(), last);
         }
@@ -90,7 +91,7 @@ impl Feed {
         // If the deadline is too late to be represented, wait without a deadline.
         let deadline = tokio::time::Instant::now().checked_add(timeout);
         loop {
-            // Create the notification before looking at the feed: it then receives an entry that is added in between.
+            // Create the notification before looking at the feed: an entry that is added in between then ends the wait.
             let notified = self.notify.notified();
             let (entries, cursor) = self.after(read);
             let waited = match deadline {

@@ -18,7 +18,7 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Permission of the job to run at the same time as other jobs.
+    /// Says whether the job may run at the same time as other jobs.
     pub(super) fn concurrency(&self) -> Concurrency {
         match &self.work {
             Work::Sample { .. } => Concurrency::Shared,

@@ -12,8 +12,8 @@
 //! completions of many samples, occupies no thread. The only model is `tinkex/nano`, whose tokens are bytes
 //! ([`tokenizer::ByteTokenizer`](crate::tokenizer::ByteTokenizer)).
 //!
-//! Every verb of the client works with the engine, except the audit log, the revocation of the API key, and `whoami`
-//! with a key that is not a JWT. Custom losses that clients send as graphs are differentiated and trained on.
+//! Every operation of the client works with the engine, except the audit log, the revocation of the API key, and
+//! `whoami` with a key that is not a JWT. Custom losses that clients send as graphs are differentiated and trained on.
 //! Checkpoints expire, and can be copied, published, archived and exported; the requests of a session can be exported
 //! as a trace. [`Options`] set the flags that the engine sends to clients. [`docs::compat`](crate::docs::compat) lists
 //! what is served and what is refused.

@@ -14,7 +14,7 @@ use crate::tokenizer::ByteTokenizer;
 /// The one model that this engine serves.
 pub(super) const NANO: &str = "tinkex/nano";
 
-/// Name of the only revision in the folders of the Hugging Face hub.
+/// Name of the only revision of each model in the folder `hub` (see [`Names::new`]).
 const REVISION: &str = "0000000000000000000000000000000000000000";
 /// Text of the end-of-sequence token.
 const EOS: &str = "<|endoftext|>";

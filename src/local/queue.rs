@@ -48,14 +48,14 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Removes all jobs of a session and returns them.
+    /// Removes all jobs of a session and returns them. Immediate jobs (see [`Concurrency`]) stay in the queue.
     pub(super) fn remove_session(&self, session: &str) -> Vec<Job> {
         let jobs = self.inner.lock().schedule.remove_session(session).collect();
         self.changed.notify_one();
         jobs
     }
 
-    /// Runs no more jobs of a session until it is resumed.
+    /// Runs no more jobs of a session until it is resumed, except immediate ones (see [`Concurrency`]).
     pub(super) fn pause(&self, session: &str) {
         self.inner.lock().schedule.pause(session);
         self.changed.notify_one();

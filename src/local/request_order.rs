@@ -50,8 +50,8 @@ impl RecentRequests {
     }
 }
 
-/// Puts the requests of one model in the order of their numbers. A request that arrives before an earlier one waits for
-/// it (PROTOCOL §8.2).
+/// Puts the requests of one model in the order of their numbers. A request waits until all requests with lower numbers
+/// have arrived (PROTOCOL §8.2).
 #[derive(Debug)]
 pub(super) struct RequestOrder<J> {
     next: u64,
@@ -79,7 +79,8 @@ impl<J> RequestOrder<J> {
 
     pub(super) fn seen(&self, number: u64, fingerprint: u64) -> Seen {
         match self.recent.seen(number, fingerprint) {
-            // The number was used, but its fingerprint was dropped, so a repetition cannot be recognised.
+            // The number was used, but its fingerprint is no longer kept, so a repetition cannot be recognised. Count
+            // it as another request, which is refused.
             Seen::Never if number < self.next => Seen::Different,
             seen => seen,
         }

@@ -24,8 +24,8 @@ const MAX_TOKENS: usize = 1 << 17;
 /// Limit of the log-probabilities of other tokens (likeliest tokens and alternatives) that one request may return.
 const MAX_REPORTED: usize = 1 << 21;
 
-/// Cell for the weights of a sampler, which are set when they have been loaded. All in-flight samplers of a model share
-/// one slot.
+/// Cell for the weights of a sampler, which are set when they have been loaded. All samplers of the kind
+/// `SamplerKind::Inflight` of a model share one slot.
 pub(super) type Slot = Arc<Mutex<Weights>>;
 
 #[derive(Clone, Debug, Default)]
@@ -44,9 +44,9 @@ pub(super) struct Sample {
     generate: Generate,
     /// Strings that end a sequence, as bytes.
     stops: Vec<Vec<u8>>,
-    /// Tokens to score: the tensor of the request.
+    /// The request's `target_prompt_logprobs`: tokens whose log-probabilities at the prompt's positions are computed.
     target: Option<TensorData>,
-    /// Number of scores of the prompt to keep, counted from its end; `None` for all.
+    /// Number of log-probabilities of the prompt to return, counted from the prompt's end; `None` for all.
     last_n: Option<usize>,
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-/// Permission of a job to run at the same time as other jobs.
+/// Says whether a job may run at the same time as other jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Concurrency {
     /// Starts before all waiting jobs, even while shared jobs run, because the job is quick.
@@ -111,7 +111,7 @@ impl<J> Schedule<J> {
         self.order.retain(|it| it != session);
     }
 
-    /// Removes all jobs of a session and returns them.
+    /// Removes all jobs of a session and returns them, except immediate ones.
     pub(super) fn remove_session(&mut self, session: &str) -> impl Iterator<Item = J> + use<J> {
         self.leave_order(session);
         self.paused.remove(session);

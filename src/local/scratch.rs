@@ -53,8 +53,9 @@ impl Scratch {
         };
         let part = {
             let mut inner = self.inner.lock();
-            // Another thread may have set a file since the first look: then use that one. Or all parts were freed since
-            // then: then `file` becomes the current file, and this part is its first.
+            // The lock was free for a moment. If the current file is another one now, use that one. If there is no
+            // current file (this is the first part, or all parts were freed meanwhile), `file` becomes the current
+            // file.
             let file = inner.file.get_or_insert(file).clone();
             let len = bytes.len() as u64;
             let at = match inner.free.get_mut(&len).and_then(Vec::pop) {

@@ -324,7 +324,7 @@ impl Server {
             bodies: Bodies::new(options.stall_timeout),
             tokens: Default::default(),
             url: server.url.clone(),
-            // Limited, because a later deadline may overflow.
+            // Limited, because adding a longer time to the current time may overflow.
             long_poll: options.long_poll.min(MAX_LONG_POLL),
             announce_above: options.announce_above,
         });
@@ -373,7 +373,8 @@ impl Server {
             // A large stack, because a rayon worker that waits for a task runs other tasks meanwhile, nested on its own
             // stack.
             .stack_size(8 << 20)
-            // Sending fails only after the engine thread, which receives the texts, has ended.
+            // The engine thread receives the text of the panic. Sending fails only after that thread has ended; then
+            // the text is dropped.
             .panic_handler(move |payload| drop(panics.send(panic_text(&*payload))))
             .spawn_handler(|thread| {
                 let name = thread.name().unwrap_or("tinkex").to_string();
@@ -489,8 +490,8 @@ async fn sweep_sessions(app: Arc<App>, period: Duration) {
     }
 }
 
-/// Creates a folder that only its owner may use (on Unix). With `known`, accepts an existing folder and creates missing
-/// parents.
+/// Creates a folder; on Unix, only its owner may use it. If `known` is true, missing parents are created, and it is no
+/// error if the folder exists already.
 fn make_folder(path: &Path, known: bool) -> std::result::Result<(), String> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(known);

@@ -1,4 +1,4 @@
-//! Snapshots: copies of adapters, which are the weights of samplers.
+//! Snapshots: copies of adapters. A sampler uses a snapshot as its weights.
 //!
 //! A program that samples after every optimizer step takes a snapshot after each step, and releases all of them only at
 //! the end of its session. Therefore the adapter parameters of all snapshots are in a scratch file. Only the most
@@ -31,7 +31,8 @@ impl Drop for Snapshot {
     }
 }
 
-/// Source of an adapter. A new snapshot is compared only with the latest one from the same source.
+/// Source of an adapter. A new snapshot is compared with the latest one from the same source: if they are equal, the
+/// latest one is used again.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Origin {
     Model(String),
@@ -76,7 +77,8 @@ impl Snapshots {
         checkpoint: &CheckpointId,
     ) -> Result<Arc<Snapshot>, String> {
         let save_id = store.meta(checkpoint).map_err(StoreError::text)?.save_id;
-        // Checkpoints of earlier versions have no save id; it is read as 0.
+        // Checkpoints of earlier versions have no save id, which is read as 0. Read the files of such a checkpoint each
+        // time, because the id does not tell whether it was replaced.
         if let Some(known) = self.latest(&Origin::Save(save_id)).filter(|_| save_id != 0) {
             return Ok(known);
         }

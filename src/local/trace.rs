@@ -1,7 +1,8 @@
 //! Traces: the requests of a session and their times, as a file of the tracing tool Perfetto (`.pftrace`).
 //!
-//! Each request has a track below its model or sampler, with one slice for its waiting and one for its work. The
-//! protobuf messages below hold only those fields of Perfetto's schema that are needed here.
+//! In Perfetto, a track is a row of the display, and a slice is a period of time on it. Each request has a track below
+//! that of its model or sampler, with one slice for its waiting and one for its work. The protobuf messages in this
+//! file hold only those fields of Perfetto's schema that are needed here.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};

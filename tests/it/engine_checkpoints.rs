@@ -92,7 +92,7 @@ fn a_copy_survives_the_deletion_of_its_original_and_belongs_to_its_project() {
     let setup = setup();
     let state = setup.training.save_state("a", HOUR).wait().unwrap().path;
     let weights = setup.training.save_weights_for_sampler("b", HOUR).wait().unwrap().path;
-    let options = CopyOptions { destination_project_id: Some("p".into()), ..Default::default() };
+    let options = CopyOptions { destination_project_id: Some("my project".into()), ..Default::default() };
     let copied = setup.rest.copy_weights(&state, &options).unwrap();
     let sampler = setup.rest.copy_weights(&weights, &options).unwrap();
     assert_ne!(copied.run_id(), state.run_id());
@@ -105,7 +105,7 @@ fn a_copy_survives_the_deletion_of_its_original_and_belongs_to_its_project() {
     let client = setup.service.create_sampling_client(&sampler).unwrap();
     let params = SamplingParams { max_tokens: Some(1), ..Default::default() };
     client.sample(&ModelInput::from_ints([72]), 1, &params).wait().unwrap();
-    let of_project = setup.rest.list_training_runs().project_id("p");
+    let of_project = setup.rest.list_training_runs().project_id("my project");
     let mut runs: Vec<_> = of_project.map(|it| it.unwrap().training_run_id).collect();
     runs.sort();
     let mut expected = [copied.run_id(), sampler.run_id()];
@@ -113,7 +113,7 @@ fn a_copy_survives_the_deletion_of_its_original_and_belongs_to_its_project() {
     assert_eq!(runs, expected);
     let listed = setup.rest.list_checkpoints(copied.run_id()).unwrap();
     assert_eq!((listed.len(), listed[0].expires_at.as_ref()), (1, None), "the expiry is not inherited");
-    let usage = setup.service.create_admin_client().get_current_checkpoint_storage_usage(Some("p")).unwrap();
+    let usage = setup.service.create_admin_client().get_current_checkpoint_storage_usage(Some("my project")).unwrap();
     assert_eq!((usage.entries.len(), usage.entries[0].checkpoint_count), (1, 2));
     let sizes = [&copied.into(), &sampler.into()].map(|path: &CheckpointPath| {
         setup.rest.list_checkpoints(path.run_id()).unwrap()[0].size_bytes.unwrap()

@@ -62,7 +62,7 @@ impl Lease {
         &self.own
     }
 
-    /// Folder of drafts and of folders that are being deleted.
+    /// Folder of drafts (checkpoints that are being written) and of folders that are being deleted.
     pub(super) fn drafts(&self) -> PathBuf {
         self.own.join("drafts")
     }

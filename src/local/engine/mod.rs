@@ -31,8 +31,8 @@ use super::queue::{Next, Queue};
 use super::sampling::{Sample, Slot, Weights as SlotWeights};
 use super::snapshots::{Snapshot, Snapshots};
 
-/// Limit of the concurrent samples on a pool of `threads` threads. It is just large enough to keep the threads busy,
-/// because a pass has to wait until all running samples are done.
+/// Limit of the concurrent samples on a pool of `threads` threads. It is large enough to keep the threads busy, and not
+/// larger, because a pass has to wait until all running samples are done.
 pub(super) fn max_concurrent_samples(threads: usize) -> usize {
     (4 * threads).clamp(8, 64)
 }
@@ -49,7 +49,8 @@ pub(super) struct Engine {
     /// Texts of the panics of both pools.
     pub(super) panics: PanicTexts,
     pub(super) stop: Arc<AtomicBool>,
-    /// Models by id. A model that could not be loaded, or that was lost in a panic, is replaced by the reason.
+    /// Models by id. A model that could not be loaded, or that was lost in a panic, is replaced by the text of the
+    /// error.
     pub(super) trainers: HashMap<String, Result<Trainer, String>>,
 }
 
@@ -91,7 +92,7 @@ impl Engine {
         }
     }
 
-    /// Starts a sample on the pool, which sets its result when it is done. A sample that was cancelled in the queue
+    /// Starts a task on the pool that computes a sample and sets its result. A sample that was cancelled in the queue
     /// already has a result and is not started.
     fn sample(&self, queue: &Arc<Queue>, ticket: Option<Ticket>, slot: Slot, sample: Box<Sample>) {
         let mut running = RunningSample { queue: queue.clone(), id: String::new() };

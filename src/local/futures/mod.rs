@@ -72,7 +72,7 @@ impl Ticket {
     }
 }
 
-/// Model and sequence number of a request, which may have to wait for earlier ones.
+/// Model and sequence number of a request. The request runs only after all requests of the model with lower numbers.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Position {
     pub(super) model_id: String,
@@ -291,7 +291,7 @@ impl Futures {
             Look::Now(found) => return found,
             Look::Later(notify, position) => (notify, position),
         };
-        // Create the notification before looking again: it then receives an end that happens in between.
+        // Create the notification before looking again: if the request ends in between, the wait below returns at once.
         let notified = notify.notified();
         if let Look::Now(found) = self.look(id) {
             return found;

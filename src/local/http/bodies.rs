@@ -24,7 +24,7 @@ use super::{App, Context, mentions, refusal};
 
 /// Largest body of a training pass, both compressed and decompressed. Clients send their data in parts of about 5 MB.
 pub(super) const MAX_PASS: usize = 16 << 20;
-/// Largest sample, custom loss, telemetry report or list of results.
+/// Largest body of the endpoints for samples, custom losses, telemetry and lists of results (`retrieve_futures`).
 const MAX_MIDDLING: usize = 4 << 20;
 /// Largest body of all other endpoints.
 const MAX_SMALL: usize = 256 << 10;
@@ -36,8 +36,8 @@ const ALL_LARGE: usize = 20 << 20;
 const ALL_SMALL: usize = 4 << 20;
 /// Budget of the results that are being converted to JSON, in bytes before the conversion.
 const ALL_ANSWERS: usize = 8 << 20;
-/// Limit of the values in a JSON body, because a parsed value takes more memory than its text. It allows for a thousand
-/// data that fill the context.
+/// Limit of the values in a JSON body, because a parsed value takes more memory than its text. It is 1024 times the
+/// length of the model's context: as much as the tokens and the targets of 512 datums that fill the context.
 const MAX_VALUES: usize = 2 << 20;
 /// Limit of the bytes of a refused body that are still read and discarded. Some clients read the refusal only after
 /// they have sent the whole body.
@@ -114,7 +114,7 @@ impl Bodies {
             return refuse(503, "the server is busy with the bodies of other requests");
         };
         let mut bytes = Vec::with_capacity(announced.unwrap_or(0));
-        // Limit the whole body, too: otherwise a client could send one byte from time to time without end.
+        // Limit the time of the whole body, too: otherwise a client could send one byte from time to time without end.
         let end = Instant::now().checked_add(self.stall.saturating_mul(MAX_STALLS));
         loop {
             let frame = timeout(self.stall, poll_fn(|it| Pin::new(&mut *body).poll_frame(it))).await;
@@ -212,7 +212,7 @@ pub(super) fn decompress(headers: &HeaderMap, body: Bytes) -> Reply<Bytes> {
     }
     let mut out = Vec::new();
     let read = zstd::stream::read::Decoder::with_buffer(&body[..]).and_then(|mut it| {
-        // Refuse a larger window in the frame header, which would take that much memory.
+        // Refuse a body whose frame header asks for a larger window, because the decoder would allocate that window.
         it.window_log_max(MAX_PASS.ilog2())?;
         it.take(MAX_PASS as u64 + 1).read_to_end(&mut out)
     });

@@ -1,4 +1,4 @@
-//! The HTTP endpoints (PROTOCOL §3, §4). They read requests, call the state and write responses.
+//! The HTTP endpoints (PROTOCOL §3, §4). They read requests, call the engine's [`State`] and write responses.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -53,7 +53,7 @@ pub(super) struct App {
     pub(super) url: String,
     /// Time that a request waits for a result before the client has to poll again.
     pub(super) long_poll: Duration,
-    /// The size of a result with more bytes than this is announced first, if the client allows it.
+    /// If a result has more bytes than this and the client allows it, the first response tells only the result's size.
     pub(super) announce_above: usize,
 }
 
@@ -127,7 +127,8 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn_with_state(app.clone(), access::check_credentials))
         // Needs no key: the token in the address grants access.
         .route("/download/{token}/{file}", get(rest::download))
-        // Needs no key, because it reveals nothing: a program that starts the server can poll it.
+        // Needs no key, because the response reveals nothing. A program that has started the server can poll this
+        // endpoint until the server answers.
         .route("/api/v1/healthz", get(|| async { ok(&HealthzResponse { status: "ok".into() }) }))
         .layer(middleware::from_fn_with_state(app.clone(), access::check_host))
         .with_state(app)
@@ -135,7 +136,8 @@ pub(super) fn router(app: Arc<App>) -> Router {
 
 // ---- reading and writing ----
 
-/// An endpoint with a JSON body. `serve` runs on the server's thread, or on a blocking thread if the body is large.
+/// An endpoint with a JSON body. `serve` gets the body and the request's [`fingerprint`]. It runs on the server's
+/// thread, or on a blocking thread if the body is large.
 fn call<T, R>(serve: fn(&App, T, u64) -> Reply<R>) -> MethodRouter<Arc<App>>
 where
     T: DeserializeOwned + 'static,
@@ -182,7 +184,8 @@ fn answer<T: DeserializeOwned, R: Serialize>(
     }
 }
 
-/// Hash of a request. It is the same for a repeated request, and different for another request with the same number.
+/// Hash of the path and the body of a request. If two requests have the same sequence number, it shows whether the
+/// second one is a repetition of the first or another request.
 fn fingerprint(uri: &Uri, body: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     (uri.path(), body).hash(&mut hasher);
@@ -300,11 +303,11 @@ async fn forward(Shared(app): Context, uri: Uri, body: Bytes) -> Response {
 }
 
 fn pass(app: &App, call: train::ForwardBackwardCall, fingerprint: u64, size: usize) -> Response {
-    // 0 means that the request has no number, which the legacy JSON format allows.
+    // 0 means that the request has no sequence number, which the legacy JSON format allows.
     let seq_id = Some(u64::from(call.seq_id)).filter(|it| 0 < *it);
     let custom = app.state.custom_loss(&call.model_id, &call.loss.loss_fn);
-    // Read the data before the request is queued, without holding the lock of the state. Other requests that are queued
-    // meanwhile cannot take its number.
+    // Read the data before the request is queued, without holding the lock of the state, because that takes long. Other
+    // requests may be queued meanwhile: the sequence numbers, which the client chooses, give the order.
     let read = |it| Pass::new(&call.data, &call.loss, it, !call.forward_only, app.state.config());
     let work = match custom.and_then(read) {
         Ok(pass) => {

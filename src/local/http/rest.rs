@@ -51,7 +51,7 @@ async fn training_run(Shared(app): Context, Path(id): Path<String>) -> Response 
 async fn training_runs(Shared(app): Context, uri: Uri) -> Response {
     run_blocking(app, false, move |app| {
         let asked = uri.query().unwrap_or_default();
-        ok(&app.state.training_runs(Window::read(asked, 20), query(asked, "project_id")))
+        ok(&app.state.training_runs(Window::read(asked, 20), query(asked, "project_id").as_deref()))
     })
     .await
 }
@@ -174,12 +174,12 @@ async fn usage() -> Response {
 
 async fn storage(Shared(app): Context, uri: Uri) -> Response {
     run_blocking(app, false, move |app| {
-        ok(&app.state.storage(query(uri.query().unwrap_or_default(), "project_id")))
+        ok(&app.state.storage(query(uri.query().unwrap_or_default(), "project_id").as_deref()))
     })
     .await
 }
 
-/// Serves a file of a download address. The token in the address grants access.
+/// Returns the file that a client requests from a download address. The token in the address grants access.
 pub(super) async fn download(Shared(app): Context, Path((token, file)): Path<(String, String)>) -> Response {
     run_blocking(app, false, move |app| match app.state.download(&token, &file) {
         Ok(bytes) => {

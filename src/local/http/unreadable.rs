@@ -31,7 +31,8 @@ struct RequestIds {
     seq_id: u64,
 }
 
-/// Model and number in a JSON body, if it has both. Only the bodies of a model's requests have both.
+/// Model and number in a JSON body; `None` if one of them is missing or cannot be read. Requests that do not belong to
+/// a model lack one of them.
 pub(super) fn ids_in_json(body: &[u8]) -> Option<(String, u64)> {
     let ids: RequestIds = serde_json::from_slice(body).ok()?;
     Some((ids.model_id, ids.seq_id)).filter(|it| 0 < it.1)

@@ -239,11 +239,12 @@ mod tests {
         assert_eq!(steps(&adam(|it| it.eps = 1e-46), &[0.0, 0.0]), [1.0, 1.0]);
         assert_eq!(steps(&adam(|it| it.eps = 1e-46), &[1.0]), [0.5]);
         assert_eq!(steps(&adam(|it| it.learning_rate = 1e-60), &[1.0]), [1.0]);
-        // Because of the bias correction, the first step has its full size even with slow means.
+        // Because of the bias correction, the first step has its full size even if the running mean changes very
+        // slowly.
         assert_eq!(steps(&adam(|it| it.beta1 = 1.0 - 1e-12), &[1.0]), [0.5]);
         let clipped = steps(&adam(|it| (it.grad_clip_norm, it.eps) = (1e-60, 1e-100)), &[3.0]);
         assert_eq!(clipped, [0.5]);
-        // The square of this gradient cannot be stored as a 32-bit float.
+        // The square of the first gradient is too small to be stored as a 32-bit float.
         let tiny = steps(&adam(|it| it.eps = 1e-300), &[1e-25, 0.0]);
         assert!(tiny[0] == 0.5 && tiny[1].abs() < 1.0, "{tiny:?}");
     }

@@ -46,8 +46,8 @@ fn split<'a>(rest: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
 }
 
 /// Computes the attention within each sequence. `qkv` holds `[q, k, v]` rows, with queries and keys already rotated by
-/// their positions. Writes the mixed values to `out`, `[rows, q]`, and the logarithm of each softmax denominator to
-/// `log_sum`, `[rows, heads]`.
+/// their positions. Writes the weighted sums of the values to `out`, `[rows, heads·head_dim]`, and the logarithm of
+/// each softmax denominator to `log_sum`, `[rows, heads]`.
 pub(super) fn attention(
     c: &ModelConfig,
     sequences: &[Range<usize>],
@@ -210,7 +210,8 @@ impl Backward<'_> {
         }
     }
 
-    /// Copies the results of the tasks into rows, and undoes the rotation of queries and keys.
+    /// Copies the gradients that the tasks computed into `[q, k, v]` rows, and undoes the rotation of the gradients of
+    /// queries and keys.
     fn gather(&self, dqkv: &mut [f32], by_head: &[f32]) {
         let c = &self.weights.config;
         let (width, d, group) = (c.qkv_width(), c.head_dim, c.group());

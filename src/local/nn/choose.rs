@@ -51,7 +51,7 @@ impl Chooser {
     }
 
     fn draw_from_all(&self, logits: &[f32], scratch: &mut [f32], draw: f64) -> usize {
-        // Subtract the largest logit first: dividing by a small temperature overflows.
+        // Subtract the largest logit first: otherwise dividing a logit by a small temperature could give infinity.
         let top = crate::local::kernel::max(logits);
         for (slot, &logit) in scratch.iter_mut().zip(logits) {
             *slot = (logit - top) / self.temperature;

@@ -108,7 +108,8 @@ impl Segment {
         4 * c.layers * c.kv_heads * floats * positions.next_multiple_of(PANEL)
     }
 
-    /// Appends one layer's key and value rows, `[kv_heads·head_dim]` each, at position `at` of the segment.
+    /// Writes the keys and the values of one token for one layer, `[kv_heads·head_dim]` each. `at` is the position of
+    /// the token, counted from the start of the segment.
     fn push(&mut self, weights: &Weights, layer: usize, at: usize, keys: &[f32], values: &[f32]) {
         let c = &weights.config;
         let (d, per_head) = (c.head_dim, c.head_dim.div_ceil(PANEL));
@@ -233,7 +234,8 @@ impl Decoder {
     }
 }
 
-/// Attention of one sample over its two segments, for one layer.
+/// Attention of one sample for one layer, over two segments: the prefix that all samples share, and the sample's own.
+/// Each comes with the number of its positions to use.
 fn attend(
     weights: &Weights,
     layer: usize,

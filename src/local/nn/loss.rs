@@ -34,8 +34,8 @@ pub(crate) enum Loss {
         beta: f64,
     },
     /// `−Σ min(s·A, clip(s, lo, hi)·A)`. All tokens of a sequence have the same ratio `s`: the exponential of the mean
-    /// of `lp − q` over the tokens of the mask. For the derivative, the mean is a constant, and the derivative of `s`
-    /// with respect to the `lp` of each token is `s`.
+    /// of `lp − q` over the tokens of the mask. The derivative is not the exact one: in the term of a token, the
+    /// derivative of `s` with respect to that token's `lp` counts as `s`, and with respect to all other `lp` as 0.
     Gspo {
         /// Lower clip bound of the ratio.
         lo: f64,

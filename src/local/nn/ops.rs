@@ -62,8 +62,8 @@ pub(super) fn rmsnorm_backward(x: &[f32], gain: &[f32], inverse: &[f32], dy: &[f
         .for_each(|(((x, inverse), dy), dx)| rows(x, inverse, dy, dx));
 }
 
-/// Rotates one head by its position (rotary embedding): each unit of the first half together with the unit at the same
-/// index in the second half. `direction` is 1 in the forward pass and −1 in the backward pass.
+/// Rotates one head by its position (rotary embedding). Each element of the first half and the element at the same
+/// index in the second half are rotated as a pair. `direction` is 1 in the forward pass and −1 in the backward pass.
 #[inline(always)]
 pub(super) fn rotate(head: &mut [f32], (cos, sin): (&[f32], &[f32]), direction: f32) {
     let (a, b) = head.split_at_mut(cos.len());
@@ -111,7 +111,7 @@ pub(super) fn swiglu(gate_up: &[f32], mlp: usize, act: &mut [f32]) {
     });
 }
 
-/// The gradients with respect to `gate` and `up`, for one unit.
+/// The gradients with respect to `gate` and `up`, for one element of a row.
 #[inline(always)]
 fn swiglu_slopes(gate: f32, up: f32, dact: f32) -> [f32; 2] {
     let sigmoid = 1.0 / (1.0 + exp(-gate));

@@ -98,7 +98,8 @@ impl Workspace {
         }
         for l in 0..c.layers {
             let a = &mut self.layers[if keep { l } else { 0 }];
-            // Swap the buffers instead of copying: the layer keeps its input, and its old buffer takes the output.
+            // Swap the buffers instead of copying: `a.x` now holds the layer's input, and `self.x` is the old buffer of
+            // `a.x`, which takes the layer's output.
             std::mem::swap(&mut a.x, &mut self.x);
             model.layer(l).forward(rows, a, self.x.get(size));
             visit(l, a);

@@ -46,7 +46,8 @@ pub(crate) struct AdapterShape {
     scale: f32,
 }
 
-/// Parameters that fit a shape also fit an equal one.
+/// Two shapes are equal if they belong to the same base model and have the same scale and the same matrices. The
+/// parameters of one then fit the other.
 impl PartialEq for AdapterShape {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.base, &other.base)
@@ -97,8 +98,8 @@ pub(crate) struct Generate {
     pub topk_sample_logprobs: usize,
     /// Number of tokens to draw at each prompt position after the first.
     pub alternatives: usize,
-    /// Rows and ids whose log-probabilities to return, in the order of the rows. Row i is about the prompt position i +
-    /// 1.
+    /// Pairs of a row and a token id, in the order of the rows; the log-probability of each id is returned. Row `i`
+    /// predicts the token at prompt position `i + 1`.
     pub targets: Vec<(usize, u32)>,
 }
 
@@ -233,7 +234,7 @@ impl Sampler {
         if rows.is_empty() {
             return Ok((prefix, scores));
         }
-        // Alternatives are drawn from all tokens, with a stream that no sample uses.
+        // Alternatives are drawn from all tokens, with a stream of random numbers that no sample uses.
         let chooser = Chooser { temperature: req.temperature, top_k: -1, top_p: 1.0 };
         let mut rng = Rng::stream(req.seed, u64::MAX);
         let mut targets = req.targets.iter().peekable();

@@ -8,23 +8,24 @@ use super::example::Example;
 use super::loss::{Loss, clipped};
 use crate::loss::LossArray;
 
-/// Limit of the number of values in all steps of a custom loss for one sequence: 32 MiB of values, and another 32 MiB
-/// of gradients.
+/// Limit of the number of values that all operations of a custom loss compute for one sequence: 32 MiB of values, and
+/// another 32 MiB of gradients.
 const MAX_VALUES: usize = 1 << 22;
 
 /// Limit of the same number for custom losses that are computed at the same time. A pass computes up to eight of them,
 /// which with `MAX_VALUES` each would take 512 MiB.
 const MAX_CONCURRENT_VALUES: usize = MAX_VALUES / 8;
 
-/// Held while a custom loss with more than [`MAX_CONCURRENT_VALUES`] is computed, so that only one of these is in
-/// memory.
+/// Held while a custom loss is computed that needs more than [`MAX_CONCURRENT_VALUES`] values, so that only one such
+/// loss is in memory at a time.
 static LARGE: Mutex<()> = Mutex::new(());
 
 /// The loss of one sequence.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct SequenceLoss {
     pub(super) loss: f64,
-    /// Derivatives with respect to the log-probabilities. A custom loss leaves this empty without `backward`.
+    /// Derivatives with respect to the log-probabilities. For a custom loss this is empty if the argument `backward` of
+    /// [`Loss::sequence_loss`] is false.
     pub(super) slopes: Vec<f32>,
     /// Metrics that the loss reports.
     pub(super) metrics: BTreeMap<String, f64>,
@@ -99,7 +100,8 @@ mod tests {
         }
     }
 
-    /// The formula of GSPO in its plainest form. `held` are the log-probabilities whose mean is taken.
+    /// The formula of GSPO in its plainest form. `held` are the same log-probabilities as `lp`, but as constants: the
+    /// difference quotient changes only `lp`. The mean is taken over `held`.
     fn plain(e: &Example, lp: &[f64], held: &[f64], lo: f64, hi: f64) -> f64 {
         let counted: Vec<usize> = (0..lp.len()).filter(|i| e.mask[*i] != 0.0).collect();
         let gaps = counted.iter().map(|i| held[*i] - f64::from(e.logprobs[*i]));

@@ -14,9 +14,9 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Bounds of the limit of a group's rows (tokens). A batch is divided into groups of whole sequences; the limit is a
-/// quarter of all rows, within these bounds, and a longer sequence is a group of its own. So short sequences share
-/// matrix products, and small batches still use several threads.
+/// A batch is divided into groups of whole sequences. The limit of a group's rows (tokens) is a quarter of all rows of
+/// the batch, but not less than the first of these two numbers and not more than the second. A sequence longer than the
+/// limit is a group of its own. So short sequences share matrix products, and small batches still use several threads.
 const GROUP_ROWS: (usize, usize) = (96, 256);
 
 /// Number of groups that are computed in parallel (a wave), before their gradients are added up. It limits the memory,
@@ -152,8 +152,8 @@ impl Trainer {
         Ok(output)
     }
 
-    /// Applies an optimizer step to the accumulated gradients, which are zero without a backward pass since the last
-    /// step, and clears them.
+    /// Applies an optimizer step with the accumulated gradients, and clears them. If no backward pass was run since the
+    /// last step, the gradients are zero.
     ///
     /// # Errors
     /// The result of the step would not be finite. Then weights, running means and step count stay unchanged, and the

@@ -40,13 +40,13 @@ const HEAD_STD: f64 = 0.02;
 impl Weights {
     /// Weights that depend only on a seed: they are the same on every machine and in every version.
     ///
-    /// The values of a projection are uniform, with a variance of one over the number of inputs, which keeps the size
-    /// of the activations. The head has much smaller values, so that all live tokens are about equally likely at the
-    /// start.
+    /// The values of a projection are uniform, with the variance `1 / inputs`, so that its outputs are about as large
+    /// as its inputs. The head has much smaller values, so that all tokens with ids below [`ModelConfig::live_vocab`]
+    /// are about equally likely at the start.
     ///
     /// The first hidden unit is a constant: every embedding sets it to the same value, and no block writes to it. An
-    /// untied head uses this unit to give the ids that are not live almost no probability. A low-rank adapter can use
-    /// it as a bias, which the architecture does not have.
+    /// untied head uses this unit to give almost no probability to the ids from [`ModelConfig::live_vocab`] on. A
+    /// low-rank adapter can use it as a bias, which the architecture does not have.
     pub(crate) fn seeded(config: &ModelConfig, seed: u64) -> Weights {
         let c = config;
         let h = c.hidden;

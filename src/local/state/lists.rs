@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::clock_text::rfc3339;
+use crate::percent;
 use crate::types::{Checkpoint, CheckpointType, Cursor, SessionInfo, Timestamp, TrainingRun};
 use crate::wire::json::*;
 
@@ -37,10 +38,10 @@ impl Window {
     }
 }
 
-/// Value of a query parameter. It is not percent-decoded, because the ids of this server contain no characters that
-/// need it.
-pub(in crate::local) fn query<'a>(query: &'a str, name: &str) -> Option<&'a str> {
-    query.split('&').find_map(|it| it.strip_prefix(name)?.strip_prefix('='))
+/// Value of a query parameter. A malformed percent encoding is taken as it is.
+pub(in crate::local) fn query(query: &str, name: &str) -> Option<String> {
+    let value = query.split('&').find_map(|it| it.strip_prefix(name)?.strip_prefix('='))?;
+    Some(percent::decode(value).unwrap_or_else(|| value.to_string()))
 }
 
 impl State {

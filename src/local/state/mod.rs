@@ -1,6 +1,5 @@
-//! State of the server: sessions, models, samplers. Every request is accepted or refused here, under one lock and
-//! without waiting. Work that takes time becomes a job of the engine thread. The submodules implement the requests, by
-//! subject.
+//! State of the server: sessions, models and samplers, all under one lock. Requests are accepted or refused here;
+//! training, sampling and saving become jobs of the engine thread. The submodules implement the requests, by subject.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -90,7 +89,7 @@ struct Inner {
 enum End {
     /// The client finished the session.
     Finished { reason: FinishReason, detail: Option<String> },
-    /// No heartbeat arrived within the session timeout.
+    /// No request arrived within the session timeout, not even a heartbeat.
     Silent,
 }
 
@@ -139,7 +138,8 @@ pub(super) struct Model {
     user_metadata: Option<BTreeMap<String, Value>>,
     last_request: SystemTime,
     order: RequestOrder<Job>,
-    /// Weights shared by all in-flight samplers of this model: each in-flight save replaces them.
+    /// Weights that all samplers of the kind `SamplerKind::Inflight` of this model share. Each save for such a sampler
+    /// replaces them.
     inflight: Slot,
 }
 
@@ -274,7 +274,8 @@ impl State {
         }
     }
 
-    /// Pauses sessions without a request or poll for `pause_after`: their jobs wait until the next request or poll.
+    /// Pauses each session that got neither a request nor a poll for `pause_after`. Its jobs wait until the next
+    /// request or poll.
     pub(super) fn pause_silent_sessions(&self, now: Instant) {
         let mut inner = self.inner.lock();
         for (id, session) in inner.sessions.iter_mut().filter(|it| it.1.end.is_none() && !it.1.paused) {
@@ -297,7 +298,7 @@ impl State {
         Ok(())
     }
 
-    /// Ends sessions without a request for longer than the session timeout.
+    /// Ends each session that got no request for longer than the session timeout.
     pub(super) fn end_silent_sessions(&self, now: Instant) {
         let mut inner = self.inner.lock();
         let silent = |it: &Session| {

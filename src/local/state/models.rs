@@ -97,8 +97,8 @@ impl State {
         request: LoadWeightsRequest,
         fingerprint: u64,
     ) -> Reply<UntypedFuture> {
-        // A request with a `model_id` is numbered. It is accepted even if it is invalid, so that its number is not
-        // missing.
+        // A request with a `model_id` has a sequence number. It is accepted even if it is invalid, and fails when it is
+        // run: if its number were missing, all later requests of the model would wait.
         if let Some(model_id) = request.model_id.clone() {
             return self.load_into(&model_id, request, fingerprint);
         }

@@ -37,8 +37,8 @@ impl State {
                 }
             });
         }
-        // Leave the number of the sampling session out of the fingerprint: a client that repeats the request may use
-        // another number for it.
+        // Leave the number of the sampling session out of the fingerprint: a client that repeats the request may send
+        // another number for the sampling session.
         let fingerprint = hash_of(&(&model_id, request.seq_id, request.kind));
         let mut inner = self.inner.lock();
         let model = inner.model(&model_id)?;
@@ -62,7 +62,7 @@ impl State {
             made = Some(slot.clone());
             Work::Snapshot { model_id: model_id.clone(), slot, sampler_id: sampler_id.clone() }
         })?;
-        // `made` is `None` if the request is a repeated one.
+        // `made` is `None` if the request is a repeated one, or if the id of its sampler was taken.
         if let Some(slot) = made {
             inner.session(&session_id)?.samplers.insert(number, fingerprint, &sampler_id);
             inner.samplers.insert(sampler_id, SamplerEntry::new(session_id, base_model, None, slot));
@@ -209,7 +209,7 @@ fn base_slot() -> Slot {
 }
 
 impl Inner {
-    /// Looks up a sampler whose session is active; counts as contact.
+    /// Looks up a sampler whose session is active. This counts as contact with the session.
     fn sampler(&mut self, id: &str) -> Reply<&mut SamplerEntry> {
         let Some(session_id) = self.samplers.get(id).map(|it| it.session_id.clone()) else {
             return refuse(404, format!("sampling session {id} does not exist"));

@@ -46,7 +46,7 @@ impl Harness {
         self.state.submit(model_id, Some(seq_id), seq_id, work).expect("a turn").request_id
     }
 
-    /// Takes the next job from the queue; returns its error text or its verb.
+    /// Takes the next job from the queue. Returns the error text of a refused request, and the name of any other work.
     fn next(&self) -> Option<String> {
         match self.queue.take_next()?.work {
             Work::Refused { error } => Some(error),

@@ -205,7 +205,8 @@ fn a_custom_loss_has_the_gradients_of_the_same_loss_that_is_built_in() {
 fn a_custom_loss_that_fails_on_a_late_datum_leaves_the_gradients_as_they_were() {
     let config = tiny();
     let mut rng = Rng::stream(4, 5);
-    // These are several waves of groups: when the datum fails, the gradients of the first wave have been added already.
+    // Each datum is a group, and eight groups are a wave (see `train::WAVE`). When datum 58 fails, the gradients of the
+    // earlier datums have been added already.
     let batch: Vec<Example> = (0..60).map(|_| weighted(&config, &mut rng, 150, 1)).collect();
     let mut batch = negated(&batch);
     batch[58].inputs[0].values[3] = f64::NAN;
@@ -255,7 +256,8 @@ fn a_loss_or_gradient_that_is_not_finite_fails_its_datum_and_leaves_the_gradient
         (Loss::Cispo { lo: 0.0, hi: 1e300 }, good.clone(), policy(rng, -200.0, &[1.0, -1.0, 1.0])),
         (Loss::Dro { beta: 10.0 }, good.clone(), policy(rng, -3e38, &[1.0, -1.0, 1.0])),
         (Loss::Gspo { lo, hi }, masked(good), masked(policy(rng, -800.0, &[1.0, -1.0, 0.0]))),
-        // The loss and its derivatives are finite, but the gradients of the adapter are not.
+        // In the next case the loss and its derivatives are finite, but the gradients of the adapter are not. In the
+        // two cases after it, the loss overflows f64, and its derivatives overflow f32.
         (Loss::CrossEntropy, weights(rng, 0.5), weights(rng, 3e38)),
         (exponential(), scaled(rng, 0.1), scaled(rng, 1e3)),
         (exponential(), scaled(rng, 0.1), scaled(rng, 40.0)),
