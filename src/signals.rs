@@ -17,15 +17,15 @@ use std::ptr;
 const SYNCHRONOUS: [libc::c_int; 7] =
     [libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGSYS, libc::SIGTRAP];
 
-/// Runs `start` while all signals other than those that a thread causes itself are blocked on this thread. Threads that
-/// it starts keep them blocked, `SIGPIPE` included. Changes nothing if the system refuses.
+/// Runs `start`. Meanwhile this thread blocks all signals except the [`SYNCHRONOUS`] ones. Threads that `start` starts
+/// keep these signals blocked, even `SIGPIPE`. If the system refuses to block them, `start` runs without that.
 #[cfg(unix)]
 pub(crate) fn blocked<T>(start: impl FnOnce() -> T) -> T {
     struct Restore(libc::sigset_t);
 
     impl Drop for Restore {
         fn drop(&mut self) {
-            // SAFETY: the mask came from the same function.
+            // SAFETY: `pthread_sigmask` itself has returned this mask.
             unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, ptr::null_mut()) };
         }
     }
@@ -47,7 +47,8 @@ pub(crate) fn blocked<T>(start: impl FnOnce() -> T) -> T {
     started
 }
 
-/// Makes a command run with no signal blocked. It would inherit the mask of the thread that starts it.
+/// Makes a command run with no signal blocked. Otherwise the command would inherit the mask of the thread that starts
+/// it.
 #[cfg(unix)]
 pub(crate) fn unblock_in(command: &mut Command) {
     use std::os::unix::process::CommandExt;
@@ -61,15 +62,15 @@ pub(crate) fn unblock_in(command: &mut Command) {
         };
         if code == 0 { Ok(()) } else { Err(std::io::Error::from_raw_os_error(code)) }
     };
-    // SAFETY: both functions may be called between `fork` and `exec`.
+    // SAFETY: `sigemptyset` and `pthread_sigmask` may be called between `fork` and `exec`.
     unsafe { command.pre_exec(unblock) };
 }
 
-/// Changes nothing: there are no such signals on this system.
+/// Changes nothing: this system has no signal mask that a command could inherit.
 #[cfg(not(unix))]
 pub(crate) fn unblock_in(_: &mut Command) {}
 
-/// Runs `start`: there are no such signals on this system.
+/// Runs `start`: this system has no signals that must be blocked.
 #[cfg(not(unix))]
 pub(crate) fn blocked<T>(start: impl FnOnce() -> T) -> T {
     start()

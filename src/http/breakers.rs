@@ -62,7 +62,8 @@ impl Breakers {
 pub(crate) struct Trial<'a> {
     breakers: &'a Breakers,
     lane: Lane,
-    /// The epoch of the breaker in which the request was admitted. `None` once an outcome is recorded.
+    /// The epoch of the breaker (see [`policy::breaker`](crate::policy::breaker)) in which the request was admitted.
+    /// `None` once an outcome is recorded.
     epoch: Option<Epoch>,
 }
 

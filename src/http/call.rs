@@ -32,7 +32,8 @@ pub(crate) struct Call {
     pub(crate) headers: Vec<(&'static str, String)>,
     /// The public method that makes the call, such as `TrainingClient.forward_backward`.
     pub(crate) sdk_method: Option<&'static str>,
-    /// Returns a 429 to the caller, who waits and retries. Otherwise the call is retried here.
+    /// After a 429: if true, the caller gets the error, waits and retries; if false, `Http::send` waits and retries.
+    /// The same holds for a missing payment (402).
     pub(crate) leaves_429: bool,
     /// The operation to which the call belongs; it counts the attempts.
     pub(crate) progress: Option<Progress>,
@@ -52,7 +53,7 @@ pub(crate) struct Call {
     pub(crate) raw_credential: bool,
     /// The idempotency key. Default: a new one.
     pub(crate) key: Option<String>,
-    /// Uses a new connection. Only for calls of one attempt.
+    /// Uses a new connection. Has an effect only in `Http::raw`.
     pub(crate) fresh: bool,
     /// Limits of the answer's size. Default: the limits of the lane.
     pub(crate) room: Option<Room>,
@@ -93,8 +94,8 @@ impl Body {
         }
     }
 
-    /// Makes a protobuf body. With `compress` and the feature `zstd` it is one zstd frame of level 3 with the content
-    /// size in its header (PROTOCOL §1.8).
+    /// Makes a protobuf body. With `compress` and the feature `zstd` the body is one zstd frame of level 3 with the
+    /// content size in its header (PROTOCOL §1.8).
     pub(crate) fn protobuf(bytes: Vec<u8>, compress: bool) -> Self {
         #[cfg(feature = "zstd")]
         if compress {

@@ -41,13 +41,13 @@ pub(super) fn run(command: &Secret, timeout: Duration, stop: &CancelToken) -> Re
     let deadline = Instant::now().checked_add(timeout);
     let shell = Shell::start(command).map_err(not_run)?;
     let id = shell.child.id();
-    // Capacity for both outcomes, so that neither sender blocks.
+    // Capacity for both outcomes, so that both senders can put theirs in.
     let (sender, outcomes) = bounded(2);
     let _stop_guard = stop.on_cancel(Arc::new(Stop(sender.clone())));
     // If the thread cannot be started, the closure and the shell in it are dropped, which kills the shell.
     spawn("tk-cred".into(), None, move || {
         let output = shell.output();
-        // Fails only if the waiter has given up.
+        // Fails only if `run` has returned already.
         let _ = sender.try_send(Outcome::Output(output));
     })
     .map_err(not_run)?;
@@ -62,7 +62,8 @@ pub(super) fn run(command: &Secret, timeout: Duration, stop: &CancelToken) -> Re
             Error::new(ErrorKind::System, "the output of the credential command could not be read")
         }
     };
-    // The reading thread then reaches the end of the output and waits for the shell, so that no zombie is left.
+    // When the shell is dead, the reading thread reaches the end of the output and waits for the shell, so that no
+    // zombie is left.
     kill(id);
     Err(error)
 }
@@ -110,7 +111,8 @@ impl Shell {
         Ok(Shell { child, ended: false })
     }
 
-    /// Reads the output until all processes that may write to it have closed it, then waits for the shell.
+    /// Reads the output until all processes that may write to it have closed it, or until [`LARGEST_OUTPUT`] bytes have
+    /// arrived. Then waits for the shell.
     fn output(mut self) -> std::io::Result<Vec<u8>> {
         let mut output = Vec::new();
         let result = match self.child.stdout.take() {
@@ -133,8 +135,8 @@ impl Drop for Shell {
     }
 }
 
-/// Kills a command and the processes that it started, with another shell, because the standard library cannot signal
-/// process groups.
+/// Kills a command and the processes that it started. This needs another program (`sh` or, on Windows, `taskkill`),
+/// because the standard library can kill only the command itself.
 fn kill(id: u32) {
     let mut command = if cfg!(unix) {
         let mut shell = Command::new("sh");

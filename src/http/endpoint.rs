@@ -62,9 +62,9 @@ macro_rules! endpoints {
     };
 }
 
-// Endpoints with `failing_unpaid` report a missing payment immediately. They start work or are called to learn the
-// state of the account, so that an early error loses no work. PROTOCOL §1.11 excludes most of them from the wait for
-// payment. `FINISH_SESSION` is one of these endpoints, too.
+// Endpoints with `failing_unpaid` report a missing payment immediately, as PROTOCOL §1.11 lists them. An immediate
+// error of these endpoints loses no work: they start something new, concern the account or the settings, or only inform
+// the server (heartbeats, telemetry, the end of a session).
 endpoints! {
     // Account and settings
     AUTH_TOKEN = Endpoint::new("POST auth/token").failing_unpaid();

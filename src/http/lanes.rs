@@ -1,4 +1,4 @@
-//! Buffers and idle connections of each class of requests.
+//! Sizes of buffers and numbers of idle connections, for each class of requests (lane).
 
 use super::Lane;
 
@@ -39,7 +39,7 @@ impl Lane {
             Lane::Poll => 256,
             Lane::Rest => 8,
             Lane::Telemetry => 1,
-            // One per sampling client.
+            // Each sampling client usually uses one connection.
             Lane::PollMany => 16,
         }
     }

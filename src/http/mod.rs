@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `call`, `endpoint` | a request before it is sent; the endpoints of the API |
 //! | `headers`, `auth`, `command` | the headers; the credential; the command that prints a credential |
-//! | `transport`, `ureq`, `lanes` | the trait that carries requests; its default, over sockets; its connections |
+//! | `transport`, `ureq`, `lanes` | the trait that carries requests; the default one (sockets); sizes for lanes |
 //! | `breakers`, `offered` | circuit breakers; endpoints that a server may lack |
 //! | `redact`, `room` | removes secrets from answers; limits of the size of answers |
 
@@ -55,7 +55,7 @@ pub(crate) use room::Room;
 use transport::head_timeout;
 pub(crate) use transport::{Answer, Branch, Broken, Exchange, Lane, Limits, Transport};
 
-/// Retries of a call that has lasted this long are logged as warnings, earlier ones as debug messages.
+/// If a call has lasted this long, its retries are logged as warnings. Earlier retries are logged as debug messages.
 const WARN_AFTER: Duration = Duration::from_secs(5);
 
 /// Shortest time limit of an attempt.
@@ -227,13 +227,14 @@ impl Http {
                 }
                 Err(broken) => {
                     let error = broken.error(limits);
-                    // If the breaker refused this attempt, or its timeout was shorter than usual, its own error tells
-                    // little: add the error of the attempt before it as the cause.
+                    // If the breaker refused this attempt, or the timeout of the attempt was shorter than usual, the
+                    // error of this attempt tells little. Add the error of the previous attempt as its cause.
                     let cut = self.timeout(call, left) < self.timeout(call, None);
                     let is_late = call.deadline.is_some_and(|deadline| deadline <= self.clock.now());
                     let operation = call.progress.as_ref().filter(|_| is_late);
                     let error = match (&broken, operation, last.take()) {
-                        // The limit of this attempt was the time until the deadline and says nothing about the server.
+                        // The deadline of the operation ended this attempt, so the timeout says nothing about the
+                        // server. Report that the deadline has passed.
                         (Broken::Timeout(_), Some(operation), cause) => {
                             operation.deadline_error(self.config.timeouts.operation, cause.unwrap_or(error))
                         }
@@ -299,7 +300,7 @@ impl Http {
         .with(|it| it.status = Some(answer.status))
     }
 
-    /// Sets the longest time for which clients wait for payment, as the server wants it.
+    /// Sets the longest time for which this client waits for payment. The server states this time in its flags.
     pub(crate) fn set_billing_window(&self, window: Duration) {
         self.billing.lock().set_window(window);
     }
@@ -319,7 +320,8 @@ impl Http {
         Ok(true)
     }
 
-    /// Returns whether to wait for payment after this refusal. If so, the caller waits for at least [`billing::PAUSE`].
+    /// Returns whether to wait for payment after this refusal. If true, the caller must wait for at least
+    /// [`billing::PAUSE`] before it repeats the request.
     pub(crate) fn waits_for_payment(&self, refusal: &Error, deadline: Option<Instant>) -> bool {
         let now = self.clock.now();
         let decision = self.billing.lock().refused(now, self.config.pause_policy, deadline);
@@ -414,7 +416,7 @@ impl Http {
         self.exchange(call, key, nth, timeout, credential()?.expose())
     }
 
-    /// Time limit of an attempt that makes no progress: at most the rest of the call's budget.
+    /// The longest time for which an attempt may make no progress. At most `left`, the rest of the call's budget.
     fn timeout(&self, call: &Call, left: Option<Duration>) -> Duration {
         let timeout = call.timeout.unwrap_or(self.config.timeouts.exchange);
         left.map_or(timeout, |left| timeout.min(left.max(SHORTEST)))
@@ -427,14 +429,15 @@ impl Http {
             connect: self.config.timeouts.connect.min(timeout),
             idle: timeout,
             head: head_timeout(timeout, call.body.len()),
-            // Requests of an operation carry large bodies and may last as long as the operation. All others are small.
+            // Requests of an operation carry large bodies and may last until the deadline of the operation. All other
+            // requests are small and must end within `timeout`.
             whole: call
                 .deadline
                 .map_or(timeout, |deadline| deadline.saturating_duration_since(now).max(SHORTEST)),
         }
     }
 
-    /// Fetches a new token, while the current one is still valid.
+    /// Fetches a new token ahead of time, before the current one expires.
     pub(crate) fn replace_token(&self) -> Result<()> {
         let timeout = self.config.timeouts.exchange;
         let replaced = self.auth.replace(&self.clock, |it| self.exchange_token(it, timeout));

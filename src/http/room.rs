@@ -71,7 +71,7 @@ impl Room {
 /// Returns an upper bound of the number of values in JSON, without the outermost one. Separators inside strings are
 /// counted, too.
 fn n_values(json: &[u8]) -> usize {
-    // A short body cannot exceed any limit.
+    // A body this short cannot exceed any limit, so its length is good enough as the upper bound.
     if json.len() < 1 << 16 {
         return json.len();
     }

@@ -183,7 +183,7 @@ pub enum Broken {
     Connection {
         /// Tells whether the server may have received the request.
         sent: Sent,
-        /// The text of the operating system.
+        /// The problem.
         message: String,
     },
     /// A time limit passed.
@@ -207,7 +207,7 @@ pub enum Broken {
         /// The problem.
         message: String,
     },
-    /// The answer is not valid HTTP, or its body cannot be decompressed.
+    /// The answer is not valid HTTP, its head is too large, or its body cannot be decompressed.
     InvalidHttp {
         /// The problem.
         message: String,
@@ -224,7 +224,8 @@ pub enum Broken {
         /// Time until the next trial, if known.
         retry_after: Option<Duration>,
     },
-    /// The exchange of the credential for a token failed.
+    /// Not sent: there is no credential for the request. The credential command failed, or the credential could not be
+    /// exchanged for a token.
     Token(Error),
 }
 

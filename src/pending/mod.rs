@@ -290,7 +290,7 @@ impl<T: Send + 'static> Pending<T> {
         let progress = self.progress.clone();
         self.slot.on_settled(Box::new(move |result| {
             let result = result.map_err(|error| progress.explain(error, Instant::now()));
-            // `deliver` drops `keep` after the delivery, because that may end the session.
+            // Pass `keep` on: `deliver` drops it after the delivery, because dropping it may end the session.
             delivery::deliver(channel, (tag, result), keep);
         }));
     }
@@ -307,8 +307,8 @@ impl<T: Send + 'static> Pending<T> {
         self.wait_settled(deadline).then(|| self.slot.try_take().map(|it| self.explained(it))).flatten()
     }
 
-    /// Waits until the result is there, and leaves it. Logs warnings about a long wait. Returns false if the deadline
-    /// passes first.
+    /// Waits until the result is available, and leaves it in the slot. Logs warnings about a long wait. Returns false
+    /// if the deadline passes first.
     fn wait_settled(&self, deadline: Option<Instant>) -> bool {
         let since = Instant::now();
         let mut warn_at = since + FIRST_WARNING;
@@ -350,11 +350,12 @@ impl<T: Send + 'static> Pending<T> {
         self.behind.as_ref().is_some_and(OwnThread::is_this) && !self.is_done()
     }
 
-    /// Logs the warning for this wait and the others that share it. Logs nothing if there are no others and this
+    /// Logs the warning for this wait and the others that share it. Logs nothing if no other wait shares it and this
     /// operation is done.
     fn log(&self, warning: Warning) {
         let n_others = warning.close() - 1;
-        // `false` even if this operation is done: the line describes the state of the other operations.
+        // Pass `false` (not done) even if this operation is done: the line then describes the state of the other
+        // operations.
         let state = self.progress.describe(false, Instant::now());
         if 0 < n_others {
             log::warn!(target: "tinkex", "still waiting: {state}; {n_others} others are in the same state");
@@ -451,7 +452,8 @@ impl fmt::Debug for Canceller {
 /// # Ok::<(), tinkex::Error>(())
 /// ```
 pub fn wait_all<T: Send + 'static>(all: impl IntoIterator<Item = Pending<T>>) -> Result<Vec<T>> {
-    // Collect first: the iterator may submit an operation at each step.
+    // Collect first, so that all operations are submitted before the first wait: the iterator may submit one at each
+    // step.
     let all: Vec<Pending<T>> = all.into_iter().collect();
     let results: Vec<Result<T>> = all.into_iter().map(Pending::wait).collect();
     results.into_iter().collect()

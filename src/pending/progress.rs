@@ -19,7 +19,7 @@ pub struct Status {
     pub operation: &'static str,
     /// The stage of the operation.
     pub stage: Stage,
-    /// The server's id, once it accepted the request.
+    /// The id of the request. Set once the server has accepted the request.
     pub request_id: Option<String>,
     /// The last queue state that the server reported.
     pub queue_state: Option<QueueState>,
@@ -39,7 +39,8 @@ pub struct Status {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stage {
-    /// Waiting in the queue of its client behind earlier operations, or for a permit to be sent.
+    /// Waiting in the queue of its client behind earlier operations, or because the client limits how much is sent at
+    /// the same time.
     Queued,
     /// Being sent.
     Submitting,

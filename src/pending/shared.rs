@@ -14,7 +14,8 @@ pub(crate) struct SharedPending {
 }
 
 impl<T: Send + 'static> Pending<T> {
-    /// Passes the result to `settle`, on the thread that delivers it, or at once if it is there.
+    /// Passes the result to `settle`: immediately if the result is available, otherwise later, on the thread that
+    /// delivers it.
     pub(crate) fn settle_into(mut self, settle: impl FnOnce(Result<T>) + Send + 'static) -> SharedPending {
         let (reply, slot) = oneshot();
         let progress = self.progress.clone();
@@ -36,13 +37,14 @@ impl<T: Send + 'static> Pending<T> {
 }
 
 impl SharedPending {
-    /// Waits for the end, at most until `deadline`, or until the operation's own deadline if it is `None`. Returns
-    /// whether the operation has ended.
+    /// Waits for the end, at most until `deadline`. If `deadline` is `None`, waits at most until
+    /// [`limit`](Self::limit). Returns whether the operation has ended.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
         self.pending.wait_settled(deadline.or_else(|| self.limit()))
     }
 
-    /// The latest end of a wait without a limit of the caller.
+    /// The time at which a wait ends at the latest if the caller sets no limit: 10 s after the deadline of the
+    /// operation.
     pub(crate) fn limit(&self) -> Option<Instant> {
         self.pending.deadline().and_then(|deadline| deadline.checked_add(NET))
     }
@@ -52,7 +54,7 @@ impl SharedPending {
         self.pending.slot.is_settled()
     }
 
-    /// A wait on this thread would last forever.
+    /// A wait on this thread would last forever: see `Pending::waits_for_this_thread`.
     pub(crate) fn waits_for_this_thread(&self) -> bool {
         self.pending.waits_for_this_thread()
     }
@@ -81,7 +83,7 @@ impl SharedPending {
         self.pending.cancel();
     }
 
-    /// The operation is a sample, which ends when nobody wants its result.
+    /// Freeing the handle cancels the operation. This is so for samples only.
     pub(crate) fn cancels_when_freed(&self) -> bool {
         self.cancels_when_freed
     }

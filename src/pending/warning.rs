@@ -11,7 +11,8 @@ use crate::sync::StaticMutex;
 /// Time from the opening of a warning to its log line; other waits in the same state join the warning in this time.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// The state that waits have in common: base URL of the server, and the status without ids and times.
+/// The state that waits have in common: base URL of the server, and the parts of the status that
+/// `Progress::warning_state` keeps.
 pub(super) type State = (Option<String>, Status);
 
 static OPEN: StaticMutex<Vec<Open>> = StaticMutex::new(Vec::new());

@@ -1,10 +1,11 @@
-//! Admission of samples: the limits that a sample passes before it is sent (PROTOCOL §9.2).
+//! Limits on the samples that are being sent at the same time: their number, and the bytes of their prompts (PROTOCOL
+//! §9.2).
 
 use crate::types::{Chunk, ModelInput};
 
 /// Largest number of samples that are being sent, and not yet accepted, at the same time.
 pub(crate) const CONCURRENT: usize = 400;
-/// The same limit while the client is throttled after a 429.
+/// The same limit while the client is throttled, because the server has refused a sample recently.
 pub(crate) const CONCURRENT_THROTTLED: usize = 10;
 /// Factor by which the bytes of a prompt are multiplied while the client is throttled.
 const THROTTLED_COST: usize = 20;
@@ -20,7 +21,7 @@ pub(crate) fn estimate(prompt: &ModelInput) -> usize {
     sizes.sum()
 }
 
-/// Bytes of the budget that a prompt with this estimate acquires.
+/// Number of bytes that a prompt with this estimate takes from the byte budget of the samples being sent.
 pub(crate) fn cost(estimate: usize, throttled: bool) -> usize {
     estimate.saturating_mul(if throttled { THROTTLED_COST } else { 1 })
 }

@@ -1,5 +1,5 @@
-//! The backoff window that all samples of a session share: after a 429, no sample is submitted until the window ends
-//! (PROTOCOL §9.2).
+//! The backoff window that all samples of a session share: after the refusal of a sample (429, or 402 for lack of
+//! payment), no sample is submitted until the window ends (PROTOCOL §9.2).
 
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,13 @@ const SMALL: usize = 131_072;
 /// Submissions stay throttled for this time after the end of the window.
 const THROTTLED_AFTER: Duration = Duration::from_secs(10);
 
-/// Length of the window after a 429 for a prompt with this estimated size in bytes.
+/// Length of the window after a refusal of a sample whose prompt has this estimated size in bytes.
 pub(crate) fn pause_after(estimate: usize) -> Duration {
     Duration::from_secs(if estimate <= SMALL { 1 } else { 5 })
 }
 
-/// The shared window. A 429 may extend the window. A success does not end it: no sample is sent while the window is
-/// open, so the successful sample was sent before the 429.
+/// The shared window. A refusal may extend the window. A success does not end it: no sample is sent while the window is
+/// open, so the successful sample was sent before the refusal.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Window {
     until: Option<Instant>,

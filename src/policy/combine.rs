@@ -1,4 +1,5 @@
-//! Combination of the outputs of the parts of one call (PROTOCOL §8.4).
+//! Combination of the outputs of the parts of one call (PROTOCOL §8.4). A part is one request: a call with much data is
+//! split into several requests.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,7 @@ pub(crate) fn combine(mut parts: Vec<ForwardBackwardOutput>) -> ForwardBackwardO
 }
 
 /// Reduces each metric that all parts have. The suffix of the metric's name, after the last colon, selects the
-/// reduction.
+/// reduction. Metrics without a known suffix are dropped.
 fn reduce(parts: &[ForwardBackwardOutput]) -> BTreeMap<String, f64> {
     let weights: Vec<f64> = parts.iter().map(|it| it.loss_fn_outputs.len() as f64).collect();
     let mut metrics = BTreeMap::new();

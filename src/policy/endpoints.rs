@@ -28,12 +28,12 @@ pub(crate) enum Presence {
     Present,
 }
 
-/// Reasons, in lower case, that web frameworks send for an unknown path. An endpoint that does not find an object sends
-/// a reason that names the object.
+/// Error texts, in lower case, that web frameworks send for an unknown path. An endpoint that does not find an object
+/// sends an error text that names the object.
 const FRAMEWORK_TEXTS: [&str; 5] = ["", "not found", "404 page not found", "{}", "null"];
 
-/// Concludes from the status and the reason of a refusal whether the endpoint exists. A 405 is never about a missing
-/// object; a 404 may be.
+/// Concludes from the status and the error text (`detail`) of a refusal whether the endpoint exists. A 405 is never
+/// about a missing object; a 404 may be.
 pub(crate) fn presence(status: u16, detail: &str, names: Names) -> Presence {
     match (status, names) {
         (405, _) | (404, Names::Nothing) => Presence::Absent,

@@ -9,7 +9,7 @@
 pub(crate) enum Form {
     /// Used by the official service.
     Protobuf,
-    /// Used by old servers. Has no fields for provenance.
+    /// Used by old servers. Has no fields for the provenance of the data (`types::Provenance`).
     Json,
 }
 
@@ -24,8 +24,8 @@ pub(crate) enum Outcome {
     Refused,
     /// The server failed. Some servers also fail if they cannot parse the bytes.
     Failed,
-    /// The server already has a request with this id and other bytes. After an attempt in the other form, that request
-    /// is probably this attempt.
+    /// The server already has a request with this id and other bytes. If the message was sent in the other form before,
+    /// the server has probably accepted that attempt.
     Conflict,
     /// Any other outcome. It says nothing about the form.
     Other,

@@ -109,8 +109,8 @@ impl Terms {
         Some(Terms { formula, inputs: data.iter().map(inputs).collect() })
     }
 
-    /// The sum over tokens and data, given the outputs of the server. `None` if their number does not match the data or
-    /// they have no log-probabilities.
+    /// The sum over tokens and data, given the outputs of the server. `None` if the outputs do not fit the data or have
+    /// no log-probabilities, if an input of the formula is missing, or if the sum is not finite.
     pub(crate) fn sum(&self, outputs: &[Inputs]) -> Option<f64> {
         if outputs.len() != self.inputs.len() {
             return None;

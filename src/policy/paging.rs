@@ -1,4 +1,5 @@
-//! Pagination: decides which page to request next, also for servers that count, cap or repeat pages wrongly.
+//! Pagination: decides which page to request next. Also works for servers that report wrong totals, return shorter
+//! pages than requested, or repeat pages.
 
 use std::collections::HashSet;
 
@@ -9,14 +10,15 @@ use crate::types::Cursor;
 pub(crate) struct Paging {
     offset: u64,
     limit: u32,
-    /// A page with fewer entries than this is the last page, even if the server caps the limit at its default.
+    /// If the server does not report the total, a page with fewer entries than this is the last page. This is the
+    /// smaller one of `limit` and the server's default limit, because a server may never return more than its default.
     full_page: u32,
     total: Option<u64>,
     seen: HashSet<String>,
     first: bool,
-    /// Offset of the first page. The offset never becomes smaller.
+    /// Offset of the first page. `offset` never becomes smaller than this.
     start: u64,
-    /// Largest offset that was reached before a step back.
+    /// Largest offset that was reached before paging went back (see `received`).
     reached: u64,
     /// Number of consecutive pages without a new entry.
     idle: u32,
@@ -104,7 +106,8 @@ impl Paging {
         let mut fresh = Vec::new();
         let mut advanced = false;
         for (i, key) in keys.iter().enumerate() {
-            // An entry without a key is always returned and does not count as progress.
+            // An entry without a key cannot be recognised. It counts as new, but not as progress. A page without
+            // progress returns no entry, unless it is the first page.
             if key.is_empty() {
                 fresh.push(i);
             } else if self.seen.insert((*key).to_string()) {
@@ -121,7 +124,8 @@ impl Paging {
             None => None,
         };
         let progressed = advanced || first;
-        // After a step back, pages repeat entries until `reached`.
+        // After paging went back, pages repeat entries until the offset is `reached` again. That is no fault of the
+        // server.
         let returning = self.offset <= self.reached && self.may_repeat();
         if progressed {
             self.idle = 0;

@@ -54,9 +54,9 @@ pub(crate) struct LostSample {
     pub(crate) unit: f64,
 }
 
-/// The pause before a lost sample is submitted again. `None`: the sample is not submitted again. That is so after a
-/// second 404, because a server that forgets its promises will forget the next one, and each submission costs money;
-/// and if the pause would last until the deadline.
+/// The pause before a lost sample is submitted again. `None`: the sample is not submitted again. That is so in three
+/// cases: the loss is final (`is_final`); this is the second 404, because a server that forgets its promises will
+/// forget the next one, and each submission costs money; or the pause would last until the deadline.
 pub(crate) fn pause_after_loss(error: &Error, sample: LostSample) -> Option<Duration> {
     if sample.is_final || (error.http_status() == Some(404) && sample.was_unknown) {
         return None;
@@ -81,7 +81,7 @@ pub(crate) fn may_assume_flags(error: &Error) -> bool {
         error.kind(),
         ErrorKind::Connection { sent: Sent::No } | ErrorKind::Timeout(Phase::Resolve | Phase::Connect)
     );
-    // An open breaker is the caller's own setting; report it.
+    // The caller has enabled the circuit breaker: report that it is open.
     error.is_retryable() && !never_arrived && *error.kind() != ErrorKind::CircuitOpen
 }
 

@@ -90,7 +90,8 @@ impl Retries {
     ) -> Option<Duration> {
         let mut budget = limits.budget;
         let mut hint = None;
-        // After a broken connection, the idle connections of the pool may be dead too.
+        // After a broken connection, the idle connections of the pool may be dead too, so the next attempt opens a new
+        // one.
         self.new_connection = matches!(
             failure,
             Failure::Answer { verdict: Verdict::Dropped, .. } | Failure::Connection { sent: Sent::Maybe }
@@ -114,7 +115,7 @@ impl Retries {
                 budget = limits.first_contact.map_or(budget, |it| budget.min(it.connection));
             }
             // For example an untrusted certificate, or a port of another service. If the server was reached before, the
-            // cause is a temporary fault on the network path.
+            // cause is probably a temporary fault on the network path, and a retry may succeed.
             Failure::WrongPeer { .. } if limits.first_contact.is_some() => return None,
             Failure::WrongPeer { .. } => {}
             // The peer accepted the connection.

@@ -70,8 +70,9 @@ impl Turns {
         Some(range)
     }
 
-    /// Ends a turn. `fates` has the fate of each id of `range`, in order. Releases the ids after the leading accepted
-    /// ones if the server certainly accepted no request with these ids; otherwise the order is broken.
+    /// Ends a turn. `fates` has the fate of each id of `range`, in order. Releases the id of the first request that was
+    /// not accepted and all later ids of `range`, if the server certainly accepted none of these requests. Otherwise
+    /// the order is broken.
     pub(crate) fn settle(&mut self, range: Range<u32>, fates: &[Fate]) -> Settled {
         let accepted = fates.iter().take_while(|fate| **fate == Fate::Accepted).count();
         if fates[accepted..].iter().any(|fate| matches!(fate, Fate::Accepted | Fate::Unknown)) {
@@ -100,9 +101,9 @@ impl Turns {
     }
 }
 
-/// Groups the parts of a call into waves. The parts of one wave are sent concurrently, and the next wave is sent after
-/// them. With `parallel`, part 0 is the last wave: the server starts when it receives part 0, and should have all other
-/// parts by then.
+/// Groups the requests of a call, its parts, into waves. The parts of one wave are sent concurrently, and the next wave
+/// is sent after them. With `parallel`, part 0 is the last wave: the server starts when it receives part 0, and should
+/// have all other parts by then.
 pub(crate) fn waves(n: usize, parallel: bool) -> Vec<Vec<usize>> {
     if parallel && 1 < n { vec![(1..n).collect(), vec![0]] } else { (0..n).map(|part| vec![part]).collect() }
 }

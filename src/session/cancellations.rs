@@ -17,7 +17,7 @@ use super::{Job, Session};
 
 /// Time limit of one request.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Maximum number of threads that send these requests, even if the server allows larger batches.
+/// Maximum number of threads that send requests to cancel a sample, even if the server allows larger batches.
 pub(super) const MOST_THREADS: usize = 64;
 
 /// Queue of samples to cancel on the server.
@@ -142,7 +142,7 @@ impl CancelOnDrop {
         }
     }
 
-    /// Disarms the guard: the server has finished the sample.
+    /// Disarms the guard: the sample need not be cancelled.
     pub(crate) fn disarm(self) {
         drop(self.accepted.take_id());
     }
@@ -159,13 +159,13 @@ impl Session {
     fn cancel_on_server(self: &Arc<Self>, request_id: String) {
         let is_enabled = self.dynamic_flags().sample_cancel_enabled && !self.cancel.is_cancelled();
         if is_enabled && self.cancellations.push(request_id) {
-            // `lost` logs a refused thread.
+            // If no thread can be started, `lost` logs that.
             let _ = self.cancellations.wake(self, &self.pool[Job::Cancel]);
         }
     }
 
-    /// Cancels one sample, with the usual retries. If they fail, this is logged and the sample is not queued once more:
-    /// when the heartbeats end, the server cancels the sample, too.
+    /// Cancels one sample, with the usual retries. If they fail, logs the error and does not queue the sample again:
+    /// the server cancels it at the latest when the heartbeats of the session end.
     fn cancel_future(&self, request_id: &str) {
         let Err(error) = self.send_cancel_future(request_id) else { return };
         let level = if self.cancel.is_cancelled() { log::Level::Debug } else { log::Level::Error };

@@ -97,12 +97,12 @@ impl Session {
         self.process.is_other()
     }
 
-    /// Time limit of `close`, without the request that tells the server.
+    /// Time limit of `close`, without the request that tells the server about the end.
     pub(crate) fn close_limit(&self) -> Duration {
         self.config.timeouts.close.min(LONGEST_CLOSE)
     }
 
-    /// Time limit of `close`, including telling the server.
+    /// Time limit of `close`, with the request that tells the server about the end.
     fn finish_limit(&self) -> Duration {
         self.config.timeouts.finish.min(LONGEST_CLOSE).max(self.close_limit())
     }
@@ -119,7 +119,8 @@ impl Session {
         Ok(())
     }
 
-    /// If the end of the session caused this error (a cancellation), replaces the error by one that says so.
+    /// If the session has ended and the error tells only that something was cancelled or closed, returns an error that
+    /// says that the service client was closed.
     pub(crate) fn or_closed(&self, error: Error) -> Error {
         let is_abort = (error.is_cancelled() || error.is_closed()) && !error.is_panic();
         if is_abort && self.closed.load(Ordering::Acquire) {
@@ -208,7 +209,8 @@ impl Session {
         if 0 < left {
             log::warn!(target: "tinkex", "{left} threads were still busy when the client was closed");
         }
-        // Usually each heartbeat does this, but no heartbeat follows.
+        // Retry the delivery of results for which no thread could be started. Usually each heartbeat does this, but no
+        // heartbeat follows.
         retry_deliveries();
     }
 }

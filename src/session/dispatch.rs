@@ -17,11 +17,11 @@ use super::Flags;
 pub(crate) struct Dispatch {
     /// Permits to send samples.
     samples: Semaphore,
-    /// Needed in addition while samples are throttled: fewer permits.
+    /// Fewer permits. While samples are throttled, each sample needs one of these as well.
     throttled: Semaphore,
     /// The time during which no samples are sent, because the server refused one.
     window: Mutex<Window>,
-    /// The server's last request to send no samples for a while.
+    /// The last error with which the server asked to send no samples for a while.
     refusal: Mutex<Option<Error>>,
     budgets: Mutex<Budgets>,
     /// Slots for samples that occupy a thread until their result is there.
@@ -114,8 +114,8 @@ impl Dispatch {
         Ok(Admission { _bytes: bytes, _throttled: throttled, _sample: sample })
     }
 
-    /// Stops the sending of all samples for `pause`, because the server refused a sample for its load or for the
-    /// account.
+    /// Stops the sending of all samples for `pause`, because the server refused a sample: it is overloaded or limits
+    /// the account (429), or a payment is missing (402).
     pub(crate) fn back_off(&self, refusal: &Error, pause: Duration, clock: &Clock, observed: &Observed) {
         let previous = self.refusal.lock().replace(refusal.clone());
         drop(previous);

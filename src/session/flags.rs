@@ -23,7 +23,7 @@ pub(crate) struct Flags {
     pub(crate) config: ClientConfig,
     /// Flags that may change during the session.
     pub(crate) dynamic: DynamicConfig,
-    /// The server has dynamic flags, which are fetched again.
+    /// The server has dynamic flags. They are fetched again at intervals.
     pub(crate) is_dynamic: bool,
     /// The server lacks the endpoint of the flags. Servers without support for protobuf lack it.
     pub(crate) are_missing: bool,
@@ -38,8 +38,9 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// Time limit of the first fetch, after which the defaults apply.
 const FETCH_BUDGET: Duration = Duration::from_secs(20);
 
-/// Fetches all flags. For a server without the endpoint, returns the defaults. For a server that is unreachable or
-/// fails, returns the defaults until the next fetch, if the credential can be sent without tokens.
+/// Fetches all flags. For a server without the endpoint, returns the defaults. If the server was reached but the fetch
+/// failed and may succeed later, returns the defaults, which apply until the next fetch. This requires a credential
+/// that can be sent without tokens.
 pub(super) fn fetch(http: &Http, config: &Config, cancel: &CancelToken) -> Result<Flags> {
     let mut call = config_call(config)?;
     call.budget = Some(FETCH_BUDGET.min(config.timeouts.submit));
@@ -115,7 +116,7 @@ fn none_without_endpoint<T>(result: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// Returns whether an error shows that the endpoint exists and the requested object does not.
+/// Returns whether an answer shows that the endpoint exists. A 404 then means that the requested object does not exist.
 pub(crate) fn is_about_resource(error: &Error) -> bool {
     let detail = error.detail().unwrap_or_default();
     let found = error.http_status().map(|status| presence(status, detail, Names::Something));
@@ -216,8 +217,9 @@ impl ServerFormats {
         self.forms.lock().note_old();
     }
 
-    /// Decides the message format (JSON or protobuf) in which a part of a pass is sent next. `tried` lists the formats
-    /// in which this part was sent so far, each with its outcome.
+    /// Decides the message format (JSON or protobuf) in which a part of a pass (one request of `forward` or
+    /// `forward_backward`) is sent next. `tried` lists the formats in which this part was sent so far, each with its
+    /// outcome.
     pub(crate) fn next(&self, tried: &[(Form, Outcome)]) -> Next {
         let mut forms = self.forms.lock();
         let before = forms.known();

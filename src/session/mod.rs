@@ -68,7 +68,7 @@ const CALLBACK_STACK: usize = 2 << 20;
 pub(crate) enum Job {
     /// Waits for a training result, or creates a model or a custom loss.
     Wait,
-    /// Sends one part of a pass, or creates a sampling session.
+    /// Sends one part of a pass (one request of `forward` or `forward_backward`), or creates a sampling session.
     Send,
     /// Fetches the forward results of a custom loss and runs the caller's function.
     Loss,
@@ -76,7 +76,7 @@ pub(crate) enum Job {
     Post,
     /// Waits for the result of one sample that no poller polls for.
     Result,
-    /// Pauses, then submits a sample once more whose earlier submission or result was lost.
+    /// Pauses, then submits a sample again, because its submission failed or the server lost it.
     Retry,
     /// Polls for all samples of a sampling session.
     Poll,
@@ -124,12 +124,12 @@ impl Job {
         };
         match self {
             Job::Wait => class("tk-wait", max_in_flight),
-            // Each job sends one large request, so that few threads keep a server busy.
+            // Each job sends one large request, so a few threads are enough to keep a server busy.
             Job::Send => class("tk-send", 64),
-            // One loss function may wait for another one.
+            // Dedicated, because one loss function may wait for another one, which must not be queued behind it.
             Job::Loss => Class { stack: CALLBACK_STACK, dedicated: true, ..class("tk-loss", max_in_flight) },
-            // A server that accepts samples immediately needs few threads. There are never more jobs than permits to
-            // send.
+            // Begin with few threads: they are enough for a server that accepts samples immediately. More threads than
+            // permits to send would have no job.
             Job::Post => growing("tk-post", 48, CONCURRENT),
             Job::Result => Class { drains_mailboxes: true, ..class("tk-result", max_in_flight) },
             Job::Retry => Class { drains_mailboxes: true, ..class("tk-retry", max_in_flight) },

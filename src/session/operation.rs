@@ -267,8 +267,8 @@ impl Work for LongWaits {
             if state.all.is_empty() {
                 return Turn::Idle;
             }
-            // Sleep no longer than this: a wait that is registered during the sleep does not interrupt it, and its
-            // first warning is due this time after the registration or later.
+            // Sleep at most for `first_warning`. A wait that is registered during the sleep does not interrupt the
+            // sleep. Its first warning is not due earlier than `first_warning` after its registration.
             let mut next = now + session.first_warning();
             let mut due = Vec::new();
             for wait in &mut state.all {

@@ -32,8 +32,8 @@ const CONTACT_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) trait PolledSample: Send {
     fn progress(&self) -> &Progress;
     fn cancel(&self) -> &CancelToken;
-    /// Fetches the result and answers the caller. `size` is the result's size, if the server announced it. Blocks; runs
-    /// in the pool.
+    /// Fetches the result and answers the caller. `size` is the result's size, if the server announced it. `fetching`
+    /// tells the poller when the fetch has ended; `None` if no poller waits for that. Blocks; runs in the pool.
     fn fetch(self: Box<Self>, size: Option<usize>, fetching: Option<Fetching>);
     /// Checks once whether the result is there. Blocks for a few seconds at most; runs in the pool.
     fn check_once(self: Box<Self>, fetching: Fetching);
@@ -191,7 +191,8 @@ impl Poller {
             Registered::Refused(entry, error) => return entry.sample.fail(error),
         };
         if let Some(Entry { sample, _forget_on_cancel }) = replaced {
-            // Unregister first: its cancellation would remove the new sample, which has the same id.
+            // Drop the registration of the old sample first: otherwise a cancellation of the old sample would remove
+            // the new one, which has the same id.
             drop(_forget_on_cancel);
             let text = format!("the server gave the request id {request_id} to two samples at the same time");
             sample.fail(Error::decode(text));
@@ -323,7 +324,7 @@ impl Poller {
         self.check_overdue();
     }
 
-    /// Checks one by one the samples that the server has not announced for a long time.
+    /// Starts an individual check of each sample that the server has not announced for a long time.
     fn check_overdue(self: &Arc<Self>) {
         let now = self.clock().now;
         let overdue = {

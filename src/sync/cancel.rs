@@ -254,7 +254,7 @@ impl Drop for Node {
         let mut link = self.parent.take();
         while let Some((parent, key)) = link {
             parent.unregister(key);
-            // Drop ancestors that only this node held in a loop, because recursion could exceed the stack.
+            // Use a loop to drop the ancestors that only this node held: recursion could exceed the stack.
             link = Arc::into_inner(parent).and_then(|mut node| node.parent.take());
         }
     }

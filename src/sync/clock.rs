@@ -166,7 +166,8 @@ mod virtual_clock {
         }
 
         pub(super) fn tick(&self, duration: Duration, cancel: &CancelToken) -> Result<()> {
-            // Registered before the lock is taken and dropped after it is released, because the waker takes the lock.
+            // The waker is registered before the lock is taken, and unregistered after the lock is released, because
+            // the waker takes the lock.
             let _registration = cancel.on_cancel(self.shared.clone());
             let mut state = self.shared.state.lock();
             let due = state.now.checked_add(duration);

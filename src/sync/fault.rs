@@ -76,7 +76,7 @@ mod chosen {
         ReplacesTheAnswer,
         /// A one-shot: the answer does not notify the waiter.
         SettlesWithoutNotify,
-        /// An actor: a sender that waits for room holds the lock that closing needs.
+        /// An actor: a sender that waits while the mailbox is full holds the lock that closing needs.
         SendsUnderTheLock,
         /// An actor: the signal is cleared after the mailbox was checked.
         ClearsSignalLate,
@@ -86,9 +86,10 @@ mod chosen {
         LeavesQueuedMessages,
         /// A pool: an idle thread ends at its time limit although it was notified at that moment.
         EndsWhenNotified,
-        /// A pool: when the place of a thread that left early becomes free, waiters for a place are not notified.
+        /// A pool: a thread ends before its handle is stored. When its place in the list of threads becomes free later,
+        /// calls that wait for a place are not notified.
         FreesPlaceWithoutNotify,
-        /// A pool: a place that is reserved for a thread counts as a thread.
+        /// A pool: a place in the list of threads that is reserved for a new thread already counts as a thread.
         CountsReservedPlaces,
         /// A pool: when a thread is refused, calls that wait for this thread are not notified.
         RefusesWithoutNotify,
@@ -108,7 +109,7 @@ mod chosen {
         CountsAtTheEnd,
         /// A breaker: outcomes of an older epoch count.
         CountsOldEpochs,
-        /// A breaker: a permission that is dropped without an outcome is not counted as ended.
+        /// A breaker: a permission that is dropped without an outcome is not counted as a failure.
         IgnoresDrops,
         /// A backoff window: a later refusal may shorten the window.
         ShortensTheWindow,

@@ -46,8 +46,8 @@ pub(super) struct Gate {
 }
 
 struct State {
-    /// The sum of all taken shares. `u128`, because the sum may exceed the capacity by one share, and thus
-    /// `usize::MAX`.
+    /// The sum of all taken shares. The sum may exceed the capacity by one share, and thus be larger than `usize::MAX`:
+    /// therefore `u128`.
     taken: u128,
     closed: bool,
     next_ticket: u64,
@@ -98,8 +98,8 @@ impl Gate {
             state.queue.insert(ticket, Waiter { n, changed: changed.clone() });
             (ticket, changed)
         };
-        // Registered before the lock is taken again and dropped after it is released, because the waker takes the lock.
-        // Meanwhile the ticket keeps the position in the queue.
+        // The waker is registered before the lock is taken again, and unregistered after the lock is released, because
+        // the waker takes the lock. Meanwhile the ticket keeps the position in the queue.
         let waker = Arc::new(Waker { gate: self.clone(), changed: changed.clone() });
         let _registration = cancel.on_cancel(waker);
         let mut state = self.state.lock();

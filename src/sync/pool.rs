@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::workers::{Class, DROP_GRACE, Workers};
 
-/// Identifies a class of a pool. The `n` values have the indices `0..n`.
+/// Identifies a class of a pool. If the type has `n` values, their indices are `0..n`.
 pub(crate) trait Kind: Copy {
     fn index(self) -> usize;
 }

@@ -44,15 +44,15 @@ pub(crate) fn leak<T: Clone>(value: &T) {
     std::mem::forget(value.clone());
 }
 
-/// Returns the minimum stack size of a new thread in a forked process, for which the C library maps fresh memory.
-/// Returns `None` in the process that used this crate first.
+/// In a forked process, returns the minimum stack size of a new thread. The stack is so large that the C library maps
+/// fresh memory for it. Returns `None` in the process that used this crate first.
 ///
 /// The C library reuses stacks of earlier threads for new threads. In a forked child it also reuses the stacks of the
-/// parent's threads. This is dangerous, because the locks keep all waiting threads of a process in one table, whose
-/// entries lie on the stacks of the waiting threads. The child has a copy of the table with the parent's entries. A new
-/// thread on the same memory overwrites one of these entries, and then threads may wait forever. The C library does not
-/// reuse a stack that is smaller than the requested size. Therefore a new thread requests a larger stack than all
-/// earlier threads.
+/// parent's threads. This is dangerous, because the locks (of the crate `parking_lot`) keep all waiting threads of a
+/// process in one table, whose entries lie on the stacks of the waiting threads. The child has a copy of the table with
+/// the parent's entries. A new thread on the same memory overwrites one of these entries, and then threads may wait
+/// forever. The C library does not reuse a stack that is smaller than the requested size. Therefore a new thread
+/// requests a larger stack than all earlier threads.
 pub(super) fn fresh_stack() -> Option<usize> {
     /// At least as large as usual stacks: 2 MiB in Rust, 8 MiB in C. Unused pages take no memory.
     const LARGE: usize = 8 << 20;

@@ -18,7 +18,7 @@ use super::{Broken, command};
 /// The raw credential, and the token that replaces it if the server uses tokens.
 pub(crate) struct Auth {
     credentials: Credentials,
-    /// Limit of one run of the credential command.
+    /// Time limit of one run of the credential command.
     command_timeout: Duration,
     redactor: Redactor,
     /// Cancelled by `shutdown`, which ends a running command.
@@ -51,7 +51,7 @@ struct Token {
 /// Age and lifetime of the current token, by which its replacement is scheduled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Issued {
-    /// Distinguishes tokens.
+    /// Number of the token. Each new token has a higher number.
     pub(crate) number: u64,
     pub(crate) age: Duration,
     /// Time from issue to expiry, if the token states it.
@@ -80,7 +80,7 @@ impl Auth {
     }
 
     /// Applies two flags of the server. With `uses_tokens`, requests carry a token instead of the raw credential. With
-    /// `command_only` as well, the raw credential must come from the credential command.
+    /// `command_only` as well, the raw credential must be a JWT or come from the credential command.
     pub(crate) fn adapt(&self, uses_tokens: bool, command_only: bool) -> Result<()> {
         let source = self.credentials.source(uses_tokens && command_only)?;
         if !uses_tokens && matches!(source, Source::Command(_)) {
@@ -94,8 +94,8 @@ impl Auth {
         Ok(())
     }
 
-    /// Returns true if the raw credential is configured itself, not as a command that prints it. Only such a credential
-    /// may be sent to a server whose flags are not known.
+    /// Returns true if the raw credential itself is configured, and not only a command that prints it. While the flags
+    /// of the server are not known, only a configured credential may be sent.
     pub(crate) fn can_do_without_tokens(&self) -> bool {
         matches!(self.credentials.source(false), Ok(Source::Fixed(_)))
     }
@@ -109,7 +109,7 @@ impl Auth {
         &self.redactor
     }
 
-    /// Ends a running credential command; no other one is started.
+    /// Ends a running credential command. From now on no command is started.
     pub(crate) fn shutdown(&self) {
         self.stop.cancel();
     }

@@ -57,7 +57,8 @@ impl Forms {
                 if i == 0 {
                     self.first.push((window, number));
                 }
-                // Leave out windows with white space. In "Bearer x" only "x" is secret.
+                // Leave out windows with white space, except the first one, by which whole forms are found. In "Bearer
+                // x" only "x" is secret.
                 if i == 0 || !piece.iter().any(u8::is_ascii_whitespace) {
                     self.windows.push(window);
                 }
@@ -78,8 +79,8 @@ impl Forms {
         }
     }
 
-    /// Reports each range of a text that contains a whole form. With `any_part`, also reports each window of a form and
-    /// each short secret.
+    /// Reports each range of a text that contains a whole form. With `any_part`, also reports each window of a form
+    /// (unless it contains white space) and each short secret.
     pub(super) fn find(&self, text: &[u8], any_part: bool, mut found: impl FnMut(std::ops::Range<usize>)) {
         if any_part {
             self.words.iter().for_each(|word| find_word(text, word, &mut found));

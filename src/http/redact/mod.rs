@@ -66,7 +66,8 @@ impl Redactor {
         Redactor { state: Mutex::new(state) }
     }
 
-    /// Adds a token. It is forgotten after [`MOST_TOKENS`] newer ones.
+    /// Adds a token, or a credential that the credential command printed. It is forgotten after [`MOST_TOKENS`] newer
+    /// ones.
     pub(crate) fn learn(&self, token: &Secret) {
         self.state.lock().add(token, |it| (&mut it.tokens, MOST_TOKENS));
     }
@@ -80,7 +81,8 @@ impl Redactor {
         self.state.lock().forms.clone()
     }
 
-    /// Removes secrets from an answer. Large and binary results are left unchanged.
+    /// Removes secrets from the headers and the body of an answer. Large and binary bodies of successful answers are
+    /// left unchanged.
     pub(crate) fn answer(&self, mut answer: Answer) -> Answer {
         let forms = self.forms();
         let is_error = 400 <= answer.status;
@@ -100,7 +102,7 @@ impl Redactor {
         answer
     }
 
-    /// Removes secrets from the reason of a failed exchange.
+    /// Removes secrets from the description of a failed exchange.
     pub(crate) fn broken(&self, mut broken: Broken) -> Broken {
         if let Broken::Connection { message, .. }
         | Broken::InvalidHttp { message }
@@ -121,7 +123,7 @@ impl Redactor {
 }
 
 impl State {
-    /// Adds a secret to a list, which drops its oldest entry if it is full.
+    /// Adds a secret to a list. If the list is full, its oldest entry is dropped.
     fn add(&mut self, secret: &Secret, list: impl Fn(&mut State) -> (&mut Vec<Secret>, usize)) {
         let is_known = [&self.fixed, &self.hidden, &self.tokens].into_iter().any(|it| it.contains(secret));
         if secret.expose().len() < forms::SHORTEST || is_known {

@@ -63,7 +63,8 @@ fn escape(text: &[u8]) -> Option<(Option<char>, usize)> {
         let is_hex = digits.bytes().all(|it| it.is_ascii_hexdigit());
         if is_hex { u32::from_str_radix(digits, 16).ok() } else { None }
     };
-    // U+FFFD replaces half of a surrogate pair and a byte of a longer character: a secret in a header contains neither.
+    // Half of a surrogate pair becomes U+FFFD, and each byte of a non-ASCII character (`%C3%A4`) becomes a character of
+    // its own. Both are wrong but harmless: a secret that a header can carry is ASCII.
     let char = |code: u32| Some(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
     match text {
         [b'\\', b'u', ..] => Some((char(hex(text.get(2..6))?), 6)),

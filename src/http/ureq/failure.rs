@@ -44,8 +44,8 @@ impl fmt::Display for Unsent {
 
 impl std::error::Error for Unsent {}
 
-/// Marks an error as one of a step before the request. An error that is marked already keeps its step, because steps
-/// nest: connecting to the proxy is a part of connecting.
+/// Marks an error as one of a step before the request. An error that is marked already keeps its step: steps may be
+/// nested, and the inner step describes the failure better.
 pub(super) fn unsent(error: Error, step: Step) -> Error {
     match error {
         Error::Other(it) if it.is::<Unsent>() => Error::Other(it),
@@ -142,7 +142,7 @@ fn io_error(error: io::Error, stage: Stage) -> Broken {
 
 fn phase(timeout: Timeout, stage: Stage) -> Phase {
     match (timeout, stage) {
-        // The head has arrived, so that the server has finished its work, whichever limit passed.
+        // Whichever limit passed: the head has arrived, so the server has finished its work.
         (_, Stage::Body { .. }) => Phase::Body,
         (Timeout::Resolve, _) => Phase::Resolve,
         (Timeout::Connect, _) => Phase::Connect,

@@ -35,8 +35,8 @@ const IDLE_AGE: Duration = Duration::from_secs(4);
 /// Time for which resolved addresses are cached, unless connecting fails.
 const NAME_AGE: Duration = Duration::from_secs(30);
 
-/// The transport over sockets. It has one agent (ureq's pool of connections) per lane. Shutting an agent down also
-/// shuts its clones down, so that clients do not share agents.
+/// The transport over sockets. It has one agent (ureq's pool of connections) per lane. Clients do not share agents,
+/// because shutting an agent down also shuts its clones down.
 pub(crate) struct Ureq {
     /// `None` after the shutdown.
     open: Mutex<Option<Open>>,
@@ -190,12 +190,13 @@ impl Maker {
             .max_redirects_will_error(false)
             .input_buffer_size(lane.buffers().0)
             .output_buffer_size(lane.buffers().1)
-            // ureq reports a head that fills the whole buffer as a closed connection.
+            // One byte less than the buffer: ureq reports a head that fills the whole buffer as a closed connection,
+            // and not as too large.
             .max_response_header_size(lane.buffers().0 - 1)
             .max_idle_connections(lane.idle_connections())
             .max_idle_connections_per_host(lane.idle_connections())
             .max_idle_age(IDLE_AGE)
-            // Set even if `None`: by default ureq reads the proxy from the environment.
+            // Set the proxy even if it is `None`: by default ureq reads it from the environment.
             .proxy(self.proxy.clone())
             .build();
         if self.is_plain {

@@ -50,7 +50,8 @@ impl Outcome {
             Ending::Answered(status) if 500 <= status => Outcome::Failure,
             Ending::Answered(_) | Ending::TooLarge => Outcome::Success,
             Ending::TimedOut(Phase::Resolve | Phase::Connect) | Ending::Broken => Outcome::Failure,
-            // A server that may hold the request may hold it for longer than the time limit of the attempt.
+            // A server that may hold the request may hold it for longer than the time limit of the attempt. The timeout
+            // then says nothing about the server.
             Ending::TimedOut(_) => {
                 if may_be_held {
                     Outcome::Neutral

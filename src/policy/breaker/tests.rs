@@ -11,7 +11,7 @@ enum Step {
     Pass(u64),
     /// A request is admitted.
     Admit,
-    /// A request is refused, and the next trial is in this number of seconds.
+    /// A request is refused, and the next trial is in this number of seconds. `None`: the time is not known.
     Refuse(Option<u64>),
     /// The request in flight with this index ends. The oldest request has index 0.
     End(usize, Outcome),

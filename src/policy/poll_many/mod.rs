@@ -1,11 +1,12 @@
 //! Polling for all samples of one sampling session: a state machine that takes events and decides the next request
 //! (PROTOCOL §4.5).
 //!
-//! A turn is one request to `retrieve_futures`. Its answer announces finished samples and contains a cursor, which is
+//! A *turn* is one request to `retrieve_futures`. Its answer announces finished samples and contains a cursor, which is
 //! the server's position in its list of announcements. The client then fetches the results of these samples one by one.
 //! The next request repeats the cursor, which acknowledges the announcements, and reports the samples whose results
-//! have been fetched, so that the server may drop the results. A sample that is not announced for a minute is looked
-//! up: the client requests its result directly.
+//! have been fetched, so that the server may drop the results. If no sample is waiting, the request is only a *report*:
+//! it reports and acknowledges, and the server does not hold it. A sample that is not announced for a minute is looked
+//! up (a *look*): the client requests its result directly.
 //!
 //! `W` is the waiter of a sample, a value of the caller. The machine stores waiters and returns them; it does not use
 //! them.
@@ -22,7 +23,8 @@ use super::verdict::{Facts, Verdict};
 /// Largest number of consecutive repetitions of a request that the server refuses as malformed, or of a turn that
 /// panicked.
 const MAX_BAD_REQUESTS: u32 = 3;
-/// Pause after a failure, and between reports to a server that moves its cursor without an announced sample.
+/// Pause after a failure. Also the pause between two reports, if the server moves its cursor again and again without
+/// announcing a sample.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// Shortest interval between a poll that announced samples and the next poll, which announces all samples that have
 /// finished in this time.

@@ -61,7 +61,8 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
-/// A condition variable: a list of parked threads. The checker's own condition variable never times out.
+/// A condition variable: a list of parked threads. It replaces the checker's own condition variable, which never times
+/// out.
 #[derive(Debug, Default)]
 pub(crate) struct Condvar {
     /// A lock of the standard library is enough: the checker does not switch threads while it is held.
@@ -146,8 +147,8 @@ impl Condvar {
     }
 
     /// Adds this thread to the waiters and releases the lock, in one step. Before this step, while the lock is held,
-    /// the checker may run other threads. A notification without the lock is then lost, so that a model finds this
-    /// mistake.
+    /// the checker may run other threads. If the tested code notifies without the lock, the notification may then be
+    /// lost, and a model finds this mistake.
     fn enqueue<T>(&self, guard: &mut MutexGuard<'_, T>) -> Arc<Waiter> {
         yield_to_checker();
         let me = Arc::new(Waiter { thread: thread::current(), notified: AtomicBool::new(false) });

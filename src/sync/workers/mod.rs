@@ -382,7 +382,8 @@ impl Shared {
                 thread.handle = Some(handle);
                 self.changed.notify_all();
             }
-            // The thread has left because the queue was empty, so that the job is done.
+            // The thread has left already: it found the queue empty, so the job for which it was started is not left
+            // behind.
             _ => {
                 state.threads.remove(&n);
                 state.ended.push(handle);
