@@ -1,5 +1,5 @@
-//! Tests a server with every verb and option of this crate. Reports which of them work, which are not offered by the
-//! server, and which are broken.
+//! Tests a server with every method of the clients of this crate and every option. Reports which of them work, which
+//! the server does not offer, and which are broken.
 //!
 //! ```text
 //! cargo run --release --features local --example doctor    # the built-in engine

@@ -83,7 +83,8 @@ fn parse_time(text: &str) -> Option<i64> {
     (hour < 24 && minute < 60 && second <= 60).then_some(hour * 3600 + minute * 60 + second)
 }
 
-/// Parses `Z`, `+HH:MM`, `-HHMM` or an empty text into seconds east of Greenwich.
+/// Parses a UTC offset: `Z`, `+HH:MM`, `-HH:MM`, the same without the colon, or an empty text. Returns seconds; the
+/// result is positive if the local time is ahead of UTC.
 fn parse_offset(text: &str) -> Option<i64> {
     let sign = match text.bytes().next() {
         None => return Some(0),
@@ -96,7 +97,8 @@ fn parse_offset(text: &str) -> Option<i64> {
     (minute.len() == 2).then_some(sign * (digits(hour)? * 3600 + digits(minute)? * 60))
 }
 
-/// Parses the digits after the decimal point of seconds. Digits after the ninth are ignored.
+/// Parses the digits after the decimal point of seconds into nanoseconds. Digits after the ninth are ignored; more than
+/// 18 digits are refused.
 fn parse_nanos(text: &str) -> Option<u32> {
     digits(text)?;
     let nine: String = text.chars().chain(std::iter::repeat('0')).take(9).collect();

@@ -1,4 +1,4 @@
-//! Reads environment variables. No other module reads them.
+//! Reads environment variables. Outside of tests, no other module reads them.
 //!
 //! Values are trimmed, and an empty value counts as unset (PROTOCOL §1.2).
 
@@ -33,7 +33,7 @@ impl Env {
         (!value.is_empty()).then(|| value.to_string())
     }
 
-    /// The credential.
+    /// The credential: an API key or a JWT.
     pub(crate) fn api_key(&self) -> Option<String> {
         self.text("TINKER_API_KEY")
     }
@@ -48,8 +48,9 @@ impl Env {
         self.text(if cfg!(windows) { "USERPROFILE" } else { "HOME" }).map(PathBuf::from)
     }
 
-    /// The URL of the proxy, with the name of the variable that sets it. `https` is true for a server with that scheme.
-    /// `HTTPS_PROXY` or `HTTP_PROXY` takes precedence over `ALL_PROXY`.
+    /// The proxy for a server, from the first of its variables that is set: the name of the variable and the URL of the
+    /// proxy. `https` is true for a server whose URL has the scheme `https`. `HTTPS_PROXY` or `HTTP_PROXY` takes
+    /// precedence over `ALL_PROXY`.
     pub(crate) fn proxy(&self, https: bool) -> Option<(&'static str, String)> {
         let names = if https {
             ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]
@@ -87,7 +88,8 @@ impl Env {
         Some(tags)
     }
 
-    /// True if telemetry is turned on, false if it is turned off, `None` if the variable is not set.
+    /// True if the variable turns telemetry on (`1`, `true`, `yes` or `on`), false for any other value, `None` if it is
+    /// not set.
     pub(crate) fn telemetry(&self) -> Option<bool> {
         let text = self.text("TINKER_TELEMETRY")?.to_ascii_lowercase();
         Some(matches!(text.as_str(), "1" | "true" | "yes" | "on"))

@@ -12,8 +12,9 @@ use crate::types::QueueState;
 
 /// Receives events of a client. The default methods do nothing.
 ///
-/// Methods are called on the client's threads when the event happens, without a lock. A slow method delays the
-/// operation that causes the event. A panic in a method is logged and ignored.
+/// Methods are called on the thread on which the event happens: a thread of the client, or a thread of the caller, for
+/// example the one that drops a [`Pending`](crate::Pending). No lock of the client is held during the call. A slow
+/// method delays the operation that causes the event. A panic in a method is logged and ignored.
 ///
 /// # Example: print when training waits for capacity
 /// ```
@@ -39,7 +40,8 @@ pub trait Observer: Send + Sync {
     /// A request failed and will be retried.
     fn on_retry(&self, _retry: &Retry) {}
 
-    /// The server is overloaded with samples. No sample is sent during the pause.
+    /// The server refused a sample because it is overloaded (HTTP 429) or because the account is unpaid (HTTP 402). A
+    /// pause begins, during which the client sends no sample.
     fn on_backoff(&self, _backoff: &Backoff) {}
 
     /// A circuit breaker changed its state.
@@ -48,10 +50,11 @@ pub trait Observer: Send + Sync {
     /// Operations wait because the account is unpaid (HTTP 402). Called at the start of the wait and once a minute.
     fn on_billing_pause(&self, _pause: &BillingPause) {}
 
-    /// Heartbeats have failed for so long that the server may end the session.
+    /// Heartbeats have failed for so long that the server may end the session. Called again after each further failed
+    /// heartbeat.
     fn on_heartbeat_trouble(&self, _trouble: &HeartbeatTrouble) {}
 
-    /// An operation was cancelled because its handle was dropped.
+    /// An operation was cancelled because its [`Pending`](crate::Pending) was dropped.
     fn on_drop(&self, _dropped: &Dropped) {}
 }
 
@@ -85,7 +88,7 @@ pub struct Retry {
     pub pause: Duration,
 }
 
-/// A pause of all samples.
+/// A pause during which no client of the session sends a sample.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Backoff {
@@ -107,7 +110,7 @@ pub struct BillingPause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BreakerChange {
-    /// The class of requests of the breaker.
+    /// The class of requests that the breaker stops.
     pub class: Lane,
     /// The new state.
     pub state: BreakerState,
@@ -137,7 +140,7 @@ pub struct HeartbeatTrouble {
     pub error: Error,
 }
 
-/// An operation that was cancelled because its handle was dropped.
+/// An operation that was cancelled because its [`Pending`](crate::Pending) was dropped.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Dropped {

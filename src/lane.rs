@@ -14,7 +14,7 @@ pub enum Lane {
     Poll,
     /// All other requests.
     Rest,
-    /// Long polls that wait for the results of all samples of a sampling session.
+    /// Long polls, each of which waits for the results of all samples of one sampling client.
     PollMany,
     /// Reports about the use of the client.
     Telemetry,

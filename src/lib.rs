@@ -27,11 +27,11 @@
 //! usage and the audit log. These last two clients open no session, and their calls run on the caller's thread.
 //!
 //! # Waiting
-//! A method submits an operation and returns a [`Pending`]; the operation runs even if no thread waits for it.
-//! [`Pending::wait`] blocks until the result is available, [`Pending::wait_timeout`] for a limited time,
-//! [`Pending::on_done`] sends the result to a channel, [`wait_all`] waits for several operations. [`Pending::status`]
-//! reports what the operation is waiting for. Each wait is bounded: [`Timeouts`] lists the limits and their defaults.
-//! After 30 s without a result, and then once a minute, a warning in the log names the operation.
+//! A method such as `forward_backward` submits an operation and returns a [`Pending`]; the operation runs even if no
+//! thread waits for it. [`Pending::wait`] blocks until the result is available, [`Pending::wait_timeout`] for a limited
+//! time, [`Pending::on_done`] sends the result to a channel, [`wait_all`] waits for several operations.
+//! [`Pending::status`] reports what the operation is waiting for. Each wait is bounded: [`Timeouts`] lists the limits
+//! and their defaults. After 30 s without a result, and then once a minute, a warning in the log names the operation.
 //!
 //! # Errors
 //! All fallible functions return [`Error`]. Its predicates tell whether to try again
@@ -57,12 +57,12 @@
 //! | `testing` | a scriptable server and a clock for tests, [`testing`]; may change in a minor version |
 //!
 //! # Logging
-//! The library logs through the `log` crate, with the targets `tinkex` and `tinkex::http`. ERROR: messages of the
-//! server at that level, panics in threads of the library, results that cannot be delivered. WARN: long waits, failing
+//! The library logs through the `log` crate; all its targets begin with `tinkex`. ERROR: messages of the server at that
+//! level, panics in threads of the library, results that cannot be delivered. WARN: long waits and retries, failing
 //! heartbeats, threads that are still busy after `close`. INFO: messages of the server, samples that are submitted
-//! again. DEBUG: retries. TRACE: each request and answer, without headers and bodies. Credentials are never logged, and
-//! are removed from texts that the server returns. At TRACE a dependency of the HTTP library logs the bytes of each
-//! request, including the credential, with the target `ureq_proto`: keep that target off.
+//! again. DEBUG: other retries. TRACE: each request and answer, without headers and bodies. Credentials are never
+//! logged, and are removed from texts that the server returns. At TRACE a dependency of the HTTP library logs the bytes
+//! of each request, including the credential, with the target `ureq_proto`: keep that target off.
 //!
 //! # Environment variables
 //! `TINKER_API_KEY`, `TINKER_CREDENTIAL_CMD`, `TINKER_BASE_URL`, `TINKER_PROJECT_ID`, `TINKER_TAGS`,
@@ -135,7 +135,8 @@ pub mod testing;
 #[cfg(feature = "local")]
 pub mod local;
 
-/// Guides: architecture, threads, errors and compatibility, for users and contributors.
+/// Guides for users and contributors: the architecture, threads, findings (faults of another client library that this
+/// crate prevents), errors, compatibility, and the protocol (cited as PROTOCOL).
 pub mod docs {
     #[doc = include_str!("_docs/architecture.md")]
     pub mod architecture {}

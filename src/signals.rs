@@ -1,8 +1,9 @@
-//! Keeps signals of the process away from the threads that this crate starts.
+//! Keeps signals that are sent to the process away from the threads that this crate starts.
 //!
-//! The system delivers a signal of the process to any thread that does not block it. A program that handles signals
-//! expects them on its own threads: a handler on a thread of this crate would interrupt system calls there and run on a
-//! small stack. A new thread inherits the mask of the thread that starts it, so the mask is set around the start.
+//! The system delivers a signal that is sent to the process to any one of its threads that does not block the signal. A
+//! program that handles signals expects them on its own threads: a handler on a thread of this crate would interrupt
+//! system calls there and run on a small stack. A new thread inherits the signal mask of the thread that starts it.
+//! This module therefore blocks the signals on the starting thread for the time of the start.
 
 #![allow(unsafe_code)]
 
@@ -12,7 +13,7 @@ use std::process::Command;
 #[cfg(unix)]
 use std::ptr;
 
-/// Signals that stay enabled: the system sends them to the thread that caused them.
+/// Signals that are not blocked: the system sends them to the thread that caused them.
 #[cfg(unix)]
 const SYNCHRONOUS: [libc::c_int; 7] =
     [libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGSYS, libc::SIGTRAP];
@@ -81,7 +82,7 @@ pub(crate) fn blocked<T>(start: impl FnOnce() -> T) -> T {
 mod tests {
     use super::*;
 
-    /// Mask of the current thread, as the system shows it.
+    /// Signal mask of the current thread, read from `/proc`. Bit n - 1 stands for signal n.
     fn mask() -> u64 {
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();

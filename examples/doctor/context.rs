@@ -10,7 +10,7 @@ use tinkex::{
 /// Result of a check without an error.
 #[derive(Clone, Debug)]
 pub(crate) enum Finding {
-    /// The verb works. The text is a note and may be empty.
+    /// The method works. The text is a note and may be empty.
     Fine(String),
     /// The server ignored the option.
     Ignored(String),

@@ -5,7 +5,7 @@ use tinkex::{Category, Error, ErrorKind};
 /// What a check tests. This decides which errors of the server are acceptable.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Need {
-    /// A verb that every server must have.
+    /// A method that must work with every server.
     Core,
     /// An endpoint that a server may lack.
     Endpoint,
@@ -28,7 +28,7 @@ pub(crate) enum Mark {
 pub(crate) struct Refusal<'a> {
     pub(crate) kind: &'a ErrorKind,
     pub(crate) status: Option<u16>,
-    /// Messages of the error and its causes, without verb and URL.
+    /// Messages of the error and its causes, without the name of the method and the URL.
     pub(crate) message: String,
 }
 
@@ -86,12 +86,12 @@ mod tests {
         let failed = |category| ErrorKind::RequestFailed { category };
         let timeout = ErrorKind::Timeout(tinkex::Phase::Total);
         for (need, kind, code, message, mark) in [
-            // A core verb is never optional.
+            // A core method is never optional.
             (Core, ErrorKind::NotFound, 404, "HTTP 404: Not Found", Broken),
             (Core, ErrorKind::Incompatible, 404, "this server does not offer it", Broken),
             (Core, status(405), 405, "HTTP 405: Method Not Allowed", Broken),
             (Core, status(422), 422, "HTTP 422: seed: extra inputs are not permitted", Broken),
-            // An endpoint may be missing or closed, but it may not fail.
+            // An endpoint may be missing or forbidden, but it must not fail in another way.
             (
                 Endpoint,
                 ErrorKind::Incompatible,

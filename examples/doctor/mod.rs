@@ -1,6 +1,6 @@
-//! Runs one check for each verb and option of the crate on a server, one after the other. The checks are in the modules
-//! `service`, `training`, `sampling`, `rest` and `admin`. `context` has what they share; `judge` decides from an error
-//! if a check is broken or not offered.
+//! Runs one check for each method of the clients and each option on a server, one after the other. The checks are in
+//! the modules `service`, `training`, `sampling`, `rest` and `admin`. `context` has what they share; `judge` decides
+//! from an error if the tested method is broken or only not offered by the server.
 
 mod admin;
 mod context;
@@ -23,11 +23,11 @@ use tinkex::{Error, ErrorKind, ServiceClientBuilder};
 
 pub(crate) use judge::Mark;
 
-/// One check. To add a check, add it to the table of its client.
+/// One check. To add a check, add it to a list of checks in the module of its client.
 pub(crate) struct Check {
-    /// The client that has the verb.
+    /// The client that has the method.
     pub(crate) client: &'static str,
-    /// The verb, followed by a comma and the option if an option is checked.
+    /// The method; if an option is checked, followed by a comma and the option.
     pub(crate) name: &'static str,
     need: Need,
     run: fn(&Context) -> Found,
@@ -119,7 +119,8 @@ pub(crate) fn examine(
     limit: Duration,
     mut on_line: impl FnMut(&Line),
 ) -> Result<Report, String> {
-    // Set the client's time limits below the limit of the check: the client's errors are more precise.
+    // Set the client's time limits below the limit of the check, so that the client reports an error first: its errors
+    // are more precise.
     let timeout = limit * 4 / 5;
     let connect = move || {
         connect().timeouts(|timeouts| {
@@ -196,7 +197,7 @@ fn conclude(need: Need, found: Found, before: &BTreeMap<&'static str, Mark>) -> 
         Ok(Finding::Ignored(text)) => (Mark::NotOffered, text),
         Err(Trouble::Wrong(text)) => (Mark::Broken, text),
         Err(Trouble::Needs(name)) => {
-            // If the needed check was not offered, this check is not offered either.
+            // If the server does not offer what this check needs, the result is “not offered”, too.
             let mark = match before.get(name) {
                 Some(Mark::NotOffered) => Mark::NotOffered,
                 _ => Mark::Broken,

@@ -110,7 +110,8 @@ pub(super) fn checks() -> Vec<Check> {
             let destination_project_id = Some(NO_PROJECT.into());
             let options = CopyOptions { destination_project_id, ttl: ONE_HOUR, ..Default::default() };
             let copy = context.rest.copy_weights(&context.weights()?, &options)?;
-            // Insert at the front: the single deletions take paths from the end, and the server may not know the copy.
+            // Insert at the front: the checks that delete one checkpoint take it from the end, and they would fail if
+            // the server does not know the copy.
             context.made().to_delete.insert(0, copy);
             note("copied into a project that does not exist")
         }),
@@ -138,7 +139,7 @@ pub(super) fn checks() -> Vec<Check> {
     ]
 }
 
-/// Checks of the verbs that delete. They delete the checkpoints that the other checks saved.
+/// Checks of the methods that delete. They delete the checkpoints that the other checks saved.
 pub(super) fn cleaning() -> Vec<Check> {
     vec![
         endpoint("delete_checkpoint_from_tinker_path", |context| {

@@ -137,7 +137,8 @@ pub(super) fn from_checkpoints() -> Vec<Check> {
             let destination_project_id = Some(NO_PROJECT.into());
             let options = CopyOptions { destination_project_id, ttl: ONE_HOUR, ..Default::default() };
             let copy = context.service.copy_weights(&context.weights()?, &options)?;
-            // Insert at the front: the single deletions take paths from the end, and the server may not know the copy.
+            // Insert at the front: the checks that delete one checkpoint take it from the end, and they would fail if
+            // the server does not know the copy.
             context.made().to_delete.insert(0, copy);
             note("copied into a project that does not exist")
         }),

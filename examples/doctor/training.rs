@@ -12,7 +12,7 @@ use tinkex::{Error, ErrorKind, TrainingClient};
 use super::context::{Context, Found, Trouble, fine, ignored, note, wrong};
 use super::{Check, core, endpoint, option};
 
-/// Time to live of saved checkpoints, in case deleting them fails.
+/// Lifetime of the checkpoints that no later check needs, in case deleting them fails.
 pub(super) const ONE_HOUR: Ttl = Ttl::After(Duration::from_secs(3600));
 
 pub(super) fn checks() -> Vec<Check> {
@@ -168,8 +168,8 @@ pub(super) fn checks() -> Vec<Check> {
     ]
 }
 
-/// LoRA settings of all models that save or load the shared state: a state can be loaded only into a model of the same
-/// shape.
+/// LoRA settings of all models that save or load the state of the check `save_state`: a state can be loaded only into a
+/// model with the same settings.
 pub(super) fn shape() -> LoraConfig {
     LoraConfig { rank: 8, ..Default::default() }
 }
@@ -187,7 +187,7 @@ fn rl_datum() -> Datum {
         .with("advantages", vec![0.0f32, 1.0, -1.0])
 }
 
-/// Submits a pass and an optimizer step together and waits for both.
+/// Submits a pass and then an optimizer step, without waiting in between, and waits for both results.
 pub(super) fn one_step(client: &TrainingClient) -> Result<(), Error> {
     let pass = client.forward_backward(vec![datum()], LossFn::CrossEntropy);
     let update = client.optim_step(AdamParams { learning_rate: 1e-4, ..Default::default() });

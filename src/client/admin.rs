@@ -98,7 +98,8 @@ impl AdminClient {
         const VERB: &str = "AdminClient.get_current_checkpoint_storage_usage";
         let query = Query::on(endpoint::BILLING_STORAGE.path()).and("project_id", project_id);
         let request = RestRequest::new(&endpoint::BILLING_STORAGE, query.text());
-        // With a project id, a 404 may mean that the project does not exist.
+        // With a project id, a 404 may mean that the project does not exist; it then does not show that the server
+        // lacks the endpoint.
         let request = if project_id.is_some() { request } else { request.naming_no_resource() };
         self.caller.json(VERB, request)
     }

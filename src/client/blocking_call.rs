@@ -14,7 +14,7 @@ use crate::policy::endpoints::Names;
 use crate::session::{Session, Ticket};
 use crate::types::SignedUrl;
 
-/// One request of a call.
+/// One HTTP request. A call of a REST or admin client sends one or more of them.
 pub(super) struct RestRequest {
     pub(super) call: Call,
 }
@@ -47,7 +47,8 @@ impl RestRequest {
     }
 }
 
-/// Runs calls with the connections, flags and credential of a service client. Opens no session.
+/// Runs calls with the connections, the credential and the flags (settings that the server sends to the client) of a
+/// service client. Opens no session.
 #[derive(Clone)]
 pub(super) struct Caller {
     service: ServiceClient,

@@ -78,7 +78,8 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Accepts a key of any form, for servers that do not check it. Default false.
+    /// Accepts an API key that begins with neither `tml-` nor `eyJ`, for servers that do not check the key. Default
+    /// false.
     pub fn allow_any_key(mut self, yes: bool) -> Self {
         self.settings.any_key = yes;
         self
@@ -91,11 +92,11 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Sets a shell command that prints a credential, an API key or a JWT. The command runs at the start and before
-    /// each fetch of a token. White space around its output is removed; its exit status and its standard error are
-    /// ignored. It has no input and no terminal, and is killed after `Timeouts::credential_command` with all processes
-    /// that it started. A background process that the command leaves running must not keep the command's standard
-    /// output open.
+    /// Sets a shell command that prints a credential, an API key or a JWT. The command runs whenever the client needs
+    /// the credential itself, for example for its first request and before each fetch of a token. White space around
+    /// its output is removed; its exit status and its standard error are ignored. It has no input and no terminal.
+    /// After `Timeouts::credential_command` it is killed with all processes that it started. A background process that
+    /// the command leaves running must not keep the command's standard output open.
     ///
     /// The command is used only with servers that exchange credentials for tokens. The command and its output never
     /// appear in logs, errors or `Debug`.
@@ -159,23 +160,24 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Sets the version of the official Python SDK that the client reports as its own. Servers choose the flags for a
-    /// client by this version. Default `0.38.0`, the version whose messages this crate implements.
+    /// Sets the version of the official Python SDK that the client reports as its own. By this version servers choose
+    /// the flags (settings) that they send to a client. Default `0.38.0`, the version whose messages this crate
+    /// implements.
     pub fn sdk_version(mut self, version: impl Into<String>) -> Self {
         self.settings.sdk_version = Some(version.into());
         self
     }
 
-    /// Sets the address of the server, with its scheme: `http://…` or `https://…`. Write a host name that is not ASCII
-    /// in its form `xn--…`. If `url` is blank, the environment applies. With `http://` the credential can be read in
-    /// the network between this machine and the server; `build` then logs a warning, unless the server is on this
-    /// machine.
+    /// Sets the address of the server, with its scheme: `http://…` or `https://…`. Write a host name with other letters
+    /// than ASCII in its ASCII notation, `xn--…`. If `url` is blank, `TINKER_BASE_URL` or the default applies. With
+    /// `http://`, others can read the credential in the network between this machine and the server; `build` then logs
+    /// a warning, unless the server is on this machine.
     pub fn base_url(mut self, url: impl Into<String>) -> Self {
         self.settings.base_url = filled(url);
         self
     }
 
-    /// Sets the project of the session. If blank, the environment applies.
+    /// Sets the project of the session. If `id` is blank, `TINKER_PROJECT_ID` applies.
     pub fn project_id(mut self, id: impl Into<String>) -> Self {
         self.settings.project_id = filled(id);
         self
@@ -269,8 +271,8 @@ impl ServiceClientBuilder {
         self
     }
 
-    /// Replaces the HTTP connections of this crate by another transport. Give each client its own transport: the client
-    /// shuts the transport down when it is closed.
+    /// Replaces the HTTP connections of this crate by another transport. Give each client its own transport: when a
+    /// client is closed, it shuts its transport down.
     pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.transport = Some(transport);
         self
@@ -302,9 +304,10 @@ impl ServiceClientBuilder {
     }
 
     /// Makes a sampling client from a [`SamplerHandle`], which may come from another process. The client uses the
-    /// credentials and settings of this builder, and the flags and headers of the handle. Headers of the builder take
-    /// precedence, and headers that authenticate are never taken from the handle. The client keeps the handle's session
-    /// alive with heartbeats, and never ends that session on the server.
+    /// credentials and settings of this builder. The handle adds the flags (settings that the server sent to the first
+    /// client) and its headers. Headers of the builder take precedence, and headers that authenticate are never taken
+    /// from the handle. The client keeps the handle's session alive with heartbeats, and never ends that session on the
+    /// server.
     ///
     /// Unless [`base_url`](Self::base_url) is set, the client sends its credential to the server that the handle names:
     /// accept handles only from sources that you trust with your key.
@@ -313,7 +316,8 @@ impl ServiceClientBuilder {
     /// A malformed handle (nothing is sent); otherwise as for [`build`](Self::build).
     ///
     /// # Blocking
-    /// For one request, if the server assigns a number to each client of a sampler; otherwise nothing is sent.
+    /// For one request, if the flags in the handle say that the server numbers the clients of a sampler; otherwise
+    /// nothing is sent.
     pub fn from_sampler_handle<H>(mut self, handle: H) -> Result<SamplingClient>
     where
         H: TryInto<SamplerHandle>,
@@ -340,7 +344,7 @@ impl ServiceClientBuilder {
     }
 }
 
-/// `None` if blank.
+/// Returns `None` for a text that is empty or only white space.
 fn filled(text: impl Into<String>) -> Option<String> {
     Some(text.into()).filter(|text| !text.trim().is_empty())
 }

@@ -30,7 +30,8 @@ pub enum SamplingSource {
     /// Saved weights.
     Weights(SamplerPath),
     /// A saved training state. Only some servers can sample from it. A string with the path of a training state
-    /// converts to this variant (`TryFrom<&str>`); for a [`TrainingPath`], name the variant.
+    /// converts to this variant (`TryFrom<&str>`). A [`TrainingPath`] does not convert: write
+    /// `SamplingSource::State(path)`.
     State(TrainingPath),
 }
 
@@ -75,7 +76,7 @@ impl From<Infallible> for Error {
     }
 }
 
-/// Source of a new model.
+/// What a new model is created from: a base model, or a saved training state.
 pub(super) enum ModelSource {
     New { base_model: String, lora: LoraConfig, options: ModelOptions },
     From { path: TrainingPath, options: FromStateOptions },
@@ -137,7 +138,7 @@ pub(super) fn spawn_sampler(session: Arc<Session>, session_id: Arc<str>, job: Ne
 pub(super) enum Accepted {
     Promised {
         promise: Promise,
-        /// Model id in the promise, which some results do not repeat.
+        /// Model id in the promise. It is needed if the result does not contain the model id.
         model_id: Option<String>,
     },
     /// The server answered with the result or an error instead of a promise.
@@ -162,7 +163,7 @@ struct Shape {
     optimizer: json::OptimizerConfig,
 }
 
-/// Context of a creation: the session, and the ticket of the waiting caller.
+/// What the creation of a model, a sampler or a loss needs: the session, and the ticket of the waiting caller.
 pub(super) struct Creation<'a, T: Send + 'static> {
     pub(super) session: &'a Session,
     pub(super) session_id: &'a str,

@@ -81,7 +81,7 @@ fn upload(
             let made: json::CreateCustomLossResponse = creation.result(&accepted)?;
             Some(made.loss_id.into())
         }
-        // The server lacks the endpoint although its flag announces it: the client will compute the loss.
+        // The server lacks the endpoint although its flag announces the endpoint: the client will compute the loss.
         Err(error) if lacks_endpoint(&error) => {
             log::info!(target: "tinkex", "the server does not run custom losses: {} is computed by the client", graph.name());
             None

@@ -264,8 +264,8 @@ impl ServiceClient {
     ///
     /// # Errors
     /// A malformed path (nothing is sent), an unknown model, no connection;
-    /// [`Incompatible`](crate::ErrorKind::Incompatible) from a server without sampling. If the server lacks the
-    /// endpoint `samplers/{id}`, the first sample reports a path that does not exist, not this call.
+    /// [`Incompatible`](crate::ErrorKind::Incompatible) from a server without sampling. On a server without the
+    /// endpoint `samplers/{id}` this call may succeed for a path that does not exist; the first sample then fails.
     ///
     /// # Blocking
     /// For one or two requests, each retried for at most `Timeouts::submit`.

@@ -22,7 +22,7 @@ use network::{Network, ProxyChoice};
 pub(crate) const DEFAULT_BASE_URL: &str = "https://tinker.thinkingmachines.dev/services/tinker-prod";
 
 /// The version of the official Python SDK whose protocol this crate implements. The client reports this version, and
-/// servers choose the client's flags by it.
+/// servers choose by it which flags (settings) they send to the client.
 pub(crate) const SDK_VERSION: &str = "0.38.0";
 
 /// Time limits. Each wait of the crate ends at one of these limits at the latest.
@@ -33,7 +33,7 @@ pub(crate) const SDK_VERSION: &str = "0.38.0";
 /// | `first_contact` | 60 s | all attempts of one request to a server that has never answered, or only with 5xx; at most `submit` |
 /// | `exchange` | 60 s | time without progress in one HTTP exchange, unless a row below applies |
 /// | `poll` | 45 s | time without progress in one HTTP exchange that waits for a result |
-/// | `heartbeat` | 10 s | one heartbeat; one request for the flags that can change |
+/// | `heartbeat` | 10 s | one heartbeat; one request for the flags (settings of the server) that can change |
 /// | `submit` | 300 s | all attempts of one request together |
 /// | `silence` | 300 s | time without contact with the server while waiting for a result |
 /// | `operation` | 2 h | a whole operation, from its submission to its result |
@@ -57,7 +57,8 @@ pub struct Timeouts {
     pub exchange: Duration,
     /// Limit of the time without progress in one HTTP exchange that waits for a result.
     pub poll: Duration,
-    /// Limit of one heartbeat, and of one request for the flags that can change.
+    /// Limit of one heartbeat, and of one request for those flags (settings that the server sends) that can change
+    /// during a session.
     pub heartbeat: Duration,
     /// Limit of all attempts of one request together. A sample that is not accepted in this time is submitted again
     /// until `operation`, unless this limit is below its default.
@@ -69,8 +70,8 @@ pub struct Timeouts {
     /// Limit of `close` of one client, and of dropping the last handle.
     pub close: Duration,
     /// Limit of `ServiceClient::close`. It covers all attempts to tell the server, sending the remaining telemetry, and
-    /// waiting for the threads to end; a part of `close` is reserved for the threads. A value below `close` counts as
-    /// `close`.
+    /// waiting for the threads to end. For the threads, one quarter of the time `close` is reserved. If `finish` is
+    /// less than `close`, the limit is `close`.
     pub finish: Duration,
     /// Limit of one run of the credential command. A command that takes longer is killed.
     pub credential_command: Duration,
@@ -220,7 +221,7 @@ pub(crate) struct Config {
     pub(crate) circuit_breaker: Option<CircuitBreaker>,
     pub(crate) seeing: Seeing,
     pub(crate) telemetry: bool,
-    /// Sends sparse tensors in dense form.
+    /// True to make sparse tensors dense before they are sent.
     pub(crate) dense_tensors: bool,
     pub(crate) network: Network,
     /// Headers that replace or extend the client's own.
@@ -241,7 +242,8 @@ impl Config {
         }
     }
 
-    /// All secrets of the configuration. They are removed from texts that the server returns.
+    /// The secrets of the configuration that requests or proxies get. They are removed from texts that the server
+    /// returns.
     pub(crate) fn secrets(&self) -> Vec<Secret> {
         let credentials = [&self.credentials.candidate, &self.credentials.stored];
         let credentials = credentials.into_iter().flatten();

@@ -90,8 +90,8 @@ impl Network {
         Ok(Network { proxy, ca_bundle: ca_bundle.transpose()?.map(Into::into), is_plain })
     }
 
-    /// The proxy's password in each form in which it is sent or may be quoted: decoded, as written in the URL, and in a
-    /// `Basic` credential.
+    /// The proxy's password in each encoding in which it is sent or may be quoted: plain, with the percent encoding of
+    /// the URL, and in a `Basic` credential.
     pub(crate) fn secrets(&self) -> Vec<Secret> {
         let Some((user, password)) = self.proxy.as_ref().and_then(|it| it.login.as_ref()) else {
             return Vec::new();
@@ -172,7 +172,7 @@ impl Scheme {
 }
 
 impl fmt::Display for Proxy {
-    /// Without user and password.
+    /// Writes the URL without user and password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         write!(f, "{}://{host}:{}", self.scheme.name(), self.port)

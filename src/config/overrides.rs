@@ -12,7 +12,7 @@ const RESERVED: [&str; 6] =
 const SECRET_WORDS: [&str; 8] = ["auth", "cookie", "credential", "key", "pass", "secret", "session", "token"];
 
 /// Headers that a sampler handle from another process must not set, in addition to `RESERVED`: they control the
-/// identity, the encoding of bodies, or idempotency.
+/// identity of the caller, the address, the encoding of bodies, or idempotency.
 const NOT_FROM_HANDLES: [&str; 14] = [
     "accept",
     "accept-encoding",
@@ -64,8 +64,8 @@ fn is_secret(name: &str) -> bool {
     SECRET_WORDS.iter().any(|word| name.contains(word))
 }
 
-/// The headers that a sampler handle passes on to other processes: none with a secret name, and none whose value
-/// contains a secret.
+/// The headers that a sampler handle passes on to other processes: those that a handle may set, except headers whose
+/// name suggests a secret or whose value contains a secret.
 pub(crate) fn shared(overrides: &[(String, Secret)], secrets: &[Secret]) -> BTreeMap<String, String> {
     let mut shared = BTreeMap::new();
     for (name, value) in overrides {

@@ -14,7 +14,7 @@ const KEY_PREFIX: &str = "tml-";
 pub(crate) struct Credentials {
     /// The API key or JWT set in the builder, or else that of `TINKER_API_KEY`.
     pub(crate) candidate: Option<Secret>,
-    /// Accepts keys of any form.
+    /// Accepts keys that begin with neither `tml-` nor `eyJ`.
     pub(crate) any_key: bool,
     /// A shell command line that prints a credential. It is a secret because the line itself may contain a credential.
     pub(crate) command: Option<Secret>,
@@ -70,7 +70,8 @@ impl Credentials {
         }
     }
 
-    /// Checks the form of a credential and the expiry of a JWT. `name` names the credential in errors.
+    /// Checks the characters, the length and the prefix of a credential, and the expiry of a JWT. `name` names the
+    /// credential in errors.
     pub(crate) fn check(&self, credential: &Secret, name: &str) -> Result<()> {
         /// Limit in bytes: a header line must fit into the smallest output buffer of a connection (4 KiB).
         const LONGEST: usize = 4000;

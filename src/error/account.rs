@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::Error;
 
 impl Error {
-    /// Sets the number of HTTP requests of the whole operation and the time since its submission. They replace the
-    /// numbers of the part of the operation that failed; causes keep their numbers. If the operation itself sent no
-    /// request (`attempts` is 0), for example because the session could not be opened, the error keeps its number of
-    /// attempts.
+    /// Sets the number of HTTP requests of the whole operation and the time since its submission. If only a part of the
+    /// operation failed, they replace the numbers of that part; causes keep their numbers. If the operation itself sent
+    /// no request (`attempts` is 0), for example because the session could not be opened, the error keeps its own
+    /// number of attempts.
     pub(crate) fn accounted(self, attempts: u32, elapsed: Duration) -> Self {
         self.edit(|inner| {
             let earlier = inner.context.attempts.filter(|_| attempts == 0);

@@ -29,7 +29,8 @@ pub(crate) struct Context {
     pub(crate) request_type: Option<&'static str>,
     /// True if the server forbids a retry of the request.
     pub(crate) vetoed: Option<bool>,
-    /// The order of the training client is lost because of this error.
+    /// True if the training client sends no more requests because of this error; see
+    /// [`ErrorKind::Poisoned`](crate::ErrorKind::Poisoned).
     pub(crate) poisons: Option<bool>,
 }
 

@@ -215,9 +215,9 @@ impl Error {
         self.find(|it| it.retry_after)
     }
 
-    /// The same call may succeed later. True for a failed connection, a deadline, a limit, and a fault of the server. False
-    /// if the training client lost its order by this error, because its later calls fail too
-    /// ([`is_poisoned`](Error::is_poisoned)).
+    /// The same call may succeed later. True for a failed connection, a deadline, a limit, and a fault of the server.
+    /// False if this error poisons the training client ([`is_poisoned`](Error::is_poisoned)), because its later calls
+    /// fail too.
     pub fn is_retryable(&self) -> bool {
         if self.find(|it| it.poisons) == Some(true) {
             return false;
@@ -262,7 +262,7 @@ impl Error {
         matches!(self.root().inner.kind, ErrorKind::Timeout(_) | ErrorKind::Stuck { .. })
     }
 
-    /// The client was closed, by `close`, by dropping it, or because its worker died.
+    /// The client was closed, by `close`, by dropping it, or because its thread ended.
     pub fn is_closed(&self) -> bool {
         matches!(self.root().inner.kind, ErrorKind::Closed)
     }

@@ -45,7 +45,7 @@ pub(super) fn message(text: String) -> String {
     }
 }
 
-/// Joins the lines of a text and removes terminal control sequences.
+/// Joins the lines of a text, removes terminal control sequences and replaces other control characters by U+FFFD.
 pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unfit) {
         return Cow::Borrowed(text);

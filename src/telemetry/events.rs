@@ -72,7 +72,7 @@ fn exchange(error: &Error, secrets: &[&str]) -> Option<Event> {
             data["request_type"] = error.request_type().into();
             name
         }
-        // The server did not accept the request.
+        // The server did not accept the request. The official Python SDK reports this case under this name.
         (None, Some(_)) if error.sent().is_some() => "InternalClientHolder.execute_with_retries.exception",
         (None, Some(_)) => return None,
     };
@@ -83,6 +83,7 @@ fn exchange(error: &Error, secrets: &[&str]) -> Option<Event> {
 }
 
 /// The event name with which the official Python SDK reports that the result of a request could not be retrieved.
+/// `None` for errors that it does not report in this way.
 fn future_event(error: &Error) -> Option<&'static str> {
     match error.kind() {
         ErrorKind::RequestFailed { .. } => Some("APIFuture.result_async.application_error"),
@@ -94,8 +95,8 @@ fn future_event(error: &Error) -> Option<&'static str> {
     }
 }
 
-/// The event of the error that the caller gets. The error does not end the session, because only the program knows
-/// whether an error is fatal.
+/// The event of the error that the caller gets. After a fatal error the official Python SDK also reports the end of the
+/// session. This crate does not, because only the program knows whether an error is fatal.
 fn exception(error: &Error, secrets: &[&str]) -> Event {
     let message = presentable(&error.to_string(), secrets);
     if !error.counts_as_user_error() {

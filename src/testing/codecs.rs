@@ -12,7 +12,7 @@ use crate::wire::{json, messages, train};
 /// Encodes the body of a `forward_backward` request as a training client does, on the caller's thread only.
 ///
 /// # Errors
-/// As for the method.
+/// As for [`TrainingClient::forward_backward`](crate::TrainingClient::forward_backward).
 pub fn encode_pass(model_id: &str, seq_id: u32, data: &[Datum], loss: &Loss) -> Result<Vec<u8>> {
     train::encode_forward_backward(model_id, seq_id, data, loss, false, false)
 }
@@ -48,6 +48,6 @@ pub fn decoders() -> Vec<(&'static str, Decoder)> {
 
 /// An example message for each decoder of plain JSON.
 pub fn examples() -> Vec<String> {
-    // In the table, a string that begins with `=` is a literal; the `=` is not part of the message.
+    // In the table `messages::JSON` a string that begins with `=` stands for itself without the `=`: remove the `=`.
     messages::JSON.iter().map(|it| it.example.replace("\"=", "\"")).collect()
 }

@@ -28,8 +28,8 @@ pub enum Act {
     /// unread. Do not return this act from a script: a script is called after the request was read, so that the act has
     /// the effect of [`Reset`](Act::Reset).
     ResetUnread,
-    /// Closes all connections without an answer and refuses new ones for a while, as a restarting server does. In
-    /// memory only this request is refused.
+    /// Closes all connections without an answer and refuses new ones for this time, as a server does that restarts. A
+    /// server in memory refuses only this request.
     Refuse(Duration),
     /// Never answers, until the client gives up or the server is dropped.
     Stall,
@@ -37,7 +37,7 @@ pub enum Act {
     StallBody(Answer),
     /// Sends the head of the answer and half of its body, then closes the connection.
     Truncate(Answer),
-    /// Sends an answer a few bytes at a time, with pauses.
+    /// Sends an answer a few bytes at a time, with this pause after each piece.
     Drip(Answer, Duration),
     /// Sends bytes that are not HTTP.
     Garbage(Bytes),
@@ -162,7 +162,8 @@ impl FakeServer {
         state.always.remove(path);
     }
 
-    /// Sets a function that chooses the reactions. Where it returns `None`, the default answer is sent.
+    /// Sets a function that chooses the reaction to each request for which neither [`next`](Self::next) nor
+    /// [`always`](Self::always) set one. If it returns `None`, the default answer is sent.
     pub fn script(&self, script: impl Fn(&Seen) -> Option<Act> + Send + Sync + 'static) {
         self.state.lock().script = Some(Arc::new(script));
     }

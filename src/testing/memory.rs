@@ -11,7 +11,8 @@ use crate::http::{Answer, Broken, Exchange, Transport};
 use crate::sync::CancelToken;
 use crate::sync::clock::VirtualClock;
 
-/// Largest head of an answer, in bytes. Larger ones are refused. Over sockets the limit is lower, see `Lane::buffers`.
+/// Largest head of an answer, in bytes. An answer with a larger head is an error. Over sockets the limit is lower, see
+/// `Lane::buffers`.
 const LARGEST_HEAD: usize = 64 * 1024;
 
 /// Calls a fake server directly.

@@ -32,9 +32,9 @@ struct Shared {
 /// The requested and the current state of the listening socket.
 #[derive(Debug, Default)]
 struct ListenerState {
-    /// The requested state.
+    /// True if the socket is to be closed.
     close: bool,
-    /// The current state.
+    /// True if the socket is closed now.
     is_closed: bool,
 }
 

@@ -29,8 +29,8 @@ text_enum!(CheckpointType { "training" => Training, "sampler" => Sampler, "exter
 #[serde(default)]
 #[non_exhaustive]
 pub struct Checkpoint {
-    /// Id within the run, such as `weights/step-10`. Some servers send only the name; [`path`](Self::path) has the same
-    /// form on all servers.
+    /// Id within the run, such as `weights/step-10`. Some servers send only the name (`step-10`). [`path`](Self::path)
+    /// is complete on all servers.
     pub checkpoint_id: String,
     /// Content of the checkpoint, if the server reports it.
     #[serde(deserialize_with = "or_absent")]
@@ -58,7 +58,7 @@ impl Checkpoint {
     /// Path of the checkpoint, as other calls take it.
     ///
     /// # Errors
-    /// The server sent no path, or a path of a form that this version does not know.
+    /// The server sent no path, or a path that this version cannot parse.
     pub fn path(&self) -> Result<CheckpointPath> {
         self.tinker_path.parse()
     }

@@ -91,7 +91,8 @@ impl Datum {
         self
     }
 
-    /// Reserves memory for the dense form of the sparse tensors; refuses a tensor for which too little memory is left.
+    /// Subtracts from `room` the memory that the sparse tensors will need when they are made dense. Refuses a tensor
+    /// for which too little is left.
     pub(crate) fn take_room(&self, room: &mut DenseRoom, path: &str) -> Result<()> {
         let take = |(name, tensor): (&String, &TensorData)| {
             room.take(tensor, tensor.values.width(), &format!("{path}.loss_fn_inputs[{name:?}]"))
@@ -99,8 +100,8 @@ impl Datum {
         self.loss_fn_inputs.iter().try_for_each(take)
     }
 
-    /// Converts the tensors to the form that is sent: dense if the server takes only dense tensors, otherwise sparse
-    /// where that is smaller (PROTOCOL §6.2).
+    /// Makes the tensors dense or sparse, as they will be sent: all dense if the server takes only dense tensors,
+    /// otherwise sparse where that is smaller (PROTOCOL §6.2).
     pub(crate) fn pack(&mut self, dense: bool) {
         for (name, tensor) in &mut self.loss_fn_inputs {
             if dense {

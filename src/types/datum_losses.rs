@@ -143,7 +143,7 @@ impl Datum {
 
     /// An example for [`LossFn::Gspo`](super::LossFn::Gspo): the inputs of
     /// [`importance_sampling`](Self::importance_sampling), and a `sequence_ratio_mask` of 1 on the completion and 0 on
-    /// the prompt, so that the ratio of the sequence is the mean over the completion.
+    /// the prompt, so that the ratio of the sequence is computed from the tokens of the completion only.
     ///
     /// # Errors
     /// As for [`importance_sampling`](Self::importance_sampling).
@@ -164,8 +164,8 @@ impl Datum {
     }
 
     /// An example for [`LossFn::StableReinforce`](super::LossFn::StableReinforce): `target_tokens`, `advantages`, and
-    /// the provenance, which names the sampled sequence. Sample the sequence in this session, with
-    /// [`record_stability_info`](crate::SamplingClient::record_stability_info). `sequence_id` is the id of the
+    /// the provenance, which names the sampled sequence. Sample the sequence in the same session in which you train,
+    /// with [`record_stability_info`](crate::SamplingClient::record_stability_info). `sequence_id` is the id of the
     /// sequence, [`SampledSequence::sequence_id`](super::SampledSequence::sequence_id).
     ///
     /// # Errors

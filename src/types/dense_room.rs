@@ -1,11 +1,11 @@
-//! Memory limit for the dense form of sparse tensors.
+//! Memory limit for making sparse tensors dense.
 
 use crate::error::{Error, Result};
 
 use super::TensorData;
 
-/// Memory left for the dense form of sparse tensors. A sparse tensor of a few bytes can have any shape, so the limit
-/// depends on the size of the stored data.
+/// Memory that is left for making sparse tensors dense. A sparse tensor of a few bytes can have a huge shape and would
+/// fill the memory as a dense tensor; the limit therefore grows with the size of the stored data.
 #[derive(Debug)]
 pub(crate) struct DenseRoom {
     n_bytes_left: usize,
@@ -13,8 +13,8 @@ pub(crate) struct DenseRoom {
 
 /// Bytes granted independently of the size of the data.
 const BASE: usize = 64 << 20;
-/// Bytes granted for each byte of the data. A sparse row without stored values takes 8 bytes; the grant for these is
-/// enough for a dense row of 256 columns.
+/// Bytes granted for each byte of the data. A sparse row without stored values takes 8 bytes. The 2048 bytes granted
+/// for it are enough for a dense row of 256 integers.
 const PER_BYTE: usize = 256;
 
 impl DenseRoom {
@@ -23,7 +23,8 @@ impl DenseRoom {
         DenseRoom { n_bytes_left: BASE.saturating_add(n_bytes.saturating_mul(PER_BYTE)) }
     }
 
-    /// Reserves the memory for the dense form of a sparse tensor. A dense tensor needs no further memory.
+    /// Subtracts the memory that a sparse tensor needs when it is made dense. A tensor that is dense already needs
+    /// none.
     ///
     /// # Errors
     /// Not enough memory is left; the error names `path`.

@@ -1,5 +1,6 @@
-//! Serde readers for fields that servers write in more than one form, and for inessential fields: an invalid value
-//! there must not make the whole message unreadable (PROTOCOL §11.1).
+//! Serde readers for two kinds of fields: fields that different servers write differently (an id as a string or as a
+//! number), and inessential fields, in which an invalid value must not make the whole message unreadable (PROTOCOL
+//! §11.1).
 
 use std::collections::BTreeMap;
 

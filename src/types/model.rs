@@ -26,7 +26,7 @@ pub struct SupportedModel {
     pub sampleable: Option<bool>,
 }
 
-/// Shape of a LoRA adapter. End the literal with `..Default::default()`: a minor version may add fields.
+/// Rank and layers of a LoRA adapter. End the literal with `..Default::default()`: a minor version may add fields.
 ///
 /// # Example: a small adapter with a fixed seed
 /// ```

@@ -193,8 +193,8 @@ impl Chunk {
     }
 }
 
-/// Reads dimension 0 of a serialised tensor, which starts with an optional marker of constants (254), a dtype byte, and
-/// the number of dimensions and the dimensions as LEB128 varints.
+/// Reads dimension 0 of a serialised tensor. The tensor starts with an optional byte 254, a byte 0 to 7 for the element
+/// type, the number of dimensions, and the dimensions; these numbers are LEB128 varints.
 fn tensor_container_rows(bytes: &[u8]) -> Option<usize> {
     let mut rest = bytes.iter().copied();
     let first = rest.next()?;

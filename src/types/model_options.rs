@@ -46,8 +46,9 @@ impl ModelOptions {
     }
 }
 
-/// Options of creating a model from a checkpoint. The default loads only the weights and takes all other settings from
-/// the checkpoint. End the literal with `..Default::default()`: a minor version may add fields.
+/// Options of creating a model from a checkpoint. The default loads the weights into a model with the base model and
+/// the adapter settings of the checkpoint, and begins with a new AdamW state. End the literal with
+/// `..Default::default()`: a minor version may add fields.
 ///
 /// # Example: continue from the weights of another user
 /// ```
@@ -70,8 +71,8 @@ pub struct FromStateOptions {
     /// Access token of the owner, for checkpoints of other users. It is sent in the body of the request; `Debug` hides
     /// it. Default: none.
     pub weights_access_token: Option<AccessToken>,
-    /// Optimizer, if only the weights are loaded: a restored optimizer has the type that was saved. Default: that of
-    /// the server, AdamW.
+    /// Optimizer of the model. It cannot be set together with [`restore_optimizer`](Self::restore_optimizer), because a
+    /// restored optimizer has the type that was saved. Default: that of the server, AdamW.
     pub optimizer: Option<OptimizerConfig>,
 }
 

@@ -174,7 +174,7 @@ impl CheckpointPath {
     /// Path of a run's checkpoint with the id `weights/<name>`, `sampler_weights/<name>` or `external_weights/<name>`.
     ///
     /// # Errors
-    /// An id of another form, such as the name alone.
+    /// A checkpoint id that is not one of these three, such as the name alone; a malformed run id.
     pub fn of(training_run_id: &str, checkpoint_id: &str) -> Result<Self> {
         let wrong =
             |path: &str, text: &str, problem: &str| Err(Error::invalid(path, format!("{text:?} {problem}")));

@@ -70,7 +70,7 @@ impl PromptAltTokens {
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct SampledSequence {
-    /// Reason of the end.
+    /// Reason why the sequence ended.
     pub stop_reason: StopReason,
     /// Token ids.
     pub tokens: Vec<i32>,
@@ -86,7 +86,8 @@ pub struct SampledSequence {
 }
 
 impl SampledSequence {
-    /// Returns true if the model ended the sequence, not the length limit.
+    /// Returns true if a stop text, a stop token or the end-of-sequence token ended the sequence, and not the length
+    /// limit.
     pub fn is_complete(&self) -> bool {
         self.stop_reason == StopReason::Stop
     }

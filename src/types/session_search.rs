@@ -109,7 +109,7 @@ pub enum StatusFilter {
     },
 }
 
-/// Position between two pages: the last session of the page before it.
+/// Position at which the next page starts, given by the last session of the page before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SessionCursor {

@@ -19,14 +19,15 @@ pub enum SessionStatus {
     },
     /// Ended by its client.
     ClientFinished {
-        /// Kind of the end.
+        /// How the session ended.
         reason: FinishReason,
         /// Reason in the client's words.
         detail: Option<String>,
     },
     /// Failed.
     Failed {
-        /// Party that caused the failure; the server reports its own failures as `internal` here.
+        /// Party that caused the failure. The server reports its own failures as `internal`, which is
+        /// [`Category::Other`] here.
         category: Category,
         /// Description of the failure.
         message: String,
@@ -37,7 +38,7 @@ pub enum SessionStatus {
     Other(Map<String, Value>),
 }
 
-/// Kind of end that the client reported for its session.
+/// How a session ended, as its client reported it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FinishReason {

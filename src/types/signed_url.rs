@@ -54,7 +54,7 @@ pub struct ExternalWeightsUrls {
 pub struct ArchiveUrl {
     /// URL of the archive.
     pub url: SignedUrl,
-    /// End of the read access, if the server reports it; otherwise about 15 minutes from now.
+    /// End of the read access. If the server does not report it, the client sets it to 15 minutes after the call.
     #[serde(deserialize_with = "or_absent")]
     pub expires: Option<Timestamp>,
 }

@@ -169,7 +169,7 @@ impl TensorData {
         self.values.n_bytes() + sparse
     }
 
-    /// Makes a matrix sparse if that is smaller (PROTOCOL §6.2). Tensors of other dimensions stay dense.
+    /// Makes a tensor of two dimensions sparse if that is smaller (PROTOCOL §6.2). Other tensors stay as they are.
     pub(crate) fn make_sparse_if_smaller(&mut self) {
         let (None, Some(&[rows, columns])) = (&self.sparse, self.shape.as_deref()) else { return };
         let kept: Vec<usize> = match &self.values {

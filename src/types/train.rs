@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::TensorData;
 
-/// Metric of the sum of the loss.
+/// Name of the metric with the sum of the loss.
 const LOSS_SUM: &str = "loss:sum";
 
 /// Result of `forward` and `forward_backward` (PROTOCOL §6.7).
@@ -22,9 +22,10 @@ pub struct ForwardBackwardOutput {
     pub metrics: BTreeMap<String, f64>,
     /// Sum of the loss, computed by the client from the log-probabilities if the server does not report it.
     pub computed_loss: Option<f64>,
-    /// Number of tokens of the loss: for cross-entropy the sum of the weights; for losses with advantages the number of
-    /// tokens with an advantage other than 0 (or with a mask other than 0); for other losses the number of targets.
-    /// `None` if not computed.
+    /// Number of tokens of the loss: for cross-entropy the sum of the weights; for GSPO the number of tokens with a
+    /// mask other than 0; for the other losses with advantages the number of tokens with an advantage other than 0. For
+    /// a custom loss the sum of the weights, else the number of advantages other than 0, else the number of targets, by
+    /// the inputs that the data have. `None` if not computed.
     pub n_loss_tokens: Option<f64>,
 }
 
@@ -32,7 +33,7 @@ impl ForwardBackwardOutput {
     /// Log-probabilities of the targets of datum `idx`, if the server sent them.
     pub fn logprobs(&self, idx: usize) -> Option<&[f32]> {
         let logprobs = self.loss_fn_outputs.get(idx)?.get("logprobs")?;
-        // The stored values of a sparse tensor do not correspond to consecutive targets.
+        // Return nothing for a sparse tensor: its stored values do not belong to consecutive targets.
         if logprobs.sparse.is_none() { logprobs.as_f32() } else { None }
     }
 

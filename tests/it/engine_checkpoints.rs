@@ -113,7 +113,8 @@ fn a_copy_survives_the_deletion_of_its_original_and_belongs_to_its_project() {
     assert_eq!(runs, expected);
     let listed = setup.rest.list_checkpoints(copied.run_id()).unwrap();
     assert_eq!((listed.len(), listed[0].expires_at.as_ref()), (1, None), "the expiry is not inherited");
-    let usage = setup.service.create_admin_client().get_current_checkpoint_storage_usage(Some("my project")).unwrap();
+    let usage =
+        setup.service.create_admin_client().get_current_checkpoint_storage_usage(Some("my project")).unwrap();
     assert_eq!((usage.entries.len(), usage.entries[0].checkpoint_count), (1, 2));
     let sizes = [&copied.into(), &sampler.into()].map(|path: &CheckpointPath| {
         setup.rest.list_checkpoints(path.run_id()).unwrap()[0].size_bytes.unwrap()

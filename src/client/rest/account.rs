@@ -16,7 +16,8 @@ impl RestClient {
     /// token, or a token of another issuer. Otherwise as for [`RestClient`].
     ///
     /// # Blocking
-    /// If a token has to be fetched, for one request, at most `Timeouts::exchange`. Otherwise it does not block.
+    /// For one request, at most `Timeouts::exchange`, if a token has to be fetched; the first call may also fetch the
+    /// server's flags, see [`RestClient`]. Otherwise it does not block.
     pub fn whoami(&self) -> Result<Identity> {
         self.caller.run("RestClient.whoami", |_| {
             let http = &self.caller.session().http;

@@ -30,7 +30,7 @@ const USER_CHECKPOINTS: Source<Checkpoint> = Source {
     key: |checkpoint| &checkpoint.tinker_path,
 };
 
-/// Assumed lifetime of an archive's address if the server does not report it.
+/// Time for which the download address of an archive is assumed to be valid if the server does not report it.
 const ARCHIVE_LIFE: Duration = Duration::from_secs(15 * 60);
 
 /// URL path of an endpoint for a checkpoint.
@@ -69,7 +69,7 @@ impl RestClient {
     ///
     /// # Errors
     /// A malformed id (nothing is sent), [`NotFound`](crate::ErrorKind::NotFound), and as for [`RestClient`].
-    /// `NotFound` is also the result if an earlier attempt of the call deleted the checkpoint and its answer was lost.
+    /// `NotFound` can also come from a retry: the first attempt deleted the checkpoint, but its answer was lost.
     ///
     /// # Blocking
     /// For one request; see [`RestClient`].
@@ -112,8 +112,8 @@ impl RestClient {
 
     /// Plans which checkpoints of a training run to delete so that the newest `n` of each type stay. Nothing is
     /// deleted: pass the plan's [`paths_to_delete`](CheckpointPlan::paths_to_delete) to
-    /// [`delete_checkpoints`](Self::delete_checkpoints). Public checkpoints, and checkpoints whose time is not known,
-    /// always stay.
+    /// [`delete_checkpoints`](Self::delete_checkpoints). Public checkpoints, and checkpoints whose time, type or path
+    /// is not known, always stay.
     ///
     /// # Errors
     /// As for [`list_checkpoints`](Self::list_checkpoints).
@@ -195,8 +195,8 @@ impl RestClient {
     /// Sets the lifetime of a checkpoint; [`Ttl::Never`] keeps it until it is deleted (PROTOCOL §3.5 #32).
     ///
     /// # Errors
-    /// A malformed path, a time out of range (nothing is sent), [`NotFound`](crate::ErrorKind::NotFound), and as for
-    /// [`RestClient`].
+    /// A malformed path, a lifetime out of range (nothing is sent), [`NotFound`](crate::ErrorKind::NotFound), and as
+    /// for [`RestClient`].
     ///
     /// # Blocking
     /// For one request; see [`RestClient`].
@@ -261,8 +261,8 @@ impl RestClient {
         let mut first = request_to(path_of(ENDPOINT, &path)?);
         let mut second = None;
         if let CheckpointPath::Sampler(sampler) = &path {
-            // Some servers use paths of sampler weights without `sampler_weights/`. Try the caller's form of the path
-            // first, and the other form after a 404.
+            // Some servers use paths of sampler weights without `sampler_weights/`. First send the path as the caller
+            // wrote it. If the answer is 404, send the path of the other kind, with or without this segment.
             let (run, name) =
                 (url::segment("path", sampler.run_id())?, url::segment("path", sampler.name())?);
             let mut bare = request_to(ENDPOINT.path_with(&[&run, &name]));
@@ -285,7 +285,7 @@ impl RestClient {
     /// kind as the original and shares its storage. It belongs to a new training run, which cannot be trained.
     ///
     /// # Errors
-    /// A malformed path, no project, a time out of range (nothing is sent);
+    /// A malformed path, no project, a lifetime out of range (nothing is sent);
     /// [`Permission`](crate::ErrorKind::Permission), [`NotFound`](crate::ErrorKind::NotFound), and as for
     /// [`RestClient`].
     ///

@@ -17,7 +17,7 @@ pub(super) struct Source<T> {
     /// Default page size, the same as in the official Python SDK.
     pub(super) limit: u32,
     pub(super) read: fn(&[u8]) -> Result<Page<T>>,
-    /// Key of an entry, to recognize repeated ones.
+    /// Returns the key of an entry. Entries with the same key are the same entry, sent twice.
     pub(super) key: fn(&T) -> &str,
 }
 
@@ -110,7 +110,8 @@ impl<T: Send + 'static> Listing<T> {
         let query = query.and("access_scope", self.scope.map(AccessScope::as_str));
         let query = query.and("project_id", self.project_id.as_deref());
         let request = RestRequest::new(self.source.endpoint, query.text());
-        // With a project id, a 404 may mean that the project does not exist.
+        // With a project id, a 404 may mean that the project does not exist; it then does not show that the server
+        // lacks the endpoint.
         let request = if self.project_id.is_some() { request } else { request.naming_no_resource() };
         self.caller.run(self.source.verb, |call| {
             let answer = call.answer(&request)?;

@@ -24,8 +24,8 @@ pub use search::FoundSessions;
 /// # Errors
 /// In addition to the errors of each call: no connection, a refused credential, an account that cannot pay, a rate
 /// limit, a closed client. [`ErrorKind::Incompatible`](crate::ErrorKind::Incompatible) means that the server lacks the
-/// endpoint; later calls of the endpoint return the same error without sending a request. The client concludes it from
-/// status 405, and from status 404 if the call names no object. A 404 for a named object is
+/// endpoint; later calls of the endpoint return the same error without sending a request. The client returns this error
+/// after status 405, and after status 404 if the call names no object. A 404 for a named object is
 /// [`NotFound`](crate::ErrorKind::NotFound), even if the server lacks the endpoint.
 ///
 /// # Blocking

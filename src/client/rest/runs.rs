@@ -44,7 +44,8 @@ impl RestClient {
     /// Reads the server's capabilities, such as its models (PROTOCOL §3.1 #6).
     ///
     /// # Errors
-    /// As for [`RestClient`]; an account that cannot pay is refused with [`Billing`](crate::ErrorKind::Billing).
+    /// As for [`RestClient`]. If the account cannot pay, this call does not wait: it fails with
+    /// [`Billing`](crate::ErrorKind::Billing).
     ///
     /// # Blocking
     /// For one request; see [`RestClient`].
@@ -92,8 +93,8 @@ impl RestClient {
         self.caller.json(verb, RestRequest::new(&endpoint::TRAINING_RUN, query.text()))
     }
 
-    /// Reads the base model and the adapter shape of a checkpoint, which may be a public checkpoint of another owner
-    /// (PROTOCOL §3.5 #35).
+    /// Reads the base model of a checkpoint and the rank and the layers of its adapter. It may be a public checkpoint
+    /// of another owner (PROTOCOL §3.5 #35).
     ///
     /// # Errors
     /// A malformed path (nothing is sent), [`NotFound`](crate::ErrorKind::NotFound), and as for [`RestClient`].

@@ -70,7 +70,8 @@ impl FoundSessions {
         let request = SearchSessionsRequest { search: &self.search, cursor };
         let request =
             RestRequest::json(&endpoint::SEARCH_SESSIONS, endpoint::SEARCH_SESSIONS.path(), &request)?;
-        // With a project id, a 404 may mean that the project does not exist.
+        // With a project id, a 404 may mean that the project does not exist; it then does not show that the server
+        // lacks the endpoint.
         let request = if self.search.project_ids.is_empty() { request.naming_no_resource() } else { request };
         self.caller.json(VERB, request)
     }

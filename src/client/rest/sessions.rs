@@ -47,8 +47,8 @@ impl RestClient {
         self.caller.json("RestClient.get_session", RestRequest::new(&endpoint::SESSION, query.text()))
     }
 
-    /// Moves a session with its training runs to a project. Afterwards the session can change to another project, but
-    /// it always has a project (PROTOCOL §3.5 #38).
+    /// Moves a session with its training runs to a project (PROTOCOL §3.5 #38). The session can be moved to another
+    /// project later, but it cannot be made a session without a project again.
     ///
     /// # Errors
     /// An empty project (nothing is sent), [`Permission`](crate::ErrorKind::Permission),

@@ -31,10 +31,10 @@ const CLONES: u64 = 1_000_000_000;
 /// Largest clone number whose sequence ids fit into 63 bits.
 const LARGEST_CLONE: u64 = i64::MAX as u64 / SEQ_IDS_PER_CLONE - 1;
 
-/// Identifies a sampler. Another process can make a client of the same sampler from the text of the handle, also on
-/// another machine or in another language. The text contains no credentials. Of the
-/// [headers](crate::ServiceClientBuilder::default_headers_overrides) of the original client it contains only those
-/// without a secret in name or value.
+/// Identifies a sampler. From the text of the handle another process can make a client of the same sampler, also on
+/// another machine or in another language. The text contains no credentials. It contains those
+/// [headers](crate::ServiceClientBuilder::default_headers_overrides) of the original client that have no secret in
+/// their name or value.
 ///
 /// The text is compatible with `get_sampler_handle` and `from_sampler_handle` of the official Python SDK.
 ///
@@ -59,7 +59,8 @@ const LARGEST_CLONE: u64 = i64::MAX as u64 / SEQ_IDS_PER_CLONE - 1;
 pub struct SamplerHandle(SamplerHandleJson);
 
 impl SamplerHandle {
-    /// Base URL of the server. A client that is made from this handle sends its credentials there.
+    /// Base URL of the server. A client that is made from this handle sends its credentials there, unless its builder
+    /// sets another base URL.
     pub fn base_url(&self) -> &str {
         &self.0.holder.base_url
     }
@@ -79,8 +80,8 @@ impl SamplerHandle {
         self.0.base_model.as_deref()
     }
 
-    /// Returns the headers for a client that is made from this handle. Headers that a handle must not set are omitted
-    /// and logged by name.
+    /// Returns the headers for a client that is made from this handle. Headers that a handle must not set are left out,
+    /// and a warning with their names is logged.
     pub(in crate::client) fn headers(&self) -> Result<Vec<(String, Secret)>> {
         let headers = &self.0.holder.default_headers_overrides;
         let (taken, refused): (Vec<_>, Vec<_>) =
@@ -226,8 +227,8 @@ impl SamplingClient {
     }
 }
 
-/// Returns the clone number of this client, which differs from that of every other client of the sampling session. The
-/// server assigns the number if it supports that; otherwise the number is random.
+/// Returns the clone number of this client. Each client of a sampling session needs another number. The server assigns
+/// the number if it supports that; otherwise the number is random, so that two equal numbers are unlikely.
 fn clone_id(session: &Arc<Session>, sampling_session_id: &str) -> Result<u64> {
     let random = || fastrand::u64(1..=CLONES);
     if !session.known_flags().config.sample_join_sampling_session {
@@ -249,7 +250,7 @@ fn clone_id(session: &Arc<Session>, sampling_session_id: &str) -> Result<u64> {
             }
             None => Ok(random()),
         },
-        // The server lacks the endpoint although its flag announces it.
+        // The server lacks the endpoint although its flag announces the endpoint: use a random number.
         Err(error) if lacks_endpoint(&error) => Ok(random()),
         Err(error) => Err(error),
     }

@@ -1,8 +1,8 @@
 //! The client that samples from one set of weights.
 //!
 //! [`SamplingClient`] puts requests into the mailbox of an actor. The actor waits until the session's limits admit a
-//! sample, then passes it to a pool thread. `sample` sends samples and fetches their results; `handle` has the text
-//! form of a sampler, for use in other processes.
+//! sample, then passes it to a pool thread. Module `sample` sends samples and fetches their results. Module `handle`
+//! makes the text that identifies a sampler, from which other processes can make clients.
 
 mod handle;
 mod sample;

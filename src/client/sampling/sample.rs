@@ -108,7 +108,8 @@ impl Sampler {
             .of(&ticket.progress)
             .answered_within(request.room())
             .header("X-Tinker-Sampling-Backpressure", "1")
-            // Return 429 and 402 here instead of retrying: the loop below pauses all samples of the session together.
+            // Let `send` return the errors 429 and 402 instead of retrying: the loop below pauses all samples of the
+            // session together.
             .leaving_429();
         let mut pauses = Pauses::default();
         loop {
@@ -198,7 +199,8 @@ impl<T: Send + 'static> Sample<T> {
         let (session, ticket) = (&self.sampler.session, &self.request.ticket);
         let deadline = ticket.progress.deadline();
         let poller = self.sampler.poller.clone().filter(|poller| poller.is_available());
-        // Without a poller, a thread must be free to wait for the result before the sample is sent.
+        // Without a poller, a thread waits for the result. Do not send the sample before a slot for this thread is
+        // free.
         let slot = if poller.is_none() {
             Some(session.dispatch.result_slot(deadline, &ticket.cancel)?)
         } else {
@@ -292,8 +294,8 @@ impl<T: Send + 'static> Sample<T> {
     /// Answers the caller with the outcome, or submits a lost sample again.
     fn settle(self, outcome: Result<Outcome>, fetching: Option<Fetching>, cancel_on_drop: CancelOnDrop) {
         match &outcome {
-            // After a timeout or a cancellation the server may still work on the sample: the guard then cancels it on
-            // the server.
+            // After a timeout or a cancellation the server may still work on the sample: `cancel_on_drop` then cancels
+            // it on the server.
             Ok(Outcome::Lost(error)) | Err(error) => cancel_on_drop.ended_with(error),
             Ok(Outcome::Done(_)) => cancel_on_drop.disarm(),
         }

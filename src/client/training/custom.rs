@@ -48,9 +48,9 @@ impl Wake for Interrupt {
 impl TrainingClient {
     /// As [`forward_backward`](Self::forward_backward), with a loss that the caller computes (PROTOCOL §9.6). The
     /// function gets the data and, for each datum, the log-probabilities of its `target_tokens` (row-major if they have
-    /// two dimensions). It returns the loss and its derivatives by the log-probabilities. The server runs two passes, a
-    /// forward pass and a backward pass that applies the gradients; operations that are submitted during the call run
-    /// after both passes.
+    /// two dimensions). It returns the loss and its derivatives with respect to the log-probabilities. The server runs
+    /// two passes: a forward pass, and a backward pass that uses these derivatives. Operations that are submitted in
+    /// the meantime run after both passes.
     ///
     /// The result is the output of the second pass. Its metric `loss:sum` is the caller's loss, and
     /// `surrogate_loss:sum` is the loss that the server reports, if any. The metrics that the loss function returned
@@ -119,7 +119,8 @@ impl Sequencer {
     /// of the class `Job::Loss`.
     ///
     /// # Errors
-    /// Not all backward parts were accepted. The caller has already been answered with the same error.
+    /// The server did not accept all parts, or the loss function failed. The caller has already been answered with the
+    /// same error.
     pub(super) fn submit_custom_pass(&mut self, pass: CustomPass) -> Result<()> {
         let CustomPass { ticket, data, loss, forward_only } = pass;
         if forward_only {

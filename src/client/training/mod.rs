@@ -88,7 +88,7 @@ enum Msg {
     Unload(SingleRequest<()>),
 }
 
-/// A pass, by the side that computes its loss: server or client.
+/// A pass. The variant tells where its loss is computed: by the server or by the client.
 enum AnyPass {
     ServerLoss(Box<Pass>),
     ClientLoss(Box<CustomPass>),
@@ -282,7 +282,7 @@ impl TrainingClient {
         }
     }
 
-    /// Converts tensors to the form in which they are sent, dense or sparse.
+    /// Makes each tensor dense or sparse, as it will be sent.
     fn pack(&self, mut data: Vec<Datum>) -> Vec<Datum> {
         let dense = self.session().config.dense_tensors;
         data.iter_mut().for_each(|datum| datum.pack(dense));

@@ -168,8 +168,8 @@ impl Sequencer {
 /// Facts about the data of a pass that are added to its result.
 struct LossSummary {
     n_tokens: f64,
-    /// Terms from which the client computes the sum of the loss. `None` if the server has reported the sum of an
-    /// earlier pass, or if the client cannot compute it.
+    /// Copies of the inputs from which the client computes the sum of the loss. `None` if the server has reported the
+    /// sum of the loss of an earlier pass, so that it will report this one too, or if the client cannot compute it.
     terms: Option<Terms>,
 }
 
@@ -190,8 +190,8 @@ impl LossSummary {
     }
 }
 
-/// Outcome of sending the parts of a pass: the fate of each part (accepted, refused, not sent or unknown), and either
-/// all accepted parts or an error.
+/// Outcome of sending the parts of a pass: what became of each part (accepted, refused, not sent or unknown), and
+/// either all accepted parts or an error.
 pub(super) struct SentParts {
     pub(super) fates: Vec<Fate>,
     pub(super) result: Result<Vec<Accepted>>,
@@ -276,7 +276,8 @@ impl PartRequest {
         let mut call = Call::new(Lane::Train, endpoint, body).of(&self.progress);
         call.final_on = final_on;
         let n_targets: Vec<_> = data.iter().map(Datum::n_targets).collect();
-        // The result has a few numbers for each number of the data, and for each position of a sparse target.
+        // Limit the size of the result: it has a few numbers for each number of the data, or for each target of a
+        // sparse tensor, which may be more.
         let n_positions = n_targets.iter().flatten().fold(0u64, |sum, n| sum.saturating_add(*n as u64));
         let room = Room::for_numbers((n_bytes as u64 / 4).max(n_positions));
         let answer = self.session.http.send(&call.answered_within(room), &self.cancel)?;
@@ -309,7 +310,8 @@ pub(super) fn collect(
                 let roundtrip = born.saturating_duration_since(started);
                 let request_id = promised.request_id;
                 let promise = Promise { request_id, request_type, protobuf: true, born, roundtrip, room };
-                // `result` keeps its size reserved in the byte budget until it has been decoded.
+                // Until `result` has been decoded and dropped, its size stays reserved in the response budget, which
+                // limits the memory for results.
                 session.retrieve(&promise, &progress, &cancel).and_then(|result| read(&result.body))
             }
         }) as Box<dyn FnOnce() -> Result<ForwardBackwardOutput> + Send>

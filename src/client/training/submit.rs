@@ -46,8 +46,8 @@ pub(super) struct Sequencer {
     pub(super) turns: Turns,
     /// Set if the order is lost. No request may be sent then.
     broken: Option<Broken>,
-    /// True during a turn: set by `begin`, reset by `settle`. If it is true when a turn begins, a panic interrupted the
-    /// last turn.
+    /// True during a turn: set by `begin`, reset by `settle`. If it is already true when a turn begins, a panic
+    /// interrupted the previous turn.
     unsettled: bool,
     /// Endpoint and name of each successful save.
     saved: HashSet<(&'static str, String)>,
@@ -110,8 +110,8 @@ impl Sequencer {
         result
     }
 
-    /// Ends the turn of a pass with a custom loss, given the fates of its forward and backward parts, as
-    /// [`settle`](Self::settle) does. `backward` is `None` if the backward parts were not sent.
+    /// As [`settle`](Self::settle), for the turn of a pass with a custom loss. `forward` and `backward` have the fates
+    /// of its forward and backward parts; `backward` is `None` if the backward parts were not sent.
     pub(super) fn settle_custom<T>(
         &mut self,
         range: Range<u32>,
