@@ -117,7 +117,7 @@ static int batch(size_t n, size_t n_tokens, size_t rounds) {
     tinkex_batch_free(&data);
     data = tinkex_batch_new();
     before = seconds();
-    /* New memory for each round, as the batch needs it. */
+    /* Allocate the copy anew in each round, because the batch allocates its memory in each round, too. */
     char *copy = malloc(2 * n_bytes);
     if (!copy) abort();
     memcpy(copy, tokens, n_bytes);

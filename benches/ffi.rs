@@ -5,7 +5,7 @@
 //! - `batch`: the time to build a batch of 2000 data of 512 tokens from flat arrays, relative to a `memcpy` of the same
 //!   bytes.
 //!
-//! Builds the C library with the profile of benches, and the C program with `cc`.
+//! Builds the C library with cargo's release profile, and the C program with `cc`.
 
 #![allow(
     clippy::unwrap_used,
@@ -44,7 +44,7 @@ fn this_program(role: &str) -> Command {
     command
 }
 
-/// A server in a process of its own, which ends with this value.
+/// A server in a process of its own. The process is killed when this value is dropped.
 struct Server {
     process: Child,
     url: String,
@@ -83,7 +83,7 @@ fn compare() {
                 &TOKENS.to_string(),
             ])));
         };
-        // Each goes first in every second round.
+        // The Rust client is first in even rounds, the C program in odd ones.
         if round % 2 == 0 {
             rust(&mut rust_ms);
             c(&mut c_ms);

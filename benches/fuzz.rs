@@ -129,7 +129,7 @@ mod fuzz {
                 let end = (start + random.usize(..64)).min(other.len());
                 bytes.splice(from..to, other[start..end].iter().copied());
             }
-            // Boundary values of lengths and sizes, as text (4) and as varints (5).
+            // Cases 4 and 5 insert boundary values of lengths and sizes: as text (4) or as a varint (5).
             4 => {
                 let texts = ["0", "-1", "1e309", "18446744073709551616", "null", "[]", "{}", "\"\"", "1.5"];
                 bytes.splice(from..to, random.choice(texts).expect("some").bytes());

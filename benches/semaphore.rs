@@ -18,7 +18,7 @@
 //! | `lone.handover_*` | time from the release until the waiter runs |
 //! | `crowd` | for 3 s, 64 threads acquire one of 8 permits, hold it for 1 ms and sleep for 1 ms |
 //! | `crowd.served_per_second` | acquisitions per second |
-//! | `crowd.handover_*` | time from the oldest unmatched release until the next thread runs |
+//! | `crowd.handover_*` | time from a release until the next thread runs; each acquisition uses up the oldest release |
 //! | `crowd.wait_*` | time to acquire |
 //! | `crowd.cpu_ms` | CPU time |
 //! | `idle_cpu_ms` | CPU time of 1000 threads that wait for 5 s |
@@ -121,7 +121,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
         }
     }
     let mut future = pin!(future);
-    // Fast path: the permit is mostly free, so poll once before making a waker.
+    // Fast path: if a permit is free, the first poll returns it, and no waker is needed.
     if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         return value;
     }
@@ -191,7 +191,7 @@ fn crowd<G: Gate>(gate: Arc<G>) -> Value {
     const TIME: Duration = Duration::from_secs(3);
     const STEP: Duration = Duration::from_millis(1);
     let (start, busy) = (Arc::new(Barrier::new(THREADS + 1)), cpu());
-    // Times of the releases that have not been matched with an acquisition.
+    // Times of the releases after which no thread has acquired the released permit yet, the oldest first.
     let released = Arc::new(Mutex::new(VecDeque::<Instant>::new()));
     let threads: Vec<_> = (0..THREADS)
         .map(|_| {

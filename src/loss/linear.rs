@@ -35,8 +35,8 @@ pub(crate) fn data(data: &[Datum], gradients: Option<&[Vec<f32>]>) -> Vec<Datum>
     data.iter().enumerate().map(linear).collect()
 }
 
-/// Takes memory from `room` for weights, log-probabilities and gradients. These three are dense even if the targets are
-/// sparse. Fails if `room` is too small.
+/// For sparse targets, takes the memory of the weights, log-probabilities and gradients from the memory limit `room`,
+/// because these three are dense even then. Fails if too little memory is left.
 pub(crate) fn check_room(data: &[Datum], room: &mut DenseRoom) -> Result<()> {
     for (i, datum) in data.iter().enumerate() {
         if let Some(targets) = datum.loss_fn_inputs.get("target_tokens") {
@@ -47,9 +47,9 @@ pub(crate) fn check_room(data: &[Datum], room: &mut DenseRoom) -> Result<()> {
     Ok(())
 }
 
-/// Size in bytes of each datum of `forward`; for each datum, the larger of its sizes in the two passes. Both passes are
-/// split into requests at the same data, but the weights of the backward pass are dense and can be larger than the
-/// weights of the forward pass.
+/// For each datum of the forward pass `forward`, an upper limit of its size in bytes in both passes. One limit serves
+/// both, because both passes are split into requests at the same data. The weights count at least 4 bytes for each
+/// target: they may be sparse in the forward pass, but have a value for each target in the backward pass.
 pub(crate) fn sizes(forward: &[Datum]) -> Vec<usize> {
     let size = |datum: &Datum| {
         let weights = datum.loss_fn_inputs.get("weights").map_or(0, TensorData::n_bytes);

@@ -103,7 +103,7 @@ impl LossFn {
     }
 
     /// Refuses a datum that lacks an input of the loss or has an input of a wrong shape. `path` is the path of the
-    /// datum; errors report the path of the input below it.
+    /// datum. The error has the path of the input, which begins with `path`.
     pub(crate) fn check(&self, datum: &Datum, path: &str) -> Result<()> {
         if let LossFn::Traced(handle) = self {
             return handle.check(datum, path);
@@ -156,8 +156,8 @@ impl fmt::Display for LossFn {
 pub struct Loss {
     /// Loss function.
     pub loss_fn: LossFn,
-    /// Options by name. Clip thresholds are ratios, not distances from 1: a `clip_low_threshold` of 0.9 clips at
-    /// `r = 0.9`.
+    /// Options by name. Clip thresholds are values of the ratio `r = exp(logp − q)` (see [`LossFn`]), not distances
+    /// from 1: a `clip_low_threshold` of 0.9 clips at `r = 0.9`.
     pub config: BTreeMap<String, LossValue>,
 }
 

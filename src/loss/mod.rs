@@ -1,6 +1,6 @@
 //! Loss functions of three kinds: named losses that the server computes (`loss_fn`), graphs of tensor operations that
-//! the server or the client computes (`graph`), and losses that a function of the caller computes (`custom_loss`, with
-//! `linear` for their two passes).
+//! the server or the client computes (`graph`), and losses that a function of the caller computes (`custom_loss`). To
+//! train with a loss that the client computes, `linear` makes the data of a forward and a backward pass.
 
 mod custom_loss;
 mod graph;

@@ -134,8 +134,8 @@ fn text(body: &[u8]) -> &str {
     std::str::from_utf8(body).unwrap_or_default()
 }
 
-/// Decoders that are not plain serde: of protobuf messages, and of JSON and text with hand-written rules. They have no
-/// example.
+/// Decoders that serde does not derive: they read protobuf messages, or JSON and text by hand-written rules. These
+/// entries have no example.
 pub(crate) const OTHERS: &[Message] = &[
     decoder!("ForwardBackwardRequest" | it | train::decode_forward_backward_request(it).is_ok()),
     decoder!("ForwardBackwardOutput" | it | train::decode_forward_backward_output(it.to_vec()).is_ok()),

@@ -10,8 +10,8 @@ use super::train::ForwardBackwardCall;
 use super::{json, messages, sample, tensor, train};
 use crate::types::*;
 
-/// Fields that contain a map with arbitrary keys. The tests add no unknown field to these objects, because any key is
-/// known there.
+/// Fields that contain a map with arbitrary keys. The tests add no unknown field to these objects, because it would be
+/// read as an entry of the map.
 const MAPS: [&str; 7] =
     ["user_metadata", "metrics", "urls", "sessions", "org_details", "user_details", "event_details"];
 

@@ -10,7 +10,7 @@ fn both_of_two_concurrent_closes_return_after_all_threads_have_ended() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
     for round in 0..100 {
-        // `close` waits up to this time for the threads to end, also on a busy machine.
+        // `close` waits for the threads to end, but not longer than this time, which is enough even on a busy machine.
         let service = listening.client().timeouts(|timeouts| timeouts.close = TEST_TIMEOUT).build().unwrap();
         service.create_sampling_client("fake/model").unwrap();
         let close = |service: ServiceClient| {

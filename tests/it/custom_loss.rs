@@ -137,8 +137,8 @@ fn the_parts_of_both_passes_stay_below_the_size_limit_of_a_request() {
     training.forward_backward_custom(vec![datum; 24], sum).wait().unwrap();
     let sizes: Vec<usize> =
         server.requests_to("/api/v1/forward_backward").iter().map(|it| it.body.len()).collect();
-    // The client's limit of 5 000 000 bytes for each part counts only the numbers of the tensors, not names and
-    // lengths.
+    // A pass is sent in parts, one request each. The client's limit of 5 000 000 bytes for each part counts only the
+    // tokens and the numbers of the tensors, not names and lengths.
     assert!(sizes.iter().all(|it| *it <= 5_010_000), "{sizes:?}");
     assert_eq!(sizes.len(), 2 * 3, "{sizes:?}");
 }

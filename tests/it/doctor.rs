@@ -89,8 +89,8 @@ fn skyrl() -> FakeServer {
                 Some(Act::status(422, json!({"detail": missing}).to_string()))
             }
             "save_weights_for_sampler" if body["path"].is_string() => {
-                // Send the result in the response itself instead of a promise, because this script does not store
-                // promised results.
+                // Send the result in the response itself, instead of a request id for which the client would poll: this
+                // script does not store results.
                 let path = format!("tinker://{}/{}", text("model_id"), text("path"));
                 Some(Act::json(json!({"path": path, "type": "save_weights_for_sampler"})))
             }
@@ -178,8 +178,8 @@ fn nothing_is_broken_on_a_server_that_lacks_what_skyrl_lacks() {
     assert_eq!(report.count(Mark::Ok) + absent.len(), examination::checks().len());
 }
 
-/// Runs the doctor on a server that replays the recorded responses of a SkyRL server. The checks in `absent` must be
-/// reported as not offered, `ok` checks as successful and none as broken.
+/// Runs the doctor on a server that replays the recorded responses of a SkyRL server. Asserts that the checks in
+/// `absent` are reported as not offered, that `ok` is the number of successful checks, and that no check is broken.
 #[track_caller]
 fn assert_replays(generation: &str, ok: usize, absent: &[&str]) {
     let file = format!("{}/tests/data/skyrl/{generation}-doctor.jsonl", env!("CARGO_MANIFEST_DIR"));

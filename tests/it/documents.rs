@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Largest allowed number of lines of the page.
+/// Largest allowed number of lines of `protocol.md`, which is called the page below.
 const MOST_LINES: usize = 700;
 /// Smallest expected number of citations. If fewer are found, the search for citations is broken.
 const FEWEST_CITATIONS: usize = 150;
@@ -119,7 +119,7 @@ fn citations(text: &str) -> Result<Vec<Citation>, String> {
 }
 
 /// Number of the section that a heading begins: 3 for `## 3. Title`, 3.2 for `### 3.2 Title`. `None` if the line is not
-/// a heading, or if its number of `#` does not fit the parts of the section number.
+/// such a heading: it has no number or no title, or it does not have two `#` for 3 and three `#` for 3.2.
 fn heading(line: &str) -> Option<String> {
     let title = line.trim_start_matches('#').strip_prefix(' ')?;
     let marks = line.chars().take_while(|it| *it == '#').count();
@@ -224,7 +224,8 @@ fn citations_are_found_in_all_their_forms() {
     }
 }
 
-/// The faults of a model checker's test file, by model: those in calls such as `notices(Fault::Barges, model)`.
+/// Reads the text of a file of `tests/model`, whose models are functions that a model checker runs. Maps the name of
+/// each model to the faults with which it must fail: those in calls such as `notices(Fault::Barges, model)`.
 fn detected_faults(text: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for call in text.split("notice").skip(1) {

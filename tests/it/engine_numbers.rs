@@ -171,7 +171,7 @@ fn settings_too_small_for_f32_keep_their_meaning() {
     }
     let still = losses(|it| it.learning_rate = 1e-46);
     assert_eq!(still, [usual[0]; 3]);
-    // Gradients clipped to this norm would underflow in f32.
+    // Gradients clipped to this norm would underflow in f32, so the engine refuses the step.
     let clip = AdamParams { grad_clip_norm: 1e-46, ..Default::default() };
     let error = Setup::new().training.optim_step(clip).wait().unwrap_err().to_string();
     assert!(error.contains("adam_params.grad_clip_norm"), "{error}");

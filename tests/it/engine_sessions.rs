@@ -173,8 +173,8 @@ fn another_program_trains_while_one_has_thousands_of_samples_and_passes_queued()
     let client = Client::with(short_polls());
     let busy = open_session(&client);
     let last = queue_many(&client, &busy);
-    // From now on the busy session sends nothing, as if its program had been killed. Only the end of the test polls its
-    // results.
+    // From now on the busy session sends nothing, as if its program had been killed. Nothing polls for its results
+    // before the end of this test.
     let model = client.model(0);
     client.losses(&model, 1, 2);
     let sampled = client.sample(&base_sampler(&client, &client.session), 0, json!({"max_tokens": 3}));

@@ -10,8 +10,8 @@ use crate::policy::backoff::Window;
 use crate::sync::Mutex;
 use crate::sync::fault::Fault;
 
-/// Three threads extend the window by 5, 3 and 1 seconds, in any order. It ends after 5 seconds, and a concurrent
-/// reader never sees it become shorter.
+/// Three threads extend the window to 5, 3 and 1 seconds from now, in any order. The window then ends after 5 seconds,
+/// and a concurrent reader never sees it become shorter.
 fn the_window_keeps_the_latest_end() {
     let (now, window) = (Instant::now(), Arc::new(Mutex::new(Window::default())));
     let refused = [5, 3, 1].map(|seconds| {

@@ -37,7 +37,7 @@ fn only_the_first_answer_is_delivered() {
     assert!(slot.try_take().unwrap().unwrap_err().is_closed());
 }
 
-/// The reply is dropped at the moment of the waiter's timeout: a later look into the slot still finds the error.
+/// The reply is dropped at the moment of the waiter's timeout: a later read of the slot still finds the error.
 fn an_answer_after_a_timeout_is_kept() {
     let (reply, slot) = oneshot::<u32>();
     let worker = thread::spawn(move || drop(reply));

@@ -61,8 +61,9 @@ fn no_job_is_left_behind() {
     assert_eq!((done, n_left, pool.n_threads()), (vec![true; 2], 0, 0));
 }
 
-/// The only thread of the pool ends before the thread that started it has stored its handle, so it still occupies its
-/// place. A job that is submitted at this moment waits until the place is free, and then gets a new thread.
+/// The only thread of the pool ends before the thread that started it has stored its join handle. Until the handle is
+/// stored, the pool still counts the ended thread and may start no other. `spawn` waits for that, and then starts a new
+/// thread for its job.
 fn an_ended_thread_frees_its_place() {
     let pool = pool(1);
     let (reply, first) = oneshot::<()>();

@@ -72,8 +72,9 @@ fn an_accepted_job_is_done() {
     }
 }
 
-/// A class that grows (one eager thread, at most two) answers every job, although any thread may be refused, and does
-/// further jobs once threads are no longer refused.
+/// A class of pool threads that grows answers every job, although any thread may be refused, and does further jobs once
+/// threads are no longer refused. The class starts one thread at once ([`Class::eager`]), and adds a second thread if
+/// jobs stay queued.
 fn a_growing_class_answers_every_job() {
     let refusing = Refusing::some();
     let class = |name, max| Class::new(name, max, STACK, Duration::from_secs(1));

@@ -63,7 +63,7 @@ fn a_newcomer_does_not_overtake_a_waiter() {
     });
     let newcomer = thread::spawn({
         let two = two.clone();
-        // A waiting head stays in the queue until the permit is dropped below.
+        // If the thread `head` waits now, it stays in the queue until the permit is dropped below.
         move || two.waiting() == 1 && two.try_acquire(1).is_some()
     });
     let overtaken = newcomer.join().unwrap();

@@ -1,5 +1,5 @@
-//! The background task ([`Task`]): at most one thread runs it, each wake is followed by a turn, and if its thread is
-//! refused, the queued items fail.
+//! The background task ([`Task`]): at most one thread runs it, each wake is followed by a turn (a call of
+//! [`Work::turn`]), and if the system refuses to start its thread, the queued items fail.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -50,7 +50,8 @@ impl Work for Answering {
                 Turn::Again
             }
             None => {
-                // Let another thread queue and wake between this check of the queue and the end of the task.
+                // Let another thread queue a reply and wake the task after this check of the queue and before the turn
+                // returns.
                 thread::yield_now();
                 Turn::Idle
             }
@@ -130,7 +131,7 @@ fn a_class_grows_while_a_job_stays_queued() {
             let (there, here) = oneshot::<()>();
             let spawned = beside.spawn(move || there.send(Ok(()))).is_ok();
             let done = spawned && here.wait(None).unwrap().is_ok();
-            // Ends only when the second job of this class runs.
+            // This wait ends only when the second job of the class `growing` runs.
             let grown = release.wait(None).unwrap().is_ok();
             drop(beside);
             if done && grown {

@@ -92,7 +92,7 @@ pub(super) enum Along {
     CumSum,
 }
 
-/// Dimensions that a reduction removes.
+/// Dimensions along which a reduction combines the values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Dims {
     All,

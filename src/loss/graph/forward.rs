@@ -136,7 +136,7 @@ pub(super) fn dimension(dim: i64, rank: usize) -> Result<usize> {
     inside.ok_or_else(|| format!("dimension {dim} is out of range for {rank} dimensions"))
 }
 
-/// Dimensions that a reduction removes, in ascending order.
+/// Dimensions along which a reduction combines the values, in ascending order.
 pub(super) fn reduced_dims(x: &Array, dims: &Dims) -> Result<Vec<usize>> {
     let rank = x.shape.len();
     let mut dims: Vec<usize> = match dims {

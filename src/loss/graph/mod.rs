@@ -2,9 +2,9 @@
 //!
 //! A graph is made in one of two ways: [`LossGraph::trace`] records the operations of a Rust function (`trace`,
 //! `tensor`), or the engine reads the nodes that a client sent (`node`). In both cases `plan` checks the nodes and
-//! converts them to a list of operations, with `call` for the single function calls. `evaluate` computes the loss of a
-//! datum with `forward` (values), `backward` (gradients) and `array` (the arrays of both). `handle` refers to a graph
-//! that was created in a session.
+//! converts them to a list of operations; `call` parses each call of a function. `evaluate` computes the loss of a
+//! datum with `forward` (values), `backward` (gradients) and `array` (the arrays of both). `handle` has [`LossHandle`],
+//! which refers to a graph that was created in a session.
 
 mod array;
 mod backward;

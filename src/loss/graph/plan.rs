@@ -31,7 +31,7 @@ pub(super) struct Plan {
     pub(super) metrics: Vec<(String, usize)>,
 }
 
-/// Largest number of nodes, far above the number of any hand-written loss.
+/// Largest number of nodes of a graph. A hand-written loss has far fewer.
 const MAX_NODES: usize = 10_000;
 
 impl Plan {
@@ -79,7 +79,7 @@ struct Planner {
     ops: Vec<Op>,
     names: Vec<String>,
     differentiable: Vec<bool>,
-    /// By the name of each node, the index of the operation that computes its result.
+    /// Maps the name of each node to the index of the operation that computes its result.
     index_of: HashMap<String, usize>,
 }
 

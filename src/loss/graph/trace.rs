@@ -90,7 +90,7 @@ impl LossTrace {
         self.state.borrow_mut().error.get_or_insert(error);
     }
 
-    /// Returns the argument of a node that refers to a tensor, and the properties of the tensor.
+    /// Makes the argument with which a later node refers to `tensor`. Returns it with the properties of the tensor.
     pub(super) fn read(&self, tensor: LossTensor<'_>) -> (Arg, TensorInfo) {
         let (trace, index) = tensor.parts();
         // A tensor of another trace is an error, which `finish` returns. Until then, use the first input instead.

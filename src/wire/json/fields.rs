@@ -38,8 +38,8 @@ pub(super) fn f32_or_infinite<'de, D: Deserializer<'de>>(input: D) -> Result<f32
     f64::deserialize(input).map(|number| number as f32)
 }
 
-/// Implements `Deserialize` for a struct of flags. A flag that is missing, has another type or is out of range gets its
-/// default. Unknown flags go into the field `more`.
+/// Implements `Deserialize` for a struct of flags. A flag that is missing, has a wrong type or is out of range gets its
+/// default value. Unknown flags go into the field `more`.
 macro_rules! read_flags {
     ($name:ident { $($flag:ident),+ }) => {
         impl<'de> Deserialize<'de> for $name {

@@ -126,8 +126,8 @@ pub(crate) fn is_result(request_type: &str, value: &Value) -> bool {
     named || fields.iter().any(|field| value.get(field).is_some())
 }
 
-/// Meaning of a JSON answer of `retrieve_future` with a success status. [`FutureReply::classify`] checks the conditions
-/// in the order of PROTOCOL §4.2.
+/// Meaning of a JSON answer of `retrieve_future` with a success status. [`FutureReply::classify`] finds the variant; it
+/// tests for them in the order of PROTOCOL §4.2.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum FutureReply {
     /// The result is not available yet; poll again.
@@ -141,8 +141,8 @@ pub(crate) enum FutureReply {
     Done(Value),
 }
 
-/// Body of a result: parsed JSON (an answer must be parsed to see that it is a result), or the bytes of a protobuf
-/// message.
+/// Body of a result: JSON or the bytes of a protobuf message. The JSON is stored parsed, because an answer must be
+/// parsed anyway to see whether it is a result.
 #[derive(Clone, Debug)]
 pub(crate) enum ResultBody {
     Json(Value),

@@ -52,7 +52,8 @@ pub(crate) fn dynamic_config_to_json(config: &DynamicConfig) -> Value {
 }
 
 fn normalized(value: serde_json::Result<Value>) -> Value {
-    // Serializing a struct of numbers and strings cannot fail. If it did, an empty object would stand for the defaults.
+    // Serializing a struct of numbers and strings cannot fail. If it did, the reader of the handle would find an empty
+    // object and use the default flags.
     let mut value = value.unwrap_or_else(|_| Value::Object(Default::default()));
     normalize(&mut value);
     value

@@ -107,8 +107,8 @@ pub(crate) struct ModelData {
     pub(crate) model_name: Option<String>,
     #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) tokenizer_id: Option<String>,
-    /// Name of the model from SkyRL, a self-hosted server that does not use `model_name`. It reports the rank in
-    /// `lora_config`.
+    /// Name of the base model. SkyRL, a self-hosted server, may send the name in this field instead of `model_name`. It
+    /// sends the rank in `lora_config`.
     #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
     pub(crate) base_model: Option<String>,
     #[serde(deserialize_with = "or_absent", skip_serializing_if = "Option::is_none")]
