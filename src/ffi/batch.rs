@@ -109,8 +109,7 @@ unsafe fn set_csr<T>(
     (batch, index): (*mut tinkex_batch, usize),
     name: *const c_char,
     shape: [usize; 2],
-    row_offsets: *const i64,
-    column_indices: *const i64,
+    (row_offsets, column_indices): (*const i64, *const i64),
     values: *const T,
     error: *mut *mut tinkex_error,
     convert: fn(&[T]) -> Values,
@@ -361,7 +360,7 @@ pub unsafe extern "C" fn tinkex_batch_set_csr_f32(
     let convert = |values: &[f32]| Values::F32(values.to_vec());
     // SAFETY: see the header.
     unsafe {
-        set_csr((batch, index), name, [rows, columns], row_offsets, column_indices, values, error, convert)
+        set_csr((batch, index), name, [rows, columns], (row_offsets, column_indices), values, error, convert)
     }
 }
 
@@ -380,7 +379,7 @@ pub unsafe extern "C" fn tinkex_batch_set_csr_i64(
     let convert = |values: &[i64]| Values::I64(values.to_vec());
     // SAFETY: see the header.
     unsafe {
-        set_csr((batch, index), name, [rows, columns], row_offsets, column_indices, values, error, convert)
+        set_csr((batch, index), name, [rows, columns], (row_offsets, column_indices), values, error, convert)
     }
 }
 

@@ -174,3 +174,29 @@ pub unsafe extern "C" fn tinkex_service_create_loss(
         })
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::ffi::code;
+
+    #[test]
+    fn the_first_mistake_is_kept() {
+        let (mut graph, mut error) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: the pointers are valid, and the texts end with NUL.
+        unsafe {
+            assert_eq!(tinkex_graph_new(c"g".as_ptr(), 1, &mut graph, &mut error), code::OK);
+            let logprobs = tinkex_graph_logprobs(graph);
+            let sum = tinkex_graph_unary(graph, c"sum".as_ptr(), logprobs);
+            assert_eq!((logprobs, sum), (0, 1));
+            assert_eq!(tinkex_graph_unary(graph, c"cos".as_ptr(), logprobs), MISTAKE);
+            assert_eq!(tinkex_graph_unary(graph, c"exp".as_ptr(), 99), MISTAKE);
+            tinkex_graph_result(graph, sum);
+            let fault = object::get(graph).unwrap().0.read(Steps::build).unwrap_err();
+            assert_eq!(fault.code(), code::NAME);
+            tinkex_graph_free(&mut graph);
+            assert!(graph.is_null() && error.is_null());
+        }
+    }
+}
