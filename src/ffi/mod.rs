@@ -15,31 +15,48 @@
 use std::ffi::{c_char, c_void};
 
 //mod agree;
+mod batch;
 mod border;
 mod code;
 mod constants;
+mod datum_json;
 mod error;
 mod event;
+mod examples;
+mod graph;
 //#[cfg(test)]
 //mod header;
+mod input;
 mod library;
+mod loss;
 mod loss_call;
 mod object;
+mod optim;
 mod options;
 mod pending;
 mod queue;
 mod result;
+mod service;
 mod status;
+mod steps;
 mod text;
+mod tokenizer;
 
+pub use batch::tinkex_batch;
 pub use error::tinkex_error;
 pub use event::tinkex_event;
+pub use graph::tinkex_graph;
+pub use input::tinkex_input;
+pub use loss::tinkex_loss;
 pub use loss_call::tinkex_loss_call;
+pub use optim::tinkex_optim;
 pub use pending::tinkex_pending;
 pub use queue::tinkex_queue;
 pub use result::tinkex_result;
+pub use service::tinkex_service;
 pub use status::tinkex_status;
 pub use text::{tinkex_text, tinkex_tokens};
+pub use tokenizer::tinkex_tokenizer;
 
 pub type tinkex_code = i32;
 /// Frees the `user` pointer of a callback. Called exactly once.

@@ -151,34 +151,9 @@ impl Datum {
         }
         let n_tokens = self.model_input.len().ok();
         for (name, tensor) in &self.loss_fn_inputs {
-            let path = format!("{path}.loss_fn_inputs[{name:?}]");
-            tensor.validate(&path)?;
-            match name.as_str() {
-                "weights" | "advantages" | "sequence_ratio_mask" => {
-                    tensor.check_values(&path, "a finite number", f32::is_finite)?;
-                }
-                // Minus infinity is the log-probability of a token with probability 0; infinite thresholds do not clip.
-                "logprobs" | "clip_low_threshold" | "clip_high_threshold" => {
-                    tensor.check_values(&path, "a number", |value| !value.is_nan())?;
-                }
-                // Only the loss knows the meaning of other names.
-                _ => {}
-            }
-            if is_float(name) && tensor.as_f32().is_none() {
-                return Err(Error::invalid(path, "must hold 32-bit floats"));
-            }
-            if let Some(n) = n_tokens
-                && is_per_token(name)
-                && tensor.rows() != n
-            {
-                let problem = format!("has {} rows for an input of {n} tokens", tensor.rows());
-                return Err(Error::invalid(path, problem));
-            }
+            check_loss_input(name, tensor, n_tokens, &format!("{path}.loss_fn_inputs[{name:?}]"))?;
         }
         let targets = self.loss_fn_inputs.get("target_tokens");
-        if let Some(targets) = targets {
-            validate_targets(targets, &format!("{path}.loss_fn_inputs[\"target_tokens\"]"))?;
-        }
         match &self.provenance {
             Some(provenance) => {
                 let targets = targets.map(TensorData::shape);
@@ -187,6 +162,39 @@ impl Datum {
             None => Ok(()),
         }
     }
+}
+
+/// Refuses a loss input that no server can train with, for an input of `n_tokens` tokens. `n_tokens` is `None` if the
+/// length of the input is unknown, because it has images.
+pub(crate) fn check_loss_input(
+    name: &str,
+    tensor: &TensorData,
+    n_tokens: Option<usize>,
+    path: &str,
+) -> Result<()> {
+    tensor.validate(path)?;
+    match name {
+        "weights" | "advantages" | "sequence_ratio_mask" => {
+            tensor.check_values(path, "a finite number", f32::is_finite)?;
+        }
+        // Minus infinity is the log-probability of a token with probability 0; infinite thresholds do not clip.
+        "logprobs" | "clip_low_threshold" | "clip_high_threshold" => {
+            tensor.check_values(path, "a number", |value| !value.is_nan())?;
+        }
+        // Only the loss knows the meaning of other names.
+        _ => {}
+    }
+    if is_float(name) && tensor.as_f32().is_none() {
+        return Err(Error::invalid(path, "must hold 32-bit floats"));
+    }
+    if let Some(n) = n_tokens
+        && is_per_token(name)
+        && tensor.rows() != n
+    {
+        let problem = format!("has {} rows for an input of {n} tokens", tensor.rows());
+        return Err(Error::invalid(path, problem));
+    }
+    if name == "target_tokens" { validate_targets(tensor, path) } else { Ok(()) }
 }
 
 /// Returns true if every loss function reads the input as one row for each token.

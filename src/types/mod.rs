@@ -62,6 +62,8 @@ pub use checkpoint_plan::CheckpointPlan;
 pub use checkpoint_record::{Checkpoint, CheckpointType};
 pub use copy::{AccessToken, CopyOptions};
 pub use datum::Datum;
+#[cfg(feature = "ffi")]
+pub(crate) use datum::check_loss_input;
 pub use day::Day;
 pub(crate) use dense_room::DenseRoom;
 pub use identity::{ApiKeyDetails, ApiKeyInfo, Identity};

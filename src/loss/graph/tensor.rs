@@ -98,6 +98,12 @@ impl<'g> LossTensor<'g> {
         (self.trace, self.index)
     }
 
+    /// Number of dimensions.
+    #[cfg(feature = "ffi")]
+    pub(crate) fn rank(self) -> usize {
+        self.trace.read(self).1.rank
+    }
+
     unary! {
         /// e to the power of each element.
         exp = "torch.exp";

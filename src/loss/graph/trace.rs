@@ -90,6 +90,12 @@ impl LossTrace {
         self.state.borrow_mut().error.get_or_insert(error);
     }
 
+    /// The first error so far.
+    #[cfg(feature = "ffi")]
+    pub(crate) fn error(&self) -> Option<Error> {
+        self.state.borrow().error.clone()
+    }
+
     /// Makes the argument with which a later node refers to `tensor`. Returns it with the properties of the tensor.
     pub(super) fn read(&self, tensor: LossTensor<'_>) -> (Arg, TensorInfo) {
         let (trace, index) = tensor.parts();
