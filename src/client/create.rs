@@ -82,6 +82,41 @@ pub(super) enum ModelSource {
     From { path: TrainingPath, options: FromStateOptions },
 }
 
+impl ModelSource {
+    /// A new model.
+    ///
+    /// # Errors
+    /// Invalid options, or an empty name.
+    pub(super) fn new(base_model: &str, lora: LoraConfig, options: &ModelOptions) -> Result<Self> {
+        lora.validate()?;
+        options.validate(&json::CreateModelRequest::FIELDS)?;
+        if base_model.is_empty() {
+            return Err(Error::invalid("base_model", "is empty"));
+        }
+        Ok(ModelSource::New { base_model: base_model.into(), lora, options: options.clone() })
+    }
+
+    /// A model from a checkpoint.
+    ///
+    /// # Errors
+    /// Invalid options.
+    pub(super) fn saved(path: TrainingPath, options: &FromStateOptions) -> Result<Self> {
+        options.validate()?;
+        Ok(ModelSource::From { path, options: options.clone() })
+    }
+
+    /// The method of the client, for errors and statistics.
+    pub(super) fn verb(&self) -> &'static str {
+        match self {
+            ModelSource::New { .. } => "ServiceClient.create_lora_training_client",
+            ModelSource::From { options, .. } if options.restore_optimizer => {
+                "ServiceClient.create_training_client_from_state_with_optimizer"
+            }
+            ModelSource::From { .. } => "ServiceClient.create_training_client_from_state",
+        }
+    }
+}
+
 /// A request to create a model.
 pub(super) struct NewModel {
     pub(super) source: ModelSource,

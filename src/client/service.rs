@@ -20,7 +20,7 @@ use crate::types::{
     CheckpointPath, CopyOptions, FromStateOptions, LoraConfig, LossGraph, LossHandle, ModelOptions,
     ServerCapabilities, TrainingPath,
 };
-use crate::wire::json::{CreateModelRequest, ServerCapabilitiesResponse};
+use crate::wire::json::ServerCapabilitiesResponse;
 
 /// Web console of the Tinker service.
 const CONSOLE: &str = "https://tinker.thinkingmachines.ai";
@@ -187,14 +187,7 @@ impl ServiceClient {
         lora: LoraConfig,
         options: &ModelOptions,
     ) -> Result<TrainingClient> {
-        const VERB: &str = "ServiceClient.create_lora_training_client";
-        lora.validate()?;
-        options.validate(&CreateModelRequest::FIELDS)?;
-        if base_model.is_empty() {
-            return Err(Error::invalid("base_model", "is empty"));
-        }
-        let options = options.clone();
-        self.create_training(VERB, create::ModelSource::New { base_model: base_model.into(), lora, options })
+        self.create_training(create::ModelSource::new(base_model, lora, options)?)
     }
 
     /// Creates a model to train from saved weights, with a new optimizer state. The adapter has the same rank and
@@ -232,14 +225,7 @@ impl ServiceClient {
         P: TryInto<TrainingPath>,
         Error: From<P::Error>,
     {
-        let path = path.try_into()?;
-        options.validate()?;
-        let verb = if options.restore_optimizer {
-            "ServiceClient.create_training_client_from_state_with_optimizer"
-        } else {
-            "ServiceClient.create_training_client_from_state"
-        };
-        self.create_training(verb, create::ModelSource::From { path, options: options.clone() })
+        self.create_training(create::ModelSource::saved(path.try_into()?, options)?)
     }
 
     /// Creates a model to train from saved weights and the saved optimizer state: training continues as if it had not
@@ -451,13 +437,52 @@ impl ServiceClient {
         self.session().close(status, Some(detail.as_ref()))
     }
 
-    fn create_training(&self, verb: &'static str, source: create::ModelSource) -> Result<TrainingClient> {
+    /// As [`create_lora_training_client_with`](Self::create_lora_training_client_with), without waiting for the server.
+    #[cfg(feature = "ffi")]
+    pub(crate) fn start_lora_training_client(
+        &self,
+        base_model: &str,
+        lora: LoraConfig,
+        options: &ModelOptions,
+    ) -> Result<Pending<TrainingClient>> {
+        self.start_training(create::ModelSource::new(base_model, lora, options)?)
+    }
+
+    /// As [`create_training_client_from_state_with`](Self::create_training_client_from_state_with), without waiting for
+    /// the server.
+    #[cfg(feature = "ffi")]
+    pub(crate) fn start_training_client_from_state(
+        &self,
+        path: &str,
+        options: &FromStateOptions,
+    ) -> Result<Pending<TrainingClient>> {
+        self.start_training(create::ModelSource::saved(path.try_into()?, options)?)
+    }
+
+    /// Starts the client on the thread that delivers the created model.
+    #[cfg(feature = "ffi")]
+    fn start_training(&self, source: create::ModelSource) -> Result<Pending<TrainingClient>> {
+        let owner = self.inner.owner.clone();
+        Ok(self.submit_model(source)?.and_then(|created| TrainingClient::start(owner, created)))
+    }
+
+    fn create_training(&self, source: create::ModelSource) -> Result<TrainingClient> {
+        let created = self.submit_model(source)?.wait()?;
+        TrainingClient::start(self.inner.owner.clone(), created)
+    }
+
+    fn submit_model(&self, source: create::ModelSource) -> Result<Pending<create::CreatedModel>> {
         let session = self.session();
         session.check_open()?;
-        let (ticket, pending) = session.ticket(verb, &session.cancel);
+        let (ticket, pending) = session.ticket(source.verb(), &session.cancel);
         self.send(Msg::CreateModel(Box::new(create::NewModel { source, ticket })), pending.deadline())?;
-        let created = pending.wait()?;
-        TrainingClient::start(self.inner.owner.clone(), created)
+        Ok(pending)
+    }
+
+    /// The id of the session, if it is open.
+    #[cfg(feature = "ffi")]
+    pub(crate) fn session_id(&self) -> Option<String> {
+        self.session().id().map(|id| id.to_string())
     }
 
     /// Waits until the server's flags, which decide how requests are authenticated, have been fetched.

@@ -14,7 +14,6 @@
 
 use std::ffi::{c_char, c_void};
 
-//mod agree;
 mod batch;
 mod border;
 mod code;
@@ -24,23 +23,31 @@ mod error;
 mod event;
 mod examples;
 mod graph;
-//#[cfg(test)]
-//mod header;
+#[cfg(test)]
+mod header;
+mod in_turn;
 mod input;
 mod library;
+mod log;
 mod loss;
 mod loss_call;
+mod model_options;
 mod object;
+mod observer;
 mod optim;
 mod options;
 mod pending;
 mod queue;
 mod result;
+mod sampling;
+mod save_options;
 mod service;
+mod service_options;
 mod status;
 mod steps;
 mod text;
 mod tokenizer;
+mod training;
 
 pub use batch::tinkex_batch;
 pub use error::tinkex_error;
@@ -49,17 +56,27 @@ pub use graph::tinkex_graph;
 pub use input::tinkex_input;
 pub use loss::tinkex_loss;
 pub use loss_call::tinkex_loss_call;
+pub use model_options::tinkex_model_options;
 pub use optim::tinkex_optim;
 pub use pending::tinkex_pending;
 pub use queue::tinkex_queue;
 pub use result::tinkex_result;
+pub use sampling::tinkex_sampling;
+pub use save_options::tinkex_save_options;
 pub use service::tinkex_service;
+pub use service_options::tinkex_service_options;
 pub use status::tinkex_status;
 pub use text::{tinkex_text, tinkex_tokens};
 pub use tokenizer::tinkex_tokenizer;
+pub use training::tinkex_training;
 
 pub type tinkex_code = i32;
 /// Frees the `user` pointer of a callback. Called exactly once.
 pub type tinkex_release_fn = Option<unsafe extern "C-unwind" fn(*mut c_void)>;
 /// Receives a log record: `user`, level, target, message.
 pub type tinkex_log_fn = Option<unsafe extern "C-unwind" fn(*mut c_void, i32, *const c_char, *const c_char)>;
+/// Receives an event of an observer: `user` and the event, which lives until the function returns.
+pub type tinkex_event_fn = Option<unsafe extern "C-unwind" fn(*mut c_void, *const tinkex_event)>;
+/// Computes a custom loss: `user` and the call, which lives until the function returns. Another result than 0 is a
+/// failure of the loss.
+pub type tinkex_loss_fn = Option<unsafe extern "C-unwind" fn(*mut c_void, *mut tinkex_loss_call) -> i32>;

@@ -3,6 +3,7 @@
 //! handles no other operation of the client until the backward pass is sent.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::pass::{Accepted, collect, or_answer};
 use super::submit::Sequencer;
@@ -98,16 +99,30 @@ impl TrainingClient {
         F: FnOnce(&[Datum], &[&[f32]]) -> std::result::Result<CustomLoss, E> + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        self.custom_pass(data, |data, logprobs, _, _| loss(data, logprobs))
+    }
+
+    /// As [`forward_backward_custom`](Self::forward_backward_custom). A loss function that waits gets the token and the
+    /// deadline that end the operation, so that it does not wait longer.
+    pub(crate) fn custom_pass<F, E>(&self, data: Vec<Datum>, loss: F) -> Pending<ForwardBackwardOutput>
+    where
+        F: FnOnce(&[Datum], &[&[f32]], &CancelToken, Option<Instant>) -> std::result::Result<CustomLoss, E>
+            + Send
+            + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         const VERB: &str = "TrainingClient.forward_backward_custom";
         let checked = self.check_pass(&data, &LossFn::CrossEntropy.into());
         if let Err(error) = checked.and_then(|()| linear::check_room(&data, &mut super::dense_room(&data))) {
             return Pending::failed(VERB, error);
         }
         let thread = self.inner.loss_thread.clone();
-        let loss = Box::new(move |data: &[Datum], logprobs: &[&[f32]]| {
-            thread.run(|| loss(data, logprobs)).map_err(|error| custom_loss_failed(error.into()))
-        });
         self.submit(VERB, |ticket| {
+            let (cancel, deadline) = (ticket.cancel.clone(), ticket.progress.deadline());
+            let loss = Box::new(move |data: &[Datum], logprobs: &[&[f32]]| {
+                let computed = thread.run(|| loss(data, logprobs, &cancel, deadline));
+                computed.map_err(|error| custom_loss_failed(error.into()))
+            });
             Msg::Pass(AnyPass::ClientLoss(Box::new(CustomPass { ticket, data, loss, forward_only: false })))
         })
     }
