@@ -25,6 +25,7 @@ impl<T: Send + 'static> Pending<T> {
         }));
         let mut pending = Pending::new(slot, self.progress.clone(), self.cancel.clone());
         pending.process = self.process;
+        pending.is_silent = self.is_silent;
         pending.keep = self.keep.take();
         pending.behind = self.behind.take();
         SharedPending { pending, cancels_when_freed: std::mem::take(&mut self.cancel_on_drop) }

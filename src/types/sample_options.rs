@@ -43,7 +43,11 @@ pub struct SampleOptions {
 impl SampleOptions {
     pub(crate) fn validate(&self, prompt: &ModelInput) -> Result<()> {
         // `None` for a prompt with an image: only the server may know its length.
-        let len = prompt.len().ok();
+        self.validate_for(prompt.len().ok())
+    }
+
+    /// As [`validate`](Self::validate), for a prompt of `len` tokens.
+    pub(crate) fn validate_for(&self, len: Option<usize>) -> Result<()> {
         if let Some(target) = &self.target_prompt_logprobs {
             check_target(target, len)?;
         }

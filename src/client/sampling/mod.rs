@@ -246,17 +246,28 @@ impl SamplingClient {
         params: &SamplingParams,
         options: &SampleOptions,
     ) -> Pending<SampleResponse> {
+        self.sample_owned(prompt.clone(), num_samples, params.clone(), options.clone())
+    }
+
+    /// As [`sample_with`](Self::sample_with), without copying the prompt.
+    pub(crate) fn sample_owned(
+        &self,
+        prompt: ModelInput,
+        num_samples: u32,
+        params: SamplingParams,
+        options: SampleOptions,
+    ) -> Pending<SampleResponse> {
         const VERB: &str = "SamplingClient.sample";
-        if let Err(error) = check(prompt, num_samples, params, options) {
+        if let Err(error) = check(&prompt, num_samples, &params, &options) {
             return Pending::failed(VERB, error);
         }
         self.submit(VERB, |ticket, cancelled_by| {
             Msg::Sample(Box::new(Request {
                 ticket,
-                prompt: prompt.clone(),
+                prompt,
                 num_samples,
-                params: params.clone(),
-                options: options.clone(),
+                params,
+                options,
                 record_stability_info: self.record_stability_info,
                 persistent: false,
                 _cancelled_by: cancelled_by,
