@@ -102,6 +102,8 @@ mod metrics;
 mod model;
 mod pending;
 mod policy;
+#[cfg(feature = "ffi")]
+mod report_json;
 mod session;
 pub mod sync;
 mod telemetry;

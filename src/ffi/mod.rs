@@ -26,7 +26,11 @@ mod object;
 mod options;
 mod pending;
 mod queue;
+mod rest;
 mod result;
+mod save_options;
+mod service;
+mod service_options;
 mod status;
 mod text;
 
@@ -35,7 +39,11 @@ pub use event::tinkex_event;
 pub use loss_call::tinkex_loss_call;
 pub use pending::tinkex_pending;
 pub use queue::tinkex_queue;
+pub use rest::tinkex_rest;
 pub use result::tinkex_result;
+pub use save_options::tinkex_save_options;
+pub use service::tinkex_service;
+pub use service_options::tinkex_service_options;
 pub use status::tinkex_status;
 pub use text::{tinkex_text, tinkex_tokens};
 
