@@ -7,6 +7,8 @@ mod checkpoints;
 mod runs;
 mod search_query;
 mod sessions;
+#[cfg(test)]
+mod tests;
 
 use std::ptr;
 
@@ -174,26 +176,4 @@ pub unsafe extern "C" fn tinkex_rest_free(rest: *mut *mut tinkex_rest) {
         unsafe { object::free(rest) };
         Ok(())
     });
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use serde_json::json;
-
-    use super::super::code;
-    use super::*;
-
-    #[test]
-    fn a_range_takes_no_limit_and_no_negative_offset() {
-        assert_eq!(Range::new(-1, 0).unwrap(), Range { limit: None, offset: 0 });
-        let two = Range::new(2, 1).unwrap();
-        assert_eq!(two.cut(vec![1, 2, 3, 4]), [2, 3]);
-        assert_eq!(Range::new(-1, 3).unwrap().cut(vec![1, 2, 3, 4]), [4]);
-        assert_eq!(Range::new(0, 0).unwrap().cut(vec![1]), []);
-        assert_eq!(Range::new(5, i64::MAX).unwrap().cut(vec![1]), []);
-        assert_eq!(Range::new(1, -1).unwrap_err().code(), code::INVALID_INPUT);
-        let page = json!({ "runs": [], "offset": 1, "total_count": 4 });
-        assert_eq!(two.label(json!({ "runs": [] }), Some(4)), page);
-    }
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use crate::ffi::border::{Fault, Result};
 use crate::types::{FinishReason, SessionCursor, SessionOwner, SessionSearch, StatusFilter};
@@ -59,7 +61,7 @@ impl Default for Query {
 
 /// Reads the conditions.
 pub(super) fn search(json: &str) -> Result<SessionSearch> {
-    let query: Query = serde_json::from_str(json).map_err(|error| unreadable("query_json", &error))?;
+    let query: Query = object(json, "query_json")?;
     let owner = match query.owner {
         Owner::Own => SessionOwner::Own,
         Owner::Accessible => SessionOwner::Accessible,
@@ -84,11 +86,14 @@ pub(super) fn search(json: &str) -> Result<SessionSearch> {
 
 /// Reads the `next_cursor` of an earlier page.
 pub(super) fn cursor(json: &str) -> Result<SessionCursor> {
-    serde_json::from_str(json).map_err(|error| unreadable("cursor", &error))
+    object(json, "cursor")
 }
 
-fn unreadable(name: &str, error: &serde_json::Error) -> Fault {
-    Fault::invalid(name, format!("`{name}` cannot be read: {error}"))
+/// Reads a JSON object. The derived readers alone would also take an array of the fields' values.
+fn object<T: DeserializeOwned>(json: &str, name: &str) -> Result<T> {
+    let map: serde_json::Result<Map<String, Value>> = serde_json::from_str(json);
+    map.and_then(|map| serde_json::from_value(map.into()))
+        .map_err(|error| Fault::invalid(name, format!("`{name}` cannot be read: {error}")))
 }
 
 #[cfg(test)]
@@ -120,7 +125,7 @@ mod tests {
     fn an_error_names_what_is_wrong() {
         for (json, part) in [
             ("", "EOF"),
-            ("[1]", "invalid length"),
+            ("[\"s\"]", "invalid type: sequence"),
             ("{\"sesion_id\": \"s\"}", "sesion_id"),
             ("{\"limit\": -1}", "-1"),
             ("{\"owner\": {\"type\": \"them\"}}", "them"),
