@@ -15,7 +15,7 @@ impl Kind for SaveOptions {
 }
 
 #[derive(Clone, Default)]
-pub(super) struct SaveSettings {
+pub(super) struct Settings {
     pub(super) ttl: Ttl,
     pub(super) overwrite: bool,
     pub(super) metadata: BTreeMap<String, String>,
@@ -24,10 +24,10 @@ pub(super) struct SaveSettings {
 
 /// # Safety
 /// As for [`object::get`], or NULL.
-pub(super) unsafe fn read(options: *const tinkex_save_options) -> Result<SaveSettings> {
+pub(super) unsafe fn read(options: *const tinkex_save_options) -> Result<Settings> {
     if !options.is_null() {
         // SAFETY: promised by the caller.
         unsafe { object::get(options) }?;
     }
-    Ok(SaveSettings::default())
+    Ok(Settings::default())
 }

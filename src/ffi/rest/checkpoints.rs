@@ -10,7 +10,7 @@ use super::{Clients, Range, answer, command, named, tinkex_rest};
 use crate::ffi::border::{self, Fault, Out, Result};
 use crate::ffi::error::tinkex_error;
 use crate::ffi::object;
-use crate::ffi::save_options::{self, SaveSettings, tinkex_save_options};
+use crate::ffi::save_options::{self, tinkex_save_options};
 use crate::ffi::text::{Text, tinkex_text};
 use crate::ffi::tinkex_code;
 use crate::report_json;
@@ -161,7 +161,7 @@ pub unsafe extern "C" fn tinkex_rest_copy_weights(
             let clients = object::get(rest)?.clone();
             let path = border::text(path, "path")?;
             let token = border::optional_text(access_token, "access_token")?;
-            let ttl = copy_ttl(save_options::read(options)?)?;
+            let ttl = copy_ttl(&save_options::read(options)?)?;
             let options = CopyOptions {
                 ttl,
                 weights_access_token: token.map(AccessToken::new),
@@ -178,20 +178,18 @@ pub unsafe extern "C" fn tinkex_rest_copy_weights(
 ///
 /// # Errors
 /// Another option is set.
-fn copy_ttl(options: SaveSettings) -> Result<Ttl> {
-    let other = if options.overwrite {
-        "overwrite"
-    } else if !options.metadata.is_empty() {
-        "metadata"
-    } else if !options.recipients.is_empty() {
-        "recipient"
-    } else {
-        return Ok(options.ttl);
-    };
-    Err(Fault::invalid(
-        format!("options.{other}"),
-        format!("a copy has no option `{other}`; only the ttl can be set"),
-    ))
+fn copy_ttl(options: &save_options::Settings) -> Result<Ttl> {
+    let others = [
+        ("overwrite", options.overwrite),
+        ("metadata", !options.metadata.is_empty()),
+        ("recipients", !options.recipients.is_empty()),
+    ];
+    match others.iter().find(|(_, is_set)| *is_set) {
+        None => Ok(options.ttl),
+        Some((name, _)) => {
+            Err(Fault::invalid(*name, format!("`{name}` cannot be set for a copy, only the ttl")))
+        }
+    }
 }
 
 #[unsafe(no_mangle)]
