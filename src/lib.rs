@@ -103,6 +103,8 @@ mod model;
 mod pending;
 mod percent;
 mod policy;
+#[cfg(feature = "ffi")]
+mod report_json;
 mod session;
 mod signals;
 pub mod sync;
