@@ -114,7 +114,8 @@ int main(int argc, char **argv) {
   tinkex_error *error = NULL;
   tinkex_server *server = NULL;
   tinkex_service *service = NULL;
-  struct run runs[2] = {{0}, {0}};
+  struct run runs[2];
+  memset(runs, 0, sizeof runs);
   int failed = connect_service(&server, &service, &error) != TINKEX_OK;
   for (int i = 0; i < 2 && !failed; i++) {
     failed = begin(&runs[i], service, &error) || train(&runs[i], steps, i, &error);

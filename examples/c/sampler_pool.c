@@ -16,9 +16,9 @@ int main(int argc, char **argv) {
   tinkex_sampling *sampler = NULL;
   tinkex_queue *queue = NULL;
   tinkex_sample_options *options = tinkex_sample_options_new();
-  tinkex_pending **all = calloc(n + 1, sizeof *all);
-  int64_t *offsets = calloc(n + 1, sizeof *offsets); /* prompt i is tokens[offsets[i]] to tokens[offsets[i + 1] - 1] */
-  int32_t *tokens = calloc(n * PROMPT + 1, sizeof *tokens);
+  tinkex_pending **all = (tinkex_pending **)calloc(n + 1, sizeof *all);
+  int64_t *offsets = (int64_t *)calloc(n + 1, sizeof *offsets); /* prompt i is tokens[offsets[i]] to tokens[offsets[i + 1] - 1] */
+  int32_t *tokens = (int32_t *)calloc(n * PROMPT + 1, sizeof *tokens);
 
   if (!all || !offsets || !tokens) goto done;
   for (size_t i = 0; i < n; i++) {

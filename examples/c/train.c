@@ -85,8 +85,8 @@ int main(int argc, char **argv) {
   const char *words[N_TESTED];
   text before[N_TESTED], after[N_TESTED], unseen[N_UNSEEN];
   size_t n_tokens = 0, n_loss_tokens = 0;
-  double first = 0, last = 0;
-  int exact = 0;
+  double first = 0, last = 0, trained = 0;
+  int exact = 0, failed = 0;
 
   for (size_t i = 0; i < N_TESTED; i++) words[i] = PAIRS[i][0];
   if (connect_service(&server, &service, &error)) goto done;
@@ -99,7 +99,7 @@ int main(int argc, char **argv) {
   printf("Training on %d words ...\n", N_PAIRS);
   if (fill(batch, &n_tokens, &n_loss_tokens, &error)) goto done;
   if (tinkex_loss_new("cross_entropy", &loss, &error) || tinkex_optim_new("adam", &adam, &error)) goto done;
-  double trained = seconds();
+  trained = seconds();
   for (int step = 0; step <= steps; step++) {
     /* Submit the next step before waiting for this one, so that the server is not idle between them. The learning rate
      * falls linearly towards zero. */
@@ -137,8 +137,8 @@ int main(int argc, char **argv) {
   if (tinkex_service_close(service, TINKEX_CLOSE_SUCCESS, NULL, &error)) goto done;
   printf("train: exact %d/%d, loss %.2f -> %.2f, %.1f s\n", exact, N_TESTED, first, last, seconds() - started);
 
-done:;
-  const int failed = error != NULL;
+done:
+  failed = error != NULL;
   if (failed) {
     fprintf(stderr, "train: %s: %s\n", tinkex_code_name(tinkex_error_code(error)), tinkex_error_message(error));
     if (tinkex_error_code(error) == TINKEX_ERROR_AUTH) fprintf(stderr, "Check TINKER_API_KEY, or unset it to train offline.\n");

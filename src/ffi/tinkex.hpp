@@ -7,11 +7,7 @@
  */
 #ifndef TINKEX_HPP
 #define TINKEX_HPP
-#include <cstddef>
 #include <cstdint>
-#include <exception>
-#include <iterator>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -23,10 +19,7 @@
 #include "tinkex.h"
 
 namespace tinkex {
-using std::int32_t;
-using std::int64_t;
-using std::size_t;
-using std::uint64_t;
+using std::int32_t, std::int64_t, std::size_t, std::uint64_t;
 
 /* A pointer and a number of elements. Made from vectors, arrays and everything else that std::data takes. */
 template <class T> class span {
@@ -37,11 +30,8 @@ public:
   span(T *data, size_t size) : data_(data), size_(size) {}
   template <class C, class = std::enable_if_t<std::is_convertible_v<decltype(std::data(std::declval<C &>())), T *>>>
   span(C &&values) : data_(std::data(values)), size_(std::size(values)) {}
-  T *data() const { return data_; }
-  size_t size() const { return size_; }
-  T *begin() const { return data_; }
-  T *end() const { return data_ + size_; }
-  T &operator[](size_t i) const { return data_[i]; }
+  T *data() const { return data_; } size_t size() const { return size_; }
+  T *begin() const { return data_; } T *end() const { return data_ + size_; } T &operator[](size_t i) const { return data_[i]; }
 };
 using floats = span<const float>;
 using tokens = span<const int32_t>;
@@ -52,8 +42,7 @@ template <class T, void (*Free)(T **)> class handle {
   std::unique_ptr<T, freer<T, Free>> raw_;
 public:
   explicit handle(T *raw = nullptr) : raw_(raw) {}
-  T *raw() const noexcept { return raw_.get(); }
-  T *release() noexcept { return raw_.release(); }
+  T *raw() const noexcept { return raw_.get(); } T *release() noexcept { return raw_.release(); }
   explicit operator bool() const noexcept { return raw_ != nullptr; }
 };
 inline std::string string(const char *text) { return text ? text : ""; }
@@ -63,24 +52,18 @@ class error : public std::runtime_error {
 public:
   explicit error(tinkex_error *raw)
       : std::runtime_error(string(tinkex_error_message(raw))), raw_(raw, [](tinkex_error *p) { tinkex_error_free(&p); }) {}
-  const tinkex_error *raw() const noexcept { return raw_.get(); }
-  tinkex_code code() const noexcept { return tinkex_error_code(raw()); }
-  const char *name() const noexcept { return tinkex_code_name(code()); }
-  std::string path() const { return string(tinkex_error_path(raw())); }
+  const tinkex_error *raw() const noexcept { return raw_.get(); } tinkex_code code() const noexcept { return tinkex_error_code(raw()); }
+  const char *name() const noexcept { return tinkex_code_name(code()); } std::string path() const { return string(tinkex_error_path(raw())); }
   std::string operation() const { return string(tinkex_error_operation(raw())); }
-  std::string request_id() const { return string(tinkex_error_request_id(raw())); }
-  std::string json() const { return string(tinkex_error_json(raw())); }
-  int32_t http_status() const noexcept { return tinkex_error_http_status(raw()); }
-  int64_t retry_after_ms() const noexcept { return tinkex_error_retry_after_ms(raw()); }
+  std::string request_id() const { return string(tinkex_error_request_id(raw())); } std::string json() const { return string(tinkex_error_json(raw())); }
+  int32_t http_status() const noexcept { return tinkex_error_http_status(raw()); } int64_t retry_after_ms() const noexcept { return tinkex_error_retry_after_ms(raw()); }
   bool is_retryable() const noexcept { return tinkex_error_is_retryable(raw()); }
-  bool is_user_error() const noexcept { return tinkex_error_is_user_error(raw()); }
-  bool is_timeout() const noexcept { return tinkex_error_is_timeout(raw()); }
+  bool is_user_error() const noexcept { return tinkex_error_is_user_error(raw()); } bool is_timeout() const noexcept { return tinkex_error_is_timeout(raw()); }
 };
 
 /* Calls a C function with the error parameter added, and throws its error. */
 template <class F, class... A> void call(F f, A &&...a) {
-  tinkex_error *e = nullptr;
-  if (f(std::forward<A>(a)..., &e) != TINKEX_OK) throw error(e);
+  if (tinkex_error *e = nullptr; f(std::forward<A>(a)..., &e) != TINKEX_OK) throw error(e);
 }
 /* As `call`, and returns what the function writes to its output of type `T *`. */
 template <class T, class F, class... A> T *make(F f, A &&...a) {
@@ -119,8 +102,7 @@ class result {
   const tinkex_result *raw_;
 public:
   explicit result(const tinkex_result *raw) : raw_(raw) {}
-  const tinkex_result *raw() const { return raw_; }
-  int32_t kind() const { return tinkex_result_kind(raw_); }
+  const tinkex_result *raw() const { return raw_; } int32_t kind() const { return tinkex_result_kind(raw_); }
   std::string json() const { return string(tinkex_result_json(raw_)); }
   std::string path() const { return string(tinkex_result_path(raw_)); } /* of what was saved or loaded */
   double metric(str name) const { return tinkex_result_metric(raw_, name.c_str()); }
@@ -133,8 +115,7 @@ public:
 };
 struct pass : result {
   using result::result;
-  double loss() const { return metric("loss:sum"); }
-  size_t size() const { return tinkex_result_example_count(raw()); }
+  double loss() const { return metric("loss:sum"); } size_t size() const { return tinkex_result_example_count(raw()); }
   floats output(size_t i, str name = "logprobs") const { return array<float>(tinkex_result_output_f32, raw(), i, name.c_str()); }
   int64s output_i64(size_t i, str name) const { return array<int64_t>(tinkex_result_output_i64, raw(), i, name.c_str()); }
   span<const size_t> shape(size_t i, str name = "logprobs") const { return array<size_t>(tinkex_result_output_shape, raw(), i, name.c_str()); }
@@ -159,14 +140,10 @@ struct loss_deleter { bool owns = true; void operator()(tinkex_loss_call *p) con
 /* One evaluation of a custom loss. Destroying a pulled one finishes it. */
 class loss_call {
   std::unique_ptr<tinkex_loss_call, loss_deleter> raw_;
-  template <class T> span<T> part(T *all, size_t i) const {
-    auto at = offsets();
-    return {all + at[i], static_cast<size_t>(at[i + 1] - at[i])};
-  }
+  template <class T> span<T> part(T *all, size_t i) const { return {all + offsets()[i], static_cast<size_t>(offsets()[i + 1] - offsets()[i])}; }
 public:
   loss_call(tinkex_loss_call *raw, bool owns) : raw_(raw, loss_deleter{owns}) {}
-  tinkex_loss_call *raw() const noexcept { return raw_.get(); }
-  size_t size() const { return tinkex_loss_call_count(raw()); }
+  tinkex_loss_call *raw() const noexcept { return raw_.get(); } size_t size() const { return tinkex_loss_call_count(raw()); }
   int64s offsets() const { return {tinkex_loss_call_offsets(raw()), size() + 1}; }
   floats logprobs() const { return {tinkex_loss_call_logprobs(raw()), static_cast<size_t>(offsets()[size()])}; }
   span<float> gradients() const { return {tinkex_loss_call_gradients(raw()), static_cast<size_t>(offsets()[size()])}; }
@@ -176,17 +153,14 @@ public:
   int64s input_i64(size_t example, str name) const { return array<int64_t>(tinkex_loss_call_input_i64, raw(), example, name.c_str()); }
   void set_loss(double loss) const { tinkex_loss_call_set_loss(raw(), loss); }
   void set_metric(str name, double value) const { tinkex_loss_call_set_metric(raw(), name.c_str(), value); }
-  void fail(str message) const { tinkex_loss_call_fail(raw(), message.c_str()); }
-  void finish() { raw_.reset(); }
+  void fail(str message) const { tinkex_loss_call_fail(raw(), message.c_str()); } void finish() { raw_.reset(); }
 };
 class event_view {
   const tinkex_event *raw_;
 public:
   explicit event_view(const tinkex_event *raw) : raw_(raw) {}
-  int32_t kind() const { return tinkex_event_kind(raw_); }
-  uint64_t tag() const { return tinkex_event_tag(raw_); }
-  int32_t level() const { return tinkex_event_level(raw_); }
-  std::string message() const { return string(tinkex_event_message(raw_)); }
+  int32_t kind() const { return tinkex_event_kind(raw_); } uint64_t tag() const { return tinkex_event_tag(raw_); }
+  int32_t level() const { return tinkex_event_level(raw_); } std::string message() const { return string(tinkex_event_message(raw_)); }
   std::string json() const { return string(tinkex_event_json(raw_)); }
 };
 struct event : handle<tinkex_event, tinkex_event_free>, event_view {
@@ -205,22 +179,16 @@ struct queue : handle<tinkex_queue, tinkex_queue_free> {
     }
   }
   size_t take_done(span<uint64_t> tags, int64_t ms = -1) const { return tinkex_queue_take_done(raw(), tags.data(), tags.size(), ms); }
-  int64_t fd() const { return tinkex_queue_fd(raw()); }
-  void wake() const { tinkex_queue_wake(raw()); }
+  int64_t fd() const { return tinkex_queue_fd(raw()); } void wake() const { tinkex_queue_wake(raw()); }
 };
 /* An operation, with a result that is read as `R`. */
 template <class R> struct pending : handle<tinkex_pending, tinkex_pending_free> {
   using type = handle<tinkex_pending, tinkex_pending_free>;
   explicit pending(tinkex_pending *raw) : type(raw) {}
-  R wait(int64_t ms = -1) const {
-    const tinkex_result *result;
-    call(tinkex_pending_wait, this->raw(), ms, &result);
-    return R(result);
-  }
+  R wait(int64_t ms = -1) const { const tinkex_result *r; call(tinkex_pending_wait, this->raw(), ms, &r); return R(r); }
   bool is_done() const { return tinkex_pending_is_done(this->raw()); }
   void notify(const queue &queue, uint64_t tag) const { call(tinkex_pending_notify, this->raw(), queue.raw(), tag); }
-  void cancel() const { tinkex_pending_cancel(this->raw()); }
-  void detach() && { auto p = this->release(); tinkex_pending_detach(&p); }
+  void cancel() const { tinkex_pending_cancel(this->raw()); } void detach() && { auto p = this->release(); tinkex_pending_detach(&p); }
   std::string status() const { /* as JSON */
     handle<tinkex_status, tinkex_status_free> status(make<tinkex_status>(tinkex_pending_status, this->raw()));
     return string(tinkex_status_json(status.raw()));
@@ -242,7 +210,11 @@ template <class F> int32_t on_loss(void *user, tinkex_loss_call *raw) noexcept {
     loss_call call(raw, false);
     call.set_loss((*static_cast<F *>(user))(static_cast<const loss_call &>(call)));
     return 0;
-  } catch (const std::exception &e) { tinkex_loss_call_fail(raw, e.what()); } catch (...) { tinkex_loss_call_fail(raw, "the custom loss threw an object that is not a std::exception"); }
+  } catch (const std::exception &e) {
+    tinkex_loss_call_fail(raw, e.what());
+  } catch (...) {
+    tinkex_loss_call_fail(raw, "the custom loss threw an object that is not a std::exception");
+  }
   return 1;
 }
 template <class F> void on_event(void *user, const tinkex_event *raw) noexcept {
@@ -263,8 +235,7 @@ struct input : handle<tinkex_input, tinkex_input_free> {
 };
 struct batch : handle<tinkex_batch, tinkex_batch_free> {
   batch() : handle(tinkex_batch_new()) {}
-  size_t size() const { return tinkex_batch_len(raw()); }
-  void clear() { tinkex_batch_clear(raw()); }
+  size_t size() const { return tinkex_batch_len(raw()); } void clear() { tinkex_batch_clear(raw()); }
   size_t add(tokens t) { return added(tinkex_batch_add_tokens, t.data(), t.size()); }
   size_t add(const input &input) { return added(tinkex_batch_add_input, input.raw()); }
   size_t add_completion(tokens prompt, tokens completion) {
@@ -282,8 +253,8 @@ struct batch : handle<tinkex_batch, tinkex_batch_free> {
 private:
   template <class F, class... A> size_t added(F f, A &&...a) { size_t i = 0; call(f, raw(), std::forward<A>(a)..., &i); return i; }
   template <class F, class T> void set_with(F f, size_t index, str name, span<T> values, span<const size_t> shape) {
-    size_t product = shape.size() == 0 ? values.size() : 1;
-    for (size_t n : shape) product *= n; /* an overflow is found by the C function */
+    size_t product = shape.size() == 0 ? values.size() : 1; /* an overflow is found by the C function */
+    for (size_t n : shape) product *= n;
     if (product != values.size()) throw std::invalid_argument("tinkex: the shape of `" + name + "` does not fit its values");
     const size_t flat = values.size();
     call(f, raw(), index, name.c_str(), values.data(), shape.size() == 0 ? &flat : shape.data(), shape.size() == 0 ? 1 : shape.size());
@@ -297,13 +268,10 @@ struct loss : handle<tinkex_loss, tinkex_loss_free> {
 };
 struct graph : handle<tinkex_graph, tinkex_graph_free> { /* nodes are numbers; the C functions take `raw()` */
   explicit graph(str name, int32_t dims = 1) : handle(make<tinkex_graph>(tinkex_graph_new, name.c_str(), dims)) {}
-  int32_t logprobs() { return tinkex_graph_logprobs(raw()); }
-  int32_t input(str name, int32_t dims = 1) { return tinkex_graph_input(raw(), name.c_str(), dims); }
-  int32_t number(double value) { return tinkex_graph_number(raw(), value); }
-  int32_t op(str name, int32_t a) { return tinkex_graph_unary(raw(), name.c_str(), a); }
+  int32_t logprobs() { return tinkex_graph_logprobs(raw()); } int32_t input(str name, int32_t dims = 1) { return tinkex_graph_input(raw(), name.c_str(), dims); }
+  int32_t number(double value) { return tinkex_graph_number(raw(), value); } int32_t op(str name, int32_t a) { return tinkex_graph_unary(raw(), name.c_str(), a); }
   int32_t op(str name, int32_t a, int32_t b) { return tinkex_graph_binary(raw(), name.c_str(), a, b); }
-  void metric(str name, int32_t node) { tinkex_graph_metric(raw(), name.c_str(), node); }
-  void result(int32_t node) { tinkex_graph_result(raw(), node); }
+  void metric(str name, int32_t node) { tinkex_graph_metric(raw(), name.c_str(), node); } void result(int32_t node) { tinkex_graph_result(raw(), node); }
 };
 struct optim : handle<tinkex_optim, tinkex_optim_free> {
   explicit optim(str kind = "adam") : handle(make<tinkex_optim>(tinkex_optim_new, kind.c_str())) {}
@@ -323,10 +291,8 @@ protected:
 };
 struct service_options : options<tinkex_service_options, tinkex_service_options_new, tinkex_service_options_free> {
   TINKEX_SET(base_url, tinkex_service_options_set_base_url, (str url), url.c_str())
-  TINKEX_SET(api_key, tinkex_service_options_set_api_key, (str key), key.c_str())
-  TINKEX_SET(project, tinkex_service_options_set_project, (str id), id.c_str())
-  TINKEX_SET(tag, tinkex_service_options_add_tag, (str tag), tag.c_str())
-  TINKEX_SET(metadata, tinkex_service_options_add_metadata, (str key, str value), key.c_str(), value.c_str())
+  TINKEX_SET(api_key, tinkex_service_options_set_api_key, (str key), key.c_str()) TINKEX_SET(project, tinkex_service_options_set_project, (str id), id.c_str())
+  TINKEX_SET(tag, tinkex_service_options_add_tag, (str tag), tag.c_str()) TINKEX_SET(metadata, tinkex_service_options_add_metadata, (str key, str value), key.c_str(), value.c_str())
   TINKEX_SET(header, tinkex_service_options_add_header, (str name, str value), name.c_str(), value.c_str())
   TINKEX_SET(text, tinkex_service_options_set_text, (str name, str value), name.c_str(), value.c_str())
   TINKEX_SET(timeout, tinkex_service_options_set_timeout, (str name, int64_t ms), name.c_str(), ms)
@@ -336,24 +302,18 @@ struct service_options : options<tinkex_service_options, tinkex_service_options_
   template <class F> TINKEX_SET(observer, tinkex_service_options_set_observer, (F f), on_event<F>, new F(std::move(f)), drop<F>)
 };
 struct model_options : options<tinkex_model_options, tinkex_model_options_new, tinkex_model_options_free> {
-  TINKEX_SET(rank, tinkex_model_options_set_rank, (int32_t rank), rank)
-  TINKEX_SET(seed, tinkex_model_options_set_seed, (int64_t seed), seed)
-  TINKEX_SET(flag, tinkex_model_options_set_flag, (str name, bool on), name.c_str(), on)
-  TINKEX_SET(text, tinkex_model_options_set_text, (str name, str value), name.c_str(), value.c_str())
+  TINKEX_SET(rank, tinkex_model_options_set_rank, (int32_t rank), rank) TINKEX_SET(seed, tinkex_model_options_set_seed, (int64_t seed), seed)
+  TINKEX_SET(flag, tinkex_model_options_set_flag, (str name, bool on), name.c_str(), on) TINKEX_SET(text, tinkex_model_options_set_text, (str name, str value), name.c_str(), value.c_str())
   TINKEX_SET(metadata, tinkex_model_options_add_metadata, (str key, str value), key.c_str(), value.c_str())
 };
 struct save_options : options<tinkex_save_options, tinkex_save_options_new, tinkex_save_options_free> {
-  TINKEX_SET(ttl, tinkex_save_options_set_ttl, (int64_t seconds), seconds)
-  TINKEX_SET(overwrite, tinkex_save_options_set_overwrite, (bool on), on)
+  TINKEX_SET(ttl, tinkex_save_options_set_ttl, (int64_t seconds), seconds) TINKEX_SET(overwrite, tinkex_save_options_set_overwrite, (bool on), on)
   TINKEX_SET(metadata, tinkex_save_options_add_metadata, (str key, str value), key.c_str(), value.c_str())
 };
 struct sample_options : options<tinkex_sample_options, tinkex_sample_options_new, tinkex_sample_options_free> {
-  TINKEX_SET(max_tokens, tinkex_sample_options_set_max_tokens, (int32_t n), n)
-  TINKEX_SET(temperature, tinkex_sample_options_set_temperature, (double temperature), temperature)
-  TINKEX_SET(top_p, tinkex_sample_options_set_top_p, (double top_p), top_p)
-  TINKEX_SET(top_k, tinkex_sample_options_set_top_k, (int32_t top_k), top_k)
-  TINKEX_SET(seed, tinkex_sample_options_set_seed, (int64_t seed), seed)
-  TINKEX_SET(stop, tinkex_sample_options_add_stop_text, (str text), text.c_str())
+  TINKEX_SET(max_tokens, tinkex_sample_options_set_max_tokens, (int32_t n), n) TINKEX_SET(temperature, tinkex_sample_options_set_temperature, (double temperature), temperature)
+  TINKEX_SET(top_p, tinkex_sample_options_set_top_p, (double top_p), top_p) TINKEX_SET(top_k, tinkex_sample_options_set_top_k, (int32_t top_k), top_k)
+  TINKEX_SET(seed, tinkex_sample_options_set_seed, (int64_t seed), seed) TINKEX_SET(stop, tinkex_sample_options_add_stop_text, (str text), text.c_str())
   TINKEX_SET(stop_tokens, tinkex_sample_options_set_stop_tokens, (tokens t), t.data(), t.size())
   TINKEX_SET(number, tinkex_sample_options_set_number, (str name, int64_t value), name.c_str(), value)
 };
@@ -364,8 +324,7 @@ struct server_options : options<tinkex_server_options, tinkex_server_options_new
 /* The embedded engine, which runs until this object is destroyed. */
 struct server : handle<tinkex_server, tinkex_server_free> {
   explicit server(const server_options &o = {}) : handle(make<tinkex_server>(tinkex_server_new, o.raw())) {}
-  std::string url() const { return string(tinkex_server_url(raw())); }
-  std::string api_key() const { return string(tinkex_server_api_key(raw())); }
+  std::string url() const { return string(tinkex_server_url(raw())); } std::string api_key() const { return string(tinkex_server_api_key(raw())); }
   service_options options() const { service_options o; o.base_url(url()).api_key(api_key()); return o; }
 };
 struct cancel : handle<tinkex_cancel, tinkex_cancel_free> { /* cancels all samples of the clients made with it */
@@ -391,14 +350,12 @@ struct sampling : client<tinkex_sampling, tinkex_sampling_free, tinkex_sampling_
   }
   pending<tinkex::sample> logprobs(const input &prompt, int64_t last_n = -1) const { return start<tinkex::sample>(tinkex_sampling_logprobs, prompt.raw(), last_n); }
   sampling with_cancel(const cancel &cancel) const { return sampling(tinkex_sampling_with_cancel(raw(), cancel.raw())); }
-  std::string base_model() const { return string(tinkex_sampling_base_model(raw())); }
-  void close() const { tinkex_sampling_close(raw()); }
+  std::string base_model() const { return string(tinkex_sampling_base_model(raw())); } void close() const { tinkex_sampling_close(raw()); }
 };
 struct training : client<tinkex_training, tinkex_training_free, tinkex_training_ref> {
   using client::client;
   explicit training(const tinkex_result *result) : client(make<tinkex_training>(tinkex_result_training, result)) {}
-  std::string model_id() const { return string(tinkex_training_model_id(raw())); }
-  std::string info() const { return string(tinkex_training_info(raw())); }
+  std::string model_id() const { return string(tinkex_training_model_id(raw())); } std::string info() const { return string(tinkex_training_info(raw())); }
   pending<pass> forward(const batch &b, const loss &l) const { return start<pass>(tinkex_training_forward, b.raw(), l.raw()); }
   pending<pass> forward_backward(const batch &b, const loss &l) const { return start<pass>(tinkex_training_forward_backward, b.raw(), l.raw()); }
   /* `f(const loss_call &)` fills the gradients and returns the loss, on a thread of tinkex. */
@@ -429,16 +386,14 @@ struct service : client<tinkex_service, tinkex_service_free, tinkex_service_ref>
   pending<loss> create_loss(const graph &graph) const { return start<loss>(tinkex_service_create_loss, graph.raw()); }
   tinkex::rest rest() const { return tinkex::rest(make<tinkex_rest>(tinkex_service_rest, raw())); }
   std::string session_id() const { return string(tinkex_service_session_id(raw())); }
-  std::string capabilities() const { return text(tinkex_service_capabilities, raw()); }
-  std::string metrics() const { return text(tinkex_service_metrics, raw()); }
+  std::string capabilities() const { return text(tinkex_service_capabilities, raw()); } std::string metrics() const { return text(tinkex_service_metrics, raw()); }
   void close(int32_t status = TINKEX_CLOSE_SUCCESS, str detail = "") const { call(tinkex_service_close, raw(), status, detail.empty() ? nullptr : detail.c_str()); }
 };
 struct tokenizer : handle<tinkex_tokenizer, tinkex_tokenizer_free> {
   explicit tokenizer(str name_or_path) : handle(make<tinkex_tokenizer>(tinkex_tokenizer_new, name_or_path.c_str())) {}
   std::vector<int32_t> encode(std::string_view t) const {
     handle<tinkex_tokens, tinkex_tokens_free> made(make<tinkex_tokens>(tinkex_tokenizer_encode, raw(), t.data(), t.size()));
-    auto data = tinkex_tokens_data(made.raw());
-    return {data, data + tinkex_tokens_len(made.raw())};
+    return {tinkex_tokens_data(made.raw()), tinkex_tokens_data(made.raw()) + tinkex_tokens_len(made.raw())};
   }
   std::string decode(tokens t) const { return text(tinkex_tokenizer_decode, raw(), t.data(), t.size()); }
 };
