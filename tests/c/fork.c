@@ -1,0 +1,78 @@
+/* A forked child can free what it has inherited, which does nothing there, and exec. Everything else is refused. The
+ * parent goes on, also when it forks while other threads use the library. */
+#include "rig.h"
+#include <sys/wait.h>
+
+enum { FORKS = 10 };
+
+static struct world w;
+static atomic_bool stop;
+
+static void *keep_busy(void *unused) {
+  (void)unused;
+  while (!stop) {
+    tinkex_pending *sample = NULL;
+    OK(tinkex_sampling_sample_tokens(w.sampling, PROMPT, 3, 1, NULL, &sample, &error));
+    OK(tinkex_pending_wait(sample, -1, NULL, &error));
+    tinkex_pending_free(&sample);
+  }
+  return NULL;
+}
+
+static void in_child(tinkex_pending *pending, tinkex_queue *queue) {
+  tinkex_pending *sample;
+  tinkex_training *training;
+  tinkex_event *event;
+  size_t n;
+  REFUSED(TINKEX_ERROR_FORKED, NULL, sample, tinkex_sampling_sample_tokens(w.sampling, PROMPT, 3, 1, NULL, &sample, &error));
+  REFUSED(TINKEX_ERROR_FORKED, NULL, sample, tinkex_training_optim_step(w.training, w.adam, &sample, &error));
+  REFUSED(TINKEX_ERROR_FORKED, NULL, training, tinkex_training_new(w.service, MODEL, NULL, &training, &error));
+  REFUSED(TINKEX_ERROR_FORKED, NULL, event, tinkex_queue_next(queue, 0, &event, &error));
+  EXPECT(TINKEX_ERROR_FORKED, NULL, tinkex_batch_add_tokens(w.batch, PROMPT, 3, &n, &error));
+  EXPECT(TINKEX_ERROR_FORKED, NULL, tinkex_pending_wait(pending, -1, NULL, &error));
+  EXPECT(TINKEX_ERROR_FORKED, NULL, tinkex_wait_all(&pending, 1, -1, NULL, &error));
+  EXPECT(TINKEX_ERROR_FORKED, NULL, tinkex_service_close(w.service, TINKEX_CLOSE_SUCCESS, NULL, &error));
+  CHECK(tinkex_training_ref(w.training) == NULL && tinkex_batch_len(w.batch) == 0 && !tinkex_pending_is_done(pending));
+  tinkex_pending_cancel(pending);
+  tinkex_pending_free(&pending);
+  tinkex_queue_free(&queue);
+  tinkex_optim_free(&w.adam);
+  tinkex_loss_free(&w.loss);
+  tinkex_batch_free(&w.batch);
+  tinkex_sampling_free(&w.sampling);
+  tinkex_training_free(&w.training);
+  tinkex_service_free(&w.service);
+  tinkex_server_free(&w.server);
+  CHECK(pending == NULL && w.service == NULL && w.server == NULL);
+  execl("/bin/true", "true", (char *)NULL);
+  _exit(1);
+}
+
+int main(void) {
+  pthread_t busy;
+  tinkex_pending *pending = NULL;
+  tinkex_queue *queue = NULL;
+  alarm(600);
+  build(&w);
+  OK(tinkex_queue_new(&queue, &error));
+  CHECK(pthread_create(&busy, NULL, keep_busy, NULL) == 0);
+  for (int i = 0; i < FORKS; i++) {
+    int status = 0;
+    OK(tinkex_training_forward_backward(w.training, w.batch, w.loss, &pending, &error));
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+      alarm(60);
+      in_child(pending, queue);
+    }
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CHECK(finish(&pending) > 0);
+  }
+  stop = 1;
+  pthread_join(busy, NULL);
+  tinkex_queue_free(&queue);
+  still_works(&w);
+  demolish(&w);
+  return done("fork");
+}

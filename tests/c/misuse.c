@@ -1,0 +1,426 @@
+/* Each misuse of the interface with the code that it must give. No case may crash or leak, and the library must work
+ * afterwards. `misuse [--tools]`: with --tools, for memory checkers, no freed memory is read. */
+#include "rig.h"
+#include <math.h>
+
+static const char BAD_UTF8[] = "\xff\xfe";
+
+/* The type of handle that a function takes, from a handle of another type. */
+#define AS(type, handle) ((type *)(void *)(handle))
+
+static void null_pointers(struct world *w) {
+  tinkex_pending *pending, *update;
+  tinkex_training *training;
+  tinkex_text *json;
+  tinkex_queue *queue;
+  const float *values;
+  size_t n;
+  REFUSED(TINKEX_ERROR_NULL, "service", training, tinkex_training_new(NULL, MODEL, NULL, &training, &error));
+  REFUSED(TINKEX_ERROR_NULL, NULL, training, tinkex_training_new(w->service, NULL, NULL, &training, &error));
+  REFUSED(TINKEX_ERROR_NULL, "training", pending, tinkex_training_forward(NULL, w->batch, w->loss, &pending, &error));
+  REFUSED(TINKEX_ERROR_NULL, "batch", pending, tinkex_training_forward(w->training, NULL, w->loss, &pending, &error));
+  REFUSED(TINKEX_ERROR_NULL, "loss", pending, tinkex_training_forward(w->training, w->batch, NULL, &pending, &error));
+  REFUSED(TINKEX_ERROR_NULL, "optim", pending, tinkex_training_optim_step(w->training, NULL, &pending, &error));
+  REFUSED(TINKEX_ERROR_NULL, NULL, pending, tinkex_training_save_state(w->training, NULL, NULL, &pending, &error));
+  REFUSED(TINKEX_ERROR_NULL, NULL, pending, tinkex_training_load_state(w->training, NULL, 0, &pending, &error));
+  REFUSED(TINKEX_ERROR_NULL, NULL, pending, tinkex_training_forward_backward_custom(w->training, w->batch, NULL, NULL, NULL, &pending, &error));
+  REFUSED(TINKEX_ERROR_NULL, "queue", pending, tinkex_training_forward_backward_pulled(w->training, w->batch, NULL, 0, &pending, &error));
+  REFUSED(TINKEX_ERROR_NULL, "sampling", pending, tinkex_sampling_sample_tokens(NULL, PROMPT, 3, 1, NULL, &pending, &error));
+  REFUSED(TINKEX_ERROR_NULL, "prompt", pending, tinkex_sampling_sample_tokens(w->sampling, NULL, 3, 1, NULL, &pending, &error));
+  REFUSED(TINKEX_ERROR_NULL, NULL, pending, tinkex_sampling_sample(w->sampling, NULL, 1, NULL, &pending, &error));
+  REFUSED(TINKEX_ERROR_NULL, NULL, json, tinkex_sampling_handle(NULL, &json, &error));
+  REFUSED(TINKEX_ERROR_NULL, NULL, json, tinkex_rest_get_run(NULL, "x", &json, &error));
+  REFUSED(TINKEX_ERROR_NULL, NULL, json, tinkex_batch_json(NULL, &json, &error));
+  pending = update = POISON;
+  EXPECT(TINKEX_ERROR_NULL, "optim", tinkex_training_train_step(w->training, w->batch, w->loss, NULL, &pending, &update, &error));
+  CHECK(pending == NULL && update == NULL);
+  /* An output that is NULL is a mistake, too, and nothing is sent then. */
+  EXPECT(TINKEX_ERROR_NULL, "out", tinkex_service_new(NULL, NULL, &error));
+  EXPECT(TINKEX_ERROR_NULL, "out", tinkex_training_new(w->service, MODEL, NULL, NULL, &error));
+  EXPECT(TINKEX_ERROR_NULL, "out", tinkex_training_optim_step(w->training, w->adam, NULL, &error));
+  EXPECT(TINKEX_ERROR_NULL, "out", tinkex_queue_new(NULL, &error));
+  EXPECT(TINKEX_ERROR_NULL, NULL, tinkex_batch_add_tokens(w->batch, NULL, 3, NULL, &error));
+  EXPECT(TINKEX_ERROR_NULL, NULL, tinkex_batch_add_weighted(w->batch, PROMPT, NULL, 3, NULL, &error));
+  EXPECT(TINKEX_ERROR_NULL, NULL, tinkex_batch_add_tokens_many(w->batch, 1, NULL, PROMPT, NULL, &error));
+  EXPECT(TINKEX_ERROR_NULL, NULL, tinkex_batch_set_f32(w->batch, 0, NULL, NULL, NULL, 0, &error));
+  EXPECT(TINKEX_ERROR_NULL, NULL, tinkex_pending_wait(NULL, 0, NULL, &error));
+  EXPECT(TINKEX_ERROR_NULL, NULL, tinkex_wait_all(NULL, 1, 0, &n, &error));
+  pending = NULL;
+  EXPECT(TINKEX_ERROR_NULL, "pendings[0]", tinkex_wait_all(&pending, 1, 0, &n, &error));
+  EXPECT(TINKEX_ERROR_NULL, NULL, tinkex_result_output_f32(NULL, 0, "logprobs", &values, &n, &error));
+  /* Without an error parameter there is only the code. */
+  CHECK(tinkex_training_new(NULL, MODEL, NULL, &training, NULL) == TINKEX_ERROR_NULL && training == NULL);
+  CHECK(tinkex_service_new(NULL, NULL, NULL) == TINKEX_ERROR_NULL);
+  /* Functions without a code return NULL, 0, NaN or false. */
+  CHECK(tinkex_batch_len(NULL) == 0 && tinkex_queue_take_done(NULL, NULL, 0, 0) == 0 && !tinkex_pending_is_done(NULL));
+  CHECK(isnan(tinkex_result_metric(NULL, "x")) && tinkex_result_tokens(NULL, 0, &n) == NULL && n == 0);
+  CHECK(tinkex_training_ref(NULL) == NULL && tinkex_training_model_id(NULL) == NULL && tinkex_queue_fd(NULL) == -1);
+  CHECK(!tinkex_has_feature(NULL) && tinkex_event_take_loss(NULL) == NULL && tinkex_error_message(NULL) == NULL);
+  CHECK(tinkex_input_len(NULL) <= 0 && tinkex_graph_logprobs(NULL) == -1);
+  tinkex_optim_set(NULL, "learning_rate", 1);
+  tinkex_sample_options_set_max_tokens(NULL, 1);
+  tinkex_loss_call_finish(NULL);
+  tinkex_pending_cancel(NULL);
+  OK(tinkex_queue_new(&queue, &error));
+  EXPECT(TINKEX_ERROR_NULL, NULL, tinkex_pending_notify(NULL, queue, 0, &error));
+  tinkex_queue_free(&queue);
+}
+
+static void frees(struct world *w) {
+  tinkex_batch *batch = tinkex_batch_new();
+#define FREES(type) do { tinkex_##type *none = NULL; tinkex_##type##_free(NULL); tinkex_##type##_free(&none); CHECK(none == NULL); } while (0)
+  FREES(error); FREES(text); FREES(tokens); FREES(service_options); FREES(model_options); FREES(save_options); FREES(sample_options);
+  FREES(server_options); FREES(service); FREES(training); FREES(sampling); FREES(rest); FREES(server); FREES(tokenizer); FREES(input);
+  FREES(batch); FREES(loss); FREES(graph); FREES(optim); FREES(pending); FREES(status); FREES(cancel); FREES(queue); FREES(event);
+  tinkex_batch_free(&batch);
+  CHECK(batch == NULL);
+  tinkex_batch_free(&batch); /* the second free through the same variable */
+  (void)w;
+}
+
+static void wrong_handles(struct world *w, int is_checked) {
+  tinkex_pending *pending;
+  tinkex_batch *copy, *batch = tinkex_batch_new();
+  REFUSED(TINKEX_ERROR_HANDLE, NULL, pending, tinkex_sampling_sample_tokens(AS(tinkex_sampling, w->training), PROMPT, 3, 1, NULL, &pending, &error));
+  REFUSED(TINKEX_ERROR_HANDLE, NULL, pending, tinkex_training_forward(w->training, AS(tinkex_batch, w->loss), w->loss, &pending, &error));
+  REFUSED(TINKEX_ERROR_HANDLE, NULL, pending, tinkex_training_optim_step(w->training, AS(tinkex_optim, w->batch), &pending, &error));
+  EXPECT(TINKEX_ERROR_HANDLE, NULL, tinkex_pending_wait(AS(tinkex_pending, w->batch), 0, NULL, &error));
+  CHECK(tinkex_batch_len(AS(tinkex_batch, w->loss)) == 0);
+  const int64_t live = tinkex_live_objects();
+  tinkex_loss *wrong = AS(tinkex_loss, batch);
+  tinkex_loss_free(&wrong); /* is not a loss: nothing is freed */
+  CHECK(wrong == NULL && tinkex_live_objects() == live && tinkex_batch_len(batch) == 0);
+  copy = batch;
+  tinkex_batch_free(&batch);
+  if (is_checked) return; /* the rest reads freed memory, which a memory checker reports */
+  EXPECT(TINKEX_ERROR_HANDLE, NULL, tinkex_batch_add_tokens(copy, PROMPT, 3, NULL, &error));
+}
+
+static void texts(struct world *w) {
+  tinkex_pending *pending;
+  tinkex_training *training;
+  tinkex_service *service;
+  tinkex_sampling *sampling;
+  tinkex_loss *loss;
+  tinkex_text *json;
+  tinkex_rest *rest;
+  REFUSED(TINKEX_ERROR_UTF8, NULL, training, tinkex_training_new(w->service, BAD_UTF8, NULL, &training, &error));
+  REFUSED(TINKEX_ERROR_UTF8, NULL, pending, tinkex_training_save_state(w->training, BAD_UTF8, NULL, &pending, &error));
+  REFUSED(TINKEX_ERROR_UTF8, NULL, loss, tinkex_loss_new(BAD_UTF8, &loss, &error));
+  EXPECT(TINKEX_ERROR_UTF8, NULL, tinkex_batch_set_provenance(w->batch, 0, BAD_UTF8, &error));
+  tinkex_service_options *options = tinkex_service_options_new();
+  tinkex_service_options_add_header(options, "x-test", BAD_UTF8);
+  REFUSED(TINKEX_ERROR_UTF8, NULL, service, tinkex_service_new(options, &service, &error));
+  tinkex_service_options_free(&options);
+  tinkex_model_options *model = tinkex_model_options_new();
+  tinkex_model_options_add_metadata(model, "key", BAD_UTF8);
+  REFUSED(TINKEX_ERROR_UTF8, NULL, training, tinkex_training_new(w->service, MODEL, model, &training, &error));
+  tinkex_model_options_free(&model);
+  /* JSON that is none. */
+  model = tinkex_model_options_new();
+  tinkex_model_options_add_field(model, "extra", "{\"open\": ");
+  REFUSED(TINKEX_ERROR_INVALID_INPUT, "", training, tinkex_training_new(w->service, MODEL, model, &training, &error));
+  tinkex_model_options_free(&model);
+  EXPECT(TINKEX_ERROR_INVALID_INPUT, "", tinkex_batch_set_provenance(w->batch, 0, "{", &error));
+  REFUSED(TINKEX_ERROR_INVALID_INPUT, NULL, sampling, tinkex_sampling_from_handle("{", &sampling, &error));
+  OK(tinkex_service_rest(w->service, &rest, &error));
+  REFUSED(TINKEX_ERROR_INVALID_INPUT, "", json, tinkex_rest_search_sessions(rest, "[", NULL, &json, &error));
+  REFUSED(TINKEX_ERROR_NOT_FOUND, NULL, json, tinkex_rest_get_run(rest, "no-such-run", &json, &error));
+  tinkex_rest_free(&rest);
+}
+
+static void arrays(struct world *w) {
+  const float weights[] = {0, 1, 1};
+  const int64_t falls[] = {0, 3, 2}, late[] = {1, 2, 3}, negative[] = {0, -1, 3}, right[] = {0, 2, 3}, far[] = {0, 2, INT64_MAX};
+  const size_t huge[] = {SIZE_MAX, 4};
+  tinkex_pending *pending, *pendings[2] = {POISON, POISON};
+  tinkex_batch *batch = tinkex_batch_new();
+  size_t n = 7;
+  EXPECT(TINKEX_ERROR_LENGTH, NULL, tinkex_batch_add_tokens(batch, PROMPT, SIZE_MAX, &n, &error));
+  EXPECT(TINKEX_ERROR_LENGTH, NULL, tinkex_batch_add_tokens(batch, PROMPT, SIZE_MAX / 4, &n, &error));
+  EXPECT(TINKEX_ERROR_LENGTH, "offsets[2]", tinkex_batch_add_tokens_many(batch, 2, falls, PROMPT, &n, &error));
+  EXPECT(TINKEX_ERROR_LENGTH, "offsets[0]", tinkex_batch_add_tokens_many(batch, 2, late, PROMPT, &n, &error));
+  EXPECT(TINKEX_ERROR_LENGTH, "offsets[1]", tinkex_batch_add_weighted_many(batch, 2, negative, PROMPT, weights, &n, &error));
+  EXPECT(TINKEX_ERROR_LENGTH, "offsets", tinkex_batch_add_weighted_many(batch, 2, far, PROMPT, weights, &n, &error));
+  EXPECT(TINKEX_ERROR_LENGTH, "offsets[2]", tinkex_sampling_sample_many(w->sampling, 2, falls, PROMPT, 1, NULL, pendings, &n, &error));
+  CHECK(pendings[0] == NULL && pendings[1] == NULL && n == 0);
+  EXPECT(TINKEX_ERROR_LENGTH, NULL, tinkex_batch_add_tokens_many(batch, SIZE_MAX, right, PROMPT, &n, &error));
+  CHECK(tinkex_batch_len(batch) == 0); /* nothing was half added */
+  OK(tinkex_batch_add_tokens(batch, PROMPT, 3, &n, &error));
+  CHECK(n == 0);
+  EXPECT(TINKEX_ERROR_LENGTH, NULL, tinkex_batch_set_f32(batch, 0, "advantages", weights, huge, 2, &error));
+  EXPECT(TINKEX_ERROR_RANGE, NULL, tinkex_batch_set_f32(batch, 1, "advantages", weights, (const size_t[]){3}, 1, &error));
+  EXPECT(TINKEX_ERROR_RANGE, NULL, tinkex_batch_set_all_f32(batch, 0, 2, "advantages", right, weights, &error));
+  /* Two targets for three tokens, and an empty batch: found before anything is sent. */
+  OK(tinkex_batch_set_i32(batch, 0, "target_tokens", ANSWER, (const size_t[]){2}, 1, &error));
+  REFUSED(TINKEX_ERROR_INVALID_INPUT, NULL, pending, tinkex_training_forward(w->training, batch, w->loss, &pending, &error));
+  tinkex_batch_clear(batch);
+  REFUSED(TINKEX_ERROR_INVALID_INPUT, NULL, pending, tinkex_training_forward(w->training, batch, w->loss, &pending, &error));
+  tinkex_batch_free(&batch);
+  REFUSED(TINKEX_ERROR_INVALID_INPUT, NULL, pending, tinkex_sampling_sample_tokens(w->sampling, NULL, 0, 1, NULL, &pending, &error));
+  REFUSED(TINKEX_ERROR_INVALID_INPUT, NULL, pending, tinkex_sampling_sample_tokens(w->sampling, PROMPT, 3, 0, NULL, &pending, &error));
+}
+
+static void names(struct world *w) {
+  tinkex_pending *pending;
+  tinkex_training *training;
+  tinkex_service *service;
+  tinkex_server *server;
+  tinkex_loss *loss;
+  tinkex_optim *optim;
+  tinkex_graph *graph;
+  REFUSED(TINKEX_ERROR_NAME, NULL, loss, tinkex_loss_new("no_such_loss", &loss, &error));
+  REFUSED(TINKEX_ERROR_NAME, NULL, optim, tinkex_optim_new("no_such_optimizer", &optim, &error));
+  tinkex_sample_options *sample = tinkex_sample_options_new();
+  tinkex_sample_options_set_number(sample, "first_mistake", 1);
+  tinkex_sample_options_set_number(sample, "second_mistake", 1);
+  tinkex_sample_options_set_max_tokens(sample, 1);
+  for (int i = 0; i < 2; i++) { /* the first mistake stays, and is reported each time */
+    tinkex_error *error = NULL;
+    CHECK(tinkex_sampling_sample_tokens(w->sampling, PROMPT, 3, 1, sample, &pending, &error) == TINKEX_ERROR_NAME && pending == NULL);
+    CHECK(strstr(tinkex_error_message(error), "first_mistake") && !strstr(tinkex_error_message(error), "second_mistake"));
+    tinkex_error_free(&error);
+  }
+  tinkex_sample_options_free(&sample);
+  tinkex_service_options *options = tinkex_service_options_new();
+  tinkex_service_options_set_timeout(options, "no_such_timeout", 5);
+  REFUSED(TINKEX_ERROR_NAME, NULL, service, tinkex_service_new(options, &service, &error));
+  tinkex_service_options_free(&options);
+  options = tinkex_service_options_new();
+  tinkex_service_options_set_flag(options, "no_such_flag", 1);
+  REFUSED(TINKEX_ERROR_NAME, NULL, service, tinkex_service_new(options, &service, &error));
+  tinkex_service_options_free(&options);
+  tinkex_model_options *model = tinkex_model_options_new();
+  tinkex_model_options_set_flag(model, "no_such_flag", 1);
+  REFUSED(TINKEX_ERROR_NAME, NULL, training, tinkex_training_new(w->service, MODEL, model, &training, &error));
+  tinkex_model_options_free(&model);
+  tinkex_server_options *engine = tinkex_server_options_new();
+  tinkex_server_options_set_number(engine, "no_such_number", 1);
+  REFUSED(TINKEX_ERROR_NAME, NULL, server, tinkex_server_new(engine, &server, &error));
+  tinkex_server_options_free(&engine);
+  OK(tinkex_optim_new("adam", &optim, &error));
+  tinkex_optim_set(optim, "no_such_parameter", 1);
+  REFUSED(TINKEX_ERROR_NAME, NULL, pending, tinkex_training_optim_step(w->training, optim, &pending, &error));
+  tinkex_optim_free(&optim);
+  OK(tinkex_graph_new("test", 1, &graph, &error));
+  CHECK(tinkex_graph_unary(graph, "no_such_op", tinkex_graph_logprobs(graph)) == -1);
+  REFUSED(TINKEX_ERROR_NAME, NULL, pending, tinkex_service_create_loss(w->service, graph, &pending, &error));
+  tinkex_graph_free(&graph);
+  const double rates[] = {(double)NAN, -1};
+  for (int i = 0; i < 2; i++) {
+    OK(tinkex_optim_new("adam", &optim, &error));
+    tinkex_optim_set(optim, "learning_rate", rates[i]);
+    REFUSED(TINKEX_ERROR_INVALID_INPUT, "adam_params.learning_rate", pending, tinkex_training_optim_step(w->training, optim, &pending, &error));
+    tinkex_optim_free(&optim);
+  }
+  CHECK(strcmp(tinkex_code_name(TINKEX_ERROR_NAME), "TINKEX_ERROR_NAME") == 0 && tinkex_code_name(-5) != NULL);
+}
+
+static void results(struct world *w) {
+  tinkex_pending *pending = NULL;
+  const tinkex_result *result = NULL;
+  const int64_t *offsets, *ints;
+  const int32_t *tokens;
+  const float *values;
+  const size_t *shape;
+  tinkex_training *training;
+  tinkex_sampling *sampling;
+  size_t n;
+  OK(tinkex_training_forward(w->training, w->batch, w->loss, &pending, &error));
+  OK(tinkex_pending_wait(pending, -1, &result, &error));
+  CHECK(tinkex_result_kind(result) == TINKEX_RESULT_PASS && tinkex_result_example_count(result) == tinkex_batch_len(w->batch));
+  REFUSED(TINKEX_ERROR_KIND, NULL, values, tinkex_result_topk(result, 0, &offsets, &tokens, &values, &error));
+  REFUSED(TINKEX_ERROR_KIND, NULL, ints, tinkex_result_output_i64(result, 0, "logprobs", &ints, &n, &error));
+  REFUSED(TINKEX_ERROR_KIND, NULL, training, tinkex_result_training(result, &training, &error));
+  REFUSED(TINKEX_ERROR_KIND, NULL, sampling, tinkex_result_sampling(result, &sampling, &error));
+  REFUSED(TINKEX_ERROR_RANGE, NULL, values, tinkex_result_output_f32(result, 99, "logprobs", &values, &n, &error));
+  CHECK(n == 0);
+  REFUSED(TINKEX_ERROR_RANGE, NULL, shape, tinkex_result_output_shape(result, 99, "logprobs", &shape, &n, &error));
+  REFUSED(TINKEX_ERROR_NAME, NULL, values, tinkex_result_output_f32(result, 0, "no_such_output", &values, &n, &error));
+  OK(tinkex_result_output_f32(result, 0, "logprobs", &values, &n, &error));
+  CHECK(n == 5 && values != NULL && values[4] < 0);
+  OK(tinkex_result_outputs_f32(result, "logprobs", &offsets, &values, &error));
+  CHECK(offsets[0] == 0 && offsets[1] == 5);
+  CHECK(tinkex_result_tokens(result, 0, &n) == NULL && n == 0 && tinkex_result_sequence_count(result) == 0);
+  CHECK(tinkex_result_path(result) == NULL && isnan(tinkex_result_metric(result, "no_such_metric")) && tinkex_result_json(result) != NULL);
+  tinkex_pending_free(&pending);
+  OK(tinkex_sampling_sample_tokens(w->sampling, PROMPT, 3, 1, NULL, &pending, &error));
+  OK(tinkex_pending_wait(pending, -1, &result, &error));
+  CHECK(tinkex_result_kind(result) == TINKEX_RESULT_SAMPLE && tinkex_result_tokens(result, 0, &n) != NULL && n > 0);
+  CHECK(tinkex_result_tokens(result, 1, &n) == NULL && n == 0 && tinkex_result_logprobs(result, 1, &n) == NULL);
+  REFUSED(TINKEX_ERROR_KIND, NULL, values, tinkex_result_output_f32(result, 0, "logprobs", &values, &n, &error));
+  tinkex_pending_free(&pending);
+}
+
+static void lifecycle(struct world *w) {
+  tinkex_service *service = serve_on(w->server);
+  tinkex_training *training, *other;
+  tinkex_sampling *sampling;
+  tinkex_pending *pending = NULL;
+  tinkex_text *json;
+  OK(tinkex_training_new(service, MODEL, NULL, &training, &error));
+  OK(tinkex_sampling_new(service, MODEL, &sampling, &error));
+  OK(tinkex_service_close(service, TINKEX_CLOSE_SUCCESS, NULL, &error));
+  OK(tinkex_service_close(service, TINKEX_CLOSE_ERRORED, "again", &error)); /* does nothing more */
+  REFUSED(TINKEX_ERROR_CLOSED, NULL, pending, tinkex_training_optim_step(training, w->adam, &pending, &error));
+  REFUSED(TINKEX_ERROR_CLOSED, NULL, pending, tinkex_sampling_sample_tokens(sampling, PROMPT, 3, 1, NULL, &pending, &error));
+  REFUSED(TINKEX_ERROR_CLOSED, NULL, other, tinkex_training_new(service, MODEL, NULL, &other, &error));
+  tinkex_service_free(&service); /* before its children */
+  tinkex_training_free(&training);
+  tinkex_sampling_free(&sampling);
+  /* A status that is none. */
+  EXPECT(TINKEX_ERROR_RANGE, NULL, tinkex_service_close(w->service, 77, NULL, &error));
+  /* A sample long enough not to be done yet: not yet (no allocation without an error parameter), then cancelled. */
+  tinkex_sample_options *slow = tinkex_sample_options_new();
+  tinkex_sample_options_set_max_tokens(slow, 1000);
+  OK(tinkex_sampling_sample_tokens(w->sampling, PROMPT, 3, 8, slow, &pending, &error));
+  EXPECT(TINKEX_ERROR_TIMEOUT_WAIT, NULL, tinkex_pending_wait(pending, 0, NULL, &error));
+  const int64_t live = tinkex_live_objects();
+  CHECK(tinkex_pending_wait(pending, 1, NULL, NULL) == TINKEX_ERROR_TIMEOUT_WAIT && tinkex_live_objects() == live);
+  tinkex_pending_cancel(pending);
+  EXPECT(TINKEX_ERROR_CANCELLED, NULL, tinkex_pending_wait(pending, -1, NULL, &error));
+  EXPECT(TINKEX_ERROR_CANCELLED, NULL, tinkex_pending_wait(pending, -1, NULL, &error)); /* as often as wanted */
+  tinkex_pending_free(&pending);
+  tinkex_cancel *cancel = tinkex_cancel_new();
+  sampling = tinkex_sampling_with_cancel(w->sampling, cancel);
+  OK(tinkex_sampling_sample_tokens(sampling, PROMPT, 3, 8, slow, &pending, &error));
+  tinkex_cancel_now(cancel);
+  EXPECT(TINKEX_ERROR_CANCELLED, NULL, tinkex_pending_wait(pending, -1, NULL, &error));
+  tinkex_pending_free(&pending);
+  tinkex_sampling_free(&sampling);
+  tinkex_cancel_free(&cancel);
+  tinkex_sample_options_free(&slow);
+  /* A wrong key, and a model that the server does not have. */
+  tinkex_service_options *options = tinkex_service_options_new();
+  tinkex_service_options_set_base_url(options, tinkex_server_url(w->server));
+  tinkex_service_options_set_api_key(options, "tml-wrong");
+  REFUSED(TINKEX_ERROR_AUTH, NULL, service, tinkex_service_new(options, &service, &error));
+  tinkex_service_options_free(&options);
+  other = POISON;
+  CHECK(tinkex_training_new(w->service, "no/such-model", NULL, &other, NULL) != TINKEX_OK && other == NULL);
+  OK(tinkex_service_metrics(w->service, &json, &error));
+  CHECK(tinkex_text_len(json) == strlen(tinkex_text_data(json)) && tinkex_text_len(json) > 0);
+  tinkex_text_free(&json);
+}
+
+static void *next_event(void *queue) {
+  tinkex_event *event = NULL;
+  OK(tinkex_queue_next(queue, -1, &event, &error));
+  CHECK(tinkex_event_kind(event) == TINKEX_EVENT_WOKEN);
+  tinkex_event_free(&event);
+  return NULL;
+}
+
+static void queues(struct world *w) {
+  tinkex_queue *queue;
+  tinkex_event *event;
+  tinkex_pending *pending;
+  uint64_t tags[4];
+  pthread_t waiter;
+  OK(tinkex_queue_new(&queue, &error));
+  REFUSED(TINKEX_ERROR_TIMEOUT_WAIT, NULL, event, tinkex_queue_next(queue, 0, &event, &error));
+  CHECK(tinkex_queue_take_done(queue, tags, 4, 1) == 0 && tinkex_queue_take_done(queue, NULL, 4, 0) == 0);
+  CHECK(tinkex_queue_fd(queue) >= 0 && tinkex_queue_fd(queue) == tinkex_queue_fd(queue));
+  OK(tinkex_sampling_sample_tokens(w->sampling, PROMPT, 3, 1, NULL, &pending, &error));
+  OK(tinkex_pending_notify(pending, queue, 5, &error));
+  CHECK(tinkex_queue_take_done(queue, tags, 4, 60000) == 1 && tags[0] == 5);
+  OK(tinkex_pending_notify(pending, queue, 6, &error)); /* has ended: the event comes at once */
+  tinkex_pending_free(&pending); /* and goes with its operation */
+  CHECK(tinkex_queue_take_done(queue, tags, 4, 0) == 0);
+  tinkex_queue_wake(queue);
+  OK(tinkex_queue_next(queue, 0, &event, &error));
+  CHECK(tinkex_event_kind(event) == TINKEX_EVENT_WOKEN && tinkex_event_take_loss(event) == NULL);
+  tinkex_event_free(&event);
+  /* The queue is freed while a thread waits in it. */
+  CHECK(pthread_create(&waiter, NULL, next_event, queue) == 0);
+  pause_ms(200);
+  tinkex_queue_free(&queue);
+  pthread_join(waiter, NULL);
+}
+
+static atomic_int n_records, n_inside, n_released;
+static void log_and_log(void *user, int32_t level, const char *target, const char *message) {
+  CHECK(atomic_fetch_add(&n_inside, 1) == 0); /* one call at a time, and none from inside a call */
+  CHECK(user == (void *)&n_records && level >= TINKEX_LOG_ERROR && level <= TINKEX_LOG_TRACE && target && message);
+  atomic_fetch_add(&n_records, 1);
+  CHECK(tinkex_batch_len(AS(tinkex_batch, POISON)) == 0); /* logs an error, whose record is dropped */
+  atomic_fetch_sub(&n_inside, 1);
+}
+static void released(void *user) {
+  (void)user;
+  atomic_fetch_add(&n_released, 1);
+}
+
+static void logging(struct world *w) {
+  tinkex_queue *queue;
+  OK(tinkex_log_to_callback(TINKEX_LOG_ERROR, log_and_log, &n_records, released, &error));
+  CHECK(n_released == 0);
+  EXPECT(TINKEX_ERROR_ALREADY, NULL, tinkex_log_to_callback(TINKEX_LOG_ERROR, log_and_log, &n_records, released, &error));
+  CHECK(n_released == 1); /* also when registering fails */
+  EXPECT(TINKEX_ERROR_ALREADY, NULL, tinkex_log_to_stderr(TINKEX_LOG_ERROR, &error));
+  OK(tinkex_queue_new(&queue, &error));
+  EXPECT(TINKEX_ERROR_ALREADY, NULL, tinkex_log_to_queue(TINKEX_LOG_ERROR, queue, 1, &error));
+  tinkex_queue_free(&queue);
+  CHECK(tinkex_batch_len(AS(tinkex_batch, w->loss)) == 0);
+  CHECK(n_records >= 1);
+  tinkex_log_set_level(TINKEX_LOG_OFF);
+  const int n = n_records;
+  CHECK(tinkex_batch_len(AS(tinkex_batch, w->loss)) == 0 && n_records == n);
+}
+
+static atomic_int n_loss_released;
+static void loss_released(void *user) { atomic_fetch_add((atomic_int *)user, 1); }
+static int32_t never(void *user, tinkex_loss_call *call) {
+  (void)user, (void)call;
+  stop_test(__FILE__, __LINE__, "a refused custom loss was called");
+  return 1;
+}
+
+static void releases(struct world *w) {
+  tinkex_pending *pending;
+  REFUSED(TINKEX_ERROR_NULL, NULL, pending, tinkex_training_forward_backward_custom(NULL, w->batch, never, &n_loss_released, loss_released, &pending, &error));
+  CHECK(n_loss_released == 1);
+  EXPECT(TINKEX_ERROR_NULL, NULL, tinkex_training_forward_backward_custom(w->training, w->batch, never, &n_loss_released, loss_released, NULL, &error));
+  CHECK(n_loss_released == 2);
+  tinkex_service_options *options = tinkex_service_options_new();
+  tinkex_service_options_set_observer(options, NULL, &n_loss_released, loss_released);
+  tinkex_service_options_free(&options);
+  CHECK(n_loss_released == 3);
+  tinkex_service_options_set_observer(NULL, NULL, &n_loss_released, loss_released);
+  CHECK(n_loss_released == 4);
+}
+
+/* A build without the engine has the same functions. */
+static int without_engine(void) {
+  tinkex_server *server;
+  REFUSED(TINKEX_ERROR_UNSUPPORTED, NULL, server, tinkex_server_new(NULL, &server, &error));
+  CHECK(tinkex_server_url(NULL) == NULL);
+  return done("misuse, without the engine");
+}
+
+int main(int argc, char **argv) {
+  const int is_checked = argc > 1 && strcmp(argv[1], "--tools") == 0;
+  struct world w;
+  alarm(600);
+  CHECK(tinkex_version_number() == TINKEX_VERSION_NUMBER && tinkex_abi_version() == 0 && tinkex_live_objects() == 0);
+  if (!tinkex_has_feature("local")) return without_engine();
+  build(&w);
+  null_pointers(&w);
+  frees(&w);
+  wrong_handles(&w, is_checked);
+  texts(&w);
+  arrays(&w);
+  names(&w);
+  results(&w);
+  lifecycle(&w);
+  queues(&w);
+  releases(&w);
+  logging(&w);
+  if (tinkex_has_feature("testing")) { /* a loss of this name panics in builds for tests */
+    tinkex_loss *loss;
+    REFUSED(TINKEX_ERROR_PANIC, NULL, loss, tinkex_loss_new("testing:panic", &loss, &error));
+  }
+  still_works(&w);
+  demolish(&w);
+  return done("misuse");
+}

@@ -1,0 +1,169 @@
+// Every class of tinkex.hpp in use, on the embedded engine, with callbacks that throw.
+#include <tinkex.hpp>
+#include <array>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <initializer_list>
+#include <thread>
+
+namespace {
+#define CHECK(condition) do { if (!(condition)) { std::fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #condition); std::_Exit(1); } } while (0)
+
+// The code that a function throws.
+template <class F> tinkex_code thrown(F f) {
+  try {
+    f();
+  } catch (const tinkex::error &error) {
+    const tinkex::error copy = error;
+    CHECK(copy.name() != nullptr && *copy.what() != '\0' && !copy.json().empty());
+    return copy.code();
+  }
+  return TINKEX_OK;
+}
+
+const std::vector<std::int32_t> PROMPT{104, 105, 32}, ANSWER{121, 111, 10};
+
+// A loss that counts its copies: the library must destroy it.
+struct counted {
+  static std::atomic<int> alive;
+  std::unique_ptr<int> moves_only = std::make_unique<int>(1);
+  counted() { alive++; }
+  counted(counted &&other) noexcept : moves_only(std::move(other.moves_only)) { alive++; }
+  ~counted() { alive--; }
+  double operator()(const tinkex::loss_call &call) const {
+    CHECK(call.size() == 1 && call.input(0, "weights").size() == 5 && call.input_i64(0, "target_tokens")[4] == 10);
+    double loss = 0;
+    for (std::size_t i = 0; i < call.logprobs(0).size(); i++) {
+      loss += static_cast<double>(call.logprobs()[i]);
+      call.gradients(0)[i] = 1;
+    }
+    call.set_metric("mine:sum", 3);
+    return -loss;
+  }
+};
+std::atomic<int> counted::alive{0};
+
+void losses(const tinkex::service &service, const tinkex::batch &batch) {
+  auto training = service.training("tinkex/nano", tinkex::model_options().rank(8).seed(1).metadata("made", "by a test"));
+  auto pass = training.forward_backward_custom(batch, counted());
+  CHECK(pass.wait().metric("mine:sum") == 3 && pass.wait().loss() > 0);
+  const tinkex::queue queue;
+  auto pulled = training.forward_backward_pulled(batch, queue, 9);
+  auto event = queue.next();
+  CHECK(event && event->kind() == TINKEX_EVENT_LOSS && event->tag() == 9);
+  auto call = event->take_loss();
+  call.set_loss(counted()(call));
+  call.finish();
+  CHECK(pulled.wait().loss() > 0 && !queue.next(0));
+  // Exceptions become the failure of the loss, with their text.
+  auto throws = service.training("tinkex/nano");
+  auto failed = throws.forward_backward_custom(batch, [](const tinkex::loss_call &) -> double { throw std::runtime_error("out of rewards"); });
+  try {
+    failed.wait();
+    CHECK(!"a loss that throws succeeds");
+  } catch (const tinkex::error &error) {
+    CHECK(error.code() == TINKEX_ERROR_CUSTOM_LOSS && std::string(error.what()).find("out of rewards") != std::string::npos);
+  }
+  auto throws_int = service.start_training("tinkex/nano").wait();
+  auto failed_too = throws_int.forward_backward_custom(batch, [](const tinkex::loss_call &) -> double { throw 7; });
+  CHECK(thrown([&] { failed_too.wait(); }) == TINKEX_ERROR_CUSTOM_LOSS);
+  tinkex::graph graph("mean");
+  graph.result(graph.op("neg", graph.op("sum", graph.logprobs())));
+  auto made = service.create_loss(graph);
+  const tinkex::loss loss = made.wait();
+  CHECK(training.forward(batch, loss).wait().size() == 1);
+}
+
+void run() {
+  std::atomic<int> n_events{0}, n_records{0};
+  tinkex::log_to(TINKEX_LOG_DEBUG, [&n_records](int level, std::string_view target, std::string_view message) {
+    CHECK(level > 0 && !target.empty() && message.data() != nullptr);
+    n_records++;
+    throw 1;
+  });
+  CHECK(thrown([] { tinkex::log_to(TINKEX_LOG_DEBUG, [](int, std::string_view, std::string_view) {}); }) == TINKEX_ERROR_ALREADY);
+  const tinkex::server server(tinkex::server_options().number("threads", 2));
+  auto options = server.options();
+  options.tag("test").metadata("key", "value").timeout("close", 5000).observer([&n_events](const tinkex::event_view &event) {
+    CHECK(event.kind() > 0 && !event.json().empty());
+    n_events++;
+    throw std::runtime_error("dropped");
+  });
+  const tinkex::service service(options);
+  CHECK(!service.session_id().empty() && service.capabilities().find("tinkex/nano") != std::string::npos && !service.metrics().empty());
+
+  tinkex::batch batch;
+  CHECK(batch.add_completion(PROMPT, ANSWER) == 0 && batch.size() == 1);
+  const tinkex::loss loss("cross_entropy");
+  tinkex::optim adam;
+  adam.set("learning_rate", 1e-3);
+  const auto training = service.training("tinkex/nano");
+  CHECK(!training.model_id().empty() && !training.info().empty());
+  auto pass = training.forward_backward(batch, loss);
+  auto update = training.optim_step(adam);
+  const auto result = pass.wait();
+  CHECK(result.size() == 1 && result.output(0).size() == 5 && result.shape(0)[0] == 5 && result.outputs().offsets[1] == 5 && !result.metrics().empty());
+  CHECK(thrown([&] { result.output(3); }) == TINKEX_ERROR_RANGE && thrown([&] { result.output_i64(0, "logprobs"); }) == TINKEX_ERROR_KIND);
+  update.wait();
+  CHECK(pass.is_done() && !pass.status().empty());
+
+  auto copy = training; // one more handle of the same client
+  copy = training;
+  const auto state = copy.save_state("state", tinkex::save_options().ttl(3600));
+  const auto path = state.wait().path();
+  copy.load_state(path, true).wait();
+  const auto again = service.training_from_state(path, false);
+  const auto sampler = training.sampler();
+  auto sample = sampler.sample(PROMPT, 2, tinkex::sample_options().max_tokens(3).temperature(0.5).seed(3));
+  CHECK(sample.wait().size() == 2 && sample.wait().tokens(1).size() <= 3 && sample.wait().logprobs().size() == sample.wait().tokens().size());
+  tinkex::input input;
+  input.add(PROMPT).add(ANSWER);
+  CHECK(input.size() == 6);
+  auto scored = sampler.logprobs(input);
+  CHECK(scored.wait().prompt_logprobs().size() == 6);
+  const std::array<std::int64_t, 3> offsets{0, 3, 6};
+  const std::array<std::int32_t, 6> both{104, 105, 32, 121, 111, 10};
+  const tinkex::queue queue;
+  auto many = sampler.sample_many(offsets, both, 1, tinkex::sample_options().max_tokens(1));
+  CHECK(many.size() == 2 && tinkex::wait_any(many) < 2);
+  for (std::size_t i = 0; i < many.size(); i++) many[i].notify(queue, i);
+  tinkex::wait_all(many);
+  std::array<std::uint64_t, 8> tags{};
+  CHECK(queue.take_done(tags, 60000) >= 1);
+  const tinkex::cancel cancel;
+  auto slow = sampler.with_cancel(cancel).sample(PROMPT, 8, tinkex::sample_options().max_tokens(1000));
+  cancel.now();
+  CHECK(thrown([&] { slow.wait(); }) == TINKEX_ERROR_CANCELLED);
+  std::thread waiter([&queue] { while (queue.next()->kind() != TINKEX_EVENT_WOKEN) {} });
+  queue.wake();
+  waiter.join();
+  losses(service, batch);
+  for (int i = 0; i < 1000 && counted::alive != 0; i++) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  CHECK(counted::alive == 0);
+  const auto rest = service.rest();
+  CHECK(!rest.json(tinkex_rest_whoami).empty() && !rest.json(tinkex_rest_list_runs, 10, 0).empty());
+  CHECK(thrown([&] { rest.json(tinkex_rest_get_run, "no-such-run"); }) == TINKEX_ERROR_NOT_FOUND);
+  CHECK(thrown([&] { service.training(""); }) != TINKEX_OK && thrown([] { tinkex::loss("no_such_loss"); }) == TINKEX_ERROR_NAME);
+  CHECK(thrown([&] { tinkex::service(server.options().flag("no_such_flag", true)); }) == TINKEX_ERROR_NAME);
+  bool refused = false;
+  try { batch.add_weighted(PROMPT, std::vector<float>{1}); } catch (const std::invalid_argument &) { refused = true; }
+  CHECK(refused);
+  batch.set(0, "advantages", std::vector<float>(5, 1.0f));
+  service.close();
+  CHECK(thrown([&] { training.optim_step(adam); }) == TINKEX_ERROR_CLOSED);
+  tinkex_log_set_level(TINKEX_LOG_OFF);
+  CHECK(n_records > 0);
+}
+} // namespace
+
+int main() {
+  try {
+    run();
+  } catch (const tinkex::error &error) {
+    std::fprintf(stderr, "wrapper: %s at \"%s\": %s\n", error.name(), error.path().c_str(), error.what());
+    return 1;
+  }
+  CHECK(tinkex_live_objects() == 0);
+  std::printf("wrapper: passed\n");
+}
