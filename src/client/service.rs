@@ -260,13 +260,8 @@ impl ServiceClient {
         M: TryInto<SamplingSource>,
         Error: From<M::Error>,
     {
-        let source = model.try_into()?;
-        let session = self.session();
-        session.check_open()?;
-        let (ticket, pending) = session.ticket("ServiceClient.create_sampling_client", &session.cancel);
-        self.send(Msg::CreateSampler(Box::new(create::NewSampler { source, ticket })), pending.deadline())?;
-        let sampler = pending.wait()?;
-        SamplingClient::start_at(self.inner.owner.clone(), sampler, 0)
+        let created = self.submit_sampler(model.try_into()?)?.wait()?;
+        SamplingClient::start_at(self.inner.owner.clone(), created, 0)
     }
 
     /// Registers a custom loss with the session (PROTOCOL §9.6). A server that supports custom losses computes the loss
@@ -476,6 +471,22 @@ impl ServiceClient {
         session.check_open()?;
         let (ticket, pending) = session.ticket(source.verb(), &session.cancel);
         self.send(Msg::CreateModel(Box::new(create::NewModel { source, ticket })), pending.deadline())?;
+        Ok(pending)
+    }
+
+    /// As [`create_sampling_client`](Self::create_sampling_client), without waiting for the server.
+    #[cfg(feature = "ffi")]
+    pub(crate) fn start_sampling_client(&self, source: SamplingSource) -> Result<Pending<SamplingClient>> {
+        let owner = self.inner.owner.clone();
+        let started = self.submit_sampler(source)?;
+        Ok(started.and_then(|created| SamplingClient::start_at(owner, created, 0)))
+    }
+
+    fn submit_sampler(&self, source: SamplingSource) -> Result<Pending<create::CreatedSampler>> {
+        let session = self.session();
+        session.check_open()?;
+        let (ticket, pending) = session.ticket("ServiceClient.create_sampling_client", &session.cancel);
+        self.send(Msg::CreateSampler(Box::new(create::NewSampler { source, ticket })), pending.deadline())?;
         Ok(pending)
     }
 

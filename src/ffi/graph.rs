@@ -11,7 +11,7 @@ use super::object::{self, Kind, Object};
 use super::options::{self, Holder, Sticky};
 use super::pending::{submit, tinkex_pending};
 use super::result::Outcome;
-use super::service::{self, tinkex_service};
+use super::service::{Service, tinkex_service};
 use super::steps::{Op, Steps};
 use super::tinkex_code;
 
@@ -168,7 +168,7 @@ pub unsafe extern "C" fn tinkex_service_create_loss(
         let out = Out::cleared(out, std::ptr::null_mut());
         border::run(error, || {
             out.required("out")?;
-            let service = service::client(service)?;
+            let service = Service::client(service)?;
             let steps = object::get(graph)?.0.read(|steps| Ok(steps.clone()))?;
             submit(&out, service.create_custom_loss(steps.build()?), Outcome::Loss)
         })

@@ -115,18 +115,36 @@ fn agreement() -> String {
     text
 }
 
-/// The module in which a function is defined.
+/// The module in which a function is defined, as a path from `src/ffi`.
 fn room(function: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ffi");
-    let defines = |path: &PathBuf| {
+    let mut files = Vec::new();
+    sources(&folder, &mut files);
+    let defines = |path: &&PathBuf| {
         let text = std::fs::read_to_string(path).unwrap();
         text.contains(&format!("fn {function}(")) || text.contains(&format!(" {function}("))
     };
-    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|it| it.unwrap().path()).collect();
-    files.retain(|path| path.extension().is_some_and(|it| it == "rs") && !path.ends_with("agree.rs"));
-    let file = files.iter().find(|path| defines(path));
+    let file = files.iter().find(defines);
     let file = file.unwrap_or_else(|| panic!("no file of src/ffi defines {function}"));
-    file.file_stem().unwrap().to_str().unwrap().to_string()
+    let path = file.strip_prefix(&folder).unwrap().with_extension("");
+    let parts: Vec<_> =
+        path.iter().map(|part| part.to_str().unwrap()).filter(|part| *part != "mod").collect();
+    parts.join("::")
+}
+
+/// Collects the source files that may define functions.
+fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, files);
+        } else if path.extension().is_some_and(|it| it == "rs")
+            && !path.ends_with("agree.rs")
+            && !path.ends_with("header.rs")
+        {
+            files.push(path);
+        }
+    }
 }
 
 /// Compares a file with its expected text, or writes it if `TINKEX_WRITE` is set.

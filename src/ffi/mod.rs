@@ -51,7 +51,6 @@ mod server;
 mod server_options;
 mod service;
 mod service_options;
-mod start;
 mod status;
 mod steps;
 mod text;

@@ -249,7 +249,7 @@ pub unsafe extern "C" fn tinkex_result_loss(
             let Outcome::Loss(handle) = &view.outcome else {
                 return Err(view.wrong_kind("creation of a loss"));
             };
-            out.set(LossObject::make(handle.into()));
+            out.set(LossObject::make(handle));
             Ok(())
         })
     }

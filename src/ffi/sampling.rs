@@ -8,14 +8,13 @@ use super::border::{self, Fault, Out, Result, c_text};
 use super::cancel::tinkex_cancel;
 use super::code;
 use super::error::tinkex_error;
-use super::input::tinkex_input;
+use super::input::{self, tinkex_input};
 use super::object::{self, Kind, Object};
 use super::options;
 use super::pending::{self, tinkex_pending};
 use super::result::Outcome;
 use super::sample_options::{Settings, tinkex_sample_options};
-use super::service::{self, tinkex_service};
-use super::start::start;
+use super::service::{Service, tinkex_service};
 use super::text::{Text, tinkex_text};
 use super::tinkex_code;
 use crate::types::ModelInput;
@@ -54,7 +53,7 @@ pub unsafe extern "C" fn tinkex_sampling_new(
         let out = Out::cleared(out, ptr::null_mut());
         border::run(error, || {
             out.required("out")?;
-            let service = service::client(service)?;
+            let service = Service::client(service)?;
             let source = source(base_model_or_path)?;
             out.set(Sampling::make(service.create_sampling_client(source)?));
             Ok(())
@@ -74,11 +73,9 @@ pub unsafe extern "C" fn tinkex_sampling_start(
         let out = Out::cleared(out, ptr::null_mut());
         border::run(error, || {
             out.required("out")?;
-            let service = service::client(service)?;
+            let service = Service::client(service)?;
             let source = source(base_model_or_path)?;
-            let make = move |service: &crate::ServiceClient| service.create_sampling_client(source);
-            out.set(Object::make(start(service, make, Outcome::Sampling)?));
-            Ok(())
+            pending::submit(&out, service.start_sampling_client(source)?, Outcome::Sampling)
         })
     }
 }
@@ -199,7 +196,7 @@ pub unsafe extern "C" fn tinkex_sampling_sample(
         border::run(error, || {
             out.required("out")?;
             let sampling = object::get(sampling)?;
-            let prompt = object::get(prompt)?.model_input();
+            let prompt = input::read(prompt)?;
             submit(&out, &sampling.client, prompt, number(n)?, options::read(options)?)
         })
     }
@@ -361,7 +358,7 @@ pub unsafe extern "C" fn tinkex_sampling_logprobs(
         border::run(error, || {
             out.required("out")?;
             let client = object::get(sampling)?.client.clone();
-            let prompt = object::get(prompt)?.model_input();
+            let prompt = input::read(prompt)?;
             let pending = if last_n < 0 {
                 client.compute_logprobs(&prompt)
             } else {

@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::border::{self, Fault, Out, Result};
 use super::error::tinkex_error;
 use super::object::{self, Kind, Object};
-use super::service::{self, tinkex_service};
+use super::service::{Service, tinkex_service};
 use super::service_options::{self, tinkex_service_options};
 use super::text::{Text, tinkex_text};
 use super::tinkex_code;
@@ -157,7 +157,7 @@ pub unsafe extern "C" fn tinkex_service_rest(
         let out = Out::cleared(out, ptr::null_mut());
         border::run(error, || {
             out.required("out")?;
-            out.set(Object::make(Clients::of(&service::client(service)?)));
+            out.set(Object::make(Clients::of(&Service::client(service)?)));
             Ok(())
         })
     }
