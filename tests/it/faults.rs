@@ -1,10 +1,10 @@
 //! Runs every verb (a method of a client that sends requests) with every fault of the server, over real sockets.
 //!
 //! `faults::verbs` lists the verbs; `faults::table` lists the faults with the outcomes that they must have. Most faults
-//! end a request immediately, such as a status 500 or a lost connection. They run on a virtual clock: pauses take no
-//! real time, and the expected numbers of requests are exact. The other faults hold the connection until a timeout.
-//! They run on the real clock, where a busy machine may add a request, so the expected numbers of requests are lower
-//! bounds.
+//! end a request immediately, such as a status 500 or a lost connection. Their tests use a virtual clock: pauses take
+//! no real time, and the expected numbers of requests are exact. The other faults keep the connection open until a
+//! timeout. Their tests use the real clock. On a busy machine the client may then send more requests than usual, so the
+//! expected numbers of requests are lower bounds.
 
 mod table;
 pub(crate) mod verbs;
@@ -23,7 +23,8 @@ use table::{Expect, Fault, Kind, Order, exceptions, faults};
 use verbs::{Clients, Verb, verbs};
 
 const RETRIEVE: &str = "/api/v1/retrieve_future";
-/// Number of rows that run at the same time. A row is a verb with a fault.
+/// Number of rows that run at the same time. A row is one test case: a verb, a fault, and the requests that meet the
+/// fault ([`Place`], [`Times`]).
 const WORKERS: usize = 16;
 
 /// The request that meets the fault: the first request of a verb, or the request for its result.
@@ -52,13 +53,13 @@ fn every_verb_survives_or_reports_every_fault_in_time_and_leaves_nothing_behind(
     alone("faults::every_verb_survives_or_reports_every_fault_in_time_and_leaves_nothing_behind", || {
         let (verbs, faults) = (verbs(), faults());
         let mut failures = Vec::new();
-        // Warm up: the process opens some file descriptors once and keeps them, such as that of the random source. They
-        // are not leaks.
+        // Warm up before the first count: the process opens some file descriptors once and keeps them, such as that of
+        // the random source. These must not count as leaks.
         drop(Scene::new(&faults[0]));
         let no_threads = || client_threads().is_empty();
         eventually("no thread stays after the warm-up", no_threads);
         let descriptors = open_descriptors();
-        // Rows with faults that hold the connection wait most of the time, so all of them run together, in one group.
+        // Rows with slow faults spend most of their time in waits, so all of them run together, in one group.
         let (slow, quick): (Vec<_>, Vec<_>) = faults.iter().partition(|it| it.slow);
         let groups = quick.into_iter().map(|it| vec![it]).chain([slow]);
         let mut n = 0;
@@ -139,8 +140,9 @@ impl Scene {
             }
         });
         let clients = Clients::new(service.build().unwrap());
-        // Run one pass: after an accepted pass the client knows that the server reads protobuf, and does not repeat a
-        // refused pass as JSON. The module `json_passes` tests that.
+        // Run one pass (a `forward` or `forward_backward` request). After an accepted pass the client knows that the
+        // server reads protobuf, so it will not repeat a refused pass as JSON. The module `json_passes` tests such
+        // repetitions.
         clients.training.forward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
         Scene { clients, listening, server, clock }
     }
@@ -199,8 +201,8 @@ impl Row<'_> {
         Ok(())
     }
 
-    /// Checks after a failed submission that the client is poisoned if the request may have been accepted, and only
-    /// then.
+    /// To be called after a failed submission. If the server may have accepted the request, the client must be
+    /// poisoned, that is, it must refuse the next operation. Otherwise the next operation must work.
     fn check_order(&self, scene: &Scene) -> Result<(), String> {
         let next = scene.clients.training.optim_step(AdamParams::default()).wait();
         match (self.fault.order, next) {

@@ -64,7 +64,7 @@ fn in_a_forked_child_every_call_fails_at_once_and_the_parent_goes_on() {
         for path in ["/api/v1/retrieve_future", "/api/v1/retrieve_futures"] {
             let gate = gate.clone();
             server.always_altered(path, move |answer| {
-                // Wait until the test drops `open`; the call fails then.
+                // Wait until the test drops `open`. Then `recv_timeout` returns an error, which is ignored.
                 let _ = gate.recv_timeout(TEST_TIMEOUT);
                 Act::Answer(answer)
             });

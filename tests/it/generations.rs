@@ -26,7 +26,8 @@ fn answer(lines: &[Value], seen: &Seen) -> Act {
     let find = |verb: &str| lines.iter().find(|it| it["verb"] == *verb);
     let path = seen.path.split('?').next().unwrap().trim_start_matches("/api/v1/");
     if path == "retrieve_future" {
-        // The id of a promise is the name under which its verb was recorded.
+        // The fake server uses the name of the recorded verb as the request id, so the request id names the recorded
+        // result.
         let line = find(body["request_id"].as_str().unwrap()).unwrap();
         return act(&line["result"], None);
     }
@@ -127,8 +128,8 @@ fn an_unknown_loss_poisons_no_client() {
 fn each_generation_saves_once_under_a_name_and_loads_in_its_own_way() {
     for_each_generation(|generation, server, service, training| {
         let state = training.save_state("state", Ttl::Never).wait().unwrap().path;
-        // Not with 0.3: it answers with 500 if the name is taken, and then the client cannot know whether the request
-        // was accepted.
+        // Skip this part with 0.3. If the name is taken, 0.3 answers with a status 500, after which the client cannot
+        // know whether the server accepted the request.
         if generation != "0.3" {
             let options = SaveStateOptions { overwrite: true, ..Default::default() };
             let error = training.save_state_with("taken", &options).wait().unwrap_err();

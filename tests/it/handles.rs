@@ -1,5 +1,5 @@
-//! Sampler handles. A handle is a text that identifies a sampling session. Another process makes a client from the
-//! text, a clone, which samples in the same session. Each clone has a number and counts its sequence ids from this
+//! Sampler handles. A handle is a text that identifies a sampling session. From this text, another process can make a
+//! client that samples in the same session: a clone. Each clone has a number. The first sequence id of a clone is its
 //! number times 10^9, so that clones use different ids (PROTOCOL §9.7).
 
 use std::collections::BTreeSet;

@@ -1,6 +1,6 @@
 //! Servers that read passes (`forward_backward` and `forward` requests) only as JSON. The client sends its first pass
-//! as protobuf and repeats it as JSON after certain errors (PROTOCOL §3.3). A server that reads protobuf but fails once
-//! must not be taken for one that reads only JSON.
+//! as protobuf and repeats it as JSON after certain errors (PROTOCOL §3.3). If a server reads protobuf and only fails
+//! once, the client must not conclude that the server reads only JSON.
 
 use serde_json::json;
 use tinkex::testing::{Act, FakeServer, Seen};

@@ -1,4 +1,4 @@
-//! Timeouts so long that the sum of the current time and the timeout overflows.
+//! Timeouts so long that a sum with the timeout overflows, such as the sum of the current time and the timeout.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use tinkex::{ServiceClientBuilder, Timeouts};
 
 use crate::util::datum;
 
-/// The longest duration, and two that overflow only in a sum.
+/// The first duration overflows when it is added to any time. The other two may overflow only when more is added, such
+/// as a second long timeout.
 const LONG: [Duration; 3] =
     [Duration::MAX, Duration::from_secs(u64::MAX / 4), Duration::from_secs(i64::MAX as u64 - 2_000_000)];
 

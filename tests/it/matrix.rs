@@ -1,6 +1,6 @@
-//! Servers that lack an endpoint, or fail at it. A table lists each such endpoint and each verb that uses the endpoint.
-//! The test gives the endpoint every [`Behaviour`] and checks that the verb ends in time, with the outcome of its table
-//! row.
+//! Servers that lack an endpoint, or whose endpoint fails. Each row of a table names an endpoint and a verb (a method
+//! of a client) that uses the endpoint. The test gives the endpoint every [`Behaviour`] and checks that the verb ends
+//! in time, with the outcome that the row expects.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -49,7 +49,7 @@ enum Outcome {
     /// A 404 that may be about the endpoint or about the object that the request names, such as a run. The error text
     /// mentions both.
     Unclear,
-    /// The server's own error.
+    /// An error with this HTTP status.
     Status(u16),
     TimedOut,
     Other,
@@ -76,9 +76,10 @@ pub(crate) enum Degrades {
     NotNeeded,
     /// The verb works if the endpoint is missing, and fails if the endpoint fails.
     WorksWithout,
-    /// The request names no object, so that a 404 means that the endpoint is missing.
+    /// The request names no object. So a 404 means that the endpoint is missing: [`Outcome::Incompatible`].
     Incompatible,
-    /// The request names an object, such as a run, so that a 404 may be about the endpoint or about the object.
+    /// The request names an object, such as a run. So a 404 may be about the endpoint or about the object:
+    /// [`Outcome::Unclear`].
     Named,
 }
 
@@ -208,9 +209,10 @@ pub(crate) fn rows() -> Vec<Row> {
         });
         train(scene)
     });
-    // `play` applies the behaviour only to `load_weights` requests without a `model_id`, which create a model. If the
-    // server lacks them, the client creates a model and loads into it, with a `model_id`; every server has this kind of
-    // load.
+    // There are two kinds of `load_weights` requests. Without a `model_id` the request creates a model from the
+    // checkpoint; `play` applies the behaviour only to this kind, which some servers lack. With a `model_id` it loads
+    // the checkpoint into an existing model. The client falls back to this kind, which every server has: it first
+    // creates a model.
     row("training", "create_training_client_from_state", "POST", "load_weights", WorksWithout, |scene| {
         scene.service.create_training_client_from_state(STATE).map(drop)
     });
@@ -377,14 +379,16 @@ fn server_with_checkpoints() -> FakeServer {
 const OPERATION: Duration = Duration::from_secs(120);
 const FOR_EVER: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// True if other threads than the verb's also advance the virtual clock, so that it does not measure the verb.
+/// True if not only the thread of the verb, but also other threads advance the virtual clock. The clock then does not
+/// measure the time of the verb.
 fn races(row: &Row) -> bool {
     matches!(row.endpoint.1, "retrieve_futures" | "session_heartbeat" | "cancel_future" | "telemetry")
 }
 
 /// Settings of every client of the matrix.
 fn settings(builder: ServiceClientBuilder, races: bool) -> ServiceClientBuilder {
-    // Other threads, such as the poller, may advance the clock far: their rows need timeouts that never pass.
+    // If other threads, such as the poller, advance the clock too, the time on the clock may pass very fast. Such rows
+    // need timeouts that never pass.
     let (silence, operation) =
         if races { (FOR_EVER, FOR_EVER) } else { (Duration::from_secs(60), OPERATION) };
     builder.telemetry(true).timeouts(|timeouts| {
@@ -456,7 +460,8 @@ fn every_verb_has_the_expected_outcome_for_every_behaviour_of_its_endpoint() {
 
 #[test]
 fn every_verb_of_the_table_sends_a_request_to_its_endpoint() {
-    // Check this, because a row whose verb does not use its endpoint would pass with every behaviour.
+    // The test above does not show this: a row with `NotNeeded` passes with every behaviour if its verb does not use
+    // the endpoint at all.
     for row in rows() {
         let server = server_with_checkpoints();
         let n_before = server.requests().len();

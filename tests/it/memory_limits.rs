@@ -58,7 +58,7 @@ fn answer(status: u16, body: Vec<u8>, is_gzip: bool) -> Act {
     Act::Answer(if is_gzip { answer.with_header("content-encoding", "gzip") } else { answer })
 }
 
-/// Answers with `n` copies of a value, in few compressed bytes.
+/// Answers with a list of `n + 1` copies of a value. The compressed body has few bytes.
 fn repeated(open: &str, value: &str, close: &str, n: usize) -> Act {
     let last = value.trim_end_matches(',').as_bytes();
     answer(200, gzip(&[(open.as_bytes(), 1), (value.as_bytes(), n), (last, 1), (close.as_bytes(), 1)]), true)
@@ -122,7 +122,8 @@ fn answers_of_any_size_cost_bounded_memory() {
         assert_eq!(result.unwrap_err().http_status(), Some(503));
         server.behave(CAPABILITIES);
 
-        // The client computes the limit of a result from the request, such as the number of its targets.
+        // The client computes the size limit of a result from its request, for example from the number of target
+        // tokens.
         server.next(RETRIEVE, bomb.clone());
         let step = cost(|| training.optim_step(AdamParams::default()).wait());
         check("a step", step, ["1048576 bytes", "more than"]);

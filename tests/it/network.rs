@@ -135,7 +135,7 @@ fn tls_server() -> String {
                     "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
                     body.len()
                 );
-                // The client may have closed the connection.
+                // Ignore errors: the client may have closed the connection already.
                 drop(stream.write_all(answer.as_bytes()).and_then(|()| stream.flush()));
                 stream.conn.send_close_notify();
                 drop(stream.flush());

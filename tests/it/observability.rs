@@ -203,7 +203,8 @@ fn the_metrics_count_requests_retries_and_operations() {
     let snapshot = service.metrics().snapshot();
     let n = server.requests().len() as u64;
     assert_eq!(snapshot.counters["tinkex_requests_total"], n);
-    // The 503, and the 404 for the dynamic flags, which this server lacks.
+    // Two requests failed: the first one for the capabilities, with a 503, and the one for the dynamic flags, with a
+    // 404, because this server lacks this endpoint.
     assert_eq!(snapshot.counters["tinkex_requests_failure"], 2);
     assert_eq!(snapshot.counters["tinkex_requests_success"], n - 2);
     assert_eq!(snapshot.counters["tinkex_retries_total"], 1);

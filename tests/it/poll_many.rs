@@ -372,7 +372,8 @@ fn samples_in_flight_need_no_thread_each() {
             it.wait().unwrap();
         }
         let (n, names) = most.last_key_value().unwrap();
-        // Usually about 80 threads. If the machine delays the process, up to 449 that send and 257 that fetch results.
+        // Usually there are about 80 threads. On a busy machine there may be up to 449 threads that send samples and
+        // 257 that fetch results.
         assert!(*n < 750, "{names:?}");
         assert!(names.iter().all(|it| !it.starts_with("tk-result")), "{names:?}");
         service.close(CloseStatus::Success).unwrap();

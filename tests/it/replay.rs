@@ -63,8 +63,8 @@ fn the_table_of_exceptions_fits_the_recording() {
     let of = |n: u64| all.iter().find(|it| it.n == n).unwrap();
     for row in exceptions::PLAIN {
         match row.how {
-            // The replay of the program checks that this crate sends nothing. Here we check that the recorded program
-            // did send the request: the recording has the server's answer.
+            // The replay of the program checks that this crate does not send the request. Here we check that the
+            // recorded program did send it: the recording has the server's answer.
             How::NotSent => assert!(matches!(of(*row.of.start()).answer.status, 200 | 400 | 422)),
             How::Field(field, ours) => {
                 assert_ne!(message::number(&of(*row.of.start()).message, field), Some(ours));

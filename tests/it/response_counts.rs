@@ -53,7 +53,8 @@ fn a_sample_with_a_wrong_number_of_sequences_or_logprobs_is_an_error() {
     ];
     for (name, change) in table {
         let error = sampled(everything(), change).unwrap_err();
-        // A result without rows comes from a server that does not know the option: the error is `Incompatible`.
+        // If the lists of likeliest tokens (the rows) are missing completely, the server does not know the option. The
+        // error is then `Incompatible`.
         let kind = if name.starts_with("no rows") { ErrorKind::Incompatible } else { ErrorKind::Decode };
         assert_eq!((error.kind(), error.operation()), (&kind, Some("sample")), "{name}: {error}");
     }

@@ -160,7 +160,7 @@ fn a_lost_sample_is_submitted_again_unless_the_server_forbids_retries() {
         let sample = sampler.sample(&prompt(), 1, &one_token()).wait();
         assert_eq!(sample.is_err(), no_retries, "{sample:?}");
         assert_eq!(server.requests_to(SAMPLE).len(), sent);
-        // `compute_logprobs` submits again even then, as the official SDK does.
+        // `compute_logprobs` submits again even if the server forbids retries, as the official SDK does.
         lost();
         sampler.compute_logprobs(&prompt()).wait().unwrap();
         assert_eq!(server.requests_to(SAMPLE).len(), sent + 2);

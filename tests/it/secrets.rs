@@ -168,7 +168,7 @@ fn echo(credential: Credential, tokens: bool) -> String {
         _ if *secret == jwt(0) => credential == Credential::Jwt,
         _ if secret == KEY => credential == Credential::Key,
         _ if secret == PRINTED => credential == Credential::Command,
-        // Only the verbs with an access token send it: added in `no_secret_is_ever_shown`.
+        // Only few verbs send the access token. `no_secret_is_ever_shown` adds it for these verbs.
         _ if secret == ACCESS => false,
         _ => true,
     });
@@ -217,7 +217,7 @@ fn faults(echo: &str) -> Vec<Act> {
     acts
 }
 
-/// A server, a proxy in front of it, and the builder of a client that sends every secret.
+/// A server, a proxy in front of the server, and the builder of a client that sends its secrets to both of them.
 struct Scene {
     server: FakeServer,
     _listening: tinkex::testing::Listening,
@@ -305,8 +305,9 @@ fn every_verb(credential: Credential, tokens: bool, act: Option<&Act>) {
 }
 
 /// Runs the verbs that [`every_verb`] does not run: those of the REST and admin clients, of sampler handles, and
-/// others. Every request is answered with one act: with the second act of the pair if the client has sent the access
-/// token, which this act repeats; with the first act otherwise.
+/// others. If acts are given, the server misbehaves: as soon as the client has sent the access token, the server
+/// answers with the second act, which repeats this token too. Another client, which has not sent the token, gets the
+/// first act.
 fn every_other_verb(credential: Credential, tokens: bool, acts: Option<(&Act, &Act)>) {
     let Scene { server, builder, _listening, _proxy } = Scene::new(credential, tokens);
     let clock = VirtualClock::new();
@@ -337,7 +338,8 @@ fn every_other_verb(credential: Credential, tokens: bool, acts: Option<(&Act, &A
         ..CopyOptions::default()
     };
     collect_debug(&options);
-    // Send the access token once, before the server begins to repeat it: the client masks secrets that it has sent.
+    // Send the access token once, before the server begins to repeat it: the client masks this secret only after it has
+    // sent it.
     note("copy_weights", scene.rest.copy_weights(STATE, &options).map(drop));
     misbehave(acts.map(|it| it.1));
     note("copy_weights", scene.rest.copy_weights(STATE, &options).map(drop));
@@ -376,7 +378,7 @@ fn every_other_verb(credential: Credential, tokens: bool, acts: Option<(&Act, &A
     Scene::check_bodies(&server);
 }
 
-/// Starts one client for each kind of request at the start of a client, and answers this request with the act.
+/// A new client sends several kinds of requests. For each kind, starts a client and answers this kind with the act.
 fn every_start(credential: Credential, tokens: bool, act: &Act) {
     for path in [
         CONFIG,
@@ -429,7 +431,7 @@ fn no_secret_is_ever_shown() {
                     for acts in faults(&echo(credential, tokens)).iter().zip(&faults(&echo_of_all)) {
                         every_other_verb(credential, tokens, Some(acts));
                     }
-                    // At its start, a client does not have a token of the server yet.
+                    // At its start, a client has no token of the server yet, so the server cannot repeat one.
                     for act in faults(&echo(credential, false)) {
                         every_start(credential, tokens, &act);
                     }
@@ -454,7 +456,7 @@ fn no_secret_is_ever_shown() {
         assert!(!seen.contains("SECRET"), "a part of a secret was shown");
         for secret in secrets() {
             for written in encodings(&secret).into_iter().chain([STANDARD.encode(&secret)]) {
-                // Without the last base64 digits: they depend on the text that follows the secret.
+                // Compare without the last base64 digits: they depend on the text that follows the secret.
                 let written = written.trim_end_matches('=');
                 let written = &written[..written.len() - 4];
                 assert!(!seen.contains(written), "{secret} was shown as {written}");

@@ -75,7 +75,8 @@ fn a_killed_server_without_a_data_folder_removes_its_temporary_folder() {
     server.kill().unwrap();
     server.wait().unwrap();
     eventually("the temporary folder is gone", || folders() == 0);
-    // Wait until the child process that runs the server has closed the output.
+    // The killed program ran the server in a child process, which inherited the output. Wait until this process has
+    // ended too, and so has closed the output.
     output.read_to_string(&mut line).unwrap();
     std::fs::remove_dir_all(&temporary).unwrap();
 }

@@ -146,7 +146,7 @@ fn a_result_of_more_than_ten_megabytes_arrives_whole() {
 fn failed_submissions_are_retried_with_the_same_idempotency_key() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
-    // Short enough for `Act::Stall`, long enough for a normal response on a busy machine.
+    // The wait for the stalled request must be short, but a normal response must arrive in time on a busy machine.
     let service =
         listening.client().timeouts(|timeouts| timeouts.exchange = Duration::from_secs(2)).build().unwrap();
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();

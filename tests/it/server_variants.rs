@@ -1,5 +1,5 @@
-//! Differences between servers of this API (PROTOCOL §11), with a fake server that behaves like such a server. The
-//! tests named `checklist_…` are about the tolerated differences (PROTOCOL §11.1).
+//! Differences between servers of this API (PROTOCOL §11). In each test, a fake server behaves as some servers do, and
+//! the client must cope with it. The tests named `checklist_…` are about the tolerated differences (PROTOCOL §11.1).
 
 use serde_json::{Value, json};
 use tinkex::testing::{Act, FakeServer, Seen};
@@ -189,7 +189,7 @@ fn save_weights_under_an_existing_name_fails_within_seconds() {
         matches!(error.kind(), ErrorKind::Conflict) && error.to_string().contains("already exists"),
         "{error}"
     );
-    // The official SDK repeats a conflict at least eleven times, for five minutes.
+    // The client must give up early. The official SDK would repeat the request at least eleven times, for five minutes.
     assert!(server.requests_to("/api/v1/save_weights").len() < 6);
 }
 
@@ -205,7 +205,8 @@ fn save_weights_whose_answer_was_lost_is_found_by_its_name() {
     assert_eq!(saved.path.as_str(), format!("tinker://{}/weights/a", training.model_id()));
     let saved = training.save_weights_for_sampler("a", Ttl::Never).wait().unwrap();
     assert_eq!(saved.path.as_str(), format!("tinker://{}/a", training.model_id()));
-    // If this client saved under the name before, the conflict is about that earlier checkpoint: the save did fail.
+    // This client has saved under the name before. So the conflict is about that earlier checkpoint, and the new save
+    // has failed.
     for lost in [true, false] {
         if lost {
             server.next("/api/v1/save_weights", Act::Reset);
@@ -346,8 +347,8 @@ fn the_loss_of_a_pass_without_a_sum_is_computed_from_its_log_probabilities() {
     let output = pass([0.0, 1.0, 0.0, 0.5]);
     assert!(output.metrics.is_empty());
     assert_eq!((output.loss(), output.loss_per_token()), (Some(6.0), Some(4.0)));
-    // If the server reports a sum, the client uses this sum. It then no longer keeps the weights of later passes to
-    // compute one.
+    // If the server reports a sum, the client uses it. From then on the client does not keep the weights of its passes,
+    // so it cannot compute a sum if a later result has none.
     server.next(RETRIEVE, Act::json(result(json!({"loss:sum": 3}))));
     let output = pass([0.0, 1.0, 0.0, 0.5]);
     assert_eq!((output.loss(), output.loss_per_token()), (Some(3.0), Some(2.0)));
@@ -532,8 +533,8 @@ fn checklist_8_weights_are_sampled_without_the_samplers_endpoint() {
         assert_eq!((sampler.get_base_model(), server.requests_to(LOOK_UP).len()), (None, 1), "{status}");
         sampler.sample(&ModelInput::from_ints([1]), 1, &params()).wait().unwrap();
     }
-    // If the 404 has a detail of its own, the endpoint exists and the path does not: an error, as in the recording of
-    // the official SDK.
+    // If the 404 has another detail than the usual "Not Found", it comes from the endpoint: the endpoint exists, and
+    // the checkpoint with this path does not. The call fails, as it does in the recording of the official SDK.
     for body in [r#"{"detail":"Model not found"}"#, r#"{"detail":"no such checkpoint"}"#] {
         let server = FakeServer::new();
         server.always(LOOK_UP, Act::status(404, body));
@@ -541,7 +542,8 @@ fn checklist_8_weights_are_sampled_without_the_samplers_endpoint() {
         let error = service.create_sampling_client(WEIGHTS).unwrap_err();
         assert_eq!(error.kind(), &ErrorKind::NotFound, "{error}");
     }
-    // If the endpoint answered for another sampler before, it exists, so that its 404 is about the path.
+    // If the endpoint has answered for another sampler before, it exists. So its 404 means that the checkpoint does
+    // not.
     let server = FakeServer::new();
     let service = server.in_memory().build().unwrap();
     let sampler = service.create_sampling_client(WEIGHTS).unwrap();

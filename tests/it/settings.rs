@@ -51,7 +51,8 @@ fn the_flags_are_refreshed_even_after_a_failure_until_the_endpoint_is_missing() 
     let _training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
     let n_requests = || server.requests_to(DYNAMIC).len();
     advance_until(&time, 1, "the flags are requested three times", || n_requests() == 3);
-    // The interval is now 300 s. The fourth request gets a 404: the client then stops asking.
+    // The interval is now 300 s. The fourth request gets a 404, after which the client does not request these flags
+    // again.
     let beats = server.requests_to(HEARTBEAT).len();
     advance_until(&time, 10, "the flags are requested a fourth time", || n_requests() == 4);
     let beats_before = server.requests_to(HEARTBEAT).len();
@@ -60,7 +61,7 @@ fn the_flags_are_refreshed_even_after_a_failure_until_the_endpoint_is_missing() 
         beats_before + 20 < server.requests_to(HEARTBEAT).len()
     });
     assert_eq!(n_requests(), 4);
-    // The client waits at least 10 s, even if the server asks for less, and also after a failure.
+    // The client waits at least 10 s between two requests, even if the server asks for less, and also after a failure.
     let requested_at = requested_at.lock().unwrap();
     let gaps: Vec<_> = requested_at.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
     assert!(10 <= gaps[0] && 10 <= gaps[1] && 300 <= gaps[2], "{gaps:?}");
@@ -83,7 +84,7 @@ fn heartbeats_continue_while_a_request_for_flags_hangs() {
     let released = Arc::new(std::sync::Mutex::new(released));
     server.script(move |seen| {
         if seen.path == DYNAMIC {
-            // Blocks until the test sends `release` or ends.
+            // Blocks until the test sends a message with `release`, or drops `release` at its end.
             let _ = released.lock().unwrap().recv_timeout(TEST_TIMEOUT);
         }
         None

@@ -42,8 +42,8 @@ fn a_result_that_arrives_more_slowly_than_the_poll_timeout_is_read() {
 fn data_that_are_sent_more_slowly_than_the_exchange_timeout_are_accepted() {
     let server = FakeServer::new();
     let listening = server.listen().unwrap();
-    // 16 MB take at least 2.4 s. The client has then sent everything, but the last megabytes are still in socket
-    // buffers of the system, so that the answer comes late.
+    // 16 MB take at least 2.4 s. When the client has written everything, the last megabytes are still in socket buffers
+    // of the system. So the answer comes some time after the last write.
     let relay = Relay::start(&listening.url(), Pace { up: Duration::from_millis(10), ..Pace::default() });
     let service = client(&relay);
     let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();

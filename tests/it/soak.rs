@@ -41,8 +41,8 @@ const ROUNDS: u32 = 10;
 const SERVICES: usize = 4;
 /// Number of operations before the first measurement, so that objects made once per process do not count as leaks.
 const WARM_UP: u32 = 500;
-/// Maximum growth of memory in bytes, see [`check_memory`]. With 50 000 operations it allows a leak of less than 600
-/// bytes per operation. On a busy machine the measurement varies by ± 5 MiB.
+/// Maximum growth of memory in bytes, see [`check_memory`]. With 50 000 operations, a leak of less than about 600 bytes
+/// per operation is not detected. On a busy machine the measurement varies by ± 5 MiB.
 const SLACK: usize = 12 << 20;
 /// Maximum growth of memory if a round ended early at its time limit. The early rounds may then be small, so that
 /// memory grows in a later, larger round without a leak.
@@ -187,8 +187,8 @@ fn resident() -> usize {
     line.trim().trim_end_matches(" kB").trim().parse::<usize>().unwrap() << 10
 }
 
-/// Checks that memory did not grow from the maximum of the first four rounds, which fill the allocator's caches, to the
-/// minimum of the last three by more than `slack` bytes.
+/// Checks that memory did not grow by more than `slack` bytes from the first four rounds (their maximum) to the last
+/// three (their minimum). The first rounds may grow without a leak, because they fill the allocator's caches.
 fn check_memory(memory: &[usize], slack: usize, seed: u64) {
     let early = memory[..4].iter().max().unwrap();
     let late = memory[memory.len() - 3..].iter().min().unwrap();
@@ -198,7 +198,8 @@ fn check_memory(memory: &[usize], slack: usize, seed: u64) {
     );
 }
 
-/// Watchdog: if the soak hangs, it prints the operations in flight and ends the process. Dropping it stops it.
+/// Watchdog: if the soak hangs, the watchdog prints the operations in flight and ends the process. A drop of this value
+/// stops the watchdog.
 struct Watch {
     services: Arc<Mutex<Vec<ServiceClient>>>,
     _done: crossbeam_channel::Sender<()>,

@@ -84,8 +84,8 @@ fn samples_for_a_server_that_does_not_answer_take_bounded_memory() {
     });
 }
 
-/// The callback runs on the thread that takes samples from the mailbox. If it waited for space in the mailbox, this thread
-/// would wait for itself. Therefore its sample fails immediately.
+/// The callback runs on the thread that takes samples from the mailbox. If the callback waited for space in the
+/// mailbox, the thread would wait for itself. Therefore a sample of the callback fails immediately.
 #[test]
 fn a_callback_that_samples_while_the_mailbox_is_full_is_refused_at_once() {
     use std::sync::{Arc, Mutex};
@@ -209,8 +209,9 @@ fn a_mailbox_that_is_too_small_or_too_large_is_refused_before_anything_is_alloca
 #[test]
 fn signals_of_the_process_reach_no_thread_of_the_library() {
     alone("threads::signals_of_the_process_reach_no_thread_of_the_library", || {
-        /// All signals but ABRT, BUS, FPE, ILL, SEGV, SYS and TRAP, which a thread causes itself. The C library keeps 32
-        /// and 33 for itself and never blocks them.
+        /// Signals that each thread of the library must block. These are all signals except ABRT, BUS, FPE, ILL, SEGV,
+        /// SYS and TRAP, which a thread causes itself, KILL and STOP, which cannot be blocked, and 32 and 33, which the
+        /// C library uses itself and never blocks.
         const EXPECTED: u64 = {
             let (mut mask, mut signal) = (0, 1);
             while signal <= 64 {

@@ -258,7 +258,8 @@ fn a_train_step_submits_both_operations_one_behind_the_other() {
 #[test]
 fn the_optimizer_step_is_not_sent_after_refused_data() {
     let (server, _service, training) = training();
-    // First one accepted pass: after it, the client does not retry a 422 as JSON.
+    // First run a pass that the server accepts. After it the client knows that the server reads protobuf, and does not
+    // repeat a refused pass (422) as JSON.
     training.forward_backward(vec![datum()], LossFn::CrossEntropy).wait().unwrap();
     server.next("/api/v1/forward_backward", Act::status(422, r#"{"detail":"bad datum"}"#));
     let step = training.train_step(vec![datum()], LossFn::CrossEntropy, AdamParams::default());

@@ -128,8 +128,8 @@ fn outputs_are_never_assigned_to_other_data() {
 #[test]
 fn an_existing_name_is_a_conflict_at_submission_and_in_the_result() {
     let taken = || json!({"error": "checkpoint a already exists", "category": "user"});
-    // As a failure in the answer to the submission, as a failure in the result, and as an HTTP status of the poll (as
-    // the server SkyRL does).
+    // A server may report the existing name in three ways: as a failure in the answer to the submission, as a failure
+    // in the result, or with the status 400 of a poll. The server SkyRL does the last.
     for (at_once, act) in [
         (true, Act::json(taken())),
         (false, Act::json(taken())),
@@ -304,7 +304,8 @@ fn the_id_of_a_model_comes_from_the_result_or_else_from_the_promise() {
         let training = service.create_training_client_from_state("tinker://run/weights/a").unwrap();
         assert_eq!(training.model_id(), id, "{promised} {result}");
     }
-    // A created model without an id is an error. For a loaded model, the client makes the id from session and number.
+    // If the answers have no id, a created model is an error. For a loaded model, the client makes the id from the id
+    // of the session and the number of the model.
     let server = FakeServer::new();
     for path in [MAKE, LOAD] {
         server.next(path, Act::json(json!({"request_id": "1"})));

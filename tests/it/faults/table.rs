@@ -1,5 +1,5 @@
-//! The faults and their expected outcomes (PROTOCOL §1.10, §1.13, §4.3). The protocol has nested loops of retries;
-//! this client has one loop with one time limit in place of two of them. A promise is the id with which the client
+//! The faults and their expected outcomes (PROTOCOL §1.10, §1.13, §4.3). The official SDK nests three loops of retries.
+//! In place of two of them, this client has one loop with one time limit. A promise is the id with which the client
 //! requests the result of an accepted request.
 //!
 //! The time limits on the virtual clock: 30 s for all attempts of a request, 30 s for an operation unless
@@ -131,15 +131,16 @@ fn broken(
             }
         }),
         submit: (works(2), fails(kind, ALL)),
-        // Six requests: the first, four after pauses of 1, 2, 4 and 8 s, and one at the end of the 20 s without an
-        // answer.
+        // Six requests: the first one, four after pauses of 1, 2, 4 and 8 s, and a last one when 20 s without an answer
+        // have passed.
         retrieve: (works(2), fails(Kind::Stuck, 6..=6)),
         finish: (works(2), fails(kind, 5..=5)),
         order: Order::Lost,
     }
 }
 
-/// The server holds the connection without a response until the exchange times out.
+/// The server keeps the connection open without a complete response, until the timeout for one exchange (a request with
+/// its response) passes.
 fn held(name: &'static str, alter: impl Fn(Answer) -> Act + Clone + Send + Sync + 'static) -> Fault {
     Fault {
         slow: true,
@@ -166,7 +167,7 @@ fn undecodable(name: &'static str, alter: impl Fn(Answer) -> Act + Clone + Send 
     Fault {
         submit: (fail(), fail()),
         retrieve: (fail(), fail()),
-        // The client does not read the body of this response.
+        // The client does not decode the body of the response to the request that ends a session.
         finish: (works(1), works(1)),
         ..broken(name, Kind::Decode, alter)
     }
@@ -245,7 +246,8 @@ pub(super) fn faults() -> Vec<Fault> {
         }),
         harmless("head-of-9-kB", |it| Act::Answer(it).with_header("x-padding", &"x".repeat(9_000))),
         Fault {
-            // An HTML page is an error even if the client expects no body.
+            // An HTML page is an error even in response to the request that ends a session, for which the client
+            // decodes no body.
             finish: (fails(Kind::Decode, 1..=1), fails(Kind::Decode, 1..=1)),
             ..undecodable("another-page", |_| Act::status(200, "<html>Please log in</html>"))
         },
@@ -362,18 +364,20 @@ pub(super) fn exceptions() -> Vec<Exception> {
         // A 402 is not retried in the calls that a program usually makes first.
         except("402", FIRST_CALLS, Submit, Once, fails(Kind::Billing, 1..=1)),
         except("402", FIRST_CALLS, Submit, Always, fails(Kind::Billing, 1..=1)),
-        // A sample whose promise is gone is submitted again until the operation times out.
+        // A sample whose promise has expired (410) is submitted again until the operation times out.
         except("410", SAMPLING, Retrieve, Once, works(2)),
         except("410", SAMPLING, Retrieve, Always, lost(5..=10)),
-        // A sample whose promise is unknown is submitted a second time. Each submission is polled five times.
+        // A sample whose promise is unknown to the server (404) is submitted once more. The client polls five times
+        // after each of the two submissions.
         except("404", SAMPLING, Retrieve, Always, fails(Kind::Expired, 10..=10)),
         // After a 429 all samples pause together and are retried until the operation times out.
         except("429", SAMPLING, Submit, Always, ended(29..=31)),
         except("429-retry-after", SAMPLING, Submit, Always, ended(29..=31)),
     ]
     .into_iter()
-    // With the default of the timeout `submit`, a sample that was not accepted in time is submitted as a new request.
-    // These clients have a shorter timeout, with which such a sample fails.
+    // If a sample was not accepted within the timeout `submit`, the client submits it as a new request, but only if
+    // this timeout has at least its default of 300 s. The clients of this test have a shorter timeout, so such a sample
+    // fails.
     .chain(
         [
             ("reset-before", Kind::Connection),

@@ -1,4 +1,5 @@
-//! G-CACHE. Covers the findings 000-G, 001-8, 003-D5, 003-D7 of `src/_docs/findings.md`.
+//! Tests of the guarantee G-CACHE (see `guarantees/mod.rs`). It covers these findings of `src/_docs/findings.md`:
+//! 000-G, 001-8, 003-D5, 003-D7.
 //!
 //! Flags, session and token are fetched once, even if many threads need them at the same time. The service has one
 //! thread, its actor, which handles one message at a time. The actor fetches the flags and opens the session for the
@@ -70,7 +71,8 @@ fn sixteen_threads_that_need_a_token_fetch_it_once() {
             rejections.open();
             eventually("all threads were rejected", || before + 16 <= failures());
             eventually("one thread fetches a token", || 2 <= server.requests_to(TOKEN).len());
-            // Wait a little: with the fault, the other threads would fetch a token too.
+            // Wait a little: if the client had the fault that this test looks for, other threads would now fetch a
+            // token too.
             std::thread::sleep(std::time::Duration::from_millis(100));
             tokens.open();
         });

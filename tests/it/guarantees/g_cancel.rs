@@ -1,4 +1,5 @@
-//! G-CANCEL. Covers the findings 000-B, 000-E, 002-5, N-02, N-05 of `src/_docs/findings.md`.
+//! Tests of the guarantee G-CANCEL (see `guarantees/mod.rs`). It covers these findings of `src/_docs/findings.md`:
+//! 000-B, 000-E, 002-5, N-02, N-05.
 //!
 //! Each operation has a cancel token. This token is a child of the tokens of its client and its session, so closing the
 //! client or the session cancels the operation too. The operation checks its token before each request, and a cancelled

@@ -1,11 +1,13 @@
-//! G-CB. Covers the findings 003-V3, 003-F5, N-19, N-35 of `src/_docs/findings.md`.
+//! Tests of the guarantee G-CB (see `guarantees/mod.rs`). It covers these findings of `src/_docs/findings.md`: 003-V3,
+//! 003-F5, N-19, N-35.
 //!
-//! Each class of requests has its own circuit breaker under one lock. After several failures in a row the breaker
-//! opens, and no request of its class is sent. After a while it is half-open: it admits a few requests as trials, and
-//! closes if a trial succeeds, so that all requests are sent.
+//! Each class of requests has its own circuit breaker, with its own lock. After several failures in a row the breaker
+//! opens: no request of its class is sent. After a while the breaker is half-open: it admits a few requests as trials.
+//! If a trial succeeds, the breaker closes: all requests are sent again.
 //!
-//! A trial is counted when it is admitted, and each outcome is recorded once. Each change of the state starts a new
-//! epoch; the outcome of a request that was admitted in an older epoch is ignored. Breakers are off by default.
+//! A trial is counted when it is admitted, and each outcome is recorded once. Each change between open, half-open and
+//! closed starts a new epoch. If a request was admitted in an older epoch, its outcome is ignored. Breakers are off by
+//! default.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! G-DEBOUNCE. Covers the findings 003-F6, 003-M4, 004-5, N-34 of `src/_docs/findings.md`.
+//! Tests of the guarantee G-DEBOUNCE (see `guarantees/mod.rs`). It covers these findings of `src/_docs/findings.md`:
+//! 003-F6, 003-M4, 004-5, N-34.
 //!
 //! No state for backoff and debouncing is global. The time until which all samples pause after a 429 belongs to one
 //! `ServiceClient`. The queue state that was last reported to the observer, which prevents repeated reports, belongs to

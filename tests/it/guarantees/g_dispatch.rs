@@ -1,8 +1,9 @@
-//! G-DISPATCH. Covers the findings 003-D6, 004-3b, 004-7, N-11, N-16 of `src/_docs/findings.md`.
+//! Tests of the guarantee G-DISPATCH (see `guarantees/mod.rs`). It covers these findings of `src/_docs/findings.md`:
+//! 003-D6, 004-3b, 004-7, N-11, N-16.
 //!
 //! For a while after a 429 the client is throttled: it sends at most 10 samples concurrently instead of 400. A sample
-//! checks whether the client is throttled after each wait for a permit. So samples that waited before the 429 are
-//! throttled too.
+//! waits for a permit before it is sent. After each such wait, the client checks whether it is throttled. So samples
+//! that began to wait before the 429 are throttled too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -52,7 +53,7 @@ fn samples_that_queued_before_a_refusal_are_throttled_after_it() {
     eventually("the refused one is sent again", || server.requests_to(SAMPLE).len() == 401);
     early.open();
     eventually("ten late samples are in flight", || in_flight.load(Ordering::SeqCst) == 10);
-    // Wait a little: with the fault, an eleventh late sample would be sent.
+    // Wait a little: if the client had the fault that this test looks for, it would now send an eleventh late sample.
     std::thread::sleep(std::time::Duration::from_millis(50));
     late.open();
     tinkex::wait_all(all).unwrap();

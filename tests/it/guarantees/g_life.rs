@@ -1,7 +1,9 @@
-//! G-LIFE. Covers the findings 000-A, 000-F, 001-3, 001-4, 001-5, 001-T, N-03 of `src/_docs/findings.md`.
+//! Tests of the guarantee G-LIFE (see `guarantees/mod.rs`). It covers these findings of `src/_docs/findings.md`: 000-A,
+//! 000-F, 001-3, 001-4, 001-5, 001-T, N-03.
 //!
 //! A client is a handle, a thread and a cancel token. Closing or dropping the client ends these three and nothing else.
-//! Nothing restarts a client, so there is also no limit of restarts that clients could share.
+//! Nothing restarts a client. So there is no limit on restarts, which the failures of one client could use up for the
+//! other clients.
 
 use std::time::Duration;
 

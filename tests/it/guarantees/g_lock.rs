@@ -1,4 +1,5 @@
-//! G-LOCK. Covers the findings 003-D6, 004-7, N-09 of `src/_docs/findings.md`.
+//! Tests of the guarantee G-LOCK (see `guarantees/mod.rs`). It covers these findings of `src/_docs/findings.md`:
+//! 003-D6, 004-7, N-09.
 //!
 //! No lock is held during a callback, a request or a wait, so that observers and transports may call the client.
 

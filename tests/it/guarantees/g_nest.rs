@@ -1,8 +1,10 @@
-//! G-NEST. Covers the findings 002-2, N-04, N-06 of `src/_docs/findings.md`.
+//! Tests of the guarantee G-NEST (see `guarantees/mod.rs`). It covers these findings of `src/_docs/findings.md`: 002-2,
+//! N-04, N-06.
 //!
-//! The client's own jobs never wait for another job of the same thread class (the threads for one kind of job). One job
-//! waits for the results of all parts of a pass. The thread that sends the parts of a pass sends all of them itself if
-//! no other thread is free. So one thread for each class is enough for everything.
+//! A thread class is a group of threads for one kind of job. A job of the client never waits for another job of its
+//! thread class. The client may split a pass (a `forward` or `forward_backward` call) into parts. One job waits for the
+//! results of all parts. If no thread is free to help, one thread sends all parts. So one thread for each class is
+//! enough.
 
 use serde_json::json;
 use tinkex::testing::{Act, FakeServer};

@@ -1,4 +1,5 @@
-//! G-ORDER. Covers the findings 004-8, 004-9, N-10, N-32 of `src/_docs/findings.md`.
+//! Tests of the guarantee G-ORDER (see `guarantees/mod.rs`). It covers these findings of `src/_docs/findings.md`:
+//! 004-8, 004-9, N-10, N-32.
 //!
 //! The server runs the requests of a model in the order of their sequence ids (seq ids). One thread of the client, its
 //! actor, handles one call after the other: it reserves the seq ids of a call and sends all requests of that call

@@ -1,4 +1,5 @@
-//! G-PERMIT. Covers the findings 003-V4, 003-F7, 004-6, N-02, N-11 of `src/_docs/findings.md`.
+//! Tests of the guarantee G-PERMIT (see `guarantees/mod.rs`). It covers these findings of `src/_docs/findings.md`:
+//! 003-V4, 003-F7, 004-6, N-02, N-11.
 //!
 //! A sample needs a permit while it is sent. A permit is released when it is dropped, also by a panic. Threads that
 //! wait for a permit queue in order of arrival, each with its own condition variable, and a released permit goes to the
@@ -58,8 +59,8 @@ fn samples_that_panic_give_their_permits_back() {
         let server = FakeServer::new();
         let service = server.in_memory().build().unwrap();
         let sampler = service.create_sampling_client("fake/model").unwrap();
-        // For a while after a 429 the client has only ten permits. If the twelve panics leaked theirs, none would be
-        // left.
+        // For a while after a 429 the client has only ten permits. Twelve samples panic below. If they did not give
+        // their permits back, no permit would be left for the last sample.
         server.next(SAMPLE, Act::status(429, "slow down"));
         sample(&sampler, 1).wait().unwrap();
         let left = AtomicUsize::new(12);

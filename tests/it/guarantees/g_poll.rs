@@ -1,5 +1,5 @@
-//! G-POLL. Covers the findings 000-E, 002-5, 003-V1, 003-D1, 003-M1, 003-M2, 003-F1, 003-F2, N-12, N-13, N-15, N-18 of
-//! `src/_docs/findings.md`.
+//! Tests of the guarantee G-POLL (see `guarantees/mod.rs`). It covers these findings of `src/_docs/findings.md`: 000-E,
+//! 002-5, 003-V1, 003-D1, 003-M1, 003-M2, 003-F1, 003-F2, N-12, N-13, N-15, N-18.
 //!
 //! A promise is the id of a result that the server computes; the client polls for the result. Polling is a loop around
 //! a state machine. It counts each kind of failure separately, keeps at least 50 ms between two requests, and limits

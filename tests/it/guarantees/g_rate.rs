@@ -1,8 +1,10 @@
-//! G-RATE. Covers the findings 003-D3, 003-F3, 004-2, 004-3a, N-17 of `src/_docs/findings.md`.
+//! Tests of the guarantee G-RATE (see `guarantees/mod.rs`). It covers these findings of `src/_docs/findings.md`:
+//! 003-D3, 003-F3, 004-2, 004-3a, N-17.
 //!
-//! After a refusal (429, or 402 for an account that cannot pay) no sample is sent for a while. The end of this window
-//! is one value under one lock. A refusal can only extend the window, and a success does not end it. A sample that
-//! waited for the end of the window checks once more whether the window has ended before it is sent.
+//! After a refusal (429, or 402 for an account that cannot pay) no sample is sent for a while. This time is called the
+//! window. Its end is one value, protected by one lock. A refusal can only extend the window, and a success does not
+//! end it. When a sample has waited for the end of the window, it checks again, before it is sent, that the window has
+//! not been extended.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! G-REPLY. Covers the findings 000-B, 001-2, 002-2, 003-V2, 003-F4, 004-4, N-01, N-14, N-31, N-36 of
-//! `src/_docs/findings.md`.
+//! Tests of the guarantee G-REPLY (see `guarantees/mod.rs`). It covers these findings of `src/_docs/findings.md`:
+//! 000-B, 001-2, 002-2, 003-V2, 003-F4, 004-4, N-01, N-14, N-31, N-36.
 //!
 //! The job that executes an operation owns the reply of the operation. If the reply is dropped, its destructor sends an
 //! error to the caller. So the caller gets exactly one answer: also if the job panics, is refused by a closed pool of
@@ -29,8 +29,8 @@ fn a_panic_in_an_actors_turn_reaches_the_caller_with_its_message_and_siblings_go
         panic_once(&server, "/api/v1/optim_step");
         let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
         assert!(error.is_panic() && error.to_string().contains("the transport panics"), "{error}");
-        // It is unknown whether the server accepted the request that panicked, so its client is poisoned. Other clients
-        // are not affected.
+        // The sending of the request panicked, so it is unknown whether the server accepted the request. Therefore the
+        // client is poisoned: it refuses all later calls. Other clients are not affected.
         assert_eq!(
             *training.optim_step(AdamParams::default()).wait().unwrap_err().kind(),
             ErrorKind::Poisoned

@@ -1,4 +1,5 @@
-//! G-SCOPE. Covers the findings 001-6, 003-D2, 003-D4, 004-1 of `src/_docs/findings.md`.
+//! Tests of the guarantee G-SCOPE (see `guarantees/mod.rs`). It covers these findings of `src/_docs/findings.md`:
+//! 001-6, 003-D2, 003-D4, 004-1.
 //!
 //! The handles and the pending operations of a client own its state by reference counting; there is no global registry
 //! of clients. Threads that outlive a call belong to the session. When the session ends it joins its threads, except

@@ -1,4 +1,5 @@
-//! G-SESSION. Covers the findings 000-D, 001-9, 001-10, 002-4, N-04 of `src/_docs/findings.md`.
+//! Tests of the guarantee G-SESSION (see `guarantees/mod.rs`). It covers these findings of `src/_docs/findings.md`:
+//! 000-D, 001-9, 001-10, 002-4, N-04.
 //!
 //! Each session has a thread that only sends heartbeats, so that no other work waits for a heartbeat. Each heartbeat
 //! runs in its own `catch_unwind`, so that the heartbeats go on after a panic. The end of the session wakes this thread

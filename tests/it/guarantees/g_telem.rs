@@ -1,4 +1,5 @@
-//! G-TELEM. Covers the findings 000-C, 001-1, 001-7, 002-3, N-08, N-09, N-20, N-21, N-33 of `src/_docs/findings.md`.
+//! Tests of the guarantee G-TELEM (see `guarantees/mod.rs`). It covers these findings of `src/_docs/findings.md`:
+//! 000-C, 001-1, 001-7, 002-3, N-08, N-09, N-20, N-21, N-33.
 //!
 //! Telemetry reports events, such as failed operations, to the server; it is off by default. Events wait in a bounded
 //! queue, and an event that does not fit is dropped, so that no operation waits for the queue. One thread with one
@@ -273,7 +274,8 @@ fn a_hanging_endpoint_delays_no_operation_and_close_only_up_to_its_timeout() {
         client.refused_samples(60);
         client.server.behave(SAMPLE);
         client.sample();
-        // The blocked transport does not return even after its shutdown, so only the timeout ends the wait.
+        // `close` shuts the transport down and waits for the reporter. The blocked request of the reporter does not end
+        // even then, so only the time limits of the close (`close` and `finish`) end this wait.
         assert_eq!(client.close(), (0, 122));
     });
 }

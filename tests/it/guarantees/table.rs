@@ -1,6 +1,7 @@
-//! Checks the table in `src/_docs/findings.md`: each finding has one row, and each test that a row names exists. For
-//! each of these tests, `tests/mutants` has a patch that removes the mechanism from the sources, so that the test
-//! fails.
+//! Checks the table in `src/_docs/findings.md`. A row names a finding (a fault that was found in another client), the
+//! mechanism that prevents this fault here, and tests of the mechanism. Each finding has one row, and each named test
+//! exists. For each of these tests, `tests/mutants` has a patch that removes the mechanism from the sources, so that
+//! the test fails.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -161,8 +162,8 @@ fn every_patch_still_fits_the_code() {
     }
 }
 
-/// Features that a row may call "not there yet", each with a part of a name. If a public item has a name with that
-/// part, the feature exists.
+/// Features of which a row may say that they are "not there yet". The second text is a part of a name: if the name of a
+/// public item contains this part, the feature does exist, and the row is wrong.
 const ABSENT: [(&str, &str); 5] = [
     ("recovery", "recover"),
     ("regularizers", "regulariz"),

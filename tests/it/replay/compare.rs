@@ -1,4 +1,4 @@
-//! Comparison of a request of this crate with the recorded exchange of the official SDK.
+//! Compares a request of this crate with its exchange, that is, with the recorded request of the official SDK.
 
 use tinkex::testing::Seen;
 
@@ -38,7 +38,8 @@ pub(crate) fn differences(seen: &Seen, exchange: &Exchange, how: Option<How>) ->
     // The two clients write timeouts differently: "45" and "45.0".
     let text = |it: Option<&str>| it.unwrap_or("absent").trim_end_matches(".0").to_string();
     for name in HEADERS {
-        // The test advances the clock while a timer's request is sent, which changes the timeout in this header.
+        // Heartbeats and telemetry are sent by timers. The test advances the clock while they are sent, which changes
+        // the timeout in this header. So do not compare it.
         let moves = name == "x-stainless-read-timeout" && exchange.class() == Class::Timer;
         let only_key = matches!(how, Some(How::OnlyKey)) && name != "x-api-key";
         if !moves && !only_key {

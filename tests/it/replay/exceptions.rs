@@ -22,7 +22,7 @@ pub(crate) enum How {
     Field(&'static str, u64),
     /// The requests of the range arrive in any order.
     AnyOrder,
-    /// `x-api-key` is the only header that is compared.
+    /// Of the compared headers, only `x-api-key` must have the recorded value.
     OnlyKey,
 }
 

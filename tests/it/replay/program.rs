@@ -32,7 +32,8 @@ pub(crate) fn run(replay: &Replay) {
     assert_eq!(models[0].model_name.as_deref(), Some(MODEL));
 
     let service = replay.client().user_metadata("suite", "peer-e2e").telemetry(true);
-    // The official SDK has a timeout of 60 s for each request of the close and none for the whole close: allow as much.
+    // The official SDK gives each request of a close 60 s, and sends this timeout in a header. This crate also limits
+    // the whole close (`finish`), and a short limit shortens the timeouts of its requests. So set a long limit.
     let service = service.timeouts(|it| it.finish = 4 * TEST_TIMEOUT).build().unwrap();
     let lora = LoraConfig { rank: 8, seed: Some(1), ..Default::default() };
     let training = service.create_lora_training_client(MODEL, lora).unwrap();

@@ -26,7 +26,8 @@ pub(crate) struct Exchange {
 /// Class of a request. It decides in which order the request must arrive.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// Sent by a call of the program. All calls arrive in the recorded order.
+    /// Sent by a call of the program. All calls arrive in the recorded order, except those in a group with
+    /// [`AnyOrder`](super::exceptions::How::AnyOrder).
     Call,
     /// Polls the result of a promise. The polls of one promise arrive after the promise, in the recorded order.
     Poll,
@@ -68,7 +69,7 @@ impl Exchange {
             answer.with_header(name, value.as_str().unwrap())
         });
         let request_headers = line["request_headers"].clone();
-        // The recording holds compressed bodies without their compression.
+        // If the body of the request was compressed, the recording holds the decompressed body.
         let message = message::read(request_headers["content-type"].as_str(), &bytes(&line["request_body"]));
         let response = &line["response_body"];
         Exchange {

@@ -49,8 +49,9 @@ pub(super) fn run(replay: &Replay, clients: &Clients, on_base: &SamplingClient) 
     replay.assert_pass(261, &forward(training).wait().unwrap());
     replay.heartbeat();
 
-    // The recorded server answers a datum without targets with an error. This crate refuses such data for the losses
-    // that it knows. It does not check the data of a `LossFn::Other`, so the same loss under that variant is sent.
+    // The recorded server answers a datum without targets with an error. This crate refuses to send such data for the
+    // losses that it knows. It does not check the data of a `LossFn::Other`, so with `Other("cross_entropy")` the data
+    // are sent.
     let without_targets = || {
         let mut datum = examples().swap_remove(0);
         datum.loss_fn_inputs.clear();
@@ -59,6 +60,7 @@ pub(super) fn run(replay: &Replay, clients: &Clients, on_base: &SamplingClient) 
     let refused = small.forward_backward(without_targets(), LossFn::CrossEntropy).wait();
     assert_eq!(path_of(&refused.unwrap_err()), r#"data[0].loss_fn_inputs["target_tokens"]"#);
     // The recorded program cancelled this call after 15 s, during the pause after the sixth attempt (exchange 270).
+    // Here it is cancelled just before the answer to that attempt, so that there is no seventh attempt.
     let (canceller, cancellers) = mpsc::channel::<Canceller>();
     replay.before_answering(270, move || cancellers.recv().unwrap().cancel());
     let unanswered = small.forward_backward(without_targets(), LossFn::Other("cross_entropy".into()));

@@ -31,7 +31,8 @@ pub(super) fn run(replay: &Replay, Clients { rest, training, .. }: &Clients) {
     );
     assert_checkpoints(replay, 214, &rest.list_checkpoints(RUN).unwrap());
 
-    // Endpoints that the recorded server lacks. The 404 for a session may mean a missing endpoint or a missing session.
+    // The recorded server lacks the endpoints of these calls. For `get_session` the error is `NotFound`, because its
+    // 404 may mean a missing endpoint or a missing session.
     replay.assert_failure(215, ErrorKind::Incompatible, rest.list_user_checkpoints().first_page());
     replay.assert_failure(217, ErrorKind::Incompatible, rest.list_sessions().first_page());
     replay.assert_failure(219, ErrorKind::NotFound, rest.get_session("session_f39fe152"));

@@ -29,13 +29,13 @@ pub(crate) struct Replay {
 struct State {
     exchanges: Vec<Exchange>,
     exceptions: &'static [Exception],
-    /// For each exchange, the number of requests that repeated it.
+    /// For each exchange, the number of requests of this crate that were matched with it.
     arrived: Vec<usize>,
     /// Request ids of the promises that were sent to the client so far.
     promised: HashSet<String>,
     /// All idempotency keys so far.
     keys: HashSet<String>,
-    /// Idempotency key of the latest request of a call.
+    /// Idempotency key of the latest request of class `Call`.
     last_key: Option<String>,
     /// Messages of the received telemetry.
     telemetry: Vec<Value>,
@@ -196,7 +196,7 @@ impl State {
         self.exception(n).map(|it| it.how)
     }
 
-    /// Finds the exchange that a request repeats.
+    /// Finds the exchange that belongs to a request of this crate.
     fn find(&mut self, seen: &Seen) -> Option<usize> {
         let found = match recording::class(&seen.path) {
             Class::Call => self.next_call(seen),
@@ -207,8 +207,8 @@ impl State {
                 }
                 let same = |i: &usize| self.exchanges[*i].path == seen.path;
                 let all: Vec<usize> = (0..self.exchanges.len()).filter(same).collect();
-                // If more virtual time passes than in the recording, timers send more requests: repeat the last
-                // exchange.
+                // If more virtual time passes than in the recording, timers send more requests than were recorded:
+                // match the additional ones with the last exchange.
                 all.iter().copied().find(|it| self.arrived[*it] == 0).or(all.last().copied())
             }
         };
@@ -220,8 +220,8 @@ impl State {
         found
     }
 
-    /// The next exchange of class `Call` in recorded order. If it is in a group with `AnyOrder`, the exchange of the
-    /// group that has the same message.
+    /// The next exchange of class `Call` in recorded order. If this exchange is in a group with `AnyOrder`, returns the
+    /// exchange of the group with the same message as the request instead.
     fn next_call(&self, seen: &Seen) -> Option<usize> {
         let is_left = |i: &usize| {
             let exchange = &self.exchanges[*i];
@@ -255,7 +255,7 @@ impl State {
     fn check(&mut self, i: usize, seen: &Seen) {
         let exchange = &self.exchanges[i];
         let mut found = compare::differences(seen, exchange, self.how(exchange.n));
-        // All attempts of one request have the same key, and no two requests share one.
+        // All attempts of one request have the same key, and two different requests have different keys.
         if let Some(key) = seen.header("x-idempotency-key") {
             let again = exchange.header("x-stainless-retry-count") != Some("0");
             let known = !self.keys.insert(key.into());

@@ -1,6 +1,7 @@
-//! Comparison of the telemetry of this crate with that of the official SDK. Ids, times and texts differ, and this crate
-//! reports a failed operation once, the SDK each attempt. Therefore only the fields are compared, and the values of one
-//! report, about a failure that occurs in both runs. This crate must never report headers or bodies.
+//! Compares the telemetry of this crate with that of the official SDK. Ids, times and texts differ. Also, this crate
+//! reports a failed operation once, and the SDK reports each failed attempt. Therefore mostly the names of the fields
+//! are compared. The values that describe a failure are compared only for one failure, which occurs in both runs. This
+//! crate must never report headers or bodies.
 
 use std::collections::BTreeSet;
 

@@ -38,7 +38,7 @@ fn each_call_is_one_request_with_the_right_method_path_and_body() {
         ("POST", "/publish", ""),
         ("DELETE", "/publish", ""),
         ("PUT", "/ttl", r#"{"ttl_seconds":7200}"#),
-        // `null` is sent explicitly: it removes the limit.
+        // `Ttl::Never` must be sent explicitly, as `null`: it removes the time limit of the checkpoint.
         ("PUT", "/ttl", r#"{"ttl_seconds":null}"#),
     ];
     assert_eq!(sent, expected.map(|(a, b, c)| (a.to_string(), b.to_string(), c.to_string())));

@@ -43,7 +43,7 @@ pub(super) enum Fault {
         empty: bool,
         done: bool,
     },
-    /// The result of a promise is a failure of this category. Only for polls of promises.
+    /// The server answers a poll for a result with a failure of this category. Only for such polls.
     Failed(&'static str),
 }
 
@@ -97,8 +97,8 @@ impl Fault {
         }
     }
 
-    /// True if the server refuses the request for good. It must not refuse the repetition of a request that it
-    /// accepted.
+    /// True if the fault is a final refusal of the request. The server must not inject such a fault into the repetition
+    /// of a request that it has accepted.
     pub(super) fn is_refusal(self) -> bool {
         matches!(self, Fault::Status { code: 400 | 404, empty: false, .. })
     }

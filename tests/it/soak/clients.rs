@@ -18,7 +18,7 @@ pub(super) const OPERATION: Duration = Duration::from_secs(60);
 /// A service client with slots for its training clients and sampling clients.
 pub(super) struct Service {
     pub(super) client: ServiceClient,
-    /// Set before the service is closed.
+    /// Set to true before the service is closed, so that errors of the kind `Closed` can be explained.
     pub(super) closed: Arc<AtomicBool>,
     /// True if an operation that the server pauses waits at most 20 ms and then fails with `Paused`.
     pub(super) gives_up_pauses: bool,

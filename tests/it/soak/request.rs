@@ -1,5 +1,5 @@
-//! Decodes the requests of the soak. Each operation has a number, which the client writes into the content of the
-//! request (as a token, a name or a learning rate), so that the server knows the operation of each request.
+//! Decodes the requests of the soak. Each operation has a number, which the test puts into the content of the request
+//! (as a token, a name or a learning rate). So the server knows the operation of each request.
 
 use serde_json::Value;
 use tinkex::testing::Seen;
@@ -188,7 +188,8 @@ fn json_pass(body: &Value) -> Option<Train> {
     part_of_pass(body["model_id"].as_str()?.to_string(), body["seq_id"].as_u64()?, &data?)
 }
 
-/// Checks that the data of a request are consecutive and begin at a multiple of [`CHUNK`].
+/// Makes a [`Train`] from the data of a request. `None` if the data are not consecutive or do not begin at a multiple
+/// of [`CHUNK`].
 fn part_of_pass(model: String, seq_id: u64, data: &[[u32; 3]]) -> Option<Train> {
     let [op, first, total] = *data.first()?;
     let (first, total) = (first as usize, total as usize);

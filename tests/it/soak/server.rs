@@ -24,8 +24,8 @@ pub(super) struct Books {
 struct State {
     rng: Rng,
     models: HashMap<String, Model>,
-    /// Fingerprint and promise of each accepted `create_model` and sample, by (session or sampler, number), to recognize
-    /// retries.
+    /// Fingerprint and promise of each accepted `create_model` and sample, to recognize retries. The key is the session
+    /// and the number of the model, or the sampler and the sequence id of the sample.
     made: HashMap<(String, u64), (u64, String)>,
     promises: HashMap<String, Promise>,
     /// Injected faults by operation.
@@ -56,7 +56,7 @@ struct Model {
     whole_up_to: u64,
     /// Accepted operations, with the index of the part.
     done: HashSet<(u32, usize)>,
-    /// The last accepted operation of each client thread, to check the order of the thread's calls.
+    /// The last accepted operation of each thread that runs operations ([`THREADS`]), to check the order of its calls.
     last: HashMap<u32, u32>,
 }
 
@@ -73,7 +73,7 @@ struct Promise {
     result: Value,
     /// Number of polls that are still to be answered with `try_again`.
     not_yet: u32,
-    /// True if the next poll gets only the size of the result, if the client allows this.
+    /// True if the server answers the next poll with only the size of the result, provided that the client allows this.
     metadata: bool,
 }
 
@@ -96,7 +96,7 @@ impl Books {
         Books { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// Makes the fake server answer by these records.
+    /// Makes the fake server answer its requests with [`act`](Self::act).
     pub(super) fn script(&self, server: &FakeServer) {
         let (books, scripted) = (self.clone(), server.clone());
         server.forget_requests();
@@ -129,7 +129,7 @@ impl Books {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Handles a request, with a fault at random.
+    /// Handles a request. At random, injects a fault.
     fn act(&self, seen: &Seen, server: &FakeServer) -> Act {
         let state = &mut *self.lock();
         state.counts.exchanges += 1;
@@ -161,7 +161,8 @@ impl State {
         if matches!(fault, Fault::Failed(_)) {
             return matches!(request, Request::Retrieve { .. });
         }
-        // A final fault would leave the client with default flags, with which it splits passes differently.
+        // After a final fault ([`Fault::is_final`]) in a request for flags, the client would use default flags and
+        // split passes differently. So do not inject it.
         if seen.path.starts_with("/api/v1/client/") && fault.is_final() {
             return false;
         }

@@ -18,9 +18,10 @@ pub(super) struct Question {
     /// One flag for each client that the operation uses, set before that client is closed.
     pub(super) closed: Vec<Arc<AtomicBool>>,
     pub(super) cancelled: bool,
-    /// True if its service has a pause policy that ends the operation when the queue is paused.
+    /// True if the service that runs the operation has `Service::gives_up_pauses`: a long pause of the queue ends the
+    /// operation.
     pub(super) gives_up_pauses: bool,
-    /// Flag of its training client, set when an operation fails with `Poisoned`.
+    /// Flag of the training client that runs the operation. Set when an operation of this client fails with `Poisoned`.
     pub(super) lost: Arc<AtomicBool>,
     pub(super) books: Books,
 }
@@ -106,7 +107,8 @@ impl Question {
         match error.kind() {
             ErrorKind::Closed => self.is_closed(),
             ErrorKind::Cancelled => self.cancelled,
-            // Stalls, resets and restarts of the server cause these errors, also by faults of other operations.
+            // Stalls, resets and restarts of the server cause these errors. They may have been injected into requests
+            // of other operations, so accept every such error.
             ErrorKind::Timeout(_) | ErrorKind::Connection { .. } => true,
             ErrorKind::Decode => any(&|it| matches!(it, Fault::Nonsense { .. } | Fault::Garbage { .. })),
             ErrorKind::NotFound => status(404),
@@ -125,7 +127,8 @@ impl Question {
                 any(&|it| *it == Fault::Failed(said)) || (said == "user" && status(400))
             }
             ErrorKind::Paused => self.gives_up_pauses && self.books.was_paused(self.op),
-            // The cause is the failure of an earlier operation of the client, which is checked there.
+            // The cause is the failure of an earlier operation of the client. That failure is checked as the outcome of
+            // the earlier operation.
             ErrorKind::Poisoned => error.cause().is_some_and(|it| !it.is_panic()),
             _ => false,
         }

@@ -33,7 +33,7 @@ pub(super) struct Round {
     pub(super) n: u32,
     /// Number of operations that threads have begun. May exceed `n`.
     pub(super) taken: AtomicU32,
-    /// Time limit for submitting operations.
+    /// Time after which no more operations are submitted.
     pub(super) until: Instant,
     /// Jobs for the helper thread, which closes clients and cancels operations during their use.
     pub(super) elsewhere: Sender<Box<dyn FnOnce() + Send>>,
@@ -223,8 +223,8 @@ impl Worker<'_> {
         })
     }
 
-    /// Returns the client of a slot. `None` if the slot is empty, and at random in 1 of 300 calls: the caller then
-    /// creates a new client.
+    /// Returns the client of a slot. `None` if the slot is empty or its client is closed or poisoned, and at random in
+    /// 1 of 300 calls. After `None` the caller creates a new client.
     fn held<C: Clone>(&mut self, slot: &Slot<C>) -> Option<Held<C>> {
         let held = slot.get();
         held.filter(|_| self.rng.u32(..300) != 0)
@@ -301,7 +301,8 @@ impl Worker<'_> {
                         Err(RecvTimeoutError::Timeout) => tally.violation(&question, "got no answer in time"),
                         Err(_) => tally.violation(&question, "got no answer: its channel is closed"),
                     }
-                    // The crate must drop its sender after the result; a timeout means that it did not.
+                    // The crate must drop its sender after the result, which closes the channel. A second result, or a
+                    // timeout on the open channel, is a violation.
                     if let Ok(_) | Err(RecvTimeoutError::Timeout) = receiver.recv_timeout(TEST_TIMEOUT) {
                         tally.violation(&question, "may be answered twice");
                     }
