@@ -98,7 +98,7 @@ static tinkex_code train(struct run *run, int steps, int is_pulled, tinkex_error
       code = tinkex_training_forward_backward_custom(run->training, run->batch, mean_of_means, &run->calls, NULL, &pass, error);
     }
     if (!code) code = tinkex_pending_wait(pass, -1, &result, error);
-    if (!code) run->last = tinkex_result_metric(result, "loss:sum");
+    if (!code) run->last = tinkex_result_metric(result, "loss");
     if (!code && step == 0) run->first = run->last;
     if (!code) code = tinkex_training_optim_step(run->training, run->adam, &update, error);
     if (!code) code = tinkex_pending_wait(update, -1, NULL, error);

@@ -52,9 +52,9 @@ static tinkex_code ask(const tinkex_sampling *sampler, const char *const *words,
   return code;
 }
 
-/* Fills the batch with the pairs, and counts their tokens: all, and those of the answers, which the loss counts. */
-static tinkex_code fill(tinkex_batch *batch, size_t *n_tokens, size_t *n_loss_tokens, tinkex_error **error) {
-  *n_tokens = *n_loss_tokens = 0;
+/* Fills the batch with the pairs, and counts their tokens. */
+static tinkex_code fill(tinkex_batch *batch, size_t *n_tokens, tinkex_error **error) {
+  *n_tokens = 0;
   for (size_t i = 0; i < N_PAIRS; i++) {
     char prompt[MAX_TEXT + 4], answer[MAX_TEXT + 1];
     int32_t asked[MAX_TEXT + 4], answered[MAX_TEXT + 1];
@@ -64,7 +64,6 @@ static tinkex_code fill(tinkex_batch *batch, size_t *n_tokens, size_t *n_loss_to
     tinkex_code code = tinkex_batch_add_completion(batch, asked, n_asked, answered, n_answered, NULL, error);
     if (code) return code;
     *n_tokens += n_asked + n_answered - 1;
-    *n_loss_tokens += n_answered;
   }
   return TINKEX_OK;
 }
@@ -84,7 +83,7 @@ int main(int argc, char **argv) {
   const tinkex_result *result = NULL;
   const char *words[N_TESTED];
   text before[N_TESTED], after[N_TESTED], unseen[N_UNSEEN];
-  size_t n_tokens = 0, n_loss_tokens = 0;
+  size_t n_tokens = 0;
   double first = 0, last = 0, trained = 0;
   int exact = 0, failed = 0;
 
@@ -97,7 +96,7 @@ int main(int argc, char **argv) {
   for (size_t i = 0; i < N_TESTED; i++) printf("  %-10s %s\n", words[i], before[i]);
 
   printf("Training on %d words ...\n", N_PAIRS);
-  if (fill(batch, &n_tokens, &n_loss_tokens, &error)) goto done;
+  if (fill(batch, &n_tokens, &error)) goto done;
   if (tinkex_loss_new("cross_entropy", &loss, &error) || tinkex_optim_new("adam", &adam, &error)) goto done;
   trained = seconds();
   for (int step = 0; step <= steps; step++) {
@@ -110,7 +109,7 @@ int main(int argc, char **argv) {
     }
     if (step == 0) continue;
     if (tinkex_pending_wait(pass[current], -1, &result, &error)) goto done;
-    last = tinkex_result_metric(result, "loss:sum") / (double)n_loss_tokens; /* mean of the answers' tokens */
+    last = tinkex_result_metric(result, "loss_per_token"); /* mean of the tokens that have a weight: the answers */
     if (tinkex_pending_wait(update[current], -1, NULL, &error)) goto done;
     tinkex_pending_free(&pass[current]);
     tinkex_pending_free(&update[current]);

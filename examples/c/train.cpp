@@ -58,12 +58,7 @@ void run(int steps) {
 
   std::printf("Training on %d words ...\n", N_PAIRS);
   tinkex::batch batch;
-  std::size_t n_loss_tokens = 0;
-  for (auto &pair : PAIRS) {
-    const auto answer = encode(std::string(pair[1]) + "\n");
-    batch.add_completion(prompt(pair[0]), answer);
-    n_loss_tokens += answer.size();
-  }
+  for (auto &pair : PAIRS) batch.add_completion(prompt(pair[0]), encode(std::string(pair[1]) + "\n"));
   const tinkex::loss loss("cross_entropy");
   tinkex::optim adam;
   // Submit the next step before waiting for this one, so that the server is not idle between them.
@@ -77,7 +72,7 @@ void run(int steps) {
   for (int step = 0; step < steps; step++) {
     std::optional<decltype(current)> next;
     if (step + 1 < steps) next = submit(step + 1);
-    last = current.first.wait().loss() / static_cast<double>(n_loss_tokens);
+    last = current.first.wait().loss_per_token(); // of the tokens that have a weight: the answers
     current.second.wait();
     if (step == 0) first = last;
     if ((step + 1) % 25 == 0) std::printf("  %d/%d loss %.3f per token\n", step + 1, steps, last);

@@ -125,8 +125,8 @@ def ask(sampler, words):
 
 
 def fill(batch):
-    """Adds all pairs in one call: tokens, weights (0 in the prompt, 1 in the answer) and offsets. Returns the numbers of
-    all tokens and of those that the loss counts."""
+    """Adds all pairs in one call: tokens, weights (0 in the prompt, 1 in the answer) and offsets. Returns the
+    number of tokens."""
     tokens, weights, offsets = array.array("i"), array.array("f"), array.array("q", [0])
     for word, answer in PAIRS:
         prompt, answer = f"{word} -> ".encode(), f"{answer}\n".encode()
@@ -137,13 +137,13 @@ def fill(batch):
         lib.tinkex_batch_add_weighted_many, batch, len(PAIRS), ffi.from_buffer("int64_t[]", offsets),
         ffi.from_buffer("int32_t[]", tokens), ffi.from_buffer("float[]", weights), ffi.NULL,
     )
-    return len(tokens) - len(PAIRS), sum(weights)
+    return len(tokens) - len(PAIRS)
 
 
 def train(training, steps):
     """Trains, and returns the mean loss of the answers' tokens in the first and in the last step."""
     batch = freed("batch", lib.tinkex_batch_new())
-    n_tokens, n_loss_tokens = fill(batch)
+    n_tokens = fill(batch)
     loss = owned("loss", lib.tinkex_loss_new, b"cross_entropy")
     adam = owned("optim", lib.tinkex_optim_new, b"adam")
 
@@ -158,7 +158,7 @@ def train(training, steps):
         # The next step is submitted before waiting for this one, so that the server is not idle between them.
         following = submit(step) if step < steps else None
         result = wait(current[0])
-        losses.append(lib.tinkex_result_metric(result, b"loss:sum") / n_loss_tokens)
+        losses.append(lib.tinkex_result_metric(result, b"loss_per_token"))
         wait(current[1])
         if step % 25 == 0 or step == steps:
             speed = step * n_tokens / (time.monotonic() - started)

@@ -17,7 +17,6 @@
 #include <utility>
 #include <vector>
 #include "tinkex.h"
-
 namespace tinkex {
 using std::int32_t, std::int64_t, std::size_t, std::uint64_t;
 
@@ -91,7 +90,6 @@ protected:
 public:
   T *raw() const noexcept { return raw_.raw(); }
 };
-/* A setter that returns the options: TINKEX_SET(function, parameters, arguments). */
 #define TINKEX_SET(name, f, parameters, ...) auto &name parameters { f(made(), __VA_ARGS__); return *this; }
 using str = const std::string &;
 
@@ -115,7 +113,7 @@ public:
 };
 struct pass : result {
   using result::result;
-  double loss() const { return metric("loss:sum"); } size_t size() const { return tinkex_result_example_count(raw()); }
+  double loss() const { return metric("loss"); } double loss_per_token() const { return metric("loss_per_token"); } size_t size() const { return tinkex_result_example_count(raw()); }
   floats output(size_t i, str name = "logprobs") const { return array<float>(tinkex_result_output_f32, raw(), i, name.c_str()); }
   int64s output_i64(size_t i, str name) const { return array<int64_t>(tinkex_result_output_i64, raw(), i, name.c_str()); }
   span<const size_t> shape(size_t i, str name = "logprobs") const { return array<size_t>(tinkex_result_output_shape, raw(), i, name.c_str()); }

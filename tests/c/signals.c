@@ -114,6 +114,7 @@ static void meet_resets(void) {
   tinkex_service_options_set_timeout(options, "connect", 1000);
   tinkex_service_options_set_timeout(options, "exchange", 1000);
   tinkex_service_options_set_timeout(options, "submit", 2000);
+  tinkex_service_options_set_timeout(options, "first_contact", 2000);
   tinkex_service *service = NULL;
   tinkex_rest *rest = NULL;
   tinkex_text *json = NULL;
