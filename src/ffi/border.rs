@@ -7,7 +7,7 @@ use std::slice;
 use super::code::{self, Code};
 use super::error::tinkex_error;
 use super::object::Object;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::sync::unwind;
 
 pub(super) type Result<T> = std::result::Result<T, Fault>;
@@ -143,9 +143,16 @@ mod injected {
     }
 }
 
+fn panic_text(error: &Error) -> &str {
+    match error.kind() {
+        ErrorKind::Panicked { message, .. } => message,
+        _ => error.message(),
+    }
+}
+
 #[cold]
 fn panicked(error: &Error) -> Fault {
-    Fault::new(code::PANIC, format!("a function of tinkex panicked: {}", error.message()))
+    Fault::new(code::PANIC, format!("a function of tinkex panicked: {}", panic_text(error)))
 }
 
 /// An output of a function.

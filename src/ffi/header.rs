@@ -122,7 +122,7 @@ fn room(function: &str) -> String {
     sources(&folder, &mut files);
     let defines = |path: &&PathBuf| {
         let text = std::fs::read_to_string(path).unwrap();
-        text.contains(&format!("fn {function}(")) || text.contains(&format!(" {function}("))
+        text.contains(&format!("extern \"C\" fn {function}("))
     };
     let file = files.iter().find(defines);
     let file = file.unwrap_or_else(|| panic!("no file of src/ffi defines {function}"));

@@ -42,13 +42,14 @@ pub unsafe extern "C" fn tinkex_abi_version() -> u32 {
 pub unsafe extern "C" fn tinkex_has_feature(name: *const c_char) -> bool {
     border::value(false, || {
         // SAFETY: see the header.
-        Ok(match unsafe { border::text(name, "name") }? {
-            "local" => cfg!(feature = "local"),
-            "zstd" => cfg!(feature = "zstd"),
-            "native-roots" => cfg!(feature = "native-roots"),
-            "testing" => cfg!(feature = "testing"),
-            _ => false,
-        })
+        let name = unsafe { border::text(name, "name") }?;
+        let features = [
+            ("local", cfg!(feature = "local")),
+            ("zstd", cfg!(feature = "zstd")),
+            ("native-roots", cfg!(feature = "native-roots")),
+            ("testing", cfg!(feature = "testing")),
+        ];
+        Ok(features.contains(&(name, true)))
     })
 }
 

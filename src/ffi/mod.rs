@@ -14,6 +14,8 @@
 
 use std::ffi::{c_char, c_void};
 
+#[rustfmt::skip]
+mod agree;
 mod batch;
 mod border;
 mod cancel;

@@ -68,11 +68,6 @@ impl<T: Kind> Object<T> {
     pub(super) fn embedded(value: T) -> Self {
         Object { tag: AtomicU64::new(tag_of::<T>()), generation: generation(), value }
     }
-
-    /// The value of a handle that this crate holds itself.
-    pub(super) fn value(&self) -> &T {
-        &self.value
-    }
 }
 
 /// The value of a handle.

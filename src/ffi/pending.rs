@@ -131,13 +131,6 @@ pub(super) fn begin<T: Send + 'static>(
     Ok(Operation { shared: Arc::new(Shared { ending, pending }), is_detached: AtomicBool::new(false) })
 }
 
-impl Operation {
-    /// The operation itself, for parts of this library that must know its end.
-    pub(super) fn ending(&self) -> &Arc<Ending> {
-        &self.shared.ending
-    }
-}
-
 impl Ending {
     /// The result is there.
     pub(super) fn has_result(&self) -> bool {

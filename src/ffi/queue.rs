@@ -6,7 +6,7 @@ use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use super::border::{self, Fault, Out, Result};
+use super::border::{self, Fault, Out};
 use super::code;
 use super::constants::{EVENT_DONE, EVENT_WOKEN};
 use super::error::tinkex_error;

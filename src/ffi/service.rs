@@ -13,7 +13,7 @@ use super::object::{self, Kind, Object};
 use super::service_options::{self, tinkex_service_options};
 use super::text::{Text, tinkex_text};
 use super::tinkex_code;
-use crate::types::{ServerCapabilities, SupportedModel};
+use crate::report_json;
 use crate::{CloseStatus, HistogramSnapshot, MetricsSnapshot, ServiceClient};
 
 pub type tinkex_service = Object<Service>;
@@ -61,18 +61,6 @@ impl Service {
     }
 }
 
-fn capabilities_json(capabilities: &ServerCapabilities) -> Value {
-    let model = |model: &SupportedModel| {
-        json!({
-            "model_name": model.model_name,
-            "max_context_length": model.max_context_length,
-            "trainable": model.trainable,
-            "sampleable": model.sampleable,
-        })
-    };
-    json!({ "supported_models": capabilities.supported_models.iter().map(model).collect::<Vec<_>>() })
-}
-
 fn metrics_json(metrics: &MetricsSnapshot) -> Value {
     let histogram = |(name, values): (&String, &HistogramSnapshot)| {
         let HistogramSnapshot { count, mean, min, max, p50, p95, p99 } = values;
@@ -91,7 +79,7 @@ fn close_status(status: i32) -> Result<CloseStatus> {
         CLOSE_ERRORED => Ok(CloseStatus::Errored),
         CLOSE_INTERRUPTED => Ok(CloseStatus::Interrupted),
         _ => {
-            let text = format!("`status` is {status}, which is none of the constants TINKEX_CLOSE_*");
+            let text = format!("`status` must be one of the constants TINKEX_CLOSE_*, not {status}");
             Err(Fault::invalid("status", text))
         }
     }
@@ -176,7 +164,7 @@ pub unsafe extern "C" fn tinkex_service_capabilities(
         border::run(error, || {
             json.required("json")?;
             let capabilities = Service::client(service)?.get_server_capabilities()?;
-            json.set(Text::json(&capabilities_json(&capabilities)));
+            json.set(Text::json(&report_json::capabilities(&capabilities)));
             Ok(())
         })
     }

@@ -399,7 +399,7 @@ pub unsafe extern "C" fn tinkex_service_options_set_pause(
                 PAUSE_WAIT_AT_MOST => PausePolicy::WaitAtMost(positive(ms, "pause_policy.ms")?),
                 PAUSE_FAIL => PausePolicy::Fail,
                 _ => {
-                    let text = format!("`policy` is {policy}, which is none of the constants TINKEX_PAUSE_*");
+                    let text = format!("`policy` must be one of the constants TINKEX_PAUSE_*, not {policy}");
                     return Err(Fault::invalid("policy", text));
                 }
             };

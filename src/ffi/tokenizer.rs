@@ -25,7 +25,7 @@ fn named(name: &str) -> Result<Tokenizer> {
         "bytes" | "tinkex/nano" => Ok(Tokenizer(ByteTokenizer)),
         _ => {
             let text = format!(
-                "there is no tokenizer for {name:?}: this version has only \"bytes\", the tokenizer of \
+                "the tokenizer of {name:?} is not in this version, which has only \"bytes\", the tokenizer of \
                  \"tinkex/nano\". Tokenize with the library that the model comes with, and pass the token ids"
             );
             Err(Fault::unsupported(text).at("name_or_path"))

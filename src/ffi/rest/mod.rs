@@ -2,11 +2,11 @@
 //! of `report_json`. Modules by topic: `account` (identity, key, usage, audit log), `checkpoints`, `runs`, `sessions`,
 //! `search_query` (the conditions of a search).
 
-mod account;
-mod checkpoints;
-mod runs;
+pub(super) mod account;
+pub(super) mod checkpoints;
+pub(super) mod runs;
 mod search_query;
-mod sessions;
+pub(super) mod sessions;
 #[cfg(test)]
 mod tests;
 
