@@ -428,3 +428,213 @@ pub unsafe extern "C" fn tinkex_training_sampler(
         })
     }
 }
+
+#[cfg(all(test, feature = "local"))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::ffi::CStr;
+    use std::sync::atomic::{AtomicI32, Ordering};
+
+    use super::super::code;
+    use super::super::constants::{CLOSE_SUCCESS, EVENT_LOSS};
+    use super::super::error::{tinkex_error_code, tinkex_error_free, tinkex_error_message};
+    use super::super::event::{
+        tinkex_event_free, tinkex_event_kind, tinkex_event_tag, tinkex_event_take_loss,
+    };
+    use super::super::loss_call::*;
+    use super::super::pending::{tinkex_pending_cancel, tinkex_pending_free, tinkex_pending_wait};
+    use super::super::queue::{tinkex_queue_free, tinkex_queue_new, tinkex_queue_next};
+    use super::super::service::*;
+    use super::super::service_options::*;
+    use super::super::text::{tinkex_text_data, tinkex_text_free};
+    use super::*;
+    use crate::local::Server;
+
+    /// Long enough for each step, so that a failure does not hang.
+    const LONG: i64 = 60_000;
+
+    fn service(server: &Server) -> *mut tinkex_service {
+        let (url, key) = (c_text(server.url()), c_text(server.api_key()));
+        let mut service = ptr::null_mut();
+        // SAFETY: all pointers are valid.
+        unsafe {
+            let mut options = tinkex_service_options_new();
+            tinkex_service_options_set_base_url(options, url.as_ptr());
+            tinkex_service_options_set_api_key(options, key.as_ptr());
+            assert_eq!(tinkex_service_new(options, &mut service, ptr::null_mut()), 0);
+            tinkex_service_options_free(&mut options);
+        }
+        service
+    }
+
+    fn trainer(service: *mut tinkex_service) -> *mut tinkex_training {
+        let mut training = ptr::null_mut();
+        // SAFETY: all pointers are valid.
+        let code = unsafe {
+            tinkex_training_new(service, c"tinkex/nano".as_ptr(), ptr::null(), &mut training, ptr::null_mut())
+        };
+        assert_eq!(code, 0);
+        training
+    }
+
+    fn batch() -> Vec<Datum> {
+        vec![Datum::cross_entropy(&[1, 2], &[3, 4])]
+    }
+
+    /// As `tinkex_training_forward_backward_pulled`, with the tag 7.
+    fn pulled(training: *mut tinkex_training, queue: *mut tinkex_queue) -> *mut tinkex_pending {
+        // SAFETY: both handles are valid.
+        let (client, queue) = unsafe { (client(training).unwrap(), object::get(queue).unwrap().downgrade()) };
+        let pending = client.custom_pass(batch(), move |data, logprobs, cancel, deadline| {
+            loss_call::by_queue(&queue, 7, data, logprobs, cancel, deadline)
+        });
+        Object::make(begin(pending, Outcome::Pass).unwrap())
+    }
+
+    /// Code and message of the end of an operation, which is freed.
+    fn end(mut pending: *mut tinkex_pending) -> (i32, String) {
+        let mut error = ptr::null_mut();
+        // SAFETY: all pointers are valid.
+        unsafe {
+            let code = tinkex_pending_wait(pending, LONG, ptr::null_mut(), &mut error);
+            tinkex_pending_free(&mut pending);
+            if error.is_null() {
+                return (code, String::new());
+            }
+            assert_eq!(tinkex_error_code(error), code);
+            let message = CStr::from_ptr(tinkex_error_message(error)).to_str().unwrap().to_string();
+            tinkex_error_free(&mut error);
+            (code, message)
+        }
+    }
+
+    #[test]
+    fn a_model_is_created_without_blocking_and_a_closed_service_refuses() {
+        let server = Server::start(Default::default()).unwrap();
+        let mut service = service(&server);
+        let (mut pending, mut text) = (ptr::null_mut(), ptr::null_mut());
+        let none = ptr::null_mut();
+        // SAFETY: all pointers are valid.
+        unsafe {
+            let all = CStr::from_ptr(tinkex_service_console_url(service)).to_str().unwrap();
+            assert!(tinkex_service_session_id(service).is_null() && all.ends_with("/sessions"), "{all}");
+            let name = c"tinkex/nano".as_ptr();
+            assert_eq!(tinkex_training_start(service, name, 0, ptr::null(), &mut pending, none), 0);
+            assert_eq!(end(pending), (0, String::new()));
+            let id = CStr::from_ptr(tinkex_service_session_id(service)).to_str().unwrap();
+            let url = CStr::from_ptr(tinkex_service_console_url(service)).to_str().unwrap();
+            assert!(url.ends_with(id) && all.ends_with("/sessions"), "{url}");
+            assert_eq!(tinkex_service_capabilities(service, &mut text, none), 0);
+            assert!(CStr::from_ptr(tinkex_text_data(text)).to_str().unwrap().contains("tinkex/nano"));
+            tinkex_text_free(&mut text);
+            assert_eq!(tinkex_service_close(service, 9, ptr::null(), none), code::INVALID_INPUT.number());
+            assert_eq!(tinkex_service_close(service, CLOSE_SUCCESS, c"done".as_ptr(), none), 0);
+            let refused = tinkex_training_start(service, name, 0, ptr::null(), &mut pending, none);
+            assert_eq!((refused, pending.is_null()), (code::CLOSED.number(), true));
+            tinkex_service_free(&mut service);
+            assert!(service.is_null());
+        }
+    }
+
+    #[test]
+    fn a_pulled_loss_trains_and_its_wait_ends_with_each_end_of_the_operation() {
+        let server = Server::start(Default::default()).unwrap();
+        let mut service = service(&server);
+        let mut queue = ptr::null_mut();
+        // SAFETY: all pointers are valid.
+        unsafe {
+            assert_eq!(tinkex_queue_new(&mut queue, ptr::null_mut()), 0);
+            let next = || {
+                let mut event = ptr::null_mut();
+                assert_eq!(tinkex_queue_next(queue, LONG, &mut event, ptr::null_mut()), 0);
+                assert_eq!((tinkex_event_kind(event), tinkex_event_tag(event)), (EVENT_LOSS, 7));
+                event
+            };
+            let next_call = || {
+                let mut event = next();
+                let call = tinkex_event_take_loss(event);
+                assert!(tinkex_event_take_loss(event).is_null());
+                tinkex_event_free(&mut event);
+                call
+            };
+            let mut training = trainer(service);
+            let pending = pulled(training, queue);
+            let mut call = next_call();
+            let offsets = std::slice::from_raw_parts(tinkex_loss_call_offsets(call), 2);
+            assert_eq!((tinkex_loss_call_count(call), offsets), (1, &[0, 3][..]));
+            for i in 0..3 {
+                *tinkex_loss_call_gradients(call).add(i) = 2.0 * *tinkex_loss_call_logprobs(call).add(i);
+            }
+            tinkex_loss_call_set_loss(call, 1.5);
+            tinkex_loss_call_finish(&mut call);
+            tinkex_loss_call_finish(&mut call);
+            assert_eq!(end(pending), (0, String::new()));
+            // Cancelled while C code computes: the data stay.
+            let pending = pulled(training, queue);
+            let mut call = next_call();
+            tinkex_pending_cancel(pending);
+            assert_eq!(end(pending).0, code::CANCELLED.number());
+            assert!((*tinkex_loss_call_logprobs(call).add(2)).is_finite());
+            tinkex_loss_call_set_loss(call, 1.0);
+            tinkex_loss_call_finish(&mut call);
+            tinkex_training_free(&mut training);
+            // The event is freed with its call.
+            training = trainer(service);
+            let pending = pulled(training, queue);
+            tinkex_event_free(&mut next());
+            let (code, message) = end(pending);
+            assert_eq!(code, code::CUSTOM_LOSS.number(), "{message}");
+            tinkex_training_free(&mut training);
+            // The client is closed.
+            training = trainer(service);
+            let pending = pulled(training, queue);
+            let mut call = next_call();
+            tinkex_training_close(training);
+            assert_eq!(end(pending).0, code::CLOSED.number());
+            tinkex_loss_call_finish(&mut call);
+            tinkex_training_free(&mut training);
+            // The queue is freed.
+            training = trainer(service);
+            let pending = pulled(training, queue);
+            tinkex_queue_free(&mut queue);
+            assert_eq!(end(pending).0, code::CUSTOM_LOSS.number());
+            tinkex_training_free(&mut training);
+            tinkex_service_free(&mut service);
+        }
+    }
+
+    #[test]
+    fn a_callback_that_fails_is_reported_and_its_pointer_is_released_once() {
+        unsafe extern "C-unwind" fn fails(user: *mut c_void, call: *mut tinkex_loss_call) -> i32 {
+            // SAFETY: the test passes an `AtomicI32`, and the call lives.
+            unsafe {
+                assert_eq!((*user.cast::<AtomicI32>()).load(Ordering::SeqCst), 0);
+                tinkex_loss_call_fail(call, c"no reference model".as_ptr());
+                tinkex_loss_call_finish(&mut { call });
+            }
+            1
+        }
+        unsafe extern "C-unwind" fn release(user: *mut c_void) {
+            // SAFETY: as above.
+            unsafe { (*user.cast::<AtomicI32>()).fetch_add(1, Ordering::SeqCst) };
+        }
+        let server = Server::start(Default::default()).unwrap();
+        let mut service = service(&server);
+        let mut training = trainer(service);
+        static RELEASED: AtomicI32 = AtomicI32::new(0);
+        let user = User::new((&raw const RELEASED).cast_mut().cast(), Some(release));
+        // SAFETY: all pointers are valid.
+        unsafe {
+            let pending =
+                client(training).unwrap().forward_backward_custom(batch(), move |data, logprobs| {
+                    loss_call::by_callback(fails, &user, data, logprobs)
+                });
+            let (code, message) = end(Object::make(begin(pending, Outcome::Pass).unwrap()));
+            assert_eq!(code, code::CUSTOM_LOSS.number());
+            assert!(message.contains("no reference model"), "{message}");
+            assert_eq!(RELEASED.load(Ordering::SeqCst), 1);
+            tinkex_training_free(&mut training);
+            tinkex_service_free(&mut service);
+        }
+    }
+}
