@@ -48,3 +48,73 @@ pub(super) fn start<T: Send + 'static>(
     })?;
     begin(pending, convert)
 }
+
+#[cfg(all(test, not(shuttle)))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::ffi::code;
+    use crate::ffi::object::{self, Object};
+    use crate::ffi::pending::{
+        tinkex_pending, tinkex_pending_cancel, tinkex_pending_free, tinkex_pending_wait,
+    };
+
+    fn service() -> ServiceClient {
+        ServiceClient::builder().api_key("tml-x").base_url("http://127.0.0.1:9").build().unwrap()
+    }
+
+    fn wait(pending: *const tinkex_pending) -> i32 {
+        // SAFETY: `pending` is a handle.
+        unsafe { tinkex_pending_wait(pending, 10_000, std::ptr::null_mut(), std::ptr::null_mut()) }
+    }
+
+    #[test]
+    fn a_cancellation_ends_the_operation_and_the_late_result_is_dropped() {
+        struct Late(mpsc::Sender<()>);
+        impl Drop for Late {
+            fn drop(&mut self) {
+                self.0.send(()).unwrap();
+            }
+        }
+        let (begun, has_begun) = mpsc::channel();
+        let (finish, may_finish) = mpsc::channel::<()>();
+        let (dropped, was_dropped) = mpsc::channel();
+        let late = Late(dropped);
+        let make = move |_: &ServiceClient| {
+            begun.send(()).unwrap();
+            may_finish.recv().unwrap();
+            Ok(late)
+        };
+        let convert = |late: Late| {
+            drop(late);
+            Outcome::Load(None)
+        };
+        let mut pending = Object::make(start(service(), make, convert).unwrap());
+        has_begun.recv().unwrap();
+        // SAFETY: `pending` is a handle.
+        unsafe { tinkex_pending_cancel(pending) };
+        assert_eq!(wait(pending), code::CANCELLED.number());
+        finish.send(()).unwrap();
+        was_dropped.recv_timeout(Duration::from_secs(10)).unwrap();
+        // SAFETY: as above.
+        unsafe { tinkex_pending_free(&raw mut pending) };
+    }
+
+    #[test]
+    fn a_result_an_error_and_a_panic_end_the_operation() {
+        let code = |made: fn() -> crate::Result<()>| {
+            let operation = start(service(), move |_| made(), |()| Outcome::Load(None)).unwrap();
+            let mut pending = Object::make(operation);
+            let code = wait(pending);
+            // SAFETY: `pending` is a handle.
+            unsafe { object::free(&raw mut pending) };
+            code
+        };
+        assert_eq!(code(|| Ok(())), code::OK);
+        assert_eq!(code(|| Err(Error::config("x"))), code::CONFIG.number());
+        assert_eq!(code(|| panic!("x")), code::WORKER_PANIC.number());
+    }
+}
