@@ -121,9 +121,7 @@ pub(super) fn begin<T: Send + 'static>(
     mut pending: Pending<T>,
     convert: impl FnOnce(T) -> Outcome + Send + 'static,
 ) -> Result<Operation> {
-    if pending.is_done_unsent()
-        && let Some(Err(error)) = pending.try_wait()
-    {
+    if let Some(error) = pending.failed_unsent() {
         return Err(error.into());
     }
     let ending = Ending::new();

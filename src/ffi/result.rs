@@ -24,6 +24,7 @@ use crate::{SamplingClient, TrainingClient};
 pub type tinkex_result = Object<ResultView>;
 
 /// The result of an operation, as the Rust interface gives it.
+#[allow(clippy::large_enum_variant, reason = "the large one, of samples, is by far the most frequent")]
 pub(super) enum Outcome {
     Pass(ForwardBackwardOutput),
     Optim(OptimStepOutput),
