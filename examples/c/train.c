@@ -45,7 +45,8 @@ static tinkex_code ask(const tinkex_sampling *sampler, const char *const *words,
     const tinkex_result *result = NULL;
     size_t n_tokens = 0;
     code = tinkex_pending_wait(samples[i], 0, &result, error);
-    if (!code) as_text(tinkex_result_tokens(result, 0, &n_tokens), n_tokens, answers[i]);
+    const int32_t *tokens = tinkex_result_tokens(result, 0, &n_tokens);
+    if (!code) as_text(tokens, n_tokens, answers[i]);
   }
   for (size_t i = 0; i < n; i++) tinkex_pending_free(&samples[i]);
   tinkex_sample_options_free(&options);

@@ -42,8 +42,21 @@ pub(super) struct Ending {
 #[derive(Default)]
 struct Watchers {
     has_ended: bool,
-    /// Queues with the tags of their events.
-    queues: Vec<(Weak<SharedQueue>, u64)>,
+    queues: Vec<Watcher>,
+}
+
+/// A queue to notify.
+struct Watcher {
+    queue: Weak<SharedQueue>,
+    tag: u64,
+    /// The event's number in the queue, once it was put there.
+    number: Option<u64>,
+}
+
+impl Watcher {
+    fn notify(&mut self) {
+        self.number = self.queue.upgrade().map(|queue| queue.push_done(self.tag));
+    }
 }
 
 impl Ending {
@@ -52,48 +65,36 @@ impl Ending {
     }
 
     /// Stores the result, unless there is one, and notifies the queues.
-    fn settle(self: &Arc<Self>, result: Result<Outcome>) {
+    fn settle(&self, result: Result<Outcome>) {
         let _ = self.result.set(result.map(|outcome| Object::embedded(ResultView::new(outcome))));
-        let queues = {
-            let mut watchers = self.watchers.lock();
-            if std::mem::replace(&mut watchers.has_ended, true) {
-                return;
-            }
-            watchers.queues.clone()
-        };
-        for (queue, tag) in queues {
-            if let Some(queue) = queue.upgrade() {
-                queue.push_done(tag, self.id());
-            }
-        }
-    }
-
-    /// A number that no other operation has at the same time.
-    fn id(self: &Arc<Self>) -> usize {
-        Arc::as_ptr(self) as usize
-    }
-
-    fn notify(self: &Arc<Self>, queue: &Queue, tag: u64) {
+        // The lock is held until the events are in the queues: `withdraw` finds either the queues here or the events
+        // there. The locks of queues come after this one.
         let mut watchers = self.watchers.lock();
-        watchers.queues.push((queue.downgrade(), tag));
-        let has_ended = watchers.has_ended;
-        drop(watchers);
-        if has_ended {
-            queue.push_done(tag, self.id());
+        if !std::mem::replace(&mut watchers.has_ended, true) {
+            watchers.queues.iter_mut().for_each(Watcher::notify);
         }
+    }
+
+    fn notify(&self, queue: &Queue, tag: u64) {
+        let mut watcher = Watcher { queue: queue.downgrade(), tag, number: None };
+        let mut watchers = self.watchers.lock();
+        if watchers.has_ended {
+            watcher.notify();
+        }
+        watchers.queues.push(watcher);
     }
 
     /// Ends the notification of a queue that is not used any more.
     fn forget(&self, queue: &Queue) {
-        self.watchers.lock().queues.retain(|(watcher, _)| !watcher.ptr_eq(&queue.downgrade()));
+        self.watchers.lock().queues.retain(|watcher| !watcher.queue.ptr_eq(&queue.downgrade()));
     }
 
     /// Removes the events of the operation from all queues.
-    fn withdraw(self: &Arc<Self>) {
+    fn withdraw(&self) {
         let queues = std::mem::take(&mut self.watchers.lock().queues);
-        for (queue, _) in queues {
-            if let Some(queue) = queue.upgrade() {
-                queue.remove_done(self.id());
+        for Watcher { queue, number, .. } in queues {
+            if let (Some(queue), Some(number)) = (queue.upgrade(), number) {
+                queue.remove_done(number);
             }
         }
     }
@@ -120,9 +121,7 @@ pub(super) fn begin<T: Send + 'static>(
     mut pending: Pending<T>,
     convert: impl FnOnce(T) -> Outcome + Send + 'static,
 ) -> Result<Operation> {
-    if pending.is_done_unsent()
-        && let Some(Err(error)) = pending.try_wait()
-    {
+    if let Some(error) = pending.failed_unsent() {
         return Err(error.into());
     }
     let ending = Ending::new();

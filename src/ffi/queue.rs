@@ -34,7 +34,7 @@ pub(super) struct SharedQueue {
 #[derive(Default)]
 struct Inner {
     /// Ended operations and other events, each with its number in the order of arrival.
-    done: VecDeque<(u64, Done)>,
+    done: VecDeque<Done>,
     others: VecDeque<(u64, Event)>,
     next: u64,
     /// Calls of `wake` that no thread has seen.
@@ -46,9 +46,8 @@ struct Inner {
 
 #[derive(Clone, Copy)]
 struct Done {
+    number: u64,
     tag: u64,
-    /// Identifies the operation.
-    id: usize,
 }
 
 struct Pipe {
@@ -83,10 +82,10 @@ impl Inner {
 
     /// Takes the event that came first.
     fn take(&mut self) -> Option<Event> {
-        let done = self.done.front().map(|it| it.0);
+        let done = self.done.front().map(|done| done.number);
         let other = self.others.front().map(|it| it.0);
         if other.is_none_or(|other| done.is_some_and(|done| done < other)) {
-            let done = self.done.pop_front()?.1;
+            let done = self.done.pop_front()?;
             return Some(Event::new(EVENT_DONE, done.tag));
         }
         self.others.pop_front().map(|it| it.1)
@@ -111,10 +110,6 @@ impl Queue {
         Arc::downgrade(&self.0)
     }
 
-    pub(super) fn push_done(&self, tag: u64, id: usize) {
-        self.0.push_done(tag, id);
-    }
-
     /// Takes the tags of ended operations, as many as `tags` has places for. Waits for the first one until `deadline`.
     pub(super) fn take_done(&self, tags: &mut [u64], deadline: Option<Instant>) -> usize {
         self.0.take_done(tags, deadline)
@@ -122,16 +117,24 @@ impl Queue {
 }
 
 impl SharedQueue {
-    pub(super) fn push_done(&self, tag: u64, id: usize) {
+    /// Adds the end of an operation, and returns the number for `remove_done`.
+    pub(super) fn push_done(&self, tag: u64) -> u64 {
+        let mut number = 0;
         self.change(|inner| {
-            let number = inner.number();
-            inner.done.push_back((number, Done { tag, id }));
+            number = inner.number();
+            inner.done.push_back(Done { number, tag });
         });
+        number
     }
 
-    /// Removes what an operation has put into the queue.
-    pub(super) fn remove_done(&self, id: usize) {
-        self.change(|inner| inner.done.retain(|(_, done)| done.id != id));
+    /// Removes the end of an operation, unless it was taken.
+    pub(super) fn remove_done(&self, number: u64) {
+        let mut inner = self.inner.lock();
+        // The numbers ascend.
+        if let Ok(i) = inner.done.binary_search_by_key(&number, |done| done.number) {
+            inner.done.remove(i);
+            inner.refresh_pipe();
+        }
     }
 
     /// Adds an event. A freed queue drops it.
@@ -183,7 +186,7 @@ impl SharedQueue {
             in_time = sync::wait(&self.changed, &mut inner, deadline);
         }
         let n = inner.done.len().min(tags.len());
-        for (tag, (_, done)) in tags.iter_mut().zip(inner.done.drain(..n)) {
+        for (tag, done) in tags.iter_mut().zip(inner.done.drain(..n)) {
             *tag = done.tag;
         }
         inner.refresh_pipe();

@@ -256,7 +256,7 @@ pub unsafe extern "C" fn tinkex_result_loss(
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;

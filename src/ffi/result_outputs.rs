@@ -264,7 +264,7 @@ pub unsafe extern "C" fn tinkex_result_outputs_f32(
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;

@@ -348,7 +348,7 @@ pub unsafe extern "C" fn tinkex_result_prompt_table(
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;

@@ -369,7 +369,7 @@ pub unsafe extern "C" fn tinkex_sampling_logprobs(
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
@@ -391,5 +391,46 @@ mod tests {
         assert_eq!(path(&[0, 2, 3], &[1, 2, 3], &settings).unwrap_err(), "prompt_logprobs_last_n");
         settings.params.top_p = 2.0;
         assert_eq!(path(&[0, 3], &[1, 2, 3], &settings).unwrap_err(), "sampling_params.top_p");
+    }
+
+    #[cfg(feature = "local")]
+    #[test]
+    fn many_prompts_are_sampled_or_none() {
+        let server = crate::local::Server::start(Default::default()).unwrap();
+        let service = crate::ServiceClient::builder().base_url(server.url()).api_key(server.api_key());
+        let service = service.build().unwrap();
+        let mut sampling = Sampling::make(service.create_sampling_client("tinkex/nano").unwrap());
+        let mut all = [ptr::dangling_mut(); 2];
+        let mut n_submitted = 7;
+        let mut submit = |tokens: [i32; 3], all: &mut [*mut tinkex_pending; 2]| {
+            // SAFETY: the arrays have two prompts with three tokens.
+            let code = unsafe {
+                tinkex_sampling_sample_many(
+                    sampling,
+                    2,
+                    [0, 2, 3].as_ptr(),
+                    tokens.as_ptr(),
+                    1,
+                    ptr::null(),
+                    all.as_mut_ptr(),
+                    &raw mut n_submitted,
+                    ptr::null_mut(),
+                )
+            };
+            (code, n_submitted)
+        };
+        assert_eq!(submit([1, 2, -3], &mut all), (code::INVALID_INPUT.number(), 0));
+        assert_eq!(all, [ptr::null_mut(); 2]);
+        assert_eq!(submit([1, 2, 3], &mut all), (code::OK, 2));
+        // SAFETY: the handles are valid.
+        unsafe {
+            assert_eq!(
+                pending::tinkex_wait_all(all.as_ptr(), 2, -1, ptr::null_mut(), ptr::null_mut()),
+                code::OK
+            );
+            all.iter_mut().for_each(|pending| pending::tinkex_pending_free(pending));
+            tinkex_sampling_free(&raw mut sampling);
+        }
+        assert_eq!(all, [ptr::null_mut(); 2]);
     }
 }

@@ -579,7 +579,9 @@ mod tests {
         let mut steps = Steps::new("g", 1).unwrap();
         let number = steps.add(Op::Number(2.0), &[]).unwrap();
         let mask = binary(&mut steps, "gt", 0, number);
-        let table: [(Op, &[(&str, i32)], code::Code, &str); 8] = [
+        /// The operation, its operands, and the code and path of the mistake.
+        type Row<'a> = (Op, &'a [(&'a str, i32)], code::Code, &'a str);
+        let table: [Row; 8] = [
             (Op::unary("exp").unwrap(), &[("a", 7)], code::RANGE, "nodes[3].a"),
             (Op::unary("exp").unwrap(), &[("a", -1)], code::RANGE, "nodes[3].a"),
             (Op::unary("exp").unwrap(), &[("a", mask)], code::KIND, "nodes[3]"),

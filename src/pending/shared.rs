@@ -31,9 +31,21 @@ impl<T: Send + 'static> Pending<T> {
         SharedPending { pending, cancels_when_freed: std::mem::take(&mut self.cancel_on_drop) }
     }
 
-    /// The operation ended before anything was sent.
-    pub(crate) fn is_done_unsent(&self) -> bool {
-        self.is_done() && self.progress.is_queued()
+    /// The error of an operation that failed before anything was sent.
+    pub(crate) fn failed_unsent(&mut self) -> Option<Error> {
+        if !(self.is_done() && self.progress.is_queued()) {
+            return None;
+        }
+        match self.try_wait()? {
+            Err(error) => Some(error),
+            // Some operations succeed without a request, such as the second creation of a loss. The result stays.
+            Ok(value) => {
+                let (reply, slot) = oneshot();
+                reply.send(Ok(value));
+                self.slot = slot;
+                None
+            }
+        }
     }
 }
 
@@ -92,5 +104,31 @@ impl SharedPending {
     /// Cancels an operation whose result nobody wants, and tells the observer.
     pub(crate) fn abandon(&self) {
         self.pending.abandon();
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::super::Progress;
+    use super::*;
+    use crate::sync::CancelToken;
+
+    #[test]
+    fn a_result_without_a_request_is_not_lost() {
+        let pending = |result: Result<i32>| {
+            let (reply, slot) = oneshot();
+            reply.send(result);
+            Pending::new(slot, Progress::new("A.b", Instant::now(), None), CancelToken::new())
+        };
+        assert!(pending(Err(Error::cancelled())).failed_unsent().unwrap().is_cancelled());
+        let mut done = pending(Ok(1));
+        assert!(done.failed_unsent().is_none());
+        let (sender, receiver) = mpsc::channel();
+        let shared = done.settle_into(move |result| sender.send(result).unwrap());
+        assert!(shared.is_done());
+        assert_eq!(receiver.recv().unwrap().unwrap(), 1);
     }
 }

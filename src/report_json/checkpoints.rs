@@ -95,8 +95,7 @@ mod tests {
 
     #[test]
     fn a_plan_and_a_deletion_list_their_checkpoints() {
-        let mut plan = CheckpointPlan::default();
-        plan.delete = vec![full(), Checkpoint::default()];
+        let plan = CheckpointPlan { delete: vec![full(), Checkpoint::default()], ..Default::default() };
         let shown = json!({ "keep": [], "delete": [full_shown(), empty_shown()], "delete_size_bytes": 1024 });
         assert_eq!(checkpoint_plan(&plan), shown);
 

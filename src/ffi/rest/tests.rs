@@ -146,10 +146,7 @@ fn wrong_arguments_are_refused_before_anything_is_sent() {
             (json_of(|json| tinkex_rest_get_run(rest, ptr::null(), json, null)), code::NULL),
             (json_of(|json| tinkex_rest_get_run(ptr::null(), path, json, null)), code::NULL),
             (json_of(|json| tinkex_rest_weights_info(rest, c("x"), json, null)), code::INVALID_INPUT),
-            (
-                json_of(|json| tinkex_rest_get_sampler(rest, b"\xff\0".as_ptr().cast(), json, null)),
-                code::UTF8,
-            ),
+            (json_of(|json| tinkex_rest_get_sampler(rest, c"\xff".as_ptr(), json, null)), code::UTF8),
             (json_of(|json| tinkex_rest_external_urls(rest, path, json, null)), code::INVALID_INPUT),
             (
                 json_of(|json| tinkex_rest_search_sessions(rest, c("{"), ptr::null(), json, null)),
