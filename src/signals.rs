@@ -18,8 +18,9 @@ use std::ptr;
 const SYNCHRONOUS: [libc::c_int; 7] =
     [libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGSYS, libc::SIGTRAP];
 
-/// Runs `start`. Meanwhile this thread blocks all signals except the [`SYNCHRONOUS`] ones. Threads that `start` starts
-/// keep these signals blocked, even `SIGPIPE`. If the system refuses to block them, `start` runs without that.
+/// Runs `start`. Meanwhile this thread blocks all signals except the [`SYNCHRONOUS`] ones. In threads that `start`
+/// starts, the signals remain blocked. One of them is `SIGPIPE`: a write to a closed connection returns an error there
+/// and does not end the process. If the system refuses to block the signals, `start` runs all the same.
 #[cfg(unix)]
 pub(crate) fn blocked<T>(start: impl FnOnce() -> T) -> T {
     struct Restore(libc::sigset_t);

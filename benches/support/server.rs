@@ -1,4 +1,5 @@
-//! The server of the fan-out benches: every sample has its result after a delay.
+//! The fake server of the benches `fanout` and `ffi`. It accepts every sample; the result is available after a fixed
+//! delay.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -25,7 +26,8 @@ fn delay() -> Duration {
 /// For each sample, by its number, the time at which its result is available.
 type Finished = Arc<Mutex<Vec<Instant>>>;
 
-/// Prints the URL and serves until the process is killed. With `together` it offers `retrieve_futures`.
+/// Prints the URL and serves until the process is killed. `together` tells clients to poll for all samples of a session
+/// with `retrieve_futures`; otherwise they poll for each sample with `retrieve_future`.
 pub(crate) fn serve(together: bool) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     println!("http://{}", listener.local_addr().unwrap());

@@ -93,7 +93,7 @@ fn skip_sequence(first: char, rest: &mut std::str::Chars<'_>) {
                 *rest = ahead;
             }
         }
-        // OSC, DCS, SOS, PM and APC end with BEL or ESC \.
+        // Sequences that contain text, such as a window title. They end with BEL or with ESC \.
         Some(']' | 'P' | 'X' | '^' | '_') => {
             let text = ahead.as_str();
             if let Some(end) = text.find(['\u{7}', '\u{1b}']) {

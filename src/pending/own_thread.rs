@@ -28,8 +28,8 @@ struct Reset<'a>(&'a OwnThread);
 
 impl Drop for Reset<'_> {
     fn drop(&mut self) {
-        // Reset only the id of this thread: if the operation was cancelled, the client may already run the next
-        // function on another thread.
+        // Reset only the id of this thread: if the operation of this function (the custom loss pass) was cancelled, the
+        // client may already run the next function on another thread.
         let mut running = self.0.0.lock();
         if *running == Some(thread::current().id()) {
             *running = None;

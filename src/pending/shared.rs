@@ -38,7 +38,8 @@ impl<T: Send + 'static> Pending<T> {
         }
         match self.try_wait()? {
             Err(error) => Some(error),
-            // Some operations succeed without a request, such as the second creation of a loss. The result stays.
+            // Some operations succeed without a request: for example, `create_custom_loss` is called again with the
+            // same graph. Put the result back for `settle_into`.
             Ok(value) => {
                 let (reply, slot) = oneshot();
                 reply.send(Ok(value));
@@ -77,7 +78,7 @@ impl SharedPending {
         self.pending.status()
     }
 
-    /// The error of an operation that is cancelled now.
+    /// Creates the error of an operation that the caller cancels. Does not cancel the operation.
     pub(crate) fn cancelled(&self) -> Error {
         self.pending.progress.explain(Error::cancelled(), Instant::now())
     }

@@ -34,7 +34,7 @@ fn busy(together: bool, dynamic: Value) -> (FakeServer, ServiceClient, SamplingC
     (server, service, sampler)
 }
 
-/// Dynamic flags of a server that enables cancellation, with a batch size of 4.
+/// Dynamic flags of a server that enables cancellation and allows at most 4 cancellation requests at the same time.
 fn enabled() -> Value {
     json!({"sample_cancel_enabled": true, "sample_cancel_max_batch_size": 4})
 }

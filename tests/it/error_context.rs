@@ -59,7 +59,8 @@ fn a_sample_that_times_out_during_a_shared_pause_reports_the_rejection_that_caus
         .build()
         .unwrap();
     let sampler = service.create_sampling_client("fake/model").unwrap();
-    // After a 429 for a prompt of this size all samples pause for 5 s. An operation may take only 3 s here.
+    // After a 429 for a large prompt, such as the 20 000 tokens below, no sample is sent for 5 s. An operation may take
+    // only 3 s here.
     server.always(SAMPLE, Act::status(429, r#"{"detail":"too many samples"}"#));
     let error = sampler.sample(&ModelInput::from_ints(vec![1; 20_000]), 1, &SamplingParams::default()).wait();
     let error = error.unwrap_err();

@@ -136,7 +136,8 @@ fn a_result_of_more_than_ten_megabytes_arrives_whole() {
     let body = result.to_string();
     assert!(body.len() > 12_000_000);
     server.next("/api/v1/retrieve_future", Act::status(200, body));
-    // The size limit of the result grows with the number of targets, so send as many as the result has.
+    // The client accepts a larger result if the pass has more targets. So send one target for each log-probability of
+    // the result.
     let data = vec![Datum::cross_entropy(&[1], &vec![1; n])];
     let output = training.forward(data, LossFn::CrossEntropy).wait().unwrap();
     assert_eq!(output.logprobs(0).unwrap(), &logprobs[..]);
@@ -210,7 +211,7 @@ fn a_server_without_create_from_checkpoint_gets_three_requests_instead() {
     let training = service.create_training_client_from_state_with_optimizer("tinker://r/weights/x").unwrap();
     let made = server.requests_to("/api/v1/create_model")[0].json().unwrap();
     assert_eq!((&made["lora_config"]["rank"], &made["lora_config"]["train_mlp"]), (&json!(7), &json!(false)));
-    // The refused load used model number 0, so that the new model gets number 1.
+    // The refused `load_weights` asked for a new model with `model_seq_id` 0. So `create_model` uses 1.
     let numbers = [&server.requests_to("/api/v1/load_weights")[0].json().unwrap(), &made]
         .map(|it| it["model_seq_id"].clone());
     assert_eq!(numbers, [0, 1]);
@@ -285,8 +286,9 @@ fn dropping_everything_while_the_server_hangs_leaves_no_thread() {
     });
 }
 
-/// Serves one connection of a fake proxy. On connection 0, it answers every request with an empty 400, as a proxy that
-/// drops requests; on other connections with a valid result.
+/// Serves one connection of a fake proxy. On connection 0, answers every request with a 400 without a body, which
+/// means that the proxy dropped the request (PROTOCOL §1.10), and counts it in `n_dropped`. On other connections,
+/// answers with a valid result.
 fn proxy_connection(stream: TcpStream, number: usize, n_dropped: &AtomicUsize) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut out = stream;

@@ -1,4 +1,4 @@
-//! The backoff window, during which no request is sent.
+//! The backoff window, during which no sample is submitted.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

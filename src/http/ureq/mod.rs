@@ -267,7 +267,8 @@ impl Maker {
         let read = if is_success {
             reader.read_to_end(&mut body)
         } else {
-            // Read only the beginning of an error answer. A size error instead of the answer would hide the status.
+            // Read only the beginning of an error answer and drop the rest. If a long error answer failed as too large,
+            // the caller would not see its status.
             reader.take(room::LARGEST_REFUSAL).read_to_end(&mut body)
         };
         read.map_err(|error| broken(error.into(), stage))?;

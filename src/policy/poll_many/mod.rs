@@ -1,12 +1,13 @@
 //! Polling for all samples of one sampling session: a state machine that takes events and decides the next request
 //! (PROTOCOL §4.5).
 //!
-//! A *turn* is one request to `retrieve_futures`. Its answer announces finished samples and contains a cursor, which is
-//! the server's position in its list of announcements. The client then fetches the results of these samples one by one.
-//! The next request repeats the cursor, which acknowledges the announcements, and reports the samples whose results
-//! have been fetched, so that the server may drop the results. If no sample is waiting, the request is only a *report*:
-//! it reports and acknowledges, and the server does not hold it. A sample that is not announced for a minute is looked
-//! up (a *look*): the client requests its result directly.
+//! A *turn* is one request to `retrieve_futures`. The server may hold the request (delay the answer) until a sample
+//! finishes. The answer announces finished samples and contains a cursor, which is the server's position in its list of
+//! announcements. The client then fetches the results of these samples one by one. The next request repeats the cursor,
+//! which acknowledges the announcements, and reports the samples whose results have been fetched, so that the server
+//! may drop the results. If no waiter is registered, the request is only a *report*: it reports and acknowledges, and
+//! the server answers immediately. A sample that is not announced for a minute is looked up (a *look*): the client
+//! requests its result directly.
 //!
 //! `W` is the waiter of a sample, a value of the caller. The machine stores waiters and returns them; it does not use
 //! them.
@@ -43,7 +44,8 @@ const MAX_LOOKS: usize = 4;
 /// Number of consecutive reports without an announced sample that follow each other without a pause. A server that
 /// moves its cursor on each request would otherwise get an endless series of reports without pauses.
 const MAX_EMPTY_REPORTS: u32 = 3;
-/// Largest number of remembered ids without a waiter.
+/// Largest number of entries in each [`Recent`]: announced samples whose waiter is not registered yet, and samples
+/// whose waiter gave up.
 const MAX_REMEMBERED: usize = 4096;
 
 /// One request for finished samples.
@@ -149,7 +151,8 @@ enum Fetch {
 #[derive(Debug)]
 struct Recent<V> {
     entries: HashMap<String, (u64, V)>,
-    /// Ids in order of insertion. An id that is removed from the map stays here until it is the oldest one.
+    /// Ids in order of insertion. An id that is removed from the map stays here. `insert` drops the oldest ids when
+    /// there are more than [`MAX_REMEMBERED`].
     order: VecDeque<(u64, String)>,
     n_inserted: u64,
 }
@@ -171,7 +174,7 @@ impl<V> Recent<V> {
         while MAX_REMEMBERED < self.order.len()
             && let Some((number, oldest)) = self.order.pop_front()
         {
-            // An id that was inserted again has another number.
+            // If the id was removed and inserted again, its entry has a larger number and must stay.
             if self.entries.get(&oldest).is_some_and(|entry| entry.0 == number) {
                 self.entries.remove(&oldest);
             }

@@ -1,5 +1,5 @@
-//! Locks, threads and channels that the model checker shuttle controls. In tests with `--cfg shuttle` they replace the
-//! real ones.
+//! Locks, threads and channels that the model checker shuttle controls. With `--cfg shuttle` they replace the real ones
+//! in the models: test programs in `tests/model` that the checker runs under many thread schedules.
 #![allow(clippy::unwrap_used, reason = "a guard lacks its lock only while it waits")]
 
 use std::ops::{Deref, DerefMut};
@@ -17,7 +17,8 @@ pub(crate) use shuttle::{thread, thread_local};
 /// is never notified is reported as a deadlock. A nearer deadline may pass at any moment.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// A mutex with the interface of `parking_lot`: a panic does not poison it, and a wait borrows its guard.
+/// A mutex with the interface of `parking_lot`: a panic does not poison it, and a wait on a [`Condvar`] borrows the
+/// guard (`&mut`) instead of taking and returning it.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T> {
     inner: shuttle::sync::Mutex<T>,
@@ -146,9 +147,9 @@ impl Condvar {
         all.into_iter().for_each(|waiter| waiter.notify());
     }
 
-    /// Adds this thread to the waiters and releases the lock, in one step. Before this step, while the lock is held,
-    /// the checker may run other threads. If the tested code notifies without the lock, the notification may then be
-    /// lost, and a model finds this mistake.
+    /// Adds this thread to the waiters and releases the mutex of `guard`, in one step. Immediately before, while this
+    /// thread still holds the mutex, the checker may run other threads. So a model finds code that changes the awaited
+    /// state and notifies without locking the mutex: the notification may come too early and be lost.
     fn enqueue<T>(&self, guard: &mut MutexGuard<'_, T>) -> Arc<Waiter> {
         yield_to_checker();
         let me = Arc::new(Waiter { thread: thread::current(), notified: AtomicBool::new(false) });
