@@ -67,15 +67,15 @@ impl Receiver {
 }
 
 /// The observer of a client, for one or two receivers.
-pub(super) struct Watcher(pub(super) Vec<Arc<Receiver>>);
+pub(super) struct EventObserver(pub(super) Vec<Arc<Receiver>>);
 
-impl Watcher {
+impl EventObserver {
     fn tell(&self, kind: i32, message: &str, json: &Value) {
         self.0.iter().for_each(|receiver| receiver.receive(kind, message, json));
     }
 }
 
-impl Observer for Watcher {
+impl Observer for EventObserver {
     fn on_queue_state(&self, change: &QueueStateChange) {
         let QueueStateChange { operation, request_id, state, reason, elapsed } = change;
         let why = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();

@@ -36,24 +36,24 @@ struct Shared {
 /// The end of an operation: its result, and the queues to notify.
 pub(super) struct Ending {
     result: OnceLock<std::result::Result<tinkex_result, Fault>>,
-    watchers: Mutex<Watchers>,
+    subscribers: Mutex<Subscribers>,
 }
 
 #[derive(Default)]
-struct Watchers {
+struct Subscribers {
     has_ended: bool,
-    queues: Vec<Watcher>,
+    queues: Vec<Subscriber>,
 }
 
 /// A queue to notify.
-struct Watcher {
+struct Subscriber {
     queue: Weak<SharedQueue>,
     tag: u64,
     /// The event's number in the queue, once it was put there.
     number: Option<u64>,
 }
 
-impl Watcher {
+impl Subscriber {
     fn notify(&mut self) {
         self.number = self.queue.upgrade().map(|queue| queue.push_done(self.tag));
     }
@@ -61,7 +61,7 @@ impl Watcher {
 
 impl Ending {
     fn new() -> Arc<Self> {
-        Arc::new(Ending { result: OnceLock::new(), watchers: Mutex::default() })
+        Arc::new(Ending { result: OnceLock::new(), subscribers: Mutex::default() })
     }
 
     /// Stores the result, unless there is one, and notifies the queues.
@@ -69,30 +69,30 @@ impl Ending {
         let _ = self.result.set(result.map(|outcome| Object::embedded(ResultView::new(outcome))));
         // The lock is held until the events are in the queues: `withdraw` finds either the queues here or the events
         // there. The locks of queues come after this one.
-        let mut watchers = self.watchers.lock();
-        if !std::mem::replace(&mut watchers.has_ended, true) {
-            watchers.queues.iter_mut().for_each(Watcher::notify);
+        let mut subscribers = self.subscribers.lock();
+        if !std::mem::replace(&mut subscribers.has_ended, true) {
+            subscribers.queues.iter_mut().for_each(Subscriber::notify);
         }
     }
 
     fn notify(&self, queue: &Queue, tag: u64) {
-        let mut watcher = Watcher { queue: queue.downgrade(), tag, number: None };
-        let mut watchers = self.watchers.lock();
-        if watchers.has_ended {
-            watcher.notify();
+        let mut subscriber = Subscriber { queue: queue.downgrade(), tag, number: None };
+        let mut subscribers = self.subscribers.lock();
+        if subscribers.has_ended {
+            subscriber.notify();
         }
-        watchers.queues.push(watcher);
+        subscribers.queues.push(subscriber);
     }
 
     /// Ends the notification of a queue that is not used any more.
     fn forget(&self, queue: &Queue) {
-        self.watchers.lock().queues.retain(|watcher| !watcher.queue.ptr_eq(&queue.downgrade()));
+        self.subscribers.lock().queues.retain(|subscriber| !subscriber.queue.ptr_eq(&queue.downgrade()));
     }
 
     /// Removes the events of the operation from all queues.
     fn withdraw(&self) {
-        let queues = std::mem::take(&mut self.watchers.lock().queues);
-        for Watcher { queue, number, .. } in queues {
+        let queues = std::mem::take(&mut self.subscribers.lock().queues);
+        for Subscriber { queue, number, .. } in queues {
             if let (Some(queue), Some(number)) = (queue.upgrade(), number) {
                 queue.remove_done(number);
             }

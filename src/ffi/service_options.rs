@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::border::{self, Fault, Result, text};
 use super::constants::{PAUSE_FAIL, PAUSE_WAIT, PAUSE_WAIT_AT_MOST};
 use super::object::{self, Kind, Object, User};
-use super::observer::{Receiver, Watcher};
+use super::observer::{Receiver, EventObserver};
 use super::options::{self, Holder, Sticky};
 use super::queue::tinkex_queue;
 use super::{tinkex_event_fn, tinkex_release_fn};
@@ -184,7 +184,7 @@ impl Settings {
         }
         let receivers: Vec<_> = self.observer.into_iter().chain(self.observer_queue).collect();
         if !receivers.is_empty() {
-            builder = builder.observer(Arc::new(Watcher(receivers)));
+            builder = builder.observer(Arc::new(EventObserver(receivers)));
         }
         builder
     }

@@ -301,7 +301,9 @@ static void lifecycle(struct world *w) {
   tinkex_service_options *options = tinkex_service_options_new();
   tinkex_service_options_set_base_url(options, tinkex_server_url(w->server));
   tinkex_service_options_set_api_key(options, "tml-wrong");
-  REFUSED(TINKEX_ERROR_AUTH, NULL, service, tinkex_service_new(options, &service, &error));
+  OK(tinkex_service_new(options, &service, &error)); /* sends nothing */
+  REFUSED(TINKEX_ERROR_AUTH, NULL, training, tinkex_training_new(service, MODEL, NULL, &training, &error));
+  tinkex_service_free(&service);
   tinkex_service_options_free(&options);
   other = POISON;
   CHECK(tinkex_training_new(w->service, "no/such-model", NULL, &other, NULL) != TINKEX_OK && other == NULL);

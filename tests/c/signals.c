@@ -119,9 +119,12 @@ static void meet_resets(void) {
   tinkex_rest *rest = NULL;
   tinkex_text *json = NULL;
   tinkex_error *error = NULL;
-  CHECK(tinkex_service_new(options, &service, &error) != TINKEX_OK && service == NULL && error != NULL);
+  tinkex_training *training = NULL;
+  OK(tinkex_service_new(options, &service, &error)); /* sends nothing */
+  CHECK(tinkex_training_new(service, MODEL, NULL, &training, &error) != TINKEX_OK && training == NULL && error != NULL);
   CHECK(tinkex_error_code(error) / 1000 == 2); /* of HTTP */
   tinkex_error_free(&error);
+  tinkex_service_free(&service);
   OK(tinkex_rest_new(options, &rest, &error));
   const size_t n = 4 << 20; /* more than the buffers of a connection hold */
   char *query = malloc(n);

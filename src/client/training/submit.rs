@@ -79,6 +79,8 @@ impl Sequencer {
     /// Begins a turn: reserves the sequence ids of `n` requests. Fails without reserving ids if the operation was
     /// cancelled while it was queued, or if the client is poisoned.
     pub(super) fn begin<T: Send + 'static>(&mut self, ticket: &Ticket<T>, n: usize) -> Result<Range<u32>> {
+        // Also an operation that is refused here has left the mailbox.
+        ticket.progress.submitting();
         if ticket.is_given_up() {
             return Err(Error::cancelled());
         }
@@ -96,7 +98,6 @@ impl Sequencer {
             )
         })?;
         self.unsettled = true;
-        ticket.progress.submitting();
         Ok(range)
     }
 
