@@ -19,8 +19,9 @@ const SYNCHRONOUS: [libc::c_int; 7] =
     [libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV, libc::SIGSYS, libc::SIGTRAP];
 
 /// Runs `start`. Meanwhile this thread blocks all signals except the [`SYNCHRONOUS`] ones. In threads that `start`
-/// starts, the signals remain blocked. One of them is `SIGPIPE`: a write to a closed connection returns an error there
-/// and does not end the process. If the system refuses to block the signals, `start` runs all the same.
+/// starts, the signals remain blocked. `SIGPIPE` is one of the blocked signals: so in these threads a write to a closed
+/// connection returns an error and does not end the process. If the system refuses to block the signals, `start` runs
+/// nevertheless.
 #[cfg(unix)]
 pub(crate) fn blocked<T>(start: impl FnOnce() -> T) -> T {
     struct Restore(libc::sigset_t);

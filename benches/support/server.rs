@@ -33,8 +33,9 @@ pub(crate) fn serve(together: bool) {
     println!("http://{}", listener.local_addr().unwrap());
     io::stdout().flush().unwrap();
     let finished = Finished::default();
-    // Linux queues at most 128 connections that are not accepted yet; clients retry the others only after a second. So
-    // 8 threads do nothing but accept.
+    // The listener queues at most 128 connections that are not accepted yet (a limit that the standard library sets).
+    // If the queue is full, the system of the client repeats its attempt to connect only after a second. So 8 threads
+    // do nothing but accept.
     let (sender, accepted) = mpsc::channel::<TcpStream>();
     for _ in 0..8 {
         let (listener, sender) = (listener.try_clone().unwrap(), sender.clone());

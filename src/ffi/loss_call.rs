@@ -453,9 +453,9 @@ mod tests {
             cancel.cancel();
             assert!(waiting.join().unwrap().contains("cancel"));
         });
-        let watcher = queue.downgrade();
+        let waiting = queue.downgrade();
         let waiting =
-            thread::spawn(move || by_queue(&watcher, 0, &data(), &LOGPROBS, &CancelToken::new(), None));
+            thread::spawn(move || by_queue(&waiting, 0, &data(), &LOGPROBS, &CancelToken::new(), None));
         drop(queue);
         assert!(waiting.join().unwrap().unwrap_err().contains("freed"));
     }

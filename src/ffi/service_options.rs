@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::border::{self, Fault, Result, text};
 use super::constants::{PAUSE_FAIL, PAUSE_WAIT, PAUSE_WAIT_AT_MOST};
 use super::object::{self, Kind, Object, User};
-use super::observer::{Receiver, EventObserver};
+use super::observer::{EventObserver, Receiver};
 use super::options::{self, Holder, Sticky};
 use super::queue::tinkex_queue;
 use super::{tinkex_event_fn, tinkex_release_fn};

@@ -1,4 +1,4 @@
-//! An operation for whose end several threads may wait, for the C interface.
+//! The C interface's form of a [`Pending`]: several threads may wait for the end of the operation at the same time.
 
 use std::time::Instant;
 
@@ -97,7 +97,7 @@ impl SharedPending {
         self.pending.cancel();
     }
 
-    /// Freeing the handle cancels the operation. This is so for samples only.
+    /// Returns whether freeing the handle cancels the operation. It does so for samples only.
     pub(crate) fn cancels_when_freed(&self) -> bool {
         self.cancels_when_freed
     }

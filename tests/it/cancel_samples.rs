@@ -20,7 +20,8 @@ fn sample(sampler: &SamplingClient) -> Pending<SampleResponse> {
 }
 
 /// A server that never finishes a sample, and a client of that server. The client polls for all samples in one request
-/// if `together` is set, and for each sample separately otherwise. `dynamic` are the dynamic flags of the server.
+/// if `together` is set, and for each sample separately otherwise. `dynamic` are the dynamic flags of the server: flags
+/// that may change while the client runs (PROTOCOL §3.1 #2).
 fn busy(together: bool, dynamic: Value) -> (FakeServer, ServiceClient, SamplingClient) {
     let server = FakeServer::new();
     if together {

@@ -353,7 +353,7 @@ fn a_loss_that_submits_while_the_mailbox_is_full_gets_an_error_at_once() {
         sum(data, logprobs)
     });
     begun.recv_timeout(TEST_TIMEOUT).unwrap();
-    // Fill the mailbox from the thread of the test, which may block until the mailbox has room.
+    // Fill the mailbox. It has room for exactly these four operations, so that this thread does not block.
     let more: Vec<_> = (0..4).map(|_| training.optim_step(AdamParams::default())).collect();
     drop(open);
     for _ in 0..3 {

@@ -35,8 +35,8 @@ const IDLE_AGE: Duration = Duration::from_secs(4);
 /// Time for which resolved addresses are cached, unless connecting fails.
 const NAME_AGE: Duration = Duration::from_secs(30);
 
-/// The transport over sockets. It has one agent (ureq's pool of connections) per lane. Clients do not share agents,
-/// because shutting an agent down also shuts its clones down.
+/// The transport over sockets. It has one agent (ureq's pool of connections) for each lane (class of requests). Clients
+/// do not share agents, because shutting an agent down also shuts its clones down.
 pub(crate) struct Ureq {
     /// `None` after the shutdown.
     open: Mutex<Option<Open>>,
@@ -280,7 +280,7 @@ impl Maker {
 /// Refuses a request line or a header that does not fit into the output buffer of its connection.
 fn check_lines(exchange: &Exchange) -> Result<(), Broken> {
     let buffer = exchange.lane.buffers().1;
-    // The colon, the space and the line break.
+    // A header line consists of the name, a colon, a space, the value and a line break.
     let header_line = |name: &str, value: &str| name.len() + value.len() + ": \r\n".len();
     let message = if buffer < exchange.method.len() + exchange.url.len() + "  HTTP/1.1\r\n".len() {
         format!("the URL has {} bytes, and a request line must fit into {buffer} bytes", exchange.url.len())

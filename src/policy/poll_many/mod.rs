@@ -282,8 +282,8 @@ impl<W> PollMany<W> {
         self.waiting.drain().map(|it| it.1.waiter).collect()
     }
 
-    /// Ends the fetch of a result. `settled`: the client has the result or its failure, and the next report lets the
-    /// server drop the result.
+    /// Records that the fetch of a result has ended. `settled` is true if the client has the result or its failure: the
+    /// next report then lets the server drop the result.
     pub(crate) fn fetched(&mut self, id: String, settled: bool) {
         self.fetching.remove(&id);
         self.finished.remove(&id);
