@@ -138,7 +138,7 @@ pub mod testing;
 pub mod local;
 
 /// Guides for users and contributors: the architecture, threads, findings (faults of another client library that this
-/// crate prevents), errors, compatibility, and the protocol (cited as PROTOCOL).
+/// crate prevents), errors, compatibility, and the protocol (whose sections the documentation cites).
 pub mod docs {
     #[doc = include_str!("_docs/architecture.md")]
     pub mod architecture {}

@@ -29,6 +29,8 @@ pub(crate) struct Context {
     pub(crate) request_type: Option<&'static str>,
     /// True if the server forbids a retry of the request.
     pub(crate) vetoed: Option<bool>,
+    /// The call would have waited forever for an operation that cannot go on before the caller returns.
+    pub(crate) deadlock: Option<bool>,
     /// True if the training client sends no more requests because of this error; see
     /// [`ErrorKind::Poisoned`](crate::ErrorKind::Poisoned).
     pub(crate) poisons: Option<bool>,
@@ -39,7 +41,7 @@ impl Context {
     pub(crate) fn or(&mut self, more: Context) {
         let Context { operation, request_id, session_id, model_id, seq_id, url, endpoint, .. } = more;
         let Context { status, detail, retry_after, attempts, elapsed, accepted_parts, .. } = more;
-        let Context { sent, request_type, vetoed, poisons, .. } = more;
+        let Context { sent, request_type, vetoed, deadlock, poisons, .. } = more;
         fill(&mut self.operation, operation);
         fill(&mut self.request_id, request_id);
         fill(&mut self.session_id, session_id);
@@ -56,6 +58,7 @@ impl Context {
         fill(&mut self.sent, sent);
         fill(&mut self.request_type, request_type);
         fill(&mut self.vetoed, vetoed);
+        fill(&mut self.deadlock, deadlock);
         fill(&mut self.poisons, poisons);
     }
 

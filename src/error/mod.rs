@@ -197,6 +197,12 @@ impl Error {
         self.find(|it| it.vetoed).unwrap_or(false)
     }
 
+    /// A wait that would have lasted forever was refused.
+    #[cfg(feature = "ffi")]
+    pub(crate) fn is_deadlock(&self) -> bool {
+        self.find(|it| it.deadlock) == Some(true)
+    }
+
     /// The path of the invalid value and the problem with it, if an argument was invalid.
     pub fn violation(&self) -> Option<&Violation> {
         self.chain().find_map(|error| match error.kind() {

@@ -81,6 +81,7 @@ impl Fault {
     pub(super) fn code(&self) -> Code {
         match self {
             Fault::Misuse { code, .. } => *code,
+            Fault::Sdk(error) if error.is_deadlock() => code::DEADLOCK,
             Fault::Sdk(error) => Code::of(error.kind()),
         }
     }
@@ -103,7 +104,9 @@ pub(super) unsafe fn run(error: *mut *mut tinkex_error, body: impl FnOnce() -> R
     };
     let code = fault.as_ref().map_or(code::OK, |fault| fault.code().number());
     if !error.is_null() {
-        let made = fault.map_or(std::ptr::null_mut(), |fault| Object::make(fault.into()));
+        // Texts are made here; a panic must not cross.
+        let made = fault.and_then(|fault| unwind::catch(|| Object::make(fault.into())).ok());
+        let made = made.unwrap_or(std::ptr::null_mut());
         // SAFETY: promised by the caller.
         unsafe { error.write(made) };
     }
@@ -117,10 +120,12 @@ pub(super) fn value<T>(fallback: T, body: impl FnOnce() -> Result<T>) -> T {
         Ok(Err(fault)) => fault,
         Err(panic) => panicked(&panic),
     };
-    // The value NULL is allowed for most handles in such functions.
-    if fault.code() != code::NULL {
-        let (name, fault) = (fault.code().name(), super::error::ErrorInfo::from(fault));
-        log::error!(target: "tinkex", "{name}: {}", fault.message());
+    // NULL is allowed for most handles in such functions. In a forked child, locks of the logger may stay held forever.
+    if fault.code() != code::NULL && fault.code() != code::FORKED {
+        unwind::shield("an error could not be logged", || {
+            let (name, fault) = (fault.code().name(), super::error::ErrorInfo::from(fault));
+            log::error!(target: "tinkex", "{name}: {}", fault.message());
+        });
     }
     fallback
 }
@@ -235,6 +240,9 @@ pub(super) unsafe fn array<'a, T>(data: *const T, n: usize, name: &str) -> Resul
 /// # Safety
 /// As for [`array`], with `n + 1` numbers.
 pub(super) unsafe fn offsets<'a>(data: *const i64, n: usize, name: &str) -> Result<&'a [i64]> {
+    if n == 0 && data.is_null() {
+        return Ok(&[0]);
+    }
     let length = n.checked_add(1).ok_or_else(|| {
         Fault::new(code::LENGTH, format!("`{name}` has an impossible length: {n} + 1")).at(name)
     })?;
@@ -352,7 +360,8 @@ mod tests {
             assert_eq!(failing(&[0, 3, 3, 7]), (0, String::new()));
             assert_eq!(failing(&[1, 3]), (1008, "offsets[0]".into()));
             assert_eq!(failing(&[0, 3, 2]), (1008, "offsets[2]".into()));
-            assert_eq!(outcome(|| offsets(ptr::null(), 0, "offsets").map(drop)).0, 1001);
+            assert_eq!(offsets(ptr::null(), 0, "offsets").unwrap(), [0]);
+            assert_eq!(outcome(|| offsets(ptr::null(), 1, "offsets").map(drop)).0, 1001);
             assert_eq!(outcome(|| offsets([0].as_ptr(), usize::MAX, "offsets").map(drop)).0, 1008);
         }
     }

@@ -89,7 +89,10 @@ impl ErrorInfo {
     fn is_user_error(&self) -> bool {
         match &self.fault {
             Fault::Sdk(error) => error.is_user_error(),
-            Fault::Misuse { code, .. } => !matches!(*code, code::PANIC | code::TIMEOUT_WAIT | code::CLOSED),
+            Fault::Misuse { code, .. } => !matches!(
+                *code,
+                code::PANIC | code::TIMEOUT_WAIT | code::CLOSED | code::DECODE | code::SYSTEM
+            ),
         }
     }
 }
@@ -114,8 +117,15 @@ pub unsafe extern "C" fn tinkex_error_free(error: *mut *mut tinkex_error) {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_error_code(error: *const tinkex_error) -> tinkex_code {
-    // SAFETY: see the header.
-    border::value(code::OK, || Ok(unsafe { object::get(error) }?.fault.code().number()))
+    border::value(code::OK, || {
+        if error.is_null() {
+            return Ok(code::OK);
+        }
+        // SAFETY: see the header. An error that cannot be read must not look like success.
+        Ok(unsafe { object::get(error) }
+            .map_or_else(|fault| fault.code(), |error| error.fault.code())
+            .number())
+    })
 }
 
 #[unsafe(no_mangle)]

@@ -6,6 +6,7 @@ use std::ptr;
 use serde_json::Value;
 
 use super::border::{self, c_json, c_text};
+use super::constants::EVENT_LOSS;
 use super::loss_call::{LossCall, tinkex_loss_call};
 use super::object::{self, Kind, Object};
 use crate::sync::Mutex;
@@ -43,6 +44,11 @@ impl Event {
     pub(super) fn at_level(mut self, level: i32) -> Self {
         self.level = level;
         self
+    }
+
+    /// A custom loss belongs to the event.
+    pub(super) fn has_loss(&self) -> bool {
+        self.kind == EVENT_LOSS
     }
 
     /// Adds a custom loss for the caller to compute.

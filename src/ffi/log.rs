@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::ffi::CString;
 use std::io::Write;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use log::{LevelFilter, Log, Metadata, Record};
@@ -50,9 +51,11 @@ struct Line {
 /// The logger of the process, if this library has set it.
 struct Logger {
     target: StaticMutex<Option<Arc<Target>>>,
+    /// [`object::generation`] of the process that set the target.
+    generation: AtomicU32,
 }
 
-static LOGGER: Logger = Logger { target: StaticMutex::new(None) };
+static LOGGER: Logger = Logger { target: StaticMutex::new(None), generation: AtomicU32::new(0) };
 
 thread_local! {
     /// The thread is passing on a record. Records that it makes meanwhile, such as those of a function that the callback
@@ -83,6 +86,10 @@ impl Log for Logger {
             return;
         }
         let _reset = Reset;
+        // In a forked child the locks of the parent may stay held forever.
+        if self.generation.load(Ordering::Relaxed) != object::generation() {
+            return;
+        }
         let target = self.target.lock().clone();
         if let Some(target) = target {
             target.receive(record);
@@ -152,6 +159,7 @@ fn install(level: i32, target: Target) -> Result<()> {
             let text = "another part of the program has set a logger, which receives the records of tinkex";
             return Err(Fault::new(code::ALREADY, text));
         }
+        LOGGER.generation.store(object::generation(), Ordering::Relaxed);
         *current = Some(target);
     }
     log::set_max_level(filter);

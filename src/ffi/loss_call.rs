@@ -240,8 +240,8 @@ pub(super) fn by_queue(
     let _registration = cancel.on_cancel(Arc::new(Interrupt(slot.clone())));
     let call = LossCall::new(data, logprobs, Some(reply));
     match queue.upgrade() {
-        Some(queue) => queue.push(Event::new(EVENT_LOSS, tag).with_loss(call)),
-        None => drop(call),
+        Some(queue) if !cancel.is_cancelled() => queue.push(Event::new(EVENT_LOSS, tag).with_loss(call)),
+        _ => drop(call),
     }
     match slot.wait(deadline) {
         Some(Ok(answer)) => answer,

@@ -33,15 +33,19 @@ pub(super) fn live() -> i64 {
 /// A number that differs between the types and is unlikely to be found in other memory.
 fn tag_of<T: Kind>() -> u64 {
     // FNV-1a over the name.
-    T::NAME.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+    let hash = T::NAME.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    });
+    hash & !EMBEDDED
 }
+
+/// The bit of a tag that marks an object inside of another one, which must not be freed.
+const EMBEDDED: u64 = 1;
 
 /// Number of forks between the process that used this library first and this one.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
-fn generation() -> u32 {
+pub(super) fn generation() -> u32 {
     static REGISTER: Once = Once::new();
     REGISTER.call_once(|| {
         #[cfg(unix)]
@@ -61,12 +65,17 @@ impl<T: Kind> Object<T> {
     /// Makes a handle, which belongs to the caller until it is passed to [`free`].
     pub(super) fn make(value: T) -> *mut Self {
         LIVE.fetch_add(1, Ordering::Relaxed);
-        Box::into_raw(Box::new(Object::embedded(value)))
+        Box::into_raw(Box::new(Object {
+            tag: AtomicU64::new(tag_of::<T>()),
+            generation: generation(),
+            value,
+        }))
     }
 
     /// A handle inside of another object, which is borrowed by C code and never freed by it.
     pub(super) fn embedded(value: T) -> Self {
-        Object { tag: AtomicU64::new(tag_of::<T>()), generation: generation(), value }
+        let tag = AtomicU64::new(tag_of::<T>() ^ EMBEDDED);
+        Object { tag, generation: generation(), value }
     }
 }
 
@@ -83,7 +92,7 @@ pub(super) unsafe fn get<'a, T: Kind>(handle: *const Object<T>) -> Result<&'a T>
         return Err(Fault::null(T::NAME));
     }
     // SAFETY: the caller promises a handle, or at least memory that can be read.
-    if !handle.is_aligned() || unsafe { (*handle).tag.load(Ordering::Relaxed) } != tag_of::<T>() {
+    if !handle.is_aligned() || unsafe { (*handle).tag.load(Ordering::Relaxed) } & !EMBEDDED != tag_of::<T>() {
         return Err(Fault::wrong_handle(T::NAME));
     }
     // SAFETY: the tag shows that it is a handle of this type.

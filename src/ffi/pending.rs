@@ -51,6 +51,8 @@ struct Subscriber {
     tag: u64,
     /// The event's number in the queue, once it was put there.
     number: Option<u64>,
+    /// The queue belongs to one call of `tinkex_wait_any`, which must learn of the end even if the handle is freed.
+    is_private: bool,
 }
 
 impl Subscriber {
@@ -75,8 +77,8 @@ impl Ending {
         }
     }
 
-    fn notify(&self, queue: &Queue, tag: u64) {
-        let mut subscriber = Subscriber { queue: queue.downgrade(), tag, number: None };
+    fn notify(&self, queue: &Queue, tag: u64, is_private: bool) {
+        let mut subscriber = Subscriber { queue: queue.downgrade(), tag, number: None, is_private };
         let mut subscribers = self.subscribers.lock();
         if subscribers.has_ended {
             subscriber.notify();
@@ -89,9 +91,12 @@ impl Ending {
         self.subscribers.lock().queues.retain(|subscriber| !subscriber.queue.ptr_eq(&queue.downgrade()));
     }
 
-    /// Removes the events of the operation from all queues.
+    /// Removes the events of the operation from all queues of the caller.
     fn withdraw(&self) {
-        let queues = std::mem::take(&mut self.subscribers.lock().queues);
+        let queues: Vec<_> = {
+            let mut subscribers = self.subscribers.lock();
+            subscribers.queues.extract_if(.., |subscriber| !subscriber.is_private).collect()
+        };
         for Subscriber { queue, number, .. } in queues {
             if let (Some(queue), Some(number)) = (queue.upgrade(), number) {
                 queue.remove_done(number);
@@ -124,10 +129,18 @@ pub(super) fn begin<T: Send + 'static>(
     if let Some(error) = pending.failed_unsent() {
         return Err(error.into());
     }
+    Ok(begin_sent(pending, convert))
+}
+
+/// As [`begin`], but every failure comes when the operation is waited for.
+pub(super) fn begin_sent<T: Send + 'static>(
+    pending: Pending<T>,
+    convert: impl FnOnce(T) -> Outcome + Send + 'static,
+) -> Operation {
     let ending = Ending::new();
     let settled = ending.clone();
     let pending = pending.settle_into(move |result| settled.settle(result.map(convert).map_err(Fault::from)));
-    Ok(Operation { shared: Arc::new(Shared { ending, pending }), is_detached: AtomicBool::new(false) })
+    Operation { shared: Arc::new(Shared { ending, pending }), is_detached: AtomicBool::new(false) }
 }
 
 impl Ending {
@@ -157,9 +170,7 @@ impl Shared {
             return result;
         }
         if self.pending.waits_for_this_thread() {
-            let text = "a custom loss cannot wait for an operation of its own client, which begins with it only after the loss \
-                        has returned";
-            return Err(Fault::new(code::DEADLOCK, text));
+            return Err(deadlock());
         }
         if ms != 0 {
             self.pending.wait(deadline(ms));
@@ -173,6 +184,12 @@ impl Shared {
         }
         self.pending.cancel();
     }
+}
+
+fn deadlock() -> Fault {
+    let text = "a custom loss cannot wait for an operation of its own client, which goes on with it only after the loss has \
+                returned";
+    Fault::new(code::DEADLOCK, text)
 }
 
 fn not_yet() -> Fault {
@@ -217,7 +234,7 @@ pub unsafe extern "C" fn tinkex_pending_wait(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_pending_is_done(pending: *const tinkex_pending) -> bool {
     // SAFETY: see the header.
-    border::value(false, || Ok(unsafe { object::get(pending) }?.shared.result().is_some()))
+    border::value(false, || Ok(unsafe { shared(pending) }?.result().is_some()))
 }
 
 #[unsafe(no_mangle)]
@@ -231,7 +248,7 @@ pub unsafe extern "C" fn tinkex_pending_notify(
     unsafe {
         border::run(error, || {
             let (pending, queue) = (object::get(pending)?, object::get(queue)?);
-            pending.shared.ending.notify(queue, tag);
+            pending.shared.ending.notify(queue, tag, false);
             Ok(())
         })
     }
@@ -258,8 +275,9 @@ pub unsafe extern "C" fn tinkex_pending_status(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_pending_cancel(pending: *const tinkex_pending) {
     border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::get(pending) }?.shared.cancel();
+        // SAFETY: see the header. The operation is shared, because another thread may free the handle when it is told of
+        // the end.
+        unsafe { shared(pending) }?.cancel();
         Ok(())
     });
 }
@@ -285,7 +303,10 @@ pub unsafe extern "C" fn tinkex_pending_free(pending: *mut *mut tinkex_pending) 
         // SAFETY: see the header.
         if let Some(Operation { shared, is_detached }) = unsafe { object::take(pending) } {
             shared.ending.withdraw();
-            if shared.pending.cancels_when_freed() && !is_detached.load(Ordering::Relaxed) {
+            let is_wanted = is_detached.load(Ordering::Relaxed) || shared.ending.has_result();
+            if shared.pending.cancels_when_freed() && !is_wanted {
+                // Waits of other threads that share the operation end with this error.
+                shared.ending.settle(Err(shared.pending.cancelled().into()));
                 shared.pending.abandon();
             }
         }
@@ -357,13 +378,13 @@ pub unsafe extern "C" fn tinkex_wait_any(
                 done.set(i);
                 return Ok(());
             }
-            if all.iter().any(|shared| shared.pending.waits_for_this_thread()) {
-                all[0].wait(0)?;
+            if all.iter().all(|shared| shared.pending.waits_for_this_thread()) {
+                return Err(deadlock());
             }
             // Each operation that ends puts its number into a queue of this call.
             let queue = Queue::new();
             for (i, shared) in all.iter().enumerate() {
-                shared.ending.notify(&queue, i as u64);
+                shared.ending.notify(&queue, i as u64, true);
             }
             // Without a limit of the caller, the longest deadline of the operations counts.
             let mut tags = [0];

@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 use std::io::{PipeReader, PipeWriter, Read, Write};
+#[cfg(unix)]
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -15,6 +17,9 @@ use super::object::{self, Kind, Object};
 use super::pending::deadline;
 use super::tinkex_code;
 use crate::sync::{self, Condvar, Mutex};
+
+/// Largest number of log records and observer events that wait in a queue. Further ones are dropped.
+const MOST_EVENTS: usize = 10_000;
 
 pub type tinkex_queue = Object<Queue>;
 
@@ -29,6 +34,8 @@ pub(super) struct SharedQueue {
     inner: Mutex<Inner>,
     /// Notified when something arrives, on `wake`, and when the queue is freed.
     changed: Condvar,
+    /// [`object::generation`] of the process that made the queue.
+    generation: u32,
 }
 
 #[derive(Default)]
@@ -36,6 +43,8 @@ struct Inner {
     /// Ended operations and other events, each with its number in the order of arrival.
     done: VecDeque<Done>,
     others: VecDeque<(u64, Event)>,
+    /// Number of custom losses in `others`.
+    n_losses: usize,
     next: u64,
     /// Calls of `wake` that no thread has seen.
     n_wakes: usize,
@@ -61,18 +70,17 @@ impl Inner {
         self.done.is_empty() && self.others.is_empty() && self.n_wakes == 0 && !self.is_freed
     }
 
-    /// Makes the pipe readable if, and only if, the queue has something. The pipe holds one byte at most, so that
-    /// neither call blocks.
+    /// Makes the pipe readable if, and only if, the queue has something. Neither call blocks, even if the program has
+    /// read the byte.
     fn refresh_pipe(&mut self) {
         let wants_byte = !self.is_empty();
         let Some(pipe) = &mut self.pipe else { return };
         if pipe.has_byte == wants_byte {
             return;
         }
-        let moved = if wants_byte { pipe.writer.write(&[1]) } else { pipe.reader.read(&mut [0]) };
-        if moved.is_ok_and(|n| n == 1) {
-            pipe.has_byte = wants_byte;
-        }
+        // A failure means that the pipe is full or empty already, as wanted.
+        let _ = if wants_byte { pipe.writer.write(&[1]) } else { pipe.reader.read(&mut [0]) };
+        pipe.has_byte = wants_byte;
     }
 
     fn number(&mut self) -> u64 {
@@ -88,7 +96,14 @@ impl Inner {
             let done = self.done.pop_front()?;
             return Some(Event::new(EVENT_DONE, done.tag));
         }
-        self.others.pop_front().map(|it| it.1)
+        let event = self.others.pop_front()?.1;
+        self.n_losses -= usize::from(event.has_loss());
+        Some(event)
+    }
+
+    /// A custom loss waits to be computed.
+    fn has_loss(&self) -> bool {
+        0 < self.n_losses
     }
 
     /// Takes a call of `wake`, or the end of the queue.
@@ -103,7 +118,11 @@ impl Inner {
 
 impl Queue {
     pub(super) fn new() -> Self {
-        Queue(Arc::new(SharedQueue { inner: Mutex::default(), changed: Condvar::new() }))
+        Queue(Arc::new(SharedQueue {
+            inner: Mutex::default(),
+            changed: Condvar::new(),
+            generation: object::generation(),
+        }))
     }
 
     pub(super) fn downgrade(&self) -> Weak<SharedQueue> {
@@ -137,14 +156,17 @@ impl SharedQueue {
         }
     }
 
-    /// Adds an event. A freed queue drops it.
+    /// Adds an event. A freed queue drops it, and a queue that nobody empties drops all but custom losses.
     pub(super) fn push(&self, event: Event) {
+        let event_is_needed = event.has_loss();
         let mut unwanted = Some(event);
         self.change(|inner| {
             if !inner.is_freed
+                && (event_is_needed || inner.others.len() < MOST_EVENTS)
                 && let Some(event) = unwanted.take()
             {
                 let number = inner.number();
+                inner.n_losses += usize::from(event.has_loss());
                 inner.others.push_back((number, event));
             }
         });
@@ -153,6 +175,10 @@ impl SharedQueue {
     }
 
     fn change(&self, change: impl FnOnce(&mut Inner)) {
+        // In a forked child the pipe is shared with the parent, and the lock may stay held forever.
+        if self.generation != object::generation() {
+            return;
+        }
         let mut inner = self.inner.lock();
         change(&mut inner);
         inner.refresh_pipe();
@@ -182,7 +208,8 @@ impl SharedQueue {
     fn take_done(&self, tags: &mut [u64], deadline: Option<Instant>) -> usize {
         let mut inner = self.inner.lock();
         let mut in_time = true;
-        while inner.done.is_empty() && in_time && !inner.take_wake() {
+        // A custom loss in this queue must be computed first: perhaps an operation that this call waits for needs it.
+        while inner.done.is_empty() && in_time && !inner.has_loss() && !inner.take_wake() {
             in_time = sync::wait(&self.changed, &mut inner, deadline);
         }
         let n = inner.done.len().min(tags.len());
@@ -199,6 +226,7 @@ impl SharedQueue {
         self.change(|inner| {
             inner.is_freed = true;
             inner.done.clear();
+            inner.n_losses = 0;
             events = std::mem::take(&mut inner.others);
         });
         // Dropped without the lock, as in `push`.
@@ -288,12 +316,17 @@ pub unsafe extern "C" fn tinkex_queue_fd(queue: *const tinkex_queue) -> i64 {
             let (reader, writer) = std::io::pipe().map_err(|error| {
                 Fault::new(code::SYSTEM, format!("the system refuses a descriptor for the queue: {error}"))
             })?;
+            #[cfg(unix)]
+            for end in [reader.as_raw_fd(), writer.as_raw_fd()] {
+                // SAFETY: the descriptor is open.
+                unsafe { libc::fcntl(end, libc::F_SETFL, libc::O_NONBLOCK) };
+            }
             inner.pipe = Some(Pipe { reader, writer, has_byte: false });
             inner.refresh_pipe();
         }
         #[cfg(unix)]
         if let Some(pipe) = &inner.pipe {
-            return Ok(i64::from(std::os::fd::AsRawFd::as_raw_fd(&pipe.reader)));
+            return Ok(i64::from(pipe.reader.as_raw_fd()));
         }
         Ok(-1)
     })
@@ -302,8 +335,9 @@ pub unsafe extern "C" fn tinkex_queue_fd(queue: *const tinkex_queue) -> i64 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_queue_wake(queue: *mut tinkex_queue) {
     border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::get(queue) }?.0.change(|inner| inner.n_wakes += 1);
+        // SAFETY: see the header. The state is shared, because the thread that wakes up may free the handle.
+        let state = unsafe { object::get(queue) }?.0.clone();
+        state.change(|inner| inner.n_wakes += 1);
         Ok(())
     });
 }

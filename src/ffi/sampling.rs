@@ -156,8 +156,9 @@ pub unsafe extern "C" fn tinkex_sampling_free(sampling: *mut *mut tinkex_samplin
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_sampling_close(sampling: *mut tinkex_sampling) {
     border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::get(sampling) }?.client.close();
+        // SAFETY: see the header. The client is cloned, because another thread may free the handle when its samples end.
+        let client = unsafe { object::get(sampling) }?.client.clone();
+        client.close();
         Ok(())
     });
 }

@@ -25,8 +25,7 @@ template <class T> class span {
   T *data_ = nullptr;
   size_t size_ = 0;
 public:
-  span() = default;
-  span(T *data, size_t size) : data_(data), size_(size) {}
+  span() = default; span(T *data, size_t size) : data_(data), size_(size) {}
   template <class C, class = std::enable_if_t<std::is_convertible_v<decltype(std::data(std::declval<C &>())), T *>>>
   span(C &&values) : data_(std::data(values)), size_(std::size(values)) {}
   T *data() const { return data_; } size_t size() const { return size_; }
@@ -45,19 +44,20 @@ public:
   explicit operator bool() const noexcept { return raw_ != nullptr; }
 };
 inline std::string string(const char *text) { return text ? text : ""; }
+/* What a function without an error parameter returns: throws if that is NULL. */
+template <class T> T *valid(T *made, const char *reason = "tinkex: no new handle: the source is empty, or of before a fork") {
+  return made ? made : throw std::runtime_error(reason);
+}
 
 class error : public std::runtime_error {
   std::shared_ptr<const tinkex_error> raw_;
 public:
-  explicit error(tinkex_error *raw)
-      : std::runtime_error(string(tinkex_error_message(raw))), raw_(raw, [](tinkex_error *p) { tinkex_error_free(&p); }) {}
+  explicit error(tinkex_error *raw) : std::runtime_error(string(tinkex_error_message(raw))), raw_(raw, [](tinkex_error *p) { tinkex_error_free(&p); }) {}
   const tinkex_error *raw() const noexcept { return raw_.get(); } tinkex_code code() const noexcept { return tinkex_error_code(raw()); }
-  const char *name() const noexcept { return tinkex_code_name(code()); } std::string path() const { return string(tinkex_error_path(raw())); }
-  std::string operation() const { return string(tinkex_error_operation(raw())); }
+  const char *name() const noexcept { return tinkex_code_name(code()); } std::string path() const { return string(tinkex_error_path(raw())); } std::string operation() const { return string(tinkex_error_operation(raw())); }
   std::string request_id() const { return string(tinkex_error_request_id(raw())); } std::string json() const { return string(tinkex_error_json(raw())); }
   int32_t http_status() const noexcept { return tinkex_error_http_status(raw()); } int64_t retry_after_ms() const noexcept { return tinkex_error_retry_after_ms(raw()); }
-  bool is_retryable() const noexcept { return tinkex_error_is_retryable(raw()); }
-  bool is_user_error() const noexcept { return tinkex_error_is_user_error(raw()); } bool is_timeout() const noexcept { return tinkex_error_is_timeout(raw()); }
+  bool is_retryable() const noexcept { return tinkex_error_is_retryable(raw()); } bool is_user_error() const noexcept { return tinkex_error_is_user_error(raw()); } bool is_timeout() const noexcept { return tinkex_error_is_timeout(raw()); }
 };
 
 /* Calls a C function with the error parameter added, and throws its error. */
@@ -72,8 +72,7 @@ template <class T, class F, class... A> T *make(F f, A &&...a) {
 }
 /* As `make`, for functions with an array of `T` and its length as outputs. */
 template <class T, class F, class... A> span<const T> array(F f, A &&...a) {
-  const T *values = nullptr;
-  size_t n = 0;
+  const T *values = nullptr; size_t n = 0;
   call(f, std::forward<A>(a)..., &values, &n);
   return {values, n};
 }
@@ -95,7 +94,7 @@ using str = const std::string &;
 
 /* --- results ------------------------------------------------------------------------------------------------------- */
 struct ragged { int64s offsets; floats values; };
-/* Views of a result; valid until its pending is destroyed. */
+/* Views of a result. They are valid until its pending is destroyed or assigned to, so keep that in a variable. */
 class result {
   const tinkex_result *raw_;
 public:
@@ -129,8 +128,7 @@ struct sample : result {
   tinkex::tokens tokens(size_t sequence = 0) const { size_t n; auto p = tinkex_result_tokens(raw(), sequence, &n); return {p, n}; }
   floats logprobs(size_t sequence = 0) const { size_t n; auto p = tinkex_result_logprobs(raw(), sequence, &n); return {p, n}; }
   floats prompt_logprobs() const { size_t n; auto p = tinkex_result_prompt_logprobs(raw(), &n); return {p, n}; }
-  int32_t stop_reason(size_t sequence = 0) const { return tinkex_result_stop_reason(raw(), sequence); }
-  std::string sequence_id(size_t sequence = 0) const { return string(tinkex_result_sequence_id(raw(), sequence)); }
+  int32_t stop_reason(size_t sequence = 0) const { return tinkex_result_stop_reason(raw(), sequence); } std::string sequence_id(size_t sequence = 0) const { return string(tinkex_result_sequence_id(raw(), sequence)); }
 };
 
 /* --- queues and pending operations --------------------------------------------------------------------------------- */
@@ -142,28 +140,29 @@ class loss_call {
 public:
   loss_call(tinkex_loss_call *raw, bool owns) : raw_(raw, loss_deleter{owns}) {}
   tinkex_loss_call *raw() const noexcept { return raw_.get(); } size_t size() const { return tinkex_loss_call_count(raw()); }
-  int64s offsets() const { return {tinkex_loss_call_offsets(raw()), size() + 1}; }
-  floats logprobs() const { return {tinkex_loss_call_logprobs(raw()), static_cast<size_t>(offsets()[size()])}; }
+  int64s offsets() const { return {tinkex_loss_call_offsets(raw()), size() + 1}; } floats logprobs() const { return {tinkex_loss_call_logprobs(raw()), static_cast<size_t>(offsets()[size()])}; }
   span<float> gradients() const { return {tinkex_loss_call_gradients(raw()), static_cast<size_t>(offsets()[size()])}; }
-  floats logprobs(size_t example) const { return part(tinkex_loss_call_logprobs(raw()), example); }
-  span<float> gradients(size_t example) const { return part(tinkex_loss_call_gradients(raw()), example); }
+  floats logprobs(size_t example) const { return part(tinkex_loss_call_logprobs(raw()), example); } span<float> gradients(size_t example) const { return part(tinkex_loss_call_gradients(raw()), example); }
   floats input(size_t example, str name) const { return array<float>(tinkex_loss_call_input_f32, raw(), example, name.c_str()); }
   int64s input_i64(size_t example, str name) const { return array<int64_t>(tinkex_loss_call_input_i64, raw(), example, name.c_str()); }
   void set_loss(double loss) const { tinkex_loss_call_set_loss(raw(), loss); }
   void set_metric(str name, double value) const { tinkex_loss_call_set_metric(raw(), name.c_str(), value); }
   void fail(str message) const { tinkex_loss_call_fail(raw(), message.c_str()); } void finish() { raw_.reset(); }
 };
-class event_view {
+template <class E> class event_parts { /* what an `E` tells, which has `raw()` */
+  const tinkex_event *view() const { return static_cast<const E *>(this)->raw(); }
+public:
+  int32_t kind() const { return tinkex_event_kind(view()); } uint64_t tag() const { return tinkex_event_tag(view()); } int32_t level() const { return tinkex_event_level(view()); }
+  std::string message() const { return string(tinkex_event_message(view())); } std::string json() const { return string(tinkex_event_json(view())); }
+};
+class event_view : public event_parts<event_view> { /* the argument of an observer, valid until the observer returns */
   const tinkex_event *raw_;
 public:
-  explicit event_view(const tinkex_event *raw) : raw_(raw) {}
-  int32_t kind() const { return tinkex_event_kind(raw_); } uint64_t tag() const { return tinkex_event_tag(raw_); }
-  int32_t level() const { return tinkex_event_level(raw_); } std::string message() const { return string(tinkex_event_message(raw_)); }
-  std::string json() const { return string(tinkex_event_json(raw_)); }
+  explicit event_view(const tinkex_event *raw) : raw_(raw) {} const tinkex_event *raw() const noexcept { return raw_; }
 };
-struct event : handle<tinkex_event, tinkex_event_free>, event_view {
-  explicit event(tinkex_event *raw) : handle(raw), event_view(raw) {}
-  loss_call take_loss() const { return {tinkex_event_take_loss(handle::raw()), true}; }
+struct event : handle<tinkex_event, tinkex_event_free>, event_parts<event> {
+  explicit event(tinkex_event *raw) : handle(raw) {}
+  loss_call take_loss() const { return {valid(tinkex_event_take_loss(raw()), "tinkex: the event has no loss, or it was taken before"), true}; }
 };
 struct queue : handle<tinkex_queue, tinkex_queue_free> {
   queue() : handle(make<tinkex_queue>(tinkex_queue_new)) {}
@@ -183,9 +182,11 @@ struct queue : handle<tinkex_queue, tinkex_queue_free> {
 template <class R> struct pending : handle<tinkex_pending, tinkex_pending_free> {
   using type = handle<tinkex_pending, tinkex_pending_free>;
   explicit pending(tinkex_pending *raw) : type(raw) {}
-  R wait(int64_t ms = -1) const { const tinkex_result *r; call(tinkex_pending_wait, this->raw(), ms, &r); return R(r); }
-  bool is_done() const { return tinkex_pending_is_done(this->raw()); }
-  void notify(const queue &queue, uint64_t tag) const { call(tinkex_pending_notify, this->raw(), queue.raw(), tag); }
+  R wait(int64_t ms = -1) const & { const tinkex_result *r; call(tinkex_pending_wait, this->raw(), ms, &r); return R(r); }
+  /* Of a temporary: deleted for results that are views, which would outlive it. Write `auto p = ...; auto r = p.wait();`. */
+  template <class V = R, std::enable_if_t<std::is_base_of_v<result, V>, int> = 0> V wait(int64_t ms = -1) const && = delete;
+  template <class V = R, std::enable_if_t<!std::is_base_of_v<result, V>, int> = 0> V wait(int64_t ms = -1) const && { return static_cast<const pending &>(*this).wait(ms); }
+  bool is_done() const { return tinkex_pending_is_done(this->raw()); } void notify(const queue &queue, uint64_t tag) const { call(tinkex_pending_notify, this->raw(), queue.raw(), tag); }
   void cancel() const { tinkex_pending_cancel(this->raw()); } void detach() && { auto p = this->release(); tinkex_pending_detach(&p); }
   std::string status() const { /* as JSON */
     handle<tinkex_status, tinkex_status_free> status(make<tinkex_status>(tinkex_pending_status, this->raw()));
@@ -280,7 +281,7 @@ struct optim : handle<tinkex_optim, tinkex_optim_free> {
 /* A handle whose copies are made by `Ref`. */
 template <class T, void (*Free)(T **), T *(*Ref)(const T *)> struct client : handle<T, Free> {
   explicit client(T *raw = nullptr) : handle<T, Free>(raw) {}
-  client(const client &other) : handle<T, Free>(Ref(other.raw())) {}
+  client(const client &other) : handle<T, Free>(other ? valid(Ref(other.raw())) : nullptr) {}
   client(client &&) = default;
   client &operator=(const client &other) { return *this = client(other); }
   client &operator=(client &&) = default;
@@ -326,8 +327,7 @@ struct server : handle<tinkex_server, tinkex_server_free> {
   service_options options() const { service_options o; o.base_url(url()).api_key(api_key()); return o; }
 };
 struct cancel : handle<tinkex_cancel, tinkex_cancel_free> { /* cancels all samples of the clients made with it */
-  cancel() : handle(tinkex_cancel_new()) {}
-  void now() const { tinkex_cancel_now(raw()); }
+  cancel() : handle(tinkex_cancel_new()) {} void now() const { tinkex_cancel_now(raw()); }
 };
 struct sampling : client<tinkex_sampling, tinkex_sampling_free, tinkex_sampling_ref> {
   using client::client;
@@ -338,16 +338,16 @@ struct sampling : client<tinkex_sampling, tinkex_sampling_free, tinkex_sampling_
   std::vector<pending<tinkex::sample>> sample_many(int64s offsets, tokens all, int32_t n = 1, const sample_options &o = {}) const {
     if (offsets.size() == 0 || offsets[offsets.size() - 1] != static_cast<int64_t>(all.size())) throw std::invalid_argument("tinkex: `offsets` does not fit `all`");
     std::vector<tinkex_pending *> made(offsets.size() - 1);
-    size_t submitted = 0;
-    tinkex_error *e = nullptr;
-    auto code = tinkex_sampling_sample_many(raw(), made.size(), offsets.data(), all.data(), n, o.raw(), made.data(), &submitted, &e);
     std::vector<pending<tinkex::sample>> owned;
+    owned.reserve(made.size()); /* from here on nothing throws before all handles have an owner */
+    size_t submitted = 0; tinkex_error *e = nullptr;
+    auto code = tinkex_sampling_sample_many(raw(), made.size(), offsets.data(), all.data(), n, o.raw(), made.data(), &submitted, &e);
     for (size_t i = 0; i < submitted; i++) owned.emplace_back(made[i]);
     if (code != TINKEX_OK) throw error(e);
     return owned;
   }
   pending<tinkex::sample> logprobs(const input &prompt, int64_t last_n = -1) const { return start<tinkex::sample>(tinkex_sampling_logprobs, prompt.raw(), last_n); }
-  sampling with_cancel(const cancel &cancel) const { return sampling(tinkex_sampling_with_cancel(raw(), cancel.raw())); }
+  sampling with_cancel(const cancel &cancel) const { return sampling(valid(tinkex_sampling_with_cancel(raw(), cancel.raw()))); }
   std::string base_model() const { return string(tinkex_sampling_base_model(raw())); } void close() const { tinkex_sampling_close(raw()); }
 };
 struct training : client<tinkex_training, tinkex_training_free, tinkex_training_ref> {

@@ -14,7 +14,7 @@ use super::loss_call;
 use super::model_options::{self, tinkex_model_options};
 use super::object::{self, Kind, Object, User};
 use super::optim::{self, tinkex_optim};
-use super::pending::{begin, submit, tinkex_pending};
+use super::pending::{begin, begin_sent, submit, tinkex_pending};
 use super::queue::tinkex_queue;
 use super::result::Outcome;
 use super::sampling::{Sampling, tinkex_sampling};
@@ -313,7 +313,8 @@ pub unsafe extern "C" fn tinkex_training_train_step(
             let step = client.train_step(data(batch)?, loss, params);
             // If the step cannot be submitted, both operations fail with the same error.
             let first = begin(step.forward_backward, Outcome::Pass)?;
-            let second = begin(step.optim_step, Outcome::Optim)?;
+            // The pass may have been sent: from here on errors come when the operations are waited for.
+            let second = begin_sent(step.optim_step, Outcome::Optim);
             pass.set(Object::make(first));
             update.set(Object::make(second));
             Ok(())

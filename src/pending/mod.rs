@@ -75,8 +75,8 @@ pub struct Pending<T: Send + 'static> {
     process: Process,
     /// Owner of the client's threads, which keeps them alive while this handle exists.
     keep: Option<Arc<dyn Any + Send + Sync>>,
-    /// Set if a custom loss submitted this operation to its own client. The client starts the operation only after the
-    /// loss has returned, so a wait on the thread of the loss would never end.
+    /// The thread on which the client runs functions of its caller, to detect that such a function waits for an operation
+    /// that cannot go on before the function returns.
     behind: Option<OwnThread>,
 }
 
@@ -143,8 +143,9 @@ impl<T: Send + 'static> Pending<T> {
     }
 
     /// Makes waits fail on the current thread, if a custom loss of the client runs on it.
+    /// Sets the thread on which the client of this operation runs functions of its caller.
     pub(crate) fn behind(mut self, thread: &OwnThread) -> Self {
-        self.behind = thread.is_this().then(|| thread.clone());
+        self.behind = Some(thread.clone());
         self
     }
 
@@ -300,9 +301,10 @@ impl<T: Send + 'static> Pending<T> {
             return Some(Err(forked().with(|it| it.operation = Some(self.progress.operation().into()))));
         }
         if self.waits_for_this_thread() {
-            let text = "a custom loss cannot wait for an operation of its own client, because the client begins with it \
+            let text = "a custom loss cannot wait for an operation of its own client, because the client goes on with it \
                         only after the loss has returned";
-            return Some(self.explained(Err(Error::new(ErrorKind::CustomLoss, text))));
+            let error = Error::new(ErrorKind::CustomLoss, text).with(|context| context.deadlock = Some(true));
+            return Some(self.explained(Err(error)));
         }
         self.wait_settled(deadline).then(|| self.slot.try_take().map(|it| self.explained(it))).flatten()
     }
@@ -344,10 +346,13 @@ impl<T: Send + 'static> Pending<T> {
         }
     }
 
-    /// A wait on this thread would last forever: the client begins with the operation only after the function that runs
-    /// on this thread has returned.
+    /// A wait on this thread would last forever: the client continues with the operation only after the function that
+    /// runs on this thread has returned.
     fn waits_for_this_thread(&self) -> bool {
-        self.behind.as_ref().is_some_and(OwnThread::is_this) && !self.is_done()
+        let running = self.behind.as_ref().and_then(OwnThread::operation);
+        running.is_some_and(|running| {
+            !self.is_done() && (self.progress.is_queued() || self.progress.id() == running)
+        })
     }
 
     /// Logs the warning for this wait and the others that share it. Logs nothing if no other wait shares it and this

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Served;
+use super::own_thread::OperationId;
 use crate::error::words::one_line;
 use crate::error::{Error, Phase};
 use crate::event::{Observed, QueueStateChange, Seeing, TraceContext};
@@ -128,8 +129,12 @@ impl Progress {
         verb(self.sdk_method)
     }
 
+    /// Identifies the operation as long as it exists.
+    pub(crate) fn id(&self) -> OperationId {
+        Arc::as_ptr(&self.state) as OperationId
+    }
+
     /// The operation has not been started yet.
-    #[cfg(feature = "ffi")]
     pub(crate) fn is_queued(&self) -> bool {
         self.state.lock().stage == Stage::Queued
     }

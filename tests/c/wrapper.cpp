@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <initializer_list>
 #include <thread>
+#include <sys/wait.h>
+#include <unistd.h>
 
 namespace {
 #define CHECK(condition) do { if (!(condition)) { std::fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #condition); std::_Exit(1); } } while (0)
@@ -20,6 +22,17 @@ template <class F> tinkex_code thrown(F f) {
     return copy.code();
   }
   return TINKEX_OK;
+}
+
+// The function throws an exception of the wrapper itself, which is no `tinkex::error`.
+template <class F> bool throws_plain(F f) {
+  try {
+    f();
+  } catch (const tinkex::error &) {
+  } catch (const std::runtime_error &error) {
+    return std::string(error.what()).find("tinkex: ") == 0;
+  }
+  return false;
 }
 
 const std::vector<std::int32_t> PROMPT{104, 105, 32}, ANSWER{121, 111, 10};
@@ -53,6 +66,7 @@ void losses(const tinkex::service &service, const tinkex::batch &batch) {
   auto event = queue.next();
   CHECK(event && event->kind() == TINKEX_EVENT_LOSS && event->tag() == 9);
   auto call = event->take_loss();
+  CHECK(throws_plain([&] { event->take_loss(); }));
   call.set_loss(counted()(call));
   call.finish();
   CHECK(pulled.wait().loss() > 0 && !queue.next(0));
@@ -72,7 +86,42 @@ void losses(const tinkex::service &service, const tinkex::batch &batch) {
   graph.result(graph.op("neg", graph.op("sum", graph.logprobs())));
   auto made = service.create_loss(graph);
   const tinkex::loss loss = made.wait();
-  CHECK(training.forward(batch, loss).wait().size() == 1);
+  const auto scored = training.forward(batch, loss);
+  CHECK(scored.wait().size() == 1);
+}
+
+// `T::wait` can be called on an expression of the type `T`.
+template <class T, class = void> constexpr bool waits = false;
+template <class T> constexpr bool waits<T, std::void_t<decltype(std::declval<T>().wait())>> = true;
+// Views of a temporary's result would dangle; results that own something outlive it.
+static_assert(waits<tinkex::pending<tinkex::pass> &> && waits<const tinkex::pending<tinkex::sample> &>);
+static_assert(!waits<tinkex::pending<tinkex::pass>> && !waits<const tinkex::pending<tinkex::sample>> && !waits<tinkex::pending<tinkex::result>>);
+static_assert(waits<tinkex::pending<tinkex::training>> && waits<tinkex::pending<tinkex::loss>>);
+
+// Events that were moved, taken or are of another kind, and handles that cannot be copied.
+void empty_handles() {
+  const tinkex::queue queue;
+  queue.wake();
+  auto first = queue.next();
+  CHECK(first && first->kind() == TINKEX_EVENT_WOKEN && throws_plain([&] { first->take_loss(); }));
+  tinkex::event moved = std::move(*first);
+  CHECK(moved.kind() == TINKEX_EVENT_WOKEN && first->kind() == 0 && first->json().empty()); // NOLINT: empty, not dangling
+  queue.wake();
+  moved = *queue.next();
+  CHECK(moved.kind() == TINKEX_EVENT_WOKEN && moved.message().empty());
+  tinkex::sampling none;
+  const tinkex::sampling copy = none;
+  CHECK(!copy && throws_plain([&] { none.with_cancel(tinkex::cancel()); }));
+  // In a forked child a handle of the parent has no copies.
+  const tinkex::rest rest(tinkex::service_options().base_url("http://127.0.0.1:9").api_key("tml-test"));
+  const pid_t child = fork();
+  if (child == 0) {
+    // Valgrind would report the threads of the parent, of which the child has no stacks, as leaked. It does not check here.
+    if (throws_plain([&] { const tinkex::rest twin = rest; })) execl("/bin/true", "true", static_cast<char *>(nullptr));
+    _exit(1);
+  }
+  int status = -1;
+  CHECK(waitpid(child, &status, 0) == child && status == 0);
 }
 
 void run() {
@@ -112,7 +161,8 @@ void run() {
   copy = training;
   const auto state = copy.save_state("state", tinkex::save_options().ttl(3600));
   const auto path = state.wait().path();
-  service.training("tinkex/nano").load_state(path, true).wait();
+  const auto loaded = service.training("tinkex/nano").load_state(path, true);
+  loaded.wait();
   const auto again = service.training_from_state(path, false);
   const auto sampler = training.sampler();
   auto sample = sampler.sample(PROMPT, 2, tinkex::sample_options().max_tokens(3).temperature(0.5).seed(3));
@@ -133,6 +183,7 @@ void run() {
   CHECK(queue.take_done(tags, 60000) >= 1);
   const tinkex::cancel cancel;
   auto slow = sampler.with_cancel(cancel).sample(PROMPT, 8, tinkex::sample_options().max_tokens(1000));
+  CHECK(throws_plain([&] { tinkex::cancel gone; const auto kept = std::move(gone); sampler.with_cancel(gone); }));
   cancel.now();
   CHECK(thrown([&] { slow.wait(); }) == TINKEX_ERROR_CANCELLED);
   std::thread waiter([&queue] { while (queue.next()->kind() != TINKEX_EVENT_WOKEN) {} });
@@ -159,6 +210,7 @@ void run() {
 
 int main() {
   try {
+    empty_handles(); // before a log callback: a child of fork() has none of its threads
     run();
   } catch (const tinkex::error &error) {
     std::fprintf(stderr, "wrapper: %s at \"%s\": %s\n", error.name(), error.path().c_str(), error.what());

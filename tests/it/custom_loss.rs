@@ -8,10 +8,13 @@ use std::time::Instant;
 
 use serde_json::json;
 use tinkex::testing::{Act, FakeServer};
-use tinkex::types::{AdamParams, CustomLoss, Datum, LossFn, LossGraph, ModelInput, TensorData, Ttl, Values};
-use tinkex::{Error, ErrorKind};
+use tinkex::types::{
+    AdamParams, CustomLoss, Datum, ForwardBackwardOutput, LossFn, LossGraph, ModelInput, OptimStepOutput,
+    TensorData, Ttl, Values,
+};
+use tinkex::{Error, ErrorKind, Pending};
 
-use crate::util::{TEST_TIMEOUT, alone, datum, eventually, path_of, seq_ids, training};
+use crate::util::{HOUR, TEST_TIMEOUT, alone, datum, eventually, path_of, seq_ids, training};
 
 /// A loss: the sum of the log-probabilities, with gradients of 1 and one metric.
 fn sum(_data: &[Datum], logprobs: &[&[f32]]) -> Result<CustomLoss, Error> {
@@ -329,6 +332,29 @@ fn a_loss_that_waits_for_an_operation_of_its_own_client_gets_an_error_at_once() 
     // `update` was submitted although the loss function could not wait for it; another thread may wait for it.
     submitted.recv().unwrap().wait().unwrap();
     assert_eq!(server.requests_to("/api/v1/optim_step").len(), 3);
+}
+
+#[test]
+fn a_loss_that_waits_for_its_own_pass_or_for_a_step_behind_it_gets_an_error_at_once() {
+    let (_server, _service, training) = training();
+    let earlier = training.optim_step(AdamParams::default());
+    let (sender, handles) = mpsc::channel();
+    let step = training.forward_backward_custom(vec![datum()], move |data, logprobs| {
+        let (mut earlier, mut behind, mut own): (Pending<OptimStepOutput>, Pending<OptimStepOutput>, _) =
+            handles.recv().unwrap();
+        // An operation that was sent before may be waited for.
+        earlier.wait_timeout(HOUR).unwrap().unwrap();
+        let refused = behind.wait_timeout(HOUR).unwrap_err();
+        assert!(refused.to_string().contains("cannot wait for an operation of its own client"), "{refused}");
+        let own: &mut Pending<ForwardBackwardOutput> = &mut own;
+        assert_eq!(*own.wait_timeout(HOUR).unwrap_err().kind(), ErrorKind::CustomLoss);
+        drop((earlier, behind));
+        sum(data, logprobs)
+    });
+    let another = training.clone();
+    let behind = std::thread::spawn(move || another.optim_step(AdamParams::default())).join().unwrap();
+    sender.send((earlier, behind, step)).unwrap();
+    training.optim_step(AdamParams::default()).wait().unwrap();
 }
 
 #[test]

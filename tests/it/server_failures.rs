@@ -60,6 +60,12 @@ fn running_out_of_file_descriptors_poisons_no_client() {
         assert!(limited.unwrap().success());
         let server = FakeServer::new();
         let listening = server.listen().unwrap();
+        let n_sockets = || {
+            let files = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+            let targets = files.filter_map(|it| std::fs::read_link(it.path()).ok());
+            targets.filter(|it| it.to_string_lossy().starts_with("socket:")).count()
+        };
+        let before = n_sockets();
         let service =
             listening.client().timeouts(|timeouts| timeouts.submit = Duration::from_secs(2)).build().unwrap();
         // Let the server close each connection, so that the next request needs a new socket.
@@ -68,6 +74,8 @@ fn running_out_of_file_descriptors_poisons_no_client() {
             server.always_altered(&format!("/api/v1/{path}"), close);
         }
         let training = service.create_lora_training_client("fake/model", Default::default()).unwrap();
+        // A connection that is closed later would free descriptors for a new one.
+        eventually("all connections are closed", || n_sockets() == before);
         let mut files: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
         let error = training.optim_step(AdamParams::default()).wait().unwrap_err();
         assert_eq!(*error.kind(), ErrorKind::Connection { sent: Sent::No }, "{error:?}");

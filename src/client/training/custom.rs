@@ -119,8 +119,9 @@ impl TrainingClient {
         let thread = self.inner.loss_thread.clone();
         self.submit(VERB, |ticket| {
             let (cancel, deadline) = (ticket.cancel.clone(), ticket.progress.deadline());
+            let operation = ticket.progress.id();
             let loss = Box::new(move |data: &[Datum], logprobs: &[&[f32]]| {
-                let computed = thread.run(|| loss(data, logprobs, &cancel, deadline));
+                let computed = thread.run(operation, || loss(data, logprobs, &cancel, deadline));
                 computed.map_err(|error| custom_loss_failed(error.into()))
             });
             Msg::Pass(AnyPass::ClientLoss(Box::new(CustomPass { ticket, data, loss, forward_only: false })))
