@@ -53,6 +53,7 @@
 //! |---|---|
 //! | `zstd` (default) | compressed training uploads, if the server asks for them |
 //! | `local` | the embedded engine, a server inside the program: [`local`] |
+//! | `ffi` | the functions of the C library, [`docs::c`]; see `make -C src/ffi install` |
 //! | `native-roots` | TLS trusts the operating system's certificates instead of the compiled-in certificates |
 //! | `testing` | a scriptable server and a clock for tests, [`testing`]; may change in a minor version |
 //!
@@ -138,7 +139,7 @@ pub mod testing;
 pub mod local;
 
 /// Guides for users and contributors: the architecture, threads, findings (faults of another client library that this
-/// crate prevents), errors, compatibility, and the protocol (whose sections the documentation cites).
+/// crate prevents), errors, compatibility, the protocol (whose sections the documentation cites), and the C library.
 pub mod docs {
     #[doc = include_str!("_docs/architecture.md")]
     pub mod architecture {}
@@ -152,6 +153,8 @@ pub mod docs {
     pub mod compat {}
     #[doc = include_str!("_docs/protocol.md")]
     pub mod protocol {}
+    #[doc = include_str!("ffi/README.md")]
+    pub mod c {}
 }
 
 // Runs the examples of the README against the embedded engine, as documentation tests.

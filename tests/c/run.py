@@ -35,7 +35,7 @@ PROGRAMS = {
     "wrapper": ([], [], []),
     "misuse": ([], ["--tools"], ["--tools"]),
     "loss": ([], [], []),
-    "threads": (["3"], ["2"], ["2"]),
+    "threads": (["30"], ["5"], ["2"]),
     "signals": ([], ["5"], ["2"]),
     "fork": ([], [], []),
 }
@@ -244,6 +244,13 @@ def package(pair):
     execute("hello", static, [])
     if sys.platform != "darwin" and "libtinkex" in run(["readelf", "-d", static]):
         raise Failure("the static program needs the shared library")
+    # The program of the README.
+    program = re.search(r"```c\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    readme = WORK / "readme.c"
+    readme.write_text(program[1])
+    run([pair[0], *WARNINGS, readme, "-o", WORK / "readme", *pkg_config("--cflags", "--libs"), f"-Wl,-rpath,{PREFIX / 'lib'}"])
+    if not re.fullmatch(r"loss \d\.\d{3} per token\n", run([WORK / "readme"])):
+        raise Failure("the program of the README does not print its loss")
     run(["make", "-C", EXAMPLES, f"CC={pair[0]}", f"CXX={pair[1]}"])
     run(["make", "-C", EXAMPLES, "clean"])
 
