@@ -4,6 +4,11 @@ use std::ffi::{c_char, c_void};
 
 use super::*;
 
+#[cfg(not(test))]
+const _: () = assert!(
+    library::fingerprint(include_bytes!("tinkex.h")) == 0x58fa3943d049cbd7,
+    "tinkex.h was changed: run `TINKEX_WRITE=1 cargo test --features ffi --lib ffi::header`",
+);
 const _: unsafe extern "C" fn() -> *const c_char = library::tinkex_version;
 const _: unsafe extern "C" fn() -> u32 = library::tinkex_version_number;
 const _: unsafe extern "C" fn() -> u32 = library::tinkex_abi_version;

@@ -1,5 +1,6 @@
 //! Compares the header with the code: from `tinkex.h` the test writes `agree.rs`, with which the library compiles only if
-//! each function has the type of its prototype and each constant the value of the header.
+//! each function has the type of its prototype, each constant the value of the header, and the header is the one from
+//! which `agree.rs` was written.
 
 #![allow(clippy::unwrap_used)]
 
@@ -95,6 +96,14 @@ fn agreement() -> String {
         "//! Generated from `tinkex.h` by the test `ffi::header`: does not compile if the header and the code disagree.\n\n\
          use std::ffi::{c_char, c_void};\n\nuse super::*;\n\n",
     );
+    // The test itself is built without this line, so that it can write the file anew.
+    writeln!(
+        text,
+        "#[cfg(not(test))]\nconst _: () = assert!(\n    library::fingerprint(include_bytes!(\"tinkex.h\")) == {:#x},\n    \
+         \"tinkex.h was changed: run `TINKEX_WRITE=1 cargo test --features ffi --lib ffi::header`\",\n);",
+        super::library::fingerprint(HEADER.as_bytes())
+    )
+    .unwrap();
     for Prototype { result, name, arguments } in prototypes() {
         let arrow = if result == "c_void" { String::new() } else { format!(" -> {result}") };
         let arguments = arguments.join(", ");

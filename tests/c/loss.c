@@ -48,6 +48,18 @@ static void gives_a_reason(struct plan *plan, tinkex_loss_call *call) {
   (void)plan;
   tinkex_loss_call_fail(call, "the reward model is away");
 }
+/* A panic of the library inside of the callback is an error of the call, and the loss goes on. */
+static void panics(struct plan *plan, tinkex_loss_call *call) {
+  const float *weights;
+  size_t n;
+  tinkex_error *error = NULL;
+  if (tinkex_testing_panic_next) {
+    tinkex_testing_panic_next();
+    CHECK(tinkex_loss_call_input_f32(call, 0, "weights", &weights, &n, &error) == TINKEX_ERROR_PANIC && weights == NULL && n == 0);
+    tinkex_error_free(&error);
+  }
+  squares(plan, call);
+}
 static void fails_after_all(struct plan *plan, tinkex_loss_call *call) {
   squares(plan, call);
   tinkex_loss_call_fail(call, "and yet");
@@ -208,6 +220,7 @@ int main(void) {
   callback(&w, "squares", squares, 0, TINKEX_OK, NULL);
   callback(&w, "reads", reads, 0, TINKEX_OK, NULL);
   callback(&w, "calls back", calls_back, 0, TINKEX_OK, NULL);
+  callback(&w, "panics", panics, 0, TINKEX_OK, NULL);
   callback(&w, "returns not 0", squares, 7, TINKEX_ERROR_CUSTOM_LOSS, "7");
   callback(&w, "forgets the loss", forgets, 0, TINKEX_ERROR_CUSTOM_LOSS, NULL);
   callback(&w, "gives a reason", gives_a_reason, 1, TINKEX_ERROR_CUSTOM_LOSS, "the reward model is away");

@@ -2,8 +2,6 @@
  * afterwards. `misuse [--tools]`: with --tools, for memory checkers, no freed memory is read. */
 #include "rig.h"
 
-/* Makes the next function that returns a code panic. Only in libraries that are built with the feature `testing`. */
-extern void tinkex_testing_panic_next(void) __attribute__((weak));
 #include <math.h>
 
 static const char BAD_UTF8[] = "\xff\xfe";

@@ -15,6 +15,9 @@
 #include <unistd.h>
 #include <tinkex.h>
 
+/* Makes the next function that returns a code panic. Only in libraries that are built with the feature `testing`. */
+extern void tinkex_testing_panic_next(void) __attribute__((weak));
+
 #define MODEL "tinkex/nano"
 
 static inline void stop_test(const char *file, int line, const char *what) {
