@@ -72,6 +72,9 @@ static tinkex_code fill(tinkex_batch *batch, size_t *n_tokens, tinkex_error **er
 int main(int argc, char **argv) {
   const double started = seconds();
   const int steps = argc > 1 ? atoi(argv[1]) : STEPS;
+  /* Fewer words make a shorter run. */
+  const size_t most = argc > 2 ? (size_t)atoi(argv[2]) : N_TESTED;
+  const size_t n_tested = most < N_TESTED ? most : N_TESTED, n_unseen = most < N_UNSEEN ? most : N_UNSEEN;
   tinkex_error *error = NULL;
   tinkex_server *server = NULL;
   tinkex_service *service = NULL;
@@ -88,13 +91,13 @@ int main(int argc, char **argv) {
   double first = 0, last = 0, trained = 0;
   int exact = 0, failed = 0;
 
-  for (size_t i = 0; i < N_TESTED; i++) words[i] = PAIRS[i][0];
+  for (size_t i = 0; i < n_tested; i++) words[i] = PAIRS[i][0];
   if (connect_service(&server, &service, &error)) goto done;
   if (tinkex_training_new(service, base_model(), NULL, &training, &error)) goto done;
   printf("Answers of %s before training:\n", base_model());
   if (tinkex_sampling_new(service, base_model(), &base, &error)) goto done;
-  if (ask(base, words, N_TESTED, before, &error)) goto done;
-  for (size_t i = 0; i < N_TESTED; i++) printf("  %-10s %s\n", words[i], before[i]);
+  if (ask(base, words, n_tested, before, &error)) goto done;
+  for (size_t i = 0; i < n_tested; i++) printf("  %-10s %s\n", words[i], before[i]);
 
   printf("Training on %d words ...\n", N_PAIRS);
   if (fill(batch, &n_tokens, &error)) goto done;
@@ -123,19 +126,19 @@ int main(int argc, char **argv) {
   if (tinkex_training_save_for_sampler(training, "pig-latin", NULL, &weights, &error)) goto done;
   if (tinkex_pending_wait(weights, -1, &result, &error)) goto done;
   if (tinkex_sampling_new(service, tinkex_result_path(result), &sampler, &error)) goto done;
-  if (ask(sampler, words, N_TESTED, after, &error) || ask(sampler, UNSEEN, N_UNSEEN, unseen, &error)) goto done;
+  if (ask(sampler, words, n_tested, after, &error) || ask(sampler, UNSEEN, n_unseen, unseen, &error)) goto done;
   printf("\n  %-10s %-14s %-14s %-14s\n", "word", "before", "after", "right answer");
-  for (size_t i = 0; i < N_TESTED; i++) {
+  for (size_t i = 0; i < n_tested; i++) {
     const int is_right = strcmp(after[i], PAIRS[i][1]) == 0;
     exact += is_right;
     printf("  %-10s %-14s %-14s %-14s %s\n", words[i], before[i], after[i], PAIRS[i][1], is_right ? "\xe2\x9c\x93" : " ");
   }
   printf("\nWords that were not in the training data:\n");
-  for (size_t i = 0; i < N_UNSEEN; i++) printf("  %-10s %s\n", UNSEEN[i], unseen[i]);
+  for (size_t i = 0; i < n_unseen; i++) printf("  %-10s %s\n", UNSEEN[i], unseen[i]);
   if (tinkex_pending_wait(state, -1, &result, &error)) goto done;
   printf("\nSaved as %s\n", tinkex_result_path(result));
   if (tinkex_service_close(service, TINKEX_CLOSE_SUCCESS, NULL, &error)) goto done;
-  printf("train: exact %d/%d, loss %.2f -> %.2f, %.1f s\n", exact, N_TESTED, first, last, seconds() - started);
+  printf("train: exact %d/%d, loss %.2f -> %.2f, %.1f s\n", exact, (int)n_tested, first, last, seconds() - started);
 
 done:
   failed = error != NULL;

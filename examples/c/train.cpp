@@ -1,4 +1,5 @@
 // Teaches a model pig latin and shows what it learned: train.c with tinkex.hpp. `train_cpp [STEPS]`
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -40,7 +41,7 @@ std::vector<std::string> ask(const tinkex::sampling &sampler, const std::vector<
   return answers;
 }
 
-void run(int steps) {
+void run(int steps, int n_tested) {
   const auto started = std::chrono::steady_clock::now();
   const bool is_remote = std::getenv("TINKER_API_KEY") != nullptr;
   const char *name = std::getenv("TINKEX_BASE_MODEL");
@@ -51,10 +52,10 @@ void run(int steps) {
   const auto training = service.training(model);
 
   std::vector<std::string> words;
-  for (int i = 0; i < N_TESTED; i++) words.push_back(PAIRS[i][0]);
+  for (int i = 0; i < n_tested; i++) words.push_back(PAIRS[i][0]);
   const auto before = ask(service.sampling(model), words);
   std::printf("Answers of %s before training:\n", model.c_str());
-  for (int i = 0; i < N_TESTED; i++) std::printf("  %-10s %s\n", words[i].c_str(), before[i].c_str());
+  for (int i = 0; i < n_tested; i++) std::printf("  %-10s %s\n", words[i].c_str(), before[i].c_str());
 
   std::printf("Training on %d words ...\n", N_PAIRS);
   tinkex::batch batch;
@@ -85,26 +86,26 @@ void run(int steps) {
   const auto after = ask(sampler, words);
   int exact = 0;
   std::printf("\n  %-10s %-14s %-14s %-14s\n", "word", "before", "after", "right answer");
-  for (int i = 0; i < N_TESTED; i++) {
+  for (int i = 0; i < n_tested; i++) {
     const bool is_right = after[i] == PAIRS[i][1];
     exact += is_right;
     std::printf("  %-10s %-14s %-14s %-14s %s\n", words[i].c_str(), before[i].c_str(), after[i].c_str(), PAIRS[i][1], is_right ? "\xe2\x9c\x93" : " ");
   }
   std::printf("\nWords that were not in the training data:\n");
-  const std::vector<std::string> unseen(UNSEEN, UNSEEN + N_UNSEEN);
+  const std::vector<std::string> unseen(UNSEEN, UNSEEN + std::min<int>(n_tested, N_UNSEEN));
   const auto guessed = ask(sampler, unseen);
-  for (int i = 0; i < N_UNSEEN; i++) std::printf("  %-10s %s\n", unseen[i].c_str(), guessed[i].c_str());
+  for (std::size_t i = 0; i < unseen.size(); i++) std::printf("  %-10s %s\n", unseen[i].c_str(), guessed[i].c_str());
   std::printf("\nSaved as %s\n", state.wait().path().c_str());
   service.close();
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - started;
-  std::printf("train: exact %d/%d, loss %.2f -> %.2f, %.1f s\n", exact, N_TESTED, first, last, seconds.count());
+  std::printf("train: exact %d/%d, loss %.2f -> %.2f, %.1f s\n", exact, n_tested, first, last, seconds.count());
 }
 } // namespace
 
 int main(int argc, char **argv) {
   int failed = 0;
   try {
-    run(argc > 1 ? std::atoi(argv[1]) : STEPS);
+    run(argc > 1 ? std::atoi(argv[1]) : STEPS, argc > 2 ? std::min<int>(std::atoi(argv[2]), N_TESTED) : N_TESTED);
   } catch (const tinkex::error &error) {
     std::fprintf(stderr, "train: %s: %s\n", error.name(), error.what());
     failed = 1;

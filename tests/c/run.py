@@ -29,10 +29,10 @@ TUNED = re.compile(r"target-cpu|target-feature")
 # Programs with their arguments: plain, with a sanitizer, and under Valgrind, which makes the engine 100 times slower.
 PROGRAMS = {
     "hello": ([], [], []),
-    "train": ([], ["3"], ["1"]),
+    "train": ([], ["3"], ["1", "1"]),
     "custom_loss": ([], ["2"], ["1"]),
     "sampler_pool": ([], ["200"], ["50"]),
-    "train_cpp": ([], ["3"], ["1"]),
+    "train_cpp": ([], ["3"], ["1", "1"]),
     "wrapper": ([], [], []),
     "misuse": ([], ["--tools"], ["--tools"]),
     "loss": ([], [], []),
