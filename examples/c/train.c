@@ -73,8 +73,9 @@ int main(int argc, char **argv) {
   const double started = seconds();
   const int steps = argc > 1 ? atoi(argv[1]) : STEPS;
   /* Fewer words make a shorter run. */
-  const size_t most = argc > 2 ? (size_t)atoi(argv[2]) : N_TESTED;
-  const size_t n_tested = most < N_TESTED ? most : N_TESTED, n_unseen = most < N_UNSEEN ? most : N_UNSEEN;
+  const int most = argc > 2 ? atoi(argv[2]) : (int)N_TESTED;
+  const size_t n_tested = most < (int)N_TESTED ? (size_t)most : (size_t)N_TESTED;
+  const size_t n_unseen = n_tested < (size_t)N_UNSEEN ? n_tested : (size_t)N_UNSEEN;
   tinkex_error *error = NULL;
   tinkex_server *server = NULL;
   tinkex_service *service = NULL;

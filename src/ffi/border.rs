@@ -120,8 +120,8 @@ pub(super) fn value<T>(fallback: T, body: impl FnOnce() -> Result<T>) -> T {
         Ok(Err(fault)) => fault,
         Err(panic) => panicked(&panic),
     };
-    // NULL is allowed for most handles in such functions. In a forked child, locks of the logger may stay held forever.
-    if fault.code() != code::NULL && fault.code() != code::FORKED {
+    // In a forked child, locks of the logger may stay held forever.
+    if fault.code() != code::FORKED {
         unwind::shield("an error could not be logged", || {
             let (name, fault) = (fault.code().name(), super::error::ErrorInfo::from(fault));
             log::error!(target: "tinkex", "{name}: {}", fault.message());

@@ -291,7 +291,10 @@ pub unsafe extern "C" fn tinkex_queue_take_done(
     ms: i64,
 ) -> usize {
     border::value(0, || {
-        if tags.is_null() && 0 < capacity {
+        if capacity == 0 {
+            return Ok(0);
+        }
+        if tags.is_null() {
             return Err(Fault::null("tags"));
         }
         // SAFETY: see the header.

@@ -28,8 +28,11 @@ pub type tinkex_result = Object<ResultView>;
 pub(super) enum Outcome {
     Pass(ForwardBackwardOutput),
     Optim(OptimStepOutput),
-    /// The path of what was saved.
-    Save(String),
+    /// What was saved. The size is known only for exported weights, if the server reports it.
+    Save {
+        path: String,
+        size_bytes: Option<u64>,
+    },
     /// The path of the state that was loaded, if the server names it.
     Load(Option<String>),
     Sample(SampleResponse),
@@ -45,7 +48,7 @@ impl Outcome {
         match self {
             Outcome::Pass(_) => (constants::RESULT_PASS, "pass"),
             Outcome::Optim(_) => (constants::RESULT_OPTIM, "optimizer step"),
-            Outcome::Save(_) => (constants::RESULT_SAVE, "save"),
+            Outcome::Save { .. } => (constants::RESULT_SAVE, "save"),
             Outcome::Load(_) => (constants::RESULT_LOAD, "load"),
             Outcome::Sample(_) => (constants::RESULT_SAMPLE, "sample"),
             Outcome::Logprobs(_) => (constants::RESULT_LOGPROBS, "computation of log-probabilities"),
@@ -99,7 +102,7 @@ impl ResultView {
 
     fn path(&self) -> Option<&str> {
         match &self.outcome {
-            Outcome::Save(path) => Some(path),
+            Outcome::Save { path, .. } => Some(path),
             Outcome::Load(path) => path.as_deref(),
             _ => None,
         }

@@ -18,7 +18,9 @@ pub(super) fn json(outcome: &Outcome) -> Value {
             with_type(json, "pass")
         }
         Outcome::Optim(step) => with_type(json!({ "metrics": step.metrics }), "optim"),
-        Outcome::Save(path) => with_type(json!({ "path": path }), "save"),
+        Outcome::Save { path, size_bytes } => {
+            with_type(json!({ "path": path, "size_bytes": size_bytes }), "save")
+        }
         Outcome::Load(path) => with_type(json!({ "path": path }), "load"),
         Outcome::Sample(response) => with_type(sample_response_to_json(response), "sample"),
         Outcome::Logprobs(logprobs) => with_type(json!({ "prompt_logprobs": logprobs }), "logprobs"),

@@ -248,7 +248,18 @@ pub unsafe extern "C" fn tinkex_service_options_set_base_url(
     url: *const c_char,
 ) {
     // SAFETY: see the header.
-    unsafe { options::set(options, |it| fill(&mut it.base_url, url, "url")) }
+    unsafe {
+        options::set(options, |it| {
+            fill(&mut it.base_url, url, "url")?;
+            // In Rust an empty text means the default. Here it is rather a mistake, after which the key would be sent to
+            // the wrong server.
+            if it.base_url.as_ref().is_some_and(|url| url.trim().is_empty()) {
+                let text = "`url` is empty: leave it out to use TINKER_BASE_URL or the Tinker service";
+                return Err(Fault::invalid("base_url", text));
+            }
+            Ok(())
+        })
+    }
 }
 
 #[unsafe(no_mangle)]

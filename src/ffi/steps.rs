@@ -6,6 +6,7 @@
 
 use super::border::{Fault, Result};
 use super::code;
+use crate::loss::MAX_NODES;
 use crate::types::{LossGraph, LossMask, LossTensor, LossTrace};
 
 /// A loss that is being built.
@@ -374,6 +375,9 @@ impl Steps {
     /// Adds a node. The operands come with the names of their arguments.
     pub(super) fn add(&mut self, op: Op, operands: &[(&str, i32)]) -> Result<i32> {
         let id = self.nodes.len();
+        if MAX_NODES <= id {
+            return Err(Fault::invalid("nodes", format!("a graph has at most {MAX_NODES} nodes")));
+        }
         let operand = |(name, node): &(&str, i32)| self.node(*node, name, || format!("nodes[{id}].{name}"));
         let operands: Vec<usize> = operands.iter().map(operand).collect::<Result<_>>()?;
         let kinds: Vec<Kind> = operands.iter().map(|operand| self.nodes[*operand].kind).collect();

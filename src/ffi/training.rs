@@ -338,7 +338,7 @@ pub unsafe extern "C" fn tinkex_training_save_state(
             let (client, name) = (client(training)?, text(name, "name")?);
             let options = save_options::read(options)?.for_state()?;
             let pending = client.save_state_with(name, &options);
-            submit(&out, pending, |saved| Outcome::Save(saved.path.to_string()))
+            submit(&out, pending, |saved| Outcome::Save { path: saved.path.to_string(), size_bytes: None })
         })
     }
 }
@@ -359,7 +359,7 @@ pub unsafe extern "C" fn tinkex_training_save_for_sampler(
             let (client, name) = (client(training)?, text(name, "name")?);
             let options = save_options::read(options)?.for_sampler()?;
             let pending = client.save_weights_for_sampler_with(name, &options);
-            submit(&out, pending, |saved| Outcome::Save(saved.path.to_string()))
+            submit(&out, pending, |saved| Outcome::Save { path: saved.path.to_string(), size_bytes: None })
         })
     }
 }
@@ -381,7 +381,10 @@ pub unsafe extern "C" fn tinkex_training_save_external(
             let (ttl, recipients) = save_options::read(options)?.for_export()?;
             let recipients: Vec<&str> = recipients.iter().map(String::as_str).collect();
             let pending = client.save_weights_external(name, ttl, &recipients);
-            submit(&out, pending, |saved| Outcome::Save(saved.path.to_string()))
+            submit(&out, pending, |saved| Outcome::Save {
+                path: saved.path.to_string(),
+                size_bytes: saved.size_bytes,
+            })
         })
     }
 }

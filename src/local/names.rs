@@ -27,17 +27,11 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Checks the aliases, and writes the tokenizer into the data folder: once into the folder `tokenizer`, and once
-    /// for each name into the folder `hub`. That folder has the layout of the Hugging Face cache, in which libraries
-    /// look up a model by its name.
+    /// Checks the aliases.
     ///
     /// # Errors
-    /// An alias is invalid or stands for another model, or the files cannot be written.
-    pub(super) fn new(
-        aliases: &BTreeMap<String, String>,
-        data_dir: &Path,
-        config: &ModelConfig,
-    ) -> Result<Self, String> {
+    /// An alias is invalid, or stands for another model.
+    pub(super) fn check_aliases(aliases: &BTreeMap<String, String>) -> Result<(), String> {
         for (alias, model) in aliases {
             if model != NANO {
                 return Err(format!(
@@ -51,6 +45,20 @@ impl Names {
                 ));
             }
         }
+        Ok(())
+    }
+
+    /// Writes the tokenizer into the data folder: once into the folder `tokenizer`, and once for each name into the
+    /// folder `hub`. That folder has the layout of the Hugging Face cache, in which libraries look up a model by its
+    /// name.
+    ///
+    /// # Errors
+    /// The files cannot be written.
+    pub(super) fn new(
+        aliases: &BTreeMap<String, String>,
+        data_dir: &Path,
+        config: &ModelConfig,
+    ) -> Result<Self, String> {
         let aliases: Vec<String> = aliases.keys().cloned().collect();
         let names = aliases.iter().map(String::as_str).chain([NANO]);
         let folder = write(data_dir, names, config);
@@ -190,7 +198,8 @@ mod tests {
     fn only_aliases_of_this_model_are_accepted_and_each_is_found_in_the_folders_of_the_hub() {
         let folder = std::env::temp_dir().join(format!("tinkex-names-{}", std::process::id()));
         let named = |alias: &str, model: &str| {
-            Names::new(&[(alias.to_string(), model.to_string())].into(), &folder, &ModelConfig::nano())
+            let aliases = [(alias.to_string(), model.to_string())].into();
+            Names::check_aliases(&aliases).and_then(|()| Names::new(&aliases, &folder, &ModelConfig::nano()))
         };
         let error = named("Qwen/Qwen3-8B", "Qwen/Qwen3-4B").expect_err("an error");
         assert!(error.contains("only \"tinkex/nano\" is served here"), "{error}");

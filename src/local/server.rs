@@ -164,7 +164,7 @@ impl Options {
         if self.stall_timeout.is_zero() || self.idle_timeout.is_zero() {
             return fail("stall_timeout and idle_timeout must be above zero");
         }
-        Ok(())
+        Names::check_aliases(&self.aliases).or_else(|problem| fail(&format!("aliases: {problem}")))
     }
 
     /// Flags sent to clients.

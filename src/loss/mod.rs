@@ -10,6 +10,8 @@ mod loss_fn;
 pub use custom_loss::CustomLoss;
 #[cfg(feature = "local")]
 pub(crate) use graph::LossArray;
+#[cfg(feature = "ffi")]
+pub(crate) use graph::MAX_NODES;
 pub(crate) use graph::Node;
 pub use graph::{LossGraph, LossHandle, LossInput, LossMask, LossOperand, LossTensor, LossTrace};
 pub use loss_fn::{Loss, LossFn, LossValue};

@@ -17,6 +17,8 @@ mod plan;
 mod tensor;
 mod trace;
 
+#[cfg(feature = "ffi")]
+pub(crate) use plan::MAX_NODES;
 use plan::Plan;
 
 use crate::error::{Error, Result};

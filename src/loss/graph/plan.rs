@@ -32,7 +32,7 @@ pub(super) struct Plan {
 }
 
 /// Largest number of nodes of a graph. A hand-written loss has far fewer.
-const MAX_NODES: usize = 10_000;
+pub(crate) const MAX_NODES: usize = 10_000;
 
 impl Plan {
     /// Checks the nodes of a graph and converts them to operations.
