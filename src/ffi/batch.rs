@@ -161,11 +161,8 @@ pub unsafe extern "C" fn tinkex_batch_new() -> *mut tinkex_batch {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_batch_free(batch: *mut *mut tinkex_batch) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(batch) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(batch) }
 }
 
 #[unsafe(no_mangle)]

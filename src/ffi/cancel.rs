@@ -38,9 +38,6 @@ pub unsafe extern "C" fn tinkex_cancel_now(cancel: *mut tinkex_cancel) {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_cancel_free(cancel: *mut *mut tinkex_cancel) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(cancel) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(cancel) }
 }

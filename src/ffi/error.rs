@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::border::{self, Fault, c_json, c_text};
 use super::code::{self, Code};
 use super::object::{self, Kind, Object};
+use super::status::milliseconds;
 use super::tinkex_code;
 use crate::error::Error;
 
@@ -97,10 +98,6 @@ impl ErrorInfo {
     }
 }
 
-fn milliseconds(time: std::time::Duration) -> i64 {
-    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
-}
-
 /// A text that is made when it is asked for. It lives as long as the error.
 fn cached(place: &OnceLock<Option<CString>>, text: impl FnOnce() -> Option<String>) -> *const c_char {
     place.get_or_init(|| text().map(c_text)).as_ref().map_or(ptr::null(), |it| it.as_ptr())
@@ -108,11 +105,8 @@ fn cached(place: &OnceLock<Option<CString>>, text: impl FnOnce() -> Option<Strin
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_error_free(error: *mut *mut tinkex_error) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(error) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(error) }
 }
 
 #[unsafe(no_mangle)]

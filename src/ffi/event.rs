@@ -99,9 +99,6 @@ pub unsafe extern "C" fn tinkex_event_take_loss(event: *mut tinkex_event) -> *mu
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_event_free(event: *mut *mut tinkex_event) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(event) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(event) }
 }

@@ -71,11 +71,8 @@ pub unsafe extern "C" fn tinkex_graph_new(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_graph_free(graph: *mut *mut tinkex_graph) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(graph) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(graph) }
 }
 
 #[unsafe(no_mangle)]

@@ -57,11 +57,8 @@ pub unsafe extern "C" fn tinkex_input_new() -> *mut tinkex_input {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_input_free(input: *mut *mut tinkex_input) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(input) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(input) }
 }
 
 #[unsafe(no_mangle)]

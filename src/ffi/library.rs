@@ -23,7 +23,8 @@ const NUMBER: u32 = number(env!("CARGO_PKG_VERSION_MAJOR")) << 16
     | number(env!("CARGO_PKG_VERSION_MINOR")) << 8
     | number(env!("CARGO_PKG_VERSION_PATCH"));
 
-/// A number that differs between two texts (FNV-1a), to notice at compile time that the header was changed.
+/// A number that differs between two texts (FNV-1a): for the tags of handles, and to notice at compile time that the
+/// header was changed.
 pub(super) const fn fingerprint(text: &[u8]) -> u64 {
     let (mut hash, mut i) = (0xcbf2_9ce4_8422_2325, 0);
     while i < text.len() {

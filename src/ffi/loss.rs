@@ -122,11 +122,8 @@ pub unsafe extern "C" fn tinkex_loss_new(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_loss_free(loss: *mut *mut tinkex_loss) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(loss) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(loss) }
 }
 
 #[unsafe(no_mangle)]

@@ -162,11 +162,8 @@ pub unsafe extern "C" fn tinkex_model_options_new() -> *mut tinkex_model_options
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_model_options_free(options: *mut *mut tinkex_model_options) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(options) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(options) }
 }
 
 #[unsafe(no_mangle)]

@@ -4,8 +4,9 @@ use std::mem;
 use std::sync::Once;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
-use super::border::{Fault, Result};
+use super::border::{self, Fault, Result};
 use super::code;
+use super::library::fingerprint;
 
 /// A type of handle.
 pub trait Kind: Send + Sync + 'static {
@@ -32,11 +33,7 @@ pub(super) fn live() -> i64 {
 
 /// A number that differs between the types and is unlikely to be found in other memory.
 fn tag_of<T: Kind>() -> u64 {
-    // FNV-1a over the name.
-    let hash = T::NAME.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    hash & !EMBEDDED
+    fingerprint(T::NAME.as_bytes()) & !EMBEDDED
 }
 
 /// The bit of a tag that marks an object inside of another one, which must not be freed.
@@ -109,9 +106,12 @@ pub(super) unsafe fn get<'a, T: Kind>(handle: *const Object<T>) -> Result<&'a T>
 /// # Safety
 /// `handle` is NULL or points to a pointer as [`get`] takes it, whose handle no other thread uses.
 pub(super) unsafe fn free<T: Kind>(handle: *mut *mut Object<T>) {
-    // SAFETY: promised by the caller.
-    let taken = unsafe { take(handle) };
-    drop(taken);
+    // A destructor may panic.
+    border::value((), || {
+        // SAFETY: promised by the caller.
+        drop(unsafe { take(handle) });
+        Ok(())
+    });
 }
 
 /// As [`free`], but returns the value.

@@ -152,11 +152,8 @@ pub unsafe extern "C" fn tinkex_optim_new(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_optim_free(optim: *mut *mut tinkex_optim) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(optim) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(optim) }
 }
 
 #[unsafe(no_mangle)]

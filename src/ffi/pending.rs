@@ -12,7 +12,7 @@ use super::queue::{Queue, SharedQueue, tinkex_queue};
 use super::result::{Outcome, ResultView, tinkex_result};
 use super::status::{StatusView, tinkex_status};
 use super::tinkex_code;
-use crate::pending::{Pending, SharedPending};
+use crate::pending::{Pending, SharedPending, Stage};
 use crate::sync::Mutex;
 
 pub type tinkex_pending = Object<Operation>;
@@ -247,8 +247,9 @@ pub unsafe extern "C" fn tinkex_pending_notify(
     // SAFETY: see the header.
     unsafe {
         border::run(error, || {
-            let (pending, queue) = (object::get(pending)?, object::get(queue)?);
-            pending.shared.ending.notify(queue, tag, false);
+            // The operation is shared, because the thread that gets the event may free the handle.
+            let (shared, queue) = (shared(pending)?, object::get(queue)?);
+            shared.ending.notify(queue, tag, false);
             Ok(())
         })
     }
@@ -265,7 +266,12 @@ pub unsafe extern "C" fn tinkex_pending_status(
         let out = Out::cleared(out, std::ptr::null_mut());
         border::run(error, || {
             out.required("out")?;
-            let status = object::get(pending)?.shared.pending.status();
+            let shared = shared(pending)?;
+            let mut status = shared.pending.status();
+            if shared.ending.has_result() {
+                // The result can be read a moment before the operation counts as done.
+                status.stage = Stage::Done;
+            }
             out.set(Object::make(StatusView::new(status)));
             Ok(())
         })

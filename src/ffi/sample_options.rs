@@ -103,11 +103,8 @@ pub unsafe extern "C" fn tinkex_sample_options_new() -> *mut tinkex_sample_optio
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_sample_options_free(options: *mut *mut tinkex_sample_options) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(options) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(options) }
 }
 
 #[unsafe(no_mangle)]

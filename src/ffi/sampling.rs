@@ -146,11 +146,8 @@ pub unsafe extern "C" fn tinkex_sampling_with_cancel(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_sampling_free(sampling: *mut *mut tinkex_sampling) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(sampling) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(sampling) }
 }
 
 #[unsafe(no_mangle)]

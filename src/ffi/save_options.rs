@@ -94,11 +94,8 @@ pub unsafe extern "C" fn tinkex_save_options_new() -> *mut tinkex_save_options {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_save_options_free(options: *mut *mut tinkex_save_options) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(options) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(options) }
 }
 
 #[unsafe(no_mangle)]

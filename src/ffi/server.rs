@@ -64,11 +64,8 @@ pub unsafe extern "C" fn tinkex_server_new(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_server_free(server: *mut *mut tinkex_server) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(server) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(server) }
 }
 
 #[unsafe(no_mangle)]

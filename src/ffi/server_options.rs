@@ -156,11 +156,8 @@ pub unsafe extern "C" fn tinkex_server_options_new() -> *mut tinkex_server_optio
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_server_options_free(options: *mut *mut tinkex_server_options) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(options) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(options) }
 }
 
 #[unsafe(no_mangle)]

@@ -110,11 +110,8 @@ pub unsafe extern "C" fn tinkex_service_ref(service: *const tinkex_service) -> *
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_service_free(service: *mut *mut tinkex_service) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(service) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(service) }
 }
 
 #[unsafe(no_mangle)]

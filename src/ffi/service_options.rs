@@ -235,11 +235,8 @@ pub unsafe extern "C" fn tinkex_service_options_new() -> *mut tinkex_service_opt
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_service_options_free(options: *mut *mut tinkex_service_options) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(options) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(options) }
 }
 
 #[unsafe(no_mangle)]

@@ -86,9 +86,6 @@ pub unsafe extern "C" fn tinkex_status_json(status: *const tinkex_status) -> *co
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_status_free(status: *mut *mut tinkex_status) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(status) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(status) }
 }

@@ -67,11 +67,8 @@ pub unsafe extern "C" fn tinkex_text_len(text: *const tinkex_text) -> usize {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_text_free(text: *mut *mut tinkex_text) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(text) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(text) }
 }
 
 #[unsafe(no_mangle)]
@@ -88,9 +85,6 @@ pub unsafe extern "C" fn tinkex_tokens_len(tokens: *const tinkex_tokens) -> usiz
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_tokens_free(tokens: *mut *mut tinkex_tokens) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(tokens) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(tokens) }
 }

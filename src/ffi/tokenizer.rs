@@ -52,11 +52,8 @@ pub unsafe extern "C" fn tinkex_tokenizer_new(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_tokenizer_free(tokenizer: *mut *mut tinkex_tokenizer) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(tokenizer) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(tokenizer) }
 }
 
 #[unsafe(no_mangle)]

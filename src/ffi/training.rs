@@ -159,11 +159,8 @@ pub unsafe extern "C" fn tinkex_training_ref(training: *const tinkex_training) -
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_training_free(training: *mut *mut tinkex_training) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(training) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(training) }
 }
 
 #[unsafe(no_mangle)]

@@ -171,9 +171,6 @@ pub unsafe extern "C" fn tinkex_rest_ref(rest: *const tinkex_rest) -> *mut tinke
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn tinkex_rest_free(rest: *mut *mut tinkex_rest) {
-    border::value((), || {
-        // SAFETY: see the header.
-        unsafe { object::free(rest) };
-        Ok(())
-    });
+    // SAFETY: see the header.
+    unsafe { object::free(rest) }
 }
