@@ -83,10 +83,12 @@ compile_error!(
      profile"
 );
 
+pub mod chat;
 mod client;
 mod clock_text;
 mod config;
 pub mod credentials;
+pub mod data;
 mod env;
 mod error;
 pub mod event;
@@ -111,6 +113,7 @@ mod signals;
 pub mod sync;
 mod telemetry;
 pub mod tokenizer;
+pub mod train;
 pub mod types;
 mod wire;
 

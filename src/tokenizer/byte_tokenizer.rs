@@ -1,5 +1,8 @@
 //! The tokenizer of the embedded engine's own model.
 
+use super::Tokenizer;
+use crate::error::Result;
+
 /// A tokenizer with one token for each byte of the UTF-8 text: ids 0 to 255 are the bytes, [`EOS`](ByteTokenizer::EOS)
 /// ends a sequence.
 ///
@@ -30,6 +33,37 @@ impl ByteTokenizer {
     pub fn decode(&self, ids: &[i32]) -> String {
         let bytes: Vec<u8> = ids.iter().filter_map(|id| u8::try_from(*id).ok()).collect();
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl Tokenizer for ByteTokenizer {
+    fn encode(&self, text: &str) -> Result<Vec<i32>> {
+        Ok(ByteTokenizer::encode(self, text))
+    }
+
+    /// As [`encode`](Self::encode): no text is that of a marker.
+    fn encode_ordinary(&self, text: &str) -> Result<Vec<i32>> {
+        Ok(ByteTokenizer::encode(self, text))
+    }
+
+    fn token_bytes(&self, id: i32) -> Option<Vec<u8>> {
+        u8::try_from(id).ok().map(|byte| vec![byte])
+    }
+
+    fn token_id(&self, _token: &str) -> Option<i32> {
+        None
+    }
+
+    fn bos_id(&self) -> Option<i32> {
+        None
+    }
+
+    fn eos_id(&self) -> Option<i32> {
+        Some(Self::EOS)
+    }
+
+    fn is_special(&self, id: i32) -> bool {
+        id == Self::EOS
     }
 }
 
