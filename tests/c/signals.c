@@ -40,12 +40,14 @@ static void train(struct world *w, int steps) {
 }
 
 #ifdef __linux__
-/* Checks the masks of all threads but this one: everything is blocked but the synchronous signals. */
-static void check_masks(void) {
+/* Reads the masks of all threads but this one and returns the number of threads. Everything must be blocked but the
+ * synchronous signals. `open` is set to 0 if a thread blocks one of those as well. */
+static int read_masks(int *open) {
   static const int BLOCKED[] = {SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGPIPE, SIGALRM, SIGTERM, SIGCHLD, SIGPROF, SIGWINCH, SIGIO};
   static const int OPEN[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS};
   char path[300], line[256], name[64] = "";
   int n_threads = 0;
+  *open = 1;
   DIR *tasks = opendir("/proc/self/task");
   CHECK(tasks != NULL);
   for (struct dirent *task; (task = readdir(tasks)) != NULL;) {
@@ -63,16 +65,23 @@ static void check_masks(void) {
           fprintf(stderr, "signals.c: thread %s does not block signal %d\n", name, BLOCKED[i]);
           _exit(1);
         }
-      for (size_t i = 0; i < sizeof OPEN / sizeof *OPEN; i++)
-        if (mask >> (OPEN[i] - 1) & 1) {
-          fprintf(stderr, "signals.c: thread %s blocks the synchronous signal %d\n", name, OPEN[i]);
-          _exit(1);
-        }
+      for (size_t i = 0; i < sizeof OPEN / sizeof *OPEN; i++) *open &= !(mask >> (OPEN[i] - 1) & 1);
     }
     fclose(status);
   }
   closedir(tasks);
-  CHECK(n_threads > 0);
+  return n_threads;
+}
+
+/* Checks the masks of the library's threads. The C library blocks all signals for a moment while it starts a thread, and
+ * so does Valgrind between two system calls. So a blocked synchronous signal is a fault only if it stays blocked. */
+static void check_masks(void) {
+  const struct timespec pause = {0, 20000000};
+  for (int look = 0, open = 0; !open; look++) {
+    CHECK(read_masks(&open) > 0);
+    CHECK(open || look < 6000);
+    if (!open) nanosleep(&pause, NULL);
+  }
 }
 #else
 static void check_masks(void) {}
