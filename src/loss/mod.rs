@@ -6,6 +6,7 @@ mod custom_loss;
 mod graph;
 pub(crate) mod linear;
 mod loss_fn;
+mod regularizer;
 
 pub use custom_loss::CustomLoss;
 #[cfg(feature = "local")]
@@ -15,3 +16,6 @@ pub(crate) use graph::MAX_NODES;
 pub(crate) use graph::Node;
 pub use graph::{LossGraph, LossHandle, LossInput, LossMask, LossOperand, LossTensor, LossTrace};
 pub use loss_fn::{Loss, LossFn, LossValue};
+pub use regularizer::{
+    Center, Distance, EntropyGoal, KlDirection, Measured, Regularizer, Regularizers, TermReduction,
+};

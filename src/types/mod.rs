@@ -48,6 +48,9 @@ mod usage;
 mod weights_info;
 
 pub use crate::loss::{
+    Center, Distance, EntropyGoal, KlDirection, Measured, Regularizer, Regularizers, TermReduction,
+};
+pub use crate::loss::{
     CustomLoss, Loss, LossFn, LossGraph, LossHandle, LossInput, LossMask, LossOperand, LossTensor, LossTrace,
     LossValue,
 };

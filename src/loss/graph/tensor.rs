@@ -99,7 +99,6 @@ impl<'g> LossTensor<'g> {
     }
 
     /// Number of dimensions.
-    #[cfg(feature = "ffi")]
     pub(crate) fn rank(self) -> usize {
         self.trace.read(self).1.rank
     }

@@ -86,7 +86,7 @@ impl LossTrace {
     }
 
     /// Stores an error for `finish`. An earlier error has priority.
-    pub(super) fn set_error(&self, error: Error) {
+    pub(in crate::loss) fn set_error(&self, error: Error) {
         self.state.borrow_mut().error.get_or_insert(error);
     }
 
