@@ -1,0 +1,2 @@
+VOCABULARIES=[]
+def strings_document(): return {}
