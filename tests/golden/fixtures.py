@@ -6,13 +6,15 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent / "text"
 
-# Combining, format and control characters, separators and unassigned code points are written as escapes.
+# Combining, format and control characters, separators and unassigned code points are written as escapes, and so are
+# characters that a program could replace by their normal form.
 ESCAPED = {"Cc", "Cf", "Cn", "Co", "Mc", "Me", "Mn", "Zl", "Zp", "Zs"}
 
 
 def escape(character):
     """The character as it stands, or its JSON escape if an editor would not show it."""
-    if character == " " or unicodedata.category(character) not in ESCAPED:
+    stable = unicodedata.is_normalized("NFC", character)
+    if character == " " or (stable and unicodedata.category(character) not in ESCAPED):
         return character
     units = character.encode("utf-16-be")
     return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
@@ -25,10 +27,11 @@ def to_json(value):
 
 
 def to_lines(document):
-    """JSON of an object: a line for each member, and a line for each entry of a list of objects."""
+    """JSON of an object: a line for each member, and a line for each entry of a list of objects or of long texts."""
     members = []
     for key, value in document.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
+        long = isinstance(value, list) and len(to_json(value)) > 300
+        if long and isinstance(value[0], (dict, str)):
             entries = ",\n".join(map(to_json, value))
             members.append(f"{to_json(key)}:[\n{entries}\n]")
         else:

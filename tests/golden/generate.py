@@ -9,7 +9,8 @@ from fixtures import FOLDER, to_lines
 
 
 def documents():
-    """Names and makers of all fixtures that are generated."""
+    """Names and makers of all fixtures; conversations.json is only brought into its format."""
+    yield "conversations", lambda: {"conversations": vectors.CONVERSATIONS}
     for family in families.FAMILIES:
         yield family.file, lambda family=family: vectors.document(family)
     yield "strings", digests.strings_document

