@@ -25,10 +25,10 @@ class Family:
     variables: dict = field(default_factory=dict)
     # How the template gets arguments of calls: as an `object` or as a `string`.
     arguments: str = "object"
-    # Key of a message under which the template reads reasoning.
-    reasoning: str = "reasoning_content"
     # Renderer of tml-renderers, as an expression, and the object.
     native: str | None = None
+    # True if the native renderer has a vocabulary of its own, so that its ids must be converted.
+    other_vocabulary: bool = False
 
     def tokenizer(self):
         return vocabularies.load(self.vocabulary)
@@ -46,10 +46,10 @@ class Family:
 QWEN3 = "Qwen-Qwen3-0.6B.jinja"
 QWEN3_5 = "Qwen3.5-4B.jinja"
 LLAMA3 = "meta-llama-Llama-3.1-8B-Instruct.jinja"
-DEEPSEEK = "deepseek-ai-DeepSeek-V3.1.jinja"
 GPT_OSS = "openai-gpt-oss-120b.jinja"
 KIMI = "Kimi-K2-Thinking.jinja"
 
+# DeepSeek has no template here: the copy of V3.1 in llama.cpp differs from the model's own one.
 FAMILIES = [
     Family("role_colon_llama3", "llama3", answers.role_colon("<|eot_id|>"), "role_colon"),
     Family("role_colon_qwen3", "qwen3", answers.role_colon("<|im_end|>"), "role_colon"),
@@ -82,6 +82,7 @@ FAMILIES = [
         QWEN3_5,
         {"enable_thinking": True},
         native="native.Qwen35()",
+        other_vocabulary=True,
     ),
     Family(
         "qwen3_5_disable_thinking",
@@ -91,14 +92,13 @@ FAMILIES = [
         QWEN3_5,
         {"enable_thinking": False},
         native="native.Qwen35.disable_thinking()",
+        other_vocabulary=True,
     ),
     Family(
         "deepseekv3",
         "deepseek",
         answers.DEEPSEEK,
         "deepseekv3",
-        DEEPSEEK,
-        {"thinking": False},
         native="native.DeepSeekV31()",
     ),
     Family(
@@ -106,8 +106,6 @@ FAMILIES = [
         "deepseek",
         answers.DEEPSEEK,
         "deepseekv3_thinking",
-        DEEPSEEK,
-        {"thinking": True},
         native="native.DeepSeekV31.thinking()",
     ),
     Family("kimi_k2", "kimi", answers.KIMI, "kimi_k2", KIMI, arguments="string", native="native.KimiK2()"),
@@ -128,7 +126,6 @@ FAMILIES = [
             f"gpt_oss_{effort}_reasoning",
             GPT_OSS,
             {"reasoning_effort": effort},
-            reasoning="thinking",
             native=f"native.GptOss.{effort}(current_date=DATE)",
         )
         for effort in ("low", "medium", "high")

@@ -1,21 +1,28 @@
 """Vectors of one renderer: prompts, supervised examples and parsed answers of the cookbook, and the other oracles."""
 
 import copy
-import datetime
 import json
 import logging
 import re
 import warnings
+from itertools import groupby, repeat
 
 import vocabularies
 from families import DATE
 from fixtures import FOLDER, Sequences, runs
+from jinja2.sandbox import SandboxedEnvironment
 from tinker_cookbook.renderers.base import ToolCall, TrainOnWhat, message_to_jsonable
 from tinker_cookbook.third_party.tml_renderers_compat import tinker_messages_to_message_list
-from transformers.utils.chat_template_utils import render_jinja_template
+from transformers.utils import chat_template_utils
 
 logging.disable(logging.CRITICAL)
 warnings.filterwarnings("ignore")
+
+# Kimi's template appends to lists, which the sandbox of transformers forbids.
+chat_template_utils.ImmutableSandboxedEnvironment = SandboxedEnvironment
+
+# Put before a template: today's date would make it differ from day to day.
+FIXED_DATE = "{%- macro strftime_now(format) -%}" + DATE + "{%- endmacro -%}"
 
 MODES = list(TrainOnWhat)
 CONVERSATIONS = json.loads((FOLDER / "conversations.json").read_text(encoding="utf-8"))["conversations"]
@@ -70,6 +77,14 @@ def flagged(messages):
     return [{**message, "trainable": index % 2 == 1} for index, message in enumerate(messages)]
 
 
+def before_answer(messages):
+    """The messages without assistant messages at the end: those that a generation prompt is made of."""
+    count = len(messages)
+    while count and messages[count - 1]["role"] == "assistant":
+        count -= 1
+    return messages[:count]
+
+
 class Entry:
     """One conversation of the fixture."""
 
@@ -112,17 +127,17 @@ def supervised(entry, renderer, messages):
     return plural, single
 
 
-def openai_messages(family, conversation):
+def openai_messages(family, messages):
     """Messages as a template gets them from a server with the OpenAI interface."""
     out = []
-    for message in conversation["messages"]:
+    for message in messages:
         message = {key: value for key, value in copy.deepcopy(message).items() if key != "trainable"}
         if isinstance(message["content"], list):
             parts = message["content"]
             message["content"] = "".join(part["text"] for part in parts if part["type"] == "text")
             thinking = "".join(part["thinking"] for part in parts if part["type"] == "thinking")
             if thinking:
-                message[family.reasoning] = thinking
+                message["reasoning_content"] = thinking
         for call in message.get("tool_calls", []):
             if family.arguments == "object":
                 call["function"]["arguments"] = json.loads(call["function"]["arguments"])
@@ -133,15 +148,15 @@ def openai_messages(family, conversation):
 def templated(entry, family, conversation, prompt):
     """Index of the ids of the template's text, with the text itself if the ids do not decode to it."""
     tools = [{"type": "function", "function": tool} for tool in conversation.get("tools", [])] or None
+    messages = before_answer(conversation["messages"]) if prompt else conversation["messages"]
     tokenizer = family.tokenizer()
-    rendered, _ = render_jinja_template(
-        [openai_messages(family, conversation)],
+    rendered, _ = chat_template_utils.render_jinja_template(
+        [openai_messages(family, messages)],
         tools=tools,
-        chat_template=vocabularies.template(family.template),
+        chat_template=FIXED_DATE + vocabularies.template(family.template),
         add_generation_prompt=prompt,
         bos_token=tokenizer.bos_token,
         eos_token=getattr(tokenizer, "eos_token", None),
-        strftime_now=datetime.datetime.fromisoformat(DATE).strftime,
         **family.variables,
     )
     ids = tokenizer.encode(rendered[0], add_special_tokens=False)
@@ -149,65 +164,69 @@ def templated(entry, family, conversation, prompt):
     return index if tokenizer.decode(ids) == rendered[0] else {"ids": index, "text": rendered[0]}
 
 
-def native_input(conversation):
+def native_input(conversation, prompt):
     """Messages for tml-renderers; it declares tools itself, before the system message."""
     messages = cookbook_messages(conversation["messages"])
+    messages = before_answer(messages) if prompt else messages
     if "tools" in conversation:
         declared = json.dumps([{"type": "function", "function": tool} for tool in conversation["tools"]])
         messages.insert(0, {"role": "tool_declare", "content": declared})
     return tinker_messages_to_message_list(messages)
 
 
-def native_tokens(family, renderer, spans):
-    """Ids of spans. Those of another vocabulary are converted: markers by name, text between them by its bytes."""
-    spans = [list(span.span.tokens) for span in spans]
-    if family.vocabulary != "qwen3" or type(renderer).__name__ == "Qwen3":
-        return spans
-    theirs, ours = renderer.tokenizer, family.tokenizer()
-    out = []
-    for span in spans:
-        ids, text = [], []
+def convert(tokens, native, tokenizer):
+    """Ids in the vocabulary of the fixture: markers by name, text between them by its decoding."""
+    ids, text = [], []
 
-        def flush():
-            ids.extend(ours.encode_plain(theirs.decode(text)) if text else [])
+    def flush():
+        if text:
+            ids.extend(tokenizer.encode_plain(native.decode(text)))
             text.clear()
 
-        for token in span:
-            name = theirs.decode_special(token)
-            if name is None:
-                text.append(token)
-            else:
-                flush()
-                ids.append(ours.special_id(name if name.startswith("<") else f"<|{name}|>"))
-        flush()
-        out.append(ids)
-    return out
+    for token in tokens:
+        name = native.decode_special(token)
+        if name is not None:
+            flush()
+            ids.append(tokenizer.special_id(name if name.startswith("<") else f"<|{name}|>"))
+            continue
+        # Newlines in two tokens were encoded apart; together they would become one token.
+        if text and native.decode(text).endswith("\n") and native.decode([token]).startswith("\n"):
+            flush()
+        text.append(token)
+    flush()
+    return ids
+
+
+def native_tokens(family, renderer, spans, weights):
+    """Ids and weights of the spans of a native renderer."""
+    weights = iter(weights)
+    ids, kept = [], []
+    for span in spans:
+        tokens = list(span.span.tokens)
+        for weight, pairs in groupby(zip(tokens, weights), key=lambda pair: pair[1]):
+            run = [token for token, _ in pairs]
+            if family.other_vocabulary:
+                run = convert(run, renderer.tokenizer, family.tokenizer())
+            ids += run
+            kept += [weight] * len(run)
+    return ids, kept
 
 
 def native_prompt(entry, family, renderer, conversation):
-    spans, _ = renderer.render_for_completion(native_input(conversation))
-    return entry.sequences.add(sum(native_tokens(family, renderer, spans), []))
+    spans, _ = renderer.render_for_completion(native_input(conversation, prompt=True))
+    return entry.sequences.add(native_tokens(family, renderer, spans, repeat(0))[0])
 
 
 def native_sft(entry, family, renderer, conversation):
     """Examples of tml-renderers, which trains every assistant message."""
-    indices = []
-    for example in renderer.render_for_sft(native_input(conversation)):
-        weights = list(example.per_token_loss_weight_unshifted)
-        ids, kept, at = [], [], 0
-        converted = native_tokens(family, renderer, example.input_token_spans)
-        for span, tokens in zip(example.input_token_spans, converted):
-            length = len(span.span.tokens)
-            of_span = weights[at : at + length]
-            at += length
-            if tokens != list(span.span.tokens):
-                if len(set(of_span)) > 1:
-                    raise ValueError("a converted span has two weights")
-                of_span = [of_span[0]] * len(tokens) if of_span else []
-            ids += tokens
-            kept += of_span
-        indices.append(entry.example(ids, kept))
-    return indices
+    return [
+        entry.example(
+            *native_tokens(
+                family, renderer, example.input_token_spans, example.per_token_loss_weight_unshifted
+            )
+        )
+        for example in renderer.render_for_sft(native_input(conversation, prompt=False))
+    ]
 
 
 def conversation_entry(family, renderer, native, conversation, errors):
@@ -218,9 +237,8 @@ def conversation_entry(family, renderer, native, conversation, errors):
         if isinstance(messages, dict):
             out["refused"] = messages
         else:
-            unflagged = [{key: value for key, value in m.items() if key != "trainable"} for m in messages]
             out["prompt"] = entry.attempt(
-                lambda: entry.sequences.add(renderer.build_generation_prompt(unflagged).to_ints())
+                lambda: entry.sequences.add(renderer.build_generation_prompt(before_answer(messages)).to_ints())
             )
             plural, single = supervised(entry, renderer, messages)
             out["examples"] = entry.examples
@@ -245,7 +263,8 @@ def answer_ids(tokenizer, pieces):
     """Ids of an answer: text with markers, or text whose markers are encoded as text."""
     ids = []
     for piece in pieces:
-        ids += tokenizer.encode_plain(piece.text) if piece.plain else tokenizer.encode(piece.text, add_special_tokens=False)
+        text = piece.text
+        ids += tokenizer.encode_plain(text) if piece.plain else tokenizer.encode(text, add_special_tokens=False)
     return ids
 
 
