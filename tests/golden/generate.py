@@ -2,6 +2,7 @@
 
 import sys
 
+import differences
 import digests
 import families
 import vectors
@@ -9,23 +10,25 @@ from fixtures import FOLDER, to_lines
 
 
 def documents():
-    """Names and makers of all fixtures; conversations.json is only brought into its format."""
-    yield "conversations", lambda: {"conversations": vectors.CONVERSATIONS}
+    """Paths and makers of all files; conversations.json is only brought into its format."""
+    yield FOLDER / "conversations.json", lambda: to_lines({"conversations": vectors.CONVERSATIONS})
     for family in families.FAMILIES:
-        yield family.file, lambda family=family: vectors.document(family)
-    yield "strings", digests.strings_document
+        yield FOLDER / f"{family.file}.json", lambda family=family: to_lines(vectors.document(family))
+    yield FOLDER / "strings.json", lambda: to_lines(digests.strings_document())
     for name in digests.VOCABULARIES:
-        yield f"tokenizer_{name}", lambda name=name: digests.document(name)
+        yield FOLDER / f"tokenizer_{name}.json", lambda name=name: to_lines(digests.document(name))
+    # Made from the files above, as they stand.
+    yield FOLDER / "differences.json", lambda: to_lines(differences.document())
+    yield FOLDER.parent / "differences.md", differences.markdown
 
 
 def run(check, only):
-    """Writes the fixtures, or returns 1 if a committed one is not what would be written."""
+    """Writes the files, or returns 1 if a committed one is not what would be written."""
     stale = []
-    for name, make in documents():
-        if only and name not in only:
+    for path, make in documents():
+        if only and path.stem not in only:
             continue
-        path = FOLDER / f"{name}.json"
-        text = to_lines(make())
+        text = make()
         if not check:
             path.write_text(text, encoding="utf-8")
             print(f"{path.name}: {len(text.encode()):,} bytes")
