@@ -1,5 +1,7 @@
-"""Sampled answers for parse_response, by family. Text stands for tokens as sampled, `Piece(…, plain=True)` for text
-whose markers were sampled as ordinary text."""
+"""Sampled answers for parse_response, by family.
+
+A text stands for the tokens of its markers and of the text between them; `plain` encodes markers as text.
+"""
 
 from dataclasses import dataclass
 
@@ -97,7 +99,10 @@ QWEN3 = [
     answer("call_no_arguments", '<tool_call>\n{"name": "now"}\n</tool_call><|im_end|>'),
     answer("call_arguments_string", '<tool_call>\n{"name": "f", "arguments": "{}"}\n</tool_call><|im_end|>'),
     answer("call_list", '<tool_call>\n[1]\n</tool_call><|im_end|>'),
-    answer("call_id", '<tool_call>\n{"name": "f", "arguments": {"x": [1, 2.0, null]}, "id": "c7"}\n</tool_call><|im_end|>'),
+    answer(
+        "call_id",
+        '<tool_call>\n{"name": "f", "arguments": {"x": [1, 2.0, null]}, "id": "c7"}\n</tool_call><|im_end|>',
+    ),
     answer("call_unclosed", 'Text <tool_call>\n{"name": "add"<|im_end|>'),
     answer("call_unclosed_second", f"{CALL}\n<tool_call>\n{{<|im_end|>"),
     answer("call_no_stop", f"{CALL}"),
@@ -112,7 +117,10 @@ QWEN3 = [
     answer("emoji", "🙂👩‍👩‍👧 日本語<|im_end|>"),
 ]
 
-XML = "<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\né x\n</parameter>\n</function>\n</tool_call>"
+XML = (
+    "<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\né x\n</parameter>\n"
+    "</function>\n</tool_call>"
+)
 XML_2 = "<tool_call>\n<function=now>\n</function>\n</tool_call>"
 
 QWEN3_5 = [
@@ -139,8 +147,14 @@ QWEN3_5 = [
     answer("call_json", f"{CALL}<|im_end|>"),
     answer("call_no_function", "<tool_call>\nadd 1 2\n</tool_call><|im_end|>"),
     answer("call_function_unclosed", "<tool_call>\n<function=f>\n<parameter=x>\n1\n</tool_call><|im_end|>"),
-    answer("call_text_in_function", "<tool_call>\n<function=f>\nhm\n<parameter=x>\n1\n</parameter>\n</function>\n</tool_call><|im_end|>"),
-    answer("call_text_after_parameter", "<tool_call>\n<function=f>\n<parameter=x>\n1\n</parameter>\nhm\n</function>\n</tool_call><|im_end|>"),
+    answer(
+        "call_text_in_function",
+        "<tool_call>\n<function=f>\nhm\n<parameter=x>\n1\n</parameter>\n</function>\n</tool_call><|im_end|>",
+    ),
+    answer(
+        "call_text_after_parameter",
+        "<tool_call>\n<function=f>\n<parameter=x>\n1\n</parameter>\nhm\n</function>\n</tool_call><|im_end|>",
+    ),
     answer("call_bad_and_good", f"<tool_call>\n<function=>\n</function>\n</tool_call>\n{XML}<|im_end|>"),
     answer("call_unclosed", "<tool_call>\n<function=f>\n<|im_end|>"),
     answer("call_no_stop", f"{XML}"),
@@ -236,7 +250,10 @@ KIMI = [
     answer("section_singular", f"<|tool_call_section_begin|>{KIMI_ADD}<|tool_call_section_end|><|im_end|>"),
     answer("section_empty", f"{kimi_calls()}<|im_end|>"),
     answer("section_unclosed", f"<|tool_calls_section_begin|>{KIMI_ADD}<|im_end|>"),
-    answer("call_unclosed", f"{kimi_calls('<|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{}')}<|im_end|>"),
+    answer(
+        "call_unclosed",
+        f"{kimi_calls('<|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{}')}<|im_end|>",
+    ),
     answer("call_no_stop", kimi_calls(KIMI_ADD)),
     answer("no_stop", "Hello there. And th"),
     answer("eos_only", "<|im_end|>"),

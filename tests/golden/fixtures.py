@@ -40,7 +40,7 @@ def to_lines(document):
 
 
 class Sequences:
-    """The sequences of ids of one conversation, each once; a later one may be written as a change of an earlier one."""
+    """The sequences of ids of one conversation, each once; one may be written as a change of an earlier one."""
 
     # A reference to an earlier sequence pays off from this number of common ids.
     WORTH = 12

@@ -1,4 +1,4 @@
-"""Pieces of the random strings on which tokenizers are compared. No marker of a vocabulary can be put together from them."""
+"""Pieces of the random strings on which tokenizers are compared; no marker can be put together from them."""
 
 WORDS = """
 Hello| world|the| of|I|a|tokenizer|antidisestablishmentarianism|iPhone|McDonald|HTTPServer|snake_case|camelCase|XMLHttp
@@ -164,7 +164,10 @@ EMOJI = [
 
 CONTROL = ["\0", "\x01", "\x07", "\x08", "\x1b[0m", "\x1f", "\x7f", "\x80", "\x9f", "a\0b"]
 
-RUNS = ["a" * 30, "ab" * 20, "A" * 17, "=" * 64, "-" * 33, "." * 21, "\n" * 9, "9" * 25, "é" * 15, "あ" * 12, "中" * 20, "🙂" * 6]
+RUNS = [
+    *["a" * 30, "ab" * 20, "A" * 17, "=" * 64, "-" * 33, "." * 21],
+    *["\n" * 9, "9" * 25, "é" * 15, "あ" * 12, "中" * 20, "🙂" * 6],
+]
 
 RARE = ["𐍈𐌿𐍄", "𒀀𒁀", "𓀀𓂀", "𐐔𐐯", "ⰃⰎ", "ᚠᚢᚦ", "ꙮ", "ᚁ\u1680ᚂ", "𞤀𞤁", "ꓐꓑ", "𖼀", "Ⴀⴀ", "ꟺ", "ǆǅǄ", "\u00df\u1e9e"]
 

@@ -136,7 +136,9 @@ def make_stub(work):
             sys.exit("a C compiler is needed for the stub of libtorch")
         source = work / "stub.c"
         source.write_text("".join(f"int {name}(void) {{ return 0; }}\n" for name in SYMBOLS), encoding="utf-8")
-        subprocess.run([compiler, "-shared", "-fPIC", "-Wl,-soname,libtorch_cpu.so", "-o", library, source], check=True)
+        # The extension looks for a loaded library of this name.
+        command = [compiler, "-shared", "-fPIC", "-Wl,-soname,libtorch_cpu.so", "-o", library, source]
+        subprocess.run(command, check=True)
     return library
 
 

@@ -24,6 +24,13 @@ chat_template_utils.ImmutableSandboxedEnvironment = SandboxedEnvironment
 # Put before a template: today's date would make it differ from day to day.
 FIXED_DATE = "{%- macro strftime_now(format) -%}" + DATE + "{%- endmacro -%}"
 
+# Prefills of generation prompts, with the conversation that each is tried on.
+PREFILLS = [
+    ("user", "Sure, "),
+    ("two_turns_last_user", "\nWell"),
+    ("call_result", "So <think>"),
+]
+
 MODES = list(TrainOnWhat)
 CONVERSATIONS = json.loads((FOLDER / "conversations.json").read_text(encoding="utf-8"))["conversations"]
 
@@ -31,7 +38,7 @@ CONVERSATIONS = json.loads((FOLDER / "conversations.json").read_text(encoding="u
 class Errors:
     """Refusals, each once: class and beginning of the text."""
 
-    LENGTH = 120
+    LENGTH = 60
 
     def __init__(self):
         self.all = []
@@ -278,6 +285,12 @@ def answer_entry(renderer, tokenizer, name, pieces, errors):
     return {**out, "message": message_to_jsonable(message), "termination": str(termination)}
 
 
+def prefill_entry(renderer, name, prefill):
+    messages = next(c for c in CONVERSATIONS if c["name"] == name)["messages"]
+    prompt = renderer.build_generation_prompt(cookbook_messages(messages), prefill=prefill)
+    return {"name": name, "prefill": prefill, "ids": prompt.to_ints()}
+
+
 def document(family):
     """The fixture of a renderer."""
     tokenizer = family.tokenizer()
@@ -298,5 +311,9 @@ def document(family):
     if native:
         head["native"] = {"renderer": family.native, "stop": native.stop()}
     conversations = [conversation_entry(family, renderer, native, c, errors) for c in CONVERSATIONS]
-    parsed = [answer_entry(renderer, tokenizer, name, pieces, errors) for name, pieces in family.answers]
-    return {**head, "conversations": conversations, **({"answers": parsed} if parsed else {}), "errors": errors.all}
+    out = {**head, "conversations": conversations}
+    if renderer:
+        out["prefills"] = [prefill_entry(renderer, name, prefill) for name, prefill in PREFILLS]
+    if family.answers:
+        out["answers"] = [answer_entry(renderer, tokenizer, name, pieces, errors) for name, pieces in family.answers]
+    return {**out, "errors": errors.all}
