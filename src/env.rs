@@ -56,18 +56,6 @@ impl Env {
         path("HF_HUB_CACHE").or_else(|| Some(home()?.join("hub")))
     }
 
-    /// The address of the Hugging Face hub.
-    #[cfg(feature = "hub")]
-    pub(crate) fn hf_endpoint(&self) -> Option<String> {
-        self.text("HF_ENDPOINT")
-    }
-
-    /// The credential for the Hugging Face hub.
-    #[cfg(feature = "hub")]
-    pub(crate) fn hf_token(&self) -> Option<String> {
-        self.text("HF_TOKEN")
-    }
-
     /// The proxy for a server, from the first of its variables that is set: the name of the variable and the URL of the
     /// proxy. `https` is true for a server whose URL has the scheme `https`. `HTTPS_PROXY` or `HTTP_PROXY` takes
     /// precedence over `ALL_PROXY`.

@@ -33,7 +33,9 @@ pub fn tokens(name: &str) -> Vec<(Vec<u8>, u32)> {
         .map(|_| {
             let id = number(&mut rest);
             let len = number(&mut rest) as usize;
-            (take(&mut rest, len).to_vec(), id)
+            let token = take(&mut rest, len).to_vec();
+            // This vocabulary has the texts of a byte-level file instead of the bytes.
+            (if name == "deepseek" { from_letters(token) } else { token }, id)
         })
         .collect()
 }
@@ -139,10 +141,26 @@ pub fn ranks(name: &str) -> Vec<u8> {
 
 /// Writes bytes in the alphabet of byte-level tokenizers.
 fn letters(bytes: &[u8]) -> String {
-    let hidden: Vec<u8> = (0..=0x20).chain(0x7f..=0xa0).chain([0xad]).collect();
+    let hidden = hidden();
     let letter = |byte: &u8| match hidden.iter().position(|it| it == byte) {
         Some(n) => char::from_u32(0x100 + n as u32).expect("a letter"),
         None => char::from(*byte),
     };
     bytes.iter().map(letter).collect()
+}
+
+/// Reads a token in that alphabet; markers are left as they are.
+fn from_letters(token: Vec<u8>) -> Vec<u8> {
+    let hidden = hidden();
+    let byte = |letter: char| match u32::from(letter) {
+        code @ 0x100.. => hidden.get(code as usize - 0x100).copied(),
+        code => u8::try_from(code).ok(),
+    };
+    let text = String::from_utf8(token).expect("a text");
+    text.chars().map(byte).collect::<Option<Vec<u8>>>().unwrap_or(text.into_bytes())
+}
+
+/// The bytes without a visible character in Latin-1.
+fn hidden() -> Vec<u8> {
+    (0..=0x20).chain(0x7f..=0xa0).chain([0xad]).collect()
 }

@@ -1,9 +1,18 @@
 //! The engine that encodes: the only file that names the crate `tokenizers`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use serde_json::{Value, json};
-use tokenizers::pipeline::{EncodeOptions, PipelineToken, PipelineTokenizer};
+use tokenizers::SplitDelimiterBehavior;
+use tokenizers::models::bpe::{BpeConfig, PipelineBPE};
+use tokenizers::normalizers::NFC;
+use tokenizers::pipeline::{
+    EncodeOptions, NormalizerChain, PipelineModel, PipelineNormalizer, PipelinePostProcessor,
+    PipelinePreTokenizer, PipelineToken, PipelineTokenizer,
+};
+use tokenizers::pre_tokenizers::sequence::PipelineSequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::vocab::bucket_added_vocabulary::{AddedToken, AddedVocabulary};
 
 use super::alphabet;
 use super::plan::Plan;
@@ -48,8 +57,7 @@ impl Engine {
                 (number as u32, token.content.as_str())
             })
             .collect();
-        let text = document(plan, &expected);
-        let tokenizer = unwind::catch(|| tokenizers::from_json(&text))?
+        let tokenizer = unwind::catch(|| build(plan))?
             .map_err(|error| Error::invalid("tokenizer", format!("cannot be used: {error}")))?;
         let added = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
         for (number, content) in &expected {
@@ -67,7 +75,7 @@ impl Engine {
             let problem = format!("has {} bytes; at most {LONGEST} can be encoded at once", text.len());
             return Err(Error::invalid("text", problem));
         }
-        // All markers are special in the engine (see `document`), so that this option concerns them all.
+        // All markers are special in the engine (see `build`), so that this option concerns them all.
         let options = EncodeOptions {
             encode_special_tokens: self.has_markers && !markers,
             ..EncodeOptions::no_specials()
@@ -81,46 +89,55 @@ impl Engine {
     }
 }
 
-/// The plan in the engine's own format, version 2.0. `added` has the number and the text of each added token.
-fn document(plan: &Plan, added: &[(u32, &str)]) -> String {
-    let tokens = plan.vocabulary.tokens();
-    let letters: Vec<String> = tokens.iter().map(|(bytes, _)| alphabet::letters(bytes)).collect();
-    let quoted: Vec<String> = letters.iter().map(|text| Value::from(text.as_str()).to_string()).collect();
-    let vocabulary: Vec<String> = quoted.iter().enumerate().map(|(i, text)| format!("{text}:{i}")).collect();
-    let merge =
-        |(left, right): &(u32, u32)| format!("[{},{}]", quoted[*left as usize], quoted[*right as usize]);
-    let merges: Vec<String> = plan.merges.iter().map(merge).collect();
-    let splits: Vec<Value> = plan
-        .patterns
-        .iter()
-        .map(|pattern| {
-            json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false})
-        })
-        .collect();
-    let markers: Vec<Value> = added
-        .iter()
-        .zip(&plan.added)
-        .map(|((number, _), token)| {
-            json!({
-                "id": number, "content": token.content, "single_word": token.single_word, "lstrip": token.lstrip,
-                "rstrip": token.rstrip, "normalized": token.normalized, "special": true,
-            })
-        })
-        .collect();
-    let normalizer = if plan.nfc { json!({"type": "NFC"}) } else { Value::Null };
-    let pre_tokenizer = match &splits[..] {
-        [split] => split.clone(),
-        splits => json!({"type": "Sequence", "pretokenizers": splits}),
+/// Makes the engine's tokenizer. Its tokens have their positions in the vocabulary as ids.
+///
+/// The engine's reader of files is not used: it refuses patterns for which it has no code of its own.
+fn build(plan: &Plan) -> tokenizers::Result<PipelineTokenizer> {
+    let letters: Vec<String> =
+        plan.vocabulary.tokens().iter().map(|(bytes, _)| alphabet::letters(bytes)).collect();
+    let normalizers = if plan.nfc { vec![PipelineNormalizer::NFC(NFC)] } else { vec![] };
+    let mut added = AddedVocabulary::new();
+    added.add_tokens(
+        plan.added.iter().map(|token| AddedToken {
+            content: token.content.clone(),
+            single_word: token.single_word,
+            lstrip: token.lstrip,
+            rstrip: token.rstrip,
+            normalized: token.normalized,
+            special: true,
+        }),
+        letters.len(),
+        |text| plan.vocabulary.position(&alphabet::bytes(text)?),
+        Some(&NormalizerChain(&normalizers)),
+    )?;
+    let split = |pattern: &String| {
+        let pattern = SplitPattern::Regex(pattern.clone());
+        Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map(PipelinePreTokenizer::Split)
     };
-    // The model is written by hand: it is as large as the file itself.
-    format!(
-        r#"{{"version":"2.0","truncation":null,"padding":null,"added_tokens":{},"normalizer":{normalizer},
-"pre_tokenizer":{pre_tokenizer},"post_processor":null,"decoder":null,"model":{{"type":"BPE","unk_token":null,
-"continuing_subword_prefix":null,"end_of_word_suffix":null,"fuse_unk":false,"byte_fallback":false,
-"ignore_merges":{},"byte_level":true,"vocab":{{{}}},"merges":[{}]}}}}"#,
-        Value::from(markers),
-        plan.ignore_merges,
-        vocabulary.join(","),
-        merges.join(","),
-    )
+    let mut splits = plan.patterns.iter().map(split).collect::<tokenizers::Result<Vec<_>>>()?;
+    let pre_tokenizer = match splits.pop() {
+        Some(split) if splits.is_empty() => split,
+        last => {
+            PipelinePreTokenizer::Sequence(PipelineSequence::new(splits.into_iter().chain(last).collect()))
+        }
+    };
+    let text = |position: u32| letters[position as usize].clone();
+    let model = PipelineBPE::from_config(BpeConfig {
+        vocab: letters.iter().zip(0..).map(|(text, position)| (text.clone(), position)).collect(),
+        merges: plan.merges.iter().map(|(left, right)| (text(*left), text(*right))).collect(),
+        byte_level: true,
+        ignore_merges: plan.ignore_merges,
+        ..BpeConfig::default()
+    })?;
+    Ok(PipelineTokenizer::from_parts(
+        added,
+        normalizers,
+        pre_tokenizer,
+        PipelineModel::BPE(model),
+        PipelinePostProcessor::default(),
+        None,
+        BTreeMap::new(),
+        None,
+        None,
+    ))
 }

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod broken;
+mod folders;
 mod golden;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
+#[allow(dead_code, unreachable_pub, reason = "the file is shared with benchmarks")]
 #[path = "../../../tests/golden/vocabularies.rs"]
 pub(crate) mod vocabularies;
 

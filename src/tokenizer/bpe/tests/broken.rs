@@ -72,7 +72,10 @@ const CASES: &[Case] = &[
         |it| it["model"]["vocab"]["he"] = json!(1u64 << 31),
         "tokenizer.json: model.vocab[\"he\"]: is 2147483648",
     ),
-    (|it| it["model"]["vocab"]["he"] = json!(0), "tokenizer.json: model.vocab[\"he\"]: has the id 0, as has"),
+    (
+        |it| it["model"]["vocab"]["he"] = json!(0),
+        "tokenizer.json: model.vocab[\"Ā\"]: has the id 0, as has tokenizer.json: model.vocab[\"he\"]",
+    ),
     (|it| it["model"]["vocab"]["｜"] = json!(270), "tokenizer.json: model.vocab[\"｜\"]: has characters"),
     (|it| it["model"]["vocab"][""] = json!(270), "tokenizer.json: model.vocab[\"\"]: the token 270 is empty"),
     (
