@@ -8,17 +8,17 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 /// The names of the vocabularies whose tokenizers are `tokenizer.json` files.
-pub const JSON: [&str; 4] = ["qwen3", "llama3", "deepseek", "o200k"];
+pub(crate) const JSON: [&str; 4] = ["qwen3", "llama3", "deepseek", "o200k"];
 
 /// A golden file.
-pub fn golden(name: &str) -> Value {
+pub(crate) fn golden(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/text").join(name);
     let text = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_slice(&text).expect("a golden file is JSON")
 }
 
 /// The tokens of a vocabulary and their ids.
-pub fn tokens(name: &str) -> Vec<(Vec<u8>, u32)> {
+pub(crate) fn tokens(name: &str) -> Vec<(Vec<u8>, u32)> {
     let packed = match name {
         "qwen3" => splintr_vocab_qwen::QWEN3_VOCAB_PACKED,
         "llama3" => splintr_vocab_llama3::LLAMA3_VOCAB_PACKED,
@@ -60,7 +60,7 @@ fn number(rest: &mut &[u8]) -> u32 {
 }
 
 /// The markers of a golden file, as `(name, id, special)`.
-pub fn markers(golden: &Value) -> Vec<(String, i32, bool)> {
+pub(crate) fn markers(golden: &Value) -> Vec<(String, i32, bool)> {
     let list = golden["markers"].as_array().expect("a list of markers");
     let marker = |marker: &Value| {
         let id = marker["id"].as_i64().and_then(|id| i32::try_from(id).ok()).expect("an id");
@@ -70,7 +70,7 @@ pub fn markers(golden: &Value) -> Vec<(String, i32, bool)> {
 }
 
 /// The `tokenizer.json` of a model, without reserved markers.
-pub fn tokenizer_json(name: &str) -> Vec<u8> {
+pub(crate) fn tokenizer_json(name: &str) -> Vec<u8> {
     let golden = golden(&format!("tokenizer_{name}.json"));
     let markers = markers(&golden);
     let tokens = tokens(name);
@@ -125,7 +125,7 @@ pub fn tokenizer_json(name: &str) -> Vec<u8> {
 }
 
 /// Ranks in the format of tiktoken, the pattern and the markers of Kimi K2.
-pub fn kimi() -> (Vec<u8>, String, BTreeMap<String, i32>) {
+pub(crate) fn kimi() -> (Vec<u8>, String, BTreeMap<String, i32>) {
     let golden = golden("tokenizer_kimi.json");
     let pattern = golden["patterns"][0].as_str().expect("a pattern").to_string();
     let markers = markers(&golden).into_iter().map(|(name, id, _)| (name, id)).collect();
@@ -133,7 +133,7 @@ pub fn kimi() -> (Vec<u8>, String, BTreeMap<String, i32>) {
 }
 
 /// A vocabulary in the format of tiktoken.
-pub fn ranks(name: &str) -> Vec<u8> {
+pub(crate) fn ranks(name: &str) -> Vec<u8> {
     use base64::prelude::{BASE64_STANDARD, Engine as _};
     let line = |(bytes, id): &(Vec<u8>, u32)| format!("{} {id}\n", BASE64_STANDARD.encode(bytes));
     tokens(name).iter().map(line).collect::<String>().into_bytes()

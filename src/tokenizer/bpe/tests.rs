@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-#[allow(dead_code, unreachable_pub, reason = "the file is shared with benchmarks")]
+#[allow(dead_code, reason = "the file is shared with benchmarks")]
 #[path = "../../../tests/golden/vocabularies.rs"]
 pub(crate) mod vocabularies;
 
