@@ -1,10 +1,12 @@
-"""Checks the dependency tree: no async runtime without `local`, and as many crates as the README says."""
+"""Checks the dependency tree: no async runtime without `local`, as many crates as the README says, no C for `text`."""
 
 import re
 import subprocess
 import sys
 
 RUNTIMES = {"tokio", "hyper", "async-std", "smol", "futures-executor"}
+# Crates that compile C or C++, which the tokenizers can do without.
+NATIVE = {"onig", "onig_sys", "esaxx-rs"}
 LIMIT = 60
 
 
@@ -19,9 +21,14 @@ def main():
     """Exits with status 1 and a message if a check fails."""
     crates = tree()
     with_testing = tree("--features", "testing")
-    found = {name for name, _ in crates | with_testing} & RUNTIMES
+    with_text = tree("--features", "text")
+    found = {name for name, _ in crates | with_testing | with_text} & RUNTIMES
     if found:
         sys.exit(f"an async runtime is in the default tree: {sorted(found)}")
+    native = {name for name, _ in with_text} & NATIVE
+    if native:
+        sys.exit(f"the feature `text` compiles C: {sorted(native)}")
+    print(f"{len(with_text) - len(crates)} more crates with the feature `text`")
     n = len(crates) - 1
     print(f"{n} crates in the default tree, no async runtime")
     if n > LIMIT:

@@ -48,6 +48,14 @@ impl Env {
         self.text(if cfg!(windows) { "USERPROFILE" } else { "HOME" }).map(PathBuf::from)
     }
 
+    /// The folder of the Hugging Face hub's cache.
+    #[cfg(feature = "text")]
+    pub(crate) fn hf_hub_cache(&self) -> Option<PathBuf> {
+        let path = |name: &str| self.text(name).map(PathBuf::from);
+        let home = || path("HF_HOME").or_else(|| Some(self.home()?.join(".cache").join("huggingface")));
+        path("HF_HUB_CACHE").or_else(|| Some(home()?.join("hub")))
+    }
+
     /// The proxy for a server, from the first of its variables that is set: the name of the variable and the URL of the
     /// proxy. `https` is true for a server whose URL has the scheme `https`. `HTTPS_PROXY` or `HTTP_PROXY` takes
     /// precedence over `ALL_PROXY`.

@@ -1,11 +1,19 @@
 //! Conversion between text and token ids.
 
+#[cfg(feature = "text")]
+mod bpe;
 mod byte_tokenizer;
+#[cfg(feature = "text")]
+mod hf_cache;
+mod source;
 mod token_stream;
 
 use std::fmt::Debug;
 
+#[cfg(feature = "text")]
+pub use bpe::Bpe;
 pub use byte_tokenizer::ByteTokenizer;
+pub use source::TokenizerSource;
 pub use token_stream::TokenStream;
 
 use crate::error::Result;

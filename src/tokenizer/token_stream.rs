@@ -60,7 +60,7 @@ impl<'a> TokenStream<'a> {
 
 #[cfg(test)]
 mod tests {
-    use crate::tokenizer::{ByteTokenizer, TokenStream, Tokenizer};
+    use crate::tokenizer::{ByteTokenizer, TokenStream};
 
     fn pieces(bytes: &[u8]) -> Vec<String> {
         let mut stream = TokenStream::new(&ByteTokenizer);
