@@ -5,6 +5,7 @@ mod known_models;
 mod learning_rate;
 mod loss_inputs;
 mod nll;
+pub mod rl;
 mod schedule;
 mod sequence_logprobs;
 
