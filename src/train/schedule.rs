@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// ```
 /// use tinkex::train::Schedule;
 ///
-/// assert_eq!(Schedule::Linear.learning_rate(25, 100, 8e-4)?, 6e-4);
+/// assert_eq!(Schedule::Linear.learning_rate(50, 100, 8e-4)?, 4e-4);
 /// // Steps 0 to 2 rise to the peak in step 3; the decay begins there.
 /// let warm = Schedule::Linear.with_warmup(3);
 /// assert_eq!(warm.learning_rate(0, 100, 8e-4)?, 2e-4);
