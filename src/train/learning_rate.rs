@@ -18,7 +18,7 @@ const LORA_FACTOR: f64 = 10.0;
 /// [`recommended_lr_for_hidden_size`].
 ///
 /// # Errors
-/// `InvalidInput` for models other than Llama and Qwen, for which nobody has measured `p`, and for models whose hidden
+/// `InvalidInput` for models other than Llama and Qwen, for which `p` has not been measured, and for models whose hidden
 /// size is not known.
 ///
 /// # Example: the rate for a model, and Adam with it
@@ -67,7 +67,7 @@ pub fn recommended_lr_for_hidden_size(model: &str, hidden_size: u32) -> Result<f
     Ok(BASE * LORA_FACTOR * (BASE_HIDDEN_SIZE / f64::from(hidden_size)).powf(exponent))
 }
 
-/// Number of trained parameters of an adapter, without and with the parts that the configuration leaves out.
+/// Number of parameters of an adapter (LoRA) in the parts of the model that the configuration trains.
 ///
 /// In mixtures of experts, all experts of a layer share the factor at the model's hidden dimension.
 ///
