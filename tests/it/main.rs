@@ -68,6 +68,8 @@ mod slow_networks;
 mod soak;
 mod threads;
 mod traced_loss;
+#[cfg(feature = "local")]
+mod training_examples;
 mod training_options;
 mod unexpected_answers;
 mod verbs;

@@ -1,0 +1,31 @@
+//! Connects an example to a service or to the built-in engine.
+
+use tinkex::{Error, ServiceClient};
+
+/// A connected service, and what it needs.
+pub(crate) struct Connection {
+    pub(crate) service: ServiceClient,
+    /// The base model to train.
+    pub(crate) base_model: String,
+    /// Keeps the built-in engine alive.
+    #[cfg(feature = "local")]
+    _server: Option<tinkex::local::Server>,
+}
+
+/// Connects to the service that `TINKER_BASE_URL` and `TINKER_API_KEY` set, with the base model `TINKEX_BASE_MODEL`.
+/// Without these variables, starts the built-in engine with its own small model.
+pub(crate) fn connect() -> Result<Connection, Error> {
+    let base_model = std::env::var("TINKEX_BASE_MODEL").unwrap_or_else(|_| "tinkex/nano".into());
+    #[cfg(feature = "local")]
+    if std::env::var_os("TINKER_BASE_URL").is_none() && std::env::var_os("TINKER_API_KEY").is_none() {
+        let server = tinkex::local::Server::start(Default::default())?;
+        let service = ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+        return Ok(Connection { service, base_model, _server: Some(server) });
+    }
+    Ok(Connection {
+        service: ServiceClient::builder().build()?,
+        base_model,
+        #[cfg(feature = "local")]
+        _server: None,
+    })
+}

@@ -1,0 +1,102 @@
+//! Reinforcement learning: teaches a model to answer with lowercase letters, by a reward alone.
+//!
+//! ```text
+//! cargo run --release --features local --example rl
+//! ```
+//!
+//! Without an address and an API key the example runs offline on the built-in engine. With `TINKER_BASE_URL` or
+//! `TINKER_API_KEY` it uses that service and trains the base model `TINKEX_BASE_MODEL`. Each byte of the text is one
+//! token; token ids below 256 exist in every model's vocabulary.
+
+#![allow(clippy::print_stdout, reason = "an example talks to a person")]
+
+mod connect;
+
+use tinkex::tokenizer::ByteTokenizer;
+use tinkex::train::Schedule;
+use tinkex::train::rl::{
+    Trajectory, TrajectoryDatum, TrajectoryGroup, Transition, assemble_training_data, group_fractions,
+    kl_sample_train, remove_constant_reward_groups,
+};
+use tinkex::types::{AdamParams, LoraConfig, LossFn, ModelInput, SamplingParams};
+use tinkex::{CloseStatus, Error, SamplingClient, wait_all};
+
+const PROMPTS: [&str; 4] = ["Say: ", "Name: ", "Word: ", "A letter? "];
+const GROUP_SIZE: u32 = 16;
+const STEPS: usize = 20;
+const PEAK: f64 = 1e-2;
+
+fn main() -> Result<(), Error> {
+    let connection = connect::connect()?;
+    let lora = LoraConfig { seed: Some(1), ..Default::default() };
+    let training = connection.service.create_lora_training_client(&connection.base_model, lora)?;
+    let (mut first, mut last) = (f64::NAN, f64::NAN);
+    for step in 0..STEPS {
+        // Sample with the current weights, so that the policy learns from its own answers.
+        let sampler = training.save_weights_and_get_sampling_client()?;
+        let groups = rollout(&sampler, step as u64)?;
+        last = mean_reward(&groups)?;
+        if step == 0 {
+            first = last;
+        }
+        let fractions = group_fractions(&groups)?;
+        let data = assemble_training_data(&remove_constant_reward_groups(groups)?)?;
+        let learning_rate = Schedule::Linear.learning_rate(step, STEPS, PEAK)?;
+        let sent = data.iter().map(|datum| datum.datum.clone()).collect();
+        let pass = training.forward_backward(sent, LossFn::ImportanceSampling);
+        let update = training.optim_step(AdamParams { learning_rate, ..Default::default() });
+        let output = pass.wait()?;
+        update.wait()?;
+        let logprobs: Vec<&[f32]> = (0..data.len()).filter_map(|i| output.logprobs(i)).collect();
+        print_step(step, last, fractions.frac_mixed, &data, &logprobs)?;
+    }
+    connection.service.close(CloseStatus::Success)?;
+    println!("rl: mean reward {first:.2} -> {last:.2}");
+    Ok(())
+}
+
+/// Samples a group of answers to each prompt and rewards each answer. All samples are in flight at the same time.
+fn rollout(sampler: &SamplingClient, seed: u64) -> Result<Vec<TrajectoryGroup>, Error> {
+    let prompts = PROMPTS.map(|prompt| ModelInput::from_ints(ByteTokenizer.encode(prompt)));
+    // At temperature 1, so that the samples follow the distribution that is trained.
+    let params = SamplingParams { max_tokens: Some(8), seed: Some(seed), ..Default::default() };
+    let pending: Vec<_> = prompts.iter().map(|prompt| sampler.sample(prompt, GROUP_SIZE, &params)).collect();
+    let mut groups = Vec::new();
+    for (prompt, answer) in prompts.iter().zip(wait_all(pending)?) {
+        let mut trajectories = Vec::new();
+        for sequence in &answer.sequences {
+            let turn = Transition::sampled(prompt.clone(), sequence, reward(&sequence.tokens))?;
+            trajectories.push(Trajectory::new([turn]));
+        }
+        groups.push(TrajectoryGroup::new(trajectories));
+    }
+    Ok(groups)
+}
+
+/// The share of lowercase letters.
+fn reward(tokens: &[i32]) -> f64 {
+    let letters = tokens.iter().filter(|id| (97..=122).contains(*id)).count();
+    letters as f64 / tokens.len().max(1) as f64
+}
+
+fn mean_reward(groups: &[TrajectoryGroup]) -> Result<f64, Error> {
+    let rewards: Vec<Vec<f64>> =
+        groups.iter().map(TrajectoryGroup::total_rewards).collect::<Result<_, _>>()?;
+    let rewards = rewards.concat();
+    Ok(rewards.iter().sum::<f64>() / rewards.len() as f64)
+}
+
+fn print_step(
+    step: usize,
+    reward: f64,
+    mixed: f64,
+    data: &[TrajectoryDatum],
+    logprobs: &[&[f32]],
+) -> Result<(), Error> {
+    let figures = kl_sample_train(data, logprobs)?.unwrap_or_default();
+    let (kl, entropy) = (figures.kl_sample_train_v2, figures.entropy);
+    println!(
+        "step {step:>2}: reward {reward:.2}, mixed groups {mixed:.2}, entropy {entropy:.2}, KL {kl:.1e}"
+    );
+    Ok(())
+}
