@@ -1,1 +1,13 @@
-//! What a training program needs around the protocol.
+//! What a training program needs around the protocol: logs of a run, and exact resume.
+
+mod checkpoint_log;
+mod log_file;
+mod metrics_log;
+mod python_json;
+mod resume;
+mod run;
+mod run_lock;
+
+pub use checkpoint_log::{CheckpointLog, CheckpointRecord};
+pub use metrics_log::{MetricValue, MetricsLog, MetricsRow};
+pub use run::{Run, RunOptions, saved_renderer_name};
