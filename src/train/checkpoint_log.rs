@@ -16,10 +16,10 @@ const FILE: &str = "checkpoints.jsonl";
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct CheckpointRecord {
-    /// Name of the checkpoint: the number of the last step with six digits, or `final`.
+    /// Name of the checkpoint: the number of steps that it contains with six digits, or `final`.
     pub name: String,
-    /// The batch that was done last, within the epoch if there is an `epoch`. A run of the cookbook resumes with this
-    /// batch. In a final record: the batch after the last one.
+    /// The batch with which a run of the cookbook continues, within the epoch if there is an `epoch`. In records of the
+    /// cookbook's supervised loop, the state contains this batch already.
     pub batch: Option<u64>,
     /// The epoch of `batch`.
     pub epoch: Option<u64>,
@@ -131,9 +131,9 @@ impl Fields<'_> {
 /// let mut log = CheckpointLog::open(&folder)?;
 /// assert_eq!(log.last_resumable(), None);
 /// let mut record = CheckpointRecord::default();
-/// record.name = "000019".into();
+/// record.name = "000020".into();
 /// record.next_batch = Some(20);
-/// record.state_path = Some("tinker://run/weights/000019".parse()?);
+/// record.state_path = Some("tinker://run/weights/000020".parse()?);
 /// log.append(record.clone())?;
 /// assert_eq!(CheckpointLog::open(&folder)?.last_resumable(), Some(&record));
 /// # std::fs::remove_dir_all(&folder).unwrap();
@@ -187,7 +187,7 @@ impl CheckpointLog {
     ///
     /// # Errors
     /// A name in `more` that has a field of its own; a file that cannot be written, for example because the disk is full.
-    /// Then all other records are whole, and the call can be repeated.
+    /// Then all other records are whole, and the call can be repeated. If only the sync fails, the record is in the file.
     pub fn append(&mut self, record: CheckpointRecord) -> Result<()> {
         if let Some(name) = CheckpointRecord::NAMES.iter().find(|name| record.more.contains_key(**name)) {
             return Err(Error::invalid(format!("more[{name:?}]"), "has a field of its own; set that one"));

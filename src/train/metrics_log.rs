@@ -107,8 +107,8 @@ pub struct MetricsRow {
 ///
 /// # let folder = std::env::temp_dir().join(format!("tinkex-doc-metrics-{}", std::process::id()));
 /// let mut log = MetricsLog::open(&folder, 0)?;
-/// log.log(0, [("train_mean_nll", 2.5.into()), ("num_tokens", 128_usize.into())])?;
-/// log.log(1, [("train_mean_nll", f64::NAN)])?;
+/// log.log(0, &[("train_mean_nll", 2.5.into()), ("num_tokens", 128_usize.into())])?;
+/// log.log(1, &[("train_mean_nll", f64::NAN.into())])?;
 /// let rows = MetricsLog::read(&folder)?;
 /// assert_eq!(rows[0].values["train_mean_nll"].as_f64(), Some(2.5));
 /// assert!(rows[1].values["train_mean_nll"].as_f64().is_some_and(f64::is_nan));
@@ -158,17 +158,13 @@ impl MetricsLog {
     /// # Errors
     /// A value with the name `step`; a file that cannot be written, for example because the disk is full. Then the row
     /// is not written, and all others are whole: the call can be repeated.
-    pub fn log<N, V>(&mut self, step: u64, row: impl IntoIterator<Item = (N, V)>) -> Result<()>
-    where
-        N: AsRef<str>,
-        V: Into<MetricValue>,
-    {
-        let row: Vec<(N, Value)> = row.into_iter().map(|(name, it)| (name, it.into().to_json())).collect();
-        if row.iter().any(|(name, _)| name.as_ref() == "step") {
+    pub fn log(&mut self, step: u64, row: &[(&str, MetricValue)]) -> Result<()> {
+        if row.iter().any(|(name, _)| *name == "step") {
             return Err(Error::invalid("row[\"step\"]", "is the name of the step itself; use another name"));
         }
         let step = Value::from(step);
-        let values = row.iter().map(|(name, value)| (name.as_ref(), value));
+        let row: Vec<(&str, Value)> = row.iter().map(|(name, value)| (*name, value.to_json())).collect();
+        let values = row.iter().map(|(name, value)| (*name, value));
         self.file.append(&python_json::object([("step", &step)].into_iter().chain(values)))
     }
 

@@ -7,6 +7,8 @@ mod python_json;
 mod resume;
 mod run;
 mod run_lock;
+#[cfg(test)]
+mod tests;
 
 pub use checkpoint_log::{CheckpointLog, CheckpointRecord};
 pub use metrics_log::{MetricValue, MetricsLog, MetricsRow};

@@ -26,18 +26,15 @@ pub(super) fn due(n_done: u64, save_every: u64, rolling_every: u64) -> Option<Ki
     }
 }
 
-/// The record of a checkpoint after `n_done` steps, without its paths. `batch` and `epoch` are what the cookbook writes
-/// in this place: the batch that was done last, or in a final record the position after the last batch, from which a run
-/// of the cookbook has nothing left to do.
+/// The record of a checkpoint after `n_done` steps, without its paths. `batch` and `epoch` are the position from which a
+/// run of the cookbook would continue, so that it, too, repeats and leaves out nothing.
 pub(super) fn record(kind: Kind, n_done: u64, batches_per_epoch: Option<u64>) -> CheckpointRecord {
-    let is_final = kind == Kind::Final;
-    let last = n_done.saturating_sub(1);
-    let position = if is_final { n_done } else { last };
     let per_epoch = batches_per_epoch.filter(|n| 0 < *n);
+    let is_final = kind == Kind::Final;
     CheckpointRecord {
-        name: if is_final { "final".into() } else { format!("{last:06}") },
-        batch: Some(per_epoch.map_or(position, |n| position % n)),
-        epoch: per_epoch.map(|n| position / n),
+        name: if is_final { "final".into() } else { format!("{n_done:06}") },
+        batch: Some(per_epoch.map_or(n_done, |n| n_done % n)),
+        epoch: per_epoch.map(|n| n_done / n),
         is_final,
         next_batch: Some(n_done),
         is_rolling: kind == Kind::Rolling,
@@ -46,7 +43,8 @@ pub(super) fn record(kind: Kind, n_done: u64, batches_per_epoch: Option<u64>) ->
 }
 
 /// The first step to do after resuming from a record. A record of the cookbook has no `next_batch`; the run then
-/// continues where the cookbook would.
+/// continues where the cookbook would, which repeats a batch or two if its supervised loop wrote the record: there,
+/// `batch` is a batch that the state contains.
 pub(super) fn next_step(record: &CheckpointRecord, batches_per_epoch: Option<u64>) -> Result<u64> {
     if let Some(next) = record.next_batch {
         return Ok(next);
@@ -88,11 +86,11 @@ mod tests {
     }
 
     #[test]
-    fn a_record_continues_after_its_last_step_and_tells_the_cookbook_its_own_position() {
+    fn a_record_continues_after_its_last_step_also_in_the_cookbook() {
         for (kind, n_done, per_epoch, name, batch, epoch) in [
-            (Kind::Periodic, 20, None, "000019", 19, None),
-            (Kind::Rolling, 20, Some(20), "000019", 19, Some(0)),
-            (Kind::Periodic, 21, Some(20), "000020", 0, Some(1)),
+            (Kind::Periodic, 20, None, "000020", 20, None),
+            (Kind::Rolling, 20, Some(20), "000020", 0, Some(1)),
+            (Kind::Periodic, 39, Some(20), "000039", 19, Some(1)),
             (Kind::Final, 40, Some(20), "final", 0, Some(2)),
             (Kind::Final, 40, None, "final", 40, None),
             (Kind::Final, 0, None, "final", 0, None),

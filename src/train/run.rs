@@ -105,7 +105,7 @@ impl Default for RunOptions {
 ///         run.checkpoint_if_due(step)?;
 ///         let loss = pass.wait()?.loss_per_token().unwrap_or(f64::NAN);
 ///         update.wait()?;
-///         run.log(step, [("train_mean_nll", loss)])?;
+///         run.log(step, &[("train_mean_nll", loss.into())])?;
 ///     }
 ///     let record = run.finish()?;
 ///     assert_eq!((record.next_batch, record.is_final), (Some(steps), true));
@@ -254,11 +254,7 @@ impl Run {
     ///
     /// # Blocking
     /// As for [`checkpoint_if_due`](Run::checkpoint_if_due).
-    pub fn log<N, V>(&mut self, step: u64, row: impl IntoIterator<Item = (N, V)>) -> Result<()>
-    where
-        N: AsRef<str>,
-        V: Into<MetricValue>,
-    {
+    pub fn log(&mut self, step: u64, row: &[(&str, MetricValue)]) -> Result<()> {
         if !(self.first_step..self.next_step).contains(&step) {
             let problem = format!(
                 "is {step}, but this process has submitted the steps from {} to before {}",
