@@ -42,6 +42,8 @@ mod generations;
 mod guarantees;
 mod handles;
 mod json_passes;
+#[cfg(feature = "local")]
+mod killed_runs;
 mod long_timeouts;
 #[cfg(feature = "local")]
 mod losses;

@@ -1,0 +1,310 @@
+//! Supervised fine-tuning on a file of chats, with an evaluation, checkpoints and logs. Killed at any moment and started
+//! again, the run continues exactly where it stopped.
+//!
+//! ```text
+//! cargo run --release --features local --example sft -- --help
+//! ```
+//!
+//! Without an API key the example runs offline on the built-in engine. If `TINKER_API_KEY` is set, it uses the service
+//! at `TINKER_BASE_URL` and trains the base model `TINKEX_BASE_MODEL`. Each byte of the text is one token.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example talks to a person")]
+
+use std::collections::VecDeque;
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::Value;
+use tinkex::chat::{Example, Message, Reduction};
+use tinkex::tokenizer::ByteTokenizer;
+use tinkex::train::{Run, RunOptions};
+use tinkex::types::{
+    AdamParams, Datum, ForwardBackwardOutput, LoraConfig, LossFn, ModelInput, OptimStepOutput, SamplingParams,
+};
+use tinkex::{CloseStatus, Pending, ServiceClient};
+
+const HELP: &str = "\
+Fine-tunes a model on chats, one JSON object {\"messages\": [...]} a line.
+
+Usage: sft [FOLDER] [--data FILE] [--steps N] [--save-every N]
+
+  FOLDER          folder of the run; if it has a run, the run continues; default: sft-run
+  --data FILE     the chats; default: examples/data/chats.jsonl
+  --steps N       steps in all; default: 150
+  --save-every N  steps between checkpoints; default: 20
+  -h, --help      print this text
+
+FOLDER gets metrics.jsonl, checkpoints.jsonl and config.json, in the format of the Tinker cookbook.
+";
+
+const BATCH_SIZE: usize = 8;
+const N_TEST: usize = 5;
+const EVAL_EVERY: u64 = 10;
+const LEARNING_RATE: f64 = 5e-3;
+const SEED: u64 = 0;
+/// The next step is submitted before this many earlier ones have finished, so that the server is not idle between them.
+const SUBMIT_AHEAD: usize = 1;
+
+struct Arguments {
+    folder: PathBuf,
+    data: PathBuf,
+    steps: u64,
+    save_every: u64,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "-h" || argument == "--help") {
+        print!("{HELP}");
+        return ExitCode::SUCCESS;
+    }
+    let arguments = match parse(arguments) {
+        Ok(arguments) => arguments,
+        Err(problem) => {
+            eprintln!("sft: {problem}; see --help");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sft: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(arguments: Vec<String>) -> Result<Arguments, String> {
+    let mut parsed = Arguments {
+        folder: "sft-run".into(),
+        data: concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/chats.jsonl").into(),
+        steps: 150,
+        save_every: 20,
+    };
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+        let number = |text: String| text.parse().map_err(|_| format!("{text:?} is not a whole number"));
+        match argument.as_str() {
+            "--data" => parsed.data = value()?.into(),
+            "--steps" => parsed.steps = number(value()?)?,
+            "--save-every" => parsed.save_every = number(value()?)?,
+            unknown if unknown.starts_with('-') => return Err(format!("unknown argument {unknown:?}")),
+            folder => parsed.folder = folder.into(),
+        }
+    }
+    Ok(parsed)
+}
+
+fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let data = Data::read(arguments)?;
+    // Keep the engine (`_server`) alive until the session has been closed.
+    let (service, base_model, _server) = connect(arguments)?;
+    let options = RunOptions {
+        lora: LoraConfig { rank: 16, seed: Some(SEED), ..Default::default() },
+        renderer_name: Some("role_colon".into()),
+        save_every: arguments.save_every,
+        batches_per_epoch: Some(data.n_batches()),
+        config: Some(serde_json::json!({
+            "model_name": base_model,
+            "renderer_name": "role_colon",
+            "learning_rate": LEARNING_RATE,
+            "lr_schedule": "linear",
+            "batch_size": BATCH_SIZE,
+            "max_steps": arguments.steps,
+            "seed": SEED,
+        })),
+        ..Default::default()
+    };
+    let mut run = Run::open(&arguments.folder, &service, &base_model, &options)?;
+    println!(
+        "{}: {base_model}, from step {} of {}",
+        run.folder().display(),
+        run.next_step(),
+        arguments.steps
+    );
+
+    let mut in_flight = VecDeque::new();
+    while run.next_step() < arguments.steps || !in_flight.is_empty() {
+        if run.next_step() < arguments.steps {
+            in_flight.push_back(Step::submit(&mut run, &data, arguments.steps)?);
+        }
+        if SUBMIT_AHEAD < in_flight.len() || run.next_step() == arguments.steps {
+            if let Some(step) = in_flight.pop_front() {
+                step.finish(&mut run)?;
+            }
+        }
+    }
+    let record = run.finish()?;
+
+    if let Some(path) = &record.sampler_path {
+        let sampler = service.create_sampling_client(path)?;
+        let question = [Message::user("What is the capital of France?")];
+        let params = SamplingParams {
+            max_tokens: Some(40),
+            temperature: 0.0,
+            stop: Some("\n\nUser:".into()),
+            ..Default::default()
+        };
+        let prompt = ModelInput::from_ints(role_colon(&question).0);
+        let answer = sampler.sample(&prompt, 1, &params).wait()?;
+        println!(
+            "What is the capital of France? {}",
+            ByteTokenizer.decode(&answer.sequences[0].tokens).trim()
+        );
+    }
+    service.close(CloseStatus::Success)?;
+    println!("sft: {} steps, {}", run.next_step(), arguments.folder.display());
+    Ok(())
+}
+
+/// A step whose results are not there yet.
+struct Step {
+    number: u64,
+    learning_rate: f64,
+    /// The pass over the test data, before the step's update.
+    test: Option<Pending<ForwardBackwardOutput>>,
+    pass: Pending<ForwardBackwardOutput>,
+    update: Pending<OptimStepOutput>,
+}
+
+impl Step {
+    /// Submits the next step of the run, and a checkpoint if one is due after it.
+    fn submit(run: &mut Run, data: &Data, n_steps: u64) -> tinkex::Result<Self> {
+        let number = run.next_step();
+        let learning_rate = LEARNING_RATE * (1.0 - number as f64 / n_steps as f64);
+        let training = run.training().clone();
+        let is_eval = number.is_multiple_of(EVAL_EVERY) || number + 1 == n_steps;
+        let test = is_eval.then(|| training.forward(data.test.clone(), LossFn::CrossEntropy));
+        let pass = training.forward_backward(data.batch(number), LossFn::CrossEntropy);
+        let update = training.optim_step(AdamParams { learning_rate, ..Default::default() });
+        run.checkpoint_if_due(number)?;
+        Ok(Step { number, learning_rate, test, pass, update })
+    }
+
+    /// Waits for the results and writes them to the logs.
+    fn finish(self, run: &mut Run) -> tinkex::Result<()> {
+        let train_nll = self.pass.wait()?.loss_per_token().unwrap_or(f64::NAN);
+        self.update.wait()?;
+        let mut row = vec![
+            ("learning_rate", self.learning_rate.into()),
+            ("num_sequences", BATCH_SIZE.into()),
+            ("train_mean_nll", train_nll.into()),
+        ];
+        if let Some(test) = self.test {
+            let test_nll = test.wait()?.loss_per_token().unwrap_or(f64::NAN);
+            row.push(("test/nll", test_nll.into()));
+            println!("  step {:>4}: train nll {train_nll:.3}, test nll {test_nll:.3}", self.number);
+        }
+        run.log(self.number, &row)
+    }
+}
+
+/// The training data and the test data.
+struct Data {
+    train: Vec<Datum>,
+    test: Vec<Datum>,
+}
+
+impl Data {
+    fn read(arguments: &Arguments) -> Result<Self, Box<dyn Error>> {
+        let chats = read_chats(&arguments.data)?;
+        let datum = |chat: &Vec<Message>| {
+            let (tokens, weights) = role_colon(chat);
+            Example::new(ModelInput::from_ints(tokens), weights)?.datum(None, Reduction::Mean)
+        };
+        let mut train = chats.iter().map(datum).collect::<tinkex::Result<Vec<Datum>>>()?;
+        if train.len() < N_TEST + BATCH_SIZE {
+            let n = N_TEST + BATCH_SIZE;
+            return Err(format!("{} has fewer than {n} chats", arguments.data.display()).into());
+        }
+        fastrand::Rng::with_seed(SEED).shuffle(&mut train);
+        let test = train.split_off(train.len() - N_TEST);
+        Ok(Data { train, test })
+    }
+
+    /// Batches in an epoch. The last one is left out if it is not full.
+    fn n_batches(&self) -> u64 {
+        (self.train.len() / BATCH_SIZE) as u64
+    }
+
+    /// The batch of a step: a function of the step alone, so that a resumed run trains on the same batches.
+    fn batch(&self, step: u64) -> Vec<Datum> {
+        let (epoch, batch) = (step / self.n_batches(), (step % self.n_batches()) as usize);
+        let mut order: Vec<usize> = (0..self.train.len()).collect();
+        fastrand::Rng::with_seed(SEED ^ (epoch + 1)).shuffle(&mut order);
+        order[batch * BATCH_SIZE..][..BATCH_SIZE].iter().map(|i| self.train[*i].clone()).collect()
+    }
+}
+
+fn read_chats(path: &PathBuf) -> Result<Vec<Vec<Message>>, Box<dyn Error>> {
+    let place = |line: usize| format!("{}:{}", path.display(), line + 1);
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let chat = |(line, text): (usize, &str)| {
+        let row: Value = serde_json::from_str(text).map_err(|error| format!("{}: {error}", place(line)))?;
+        let messages = row["messages"].as_array().ok_or(format!("{}: `messages` is missing", place(line)))?;
+        let message = |value: &Value| {
+            let (role, content) = (value["role"].as_str()?, value["content"].as_str()?);
+            Some(Message::new(role, content))
+        };
+        let messages: Option<Vec<Message>> = messages.iter().map(message).collect();
+        Ok(messages.ok_or(format!("{}: a message lacks its `role` or `content`", place(line)))?)
+    };
+    text.lines().enumerate().map(chat).collect()
+}
+
+/// A conversation in the format `role_colon`: its tokens, with weight 1 on what the assistant writes. If the last
+/// message is not the assistant's, this is a prompt for the assistant's answer.
+fn role_colon(messages: &[Message]) -> (Vec<i32>, Vec<f32>) {
+    let (mut tokens, mut weights) = (Vec::new(), Vec::new());
+    let mut push = |text: &str, weight: f32| {
+        tokens.extend(ByteTokenizer.encode(text));
+        weights.resize(tokens.len(), weight);
+    };
+    for message in messages {
+        let mut role = message.role.clone();
+        role[..1].make_ascii_uppercase();
+        push(&format!("{role}:"), 0.0);
+        let is_trained = message.role == "assistant";
+        push(&format!(" {}\n\n", message.text()), f32::from(u8::from(is_trained)));
+    }
+    match messages.last() {
+        Some(last) if last.role == "assistant" => push("User:", 1.0),
+        _ => push("Assistant:", 0.0),
+    }
+    (tokens, weights)
+}
+
+/// Connects to the service that the environment variables set, or starts the built-in engine, which keeps its
+/// checkpoints in the folder of the run.
+#[cfg(feature = "local")]
+fn connect(arguments: &Arguments) -> tinkex::Result<(ServiceClient, String, Option<tinkex::local::Server>)> {
+    if std::env::var_os("TINKER_API_KEY").is_some() {
+        let (service, base_model) = remote()?;
+        return Ok((service, base_model, None));
+    }
+    let data_dir = Some(arguments.folder.join("engine"));
+    let server = tinkex::local::Server::start(tinkex::local::Options { data_dir, ..Default::default() })?;
+    let service = ServiceClient::builder().base_url(server.url()).api_key(server.api_key()).build()?;
+    Ok((service, "tinkex/nano".into(), Some(server)))
+}
+
+/// Connects to the service that the environment variables set.
+#[cfg(not(feature = "local"))]
+fn connect(_arguments: &Arguments) -> tinkex::Result<(ServiceClient, String, ())> {
+    let (service, base_model) = remote()?;
+    Ok((service, base_model, ()))
+}
+
+fn remote() -> tinkex::Result<(ServiceClient, String)> {
+    let service = ServiceClient::from_env()?;
+    if let Ok(name) = std::env::var("TINKEX_BASE_MODEL") {
+        return Ok((service, name));
+    }
+    println!("Set TINKEX_BASE_MODEL to one of the server's models:");
+    for model in service.get_server_capabilities()?.supported_models {
+        println!("  {}", model.model_name.unwrap_or_default());
+    }
+    std::process::exit(2)
+}
