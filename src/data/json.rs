@@ -1,0 +1,173 @@
+//! Reads JSON one level at a time, so that keys keep their order, duplicates are seen and each error has a path.
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::error::{Error, Result};
+
+/// A JSON value: its source text and where it stands.
+#[derive(Clone, Debug)]
+pub(super) struct Value<'a> {
+    pub(super) path: String,
+    pub(super) raw: &'a str,
+}
+
+/// The fields of a JSON object, in their order.
+#[derive(Debug)]
+pub(super) struct Object<'a> {
+    pub(super) path: String,
+    fields: Vec<(String, &'a str)>,
+}
+
+impl<'a> Value<'a> {
+    /// The value of a whole line.
+    pub(super) fn of_line(line: &'a str) -> Result<Self> {
+        let raw: &RawValue = serde_json::from_str(line).map_err(|error| {
+            let text = error.to_string();
+            let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
+            Error::invalid("", format!("not valid JSON: {what} at column {}", error.column()))
+        })?;
+        Ok(Value { path: String::new(), raw: raw.get() })
+    }
+
+    /// The kind of the value, in words.
+    pub(super) fn kind(&self) -> &'static str {
+        match self.raw.as_bytes().first() {
+            Some(b'{') => "an object",
+            Some(b'[') => "a list",
+            Some(b'"') => "a text",
+            Some(b't' | b'f') => "true or false",
+            Some(b'n') => "null",
+            _ => "a number",
+        }
+    }
+
+    pub(super) fn is_null(&self) -> bool {
+        self.raw == "null"
+    }
+
+    pub(super) fn invalid(&self, problem: impl Into<String>) -> Error {
+        Error::invalid(self.path.clone(), problem)
+    }
+
+    /// The error of a value of another kind than `expected`.
+    pub(super) fn must_be(&self, expected: &str) -> Error {
+        self.invalid(format!("must be {expected}, not {}", self.kind()))
+    }
+
+    pub(super) fn object(&self) -> Result<Object<'a>> {
+        if self.kind() != "an object" {
+            return Err(self.must_be("an object"));
+        }
+        let Pairs(fields) = serde_json::from_str(self.raw)
+            .map_err(|_| self.invalid("has a key whose escapes are not valid Unicode"))?;
+        let mut keys: Vec<&str> = fields.iter().map(|(key, _)| key.as_str()).collect();
+        keys.sort_unstable();
+        if let Some(pair) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(self.invalid(format!("has the key {:?} twice", pair[0])));
+        }
+        let fields = fields.into_iter().map(|(key, raw)| (key, raw.get())).collect();
+        Ok(Object { path: self.path.clone(), fields })
+    }
+
+    pub(super) fn list(&self) -> Result<Vec<Value<'a>>> {
+        if self.kind() != "a list" {
+            return Err(self.must_be("a list"));
+        }
+        let items: Vec<&'a RawValue> = serde_json::from_str(self.raw).map_err(|_| self.must_be("a list"))?;
+        let value =
+            |(i, raw): (usize, &'a RawValue)| Value { path: format!("{}[{i}]", self.path), raw: raw.get() };
+        Ok(items.into_iter().enumerate().map(value).collect())
+    }
+
+    pub(super) fn text(&self) -> Result<String> {
+        if self.kind() != "a text" {
+            return Err(self.must_be("a text"));
+        }
+        serde_json::from_str(self.raw).map_err(|_| self.invalid("has escapes that are not valid Unicode"))
+    }
+
+    pub(super) fn bool(&self) -> Result<bool> {
+        serde_json::from_str(self.raw).map_err(|_| self.must_be("true or false"))
+    }
+
+    /// A number that fits into `T`; `expected` describes it.
+    pub(super) fn number<T: for<'de> Deserialize<'de>>(&self, expected: &str) -> Result<T> {
+        serde_json::from_str(self.raw).map_err(|_| {
+            if self.kind() == "a number" {
+                self.invalid(format!("must be {expected}, not {}", self.raw))
+            } else {
+                self.must_be(expected)
+            }
+        })
+    }
+}
+
+impl<'a> Object<'a> {
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.fields.iter().any(|(name, _)| name == key)
+    }
+
+    pub(super) fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<Value<'a>> {
+        let (_, raw) = self.fields.iter().find(|(name, _)| name == key)?;
+        Some(Value { path: self.path_of(key), raw })
+    }
+
+    /// A field that is there and not null.
+    pub(super) fn given(&self, key: &str) -> Option<Value<'a>> {
+        self.get(key).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn need(&self, key: &str) -> Result<Value<'a>> {
+        self.get(key).ok_or_else(|| Error::invalid(self.path.clone(), format!("the key {key:?} is missing")))
+    }
+
+    /// Refuses other keys than these.
+    pub(super) fn only(&self, accepted: &[&str]) -> Result<()> {
+        match self.fields.iter().find(|(key, _)| !accepted.contains(&key.as_str())) {
+            Some((key, _)) => Err(self.unknown(key, accepted)),
+            None => Ok(()),
+        }
+    }
+
+    fn unknown(&self, key: &str, accepted: &[&str]) -> Error {
+        let problem = format!("unknown key {key:?}; accepted: {}", accepted.join(", "));
+        Error::invalid(self.path.clone(), problem)
+    }
+
+    /// The error of a line whose kind cannot be told from its keys.
+    pub(super) fn of_no_kind(&self, accepted: &str) -> Error {
+        let keys: Vec<&str> = self.fields.iter().map(|(key, _)| key.as_str()).collect();
+        let found = if keys.is_empty() { "none".into() } else { keys.join(", ") };
+        Error::invalid(self.path.clone(), format!("the keys are {found}; accepted: {accepted}"))
+    }
+}
+
+/// Pairs of an object, duplicates included.
+struct Pairs<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Pairs<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct PairsVisitor;
+        impl<'de> Visitor<'de> for PairsVisitor {
+            type Value = Pairs<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Pairs<'de>, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(PairsVisitor)
+    }
+}
