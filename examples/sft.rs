@@ -130,10 +130,10 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         if run.next_step() < arguments.steps {
             in_flight.push_back(Step::submit(&mut run, &data, arguments.steps)?);
         }
-        if SUBMIT_AHEAD < in_flight.len() || run.next_step() == arguments.steps {
-            if let Some(step) = in_flight.pop_front() {
-                step.finish(&mut run)?;
-            }
+        if (SUBMIT_AHEAD < in_flight.len() || run.next_step() == arguments.steps)
+            && let Some(step) = in_flight.pop_front()
+        {
+            step.finish(&mut run)?;
         }
     }
     let record = run.finish()?;
@@ -149,10 +149,9 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         };
         let prompt = ModelInput::from_ints(role_colon(&question).0);
         let answer = sampler.sample(&prompt, 1, &params).wait()?;
-        println!(
-            "What is the capital of France? {}",
-            ByteTokenizer.decode(&answer.sequences[0].tokens).trim()
-        );
+        let answer = ByteTokenizer.decode(&answer.sequences[0].tokens);
+        let answer = answer.split("\n\nUser:").next().unwrap_or_default();
+        println!("What is the capital of France?{answer}");
     }
     service.close(CloseStatus::Success)?;
     println!("sft: {} steps, {}", run.next_step(), arguments.folder.display());

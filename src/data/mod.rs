@@ -11,6 +11,9 @@ mod message;
 mod preference;
 mod prepare;
 mod sequence;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 pub use batches::{Batch, Batches, EpochBatches, split_test};
 pub use conversation::Conversation;

@@ -174,7 +174,7 @@ impl Run {
                 (training, resume::next_step(record, options.batches_per_epoch)?, superseded)
             }
             None => {
-                let lora = options.lora.clone();
+                let lora = options.lora;
                 (service.create_lora_training_client_with(base_model, lora, &model)?, 0, Vec::new())
             }
         };

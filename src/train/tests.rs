@@ -116,7 +116,7 @@ fn a_row_cut_at_any_byte_is_dropped_with_a_copy_and_the_log_goes_on() {
         let kept = if n == whole.len() - 1 { whole } else { &whole[..first] };
         assert_eq!(folder.read("metrics.jsonl"), format!("{kept}{{\"step\": 2}}\n"), "{n}");
         let copy = fs::read(folder.0.join("metrics.jsonl.pre_resume_000002"));
-        assert!(n == first || copy.unwrap() == &whole.as_bytes()[..n], "{n}");
+        assert!(n == first || copy.unwrap() == whole.as_bytes()[..n], "{n}");
     }
 }
 

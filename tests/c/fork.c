@@ -19,7 +19,12 @@ static void *keep_busy(void *unused) {
   return NULL;
 }
 
-static void in_child(tinkex_pending *pending, tinkex_queue *queue) {
+static void in_child(tinkex_pending *pending, tinkex_queue *queue, tinkex_error *of_parent) {
+  const int64_t live = tinkex_live_objects();
+  tinkex_batch *batch;
+  tinkex_loss *loss;
+  tinkex_queue *own;
+  uint64_t tag;
   tinkex_pending *sample;
   tinkex_training *training;
   tinkex_event *event;
@@ -33,6 +38,24 @@ static void in_child(tinkex_pending *pending, tinkex_queue *queue) {
   EXPECT(TINKEX_ERROR_FORKED, NULL, tinkex_wait_all(&pending, 1, -1, NULL, &error));
   EXPECT(TINKEX_ERROR_FORKED, NULL, tinkex_service_close(w.service, TINKEX_CLOSE_SUCCESS, NULL, &error));
   CHECK(tinkex_training_ref(w.training) == NULL && tinkex_batch_len(w.batch) == 0 && !tinkex_pending_is_done(pending));
+  /* An error of the parent is not read, and looks like no success. */
+  CHECK(tinkex_error_code(of_parent) == TINKEX_ERROR_FORKED && tinkex_error_message(of_parent) == NULL);
+  CHECK(tinkex_queue_take_done(queue, &tag, 1, -1) == 0 && tinkex_sampling_ref(w.sampling) == NULL);
+  tinkex_queue_wake(queue);
+  tinkex_training_close(w.training);
+  /* Objects of its own work, and do not take those of the parent. */
+  batch = tinkex_batch_new();
+  OK(tinkex_batch_add_tokens(batch, PROMPT, 3, NULL, &error));
+  CHECK(tinkex_batch_len(batch) == 1);
+  OK(tinkex_loss_new("cross_entropy", &loss, &error));
+  REFUSED(TINKEX_ERROR_FORKED, NULL, sample, tinkex_training_forward(w.training, batch, loss, &sample, &error));
+  OK(tinkex_queue_new(&own, &error));
+  EXPECT(TINKEX_ERROR_FORKED, NULL, tinkex_pending_notify(pending, own, 1, &error));
+  REFUSED(TINKEX_ERROR_TIMEOUT_WAIT, NULL, event, tinkex_queue_next(own, 10, &event, &error));
+  tinkex_queue_free(&own);
+  tinkex_loss_free(&loss);
+  tinkex_batch_free(&batch);
+  CHECK(tinkex_live_objects() == live);
   tinkex_pending_cancel(pending);
   tinkex_pending_free(&pending);
   tinkex_queue_free(&queue);
@@ -43,7 +66,9 @@ static void in_child(tinkex_pending *pending, tinkex_queue *queue) {
   tinkex_training_free(&w.training);
   tinkex_service_free(&w.service);
   tinkex_server_free(&w.server);
-  CHECK(pending == NULL && w.service == NULL && w.server == NULL);
+  tinkex_error_free(&of_parent);
+  CHECK(pending == NULL && w.service == NULL && w.server == NULL && of_parent == NULL);
+  CHECK(tinkex_live_objects() == live); /* objects of the parent stay */
   execl("/bin/true", "true", (char *)NULL);
   _exit(1);
 }
@@ -52,8 +77,10 @@ int main(void) {
   pthread_t busy;
   tinkex_pending *pending = NULL;
   tinkex_queue *queue = NULL;
+  tinkex_error *error = NULL;
   alarm(600);
   build(&w);
+  CHECK(tinkex_pending_wait(NULL, 0, NULL, &error) == TINKEX_ERROR_NULL && error != NULL);
   OK(tinkex_queue_new(&queue, &error));
   CHECK(pthread_create(&busy, NULL, keep_busy, NULL) == 0);
   for (int i = 0; i < FORKS; i++) {
@@ -63,7 +90,7 @@ int main(void) {
     CHECK(child >= 0);
     if (child == 0) {
       alarm(60);
-      in_child(pending, queue);
+      in_child(pending, queue, error);
     }
     CHECK(waitpid(child, &status, 0) == child);
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
@@ -71,6 +98,7 @@ int main(void) {
   }
   stop = 1;
   pthread_join(busy, NULL);
+  tinkex_error_free(&error);
   tinkex_queue_free(&queue);
   still_works(&w);
   demolish(&w);

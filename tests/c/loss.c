@@ -9,6 +9,7 @@ struct plan {
   tinkex_training *training;
   void (*act)(struct plan *plan, tinkex_loss_call *call);
   int32_t returned;
+  _Atomic(tinkex_pending *) pass; /* the operation that the callback belongs to, once it was submitted */
   atomic_int calls, releases;
 };
 
@@ -82,10 +83,22 @@ static void reads(struct plan *plan, tinkex_loss_call *call) {
   squares(plan, call);
 }
 
+/* In a callback `finish` only clears the pointer: the call goes on until the return, also for a second pointer to it. */
+static void finishes(struct plan *plan, tinkex_loss_call *call) {
+  tinkex_loss_call *first = call, *second = call;
+  tinkex_loss_call_finish(&first);
+  tinkex_loss_call_finish(&first);
+  tinkex_loss_call_finish(&second);
+  CHECK(first == NULL && second == NULL);
+  squares(plan, call);
+}
+
 /* Calls back: what needs no turn of this client works, and waiting for its own client is refused at once. */
 static void calls_back(struct plan *plan, tinkex_loss_call *call) {
   tinkex_pending *sample = NULL, *update = NULL, *both[2];
   tinkex_text *json = NULL;
+  tinkex_status *status = NULL;
+  tinkex_sampling *sampling = NULL;
   size_t i;
   OK(tinkex_sampling_sample_tokens(plan->world->sampling, PROMPT, 3, 1, NULL, &sample, &error));
   OK(tinkex_pending_wait(sample, -1, NULL, &error));
@@ -98,6 +111,14 @@ static void calls_back(struct plan *plan, tinkex_loss_call *call) {
   EXPECT(TINKEX_ERROR_DEADLOCK, NULL, tinkex_wait_all(both, 2, -1, &i, &error));
   EXPECT(TINKEX_ERROR_DEADLOCK, NULL, tinkex_wait_any(both, 2, -1, &i, &error));
   tinkex_pending_free(&update); /* training work goes on */
+  /* The same for the pass that waits for this callback, whatever the time, and for a function that blocks. */
+  while (plan->pass == NULL) pause_ms(1);
+  EXPECT(TINKEX_ERROR_DEADLOCK, NULL, tinkex_pending_wait(plan->pass, -1, NULL, &error));
+  EXPECT(TINKEX_ERROR_DEADLOCK, NULL, tinkex_pending_wait(plan->pass, 0, NULL, &error));
+  REFUSED(TINKEX_ERROR_DEADLOCK, NULL, sampling, tinkex_training_sampler(plan->training, 0, &sampling, &error));
+  CHECK(!tinkex_pending_is_done(plan->pass));
+  OK(tinkex_pending_status(plan->pass, &status, &error));
+  tinkex_status_free(&status);
   squares(plan, call);
 }
 
@@ -110,6 +131,7 @@ static void callback(struct world *w, const char *name, void (*act)(struct plan 
   tinkex_error *error = NULL;
   OK(tinkex_training_new(w->service, MODEL, NULL, &plan.training, &error));
   OK(tinkex_training_forward_backward_custom(plan.training, w->batch, follow, &plan, release_plan, &pass, &error));
+  plan.pass = pass;
   const tinkex_code found = tinkex_pending_wait(pass, -1, &result, &error);
   if (found != code) {
     fprintf(stderr, "loss.c: %s: code %d, not %d: %s\n", name, found, code, error ? tinkex_error_message(error) : "");
@@ -157,7 +179,9 @@ static void *finish_elsewhere(void *call) {
 
 enum ending { OTHER_THREAD, WITHOUT_LOSS, FAILED, QUEUE_FREED, EVENT_FREED, QUEUE_FREED_WITH_EVENT };
 
-static void pulled(struct world *w, enum ending ending, tinkex_code code) {
+/* A pulled loss that ends with this code. `text`: a part of the message. */
+static void pulled(struct world *w, enum ending ending, tinkex_code code, const char *text) {
+  tinkex_error *error = NULL;
   tinkex_training *training = NULL;
   tinkex_pending *pass = NULL;
   tinkex_queue *queue = NULL;
@@ -191,7 +215,9 @@ static void pulled(struct world *w, enum ending ending, tinkex_code code) {
       tinkex_queue_free(&queue); /* the loss waits in it */
       break;
   }
-  EXPECT(code, NULL, tinkex_pending_wait(pass, -1, NULL, &error));
+  CHECK(tinkex_pending_wait(pass, -1, NULL, &error) == code && tinkex_error_code(error) == code);
+  if (text && !strstr(tinkex_error_message(error), text)) stop_test(__FILE__, __LINE__, tinkex_error_message(error));
+  tinkex_error_free(&error);
   tinkex_pending_free(&pass);
   tinkex_queue_free(&queue);
   tinkex_training_free(&training);
@@ -220,19 +246,20 @@ int main(void) {
   callback(&w, "squares", squares, 0, TINKEX_OK, NULL);
   callback(&w, "reads", reads, 0, TINKEX_OK, NULL);
   callback(&w, "calls back", calls_back, 0, TINKEX_OK, NULL);
+  callback(&w, "finishes", finishes, 0, TINKEX_OK, NULL);
   callback(&w, "panics", panics, 0, TINKEX_OK, NULL);
-  callback(&w, "returns not 0", squares, 7, TINKEX_ERROR_CUSTOM_LOSS, "7");
-  callback(&w, "forgets the loss", forgets, 0, TINKEX_ERROR_CUSTOM_LOSS, NULL);
+  callback(&w, "returns not 0", squares, 7, TINKEX_ERROR_CUSTOM_LOSS, "returned 7");
+  callback(&w, "forgets the loss", forgets, 0, TINKEX_ERROR_CUSTOM_LOSS, "no loss was set");
   callback(&w, "gives a reason", gives_a_reason, 1, TINKEX_ERROR_CUSTOM_LOSS, "the reward model is away");
   callback(&w, "fails after all", fails_after_all, 0, TINKEX_ERROR_CUSTOM_LOSS, "and yet");
   callback(&w, "NaN gradient", not_a_number, 0, TINKEX_ERROR_CUSTOM_LOSS, "gradients[1]");
   callback(&w, "NaN loss", not_a_loss, 0, TINKEX_ERROR_CUSTOM_LOSS, "finite");
-  pulled(&w, OTHER_THREAD, TINKEX_OK);
-  pulled(&w, WITHOUT_LOSS, TINKEX_ERROR_CUSTOM_LOSS);
-  pulled(&w, FAILED, TINKEX_ERROR_CUSTOM_LOSS);
-  pulled(&w, QUEUE_FREED, TINKEX_ERROR_CUSTOM_LOSS);
-  pulled(&w, EVENT_FREED, TINKEX_ERROR_CUSTOM_LOSS);
-  pulled(&w, QUEUE_FREED_WITH_EVENT, TINKEX_ERROR_CUSTOM_LOSS);
+  pulled(&w, OTHER_THREAD, TINKEX_OK, NULL);
+  pulled(&w, WITHOUT_LOSS, TINKEX_ERROR_CUSTOM_LOSS, "no loss was set");
+  pulled(&w, FAILED, TINKEX_ERROR_CUSTOM_LOSS, "no gradient today");
+  pulled(&w, QUEUE_FREED, TINKEX_ERROR_CUSTOM_LOSS, "freed");
+  pulled(&w, EVENT_FREED, TINKEX_ERROR_CUSTOM_LOSS, "freed");
+  pulled(&w, QUEUE_FREED_WITH_EVENT, TINKEX_ERROR_CUSTOM_LOSS, "freed");
   taken_last(&w);
   still_works(&w);
   demolish(&w);

@@ -17,21 +17,21 @@ static void null_pointers(struct world *w) {
   const float *values;
   size_t n;
   REFUSED(TINKEX_ERROR_NULL, "service", training, tinkex_training_new(NULL, MODEL, NULL, &training, &error));
-  REFUSED(TINKEX_ERROR_NULL, NULL, training, tinkex_training_new(w->service, NULL, NULL, &training, &error));
+  REFUSED(TINKEX_ERROR_NULL, "base_model", training, tinkex_training_new(w->service, NULL, NULL, &training, &error));
   REFUSED(TINKEX_ERROR_NULL, "training", pending, tinkex_training_forward(NULL, w->batch, w->loss, &pending, &error));
   REFUSED(TINKEX_ERROR_NULL, "batch", pending, tinkex_training_forward(w->training, NULL, w->loss, &pending, &error));
   REFUSED(TINKEX_ERROR_NULL, "loss", pending, tinkex_training_forward(w->training, w->batch, NULL, &pending, &error));
   REFUSED(TINKEX_ERROR_NULL, "optim", pending, tinkex_training_optim_step(w->training, NULL, &pending, &error));
-  REFUSED(TINKEX_ERROR_NULL, NULL, pending, tinkex_training_save_state(w->training, NULL, NULL, &pending, &error));
-  REFUSED(TINKEX_ERROR_NULL, NULL, pending, tinkex_training_load_state(w->training, NULL, 0, &pending, &error));
-  REFUSED(TINKEX_ERROR_NULL, NULL, pending, tinkex_training_forward_backward_custom(w->training, w->batch, NULL, NULL, NULL, &pending, &error));
+  REFUSED(TINKEX_ERROR_NULL, "name", pending, tinkex_training_save_state(w->training, NULL, NULL, &pending, &error));
+  REFUSED(TINKEX_ERROR_NULL, "path", pending, tinkex_training_load_state(w->training, NULL, 0, &pending, &error));
+  REFUSED(TINKEX_ERROR_NULL, "loss", pending, tinkex_training_forward_backward_custom(w->training, w->batch, NULL, NULL, NULL, &pending, &error));
   REFUSED(TINKEX_ERROR_NULL, "queue", pending, tinkex_training_forward_backward_pulled(w->training, w->batch, NULL, 0, &pending, &error));
   REFUSED(TINKEX_ERROR_NULL, "sampling", pending, tinkex_sampling_sample_tokens(NULL, PROMPT, 3, 1, NULL, &pending, &error));
   REFUSED(TINKEX_ERROR_NULL, "prompt", pending, tinkex_sampling_sample_tokens(w->sampling, NULL, 3, 1, NULL, &pending, &error));
-  REFUSED(TINKEX_ERROR_NULL, NULL, pending, tinkex_sampling_sample(w->sampling, NULL, 1, NULL, &pending, &error));
-  REFUSED(TINKEX_ERROR_NULL, NULL, json, tinkex_sampling_handle(NULL, &json, &error));
-  REFUSED(TINKEX_ERROR_NULL, NULL, json, tinkex_rest_get_run(NULL, "x", &json, &error));
-  REFUSED(TINKEX_ERROR_NULL, NULL, json, tinkex_batch_json(NULL, &json, &error));
+  REFUSED(TINKEX_ERROR_NULL, "input", pending, tinkex_sampling_sample(w->sampling, NULL, 1, NULL, &pending, &error));
+  REFUSED(TINKEX_ERROR_NULL, "sampling", json, tinkex_sampling_handle(NULL, &json, &error));
+  REFUSED(TINKEX_ERROR_NULL, "rest", json, tinkex_rest_get_run(NULL, "x", &json, &error));
+  REFUSED(TINKEX_ERROR_NULL, "batch", json, tinkex_batch_json(NULL, &json, &error));
   pending = update = POISON;
   EXPECT(TINKEX_ERROR_NULL, "optim", tinkex_training_train_step(w->training, w->batch, w->loss, NULL, &pending, &update, &error));
   CHECK(pending == NULL && update == NULL);
@@ -40,15 +40,28 @@ static void null_pointers(struct world *w) {
   EXPECT(TINKEX_ERROR_NULL, "out", tinkex_training_new(w->service, MODEL, NULL, NULL, &error));
   EXPECT(TINKEX_ERROR_NULL, "out", tinkex_training_optim_step(w->training, w->adam, NULL, &error));
   EXPECT(TINKEX_ERROR_NULL, "out", tinkex_queue_new(NULL, &error));
-  EXPECT(TINKEX_ERROR_NULL, NULL, tinkex_batch_add_tokens(w->batch, NULL, 3, NULL, &error));
-  EXPECT(TINKEX_ERROR_NULL, NULL, tinkex_batch_add_weighted(w->batch, PROMPT, NULL, 3, NULL, &error));
-  EXPECT(TINKEX_ERROR_NULL, NULL, tinkex_batch_add_tokens_many(w->batch, 1, NULL, PROMPT, NULL, &error));
-  EXPECT(TINKEX_ERROR_NULL, NULL, tinkex_batch_set_f32(w->batch, 0, NULL, NULL, NULL, 0, &error));
-  EXPECT(TINKEX_ERROR_NULL, NULL, tinkex_pending_wait(NULL, 0, NULL, &error));
-  EXPECT(TINKEX_ERROR_NULL, NULL, tinkex_wait_all(NULL, 1, 0, &n, &error));
+  EXPECT(TINKEX_ERROR_NULL, "update", tinkex_training_train_step(w->training, w->batch, w->loss, w->adam, &pending, NULL, &error));
+  CHECK(pending == NULL);
+  EXPECT(TINKEX_ERROR_NULL, "tokens", tinkex_batch_add_tokens(w->batch, NULL, 3, NULL, &error));
+  EXPECT(TINKEX_ERROR_NULL, "weights", tinkex_batch_add_weighted(w->batch, PROMPT, NULL, 3, NULL, &error));
+  EXPECT(TINKEX_ERROR_NULL, "offsets", tinkex_batch_add_tokens_many(w->batch, 1, NULL, PROMPT, NULL, &error));
+  EXPECT(TINKEX_ERROR_NULL, "name", tinkex_batch_set_f32(w->batch, 0, NULL, NULL, NULL, 0, &error));
+  EXPECT(TINKEX_ERROR_NULL, "pending", tinkex_pending_wait(NULL, 0, NULL, &error));
+  EXPECT(TINKEX_ERROR_NULL, "pendings", tinkex_wait_all(NULL, 1, 0, &n, &error));
+  EXPECT(TINKEX_ERROR_NULL, "shape", tinkex_batch_set_f32(w->batch, 0, "advantages", NULL, NULL, 1, &error));
+  EXPECT(TINKEX_ERROR_NULL, "values", tinkex_batch_set_f32(w->batch, 0, "advantages", NULL, (const size_t[]){3}, 1, &error));
+  EXPECT(TINKEX_ERROR_NULL, "column_indices", tinkex_batch_set_csr_f32(w->batch, 0, "advantages", 1, 5, (const int64_t[]){0, 1}, NULL, NULL, &error));
+  n = 7;
+  EXPECT(TINKEX_ERROR_NULL, "outs", tinkex_sampling_sample_many(w->sampling, 1, (const int64_t[]){0, 3}, PROMPT, 1, NULL, NULL, &n, &error));
+  CHECK(n == 0);
+  /* A setter cannot fail: the function that uses the options reports the NULL that it was given. */
+  tinkex_sample_options *options = tinkex_sample_options_new();
+  tinkex_sample_options_set_stop_tokens(options, NULL, 3);
+  REFUSED(TINKEX_ERROR_NULL, "stop", pending, tinkex_sampling_sample_tokens(w->sampling, PROMPT, 3, 1, options, &pending, &error));
+  tinkex_sample_options_free(&options);
   pending = NULL;
   EXPECT(TINKEX_ERROR_NULL, "pendings[0]", tinkex_wait_all(&pending, 1, 0, &n, &error));
-  EXPECT(TINKEX_ERROR_NULL, NULL, tinkex_result_output_f32(NULL, 0, "logprobs", &values, &n, &error));
+  EXPECT(TINKEX_ERROR_NULL, "result", tinkex_result_output_f32(NULL, 0, "logprobs", &values, &n, &error));
   /* Without an error parameter there is only the code. */
   CHECK(tinkex_training_new(NULL, MODEL, NULL, &training, NULL) == TINKEX_ERROR_NULL && training == NULL);
   CHECK(tinkex_service_new(NULL, NULL, NULL) == TINKEX_ERROR_NULL);
@@ -63,7 +76,7 @@ static void null_pointers(struct world *w) {
   tinkex_loss_call_finish(NULL);
   tinkex_pending_cancel(NULL);
   OK(tinkex_queue_new(&queue, &error));
-  EXPECT(TINKEX_ERROR_NULL, NULL, tinkex_pending_notify(NULL, queue, 0, &error));
+  EXPECT(TINKEX_ERROR_NULL, "pending", tinkex_pending_notify(NULL, queue, 0, &error));
   tinkex_queue_free(&queue);
 }
 
@@ -80,12 +93,16 @@ static void frees(struct world *w) {
 }
 
 static void wrong_handles(struct world *w, int is_checked) {
+  tinkex_training *training;
+  tinkex_event *event;
+  tinkex_queue *queue;
+  tinkex_loss_call *call, *finished;
   tinkex_pending *pending;
   tinkex_batch *copy, *batch = tinkex_batch_new();
-  REFUSED(TINKEX_ERROR_HANDLE, NULL, pending, tinkex_sampling_sample_tokens(AS(tinkex_sampling, w->training), PROMPT, 3, 1, NULL, &pending, &error));
-  REFUSED(TINKEX_ERROR_HANDLE, NULL, pending, tinkex_training_forward(w->training, AS(tinkex_batch, w->loss), w->loss, &pending, &error));
-  REFUSED(TINKEX_ERROR_HANDLE, NULL, pending, tinkex_training_optim_step(w->training, AS(tinkex_optim, w->batch), &pending, &error));
-  EXPECT(TINKEX_ERROR_HANDLE, NULL, tinkex_pending_wait(AS(tinkex_pending, w->batch), 0, NULL, &error));
+  REFUSED(TINKEX_ERROR_HANDLE, "sampling", pending, tinkex_sampling_sample_tokens(AS(tinkex_sampling, w->training), PROMPT, 3, 1, NULL, &pending, &error));
+  REFUSED(TINKEX_ERROR_HANDLE, "batch", pending, tinkex_training_forward(w->training, AS(tinkex_batch, w->loss), w->loss, &pending, &error));
+  REFUSED(TINKEX_ERROR_HANDLE, "optim", pending, tinkex_training_optim_step(w->training, AS(tinkex_optim, w->batch), &pending, &error));
+  EXPECT(TINKEX_ERROR_HANDLE, "pending", tinkex_pending_wait(AS(tinkex_pending, w->batch), 0, NULL, &error));
   CHECK(tinkex_batch_len(AS(tinkex_batch, w->loss)) == 0);
   const int64_t live = tinkex_live_objects();
   tinkex_loss *wrong = AS(tinkex_loss, batch);
@@ -94,7 +111,25 @@ static void wrong_handles(struct world *w, int is_checked) {
   copy = batch;
   tinkex_batch_free(&batch);
   if (is_checked) return; /* the rest reads freed memory, which a memory checker reports */
-  EXPECT(TINKEX_ERROR_HANDLE, NULL, tinkex_batch_add_tokens(copy, PROMPT, 3, NULL, &error));
+  EXPECT(TINKEX_ERROR_HANDLE, "batch", tinkex_batch_add_tokens(copy, PROMPT, 3, NULL, &error));
+  tinkex_batch_free(&copy); /* the second free, through a copy: nothing is freed */
+  CHECK(copy == NULL && tinkex_live_objects() == live - 1);
+  /* A loss call that is finished a second time through a copy. */
+  OK(tinkex_training_new(w->service, MODEL, NULL, &training, &error));
+  OK(tinkex_queue_new(&queue, &error));
+  OK(tinkex_training_forward_backward_pulled(training, w->batch, queue, 1, &pending, &error));
+  OK(tinkex_queue_next(queue, 60000, &event, &error));
+  finished = call = tinkex_event_take_loss(event);
+  tinkex_event_free(&event);
+  tinkex_loss_call_set_loss(call, 1);
+  tinkex_loss_call_finish(&call);
+  CHECK(tinkex_loss_call_count(finished) == 0 && tinkex_loss_call_gradients(finished) == NULL);
+  tinkex_loss_call_finish(&finished);
+  CHECK(call == NULL && finished == NULL);
+  OK(tinkex_pending_wait(pending, -1, NULL, &error));
+  tinkex_pending_free(&pending);
+  tinkex_queue_free(&queue);
+  tinkex_training_free(&training);
 }
 
 static void texts(struct world *w) {
@@ -105,27 +140,35 @@ static void texts(struct world *w) {
   tinkex_loss *loss;
   tinkex_text *json;
   tinkex_rest *rest;
-  REFUSED(TINKEX_ERROR_UTF8, NULL, training, tinkex_training_new(w->service, BAD_UTF8, NULL, &training, &error));
-  REFUSED(TINKEX_ERROR_UTF8, NULL, pending, tinkex_training_save_state(w->training, BAD_UTF8, NULL, &pending, &error));
-  REFUSED(TINKEX_ERROR_UTF8, NULL, loss, tinkex_loss_new(BAD_UTF8, &loss, &error));
-  EXPECT(TINKEX_ERROR_UTF8, NULL, tinkex_batch_set_provenance(w->batch, 0, BAD_UTF8, &error));
+  REFUSED(TINKEX_ERROR_UTF8, "base_model", training, tinkex_training_new(w->service, BAD_UTF8, NULL, &training, &error));
+  REFUSED(TINKEX_ERROR_UTF8, "name", pending, tinkex_training_save_state(w->training, BAD_UTF8, NULL, &pending, &error));
+  REFUSED(TINKEX_ERROR_UTF8, "name", loss, tinkex_loss_new(BAD_UTF8, &loss, &error));
+  EXPECT(TINKEX_ERROR_UTF8, "json", tinkex_batch_set_provenance(w->batch, 0, BAD_UTF8, &error));
   tinkex_service_options *options = tinkex_service_options_new();
   tinkex_service_options_add_header(options, "x-test", BAD_UTF8);
-  REFUSED(TINKEX_ERROR_UTF8, NULL, service, tinkex_service_new(options, &service, &error));
+  REFUSED(TINKEX_ERROR_UTF8, "value", service, tinkex_service_new(options, &service, &error));
   tinkex_service_options_free(&options);
   tinkex_model_options *model = tinkex_model_options_new();
   tinkex_model_options_add_metadata(model, "key", BAD_UTF8);
-  REFUSED(TINKEX_ERROR_UTF8, NULL, training, tinkex_training_new(w->service, MODEL, model, &training, &error));
+  REFUSED(TINKEX_ERROR_UTF8, "value", training, tinkex_training_new(w->service, MODEL, model, &training, &error));
   tinkex_model_options_free(&model);
-  /* JSON that is none. */
+  model = tinkex_model_options_new();
+  tinkex_model_options_add_field(model, "extra", BAD_UTF8);
+  REFUSED(TINKEX_ERROR_UTF8, "json", training, tinkex_training_new(w->service, MODEL, model, &training, &error));
+  tinkex_model_options_free(&model);
+  /* JSON that is none. Metadata is text, so that only further fields and the settings of an optimizer can be wrong here. */
   model = tinkex_model_options_new();
   tinkex_model_options_add_field(model, "extra", "{\"open\": ");
-  REFUSED(TINKEX_ERROR_INVALID_INPUT, "", training, tinkex_training_new(w->service, MODEL, model, &training, &error));
+  REFUSED(TINKEX_ERROR_INVALID_INPUT, "extra_fields[\"extra\"]", training, tinkex_training_new(w->service, MODEL, model, &training, &error));
   tinkex_model_options_free(&model);
-  EXPECT(TINKEX_ERROR_INVALID_INPUT, "", tinkex_batch_set_provenance(w->batch, 0, "{", &error));
-  REFUSED(TINKEX_ERROR_INVALID_INPUT, NULL, sampling, tinkex_sampling_from_handle("{", &sampling, &error));
+  model = tinkex_model_options_new();
+  tinkex_model_options_set_optimizer(model, "dimuon", "[1");
+  REFUSED(TINKEX_ERROR_INVALID_INPUT, "optimizer", training, tinkex_training_new(w->service, MODEL, model, &training, &error));
+  tinkex_model_options_free(&model);
+  EXPECT(TINKEX_ERROR_INVALID_INPUT, "json", tinkex_batch_set_provenance(w->batch, 0, "{", &error));
+  REFUSED(TINKEX_ERROR_INVALID_INPUT, "handle", sampling, tinkex_sampling_from_handle("{", &sampling, &error));
   OK(tinkex_service_rest(w->service, &rest, &error));
-  REFUSED(TINKEX_ERROR_INVALID_INPUT, "", json, tinkex_rest_search_sessions(rest, "[", NULL, &json, &error));
+  REFUSED(TINKEX_ERROR_INVALID_INPUT, "query_json", json, tinkex_rest_search_sessions(rest, "[", NULL, &json, &error));
   REFUSED(TINKEX_ERROR_NOT_FOUND, NULL, json, tinkex_rest_get_run(rest, "no-such-run", &json, &error));
   tinkex_rest_free(&rest);
 }
@@ -137,21 +180,28 @@ static void arrays(struct world *w) {
   tinkex_pending *pending, *pendings[2] = {POISON, POISON};
   tinkex_batch *batch = tinkex_batch_new();
   size_t n = 7;
-  EXPECT(TINKEX_ERROR_LENGTH, NULL, tinkex_batch_add_tokens(batch, PROMPT, SIZE_MAX, &n, &error));
-  EXPECT(TINKEX_ERROR_LENGTH, NULL, tinkex_batch_add_tokens(batch, PROMPT, SIZE_MAX / 4, &n, &error));
+  EXPECT(TINKEX_ERROR_LENGTH, "tokens", tinkex_batch_add_tokens(batch, PROMPT, SIZE_MAX, &n, &error));
+  EXPECT(TINKEX_ERROR_LENGTH, "tokens", tinkex_batch_add_tokens(batch, PROMPT, PTRDIFF_MAX / sizeof *PROMPT + 1, &n, &error));
+  EXPECT(TINKEX_ERROR_LENGTH, "pendings", tinkex_wait_all(pendings, SIZE_MAX, 0, NULL, &error));
   EXPECT(TINKEX_ERROR_LENGTH, "offsets[2]", tinkex_batch_add_tokens_many(batch, 2, falls, PROMPT, &n, &error));
   EXPECT(TINKEX_ERROR_LENGTH, "offsets[0]", tinkex_batch_add_tokens_many(batch, 2, late, PROMPT, &n, &error));
   EXPECT(TINKEX_ERROR_LENGTH, "offsets[1]", tinkex_batch_add_weighted_many(batch, 2, negative, PROMPT, weights, &n, &error));
-  EXPECT(TINKEX_ERROR_LENGTH, NULL, tinkex_batch_add_weighted_many(batch, 2, far, PROMPT, weights, &n, &error));
+  EXPECT(TINKEX_ERROR_LENGTH, "tokens", tinkex_batch_add_weighted_many(batch, 2, far, PROMPT, weights, &n, &error));
   EXPECT(TINKEX_ERROR_LENGTH, "offsets[2]", tinkex_sampling_sample_many(w->sampling, 2, falls, PROMPT, 1, NULL, pendings, &n, &error));
   CHECK(pendings[0] == NULL && pendings[1] == NULL && n == 0);
-  EXPECT(TINKEX_ERROR_LENGTH, NULL, tinkex_batch_add_tokens_many(batch, SIZE_MAX, right, PROMPT, &n, &error));
+  EXPECT(TINKEX_ERROR_LENGTH, "offsets", tinkex_batch_add_tokens_many(batch, SIZE_MAX, right, PROMPT, &n, &error));
   CHECK(tinkex_batch_len(batch) == 0); /* nothing was half added */
   OK(tinkex_batch_add_tokens(batch, PROMPT, 3, &n, &error));
   CHECK(n == 0);
-  EXPECT(TINKEX_ERROR_LENGTH, NULL, tinkex_batch_set_f32(batch, 0, "advantages", weights, huge, 2, &error));
+  EXPECT(TINKEX_ERROR_LENGTH, "shape", tinkex_batch_set_f32(batch, 0, "advantages", weights, huge, 2, &error));
+  EXPECT(TINKEX_ERROR_LENGTH, "values", tinkex_batch_set_f32(batch, 0, "advantages", weights, (const size_t[]){SIZE_MAX}, 1, &error));
+  EXPECT(TINKEX_ERROR_LENGTH, "row_offsets[2]", tinkex_batch_set_csr_f32(batch, 0, "advantages", 2, 3, falls, right, weights, &error));
+  EXPECT(TINKEX_ERROR_INVALID_INPUT, "advantages", tinkex_batch_set_csr_f32(batch, 0, "advantages", 2, 3, right, right, weights, &error));
   EXPECT(TINKEX_ERROR_RANGE, NULL, tinkex_batch_set_f32(batch, 1, "advantages", weights, (const size_t[]){3}, 1, &error));
   EXPECT(TINKEX_ERROR_RANGE, NULL, tinkex_batch_set_all_f32(batch, 0, 2, "advantages", right, weights, &error));
+  /* A ragged array has one value for each token of its example, and so has a tensor: two weights for three tokens. */
+  EXPECT(TINKEX_ERROR_INVALID_INPUT, "weights", tinkex_batch_set_all_f32(batch, 0, 1, "weights", right, weights, &error));
+  EXPECT(TINKEX_ERROR_INVALID_INPUT, "weights", tinkex_batch_set_f32(batch, 0, "weights", weights, (const size_t[]){2}, 1, &error));
   /* Two targets for three tokens, none, and an empty batch: found before anything is sent. */
   EXPECT(TINKEX_ERROR_INVALID_INPUT, "target_tokens", tinkex_batch_set_i32(batch, 0, "target_tokens", ANSWER, (const size_t[]){2}, 1, &error));
   REFUSED(TINKEX_ERROR_INVALID_INPUT, NULL, pending, tinkex_training_forward(w->training, batch, w->loss, &pending, &error));
@@ -160,22 +210,115 @@ static void arrays(struct world *w) {
   tinkex_batch_free(&batch);
   REFUSED(TINKEX_ERROR_INVALID_INPUT, NULL, pending, tinkex_sampling_sample_tokens(w->sampling, NULL, 0, 1, NULL, &pending, &error));
   REFUSED(TINKEX_ERROR_INVALID_INPUT, NULL, pending, tinkex_sampling_sample_tokens(w->sampling, PROMPT, 3, 0, NULL, &pending, &error));
+  tinkex_sample_options *options = tinkex_sample_options_new();
+  tinkex_sample_options_set_targets(options, falls, SIZE_MAX, 2);
+  REFUSED(TINKEX_ERROR_LENGTH, "targets", pending, tinkex_sampling_sample_tokens(w->sampling, PROMPT, 3, 1, options, &pending, &error));
+  tinkex_sample_options_free(&options);
   const int32_t wrong[] = {104, -1, 32};
   REFUSED(TINKEX_ERROR_INVALID_INPUT, "prompt[1]", pending, tinkex_sampling_sample_tokens(w->sampling, wrong, 3, 1, NULL, &pending, &error));
 }
 
-static void names(struct world *w) {
+/* A setter with a name that its options do not have. Losses have no such case: the server checks their options. */
+enum options { SERVICE, A_MODEL, SAMPLE, SERVER };
+static void of_timeout(void *options) { tinkex_service_options_set_timeout(options, "no_such_name", 5); }
+static void of_flag(void *options) { tinkex_service_options_set_flag(options, "no_such_name", 1); }
+static void of_number(void *options) { tinkex_service_options_set_number(options, "no_such_name", 1); }
+static void of_text(void *options) { tinkex_service_options_set_text(options, "no_such_name", "x"); }
+static void of_model_flag(void *options) { tinkex_model_options_set_flag(options, "no_such_name", 1); }
+static void of_model_text(void *options) { tinkex_model_options_set_text(options, "no_such_name", "x"); }
+static void of_sample(void *options) { tinkex_sample_options_set_number(options, "no_such_name", 1); }
+static void of_server_number(void *options) { tinkex_server_options_set_number(options, "no_such_name", 1); }
+static void of_server_text(void *options) { tinkex_server_options_set_text(options, "no_such_name", "x"); }
+static const struct {
+  enum options of;
+  void (*set)(void *options);
+} UNKNOWN[] = {{SERVICE, of_timeout}, {SERVICE, of_flag}, {SERVICE, of_number}, {SERVICE, of_text}, {A_MODEL, of_model_flag},
+               {A_MODEL, of_model_text}, {SAMPLE, of_sample}, {SERVER, of_server_number}, {SERVER, of_server_text}};
+
+static void unknown_options(struct world *w) {
+  for (size_t i = 0; i < sizeof UNKNOWN / sizeof *UNKNOWN; i++) {
+    tinkex_pending *pending;
+    tinkex_training *training;
+    tinkex_service *service;
+    tinkex_server *server;
+    tinkex_service_options *of_service = tinkex_service_options_new();
+    tinkex_model_options *of_model = tinkex_model_options_new();
+    tinkex_sample_options *of_samples = tinkex_sample_options_new();
+    tinkex_server_options *of_server = tinkex_server_options_new();
+    void *const all[] = {of_service, of_model, of_samples, of_server};
+    UNKNOWN[i].set(all[UNKNOWN[i].of]);
+    switch (UNKNOWN[i].of) {
+      case SERVICE: REFUSED(TINKEX_ERROR_NAME, "no_such_name", service, tinkex_service_new(of_service, &service, &error)); break;
+      case A_MODEL: REFUSED(TINKEX_ERROR_NAME, "no_such_name", training, tinkex_training_new(w->service, MODEL, of_model, &training, &error)); break;
+      case SAMPLE: REFUSED(TINKEX_ERROR_NAME, "no_such_name", pending, tinkex_sampling_sample_tokens(w->sampling, PROMPT, 3, 1, of_samples, &pending, &error)); break;
+      case SERVER: REFUSED(TINKEX_ERROR_NAME, "no_such_name", server, tinkex_server_new(of_server, &server, &error)); break;
+    }
+    tinkex_service_options_free(&of_service);
+    tinkex_model_options_free(&of_model);
+    tinkex_sample_options_free(&of_samples);
+    tinkex_server_options_free(&of_server);
+  }
+}
+
+/* Settings that a function lacks are no unknown names: they exist, and are the wrong value for it. */
+static void settings_of_others(struct world *w) {
   tinkex_pending *pending;
   tinkex_training *training;
-  tinkex_service *service;
-  tinkex_server *server;
+  tinkex_save_options *save = tinkex_save_options_new();
+  tinkex_save_options_set_overwrite(save, 1);
+  REFUSED(TINKEX_ERROR_INVALID_INPUT, "overwrite", pending, tinkex_training_save_for_sampler(w->training, "x", save, &pending, &error));
+  REFUSED(TINKEX_ERROR_INVALID_INPUT, "overwrite", pending, tinkex_training_save_external(w->training, "x", save, &pending, &error));
+  tinkex_save_options_free(&save);
+  save = tinkex_save_options_new();
+  tinkex_save_options_add_metadata(save, "key", "value");
+  REFUSED(TINKEX_ERROR_INVALID_INPUT, "metadata", pending, tinkex_training_save_external(w->training, "x", save, &pending, &error));
+  tinkex_save_options_free(&save);
+  save = tinkex_save_options_new();
+  tinkex_save_options_add_recipient(save, "age1");
+  REFUSED(TINKEX_ERROR_INVALID_INPUT, "recipients", pending, tinkex_training_save_state(w->training, "x", save, &pending, &error));
+  tinkex_save_options_free(&save);
+  save = tinkex_save_options_new();
+  tinkex_save_options_set_ttl(save, 59);
+  REFUSED(TINKEX_ERROR_INVALID_INPUT, "ttl", pending, tinkex_training_save_state(w->training, "x", save, &pending, &error));
+  tinkex_save_options_free(&save);
+  tinkex_model_options *model = tinkex_model_options_new();
+  tinkex_model_options_set_rank(model, 8);
+  REFUSED(TINKEX_ERROR_INVALID_INPUT, "rank", training, tinkex_training_from_state(w->service, "tinker://run/weights/x", 0, model, &training, &error));
+  tinkex_model_options_free(&model);
+  model = tinkex_model_options_new();
+  tinkex_model_options_set_text(model, "access_token", "x");
+  REFUSED(TINKEX_ERROR_INVALID_INPUT, "access_token", training, tinkex_training_new(w->service, MODEL, model, &training, &error));
+  tinkex_model_options_free(&model);
+}
+
+/* A mistake in a graph: the function returns -1, and create_loss reports the first one. */
+static void in_graph(struct world *w, int32_t (*act)(tinkex_graph *graph), tinkex_code code, const char *path) {
+  tinkex_graph *graph;
+  tinkex_pending *pending;
+  OK(tinkex_graph_new("test", 1, &graph, &error));
+  CHECK(act(graph) == -1);
+  for (int i = 0; i < 2; i++) { /* it stays, also after another mistake */
+    REFUSED(code, path, pending, tinkex_service_create_loss(w->service, graph, &pending, &error));
+    CHECK(tinkex_graph_unary(graph, "another_op", 99) == -1);
+  }
+  tinkex_graph_free(&graph);
+}
+static int32_t unknown_unary(tinkex_graph *graph) { return tinkex_graph_unary(graph, "no_such_op", tinkex_graph_logprobs(graph)); }
+static int32_t unknown_binary(tinkex_graph *graph) { return tinkex_graph_binary(graph, "no_such_op", tinkex_graph_logprobs(graph), 0); }
+static int32_t unknown_along(tinkex_graph *graph) { return tinkex_graph_along(graph, "no_such_op", tinkex_graph_logprobs(graph), 0); }
+static int32_t no_node(tinkex_graph *graph) { return tinkex_graph_binary(graph, "add", tinkex_graph_logprobs(graph), 7); }
+static int32_t no_text(tinkex_graph *graph) { return tinkex_graph_unary(graph, NULL, tinkex_graph_logprobs(graph)); }
+static int32_t no_utf8(tinkex_graph *graph) { return tinkex_graph_input(graph, BAD_UTF8, 1); }
+static int32_t number_as_tensor(tinkex_graph *graph) { return tinkex_graph_unary(graph, "exp", tinkex_graph_number(graph, 2)); }
+
+static void names(struct world *w) {
+  tinkex_pending *pending;
   tinkex_loss *loss;
   tinkex_optim *optim;
-  tinkex_graph *graph;
   tinkex_tokenizer *tokenizer;
-  REFUSED(TINKEX_ERROR_NAME, NULL, loss, tinkex_loss_new("no_such_loss", &loss, &error));
+  REFUSED(TINKEX_ERROR_NAME, "no_such_loss", loss, tinkex_loss_new("no_such_loss", &loss, &error));
   REFUSED(TINKEX_ERROR_UNSUPPORTED, "name_or_path", tokenizer, tinkex_tokenizer_new("no/such-tokenizer", &tokenizer, &error));
-  REFUSED(TINKEX_ERROR_NAME, NULL, optim, tinkex_optim_new("no_such_optimizer", &optim, &error));
+  REFUSED(TINKEX_ERROR_NAME, "no_such_optimizer", optim, tinkex_optim_new("no_such_optimizer", &optim, &error));
   tinkex_sample_options *sample = tinkex_sample_options_new();
   tinkex_sample_options_set_number(sample, "first_mistake", 1);
   tinkex_sample_options_set_number(sample, "second_mistake", 1);
@@ -187,30 +330,19 @@ static void names(struct world *w) {
     tinkex_error_free(&error);
   }
   tinkex_sample_options_free(&sample);
-  tinkex_service_options *options = tinkex_service_options_new();
-  tinkex_service_options_set_timeout(options, "no_such_timeout", 5);
-  REFUSED(TINKEX_ERROR_NAME, NULL, service, tinkex_service_new(options, &service, &error));
-  tinkex_service_options_free(&options);
-  options = tinkex_service_options_new();
-  tinkex_service_options_set_flag(options, "no_such_flag", 1);
-  REFUSED(TINKEX_ERROR_NAME, NULL, service, tinkex_service_new(options, &service, &error));
-  tinkex_service_options_free(&options);
-  tinkex_model_options *model = tinkex_model_options_new();
-  tinkex_model_options_set_flag(model, "no_such_flag", 1);
-  REFUSED(TINKEX_ERROR_NAME, NULL, training, tinkex_training_new(w->service, MODEL, model, &training, &error));
-  tinkex_model_options_free(&model);
-  tinkex_server_options *engine = tinkex_server_options_new();
-  tinkex_server_options_set_number(engine, "no_such_number", 1);
-  REFUSED(TINKEX_ERROR_NAME, NULL, server, tinkex_server_new(engine, &server, &error));
-  tinkex_server_options_free(&engine);
   OK(tinkex_optim_new("adam", &optim, &error));
   tinkex_optim_set(optim, "no_such_parameter", 1);
-  REFUSED(TINKEX_ERROR_NAME, NULL, pending, tinkex_training_optim_step(w->training, optim, &pending, &error));
+  REFUSED(TINKEX_ERROR_NAME, "no_such_parameter", pending, tinkex_training_optim_step(w->training, optim, &pending, &error));
   tinkex_optim_free(&optim);
-  OK(tinkex_graph_new("test", 1, &graph, &error));
-  CHECK(tinkex_graph_unary(graph, "no_such_op", tinkex_graph_logprobs(graph)) == -1);
-  REFUSED(TINKEX_ERROR_NAME, NULL, pending, tinkex_service_create_loss(w->service, graph, &pending, &error));
-  tinkex_graph_free(&graph);
+  in_graph(w, unknown_unary, TINKEX_ERROR_NAME, "no_such_op");
+  in_graph(w, unknown_binary, TINKEX_ERROR_NAME, "no_such_op");
+  in_graph(w, unknown_along, TINKEX_ERROR_NAME, "no_such_op");
+  in_graph(w, no_node, TINKEX_ERROR_RANGE, "nodes[1].b");
+  in_graph(w, no_text, TINKEX_ERROR_NULL, "op");
+  in_graph(w, no_utf8, TINKEX_ERROR_UTF8, "name");
+  in_graph(w, number_as_tensor, TINKEX_ERROR_KIND, NULL);
+  unknown_options(w);
+  settings_of_others(w);
   const double rates[] = {(double)NAN, -1};
   for (int i = 0; i < 2; i++) {
     OK(tinkex_optim_new("adam", &optim, &error));
@@ -253,11 +385,16 @@ static void results(struct world *w) {
   OK(tinkex_pending_wait(pending, -1, &result, &error));
   CHECK(tinkex_result_kind(result) == TINKEX_RESULT_SAMPLE && tinkex_result_tokens(result, 0, &n) != NULL && n > 0);
   CHECK(tinkex_result_tokens(result, 1, &n) == NULL && n == 0 && tinkex_result_logprobs(result, 1, &n) == NULL);
+  CHECK(tinkex_result_sequence_id(result, 1) == NULL && tinkex_result_metric_name(result, 0) == NULL);
+  REFUSED(TINKEX_ERROR_KIND, NULL, values, tinkex_result_topk(result, 0, &offsets, &tokens, &values, &error)); /* not asked for */
+  REFUSED(TINKEX_ERROR_RANGE, "sequence", values, tinkex_result_topk(result, 1, &offsets, &tokens, &values, &error));
   REFUSED(TINKEX_ERROR_KIND, NULL, values, tinkex_result_output_f32(result, 0, "logprobs", &values, &n, &error));
   tinkex_pending_free(&pending);
 }
 
 static void lifecycle(struct world *w) {
+  tinkex_sample_options *slow = tinkex_sample_options_new();
+  tinkex_sample_options_set_max_tokens(slow, 1000);
   tinkex_service *service = serve_on(w->server);
   tinkex_training *training, *other;
   tinkex_sampling *sampling;
@@ -265,19 +402,33 @@ static void lifecycle(struct world *w) {
   tinkex_text *json;
   OK(tinkex_training_new(service, MODEL, NULL, &training, &error));
   OK(tinkex_sampling_new(service, MODEL, &sampling, &error));
+  OK(tinkex_sampling_sample_tokens(sampling, PROMPT, 3, 8, slow, &pending, &error));
   OK(tinkex_service_close(service, TINKEX_CLOSE_SUCCESS, NULL, &error));
   OK(tinkex_service_close(service, TINKEX_CLOSE_ERRORED, "again", &error)); /* does nothing more */
+  EXPECT(TINKEX_ERROR_CLOSED, NULL, tinkex_pending_wait(pending, -1, NULL, &error)); /* was in flight */
+  tinkex_pending_free(&pending);
   REFUSED(TINKEX_ERROR_CLOSED, NULL, pending, tinkex_training_optim_step(training, w->adam, &pending, &error));
   REFUSED(TINKEX_ERROR_CLOSED, NULL, pending, tinkex_sampling_sample_tokens(sampling, PROMPT, 3, 1, NULL, &pending, &error));
   REFUSED(TINKEX_ERROR_CLOSED, NULL, other, tinkex_training_new(service, MODEL, NULL, &other, &error));
   tinkex_service_free(&service); /* before its children */
   tinkex_training_free(&training);
   tinkex_sampling_free(&sampling);
+  /* One client is closed, twice. Its other handles are closed with it; the service goes on. */
+  OK(tinkex_training_new(w->service, MODEL, NULL, &training, &error));
+  other = tinkex_training_ref(training);
+  tinkex_training_close(training);
+  tinkex_training_close(training);
+  REFUSED(TINKEX_ERROR_CLOSED, NULL, pending, tinkex_training_forward(other, w->batch, w->loss, &pending, &error));
+  tinkex_training_free(&other);
+  tinkex_training_free(&training);
+  OK(tinkex_sampling_new(w->service, MODEL, &sampling, &error));
+  tinkex_sampling_close(sampling);
+  tinkex_sampling_close(sampling);
+  REFUSED(TINKEX_ERROR_CLOSED, NULL, pending, tinkex_sampling_sample_tokens(sampling, PROMPT, 3, 1, NULL, &pending, &error));
+  tinkex_sampling_free(&sampling);
   /* A status that is none. */
   EXPECT(TINKEX_ERROR_INVALID_INPUT, "status", tinkex_service_close(w->service, 77, NULL, &error));
   /* A sample long enough not to be done yet: not yet (no allocation without an error parameter), then cancelled. */
-  tinkex_sample_options *slow = tinkex_sample_options_new();
-  tinkex_sample_options_set_max_tokens(slow, 1000);
   OK(tinkex_sampling_sample_tokens(w->sampling, PROMPT, 3, 8, slow, &pending, &error));
   EXPECT(TINKEX_ERROR_TIMEOUT_WAIT, NULL, tinkex_pending_wait(pending, 0, NULL, &error));
   const int64_t live = tinkex_live_objects();
@@ -310,11 +461,20 @@ static void lifecycle(struct world *w) {
   tinkex_text_free(&json);
 }
 
+static atomic_int n_waiting;
 static void *next_event(void *queue) {
   tinkex_event *event = NULL;
+  atomic_fetch_add(&n_waiting, 1);
   OK(tinkex_queue_next(queue, -1, &event, &error));
   CHECK(tinkex_event_kind(event) == TINKEX_EVENT_WOKEN);
   tinkex_event_free(&event);
+  return NULL;
+}
+
+static void *next_tags(void *queue) {
+  uint64_t tag;
+  atomic_fetch_add(&n_waiting, 1);
+  CHECK(tinkex_queue_take_done(queue, &tag, 1, -1) == 0);
   return NULL;
 }
 
@@ -323,7 +483,7 @@ static void queues(struct world *w) {
   tinkex_event *event;
   tinkex_pending *pending;
   uint64_t tags[4];
-  pthread_t waiter;
+  pthread_t waiters[2];
   OK(tinkex_queue_new(&queue, &error));
   REFUSED(TINKEX_ERROR_TIMEOUT_WAIT, NULL, event, tinkex_queue_next(queue, 0, &event, &error));
   CHECK(tinkex_queue_take_done(queue, tags, 4, 1) == 0 && tinkex_queue_take_done(queue, NULL, 4, 0) == 0);
@@ -338,11 +498,12 @@ static void queues(struct world *w) {
   OK(tinkex_queue_next(queue, 0, &event, &error));
   CHECK(tinkex_event_kind(event) == TINKEX_EVENT_WOKEN && tinkex_event_take_loss(event) == NULL);
   tinkex_event_free(&event);
-  /* The queue is freed while a thread waits in it. */
-  CHECK(pthread_create(&waiter, NULL, next_event, queue) == 0);
-  pause_ms(200);
+  /* The queue is freed while threads wait in it. */
+  CHECK(pthread_create(&waiters[0], NULL, next_event, queue) == 0 && pthread_create(&waiters[1], NULL, next_tags, queue) == 0);
+  while (n_waiting < 2) pause_ms(1);
+  pause_ms(200); /* nothing tells when a thread is inside of the call */
   tinkex_queue_free(&queue);
-  pthread_join(waiter, NULL);
+  for (int i = 0; i < 2; i++) pthread_join(waiters[i], NULL);
 }
 
 static atomic_int n_records, n_inside, n_released;
@@ -401,7 +562,7 @@ static void releases(struct world *w) {
 static int without_engine(void) {
   tinkex_server *server;
   REFUSED(TINKEX_ERROR_UNSUPPORTED, NULL, server, tinkex_server_new(NULL, &server, &error));
-  CHECK(tinkex_server_url(NULL) == NULL);
+  CHECK(tinkex_server_url(NULL) == NULL && tinkex_server_api_key(NULL) == NULL);
   return done("misuse, without the engine");
 }
 
@@ -424,9 +585,13 @@ int main(int argc, char **argv) {
   releases(&w);
   logging(&w);
   if (tinkex_testing_panic_next) {
-    tinkex_loss *loss;
+    tinkex_loss *loss = POISON;
+    tinkex_error *error = NULL;
     tinkex_testing_panic_next();
-    REFUSED(TINKEX_ERROR_PANIC, NULL, loss, tinkex_loss_new("cross_entropy", &loss, &error));
+    CHECK(tinkex_loss_new("cross_entropy", &loss, &error) == TINKEX_ERROR_PANIC && loss == NULL);
+    CHECK(tinkex_error_code(error) == TINKEX_ERROR_PANIC && !tinkex_error_is_user_error(error));
+    CHECK(strstr(tinkex_error_message(error), "panicked: a panic that a test injected"));
+    tinkex_error_free(&error);
   }
   still_works(&w);
   demolish(&w);

@@ -1,5 +1,5 @@
 /* 16 threads on one handle: they sample, ask for the status, wait, cancel and free, and make and free references of their
- * own. Then 16 threads wait for one operation. `threads [SECONDS]` */
+ * own. Then 16 threads wait for one operation, which ends, is cancelled, or whose pending is freed. `threads [SECONDS]` */
 #include "rig.h"
 
 enum { THREADS = 16 };
@@ -107,6 +107,41 @@ static void wait_together(void *(*wait)(void *), int do_cancel) {
   tinkex_sample_options_free(&options);
 }
 
+/* All threads wait for a pass that cannot end yet. Its pending is freed meanwhile; then the pass ends, and so do the waits. */
+static atomic_int n_waiting;
+static void *outlive(void *pending) {
+  atomic_fetch_add(&n_waiting, 1);
+  switch (tinkex_pending_wait(pending, -1, NULL, NULL)) {
+    case TINKEX_OK: case TINKEX_ERROR_CANCELLED: return NULL;
+    default: stop_test(__FILE__, __LINE__, "a wait for a freed pending fails in another way");
+  }
+  return NULL;
+}
+
+static void free_while_waiting(void) {
+  pthread_t threads[THREADS];
+  tinkex_queue *queue = NULL;
+  tinkex_event *event = NULL;
+  tinkex_training *training = NULL;
+  tinkex_pending *pending = NULL;
+  OK(tinkex_training_new(w.service, MODEL, NULL, &training, &error));
+  OK(tinkex_queue_new(&queue, &error));
+  OK(tinkex_training_forward_backward_pulled(training, w.batch, queue, 1, &pending, &error));
+  OK(tinkex_queue_next(queue, 60000, &event, &error));
+  tinkex_loss_call *call = tinkex_event_take_loss(event);
+  tinkex_event_free(&event);
+  for (int i = 0; i < THREADS; i++) CHECK(pthread_create(&threads[i], NULL, outlive, pending) == 0);
+  while (n_waiting < THREADS) pause_ms(1);
+  pause_ms(500); /* nothing tells when a thread is inside of the call */
+  tinkex_pending_free(&pending);
+  CHECK(pending == NULL);
+  tinkex_loss_call_set_loss(call, 1);
+  tinkex_loss_call_finish(&call);
+  for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+  tinkex_queue_free(&queue);
+  tinkex_training_free(&training);
+}
+
 int main(int argc, char **argv) {
   const double seconds = argc > 1 ? atof(argv[1]) : 5;
   pthread_t threads[THREADS];
@@ -118,6 +153,7 @@ int main(int argc, char **argv) {
   printf("threads: %ld samples (%ld cancelled), %ld passes\n", n_samples, n_cancelled, n_passes);
   wait_together(wait_for, 0);
   wait_together(is_cancelled, 1);
+  free_while_waiting();
   still_works(&w);
   demolish(&w);
   return done("threads");

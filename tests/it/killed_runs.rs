@@ -52,7 +52,9 @@ fn curve(folder: &Path) -> Vec<(f64, Option<f64>)> {
     let value = |values: &std::collections::BTreeMap<_, tinkex::train::MetricValue>, name: &str| {
         values.get(name).map(|it| it.as_f64().expect("a number"))
     };
-    rows.iter().map(|row| (value(&row.values, "train_mean_nll").unwrap(), value(&row.values, "test/nll"))).collect()
+    rows.iter()
+        .map(|row| (value(&row.values, "train_mean_nll").unwrap(), value(&row.values, "test/nll")))
+        .collect()
 }
 
 /// An empty folder for the engine and the runs, removed on drop.
@@ -98,10 +100,12 @@ fn a_run_killed_at_random_moments_has_the_loss_curve_of_an_unbroken_one() {
     }
     assert!(resumed.is_sorted(), "the run only goes forward: {resumed:?}");
     run_to_the_end(&server, &broken);
-    println!("killed {kills} times, continued from the steps {resumed:?}");
     for (step, (expected, found)) in expected.iter().zip(curve(&broken)).enumerate() {
         let (train, test) = (expected.0 - found.0, expected.1.unwrap_or(0.0) - found.1.unwrap_or(0.0));
-        assert!(train.abs() < 1e-4 && test.abs() < 1e-4, "step {step}: {expected:?} and {found:?}");
+        assert!(
+            train.abs() < 1e-4 && test.abs() < 1e-4,
+            "step {step}: {expected:?} and {found:?}; continued from the steps {resumed:?}"
+        );
     }
     let records = CheckpointLog::open(&broken).unwrap().records().to_vec();
     let steps: Vec<Option<u64>> = records.iter().map(|record| record.next_batch).collect();
@@ -112,4 +116,122 @@ fn a_run_killed_at_random_moments_has_the_loss_curve_of_an_unbroken_one() {
     if let Some(copy) = std::env::var_os("TINKEX_TEST_KEEP_RUN") {
         std::fs::rename(&broken, copy).unwrap();
     }
+}
+
+fn service(server: &Server) -> ServiceClient {
+    let connect = ServiceClient::builder().without_environment();
+    connect.base_url(server.url()).api_key(server.api_key()).build().unwrap()
+}
+
+fn options() -> RunOptions {
+    let lora = LoraConfig { rank: 2, seed: Some(1), ..LoraConfig::default() };
+    RunOptions { lora, save_every: 4, rolling_every: 1, ..RunOptions::default() }
+}
+
+/// Runs steps until `end`, and returns their losses.
+fn train(run: &mut Run, end: u64) -> Vec<f64> {
+    let mut losses = Vec::new();
+    while run.next_step() < end {
+        let step = run.next_step();
+        let batch = vec![Datum::cross_entropy(&[1, step as i32], &[3, 4])];
+        let pass = run.training().forward_backward(batch, LossFn::CrossEntropy);
+        let update = run.training().optim_step(AdamParams { learning_rate: 1e-2, ..Default::default() });
+        run.checkpoint_if_due(step).unwrap();
+        losses.push(pass.wait().unwrap().loss_per_token().unwrap());
+        update.wait().unwrap();
+        run.log(step, &[("loss", losses[losses.len() - 1].into())]).unwrap();
+    }
+    losses
+}
+
+fn started(name: &str) -> (Folder, Server) {
+    let folder = Folder::new(name);
+    let engine = Options { data_dir: Some(folder.0.join("engine")), threads: 1, ..Options::default() };
+    let server = Server::start(engine).unwrap();
+    (folder, server)
+}
+
+#[test]
+fn of_the_rolling_checkpoints_only_the_last_one_is_kept() {
+    let (folder, server) = started("rolling");
+    let service = service(&server);
+    let kept = || -> Vec<String> {
+        let checkpoints = service.create_rest_client().list_user_checkpoints();
+        let mut ids: Vec<String> = checkpoints.map(|it| it.unwrap().checkpoint_id).collect();
+        ids.sort();
+        ids
+    };
+    let mut run = Run::open(folder.0.join("run"), &service, "tinkex/nano", &options()).unwrap();
+    train(&mut run, 6);
+    run.record_checkpoints().unwrap();
+    assert_eq!(kept(), ["sampler_weights/000004", "weights/000004", "weights/000006"]);
+    drop(run);
+    // Another process goes on, and deletes the rolling checkpoint that it began with.
+    let mut run = Run::open(folder.0.join("run"), &service, "tinkex/nano", &options()).unwrap();
+    assert_eq!(run.next_step(), 6);
+    train(&mut run, 7);
+    let last = run.finish().unwrap();
+    assert_eq!((last.name.as_str(), last.batch, last.next_batch), ("final", Some(7), Some(7)));
+    let expected = ["sampler_weights/000004", "sampler_weights/final", "weights/000004", "weights/final"];
+    assert_eq!(kept(), expected);
+    assert_eq!(run.finish().unwrap(), last);
+    assert_eq!(kept(), expected);
+}
+
+#[test]
+fn a_run_whose_last_checkpoint_expired_continues_from_the_one_before_it_with_the_same_losses() {
+    let (folder, server) = started("expired");
+    let service = service(&server);
+    let path = folder.0.join("run");
+    let options = RunOptions { renderer_name: Some("role_colon".into()), ..options() };
+    let mut run = Run::open(&path, &service, "tinkex/nano", &options).unwrap();
+    let busy = Run::open(&path, &service, "tinkex/nano", &options).unwrap_err();
+    assert!(busy.is_user_error() && busy.to_string().contains("another process"), "{busy}");
+    let losses = train(&mut run, 7);
+    run.record_checkpoints().unwrap();
+    let records = run.checkpoints().to_vec();
+    drop(run);
+    let rest = service.create_rest_client();
+    let state = |n: usize| records[n].state_path.clone().unwrap();
+    assert_eq!(tinkex::train::saved_renderer_name(&rest, &state(3)).unwrap().as_deref(), Some("role_colon"));
+    rest.delete_checkpoint_from_tinker_path(state(6)).unwrap();
+    let mut run = Run::open(&path, &service, "tinkex/nano", &options).unwrap();
+    // The rolling checkpoints of the steps 5 and 6 are deleted already.
+    assert_eq!(run.next_step(), 4);
+    assert_eq!(MetricsLog::read(&path).unwrap().len(), 4);
+    for (again, before) in train(&mut run, 7).iter().zip(&losses[4..]) {
+        assert!((again - before).abs() < 1e-6, "{again} {before}");
+    }
+    run.record_checkpoints().unwrap();
+    drop(run);
+    for record in CheckpointLog::open(&path).unwrap().records() {
+        let _ = rest.delete_checkpoint_from_tinker_path(record.state_path.as_ref().unwrap());
+    }
+    let error = Run::open(&path, &service, "tinkex/nano", &options).unwrap_err();
+    assert!(error.is_not_found() && error.to_string().contains("checkpoints.jsonl"), "{error}");
+    assert_eq!(MetricsLog::read(&path).unwrap().len(), 7);
+}
+
+#[test]
+fn steps_out_of_order_are_refused_and_missing_metrics_keep_checkpoints_back() {
+    let (folder, server) = started("order");
+    let service = service(&server);
+    let path = folder.0.join("run");
+    let mut run = Run::open(&path, &service, "tinkex/nano", &options()).unwrap();
+    for error in [run.checkpoint_if_due(1).unwrap_err(), run.log(0, &[]).unwrap_err()] {
+        assert_eq!(error.violation().unwrap().path, "step", "{error}");
+    }
+    let update = |run: &Run| run.training().optim_step(AdamParams::default());
+    let first = update(&run);
+    run.checkpoint_if_due(0).unwrap();
+    let second = update(&run);
+    run.checkpoint_if_due(1).unwrap();
+    first.wait().unwrap();
+    second.wait().unwrap();
+    // Both steps are done, but their metrics are not written: a resume would not write them either.
+    assert_eq!(run.checkpoints().len(), 0);
+    run.log(0, &[]).unwrap();
+    run.log(1, &[]).unwrap();
+    run.record_checkpoints().unwrap();
+    assert_eq!(run.checkpoints().len(), 2);
 }
