@@ -143,7 +143,7 @@ impl<'a> Object<'a> {
     pub(super) fn of_no_kind(&self, accepted: &str) -> Error {
         let keys: Vec<&str> = self.fields.iter().map(|(key, _)| key.as_str()).collect();
         let found = if keys.is_empty() { "none".into() } else { keys.join(", ") };
-        Error::invalid(self.path.clone(), format!("the keys are {found}; accepted: {accepted}"))
+        Error::invalid(self.path.clone(), format!("the keys found: {found}; accepted: {accepted}"))
     }
 }
 

@@ -34,9 +34,9 @@ fn each_broken_chat_has_an_error_with_its_place() {
         (r#"{"messages":"#.into(), "not valid JSON"),
         (r#"{"messages":[]} {}"#.into(), "not valid JSON"),
         ("[1]".into(), "must be an object, not a list"),
-        ("{}".into(), "the keys are none; accepted: messages"),
-        (r#"{"message":[]}"#.into(), "the keys are message; accepted: messages"),
-        (r#"{"messages":[],"conversations":[]}"#.into(), "the keys are messages, conversations"),
+        ("{}".into(), "the keys found: none; accepted: messages"),
+        (r#"{"message":[]}"#.into(), "the keys found: message; accepted: messages"),
+        (r#"{"messages":[],"conversations":[]}"#.into(), "the keys found: messages, conversations"),
         (r#"{"messages":[]}"#.into(), "messages: has no messages"),
         (r#"{"messages":"hi"}"#.into(), "messages: must be a list, not a text"),
         (r#"{"messages":[1]}"#.into(), "messages[0]: must be an object, not a number"),
@@ -107,7 +107,7 @@ fn each_broken_line_of_the_other_kinds_has_an_error_with_its_place() {
         (pair("1", r#""a""#, r#""b""#), "prompt: must be a text or a list of messages"),
         (pair(r#""p""#, "[]", r#""b""#), "chosen: has no messages"),
         (r#"{"chosen":"a"}"#.into(), "the key \"rejected\" is missing"),
-        (r#"{"prompt":"a"}"#.into(), "the keys are prompt; accepted: chosen, rejected"),
+        (r#"{"prompt":"a"}"#.into(), "the keys found: prompt; accepted: chosen, rejected"),
         (r#"{"comparison":{},"label":"A","chosen":1}"#.into(), "accepted: chosen, rejected"),
         (r#"{"comparison":{},"label":"C"}"#.into(), "label: must be \"A\", \"B\" or \"Tie\", not \"C\""),
         (r#"{"comparison":{},"label":"A"}"#.into(), "comparison: the key \"prompt_conversation\" is missing"),
@@ -116,7 +116,7 @@ fn each_broken_line_of_the_other_kinds_has_an_error_with_its_place() {
         assert!(text.starts_with("x.jsonl:1") && text.contains(expected), "{line}: {text}");
     }
     for (line, expected) in [
-        (r#"{"completion":"x"}"#, "the keys are completion; accepted: prompt and completion"),
+        (r#"{"completion":"x"}"#, "the keys found: completion; accepted: prompt and completion"),
         (r#"{"prompt":"x","completion":""}"#, "completion: must not be empty"),
         (r#"{"prompt":[],"completion":"x"}"#, "prompt: must be a text; read messages as"),
     ] {
